@@ -1,0 +1,6 @@
+"""The asset graph: one function of frames per table, by layer, one module per subject.
+
+Belongs here: what each table means, as transforms from lazy frames to a lazy frame; they open no
+file, no connection, no session, and any of them can be called in a test with small frames. Does
+not belong here: columns and types (contracts), storage (warehouse), reading files (landing).
+"""

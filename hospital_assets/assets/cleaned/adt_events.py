@@ -1,0 +1,115 @@
+"""ADT messages: typed and deduplicated; what they add up to is fact_patient_flow's matter."""
+
+from __future__ import annotations
+
+import dagster as dg
+import narwhals as nw
+
+from hospital_assets.assets.cleaned.rules import (
+    PROFILES,
+    Rule,
+    codes,
+    first_broken,
+    mapped,
+    newest_only,
+    split,
+    text,
+)
+from hospital_assets.assets.declare import cleaned_and_quarantined
+from hospital_assets.contracts.cleaned import ADT_EVENT_TYPES, DEPARTMENTS, DISPOSITIONS
+from hospital_assets.warehouse.dialect import Frame, parse_wall_clocks, resolve_instants
+
+MESSAGE_ID_MISSING = Rule("message_id_missing", "A message needs a control id.", "quarantine")
+VISIT_ID_MISSING = Rule("visit_id_missing", "A message needs a visit.", "quarantine")
+PATIENT_ID_MISSING = Rule("patient_id_missing", "A message needs a patient.", "quarantine")
+HOSPITAL_UNKNOWN = Rule(
+    "hospital_unknown", "The hospital is not one of the network's hospitals.", "quarantine"
+)
+EVENT_TYPE_UNKNOWN = Rule(
+    "event_type_unknown", "The trigger event is not one the platform folds.", "quarantine",
+    "HL7 table 0003",
+)  # fmt: skip
+EVENT_AT_MISSING = Rule(
+    "event_at_missing", "The time of the event or of the visit's start is missing.", "quarantine"
+)
+EVENT_BEFORE_VISIT = Rule(
+    "event_before_visit", "The event precedes the start of its own visit.", "quarantine"
+)
+EVENT_IN_FUTURE = Rule(
+    "event_in_future", "The event is more than a day after its message was written.", "quarantine"
+)
+DEPARTMENT_MAPPED = Rule(
+    "department_mapped", "The department's spelling was translated.", "correct"
+)
+DEPARTMENT_UNKNOWN = Rule("department_unknown", "No such department is known.", "flag")
+
+RULES = (
+    MESSAGE_ID_MISSING, VISIT_ID_MISSING, PATIENT_ID_MISSING, HOSPITAL_UNKNOWN,
+    EVENT_TYPE_UNKNOWN, EVENT_AT_MISSING, EVENT_BEFORE_VISIT, EVENT_IN_FUTURE,
+    DEPARTMENT_MAPPED, DEPARTMENT_UNKNOWN,
+)  # fmt: skip
+
+
+@dg.multi_asset(**cleaned_and_quarantined("adt_events"))
+def adt_events(raw_adt_events: Frame, cleaned_hospitals: Frame) -> tuple[Frame, Frame]:
+    """ADT messages, judged and split."""
+    return split(judge_adt_events(raw_adt_events, cleaned_hospitals), "adt_events", RULES)
+
+
+def judge_adt_events(raw: Frame, hospitals: Frame) -> Frame:
+    """Every raw message with its cleaned columns, its quality codes, and the rule it broke."""
+    frame = raw.with_columns(hospital_id=text("hospital_id")).join(
+        hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
+    )
+    frame = parse_wall_clocks(
+        frame,
+        {"_event": "event_at", "_start": "visit_start_at", "_recorded": "recorded_at"},
+        [f for profile in PROFILES.values() for f in profile.timestamp_formats],
+    ).drop("event_at", "visit_start_at", "recorded_at")
+    frame = resolve_instants(
+        frame,
+        {"event_at": "_event", "visit_start_at": "_start", "recorded_at": "_recorded"},
+        "time_zone",
+    ).with_columns(
+        message_id=text("message_id"),
+        visit_id=text("visit_id"),
+        patient_id=text("patient_id"),
+        prior_patient_id=text("prior_patient_id"),
+        event_type=text("event_type").str.to_uppercase(),
+        _landed_department=text("department"),
+        department_name=mapped("department", domain=DEPARTMENTS),
+        bed_id=text("bed_id"),
+        discharge_disposition=mapped("discharge_disposition", domain=DISPOSITIONS),
+    )
+    is_shifted = nw.col("source_profile").is_in(
+        [profile.name for profile in PROFILES.values() if profile.dates_shifted]
+    )
+    frame = frame.with_columns(
+        rule=first_broken(
+            (MESSAGE_ID_MISSING, nw.col("message_id").is_null()),
+            (VISIT_ID_MISSING, nw.col("visit_id").is_null()),
+            (PATIENT_ID_MISSING, nw.col("patient_id").is_null()),
+            (HOSPITAL_UNKNOWN, nw.col("time_zone").is_null()),
+            (
+                EVENT_TYPE_UNKNOWN,
+                nw.col("event_type").is_null() | ~nw.col("event_type").is_in(ADT_EVENT_TYPES),
+            ),
+            (
+                EVENT_AT_MISSING,
+                nw.col("event_at").is_null() | nw.col("visit_start_at").is_null(),
+            ),
+            (EVENT_BEFORE_VISIT, nw.col("event_at") < nw.col("visit_start_at")),
+            (
+                EVENT_IN_FUTURE,
+                (nw.col("event_at") > nw.col("recorded_at").dt.offset_by("1d")) & ~is_shifted,
+            ),
+        ),
+        quality_codes=codes(
+            (DEPARTMENT_MAPPED, nw.col("department_name") != nw.col("_landed_department")),
+            (
+                DEPARTMENT_UNKNOWN,
+                nw.col("department_name").is_null() & ~nw.col("_landed_department").is_null(),
+            ),
+        ),
+    )
+    return newest_only(frame, ["message_id"], "recorded_at")

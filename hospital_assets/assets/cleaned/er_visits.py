@@ -1,0 +1,210 @@
+"""Emergency visits: clocks in UTC, codes in the house's spelling, one row per visit."""
+
+from __future__ import annotations
+
+import dagster as dg
+import narwhals as nw
+
+from hospital_assets.assets.cleaned.rules import (
+    PROFILES,
+    Rule,
+    codes,
+    first_broken,
+    is_blank,
+    mapped,
+    newest_only,
+    split,
+    text,
+)
+from hospital_assets.assets.declare import cleaned_and_quarantined
+from hospital_assets.contracts.cleaned import ARRIVAL_MODES, DEPARTMENTS, DISPOSITIONS
+from hospital_assets.warehouse.dialect import (
+    Frame,
+    local_clocks,
+    parse_numbers,
+    parse_wall_clocks,
+    resolve_instants,
+)
+
+CLOCKS = ("arrival", "handover", "triage", "room", "provider", "decision", "departure")
+
+VISIT_ID_MISSING = Rule("visit_id_missing", "A visit needs a visit number.", "quarantine")
+PATIENT_ID_MISSING = Rule("patient_id_missing", "A visit needs a patient.", "quarantine")
+HOSPITAL_UNKNOWN = Rule(
+    "hospital_unknown", "The hospital is not one of the network's hospitals.", "quarantine"
+)
+ARRIVAL_MISSING = Rule("arrival_missing", "The arrival is missing or unreadable.", "quarantine")
+ARRIVAL_IN_FUTURE = Rule(
+    "arrival_in_future",
+    "The arrival is more than a day after the record was written.",
+    "quarantine",
+)
+VISIT_ID_CONFLICT = Rule(
+    "visit_id_conflict",
+    "The visit number already belongs to another patient, recorded earlier.",
+    "quarantine",
+)
+DEPARTMENT_MAPPED = Rule(
+    "department_mapped", "The department's spelling was translated.", "correct"
+)
+DEPARTMENT_UNKNOWN = Rule("department_unknown", "No such department is known.", "flag")
+TRIAGE_LEVEL_INVALID = Rule("triage_level_invalid", "The triage level is not 1 to 5.", "flag")
+ARRIVAL_MODE_UNKNOWN = Rule("arrival_mode_unknown", "The arrival mode is not known.", "flag")
+DISPOSITION_UNKNOWN = Rule("disposition_unknown", "The disposition code is not known.", "flag")
+CLOCK_UNREADABLE = Rule("clock_unreadable", "A clock other than arrival cannot be read.", "flag")
+PROVIDER_BEFORE_ARRIVAL = Rule(
+    "provider_before_arrival", "First provider contact precedes both arrival and triage.", "flag",
+    "METEOR 745735: negative waits are invalid",
+)  # fmt: skip
+DEPARTURE_BEFORE_ARRIVAL = Rule(
+    "departure_before_arrival", "Departure precedes arrival.", "flag", "AIHW NEAT: LOS < 0"
+)
+AMBIGUOUS_HOUR = Rule(
+    "ambiguous_hour",
+    "A clock lies in the hour that happened twice; the reading that keeps the visit's clocks in "
+    "order was taken, the first one where both do.",
+    "flag",
+)
+MISSING_HOUR = Rule("missing_hour", "A clock lies in the hour that was skipped.", "flag")
+
+RULES = (
+    VISIT_ID_MISSING, PATIENT_ID_MISSING, HOSPITAL_UNKNOWN, ARRIVAL_MISSING, ARRIVAL_IN_FUTURE,
+    VISIT_ID_CONFLICT, DEPARTMENT_MAPPED, DEPARTMENT_UNKNOWN, TRIAGE_LEVEL_INVALID,
+    ARRIVAL_MODE_UNKNOWN, DISPOSITION_UNKNOWN, CLOCK_UNREADABLE, PROVIDER_BEFORE_ARRIVAL,
+    DEPARTURE_BEFORE_ARRIVAL, AMBIGUOUS_HOUR, MISSING_HOUR,
+)  # fmt: skip
+
+
+@dg.multi_asset(**cleaned_and_quarantined("er_visits"))
+def er_visits(raw_er_visits: Frame, cleaned_hospitals: Frame) -> tuple[Frame, Frame]:
+    """Emergency visits, judged and split."""
+    return split(judge_er_visits(raw_er_visits, cleaned_hospitals), "er_visits", RULES)
+
+
+def judge_er_visits(raw: Frame, hospitals: Frame) -> Frame:
+    """Every raw record with its cleaned columns, its quality codes, and the rule it broke.
+
+    Args:
+        raw: raw_er_visits.
+        hospitals: cleaned_hospitals, for the time zones.
+    """
+    frame = raw.with_columns(hospital_id=text("hospital_id")).join(
+        hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
+    )
+    frame = parse_wall_clocks(
+        frame,
+        {f"_{clock}": f"{clock}_time" for clock in CLOCKS} | {"_recorded": "recorded_at"},
+        [f for profile in PROFILES.values() for f in profile.timestamp_formats],
+    )
+    frame = frame.rename({"recorded_at": "_recorded_text"})
+    frame = resolve_instants(
+        frame,
+        {f"{clock}_at": f"_{clock}" for clock in CLOCKS} | {"recorded_at": "_recorded"},
+        "time_zone",
+    )
+    frame = parse_numbers(frame, {"_triage_level": "triage_level"})
+
+    # Within the repeated hour a later clock takes the first reading not before the arrival.
+    later = [f"{clock}_at" for clock in CLOCKS[1:]]
+    is_ambiguous = [nw.col(f"{clock}_at") != nw.col(f"{clock}_at_second") for clock in CLOCKS]
+    frame = frame.with_columns(
+        _has_ambiguous=nw.any_horizontal(*is_ambiguous, ignore_nulls=True),
+        _has_missing=nw.any_horizontal(
+            *(nw.col(f"{clock}_at_is_missing") for clock in CLOCKS), ignore_nulls=True
+        ),
+    ).with_columns(
+        **{
+            clock: nw.when(
+                (nw.col(clock) < nw.col("arrival_at"))
+                & (nw.col(f"{clock}_second") >= nw.col("arrival_at"))
+            )
+            .then(nw.col(f"{clock}_second"))
+            .otherwise(nw.col(clock))
+            for clock in later
+        }
+    )
+    frame = local_clocks(frame, {"arrival_local": "arrival_at"}, "time_zone")
+
+    level = nw.col("_triage_level")
+    valid_level = level.is_in([1.0, 2.0, 3.0, 4.0, 5.0])
+    frame = frame.with_columns(
+        visit_id=text("visit_id"),
+        patient_id=text("patient_id"),
+        doctor_id=text("doctor_id"),
+        chief_complaint=text("chief_complaint"),
+        _landed_department=text("department"),
+        department_name=mapped("department", domain=DEPARTMENTS),
+        _landed_mode=text("arrival_mode"),
+        arrival_mode=nw.coalesce(
+            mapped("arrival_mode", domain=ARRIVAL_MODES), nw.lit("unknown")
+        ),
+        _landed_disposition=text("disposition"),
+        disposition=mapped("disposition", domain=DISPOSITIONS),
+        _landed_level=text("triage_level"),
+        triage_level=nw.when(valid_level).then(level.cast(nw.Int64)),
+    )
+    unreadable = [
+        nw.col(f"{clock}_at").is_null() & ~is_blank(f"{clock}_time") for clock in CLOCKS[1:]
+    ]
+    is_shifted = nw.col("source_profile").is_in(
+        [profile.name for profile in PROFILES.values() if profile.dates_shifted]
+    )
+    frame = frame.with_columns(
+        rule=first_broken(
+            (VISIT_ID_MISSING, nw.col("visit_id").is_null()),
+            (PATIENT_ID_MISSING, nw.col("patient_id").is_null()),
+            (HOSPITAL_UNKNOWN, nw.col("time_zone").is_null()),
+            (ARRIVAL_MISSING, nw.col("arrival_at").is_null()),
+            (
+                ARRIVAL_IN_FUTURE,
+                (nw.col("arrival_at") > nw.col("recorded_at").dt.offset_by("1d")) & ~is_shifted,
+            ),
+        ),
+        quality_codes=codes(
+            (
+                DEPARTMENT_MAPPED,
+                nw.col("department_name") != nw.col("_landed_department"),
+            ),
+            (
+                DEPARTMENT_UNKNOWN,
+                nw.col("department_name").is_null() & ~nw.col("_landed_department").is_null(),
+            ),
+            (
+                TRIAGE_LEVEL_INVALID,
+                nw.col("triage_level").is_null() & ~nw.col("_landed_level").is_null(),
+            ),
+            (
+                ARRIVAL_MODE_UNKNOWN,
+                (nw.col("arrival_mode") == "unknown")
+                & (nw.col("_landed_mode").str.to_lowercase() != "unknown"),
+            ),
+            (
+                DISPOSITION_UNKNOWN,
+                nw.col("disposition").is_null() & ~nw.col("_landed_disposition").is_null(),
+            ),
+            (CLOCK_UNREADABLE, nw.any_horizontal(*unreadable, ignore_nulls=True)),
+            (
+                PROVIDER_BEFORE_ARRIVAL,
+                (nw.col("provider_at") < nw.col("arrival_at"))
+                & (
+                    nw.col("triage_at").is_null()
+                    | (nw.col("provider_at") < nw.col("triage_at"))
+                ),
+            ),
+            (DEPARTURE_BEFORE_ARRIVAL, nw.col("departure_at") < nw.col("arrival_at")),
+            (AMBIGUOUS_HOUR, nw.col("_has_ambiguous")),
+            (MISSING_HOUR, nw.col("_has_missing")),
+        ),
+    )
+    # The number belongs to the patient it was first recorded for.
+    frame = frame.with_columns(_sound=nw.col("rule").is_null()).with_columns(
+        _owner=nw.col("patient_id")
+        .first()
+        .over("visit_id", "_sound", order_by=["recorded_at", "source_file", "source_line"])
+    )
+    frame = frame.with_columns(
+        rule=nw.when(nw.col("_sound") & (nw.col("_owner") != nw.col("patient_id")))
+        .then(nw.lit(VISIT_ID_CONFLICT.name))
+        .otherwise(nw.col("rule"))
+    )
+    return newest_only(frame, ["visit_id"], "recorded_at")

@@ -1,0 +1,123 @@
+"""Patients: versions of each record, codes in one spelling; ages never become birth dates."""
+
+from __future__ import annotations
+
+import dagster as dg
+import narwhals as nw
+
+from hospital_assets.assets.cleaned.rules import (
+    PROFILES,
+    Rule,
+    codes,
+    first_broken,
+    mapped,
+    newest_only,
+    split,
+    text,
+)
+from hospital_assets.assets.declare import cleaned_and_quarantined
+from hospital_assets.contracts.cleaned import BLOOD_GROUPS, SEXES
+from hospital_assets.warehouse.dialect import (
+    Frame,
+    parse_dates,
+    parse_numbers,
+    parse_wall_clocks,
+    resolve_instants,
+)
+
+PATIENT_ID_MISSING = Rule("patient_id_missing", "A patient record needs a number.", "quarantine")
+RECORDED_AT_MISSING = Rule(
+    "recorded_at_missing", "A patient record must say when it was written.", "quarantine"
+)
+BIRTH_DATE_UNREADABLE = Rule("birth_date_unreadable", "The birth date cannot be read.", "flag")
+BIRTH_DATE_IN_FUTURE = Rule(
+    "birth_date_in_future", "The birth date is after the record was written; it is not used.", "flag"
+)
+AGE_OUT_OF_RANGE = Rule(
+    "age_out_of_range", "The age is below 0 or above 120; it is not used.", "flag"
+)
+SEX_MAPPED = Rule("sex_mapped", "The spelling of the sex was translated.", "correct")
+BLOOD_GROUP_MAPPED = Rule(
+    "blood_group_mapped", "The spelling of the blood group was translated.", "correct"
+)
+BLOOD_GROUP_UNKNOWN = Rule("blood_group_unknown", "No such blood group exists.", "flag")
+
+RULES = (
+    PATIENT_ID_MISSING, RECORDED_AT_MISSING, BIRTH_DATE_UNREADABLE, BIRTH_DATE_IN_FUTURE,
+    AGE_OUT_OF_RANGE, SEX_MAPPED, BLOOD_GROUP_MAPPED, BLOOD_GROUP_UNKNOWN,
+)  # fmt: skip
+
+MAX_AGE_YEARS = 120
+
+
+@dg.multi_asset(**cleaned_and_quarantined("patients"))
+def patients(raw_patients: Frame) -> tuple[Frame, Frame]:
+    """Patients, judged and split."""
+    return split(judge_patients(raw_patients), "patients", RULES)
+
+
+def judge_patients(raw: Frame) -> Frame:
+    """Every raw record with its cleaned columns, its quality codes, and the rule it broke.
+
+    The EHR is the network's, not one hospital's: a `recorded_at` without an offset is read in the
+    profile's own time zone.
+    """
+    frame = parse_wall_clocks(
+        raw,
+        {"_recorded": "recorded_at"},
+        [f for profile in PROFILES.values() for f in profile.timestamp_formats],
+    )
+    frame = frame.drop("recorded_at").with_columns(
+        _zone=nw.col("source_profile").replace_strict(
+            list(PROFILES), [profile.time_zone for profile in PROFILES.values()],
+            default=None, return_dtype=nw.String,
+        )
+    )  # fmt: skip
+    frame = resolve_instants(frame, {"recorded_at": "_recorded"}, "_zone")
+    frame = parse_dates(frame, {"_birth_date": "birth_date"}, ("%Y-%m-%d", "%m/%d/%Y"))
+    frame = parse_numbers(frame, {"_age": "age_years"})
+    valid_age = (nw.col("_age") >= 0) & (nw.col("_age") <= MAX_AGE_YEARS)
+    recorded_on = nw.col("recorded_at").dt.date()
+    frame = frame.with_columns(
+        patient_id=text("patient_id"),
+        _landed_birth_date=text("birth_date"),
+        birth_date=nw.when(nw.col("_birth_date") <= recorded_on).then(nw.col("_birth_date")),
+        age_at_extract_years=nw.when(valid_age).then(nw.col("_age").floor().cast(nw.Int64)),
+        _landed_sex=text("sex"),
+        sex=nw.coalesce(mapped("sex", domain=SEXES), nw.lit("unknown")),
+        race=nw.coalesce(mapped("race"), text("race"), nw.lit("unknown")),
+        ethnicity=nw.coalesce(mapped("ethnicity"), text("ethnicity"), nw.lit("unknown")),
+        _landed_group=text("blood_group"),
+        blood_group=mapped("blood_group", domain=BLOOD_GROUPS),
+        zip_code=text("zip"),
+        **{
+            name: text(name)
+            for name in (
+                "first_name", "last_name", "street", "city", "state", "phone", "insurer",
+                "pre_existing_condition",
+            )
+        },
+    )  # fmt: skip
+    frame = frame.with_columns(
+        rule=first_broken(
+            (PATIENT_ID_MISSING, nw.col("patient_id").is_null()),
+            (RECORDED_AT_MISSING, nw.col("recorded_at").is_null()),
+        ),
+        quality_codes=codes(
+            (
+                BIRTH_DATE_UNREADABLE,
+                nw.col("_birth_date").is_null() & ~nw.col("_landed_birth_date").is_null(),
+            ),
+            (BIRTH_DATE_IN_FUTURE, nw.col("_birth_date") > recorded_on),
+            (AGE_OUT_OF_RANGE, ~valid_age),
+            (SEX_MAPPED, nw.col("sex") != nw.col("_landed_sex")),
+            (BLOOD_GROUP_MAPPED, nw.col("blood_group") != nw.col("_landed_group")),
+            (
+                BLOOD_GROUP_UNKNOWN,
+                nw.col("blood_group").is_null()
+                & ~nw.col("_landed_group").is_null()
+                & (nw.col("_landed_group").str.to_lowercase() != "unknown"),
+            ),
+        ),
+    )
+    return newest_only(frame, ["patient_id", "recorded_at"], "recorded_at")

@@ -1,0 +1,166 @@
+"""Rules as data, and how a subject's records are judged by them.
+
+Belongs here: what a rule is, and the tools every subject uses: mapping codes, picking the newest
+record of a thing, splitting judged records into cleaned and quarantined ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import narwhals as nw
+
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.landing.profile import Profile, available_profiles, load_profile
+from hospital_assets.warehouse.dialect import Frame, checkpoint
+
+Action = Literal["quarantine", "duplicate", "correct", "flag"]
+
+PROFILES: Mapping[str, Profile] = {name: load_profile(name) for name in available_profiles()}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One cleaning rule.
+
+    Attributes:
+        name: stands in `rule` or `quality_codes`.
+        says: the rule in words, for people.
+        action: quarantine sets the record aside; duplicate too, as a repetition; correct and flag
+            keep it and leave a code.
+        source: where the rule comes from.
+    """
+
+    name: str
+    says: str
+    action: Action
+    source: str = ""
+
+
+#: Rules of the reading itself; every subject has them.
+READING_RULES = (
+    Rule("unreadable_line", "The line is not a record of its file's format.", "quarantine"),
+    Rule("wrong_field_count", "The line has more or fewer fields than the header.", "quarantine"),
+    Rule("unmatched_join", "A companion record has no main record to belong to.", "quarantine"),
+)
+DUPLICATE = Rule("duplicate", "The same record was landed before.", "duplicate")
+SUPERSEDED = Rule("superseded", "A newer record of the same thing was landed.", "duplicate")
+
+
+def first_broken(*judgements: tuple[Rule, nw.Expr]) -> nw.Expr:
+    """The name of the first rule (in the order given) whose condition holds; null when none does."""
+    return nw.coalesce(
+        nw.col("problem"),
+        *(nw.when(condition).then(nw.lit(rule.name)) for rule, condition in judgements),
+    )
+
+
+def codes(*judgements: tuple[Rule, nw.Expr]) -> nw.Expr:
+    """Names of all rules whose condition holds, as `a;b`; empty when none does."""
+    return nw.concat_str(
+        nw.lit(""),
+        *(
+            nw.when(condition).then(nw.lit(f"{rule.name};")).otherwise(nw.lit(""))
+            for rule, condition in judgements
+        ),
+    ).str.strip_chars(";")
+
+
+def mapped(column: str, *, domain: Sequence[str] = ()) -> nw.Expr:
+    """A landed code translated by the code maps of the profiles; null where nothing fits.
+
+    Case and surrounding blanks do not matter. A value that already is canonical (in `domain`, or
+    the target of a map) stands for itself.
+    """
+    table: dict[str, str] = {}
+    for profile in PROFILES.values():
+        codes_of = profile.code_maps.get(column, {})
+        for canonical in (*domain, *codes_of.values()):
+            table.setdefault(f"{profile.name}|{canonical.strip().upper()}", canonical)
+        for landed, canonical in codes_of.items():
+            table[f"{profile.name}|{landed.strip().upper()}"] = canonical
+    return nw.concat_str(
+        nw.col("source_profile"),
+        nw.lit("|"),
+        nw.col(column).str.strip_chars().str.to_uppercase(),
+    ).replace_strict(list(table), list(table.values()), default=None, return_dtype=nw.String)
+
+
+def is_blank(column: str) -> nw.Expr:
+    """Whether a text column holds nothing."""
+    return nw.col(column).is_null() | (nw.col(column).str.strip_chars() == "")
+
+
+def text(column: str) -> nw.Expr:
+    """A text column without surrounding blanks; null when nothing is left."""
+    return nw.when(~is_blank(column)).then(nw.col(column).str.strip_chars())
+
+
+def newest_only(frame: Frame, key: Sequence[str], written: str) -> Frame:
+    """Judge repetitions: of the unbroken records of one key only the newest stands.
+
+    Newest is the last by `written`, then by file and line, so the outcome does not depend on the
+    order in which files arrive. The others get the rule `duplicate` (written at the same moment)
+    or `superseded`.
+
+    Args:
+        frame: judged records with a `rule` column.
+        key: columns that identify the thing.
+        written: column that says when the record was written; null counts as oldest.
+    """
+    per_thing = [*key, "_is_sound"]
+    ranked = frame.with_columns(
+        _is_sound=nw.col("rule").is_null(),
+        _has_written=(~nw.col(written).is_null()).cast(nw.Int32),
+    ).with_columns(
+        _newer_count=nw.col("source_line")
+        .cum_count(reverse=True)
+        .over(*per_thing, order_by=["_has_written", written, "source_file", "source_line"]),
+        _newest_written=nw.col(written).max().over(*per_thing),
+    )
+    repeats = (nw.col("_newest_written") == nw.col(written)) | nw.col("_newest_written").is_null()
+    return ranked.with_columns(
+        rule=nw.when(nw.col("_is_sound") & (nw.col("_newer_count") > 1))
+        .then(
+            nw.when(repeats)
+            .then(nw.lit(DUPLICATE.name))
+            .otherwise(nw.lit(SUPERSEDED.name))
+        )
+        .otherwise(nw.col("rule"))
+    ).drop("_is_sound", "_has_written", "_newer_count", "_newest_written")
+
+
+def split(judged: Frame, subject: str, rules: Sequence[Rule]) -> tuple[Frame, Frame]:
+    """Judged records as the subject's cleaned and quarantine tables.
+
+    Args:
+        judged: all raw records with `rule` (null = sound) and the cleaned columns.
+        subject: the subject, as in `cleaned_<subject>`.
+        rules: every rule that may stand in `rule`.
+    """
+    cleaned = CONTRACTS[f"cleaned_{subject}"]
+    quarantine = CONTRACTS[f"quarantine_{subject}"]
+    known = {rule.name: rule for rule in (*READING_RULES, DUPLICATE, SUPERSEDED, *rules)}
+    # Both tables come from one evaluation of the plan.
+    once = checkpoint(
+        judged.select(nw.col(*dict.fromkeys(["rule", *cleaned.column_names, "record"])))
+    )
+    sound = once.filter(nw.col("rule").is_null()).select(nw.col(*cleaned.column_names))
+    aside = (
+        once.filter(~nw.col("rule").is_null())
+        .with_columns(
+            reason=nw.col("rule").replace_strict(
+                list(known),
+                [rule.says for rule in known.values()],
+                default=None,
+                return_dtype=nw.String,
+            ),
+            is_duplicate=nw.col("rule").is_in(
+                [rule.name for rule in known.values() if rule.action == "duplicate"]
+            ),
+        )
+        .select(nw.col(*quarantine.column_names))
+    )
+    return sound, aside

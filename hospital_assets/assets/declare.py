@@ -1,0 +1,108 @@
+"""What every asset tells Dagster about itself, taken from its contract.
+
+`@dg.asset(**table("fact_vitals"))` names, groups, describes and partitions the asset; nothing in
+an asset module restates a contract.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg
+
+from hospital_assets.contracts import CONTRACTS, Contract
+from hospital_assets.partitions import SERVICE_PERIODS
+
+#: DuckDB lets one process write at a time: every step that touches it takes this pool's only slot.
+WAREHOUSE_POOL = "warehouse"
+
+_OWNERS = {
+    "raw": "team:data-engineering",
+    "cleaned": "team:data-engineering",
+    "dimensions": "team:data-engineering",
+    "facts": "team:data-engineering",
+    "kpis": "team:clinical-analytics",
+}
+_KINDS = {
+    "raw": {"duckdb", "file"},
+    "cleaned": {"duckdb", "table"},
+    "dimensions": {"duckdb", "table"},
+    "facts": {"duckdb", "table"},
+    "kpis": {"duckdb", "dashboard"},
+}
+
+
+def table(name: str) -> dict[str, Any]:
+    """Keyword arguments of `@dg.asset` for a table with a contract."""
+    contract = CONTRACTS[name]
+    return {
+        "name": name,
+        "group_name": contract.layer,
+        "description": contract.description,
+        "owners": [_OWNERS[contract.layer]],
+        "kinds": _KINDS[contract.layer],
+        "metadata": _metadata(contract),
+        "pool": WAREHOUSE_POOL,
+        **_partitioning(contract),
+    }
+
+
+def cleaned_and_quarantined(subject: str) -> dict[str, Any]:
+    """Keyword arguments of `@dg.multi_asset` for a subject's cleaned and quarantine tables."""
+    names = (f"cleaned_{subject}", f"quarantine_{subject}")
+    return {
+        "name": subject,
+        "outs": {
+            name: dg.AssetOut(
+                key=name,
+                group_name=CONTRACTS[name].layer,
+                description=CONTRACTS[name].description,
+                owners=[_OWNERS["cleaned"]],
+                kinds=_KINDS["cleaned"],
+                metadata=_metadata(CONTRACTS[name]),
+            )
+            for name in names
+        },
+        "pool": WAREHOUSE_POOL,
+        **_partitioning(CONTRACTS[names[0]]),
+    }
+
+
+def _partitioning(contract: Contract) -> dict[str, Any]:
+    if not contract.partitioned:
+        return {}
+    return {
+        "partitions_def": SERVICE_PERIODS,
+        # A range of days is one run and one transaction per table, not a run per day.
+        "backfill_policy": dg.BackfillPolicy.single_run(),
+    }
+
+
+def _metadata(contract: Contract) -> dict[str, Any]:
+    return {
+        "dagster/table_name": contract.qualified_name,
+        "dagster/storage_kind": "duckdb",
+        "dagster/column_schema": dg.TableSchema(
+            columns=[
+                dg.TableColumn(
+                    name=column.name,
+                    type=column.duckdb_type,
+                    description=" ".join(
+                        part
+                        for part in (
+                            column.description,
+                            f"Unit: {column.unit}." if column.unit else "",
+                            f"Source: {column.source}." if column.source else "",
+                        )
+                        if part
+                    ),
+                    constraints=dg.TableColumnConstraints(
+                        nullable=column.nullable, unique=contract.key == (column.name,)
+                    ),
+                    tags={"privacy": column.privacy},
+                )
+                for column in contract.columns
+            ],
+            constraints=dg.TableConstraints(other=[f"key: {', '.join(contract.key)}"]),
+        ),
+    }

@@ -1,0 +1,111 @@
+"""dim_date and dim_time: days and minutes of the day, each a key of its own."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import dagster as dg
+import narwhals as nw
+import polars as pl
+
+from hospital_assets.assets.declare import table
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.contracts.dimensions import NOT_YET_KEY, UNKNOWN_KEY
+from hospital_assets.warehouse.dialect import Frame
+
+_SPECIAL_LABELS = {UNKNOWN_KEY: "unknown", NOT_YET_KEY: "not yet happened"}
+
+
+@dg.asset(**table("dim_date"))
+def dim_date(raw_landed_files: pl.DataFrame) -> pl.DataFrame:
+    """Every day from the year before the first landed record until two years after the last."""
+    days = raw_landed_files.select(pl.col("service_dates").explode()).to_series().drop_nulls()
+    if days.is_empty():
+        return calendar_days(None)
+    years = days.dt.year()
+    first, last = int(str(years.min())), int(str(years.max()))
+    return calendar_days((date(first - 1, 1, 1), date(last + 2, 12, 31)))
+
+
+def calendar_days(span: tuple[date, date] | None) -> pl.DataFrame:
+    """The rows of dim_date for a span of days (inclusive), with the special members."""
+    contract = CONTRACTS["dim_date"]
+    special = pl.DataFrame(
+        [
+            {**dict.fromkeys(contract.column_names), "date_key": key, "date_label": label}
+            for key, label in _SPECIAL_LABELS.items()
+        ],
+        schema=contract.polars_schema,
+    )
+    if span is None:
+        return special
+    day = pl.col("calendar_date")
+    days = pl.DataFrame(
+        {"calendar_date": pl.date_range(span[0], span[1], eager=True)}
+    ).with_columns(
+        date_key=day.dt.to_string("%Y%m%d").cast(pl.Int64),
+        date_label=day.dt.to_string("%Y-%m-%d"),
+        year_number=day.dt.year().cast(pl.Int64),
+        quarter_number=day.dt.quarter().cast(pl.Int64),
+        month_number=day.dt.month().cast(pl.Int64),
+        month_name=day.dt.to_string("%B"),
+        day_of_month=day.dt.day().cast(pl.Int64),
+        iso_week_number=day.dt.week().cast(pl.Int64),
+        iso_weekday_number=day.dt.weekday().cast(pl.Int64),
+        weekday_name=day.dt.to_string("%A"),
+        is_weekend=day.dt.weekday() >= 6,
+    )
+    return pl.concat([special, days.select(contract.column_names)])
+
+
+@dg.asset(**table("dim_time"))
+def dim_time() -> pl.DataFrame:
+    """The 1,440 minutes of a day."""
+    contract = CONTRACTS["dim_time"]
+    special = pl.DataFrame(
+        [
+            {**dict.fromkeys(contract.column_names), "time_key": key, "time_label": label}
+            for key, label in _SPECIAL_LABELS.items()
+        ],
+        schema=contract.polars_schema,
+    )
+    minute = pl.col("time_key")
+    hour = minute // 60
+    minutes = pl.DataFrame({"time_key": pl.int_range(0, 1440, eager=True)}).with_columns(
+        hour_of_day=hour,
+        minute_of_hour=minute % 60,
+        time_label=pl.format(
+            "{}:{}",
+            hour.cast(pl.String).str.zfill(2),
+            (minute % 60).cast(pl.String).str.zfill(2),
+        ),
+        day_part=pl.when(hour < 6)
+        .then(pl.lit("night"))
+        .when(hour < 12)
+        .then(pl.lit("morning"))
+        .when(hour < 18)
+        .then(pl.lit("afternoon"))
+        .otherwise(pl.lit("evening")),
+        shift_name=pl.when((hour >= 7) & (hour < 15))
+        .then(pl.lit("day"))
+        .when((hour >= 15) & (hour < 23))
+        .then(pl.lit("evening"))
+        .otherwise(pl.lit("night")),
+    )
+    return pl.concat([special, minutes.select(contract.column_names)])
+
+
+def date_key(clock: str) -> nw.Expr:
+    """The dim_date key of a wall clock column; null where it is null."""
+    local = nw.col(clock)
+    return (
+        local.dt.year().cast(nw.Int64) * 10_000
+        + local.dt.month().cast(nw.Int64) * 100
+        + local.dt.day().cast(nw.Int64)
+    )
+
+
+def time_key(clock: str) -> nw.Expr:
+    """The dim_time key of a wall clock column; null where it is null."""
+    local = nw.col(clock)
+    return local.dt.hour().cast(nw.Int64) * 60 + local.dt.minute().cast(nw.Int64)

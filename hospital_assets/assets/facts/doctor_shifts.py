@@ -1,0 +1,33 @@
+"""fact_doctor_shifts: hours doctors were on shift."""
+
+from __future__ import annotations
+
+import dagster as dg
+import narwhals as nw
+
+from hospital_assets.assets.declare import table
+from hospital_assets.assets.dimensions.calendar import date_key
+from hospital_assets.assets.dimensions.members import key_of
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.warehouse.dialect import Frame, local_clocks, minutes_between
+
+
+@dg.asset(**table("fact_doctor_shifts"))
+def fact_doctor_shifts(
+    cleaned_doctor_shifts: Frame, dim_doctor: Frame, dim_hospital: Frame
+) -> Frame:
+    """Shifts keyed to doctor and hospital, with their hours."""
+    frame = key_of(
+        cleaned_doctor_shifts,
+        dim_doctor.select("doctor_id", "doctor_key"),
+        natural="doctor_id",
+        key="doctor_key",
+    )
+    frame = frame.join(
+        dim_hospital.select("hospital_id", "hospital_key", "time_zone"), on="hospital_id", how="left"
+    )
+    frame = local_clocks(frame, {"_start_local": "shift_start_at"}, "time_zone")
+    return frame.with_columns(
+        start_date_key=date_key("_start_local"),
+        shift_hours=minutes_between("shift_start_at", "shift_end_at") / 60,
+    ).select(nw.col(*CONTRACTS["fact_doctor_shifts"].column_names))

@@ -1,0 +1,131 @@
+"""fact_emergency_visits: the accumulating snapshot of every visit."""
+
+from __future__ import annotations
+
+import dagster as dg
+import narwhals as nw
+
+from hospital_assets.assets.declare import table
+from hospital_assets.assets.dimensions.calendar import date_key, time_key
+from hospital_assets.assets.dimensions.members import key_at, key_of
+from hospital_assets.assets.dimensions.scales import CRITICAL_LEVELS, SCALE_IN_USE
+from hospital_assets.assets.facts.vitals import age_in_years
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.contracts.dimensions import NOT_YET_KEY, UNKNOWN_KEY
+from hospital_assets.warehouse.dialect import Frame, local_clocks, minutes_between
+
+#: Waits this long are clerical errors (CIHI/Ontario indicator library).
+LONGEST_WAIT_MINUTES = 100_000
+
+
+@dg.asset(**table("fact_emergency_visits"))
+def fact_emergency_visits(
+    cleaned_er_visits: Frame,
+    cleaned_diagnoses: Frame,
+    dim_patient: Frame,
+    dim_hospital: Frame,
+    dim_department: Frame,
+    dim_doctor: Frame,
+    dim_triage: Frame,
+    dim_condition: Frame,
+) -> Frame:
+    """Emergency visits with their dimension keys and the minutes between their clocks."""
+    frame = key_at(
+        cleaned_er_visits,
+        dim_patient,
+        natural="patient_id",
+        at="arrival_at",
+        key="patient_key",
+        row_id="visit_id",
+        also=["birth_date", "age_at_extract_years"],
+    )
+    frame = frame.join(
+        dim_hospital.select("hospital_id", "hospital_key", "time_zone"),
+        on="hospital_id",
+        how="left",
+    ).with_columns(_department=nw.concat_str("hospital_id", "department_name", separator="|"))
+    frame = key_at(
+        frame,
+        dim_department.with_columns(
+            _department=nw.concat_str("hospital_id", "department_name", separator="|")
+        ),
+        natural="_department",
+        at="arrival_at",
+        key="department_key",
+        row_id="visit_id",
+    )
+    frame = key_of(frame, dim_doctor, natural="doctor_id", key="doctor_key")
+    frame = frame.join(
+        dim_triage.filter(nw.col("scale") == SCALE_IN_USE).select(
+            "triage_key", nw.col("level").alias("triage_level")
+        ),
+        on="triage_level",
+        how="left",
+    )
+    principal = (
+        cleaned_diagnoses.sort("visit_id", "sequence")
+        .filter(
+            nw.col("sequence") == nw.col("sequence").min().over("visit_id"),
+        )
+        .join(
+            dim_condition.select("icd_version", "icd_code", "condition_key"),
+            on=["icd_version", "icd_code"],
+            how="left",
+        )
+        .select("visit_id", "condition_key")
+    )
+    frame = frame.join(principal, on="visit_id", how="left")
+    frame = local_clocks(
+        frame,
+        {"_provider_local": "provider_at", "_departure_local": "departure_at"},
+        "time_zone",
+    )
+    return measured(frame).select(nw.col(*CONTRACTS["fact_emergency_visits"].column_names))
+
+
+def measured(frame: Frame) -> Frame:
+    """Add keys, flags and the minutes between the clocks of each visit.
+
+    - Wait: the earlier of triage and arrival until first provider contact (door to provider).
+      Left out, with the reason: nobody saw the patient, no start, negative, or 100,000 min.
+    - Treatment: provider until disposition decision, or departure where no decision is recorded.
+    - Length of stay: arrival until physical departure.
+    """
+    start = nw.min_horizontal("arrival_at", "triage_at")
+    frame = frame.with_columns(
+        _start_at=start,
+        _treated_until=nw.coalesce(nw.col("decision_at"), nw.col("departure_at")),
+    ).with_columns(
+        _wait=minutes_between("_start_at", "provider_at"),
+        _treatment=minutes_between("provider_at", "_treated_until"),
+        _los=minutes_between("arrival_at", "departure_at"),
+    )
+    wait_exclusion = nw.coalesce(
+        nw.when(nw.col("provider_at").is_null()).then(nw.lit("no_provider")),
+        nw.when(nw.col("_start_at").is_null()).then(nw.lit("no_start")),
+        nw.when(nw.col("_wait") < 0).then(nw.lit("negative")),
+        nw.when(nw.col("_wait") >= LONGEST_WAIT_MINUTES).then(nw.lit("too_long")),
+    )
+    return frame.with_columns(
+        wait_exclusion=wait_exclusion,
+        wait_minutes=nw.when(wait_exclusion.is_null()).then(nw.col("_wait")),
+        treatment_minutes=nw.when(nw.col("_treatment") >= 0).then(nw.col("_treatment")),
+        los_minutes=nw.when(nw.col("_los") >= 0).then(nw.col("_los")),
+        is_open=nw.col("departure_at").is_null(),
+        is_critical=nw.coalesce(
+            nw.col("triage_level").is_in(CRITICAL_LEVELS), nw.lit(False)
+        ),
+        is_lwbs=nw.coalesce(
+            nw.col("disposition") == "left_without_being_seen", nw.lit(False)
+        ),
+        age_years=age_in_years("birth_date", "arrival_local", "age_at_extract_years"),
+        doctor_key=nw.when(nw.col("doctor_id").is_null() & nw.col("provider_at").is_null())
+        .then(nw.lit(NOT_YET_KEY))
+        .otherwise(nw.col("doctor_key")),
+        triage_key=nw.coalesce(nw.col("triage_key"), nw.lit(UNKNOWN_KEY)),
+        condition_key=nw.coalesce(nw.col("condition_key"), nw.lit(NOT_YET_KEY)),
+        arrival_date_key=date_key("arrival_local"),
+        arrival_time_key=time_key("arrival_local"),
+        provider_date_key=nw.coalesce(date_key("_provider_local"), nw.lit(NOT_YET_KEY)),
+        departure_date_key=nw.coalesce(date_key("_departure_local"), nw.lit(NOT_YET_KEY)),
+    )

@@ -1,0 +1,149 @@
+"""fact_patient_flow: ADT events folded into where each patient was, from when to when.
+
+The fold depends on the events' own times, never on the order in which they were landed: any
+permutation, repetition or replay of a visit's messages gives the same segments.
+"""
+
+from __future__ import annotations
+
+import dagster as dg
+import narwhals as nw
+
+from hospital_assets.assets.declare import table
+from hospital_assets.assets.dimensions.calendar import date_key
+from hospital_assets.assets.dimensions.members import key_at
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.contracts.dimensions import NOT_YET_KEY
+from hospital_assets.warehouse.dialect import Frame, local_clocks, minutes_between
+
+#: Trigger events that put a patient somewhere (HL7 v2 chapter 3).
+MOVES = ("A01", "A02", "A04", "A06", "A07")
+ADMISSIONS = ("A01", "A06")
+
+
+@dg.asset(**table("fact_patient_flow"))
+def fact_patient_flow(
+    cleaned_adt_events: Frame, dim_patient: Frame, dim_hospital: Frame, dim_department: Frame
+) -> Frame:
+    """Location segments of every stay, keyed to their dimensions."""
+    frame = folded(cleaned_adt_events).with_columns(
+        _segment=nw.concat_str(
+            nw.col("stay_id"), nw.col("segment_number").cast(nw.String), separator="|"
+        ),
+        _department=nw.concat_str("hospital_id", "department_name", separator="|"),
+    )
+    frame = key_at(
+        frame,
+        dim_patient,
+        natural="patient_id",
+        at="stay_start_at",
+        key="patient_key",
+        row_id="_segment",
+    )
+    frame = key_at(
+        frame,
+        dim_department.with_columns(
+            _department=nw.concat_str("hospital_id", "department_name", separator="|")
+        ),
+        natural="_department",
+        at="segment_start_at",
+        key="department_key",
+        row_id="_segment",
+    )
+    frame = frame.join(
+        dim_hospital.select("hospital_id", "hospital_key", "time_zone"), on="hospital_id", how="left"
+    )
+    frame = local_clocks(
+        frame,
+        {"_start_local": "segment_start_at", "_end_local": "segment_end_at"},
+        "time_zone",
+    )
+    return frame.with_columns(
+        start_date_key=date_key("_start_local"),
+        end_date_key=nw.coalesce(date_key("_end_local"), nw.lit(NOT_YET_KEY)),
+    ).select(nw.col(*CONTRACTS["fact_patient_flow"].column_names))
+
+
+def folded(events: Frame) -> Frame:
+    """Stays and their segments from a set of ADT messages (one row per message id).
+
+    A11 cancels the visit, A12 the transfer before it, A13 the discharge before it. A visit is an
+    emergency stay from A04 until it is admitted (A01, A06), then an inpatient stay until A03.
+    """
+    order = ["event_at", "recorded_at", "message_id"]
+    cancelled = events.filter(nw.col("event_type") == "A11").select("visit_id").unique()
+    events = events.join(cancelled, on="visit_id", how="anti")
+
+    moves = events.filter(nw.col("event_type").is_in([*MOVES, "A12"])).with_columns(
+        _next_type=nw.col("event_type").shift(-1).over("visit_id", order_by=order)
+    )
+    moves = moves.filter(
+        nw.col("event_type") != "A12",
+        ~(
+            (nw.col("event_type") == "A02")
+            & nw.coalesce(nw.col("_next_type") == "A12", nw.lit(False))
+        ),
+    )
+    discharges = (
+        events.filter(nw.col("event_type").is_in(["A03", "A13"]))
+        .with_columns(_next_type=nw.col("event_type").shift(-1).over("visit_id", order_by=order))
+        .filter(
+            nw.col("event_type") == "A03",
+            ~nw.coalesce(nw.col("_next_type") == "A13", nw.lit(False)),
+        )
+        .with_columns(
+            # A repeated discharge is a correction: the one written last counts.
+            _later_count=nw.col("message_id")
+            .cum_count(reverse=True)
+            .over("visit_id", order_by=["recorded_at", "event_at", "message_id"])
+        )
+        .filter(nw.col("_later_count") == 1)
+        .select(
+            "visit_id",
+            nw.col("event_at").alias("_discharged_at"),
+            nw.col("discharge_disposition").alias("_disposition"),
+        )
+    )
+    segments = (
+        moves.join(discharges, on="visit_id", how="left")
+        .filter(
+            nw.col("_discharged_at").is_null() | (nw.col("event_at") <= nw.col("_discharged_at"))
+        )
+        .with_columns(
+            segment_number=nw.col("message_id").cum_count().over("visit_id", order_by=order),
+            _next_start=nw.col("event_at").shift(-1).over("visit_id", order_by=order),
+            _admissions=nw.col("event_type")
+            .is_in(ADMISSIONS)
+            .cast(nw.Int64)
+            .cum_sum()
+            .over("visit_id", order_by=order),
+        )
+        .with_columns(
+            segment_number=nw.col("segment_number").cast(nw.Int64),
+            segment_end_at=nw.coalesce(nw.col("_next_start"), nw.col("_discharged_at")),
+            stay_class=nw.when((nw.col("_admissions") > 0) & (nw.col("event_type") != "A07"))
+            .then(nw.lit("inpatient"))
+            .otherwise(nw.lit("emergency")),
+        )
+    )
+    stay = ["visit_id", "stay_class"]
+    segments = segments.with_columns(
+        stay_start_at=nw.col("event_at").min().over(*stay),
+        _last_number=nw.col("segment_number").max().over(*stay),
+        _open_count=nw.col("segment_end_at").is_null().cast(nw.Int64).sum().over(*stay),
+        _last_end=nw.col("segment_end_at").max().over(*stay),
+    ).with_columns(
+        is_open=nw.col("_open_count") > 0,
+        stay_end_at=nw.when(nw.col("_open_count") == 0).then(nw.col("_last_end")),
+        segment_start_at=nw.col("event_at"),
+    )
+    return segments.with_columns(
+        stay_id=nw.col("visit_id"),
+        segment_hours=minutes_between("segment_start_at", "segment_end_at") / 60,
+        length_of_stay_hours=nw.when(nw.col("segment_number") == nw.col("_last_number")).then(
+            minutes_between("stay_start_at", "stay_end_at") / 60
+        ),
+        discharge_disposition=nw.when(nw.col("_next_start").is_null()).then(
+            nw.col("_disposition")
+        ),
+    )

@@ -1,0 +1,53 @@
+"""fact_vitals: observation sets with their NEWS2 score."""
+
+from __future__ import annotations
+
+import dagster as dg
+import narwhals as nw
+
+from hospital_assets.assets.declare import table
+from hospital_assets.assets.dimensions.calendar import date_key, time_key
+from hospital_assets.assets.dimensions.members import key_at, key_of
+from hospital_assets.assets.facts.news2 import points, scores
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.warehouse.dialect import Frame
+
+
+@dg.asset(**table("fact_vitals"))
+def fact_vitals(cleaned_vitals: Frame, dim_patient: Frame, dim_hospital: Frame) -> Frame:
+    """Vital signs keyed to the patient as of the measurement, and scored."""
+    frame = key_at(
+        cleaned_vitals,
+        dim_patient,
+        natural="patient_id",
+        at="measured_at",
+        key="patient_key",
+        row_id="observation_id",
+        also=["birth_date", "age_at_extract_years"],
+    )
+    frame = key_of(frame, dim_hospital, natural="hospital_id", key="hospital_key")
+    frame = frame.with_columns(
+        measured_date_key=date_key("measured_local"),
+        measured_time_key=time_key("measured_local"),
+        age_years=age_in_years("birth_date", "measured_local", "age_at_extract_years"),
+        spo2_scale=nw.coalesce(nw.col("spo2_scale"), nw.lit(1)),
+    )
+    return (
+        frame.with_columns(**points())
+        .with_columns(**scores())
+        .select(nw.col(*CONTRACTS["fact_vitals"].column_names))
+    )
+
+
+def age_in_years(birth_date: str, on: str, otherwise: str) -> nw.Expr:
+    """Completed years from a birth date to a local day; the age at extract where none is known.
+
+    The birthday itself completes the year; a child born after `on` has no age.
+    """
+    born, day = nw.col(birth_date), nw.col(on)
+    before_birthday = (day.dt.month() < born.dt.month()) | (
+        (day.dt.month() == born.dt.month()) & (day.dt.day() < born.dt.day())
+    )
+    years = (day.dt.year() - born.dt.year()).cast(nw.Int64) - before_birthday.cast(nw.Int64)
+    completed = nw.when(years >= 0).then(years)
+    return nw.when(born.is_null()).then(nw.col(otherwise)).otherwise(completed)

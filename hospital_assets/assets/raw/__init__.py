@@ -1,0 +1,42 @@
+"""Raw tables: landed records word for word, and the ledger of the files they came from.
+
+Belongs here: which subject is read from the landing zone. All raw tables are alike, so they are
+made by one function; how files are read is `landing`'s matter.
+"""
+
+import dagster as dg
+import polars as pl
+
+from hospital_assets.assets.declare import table
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.landing.profile import SUBJECTS
+from hospital_assets.landing.zone import LandingResource
+from hospital_assets.warehouse.dialect import Frame
+from hospital_assets.warehouse.io_manager import period_of
+
+
+@dg.asset(**table("raw_landed_files"))
+def raw_landed_files(context: dg.AssetExecutionContext, landing: LandingResource) -> pl.DataFrame:
+    """The ledger: every landed file, what it holds, and what became of it."""
+    ledger = landing.open().discover(landing.known_files())
+    states = {
+        f"files_{state}": count for state, count in ledger["state"].value_counts().iter_rows()
+    }
+    context.add_output_metadata({"files": ledger["source_file"].n_unique(), **states})
+    return ledger
+
+
+def raw_subject(subject: str) -> dg.AssetsDefinition:
+    """The raw table of a subject: the records of its files that fall into the run's days."""
+
+    @dg.asset(**table(f"raw_{subject}"))
+    def raw(
+        context: dg.AssetExecutionContext, raw_landed_files: pl.DataFrame, landing: LandingResource
+    ) -> Frame:
+        period = period_of(context) if CONTRACTS[f"raw_{subject}"].partitioned else None
+        return landing.open().read(subject, raw_landed_files, period)
+
+    return raw
+
+
+RAW_SUBJECTS = [raw_subject(subject) for subject in SUBJECTS]

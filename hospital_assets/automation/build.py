@@ -1,0 +1,255 @@
+"""A whole build in one process: every table for a range of service days, every check, a summary.
+
+Belongs here: running the graph outside Dagster's daemon and saying what happened. The runs are
+ordinary Dagster runs: they stand in the UI's history like any other.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+
+import dagster as dg
+
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.partitions import period_start
+from hospital_assets.settings import Settings
+
+_RANGE_START = "dagster/asset_partition_range_start"
+_RANGE_END = "dagster/asset_partition_range_end"
+
+#: Files that decide how Dagster runs stand beside the package in a checkout.
+_DAGSTER_YAML = Path(__file__).parents[2] / "dagster.yaml"
+
+
+class BuildError(Exception):
+    """The build cannot start; the message says what to do."""
+
+
+@dataclass
+class Step:
+    """One finished step: what it was and how long it took."""
+
+    name: str
+    seconds: float
+
+
+@dataclass
+class CheckOutcome:
+    """One evaluated check."""
+
+    table: str
+    name: str
+    passed: bool
+    severity: str
+    blocking: bool
+    description: str
+
+
+@dataclass
+class BuildReport:
+    """What a build did."""
+
+    first: date
+    last: date
+    steps: list[Step] = field(default_factory=list)
+    checks: list[CheckOutcome] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    rows: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def failed_checks(self) -> list[CheckOutcome]:
+        """Checks that did not pass with severity ERROR."""
+        return [c for c in self.checks if not c.passed and c.severity == "ERROR"]
+
+    @property
+    def warnings(self) -> list[CheckOutcome]:
+        """Checks that did not pass with severity WARN."""
+        return [c for c in self.checks if not c.passed and c.severity == "WARN"]
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether every step ran and no ERROR check failed."""
+        return not self.failures and not self.failed_checks
+
+
+@contextmanager
+def dagster_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
+    """The Dagster instance of a data directory, with the committed dagster.yaml."""
+    home = prepare_dagster_home(settings)
+    os.environ["DAGSTER_HOME"] = str(home)
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        yield instance
+
+
+def prepare_dagster_home(settings: Settings) -> Path:
+    """Make `<data>/dagster` with the committed dagster.yaml and return it.
+
+    Raises:
+        BuildError: the package was not installed from a checkout.
+    """
+    home = settings.dagster_home
+    home.mkdir(parents=True, exist_ok=True)
+    if not _DAGSTER_YAML.exists():
+        raise BuildError(f"{_DAGSTER_YAML} is missing: run from a checkout (pip install -e .)")
+    shutil.copyfile(_DAGSTER_YAML, home / "dagster.yaml")
+    return home
+
+
+def build(
+    definitions: dg.Definitions,
+    settings: Settings,
+    *,
+    first: date | None = None,
+    last: date | None = None,
+    select: str | None = None,
+    progress: Callable[[str, int, int], None] = lambda name, done, total: None,
+) -> BuildReport:
+    """Materialise and check tables for the service days from `first` to `last`.
+
+    Args:
+        definitions: what to run.
+        settings: the data directory.
+        first: first service day; default the directory's first.
+        last: last service day, inclusive; default the directory's last.
+        select: a Dagster asset selection such as `group:kpis` or `+fact_vitals`; default all.
+        progress: told the name of each finished step, how many are done and how many there are.
+
+    Raises:
+        BuildError: nothing has landed, or the selection or the days are not there.
+    """
+    if not settings.landing.exists():
+        raise BuildError(
+            f"nothing has landed in {settings.landing}: run `hospital simulate`, or "
+            "`hospital import PROFILE PATH`, or put files there"
+        )
+    keys = _partition_keys(settings, first, last, definitions)
+    job = definitions.resolve_job_def("full_refresh")
+    selection = _selection(definitions, select)
+    report = BuildReport(date.fromisoformat(keys[0]), date.fromisoformat(keys[-1]))
+    started = time.perf_counter()
+    with dagster_instance(settings) as instance:
+        run_id = dg.DagsterRun(job_name="full_refresh").run_id
+        steps = job.get_subset(asset_selection=selection) if selection else job
+        listener = _Listener(report, len(list(steps.graph.nodes)), progress)
+        instance.add_event_listener(run_id, listener)
+        result = job.execute_in_process(
+            instance=instance,
+            run_id=run_id,
+            raise_on_error=False,
+            asset_selection=sorted(selection) if selection else None,
+            # The report says what failed; Dagster's own log is in the UI.
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            tags={_RANGE_START: keys[0], _RANGE_END: keys[-1]},
+        )
+        for event in result.all_events:
+            if event.is_step_failure and not _is_blocked_check(event):
+                data = event.step_failure_data
+                cause = data.error
+                while cause is not None and cause.cause is not None:
+                    cause = cause.cause
+                message = cause.message.strip() if cause else "failed"
+                report.failures.append(f"{event.step_key}: {message}")
+    report.seconds = time.perf_counter() - started
+    return report
+
+
+def _is_blocked_check(event: dg.DagsterEvent) -> bool:
+    """A failed blocking check also fails its step; the check itself tells the story."""
+    error = event.step_failure_data.error
+    return error is not None and "DagsterAssetCheckFailedError" in (error.cls_name or "")
+
+
+def _partition_keys(
+    settings: Settings, first: date | None, last: date | None, definitions: dg.Definitions
+) -> list[str]:
+    from hospital_assets.partitions import service_periods
+
+    all_keys = list(service_periods(settings).get_partition_keys())
+    low = period_start(first, settings).isoformat() if first else all_keys[0]
+    high = period_start(last, settings).isoformat() if last else all_keys[-1]
+    keys = [key for key in all_keys if low <= key <= high]
+    if not keys:
+        raise BuildError(
+            f"no service day between {low} and {high}: the data directory covers "
+            f"{all_keys[0]} to {all_keys[-1]} (see {settings.settings_file})"
+        )
+    return keys
+
+
+def _selection(definitions: dg.Definitions, select: str | None) -> set[dg.AssetKey] | None:
+    if select is None:
+        return None
+    graph = definitions.resolve_asset_graph()
+    keys = dg.AssetSelection.from_string(select).resolve(graph)
+    if not keys:
+        raise BuildError(f"no asset matches '{select}', as in 'group:kpis' or '+fact_vitals'")
+    return set(keys)
+
+
+class _Listener:
+    """Turns the events of a run into a report while it runs."""
+
+    def __init__(
+        self, report: BuildReport, total: int, progress: Callable[[str, int, int], None]
+    ) -> None:
+        self.report = report
+        self.progress = progress
+        self.started: dict[str, float] = {}
+        self.total = total
+
+    def __call__(self, entry: dg.EventLogEntry) -> None:
+        event = entry.dagster_event
+        if event is None:
+            return
+        step = event.step_key or ""
+        if event.event_type == dg.DagsterEventType.STEP_START:
+            self.started[step] = entry.timestamp
+        elif event.is_step_materialization:
+            found = event.step_materialization_data.materialization
+            name = found.asset_key.path[-1]
+            for label in ("rows_in_run", "dagster/row_count", "dagster/partition_row_count"):
+                if label in found.metadata:
+                    self.report.rows[name] = int(found.metadata[label].value)  # type: ignore[arg-type]
+                    break
+        elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            found_check = event.asset_check_evaluation_data
+            self.report.checks.append(
+                CheckOutcome(
+                    found_check.asset_key.path[-1],
+                    found_check.check_name,
+                    found_check.passed,
+                    found_check.severity.value,
+                    found_check.blocking,
+                    found_check.description or "",
+                )
+            )
+        elif event.is_step_success or event.is_step_failure:
+            seconds = entry.timestamp - self.started.get(step, entry.timestamp)
+            self.report.steps.append(Step(step, seconds))
+            self.progress(step, len(self.report.steps), self.total)
+
+
+def layer_of(step: str) -> str:
+    """The layer a step belongs to, for the summary: a layer of tables, or `checks`."""
+    if step.endswith(("_contract", "_conserved", "_landed")) or step == "landed_files":
+        return "checks"
+    if step in CONTRACTS:
+        return CONTRACTS[step].layer
+    return "cleaned"
+
+
+def seconds_by_layer(steps: Sequence[Step]) -> dict[str, float]:
+    """Seconds spent in each layer, in the order of the graph."""
+    layers = dict.fromkeys(("raw", "cleaned", "dimensions", "facts", "kpis", "checks"), 0.0)
+    for step in steps:
+        layers[layer_of(step.name)] += step.seconds
+    return layers
+

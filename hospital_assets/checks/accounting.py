@@ -1,0 +1,204 @@
+"""Checks that nothing is lost: landed = raw, and raw = cleaned + quarantined + duplicates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+import narwhals as nw
+import polars as pl
+
+from hospital_assets.assets.declare import WAREHOUSE_POOL
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.landing.profile import SUBJECTS
+from hospital_assets.partitions import SERVICE_PERIODS
+from hospital_assets.warehouse.dialect import Frame
+
+
+def conserved(subject: str) -> dg.AssetChecksDefinition:
+    """Every raw record of a subject is cleaned, quarantined, or a counted duplicate."""
+    raw, cleaned, quarantine = f"raw_{subject}", f"cleaned_{subject}", f"quarantine_{subject}"
+    spec = dg.AssetCheckSpec(
+        "conserved",
+        asset=cleaned,
+        description="raw = cleaned + quarantined + duplicates: no landed record disappears.",
+        additional_deps=[raw, quarantine],
+        blocking=True,
+        partitions_def=SERVICE_PERIODS if CONTRACTS[cleaned].partitioned else None,
+    )
+
+    @dg.multi_asset_check(
+        name=f"{cleaned}_conserved",
+        specs=[spec],
+        ins={name: dg.AssetIn(name) for name in (raw, cleaned, quarantine)},
+        pool=WAREHOUSE_POOL,
+    )
+    def check(**frames: Any) -> Iterator[dg.AssetCheckResult]:
+        yield conservation(cleaned, frames[raw], frames[cleaned], frames[quarantine])
+
+    return check
+
+
+def conservation(
+    name: str, raw: Frame, cleaned: Frame, quarantine: Frame
+) -> dg.AssetCheckResult:
+    """Compare the counts, and the very lines: each raw line must be in exactly one place."""
+    line = ["source_file", "source_line"]
+    landed = raw.select(*line)
+    placed = nw.concat([cleaned.select(*line), quarantine.select(*line)], how="vertical")
+    counts = {
+        "raw": _count(raw),
+        "cleaned": _count(cleaned),
+        "duplicates": _count(quarantine.filter(nw.col("is_duplicate"))),
+        "quarantined": _count(quarantine.filter(~nw.col("is_duplicate"))),
+        "lost": _count(landed.join(placed, on=line, how="anti")),
+        "invented": _count(placed.join(landed, on=line, how="anti")),
+    }
+    is_conserved = (
+        counts["raw"] == counts["cleaned"] + counts["duplicates"] + counts["quarantined"]
+        and not counts["lost"]
+        and not counts["invented"]
+    )
+    return dg.AssetCheckResult(
+        asset_key=name,
+        check_name="conserved",
+        passed=is_conserved,
+        severity=dg.AssetCheckSeverity.ERROR,
+        metadata=counts,
+    )
+
+
+def _count(frame: Frame) -> int:
+    return int(frame.select(nw.len()).collect("polars").item())
+
+
+@dg.multi_asset_check(
+    specs=[
+        dg.AssetCheckSpec(
+            "files_readable",
+            asset="raw_landed_files",
+            description="Every landed file that a profile takes could be read.",
+        ),
+        dg.AssetCheckSpec(
+            "columns_known",
+            asset="raw_landed_files",
+            description="Landed files have no columns that their profile does not name.",
+        ),
+    ],
+    ins={"ledger": dg.AssetIn("raw_landed_files")},
+    pool=WAREHOUSE_POOL,
+)
+def landed_files(ledger: pl.DataFrame) -> Iterator[dg.AssetCheckResult]:
+    """Name the files that were set aside, and columns nobody asked for."""
+    aside = ledger.filter(pl.col("state").is_in(["unreadable", "missing_column", "unrecognised",
+                                                 "empty"]))  # fmt: skip
+    yield dg.AssetCheckResult(
+        asset_key="raw_landed_files",
+        check_name="files_readable",
+        passed=aside.is_empty(),
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={
+            "files": aside.height,
+            "set_aside": dg.MetadataValue.table(
+                [
+                    dg.TableRecord(
+                        {"file": r["source_file"], "state": r["state"], "problem": r["problem"] or ""}
+                    )
+                    for r in aside.head(50).iter_rows(named=True)
+                ]
+                or [dg.TableRecord({"file": "", "state": "", "problem": "none"})]
+            ),
+        },
+    )
+    unknown = (
+        ledger.filter(pl.col("unknown_columns").is_not_null())
+        .group_by("source_profile", "subject", "unknown_columns")
+        .agg(pl.len().alias("files"), pl.col("source_file").min())
+        .sort("source_profile", "subject", "unknown_columns")
+    )
+    yield dg.AssetCheckResult(
+        asset_key="raw_landed_files",
+        check_name="columns_known",
+        passed=unknown.is_empty(),
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={
+            "unknown": dg.MetadataValue.table(
+                [
+                    dg.TableRecord(
+                        {
+                            "subject": r["subject"],
+                            "columns": r["unknown_columns"],
+                            "files": r["files"],
+                            "first_file": r["source_file"],
+                        }
+                    )
+                    for r in unknown.iter_rows(named=True)
+                ]
+                or [dg.TableRecord({"subject": "", "columns": "none", "files": 0, "first_file": ""})]
+            )
+        },
+    )
+
+
+def landed_is_raw(subject: str) -> dg.AssetChecksDefinition:
+    """Every record the ledger counted in a subject's files is in the raw table."""
+    raw = f"raw_{subject}"
+    is_partitioned = CONTRACTS[raw].partitioned
+    spec = dg.AssetCheckSpec(
+        "landed_is_raw",
+        asset=raw,
+        description="Files wholly within the run's days have as many raw records as the ledger says.",
+        additional_deps=["raw_landed_files"],
+        blocking=True,
+        partitions_def=SERVICE_PERIODS if is_partitioned else None,
+    )
+
+    @dg.multi_asset_check(
+        name=f"{raw}_landed",
+        specs=[spec],
+        ins={raw: dg.AssetIn(raw), "ledger": dg.AssetIn("raw_landed_files")},
+        pool=WAREHOUSE_POOL,
+    )
+    def check(**frames: Any) -> Iterator[dg.AssetCheckResult]:
+        ledger: pl.DataFrame = frames["ledger"].collect("polars").to_native()
+        yield landed_count(raw, subject, frames[raw], ledger)
+
+    return check
+
+
+def landed_count(raw: str, subject: str, frame: Frame, ledger: pl.DataFrame) -> dg.AssetCheckResult:
+    """Compare rows per file with the ledger, for files all of whose days the frame covers."""
+    stored = (
+        frame.group_by("source_file").agg(stored=nw.len()).collect("polars").to_native()
+    )
+    counted = ledger.filter(pl.col("subject") == subject, pl.col("state") == "ready")
+    if CONTRACTS[raw].partitioned:
+        days = frame.select("service_date").unique().collect("polars").to_native()["service_date"]
+        covered = pl.col("service_dates").list.eval(pl.element().is_in(days.to_list())).list.all()
+        counted = counted.filter(covered & (pl.col("service_dates").list.len() > 0))
+    compared = counted.join(stored, on="source_file", how="left").with_columns(
+        pl.col("stored").fill_null(0).cast(pl.Int64)
+    )
+    wrong = compared.filter(pl.col("stored") != pl.col("row_count"))
+    return dg.AssetCheckResult(
+        asset_key=raw,
+        check_name="landed_is_raw",
+        passed=wrong.is_empty(),
+        severity=dg.AssetCheckSeverity.ERROR,
+        description="; ".join(
+            f"{r['source_file']}: {r['row_count']} landed, {r['stored']} stored"
+            for r in wrong.head(10).iter_rows(named=True)
+        )
+        or None,
+        metadata={"files": compared.height, "files_that_differ": wrong.height},
+    )
+
+
+def accounting_checks() -> list[dg.AssetChecksDefinition]:
+    """All checks of this module."""
+    return [
+        landed_files,
+        *(landed_is_raw(subject) for subject in SUBJECTS),
+        *(conserved(subject) for subject in SUBJECTS),
+    ]

@@ -1,0 +1,272 @@
+"""One asset check per table and rule group, derived from the table's contract by Pandera.
+
+The same function decides which groups a table has and which rules run, so specs and results
+cannot drift apart. A rule that nothing broke reports too, so its history has no holes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+import narwhals as nw
+import pandera.polars as pa
+import polars as pl
+from pandera.errors import SchemaErrors
+
+from hospital_assets.assets.declare import WAREHOUSE_POOL
+from hospital_assets.contracts import CONTRACTS, Column, Contract
+from hospital_assets.partitions import SERVICE_PERIODS
+from hospital_assets.warehouse.dialect import Frame, json_fields, relation_of
+
+
+@dataclass(frozen=True)
+class RuleGroup:
+    """A kind of rule that becomes one asset check per table."""
+
+    name: str
+    description: str
+    severity: dg.AssetCheckSeverity
+    blocking: bool = False
+
+
+COLUMNS = RuleGroup(
+    "columns", "The stored columns and types are those of the contract.",
+    dg.AssetCheckSeverity.ERROR, blocking=True,
+)  # fmt: skip
+KEY = RuleGroup(
+    "key", "The key is complete and identifies one row.",
+    dg.AssetCheckSeverity.ERROR, blocking=True,
+)  # fmt: skip
+REQUIRED = RuleGroup(
+    "required", "Columns that must have a value have one.",
+    dg.AssetCheckSeverity.ERROR, blocking=True,
+)  # fmt: skip
+VALUES = RuleGroup(
+    "values", "Values lie in the domain the contract gives them.", dg.AssetCheckSeverity.ERROR
+)
+PLAUSIBLE = RuleGroup(
+    "plausible", "Values lie where they usually do.", dg.AssetCheckSeverity.WARN
+)
+REFERENCES = RuleGroup(
+    "references", "Every reference finds its row in the table it points to.",
+    dg.AssetCheckSeverity.ERROR,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How one rule fared: rows looked at and rows that broke it."""
+
+    rule: str
+    column: str
+    rows: int
+    broken: int
+
+
+def groups_of(contract: Contract) -> list[RuleGroup]:
+    """The rule groups a contract has rules for."""
+    groups = [COLUMNS, KEY, REQUIRED]
+    if any(column.checks for column in contract.columns):
+        groups.append(VALUES)
+    if any(column.plausible for column in contract.columns):
+        groups.append(PLAUSIBLE)
+    if any(column.references for column in contract.columns):
+        groups.append(REFERENCES)
+    return groups
+
+
+def check_table(
+    contract: Contract, frame: Frame, referenced: Mapping[str, Frame]
+) -> Iterator[tuple[RuleGroup, list[Finding]]]:
+    """Run every rule of a contract over a table.
+
+    Args:
+        contract: what the table should be.
+        frame: the table, or the service days of it that a run covers.
+        referenced: the tables its references point to, by name.
+    """
+    yield COLUMNS, _columns(contract, frame)
+    rows = int(frame.select(nw.len()).collect("polars").item())
+    for group in groups_of(contract):
+        if group is KEY:
+            yield group, [_key(contract, frame, rows)]
+        elif group is REQUIRED:
+            yield group, _required(contract, frame, rows)
+        elif group is VALUES:
+            yield group, [
+                finding
+                for column in contract.columns
+                if column.checks
+                for finding in _by_pandera(column, column.checks, frame, rows)
+            ]
+        elif group is PLAUSIBLE:
+            yield group, [
+                finding
+                for column in contract.columns
+                if column.plausible
+                for finding in _by_pandera(
+                    column, (pa.Check.in_range(*column.plausible),), frame, rows
+                )
+            ]
+        elif group is REFERENCES:
+            yield group, [
+                _reference(column, frame, referenced, rows)
+                for column in contract.columns
+                if column.references
+            ]
+
+
+def _columns(contract: Contract, frame: Frame) -> list[Finding]:
+    """Compare stored names and types; one finding per contract column and per unknown column."""
+    relation = relation_of(frame)
+    if relation is not None:
+        stored = dict(zip(relation.columns, (str(t) for t in relation.types), strict=True))
+    else:
+        stored = {name: str(dtype) for name, dtype in frame.collect_schema().items()}
+    findings = []
+    for column in contract.columns:
+        if relation is not None:
+            wanted = column.duckdb_type.replace("TIMESTAMPTZ", "TIMESTAMP WITH TIME ZONE")
+        else:
+            wanted = str(nw.from_native(pl.DataFrame(schema={"c": column.dtype})).schema["c"])
+        matches = stored.get(column.name) == wanted
+        findings.append(Finding("stored as in the contract", column.name, 1, 0 if matches else 1))
+    unknown = sorted(set(stored) - set(contract.column_names))
+    return [*findings, *(Finding("not in the contract", name, 1, 1) for name in unknown)]
+
+
+def _key(contract: Contract, frame: Frame, rows: int) -> Finding:
+    """Count rows whose key is incomplete or not the only one of its kind."""
+    per_key = frame.group_by(*contract.key).agg(_rows=nw.len())
+    incomplete = nw.any_horizontal(
+        *(nw.col(name).is_null() for name in contract.key), ignore_nulls=True
+    )
+    bad = per_key.filter((nw.col("_rows") > 1) | incomplete).select(nw.col("_rows").sum())
+    broken = bad.collect("polars").item()
+    return Finding("one row per key", ", ".join(contract.key), rows, int(broken or 0))
+
+
+def _required(contract: Contract, frame: Frame, rows: int) -> list[Finding]:
+    names = [column.name for column in contract.columns if not column.nullable]
+    if not names:
+        return []
+    counted = frame.select(
+        **{name: nw.col(name).is_null().cast(nw.Int64).sum() for name in names}
+    ).collect("polars")
+    return [
+        Finding("has a value", name, rows, int(counted[name].item() or 0)) for name in names
+    ]
+
+
+def _by_pandera(
+    column: Column, checks: tuple[pa.Check, ...], frame: Frame, rows: int
+) -> list[Finding]:
+    """Let Pandera judge one column; only that column is brought into memory."""
+    # An eager frame: on a lazy one Pandera looks at names and types only.
+    values = _values(column, frame)
+    schema = pa.DataFrameSchema({column.name: pa.Column(column.dtype, list(checks), nullable=True)})
+    broken: dict[str, int] = {}
+    try:
+        schema.validate(values, lazy=True)
+    except SchemaErrors as errors:
+        for error in errors.schema_errors:
+            name = str(error.check)
+            cases = error.failure_cases
+            broken[name] = cases.height if isinstance(cases, pl.DataFrame) else 1
+    return [
+        Finding(str(check.error or check.name), column.name, rows, broken.get(str(check), 0))
+        for check in checks
+    ] + [
+        Finding(name, column.name, rows, count)
+        for name, count in broken.items()
+        if name not in {str(check) for check in checks}
+    ]
+
+
+def _values(column: Column, frame: Frame) -> pl.DataFrame:
+    if column.duckdb_type == "VARIANT":
+        frame = json_fields(frame, column.name, {column.name: "$"})
+    native = frame.select(column.name).collect("polars").to_native()
+    if isinstance(column.dtype, pl.Datetime) and column.dtype.time_zone:
+        native = native.with_columns(pl.col(column.name).dt.convert_time_zone("UTC"))
+    return native  # type: ignore[no-any-return]
+
+
+def _reference(
+    column: Column, frame: Frame, referenced: Mapping[str, Frame], rows: int
+) -> Finding:
+    table, _, name = column.references.partition(".")
+    known = referenced[table].select(nw.col(name).alias(column.name)).unique()
+    lost = (
+        frame.filter(~nw.col(column.name).is_null())
+        .join(known, on=column.name, how="anti")
+        .select(nw.len())
+        .collect("polars")
+        .item()
+    )
+    return Finding(f"is in {table}", column.name, rows, int(lost))
+
+
+def result(contract: Contract, group: RuleGroup, findings: list[Finding]) -> dg.AssetCheckResult:
+    """What Dagster shows of a group: passed or not, counts, and one line per rule."""
+    broken = [finding for finding in findings if finding.broken]
+    shown = sorted(findings, key=lambda f: -f.broken)[:50]
+    return dg.AssetCheckResult(
+        asset_key=contract.name,
+        check_name=group.name,
+        passed=not broken,
+        severity=group.severity,
+        description=(
+            "; ".join(f"{f.column}: {f.broken:,} of {f.rows:,} rows break '{f.rule}'" for f in broken)
+            or None
+        ),
+        metadata={
+            "rules": len(findings),
+            "rows": max((f.rows for f in findings), default=0) if group is not COLUMNS else 0,
+            "broken_rows": sum(f.broken for f in broken),
+            "findings": dg.MetadataValue.table(
+                [
+                    dg.TableRecord(
+                        {"column": f.column, "rule": f.rule, "rows": f.rows, "broken": f.broken}
+                    )
+                    for f in shown
+                ]
+            ),
+        },
+    )
+
+
+def contract_check(contract: Contract) -> dg.AssetChecksDefinition:
+    """All rule groups of one table as one step with a check each."""
+    tables = sorted({c.references.partition(".")[0] for c in contract.columns if c.references})
+    specs = [
+        dg.AssetCheckSpec(
+            group.name,
+            asset=contract.name,
+            description=group.description,
+            additional_deps=tables if group is REFERENCES else (),
+            blocking=group.blocking,
+            partitions_def=SERVICE_PERIODS if contract.partitioned else None,
+        )
+        for group in groups_of(contract)
+    ]
+
+    @dg.multi_asset_check(
+        name=f"{contract.name}_contract",
+        specs=specs,
+        ins={name: dg.AssetIn(name) for name in (contract.name, *tables)},
+        pool=WAREHOUSE_POOL,
+    )
+    def check(**frames: Any) -> Iterator[dg.AssetCheckResult]:
+        for group, findings in check_table(contract, frames[contract.name], frames):
+            yield result(contract, group, findings)
+
+    return check
+
+
+def contract_checks() -> list[dg.AssetChecksDefinition]:
+    """The checks of every contract."""
+    return [contract_check(contract) for contract in CONTRACTS.values()]

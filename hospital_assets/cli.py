@@ -1,0 +1,272 @@
+"""The `hospital` command: thin, over functions of the other packages."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import replace
+from datetime import date, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hospital_assets.settings import Settings, SettingsError, load_settings, write_settings
+
+if TYPE_CHECKING:
+    from hospital_assets.automation.build import BuildReport
+
+_USAGE_ERROR = 2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.data_dir:
+        os.environ["HOSPITAL_DATA_DIR"] = options.data_dir
+    try:
+        settings = load_settings()
+        return int(options.run(options, settings))
+    except (SettingsError, ValueError, FileNotFoundError) as error:
+        print(f"hospital: {error}", file=sys.stderr)
+        return _USAGE_ERROR
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hospital", description="Emergency-department data platform: land, build, look."
+    )
+    parser.add_argument("--data-dir", help="data directory (default: $HOSPITAL_DATA_DIR or data)")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    simulate = commands.add_parser("simulate", help="land the files of a generated network")
+    simulate.add_argument("--days", type=int, default=90, help="service days (default 90)")
+    simulate.add_argument("--start", type=date.fromisoformat, default=date(2026, 1, 1))
+    simulate.add_argument("--scale", type=float, default=1.0, help="1 = about 1,370 visits a day")
+    simulate.add_argument("--seed", type=int, default=20260101)
+    simulate.add_argument("--clean", action="store_true", help="without dirt")
+    simulate.set_defaults(run=_simulate)
+
+    imported = commands.add_parser("import", help="land the files of a known source")
+    imported.add_argument("profile", help="source profile, as in mimic-iv-ed")
+    imported.add_argument("path", type=Path, help="folder with its files")
+    imported.set_defaults(run=_import)
+
+    built = commands.add_parser("build", help="materialise tables and run their checks")
+    built.add_argument("--select", help="asset selection, as in group:kpis or +fact_vitals")
+    built.add_argument("--partition", type=date.fromisoformat, help="one service day")
+    built.add_argument("--from", dest="first", type=date.fromisoformat, help="first service day")
+    built.add_argument("--to", dest="last", type=date.fromisoformat, help="last service day")
+    built.add_argument(
+        "--rebuild", metavar="TABLE", action="append", default=[],
+        help="drop a table whose contract changed before building it",
+    )  # fmt: skip
+    built.set_defaults(run=_build)
+
+    dev = commands.add_parser("dev", help="open the Dagster UI over the data directory")
+    dev.add_argument("--port", default="3000")
+    dev.set_defaults(run=_dev)
+
+    docs = commands.add_parser("docs", help="write the generated documentation")
+    docs.add_argument("--check", action="store_true", help="only say whether it is up to date")
+    docs.set_defaults(run=_docs)
+    return parser
+
+
+def _simulate(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.simulator import simulate
+
+    if options.days < 1:
+        raise ValueError("--days must be at least 1")
+    summary = simulate(
+        settings.landing,
+        settings.ground_truth,
+        start=options.start,
+        days=options.days,
+        scale=options.scale,
+        seed=options.seed,
+        clean=options.clean,
+    )
+    last = options.start + timedelta(days=options.days - 1)
+    write_settings(
+        replace(settings, first_service_date=options.start, last_service_date=last,
+                partitions="daily")
+    )  # fmt: skip
+    print(
+        f"landed {summary.files:,} files ({summary.bytes / 1e6:,.0f} MB) in {settings.landing}: "
+        f"{summary.visits:,} visits, {summary.vitals:,} vital-sign sets, "
+        f"{summary.patients:,} patients, {options.start} to {last}"
+    )
+    return 0
+
+
+def _import(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.landing.profile import load_profile
+    from hospital_assets.landing.zone import LandingZone, import_files, observed_period
+    from hospital_assets.warehouse.database import open_warehouse
+
+    used, unused = import_files(options.profile, options.path, settings.landing)
+    for name in used:
+        print(f"landed   {name}")
+    for name in unused:
+        print(f"not used {name}")
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        observed = observed_period(
+            LandingZone(
+                settings.landing, settings.warehouse_file.parent / "spool",
+                date(1900, 1, 1), date(2999, 12, 31), warehouse.connection,
+            )
+        )  # fmt: skip
+    if observed is not None:
+        first, last = observed
+        # A century of days would be 30,000 partitions; shifted research data needs years.
+        grain = "yearly" if load_profile(options.profile).dates_shifted else settings.partitions
+        write_settings(
+            replace(settings, first_service_date=first, last_service_date=last, partitions=grain)
+        )
+        print(f"service days {first} to {last}, {grain} partitions")
+    return 0
+
+
+def _build(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.automation.build import BuildError, build
+    from hospital_assets.contracts import CONTRACTS
+    from hospital_assets.definitions import build_definitions
+    from hospital_assets.warehouse.database import open_warehouse
+
+    first, last = options.first, options.last
+    if options.partition:
+        first = last = options.partition
+    for name in options.rebuild:
+        if name not in CONTRACTS:
+            raise ValueError(f"no table is called '{name}'")
+        with open_warehouse(settings.warehouse_file) as warehouse:
+            warehouse.drop(CONTRACTS[name])
+    with _progress() as progress:
+        try:
+            report = build(
+                build_definitions(settings),
+                settings,
+                first=first,
+                last=last,
+                select=options.select,
+                progress=progress,
+            )
+        except BuildError as error:
+            raise ValueError(str(error)) from error
+    _print_report(report, settings)
+    return 0 if report.succeeded else 1
+
+
+def _dev(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.automation.build import prepare_dagster_home
+
+    home = prepare_dagster_home(settings)
+    environment = {
+        **os.environ,
+        "DAGSTER_HOME": str(home),
+        "HOSPITAL_DATA_DIR": str(settings.data_dir),
+    }
+    dagster = Path(sys.executable).with_name("dagster")
+    arguments = [str(dagster), "dev", "-m", "hospital_assets.definitions", "-p", options.port]
+    os.execve(arguments[0], arguments, environment)  # noqa: S606
+
+
+def _docs(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.docs import documents
+
+    stale = []
+    for path, text in documents().items():
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            continue
+        stale.append(path)
+        if not options.check:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    for path in stale:
+        print(f"{'stale' if options.check else 'wrote'} {path}")
+    return 1 if stale and options.check else 0
+
+
+class _progress:  # noqa: N801  (used like a function)
+    """A progress bar on a terminal, plain lines elsewhere."""
+
+    def __enter__(self) -> _progress:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeElapsedColumn
+
+        self._console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description:<32}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._is_terminal = self._console.is_terminal
+        if self._is_terminal:
+            self._bar.start()
+            self._task = self._bar.add_task("starting", total=None)
+        return self
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        if self._is_terminal:
+            self._bar.update(self._task, description=name, completed=done, total=total)
+        elif done % 20 == 0 or done == total:
+            print(f"  {done}/{total} steps, last {name}", file=sys.stderr)
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_terminal:
+            self._bar.stop()
+
+
+def _print_report(report: BuildReport, settings: Settings) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from hospital_assets.automation.build import layer_of, seconds_by_layer
+    from hospital_assets.contracts import CONTRACTS
+
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    tables = Table("layer", "tables", "rows", "seconds", title="Build")
+    for column in tables.columns[1:]:
+        column.justify = "right"
+    seconds = seconds_by_layer(report.steps)
+    for layer, spent in seconds.items():
+        written = {name: rows for name, rows in report.rows.items() if
+                   CONTRACTS[name].layer == layer}  # fmt: skip
+        if layer == "checks":
+            ran = [s for s in report.steps if layer_of(s.name) == "checks"]
+            tables.add_row("checks", str(len(ran)), f"{len(report.checks):,} results", f"{spent:.1f}")
+        elif written:
+            tables.add_row(layer, str(len(written)), f"{sum(written.values()):,}", f"{spent:.1f}")
+    console.print(tables)
+
+    if report.warnings or report.failed_checks:
+        odd = Table("table", "check", "", "what", title="Checks that did not pass")
+        for check in [*report.failed_checks, *report.warnings]:
+            odd.add_row(check.table, check.name, check.severity.lower(), check.description)
+        console.print(odd)
+    for failure in report.failures:
+        console.print(f"[red]failed[/red] {failure}", highlight=False)
+    passed = sum(check.passed for check in report.checks)
+    console.print(
+        f"{passed:,} of {len(report.checks):,} checks passed, {len(report.warnings)} warnings, "
+        f"{len(report.failed_checks)} errors; {report.first} to {report.last} "
+        f"in {report.seconds:.1f} s",
+        highlight=False,
+    )
+    console.print(
+        f"Warehouse: {settings.warehouse_file}. Look around: hospital dev, then "
+        "http://localhost:3000",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

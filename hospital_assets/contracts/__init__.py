@@ -1,0 +1,20 @@
+"""What each table is: one Pandera model per table, one module per layer.
+
+Belongs here: columns, types, units, meaning, keys, allowed values. From a contract follow the
+DuckDB types, Dagster's Columns tab, the asset checks, the data dictionary and the test frames;
+nothing restates it. Does not belong here: how a table is computed, stored or checked.
+"""
+
+from __future__ import annotations
+
+from hospital_assets.contracts import cleaned, dimensions, facts, kpis, raw
+from hospital_assets.contracts.table import PARTITION_COLUMN, Column, Contract, Layer, Table
+
+#: Every contract by table name, in the order data passes through them.
+CONTRACTS: dict[str, Contract] = {
+    model.contract().name: model.contract()
+    for layer in (raw, cleaned, dimensions, facts, kpis)
+    for model in layer.TABLES
+}
+
+__all__ = ["CONTRACTS", "PARTITION_COLUMN", "Column", "Contract", "Layer", "Table"]

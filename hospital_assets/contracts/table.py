@@ -1,0 +1,224 @@
+"""What a contract is made of: a Pandera model with a name, a layer, a grain and a key.
+
+Belongs here: the base model, the column helper, and what every contract can say about itself
+(DuckDB types, columns, rule groups). Does not: any concrete table, any Dagster or DuckDB call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Literal
+
+import pandera.polars as pa
+import polars as pl
+
+Layer = Literal["raw", "cleaned", "dimensions", "facts", "kpis"]
+Privacy = Literal[
+    "direct_identifier", "quasi_identifier", "sensitive", "free_text", "clinical", "operational"
+]
+
+#: A UTC instant; DuckDB TIMESTAMPTZ. Column names end in `_at`.
+Instant = Annotated[pl.Datetime, "us", "UTC"]
+#: A wall-clock time at the hospital; DuckDB TIMESTAMP. Column names end in `_local`.
+WallClock = Annotated[pl.Datetime, "us", None]
+#: Service days inside a file.
+Dates = Annotated[pl.List, pl.Date()]
+
+_DUCKDB_TYPES: Mapping[type[pl.DataType], str] = {
+    pl.String: "VARCHAR",
+    pl.Boolean: "BOOLEAN",
+    pl.Int16: "SMALLINT",
+    pl.Int32: "INTEGER",
+    pl.Int64: "BIGINT",
+    pl.Float64: "DOUBLE",
+    pl.Date: "DATE",
+}
+
+#: The column that partitioned tables are partitioned by.
+PARTITION_COLUMN = "service_date"
+
+
+def duckdb_type(dtype: pl.DataType) -> str:
+    """The DuckDB type that stores a Polars type without loss.
+
+    Raises:
+        TypeError: no contract may use this type, because it does not survive the round trip.
+    """
+    if isinstance(dtype, pl.Datetime):
+        return "TIMESTAMPTZ" if dtype.time_zone else "TIMESTAMP"
+    if isinstance(dtype, pl.List):
+        return f"{duckdb_type(_instance(dtype.inner))}[]"
+    if isinstance(dtype, pl.Decimal):
+        return f"DECIMAL({dtype.precision},{dtype.scale})"
+    try:
+        return _DUCKDB_TYPES[type(dtype)]
+    except KeyError:
+        raise TypeError(f"contracts do not support the Polars type {dtype}") from None
+
+
+def _instance(dtype: Any) -> pl.DataType:
+    return dtype() if isinstance(dtype, type) else dtype
+
+
+def column(
+    description: str,
+    *,
+    unit: str = "",
+    source: str = "",
+    nullable: bool = False,
+    privacy: Privacy = "operational",
+    references: str = "",
+    plausible: tuple[float, float] | None = None,
+    stored_as: str = "",
+    **checks: Any,
+) -> Any:
+    """One column of a contract.
+
+    Args:
+        description: what the value means, one sentence.
+        unit: UCUM unit or kind, where the column name does not already say it.
+        source: where the definition comes from (an HL7 field, a FHIR element, a rule).
+        nullable: whether the value may be missing.
+        privacy: the governance class; decides what a preview may show.
+        references: `table.column` whose values this column must be among.
+        plausible: bounds (inclusive) outside of which a value is odd but possible: a warning.
+        stored_as: the DuckDB type, where it is not the one that follows from the Polars type.
+        checks: Pandera's own constraints (`ge`, `le`, `isin`, `str_matches`, ...): an error.
+    """
+    return pa.Field(
+        nullable=nullable,
+        description=description,
+        metadata={
+            "unit": unit,
+            "source": source,
+            "privacy": privacy,
+            "references": references,
+            "plausible": plausible,
+            "stored_as": stored_as,
+        },
+        **checks,
+    )
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a contract says about one column."""
+
+    name: str
+    dtype: pl.DataType
+    duckdb_type: str
+    nullable: bool
+    description: str
+    unit: str
+    source: str
+    privacy: Privacy
+    references: str
+    plausible: tuple[float, float] | None
+    checks: tuple[pa.Check, ...]
+
+
+@dataclass(frozen=True)
+class Contract:
+    """A contract as the rest of the house reads it; made from a Pandera model."""
+
+    name: str
+    layer: Layer
+    grain: str
+    key: tuple[str, ...]
+    partitioned: bool
+    order_by: tuple[str, ...]
+    model: type[Table]
+
+    @property
+    def description(self) -> str:
+        """The first paragraph of the model's docstring, then the grain."""
+        text = (self.model.__doc__ or "").strip().split("\n\n")[0]
+        return f"{' '.join(text.split())} Grain: {self.grain}."
+
+    @property
+    def qualified_name(self) -> str:
+        """`schema.table` in the warehouse."""
+        return f"{self.layer}.{self.name}"
+
+    @cached_property
+    def schema(self) -> pa.DataFrameSchema:
+        """The Pandera schema."""
+        return self.model.to_schema()
+
+    @cached_property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns: the partition, the key, then the others as the model lists them."""
+        columns = []
+        for name, field in self.schema.columns.items():
+            meta: dict[str, Any] = field.metadata or {}
+            dtype = _instance(field.dtype.type)
+            columns.append(
+                Column(
+                    name=name,
+                    dtype=dtype,
+                    duckdb_type=meta.get("stored_as") or duckdb_type(dtype),
+                    nullable=field.nullable,
+                    description=field.description or "",
+                    unit=meta.get("unit", ""),
+                    source=meta.get("source", ""),
+                    privacy=meta.get("privacy", "operational"),
+                    references=meta.get("references", ""),
+                    plausible=meta.get("plausible"),
+                    checks=tuple(field.checks),
+                )
+            )
+        first = (PARTITION_COLUMN, *self.key)
+        return tuple(
+            sorted(columns, key=lambda c: first.index(c.name) if c.name in first else len(first))
+        )
+
+    @property
+    def column_names(self) -> list[str]:
+        """The column names in their order."""
+        return [column.name for column in self.columns]
+
+    def column(self, name: str) -> Column:
+        """One column by name."""
+        return next(column for column in self.columns if column.name == name)
+
+    @property
+    def polars_schema(self) -> pl.Schema:
+        """Names and Polars types, for empty and test frames."""
+        return pl.Schema({column.name: column.dtype for column in self.columns})
+
+
+class Table(pa.DataFrameModel):
+    """Base of every contract. Subclass with `name`, `layer`, `grain` and `key`."""
+
+    _contract: ClassVar[Contract]
+
+    class Config:
+        """Every contract names exactly its columns and never coerces a value."""
+
+        strict = True
+        coerce = False
+
+    def __init_subclass__(
+        cls,
+        *,
+        name: str = "",
+        layer: Layer = "raw",
+        grain: str = "",
+        key: Sequence[str] = (),
+        partitioned: bool = False,
+        order_by: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> None:
+        """Attach the contract; classes without a name are shared bases."""
+        super().__init_subclass__(**kwargs)
+        if name:
+            cls._contract = Contract(
+                name, layer, grain, tuple(key), partitioned, tuple(order_by or key), cls
+            )
+
+    @classmethod
+    def contract(cls) -> Contract:
+        """What this model says, as the rest of the house reads it."""
+        return cls._contract

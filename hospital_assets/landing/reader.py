@@ -1,0 +1,484 @@
+"""Files to raw records: text as landed, with file and line, dated by content.
+
+Belongs here: parsing CSV (Polars, once per content, kept as Parquet in the spool), reading JSON
+lines (DuckDB, as text), and the rule that gives a record its service day. Nothing is skipped: what
+cannot be read becomes a record with a `problem`.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import duckdb
+import narwhals as nw
+import polars as pl
+
+from hospital_assets.contracts import PARTITION_COLUMN
+from hospital_assets.landing.content import Content, as_json_lines, read_content
+from hospital_assets.landing.profile import Profile, Subject, canonical_columns
+from hospital_assets.warehouse.dialect import (
+    Frame,
+    lazy,
+    literal,
+    local_clocks,
+    parse_wall_clocks,
+    quoted,
+    resolve_instants,
+)
+
+#: JSON files are cut into pieces of this many characters, so that no line buffer grows with them.
+_PIECE_CHARACTERS = 64_000_000
+_map_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class LandedFile:
+    """A file to read: where it is, what it is called in the tables, and its content hash."""
+
+    path: Path
+    source_file: str
+    sha256: str
+    is_plain: bool = True
+
+
+def csv_columns(text: str, delimiter: str) -> list[str]:
+    """The header of a CSV text."""
+    return next(csv.reader(io.StringIO(text.split("\n", 1)[0]), delimiter=delimiter), [])
+
+
+def parse_csv(text: str, delimiter: str) -> pl.DataFrame:
+    """All records of a CSV text, as text.
+
+    Returns:
+        the columns as landed, then `@line` (physical line, the header is 1), `@problem`
+        (`wrong_field_count` or null) and `@record` (JSON of the columns as landed).
+    """
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    header = csv_columns(text, delimiter)
+    lines = text.count("\n") + (0 if text.endswith("\n") or not text else 1)
+    frame: pl.DataFrame | None = None
+    if len(set(header)) == len(header) and "\n\n" not in text:
+        try:
+            frame = pl.read_csv(
+                io.BytesIO(text.encode()), separator=delimiter, infer_schema=False
+            )
+        except pl.exceptions.PolarsError:
+            frame = None
+    if frame is not None and frame.height == max(lines - 1, 0) and frame.columns == header:
+        frame = frame.with_columns(
+            pl.lit(None, dtype=pl.String).alias("@problem"),
+            pl.int_range(2, frame.height + 2, dtype=pl.Int64).alias("@line"),
+        )
+    else:
+        frame = _parse_csv_carefully(text, delimiter)
+    landed = [name for name in frame.columns if not name.startswith("@")]
+    if "@record" not in frame.columns:
+        frame = frame.with_columns(pl.struct(landed).struct.json_encode().alias("@record"))
+    return frame
+
+
+def _parse_csv_carefully(text: str, delimiter: str) -> pl.DataFrame:
+    """Records one by one, for texts with ragged lines, blank lines or quoted line breaks."""
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter)
+    header = _unique(next(reader, []))
+    sound: list[list[str | None]] = []
+    broken: list[tuple[int, str]] = []
+    numbers: list[int] = []
+    before = reader.line_num
+    try:
+        for fields in reader:
+            number, before = before + 1, reader.line_num
+            if not fields:
+                continue
+            if len(fields) == len(header):
+                numbers.append(number)
+                sound.append([field or None for field in fields])
+            else:
+                broken.append((number, delimiter.join(fields)))
+    except csv.Error:
+        broken.append((before + 1, ""))
+    good = pl.DataFrame(
+        sound, schema=dict.fromkeys(header, pl.String), orient="row"
+    ).with_columns(
+        pl.lit(None, dtype=pl.String).alias("@problem"),
+        pl.Series("@line", numbers, dtype=pl.Int64),
+        pl.struct(header).struct.json_encode().alias("@record")
+        if header
+        else pl.lit(None, dtype=pl.String).alias("@record"),
+    )
+    bad = pl.DataFrame(
+        {
+            "@problem": ["wrong_field_count"] * len(broken),
+            "@line": [number for number, _ in broken],
+            "@record": [line for _, line in broken],
+        },
+        schema={"@problem": pl.String, "@line": pl.Int64, "@record": pl.String},
+    )
+    return pl.concat([good, bad], how="diagonal").sort("@line")
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """Header names, repeated ones numbered, so that no column hides another."""
+    seen: dict[str, int] = {}
+    out = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        out.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return out
+
+
+def to_canonical(frame: pl.DataFrame, subject: str, spec: Subject, sha: str) -> pl.DataFrame:
+    """Parsed CSV records under our column names; values untouched.
+
+    Returns:
+        the subject's canonical columns, `source_line`, `record`, `problem`, and `_sha`.
+    """
+    columns = {}
+    for name in canonical_columns(subject):
+        names = spec.source_names(name)
+        if spec.join is not None and name in spec.join.columns:
+            names = (spec.join.columns[name],)
+        found = next((source for source in names if source in frame.columns), None)
+        if name in spec.constants:
+            columns[name] = pl.lit(spec.constants[name])
+        elif name in spec.derived:
+            columns[name] = pl.concat_str(
+                [
+                    pl.col("@line").cast(pl.String) if part == "@line" else pl.col(part)
+                    for part in spec.derived[name]
+                ],
+                separator="-",
+            )
+        elif name == "payload" and spec.payload:
+            columns[name] = _payload(spec, frame.columns)
+        elif found is not None:
+            columns[name] = pl.col(found)
+        else:
+            columns[name] = pl.lit(None, dtype=pl.String)
+    return frame.select(
+        **columns,
+        source_line=pl.col("@line"),
+        record=pl.col("@record"),
+        problem=pl.col("@problem"),
+        _sha=pl.col("@sha") if "@sha" in frame.columns else pl.lit(sha),
+    )
+
+
+def _payload(spec: Subject, landed: Sequence[str]) -> pl.Expr:
+    """Flat vital-sign columns as the nested JSON that the native feed has."""
+    fields = []
+    for name, parameter in spec.payload.items():
+        if parameter.column not in landed:
+            continue
+        value = pl.col(parameter.column)
+        if name in ("consciousness", "on_oxygen", "spo2_scale", "gcs", "pain"):
+            fields.append(value.alias(name))
+        else:
+            unit = pl.lit(parameter.unit, dtype=pl.String)
+            fields.append(
+                pl.when(value.is_not_null())
+                .then(pl.struct(value.alias("value"), unit.alias("unit")))
+                .alias(name)
+            )
+    return pl.struct(fields).struct.json_encode()
+
+
+def csv_relation(
+    connection: duckdb.DuckDBPyConnection,
+    subject: str,
+    spec: Subject,
+    files: Sequence[LandedFile],
+    companions: Sequence[LandedFile],
+    spool: Path,
+) -> duckdb.DuckDBPyRelation:
+    """Records of CSV files, from their Parquet copies in the spool (made where absent)."""
+    version = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:8]
+    copies = []
+    if spec.join is None:
+        for file in files:
+            copy = spool / f"{file.sha256[:32]}.{subject}.{version}.parquet"
+            if not copy.exists():
+                text = read_content(file.path).text
+                parsed = parse_csv(text, spec.delimiter)
+                _write(to_canonical(parsed, subject, spec, file.sha256), copy)
+            copies.append(copy)
+    elif files:
+        together = hashlib.sha256(
+            "".join(file.sha256 for file in (*files, *companions)).encode()
+        ).hexdigest()
+        copy = spool / f"{together[:32]}.{subject}.{version}.parquet"
+        if not copy.exists():
+            joined = _joined(spec, files, companions)
+            _write(to_canonical(joined, subject, spec, ""), copy)
+        copies.append(copy)
+
+    names = _map_table(
+        connection,
+        [(file.sha256, file.source_file, 1) for file in (*files, *companions)],
+    )
+    listed = ", ".join(literal(str(copy)) for copy in copies)
+    wanted = ", ".join(quoted(name) for name in canonical_columns(subject))
+    return connection.sql(
+        f"select m.source_file, r.source_line, r.record, r.problem, {wanted} "
+        f"from read_parquet([{listed}], hive_partitioning = false) r "
+        f"join {names} m on m.handle = r._sha"
+    )
+
+
+def _joined(
+    spec: Subject, files: Sequence[LandedFile], companions: Sequence[LandedFile]
+) -> pl.DataFrame:
+    """Main records with the columns of their companions; a companion without a main one stays."""
+    join = spec.join
+    assert join is not None  # noqa: S101  (only called for subjects with a join)
+
+    def read(landed: Sequence[LandedFile]) -> pl.DataFrame:
+        return pl.concat(
+            [
+                parse_csv(read_content(file.path).text, spec.delimiter).with_columns(
+                    pl.lit(file.sha256).alias("@sha")
+                )
+                for file in landed
+            ],
+            how="diagonal",
+        )
+
+    main = read(files)
+    if not companions:
+        return main
+    companion = read(companions).unique(join.on, keep="first", maintain_order=True)
+    taken = companion.select(
+        join.on,
+        *join.columns.values(),
+        pl.col("@record").alias("@companion_record"),
+    )
+    matched = main.join(taken, on=join.on, how="left", maintain_order="left").with_columns(
+        # Both originals stay together, word for word.
+        pl.when(pl.col("@companion_record").is_null())
+        .then(pl.col("@record"))
+        .otherwise(pl.concat_str(pl.lit("["), "@record", pl.lit(","), "@companion_record", pl.lit("]")))
+        .alias("@record")
+    )
+    alone = companion.join(main.select(join.on), on=join.on, how="anti").select(
+        join.on,
+        *join.columns.values(),
+        "@line",
+        "@record",
+        "@sha",
+        pl.coalesce("@problem", pl.lit("unmatched_join")).alias("@problem"),
+    )
+    return pl.concat([matched.drop("@companion_record"), alone], how="diagonal")
+
+
+def json_relation(
+    connection: duckdb.DuckDBPyConnection,
+    subject: str,
+    spec: Subject,
+    files: Sequence[LandedFile],
+    spool: Path,
+) -> duckdb.DuckDBPyRelation:
+    """Records of JSON-lines files, read as text and taken apart inside DuckDB.
+
+    A line that is not one JSON object (also one with NaN, which JSON does not have) is a record
+    with the problem `unreadable_line`.
+    """
+    pieces = [piece for file in files for piece in _pieces(file, spool)]
+    names = _map_table(connection, [(str(path), name, first) for path, name, first in pieces])
+    listed = ", ".join(literal(str(path)) for path, _, _ in pieces)
+    fields = ", ".join(
+        f"{_json_field(spec, name)} as {quoted(name)}" for name in canonical_columns(subject)
+    )
+    return connection.sql(
+        f"""
+        with lines as (
+            select filename,
+                   unnest(string_split(content, chr(10))) as line,
+                   unnest(range(len(string_split(content, chr(10))))) as place
+            from read_text([{listed}])
+        ), records as (
+            select m.source_file, m.first_line + place as source_line,
+                   rtrim(line, chr(13)) as record
+            from lines join {names} m on m.handle = filename
+            where trim(line, chr(32) || chr(9) || chr(13)) <> ''
+        ), judged as (
+            select *, coalesce(
+                json_valid(record) and json_type(record) = 'OBJECT'
+                and not regexp_matches(record, '[:,\\[]\\s*-?(NaN|Infinity)\\b'), false) as is_sound
+            from records
+        ), parsed as (
+            select source_file, source_line, record, is_sound,
+                   case when is_sound then record end as j
+            from judged
+        )
+        select source_file, source_line, record,
+               case when not is_sound then 'unreadable_line' end as problem, {fields}
+        from parsed
+        """
+    )
+
+
+def _json_field(spec: Subject, column: str) -> str:
+    if column in spec.constants:
+        return literal(spec.constants[column])
+    paths = spec.source_names(column)
+    if not paths:
+        return "cast(null as varchar)"
+    extract = "cast(json_extract(j, {}) as varchar)" if column == "payload" else (
+        "json_extract_string(j, {})"
+    )
+    found = [extract.format(literal(path)) for path in paths]
+    return found[0] if len(found) == 1 else f"coalesce({', '.join(found)})"
+
+
+def _pieces(file: LandedFile, spool: Path) -> list[tuple[Path, str, int]]:
+    """What DuckDB reads for a file: itself, or normalised copies of it in the spool."""
+    if file.is_plain and file.path.stat().st_size <= _PIECE_CHARACTERS:
+        return [(file.path, file.source_file, 1)]
+    existing = sorted(spool.glob(f"{file.sha256[:32]}.*.jsonl"))
+    if not existing:
+        text = as_json_lines(read_content(file.path).text)
+        first, start = 1, 0
+        while start < len(text) or start == 0:
+            end = text.find("\n", start + _PIECE_CHARACTERS)
+            end = len(text) if end < 0 else end + 1
+            piece = spool / f"{file.sha256[:32]}.{first:012d}.jsonl"
+            _write_text(text[start:end], piece)
+            existing.append(piece)
+            first += text.count("\n", start, end)
+            start = max(end, 1)
+    return [(piece, file.source_file, int(piece.name.split(".")[1])) for piece in existing]
+
+
+def dated(
+    frame: Frame,
+    spec: Subject,
+    profile: Profile,
+    zones: Mapping[str, str],
+    first: date,
+    last: date,
+) -> Frame:
+    """Add `service_date`: the local day of the record's own clock.
+
+    Where that is missing, unreadable or outside the data directory's period: the day of
+    `recorded_at`; else the file's commonest day; else the first day. Never the file's name, never
+    today.
+
+    Args:
+        frame: raw records with `source_file`.
+        spec: the subject; `spec.date` names the clock.
+        profile: for its formats and its zone where the hospital has none.
+        zones: IANA zone by hospital_id.
+        first: first service day.
+        last: last service day, inclusive.
+    """
+    names = set(frame.collect_schema().names())
+    has_recorded = "recorded_at" in names and spec.date != "recorded_at"
+    clocks = {"_own": spec.date or "_looked_up"}
+    if has_recorded:
+        clocks["_written"] = "recorded_at"
+    zone: nw.Expr = nw.lit(profile.time_zone)
+    if "hospital_id" in names and zones:
+        zone = nw.coalesce(
+            nw.col("hospital_id").replace_strict(
+                list(zones), list(zones.values()), default=None, return_dtype=nw.String
+            ),
+            nw.lit(profile.time_zone),
+        )
+    frame = frame.with_columns(_zone=zone)
+    frame = parse_wall_clocks(frame, clocks, profile.timestamp_formats)
+    frame = resolve_instants(frame, {f"{c}_at": c for c in clocks}, "_zone")
+    frame = local_clocks(frame, {f"{c}_local": f"{c}_at" for c in clocks}, "_zone")
+    in_period = {
+        clock: nw.when(
+            (nw.col(f"{clock}_local") >= nw.lit(first).cast(nw.Datetime("us")))
+            & (nw.col(f"{clock}_local").dt.date() <= nw.lit(last))
+        ).then(nw.col(f"{clock}_local").dt.date())
+        for clock in clocks
+    }
+    frame = frame.with_columns(_day=nw.coalesce(*in_period.values(), nw.lit(None).cast(nw.Date)))
+    commonest = (
+        frame.filter(~nw.col("_day").is_null())
+        .group_by("source_file", "_day")
+        .agg(_count=nw.len())
+        .with_columns(
+            _rank=nw.col("_day")
+            .cum_count(reverse=True)
+            .over("source_file", order_by=["_count", "_day"])
+        )
+        .filter(nw.col("_rank") == 1)
+        .select("source_file", nw.col("_day").alias("_commonest"))
+    )
+    kept = [name for name in frame.collect_schema().names() if not name.startswith("_")]
+    return (
+        frame.join(commonest, on="source_file", how="left")
+        .with_columns(
+            nw.coalesce(nw.col("_day"), nw.col("_commonest"), nw.lit(first)).alias(PARTITION_COLUMN)
+        )
+        .select(*kept, PARTITION_COLUMN)
+    )
+
+
+def _map_table(
+    connection: duckdb.DuckDBPyConnection, rows: Sequence[tuple[str, str, int]]
+) -> str:
+    """A temporary table from what DuckDB reads to the file it stands for."""
+    name = f"checkpoint_files_{next(_map_numbers)}"
+    mapping = pl.DataFrame(
+        rows,
+        schema={"handle": pl.String, "source_file": pl.String, "first_line": pl.Int64},
+        orient="row",
+    )
+    connection.register("_mapping", mapping)
+    connection.execute(f"create temp table {name} as select distinct * from _mapping")
+    connection.unregister("_mapping")
+    return f"temp.main.{name}"
+
+
+def _write(frame: pl.DataFrame, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_suffix(".tmp")
+    frame.write_parquet(temporary, compression="lz4", statistics=False)
+    temporary.replace(target)
+
+
+def _write_text(text: str, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_suffix(".tmp")
+    temporary.write_text(text, encoding="utf-8", newline="")
+    temporary.replace(target)
+
+
+def declared_rows(subject: str, profile: Profile) -> pl.DataFrame:
+    """Raw records that a profile declares itself, for sources without master data."""
+    names = canonical_columns(subject)
+    rows = [
+        {
+            **{name: row.get(name) for name in names},
+            "source_file": f"profiles/{profile.name}.toml",
+            "source_line": number,
+        }
+        for number, row in enumerate(profile.subjects[subject].rows, start=1)
+    ]
+    schema = {**dict.fromkeys(names, pl.String), "source_file": pl.String, "source_line": pl.Int64}
+    return pl.DataFrame(rows, schema=schema).with_columns(
+        record=pl.struct(names).struct.json_encode() if rows else pl.lit(None, dtype=pl.String),
+        problem=pl.lit(None, dtype=pl.String),
+    )
+
+
+def verified(path: Path, spec: Subject) -> tuple[Content, list[str]]:
+    """A file's content and, for CSV, its header; raises `UnreadableError` as `read_content`."""
+    content = read_content(path)
+    if spec.format == "csv":
+        return content, csv_columns(content.text, spec.delimiter)
+    laid_out = as_json_lines(content.text)
+    if laid_out is not content.text and laid_out != content.text:
+        content = Content(laid_out, f"{content.encoding}, one JSON text", content.compression)
+    return content, []

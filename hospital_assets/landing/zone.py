@@ -1,0 +1,460 @@
+"""The landing zone: discovery of what landed (the ledger) and the reading of a subject's days.
+
+Belongs here: the two things assets ask of the landing folder, and the resource that brings them.
+The ledger is a table like any other; a file's rows are read from the file itself, as often as
+asked, so a landed file is never changed or moved.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+
+import dagster as dg
+import duckdb
+import narwhals as nw
+import polars as pl
+
+from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN
+from hospital_assets.landing.content import UnreadableError, sha256
+from hospital_assets.landing.profile import (
+    SUBJECTS,
+    Profile,
+    Subject,
+    available_profiles,
+    canonical_columns,
+    load_profile,
+)
+from hospital_assets.landing.reader import (
+    LandedFile,
+    csv_relation,
+    dated,
+    declared_rows,
+    json_relation,
+    verified,
+)
+from hospital_assets.warehouse.database import Period
+from hospital_assets.warehouse.dialect import Frame, lazy
+from hospital_assets.warehouse.io_manager import WarehouseResource
+
+_LEDGER = CONTRACTS["raw_landed_files"]
+_UNFINISHED = (".tmp", ".part", ".crdownload")
+
+
+@dataclass(frozen=True)
+class LandingZone:
+    """The landing folder of a data directory, and the connection that reads it.
+
+    Attributes:
+        landing: the folder; one folder per source profile below it.
+        spool: where normalised copies of awkward files are kept; may be deleted at any time.
+        first: first service day.
+        last: last service day, inclusive.
+        connection: the warehouse's connection, so that reading and storing is one plan.
+    """
+
+    landing: Path
+    spool: Path
+    first: date
+    last: date
+    connection: duckdb.DuckDBPyConnection
+
+    def discover(self, known: pl.DataFrame | None = None) -> pl.DataFrame:
+        """The ledger: every landed file with what it is, what it holds, and whether it can be read.
+
+        Args:
+            known: an earlier ledger; files it knows unchanged (path, size, time) are not read.
+        """
+        listed = self._listed()
+        unchanged = _unchanged(known, listed)
+        fresh = listed.join(
+            unchanged.select("source_file").unique(), on="source_file", how="anti"
+        )
+        seen = {
+            row["file_sha256"]: row["source_file"]
+            for row in unchanged.iter_rows(named=True)
+            if row["state"] != "duplicate"
+        }
+        rows = [row for entry in fresh.iter_rows(named=True) for row in self._judged(entry, seen)]
+        ledger = pl.concat(
+            [unchanged, pl.DataFrame(rows, schema=_LEDGER.polars_schema)], how="vertical"
+        )
+        return self._counted(ledger, fresh["source_file"].to_list()).sort("source_file", "subject")
+
+    def read(self, subject: str, ledger: pl.DataFrame, period: Period | None = None) -> Frame:
+        """Raw records of a subject, of the given service days or (undated subjects) all.
+
+        Returns:
+            a lazy frame with exactly the columns of `raw_<subject>`.
+        """
+        contract = CONTRACTS[f"raw_{subject}"]
+        ready = ledger.filter(
+            pl.col("subject") == subject, pl.col("state").is_in(["ready", "companion"])
+        )
+        if period is not None:
+            days = pl.col("service_dates").list
+            overlaps = (days.min() < period.end) & (days.max() >= period.first)
+            ready = ready.filter(overlaps | (pl.col("state") == "companion"))
+        frames = []
+        for name in sorted(set(ledger["source_profile"].to_list()) & set(available_profiles())):
+            profile = load_profile(name)
+            files = ready.filter(pl.col("source_profile") == name)
+            frames.extend(self._frames(profile, subject, files, ledger))
+        if not frames:
+            return lazy(pl.DataFrame(schema=contract.polars_schema))
+        frame = nw.concat(
+            [f.select(nw.col(*contract.column_names)) for f in frames], how="vertical"
+        )
+        if period is not None:
+            frame = frame.filter(
+                nw.col(PARTITION_COLUMN) >= nw.lit(period.first),
+                nw.col(PARTITION_COLUMN) < nw.lit(period.end),
+            )
+        return frame
+
+    def zones(self, ledger: pl.DataFrame) -> dict[str, str]:
+        """IANA zone by hospital, from the landed master data and the profiles."""
+        hospitals = self.read("hospitals", ledger).collect("polars").to_native()
+        return {
+            row["hospital_id"].strip(): row["time_zone"].strip()
+            for row in hospitals.iter_rows(named=True)
+            if row["hospital_id"] and row["time_zone"] in _all_zones()
+        }
+
+    def _frames(
+        self, profile: Profile, subject: str, files: pl.DataFrame, ledger: pl.DataFrame
+    ) -> list[Frame]:
+        """Records of one profile's files of a subject, dated where the subject is."""
+        spec = profile.subjects.get(subject)
+        if spec is None:
+            return []
+        frames = []
+        if spec.rows:
+            declared = self.connection.from_arrow(declared_rows(subject, profile).to_arrow())
+            frames.append(lazy(declared))
+        main = self._landed(files.filter(pl.col("state") == "ready"))
+        if main:
+            companions = self._landed(files.filter(pl.col("state") == "companion"))
+            frame = lazy(self._relation(subject, spec, main, companions))
+            if spec.date_from is not None:
+                frame = self._with_looked_up_day(frame, profile, spec, ledger)
+            if CONTRACTS[f"raw_{subject}"].partitioned:
+                zones = self.zones(ledger) if "hospital_id" in canonical_columns(subject) else {}
+                frame = dated(frame, spec, profile, zones, self.first, self.last)
+            frames.append(frame)
+        return [f.with_columns(source_profile=nw.lit(profile.name)) for f in frames]
+
+    def _relation(
+        self,
+        subject: str,
+        spec: Subject,
+        files: Sequence[LandedFile],
+        companions: Sequence[LandedFile] = (),
+    ) -> duckdb.DuckDBPyRelation:
+        if spec.format == "csv":
+            return csv_relation(self.connection, subject, spec, files, companions, self.spool)
+        return json_relation(self.connection, subject, spec, files, self.spool)
+
+    def _with_looked_up_day(
+        self, frame: Frame, profile: Profile, spec: Subject, ledger: pl.DataFrame
+    ) -> Frame:
+        """Add the day of the visit that each record belongs to."""
+        assert spec.date_from is not None  # noqa: S101  (the caller has looked)
+        visits = ledger.filter(
+            pl.col("source_profile") == profile.name,
+            pl.col("subject") == spec.date_from.subject,
+            pl.col("state").is_in(["ready", "companion"]),
+        )
+        days = nw.concat(
+            [
+                f.select(spec.date_from.on, PARTITION_COLUMN)
+                for f in self._frames(profile, spec.date_from.subject, visits, ledger)
+            ],
+            how="vertical",
+        )
+        day = days.group_by(spec.date_from.on).agg(
+            _looked_up=nw.col(PARTITION_COLUMN).min().cast(nw.String)
+        )
+        return frame.join(day, on=spec.date_from.on, how="left")
+
+    def _landed(self, files: pl.DataFrame) -> list[LandedFile]:
+        return [
+            LandedFile(
+                path=self.landing / row["source_file"],
+                source_file=row["source_file"],
+                sha256=row["file_sha256"],
+                is_plain=row["encoding"] == "utf-8" and row["compression"] == "none",
+            )
+            for row in files.sort("source_file").iter_rows(named=True)
+        ]
+
+    def _listed(self) -> pl.DataFrame:
+        """Every finished file below the landing folder, by path."""
+        entries = []
+        for folder, _, names in os.walk(self.landing):
+            for name in names:
+                if name.startswith(".") or name.endswith(_UNFINISHED):
+                    continue
+                path = Path(folder) / name
+                stat = path.stat()
+                entries.append(
+                    (path.relative_to(self.landing).as_posix(), stat.st_size, stat.st_mtime_ns)
+                )
+        return pl.DataFrame(
+            sorted(entries),
+            schema={
+                "source_file": pl.String,
+                "file_bytes": pl.Int64,
+                "file_modified_ns": pl.Int64,
+            },
+            orient="row",
+        )
+
+    def _judged(self, entry: Mapping[str, object], seen: dict[str, str]) -> list[dict[str, object]]:
+        """Ledger rows of a file: one for each subject it feeds; counts come later."""
+        source_file = str(entry["source_file"])
+        path = self.landing / source_file
+        folder, _, inside = source_file.partition("/")
+        row: dict[str, object] = {
+            **entry,
+            "source_profile": folder,
+            "subject": "unknown",
+            "file_sha256": sha256(path),
+            "encoding": "unknown",
+            "compression": "none",
+            "columns": None,
+            "unknown_columns": None,
+            "row_count": 0,
+            "unreadable_count": 0,
+            "service_dates": [],
+            "state": "unrecognised",
+            "problem": None,
+        }
+        if folder not in available_profiles():
+            row["problem"] = (
+                f"no source profile is called '{folder}'; move the file to landing/<profile>/, "
+                f"profiles are {', '.join(available_profiles())}"
+            )
+            return [row]
+        profile = load_profile(folder)
+        feeds = _feeds(profile, inside)
+        if not feeds:
+            row["problem"] = (
+                f"no subject of the profile '{folder}' takes a file of this name; it is not used"
+            )
+            return [row]
+        digest = str(row["file_sha256"])
+        if entry["file_bytes"] == 0:
+            return [{**row, "subject": s, "state": "empty", "problem": "the file is empty"}
+                    for s, _ in feeds]  # fmt: skip
+        if digest in seen and seen[digest] != source_file:
+            problem = f"same content as {seen[digest]}, which is loaded; not loaded again"
+            return [{**row, "subject": s, "state": "duplicate", "problem": problem}
+                    for s, _ in feeds]  # fmt: skip
+        seen[digest] = source_file
+        return [self._verified(row, profile, subject, is_main, path) for subject, is_main in feeds]
+
+    def _verified(
+        self, row: dict[str, object], profile: Profile, subject: str, is_main: bool, path: Path
+    ) -> dict[str, object]:
+        spec = profile.subjects[subject]
+        row = {**row, "subject": subject}
+        try:
+            content, header = verified(path, spec)
+        except UnreadableError as error:
+            return {**row, "state": "unreadable", "problem": str(error)}
+        row |= {"encoding": content.encoding, "compression": content.compression}
+        if not content.text.strip():
+            return {**row, "state": "empty", "problem": "the file holds no records"}
+        if spec.format == "csv":
+            row["columns"] = ",".join(header)
+            if not is_main:
+                return {**row, "state": "companion"}
+            lacking = [
+                name
+                for name in spec.required
+                if name not in spec.constants
+                and name not in spec.derived
+                and not set(spec.source_names(name)) & set(header)
+            ]
+            if lacking:
+                wanted = "; ".join(
+                    f"{name} (as {' or '.join(spec.source_names(name))})" for name in lacking
+                )
+                return {
+                    **row,
+                    "state": "missing_column",
+                    "problem": f"line 1 lacks the required column {wanted}; nothing was loaded",
+                }
+            row["unknown_columns"] = _unknown(header, spec, subject)
+        return {**row, "state": "ready"}
+
+    def _counted(self, ledger: pl.DataFrame, fresh: Sequence[str]) -> pl.DataFrame:
+        """Fill in rows, unreadable rows and service days of freshly found files."""
+        is_fresh = pl.col("source_file").is_in(list(fresh))
+        todo = ledger.filter(is_fresh, pl.col("state").is_in(["ready", "companion"]))
+        counted = []
+        for profile_name, subject in (
+            todo.select("source_profile", "subject").unique().sort("source_profile", "subject").rows()
+        ):
+            files = todo.filter(
+                pl.col("source_profile") == profile_name, pl.col("subject") == subject
+            )
+            is_dated = CONTRACTS[f"raw_{subject}"].partitioned
+            by = ["source_file", *([PARTITION_COLUMN] if is_dated else [])]
+            frames = self._frames(load_profile(profile_name), subject, files, ledger)
+            grouped = nw.concat(
+                [
+                    f.group_by(*by).agg(
+                        row_count=nw.len(),
+                        unreadable_count=(~nw.col("problem").is_null()).cast(nw.Int64).sum(),
+                        readable_count=nw.col("problem").is_null().cast(nw.Int64).sum(),
+                    )
+                    for f in frames
+                ],
+                how="vertical",
+            )
+            native = grouped.collect("polars").to_native()
+            counted.append(
+                native.group_by("source_file")
+                .agg(
+                    pl.col("row_count").sum().cast(pl.Int64),
+                    pl.col("unreadable_count").sum().cast(pl.Int64),
+                    pl.col(PARTITION_COLUMN).unique().sort().alias("service_dates")
+                    if is_dated
+                    else pl.lit([], dtype=pl.List(pl.Date)).alias("service_dates"),
+                )
+                .with_columns(subject=pl.lit(subject))
+            )
+        if not counted:
+            return ledger
+        names = ["row_count", "unreadable_count", "service_dates"]
+        found = pl.concat(counted).rename({name: f"_{name}" for name in names})
+        ledger = ledger.join(found, on=["source_file", "subject"], how="left").with_columns(
+            **{name: pl.coalesce(f"_{name}", name) for name in names}
+        )
+        # A file in which no line could be read is not a file of its kind.
+        hopeless = (
+            is_fresh
+            & (pl.col("state") == "ready")
+            & (pl.col("row_count") > 0)
+            & (pl.col("row_count") == pl.col("unreadable_count"))
+        )
+        return ledger.with_columns(
+            state=pl.when(hopeless).then(pl.lit("unreadable")).otherwise("state"),
+            problem=pl.when(hopeless)
+            .then(pl.lit("no line is a record; check what was delivered"))
+            .otherwise("problem"),
+        ).select(_LEDGER.column_names)
+
+
+class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """Brings the landing zone to the assets that read files."""
+
+    warehouse: WarehouseResource
+    landing: str
+    first_service_date: str
+    last_service_date: str
+
+    def open(self) -> LandingZone:
+        """The landing zone, reading through the warehouse's connection."""
+        warehouse = self.warehouse.open()
+        return LandingZone(
+            landing=Path(self.landing),
+            spool=warehouse.file.parent / "spool",
+            first=date.fromisoformat(self.first_service_date),
+            last=date.fromisoformat(self.last_service_date),
+            connection=warehouse.connection,
+        )
+
+    def known_files(self) -> pl.DataFrame | None:
+        """The ledger as it was last stored, or None before the first time."""
+        warehouse = self.warehouse.open()
+        if not warehouse.exists(_LEDGER):
+            return None
+        return warehouse.read(_LEDGER).collect("polars").to_native()  # type: ignore[no-any-return]
+
+
+def import_files(profile_name: str, source: Path, landing: Path) -> tuple[list[str], list[str]]:
+    """Copy a source's files into the landing folder, bytes untouched, each appearing whole.
+
+    Returns:
+        names of the files that the profile uses, and of those it does not.
+
+    Raises:
+        ProfileError: there is no such profile.
+        FileNotFoundError: the source folder is absent or holds nothing the profile takes.
+    """
+    profile = load_profile(profile_name)
+    if not source.is_dir():
+        raise FileNotFoundError(f"{source} is not a folder")
+    used, unused = [], []
+    for path in sorted(p for p in source.rglob("*") if p.is_file()):
+        inside = path.relative_to(source).as_posix()
+        if not _feeds(profile, inside):
+            unused.append(inside)
+            continue
+        target = landing / profile_name / inside
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.tmp")
+        shutil.copyfile(path, temporary)
+        temporary.replace(target)
+        used.append(inside)
+    if not used:
+        raise FileNotFoundError(
+            f"{source} holds no file that the profile '{profile_name}' takes: "
+            + ", ".join(p for spec in profile.subjects.values() for p in spec.files)
+        )
+    return used, unused
+
+
+def observed_period(zone: LandingZone) -> tuple[date, date] | None:
+    """First and last service day found in the landed files, or None where there are none."""
+    days = zone.discover()["service_dates"].explode().drop_nulls()
+    return None if days.is_empty() else (days.min(), days.max())  # type: ignore[return-value]
+
+
+def _feeds(profile: Profile, inside: str) -> list[tuple[str, bool]]:
+    """Subjects a file feeds, by its path below the profile's folder, and whether as main file."""
+    path = Path(inside)
+    feeds = []
+    for subject in SUBJECTS:
+        spec = profile.subjects.get(subject)
+        if spec is None:
+            continue
+        if any(path.match(pattern) for pattern in spec.files):
+            feeds.append((subject, True))
+        elif spec.join and any(path.match(pattern) for pattern in spec.join.files):
+            feeds.append((subject, False))
+    return feeds
+
+
+def _unknown(header: Sequence[str], spec: Subject, subject: str) -> str | None:
+    named = {s for name in canonical_columns(subject) for s in spec.source_names(name)}
+    named |= {part for parts in spec.derived.values() for part in parts}
+    named |= {parameter.column for parameter in spec.payload.values()}
+    named |= {spec.join.on} if spec.join else set()
+    unknown = [name for name in header if name not in named]
+    return ",".join(unknown) or None
+
+
+def _unchanged(known: pl.DataFrame | None, listed: pl.DataFrame) -> pl.DataFrame:
+    if known is None:
+        return pl.DataFrame(schema=_LEDGER.polars_schema)
+    return known.join(
+        listed, on=["source_file", "file_bytes", "file_modified_ns"], how="semi"
+    ).select(_LEDGER.column_names)
+
+
+def _all_zones() -> set[str]:
+    from zoneinfo import available_timezones
+
+    return available_timezones()
+
+
+#: A data directory without an end goes on; records further ahead than this are not of its days.
+OPEN_END = timedelta(days=366)

@@ -1,0 +1,57 @@
+"""The partitions: local service days, and why they are what they are.
+
+A partition is a span of local service days (one day for hospitals). It is never a file or a
+patient: Dagster keeps every key of every partitioned asset, and its own advice ends at 100,000.
+A record's service day comes from its content, in its hospital's time zone, never from a file name.
+"""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+
+import dagster as dg
+
+from hospital_assets.settings import Settings, load_settings
+
+#: More periods than a stated end is ever ahead of today: some 270 years.
+_PAST_ANY_END = {"daily": 100_000, "monthly": 3_240, "yearly": 270}
+_CRON = {"daily": "0 0 * * *", "monthly": "0 0 1 * *", "yearly": "0 0 1 1 *"}
+
+
+def service_periods(settings: Settings) -> dg.TimeWindowPartitionsDefinition:
+    """The partitions of one data directory: days, months or years of local service dates.
+
+    Keys are the first day of the period as `YYYY-MM-DD`. The definition has no time zone because
+    a service day already is a local calendar day. An open-ended directory includes today.
+    """
+    first = period_start(settings.first_service_date, settings)
+    last = settings.last_service_date
+    return dg.TimeWindowPartitionsDefinition(
+        start=first.isoformat(),
+        end=None if last is None else period_end(last, settings).isoformat(),
+        # Without an end, up to today. With one, the end decides and not today: simulated and
+        # de-identified days may lie ahead.
+        end_offset=1 if last is None else _PAST_ANY_END[settings.partitions],
+        fmt="%Y-%m-%d",
+        cron_schedule=_CRON[settings.partitions],
+    )
+
+
+def period_start(day: date, settings: Settings) -> date:
+    """The first day of the period that holds `day`."""
+    if settings.partitions == "daily":
+        return day
+    return day.replace(day=1) if settings.partitions == "monthly" else day.replace(month=1, day=1)
+
+
+def period_end(day: date, settings: Settings) -> date:
+    """The first day after the period that holds `day` (half-open)."""
+    start = period_start(day, settings)
+    if settings.partitions == "daily":
+        return start + timedelta(days=1)
+    if settings.partitions == "yearly":
+        return start.replace(year=start.year + 1)
+    return (start + timedelta(days=32)).replace(day=1)
+
+
+SERVICE_PERIODS = service_periods(load_settings())

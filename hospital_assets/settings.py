@@ -1,0 +1,127 @@
+"""Where a data directory keeps its things, and which service days it covers.
+
+Everything hangs off one directory, `HOSPITAL_DATA_DIR` (default `data/`), so two builds in two
+directories never meet. `hospital.toml` in that directory states the service days and the source
+profiles; `hospital simulate` and `hospital import` write it, people may edit it.
+
+Belongs here: paths and the period. Does not: anything about a table, a file format or an engine.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Literal
+
+PartitionGrain = Literal["daily", "monthly", "yearly"]
+DEFAULT_FIRST_SERVICE_DATE = date(2026, 1, 1)
+
+
+class SettingsError(ValueError):
+    """`hospital.toml` says something that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One data directory: its paths, its period, its source profiles.
+
+    Attributes:
+        data_dir: the directory everything hangs off.
+        first_service_date: the first local service day (inclusive).
+        last_service_date: the last local service day (inclusive); None = open ended, up to today.
+        partitions: how many days one partition covers. Hospitals use daily; de-identified
+            research data spread over a century (MIMIC) uses yearly.
+    """
+
+    data_dir: Path
+    first_service_date: date = DEFAULT_FIRST_SERVICE_DATE
+    last_service_date: date | None = None
+    partitions: PartitionGrain = "daily"
+
+    @property
+    def landing(self) -> Path:
+        """Where source systems drop files, one folder per source profile."""
+        return self.data_dir / "landing"
+
+    @property
+    def ground_truth(self) -> Path:
+        """What the simulator knows to be true; no asset ever reads it."""
+        return self.data_dir / "ground_truth"
+
+    @property
+    def warehouse_file(self) -> Path:
+        """The DuckDB database."""
+        return self.data_dir / "warehouse" / "hospital.duckdb"
+
+    @property
+    def dagster_home(self) -> Path:
+        """Dagster's own storage: runs, events, check history."""
+        return self.data_dir / "dagster"
+
+    @property
+    def settings_file(self) -> Path:
+        """The TOML file these settings come from."""
+        return self.data_dir / "hospital.toml"
+
+
+def data_dir_from_environment() -> Path:
+    """The data directory named by `HOSPITAL_DATA_DIR`, `data/` where it is unset."""
+    return Path(os.environ.get("HOSPITAL_DATA_DIR", "data")).resolve()
+
+
+def load_settings(data_dir: Path | None = None) -> Settings:
+    """Read `hospital.toml` of a data directory; defaults apply where the file is absent.
+
+    Raises:
+        SettingsError: the file is not TOML, or a key is unknown or has an unusable value.
+    """
+    settings = Settings(data_dir=(data_dir or data_dir_from_environment()).resolve())
+    if not settings.settings_file.exists():
+        return settings
+    try:
+        values = tomllib.loads(settings.settings_file.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{settings.settings_file}: not valid TOML ({error})") from error
+
+    known = {"first_service_date": date, "last_service_date": date, "partitions": str}
+    for key, value in values.items():
+        if key not in known:
+            raise SettingsError(
+                f"{settings.settings_file}: unknown key '{key}'; known keys: {', '.join(known)}"
+            )
+        if type(value) is not known[key]:
+            example = "2026-01-01" if known[key] is date else '"daily"'
+            raise SettingsError(
+                f"{settings.settings_file}: '{key}' must be a {known[key].__name__}, "
+                f"as in {key} = {example}"
+            )
+    first = values.get("first_service_date", settings.first_service_date)
+    last = values.get("last_service_date")
+    grain = values.get("partitions", settings.partitions)
+    if grain not in ("daily", "monthly", "yearly"):
+        raise SettingsError(
+            f"{settings.settings_file}: 'partitions' must be daily, monthly or yearly, not '{grain}'"
+        )
+    if last is not None and last < first:
+        raise SettingsError(
+            f"{settings.settings_file}: last_service_date {last} is before first_service_date {first}"
+        )
+    return Settings(settings.data_dir, first, last, grain)
+
+
+def write_settings(settings: Settings) -> None:
+    """Write `hospital.toml` for a data directory (by rename, so that readers see all or nothing)."""
+    lines = [
+        "# Which local service days this data directory covers, and how they are partitioned.",
+        f"first_service_date = {settings.first_service_date.isoformat()}",
+    ]
+    if settings.last_service_date is not None:
+        lines.append(f"last_service_date = {settings.last_service_date.isoformat()}")
+    lines.append(f'partitions = "{settings.partitions}"')
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    temporary = settings.settings_file.with_suffix(".toml.tmp")
+    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    temporary.replace(settings.settings_file)

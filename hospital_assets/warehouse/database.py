@@ -1,0 +1,458 @@
+"""The DuckDB file: one connection per process, one writer at a time, all-or-nothing writes.
+
+Belongs here: opening and locking the file, and replacing a table or a span of its service days in
+one transaction. Knows contracts; does not know Dagster.
+
+DuckDB lets one process open a file for writing and then no other process open it at all. So a
+process first takes an advisory lock on a side file, waits its turn there, and says who holds it.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import IO, ClassVar
+
+import duckdb
+import narwhals as nw
+
+from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN, Contract
+from hospital_assets.warehouse.dialect import Frame, lazy, polars_of, quoted, relation_of
+
+#: Stored type <- delivered types that become it without changing a value.
+_LOSSLESS: dict[str, frozenset[str]] = {
+    "BIGINT": frozenset(
+        {"TINYINT", "SMALLINT", "INTEGER", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER",
+         "UBIGINT", "DECIMAL(38,0)"}
+    ),
+    "INTEGER": frozenset({"TINYINT", "SMALLINT", "UTINYINT", "USMALLINT"}),
+    "DOUBLE": frozenset({"FLOAT", "TINYINT", "SMALLINT", "INTEGER", "DECIMAL(38,0)", "HUGEINT",
+                         "BIGINT"}),
+    "VARCHAR": frozenset({"JSON"}),
+    "VARIANT": frozenset({"VARCHAR", "JSON"}),
+}  # fmt: skip
+
+
+class WarehouseError(Exception):
+    """A table could not be written or read; the message says which, why, and what to do."""
+
+
+class SchemaMismatchError(WarehouseError):
+    """A frame does not have exactly the columns and types of its contract."""
+
+
+class PartitionMismatchError(WarehouseError):
+    """A frame holds rows outside the service days it was written for."""
+
+
+class WarehouseLockedError(WarehouseError):
+    """Another process kept the warehouse file for longer than we wait."""
+
+
+@dataclass(frozen=True)
+class Period:
+    """A span of local service days, half-open."""
+
+    first: date
+    end: date
+
+    def __str__(self) -> str:
+        return f"[{self.first}, {self.end})"
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a write did: rows now in the table or period, and seconds it took."""
+
+    rows: int
+    seconds: float
+
+
+@dataclass
+class Warehouse:
+    """The warehouse file opened by this process. Use `open_warehouse`."""
+
+    file: Path
+    connection: duckdb.DuckDBPyConnection
+    _known_tables: set[str] = field(default_factory=set)
+
+    def exists(self, contract: Contract) -> bool:
+        """Whether the table has ever been written."""
+        found = self.connection.execute(
+            "select 1 from duckdb_tables() where schema_name = ? and table_name = ?",
+            [contract.layer, contract.name],
+        ).fetchall()
+        return bool(found)
+
+    def read(self, contract: Contract, period: Period | None = None) -> Frame:
+        """A lazy frame over a table, or over some service days of it.
+
+        Raises:
+            WarehouseError: the table was never written.
+        """
+        if not self.exists(contract):
+            raise WarehouseError(
+                f"{contract.name} is not in the warehouse yet: materialise the asset "
+                f"'{contract.name}' first"
+            )
+        frame = lazy(self.connection.table(_qualified(contract)))
+        if period is not None and contract.partitioned:
+            frame = frame.filter(
+                nw.col(PARTITION_COLUMN) >= nw.lit(period.first),
+                nw.col(PARTITION_COLUMN) < nw.lit(period.end),
+            )
+        return frame
+
+    def replace(self, contract: Contract, frame: Frame, period: Period | None = None) -> Written:
+        """Replace a table, or some service days of it, by the rows of a frame.
+
+        One transaction: after any failure (also a killed process) the old rows are still there.
+        An empty frame leaves an empty table or period.
+
+        Args:
+            contract: what the table is; decides names and types.
+            frame: exactly the contract's columns, in any order.
+            period: the service days to replace; None replaces the whole table.
+
+        Raises:
+            SchemaMismatchError: columns are missing, extra, or would change their values.
+            PartitionMismatchError: rows lie outside `period`.
+            WarehouseError: the stored table differs from the contract, or the rows could not
+                be computed (DuckDB's reason is the cause).
+        """
+        started = time.perf_counter()
+        source = relation_of(frame)
+        if source is None:
+            collected = polars_of(frame).collect()
+            source = self.connection.from_arrow(collected.to_arrow())
+        _assert_columns(contract, source)
+        selected = ", ".join(
+            f"cast({quoted(c.name)} as json)::variant as {quoted(c.name)}"
+            if c.duckdb_type == "VARIANT"
+            else quoted(c.name)
+            for c in contract.columns
+        )
+        order = ", ".join(quoted(name) for name in contract.order_by)
+        connection = self.connection
+        connection.begin()
+        try:
+            if period is None:
+                connection.execute(_create_table(contract, replace=True))
+            else:
+                self._prepare_partitioned(contract)
+                _delete(connection, contract, period)
+            rows = _insert(connection, contract, source, selected, order)
+            if period is not None:
+                inside = connection.execute(
+                    f"select count(*) from {_qualified(contract)} "
+                    f"where {quoted(PARTITION_COLUMN)} >= ? and {quoted(PARTITION_COLUMN)} < ?",
+                    [period.first, period.end],
+                ).fetchall()[0][0]
+                if inside != rows:
+                    raise PartitionMismatchError(
+                        f"{contract.name}: {rows - inside:,} of {rows:,} rows have a "
+                        f"{PARTITION_COLUMN} outside {period} or none; nothing was written"
+                    )
+            connection.commit()
+        except BaseException as error:
+            # The connection may already have rolled back (or be gone) after a fatal error.
+            with contextlib.suppress(duckdb.Error):
+                connection.rollback()
+            if isinstance(error, duckdb.Error):
+                # DuckDB's own text can quote a cell, so only the kind of error is repeated.
+                raise WarehouseError(
+                    f"{contract.name}: the rows could not be computed or stored "
+                    f"({type(error).__name__}); the table is unchanged"
+                ) from error
+            raise
+        return Written(rows=rows, seconds=time.perf_counter() - started)
+
+    def count(self, contract: Contract, period: Period | None = None) -> int:
+        """Rows of a table, or of some service days of it."""
+        counted = self.read(contract, period).select(nw.len()).collect("polars")
+        return int(counted.item())
+
+    def count_by_key(self, contract: Contract, keys: Sequence[str]) -> dict[str, int]:
+        """Rows of each partition of a contiguous range; keys are the first days of periods."""
+        starts = sorted(date.fromisoformat(key) for key in keys)
+        counted = self.connection.execute(
+            f"select {quoted(PARTITION_COLUMN)}, count(*) from {_qualified(contract)} "
+            f"where {quoted(PARTITION_COLUMN)} >= ? group by all",
+            [starts[0]],
+        ).fetchall()
+        counts = dict.fromkeys(keys, 0)
+        for day, rows in counted:
+            place = bisect.bisect_right(starts, day) - 1
+            counts[starts[place].isoformat()] += rows
+        return counts
+
+    def bytes_on_disk(self) -> int:
+        """Size of the database file and its write-ahead log."""
+        wal = self.file.with_name(self.file.name + ".wal")
+        return sum(path.stat().st_size for path in (self.file, wal) if path.exists())
+
+    def forget_checkpoints(self) -> None:
+        """Drop the temporary tables that `dialect.checkpoint` made."""
+        for (name,) in self.connection.execute(
+            "select table_name from duckdb_tables() where temporary and table_name like 'checkpoint_%'"
+        ).fetchall():
+            self.connection.execute(f"drop table temp.main.{quoted(name)}")
+
+    def _prepare_partitioned(self, contract: Contract) -> None:
+        """Make the table, or bring an older one up to the contract where that loses nothing."""
+        self.connection.execute(_create_table(contract, replace=False))
+        if contract.name in self._known_tables:
+            return
+        stored = dict(
+            self.connection.execute(
+                "select column_name, data_type from duckdb_columns() "
+                "where schema_name = ? and table_name = ?",
+                [contract.layer, contract.name],
+            ).fetchall()
+        )
+        wanted = {c.name: c for c in contract.columns}
+        for name, column in wanted.items():
+            if name not in stored and column.nullable:
+                self.connection.execute(
+                    f"alter table {_qualified(contract)} "
+                    f"add column {quoted(name)} {column.duckdb_type}"
+                )
+        differing = [
+            *(f"{n} is stored but not in the contract" for n in sorted(set(stored) - set(wanted))),
+            *(
+                f"{n} is required by the contract but not stored"
+                for n, c in wanted.items()
+                if n not in stored and not c.nullable
+            ),
+            *(
+                f"{n} is stored as {stored[n]} but the contract says {c.duckdb_type}"
+                for n, c in wanted.items()
+                if n in stored and stored[n] != _spelled(c.duckdb_type)
+            ),
+        ]
+        if differing:
+            raise WarehouseError(
+                f"{contract.name}: the stored table differs from the contract "
+                f"({'; '.join(differing)}). Rebuild it: hospital build --rebuild {contract.name}"
+            )
+        self._known_tables.add(contract.name)
+
+    def drop(self, contract: Contract) -> None:
+        """Remove a table, so that the next write makes it anew."""
+        self.connection.execute(f"drop table if exists {_qualified(contract)}")
+        self._known_tables.discard(contract.name)
+
+
+def _spelled(duckdb_type: str) -> str:
+    """A type as DuckDB's catalog spells it."""
+    return re.sub(r"\bTIMESTAMPTZ\b", "TIMESTAMP WITH TIME ZONE", duckdb_type)
+
+
+def _qualified(contract: Contract) -> str:
+    return f"{quoted(contract.layer)}.{quoted(contract.name)}"
+
+
+def _create_table(contract: Contract, *, replace: bool) -> str:
+    columns = ", ".join(f"{quoted(c.name)} {c.duckdb_type}" for c in contract.columns)
+    verb = "create or replace table" if replace else "create table if not exists"
+    return f"{verb} {_qualified(contract)} ({columns})"
+
+
+def _delete(connection: duckdb.DuckDBPyConnection, contract: Contract, period: Period) -> None:
+    connection.execute(
+        f"delete from {_qualified(contract)} "
+        f"where {quoted(PARTITION_COLUMN)} >= ? and {quoted(PARTITION_COLUMN)} < ?",
+        [period.first, period.end],
+    )
+
+
+def _insert(
+    connection: duckdb.DuckDBPyConnection,
+    contract: Contract,
+    source: duckdb.DuckDBPyRelation,
+    selected: str,
+    order: str,
+) -> int:
+    statement = (
+        f"insert into {_qualified(contract)} by name select {selected} from source order by {order}"
+    )
+    return int(connection.execute(statement).fetchall()[0][0])
+
+
+def _assert_columns(contract: Contract, source: duckdb.DuckDBPyRelation) -> None:
+    delivered = dict(zip(source.columns, (str(t) for t in source.types), strict=True))
+    wanted = {c.name: c.duckdb_type for c in contract.columns}
+    problems = [
+        *(f"missing column {name} ({wanted[name]})" for name in wanted if name not in delivered),
+        *(f"unknown column {name}" for name in delivered if name not in wanted),
+        *(
+            f"column {name} is {delivered[name]} but the contract says {kind}"
+            for name, kind in wanted.items()
+            if name in delivered and not _storable(delivered[name], kind)
+        ),
+    ]
+    if problems:
+        raise SchemaMismatchError(
+            f"{contract.name}: {'; '.join(problems)}; nothing was written"
+        )
+
+
+def _storable(delivered: str, wanted: str) -> bool:
+    if _spelled(delivered) == _spelled(wanted) or delivered == '"NULL"':
+        return True
+    return delivered in _LOSSLESS.get(wanted, frozenset())
+
+
+class _FileLock:
+    """An advisory lock on a side file that tells who holds it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: IO[str] | None = None
+
+    def try_acquire(self) -> bool:
+        file = self.path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.close()
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                return False
+            raise
+        file.seek(0)
+        file.truncate()
+        json.dump({"pid": os.getpid(), "since": time.strftime("%H:%M:%S")}, file)
+        file.flush()
+        self._file = file
+        return True
+
+    def holder(self) -> str:
+        try:
+            said = json.loads(self.path.read_text(encoding="utf-8"))
+            return f"process {said['pid']} since {said['since']}"
+        except (OSError, ValueError, KeyError):
+            return "another process"
+
+    def release(self) -> None:
+        if self._file is not None:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+            self._file.close()
+            self._file = None
+
+
+@dataclass
+class _Opened:
+    """A warehouse this process has open, and for how many users."""
+
+    warehouse: Warehouse
+    lock: _FileLock
+    users: int = 0
+    by_file: ClassVar[dict[Path, _Opened]] = {}
+
+
+@contextlib.contextmanager
+def open_warehouse(
+    file: Path,
+    *,
+    wait_seconds: float = 60.0,
+    memory_limit: str = "1GB",
+    say: Callable[[str], None] = lambda _: None,
+) -> Iterator[Warehouse]:
+    """Open the warehouse; users within one process share one connection.
+
+    Args:
+        file: the DuckDB file; made with its folder when absent.
+        wait_seconds: how long to wait while another process has it.
+        memory_limit: DuckDB's limit; beyond it, it spills to disk beside the file.
+        say: told once, in words, when we have to wait.
+
+    Raises:
+        WarehouseLockedError: still locked after `wait_seconds`; names the holder.
+    """
+    file = file.resolve()
+    opened = _Opened.by_file.get(file)
+    if opened is None:
+        opened = _open(file, wait_seconds, memory_limit, say)
+        _Opened.by_file[file] = opened
+    opened.users += 1
+    try:
+        yield opened.warehouse
+    finally:
+        opened.users -= 1
+        if opened.users == 0:
+            del _Opened.by_file[file]
+            try:
+                opened.warehouse.connection.close()
+            finally:
+                opened.lock.release()
+
+
+def _open(
+    file: Path, wait_seconds: float, memory_limit: str, say: Callable[[str], None]
+) -> _Opened:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = _FileLock(file.with_name(file.name + ".lock"))
+    deadline = time.monotonic() + wait_seconds
+    told = False
+
+    def wait(holder: str) -> None:
+        nonlocal told
+        if time.monotonic() >= deadline:
+            raise WarehouseLockedError(
+                f"{file.name} is in use by {holder}; waited {wait_seconds:g} s. Let it finish or "
+                "end it, then run this again. To read while runs write, open a published copy."
+            )
+        if not told:
+            say(f"waiting for {file.name}, in use by {holder}")
+            told = True
+        # Without jitter, waiters would wake together and collide again.
+        time.sleep(random.uniform(0.05, 0.15))  # noqa: S311
+
+    while not lock.try_acquire():
+        wait(lock.holder())
+    try:
+        while True:
+            try:
+                connection = _connect(file, memory_limit)
+                break
+            except duckdb.IOException as error:
+                # A program that does not know our lock (a DuckDB shell, a BI tool) has the file.
+                holder = re.search(r"PID (\d+)", str(error))
+                if "lock" not in str(error).lower():
+                    raise WarehouseError(f"{file} cannot be opened: {error}") from error
+                wait(f"process {holder.group(1)}" if holder else "another process")
+    except BaseException:
+        lock.release()
+        raise
+    return _Opened(Warehouse(file, connection), lock)
+
+
+def _connect(file: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect(
+        str(file),
+        config={
+            "memory_limit": memory_limit,
+            "temp_directory": str(file.parent / "spill"),
+        },
+    )
+    # Instants are UTC everywhere; local time is resolved once, by zone, as data.
+    connection.execute("set TimeZone = 'UTC'")
+    for layer in sorted({contract.layer for contract in CONTRACTS.values()}):
+        connection.execute(f"create schema if not exists {quoted(layer)}")
+    connection.execute(
+        "set search_path = 'main,"
+        + ",".join(sorted({contract.layer for contract in CONTRACTS.values()}))
+        + "'"
+    )
+    return connection

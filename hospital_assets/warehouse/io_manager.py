@@ -1,0 +1,203 @@
+"""The IO manager: the bridge between Dagster's assets and the warehouse.
+
+Belongs here: which partition a run reads or writes, what an input looks like (a lazy frame), and
+what a materialisation says about itself (rows, seconds, preview, lineage). How a table is written
+is `database`'s matter, what it means the contract's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import duckdb
+import narwhals as nw
+import polars as pl
+from dagster_duckdb import DuckDBResource
+from pydantic import PrivateAttr
+
+from hospital_assets.contracts import CONTRACTS, Contract
+from hospital_assets.warehouse.database import Period, Warehouse, WarehouseError, open_warehouse
+from hospital_assets.warehouse.dialect import Frame, lazy, relation_of
+from hospital_assets.warehouse.lineage import column_lineage, lineage_table
+
+#: Classes of columns a preview may show: nothing that tells who a row is about.
+PREVIEW_PRIVACY = {"operational"}
+_PREVIEW_ROWS = 5
+#: Dagster takes longer per key the more keys a run has; longer ranges only state their total.
+_MOST_KEYS_COUNTED = 100
+
+
+class WarehouseResource(DuckDBResource):
+    """The warehouse file, opened for the length of a run and shared by all that need it.
+
+    A `DuckDBResource` (`get_connection` works as in dagster-duckdb) that waits its turn at the
+    file lock, names the holder, and keeps one connection for as long as lazy frames live.
+    """
+
+    wait_seconds: float = 60.0
+    memory_limit: str = "1GB"
+
+    _stack: contextlib.ExitStack = PrivateAttr(default_factory=contextlib.ExitStack)
+    _warehouse: Warehouse | None = PrivateAttr(default=None)
+    _has_written: bool = PrivateAttr(default=False)
+
+    def open(self) -> Warehouse:
+        """The open warehouse; opened at the first call, closed when the run ends."""
+        if self._warehouse is None:
+            self._warehouse = self._stack.enter_context(
+                open_warehouse(
+                    Path(self.database),
+                    wait_seconds=self.wait_seconds,
+                    memory_limit=self.memory_limit,
+                    say=dg.get_dagster_logger().info,
+                )
+            )
+        return self._warehouse
+
+    def open_for_reading(self) -> Warehouse:
+        """As `open`, at the start of a step: what an earlier step checkpointed is dropped."""
+        warehouse = self.open()
+        if self._has_written:
+            warehouse.forget_checkpoints()
+            self._has_written = False
+        return warehouse
+
+    def open_for_writing(self) -> Warehouse:
+        """As `open`, when a step stores its outputs."""
+        self._has_written = True
+        return self.open()
+
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
+        """Close the file, so that the next run can have it."""
+        self._warehouse = None
+        self._stack.close()
+
+    @contextlib.contextmanager
+    def get_connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection to the warehouse file, closed again afterwards, whatever happens."""
+        with open_warehouse(
+            Path(self.database), wait_seconds=self.wait_seconds, memory_limit=self.memory_limit
+        ) as warehouse:
+            yield warehouse.connection
+
+
+def period_of(context: Any) -> Period | None:
+    """The service days a run covers for an asset, or None where it is not partitioned.
+
+    `context` is an input, output, asset or asset-check execution context. One key or a
+    contiguous range of keys.
+    """
+    if isinstance(context, dg.InputContext | dg.OutputContext):
+        if not context.has_asset_partitions:
+            return None
+        window = context.asset_partitions_time_window
+    else:
+        if not context.has_partition_key and not context.has_partition_key_range:
+            return None
+        window = context.partition_time_window
+    return Period(_day(window.start), _day(window.end))
+
+
+def _day(moment: datetime) -> date:
+    return date(moment.year, moment.month, moment.day)
+
+
+class WarehouseIOManager(dg.ConfigurableIOManager):
+    """Stores every asset as a DuckDB table by its contract; hands assets lazy Narwhals frames.
+
+    An asset returns a lazy Narwhals frame or a Polars frame. An input annotated
+    `pl.DataFrame` is collected; any other is a lazy frame over the table (over the run's service
+    days where both sides are partitioned), so that the transform runs inside DuckDB.
+    """
+
+    warehouse: WarehouseResource
+
+    def load_input(self, context: dg.InputContext) -> Frame | pl.DataFrame:
+        """A frame over the upstream table."""
+        contract = contract_of(context.asset_key)
+        frame = self.warehouse.open_for_reading().read(contract, period_of(context))
+        if context.dagster_type.typing_type is pl.DataFrame:
+            return frame.collect("polars").to_native()  # type: ignore[no-any-return]
+        return frame
+
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        """Replace the table, or the run's service days of it."""
+        contract = contract_of(context.asset_key)
+        if obj is None:
+            raise WarehouseError(f"{contract.name}: the asset returned nothing; return a frame")
+        frame = lazy(obj)
+        warehouse = self.warehouse.open_for_writing()
+        period = period_of(context)
+        if (period is not None) != contract.partitioned:
+            raise WarehouseError(
+                f"{contract.name}: the contract and the asset disagree on being partitioned"
+            )
+        relation = relation_of(frame)
+        lineage = None if relation is None else column_lineage(contract, relation)
+        written = warehouse.replace(contract, frame, period)
+        details = {
+            "seconds": round(written.seconds, 3),
+            "warehouse_bytes": warehouse.bytes_on_disk(),
+            "preview": dg.MetadataValue.md(_preview(warehouse, contract, period)),
+        }
+        if lineage is not None:
+            details["dagster/column_lineage"] = lineage
+            details["lineage"] = dg.MetadataValue.md(lineage_table(lineage))
+        if period is None:
+            context.add_output_metadata({"dagster/row_count": written.rows, **details})
+            return
+        keys = context.asset_partition_keys
+        if len(keys) == 1:
+            context.add_output_metadata({"dagster/partition_row_count": written.rows, **details})
+            return
+        # A run over a range writes one event per partition: details go on the last one only.
+        context.add_output_metadata({"rows_in_run": written.rows})
+        step = context.step_context
+        step.add_asset_metadata(details, context.asset_key, keys[-1])
+        if len(keys) <= _MOST_KEYS_COUNTED:
+            counts = warehouse.count_by_key(contract, keys)
+            for key in keys:
+                step.add_asset_metadata(
+                    {"dagster/partition_row_count": counts[key]}, context.asset_key, key
+                )
+
+
+def contract_of(key: dg.AssetKey) -> Contract:
+    """The contract of an asset.
+
+    Raises:
+        WarehouseError: no contract has the asset's name.
+    """
+    name = key.path[-1]
+    if name not in CONTRACTS:
+        raise WarehouseError(f"asset {name} has no contract; add one to hospital_assets/contracts")
+    return CONTRACTS[name]
+
+
+def _preview(warehouse: Warehouse, contract: Contract, period: Period | None) -> str:
+    """A few rows as Markdown, without any column that tells about a person."""
+    shown = [
+        c.name
+        for c in contract.columns
+        if c.privacy in PREVIEW_PRIVACY and c.duckdb_type != "VARIANT" and not c.name.endswith("[]")
+    ]
+    rows = (
+        warehouse.read(contract, period)
+        .select(nw.col(*shown))
+        .head(_PREVIEW_ROWS)
+        .collect("polars")
+        .to_native()
+    )
+    if rows.is_empty():
+        return "No rows."
+    head = f"| {' | '.join(shown)} |\n|{'---|' * len(shown)}\n"
+    body = "\n".join(
+        f"| {' | '.join('' if value is None else str(value)[:40] for value in row)} |"
+        for row in rows.iter_rows()
+    )
+    return head + body
