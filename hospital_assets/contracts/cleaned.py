@@ -115,7 +115,7 @@ class CleanedDoctorShifts(
     grain="one shift",
     key=("shift_id",),
     partitioned=True,
-    order_by=("service_date", "shift_id"),
+    order_by=("service_date",),
 ):
     """Doctor shifts; the service day is the local day the shift starts."""
 
@@ -134,7 +134,7 @@ class CleanedPatients(
     grain="one version of a patient record",
     key=("patient_id", "recorded_at"),
     partitioned=True,
-    order_by=("service_date", "patient_id", "recorded_at"),
+    order_by=("service_date",),
 ):
     """Patient record versions, by when the EHR wrote them."""
 
@@ -176,7 +176,7 @@ class CleanedErVisits(
     grain="one emergency visit",
     key=("visit_id",),
     partitioned=True,
-    order_by=("service_date", "visit_id"),
+    order_by=("service_date",),
 ):
     """Emergency visits: the newest record of each, its clocks in UTC."""
 
@@ -211,7 +211,7 @@ class CleanedVitals(
     grain="one observation set",
     key=("observation_id",),
     partitioned=True,
-    order_by=("service_date", "observation_id"),
+    order_by=("service_date",),
 ):
     """Vital-sign observation sets in one unit per parameter."""
 
@@ -269,7 +269,7 @@ class CleanedAdtEvents(
     grain="one ADT message",
     key=("message_id",),
     partitioned=True,
-    order_by=("service_date", "visit_id", "event_at", "message_id"),
+    order_by=("service_date",),
 ):
     """Admission, discharge and transfer messages; the service day is that of their visit's start."""
 
@@ -295,7 +295,7 @@ class CleanedDiagnoses(
     grain="one diagnosis of a visit",
     key=("visit_id", "sequence"),
     partitioned=True,
-    order_by=("service_date", "visit_id", "sequence"),
+    order_by=("service_date",),
 ):
     """Coded diagnoses; the service day is that of their visit's arrival."""
 
@@ -319,7 +319,7 @@ class CleanedProcedures(
     grain="one procedure of a visit",
     key=("procedure_id",),
     partitioned=True,
-    order_by=("service_date", "visit_id", "procedure_id"),
+    order_by=("service_date",),
 ):
     """Coded procedures; the service day is that of their visit's arrival."""
 
@@ -367,7 +367,7 @@ def _quarantine(subject: str, dated: bool) -> type[Table]:
         grain="one landed record set aside",
         key=("source_file", "source_line"),
         partitioned=dated,
-        order_by=(*(("service_date",) if dated else ()), "source_file", "source_line"),
+        order_by=("service_date",) if dated else (),
     ):
         __doc__ = document
 

@@ -66,6 +66,9 @@ class RawLandedFiles(
     row_count: pl.Int64 = column("Physical records, unreadable ones included.", ge=0)
     unreadable_count: pl.Int64 = column("Records that could not be read.", ge=0)
     service_dates: Dates = column("Local service days of the records inside.")
+    fallback_date: pl.Date = column(
+        "Commonest service day of the file; taken by records that state none.", nullable=True
+    )
     state: pl.String = column(
         "What became of the file.",
         isin=["ready", "companion", "duplicate", "empty", "unreadable", "missing_column",
@@ -131,7 +134,7 @@ class RawDoctorShifts(
     grain="one landed shift record",
     key=("source_file", "source_line"),
     partitioned=True,
-    order_by=("service_date", "source_file", "source_line"),
+    order_by=(),  # files come in the order of their days
 ):
     """Doctor shifts as landed."""
 
@@ -150,7 +153,7 @@ class RawPatients(
     grain="one landed patient record",
     key=("source_file", "source_line"),
     partitioned=True,
-    order_by=("service_date", "source_file", "source_line"),
+    order_by=(),  # files come in the order of their days
 ):
     """Daily EHR extract of new and changed patients, as landed."""
 
@@ -179,7 +182,7 @@ class RawErVisits(
     grain="one landed visit record (a visit may be recorded several times)",
     key=("source_file", "source_line"),
     partitioned=True,
-    order_by=("service_date", "source_file", "source_line"),
+    order_by=(),  # files come in the order of their days
 ):
     """Emergency visits as landed from registration systems."""
 
@@ -208,7 +211,7 @@ class RawVitals(
     grain="one landed observation set",
     key=("source_file", "source_line"),
     partitioned=True,
-    order_by=("service_date", "source_file", "source_line"),
+    order_by=(),  # files come in the order of their days
 ):
     """Vital-sign observation sets as landed from bedside monitors."""
 
@@ -233,7 +236,7 @@ class RawAdtEvents(
     grain="one landed ADT message",
     key=("source_file", "source_line"),
     partitioned=True,
-    order_by=("service_date", "source_file", "source_line"),
+    order_by=(),  # files come in the order of their days
 ):
     """Admission, discharge and transfer messages as landed; dated by the start of their visit."""
 
@@ -257,7 +260,7 @@ class RawDiagnoses(
     grain="one landed diagnosis record",
     key=("source_file", "source_line"),
     partitioned=True,
-    order_by=("service_date", "source_file", "source_line"),
+    order_by=(),  # files come in the order of their days
 ):
     """Coded diagnoses of visits as landed."""
 
@@ -279,7 +282,7 @@ class RawProcedures(
     grain="one landed procedure record",
     key=("source_file", "source_line"),
     partitioned=True,
-    order_by=("service_date", "source_file", "source_line"),
+    order_by=(),  # files come in the order of their days
 ):
     """Coded procedures of visits as landed."""
 

@@ -208,14 +208,14 @@ class Table(pa.DataFrameModel):
         grain: str = "",
         key: Sequence[str] = (),
         partitioned: bool = False,
-        order_by: Sequence[str] = (),
+        order_by: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
         """Attach the contract; classes without a name are shared bases."""
         super().__init_subclass__(**kwargs)
         if name:
             cls._contract = Contract(
-                name, layer, grain, tuple(key), partitioned, tuple(order_by or key), cls
+                name, layer, grain, tuple(key), partitioned, tuple(key if order_by is None else order_by), cls
             )
 
     @classmethod

@@ -20,7 +20,6 @@ import duckdb
 import narwhals as nw
 import polars as pl
 
-from hospital_assets.contracts import PARTITION_COLUMN
 from hospital_assets.landing.content import Content, as_json_lines, read_content
 from hospital_assets.landing.profile import Profile, Subject, canonical_columns
 from hospital_assets.warehouse.dialect import (
@@ -33,19 +32,28 @@ from hospital_assets.warehouse.dialect import (
     resolve_instants,
 )
 
-#: JSON files are cut into pieces of this many characters, so that no line buffer grows with them.
-_PIECE_CHARACTERS = 64_000_000
+#: How much JSON text is held in memory at once; longer files are cut at line ends.
+_BATCH_BYTES = 32_000_000
 _map_numbers = itertools.count(1)
 
 
 @dataclass(frozen=True)
 class LandedFile:
-    """A file to read: where it is, what it is called in the tables, and its content hash."""
+    """A file to read.
+
+    Attributes:
+        path: where it is.
+        source_file: what it is called in the tables.
+        sha256: its content hash.
+        is_plain: UTF-8 without compression or byte-order mark: readable as it is.
+        fallback: the service day of its records that state none.
+    """
 
     path: Path
     source_file: str
     sha256: str
     is_plain: bool = True
+    fallback: date | None = None
 
 
 def csv_columns(text: str, delimiter: str) -> list[str]:
@@ -221,12 +229,12 @@ def csv_relation(
 
     names = _map_table(
         connection,
-        [(file.sha256, file.source_file, 1) for file in (*files, *companions)],
+        [(file.sha256, file.source_file, 1, file.fallback) for file in (*files, *companions)],
     )
     listed = ", ".join(literal(str(copy)) for copy in copies)
     wanted = ", ".join(quoted(name) for name in canonical_columns(subject))
     return connection.sql(
-        f"select m.source_file, r.source_line, r.record, r.problem, {wanted} "
+        f"select m.source_file, r.source_line, r.record, r.problem, m._fallback, {wanted} "
         f"from read_parquet([{listed}], hive_partitioning = false) r "
         f"join {names} m on m.handle = r._sha"
     )
@@ -289,71 +297,94 @@ def json_relation(
     A line that is not one JSON object (also one with NaN, which JSON does not have) is a record
     with the problem `unreadable_line`.
     """
-    pieces = [piece for file in files for piece in _pieces(file, spool)]
-    names = _map_table(connection, [(str(path), name, first) for path, name, first in pieces])
-    listed = ", ".join(literal(str(path)) for path, _, _ in pieces)
+    sources = []
+    for pieces in _batches([piece for file in files for piece in _pieces(file, spool)]):
+        names = _map_table(connection, [(str(p), name, n, day) for p, name, n, day in pieces])
+        listed = ", ".join(literal(str(path)) for path, *_ in pieces)
+        sources.append(
+            f"""
+            select m.source_file, m._fallback, m.first_line + place as source_line,
+                   rtrim(line, chr(13)) as record
+            from (select filename, unnest(string_split(content, chr(10))) as line,
+                         unnest(range(len(string_split(content, chr(10))))) as place
+                  from read_text([{listed}])) l
+            join {names} m on m.handle = l.filename
+            where trim(line, chr(32) || chr(9) || chr(13)) <> ''"""
+        )
+    paths = sorted({path for name in canonical_columns(subject) for path in spec.source_names(name)})
     fields = ", ".join(
-        f"{_json_field(spec, name)} as {quoted(name)}" for name in canonical_columns(subject)
+        f"{_json_field(spec, name, paths)} as {quoted(name)}"
+        for name in canonical_columns(subject)
     )
+    listed = ", ".join(literal(path) for path in paths)
     return connection.sql(
         f"""
-        with lines as (
-            select filename,
-                   unnest(string_split(content, chr(10))) as line,
-                   unnest(range(len(string_split(content, chr(10))))) as place
-            from read_text([{listed}])
-        ), records as (
-            select m.source_file, m.first_line + place as source_line,
-                   rtrim(line, chr(13)) as record
-            from lines join {names} m on m.handle = filename
-            where trim(line, chr(32) || chr(9) || chr(13)) <> ''
-        ), judged as (
-            select *, coalesce(
-                json_valid(record) and json_type(record) = 'OBJECT'
-                and not regexp_matches(record, '[:,\\[]\\s*-?(NaN|Infinity)\\b'), false) as is_sound
-            from records
+        with judged as (
+            -- json_type raises on text that is not JSON, so it only sees what is.
+            select *, case when json_valid(record) then json_type(record) = 'OBJECT'
+                and not ((contains(record, 'NaN') or contains(record, 'Infinity'))
+                         and regexp_matches(record, '[:,\\[]\\s*-?(NaN|Infinity)\\b'))
+                else false end as is_sound
+            from ({' union all '.join(sources)})
         ), parsed as (
-            select source_file, source_line, record, is_sound,
-                   case when is_sound then record end as j
+            select *, json_extract_string(case when is_sound then record end, [{listed}]) as found
             from judged
         )
-        select source_file, source_line, record,
+        select source_file, source_line, record, _fallback,
                case when not is_sound then 'unreadable_line' end as problem, {fields}
         from parsed
         """
     )
 
 
-def _json_field(spec: Subject, column: str) -> str:
+def _json_field(spec: Subject, column: str, paths: Sequence[str]) -> str:
+    """A column from `found`, the texts at `paths` of a record."""
     if column in spec.constants:
         return literal(spec.constants[column])
-    paths = spec.source_names(column)
-    if not paths:
+    found = [f"found[{paths.index(path) + 1}]" for path in spec.source_names(column)]
+    if not found:
         return "cast(null as varchar)"
-    extract = "cast(json_extract(j, {}) as varchar)" if column == "payload" else (
-        "json_extract_string(j, {})"
-    )
-    found = [extract.format(literal(path)) for path in paths]
     return found[0] if len(found) == 1 else f"coalesce({', '.join(found)})"
 
 
-def _pieces(file: LandedFile, spool: Path) -> list[tuple[Path, str, int]]:
-    """What DuckDB reads for a file: itself, or normalised copies of it in the spool."""
-    if file.is_plain and file.path.stat().st_size <= _PIECE_CHARACTERS:
-        return [(file.path, file.source_file, 1)]
+def _pieces(file: LandedFile, spool: Path) -> list[tuple[Path, str, int, date | None]]:
+    """What is read for a file (itself, or normalised copies in the spool), with its first line."""
+    if file.is_plain and file.path.stat().st_size <= _BATCH_BYTES:
+        return [(file.path, file.source_file, 1, file.fallback)]
     existing = sorted(spool.glob(f"{file.sha256[:32]}.*.jsonl"))
     if not existing:
         text = as_json_lines(read_content(file.path).text)
         first, start = 1, 0
         while start < len(text) or start == 0:
-            end = text.find("\n", start + _PIECE_CHARACTERS)
+            end = text.find("\n", start + _BATCH_BYTES)
             end = len(text) if end < 0 else end + 1
             piece = spool / f"{file.sha256[:32]}.{first:012d}.jsonl"
             _write_text(text[start:end], piece)
             existing.append(piece)
             first += text.count("\n", start, end)
             start = max(end, 1)
-    return [(piece, file.source_file, int(piece.name.split(".")[1])) for piece in existing]
+    return [
+        (piece, file.source_file, int(piece.name.split(".")[1]), file.fallback)
+        for piece in existing
+    ]
+
+
+def _batches(
+    pieces: Sequence[tuple[Path, str, int, date | None]],
+) -> list[list[tuple[Path, str, int, date | None]]]:
+    """Pieces in batches of bounded size: DuckDB holds the texts of a batch at once, and reads
+    batches in parallel.
+    """
+    batches: list[list[tuple[Path, str, int, date | None]]] = []
+    room = 0
+    for piece in pieces:
+        size = piece[0].stat().st_size
+        if size > room or not batches:
+            batches.append([])
+            room = _BATCH_BYTES
+        batches[-1].append(piece)
+        room -= size
+    return batches
 
 
 def dated(
@@ -364,11 +395,11 @@ def dated(
     first: date,
     last: date,
 ) -> Frame:
-    """Add `service_date`: the local day of the record's own clock.
+    """Add `_day`: the local day of the record's own clock.
 
     Where that is missing, unreadable or outside the data directory's period: the day of
-    `recorded_at`; else the file's commonest day; else the first day. Never the file's name, never
-    today.
+    `recorded_at`; else null, and the record takes its file's commonest day (`_fallback`). Never the
+    file's name, never today.
 
     Args:
         frame: raw records with `source_file`.
@@ -402,37 +433,26 @@ def dated(
         ).then(nw.col(f"{clock}_local").dt.date())
         for clock in clocks
     }
-    frame = frame.with_columns(_day=nw.coalesce(*in_period.values(), nw.lit(None).cast(nw.Date)))
-    commonest = (
-        frame.filter(~nw.col("_day").is_null())
-        .group_by("source_file", "_day")
-        .agg(_count=nw.len())
-        .with_columns(
-            _rank=nw.col("_day")
-            .cum_count(reverse=True)
-            .over("source_file", order_by=["_count", "_day"])
-        )
-        .filter(nw.col("_rank") == 1)
-        .select("source_file", nw.col("_day").alias("_commonest"))
-    )
-    kept = [name for name in frame.collect_schema().names() if not name.startswith("_")]
-    return (
-        frame.join(commonest, on="source_file", how="left")
-        .with_columns(
-            nw.coalesce(nw.col("_day"), nw.col("_commonest"), nw.lit(first)).alias(PARTITION_COLUMN)
-        )
-        .select(*kept, PARTITION_COLUMN)
-    )
+    kept = [
+        name for name in frame.collect_schema().names() if not name.startswith("_")
+    ]
+    days = nw.coalesce(*in_period.values(), nw.lit(None).cast(nw.Date))
+    return frame.with_columns(_day=days).select(*kept, "_day", "_fallback")
 
 
 def _map_table(
-    connection: duckdb.DuckDBPyConnection, rows: Sequence[tuple[str, str, int]]
+    connection: duckdb.DuckDBPyConnection, rows: Sequence[tuple[str, str, int, date | None]]
 ) -> str:
     """A temporary table from what DuckDB reads to the file it stands for."""
     name = f"checkpoint_files_{next(_map_numbers)}"
     mapping = pl.DataFrame(
         rows,
-        schema={"handle": pl.String, "source_file": pl.String, "first_line": pl.Int64},
+        schema={
+            "handle": pl.String,
+            "source_file": pl.String,
+            "first_line": pl.Int64,
+            "_fallback": pl.Date,
+        },
         orient="row",
     )
     connection.register("_mapping", mapping)
@@ -474,11 +494,14 @@ def declared_rows(subject: str, profile: Profile) -> pl.DataFrame:
 
 
 def verified(path: Path, spec: Subject) -> tuple[Content, list[str]]:
-    """A file's content and, for CSV, its header; raises `UnreadableError` as `read_content`."""
+    """A file's content and, for CSV, its header; raises `UnreadableError` as `read_content`.
+
+    A JSON file that is not one object a line says so in its `encoding`.
+    """
     content = read_content(path)
     if spec.format == "csv":
         return content, csv_columns(content.text, spec.delimiter)
     laid_out = as_json_lines(content.text)
-    if laid_out is not content.text and laid_out != content.text:
-        content = Content(laid_out, f"{content.encoding}, one JSON text", content.compression)
+    if laid_out != content.text:
+        return Content(laid_out, f"{content.encoding}, one JSON text", content.compression), []
     return content, []

@@ -145,6 +145,8 @@ class LandingZone:
             if CONTRACTS[f"raw_{subject}"].partitioned:
                 zones = self.zones(ledger) if "hospital_id" in canonical_columns(subject) else {}
                 frame = dated(frame, spec, profile, zones, self.first, self.last)
+                day = nw.coalesce(nw.col("_day"), nw.col("_fallback"), nw.lit(self.first))
+                frame = frame.with_columns(day.alias(PARTITION_COLUMN))
             frames.append(frame)
         return [f.with_columns(source_profile=nw.lit(profile.name)) for f in frames]
 
@@ -188,6 +190,7 @@ class LandingZone:
                 source_file=row["source_file"],
                 sha256=row["file_sha256"],
                 is_plain=row["encoding"] == "utf-8" and row["compression"] == "none",
+                fallback=row["fallback_date"],
             )
             for row in files.sort("source_file").iter_rows(named=True)
         ]
@@ -231,6 +234,7 @@ class LandingZone:
             "row_count": 0,
             "unreadable_count": 0,
             "service_dates": [],
+            "fallback_date": None,
             "state": "unrecognised",
             "problem": None,
         }
@@ -305,34 +309,25 @@ class LandingZone:
                 pl.col("source_profile") == profile_name, pl.col("subject") == subject
             )
             is_dated = CONTRACTS[f"raw_{subject}"].partitioned
-            by = ["source_file", *([PARTITION_COLUMN] if is_dated else [])]
+            by = ["source_file", *(["_day"] if is_dated else [])]
             frames = self._frames(load_profile(profile_name), subject, files, ledger)
             grouped = nw.concat(
                 [
                     f.group_by(*by).agg(
                         row_count=nw.len(),
                         unreadable_count=(~nw.col("problem").is_null()).cast(nw.Int64).sum(),
-                        readable_count=nw.col("problem").is_null().cast(nw.Int64).sum(),
                     )
                     for f in frames
+                    if not is_dated or "_day" in f.collect_schema().names()
                 ],
                 how="vertical",
             )
-            native = grouped.collect("polars").to_native()
-            counted.append(
-                native.group_by("source_file")
-                .agg(
-                    pl.col("row_count").sum().cast(pl.Int64),
-                    pl.col("unreadable_count").sum().cast(pl.Int64),
-                    pl.col(PARTITION_COLUMN).unique().sort().alias("service_dates")
-                    if is_dated
-                    else pl.lit([], dtype=pl.List(pl.Date)).alias("service_dates"),
-                )
-                .with_columns(subject=pl.lit(subject))
-            )
+            counts = grouped.collect("polars").to_native()
+            counted.append(_per_file(counts, is_dated, self.first).with_columns(
+                subject=pl.lit(subject)))
         if not counted:
             return ledger
-        names = ["row_count", "unreadable_count", "service_dates"]
+        names = ["row_count", "unreadable_count", "service_dates", "fallback_date"]
         found = pl.concat(counted).rename({name: f"_{name}" for name in names})
         ledger = ledger.join(found, on=["source_file", "subject"], how="left").with_columns(
             **{name: pl.coalesce(f"_{name}", name) for name in names}
@@ -448,6 +443,38 @@ def _unchanged(known: pl.DataFrame | None, listed: pl.DataFrame) -> pl.DataFrame
     return known.join(
         listed, on=["source_file", "file_bytes", "file_modified_ns"], how="semi"
     ).select(_LEDGER.column_names)
+
+
+def _per_file(counts: pl.DataFrame, is_dated: bool, first: date) -> pl.DataFrame:
+    """Rows, unreadable rows, service days and the commonest day of each file.
+
+    Args:
+        counts: source_file, `_day` (dated subjects; null where a record states none), row_count,
+            unreadable_count.
+        is_dated: whether the subject has service days.
+        first: the day of records in files that state no day at all.
+    """
+    totals = counts.group_by("source_file").agg(
+        pl.col("row_count").sum().cast(pl.Int64), pl.col("unreadable_count").sum().cast(pl.Int64)
+    )
+    if not is_dated:
+        return totals.with_columns(
+            service_dates=pl.lit([], dtype=pl.List(pl.Date)),
+            fallback_date=pl.lit(None, dtype=pl.Date),
+        )
+    commonest = (
+        counts.filter(pl.col("_day").is_not_null())
+        .sort("row_count", "_day", descending=[True, False])
+        .group_by("source_file")
+        .agg(pl.col("_day").first().alias("fallback_date"))
+    )
+    days = (
+        counts.join(commonest, on="source_file", how="left")
+        .with_columns(pl.coalesce("_day", "fallback_date", pl.lit(first)).alias("_day"))
+        .group_by("source_file")
+        .agg(pl.col("_day").unique().sort().alias("service_dates"))
+    )
+    return totals.join(days, on="source_file").join(commonest, on="source_file", how="left")
 
 
 def _all_zones() -> set[str]:

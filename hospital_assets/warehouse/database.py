@@ -170,11 +170,10 @@ class Warehouse:
             with contextlib.suppress(duckdb.Error):
                 connection.rollback()
             if isinstance(error, duckdb.Error):
-                # DuckDB's own text can quote a cell, so only the kind of error is repeated.
                 raise WarehouseError(
                     f"{contract.name}: the rows could not be computed or stored "
-                    f"({type(error).__name__}); the table is unchanged"
-                ) from error
+                    f"({redacted(error)}); the table is unchanged"
+                ) from None
             raise
         return Written(rows=rows, seconds=time.perf_counter() - started)
 
@@ -254,6 +253,36 @@ class Warehouse:
         self._known_tables.discard(contract.name)
 
 
+_COLUMN_NAMES = frozenset(c.name for contract in CONTRACTS.values() for c in contract.columns)
+
+
+def redacted(error: duckdb.Error) -> str:
+    """What DuckDB says of an error, without any value: its own text may quote a cell.
+
+    Names of columns stay; every other quoted text, and all that follows `Input`, is left out.
+    """
+    said = re.split(r"\bInput:|\bStack Trace|\n", str(error).strip(), maxsplit=1)[0]
+    said = re.sub(
+        r"([\"'])(.*?)\1",
+        lambda found: found.group(0) if found.group(2) in _COLUMN_NAMES else "'...'",
+        said,
+    )
+    return f"{type(error).__name__}: {re.sub(r'[0-9]{3,}', '...', said)[:200]}"
+
+
+@contextlib.contextmanager
+def without_values(doing: str) -> Iterator[None]:
+    """Turn DuckDB's errors into ours, so that no value of a record reaches a log.
+
+    Raises:
+        WarehouseError: says what was being done and DuckDB's redacted reason.
+    """
+    try:
+        yield
+    except duckdb.Error as error:
+        raise WarehouseError(f"{doing}: {redacted(error)}") from None
+
+
 def _spelled(duckdb_type: str) -> str:
     """A type as DuckDB's catalog spells it."""
     return re.sub(r"\bTIMESTAMPTZ\b", "TIMESTAMP WITH TIME ZONE", duckdb_type)
@@ -285,7 +314,8 @@ def _insert(
     order: str,
 ) -> int:
     statement = (
-        f"insert into {_qualified(contract)} by name select {selected} from source order by {order}"
+        f"insert into {_qualified(contract)} by name select {selected} from source"
+        + (f" order by {order}" if order else "")
     )
     return int(connection.execute(statement).fetchall()[0][0])
 

@@ -11,6 +11,7 @@ from hospital_assets.assets.declare import table
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.profile import SUBJECTS
 from hospital_assets.landing.zone import LandingResource
+from hospital_assets.warehouse.database import without_values
 from hospital_assets.warehouse.dialect import Frame
 from hospital_assets.warehouse.io_manager import period_of
 
@@ -18,7 +19,8 @@ from hospital_assets.warehouse.io_manager import period_of
 @dg.asset(**table("raw_landed_files"))
 def raw_landed_files(context: dg.AssetExecutionContext, landing: LandingResource) -> pl.DataFrame:
     """The ledger: every landed file, what it holds, and what became of it."""
-    ledger = landing.open().discover(landing.known_files())
+    with without_values("the landed files could not be read"):
+        ledger = landing.open().discover(landing.known_files())
     states = {
         f"files_{state}": count for state, count in ledger["state"].value_counts().iter_rows()
     }
@@ -34,7 +36,8 @@ def raw_subject(subject: str) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, raw_landed_files: pl.DataFrame, landing: LandingResource
     ) -> Frame:
         period = period_of(context) if CONTRACTS[f"raw_{subject}"].partitioned else None
-        return landing.open().read(subject, raw_landed_files, period)
+        with without_values(f"the landed {subject} could not be read"):
+            return landing.open().read(subject, raw_landed_files, period)
 
     return raw
 

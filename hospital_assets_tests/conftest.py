@@ -1,0 +1,46 @@
+"""Shared fixtures: an empty warehouse, a small simulated network, and one build of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+# No test may touch the data directory of the checkout.
+os.environ["HOSPITAL_DATA_DIR"] = str(Path(__file__).parent / "no-data-here")
+
+from hospital_assets.settings import Settings, write_settings  # noqa: E402
+from hospital_assets.warehouse.database import Warehouse, open_warehouse  # noqa: E402
+
+FIRST, LAST = date(2026, 3, 5), date(2026, 3, 12)
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
+    with open_warehouse(tmp_path / "warehouse" / "hospital.duckdb") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Eight dirty days (8 March has 23 hours) of a tenth of the network, landed but not built."""
+    from hospital_assets.simulator import simulate
+
+    settings = Settings(
+        tmp_path_factory.mktemp("network"), first_service_date=FIRST, last_service_date=LAST
+    )
+    simulate(settings.landing, settings.ground_truth, start=FIRST, days=8, scale=0.1, seed=7)
+    write_settings(settings)
+    return settings
+
+
+@pytest.fixture(scope="session")
+def mimic() -> Path:
+    folder = SHARED / "mimic_iv_ed_demo" / "ed"
+    if not folder.is_dir():
+        pytest.skip(f"MIMIC-IV-ED demo files are not at {folder}")
+    return folder
