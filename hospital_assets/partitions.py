@@ -13,8 +13,6 @@ import dagster as dg
 
 from hospital_assets.settings import Settings, load_settings
 
-#: More periods than a stated end is ever ahead of today: some 270 years.
-_PAST_ANY_END = {"daily": 100_000, "monthly": 3_240, "yearly": 270}
 _CRON = {"daily": "0 0 * * *", "monthly": "0 0 1 * *", "yearly": "0 0 1 1 *"}
 
 
@@ -29,9 +27,7 @@ def service_periods(settings: Settings) -> dg.TimeWindowPartitionsDefinition:
     return dg.TimeWindowPartitionsDefinition(
         start=first.isoformat(),
         end=None if last is None else period_end(last, settings).isoformat(),
-        # Without an end, up to today. With one, the end decides and not today: simulated and
-        # de-identified days may lie ahead.
-        end_offset=1 if last is None else _PAST_ANY_END[settings.partitions],
+        end_offset=1 if last is None else _periods_ahead(last, settings),
         fmt="%Y-%m-%d",
         cron_schedule=_CRON[settings.partitions],
     )
@@ -52,6 +48,18 @@ def period_end(day: date, settings: Settings) -> date:
     if settings.partitions == "yearly":
         return start.replace(year=start.year + 1)
     return (start + timedelta(days=32)).replace(day=1)
+
+
+def _periods_ahead(last: date, settings: Settings) -> int:
+    """How many periods a stated end lies ahead of today.
+
+    Dagster only has partitions up to today plus this many; simulated and de-identified days may
+    lie further ahead. `end` still decides, so a count made on an earlier day is only too large.
+    Dagster walks through all of them at every look, so it is not simply a large number.
+    """
+    ahead = (last - date.today()).days
+    days = {"daily": 1, "monthly": 28, "yearly": 365}[settings.partitions]
+    return max(0, ahead // days + 2)
 
 
 SERVICE_PERIODS = service_periods(load_settings())

@@ -1,0 +1,364 @@
+"""Transforms on hand-written frames, on both engines; the usual wrong answers must not come out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+
+import duckdb
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+
+from hospital_assets.assets.dimensions.members import changes_only, key_at, versions
+from hospital_assets.assets.facts.emergency_visits import measured
+from hospital_assets.assets.facts.news2 import points, scores
+from hospital_assets.assets.facts.patient_flow import folded
+from hospital_assets.assets.facts.vitals import age_in_years
+from hospital_assets.assets.kpis.arrivals import arrivals_by_hour
+from hospital_assets.assets.kpis.people import age_band
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.warehouse.dialect import (
+    Frame,
+    explode_hours,
+    hash_keys,
+    json_fields,
+    lazy,
+    local_clocks,
+    parse_dates,
+    parse_numbers,
+    parse_wall_clocks,
+    resolve_instants,
+)
+
+Engine = Callable[[pl.DataFrame], Frame]
+
+
+def _on_duckdb(frame: pl.DataFrame) -> Frame:
+    connection = duckdb.connect()
+    connection.execute("set TimeZone = 'UTC'")
+    connection.register("given", frame)
+    connection.execute("create table t as from given")
+    return lazy(connection.table("t"))
+
+
+ENGINES: dict[str, Engine] = {"polars": lambda frame: lazy(frame), "duckdb": _on_duckdb}
+
+
+@pytest.fixture(params=ENGINES.values(), ids=ENGINES)
+def on(request: pytest.FixtureRequest) -> Engine:
+    return request.param  # type: ignore[no-any-return]
+
+
+def collect(frame: Frame) -> pl.DataFrame:
+    native: pl.DataFrame = frame.collect("polars").to_native()
+    zoned = [n for n, t in native.schema.items() if isinstance(t, pl.Datetime) and t.time_zone]
+    return native.with_columns(pl.col(n).dt.convert_time_zone("UTC") for n in zoned)
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+# Text and time ------------------------------------------------------------------------------------
+
+CLOCKS = [
+    ("2026-01-01 10:00:00", datetime(2026, 1, 1, 10), None),
+    ("2026-01-01T05:03:00-06:00", datetime(2026, 1, 1, 5, 3), -360),
+    ("2026-01-01T05:03:00.250Z", datetime(2026, 1, 1, 5, 3, 0, 250_000), 0),
+    ("2026-01-01 05:03+0530", datetime(2026, 1, 1, 5, 3), 330),
+    ("01/15/2026 09:13", datetime(2026, 1, 15, 9, 13), None),
+    (" 2026-01-15 ", datetime(2026, 1, 15), None),
+    ("2026-02-30 10:00:00", None, None),
+    ("yesterday", None, None),
+    ("", None, None),
+    (None, None, None),
+]
+
+
+def test_wall_clocks_and_their_offsets(on: Engine) -> None:
+    frame = pl.DataFrame({"t": [text for text, *_ in CLOCKS]}, schema={"t": pl.String})
+    read = collect(parse_wall_clocks(on(frame), {"c": "t"}, ["%m/%d/%Y %H:%M"]))
+    assert read["c"].to_list() == [clock for _, clock, _ in CLOCKS]
+    assert read["c_offset_minutes"].to_list() == [offset for *_, offset in CLOCKS]
+
+
+@settings(max_examples=40, deadline=None)
+@given(texts=st.lists(st.none() | st.text(max_size=30), min_size=1, max_size=20))
+def test_no_text_makes_the_parsers_fail(texts: list[str | None]) -> None:
+    clean = [None if t is None else t.encode("utf-8", "ignore").decode().replace("\x00", "") for t in texts]
+    frame = pl.DataFrame({"t": clean}, schema={"t": pl.String})
+    for engine in ENGINES.values():
+        parsed = parse_wall_clocks(engine(frame), {"c": "t"}, ["%m/%d/%Y %H:%M"])
+        parsed = parse_numbers(parsed, {"n": "t"})
+        assert collect(parse_dates(parsed, {"d": "t"})).height == len(texts)
+
+
+def test_numbers_json_and_keys_are_the_same_on_both_engines() -> None:
+    frame = pl.DataFrame(
+        {
+            "n": ["1", " 2.5 ", "nan", "inf", "x", None, "-4"],
+            "j": ['{"a":{"b":1.5}}', "{}", None, '{"a":null}', '{"a":{"b":"7"}}', "{}", "{}"],
+        }
+    )
+    results = []
+    for engine in ENGINES.values():
+        out = parse_numbers(engine(frame), {"x": "n"})
+        out = json_fields(out, "j", {"b": "$.a.b", "c": "$.a.c"})
+        results.append(collect(hash_keys(out, {"k": ["n", "j"]})))
+    assert_frame_equal(*results)
+    assert results[0]["x"].to_list() == [1.0, 2.5, None, None, None, None, -4.0]
+    assert results[0]["b"].to_list() == ["1.5", None, None, None, "7", None, None]
+
+
+G8 = [
+    # local start, local end, offset needed for the end, minutes (G8: 45, 20, 540)
+    ("2026-11-01 01:30:00-05:00", "2026-11-01 01:15:00-06:00", 45.0),
+    ("2026-03-08 01:50:00", "2026-03-08 03:10:00", 20.0),
+    ("2026-10-31 22:00:00", "2026-11-01 06:00:00", 540.0),
+]
+
+
+@pytest.mark.parametrize(("start", "end", "minutes"), G8)
+def test_durations_across_daylight_saving(on: Engine, start: str, end: str, minutes: float) -> None:
+    frame = on(pl.DataFrame({"s": [start], "e": [end], "z": ["America/Chicago"]}))
+    frame = parse_wall_clocks(frame, {"a": "s", "b": "e"})
+    read = collect(resolve_instants(frame, {"from": "a", "until": "b"}, "z"))
+    assert (read["until"] - read["from"]).dt.total_minutes().item() == minutes
+
+
+def test_hours_that_happen_twice_or_never(on: Engine) -> None:
+    clocks = ["2026-11-01 01:30:00", "2026-03-08 02:30:00", "2026-07-01 12:00:00"]
+    frame = on(pl.DataFrame({"t": clocks * 2, "z": ["America/Chicago"] * 3 + ["America/Phoenix"] * 3}))
+    frame = resolve_instants(parse_wall_clocks(frame, {"c": "t"}), {"i": "c"}, "z")
+    read = collect(local_clocks(frame, {"back": "i"}, "z")).sort("z", "t")
+    gaps = read.filter(pl.col("i_is_missing"))
+    assert gaps["t"].to_list() == ["2026-03-08 02:30:00"]
+    twice = read.filter(pl.col("i") != pl.col("i_second"))
+    assert twice["i"].to_list() == [at("2026-11-01 06:30")]
+    assert twice["i_second"].to_list() == [at("2026-11-01 07:30")]
+
+
+def test_hours_of_an_interval(on: Engine) -> None:
+    frame = pl.DataFrame(
+        {
+            "s": [at("2026-01-01 10:30"), at("2026-01-01 10:00"), at("2026-01-01 10:00")],
+            "e": [at("2026-01-01 12:00"), at("2026-01-01 10:00"), at("2026-01-01 11:00")],
+        }
+    )
+    hours = collect(explode_hours(on(frame), "s", "e", "h")).sort("s", "h")
+    assert hours["h"].to_list() == [at("2026-01-01 10:00"), at("2026-01-01 10:00"), at("2026-01-01 11:00")]
+
+
+# Waits (G1) ---------------------------------------------------------------------------------------
+
+
+def visit(name: str, arrival: str, triage: str | None, provider: str | None, **other: object) -> dict:  # type: ignore[type-arg]
+    def clock(text: str | None) -> datetime | None:
+        return None if text is None else at(f"2026-01-{text}")
+
+    return {
+        "visit_id": name, "arrival_at": clock(arrival), "triage_at": clock(triage),
+        "provider_at": clock(provider), "decision_at": None, "departure_at": None,
+        "disposition": None, "triage_level": 3, "birth_date": None, "age_at_extract_years": None,
+        "doctor_id": "D1", "doctor_key": 5, "triage_key": 13, "condition_key": 7,
+        "arrival_local": datetime(2026, 1, 1), "_provider_local": None, "_departure_local": None,
+        **other,
+    }  # fmt: skip
+
+
+VISIT_TYPES = {
+    name: pl.Datetime("us", "UTC")
+    for name in ("arrival_at", "triage_at", "provider_at", "decision_at", "departure_at")
+} | {"birth_date": pl.Date, "age_at_extract_years": pl.Int64, "disposition": pl.String,
+     "_provider_local": pl.Datetime("us"), "_departure_local": pl.Datetime("us")}  # fmt: skip
+
+
+def test_waits_by_the_fields_definition(on: Engine) -> None:
+    visits = pl.DataFrame(
+        [
+            visit("V1", "01 10:00", None, "01 10:20"),
+            visit("V2", "01 23:50", None, "02 00:35"),
+            visit("V3", "01 11:00", "01 10:58", "01 11:30"),
+            visit("V4", "01 11:00", None, None, disposition="left_without_being_seen", doctor_id=None),
+            visit("V5", "01 10:00", None, "01 09:55"),
+        ],
+        schema_overrides=VISIT_TYPES,
+    )
+    out = collect(measured(on(visits))).sort("visit_id")
+    assert out["wait_minutes"].to_list() == [20.0, 45.0, 32.0, None, None]
+    assert round(out["wait_minutes"].mean(), 2) == 32.33  # type: ignore[arg-type]
+    assert out["wait_exclusion"].to_list() == [None, None, None, "no_provider", "negative"]
+    assert out["is_lwbs"].to_list() == [False, False, False, True, False]
+    assert out["doctor_key"].to_list() == [5, 5, 5, -2, 5]
+
+
+def test_treatment_is_not_the_whole_stay(on: Engine) -> None:
+    visits = pl.DataFrame(
+        [visit("V1", "01 10:00", None, "01 10:30", decision_at=at("2026-01-01 12:00"),
+               departure_at=at("2026-01-01 13:00")),
+         visit("V2", "01 10:00", None, "01 10:30", departure_at=at("2026-01-01 09:00"))],
+        schema_overrides=VISIT_TYPES,
+    )  # fmt: skip
+    out = collect(measured(on(visits))).sort("visit_id")
+    assert out["treatment_minutes"].to_list() == [90.0, None]
+    assert out["los_minutes"].to_list() == [180.0, None]
+
+
+# NEWS2 (G11) --------------------------------------------------------------------------------------
+
+
+def observation(**values: object) -> dict[str, object]:
+    normal = {
+        "respiratory_rate_per_min": 16.0, "spo2_pct": 98.0, "is_on_oxygen": False,
+        "systolic_mmhg": 120.0, "heart_rate_bpm": 70.0, "consciousness": "A",
+        "temperature_c": 37.0, "spo2_scale": 1, "age_years": 40,
+    }  # fmt: skip
+    return {**normal, **values}
+
+
+NEWS2 = [
+    # values -> score, red parameter, response, missing
+    (observation(respiratory_rate_per_min=22.0, spo2_pct=95.0, systolic_mmhg=105.0,
+                 heart_rate_bpm=112.0, temperature_c=38.5), 7, False, "emergency", 0),
+    (observation(spo2_pct=97.0, is_on_oxygen=True), 2, False, "low", 0),
+    (observation(spo2_pct=97.0, is_on_oxygen=True, spo2_scale=2), 5, True, "urgent", 0),
+    (observation(respiratory_rate_per_min=25.0), 3, True, "urgent_ward_review", 0),
+    (observation(temperature_c=36.04), 1, False, "low", 0),
+    (observation(temperature_c=36.05), 0, False, "low", 0),
+    (observation(temperature_c=35.0), 3, True, "urgent_ward_review", 0),
+    (observation(temperature_c=39.1), 2, False, "low", 0),
+    (observation(spo2_pct=None), None, False, None, 1),
+    (observation(spo2_pct=None, consciousness="V"), None, True, "urgent_ward_review", 1),
+    (observation(age_years=15, respiratory_rate_per_min=40.0), None, None, None, 0),
+    (observation(age_years=None), None, None, None, 0),
+    (observation(spo2_pct=93.0, spo2_scale=2), 0, False, "low", 0),
+    (observation(systolic_mmhg=220.0), 3, True, "urgent_ward_review", 0),
+    (observation(heart_rate_bpm=40.0, respiratory_rate_per_min=8.0), 6, True, "urgent", 0),
+]  # fmt: skip
+
+
+def test_news2(on: Engine) -> None:
+    rows = pl.DataFrame([{"n": n, **values} for n, (values, *_) in enumerate(NEWS2)])
+    out = collect(on(rows).with_columns(**points()).with_columns(**scores())).sort("n")
+    for row, (_, score, red, response, missing) in zip(out.iter_rows(named=True), NEWS2, strict=True):
+        said = (row["news2_score"], row["has_news2_red_parameter"], row["news2_response"])
+        assert said == (score, red, response), row["n"]
+        assert row["news2_missing_count"] == missing
+
+
+# Ages (G14), SCD2 (G20) ---------------------------------------------------------------------------
+
+
+def test_age_is_completed_years(on: Engine) -> None:
+    rows = pl.DataFrame(
+        {
+            "n": [0, 1, 2, 3, 4],
+            "born": [date(2000, 3, 1), date(2000, 3, 1), None, date(2027, 1, 1), date(2024, 2, 29)],
+            "on": [datetime(2001, 3, 1, 0, 5), datetime(2001, 2, 28), datetime(2026, 1, 1),
+                   datetime(2026, 1, 1), datetime(2025, 2, 28)],
+            "extract": [None, None, 77, None, None],
+        },
+        schema_overrides={"extract": pl.Int64},
+    )  # fmt: skip
+    out = collect(on(rows).with_columns(a=age_in_years("born", "on", "extract"))).sort("n")
+    assert out["a"].to_list() == [1, 0, 77, None, 0]
+
+
+def test_age_bands_do_not_overlap(on: Engine) -> None:
+    ages = pl.DataFrame({"a": [0, 1, 17, 18, 89, 90, 104, None]}, schema={"a": pl.Int64})
+    out = collect(on(ages).with_columns(b=age_band("a")))
+    assert out["b"].to_list() == ["00-00", "01-04", "15-17", "18-24", "85-89", "90+", "90+", None]
+
+
+def test_a_late_version_splits_a_row_and_facts_find_it(on: Engine) -> None:
+    # A holds from 1 January, C from 1 March; B, from 1 February, is delivered last.
+    rows = pl.DataFrame(
+        {"p": ["P"] * 4, "v": ["A", "C", "B", "B"],
+         "since": [at("2026-01-01"), at("2026-03-01"), at("2026-02-01"), at("2026-02-15")],
+         "k": [1, 3, 2, 4]}
+    )  # fmt: skip
+    changed = changes_only(on(rows), "p", "since", ["v"])
+    dimension = versions(changed, "p", "since")
+    out = collect(dimension).sort("since")
+    assert out["v"].to_list() == ["A", "B", "C"]  # the repetition of B is not a version
+    assert out["valid_to_at"].to_list()[:2] == out["valid_from_at"].to_list()[1:]
+    assert out["is_current"].to_list() == [False, False, True]
+    facts = pl.DataFrame({"id": ["x", "y"], "p": ["P", "Q"], "t": [at("2026-02-10")] * 2})
+    # Frames of one join must share an engine and, on DuckDB, a connection.
+    found = collect(
+        key_at(lazy(facts), lazy(out), natural="p", at="t", key="k", row_id="id")
+    ).sort("id")
+    assert found["k"].to_list() == [2, -1]
+
+
+# Patient flow (G21) -------------------------------------------------------------------------------
+
+G21 = [
+    ("M1", "A04", "01 10:00"), ("M2", "A01", "01 12:00"), ("M3", "A02", "01 13:00"),
+    ("M4", "A12", "01 13:30"), ("M5", "A03", "02 09:00"), ("M6", "A13", "02 09:30"),
+    ("M7", "A03", "03 11:00"),
+]  # fmt: skip
+
+
+def events(rows: list[tuple[str, str, str]]) -> pl.DataFrame:
+    contract = CONTRACTS["cleaned_adt_events"]
+    return pl.DataFrame(
+        [
+            {
+                **dict.fromkeys(contract.column_names), "service_date": date(2026, 1, 1),
+                "message_id": m, "event_type": kind, "visit_id": "V", "patient_id": "P",
+                "hospital_id": "H1", "department_name": "Surgery" if kind != "A04" else "Emergency",
+                "event_at": at(f"2026-01-{when}"), "recorded_at": at(f"2026-01-{when}"),
+                "visit_start_at": at("2026-01-01 10:00"), "discharge_disposition": "home",
+                "source_line": 1,
+            }
+            for m, kind, when in rows
+        ],
+        schema=contract.polars_schema,
+    )  # fmt: skip
+
+
+@settings(max_examples=25, deadline=None)
+@given(order=st.permutations(G21))
+def test_events_fold_to_one_stay_in_any_order(order: list[tuple[str, str, str]]) -> None:
+    out = collect(folded(lazy(events(order)))).sort("segment_number")
+    inpatient = out.filter(pl.col("stay_class") == "inpatient")
+    assert inpatient.height == 1
+    assert inpatient["length_of_stay_hours"].to_list() == [47.0]  # not 21 h from the first discharge
+    emergency = out.filter(pl.col("stay_class") == "emergency")
+    assert emergency["segment_hours"].to_list() == [2.0]
+
+
+def test_folding_on_duckdb_gives_the_same() -> None:
+    names = ["segment_number", "segment_start_at", "segment_end_at", "length_of_stay_hours"]
+    both = [collect(folded(engine(events(G21)))).select(names).sort(names) for engine in ENGINES.values()]
+    assert_frame_equal(*both)
+
+
+def test_a_cancelled_registration_is_no_stay(on: Engine) -> None:
+    assert collect(folded(on(events([*G21[:1], ("M9", "A11", "01 10:05")])))).is_empty()
+
+
+# Peak hours (G16) ---------------------------------------------------------------------------------
+
+
+def test_arrivals_are_divided_by_hours_that_existed(on: Engine) -> None:
+    days = [date(2026, 11, 1), date(2026, 3, 8)]
+    data = pl.DataFrame(
+        {"service_date": days, "hospital_id": ["H1"] * 2, "time_zone": ["America/Chicago"] * 2,
+         "iso_weekday_number": [7, 7]}
+    )  # fmt: skip
+    visits = data.join(pl.DataFrame({"n": range(6)}), how="cross").filter(
+        pl.col("service_date") == days[0]
+    ).with_columns(arrival_local=datetime(2026, 11, 1, 1, 20))  # fmt: skip
+    # One connection for both frames: derive the days from the visits' engine.
+    out = collect(arrivals_by_hour(lazy(visits), lazy(data)))
+    hour = {(r["service_date"], r["hour_of_day"]): r for r in out.iter_rows(named=True)}
+    repeated = hour[days[0], 1]
+    assert (repeated["arrivals_count"], repeated["existing_hours_count"]) == (6, 2)  # 3.0 an hour
+    assert hour[days[1], 2]["existing_hours_count"] == 0
+    by_day = out.group_by("service_date").agg(pl.col("existing_hours_count").sum())
+    assert dict(by_day.iter_rows()) == {days[0]: 25, days[1]: 23}
