@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     imported.set_defaults(run=_import)
 
     built = commands.add_parser("build", help="materialise tables and run their checks")
-    built.add_argument("--select", help="asset selection, as in group:kpis or +fact_vitals")
+    built.add_argument("--select", help="asset selection, as in group:kpis or '*fact_vitals'")
     built.add_argument("--partition", type=date.fromisoformat, help="one service day")
     built.add_argument("--from", dest="first", type=date.fromisoformat, help="first service day")
     built.add_argument("--to", dest="last", type=date.fromisoformat, help="last service day")
@@ -195,8 +195,13 @@ class _progress:  # noqa: N801  (used like a function)
 
     def __enter__(self) -> _progress:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+        )
 
         self._console = Console(stderr=True)
         self._bar = Progress(
@@ -241,7 +246,9 @@ def _print_report(report: BuildReport, settings: Settings) -> None:
                    CONTRACTS[name].layer == layer}  # fmt: skip
         if layer == "checks":
             ran = [s for s in report.steps if layer_of(s.name) == "checks"]
-            tables.add_row("checks", str(len(ran)), f"{len(report.checks):,} results", f"{spent:.1f}")
+            tables.add_row(
+                "checks", str(len(ran)), f"{len(report.checks):,} results", f"{spent:.1f}"
+            )
         elif written:
             tables.add_row(layer, str(len(written)), f"{sum(written.values()):,}", f"{spent:.1f}")
     console.print(tables)

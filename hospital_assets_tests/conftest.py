@@ -12,8 +12,8 @@ import pytest
 # No test may touch the data directory of the checkout.
 os.environ["HOSPITAL_DATA_DIR"] = str(Path(__file__).parent / "no-data-here")
 
-from hospital_assets.settings import Settings, write_settings  # noqa: E402
-from hospital_assets.warehouse.database import Warehouse, open_warehouse  # noqa: E402
+from hospital_assets.settings import Settings, write_settings
+from hospital_assets.warehouse.database import Warehouse, open_warehouse
 
 FIRST, LAST = date(2026, 3, 5), date(2026, 3, 12)
 SHARED = Path(__file__).parents[2] / "shared" / "data"

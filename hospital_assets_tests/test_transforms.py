@@ -88,7 +88,10 @@ def test_wall_clocks_and_their_offsets(on: Engine) -> None:
 @settings(max_examples=40, deadline=None)
 @given(texts=st.lists(st.none() | st.text(max_size=30), min_size=1, max_size=20))
 def test_no_text_makes_the_parsers_fail(texts: list[str | None]) -> None:
-    clean = [None if t is None else t.encode("utf-8", "ignore").decode().replace("\x00", "") for t in texts]
+    clean = [
+        None if t is None else t.encode("utf-8", "ignore").decode().replace("\x00", "")
+        for t in texts
+    ]
     frame = pl.DataFrame({"t": clean}, schema={"t": pl.String})
     for engine in ENGINES.values():
         parsed = parse_wall_clocks(engine(frame), {"c": "t"}, ["%m/%d/%Y %H:%M"])
@@ -131,7 +134,9 @@ def test_durations_across_daylight_saving(on: Engine, start: str, end: str, minu
 
 def test_hours_that_happen_twice_or_never(on: Engine) -> None:
     clocks = ["2026-11-01 01:30:00", "2026-03-08 02:30:00", "2026-07-01 12:00:00"]
-    frame = on(pl.DataFrame({"t": clocks * 2, "z": ["America/Chicago"] * 3 + ["America/Phoenix"] * 3}))
+    frame = on(
+        pl.DataFrame({"t": clocks * 2, "z": ["America/Chicago"] * 3 + ["America/Phoenix"] * 3})
+    )
     frame = resolve_instants(parse_wall_clocks(frame, {"c": "t"}), {"i": "c"}, "z")
     read = collect(local_clocks(frame, {"back": "i"}, "z")).sort("z", "t")
     gaps = read.filter(pl.col("i_is_missing"))
@@ -149,13 +154,19 @@ def test_hours_of_an_interval(on: Engine) -> None:
         }
     )
     hours = collect(explode_hours(on(frame), "s", "e", "h")).sort("s", "h")
-    assert hours["h"].to_list() == [at("2026-01-01 10:00"), at("2026-01-01 10:00"), at("2026-01-01 11:00")]
+    assert hours["h"].to_list() == [
+        at("2026-01-01 10:00"),
+        at("2026-01-01 10:00"),
+        at("2026-01-01 11:00"),
+    ]
 
 
 # Waits (G1) ---------------------------------------------------------------------------------------
 
 
-def visit(name: str, arrival: str, triage: str | None, provider: str | None, **other: object) -> dict:  # type: ignore[type-arg]
+def visit(
+    name: str, arrival: str, triage: str | None, provider: str | None, **other: object
+) -> dict:  # type: ignore[type-arg]
     def clock(text: str | None) -> datetime | None:
         return None if text is None else at(f"2026-01-{text}")
 
@@ -182,7 +193,9 @@ def test_waits_by_the_fields_definition(on: Engine) -> None:
             visit("V1", "01 10:00", None, "01 10:20"),
             visit("V2", "01 23:50", None, "02 00:35"),
             visit("V3", "01 11:00", "01 10:58", "01 11:30"),
-            visit("V4", "01 11:00", None, None, disposition="left_without_being_seen", doctor_id=None),
+            visit(
+                "V4", "01 11:00", None, None, disposition="left_without_being_seen", doctor_id=None
+            ),
             visit("V5", "01 10:00", None, "01 09:55"),
         ],
         schema_overrides=VISIT_TYPES,
@@ -243,7 +256,9 @@ NEWS2 = [
 def test_news2(on: Engine) -> None:
     rows = pl.DataFrame([{"n": n, **values} for n, (values, *_) in enumerate(NEWS2)])
     out = collect(on(rows).with_columns(**points()).with_columns(**scores())).sort("n")
-    for row, (_, score, red, response, missing) in zip(out.iter_rows(named=True), NEWS2, strict=True):
+    for row, (_, score, red, response, missing) in zip(
+        out.iter_rows(named=True), NEWS2, strict=True
+    ):
         said = (row["news2_score"], row["has_news2_red_parameter"], row["news2_response"])
         assert said == (score, red, response), row["n"]
         assert row["news2_missing_count"] == missing
@@ -288,9 +303,9 @@ def test_a_late_version_splits_a_row_and_facts_find_it(on: Engine) -> None:
     assert out["is_current"].to_list() == [False, False, True]
     facts = pl.DataFrame({"id": ["x", "y"], "p": ["P", "Q"], "t": [at("2026-02-10")] * 2})
     # Frames of one join must share an engine and, on DuckDB, a connection.
-    found = collect(
-        key_at(lazy(facts), lazy(out), natural="p", at="t", key="k", row_id="id")
-    ).sort("id")
+    found = collect(key_at(lazy(facts), lazy(out), natural="p", at="t", key="k", row_id="id")).sort(
+        "id"
+    )
     assert found["k"].to_list() == [2, -1]
 
 
@@ -327,14 +342,19 @@ def test_events_fold_to_one_stay_in_any_order(order: list[tuple[str, str, str]])
     out = collect(folded(lazy(events(order)))).sort("segment_number")
     inpatient = out.filter(pl.col("stay_class") == "inpatient")
     assert inpatient.height == 1
-    assert inpatient["length_of_stay_hours"].to_list() == [47.0]  # not 21 h from the first discharge
+    assert inpatient["length_of_stay_hours"].to_list() == [
+        47.0
+    ]  # not 21 h from the first discharge
     emergency = out.filter(pl.col("stay_class") == "emergency")
     assert emergency["segment_hours"].to_list() == [2.0]
 
 
 def test_folding_on_duckdb_gives_the_same() -> None:
     names = ["segment_number", "segment_start_at", "segment_end_at", "length_of_stay_hours"]
-    both = [collect(folded(engine(events(G21)))).select(names).sort(names) for engine in ENGINES.values()]
+    both = [
+        collect(folded(engine(events(G21)))).select(names).sort(names)
+        for engine in ENGINES.values()
+    ]
     assert_frame_equal(*both)
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -137,7 +136,7 @@ def test_widening_integers_and_sums_are_taken(warehouse: Warehouse) -> None:
 
 def test_an_all_null_first_partition_keeps_the_contracts_types(warehouse: Warehouse) -> None:
     contract = CONTRACTS["fact_bed_occupancy"]
-    row = {name: None for name in contract.column_names} | {"service_date": DAY_1}
+    row = dict.fromkeys(contract.column_names) | {"service_date": DAY_1}
     warehouse.replace(contract, lazy(pl.DataFrame([row], schema=contract.polars_schema)), ONE_DAY)
     types = dict(
         warehouse.connection.execute(
@@ -242,7 +241,9 @@ def test_kill_9_keeps_the_old_rows(tmp_path: Path, where: str, partitioned: bool
         before = stored(warehouse)
     root = str(Path(__file__).parents[1])
     script = CHILD.format(root=root, file=str(file), where=where, partitioned=partitioned)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert "survived" not in done.stdout
     with open_warehouse(file, wait_seconds=5) as warehouse:
@@ -282,9 +283,11 @@ def test_a_second_process_waits_its_turn_and_says_for_whom(tmp_path: Path, forei
         pass
     holder = _holder(file, foreign, 30)
     said: list[str] = []
-    with pytest.raises(WarehouseLockedError, match=f"process {holder.pid}"):
-        with open_warehouse(file, wait_seconds=0.5, say=said.append):
-            pass
+    with (
+        pytest.raises(WarehouseLockedError, match=f"process {holder.pid}"),
+        open_warehouse(file, wait_seconds=0.5, say=said.append),
+    ):
+        pass
     assert said and str(holder.pid) in said[0]
     # Whoever holds it and dies does not hold it any longer.
     assert holder.pid is not None
@@ -427,7 +430,7 @@ def test_variant_payloads_come_back_as_json(warehouse: Warehouse) -> None:
     from hospital_assets.warehouse.dialect import json_fields
 
     contract = CONTRACTS["raw_vitals"]
-    row = {name: None for name in contract.column_names}
+    row = dict.fromkeys(contract.column_names)
     row |= {"service_date": DAY_1, "source_profile": "native", "source_file": "f", "source_line": 1,
             "payload": '{"heart_rate": {"value": 88, "unit": "/min"}, "pain": null}'}  # fmt: skip
     warehouse.replace(contract, lazy(pl.DataFrame([row], schema=contract.polars_schema)), ONE_DAY)

@@ -119,7 +119,7 @@ def build(
         settings: the data directory.
         first: first service day; default the directory's first.
         last: last service day, inclusive; default the directory's last.
-        select: a Dagster asset selection such as `group:kpis` or `+fact_vitals`; default all.
+        select: a Dagster asset selection such as `group:kpis` or `*fact_vitals`; default all.
         progress: told the name of each finished step, how many are done and how many there are.
 
     Raises:
@@ -188,9 +188,11 @@ def _selection(definitions: dg.Definitions, select: str | None) -> set[dg.AssetK
     if select is None:
         return None
     graph = definitions.resolve_asset_graph()
-    keys = dg.AssetSelection.from_string(select).resolve(graph)
+    # A cleaned table and its quarantine come from one step.
+    selection = dg.AssetSelection.from_string(select).required_multi_asset_neighbors()
+    keys = selection.resolve(graph)
     if not keys:
-        raise BuildError(f"no asset matches '{select}', as in 'group:kpis' or '+fact_vitals'")
+        raise BuildError(f"no asset matches '{select}', as in 'group:kpis' or '*fact_vitals'")
     return set(keys)
 
 
@@ -227,7 +229,7 @@ class _Listener:
                     found_check.check_name,
                     found_check.passed,
                     found_check.severity.value,
-                    found_check.blocking,
+                    bool(found_check.blocking),
                     found_check.description or "",
                 )
             )
@@ -252,4 +254,3 @@ def seconds_by_layer(steps: Sequence[Step]) -> dict[str, float]:
     for step in steps:
         layers[layer_of(step.name)] += step.seconds
     return layers
-

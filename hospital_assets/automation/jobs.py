@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import dagster as dg
 
-from hospital_assets.partitions import SERVICE_PERIODS
-
 #: A day's refresh: everything that is partitioned, and the tables it needs to be right.
 daily_batch = dg.define_asset_job(
     "daily_batch",
     selection=dg.AssetSelection.all(),
-    partitions_def=SERVICE_PERIODS,
     description="Read what landed for one service day and refresh everything that depends on it.",
 )
 
@@ -18,7 +15,6 @@ daily_batch = dg.define_asset_job(
 full_refresh = dg.define_asset_job(
     "full_refresh",
     selection=dg.AssetSelection.all(),
-    partitions_def=SERVICE_PERIODS,
     description=(
         "Rebuild every table for a range of service days in one run, each table in one transaction."
     ),

@@ -40,9 +40,7 @@ def conserved(subject: str) -> dg.AssetChecksDefinition:
     return check
 
 
-def conservation(
-    name: str, raw: Frame, cleaned: Frame, quarantine: Frame
-) -> dg.AssetCheckResult:
+def conservation(name: str, raw: Frame, cleaned: Frame, quarantine: Frame) -> dg.AssetCheckResult:
     """Compare the counts, and the very lines: each raw line must be in exactly one place."""
     line = ["source_file", "source_line"]
     landed = raw.select(*line)
@@ -103,7 +101,11 @@ def landed_files(ledger: pl.DataFrame) -> Iterator[dg.AssetCheckResult]:
             "set_aside": dg.MetadataValue.table(
                 [
                     dg.TableRecord(
-                        {"file": r["source_file"], "state": r["state"], "problem": r["problem"] or ""}
+                        {
+                            "file": r["source_file"],
+                            "state": r["state"],
+                            "problem": r["problem"] or "",
+                        }
                     )
                     for r in aside.head(50).iter_rows(named=True)
                 ]
@@ -135,7 +137,9 @@ def landed_files(ledger: pl.DataFrame) -> Iterator[dg.AssetCheckResult]:
                     )
                     for r in unknown.iter_rows(named=True)
                 ]
-                or [dg.TableRecord({"subject": "", "columns": "none", "files": 0, "first_file": ""})]
+                or [
+                    dg.TableRecord({"subject": "", "columns": "none", "files": 0, "first_file": ""})
+                ]
             )
         },
     )
@@ -169,9 +173,7 @@ def landed_is_raw(subject: str) -> dg.AssetChecksDefinition:
 
 def landed_count(raw: str, subject: str, frame: Frame, ledger: pl.DataFrame) -> dg.AssetCheckResult:
     """Compare rows per file with the ledger, for files all of whose days the frame covers."""
-    stored = (
-        frame.group_by("source_file").agg(stored=nw.len()).collect("polars").to_native()
-    )
+    stored = frame.group_by("source_file").agg(stored=nw.len()).collect("polars").to_native()
     counted = ledger.filter(pl.col("subject") == subject, pl.col("state") == "ready")
     if CONTRACTS[raw].partitioned:
         days = frame.select("service_date").unique().collect("polars").to_native()["service_date"]

@@ -48,9 +48,7 @@ REQUIRED = RuleGroup(
 VALUES = RuleGroup(
     "values", "Values lie in the domain the contract gives them.", dg.AssetCheckSeverity.ERROR
 )
-PLAUSIBLE = RuleGroup(
-    "plausible", "Values lie where they usually do.", dg.AssetCheckSeverity.WARN
-)
+PLAUSIBLE = RuleGroup("plausible", "Values lie where they usually do.", dg.AssetCheckSeverity.WARN)
 REFERENCES = RuleGroup(
     "references", "Every reference finds its row in the table it points to.",
     dg.AssetCheckSeverity.ERROR,
@@ -97,27 +95,36 @@ def check_table(
         elif group is REQUIRED:
             yield group, _required(contract, frame, rows)
         elif group is VALUES:
-            yield group, [
-                finding
-                for column in contract.columns
-                if column.checks
-                for finding in _by_pandera(column, column.checks, frame, rows)
-            ]
+            yield (
+                group,
+                [
+                    finding
+                    for column in contract.columns
+                    if column.checks
+                    for finding in _by_pandera(column, column.checks, frame, rows)
+                ],
+            )
         elif group is PLAUSIBLE:
-            yield group, [
-                finding
-                for column in contract.columns
-                if column.plausible
-                for finding in _by_pandera(
-                    column, (pa.Check.in_range(*column.plausible),), frame, rows
-                )
-            ]
+            yield (
+                group,
+                [
+                    finding
+                    for column in contract.columns
+                    if column.plausible
+                    for finding in _by_pandera(
+                        column, (pa.Check.in_range(*column.plausible),), frame, rows
+                    )
+                ],
+            )
         elif group is REFERENCES:
-            yield group, [
-                _reference(column, frame, referenced, rows)
-                for column in contract.columns
-                if column.references
-            ]
+            yield (
+                group,
+                [
+                    _reference(column, frame, referenced, rows)
+                    for column in contract.columns
+                    if column.references
+                ],
+            )
 
 
 def _columns(contract: Contract, frame: Frame) -> list[Finding]:
@@ -157,9 +164,7 @@ def _required(contract: Contract, frame: Frame, rows: int) -> list[Finding]:
     counted = frame.select(
         **{name: nw.col(name).is_null().cast(nw.Int64).sum() for name in names}
     ).collect("polars")
-    return [
-        Finding("has a value", name, rows, int(counted[name].item() or 0)) for name in names
-    ]
+    return [Finding("has a value", name, rows, int(counted[name].item() or 0)) for name in names]
 
 
 def _by_pandera(
@@ -196,9 +201,7 @@ def _values(column: Column, frame: Frame) -> pl.DataFrame:
     return native  # type: ignore[no-any-return]
 
 
-def _reference(
-    column: Column, frame: Frame, referenced: Mapping[str, Frame], rows: int
-) -> Finding:
+def _reference(column: Column, frame: Frame, referenced: Mapping[str, Frame], rows: int) -> Finding:
     table, _, name = column.references.partition(".")
     known = referenced[table].select(nw.col(name).alias(column.name)).unique()
     lost = (
@@ -221,7 +224,9 @@ def result(contract: Contract, group: RuleGroup, findings: list[Finding]) -> dg.
         passed=not broken,
         severity=group.severity,
         description=(
-            "; ".join(f"{f.column}: {f.broken:,} of {f.rows:,} rows break '{f.rule}'" for f in broken)
+            "; ".join(
+                f"{f.column}: {f.broken:,} of {f.rows:,} rows break '{f.rule}'" for f in broken
+            )
             or None
         ),
         metadata={

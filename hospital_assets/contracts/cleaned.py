@@ -104,7 +104,9 @@ class CleanedDoctors(
     department_id: pl.String = column("Home department.", nullable=True)
     full_name: pl.String = column("Given and family name.", privacy="quasi_identifier")
     specialty: pl.String = column("Specialty.", nullable=True)
-    npi: pl.String = column("National Provider Identifier.", nullable=True, privacy="quasi_identifier")
+    npi: pl.String = column(
+        "National Provider Identifier.", nullable=True, privacy="quasi_identifier"
+    )
     hired_date: pl.Date = column("First day of employment.", nullable=True)
 
 
@@ -299,7 +301,9 @@ class CleanedDiagnoses(
 ):
     """Coded diagnoses; the service day is that of their visit's arrival."""
 
-    diagnosis_id: pl.String = column("Diagnosis record.", nullable=True, privacy="direct_identifier")
+    diagnosis_id: pl.String = column(
+        "Diagnosis record.", nullable=True, privacy="direct_identifier"
+    )
     visit_id: pl.String = column("Visit number.", privacy="direct_identifier")
     patient_id: pl.String = column("Medical record number.", privacy="direct_identifier")
     hospital_id: pl.String = column("Hospital.")
@@ -361,7 +365,7 @@ def _quarantine(subject: str, dated: bool) -> type[Table]:
     )
 
     class Quarantine(
-        base,  # type: ignore[valid-type, misc]
+        base,  # type: ignore[valid-type, misc, call-arg]
         name=f"quarantine_{subject}",
         layer="cleaned",
         grain="one landed record set aside",

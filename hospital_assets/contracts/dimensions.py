@@ -78,7 +78,9 @@ class DimDoctor(
     department_id: pl.String = column("Home department.", nullable=True)
     full_name: pl.String = column("Name.", privacy="quasi_identifier")
     specialty: pl.String = column("Specialty.", nullable=True)
-    npi: pl.String = column("National Provider Identifier.", nullable=True, privacy="quasi_identifier")
+    npi: pl.String = column(
+        "National Provider Identifier.", nullable=True, privacy="quasi_identifier"
+    )
     hired_date: pl.Date = column("First day of employment.", nullable=True)
 
 

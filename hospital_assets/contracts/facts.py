@@ -32,13 +32,16 @@ class FactEmergencyVisits(
 ):
     """Emergency visits with their clocks and the minutes between them."""
 
-    visit_id: pl.String = column("Visit number (degenerate dimension).", privacy="direct_identifier")
+    visit_id: pl.String = column(
+        "Visit number (degenerate dimension).", privacy="direct_identifier"
+    )
     patient_key: pl.Int64 = column(
         "Patient as of arrival.", references="dim_patient.patient_key", privacy="quasi_identifier"
     )
     hospital_key: pl.Int64 = column("Hospital.", references="dim_hospital.hospital_key")
     department_key: pl.Int64 = column(
-        "Department the visit was routed to, as of arrival.", references="dim_department.department_key"
+        "Department the visit was routed to, as of arrival.",
+        references="dim_department.department_key",
     )
     doctor_key: pl.Int64 = column("First provider; -2 while nobody has seen the patient.",
                                   references="dim_doctor.doctor_key")  # fmt: skip
@@ -75,7 +78,9 @@ class FactEmergencyVisits(
         unit="min", nullable=True, ge=0, source="CIHI/Ontario PIA", plausible=(0, 1440),
     )  # fmt: skip
     wait_exclusion: pl.String = column(
-        "Why the visit has no valid wait; null when it has one.", nullable=True, isin=WAIT_EXCLUSIONS
+        "Why the visit has no valid wait; null when it has one.",
+        nullable=True,
+        isin=WAIT_EXCLUSIONS,
     )
     treatment_minutes: pl.Float64 = column(
         "First provider contact until the disposition decision (departure where no decision is "
@@ -110,7 +115,9 @@ class FactVitals(
     measured_date_key: pl.Int64 = column("Local day.", references="dim_date.date_key")
     measured_time_key: pl.Int64 = column("Local minute.", references="dim_time.time_key")
     measured_at: Instant = column("When it was measured.")
-    heart_rate_bpm: pl.Float64 = column("Heart rate.", unit="/min", nullable=True, privacy="clinical")
+    heart_rate_bpm: pl.Float64 = column(
+        "Heart rate.", unit="/min", nullable=True, privacy="clinical"
+    )
     respiratory_rate_per_min: pl.Float64 = column(
         "Respiratory rate.", unit="/min", nullable=True, privacy="clinical"
     )
@@ -135,7 +142,9 @@ class FactVitals(
         "NEWS2 total; null when a parameter is missing or the patient is under 16 or of unknown age.",
         nullable=True, ge=0, le=20, source="RCP NEWS2 2017", privacy="clinical",
     )  # fmt: skip
-    news2_missing_count: pl.Int64 = column("How many of the seven parameters are missing.", ge=0, le=7)
+    news2_missing_count: pl.Int64 = column(
+        "How many of the seven parameters are missing.", ge=0, le=7
+    )
     has_news2_red_parameter: pl.Boolean = column(
         "Whether any measured parameter scores 3 (valid even when others are missing); null where "
         "NEWS2 does not apply.",
@@ -169,7 +178,9 @@ class FactPatientFlow(
     department_key: pl.Int64 = column(
         "Department as of the segment's start.", references="dim_department.department_key"
     )
-    start_date_key: pl.Int64 = column("Local day the segment starts.", references="dim_date.date_key")
+    start_date_key: pl.Int64 = column(
+        "Local day the segment starts.", references="dim_date.date_key"
+    )
     end_date_key: pl.Int64 = column("Local day the segment ends.", references="dim_date.date_key")
     bed_id: pl.String = column("Bed.", nullable=True)
     stay_class: pl.String = column("Emergency until admitted, then inpatient.", isin=STAY_CLASSES)

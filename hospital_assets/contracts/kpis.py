@@ -25,7 +25,9 @@ class WaitFigures(Table):
 
     visit_count: pl.Int64 = column("Visits in the group.", ge=1)
     wait_count: pl.Int64 = column("Visits with a valid wait (n).", ge=0)
-    excluded_no_provider_count: pl.Int64 = column("Left out: no provider contact (LWBS, open).", ge=0)
+    excluded_no_provider_count: pl.Int64 = column(
+        "Left out: no provider contact (LWBS, open).", ge=0
+    )
     excluded_no_start_count: pl.Int64 = column("Left out: neither arrival nor triage known.", ge=0)
     excluded_negative_count: pl.Int64 = column("Left out: provider before the patient.", ge=0)
     excluded_too_long_count: pl.Int64 = column("Left out: 100,000 minutes or more.", ge=0)
@@ -287,7 +289,9 @@ class KpiDemographics(
         "Distinct patients; one counts in each category held at a visit.", ge=1
     )
     visit_count: pl.Int64 = column("Visits.", ge=1)
-    share_of_visits_pct: pl.Float64 = column("Share of the hospital's visits.", unit="%", ge=0, le=100)
+    share_of_visits_pct: pl.Float64 = column(
+        "Share of the hospital's visits.", unit="%", ge=0, le=100
+    )
 
 
 TABLES = (

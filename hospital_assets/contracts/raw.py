@@ -6,16 +6,18 @@ is typed, corrected or dropped; a value that cannot be read is still here, word 
 
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 
-from hospital_assets.contracts.table import Dates, Table, column
+from hospital_assets.contracts.table import Dates, Privacy, Table, column
 
 _READING_PROBLEMS = ["unreadable_line", "wrong_field_count", "unmatched_join"]
 
 
-def landed(description: str, source: str = "", privacy: str = "operational") -> str:
+def landed(description: str, source: str = "", privacy: Privacy = "operational") -> Any:
     """A text column of a landed record: nullable, unchecked, as delivered."""
-    return column(description, source=source, nullable=True, privacy=privacy)  # type: ignore[no-any-return, arg-type]
+    return column(description, source=source, nullable=True, privacy=privacy)
 
 
 class LandedRecord(Table):
@@ -54,7 +56,9 @@ class RawLandedFiles(
     source_profile: pl.String = column("Source profile (landing folder) of the file.")
     subject: pl.String = column("Subject the file feeds, or 'unknown'.")
     source_file: pl.String = column("Path relative to the landing folder.")
-    file_sha256: pl.String = column("Content hash; equal content is loaded once, whatever its name.")
+    file_sha256: pl.String = column(
+        "Content hash; equal content is loaded once, whatever its name."
+    )
     file_bytes: pl.Int64 = column("Size on disk.", unit="byte", ge=0)
     file_modified_ns: pl.Int64 = column("Modification time, to notice changes.", unit="ns")
     encoding: pl.String = column("Text encoding found in the bytes.")
@@ -71,8 +75,15 @@ class RawLandedFiles(
     )
     state: pl.String = column(
         "What became of the file.",
-        isin=["ready", "companion", "duplicate", "empty", "unreadable", "missing_column",
-              "unrecognised"],
+        isin=[
+            "ready",
+            "companion",
+            "duplicate",
+            "empty",
+            "unreadable",
+            "missing_column",
+            "unrecognised",
+        ],
     )
     problem: pl.String = column("What is wrong and what to do, in words.", nullable=True)
 

@@ -59,7 +59,8 @@ def duckdb_type(dtype: pl.DataType) -> str:
 
 
 def _instance(dtype: Any) -> pl.DataType:
-    return dtype() if isinstance(dtype, type) else dtype
+    instance: pl.DataType = dtype() if isinstance(dtype, type) else dtype
+    return instance
 
 
 def column(
@@ -212,10 +213,16 @@ class Table(pa.DataFrameModel):
         **kwargs: Any,
     ) -> None:
         """Attach the contract; classes without a name are shared bases."""
-        super().__init_subclass__(**kwargs)
+        super().__init_subclass__(**kwargs)  # type: ignore[no-untyped-call]
         if name:
             cls._contract = Contract(
-                name, layer, grain, tuple(key), partitioned, tuple(key if order_by is None else order_by), cls
+                name,
+                layer,
+                grain,
+                tuple(key),
+                partitioned,
+                tuple(key if order_by is None else order_by),
+                cls,
             )
 
     @classmethod

@@ -31,7 +31,9 @@ SUBJECTS = (
     "diagnoses",
     "procedures",
 )
-_BOOKKEEPING = frozenset(DatedRecord.to_schema().columns) | frozenset(LandedRecord.to_schema().columns)
+_BOOKKEEPING = frozenset(DatedRecord.to_schema().columns) | frozenset(
+    LandedRecord.to_schema().columns
+)
 
 
 class ProfileError(ValueError):
@@ -40,9 +42,7 @@ class ProfileError(ValueError):
 
 def canonical_columns(subject: str) -> list[str]:
     """The columns a source may fill for a subject."""
-    return [
-        name for name in CONTRACTS[f"raw_{subject}"].column_names if name not in _BOOKKEEPING
-    ]
+    return [name for name in CONTRACTS[f"raw_{subject}"].column_names if name not in _BOOKKEEPING]
 
 
 class _Declaration(BaseModel):
@@ -164,7 +164,9 @@ def available_profiles() -> list[str]:
     """Names of the profiles that ship with the package."""
     folder = resources.files("hospital_assets.landing") / "profiles"
     return sorted(
-        entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")
+        entry.name.removesuffix(".toml")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".toml")
     )
 
 

@@ -24,7 +24,6 @@ from hospital_assets.landing.content import Content, as_json_lines, read_content
 from hospital_assets.landing.profile import Profile, Subject, canonical_columns
 from hospital_assets.warehouse.dialect import (
     Frame,
-    lazy,
     literal,
     local_clocks,
     parse_wall_clocks,
@@ -74,12 +73,21 @@ def parse_csv(text: str, delimiter: str) -> pl.DataFrame:
     frame: pl.DataFrame | None = None
     if len(set(header)) == len(header) and "\n\n" not in text:
         try:
-            frame = pl.read_csv(
-                io.BytesIO(text.encode()), separator=delimiter, infer_schema=False
-            )
+            frame = pl.read_csv(io.BytesIO(text.encode()), separator=delimiter, infer_schema=False)
         except pl.exceptions.PolarsError:
             frame = None
-    if frame is not None and frame.height == max(lines - 1, 0) and frame.columns == header:
+    # Polars fills short lines with nulls and says nothing, so the fields are counted too.
+    if '"' in text:
+        fields = sum(map(len, csv.reader(io.StringIO(text), delimiter=delimiter)))
+    else:
+        fields = text.count(delimiter) + lines
+    is_regular = fields == lines * len(header)
+    if (
+        frame is not None
+        and is_regular
+        and frame.height == max(lines - 1, 0)
+        and frame.columns == header
+    ):
         frame = frame.with_columns(
             pl.lit(None, dtype=pl.String).alias("@problem"),
             pl.int_range(2, frame.height + 2, dtype=pl.Int64).alias("@line"),
@@ -112,9 +120,7 @@ def _parse_csv_carefully(text: str, delimiter: str) -> pl.DataFrame:
                 broken.append((number, delimiter.join(fields)))
     except csv.Error:
         broken.append((before + 1, ""))
-    good = pl.DataFrame(
-        sound, schema=dict.fromkeys(header, pl.String), orient="row"
-    ).with_columns(
+    good = pl.DataFrame(sound, schema=dict.fromkeys(header, pl.String), orient="row").with_columns(
         pl.lit(None, dtype=pl.String).alias("@problem"),
         pl.Series("@line", numbers, dtype=pl.Int64),
         pl.struct(header).struct.json_encode().alias("@record")
@@ -271,7 +277,9 @@ def _joined(
         # Both originals stay together, word for word.
         pl.when(pl.col("@companion_record").is_null())
         .then(pl.col("@record"))
-        .otherwise(pl.concat_str(pl.lit("["), "@record", pl.lit(","), "@companion_record", pl.lit("]")))
+        .otherwise(
+            pl.concat_str(pl.lit("["), "@record", pl.lit(","), "@companion_record", pl.lit("]"))
+        )
         .alias("@record")
     )
     alone = companion.join(main.select(join.on), on=join.on, how="anti").select(
@@ -311,10 +319,11 @@ def json_relation(
             join {names} m on m.handle = l.filename
             where trim(line, chr(32) || chr(9) || chr(13)) <> ''"""
         )
-    paths = sorted({path for name in canonical_columns(subject) for path in spec.source_names(name)})
+    paths = sorted(
+        {path for name in canonical_columns(subject) for path in spec.source_names(name)}
+    )
     fields = ", ".join(
-        f"{_json_field(spec, name, paths)} as {quoted(name)}"
-        for name in canonical_columns(subject)
+        f"{_json_field(spec, name, paths)} as {quoted(name)}" for name in canonical_columns(subject)
     )
     listed = ", ".join(literal(path) for path in paths)
     return connection.sql(
@@ -325,7 +334,7 @@ def json_relation(
                 and not ((contains(record, 'NaN') or contains(record, 'Infinity'))
                          and regexp_matches(record, '[:,\\[]\\s*-?(NaN|Infinity)\\b'))
                 else false end as is_sound
-            from ({' union all '.join(sources)})
+            from ({" union all ".join(sources)})
         ), parsed as (
             select *, json_extract_string(case when is_sound then record end, [{listed}]) as found
             from judged
@@ -372,9 +381,7 @@ def _pieces(file: LandedFile, spool: Path) -> list[tuple[Path, str, int, date | 
 def _batches(
     pieces: Sequence[tuple[Path, str, int, date | None]],
 ) -> list[list[tuple[Path, str, int, date | None]]]:
-    """Pieces in batches of bounded size: DuckDB holds the texts of a batch at once, and reads
-    batches in parallel.
-    """
+    """Pieces in batches of bounded size, because DuckDB holds the texts of a batch at once."""
     batches: list[list[tuple[Path, str, int, date | None]]] = []
     room = 0
     for piece in pieces:
@@ -433,9 +440,7 @@ def dated(
         ).then(nw.col(f"{clock}_local").dt.date())
         for clock in clocks
     }
-    kept = [
-        name for name in frame.collect_schema().names() if not name.startswith("_")
-    ]
+    kept = [name for name in frame.collect_schema().names() if not name.startswith("_")]
     days = nw.coalesce(*in_period.values(), nw.lit(None).cast(nw.Date))
     return frame.with_columns(_day=days).select(*kept, "_day", "_fallback")
 

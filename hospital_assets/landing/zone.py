@@ -71,9 +71,7 @@ class LandingZone:
         """
         listed = self._listed()
         unchanged = _unchanged(known, listed)
-        fresh = listed.join(
-            unchanged.select("source_file").unique(), on="source_file", how="anti"
-        )
+        fresh = listed.join(unchanged.select("source_file").unique(), on="source_file", how="anti")
         seen = {
             row["file_sha256"]: row["source_file"]
             for row in unchanged.iter_rows(named=True)
@@ -303,7 +301,10 @@ class LandingZone:
         todo = ledger.filter(is_fresh, pl.col("state").is_in(["ready", "companion"]))
         counted = []
         for profile_name, subject in (
-            todo.select("source_profile", "subject").unique().sort("source_profile", "subject").rows()
+            todo.select("source_profile", "subject")
+            .unique()
+            .sort("source_profile", "subject")
+            .rows()
         ):
             files = todo.filter(
                 pl.col("source_profile") == profile_name, pl.col("subject") == subject
@@ -323,8 +324,9 @@ class LandingZone:
                 how="vertical",
             )
             counts = grouped.collect("polars").to_native()
-            counted.append(_per_file(counts, is_dated, self.first).with_columns(
-                subject=pl.lit(subject)))
+            counted.append(
+                _per_file(counts, is_dated, self.first).with_columns(subject=pl.lit(subject))
+            )
         if not counted:
             return ledger
         names = ["row_count", "unreadable_count", "service_dates", "fallback_date"]

@@ -115,12 +115,12 @@ def simulate(
         patients=versions,
         adt_events=events,
         files=landed.files,
-        bytes=landed.bytes,
+        bytes=landed.size,
         dirt=dict(truth.group_by("kind").len().sort("kind").iter_rows()),
     )
 
 
-def _visits(  # noqa: PLR0913
+def _visits(
     rng: object,
     faker: Faker,
     network: Network,
@@ -174,9 +174,7 @@ def _visits(  # noqa: PLR0913
     return visits.filter(pl.col("arrival") < end), pool
 
 
-def _base_persons(
-    rng: np.random.Generator, visits: pl.DataFrame, pool: pl.DataFrame
-) -> np.ndarray:
+def _base_persons(rng: np.random.Generator, visits: pl.DataFrame, pool: pl.DataFrame) -> np.ndarray:
     """Who comes: mostly people of the hospital's own area, the frequent ones more often."""
     person = np.zeros(visits.height, dtype=np.int64)
     hospital = visits["hospital"].to_numpy()
@@ -200,16 +198,15 @@ def _strangers(pool: pl.DataFrame, person: np.ndarray, visits: np.ndarray) -> pl
     like = pool[person[visits]]
     first = pool.height
     numbers = np.arange(first, first + len(visits))
-    return like.with_columns(
+    strangers: pl.DataFrame = like.with_columns(
         index=pl.Series(numbers),
         patient_id=pl.Series([f"P{number + 1:07d}" for number in numbers], dtype=pl.String),
         phone=pl.col("phone").str.reverse(),
     )
+    return strangers
 
 
-def _write_masters(
-    landed: feeds.Landed, network: Network, window: range, end: int
-) -> None:
+def _write_masters(landed: feeds.Landed, network: Network, window: range, end: int) -> None:
     landed.write("hospitals/hospitals.csv", feeds.csv_bytes(network.hospitals))
     landed.write("departments/departments.csv", feeds.csv_bytes(network.departments))
     landed.write("doctors/doctors.csv", feeds.csv_bytes(network.doctors))
@@ -233,7 +230,7 @@ def _write_masters(
     )  # fmt: skip
 
 
-def _write_patients(  # noqa: PLR0913
+def _write_patients(
     landed: feeds.Landed,
     rng: np.random.Generator,
     faker: Faker,
@@ -296,9 +293,7 @@ def _write_visits(
     departure_day = feeds.local_day("departure", "hospital")
     # What crosses midnight is first landed as it stood at the end of its day.
     crossing = visits.filter((arrival_day != departure_day) | (pl.col("departure") >= end))
-    day_ends = crossing.select(
-        pl.col("visit"), _arrival_day=feeds.local_day("arrival", "hospital")
-    )
+    day_ends = crossing.select(pl.col("visit"), _arrival_day=feeds.local_day("arrival", "hospital"))
     midnights = _midnights(crossing.join(day_ends, on="visit"), end)
     open_records = crossing.join(midnights, on="visit").with_columns(
         **{
@@ -361,21 +356,19 @@ def _midnights(crossing: pl.DataFrame, end: int) -> pl.DataFrame:
         if key not in cache:
             cache[key] = midnight_utc(_EPOCH + timedelta(days=day + 1), zones[hospital]) - 1
         moments.append((visit, min(cache[key], end - 1)))
-    return pl.DataFrame(
-        moments, schema={"visit": pl.UInt32, "recorded": pl.Int64}, orient="row"
-    )
+    return pl.DataFrame(moments, schema={"visit": pl.UInt32, "recorded": pl.Int64}, orient="row")
 
 
-def _conflicting(
-    final: pl.DataFrame, rng: np.random.Generator, window: range
-) -> pl.DataFrame:
+def _conflicting(final: pl.DataFrame, rng: np.random.Generator, window: range) -> pl.DataFrame:
     """Records of other patients under a visit number that is taken, recorded later that day."""
     hit = dirt.choose(final, 0.0005, rng, among=pl.col("arrival_time").is_not_null())
     wrong = final.filter(pl.Series(hit))
     others = final.filter(pl.col("_kind").is_null())["patient_id"].to_numpy()
     wrong = wrong.with_columns(
         _true=pl.col("patient_id"),
-        patient_id=pl.Series(others[rng.integers(0, len(others), wrong.height)].tolist(), dtype=pl.String),
+        patient_id=pl.Series(
+            others[rng.integers(0, len(others), wrong.height)].tolist(), dtype=pl.String
+        ),
         recorded=pl.col("recorded") + 1800,
         _kind=pl.lit("conflicting_id"),
         _column=pl.lit("patient_id"),
@@ -386,7 +379,7 @@ def _conflicting(
     return pl.concat([final, wrong.filter(pl.col("_true") != pl.col("patient_id"))])
 
 
-def _write_vitals(  # noqa: PLR0913
+def _write_vitals(
     landed: feeds.Landed,
     rng: np.random.Generator,
     visits: pl.DataFrame,
@@ -473,7 +466,9 @@ def _vitals_line(etco2: pl.Expr | None) -> pl.Expr:
         *(pl.col(n) for n in ("consciousness", "on_oxygen", "spo2_scale", "gcs", "pain")),
     ]
     if etco2 is not None:
-        values.append(pl.struct(etco2.alias("value"), pl.lit("mm[Hg]").alias("unit")).alias("etco2"))
+        values.append(
+            pl.struct(etco2.alias("value"), pl.lit("mm[Hg]").alias("unit")).alias("etco2")
+        )
     return pl.struct(
         "observation_id", "visit_id", "patient_id", "hospital_id", "device_id", "measured_at",
         "recorded_at", pl.struct(values).alias("vitals"),
@@ -590,9 +585,7 @@ def _write_events(
     messages = pl.concat(parts).filter(pl.col("at") < end).sort("at", "visit", "event_type")
     n = messages.height
     messages = messages.with_columns(
-        message_id=pl.format(
-            "M{}", pl.int_range(n, eager=True).cast(pl.String).str.zfill(9)
-        ),
+        message_id=pl.format("M{}", pl.int_range(n, eager=True).cast(pl.String).str.zfill(9)),
         recorded=pl.col("at") + pl.Series(rng.integers(1, 120, n)),
         prior_patient_id=none,
     ).with_columns(
@@ -615,10 +608,19 @@ def _write_events(
     )
     messages = messages.with_columns(
         _text=pl.struct(
-            "message_id", "event_type", "visit_id", "patient_id", "prior_patient_id",
-            "hospital_id", "department", "bed_id", "event_at", "visit_start_at", "recorded_at",
+            "message_id",
+            "event_type",
+            "visit_id",
+            "patient_id",
+            "prior_patient_id",
+            "hospital_id",
+            "department",
+            "bed_id",
+            "event_at",
+            "visit_start_at",
+            "recorded_at",
             "discharge_disposition",
-        ).struct.json_encode()  # fmt: skip
+        ).struct.json_encode()
     )
     if not clean:
         messages = dirt.late(messages, 0.005, "late_message", 4, window[-1], rng)
@@ -667,7 +669,7 @@ def _spoiled_events(messages: pl.DataFrame, rng: np.random.Generator) -> pl.Data
     )
 
 
-def _write_codes(  # noqa: PLR0913
+def _write_codes(
     landed: feeds.Landed,
     rng: object,
     visits: pl.DataFrame,
@@ -696,7 +698,10 @@ def _write_codes(  # noqa: PLR0913
         )
         number = pl.int_range(rows.height, eager=True).cast(pl.String).str.zfill(9)
         extra: dict[str, pl.Expr] = (
-            {"sequence": pl.col("sequence").cast(pl.String), "diagnosis_id": pl.format("X{}", number)}
+            {
+                "sequence": pl.col("sequence").cast(pl.String),
+                "diagnosis_id": pl.format("X{}", number),
+            }
             if code == "icd10_code"
             else {
                 "performed_at": clock_text("performed", "hospital", CSV_CLOCK),

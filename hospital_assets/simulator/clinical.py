@@ -50,9 +50,7 @@ def draw_conditions(
                         fits = fits * (kind == "fertile")
                 if mask.any():
                     edges = np.cumsum(fits / fits.sum())
-                    chosen[mask] = np.minimum(
-                        np.searchsorted(edges, draws[mask]), len(edges) - 1
-                    )
+                    chosen[mask] = np.minimum(np.searchsorted(edges, draws[mask]), len(edges) - 1)
     for visit in np.flatnonzero(parent >= 0):
         chosen[visit] = chosen[parent[visit]]
     return visits.with_columns(condition=pl.Series(chosen)).join(
@@ -101,17 +99,15 @@ def procedures(rng: np.random.Generator, visits: pl.DataFrame) -> pl.DataFrame:
     seen = seen.with_columns(
         place=place,
         performed=pl.col("provider")
-        + (
-            (pl.col("decision") - pl.col("provider")) * pl.Series(rng.random(seen.height))
-        ).cast(pl.Int64),
+        + ((pl.col("decision") - pl.col("provider")) * pl.Series(rng.random(seen.height))).cast(
+            pl.Int64
+        ),
         draw=pl.Series(rng.random(seen.height)),
     )
     options = table.group_by("department", maintain_order=True).agg("procedure_code", "title")
     return (
         seen.join(options.rename({"title": "titles"}), left_on="place", right_on="department")
-        .with_columns(
-            pick=(pl.col("draw") * pl.col("procedure_code").list.len()).cast(pl.Int64)
-        )
+        .with_columns(pick=(pl.col("draw") * pl.col("procedure_code").list.len()).cast(pl.Int64))
         .select(
             "visit",
             "performed",
@@ -127,9 +123,7 @@ def vitals(rng: np.random.Generator, visits: pl.DataFrame, end: int) -> pl.DataF
     level = visits["level"].to_numpy()
     start = visits["triage"].to_numpy()
     leaves = visits["left_ed"].to_numpy()
-    sets = 1 + np.minimum(
-        _MOST_SETS, np.maximum(0, leaves - start) // _INTERVAL_SECONDS[level - 1]
-    )
+    sets = 1 + np.minimum(_MOST_SETS, np.maximum(0, leaves - start) // _INTERVAL_SECONDS[level - 1])
     on_ward = np.where(visits["admit"].to_numpy(), 2, 0)
     total = sets + on_ward
     index = np.repeat(np.arange(visits.height), total)
@@ -137,7 +131,9 @@ def vitals(rng: np.random.Generator, visits: pl.DataFrame, end: int) -> pl.DataF
     in_ed = number < sets[index]
     measured = np.where(
         in_ed,
-        start[index] + number * _INTERVAL_SECONDS[level[index] - 1] + rng.integers(0, 240, len(index)),
+        start[index]
+        + number * _INTERVAL_SECONDS[level[index] - 1]
+        + rng.integers(0, 240, len(index)),
         leaves[index] + (number - sets[index] + 1) * 6 * 3600 + rng.integers(0, 1800, len(index)),
     )
     keep = measured < end

@@ -137,9 +137,7 @@ PATIENTS = (
 
 def clean_frame(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame with empty dirt columns."""
-    return frame.with_columns(
-        **{name: pl.lit(None, dtype=pl.String) for name in DIRT_COLUMNS}
-    )
+    return frame.with_columns(**{name: pl.lit(None, dtype=pl.String) for name in DIRT_COLUMNS})
 
 
 def spoil(frame: pl.DataFrame, spoils: tuple[Spoil, ...], rng: np.random.Generator) -> pl.DataFrame:
@@ -178,9 +176,10 @@ def spoil(frame: pl.DataFrame, spoils: tuple[Spoil, ...], rng: np.random.Generat
                 pl.when("_hit").then(pl.lit(kind.column)).otherwise("_column").alias("_column"),
                 pl.when("_hit").then("_was").otherwise("_true").alias("_true"),
                 pl.when("_hit").then("_new").otherwise("_landed").alias("_landed"),
-                pl.when("_hit").then(pl.lit(kind.expected)).otherwise("_expected").alias(
-                    "_expected"
-                ),
+                pl.when("_hit")
+                .then(pl.lit(kind.expected))
+                .otherwise("_expected")
+                .alias("_expected"),
             )
             .drop("_row", "_new", "_was", "_hit")
         )
@@ -199,9 +198,13 @@ def mark(frame: pl.DataFrame, hit: np.ndarray, kind: str, expected: str) -> pl.D
 def choose(frame: pl.DataFrame, rate: float, rng: np.random.Generator, *, among: pl.Expr | None = None
            ) -> np.ndarray:  # fmt: skip
     """Rows without dirt so far that a kind of the given rate happens to; at least one."""
-    possible = frame.select(
-        (pl.col("_kind").is_null() & (among if among is not None else pl.lit(True))).alias("p")
-    )["p"].fill_null(False).to_numpy()
+    possible = (
+        frame.select(
+            (pl.col("_kind").is_null() & (among if among is not None else pl.lit(True))).alias("p")
+        )["p"]
+        .fill_null(False)
+        .to_numpy()
+    )
     chosen = possible & (rng.random(frame.height) < rate)
     if not chosen.any() and possible.any():
         chosen[rng.choice(np.flatnonzero(possible))] = True

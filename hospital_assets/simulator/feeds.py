@@ -28,7 +28,7 @@ class Landed:
 
     root: Path
     files: int = 0
-    bytes: int = 0
+    size: int = 0
     truth: list[pl.DataFrame] = field(default_factory=list)
 
     def write(self, name: str, data: bytes) -> None:
@@ -37,7 +37,7 @@ class Landed:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         self.files += 1
-        self.bytes += len(data)
+        self.size += len(data)
 
     def note_file(self, subject: str, kind: str, name: str, expected: str) -> None:
         """Record file-level dirt."""
@@ -174,7 +174,7 @@ def csv_bytes(frame: pl.DataFrame) -> bytes:
 
 
 def gzipped(data: bytes) -> bytes:
-    """gzip bytes that depend on the content only."""
+    """Gzip bytes that depend on the content only."""
     return gzip.compress(data, compresslevel=6, mtime=0)
 
 
@@ -282,8 +282,10 @@ def dirty_json_files(
             return name, body
         else:
             odd = name.replace(".json", "_new.json")
-            content = b"" if kind == "empty_file" else (
-                b"<!DOCTYPE html>\n<html><body>\n<h1>Please sign in</h1>\n</body></html>\n"
+            content = (
+                b""
+                if kind == "empty_file"
+                else (b"<!DOCTYPE html>\n<html><body>\n<h1>Please sign in</h1>\n</body></html>\n")
             )
             landed.write(odd, content)
             landed.note_file(subject, kind, odd, "quarantine")

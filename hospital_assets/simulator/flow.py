@@ -54,7 +54,9 @@ def arrivals(rng: np.random.Generator, start: date, days: int, scale: float) -> 
         hour = local.dt.hour().to_numpy().astype(int)
         weekday = local.dt.weekday().to_numpy().astype(int) - 1
         ordinal = local.dt.date().cast(pl.Int32).to_numpy()
-        season = {o: seasonal_factor(date(1970, 1, 1) + timedelta(days=int(o))) for o in set(ordinal)}
+        season = {
+            o: seasonal_factor(date(1970, 1, 1) + timedelta(days=int(o))) for o in set(ordinal)
+        }
         mood = {o: rng.normal(1.0, 0.05) for o in sorted(set(ordinal))}
         # Friday to Sunday evenings are busier.
         evening = np.where((weekday >= 4) & (hour >= 18), 1.15, 1.0)
@@ -156,7 +158,7 @@ def queue(rng: np.random.Generator, visits: pl.DataFrame, network: Network) -> p
     )
 
 
-def _serve(  # noqa: PLR0913
+def _serve(
     order: np.ndarray,
     triage: np.ndarray,
     level: np.ndarray,
@@ -224,9 +226,9 @@ def ward_stays(
         ward[mask] = rng.choice(np.array(names, dtype=object), mask.sum(), p=shares)
     mean = np.array([DEPARTMENTS[w][2] for w in ward]) if len(ward) else np.array([])
     stay = (mean * 3600 * rng.lognormal(-0.25, 0.7, admitted.height)).astype(np.int64)
-    ready = admitted["decision"].to_numpy() + (rng.exponential(40 * 60, admitted.height) + 900).astype(
-        np.int64
-    )
+    ready = admitted["decision"].to_numpy() + (
+        rng.exponential(40 * 60, admitted.height) + 900
+    ).astype(np.int64)
     hospital = np.array(list(HOSPITALS), dtype=object)[admitted["hospital"].to_numpy()]
     start = np.zeros(admitted.height, dtype=np.int64)
     bed = np.empty(admitted.height, dtype=object)
@@ -249,12 +251,15 @@ def ward_stays(
         bed_id=pl.Series(bed.tolist(), dtype=pl.String),
         ward_from=pl.Series(start),
         ward_until=pl.Series(start + stay),
-        moves_to=pl.Series(np.where(moves, target, None).tolist(), dtype=pl.String),
+        moves_to=pl.Series(
+            [to if moved else None for to, moved in zip(target, moves, strict=True)],
+            dtype=pl.String,
+        ),
         moved_at=pl.Series(np.where(moves, moved_at, -1)),
     )
 
 
-def _assign_beds(  # noqa: PLR0913
+def _assign_beds(
     rng: np.random.Generator,
     order: np.ndarray,
     ready: np.ndarray,

@@ -117,9 +117,7 @@ def record_versions(
     """
     first = first_seen.join(pool, on="index").sort("arrival", "index")
     n = first.height
-    first = first.with_columns(
-        recorded=pl.col("arrival") - pl.Series(rng.integers(20, 280, n))
-    )
+    first = first.with_columns(recorded=pl.col("arrival") - pl.Series(rng.integers(20, 280, n)))
     moves = rng.random(n) < 0.03
     insurers = rng.random(n) < 0.03
     marries = (rng.random(n) < 0.005) & (first["sex"] == "female").to_numpy()

@@ -313,9 +313,8 @@ def _insert(
     selected: str,
     order: str,
 ) -> int:
-    statement = (
-        f"insert into {_qualified(contract)} by name select {selected} from source"
-        + (f" order by {order}" if order else "")
+    statement = f"insert into {_qualified(contract)} by name select {selected} from source" + (
+        f" order by {order}" if order else ""
     )
     return int(connection.execute(statement).fetchall()[0][0])
 
@@ -333,9 +332,7 @@ def _assert_columns(contract: Contract, source: duckdb.DuckDBPyRelation) -> None
         ),
     ]
     if problems:
-        raise SchemaMismatchError(
-            f"{contract.name}: {'; '.join(problems)}; nothing was written"
-        )
+        raise SchemaMismatchError(f"{contract.name}: {'; '.join(problems)}; nothing was written")
 
 
 def _storable(delivered: str, wanted: str) -> bool:

@@ -41,7 +41,7 @@ CHECKPOINT_QUERIES: dict[str, str] = {}
 def lazy(native: Any) -> Frame:
     """Wrap a DuckDB relation or a Polars frame as a lazy Narwhals frame."""
     frame = nw.from_native(native)
-    return frame.lazy() if isinstance(frame, nw.DataFrame) else frame  # type: ignore[no-any-return]
+    return frame.lazy() if isinstance(frame, nw.DataFrame) else frame
 
 
 def relation_of(frame: Frame) -> duckdb.DuckDBPyRelation | None:
@@ -166,24 +166,24 @@ def parse_wall_clocks(
 
     expressions: dict[str, pl.Expr] = {}
     for out, src in columns.items():
-        text = pl.col(src).str.strip_chars()
-        bare = text.str.replace(_OFFSET, "").str.replace("T", " ", literal=True)
+        written = pl.col(src).str.strip_chars()
+        stripped = written.str.replace(_OFFSET, "").str.replace("T", " ", literal=True)
         expressions[out] = pl.coalesce(
             *(
-                bare.str.to_datetime(f, time_unit="us", strict=False)
+                stripped.str.to_datetime(f, time_unit="us", strict=False)
                 for f in ISO_WALL_CLOCK_FORMATS
             ),
-            *(text.str.to_datetime(f, time_unit="us", strict=False) for f in formats),
+            *(written.str.to_datetime(f, time_unit="us", strict=False) for f in formats),
         )
-        offset = text.str.extract(r":.*(" + _OFFSET + ")", 1)
-        digits = offset.str.replace(":", "", literal=True)
-        minutes = digits.str.slice(1, 2).cast(pl.Int32, strict=False) * 60 + digits.str.slice(
+        ending = written.str.extract(r":.*(" + _OFFSET + ")", 1)
+        figures = ending.str.replace(":", "", literal=True)
+        minutes = figures.str.slice(1, 2).cast(pl.Int32, strict=False) * 60 + figures.str.slice(
             3, 2
         ).cast(pl.Int32, strict=False)
         expressions[f"{out}_offset_minutes"] = (
-            pl.when(offset.str.to_uppercase() == "Z")
+            pl.when(ending.str.to_uppercase() == "Z")
             .then(pl.lit(0, dtype=pl.Int32))
-            .when(digits.str.starts_with("-"))
+            .when(figures.str.starts_with("-"))
             .then(-minutes)
             .otherwise(minutes)
         )
@@ -315,12 +315,12 @@ def resolve_instants(frame: Frame, instants: Mapping[str, str], zone: str) -> Fr
     zones = plan.select(pl.col(zone).unique()).collect().to_series().drop_nulls().to_list()
     expressions: dict[str, pl.Expr] = {}
     for out, clock in instants.items():
-        written = (
+        by_offset = (
             pl.col(clock) - pl.duration(minutes=pl.col(f"{clock}_offset_minutes"))
         ).dt.replace_time_zone("UTC")
-        expressions[out] = pl.coalesce(written, _read_in_zones(clock, zone, zones, "earliest"))
+        expressions[out] = pl.coalesce(by_offset, _read_in_zones(clock, zone, zones, "earliest"))
         expressions[f"{out}_second"] = pl.coalesce(
-            written, _read_in_zones(clock, zone, zones, "latest")
+            by_offset, _read_in_zones(clock, zone, zones, "latest")
         )
         missing = _read_in_zones(clock, zone, zones, "earliest", forward=False).is_null()
         expressions[f"{out}_is_missing"] = (
@@ -386,7 +386,6 @@ def local_clocks(frame: Frame, clocks: Mapping[str, str], zone: str) -> Frame:
             }
         )
     )
-
 
 
 def explode_hours(frame: Frame, start: str, end: str, hour: str) -> Frame:

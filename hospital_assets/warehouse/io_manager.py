@@ -140,7 +140,7 @@ class WarehouseIOManager(dg.ConfigurableIOManager):
         relation = relation_of(frame)
         lineage = None if relation is None else column_lineage(contract, relation)
         written = warehouse.replace(contract, frame, period)
-        details = {
+        details: dict[str, Any] = {
             "seconds": round(written.seconds, 3),
             "warehouse_bytes": warehouse.bytes_on_disk(),
             "preview": dg.MetadataValue.md(_preview(warehouse, contract, period)),

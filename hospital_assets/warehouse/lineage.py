@@ -48,8 +48,14 @@ def lineage_table(lineage: dg.TableColumnLineage) -> str:
 def _expanded(sql: str) -> str:
     """The query with checkpoints replaced by the queries that filled them."""
     for name, query in reversed(CHECKPOINT_QUERIES.items()):
-        sql = re.sub(rf"(?:temp\.main\.|temp\.)?\b{name}\b", lambda _, query=query: f"({query})", sql)
+        name_in_sql = rf"(?:temp\.main\.|temp\.)?\b{name}\b"
+        # As a function, so that backslashes in the query are not read as references.
+        sql = re.sub(name_in_sql, functools.partial(_parenthesised, query), sql)
     return sql
+
+
+def _parenthesised(query: str, _: re.Match[str]) -> str:
+    return f"({query})"
 
 
 def _without_dates(sql: str) -> str:

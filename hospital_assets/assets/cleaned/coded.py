@@ -58,9 +58,7 @@ def diagnoses(raw_diagnoses: Frame, cleaned_hospitals: Frame) -> tuple[Frame, Fr
 @dg.multi_asset(**cleaned_and_quarantined("procedures"))
 def procedures(raw_procedures: Frame, cleaned_hospitals: Frame) -> tuple[Frame, Frame]:
     """Procedures, judged and split."""
-    return split(
-        judge_procedures(raw_procedures, cleaned_hospitals), "procedures", PROCEDURE_RULES
-    )
+    return split(judge_procedures(raw_procedures, cleaned_hospitals), "procedures", PROCEDURE_RULES)
 
 
 def judge_diagnoses(raw: Frame, hospitals: Frame) -> Frame:

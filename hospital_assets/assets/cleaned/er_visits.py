@@ -135,9 +135,7 @@ def judge_er_visits(raw: Frame, hospitals: Frame) -> Frame:
         _landed_department=text("department"),
         department_name=mapped("department", domain=DEPARTMENTS),
         _landed_mode=text("arrival_mode"),
-        arrival_mode=nw.coalesce(
-            mapped("arrival_mode", domain=ARRIVAL_MODES), nw.lit("unknown")
-        ),
+        arrival_mode=nw.coalesce(mapped("arrival_mode", domain=ARRIVAL_MODES), nw.lit("unknown")),
         _landed_disposition=text("disposition"),
         disposition=mapped("disposition", domain=DISPOSITIONS),
         _landed_level=text("triage_level"),
@@ -186,10 +184,7 @@ def judge_er_visits(raw: Frame, hospitals: Frame) -> Frame:
             (
                 PROVIDER_BEFORE_ARRIVAL,
                 (nw.col("provider_at") < nw.col("arrival_at"))
-                & (
-                    nw.col("triage_at").is_null()
-                    | (nw.col("provider_at") < nw.col("triage_at"))
-                ),
+                & (nw.col("triage_at").is_null() | (nw.col("provider_at") < nw.col("triage_at"))),
             ),
             (DEPARTURE_BEFORE_ARRIVAL, nw.col("departure_at") < nw.col("arrival_at")),
             (AMBIGUOUS_HOUR, nw.col("_has_ambiguous")),

@@ -31,7 +31,9 @@ RECORDED_AT_MISSING = Rule(
 )
 BIRTH_DATE_UNREADABLE = Rule("birth_date_unreadable", "The birth date cannot be read.", "flag")
 BIRTH_DATE_IN_FUTURE = Rule(
-    "birth_date_in_future", "The birth date is after the record was written; it is not used.", "flag"
+    "birth_date_in_future",
+    "The birth date is after the record was written; it is not used.",
+    "flag",
 )
 AGE_OUT_OF_RANGE = Rule(
     "age_out_of_range", "The age is below 0 or above 120; it is not used.", "flag"

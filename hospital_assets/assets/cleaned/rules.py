@@ -123,11 +123,7 @@ def newest_only(frame: Frame, key: Sequence[str], written: str) -> Frame:
     repeats = (nw.col("_newest_written") == nw.col(written)) | nw.col("_newest_written").is_null()
     return ranked.with_columns(
         rule=nw.when(nw.col("_is_sound") & (nw.col("_newer_count") > 1))
-        .then(
-            nw.when(repeats)
-            .then(nw.lit(DUPLICATE.name))
-            .otherwise(nw.lit(SUPERSEDED.name))
-        )
+        .then(nw.when(repeats).then(nw.lit(DUPLICATE.name)).otherwise(nw.lit(SUPERSEDED.name)))
         .otherwise(nw.col("rule"))
     ).drop("_is_sound", "_has_written", "_newer_count", "_newest_written")
 

@@ -56,7 +56,9 @@ CELSIUS_INFERRED = Rule(
     "MIMIC-IV concepts: 10-50 is Celsius",
 )
 SPO2_FRACTION = Rule(
-    "spo2_fraction", "The oxygen saturation was sent as a fraction and multiplied by 100.", "correct"
+    "spo2_fraction",
+    "The oxygen saturation was sent as a fraction and multiplied by 100.",
+    "correct",
 )
 PRESSURES_SWAPPED = Rule(
     "diastolic_above_systolic", "The diastolic pressure exceeds the systolic one.", "flag"
@@ -146,12 +148,15 @@ def judge_vitals(raw: Frame, hospitals: Frame) -> Frame:
     raw_pain = nw.col("_pain")
     frame = frame.with_columns(
         **{
-            column: nw.when((nw.col(f"_{parameter}") > low) & (nw.col(f"_{parameter}") < high))
-            .then(nw.col(f"_{parameter}"))
+            column: nw.when(
+                (nw.col(f"_{parameter}") > low) & (nw.col(f"_{parameter}") < high)
+            ).then(nw.col(f"_{parameter}"))
             for parameter, (column, low, high) in HARD_BOUNDS.items()
         },
         **{
-            f"_{parameter}_is_out": ~((nw.col(f"_{parameter}") > low) & (nw.col(f"_{parameter}") < high))
+            f"_{parameter}_is_out": ~(
+                (nw.col(f"_{parameter}") > low) & (nw.col(f"_{parameter}") < high)
+            )
             for parameter, (_, low, high) in HARD_BOUNDS.items()
         },
         observation_id=text("observation_id"),
@@ -170,9 +175,9 @@ def judge_vitals(raw: Frame, hospitals: Frame) -> Frame:
         gcs_score=nw.when((nw.col("_gcs") >= 3) & (nw.col("_gcs") <= 15)).then(
             nw.col("_gcs").cast(nw.Int64)
         ),
-        pain_score=nw.when((raw_pain >= 0) & (raw_pain <= 10) & (raw_pain.floor() == raw_pain)).then(
-            raw_pain.cast(nw.Int64)
-        ),
+        pain_score=nw.when(
+            (raw_pain >= 0) & (raw_pain <= 10) & (raw_pain.floor() == raw_pain)
+        ).then(raw_pain.cast(nw.Int64)),
     )
     is_shifted = nw.col("source_profile").is_in(
         [profile.name for profile in PROFILES.values() if profile.dates_shifted]
@@ -197,10 +202,7 @@ def judge_vitals(raw: Frame, hospitals: Frame) -> Frame:
             (PAIN_NOT_NUMERIC, nw.col("pain_score").is_null() & ~is_blank("_pain_text")),
             (AMBIGUOUS_HOUR, nw.col("measured_at") != nw.col("measured_at_second")),
             (MISSING_HOUR, nw.col("measured_at_is_missing")),
-            *(
-                (rule, nw.col(f"_{parameter}_is_out"))
-                for parameter, rule in OUT_OF_BOUNDS.items()
-            ),
+            *((rule, nw.col(f"_{parameter}_is_out")) for parameter, rule in OUT_OF_BOUNDS.items()),
         ),
     )
     return newest_only(frame, ["observation_id"], "recorded_at")

@@ -11,7 +11,6 @@ import polars as pl
 from hospital_assets.assets.declare import table
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.dimensions import NOT_YET_KEY, UNKNOWN_KEY
-from hospital_assets.warehouse.dialect import Frame
 
 _SPECIAL_LABELS = {UNKNOWN_KEY: "unknown", NOT_YET_KEY: "not yet happened"}
 

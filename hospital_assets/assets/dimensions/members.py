@@ -85,10 +85,7 @@ def with_special_members(
     one = like.select(_one=nw.len())
     rows = [
         one.select(
-            **{
-                name: nw.lit(member.get(name)).cast(dtypes[name])
-                for name in contract.column_names
-            }
+            **{name: nw.lit(member.get(name)).cast(dtypes[name]) for name in contract.column_names}
         )
         for member in members
     ]

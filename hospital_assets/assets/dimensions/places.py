@@ -76,9 +76,7 @@ def dim_department(cleaned_departments: Frame, dim_hospital: Frame) -> Frame:
         _version=nw.col("effective_date").cast(nw.String)
     )
     keyed = hash_keys(dated, {"department_key": ["department_id", "_version"]})
-    return with_special_members(
-        keyed, "dim_department", cleaned_departments, [UNKNOWN_DEPARTMENT]
-    )
+    return with_special_members(keyed, "dim_department", cleaned_departments, [UNKNOWN_DEPARTMENT])
 
 
 @dg.asset(**table("dim_doctor"))

@@ -40,9 +40,7 @@ def fact_bed_occupancy(
     )
 
 
-def department_hours(
-    departments: Frame, hospitals: Frame, dates: Frame, period: Period
-) -> Frame:
+def department_hours(departments: Frame, hospitals: Frame, dates: Frame, period: Period) -> Frame:
     """Every hour of the local service days, for every department, with its capacity then.
 
     A day has the hours its wall clock had: 23 when it goes forward, 25 when it goes back.
@@ -101,9 +99,7 @@ def occupied(hours: Frame, flow: Frame, departments: Frame, period: Period) -> F
         .join(departments.select("department_key", "department_id"), on="department_key")
         .with_columns(
             _start=nw.max_horizontal(nw.col("segment_start_at"), nw.lit(first)),
-            _end=nw.min_horizontal(
-                nw.coalesce(nw.col("segment_end_at"), nw.lit(end)), nw.lit(end)
-            ),
+            _end=nw.min_horizontal(nw.coalesce(nw.col("segment_end_at"), nw.lit(end)), nw.lit(end)),
         )
     )
     per_hour = (
@@ -124,7 +120,7 @@ def occupied(hours: Frame, flow: Frame, departments: Frame, period: Period) -> F
         .with_columns(_minutes=minutes_between("_from", "_until"))
         .group_by("department_id", "hour_start_at")
         .agg(
-            occupied_bed_minutes=nw.col("_minutes").sum(),
+            occupied_bed_minutes=(nw.col("_minutes") * 1e9).round().cast(nw.Int64).sum() / 1e9,
             patients_at_start_count=nw.col("_present").sum(),
             arrivals_count=nw.col("_arrived").sum(),
             departures_count=nw.col("_left").sum(),

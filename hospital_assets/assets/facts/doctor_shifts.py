@@ -24,7 +24,9 @@ def fact_doctor_shifts(
         key="doctor_key",
     )
     frame = frame.join(
-        dim_hospital.select("hospital_id", "hospital_key", "time_zone"), on="hospital_id", how="left"
+        dim_hospital.select("hospital_id", "hospital_key", "time_zone"),
+        on="hospital_id",
+        how="left",
     )
     frame = local_clocks(frame, {"_start_local": "shift_start_at"}, "time_zone")
     return frame.with_columns(

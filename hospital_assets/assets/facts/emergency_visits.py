@@ -112,12 +112,8 @@ def measured(frame: Frame) -> Frame:
         treatment_minutes=nw.when(nw.col("_treatment") >= 0).then(nw.col("_treatment")),
         los_minutes=nw.when(nw.col("_los") >= 0).then(nw.col("_los")),
         is_open=nw.col("departure_at").is_null(),
-        is_critical=nw.coalesce(
-            nw.col("triage_level").is_in(CRITICAL_LEVELS), nw.lit(False)
-        ),
-        is_lwbs=nw.coalesce(
-            nw.col("disposition") == "left_without_being_seen", nw.lit(False)
-        ),
+        is_critical=nw.coalesce(nw.col("triage_level").is_in(CRITICAL_LEVELS), nw.lit(False)),
+        is_lwbs=nw.coalesce(nw.col("disposition") == "left_without_being_seen", nw.lit(False)),
         age_years=age_in_years("birth_date", "arrival_local", "age_at_extract_years"),
         doctor_key=nw.when(nw.col("doctor_id").is_null() & nw.col("provider_at").is_null())
         .then(nw.lit(NOT_YET_KEY))

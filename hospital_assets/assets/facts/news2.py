@@ -50,9 +50,9 @@ def points() -> dict[str, nw.Expr]:
         "spo2_points": nw.when(nw.col("spo2_scale") == 2)
         .then(spo2_scale_2)
         .otherwise(_banded(spo2, _SPO2_SCALE_1)),
-        "oxygen_points": nw.when(on_oxygen).then(nw.lit(2)).otherwise(
-            nw.when(~on_oxygen).then(nw.lit(0))
-        ),
+        "oxygen_points": nw.when(on_oxygen)
+        .then(nw.lit(2))
+        .otherwise(nw.when(~on_oxygen).then(nw.lit(0))),
         "systolic_points": _banded(_charted("systolic_mmhg", 0), _SYSTOLIC),
         "pulse_points": _banded(_charted("heart_rate_bpm", 0), _PULSE),
         "consciousness_points": nw.when(nw.col("consciousness") == "A")
@@ -86,7 +86,8 @@ def _charted(column: str, decimals: int) -> nw.Expr:
     """A value rounded half up to chart precision, the same on every engine."""
     scale = 10**decimals
     # The tiny addition keeps 38.05, stored as 38.04999..., from rounding down.
-    return (nw.col(column) * scale + 0.5 + 1e-9).floor() / scale
+    rounded: nw.Expr = (nw.col(column) * scale + 0.5 + 1e-9).floor() / scale
+    return rounded
 
 
 def _banded(value: nw.Expr, bands: tuple[tuple[float | None, int], ...]) -> nw.Expr:

@@ -51,7 +51,9 @@ def fact_patient_flow(
         row_id="_segment",
     )
     frame = frame.join(
-        dim_hospital.select("hospital_id", "hospital_key", "time_zone"), on="hospital_id", how="left"
+        dim_hospital.select("hospital_id", "hospital_key", "time_zone"),
+        on="hospital_id",
+        how="left",
     )
     frame = local_clocks(
         frame,
@@ -143,7 +145,5 @@ def folded(events: Frame) -> Frame:
         length_of_stay_hours=nw.when(nw.col("segment_number") == nw.col("_last_number")).then(
             minutes_between("stay_start_at", "stay_end_at") / 60
         ),
-        discharge_disposition=nw.when(nw.col("_next_start").is_null()).then(
-            nw.col("_disposition")
-        ),
+        discharge_disposition=nw.when(nw.col("_next_start").is_null()).then(nw.col("_disposition")),
     )

@@ -31,9 +31,7 @@ def kpi_arrivals_hourly(
         visits.select("service_date", "hospital_id", "time_zone")
         .unique()
         .join(
-            dim_date.select(
-                nw.col("calendar_date").alias("service_date"), "iso_weekday_number"
-            ),
+            dim_date.select(nw.col("calendar_date").alias("service_date"), "iso_weekday_number"),
             on="service_date",
             how="inner",
         )

@@ -54,7 +54,10 @@ def kpi_conditions(kpi_conditions_daily: Frame, dim_condition: Frame) -> Frame:
         .with_columns(
             share_pct=nw.when(is_coded).then(share_pct("_coded_count", "coded_visit_count")),
             commonest_rank=nw.when(is_coded).then(
-                nw.col("_coded_count").rank("min", descending=True).over("hospital_id").cast(nw.Int64)
+                nw.col("_coded_count")
+                .rank("min", descending=True)
+                .over("hospital_id")
+                .cast(nw.Int64)
             ),
         )
         .join(
@@ -107,7 +110,12 @@ def kpi_triage_mix_daily(
 @dg.asset(**table("kpi_triage_mix"))
 def kpi_triage_mix(kpi_triage_mix_daily: Frame) -> Frame:
     """Triage mix of the period, for each hospital and all of them."""
-    counts = ("visit_count", "critical_visit_count", "target_evaluable_count", "within_target_count")
+    counts = (
+        "visit_count",
+        "critical_visit_count",
+        "target_evaluable_count",
+        "within_target_count",
+    )
     summed = checkpoint(
         with_totals(
             kpi_triage_mix_daily,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import table
-from hospital_assets.assets.kpis.totals import share_pct, with_totals
+from hospital_assets.assets.kpis.totals import exact_sum, share_pct, with_totals
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.dimensions import NOT_YET_KEY
 from hospital_assets.warehouse.dialect import Frame, checkpoint
@@ -20,9 +22,7 @@ AGE_BANDS = (0, 1, 5, 15, 18, 25, 35, 45, 55, 65, 75, 85, 90)
 
 
 @dg.asset(**table("kpi_physician_workload_daily"))
-def kpi_physician_workload_daily(
-    fact_emergency_visits: Frame, fact_doctor_shifts: Frame
-) -> Frame:
+def kpi_physician_workload_daily(fact_emergency_visits: Frame, fact_doctor_shifts: Frame) -> Frame:
     """New patients and shift hours of each doctor and day."""
     seen = (
         fact_emergency_visits.filter(nw.col("doctor_key") != NOT_YET_KEY)
@@ -32,7 +32,7 @@ def kpi_physician_workload_daily(
     )
     worked = (
         fact_doctor_shifts.group_by("service_date", "doctor_key")
-        .agg(shift_hours=nw.col("shift_hours").sum())
+        .agg(shift_hours=exact_sum("shift_hours"))
         .with_columns(visit_count=nw.lit(0))
     )
     columns = CONTRACTS["kpi_physician_workload_daily"].column_names
@@ -50,7 +50,7 @@ def kpi_physician_workload_daily(
     )
     return (
         both.group_by("service_date", "doctor_key")
-        .agg(visit_count=nw.col("visit_count").sum(), shift_hours=nw.col("shift_hours").sum())
+        .agg(visit_count=nw.col("visit_count").sum(), shift_hours=exact_sum("shift_hours"))
         .select(nw.col(*columns))
     )
 
@@ -62,7 +62,7 @@ def kpi_physician_workload(kpi_physician_workload_daily: Frame, dim_doctor: Fram
         kpi_physician_workload_daily.group_by("doctor_key")
         .agg(
             visit_count=nw.col("visit_count").sum(),
-            shift_hours=nw.col("shift_hours").sum(),
+            shift_hours=exact_sum("shift_hours"),
             active_days_count=nw.len(),
         )
         .join(
@@ -84,12 +84,9 @@ def kpi_blood_groups(
     fact_emergency_visits: Frame, dim_patient: Frame, dim_hospital: Frame
 ) -> Frame:
     """Blood groups of the distinct patients seen, beside the reference mix."""
-    visits = (
-        _with_patients(
-            fact_emergency_visits, dim_patient, dim_hospital, ["blood_group"]
-        )
-        .with_columns(blood_group=nw.coalesce(nw.col("blood_group"), nw.lit("unknown")))
-    )
+    visits = _with_patients(
+        fact_emergency_visits, dim_patient, dim_hospital, ["blood_group"]
+    ).with_columns(blood_group=nw.coalesce(nw.col("blood_group"), nw.lit("unknown")))
     counted = checkpoint(
         with_totals(
             visits,
@@ -160,7 +157,7 @@ def age_band(column: str) -> nw.Expr:
     """The label of the age band an age in years falls into; null where the age is unknown."""
     bounds = [*AGE_BANDS, None]
     labels = []
-    for low, high in zip(bounds[:-1], bounds[1:], strict=True):
+    for low, high in itertools.pairwise(bounds):
         label = f"{low:02d}+" if high is None else f"{low:02d}-{high - 1:02d}"
         is_in = nw.col(column) >= low
         labels.append(

@@ -30,9 +30,21 @@ def with_totals(
     levels = []
     for pooled in itertools.product((False, True), repeat=len(totalled)):
         collapsed = [name for name, is_pooled in zip(totalled, pooled, strict=True) if is_pooled]
-        level = frame.with_columns(**{name: nw.lit(ALL) for name in collapsed}) if collapsed else frame
+        level = (
+            frame.with_columns(**{name: nw.lit(ALL) for name in collapsed}) if collapsed else frame
+        )
         levels.append(level.group_by(*by, *totalled).agg(**figures))
     return nw.concat(levels, how="vertical")
+
+
+def exact_sum(column: str) -> nw.Expr:
+    """The sum of a column of fractions, the same in whatever order the rows come.
+
+    Sums of floats depend on their order, and engines add in parallel; billionths are whole numbers.
+    Null where there is nothing to add.
+    """
+    billionths = (nw.col(column) * 1e9).round().cast(nw.Int64)
+    return billionths.sum() / 1e9
 
 
 def share_pct(part: str, whole: str) -> nw.Expr:

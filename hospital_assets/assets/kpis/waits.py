@@ -6,7 +6,7 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import table
-from hospital_assets.assets.kpis.totals import with_totals
+from hospital_assets.assets.kpis.totals import exact_sum, with_totals
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.warehouse.dialect import Frame, checkpoint
@@ -27,9 +27,7 @@ def kpi_waits_daily(
 
 
 @dg.asset(**table("kpi_waits"))
-def kpi_waits(
-    fact_emergency_visits: Frame, dim_hospital: Frame, dim_department: Frame
-) -> Frame:
+def kpi_waits(fact_emergency_visits: Frame, dim_hospital: Frame, dim_department: Frame) -> Frame:
     """Waits of the whole period by hospital, department and triage level, with totals."""
     visits = labelled(fact_emergency_visits, dim_hospital, dim_department)
     return wait_figures(visits, by=()).select(nw.col(*CONTRACTS["kpi_waits"].column_names))
@@ -60,7 +58,7 @@ def kpi_waits_rolling(kpi_waits_daily: Frame) -> Frame:
         .group_by("service_date", "hospital_id")
         .agg(
             rolling_wait_count=nw.col("_count").sum(),
-            rolling_wait_sum_minutes=nw.col("_sum").sum(),
+            rolling_wait_sum_minutes=exact_sum("_sum"),
             days_in_window_count=nw.len(),
         )
     )
@@ -118,10 +116,14 @@ def wait_figures(visits: Frame, by: tuple[str, ...]) -> Frame:
             "visit_count": nw.len(),
             "wait_count": nw.col("wait_minutes").count(),
             **{name: nw.col(name).sum() for name in excluded},
-            "wait_sum_minutes": nw.col("wait_minutes").sum(),
-            "wait_average_minutes": nw.col("wait_minutes").mean(),
+            "wait_sum_minutes": exact_sum("wait_minutes"),
             "wait_median_minutes": nw.col("wait_minutes").median(),
             "wait_p90_minutes": nw.col("wait_minutes").quantile(0.9, interpolation="linear"),
             "wait_max_minutes": nw.col("wait_minutes").max(),
         },
-    ).with_columns(wait_sum_minutes=nw.coalesce(nw.col("wait_sum_minutes"), nw.lit(0.0)))
+    ).with_columns(
+        wait_sum_minutes=nw.coalesce(nw.col("wait_sum_minutes"), nw.lit(0.0)),
+        wait_average_minutes=nw.when(nw.col("wait_count") > 0).then(
+            nw.col("wait_sum_minutes") / nw.col("wait_count")
+        ),
+    )

@@ -39,7 +39,8 @@ def raw_subject(subject: str) -> dg.AssetsDefinition:
         with without_values(f"the landed {subject} could not be read"):
             return landing.open().read(subject, raw_landed_files, period)
 
-    return raw
+    asset: dg.AssetsDefinition = raw
+    return asset
 
 
 RAW_SUBJECTS = [raw_subject(subject) for subject in SUBJECTS]

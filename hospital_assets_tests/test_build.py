@@ -1,0 +1,293 @@
+"""The whole graph over a small dirty network, and over real MIMIC-IV-ED files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import date, timedelta
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pytest
+
+from hospital_assets.automation.build import BuildError, BuildReport, build
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.definitions import build_definitions
+from hospital_assets.settings import Settings, load_settings
+
+#: Tables whose rows depend on when files were looked at, not on what they hold.
+_LEDGER = "raw_landed_files"
+
+
+def run(settings: Settings, **options: object) -> BuildReport:
+    return build(build_definitions(settings), settings, **options)  # type: ignore[arg-type]
+
+
+def copy_of(settings: Settings, target: Path) -> Settings:
+    """The same landed files in another data directory, not built."""
+    shutil.copytree(settings.landing, target / "landing", copy_function=shutil.copy2)
+    shutil.copyfile(settings.settings_file, target / "hospital.toml")
+    return replace(settings, data_dir=target)
+
+
+def tables(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Each table with a hash of its content, whatever the order of its rows."""
+    connection = duckdb.connect(str(settings.warehouse_file), read_only=True)
+    try:
+        for contract in CONTRACTS.values():
+            if contract.name == _LEDGER:
+                continue
+            columns = ", ".join(
+                f"coalesce(cast({c.name} as varchar), '~')" for c in contract.columns
+            )
+            (row,) = connection.execute(
+                f"select count(*), sum(hash(concat_ws('|', {columns}))::hugeint) "
+                f"from {contract.qualified_name}"
+            ).fetchall()
+            yield contract.name, str(row)
+    finally:
+        connection.close()
+
+
+def query(settings: Settings, sql: str) -> pl.DataFrame:
+    connection = duckdb.connect(str(settings.warehouse_file), read_only=True)
+    try:
+        return connection.sql(sql).pl()
+    finally:
+        connection.close()
+
+
+@pytest.fixture(scope="module")
+def built(network: Settings) -> tuple[Settings, BuildReport]:
+    return network, run(network)
+
+
+def test_every_table_is_built_and_no_error_check_fails(built: tuple[Settings, BuildReport]) -> None:
+    _settings, report = built
+    assert report.failures == []
+    assert report.failed_checks == []
+    assert set(report.rows) == set(CONTRACTS)
+    empty = {name for name, rows in report.rows.items() if rows == 0}
+    assert {n for n in empty if not n.startswith("quarantine_")} == set()
+    assert len(report.checks) > 250
+
+
+def test_raw_is_cleaned_and_quarantined_and_duplicates(built: tuple[Settings, BuildReport]) -> None:
+    _settings, report = built
+    conserved = [check for check in report.checks if check.name == "conserved"]
+    assert len(conserved) == 10
+    assert all(check.passed for check in conserved)
+
+
+def test_every_spoiled_record_ends_where_the_truth_expects(
+    built: tuple[Settings, BuildReport],
+) -> None:
+    settings, _ = built
+    truth = pl.read_parquet(settings.ground_truth / "dirt.parquet").filter(
+        pl.col("line").is_not_null()
+    )
+    placed = pl.concat(
+        [
+            query(
+                settings,
+                f"select source_file as file, source_line as line, '{subject}' as subject, "
+                f"case when is_duplicate then 'duplicate' else 'quarantine' end as fate, "
+                f"rule as codes from cleaned.quarantine_{subject} union all "
+                f"select source_file, source_line, '{subject}', 'kept', quality_codes "
+                f"from cleaned.cleaned_{subject}",
+            )
+            for subject in ("er_visits", "patients", "vitals", "adt_events")
+        ]
+    )
+    fates = truth.join(placed, on=["subject", "file", "line"], how="left").with_columns(
+        pl.when(pl.col("fate") != "kept")
+        .then("fate")
+        .when(pl.col("codes") == "")
+        .then(pl.lit("keep"))
+        .otherwise(pl.lit("marked"))
+        .alias("fate")
+    )
+    assert fates.filter(pl.col("fate").is_null()).is_empty()  # nothing is lost
+    fits = {
+        "quarantine": ["quarantine"],
+        # Of two equal records either may stand; a duplicate of a newer record is superseded.
+        "duplicate": ["duplicate", "keep", "marked"],
+        "correct": ["marked", "duplicate", "keep"],
+        "flag": ["marked", "duplicate"],
+        "keep": ["keep", "marked", "duplicate"],
+    }
+    wrong = fates.filter(
+        ~pl.any_horizontal(
+            (pl.col("expected") == expected) & pl.col("fate").is_in(allowed)
+            for expected, allowed in fits.items()
+        )
+    )
+    shown = wrong.group_by("subject", "kind", "expected", "fate").len().sort("subject", "kind")
+    assert wrong.is_empty(), shown.rows()
+
+
+def test_landed_values_become_what_they_truly_were(built: tuple[Settings, BuildReport]) -> None:
+    settings, _ = built
+    truth = pl.read_parquet(settings.ground_truth / "visits.parquet")
+    cleaned = query(
+        settings,
+        "select visit_id, epoch(arrival_at)::bigint as arrival_at, department_name, quality_codes "
+        "from cleaned.cleaned_er_visits",
+    )
+    both = cleaned.join(truth, on="visit_id")
+    assert both.height == cleaned.height  # no invented visit
+    # A spoiled arrival is set aside, never guessed: every arrival that stands is true.
+    assert both.filter(pl.col("arrival_at") != pl.col("arrival")).is_empty()
+    known = both.filter(pl.col("department_name").is_not_null())
+    assert known.filter(pl.col("department_name") != pl.col("routed")).is_empty()
+
+
+def test_temperatures_are_celsius_whatever_was_sent(built: tuple[Settings, BuildReport]) -> None:
+    settings, _ = built
+    odd = query(
+        settings,
+        "select count(*) from facts.fact_vitals where temperature_c not between 30 and 45",
+    )
+    assert odd.item() == 0
+
+
+def test_building_again_changes_nothing(built: tuple[Settings, BuildReport]) -> None:
+    settings, _ = built
+    before = dict(tables(settings))
+    assert run(settings).succeeded
+    assert dict(tables(settings)) == before
+
+
+@pytest.mark.slow
+def test_day_by_day_gives_the_same_as_at_once(
+    built: tuple[Settings, BuildReport], tmp_path: Path
+) -> None:
+    settings, _ = built
+    other = copy_of(settings, tmp_path)
+    assert settings.last_service_date is not None
+    days = (settings.last_service_date - settings.first_service_date).days + 1
+    for offset in range(days):
+        day = settings.first_service_date + timedelta(days=offset)
+        run(other, first=day, last=day)
+    # Dimensions know all patients only at the end; a last pass keys the early facts to them.
+    assert run(other).succeeded
+    assert dict(tables(other)) == dict(tables(settings))
+
+
+def test_bad_files_are_named_and_stop_nothing(network: Settings, tmp_path: Path) -> None:
+    settings = copy_of(network, tmp_path)
+    native = settings.landing / "native"
+    (native / "vitals" / "cut.json.gz").write_bytes(b"\x1f\x8b\x08\x00broken")
+    (native / "vitals" / "page.json").write_text("<html>\n<body>sign in</body>\n</html>\n")
+    (native / "er_visits" / "lacks.csv").write_text("visit_id,patient_id\nV1,P1\n")
+    (native / "er_visits" / "ragged.csv").write_text(
+        "visit_id,patient_id,hospital_id,arrival_time\nVX1,P1,H1,2026-03-06 10:00:00\nVX2,P1\n"
+    )
+    (native / "er_visits" / "half.csv.tmp").write_text("still being written")
+    (settings.landing / "stray.csv").write_text("a,b\n1,2\n")
+    report = run(settings, select="*cleaned_er_visits")
+    assert report.failures == []
+    ledger = query(settings, "select source_file, state, problem from raw.raw_landed_files")
+    state = dict(ledger.select("source_file", "state").iter_rows())
+    assert state["native/vitals/cut.json.gz"] == "unreadable"
+    assert state["native/vitals/page.json"] == "unreadable"
+    assert state["native/er_visits/lacks.csv"] == "missing_column"
+    assert state["native/er_visits/ragged.csv"] == "ready"
+    assert state["stray.csv"] == "unrecognised"
+    assert "native/er_visits/half.csv.tmp" not in state
+    problem = dict(ledger.select("source_file", "problem").iter_rows())
+    assert "hospital_id" in problem["native/er_visits/lacks.csv"]
+    assert "cut off" in problem["native/vitals/cut.json.gz"]
+    aside = query(
+        settings,
+        "select source_line, rule from cleaned.quarantine_er_visits "
+        "where source_file = 'native/er_visits/ragged.csv'",
+    )
+    assert aside.rows() == [(3, "wrong_field_count")]
+
+
+def test_a_planted_fault_turns_a_check_red(network: Settings, tmp_path: Path) -> None:
+    from hospital_assets.checks.accounting import conservation
+    from hospital_assets.checks.contract_checks import check_table
+    from hospital_assets.warehouse.dialect import lazy
+
+    contract = CONTRACTS["fact_doctor_shifts"]
+    sound = {
+        "service_date": date(2026, 1, 1), "shift_id": "S1", "doctor_key": 1, "hospital_key": 1,
+        "start_date_key": 1, "shift_start_at": None, "shift_end_at": None, "shift_hours": 8.0,
+    }  # fmt: skip
+    rows = [sound, {**sound, "shift_hours": -1.0}, {**sound, "shift_id": "S2", "shift_hours": 99.0}]
+    frame = lazy(pl.DataFrame(rows, schema=contract.polars_schema))
+    dimension = {
+        "dim_doctor": "doctor_key", "dim_hospital": "hospital_key", "dim_date": "date_key",
+    }  # fmt: skip
+    known = {
+        t: lazy(pl.DataFrame({key: [1 if t != "dim_date" else 2]})) for t, key in dimension.items()
+    }
+    broken = {
+        group.name: sum(finding.broken for finding in findings)
+        for group, findings in check_table(contract, frame, known)
+    }
+    assert broken == {
+        "columns": 0, "key": 2, "required": 6, "values": 1, "plausible": 2, "references": 3,
+    }  # fmt: skip
+    lines = pl.DataFrame(
+        {"source_file": ["f", "f"], "source_line": [1, 2], "is_duplicate": [False] * 2}
+    )
+    assert conservation("cleaned_vitals", lazy(lines), lazy(lines[:1]), lazy(lines[1:])).passed
+    assert not conservation("cleaned_vitals", lazy(lines), lazy(lines[:1]), lazy(lines[:0])).passed
+    assert not conservation("cleaned_vitals", lazy(lines), lazy(lines[:1]), lazy(lines[:1])).passed
+
+
+def test_nothing_landed_is_said_in_words(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="hospital simulate"):
+        run(Settings(tmp_path))
+
+
+def test_mimic_iv_ed_through_the_same_graph(mimic: Path, tmp_path: Path) -> None:
+    def hospital(*arguments: str) -> None:
+        # A process of its own: partitions follow the data directory, once, at import.
+        command = [sys.executable, "-m", "hospital_assets.cli", *arguments]
+        environment = {**os.environ, "HOSPITAL_DATA_DIR": str(tmp_path)}
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+
+    hospital("import", "mimic-iv-ed", str(mimic))
+    settings = load_settings(tmp_path)
+    assert settings.partitions == "yearly"
+    hospital("build")
+    assert query(settings, "select count(*) from raw.raw_vitals").item() == 1038
+    placed = query(
+        settings,
+        "select (select count(*) from cleaned.cleaned_vitals) "
+        "+ (select count(*) from cleaned.quarantine_vitals)",
+    )
+    assert placed.item() == 1038
+    visits = query(settings, "select * from facts.fact_emergency_visits")
+    assert visits.height == 222
+    assert dict(visits["disposition"].value_counts().iter_rows()) == {
+        "admitted": 150, "home": 60, "transferred": 5, "other": 2, "against_medical_advice": 2,
+        "left_without_being_seen": 2, "eloped": 1,
+    }  # fmt: skip
+    assert dict(visits["triage_level"].value_counts().iter_rows()) == {
+        1: 18, 2: 97, 3: 90, 4: 2, None: 15,
+    }  # fmt: skip
+    los = visits["los_minutes"]
+    assert (los.median(), los.max()) == (350.5, 4460.0)
+    assert los.quantile(0.9, "linear") == pytest.approx(943, abs=0.5)
+    assert visits["wait_minutes"].null_count() == 222  # no provider clock: unknown, not zero
+    patients = query(
+        settings,
+        "select count(distinct patient_durable_key) from dimensions.dim_patient "
+        "where patient_key > 0",
+    )
+    assert patients.item() == 64
+    celsius = query(
+        settings,
+        "select count(*) from cleaned.cleaned_vitals where quality_codes like '%celsius_inferred%'",
+    )
+    assert celsius.item() == 36

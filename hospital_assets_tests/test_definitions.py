@@ -1,0 +1,138 @@
+"""What Dagster sees: governance of every asset, a snapshot of the graph, generated documents."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.definitions import build_definitions
+from hospital_assets.docs import documents
+from hospital_assets.landing.profile import ProfileError, available_profiles, parse_profile
+from hospital_assets.settings import Settings, SettingsError, load_settings, write_settings
+
+SNAPSHOT = Path(__file__).parent / "graph.json"
+DEFINITIONS = build_definitions(Settings(Path("nowhere")))
+GRAPH = DEFINITIONS.resolve_asset_graph()
+
+
+@pytest.mark.parametrize("key", sorted(GRAPH.get_all_asset_keys()), ids=lambda k: k.path[-1])
+def test_every_asset_is_governed(key: dg.AssetKey) -> None:
+    node = GRAPH.get(key)
+    contract = CONTRACTS[key.path[-1]]
+    assert node.owners and all(owner.startswith("team:") for owner in node.owners)
+    assert node.kinds
+    assert node.group_name == contract.layer
+    assert node.description == contract.description
+    assert node.metadata["dagster/table_name"] == contract.qualified_name
+    schema = node.metadata["dagster/column_schema"]
+    assert [column.name for column in schema.columns] == contract.column_names
+    assert all(column.description for column in schema.columns)
+    assert GRAPH.get_check_keys_for_assets({key})
+    assert (node.partitions_def is not None) == contract.partitioned
+
+
+def test_every_contract_has_an_asset() -> None:
+    assert {key.path[-1] for key in GRAPH.get_all_asset_keys()} == set(CONTRACTS)
+
+
+def test_references_point_at_existing_columns() -> None:
+    for contract in CONTRACTS.values():
+        assert set(contract.key) <= set(contract.column_names), contract.name
+        for column in contract.columns:
+            assert column.description.endswith("."), f"{contract.name}.{column.name}"
+            if column.references:
+                table, _, name = column.references.partition(".")
+                assert name in CONTRACTS[table].column_names
+
+
+def graph_snapshot() -> dict[str, object]:
+    return {
+        key.path[-1]: {
+            "group": GRAPH.get(key).group_name,
+            "parents": sorted(parent.path[-1] for parent in GRAPH.get(key).parent_keys),
+            "checks": sorted(check.name for check in GRAPH.get_check_keys_for_assets({key})),
+        }
+        for key in sorted(GRAPH.get_all_asset_keys())
+    }
+
+
+def test_the_graph_is_as_recorded() -> None:
+    """A changed graph is fine when meant: delete graph.json and run this test twice."""
+    current = json.dumps(graph_snapshot(), indent=1) + "\n"
+    if not SNAPSHOT.exists():
+        SNAPSHOT.write_text(current)
+        pytest.fail("graph.json was missing and has been written; look at it and commit it")
+    assert json.loads(SNAPSHOT.read_text()) == json.loads(current)
+
+
+def test_generated_documents_are_up_to_date() -> None:
+    stale = [p.name for p, text in documents().items() if not p.exists() or p.read_text() != text]
+    assert stale == [], "run `make docs`"
+
+
+def test_importing_the_definitions_pulls_in_nothing_heavy() -> None:
+    code = (
+        "import sys, hospital_assets.definitions; "
+        "print([m for m in ('pandas', 'pyspark', 'faker', 'sqlglot', 'dagster_webserver', 'rich') "
+        "if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("name", available_profiles())
+def test_profiles_that_ship_are_valid(name: str) -> None:
+    from hospital_assets.landing.profile import load_profile
+
+    assert load_profile(name).name == name
+
+
+HEAD = 'name = "x"\ndescription = "x"\ntime_zone = "UTC"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("name = ", "not valid TOML"),
+        ('name = "x"\ndescription = "x"\ntime_zone = "Chicago"\n[subjects]\n', "IANA time zone"),
+        (HEAD + "[subjects.beds]\n", "no such subject"),
+        (HEAD + '[subjects.vitals]\nfiles = ["a"]\ncolour = 1\n', "colour"),
+        (
+            HEAD + '[subjects.vitals.columns]\nheart = "hr"\n',
+            "'heart' is not a column of raw_vitals",
+        ),
+        (HEAD + '[subjects.vitals]\nfiles = ["a"]\n', "needs `date`"),
+    ],
+)
+def test_a_wrong_profile_says_where(text: str, says: str) -> None:
+    with pytest.raises(ProfileError, match="mine.toml") as raised:
+        parse_profile(text, "mine.toml")
+    assert says in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("first_service_date = 'x'", "must be a date"),
+        ("colour = 1", "unknown key 'colour'"),
+        ("partitions = 'hourly'", "daily, monthly or yearly"),
+        ("first_service_date = 2026-02-01\nlast_service_date = 2026-01-01", "is before"),
+        ("=", "not valid TOML"),
+    ],
+)
+def test_wrong_settings_say_what_is_wrong(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "hospital.toml").write_text(text)
+    with pytest.raises(SettingsError, match=says):
+        load_settings(tmp_path)
+
+
+def test_settings_survive_the_round_trip(tmp_path: Path) -> None:
+    settings = Settings(tmp_path, partitions="yearly")
+    write_settings(settings)
+    assert load_settings(tmp_path) == settings
