@@ -96,6 +96,7 @@ def landed_files(ledger: pl.DataFrame) -> Iterator[dg.AssetCheckResult]:
         check_name="files_readable",
         passed=aside.is_empty(),
         severity=dg.AssetCheckSeverity.WARN,
+        description=f"{aside.height} landed files were set aside; see what is wrong in the metadata",
         metadata={
             "files": aside.height,
             "set_aside": dg.MetadataValue.table(
@@ -124,6 +125,8 @@ def landed_files(ledger: pl.DataFrame) -> Iterator[dg.AssetCheckResult]:
         check_name="columns_known",
         passed=unknown.is_empty(),
         severity=dg.AssetCheckSeverity.WARN,
+        description="columns without a place in their profile: "
+        + (", ".join(sorted(set(unknown["unknown_columns"].to_list()))) or "none"),
         metadata={
             "unknown": dg.MetadataValue.table(
                 [
