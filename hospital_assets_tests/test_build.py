@@ -164,7 +164,7 @@ def test_building_again_changes_nothing(built: tuple[Settings, BuildReport]) -> 
 
 
 @pytest.mark.slow
-def test_day_by_day_gives_the_same_as_at_once(
+def test_days_built_one_by_one_do_not_disturb_a_later_whole_build(
     built: tuple[Settings, BuildReport], tmp_path: Path
 ) -> None:
     settings, _ = built
@@ -174,7 +174,7 @@ def test_day_by_day_gives_the_same_as_at_once(
     for offset in range(days):
         day = settings.first_service_date + timedelta(days=offset)
         run(other, first=day, last=day)
-    # Dimensions know all patients only at the end; a last pass keys the early facts to them.
+    # The last pass re-keys early facts to patients who were landed later.
     assert run(other).succeeded
     assert dict(tables(other)) == dict(tables(settings))
 
