@@ -19,6 +19,8 @@ from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from dagster._serdes import ConfigurableClassData
 
+from hospital_assets.settings import load_settings
+
 _BATCH_SIZE = "1000"
 
 
@@ -39,8 +41,8 @@ class BatchingSqliteEventLogStorage(SqliteEventLogStorage):
     def from_config_value(
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> BatchingSqliteEventLogStorage:
-        """Make the storage in `$DAGSTER_HOME/history/runs`."""
-        home = Path(os.environ["DAGSTER_HOME"])
+        """Make the storage in `$DAGSTER_HOME/history/runs`; without it, in the data directory."""
+        home = Path(os.environ.get("DAGSTER_HOME") or load_settings().dagster_home)
         return cls(str(home / "history" / "runs"), inst_data)
 
     def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
