@@ -73,6 +73,18 @@ CLOCKS = [
     (" 2026-01-15 ", datetime(2026, 1, 15), None),
     ("2026-02-30 10:00:00", None, None),
     ("yesterday", None, None),
+    # What DuckDB's own cast would read as ten in the morning, 1970, the next day, or UTC.
+    ("2026-01-05 10:00 PM", None, None),
+    ("epoch", None, None),
+    ("infinity", None, None),
+    ("2026-01-05 24:00:00", None, None),
+    ("2026-01-05T10:00:00 UTC", None, None),
+    ("2026-01-05T10:00:60", None, None),
+    ("2026-01-05T10:00:00.1234567", datetime(2026, 1, 5, 10, 0, 0, 123_456), None),
+    ("2026-01-05 10:00:00 +01:00", datetime(2026, 1, 5, 10), 60),
+    ("2026-01-05-05:00", datetime(2026, 1, 5), -300),
+    ("01-05-2026", None, None),
+    ("01/05/2026 10:30-05:00", datetime(2026, 1, 5, 10, 30), -300),
     ("", None, None),
     (None, None, None),
 ]

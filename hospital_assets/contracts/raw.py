@@ -31,6 +31,8 @@ class LandedRecord(Table):
         "unknown ones included.",
         nullable=True,
         privacy="direct_identifier",
+        # Half the size in half the time of what DuckDB picks for long text.
+        compression="zstd",
     )
     problem: pl.String = column(
         "Why the record could not be read, or null.", nullable=True, isin=_READING_PROBLEMS

@@ -73,6 +73,7 @@ def column(
     references: str = "",
     plausible: tuple[float, float] | None = None,
     stored_as: str = "",
+    compression: str = "",
     **checks: Any,
 ) -> Any:
     """One column of a contract.
@@ -86,6 +87,7 @@ def column(
         references: `table.column` whose values this column must be among.
         plausible: bounds (inclusive) outside of which a value is odd but possible: a warning.
         stored_as: the DuckDB type, where it is not the one that follows from the Polars type.
+        compression: DuckDB compression, where we know better than its own choice.
         checks: Pandera's own constraints (`ge`, `le`, `isin`, `str_matches`, ...): an error.
     """
     return pa.Field(
@@ -98,6 +100,7 @@ def column(
             "references": references,
             "plausible": plausible,
             "stored_as": stored_as,
+            "compression": compression,
         },
         **checks,
     )
@@ -117,6 +120,7 @@ class Column:
     privacy: Privacy
     references: str
     plausible: tuple[float, float] | None
+    compression: str
     checks: tuple[pa.Check, ...]
 
 
@@ -167,6 +171,7 @@ class Contract:
                     privacy=meta.get("privacy", "operational"),
                     references=meta.get("references", ""),
                     plausible=meta.get("plausible"),
+                    compression=meta.get("compression", ""),
                     checks=tuple(field.checks),
                 )
             )

@@ -160,13 +160,16 @@ class Profile(_Declaration):
         return self
 
 
-def available_profiles() -> list[str]:
+@functools.cache
+def available_profiles() -> tuple[str, ...]:
     """Names of the profiles that ship with the package."""
     folder = resources.files("hospital_assets.landing") / "profiles"
-    return sorted(
-        entry.name.removesuffix(".toml")
-        for entry in folder.iterdir()
-        if entry.name.endswith(".toml")
+    return tuple(
+        sorted(
+            entry.name.removesuffix(".toml")
+            for entry in folder.iterdir()
+            if entry.name.endswith(".toml")
+        )
     )
 
 

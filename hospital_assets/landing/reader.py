@@ -11,7 +11,10 @@ import csv
 import hashlib
 import io
 import itertools
+import math
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -31,8 +34,10 @@ from hospital_assets.warehouse.dialect import (
     resolve_instants,
 )
 
-#: How much JSON text is held in memory at once; longer files are cut at line ends.
-_BATCH_BYTES = 32_000_000
+#: How much JSON text is held in memory at once; longer files are cut at line ends. Each batch ends
+#: in a partial row group that the next checkpoint rewrites, so smaller batches cost time.
+_BATCH_BYTES = 128_000_000
+_SMALL_BATCH = 16_000_000
 _map_numbers = itertools.count(1)
 
 
@@ -214,15 +219,18 @@ def csv_relation(
 ) -> duckdb.DuckDBPyRelation:
     """Records of CSV files, from their Parquet copies in the spool (made where absent)."""
     version = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:8]
-    copies = []
+    copies: list[Path] = []
     if spec.join is None:
-        for file in files:
-            copy = spool / f"{file.sha256[:32]}.{subject}.{version}.parquet"
-            if not copy.exists():
-                text = read_content(file.path).text
-                parsed = parse_csv(text, spec.delimiter)
-                _write(to_canonical(parsed, subject, spec, file.sha256), copy)
-            copies.append(copy)
+        copies = [spool / f"{file.sha256[:32]}.{subject}.{version}.parquet" for file in files]
+
+        def copied(file: LandedFile, copy: Path) -> None:
+            parsed = parse_csv(read_content(file.path).text, spec.delimiter)
+            _write(to_canonical(parsed, subject, spec, file.sha256), copy)
+
+        absent = {copy: file for file, copy in zip(files, copies, strict=True) if not copy.exists()}
+        # Polars lets go of the interpreter while it parses and writes.
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(copied, absent.values(), absent.keys()))
     elif files:
         together = hashlib.sha256(
             "".join(file.sha256 for file in (*files, *companions)).encode()
@@ -302,8 +310,8 @@ def json_relation(
 ) -> duckdb.DuckDBPyRelation:
     """Records of JSON-lines files, read as text and taken apart inside DuckDB.
 
-    A line that is not one JSON object (also one with NaN, which JSON does not have) is a record
-    with the problem `unreadable_line`.
+    A line that is not one JSON object is a record with the problem `unreadable_line`. NaN, which
+    JSON does not have but many writers produce, stands for a value that is not a number.
     """
     sources = []
     for pieces in _batches([piece for file in files for piece in _pieces(file, spool)]):
@@ -312,12 +320,14 @@ def json_relation(
         sources.append(
             f"""
             select m.source_file, m._fallback, m.first_line + place as source_line,
-                   rtrim(line, chr(13)) as record
+                   case when ends_with(line, chr(13)) then rtrim(line, chr(13)) else line end
+                       as record
             from (select filename, unnest(string_split(content, chr(10))) as line,
                          unnest(range(len(string_split(content, chr(10))))) as place
                   from read_text([{listed}])) l
             join {names} m on m.handle = l.filename
-            where trim(line, chr(32) || chr(9) || chr(13)) <> ''"""
+            -- Trimming long lines is slow, and a line that starts with a letter is not blank.
+            where ascii(line) > 32 or trim(line, chr(32) || chr(9) || chr(13)) <> ''"""
         )
     paths = sorted(
         {path for name in canonical_columns(subject) for path in spec.source_names(name)}
@@ -329,11 +339,10 @@ def json_relation(
     return connection.sql(
         f"""
         with judged as (
-            -- json_type raises on text that is not JSON, so it only sees what is.
-            select *, case when json_valid(record) then json_type(record) = 'OBJECT'
-                and not ((contains(record, 'NaN') or contains(record, 'Infinity'))
-                         and regexp_matches(record, '[:,\\[]\\s*-?(NaN|Infinity)\\b'))
-                else false end as is_sound
+            -- JSON is an object when it opens like one (123 is the brace); json_type would parse it
+            -- once more, and raises on text that is not JSON.
+            select *, case when ascii(record) = 123 then json_valid(record)
+                when json_valid(record) then json_type(record) = 'OBJECT' else false end as is_sound
             from ({" union all ".join(sources)})
         ), parsed as (
             select *, json_extract_string(case when is_sound then record end, [{listed}]) as found
@@ -381,16 +390,19 @@ def _pieces(file: LandedFile, spool: Path) -> list[tuple[Path, str, int, date | 
 def _batches(
     pieces: Sequence[tuple[Path, str, int, date | None]],
 ) -> list[list[tuple[Path, str, int, date | None]]]:
-    """Pieces in batches of bounded size, because DuckDB holds the texts of a batch at once."""
+    """Pieces in batches of bounded, about equal size: DuckDB holds the texts of a batch at once."""
+    total = sum(piece[0].stat().st_size for piece in pieces)
+    # One core reads one batch.
+    count = max(math.ceil(total / _BATCH_BYTES), min(os.cpu_count() or 1, total // _SMALL_BATCH), 1)
+    wanted = max(total // count, 1)
     batches: list[list[tuple[Path, str, int, date | None]]] = []
-    room = 0
+    size = wanted
     for piece in pieces:
-        size = piece[0].stat().st_size
-        if size > room or not batches:
+        if size >= wanted:
             batches.append([])
-            room = _BATCH_BYTES
+            size = 0
         batches[-1].append(piece)
-        room -= size
+        size += piece[0].stat().st_size
     return batches
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -72,12 +73,12 @@ class LandingZone:
         listed = self._listed()
         unchanged = _unchanged(known, listed)
         fresh = listed.join(unchanged.select("source_file").unique(), on="source_file", how="anti")
-        seen = {
-            row["file_sha256"]: row["source_file"]
-            for row in unchanged.iter_rows(named=True)
-            if row["state"] != "duplicate"
-        }
-        rows = [row for entry in fresh.iter_rows(named=True) for row in self._judged(entry, seen)]
+        with ThreadPoolExecutor() as pool:
+            digests = pool.map(lambda name: sha256(self.landing / name), fresh["source_file"])
+            fresh = fresh.with_columns(file_sha256=pl.Series(list(digests), dtype=pl.String))
+            originals = _originals(unchanged, fresh)
+            judged = pool.map(lambda row: self._judged(row, originals), fresh.rows(named=True))
+            rows = [row for rows in judged for row in rows]
         ledger = pl.concat(
             [unchanged, pl.DataFrame(rows, schema=_LEDGER.polars_schema)], how="vertical"
         )
@@ -215,16 +216,17 @@ class LandingZone:
             orient="row",
         )
 
-    def _judged(self, entry: Mapping[str, object], seen: dict[str, str]) -> list[dict[str, object]]:
+    def _judged(
+        self, entry: Mapping[str, object], originals: Mapping[str, str]
+    ) -> list[dict[str, object]]:
         """Ledger rows of a file: one for each subject it feeds; counts come later."""
         source_file = str(entry["source_file"])
         path = self.landing / source_file
-        folder, _, inside = source_file.partition("/")
+        folder = source_file.partition("/")[0]
         row: dict[str, object] = {
             **entry,
             "source_profile": folder,
             "subject": "unknown",
-            "file_sha256": sha256(path),
             "encoding": "unknown",
             "compression": "none",
             "columns": None,
@@ -242,22 +244,21 @@ class LandingZone:
                 f"profiles are {', '.join(available_profiles())}"
             )
             return [row]
-        profile = load_profile(folder)
-        feeds = _feeds(profile, inside)
+        feeds = _fed_by(source_file)
         if not feeds:
             row["problem"] = (
                 f"no subject of the profile '{folder}' takes a file of this name; it is not used"
             )
             return [row]
-        digest = str(row["file_sha256"])
         if entry["file_bytes"] == 0:
             return [{**row, "subject": s, "state": "empty", "problem": "the file is empty"}
                     for s, _ in feeds]  # fmt: skip
-        if digest in seen and seen[digest] != source_file:
-            problem = f"same content as {seen[digest]}, which is loaded; not loaded again"
+        original = originals[str(row["file_sha256"])]
+        if original != source_file:
+            problem = f"same content as {original}, which is loaded; not loaded again"
             return [{**row, "subject": s, "state": "duplicate", "problem": problem}
                     for s, _ in feeds]  # fmt: skip
-        seen[digest] = source_file
+        profile = load_profile(folder)
         return [self._verified(row, profile, subject, is_main, path) for subject, is_main in feeds]
 
     def _verified(
@@ -415,6 +416,25 @@ def observed_period(zone: LandingZone) -> tuple[date, date] | None:
     return None if days.is_empty() else (days.min(), days.max())  # type: ignore[return-value]
 
 
+def _fed_by(source_file: str) -> list[tuple[str, bool]]:
+    """As `_feeds`, for a path below the landing folder."""
+    folder, _, inside = source_file.partition("/")
+    return _feeds(load_profile(folder), inside) if folder in available_profiles() else []
+
+
+def _originals(unchanged: pl.DataFrame, fresh: pl.DataFrame) -> dict[str, str]:
+    """Content hash -> the file that is loaded for it: the one known longest, else first by name."""
+    originals = dict(
+        unchanged.filter(pl.col("state") != "duplicate")
+        .select("file_sha256", "source_file")
+        .iter_rows()
+    )
+    for source_file, digest in fresh.select("source_file", "file_sha256").iter_rows():
+        if _fed_by(source_file):
+            originals.setdefault(digest, source_file)
+    return originals
+
+
 def _feeds(profile: Profile, inside: str) -> list[tuple[str, bool]]:
     """Subjects a file feeds, by its path below the profile's folder, and whether as main file."""
     path = Path(inside)
@@ -442,9 +462,14 @@ def _unknown(header: Sequence[str], spec: Subject, subject: str) -> str | None:
 def _unchanged(known: pl.DataFrame | None, listed: pl.DataFrame) -> pl.DataFrame:
     if known is None:
         return pl.DataFrame(schema=_LEDGER.polars_schema)
-    return known.join(
+    still = known.join(
         listed, on=["source_file", "file_bytes", "file_modified_ns"], how="semi"
     ).select(_LEDGER.column_names)
+    # A copy whose original is gone is not a copy any more.
+    originals = still.filter(pl.col("state") != "duplicate")["file_sha256"]
+    return still.filter(
+        (pl.col("state") != "duplicate") | pl.col("file_sha256").is_in(originals.implode())
+    )
 
 
 def _per_file(counts: pl.DataFrame, is_dated: bool, first: date) -> pl.DataFrame:

@@ -429,7 +429,8 @@ def _write_vitals(
         broken = dirt.choose(sets, 0.0005, rng)
         how = rng.integers(0, 3, n)
         text = pl.col("_text")
-        sets = dirt.mark(sets, broken, "broken_json", "quarantine").with_columns(
+        sets = dirt.mark(sets, broken & (how < 2), "broken_json", "quarantine")
+        sets = dirt.mark(sets, broken & (how == 2), "nan_literal", "flag").with_columns(
             _text=pl.when(pl.Series(broken & (how == 0)))
             .then(text.str.head(-2))
             .when(pl.Series(broken & (how == 1)))

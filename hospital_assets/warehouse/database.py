@@ -293,7 +293,11 @@ def _qualified(contract: Contract) -> str:
 
 
 def _create_table(contract: Contract, *, replace: bool) -> str:
-    columns = ", ".join(f"{quoted(c.name)} {c.duckdb_type}" for c in contract.columns)
+    columns = ", ".join(
+        f"{quoted(c.name)} {c.duckdb_type}"
+        + (f" using compression {c.compression}" if c.compression else "")
+        for c in contract.columns
+    )
     verb = "create or replace table" if replace else "create table if not exists"
     return f"{verb} {_qualified(contract)} ({columns})"
 

@@ -146,36 +146,26 @@ def parse_wall_clocks(
     strptime notation. Unreadable text becomes null.
     """
     if relation_of(frame) is not None:
-        parts: dict[str, str] = {}
-        for out, src in columns.items():
-            text = f"trim({quoted(src)})"
-            bare = f"replace(regexp_replace({text}, {literal(_OFFSET)}, ''), 'T', ' ')"
-            clock = f"try_cast({bare} as timestamp)"
-            if formats:
-                listed = "[" + ", ".join(literal(f) for f in formats) + "]"
-                clock = f"coalesce({clock}, try_strptime({text}, {listed}))"
-            offset = f"regexp_extract({text}, {literal(':.*(' + _OFFSET + ')')}, 1)"
-            digits = f"replace({offset}, ':', '')"
-            parts[out] = clock
-            parts[f"{out}_offset_minutes"] = (
-                f"case when {offset} = '' then null when upper({offset}) = 'Z' then 0 "
-                f"else cast(({digits}[1:1] || '1') as integer) * (cast({digits}[2:3] as integer) "
-                f"* 60 + cast({digits}[4:5] as integer)) end"
-            )
-        return with_sql(frame, parts)
+        return _wall_clocks_in_duckdb(frame, columns, formats)
 
     expressions: dict[str, pl.Expr] = {}
     for out, src in columns.items():
         written = pl.col(src).str.strip_chars()
-        stripped = written.str.replace(_OFFSET, "").str.replace("T", " ", literal=True)
-        expressions[out] = pl.coalesce(
-            *(
-                stripped.str.to_datetime(f, time_unit="us", strict=False)
-                for f in ISO_WALL_CLOCK_FORMATS
-            ),
-            *(written.str.to_datetime(f, time_unit="us", strict=False) for f in formats),
+        ending = pl.when(written.str.contains(":", literal=True)).then(
+            written.str.extract(f"({_OFFSET})", 1)
         )
-        ending = written.str.extract(r":.*(" + _OFFSET + ")", 1)
+        unzoned = (
+            pl.when(ending.is_null()).then(written).otherwise(written.str.replace(_OFFSET, ""))
+        )
+        # Polars would turn a leap second into the next minute; DuckDB knows none.
+        unzoned = pl.when(~unzoned.str.contains(":60", literal=True)).then(
+            unzoned.str.strip_chars()
+        )
+        iso = unzoned.str.replace("T", " ", literal=True)
+        expressions[out] = pl.coalesce(
+            *(iso.str.to_datetime(f, time_unit="us", strict=False) for f in ISO_WALL_CLOCK_FORMATS),
+            *(unzoned.str.to_datetime(f, time_unit="us", strict=False) for f in formats),
+        )
         figures = ending.str.replace(":", "", literal=True)
         minutes = figures.str.slice(1, 2).cast(pl.Int32, strict=False) * 60 + figures.str.slice(
             3, 2
@@ -190,6 +180,43 @@ def parse_wall_clocks(
     return lazy(polars_of(frame).with_columns(**expressions))
 
 
+def _wall_clocks_in_duckdb(
+    frame: Frame, columns: Mapping[str, str], formats: Sequence[str]
+) -> Frame:
+    # Step by step, because DuckDB computes what stands in several places of a CASE anew in each.
+    endings: dict[str, str] = {}
+    unzoned: dict[str, str] = {}
+    parts: dict[str, str] = {}
+    listed = "[" + ", ".join(literal(f) for f in formats) + "]"
+    for out, src in columns.items():
+        text, ending, bare = f"trim({quoted(src)})", quoted(f"{out}_ending"), quoted(out)
+        # A date alone may end in "-2026"; only what has a time of day can have an offset.
+        endings[f"{out}_ending"] = (
+            f"case when contains({text}, ':') "
+            f"then regexp_extract({text}, {literal(_OFFSET)}) else '' end"
+        )
+        unzoned[out] = f"replace(left({text}, length({text}) - length({ending})), 'T', ' ')"
+        # A cast alone would read "10:00 PM" as ten in the morning and 24:00 as the next day.
+        parts[out] = (
+            f"case when regexp_full_match({bare}, '[0-9: .-]+') and not contains({bare}, ' 24:')"
+            f" then try_cast({bare} as timestamp) end"
+        )
+        if formats:
+            # strptime reads the word "epoch", and takes long over what does not fit.
+            parts[out] = (
+                f"coalesce({parts[out]}, case when lower({bare}) not in "
+                f"('epoch', 'infinity', '-infinity') then try_strptime({bare}, {listed}) end)"
+            )
+        parts[f"{out}_offset_minutes"] = (
+            f"case when {ending} = '' then null when upper({ending}) = 'Z' then 0 "
+            f"else case when starts_with({ending}, '-') then -1 else 1 end "
+            f"* (cast(substr({ending}, 2, 2) as integer) * 60 "
+            f"+ cast(right({ending}, 2) as integer)) end"
+        )
+    stepwise = with_sql(with_sql(frame, endings), unzoned)
+    return with_sql(stepwise, parts).drop(*endings)
+
+
 def json_fields(frame: Frame, column: str, fields: Mapping[str, str]) -> Frame:
     """Add text columns taken from a JSON column by path (`$.a.b`); null where absent.
 
@@ -200,6 +227,7 @@ def json_fields(frame: Frame, column: str, fields: Mapping[str, str]) -> Frame:
         stored = dict(zip(relation.columns, relation.types, strict=True))[column]
         source = quoted(column)
         if str(stored) == "VARIANT":
+            # Single fields of a VARIANT read faster only while every row has them in one type.
             source = f"cast({source} as json)"
         # All paths in one go: the text of a record is parsed once, not once per field.
         paths = ", ".join(literal(path) for path in fields.values())
@@ -207,9 +235,11 @@ def json_fields(frame: Frame, column: str, fields: Mapping[str, str]) -> Frame:
         return with_sql(
             found, {out: f"_found[{place}]" for place, out in enumerate(fields, start=1)}
         ).drop("_found")
+    # Polars takes JSON at its word; DuckDB reads the NaN that many writers produce.
+    strict = pl.col(column).str.replace_all(r"([:\[,]\s*)-?(?:NaN|Infinity)\b", "${1}null")
     return lazy(
         polars_of(frame).with_columns(
-            **{out: pl.col(column).str.json_path_match(path) for out, path in fields.items()}
+            **{out: strict.str.json_path_match(path) for out, path in fields.items()}
         )
     )
 

@@ -138,7 +138,11 @@ class WarehouseIOManager(dg.ConfigurableIOManager):
                 f"{contract.name}: the contract and the asset disagree on being partitioned"
             )
         relation = relation_of(frame)
-        lineage = None if relation is None else column_lineage(contract, relation)
+        lineage = (
+            None
+            if relation is None
+            else column_lineage(contract, relation.sql_query(), warehouse.file.parent / "lineage")
+        )
         written = warehouse.replace(contract, frame, period)
         details: dict[str, Any] = {
             "seconds": round(written.seconds, 3),

@@ -8,26 +8,46 @@ lineage by hand. Belongs here: that, and how it is shown. COUNT(*) has no column
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import dagster as dg
-import duckdb
 
 from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.warehouse.dialect import CHECKPOINT_QUERIES
 
+#: Output column -> the base columns `(table, column)` it is computed from.
 Sources = Mapping[str, tuple[tuple[str, str], ...]]
 
+_CHECKPOINT = re.compile(r"\bcheckpoint_\d+\b")
 
-def column_lineage(
-    contract: Contract, relation: duckdb.DuckDBPyRelation
-) -> dg.TableColumnLineage | None:
-    """Which upstream columns each column of a relation is computed from.
+
+def column_lineage(contract: Contract, query: str, folder: Path) -> dg.TableColumnLineage | None:
+    """Which upstream columns each column of a query is computed from.
 
     None where no column comes from a table of the warehouse (a plan over landed files).
+
+    Args:
+        contract: the table the result is stored as.
+        query: SQL of a DuckDB relation.
+        folder: where answers are kept: a query takes up to half a second to resolve, and is the
+            same in every run until the code changes.
     """
-    sources = column_sources(_without_dates(_expanded(relation.sql_query())))
+    if contract.layer == "raw":
+        return None
+    sql = _without_dates(query)
+    remembered = folder / f"{contract.name}.json"
+    identity = _identity(sql)
+    sources = _recalled(remembered, identity)
+    if sources is None:
+        sources = column_sources(sql)
+        remembered.parent.mkdir(parents=True, exist_ok=True)
+        remembered.write_text(
+            json.dumps({"identity": identity, "sources": sources}), encoding="utf-8"
+        )
     deps_by_column = {
         name: [dg.TableColumnDep(dg.AssetKey(table), column) for table, column in deps]
         for name in contract.column_names
@@ -45,17 +65,32 @@ def lineage_table(lineage: dg.TableColumnLineage) -> str:
     return "| column | computed from |\n|---|---|\n" + "\n".join(lines)
 
 
-def _expanded(sql: str) -> str:
-    """The query with checkpoints replaced by the queries that filled them."""
-    for name, query in reversed(CHECKPOINT_QUERIES.items()):
-        name_in_sql = rf"(?:temp\.main\.|temp\.)?\b{name}\b"
-        # As a function, so that backslashes in the query are not read as references.
-        sql = re.sub(name_in_sql, functools.partial(_parenthesised, query), sql)
-    return sql
+def _recalled(file: Path, identity: str) -> Sources | None:
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if kept.get("identity") != identity:
+        return None
+    return {
+        name: tuple((table, column) for table, column in deps)
+        for name, deps in kept["sources"].items()
+    }
 
 
-def _parenthesised(query: str, _: re.Match[str]) -> str:
-    return f"({query})"
+def _identity(sql: str) -> str:
+    """A hash of the query, of the checkpoints it reads, and of the columns it may read."""
+    return hashlib.sha256(f"{_columns_by_table()}{_named_by_content(sql)}".encode()).hexdigest()
+
+
+def _named_by_content(sql: str) -> str:
+    def content(found: re.Match[str]) -> str:
+        query = CHECKPOINT_QUERIES.get(found.group(0))
+        if query is None:
+            return found.group(0)
+        return hashlib.sha256(_named_by_content(_without_dates(query)).encode()).hexdigest()
+
+    return _CHECKPOINT.sub(content, sql)
 
 
 def _without_dates(sql: str) -> str:
@@ -64,23 +99,42 @@ def _without_dates(sql: str) -> str:
 
 
 @functools.cache
-def column_sources(sql: str) -> Sources:
-    """Base columns `(table, column)` behind each output column of a DuckDB query."""
-    # sqlglot takes 0.2 s to import, and only runs that write through DuckDB need it.
-    from sqlglot import exp
-    from sqlglot.lineage import lineage
-
+def _columns_by_table() -> Mapping[str, Mapping[str, Mapping[str, str]]]:
+    """Layer -> table -> column -> DuckDB type, of all contracts."""
     schema: dict[str, dict[str, dict[str, str]]] = {}
     for contract in CONTRACTS.values():
         schema.setdefault(contract.layer, {})[contract.name] = {
             column.name: column.duckdb_type for column in contract.columns
         }
+    return schema
+
+
+@functools.cache
+def column_sources(sql: str) -> Sources:
+    """Base columns `(table, column)` behind each output column of a DuckDB query.
+
+    Checkpoints are looked through, each resolved once.
+    """
+    # sqlglot takes 0.2 s to import, and only runs that write through DuckDB need it.
+    from sqlglot import exp
+    from sqlglot.lineage import lineage
+
+    checkpoints = {
+        name: column_sources(_without_dates(CHECKPOINT_QUERIES[name]))
+        for name in set(_CHECKPOINT.findall(sql)) & set(CHECKPOINT_QUERIES)
+    }
+    schema: dict[str, object] = dict(_columns_by_table())
+    if checkpoints:
+        # sqlglot needs every table at the same depth: temporary ones stand in the schema `main`.
+        sql = re.sub(r"\btemp\.main\.(?=checkpoint_)", "main.", sql)
+        schema["main"] = {name: dict.fromkeys(kept, "") for name, kept in checkpoints.items()}
     sources: dict[str, tuple[tuple[str, str], ...]] = {}
     for column, root in lineage(
         None, sql, schema, dialect="duckdb", trim_selects=False, copy=False
     ).items():
         # Nodes are shared between columns, so the walk must not visit one twice.
-        found, seen, waiting = set(), set(), [root]
+        found: set[tuple[str, str]] = set()
+        seen, waiting = set(), [root]
         while waiting:
             node = waiting.pop()
             if id(node) in seen:
@@ -88,7 +142,12 @@ def column_sources(sql: str) -> Sources:
             seen.add(id(node))
             waiting.extend(node.downstream)
             table = node.expression
-            if isinstance(table, exp.Table) and table.name in CONTRACTS:
-                found.add((table.name, node.name.rsplit(".", 1)[-1].strip('"')))
+            if not isinstance(table, exp.Table):
+                continue
+            name = node.name.rsplit(".", 1)[-1].strip('"')
+            if table.name in CONTRACTS:
+                found.add((table.name, name))
+            elif table.name in checkpoints:
+                found.update(checkpoints[table.name].get(name, ()))
         sources[column] = tuple(sorted(found))
     return sources

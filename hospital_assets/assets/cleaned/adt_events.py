@@ -53,7 +53,9 @@ RULES = (
 @dg.multi_asset(**cleaned_and_quarantined("adt_events"))
 def adt_events(raw_adt_events: Frame, cleaned_hospitals: Frame) -> tuple[Frame, Frame]:
     """ADT messages, judged and split."""
-    return split(judge_adt_events(raw_adt_events, cleaned_hospitals), "adt_events", RULES)
+    return split(
+        judge_adt_events(raw_adt_events, cleaned_hospitals), raw_adt_events, "adt_events", RULES
+    )
 
 
 def judge_adt_events(raw: Frame, hospitals: Frame) -> Frame:

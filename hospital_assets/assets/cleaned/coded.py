@@ -52,13 +52,23 @@ PROCEDURE_RULES = (
 @dg.multi_asset(**cleaned_and_quarantined("diagnoses"))
 def diagnoses(raw_diagnoses: Frame, cleaned_hospitals: Frame) -> tuple[Frame, Frame]:
     """Diagnoses, judged and split."""
-    return split(judge_diagnoses(raw_diagnoses, cleaned_hospitals), "diagnoses", DIAGNOSIS_RULES)
+    return split(
+        judge_diagnoses(raw_diagnoses, cleaned_hospitals),
+        raw_diagnoses,
+        "diagnoses",
+        DIAGNOSIS_RULES,
+    )
 
 
 @dg.multi_asset(**cleaned_and_quarantined("procedures"))
 def procedures(raw_procedures: Frame, cleaned_hospitals: Frame) -> tuple[Frame, Frame]:
     """Procedures, judged and split."""
-    return split(judge_procedures(raw_procedures, cleaned_hospitals), "procedures", PROCEDURE_RULES)
+    return split(
+        judge_procedures(raw_procedures, cleaned_hospitals),
+        raw_procedures,
+        "procedures",
+        PROCEDURE_RULES,
+    )
 
 
 def judge_diagnoses(raw: Frame, hospitals: Frame) -> Frame:

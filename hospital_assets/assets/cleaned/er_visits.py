@@ -78,7 +78,9 @@ RULES = (
 @dg.multi_asset(**cleaned_and_quarantined("er_visits"))
 def er_visits(raw_er_visits: Frame, cleaned_hospitals: Frame) -> tuple[Frame, Frame]:
     """Emergency visits, judged and split."""
-    return split(judge_er_visits(raw_er_visits, cleaned_hospitals), "er_visits", RULES)
+    return split(
+        judge_er_visits(raw_er_visits, cleaned_hospitals), raw_er_visits, "er_visits", RULES
+    )
 
 
 def judge_er_visits(raw: Frame, hospitals: Frame) -> Frame:

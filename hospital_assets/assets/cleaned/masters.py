@@ -66,28 +66,36 @@ SHIFT_RULES = (SHIFT_ID_MISSING, DOCTOR_ID_MISSING, HOSPITAL_UNKNOWN, SHIFT_TIME
 @dg.multi_asset(**cleaned_and_quarantined("hospitals"))
 def hospitals(raw_hospitals: Frame) -> tuple[Frame, Frame]:
     """Hospitals, judged and split."""
-    return split(judge_hospitals(raw_hospitals), "hospitals", HOSPITAL_RULES)
+    return split(judge_hospitals(raw_hospitals), raw_hospitals, "hospitals", HOSPITAL_RULES)
 
 
 @dg.multi_asset(**cleaned_and_quarantined("departments"))
 def departments(raw_departments: Frame, cleaned_hospitals: Frame) -> tuple[Frame, Frame]:
     """Departments, judged and split."""
     return split(
-        judge_departments(raw_departments, cleaned_hospitals), "departments", DEPARTMENT_RULES
+        judge_departments(raw_departments, cleaned_hospitals),
+        raw_departments,
+        "departments",
+        DEPARTMENT_RULES,
     )
 
 
 @dg.multi_asset(**cleaned_and_quarantined("doctors"))
 def doctors(raw_doctors: Frame, cleaned_hospitals: Frame) -> tuple[Frame, Frame]:
     """Doctors, judged and split."""
-    return split(judge_doctors(raw_doctors, cleaned_hospitals), "doctors", DOCTOR_RULES)
+    return split(
+        judge_doctors(raw_doctors, cleaned_hospitals), raw_doctors, "doctors", DOCTOR_RULES
+    )
 
 
 @dg.multi_asset(**cleaned_and_quarantined("doctor_shifts"))
 def doctor_shifts(raw_doctor_shifts: Frame, cleaned_hospitals: Frame) -> tuple[Frame, Frame]:
     """Doctor shifts, judged and split."""
     return split(
-        judge_doctor_shifts(raw_doctor_shifts, cleaned_hospitals), "doctor_shifts", SHIFT_RULES
+        judge_doctor_shifts(raw_doctor_shifts, cleaned_hospitals),
+        raw_doctor_shifts,
+        "doctor_shifts",
+        SHIFT_RULES,
     )
 
 

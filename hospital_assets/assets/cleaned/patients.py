@@ -55,7 +55,7 @@ MAX_AGE_YEARS = 120
 @dg.multi_asset(**cleaned_and_quarantined("patients"))
 def patients(raw_patients: Frame) -> tuple[Frame, Frame]:
     """Patients, judged and split."""
-    return split(judge_patients(raw_patients), "patients", RULES)
+    return split(judge_patients(raw_patients), raw_patients, "patients", RULES)
 
 
 def judge_patients(raw: Frame) -> Frame:

@@ -128,24 +128,26 @@ def newest_only(frame: Frame, key: Sequence[str], written: str) -> Frame:
     ).drop("_is_sound", "_has_written", "_newer_count", "_newest_written")
 
 
-def split(judged: Frame, subject: str, rules: Sequence[Rule]) -> tuple[Frame, Frame]:
+def split(judged: Frame, raw: Frame, subject: str, rules: Sequence[Rule]) -> tuple[Frame, Frame]:
     """Judged records as the subject's cleaned and quarantine tables.
 
     Args:
         judged: all raw records with `rule` (null = sound) and the cleaned columns.
+        raw: the raw records, for the landed text of those set aside.
         subject: the subject, as in `cleaned_<subject>`.
         rules: every rule that may stand in `rule`.
     """
     cleaned = CONTRACTS[f"cleaned_{subject}"]
     quarantine = CONTRACTS[f"quarantine_{subject}"]
     known = {rule.name: rule for rule in (*READING_RULES, DUPLICATE, SUPERSEDED, *rules)}
-    # Both tables come from one evaluation of the plan.
-    once = checkpoint(
-        judged.select(nw.col(*dict.fromkeys(["rule", *cleaned.column_names, "record"])))
-    )
+    # Both tables come from one evaluation of the plan. The landed text, most of the bytes, joins
+    # only the few records set aside instead of going through every step.
+    once = checkpoint(judged.select(nw.col(*dict.fromkeys(["rule", *cleaned.column_names]))))
+    place = ["source_file", "source_line"]
     sound = once.filter(nw.col("rule").is_null()).select(nw.col(*cleaned.column_names))
     aside = (
         once.filter(~nw.col("rule").is_null())
+        .join(raw.select(*place, "record"), on=place, how="left")
         .with_columns(
             reason=nw.col("rule").replace_strict(
                 list(known),

@@ -63,6 +63,9 @@ SPO2_FRACTION = Rule(
 PRESSURES_SWAPPED = Rule(
     "diastolic_above_systolic", "The diastolic pressure exceeds the systolic one.", "flag"
 )
+VALUE_UNREADABLE = Rule(
+    "value_unreadable", "A measured value is not a number and is not used.", "flag"
+)
 PAIN_NOT_NUMERIC = Rule("pain_not_numeric", "The pain score is words or outside 0 to 10.", "flag")
 MISSING_HOUR = Rule("missing_hour", "Measured in the hour that was skipped.", "flag")
 AMBIGUOUS_HOUR = Rule(
@@ -92,7 +95,7 @@ OUT_OF_BOUNDS = {
 RULES = (
     OBSERVATION_ID_MISSING, PATIENT_ID_MISSING, HOSPITAL_UNKNOWN, MEASURED_AT_MISSING,
     MEASURED_IN_FUTURE, FAHRENHEIT_CONVERTED, FAHRENHEIT_INFERRED, CELSIUS_INFERRED,
-    SPO2_FRACTION, PRESSURES_SWAPPED, PAIN_NOT_NUMERIC, MISSING_HOUR, AMBIGUOUS_HOUR,
+    SPO2_FRACTION, PRESSURES_SWAPPED, VALUE_UNREADABLE, PAIN_NOT_NUMERIC, MISSING_HOUR, AMBIGUOUS_HOUR,
     *OUT_OF_BOUNDS.values(),
 )  # fmt: skip
 
@@ -103,7 +106,7 @@ _CELSIUS_UNITS = ["CEL", "C", "DEGC", "°C"]
 @dg.multi_asset(**cleaned_and_quarantined("vitals"))
 def vitals(raw_vitals: Frame, cleaned_hospitals: Frame) -> tuple[Frame, Frame]:
     """Vital signs, judged and split."""
-    return split(judge_vitals(raw_vitals, cleaned_hospitals), "vitals", RULES)
+    return split(judge_vitals(raw_vitals, cleaned_hospitals), raw_vitals, "vitals", RULES)
 
 
 def judge_vitals(raw: Frame, hospitals: Frame) -> Frame:
@@ -113,7 +116,21 @@ def judge_vitals(raw: Frame, hospitals: Frame) -> Frame:
         raw: raw_vitals.
         hospitals: cleaned_hospitals, for the time zones.
     """
-    frame = raw.with_columns(hospital_id=text("hospital_id")).join(
+    # First of all, so that the payload is not carried through what follows.
+    frame = json_fields(
+        raw,
+        "payload",
+        {
+            **{f"_{parameter}_text": f"$.{parameter}.value" for parameter in HARD_BOUNDS},
+            "_temperature_unit": "$.temperature.unit",
+            "_consciousness": "$.consciousness",
+            "_on_oxygen": "$.on_oxygen",
+            "_spo2_scale_text": "$.spo2_scale",
+            "_gcs_text": "$.gcs",
+            "_pain_text": "$.pain",
+        },
+    ).drop("payload")
+    frame = frame.with_columns(hospital_id=text("hospital_id")).join(
         hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
     )
     frame = parse_wall_clocks(
@@ -125,19 +142,6 @@ def judge_vitals(raw: Frame, hospitals: Frame) -> Frame:
         frame, {"measured_at": "_measured", "recorded_at": "_recorded"}, "time_zone"
     )
     frame = local_clocks(frame, {"measured_local": "measured_at"}, "time_zone")
-    frame = json_fields(
-        frame,
-        "payload",
-        {
-            **{f"_{parameter}_text": f"$.{parameter}.value" for parameter in HARD_BOUNDS},
-            "_temperature_unit": "$.temperature.unit",
-            "_consciousness": "$.consciousness",
-            "_on_oxygen": "$.on_oxygen",
-            "_spo2_scale_text": "$.spo2_scale",
-            "_gcs_text": "$.gcs",
-            "_pain_text": "$.pain",
-        },
-    )
     frame = parse_numbers(
         frame,
         {f"_{parameter}": f"_{parameter}_text" for parameter in HARD_BOUNDS}
@@ -146,6 +150,13 @@ def judge_vitals(raw: Frame, hospitals: Frame) -> Frame:
     frame = _in_one_unit(frame)
 
     raw_pain = nw.col("_pain")
+    unreadable = nw.any_horizontal(
+        *(
+            ~nw.col(f"_{name}_text").is_null() & nw.col(f"_{name}").is_null()
+            for name in (*HARD_BOUNDS, "spo2_scale", "gcs")
+        ),
+        ignore_nulls=True,
+    )
     frame = frame.with_columns(
         **{
             column: nw.when(
@@ -199,6 +210,7 @@ def judge_vitals(raw: Frame, hospitals: Frame) -> Frame:
             (CELSIUS_INFERRED, nw.col("_is_inferred_celsius")),
             (SPO2_FRACTION, nw.col("_is_fraction")),
             (PRESSURES_SWAPPED, nw.col("diastolic_mmhg") > nw.col("systolic_mmhg")),
+            (VALUE_UNREADABLE, unreadable),
             (PAIN_NOT_NUMERIC, nw.col("pain_score").is_null() & ~is_blank("_pain_text")),
             (AMBIGUOUS_HOUR, nw.col("measured_at") != nw.col("measured_at_second")),
             (MISSING_HOUR, nw.col("measured_at_is_missing")),
