@@ -34,12 +34,16 @@ class Settings:
         last_service_date: the last local service day (inclusive); None = open ended, up to today.
         partitions: how many days one partition covers. Hospitals use daily; de-identified
             research data spread over a century (MIMIC) uses yearly.
+        refresh_after_files: a sensor asks for a run when this many files wait,
+        refresh_after_seconds: or when one has waited this long.
     """
 
     data_dir: Path
     first_service_date: date = DEFAULT_FIRST_SERVICE_DATE
     last_service_date: date | None = None
     partitions: PartitionGrain = "daily"
+    refresh_after_files: int = 5
+    refresh_after_seconds: int = 1
 
     @property
     def landing(self) -> Path:
@@ -86,14 +90,20 @@ def load_settings(data_dir: Path | None = None) -> Settings:
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{settings.settings_file}: not valid TOML ({error})") from error
 
-    known = {"first_service_date": date, "last_service_date": date, "partitions": str}
+    known = {
+        "first_service_date": date,
+        "last_service_date": date,
+        "partitions": str,
+        "refresh_after_files": int,
+        "refresh_after_seconds": int,
+    }
     for key, value in values.items():
         if key not in known:
             raise SettingsError(
                 f"{settings.settings_file}: unknown key '{key}'; known keys: {', '.join(known)}"
             )
         if type(value) is not known[key]:
-            example = "2026-01-01" if known[key] is date else '"daily"'
+            example = {date: "2026-01-01", str: '"daily"', int: "5"}[known[key]]
             raise SettingsError(
                 f"{settings.settings_file}: '{key}' must be a {known[key].__name__}, "
                 f"as in {key} = {example}"
@@ -109,7 +119,14 @@ def load_settings(data_dir: Path | None = None) -> Settings:
         raise SettingsError(
             f"{settings.settings_file}: last_service_date {last} is before first_service_date {first}"
         )
-    return Settings(settings.data_dir, first, last, grain)
+    waits = {
+        key: values.get(key, getattr(settings, key))
+        for key in ("refresh_after_files", "refresh_after_seconds")
+    }
+    for key, least in (("refresh_after_files", 1), ("refresh_after_seconds", 0)):
+        if waits[key] < least:
+            raise SettingsError(f"{settings.settings_file}: '{key}' must be at least {least}")
+    return Settings(settings.data_dir, first, last, grain, **waits)
 
 
 def write_settings(settings: Settings) -> None:
@@ -121,6 +138,11 @@ def write_settings(settings: Settings) -> None:
     if settings.last_service_date is not None:
         lines.append(f"last_service_date = {settings.last_service_date.isoformat()}")
     lines.append(f'partitions = "{settings.partitions}"')
+    lines.append(
+        "# A sensor asks for a run when this many files wait, or one has waited this long."
+    )
+    lines.append(f"refresh_after_files = {settings.refresh_after_files}")
+    lines.append(f"refresh_after_seconds = {settings.refresh_after_seconds}")
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     temporary = settings.settings_file.with_suffix(".toml.tmp")
     temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

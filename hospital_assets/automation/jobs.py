@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import dagster as dg
+
+from hospital_assets.automation.sensors import FEEDS
+from hospital_assets.landing.profile import SUBJECTS
+
+if TYPE_CHECKING:
+    from dagster._core.definitions.unresolved_asset_job_definition import (
+        UnresolvedAssetJobDefinition,
+    )
 
 #: A day's refresh: everything that is partitioned, and the tables it needs to be right.
 daily_batch = dg.define_asset_job(
@@ -21,4 +31,21 @@ full_refresh = dg.define_asset_job(
     tags={"hospital/refresh": "full"},
 )
 
-JOBS = [daily_batch, full_refresh]
+
+def refresh_job(feed: str) -> UnresolvedAssetJobDefinition:
+    """What a feed's sensor runs: the ledger, the feed's raw tables, and all that depends on them."""
+    raw = [f"raw_{subject}" for subject in FEEDS[feed] if subject in SUBJECTS]
+    selection = (
+        # A new day needs its row in the calendar first.
+        dg.AssetSelection.assets("raw_landed_files", "dim_date")
+        | dg.AssetSelection.assets(*raw).downstream()
+    )
+    return dg.define_asset_job(
+        f"refresh_{feed}",
+        selection=selection.required_multi_asset_neighbors(),
+        description=f"Refresh the service days of landed {feed} files and what depends on them.",
+        tags={"hospital/refresh": feed},
+    )
+
+
+JOBS = [daily_batch, full_refresh, *(refresh_job(feed) for feed in FEEDS)]

@@ -85,6 +85,8 @@ class RawLandedFiles(
             "unreadable",
             "missing_column",
             "unrecognised",
+            "held",
+            "poisoned",
         ],
     )
     problem: pl.String = column("What is wrong and what to do, in words.", nullable=True)

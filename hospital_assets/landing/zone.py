@@ -7,6 +7,7 @@ asked, so a landed file is never changed or moved.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
+from types import MappingProxyType
 
 import dagster as dg
 import duckdb
@@ -44,6 +46,12 @@ from hospital_assets.warehouse.io_manager import WarehouseResource
 
 _LEDGER = CONTRACTS["raw_landed_files"]
 _UNFINISHED = (".tmp", ".part", ".crdownload")
+_SET_ASIDE_FILE = "set_aside.json"
+_SET_ASIDE = {
+    "held": "runs with this file failed; it is tried alone next",
+    "poisoned": "every run with this file failed; see the failed runs, deliver a mended file or "
+    "give it another try with `hospital retry`",
+}
 
 
 @dataclass(frozen=True)
@@ -64,20 +72,42 @@ class LandingZone:
     last: date
     connection: duckdb.DuckDBPyConnection
 
-    def discover(self, known: pl.DataFrame | None = None) -> pl.DataFrame:
+    def discover(
+        self,
+        known: pl.DataFrame | None = None,
+        set_aside: Mapping[str, str] = MappingProxyType({}),
+        quiet_since_ns: int | None = None,
+        subjects: Sequence[str] = (),
+    ) -> pl.DataFrame:
         """The ledger: every landed file with what it is, what it holds, and whether it can be read.
+
+        A file that changes while it is read is not in it; the next look finds it.
 
         Args:
             known: an earlier ledger; files it knows unchanged (path, size, time) are not read.
+            set_aside: content hashes that must not be loaded now, with the state to give them
+                (`held`, `poisoned`).
+            quiet_since_ns: leave out new files modified after this time: they may be growing.
+            subjects: leave out new files of other subjects; default none.
         """
         listed = self._listed()
-        unchanged = _unchanged(known, listed)
+        unchanged = _unchanged(known, listed, set_aside)
+        if quiet_since_ns is not None:
+            listed = listed.filter(pl.col("file_modified_ns") <= quiet_since_ns)
         fresh = listed.join(unchanged.select("source_file").unique(), on="source_file", how="anti")
+        if subjects and not fresh.is_empty():
+            fed = [
+                any(subject in subjects for subject, _ in _fed_by(name) or [("unknown", True)])
+                for name in fresh["source_file"]
+            ]
+            fresh = fresh.filter(pl.Series(fed))
         with ThreadPoolExecutor() as pool:
             digests = pool.map(lambda name: sha256(self.landing / name), fresh["source_file"])
             fresh = fresh.with_columns(file_sha256=pl.Series(list(digests), dtype=pl.String))
             originals = _originals(unchanged, fresh)
-            judged = pool.map(lambda row: self._judged(row, originals), fresh.rows(named=True))
+            judged = pool.map(
+                lambda row: self._judged(row, originals, set_aside), fresh.rows(named=True)
+            )
             rows = [row for rows in judged for row in rows]
         ledger = pl.concat(
             [unchanged, pl.DataFrame(rows, schema=_LEDGER.polars_schema)], how="vertical"
@@ -196,16 +226,22 @@ class LandingZone:
 
     def _listed(self) -> pl.DataFrame:
         """Every finished file below the landing folder, by path."""
-        entries = []
-        for folder, _, names in os.walk(self.landing):
-            for name in names:
-                if name.startswith(".") or name.endswith(_UNFINISHED):
-                    continue
-                path = Path(folder) / name
-                stat = path.stat()
-                entries.append(
-                    (path.relative_to(self.landing).as_posix(), stat.st_size, stat.st_mtime_ns)
-                )
+        entries: list[tuple[str, int, int]] = []
+        # Folders below the landing folder, as paths from there; a hundred thousand files are normal.
+        waiting = [""]
+        while waiting:
+            inside = waiting.pop()
+            try:
+                found = list(os.scandir(self.landing / inside))
+            except FileNotFoundError:
+                continue
+            for entry in found:
+                name = f"{inside}{entry.name}"
+                if entry.is_dir():
+                    waiting.append(f"{name}/")
+                elif not entry.name.startswith(".") and not entry.name.endswith(_UNFINISHED):
+                    stat = entry.stat()
+                    entries.append((name, stat.st_size, stat.st_mtime_ns))
         return pl.DataFrame(
             sorted(entries),
             schema={
@@ -217,7 +253,10 @@ class LandingZone:
         )
 
     def _judged(
-        self, entry: Mapping[str, object], originals: Mapping[str, str]
+        self,
+        entry: Mapping[str, object],
+        originals: Mapping[str, str],
+        set_aside: Mapping[str, str],
     ) -> list[dict[str, object]]:
         """Ledger rows of a file: one for each subject it feeds; counts come later."""
         source_file = str(entry["source_file"])
@@ -258,8 +297,17 @@ class LandingZone:
             problem = f"same content as {original}, which is loaded; not loaded again"
             return [{**row, "subject": s, "state": "duplicate", "problem": problem}
                     for s, _ in feeds]  # fmt: skip
+        if state := set_aside.get(str(row["file_sha256"])):
+            return [{**row, "subject": s, "state": state, "problem": _SET_ASIDE[state]}
+                    for s, _ in feeds]  # fmt: skip
         profile = load_profile(folder)
-        return [self._verified(row, profile, subject, is_main, path) for subject, is_main in feeds]
+        rows = [self._verified(row, profile, subject, is_main, path) for subject, is_main in feeds]
+        stat = path.stat()
+        is_whole = (stat.st_size, stat.st_mtime_ns) == (
+            entry["file_bytes"],
+            entry["file_modified_ns"],
+        )
+        return rows if is_whole else []
 
     def _verified(
         self, row: dict[str, object], profile: Profile, subject: str, is_main: bool, path: Path
@@ -360,14 +408,26 @@ class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def open(self) -> LandingZone:
         """The landing zone, reading through the warehouse's connection."""
-        warehouse = self.warehouse.open()
+        return self._zone(self.warehouse.open().connection)
+
+    def _zone(self, connection: duckdb.DuckDBPyConnection) -> LandingZone:
         return LandingZone(
             landing=Path(self.landing),
-            spool=warehouse.file.parent / "spool",
+            spool=Path(self.warehouse.database).parent / "spool",
             first=date.fromisoformat(self.first_service_date),
             last=date.fromisoformat(self.last_service_date),
-            connection=warehouse.connection,
+            connection=connection,
         )
+
+    def open_beside(self) -> LandingZone:
+        """The landing zone without the warehouse, for sensors: they must not wait for a run."""
+        connection = duckdb.connect(config={"memory_limit": "500MB"})
+        connection.execute("set TimeZone = 'UTC'")
+        return self._zone(connection)
+
+    def set_aside(self) -> dict[str, str]:
+        """Content hashes that runs must leave out now, with their state."""
+        return read_set_aside(Path(self.warehouse.database).parent)
 
     def known_files(self) -> pl.DataFrame | None:
         """The ledger as it was last stored, or None before the first time."""
@@ -375,6 +435,23 @@ class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         if not warehouse.exists(_LEDGER):
             return None
         return warehouse.read(_LEDGER).collect("polars").to_native()  # type: ignore[no-any-return]
+
+
+def read_set_aside(folder: Path) -> dict[str, str]:
+    """Content hash -> state of the files that failed runs have set aside."""
+    try:
+        kept = json.loads((folder / _SET_ASIDE_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return {str(digest): str(state) for digest, state in kept.items()}
+
+
+def write_set_aside(folder: Path, set_aside: Mapping[str, str]) -> None:
+    """Keep the files set aside, in one step."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f"{_SET_ASIDE_FILE}.tmp"
+    temporary.write_text(json.dumps(dict(set_aside), indent=1), encoding="utf-8")
+    temporary.replace(folder / _SET_ASIDE_FILE)
 
 
 def import_files(profile_name: str, source: Path, landing: Path) -> tuple[list[str], list[str]]:
@@ -459,7 +536,9 @@ def _unknown(header: Sequence[str], spec: Subject, subject: str) -> str | None:
     return ",".join(unknown) or None
 
 
-def _unchanged(known: pl.DataFrame | None, listed: pl.DataFrame) -> pl.DataFrame:
+def _unchanged(
+    known: pl.DataFrame | None, listed: pl.DataFrame, set_aside: Mapping[str, str]
+) -> pl.DataFrame:
     if known is None:
         return pl.DataFrame(schema=_LEDGER.polars_schema)
     still = known.join(
@@ -467,8 +546,14 @@ def _unchanged(known: pl.DataFrame | None, listed: pl.DataFrame) -> pl.DataFrame
     ).select(_LEDGER.column_names)
     # A copy whose original is gone is not a copy any more.
     originals = still.filter(pl.col("state") != "duplicate")["file_sha256"]
+    has_original = pl.col("file_sha256").is_in(originals.implode())
+    wanted = pl.col("file_sha256").replace_strict(
+        dict(set_aside), default=None, return_dtype=pl.String
+    )
+    is_aside = pl.when(pl.col("state").is_in(list(_SET_ASIDE))).then("state")
     return still.filter(
-        (pl.col("state") != "duplicate") | pl.col("file_sha256").is_in(originals.implode())
+        (pl.col("state") != "duplicate") | has_original,
+        wanted.eq_missing(is_aside) | ~pl.col("state").is_in(["ready", "companion", *_SET_ASIDE]),
     )
 
 

@@ -114,7 +114,14 @@ class Warehouse:
             )
         return frame
 
-    def replace(self, contract: Contract, frame: Frame, period: Period | None = None) -> Written:
+    def replace(
+        self,
+        contract: Contract,
+        frame: Frame,
+        period: Period | None = None,
+        *,
+        also: Callable[[duckdb.DuckDBPyConnection], None] = lambda _: None,
+    ) -> Written:
         """Replace a table, or some service days of it, by the rows of a frame.
 
         One transaction: after any failure (also a killed process) the old rows are still there.
@@ -124,6 +131,7 @@ class Warehouse:
             contract: what the table is; decides names and types.
             frame: exactly the contract's columns, in any order.
             period: the service days to replace; None replaces the whole table.
+            also: bookkeeping that belongs to the same transaction.
 
         Raises:
             SchemaMismatchError: columns are missing, extra, or would change their values.
@@ -164,6 +172,7 @@ class Warehouse:
                         f"{contract.name}: {rows - inside:,} of {rows:,} rows have a "
                         f"{PARTITION_COLUMN} outside {period} or none; nothing was written"
                     )
+            also(connection)
             connection.commit()
         except BaseException as error:
             # The connection may already have rolled back (or be gone) after a fatal error.

@@ -24,6 +24,7 @@ from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.warehouse.database import Period, Warehouse, WarehouseError, open_warehouse
 from hospital_assets.warehouse.dialect import Frame, lazy, relation_of
 from hospital_assets.warehouse.lineage import column_lineage, lineage_table
+from hospital_assets.warehouse.loads import publish_ledger, record_loads
 
 #: Classes of columns a preview may show: nothing that tells who a row is about.
 PREVIEW_PRIVACY = {"operational"}
@@ -143,7 +144,17 @@ class WarehouseIOManager(dg.ConfigurableIOManager):
             if relation is None
             else column_lineage(contract, relation.sql_query(), warehouse.file.parent / "lineage")
         )
-        written = warehouse.replace(contract, frame, period)
+        is_landed = contract.layer == "raw" and contract.name != "raw_landed_files"
+        written = warehouse.replace(
+            contract,
+            frame,
+            period,
+            also=lambda connection: (
+                record_loads(connection, contract, period, context.run_id) if is_landed else None
+            ),
+        )
+        if contract.layer == "raw":
+            publish_ledger(warehouse)
         details: dict[str, Any] = {
             "seconds": round(written.seconds, 3),
             "warehouse_bytes": warehouse.bytes_on_disk(),

@@ -1,0 +1,30 @@
+"""The nightly batch: the safety net under the sensors."""
+
+from datetime import timedelta
+
+import dagster as dg
+
+from hospital_assets.partitions import SERVICE_PERIODS, period_start
+from hospital_assets.settings import Settings
+
+
+def daily_batch_schedule(settings: Settings) -> dg.ScheduleDefinition:
+    """Refresh yesterday, every night: what a sensor missed or a source corrected is in by morning."""
+
+    @dg.schedule(
+        name="daily_batch_schedule",
+        job_name="daily_batch",
+        cron_schedule="30 2 * * *",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Every night at 02:30, refresh everything for the day before.",
+    )
+    def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        yesterday = (context.scheduled_execution_time - timedelta(days=1)).date()
+        key = period_start(yesterday, settings).isoformat()
+        if not SERVICE_PERIODS.has_partition_key(key):
+            return dg.SkipReason(f"{yesterday} is not a service day of this data directory")
+        return dg.RunRequest(
+            run_key=f"{context.scheduled_execution_time:%Y-%m-%d}", partition_key=key
+        )
+
+    return schedule

@@ -1,0 +1,144 @@
+"""Sensors: the only place that looks at the outside and asks for runs by itself.
+
+One per feed, all alike. A sensor reads the landing folder and the published copy of the ledger, never
+the warehouse, so it neither waits for a run nor stops one. What it decides is in `refresh`.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+
+from hospital_assets.automation.refresh import Outcome, Pending, Request, State, decide
+from hospital_assets.landing.waiting import Waiting, waiting_files
+from hospital_assets.landing.zone import LandingResource, write_set_aside
+from hospital_assets.partitions import period_start
+from hospital_assets.settings import Settings
+from hospital_assets.warehouse.loads import read_ledger_copy
+
+#: Feed -> its subjects. `unknown` are files that no profile takes: someone has to record them.
+FEEDS: Mapping[str, tuple[str, ...]] = {
+    "vitals": ("vitals",),
+    "visits": ("er_visits", "diagnoses", "procedures"),
+    "adt": ("adt_events",),
+    "extracts": ("hospitals", "departments", "doctors", "doctor_shifts", "patients", "unknown"),
+}
+
+#: A file modified this recently may still be growing.
+QUIET_SECONDS = 1.0
+#: The daemon calls a sensor every five seconds; in between the sensor looks for itself.
+LOOK_SECONDS = 4.0
+PAUSE_SECONDS = 0.25
+
+_RANGE_START = "dagster/asset_partition_range_start"
+_RANGE_END = "dagster/asset_partition_range_end"
+#: Failures that say nothing about the file.
+_NOT_THE_FILES_FAULT = ("WarehouseLockedError",)
+
+
+def landing_sensor(feed: str, settings: Settings) -> dg.SensorDefinition:
+    """The sensor of a feed: asks for one run over the service days of the files that wait."""
+
+    @dg.sensor(
+        name=f"{feed}_files",
+        job_name=f"refresh_{feed}",
+        minimum_interval_seconds=1,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=(
+            f"Asks for a refresh of the days of new {feed} files, when {settings.refresh_after_files}"
+            f" wait or one has waited {settings.refresh_after_seconds} s."
+        ),
+    )
+    def sensor(context: dg.SensorEvaluationContext, landing: LandingResource) -> dg.SensorResult:
+        state = State.model_validate_json(context.cursor) if context.cursor else State()
+        warehouse_file = Path(landing.warehouse.database)
+        set_aside = landing.set_aside()
+        until = time.monotonic() + LOOK_SECONDS
+        while True:
+            started = time.monotonic()
+            published = read_ledger_copy(warehouse_file)
+            waiting = _waiting(landing, published, set_aside, feed)
+            decision = decide(
+                state,
+                waiting,
+                _outcomes(context, state),
+                set_aside,
+                now_ns=time.time_ns(),
+                after_files=settings.refresh_after_files,
+                after_seconds=settings.refresh_after_seconds,
+            )
+            took = time.monotonic() - started
+            if decision.requests or decision.set_aside != set_aside or started + took >= until:
+                break
+            # At most a tenth of a core, however many files there are.
+            time.sleep(max(PAUSE_SECONDS, 10 * took))
+        if decision.set_aside != set_aside:
+            write_set_aside(warehouse_file.parent, decision.set_aside)
+        for path in decision.poisoned:
+            context.log.error(f"{path}: every run with this file failed; it is set aside")
+        return dg.SensorResult(
+            run_requests=list(_run_requests(decision.requests, settings)),
+            cursor=decision.state.model_dump_json(),
+            skip_reason=None if decision.requests else "no files wait, or their run is under way",
+        )
+
+    return sensor
+
+
+def _waiting(
+    landing: LandingResource, published: pl.DataFrame, set_aside: Mapping[str, str], feed: str
+) -> list[Waiting]:
+    zone = landing.open_beside()
+    with closing(zone.connection):
+        quiet_since_ns = time.time_ns() - int(QUIET_SECONDS * 1e9)
+        ledger = zone.discover(published, set_aside, quiet_since_ns, FEEDS[feed])
+    return waiting_files(ledger, published, FEEDS[feed])
+
+
+def _outcomes(context: dg.SensorEvaluationContext, state: State) -> dict[str, Outcome]:
+    found = {run.run_key: _outcome(context, run) for run in state.pending}
+    return {run_key: outcome for run_key, outcome in found.items() if outcome is not None}
+
+
+def _run_requests(requests: list[Request], settings: Settings) -> Iterator[dg.RunRequest]:
+    for request in requests:
+        tags = {"hospital/files": str(request.files)}
+        if request.days is None:
+            yield dg.RunRequest(
+                run_key=request.run_key,
+                tags=tags,
+                asset_selection=[dg.AssetKey("raw_landed_files")],
+            )
+            continue
+        first, last = (period_start(day, settings).isoformat() for day in request.days)
+        if first == last:
+            yield dg.RunRequest(run_key=request.run_key, tags=tags, partition_key=first)
+        else:
+            yield dg.RunRequest(
+                run_key=request.run_key, tags={**tags, _RANGE_START: first, _RANGE_END: last}
+            )
+
+
+def _outcome(context: dg.SensorEvaluationContext, pending: Pending) -> Outcome | None:
+    """How the run of a request stands; None where there is none yet."""
+    runs = context.instance.get_runs(
+        dg.RunsFilter(tags={"dagster/run_key": pending.run_key}), limit=1
+    )
+    if not runs:
+        return None
+    run = runs[0]
+    if run.status == dg.DagsterRunStatus.SUCCESS:
+        return "succeeded"
+    if run.status == dg.DagsterRunStatus.CANCELED:
+        return "stopped"
+    if run.status != dg.DagsterRunStatus.FAILURE:
+        return "running"
+    failures = context.instance.all_logs(run.run_id, of_type={dg.DagsterEventType.STEP_FAILURE})
+    said = [str(entry.dagster_event.event_specific_data.error) for entry in failures]  # type: ignore[union-attr]
+    is_the_files_fault = any(
+        not any(name in text for name in _NOT_THE_FILES_FAULT) for text in said
+    )
+    return "failed" if is_the_files_fault else "stopped"

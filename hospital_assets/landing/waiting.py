@@ -1,0 +1,121 @@
+"""Which landed files still wait to be loaded, and what has to be refreshed for them.
+
+Pure functions of the ledger; sensors and commands ask them, and decide nothing themselves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+import polars as pl
+
+#: States of files that hold records to load.
+LOADABLE = ("ready", "companion")
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """One file that waits.
+
+    Attributes:
+        source_file: its path below the landing folder.
+        file_sha256: its content.
+        since_ns: when it was last modified.
+        days: service days to refresh; empty for undated subjects and files that cannot be read.
+    """
+
+    source_file: str
+    file_sha256: str
+    since_ns: int
+    days: tuple[date, ...]
+
+
+def waiting_files(
+    ledger: pl.DataFrame, published: pl.DataFrame, subjects: Collection[str]
+) -> list[Waiting]:
+    """Files of some subjects that are not loaded, or not even in the stored ledger.
+
+    Args:
+        ledger: the landing folder as it is now.
+        published: the stored ledger with `is_loaded`, `loaded_dates`, `outdated_dates`.
+        subjects: the subjects asked for.
+    """
+    identity = ["source_file", "subject", "file_sha256"]
+    stored = published.select(
+        *identity,
+        pl.col("state").alias("_stored_state"),
+        "is_loaded",
+        "loaded_dates",
+    )
+    # What the same path held before: those days lose rows.
+    before = published.select(
+        "source_file", "subject",
+        pl.col("file_sha256").alias("_sha_before"),
+        pl.concat_list("loaded_dates", "outdated_dates").alias("_dates_before"),
+        pl.col("outdated_dates"),
+    )  # fmt: skip
+    none = pl.lit([], dtype=pl.List(pl.Date))
+    joined = (
+        ledger.filter(pl.col("subject").is_in(list(subjects)))
+        .join(stored, on=identity, how="left")
+        .join(before, on=["source_file", "subject"], how="left")
+        .with_columns(
+            _outdated=pl.when(pl.col("_sha_before") != pl.col("file_sha256"))
+            .then(pl.col("_dates_before").fill_null(none))
+            .otherwise(pl.col("outdated_dates").fill_null(none)),
+            _loaded=pl.col("loaded_dates").fill_null(none),
+            _is_loadable=pl.col("state").is_in(list(LOADABLE)),
+        )
+        .with_columns(
+            _missing=pl.when(pl.col("_is_loadable"))
+            .then(pl.col("service_dates").list.set_difference(pl.col("_loaded")))
+            .otherwise(none),
+        )
+        .with_columns(_days=pl.col("_missing").list.set_union(pl.col("_outdated")))
+    )
+    is_undated = pl.col("_is_loadable") & (pl.col("service_dates").list.len() == 0)
+    waits = (
+        (pl.col("_days").list.len() > 0)
+        # A companion brings no rows of its own; being known is enough.
+        | (is_undated & ~pl.col("is_loaded").fill_null(False) & (pl.col("state") == "ready"))
+        | pl.col("_stored_state").is_null()
+        | (pl.col("_stored_state") != pl.col("state"))
+    )
+    by_file = (
+        joined.filter(waits)
+        .group_by("source_file", "file_sha256")
+        .agg(pl.col("file_modified_ns").max(), pl.col("_days").explode().drop_nulls().unique())
+        .sort("source_file")
+    )
+    return [
+        Waiting(name, digest, since, tuple(sorted(days)))
+        for name, digest, since, days in by_file.iter_rows()
+    ]
+
+
+def is_due(files: Sequence[Waiting], now_ns: int, after_files: int, after_seconds: float) -> bool:
+    """Whether enough files wait, or one has waited long enough."""
+    if not files:
+        return False
+    oldest = min(file.since_ns for file in files)
+    return len(files) >= after_files or now_ns - oldest >= after_seconds * 1e9
+
+
+def spans(days: Collection[date]) -> list[tuple[date, date]]:
+    """Service days as contiguous spans (first, last), both inclusive."""
+    found: list[tuple[date, date]] = []
+    for day in sorted(days):
+        if found and day - found[-1][1] <= timedelta(days=1):
+            found[-1] = (found[-1][0], day)
+        else:
+            found.append((day, day))
+    return found
+
+
+def fingerprint(files: Sequence[Waiting], *also: object) -> str:
+    """A run key: the same for the same contents, whatever the time."""
+    said = "|".join([*sorted(f"{f.source_file}:{f.file_sha256}" for f in files), *map(str, also)])
+    return hashlib.sha256(said.encode()).hexdigest()[:32]

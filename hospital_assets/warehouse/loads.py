@@ -1,0 +1,104 @@
+"""Which landed file was loaded for which service day, recorded with the rows themselves.
+
+A file counts as loaded when its rows are committed, not when it was seen: `raw.loaded_files` changes
+in the transaction that replaces the raw rows, so no crash can come between. Sensors need the answer
+while a run has the warehouse locked, so the ledger is also copied beside it, as Parquet.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import polars as pl
+
+from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN, Contract
+from hospital_assets.warehouse.database import Period, Warehouse
+from hospital_assets.warehouse.dialect import literal, quoted
+
+_LOADS = """
+create table if not exists raw.loaded_files (
+    subject varchar not null, source_file varchar not null, file_sha256 varchar,
+    service_date date, row_count bigint not null, unreadable_count bigint not null,
+    run_id varchar not null)
+"""
+
+
+def record_loads(
+    connection: duckdb.DuckDBPyConnection, contract: Contract, period: Period | None, run_id: str
+) -> None:
+    """Note which files the rows of a raw table came from; call it in their transaction.
+
+    Args:
+        connection: with the transaction that has just replaced the rows.
+        contract: the raw table of a subject.
+        period: the service days that were replaced; None for the whole table.
+        run_id: the Dagster run.
+    """
+    subject = contract.name.removeprefix("raw_")
+    day = quoted(PARTITION_COLUMN) if contract.partitioned else "cast(null as date)"
+    days, bound = "", []
+    if period is not None:
+        days = "and service_date >= ? and service_date < ?"
+        bound = [period.first, period.end]
+    connection.execute(_LOADS)
+    connection.execute(f"delete from raw.loaded_files where subject = ? {days}", [subject, *bound])
+    connection.execute(
+        f"""
+        insert into raw.loaded_files
+        select ?, r.source_file, any_value(l.file_sha256), {day}, count(*), count(r.problem), ?
+        from raw.{quoted(contract.name)} r
+        left join raw.raw_landed_files l on l.source_file = r.source_file and l.subject = ?
+        {"where r.service_date >= ? and r.service_date < ?" if period is not None else ""}
+        group by r.source_file, {day}
+        """,
+        [subject, run_id, subject, *bound],
+    )
+
+
+def publish_ledger(warehouse: Warehouse) -> None:
+    """Copy the ledger, with what is loaded of each file, to where it can be read at any time."""
+    target = ledger_copy(warehouse.file)
+    temporary = target.with_suffix(".tmp")
+    warehouse.connection.execute(_LOADS)
+    warehouse.connection.execute(
+        f"""
+        copy (
+            select l.*, coalesce(n.dates, []) as loaded_dates, n.source_file is not null as is_loaded,
+                   coalesce(o.dates, []) as outdated_dates
+            from raw.raw_landed_files l
+            left join (
+                select subject, source_file, file_sha256,
+                       list(distinct service_date) filter (service_date is not null) as dates
+                from raw.loaded_files group by all
+            ) n using (subject, source_file, file_sha256)
+            left join (
+                -- Days that still hold rows of what the file was before.
+                select d.subject, d.source_file, list(distinct d.service_date) as dates
+                from raw.loaded_files d join raw.raw_landed_files c using (subject, source_file)
+                where d.file_sha256 <> c.file_sha256 and d.service_date is not null
+                group by all
+            ) o using (subject, source_file)
+        ) to {literal(str(temporary))} (format parquet)
+        """
+    )
+    temporary.replace(target)
+
+
+def ledger_copy(warehouse_file: Path) -> Path:
+    """Where `publish_ledger` puts the copy."""
+    return warehouse_file.with_name("landed_files.parquet")
+
+
+def read_ledger_copy(warehouse_file: Path) -> pl.DataFrame:
+    """The ledger as last published: its columns, `is_loaded`, `loaded_dates`, `outdated_dates`.
+
+    Empty before the first run.
+    """
+    schema = CONTRACTS["raw_landed_files"].polars_schema
+    schema["is_loaded"] = pl.Boolean()
+    schema["loaded_dates"] = schema["outdated_dates"] = pl.List(pl.Date)
+    try:
+        return pl.read_parquet(ledger_copy(warehouse_file)).select(schema.names()).cast(schema)
+    except (FileNotFoundError, pl.exceptions.ColumnNotFoundError):
+        return pl.DataFrame(schema=schema)

@@ -1,0 +1,373 @@
+"""Landing: what each kind of file becomes, which files wait, and what sensors decide."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hospital_assets.automation.refresh import MOST_TRIES, Outcome, State, decide
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.landing.waiting import Waiting, is_due, spans, waiting_files
+from hospital_assets.landing.zone import LandingZone
+from hospital_assets.warehouse.database import Period, Warehouse
+from hospital_assets.warehouse.loads import publish_ledger, read_ledger_copy, record_loads
+
+DAY = date(2026, 1, 15)
+HOSPITALS = (
+    "hospital_id,hospital_name,city,state,time_zone,trauma_level,annual_ed_visits_band\n"
+    "H1,One,Chicago,IL,America/Chicago,1,\nH2,Two,Phoenix,AZ,America/Phoenix,1,\n"
+)
+
+
+def observation(number: int, at: str = "2026-01-15T10:00:00-06:00", hospital: str = "H1") -> str:
+    return json.dumps(
+        {
+            "observation_id": f"O{number}",
+            "visit_id": "V1",
+            "patient_id": "P1",
+            "hospital_id": hospital,
+            "device_id": "D1",
+            "measured_at": at,
+            "recorded_at": at,
+            "vitals": {"heart_rate": {"value": 80.0 + number, "unit": "/min"}, "gcs": 15},
+        }
+    )
+
+
+TEN = [observation(number) for number in range(10)]
+TEXT = "\n".join(TEN) + "\n"
+
+
+@pytest.fixture
+def zone(tmp_path: Path, warehouse: Warehouse) -> LandingZone:
+    native = tmp_path / "landing" / "native"
+    for folder in ("vitals", "hospitals", "er_visits", "diagnoses"):
+        (native / folder).mkdir(parents=True)
+    (native / "hospitals" / "hospitals.csv").write_text(HOSPITALS)
+    return LandingZone(
+        landing=tmp_path / "landing",
+        spool=tmp_path / "spool",
+        first=date(2026, 1, 1),
+        last=date(2026, 12, 31),
+        connection=warehouse.connection,
+    )
+
+
+def vitals_file(zone: LandingZone, content: bytes, name: str = "file.json") -> Path:
+    path = zone.landing / "native" / "vitals" / name
+    path.write_bytes(content)
+    return path
+
+
+def entry(ledger: pl.DataFrame, name: str) -> dict[str, object]:
+    return ledger.row(by_predicate=pl.col("source_file") == name, named=True)
+
+
+# Kind of file -> bytes, state, rows, rows that are no records (reliability table 3a: ten good rows).
+KINDS: Mapping[str, tuple[bytes, str, int, int]] = {
+    "sound": (TEXT.encode(), "ready", 10, 0),
+    "torn tail": ((TEXT + TEN[0][:40]).encode(), "ready", 11, 1),
+    "corrupt line in the middle": (
+        "\n".join([*TEN[:5], '{"observation_id": ', *TEN[5:]]).encode(), "ready", 11, 1,
+    ),
+    "UTF-8 BOM": (b"\xef\xbb\xbf" + TEXT.encode(), "ready", 10, 0),
+    "UTF-16": (TEXT.encode("utf-16"), "ready", 10, 0),
+    "Latin-1 byte": (TEXT.replace("D1", "Gerät").encode("latin-1"), "ready", 10, 0),
+    "NUL bytes": ((TEXT + "\x00\x00\x00\n").encode(), "ready", 11, 1),
+    "JSON array": (("[" + ",".join(TEN) + "]").encode(), "ready", 10, 0),
+    "pretty-printed array": (
+        json.dumps([json.loads(line) for line in TEN], indent=2).encode(), "ready", 10, 0,
+    ),
+    "pretty-printed object": (json.dumps(json.loads(TEN[0]), indent=2).encode(), "ready", 1, 0),
+    "wrong types": ((TEXT + '{"observation_id": 11, "measured_at": 5}\n').encode(), "ready", 11, 0),
+    "a line that is no object": ((TEXT + "[1, 2]\n").encode(), "ready", 11, 1),
+    "extra field": (TEXT.replace('"gcs"', '"new_field": 1, "gcs"').encode(), "ready", 10, 0),
+    "duplicate key": (TEXT.replace('"gcs": 15', '"gcs": 15, "gcs": 14').encode(), "ready", 10, 0),
+    "NaN literal": (TEXT.replace('"gcs": 15', '"gcs": NaN').encode(), "ready", 10, 0),
+    "a 20 MB line": (
+        (TEXT + json.dumps({"observation_id": "O11", "note": "x" * 20_000_000}) + "\n").encode(),
+        "ready", 11, 0,
+    ),
+    "CRLF": (TEXT.replace("\n", "\r\n").encode(), "ready", 10, 0),
+    "blank lines": (TEXT.replace("\n", "\n\n  \n").encode(), "ready", 10, 0),
+    "empty": (b"", "empty", 0, 0),
+    "only blanks": (b"\n  \n", "empty", 0, 0),
+    "gzip named .json": (gzip.compress(TEXT.encode()), "ready", 10, 0),
+    "truncated gzip": (gzip.compress(TEXT.encode() * 200)[:-20], "unreadable", 0, 0),
+    "truncated array": (("[" + ",".join(TEN)).encode(), "unreadable", 0, 0),
+    "an HTML page": (b"<html>\n<body>sign in</body>\n</html>\n", "unreadable", 0, 0),
+    "a picture": (bytes(range(256)) * 20, "unreadable", 0, 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_file_ends_where_one_expects(zone: LandingZone, kind: str) -> None:
+    content, state, rows, broken = KINDS[kind]
+    vitals_file(zone, content)
+    vitals_file(zone, observation(99).encode(), "good.json")
+    ledger = zone.discover()
+    found = entry(ledger, "native/vitals/file.json")
+    assert (found["state"], found["row_count"], found["unreadable_count"]) == (state, rows, broken)
+    assert (state == "ready") == (found["problem"] is None)
+    raw = zone.read("vitals", ledger, Period(date(2026, 1, 1), date(2027, 1, 1)))
+    stored = raw.collect("polars").to_native().group_by("source_file").len()
+    # Nothing is lost, and the good file beside it is there whatever happened.
+    assert dict(stored.iter_rows()) == {
+        "native/vitals/good.json": 1, **({"native/vitals/file.json": rows} if rows else {}),
+    }  # fmt: skip
+
+
+def test_no_message_quotes_what_a_file_holds(zone: LandingZone) -> None:
+    for number, (content, *_) in enumerate(KINDS.values()):
+        vitals_file(zone, content, f"{number}.json")
+    said = " ".join(zone.discover()["problem"].drop_nulls().to_list())
+    assert "P1" not in said and "observation" not in said and "sign in" not in said
+
+
+def test_a_service_day_is_the_hospitals_own(zone: LandingZone) -> None:
+    lines = [
+        observation(1, "2026-01-15T23:59:59-06:00"),  # still the 15th in Chicago
+        observation(2, "2026-01-16T06:00:00Z"),  # midnight in Chicago: the 16th
+        observation(3, "2026-01-16T05:59:59Z"),  # a second earlier: the 15th
+        observation(4, "2026-01-16T06:30:00Z", "H2"),  # 23:30 in Phoenix: the 15th
+        observation(5, "2026-03-08T05:59:59Z"),  # before the day of 23 hours
+        observation(6, "2026-03-09T04:59:59Z"),  # 23:59:59 on the day of 23 hours
+        observation(7, "2026-03-09T05:00:00Z"),  # the next day, under the new offset
+    ]
+    vitals_file(zone, "\n".join(lines).encode())
+    raw = zone.read("vitals", zone.discover(), Period(date(2026, 1, 1), date(2027, 1, 1)))
+    days = raw.select("observation_id", "service_date").collect("polars").to_native()
+    assert dict(days.iter_rows()) == {
+        "O1": date(2026, 1, 15), "O2": date(2026, 1, 16), "O3": date(2026, 1, 15),
+        "O4": date(2026, 1, 15), "O5": date(2026, 3, 7), "O6": date(2026, 3, 8),
+        "O7": date(2026, 3, 9),
+    }  # fmt: skip
+
+
+def test_the_same_content_is_loaded_once_whatever_its_name(zone: LandingZone) -> None:
+    first = vitals_file(zone, TEXT.encode(), "a.json")
+    vitals_file(zone, TEXT.encode(), "b.json")
+    ledger = zone.discover()
+    assert entry(ledger, "native/vitals/b.json")["state"] == "duplicate"
+    # When the original goes, its copy takes its place.
+    first.unlink()
+    assert entry(zone.discover(ledger), "native/vitals/b.json")["state"] == "ready"
+
+
+def test_a_file_set_aside_is_left_out_until_it_is_let_in(zone: LandingZone) -> None:
+    vitals_file(zone, TEXT.encode())
+    ledger = zone.discover()
+    name = "native/vitals/file.json"
+    digest = str(entry(ledger, name)["file_sha256"])
+    aside = zone.discover(ledger, {digest: "poisoned"})
+    assert entry(aside, name)["state"] == "poisoned"
+    assert entry(zone.discover(aside), name)["state"] == "ready"
+
+
+# What waits ---------------------------------------------------------------------------------------
+
+
+def load(warehouse: Warehouse, zone: LandingZone, period: Period, run_id: str = "run") -> None:
+    """What a run does for vitals: the ledger, then the days."""
+    stored = CONTRACTS["raw_landed_files"]
+    ledger = zone.discover()
+    from hospital_assets.warehouse.dialect import lazy
+
+    warehouse.replace(stored, lazy(ledger))
+    contract = CONTRACTS["raw_vitals"]
+    warehouse.replace(
+        contract,
+        zone.read("vitals", ledger, period),
+        period,
+        also=lambda connection: record_loads(connection, contract, period, run_id),
+    )
+    publish_ledger(warehouse)
+
+
+def waiting(warehouse: Warehouse, zone: LandingZone) -> dict[str, tuple[date, ...]]:
+    published = read_ledger_copy(warehouse.file)
+    found = waiting_files(zone.discover(published), published, ["vitals"])
+    return {file.source_file.rpartition("/")[2]: file.days for file in found}
+
+
+def test_a_file_waits_until_all_its_days_are_loaded(
+    zone: LandingZone, warehouse: Warehouse
+) -> None:
+    second = date(2026, 1, 16)
+    vitals_file(zone, "\n".join([TEN[0], observation(1, "2026-01-16T10:00:00-06:00")]).encode())
+    assert waiting(warehouse, zone) == {"file.json": (DAY, second)}
+    load(warehouse, zone, Period(DAY, second))
+    assert waiting(warehouse, zone) == {"file.json": (second,)}
+    load(warehouse, zone, Period(second, date(2026, 1, 17)))
+    assert waiting(warehouse, zone) == {}
+
+
+def test_a_changed_file_refreshes_the_days_it_left(zone: LandingZone, warehouse: Warehouse) -> None:
+    path = vitals_file(zone, TEN[0].encode())
+    load(warehouse, zone, Period(DAY, date(2026, 1, 16)))
+    path.write_text(observation(0, "2026-02-01T10:00:00-06:00"))
+    moved = date(2026, 2, 1)
+    assert waiting(warehouse, zone) == {"file.json": (DAY, moved)}
+    load(warehouse, zone, Period(moved, date(2026, 2, 2)))
+    assert waiting(warehouse, zone) == {"file.json": (DAY,)}  # its old rows are still there
+    load(warehouse, zone, Period(DAY, date(2026, 1, 16)))
+    assert waiting(warehouse, zone) == {}
+
+
+def test_a_crash_between_ledger_and_rows_leaves_the_file_waiting(
+    zone: LandingZone, warehouse: Warehouse
+) -> None:
+    from hospital_assets.warehouse.dialect import lazy
+
+    vitals_file(zone, TEXT.encode())
+    warehouse.replace(CONTRACTS["raw_landed_files"], lazy(zone.discover()))
+    publish_ledger(warehouse)
+    assert waiting(warehouse, zone) == {"file.json": (DAY,)}
+    contract = CONTRACTS["raw_vitals"]
+    period = Period(DAY, date(2026, 1, 16))
+
+    def crash(connection: duckdb.DuckDBPyConnection) -> None:
+        record_loads(connection, contract, period, "run")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        warehouse.replace(
+            contract, zone.read("vitals", zone.discover(), period), period, also=crash
+        )
+    publish_ledger(warehouse)
+    assert waiting(warehouse, zone) == {"file.json": (DAY,)}
+
+
+def test_files_without_records_wait_only_to_be_recorded(
+    zone: LandingZone, warehouse: Warehouse
+) -> None:
+    vitals_file(zone, b"")
+    assert waiting(warehouse, zone) == {"file.json": ()}
+    load(warehouse, zone, Period(DAY, date(2026, 1, 16)))
+    assert waiting(warehouse, zone) == {}
+
+
+def test_a_growing_file_is_left_for_the_next_look(zone: LandingZone) -> None:
+    path = vitals_file(zone, TEXT.encode())
+    now = path.stat().st_mtime_ns
+    assert zone.discover(quiet_since_ns=now - 1).filter(pl.col("subject") == "vitals").is_empty()
+    assert entry(zone.discover(quiet_since_ns=now), "native/vitals/file.json")["state"] == "ready"
+    path.rename(path.with_name("file.json.part"))
+    assert zone.discover().filter(pl.col("subject") == "vitals").is_empty()
+
+
+# What sensors decide ------------------------------------------------------------------------------
+
+SECOND = 1_000_000_000
+
+
+def file(name: str, *days: int, since: int = 0) -> Waiting:
+    return Waiting(name, f"sha-{name}", since, tuple(date(2026, 1, day) for day in days))
+
+
+def look(
+    state: State,
+    files: list[Waiting],
+    outcomes: Mapping[str, Outcome] | None = None,
+    aside: Mapping[str, str] | None = None,
+    now: float = 60,
+):  # type: ignore[no-untyped-def]
+    return decide(
+        state, files, outcomes or {}, aside or {},
+        now_ns=int(now * SECOND), after_files=5, after_seconds=5,
+    )  # fmt: skip
+
+
+def test_a_run_is_asked_for_when_enough_wait_or_one_has_waited_long() -> None:
+    fresh = [file(f"f{n}", 1, since=58 * SECOND) for n in range(4)]
+    assert look(State(), fresh).requests == []
+    assert len(look(State(), [*fresh, file("f4", 1, since=59 * SECOND)]).requests) == 1
+    assert len(look(State(), fresh, now=63).requests) == 1
+    assert not is_due([], 10**18, 1, 0)
+
+
+def test_far_days_are_runs_of_their_own_and_neighbours_are_one() -> None:
+    decision = look(State(), [file("a", 1, 2), file("b", 3), file("c", 20)])
+    assert [request.days for request in decision.requests] == [
+        (date(2026, 1, 1), date(2026, 1, 3)), (date(2026, 1, 20), date(2026, 1, 20)),
+    ]  # fmt: skip
+    assert spans([]) == []
+
+
+def test_nothing_is_asked_twice_while_it_runs_and_again_after_it_failed() -> None:
+    files = [file("a", 1), file("b", 1)]
+    first = look(State(), files)
+    (request,) = first.requests
+    assert look(first.state, files, {request.run_key: "running"}).requests == []
+    assert look(first.state, files).requests == []  # not started yet
+    again = look(first.state, files, {request.run_key: "failed"})
+    assert [r.run_key for r in again.requests] != [request.run_key]
+    # A run that died without failing says nothing about its files.
+    stopped = look(first.state, files, {request.run_key: "stopped"})
+    assert stopped.requests and stopped.state.failures == {}
+
+
+def test_a_poisoned_file_is_found_and_the_rest_goes_on() -> None:
+    everything = {name: file(name, 1) for name in ("good", "bad", "fine")}
+    state, aside, loaded, poisoned = State(), {}, set(), []
+    outcomes: dict[str, Outcome] = {}
+    for _ in range(40):
+        held = {f"sha-{name}" for name in everything} & set(aside)
+        files = [f for n, f in everything.items() if n not in loaded and f.file_sha256 not in held]
+        decision = look(state, files, outcomes, aside)
+        state, aside = decision.state, decision.set_aside
+        poisoned += decision.poisoned
+        for run in state.pending:
+            is_bad = "bad" in run.files.values()
+            outcomes[run.run_key] = "failed" if is_bad else "succeeded"
+            if not is_bad:
+                loaded |= set(run.files.values())
+    assert (loaded, poisoned) == ({"good", "fine"}, ["bad"])
+    assert aside == {"sha-bad": "poisoned"}
+    assert state.failures["sha-bad"] == MOST_TRIES
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abcdef"),
+            st.sampled_from(["succeeded", "failed", "stopped", "running"]),
+        ),
+        max_size=60,
+    )
+)
+def test_every_file_ends_loaded_or_poisoned_whatever_happens(
+    events: list[tuple[str, Outcome]],
+) -> None:
+    """After any history of outcomes, sound files get in as soon as runs succeed."""
+    names = sorted({name for name, _ in events})
+    state, aside, loaded = State(), {}, set()
+    outcomes: dict[str, Outcome] = {}
+
+    def step(outcome: Outcome) -> None:
+        nonlocal state, aside
+        files = [file(n, ord(n) - 96) for n in names if n not in loaded and f"sha-{n}" not in aside]
+        decision = look(state, files, outcomes, aside)
+        state, aside = decision.state, decision.set_aside
+        for run in state.pending:
+            outcomes[run.run_key] = outcome
+            if outcome == "succeeded":
+                loaded.update(run.files.values())
+
+    for _, outcome in events:
+        step(outcome)
+    for _ in range(40):
+        step("succeeded")
+    poisoned = {sha for sha, why in aside.items() if why == "poisoned"}
+    assert {f"sha-{name}" for name in names} == {f"sha-{name}" for name in loaded} | poisoned
+    assert "held" not in aside.values()
