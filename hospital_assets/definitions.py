@@ -18,7 +18,7 @@ warnings.filterwarnings("ignore", category=dg.BetaWarning)
 from hospital_assets.assets import cleaned, dimensions, facts, kpis, raw  # noqa: E402
 from hospital_assets.automation.jobs import JOBS  # noqa: E402
 from hospital_assets.automation.schedules import daily_batch_schedule  # noqa: E402
-from hospital_assets.automation.sensors import FEEDS, landing_sensor  # noqa: E402
+from hospital_assets.automation.sensors import FEEDS, landing_sensor, settling_sensor  # noqa: E402
 from hospital_assets.checks.accounting import accounting_checks  # noqa: E402
 from hospital_assets.checks.contract_checks import contract_checks  # noqa: E402
 from hospital_assets.landing.zone import LandingResource  # noqa: E402
@@ -44,7 +44,7 @@ def build_definitions(settings: Settings | None = None) -> dg.Definitions:
         asset_checks=[*contract_checks(), *accounting_checks()],
         jobs=JOBS,
         schedules=[daily_batch_schedule(settings)],
-        sensors=[landing_sensor(feed, settings) for feed in FEEDS],
+        sensors=[*(landing_sensor(feed, settings) for feed in FEEDS), settling_sensor(settings)],
         resources={
             "warehouse": warehouse,
             "io_manager": WarehouseIOManager(warehouse=warehouse),

@@ -17,12 +17,17 @@ from pathlib import Path
 
 import dagster as dg
 
+from hospital_assets.automation.sensors import days_named
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.landing.waiting import spans
 from hospital_assets.partitions import period_start
 from hospital_assets.settings import Settings
 
 _RANGE_START = "dagster/asset_partition_range_start"
 _RANGE_END = "dagster/asset_partition_range_end"
+
+#: A settled day can unsettle another only through the beds; this is never reached in practice.
+_MOST_ROUNDS = 5
 
 #: Files that decide how Dagster runs stand beside the package in a checkout.
 _DAGSTER_YAML = Path(__file__).parents[2] / "dagster.yaml"
@@ -131,34 +136,61 @@ def build(
             "`hospital import PROFILE PATH`, or put files there"
         )
     keys = _partition_keys(settings, first, last, definitions)
-    job = definitions.resolve_job_def("full_refresh")
-    selection = _selection(definitions, select)
     report = BuildReport(date.fromisoformat(keys[0]), date.fromisoformat(keys[-1]))
     started = time.perf_counter()
     with dagster_instance(settings) as instance:
-        run_id = dg.DagsterRun(job_name="full_refresh").run_id
-        steps = job.get_subset(asset_selection=selection) if selection else job
-        listener = _Listener(report, len(list(steps.graph.nodes)), progress)
-        instance.add_event_listener(run_id, listener)
-        result = job.execute_in_process(
-            instance=instance,
-            run_id=run_id,
-            raise_on_error=False,
-            asset_selection=sorted(selection) if selection else None,
-            # The report says what failed; Dagster's own log is in the UI.
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-            tags={_RANGE_START: keys[0], _RANGE_END: keys[-1]},
-        )
-        for event in result.all_events:
-            if event.is_step_failure and not _is_blocked_check(event):
-                data = event.step_failure_data
-                cause = data.error
-                while cause is not None and cause.cause is not None:
-                    cause = cause.cause
-                message = cause.message.strip() if cause else "failed"
-                report.failures.append(f"{event.step_key}: {message}")
+        job = definitions.resolve_job_def("full_refresh")
+        _run(job, instance, keys, _selection(definitions, select), report, progress)
+        if select is None:
+            settle = definitions.resolve_job_def("settle")
+            for _ in range(_MOST_ROUNDS):
+                left = _unsettled(instance, settings)
+                if not left or report.failures:
+                    break
+                for low, high in left:
+                    days = _partition_keys(settings, low, high, definitions)
+                    _run(settle, instance, days, None, report, progress)
     report.seconds = time.perf_counter() - started
     return report
+
+
+def _run(
+    job: dg.JobDefinition,
+    instance: dg.DagsterInstance,
+    keys: Sequence[str],
+    selection: set[dg.AssetKey] | None,
+    report: BuildReport,
+    progress: Callable[[str, int, int], None],
+) -> None:
+    """One run over a range of partitions, told to the report."""
+    run_id = dg.DagsterRun(job_name=job.name).run_id
+    steps = job.get_subset(asset_selection=selection) if selection else job
+    listener = _Listener(report, len(report.steps) + len(list(steps.graph.nodes)), progress)
+    instance.add_event_listener(run_id, listener)
+    result = job.execute_in_process(
+        instance=instance,
+        run_id=run_id,
+        raise_on_error=False,
+        asset_selection=sorted(selection) if selection else None,
+        # The report says what failed; Dagster's own log is in the UI.
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        tags={_RANGE_START: keys[0], _RANGE_END: keys[-1]},
+    )
+    for event in result.all_events:
+        if event.is_step_failure and not _is_blocked_check(event):
+            data = event.step_failure_data
+            cause = data.error
+            while cause is not None and cause.cause is not None:
+                cause = cause.cause
+            message = cause.message.strip() if cause else "failed"
+            report.failures.append(f"{event.step_key}: {message}")
+
+
+def _unsettled(instance: dg.DagsterInstance, settings: Settings) -> list[tuple[date, date]]:
+    """Spans of days that the last run left to be settled, as it said itself."""
+    event = instance.get_latest_materialization_event(dg.AssetKey("unsettled_days"))
+    days = days_named(event.asset_materialization) if event else []
+    return spans({period_start(day, settings) for day in days})
 
 
 def _is_blocked_check(event: dg.DagsterEvent) -> bool:

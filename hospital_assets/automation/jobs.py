@@ -14,6 +14,9 @@ if TYPE_CHECKING:
         UnresolvedAssetJobDefinition,
     )
 
+#: Feeds whose records can change the facts of days other than their own.
+UNSETTLING_FEEDS = ("extracts", "adt")
+
 #: A day's refresh: everything that is partitioned, and the tables it needs to be right.
 daily_batch = dg.define_asset_job(
     "daily_batch",
@@ -35,11 +38,13 @@ full_refresh = dg.define_asset_job(
 def refresh_job(feed: str) -> UnresolvedAssetJobDefinition:
     """What a feed's sensor runs: the ledger, the feed's raw tables, and all that depends on them."""
     raw = [f"raw_{subject}" for subject in FEEDS[feed] if subject in SUBJECTS]
-    selection = (
+    selection: dg.AssetSelection = (
         # A new day needs its row in the calendar first.
         dg.AssetSelection.assets("raw_landed_files", "dim_date")
         | dg.AssetSelection.assets(*raw).downstream()
     )
+    if feed not in UNSETTLING_FEEDS:
+        selection = selection - dg.AssetSelection.assets("unsettled_days")
     return dg.define_asset_job(
         f"refresh_{feed}",
         selection=selection.required_multi_asset_neighbors(),
@@ -48,4 +53,12 @@ def refresh_job(feed: str) -> UnresolvedAssetJobDefinition:
     )
 
 
-JOBS = [daily_batch, full_refresh, *(refresh_job(feed) for feed in FEEDS)]
+#: Days that another day's records have touched: their facts, and what depends on those.
+settle = dg.define_asset_job(
+    "settle",
+    selection=dg.AssetSelection.groups("facts").downstream(),
+    description="Refresh facts of days that later records of other days have changed.",
+    tags={"hospital/refresh": "settle"},
+)
+
+JOBS = [daily_batch, full_refresh, settle, *(refresh_job(feed) for feed in FEEDS)]

@@ -7,13 +7,14 @@ the warehouse, so it neither waits for a run nor stops one. What it decides is i
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from datetime import date
 from pathlib import Path
 
 import dagster as dg
 import polars as pl
 
 from hospital_assets.automation.refresh import Outcome, Pending, Request, State, decide
-from hospital_assets.landing.waiting import Waiting, waiting_files
+from hospital_assets.landing.waiting import Waiting, spans, waiting_files
 from hospital_assets.landing.zone import LandingResource, write_set_aside
 from hospital_assets.partitions import period_start
 from hospital_assets.settings import Settings
@@ -86,6 +87,43 @@ def landing_sensor(feed: str, settings: Settings) -> dg.SensorDefinition:
         )
 
     return sensor
+
+
+def settling_sensor(settings: Settings) -> dg.SensorDefinition:
+    """The sensor that refreshes days which another day's records have touched."""
+
+    @dg.sensor(
+        name="unsettled_days",
+        job_name="settle",
+        minimum_interval_seconds=1,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Asks for the days that the table unsettled_days names.",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        found = context.instance.fetch_materializations(dg.AssetKey("unsettled_days"), limit=1)
+        if not found.records:
+            return dg.SkipReason("nothing was built yet")
+        record = found.records[0]
+        days = days_named(record.asset_materialization)
+        if not days or str(record.storage_id) == context.cursor:
+            return dg.SkipReason("all days are settled, or their refresh was asked for")
+        requests = [
+            Request(run_key=f"settle-{record.storage_id}-{first}", days=(first, last), files=0)
+            for first, last in spans(days)
+        ]
+        return dg.SensorResult(
+            run_requests=list(_run_requests(requests, settings)), cursor=str(record.storage_id)
+        )
+
+    return sensor
+
+
+def days_named(materialization: dg.AssetMaterialization | None) -> list[date]:
+    """The days that a materialisation of `unsettled_days` names."""
+    if materialization is None:
+        return []
+    named = materialization.metadata["days"].value
+    return [date.fromisoformat(str(day)) for day in named]  # type: ignore[union-attr]
 
 
 def _waiting(

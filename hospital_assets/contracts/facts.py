@@ -250,10 +250,25 @@ class FactDoctorShifts(
     shift_hours: pl.Float64 = column("Length.", unit="h", gt=0, plausible=(1, 24))
 
 
+class UnsettledDays(
+    Table,
+    name="unsettled_days",
+    layer="facts",
+    grain="one fact table and service day",
+    key=("table_name", "unsettled_date"),
+):
+    """Days whose stored facts do not agree with today's dimensions and flow; empty when settled."""
+
+    table_name: pl.String = column("Fact table.")
+    unsettled_date: pl.Date = column("Service day to refresh.")
+    row_count: pl.Int64 = column("Rows that would be different now.", ge=1)
+
+
 TABLES = (
     FactEmergencyVisits,
     FactVitals,
     FactPatientFlow,
     FactBedOccupancy,
+    UnsettledDays,
     FactDoctorShifts,
 )
