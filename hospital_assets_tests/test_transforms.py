@@ -14,12 +14,14 @@ from polars.testing import assert_frame_equal
 
 from hospital_assets.assets.dimensions.members import changes_only, key_at, versions
 from hospital_assets.assets.facts.emergency_visits import measured
+from hospital_assets.assets.facts.newest import newest_of_each
 from hospital_assets.assets.facts.news2 import points, scores
 from hospital_assets.assets.facts.patient_flow import folded
 from hospital_assets.assets.facts.vitals import age_in_years
 from hospital_assets.assets.kpis.arrivals import arrivals_by_hour
 from hospital_assets.assets.kpis.people import age_band
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import (
     Frame,
     explode_hours,
@@ -298,6 +300,39 @@ def test_age_bands_do_not_overlap(on: Engine) -> None:
     ages = pl.DataFrame({"a": [0, 1, 17, 18, 89, 90, 104, None]}, schema={"a": pl.Int64})
     out = collect(on(ages).with_columns(b=age_band("a")))
     assert out["b"].to_list() == ["00-00", "01-04", "15-17", "18-24", "85-89", "90+", "90+", None]
+
+
+def test_a_visit_moved_across_midnight_is_on_one_day(on: Engine) -> None:
+    rows = [
+        # visit, service day, recorded
+        ("V1", date(2026, 1, 5), at("2026-01-05T00:10")),
+        ("V1", date(2026, 1, 4), at("2026-01-07T09:00")),  # corrected to before midnight
+        ("V2", date(2026, 1, 5), at("2026-01-05T10:00")),
+        ("V3", date(2026, 1, 4), None),
+        ("V3", date(2026, 1, 5), at("2026-01-05T10:00")),  # what says when it was written wins
+    ]
+    visits = on(
+        pl.DataFrame(
+            [(*row, "f.csv", place) for place, row in enumerate(rows)],
+            schema={
+                "visit_id": pl.String,
+                "service_date": pl.Date,
+                "recorded_at": pl.Datetime("us", "UTC"),
+                "source_file": pl.String,
+                "source_line": pl.Int64,
+            },
+            orient="row",
+        )
+    )
+
+    def of(first: int, end: int) -> list[tuple[str, int]]:
+        period = Period(date(2026, 1, first), date(2026, 1, end))
+        found = collect(newest_of_each(visits, ["visit_id"], period))
+        return sorted((row["visit_id"], row["service_date"].day) for row in found.rows(named=True))
+
+    assert of(4, 5) == [("V1", 4)]
+    assert of(5, 6) == [("V2", 5), ("V3", 5)]
+    assert of(4, 6) == [("V1", 4), ("V2", 5), ("V3", 5)]
 
 
 def test_a_late_version_splits_a_row_and_facts_find_it(on: Engine) -> None:

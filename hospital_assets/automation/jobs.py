@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     )
 
 #: Feeds whose records can change the facts of days other than their own.
-UNSETTLING_FEEDS = ("extracts", "adt")
+UNSETTLING_FEEDS = ("visits", "adt", "extracts")
 
 #: A day's refresh: everything that is partitioned, and the tables it needs to be right.
 daily_batch = dg.define_asset_job(

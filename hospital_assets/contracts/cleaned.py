@@ -115,7 +115,7 @@ class CleanedDoctorShifts(
     name="cleaned_doctor_shifts",
     layer="cleaned",
     grain="one shift",
-    key=("shift_id",),
+    key=("service_date", "shift_id"),
     partitioned=True,
     order_by=("service_date",),
 ):
@@ -176,7 +176,7 @@ class CleanedErVisits(
     name="cleaned_er_visits",
     layer="cleaned",
     grain="one emergency visit",
-    key=("visit_id",),
+    key=("service_date", "visit_id"),
     partitioned=True,
     order_by=("service_date",),
 ):
@@ -211,7 +211,7 @@ class CleanedVitals(
     name="cleaned_vitals",
     layer="cleaned",
     grain="one observation set",
-    key=("observation_id",),
+    key=("service_date", "observation_id"),
     partitioned=True,
     order_by=("service_date",),
 ):
@@ -269,7 +269,7 @@ class CleanedAdtEvents(
     name="cleaned_adt_events",
     layer="cleaned",
     grain="one ADT message",
-    key=("message_id",),
+    key=("service_date", "message_id"),
     partitioned=True,
     order_by=("service_date",),
 ):
@@ -295,7 +295,7 @@ class CleanedDiagnoses(
     name="cleaned_diagnoses",
     layer="cleaned",
     grain="one diagnosis of a visit",
-    key=("visit_id", "sequence"),
+    key=("service_date", "visit_id", "sequence"),
     partitioned=True,
     order_by=("service_date",),
 ):
@@ -321,7 +321,7 @@ class CleanedProcedures(
     name="cleaned_procedures",
     layer="cleaned",
     grain="one procedure of a visit",
-    key=("procedure_id",),
+    key=("service_date", "procedure_id"),
     partitioned=True,
     order_by=("service_date",),
 ):

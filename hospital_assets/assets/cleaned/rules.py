@@ -12,7 +12,7 @@ from typing import Literal
 
 import narwhals as nw
 
-from hospital_assets.contracts import CONTRACTS
+from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN
 from hospital_assets.landing.profile import Profile, available_profiles, load_profile
 from hospital_assets.warehouse.dialect import Frame, checkpoint
 
@@ -103,14 +103,16 @@ def newest_only(frame: Frame, key: Sequence[str], written: str) -> Frame:
 
     Newest is the last by `written`, then by file and line, so the outcome does not depend on the
     order in which files arrive. The others get the rule `duplicate` (written at the same moment)
-    or `superseded`.
+    or `superseded`. Records are compared within their service day, so that the outcome does not
+    depend on which days a run covers either.
 
     Args:
         frame: judged records with a `rule` column.
         key: columns that identify the thing.
         written: column that says when the record was written; null counts as oldest.
     """
-    per_thing = [*key, "_is_sound"]
+    day = [PARTITION_COLUMN] if PARTITION_COLUMN in frame.collect_schema().names() else []
+    per_thing = [*day, *key, "_is_sound"]
     ranked = frame.with_columns(
         _is_sound=nw.col("rule").is_null(),
         _has_written=(~nw.col(written).is_null()).cast(nw.Int32),

@@ -1,24 +1,27 @@
 """fact_doctor_shifts: hours doctors were on shift."""
 
-from __future__ import annotations
-
 import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.dimensions.calendar import date_key
 from hospital_assets.assets.dimensions.members import key_of
+from hospital_assets.assets.facts.newest import all_days, newest_of_each
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.warehouse.dialect import Frame, local_clocks, minutes_between
+from hospital_assets.warehouse.io_manager import period_of
 
 
-@dg.asset(**table("fact_doctor_shifts"))
+@dg.asset(**table("fact_doctor_shifts"), ins=all_days("cleaned_doctor_shifts"))
 def fact_doctor_shifts(
-    cleaned_doctor_shifts: Frame, dim_doctor: Frame, dim_hospital: Frame
+    context: dg.AssetExecutionContext,
+    cleaned_doctor_shifts: Frame,
+    dim_doctor: Frame,
+    dim_hospital: Frame,
 ) -> Frame:
     """Shifts keyed to doctor and hospital, with their hours."""
     frame = key_of(
-        cleaned_doctor_shifts,
+        newest_of_each(cleaned_doctor_shifts, ["shift_id"], period_of(context)),
         dim_doctor.select("doctor_id", "doctor_key"),
         natural="doctor_id",
         key="doctor_key",

@@ -1,7 +1,5 @@
 """fact_emergency_visits: the accumulating snapshot of every visit."""
 
-from __future__ import annotations
-
 import dagster as dg
 import narwhals as nw
 
@@ -9,17 +7,23 @@ from hospital_assets.assets.declare import table
 from hospital_assets.assets.dimensions.calendar import date_key, time_key
 from hospital_assets.assets.dimensions.members import key_at, key_of
 from hospital_assets.assets.dimensions.scales import CRITICAL_LEVELS, SCALE_IN_USE
+from hospital_assets.assets.facts.newest import all_days, newest_of_each
 from hospital_assets.assets.facts.vitals import age_in_years
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.dimensions import NOT_YET_KEY, UNKNOWN_KEY
 from hospital_assets.warehouse.dialect import Frame, local_clocks, minutes_between
+from hospital_assets.warehouse.io_manager import period_of
 
 #: Waits this long are clerical errors (CIHI/Ontario indicator library).
 LONGEST_WAIT_MINUTES = 100_000
 
 
-@dg.asset(**table("fact_emergency_visits"))
+@dg.asset(
+    **table("fact_emergency_visits"),
+    ins=all_days("cleaned_er_visits"),
+)
 def fact_emergency_visits(
+    context: dg.AssetExecutionContext,
     cleaned_er_visits: Frame,
     cleaned_diagnoses: Frame,
     dim_patient: Frame,
@@ -31,7 +35,7 @@ def fact_emergency_visits(
 ) -> Frame:
     """Emergency visits with their dimension keys and the minutes between their clocks."""
     frame = key_at(
-        cleaned_er_visits,
+        newest_of_each(cleaned_er_visits, ["visit_id"], period_of(context)),
         dim_patient,
         natural="patient_id",
         at="arrival_at",
@@ -72,7 +76,8 @@ def fact_emergency_visits(
             on=["icd_version", "icd_code"],
             how="left",
         )
-        .select("visit_id", "condition_key")
+        .group_by("visit_id")
+        .agg(nw.col("condition_key").min())
     )
     frame = frame.join(principal, on="visit_id", how="left")
     frame = local_clocks(

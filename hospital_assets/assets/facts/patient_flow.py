@@ -4,29 +4,35 @@ The fold depends on the events' own times, never on the order in which they were
 permutation, repetition or replay of a visit's messages gives the same segments.
 """
 
-from __future__ import annotations
-
 import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.dimensions.calendar import date_key
 from hospital_assets.assets.dimensions.members import key_at
+from hospital_assets.assets.facts.newest import all_days, newest_of_each
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.dimensions import NOT_YET_KEY
 from hospital_assets.warehouse.dialect import Frame, local_clocks, minutes_between
+from hospital_assets.warehouse.io_manager import period_of
 
 #: Trigger events that put a patient somewhere (HL7 v2 chapter 3).
 MOVES = ("A01", "A02", "A04", "A06", "A07")
 ADMISSIONS = ("A01", "A06")
 
 
-@dg.asset(**table("fact_patient_flow"))
+@dg.asset(**table("fact_patient_flow"), ins=all_days("cleaned_adt_events"))
 def fact_patient_flow(
-    cleaned_adt_events: Frame, dim_patient: Frame, dim_hospital: Frame, dim_department: Frame
+    context: dg.AssetExecutionContext,
+    cleaned_adt_events: Frame,
+    dim_patient: Frame,
+    dim_hospital: Frame,
+    dim_department: Frame,
 ) -> Frame:
     """Location segments of every stay, keyed to their dimensions."""
-    frame = folded(cleaned_adt_events).with_columns(
+    frame = folded(
+        newest_of_each(cleaned_adt_events, ["message_id"], period_of(context))
+    ).with_columns(
         _segment=nw.concat_str(
             nw.col("stay_id"), nw.col("segment_number").cast(nw.String), separator="|"
         ),

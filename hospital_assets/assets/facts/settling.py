@@ -36,7 +36,7 @@ def unsettled_days(
     dim_hospital: Frame,
     dim_date: Frame,
 ) -> Frame:
-    """Days on which a fact's patient or a department's occupancy is not what it would be now."""
+    """Days whose visits, patients or occupancy are not what they would be now."""
     moves = cleaned_adt_events.select(
         "service_date",
         "patient_id",
@@ -45,6 +45,8 @@ def unsettled_days(
     ).unique(["stay_id", "segment_start_at"])
     days = nw.concat(
         [
+            moved(fact_emergency_visits, "visit_id", "fact_emergency_visits"),
+            moved(fact_vitals, "observation_id", "fact_vitals"),
             other_patients(fact_emergency_visits, cleaned_er_visits, dim_patient,
                            ["visit_id"], "arrival_at", "fact_emergency_visits"),
             other_patients(fact_vitals, cleaned_vitals, dim_patient,
@@ -56,11 +58,17 @@ def unsettled_days(
         ],
         how="vertical",
     ).select(nw.col(*CONTRACTS["unsettled_days"].column_names))  # fmt: skip
-    found = checkpoint(days)
+    found = checkpoint(days.group_by("table_name", "unsettled_date").agg(nw.col("row_count").sum()))
     listed = found.select("unsettled_date").unique().sort("unsettled_date").collect("polars")
     # Sensors read this; the warehouse may be in use by then.
     context.add_output_metadata({"days": [str(day) for day in listed["unsettled_date"].to_list()]})
     return found
+
+
+def moved(facts: Frame, key: str, name: str) -> Frame:
+    """Days that hold something which another day holds too: a correction has moved it."""
+    places = facts.group_by(key).agg(_places=nw.len()).filter(nw.col("_places") > 1)
+    return _by_day(facts.join(places, on=key, how="semi"), name)
 
 
 def other_patients(

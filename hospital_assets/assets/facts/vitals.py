@@ -1,23 +1,28 @@
 """fact_vitals: observation sets with their NEWS2 score."""
 
-from __future__ import annotations
-
 import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.dimensions.calendar import date_key, time_key
 from hospital_assets.assets.dimensions.members import key_at, key_of
+from hospital_assets.assets.facts.newest import all_days, newest_of_each
 from hospital_assets.assets.facts.news2 import points, scores
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.warehouse.dialect import Frame
+from hospital_assets.warehouse.io_manager import period_of
 
 
-@dg.asset(**table("fact_vitals"))
-def fact_vitals(cleaned_vitals: Frame, dim_patient: Frame, dim_hospital: Frame) -> Frame:
+@dg.asset(**table("fact_vitals"), ins=all_days("cleaned_vitals"))
+def fact_vitals(
+    context: dg.AssetExecutionContext,
+    cleaned_vitals: Frame,
+    dim_patient: Frame,
+    dim_hospital: Frame,
+) -> Frame:
     """Vital signs keyed to the patient as of the measurement, and scored."""
     frame = key_at(
-        cleaned_vitals,
+        newest_of_each(cleaned_vitals, ["observation_id"], period_of(context)),
         dim_patient,
         natural="patient_id",
         at="measured_at",
