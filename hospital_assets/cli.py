@@ -69,6 +69,10 @@ def _parser() -> argparse.ArgumentParser:
     dev.add_argument("--port", default="3000")
     dev.set_defaults(run=_dev)
 
+    retry = commands.add_parser("retry", help="give files another try that failed runs set aside")
+    retry.add_argument("file", nargs="*", help="paths below the landing folder; default all")
+    retry.set_defaults(run=_retry)
+
     docs = commands.add_parser("docs", help="write the generated documentation")
     docs.add_argument("--check", action="store_true", help="only say whether it is up to date")
     docs.set_defaults(run=_docs)
@@ -172,6 +176,27 @@ def _dev(options: argparse.Namespace, settings: Settings) -> int:
     dagster = Path(sys.executable).with_name("dagster")
     arguments = [str(dagster), "dev", "-m", "hospital_assets.definitions", "-p", options.port]
     os.execve(arguments[0], arguments, environment)  # noqa: S606
+
+
+def _retry(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.landing.zone import read_set_aside, write_set_aside
+    from hospital_assets.warehouse.loads import read_ledger_copy
+
+    folder = settings.warehouse_file.parent
+    set_aside = read_set_aside(folder)
+    names = dict(
+        read_ledger_copy(settings.warehouse_file).select("file_sha256", "source_file").iter_rows()
+    )
+    wanted = {sha for sha in set_aside if not options.file or names.get(sha) in options.file}
+    unknown = set(options.file) - {names.get(sha) for sha in wanted}
+    if unknown:
+        raise ValueError(f"not set aside: {', '.join(sorted(unknown))}")
+    if wanted:
+        write_set_aside(folder, {sha: why for sha, why in set_aside.items() if sha not in wanted})
+    for sha in sorted(wanted, key=lambda sha: names.get(sha, sha)):
+        print(f"let in   {names.get(sha, sha[:12])}")
+    print(f"{len(wanted)} files get another try at a sensor's next look, or with `hospital build`")
+    return 0
 
 
 def _docs(options: argparse.Namespace, settings: Settings) -> int:

@@ -14,11 +14,12 @@ from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 
+import dagster as dg
 import duckdb
 import polars as pl
 import pytest
 
-from hospital_assets.automation.build import BuildError, BuildReport, build
+from hospital_assets.automation.build import BuildError, BuildReport, build, dagster_instance
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.definitions import build_definitions
 from hospital_assets.settings import Settings, load_settings
@@ -334,3 +335,69 @@ def test_mimic_iv_ed_through_the_same_graph(mimic: Path, tmp_path: Path) -> None
         "select count(*) from cleaned.cleaned_vitals where quality_codes like '%celsius_inferred%'",
     )
     assert celsius.item() == 36
+
+
+def test_a_late_file_reaches_its_day_through_the_sensor(
+    built: tuple[Settings, BuildReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, _ = built
+    monkeypatch.setattr("hospital_assets.automation.sensors.LOOK_SECONDS", 0)
+    other = copy_of(settings, tmp_path)
+    shutil.copytree(settings.warehouse_file.parent, other.warehouse_file.parent)
+    definitions = build_definitions(other)
+    folder = other.landing / "native" / "vitals"
+    day = settings.first_service_date + timedelta(days=2)
+    sets = query(
+        other,
+        "select record from raw.raw_vitals r join facts.fact_vitals using (observation_id) "
+        f"where r.service_date = '{day}' order by all limit 3",
+    )["record"].to_list()
+    late = [re.sub(r'"observation_id":"[^"]*"', f'"observation_id":"LATE-{n}"', text)
+            for n, text in enumerate(sets)]  # fmt: skip
+    count = f"select count(*) from facts.fact_vitals where service_date = '{day}'"
+    others = f"select sum(hash(f)::hugeint) from facts.fact_vitals f where service_date <> '{day}'"
+    before, before_others = query(other, count).item(), query(other, others).item()
+
+    with dagster_instance(other) as instance:
+        cursor: str | None = None
+
+        def look() -> list[dg.RunRequest]:
+            nonlocal cursor
+            with dg.build_sensor_context(
+                instance=instance,
+                cursor=cursor,
+                definitions=definitions,
+                resources={"landing": (definitions.resources or {})["landing"]},
+            ) as context:
+                found = definitions.resolve_sensor_def("vitals_files").evaluate_tick(context)
+            cursor = found.cursor
+            return list(found.run_requests or [])
+
+        def run_it(request: dg.RunRequest) -> bool:
+            job = definitions.resolve_job_def("refresh_vitals")
+            return job.execute_in_process(
+                instance=instance,
+                partition_key=request.partition_key,
+                tags={**request.tags, "dagster/run_key": request.run_key or ""},
+                raise_on_error=False,
+            ).success
+
+        assert look() == []  # everything was built
+        growing = folder / "growing.json"
+        growing.write_text(late[0][:20])
+        assert look() == []  # it was written just now
+        growing.unlink()
+        landed = folder / "late.json"
+        landed.write_text("\n".join(late))
+        os.utime(landed, (1_000_000_000, 1_000_000_000))
+        (request,) = look()
+        assert request.partition_key == day.isoformat()
+        assert look() == []  # it was asked for
+        assert run_it(request)
+        assert look() == []  # it is loaded
+        shutil.copyfile(landed, folder / "again.json")
+        os.utime(folder / "again.json", (1_000_000_001, 1_000_000_001))
+        (recorded,) = look()  # a copy is only written down
+        assert recorded.partition_key is None and recorded.asset_selection is not None
+    assert query(other, count).item() == before + 3
+    assert query(other, others).item() == before_others

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hospital_assets.automation.refresh import MOST_TRIES, Outcome, State, decide
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.waiting import Waiting, is_due, spans, waiting_files
-from hospital_assets.landing.zone import LandingZone
+from hospital_assets.landing.zone import LandingZone, read_set_aside, write_set_aside
 from hospital_assets.warehouse.database import Period, Warehouse
 from hospital_assets.warehouse.loads import publish_ledger, read_ledger_copy, record_loads
 
@@ -371,3 +371,25 @@ def test_every_file_ends_loaded_or_poisoned_whatever_happens(
     poisoned = {sha for sha, why in aside.items() if why == "poisoned"}
     assert {f"sha-{name}" for name in names} == {f"sha-{name}" for name in loaded} | poisoned
     assert "held" not in aside.values()
+
+
+def test_retry_lets_a_poisoned_file_in_again(
+    zone: LandingZone, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from hospital_assets.cli import main
+
+    folder = tmp_path / "data" / "warehouse"
+    monkeypatch.setenv("HOSPITAL_DATA_DIR", str(tmp_path / "data"))
+    vitals_file(zone, TEXT.encode())
+    ledger = zone.discover(None, {})
+    digest = str(entry(ledger, "native/vitals/file.json")["file_sha256"])
+    write_set_aside(folder, {digest: "poisoned", "another": "held"})
+    none = pl.lit([], dtype=pl.List(pl.Date))
+    ledger.with_columns(
+        is_loaded=pl.lit(False), loaded_dates=none, outdated_dates=none
+    ).write_parquet(folder / "landed_files.parquet")
+    assert main(["retry", "native/vitals/other.json"]) == 2
+    assert main(["retry", "native/vitals/file.json"]) == 0
+    assert "let in   native/vitals/file.json" in capsys.readouterr().out
+    assert read_set_aside(folder) == {"another": "held"}
