@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 HOSPITAL_DATA_DIR ?= data
 export HOSPITAL_DATA_DIR
 
-.PHONY: help install demo dev test test-all lint types check docs requirements clean
+.PHONY: help install demo dev test test-slow test-all lint types check docs requirements clean
 
 help:
 	@echo "make demo      generate a hospital network, build every table, run every check"
@@ -34,8 +34,10 @@ dev: install
 test: install
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: install
-	$(BIN)/python -m pytest
+test-slow: install
+	$(BIN)/python -m pytest -m slow
+
+test-all: test test-slow
 
 lint: install
 	$(BIN)/ruff check .

@@ -65,6 +65,11 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     built.set_defaults(run=_build)
 
+    refreshed = commands.add_parser(
+        "refresh", help="load the files that wait, as the sensors would"
+    )
+    refreshed.set_defaults(run=_refresh)
+
     dev = commands.add_parser("dev", help="open the Dagster UI over the data directory")
     dev.add_argument("--port", default="3000")
     dev.set_defaults(run=_dev)
@@ -160,6 +165,23 @@ def _build(options: argparse.Namespace, settings: Settings) -> int:
             )
         except BuildError as error:
             raise ValueError(str(error)) from error
+    _print_report(report, settings)
+    return 0 if report.succeeded else 1
+
+
+def _refresh(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.automation.build import refresh
+    from hospital_assets.definitions import build_definitions
+    from hospital_assets.landing.zone import LandingResource
+
+    definitions = build_definitions(settings)
+    landing = (definitions.resources or {})["landing"]
+    assert isinstance(landing, LandingResource)  # noqa: S101  (build_definitions puts it there)
+    with _progress() as progress:
+        report = refresh(definitions, settings, landing, progress)
+    if report is None:
+        print("no files wait")
+        return 0
     _print_report(report, settings)
     return 0 if report.succeeded else 1
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -401,3 +403,63 @@ def test_a_late_file_reaches_its_day_through_the_sensor(
         assert recorded.partition_key is None and recorded.asset_selection is not None
     assert query(other, count).item() == before + 3
     assert query(other, others).item() == before_others
+
+
+@pytest.mark.slow
+def test_files_in_any_order_with_kills_give_the_same_warehouse(
+    built: tuple[Settings, BuildReport], tmp_path: Path
+) -> None:
+    """Shuffled, copied, torn and mended files, with runs killed at random, end as one clean build."""
+    settings, _ = built
+    rng = random.Random(20260115)
+    other = replace(settings, data_dir=tmp_path)
+    shutil.copyfile(settings.settings_file, tmp_path / "hospital.toml")
+    names = sorted(p.relative_to(settings.landing) for p in settings.landing.rglob("*.*"))
+    masters = [n for n in names if n.parts[1] in ("hospitals", "departments", "doctors")]
+    rest = [n for n in names if n not in masters]
+    rng.shuffle(rest)
+
+    def land(name: Path, cut: int | None = None, under: str | None = None) -> None:
+        target = other.landing / name if under is None else other.landing / name.with_name(under)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.tmp")
+        temporary.write_bytes((settings.landing / name).read_bytes()[:cut])
+        temporary.replace(target)
+
+    environment = {**os.environ, "HOSPITAL_DATA_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "hospital_assets.cli", "refresh"]
+    for name in masters:
+        land(name)
+    batches = [rest[n::5] for n in range(5)]
+    kills = 0
+    for number, batch in enumerate(batches):
+        torn = rng.sample(batch, 3)
+        for name in batch:
+            land(name, cut=(settings.landing / name).stat().st_size // 2 if name in torn else None)
+        for _ in range(3):
+            log = tmp_path / "refresh.log"
+            with log.open("w") as out:
+                process = subprocess.Popen(
+                    command, env=environment, stdout=out, stderr=subprocess.STDOUT
+                )
+                try:
+                    process.wait(rng.uniform(2, 9))
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    kills += 1
+                process.wait()
+            assert process.returncode in (0, -signal.SIGKILL), log.read_text()[-2000:]
+        for name in torn:
+            land(name)  # the same name again, whole
+        for name in rng.sample(batch, 3):
+            if name not in torn:
+                land(name, under=f"copy_{number}_{name.name}")
+    assert kills >= 10
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    assert "no files wait" in done.stdout
+    assert dict(tables(other)) == dict(tables(settings))
+    ledger = query(other, "select source_file, subject, state from raw.raw_landed_files")
+    landed = {p.relative_to(other.landing).as_posix() for p in other.landing.rglob("*.*")}
+    assert set(ledger["source_file"]) == landed  # every file is accounted for
+    assert ledger.filter(pl.col("state").is_in(["held", "poisoned"])).is_empty()

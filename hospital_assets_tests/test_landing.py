@@ -19,7 +19,12 @@ from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.waiting import Waiting, is_due, spans, waiting_files
 from hospital_assets.landing.zone import LandingZone, read_set_aside, write_set_aside
 from hospital_assets.warehouse.database import Period, Warehouse
-from hospital_assets.warehouse.loads import publish_ledger, read_ledger_copy, record_loads
+from hospital_assets.warehouse.loads import (
+    complete_loads,
+    publish_ledger,
+    read_ledger_copy,
+    record_loads,
+)
 
 DAY = date(2026, 1, 15)
 HOSPITALS = (
@@ -176,7 +181,13 @@ def test_a_file_set_aside_is_left_out_until_it_is_let_in(zone: LandingZone) -> N
 # What waits ---------------------------------------------------------------------------------------
 
 
-def load(warehouse: Warehouse, zone: LandingZone, period: Period, run_id: str = "run") -> None:
+def load(
+    warehouse: Warehouse,
+    zone: LandingZone,
+    period: Period,
+    run_id: str = "run",
+    is_done: bool = True,
+) -> None:
     """What a run does for vitals: the ledger, then the days."""
     stored = CONTRACTS["raw_landed_files"]
     ledger = zone.discover()
@@ -191,6 +202,8 @@ def load(warehouse: Warehouse, zone: LandingZone, period: Period, run_id: str = 
         also=lambda connection: record_loads(connection, contract, period, run_id),
     )
     publish_ledger(warehouse)
+    if is_done:
+        complete_loads(warehouse, run_id)
 
 
 def waiting(warehouse: Warehouse, zone: LandingZone) -> dict[str, tuple[date, ...]]:
@@ -244,6 +257,20 @@ def test_a_crash_between_ledger_and_rows_leaves_the_file_waiting(
             contract, zone.read("vitals", zone.discover(), period), period, also=crash
         )
     publish_ledger(warehouse)
+    assert waiting(warehouse, zone) == {"file.json": (DAY,)}
+
+
+def test_a_run_that_dies_after_its_raw_rows_leaves_its_files_waiting(
+    zone: LandingZone, warehouse: Warehouse
+) -> None:
+    vitals_file(zone, TEXT.encode())
+    period = Period(DAY, date(2026, 1, 16))
+    load(warehouse, zone, period, "killed", is_done=False)
+    assert waiting(warehouse, zone) == {"file.json": (DAY,)}
+    load(warehouse, zone, period, "whole")
+    assert waiting(warehouse, zone) == {}
+    # A later run over the day that dies takes the day back.
+    load(warehouse, zone, period, "killed again", is_done=False)
     assert waiting(warehouse, zone) == {"file.json": (DAY,)}
 
 

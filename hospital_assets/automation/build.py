@@ -6,6 +6,7 @@ ordinary Dagster runs: they stand in the UI's history like any other.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -19,9 +20,12 @@ import dagster as dg
 
 from hospital_assets.automation.sensors import days_named
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.landing.waiting import spans
+from hospital_assets.landing.profile import SUBJECTS
+from hospital_assets.landing.waiting import spans, waiting_files
+from hospital_assets.landing.zone import LandingResource
 from hospital_assets.partitions import period_start
 from hospital_assets.settings import Settings
+from hospital_assets.warehouse.loads import read_ledger_copy
 
 _RANGE_START = "dagster/asset_partition_range_start"
 _RANGE_END = "dagster/asset_partition_range_end"
@@ -142,16 +146,70 @@ def build(
         job = definitions.resolve_job_def("full_refresh")
         _run(job, instance, keys, _selection(definitions, select), report, progress)
         if select is None:
-            settle = definitions.resolve_job_def("settle")
-            for _ in range(_MOST_ROUNDS):
-                left = _unsettled(instance, settings)
-                if not left or report.failures:
-                    break
-                for low, high in left:
-                    days = _partition_keys(settings, low, high, definitions)
-                    _run(settle, instance, days, None, report, progress)
+            _settle(definitions, settings, instance, report, progress)
     report.seconds = time.perf_counter() - started
     return report
+
+
+def refresh(
+    definitions: dg.Definitions,
+    settings: Settings,
+    landing: LandingResource,
+    progress: Callable[[str, int, int], None] = lambda name, done, total: None,
+) -> BuildReport | None:
+    """Load the files that wait and refresh their days, as the sensors would; None when none wait.
+
+    Args:
+        definitions: what to run.
+        settings: the data directory.
+        landing: its landing zone.
+        progress: as for `build`.
+    """
+    subjects = [*SUBJECTS, "unknown"]
+    published = read_ledger_copy(settings.warehouse_file)
+    zone = landing.open_beside()
+    with contextlib.closing(zone.connection):
+        ledger = zone.discover(published, landing.set_aside())
+    files = waiting_files(ledger, published, subjects)
+    if not files:
+        return None
+    days = sorted({day for file in files for day in file.days})
+    asked: list[tuple[date, date] | None] = [*spans(days)] or [None]
+    report: BuildReport | None = None
+    started = time.perf_counter()
+    with dagster_instance(settings) as instance:
+        job = definitions.resolve_job_def("full_refresh")
+        for span in asked:
+            first, last = span or (None, None)
+            keys = _partition_keys(settings, first, last, definitions)
+            report = report or BuildReport(
+                date.fromisoformat(keys[0]), date.fromisoformat(keys[-1])
+            )
+            report.last = date.fromisoformat(keys[-1])
+            # Without days there is master data, which concerns every day, or files to write down.
+            _run(job, instance, keys, None, report, progress)
+        assert report is not None  # noqa: S101  (something was asked for)
+        _settle(definitions, settings, instance, report, progress)
+    report.seconds = time.perf_counter() - started
+    return report
+
+
+def _settle(
+    definitions: dg.Definitions,
+    settings: Settings,
+    instance: dg.DagsterInstance,
+    report: BuildReport,
+    progress: Callable[[str, int, int], None],
+) -> None:
+    """Refresh the days that the runs so far have left unsettled."""
+    job = definitions.resolve_job_def("settle")
+    for _ in range(_MOST_ROUNDS):
+        left = _unsettled(instance, settings)
+        if not left or report.failures:
+            return
+        for low, high in left:
+            keys = _partition_keys(settings, low, high, definitions)
+            _run(job, instance, keys, None, report, progress)
 
 
 def _run(

@@ -24,7 +24,7 @@ from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.warehouse.database import Period, Warehouse, WarehouseError, open_warehouse
 from hospital_assets.warehouse.dialect import Frame, lazy, relation_of
 from hospital_assets.warehouse.lineage import column_lineage, lineage_table
-from hospital_assets.warehouse.loads import publish_ledger, record_loads
+from hospital_assets.warehouse.loads import complete_loads, publish_ledger, record_loads
 
 #: Classes of columns a preview may show: nothing that tells who a row is about.
 PREVIEW_PRIVACY = {"operational"}
@@ -46,6 +46,7 @@ class WarehouseResource(DuckDBResource):
     _stack: contextlib.ExitStack = PrivateAttr(default_factory=contextlib.ExitStack)
     _warehouse: Warehouse | None = PrivateAttr(default=None)
     _has_written: bool = PrivateAttr(default=False)
+    _has_loaded: bool = PrivateAttr(default=False)
 
     def open(self) -> Warehouse:
         """The open warehouse; opened at the first call, closed when the run ends."""
@@ -73,8 +74,15 @@ class WarehouseResource(DuckDBResource):
         self._has_written = True
         return self.open()
 
+    def note_loads(self) -> None:
+        """Landed files were loaded in this run; they count when all of its steps are done."""
+        self._has_loaded = True
+
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
         """Close the file, so that the next run can have it."""
+        if self._has_loaded and self._warehouse is not None and _is_done(context):
+            complete_loads(self._warehouse, str(context.run_id))
+        self._has_loaded = False
         self._warehouse = None
         self._stack.close()
 
@@ -85,6 +93,19 @@ class WarehouseResource(DuckDBResource):
             Path(self.database), wait_seconds=self.wait_seconds, memory_limit=self.memory_limit
         ) as warehouse:
             yield warehouse.connection
+
+
+def _is_done(context: dg.InitResourceContext) -> bool:
+    """Whether every step the run was to execute has succeeded."""
+    instance, run = context.instance, context.run
+    if instance is None or run is None or run.execution_plan_snapshot_id is None:
+        return False
+    plan = instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id)
+    succeeded = {
+        entry.step_key
+        for entry in instance.all_logs(run.run_id, of_type={dg.DagsterEventType.STEP_SUCCESS})
+    }
+    return set(plan.step_keys_to_execute) <= succeeded
 
 
 def period_of(context: Any) -> Period | None:
@@ -155,6 +176,8 @@ class WarehouseIOManager(dg.ConfigurableIOManager):
         )
         if contract.layer == "raw":
             publish_ledger(warehouse)
+        if is_landed:
+            self.warehouse.note_loads()
         details: dict[str, Any] = {
             "seconds": round(written.seconds, 3),
             "warehouse_bytes": warehouse.bytes_on_disk(),

@@ -1,8 +1,9 @@
 """Which landed file was loaded for which service day, recorded with the rows themselves.
 
-A file counts as loaded when its rows are committed, not when it was seen: `raw.loaded_files` changes
-in the transaction that replaces the raw rows, so no crash can come between. Sensors need the answer
-while a run has the warehouse locked, so the ledger is also copied beside it, as Parquet.
+`raw.loaded_files` changes in the transaction that replaces the raw rows, so it never says other than
+what is stored. A file counts as loaded when the run that stored its rows has also done everything
+that depends on them: a run that dies half-way leaves its files waiting. Sensors need the answer while
+a run has the warehouse locked, so the ledger is also copied beside it, as Parquet.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _LOADS = """
 create table if not exists raw.loaded_files (
     subject varchar not null, source_file varchar not null, file_sha256 varchar,
     service_date date, row_count bigint not null, unreadable_count bigint not null,
-    run_id varchar not null)
+    run_id varchar not null, is_complete boolean not null default false)
 """
 
 
@@ -45,7 +46,8 @@ def record_loads(
     connection.execute(f"delete from raw.loaded_files where subject = ? {days}", [subject, *bound])
     connection.execute(
         f"""
-        insert into raw.loaded_files
+        insert into raw.loaded_files (subject, source_file, file_sha256, service_date, row_count,
+                                      unreadable_count, run_id)
         select ?, r.source_file, any_value(l.file_sha256), {day}, count(*), count(r.problem), ?
         from raw.{quoted(contract.name)} r
         left join raw.raw_landed_files l on l.source_file = r.source_file and l.subject = ?
@@ -54,6 +56,15 @@ def record_loads(
         """,
         [subject, run_id, subject, *bound],
     )
+
+
+def complete_loads(warehouse: Warehouse, run_id: str) -> None:
+    """Count as loaded what a run has loaded: all that depends on it is done."""
+    warehouse.connection.execute(
+        "update raw.loaded_files set is_complete = true where run_id = ? and not is_complete",
+        [run_id],
+    )
+    publish_ledger(warehouse)
 
 
 def publish_ledger(warehouse: Warehouse) -> None:
@@ -70,7 +81,7 @@ def publish_ledger(warehouse: Warehouse) -> None:
             left join (
                 select subject, source_file, file_sha256,
                        list(distinct service_date) filter (service_date is not null) as dates
-                from raw.loaded_files group by all
+                from raw.loaded_files where is_complete group by all
             ) n using (subject, source_file, file_sha256)
             left join (
                 -- Days that still hold rows of what the file was before.
