@@ -80,8 +80,9 @@ class WarehouseResource(DuckDBResource):
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
         """Close the file, so that the next run can have it."""
-        if self._has_loaded and self._warehouse is not None and _is_done(context):
-            complete_loads(self._warehouse, str(context.run_id))
+        run = context.run
+        if self._has_loaded and self._warehouse and run and _is_done(context, run):
+            complete_loads(self._warehouse, run.run_id)
         self._has_loaded = False
         self._warehouse = None
         self._stack.close()
@@ -95,10 +96,10 @@ class WarehouseResource(DuckDBResource):
             yield warehouse.connection
 
 
-def _is_done(context: dg.InitResourceContext) -> bool:
+def _is_done(context: dg.InitResourceContext, run: dg.DagsterRun) -> bool:
     """Whether every step the run was to execute has succeeded."""
-    instance, run = context.instance, context.run
-    if instance is None or run is None or run.execution_plan_snapshot_id is None:
+    instance = context.instance
+    if instance is None or run.execution_plan_snapshot_id is None:
         return False
     plan = instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id)
     succeeded = {
