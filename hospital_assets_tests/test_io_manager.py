@@ -127,7 +127,7 @@ def said(result: dg.ExecuteInProcessResult) -> str:
 def test_a_missing_table_names_the_asset_to_materialise(resources: dict[str, Any]) -> None:
     job = dg.Definitions(
         [shifts_asset(frame()), downstream(pl.DataFrame)],
-        jobs=[dg.define_asset_job("only_seen", "seen", partitions_def=DAYS)],
+        jobs=[dg.define_asset_job("only_seen", "seen")],
         resources={**resources, "mem": dg.mem_io_manager},
     ).resolve_job_def("only_seen")
     result = job.execute_in_process(partition_key="2026-01-02", raise_on_error=False)
