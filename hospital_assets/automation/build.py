@@ -6,7 +6,6 @@ ordinary Dagster runs: they stand in the UI's history like any other.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import time
@@ -21,14 +20,10 @@ import dagster as dg
 from hospital_assets.automation.sensors import days_named
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.profile import SUBJECTS
-from hospital_assets.landing.waiting import spans, waiting_files
+from hospital_assets.landing.waiting import spans
 from hospital_assets.landing.zone import LandingResource
-from hospital_assets.partitions import period_start
+from hospital_assets.partitions import period_start, range_tags, service_periods
 from hospital_assets.settings import Settings
-from hospital_assets.warehouse.loads import read_ledger_copy
-
-_RANGE_START = "dagster/asset_partition_range_start"
-_RANGE_END = "dagster/asset_partition_range_end"
 
 #: A settled day can unsettle another only through the beds; this is never reached in practice.
 _MOST_ROUNDS = 5
@@ -139,16 +134,7 @@ def build(
             f"nothing has landed in {settings.landing}: run `hospital simulate`, or "
             "`hospital import PROFILE PATH`, or put files there"
         )
-    keys = _partition_keys(settings, first, last, definitions)
-    report = BuildReport(date.fromisoformat(keys[0]), date.fromisoformat(keys[-1]))
-    started = time.perf_counter()
-    with dagster_instance(settings) as instance:
-        job = definitions.resolve_job_def("full_refresh")
-        _run(job, instance, keys, _selection(definitions, select), report, progress)
-        if select is None:
-            _settle(definitions, settings, instance, report, progress)
-    report.seconds = time.perf_counter() - started
-    return report
+    return _build_spans(definitions, settings, [(first, last)], select, progress)
 
 
 def refresh(
@@ -165,31 +151,33 @@ def refresh(
         landing: its landing zone.
         progress: as for `build`.
     """
-    subjects = [*SUBJECTS, "unknown"]
-    published = read_ledger_copy(settings.warehouse_file)
-    zone = landing.open_beside()
-    with contextlib.closing(zone.connection):
-        ledger = zone.discover(published, landing.set_aside())
-    files = waiting_files(ledger, published, subjects)
+    files = landing.waiting([*SUBJECTS, "unknown"], landing.set_aside())
     if not files:
         return None
-    days = sorted({day for file in files for day in file.days})
-    asked: list[tuple[date, date] | None] = [*spans(days)] or [None]
-    report: BuildReport | None = None
+    days = {day for file in files for day in file.days}
+    # Without days there is master data, which concerns every day, or files to write down.
+    asked: list[tuple[date | None, date | None]] = [*spans(days)] or [(None, None)]
+    return _build_spans(definitions, settings, asked, None, progress)
+
+
+def _build_spans(
+    definitions: dg.Definitions,
+    settings: Settings,
+    asked: Sequence[tuple[date | None, date | None]],
+    select: str | None,
+    progress: Callable[[str, int, int], None],
+) -> BuildReport:
+    """A run for each span of days, then the days that those have left unsettled."""
+    ranges = [_partition_keys(settings, first, last) for first, last in asked]
+    report = BuildReport(date.fromisoformat(ranges[0][0]), date.fromisoformat(ranges[-1][-1]))
     started = time.perf_counter()
     with dagster_instance(settings) as instance:
         job = definitions.resolve_job_def("full_refresh")
-        for span in asked:
-            first, last = span or (None, None)
-            keys = _partition_keys(settings, first, last, definitions)
-            report = report or BuildReport(
-                date.fromisoformat(keys[0]), date.fromisoformat(keys[-1])
-            )
-            report.last = date.fromisoformat(keys[-1])
-            # Without days there is master data, which concerns every day, or files to write down.
-            _run(job, instance, keys, None, report, progress)
-        assert report is not None  # noqa: S101  (something was asked for)
-        _settle(definitions, settings, instance, report, progress)
+        selection = _selection(definitions, select)
+        for keys in ranges:
+            _run(job, instance, keys, selection, report, progress)
+        if select is None:
+            _settle(definitions, settings, instance, report, progress)
     report.seconds = time.perf_counter() - started
     return report
 
@@ -208,7 +196,7 @@ def _settle(
         if not left or report.failures:
             return
         for low, high in left:
-            keys = _partition_keys(settings, low, high, definitions)
+            keys = _partition_keys(settings, low, high)
             _run(job, instance, keys, None, report, progress)
 
 
@@ -232,7 +220,7 @@ def _run(
         asset_selection=sorted(selection) if selection else None,
         # The report says what failed; Dagster's own log is in the UI.
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-        tags={_RANGE_START: keys[0], _RANGE_END: keys[-1]},
+        tags=range_tags(keys[0], keys[-1]),
     )
     for event in result.all_events:
         if event.is_step_failure and not _is_blocked_check(event):
@@ -257,11 +245,7 @@ def _is_blocked_check(event: dg.DagsterEvent) -> bool:
     return error is not None and "DagsterAssetCheckFailedError" in (error.cls_name or "")
 
 
-def _partition_keys(
-    settings: Settings, first: date | None, last: date | None, definitions: dg.Definitions
-) -> list[str]:
-    from hospital_assets.partitions import service_periods
-
+def _partition_keys(settings: Settings, first: date | None, last: date | None) -> list[str]:
     all_keys = list(service_periods(settings).get_partition_keys())
     low = period_start(first, settings).isoformat() if first else all_keys[0]
     high = period_start(last, settings).isoformat() if last else all_keys[-1]

@@ -153,6 +153,13 @@ class HospitalEventLogStorage(SqliteEventLogStorage):
 
     def _update_asset_check_evaluation(self, event: EventLogEntry, event_id: int | None) -> None:
         evaluation = event.get_dagster_event().asset_check_evaluation_data
+        if evaluation.partition is None and self._store_for_range(event, event_id):
+            return
+        super()._update_asset_check_evaluation(event, event_id)
+
+    def _store_for_range(self, event: EventLogEntry, event_id: int | None) -> bool:
+        """Give every planned day of the run the outcome; False where none was planned."""
+        evaluation = event.get_dagster_event().asset_check_evaluation_data
         checks, events = AssetCheckExecutionsTable.c, SqlEventLogStorageTable.c
         asset_key = evaluation.asset_key.to_string()
         of_this_run = db.and_(
@@ -161,42 +168,39 @@ class HospitalEventLogStorage(SqliteEventLogStorage):
             checks.run_id == event.run_id,
             checks.partition.is_not(None),
         )
+        newest_materialization = (
+            db.select(db.func.max(events.id))
+            .where(
+                events.asset_key == asset_key,
+                events.dagster_event_type == DagsterEventType.ASSET_MATERIALIZATION.value,
+                events.partition == checks.partition,
+            )
+            .scalar_subquery()
+        )
+        passed = AssetCheckExecutionRecordStatus.SUCCEEDED.value
+        failed = AssetCheckExecutionRecordStatus.FAILED.value
         with self.index_connection() as connection:
             last = connection.execute(db.select(db.func.max(checks.id)).where(of_this_run)).scalar()
-            if evaluation.partition is not None or last is None:
-                covers_a_range = False
-            else:
-                covers_a_range = True
-                newest_materialization = (
-                    db.select(db.func.max(events.id))
-                    .where(
-                        events.asset_key == asset_key,
-                        events.dagster_event_type == DagsterEventType.ASSET_MATERIALIZATION.value,
-                        events.partition == checks.partition,
-                    )
-                    .scalar_subquery()
+            if last is None:
+                return False
+            # Every day of the range has the outcome; the findings stand once, on the last one.
+            connection.execute(
+                AssetCheckExecutionsTable.update()
+                .where(of_this_run)
+                .values(
+                    execution_status=passed if evaluation.passed else failed,
+                    evaluation_event=serialize_value(_without_findings(event)),
+                    evaluation_event_timestamp=_written_at(event),
+                    evaluation_event_storage_id=event_id,
+                    materialization_event_storage_id=newest_materialization,
                 )
-                passed = AssetCheckExecutionRecordStatus.SUCCEEDED.value
-                failed = AssetCheckExecutionRecordStatus.FAILED.value
-                # Every day of the range has the outcome; the findings stand once, on the last one.
-                connection.execute(
-                    AssetCheckExecutionsTable.update()
-                    .where(of_this_run)
-                    .values(
-                        execution_status=passed if evaluation.passed else failed,
-                        evaluation_event=serialize_value(_without_findings(event)),
-                        evaluation_event_timestamp=_written_at(event),
-                        evaluation_event_storage_id=event_id,
-                        materialization_event_storage_id=newest_materialization,
-                    )
-                )
-                connection.execute(
-                    AssetCheckExecutionsTable.update()
-                    .where(checks.id == last)
-                    .values(evaluation_event=serialize_value(event))
-                )
-        if not covers_a_range:
-            super()._update_asset_check_evaluation(event, event_id)
+            )
+            connection.execute(
+                AssetCheckExecutionsTable.update()
+                .where(checks.id == last)
+                .values(evaluation_event=serialize_value(event))
+            )
+        return True
 
 
 def _without_findings(event: EventLogEntry) -> EventLogEntry:

@@ -6,19 +6,16 @@ the warehouse, so it neither waits for a run nor stops one. What it decides is i
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from datetime import date
 from pathlib import Path
 
 import dagster as dg
-import polars as pl
 
 from hospital_assets.automation.refresh import Outcome, Pending, Request, State, decide
-from hospital_assets.landing.waiting import Waiting, spans, waiting_files
+from hospital_assets.landing.waiting import spans
 from hospital_assets.landing.zone import LandingResource, write_set_aside
-from hospital_assets.partitions import period_start
+from hospital_assets.partitions import period_start, range_tags
 from hospital_assets.settings import Settings
-from hospital_assets.warehouse.loads import read_ledger_copy
 
 #: Feed -> its subjects. `unknown` are files that no profile takes: someone has to record them.
 FEEDS: Mapping[str, tuple[str, ...]] = {
@@ -34,8 +31,6 @@ QUIET_SECONDS = 1.0
 LOOK_SECONDS = 4.0
 PAUSE_SECONDS = 0.25
 
-_RANGE_START = "dagster/asset_partition_range_start"
-_RANGE_END = "dagster/asset_partition_range_end"
 #: Failures that say nothing about the file.
 _NOT_THE_FILES_FAULT = ("WarehouseLockedError",)
 
@@ -60,11 +55,10 @@ def landing_sensor(feed: str, settings: Settings) -> dg.SensorDefinition:
         until = time.monotonic() + LOOK_SECONDS
         while True:
             started = time.monotonic()
-            published = read_ledger_copy(warehouse_file)
-            waiting = _waiting(landing, published, set_aside, feed)
+            quiet_since_ns = time.time_ns() - int(QUIET_SECONDS * 1e9)
             decision = decide(
                 state,
-                waiting,
+                landing.waiting(FEEDS[feed], set_aside, quiet_since_ns),
                 _outcomes(context, state),
                 set_aside,
                 now_ns=time.time_ns(),
@@ -126,16 +120,6 @@ def days_named(materialization: dg.AssetMaterialization | None) -> list[date]:
     return [date.fromisoformat(str(day)) for day in named]  # type: ignore[union-attr]
 
 
-def _waiting(
-    landing: LandingResource, published: pl.DataFrame, set_aside: Mapping[str, str], feed: str
-) -> list[Waiting]:
-    zone = landing.open_beside()
-    with closing(zone.connection):
-        quiet_since_ns = time.time_ns() - int(QUIET_SECONDS * 1e9)
-        ledger = zone.discover(published, set_aside, quiet_since_ns, FEEDS[feed])
-    return waiting_files(ledger, published, FEEDS[feed])
-
-
 def _outcomes(context: dg.SensorEvaluationContext, state: State) -> dict[str, Outcome]:
     found = {run.run_key: _outcome(context, run) for run in state.pending}
     return {run_key: outcome for run_key, outcome in found.items() if outcome is not None}
@@ -155,9 +139,7 @@ def _run_requests(requests: list[Request], settings: Settings) -> Iterator[dg.Ru
         if first == last:
             yield dg.RunRequest(run_key=request.run_key, tags=tags, partition_key=first)
         else:
-            yield dg.RunRequest(
-                run_key=request.run_key, tags={**tags, _RANGE_START: first, _RANGE_END: last}
-            )
+            yield dg.RunRequest(run_key=request.run_key, tags={**tags, **range_tags(first, last)})
 
 
 def _outcome(context: dg.SensorEvaluationContext, pending: Pending) -> Outcome | None:

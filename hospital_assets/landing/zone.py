@@ -7,13 +7,15 @@ asked, so a landed file is never changed or moved.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 from types import MappingProxyType
 
@@ -40,9 +42,11 @@ from hospital_assets.landing.reader import (
     json_relation,
     verified,
 )
+from hospital_assets.landing.waiting import Waiting, waiting_files
 from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import Frame, lazy
 from hospital_assets.warehouse.io_manager import WarehouseResource
+from hospital_assets.warehouse.loads import read_ledger_copy
 
 _LEDGER = CONTRACTS["raw_landed_files"]
 _UNFINISHED = (".tmp", ".part", ".crdownload")
@@ -425,6 +429,25 @@ class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         connection.execute("set TimeZone = 'UTC'")
         return self._zone(connection)
 
+    def waiting(
+        self,
+        subjects: Sequence[str],
+        set_aside: Mapping[str, str],
+        quiet_since_ns: int | None = None,
+    ) -> list[Waiting]:
+        """Files of some subjects that wait to be loaded; the warehouse may be in use meanwhile.
+
+        Args:
+            subjects: the subjects asked for.
+            set_aside: as for `LandingZone.discover`.
+            quiet_since_ns: as for `LandingZone.discover`.
+        """
+        published = read_ledger_copy(Path(self.warehouse.database))
+        zone = self.open_beside()
+        with contextlib.closing(zone.connection):
+            ledger = zone.discover(published, set_aside, quiet_since_ns, subjects)
+        return waiting_files(ledger, published, subjects)
+
     def set_aside(self) -> dict[str, str]:
         """Content hashes that runs must leave out now, with their state."""
         return read_set_aside(Path(self.warehouse.database).parent)
@@ -589,11 +612,8 @@ def _per_file(counts: pl.DataFrame, is_dated: bool, first: date) -> pl.DataFrame
     return totals.join(days, on="source_file").join(commonest, on="source_file", how="left")
 
 
+@functools.cache
 def _all_zones() -> set[str]:
     from zoneinfo import available_timezones
 
     return available_timezones()
-
-
-#: A data directory without an end goes on; records further ahead than this are not of its days.
-OPEN_END = timedelta(days=366)
