@@ -6,9 +6,13 @@ it safe to hand files to fast readers that would guess, skip or fill in.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import gzip
 import hashlib
 import json
+import os
+import signal
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +40,32 @@ def sha256(path: Path) -> str:
     """The content hash of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_finished(path: Path) -> bool:
+    """Whether no process has the file open for writing, as far as the system can tell.
+
+    Linux grants a read lease only then. False where it cannot tell (other systems, some network
+    file systems), and for a file that is gone.
+    """
+    if not hasattr(fcntl, "F_SETLEASE"):
+        return False
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        # A writer that comes while we hold the lease is announced; by default that would end us.
+        fcntl.fcntl(handle, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError:
+        return False
+    else:
+        return True
+    finally:
+        os.close(handle)
 
 
 def read_content(path: Path) -> Content:

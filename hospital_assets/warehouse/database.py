@@ -86,6 +86,43 @@ class Warehouse:
     file: Path
     connection: duckdb.DuckDBPyConnection
     _known_tables: set[str] = field(default_factory=set)
+    _is_in_transaction: bool = False
+    _after_commit: dict[str, Callable[[], None]] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """All or nothing; inside another transaction it is part of that one."""
+        if self._is_in_transaction:
+            yield self.connection
+            return
+        self.connection.begin()
+        self._is_in_transaction = True
+        try:
+            yield self.connection
+            self.connection.commit()
+        except BaseException:
+            # The connection may already have rolled back (or be gone) after a fatal error.
+            with contextlib.suppress(duckdb.Error):
+                self.connection.rollback()
+            self._after_commit.clear()
+            self._known_tables.clear()
+            raise
+        finally:
+            self._is_in_transaction = False
+        while self._after_commit:
+            self._after_commit.pop(next(iter(self._after_commit)))()
+
+    def after_commit(self, name: str, action: Callable[[], None]) -> None:
+        """Do something once the rows are stored: now, or when the transaction around it ends.
+
+        Args:
+            name: what it is; asked for twice in a transaction, it is done once.
+            action: what to do; it is not done when the transaction fails.
+        """
+        if self._is_in_transaction:
+            self._after_commit[name] = action
+        else:
+            action()
 
     def exists(self, contract: Contract) -> bool:
         """Whether the table has ever been written."""
@@ -152,38 +189,31 @@ class Warehouse:
             for c in contract.columns
         )
         order = ", ".join(quoted(name) for name in contract.order_by)
-        connection = self.connection
-        connection.begin()
         try:
-            if period is None:
-                connection.execute(_create_table(contract, replace=True))
-            else:
-                self._prepare_partitioned(contract)
-                _delete(connection, contract, period)
-            rows = _insert(connection, contract, source, selected, order)
-            if period is not None:
-                inside = connection.execute(
-                    f"select count(*) from {_qualified(contract)} "
-                    f"where {quoted(PARTITION_COLUMN)} >= ? and {quoted(PARTITION_COLUMN)} < ?",
-                    [period.first, period.end],
-                ).fetchall()[0][0]
-                if inside != rows:
-                    raise PartitionMismatchError(
-                        f"{contract.name}: {rows - inside:,} of {rows:,} rows have a "
-                        f"{PARTITION_COLUMN} outside {period} or none; nothing was written"
-                    )
-            also(connection)
-            connection.commit()
-        except BaseException as error:
-            # The connection may already have rolled back (or be gone) after a fatal error.
-            with contextlib.suppress(duckdb.Error):
-                connection.rollback()
-            if isinstance(error, duckdb.Error):
-                raise WarehouseError(
-                    f"{contract.name}: the rows could not be computed or stored "
-                    f"({redacted(error)}); the table is unchanged"
-                ) from None
-            raise
+            with self.transaction() as connection:
+                if period is None:
+                    connection.execute(_create_table(contract, replace=True))
+                else:
+                    self._prepare_partitioned(contract)
+                    _delete(connection, contract, period)
+                rows = _insert(connection, contract, source, selected, order)
+                if period is not None:
+                    inside = connection.execute(
+                        f"select count(*) from {_qualified(contract)} "
+                        f"where {quoted(PARTITION_COLUMN)} >= ? and {quoted(PARTITION_COLUMN)} < ?",
+                        [period.first, period.end],
+                    ).fetchall()[0][0]
+                    if inside != rows:
+                        raise PartitionMismatchError(
+                            f"{contract.name}: {rows - inside:,} of {rows:,} rows have a "
+                            f"{PARTITION_COLUMN} outside {period} or none; nothing was written"
+                        )
+                also(connection)
+        except duckdb.Error as error:
+            raise WarehouseError(
+                f"{contract.name}: the rows could not be computed or stored "
+                f"({redacted(error)}); the table is unchanged"
+            ) from None
         return Written(rows=rows, seconds=time.perf_counter() - started)
 
     def count(self, contract: Contract, period: Period | None = None) -> int:
