@@ -78,6 +78,47 @@ def simulate(
     """
     if (landing / "native").exists():
         shutil.rmtree(landing / "native")
+    landed = feeds.Landed(landing)
+    counts, visits = feed_network(landed, start, days, scale, seed, clean)
+
+    ground_truth.mkdir(parents=True, exist_ok=True)
+    truth = pl.concat([feeds.truth_frame([]), *landed.truth]).sort(
+        "subject", "kind", "file", "line", "record_id"
+    )
+    truth.write_parquet(ground_truth / "dirt.parquet")
+    visits.drop("weight", strict=False).write_parquet(ground_truth / "visits.parquet")
+    return SimulationSummary(
+        first=start,
+        last=start + timedelta(days=days - 1),
+        visits=visits.height,
+        **counts,
+        files=landed.files,
+        bytes=landed.size,
+        dirt=dict(truth.group_by("kind").len().sort("kind").iter_rows()),
+    )
+
+
+def feed_network(
+    landed: feeds.Landed,
+    start: date,
+    days: int,
+    scale: float,
+    seed: int,
+    clean: bool,
+    live_from: int | None = None,
+) -> tuple[dict[str, int], pl.DataFrame]:
+    """Give every record of a network to `landed`; returns counts, and the true visits.
+
+    Args:
+        landed: takes the feeds.
+        start: first local service day.
+        days: how many.
+        scale: as for `simulate`.
+        seed: as for `simulate`.
+        clean: without dirt.
+        live_from: from this moment (UTC seconds), visits are recorded at each of their stages and
+            not only when they are over.
+    """
     seeds = iter(np.random.SeedSequence(seed).spawn(32))
     faker = Faker("en_US")
     faker.seed_instance(seed)
@@ -92,32 +133,13 @@ def simulate(
     visits, pool = _visits(rng, faker, network, start, days, scale, begin, end)
     vitals = clinical.vitals(rng(), visits, end)
     window = range((start - _EPOCH).days, (start - _EPOCH).days + days)
-
-    landed = feeds.Landed(landing)
     _write_masters(landed, network, window, end)
     versions = _write_patients(landed, rng(), faker, visits, pool, window, end, clean)
-    _write_visits(landed, rng(), visits, window, end, clean)
+    _write_visits(landed, rng(), visits, window, end, clean, live_from)
     vital_lines = _write_vitals(landed, rng(), visits, vitals, window, clean)
     events = _write_events(landed, rng(), visits, window, end, clean)
     _write_codes(landed, rng, visits, window, end, clean)
-
-    ground_truth.mkdir(parents=True, exist_ok=True)
-    truth = pl.concat([feeds.truth_frame([]), *landed.truth]).sort(
-        "subject", "kind", "file", "line", "record_id"
-    )
-    truth.write_parquet(ground_truth / "dirt.parquet")
-    visits.drop("weight", strict=False).write_parquet(ground_truth / "visits.parquet")
-    return SimulationSummary(
-        first=start,
-        last=start + timedelta(days=days - 1),
-        visits=visits.height,
-        vitals=vital_lines,
-        patients=versions,
-        adt_events=events,
-        files=landed.files,
-        bytes=landed.size,
-        dirt=dict(truth.group_by("kind").len().sort("kind").iter_rows()),
-    )
+    return {"vitals": vital_lines, "patients": versions, "adt_events": events}, visits
 
 
 def _visits(
@@ -220,9 +242,7 @@ def _write_masters(landed: feeds.Landed, network: Network, window: range, end: i
         shift_end=clock_text("end", "hospital", CSV_CLOCK),
         recorded_at=clock_text("recorded", "hospital", CSV_CLOCK),
     )
-    feeds.write_csv_feed(
-        landed,
-        "doctor_shifts",
+    landed.csv_feed("doctor_shifts",
         dirt.clean_frame(shifts),
         ("shift_id", "doctor_id", "hospital_id", "department_id", "shift_start", "shift_end",
          "recorded_at"),
@@ -271,7 +291,7 @@ def _write_patients(
         )
         records = dirt.repeated(records, 0.003, "duplicate_row", window[-1], rng)
         alter = feeds.dirty_files(landed, "patients", window, _PATIENT_COLUMNS, rng)
-    feeds.write_csv_feed(landed, "patients", records, _PATIENT_COLUMNS, "patient_id", alter)
+    landed.csv_feed("patients", records, _PATIENT_COLUMNS, "patient_id", alter)
     return count
 
 
@@ -282,8 +302,12 @@ def _write_visits(
     window: range,
     end: int,
     clean: bool,
+    live_from: int | None,
 ) -> int:
-    """Registration's daily files: closed visits by day of departure, open ones at midnight."""
+    """Registration's daily files: closed visits by day of departure, open ones at midnight.
+
+    Live, an open visit is also recorded at arrival, triage and first provider contact.
+    """
     closed = visits.filter(pl.col("departure") < end).with_columns(
         recorded=pl.min_horizontal(
             pl.col("departure") + 240, pl.lit(end - 1)
@@ -295,7 +319,13 @@ def _write_visits(
     crossing = visits.filter((arrival_day != departure_day) | (pl.col("departure") >= end))
     day_ends = crossing.select(pl.col("visit"), _arrival_day=feeds.local_day("arrival", "hospital"))
     midnights = _midnights(crossing.join(day_ends, on="visit"), end)
-    open_records = crossing.join(midnights, on="visit").with_columns(
+    moments = crossing.join(midnights, on="visit")
+    if live_from is not None:
+        # Clocks of one visit may coincide.
+        moments = pl.concat([moments, *_stages(visits, live_from)]).unique(
+            ["visit", "recorded"], keep="first", maintain_order=True
+        )
+    open_records = moments.with_columns(
         **{
             name: pl.when(pl.col(name) <= pl.col("recorded")).then(name).otherwise(-1)
             for name in ("handover", "triage", "room", "provider", "decision")
@@ -342,8 +372,20 @@ def _write_visits(
         final = _conflicting(final, rng, window)
         records = pl.concat([final, rest]).sort("_day", "recorded", "visit", maintain_order=True)
         alter = feeds.dirty_files(landed, "er_visits", window, _VISIT_COLUMNS, rng)
-    feeds.write_csv_feed(landed, "er_visits", records, _VISIT_COLUMNS, "visit_id", alter)
+    landed.csv_feed("er_visits", records, _VISIT_COLUMNS, "visit_id", alter)
     return records.height
+
+
+def _stages(visits: pl.DataFrame, live_from: int) -> list[pl.DataFrame]:
+    """Visits at the moments when their open record is written anew."""
+    return [
+        visits.with_columns(recorded=pl.col(clock) + 20).filter(
+            pl.col(clock) >= 0,
+            pl.col("recorded") >= live_from,
+            pl.col("recorded") < pl.col("departure"),
+        )
+        for clock in ("arrival", "triage", "provider")
+    ]
 
 
 def _midnights(crossing: pl.DataFrame, end: int) -> pl.DataFrame:
@@ -442,8 +484,8 @@ def _write_vitals(
         sets = dirt.late(sets, 0.003, "late_line", 3, window[-1], rng)
         sets = dirt.repeated(sets, 0.005, "duplicate_line", window[-1], rng)
         sets = sets.sort("_day", "_part", "recorded", "visit", maintain_order=True)
-    keep = ["_text", "_day", "_part", "observation_id", *dirt.DIRT_COLUMNS]
-    feeds.write_json_feed(landed, "vitals", sets.select(keep), "observation_id", alter)
+    keep = ["_text", "_day", "_part", "recorded", "observation_id", *dirt.DIRT_COLUMNS]
+    landed.json_feed("vitals", sets.select(keep), "observation_id", alter)
     return n
 
 
@@ -627,8 +669,8 @@ def _write_events(
         messages = dirt.late(messages, 0.005, "late_message", 4, window[-1], rng)
         messages = dirt.repeated(messages, 0.005, "duplicate_message", window[-1], rng)
     messages = messages.sort("_day", "_part", "recorded", "message_id", maintain_order=True)
-    keep = ["_text", "_day", "_part", "message_id", *dirt.DIRT_COLUMNS]
-    feeds.write_json_feed(landed, "adt_events", messages.select(keep), "message_id", alter)
+    keep = ["_text", "_day", "_part", "recorded", "message_id", *dirt.DIRT_COLUMNS]
+    landed.json_feed("adt_events", messages.select(keep), "message_id", alter)
     return n
 
 
@@ -717,7 +759,7 @@ def _write_codes(
         rows = dirt.clean_frame(rows)
         generator = rng()
         alter = None if clean else feeds.dirty_files(landed, subject, window, columns, generator)
-        feeds.write_csv_feed(landed, subject, rows, columns, columns[0], alter)
+        landed.csv_feed(subject, rows, columns, columns[0], alter)
 
 
 __all__ = ["DEPARTMENTS", "SimulationSummary", "simulate"]

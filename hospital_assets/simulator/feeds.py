@@ -48,6 +48,56 @@ class Landed:
             )
         )  # fmt: skip
 
+    def csv_feed(
+        self,
+        subject: str,
+        frame: pl.DataFrame,
+        columns: Sequence[str],
+        record_id: str,
+        alter: Callable[[str, pl.DataFrame], tuple[str, bytes | None]] | None = None,
+    ) -> None:
+        """One CSV file a day, rows in the order of the frame.
+
+        Args:
+            subject: folder and file prefix.
+            frame: text columns, `_day` (days since 1970) and the dirt columns.
+            columns: feed columns in order.
+            record_id: column that identifies a record in the ground truth.
+            alter: file-level dirt: from name and rows to the name and bytes actually written
+                (None = as usual).
+        """
+        frame = frame.sort("_day", maintain_order=True)
+        for (day,), rows in frame.partition_by("_day", as_dict=True, maintain_order=True).items():
+            name = f"{subject}/{subject}_{_iso(day)}.csv"
+            body: bytes | None = None
+            if alter is not None:
+                name, body = alter(name, rows)
+            if body is None:
+                body = csv_bytes(rows.select(columns))
+            self.write(name, body)
+            _note(self, subject, rows, record_id, name, first_line=2)
+
+    def json_feed(
+        self,
+        subject: str,
+        frame: pl.DataFrame,
+        record_id: str,
+        alter: Callable[[str, list[str]], tuple[str, bytes | None]] | None = None,
+    ) -> None:
+        """JSON-lines files of six hours each; `_text` is the line, `_day` and `_part` the file."""
+        frame = frame.sort("_day", "_part", maintain_order=True)
+        parts = frame.partition_by("_day", "_part", as_dict=True, maintain_order=True)
+        for (day, part), rows in parts.items():
+            name = f"{subject}/{subject}_{_iso(day)}T{part * 6:02d}.json"
+            lines = rows["_text"].to_list()
+            body: bytes | None = None
+            if alter is not None:
+                name, body = alter(name, lines)
+            if body is None:
+                body = ("\n".join(lines) + "\n").encode()
+            self.write(name, body)
+            _note(self, subject, rows, record_id, name, first_line=1)
+
 
 TRUTH_SCHEMA = {
     "subject": pl.String, "kind": pl.String, "record_id": pl.String, "file": pl.String,
@@ -88,59 +138,6 @@ def hospital_text(hospital: str = "hospital") -> pl.Expr:
     return pl.col(hospital).replace_strict(
         list(range(len(HOSPITALS))), list(HOSPITALS), return_dtype=pl.String
     )
-
-
-def write_csv_feed(
-    landed: Landed,
-    subject: str,
-    frame: pl.DataFrame,
-    columns: Sequence[str],
-    record_id: str,
-    alter: Callable[[str, pl.DataFrame], tuple[str, bytes | None]] | None = None,
-) -> None:
-    """One CSV file a day, rows in the order of the frame.
-
-    Args:
-        landed: where to write.
-        subject: folder and file prefix.
-        frame: text columns, `_day` (days since 1970) and the dirt columns.
-        columns: feed columns in order.
-        record_id: column that identifies a record in the ground truth.
-        alter: file-level dirt: from name and rows to the name and bytes actually written
-            (None = as usual).
-    """
-    frame = frame.sort("_day", maintain_order=True)
-    for (day,), rows in frame.partition_by("_day", as_dict=True, maintain_order=True).items():
-        name = f"{subject}/{subject}_{_iso(day)}.csv"
-        body: bytes | None = None
-        if alter is not None:
-            name, body = alter(name, rows)
-        if body is None:
-            body = csv_bytes(rows.select(columns))
-        landed.write(name, body)
-        _note(landed, subject, rows, record_id, name, first_line=2)
-
-
-def write_json_feed(
-    landed: Landed,
-    subject: str,
-    frame: pl.DataFrame,
-    record_id: str,
-    alter: Callable[[str, list[str]], tuple[str, bytes | None]] | None = None,
-) -> None:
-    """JSON-lines files of six hours each; `_text` is the line, `_day` and `_part` the file."""
-    frame = frame.sort("_day", "_part", maintain_order=True)
-    parts = frame.partition_by("_day", "_part", as_dict=True, maintain_order=True)
-    for (day, part), rows in parts.items():
-        name = f"{subject}/{subject}_{_iso(day)}T{part * 6:02d}.json"
-        lines = rows["_text"].to_list()
-        body: bytes | None = None
-        if alter is not None:
-            name, body = alter(name, lines)
-        if body is None:
-            body = ("\n".join(lines) + "\n").encode()
-        landed.write(name, body)
-        _note(landed, subject, rows, record_id, name, first_line=1)
 
 
 def _note(

@@ -1,0 +1,95 @@
+"""What time it is in a data directory.
+
+The wall clock, unless `hospital simulate --live` runs faster than it: then the simulated one, which
+it writes down for all to read. A directory whose service days have ended stands still at their end.
+Only the edges ask (commands, sensors, checks); transforms take the moment as an argument.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, time, timedelta
+from pathlib import Path
+
+import dagster as dg
+
+from hospital_assets.settings import Settings, load_settings
+
+#: When the last local day has ended everywhere on Earth, in UTC.
+_LAST_MIDNIGHT = time(12, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class SimulatedClock:
+    """A clock that runs at its own speed.
+
+    Attributes:
+        wall_epoch_seconds: the wall clock when it was started, seconds since 1970.
+        epoch_seconds: what it showed then.
+        speed: simulated seconds per second; 0 for a clock that was stopped.
+    """
+
+    wall_epoch_seconds: float
+    epoch_seconds: float
+    speed: float
+
+    def now(self, wall: datetime) -> datetime:
+        """What the clock shows at a moment of the wall clock."""
+        passed = wall.timestamp() - self.wall_epoch_seconds
+        return datetime.fromtimestamp(self.epoch_seconds + passed * self.speed, UTC)
+
+
+class ClockResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """Tells assets and checks the time; they never ask the system themselves."""
+
+    data_dir: str
+
+    def wall(self) -> datetime:
+        """The wall clock."""
+        return datetime.now(UTC)
+
+    def now(self) -> datetime:
+        """The moment in the hospital."""
+        return hospital_now(load_settings(Path(self.data_dir)))
+
+
+def write_simulated_clock(settings: Settings, clock: SimulatedClock) -> None:
+    """Let everybody in a data directory live by this clock."""
+    path = _file(settings)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(asdict(clock)), encoding="utf-8")
+    temporary.replace(path)
+
+
+def remove_simulated_clock(settings: Settings) -> None:
+    """Go back to the wall clock."""
+    _file(settings).unlink(missing_ok=True)
+
+
+def hospital_now(settings: Settings, wall: datetime | None = None) -> datetime:
+    """The moment in the hospital: simulated or real, and never after the last service day."""
+    wall = wall or datetime.now(UTC)
+    try:
+        now = SimulatedClock(**json.loads(_file(settings).read_text(encoding="utf-8"))).now(wall)
+    except FileNotFoundError:
+        now = wall
+    end = _end(settings)
+    return now if end is None else min(now, end)
+
+
+def is_live(settings: Settings, wall: datetime | None = None) -> bool:
+    """Whether the service days are still going on, so that there is somebody to alert."""
+    end = _end(settings)
+    return end is None or hospital_now(settings, wall) < end
+
+
+def _end(settings: Settings) -> datetime | None:
+    if settings.last_service_date is None:
+        return None
+    return datetime.combine(settings.last_service_date + timedelta(days=1), _LAST_MIDNIGHT)
+
+
+def _file(settings: Settings) -> Path:
+    return settings.data_dir / "simulated_clock.json"
