@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 HOSPITAL_DATA_DIR ?= data
 export HOSPITAL_DATA_DIR
 
-.PHONY: help install demo dev test test-slow test-all lint types check docs requirements clean
+.PHONY: help install demo dev test test-slow test-all torture lint types check docs requirements clean
 
 help:
 	@echo "make demo      generate a hospital network, build every table, run every check"
@@ -32,12 +32,15 @@ dev: install
 	$(BIN)/hospital dev
 
 test: install
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not torture"
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
 
 test-all: test test-slow
+
+torture: install
+	$(BIN)/python -m pytest -m torture -s
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,11 +1,14 @@
-"""How long a landed vitals file takes to reach `fact_vitals`, with `hospital dev` running.
+"""How long a landed vitals file takes to reach `fact_vitals`, with `hospital dev` or `watch` running.
 
-    python benchmarks/latency.py [--files 20] [--days 10] [--scale 1.0] [--pause 12]
+    python benchmarks/latency.py [--watch] [--files 20] [--days 10] [--scale 1.0] [--pause 12]
 
 Simulates and builds a network, starts `hospital dev`, renames files with new observation sets into
 the landing folder, one every `--pause` seconds, and reports for each how long it took until the run
 that stored its rows had ended, and how much of that was the wait for the sensor, the start of the
 run's process, and the run's own work. All rows must be there in the end, each once.
+
+With `--watch` it is `hospital watch` that runs, one reading of each file is critical, and what counts is
+the moment at which the alert stands in the outbox, and at which the file counts as loaded.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ def main() -> None:
     parser.add_argument("--scale", default="1.0")
     parser.add_argument("--pause", type=float, default=12.0)
     parser.add_argument("--data", type=Path, help="a data directory that is already built")
+    parser.add_argument("--watch", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data = options.data or Path(folder) / "data"
@@ -42,10 +46,14 @@ def main() -> None:
             simulate = ["simulate", "--clean", "--days", options.days, "--scale", options.scale]
             subprocess.run([hospital, *simulate], check=True, **quiet)
             subprocess.run([hospital, "build"], check=True, **quiet)
-        dev = subprocess.Popen(
-            [hospital, "dev", "--port", str(PORT)], start_new_session=True, **quiet
-        )
+        command = ["watch"] if options.watch else ["dev", "--port", str(PORT)]
+        if options.watch:
+            stand_still(data)
+        dev = subprocess.Popen([hospital, *command], start_new_session=True, **quiet)
         try:
+            if options.watch:
+                report_watched(data, options.files, options.pause)
+                return
             started = time.monotonic()
             wait_until_up()
             print(f"hospital dev is up after {time.monotonic() - started:.1f} s")
@@ -70,6 +78,59 @@ def wait_until_up() -> None:
             time.sleep(0.5)
         else:
             return
+
+
+def stand_still(data: Path) -> None:
+    """Stop the hospital's clock in its last evening, so that what lands there is news."""
+    from datetime import UTC, datetime
+    from datetime import time as clock_time
+
+    from hospital_assets.clock import SimulatedClock, write_simulated_clock
+    from hospital_assets.settings import load_settings
+
+    settings = load_settings(data)
+    evening = datetime.combine(settings.last_service_date, clock_time(23, 59), UTC)
+    write_simulated_clock(settings, SimulatedClock(0.0, evening.timestamp(), 0.0))
+
+
+def report_watched(data: Path, files: int, pause: float) -> None:
+    import sqlite3
+
+    import polars as pl
+
+    folder = data / "landing" / "native" / "vitals"
+    template = json.loads(sorted(folder.glob("*.json"))[-1].read_text().splitlines()[0])
+    time.sleep(10)  # it starts, and judges what it finds
+    outbox = sqlite3.connect(data / "alerts" / "outbox.sqlite", timeout=30)
+    copy = data / "warehouse" / "landed_files.parquet"
+    alerts, loads = [], []
+    for number in range(files):
+        visit = f"WATCH-{int(time.time())}-{number}"
+        template["observation_id"] = template["visit_id"] = visit
+        template["vitals"]["spo2"] = {"value": 80, "unit": "%"}
+        name = f"watch_{visit}.json"
+        temporary = folder / f".{name}.tmp"
+        temporary.write_text(json.dumps(template) + "\n")
+        moment = time.time()
+        os.utime(temporary, (moment, moment))
+        temporary.replace(folder / name)
+        alert = load = None
+        while alert is None or load is None:
+            assert time.time() < moment + 60, "it never arrived"
+            time.sleep(0.01)
+            if (
+                alert is None
+                and outbox.execute("select 1 from alerts where subject = ?", [visit]).fetchall()
+            ):
+                alert = time.time() - moment
+            if load is None and copy.stat().st_mtime > moment:
+                done = pl.read_parquet(copy).filter("is_loaded")["source_file"].to_list()
+                load = time.time() - moment if f"native/vitals/{name}" in done else None
+        alerts.append(alert)
+        loads.append(load)
+        time.sleep(pause)
+    for what, found in (("alert raised", alerts), ("KPIs committed", loads)):
+        print(f"{what:15} median {statistics.median(found):.2f} s, most {max(found):.2f} s")
 
 
 def land(data: Path, files: int, pause: float) -> list[tuple[str, float, list[str]]]:

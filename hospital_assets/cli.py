@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hospital_assets.settings import Settings, SettingsError, load_settings, write_settings
 
 if TYPE_CHECKING:
+    import threading
+    from collections.abc import Iterator
+
     from hospital_assets.automation.build import BuildReport
 
 _USAGE_ERROR = 2
@@ -42,11 +46,18 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     simulate = commands.add_parser("simulate", help="land the files of a generated network")
-    simulate.add_argument("--days", type=int, default=90, help="service days (default 90)")
+    simulate.add_argument("--days", type=int, help="service days (default 90; live 7)")
     simulate.add_argument("--start", type=date.fromisoformat, default=date(2026, 1, 1))
     simulate.add_argument("--scale", type=float, default=1.0, help="1 = about 1,370 visits a day")
     simulate.add_argument("--seed", type=int, default=20260101)
     simulate.add_argument("--clean", action="store_true", help="without dirt")
+    simulate.add_argument(
+        "--live", action="store_true",
+        help="keep landing files as time passes, in a data directory of its own",
+    )  # fmt: skip
+    simulate.add_argument("--speed", type=float, default=1.0, help="live: seconds per second")
+    simulate.add_argument("--history", type=int, default=2, help="live: days before today")
+    simulate.add_argument("--dirty", action="store_true", help="live: with dirt")
     simulate.set_defaults(run=_simulate)
 
     imported = commands.add_parser("import", help="land the files of a known source")
@@ -70,6 +81,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     refreshed.set_defaults(run=_refresh)
 
+    watched = commands.add_parser(
+        "watch", help="take in files as they land, within seconds, and raise alerts"
+    )
+    watched.set_defaults(run=_watch)
+
+    alerts = commands.add_parser("alerts", help="open alerts: list, acknowledge, resolve, test")
+    alerts.add_argument(
+        "action", nargs="?", default="list", choices=["list", "show", "ack", "resolve", "test"]
+    )
+    alerts.add_argument("alert", nargs="?", help="the alert's number")
+    alerts.add_argument("--all", action="store_true", help="list resolved alerts too")
+    alerts.add_argument("--by", default=os.environ.get("USER", "somebody"), help="who takes care")
+    alerts.set_defaults(run=_alerts)
+
     dev = commands.add_parser("dev", help="open the Dagster UI over the data directory")
     dev.add_argument("--port", default="3000")
     dev.set_defaults(run=_dev)
@@ -85,10 +110,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _simulate(options: argparse.Namespace, settings: Settings) -> int:
-    from hospital_assets.simulator import simulate
-
+    if options.days is None:
+        options.days = 7 if options.live else 90
     if options.days < 1:
         raise ValueError("--days must be at least 1")
+    if options.live:
+        return _simulate_live(options, settings)
+    from hospital_assets.simulator import simulate
+
     summary = simulate(
         settings.landing,
         settings.ground_truth,
@@ -108,6 +137,68 @@ def _simulate(options: argparse.Namespace, settings: Settings) -> int:
         f"{summary.visits:,} visits, {summary.vitals:,} vital-sign sets, "
         f"{summary.patients:,} patients, {options.start} to {last}"
     )
+    return 0
+
+
+def _simulate_live(options: argparse.Namespace, settings: Settings) -> int:
+    import threading
+    from datetime import UTC, datetime
+
+    from hospital_assets.clock import SimulatedClock, write_simulated_clock
+    from hospital_assets.simulator.live import (
+        LiveNetwork,
+        go_live,
+        land_history,
+        prepare,
+        read_network,
+        write_network,
+    )
+
+    if options.speed <= 0 or options.history < 1:
+        raise ValueError("--speed must be above 0 and --history at least 1")
+    kept = settings.ground_truth / "live.json"
+    network = read_network(kept)
+    wall = datetime.now(UTC)
+    if network is None:
+        if (settings.landing / "native").exists():
+            raise ValueError(
+                f"{settings.landing} holds another network; give this one a data directory of its "
+                "own, as in hospital --data-dir data/live simulate --live"
+            )
+        today = wall.date()
+        network = LiveNetwork(
+            start=(today - timedelta(days=options.history)).isoformat(),
+            live_start=wall.timestamp(), days=options.history + options.days,
+            scale=options.scale, seed=options.seed, dirty=options.dirty,
+            landed_until=wall.timestamp(),
+        )  # fmt: skip
+        land = prepare(settings.landing, network)
+        files = land_history(land, network)
+        write_settings(
+            replace(settings, first_service_date=network.first_day,
+                    last_service_date=network.last_day, partitions="daily")
+        )  # fmt: skip
+        write_network(kept, network)
+        print(f"landed {files} files of {options.history} days before now", flush=True)
+    else:
+        land = prepare(settings.landing, network)
+        print("going on where the simulation was stopped", flush=True)
+
+    started = SimulatedClock(wall.timestamp(), network.landed_until, options.speed)
+    started = replace(started, wall_epoch_seconds=datetime.now(UTC).timestamp())
+    write_simulated_clock(settings, started)
+    stop = threading.Event()
+
+    def now() -> float:
+        return started.now(datetime.now(UTC)).timestamp()
+
+    with _stopped_by_signals(stop):
+        go_live(
+            land, network, now, lambda reached: write_network(kept, reached), stop.wait,
+            say=lambda text: print(text, flush=True),
+        )  # fmt: skip
+    # The hospital's time stands still until the simulation goes on.
+    write_simulated_clock(settings, SimulatedClock(started.wall_epoch_seconds, now(), 0.0))
     return 0
 
 
@@ -184,6 +275,104 @@ def _refresh(options: argparse.Namespace, settings: Settings) -> int:
         return 0
     _print_report(report, settings)
     return 0 if report.succeeded else 1
+
+
+def _watch(options: argparse.Namespace, settings: Settings) -> int:
+    import logging
+    import threading
+    import time
+
+    from hospital_assets.automation.watch import BatchError, watch
+    from hospital_assets.definitions import build_definitions
+
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    stop = threading.Event()
+    with _stopped_by_signals(stop):
+        try:
+            watch(
+                build_definitions(settings), settings, stop,
+                lambda text: print(f"{time.strftime('%H:%M:%S')} {text}", flush=True),
+            )  # fmt: skip
+        except BatchError as error:
+            raise ValueError(str(error)) from error
+    return 0
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
+    """Set an event at Ctrl-C or a polite kill, instead of ending in the middle."""
+    import signal
+
+    before = {
+        number: signal.signal(number, lambda *_: stop.set())
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _alerts(options: argparse.Namespace, settings: Settings) -> int:
+    from datetime import UTC, datetime
+
+    from hospital_assets.alerts.notifiers import deliver
+    from hospital_assets.alerts.outbox import Signal, open_outbox
+    from hospital_assets.alerts.settings import load_alert_settings
+    from hospital_assets.clock import hospital_now
+
+    alert_settings = load_alert_settings(settings)
+    now = hospital_now(settings)
+    outbox = open_outbox(settings, alert_settings)
+    with contextlib.closing(outbox):
+        if options.action == "list":
+            _print_alerts(outbox.alerts(with_resolved=options.all))
+            return 0
+        if options.action == "test":
+            moment = datetime.now(UTC)
+            outbox.record(
+                [Signal("test", f"{moment:%H%M%S%f}", moment, True, "warning",
+                        "this is a test of the alerts; nothing is wrong")], now,
+            )  # fmt: skip
+            sent = deliver(outbox, alert_settings.notify, settings.data_dir)
+            for row in outbox.alerts():
+                if row["rule"] == "test":
+                    outbox.resolve(row["alert_id"], now)
+            print(f"{sent} of {len(alert_settings.notify)} notifiers were told")
+            return 0 if sent else 1
+        if not options.alert:
+            raise ValueError(f"say which: hospital alerts {options.action} ALERT")
+        if options.action == "show":
+            found = [row for row in outbox.alerts(with_resolved=True) if
+                     row["alert_id"] == options.alert]  # fmt: skip
+            if not found:
+                raise ValueError(f"there is no alert {options.alert}")
+            for name, value in found[0].items():
+                print(f"{name:<18} {'' if value is None else value}")
+            return 0
+        done = (
+            outbox.acknowledge(options.alert, options.by, now)
+            if options.action == "ack"
+            else outbox.resolve(options.alert, now)
+        )
+    if not done:
+        raise ValueError(f"there is no open alert {options.alert}")
+    return 0
+
+
+def _print_alerts(alerts: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table("alert", "severity", "state", "since (UTC)", "where", "what")
+    for row in alerts:
+        where = " ".join(part for part in (row["hospital_id"], row["department_name"]) if part)
+        shown.add_row(
+            row["alert_id"], row["severity"], row["state"], row["opened_at"][:16].replace("T", " "),
+            where, row["summary"],
+        )  # fmt: skip
+    Console(width=None if sys.stdout.isatty() else 160).print(shown if alerts else "no open alerts")
 
 
 def _dev(options: argparse.Namespace, settings: Settings) -> int:

@@ -6,25 +6,27 @@
 
 from __future__ import annotations
 
-import warnings
-
 import dagster as dg
 
-# `partitions_def` of asset checks is new in dagster 1.13 and says so on every use.
-warnings.filterwarnings("ignore", category=dg.PreviewWarning)
-# Single-run backfills are beta; an upstream change shows in the tests of the IO manager.
-warnings.filterwarnings("ignore", category=dg.BetaWarning)
-
-from hospital_assets.assets import cleaned, dimensions, facts, kpis, raw  # noqa: E402
-from hospital_assets.automation.jobs import JOBS  # noqa: E402
-from hospital_assets.automation.schedules import daily_batch_schedule  # noqa: E402
-from hospital_assets.automation.sensors import FEEDS, landing_sensor, settling_sensor  # noqa: E402
-from hospital_assets.checks.accounting import accounting_checks  # noqa: E402
-from hospital_assets.checks.contract_checks import contract_checks  # noqa: E402
-from hospital_assets.landing.zone import LandingResource  # noqa: E402
-from hospital_assets.partitions import SERVICE_PERIODS  # noqa: E402
-from hospital_assets.settings import Settings, load_settings  # noqa: E402
-from hospital_assets.warehouse.io_manager import (  # noqa: E402
+from hospital_assets.alerts.outbox import OutboxResource, outbox_file
+from hospital_assets.assets import cleaned, dimensions, facts, kpis, raw
+from hospital_assets.automation.jobs import JOBS
+from hospital_assets.automation.schedules import daily_batch_schedule, standing_checks_schedule
+from hospital_assets.automation.sensors import (
+    FEEDS,
+    alerts_sensor,
+    landing_sensor,
+    run_outcome_sensors,
+    settling_sensor,
+)
+from hospital_assets.checks.accounting import accounting_checks
+from hospital_assets.checks.contract_checks import contract_checks
+from hospital_assets.checks.standing import standing
+from hospital_assets.clock import ClockResource
+from hospital_assets.landing.zone import LandingResource
+from hospital_assets.partitions import SERVICE_PERIODS
+from hospital_assets.settings import Settings, load_settings
+from hospital_assets.warehouse.io_manager import (
     WarehouseIOManager,
     WarehouseResource,
 )
@@ -41,13 +43,20 @@ def build_definitions(settings: Settings | None = None) -> dg.Definitions:
             for layer in (raw, cleaned, dimensions, facts, kpis)
             for asset in dg.load_assets_from_package_module(layer)
         ],
-        asset_checks=[*contract_checks(), *accounting_checks()],
+        asset_checks=[*contract_checks(), *accounting_checks(), standing],
         jobs=JOBS,
-        schedules=[daily_batch_schedule(settings)],
-        sensors=[*(landing_sensor(feed, settings) for feed in FEEDS), settling_sensor(settings)],
+        schedules=[daily_batch_schedule(settings), standing_checks_schedule],
+        sensors=[
+            *(landing_sensor(feed, settings) for feed in FEEDS),
+            settling_sensor(settings),
+            alerts_sensor(settings),
+            *run_outcome_sensors(settings),
+        ],
         resources={
             "warehouse": warehouse,
             "io_manager": WarehouseIOManager(warehouse=warehouse),
+            "clock": ClockResource(data_dir=str(settings.data_dir)),
+            "outbox": OutboxResource(file=str(outbox_file(settings))),
             "landing": LandingResource(
                 warehouse=warehouse,
                 landing=str(settings.landing),

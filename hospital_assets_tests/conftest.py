@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,6 +15,9 @@ os.environ["HOSPITAL_DATA_DIR"] = str(Path(__file__).parent / "no-data-here")
 
 from hospital_assets.settings import Settings, write_settings
 from hospital_assets.warehouse.database import Warehouse, open_warehouse
+
+if TYPE_CHECKING:
+    from hospital_assets.automation.build import BuildReport
 
 FIRST, LAST = date(2026, 3, 5), date(2026, 3, 12)
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -36,6 +40,14 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     simulate(settings.landing, settings.ground_truth, start=FIRST, days=8, scale=0.1, seed=7)
     write_settings(settings)
     return settings
+
+
+@pytest.fixture(scope="session")
+def built(network: Settings) -> tuple[Settings, BuildReport]:
+    """The small network, built; copy it before changing anything."""
+    from hospital_assets_tests.helpers import run
+
+    return network, run(network)
 
 
 @pytest.fixture(scope="session")

@@ -11,66 +11,19 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 
 import dagster as dg
-import duckdb
 import polars as pl
 import pytest
 
-from hospital_assets.automation.build import BuildError, BuildReport, build, dagster_instance
+from hospital_assets.automation.build import BuildError, BuildReport, dagster_instance
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.definitions import build_definitions
 from hospital_assets.settings import Settings, load_settings
-
-#: Tables whose rows depend on when files were looked at, not on what they hold.
-_LEDGER = "raw_landed_files"
-
-
-def run(settings: Settings, **options: object) -> BuildReport:
-    return build(build_definitions(settings), settings, **options)  # type: ignore[arg-type]
-
-
-def copy_of(settings: Settings, target: Path) -> Settings:
-    """The same landed files in another data directory, not built."""
-    shutil.copytree(settings.landing, target / "landing", copy_function=shutil.copy2)
-    shutil.copyfile(settings.settings_file, target / "hospital.toml")
-    return replace(settings, data_dir=target)
-
-
-def tables(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Each table with a hash of its content, whatever the order of its rows."""
-    connection = duckdb.connect(str(settings.warehouse_file), read_only=True)
-    try:
-        for contract in CONTRACTS.values():
-            if contract.name == _LEDGER:
-                continue
-            columns = ", ".join(
-                f"coalesce(cast({c.name} as varchar), '~')" for c in contract.columns
-            )
-            (row,) = connection.execute(
-                f"select count(*), sum(hash(concat_ws('|', {columns}))::hugeint) "
-                f"from {contract.qualified_name}"
-            ).fetchall()
-            yield contract.name, str(row)
-    finally:
-        connection.close()
-
-
-def query(settings: Settings, sql: str) -> pl.DataFrame:
-    connection = duckdb.connect(str(settings.warehouse_file), read_only=True)
-    try:
-        return connection.sql(sql).pl()
-    finally:
-        connection.close()
-
-
-@pytest.fixture(scope="module")
-def built(network: Settings) -> tuple[Settings, BuildReport]:
-    return network, run(network)
+from hospital_assets_tests.helpers import copy_of, query, run, tables
 
 
 def test_every_table_is_built_and_no_error_check_fails(built: tuple[Settings, BuildReport]) -> None:
@@ -79,7 +32,10 @@ def test_every_table_is_built_and_no_error_check_fails(built: tuple[Settings, Bu
     assert report.failed_checks == []
     assert set(report.rows) == set(CONTRACTS)
     empty = {name for name, rows in report.rows.items() if rows == 0}
-    assert {n for n in empty if not n.startswith("quarantine_")} == {"unsettled_days"}
+    assert {n for n in empty if not n.startswith("quarantine_")} == {
+        "fact_alerts",
+        "unsettled_days",
+    }
     assert len(report.checks) > 250
 
 
@@ -386,8 +342,10 @@ def test_a_late_file_reaches_its_day_through_the_sensor(
 
         assert look() == []  # everything was built
         growing = folder / "growing.json"
-        growing.write_text(late[0][:20])
-        assert look() == []  # it was written just now
+        with growing.open("w") as file:
+            file.write(late[0][:20])
+            file.flush()
+            assert look() == []  # it is being written
         growing.unlink()
         landed = folder / "late.json"
         landed.write_text("\n".join(late))
@@ -462,4 +420,84 @@ def test_files_in_any_order_with_kills_give_the_same_warehouse(
     ledger = query(other, "select source_file, subject, state from raw.raw_landed_files")
     landed = {p.relative_to(other.landing).as_posix() for p in other.landing.rglob("*.*")}
     assert set(ledger["source_file"]) == landed  # every file is accounted for
+    assert ledger.filter(pl.col("state").is_in(["held", "poisoned"])).is_empty()
+
+
+@pytest.mark.torture
+def test_ten_thousand_small_files_with_fifty_kills(
+    built: tuple[Settings, BuildReport], tmp_path: Path
+) -> None:
+    """Shuffled, copied, torn, late and mixed with garbage, runs killed: as built at once, clean."""
+    settings, _ = built
+    rng = random.Random(50)
+    clean, other = (replace(settings, data_dir=tmp_path / name) for name in ("clean", "other"))
+    names = sorted(p.relative_to(settings.landing) for p in settings.landing.rglob("*.*"))
+    masters = {"hospitals", "departments", "doctors"}
+    pieces: dict[Path, bytes] = {}
+    for name in names:
+        body = (settings.landing / name).read_bytes()
+        if name.parts[1] in masters or name.suffix == ".gz" or body[:3] == b"\xef\xbb\xbf":
+            pieces[name] = body
+            continue
+        lines = body.splitlines(keepends=True)
+        head, lines = (lines[:1], lines[1:]) if name.suffix == ".csv" else ([], lines)
+        step = 2 if name.parts[1] == "vitals" else 1
+        for number, first in enumerate(range(0, len(lines), step)):
+            small = name.with_name(f"{name.stem}_{number:05d}{name.suffix}")
+            pieces[small] = b"".join([*head, *lines[first : first + step]])
+    # The same content twice in the clean set would be a copy there, too.
+    assert len(set(pieces.values())) == len(pieces)
+
+    def land(where: Settings, name: Path, body: bytes) -> None:
+        target = where.landing / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.tmp")
+        temporary.write_bytes(body)
+        temporary.replace(target)
+
+    for where in (clean, other):
+        for name, body in pieces.items():
+            if where is clean or name.parts[1] in masters:
+                land(where, name, body)
+        shutil.copyfile(settings.settings_file, where.data_dir / "hospital.toml")
+    assert run(clean).succeeded
+
+    rest = [name for name in pieces if name.parts[1] not in masters]
+    rng.shuffle(rest)
+    command = [sys.executable, "-m", "hospital_assets.cli", "refresh"]
+    environment = {**os.environ, "HOSPITAL_DATA_DIR": str(other.data_dir)}
+    rounds, kills, extra = 60, 0, 0
+    log = tmp_path / "refresh.log"
+    for number in range(rounds):
+        batch = rest[number::rounds]
+        torn = set(rng.sample(batch, len(batch) // 50))
+        for name in batch:
+            body = pieces[name]
+            land(other, name, body[: len(body) // 2] if name in torn else body)
+            if rng.random() < 0.02:
+                land(other, name.with_name(f"zz_{number}_{name.name}"), body)
+                extra += 1
+            if rng.random() < 0.01:
+                land(other, name.with_name(f"zz_page_{number}_{name.name}"),
+                     b"<!DOCTYPE html>\n" + rng.randbytes(9).hex().encode())  # fmt: skip
+                extra += 1
+        with log.open("w") as out:
+            process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
+            try:
+                process.wait(rng.uniform(1.5, 10))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                kills += 1
+            process.wait()
+        assert process.returncode in (0, -signal.SIGKILL), log.read_text()[-2000:]
+        for name in torn:
+            land(other, name, pieces[name])
+    assert kills >= 50 and len(pieces) + extra >= 10_000
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    assert "no files wait" in done.stdout
+    assert dict(tables(other)) == dict(tables(clean))
+    ledger = query(other, "select source_file, state from raw.raw_landed_files")
+    landed = {p.relative_to(other.landing).as_posix() for p in other.landing.rglob("*.*")}
+    assert set(ledger["source_file"]) == landed
     assert ledger.filter(pl.col("state").is_in(["held", "poisoned"])).is_empty()

@@ -315,7 +315,10 @@ class _Listener:
 
 def layer_of(step: str) -> str:
     """The layer a step belongs to, for the summary: a layer of tables, or `checks`."""
-    if step.endswith(("_contract", "_conserved", "_landed")) or step == "landed_files":
+    if step.endswith(("_contract", "_conserved", "_landed")) or step in (
+        "landed_files",
+        "standing",
+    ):
         return "checks"
     if step in CONTRACTS:
         return CONTRACTS[step].layer

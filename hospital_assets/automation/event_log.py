@@ -157,6 +157,23 @@ class HospitalEventLogStorage(SqliteEventLogStorage):
             return
         super()._update_asset_check_evaluation(event, event_id)
 
+    def _store_runless_asset_check_evaluation(
+        self, event: EventLogEntry, event_id: int | None
+    ) -> None:
+        """As Dagster's own, which takes one outcome per day without a run, ever: the newest counts."""
+        evaluation = event.get_dagster_event().asset_check_evaluation_data
+        checks = AssetCheckExecutionsTable.c
+        with self.index_connection() as connection:
+            connection.execute(
+                AssetCheckExecutionsTable.delete().where(
+                    checks.asset_key == evaluation.asset_key.to_string(),
+                    checks.check_name == evaluation.check_name,
+                    checks.run_id == event.run_id,
+                    checks.partition == evaluation.partition,
+                )
+            )
+        super()._store_runless_asset_check_evaluation(event, event_id)
+
     def _store_for_range(self, event: EventLogEntry, event_id: int | None) -> bool:
         """Give every planned day of the run the outcome; False where none was planned."""
         evaluation = event.get_dagster_event().asset_check_evaluation_data

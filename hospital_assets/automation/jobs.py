@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from hospital_assets.automation.sensors import FEEDS
+from hospital_assets.checks.standing import standing
 from hospital_assets.landing.profile import SUBJECTS
 
 if TYPE_CHECKING:
@@ -14,8 +16,8 @@ if TYPE_CHECKING:
         UnresolvedAssetJobDefinition,
     )
 
-#: Feeds whose records can change the facts of days other than their own.
-UNSETTLING_FEEDS = ("visits", "adt", "extracts")
+#: Feeds whose records change the facts of their own days only.
+SETTLED_FEEDS = ("vitals",)
 
 #: A day's refresh: everything that is partitioned, and the tables it needs to be right.
 daily_batch = dg.define_asset_job(
@@ -35,19 +37,25 @@ full_refresh = dg.define_asset_job(
 )
 
 
-def refresh_job(feed: str) -> UnresolvedAssetJobDefinition:
-    """What a feed's sensor runs: the ledger, the feed's raw tables, and all that depends on them."""
-    raw = [f"raw_{subject}" for subject in FEEDS[feed] if subject in SUBJECTS]
+def refreshed_by(subjects: Collection[str]) -> dg.AssetSelection:
+    """What files of some subjects change: the ledger, their raw tables, and all that follows."""
+    raw = [f"raw_{subject}" for subject in subjects if subject in SUBJECTS]
     selection: dg.AssetSelection = (
         # A new day needs its row in the calendar first.
         dg.AssetSelection.assets("raw_landed_files", "dim_date")
-        | dg.AssetSelection.assets(*raw).downstream()
     )
-    if feed not in UNSETTLING_FEEDS:
+    if raw:
+        selection = selection | dg.AssetSelection.assets(*raw).downstream()
+    if all(subject in FEEDS[feed] for subject in subjects for feed in SETTLED_FEEDS):
         selection = selection - dg.AssetSelection.assets("unsettled_days")
+    return selection.required_multi_asset_neighbors()
+
+
+def refresh_job(feed: str) -> UnresolvedAssetJobDefinition:
+    """What a feed's sensor runs: the ledger, the feed's raw tables, and all that depends on them."""
     return dg.define_asset_job(
         f"refresh_{feed}",
-        selection=selection.required_multi_asset_neighbors(),
+        selection=refreshed_by(FEEDS[feed]),
         description=f"Refresh the service days of landed {feed} files and what depends on them.",
         tags={"hospital/refresh": feed},
     )
@@ -56,9 +64,19 @@ def refresh_job(feed: str) -> UnresolvedAssetJobDefinition:
 #: Days that another day's records have touched: their facts, and what depends on those.
 settle = dg.define_asset_job(
     "settle",
-    selection=dg.AssetSelection.groups("facts").downstream(),
+    selection=dg.AssetSelection.groups("facts").downstream()
+    - dg.AssetSelection.assets("fact_alerts"),
     description="Refresh facts of days that later records of other days have changed.",
     tags={"hospital/refresh": "settle"},
 )
 
-JOBS = [daily_batch, full_refresh, settle, *(refresh_job(feed) for feed in FEEDS)]
+#: The checks that change with time alone.
+standing_checks = dg.define_asset_job(
+    "standing_checks",
+    selection=dg.AssetSelection.checks(
+        *(dg.AssetCheckKey(spec.asset_key, spec.name) for spec in standing.check_specs)
+    ),
+    description="See whether any file, day or feed is left behind, late or missing.",
+)
+
+JOBS = [daily_batch, full_refresh, settle, standing_checks, *(refresh_job(feed) for feed in FEEDS)]

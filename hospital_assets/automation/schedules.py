@@ -1,4 +1,4 @@
-"""The nightly batch: the safety net under the sensors."""
+"""What runs by the clock: the nightly batch, the safety net under the sensors, and standing checks."""
 
 from datetime import timedelta
 
@@ -28,3 +28,12 @@ def daily_batch_schedule(settings: Settings) -> dg.ScheduleDefinition:
         )
 
     return schedule
+
+
+standing_checks_schedule = dg.ScheduleDefinition(
+    name="standing_checks_schedule",
+    job_name="standing_checks",
+    cron_schedule="7 * * * *",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Every hour, see whether anything is left behind, late or missing.",
+)

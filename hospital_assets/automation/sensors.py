@@ -4,14 +4,20 @@ One per feed, all alike. A sensor reads the landing folder and the published cop
 the warehouse, so it neither waits for a run nor stops one. What it decides is in `refresh`.
 """
 
+import contextlib
 import time
 from collections.abc import Iterator, Mapping
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import dagster as dg
 
+from hospital_assets.alerts.outbox import Signal, open_outbox
+from hospital_assets.automation.alert_rules import check_signals, poisoned_file, run_signal
+from hospital_assets.automation.monitor import open_monitor
+from hospital_assets.automation.presence import is_watched
 from hospital_assets.automation.refresh import Outcome, Pending, Request, State, decide
+from hospital_assets.clock import hospital_now
 from hospital_assets.landing.waiting import spans
 from hospital_assets.landing.zone import LandingResource, write_set_aside
 from hospital_assets.partitions import period_start, range_tags
@@ -30,6 +36,8 @@ QUIET_SECONDS = 1.0
 #: The daemon calls a sensor every five seconds; in between the sensor looks for itself.
 LOOK_SECONDS = 4.0
 PAUSE_SECONDS = 0.25
+#: Files younger than this are left to `hospital watch`, while it runs.
+WATCHER_SECONDS = 30.0
 
 #: Failures that say nothing about the file.
 _NOT_THE_FILES_FAULT = ("WarehouseLockedError",)
@@ -56,9 +64,13 @@ def landing_sensor(feed: str, settings: Settings) -> dg.SensorDefinition:
         while True:
             started = time.monotonic()
             quiet_since_ns = time.time_ns() - int(QUIET_SECONDS * 1e9)
+            waiting = landing.waiting(FEEDS[feed], set_aside, quiet_since_ns)
+            if is_watched(settings):
+                left = time.time_ns() - int(WATCHER_SECONDS * 1e9)
+                waiting = [file for file in waiting if file.since_ns < left]
             decision = decide(
                 state,
-                landing.waiting(FEEDS[feed], set_aside, quiet_since_ns),
+                waiting,
                 _outcomes(context, state),
                 set_aside,
                 now_ns=time.time_ns(),
@@ -74,6 +86,9 @@ def landing_sensor(feed: str, settings: Settings) -> dg.SensorDefinition:
             write_set_aside(warehouse_file.parent, decision.set_aside)
         for path in decision.poisoned:
             context.log.error(f"{path}: every run with this file failed; it is set aside")
+        if decision.poisoned:
+            wall = datetime.now(UTC)
+            _note(settings, [poisoned_file(path, wall) for path in decision.poisoned])
         return dg.SensorResult(
             run_requests=list(_run_requests(decision.requests, settings)),
             cursor=decision.state.model_dump_json(),
@@ -110,6 +125,76 @@ def settling_sensor(settings: Settings) -> dg.SensorDefinition:
         )
 
     return sensor
+
+
+def alerts_sensor(settings: Settings) -> dg.SensorDefinition:
+    """The sensor that judges what lands and sends alerts, unless `hospital watch` does."""
+
+    @dg.sensor(
+        name="alerts",
+        minimum_interval_seconds=5,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=(
+            "Raises and clears alerts from landed files, waits and silence, and sends what is due."
+        ),
+    )
+    def sensor(context: dg.SensorEvaluationContext, landing: LandingResource) -> dg.SkipReason:
+        if is_watched(settings):
+            return dg.SkipReason("hospital watch is at work")
+        monitor = open_monitor(settings, landing, FEEDS)
+        with contextlib.closing(monitor.outbox):
+            look = monitor.look(quiet_since_ns=time.time_ns() - int(QUIET_SECONDS * 1e9))
+            sent = monitor.deliver()
+        return dg.SkipReason(f"{look.opened} alerts opened, {sent} messages sent")
+
+    return sensor
+
+
+def run_outcome_sensors(settings: Settings) -> list[dg.SensorDefinition]:
+    """Sensors that see how runs end: failed runs and failed checks become alerts, and clear them."""
+
+    def note(context: dg.RunStatusSensorContext, has_failed: bool) -> None:
+        run, instance = context.dagster_run, context.instance
+        record = instance.get_run_record_by_id(run.run_id)
+        ended = datetime.fromtimestamp((record and record.end_time) or time.time(), UTC)
+        failed = None
+        if has_failed:
+            steps = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+            failed = [entry.step_key or "" for entry in steps]
+        entries = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+        evaluations = [entry.get_dagster_event().asset_check_evaluation_data for entry in entries]
+        _note(
+            settings,
+            [
+                run_signal(run.job_name, run.run_id, failed, ended),
+                *check_signals(evaluations, ended),
+            ],
+        )
+
+    @dg.run_failure_sensor(
+        name="failed_runs",
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Raises an alert for a failed run and for the checks that failed in it.",
+    )
+    def failed_runs(context: dg.RunFailureSensorContext) -> None:
+        note(context, has_failed=True)
+
+    @dg.run_status_sensor(
+        run_status=dg.DagsterRunStatus.SUCCESS,
+        name="succeeded_runs",
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Clears the alert of a failed run; raises and clears those of checks.",
+    )
+    def succeeded_runs(context: dg.RunStatusSensorContext) -> None:
+        note(context, has_failed=False)
+
+    return [failed_runs, succeeded_runs]
+
+
+def _note(settings: Settings, signals: list[Signal]) -> None:
+    outbox = open_outbox(settings)
+    with contextlib.closing(outbox):
+        outbox.record(signals, hospital_now(settings))
 
 
 def days_named(materialization: dg.AssetMaterialization | None) -> list[date]:

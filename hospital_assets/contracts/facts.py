@@ -264,7 +264,40 @@ class UnsettledDays(
     row_count: pl.Int64 = column("Rows that would be different now.", ge=1)
 
 
+class FactAlerts(
+    Table,
+    name="fact_alerts",
+    layer="facts",
+    grain="one alert",
+    key=("alert_id",),
+    order_by=("opened_at", "alert_id"),
+):
+    """Alerts that were raised, as the outbox had them at the last build (accumulating snapshot)."""
+
+    alert_id: pl.String = column("The alert's own number; the same in every message about it.")
+    rule: pl.String = column("Rule that raised it.")
+    severity: pl.String = column("How urgent.", isin=["critical", "error", "warning"])
+    state: pl.String = column("Where it stands.", isin=["open", "acknowledged", "resolved"])
+    hospital_key: pl.Int64 = column(
+        "Hospital; -1 for alerts of the platform itself.", references="dim_hospital.hospital_key"
+    )
+    department_name: pl.String = column("Department.", nullable=True)
+    value: pl.Float64 = column("The figure when last seen, in `unit`.", nullable=True)
+    worst_value: pl.Float64 = column("The worst figure while it lasted.", nullable=True)
+    threshold: pl.Float64 = column("What the figure was compared with.", nullable=True)
+    unit: pl.String = column("Unit of the figures.", nullable=True)
+    observed_at: Instant = column("When it was so, in the hospital's time.")
+    opened_at: Instant = column("When it was raised.")
+    acknowledged_at: Instant = column("When somebody took care of it.", nullable=True)
+    resolved_at: Instant = column("When it was over; null while it lasts.", nullable=True)
+    open_minutes: pl.Float64 = column(
+        "Raised until over; null while it lasts.", unit="min", nullable=True, ge=0
+    )
+    occurrence_count: pl.Int64 = column("How often it came back within its cooldown.", ge=1)
+
+
 TABLES = (
+    FactAlerts,
     FactEmergencyVisits,
     FactVitals,
     FactPatientFlow,

@@ -25,12 +25,14 @@ class Waiting:
         file_sha256: its content.
         since_ns: when it was last modified.
         days: service days to refresh; empty for undated subjects and files that cannot be read.
+        subjects: what it feeds.
     """
 
     source_file: str
     file_sha256: str
     since_ns: int
     days: tuple[date, ...]
+    subjects: tuple[str, ...] = ()
 
 
 def waiting_files(
@@ -87,12 +89,16 @@ def waiting_files(
     by_file = (
         joined.filter(waits)
         .group_by("source_file", "file_sha256")
-        .agg(pl.col("file_modified_ns").max(), pl.col("_days").explode().drop_nulls().unique())
+        .agg(
+            pl.col("file_modified_ns").max(),
+            pl.col("_days").explode().drop_nulls().unique(),
+            pl.col("subject").unique().sort(),
+        )
         .sort("source_file")
     )
     return [
-        Waiting(name, digest, since, tuple(sorted(days)))
-        for name, digest, since, days in by_file.iter_rows()
+        Waiting(name, digest, since, tuple(sorted(days)), tuple(subjects))
+        for name, digest, since, days, subjects in by_file.iter_rows()
     ]
 
 

@@ -25,7 +25,7 @@ import narwhals as nw
 import polars as pl
 
 from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN
-from hospital_assets.landing.content import UnreadableError, sha256
+from hospital_assets.landing.content import UnreadableError, is_finished, sha256
 from hospital_assets.landing.profile import (
     SUBJECTS,
     Profile,
@@ -91,13 +91,20 @@ class LandingZone:
             known: an earlier ledger; files it knows unchanged (path, size, time) are not read.
             set_aside: content hashes that must not be loaded now, with the state to give them
                 (`held`, `poisoned`).
-            quiet_since_ns: leave out new files modified after this time: they may be growing.
+            quiet_since_ns: leave out new files modified after this time, unless the system says
+                that nobody is writing them: they may be growing.
             subjects: leave out new files of other subjects; default none.
         """
-        listed = self._listed()
+        listed = self.listed()
         unchanged = _unchanged(known, listed, set_aside)
         if quiet_since_ns is not None:
-            listed = listed.filter(pl.col("file_modified_ns") <= quiet_since_ns)
+            is_quiet = pl.col("file_modified_ns") <= quiet_since_ns
+            finished = [
+                name
+                for name in listed.filter(~is_quiet)["source_file"]
+                if is_finished(self.landing / name)
+            ]
+            listed = listed.filter(is_quiet | pl.col("source_file").is_in(finished))
         fresh = listed.join(unchanged.select("source_file").unique(), on="source_file", how="anti")
         if subjects and not fresh.is_empty():
             fed = [
@@ -228,8 +235,8 @@ class LandingZone:
             for row in files.sort("source_file").iter_rows(named=True)
         ]
 
-    def _listed(self) -> pl.DataFrame:
-        """Every finished file below the landing folder, by path."""
+    def listed(self) -> pl.DataFrame:
+        """Every finished file below the landing folder: source_file, file_bytes, file_modified_ns."""
         entries: list[tuple[str, int, int]] = []
         # Folders below the landing folder, as paths from there; a hundred thousand files are normal.
         waiting = [""]

@@ -21,6 +21,7 @@ from dagster_duckdb import DuckDBResource
 from pydantic import PrivateAttr
 
 from hospital_assets.contracts import CONTRACTS, Contract
+from hospital_assets.warehouse.copies import COPIED_TABLES, publish_copies
 from hospital_assets.warehouse.database import Period, Warehouse, WarehouseError, open_warehouse
 from hospital_assets.warehouse.dialect import Frame, lazy, relation_of
 from hospital_assets.warehouse.lineage import column_lineage, lineage_table
@@ -176,7 +177,9 @@ class WarehouseIOManager(dg.ConfigurableIOManager):
             ),
         )
         if contract.layer == "raw":
-            publish_ledger(warehouse)
+            warehouse.after_commit("ledger", lambda: publish_ledger(warehouse))
+        if contract.name in COPIED_TABLES:
+            warehouse.after_commit("copies", lambda: publish_copies(warehouse))
         if is_landed:
             self.warehouse.note_loads()
         details: dict[str, Any] = {

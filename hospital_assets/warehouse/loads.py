@@ -64,7 +64,14 @@ def complete_loads(warehouse: Warehouse, run_id: str) -> None:
         "update raw.loaded_files set is_complete = true where run_id = ? and not is_complete",
         [run_id],
     )
-    publish_ledger(warehouse)
+    warehouse.after_commit("ledger", lambda: publish_ledger(warehouse))
+
+
+def read_loads(warehouse: Warehouse) -> pl.DataFrame:
+    """Which file's rows are stored for which day: the table `raw.loaded_files`."""
+    warehouse.connection.execute(_LOADS)
+    loads: pl.DataFrame = warehouse.connection.sql("from raw.loaded_files").pl()
+    return loads
 
 
 def publish_ledger(warehouse: Warehouse) -> None:

@@ -21,27 +21,35 @@ def fact_vitals(
     dim_hospital: Frame,
 ) -> Frame:
     """Vital signs keyed to the patient as of the measurement, and scored."""
+    newest = newest_of_each(cleaned_vitals, ["observation_id"], period_of(context))
+    frame = scored(newest, dim_patient)
+    frame = key_of(frame, dim_hospital, natural="hospital_id", key="hospital_key")
+    return frame.with_columns(
+        measured_date_key=date_key("measured_local"),
+        measured_time_key=time_key("measured_local"),
+    ).select(nw.col(*CONTRACTS["fact_vitals"].column_names))
+
+
+def scored(observations: Frame, patients: Frame) -> Frame:
+    """Observation sets with the patient as of the measurement, the age then, and NEWS2.
+
+    Args:
+        observations: columns of cleaned_vitals.
+        patients: dim_patient, or what live alerts know of it.
+    """
     frame = key_at(
-        newest_of_each(cleaned_vitals, ["observation_id"], period_of(context)),
-        dim_patient,
+        observations,
+        patients,
         natural="patient_id",
         at="measured_at",
         key="patient_key",
         row_id="observation_id",
         also=["birth_date", "age_at_extract_years"],
-    )
-    frame = key_of(frame, dim_hospital, natural="hospital_id", key="hospital_key")
-    frame = frame.with_columns(
-        measured_date_key=date_key("measured_local"),
-        measured_time_key=time_key("measured_local"),
+    ).with_columns(
         age_years=age_in_years("birth_date", "measured_local", "age_at_extract_years"),
         spo2_scale=nw.coalesce(nw.col("spo2_scale"), nw.lit(1)),
     )
-    return (
-        frame.with_columns(**points())
-        .with_columns(**scores())
-        .select(nw.col(*CONTRACTS["fact_vitals"].column_names))
-    )
+    return frame.with_columns(**points()).with_columns(**scores())
 
 
 def age_in_years(birth_date: str, on: str, otherwise: str) -> nw.Expr:

@@ -1,0 +1,495 @@
+"""The outbox: what was raised, what became of it, and what has still to be sent to whom.
+
+One SQLite file beside the warehouse, not a table in it: alerts must not wait for a run that has the
+warehouse locked, and several processes write here. Everything a look has found is one transaction, and
+the same records looked at again change nothing, so a kill at any point neither loses an alert nor
+sends it as two. The asset `fact_alerts` brings the alerts into the warehouse.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from hospital_assets.alerts.settings import (
+    AlertSettings,
+    NotifierSettings,
+    Severity,
+    load_alert_settings,
+)
+from hospital_assets.settings import Settings
+
+_SCHEMA = """
+create table if not exists alerts (
+    alert_id text primary key, alert_key text not null, rule text not null, severity text not null,
+    state text not null check (state in ('open', 'acknowledged', 'resolved')),
+    hospital_id text, department_name text, subject text not null, summary text not null,
+    value real, worst_value real, threshold real, unit text,
+    observed_at text not null, opened_at text not null, last_seen_at text not null,
+    acknowledged_at text, acknowledged_by text, resolved_at text,
+    occurrence_count integer not null default 1);
+create index if not exists alerts_by_key on alerts (alert_key, opened_at);
+create table if not exists signals (alert_key text primary key, observed_at text not null);
+create table if not exists judged_files (file_sha256 text primary key, judged_at text not null);
+create table if not exists visits (
+    visit_id text primary key, hospital_id text, department_name text, triage_level integer,
+    start_at text not null, is_waiting integer not null, recorded_at text not null);
+create table if not exists deliveries (
+    delivery_id text primary key, alert_id text not null, notifier text not null, event text not null,
+    message text not null, created_at text not null, attempt_count integer not null default 0,
+    next_attempt_at text not null, delivered_at text, given_up_at text, last_error text);
+"""
+#: Seconds until the next attempt: doubled each time, up to the last.
+_FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 600.0
+_MOST_ATTEMPTS = 30
+#: A delivery under way is left alone by other processes for this long.
+_LEASE = timedelta(seconds=30)
+
+
+@dataclass(frozen=True)
+class Signal:
+    """How one thing stands under one rule at one moment.
+
+    Attributes:
+        rule: the rule's name.
+        subject: what it is about; may identify a patient, so it never leaves the outbox.
+        observed_at: the moment, in the hospital's time.
+        is_raised: True raises, False clears, None leaves things as they are (hysteresis).
+        severity: how urgent.
+        summary: what to tell people; names no patient.
+        value: the figure, in `unit`.
+        threshold: what it was compared with.
+        unit: of both.
+        hospital_id: where.
+        department_name: where.
+    """
+
+    rule: str
+    subject: str
+    observed_at: datetime
+    is_raised: bool | None
+    severity: Severity
+    summary: str
+    value: float | None = None
+    threshold: float | None = None
+    unit: str | None = None
+    hospital_id: str | None = None
+    department_name: str | None = None
+
+    @property
+    def key(self) -> str:
+        """What identifies the condition: the rule and the thing."""
+        return f"{self.rule}|{self.subject}"
+
+
+@dataclass(frozen=True)
+class VisitState:
+    """A visit as last recorded.
+
+    Attributes:
+        visit_id: visit number.
+        hospital_id: where.
+        department_name: where.
+        triage_level: as last triaged.
+        start_at: when the wait began.
+        is_waiting: critical (triage 1 or 2), and neither seen nor gone yet.
+        recorded_at: when the record was written.
+    """
+
+    visit_id: str
+    hospital_id: str
+    department_name: str | None
+    triage_level: int | None
+    start_at: datetime
+    is_waiting: bool
+    recorded_at: datetime
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A message to be sent."""
+
+    delivery_id: str
+    notifier: str
+    message: Mapping[str, Any]
+    attempt_count: int
+
+
+class Outbox:
+    """Alerts and deliveries of a data directory. Safe to use from several processes at once."""
+
+    def __init__(self, file: Path, notifiers: Sequence[NotifierSettings] = ()) -> None:
+        """Open the outbox.
+
+        Args:
+            file: the SQLite file; made when absent.
+            notifiers: who is to hear of what is recorded.
+        """
+        self._notifiers = notifiers
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._connection = sqlite3.connect(
+            file, timeout=30, isolation_level=None, check_same_thread=False
+        )
+        self._connection.row_factory = sqlite3.Row
+        self._connection.execute("pragma journal_mode = wal")
+        self._connection.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def record(
+        self,
+        signals: Iterable[Signal],
+        now: datetime,
+        *,
+        cooldown: timedelta = timedelta(0),
+        snapshots: Mapping[str, datetime] | None = None,
+        judged: Collection[str] = (),
+        visits: Iterable[VisitState] = (),
+    ) -> int:
+        """Take in what a look has found, all or nothing; returns how many alerts it opened.
+
+        An older signal never overrules a newer one of the same thing, and the same signal again
+        changes nothing.
+
+        Args:
+            signals: in any order.
+            now: the hospital's time.
+            cooldown: what is raised again within this time of its end is the same alert.
+            snapshots: rules of which `signals` name everything that is raised, with the moment of
+                the look: their other alerts are over.
+            judged: content hashes of files that need not be judged again.
+            visits: visits as just recorded.
+        """
+        opened = 0
+        with self._transaction():
+            for visit in visits:
+                self._put_visit(visit)
+            ordered = sorted(signals, key=lambda signal: signal.observed_at)
+            for signal in ordered:
+                opened += self._take(signal, now, cooldown)
+            for rule, moment in (snapshots or {}).items():
+                still = {s.key for s in ordered if s.rule == rule and s.is_raised is not False}
+                for row in self._rows(
+                    "select * from alerts where rule = ? and state <> 'resolved'", rule
+                ):
+                    if row["alert_key"] not in still and row["observed_at"] <= _text(moment):
+                        self._resolve(row, now)
+            self._connection.executemany(
+                "insert or ignore into judged_files values (?, ?)",
+                [(sha, _text(now)) for sha in judged],
+            )
+        return opened
+
+    def _take(self, signal: Signal, now: datetime, cooldown: timedelta) -> bool:
+        seen = self._rows("select observed_at from signals where alert_key = ?", signal.key)
+        if seen and seen[0]["observed_at"] >= _text(signal.observed_at):
+            return False
+        found = self._rows(
+            "select * from alerts where alert_key = ? order by opened_at desc, rowid desc limit 1",
+            signal.key,
+        )
+        last = found[0] if found else None
+        is_open = last is not None and last["state"] != "resolved"
+        if not signal.is_raised and not is_open:
+            return False
+        self._connection.execute(
+            "insert or replace into signals values (?, ?)", (signal.key, _text(signal.observed_at))
+        )
+        if signal.is_raised is False:
+            self._resolve(last, now)
+        elif last is not None and is_open:
+            self._connection.execute(
+                "update alerts set value = ?, worst_value = ?, last_seen_at = ?, summary = ? "
+                "where alert_id = ?",
+                (signal.value, _worse(last, signal), _text(signal.observed_at),
+                 signal.summary if signal.is_raised else last["summary"], last["alert_id"]),
+            )  # fmt: skip
+        elif last is not None and now - _instant(last["resolved_at"]) < cooldown:
+            self._connection.execute(
+                "update alerts set state = 'open', resolved_at = null, value = ?, worst_value = ?, "
+                "last_seen_at = ?, summary = ?, occurrence_count = occurrence_count + 1 "
+                "where alert_id = ?",
+                (signal.value, _worse(last, signal), _text(signal.observed_at), signal.summary,
+                 last["alert_id"]),
+            )  # fmt: skip
+        else:
+            return self._open(signal, now)
+        return False
+
+    def _open(self, signal: Signal, now: datetime) -> bool:
+        said = f"{signal.key}|{_text(signal.observed_at)}"
+        alert_id = hashlib.sha256(said.encode()).hexdigest()[:16]
+        added = self._connection.execute(
+            "insert or ignore into alerts (alert_id, alert_key, rule, severity, state, hospital_id, "
+            "department_name, subject, summary, value, worst_value, threshold, unit, observed_at, "
+            "opened_at, last_seen_at) values (?, ?, ?, ?, 'open', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (alert_id, signal.key, signal.rule, signal.severity, signal.hospital_id,
+             signal.department_name, signal.subject, signal.summary, signal.value, signal.value,
+             signal.threshold, signal.unit, _text(signal.observed_at), _text(now),
+             _text(signal.observed_at)),
+        ).rowcount  # fmt: skip
+        if added:
+            (row,) = self._rows("select * from alerts where alert_id = ?", alert_id)
+            self._tell(row, "opened")
+        return bool(added)
+
+    def _resolve(self, row: sqlite3.Row | None, now: datetime) -> None:
+        if row is None:
+            return
+        self._connection.execute(
+            "update alerts set state = 'resolved', resolved_at = ? where alert_id = ?",
+            (_text(now), row["alert_id"]),
+        )
+        # What is over before anybody was told need not be told.
+        untold = self._connection.execute(
+            "delete from deliveries where alert_id = ? and attempt_count = 0 "
+            "and delivered_at is null and next_attempt_at <= created_at",
+            (row["alert_id"],),
+        ).rowcount
+        if not untold:
+            (resolved,) = self._rows("select * from alerts where alert_id = ?", row["alert_id"])
+            self._tell(resolved, "resolved")
+
+    def _tell(self, row: sqlite3.Row, event: str) -> None:
+        """Queue a message for each notifier that wants it."""
+        wall = _text(datetime.now(UTC))
+        for notifier in self._notifiers:
+            if not notifier.wants(row["severity"]):
+                continue
+            if event == "resolved" and not notifier.says_resolved:
+                continue
+            turn = f"{row['alert_id']}-{event}-{row['occurrence_count']}"
+            self._connection.execute(
+                "insert or ignore into deliveries (delivery_id, alert_id, notifier, event, message, "
+                "created_at, next_attempt_at) values (?, ?, ?, ?, ?, ?, ?)",
+                (f"{turn}-{notifier.name}", row["alert_id"], notifier.name, event,
+                 json.dumps(message_of(row, event)), wall, wall),
+            )  # fmt: skip
+
+    def _put_visit(self, visit: VisitState) -> None:
+        values = asdict(visit) | {
+            "start_at": _text(visit.start_at),
+            "recorded_at": _text(visit.recorded_at),
+        }
+        names = ", ".join(values)
+        changes = ", ".join(f"{name} = excluded.{name}" for name in values)
+        self._connection.execute(
+            f"insert into visits ({names}) values ({', '.join('?' * len(values))}) "
+            f"on conflict (visit_id) do update set {changes} "
+            "where excluded.recorded_at > visits.recorded_at",
+            list(values.values()),
+        )
+
+    def waiting_visits(self, since: datetime) -> list[VisitState]:
+        """Critical visits that wait for a provider and began after a moment."""
+        return [
+            VisitState(
+                **{
+                    **dict(row),
+                    "start_at": _instant(row["start_at"]),
+                    "recorded_at": _instant(row["recorded_at"]),
+                    "is_waiting": True,
+                }
+            )
+            for row in self._rows(
+                "select * from visits where is_waiting and start_at >= ?", _text(since)
+            )
+        ]
+
+    def not_judged(self, digests: Collection[str]) -> set[str]:
+        """Those of some content hashes that no look has judged."""
+        judged = {
+            row[0] for row in self._connection.execute("select file_sha256 from judged_files")
+        }
+        return set(digests) - judged
+
+    def open_subjects(self, rule: str) -> set[str]:
+        """What a rule's open alerts are about."""
+        return {
+            row["subject"]
+            for row in self._rows(
+                "select subject from alerts where rule = ? and state <> 'resolved'", rule
+            )
+        }
+
+    def forget(self, before: datetime) -> None:
+        """Drop what is only kept to compare with: judged files and visits before a moment."""
+        with self._transaction():
+            for statement in (
+                "delete from judged_files where judged_at < ?",
+                "delete from visits where start_at < ?",
+            ):
+                self._connection.execute(statement, (_text(before),))
+
+    # For people ----------------------------------------------------------------------------------
+
+    def alerts(self, *, with_resolved: bool = False) -> list[dict[str, Any]]:
+        """Alerts as rows, the newest first; subjects included, so not for messages."""
+        where = "" if with_resolved else "where state <> 'resolved'"
+        return [
+            dict(row)
+            for row in self._rows(f"select * from alerts {where} order by opened_at desc, alert_id")
+        ]
+
+    def acknowledge(self, alert_id: str, by: str, now: datetime) -> bool:
+        """Somebody takes care of an open alert; False when there is no such open alert."""
+        with self._transaction():
+            changed = self._connection.execute(
+                "update alerts set state = 'acknowledged', acknowledged_at = ?, acknowledged_by = ? "
+                "where alert_id = ? and state = 'open'",
+                (_text(now), by, alert_id),
+            ).rowcount
+        return bool(changed)
+
+    def resolve(self, alert_id: str, now: datetime) -> bool:
+        """Close an alert by hand; False when there is no such open alert."""
+        with self._transaction():
+            found = self._rows(
+                "select * from alerts where alert_id = ? and state <> 'resolved'", alert_id
+            )
+            if found:
+                self._resolve(found[0], now)
+        return bool(found)
+
+    # For delivery --------------------------------------------------------------------------------
+
+    def due(self, wall: datetime, most: int = 50) -> list[Delivery]:
+        """Messages to send now; for a while no other process gets the same ones."""
+        with self._transaction():
+            rows = self._rows(
+                "select * from deliveries where delivered_at is null and given_up_at is null "
+                "and next_attempt_at <= ? order by created_at, delivery_id limit ?",
+                _text(wall), most,
+            )  # fmt: skip
+            self._connection.executemany(
+                "update deliveries set next_attempt_at = ? where delivery_id = ?",
+                [(_text(wall + _LEASE), row["delivery_id"]) for row in rows],
+            )
+        return [
+            Delivery(row["delivery_id"], row["notifier"], json.loads(row["message"]),
+                     row["attempt_count"])
+            for row in rows
+        ]  # fmt: skip
+
+    def delivered(self, delivery: Delivery, wall: datetime) -> None:
+        """A message has arrived."""
+        with self._transaction():
+            self._connection.execute(
+                "update deliveries set delivered_at = ?, attempt_count = attempt_count + 1, "
+                "last_error = null where delivery_id = ?",
+                (_text(wall), delivery.delivery_id),
+            )
+
+    def not_delivered(self, delivery: Delivery, wall: datetime, why: str) -> None:
+        """A message has not arrived: try again later, each time after a longer pause."""
+        attempts = delivery.attempt_count + 1
+        pause = min(_FIRST_PAUSE * 2 ** (attempts - 1), _LONGEST_PAUSE)
+        with self._transaction():
+            self._connection.execute(
+                "update deliveries set attempt_count = ?, next_attempt_at = ?, last_error = ?, "
+                "given_up_at = ? where delivery_id = ?",
+                (attempts, _text(wall + timedelta(seconds=pause)), why,
+                 _text(wall) if attempts >= _MOST_ATTEMPTS else None, delivery.delivery_id),
+            )  # fmt: skip
+
+    def delivery_counts(self) -> dict[str, int]:
+        """Messages by how they stand: delivered, waiting, given_up."""
+        return dict(
+            self._connection.execute(
+                "select case when delivered_at is not null then 'delivered' "
+                "when given_up_at is not null then 'given_up' else 'waiting' end, count(*) "
+                "from deliveries group by 1"
+            ).fetchall()
+        )
+
+    def _rows(self, statement: str, *values: object) -> list[sqlite3.Row]:
+        return self._connection.execute(statement, values).fetchall()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("begin immediate")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("rollback")
+            raise
+        self._connection.execute("commit")
+
+
+class OutboxResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """Brings the outbox to the asset that reads it."""
+
+    file: str
+
+    def alerts(self) -> pl.DataFrame:
+        """All alerts, resolved ones too, with their instants; empty where none was ever raised."""
+        instants = ("observed_at", "opened_at", "acknowledged_at", "resolved_at")
+        texts = ("alert_id", "rule", "severity", "state", "hospital_id", "department_name", "unit")
+        numbers = ("value", "worst_value", "threshold")
+        schema: dict[str, type[pl.DataType]] = dict.fromkeys(
+            (*texts, *instants), pl.String
+        ) | dict.fromkeys(numbers, pl.Float64)
+        schema["occurrence_count"] = pl.Int64
+        rows = []
+        if Path(self.file).exists():
+            outbox = Outbox(Path(self.file))
+            with contextlib.closing(outbox):
+                rows = outbox.alerts(with_resolved=True)
+        frame = pl.DataFrame([{name: row[name] for name in schema} for row in rows], schema=schema)
+        return frame.with_columns(
+            pl.col(*instants).str.to_datetime(
+                "%Y-%m-%dT%H:%M:%S%.fZ", time_unit="us", time_zone="UTC"
+            )
+        )
+
+
+def outbox_file(settings: Settings) -> Path:
+    """Where the outbox of a data directory is."""
+    return settings.data_dir / "alerts" / "outbox.sqlite"
+
+
+def open_outbox(settings: Settings, alerts: AlertSettings | None = None) -> Outbox:
+    """The outbox of a data directory; close it when done."""
+    alerts = alerts or load_alert_settings(settings)
+    return Outbox(outbox_file(settings), alerts.notify)
+
+
+#: What a message says of an alert; `subject` and `alert_key` stay inside.
+_SAID = (
+    "alert_id", "rule", "severity", "state", "summary", "hospital_id", "department_name", "value",
+    "threshold", "unit", "observed_at", "opened_at", "resolved_at",
+)  # fmt: skip
+
+
+def message_of(row: sqlite3.Row | Mapping[str, Any], event: str) -> dict[str, Any]:
+    """What is sent of an alert: nothing that tells who the patient is."""
+    return {"event": event, **{name: row[name] for name in _SAID}}
+
+
+def _worse(last: sqlite3.Row, signal: Signal) -> float | None:
+    """The worse of two values: further from the side on which the threshold was passed."""
+    if signal.value is None or last["worst_value"] is None:
+        return signal.value if last["worst_value"] is None else last["worst_value"]
+    is_upper = signal.threshold is None or signal.value >= signal.threshold
+    return (max if is_upper else min)(signal.value, float(last["worst_value"]))
+
+
+def _text(moment: datetime) -> str:
+    """A UTC instant as text that sorts by time."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _instant(text: str) -> datetime:
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%f%z")

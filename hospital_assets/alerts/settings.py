@@ -1,0 +1,141 @@
+"""Thresholds and notifiers, from `alerts.toml` in the data directory; every value has a default."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hospital_assets.settings import Settings, SettingsError
+
+Severity = Literal["critical", "error", "warning"]
+#: From the most to the least urgent.
+SEVERITIES: tuple[Severity, ...] = ("critical", "error", "warning")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class VitalThreshold(_Strict):
+    """A vital sign is critical at or below `low`, at or above `high`.
+
+    Attributes:
+        low: in the unit of the column; None for no such limit.
+        high: as `low`.
+        minimum_age_years: the limit is not meant for younger patients; unknown ages are judged.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    minimum_age_years: int = 16
+
+
+class Level(_Strict):
+    """A level with hysteresis: raised at one value, cleared at a lower one."""
+
+    raise_at: float
+    clear_at: float
+
+
+class NotifierSettings(_Strict):
+    """Where alerts go.
+
+    Attributes:
+        name: its name in the outbox; deliveries are counted per notifier.
+        kind: log, file (JSON lines), webhook, or apprise (an optional extra).
+        url: of a webhook or an Apprise service; better `url_env`, so that no secret is in a file.
+        url_env: the environment variable that holds the URL.
+        form: of a webhook: plain JSON, or Slack's.
+        path: of a file, below the data directory.
+        least_severity: leaves out what is less urgent.
+        says_resolved: whether it also hears that an alert is over.
+    """
+
+    name: str
+    kind: Literal["log", "file", "webhook", "apprise"]
+    url: str = Field(default="", repr=False)
+    url_env: str = ""
+    form: Literal["json", "slack"] = "json"
+    path: str = "alerts.jsonl"
+    least_severity: Severity = "warning"
+    says_resolved: bool = True
+
+    def address(self) -> str:
+        """The URL, from the environment where it is kept there; empty when it is not set."""
+        return os.environ.get(self.url_env, "") if self.url_env else self.url
+
+    def wants(self, severity: Severity) -> bool:
+        """Whether an alert of this severity is for this notifier."""
+        return SEVERITIES.index(severity) <= SEVERITIES.index(self.least_severity)
+
+
+class AlertSettings(_Strict):
+    """What is worth an alert, and who hears of it.
+
+    Attributes:
+        news2_score: NEWS2 at or above this is critical (RCP 2017: emergency response).
+        red_parameter: whether a single NEWS2 parameter of 3 points is.
+        vitals: further limits, by column of fact_vitals.
+        critical_wait_minutes: triage 1 and 2 without a provider.
+        overstay_hours: a stay this long is one.
+        occupancy_pct: patients in a department, in percent of its beds.
+        feed_silence_minutes: a feed is silent when nothing of it has landed for this long.
+        waiting_minutes: files that wait this long mean that nothing refreshes.
+        cooldown_minutes: what comes back within this time is the same alert, not a new one.
+        lookback_hours: files whose newest day is older than this are history, not news.
+        notify: where alerts go; default the log.
+    """
+
+    news2_score: int = 7
+    red_parameter: bool = True
+    vitals: dict[str, VitalThreshold] = Field(
+        default_factory=lambda: {
+            "spo2_pct": VitalThreshold(low=90, minimum_age_years=0),
+            "heart_rate_bpm": VitalThreshold(low=40, high=140),
+            "systolic_mmhg": VitalThreshold(low=90, high=220),
+            "temperature_c": VitalThreshold(low=35.0, high=40.0),
+        }
+    )
+    critical_wait_minutes: Level = Level(raise_at=15, clear_at=12)
+    overstay_hours: float = 50
+    occupancy_pct: Level = Level(raise_at=100, clear_at=95)
+    feed_silence_minutes: dict[str, float] = Field(
+        default_factory=lambda: {"vitals": 60.0, "adt": 60.0, "visits": 26 * 60.0}
+    )
+    waiting_minutes: float = 15
+    cooldown_minutes: float = 30
+    lookback_hours: float = 24
+    notify: list[NotifierSettings] = Field(
+        default_factory=lambda: [NotifierSettings(name="log", kind="log")]
+    )
+
+
+def load_alert_settings(settings: Settings) -> AlertSettings:
+    """Read `alerts.toml`; defaults apply where it, or a key, is absent.
+
+    Raises:
+        SettingsError: the file is not TOML, or says something that cannot be used.
+    """
+    path = settings.data_dir / "alerts.toml"
+    try:
+        found = AlertSettings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return AlertSettings()
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path}: not valid TOML ({error})") from error
+    except ValidationError as error:
+        # Never the value: it may be a secret.
+        wrong = "; ".join(
+            f"'{'.'.join(map(str, e['loc']))}': {e['msg'].lower()}" for e in error.errors()
+        )
+        raise SettingsError(f"{path}: {wrong}") from None
+    names = [notifier.name for notifier in found.notify]
+    if len(set(names)) != len(names):
+        raise SettingsError(f"{path}: two notifiers have the same name")
+    for level in ("critical_wait_minutes", "occupancy_pct"):
+        if getattr(found, level).clear_at > getattr(found, level).raise_at:
+            raise SettingsError(f"{path}: '{level}' must clear at or below where it is raised")
+    return found

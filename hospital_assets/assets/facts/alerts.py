@@ -1,0 +1,27 @@
+"""fact_alerts: the outbox of alerts, brought beside the other facts."""
+
+import dagster as dg
+import narwhals as nw
+import polars as pl
+
+from hospital_assets.alerts.outbox import OutboxResource
+from hospital_assets.assets.declare import table
+from hospital_assets.assets.dimensions.members import key_of
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.warehouse.dialect import Frame, lazy
+
+
+@dg.asset(**table("fact_alerts"))
+def fact_alerts(dim_hospital: pl.DataFrame, outbox: OutboxResource) -> Frame:
+    """Alerts with their hospital and how long they lasted; whom they were about stays behind."""
+    return dated(lazy(outbox.alerts()), lazy(dim_hospital))
+
+
+def dated(alerts: Frame, hospitals: Frame) -> Frame:
+    """Alerts keyed to their hospital, with the minutes they were open."""
+    minutes = (nw.col("resolved_at") - nw.col("opened_at")).dt.total_microseconds() / 60_000_000
+    return (
+        key_of(alerts, hospitals, natural="hospital_id", key="hospital_key")
+        .with_columns(open_minutes=minutes)
+        .select(nw.col(*CONTRACTS["fact_alerts"].column_names))
+    )

@@ -1,0 +1,43 @@
+"""Whether a watcher is at work, so that sensors leave fresh files to it.
+
+A lock held for as long as the process lives: the system lets go of it whatever happens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+from collections.abc import Iterator
+from pathlib import Path
+
+from hospital_assets.settings import Settings
+
+
+@contextlib.contextmanager
+def watch_lock(settings: Settings) -> Iterator[bool]:
+    """Hold the place of the one watcher of a data directory; False where another has it."""
+    path = _lock_file(settings)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def is_watched(settings: Settings) -> bool:
+    """Whether a watcher is at work on the data directory."""
+    try:
+        with _lock_file(settings).open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _lock_file(settings: Settings) -> Path:
+    return settings.warehouse_file.with_name("watch.lock")

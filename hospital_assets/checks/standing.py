@@ -1,0 +1,264 @@
+"""Standing checks: is anything left behind, late or missing, whatever the last run did?
+
+They look at the whole platform, not at a run's days, and change with time alone; so they also run every
+hour (`standing_checks`). What they find are warnings: the tables are right, something around them is not.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import polars as pl
+from dagster import AssetCheckSeverity
+from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
+
+from hospital_assets.assets.declare import WAREHOUSE_POOL
+from hospital_assets.clock import ClockResource
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.landing.zone import LandingResource
+from hospital_assets.partitions import SERVICE_PERIODS
+from hospital_assets.warehouse.io_manager import WarehouseResource
+from hospital_assets.warehouse.loads import read_loads
+
+#: Subject -> days after which its newest service day is too old.
+FRESH_DAYS: Mapping[str, int] = {
+    "vitals": 1, "er_visits": 1, "adt_events": 1, "patients": 2, "diagnoses": 3, "procedures": 3,
+}  # fmt: skip
+#: Files that wait longer than this were left behind.
+LONGEST_WAIT = timedelta(days=1)
+#: A day is compared with the same weekday of this many weeks before, at least three of them there.
+WEEKS, FEWEST_WEEKS = 6, 3
+#: And is odd when it is less than half or more than twice the median, and that is not chance.
+ODD_RATIO = 2.0
+_CHANCE = 4.0
+
+ACCOUNTED = dg.AssetCheckSpec(
+    "files_accounted",
+    asset="raw_landed_files",
+    description="landed = loaded + duplicate + set aside + waiting; nothing waits for over a day.",
+)
+FRESH = dg.AssetCheckSpec(
+    "feeds_fresh",
+    asset="raw_landed_files",
+    description="The newest service day of every feed is as recent as it should be.",
+)
+VOLUME = dg.AssetCheckSpec(
+    "volume_usual",
+    asset="raw_landed_files",
+    description="Feeds brought about as many records as on the same weekday of the weeks before.",
+)
+NOT_FAILED = dg.AssetCheckSpec(
+    "no_day_left_failed",
+    asset="raw_landed_files",
+    description="No service day of any table failed last and was left so.",
+)
+
+
+@dg.multi_asset_check(
+    name="standing",
+    specs=[ACCOUNTED, FRESH, VOLUME, NOT_FAILED],
+    ins={"ledger": dg.AssetIn("raw_landed_files")},
+    pool=WAREHOUSE_POOL,
+)
+def standing(
+    context: dg.AssetCheckExecutionContext,
+    ledger: pl.DataFrame,
+    warehouse: WarehouseResource,
+    landing: LandingResource,
+    clock: ClockResource,
+) -> Iterator[dg.AssetCheckResult]:
+    """Account for files, days and volumes."""
+    loads = read_loads(warehouse.open())
+    yield accounted(landing.open().listed(), ledger, loads, clock.wall())
+    yield fresh(ledger, clock.now().date())
+    yield usual(loads, clock.now().date())
+    yield not_failed(context, _days_of_run(context))
+
+
+def accounted(
+    on_disk: pl.DataFrame, ledger: pl.DataFrame, loads: pl.DataFrame, wall: datetime
+) -> dg.AssetCheckResult:
+    """Every file on disk is loaded, a copy, set aside or waiting; every load has its file.
+
+    Args:
+        on_disk: source_file, file_modified_ns of the landing folder.
+        ledger: raw_landed_files.
+        loads: subject, source_file, file_sha256, service_date of stored rows.
+        wall: the wall clock.
+    """
+    identity = ["subject", "source_file", "file_sha256"]
+    stored = loads.group_by(identity).agg(pl.col("service_date").drop_nulls().alias("_stored"))
+    files = ledger.join(stored, on=identity, how="left").with_columns(
+        place=pl.when(pl.col("state") == "duplicate")
+        .then(pl.lit("duplicate"))
+        .when(~pl.col("state").is_in(["ready", "companion"]))
+        .then(pl.lit("set_aside"))
+        .when(
+            (pl.col("state") == "companion")
+            | (
+                pl.col("_stored").is_not_null()
+                & (pl.col("service_dates").list.set_difference("_stored").list.len() == 0)
+            )
+        )
+        .then(pl.lit("loaded"))
+        .otherwise(pl.lit("waiting"))
+    )
+    oldest = int((wall - LONGEST_WAIT).timestamp() * 1e9)
+    left = files.filter(pl.col("place") == "waiting", pl.col("file_modified_ns") < oldest)
+    # What landed after the ledger was written is waiting, too.
+    unseen = on_disk.join(ledger, on="source_file", how="anti")
+    lost = unseen.filter(pl.col("file_modified_ns") < oldest)
+    gone = loads.join(ledger, on=["subject", "source_file"], how="anti")["source_file"].n_unique()
+    counts = dict(files.group_by("place").agg(pl.col("source_file").n_unique()).iter_rows())
+    landed = ledger["source_file"].n_unique() + unseen.height
+    return dg.AssetCheckResult(
+        asset_key=ACCOUNTED.asset_key,
+        check_name=ACCOUNTED.name,
+        passed=left.is_empty() and lost.is_empty() and gone == 0,
+        severity=AssetCheckSeverity.WARN,
+        description=(
+            f"{left['source_file'].n_unique() + lost.height} files wait for over a day; stored rows "
+            f"of {gone} files that are no longer in the landing folder"
+        ),
+        metadata={
+            "landed": landed,
+            **{name: counts.get(name, 0) for name in ("loaded", "duplicate", "set_aside")},
+            "waiting": counts.get("waiting", 0) + unseen.height,
+            "waiting_for_over_a_day": left["source_file"].n_unique() + lost.height,
+            "gone": gone,
+        },
+    )
+
+
+def fresh(ledger: pl.DataFrame, today: date) -> dg.AssetCheckResult:
+    """Compare the newest service day of each feed with today; feeds that never landed are left out."""
+    newest = dict(
+        ledger.filter(pl.col("state") == "ready")
+        .group_by("subject")
+        .agg(pl.col("service_dates").explode().max())
+        .drop_nulls()
+        .iter_rows()
+    )
+    late = {
+        subject: (today - newest[subject]).days
+        for subject, most in FRESH_DAYS.items()
+        if subject in newest and (today - newest[subject]).days > most
+    }
+    return dg.AssetCheckResult(
+        asset_key=FRESH.asset_key,
+        check_name=FRESH.name,
+        passed=not late,
+        severity=AssetCheckSeverity.WARN,
+        description="; ".join(
+            f"the newest {subject} are {days} days old (limit {FRESH_DAYS[subject]})"
+            for subject, days in late.items()
+        )
+        or None,
+        metadata={f"newest_{subject}": str(day) for subject, day in sorted(newest.items())},
+    )
+
+
+def usual(loads: pl.DataFrame, today: date) -> dg.AssetCheckResult:
+    """Compare the last seven whole days of each feed with the same weekdays before.
+
+    Args:
+        loads: subject, service_date, row_count.
+        today: left out, because it is not over.
+    """
+    daily = (
+        loads.filter(
+            pl.col("service_date").is_not_null(), pl.col("subject").is_in(list(FRESH_DAYS))
+        )
+        .group_by("subject", "service_date")
+        .agg(pl.col("row_count").sum().alias("records"))
+    )
+    # A day of which nothing was stored is a day with none.
+    every = daily.group_by("subject").agg(
+        pl.date_ranges(pl.col("service_date").min(), pl.lit(today - timedelta(days=1)))
+        .explode()
+        .alias("service_date")
+    )
+    daily = (
+        every.explode("service_date")
+        .join(daily, on=["subject", "service_date"], how="left")
+        .with_columns(pl.col("records").fill_null(0))
+    )
+    recent = daily.filter(
+        pl.col("service_date") >= today - timedelta(days=7), pl.col("service_date") < today
+    )
+    before = pl.concat(
+        [
+            daily.select(
+                "subject",
+                pl.col("service_date").dt.offset_by(f"{week}w"),
+                pl.col("records").alias("before"),
+            )
+            for week in range(1, WEEKS + 1)
+        ]
+    )
+    compared = (
+        recent.join(before, on=["subject", "service_date"])
+        .group_by("subject", "service_date", "records")
+        .agg(pl.col("before").median(), pl.len().alias("weeks"))
+        .filter(pl.col("weeks") >= FEWEST_WEEKS, pl.col("before") > 0)
+        .sort("subject", "service_date")
+    )
+    ratio = pl.col("records") / pl.col("before")
+    odd = compared.filter(
+        (ratio < 1 / ODD_RATIO) | (ratio > ODD_RATIO),
+        (pl.col("records") - pl.col("before")).abs() > _CHANCE * pl.col("before").sqrt(),
+    )
+    return dg.AssetCheckResult(
+        asset_key=VOLUME.asset_key,
+        check_name=VOLUME.name,
+        passed=odd.is_empty(),
+        severity=AssetCheckSeverity.WARN,
+        description="; ".join(
+            f"{r['service_date']}: {r['records']:,} {r['subject']} where {r['before']:,.0f} are usual"
+            for r in odd.head(10).iter_rows(named=True)
+        )
+        or None,
+        metadata={"days_compared": compared.height, "odd_days": odd.height},
+    )
+
+
+def not_failed(
+    context: dg.AssetCheckExecutionContext, in_this_run: Sequence[str]
+) -> dg.AssetCheckResult:
+    """Look for partitions whose last run failed, leaving out those that are being run now."""
+    failed: dict[str, list[str]] = {}
+    for name, contract in CONTRACTS.items():
+        if not contract.partitioned:
+            continue
+        status = get_and_update_asset_status_cache_value(
+            context.instance, dg.AssetKey(name), SERVICE_PERIODS
+        )
+        if status is None:
+            continue
+        keys = set(
+            status.deserialize_failed_partition_subsets(SERVICE_PERIODS).get_partition_keys()
+        )
+        if left := sorted(keys - set(in_this_run)):
+            failed[name] = left
+    return dg.AssetCheckResult(
+        asset_key=NOT_FAILED.asset_key,
+        check_name=NOT_FAILED.name,
+        passed=not failed,
+        severity=AssetCheckSeverity.WARN,
+        description="; ".join(
+            f"{name}: {', '.join(keys[:3])}{' and more' if len(keys) > 3 else ''}"
+            for name, keys in list(failed.items())[:10]
+        )
+        or None,
+        metadata={"days_left_failed": sum(map(len, failed.values()))},
+    )
+
+
+def _days_of_run(context: Any) -> list[str]:
+    tags = context.run.tags
+    first = tags.get("dagster/asset_partition_range_start") or tags.get("dagster/partition")
+    last = tags.get("dagster/asset_partition_range_end") or tags.get("dagster/partition")
+    if not first or not last:
+        return []
+    return [key for key in SERVICE_PERIODS.get_partition_keys() if first <= key <= last]

@@ -1,0 +1,57 @@
+"""What several tests do with a data directory: build it, copy it, look into its warehouse."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import duckdb
+import polars as pl
+
+from hospital_assets.automation.build import BuildReport, build
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.definitions import build_definitions
+from hospital_assets.settings import Settings
+
+#: Tables whose rows depend on when files were looked at, not on what they hold.
+_LEDGER = "raw_landed_files"
+
+
+def run(settings: Settings, **options: object) -> BuildReport:
+    return build(build_definitions(settings), settings, **options)  # type: ignore[arg-type]
+
+
+def copy_of(settings: Settings, target: Path) -> Settings:
+    """The same landed files in another data directory, not built."""
+    shutil.copytree(settings.landing, target / "landing", copy_function=shutil.copy2)
+    shutil.copyfile(settings.settings_file, target / "hospital.toml")
+    return replace(settings, data_dir=target)
+
+
+def tables(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Each table with a hash of its content, whatever the order of its rows."""
+    connection = duckdb.connect(str(settings.warehouse_file), read_only=True)
+    try:
+        for contract in CONTRACTS.values():
+            if contract.name == _LEDGER:
+                continue
+            columns = ", ".join(
+                f"coalesce(cast({c.name} as varchar), '~')" for c in contract.columns
+            )
+            (row,) = connection.execute(
+                f"select count(*), sum(hash(concat_ws('|', {columns}))::hugeint) "
+                f"from {contract.qualified_name}"
+            ).fetchall()
+            yield contract.name, str(row)
+    finally:
+        connection.close()
+
+
+def query(settings: Settings, sql: str) -> pl.DataFrame:
+    connection = duckdb.connect(str(settings.warehouse_file), read_only=True)
+    try:
+        return connection.sql(sql).pl()
+    finally:
+        connection.close()

@@ -1,0 +1,507 @@
+"""Alerts: the outbox, the rules, delivery to a real HTTP receiver, and what must never be said."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hospital_assets.alerts.notifiers import deliver
+from hospital_assets.alerts.outbox import Outbox, OutboxResource, Signal, VisitState
+from hospital_assets.alerts.settings import (
+    AlertSettings,
+    Level,
+    NotifierSettings,
+    load_alert_settings,
+)
+from hospital_assets.assets.facts.alerts import dated
+from hospital_assets.automation.alert_rules import (
+    CRITICAL_WAIT,
+    check_signals,
+    critical_waits,
+    files_waiting,
+    full_departments,
+    overstays,
+    run_signal,
+    silent_feeds,
+    visit_states,
+    vital_signals,
+)
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.settings import Settings, SettingsError
+from hospital_assets.warehouse.dialect import lazy
+
+NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+LOG = NotifierSettings(name="log", kind="log")
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Iterator[Outbox]:
+    opened = Outbox(tmp_path / "outbox.sqlite", [LOG])
+    yield opened
+    opened.close()
+
+
+def signal(
+    raised: bool | None, at: datetime = NOW, subject: str = "V1", value: float | None = None
+) -> Signal:
+    return Signal(
+        "critical_vitals", subject, at, raised, "critical", "so it is", value, 7.0, "NEWS2", "H1"
+    )
+
+
+def states(outbox: Outbox) -> list[tuple[str, str]]:
+    return [(row["subject"], row["state"]) for row in outbox.alerts(with_resolved=True)]
+
+
+# The outbox ---------------------------------------------------------------------------------------
+
+
+def test_an_alert_is_opened_once_and_resolved(outbox: Outbox) -> None:
+    assert outbox.record([signal(True, value=8)], NOW) == 1
+    assert outbox.record([signal(True, value=8)], NOW) == 0  # the same again
+    assert outbox.record([signal(True, NOW + MINUTE, value=11)], NOW + MINUTE) == 0
+    assert outbox.record([signal(True, NOW + 2 * MINUTE, value=9)], NOW + 2 * MINUTE) == 0
+    (row,) = outbox.alerts()
+    assert (row["value"], row["worst_value"], row["state"]) == (9, 11, "open")
+    assert outbox.acknowledge(row["alert_id"], "nurse", NOW)
+    assert not outbox.acknowledge(row["alert_id"], "nurse", NOW)
+    outbox.record([signal(False, NOW + 3 * MINUTE)], NOW + 3 * MINUTE)
+    assert states(outbox) == [("V1", "resolved")]
+    assert outbox.record([signal(False, NOW + 4 * MINUTE)], NOW + 4 * MINUTE) == 0
+
+
+def test_an_older_signal_never_overrules_a_newer_one(outbox: Outbox) -> None:
+    outbox.record([signal(True, NOW)], NOW)
+    outbox.record([signal(False, NOW - MINUTE)], NOW)
+    assert states(outbox) == [("V1", "open")]
+
+
+def test_what_comes_back_within_its_cooldown_is_the_same_alert(outbox: Outbox) -> None:
+    cooldown = 30 * MINUTE
+    for minute, raised in ((0, True), (5, False), (10, True), (15, False), (60, True)):
+        at = NOW + minute * MINUTE
+        outbox.record([signal(raised, at)], at, cooldown=cooldown)
+    rows = outbox.alerts(with_resolved=True)
+    assert [(row["state"], row["occurrence_count"]) for row in rows] == [
+        ("open", 1),
+        ("resolved", 2),
+    ]
+
+
+def test_what_was_over_before_anybody_was_told_is_not_told(outbox: Outbox, tmp_path: Path) -> None:
+    outbox.record([signal(True), signal(False, NOW + MINUTE)], NOW + MINUTE)
+    assert outbox.delivery_counts() == {}
+    outbox.record([signal(True, subject="V2")], NOW)
+    assert deliver(outbox, [LOG], tmp_path) == 1
+    outbox.record([signal(False, NOW + MINUTE, subject="V2")], NOW + MINUTE)
+    assert deliver(outbox, [LOG], tmp_path) == 1  # who was told hears that it is over
+    assert outbox.delivery_counts() == {"delivered": 2}
+
+
+def test_a_snapshot_ends_what_it_does_not_name(outbox: Outbox) -> None:
+    waits = [Signal(CRITICAL_WAIT, name, NOW, True, "critical", "waits") for name in "ab"]
+    outbox.record(waits, NOW, snapshots={CRITICAL_WAIT: NOW})
+    later = NOW + MINUTE
+    outbox.record([Signal(CRITICAL_WAIT, "a", later, None, "critical", "")], later,
+                  snapshots={CRITICAL_WAIT: later})  # fmt: skip
+    assert sorted(states(outbox)) == [("a", "open"), ("b", "resolved")]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 6), st.booleans()), max_size=12),
+    st.data(),
+)
+def test_records_cut_anywhere_and_repeated_leave_the_same_alerts(
+    tmp_path_factory: pytest.TempPathFactory,
+    found: list[tuple[str, int, bool]],
+    data: st.DataObject,
+) -> None:
+    """A restart repeats what was being recorded: nothing is lost, nothing comes twice."""
+    by_moment = {(name, minute): raised for name, minute, raised in found}
+    signals = [
+        signal(raised, NOW + minute * MINUTE, name)
+        for (name, minute), raised in sorted(by_moment.items(), key=lambda item: item[0][1])
+    ]
+    folder = tmp_path_factory.mktemp("outbox")
+    once = Outbox(folder / "once.sqlite", [LOG])
+    for one in signals:
+        once.record([one], one.observed_at)
+    cut = data.draw(st.integers(0, len(signals)))
+    again = Outbox(folder / "again.sqlite", [LOG])
+    for one in signals[:cut]:
+        again.record([one], one.observed_at)
+    again.close()
+    again = Outbox(folder / "again.sqlite", [LOG])
+    for one in signals:
+        again.record([one], one.observed_at)
+
+    def told(outbox: Outbox) -> list[tuple[Any, ...]]:
+        rows = outbox.alerts(with_resolved=True)
+        return sorted((r["alert_id"], r["state"], r["occurrence_count"]) for r in rows)
+
+    assert told(once) == told(again)
+    once.close()
+    again.close()
+
+
+def test_two_processes_share_the_work(tmp_path: Path) -> None:
+    first, second = (Outbox(tmp_path / "outbox.sqlite", [LOG]) for _ in range(2))
+    found = [signal(True, subject=f"V{number}") for number in range(20)]
+    threads = [
+        threading.Thread(target=box.record, args=(found, NOW), kwargs={"judged": ["sha"]})
+        for box in (first, second)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(first.alerts()) == 20
+    assert first.not_judged(["sha", "other"]) == {"other"}
+    wall = datetime.now(UTC)
+    assert len(first.due(wall)) + len(second.due(wall)) == 20
+    first.close()
+    second.close()
+
+
+# The rules ----------------------------------------------------------------------------------------
+
+HOSPITALS = pl.DataFrame({"hospital_id": ["H1"], "time_zone": ["America/Chicago"]})
+ALWAYS = (datetime(1900, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))
+PATIENTS = pl.DataFrame(
+    {
+        "patient_id": ["adult", "child"], "patient_key": [1, 2],
+        "birth_date": [date(1960, 1, 1), date(2020, 1, 1)], "age_at_extract_years": [65, 5],
+        "valid_from_at": [ALWAYS[0]] * 2, "valid_to_at": [ALWAYS[1]] * 2,
+    },
+    schema_overrides={"valid_from_at": pl.Datetime("us", "UTC"),
+                      "valid_to_at": pl.Datetime("us", "UTC")},
+)  # fmt: skip
+WELL = {
+    "respiratory_rate": 16, "spo2": 98, "systolic_bp": 120, "diastolic_bp": 80, "heart_rate": 70,
+    "temperature": 37.0,
+}  # fmt: skip
+
+
+def landed_vitals(patient: str = "adult", minute: int = 0, **values: Any) -> dict[str, Any]:
+    measured = {name: value for name, value in {**WELL, **values}.items() if name in WELL}
+    payload = {
+        name: {"value": value, "unit": "Cel" if name == "temperature" else None}
+        for name, value in measured.items()
+        if value is not None
+    } | {
+        "consciousness": values.get("consciousness", "A"),
+        "on_oxygen": values.get("on_oxygen", False),
+    }
+    return {
+        "observation_id": f"O{patient}{minute}", "visit_id": f"V-{patient}", "patient_id": patient,
+        "hospital_id": "H1", "payload": json.dumps(payload),
+        "measured_at": f"2026-01-15T06:{minute:02d}:00-06:00",
+        "recorded_at": f"2026-01-15T06:{minute:02d}:05-06:00",
+        "source_profile": "native", "source_file": "f", "source_line": minute + 1,
+        "service_date": date(2026, 1, 15),
+    }  # fmt: skip
+
+
+def raw(table: str, *rows: dict[str, Any]) -> pl.DataFrame:
+    schema = CONTRACTS[table].polars_schema
+    return pl.DataFrame([{name: row.get(name) for name in schema} for row in rows], schema=schema)
+
+
+@pytest.mark.parametrize(
+    ("patient", "values", "raised", "says"),
+    [
+        ("adult", {}, False, ""),
+        ("adult", {"respiratory_rate": 22, "spo2": 95, "systolic_bp": 105, "heart_rate": 112,
+                   "temperature": 38.5}, True, "NEWS2 7"),
+        ("adult", {"respiratory_rate": 25}, True, "3 points"),
+        ("adult", {"temperature": 40.0}, True, "temperature 40.0"),
+        ("adult", {"heart_rate": None}, None, ""),  # what is missing may be what was critical
+        ("child", {"heart_rate": 150}, False, ""),  # NEWS2 and its limits are not for children
+        ("child", {"spo2": 88}, True, "SpO2 88.0 % (limit 90)"),
+        ("nobody", {"heart_rate": 150}, True, "heart rate 150"),  # unknown age: better once too often
+    ],
+)  # fmt: skip
+def test_critical_vitals(
+    patient: str, values: dict[str, Any], raised: bool | None, says: str
+) -> None:
+    rows = raw("raw_vitals", landed_vitals(patient, **values))
+    (found,) = vital_signals(rows, HOSPITALS, PATIENTS, AlertSettings())
+    assert found.is_raised is raised
+    assert found.observed_at == NOW
+    assert says in found.summary
+    assert patient not in found.summary
+
+
+def test_a_visit_waits_until_it_is_seen_or_gone() -> None:
+    def record(visit: str, minute: int, **values: str) -> dict[str, Any]:
+        return {
+            "visit_id": visit, "patient_id": f"P-{visit}", "hospital_id": "H1",
+            "department": "Emergency", "arrival_time": "2026-01-15 06:00:00", "triage_level": "2",
+            "triage_time": "2026-01-15 05:58:00", "source_profile": "native", "source_file": "f",
+            "recorded_at": f"2026-01-15 06:{minute:02d}:00", "source_line": minute,
+            "service_date": date(2026, 1, 15), **values,
+        }  # fmt: skip
+
+    rows = raw(
+        "raw_er_visits",
+        record("waits", 1),
+        record("seen", 1),
+        record("seen", 9, provider_time="2026-01-15 06:08:00"),
+        record("left", 1, departure_time="2026-01-15 06:20:00"),
+        record("minor", 1, triage_level="4"),
+    )
+    visits = {visit.visit_id: visit for visit in visit_states(rows, HOSPITALS)}
+    assert [name for name, visit in visits.items() if visit.is_waiting] == ["waits"]
+    assert visits["waits"].start_at == NOW - 2 * MINUTE  # triage came before registration
+
+    level = Level(raise_at=15, clear_at=12)
+    for minutes, raised in ((10, False), (11, None), (12, None), (13, True)):
+        (found,) = critical_waits([visits["waits"]], NOW + minutes * MINUTE, level)
+        assert found.is_raised is raised, minutes
+        assert "waits" not in found.summary.split() and found.department_name == "Emergency"
+
+
+def test_waiting_visits_are_remembered_by_their_newest_record(outbox: Outbox) -> None:
+    def visit(is_waiting: bool, minute: int) -> VisitState:
+        at = NOW + minute * MINUTE
+        return VisitState("V1", "H1", "Emergency", 1, NOW, is_waiting, at)
+
+    outbox.record([], NOW, visits=[visit(True, 1)])
+    assert [v.visit_id for v in outbox.waiting_visits(NOW)] == ["V1"]
+    outbox.record([], NOW, visits=[visit(False, 5)])
+    outbox.record([], NOW, visits=[visit(True, 2)])  # an older record lands late
+    assert outbox.waiting_visits(NOW) == []
+
+
+def test_departments() -> None:
+    stays = pl.DataFrame(
+        {
+            "hospital_id": "H1", "department_id": ["icu"] * 3 + ["ed"] * 2,
+            "department_name": ["ICU"] * 3 + ["Emergency"] * 2, "bed_capacity": [3] * 3 + [4] * 2,
+            "stay_start_at": [NOW - timedelta(hours=h) for h in (50, 51, 99, 1, 2)],
+        }
+    )  # fmt: skip
+    (over,) = overstays(stays, NOW, 50)
+    assert (over.subject, over.value) == ("icu", 2.0) and "the longest 99 h" in over.summary
+    full = {s.subject: s for s in full_departments(stays, NOW, Level(raise_at=100, clear_at=95))}
+    assert full["icu"].is_raised is True and full["icu"].value == 100.0
+    assert full["ed"].is_raised is False
+
+
+def test_silence_and_files_left_waiting() -> None:
+    feeds = {
+        "vitals": NOW - 61 * MINUTE,
+        "adt": NOW - 59 * MINUTE,
+        "other": NOW - timedelta(days=9),
+    }
+    found = {s.subject: s.is_raised for s in silent_feeds(feeds, {"vitals": 60, "adt": 60}, NOW)}
+    assert found == {"vitals": True, "adt": False}
+    since = int((NOW - 16 * MINUTE).timestamp() * 1e9)
+    assert files_waiting([since], 15, NOW)[0].is_raised is True
+    assert files_waiting([], 15, NOW)[0].is_raised is False
+
+
+def test_runs_and_checks() -> None:
+    assert run_signal("daily_batch", "abcdef123456", ["fact_vitals"], NOW).is_raised is True
+    assert run_signal("daily_batch", "abcdef123456", None, NOW).is_raised is False
+
+    def evaluation(
+        name: str, passed: bool, severity: dg.AssetCheckSeverity
+    ) -> dg.AssetCheckEvaluation:
+        return dg.AssetCheckEvaluation(
+            asset_key=dg.AssetKey("fact_vitals"), check_name=name, passed=passed, severity=severity,
+            metadata={},
+        )  # fmt: skip
+
+    error, warn = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
+    found = check_signals(
+        [evaluation("key", False, error), evaluation("values", True, error),
+         evaluation("plausible", False, warn)], NOW
+    )  # fmt: skip
+    assert {s.subject: s.is_raised for s in found} == {"fact_vitals.key": True,
+                                                       "fact_vitals.values": False}  # fmt: skip
+
+
+# Delivery -----------------------------------------------------------------------------------------
+
+
+class Receiver:
+    """A local HTTP receiver that answers as told and keeps what it was sent."""
+
+    def __init__(self) -> None:
+        self.answers: list[int] = []
+        self.received: list[tuple[dict[str, str], Any]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                outer.received.append((dict(self.headers), body))
+                self.send_response(outer.answers.pop(0) if outer.answers else 200)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/services/SECRET-TOKEN"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    made = Receiver()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+def overdue(outbox: Outbox) -> None:
+    """Let the pause before the next attempt be over."""
+    outbox._connection.execute("update deliveries set next_attempt_at = '2000-01-01T00:00:00.0Z'")
+
+
+def test_two_503_and_then_success_is_one_delivery(
+    receiver: Receiver, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hook = NotifierSettings(name="hook", kind="webhook", url=receiver.url)
+    outbox = Outbox(tmp_path / "outbox.sqlite", [hook])
+    outbox.record([signal(True, value=9)], NOW)
+    outbox.record([signal(True, value=9)], NOW)  # a duplicate
+    receiver.answers = [503, 503]
+    assert deliver(outbox, [hook], tmp_path) == 0
+    assert deliver(outbox, [hook], tmp_path) == 0  # not yet: it pauses
+    assert len(receiver.received) == 1
+    overdue(outbox)
+    assert deliver(outbox, [hook], tmp_path) == 0
+    overdue(outbox)
+    assert deliver(outbox, [hook], tmp_path) == 1
+    overdue(outbox)
+    assert deliver(outbox, [hook], tmp_path) == 0
+    assert outbox.delivery_counts() == {"delivered": 1}
+    keys = {headers["Idempotency-Key"] for headers, _ in receiver.received}
+    assert len(receiver.received) == 3 and len(keys) == 1
+    body = receiver.received[-1][1]
+    assert body["value"] == 9 and body["hospital_id"] == "H1"
+    assert "V1" not in json.dumps(body)
+    assert "SECRET" not in caplog.text and receiver.url not in caplog.text
+    assert "SECRET" not in repr(hook)
+    outbox.close()
+
+
+def test_slack_form(receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOOK", receiver.url)
+    hook = NotifierSettings(name="hook", kind="webhook", url_env="HOOK", form="slack")
+    outbox = Outbox(tmp_path / "outbox.sqlite", [hook])
+    outbox.record([signal(True)], NOW)
+    assert deliver(outbox, [hook], tmp_path) == 1
+    ((_, body),) = receiver.received
+    assert set(body) == {"text"} and "H1: so it is" in body["text"]
+    outbox.close()
+
+
+def test_a_receiver_that_is_down_is_tried_again_and_fails_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hook = NotifierSettings(name="hook", kind="webhook", url="http://127.0.0.1:9/SECRET")
+    file = NotifierSettings(name="file", kind="file", path="out/alerts.jsonl")
+    nowhere = NotifierSettings(name="nowhere", kind="webhook", url_env="IS_NOT_SET")
+    extra = NotifierSettings(name="extra", kind="apprise", url="json://127.0.0.1:9/SECRET")
+    notifiers = [hook, file, nowhere, extra]
+    outbox = Outbox(tmp_path / "outbox.sqlite", notifiers)
+    outbox.record([signal(True)], NOW)
+    assert deliver(outbox, notifiers, tmp_path) == 1
+    said = json.loads((tmp_path / "out" / "alerts.jsonl").read_text())
+    assert said["event"] == "opened" and said["rule"] == "critical_vitals"
+    assert outbox.delivery_counts() == {"delivered": 1, "waiting": 3}
+    errors = [row["last_error"] for row in outbox._rows("select last_error from deliveries")]
+    assert any("cannot be reached" in (error or "") for error in errors)
+    assert any("set IS_NOT_SET" in (error or "") for error in errors)
+    assert "SECRET" not in caplog.text + str(errors)
+    outbox.close()
+
+
+def test_the_pause_grows_and_ends(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "outbox.sqlite", [LOG])
+    outbox.record([signal(True)], NOW)
+    wall = datetime.now(UTC)
+    pauses = []
+    for _ in range(30):
+        wall += timedelta(hours=1)
+        (delivery,) = outbox.due(wall)
+        outbox.not_delivered(delivery, wall, "no")
+        (row,) = outbox._rows("select * from deliveries")
+        pauses.append(datetime.fromisoformat(row["next_attempt_at"]) - wall)
+    assert [pause.total_seconds() for pause in pauses[:3]] == [2, 4, 8]
+    assert max(pauses) == timedelta(minutes=10)
+    assert outbox.due(wall + timedelta(days=1)) == []
+    assert outbox.delivery_counts() == {"given_up": 1}
+    outbox.close()
+
+
+def test_notifiers_hear_what_they_asked_for(tmp_path: Path) -> None:
+    ward = NotifierSettings(name="ward", kind="log", least_severity="critical", says_resolved=False)
+    outbox = Outbox(tmp_path / "outbox.sqlite", [ward])
+    late = Signal("feed_silent", "vitals", NOW, True, "error", "silent")
+    outbox.record([signal(True), late], NOW)
+    assert deliver(outbox, [ward], tmp_path) == 1
+    outbox.record([signal(False, NOW + MINUTE)], NOW)
+    assert deliver(outbox, [ward], tmp_path) == 0
+    outbox.close()
+
+
+# Settings and the fact ----------------------------------------------------------------------------
+
+
+def test_settings(tmp_path: Path) -> None:
+    where = Settings(tmp_path)
+    assert load_alert_settings(where) == AlertSettings()
+    path = tmp_path / "alerts.toml"
+    path.write_text(
+        'news2_score = 5\n[[notify]]\nname = "ward"\nkind = "webhook"\nurl_env = "HOOK"\n'
+    )
+    found = load_alert_settings(where)
+    assert found.news2_score == 5 and found.notify[0].name == "ward"
+    for text, says in (
+        ("news2 = 5", "'news2': extra inputs"),
+        ('[[notify]]\nname = "a"\nkind = "webhook"\nurl = ["https://SECRET"]', "notify.0.url"),
+        ("occupancy_pct = {raise_at = 90, clear_at = 95}", "must clear at or below"),
+        ("x = ", "not valid TOML"),
+        ('notify = [{name = "a", kind = "log"}, {name = "a", kind = "file"}]', "the same name"),
+    ):
+        path.write_text(text)
+        with pytest.raises(SettingsError, match=says) as error:
+            load_alert_settings(where)
+        assert "SECRET" not in str(error.value)
+
+
+def test_fact_alerts(tmp_path: Path) -> None:
+    file = tmp_path / "outbox.sqlite"
+    assert OutboxResource(file=str(file)).alerts().is_empty()
+    outbox = Outbox(file)
+    outbox.record(
+        [signal(True, value=8), Signal("run_failed", "settle", NOW, True, "error", "")], NOW
+    )
+    outbox.record([signal(False, NOW + 5 * MINUTE, value=2)], NOW + 5 * MINUTE)
+    outbox.close()
+    hospitals = pl.DataFrame({"hospital_id": ["H1"], "hospital_key": [7]})
+    rows = (
+        dated(lazy(OutboxResource(file=str(file)).alerts()), lazy(hospitals))
+        .collect("polars").to_native().sort("rule")
+    )  # fmt: skip
+    assert rows.columns == CONTRACTS["fact_alerts"].column_names
+    assert rows["hospital_key"].to_list() == [7, -1]
+    assert rows["open_minutes"].to_list() == [5.0, None]

@@ -1,0 +1,363 @@
+"""The live path: a batch is one transaction, alerts come at once, a kill loses and repeats nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from hospital_assets.alerts.outbox import Outbox, open_outbox, outbox_file
+from hospital_assets.assets.facts import vitals as vitals_module
+from hospital_assets.automation.build import BuildReport, dagster_instance
+from hospital_assets.automation.monitor import Monitor, open_monitor
+from hospital_assets.automation.presence import is_watched, watch_lock
+from hospital_assets.automation.sensors import FEEDS
+from hospital_assets.automation.watch import BatchError, Loader
+from hospital_assets.clock import SimulatedClock, hospital_now, is_live, write_simulated_clock
+from hospital_assets.definitions import build_definitions
+from hospital_assets.landing.waiting import Waiting
+from hospital_assets.landing.zone import LandingResource
+from hospital_assets.settings import Settings
+from hospital_assets.simulator.live import (
+    LiveNetwork,
+    go_live,
+    land_history,
+    prepare,
+    read_network,
+    write_network,
+)
+from hospital_assets_tests.helpers import query, run, tables
+
+#: In the afternoon of the last day of the small network.
+NOW = datetime(2026, 3, 12, 20, tzinfo=UTC)
+
+
+@pytest.fixture
+def copied(built: tuple[Settings, BuildReport], tmp_path: Path) -> Settings:
+    """The built network, its clock standing on its last afternoon."""
+    settings, _ = built
+    shutil.copytree(settings.data_dir, tmp_path, dirs_exist_ok=True, copy_function=shutil.copy2)
+    copy = replace(settings, data_dir=tmp_path)
+    write_simulated_clock(copy, SimulatedClock(0.0, NOW.timestamp(), 0.0))
+    return copy
+
+
+def zone(definitions: dg.Definitions) -> LandingResource:
+    found = (definitions.resources or {})["landing"]
+    assert isinstance(found, LandingResource)
+    return found
+
+
+@pytest.fixture
+def monitor(copied: Settings) -> Iterator[Monitor]:
+    opened = open_monitor(copied, zone(build_definitions(copied)), FEEDS)
+    yield opened
+    opened.outbox.close()
+
+
+def an_adult(settings: Settings) -> str:
+    found = query(
+        settings,
+        "select patient_id from dimensions.dim_patient where birth_date < date '1980-01-01' order by 1 limit 1",
+    )
+    return str(found.item())
+
+
+def observation(name: str, patient: str, minute: int, **values: Any) -> str:
+    """A line of the vitals feed, of a well adult unless told otherwise."""
+    measured = {
+        "heart_rate": 70, "respiratory_rate": 16, "spo2": 98, "systolic_bp": 120,
+        "diastolic_bp": 80, "temperature": 37.0,
+    } | {key: value for key, value in values.items() if key != "on"}  # fmt: skip
+    clock = f"2026-03-12T14:{minute:02d}:00-05:00"
+    vitals = {key: {"value": value, "unit": "Cel" if key == "temperature" else None}
+              for key, value in measured.items()}  # fmt: skip
+    vitals |= {"consciousness": "A", "on_oxygen": False}  # type: ignore[dict-item]
+    return json.dumps(
+        {"observation_id": name, "visit_id": f"W{name}", "patient_id": patient, "hospital_id": "H1",
+         "device_id": "D1", "measured_at": clock, "recorded_at": clock, "vitals": vitals}
+    )  # fmt: skip
+
+
+def land(settings: Settings, name: str, *lines: str, folder: str = "vitals") -> Path:
+    """By rename, as one should."""
+    path = settings.landing / "native" / folder / name
+    temporary = path.with_name(f".{name}.tmp")
+    temporary.write_text("\n".join(lines) + "\n")
+    temporary.replace(path)
+    return path
+
+
+def test_a_batch_is_one_transaction_and_dagster_hears_of_it(
+    copied: Settings, monitor: Monitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient = an_adult(copied)
+    land(copied, "live.json", observation("L1", patient, 1), observation("L2", patient, 2))
+    waiting = monitor.look().waiting
+    assert [len(waiting[feed]) for feed in FEEDS] == [1, 0, 0, 0]
+    (file,) = waiting["vitals"]
+    assert file.subjects == ("vitals",) and [str(day) for day in file.days] == ["2026-03-12"]
+    count = "select count(*) from facts.fact_vitals where observation_id in ('L1', 'L2')"
+    others = "select sum(hash(f)::hugeint) from facts.fact_vitals f where service_date < date '2026-03-12'"
+    before = query(copied, others).item()
+    definitions = build_definitions(copied)
+    with dagster_instance(copied) as instance:
+        loader = Loader(definitions, copied, instance)
+        with monkeypatch.context() as patched:
+            patched.setattr(vitals_module, "scored", _break)
+            with pytest.raises(BatchError, match="fact_vitals: .*it broke"):
+                loader.load(waiting)
+        raw = "select count(*) from raw.raw_vitals where source_file like '%live.json'"
+        assert query(copied, raw).item() == 0  # the raw rows went back with the rest
+        assert query(copied, count).item() == 0
+        assert monitor.look().waiting == waiting
+
+        batch = loader.load(waiting)
+        assert query(copied, count).item() == 2
+        assert query(copied, others).item() == before
+        assert not any(monitor.look().waiting.values())
+        event = instance.get_latest_materialization_event(dg.AssetKey("fact_vitals"))
+        assert event is not None and event.run_id == ""
+        assert event.asset_materialization is not None
+        assert event.asset_materialization.partition == "2026-03-12"
+        names = {
+            check.check_name for check in batch.checks if check.asset_key.path == ["fact_vitals"]
+        }
+        assert {"columns", "key", "required"} <= names
+        loader.load({"vitals": [replace(file, days=file.days)]})  # the same again, checks and all
+    assert query(copied, count).item() == 2
+
+
+def _break(*_: object) -> None:
+    raise ValueError("it broke")
+
+
+def test_alerts_come_before_the_load_and_once(copied: Settings, monitor: Monitor) -> None:
+    patient = an_adult(copied)
+    land(copied, "a.json", observation("A1", patient, 1, respiratory_rate=26))
+    assert monitor.look().opened >= 1
+    mine = [row for row in monitor.outbox.alerts() if row["subject"] == "WA1"]
+    assert [row["state"] for row in mine] == ["open"]
+    assert monitor.look().opened == 0  # it waits still, but was judged
+    land(copied, "again.json", observation("A1", patient, 1, respiratory_rate=26))
+    assert monitor.look().opened == 0
+    other = Monitor(copied, monitor.alerts, monitor.landing, open_outbox(copied), FEEDS)
+    assert other.look().opened == 0  # another process
+    other.outbox.close()
+    line = observation("A1", patient, 9).replace('"observation_id": "A1"', '"observation_id": "A2"')
+    land(copied, "well.json", line)
+    monitor.look()
+    assert "WA1" not in monitor.outbox.open_subjects("critical_vitals")
+
+
+def test_who_waits_is_seen_by_time_alone(copied: Settings, monitor: Monitor) -> None:
+    monitor.look()
+    header = (
+        "visit_id,patient_id,hospital_id,department,arrival_time,triage_time,triage_level,"
+        "provider_time,recorded_at"
+    )
+    land(
+        copied, "now.csv", header,
+        "W77,P1,H1,Emergency,2026-03-12 14:50:00,2026-03-12 14:52:00,1,,2026-03-12 14:53:00",
+        folder="er_visits",
+    )  # fmt: skip
+    monitor.look()
+    assert "W77" not in monitor.outbox.open_subjects("critical_wait")
+
+    def at(minute: int) -> None:
+        clock = SimulatedClock(0.0, NOW.timestamp() + minute * 60, 0.0)
+        write_simulated_clock(copied, clock)
+        monitor.see_who_waits()
+
+    at(4)
+    assert "W77" not in monitor.outbox.open_subjects("critical_wait")
+    at(5)
+    assert "W77" in monitor.outbox.open_subjects("critical_wait")
+    seen = "W77,P1,H1,Emergency,2026-03-12 14:50:00,2026-03-12 14:52:00,1,2026-03-12 15:06:00,"
+    land(copied, "seen.csv", header, seen + "2026-03-12 15:07:00", folder="er_visits")
+    monitor.look()
+    assert "W77" not in monitor.outbox.open_subjects("critical_wait")
+
+
+def test_sensors_leave_fresh_files_to_the_watcher(copied: Settings) -> None:
+    land(copied, "live.json", observation("S1", "P1", 1))
+    definitions = build_definitions(copied)
+
+    def asked() -> list[dg.RunRequest]:
+        with (
+            dagster_instance(copied) as instance,
+            dg.build_sensor_context(
+                instance=instance, definitions=definitions,
+                resources={"landing": zone(definitions)},
+            ) as context,
+        ):  # fmt: skip
+            found = definitions.resolve_sensor_def("vitals_files").evaluate_tick(context)
+        return list(found.run_requests or [])
+
+    assert not is_watched(copied)
+    with watch_lock(copied) as is_mine:
+        assert is_mine and is_watched(copied)
+        with watch_lock(copied) as second:
+            assert not second
+        assert asked() == []
+        old = time.time() - 60
+        os.utime(copied.landing / "native" / "vitals" / "live.json", (old, old))
+        assert len(asked()) == 1  # the watcher did not manage
+    assert not is_watched(copied)
+
+
+def test_the_clock(tmp_path: Path) -> None:
+    open_ended = Settings(tmp_path)
+    wall = datetime(2026, 5, 1, tzinfo=UTC)
+    assert hospital_now(open_ended, wall) == wall and is_live(open_ended, wall)
+    ended = replace(open_ended, last_service_date=NOW.date())
+    assert hospital_now(ended, wall) == datetime(2026, 3, 13, 12, tzinfo=UTC)
+    assert not is_live(ended, wall)
+    write_simulated_clock(ended, SimulatedClock(wall.timestamp(), NOW.timestamp(), 60.0))
+    assert is_live(ended, wall)
+    assert hospital_now(ended, wall.replace(second=10)) == NOW.replace(minute=10)
+
+
+# The live simulation ------------------------------------------------------------------------------
+
+
+def test_a_stopped_simulation_goes_on_and_lands_every_record_once(tmp_path: Path) -> None:
+    start = datetime(2026, 3, 5, tzinfo=UTC)
+    network = LiveNetwork(
+        start="2026-03-05", live_start=start.timestamp() + 15 * 3600, days=2, scale=0.03, seed=3,
+        dirty=False, landed_until=start.timestamp() + 15 * 3600,
+    )  # fmt: skip
+    kept = tmp_path / "live.json"
+    land_records = prepare(tmp_path / "landing", network)
+    assert land_history(land_records, network) > 5
+    until = start.timestamp() + 15 * 3600
+
+    def clock() -> Callable[[], float]:
+        moments = iter(range(int(until), int(until) + 40 * 3600, 1800))
+        return lambda: float(next(moments))
+
+    looks = iter([False] * 7 + [True])
+    go_live(land_records, network, clock(), lambda n: write_network(kept, n), lambda _: next(looks))
+    stopped = read_network(kept)
+    assert stopped is not None and until < stopped.landed_until < start.timestamp() + 48 * 3600
+    until = stopped.landed_until
+    go_live(prepare(tmp_path / "landing", stopped), stopped, clock(),
+            lambda n: write_network(kept, n), lambda _: False)  # fmt: skip
+
+    def lines(root: Path) -> list[str]:
+        return sorted(
+            line for path in (root / "native" / "vitals").glob("*.json")
+            for line in path.read_text().splitlines()
+        )  # fmt: skip
+
+    whole = prepare(tmp_path / "whole", network)
+    whole(float("-inf"), start.timestamp() + 48 * 3600)
+    assert lines(tmp_path / "landing") == lines(tmp_path / "whole")
+    assert not list((tmp_path / "landing").rglob(".*"))
+    visits = [
+        line for path in (tmp_path / "landing" / "native" / "er_visits").glob("*.csv")
+        for line in path.read_text().splitlines()
+    ]  # fmt: skip
+    # An open visit is recorded at its stages: some records of the same visit, all different.
+    numbers = [line.split(",")[0] for line in visits if not line.startswith("visit_id")]
+    assert len(set(visits)) - 1 == len(numbers) > 1.5 * len(set(numbers))
+
+
+# The process --------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_watcher_killed_again_and_again_neither_loses_nor_repeats(
+    built: tuple[Settings, BuildReport], tmp_path: Path
+) -> None:
+    """Files land while `hospital watch` is killed; tables and alerts are those of a quiet watcher."""
+    settings, _ = built
+    rng = random.Random(20261121)
+    last = "2026-03-12"
+    names = sorted(p.relative_to(settings.landing) for p in settings.landing.rglob("*.*"))
+    late = [n for n in names if last in n.name]
+    assert len(late) >= 8
+
+    def start_from(folder: Path) -> Settings:
+        other = replace(settings, data_dir=folder)
+        for name in names:
+            if name not in late:
+                bring(other, name)
+        shutil.copyfile(settings.settings_file, folder / "hospital.toml")
+        write_simulated_clock(other, SimulatedClock(0.0, NOW.timestamp(), 0.0))
+        run(other)
+        return other
+
+    def bring(other: Settings, name: Path) -> None:
+        target = other.landing / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.tmp")
+        shutil.copyfile(settings.landing / name, temporary)
+        temporary.replace(target)
+
+    def watcher(other: Settings) -> subprocess.Popen[str]:
+        log = (other.data_dir / "watch.log").open("a")
+        return subprocess.Popen(
+            [sys.executable, "-m", "hospital_assets.cli", "watch"],
+            env={**os.environ, "HOSPITAL_DATA_DIR": str(other.data_dir)},
+            stdout=log, stderr=log, text=True,
+        )  # fmt: skip
+
+    def settle(other: Settings) -> None:
+        """Let a watcher work until nothing waits, then end it politely."""
+        process = watcher(other)
+        landing = zone(build_definitions(other))
+        deadline = time.monotonic() + 180
+        subjects = [s for feed in FEEDS.values() for s in feed]
+        while landing.waiting(subjects, {}) or is_behind(other):
+            assert time.monotonic() < deadline, (other.data_dir / "watch.log").read_text()[-2000:]
+            time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+
+    def is_behind(other: Settings) -> bool:
+        with dagster_instance(other) as instance:
+            event = instance.get_latest_materialization_event(dg.AssetKey("unsettled_days"))
+        assert event is not None and event.asset_materialization is not None
+        return bool(event.asset_materialization.metadata["days"].value)
+
+    quiet, killed = start_from(tmp_path / "quiet"), start_from(tmp_path / "killed")
+    for name in late:
+        bring(quiet, name)
+    settle(quiet)
+    kills = 0
+    for name in late:
+        process = watcher(killed)
+        bring(killed, name)
+        time.sleep(rng.uniform(1.5, 7))
+        process.kill()
+        process.wait()
+        kills += 1
+    settle(killed)
+
+    assert kills >= 8
+    assert dict(tables(killed)) == dict(tables(quiet)) == dict(tables(settings))
+
+    def raised(other: Settings) -> set[tuple[str, str]]:
+        outbox = Outbox(outbox_file(other))
+        rows = outbox.alerts(with_resolved=True)
+        outbox.close()
+        return {(row["rule"], row["subject"]) for row in rows if row["rule"].startswith("critical")}
+
+    # Files in another order: the same people, whatever was first heard of them.
+    assert raised(quiet) and raised(killed) == raised(quiet)
+    waiting: list[Waiting] = zone(build_definitions(killed)).waiting(["vitals"], {})
+    assert waiting == []
