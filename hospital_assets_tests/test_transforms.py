@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 
@@ -16,7 +17,7 @@ from hospital_assets.assets.dimensions.members import changes_only, key_at, vers
 from hospital_assets.assets.facts.emergency_visits import measured
 from hospital_assets.assets.facts.newest import newest_of_each
 from hospital_assets.assets.facts.news2 import points, scores
-from hospital_assets.assets.facts.patient_flow import folded
+from hospital_assets.assets.facts.patient_flow import cancelled_visits, folded
 from hospital_assets.assets.facts.vitals import age_in_years
 from hospital_assets.assets.kpis.arrivals import arrivals_by_hour
 from hospital_assets.assets.kpis.people import age_band
@@ -38,12 +39,16 @@ from hospital_assets.warehouse.dialect import (
 Engine = Callable[[pl.DataFrame], Frame]
 
 
+_CONNECTION = duckdb.connect()
+_CONNECTION.execute("set TimeZone = 'UTC'")
+_NUMBERS = itertools.count()
+
+
 def _on_duckdb(frame: pl.DataFrame) -> Frame:
-    connection = duckdb.connect()
-    connection.execute("set TimeZone = 'UTC'")
-    connection.register("given", frame)
-    connection.execute("create table t as from given")
-    return lazy(connection.table("t"))
+    name = f"t{next(_NUMBERS)}"
+    _CONNECTION.register("given", frame)
+    _CONNECTION.execute(f"create table {name} as from given")
+    return lazy(_CONNECTION.table(name))
 
 
 ENGINES: dict[str, Engine] = {"polars": lambda frame: lazy(frame), "duckdb": _on_duckdb}
@@ -190,13 +195,15 @@ def visit(
         "disposition": None, "triage_level": 3, "birth_date": None, "age_at_extract_years": None,
         "doctor_id": "D1", "doctor_key": 5, "triage_key": 13, "condition_key": 7,
         "arrival_local": datetime(2026, 1, 1), "_provider_local": None, "_departure_local": None,
+        "is_cancelled": False, "arrival_mode": "walk_in", "handover_at": None, "room_at": None,
         **other,
     }  # fmt: skip
 
 
 VISIT_TYPES = {
     name: pl.Datetime("us", "UTC")
-    for name in ("arrival_at", "triage_at", "provider_at", "decision_at", "departure_at")
+    for name in ("arrival_at", "triage_at", "provider_at", "decision_at", "departure_at",
+                 "handover_at", "room_at")
 } | {"birth_date": pl.Date, "age_at_extract_years": pl.Int64, "disposition": pl.String,
      "_provider_local": pl.Datetime("us"), "_departure_local": pl.Datetime("us")}  # fmt: skip
 
@@ -406,7 +413,60 @@ def test_folding_on_duckdb_gives_the_same() -> None:
 
 
 def test_a_cancelled_registration_is_no_stay(on: Engine) -> None:
-    assert collect(folded(on(events([*G21[:1], ("M9", "A11", "01 10:05")])))).is_empty()
+    cancelled = [*G21[:1], ("M9", "A11", "01 10:05")]
+    assert collect(folded(on(events(cancelled)))).is_empty()
+    assert collect(cancelled_visits(on(events(cancelled))))["visit_id"].to_list() == ["V"]
+    again = [*cancelled, ("N1", "A04", "01 10:20"), ("N2", "A03", "01 11:20")]
+    out = collect(folded(on(events(again))))
+    assert out["length_of_stay_hours"].to_list() == [1.0]  # from the second registration
+    assert collect(cancelled_visits(on(events(again)))).is_empty()
+
+
+def departments(rows: list[tuple[str, str, str]], on: Engine) -> list[str]:
+    """Event types of the moves that stand, in order."""
+    out = collect(folded(on(events(rows)))).sort("segment_number")
+    return [text[5:16] for text in out["segment_start_at"].dt.to_string("%Y-%m-%d %H:%M")]
+
+
+def test_each_cancellation_takes_back_the_last_transfer_before_it(on: Engine) -> None:
+    base = [("M1", "A04", "01 10:00"), ("M2", "A02", "01 11:00"), ("M3", "A02", "01 12:00")]
+    one = [*base, ("M4", "A12", "01 12:30")]
+    assert departments(one, on) == ["01-01 10:00", "01-01 11:00"]
+    both = [*one, ("M5", "A12", "01 12:40")]
+    assert departments(both, on) == ["01-01 10:00"]
+    # One cancellation too many, and then a transfer that stands.
+    after = [*both, ("M6", "A12", "01 12:50"), ("M7", "A02", "01 13:00")]
+    assert departments(after, on) == ["01-01 10:00", "01-01 13:00"]
+
+
+def test_a_cancelled_discharge_cancels_its_corrections_too(on: Engine) -> None:
+    rows = [("M1", "A04", "01 10:00"), ("M2", "A03", "01 12:00"), ("M3", "A03", "01 12:05"),
+            ("M4", "A13", "01 12:30")]  # fmt: skip
+    out = collect(folded(on(events(rows))))
+    assert out["is_open"].to_list() == [True] and out["length_of_stay_hours"].to_list() == [None]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kinds=st.lists(st.sampled_from(["A04", "A01", "A02", "A03", "A11", "A12", "A13"]), max_size=8),
+    data=st.data(),
+)
+def test_any_order_and_repetition_of_any_messages_gives_the_same(
+    kinds: list[str], data: st.DataObject
+) -> None:
+    rows = [(f"M{n}", kind, f"01 {10 + n}:00") for n, kind in enumerate(kinds)]
+    names = ["segment_number", "stay_class", "segment_start_at", "segment_end_at", "is_open"]
+
+    def fold(given_rows: list[tuple[str, str, str]]) -> pl.DataFrame:
+        frame = events(given_rows).unique("message_id")  # as cleaned_adt_events are
+        return collect(folded(lazy(frame))).select(names).sort(names)
+
+    shuffled = data.draw(st.permutations(rows + rows[: len(rows) // 2]))
+    out = fold(rows)
+    assert_frame_equal(out, fold(shuffled))
+    assert out["segment_end_at"].is_null().sum() <= 1
+    ends = out.filter(pl.col("segment_end_at").is_not_null())
+    assert (ends["segment_end_at"] >= ends["segment_start_at"]).all()
 
 
 # Peak hours (G16) ---------------------------------------------------------------------------------

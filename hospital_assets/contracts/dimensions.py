@@ -119,6 +119,20 @@ class DimPatient(
     )
 
 
+class DimPerson(
+    Table,
+    name="dim_person",
+    layer="dimensions",
+    grain="one medical record number",
+    key=("patient_durable_key",),
+):
+    """Which person each medical record number stands for, once merges are applied (HL7 A40)."""
+
+    patient_durable_key: pl.Int64 = column("The number, as in dim_patient.")
+    person_key: pl.Int64 = column("The surviving number; the same for all numbers of a person.")
+    is_merged: pl.Boolean = column("The number was merged into another.")
+
+
 class DimTriage(
     Table,
     name="dim_triage",
@@ -154,6 +168,12 @@ class DimCondition(
     condition_name: pl.String = column("Title.", nullable=True)
     chapter_code: pl.String = column("Code range of the ICD chapter.", source="ICD-10-CM, ICD-9-CM")
     chapter_name: pl.String = column("Name of the ICD chapter; 'Unmapped' outside all ranges.")
+    condition_group: pl.String = column(
+        "Clinical group, each code in one; 'Unmapped' outside all groups.", source="after HCUP CCSR"
+    )
+    is_mental_health: pl.Boolean = column(
+        "Mental disorder; substance use is not one.", source="CMS1244: principal mental health"
+    )
 
 
 class DimDate(
@@ -201,6 +221,7 @@ TABLES = (
     DimDepartment,
     DimDoctor,
     DimPatient,
+    DimPerson,
     DimTriage,
     DimCondition,
     DimDate,

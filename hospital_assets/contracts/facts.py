@@ -10,7 +10,7 @@ import polars as pl
 
 from hospital_assets.contracts.table import Instant, Table, WallClock, column
 
-WAIT_EXCLUSIONS = ["no_provider", "no_start", "negative", "too_long"]
+WAIT_EXCLUSIONS = ["cancelled", "no_provider", "no_start", "negative", "too_long"]
 STAY_CLASSES = ["emergency", "inpatient"]
 NEWS2_RESPONSES = ["low", "urgent_ward_review", "urgent", "emergency"]
 
@@ -69,6 +69,7 @@ class FactEmergencyVisits(
     is_critical: pl.Boolean = column("Triage level 1 or 2.")
     is_lwbs: pl.Boolean = column("Left without being seen.", source="NQF 0499")
     is_open: pl.Boolean = column("No departure recorded yet.")
+    is_cancelled: pl.Boolean = column("The registration was cancelled.", source="HL7 A11")
     age_years: pl.Int64 = column(
         "Age in completed years on the local day of arrival; null when unknown.",
         unit="a", nullable=True, ge=0, le=125, privacy="quasi_identifier",
@@ -90,6 +91,18 @@ class FactEmergencyVisits(
     los_minutes: pl.Float64 = column(
         "Arrival until physical departure; null while open or when departure precedes arrival.",
         unit="min", nullable=True, ge=0, source="NQF 0496 (OP-18)", plausible=(0, 4320),
+    )  # fmt: skip
+    four_hour_minutes: pl.Float64 = column(
+        "Start of the four-hour clock (walk-in: arrival; ambulance: handover, at the latest 15 "
+        "minutes after arrival) until departure; null while open or when departure is earlier.",
+        unit="min", nullable=True, ge=0, source="NHS ECDS",
+    )  # fmt: skip
+    room_minutes: pl.Float64 = column(
+        "Arrival until a treatment room.", unit="min", nullable=True, ge=0, source="CMS1244"
+    )
+    boarding_minutes: pl.Float64 = column(
+        "Decision until departure of admitted patients.", unit="min", nullable=True, ge=0,
+        source="CMS111v9 (ED-2)",
     )  # fmt: skip
     quality_codes: pl.String = column("Doubts and corrections of the record, as `code;code`.")
 

@@ -6,6 +6,12 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import table
+from hospital_assets.assets.dimensions.condition_groups import (
+    GROUPS,
+    MENTAL_HEALTH,
+    MENTAL_HEALTH_CODES,
+    UNMAPPED,
+)
 from hospital_assets.assets.dimensions.members import with_special_members
 from hospital_assets.contracts.dimensions import NOT_YET_KEY, UNKNOWN_KEY
 from hospital_assets.warehouse.dialect import Frame, checkpoint, hash_keys
@@ -59,11 +65,21 @@ CHAPTERS: dict[int, list[tuple[str, str, str]]] = {
         ("V01", "V91", "Factors influencing health status and contact with health services"),
     ],
 }  # fmt: skip
-UNMAPPED = "Unmapped"
 
-_SPECIAL = {"icd_version": 0, "chapter_code": UNMAPPED, "chapter_name": UNMAPPED}
+_SPECIAL = {
+    "icd_version": 0,
+    "chapter_code": UNMAPPED,
+    "chapter_name": UNMAPPED,
+    "condition_group": UNMAPPED,
+    "is_mental_health": False,
+}
 UNKNOWN_CONDITION = {"condition_key": UNKNOWN_KEY, "icd_code": "unknown", **_SPECIAL}
-NOT_CODED_YET = {"condition_key": NOT_YET_KEY, "icd_code": "not_coded", **_SPECIAL}
+NOT_CODED_YET = {
+    "condition_key": NOT_YET_KEY,
+    "icd_code": "not_coded",
+    **_SPECIAL,
+    "condition_group": "not_coded",
+}
 
 
 @dg.asset(**table("dim_condition"))
@@ -96,6 +112,28 @@ def dim_condition(cleaned_diagnoses: Frame) -> Frame:
         chapter_name=nw.coalesce(
             *(nw.when(holds).then(nw.lit(title)) for holds, _, title in in_chapters),
             nw.lit(UNMAPPED),
+        ),
+        condition_group=nw.coalesce(
+            *(
+                nw.when(
+                    (nw.col("icd_version") == 10)
+                    & (nw.col("_category") >= first)
+                    & (nw.col("_category") <= last)
+                ).then(nw.lit(group))
+                for first, last, group in GROUPS
+            ),
+            nw.lit(UNMAPPED),
+        ),
+        is_mental_health=nw.any_horizontal(
+            nw.col("icd_code").is_in(MENTAL_HEALTH_CODES),
+            *(
+                (nw.col("icd_version") == version)
+                & (nw.col("_category") >= first)
+                & (nw.col("_category") <= last)
+                for version, ranges in MENTAL_HEALTH.items()
+                for first, last in ranges
+            ),
+            ignore_nulls=True,
         ),
     )
     keyed = checkpoint(hash_keys(codes, {"condition_key": ["_version", "icd_code"]}))

@@ -8,6 +8,7 @@ from hospital_assets.assets.dimensions.calendar import date_key, time_key
 from hospital_assets.assets.dimensions.members import key_at, key_of
 from hospital_assets.assets.dimensions.scales import CRITICAL_LEVELS, SCALE_IN_USE
 from hospital_assets.assets.facts.newest import all_days, newest_of_each
+from hospital_assets.assets.facts.patient_flow import cancelled_visits
 from hospital_assets.assets.facts.vitals import age_in_years
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.dimensions import NOT_YET_KEY, UNKNOWN_KEY
@@ -26,6 +27,7 @@ def fact_emergency_visits(
     context: dg.AssetExecutionContext,
     cleaned_er_visits: Frame,
     cleaned_diagnoses: Frame,
+    cleaned_adt_events: Frame,
     dim_patient: Frame,
     dim_hospital: Frame,
     dim_department: Frame,
@@ -79,7 +81,12 @@ def fact_emergency_visits(
         .group_by("visit_id")
         .agg(nw.col("condition_key").min())
     )
-    frame = frame.join(principal, on="visit_id", how="left")
+    cancelled = cancelled_visits(cleaned_adt_events).with_columns(is_cancelled=nw.lit(True))
+    frame = (
+        frame.join(principal, on="visit_id", how="left")
+        .join(cancelled, on="visit_id", how="left")
+        .with_columns(is_cancelled=nw.coalesce(nw.col("is_cancelled"), nw.lit(False)))
+    )
     frame = local_clocks(
         frame,
         {"_provider_local": "provider_at", "_departure_local": "departure_at"},
@@ -95,17 +102,28 @@ def measured(frame: Frame) -> Frame:
       Left out, with the reason: nobody saw the patient, no start, negative, or 100,000 min.
     - Treatment: provider until disposition decision, or departure where no decision is recorded.
     - Length of stay: arrival until physical departure.
+    - Four hours: an ambulance's clock starts at handover, at the latest 15 minutes after arrival.
+    - Room: arrival until a treatment room. Boarding: decision until departure of who is admitted.
+
+    A visit whose registration was cancelled (`is_cancelled`) has no wait and nobody left it.
     """
     start = nw.min_horizontal("arrival_at", "triage_at")
     frame = frame.with_columns(
         _start_at=start,
         _treated_until=nw.coalesce(nw.col("decision_at"), nw.col("departure_at")),
+        _four_hour_start_at=nw.when(nw.col("arrival_mode") == "ambulance")
+        .then(nw.min_horizontal("handover_at", nw.col("arrival_at").dt.offset_by("15m")))
+        .otherwise(nw.col("arrival_at")),
     ).with_columns(
+        _four_hour=minutes_between("_four_hour_start_at", "departure_at"),
+        _room=minutes_between("arrival_at", "room_at"),
+        _boarding=minutes_between("decision_at", "departure_at"),
         _wait=minutes_between("_start_at", "provider_at"),
         _treatment=minutes_between("provider_at", "_treated_until"),
         _los=minutes_between("arrival_at", "departure_at"),
     )
     wait_exclusion = nw.coalesce(
+        nw.when(nw.col("is_cancelled")).then(nw.lit("cancelled")),
         nw.when(nw.col("provider_at").is_null()).then(nw.lit("no_provider")),
         nw.when(nw.col("_start_at").is_null()).then(nw.lit("no_start")),
         nw.when(nw.col("_wait") < 0).then(nw.lit("negative")),
@@ -118,7 +136,13 @@ def measured(frame: Frame) -> Frame:
         los_minutes=nw.when(nw.col("_los") >= 0).then(nw.col("_los")),
         is_open=nw.col("departure_at").is_null(),
         is_critical=nw.coalesce(nw.col("triage_level").is_in(CRITICAL_LEVELS), nw.lit(False)),
-        is_lwbs=nw.coalesce(nw.col("disposition") == "left_without_being_seen", nw.lit(False)),
+        is_lwbs=nw.coalesce(nw.col("disposition") == "left_without_being_seen", nw.lit(False))
+        & ~nw.col("is_cancelled"),
+        four_hour_minutes=nw.when(nw.col("_four_hour") >= 0).then(nw.col("_four_hour")),
+        room_minutes=nw.when(nw.col("_room") >= 0).then(nw.col("_room")),
+        boarding_minutes=nw.when(
+            (nw.col("_boarding") >= 0) & (nw.col("disposition") == "admitted")
+        ).then(nw.col("_boarding")),
         age_years=age_in_years("birth_date", "arrival_local", "age_at_extract_years"),
         doctor_key=nw.when(nw.col("doctor_id").is_null() & nw.col("provider_at").is_null())
         .then(nw.lit(NOT_YET_KEY))

@@ -72,33 +72,86 @@ def fact_patient_flow(
     ).select(nw.col(*CONTRACTS["fact_patient_flow"].column_names))
 
 
+#: HL7 v2 orders a visit's messages by what happened, then by when it was written.
+ORDER = ("event_at", "recorded_at", "message_id")
+
+
+def cancelled_visits(events: Frame) -> Frame:
+    """Visits (`visit_id`) whose registration was cancelled (A11) and not made again since."""
+    last = (
+        events.filter(nw.col("event_type").is_in(["A01", "A04", "A11"]))
+        .with_columns(_later=_after("visit_id"))
+        .filter(nw.col("_later") == 1)
+    )
+    return last.filter(nw.col("event_type") == "A11").select("visit_id")
+
+
+def _after(*by: str) -> nw.Expr:
+    """How many messages follow, this one included."""
+    return nw.col("message_id").cum_count(reverse=True).over(*by, order_by=list(ORDER))
+
+
+def _taken_back(kind: str, cancels: str) -> nw.Expr:
+    """Whether a message is cancelled: each cancellation takes back the last one before it.
+
+    Read from the end, a cancellation waits for the message it cancels; `_open` cancellations wait
+    behind this one. A cancellation without anything to cancel waits for nobody.
+    """
+    return (nw.col("event_type") == kind) & (nw.col(f"_open_{cancels}") > 0)
+
+
+def _with_open(moves: Frame, kind: str, cancels: str) -> Frame:
+    """Add `_open_<cancels>`: cancellations behind each message that still look for theirs."""
+    change = nw.when(nw.col("event_type") == cancels).then(nw.lit(1)).otherwise(
+        nw.when(nw.col("event_type") == kind).then(nw.lit(-1)).otherwise(nw.lit(0))
+    )  # fmt: skip
+    order = list(ORDER)
+    summed = moves.with_columns(_change=change).with_columns(
+        _sum=nw.col("_change").cum_sum(reverse=True).over("visit_id", order_by=order)
+    )
+    lowest = summed.with_columns(
+        _lowest=nw.col("_sum").cum_min(reverse=True).over("visit_id", order_by=order)
+    ).with_columns(
+        # A message with nothing to take it back must not take from those before it.
+        _pending=nw.col("_sum")
+        - nw.when(nw.col("_lowest") < 0).then(nw.col("_lowest")).otherwise(nw.lit(0))
+    )
+    return lowest.with_columns(
+        nw.coalesce(nw.col("_pending").shift(-1).over("visit_id", order_by=order), nw.lit(0)).alias(
+            f"_open_{cancels}"
+        )
+    ).drop("_change", "_sum", "_lowest", "_pending")
+
+
 def folded(events: Frame) -> Frame:
     """Stays and their segments from a set of ADT messages (one row per message id).
 
-    A11 cancels the visit, A12 the transfer before it, A13 the discharge before it. A visit is an
-    emergency stay from A04 until it is admitted (A01, A06), then an inpatient stay until A03.
+    A11 cancels the visit and what was said of it before, A12 the last transfer before it, A13 the
+    discharge before it. A visit is an emergency stay from A04 until it is admitted (A01, A06), then
+    an inpatient stay until A03.
     """
-    order = ["event_at", "recorded_at", "message_id"]
-    cancelled = events.filter(nw.col("event_type") == "A11").select("visit_id").unique()
-    events = events.join(cancelled, on="visit_id", how="anti")
-
-    moves = events.filter(nw.col("event_type").is_in([*MOVES, "A12"])).with_columns(
-        _next_type=nw.col("event_type").shift(-1).over("visit_id", order_by=order)
+    order = list(ORDER)
+    later_cancel = (nw.col("event_type") == "A11").cast(nw.Int64)
+    events = (
+        events.with_columns(_cancel=later_cancel)
+        .with_columns(
+            _cancels_after=nw.col("_cancel").cum_sum(reverse=True).over("visit_id", order_by=order)
+        )
+        .filter(nw.col("_cancels_after") == 0)
+        .drop("_cancel", "_cancels_after")
     )
-    moves = moves.filter(
-        nw.col("event_type") != "A12",
-        ~(
-            (nw.col("event_type") == "A02")
-            & nw.coalesce(nw.col("_next_type") == "A12", nw.lit(False))
-        ),
-    )
+    moves = _with_open(
+        events.filter(nw.col("event_type").is_in([*MOVES, "A12"])), "A02", "A12"
+    ).filter(nw.col("event_type") != "A12", ~_taken_back("A02", "A12"))
     discharges = (
         events.filter(nw.col("event_type").is_in(["A03", "A13"]))
-        .with_columns(_next_type=nw.col("event_type").shift(-1).over("visit_id", order_by=order))
-        .filter(
-            nw.col("event_type") == "A03",
-            ~nw.coalesce(nw.col("_next_type") == "A13", nw.lit(False)),
+        .with_columns(_reopened=(nw.col("event_type") == "A13").cast(nw.Int64))
+        .with_columns(
+            _reopened_after=nw.col("_reopened")
+            .cum_sum(reverse=True)
+            .over("visit_id", order_by=order)
         )
+        .filter(nw.col("_reopened_after") == 0)
         .with_columns(
             # A repeated discharge is a correction: the one written last counts.
             _later_count=nw.col("message_id")
