@@ -1,11 +1,13 @@
 """Documentation generated from the code, so that it cannot say anything else.
 
-Belongs here: the data dictionary and the list of cleaning rules, as Markdown. `hospital docs`
+Belongs here: the data dictionary, the metric catalogue and the list of cleaning rules. `hospital docs`
 writes them, `hospital docs --check` and a test fail when they are stale.
 """
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 from hospital_assets.assets.cleaned import adt_events, coded, er_visits, masters, patients, vitals
@@ -34,7 +36,53 @@ def documents() -> dict[Path, str]:
     return {
         _DOCS / "data-dictionary.md": data_dictionary(),
         _DOCS / "cleaning-rules.md": cleaning_rules(),
+        _DOCS / "kpis.md": metric_catalogue(),
+        _DOCS / "kpis.json": json.dumps(metrics(), indent=1, ensure_ascii=False) + "\n",
     }
+
+
+def metrics() -> list[dict[str, object]]:
+    """The metric catalogue for machines: what each figure means, and where it is."""
+    return [
+        {**asdict(measure), "table": contract.name, "grain": contract.grain}
+        for contract in CONTRACTS.values()
+        for measure in contract.measures
+    ]
+
+
+def metric_catalogue() -> str:
+    """The metric catalogue for people."""
+    parts = [
+        "# The KPI catalogue",
+        "",
+        "Generated from the contracts by `hospital docs`; `kpis.json` says the same for machines. A "
+        "rate's population is its n (`denominator_count`) and everybody who was left out, counted by "
+        "reason (`excluded_*_count`); the check `adds_up` proves it in every row, "
+        "`population_is_whole` that no row of the fact is missing. Durations are differences of "
+        "instants; days, months and hours are those of the hospital's wall clock.",
+        "",
+        "| figure | unit | table |",
+        "|---|---|---|",
+    ]
+    explained = [c for c in CONTRACTS.values() if c.measures]
+    for contract in explained:
+        parts += [f"| {m.name} | {m.unit} | `{contract.name}` |" for m in contract.measures]
+    for contract in explained:
+        parts += ["", f"## {contract.name}", "", contract.summary]
+        for measure in contract.measures:
+            parts += [
+                "",
+                f"### {measure.name}",
+                "",
+                f"{measure.definition} Unit: {measure.unit}.",
+                "",
+                f"- Population: {measure.population}.",
+                *([f"- Clock: {measure.clock}"] if measure.clock else []),
+                *([f"- Left out: {measure.exclusions}"] if measure.exclusions else []),
+                *([f"- Variants: {measure.variants}"] if measure.variants else []),
+                f"- Source: {measure.source}. Owner: {measure.owner}.",
+            ]
+    return "\n".join(parts) + "\n"
 
 
 def data_dictionary() -> str:
@@ -60,7 +108,7 @@ def _table(contract: Contract) -> list[str]:
     return [
         f"### {contract.qualified_name}",
         "",
-        f"{contract.description} Key: {', '.join(contract.key)}{partitioned}.",
+        f"{contract.summary} Key: {', '.join(contract.key)}{partitioned}.",
         "",
         "| column | type | null | unit | meaning | rules | source |",
         "|---|---|---|---|---|---|---|",

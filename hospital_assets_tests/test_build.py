@@ -441,12 +441,12 @@ def test_ten_thousand_small_files_with_fifty_kills(
             continue
         lines = body.splitlines(keepends=True)
         head, lines = (lines[:1], lines[1:]) if name.suffix == ".csv" else ([], lines)
-        step = 2 if name.parts[1] == "vitals" else 1
+        step = 2 if name.parts[1] == "vitals" and "T18" not in name.name else 1
         for number, first in enumerate(range(0, len(lines), step)):
             small = name.with_name(f"{name.stem}_{number:05d}{name.suffix}")
             pieces[small] = b"".join([*head, *lines[first : first + step]])
-    # The same content twice in the clean set would be a copy there, too.
-    assert len(set(pieces.values())) == len(pieces)
+    # Records that came twice would be copies of files here.
+    pieces = {name: body for body, name in {b: n for n, b in reversed(pieces.items())}.items()}
 
     def land(where: Settings, name: Path, body: bytes) -> None:
         target = where.landing / name
@@ -474,7 +474,8 @@ def test_ten_thousand_small_files_with_fifty_kills(
         for name in batch:
             body = pieces[name]
             land(other, name, body[: len(body) // 2] if name in torn else body)
-            if rng.random() < 0.02:
+            # (A copy that comes before its original is whole would be the original.)
+            if rng.random() < 0.02 and name not in torn:
                 land(other, name.with_name(f"zz_{number}_{name.name}"), body)
                 extra += 1
             if rng.random() < 0.01:

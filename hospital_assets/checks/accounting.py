@@ -11,6 +11,7 @@ import polars as pl
 
 from hospital_assets.assets.declare import WAREHOUSE_POOL
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.contracts.kpis import ALL
 from hospital_assets.landing.profile import SUBJECTS
 from hospital_assets.partitions import SERVICE_PERIODS
 from hospital_assets.warehouse.dialect import Frame
@@ -200,10 +201,106 @@ def landed_count(raw: str, subject: str, frame: Frame, ledger: pl.DataFrame) -> 
     )
 
 
+def population(kpi: str) -> dg.AssetChecksDefinition:
+    """Every row of the fact a rate is about counts once in its population."""
+    contract = CONTRACTS[kpi]
+    fact = contract.population_of
+    spec = dg.AssetCheckSpec(
+        "population_is_whole",
+        asset=kpi,
+        description=f"Each row of {fact} counts once in the population of the pooled rows.",
+        additional_deps=[fact],
+        partitions_def=SERVICE_PERIODS if contract.partitioned else None,
+    )
+
+    @dg.multi_asset_check(
+        name=f"{kpi}_population",
+        specs=[spec],
+        ins={name: dg.AssetIn(name) for name in (kpi, fact)},
+        pool=WAREHOUSE_POOL,
+    )
+    def check(**frames: Any) -> Iterator[dg.AssetCheckResult]:
+        yield population_count(kpi, frames[kpi], frames[fact])
+
+    return check
+
+
+def population_count(kpi: str, rates: Frame, facts: Frame) -> dg.AssetCheckResult:
+    """Compare the pooled population of a rate with the rows of its fact."""
+    pooled = rates.filter(nw.col("hospital_id") == ALL).select(nw.col("population_count").sum())
+    counted = int(pooled.collect("polars").item() or 0)
+    rows = _count(facts)
+    return dg.AssetCheckResult(
+        asset_key=kpi,
+        check_name="population_is_whole",
+        passed=counted == rows,
+        severity=dg.AssetCheckSeverity.ERROR,
+        metadata={"population": counted, "fact_rows": rows},
+    )
+
+
+@dg.multi_asset_check(
+    specs=[
+        dg.AssetCheckSpec(
+            "reconciles",
+            asset="kpi_occupancy_daily",
+            description=(
+                "Bed-minutes counted by the hour are the patient-hours counted by the stay, and the "
+                "census at midnight is that of the day before, plus who came, minus who left."
+            ),
+            additional_deps=["kpi_department_flow_daily"],
+            partitions_def=SERVICE_PERIODS,
+        )
+    ],
+    ins={name: dg.AssetIn(name) for name in ("kpi_occupancy_daily", "kpi_department_flow_daily")},
+    pool=WAREHOUSE_POOL,
+)
+def occupancy_reconciles(
+    kpi_occupancy_daily: Frame, kpi_department_flow_daily: Frame
+) -> Iterator[dg.AssetCheckResult]:
+    """Occupancy from hours and from stays agree, day by day."""
+    yield reconciled(kpi_occupancy_daily, kpi_department_flow_daily)
+
+
+def reconciled(occupancy: Frame, flow: Frame) -> dg.AssetCheckResult:
+    """Compare bed-minutes with patient-hours, and each midnight with the one before."""
+    day = ["service_date", "department_id"]
+    both = flow.join(
+        occupancy.select(*day, "occupied_bed_minutes", "midnight_patients_count"),
+        on=day,
+        how="left",
+    )
+    frame: pl.DataFrame = both.collect("polars").to_native()
+    minutes = (pl.col("occupied_bed_minutes") - pl.col("patient_hours") * 60).abs()
+    before = frame.select(
+        pl.col("service_date").dt.offset_by("1d"),
+        "department_id",
+        pl.col("midnight_patients_count").alias("_before"),
+    )
+    chained = frame.join(before, on=day, how="inner")
+    expected = pl.col("_before") + pl.col("inflow_count") - pl.col("outflow_count")
+    wrong_minutes = frame.filter((minutes > 0.01) | minutes.is_null()).height
+    wrong_midnights = chained.filter(pl.col("midnight_patients_count") != expected).height
+    return dg.AssetCheckResult(
+        asset_key="kpi_occupancy_daily",
+        check_name="reconciles",
+        passed=not wrong_minutes and not wrong_midnights,
+        severity=dg.AssetCheckSeverity.ERROR,
+        metadata={
+            "department_days": frame.height,
+            "days_with_other_minutes": wrong_minutes,
+            "midnights_compared": chained.height,
+            "midnights_that_differ": wrong_midnights,
+        },
+    )
+
+
 def accounting_checks() -> list[dg.AssetChecksDefinition]:
     """All checks of this module."""
     return [
         landed_files,
         *(landed_is_raw(subject) for subject in SUBJECTS),
         *(conserved(subject) for subject in SUBJECTS),
+        *(population(name) for name, contract in CONTRACTS.items() if contract.population_of),
+        occupancy_reconciles,
     ]

@@ -49,6 +49,11 @@ VALUES = RuleGroup(
     "values", "Values lie in the domain the contract gives them.", dg.AssetCheckSeverity.ERROR
 )
 PLAUSIBLE = RuleGroup("plausible", "Values lie where they usually do.", dg.AssetCheckSeverity.WARN)
+ADDS_UP = RuleGroup(
+    "adds_up",
+    "Parts make up their whole in every row: a population is its n and all who were left out.",
+    dg.AssetCheckSeverity.ERROR,
+)
 REFERENCES = RuleGroup(
     "references", "Every reference finds its row in the table it points to.",
     dg.AssetCheckSeverity.ERROR,
@@ -72,6 +77,8 @@ def groups_of(contract: Contract) -> list[RuleGroup]:
         groups.append(VALUES)
     if any(column.plausible for column in contract.columns):
         groups.append(PLAUSIBLE)
+    if contract.adds_up:
+        groups.append(ADDS_UP)
     if any(column.references for column in contract.columns):
         groups.append(REFERENCES)
     return groups
@@ -116,6 +123,8 @@ def check_table(
                     )
                 ],
             )
+        elif group is ADDS_UP:
+            yield group, _adds_up(contract, frame, rows)
         elif group is REFERENCES:
             yield (
                 group,
@@ -165,6 +174,29 @@ def _required(contract: Contract, frame: Frame, rows: int) -> list[Finding]:
         **{name: nw.col(name).is_null().cast(nw.Int64).sum() for name in names}
     ).collect("polars")
     return [Finding("has a value", name, rows, int(counted[name].item() or 0)) for name in names]
+
+
+def _adds_up(contract: Contract, frame: Frame, rows: int) -> list[Finding]:
+    """Compare wholes with their parts; a numerator must lie within its denominator, too."""
+    rules = {
+        (f"= {' + '.join(parts)}", whole): nw.col(whole)
+        != nw.sum_horizontal(*(nw.col(part) for part in parts))
+        for whole, parts in contract.adds_up.items()
+    }
+    if {"numerator_count", "denominator_count"} <= set(contract.column_names):
+        rules[("is within the denominator", "numerator_count")] = nw.col(
+            "numerator_count"
+        ) > nw.col("denominator_count")
+    counted = frame.select(
+        **{
+            f"_{place}": nw.coalesce(broken, nw.lit(True)).cast(nw.Int64).sum()
+            for place, broken in enumerate(rules.values())
+        }
+    ).collect("polars")
+    return [
+        Finding(rule, column, rows, int(counted[f"_{place}"].item() or 0))
+        for place, (rule, column) in enumerate(rules)
+    ]
 
 
 def _by_pandera(

@@ -7,8 +7,9 @@ Belongs here: the base model, the column helper, and what every contract can say
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
 
 import pandera.polars as pa
@@ -125,6 +126,45 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Measure:
+    """What a figure means: an entry of the metric catalogue.
+
+    Attributes:
+        name: as analysts know it.
+        definition: how it is computed.
+        unit: of the value.
+        clock: what starts and what stops it, where it measures time.
+        population: who is looked at.
+        exclusions: who is left out, and why; counted by reason in the table.
+        source: where the definition comes from.
+        variants: how it differs from other figures of the same name.
+        owner: whom to ask.
+    """
+
+    name: str
+    definition: str
+    unit: str
+    population: str
+    source: str
+    clock: str = ""
+    exclusions: str = ""
+    variants: str = ""
+    owner: str = "clinical-analytics"
+
+    def says(self) -> str:
+        """The measure in a few sentences."""
+        parts = (
+            f"**{self.name}** ({self.unit}): {self.definition}",
+            f"Clock: {self.clock}" if self.clock else "",
+            f"Population: {self.population}",
+            f"Left out: {self.exclusions}" if self.exclusions else "",
+            f"Variants: {self.variants}" if self.variants else "",
+            f"Source: {self.source}.",
+        )
+        return " ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
 class Contract:
     """A contract as the rest of the house reads it; made from a Pandera model."""
 
@@ -135,12 +175,32 @@ class Contract:
     partitioned: bool
     order_by: tuple[str, ...]
     model: type[Table]
+    measures: tuple[Measure, ...] = ()
+    conserved: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    population_of: str = ""
 
     @property
-    def description(self) -> str:
+    def adds_up(self) -> dict[str, tuple[str, ...]]:
+        """Column -> the columns that must add up to it in every row.
+
+        A population is its denominator and everybody who was left out, by reason.
+        """
+        names = self.column_names
+        if "population_count" not in names:
+            return dict(self.conserved)
+        excluded = [name for name in names if name.startswith("excluded_")]
+        return {**self.conserved, "population_count": ("denominator_count", *excluded)}
+
+    @property
+    def summary(self) -> str:
         """The first paragraph of the model's docstring, then the grain."""
         text = (self.model.__doc__ or "").strip().split("\n\n")[0]
         return f"{' '.join(text.split())} Grain: {self.grain}."
+
+    @property
+    def description(self) -> str:
+        """The summary, and what its figures mean."""
+        return "\n\n".join([self.summary, *(measure.says() for measure in self.measures)])
 
     @property
     def qualified_name(self) -> str:
@@ -156,23 +216,23 @@ class Contract:
     def columns(self) -> tuple[Column, ...]:
         """The columns: the partition, the key, then the others as the model lists them."""
         columns = []
-        for name, field in self.schema.columns.items():
-            meta: dict[str, Any] = field.metadata or {}
-            dtype = _instance(field.dtype.type)
+        for name, stated in self.schema.columns.items():
+            meta: dict[str, Any] = stated.metadata or {}
+            dtype = _instance(stated.dtype.type)
             columns.append(
                 Column(
                     name=name,
                     dtype=dtype,
                     duckdb_type=meta.get("stored_as") or duckdb_type(dtype),
-                    nullable=field.nullable,
-                    description=field.description or "",
+                    nullable=stated.nullable,
+                    description=stated.description or "",
                     unit=meta.get("unit", ""),
                     source=meta.get("source", ""),
                     privacy=meta.get("privacy", "operational"),
                     references=meta.get("references", ""),
                     plausible=meta.get("plausible"),
                     compression=meta.get("compression", ""),
-                    checks=tuple(field.checks),
+                    checks=tuple(stated.checks),
                 )
             )
         first = (PARTITION_COLUMN, *self.key)
@@ -215,9 +275,27 @@ class Table(pa.DataFrameModel):
         key: Sequence[str] = (),
         partitioned: bool = False,
         order_by: Sequence[str] | None = None,
+        measures: Sequence[Measure] = (),
+        conserved: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        population_of: str = "",
         **kwargs: Any,
     ) -> None:
-        """Attach the contract; classes without a name are shared bases."""
+        """Attach the contract; classes without a name are shared bases.
+
+        Args:
+            name: of the table.
+            layer: its layer.
+            grain: what one row is.
+            key: columns that identify a row.
+            partitioned: whether by service day.
+            order_by: how rows are stored; default by key.
+            measures: what its figures mean.
+            conserved: column -> columns that must add up to it in every row. Rates have
+                `population_count` = `denominator_count` + their exclusions by themselves.
+            population_of: the fact table each of whose rows counts once in `population_count` of
+                the rows that pool everything.
+            kwargs: Pandera's own.
+        """
         super().__init_subclass__(**kwargs)  # type: ignore[no-untyped-call]
         if name:
             cls._contract = Contract(
@@ -228,6 +306,9 @@ class Table(pa.DataFrameModel):
                 partitioned,
                 tuple(key if order_by is None else order_by),
                 cls,
+                tuple(measures),
+                {whole: tuple(parts) for whole, parts in conserved.items()},
+                population_of,
             )
 
     @classmethod

@@ -443,3 +443,23 @@ def explode_hours(frame: Frame, start: str, end: str, hour: str) -> Frame:
         )
         .explode(hour)
     )
+
+
+def explode_days(frame: Frame, first: str, last: str, day: str) -> Frame:
+    """One row per calendar day from `first` to `last`, both included; adds `day`.
+
+    Rows whose last day is before their first, or unknown, give none.
+    """
+    ordered = frame.filter(nw.col(last) >= nw.col(first))
+    relation = relation_of(ordered)
+    if relation is not None:
+        series = (
+            f"cast(unnest(generate_series(cast({quoted(first)} as timestamp), "
+            f"cast({quoted(last)} as timestamp), interval 1 day)) as date)"
+        )
+        return lazy(relation.select(StarExpression(), SQLExpression(series).alias(day)))
+    return lazy(
+        polars_of(ordered)
+        .with_columns(pl.date_ranges(pl.col(first), pl.col(last), interval="1d").alias(day))
+        .explode(day)
+    )

@@ -21,11 +21,13 @@ def kpi_arrivals_hourly(
     times, the one repeated in autumn twice.
     """
     visits = checkpoint(
-        fact_emergency_visits.join(
+        fact_emergency_visits.filter(~nw.col("is_cancelled"))
+        .join(
             dim_hospital.select("hospital_key", "hospital_id", "time_zone"),
             on="hospital_key",
             how="left",
-        ).select("service_date", "hospital_id", "time_zone", "arrival_local")
+        )
+        .select("service_date", "hospital_id", "time_zone", "arrival_local")
     )
     days = (
         visits.select("service_date", "hospital_id", "time_zone")

@@ -20,9 +20,8 @@ def kpi_conditions_daily(
 ) -> Frame:
     """Visits of each day by principal diagnosis; visits without one count as `not_coded`."""
     return (
-        fact_emergency_visits.join(
-            dim_hospital.select("hospital_key", "hospital_id"), on="hospital_key", how="left"
-        )
+        fact_emergency_visits.filter(~nw.col("is_cancelled"))
+        .join(dim_hospital.select("hospital_key", "hospital_id"), on="hospital_key", how="left")
         .join(
             dim_condition.select("condition_key", "icd_version", "icd_code"),
             on="condition_key",
@@ -69,6 +68,72 @@ def kpi_conditions(kpi_conditions_daily: Frame, dim_condition: Frame) -> Frame:
     )
 
 
+@dg.asset(**table("kpi_condition_groups"))
+def kpi_condition_groups(kpi_conditions_daily: Frame, dim_condition: Frame) -> Frame:
+    """Principal diagnoses of the period by clinical group, with what is unmapped and not coded."""
+    grouped = kpi_conditions_daily.join(
+        dim_condition.select("icd_version", "icd_code", "condition_group"),
+        on=["icd_version", "icd_code"],
+        how="left",
+    )
+    summed = checkpoint(
+        with_totals(
+            grouped,
+            ("condition_group",),
+            ("hospital_id",),
+            {"visit_count": nw.col("visit_count").sum()},
+        )
+    )
+    is_coded = nw.col("condition_group") != NOT_CODED
+    return (
+        summed.with_columns(
+            _coded_count=nw.when(is_coded).then(nw.col("visit_count")).otherwise(nw.lit(0)),
+        )
+        .with_columns(coded_visit_count=nw.col("_coded_count").sum().over("hospital_id"))
+        .with_columns(
+            share_pct=nw.when(is_coded).then(share_pct("_coded_count", "coded_visit_count")),
+            commonest_rank=nw.when(is_coded).then(
+                nw.col("_coded_count")
+                .rank("min", descending=True)
+                .over("hospital_id")
+                .cast(nw.Int64)
+            ),
+        )
+        .select(nw.col(*CONTRACTS["kpi_condition_groups"].column_names))
+    )
+
+
+@dg.asset(**table("kpi_procedures"))
+def kpi_procedures(cleaned_procedures: Frame) -> Frame:
+    """Procedures of the period by code, ranked."""
+    named = cleaned_procedures.select(
+        "hospital_id", "procedure_code", "visit_id", procedure_name=nw.col("description")
+    )
+    summed = checkpoint(
+        with_totals(
+            named,
+            ("procedure_code",),
+            ("hospital_id",),
+            {
+                "procedure_count": nw.len(),
+                "visit_count": nw.col("visit_id").n_unique(),
+                "procedure_name": nw.col("procedure_name").min(),
+            },
+        )
+    )
+    return (
+        summed.with_columns(_all=nw.col("procedure_count").sum().over("hospital_id"))
+        .with_columns(
+            share_pct=share_pct("procedure_count", "_all"),
+            commonest_rank=nw.col("procedure_count")
+            .rank("min", descending=True)
+            .over("hospital_id")
+            .cast(nw.Int64),
+        )
+        .select(nw.col(*CONTRACTS["kpi_procedures"].column_names))
+    )
+
+
 @dg.asset(**table("kpi_triage_mix_daily"))
 def kpi_triage_mix_daily(
     fact_emergency_visits: Frame, dim_hospital: Frame, dim_triage: Frame
@@ -78,9 +143,8 @@ def kpi_triage_mix_daily(
     Level 1 means at once; it counts as within target up to two minutes (METEOR 395017).
     """
     visits = (
-        fact_emergency_visits.join(
-            dim_hospital.select("hospital_key", "hospital_id"), on="hospital_key", how="left"
-        )
+        fact_emergency_visits.filter(~nw.col("is_cancelled"))
+        .join(dim_hospital.select("hospital_key", "hospital_id"), on="hospital_key", how="left")
         .join(dim_triage.select("triage_key", "target_minutes"), on="triage_key", how="left")
         .with_columns(
             triage_level=triage_label(),

@@ -25,7 +25,7 @@ AGE_BANDS = (0, 1, 5, 15, 18, 25, 35, 45, 55, 65, 75, 85, 90)
 def kpi_physician_workload_daily(fact_emergency_visits: Frame, fact_doctor_shifts: Frame) -> Frame:
     """New patients and shift hours of each doctor and day."""
     seen = (
-        fact_emergency_visits.filter(nw.col("doctor_key") != NOT_YET_KEY)
+        fact_emergency_visits.filter(nw.col("doctor_key") != NOT_YET_KEY, ~nw.col("is_cancelled"))
         .group_by("service_date", "doctor_key")
         .agg(visit_count=nw.len())
         .with_columns(shift_hours=nw.lit(0.0))
@@ -57,8 +57,8 @@ def kpi_physician_workload_daily(fact_emergency_visits: Frame, fact_doctor_shift
 
 @dg.asset(**table("kpi_physician_workload"))
 def kpi_physician_workload(kpi_physician_workload_daily: Frame, dim_doctor: Frame) -> Frame:
-    """New patients, shift hours and patients per shift hour of each doctor."""
-    return (
+    """New patients, shift hours, patients per shift hour, and what chance makes of them."""
+    doctors = (
         kpi_physician_workload_daily.group_by("doctor_key")
         .agg(
             visit_count=nw.col("visit_count").sum(),
@@ -75,24 +75,63 @@ def kpi_physician_workload(kpi_physician_workload_daily: Frame, dim_doctor: Fram
                 nw.col("visit_count") / nw.col("shift_hours")
             )
         )
-        .select(nw.col(*CONTRACTS["kpi_physician_workload"].column_names))
+    )
+    return with_chance_limits(checkpoint(doctors)).select(
+        nw.col(*CONTRACTS["kpi_physician_workload"].column_names)
+    )
+
+
+def with_chance_limits(doctors: Frame) -> Frame:
+    """What each doctor would see at the hospital's rate, and three sigma of chance around it.
+
+    Visits are counts (Poisson). Where nobody of a hospital has shifts, all doctors should see as
+    many; a doctor without shifts among colleagues with them, or an unknown one, has no limits.
+
+    Args:
+        doctors: doctor_key, hospital_key, visit_count, shift_hours.
+    """
+    known = nw.col("doctor_key") > 0
+    totals = (
+        doctors.filter(known)
+        .group_by("hospital_key")
+        .agg(_visits=nw.col("visit_count").sum(), _hours=nw.col("shift_hours").sum(),
+             _doctors=nw.len())
+    )  # fmt: skip
+    share = nw.when(nw.col("_hours") > 0).then(
+        nw.col("shift_hours") / nw.col("_hours")
+    ).otherwise(1.0 / nw.col("_doctors"))  # fmt: skip
+    frame = doctors.join(totals, on="hospital_key", how="left").with_columns(
+        _expected=nw.when(known).then(nw.col("_visits") * share)
+    )
+    frame = frame.with_columns(
+        expected_visit_count=nw.when(nw.col("_expected") > 0).then(nw.col("_expected"))
+    ).with_columns(_three_sigma=3.0 * nw.col("expected_visit_count").sqrt())
+    lower = nw.col("expected_visit_count") - nw.col("_three_sigma")
+    return frame.with_columns(
+        lower_limit_count=nw.when(lower > 0)
+        .then(lower)
+        .otherwise(nw.when(~lower.is_null()).then(nw.lit(0.0))),
+        upper_limit_count=nw.col("expected_visit_count") + nw.col("_three_sigma"),
+    ).with_columns(
+        is_outside=(nw.col("visit_count") < nw.col("lower_limit_count"))
+        | (nw.col("visit_count") > nw.col("upper_limit_count"))
     )
 
 
 @dg.asset(**table("kpi_blood_groups"))
 def kpi_blood_groups(
-    fact_emergency_visits: Frame, dim_patient: Frame, dim_hospital: Frame
+    fact_emergency_visits: Frame, dim_patient: Frame, dim_person: Frame, dim_hospital: Frame
 ) -> Frame:
     """Blood groups of the distinct patients seen, beside the reference mix."""
     visits = _with_patients(
-        fact_emergency_visits, dim_patient, dim_hospital, ["blood_group"]
+        fact_emergency_visits, dim_patient, dim_person, dim_hospital, ["blood_group"]
     ).with_columns(blood_group=nw.coalesce(nw.col("blood_group"), nw.lit("unknown")))
     counted = checkpoint(
         with_totals(
             visits,
             ("blood_group",),
             ("hospital_id",),
-            {"patient_count": nw.col("patient_durable_key").n_unique(), "visit_count": nw.len()},
+            {"patient_count": nw.col("person_key").n_unique(), "visit_count": nw.len()},
         )
     )
     is_known = nw.col("blood_group") != "unknown"
@@ -116,12 +155,16 @@ def kpi_blood_groups(
 
 @dg.asset(**table("kpi_demographics"))
 def kpi_demographics(
-    fact_emergency_visits: Frame, dim_patient: Frame, dim_hospital: Frame
+    fact_emergency_visits: Frame, dim_patient: Frame, dim_person: Frame, dim_hospital: Frame
 ) -> Frame:
     """Patients and visits by age band on the day of arrival, sex, race and ethnicity."""
     visits = checkpoint(
         _with_patients(
-            fact_emergency_visits, dim_patient, dim_hospital, ["sex", "race", "ethnicity"]
+            fact_emergency_visits,
+            dim_patient,
+            dim_person,
+            dim_hospital,
+            ["sex", "race", "ethnicity"],
         ).with_columns(age_band=age_band("age_years"))
     )
     counted = checkpoint(
@@ -135,7 +178,7 @@ def kpi_demographics(
                     ("characteristic", "category"),
                     ("hospital_id",),
                     {
-                        "patient_count": nw.col("patient_durable_key").n_unique(),
+                        "patient_count": nw.col("person_key").n_unique(),
                         "visit_count": nw.len(),
                     },
                 )
@@ -167,15 +210,21 @@ def age_band(column: str) -> nw.Expr:
 
 
 def _with_patients(
-    visits: Frame, patients: Frame, hospitals: Frame, attributes: list[str]
+    visits: Frame, patients: Frame, persons: Frame, hospitals: Frame, attributes: list[str]
 ) -> Frame:
-    """Visits with their hospital's id and attributes of the patient as of arrival."""
+    """Visits with their hospital's id, the person, and attributes of the patient as of arrival."""
     return (
-        visits.select("hospital_key", "patient_key", "age_years")
+        visits.filter(~nw.col("is_cancelled"))
+        .select("hospital_key", "patient_key", "age_years")
         .join(hospitals.select("hospital_key", "hospital_id"), on="hospital_key", how="left")
         .join(
             patients.select("patient_key", "patient_durable_key", *attributes),
             on="patient_key",
+            how="left",
+        )
+        .join(
+            persons.select("patient_durable_key", "person_key"),
+            on="patient_durable_key",
             how="left",
         )
     )

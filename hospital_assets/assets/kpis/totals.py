@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import narwhals as nw
 
 from hospital_assets.contracts.kpis import ALL
-from hospital_assets.warehouse.dialect import Frame
+from hospital_assets.warehouse.dialect import Frame, checkpoint
 
 
 def with_totals(
@@ -37,6 +38,63 @@ def with_totals(
     return nw.concat(levels, how="vertical")
 
 
+def rates(
+    frame: Frame,
+    by: Sequence[str],
+    totalled: Sequence[str],
+    *,
+    excluded: Mapping[str, nw.Expr],
+    counted: Mapping[str, nw.Expr],
+    figures: Mapping[str, nw.Expr] = MappingProxyType({}),
+    of: Sequence[str] = (),
+) -> Frame:
+    """A rate for each group and its totals: the population, who was left out why, n, numerator.
+
+    Args:
+        frame: the population, a row each.
+        by: columns that always group.
+        totalled: columns that also take the value `all`.
+        excluded: reason -> condition; the first that holds is the reason. Null counts as no.
+        counted: column -> condition, counted among those not left out; `numerator_count` is one.
+        figures: further aggregations by name.
+        of: columns that `figures` need; null for those left out.
+
+    Returns:
+        by, totalled, population_count, excluded_<reason>_count, denominator_count, the counted
+        columns, value_pct, and the figures.
+    """
+    reason = nw.coalesce(
+        *(nw.when(condition).then(nw.lit(name)) for name, condition in excluded.items()),
+        nw.lit("none"),
+    )
+    is_in = nw.col("_reason") == "none"
+    marked = frame.with_columns(_reason=reason).select(
+        *by,
+        *totalled,
+        **{name: nw.when(is_in).then(nw.col(name)) for name in of},
+        **{
+            f"excluded_{name}_count": (nw.col("_reason") == name).cast(nw.Int64)
+            for name in excluded
+        },
+        denominator_count=is_in.cast(nw.Int64),
+        **{
+            name: nw.coalesce(is_in & condition, nw.lit(False)).cast(nw.Int64)
+            for name, condition in counted.items()
+        },
+    )
+    sums = ("denominator_count", *(f"excluded_{name}_count" for name in excluded), *counted)
+    return with_totals(
+        checkpoint(marked),
+        by,
+        totalled,
+        {
+            "population_count": nw.len(),
+            **{name: nw.col(name).sum() for name in sums},
+            **figures,
+        },
+    ).with_columns(value_pct=share_pct("numerator_count", "denominator_count"))
+
+
 def exact_sum(column: str) -> nw.Expr:
     """The sum of a column of fractions, the same in whatever order the rows come.
 
@@ -45,6 +103,11 @@ def exact_sum(column: str) -> nw.Expr:
     """
     billionths = (nw.col(column) * 1e9).round().cast(nw.Int64)
     return billionths.sum() / 1e9
+
+
+def month_of(day: nw.Expr) -> nw.Expr:
+    """The first day of a date's month."""
+    return day.dt.truncate("1mo").cast(nw.Date)
 
 
 def share_pct(part: str, whole: str) -> nw.Expr:

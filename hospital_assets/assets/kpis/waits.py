@@ -97,7 +97,7 @@ def wait_figures(visits: Frame, by: tuple[str, ...]) -> Frame:
     """The figures of waits for each group and its totals; exclusions are counted by reason."""
     excluded = {
         f"excluded_{reason}_count": (nw.col("wait_exclusion") == reason)
-        for reason in ("no_provider", "no_start", "negative", "too_long")
+        for reason in ("cancelled", "no_provider", "no_start", "negative", "too_long")
     }
     needed = visits.select(
         *by,

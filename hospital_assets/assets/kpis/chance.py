@@ -1,0 +1,170 @@
+"""Comparison with chance: limits beside the value, so that no reader mistakes noise for a finding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import dagster as dg
+import narwhals as nw
+
+from hospital_assets.assets.declare import table
+from hospital_assets.assets.kpis.totals import share_pct
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.contracts.kpis import ALL
+from hospital_assets.warehouse.dialect import Frame, checkpoint
+
+#: From moving ranges of two to three standard deviations (Wheeler): 3 / 1.128.
+XMR_FACTOR = 2.66
+#: So many in a row on one side of the mean are no chance.
+RUN_LENGTH = 8
+
+
+@dg.asset(**table("kpi_trends"))
+def kpi_trends(
+    kpi_lwbs_daily: Frame,
+    kpi_four_hour_daily: Frame,
+    kpi_boarding_daily: Frame,
+    kpi_critical_waits_daily: Frame,
+    kpi_waits_daily: Frame,
+) -> Frame:
+    """Daily values of the main rates and of the wait, with their natural limits."""
+    daily = {
+        name: summed.select("hospital_id", "period_date", value=share_pct("n", "d"))
+        for name, summed in by_day(
+            kpi_lwbs_daily, kpi_four_hour_daily, kpi_boarding_daily, kpi_critical_waits_daily
+        ).items()
+    }
+    daily["wait_average_minutes"] = kpi_waits_daily.filter(
+        nw.col("department_name") == ALL, nw.col("triage_level") == ALL
+    ).select(
+        "hospital_id",
+        nw.col("service_date").alias("period_date"),
+        nw.col("wait_average_minutes").alias("value"),
+    )
+    values = nw.concat(
+        [frame.with_columns(metric=nw.lit(name)) for name, frame in daily.items()], how="vertical"
+    ).filter(~nw.col("value").is_null())
+    return with_natural_limits(checkpoint(values)).select(
+        nw.col(*CONTRACTS["kpi_trends"].column_names)
+    )
+
+
+def by_day(lwbs: Frame, four_hour: Frame, boarding: Frame, critical: Frame) -> dict[str, Frame]:
+    """Numerator, denominator and population of each rate by hospital and the day it counts for."""
+    boarding = boarding.filter(nw.col("destination_department") == ALL)
+    dated = {
+        "lwbs_pct": (lwbs, "service_date"),
+        "four_hour_pct": (four_hour, "period_date"),
+        "boarded_over_4_hours_pct": (boarding, "service_date"),
+        "critical_over_15_minutes_pct": (critical, "service_date"),
+    }
+    return {
+        name: frame.group_by("hospital_id", day)
+        .agg(
+            n=nw.col("numerator_count").sum(),
+            d=nw.col("denominator_count").sum(),
+            p=nw.col("population_count").sum(),
+        )
+        .select("hospital_id", nw.col(day).alias("period_date"), "n", "d", "p")
+        for name, (frame, day) in dated.items()
+    }
+
+
+def with_natural_limits(values: Frame) -> Frame:
+    """XmR: mean, natural limits and signals of each metric and hospital.
+
+    Args:
+        values: metric, hospital_id, period_date, value; a row per day, none missing matters.
+    """
+    series = ["metric", "hospital_id"]
+    ranged = checkpoint(
+        values.with_columns(
+            centre=nw.col("value").mean().over(*series),
+            _previous=nw.col("value").shift(1).over(*series, order_by="period_date"),
+        ).with_columns(
+            _range=(nw.col("value") - nw.col("_previous")).abs(),
+            _side=nw.when(nw.col("value") > nw.col("centre"))
+            .then(nw.lit(1))
+            .otherwise(nw.when(nw.col("value") < nw.col("centre")).then(nw.lit(-1)).otherwise(0)),
+        )
+    )
+    spread = ranged.with_columns(
+        _mean_range=nw.col("_range").mean().over(*series),
+        _recent=nw.col("_side").rolling_sum(RUN_LENGTH, min_samples=RUN_LENGTH).over(
+            *series, order_by="period_date"
+        ),
+    )  # fmt: skip
+    lower = nw.col("centre") - XMR_FACTOR * nw.col("_mean_range")
+    limited = spread.with_columns(
+        lower_limit=nw.when(lower > 0).then(lower).otherwise(
+            nw.when(~lower.is_null()).then(nw.lit(0.0))
+        ),
+        upper_limit=nw.col("centre") + XMR_FACTOR * nw.col("_mean_range"),
+    )  # fmt: skip
+    outside = (nw.col("value") < nw.col("lower_limit")) | (nw.col("value") > nw.col("upper_limit"))
+    return limited.with_columns(
+        is_outside=nw.coalesce(outside, nw.lit(False)),
+        is_run_of_eight=nw.coalesce(nw.col("_recent").abs() >= RUN_LENGTH, nw.lit(False)),
+    )
+
+
+@dg.asset(**table("kpi_units"))
+def kpi_units(
+    kpi_lwbs_daily: Frame,
+    kpi_four_hour_daily: Frame,
+    kpi_boarding_daily: Frame,
+    kpi_critical_waits_daily: Frame,
+) -> Frame:
+    """Rates of the whole period by hospital, with three-sigma limits around that of all."""
+    rates = by_day(
+        kpi_lwbs_daily, kpi_four_hour_daily, kpi_boarding_daily, kpi_critical_waits_daily
+    )
+    return with_funnel_limits(rates).select(nw.col(*CONTRACTS["kpi_units"].column_names))
+
+
+def with_funnel_limits(rates: Mapping[str, Frame]) -> Frame:
+    """Each hospital's rate beside that of all, with binomial limits for its n.
+
+    Args:
+        rates: metric -> hospital_id, n (numerator), d (denominator), p (population), and rows that
+            pool all hospitals.
+    """
+    summed = checkpoint(
+        nw.concat(
+            [
+                frame.filter(nw.col("hospital_id") != ALL)
+                .group_by("hospital_id")
+                .agg(
+                    numerator_count=nw.col("n").sum(),
+                    denominator_count=nw.col("d").sum(),
+                    population_count=nw.col("p").sum(),
+                )
+                .with_columns(metric=nw.lit(name))
+                for name, frame in rates.items()
+            ],
+            how="vertical",
+        )
+    )
+    frame = summed.with_columns(
+        _all_n=nw.col("numerator_count").sum().over("metric"),
+        _all_d=nw.col("denominator_count").sum().over("metric"),
+        excluded_count=nw.col("population_count") - nw.col("denominator_count"),
+        value_pct=share_pct("numerator_count", "denominator_count"),
+    ).with_columns(centre_pct=share_pct("_all_n", "_all_d"))
+    p = nw.col("centre_pct") / 100.0
+    sigma = (p * (1.0 - p) / nw.col("denominator_count")).sqrt() * 100.0
+    frame = frame.with_columns(
+        _sigma=nw.when(nw.col("denominator_count") > 0).then(sigma)
+    ).with_columns(
+        _low=nw.col("centre_pct") - 3.0 * nw.col("_sigma"),
+        _high=nw.col("centre_pct") + 3.0 * nw.col("_sigma"),
+    )
+    return frame.with_columns(
+        lower_limit_pct=nw.when(nw.col("_low") < 0).then(nw.lit(0.0)).otherwise(nw.col("_low")),
+        upper_limit_pct=nw.when(nw.col("_high") > 100).then(nw.lit(100.0)).otherwise(
+            nw.col("_high")
+        ),
+    ).with_columns(
+        is_outside=(nw.col("value_pct") < nw.col("lower_limit_pct"))
+        | (nw.col("value_pct") > nw.col("upper_limit_pct"))
+    )  # fmt: skip

@@ -1,0 +1,405 @@
+"""Rates of the emergency department: who left, who waited too long, who stayed too long.
+
+Each is a population, the reasons for which visits are left out, and what is counted of the rest; the
+definitions stand with the contracts. `dg.asset` functions only bring the columns together.
+"""
+
+import dagster as dg
+import narwhals as nw
+
+from hospital_assets.assets.declare import table
+from hospital_assets.assets.dimensions.scales import CRITICAL_LEVELS
+from hospital_assets.assets.facts.emergency_visits import LONGEST_WAIT_MINUTES
+from hospital_assets.assets.kpis.totals import exact_sum, month_of, rates
+from hospital_assets.assets.kpis.waits import triage_label
+from hospital_assets.clock import ClockResource
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.contracts.kpis import ALL
+from hospital_assets.warehouse.dialect import Frame, checkpoint, local_clocks
+
+FOUR_HOURS_MINUTES = 240
+TWELVE_HOURS_MINUTES = 720
+CRITICAL_MINUTES = 15
+#: "Immediately" is met within two minutes (METEOR 395017).
+IMMEDIATE_MINUTES = 2.0
+#: ECAT compares whole minutes with these (CMS1244).
+ECAT_ROOM_MINUTES, ECAT_BOARDING_MINUTES, ECAT_STAY_MINUTES = 61, 241, 481
+ECAT_BAND_VISITS = 20_000
+LEFT = ("left_without_being_seen", "against_medical_advice", "eloped")
+#: Dispositions that are no discharge: the patient stays in somebody's care, or died.
+NOT_DISCHARGED = ("admitted", "transferred", "observation", "expired")
+
+
+def with_hospital(visits: Frame, hospitals: Frame) -> Frame:
+    """Visits with their hospital's identifier and zone, and the local days of arrival and departure.
+
+    `period_date` is the local day of departure, of arrival while the visit is open.
+    """
+    frame = visits.join(
+        hospitals.select("hospital_key", "hospital_id", "time_zone"), on="hospital_key", how="left"
+    )
+    frame = local_clocks(frame, {"departure_local": "departure_at"}, "time_zone")
+    return frame.with_columns(
+        period_date=nw.coalesce(nw.col("departure_local"), nw.col("arrival_local")).dt.date()
+    )
+
+
+@dg.asset(**table("kpi_lwbs_daily"))
+def kpi_lwbs_daily(fact_emergency_visits: Frame, dim_hospital: Frame) -> Frame:
+    """Left without being seen, of all who presented."""
+    return lwbs(with_hospital(fact_emergency_visits, dim_hospital)).select(
+        nw.col(*CONTRACTS["kpi_lwbs_daily"].column_names)
+    )
+
+
+def lwbs(visits: Frame) -> Frame:
+    """LWBS by day and hospital."""
+    return rates(
+        visits,
+        ("service_date",),
+        ("hospital_id",),
+        excluded={"cancelled": nw.col("is_cancelled")},
+        counted={"numerator_count": nw.col("is_lwbs")},
+    )
+
+
+@dg.asset(**table("kpi_four_hour_daily"))
+def kpi_four_hour_daily(fact_emergency_visits: Frame, dim_hospital: Frame) -> Frame:
+    """Departures within four hours, by day of departure."""
+    return four_hour(with_hospital(fact_emergency_visits, dim_hospital)).select(
+        nw.col(*CONTRACTS["kpi_four_hour_daily"].column_names)
+    )
+
+
+def four_hour(visits: Frame) -> Frame:
+    """The four-hour standard by arrival day, departure day and hospital."""
+    return rates(
+        visits,
+        ("service_date", "period_date"),
+        ("hospital_id",),
+        excluded={
+            "cancelled": nw.col("is_cancelled"),
+            "open": nw.col("departure_at").is_null(),
+            "negative": nw.col("four_hour_minutes").is_null(),
+        },
+        counted={
+            "numerator_count": nw.col("four_hour_minutes") <= FOUR_HOURS_MINUTES,
+            "over_12_hours_count": nw.col("los_minutes") > TWELVE_HOURS_MINUTES,
+        },
+    )
+
+
+@dg.asset(**table("kpi_boarding_daily"))
+def kpi_boarding_daily(
+    fact_emergency_visits: Frame,
+    fact_patient_flow: Frame,
+    dim_hospital: Frame,
+    dim_department: Frame,
+) -> Frame:
+    """Boarding of admitted patients, by the department that took them."""
+    first = fact_patient_flow.filter(nw.col("stay_class") == "inpatient").with_columns(
+        _first=nw.col("segment_number").min().over("stay_id")
+    )
+    destinations = (
+        first.filter(nw.col("segment_number") == nw.col("_first"))
+        .join(
+            dim_department.select(
+                "department_key", destination_department=nw.col("department_name")
+            ),
+            on="department_key",
+            how="left",
+        )
+        .select(nw.col("stay_id").alias("visit_id"), "destination_department")
+    )
+    visits = (
+        with_hospital(fact_emergency_visits, dim_hospital)
+        .filter(nw.col("disposition") == "admitted", ~nw.col("is_cancelled"))
+        .join(destinations, on="visit_id", how="left")
+        .with_columns(
+            destination_department=nw.coalesce(nw.col("destination_department"), nw.lit("unknown"))
+        )
+    )
+    return boarding(visits).select(nw.col(*CONTRACTS["kpi_boarding_daily"].column_names))
+
+
+def boarding(visits: Frame) -> Frame:
+    """Boarding by day, hospital and destination, of admitted visits."""
+    return rates(
+        visits,
+        ("service_date",),
+        ("hospital_id", "destination_department"),
+        excluded={
+            "open": nw.col("departure_at").is_null(),
+            "no_decision": nw.col("decision_at").is_null(),
+            "negative": nw.col("boarding_minutes").is_null(),
+        },
+        counted={
+            "numerator_count": nw.col("boarding_minutes") > FOUR_HOURS_MINUTES,
+            "over_12_hours_count": nw.col("boarding_minutes") > TWELVE_HOURS_MINUTES,
+        },
+        of=["boarding_minutes"],
+        figures={
+            "boarding_sum_minutes": exact_sum("boarding_minutes"),
+            "boarding_median_minutes": nw.col("boarding_minutes").median(),
+            "boarding_max_minutes": nw.col("boarding_minutes").max(),
+        },
+    ).with_columns(boarding_sum_minutes=nw.coalesce(nw.col("boarding_sum_minutes"), nw.lit(0.0)))
+
+
+@dg.asset(**table("kpi_seen_on_time_daily"))
+def kpi_seen_on_time_daily(
+    fact_emergency_visits: Frame, dim_hospital: Frame, dim_triage: Frame
+) -> Frame:
+    """Who was seen within the target of the level, under each scale."""
+    return seen_on_time(with_hospital(fact_emergency_visits, dim_hospital), dim_triage).select(
+        nw.col(*CONTRACTS["kpi_seen_on_time_daily"].column_names)
+    )
+
+
+def seen_on_time(visits: Frame, scales: Frame) -> Frame:
+    """Visits seen within the targets of every scale, by day, hospital and level.
+
+    Args:
+        visits: visits with their hospital.
+        scales: dim_triage.
+    """
+    targets = scales.filter(~nw.col("level").is_null()).select(
+        "scale", nw.col("level").alias("triage_level"), "target_minutes"
+    )
+    level = visits.select(
+        "service_date", "hospital_id", "triage_level", "wait_minutes", "is_cancelled"
+    )
+    judged = (
+        level.join(targets.select("scale").unique(), how="cross")
+        .join(targets, on=["scale", "triage_level"], how="left")
+        .with_columns(
+            _limit=nw.max_horizontal(nw.col("target_minutes"), nw.lit(IMMEDIATE_MINUTES)),
+            _has_level=~nw.col("triage_level").is_null(),
+            triage_level=triage_label(),
+        )
+    )
+    found = rates(
+        judged,
+        ("service_date", "scale"),
+        ("hospital_id", "triage_level"),
+        excluded={
+            "cancelled": nw.col("is_cancelled"),
+            "untriaged": ~nw.col("_has_level"),
+            "no_wait": nw.col("wait_minutes").is_null(),
+        },
+        counted={"numerator_count": nw.col("wait_minutes") <= nw.col("_limit")},
+    )
+    labels = targets.with_columns(triage_level=nw.col("triage_level").cast(nw.String))
+    return found.join(labels, on=["scale", "triage_level"], how="left")
+
+
+@dg.asset(**table("kpi_critical_waits_daily"))
+def kpi_critical_waits_daily(
+    fact_emergency_visits: Frame, dim_hospital: Frame, clock: ClockResource
+) -> Frame:
+    """Critical patients over 15 minutes, those who left or still wait included."""
+    visits = with_hospital(fact_emergency_visits, dim_hospital)
+    as_of = nw.lit(clock.now()).cast(nw.Datetime("us", "UTC"))
+    return critical_waits(visits, as_of).select(
+        nw.col(*CONTRACTS["kpi_critical_waits_daily"].column_names)
+    )
+
+
+def critical_waits(visits: Frame, as_of: nw.Expr) -> Frame:
+    """Triage 1 and 2 visits and whether they waited for more than 15 minutes.
+
+    Args:
+        visits: visits with their hospital.
+        as_of: the moment until which open visits have waited.
+    """
+    critical = visits.filter(nw.col("triage_level").is_in(CRITICAL_LEVELS)).with_columns(
+        as_of_at=as_of
+    )
+    is_seen = ~nw.col("provider_at").is_null()
+    has_left = ~nw.col("departure_at").is_null()
+    start = nw.min_horizontal("arrival_at", "triage_at")
+    until = nw.coalesce(nw.col("departure_at"), nw.col("as_of_at"))
+    elapsed = (until - start).dt.total_microseconds() / 60_000_000
+    critical = critical.with_columns(
+        _elapsed=nw.when(is_seen).then(nw.col("wait_minutes")).otherwise(elapsed)
+    )
+    late = nw.col("_elapsed") > CRITICAL_MINUTES
+    return rates(
+        critical,
+        ("service_date", "as_of_at"),
+        ("hospital_id",),
+        excluded={
+            "cancelled": nw.col("is_cancelled"),
+            "invalid": nw.col("_elapsed").is_null()
+            | (nw.col("_elapsed") < 0)
+            | (nw.col("_elapsed") >= LONGEST_WAIT_MINUTES),
+            "pending": ~is_seen & ~has_left & ~late,
+        },
+        counted={
+            "numerator_count": late,
+            "seen_late_count": late & is_seen,
+            "left_late_count": late & ~is_seen & has_left,
+            "waiting_late_count": late & ~is_seen & ~has_left,
+        },
+    )
+
+
+@dg.asset(**table("kpi_op18"))
+def kpi_op18(fact_emergency_visits: Frame, dim_hospital: Frame, dim_condition: Frame) -> Frame:
+    """Median time in the department of discharged patients, by month and stratum."""
+    visits = with_hospital(fact_emergency_visits, dim_hospital).join(
+        dim_condition.select("condition_key", "is_mental_health"), on="condition_key", how="left"
+    )
+    return op18(visits).select(nw.col(*CONTRACTS["kpi_op18"].column_names))
+
+
+def op18(visits: Frame) -> Frame:
+    """OP-18 in its four strata.
+
+    Args:
+        visits: visits with hospital, period_date and is_mental_health.
+    """
+    frame = visits.with_columns(
+        period_month=month_of(nw.col("period_date")),
+        _is_psychiatric=nw.coalesce(nw.col("is_mental_health"), nw.lit(False)),
+        _is_transfer=nw.coalesce(nw.col("disposition") == "transferred", nw.lit(False)),
+    )
+    strata = {
+        "all": nw.lit(True),
+        "reported": ~nw.col("_is_psychiatric") & ~nw.col("_is_transfer"),
+        "mental_health": nw.col("_is_psychiatric") & ~nw.col("_is_transfer"),
+        "transferred": nw.col("_is_transfer"),
+    }
+    frame = checkpoint(
+        nw.concat(
+            [
+                frame.with_columns(stratum=nw.lit(name), _is_in_stratum=is_in)
+                for name, is_in in strata.items()
+            ],
+            how="vertical",
+        )
+    )
+    return rates(
+        frame,
+        ("period_month", "stratum"),
+        ("hospital_id",),
+        excluded={
+            "cancelled": nw.col("is_cancelled"),
+            "clock": nw.col("los_minutes").is_null(),
+            "admitted": nw.col("disposition") == "admitted",
+            "expired": nw.col("disposition") == "expired",
+            "left": nw.col("disposition").is_in(LEFT),
+            "unknown": nw.col("disposition").is_null() | (nw.col("disposition") == "other"),
+            "other_stratum": ~nw.col("_is_in_stratum"),
+        },
+        counted={"numerator_count": nw.lit(False)},
+        of=["los_minutes"],
+        figures={"median_minutes": nw.col("los_minutes").median()},
+    )
+
+
+@dg.asset(**table("kpi_ecat"))
+def kpi_ecat(fact_emergency_visits: Frame, dim_hospital: Frame, dim_condition: Frame) -> Frame:
+    """ECAT with its components, strata and z-scores."""
+    visits = with_hospital(fact_emergency_visits, dim_hospital).join(
+        dim_condition.select("condition_key", "is_mental_health"), on="condition_key", how="left"
+    )
+    return with_z_scores(checkpoint(ecat(visits))).select(
+        nw.col(*CONTRACTS["kpi_ecat"].column_names)
+    )
+
+
+def ecat(visits: Frame) -> Frame:
+    """The ECAT rate and its components by year of departure, hospital and stratum.
+
+    Args:
+        visits: visits with hospital, period_date and is_mental_health.
+    """
+    is_adult = nw.col("age_years") >= 18
+    group = (
+        nw.when(is_adult).then(nw.lit("18_and_over"))
+        .otherwise(nw.when(~is_adult).then(nw.lit("under_18")))
+    )  # fmt: skip
+    suffix = nw.when(nw.coalesce(nw.col("is_mental_health"), nw.lit(False))).then(
+        nw.lit("_mental_health")
+    ).otherwise(nw.lit(""))  # fmt: skip
+    frame = visits.with_columns(
+        period_year=nw.col("period_date").dt.year().cast(nw.Int64),
+        _stratum=nw.concat_str(group, suffix),
+        _is_observed=nw.coalesce(nw.col("disposition") == "observation", nw.lit(False)),
+    )
+    frame = checkpoint(
+        nw.concat(
+            [
+                frame.with_columns(stratum=nw.lit("all")),
+                # Of unknown age: in no stratum but the whole.
+                frame.filter(~nw.col("_stratum").is_null()).with_columns(
+                    stratum=nw.col("_stratum")
+                ),
+            ],
+            how="vertical",
+        )
+    )
+    components = {
+        "room_count": nw.col("room_minutes").floor() >= ECAT_ROOM_MINUTES,
+        "left_count": nw.col("is_lwbs"),
+        "boarded_count": (nw.col("boarding_minutes").floor() >= ECAT_BOARDING_MINUTES)
+        & ~nw.col("_is_observed"),
+        "long_stay_count": (nw.col("los_minutes").floor() >= ECAT_STAY_MINUTES)
+        & ~nw.col("_is_observed"),
+    }
+    return rates(
+        frame,
+        ("period_year", "stratum"),
+        ("hospital_id",),
+        excluded={
+            "cancelled": nw.col("is_cancelled"),
+            "open": nw.col("departure_at").is_null(),
+        },
+        counted={
+            "numerator_count": nw.any_horizontal(*components.values(), ignore_nulls=True),
+            **components,
+        },
+    )
+
+
+def with_z_scores(frame: Frame) -> Frame:
+    """Add each hospital's volume band and its z-score within it (sample standard deviation).
+
+    Args:
+        frame: period_year, hospital_id, stratum, population_count, value_pct.
+    """
+    low = (nw.col("population_count") // ECAT_BAND_VISITS) * ECAT_BAND_VISITS
+    banded = frame.with_columns(
+        volume_band=nw.when(nw.col("hospital_id") != ALL).then(
+            nw.concat_str(
+                low.cast(nw.String),
+                nw.lit("-"),
+                (low + (ECAT_BAND_VISITS - 1)).cast(nw.String),
+            )
+        )
+    )
+    compared = banded.filter(nw.col("stratum") == ALL, nw.col("hospital_id") != ALL)
+    bands = compared.group_by("period_year", "volume_band").agg(
+        _mean=nw.col("value_pct").mean(), _deviation=nw.col("value_pct").std(ddof=1)
+    )
+    scores = (
+        compared.join(bands, on=["period_year", "volume_band"], how="left")
+        .with_columns(
+            z_score=nw.when(nw.col("_deviation") > 0).then(
+                (nw.col("value_pct") - nw.col("_mean")) / nw.col("_deviation")
+            )
+        )
+        .select("period_year", "hospital_id", "stratum", "z_score", _band=nw.col("volume_band"))
+    )
+    whole = compared.select("period_year", "hospital_id", _hospital_band=nw.col("volume_band"))
+    return (
+        # The band is the hospital's, whatever the stratum.
+        frame.join(whole, on=["period_year", "hospital_id"], how="left")
+        .with_columns(volume_band=nw.col("_hospital_band"))
+        .join(
+            scores.select("period_year", "hospital_id", "stratum", "z_score"),
+            on=["period_year", "hospital_id", "stratum"],
+            how="left",
+        )
+    )

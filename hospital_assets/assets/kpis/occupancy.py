@@ -1,0 +1,294 @@
+"""Beds: occupancy in its named variants, what flows through a department, how beds turn over."""
+
+import dagster as dg
+import narwhals as nw
+
+from hospital_assets.assets.declare import table
+from hospital_assets.assets.kpis.totals import exact_sum
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.warehouse.database import Period
+from hospital_assets.warehouse.dialect import (
+    Frame,
+    checkpoint,
+    explode_days,
+    local_clocks,
+    resolve_instants,
+)
+from hospital_assets.warehouse.io_manager import period_of
+
+BOTTLENECK_PCT = 95.0
+EMERGENCY = "Emergency"
+ALL_INPATIENT = "all inpatient"
+
+
+@dg.asset(
+    **table("kpi_occupancy_daily"),
+    # A stay of any earlier day may still occupy a bed.
+    ins={"fact_patient_flow": dg.AssetIn(partition_mapping=dg.AllPartitionMapping())},
+)
+def kpi_occupancy_daily(
+    context: dg.AssetExecutionContext,
+    fact_bed_occupancy: Frame,
+    fact_patient_flow: Frame,
+    dim_department: Frame,
+    dim_hospital: Frame,
+) -> Frame:
+    """Occupancy of every department and day, and of all inpatient departments of a hospital."""
+    hours = labelled_hours(fact_bed_occupancy, dim_department)
+    segments = on_days(fact_patient_flow, dim_department, dim_hospital, period_of(context))
+    hours = checkpoint(nw.concat([hours, pooled(hours)], how="vertical"))
+    segments = checkpoint(nw.concat([segments, pooled(segments)], how="vertical"))
+    return occupancy(hours, segments).select(nw.col(*CONTRACTS["kpi_occupancy_daily"].column_names))
+
+
+@dg.asset(
+    **table("kpi_department_flow_daily"),
+    ins={"fact_patient_flow": dg.AssetIn(partition_mapping=dg.AllPartitionMapping())},
+)
+def kpi_department_flow_daily(
+    context: dg.AssetExecutionContext,
+    fact_bed_occupancy: Frame,
+    fact_patient_flow: Frame,
+    dim_department: Frame,
+    dim_hospital: Frame,
+) -> Frame:
+    """Patients through each department and day, Little's law, and the turnover of beds."""
+    hours = labelled_hours(fact_bed_occupancy, dim_department)
+    segments = on_days(fact_patient_flow, dim_department, dim_hospital, period_of(context))
+    return department_flow(checkpoint(hours), checkpoint(segments)).select(
+        nw.col(*CONTRACTS["kpi_department_flow_daily"].column_names)
+    )
+
+
+def labelled_hours(hours: Frame, departments: Frame) -> Frame:
+    """Hours of fact_bed_occupancy with the names of their department."""
+    return hours.join(
+        departments.select("department_key", "hospital_id", "department_name", "bed_capacity"),
+        on="department_key",
+        how="left",
+    ).select(
+        "service_date", "hospital_id", "department_id", "department_name", "hour_start_at",
+        "bed_capacity", "occupied_bed_minutes", "staffed_bed_minutes",
+    )  # fmt: skip
+
+
+def on_days(flow: Frame, departments: Frame, hospitals: Frame, period: Period | None) -> Frame:
+    """Location segments on each local day they touch, cut at midnight.
+
+    Returns:
+        service_date, hospital_id, department_id, department_name, `from_at` and `until_at` (within
+        the day), `starts` and `ends` (in it), `lasts` (beyond its end).
+    """
+    placed = (
+        flow.select("department_key", "hospital_key", "segment_start_at", "segment_end_at")
+        .join(
+            departments.select("department_key", "department_id", "department_name"),
+            on="department_key",
+            how="inner",
+        )
+        .join(
+            hospitals.select("hospital_key", "hospital_id", "time_zone"),
+            on="hospital_key",
+            how="inner",
+        )
+    )
+    if period is not None:
+        # A margin of a day holds every zone's local days.
+        first = nw.lit(period.first).cast(nw.Datetime("us", "UTC")).dt.offset_by("-1d")
+        end = nw.lit(period.end).cast(nw.Datetime("us", "UTC")).dt.offset_by("1d")
+        placed = placed.filter(
+            nw.col("segment_start_at") < end,
+            nw.col("segment_end_at").is_null() | (nw.col("segment_end_at") > first),
+        ).with_columns(
+            _from_at=nw.max_horizontal(nw.col("segment_start_at"), first),
+            _until_at=nw.min_horizontal(nw.coalesce(nw.col("segment_end_at"), end), end),
+        )
+    else:
+        last = nw.coalesce(nw.col("segment_end_at"), nw.col("segment_start_at"))
+        placed = placed.with_columns(_from_at=nw.col("segment_start_at"), _until_at=last)
+    placed = local_clocks(
+        placed, {"_from_local": "_from_at", "_until_local": "_until_at"}, "time_zone"
+    )
+    days = explode_days(
+        placed.with_columns(
+            _first_day=nw.col("_from_local").dt.date(), _last_day=nw.col("_until_local").dt.date()
+        ),
+        "_first_day",
+        "_last_day",
+        "service_date",
+    )
+    if period is not None:
+        days = days.filter(
+            nw.col("service_date") >= nw.lit(period.first),
+            nw.col("service_date") < nw.lit(period.end),
+        )
+    days = local_midnights(days, "service_date", "time_zone")
+    # Who is there when the day begins did not start in it, and an end at 24:00 is the day's.
+    is_after = nw.col("segment_end_at").is_null() | (
+        nw.col("segment_end_at") > nw.col("day_end_at")
+    )
+    return (
+        days.with_columns(
+            from_at=nw.max_horizontal("segment_start_at", "day_start_at"),
+            until_at=nw.when(is_after)
+            .then(nw.col("day_end_at"))
+            .otherwise(nw.col("segment_end_at")),
+            starts=(nw.col("segment_start_at") >= nw.col("day_start_at")).cast(nw.Int64),
+            ends=(~is_after).cast(nw.Int64),
+            lasts=is_after.cast(nw.Int64),
+        )
+        .filter(nw.col("from_at") < nw.col("until_at"))
+        .select(
+            "service_date", "hospital_id", "department_id", "department_name", "from_at",
+            "until_at", "starts", "ends", "lasts",
+        )
+    )  # fmt: skip
+
+
+def local_midnights(frame: Frame, day: str, zone: str) -> Frame:
+    """Add `day_start_at` and `day_end_at`: the local midnights around a day, as instants."""
+    none = nw.lit(None).cast(nw.Int32)
+    frame = frame.with_columns(
+        _midnight=nw.col(day).cast(nw.Datetime("us")),
+        _next_midnight=nw.col(day).cast(nw.Datetime("us")).dt.offset_by("1d"),
+        _midnight_offset_minutes=none,
+        _next_midnight_offset_minutes=none,
+    )
+    return resolve_instants(
+        frame, {"day_start_at": "_midnight", "day_end_at": "_next_midnight"}, zone
+    )
+
+
+def pooled(frame: Frame) -> Frame:
+    """The same rows under their hospital's inpatient departments together."""
+    return frame.filter(nw.col("department_name") != EMERGENCY).with_columns(
+        department_id=nw.concat_str(nw.col("hospital_id"), nw.lit("-INPATIENT")),
+        department_name=nw.lit(ALL_INPATIENT),
+    )
+
+
+def occupancy(hours: Frame, segments: Frame) -> Frame:
+    """Occupancy of each day and department.
+
+    Args:
+        hours: department hours with occupied and staffed minutes and capacity (several rows of one
+            department and hour, of pooled departments, add up).
+        segments: as from `on_days`.
+    """
+    day = ["service_date", "department_id"]
+    per_hour = checkpoint(
+        hours.group_by(*day, "hospital_id", "department_name", "hour_start_at").agg(
+            _occupied=exact_sum("occupied_bed_minutes"),
+            _staffed=exact_sum("staffed_bed_minutes"),
+            _beds=nw.col("bed_capacity").sum(),
+        )
+    )
+    per_day = (
+        per_hour.with_columns(
+            _share=nw.when(nw.col("_staffed") > 0).then(
+                nw.col("_occupied") * 100.0 / nw.col("_staffed")
+            )
+        )
+        .group_by(*day, "hospital_id", "department_name")
+        .agg(
+            occupied_bed_minutes=exact_sum("_occupied"),
+            staffed_bed_minutes=exact_sum("_staffed"),
+            hourly_mean_pct=exact_sum("_share") / nw.col("_share").count(),
+            _last_hour=nw.col("hour_start_at").max(),
+        )
+    )
+    at_end = per_hour.select(
+        *day, nw.col("hour_start_at").alias("_last_hour"), bed_capacity=nw.col("_beds")
+    )
+    census = segments.group_by(*day).agg(midnight_patients_count=nw.col("lasts").sum())
+    frame = (
+        per_day.join(at_end, on=[*day, "_last_hour"], how="left")
+        .join(census, on=day, how="left")
+        .join(peaks(segments), on=day, how="left")
+        .with_columns(
+            midnight_patients_count=nw.coalesce(nw.col("midnight_patients_count"), nw.lit(0)),
+            peak_patients_count=nw.coalesce(nw.col("peak_patients_count"), nw.lit(0)),
+        )
+    )
+    has_beds = nw.col("bed_capacity") > 0
+    return frame.with_columns(
+        bed_capacity=nw.col("bed_capacity").cast(nw.Int64),
+        time_weighted_pct=nw.when(nw.col("staffed_bed_minutes") > 0).then(
+            nw.col("occupied_bed_minutes") * 100.0 / nw.col("staffed_bed_minutes")
+        ),
+        midnight_pct=nw.when(has_beds).then(
+            nw.col("midnight_patients_count") * 100.0 / nw.col("bed_capacity")
+        ),
+        peak_pct=nw.when(has_beds).then(
+            nw.col("peak_patients_count") * 100.0 / nw.col("bed_capacity")
+        ),
+    )
+
+
+def peaks(segments: Frame) -> Frame:
+    """The most patients at one moment of each day and department.
+
+    Who leaves at a moment is gone before who comes then: a bed handed over is one bed.
+    """
+    day = ["service_date", "department_id"]
+    came = segments.select(*day, _at=nw.col("from_at"), _change=nw.lit(1))
+    left = segments.filter(nw.col("lasts") == 0).select(
+        *day, _at=nw.col("until_at"), _change=nw.lit(-1)
+    )
+    changes = nw.concat([came, left], how="vertical").group_by(*day, "_at").agg(
+        _change=nw.col("_change").sum()
+    )  # fmt: skip
+    return (
+        changes.with_columns(_present=nw.col("_change").cum_sum().over(*day, order_by="_at"))
+        .group_by(*day)
+        .agg(peak_patients_count=nw.col("_present").max())
+    )
+
+
+def department_flow(hours: Frame, segments: Frame) -> Frame:
+    """What came, went and was there; L = lambda x W within the day; turnover.
+
+    Args:
+        hours: department hours with occupied and staffed minutes and capacity.
+        segments: as from `on_days`.
+    """
+    day = ["service_date", "department_id"]
+    offered = hours.group_by(*day, "hospital_id", "department_name").agg(
+        window_hours=nw.len() * 1.0,
+        _staffed=exact_sum("staffed_bed_minutes"),
+    )
+    flow = (
+        segments.with_columns(
+            _hours=(nw.col("until_at") - nw.col("from_at")).dt.total_microseconds() / 3_600_000_000
+        )
+        .group_by(*day)
+        .agg(
+            patients_count=nw.len(),
+            inflow_count=nw.col("starts").sum(),
+            outflow_count=nw.col("ends").sum(),
+            patient_hours=exact_sum("_hours"),
+        )
+    )
+    counts = ("patients_count", "inflow_count", "outflow_count")
+    frame = offered.join(flow, on=day, how="left").with_columns(
+        patient_hours=nw.coalesce(nw.col("patient_hours"), nw.lit(0.0)),
+        **{name: nw.coalesce(nw.col(name), nw.lit(0)) for name in counts},
+    )
+    frame = frame.with_columns(_beds=nw.col("_staffed") / 60.0 / nw.col("window_hours"))
+    return frame.with_columns(
+        mean_census_count=nw.col("patient_hours") / nw.col("window_hours"),
+        patients_per_hour=nw.col("patients_count") / nw.col("window_hours"),
+        mean_hours_per_patient=nw.when(nw.col("patients_count") > 0).then(
+            nw.col("patient_hours") / nw.col("patients_count")
+        ),
+        turnover_per_bed=nw.when(nw.col("_beds") > 0).then(
+            nw.col("outflow_count") / nw.col("_beds")
+        ),
+        turnover_interval_hours=nw.when((nw.col("_beds") > 0) & (nw.col("outflow_count") > 0)).then(
+            (nw.col("_staffed") / 60.0 - nw.col("patient_hours")) / nw.col("outflow_count")
+        ),
+        is_bottleneck=nw.coalesce(
+            nw.col("patient_hours") * 6_000.0 >= BOTTLENECK_PCT * nw.col("_staffed"), nw.lit(False)
+        )
+        & (nw.col("_beds") > 0),
+    )

@@ -1,0 +1,159 @@
+"""Stays: how long they last, who stays too long, who leaves before noon."""
+
+import dagster as dg
+import narwhals as nw
+
+from hospital_assets.assets.declare import table
+from hospital_assets.assets.kpis.totals import month_of, rates
+from hospital_assets.clock import ClockResource
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.warehouse.dialect import Frame, local_clocks
+
+OVERSTAY_HOURS = 50.0
+NOON_HOUR = 12
+
+
+def stays_of(flow: Frame, hospitals: Frame, departments: Frame) -> Frame:
+    """One row per stay and class, with its hospital, last department and local days."""
+    last = flow.with_columns(
+        _last=nw.col("segment_number").max().over("stay_id", "stay_class")
+    ).filter(nw.col("segment_number") == nw.col("_last"))
+    stays = last.join(
+        hospitals.select("hospital_key", "hospital_id", "time_zone"), on="hospital_key", how="left"
+    ).join(departments.select("department_key", "department_name"), on="department_key", how="left")
+    return local_clocks(
+        stays, {"start_local": "stay_start_at", "end_local": "stay_end_at"}, "time_zone"
+    )
+
+
+@dg.asset(**table("kpi_length_of_stay"))
+def kpi_length_of_stay(
+    fact_patient_flow: Frame, dim_hospital: Frame, dim_department: Frame, clock: ClockResource
+) -> Frame:
+    """Length of stay by month of discharge, hospital and class."""
+    as_of = nw.lit(clock.now()).cast(nw.Datetime("us", "UTC"))
+    stays = stays_of(fact_patient_flow, dim_hospital, dim_department)
+    return length_of_stay(stays, as_of).select(
+        nw.col(*CONTRACTS["kpi_length_of_stay"].column_names)
+    )
+
+
+def length_of_stay(stays: Frame, as_of: nw.Expr) -> Frame:
+    """Lengths in their named variants; open stays are counted and lasted until `as_of`.
+
+    Args:
+        stays: hospital_id, stay_class, stay_start_at, stay_end_at (null: open), start_local,
+            end_local.
+        as_of: the moment until which open stays have lasted.
+    """
+    day = 86_400_000_000.0
+    start, end = (
+        nw.col(name).dt.date().cast(nw.Datetime("us")) for name in ("start_local", "end_local")
+    )
+    frame = (
+        stays.with_columns(as_of_at=as_of)
+        .with_columns(
+            period_month=month_of(
+                nw.coalesce(nw.col("end_local").dt.date(), nw.col("as_of_at").dt.date())
+            ),
+            _hcup=((end - start).dt.total_microseconds() / day).round().cast(nw.Int64),
+            _hours=(nw.col("stay_end_at") - nw.col("stay_start_at")).dt.total_microseconds()
+            / (day / 24),
+            _so_far=(nw.col("as_of_at") - nw.col("stay_start_at")).dt.total_microseconds() / day,
+            _is_open=nw.col("stay_end_at").is_null(),
+        )
+        .with_columns(
+            _min1=nw.when(nw.col("_hcup") < 1).then(nw.lit(1)).otherwise(nw.col("_hcup")),
+            # Of open stays only, so that it can stand beside what is measured of the others.
+            _open_days=nw.when(nw.col("_is_open") & (nw.col("_so_far") >= 0)).then(
+                nw.col("_so_far")
+            ),
+        )
+    )
+    lengths = rates(
+        frame,
+        ("period_month", "as_of_at", "stay_class"),
+        ("hospital_id",),
+        excluded={"open": nw.col("_is_open"), "negative": nw.col("_hours") < 0},
+        counted={"numerator_count": nw.lit(False)},
+        of=["_hcup", "_min1", "_hours"],
+        figures={
+            "los_hcup_days_sum": nw.col("_hcup").sum(),
+            "los_hcup_days_average": nw.col("_hcup").mean(),
+            "los_min1_days_average": nw.col("_min1").mean(),
+            "los_hours_average": nw.col("_hours").mean(),
+            "los_hours_median": nw.col("_hours").median(),
+        },
+    )
+    open_days = rates(
+        frame,
+        ("period_month", "stay_class"),
+        ("hospital_id",),
+        excluded={"closed": ~nw.col("_is_open")},
+        counted={"numerator_count": nw.lit(False)},
+        of=["_open_days"],
+        figures={"open_days_so_far_average": nw.col("_open_days").mean()},
+    ).select("period_month", "stay_class", "hospital_id", "open_days_so_far_average")
+    return lengths.join(
+        open_days, on=["period_month", "stay_class", "hospital_id"], how="left"
+    ).with_columns(los_hcup_days_sum=nw.coalesce(nw.col("los_hcup_days_sum"), nw.lit(0)))
+
+
+@dg.asset(**table("kpi_overstays"))
+def kpi_overstays(
+    fact_patient_flow: Frame, dim_hospital: Frame, dim_department: Frame, clock: ClockResource
+) -> Frame:
+    """Stays of more than 50 hours, by hospital and last department."""
+    as_of = nw.lit(clock.now()).cast(nw.Datetime("us", "UTC"))
+    stays = stays_of(fact_patient_flow, dim_hospital, dim_department)
+    return overstays(stays, as_of).select(nw.col(*CONTRACTS["kpi_overstays"].column_names))
+
+
+def overstays(stays: Frame, as_of: nw.Expr) -> Frame:
+    """Stays of more than 50 hours; open ones until `as_of`."""
+    frame = stays.with_columns(
+        as_of_at=as_of,
+        department_name=nw.coalesce(nw.col("department_name"), nw.lit("unknown")),
+        _is_open=nw.col("stay_end_at").is_null(),
+    ).with_columns(
+        _hours=(
+            nw.coalesce(nw.col("stay_end_at"), nw.col("as_of_at")) - nw.col("stay_start_at")
+        ).dt.total_microseconds()
+        / 3_600_000_000
+    )
+    is_over = nw.col("_hours") > OVERSTAY_HOURS
+    return rates(
+        frame,
+        ("as_of_at",),
+        ("hospital_id", "department_name"),
+        excluded={"negative": nw.col("_hours") < 0},
+        counted={"numerator_count": is_over, "open_numerator_count": is_over & nw.col("_is_open")},
+    )
+
+
+@dg.asset(**table("kpi_discharge_before_noon_daily"))
+def kpi_discharge_before_noon_daily(
+    fact_patient_flow: Frame, dim_hospital: Frame, dim_department: Frame
+) -> Frame:
+    """Inpatients discharged alive before noon."""
+    stays = stays_of(fact_patient_flow, dim_hospital, dim_department)
+    return before_noon(stays).select(
+        nw.col(*CONTRACTS["kpi_discharge_before_noon_daily"].column_names)
+    )
+
+
+def before_noon(stays: Frame) -> Frame:
+    """Discharges before noon by the day the visit began, the day of discharge and hospital."""
+    inpatient = stays.filter(nw.col("stay_class") == "inpatient").with_columns(
+        period_date=nw.coalesce(nw.col("end_local").dt.date(), nw.col("service_date"))
+    )
+    return rates(
+        inpatient,
+        ("service_date", "period_date"),
+        ("hospital_id",),
+        excluded={
+            "open": nw.col("stay_end_at").is_null(),
+            "expired": nw.col("discharge_disposition") == "expired",
+        },
+        counted={"numerator_count": nw.col("end_local").dt.hour() < NOON_HOUR},
+    )

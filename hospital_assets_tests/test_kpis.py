@@ -1,0 +1,716 @@
+"""The golden cases of the KPI catalogue, on both engines; usual wrong answers must not come out."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import narwhals as nw
+import polars as pl
+import pytest
+
+from hospital_assets.assets.dimensions.condition_groups import GROUPS
+from hospital_assets.assets.dimensions.persons import surviving
+from hospital_assets.assets.facts.emergency_visits import measured
+from hospital_assets.assets.kpis.chance import with_funnel_limits, with_natural_limits
+from hospital_assets.assets.kpis.crowding import crowding, edwin, nedocs, nedocs_level
+from hospital_assets.assets.kpis.emergency import (
+    boarding,
+    critical_waits,
+    ecat,
+    four_hour,
+    lwbs,
+    op18,
+    seen_on_time,
+    with_z_scores,
+)
+from hospital_assets.assets.kpis.occupancy import department_flow, occupancy, peaks
+from hospital_assets.assets.kpis.people import with_chance_limits
+from hospital_assets.assets.kpis.returns import readmissions, returns
+from hospital_assets.assets.kpis.stays import before_noon, length_of_stay, overstays
+from hospital_assets.checks.contract_checks import ADDS_UP, check_table
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.warehouse.dialect import Frame, explode_days, hash_keys
+from hospital_assets_tests.test_transforms import ENGINES, VISIT_TYPES, Engine, at, collect, events
+
+DAY = date(2026, 1, 1)
+
+
+@pytest.fixture(params=ENGINES.values(), ids=ENGINES)
+def on(request: pytest.FixtureRequest) -> Engine:
+    return request.param  # type: ignore[no-any-return]
+
+
+def clock(text: str | None) -> datetime | None:
+    return None if text is None else at(f"2026-{text}")
+
+
+def fact(name: str, arrival: str, departure: str | None = None, **values: Any) -> dict[str, Any]:
+    """A visit as `measured` takes it; clocks as `01-01 10:00`."""
+    clocks = {key: clock(values.pop(key, None)) for key in
+              ("triage_at", "provider_at", "decision_at", "handover_at", "room_at")}  # fmt: skip
+    return {
+        "visit_id": name, "arrival_at": clock(arrival), "departure_at": clock(departure), **clocks,
+        "disposition": "home", "triage_level": 3, "birth_date": None, "age_at_extract_years": 40,
+        "doctor_id": "D1", "doctor_key": 5, "triage_key": 13, "condition_key": 7,
+        "arrival_local": clock(arrival).replace(tzinfo=None),  # type: ignore[union-attr]
+        "_provider_local": None, "_departure_local": None, "is_cancelled": False,
+        "arrival_mode": "walk_in", "hospital_id": "H1", "service_date": DAY,
+        "is_mental_health": False, "person_key": 1, **values,
+    }  # fmt: skip
+
+
+def visits(on: Engine, *rows: dict[str, Any]) -> Frame:
+    frame = pl.DataFrame(list(rows), schema_overrides=VISIT_TYPES)
+    days = pl.coalesce("departure_at", "arrival_at").dt.date().alias("period_date")
+    return measured(on(frame.with_columns(days)))
+
+
+def of(frame: Frame, **where: Any) -> dict[str, Any]:
+    """The one row of the totals (or of `where`)."""
+    found = collect(frame)
+    for name, value in ({"hospital_id": "all"} | where).items():
+        found = found.filter(pl.col(name) == value)
+    assert found.height == 1, found
+    return found.row(0, named=True)
+
+
+def adds_up(name: str, frame: Frame) -> None:
+    """The table's own conservation rule holds, and breaks when a count is changed."""
+    contract = CONTRACTS[name]
+    for spoiled, broken in ((frame, False), (frame.with_columns(
+            population_count=nw.col("population_count") + 1), True)):  # fmt: skip
+        findings = dict(check_table_groups(contract, spoiled))
+        assert any(found.broken for found in findings["adds_up"]) is broken
+
+
+def check_table_groups(contract: Any, frame: Frame) -> list[tuple[str, Any]]:
+    return [
+        (group.name, found) for group, found in check_table(contract, frame, {}) if group is ADDS_UP
+    ]
+
+
+# G3 LWBS ------------------------------------------------------------------------------------------
+
+
+def test_lwbs(on: Engine) -> None:
+    rows = [fact(f"V{n}", "01-01 10:00", "01-01 12:00", provider_at="01-01 10:30")
+            for n in range(7)]  # fmt: skip
+    rows.append(fact("L", "01-01 10:00", "01-01 12:00", disposition="left_without_being_seen"))
+    rows.append(fact("A", "01-01 10:00", "01-01 12:00", provider_at="01-01 10:30",
+                     disposition="against_medical_advice"))  # fmt: skip
+    rows.append(fact("C", "01-01 10:00", is_cancelled=True, disposition="left_without_being_seen"))
+    out = of(lwbs(visits(on, *rows)))
+    assert (out["population_count"], out["numerator_count"], out["denominator_count"]) == (10, 1, 9)
+    assert round(out["value_pct"], 2) == 11.11
+    assert out["excluded_cancelled_count"] == 1
+
+
+# G4 OP-18 -----------------------------------------------------------------------------------------
+
+
+def stay(name: str, minutes: int | None, **values: Any) -> dict[str, Any]:
+    start = datetime(2026, 1, 1, 10)
+    end = None if minutes is None else start + timedelta(minutes=minutes)
+    return fact(name, "01-01 10:00", None if end is None else f"{end:%m-%d %H:%M}", **values)
+
+
+def test_op18(on: Engine) -> None:
+    rows = [
+        stay("a", 120), stay("b", 180), stay("c", 200),
+        stay("d", 300, disposition="transferred"), stay("e", 400, is_mental_health=True),
+        stay("f", 240, disposition="admitted"), stay("g", 60, disposition="against_medical_advice"),
+        stay("h", 30, disposition="expired"), stay("i", None),
+    ]  # fmt: skip
+    out = op18(visits(on, *rows))
+    medians = {s: of(out, stratum=s)["median_minutes"]
+               for s in ("all", "reported", "mental_health", "transferred")}  # fmt: skip
+    assert medians == {"all": 200.0, "reported": 180.0, "mental_health": 400.0,
+                       "transferred": 300.0}  # fmt: skip
+    reported = of(out, stratum="reported")
+    assert reported["denominator_count"] == 3 and reported["population_count"] == 9
+    assert reported["excluded_other_stratum_count"] == 2
+    adds_up("kpi_op18", out.select(*CONTRACTS["kpi_op18"].column_names))
+
+
+def test_op18_of_an_even_number_is_the_mean_of_the_middle_two(on: Engine) -> None:
+    out = op18(visits(on, stay("a", 100), stay("b", 200), stay("c", 300), stay("d", 500)))
+    assert of(out, stratum="reported")["median_minutes"] == 250.0
+
+
+# G5 ECAT ------------------------------------------------------------------------------------------
+
+
+def roomed(name: str, seconds: int, stay_minutes: int = 200, **values: Any) -> dict[str, Any]:
+    start = datetime(2026, 1, 1, 10, tzinfo=UTC)
+    row = fact(name, "01-01 10:00", **values)
+    return row | {
+        "room_at": start + timedelta(seconds=seconds),
+        "departure_at": start + timedelta(minutes=stay_minutes),
+    }
+
+
+def boarded(name: str, minutes: int) -> dict[str, Any]:
+    end = datetime(2026, 1, 1, 10, tzinfo=UTC) + timedelta(minutes=300)
+    return roomed(name, 600, 300, disposition="admitted") | {
+        "decision_at": end - timedelta(minutes=minutes)
+    }
+
+
+def test_ecat(on: Engine) -> None:
+    rows = [
+        roomed("E1", 3600), roomed("E2", 3659), roomed("E3", 3660),
+        fact("E4", "01-01 10:00", "01-01 11:00", disposition="left_without_being_seen"),
+        boarded("E5", 240), boarded("E6", 241),
+        roomed("E7", 600, 481, disposition="observation"), roomed("E8", 600, 481),
+        roomed("E9", 4500, 500),
+        # Ends in the next year.
+        roomed("E10", 9000) | {"arrival_at": at("2026-12-31 23:00"), "room_at": None,
+                               "departure_at": at("2027-01-01 01:00")},
+        roomed("E11", 3660, 500, disposition="observation"),
+    ]  # fmt: skip
+    out = ecat(visits(on, *rows))
+    year = of(out, stratum="all", period_year=2026)
+    assert (year["numerator_count"], year["denominator_count"], year["value_pct"]) == (6, 10, 60.0)
+    counts = [year[f"{part}_count"] for part in ("room", "left", "boarded", "long_stay")]
+    assert counts == [3, 1, 1, 2]  # E9 is in two components and counts once
+    assert of(out, stratum="all", period_year=2027)["denominator_count"] == 1
+
+
+def test_ecat_strata(on: Engine) -> None:
+    rows = [
+        fact("a", "01-01 10:00", "01-01 11:00", age_at_extract_years=17),
+        fact("b", "01-01 10:00", "01-01 11:00", age_at_extract_years=18),
+        fact("c", "01-01 10:00", "01-01 11:00", age_at_extract_years=18, is_mental_health=True),
+        fact("d", "01-01 10:00", "01-01 11:00", age_at_extract_years=None),
+    ]
+    out = collect(ecat(visits(on, *rows))).filter(pl.col("hospital_id") == "all")
+    assert dict(out.select("stratum", "population_count").iter_rows()) == {
+        "all": 4, "under_18": 1, "18_and_over": 1, "18_and_over_mental_health": 1
+    }  # fmt: skip
+
+
+def test_ecat_z_scores(on: Engine) -> None:
+    schema = {"period_year": 2026, "stratum": "all"}
+    rates = pl.DataFrame(
+        [
+            {**schema, "hospital_id": name, "population_count": count, "value_pct": value}
+            for name, count, value in (
+                ("A", 15_000, 10.0), ("B", 19_999, 20.0), ("C", 100, 30.0),
+                ("D", 20_000, 50.0), ("all", 55_099, 20.0),
+            )
+        ]
+    )  # fmt: skip
+    out = collect(with_z_scores(on(rates))).sort("hospital_id")
+    scores = dict(out.select("hospital_id", "z_score").iter_rows())
+    # The sample standard deviation: the population's would give 1.2247. D is alone in its band.
+    assert [scores[name] for name in "ABC"] == [-1.0, 0.0, 1.0]
+    assert scores["D"] is None and scores["all"] is None
+    bands = dict(out.select("hospital_id", "volume_band").iter_rows())
+    assert bands["B"] == "0-19999" and bands["D"] == "20000-39999" and bands["all"] is None
+
+
+# G6 four hours ------------------------------------------------------------------------------------
+
+
+def test_four_hours(on: Engine) -> None:
+    ambulance = {"arrival_mode": "ambulance"}
+    rows = [
+        fact("a", "01-01 10:00", "01-01 14:00"),
+        fact("b", "01-01 10:00", "01-01 14:01"),
+        fact("c", "01-01 10:00", "01-01 14:14", handover_at="01-01 10:40", **ambulance),
+        fact("d", "01-01 10:00", "01-01 14:06", handover_at="01-01 10:05", **ambulance),
+        fact("e", "01-01 23:00", "01-02 02:30"),
+        fact("open", "01-01 10:00"),
+        fact("reversed", "01-01 10:00", "01-01 09:00"),
+    ]
+    frame = visits(on, *rows)
+    minutes = dict(collect(frame).select("visit_id", "four_hour_minutes").iter_rows())
+    assert [minutes[name] for name in "abcde"] == [240.0, 241.0, 239.0, 241.0, 210.0]
+    assert minutes["open"] is None and minutes["reversed"] is None
+    out = collect(four_hour(frame)).filter(pl.col("hospital_id") == "all")
+    assert out["numerator_count"].sum() * 100 / out["denominator_count"].sum() == 60.0
+    # Counted on the day of departure.
+    second = out.filter(pl.col("period_date") == date(2026, 1, 2))
+    assert second["numerator_count"].to_list() == [1]
+    assert out["excluded_open_count"].sum() == 1 and out["excluded_negative_count"].sum() == 1
+
+
+def test_an_ambulance_without_a_handover_has_fifteen_minutes(on: Engine) -> None:
+    frame = visits(on, fact("a", "01-01 10:00", "01-01 14:15", arrival_mode="ambulance"))
+    assert collect(frame)["four_hour_minutes"].to_list() == [240.0]
+
+
+# Boarding, targets --------------------------------------------------------------------------------
+
+
+def test_boarding(on: Engine) -> None:
+    admitted = {"disposition": "admitted", "destination_department": "ICU"}
+    rows = [
+        fact("a", "01-01 10:00", "01-01 16:00", decision_at="01-01 12:00", **admitted),
+        fact("b", "01-01 10:00", "01-01 16:01", decision_at="01-01 12:00", **admitted),
+        fact("c", "01-01 10:00", "01-01 16:00", **admitted),
+        fact("d", "01-01 10:00", "01-01 11:00", decision_at="01-01 12:00", **admitted),
+        fact("e", "01-01 10:00", decision_at="01-01 12:00", **admitted),
+    ]
+    out = of(boarding(visits(on, *rows)), destination_department="all")
+    assert (out["denominator_count"], out["numerator_count"]) == (2, 1)
+    assert out["boarding_sum_minutes"] == 481.0 and out["boarding_median_minutes"] == 240.5
+    assert (out["excluded_open_count"], out["excluded_no_decision_count"],
+            out["excluded_negative_count"]) == (1, 1, 1)  # fmt: skip
+
+
+def test_seen_on_time_by_every_scale(on: Engine) -> None:
+    scales = pl.DataFrame(
+        [("ATS", 1, 0.0), ("ATS", 3, 30.0), ("Manchester", 1, 0.0), ("Manchester", 3, 60.0)],
+        schema=["scale", "level", "target_minutes"], orient="row",
+    ).with_columns(pl.col("level").cast(pl.Int64))  # fmt: skip
+    rows = [
+        fact("a", "01-01 10:00", provider_at="01-01 10:02", triage_level=1),
+        fact("b", "01-01 10:00", provider_at="01-01 10:03", triage_level=1),
+        fact("c", "01-01 10:00", provider_at="01-01 10:45", triage_level=3),
+        fact("d", "01-01 10:00", triage_level=3),
+        fact("e", "01-01 10:00", provider_at="01-01 10:01", triage_level=None),
+    ]
+    out = seen_on_time(visits(on, *rows), on(scales))
+    for scale, seen in (("ATS", 1), ("Manchester", 2)):
+        row = of(out, scale=scale, triage_level="all")
+        assert (row["denominator_count"], row["numerator_count"]) == (3, seen)
+        assert (row["excluded_no_wait_count"], row["excluded_untriaged_count"]) == (1, 1)
+    assert of(out, scale="ATS", triage_level="3")["target_minutes"] == 30.0
+
+
+# G13 critical waits -------------------------------------------------------------------------------
+
+
+def test_critical_waits(on: Engine) -> None:
+    two = {"triage_level": 2}
+    rows = [
+        fact("a", "01-01 11:00", provider_at="01-01 11:00", **two),
+        fact("b", "01-01 11:00", provider_at="01-01 11:15", **two),
+        fact("c", "01-01 11:00", provider_at="01-01 11:16", **two),
+        fact("d", "01-01 11:00", "01-01 11:40", disposition="left_without_being_seen", **two),
+        fact("e", "01-01 11:40", disposition=None, **two),
+        fact("f", "01-01 11:50", disposition=None, **two),
+        fact("g", "01-01 11:00", provider_at="01-01 12:00", triage_level=3),
+    ]
+    as_of = nw.lit(at("2026-01-01 12:00")).cast(nw.Datetime("us", "UTC"))
+    out = of(critical_waits(visits(on, *rows), as_of))
+    assert (out["numerator_count"], out["denominator_count"], out["value_pct"]) == (3, 5, 60.0)
+    assert out["excluded_pending_count"] == 1
+    late = ("seen_late_count", "left_late_count", "waiting_late_count")
+    assert [out[name] for name in late] == [1, 1, 1]
+
+
+# 72-hour returns ----------------------------------------------------------------------------------
+
+
+def test_returns(on: Engine) -> None:
+    rows = [
+        fact("a", "01-01 10:00", "01-01 12:00"),
+        fact("b", "01-04 12:00", "01-04 14:00", disposition="admitted"),  # 72 h later
+        fact("c", "01-01 10:00", "01-01 12:00", person_key=2),
+        fact("d", "01-04 12:01", "01-04 14:00", person_key=2),  # a minute too late
+        fact("e", "01-01 10:00", "01-01 12:00", person_key=3, disposition="eloped"),
+        fact("f", "01-02 10:00", "01-02 12:00", person_key=3),
+        fact("g", "01-01 10:00", "01-01 12:00", person_key=None),
+        fact("h", "01-01 11:00", "01-01 13:00", person_key=None),  # nobody is not the same
+        fact("i", "01-19 10:00", "01-19 12:00", person_key=4),
+    ]
+    end = nw.lit(at("2026-01-20 00:00")).cast(nw.Datetime("us", "UTC"))
+    out = returns(visits(on, *rows), end)
+    found = {v: of(out, variant=v) for v in ("discharged", "with_left", "return_admitted")}
+    counts = {v: (r["numerator_count"], r["denominator_count"]) for v, r in found.items()}
+    assert counts == {"discharged": (1, 4), "with_left": (2, 5), "return_admitted": (1, 4)}
+    assert found["discharged"]["excluded_unknown_patient_count"] == 2
+    assert found["discharged"]["excluded_run_out_count"] == 1
+    adds_up("kpi_returns", out.select(*CONTRACTS["kpi_returns"].column_names))
+
+
+# G12 crowding -------------------------------------------------------------------------------------
+
+
+def test_nedocs_and_edwin(on: Engine) -> None:
+    state = pl.DataFrame(
+        {
+            "ed_patients_count": [30, 25], "ed_bed_count": [20, 25], "boarders_count": [8, 5],
+            "hospital_bed_count": [200, 0], "ventilated_count": [2, 0],
+            "longest_boarding_hours": [4.0, 0.0], "last_door_to_bed_hours": [2.0, 0.0],
+            "attendings_count": [0, 3],
+            # ESI 1:1 2:4 3:10 4:8 5:2, each as 6 - level.
+            "triage_weight_sum": [0, 1 * 5 + 4 * 4 + 10 * 3 + 8 * 2 + 2 * 1],
+        }
+    )  # fmt: skip
+    out = collect(on(state).with_columns(n=nedocs(), e=edwin()).with_columns(
+        level=nedocs_level("n")))  # fmt: skip
+    assert round(out["n"][0], 1) == 174.5 and out["level"][0] == "severely_overcrowded"
+    assert out["n"][1] is None and out["e"][0] is None
+    assert round(out["e"][1], 2) == 1.15  # unreversed it would be 1.35
+
+
+def test_crowding_counts_who_is_there_at_the_hour(on: Engine) -> None:
+    hours = [at("2026-01-01 10:00"), at("2026-01-01 11:00")]
+    beds = pl.DataFrame(
+        [
+            {"service_date": DAY, "hospital_id": "H1", "department_name": name,
+             "hour_start_at": hour, "bed_capacity": count}
+            for hour in hours for name, count in (("Emergency", 4), ("ICU", 10))
+        ],
+        schema_overrides={"hour_start_at": pl.Datetime("us", "UTC")},
+    )  # fmt: skip
+    none = {"room_at": None, "decision_at": None, "ventilated_at": None, "disposition": "home"}
+    present = pl.DataFrame(
+        [
+            {**none, "hospital_id": "H1", "arrival_at": at("2026-01-01 09:00"),
+             "departure_at": at("2026-01-01 10:00"), "triage_level": 1},  # gone at ten
+            {**none, "hospital_id": "H1", "arrival_at": at("2026-01-01 09:30"),
+             "departure_at": None, "triage_level": 2, "room_at": at("2026-01-01 10:00"),
+             "decision_at": at("2026-01-01 10:30"), "disposition": "admitted"},
+            {**none, "hospital_id": "H1", "arrival_at": at("2026-01-01 10:01"),
+             "departure_at": at("2026-01-01 12:00"), "triage_level": None},
+        ],
+        schema_overrides={name: pl.Datetime("us", "UTC") for name in
+                          ("arrival_at", "departure_at", "room_at", "decision_at",
+                           "ventilated_at")},
+    )  # fmt: skip
+    shifts = pl.DataFrame(
+        {"hospital_id": ["H1"], "shift_start_at": [hours[0]], "shift_end_at": [hours[1]]},
+        schema_overrides={"shift_start_at": pl.Datetime("us", "UTC"),
+                          "shift_end_at": pl.Datetime("us", "UTC")},
+    )  # fmt: skip
+    out = collect(crowding(on(beds), on(present), on(shifts))).sort("hour_start_at")
+    assert out["ed_patients_count"].to_list() == [1, 2]
+    assert out["boarders_count"].to_list() == [0, 1]
+    assert out["longest_boarding_hours"].to_list() == [0.0, 0.5]
+    assert out["last_door_to_bed_hours"].to_list() == [0.5, 0.5]
+    assert out["attendings_count"].to_list() == [1, 0]
+    assert out["triage_weight_sum"].to_list() == [4, 4]
+    assert out["hospital_bed_count"].to_list() == [10, 10]
+
+
+# G7 length of stay, overstays, noon ---------------------------------------------------------------
+
+
+def stays(on: Engine, *rows: tuple[str, str | None]) -> Frame:
+    frame = pl.DataFrame(
+        [
+            {"hospital_id": "H1", "stay_class": "inpatient", "department_name": "ICU",
+             "service_date": DAY, "discharge_disposition": "home",
+             "stay_start_at": clock(start), "stay_end_at": clock(end)}
+            for start, end in rows
+        ],
+        schema_overrides={name: pl.Datetime("us", "UTC")
+                          for name in ("stay_start_at", "stay_end_at")},
+    ).with_columns(
+        start_local=pl.col("stay_start_at").dt.replace_time_zone(None),
+        end_local=pl.col("stay_end_at").dt.replace_time_zone(None),
+    )  # fmt: skip
+    return on(frame)
+
+
+AS_OF = nw.lit(at("2026-01-31 00:00")).cast(nw.Datetime("us", "UTC"))
+
+
+def test_length_of_stay(on: Engine) -> None:
+    frame = stays(on, ("01-01 23:50", "01-02 00:10"), ("01-01 08:00", "01-01 20:00"),
+                  ("01-01 00:00", "01-05 00:00"), ("01-01 00:00", None))  # fmt: skip
+    out = of(length_of_stay(frame, AS_OF))
+    assert round(out["los_hcup_days_average"], 3) == 1.667
+    assert out["los_min1_days_average"] == 2.0
+    assert out["los_hours_median"] == 12.0
+    assert (out["denominator_count"], out["excluded_open_count"]) == (3, 1)  # not 8.75 with now()
+    assert out["open_days_so_far_average"] == 30.0
+    short = of(length_of_stay(stays(on, ("01-01 23:50", "01-02 00:10")), AS_OF))
+    assert round(short["los_hours_average"], 3) == 0.333
+    assert short["los_hcup_days_average"] == 1.0
+
+
+def test_overstays(on: Engine) -> None:
+    frame = stays(on, ("01-01 00:00", "01-03 02:00"), ("01-01 00:00", "01-03 02:01"),
+                  ("01-28 00:00", None), ("01-30 00:00", None))  # fmt: skip
+    out = of(overstays(frame, AS_OF), department_name="all")
+    assert (out["population_count"], out["numerator_count"]) == (4, 2)
+    assert out["open_numerator_count"] == 1
+
+
+def test_discharged_before_noon(on: Engine) -> None:
+    frame = stays(on, ("01-01 00:00", "01-02 11:59"), ("01-01 00:00", "01-02 12:00"),
+                  ("01-01 00:00", None))  # fmt: skip
+    out = collect(before_noon(frame)).filter(pl.col("hospital_id") == "all")
+    assert out["numerator_count"].sum() == 1 and out["denominator_count"].sum() == 2
+    assert out["excluded_open_count"].sum() == 1
+
+
+# G9 occupancy, G17 Little's law -------------------------------------------------------------------
+
+TENTH = date(2026, 1, 10)
+
+
+def segments(on: Engine, *rows: tuple[str, str | None]) -> Frame:
+    """Segments of 10 January, cut at its midnights."""
+    low, high = at("2026-01-10 00:00"), at("2026-01-11 00:00")
+    cut = []
+    for start, end in rows:
+        begins, ends = clock(start), clock(end)
+        assert begins is not None
+        lasts = ends is None or ends > high
+        cut.append(
+            {"service_date": TENTH, "hospital_id": "H1", "department_id": "D",
+             "department_name": "ICU", "from_at": max(begins, low),
+             "until_at": high if lasts or ends is None else ends, "starts": int(begins >= low),
+             "ends": int(not lasts), "lasts": int(lasts)}
+        )  # fmt: skip
+    return on(pl.DataFrame(cut, schema_overrides={"from_at": pl.Datetime("us", "UTC"),
+                                                  "until_at": pl.Datetime("us", "UTC")}))  # fmt: skip
+
+
+def hours_of(on: Engine, occupied_hours: float, beds: int = 2) -> Frame:
+    each = occupied_hours * 60 / 24
+    return on(
+        pl.DataFrame(
+            [
+                {"service_date": TENTH, "hospital_id": "H1", "department_id": "D",
+                 "department_name": "ICU", "bed_capacity": beds, "occupied_bed_minutes": each,
+                 "hour_start_at": at("2026-01-10 00:00") + timedelta(hours=hour),
+                 "staffed_bed_minutes": beds * 60.0}
+                for hour in range(24)
+            ],
+            schema_overrides={"hour_start_at": pl.Datetime("us", "UTC")},
+        )
+    )  # fmt: skip
+
+
+G9 = (
+    ("01-09 08:00", "01-10 12:00"),
+    ("01-10 06:00", "01-10 20:00"),
+    ("01-10 22:00", "01-11 04:00"),
+)
+
+
+def test_occupancy(on: Engine) -> None:
+    (row,) = collect(occupancy(hours_of(on, 28.0), segments(on, *G9))).iter_rows(named=True)
+    assert round(row["time_weighted_pct"], 2) == 58.33  # not 3 patients in 2 beds, 150 %
+    assert (row["midnight_patients_count"], row["midnight_pct"]) == (1, 50.0)
+    assert (row["peak_patients_count"], row["peak_pct"]) == (2, 100.0)
+
+
+def test_a_bed_handed_over_is_one_bed(on: Engine) -> None:
+    swapped = segments(on, ("01-09 08:00", "01-10 12:00"), ("01-10 12:00", "01-10 20:00"))
+    assert collect(peaks(swapped))["peak_patients_count"].to_list() == [1]
+
+
+def test_littles_law(on: Engine) -> None:
+    (row,) = collect(department_flow(hours_of(on, 28.0), segments(on, *G9))).iter_rows(named=True)
+    assert round(row["mean_census_count"], 4) == 1.1667
+    assert row["patient_hours"] == 28.0
+    assert row["patients_per_hour"] * row["mean_hours_per_patient"] == pytest.approx(
+        row["mean_census_count"]
+    )
+    assert (row["inflow_count"], row["outflow_count"], row["patients_count"]) == (2, 2, 3)
+    assert row["turnover_per_bed"] == 1.0 and row["turnover_interval_hours"] == 10.0
+    assert row["is_bottleneck"] is False
+
+
+def test_days_of_a_span(on: Engine) -> None:
+    frame = pl.DataFrame({"a": [DAY, DAY, DAY], "b": [DAY, date(2026, 1, 3), date(2025, 1, 1)]})
+    found = collect(explode_days(on(frame), "a", "b", "day")).sort("b", "day")
+    assert found["day"].to_list() == [DAY, DAY, date(2026, 1, 2), date(2026, 1, 3)]
+
+
+# G10 readmissions, G22 merges ---------------------------------------------------------------------
+
+G10 = """
+P1 a H1 01-01 01-05 01 0 0 HF
+P1 b H1 01-20 01-25 01 0 0 HF
+P2 a H1 01-01 01-05 01 0 0 CH
+P2 b H1 01-15 01-16 01 1 0 CH
+P2 c H1 01-22 01-25 01 0 0 SE
+P3 a H1 01-03 01-06 02 0 0 MI
+P3 b H2 01-06 01-10 01 0 0 MI
+P3 c H1 01-30 02-02 01 0 0 HF
+P4 a H1 01-02 01-08 20 0 0 SE
+P5 a H1 01-07 01-09 07 0 0 CO
+P5 b H1 01-12 01-14 01 0 0 CO
+P6 a H1 01-08 01-10 01 0 0 PN
+P6 b H1 01-10 01-13 01 0 0 PN
+P7 a H1 01-08 01-10 01 0 0 HF
+P7 b H1 02-09 02-11 01 0 0 HF
+P8 a H1 01-08 01-10 01 0 0 HF
+P8 b H1 02-10 02-11 01 0 0 HF
+P9 a H1 03-20 03-25 01 0 0 HF
+P10 a H1 03-28 - - 0 0 HF
+P11 a H1 01-01 01-03 01 0 0 UT
+P11 b H1 01-08 01-10 01 0 0 UT
+P11 c H1 01-15 01-18 01 0 0 UT
+P12 a H1 01-05 01-09 01 0 1 CT
+"""
+DISPOSITION = {"01": "home", "02": "transferred", "07": "against_medical_advice", "20": "expired",
+               "-": None}  # fmt: skip
+DATA_END = nw.lit(date(2026, 3, 31)).cast(nw.Date)
+
+
+def inpatients(text: str) -> pl.DataFrame:
+    def day(text: str) -> date | None:
+        return None if text == "-" else date(2026, int(text[:2]), int(text[3:]))
+
+    rows = []
+    for line in text.strip().splitlines():
+        person, name, hospital, start, end, how, planned, cancer, diagnosis = line.split()
+        started = day(start)
+        assert started is not None
+        rows.append(
+            {"stay_id": person + name, "person_key": int(person[1:]), "hospital_id": hospital,
+             "admitted_at": datetime.combine(started, datetime.min.time(), UTC),
+             "admitted_date": started, "discharged_date": day(end),
+             "disposition": DISPOSITION[how], "diagnosis": diagnosis,
+             "is_planned": planned == "1", "is_cancer_medical": cancer == "1"}
+        )  # fmt: skip
+    return pl.DataFrame(
+        rows, schema_overrides={"admitted_at": pl.Datetime("us", "UTC"), "discharged_date": pl.Date}
+    )
+
+
+def readmitted(on: Engine, rows: pl.DataFrame) -> tuple[int, int]:
+    out = collect(readmissions(on(rows), DATA_END)).filter(pl.col("hospital_id") == "all")
+    return int(out["numerator_count"].sum()), int(out["denominator_count"].sum())
+
+
+def test_readmissions(on: Engine) -> None:
+    assert readmitted(on, inpatients(G10)) == (6, 16)  # 37.5 %, not 10 of 23
+    assert readmitted(on, inpatients(G10).reverse()) == (6, 16)
+    frame = readmissions(on(inpatients(G10)), DATA_END)
+    adds_up("kpi_readmissions", frame.select(*CONTRACTS["kpi_readmissions"].column_names))
+    out = collect(frame).filter(pl.col("hospital_id") == "all")
+    left_out = {name: out[f"excluded_{name}_count"].sum() for name in
+                ("open", "expired", "against_advice", "transferred", "continued", "cancer",
+                 "run_out")}  # fmt: skip
+    assert left_out == dict.fromkeys(left_out, 1)
+
+
+def test_an_unknown_patient_is_never_readmitted(on: Engine) -> None:
+    rows = inpatients(G10).with_columns(person_key=pl.lit(None, dtype=pl.Int64))
+    assert readmitted(on, rows) == (0, 0)
+
+
+def merges(*pairs: tuple[str, str, str]) -> pl.DataFrame:
+    """A40 messages: moment, number merged away, surviving number."""
+    rows = events([(f"M{n}", "A40", when) for n, (when, _, _) in enumerate(pairs)])
+    return rows.with_columns(
+        prior_patient_id=pl.Series([old for _, old, _ in pairs], dtype=pl.String),
+        patient_id=pl.Series([new for _, _, new in pairs], dtype=pl.String),
+    )
+
+
+def persons(on: Engine, numbers: list[str], *pairs: tuple[str, str, str]) -> dict[str, int]:
+    patients = hash_keys(on(pl.DataFrame({"patient_id": numbers})),
+                         {"patient_durable_key": ["patient_id"]})  # fmt: skip
+    found = collect(surviving(patients, on(merges(*pairs))))
+    names = collect(patients)
+    joined = names.join(found, on="patient_durable_key")
+    return dict(joined.select("patient_id", "person_key").iter_rows())
+
+
+def test_merged_numbers_are_one_person(on: Engine) -> None:
+    found = persons(on, ["P100", "P200", "P300"], ("26 10:00", "P200", "P100"))
+    assert found["P200"] == found["P100"] != found["P300"]
+    chained = persons(on, ["A", "B", "C"], ("01 11:00", "B", "C"), ("01 10:00", "A", "B"))
+    assert len(set(chained.values())) == 1 and chained["A"] == chained["C"]
+    corrected = persons(on, ["A", "B", "C"], ("01 10:00", "A", "B"), ("01 11:00", "A", "C"))
+    assert corrected["A"] == corrected["C"] != corrected["B"]
+
+    rows = inpatients("P100 a H1 01-01 01-05 01 0 0 HF\nP200 a H1 01-20 01-25 01 0 0 HF")
+    assert readmitted(on, rows) == (0, 2)
+    of_persons = rows.with_columns(person_key=pl.lit(found["P100"]))
+    assert readmitted(on, of_persons) == (1, 2)
+
+
+# G15 workload, chance -----------------------------------------------------------------------------
+
+
+def doctors(*rows: tuple[int, int, float]) -> pl.DataFrame:
+    return pl.DataFrame(
+        [(key, 1, count, hours) for key, count, hours in rows],
+        schema=["doctor_key", "hospital_key", "visit_count", "shift_hours"], orient="row",
+    ).with_columns(pl.col("shift_hours").cast(pl.Float64))  # fmt: skip
+
+
+def test_workload_is_per_hour(on: Engine) -> None:
+    out = collect(with_chance_limits(on(doctors((1, 16, 8.0), (2, 10, 4.0), (-1, 3, 0.0))))).sort(
+        "doctor_key"
+    )
+    rate = {r["doctor_key"]: r["visit_count"] / r["shift_hours"]
+            for r in out.iter_rows(named=True) if r["shift_hours"]}  # fmt: skip
+    assert rate == {1: 2.0, 2: 2.5}  # D2 is busier, with fewer patients
+    expected = dict(out.select("doctor_key", "expected_visit_count").iter_rows())
+    assert expected[1] == pytest.approx(26 * 8 / 12) and expected[-1] is None
+    assert out.filter(pl.col("doctor_key") > 0)["is_outside"].to_list() == [False, False]
+
+
+def test_twenty_doctors_between_228_and_281_visits_are_noise(on: Engine) -> None:
+    counts = [281, 228, *([250] * 16), 245, 246]
+    out = collect(with_chance_limits(on(doctors(*((n + 1, c, 0.0) for n, c in enumerate(counts))))))
+    assert sum(counts) == 5000
+    assert out["expected_visit_count"].to_list() == [250.0] * 20
+    assert not out["is_outside"].any()
+    far = collect(with_chance_limits(on(doctors((1, 320, 0.0), (2, 180, 0.0)))))
+    assert far["is_outside"].to_list() == [True, True]
+
+
+def test_natural_limits(on: Engine) -> None:
+    # Moving ranges 2, 2, 2, ...: mean 2; mean 11; limits 11 -+ 5.32.
+    values = [10.0, 12.0] * 6
+    days = [DAY + timedelta(days=n) for n in range(len(values))]
+
+    def limits(values: list[float]) -> pl.DataFrame:
+        frame = pl.DataFrame({"metric": "m", "hospital_id": "H1", "period_date": days[: len(values)],
+                              "value": values})  # fmt: skip
+        return collect(with_natural_limits(on(frame))).sort("period_date")
+
+    out = limits(values)
+    assert out["centre"].unique().to_list() == [11.0]
+    assert out["upper_limit"][0] == pytest.approx(16.32)
+    assert out["lower_limit"][0] == pytest.approx(5.68)
+    assert not out["is_outside"].any() and not out["is_run_of_eight"].any()
+    jumped = limits([10.0, 12.0] * 5 + [10.0, 60.0])
+    assert jumped["is_outside"].to_list() == [False] * 11 + [True]
+    shifted = limits([9.0] * 4 + [12.0] * 8)
+    assert shifted["is_run_of_eight"].to_list() == [False] * 11 + [True]
+
+
+def test_funnel_limits(on: Engine) -> None:
+    rate = pl.DataFrame({"hospital_id": ["A", "B", "C", "all"], "n": [10, 2, 40, 52],
+                         "d": [100, 20, 100, 220], "p": [110, 20, 100, 230]})  # fmt: skip
+    out = collect(with_funnel_limits({"m": on(rate)})).sort("hospital_id")
+    assert out["hospital_id"].to_list() == ["A", "B", "C"]
+    assert out["centre_pct"].unique().round(3).to_list() == [23.636]
+    # 10 % of 100 is a finding where 10 % of 20 is none.
+    assert out["is_outside"].to_list() == [True, False, True]
+    assert out["excluded_count"].to_list() == [10, 0, 0]
+
+
+# The catalogue ------------------------------------------------------------------------------------
+
+
+def test_every_kpi_says_what_it_means() -> None:
+    for contract in CONTRACTS.values():
+        if contract.layer != "kpis" or contract.name in EXPLAINED_BY:
+            continue
+        assert contract.measures, contract.name
+        for measure in contract.measures:
+            assert measure.definition.endswith(".") and measure.source and measure.population
+            assert measure.name in contract.description
+
+
+#: Daily tables whose figures another table explains.
+EXPLAINED_BY = {
+    "kpi_arrivals_hourly": "kpi_peak_hours",
+    "kpi_conditions_daily": "kpi_conditions",
+    "kpi_triage_mix_daily": "kpi_triage_mix",
+    "kpi_physician_workload_daily": "kpi_physician_workload",
+}
+
+
+def test_each_code_is_in_one_group() -> None:
+    assert all(first <= last for first, last, _ in GROUPS)
+    names = [name for *_, name in GROUPS]
+    assert len(set(names)) == len(names)
