@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from hospital_assets.contracts.table import Dates, Privacy, Table, column
+from hospital_assets.contracts.table import Dates, Instant, Privacy, Table, column
 
 _READING_PROBLEMS = ["unreadable_line", "wrong_field_count", "unmatched_join"]
 
@@ -63,6 +63,7 @@ class RawLandedFiles(
     )
     file_bytes: pl.Int64 = column("Size on disk.", unit="byte", ge=0)
     file_modified_ns: pl.Int64 = column("Modification time, to notice changes.", unit="ns")
+    first_seen_at: Instant = column("When a look first found it with this content.")
     encoding: pl.String = column("Text encoding found in the bytes.")
     compression: pl.String = column("'gzip' or 'none', from the bytes, not the name.")
     columns: pl.String = column("Columns as landed, comma separated.", nullable=True)

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from types import MappingProxyType
 
@@ -275,6 +275,7 @@ class LandingZone:
         folder = source_file.partition("/")[0]
         row: dict[str, object] = {
             **entry,
+            "first_seen_at": datetime.now(UTC),
             "source_profile": folder,
             "subject": "unknown",
             "encoding": "unknown",
@@ -464,7 +465,9 @@ class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         warehouse = self.warehouse.open()
         if not warehouse.exists(_LEDGER):
             return None
-        return warehouse.read(_LEDGER).collect("polars").to_native()  # type: ignore[no-any-return]
+        known: pl.DataFrame = warehouse.read(_LEDGER).collect("polars").to_native()
+        # One that an older version wrote may lack a column; then every file is looked at anew.
+        return known if set(_LEDGER.column_names) <= set(known.columns) else None
 
 
 def read_set_aside(folder: Path) -> dict[str, str]:

@@ -12,7 +12,7 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.warehouse.database import Period
-from hospital_assets.warehouse.dialect import Frame
+from hospital_assets.warehouse.dialect import Frame, checkpoint
 
 
 def all_days(table: str) -> dict[str, dg.AssetIn]:
@@ -39,8 +39,11 @@ def newest_of_each(records: Frame, key: Sequence[str], period: Period | None) ->
         .select(*keys, "recorded_at", "service_date", "source_file", "source_line")
         .with_columns(_is_dated=(~nw.col("recorded_at").is_null()).cast(nw.Int32))
     )
-    repeated = contested.group_by(*keys).agg(_count=nw.len()).filter(nw.col("_count") > 1)
-    older = (
+    # Evaluated one after the other: together their hash tables would not fit beside a year's facts.
+    repeated = checkpoint(
+        contested.group_by(*keys).agg(_count=nw.len()).filter(nw.col("_count") > 1)
+    )
+    older = checkpoint(
         contested.join(repeated, on=keys, how="semi")
         .with_columns(
             _newer_count=nw.col("source_line")

@@ -45,12 +45,8 @@ def kpi_crowding_hourly(
         # Nobody ever came: no day, no hour.
         first = last = date(1970, 1, 1)
     period = Period(first, last + timedelta(days=1))
-    beds = checkpoint(
-        department_hours(dim_department, dim_hospital, dim_date, period).join(
-            dim_department.select("department_key", "department_name"),
-            on="department_key",
-            how="left",
-        )
+    beds = department_hours(dim_department, dim_hospital, dim_date, period).join(
+        dim_department.select("department_key", "department_name"), on="department_key", how="left"
     )
     visits = fact_emergency_visits.filter(~nw.col("is_cancelled")).join(
         dim_hospital.select("hospital_key", "hospital_id"), on="hospital_key", how="left"
@@ -73,7 +69,11 @@ def kpi_crowding_hourly(
         .join(dim_hospital.select("hospital_key", "hospital_id"), on="hospital_key", how="left")
     )
     visits = visits.join(ventilated, on="visit_id", how="left")
-    return crowding(beds, checkpoint(visits), checkpoint(shifts)).select(
+    visits = checkpoint(visits)
+    # De-identified data lie decades apart; a day without anybody is not looked at.
+    days = visits.select("service_date", "hospital_id").unique()
+    beds = checkpoint(beds.join(days, on=["service_date", "hospital_id"], how="semi"))
+    return crowding(beds, visits, checkpoint(shifts)).select(
         nw.col(*CONTRACTS["kpi_crowding_hourly"].column_names)
     )
 
