@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Iterator
 
+    from rich.console import Console
+
     from hospital_assets.automation.build import BuildReport
+    from hospital_assets.warehouse.database import Warehouse
 
 _USAGE_ERROR = 2
 
@@ -94,6 +97,14 @@ def _parser() -> argparse.ArgumentParser:
     alerts.add_argument("--all", action="store_true", help="list resolved alerts too")
     alerts.add_argument("--by", default=os.environ.get("USER", "somebody"), help="who takes care")
     alerts.set_defaults(run=_alerts)
+
+    checks = commands.add_parser("checks", help="what the newest checks said, kind by kind")
+    checks.add_argument("--failed", action="store_true", help="list the single checks that failed")
+    checks.add_argument(
+        "--prove", action="store_true",
+        help="inject a fault for each kind into copies of the tables and see whether it is noticed",
+    )  # fmt: skip
+    checks.set_defaults(run=_checks)
 
     dev = commands.add_parser("dev", help="open the Dagster UI over the data directory")
     dev.add_argument("--port", default="3000")
@@ -373,6 +384,71 @@ def _print_alerts(alerts: list[dict[str, Any]]) -> None:
             where, row["summary"],
         )  # fmt: skip
     Console(width=None if sys.stdout.isatty() else 160).print(shown if alerts else "no open alerts")
+
+
+def _checks(options: argparse.Namespace, settings: Settings) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from hospital_assets.checks.findings import newest_results
+    from hospital_assets.warehouse.database import open_warehouse
+
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        if options.prove:
+            return _prove(settings, warehouse, console)
+        results = newest_results(warehouse)
+    if options.failed:
+        bad = Table("table", "kind", "column", "rule", "broken", "of", "%", "limit %", "status")
+        for r in results.iter_rows(named=True):
+            if r["status"] in ("Failed", "Error"):
+                bad.add_row(
+                    r["table_name"], r["kind"], r["column_name"], r["rule"],
+                    f"{r['violated_count']:,}", f"{r['denominator_count']:,}",
+                    f"{r['violated_pct'] or 0:.2f}", f"{r['threshold_pct']:g}", r["status"],
+                )  # fmt: skip
+        console.print(bad if bad.row_count else "no single check failed")
+        return 1 if bad.row_count else 0
+    counted: dict[tuple[str, str], dict[str, int]] = {}
+    for r in results.iter_rows(named=True):
+        of_kind = counted.setdefault((r["family"], r["kind"]), {})
+        of_kind[r["status"]] = of_kind.get(r["status"], 0) + 1
+    shown = Table("family", "kind", "checks", "passed", "failed", "not applicable", "error")
+    for (family, kind), of_kind in sorted(counted.items()):
+        states = [of_kind.get(s, 0) for s in ("Passed", "Failed", "NotApplicable", "Error")]
+        shown.add_row(family, kind, f"{sum(states):,}", *(f"{n:,}" if n else "" for n in states))
+    console.print(shown)
+    console.print(
+        f"{results.height:,} single checks of {len(counted)} kinds, each as last evaluated"
+    )
+    return 0
+
+
+def _prove(settings: Settings, warehouse: Warehouse, console: Console) -> int:
+    from rich.table import Table
+
+    from hospital_assets.checks.faults import prove, sound_tables
+    from hospital_assets.clock import hospital_now
+
+    matrix = prove(sound_tables(warehouse), hospital_now(settings))
+    shown = Table("kind", "table", "fault", "noticed", "noticed, too")
+    lines = ["| kind | table | fault | noticed | noticed, too |", "|---|---|---|---|---|"]
+    for r in matrix.iter_rows(named=True):
+        cells = (
+            r["kind"], r["table"], r["fault"], "yes" if r["is_caught"] else "NO", r["also_failed"]
+        )  # fmt: skip
+        shown.add_row(*cells)
+        lines.append(f"| {' | '.join(cells)} |")
+    console.print(shown)
+    report = settings.data_dir / "reports" / "check-matrix.md"
+    report.parent.mkdir(parents=True, exist_ok=True)
+    report.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    caught = int(matrix["is_caught"].sum())
+    console.print(
+        f"{caught} of {matrix.height} faults noticed; {matrix['kind'].n_unique()} kinds; {report}",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    return 0 if caught == matrix.height else 1
 
 
 def _dev(options: argparse.Namespace, settings: Settings) -> int:

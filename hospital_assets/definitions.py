@@ -21,6 +21,7 @@ from hospital_assets.automation.sensors import (
 )
 from hospital_assets.checks.accounting import accounting_checks
 from hospital_assets.checks.contract_checks import contract_checks
+from hospital_assets.checks.quality import quality_checks
 from hospital_assets.checks.standing import standing
 from hospital_assets.clock import ClockResource
 from hospital_assets.landing.zone import LandingResource
@@ -43,7 +44,7 @@ def build_definitions(settings: Settings | None = None) -> dg.Definitions:
             for layer in (raw, cleaned, dimensions, facts, kpis)
             for asset in dg.load_assets_from_package_module(layer)
         ],
-        asset_checks=[*contract_checks(), *accounting_checks(), standing],
+        asset_checks=[*contract_checks(), *quality_checks(), *accounting_checks(), standing],
         jobs=JOBS,
         schedules=[daily_batch_schedule(settings), standing_checks_schedule],
         sensors=[

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from hospital_assets.assets.cleaned import adt_events, coded, er_visits, masters, patients, vitals
 from hospital_assets.assets.cleaned.rules import DUPLICATE, READING_RULES, SUPERSEDED, Rule
+from hospital_assets.checks.faults import FAULTS
+from hospital_assets.checks.kinds import CONTRACT_KINDS, QUALITY_KINDS
 from hospital_assets.contracts import CONTRACTS, Column, Contract
 
 _DOCS = Path(__file__).parents[1] / "docs"
@@ -36,9 +38,39 @@ def documents() -> dict[Path, str]:
     return {
         _DOCS / "data-dictionary.md": data_dictionary(),
         _DOCS / "cleaning-rules.md": cleaning_rules(),
+        _DOCS / "checks.md": check_kinds(),
         _DOCS / "kpis.md": metric_catalogue(),
         _DOCS / "kpis.json": json.dumps(metrics(), indent=1, ensure_ascii=False) + "\n",
     }
+
+
+def check_kinds() -> str:
+    """The kinds of checks, with a fault that each must notice."""
+    parts = [
+        "# Checks",
+        "",
+        "Generated from the code by `hospital docs`. A kind is one asset check per table; each of its "
+        "single checks (a rule of a column) is kept in `quality.dq_results` with violated rows, "
+        "denominator, percent, threshold and a status: Passed, Failed, NotApplicable or Error. "
+        "`hospital checks` sums up what was last said, `hospital checks --failed` lists what failed, "
+        "and `hospital checks --prove` injects the faults below into copies of your own tables and "
+        "reports which checks noticed. A test demands that each is noticed, and that clean data "
+        "raises nothing.",
+        "",
+        "| kind | family | asks | severity | faults it must notice |",
+        "|---|---|---|---|---|",
+    ]
+    for kind in (*CONTRACT_KINDS, *QUALITY_KINDS):
+        faults = "; ".join(f"{f.says} (`{f.table}`)" for f in FAULTS if f.kind is kind)
+        grave = f"{kind.severity.value}{', blocking' if kind.blocking else ''}"
+        parts.append(f"| `{kind.name}` | {kind.family} | {kind.description} | {grave} | {faults} |")
+    parts += [
+        "",
+        "Beside these: `landed_is_raw` and `conserved` (no record disappears), `files_readable`, "
+        "`columns_known`, `population_is_whole`, `reconciles`, and the standing checks "
+        "`files_accounted`, `feeds_fresh`, `volume_usual` and `no_day_left_failed`.",
+    ]
+    return "\n".join(parts) + "\n"
 
 
 def metrics() -> list[dict[str, object]]:

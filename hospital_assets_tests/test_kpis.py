@@ -28,7 +28,8 @@ from hospital_assets.assets.kpis.occupancy import department_flow, occupancy, pe
 from hospital_assets.assets.kpis.people import with_chance_limits
 from hospital_assets.assets.kpis.returns import readmissions, returns
 from hospital_assets.assets.kpis.stays import before_noon, length_of_stay, overstays
-from hospital_assets.checks.contract_checks import ADDS_UP, check_table
+from hospital_assets.checks.contract_checks import check_table
+from hospital_assets.checks.kinds import ADDS_UP
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.warehouse.dialect import Frame, explode_days, hash_keys
 from hospital_assets_tests.test_transforms import ENGINES, VISIT_TYPES, Engine, at, collect, events

@@ -315,7 +315,7 @@ class _Listener:
 
 def layer_of(step: str) -> str:
     """The layer a step belongs to, for the summary: a layer of tables, or `checks`."""
-    if step.endswith(("_contract", "_conserved", "_landed", "_population")) or step in (
+    if step.endswith(("_contract", "_quality", "_conserved", "_landed", "_population")) or step in (
         "landed_files",
         "occupancy_reconciles",
         "standing",

@@ -4,10 +4,7 @@ The same function decides which groups a table has and which rules run, so specs
 cannot drift apart. A rule that nothing broke reports too, so its history has no holes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
@@ -17,61 +14,27 @@ import polars as pl
 from pandera.errors import SchemaErrors
 
 from hospital_assets.assets.declare import WAREHOUSE_POOL
+from hospital_assets.checks.findings import Finding, result, store
+from hospital_assets.checks.kinds import (
+    ADDS_UP,
+    COLUMNS,
+    KEY,
+    PLAUSIBLE,
+    REFERENCES,
+    REQUIRED,
+    VALUES,
+    Kind,
+)
+from hospital_assets.clock import ClockResource
 from hospital_assets.contracts import CONTRACTS, Column, Contract
 from hospital_assets.partitions import SERVICE_PERIODS
 from hospital_assets.warehouse.database import without_values
 from hospital_assets.warehouse.dialect import Frame, json_fields, relation_of
+from hospital_assets.warehouse.io_manager import WarehouseResource, period_of
 
 
-@dataclass(frozen=True)
-class RuleGroup:
-    """A kind of rule that becomes one asset check per table."""
-
-    name: str
-    description: str
-    severity: dg.AssetCheckSeverity
-    blocking: bool = False
-
-
-COLUMNS = RuleGroup(
-    "columns", "The stored columns and types are those of the contract.",
-    dg.AssetCheckSeverity.ERROR, blocking=True,
-)  # fmt: skip
-KEY = RuleGroup(
-    "key", "The key is complete and identifies one row.",
-    dg.AssetCheckSeverity.ERROR, blocking=True,
-)  # fmt: skip
-REQUIRED = RuleGroup(
-    "required", "Columns that must have a value have one.",
-    dg.AssetCheckSeverity.ERROR, blocking=True,
-)  # fmt: skip
-VALUES = RuleGroup(
-    "values", "Values lie in the domain the contract gives them.", dg.AssetCheckSeverity.ERROR
-)
-PLAUSIBLE = RuleGroup("plausible", "Values lie where they usually do.", dg.AssetCheckSeverity.WARN)
-ADDS_UP = RuleGroup(
-    "adds_up",
-    "Parts make up their whole in every row: a population is its n and all who were left out.",
-    dg.AssetCheckSeverity.ERROR,
-)
-REFERENCES = RuleGroup(
-    "references", "Every reference finds its row in the table it points to.",
-    dg.AssetCheckSeverity.ERROR,
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Finding:
-    """How one rule fared: rows looked at and rows that broke it."""
-
-    rule: str
-    column: str
-    rows: int
-    broken: int
-
-
-def groups_of(contract: Contract) -> list[RuleGroup]:
-    """The rule groups a contract has rules for."""
+def kinds_of(contract: Contract) -> list[Kind]:
+    """The kinds of checks a contract has rules for."""
     groups = [COLUMNS, KEY, REQUIRED]
     if any(column.checks for column in contract.columns):
         groups.append(VALUES)
@@ -86,7 +49,7 @@ def groups_of(contract: Contract) -> list[RuleGroup]:
 
 def check_table(
     contract: Contract, frame: Frame, referenced: Mapping[str, Frame]
-) -> Iterator[tuple[RuleGroup, list[Finding]]]:
+) -> Iterator[tuple[Kind, list[Finding]]]:
     """Run every rule of a contract over a table.
 
     Args:
@@ -96,7 +59,7 @@ def check_table(
     """
     yield COLUMNS, _columns(contract, frame)
     rows = int(frame.select(nw.len()).collect("polars").item())
-    for group in groups_of(contract):
+    for group in kinds_of(contract):
         if group is KEY:
             yield group, [_key(contract, frame, rows)]
         elif group is REQUIRED:
@@ -246,39 +209,8 @@ def _reference(column: Column, frame: Frame, referenced: Mapping[str, Frame], ro
     return Finding(f"is in {table}", column.name, rows, int(lost))
 
 
-def result(contract: Contract, group: RuleGroup, findings: list[Finding]) -> dg.AssetCheckResult:
-    """What Dagster shows of a group: passed or not, counts, and one line per rule."""
-    broken = [finding for finding in findings if finding.broken]
-    shown = sorted(findings, key=lambda f: -f.broken)[:50]
-    return dg.AssetCheckResult(
-        asset_key=contract.name,
-        check_name=group.name,
-        passed=not broken,
-        severity=group.severity,
-        description=(
-            "; ".join(
-                f"{f.column}: {f.broken:,} of {f.rows:,} rows break '{f.rule}'" for f in broken
-            )
-            or None
-        ),
-        metadata={
-            "rules": len(findings),
-            "rows": max((f.rows for f in findings), default=0) if group is not COLUMNS else 0,
-            "broken_rows": sum(f.broken for f in broken),
-            "findings": dg.MetadataValue.table(
-                [
-                    dg.TableRecord(
-                        {"column": f.column, "rule": f.rule, "rows": f.rows, "broken": f.broken}
-                    )
-                    for f in shown
-                ]
-            ),
-        },
-    )
-
-
 def contract_check(contract: Contract) -> dg.AssetChecksDefinition:
-    """All rule groups of one table as one step with a check each."""
+    """All kinds of checks of one contract as one step with a check each."""
     tables = sorted({c.references.partition(".")[0] for c in contract.columns if c.references})
     specs = [
         dg.AssetCheckSpec(
@@ -289,7 +221,7 @@ def contract_check(contract: Contract) -> dg.AssetChecksDefinition:
             blocking=group.blocking,
             partitions_def=SERVICE_PERIODS if contract.partitioned else None,
         )
-        for group in groups_of(contract)
+        for group in kinds_of(contract)
     ]
 
     @dg.multi_asset_check(
@@ -298,10 +230,18 @@ def contract_check(contract: Contract) -> dg.AssetChecksDefinition:
         ins={name: dg.AssetIn(name) for name in (contract.name, *tables)},
         pool=WAREHOUSE_POOL,
     )
-    def check(**frames: Any) -> Iterator[dg.AssetCheckResult]:
+    def check(
+        context: dg.AssetCheckExecutionContext,
+        warehouse: WarehouseResource,
+        clock: ClockResource,
+        **frames: Any,
+    ) -> Iterator[dg.AssetCheckResult]:
         with without_values(f"{contract.name} could not be checked"):
-            for group, findings in check_table(contract, frames[contract.name], frames):
-                yield result(contract, group, findings)
+            found = list(check_table(contract, frames[contract.name], frames))
+            period = period_of(context) if contract.partitioned else None
+            store(warehouse.open(), context.run.run_id, clock.wall(), contract.name, found, period)
+        for kind, findings in found:
+            yield result(contract.name, kind, findings)
 
     return check
 

@@ -259,7 +259,11 @@ def op18(visits: Frame) -> Frame:
     Args:
         visits: visits with hospital, period_date and is_mental_health.
     """
-    frame = visits.with_columns(
+    frame = visits.select(
+        "hospital_id",
+        "is_cancelled",
+        "los_minutes",
+        "disposition",
         period_month=month_of(nw.col("period_date")),
         _is_psychiatric=nw.coalesce(nw.col("is_mental_health"), nw.lit(False)),
         _is_transfer=nw.coalesce(nw.col("disposition") == "transferred", nw.lit(False)),
@@ -270,14 +274,12 @@ def op18(visits: Frame) -> Frame:
         "mental_health": nw.col("_is_psychiatric") & ~nw.col("_is_transfer"),
         "transferred": nw.col("_is_transfer"),
     }
-    frame = checkpoint(
-        nw.concat(
-            [
-                frame.with_columns(stratum=nw.lit(name), _is_in_stratum=is_in)
-                for name, is_in in strata.items()
-            ],
-            how="vertical",
-        )
+    frame = nw.concat(
+        [
+            frame.with_columns(stratum=nw.lit(name), _is_in_stratum=is_in)
+            for name, is_in in strata.items()
+        ],
+        how="vertical",
     )
     return rates(
         frame,
@@ -323,22 +325,20 @@ def ecat(visits: Frame) -> Frame:
     suffix = nw.when(nw.coalesce(nw.col("is_mental_health"), nw.lit(False))).then(
         nw.lit("_mental_health")
     ).otherwise(nw.lit(""))  # fmt: skip
-    frame = visits.with_columns(
+    frame = visits.select(
+        "hospital_id", "is_cancelled", "departure_at", "room_minutes", "is_lwbs",
+        "boarding_minutes", "los_minutes",
         period_year=nw.col("period_date").dt.year().cast(nw.Int64),
         _stratum=nw.concat_str(group, suffix),
         _is_observed=nw.coalesce(nw.col("disposition") == "observation", nw.lit(False)),
-    )
-    frame = checkpoint(
-        nw.concat(
-            [
-                frame.with_columns(stratum=nw.lit("all")),
-                # Of unknown age: in no stratum but the whole.
-                frame.filter(~nw.col("_stratum").is_null()).with_columns(
-                    stratum=nw.col("_stratum")
-                ),
-            ],
-            how="vertical",
-        )
+    )  # fmt: skip
+    frame = nw.concat(
+        [
+            frame.with_columns(stratum=nw.lit("all")),
+            # Of unknown age: in no stratum but the whole.
+            frame.filter(~nw.col("_stratum").is_null()).with_columns(stratum=nw.col("_stratum")),
+        ],
+        how="vertical",
     )
     components = {
         "room_count": nw.col("room_minutes").floor() >= ECAT_ROOM_MINUTES,

@@ -37,9 +37,14 @@ def kpi_returns(
     clock: ClockResource,
 ) -> Frame:
     """Returns within 72 hours, by month of the first departure."""
-    visits = with_hospital(fact_emergency_visits, dim_hospital).join(
-        persons_of(dim_patient, dim_person), on="patient_key", how="left"
-    )
+    visits = (
+        with_hospital(fact_emergency_visits, dim_hospital)
+        .join(persons_of(dim_patient, dim_person), on="patient_key", how="left")
+        .select(
+            "visit_id", "hospital_id", "is_cancelled", "arrival_at", "departure_at", "disposition",
+            "person_key", "period_date",
+        )
+    )  # fmt: skip
     data_end = nw.lit(clock.now()).cast(nw.Datetime("us", "UTC"))
     return returns(checkpoint(visits), data_end).select(
         nw.col(*CONTRACTS["kpi_returns"].column_names)
@@ -61,7 +66,13 @@ def returns(visits: Frame, data_end: nw.Expr) -> Frame:
         _next_arrival_at=nw.col("arrival_at").shift(-1).over("person_key", order_by=order),
         _next_disposition=nw.col("disposition").shift(-1).over("person_key", order_by=order),
     )
-    frame = visits.join(following, on="visit_id", how="left").with_columns(
+    frame = visits.join(following, on="visit_id", how="left").select(
+        "hospital_id",
+        "is_cancelled",
+        "departure_at",
+        "disposition",
+        "person_key",
+        "_next_disposition",
         period_month=month_of(nw.col("period_date")),
         _hours=(nw.col("_next_arrival_at") - nw.col("departure_at")).dt.total_microseconds()
         / 3_600_000_000,
@@ -76,14 +87,13 @@ def returns(visits: Frame, data_end: nw.Expr) -> Frame:
             nw.coalesce(nw.col("_next_disposition") == "admitted", nw.lit(False)),
         ),
     }
-    frame = checkpoint(
-        nw.concat(
-            [
-                frame.with_columns(variant=nw.lit(name), _takes_left=takes_left, _counts=counts)
-                for name, (takes_left, counts) in variants.items()
-            ],
-            how="vertical",
-        )
+    frame = checkpoint(frame)
+    frame = nw.concat(
+        [
+            frame.with_columns(variant=nw.lit(name), _takes_left=takes_left, _counts=counts)
+            for name, (takes_left, counts) in variants.items()
+        ],
+        how="vertical",
     )
     return rates(
         frame,

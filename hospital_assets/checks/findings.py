@@ -1,0 +1,163 @@
+"""What a single check found, how it is judged, shown and kept.
+
+Belongs here: findings, their status, what Dagster shows of them, and the table `quality.dq_results`
+that keeps every single one with its history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Literal
+
+import dagster as dg
+import polars as pl
+
+from hospital_assets.checks.kinds import Kind
+from hospital_assets.warehouse.database import Period, Warehouse
+
+Status = Literal["Passed", "Failed", "NotApplicable", "Error"]
+
+_RESULTS = """
+create table if not exists quality.dq_results (
+    run_id varchar not null, checked_at timestamptz not null, table_name varchar not null,
+    kind varchar not null, family varchar not null, column_name varchar not null,
+    rule varchar not null, violated_count bigint, denominator_count bigint, violated_pct double,
+    threshold_pct double not null, status varchar not null, first_date date, end_date date)
+"""
+_MOST_SHOWN = 50
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How one single check fared.
+
+    Attributes:
+        rule: what it asks of the column.
+        column: which.
+        rows: rows it applies to (the denominator).
+        broken: rows that break it.
+        threshold_pct: how many percent may.
+        error: why it could not be evaluated.
+    """
+
+    rule: str
+    column: str
+    rows: int
+    broken: int
+    threshold_pct: float = 0.0
+    error: str = ""
+
+    @property
+    def broken_pct(self) -> float | None:
+        """Broken of rows, in percent; None where there are none."""
+        return 100.0 * self.broken / self.rows if self.rows else None
+
+    @property
+    def status(self) -> Status:
+        """Error before NotApplicable before Failed before Passed, as the OHDSI dashboard has it."""
+        if self.error:
+            return "Error"
+        if not self.rows:
+            return "NotApplicable"
+        return "Failed" if 100.0 * self.broken / self.rows > self.threshold_pct else "Passed"
+
+
+def result(table: str, kind: Kind, findings: Sequence[Finding]) -> dg.AssetCheckResult:
+    """What Dagster shows of a kind: passed or not, counts, and one line per single check."""
+    bad = [finding for finding in findings if finding.status in ("Failed", "Error")]
+    order = {"Error": 0, "Failed": 1, "Passed": 2, "NotApplicable": 3}
+    shown = sorted(findings, key=lambda f: (order[f.status], -f.broken))[:_MOST_SHOWN]
+    return dg.AssetCheckResult(
+        asset_key=table,
+        check_name=kind.name,
+        passed=not bad,
+        severity=kind.severity,
+        description=(
+            "; ".join(
+                f"{f.column}: {f.error}"
+                if f.error
+                else f"{f.column}: {f.broken:,} of {f.rows:,} rows break '{f.rule}'"
+                for f in bad[:20]
+            )
+            or None
+        ),
+        metadata={
+            "rules": len(findings),
+            "rows": max((f.rows for f in findings), default=0),
+            "broken_rows": sum(f.broken for f in findings),
+            "findings": dg.MetadataValue.table(
+                [
+                    dg.TableRecord(
+                        {
+                            "column": f.column,
+                            "rule": f.rule,
+                            "status": f.status,
+                            "rows": f.rows,
+                            "broken": f.broken,
+                            "threshold_pct": f.threshold_pct,
+                        }
+                    )
+                    for f in shown
+                ]
+            ),
+        },
+    )
+
+
+def store(
+    warehouse: Warehouse,
+    run_id: str,
+    checked_at: datetime,
+    table: str,
+    found: Sequence[tuple[Kind, Sequence[Finding]]],
+    period: Period | None,
+) -> None:
+    """Keep every single result.
+
+    Args:
+        warehouse: where.
+        run_id: the Dagster run.
+        checked_at: the wall clock.
+        table: which was checked.
+        found: findings by kind.
+        period: the service days that were checked; None for the whole table.
+    """
+    first: date | None = period.first if period else None
+    end: date | None = period.end if period else None
+    rows = pl.DataFrame(
+        [
+            (run_id, checked_at, table, kind.name, kind.family, f.column, f.rule, f.broken, f.rows,
+             f.broken_pct, f.threshold_pct, f.status, first, end)
+            for kind, findings in found
+            for f in findings
+        ],
+        schema={
+            "run_id": pl.String, "checked_at": pl.Datetime("us", "UTC"), "table_name": pl.String,
+            "kind": pl.String, "family": pl.String, "column_name": pl.String, "rule": pl.String,
+            "violated_count": pl.Int64, "denominator_count": pl.Int64, "violated_pct": pl.Float64,
+            "threshold_pct": pl.Float64, "status": pl.String, "first_date": pl.Date,
+            "end_date": pl.Date,
+        },
+        orient="row",
+    )  # fmt: skip
+    with warehouse.transaction() as connection:
+        connection.execute("create schema if not exists quality")
+        connection.execute(_RESULTS)
+        source = connection.from_arrow(rows.to_arrow())
+        connection.execute("insert into quality.dq_results by name from source")
+        del source
+
+
+def newest_results(warehouse: Warehouse) -> pl.DataFrame:
+    """Every single check as it was last evaluated; empty before the first build."""
+    if not warehouse.connection.execute(
+        "select 1 from duckdb_tables() where schema_name = 'quality' and table_name = 'dq_results'"
+    ).fetchall():
+        return pl.DataFrame(schema={"status": pl.String, "kind": pl.String, "family": pl.String})
+    newest: pl.DataFrame = warehouse.connection.sql(
+        "from quality.dq_results qualify checked_at = max(checked_at) over "
+        "(partition by table_name, kind, column_name, rule) order by family, kind, table_name"
+    ).pl()
+    return newest

@@ -1,0 +1,144 @@
+"""Runs the declared checks: one pass over a table for all of its rules, one query per relation.
+
+Belongs here: how checks are evaluated and wired into Dagster. What is checked stands in `declared`, the
+kinds in `kinds`, what a result looks like in `findings`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import dagster as dg
+import duckdb
+import narwhals as nw
+
+from hospital_assets.assets.declare import WAREHOUSE_POOL
+from hospital_assets.assets.dimensions.members import END_OF_TIME
+from hospital_assets.checks.declared import (
+    Relation,
+    Rule,
+    checked_tables,
+    relations_of,
+    resolved_rules,
+)
+from hospital_assets.checks.findings import Finding, result, store
+from hospital_assets.checks.kinds import QUALITY_KINDS, Kind
+from hospital_assets.clock import ClockResource
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.partitions import SERVICE_PERIODS
+from hospital_assets.warehouse.database import redacted, without_values
+from hospital_assets.warehouse.dialect import Frame
+from hospital_assets.warehouse.io_manager import WarehouseResource, period_of
+
+
+def run_rules(rules: Sequence[Rule], frame: Frame) -> list[tuple[Kind, Finding]]:
+    """Evaluate all rules of a table in one pass."""
+    if not rules:
+        return []
+    figures: dict[str, nw.Expr] = {}
+    for place, rule in enumerate(rules):
+        applies = nw.lit(True) if rule.applies is None else rule.applies
+        is_in = nw.coalesce(applies, nw.lit(False))
+        figures[f"_rows_{place}"] = is_in.cast(nw.Int64)
+        figures[f"_broken_{place}"] = nw.coalesce(is_in & rule.broken, nw.lit(False)).cast(nw.Int64)
+    counted = frame.select(**figures).select(nw.all().sum()).collect("polars")
+    return [
+        (
+            rule.kind,
+            Finding(
+                rule.says,
+                rule.column,
+                int(counted[f"_rows_{place}"].item() or 0),
+                int(counted[f"_broken_{place}"].item() or 0),
+                rule.threshold_pct,
+            ),
+        )
+        for place, rule in enumerate(rules)
+    ]
+
+
+def run_relation(relation: Relation, frames: Mapping[str, Frame]) -> Finding:
+    """Evaluate a relation; what it cannot be evaluated for is said, not raised."""
+    try:
+        rows = relation.rows({**frames, "_own": frames[relation.table]})
+        counted = rows.select(
+            rows=nw.len(),
+            broken=nw.coalesce(nw.col("_broken"), nw.lit(False)).cast(nw.Int64).sum(),
+        ).collect("polars")
+    except duckdb.Error as error:
+        return Finding(
+            relation.says, relation.column, 0, 0, relation.threshold_pct, redacted(error)
+        )
+    return Finding(
+        relation.says,
+        relation.column,
+        int(counted["rows"].item() or 0),
+        int(counted["broken"].item() or 0),
+        relation.threshold_pct,
+    )
+
+
+def check_quality(
+    table: str, frames: Mapping[str, Frame], as_of: datetime
+) -> list[tuple[Kind, list[Finding]]]:
+    """All declared and resolved checks of a table, by kind.
+
+    Args:
+        table: which.
+        frames: it and every table its relations need, by name.
+        as_of: the hospital's time.
+    """
+    found = run_rules(resolved_rules(CONTRACTS[table], as_of), frames[table])
+    found += [(relation.kind, run_relation(relation, frames)) for relation in relations_of(table)]
+    return [
+        (kind, [finding for its, finding in found if its is kind])
+        for kind in QUALITY_KINDS
+        if any(its is kind for its, _ in found)
+    ]
+
+
+def quality_check(table: str) -> dg.AssetChecksDefinition:
+    """All declared checks of a table as one step with an asset check per kind."""
+    contract = CONTRACTS[table]
+    relations = relations_of(table)
+    kinds_here = {rule.kind for rule in resolved_rules(contract, END_OF_TIME)}
+    kinds_here |= {relation.kind for relation in relations}
+    needs = sorted({name for relation in relations for name in relation.needs})
+    specs = [
+        dg.AssetCheckSpec(
+            kind.name,
+            asset=table,
+            description=kind.description,
+            additional_deps=sorted({name for r in relations if r.kind is kind for name in r.needs}),
+            blocking=kind.blocking,
+            partitions_def=SERVICE_PERIODS if contract.partitioned else None,
+        )
+        for kind in QUALITY_KINDS
+        if kind in kinds_here
+    ]
+
+    @dg.multi_asset_check(
+        name=f"{table}_quality",
+        specs=specs,
+        ins={name: dg.AssetIn(name) for name in (table, *needs)},
+        pool=WAREHOUSE_POOL,
+    )
+    def check(
+        context: dg.AssetCheckExecutionContext,
+        warehouse: WarehouseResource,
+        clock: ClockResource,
+        **frames: Any,
+    ) -> Iterator[dg.AssetCheckResult]:
+        with without_values(f"{table} could not be checked"):
+            found = check_quality(table, frames, clock.now())
+            period = period_of(context) if contract.partitioned else None
+            store(warehouse.open(), context.run.run_id, clock.wall(), table, found, period)
+        for kind, findings in found:
+            yield result(table, kind, findings)
+
+    return check
+
+
+def quality_checks() -> list[dg.AssetChecksDefinition]:
+    """The declared checks of every table."""
+    return [quality_check(table) for table in checked_tables()]

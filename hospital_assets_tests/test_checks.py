@@ -1,0 +1,108 @@
+"""The checks prove themselves: silent on clean tables, and each notices the fault it is for."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+
+import polars as pl
+import pytest
+
+from hospital_assets.automation.build import BuildReport
+from hospital_assets.checks.accounting import (
+    conservation,
+    landed_count,
+    population_count,
+    reconciled,
+)
+from hospital_assets.checks.faults import FAULTS, prove, sound_tables
+from hospital_assets.checks.findings import Finding, newest_results
+from hospital_assets.checks.kinds import CONTRACT_KINDS, QUALITY_KINDS
+from hospital_assets.settings import Settings, write_settings
+from hospital_assets.simulator import simulate
+from hospital_assets.warehouse.database import open_warehouse
+from hospital_assets.warehouse.dialect import lazy
+from hospital_assets_tests.helpers import run
+
+FIRST, LAST = date(2026, 3, 6), date(2026, 3, 9)
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, BuildReport]:
+    """Four clean days of a tenth of the network, with the day that has 23 hours."""
+    settings = Settings(tmp_path_factory.mktemp("clean"), FIRST, LAST)
+    simulate(settings.landing, settings.ground_truth, start=FIRST, days=4, scale=0.1, seed=11,
+             clean=True)  # fmt: skip
+    write_settings(settings)
+    return settings, run(settings)
+
+
+def test_clean_data_raises_nothing(clean: tuple[Settings, BuildReport]) -> None:
+    settings, report = clean
+    assert report.failures == [] and report.failed_checks == [] and report.warnings == []
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        results = newest_results(warehouse)
+    assert results.filter(pl.col("status").is_in(["Failed", "Error"])).is_empty()
+    # The figures that the suite is to reach.
+    assert results.height >= 1_500
+    kinds = {kind.name for kind in (*CONTRACT_KINDS, *QUALITY_KINDS)}
+    assert set(results["kind"]) == kinds and len(kinds) >= 32
+    assert set(results["family"]) == {"conformance", "completeness", "plausibility"}
+    # All apply, but those that need more patients, or deaths, than four days have.
+    applied = set(results.filter(pl.col("status") != "NotApplicable")["kind"])
+    assert kinds - applied <= {"blood_mix", "triage_mix", "before_death"}
+
+
+def test_every_fault_is_noticed(clean: tuple[Settings, BuildReport]) -> None:
+    settings, _ = clean
+    assert {fault.kind for fault in FAULTS} == {*CONTRACT_KINDS, *QUALITY_KINDS}
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        matrix = prove(sound_tables(warehouse), datetime(2026, 3, 10, 12, tzinfo=UTC))
+    missed = matrix.filter(~pl.col("is_caught")).select("kind", "fault").rows()
+    assert missed == []
+
+
+def test_status() -> None:
+    assert Finding("r", "c", 0, 0).status == "NotApplicable"
+    assert Finding("r", "c", 100, 1).status == "Failed"
+    assert Finding("r", "c", 100, 1, 1.0).status == "Passed"
+    assert Finding("r", "c", 1000, 11, 1.0).status == "Failed"
+    assert Finding("r", "c", 0, 0, 0.0, "cannot").status == "Error"
+
+
+def test_accounting_notices_its_faults() -> None:
+    raw = pl.DataFrame({"source_file": ["f"] * 4, "source_line": [1, 2, 3, 4]})
+    cleaned, aside = raw.head(2), raw.tail(2).with_columns(is_duplicate=pl.Series([True, False]))
+
+    def passed(kept: pl.DataFrame) -> bool:
+        return conservation("t", lazy(raw), lazy(kept), lazy(aside)).passed
+
+    assert passed(cleaned)
+    assert not passed(cleaned.head(1))  # a record has disappeared
+    assert not passed(pl.concat([cleaned.head(1), cleaned.head(1)]))  # one lost, one twice
+    assert not passed(raw.head(3))  # one is in two places
+
+    ledger = pl.DataFrame({"source_file": ["f"], "subject": ["hospitals"], "state": ["ready"],
+                           "row_count": [4]})  # fmt: skip
+    assert landed_count("raw_hospitals", "hospitals", lazy(raw), ledger).passed
+    assert not landed_count("raw_hospitals", "hospitals", lazy(raw.head(3)), ledger).passed
+
+    rates = pl.DataFrame({"hospital_id": ["H1", "all"], "population_count": [4, 4]})
+    assert population_count("kpi_lwbs_daily", lazy(rates), lazy(raw)).passed
+    assert not population_count("kpi_lwbs_daily", lazy(rates), lazy(raw.head(3))).passed
+
+
+def test_occupancy_must_reconcile() -> None:
+    days = [date(2026, 1, 1), date(2026, 1, 2)]
+    flow = pl.DataFrame({"service_date": days, "department_id": ["D"] * 2,
+                         "patient_hours": [10.0, 20.0], "inflow_count": [3, 2],
+                         "outflow_count": [1, 3]})  # fmt: skip
+    occupancy = pl.DataFrame({"service_date": days, "department_id": ["D"] * 2,
+                              "occupied_bed_minutes": [600.0, 1200.0],
+                              "midnight_patients_count": [5, 4]})  # fmt: skip
+
+    def passed(**columns: pl.Series) -> bool:
+        return reconciled(lazy(occupancy.with_columns(**columns)), lazy(flow)).passed
+
+    assert passed()
+    assert not passed(occupied_bed_minutes=pl.Series([600.0, 1201.0]))
+    assert not passed(midnight_patients_count=pl.Series([5, 5]))  # 5 + 2 - 3 is 4
