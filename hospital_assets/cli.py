@@ -106,6 +106,11 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     checks.set_defaults(run=_checks)
 
+    scored = commands.add_parser(
+        "score", help="how the cleaning did against the simulator's ground truth"
+    )
+    scored.set_defaults(run=_score)
+
     dev = commands.add_parser("dev", help="open the Dagster UI over the data directory")
     dev.add_argument("--port", default="3000")
     dev.set_defaults(run=_dev)
@@ -449,6 +454,29 @@ def _prove(settings: Settings, warehouse: Warehouse, console: Console) -> int:
         highlight=False, soft_wrap=True,
     )  # fmt: skip
     return 0 if caught == matrix.height else 1
+
+
+def _score(options: argparse.Namespace, settings: Settings) -> int:
+    import polars as pl
+    from rich.console import Console
+    from rich.table import Table
+
+    from hospital_assets.simulator.scoring import fates, precision, recall
+    from hospital_assets.warehouse.database import open_warehouse
+
+    path = settings.ground_truth / "dirt.parquet"
+    if not path.exists():
+        raise ValueError(f"{path} is missing: only what `hospital simulate` landed can be scored")
+    truth = pl.read_parquet(path)
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        found = fates(warehouse)
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    for title, scores in (("Dirt", recall(truth, found)), ("Rules", precision(truth, found))):
+        shown = Table(*scores.columns, title=title)
+        for row in scores.iter_rows():
+            shown.add_row(*(f"{v:,.1f}" if isinstance(v, float) else str(v) for v in row))
+        console.print(shown)
+    return 0
 
 
 def _dev(options: argparse.Namespace, settings: Settings) -> int:

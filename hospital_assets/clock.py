@@ -1,7 +1,8 @@
 """What time it is in a data directory.
 
 The wall clock, unless `hospital simulate --live` runs faster than it: then the simulated one, which
-it writes down for all to read. A directory whose service days have ended stands still at their end.
+it writes down for all to read. A directory whose service days have ended stands still at their end;
+one whose days all lie ahead is de-identified data shifted in time, and stands there, too.
 Only the edges ask (commands, sensors, checks); transforms take the moment as an argument.
 """
 
@@ -76,7 +77,10 @@ def hospital_now(settings: Settings, wall: datetime | None = None) -> datetime:
     except FileNotFoundError:
         now = wall
     end = _end(settings)
-    return now if end is None else min(now, end)
+    if end is None:
+        return now
+    is_shifted = settings.first_service_date > now.date() + timedelta(days=1)
+    return end if is_shifted else min(now, end)
 
 
 def is_live(settings: Settings, wall: datetime | None = None) -> bool:

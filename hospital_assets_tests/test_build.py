@@ -23,6 +23,8 @@ from hospital_assets.automation.build import BuildError, BuildReport, dagster_in
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.definitions import build_definitions
 from hospital_assets.settings import Settings, load_settings
+from hospital_assets.simulator.scoring import fates, precision, recall
+from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets_tests.helpers import copy_of, query, run, tables
 
 
@@ -91,6 +93,22 @@ def test_every_spoiled_record_ends_where_the_truth_expects(
     )
     shown = wrong.group_by("subject", "kind", "expected", "fate").len().sort("subject", "kind")
     assert wrong.is_empty(), shown.rows()
+
+
+def test_cleaning_is_measured(built: tuple[Settings, BuildReport]) -> None:
+    settings, _ = built
+    truth = pl.read_parquet(settings.ground_truth / "dirt.parquet")
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        found = fates(warehouse)
+    by_kind, by_rule = recall(truth, found), precision(truth, found)
+    assert by_kind.height >= 30 and by_kind["lost"].sum() == 0
+    assert by_kind.filter(pl.col("recall_pct") < 100).rows() == []
+    assert by_rule.height >= 18 and by_rule.filter(pl.col("precision_pct") < 100).rows() == []
+    # A record that was spoiled and reported as clean counts against the rules.
+    unseen = found.with_columns(fate=pl.lit("kept"), codes=pl.lit(""))
+    assert recall(truth, unseen).filter(expected="quarantine")["recall_pct"].max() == 0
+    innocent = precision(truth.head(0), found)
+    assert innocent["precision_pct"].max() == 0
 
 
 def test_landed_values_become_what_they_truly_were(built: tuple[Settings, BuildReport]) -> None:

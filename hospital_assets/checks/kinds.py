@@ -62,7 +62,7 @@ DURATION_AGREES = Kind("duration_agrees", "conformance", "Durations are those of
 VERSIONS = Kind("versions", "conformance",
                 "Versions of a member have no gaps and no overlaps.")  # fmt: skip
 ONE_CURRENT = Kind("one_current", "conformance", "Each member has one current version.")
-UNIT = Kind("unit", "conformance", "No value looks as if it were in another unit.")
+UNIT = Kind("unit", "conformance", "No value looks as if it were in another unit.", _WARN)
 
 NEVER_EMPTY = Kind("never_empty", "completeness",
                    "Columns that may lack values do not lack all of them.", _WARN)  # fmt: skip

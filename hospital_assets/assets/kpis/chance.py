@@ -79,7 +79,8 @@ def with_natural_limits(values: Frame) -> Frame:
     series = ["metric", "hospital_id"]
     ranged = checkpoint(
         values.with_columns(
-            centre=nw.col("value").mean().over(*series),
+            # Rounded, because sums of fractions depend on their order.
+            centre=nw.col("value").mean().over(*series).round(9),
             _previous=nw.col("value").shift(1).over(*series, order_by="period_date"),
         ).with_columns(
             _range=(nw.col("value") - nw.col("_previous")).abs(),
@@ -89,7 +90,7 @@ def with_natural_limits(values: Frame) -> Frame:
         )
     )
     spread = ranged.with_columns(
-        _mean_range=nw.col("_range").mean().over(*series),
+        _mean_range=nw.col("_range").mean().over(*series).round(9),
         _recent=nw.col("_side").rolling_sum(RUN_LENGTH, min_samples=RUN_LENGTH).over(
             *series, order_by="period_date"
         ),

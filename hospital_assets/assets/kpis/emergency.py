@@ -387,7 +387,8 @@ def with_z_scores(frame: Frame) -> Frame:
         compared.join(bands, on=["period_year", "volume_band"], how="left")
         .with_columns(
             z_score=nw.when(nw.col("_deviation") > 0).then(
-                (nw.col("value_pct") - nw.col("_mean")) / nw.col("_deviation")
+                # Rounded, because sums of fractions depend on their order.
+                ((nw.col("value_pct") - nw.col("_mean")) / nw.col("_deviation")).round(9)
             )
         )
         .select("period_year", "hospital_id", "stratum", "z_score", _band=nw.col("volume_band"))

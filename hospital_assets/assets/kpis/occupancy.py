@@ -4,7 +4,7 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import table
-from hospital_assets.assets.kpis.totals import exact_sum
+from hospital_assets.assets.kpis.totals import exact_mean, exact_sum
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import (
@@ -193,7 +193,7 @@ def occupancy(hours: Frame, segments: Frame) -> Frame:
         .agg(
             occupied_bed_minutes=exact_sum("_occupied"),
             staffed_bed_minutes=exact_sum("_staffed"),
-            hourly_mean_pct=exact_sum("_share") / nw.col("_share").count(),
+            hourly_mean_pct=exact_mean("_share"),
             _last_hour=nw.col("hour_start_at").max(),
         )
     )

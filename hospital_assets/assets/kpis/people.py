@@ -94,7 +94,7 @@ def with_chance_limits(doctors: Frame) -> Frame:
     totals = (
         doctors.filter(known)
         .group_by("hospital_key")
-        .agg(_visits=nw.col("visit_count").sum(), _hours=nw.col("shift_hours").sum(),
+        .agg(_visits=nw.col("visit_count").sum(), _hours=exact_sum("shift_hours"),
              _doctors=nw.len())
     )  # fmt: skip
     share = nw.when(nw.col("_hours") > 0).then(

@@ -4,7 +4,7 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import table
-from hospital_assets.assets.kpis.totals import month_of, rates
+from hospital_assets.assets.kpis.totals import exact_mean, month_of, rates
 from hospital_assets.clock import ClockResource
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.warehouse.dialect import Frame, local_clocks
@@ -81,7 +81,7 @@ def length_of_stay(stays: Frame, as_of: nw.Expr) -> Frame:
             "los_hcup_days_sum": nw.col("_hcup").sum(),
             "los_hcup_days_average": nw.col("_hcup").mean(),
             "los_min1_days_average": nw.col("_min1").mean(),
-            "los_hours_average": nw.col("_hours").mean(),
+            "los_hours_average": exact_mean("_hours"),
             "los_hours_median": nw.col("_hours").median(),
         },
     )
@@ -92,7 +92,7 @@ def length_of_stay(stays: Frame, as_of: nw.Expr) -> Frame:
         excluded={"closed": ~nw.col("_is_open")},
         counted={"numerator_count": nw.lit(False)},
         of=["_open_days"],
-        figures={"open_days_so_far_average": nw.col("_open_days").mean()},
+        figures={"open_days_so_far_average": exact_mean("_open_days")},
     ).select("period_month", "stay_class", "hospital_id", "open_days_so_far_average")
     return lengths.join(
         open_days, on=["period_month", "stay_class", "hospital_id"], how="left"

@@ -105,6 +105,11 @@ def exact_sum(column: str) -> nw.Expr:
     return billionths.sum() / 1e9
 
 
+def exact_mean(column: str) -> nw.Expr:
+    """The mean of a column of fractions, the same in whatever order the rows come."""
+    return exact_sum(column) / nw.col(column).count()
+
+
 def month_of(day: nw.Expr) -> nw.Expr:
     """The first day of a date's month."""
     return day.dt.truncate("1mo").cast(nw.Date)
