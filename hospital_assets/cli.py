@@ -106,6 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     checks.set_defaults(run=_checks)
 
+    drifted = commands.add_parser("drift", help="how the columns of landed files have changed")
+    drifted.set_defaults(run=_drift)
+
     scored = commands.add_parser(
         "score", help="how the cleaning did against the simulator's ground truth"
     )
@@ -454,6 +457,24 @@ def _prove(settings: Settings, warehouse: Warehouse, console: Console) -> int:
         highlight=False, soft_wrap=True,
     )  # fmt: skip
     return 0 if caught == matrix.height else 1
+
+
+def _drift(options: argparse.Namespace, settings: Settings) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from hospital_assets.landing.drift import ADVICE, drifts
+    from hospital_assets.warehouse.loads import read_ledger_copy
+
+    shown = Table("feed", "column", "verdict", "files", "first file", "what to do")
+    for drift in drifts(read_ledger_copy(settings.warehouse_file)):
+        shown.add_row(
+            f"{drift.profile} {drift.subject}", drift.column, drift.verdict, f"{drift.files:,}",
+            drift.first_file, ADVICE[drift.verdict],
+        )  # fmt: skip
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(shown if shown.row_count else "no file's columns differ from its feed's")
+    return 0
 
 
 def _score(options: argparse.Namespace, settings: Settings) -> int:

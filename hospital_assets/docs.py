@@ -67,7 +67,7 @@ def check_kinds() -> str:
     parts += [
         "",
         "Beside these: `landed_is_raw` and `conserved` (no record disappears), `files_readable`, "
-        "`columns_known`, `population_is_whole`, `reconciles`, and the standing checks "
+        "`columns_known`, `columns_present`, `population_is_whole`, `reconciles`, and the standing checks "
         "`files_accounted`, `feeds_fresh`, `volume_usual` and `no_day_left_failed`.",
     ]
     return "\n".join(parts) + "\n"

@@ -12,6 +12,7 @@ import polars as pl
 from hospital_assets.assets.declare import WAREHOUSE_POOL
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.kpis import ALL
+from hospital_assets.landing.drift import ADVICE, NOTEWORTHY, drifts
 from hospital_assets.landing.profile import SUBJECTS
 from hospital_assets.partitions import SERVICE_PERIODS
 from hospital_assets.warehouse.dialect import Frame
@@ -84,6 +85,11 @@ def _count(frame: Frame) -> int:
             asset="raw_landed_files",
             description="Landed files have no columns that their profile does not name.",
         ),
+        dg.AssetCheckSpec(
+            "columns_present",
+            asset="raw_landed_files",
+            description="Landed files have every column that files of their feed used to have.",
+        ),
     ],
     ins={"ledger": dg.AssetIn("raw_landed_files")},
     pool=WAREHOUSE_POOL,
@@ -115,38 +121,43 @@ def landed_files(ledger: pl.DataFrame) -> Iterator[dg.AssetCheckResult]:
             ),
         },
     )
-    unknown = (
-        ledger.filter(pl.col("unknown_columns").is_not_null())
-        .group_by("source_profile", "subject", "unknown_columns")
-        .agg(pl.len().alias("files"), pl.col("source_file").min())
-        .sort("source_profile", "subject", "unknown_columns")
-    )
-    yield dg.AssetCheckResult(
-        asset_key="raw_landed_files",
-        check_name="columns_known",
-        passed=unknown.is_empty(),
-        severity=dg.AssetCheckSeverity.WARN,
-        description="columns without a place in their profile: "
-        + (", ".join(sorted(set(unknown["unknown_columns"].to_list()))) or "none"),
-        metadata={
-            "unknown": dg.MetadataValue.table(
-                [
-                    dg.TableRecord(
-                        {
-                            "subject": r["subject"],
-                            "columns": r["unknown_columns"],
-                            "files": r["files"],
-                            "first_file": r["source_file"],
-                        }
-                    )
-                    for r in unknown.iter_rows(named=True)
-                ]
-                or [
-                    dg.TableRecord({"subject": "", "columns": "none", "files": 0, "first_file": ""})
-                ]
-            )
-        },
-    )
+    found = [drift for drift in drifts(ledger) if drift.verdict in NOTEWORTHY]
+    for name, verdicts, says in (
+        ("columns_known", ("new",), "columns without a place in their profile"),
+        ("columns_present", ("missing", "blocked"), "columns that files of a feed lack"),
+    ):
+        these = [drift for drift in found if drift.verdict in verdicts]
+        yield dg.AssetCheckResult(
+            asset_key="raw_landed_files",
+            check_name=name,
+            passed=not these,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"{says}: "
+            + (", ".join(sorted({f"{d.subject}.{d.column}" for d in these})) or "none"),
+            metadata={
+                "drift": dg.MetadataValue.table(
+                    [
+                        dg.TableRecord(
+                            {
+                                "subject": d.subject,
+                                "column": d.column,
+                                "verdict": d.verdict,
+                                "files": d.files,
+                                "first_file": d.first_file,
+                                "what_to_do": ADVICE[d.verdict],
+                            }
+                        )
+                        for d in these
+                    ]
+                    or [
+                        dg.TableRecord(
+                            {"subject": "", "column": "none", "verdict": "", "files": 0,
+                             "first_file": "", "what_to_do": ""}
+                        )
+                    ]
+                )
+            },
+        )  # fmt: skip
 
 
 def landed_is_raw(subject: str) -> dg.AssetChecksDefinition:

@@ -1,0 +1,125 @@
+"""Schema drift: how the columns of a feed's files differ from its profile and from each other.
+
+Pure functions of the ledger. A changed feed never stops the others: what is new is kept word for word in
+`record`, what is missing is null, what is required and missing sets its file aside; each is said here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+import polars as pl
+
+from hospital_assets.landing.profile import available_profiles, canonical_columns, load_profile
+
+Verdict = Literal["new", "alias", "missing", "blocked", "reordered"]
+
+ADVICE: dict[Verdict, str] = {
+    "new": "kept in `record`; to adopt it, add a nullable column to the contract and name it in the "
+    "profile: history shows null, new rows carry it",
+    "alias": "read as the column it is an alias of; nothing to do",
+    "missing": "files of this feed used to have it; its values are null. Ask the source, or name its "
+    "new name in the profile",
+    "blocked": "the file was set aside: it lacks a required column. Mend the delivery, or name the "
+    "column's new name in the profile",
+    "reordered": "columns are read by name; nothing to do",
+}
+#: Verdicts that somebody should look at.
+NOTEWORTHY: tuple[Verdict, ...] = ("new", "missing", "blocked")
+
+
+@dataclass(frozen=True)
+class Drift:
+    """One column that changed, in the files that have it so.
+
+    Attributes:
+        profile: source profile.
+        subject: what the files feed.
+        column: as landed (`new`), or ours.
+        verdict: what was made of it.
+        files: how many.
+        first_file: the first of them by name.
+    """
+
+    profile: str
+    subject: str
+    column: str
+    verdict: Verdict
+    files: int
+    first_file: str
+
+
+def drifts(ledger: pl.DataFrame) -> list[Drift]:
+    """What changed in the columns of CSV feeds.
+
+    Args:
+        ledger: raw_landed_files.
+    """
+    headed = ledger.filter(
+        pl.col("columns").is_not_null(), pl.col("state").is_in(["ready", "missing_column"])
+    )
+    headers = (
+        headed.group_by("source_profile", "subject", "columns", "state")
+        .agg(pl.len().alias("files"), pl.col("source_file").min())
+        .sort("source_profile", "subject", "source_file")
+    )
+    found: list[Drift] = []
+    for (profile, subject), group in headers.group_by(
+        "source_profile", "subject", maintain_order=True
+    ):
+        if profile in available_profiles():
+            found += _of_feed(str(profile), str(subject), group)
+    return found
+
+
+def _of_feed(profile: str, subject: str, headers: pl.DataFrame) -> list[Drift]:
+    spec = load_profile(profile).subjects[subject]
+    names = {column: spec.source_names(column) for column in canonical_columns(subject)}
+    usual = _usual_order(headers)
+    ever = {
+        column
+        for header in headers["columns"]
+        for column, aliases in names.items()
+        if set(aliases) & set(header.split(","))
+    }
+    said: dict[tuple[str, Verdict], tuple[int, str]] = {}
+
+    def say(column: str, verdict: Verdict, files: int, file: str) -> None:
+        before, first = said.get((column, verdict), (0, file))
+        said[column, verdict] = (before + files, min(first, file))
+
+    for row in headers.iter_rows(named=True):
+        header = row["columns"].split(",")
+        known = {alias for aliases in names.values() for alias in aliases}
+        known |= {part for parts in spec.derived.values() for part in parts}
+        known |= {parameter.column for parameter in spec.payload.values()}
+        known |= {spec.join.on} if spec.join else set()
+        for landed in header:
+            if landed not in known:
+                say(landed, "new", row["files"], row["source_file"])
+        for column, aliases in names.items():
+            present = [alias for alias in aliases if alias in header]
+            if present and present[0] != aliases[0]:
+                say(column, "alias", row["files"], row["source_file"])
+            elif aliases and not present and column not in spec.constants:
+                is_required = column in spec.required and column not in spec.derived
+                if is_required:
+                    say(column, "blocked", row["files"], row["source_file"])
+                elif column in ever:
+                    say(column, "missing", row["files"], row["source_file"])
+        shared = [name for name in header if name in usual]
+        if shared != [name for name in usual if name in header]:
+            say("", "reordered", row["files"], row["source_file"])
+    return [
+        Drift(profile, subject, column, verdict, files, file)
+        for (column, verdict), (files, file) in sorted(said.items())
+    ]
+
+
+def _usual_order(headers: pl.DataFrame) -> list[str]:
+    counts: Counter[str] = Counter()
+    for columns, files in headers.select("columns", "files").iter_rows():
+        counts[columns] += files
+    return max(sorted(counts), key=counts.__getitem__).split(",")
