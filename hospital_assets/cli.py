@@ -98,8 +98,17 @@ def _parser() -> argparse.ArgumentParser:
     alerts.add_argument("--by", default=os.environ.get("USER", "somebody"), help="who takes care")
     alerts.set_defaults(run=_alerts)
 
-    checks = commands.add_parser("checks", help="what the newest checks said, kind by kind")
-    checks.add_argument("--failed", action="store_true", help="list the single checks that failed")
+    checks = commands.add_parser("check", help="run every check on what is stored; builds nothing")
+    checks.add_argument(
+        "--fail-on", choices=["error", "warn", "never"], default="error",
+        help="from which severity on the exit code is 1 (default error)",
+    )  # fmt: skip
+    checks.add_argument("--json", type=Path, metavar="FILE", help="write the outcome as JSON")
+    checks.add_argument("--junit", type=Path, metavar="FILE", help="write it as JUnit XML, for CI")
+    checks.add_argument(
+        "--last", action="store_true", help="run nothing; say kind by kind what was last found"
+    )
+    checks.add_argument("--failed", action="store_true", help="with --last: what failed, in full")
     checks.add_argument(
         "--prove", action="store_true",
         help="inject a fault for each kind into copies of the tables and see whether it is noticed",
@@ -395,6 +404,29 @@ def _print_alerts(alerts: list[dict[str, Any]]) -> None:
 
 
 def _checks(options: argparse.Namespace, settings: Settings) -> int:
+    if options.last or options.failed or options.prove:
+        return _last_checks(options, settings)
+    from hospital_assets.automation.build import BuildError, check
+    from hospital_assets.checks.reports import as_json, as_junit
+    from hospital_assets.definitions import build_definitions
+
+    with _progress() as progress:
+        try:
+            report = check(build_definitions(settings), settings, progress=progress)
+        except BuildError as error:
+            raise ValueError(str(error)) from error
+    for path, written in ((options.json, as_json), (options.junit, as_junit)):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(written(report), encoding="utf-8")
+    _print_checks(report)
+    if options.fail_on == "never":
+        return 0
+    bad = report.failures or report.failed_checks
+    return 1 if bad or (options.fail_on == "warn" and report.warnings) else 0
+
+
+def _last_checks(options: argparse.Namespace, settings: Settings) -> int:
     from rich.console import Console
     from rich.table import Table
 
@@ -614,6 +646,20 @@ def _print_report(report: BuildReport, settings: Settings) -> None:
             tables.add_row(layer, str(len(written)), f"{sum(written.values()):,}", f"{spent:.1f}")
     console.print(tables)
 
+    _print_checks(report)
+    console.print(
+        f"Warehouse: {settings.warehouse_file}. Look around: hospital dev, then "
+        "http://localhost:3000",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _print_checks(report: BuildReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 100)
     if report.warnings or report.failed_checks:
         odd = Table("table", "check", "", "what", title="Checks that did not pass")
         for check in [*report.failed_checks, *report.warnings]:
@@ -627,12 +673,6 @@ def _print_report(report: BuildReport, settings: Settings) -> None:
         f"{len(report.failed_checks)} errors; {report.first} to {report.last} "
         f"in {report.seconds:.1f} s",
         highlight=False,
-    )
-    console.print(
-        f"Warehouse: {settings.warehouse_file}. Look around: hospital dev, then "
-        "http://localhost:3000",
-        highlight=False,
-        soft_wrap=True,
     )
 
 

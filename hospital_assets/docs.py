@@ -52,8 +52,10 @@ def check_kinds() -> str:
         "Generated from the code by `hospital docs`. A kind is one asset check per table; each of its "
         "single checks (a rule of a column) is kept in `quality.dq_results` with violated rows, "
         "denominator, percent, threshold and a status: Passed, Failed, NotApplicable or Error. "
-        "`hospital checks` sums up what was last said, `hospital checks --failed` lists what failed, "
-        "and `hospital checks --prove` injects the faults below into copies of your own tables and "
+        "`hospital check` runs all of them on what is stored and exits with 1 when one of severity "
+        "ERROR fails (`--fail-on warn` for warnings, too; `--json` and `--junit` write files for CI); "
+        "`--last` sums up what was last found, `--last --failed` lists what failed, and "
+        "`hospital check --prove` injects the faults below into copies of your own tables and "
         "reports which checks noticed. A test demands that each is noticed, and that clean data "
         "raises nothing.",
         "",

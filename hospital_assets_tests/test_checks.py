@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import subprocess
+import sys
 from datetime import UTC, date, datetime
+from pathlib import Path
+from xml.etree import ElementTree
 
 import polars as pl
 import pytest
@@ -106,3 +113,32 @@ def test_occupancy_must_reconcile() -> None:
     assert passed()
     assert not passed(occupied_bed_minutes=pl.Series([600.0, 1201.0]))
     assert not passed(midnight_patients_count=pl.Series([5, 5]))  # 5 + 2 - 3 is 4
+
+
+def test_check_builds_nothing_and_exits_by_severity(
+    clean: tuple[Settings, BuildReport], tmp_path: Path
+) -> None:
+    settings, _ = clean
+    shutil.copytree(settings.data_dir, tmp_path, dirs_exist_ok=True)
+    junit, said = tmp_path / "junit.xml", tmp_path / "said.json"
+
+    def check(*options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "hospital_assets.cli", "check", "--junit", str(junit), "--json",
+             str(said), *options],
+            env={**os.environ, "HOSPITAL_DATA_DIR": str(tmp_path)}, capture_output=True, text=True,
+        )  # fmt: skip
+
+    with open_warehouse(tmp_path / "warehouse" / "hospital.duckdb") as warehouse:
+        warehouse.connection.execute(
+            "update facts.fact_emergency_visits set los_minutes = 1e6 where rowid = 0"
+        )
+    warned = check()
+    assert warned.returncode == 1, warned.stdout  # a duration that is not that of its clocks
+    found = json.loads(said.read_text())
+    broken = {(c["table"], c["name"]) for c in found["checks"] if not c["passed"]}
+    assert broken == {("fact_emergency_visits", "duration_agrees"),
+                      ("fact_emergency_visits", "plausible")}  # fmt: skip
+    suite = ElementTree.parse(junit).getroot()  # noqa: S314  (we have just written it)
+    assert (suite.attrib["failures"], suite.attrib["skipped"]) == ("1", "1")
+    assert check("--fail-on", "never").returncode == 0

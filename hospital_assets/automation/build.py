@@ -137,6 +137,38 @@ def build(
     return _build_spans(definitions, settings, [(first, last)], select, progress)
 
 
+def check(
+    definitions: dg.Definitions,
+    settings: Settings,
+    *,
+    first: date | None = None,
+    last: date | None = None,
+    progress: Callable[[str, int, int], None] = lambda name, done, total: None,
+) -> BuildReport:
+    """Run every check on what is stored for the days from `first` to `last`; builds nothing.
+
+    Args:
+        definitions: what to run.
+        settings: the data directory.
+        first: first service day; default the directory's first.
+        last: last service day, inclusive; default the directory's last.
+        progress: as for `build`.
+
+    Raises:
+        BuildError: nothing was ever built.
+    """
+    if not settings.warehouse_file.exists():
+        raise BuildError(f"{settings.warehouse_file} is missing: run `hospital build` first")
+    keys = _partition_keys(settings, first, last)
+    report = BuildReport(date.fromisoformat(keys[0]), date.fromisoformat(keys[-1]))
+    started = time.perf_counter()
+    with dagster_instance(settings) as instance:
+        job = definitions.resolve_job_def("all_checks")
+        _run(job, instance, keys, None, report, progress)
+    report.seconds = time.perf_counter() - started
+    return report
+
+
 def refresh(
     definitions: dg.Definitions,
     settings: Settings,

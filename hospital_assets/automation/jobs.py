@@ -79,4 +79,18 @@ standing_checks = dg.define_asset_job(
     description="See whether any file, day or feed is left behind, late or missing.",
 )
 
-JOBS = [daily_batch, full_refresh, settle, standing_checks, *(refresh_job(feed) for feed in FEEDS)]
+#: Every check over what is stored, without rebuilding anything; `hospital check` runs it.
+all_checks = dg.define_asset_job(
+    "all_checks",
+    selection=dg.AssetSelection.all_asset_checks(),
+    description="Run every asset check on what is stored, without materialising anything.",
+)
+
+JOBS = [
+    all_checks,
+    daily_batch,
+    full_refresh,
+    settle,
+    standing_checks,
+    *(refresh_job(feed) for feed in FEEDS),
+]
