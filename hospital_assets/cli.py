@@ -115,6 +115,11 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     checks.set_defaults(run=_checks)
 
+    reported = commands.add_parser("report", help="write a page for people: report quality")
+    reported.add_argument("page", choices=["quality"])
+    reported.add_argument("--out", type=Path, help="default: reports/quality.html in the data dir")
+    reported.set_defaults(run=_report)
+
     drifted = commands.add_parser("drift", help="how the columns of landed files have changed")
     drifted.set_defaults(run=_drift)
 
@@ -489,6 +494,22 @@ def _prove(settings: Settings, warehouse: Warehouse, console: Console) -> int:
         highlight=False, soft_wrap=True,
     )  # fmt: skip
     return 0 if caught == matrix.height else 1
+
+
+def _report(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.checks.reports import as_page, gather
+    from hospital_assets.clock import hospital_now
+    from hospital_assets.warehouse.database import open_warehouse
+
+    if not settings.warehouse_file.exists():
+        raise ValueError(f"{settings.warehouse_file} is missing: run `hospital build` first")
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        page = as_page(gather(warehouse, hospital_now(settings)))
+    path = options.out or settings.data_dir / "reports" / "quality.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    print(path)
+    return 0
 
 
 def _drift(options: argparse.Namespace, settings: Settings) -> int:

@@ -10,27 +10,12 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from hospital_assets.assets.cleaned import adt_events, coded, er_visits, masters, patients, vitals
-from hospital_assets.assets.cleaned.rules import DUPLICATE, READING_RULES, SUPERSEDED, Rule
+from hospital_assets.assets.cleaned.all_rules import RULES
 from hospital_assets.checks.faults import FAULTS
 from hospital_assets.checks.kinds import CONTRACT_KINDS, QUALITY_KINDS
 from hospital_assets.contracts import CONTRACTS, Column, Contract
 
 _DOCS = Path(__file__).parents[1] / "docs"
-
-_RULES: dict[str, tuple[Rule, ...]] = {
-    "every subject": (*READING_RULES, DUPLICATE, SUPERSEDED),
-    "hospitals": masters.HOSPITAL_RULES,
-    "departments": masters.DEPARTMENT_RULES,
-    "doctors": masters.DOCTOR_RULES,
-    "doctor_shifts": masters.SHIFT_RULES,
-    "patients": patients.RULES,
-    "er_visits": er_visits.RULES,
-    "vitals": vitals.RULES,
-    "adt_events": adt_events.RULES,
-    "diagnoses": coded.DIAGNOSIS_RULES,
-    "procedures": coded.PROCEDURE_RULES,
-}
 
 
 def documents() -> dict[Path, str]:
@@ -177,7 +162,7 @@ def cleaning_rules() -> str:
         "subject's quarantine table, `duplicate` does too as a repetition; `correct` and `flag` "
         "keep it and leave the rule's name in `quality_codes`. Nothing is clamped or invented.",
     ]
-    for subject, rules in _RULES.items():
+    for subject, rules in RULES.items():
         parts += ["", f"## {subject}", "", "| rule | action | what it says | source |"]
         parts += ["|---|---|---|---|"]
         parts += [f"| `{r.name}` | {r.action} | {r.says} | {r.source} |" for r in rules]

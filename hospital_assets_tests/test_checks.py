@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from hospital_assets.checks.accounting import (
 from hospital_assets.checks.faults import FAULTS, prove, sound_tables
 from hospital_assets.checks.findings import Finding, newest_results
 from hospital_assets.checks.kinds import CONTRACT_KINDS, QUALITY_KINDS
+from hospital_assets.checks.reports import as_page, gather
 from hospital_assets.settings import Settings, write_settings
 from hospital_assets.simulator import simulate
 from hospital_assets.warehouse.database import open_warehouse
@@ -142,3 +144,24 @@ def test_check_builds_nothing_and_exits_by_severity(
     suite = ElementTree.parse(junit).getroot()  # noqa: S314  (we have just written it)
     assert (suite.attrib["failures"], suite.attrib["skipped"]) == ("1", "1")
     assert check("--fail-on", "never").returncode == 0
+
+
+def test_the_quality_page_says_what_is_wrong_and_names_nobody(
+    built: tuple[Settings, BuildReport],
+) -> None:
+    settings, _ = built
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        page = as_page(gather(warehouse, datetime(2026, 3, 13, 12, tzinfo=UTC)))
+        secrets = warehouse.connection.execute(
+            "select visit_id from cleaned.cleaned_er_visits union "
+            "select patient_id from cleaned.cleaned_patients union "
+            "select phone from cleaned.cleaned_patients where phone is not null union "
+            "select street from cleaned.cleaned_patients where street is not null"
+        ).fetchall()
+    assert "<script" not in page and "http" not in page  # nothing comes from elsewhere
+    for said in ("Score by layer and family", "Records in quarantine", "Reconciliation",
+                 "Freshness", "History", "The hospital is not one of the network", "@page"):  # fmt: skip
+        assert said in page, said
+    words = set(re.findall(r"[\w.+-]+", page.replace("<wbr>", "")))
+    assert len(secrets) > 2_000
+    assert not [value for (value,) in secrets if value in words or (" " in value and value in page)]

@@ -152,12 +152,25 @@ def store(
 
 def newest_results(warehouse: Warehouse) -> pl.DataFrame:
     """Every single check as it was last evaluated; empty before the first build."""
-    if not warehouse.connection.execute(
-        "select 1 from duckdb_tables() where schema_name = 'quality' and table_name = 'dq_results'"
-    ).fetchall():
-        return pl.DataFrame(schema={"status": pl.String, "kind": pl.String, "family": pl.String})
-    newest: pl.DataFrame = warehouse.connection.sql(
+    return _results(
+        warehouse,
         "from quality.dq_results qualify checked_at = max(checked_at) over "
-        "(partition by table_name, kind, column_name, rule) order by family, kind, table_name"
-    ).pl()
-    return newest
+        "(partition by table_name, kind, column_name, rule) order by family, kind, table_name",
+    )
+
+
+def results_by_day(warehouse: Warehouse) -> pl.DataFrame:
+    """How many single checks had which status on which day."""
+    return _results(
+        warehouse,
+        "select cast(checked_at as date) as day, status, count(*) as checks "
+        "from quality.dq_results group by all order by all",
+    )
+
+
+def _results(warehouse: Warehouse, query: str) -> pl.DataFrame:
+    with warehouse.transaction() as connection:
+        connection.execute("create schema if not exists quality")
+        connection.execute(_RESULTS)
+    found: pl.DataFrame = warehouse.connection.sql(query).pl()
+    return found
