@@ -95,7 +95,13 @@ def _lasts(table: str, column: str, start: str, end: str, unit_minutes: float = 
 _VISITS, _VITALS, _FLOW = "fact_emergency_visits", "fact_vitals", "fact_patient_flow"
 _CODED = nw.col("quality_codes")
 
-#: Records beyond the days that the directory covers stand on the commonest day of their file.
+#: Table -> the wall clock whose day is its service day.
+SERVICE_CLOCKS = {
+    _VISITS: "arrival_local",
+    "cleaned_er_visits": "arrival_local",
+    "cleaned_vitals": "measured_local",
+}
+#: Records from before the days that the directory covers stand on the commonest day of their file.
 _OUTSIDE_PCT = 2.0
 
 RULES: tuple[Rule, ...] = (
@@ -119,12 +125,6 @@ RULES: tuple[Rule, ...] = (
     _lasts(_VISITS, "boarding_minutes", "decision_at", "departure_at"),
     _lasts(_FLOW, "segment_hours", "segment_start_at", "segment_end_at", 60.0),
     _lasts("fact_doctor_shifts", "shift_hours", "shift_start_at", "shift_end_at", 60.0),
-    Rule(kinds.SERVICE_DAY, _VISITS, "service_date", "the local day of arrival",
-         nw.col("service_date") != nw.col("arrival_local").dt.date(), None, _OUTSIDE_PCT),
-    Rule(kinds.SERVICE_DAY, "cleaned_er_visits", "service_date", "the local day of arrival",
-         nw.col("service_date") != nw.col("arrival_local").dt.date(), None, _OUTSIDE_PCT),
-    Rule(kinds.SERVICE_DAY, "cleaned_vitals", "service_date", "the local day of measurement",
-         nw.col("service_date") != nw.col("measured_local").dt.date(), None, _OUTSIDE_PCT),
     Rule(kinds.DATE_KEY, _VISITS, "arrival_date_key", "names the day of arrival_local",
          nw.col("arrival_date_key") != date_key("arrival_local")),
     Rule(kinds.DATE_KEY, "fact_bed_occupancy", "date_key", "names the day of hour_start_local",
@@ -448,6 +448,14 @@ def resolved_rules(contract: Contract, as_of: datetime) -> list[Rule]:
     is_typed = contract.layer in ("cleaned", "dimensions", "facts")
     if contract.name.startswith("quarantine_") or not is_typed:
         return rules
+    if clock := SERVICE_CLOCKS.get(contract.name):
+        day = nw.col(clock).dt.date()
+        # What lies beyond the covered days stands on the commonest day of its file, too.
+        is_over = day < nw.lit(as_of.date()).cast(nw.Date)
+        rules.append(
+            Rule(kinds.SERVICE_DAY, contract.name, "service_date", f"the day of {clock}",
+                 nw.col("service_date") != day, is_over, _OUTSIDE_PCT)
+        )  # fmt: skip
     tomorrow = nw.lit(as_of).cast(nw.Datetime("us", "UTC")).dt.offset_by("1d")
     for column in contract.columns:
         value = nw.col(column.name)
