@@ -178,7 +178,9 @@ def _visits(
     arrival, left = visits["arrival"].to_numpy(), visits["left"].to_numpy()
     person, parent = flow.link_returns(rng(), visits, person, left)
     # Whoever would be in two places at once is somebody else, who comes only this time.
-    clash = flow.without_overlaps(person, arrival, left)
+    died = (visits["disposition"] == "expired").fill_null(False).to_numpy()
+    # Who died in the department does not come again, either.
+    clash = flow.without_overlaps(person, arrival, np.where(died, flow.NEVER, left))
     strangers = _strangers(pool, person, np.flatnonzero(clash))
     pool = pl.concat([pool, strangers])
     person[clash] = strangers["index"].to_numpy()
