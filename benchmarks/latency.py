@@ -14,6 +14,7 @@ the moment at which the alert stands in the outbox, and at which the file counts
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -98,8 +99,16 @@ def report_watched(data: Path, files: int, pause: float) -> None:
 
     import polars as pl
 
+    from hospital_assets.settings import load_settings
+
     folder = data / "landing" / "native" / "vitals"
-    template = json.loads(sorted(folder.glob("*.json"))[-1].read_text().splitlines()[0])
+    # A reading of the last day: one that landed days late is history, and history raises no alert.
+    records = []
+    for line in sorted(folder.glob("vitals_*.json"))[-1].read_text().splitlines():
+        with contextlib.suppress(ValueError):
+            records.append(json.loads(line))
+    last_day = str(load_settings(data).last_service_date)
+    template = next(r for r in records if r["measured_at"][:10] == last_day)
     time.sleep(10)  # it starts, and judges what it finds
     outbox = sqlite3.connect(data / "alerts" / "outbox.sqlite", timeout=30)
     copy = data / "warehouse" / "landed_files.parquet"
