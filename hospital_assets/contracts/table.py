@@ -156,7 +156,7 @@ class Measure:
         parts = (
             f"**{self.name}** ({self.unit}): {self.definition}",
             f"Clock: {self.clock}" if self.clock else "",
-            f"Population: {self.population}",
+            f"Population: {self.population}.",
             f"Left out: {self.exclusions}" if self.exclusions else "",
             f"Variants: {self.variants}" if self.variants else "",
             f"Source: {self.source}.",
