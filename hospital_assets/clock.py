@@ -15,7 +15,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from hospital_assets.settings import Settings, load_settings
+from hospital_assets.settings import Settings, load_settings, replace_text
 
 #: When the last local day has ended everywhere on Earth, in UTC.
 _LAST_MIDNIGHT = time(12, tzinfo=UTC)
@@ -57,16 +57,7 @@ class ClockResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
 def write_simulated_clock(settings: Settings, clock: SimulatedClock) -> None:
     """Let everybody in a data directory live by this clock."""
-    path = _file(settings)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(asdict(clock)), encoding="utf-8")
-    temporary.replace(path)
-
-
-def remove_simulated_clock(settings: Settings) -> None:
-    """Go back to the wall clock."""
-    _file(settings).unlink(missing_ok=True)
+    replace_text(_file(settings), json.dumps(asdict(clock)))
 
 
 def hospital_now(settings: Settings, wall: datetime | None = None) -> datetime:

@@ -143,7 +143,12 @@ def write_settings(settings: Settings) -> None:
     )
     lines.append(f"refresh_after_files = {settings.refresh_after_files}")
     lines.append(f"refresh_after_seconds = {settings.refresh_after_seconds}")
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    temporary = settings.settings_file.with_suffix(".toml.tmp")
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    temporary.replace(settings.settings_file)
+    replace_text(settings.settings_file, "\n".join(lines) + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a small file by rename, so that readers see all of it or what was there before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -324,15 +324,6 @@ class Outbox:
             )
         }
 
-    def forget(self, before: datetime) -> None:
-        """Drop what is only kept to compare with: judged files and visits before a moment."""
-        with self._transaction():
-            for statement in (
-                "delete from judged_files where judged_at < ?",
-                "delete from visits where start_at < ?",
-            ):
-                self._connection.execute(statement, (_text(before),))
-
     # For people ----------------------------------------------------------------------------------
 
     def alerts(self, *, with_resolved: bool = False) -> list[dict[str, Any]]:

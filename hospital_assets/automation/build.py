@@ -26,7 +26,7 @@ from hospital_assets.partitions import period_start, range_tags, service_periods
 from hospital_assets.settings import Settings
 
 #: A settled day can unsettle another only through the beds; this is never reached in practice.
-_MOST_ROUNDS = 5
+MOST_ROUNDS = 5
 
 #: Files that decide how Dagster runs stand beside the package in a checkout.
 _DAGSTER_YAML = Path(__file__).parents[2] / "dagster.yaml"
@@ -223,7 +223,7 @@ def _settle(
 ) -> None:
     """Refresh the days that the runs so far have left unsettled."""
     job = definitions.resolve_job_def("settle")
-    for _ in range(_MOST_ROUNDS):
+    for _ in range(MOST_ROUNDS):
         left = _unsettled(instance, settings)
         if not left or report.failures:
             return
@@ -256,19 +256,28 @@ def _run(
     )
     for event in result.all_events:
         if event.is_step_failure and not _is_blocked_check(event):
-            data = event.step_failure_data
-            cause = data.error
-            while cause is not None and cause.cause is not None:
-                cause = cause.cause
-            message = cause.message.strip() if cause else "failed"
-            report.failures.append(f"{event.step_key}: {message}")
+            report.failures.append(failure_of(event))
+
+
+def failure_of(event: dg.DagsterEvent) -> str:
+    """What a failed step says: its name and the message at the root of its error."""
+    cause = event.step_failure_data.error
+    while cause is not None and cause.cause is not None:
+        cause = cause.cause
+    return f"{event.step_key}: {cause.message.strip() if cause else 'failed'}"
+
+
+def unsettled_spans(
+    materialization: dg.AssetMaterialization | None, settings: Settings
+) -> list[tuple[date, date]]:
+    """Spans of days that a materialisation of `unsettled_days` leaves to be settled."""
+    return spans({period_start(day, settings) for day in days_named(materialization)})
 
 
 def _unsettled(instance: dg.DagsterInstance, settings: Settings) -> list[tuple[date, date]]:
     """Spans of days that the last run left to be settled, as it said itself."""
     event = instance.get_latest_materialization_event(dg.AssetKey("unsettled_days"))
-    days = days_named(event.asset_materialization) if event else []
-    return spans({period_start(day, settings) for day in days})
+    return unsettled_spans(event.asset_materialization if event else None, settings)
 
 
 def _is_blocked_check(event: dg.DagsterEvent) -> bool:

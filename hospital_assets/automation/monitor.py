@@ -132,12 +132,6 @@ class Monitor:
         self, zone: LandingZone, ledger: pl.DataFrame, now: datetime
     ) -> tuple[list[Signal], list[VisitState], set[str]]:
         """Signals and visits of files that are news and were not judged yet."""
-        warehouse_file = Path(self.landing.warehouse.database)
-        hospitals = read_copy(warehouse_file, "hospitals")
-        patients = read_copy(warehouse_file, "patients")
-        if hospitals is None or patients is None:
-            # Nothing was ever built: without time zones and ages nothing can be judged.
-            return [], [], set()
         oldest = (now - timedelta(hours=self.alerts.lookback_hours) - _ZONES).date()
         news = ledger.filter(
             pl.col("subject").is_in(["vitals", "er_visits"]),
@@ -146,6 +140,12 @@ class Monitor:
         )
         todo = self.outbox.not_judged(news["file_sha256"].to_list())
         if not todo:
+            return [], [], set()
+        warehouse_file = Path(self.landing.warehouse.database)
+        hospitals = read_copy(warehouse_file, "hospitals")
+        patients = read_copy(warehouse_file, "patients")
+        if hospitals is None or patients is None:
+            # Nothing was ever built: without time zones and ages nothing can be judged.
             return [], [], set()
         new = news.filter(pl.col("file_sha256").is_in(list(todo)))
         masters = ledger.filter(pl.col("subject") == "hospitals")

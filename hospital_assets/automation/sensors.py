@@ -43,6 +43,11 @@ WATCHER_SECONDS = 30.0
 _NOT_THE_FILES_FAULT = ("WarehouseLockedError",)
 
 
+def quiet_since_ns() -> int:
+    """Files modified later may still be growing, where the system cannot tell."""
+    return time.time_ns() - int(QUIET_SECONDS * 1e9)
+
+
 def landing_sensor(feed: str, settings: Settings) -> dg.SensorDefinition:
     """The sensor of a feed: asks for one run over the service days of the files that wait."""
 
@@ -63,8 +68,7 @@ def landing_sensor(feed: str, settings: Settings) -> dg.SensorDefinition:
         until = time.monotonic() + LOOK_SECONDS
         while True:
             started = time.monotonic()
-            quiet_since_ns = time.time_ns() - int(QUIET_SECONDS * 1e9)
-            waiting = landing.waiting(FEEDS[feed], set_aside, quiet_since_ns)
+            waiting = landing.waiting(FEEDS[feed], set_aside, quiet_since_ns())
             if is_watched(settings):
                 left = time.time_ns() - int(WATCHER_SECONDS * 1e9)
                 waiting = [file for file in waiting if file.since_ns < left]
@@ -143,7 +147,7 @@ def alerts_sensor(settings: Settings) -> dg.SensorDefinition:
             return dg.SkipReason("hospital watch is at work")
         monitor = open_monitor(settings, landing, FEEDS)
         with contextlib.closing(monitor.outbox):
-            look = monitor.look(quiet_since_ns=time.time_ns() - int(QUIET_SECONDS * 1e9))
+            look = monitor.look(quiet_since_ns=quiet_since_ns())
             sent = monitor.deliver()
         return dg.SkipReason(f"{look.opened} alerts opened, {sent} messages sent")
 

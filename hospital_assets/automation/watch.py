@@ -22,11 +22,16 @@ import dagster as dg
 from dagster_shared.record import replace
 
 from hospital_assets.automation.alert_rules import check_signals
-from hospital_assets.automation.build import dagster_instance
+from hospital_assets.automation.build import (
+    MOST_ROUNDS,
+    dagster_instance,
+    failure_of,
+    unsettled_spans,
+)
 from hospital_assets.automation.jobs import refreshed_by
 from hospital_assets.automation.monitor import Monitor, open_monitor
 from hospital_assets.automation.presence import watch_lock
-from hospital_assets.automation.sensors import FEEDS, days_named
+from hospital_assets.automation.sensors import FEEDS, quiet_since_ns
 from hospital_assets.landing.waiting import Waiting, spans
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.partitions import period_start, range_tags
@@ -43,7 +48,6 @@ _TICK_MS = 1000
 _WAIT_SECONDS = 0.2
 #: Dagster's scratch instance keeps all events in memory, so it is made anew now and then.
 _BATCHES_PER_INSTANCE = 50
-_MOST_ROUNDS = 5
 
 
 class BatchError(Exception):
@@ -112,7 +116,7 @@ def watch(
             opened = 0
             if has_news:
                 # A file whose writing the system cannot tell of waits for a quiet second.
-                look = monitor.look(quiet_since_ns=time.time_ns() - 1_000_000_000)
+                look = monitor.look(quiet_since_ns=quiet_since_ns())
                 opened = look.opened
                 waiting = {
                     feed: [file for file in files if file.file_sha256 not in given_up]
@@ -196,7 +200,7 @@ class Loader:
                 self._run("full_refresh", span, batch, selection)
             if not days:
                 self._run("full_refresh", None, batch, {dg.AssetKey("raw_landed_files")})
-            for _ in range(_MOST_ROUNDS):
+            for _ in range(MOST_ROUNDS):
                 for span in _unsettled(batch, self._settings):
                     self._run("settle", span, batch)
         for materialization in batch.materializations:
@@ -230,11 +234,7 @@ class Loader:
         )
         for event in result.all_events:
             if event.is_step_failure:
-                error = event.step_failure_data.error
-                while error is not None and error.cause is not None:
-                    error = error.cause
-                said = error.message.strip() if error else "failed"
-                raise BatchError(f"{event.step_key}: {said}")
+                raise BatchError(failure_of(event))
             if event.is_step_materialization:
                 batch.materializations.append(event.step_materialization_data.materialization)
             elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
@@ -247,5 +247,4 @@ class Loader:
 def _unsettled(batch: Batch, settings: Settings) -> list[tuple[date, date]]:
     """The days that the newest `unsettled_days` of a batch names."""
     named = [m for m in batch.materializations if m.asset_key.path == ["unsettled_days"]]
-    days = days_named(named[-1]) if named else []
-    return spans({period_start(day, settings) for day in days})
+    return unsettled_spans(named[-1] if named else None, settings)

@@ -43,6 +43,7 @@ from hospital_assets.landing.reader import (
     verified,
 )
 from hospital_assets.landing.waiting import Waiting, waiting_files
+from hospital_assets.settings import replace_text
 from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import Frame, lazy
 from hospital_assets.warehouse.io_manager import WarehouseResource
@@ -481,10 +482,7 @@ def read_set_aside(folder: Path) -> dict[str, str]:
 
 def write_set_aside(folder: Path, set_aside: Mapping[str, str]) -> None:
     """Keep the files set aside, in one step."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{_SET_ASIDE_FILE}.tmp"
-    temporary.write_text(json.dumps(dict(set_aside), indent=1), encoding="utf-8")
-    temporary.replace(folder / _SET_ASIDE_FILE)
+    replace_text(folder / _SET_ASIDE_FILE, json.dumps(dict(set_aside), indent=1))
 
 
 def import_files(profile_name: str, source: Path, landing: Path) -> tuple[list[str], list[str]]:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from hospital_assets.settings import replace_text
 from hospital_assets.simulator import feed_network, feeds
 
 _DAY = 86_400
@@ -206,10 +207,7 @@ def read_network(path: Path) -> LiveNetwork | None:
 
 def write_network(path: Path, network: LiveNetwork) -> None:
     """Keep the network, in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(asdict(network)), encoding="utf-8")
-    temporary.replace(path)
+    replace_text(path, json.dumps(asdict(network)))
 
 
 def _put(landing: Path, name: str, data: bytes) -> None:

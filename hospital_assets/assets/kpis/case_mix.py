@@ -44,21 +44,8 @@ def kpi_conditions(kpi_conditions_daily: Frame, dim_condition: Frame) -> Frame:
             {"visit_count": nw.col("visit_count").sum()},
         )
     )
-    is_coded = nw.col("icd_code") != NOT_CODED
     return (
-        summed.with_columns(
-            _coded_count=nw.when(is_coded).then(nw.col("visit_count")).otherwise(nw.lit(0)),
-        )
-        .with_columns(coded_visit_count=nw.col("_coded_count").sum().over("hospital_id"))
-        .with_columns(
-            share_pct=nw.when(is_coded).then(share_pct("_coded_count", "coded_visit_count")),
-            commonest_rank=nw.when(is_coded).then(
-                nw.col("_coded_count")
-                .rank("min", descending=True)
-                .over("hospital_id")
-                .cast(nw.Int64)
-            ),
-        )
+        ranked(summed, nw.col("icd_code") != NOT_CODED)
         .join(
             dim_condition.select("icd_version", "icd_code", "condition_name", "chapter_name"),
             on=["icd_version", "icd_code"],
@@ -84,22 +71,26 @@ def kpi_condition_groups(kpi_conditions_daily: Frame, dim_condition: Frame) -> F
             {"visit_count": nw.col("visit_count").sum()},
         )
     )
-    is_coded = nw.col("condition_group") != NOT_CODED
-    return (
-        summed.with_columns(
-            _coded_count=nw.when(is_coded).then(nw.col("visit_count")).otherwise(nw.lit(0)),
-        )
-        .with_columns(coded_visit_count=nw.col("_coded_count").sum().over("hospital_id"))
-        .with_columns(
-            share_pct=nw.when(is_coded).then(share_pct("_coded_count", "coded_visit_count")),
-            commonest_rank=nw.when(is_coded).then(
-                nw.col("_coded_count")
-                .rank("min", descending=True)
-                .over("hospital_id")
-                .cast(nw.Int64)
-            ),
-        )
-        .select(nw.col(*CONTRACTS["kpi_condition_groups"].column_names))
+    return ranked(summed, nw.col("condition_group") != NOT_CODED).select(
+        nw.col(*CONTRACTS["kpi_condition_groups"].column_names)
+    )
+
+
+def ranked(counts: Frame, is_coded: nw.Expr) -> Frame:
+    """Add each hospital's coded visits, and of what is coded its share of them and its rank.
+
+    Args:
+        counts: hospital_id, visit_count.
+        is_coded: false for the row of visits without a diagnosis.
+    """
+    coded = counts.with_columns(
+        _coded_count=nw.when(is_coded).then(nw.col("visit_count")).otherwise(nw.lit(0)),
+    ).with_columns(coded_visit_count=nw.col("_coded_count").sum().over("hospital_id"))
+    return coded.with_columns(
+        share_pct=nw.when(is_coded).then(share_pct("_coded_count", "coded_visit_count")),
+        commonest_rank=nw.when(is_coded).then(
+            nw.col("_coded_count").rank("min", descending=True).over("hospital_id").cast(nw.Int64)
+        ),
     )
 
 

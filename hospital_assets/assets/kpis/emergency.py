@@ -294,7 +294,6 @@ def op18(visits: Frame) -> Frame:
             "unknown": nw.col("disposition").is_null() | (nw.col("disposition") == "other"),
             "other_stratum": ~nw.col("_is_in_stratum"),
         },
-        counted={"numerator_count": nw.lit(False)},
         of=["los_minutes"],
         figures={"median_minutes": nw.col("los_minutes").median()},
     )
@@ -370,37 +369,25 @@ def with_z_scores(frame: Frame) -> Frame:
         frame: period_year, hospital_id, stratum, population_count, value_pct.
     """
     low = (nw.col("population_count") // ECAT_BAND_VISITS) * ECAT_BAND_VISITS
-    banded = frame.with_columns(
-        volume_band=nw.when(nw.col("hospital_id") != ALL).then(
-            nw.concat_str(
-                low.cast(nw.String),
-                nw.lit("-"),
-                (low + (ECAT_BAND_VISITS - 1)).cast(nw.String),
-            )
+    compared = frame.filter(nw.col("stratum") == ALL, nw.col("hospital_id") != ALL).with_columns(
+        volume_band=nw.concat_str(
+            low.cast(nw.String), nw.lit("-"), (low + (ECAT_BAND_VISITS - 1)).cast(nw.String)
         )
     )
-    compared = banded.filter(nw.col("stratum") == ALL, nw.col("hospital_id") != ALL)
     bands = compared.group_by("period_year", "volume_band").agg(
         _mean=nw.col("value_pct").mean(), _deviation=nw.col("value_pct").std(ddof=1)
     )
-    scores = (
+    scored = (
         compared.join(bands, on=["period_year", "volume_band"], how="left")
+        # Rounded, because sums of fractions depend on their order.
         .with_columns(
-            z_score=nw.when(nw.col("_deviation") > 0).then(
-                # Rounded, because sums of fractions depend on their order.
+            _score=nw.when(nw.col("_deviation") > 0).then(
                 ((nw.col("value_pct") - nw.col("_mean")) / nw.col("_deviation")).round(9)
             )
         )
-        .select("period_year", "hospital_id", "stratum", "z_score", _band=nw.col("volume_band"))
+        .select("period_year", "hospital_id", "volume_band", "_score")
     )
-    whole = compared.select("period_year", "hospital_id", _hospital_band=nw.col("volume_band"))
-    return (
-        # The band is the hospital's, whatever the stratum.
-        frame.join(whole, on=["period_year", "hospital_id"], how="left")
-        .with_columns(volume_band=nw.col("_hospital_band"))
-        .join(
-            scores.select("period_year", "hospital_id", "stratum", "z_score"),
-            on=["period_year", "hospital_id", "stratum"],
-            how="left",
-        )
+    # The band is the hospital's, whatever the stratum; the score is that of the whole.
+    return frame.join(scored, on=["period_year", "hospital_id"], how="left").with_columns(
+        z_score=nw.when(nw.col("stratum") == ALL).then(nw.col("_score"))
     )

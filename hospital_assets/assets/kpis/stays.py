@@ -4,7 +4,7 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import table
-from hospital_assets.assets.kpis.totals import exact_mean, month_of, rates
+from hospital_assets.assets.kpis.totals import exact_mean, month_of, rates, with_totals
 from hospital_assets.clock import ClockResource
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.warehouse.dialect import Frame, local_clocks
@@ -64,7 +64,7 @@ def length_of_stay(stays: Frame, as_of: nw.Expr) -> Frame:
         )
         .with_columns(
             _min1=nw.when(nw.col("_hcup") < 1).then(nw.lit(1)).otherwise(nw.col("_hcup")),
-            # Of open stays only, so that it can stand beside what is measured of the others.
+            # Of open stays only.
             _open_days=nw.when(nw.col("_is_open") & (nw.col("_so_far") >= 0)).then(
                 nw.col("_so_far")
             ),
@@ -75,7 +75,6 @@ def length_of_stay(stays: Frame, as_of: nw.Expr) -> Frame:
         ("period_month", "as_of_at", "stay_class"),
         ("hospital_id",),
         excluded={"open": nw.col("_is_open"), "negative": nw.col("_hours") < 0},
-        counted={"numerator_count": nw.lit(False)},
         of=["_hcup", "_min1", "_hours"],
         figures={
             "los_hcup_days_sum": nw.col("_hcup").sum(),
@@ -85,15 +84,12 @@ def length_of_stay(stays: Frame, as_of: nw.Expr) -> Frame:
             "los_hours_median": nw.col("_hours").median(),
         },
     )
-    open_days = rates(
+    open_days = with_totals(
         frame,
         ("period_month", "stay_class"),
         ("hospital_id",),
-        excluded={"closed": ~nw.col("_is_open")},
-        counted={"numerator_count": nw.lit(False)},
-        of=["_open_days"],
-        figures={"open_days_so_far_average": exact_mean("_open_days")},
-    ).select("period_month", "stay_class", "hospital_id", "open_days_so_far_average")
+        {"open_days_so_far_average": exact_mean("_open_days")},
+    )
     return lengths.join(
         open_days, on=["period_month", "stay_class", "hospital_id"], how="left"
     ).with_columns(los_hcup_days_sum=nw.coalesce(nw.col("los_hcup_days_sum"), nw.lit(0)))

@@ -44,7 +44,7 @@ def rates(
     totalled: Sequence[str],
     *,
     excluded: Mapping[str, nw.Expr],
-    counted: Mapping[str, nw.Expr],
+    counted: Mapping[str, nw.Expr] = MappingProxyType({}),
     figures: Mapping[str, nw.Expr] = MappingProxyType({}),
     of: Sequence[str] = (),
 ) -> Frame:
@@ -55,13 +55,14 @@ def rates(
         by: columns that always group.
         totalled: columns that also take the value `all`.
         excluded: reason -> condition; the first that holds is the reason. Null counts as no.
-        counted: column -> condition, counted among those not left out; `numerator_count` is one.
+        counted: column -> condition, counted among those not left out; with a `numerator_count`
+            among them, its share is `value_pct`.
         figures: further aggregations by name.
         of: columns that `figures` need; null for those left out.
 
     Returns:
         by, totalled, population_count, excluded_<reason>_count, denominator_count, the counted
-        columns, value_pct, and the figures.
+        columns, value_pct (where there is a numerator), and the figures.
     """
     reason = nw.coalesce(
         *(nw.when(condition).then(nw.lit(name)) for name, condition in excluded.items()),
@@ -83,7 +84,7 @@ def rates(
         },
     )
     sums = ("denominator_count", *(f"excluded_{name}_count" for name in excluded), *counted)
-    return with_totals(
+    found = with_totals(
         checkpoint(marked),
         by,
         totalled,
@@ -92,7 +93,10 @@ def rates(
             **{name: nw.col(name).sum() for name in sums},
             **figures,
         },
-    ).with_columns(value_pct=share_pct("numerator_count", "denominator_count"))
+    )
+    if "numerator_count" not in counted:
+        return found
+    return found.with_columns(value_pct=share_pct("numerator_count", "denominator_count"))
 
 
 def exact_sum(column: str) -> nw.Expr:
