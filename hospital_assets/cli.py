@@ -11,7 +11,13 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hospital_assets.settings import Settings, SettingsError, load_settings, write_settings
+from hospital_assets.settings import (
+    Settings,
+    SettingsError,
+    load_settings,
+    replace_text,
+    write_settings,
+)
 
 if TYPE_CHECKING:
     import threading
@@ -412,7 +418,7 @@ def _checks(options: argparse.Namespace, settings: Settings) -> int:
     if options.last or options.failed or options.prove:
         return _last_checks(options, settings)
     from hospital_assets.automation.build import BuildError, check
-    from hospital_assets.checks.reports import as_json, as_junit
+    from hospital_assets.checks.outcome import as_json, as_junit
     from hospital_assets.definitions import build_definitions
 
     with _progress() as progress:
@@ -485,7 +491,7 @@ def _prove(settings: Settings, warehouse: Warehouse, console: Console) -> int:
         shown.add_row(*cells)
         lines.append(f"| {' | '.join(cells)} |")
     console.print(shown)
-    report = settings.data_dir / "reports" / "check-matrix.md"
+    report = settings.reports / "check-matrix.md"
     report.parent.mkdir(parents=True, exist_ok=True)
     report.write_text("\n".join(lines) + "\n", encoding="utf-8")
     caught = int(matrix["is_caught"].sum())
@@ -497,17 +503,16 @@ def _prove(settings: Settings, warehouse: Warehouse, console: Console) -> int:
 
 
 def _report(options: argparse.Namespace, settings: Settings) -> int:
-    from hospital_assets.checks.reports import as_page, gather
     from hospital_assets.clock import hospital_now
+    from hospital_assets.reports.quality import as_page, gather
     from hospital_assets.warehouse.database import open_warehouse
 
     if not settings.warehouse_file.exists():
         raise ValueError(f"{settings.warehouse_file} is missing: run `hospital build` first")
     with open_warehouse(settings.warehouse_file) as warehouse:
         page = as_page(gather(warehouse, hospital_now(settings)))
-    path = options.out or settings.data_dir / "reports" / "quality.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    path = options.out or settings.reports / "quality.html"
+    replace_text(path, page)
     print(path)
     return 0
 

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import dagster as dg
 
+from hospital_assets import reports
 from hospital_assets.alerts.outbox import OutboxResource, outbox_file
 from hospital_assets.assets import cleaned, dimensions, facts, kpis, raw
 from hospital_assets.automation.jobs import JOBS
-from hospital_assets.automation.schedules import daily_batch_schedule, standing_checks_schedule
+from hospital_assets.automation.schedules import (
+    daily_batch_schedule,
+    quality_page_schedule,
+    standing_checks_schedule,
+)
 from hospital_assets.automation.sensors import (
     FEEDS,
     alerts_sensor,
@@ -26,6 +31,7 @@ from hospital_assets.checks.standing import standing
 from hospital_assets.clock import ClockResource
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.partitions import SERVICE_PERIODS
+from hospital_assets.reports.folder import ReportsResource
 from hospital_assets.settings import Settings, load_settings
 from hospital_assets.warehouse.io_manager import (
     WarehouseIOManager,
@@ -41,12 +47,16 @@ def build_definitions(settings: Settings | None = None) -> dg.Definitions:
     return dg.Definitions(
         assets=[
             asset
-            for layer in (raw, cleaned, dimensions, facts, kpis)
+            for layer in (raw, cleaned, dimensions, facts, kpis, reports)
             for asset in dg.load_assets_from_package_module(layer)
         ],
         asset_checks=[*contract_checks(), *quality_checks(), *accounting_checks(), standing],
         jobs=JOBS,
-        schedules=[daily_batch_schedule(settings), standing_checks_schedule],
+        schedules=[
+            daily_batch_schedule(settings),
+            standing_checks_schedule,
+            quality_page_schedule,
+        ],
         sensors=[
             *(landing_sensor(feed, settings) for feed in FEEDS),
             settling_sensor(settings),
@@ -57,6 +67,7 @@ def build_definitions(settings: Settings | None = None) -> dg.Definitions:
             "warehouse": warehouse,
             "io_manager": WarehouseIOManager(warehouse=warehouse),
             "clock": ClockResource(data_dir=str(settings.data_dir)),
+            "reports": ReportsResource(folder=str(settings.reports)),
             "outbox": OutboxResource(file=str(outbox_file(settings))),
             "landing": LandingResource(
                 warehouse=warehouse,

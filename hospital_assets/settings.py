@@ -61,6 +61,11 @@ class Settings:
         return self.data_dir / "warehouse" / "hospital.duckdb"
 
     @property
+    def reports(self) -> Path:
+        """Pages and files written for people."""
+        return self.data_dir / "reports"
+
+    @property
     def dagster_home(self) -> Path:
         """Dagster's own storage: runs, events, check history."""
         return self.data_dir / "dagster"

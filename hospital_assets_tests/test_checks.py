@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -25,12 +26,13 @@ from hospital_assets.checks.accounting import (
 from hospital_assets.checks.faults import FAULTS, prove, sound_tables
 from hospital_assets.checks.findings import Finding, newest_results
 from hospital_assets.checks.kinds import CONTRACT_KINDS, QUALITY_KINDS
-from hospital_assets.checks.reports import as_page, gather
+from hospital_assets.definitions import build_definitions
+from hospital_assets.reports.quality import as_page, gather
 from hospital_assets.settings import Settings, write_settings
 from hospital_assets.simulator import simulate
 from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets.warehouse.dialect import lazy
-from hospital_assets_tests.helpers import run
+from hospital_assets_tests.helpers import copy_of, run
 
 FIRST, LAST = date(2026, 3, 6), date(2026, 3, 9)
 
@@ -151,7 +153,14 @@ def test_the_quality_page_says_what_is_wrong_and_names_nobody(
 ) -> None:
     settings, _ = built
     with open_warehouse(settings.warehouse_file) as warehouse:
-        page = as_page(gather(warehouse, datetime(2026, 3, 13, 12, tzinfo=UTC)))
+        quality = gather(warehouse, datetime(2026, 3, 13, 12, tzinfo=UTC))
+        page = as_page(quality)
+        hospitals = [
+            hospital
+            for (hospital,) in warehouse.connection.execute(
+                "select hospital_id from cleaned.cleaned_hospitals"
+            ).fetchall()
+        ]
         secrets = warehouse.connection.execute(
             "select visit_id from cleaned.cleaned_er_visits union "
             "select patient_id from cleaned.cleaned_patients union "
@@ -162,6 +171,25 @@ def test_the_quality_page_says_what_is_wrong_and_names_nobody(
     for said in ("Score by layer and family", "Records in quarantine", "Reconciliation",
                  "Freshness", "History", "The hospital is not one of the network", "@page"):  # fmt: skip
         assert said in page, said
+    by_hospital = quality.quarantine_by_hospital
+    assert by_hospital["records"].sum() == quality.quarantine["records"].sum() > 0
+    assert (
+        {"not stated or unknown"}
+        < set(by_hospital["hospital"])
+        <= {*hospitals, "not stated or unknown"}
+    )
     words = set(re.findall(r"[\w.+-]+", page.replace("<wbr>", "")))
     assert len(secrets) > 2_000
     assert not [value for (value,) in secrets if value in words or (" " in value and value in page)]
+
+
+def test_the_quality_page_is_an_asset(built: tuple[Settings, BuildReport], tmp_path: Path) -> None:
+    settings, _ = built
+    other = copy_of(settings, tmp_path)
+    shutil.copytree(settings.warehouse_file.parent, other.warehouse_file.parent)
+    done = build_definitions(other).resolve_job_def("quality_page").execute_in_process()
+    (event,) = done.asset_materializations_for_node("quality_report")
+    page = (other.reports / "quality.html").read_text()
+    assert event.metadata["sha256"].value == hashlib.sha256(page.encode()).hexdigest()
+    assert event.metadata["quarantined_records"].value > 0
+    assert "Quarantine by hospital" in page

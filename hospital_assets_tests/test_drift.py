@@ -133,6 +133,58 @@ def test_a_required_column_blocks_its_file_only(tmp_path: Path, gone: str) -> No
     zone.connection.close()
 
 
+def test_a_column_that_holds_something_else_is_named(tmp_path: Path) -> None:
+    def file(name: str, levels: list[str], arrival: str = "2026-01-15 10:00:00") -> None:
+        lines = [f"V{name}{n},P{n},H1,{arrival},{level}" for n, level in enumerate(levels)]
+        header = "visit_id,patient_id,hospital_id,arrival_time,triage_level"
+        target = zone.landing / "native" / "er_visits" / f"{name}.csv"
+        target.write_text("\n".join([header, *lines]) + "\n")
+
+    zone = zone_in(tmp_path)
+    for day in range(3):
+        file(f"usual_{day}", ["1", "2", "3", "4", "5"] * 4)
+    file("dirty", ["3", "", "3"] * 6 + ["three", ""])  # dirt is no change of the feed
+    file("few", ["low", "high"])  # two values say nothing
+    assert drifts(zone.discover()) == []
+    file("words", ["low", "high"] * 10)
+    file("epoch", ["3"] * 20, arrival="1768471200")
+    found = {(d.column, d.verdict, d.first_file) for d in drifts(zone.discover())}
+    assert found == {
+        ("triage_level", "retyped", "native/er_visits/words.csv"),
+        ("arrival_time", "retyped", "native/er_visits/epoch.csv"),
+    }
+    zone.connection.close()
+
+
+def test_a_new_field_of_a_json_feed_is_named_and_kept(tmp_path: Path) -> None:
+    zone = zone_in(tmp_path)
+    folder = zone.landing / "native" / "vitals"
+    folder.mkdir()
+
+    def file(name: str, **more: object) -> None:
+        lines = [
+            json.dumps({"observation_id": f"{name}{n}", "patient_id": "P1", "hospital_id": "H1",
+                        "measured_at": "2026-01-15T10:00:00Z", "vitals": {}, **more})
+            for n in range(12)
+        ]  # fmt: skip
+        (folder / f"{name}.json").write_text("\n".join(lines) + "\n")
+
+    file("a")
+    file("b", device_id="D1")  # a field the profile names, absent elsewhere, is no drift
+    assert drifts(zone.discover()) == []
+    file("c", mood="calm")
+    ledger = zone.discover()
+    (drift,) = drifts(ledger)
+    assert (drift.column, drift.verdict, drift.first_file) == (
+        "mood",
+        "new",
+        "native/vitals/c.json",
+    )
+    raw = zone.read("vitals", ledger, PERIOD).collect("polars").to_native()
+    assert raw.filter(pl.col("record").str.contains('"mood": "calm"')).height == 12
+    zone.connection.close()
+
+
 # Adopting a column: the contract gains it ---------------------------------------------------------
 
 

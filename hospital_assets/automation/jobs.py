@@ -16,20 +16,23 @@ if TYPE_CHECKING:
         UnresolvedAssetJobDefinition,
     )
 
+#: Tables and their checks; pages that are made of them come after.
+TABLES = dg.AssetSelection.groups("raw", "cleaned", "dimensions", "facts", "kpis")
+
 #: Feeds whose records change the facts of their own days only.
 SETTLED_FEEDS = ("vitals",)
 
 #: A day's refresh: everything that is partitioned, and the tables it needs to be right.
 daily_batch = dg.define_asset_job(
     "daily_batch",
-    selection=dg.AssetSelection.all(),
+    selection=TABLES,
     description="Read what landed for one service day and refresh everything that depends on it.",
 )
 
 #: The same selection as one run over a range of days; `hospital build` runs it.
 full_refresh = dg.define_asset_job(
     "full_refresh",
-    selection=dg.AssetSelection.all(),
+    selection=TABLES,
     description=(
         "Rebuild every table for a range of service days in one run, each table in one transaction."
     ),
@@ -45,7 +48,7 @@ def refreshed_by(subjects: Collection[str]) -> dg.AssetSelection:
         dg.AssetSelection.assets("raw_landed_files", "dim_date")
     )
     if raw:
-        selection = selection | dg.AssetSelection.assets(*raw).downstream()
+        selection = selection | (dg.AssetSelection.assets(*raw).downstream() & TABLES)
     if all(subject in FEEDS[feed] for subject in subjects for feed in SETTLED_FEEDS):
         selection = selection - dg.AssetSelection.assets("unsettled_days")
     return selection.required_multi_asset_neighbors()
@@ -64,7 +67,7 @@ def refresh_job(feed: str) -> UnresolvedAssetJobDefinition:
 #: Days that another day's records have touched: their facts, and what depends on those.
 settle = dg.define_asset_job(
     "settle",
-    selection=dg.AssetSelection.groups("facts").downstream()
+    selection=(dg.AssetSelection.groups("facts").downstream() & TABLES)
     - dg.AssetSelection.assets("fact_alerts"),
     description="Refresh facts of days that later records of other days have changed.",
     tags={"hospital/refresh": "settle"},
@@ -86,10 +89,18 @@ all_checks = dg.define_asset_job(
     description="Run every asset check on what is stored, without materialising anything.",
 )
 
+#: What was found and set aside, as a page.
+quality_page = dg.define_asset_job(
+    "quality_page",
+    selection=dg.AssetSelection.assets("quality_report"),
+    description="Write the data quality page from the newest results.",
+)
+
 JOBS = [
     all_checks,
     daily_batch,
     full_refresh,
+    quality_page,
     settle,
     standing_checks,
     *(refresh_job(feed) for feed in FEEDS),

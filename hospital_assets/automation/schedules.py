@@ -1,4 +1,4 @@
-"""What runs by the clock: the nightly batch, the safety net under the sensors, and standing checks."""
+"""What runs by the clock: the nightly batch (the net under the sensors), standing checks, the page."""
 
 from datetime import timedelta
 
@@ -36,4 +36,12 @@ standing_checks_schedule = dg.ScheduleDefinition(
     cron_schedule="7 * * * *",
     default_status=dg.DefaultScheduleStatus.RUNNING,
     description="Every hour, see whether anything is left behind, late or missing.",
+)
+
+quality_page_schedule = dg.ScheduleDefinition(
+    name="quality_page_schedule",
+    job_name="quality_page",
+    cron_schedule="0 6 * * *",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Every morning at 06:00, write the data quality page.",
 )

@@ -66,7 +66,14 @@ class RawLandedFiles(
     first_seen_at: Instant = column("When a look first found it with this content.")
     encoding: pl.String = column("Text encoding found in the bytes.")
     compression: pl.String = column("'gzip' or 'none', from the bytes, not the name.")
-    columns: pl.String = column("Columns as landed, comma separated.", nullable=True)
+    columns: pl.String = column(
+        "Columns as landed (of JSON: fields in a sample), comma separated.", nullable=True
+    )
+    column_kinds: pl.String = column(
+        "What a sample of each column's values looks like: number, time, text or nothing in "
+        "particular; comma separated.",
+        nullable=True,
+    )
     unknown_columns: pl.String = column(
         "Landed columns that the profile does not name; kept in `record`.", nullable=True
     )

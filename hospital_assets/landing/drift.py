@@ -6,7 +6,9 @@ Pure functions of the ledger. A changed feed never stops the others: what is new
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +16,7 @@ import polars as pl
 
 from hospital_assets.landing.profile import available_profiles, canonical_columns, load_profile
 
-Verdict = Literal["new", "alias", "missing", "blocked", "reordered"]
+Verdict = Literal["new", "alias", "missing", "blocked", "retyped", "reordered"]
 
 ADVICE: dict[Verdict, str] = {
     "new": "kept in `record`; to adopt it, add a nullable column to the contract and name it in the "
@@ -24,10 +26,18 @@ ADVICE: dict[Verdict, str] = {
     "new name in the profile",
     "blocked": "the file was set aside: it lacks a required column. Mend the delivery, or name the "
     "column's new name in the profile",
+    "retyped": "its values look different from what files of this feed usually hold (numbers, times or "
+    "words); what cannot be read is quarantined. Ask the source, or name the format in the profile",
     "reordered": "columns are read by name; nothing to do",
 }
+#: What values look like, by the first that fits; else they are text.
+_LOOKS = {
+    "number": re.compile(r"[+-]?\d+([.,]\d+)?"),
+    "time": re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([T ]\d{1,2}:\d{2}.*)?"),
+}
+_FEWEST_VALUES = 10
 #: Verdicts that somebody should look at.
-NOTEWORTHY: tuple[Verdict, ...] = ("new", "missing", "blocked")
+NOTEWORTHY: tuple[Verdict, ...] = ("new", "missing", "blocked", "retyped")
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,10 @@ class Drift:
 
 
 def drifts(ledger: pl.DataFrame) -> list[Drift]:
-    """What changed in the columns of CSV feeds.
+    """What changed in the columns of CSV feeds, and in the fields of JSON feeds.
+
+    JSON leaves out what has no value, so a field that is not there says nothing: of JSON feeds, new and
+    retyped fields are named.
 
     Args:
         ledger: raw_landed_files.
@@ -61,7 +74,7 @@ def drifts(ledger: pl.DataFrame) -> list[Drift]:
         pl.col("columns").is_not_null(), pl.col("state").is_in(["ready", "missing_column"])
     )
     headers = (
-        headed.group_by("source_profile", "subject", "columns", "state")
+        headed.group_by("source_profile", "subject", "columns", "column_kinds", "state")
         .agg(pl.len().alias("files"), pl.col("source_file").min())
         .sort("source_profile", "subject", "source_file")
     )
@@ -76,8 +89,12 @@ def drifts(ledger: pl.DataFrame) -> list[Drift]:
 
 def _of_feed(profile: str, subject: str, headers: pl.DataFrame) -> list[Drift]:
     spec = load_profile(profile).subjects[subject]
-    names = {column: spec.source_names(column) for column in canonical_columns(subject)}
+    names = {
+        column: tuple(spec.field(name) for name in spec.source_names(column))
+        for column in canonical_columns(subject)
+    }
     usual = _usual_order(headers)
+    usual_kinds = _usual_kinds(headers)
     ever = {
         column
         for header in headers["columns"]
@@ -99,6 +116,11 @@ def _of_feed(profile: str, subject: str, headers: pl.DataFrame) -> list[Drift]:
         for landed in header:
             if landed not in known:
                 say(landed, "new", row["files"], row["source_file"])
+        for landed, kind in _kinds(row).items():
+            if kind and kind != usual_kinds[landed] and landed in known:
+                say(landed, "retyped", row["files"], row["source_file"])
+        if spec.format != "csv":
+            continue
         for column, aliases in names.items():
             present = [alias for alias in aliases if alias in header]
             if present and present[0] != aliases[0]:
@@ -116,6 +138,41 @@ def _of_feed(profile: str, subject: str, headers: pl.DataFrame) -> list[Drift]:
         Drift(profile, subject, column, verdict, files, file)
         for (column, verdict), (files, file) in sorted(said.items())
     ]
+
+
+def kinds_of(columns: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """What the values of each column look like: `number`, `time`, `text`, or `` where they disagree.
+
+    A tenth of them may be dirt; a handful of values says nothing.
+
+    Args:
+        columns: name -> values of a sample, as landed.
+    """
+    kinds = {}
+    for name, landed in columns.items():
+        values = [value.strip() for value in landed if value.strip()]
+        counts = Counter(
+            next((kind for kind, looks in _LOOKS.items() if looks.fullmatch(value)), "text")
+            for value in values
+        )
+        kind, count = counts.most_common(1)[0] if values else ("", 0)
+        kinds[name] = kind if count >= max(_FEWEST_VALUES, 0.9 * len(values)) else ""
+    return kinds
+
+
+def _kinds(row: Mapping[str, str]) -> dict[str, str]:
+    columns, kinds = row["columns"].split(","), row["column_kinds"].split(",")
+    # A column with a comma in its name makes one more of the names.
+    return dict(zip(columns, kinds, strict=True)) if len(columns) == len(kinds) else {}
+
+
+def _usual_kinds(headers: pl.DataFrame) -> dict[str, str]:
+    """Column -> what most files hold in it."""
+    counts: dict[str, Counter[str]] = {}
+    for row in headers.iter_rows(named=True):
+        for column, kind in _kinds(row).items():
+            counts.setdefault(column, Counter())[kind] += row["files"] if kind else 0
+    return {c: max(sorted(found), key=found.__getitem__) for c, found in counts.items()}
 
 
 def _usual_order(headers: pl.DataFrame) -> list[str]:

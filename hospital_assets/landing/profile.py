@@ -8,6 +8,7 @@ profile and its validation. Does not: reading files.
 from __future__ import annotations
 
 import functools
+import re
 import tomllib
 from importlib import resources
 from typing import Literal
@@ -109,6 +110,10 @@ class Subject(_Declaration):
         if declared is None:
             return () if self.columns else (column,)
         return (declared,) if isinstance(declared, str) else declared
+
+    def field(self, name: str) -> str:
+        """The column of a file, or the field of its JSON objects, that a source name is in."""
+        return name if self.format == "csv" else re.split(r"[.\[]", name.removeprefix("$."))[0]
 
 
 class Profile(_Declaration):

@@ -7,10 +7,12 @@ cannot be read becomes a record with a `problem`.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
 import itertools
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -38,6 +40,9 @@ from hospital_assets.warehouse.dialect import (
 #: in a partial row group that the next checkpoint rewrites, so smaller batches cost time.
 _BATCH_BYTES = 128_000_000
 _SMALL_BATCH = 16_000_000
+#: What is looked at of each end of a file, to see what its columns hold.
+_SAMPLE_LINES = 15
+_SAMPLE_CHARACTERS = 20_000
 _map_numbers = itertools.count(1)
 
 
@@ -510,15 +515,44 @@ def declared_rows(subject: str, profile: Profile) -> pl.DataFrame:
     )
 
 
-def verified(path: Path, spec: Subject) -> tuple[Content, list[str]]:
-    """A file's content and, for CSV, its header; raises `UnreadableError` as `read_content`.
+def verified(path: Path, spec: Subject) -> tuple[Content, dict[str, list[str]]]:
+    """A file's content, and a sample of its values by column (CSV) or field (JSON).
 
-    A JSON file that is not one object a line says so in its `encoding`.
+    Raises `UnreadableError` as `read_content`. A JSON file that is not one object a line says so in
+    its `encoding`.
     """
     content = read_content(path)
     if spec.format == "csv":
-        return content, csv_columns(content.text, spec.delimiter)
+        header = csv_columns(content.text, spec.delimiter)
+        rows = csv.reader(
+            io.StringIO("\n".join(_sampled(content.text)[1:])), delimiter=spec.delimiter
+        )
+        whole = [row for row in rows if len(row) == len(header)]
+        return content, {name: [row[n] for row in whole] for n, name in enumerate(header)}
     laid_out = as_json_lines(content.text)
     if laid_out != content.text:
-        return Content(laid_out, f"{content.encoding}, one JSON text", content.compression), []
-    return content, []
+        content = Content(laid_out, f"{content.encoding}, one JSON text", content.compression)
+    fields: dict[str, list[str]] = {}
+    for line in _sampled(laid_out):
+        with contextlib.suppress(ValueError):
+            landed = json.loads(line)
+            for name, value in landed.items() if isinstance(landed, dict) else ():
+                values = fields.setdefault(name, [])
+                if value is not None:
+                    values.append(value if isinstance(value, str) else json.dumps(value))
+    return content, dict(sorted(fields.items()))
+
+
+def _sampled(text: str) -> list[str]:
+    """Some lines from the start and the end of a text: a feed that changes in a file shows there."""
+    if len(text) <= 2 * _SAMPLE_CHARACTERS:
+        lines = text.splitlines()
+        return (
+            lines
+            if len(lines) <= 2 * _SAMPLE_LINES
+            else [*lines[:_SAMPLE_LINES], *lines[-_SAMPLE_LINES:]]
+        )
+    # The line that each piece cuts is left out.
+    first = text[:_SAMPLE_CHARACTERS].splitlines()[:-1]
+    last = text[-_SAMPLE_CHARACTERS:].splitlines()[1:]
+    return [*first[:_SAMPLE_LINES], *last[-_SAMPLE_LINES:]]

@@ -26,6 +26,7 @@ import polars as pl
 
 from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN
 from hospital_assets.landing.content import UnreadableError, is_finished, sha256
+from hospital_assets.landing.drift import kinds_of
 from hospital_assets.landing.profile import (
     SUBJECTS,
     Profile,
@@ -282,6 +283,7 @@ class LandingZone:
             "encoding": "unknown",
             "compression": "none",
             "columns": None,
+            "column_kinds": None,
             "unknown_columns": None,
             "row_count": 0,
             "unreadable_count": 0,
@@ -328,16 +330,20 @@ class LandingZone:
         spec = profile.subjects[subject]
         row = {**row, "subject": subject}
         try:
-            content, header = verified(path, spec)
+            content, sample = verified(path, spec)
         except UnreadableError as error:
             return {**row, "state": "unreadable", "problem": str(error)}
         row |= {"encoding": content.encoding, "compression": content.compression}
         if not content.text.strip():
             return {**row, "state": "empty", "problem": "the file holds no records"}
-        if spec.format == "csv":
+        header = list(sample)
+        if header:
             row["columns"] = ",".join(header)
-            if not is_main:
-                return {**row, "state": "companion"}
+            row["column_kinds"] = ",".join(kinds_of(sample).values())
+            row["unknown_columns"] = _unknown(header, spec, subject) if is_main else None
+        if not is_main:
+            return {**row, "state": "companion"}
+        if spec.format == "csv":
             lacking = [
                 name
                 for name in spec.required
@@ -354,7 +360,6 @@ class LandingZone:
                     "state": "missing_column",
                     "problem": f"line 1 lacks the required column {wanted}; nothing was loaded",
                 }
-            row["unknown_columns"] = _unknown(header, spec, subject)
         return {**row, "state": "ready"}
 
     def _counted(self, ledger: pl.DataFrame, fresh: Sequence[str]) -> pl.DataFrame:
@@ -559,7 +564,11 @@ def _feeds(profile: Profile, inside: str) -> list[tuple[str, bool]]:
 
 
 def _unknown(header: Sequence[str], spec: Subject, subject: str) -> str | None:
-    named = {s for name in canonical_columns(subject) for s in spec.source_names(name)}
+    named = {
+        spec.field(source)
+        for name in canonical_columns(subject)
+        for source in spec.source_names(name)
+    }
     named |= {part for parts in spec.derived.values() for part in parts}
     named |= {parameter.column for parameter in spec.payload.values()}
     named |= {spec.join.on} if spec.join else set()

@@ -1,68 +1,57 @@
-"""What checks found, for machines and for people: JSON and JUnit for CI, a page for reading and printing.
+"""The quality page: what the checks found, what was set aside, what changed, what is late.
 
-Pure functions from results to text. Nothing in them names a patient: counts, rules, files and lines.
+Counts, rules, files and lines only; no value of a record is shown.
 """
 
-from __future__ import annotations
-
-import json
-from dataclasses import asdict, dataclass
+import hashlib
+from dataclasses import dataclass
 from datetime import datetime
 from html import escape
-from typing import TYPE_CHECKING
-from xml.etree import ElementTree
 
+import dagster as dg
 import polars as pl
 
 from hospital_assets.assets.cleaned.all_rules import RULES
+from hospital_assets.assets.declare import WAREHOUSE_POOL
 from hospital_assets.checks.findings import newest_results, results_by_day
 from hospital_assets.checks.kinds import CONTRACT_KINDS, QUALITY_KINDS
+from hospital_assets.clock import ClockResource
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.drift import ADVICE, drifts
-from hospital_assets.landing.profile import SUBJECTS
+from hospital_assets.landing.profile import SUBJECTS, canonical_columns
+from hospital_assets.reports.folder import ReportsResource
 from hospital_assets.warehouse.database import Warehouse
-
-if TYPE_CHECKING:
-    from hospital_assets.automation.build import BuildReport
+from hospital_assets.warehouse.io_manager import WarehouseResource
 
 
-def as_json(report: BuildReport) -> str:
-    """The outcome of a run of checks as JSON."""
-    said = {
-        "first": report.first.isoformat(),
-        "last": report.last.isoformat(),
-        "seconds": round(report.seconds, 1),
-        "passed": sum(check.passed for check in report.checks),
-        "errors": len(report.failed_checks),
-        "warnings": len(report.warnings),
-        "failures": report.failures,
-        "checks": [asdict(check) for check in report.checks],
-    }
-    return json.dumps(said, indent=1) + "\n"
+@dg.asset(
+    group_name="reports",
+    owners=["team:data-engineering"],
+    kinds={"html"},
+    deps=["raw_landed_files", *(f"quarantine_{subject}" for subject in SUBJECTS)],
+    pool=WAREHOUSE_POOL,
+)
+def quality_report(
+    warehouse: WarehouseResource, clock: ClockResource, reports: ReportsResource
+) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    """The data quality page, as one file that opens from disk and prints on A4.
 
-
-def as_junit(report: BuildReport) -> str:
-    """The outcome as JUnit XML: a failed ERROR is a failure, a failed WARN is skipped with its words."""
-    suite = ElementTree.Element(
-        "testsuite",
-        name="hospital check",
-        tests=str(len(report.checks)),
-        failures=str(len(report.failed_checks)),
-        errors=str(len(report.failures)),
-        skipped=str(len(report.warnings)),
-        time=f"{report.seconds:.1f}",
+    Scores by layer, rules that failed, quarantine by reason and hospital, files and columns that were odd,
+    freshness, reconciliation, history: as the newest checks found them.
+    """
+    quality = gather(warehouse.open(), clock.now())
+    page = as_page(quality)
+    path = reports.write("quality.html", page)
+    statuses = dict(quality.results["status"].value_counts().iter_rows())
+    return dg.MaterializeResult(
+        metadata={
+            "page": dg.MetadataValue.path(path),
+            "sha256": hashlib.sha256(page.encode()).hexdigest(),
+            "single_checks": quality.results.height,
+            "failed": int(statuses.get("Failed", 0) + statuses.get("Error", 0)),
+            "quarantined_records": int(quality.quarantine["records"].sum()),
+        }
     )
-    for check in report.checks:
-        case = ElementTree.SubElement(suite, "testcase", classname=check.table, name=check.name)
-        if not check.passed:
-            kind = "failure" if check.severity == "ERROR" else "skipped"
-            ElementTree.SubElement(case, kind, message=check.description)
-    for failure in report.failures:
-        case = ElementTree.SubElement(
-            suite, "testcase", classname="step", name=failure.split(":")[0]
-        )
-        ElementTree.SubElement(case, "error", message=failure)
-    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 
 
 @dataclass(frozen=True)
@@ -73,6 +62,8 @@ class Quality:
         results: every single check as last evaluated.
         history: day, status, single checks: how the suite stood over time.
         quarantine: subject, source_file, rule, says, records: what was set aside, where and why.
+        quarantine_by_hospital: hospital, subject, rule, records; a hospital that is none of the
+            network's is `not stated or unknown`.
         examples: subject, source_file, source_line, rule: where to look, not what it says.
         files: source_profile, subject, state, problem, files.
         freshness: subject, newest service day.
@@ -84,6 +75,7 @@ class Quality:
     results: pl.DataFrame
     history: pl.DataFrame
     quarantine: pl.DataFrame
+    quarantine_by_hospital: pl.DataFrame
     examples: pl.DataFrame
     files: pl.DataFrame
     freshness: pl.DataFrame
@@ -101,8 +93,9 @@ def gather(warehouse: Warehouse, as_of: datetime) -> Quality:
         return found
 
     aside = " union all ".join(
-        f"select '{subject}' as subject, source_file, source_line, rule, is_duplicate "
-        f"from cleaned.quarantine_{subject}"
+        f"select '{subject}' as subject, source_file, source_line, rule, {_hospital(subject)} as hospital "
+        f"from cleaned.quarantine_{subject} q "
+        f"join raw.raw_{subject} r using (source_file, source_line) where not is_duplicate"
         for subject in SUBJECTS
     )
     landed = " union all ".join(
@@ -119,7 +112,10 @@ def gather(warehouse: Warehouse, as_of: datetime) -> Quality:
     ledger: pl.DataFrame = (
         warehouse.read(CONTRACTS["raw_landed_files"]).collect("polars").to_native()
     )
-    set_aside = rows(f"select * exclude (is_duplicate) from ({aside}) where not is_duplicate")
+    set_aside = rows(
+        f"select a.* replace (coalesce(h.hospital_id, 'not stated or unknown') as hospital) "
+        f"from ({aside}) a left join cleaned.cleaned_hospitals h on trim(a.hospital) = h.hospital_id"
+    )
     found = drifts(ledger)
     return Quality(
         results=newest_results(warehouse),
@@ -131,7 +127,13 @@ def gather(warehouse: Warehouse, as_of: datetime) -> Quality:
             .sort("records", descending=True)
             .select("subject", "source_file", "rule", "says", "records")
         ),
-        examples=set_aside.group_by("subject", "rule").head(3).sort("subject", "rule"),
+        quarantine_by_hospital=set_aside.group_by("hospital", "subject", "rule")
+        .agg(pl.len().alias("records"))
+        .sort("hospital", "records", descending=[False, True]),
+        examples=set_aside.drop("hospital")
+        .group_by("subject", "rule")
+        .head(3)
+        .sort("subject", "rule"),
         files=ledger.group_by("source_profile", "subject", "state", "problem")
         .agg(pl.col("source_file").n_unique().alias("files"), pl.col("source_file").min())
         .sort("source_profile", "subject", "state", "source_file"),
@@ -149,6 +151,13 @@ def gather(warehouse: Warehouse, as_of: datetime) -> Quality:
         ),
         reconciliation=rows(landed),
         as_of=as_of,
+    )
+
+
+def _hospital(subject: str) -> str:
+    """SQL for the hospital that a raw record states."""
+    return (
+        "r.hospital_id" if "hospital_id" in canonical_columns(subject) else "cast(null as varchar)"
     )
 
 
@@ -207,6 +216,8 @@ def as_page(quality: Quality) -> str:
         ("Columns that changed", "", quality.drift),
         ("Records in quarantine", "By file and rule; the record itself stays in the warehouse.",
          quality.quarantine.head(60)),
+        ("Quarantine by hospital", "The hospital that the record states.",
+         quality.quarantine_by_hospital.head(60)),
         ("Where to look", "Up to three lines for each rule.", quality.examples),
         ("Reconciliation", "landed = cleaned + quarantined + duplicates.",
          quality.reconciliation),
