@@ -167,6 +167,56 @@ def test_building_again_changes_nothing(built: tuple[Settings, BuildReport]) -> 
     assert dict(tables(settings)) == before
 
 
+def test_a_code_dated_on_another_day_reaches_its_visit(
+    built: tuple[Settings, BuildReport], tmp_path: Path
+) -> None:
+    settings, _ = built
+    other = copy_of(settings, tmp_path)
+    shutil.copytree(settings.warehouse_file.parent, other.warehouse_file.parent)
+    first = settings.first_service_date
+    visit, patient, hospital, procedures = query(
+        other,
+        "select v.visit_id, e.patient_id, e.hospital_id, "
+        "(select sum(procedure_count) from kpis.kpi_procedures where hospital_id = 'all') "
+        "from facts.fact_emergency_visits v join cleaned.cleaned_er_visits e using (visit_id) "
+        "join dimensions.dim_condition using (condition_key) "
+        f"where v.service_date = '{first}' and icd_code <> 'A419' and condition_key > 0 "
+        "order by visit_id limit 1",
+    ).row(0)
+    landed = query(
+        other,
+        f"select * from raw.raw_procedures where service_date = '{first}' "
+        "and problem is null order by all limit 1",
+    ).row(0, named=True)
+    day = first + timedelta(days=3)
+    # A code written three days later, dated on that day; and a procedure that moved to that day.
+    (other.landing / "native" / "diagnoses" / "late.csv").write_text(
+        "diagnosis_id,visit_id,patient_id,hospital_id,encounter_date,sequence,icd_code,"
+        "icd_version,description,recorded_at\n"
+        f"late-1,{visit},{patient},{hospital},{day},1,A41.9,10,Sepsis,2026-06-01 00:00:00\n"
+    )
+    (other.landing / "native" / "procedures" / "late.csv").write_text(
+        "procedure_id,visit_id,patient_id,hospital_id,encounter_date,performed_at,"
+        "procedure_code,description,recorded_at\n"
+        + ",".join(
+            landed[name] or "" for name in ("procedure_id", "visit_id", "patient_id", "hospital_id")
+        )
+        + f",{day},{day} 10:00:00,{landed['procedure_code']},x,2026-06-01 00:00:00\n"
+    )
+    report = run(other, first=day, last=day)
+    assert report.succeeded, report.failures or report.failed_checks
+    codes = query(
+        other,
+        "select icd_code from facts.fact_emergency_visits "
+        f"join dimensions.dim_condition using (condition_key) where visit_id = '{visit}'",
+    )
+    assert codes["icd_code"].to_list() == ["A419"]
+    counted = query(
+        other, "select sum(procedure_count) from kpis.kpi_procedures where hospital_id = 'all'"
+    )
+    assert counted.item() == procedures
+
+
 @pytest.mark.slow
 def test_day_by_day_in_any_order_is_the_same_as_at_once(
     built: tuple[Settings, BuildReport], tmp_path: Path

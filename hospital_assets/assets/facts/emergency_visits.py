@@ -21,7 +21,7 @@ LONGEST_WAIT_MINUTES = 100_000
 
 @dg.asset(
     **table("fact_emergency_visits"),
-    ins=all_days("cleaned_er_visits"),
+    ins=all_days("cleaned_er_visits", "cleaned_diagnoses"),
 )
 def fact_emergency_visits(
     context: dg.AssetExecutionContext,
@@ -68,18 +68,9 @@ def fact_emergency_visits(
         on="triage_level",
         how="left",
     )
-    principal = (
-        cleaned_diagnoses.sort("visit_id", "sequence")
-        .filter(
-            nw.col("sequence") == nw.col("sequence").min().over("visit_id"),
-        )
-        .join(
-            dim_condition.select("icd_version", "icd_code", "condition_key"),
-            on=["icd_version", "icd_code"],
-            how="left",
-        )
-        .group_by("visit_id")
-        .agg(nw.col("condition_key").min())
+    # A code is dated by its own record, which may lie on another day than the visit.
+    principal = principal_conditions(
+        cleaned_diagnoses.join(frame.select("visit_id"), on="visit_id", how="semi"), dim_condition
     )
     cancelled = cancelled_visits(cleaned_adt_events).with_columns(is_cancelled=nw.lit(True))
     frame = (
@@ -93,6 +84,29 @@ def fact_emergency_visits(
         "time_zone",
     )
     return measured(frame).select(nw.col(*CONTRACTS["fact_emergency_visits"].column_names))
+
+
+def principal_conditions(diagnoses: Frame, conditions: Frame) -> Frame:
+    """The condition each visit was mainly for: its diagnosis of the lowest rank.
+
+    Args:
+        diagnoses: cleaned diagnoses; of a rank that was recorded twice, the newest counts.
+        conditions: dim_condition.
+
+    Returns:
+        visit_id, condition_key.
+    """
+    newest = newest_of_each(diagnoses, ["visit_id", "sequence"])
+    return (
+        newest.filter(nw.col("sequence") == nw.col("sequence").min().over("visit_id"))
+        .join(
+            conditions.select("icd_version", "icd_code", "condition_key"),
+            on=["icd_version", "icd_code"],
+            how="left",
+        )
+        .group_by("visit_id")
+        .agg(nw.col("condition_key").min())
+    )
 
 
 def measured(frame: Frame) -> Frame:

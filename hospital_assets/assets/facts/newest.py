@@ -15,30 +15,31 @@ from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import Frame, checkpoint
 
 
-def all_days(table: str) -> dict[str, dg.AssetIn]:
-    """The `ins` of an asset that reads all days of a partitioned table."""
-    return {table: dg.AssetIn(partition_mapping=dg.AllPartitionMapping())}
+def all_days(*tables: str) -> dict[str, dg.AssetIn]:
+    """The `ins` of an asset that reads all days of partitioned tables."""
+    return {table: dg.AssetIn(partition_mapping=dg.AllPartitionMapping()) for table in tables}
 
 
-def newest_of_each(records: Frame, key: Sequence[str], period: Period | None) -> Frame:
+def newest_of_each(records: Frame, key: Sequence[str], period: Period | None = None) -> Frame:
     """Records of some service days, without those that a newer record has moved to another day.
 
     Args:
         records: cleaned records of all days, with `recorded_at` (null counts as oldest).
         key: columns that identify the thing.
-        period: the service days asked for.
+        period: the service days asked for; None: all.
     """
-    assert period is not None  # noqa: S101  (facts are partitioned)
     keys = list(key)
-    inside = records.filter(
-        nw.col("service_date") >= nw.lit(period.first), nw.col("service_date") < nw.lit(period.end)
-    )
+    inside, contested = records, records
+    if period is not None:
+        inside = records.filter(
+            nw.col("service_date") >= nw.lit(period.first),
+            nw.col("service_date") < nw.lit(period.end),
+        )
+        contested = records.join(inside.select(*keys), on=keys, how="semi")
     # Few things have more than one record, so only those are ranked.
-    contested = (
-        records.join(inside.select(*keys), on=keys, how="semi")
-        .select(*keys, "recorded_at", "service_date", "source_file", "source_line")
-        .with_columns(_is_dated=(~nw.col("recorded_at").is_null()).cast(nw.Int32))
-    )
+    contested = contested.select(
+        *keys, "recorded_at", "service_date", "source_file", "source_line"
+    ).with_columns(_is_dated=(~nw.col("recorded_at").is_null()).cast(nw.Int32))
     # Evaluated one after the other: together their hash tables would not fit beside a year's facts.
     repeated = checkpoint(
         contested.group_by(*keys).agg(_count=nw.len()).filter(nw.col("_count") > 1)

@@ -13,6 +13,7 @@ import narwhals as nw
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.dimensions.members import key_at
 from hospital_assets.assets.facts.bed_occupancy import department_hours, occupied
+from hospital_assets.assets.facts.emergency_visits import principal_conditions
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import Frame, checkpoint
@@ -31,6 +32,8 @@ def unsettled_days(
     cleaned_er_visits: Frame,
     cleaned_vitals: Frame,
     cleaned_adt_events: Frame,
+    cleaned_diagnoses: Frame,
+    dim_condition: Frame,
     dim_patient: Frame,
     dim_department: Frame,
     dim_hospital: Frame,
@@ -53,6 +56,7 @@ def unsettled_days(
                            ["observation_id"], "measured_at", "fact_vitals"),
             other_patients(fact_patient_flow, moves, dim_patient,
                            ["stay_id", "segment_start_at"], "stay_start_at", "fact_patient_flow"),
+            other_conditions(fact_emergency_visits, cleaned_diagnoses, dim_condition),
             other_occupancy(fact_bed_occupancy, fact_patient_flow, dim_department, dim_hospital,
                             dim_date),
         ],
@@ -92,6 +96,30 @@ def other_patients(
     ).with_columns(_row=nw.concat_str(*(nw.col(c).cast(nw.String) for c in row), separator="|"))
     now = key_at(both, patients, natural="patient_id", at=at, key="patient_key", row_id="_row")
     return _by_day(now.filter(nw.col("patient_key") != nw.col("_stored_key")), name)
+
+
+def other_conditions(visits: Frame, diagnoses: Frame, conditions: Frame) -> Frame:
+    """Days with visits whose stored condition is not the one that holds now.
+
+    Only visits with a diagnosis that is dated on another day are looked at: a run over the visit's day
+    has seen all others.
+    """
+    stored = visits.select("visit_id", "service_date", _stored_key=nw.col("condition_key"))
+    elsewhere = (
+        diagnoses.select("visit_id", _coded_date=nw.col("service_date"))
+        .join(stored, on="visit_id", how="inner")
+        .filter(nw.col("_coded_date") != nw.col("service_date"))
+        .select("visit_id", "service_date", "_stored_key")
+        .unique()
+    )
+    elsewhere = checkpoint(elsewhere)
+    now = principal_conditions(
+        diagnoses.join(elsewhere.select("visit_id"), on="visit_id", how="semi"), conditions
+    )
+    differs = elsewhere.join(now, on="visit_id", how="inner").filter(
+        nw.col("condition_key") != nw.col("_stored_key")
+    )
+    return _by_day(differs, "fact_emergency_visits")
 
 
 def other_occupancy(

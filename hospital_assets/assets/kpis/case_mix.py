@@ -6,6 +6,7 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import table
+from hospital_assets.assets.facts.newest import newest_of_each
 from hospital_assets.assets.kpis.totals import share_pct, with_totals
 from hospital_assets.assets.kpis.waits import triage_label
 from hospital_assets.contracts import CONTRACTS
@@ -97,7 +98,7 @@ def ranked(counts: Frame, is_coded: nw.Expr) -> Frame:
 @dg.asset(**table("kpi_procedures"))
 def kpi_procedures(cleaned_procedures: Frame) -> Frame:
     """Procedures of the period by code, ranked."""
-    named = cleaned_procedures.select(
+    named = newest_of_each(cleaned_procedures, ["procedure_id"]).select(
         "hospital_id", "procedure_code", "visit_id", procedure_name=nw.col("description")
     )
     summed = checkpoint(

@@ -7,6 +7,7 @@ import narwhals as nw
 
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.facts.bed_occupancy import department_hours
+from hospital_assets.assets.facts.newest import newest_of_each
 from hospital_assets.assets.kpis.occupancy import EMERGENCY
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.warehouse.database import Period
@@ -52,7 +53,8 @@ def kpi_crowding_hourly(
         dim_hospital.select("hospital_key", "hospital_id"), on="hospital_key", how="left"
     )
     ventilated = (
-        cleaned_procedures.filter(nw.col("procedure_code").str.starts_with(VENTILATION))
+        newest_of_each(cleaned_procedures, ["procedure_id"])
+        .filter(nw.col("procedure_code").str.starts_with(VENTILATION))
         .group_by("visit_id")
         .agg(ventilated_at=nw.col("performed_at").min())
     )

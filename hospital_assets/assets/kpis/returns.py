@@ -6,6 +6,7 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import table
+from hospital_assets.assets.facts.newest import newest_of_each
 from hospital_assets.assets.kpis.emergency import LEFT, NOT_DISCHARGED, with_hospital
 from hospital_assets.assets.kpis.totals import month_of, rates
 from hospital_assets.clock import ClockResource
@@ -128,7 +129,11 @@ def kpi_readmissions(
 ) -> Frame:
     """Unplanned readmissions within 30 days, by month of the index discharge."""
     stays = inpatient_stays(
-        fact_patient_flow, fact_emergency_visits, cleaned_procedures, dim_hospital, dim_condition
+        fact_patient_flow,
+        fact_emergency_visits,
+        newest_of_each(cleaned_procedures, ["procedure_id"]),
+        dim_hospital,
+        dim_condition,
     ).join(persons_of(dim_patient, dim_person), on="patient_key", how="left")
     data_end = nw.lit((clock.now() - timedelta(days=1)).date()).cast(nw.Date)
     return readmissions(checkpoint(stays), data_end).select(
