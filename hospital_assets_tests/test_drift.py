@@ -232,6 +232,13 @@ def test_an_adopted_column_is_null_in_history_and_there_from_then_on(warehouse: 
     another().replace(After.contract(), lazy(new), Period(second, date(2026, 1, 3)))
     rows = warehouse.read(After.contract()).collect("polars").to_native().sort("reading_id")
     assert rows["mood"].to_list() == [None, "good"]
+    # Read before it is written again, the column is null.
+    older = pl.DataFrame({"service_date": [first], "reading_id": ["a"]})
+    warehouse.connection.execute("drop table facts.readings")
+    another().replace(Before.contract(), lazy(older), Period(first, second))
+    unwritten = another().read(After.contract()).collect("polars").to_native()
+    assert unwritten.select("reading_id", "mood").rows() == [("a", None)]
+    another().replace(After.contract(), lazy(new), Period(second, date(2026, 1, 3)))
     # An older process that does not know the column stores nothing rather than something else.
     with pytest.raises(WarehouseError, match="mood is stored but not in the contract"):
         another().replace(Before.contract(), lazy(old), Period(first, second))

@@ -161,8 +161,8 @@ def kinds_of(columns: Mapping[str, Sequence[str]]) -> dict[str, str]:
 
 
 def _kinds(row: Mapping[str, str]) -> dict[str, str]:
-    columns, kinds = row["columns"].split(","), row["column_kinds"].split(",")
-    # A column with a comma in its name makes one more of the names.
+    columns, kinds = row["columns"].split(","), (row["column_kinds"] or "").split(",")
+    # A column with a comma in its name makes one more of the names; old ledgers have no kinds.
     return dict(zip(columns, kinds, strict=True)) if len(columns) == len(kinds) else {}
 
 

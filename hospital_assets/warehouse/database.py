@@ -28,7 +28,7 @@ import duckdb
 import narwhals as nw
 
 from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN, Contract
-from hospital_assets.warehouse.dialect import Frame, lazy, polars_of, quoted, relation_of
+from hospital_assets.warehouse.dialect import Frame, lazy, polars_of, quoted, relation_of, with_sql
 
 #: Stored type <- delivered types that become it without changing a value.
 _LOSSLESS: dict[str, frozenset[str]] = {
@@ -135,6 +135,8 @@ class Warehouse:
     def read(self, contract: Contract, period: Period | None = None) -> Frame:
         """A lazy frame over a table, or over some service days of it.
 
+        A nullable column that the contract has gained since the table was last written is null.
+
         Raises:
             WarehouseError: the table was never written.
         """
@@ -143,7 +145,13 @@ class Warehouse:
                 f"{contract.name} is not in the warehouse yet: materialise the asset "
                 f"'{contract.name}' first"
             )
-        frame = lazy(self.connection.table(_qualified(contract)))
+        table = self.connection.table(_qualified(contract))
+        gained = {
+            c.name: f"cast(null as {c.duckdb_type})"
+            for c in contract.columns
+            if c.nullable and c.name not in table.columns
+        }
+        frame = with_sql(lazy(table), gained) if gained else lazy(table)
         if period is not None and contract.partitioned:
             frame = frame.filter(
                 nw.col(PARTITION_COLUMN) >= nw.lit(period.first),

@@ -117,6 +117,10 @@ def read_ledger_copy(warehouse_file: Path) -> pl.DataFrame:
     schema["is_loaded"] = pl.Boolean()
     schema["loaded_dates"] = schema["outdated_dates"] = pl.List(pl.Date)
     try:
-        return pl.read_parquet(ledger_copy(warehouse_file)).select(schema.names()).cast(schema)
-    except (FileNotFoundError, pl.exceptions.ColumnNotFoundError):
+        published = pl.read_parquet(ledger_copy(warehouse_file))
+    except FileNotFoundError:
         return pl.DataFrame(schema=schema)
+    # Columns that an older version did not write are null, as in the table.
+    return pl.concat([pl.DataFrame(schema=schema), published], how="diagonal_relaxed").select(
+        pl.col(name).cast(dtype) for name, dtype in schema.items()
+    )
