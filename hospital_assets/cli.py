@@ -95,6 +95,30 @@ def _parser() -> argparse.ArgumentParser:
     )
     watched.set_defaults(run=_watch)
 
+    listen = commands.add_parser("listen", help="land what is sent to us, until stopped")
+    sources = listen.add_subparsers(required=True, metavar="SOURCE")
+    for name, stream, where, example in (
+        ("kafka", "topic", "bootstrap", "host:9092"),
+        ("nats", "stream", "servers", "nats://host:4222"),
+    ):
+        source = sources.add_parser(name, help=f"land the messages of a {name} {stream}, each once")
+        source.add_argument(f"--{stream}", dest="stream", required=True)
+        source.add_argument(f"--{where}", dest="where", required=True, help=f"as in {example}")
+        source.add_argument(
+            "--profile", required=True, help="source profile that reads the messages"
+        )
+        source.add_argument("--subject", required=True, help="what they are, as in vitals")
+        source.add_argument("--as", dest="landed_as", metavar="NAME",
+                            help=f"name in the files' names (default: the {stream}'s)")  # fmt: skip
+        source.add_argument("--seconds", type=float, default=5.0, help="longest wait for a file")
+        source.add_argument("--max-mb", type=float, default=16.0, help="largest file, about")
+        source.add_argument("--config", type=Path, metavar="FILE",
+                            help="the client's own settings, a key=value a line (TLS, credentials)")  # fmt: skip
+        source.add_argument(
+            "--until-end", action="store_true", help=f"stop where the {stream} ends"
+        )
+        source.set_defaults(run=_listen_to_stream, source=name)
+
     alerts = commands.add_parser("alerts", help="open alerts: list, acknowledge, resolve, test")
     alerts.add_argument(
         "action", nargs="?", default="list", choices=["list", "show", "ack", "resolve", "test"]
@@ -334,6 +358,37 @@ def _watch(options: argparse.Namespace, settings: Settings) -> int:
             )  # fmt: skip
         except BatchError as error:
             raise ValueError(str(error)) from error
+    return 0
+
+
+def _listen_to_stream(options: argparse.Namespace, settings: Settings) -> int:
+    import importlib.util
+    import threading
+
+    from hospital_assets.landing.deliver import destination
+    from hospital_assets.landing.streams import open_stream
+    from hospital_assets.listeners.kafka import listen_kafka
+    from hospital_assets.listeners.nats import listen_nats
+    from hospital_assets.listeners.pace import Pace
+    from hospital_assets.settings import read_properties
+
+    needed = {"kafka": "confluent_kafka", "nats": "nats"}[options.source]
+    if importlib.util.find_spec(needed) is None:
+        raise ValueError(f"install hospital-assets[{options.source}] to listen to {options.source}")
+    listener = {"kafka": listen_kafka, "nats": listen_nats}[options.source]
+    folder, ending = destination(settings.landing, options.profile, options.subject)
+    stop = threading.Event()
+    with (
+        open_stream(folder, options.landed_as or options.stream, ending) as landing,
+        _stopped_by_signals(stop),
+    ):
+        listener(
+            options.stream, options.where, landing, stop,
+            pace=Pace(options.seconds, int(options.max_mb * 1e6)),
+            options=read_properties(options.config) if options.config else {},
+            until_end=options.until_end,
+            say=lambda text: print(text, flush=True),
+        )  # fmt: skip
     return 0
 
 

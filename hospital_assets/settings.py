@@ -157,3 +157,20 @@ def replace_text(path: Path, text: str) -> None:
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+
+
+def read_properties(path: Path) -> dict[str, str]:
+    """Settings of another program's client: `key=value` a line, `#` for comments.
+
+    Raises:
+        SettingsError: a line is neither; names its number, never what it says.
+    """
+    found = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        key, separator, value = line.partition("=")
+        if not separator:
+            raise SettingsError(f"{path}, line {number}: wants key=value")
+        found[key.strip()] = value.strip()
+    return found

@@ -280,24 +280,27 @@ def run_signal(
     )  # fmt: skip
 
 
-#: Warnings that somebody should hear of all the same: a source has changed its columns.
-_SCHEMA_DRIFT = ("columns_known", "columns_present")
+#: Warnings that somebody should hear of all the same, in words without any patient's data.
+_TOLD_WARNINGS = {
+    "columns_known": "a source has changed its columns",
+    "columns_present": "a source has changed its columns",
+    "stream_offsets": "a stream's records are missing or there twice",
+}
 
 
 def check_signals(evaluations: Iterable[dg.AssetCheckEvaluation], moment: datetime) -> list[Signal]:
-    """Asset checks of severity ERROR, and schema drift: the newest outcome of each decides."""
+    """Asset checks of severity ERROR, and the warnings told: the newest outcome of each decides."""
     newest = {
         f"{found.asset_key.path[-1]}.{found.check_name}": found
         for found in evaluations
-        if found.severity == dg.AssetCheckSeverity.ERROR or found.check_name in _SCHEMA_DRIFT
+        if found.severity == dg.AssetCheckSeverity.ERROR or found.check_name in _TOLD_WARNINGS
     }
     return [
         Signal(
             CHECK_FAILED, name, moment, not found.passed,
             "error" if found.severity == dg.AssetCheckSeverity.ERROR else "warning",
-            # Names of columns are no data of patients.
-            f"a source has changed its columns: {found.description}"
-            if found.check_name in _SCHEMA_DRIFT
+            f"{_TOLD_WARNINGS[found.check_name]}: {found.description}"
+            if found.check_name in _TOLD_WARNINGS
             else f"the check {name} failed; its findings are in Dagster",
         )
         for name, found in newest.items()

@@ -4,7 +4,7 @@ They look at the whole platform, not at a run's days, and change with time alone
 hour (`standing_checks`). What they find are warnings: the tables are right, something around them is not.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -16,6 +16,7 @@ from dagster._core.storage.partition_status_cache import get_and_update_asset_st
 from hospital_assets.assets.declare import WAREHOUSE_POOL
 from hospital_assets.clock import ClockResource
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.landing.streams import faults, ranges
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.partitions import SERVICE_PERIODS
 from hospital_assets.warehouse.io_manager import WarehouseResource
@@ -53,11 +54,17 @@ NOT_FAILED = dg.AssetCheckSpec(
     asset="raw_landed_files",
     description="No service day of any table failed last and was left so.",
 )
+STREAMS = dg.AssetCheckSpec(
+    "stream_offsets",
+    asset="raw_landed_files",
+    description="The offsets that landed files of a stream account for follow on each other: "
+    "no hole, nothing twice.",
+)
 
 
 @dg.multi_asset_check(
     name="standing",
-    specs=[ACCOUNTED, FRESH, VOLUME, NOT_FAILED],
+    specs=[ACCOUNTED, FRESH, VOLUME, NOT_FAILED, STREAMS],
     ins={"ledger": dg.AssetIn("raw_landed_files")},
     pool=WAREHOUSE_POOL,
 )
@@ -74,6 +81,7 @@ def standing(
     yield fresh(ledger, clock.now().date())
     yield usual(loads, clock.now().date())
     yield not_failed(context, _days_of_run(context))
+    yield stream_offsets(ledger["source_file"].unique())
 
 
 def accounted(
@@ -220,6 +228,38 @@ def usual(loads: pl.DataFrame, today: date) -> dg.AssetCheckResult:
         )
         or None,
         metadata={"days_compared": compared.height, "odd_days": odd.height},
+    )
+
+
+def stream_offsets(source_files: Iterable[str]) -> dg.AssetCheckResult:
+    """Compare the offsets in the names of landed stream files.
+
+    A hole is what a stream's retention dropped before it was read: a warning, because it stays true
+    for ever. Offsets that two files hold would count records twice: an error.
+    """
+    found = ranges(source_files)
+    broken = faults(found)
+    offsets = {
+        fault: int(broken.filter(pl.col("fault") == fault)["offsets"].sum())
+        for fault in ("gap", "overlap")
+    }
+    return dg.AssetCheckResult(
+        asset_key=STREAMS.asset_key,
+        check_name=STREAMS.name,
+        passed=broken.is_empty(),
+        severity=AssetCheckSeverity.ERROR if offsets["overlap"] else AssetCheckSeverity.WARN,
+        description="; ".join(
+            f"{r['stream']} partition {r['partition']}: {r['offsets']:,} offsets before "
+            f"{r['first_offset']} {'were lost' if r['fault'] == 'gap' else 'are held twice'}"
+            for r in broken.head(10).iter_rows(named=True)
+        )
+        or None,
+        metadata={
+            "streams": found.select("folder", "stream", "partition").n_unique(),
+            "offsets": int((found["last_offset"] - found["first_offset"] + 1).sum()),
+            "lost_offsets": offsets["gap"],
+            "repeated_offsets": offsets["overlap"],
+        },
     )
 
 

@@ -1,0 +1,90 @@
+"""Landing a file: whole or not at all, and still there after the power went.
+
+Belongs here: the one way in which our own programs put files into the landing folder, and where a
+subject's files go. Does not: what is in them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from hospital_assets.landing.profile import ProfileError, load_profile
+
+
+def land(folder: Path, name: str, data: bytes) -> Path:
+    """Put a file into a folder in one step: written aside, flushed to disk, renamed, the rename flushed.
+
+    When this returns, the file survives a crash of the program and of the machine. Until then nobody
+    sees it: its name begins with a dot and ends in `.tmp`. What a killed writer left is overwritten by
+    the next one of that name.
+
+    Returns:
+        the landed file.
+
+    Raises:
+        FileExistsError: a landed file never changes.
+    """
+    target = folder / name
+    if target.exists():
+        raise FileExistsError(f"{target} has landed already, and a landed file never changes")
+    _make(folder)
+    temporary = folder / f".{name}.tmp"
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(target)
+    flush_folder(folder)
+    return target
+
+
+def flush_folder(folder: Path) -> None:
+    """Make the names in a folder as durable as what they stand for."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        # Some network file systems cannot, and write names through.
+        with contextlib.suppress(OSError):
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def destination(landing: Path, profile: str, subject: str) -> tuple[Path, str]:
+    """Where one JSON object a line must land to feed a subject: the folder, and how a name must end.
+
+    Raises:
+        ProfileError: there is no such profile or subject, or its files are not JSON lines.
+    """
+    declared = load_profile(profile)
+    spec = declared.subjects.get(subject)
+    if spec is None:
+        raise ProfileError(
+            f"profile '{profile}' has no subject '{subject}'; "
+            f"it has {', '.join(sorted(declared.subjects))}"
+        )
+    if spec.format == "csv":
+        raise ProfileError(
+            f"subject '{subject}' of profile '{profile}' reads CSV; messages land as JSON lines"
+        )
+    for pattern in spec.files:
+        *folders, name = Path(pattern).parts
+        if any("*" in part or "?" in part for part in folders):
+            continue
+        for ending in (".jsonl", ".ndjson", ".json"):
+            if Path(f"messages{ending}").match(name):
+                return landing.joinpath(profile, *folders), ending
+    raise ProfileError(
+        f"no pattern of subject '{subject}' of profile '{profile}' takes a file of any name that ends "
+        f"in .jsonl, .ndjson or .json: {', '.join(spec.files)}"
+    )
+
+
+def _make(folder: Path) -> None:
+    """Create a folder and its parents, durably."""
+    if folder.is_dir():
+        return
+    _make(folder.parent)
+    folder.mkdir(exist_ok=True)
+    flush_folder(folder.parent)
