@@ -210,7 +210,7 @@ def landed_vitals(patient: str = "adult", minute: int = 0, **values: Any) -> dic
         "hospital_id": "H1", "payload": json.dumps(payload),
         "measured_at": f"2026-01-15T06:{minute:02d}:00-06:00",
         "recorded_at": f"2026-01-15T06:{minute:02d}:05-06:00",
-        "source_profile": "native", "source_file": "f", "source_line": minute + 1,
+        "source_profile": "native", "source_file": "f", "source_line": minute + 1, "source_part": 1,
         "service_date": date(2026, 1, 15),
     }  # fmt: skip
 
@@ -252,6 +252,7 @@ def test_a_visit_waits_until_it_is_seen_or_gone() -> None:
             "department": "Emergency", "arrival_time": "2026-01-15 06:00:00", "triage_level": "2",
             "triage_time": "2026-01-15 05:58:00", "source_profile": "native", "source_file": "f",
             "recorded_at": f"2026-01-15 06:{minute:02d}:00", "source_line": minute,
+            "source_part": 1,
             "service_date": date(2026, 1, 15), **values,
         }  # fmt: skip
 

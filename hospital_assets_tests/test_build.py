@@ -308,7 +308,12 @@ def test_a_planted_fault_turns_a_check_red(network: Settings, tmp_path: Path) ->
         "columns": 0, "key": 2, "required": 6, "values": 1, "plausible": 2, "references": 3,
     }  # fmt: skip
     lines = pl.DataFrame(
-        {"source_file": ["f", "f"], "source_line": [1, 2], "is_duplicate": [False] * 2}
+        {
+            "source_file": ["f"] * 2,
+            "source_line": [1, 2],
+            "source_part": [1] * 2,
+            "is_duplicate": [False] * 2,
+        }
     )
     assert conservation("cleaned_vitals", lazy(lines), lazy(lines[:1]), lazy(lines[1:])).passed
     assert not conservation("cleaned_vitals", lazy(lines), lazy(lines[:1]), lazy(lines[:0])).passed

@@ -81,7 +81,9 @@ def test_status() -> None:
 
 
 def test_accounting_notices_its_faults() -> None:
-    raw = pl.DataFrame({"source_file": ["f"] * 4, "source_line": [1, 2, 3, 4]})
+    raw = pl.DataFrame(
+        {"source_file": ["f"] * 4, "source_line": [1, 2, 3, 4], "source_part": [1] * 4}
+    )
     cleaned, aside = raw.head(2), raw.tail(2).with_columns(is_duplicate=pl.Series([True, False]))
 
     def passed(kept: pl.DataFrame) -> bool:

@@ -120,7 +120,7 @@ HEAD = 'name = "x"\ndescription = "x"\ntime_zone = "UTC"\n'
             HEAD + '[subjects.vitals.columns]\nheart = "hr"\n',
             "'heart' is not a column of raw_vitals",
         ),
-        (HEAD + '[subjects.vitals]\nfiles = ["a"]\n', "needs `date`"),
+        (HEAD + '[subjects.vitals]\nfiles = ["a"]\n', "say which column dates"),
     ],
 )
 def test_a_wrong_profile_says_where(text: str, says: str) -> None:

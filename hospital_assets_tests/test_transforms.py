@@ -320,13 +320,14 @@ def test_a_visit_moved_across_midnight_is_on_one_day(on: Engine) -> None:
     ]
     visits = on(
         pl.DataFrame(
-            [(*row, "f.csv", place) for place, row in enumerate(rows)],
+            [(*row, "f.csv", place, 1) for place, row in enumerate(rows)],
             schema={
                 "visit_id": pl.String,
                 "service_date": pl.Date,
                 "recorded_at": pl.Datetime("us", "UTC"),
                 "source_file": pl.String,
                 "source_line": pl.Int64,
+                "source_part": pl.Int64,
             },
             orient="row",
         )
@@ -382,7 +383,7 @@ def events(rows: list[tuple[str, str, str]]) -> pl.DataFrame:
                 "hospital_id": "H1", "department_name": "Surgery" if kind != "A04" else "Emergency",
                 "event_at": at(f"2026-01-{when}"), "recorded_at": at(f"2026-01-{when}"),
                 "visit_start_at": at("2026-01-01 10:00"), "discharge_disposition": "home",
-                "source_line": 1,
+                "source_line": 1, "source_part": 1,
             }
             for m, kind, when in rows
         ],

@@ -431,7 +431,8 @@ def test_variant_payloads_come_back_as_json(warehouse: Warehouse) -> None:
 
     contract = CONTRACTS["raw_vitals"]
     row = dict.fromkeys(contract.column_names)
-    row |= {"service_date": DAY_1, "source_profile": "native", "source_file": "f", "source_line": 1,
+    row |= {"service_date": DAY_1, "source_profile": "native", "source_file": "f",
+            "source_line": 1, "source_part": 1,
             "payload": '{"heart_rate": {"value": 88, "unit": "/min"}, "pain": null}'}  # fmt: skip
     warehouse.replace(contract, lazy(pl.DataFrame([row], schema=contract.polars_schema)), ONE_DAY)
     read = json_fields(

@@ -19,7 +19,7 @@ import dagster as dg
 
 from hospital_assets.automation.sensors import days_named
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.landing.profile import SUBJECTS
+from hospital_assets.landing.profile import LANDED
 from hospital_assets.landing.waiting import spans
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.partitions import period_start, range_tags, service_periods
@@ -183,7 +183,7 @@ def refresh(
         landing: its landing zone.
         progress: as for `build`.
     """
-    files = landing.waiting([*SUBJECTS, "unknown"], landing.set_aside())
+    files = landing.waiting([*LANDED, "unknown"], landing.set_aside())
     if not files:
         return None
     days = {day for file in files for day in file.days}

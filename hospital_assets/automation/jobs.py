@@ -9,7 +9,7 @@ import dagster as dg
 
 from hospital_assets.automation.sensors import FEEDS
 from hospital_assets.checks.standing import standing
-from hospital_assets.landing.profile import SUBJECTS
+from hospital_assets.landing.profile import LANDED
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import (
@@ -42,7 +42,7 @@ full_refresh = dg.define_asset_job(
 
 def refreshed_by(subjects: Collection[str]) -> dg.AssetSelection:
     """What files of some subjects change: the ledger, their raw tables, and all that follows."""
-    raw = [f"raw_{subject}" for subject in subjects if subject in SUBJECTS]
+    raw = [f"raw_{subject}" for subject in subjects if subject in LANDED]
     selection: dg.AssetSelection = (
         # A new day needs its row in the calendar first.
         dg.AssetSelection.assets("raw_landed_files", "dim_date")

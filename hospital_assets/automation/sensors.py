@@ -27,7 +27,7 @@ from hospital_assets.settings import Settings
 FEEDS: Mapping[str, tuple[str, ...]] = {
     "vitals": ("vitals",),
     "visits": ("er_visits", "diagnoses", "procedures"),
-    "adt": ("adt_events",),
+    "adt": ("adt_events", "other_records"),
     "extracts": ("hospitals", "departments", "doctors", "doctor_shifts", "patients", "unknown"),
 }
 

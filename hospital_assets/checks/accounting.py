@@ -13,7 +13,7 @@ from hospital_assets.assets.declare import WAREHOUSE_POOL
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.landing.drift import ADVICE, NOTEWORTHY, drifts
-from hospital_assets.landing.profile import SUBJECTS
+from hospital_assets.landing.profile import LANDED, SUBJECTS
 from hospital_assets.partitions import SERVICE_PERIODS
 from hospital_assets.warehouse.dialect import Frame
 
@@ -44,7 +44,7 @@ def conserved(subject: str) -> dg.AssetChecksDefinition:
 
 def conservation(name: str, raw: Frame, cleaned: Frame, quarantine: Frame) -> dg.AssetCheckResult:
     """Compare the counts, and the very lines: each raw line must be in exactly one place."""
-    line = ["source_file", "source_line"]
+    line = ["source_file", "source_line", "source_part"]
     landed = raw.select(*line)
     placed = nw.concat([cleaned.select(*line), quarantine.select(*line)], how="vertical")
     counts = {
@@ -310,7 +310,7 @@ def accounting_checks() -> list[dg.AssetChecksDefinition]:
     """All checks of this module."""
     return [
         landed_files,
-        *(landed_is_raw(subject) for subject in SUBJECTS),
+        *(landed_is_raw(subject) for subject in LANDED),
         *(conserved(subject) for subject in SUBJECTS),
         *(population(name) for name, contract in CONTRACTS.items() if contract.population_of),
         occupancy_reconciles,

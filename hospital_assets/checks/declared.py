@@ -212,7 +212,7 @@ def _lost(landed: str, cleaned: str, raw: str) -> Callable[[Frames], Frame]:
     """Landed values that became missing although their record was kept."""
 
     def rows(frames: Frames) -> Frame:
-        line = ["source_file", "source_line"]
+        line = ["source_file", "source_line", "source_part"]
         said = frames[raw].filter(nw.coalesce(nw.col(landed).str.strip_chars(), nw.lit("")) != "")
         kept = frames["_own"].select(*line, _value=nw.col(cleaned))
         return (

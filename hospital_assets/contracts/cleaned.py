@@ -37,6 +37,7 @@ class CleanedRecord(Table):
     source_profile: pl.String = column("Source profile that read the record.")
     source_file: pl.String = column("Landed file the record came from.")
     source_line: pl.Int64 = column("Line in that file.", ge=0)
+    source_part: pl.Int64 = column("Which of the rows made from that record.", ge=1)
     quality_codes: pl.String = column(
         "What was corrected or doubted, as `code;code`; empty when nothing was."
     )
@@ -342,6 +343,7 @@ class QuarantinedRecord(Table):
     source_profile: pl.String = column("Source profile that read the record.")
     source_file: pl.String = column("Landed file.")
     source_line: pl.Int64 = column("Line in that file.", ge=0)
+    source_part: pl.Int64 = column("Which of the rows made from that record.", ge=1)
     rule: pl.String = column("Name of the rule; docs/data-dictionary.md lists them.")
     reason: pl.String = column("The rule in words, without the record's values.")
     is_duplicate: pl.Boolean = column(
@@ -369,7 +371,7 @@ def _quarantine(subject: str, dated: bool) -> type[Table]:
         name=f"quarantine_{subject}",
         layer="cleaned",
         grain="one landed record set aside",
-        key=("source_file", "source_line"),
+        key=("source_file", "source_line", "source_part"),
         partitioned=dated,
         order_by=("service_date",) if dated else (),
     ):

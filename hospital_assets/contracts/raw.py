@@ -12,7 +12,7 @@ import polars as pl
 
 from hospital_assets.contracts.table import Dates, Instant, Privacy, Table, column
 
-_READING_PROBLEMS = ["unreadable_line", "wrong_field_count", "unmatched_join"]
+_READING_PROBLEMS = ["unreadable_line", "wrong_field_count", "unmatched_join", "outside_limits"]
 
 
 def landed(description: str, source: str = "", privacy: Privacy = "operational") -> Any:
@@ -26,9 +26,12 @@ class LandedRecord(Table):
     source_profile: pl.String = column("Source profile that read the record.")
     source_file: pl.String = column("Landed file, relative to the landing folder.")
     source_line: pl.Int64 = column("Physical line in the file; the header is line 1.", ge=0)
+    source_part: pl.Int64 = column(
+        "Which of the rows made from one record: a stay is an admission and a discharge.", ge=1
+    )
     record: pl.String = column(
-        "The record verbatim: the JSON line, or a CSV row as a JSON object of all its columns, "
-        "unknown ones included.",
+        "The record verbatim: the line or message, or a CSV row as a JSON object of all its columns, "
+        "unknown ones included; a JSON array of them where several make one row.",
         nullable=True,
         privacy="direct_identifier",
         # Half the size in half the time of what DuckDB picks for long text.
@@ -56,6 +59,10 @@ class RawLandedFiles(
     """Ledger of every file found in the landing folder: what it is, what it holds, its state."""
 
     source_profile: pl.String = column("Source profile (landing folder) of the file.")
+    profile_sha256: pl.String = column(
+        "Hash of the profile it was read with; a file is looked at anew when that changes.",
+        nullable=True,
+    )
     subject: pl.String = column("Subject the file feeds, or 'unknown'.")
     source_file: pl.String = column("Path relative to the landing folder.")
     file_sha256: pl.String = column(
@@ -104,7 +111,7 @@ class RawHospitals(
     LandedRecord,
     name="raw_hospitals",
     grain="one landed hospital record",
-    key=("source_file", "source_line"),
+    key=("source_file", "source_line", "source_part"),
 ):
     """Hospital master data as landed."""
 
@@ -121,7 +128,7 @@ class RawDepartments(
     LandedRecord,
     name="raw_departments",
     grain="one landed department record",
-    key=("source_file", "source_line"),
+    key=("source_file", "source_line", "source_part"),
 ):
     """Department master data as landed, one row per effective date."""
 
@@ -137,7 +144,7 @@ class RawDoctors(
     LandedRecord,
     name="raw_doctors",
     grain="one landed doctor record",
-    key=("source_file", "source_line"),
+    key=("source_file", "source_line", "source_part"),
 ):
     """Doctor master data as landed."""
 
@@ -155,7 +162,7 @@ class RawDoctorShifts(
     DatedRecord,
     name="raw_doctor_shifts",
     grain="one landed shift record",
-    key=("source_file", "source_line"),
+    key=("source_file", "source_line", "source_part"),
     partitioned=True,
     order_by=(),  # files come in the order of their days
 ):
@@ -174,7 +181,7 @@ class RawPatients(
     DatedRecord,
     name="raw_patients",
     grain="one landed patient record",
-    key=("source_file", "source_line"),
+    key=("source_file", "source_line", "source_part"),
     partitioned=True,
     order_by=(),  # files come in the order of their days
 ):
@@ -203,7 +210,7 @@ class RawErVisits(
     DatedRecord,
     name="raw_er_visits",
     grain="one landed visit record (a visit may be recorded several times)",
-    key=("source_file", "source_line"),
+    key=("source_file", "source_line", "source_part"),
     partitioned=True,
     order_by=(),  # files come in the order of their days
 ):
@@ -232,7 +239,7 @@ class RawVitals(
     DatedRecord,
     name="raw_vitals",
     grain="one landed observation set",
-    key=("source_file", "source_line"),
+    key=("source_file", "source_line", "source_part"),
     partitioned=True,
     order_by=(),  # files come in the order of their days
 ):
@@ -257,7 +264,7 @@ class RawAdtEvents(
     DatedRecord,
     name="raw_adt_events",
     grain="one landed ADT message",
-    key=("source_file", "source_line"),
+    key=("source_file", "source_line", "source_part"),
     partitioned=True,
     order_by=(),  # files come in the order of their days
 ):
@@ -281,7 +288,7 @@ class RawDiagnoses(
     DatedRecord,
     name="raw_diagnoses",
     grain="one landed diagnosis record",
-    key=("source_file", "source_line"),
+    key=("source_file", "source_line", "source_part"),
     partitioned=True,
     order_by=(),  # files come in the order of their days
 ):
@@ -303,7 +310,7 @@ class RawProcedures(
     DatedRecord,
     name="raw_procedures",
     grain="one landed procedure record",
-    key=("source_file", "source_line"),
+    key=("source_file", "source_line", "source_part"),
     partitioned=True,
     order_by=(),  # files come in the order of their days
 ):
@@ -320,6 +327,22 @@ class RawProcedures(
     recorded_at: pl.String = landed("When the source wrote the record.")
 
 
+class RawOtherRecords(
+    DatedRecord,
+    name="raw_other_records",
+    grain="one landed record that no subject takes",
+    key=("source_file", "source_line", "source_part"),
+    partitioned=True,
+    order_by=(),  # files come in the order of their days
+):
+    """Records of read files that no subject takes, word for word: kept, counted, and not used."""
+
+    kind: pl.String = landed(
+        "What kind of record it is, from the columns that decide who takes it."
+    )
+    occurred_at: pl.String = landed("The clock that dates it.")
+
+
 TABLES = (
     RawLandedFiles,
     RawHospitals,
@@ -332,4 +355,5 @@ TABLES = (
     RawAdtEvents,
     RawDiagnoses,
     RawProcedures,
+    RawOtherRecords,
 )

@@ -110,9 +110,7 @@ def _of_feed(profile: str, subject: str, headers: pl.DataFrame) -> list[Drift]:
     for row in headers.iter_rows(named=True):
         header = row["columns"].split(",")
         known = {alias for aliases in names.values() for alias in aliases}
-        known |= {part for parts in spec.derived.values() for part in parts}
-        known |= {parameter.column for parameter in spec.payload.values()}
-        known |= {spec.join.on} if spec.join else set()
+        known |= {spec.field(name) for name in spec.named}
         for landed in header:
             if landed not in known:
                 say(landed, "new", row["files"], row["source_file"])

@@ -1,8 +1,14 @@
 """Source profiles: declarations of how the files of a source become our subjects.
 
-A profile is a TOML file in `profiles/` and nothing else: the next source is a file of
-declarations, not code. Files land in `landing/<profile name>/`. Belongs here: the vocabulary of a
-profile and its validation. Does not: reading files.
+A profile is a TOML file and nothing else: the next source is a file of declarations, not code. It
+lies in `<data directory>/profiles/` or, where it ships with the package, in `profiles/` beside this
+module; the data directory's own comes first. Files land in `landing/<profile name>/`. Belongs here:
+the vocabulary of a profile and its validation. Does not: reading files.
+
+A *source name* is how a profile points into a landed record: a CSV column; for all other formats a
+JSON path (`$.patient.id`), or `$each.code` for a path within one element of the list named by
+`each`. Everywhere, `@line` is the line of the record, `@part` counts the rows made from one record,
+`@landed_at` is when the file was delivered, and in `derived` `=text` is the text itself.
 """
 
 from __future__ import annotations
@@ -10,16 +16,19 @@ from __future__ import annotations
 import functools
 import re
 import tomllib
+from collections.abc import Iterator, Mapping
 from importlib import resources
-from typing import Literal
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
 from zoneinfo import available_timezones
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.raw import DatedRecord, LandedRecord
+from hospital_assets.settings import data_dir_from_environment
 
-#: What can be landed, in the order it is needed: dates are read in the hospitals' time zones.
+#: What is cleaned, in the order it is needed: dates are read in the hospitals' time zones.
 SUBJECTS = (
     "hospitals",
     "departments",
@@ -32,9 +41,29 @@ SUBJECTS = (
     "diagnoses",
     "procedures",
 )
+#: Records that no subject takes, kept word for word.
+OTHER_RECORDS = "other_records"
+#: Everything that has a raw table.
+LANDED = (*SUBJECTS, OTHER_RECORDS)
+
+#: Columns whose landed codes `code_maps` may translate.
+CODED = (
+    "arrival_mode", "blood_group", "code_system", "department", "department_name",
+    "discharge_disposition", "disposition", "ethnicity", "event_type", "race", "sex",
+    "triage_level",
+)  # fmt: skip
+#: Vital signs that a payload may hold; those of the second line stand without a unit.
+MEASURED = (
+    "heart_rate", "respiratory_rate", "spo2", "systolic_bp", "diastolic_bp", "temperature",
+)  # fmt: skip
+SCORED = ("consciousness", "on_oxygen", "spo2_scale", "gcs", "pain")
+
 _BOOKKEEPING = frozenset(DatedRecord.to_schema().columns) | frozenset(
     LandedRecord.to_schema().columns
 )
+#: Parts of a file's record that every format has.
+PSEUDO = ("@line", "@part", "@landed_at")
+ELEMENT = "$each"
 
 
 class ProfileError(ValueError):
@@ -51,7 +80,13 @@ class _Declaration(BaseModel):
 
 
 class Join(_Declaration):
-    """Companion files whose records complete those of the main files."""
+    """Companion files whose records complete those of the main files.
+
+    Attributes:
+        files: glob patterns of the companions.
+        on: source column that both have.
+        columns: our column -> source column of the companion.
+    """
 
     files: tuple[str, ...]
     on: str
@@ -59,17 +94,96 @@ class Join(_Declaration):
 
 
 class Parameter(_Declaration):
-    """A vital sign in a flat column; `unit` is UCUM, or absent where it must be inferred."""
+    """A vital sign in a flat column; `unit` is UCUM, or absent where it must be inferred.
+
+    Attributes:
+        column: source name of the value.
+        unit: UCUM unit of all its values.
+    """
 
     column: str
     unit: str | None = None
 
 
 class DateLookup(_Declaration):
-    """Take the service day from the visit a record belongs to."""
+    """Take the service day from the visit a record belongs to.
+
+    Attributes:
+        subject: where to look.
+        on: our column that both have.
+    """
 
     subject: Literal["er_visits"]
     on: str
+
+
+class Sum(_Declaration):
+    """A clock that the source states as another clock and minutes from there.
+
+    Attributes:
+        at: source name of the clock.
+        plus_minutes: source name of the minutes, which may have a fraction.
+    """
+
+    at: str
+    plus_minutes: str
+
+
+class Limits(_Declaration):
+    """What values of a source can be; a record outside is quarantined (`outside_limits`).
+
+    Attributes:
+        at_least: smallest number.
+        at_most: largest number.
+    """
+
+    at_least: float | None = None
+    at_most: float | None = None
+
+
+class Event(_Declaration):
+    """One ADT event that a record describes, as an admission and a discharge in one row.
+
+    The first event that a record has is made in any case, later ones where they have a time. The
+    message id is that of the record and the event type.
+
+    Attributes:
+        event_type: HL7 trigger event, as in A01.
+        event_at: source name of its time.
+        where: as for the subject.
+        constants: our column -> value, beside those of the subject.
+    """
+
+    event_type: str
+    event_at: str
+    where: dict[str, tuple[str, ...]] = {}
+    constants: dict[str, str] = {}
+
+
+class Observations(_Declaration):
+    """Vital signs in long form (a record or a list element for each), gathered into sets.
+
+    Only what has one of the codes is gathered; the first value of a code counts. The records stay
+    together, word for word, in `record`.
+
+    Attributes:
+        by: source names that together identify a set.
+        code: source name of the code.
+        value: source name, or names in order of preference, of the value.
+        unit: source name of the unit (UCUM).
+        codes: landed code, as in LOINC 8867-4 -> vital sign, as in heart_rate.
+    """
+
+    by: tuple[str, ...]
+    code: str
+    value: str | tuple[str, ...]
+    unit: str | None = None
+    codes: dict[str, str]
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """Source names of the value, in order of preference."""
+        return (self.value,) if isinstance(self.value, str) else self.value
 
 
 class Subject(_Declaration):
@@ -77,30 +191,51 @@ class Subject(_Declaration):
 
     Attributes:
         files: glob patterns below `landing/<profile>/`.
-        format: `csv`, or `jsonl` (one JSON object a line).
+        format: `csv`, `jsonl` (one JSON object a line, or one JSON text), `hl7v2`, or `fhir`.
         delimiter: of CSV.
-        columns: our column -> the source's name, or names in order of preference. For jsonl, a
-            JSON path. Empty means the source uses our names.
-        required: our columns without which a file is refused.
+        encoding: of the files, where the bytes do not tell: UTF-8 and UTF-16 are recognised,
+            anything else is read as Latin-1 unless this says what it is, as in cp1252.
+        where: source name -> values; the subject takes only records that have one of them in each
+            (case and blanks around do not matter). What no subject takes is kept in
+            `raw_other_records`.
+        each: JSON path of a list; each of its elements makes a row.
+        columns: our column -> source name, or names in order of preference. Empty means the source
+            uses our names.
+        required: our columns without which a CSV file is refused.
         constants: our column -> value for all records.
-        derived: our column -> source columns joined by `-`; `@line` is the line number.
+        derived: our column -> source names and texts joined by `-`, or a clock plus minutes.
+        formats: our column -> strptime formats of its clocks or dates, instead of the profile's.
+        limits: our column -> what its numbers can be.
         payload: vital sign -> flat column and unit, for sources without a nested payload.
+        observations: vital signs in long form.
+        events: ADT events that one record describes.
         date: our column that dates a record; absent for undated subjects.
-        date_from: look the day up in the visit instead.
+        date_from: look the day up in the visit; `date` then is for records whose visit is unknown.
+        is_undated: the records have no clock; all stand on the first service day.
+        unavailable: our columns that the source cannot deliver; nobody is warned that they are empty.
         join: companion files.
         rows: records declared right here (a source without master data).
     """
 
     files: tuple[str, ...] = ()
-    format: Literal["csv", "jsonl"] = "csv"
+    format: Literal["csv", "jsonl", "hl7v2", "fhir"] = "csv"
     delimiter: str = Field(default=",", min_length=1, max_length=1)
+    encoding: str | None = None
+    where: dict[str, tuple[str, ...]] = {}
+    each: str | None = None
     columns: dict[str, str | tuple[str, ...]] = {}
     required: tuple[str, ...] = ()
     constants: dict[str, str] = {}
-    derived: dict[str, tuple[str, ...]] = {}
+    derived: dict[str, tuple[str, ...] | Sum] = {}
+    formats: dict[str, tuple[str, ...]] = {}
+    limits: dict[str, Limits] = {}
     payload: dict[str, Parameter] = {}
+    observations: Observations | None = None
+    events: tuple[Event, ...] = ()
     date: str | None = None
     date_from: DateLookup | None = None
+    is_undated: bool = False
+    unavailable: tuple[str, ...] = ()
     join: Join | None = None
     rows: tuple[dict[str, str], ...] = ()
 
@@ -113,7 +248,70 @@ class Subject(_Declaration):
 
     def field(self, name: str) -> str:
         """The column of a file, or the field of its JSON objects, that a source name is in."""
-        return name if self.format == "csv" else re.split(r"[.\[]", name.removeprefix("$."))[0]
+        if self.format == "csv":
+            return name
+        path = self.each if self.each and name.startswith(ELEMENT) else name
+        return re.split(r"[.\[]", path.removeprefix("$."))[0].strip('"')
+
+    @property
+    def is_selective(self) -> bool:
+        """Whether it may leave records of its files to others."""
+        events = bool(self.events) and all(event.where for event in self.events)
+        return bool(self.where or self.each or self.observations or events)
+
+    @functools.cached_property
+    def named(self) -> frozenset[str]:
+        """Every source name that the declaration uses."""
+        names = {name for column in self.columns for name in self.source_names(column)}
+        for parts in self.derived.values():
+            names |= {parts.at, parts.plus_minutes} if isinstance(parts, Sum) else set(parts)
+        names |= {parameter.column for parameter in self.payload.values()} | set(self.where)
+        if self.join is not None:
+            names.add(self.join.on)
+        if self.observations is not None:
+            names |= {self.observations.code, *self.observations.by, *self.observations.values}
+            names |= {self.observations.unit} if self.observations.unit else set()
+        for event in self.events:
+            names |= {event.event_at, *event.where}
+        return frozenset(n for n in names if n not in PSEUDO and not n.startswith("="))
+
+    def of_event(self, event: Event) -> Subject:
+        """The declaration as it reads for one of its events."""
+        return self.model_copy(
+            update={
+                "columns": {**self.columns, "event_at": event.event_at},
+                "constants": {
+                    **self.constants, "event_type": event.event_type, **event.constants,
+                },
+                "events": (),
+            }
+        )  # fmt: skip
+
+
+class Rest(Subject):
+    """What the subjects of a file leave of it. Made by `Profile.rest`, never declared.
+
+    Attributes:
+        takers: the subjects that the file feeds.
+        kinds: source names that say what kind a record is.
+    """
+
+    takers: tuple[Subject, ...]
+    kinds: tuple[str, ...]
+
+
+class Feed(BaseModel):
+    """A subject that a file feeds.
+
+    Attributes:
+        subject: the subject, or `other_records`.
+        spec: how it reads the file.
+        is_main: whether as a main file (else as a companion).
+    """
+
+    subject: str
+    spec: Subject
+    is_main: bool
 
 
 class Profile(_Declaration):
@@ -124,7 +322,11 @@ class Profile(_Declaration):
         description: what the source is.
         time_zone: IANA zone of clocks that belong to no hospital.
         dates_shifted: dates were moved for de-identification; nothing is "in the future" then.
+        latest_after_written_minutes: how long after it was written a record may say that something
+            happened; what lies later is in the future and is quarantined.
         timestamp_formats: strptime formats beyond ISO 8601.
+        ignored: kinds of records (as in `raw_other_records`, `*` for any text) that no subject
+            needs: they are kept, and nobody is told.
         subjects: what it delivers.
         code_maps: our column -> landed code -> our code; case and blanks do not matter.
     """
@@ -133,7 +335,9 @@ class Profile(_Declaration):
     description: str
     time_zone: str
     dates_shifted: bool = False
+    latest_after_written_minutes: int = Field(default=1440, ge=0)
     timestamp_formats: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
     subjects: dict[str, Subject]
     code_maps: dict[str, dict[str, str]] = {}
 
@@ -144,66 +348,295 @@ class Profile(_Declaration):
             raise ValueError(f"'{value}' is not an IANA time zone, as in America/Chicago")
         return value
 
-    @model_validator(mode="after")
-    def _names_exist(self) -> Profile:
-        for subject, spec in self.subjects.items():
-            if subject not in SUBJECTS:
-                raise ValueError(f"subjects.{subject}: no such subject; one of {SUBJECTS}")
-            known = set(canonical_columns(subject))
-            named = {*spec.columns, *spec.constants, *spec.derived, *spec.required}
-            named |= set(spec.join.columns if spec.join else ())
-            named |= {column for row in spec.rows for column in row}
-            named |= {spec.date} if spec.date else set()
-            for column in sorted(named - known):
-                raise ValueError(
-                    f"subjects.{subject}: '{column}' is not a column of raw_{subject}; "
-                    f"it has {', '.join(sorted(known))}"
-                )
-            dated = CONTRACTS[f"raw_{subject}"].partitioned
-            if dated and not (spec.date or spec.date_from):
-                raise ValueError(f"subjects.{subject}: needs `date` or `date_from`")
-        return self
+    def feeds(self, inside: str) -> list[Feed]:
+        """What a file feeds, by its path below the profile's folder."""
+        path = PurePosixPath(inside)
+        found = []
+        for subject in SUBJECTS:
+            spec = self.subjects.get(subject)
+            if spec is None:
+                continue
+            if any(path.match(pattern) for pattern in spec.files):
+                found.append(Feed(subject=subject, spec=spec, is_main=True))
+            elif spec.join and any(path.match(pattern) for pattern in spec.join.files):
+                found.append(Feed(subject=subject, spec=spec, is_main=False))
+        if found and all(feed.is_main and feed.spec.is_selective for feed in found):
+            rest = self.rest(tuple(feed.subject for feed in found))
+            found.append(Feed(subject=OTHER_RECORDS, spec=rest, is_main=True))
+        return found
 
-
-@functools.cache
-def available_profiles() -> tuple[str, ...]:
-    """Names of the profiles that ship with the package."""
-    folder = resources.files("hospital_assets.landing") / "profiles"
-    return tuple(
-        sorted(
-            entry.name.removesuffix(".toml")
-            for entry in folder.iterdir()
-            if entry.name.endswith(".toml")
+    def rest(self, subjects: tuple[str, ...]) -> Rest:
+        """How to read what some subjects leave of their files."""
+        takers = [self.subjects[subject] for subject in subjects]
+        kinds = dict.fromkeys(
+            name
+            for spec in takers
+            for name in (
+                *spec.where,
+                *(name for event in spec.events for name in event.where),
+                *([spec.observations.code] if spec.observations and not spec.each else []),
+            )
         )
-    )
+        clocks: dict[str, None] = {}
+        for spec in takers:
+            names = spec.source_names(spec.date) if spec.date else ()
+            names += tuple(event.event_at for event in spec.events)
+            clocks |= dict.fromkeys(name for name in names if not name.startswith(ELEMENT))
+        return Rest(
+            files=takers[0].files,
+            format=takers[0].format,
+            delimiter=takers[0].delimiter,
+            encoding=takers[0].encoding,
+            columns={"occurred_at": tuple(clocks)},
+            date="occurred_at",
+            takers=tuple(takers),
+            kinds=tuple(kinds),
+        )
+
+
+# Reading ------------------------------------------------------------------------------------------
+
+#: One suffix, so that a glob finds them.
+_SUFFIX = ".toml"
+
+
+def profile_folder() -> Path:
+    """Where a data directory keeps profiles of its own."""
+    return data_dir_from_environment() / "profiles"
 
 
 @functools.cache
+def _built_in() -> Mapping[str, str]:
+    """The profiles that ship with the package: name -> TOML text."""
+    folder = resources.files("hospital_assets.landing") / "profiles"
+    return {
+        entry.name.removesuffix(_SUFFIX): entry.read_text(encoding="utf-8")
+        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name)
+        if entry.name.endswith(_SUFFIX)
+    }
+
+
+def _own() -> dict[str, Path]:
+    """The data directory's own profiles: name -> file."""
+    return {path.stem: path for path in sorted(profile_folder().glob(f"*{_SUFFIX}"))}
+
+
+def available_profiles() -> tuple[str, ...]:
+    """Names of all profiles: those of the data directory, and those that ship with the package."""
+    return tuple(sorted({*_built_in(), *_own()}))
+
+
+def profile_source(name: str) -> str:
+    """Where a profile comes from, for people: its file, or `built in`."""
+    own = _own().get(name)
+    return "built in" if own is None else str(own)
+
+
 def load_profile(name: str) -> Profile:
-    """A profile by name.
+    """A profile by name, as its file is now.
 
     Raises:
         ProfileError: there is no such profile, or it declares something wrong; says where.
     """
-    file = resources.files("hospital_assets.landing") / "profiles" / f"{name}.toml"
-    if not file.is_file():
+    own = _own().get(name)
+    if own is not None:
+        profile = parse_profile(own.read_text(encoding="utf-8"), str(own))
+        if profile.name != name:
+            raise ProfileError(f"{own}: its name is '{profile.name}'; call the file as the profile")
+        return profile
+    if name not in _built_in():
         raise ProfileError(f"no profile '{name}'; there are: {', '.join(available_profiles())}")
-    return parse_profile(file.read_text(encoding="utf-8"), f"{name}.toml")
+    return parse_profile(_built_in()[name], f"{name}{_SUFFIX}")
 
 
+def load_profiles() -> tuple[dict[str, Profile], dict[str, str]]:
+    """All profiles by name, and what is wrong with those that cannot be used.
+
+    A profile that somebody is just writing must not stop the others.
+    """
+    found: dict[str, Profile] = {}
+    wrong: dict[str, str] = {}
+    for name in available_profiles():
+        try:
+            found[name] = load_profile(name)
+        except ProfileError as error:
+            wrong[name] = str(error)
+    return found, wrong
+
+
+@functools.lru_cache(maxsize=256)
 def parse_profile(text: str, file: str) -> Profile:
     """A profile from TOML text; `file` is named in errors.
 
     Raises:
-        ProfileError: not TOML, or a declaration is wrong; names file, key and reason.
+        ProfileError: not TOML, or a declaration is wrong; names file, line, key and reason.
     """
     try:
-        return Profile.model_validate(tomllib.loads(text))
+        profile = Profile.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise ProfileError(f"{file}: not valid TOML: {error}") from error
     except ValidationError as error:
-        said = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc']) or 'profile'}: {problem['msg']}"
+        problems = [
+            (tuple(problem["loc"]), _in_words(problem))
             for problem in error.errors(include_input=False, include_url=False)
-        )
-        raise ProfileError(f"{file}: {said}") from error
+        ]
+    else:
+        problems = list(_mistakes(profile))
+        if not problems:
+            return profile
+    said = "\n".join(
+        f"{file}:{_line_of(text, where)}: {'.'.join(map(str, where)) or 'profile'}: {what}"
+        for where, what in problems
+    )
+    raise ProfileError(said)
+
+
+def _in_words(problem: Any) -> str:
+    """A validation problem, said so that somebody who never saw Pydantic can mend it."""
+    if problem["type"] == "extra_forbidden":
+        return "there is no such key here; see the reference in docs/bring-your-own.md"
+    if problem["type"] == "missing":
+        return "this key is missing"
+    return str(problem["msg"]).removeprefix("Value error, ")
+
+
+def _mistakes(profile: Profile) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """What types alone do not catch: where, and what to do."""
+    for column in profile.code_maps:
+        if column not in CODED:
+            yield ("code_maps", column), f"only codes are translated, of {', '.join(CODED)}"
+    for subject, spec in profile.subjects.items():
+        at = ("subjects", subject)
+        if subject not in SUBJECTS:
+            yield at, f"there is no such subject; there are {', '.join(SUBJECTS)}"
+            continue
+        yield from ((at + where, what) for where, what in _mistakes_of(subject, spec))
+
+
+def _mistakes_of(subject: str, spec: Subject) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    known = canonical_columns(subject)
+    named: dict[tuple[str | int, ...], str] = {
+        **{(part, name): name for part in ("columns", "constants", "derived", "formats", "limits")
+           for name in getattr(spec, part)},
+        **{(part, place): name for part in ("required", "unavailable")
+           for place, name in enumerate(getattr(spec, part))},
+        **{("join", "columns", name): name for name in (spec.join.columns if spec.join else ())},
+        **{("rows", place, name): name for place, row in enumerate(spec.rows) for name in row},
+        **{("events", place, "constants", name): name
+           for place, event in enumerate(spec.events) for name in event.constants},
+        **({("date",): spec.date} if spec.date else {}),
+    }  # fmt: skip
+    for where, name in named.items():
+        if name not in known:
+            yield where, f"'{name}' is not a column of raw_{subject}; it has {', '.join(known)}"
+    is_dated = CONTRACTS[f"raw_{subject}"].partitioned
+    if is_dated and spec.files and not (spec.date or spec.date_from or spec.is_undated):
+        yield (), "say which column dates its records (`date`, `date_from` or `is_undated`)"
+    for name in sorted(spec.named):
+        is_path = name.startswith("$")
+        if spec.format == "csv" and is_path:
+            yield _place_of(spec, name), f"'{name}' is a JSON path; CSV files have column names"
+        if spec.format != "csv" and not is_path:
+            yield _place_of(spec, name), f"'{name}' must be a JSON path, as in $.{name}"
+        if name.startswith(ELEMENT) and spec.each is None:
+            yield _place_of(spec, name), f"'{name}' needs `each`, the list it is an element of"
+    if spec.each and spec.format == "csv":
+        yield ("each",), "CSV records hold no lists"
+    if spec.join and (spec.is_selective or spec.format != "csv"):
+        yield ("join",), "only whole CSV files are joined: no where, each, events or observations"
+    if any(name.startswith(ELEMENT) for name in spec.where):
+        yield ("where",), "whole records are taken or left; `each` takes all elements of its list"
+    if spec.encoding and not _is_encoding(spec.encoding):
+        yield ("encoding",), f"'{spec.encoding}' is not an encoding that Python knows, as in cp1252"
+    if (spec.payload or spec.observations) and subject != "vitals":
+        yield ("observations" if spec.observations else "payload",), "only vitals have them"
+    vital_signs: dict[tuple[str | int, ...], str] = {
+        ("payload", name): name for name in spec.payload
+    }
+    if spec.observations:
+        vital_signs |= {
+            ("observations", "codes", code): name for code, name in spec.observations.codes.items()
+        }
+    for where, name in vital_signs.items():
+        if name not in (*MEASURED, *SCORED):
+            yield (
+                where,
+                f"'{name}' is not a vital sign; there are {', '.join((*MEASURED, *SCORED))}",
+            )
+    if spec.events and (subject != "adt_events" or not spec.columns):
+        yield ("events",), "they belong to adt_events, and need its `columns`"
+    if spec.events and not {"message_id"} & {*spec.columns, *spec.derived}:
+        yield ("events",), "they need a `message_id`, as in derived = { message_id = [...] }"
+
+
+def _place_of(spec: Subject, name: str) -> tuple[str | int, ...]:
+    """Where a declaration uses a source name."""
+    for column in spec.columns:
+        if name in spec.source_names(column):
+            return ("columns", column)
+    for column, parts in spec.derived.items():
+        if name in ({parts.at, parts.plus_minutes} if isinstance(parts, Sum) else parts):
+            return ("derived", column)
+    for vital_sign, parameter in spec.payload.items():
+        if name == parameter.column:
+            return ("payload", vital_sign)
+    if name in spec.where:
+        return ("where", name)
+    for place, event in enumerate(spec.events):
+        if name == event.event_at or name in event.where:
+            return ("events", place)
+    long = spec.observations
+    if long is not None:
+        for key in ("code", "value", "unit", "by"):
+            said = getattr(long, key)
+            if name == said or (isinstance(said, tuple) and name in said):
+                return ("observations", key)
+    return ("join", "on")
+
+
+def _is_encoding(name: str) -> bool:
+    import codecs
+
+    try:
+        codecs.lookup(name)
+    except LookupError:
+        return False
+    return True
+
+
+_HEADER = re.compile(r"^\s*\[\[?\s*(?P<path>[^\]]+?)\s*\]\]?")
+_KEY = re.compile(
+    r"""^\s*(?P<key>(?:"[^"]*"|'[^']*'|[\w.-]+)(?:\s*\.\s*(?:"[^"]*"|'[^']*'|[\w-]+))*)\s*="""
+)
+
+
+def _line_of(text: str, where: tuple[str | int, ...]) -> int:
+    """The line of a TOML text that declares a key, or the nearest key around it.
+
+    `tomllib` keeps no places, so the headers and keys are looked for as text; a key within an inline
+    table is found at the line of that table.
+    """
+    wanted = [str(part) for part in where]
+    best, line = 0, 1
+    table: list[str] = []
+    seen: dict[str, int] = {}
+    for number, content in enumerate(text.splitlines(), start=1):
+        header = _HEADER.match(content)
+        if header:
+            table = _keys(header["path"])
+            if content.lstrip().startswith("[["):
+                place = seen[header["path"]] = seen.get(header["path"], -1) + 1
+                table = [*table, str(place)]
+            found = table
+        elif key := _KEY.match(content):
+            found = [*table, *_keys(key["key"])]
+        else:
+            continue
+        if found == wanted[: len(found)] and len(found) > best:
+            best, line = len(found), number
+    return line
+
+
+def _keys(path: str) -> list[str]:
+    parts = re.findall(r""""[^"]*"|'[^']*'|[^.\s"']+""", path)
+    return [part.strip("\"'") for part in parts]

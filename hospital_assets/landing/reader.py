@@ -1,8 +1,8 @@
 """Files to raw records: text as landed, with file and line, dated by content.
 
 Belongs here: parsing CSV (Polars, once per content, kept as Parquet in the spool), reading JSON
-lines (DuckDB, as text), and the rule that gives a record its service day. Nothing is skipped: what
-cannot be read becomes a record with a `problem`.
+lines (DuckDB, as text; other formats are laid out as JSON lines first), and the rule that gives a
+record its service day. Nothing is skipped: what cannot be read becomes a record with a `problem`.
 """
 
 from __future__ import annotations
@@ -15,19 +15,36 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import date
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import duckdb
 import narwhals as nw
 import polars as pl
 
-from hospital_assets.landing.content import Content, as_json_lines, read_content
-from hospital_assets.landing.profile import Profile, Subject, canonical_columns
+from hospital_assets.landing.content import (
+    as_json_lines,
+    open_lines,
+    read_content,
+    shape_of,
+)
+from hospital_assets.landing.formats import normaliser
+from hospital_assets.landing.profile import (
+    ELEMENT,
+    MEASURED,
+    Observations,
+    Parameter,
+    Profile,
+    Rest,
+    Subject,
+    Sum,
+    canonical_columns,
+)
 from hospital_assets.warehouse.dialect import (
+    ISO_WALL_CLOCK_FORMATS,
     Frame,
     literal,
     local_clocks,
@@ -44,6 +61,8 @@ _SMALL_BATCH = 16_000_000
 _SAMPLE_LINES = 15
 _SAMPLE_CHARACTERS = 20_000
 _map_numbers = itertools.count(1)
+#: What DuckDB reads, and of the file it stands for: name, first line, fallback, when it landed.
+_MapRow = tuple[str, str, int, date | None, str]
 
 
 @dataclass(frozen=True)
@@ -56,6 +75,7 @@ class LandedFile:
         sha256: its content hash.
         is_plain: UTF-8 without compression or byte-order mark: readable as it is.
         fallback: the service day of its records that state none.
+        modified_ns: when it was delivered.
     """
 
     path: Path
@@ -63,6 +83,12 @@ class LandedFile:
     sha256: str
     is_plain: bool = True
     fallback: date | None = None
+    modified_ns: int = 0
+
+    @property
+    def landed_at(self) -> str:
+        """When it was delivered, as ISO 8601 in UTC."""
+        return datetime.fromtimestamp(self.modified_ns / 1e9, UTC).isoformat(timespec="seconds")
 
 
 def csv_columns(text: str, delimiter: str) -> list[str]:
@@ -162,55 +188,203 @@ def to_canonical(frame: pl.DataFrame, subject: str, spec: Subject, sha: str) -> 
     """Parsed CSV records under our column names; values untouched.
 
     Returns:
-        the subject's canonical columns, `source_line`, `record`, `problem`, and `_sha`.
+        the subject's canonical columns, `source_line`, `source_part`, `record`, `problem`, `_sha`.
     """
-    columns = {}
-    for name in canonical_columns(subject):
-        names = spec.source_names(name)
-        if spec.join is not None and name in spec.join.columns:
-            names = (spec.join.columns[name],)
-        found = next((source for source in names if source in frame.columns), None)
-        if name in spec.constants:
-            columns[name] = pl.lit(spec.constants[name])
-        elif name in spec.derived:
-            columns[name] = pl.concat_str(
-                [
-                    pl.col("@line").cast(pl.String) if part == "@line" else pl.col(part)
-                    for part in spec.derived[name]
-                ],
-                separator="-",
-            )
-        elif name == "payload" and spec.payload:
-            columns[name] = _payload(spec, frame.columns)
-        elif found is not None:
-            columns[name] = pl.col(found)
-        else:
-            columns[name] = pl.lit(None, dtype=pl.String)
+    frame = frame.with_columns(pl.lit(1, dtype=pl.Int64).alias("@part"))
+    if "@sha" not in frame.columns:
+        frame = frame.with_columns(pl.lit(sha).alias("@sha"))
+    if isinstance(spec, Rest):
+        taken = pl.any_horizontal(pl.lit(False), *(_takes(t, frame.columns) for t in spec.takers))
+        frame = frame.filter(pl.col("@problem").is_not_null() | ~taken)
+    elif spec.is_selective:
+        frame = frame.filter(pl.col("@problem").is_null() & _takes(spec, frame.columns))
+    if spec.observations is not None:
+        frame = _gathered(frame, spec.observations)
+    if spec.events:
+        made = _made_events(spec, frame.columns)
+        return pl.concat(
+            [
+                _selected(
+                    frame.filter(is_made).with_columns(pl.lit(part, dtype=pl.Int64).alias("@part")),
+                    subject,
+                    spec.of_event(event),
+                    suffix=f"-{event.event_type}",
+                )
+                for part, (event, is_made) in enumerate(zip(spec.events, made, strict=True), 1)
+            ]
+        )
+    return _selected(frame, subject, spec)
+
+
+def _selected(frame: pl.DataFrame, subject: str, spec: Subject, suffix: str = "") -> pl.DataFrame:
+    """Our columns from the source's; `suffix` makes the message ids of one record's events differ."""
+    columns = {name: _csv_column(name, spec, frame.columns) for name in canonical_columns(subject)}
+    if suffix:
+        columns["message_id"] = columns["message_id"] + suffix
     return frame.select(
         **columns,
         source_line=pl.col("@line"),
+        source_part=pl.col("@part"),
         record=pl.col("@record"),
         problem=pl.col("@problem"),
-        _sha=pl.col("@sha") if "@sha" in frame.columns else pl.lit(sha),
+        _sha=pl.col("@sha"),
     )
 
 
-def _payload(spec: Subject, landed: Sequence[str]) -> pl.Expr:
+def _csv_column(name: str, spec: Subject, landed: Sequence[str]) -> pl.Expr:
+    """One of our columns from the columns as landed."""
+    if name in spec.constants:
+        return pl.lit(spec.constants[name])
+    if isinstance(spec, Rest) and name == "kind":
+        kinds = [pl.col(kind) for kind in spec.kinds if kind in landed]
+        return pl.concat_str(pl.lit(""), *kinds, separator=" ", ignore_nulls=True).str.strip_chars()
+    if name in spec.derived:
+        parts = spec.derived[name]
+        if isinstance(parts, Sum):
+            return _csv_sum(parts, spec.formats.get(name, ()), landed)
+        return pl.concat_str([_csv_part(part, landed) for part in parts], separator="-")
+    if name == "payload" and (spec.payload or spec.observations):
+        parameters = spec.payload or _gathered_payload(spec.observations)
+        return _payload(parameters, landed)
+    names = spec.source_names(name)
+    if spec.join is not None and name in spec.join.columns:
+        names = (spec.join.columns[name],)
+    found = [pl.col(source) for source in names if source in landed]
+    return found[0] if found else pl.lit(None, dtype=pl.String)
+
+
+def _csv_part(part: str, landed: Sequence[str]) -> pl.Expr:
+    if part.startswith("="):
+        return pl.lit(part[1:])
+    if part in ("@line", "@part"):
+        return pl.col(part).cast(pl.String)
+    return pl.col(part) if part in landed else pl.lit(None, dtype=pl.String)
+
+
+def _csv_sum(parts: Sum, formats: Sequence[str], landed: Sequence[str]) -> pl.Expr:
+    """A clock some minutes after another one; null where either cannot be read."""
+    if parts.at not in landed or parts.plus_minutes not in landed:
+        return pl.lit(None, dtype=pl.String)
+    written = pl.col(parts.at).str.strip_chars()
+    at = pl.coalesce(
+        *(
+            written.str.replace("T", " ", literal=True).str.to_datetime(
+                known, time_unit="us", strict=False
+            )
+            for known in ISO_WALL_CLOCK_FORMATS
+        ),
+        *(written.str.to_datetime(known, time_unit="us", strict=False) for known in formats),
+    )
+    minutes = pl.col(parts.plus_minutes).str.strip_chars().cast(pl.Float64, strict=False)
+    seconds = (pl.when(minutes.is_finite()).then(minutes) * 60).round().cast(pl.Int64)
+    return (at + pl.duration(seconds=seconds)).dt.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _is_among(values: pl.Expr, wanted: Sequence[str]) -> pl.Expr:
+    listed = [value.strip().upper() for value in wanted]
+    return values.str.strip_chars().str.to_uppercase().is_in(listed).fill_null(False)
+
+
+def _where(conditions: Mapping[str, Sequence[str]], landed: Sequence[str]) -> pl.Expr:
+    return pl.all_horizontal(
+        pl.lit(True),
+        *(
+            _is_among(pl.col(name), values) if name in landed else pl.lit(False)
+            for name, values in conditions.items()
+        ),
+    )
+
+
+def _takes(spec: Subject, landed: Sequence[str]) -> pl.Expr:
+    """Whether a subject takes a record."""
+    taken = _where(spec.where, landed)
+    if spec.observations is not None:
+        code = spec.observations.code
+        known = _is_among(pl.col(code), tuple(spec.observations.codes))
+        taken &= known if code in landed else pl.lit(False)
+    if spec.events:
+        taken &= pl.any_horizontal(*(_where(event.where, landed) for event in spec.events))
+    return taken
+
+
+def _made_events(spec: Subject, landed: Sequence[str]) -> list[pl.Expr]:
+    """For each declared event, whether a record makes it: the first in any case, others if timed."""
+    made: list[pl.Expr] = []
+    applies: list[pl.Expr] = []
+    for event in spec.events:
+        here = _where(event.where, landed)
+        has_time = (
+            pl.col(event.event_at).str.strip_chars().str.len_chars().fill_null(0) > 0
+            if event.event_at in landed
+            else pl.lit(False)
+        )
+        made.append(here & (has_time | ~pl.any_horizontal(pl.lit(False), *applies)))
+        applies.append(here)
+    return made
+
+
+def _gathered_payload(observations: Observations | None) -> dict[str, Parameter]:
+    """The flat columns that `_gathered` makes, as a declaration of a payload."""
+    assert observations is not None  # noqa: S101  (only called where there are observations)
+    return {
+        name: Parameter(column=f"@{name}") for name in dict.fromkeys(observations.codes.values())
+    }
+
+
+def _gathered(frame: pl.DataFrame, long: Observations) -> pl.DataFrame:
+    """Observation sets: one row for each key, a column for each vital sign and one for its unit."""
+    names = {code.strip().upper(): name for code, name in long.codes.items()}
+    by = list(long.by) if set(long.by) <= set(frame.columns) else ["@line"]
+    values = [pl.col(name) for name in long.values if name in frame.columns]
+    frame = frame.sort("@line").with_columns(
+        pl.col(long.code)
+        .str.strip_chars()
+        .str.to_uppercase()
+        .replace_strict(names, default=None, return_dtype=pl.String)
+        .alias("@name"),
+        pl.coalesce(*values, pl.lit(None, dtype=pl.String)).alias("@value"),
+        (pl.col(long.unit) if long.unit in frame.columns else pl.lit(None, dtype=pl.String)).alias(
+            "@unit"
+        ),
+    )
+    kept = [n for n in frame.columns if n not in (*by, "@record", "@name", "@value", "@unit")]
+    found = [
+        pl.col(source).filter(pl.col("@name") == name, pl.col("@value").is_not_null()).first()
+        .alias(f"@{name}{suffix}")
+        for name in dict.fromkeys(names.values())
+        for source, suffix in (("@value", ""), ("@unit", "_unit"))
+    ]  # fmt: skip
+    joined = pl.col("@record").str.join(",")
+    records = (
+        pl.when(pl.len() > 1)
+        .then(pl.concat_str(pl.lit("["), joined, pl.lit("]")))
+        .otherwise(joined)
+    )
+    return (
+        frame.group_by(by, maintain_order=True)
+        .agg(*(pl.col(name).first() for name in kept), *found, records.alias("@record"))
+        .with_columns(pl.lit(1, dtype=pl.Int64).alias("@part"))
+    )
+
+
+def _payload(parameters: Mapping[str, Parameter], landed: Sequence[str]) -> pl.Expr:
     """Flat vital-sign columns as the nested JSON that the native feed has."""
     fields = []
-    for name, parameter in spec.payload.items():
+    for name, parameter in parameters.items():
         if parameter.column not in landed:
             continue
         value = pl.col(parameter.column)
-        if name in ("consciousness", "on_oxygen", "spo2_scale", "gcs", "pain"):
-            fields.append(value.alias(name))
-        else:
+        if name in MEASURED:
             unit = pl.lit(parameter.unit, dtype=pl.String)
+            if f"{parameter.column}_unit" in landed and parameter.column.startswith("@"):
+                unit = pl.col(f"{parameter.column}_unit")
             fields.append(
                 pl.when(value.is_not_null())
                 .then(pl.struct(value.alias("value"), unit.alias("unit")))
                 .alias(name)
             )
+        else:
+            fields.append(value.alias(name))
     return pl.struct(fields).struct.json_encode()
 
 
@@ -229,7 +403,8 @@ def csv_relation(
         copies = [spool / f"{file.sha256[:32]}.{subject}.{version}.parquet" for file in files]
 
         def copied(file: LandedFile, copy: Path) -> None:
-            parsed = parse_csv(read_content(file.path).text, spec.delimiter)
+            content = read_content(file.path, spec.encoding)
+            parsed = parse_csv(content.text, spec.delimiter)
             _write(to_canonical(parsed, subject, spec, file.sha256), copy)
 
         absent = {copy: file for file, copy in zip(files, copies, strict=True) if not copy.exists()}
@@ -246,17 +421,43 @@ def csv_relation(
             _write(to_canonical(joined, subject, spec, ""), copy)
         copies.append(copy)
 
-    names = _map_table(
-        connection,
-        [(file.sha256, file.source_file, 1, file.fallback) for file in (*files, *companions)],
-    )
+    names = _map_table(connection, [_mapped(file, file.sha256) for file in (*files, *companions)])
     listed = ", ".join(literal(str(copy)) for copy in copies)
-    wanted = ", ".join(quoted(name) for name in canonical_columns(subject))
+    wanted = ", ".join(
+        # The copy is of the content; when that was delivered is the file's.
+        f"m.landed_at as {quoted(name)}" if _is_landed_at(name, spec) else f"r.{quoted(name)}"
+        for name in canonical_columns(subject)
+    )
     return connection.sql(
-        f"select m.source_file, r.source_line, r.record, r.problem, m._fallback, {wanted} "
+        f"select m.source_file, r.source_line, r.source_part, r.record, "
+        f"{_judged_problem(spec, 'r.problem')} as problem, m._fallback, {wanted} "
         f"from read_parquet([{listed}], hive_partitioning = false) r "
         f"join {names} m on m.handle = r._sha"
     )
+
+
+def _is_landed_at(column: str, spec: Subject) -> bool:
+    return spec.source_names(column) == ("@landed_at",) and column not in spec.constants
+
+
+def _judged_problem(spec: Subject, problem: str, of: Mapping[str, str] | None = None) -> str:
+    """The problem of a record, once its numbers are compared with what the source can mean.
+
+    Args:
+        spec: with the limits.
+        problem: SQL of the problem found so far.
+        of: SQL of our columns; default their names.
+    """
+    outside = []
+    for column, limits in spec.limits.items():
+        number = f"try_cast(trim({(of or {}).get(column) or quoted(column)}) as double)"
+        if limits.at_least is not None:
+            outside.append(f"{number} < {limits.at_least!r}")
+        if limits.at_most is not None:
+            outside.append(f"{number} > {limits.at_most!r}")
+    if not outside:
+        return problem
+    return f"coalesce({problem}, case when {' or '.join(outside)} then 'outside_limits' end)"
 
 
 def _joined(
@@ -269,7 +470,7 @@ def _joined(
     def read(landed: Sequence[LandedFile]) -> pl.DataFrame:
         return pl.concat(
             [
-                parse_csv(read_content(file.path).text, spec.delimiter).with_columns(
+                parse_csv(read_content(file.path, spec.encoding).text, spec.delimiter).with_columns(
                     pl.lit(file.sha256).alias("@sha")
                 )
                 for file in landed
@@ -316,15 +517,18 @@ def json_relation(
     """Records of JSON-lines files, read as text and taken apart inside DuckDB.
 
     A line that is not one JSON object is a record with the problem `unreadable_line`. NaN, which
-    JSON does not have but many writers produce, stands for a value that is not a number.
+    JSON does not have but many writers produce, stands for a value that is not a number. Files of
+    other formats are read from their normalised lines.
     """
     sources = []
-    for pieces in _batches([piece for file in files for piece in _pieces(file, spool)]):
-        names = _map_table(connection, [(str(p), name, n, day) for p, name, n, day in pieces])
+    for pieces in _batches([piece for file in files for piece in _pieces(file, spec, spool)]):
+        names = _map_table(
+            connection, [_mapped(file, str(path), line) for path, file, line in pieces]
+        )
         listed = ", ".join(literal(str(path)) for path, *_ in pieces)
         sources.append(
             f"""
-            select m.source_file, m._fallback, m.first_line + place as source_line,
+            select m.source_file, m._fallback, m.landed_at, m.first_line + place as source_line,
                    case when ends_with(line, chr(13)) then rtrim(line, chr(13)) else line end
                        as record
             from (select filename, unnest(string_split(content, chr(10))) as line,
@@ -334,73 +538,324 @@ def json_relation(
             -- Trimming long lines is slow, and a line that starts with a letter is not blank.
             where ascii(line) > 32 or trim(line, chr(32) || chr(9) || chr(13)) <> ''"""
         )
-    paths = sorted(
-        {path for name in canonical_columns(subject) for path in spec.source_names(name)}
-    )
-    fields = ", ".join(
-        f"{_json_field(spec, name, paths)} as {quoted(name)}" for name in canonical_columns(subject)
-    )
-    listed = ", ".join(literal(path) for path in paths)
-    return connection.sql(
-        f"""
-        with judged as (
-            -- JSON is an object when it opens like one (123 is the brace); json_type would parse it
-            -- once more, and raises on text that is not JSON.
-            select *, case when ascii(record) = 123 then json_valid(record)
-                when json_valid(record) then json_type(record) = 'OBJECT' else false end as is_sound
-            from ({" union all ".join(sources)})
-        ), parsed as (
-            select *, json_extract_string(case when is_sound then record end, [{listed}]) as found
-            from judged
+    judged = f"""
+        -- JSON is an object when it opens like one (123 is the brace); json_type would parse it
+        -- once more, and raises on text that is not JSON.
+        select *, case when ascii(record) = 123 then json_valid(record)
+            when json_valid(record) then json_type(record) = 'OBJECT' else false end as is_sound
+        from ({" union all ".join(sources)})"""
+    return connection.sql(json_query(subject, spec, judged))
+
+
+class _Paths:
+    """Texts at JSON paths, all found in one go: the text of a record is parsed once."""
+
+    def __init__(self, source: str, found: str) -> None:
+        self._source, self._found = source, found
+        self._places: dict[str, int] = {}
+
+    def __getitem__(self, path: str) -> str:
+        place = self._places.setdefault(path, len(self._places) + 1)
+        return f"{self._found}[{place}]"
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def sql(self) -> str:
+        if not self._places:
+            return f"cast([] as varchar[]) as {self._found}"
+        listed = ", ".join(literal(path) for path in self._places)
+        return f"json_extract_string({self._source}, [{listed}]) as {self._found}"
+
+
+class _JsonReading:
+    """The SQL of a subject's columns over `judged` lines (see `json_query`)."""
+
+    def __init__(self, spec: Subject) -> None:
+        self.spec = spec
+        self.whole = _Paths("case when is_sound then record end", "found")
+        self.element = _Paths("element", "found_each")
+        is_normalised = normaliser(spec.format) is not None
+        self.line = "source_line"
+        self.record = "record"
+        self.problem = "case when not is_sound then 'unreadable_line' end"
+        if is_normalised:
+            line, record, problem = (
+                self.whole[f'$."@{name}"'] for name in ("line", "record", "problem")
+            )
+            self.line = f"coalesce(try_cast({line} as bigint), source_line)"
+            self.record = f"coalesce({record}, record)"
+            self.problem = f"coalesce({self.problem}, {problem})"
+
+    def source(self, name: str) -> str:
+        """The text under a source name."""
+        if name in ("@line", "@part"):
+            return f"cast({self.line if name == '@line' else 'part'} as varchar)"
+        if name == "@landed_at":
+            return "landed_at"
+        if name.startswith("="):
+            return literal(name[1:])
+        if name.startswith(ELEMENT):
+            return self.element["$" + name.removeprefix(ELEMENT)]
+        return self.whole[name]
+
+    def column(self, name: str, spec: Subject) -> str:
+        """One of our columns."""
+        if name in spec.constants:
+            return literal(spec.constants[name])
+        if isinstance(spec, Rest) and name == "kind":
+            kinds = ", ".join(self.source(kind) for kind in spec.kinds)
+            return f"concat_ws(' ', {kinds})" if kinds else "cast(null as varchar)"
+        if name in spec.derived:
+            parts = spec.derived[name]
+            if isinstance(parts, Sum):
+                return self._sum(parts, spec.formats.get(name, ()))
+            return " || '-' || ".join(self.source(part) for part in parts)
+        if name == "payload" and spec.payload:
+            return self._payload(
+                {
+                    vital_sign: (
+                        self.source(parameter.column),
+                        literal(parameter.unit) if parameter.unit else "null",
+                    )
+                    for vital_sign, parameter in spec.payload.items()
+                }
+            )
+        found = [self.source(source) for source in spec.source_names(name)]
+        if not found:
+            return "cast(null as varchar)"
+        return found[0] if len(found) == 1 else f"coalesce({', '.join(found)})"
+
+    def _sum(self, parts: Sum, formats: Sequence[str]) -> str:
+        at, minutes = self.source(parts.at), self.source(parts.plus_minutes)
+        clock = f"try_cast({at} as timestamp)"
+        if formats:
+            listed = ", ".join(literal(known) for known in formats)
+            clock = f"coalesce({clock}, try_strptime({at}, [{listed}]))"
+        seconds = f"cast(round(try_cast({minutes} as double) * 60) as bigint)"
+        return f"strftime({clock} + to_seconds({seconds}), '%Y-%m-%d %H:%M:%S')"
+
+    @staticmethod
+    def _payload(values: Mapping[str, tuple[str, str]]) -> str:
+        fields = []
+        for name, (value, unit) in values.items():
+            nested = f"json_object('value', {value}, 'unit', {unit})"
+            whole = (
+                f"case when {value} is not null then {nested} end" if name in MEASURED else value
+            )
+            fields.append(f"{literal(name)}, {whole}")
+        return f"cast(json_object({', '.join(fields)}) as varchar)"
+
+    def where(self, conditions: Mapping[str, Sequence[str]]) -> str:
+        """Whether a record has one of the values in each."""
+        return (
+            " and ".join(
+                f"coalesce(upper(trim({self.source(name)})) in ({_listed(values)}), false)"
+                for name, values in conditions.items()
+            )
+            or "true"
         )
-        select source_file, source_line, record, _fallback,
-               case when not is_sound then 'unreadable_line' end as problem, {fields}
-        from parsed
-        """
+
+    def takes(self, spec: Subject) -> str:
+        """Whether a subject takes a record: no row may come of one that it takes, and none else."""
+        terms = [f"({self.where(spec.where)})"]
+        if spec.observations is not None:
+            codes = f"({_listed(tuple(spec.observations.codes))})"
+            code = spec.observations.code
+            if code.startswith(ELEMENT):
+                path = literal(f"{spec.each}[*]{code.removeprefix(ELEMENT)}")
+                terms.append(
+                    f"len(list_filter(json_extract_string(case when is_sound then record end, "
+                    f"{path}), lambda code: upper(trim(code)) in {codes})) > 0"
+                )
+            else:
+                terms.append(f"upper(trim({self.source(code)})) in {codes}")
+        elif spec.each:
+            terms.append(
+                f"json_array_length(case when is_sound then record end, {literal(spec.each)}) > 0"
+            )
+        if spec.events:
+            terms.append(f"({' or '.join(f'({self.where(e.where)})' for e in spec.events)})")
+        return " and ".join(f"coalesce({term}, false)" for term in terms)
+
+    def made_events(self) -> list[str]:
+        """For each declared event, whether a record makes it, as `_made_events` for CSV."""
+        made: list[str] = []
+        applies: list[str] = []
+        for event in self.spec.events:
+            here = f"({self.where(event.where)})"
+            has_time = f"coalesce(trim({self.source(event.event_at)}) <> '', false)"
+            is_first = f"not ({' or '.join(applies) or 'false'})"
+            made.append(f"({here} and ({has_time} or {is_first}))")
+            applies.append(here)
+        return made
+
+
+def json_query(subject: str, spec: Subject, judged: str) -> str:
+    """SQL from lines of JSON to a subject's raw records.
+
+    Args:
+        subject: the subject.
+        spec: its declaration.
+        judged: SQL of the lines: `source_file`, `_fallback`, `landed_at`, `source_line`, `record`,
+            and `is_sound`, whether that is a JSON object.
+    """
+    reading = _JsonReading(spec)
+    names = canonical_columns(subject)
+    if isinstance(spec, Rest):
+        taken = " or ".join(f"({reading.takes(taker)})" for taker in spec.takers) or "false"
+        wanted = f"({reading.problem}) is not null or not ({taken})"
+    elif spec.is_selective:
+        wanted = f"({reading.problem}) is null and {reading.takes(spec)}"
+    else:
+        wanted = "true"
+
+    rows = "select *, 1 as part from parsed"
+    if spec.each and not isinstance(spec, Rest):
+        path = literal(f"{spec.each}[*]")
+        rows = (
+            "select *, unnest(elements) as element, unnest(range(1, len(elements) + 1)) as part "
+            f"from (select *, json_extract(record, {path}) as elements from parsed)"
+        )
+    fields = {name: reading.column(name, spec) for name in names}
+    if spec.events:
+        made = reading.made_events()
+        by_event = [
+            {name: reading.column(name, spec.of_event(event)) for name in names}
+            for event in spec.events
+        ]
+        for event, of_event in zip(spec.events, by_event, strict=True):
+            of_event["message_id"] = (
+                f"{of_event['message_id']} || {literal('-' + event.event_type)}"
+            )
+        fields = {
+            name: "case part "
+            + " ".join(f"when {n} then {of_event[name]}" for n, of_event in enumerate(by_event, 1))
+            + " end"
+            for name in names
+        }
+        cases = " ".join(f"when {part} then {is_made}" for part, is_made in enumerate(made, 1))
+        parts = ", ".join(f"({part})" for part in range(1, len(made) + 1))
+        rows = f"select * from parsed, (values {parts}) as events(part) where case part {cases} end"
+    head = f"source_file, {reading.line} as source_line, cast(part as bigint) as source_part, "
+    head += f"{reading.record} as record, _fallback, "
+    judged_problem = _judged_problem(spec, reading.problem, fields)
+    last = f"{head} {judged_problem} as problem, " + ", ".join(
+        f"{sql} as {quoted(name)}" for name, sql in fields.items()
     )
+    group = ""
+    if spec.observations is not None:
+        last, group = _gathered_sql(reading, spec.observations, names, fields)
+    if reading.element:
+        rows = f"select *, {reading.element.sql()} from ({rows})"
+    return f"""
+        with judged as ({judged}
+        ), parsed as (
+            select * from (select *, {reading.whole.sql()} from judged) where {wanted}
+        )
+        select {last} from ({rows}) {group}
+        """
 
 
-def _json_field(spec: Subject, column: str, paths: Sequence[str]) -> str:
-    """A column from `found`, the texts at `paths` of a record."""
-    if column in spec.constants:
-        return literal(spec.constants[column])
-    found = [f"found[{paths.index(path) + 1}]" for path in spec.source_names(column)]
-    if not found:
-        return "cast(null as varchar)"
-    return found[0] if len(found) == 1 else f"coalesce({', '.join(found)})"
+def _gathered_sql(
+    reading: _JsonReading, long: Observations, names: Sequence[str], fields: Mapping[str, str]
+) -> tuple[str, str]:
+    """What to select, and how to group it: `_gathered` for JSON."""
+    place = f"({reading.line} * 1000000 + part)"
+    code = f"upper(trim({reading.source(long.code)}))"
+    value = f"coalesce({', '.join(reading.source(v) for v in long.values)}, null)"
+    unit = reading.source(long.unit) if long.unit else "cast(null as varchar)"
+    values = {}
+    for name in dict.fromkeys(long.codes.values()):
+        codes = _listed([c for c, n in long.codes.items() if n == name])
+        these = f"filter (where {code} in ({codes}) and {value} is not null)"
+        values[name] = (
+            f"arg_min({value}, {place}) {these}", f"arg_min({unit}, {place}) {these}"
+        )  # fmt: skip
+    selected = {
+        name: reading._payload(values) if name == "payload" else f"arg_min({sql}, {place})"
+        for name, sql in fields.items()
+    }
+    listed = (
+        # Elements share their record.
+        f"string_agg(distinct {reading.record}, ',' order by {reading.record})"
+        if reading.spec.each
+        else f"string_agg({reading.record}, ',' order by {place})"
+    )
+    record = (
+        f"case when count(distinct {reading.line}) = 1 then any_value({reading.record}) "
+        f"else '[' || {listed} || ']' end"
+    )
+    known = _listed(tuple(long.codes))
+    by = ", ".join(["source_file", "_fallback", *(reading.source(name) for name in long.by)])
+    last = (
+        f"source_file, min({reading.line}) as source_line, "
+        f"cast(min({place}) % 1000000 as bigint) as source_part, {record} as record, _fallback, "
+        "cast(null as varchar) as problem, "
+        + ", ".join(f"{selected[name]} as {quoted(name)}" for name in names)
+    )
+    return last, f"where {code} in ({known}) group by {by}"
 
 
-def _pieces(file: LandedFile, spool: Path) -> list[tuple[Path, str, int, date | None]]:
+def _listed(values: Sequence[str]) -> str:
+    return ", ".join(literal(value.strip().upper()) for value in values)
+
+
+def _pieces(file: LandedFile, spec: Subject, spool: Path) -> list[tuple[Path, LandedFile, int]]:
     """What is read for a file (itself, or normalised copies in the spool), with its first line."""
-    if file.is_plain and file.path.stat().st_size <= _BATCH_BYTES:
-        return [(file.path, file.source_file, 1, file.fallback)]
-    existing = sorted(spool.glob(f"{file.sha256[:32]}.*.jsonl"))
-    if not existing:
-        text = as_json_lines(read_content(file.path).text)
-        first, start = 1, 0
-        while start < len(text) or start == 0:
-            end = text.find("\n", start + _BATCH_BYTES)
-            end = len(text) if end < 0 else end + 1
-            piece = spool / f"{file.sha256[:32]}.{first:012d}.jsonl"
-            _write_text(text[start:end], piece)
-            existing.append(piece)
-            first += text.count("\n", start, end)
-            start = max(end, 1)
-    return [
-        (piece, file.source_file, int(piece.name.split(".")[1]), file.fallback)
-        for piece in existing
-    ]
+    laid_out = normaliser(spec.format)
+    if laid_out is not None:
+        shape = shape_of(file.path, spec.encoding)
+        stem = f"{file.sha256[:32]}.{spec.format}{laid_out.version}"
+        with open_lines(file.path, shape) as lines:
+            pieces = _cut(
+                (f"{line}\n" for line in laid_out.lines(lines)), spool, stem, _BATCH_BYTES
+            )
+    elif file.is_plain and file.path.stat().st_size <= _BATCH_BYTES:
+        return [(file.path, file, 1)]
+    else:
+        text = as_json_lines(read_content(file.path, spec.encoding).text)
+        pieces = _cut(io.StringIO(text), spool, file.sha256[:32], _BATCH_BYTES)
+    return [(piece, file, int(piece.name.split(".")[-2])) for piece in pieces]
+
+
+def _cut(lines: Iterator[str], spool: Path, stem: str, most_bytes: int) -> list[Path]:
+    """Lines as files of bounded size, named by their first line; kept ones are not made again.
+
+    The last file to appear says that all are there.
+    """
+    done = spool / f"{stem}.done"
+    if not done.exists():
+        spool.mkdir(parents=True, exist_ok=True)
+        number, first = 0, 1
+        held: list[str] = []
+        size = 0
+        for line in lines:
+            number += 1
+            held.append(line)
+            size += len(line)
+            if size >= most_bytes:
+                _write_text("".join(held), spool / f"{stem}.{first:012d}.jsonl")
+                first, held, size = number + 1, [], 0
+        if held or number == 0:
+            _write_text("".join(held), spool / f"{stem}.{first:012d}.jsonl")
+        _write_text("", done)
+    return sorted(spool.glob(f"{stem}.*.jsonl"))
+
+
+def _mapped(file: LandedFile, handle: str, first_line: int = 1) -> _MapRow:
+    return handle, file.source_file, first_line, file.fallback, file.landed_at
 
 
 def _batches(
-    pieces: Sequence[tuple[Path, str, int, date | None]],
-) -> list[list[tuple[Path, str, int, date | None]]]:
+    pieces: Sequence[tuple[Path, LandedFile, int]],
+) -> list[list[tuple[Path, LandedFile, int]]]:
     """Pieces in batches of bounded, about equal size: DuckDB holds the texts of a batch at once."""
     total = sum(piece[0].stat().st_size for piece in pieces)
     # One core reads one batch.
     count = max(math.ceil(total / _BATCH_BYTES), min(os.cpu_count() or 1, total // _SMALL_BATCH), 1)
     wanted = max(total // count, 1)
-    batches: list[list[tuple[Path, str, int, date | None]]] = []
+    batches: list[list[tuple[Path, LandedFile, int]]] = []
     size = wanted
     for piece in pieces:
         if size >= wanted:
@@ -434,9 +889,12 @@ def dated(
         last: last service day, inclusive.
     """
     names = set(frame.collect_schema().names())
-    has_recorded = "recorded_at" in names and spec.date != "recorded_at"
-    clocks = {"_own": spec.date or "_looked_up"}
-    if has_recorded:
+    clocks = {}
+    if spec.date_from is not None:
+        clocks["_found"] = "_looked_up"
+    if spec.date is not None:
+        clocks["_own"] = spec.date
+    if "recorded_at" in names and "recorded_at" not in clocks.values() and not spec.is_undated:
         clocks["_written"] = "recorded_at"
     zone: nw.Expr = nw.lit(profile.time_zone)
     if "hospital_id" in names and zones:
@@ -447,7 +905,9 @@ def dated(
             nw.lit(profile.time_zone),
         )
     frame = frame.with_columns(_zone=zone)
-    frame = parse_wall_clocks(frame, clocks, profile.timestamp_formats)
+    for clock, text in clocks.items():
+        formats = spec.formats.get(text, profile.timestamp_formats)
+        frame = parse_wall_clocks(frame, {clock: text}, formats)
     frame = resolve_instants(frame, {f"{c}_at": c for c in clocks}, "_zone")
     frame = local_clocks(frame, {f"{c}_local": f"{c}_at" for c in clocks}, "_zone")
     in_period = {
@@ -462,9 +922,7 @@ def dated(
     return frame.with_columns(_day=days).select(*kept, "_day", "_fallback")
 
 
-def _map_table(
-    connection: duckdb.DuckDBPyConnection, rows: Sequence[tuple[str, str, int, date | None]]
-) -> str:
+def _map_table(connection: duckdb.DuckDBPyConnection, rows: Sequence[_MapRow]) -> str:
     """A temporary table from what DuckDB reads to the file it stands for."""
     name = f"checkpoint_files_{next(_map_numbers)}"
     mapping = pl.DataFrame(
@@ -474,6 +932,7 @@ def _map_table(
             "source_file": pl.String,
             "first_line": pl.Int64,
             "_fallback": pl.Date,
+            "landed_at": pl.String,
         },
         orient="row",
     )
@@ -505,42 +964,75 @@ def declared_rows(subject: str, profile: Profile) -> pl.DataFrame:
             **{name: row.get(name) for name in names},
             "source_file": f"profiles/{profile.name}.toml",
             "source_line": number,
+            "source_part": 1,
         }
         for number, row in enumerate(profile.subjects[subject].rows, start=1)
     ]
-    schema = {**dict.fromkeys(names, pl.String), "source_file": pl.String, "source_line": pl.Int64}
+    schema = {
+        **dict.fromkeys(names, pl.String),
+        "source_file": pl.String,
+        "source_line": pl.Int64,
+        "source_part": pl.Int64,
+    }
     return pl.DataFrame(rows, schema=schema).with_columns(
         record=pl.struct(names).struct.json_encode() if rows else pl.lit(None, dtype=pl.String),
         problem=pl.lit(None, dtype=pl.String),
     )
 
 
-def verified(path: Path, spec: Subject) -> tuple[Content, dict[str, list[str]]]:
-    """A file's content, and a sample of its values by column (CSV) or field (JSON).
+@dataclass(frozen=True)
+class Verified:
+    """What was found in a file before its records are read.
+
+    Attributes:
+        encoding: of the text, and how its records are laid out.
+        compression: `gzip` or `none`.
+        is_blank: there is nothing but blanks in it.
+        sample: some values of each column (CSV) or field (JSON lines).
+    """
+
+    encoding: str
+    compression: str
+    is_blank: bool
+    sample: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def verified(path: Path, spec: Subject) -> Verified:
+    """How a file is to be read, and what its columns hold.
 
     Raises `UnreadableError` as `read_content`. A JSON file that is not one object a line says so in
     its `encoding`.
     """
-    content = read_content(path)
+    if normaliser(spec.format) is not None:
+        shape = shape_of(path, spec.encoding)
+        return Verified(f"{shape.encoding}, {spec.format}", shape.compression, shape.is_blank)
+    content = read_content(path, spec.encoding)
+    encoding, is_blank = content.encoding, not content.text.strip()
     if spec.format == "csv":
-        header = csv_columns(content.text, spec.delimiter)
-        rows = csv.reader(
-            io.StringIO("\n".join(_sampled(content.text)[1:])), delimiter=spec.delimiter
-        )
-        whole = [row for row in rows if len(row) == len(header)]
-        return content, {name: [row[n] for row in whole] for n, name in enumerate(header)}
+        return Verified(encoding, content.compression, is_blank, _csv_sample(content.text, spec))
     laid_out = as_json_lines(content.text)
     if laid_out != content.text:
-        content = Content(laid_out, f"{content.encoding}, one JSON text", content.compression)
+        encoding = f"{encoding}, one JSON text"
+    return Verified(encoding, content.compression, is_blank, _json_sample(laid_out))
+
+
+def _csv_sample(text: str, spec: Subject) -> dict[str, list[str]]:
+    header = csv_columns(text, spec.delimiter)
+    rows = csv.reader(io.StringIO("\n".join(_sampled(text)[1:])), delimiter=spec.delimiter)
+    whole = [row for row in rows if len(row) == len(header)]
+    return {name: [row[n] for row in whole] for n, name in enumerate(header)}
+
+
+def _json_sample(text: str) -> dict[str, list[str]]:
     fields: dict[str, list[str]] = {}
-    for line in _sampled(laid_out):
+    for line in _sampled(text):
         with contextlib.suppress(ValueError):
             landed = json.loads(line)
             for name, value in landed.items() if isinstance(landed, dict) else ():
                 values = fields.setdefault(name, [])
                 if value is not None:
                     values.append(value if isinstance(value, str) else json.dumps(value))
-    return content, dict(sorted(fields.items()))
+    return dict(sorted(fields.items()))
 
 
 def _sampled(text: str) -> list[str]:

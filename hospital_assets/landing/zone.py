@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 import os
 import shutil
@@ -28,12 +29,13 @@ from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN
 from hospital_assets.landing.content import UnreadableError, is_finished, sha256
 from hospital_assets.landing.drift import kinds_of
 from hospital_assets.landing.profile import (
-    SUBJECTS,
+    OTHER_RECORDS,
+    Feed,
     Profile,
     Subject,
-    available_profiles,
     canonical_columns,
     load_profile,
+    load_profiles,
 )
 from hospital_assets.landing.reader import (
     LandedFile,
@@ -98,7 +100,8 @@ class LandingZone:
             subjects: leave out new files of other subjects; default none.
         """
         listed = self.listed()
-        unchanged = _unchanged(known, listed, set_aside)
+        profiles, _ = load_profiles()
+        unchanged = _unchanged(known, listed, set_aside, profiles)
         if quiet_since_ns is not None:
             is_quiet = pl.col("file_modified_ns") <= quiet_since_ns
             finished = [
@@ -110,22 +113,26 @@ class LandingZone:
         fresh = listed.join(unchanged.select("source_file").unique(), on="source_file", how="anti")
         if subjects and not fresh.is_empty():
             fed = [
-                any(subject in subjects for subject, _ in _fed_by(name) or [("unknown", True)])
+                bool({feed.subject for feed in _fed_by(name, profiles)} & set(subjects))
+                or ("unknown" in subjects and not _fed_by(name, profiles))
                 for name in fresh["source_file"]
             ]
             fresh = fresh.filter(pl.Series(fed))
         with ThreadPoolExecutor() as pool:
             digests = pool.map(lambda name: sha256(self.landing / name), fresh["source_file"])
             fresh = fresh.with_columns(file_sha256=pl.Series(list(digests), dtype=pl.String))
-            originals = _originals(unchanged, fresh)
+            originals = _originals(unchanged, fresh, profiles)
             judged = pool.map(
-                lambda row: self._judged(row, originals, set_aside), fresh.rows(named=True)
+                lambda row: self._judged(row, originals, set_aside, profiles),
+                fresh.rows(named=True),
             )
             rows = [row for rows in judged for row in rows]
         ledger = pl.concat(
             [unchanged, pl.DataFrame(rows, schema=_LEDGER.polars_schema)], how="vertical"
         )
-        return self._counted(ledger, fresh["source_file"].to_list()).sort("source_file", "subject")
+        return self._counted(ledger, fresh["source_file"].to_list(), profiles).sort(
+            "source_file", "subject"
+        )
 
     def read(self, subject: str, ledger: pl.DataFrame, period: Period | None = None) -> Frame:
         """Raw records of a subject, of the given service days or (undated subjects) all.
@@ -142,8 +149,9 @@ class LandingZone:
             overlaps = (days.min() < period.end) & (days.max() >= period.first)
             ready = ready.filter(overlaps | (pl.col("state") == "companion"))
         frames = []
-        for name in sorted(set(ledger["source_profile"].to_list()) & set(available_profiles())):
-            profile = load_profile(name)
+        profiles, _ = load_profiles()
+        for name in sorted(set(ledger["source_profile"].to_list()) & set(profiles)):
+            profile = profiles[name]
             files = ready.filter(pl.col("source_profile") == name)
             frames.extend(self._frames(profile, subject, files, ledger))
         if not frames:
@@ -171,16 +179,12 @@ class LandingZone:
         self, profile: Profile, subject: str, files: pl.DataFrame, ledger: pl.DataFrame
     ) -> list[Frame]:
         """Records of one profile's files of a subject, dated where the subject is."""
-        spec = profile.subjects.get(subject)
-        if spec is None:
-            return []
         frames = []
-        if spec.rows:
+        if subject in profile.subjects and profile.subjects[subject].rows:
             declared = self.connection.from_arrow(declared_rows(subject, profile).to_arrow())
             frames.append(lazy(declared))
-        main = self._landed(files.filter(pl.col("state") == "ready"))
-        if main:
-            companions = self._landed(files.filter(pl.col("state") == "companion"))
+        companions = self._landed(files.filter(pl.col("state") == "companion"))
+        for spec, main in self._by_spec(profile, subject, files.filter(pl.col("state") == "ready")):
             frame = lazy(self._relation(subject, spec, main, companions))
             if spec.date_from is not None:
                 frame = self._with_looked_up_day(frame, profile, spec, ledger)
@@ -191,6 +195,21 @@ class LandingZone:
                 frame = frame.with_columns(day.alias(PARTITION_COLUMN))
             frames.append(frame)
         return [f.with_columns(source_profile=nw.lit(profile.name)) for f in frames]
+
+    def _by_spec(
+        self, profile: Profile, subject: str, files: pl.DataFrame
+    ) -> list[tuple[Subject, list[LandedFile]]]:
+        """Files by how they are read: what is left of a file depends on who else takes of it."""
+        landed = self._landed(files)
+        if subject != OTHER_RECORDS:
+            spec = profile.subjects.get(subject)
+            return [(spec, landed)] if spec is not None and landed else []
+        groups: dict[tuple[str, ...], list[LandedFile]] = {}
+        for file in landed:
+            feeds = profile.feeds(file.source_file.partition("/")[2])
+            takers = tuple(feed.subject for feed in feeds if feed.subject != OTHER_RECORDS)
+            groups.setdefault(takers, []).append(file)
+        return [(profile.rest(takers), group) for takers, group in groups.items()]
 
     def _relation(
         self,
@@ -233,6 +252,7 @@ class LandingZone:
                 sha256=row["file_sha256"],
                 is_plain=row["encoding"] == "utf-8" and row["compression"] == "none",
                 fallback=row["fallback_date"],
+                modified_ns=row["file_modified_ns"],
             )
             for row in files.sort("source_file").iter_rows(named=True)
         ]
@@ -270,6 +290,7 @@ class LandingZone:
         entry: Mapping[str, object],
         originals: Mapping[str, str],
         set_aside: Mapping[str, str],
+        profiles: Mapping[str, Profile],
     ) -> list[dict[str, object]]:
         """Ledger rows of a file: one for each subject it feeds; counts come later."""
         source_file = str(entry["source_file"])
@@ -279,6 +300,7 @@ class LandingZone:
             **entry,
             "first_seen_at": datetime.now(UTC),
             "source_profile": folder,
+            "profile_sha256": None,
             "subject": "unknown",
             "encoding": "unknown",
             "compression": "none",
@@ -292,31 +314,29 @@ class LandingZone:
             "state": "unrecognised",
             "problem": None,
         }
-        if folder not in available_profiles():
-            row["problem"] = (
-                f"no source profile is called '{folder}'; move the file to landing/<profile>/, "
-                f"profiles are {', '.join(available_profiles())}"
-            )
+        profile = profiles.get(folder)
+        if profile is None:
+            row["problem"] = _why_unknown(folder)
             return [row]
-        feeds = _fed_by(source_file)
+        row["profile_sha256"] = _version(profile)
+        feeds = _fed_by(source_file, profiles)
         if not feeds:
             row["problem"] = (
                 f"no subject of the profile '{folder}' takes a file of this name; it is not used"
             )
             return [row]
         if entry["file_bytes"] == 0:
-            return [{**row, "subject": s, "state": "empty", "problem": "the file is empty"}
-                    for s, _ in feeds]  # fmt: skip
+            return [{**row, "subject": feed.subject, "state": "empty",
+                     "problem": "the file is empty"} for feed in feeds]  # fmt: skip
         original = originals[str(row["file_sha256"])]
         if original != source_file:
             problem = f"same content as {original}, which is loaded; not loaded again"
-            return [{**row, "subject": s, "state": "duplicate", "problem": problem}
-                    for s, _ in feeds]  # fmt: skip
+            return [{**row, "subject": feed.subject, "state": "duplicate", "problem": problem}
+                    for feed in feeds]  # fmt: skip
         if state := set_aside.get(str(row["file_sha256"])):
-            return [{**row, "subject": s, "state": state, "problem": _SET_ASIDE[state]}
-                    for s, _ in feeds]  # fmt: skip
-        profile = load_profile(folder)
-        rows = [self._verified(row, profile, subject, is_main, path) for subject, is_main in feeds]
+            return [{**row, "subject": feed.subject, "state": state, "problem": _SET_ASIDE[state]}
+                    for feed in feeds]  # fmt: skip
+        rows = [_verified(row, feed, path) for feed in feeds]
         stat = path.stat()
         is_whole = (stat.st_size, stat.st_mtime_ns) == (
             entry["file_bytes"],
@@ -324,45 +344,9 @@ class LandingZone:
         )
         return rows if is_whole else []
 
-    def _verified(
-        self, row: dict[str, object], profile: Profile, subject: str, is_main: bool, path: Path
-    ) -> dict[str, object]:
-        spec = profile.subjects[subject]
-        row = {**row, "subject": subject}
-        try:
-            content, sample = verified(path, spec)
-        except UnreadableError as error:
-            return {**row, "state": "unreadable", "problem": str(error)}
-        row |= {"encoding": content.encoding, "compression": content.compression}
-        if not content.text.strip():
-            return {**row, "state": "empty", "problem": "the file holds no records"}
-        header = list(sample)
-        if header:
-            row["columns"] = ",".join(header)
-            row["column_kinds"] = ",".join(kinds_of(sample).values())
-            row["unknown_columns"] = _unknown(header, spec, subject) if is_main else None
-        if not is_main:
-            return {**row, "state": "companion"}
-        if spec.format == "csv":
-            lacking = [
-                name
-                for name in spec.required
-                if name not in spec.constants
-                and name not in spec.derived
-                and not set(spec.source_names(name)) & set(header)
-            ]
-            if lacking:
-                wanted = "; ".join(
-                    f"{name} (as {' or '.join(spec.source_names(name))})" for name in lacking
-                )
-                return {
-                    **row,
-                    "state": "missing_column",
-                    "problem": f"line 1 lacks the required column {wanted}; nothing was loaded",
-                }
-        return {**row, "state": "ready"}
-
-    def _counted(self, ledger: pl.DataFrame, fresh: Sequence[str]) -> pl.DataFrame:
+    def _counted(
+        self, ledger: pl.DataFrame, fresh: Sequence[str], profiles: Mapping[str, Profile]
+    ) -> pl.DataFrame:
         """Fill in rows, unreadable rows and service days of freshly found files."""
         is_fresh = pl.col("source_file").is_in(list(fresh))
         todo = ledger.filter(is_fresh, pl.col("state").is_in(["ready", "companion"]))
@@ -378,12 +362,12 @@ class LandingZone:
             )
             is_dated = CONTRACTS[f"raw_{subject}"].partitioned
             by = ["source_file", *(["_day"] if is_dated else [])]
-            frames = self._frames(load_profile(profile_name), subject, files, ledger)
+            frames = self._frames(profiles[profile_name], subject, files, ledger)
             grouped = nw.concat(
                 [
                     f.group_by(*by).agg(
                         row_count=nw.len(),
-                        unreadable_count=(~nw.col("problem").is_null()).cast(nw.Int64).sum(),
+                        unreadable_count=_is_unreadable().cast(nw.Int64).sum(),
                     )
                     for f in frames
                     if not is_dated or "_day" in f.collect_schema().names()
@@ -408,12 +392,27 @@ class LandingZone:
             & (pl.col("row_count") > 0)
             & (pl.col("row_count") == pl.col("unreadable_count"))
         )
-        return ledger.with_columns(
+        ledger = ledger.with_columns(
             state=pl.when(hopeless).then(pl.lit("unreadable")).otherwise("state"),
             problem=pl.when(hopeless)
             .then(pl.lit("no line is a record; check what was delivered"))
             .otherwise("problem"),
-        ).select(_LEDGER.column_names)
+        )
+        # A subject that takes nothing of a file has no business with it, unless nobody takes any.
+        takes_none = is_fresh & (pl.col("state") == "ready") & (pl.col("row_count") == 0)
+        is_first = pl.col("subject").cum_count().over("source_file") == 1
+        nobody = pl.col("row_count").sum().over("source_file") == 0
+        return (
+            ledger.sort("source_file", "subject")
+            .filter(~takes_none | (nobody & is_first))
+            .with_columns(
+                state=pl.when(takes_none).then(pl.lit("empty")).otherwise("state"),
+                problem=pl.when(takes_none)
+                .then(pl.lit("the file holds no records"))
+                .otherwise("problem"),
+            )
+            .select(_LEDGER.column_names)
+        )
 
 
 class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -506,7 +505,7 @@ def import_files(profile_name: str, source: Path, landing: Path) -> tuple[list[s
     used, unused = [], []
     for path in sorted(p for p in source.rglob("*") if p.is_file()):
         inside = path.relative_to(source).as_posix()
-        if not _feeds(profile, inside):
+        if not profile.feeds(inside):
             unused.append(inside)
             continue
         target = landing / profile_name / inside
@@ -529,13 +528,71 @@ def observed_period(zone: LandingZone) -> tuple[date, date] | None:
     return None if days.is_empty() else (days.min(), days.max())  # type: ignore[return-value]
 
 
-def _fed_by(source_file: str) -> list[tuple[str, bool]]:
-    """As `_feeds`, for a path below the landing folder."""
+def _verified(row: Mapping[str, object], feed: Feed, path: Path) -> dict[str, object]:
+    """The ledger row of one subject that a file feeds, once its bytes and header were looked at."""
+    spec = feed.spec
+    found = {**row, "subject": feed.subject}
+    try:
+        file = verified(path, spec)
+    except UnreadableError as error:
+        return {**found, "state": "unreadable", "problem": str(error)}
+    found |= {"encoding": file.encoding, "compression": file.compression}
+    if file.is_blank:
+        return {**found, "state": "empty", "problem": "the file holds no records"}
+    if feed.subject == OTHER_RECORDS:
+        return {**found, "state": "ready"}
+    header = list(file.sample)
+    if header:
+        found["columns"] = ",".join(header)
+        found["column_kinds"] = ",".join(kinds_of(file.sample).values())
+        found["unknown_columns"] = _unknown(header, spec, feed.subject) if feed.is_main else None
+    if not feed.is_main:
+        return {**found, "state": "companion"}
+    if spec.format == "csv":
+        lacking = [
+            name
+            for name in spec.required
+            if name not in spec.constants
+            and name not in spec.derived
+            and not set(spec.source_names(name)) & {*header, "@landed_at"}
+        ]
+        if lacking:
+            wanted = "; ".join(
+                f"{name} (as {' or '.join(spec.source_names(name))})" for name in lacking
+            )
+            return {
+                **found,
+                "state": "missing_column",
+                "problem": f"line 1 lacks the required column {wanted}; nothing was loaded",
+            }
+    return {**found, "state": "ready"}
+
+
+def _version(profile: Profile) -> str:
+    """A hash that changes when a profile says something else."""
+    return hashlib.sha256(profile.model_dump_json().encode()).hexdigest()
+
+
+def _why_unknown(folder: str) -> str:
+    """Why a folder below the landing folder has no usable profile, and what to do."""
+    names, wrong = load_profiles()
+    if folder in wrong:
+        return f"the profile cannot be used; mend it: {wrong[folder]}"
+    return (
+        f"no source profile is called '{folder}'; move the file to landing/<profile>/, profiles "
+        f"are {', '.join(names)}, or write one: hospital profiles new"
+    )
+
+
+def _fed_by(source_file: str, profiles: Mapping[str, Profile]) -> list[Feed]:
+    """What a file feeds, by its path below the landing folder."""
     folder, _, inside = source_file.partition("/")
-    return _feeds(load_profile(folder), inside) if folder in available_profiles() else []
+    return profiles[folder].feeds(inside) if folder in profiles else []
 
 
-def _originals(unchanged: pl.DataFrame, fresh: pl.DataFrame) -> dict[str, str]:
+def _originals(
+    unchanged: pl.DataFrame, fresh: pl.DataFrame, profiles: Mapping[str, Profile]
+) -> dict[str, str]:
     """Content hash -> the file that is loaded for it: the one known longest, else first by name."""
     originals = dict(
         unchanged.filter(pl.col("state") != "duplicate")
@@ -543,47 +600,35 @@ def _originals(unchanged: pl.DataFrame, fresh: pl.DataFrame) -> dict[str, str]:
         .iter_rows()
     )
     for source_file, digest in fresh.select("source_file", "file_sha256").iter_rows():
-        if _fed_by(source_file):
+        if _fed_by(source_file, profiles):
             originals.setdefault(digest, source_file)
     return originals
 
 
-def _feeds(profile: Profile, inside: str) -> list[tuple[str, bool]]:
-    """Subjects a file feeds, by its path below the profile's folder, and whether as main file."""
-    path = Path(inside)
-    feeds = []
-    for subject in SUBJECTS:
-        spec = profile.subjects.get(subject)
-        if spec is None:
-            continue
-        if any(path.match(pattern) for pattern in spec.files):
-            feeds.append((subject, True))
-        elif spec.join and any(path.match(pattern) for pattern in spec.join.files):
-            feeds.append((subject, False))
-    return feeds
-
-
 def _unknown(header: Sequence[str], spec: Subject, subject: str) -> str | None:
-    named = {
-        spec.field(source)
-        for name in canonical_columns(subject)
-        for source in spec.source_names(name)
-    }
-    named |= {part for parts in spec.derived.values() for part in parts}
-    named |= {parameter.column for parameter in spec.payload.values()}
-    named |= {spec.join.on} if spec.join else set()
+    named = {s for name in canonical_columns(subject) for s in spec.source_names(name)} | spec.named
+    named = {spec.field(source) for source in named}
     unknown = [name for name in header if name not in named]
     return ",".join(unknown) or None
 
 
 def _unchanged(
-    known: pl.DataFrame | None, listed: pl.DataFrame, set_aside: Mapping[str, str]
+    known: pl.DataFrame | None,
+    listed: pl.DataFrame,
+    set_aside: Mapping[str, str],
+    profiles: Mapping[str, Profile],
 ) -> pl.DataFrame:
     if known is None:
         return pl.DataFrame(schema=_LEDGER.polars_schema)
     still = known.join(
         listed, on=["source_file", "file_bytes", "file_modified_ns"], how="semi"
     ).select(_LEDGER.column_names)
+    # A profile that says something else may read the file otherwise.
+    versions = {name: _version(profile) for name, profile in profiles.items()}
+    version = pl.col("source_profile").replace_strict(
+        versions, default=None, return_dtype=pl.String
+    )
+    still = still.filter(pl.col("profile_sha256").eq_missing(version))
     # A copy whose original is gone is not a copy any more.
     originals = still.filter(pl.col("state") != "duplicate")["file_sha256"]
     has_original = pl.col("file_sha256").is_in(originals.implode())
@@ -595,6 +640,12 @@ def _unchanged(
         (pl.col("state") != "duplicate") | has_original,
         wanted.eq_missing(is_aside) | ~pl.col("state").is_in(["ready", "companion", *_SET_ASIDE]),
     )
+
+
+def _is_unreadable() -> nw.Expr:
+    """Whether a record could not be read; one outside of its limits could."""
+    problem = nw.coalesce(nw.col("problem"), nw.lit("outside_limits"))
+    return problem != "outside_limits"
 
 
 def _per_file(counts: pl.DataFrame, is_dated: bool, first: date) -> pl.DataFrame:

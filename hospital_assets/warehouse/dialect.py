@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -30,6 +30,10 @@ ISO_WALL_CLOCK_FORMATS = (
     "%Y-%m-%d %H:%M",
     "%Y-%m-%d",
 )
+#: strptime formats: for all rows, or text column -> source -> formats (rows name their source).
+Formats = Sequence[str] | Mapping[str, Mapping[str, Sequence[str]]]
+#: The column that names a row's source.
+SOURCE_COLUMN = "source_profile"
 _OFFSET = r"(?:[Zz]|[+-]\d{2}:?\d{2})$"
 
 _checkpoint_numbers = itertools.count(1)
@@ -111,23 +115,29 @@ def parse_numbers(frame: Frame, columns: Mapping[str, str]) -> Frame:
 
 
 def parse_dates(
-    frame: Frame, columns: Mapping[str, str], formats: Sequence[str] = ("%Y-%m-%d",)
+    frame: Frame, columns: Mapping[str, str], formats: Formats = ("%Y-%m-%d",)
 ) -> Frame:
     """Add Date columns read from text columns, trying the formats in turn; else null."""
     if relation_of(frame) is not None:
-        listed = "[" + ", ".join(literal(f) for f in formats) + "]"
         return with_sql(
             frame,
             {
-                out: f"cast(try_strptime(trim({quoted(src)}), {listed}) as date)"
+                out: f"cast({_strptime(f'trim({quoted(src)})', src, formats)} as date)"
                 for out, src in columns.items()
             },
         )
     return lazy(
         polars_of(frame).with_columns(
             **{
-                out: pl.coalesce(
-                    pl.col(src).str.strip_chars().str.to_date(f, strict=False) for f in formats
+                out: _first_format(
+                    src,
+                    formats,
+                    lambda known, src=src: (
+                        pl.col(src)  # type: ignore[misc]
+                        .str.strip_chars()
+                        .str.to_date(known, strict=False)
+                    ),
+                    pl.Date(),
                 )
                 for out, src in columns.items()
             }
@@ -135,9 +145,38 @@ def parse_dates(
     )
 
 
-def parse_wall_clocks(
-    frame: Frame, columns: Mapping[str, str], formats: Sequence[str] = ()
-) -> Frame:
+def _strptime(text: str, column: str, formats: Formats) -> str:
+    """SQL that reads a text by the formats of its column, and of its row's source."""
+
+    def read(known: Sequence[str]) -> str:
+        return f"try_strptime({text}, [{', '.join(literal(f) for f in known)}])"
+
+    if not isinstance(formats, Mapping):
+        return read(formats) if formats else "cast(null as timestamp)"
+    by_source = {name: known for name, known in formats.get(column, {}).items() if known}
+    if not by_source:
+        return "cast(null as timestamp)"
+    cases = " ".join(f"when {literal(n)} then {read(known)}" for n, known in by_source.items())
+    return f"case {SOURCE_COLUMN} {cases} end"
+
+
+def _first_format(
+    column: str, formats: Formats, read: Callable[[str], pl.Expr], dtype: pl.DataType
+) -> pl.Expr:
+    """The first reading that succeeds, by the formats of the column, and of the row's source."""
+    none = pl.lit(None, dtype=dtype)
+    if not isinstance(formats, Mapping):
+        return pl.coalesce(*map(read, formats), none)
+    return pl.coalesce(
+        *(
+            pl.when(pl.col(SOURCE_COLUMN) == source).then(pl.coalesce(*map(read, known), none))
+            for source, known in formats.get(column, {}).items()
+        ),
+        none,
+    )
+
+
+def parse_wall_clocks(frame: Frame, columns: Mapping[str, str], formats: Formats = ()) -> Frame:
     """Add wall clocks read from text, and the UTC offset where the text states one.
 
     For each `out` the frame gains `out` (naive Datetime, the clock as written) and
@@ -164,7 +203,14 @@ def parse_wall_clocks(
         iso = unzoned.str.replace("T", " ", literal=True)
         expressions[out] = pl.coalesce(
             *(iso.str.to_datetime(f, time_unit="us", strict=False) for f in ISO_WALL_CLOCK_FORMATS),
-            *(unzoned.str.to_datetime(f, time_unit="us", strict=False) for f in formats),
+            _first_format(
+                src,
+                formats,
+                lambda known, text=unzoned: text.str.to_datetime(  # type: ignore[misc]
+                    known, time_unit="us", strict=False
+                ),
+                pl.Datetime("us"),
+            ),
         )
         figures = ending.str.replace(":", "", literal=True)
         minutes = figures.str.slice(1, 2).cast(pl.Int32, strict=False) * 60 + figures.str.slice(
@@ -180,14 +226,11 @@ def parse_wall_clocks(
     return lazy(polars_of(frame).with_columns(**expressions))
 
 
-def _wall_clocks_in_duckdb(
-    frame: Frame, columns: Mapping[str, str], formats: Sequence[str]
-) -> Frame:
+def _wall_clocks_in_duckdb(frame: Frame, columns: Mapping[str, str], formats: Formats) -> Frame:
     # Step by step, because DuckDB computes what stands in several places of a CASE anew in each.
     endings: dict[str, str] = {}
     unzoned: dict[str, str] = {}
     parts: dict[str, str] = {}
-    listed = "[" + ", ".join(literal(f) for f in formats) + "]"
     for out, src in columns.items():
         text, ending, bare = f"trim({quoted(src)})", quoted(f"{out}_ending"), quoted(out)
         # A date alone may end in "-2026"; only what has a time of day can have an offset.
@@ -205,7 +248,7 @@ def _wall_clocks_in_duckdb(
             # strptime reads the word "epoch", and takes long over what does not fit.
             parts[out] = (
                 f"coalesce({parts[out]}, case when lower({bare}) not in "
-                f"('epoch', 'infinity', '-infinity') then try_strptime({bare}, {listed}) end)"
+                f"('epoch', 'infinity', '-infinity') then {_strptime(bare, src, formats)} end)"
             )
         parts[f"{out}_offset_minutes"] = (
             f"case when {ending} = '' then null when upper({ending}) = 'Z' then 0 "

@@ -6,18 +6,19 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.cleaned.rules import (
-    PROFILES,
     Rule,
     codes,
     first_broken,
+    in_future,
     mapped,
     newest_only,
+    read_clocks,
     split,
     text,
 )
 from hospital_assets.assets.declare import cleaned_and_quarantined
 from hospital_assets.contracts.cleaned import ADT_EVENT_TYPES, DEPARTMENTS, DISPOSITIONS
-from hospital_assets.warehouse.dialect import Frame, parse_wall_clocks, resolve_instants
+from hospital_assets.warehouse.dialect import Frame, resolve_instants
 
 MESSAGE_ID_MISSING = Rule("message_id_missing", "A message needs a control id.", "quarantine")
 VISIT_ID_MISSING = Rule("visit_id_missing", "A message needs a visit.", "quarantine")
@@ -36,7 +37,9 @@ EVENT_BEFORE_VISIT = Rule(
     "event_before_visit", "The event precedes the start of its own visit.", "quarantine"
 )
 EVENT_IN_FUTURE = Rule(
-    "event_in_future", "The event is more than a day after its message was written.", "quarantine"
+    "event_in_future",
+    "The event is later than its message (by more than its profile allows).",
+    "quarantine",
 )
 DEPARTMENT_MAPPED = Rule(
     "department_mapped", "The department's spelling was translated.", "correct"
@@ -63,10 +66,10 @@ def judge_adt_events(raw: Frame, hospitals: Frame) -> Frame:
     frame = raw.with_columns(hospital_id=text("hospital_id")).join(
         hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
     )
-    frame = parse_wall_clocks(
+    frame = read_clocks(
         frame,
+        "adt_events",
         {"_event": "event_at", "_start": "visit_start_at", "_recorded": "recorded_at"},
-        [f for profile in PROFILES.values() for f in profile.timestamp_formats],
     ).drop("event_at", "visit_start_at", "recorded_at")
     frame = resolve_instants(
         frame,
@@ -77,14 +80,11 @@ def judge_adt_events(raw: Frame, hospitals: Frame) -> Frame:
         visit_id=text("visit_id"),
         patient_id=text("patient_id"),
         prior_patient_id=text("prior_patient_id"),
-        event_type=text("event_type").str.to_uppercase(),
+        event_type=nw.coalesce(mapped("event_type"), text("event_type")).str.to_uppercase(),
         _landed_department=text("department"),
         department_name=mapped("department", domain=DEPARTMENTS),
         bed_id=text("bed_id"),
         discharge_disposition=mapped("discharge_disposition", domain=DISPOSITIONS),
-    )
-    is_shifted = nw.col("source_profile").is_in(
-        [profile.name for profile in PROFILES.values() if profile.dates_shifted]
     )
     frame = frame.with_columns(
         rule=first_broken(
@@ -103,7 +103,7 @@ def judge_adt_events(raw: Frame, hospitals: Frame) -> Frame:
             (EVENT_BEFORE_VISIT, nw.col("event_at") < nw.col("visit_start_at")),
             (
                 EVENT_IN_FUTURE,
-                (nw.col("event_at") > nw.col("recorded_at").dt.offset_by("1d")) & ~is_shifted,
+                in_future("event_at", "recorded_at"),
             ),
         ),
         quality_codes=codes(

@@ -6,11 +6,11 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.cleaned.rules import (
-    PROFILES,
     Rule,
     codes,
     first_broken,
     newest_only,
+    read_clocks,
     split,
     text,
 )
@@ -18,7 +18,6 @@ from hospital_assets.assets.declare import cleaned_and_quarantined
 from hospital_assets.warehouse.dialect import (
     Frame,
     parse_numbers,
-    parse_wall_clocks,
     resolve_instants,
 )
 
@@ -73,7 +72,7 @@ def procedures(raw_procedures: Frame, cleaned_hospitals: Frame) -> tuple[Frame, 
 
 def judge_diagnoses(raw: Frame, hospitals: Frame) -> Frame:
     """Every raw diagnosis with its cleaned columns and the rule it broke."""
-    frame = _with_recorded_at(raw, hospitals, {})
+    frame = _with_recorded_at(raw, hospitals, "diagnoses", {})
     frame = parse_numbers(frame, {"_sequence": "sequence", "_version": "icd_version"})
     sequence = nw.col("_sequence")
     frame = _with_visit(frame).with_columns(
@@ -103,8 +102,8 @@ def judge_diagnoses(raw: Frame, hospitals: Frame) -> Frame:
 
 def judge_procedures(raw: Frame, hospitals: Frame) -> Frame:
     """Every raw procedure with its cleaned columns and the rule it broke."""
-    frame = raw.rename({"performed_at": "_performed_text"})
-    frame = _with_recorded_at(frame, hospitals, {"performed_at": "_performed_text"})
+    frame = raw.rename({"performed_at": "performed_at_text"})
+    frame = _with_recorded_at(frame, hospitals, "procedures", {"performed_at": "performed_at_text"})
     frame = _with_visit(frame).with_columns(
         procedure_id=text("procedure_id"),
         procedure_code=_code("procedure_code"),
@@ -112,7 +111,7 @@ def judge_procedures(raw: Frame, hospitals: Frame) -> Frame:
         quality_codes=codes(
             (
                 PERFORMED_AT_UNREADABLE,
-                nw.col("performed_at").is_null() & ~text("_performed_text").is_null(),
+                nw.col("performed_at").is_null() & ~text("performed_at_text").is_null(),
             )
         ),
     )
@@ -128,15 +127,16 @@ def judge_procedures(raw: Frame, hospitals: Frame) -> Frame:
     return newest_only(frame, ["procedure_id"], "recorded_at")
 
 
-def _with_recorded_at(raw: Frame, hospitals: Frame, clocks: dict[str, str]) -> Frame:
+def _with_recorded_at(raw: Frame, hospitals: Frame, subject: str, clocks: dict[str, str]) -> Frame:
     """Zone, `recorded_at` and other instants of a coded record."""
     frame = raw.with_columns(hospital_id=text("hospital_id")).join(
         hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
     )
-    frame = parse_wall_clocks(
+    frame = read_clocks(
         frame,
+        subject,
         {"_recorded": "recorded_at"} | {f"_{out}": src for out, src in clocks.items()},
-        [f for profile in PROFILES.values() for f in profile.timestamp_formats],
+        suffix="_text",
     ).drop("recorded_at")
     return resolve_instants(
         frame, {"recorded_at": "_recorded"} | {out: f"_{out}" for out in clocks}, "time_zone"

@@ -6,13 +6,14 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.cleaned.rules import (
-    PROFILES,
     Rule,
     codes,
     first_broken,
+    in_future,
     is_blank,
     mapped,
     newest_only,
+    read_clocks,
     split,
     text,
 )
@@ -22,7 +23,6 @@ from hospital_assets.warehouse.dialect import (
     Frame,
     local_clocks,
     parse_numbers,
-    parse_wall_clocks,
     resolve_instants,
 )
 
@@ -36,7 +36,7 @@ HOSPITAL_UNKNOWN = Rule(
 ARRIVAL_MISSING = Rule("arrival_missing", "The arrival is missing or unreadable.", "quarantine")
 ARRIVAL_IN_FUTURE = Rule(
     "arrival_in_future",
-    "The arrival is more than a day after the record was written.",
+    "The arrival is later than its record (by more than its profile allows).",
     "quarantine",
 )
 VISIT_ID_CONFLICT = Rule(
@@ -93,10 +93,10 @@ def judge_er_visits(raw: Frame, hospitals: Frame) -> Frame:
     frame = raw.with_columns(hospital_id=text("hospital_id")).join(
         hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
     )
-    frame = parse_wall_clocks(
+    frame = read_clocks(
         frame,
+        "er_visits",
         {f"_{clock}": f"{clock}_time" for clock in CLOCKS} | {"_recorded": "recorded_at"},
-        [f for profile in PROFILES.values() for f in profile.timestamp_formats],
     )
     frame = frame.rename({"recorded_at": "_recorded_text"})
     frame = resolve_instants(
@@ -104,7 +104,10 @@ def judge_er_visits(raw: Frame, hospitals: Frame) -> Frame:
         {f"{clock}_at": f"_{clock}" for clock in CLOCKS} | {"recorded_at": "_recorded"},
         "time_zone",
     )
-    frame = parse_numbers(frame, {"_triage_level": "triage_level"})
+    frame = frame.with_columns(
+        _level_text=nw.coalesce(mapped("triage_level"), nw.col("triage_level"))
+    )
+    frame = parse_numbers(frame, {"_triage_level": "_level_text"})
 
     # Within the repeated hour a later clock takes the first reading not before the arrival.
     later = [f"{clock}_at" for clock in CLOCKS[1:]]
@@ -146,9 +149,6 @@ def judge_er_visits(raw: Frame, hospitals: Frame) -> Frame:
     unreadable = [
         nw.col(f"{clock}_at").is_null() & ~is_blank(f"{clock}_time") for clock in CLOCKS[1:]
     ]
-    is_shifted = nw.col("source_profile").is_in(
-        [profile.name for profile in PROFILES.values() if profile.dates_shifted]
-    )
     frame = frame.with_columns(
         rule=first_broken(
             (VISIT_ID_MISSING, nw.col("visit_id").is_null()),
@@ -157,7 +157,7 @@ def judge_er_visits(raw: Frame, hospitals: Frame) -> Frame:
             (ARRIVAL_MISSING, nw.col("arrival_at").is_null()),
             (
                 ARRIVAL_IN_FUTURE,
-                (nw.col("arrival_at") > nw.col("recorded_at").dt.offset_by("1d")) & ~is_shifted,
+                in_future("arrival_at", "recorded_at"),
             ),
         ),
         quality_codes=codes(
@@ -197,7 +197,11 @@ def judge_er_visits(raw: Frame, hospitals: Frame) -> Frame:
     frame = frame.with_columns(_sound=nw.col("rule").is_null()).with_columns(
         _owner=nw.col("patient_id")
         .first()
-        .over("visit_id", "_sound", order_by=["recorded_at", "source_file", "source_line"])
+        .over(
+            "visit_id",
+            "_sound",
+            order_by=["recorded_at", "source_file", "source_line", "source_part"],
+        )
     )
     frame = frame.with_columns(
         rule=nw.when(nw.col("_sound") & (nw.col("_owner") != nw.col("patient_id")))

@@ -8,12 +8,13 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.cleaned.rules import (
-    PROFILES,
     Rule,
     codes,
     first_broken,
     mapped,
     newest_only,
+    read_clocks,
+    read_dates,
     split,
     text,
 )
@@ -21,9 +22,7 @@ from hospital_assets.assets.declare import cleaned_and_quarantined
 from hospital_assets.contracts.cleaned import DEPARTMENTS
 from hospital_assets.warehouse.dialect import (
     Frame,
-    parse_dates,
     parse_numbers,
-    parse_wall_clocks,
     resolve_instants,
 )
 
@@ -130,7 +129,9 @@ def judge_hospitals(raw: Frame) -> Frame:
 def judge_departments(raw: Frame, hospitals: Frame) -> Frame:
     """Every raw department version with its cleaned columns and the rule it broke."""
     frame = _with_hospital(raw, hospitals)
-    frame = parse_dates(frame, {"_effective": "effective_date"}).drop("effective_date")
+    frame = read_dates(frame, "departments", {"_effective": "effective_date"}).drop(
+        "effective_date"
+    )
     frame = frame.with_columns(_beds_text=text("bed_capacity"))
     frame = parse_numbers(frame, {"_beds": "bed_capacity", "_stay": "mean_stay_hours"})
     beds = nw.col("_beds")
@@ -160,7 +161,7 @@ def judge_departments(raw: Frame, hospitals: Frame) -> Frame:
 def judge_doctors(raw: Frame, hospitals: Frame) -> Frame:
     """Every raw doctor with its cleaned columns and the rule it broke."""
     frame = _with_hospital(raw, hospitals)
-    frame = parse_dates(frame, {"_hired": "hired_date"}).drop("hired_date")
+    frame = read_dates(frame, "doctors", {"_hired": "hired_date"}).drop("hired_date")
     frame = frame.with_columns(
         doctor_id=text("doctor_id"),
         department_id=text("department_id"),
@@ -185,10 +186,10 @@ def judge_doctors(raw: Frame, hospitals: Frame) -> Frame:
 def judge_doctor_shifts(raw: Frame, hospitals: Frame) -> Frame:
     """Every raw shift with its cleaned columns and the rule it broke."""
     frame = _with_hospital(raw, hospitals)
-    frame = parse_wall_clocks(
+    frame = read_clocks(
         frame,
+        "doctor_shifts",
         {"_start": "shift_start", "_end": "shift_end", "_recorded": "recorded_at"},
-        [f for profile in PROFILES.values() for f in profile.timestamp_formats],
     ).drop("recorded_at")
     frame = resolve_instants(
         frame,

@@ -6,12 +6,14 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.cleaned.rules import (
-    PROFILES,
     Rule,
     codes,
     first_broken,
     mapped,
     newest_only,
+    profiles,
+    read_clocks,
+    read_dates,
     split,
     text,
 )
@@ -19,9 +21,7 @@ from hospital_assets.assets.declare import cleaned_and_quarantined
 from hospital_assets.contracts.cleaned import BLOOD_GROUPS, SEXES
 from hospital_assets.warehouse.dialect import (
     Frame,
-    parse_dates,
     parse_numbers,
-    parse_wall_clocks,
     resolve_instants,
 )
 
@@ -64,19 +64,19 @@ def judge_patients(raw: Frame) -> Frame:
     The EHR is the network's, not one hospital's: a `recorded_at` without an offset is read in the
     profile's own time zone.
     """
-    frame = parse_wall_clocks(
+    frame = read_clocks(
         raw,
+        "patients",
         {"_recorded": "recorded_at"},
-        [f for profile in PROFILES.values() for f in profile.timestamp_formats],
     )
     frame = frame.drop("recorded_at").with_columns(
         _zone=nw.col("source_profile").replace_strict(
-            list(PROFILES), [profile.time_zone for profile in PROFILES.values()],
+            list(profiles()), [profile.time_zone for profile in profiles().values()],
             default=None, return_dtype=nw.String,
         )
     )  # fmt: skip
     frame = resolve_instants(frame, {"recorded_at": "_recorded"}, "_zone")
-    frame = parse_dates(frame, {"_birth_date": "birth_date"}, ("%Y-%m-%d", "%m/%d/%Y"))
+    frame = read_dates(frame, "patients", {"_birth_date": "birth_date"})
     frame = parse_numbers(frame, {"_age": "age_years"})
     valid_age = (nw.col("_age") >= 0) & (nw.col("_age") <= MAX_AGE_YEARS)
     recorded_on = nw.col("recorded_at").dt.date()

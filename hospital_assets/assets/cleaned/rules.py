@@ -13,12 +13,10 @@ from typing import Literal
 import narwhals as nw
 
 from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN
-from hospital_assets.landing.profile import Profile, available_profiles, load_profile
-from hospital_assets.warehouse.dialect import Frame, checkpoint
+from hospital_assets.landing.profile import Profile, load_profiles
+from hospital_assets.warehouse.dialect import Frame, checkpoint, parse_dates, parse_wall_clocks
 
 Action = Literal["quarantine", "duplicate", "correct", "flag"]
-
-PROFILES: Mapping[str, Profile] = {name: load_profile(name) for name in available_profiles()}
 
 
 @dataclass(frozen=True)
@@ -44,9 +42,77 @@ READING_RULES = (
     Rule("unreadable_line", "The line is not a record of its file's format.", "quarantine"),
     Rule("wrong_field_count", "The line has more or fewer fields than the header.", "quarantine"),
     Rule("unmatched_join", "A companion record has no main record to belong to.", "quarantine"),
+    Rule(
+        "outside_limits",
+        "A number lies outside of what its source's profile says it can be.",
+        "quarantine",
+    ),
 )
 DUPLICATE = Rule("duplicate", "The same record was landed before.", "duplicate")
 SUPERSEDED = Rule("superseded", "A newer record of the same thing was landed.", "duplicate")
+
+
+def profiles() -> Mapping[str, Profile]:
+    """The source profiles by name, as they are now."""
+    return load_profiles()[0]
+
+
+def read_clocks(frame: Frame, subject: str, columns: Mapping[str, str], suffix: str = "") -> Frame:
+    """Add wall clocks read by the formats of each record's source; see `parse_wall_clocks`.
+
+    Args:
+        frame: records with `source_profile`.
+        subject: whose records they are.
+        columns: new wall clock column -> text column.
+        suffix: of text columns that were renamed out of the way.
+    """
+    return parse_wall_clocks(frame, columns, _formats(subject, columns, suffix))
+
+
+def read_dates(frame: Frame, subject: str, columns: Mapping[str, str]) -> Frame:
+    """Add dates read by the formats of each record's source; see `parse_dates`."""
+    return parse_dates(
+        frame,
+        columns,
+        {
+            text: {name: ("%Y-%m-%d", *own) for name, own in by_source.items()}
+            for text, by_source in _formats(subject, columns).items()
+        },
+    )
+
+
+def _formats(
+    subject: str, columns: Mapping[str, str], suffix: str = ""
+) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Text column -> source -> strptime formats beyond ISO 8601."""
+    found: dict[str, dict[str, tuple[str, ...]]] = {}
+    for text in columns.values():
+        column = text.removesuffix(suffix)
+        for name, profile in profiles().items():
+            spec = profile.subjects.get(subject)
+            own = spec.formats.get(column) if spec is not None else None
+            formats = profile.timestamp_formats if own is None else own
+            found.setdefault(text, {})[name] = formats
+    return found
+
+
+def in_future(at: str, written: str) -> nw.Expr:
+    """Whether something happened too long after its record was written, as its profile has it.
+
+    Dates that were shifted for de-identification are never in the future.
+    """
+    by_grace: dict[int, list[str]] = {}
+    for name, profile in profiles().items():
+        if not profile.dates_shifted:
+            by_grace.setdefault(profile.latest_after_written_minutes, []).append(name)
+    return nw.any_horizontal(
+        *(
+            (nw.col(at) > nw.col(written).dt.offset_by(f"{minutes}m"))
+            & nw.col("source_profile").is_in(names)
+            for minutes, names in sorted(by_grace.items())
+        ),
+        ignore_nulls=True,
+    )
 
 
 def first_broken(*judgements: tuple[Rule, nw.Expr]) -> nw.Expr:
@@ -75,7 +141,7 @@ def mapped(column: str, *, domain: Sequence[str] = ()) -> nw.Expr:
     the target of a map) stands for itself.
     """
     table: dict[str, str] = {}
-    for profile in PROFILES.values():
+    for profile in profiles().values():
         codes_of = profile.code_maps.get(column, {})
         for canonical in (*domain, *codes_of.values()):
             table.setdefault(f"{profile.name}|{canonical.strip().upper()}", canonical)
@@ -119,7 +185,10 @@ def newest_only(frame: Frame, key: Sequence[str], written: str) -> Frame:
     ).with_columns(
         _newer_count=nw.col("source_line")
         .cum_count(reverse=True)
-        .over(*per_thing, order_by=["_has_written", written, "source_file", "source_line"]),
+        .over(
+            *per_thing,
+            order_by=["_has_written", written, "source_file", "source_line", "source_part"],
+        ),
         _newest_written=nw.col(written).max().over(*per_thing),
     )
     repeats = (nw.col("_newest_written") == nw.col(written)) | nw.col("_newest_written").is_null()
@@ -145,7 +214,7 @@ def split(judged: Frame, raw: Frame, subject: str, rules: Sequence[Rule]) -> tup
     # Both tables come from one evaluation of the plan. The landed text, most of the bytes, joins
     # only the few records set aside instead of going through every step.
     once = checkpoint(judged.select(nw.col(*dict.fromkeys(["rule", *cleaned.column_names]))))
-    place = ["source_file", "source_line"]
+    place = ["source_file", "source_line", "source_part"]
     sound = once.filter(nw.col("rule").is_null()).select(nw.col(*cleaned.column_names))
     aside = (
         once.filter(~nw.col("rule").is_null())

@@ -6,12 +6,13 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.cleaned.rules import (
-    PROFILES,
     Rule,
     codes,
     first_broken,
+    in_future,
     is_blank,
     newest_only,
+    read_clocks,
     split,
     text,
 )
@@ -21,7 +22,6 @@ from hospital_assets.warehouse.dialect import (
     json_fields,
     local_clocks,
     parse_numbers,
-    parse_wall_clocks,
     resolve_instants,
 )
 
@@ -37,7 +37,7 @@ MEASURED_AT_MISSING = Rule(
 )
 MEASURED_IN_FUTURE = Rule(
     "measured_in_future",
-    "The time of measurement is more than a day after the record was written.",
+    "The time of measurement is later than its record (by more than its profile allows).",
     "quarantine",
 )
 FAHRENHEIT_CONVERTED = Rule(
@@ -133,10 +133,10 @@ def judge_vitals(raw: Frame, hospitals: Frame) -> Frame:
     frame = frame.with_columns(hospital_id=text("hospital_id")).join(
         hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
     )
-    frame = parse_wall_clocks(
+    frame = read_clocks(
         frame,
+        "vitals",
         {"_measured": "measured_at", "_recorded": "recorded_at"},
-        [f for profile in PROFILES.values() for f in profile.timestamp_formats],
     ).drop("measured_at", "recorded_at")
     frame = resolve_instants(
         frame, {"measured_at": "_measured", "recorded_at": "_recorded"}, "time_zone"
@@ -190,9 +190,6 @@ def judge_vitals(raw: Frame, hospitals: Frame) -> Frame:
             (raw_pain >= 0) & (raw_pain <= 10) & (raw_pain.floor() == raw_pain)
         ).then(raw_pain.cast(nw.Int64)),
     )
-    is_shifted = nw.col("source_profile").is_in(
-        [profile.name for profile in PROFILES.values() if profile.dates_shifted]
-    )
     frame = frame.with_columns(
         rule=first_broken(
             (OBSERVATION_ID_MISSING, nw.col("observation_id").is_null()),
@@ -201,7 +198,7 @@ def judge_vitals(raw: Frame, hospitals: Frame) -> Frame:
             (MEASURED_AT_MISSING, nw.col("measured_at").is_null()),
             (
                 MEASURED_IN_FUTURE,
-                (nw.col("measured_at") > nw.col("recorded_at").dt.offset_by("1d")) & ~is_shifted,
+                in_future("measured_at", "recorded_at"),
             ),
         ),
         quality_codes=codes(

@@ -38,7 +38,7 @@ def newest_of_each(records: Frame, key: Sequence[str], period: Period | None = N
         contested = records.join(inside.select(*keys), on=keys, how="semi")
     # Few things have more than one record, so only those are ranked.
     contested = contested.select(
-        *keys, "recorded_at", "service_date", "source_file", "source_line"
+        *keys, "recorded_at", "service_date", "source_file", "source_line", "source_part"
     ).with_columns(_is_dated=(~nw.col("recorded_at").is_null()).cast(nw.Int32))
     # Evaluated one after the other: together their hash tables would not fit beside a year's facts.
     repeated = checkpoint(
@@ -51,9 +51,16 @@ def newest_of_each(records: Frame, key: Sequence[str], period: Period | None = N
             .cum_count(reverse=True)
             .over(
                 *keys,
-                order_by=["_is_dated", "recorded_at", "service_date", "source_file", "source_line"],
+                order_by=[
+                    "_is_dated",
+                    "recorded_at",
+                    "service_date",
+                    "source_file",
+                    "source_line",
+                    "source_part",
+                ],
             )
         )
         .filter(nw.col("_newer_count") > 1)
     )
-    return inside.join(older, on=["source_file", "source_line"], how="anti")
+    return inside.join(older, on=["source_file", "source_line", "source_part"], how="anti")

@@ -9,7 +9,7 @@ import polars as pl
 
 from hospital_assets.assets.declare import table
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.landing.profile import SUBJECTS
+from hospital_assets.landing.profile import LANDED
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.warehouse.database import without_values
 from hospital_assets.warehouse.dialect import Frame
@@ -43,4 +43,4 @@ def raw_subject(subject: str) -> dg.AssetsDefinition:
     return asset
 
 
-RAW_SUBJECTS = [raw_subject(subject) for subject in SUBJECTS]
+RAW_SUBJECTS = [raw_subject(subject) for subject in LANDED]

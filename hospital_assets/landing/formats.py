@@ -1,0 +1,46 @@
+"""Formats that are laid out as JSON lines before they are read.
+
+A *normaliser* turns the lines of a landed file into JSON lines: one JSON object for each record, in
+whatever shape profiles find handy. It streams: an iterator of lines in, an iterator of lines out, so
+that a file of any size is read in bounded memory. Besides its own fields an object may carry
+
+- `@line`: the first physical line of the record in the landed file (else the line it stands on),
+- `@record`: the record verbatim (else the JSON line itself),
+- `@problem`: why the record could not be read, one of the raw contract's problems.
+
+Belongs here: which format has which normaliser. Each normaliser is a module of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+#: Lines of a landed file, line ends included -> JSON texts, one a record, without line ends.
+Lines = Callable[[Iterator[str]], Iterator[str]]
+
+
+class Normaliser(NamedTuple):
+    """How a format becomes JSON lines.
+
+    Attributes:
+        lines: the function.
+        version: raised when its output changes, so that kept copies are not used any more.
+    """
+
+    lines: Lines
+    version: int
+
+
+def normaliser(name: str) -> Normaliser | None:
+    """The normaliser of a profile's `format`; None for formats that are read as they are.
+
+    Raises:
+        NotImplementedError: the format is in the vocabulary, but nothing reads it yet.
+    """
+    # Imported where needed: a source that never sends HL7 should not pay for its parser.
+    match name:
+        case "csv" | "jsonl":
+            return None
+        case _:
+            raise NotImplementedError(f"nothing reads files of the format '{name}' yet")

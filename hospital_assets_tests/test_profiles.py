@@ -1,0 +1,263 @@
+"""Source profiles: the vocabulary, what is wrong said by line, and each built-in one end to end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pytest
+
+from hospital_assets.landing.profile import ProfileError, parse_profile
+from hospital_assets.landing.zone import LandingZone
+
+HEAD = 'name = "mine"\ndescription = "x"\ntime_zone = "America/Chicago"\n'
+HOSPITAL = """
+[[subjects.hospitals.rows]]
+hospital_id = "H1"
+hospital_name = "One"
+time_zone = "America/Chicago"
+"""
+
+STAYS = (
+    HEAD
+    + HOSPITAL
+    + """
+[subjects.adt_events]
+files = ["stays.*"]
+date = "visit_start_at"
+constants = { hospital_id = "H1" }
+where = { "CLASS" = ["inpatient", "emergency"] }
+derived = { message_id = ["ID"] }
+[subjects.adt_events.columns]
+visit_id = "ID"
+patient_id = "WHO"
+visit_start_at = "START"
+[[subjects.adt_events.events]]
+event_type = "A04"
+event_at = "START"
+where = { "CLASS" = ["emergency"] }
+constants = { department = "Emergency" }
+[[subjects.adt_events.events]]
+event_type = "A01"
+event_at = "START"
+where = { "CLASS" = ["Inpatient"] }
+[[subjects.adt_events.events]]
+event_type = "A03"
+event_at = "STOP"
+
+[subjects.er_visits]
+files = ["stays.*"]
+date = "arrival_time"
+where = { "CLASS" = ["emergency"] }
+constants = { hospital_id = "H1" }
+derived = { provider_time = { at = "START", plus_minutes = "WAIT" } }
+limits = { triage_level = { at_least = 1, at_most = 5 } }
+[subjects.er_visits.columns]
+visit_id = "ID"
+patient_id = "WHO"
+arrival_time = "START"
+triage_level = "ESI"
+recorded_at = "@landed_at"
+"""
+)
+ROWS = [
+    {"ID": "1", "WHO": "P1", "CLASS": "emergency", "START": "2026-01-15 10:00:00",
+     "STOP": "2026-01-15 14:00:00", "WAIT": "12.5", "ESI": "2"},
+    {"ID": "2", "WHO": "P2", "CLASS": "inpatient", "START": "2026-01-15 11:00:00", "STOP": "",
+     "WAIT": "", "ESI": ""},
+    {"ID": "3", "WHO": "P3", "CLASS": "wellness", "START": "2026-01-16 11:00:00", "STOP": "",
+     "WAIT": "", "ESI": ""},
+    {"ID": "4", "WHO": "P4", "CLASS": "emergency ", "START": "", "STOP": "", "WAIT": "5",
+     "ESI": "9"},
+]  # fmt: skip
+LAB = (
+    HEAD
+    + HOSPITAL
+    + """
+[subjects.vitals]
+files = ["obs.*"]
+date = "measured_at"
+constants = { hospital_id = "H1" }
+derived = { observation_id = ["WHO", "AT"] }
+[subjects.vitals.columns]
+patient_id = "WHO"
+measured_at = "AT"
+[subjects.vitals.observations]
+by = ["WHO", "AT"]
+code = "CODE"
+value = "VALUE"
+unit = "UNIT"
+[subjects.vitals.observations.codes]
+"8867-4" = "heart_rate"
+"8310-5" = "temperature"
+"72514-3" = "pain"
+"""
+)
+VALUES = [
+    {"WHO": "P1", "AT": "2026-01-15 10:00:00", "CODE": "8867-4", "VALUE": "80", "UNIT": "/min"},
+    {"WHO": "P1", "AT": "2026-01-15 10:00:00", "CODE": "8310-5", "VALUE": "98.6", "UNIT": "[degF]"},
+    {"WHO": "P1", "AT": "2026-01-15 10:00:00", "CODE": "8302-2", "VALUE": "170", "UNIT": "cm"},
+    {"WHO": "P2", "AT": "2026-01-15 10:00:00", "CODE": "72514-3", "VALUE": "3", "UNIT": "{score}"},
+    {"WHO": "P1", "AT": "2026-01-15 11:00:00", "CODE": "8867-4", "VALUE": "90", "UNIT": "/min"},
+    {"WHO": "P1", "AT": "2026-01-15 10:00:00", "CODE": "8867-4", "VALUE": "81", "UNIT": "/min"},
+]
+
+Own = Callable[[str], None]
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Own:
+    """Puts a profile called `mine` into the data directory."""
+    monkeypatch.setenv("HOSPITAL_DATA_DIR", str(tmp_path))
+
+    def write(text: str) -> None:
+        (tmp_path / "profiles").mkdir(exist_ok=True)
+        (tmp_path / "profiles" / "mine.toml").write_text(text)
+
+    return write
+
+
+@pytest.fixture
+def zone(tmp_path: Path) -> LandingZone:
+    connection = duckdb.connect()
+    connection.execute("set TimeZone = 'UTC'")
+    (tmp_path / "landing" / "mine").mkdir(parents=True)
+    return LandingZone(
+        tmp_path / "landing", tmp_path / "spool", date(2026, 1, 1), date(2026, 12, 31), connection
+    )
+
+
+def as_json(profile: str) -> str:
+    """The same profile for the same records as JSON lines."""
+    columns = {key for row in (*ROWS, *VALUES) for key in row}
+    for column in sorted(columns, key=len, reverse=True):
+        profile = profile.replace(f'"{column}"', f'"$.{column}"')
+    return profile.replace('files = ["', 'format = "jsonl"\nfiles = ["')
+
+
+def land(zone: LandingZone, name: str, rows: list[dict[str, str]], kind: str) -> None:
+    path = zone.landing / "mine" / f"{name}.{kind}"
+    if kind == "csv":
+        path.write_bytes(pl.DataFrame(rows).write_csv().replace('""', "").encode())
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def records(zone: LandingZone, subject: str, ledger: pl.DataFrame) -> pl.DataFrame:
+    frame: pl.DataFrame = zone.read(subject, ledger).collect("polars").to_native()
+    return frame.sort("source_line", "source_part")
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_one_record_of_a_stay_is_its_events(zone: LandingZone, own: Own, kind: str) -> None:
+    own(STAYS if kind == "csv" else as_json(STAYS))
+    land(zone, "stays", ROWS, kind)
+    ledger = zone.discover()
+    events = records(zone, "adt_events", ledger)
+    assert events.select("message_id", "event_type", "event_at", "department", "source_part").rows() == [
+        ("1-A04", "A04", "2026-01-15 10:00:00", "Emergency", 1),
+        ("1-A03", "A03", "2026-01-15 14:00:00", None, 3),
+        ("2-A01", "A01", "2026-01-15 11:00:00", None, 2),
+        # Without any time it still is an event, to be quarantined with the reason.
+        ("4-A04", "A04", None if kind == "csv" else "", "Emergency", 1),
+    ]  # fmt: skip
+    visits = records(zone, "er_visits", ledger)
+    assert visits["visit_id"].to_list() == ["1", "4"]
+    assert visits["provider_time"].to_list() == ["2026-01-15 10:12:30", None]
+    assert visits["problem"].to_list() == [None, "outside_limits"]
+    assert visits["recorded_at"].str.ends_with("+00:00").all()
+    # What nobody takes is kept, word for word, and dated by itself.
+    (rest,) = records(zone, "other_records", ledger).rows(named=True)
+    assert (rest["kind"], rest["source_profile"]) == ("wellness", "mine")
+    assert rest["service_date"] == date(2026, 1, 16)
+    assert json.loads(rest["record"])["ID"] == "3"
+    counts = dict(ledger.select("subject", "row_count").iter_rows())
+    assert counts == {"adt_events": 4, "er_visits": 2, "other_records": 1}
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_long_observations_become_sets(zone: LandingZone, own: Own, kind: str) -> None:
+    own(LAB if kind == "csv" else as_json(LAB))
+    land(zone, "obs", VALUES, kind)
+    ledger = zone.discover()
+    sets = records(zone, "vitals", ledger)
+    assert sets["observation_id"].to_list() == [
+        "P1-2026-01-15 10:00:00", "P2-2026-01-15 10:00:00", "P1-2026-01-15 11:00:00",
+    ]  # fmt: skip
+    first = json.loads(sets["payload"][0])
+    assert first == {
+        "heart_rate": {"value": "80", "unit": "/min"},
+        "temperature": {"value": "98.6", "unit": "[degF]"}, "pain": None,
+    }  # fmt: skip
+    assert json.loads(sets["payload"][1])["pain"] == "3"
+    assert [r["CODE"] for r in json.loads(sets["record"][0])] == ["8867-4", "8310-5", "8867-4"]
+    assert records(zone, "other_records", ledger)["kind"].to_list() == ["8302-2"]
+
+
+def test_each_element_of_a_list_is_a_row(zone: LandingZone, own: Own) -> None:
+    profile = LAB.replace(
+        'files = ["obs.*"]', 'format = "jsonl"\nfiles = ["obs.*"]\neach = "$.obx"'
+    )
+    for name, path in {"WHO": "$.who", "AT": "$each.at", "CODE": "$each.code", "VALUE": "$each.v",
+                       "UNIT": "$each.u"}.items():  # fmt: skip
+        profile = profile.replace(f'"{name}"', f'"{path}"')
+    own(profile)
+    message = {"who": "P1", "obx": [
+        {"at": "2026-01-15 10:00:00", "code": "8867-4", "v": 80, "u": "/min"},
+        {"at": "2026-01-15 10:00:00", "code": "8310-5", "v": 37, "u": "Cel"},
+        {"at": "2026-01-15 11:00:00", "code": "8867-4", "v": 90, "u": "/min"},
+        {"at": "2026-01-15 11:00:00", "code": "2339-0", "v": 90, "u": "mg/dL"},
+    ]}  # fmt: skip
+    others = [{"who": "P2", "obx": []}, {"who": "P3"}, {"who": "P4", "obx": [{"code": "x"}]}]
+    text = "".join(json.dumps(m) + "\n" for m in (message, *others)) + "broken\n"
+    (zone.landing / "mine" / "obs.jsonl").write_text(text)
+    ledger = zone.discover()
+    sets = records(zone, "vitals", ledger)
+    assert sets.select("source_line", "source_part", "measured_at").rows() == [
+        (1, 1, "2026-01-15 10:00:00"), (1, 3, "2026-01-15 11:00:00"),
+    ]  # fmt: skip
+    assert json.loads(sets["payload"][0])["temperature"] == {"value": "37", "unit": "Cel"}
+    assert json.loads(sets["record"][0]) == message
+    rest = records(zone, "other_records", ledger)
+    assert rest["source_line"].to_list() == [2, 3, 4, 5]
+    assert rest["problem"].to_list() == [None, None, None, "unreadable_line"]
+
+
+@pytest.mark.parametrize(
+    ("text", "at", "says"),
+    [
+        (STAYS.replace('visit_id = "ID"', 'visit = "ID"', 1), 'visit = "ID"', "'visit' is not a"),
+        (STAYS.replace("at_most", "most"), "limits = ", "there is no such key"),
+        (STAYS.replace('event_type = "A03"', ""), "[[subjects.adt_events.events]]", "is missing"),
+        (LAB.replace('"temperature"', '"fever"'), '"8310-5" = ', "'fever' is not a vital sign"),
+        (LAB.replace('"CODE"', '"$.code"'), 'code = "$.code"', "CSV files have column names"),
+        (STAYS + '[code_maps.bed_id]\n"A" = "B"\n', "[code_maps", "only codes are translated"),
+        (HEAD + 'x = "y"\n[subjects]\n', 'x = "y"', "there is no such key"),
+        (HEAD + HOSPITAL.replace("hospital_name", "nam"), "nam = ", "'nam' is not a column"),
+        (LAB.replace('date = "measured_at"', ""), "[subjects.vitals]", "say which column dates"),
+    ],
+)
+def test_a_mistake_is_named_by_its_line(text: str, at: str, says: str) -> None:
+    line = max(n for n, content in enumerate(text.splitlines(), 1) if content.startswith(at))
+    with pytest.raises(ProfileError) as raised:
+        parse_profile(text, "mine.toml")
+    assert f"mine.toml:{line}:" in str(raised.value)
+    assert says in str(raised.value)
+
+
+def test_a_profile_of_the_data_directory_is_seen_as_it_is_now(zone: LandingZone, own: Own) -> None:
+    land(zone, "stays", ROWS, "csv")
+    (entry,) = (ledger := zone.discover()).rows(named=True)
+    assert entry["state"] == "unrecognised" and "hospital profiles new" in entry["problem"]
+    own(STAYS.replace("date = ", "dat = ", 1))
+    (entry,) = zone.discover().rows(named=True)  # a broken one harms nobody else
+    assert entry["state"] == "unrecognised" and "mine.toml:12" in entry["problem"]
+    own(STAYS)
+    ledger = zone.discover(ledger)
+    assert set(ledger["state"]) == {"ready"}
+    own(STAYS.replace('"wellness"', '"x"').replace('"inpatient", ', '"inpatient", "wellness", '))
+    assert zone.discover(ledger)["row_count"].to_list() != ledger["row_count"].to_list()
