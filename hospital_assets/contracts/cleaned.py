@@ -28,6 +28,7 @@ DISPOSITIONS = [
     "other",
 ]
 DEPARTMENTS = ["Emergency", "Surgery", "ICU", "Pediatrics", "Maternity", "Oncology", "Cardiology"]
+CODE_SYSTEMS = ["ICD-10-CM", "ICD-9-CM", "ICD-10-PCS", "SNOMED CT", "CPT", "HCPCS", "other"]
 ADT_EVENT_TYPES = ["A01", "A02", "A03", "A04", "A06", "A07", "A08", "A11", "A12", "A13", "A40"]
 
 
@@ -308,11 +309,15 @@ class CleanedDiagnoses(
     visit_id: pl.String = column("Visit number.", privacy="direct_identifier")
     patient_id: pl.String = column("Medical record number.", privacy="direct_identifier")
     hospital_id: pl.String = column("Hospital.")
-    sequence: pl.Int64 = column("Rank; 1 is the principal diagnosis.", ge=1)
-    icd_version: pl.Int64 = column("9 or 10.", isin=[9, 10])
+    sequence: pl.Int64 = column(
+        "Rank; 1 is the principal diagnosis. In the order of the records where none is stated "
+        "(`sequence_derived`).", ge=1,
+    )  # fmt: skip
+    icd_version: pl.Int64 = column("9 or 10; 0 for a code of another system.", isin=[0, 9, 10])
+    code_system: pl.String = column("What the code is a code of.", isin=CODE_SYSTEMS)
     icd_code: pl.String = column(
-        "ICD-CM code, upper case, without the dot.", str_matches=r"^[A-Z0-9]{3,8}$",
-        privacy="sensitive",
+        "Code, upper case, without the dot: ICD-CM, or what `code_system` says.",
+        str_matches=r"^[A-Z0-9-]{2,18}$", privacy="sensitive",
     )  # fmt: skip
     description: pl.String = column("Title as landed.", nullable=True, privacy="sensitive")
 
@@ -333,7 +338,10 @@ class CleanedProcedures(
     patient_id: pl.String = column("Medical record number.", privacy="direct_identifier")
     hospital_id: pl.String = column("Hospital.")
     performed_at: Instant = column("When it was performed.", nullable=True)
-    procedure_code: pl.String = column("ICD-10-PCS code.", str_matches=r"^[A-Z0-9]{3,7}$")
+    code_system: pl.String = column("What the code is a code of.", isin=CODE_SYSTEMS)
+    procedure_code: pl.String = column(
+        "Code, upper case, without the dot.", str_matches=r"^[A-Z0-9-]{2,18}$"
+    )
     description: pl.String = column("Title as landed.", nullable=True, privacy="sensitive")
 
 

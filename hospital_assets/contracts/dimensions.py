@@ -157,13 +157,16 @@ class DimCondition(
     Table,
     name="dim_condition",
     layer="dimensions",
-    grain="one ICD code and version",
+    grain="one diagnosis code and its ICD version",
     key=("condition_key",),
 ):
     """Diagnosis codes seen, with their ICD chapter."""
 
     condition_key: pl.Int64 = column("Surrogate key.")
-    icd_version: pl.Int64 = column("9 or 10; 0 for the special rows.", isin=[0, 9, 10])
+    icd_version: pl.Int64 = column(
+        "9 or 10; 0 for the special rows and for codes of another system.", isin=[0, 9, 10]
+    )
+    code_system: pl.String = column("What the code is a code of; 'none' for the special rows.")
     icd_code: pl.String = column("Code without the dot.")
     condition_name: pl.String = column("Title.", nullable=True)
     chapter_code: pl.String = column("Code range of the ICD chapter.", source="ICD-10-CM, ICD-9-CM")

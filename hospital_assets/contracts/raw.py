@@ -301,7 +301,8 @@ class RawDiagnoses(
     encounter_date: pl.String = landed("Local day the visit began.")
     sequence: pl.String = landed("Rank; 1 is the principal diagnosis.", "HL7 DG1-15")
     icd_code: pl.String = landed("ICD code as landed.", "HL7 DG1-3", "sensitive")
-    icd_version: pl.String = landed("9 or 10.")
+    icd_version: pl.String = landed("9 or 10; blank where `code_system` says what the code is.")
+    code_system: pl.String = landed("Code system as landed.", "HL7 DG1-3.3, FHIR Coding.system")
     description: pl.String = landed("Title as landed.", privacy="sensitive")
     recorded_at: pl.String = landed("When the source wrote the record.")
 
@@ -322,7 +323,8 @@ class RawProcedures(
     hospital_id: pl.String = landed("Hospital identifier.")
     encounter_date: pl.String = landed("Local day the visit began.")
     performed_at: pl.String = landed("Local time it was performed.", "HL7 PR1-5")
-    procedure_code: pl.String = landed("ICD-10-PCS code.", "HL7 PR1-3", "sensitive")
+    procedure_code: pl.String = landed("Procedure code as landed.", "HL7 PR1-3", "sensitive")
+    code_system: pl.String = landed("Code system as landed.", "HL7 PR1-3.3, FHIR Coding.system")
     description: pl.String = landed("Title as landed.", privacy="sensitive")
     recorded_at: pl.String = landed("When the source wrote the record.")
 

@@ -88,7 +88,8 @@ def drifts(ledger: pl.DataFrame) -> list[Drift]:
 
 
 def _of_feed(profile: str, subject: str, headers: pl.DataFrame) -> list[Drift]:
-    spec = load_profile(profile).subjects[subject]
+    declared = load_profile(profile)
+    spec = declared.subjects[subject]
     names = {
         column: tuple(spec.field(name) for name in spec.source_names(column))
         for column in canonical_columns(subject)
@@ -109,8 +110,7 @@ def _of_feed(profile: str, subject: str, headers: pl.DataFrame) -> list[Drift]:
 
     for row in headers.iter_rows(named=True):
         header = row["columns"].split(",")
-        known = {alias for aliases in names.values() for alias in aliases}
-        known |= {spec.field(name) for name in spec.named}
+        known = declared.known_columns(row["source_file"].partition("/")[2])
         for landed in header:
             if landed not in known:
                 say(landed, "new", row["files"], row["source_file"])

@@ -84,13 +84,23 @@ class Join(_Declaration):
 
     Attributes:
         files: glob patterns of the companions.
-        on: source column that both have.
+        on: source column of the main files.
+        key: source column of the companions that has the same values; default `on`.
         columns: our column -> source column of the companion.
+        is_lookup: companions have records of their own and are only looked up in; else a companion
+            record without a main one is kept, as `unmatched_join`.
     """
 
     files: tuple[str, ...]
     on: str
+    key: str | None = None
     columns: dict[str, str]
+    is_lookup: bool = False
+
+    @property
+    def companion_key(self) -> str:
+        """The column of the companions."""
+        return self.key or self.on
 
 
 class Parameter(_Declaration):
@@ -213,6 +223,7 @@ class Subject(_Declaration):
         date_from: look the day up in the visit; `date` then is for records whose visit is unknown.
         is_undated: the records have no clock; all stand on the first service day.
         unavailable: our columns that the source cannot deliver; nobody is warned that they are empty.
+        unused: source names that are known and not needed; nobody is warned that they are there.
         join: companion files.
         rows: records declared right here (a source without master data).
     """
@@ -236,6 +247,7 @@ class Subject(_Declaration):
     date_from: DateLookup | None = None
     is_undated: bool = False
     unavailable: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
     join: Join | None = None
     rows: tuple[dict[str, str], ...] = ()
 
@@ -321,6 +333,9 @@ class Profile(_Declaration):
         name: also the folder below `landing/`.
         description: what the source is.
         time_zone: IANA zone of clocks that belong to no hospital.
+        namespace: whose numbers its identifiers are. Equal numbers of two namespaces are two things
+            (patients, visits, hospitals, doctors); of one namespace they are the same. Default: the
+            profile's name; state one where several sources share a master index, and "" for ours.
         dates_shifted: dates were moved for de-identification; nothing is "in the future" then.
         latest_after_written_minutes: how long after it was written a record may say that something
             happened; what lies later is in the future and is quarantined.
@@ -334,6 +349,7 @@ class Profile(_Declaration):
     name: str
     description: str
     time_zone: str
+    namespace: str | None = None
     dates_shifted: bool = False
     latest_after_written_minutes: int = Field(default=1440, ge=0)
     timestamp_formats: tuple[str, ...] = ()
@@ -348,6 +364,25 @@ class Profile(_Declaration):
             raise ValueError(f"'{value}' is not an IANA time zone, as in America/Chicago")
         return value
 
+    @property
+    def identity_namespace(self) -> str:
+        """The namespace of its identifiers; empty for the network's own."""
+        return self.name if self.namespace is None else self.namespace
+
+    def known_columns(self, inside: str) -> set[str]:
+        """Columns (of JSON: fields) of a file that something uses, or that are declared as not needed."""
+        known: set[str] = set()
+        for feed in self.feeds(inside):
+            spec = feed.spec
+            if not feed.is_main and spec.join is not None:
+                known |= {spec.join.companion_key, *spec.join.columns.values()}
+            elif feed.subject != OTHER_RECORDS:
+                names = {*spec.named, *spec.unused}
+                for column in canonical_columns(feed.subject):
+                    names |= set(spec.source_names(column))
+                known |= {spec.field(name) for name in names}
+        return known
+
     def feeds(self, inside: str) -> list[Feed]:
         """What a file feeds, by its path below the profile's folder."""
         path = PurePosixPath(inside)
@@ -360,8 +395,9 @@ class Profile(_Declaration):
                 found.append(Feed(subject=subject, spec=spec, is_main=True))
             elif spec.join and any(path.match(pattern) for pattern in spec.join.files):
                 found.append(Feed(subject=subject, spec=spec, is_main=False))
-        if found and all(feed.is_main and feed.spec.is_selective for feed in found):
-            rest = self.rest(tuple(feed.subject for feed in found))
+        takers = [feed for feed in found if feed.is_main or not _is_lookup(feed.spec)]
+        if takers and all(feed.is_main and feed.spec.is_selective for feed in takers):
+            rest = self.rest(tuple(feed.subject for feed in takers))
             found.append(Feed(subject=OTHER_RECORDS, spec=rest, is_main=True))
         return found
 
@@ -542,8 +578,10 @@ def _mistakes_of(subject: str, spec: Subject) -> Iterator[tuple[tuple[str | int,
             yield _place_of(spec, name), f"'{name}' needs `each`, the list it is an element of"
     if spec.each and spec.format == "csv":
         yield ("each",), "CSV records hold no lists"
-    if spec.join and (spec.is_selective or spec.format != "csv"):
-        yield ("join",), "only whole CSV files are joined: no where, each, events or observations"
+    if spec.join and spec.format != "csv":
+        yield ("join",), "only CSV files are joined"
+    if spec.join and spec.is_selective and not spec.join.is_lookup:
+        yield ("join", "is_lookup"), "must be true where only some records of the files are taken"
     if any(name.startswith(ELEMENT) for name in spec.where):
         yield ("where",), "whole records are taken or left; `each` takes all elements of its list"
     if spec.encoding and not _is_encoding(spec.encoding):
@@ -567,6 +605,10 @@ def _mistakes_of(subject: str, spec: Subject) -> Iterator[tuple[tuple[str | int,
         yield ("events",), "they belong to adt_events, and need its `columns`"
     if spec.events and not {"message_id"} & {*spec.columns, *spec.derived}:
         yield ("events",), "they need a `message_id`, as in derived = { message_id = [...] }"
+
+
+def _is_lookup(spec: Subject) -> bool:
+    return spec.join is not None and spec.join.is_lookup
 
 
 def _place_of(spec: Subject, name: str) -> tuple[str | int, ...]:

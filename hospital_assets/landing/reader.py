@@ -248,7 +248,7 @@ def _csv_column(name: str, spec: Subject, landed: Sequence[str]) -> pl.Expr:
         return _payload(parameters, landed)
     names = spec.source_names(name)
     if spec.join is not None and name in spec.join.columns:
-        names = (spec.join.columns[name],)
+        names = (_joined_as(name),)
     found = [pl.col(source) for source in names if source in landed]
     return found[0] if found else pl.lit(None, dtype=pl.String)
 
@@ -481,13 +481,20 @@ def _joined(
     main = read(files)
     if not companions:
         return main
-    companion = read(companions).unique(join.on, keep="first", maintain_order=True)
+    # Both may have columns of the same name that mean different things.
+    companion = read(companions).unique(join.companion_key, keep="first", maintain_order=True)
     taken = companion.select(
-        join.on,
-        *join.columns.values(),
+        pl.col(join.companion_key).alias(join.on),
+        *(pl.col(source).alias(_joined_as(ours)) for ours, source in join.columns.items()),
+        pl.col("@line").alias("@companion_line"),
+        pl.col("@problem").alias("@companion_problem"),
+        pl.col("@sha").alias("@companion_sha"),
         pl.col("@record").alias("@companion_record"),
     )
-    matched = main.join(taken, on=join.on, how="left", maintain_order="left").with_columns(
+    matched = main.join(taken, on=join.on, how="left", maintain_order="left")
+    if join.is_lookup:
+        return matched
+    matched = matched.with_columns(
         # Both originals stay together, word for word.
         pl.when(pl.col("@companion_record").is_null())
         .then(pl.col("@record"))
@@ -496,15 +503,20 @@ def _joined(
         )
         .alias("@record")
     )
-    alone = companion.join(main.select(join.on), on=join.on, how="anti").select(
+    alone = taken.join(main.select(join.on), on=join.on, how="anti").select(
         join.on,
-        *join.columns.values(),
-        "@line",
-        "@record",
-        "@sha",
-        pl.coalesce("@problem", pl.lit("unmatched_join")).alias("@problem"),
+        *map(_joined_as, join.columns),
+        pl.col("@companion_line").alias("@line"),
+        pl.col("@companion_record").alias("@record"),
+        pl.col("@companion_sha").alias("@sha"),
+        pl.coalesce("@companion_problem", pl.lit("unmatched_join")).alias("@problem"),
     )
-    return pl.concat([matched.drop("@companion_record"), alone], how="diagonal")
+    return pl.concat([matched, alone], how="diagonal")
+
+
+def _joined_as(column: str) -> str:
+    """What a companion's column is called beside those of the main file."""
+    return f"@joined {column}"
 
 
 def json_relation(

@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -166,12 +167,18 @@ class LandingZone:
             )
         return frame
 
-    def zones(self, ledger: pl.DataFrame) -> dict[str, str]:
-        """IANA zone by hospital, from the landed master data and the profiles."""
+    def zones(self, ledger: pl.DataFrame, profile: Profile) -> dict[str, str]:
+        """IANA zone by hospital, from the landed master data and the profiles of its namespace."""
         hospitals = self.read("hospitals", ledger).collect("polars").to_native()
+        profiles, _ = load_profiles()
+        sharing = [
+            name
+            for name, other in profiles.items()
+            if other.identity_namespace == profile.identity_namespace
+        ]
         return {
             row["hospital_id"].strip(): row["time_zone"].strip()
-            for row in hospitals.iter_rows(named=True)
+            for row in hospitals.filter(pl.col("source_profile").is_in(sharing)).rows(named=True)
             if row["hospital_id"] and row["time_zone"] in _all_zones()
         }
 
@@ -189,7 +196,8 @@ class LandingZone:
             if spec.date_from is not None:
                 frame = self._with_looked_up_day(frame, profile, spec, ledger)
             if CONTRACTS[f"raw_{subject}"].partitioned:
-                zones = self.zones(ledger) if "hospital_id" in canonical_columns(subject) else {}
+                has_hospital = "hospital_id" in canonical_columns(subject)
+                zones = self.zones(ledger, profile) if has_hospital else {}
                 frame = dated(frame, spec, profile, zones, self.first, self.last)
                 day = nw.coalesce(nw.col("_day"), nw.col("_fallback"), nw.lit(self.first))
                 frame = frame.with_columns(day.alias(PARTITION_COLUMN))
@@ -204,12 +212,12 @@ class LandingZone:
         if subject != OTHER_RECORDS:
             spec = profile.subjects.get(subject)
             return [(spec, landed)] if spec is not None and landed else []
-        groups: dict[tuple[str, ...], list[LandedFile]] = {}
+        groups: dict[str, tuple[Subject, list[LandedFile]]] = {}
         for file in landed:
             feeds = profile.feeds(file.source_file.partition("/")[2])
-            takers = tuple(feed.subject for feed in feeds if feed.subject != OTHER_RECORDS)
-            groups.setdefault(takers, []).append(file)
-        return [(profile.rest(takers), group) for takers, group in groups.items()]
+            (rest,) = (feed.spec for feed in feeds if feed.subject == OTHER_RECORDS)
+            groups.setdefault(rest.model_dump_json(), (rest, []))[1].append(file)
+        return list(groups.values())
 
     def _relation(
         self,
@@ -336,7 +344,8 @@ class LandingZone:
         if state := set_aside.get(str(row["file_sha256"])):
             return [{**row, "subject": feed.subject, "state": state, "problem": _SET_ASIDE[state]}
                     for feed in feeds]  # fmt: skip
-        rows = [_verified(row, feed, path) for feed in feeds]
+        known = profile.known_columns(source_file.partition("/")[2])
+        rows = [_verified(row, feed, path, known) for feed in feeds]
         stat = path.stat()
         is_whole = (stat.st_size, stat.st_mtime_ns) == (
             entry["file_bytes"],
@@ -525,10 +534,14 @@ def import_files(profile_name: str, source: Path, landing: Path) -> tuple[list[s
 def observed_period(zone: LandingZone) -> tuple[date, date] | None:
     """First and last service day found in the landed files, or None where there are none."""
     days = zone.discover()["service_dates"].explode().drop_nulls()
+    # Records without any clock stand on the zone's first day, which is not a day of theirs.
+    days = days.filter(days > zone.first)
     return None if days.is_empty() else (days.min(), days.max())  # type: ignore[return-value]
 
 
-def _verified(row: Mapping[str, object], feed: Feed, path: Path) -> dict[str, object]:
+def _verified(
+    row: Mapping[str, object], feed: Feed, path: Path, known: AbstractSet[str]
+) -> dict[str, object]:
     """The ledger row of one subject that a file feeds, once its bytes and header were looked at."""
     spec = feed.spec
     found = {**row, "subject": feed.subject}
@@ -545,7 +558,8 @@ def _verified(row: Mapping[str, object], feed: Feed, path: Path) -> dict[str, ob
     if header:
         found["columns"] = ",".join(header)
         found["column_kinds"] = ",".join(kinds_of(file.sample).values())
-        found["unknown_columns"] = _unknown(header, spec, feed.subject) if feed.is_main else None
+        if feed.is_main:
+            found["unknown_columns"] = ",".join(n for n in header if n not in known) or None
     if not feed.is_main:
         return {**found, "state": "companion"}
     if spec.format == "csv":
@@ -603,13 +617,6 @@ def _originals(
         if _fed_by(source_file, profiles):
             originals.setdefault(digest, source_file)
     return originals
-
-
-def _unknown(header: Sequence[str], spec: Subject, subject: str) -> str | None:
-    named = {s for name in canonical_columns(subject) for s in spec.source_names(name)} | spec.named
-    named = {spec.field(source) for source in named}
-    unknown = [name for name in header if name not in named]
-    return ",".join(unknown) or None
 
 
 def _unchanged(

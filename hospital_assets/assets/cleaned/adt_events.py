@@ -9,6 +9,7 @@ from hospital_assets.assets.cleaned.rules import (
     Rule,
     codes,
     first_broken,
+    identity,
     in_future,
     mapped,
     newest_only,
@@ -63,7 +64,7 @@ def adt_events(raw_adt_events: Frame, cleaned_hospitals: Frame) -> tuple[Frame, 
 
 def judge_adt_events(raw: Frame, hospitals: Frame) -> Frame:
     """Every raw message with its cleaned columns, its quality codes, and the rule it broke."""
-    frame = raw.with_columns(hospital_id=text("hospital_id")).join(
+    frame = raw.with_columns(hospital_id=identity("hospital_id")).join(
         hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
     )
     frame = read_clocks(
@@ -76,10 +77,10 @@ def judge_adt_events(raw: Frame, hospitals: Frame) -> Frame:
         {"event_at": "_event", "visit_start_at": "_start", "recorded_at": "_recorded"},
         "time_zone",
     ).with_columns(
-        message_id=text("message_id"),
-        visit_id=text("visit_id"),
-        patient_id=text("patient_id"),
-        prior_patient_id=text("prior_patient_id"),
+        message_id=identity("message_id"),
+        visit_id=identity("visit_id"),
+        patient_id=identity("patient_id"),
+        prior_patient_id=identity("prior_patient_id"),
         event_type=nw.coalesce(mapped("event_type"), text("event_type")).str.to_uppercase(),
         _landed_department=text("department"),
         department_name=mapped("department", domain=DEPARTMENTS),

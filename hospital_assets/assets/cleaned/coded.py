@@ -1,4 +1,4 @@
-"""Diagnoses and procedures: codes in one form, one row per code of a visit."""
+"""Diagnoses and procedures: codes in one form and of a named system, one row per code of a visit."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from hospital_assets.assets.cleaned.rules import (
     Rule,
     codes,
     first_broken,
+    identity,
+    is_blank,
+    mapped,
     newest_only,
     read_clocks,
     split,
     text,
 )
 from hospital_assets.assets.declare import cleaned_and_quarantined
+from hospital_assets.contracts.cleaned import CODE_SYSTEMS
 from hospital_assets.warehouse.dialect import (
     Frame,
     parse_numbers,
@@ -29,8 +33,17 @@ HOSPITAL_UNKNOWN = Rule(
 CODE_INVALID = Rule(
     "code_invalid", "The code is not letters and digits of the length its system has.", "quarantine"
 )
+NOT_ICD = Rule(
+    "not_icd", "The code is of another system than ICD: kept, without an ICD chapter or group.",
+    "flag",
+)  # fmt: skip
+SEQUENCE_DERIVED = Rule(
+    "sequence_derived", "The source states no rank; the order of the records stands for it.", "flag"
+)
 SEQUENCE_INVALID = Rule("sequence_invalid", "The rank is not a whole number from 1.", "quarantine")
-VERSION_INVALID = Rule("icd_version_invalid", "The ICD version is not 9 or 10.", "quarantine")
+VERSION_INVALID = Rule(
+    "icd_version_invalid", "Neither a code system is stated nor ICD version 9 or 10.", "quarantine"
+)
 PROCEDURE_ID_MISSING = Rule(
     "procedure_id_missing", "A procedure record needs an identifier.", "quarantine"
 )
@@ -40,12 +53,35 @@ PERFORMED_AT_UNREADABLE = Rule(
 
 DIAGNOSIS_RULES = (
     VISIT_ID_MISSING, PATIENT_ID_MISSING, HOSPITAL_UNKNOWN, CODE_INVALID, SEQUENCE_INVALID,
-    VERSION_INVALID,
+    VERSION_INVALID, NOT_ICD, SEQUENCE_DERIVED,
 )  # fmt: skip
 PROCEDURE_RULES = (
     PROCEDURE_ID_MISSING, VISIT_ID_MISSING, PATIENT_ID_MISSING, HOSPITAL_UNKNOWN, CODE_INVALID,
     PERFORMED_AT_UNREADABLE,
 )  # fmt: skip
+
+
+#: Code systems as messages name them (HL7 table 0396; FHIR terminology URIs).
+CODE_SYSTEM_NAMES = {
+    "I10": "ICD-10-CM", "I10C": "ICD-10-CM", "ICD10": "ICD-10-CM", "ICD-10": "ICD-10-CM",
+    "http://hl7.org/fhir/sid/icd-10-cm": "ICD-10-CM", "http://hl7.org/fhir/sid/icd-10": "ICD-10-CM",
+    "I9": "ICD-9-CM", "I9C": "ICD-9-CM", "ICD9": "ICD-9-CM", "ICD-9": "ICD-9-CM",
+    "http://hl7.org/fhir/sid/icd-9-cm": "ICD-9-CM",
+    "I10P": "ICD-10-PCS", "http://www.cms.gov/Medicare/Coding/ICD10": "ICD-10-PCS",
+    "SCT": "SNOMED CT", "SNM": "SNOMED CT", "SNOMED": "SNOMED CT", "SNOMED-CT": "SNOMED CT",
+    "http://snomed.info/sct": "SNOMED CT",
+    "C4": "CPT", "CPT4": "CPT", "http://www.ama-assn.org/go/cpt": "CPT",
+    "HCPCS": "HCPCS", "https://www.cms.gov/Medicare/Coding/HCPCSReleaseCodeSets": "HCPCS",
+}  # fmt: skip
+#: Code system -> ICD version; and what a code of it looks like.
+ICD_VERSIONS = {"ICD-9-CM": 9, "ICD-10-CM": 10}
+_PATTERNS = {
+    "ICD-9-CM": r"^[A-Z0-9]{3,8}$",
+    "ICD-10-CM": r"^[A-Z0-9]{3,8}$",
+    "ICD-10-PCS": r"^[A-Z0-9]{3,7}$",
+    "SNOMED CT": r"^[0-9]{6,18}$",
+}
+_OTHER_PATTERN = r"^[A-Z0-9-]{2,18}$"
 
 
 @dg.multi_asset(**cleaned_and_quarantined("diagnoses"))
@@ -76,28 +112,69 @@ def judge_diagnoses(raw: Frame, hospitals: Frame) -> Frame:
     frame = parse_numbers(frame, {"_sequence": "sequence", "_version": "icd_version"})
     sequence = nw.col("_sequence")
     frame = _with_visit(frame).with_columns(
-        diagnosis_id=text("diagnosis_id"),
+        diagnosis_id=identity("diagnosis_id"),
         icd_code=_code("icd_code"),
         description=text("description"),
+        _is_ranked=~is_blank("sequence"),
         sequence=nw.when((sequence >= 1) & (sequence.floor() == sequence)).then(
             sequence.cast(nw.Int64)
         ),
-        icd_version=nw.when(nw.col("_version").is_in([9.0, 10.0])).then(
-            nw.col("_version").cast(nw.Int64)
+        code_system=nw.coalesce(
+            _code_system(),
+            *(
+                nw.when(nw.col("_version") == float(version)).then(nw.lit(system))
+                for system, version in ICD_VERSIONS.items()
+            ),
         ),
-        quality_codes=nw.lit(""),
     )
     frame = frame.with_columns(
+        icd_version=nw.when(nw.col("code_system").is_in(list(ICD_VERSIONS)))
+        .then(
+            nw.col("code_system").replace_strict(
+                list(ICD_VERSIONS), list(ICD_VERSIONS.values()), default=0, return_dtype=nw.Int64
+            )
+        )
+        .otherwise(nw.lit(0)),
+    )
+    frame = _ranked_by_record(frame).with_columns(
         rule=first_broken(
             (VISIT_ID_MISSING, nw.col("visit_id").is_null()),
             (PATIENT_ID_MISSING, nw.col("patient_id").is_null()),
             (HOSPITAL_UNKNOWN, nw.col("time_zone").is_null()),
-            (CODE_INVALID, _is_no_code("icd_code", r"^[A-Z0-9]{3,8}$")),
+            (VERSION_INVALID, nw.col("code_system").is_null()),
+            (CODE_INVALID, _is_no_code("icd_code")),
             (SEQUENCE_INVALID, nw.col("sequence").is_null()),
-            (VERSION_INVALID, nw.col("icd_version").is_null()),
-        )
+        ),
+        quality_codes=codes(
+            (NOT_ICD, nw.col("icd_version") == 0),
+            (SEQUENCE_DERIVED, ~nw.col("_is_ranked")),
+        ),
     )
     return newest_only(frame, ["visit_id", "sequence"], "recorded_at")
+
+
+def _ranked_by_record(frame: Frame) -> Frame:
+    """Give diagnoses without a stated rank one: each code of a visit in the order first recorded.
+
+    Repeated records of a code share its rank, so that they are repetitions of each other.
+    """
+    order = ["source_file", "source_line", "source_part"]
+    visit = ["service_date", "visit_id", "_is_ranked"]
+    placed = frame.with_columns(
+        _place=nw.col("source_line").cum_count().over(*visit, order_by=order)
+    ).with_columns(_first=nw.col("_place").min().over(*visit, "icd_code"))
+    counted = placed.with_columns(
+        _is_new=(nw.col("_place") == nw.col("_first")).cast(nw.Int64)
+    ).with_columns(_rank=nw.col("_is_new").cum_sum().over(*visit, order_by=order))
+    return (
+        counted.with_columns(_rank=nw.col("_rank").min().over(*visit, "icd_code"))
+        .with_columns(
+            sequence=nw.when(nw.col("_is_ranked"))
+            .then(nw.col("sequence"))
+            .otherwise(nw.col("_rank").cast(nw.Int64))
+        )
+        .drop("_place", "_first", "_is_new", "_rank")
+    )
 
 
 def judge_procedures(raw: Frame, hospitals: Frame) -> Frame:
@@ -105,8 +182,9 @@ def judge_procedures(raw: Frame, hospitals: Frame) -> Frame:
     frame = raw.rename({"performed_at": "performed_at_text"})
     frame = _with_recorded_at(frame, hospitals, "procedures", {"performed_at": "performed_at_text"})
     frame = _with_visit(frame).with_columns(
-        procedure_id=text("procedure_id"),
+        procedure_id=identity("procedure_id"),
         procedure_code=_code("procedure_code"),
+        code_system=nw.coalesce(_code_system(), nw.lit("ICD-10-PCS")),
         description=text("description"),
         quality_codes=codes(
             (
@@ -121,7 +199,7 @@ def judge_procedures(raw: Frame, hospitals: Frame) -> Frame:
             (VISIT_ID_MISSING, nw.col("visit_id").is_null()),
             (PATIENT_ID_MISSING, nw.col("patient_id").is_null()),
             (HOSPITAL_UNKNOWN, nw.col("time_zone").is_null()),
-            (CODE_INVALID, _is_no_code("procedure_code", r"^[A-Z0-9]{3,7}$")),
+            (CODE_INVALID, _is_no_code("procedure_code")),
         )
     )
     return newest_only(frame, ["procedure_id"], "recorded_at")
@@ -129,7 +207,7 @@ def judge_procedures(raw: Frame, hospitals: Frame) -> Frame:
 
 def _with_recorded_at(raw: Frame, hospitals: Frame, subject: str, clocks: dict[str, str]) -> Frame:
     """Zone, `recorded_at` and other instants of a coded record."""
-    frame = raw.with_columns(hospital_id=text("hospital_id")).join(
+    frame = raw.with_columns(hospital_id=identity("hospital_id")).join(
         hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
     )
     frame = read_clocks(
@@ -144,12 +222,27 @@ def _with_recorded_at(raw: Frame, hospitals: Frame, subject: str, clocks: dict[s
 
 
 def _with_visit(frame: Frame) -> Frame:
-    return frame.with_columns(visit_id=text("visit_id"), patient_id=text("patient_id"))
+    return frame.with_columns(visit_id=identity("visit_id"), patient_id=identity("patient_id"))
 
 
 def _code(column: str) -> nw.Expr:
     return text(column).str.to_uppercase().str.replace_all(".", "", literal=True)
 
 
-def _is_no_code(column: str, pattern: str) -> nw.Expr:
-    return nw.col(column).is_null() | ~nw.col(column).str.contains(pattern)
+def _code_system() -> nw.Expr:
+    """The stated code system under our name; `other` for one we do not know, null for none."""
+    return nw.coalesce(
+        mapped("code_system", domain=CODE_SYSTEMS, standard=CODE_SYSTEM_NAMES),
+        nw.when(~is_blank("code_system")).then(nw.lit("other")),
+    )
+
+
+def _is_no_code(column: str) -> nw.Expr:
+    """Whether a code does not look like one of its system."""
+    code, system = nw.col(column), nw.col("code_system")
+    fits = nw.any_horizontal(
+        ~system.is_in(list(_PATTERNS)) & code.str.contains(_OTHER_PATTERN),
+        *((system == name) & code.str.contains(pattern) for name, pattern in _PATTERNS.items()),
+        ignore_nulls=True,
+    )
+    return code.is_null() | ~fits

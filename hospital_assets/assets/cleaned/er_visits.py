@@ -9,6 +9,7 @@ from hospital_assets.assets.cleaned.rules import (
     Rule,
     codes,
     first_broken,
+    identity,
     in_future,
     is_blank,
     mapped,
@@ -90,7 +91,7 @@ def judge_er_visits(raw: Frame, hospitals: Frame) -> Frame:
         raw: raw_er_visits.
         hospitals: cleaned_hospitals, for the time zones.
     """
-    frame = raw.with_columns(hospital_id=text("hospital_id")).join(
+    frame = raw.with_columns(hospital_id=identity("hospital_id")).join(
         hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
     )
     frame = read_clocks(
@@ -133,9 +134,9 @@ def judge_er_visits(raw: Frame, hospitals: Frame) -> Frame:
     level = nw.col("_triage_level")
     valid_level = level.is_in([1.0, 2.0, 3.0, 4.0, 5.0])
     frame = frame.with_columns(
-        visit_id=text("visit_id"),
-        patient_id=text("patient_id"),
-        doctor_id=text("doctor_id"),
+        visit_id=identity("visit_id"),
+        patient_id=identity("patient_id"),
+        doctor_id=identity("doctor_id"),
         chief_complaint=text("chief_complaint"),
         _landed_department=text("department"),
         department_name=mapped("department", domain=DEPARTMENTS),

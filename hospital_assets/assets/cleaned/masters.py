@@ -11,6 +11,7 @@ from hospital_assets.assets.cleaned.rules import (
     Rule,
     codes,
     first_broken,
+    identity,
     mapped,
     newest_only,
     read_clocks,
@@ -101,7 +102,7 @@ def doctor_shifts(raw_doctor_shifts: Frame, cleaned_hospitals: Frame) -> tuple[F
 def judge_hospitals(raw: Frame) -> Frame:
     """Every raw hospital with its cleaned columns and the rule it broke."""
     frame = parse_numbers(raw, {"_level": "trauma_level"}).with_columns(
-        hospital_id=text("hospital_id"),
+        hospital_id=identity("hospital_id"),
         hospital_name=text("hospital_name"),
         city=text("city"),
         state=text("state"),
@@ -136,7 +137,7 @@ def judge_departments(raw: Frame, hospitals: Frame) -> Frame:
     frame = parse_numbers(frame, {"_beds": "bed_capacity", "_stay": "mean_stay_hours"})
     beds = nw.col("_beds")
     frame = frame.with_columns(
-        department_id=text("department_id"),
+        department_id=identity("department_id"),
         _landed_name=text("department_name"),
         department_name=mapped("department_name", domain=DEPARTMENTS),
         bed_capacity=nw.when((beds >= 0) & (beds.floor() == beds)).then(beds.cast(nw.Int64)),
@@ -163,8 +164,8 @@ def judge_doctors(raw: Frame, hospitals: Frame) -> Frame:
     frame = _with_hospital(raw, hospitals)
     frame = read_dates(frame, "doctors", {"_hired": "hired_date"}).drop("hired_date")
     frame = frame.with_columns(
-        doctor_id=text("doctor_id"),
-        department_id=text("department_id"),
+        doctor_id=identity("doctor_id"),
+        department_id=identity("department_id"),
         full_name=nw.concat_str(
             text("first_name"), text("last_name"), separator=" ", ignore_nulls=True
         ).str.strip_chars(),
@@ -196,9 +197,9 @@ def judge_doctor_shifts(raw: Frame, hospitals: Frame) -> Frame:
         {"shift_start_at": "_start", "shift_end_at": "_end", "recorded_at": "_recorded"},
         "time_zone",
     ).with_columns(
-        shift_id=text("shift_id"),
-        doctor_id=text("doctor_id"),
-        department_id=text("department_id"),
+        shift_id=identity("shift_id"),
+        doctor_id=identity("doctor_id"),
+        department_id=identity("department_id"),
         quality_codes=nw.lit(""),
     )
     frame = frame.with_columns(
@@ -218,6 +219,6 @@ def judge_doctor_shifts(raw: Frame, hospitals: Frame) -> Frame:
 
 
 def _with_hospital(raw: Frame, hospitals: Frame) -> Frame:
-    return raw.with_columns(hospital_id=text("hospital_id")).join(
+    return raw.with_columns(hospital_id=identity("hospital_id")).join(
         hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
     )

@@ -9,6 +9,7 @@ from hospital_assets.assets.cleaned.rules import (
     Rule,
     codes,
     first_broken,
+    identity,
     mapped,
     newest_only,
     profiles,
@@ -81,7 +82,7 @@ def judge_patients(raw: Frame) -> Frame:
     valid_age = (nw.col("_age") >= 0) & (nw.col("_age") <= MAX_AGE_YEARS)
     recorded_on = nw.col("recorded_at").dt.date()
     frame = frame.with_columns(
-        patient_id=text("patient_id"),
+        patient_id=identity("patient_id"),
         _landed_birth_date=text("birth_date"),
         birth_date=nw.when(nw.col("_birth_date") <= recorded_on).then(nw.col("_birth_date")),
         age_at_extract_years=nw.when(valid_age).then(nw.col("_age").floor().cast(nw.Int64)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 import narwhals as nw
@@ -134,15 +135,22 @@ def codes(*judgements: tuple[Rule, nw.Expr]) -> nw.Expr:
     ).str.strip_chars(";")
 
 
-def mapped(column: str, *, domain: Sequence[str] = ()) -> nw.Expr:
+def mapped(
+    column: str, *, domain: Sequence[str] = (), standard: Mapping[str, str] = MappingProxyType({})
+) -> nw.Expr:
     """A landed code translated by the code maps of the profiles; null where nothing fits.
 
     Case and surrounding blanks do not matter. A value that already is canonical (in `domain`, or
     the target of a map) stands for itself.
+
+    Args:
+        column: the text column.
+        domain: our codes.
+        standard: landed code -> our code, as every source may say it; profiles come first.
     """
     table: dict[str, str] = {}
     for profile in profiles().values():
-        codes_of = profile.code_maps.get(column, {})
+        codes_of = {**standard, **profile.code_maps.get(column, {})}
         for canonical in (*domain, *codes_of.values()):
             table.setdefault(f"{profile.name}|{canonical.strip().upper()}", canonical)
         for landed, canonical in codes_of.items():
@@ -197,6 +205,27 @@ def newest_only(frame: Frame, key: Sequence[str], written: str) -> Frame:
         .then(nw.when(repeats).then(nw.lit(DUPLICATE.name)).otherwise(nw.lit(SUPERSEDED.name)))
         .otherwise(nw.col("rule"))
     ).drop("_is_sound", "_has_written", "_newer_count", "_newest_written")
+
+
+def identity(column: str) -> nw.Expr:
+    """An identifier as it is known in the whole network: `namespace:id`; null where blank.
+
+    Numbers are given by sources, and the same number of two sources is two things. A source whose
+    namespace is empty (`native`) keeps its numbers as they are; sources that share a namespace share
+    their patients and visits. Merging numbers of one namespace is what A40 is for.
+    """
+    by_prefix = {
+        name: f"{profile.identity_namespace}:" if profile.identity_namespace else ""
+        for name, profile in profiles().items()
+    }
+    prefix = nw.col("source_profile").replace_strict(
+        list(by_prefix), list(by_prefix.values()), default=None, return_dtype=nw.String
+    )
+    # A profile that is gone leaves its records in a namespace of their own.
+    gone = nw.concat_str(nw.col("source_profile"), nw.lit(":"))
+    return nw.when(~is_blank(column)).then(
+        nw.concat_str(nw.coalesce(prefix, gone), nw.col(column).str.strip_chars())
+    )
 
 
 def split(judged: Frame, raw: Frame, subject: str, rules: Sequence[Rule]) -> tuple[Frame, Frame]:

@@ -9,6 +9,7 @@ from hospital_assets.assets.cleaned.rules import (
     Rule,
     codes,
     first_broken,
+    identity,
     in_future,
     is_blank,
     newest_only,
@@ -130,7 +131,7 @@ def judge_vitals(raw: Frame, hospitals: Frame) -> Frame:
             "_pain_text": "$.pain",
         },
     ).drop("payload")
-    frame = frame.with_columns(hospital_id=text("hospital_id")).join(
+    frame = frame.with_columns(hospital_id=identity("hospital_id")).join(
         hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
     )
     frame = read_clocks(
@@ -170,9 +171,9 @@ def judge_vitals(raw: Frame, hospitals: Frame) -> Frame:
             )
             for parameter, (_, low, high) in HARD_BOUNDS.items()
         },
-        observation_id=text("observation_id"),
-        visit_id=text("visit_id"),
-        patient_id=text("patient_id"),
+        observation_id=identity("observation_id"),
+        visit_id=identity("visit_id"),
+        patient_id=identity("patient_id"),
         device_id=text("device_id"),
         consciousness=nw.when(
             nw.col("_consciousness").str.to_uppercase().is_in(["A", "C", "V", "P", "U"])

@@ -68,6 +68,7 @@ CHAPTERS: dict[int, list[tuple[str, str, str]]] = {
 
 _SPECIAL = {
     "icd_version": 0,
+    "code_system": "none",
     "chapter_code": UNMAPPED,
     "chapter_name": UNMAPPED,
     "condition_group": UNMAPPED,
@@ -87,7 +88,7 @@ def dim_condition(cleaned_diagnoses: Frame) -> Frame:
     """Every code any diagnosis has, once."""
     codes = (
         cleaned_diagnoses.group_by("icd_version", "icd_code")
-        .agg(condition_name=nw.col("description").min())
+        .agg(condition_name=nw.col("description").min(), code_system=nw.col("code_system").min())
         .with_columns(
             _version=nw.col("icd_version").cast(nw.String),
             _category=nw.col("icd_code").str.slice(0, 3),
