@@ -130,5 +130,5 @@ def test_a_build_stands(built: tuple[Settings, BuildReport]) -> None:
         records = instance.event_log_storage.get_latest_asset_check_execution_by_key(
             [dg.AssetCheckKey(dg.AssetKey("raw_landed_files"), name) for name in names]
         )
-    assert len(records) == len(names) == 4
+    assert len(records) == len(names) == 5
     assert all(record.status.value == "SUCCEEDED" for record in records.values())
