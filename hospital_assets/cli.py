@@ -11,6 +11,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hospital_assets.governance import commands as governance
 from hospital_assets.settings import (
     Settings,
     SettingsError,
@@ -165,6 +166,8 @@ def _parser() -> argparse.ArgumentParser:
     retry = commands.add_parser("retry", help="give files another try that failed runs set aside")
     retry.add_argument("file", nargs="*", help="paths below the landing folder; default all")
     retry.set_defaults(run=_retry)
+
+    governance.add_commands(commands)
 
     docs = commands.add_parser("docs", help="write the generated documentation")
     docs.add_argument("--check", action="store_true", help="only say whether it is up to date")

@@ -29,6 +29,8 @@ from hospital_assets.checks.contract_checks import contract_checks
 from hospital_assets.checks.quality import quality_checks
 from hospital_assets.checks.standing import standing
 from hospital_assets.clock import ClockResource
+from hospital_assets.governance.assets import publication_assets
+from hospital_assets.governance.policy import shipped_policy
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.partitions import SERVICE_PERIODS
 from hospital_assets.reports.folder import ReportsResource
@@ -46,9 +48,12 @@ def build_definitions(settings: Settings | None = None) -> dg.Definitions:
     last = settings.last_service_date or SERVICE_PERIODS.get_last_partition_window()
     return dg.Definitions(
         assets=[
-            asset
-            for layer in (raw, cleaned, dimensions, facts, kpis, reports)
-            for asset in dg.load_assets_from_package_module(layer)
+            *(
+                asset
+                for layer in (raw, cleaned, dimensions, facts, kpis, reports)
+                for asset in dg.load_assets_from_package_module(layer)
+            ),
+            *publication_assets(shipped_policy()),
         ],
         asset_checks=[*contract_checks(), *quality_checks(), *accounting_checks(), standing],
         jobs=JOBS,

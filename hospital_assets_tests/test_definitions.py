@@ -19,16 +19,14 @@ from hospital_assets.settings import Settings, SettingsError, load_settings, wri
 SNAPSHOT = Path(__file__).parent / "graph.json"
 DEFINITIONS = build_definitions(Settings(Path("nowhere")))
 GRAPH = DEFINITIONS.resolve_asset_graph()
-
-
 ASSETS = sorted(GRAPH.get_all_asset_keys())
 #: Assets that are files, not tables.
-PAGES = [key for key in ASSETS if GRAPH.get(key).group_name == "reports"]
-TABLES = [key for key in ASSETS if key not in PAGES]
+FILES = [key for key in ASSETS if GRAPH.get(key).group_name in ("reports", "publications")]
+TABLES = [key for key in ASSETS if key not in FILES]
 
 
-@pytest.mark.parametrize("key", PAGES, ids=lambda k: k.path[-1])
-def test_every_page_is_governed(key: dg.AssetKey) -> None:
+@pytest.mark.parametrize("key", FILES, ids=lambda k: k.path[-1])
+def test_every_file_is_governed(key: dg.AssetKey) -> None:
     node = GRAPH.get(key)
     assert node.owners and all(owner.startswith("team:") for owner in node.owners)
     assert node.kinds and node.description and node.parent_keys

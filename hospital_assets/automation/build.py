@@ -19,6 +19,7 @@ import dagster as dg
 
 from hospital_assets.automation.sensors import days_named
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.governance.policy import RoleName
 from hospital_assets.landing.profile import LANDED
 from hospital_assets.landing.waiting import spans
 from hospital_assets.landing.zone import LandingResource
@@ -169,6 +170,34 @@ def check(
     return report
 
 
+def publish(
+    definitions: dg.Definitions,
+    settings: Settings,
+    roles: Sequence[RoleName] = (),
+    progress: Callable[[str, int, int], None] = lambda name, done, total: None,
+) -> BuildReport:
+    """Publish what is stored to the audiences of some roles.
+
+    Args:
+        definitions: what to run.
+        settings: the data directory.
+        roles: whose publications; default everybody's.
+        progress: as for `build`.
+
+    Raises:
+        BuildError: nothing was ever built.
+    """
+    if not settings.warehouse_file.exists():
+        raise BuildError(f"{settings.warehouse_file} is missing: run `hospital build` first")
+    report = BuildReport(date.today(), date.today())
+    started = time.perf_counter()
+    selection = {dg.AssetKey(f"publication_{role}") for role in roles} or None
+    with dagster_instance(settings) as instance:
+        _run(definitions.resolve_job_def("publish"), instance, (), selection, report, progress)
+    report.seconds = time.perf_counter() - started
+    return report
+
+
 def refresh(
     definitions: dg.Definitions,
     settings: Settings,
@@ -240,7 +269,7 @@ def _run(
     report: BuildReport,
     progress: Callable[[str, int, int], None],
 ) -> None:
-    """One run over a range of partitions, told to the report."""
+    """One run, over a range of partitions where there are any, told to the report."""
     run_id = dg.DagsterRun(job_name=job.name).run_id
     steps = job.get_subset(asset_selection=selection) if selection else job
     listener = _Listener(report, len(report.steps) + len(list(steps.graph.nodes)), progress)
@@ -252,7 +281,7 @@ def _run(
         asset_selection=sorted(selection) if selection else None,
         # The report says what failed; Dagster's own log is in the UI.
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-        tags=range_tags(keys[0], keys[-1]),
+        tags=range_tags(keys[0], keys[-1]) if keys else {},
     )
     for event in result.all_events:
         if event.is_step_failure and not _is_blocked_check(event):

@@ -9,6 +9,9 @@ import dagster as dg
 
 from hospital_assets.automation.sensors import FEEDS
 from hospital_assets.checks.standing import standing
+from hospital_assets.governance.assets import GROUP as PUBLICATIONS
+from hospital_assets.governance.assets import LEAK_CHECK
+from hospital_assets.governance.policy import ROLES
 from hospital_assets.landing.profile import LANDED
 
 if TYPE_CHECKING:
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
         UnresolvedAssetJobDefinition,
     )
 
-#: Tables and their checks; pages that are made of them come after.
+#: Tables and their checks; pages and publications are made of them, each when it is asked for.
 TABLES = dg.AssetSelection.groups("raw", "cleaned", "dimensions", "facts", "kpis")
 
 #: Feeds whose records change the facts of their own days only.
@@ -85,7 +88,10 @@ standing_checks = dg.define_asset_job(
 #: Every check over what is stored, without rebuilding anything; `hospital check` runs it.
 all_checks = dg.define_asset_job(
     "all_checks",
-    selection=dg.AssetSelection.all_asset_checks(),
+    selection=dg.AssetSelection.all_asset_checks()
+    - dg.AssetSelection.checks(
+        *(dg.AssetCheckKey(dg.AssetKey(f"publication_{role}"), LEAK_CHECK) for role in ROLES)
+    ),
     description="Run every asset check on what is stored, without materialising anything.",
 )
 
@@ -96,10 +102,18 @@ quality_page = dg.define_asset_job(
     description="Write the data quality page from the newest results.",
 )
 
+#: Each audience's own masked copy of what is stored; `hospital publish` runs it.
+publish = dg.define_asset_job(
+    "publish",
+    selection=dg.AssetSelection.groups(PUBLICATIONS),
+    description="Publish what is stored to every audience: masked, searched for leaks, versioned.",
+)
+
 JOBS = [
     all_checks,
     daily_batch,
     full_refresh,
+    publish,
     quality_page,
     settle,
     standing_checks,

@@ -94,8 +94,11 @@ class DimPatient(
 ):
     """Patients over time (SCD2 by when the record was written)."""
 
-    patient_key: pl.Int64 = column("Surrogate key of the version.")
-    patient_durable_key: pl.Int64 = column("Surrogate key of the person, the same in all versions.")
+    # A key is a hash of the record number: whoever can list the numbers can undo it.
+    patient_key: pl.Int64 = column("Surrogate key of the version.", privacy="quasi_identifier")
+    patient_durable_key: pl.Int64 = column(
+        "Surrogate key of the person, the same in all versions.", privacy="quasi_identifier"
+    )
     patient_id: pl.String = column("Medical record number.", privacy="direct_identifier")
     first_name: pl.String = column("Given name.", nullable=True, privacy="direct_identifier")
     last_name: pl.String = column("Family name.", nullable=True, privacy="direct_identifier")
@@ -128,8 +131,12 @@ class DimPerson(
 ):
     """Which person each medical record number stands for, once merges are applied (HL7 A40)."""
 
-    patient_durable_key: pl.Int64 = column("The number, as in dim_patient.")
-    person_key: pl.Int64 = column("The surviving number; the same for all numbers of a person.")
+    patient_durable_key: pl.Int64 = column(
+        "The number, as in dim_patient.", privacy="quasi_identifier"
+    )
+    person_key: pl.Int64 = column(
+        "The surviving number; the same for all numbers of a person.", privacy="quasi_identifier"
+    )
     is_merged: pl.Boolean = column("The number was merged into another.")
 
 

@@ -81,10 +81,17 @@ class Written:
 
 @dataclass
 class Warehouse:
-    """The warehouse file opened by this process. Use `open_warehouse`."""
+    """The warehouse file opened by this process. Use `open_warehouse`.
+
+    Attributes:
+        file: the DuckDB file.
+        connection: to it.
+        writes: how often tables were replaced or dropped since it was opened.
+    """
 
     file: Path
     connection: duckdb.DuckDBPyConnection
+    writes: int = 0
     _known_tables: set[str] = field(default_factory=set)
     _is_in_transaction: bool = False
     _after_commit: dict[str, Callable[[], None]] = field(default_factory=dict)
@@ -185,6 +192,7 @@ class Warehouse:
                 be computed (DuckDB's reason is the cause).
         """
         started = time.perf_counter()
+        self.writes += 1
         source = relation_of(frame)
         if source is None:
             collected = polars_of(frame).collect()
@@ -296,6 +304,7 @@ class Warehouse:
 
     def drop(self, contract: Contract) -> None:
         """Remove a table, so that the next write makes it anew."""
+        self.writes += 1
         self.connection.execute(f"drop table if exists {_qualified(contract)}")
         self._known_tables.discard(contract.name)
 

@@ -1,0 +1,140 @@
+"""The commands of `hospital` that are about governance: thin, over the functions of this package."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from hospital_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+    Commands = _SubParsersAction[argparse.ArgumentParser]
+
+
+def add_commands(commands: Commands) -> None:
+    """Add this package's commands to the parser."""
+    published = commands.add_parser(
+        "publish", help="publish what is stored to every audience, masked and searched for leaks"
+    )
+    published.add_argument(
+        "--role", action="append", default=[], choices=["admin", "doctor", "analyst", "executive"],
+        help="only this role's publications",
+    )  # fmt: skip
+    published.set_defaults(run=_publish)
+
+    publications = commands.add_parser(
+        "publications", help="what is published to whom, and which versions are kept"
+    )
+    publications.set_defaults(run=_publications)
+
+    policy = commands.add_parser("policy", help="check the policy and say who sees what")
+    policy.add_argument(
+        "--missing", action="store_true", help="lines for columns it does not cover"
+    )
+    policy.set_defaults(run=_policy)
+
+    key = commands.add_parser("key", help="the secret key of pseudonyms")
+    key.add_argument("action", choices=["create", "show-id"])
+    key.set_defaults(run=_key)
+
+
+def _publish(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.automation.build import BuildError, publish
+    from hospital_assets.definitions import build_definitions
+    from hospital_assets.governance.policy import load_policy
+    from hospital_assets.governance.pseudonyms import load_key
+
+    # Both would stop the run, too; here the message is all there is to read.
+    load_policy(settings)
+    if set(options.role) != {"admin"}:
+        load_key(settings)
+    try:
+        report = publish(build_definitions(settings), settings, options.role)
+    except BuildError as error:
+        raise ValueError(str(error)) from error
+    for failure in report.failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    for check in report.failed_checks:
+        print(f"stopped: {check.description}", file=sys.stderr)
+    _publications(options, settings)
+    print(f"in {report.seconds:.1f} s")
+    return 0 if report.succeeded else 1
+
+
+def _publications(options: argparse.Namespace, settings: Settings) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from hospital_assets.governance.publications import (
+        current_version,
+        published_audiences,
+        published_folder,
+        versions,
+    )
+
+    shown = Table("audience", "version", "tables", "rows", "MB", "kept", "kept MB", "claim")
+    for name in ("tables", "rows", "MB", "kept", "kept MB"):
+        shown.columns[["audience", "version", "tables", "rows", "MB", "kept", "kept MB"].index(name)
+                      ].justify = "right"  # fmt: skip
+    for audience in published_audiences(settings.data_dir):
+        folder = published_folder(settings.data_dir) / audience
+        version = current_version(settings.data_dir, audience)
+        manifest = json.loads((folder / version / "manifest.json").read_text(encoding="utf-8"))
+        kept = versions(settings.data_dir, audience)
+        size = sum(file["bytes"] for file in manifest["files"].values())
+        total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        shown.add_row(
+            audience, version, str(len(manifest["tables"])),
+            f"{sum(manifest['rows'].values()):,}", f"{size / 1e6:,.1f}", str(len(kept)),
+            f"{total / 1e6:,.1f}", manifest["claim"]["level"],
+        )  # fmt: skip
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(shown if shown.row_count else "nothing is published: run `hospital publish`")
+    return 0
+
+
+def _policy(options: argparse.Namespace, settings: Settings) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from hospital_assets.governance.claims import claim_of
+    from hospital_assets.governance.policy import as_toml, load_policy, uncovered
+
+    policy = load_policy(settings)
+    missing = uncovered(policy)
+    if options.missing:
+        print(as_toml(missing) or "every column is covered")
+        return 1 if missing else 0
+    shown = Table("role", "tables", "columns", "masked", "left out", "claim")
+    for role in policy.roles:
+        tables = policy.tables_of(role)
+        kinds = [policy.mask_of(role, c.name, column).kind for c in tables for column in c.columns]
+        dropped = kinds.count("drop")
+        clear = kinds.count("clear")
+        shown.add_row(
+            role, str(len(tables)), str(len(kinds) - dropped),
+            str(len(kinds) - dropped - clear), str(dropped), claim_of(policy, role).text,
+        )  # fmt: skip
+    Console(width=None if sys.stdout.isatty() else 140).print(shown)
+    if missing:
+        columns = sum(len(names) for classes in missing.values() for names in classes.values())
+        print(
+            f"{columns} columns of {len(missing)} tables are not covered, so they are not published; "
+            "`hospital policy --missing` prints the lines to add",
+            file=sys.stderr,
+        )
+    return 1 if missing else 0
+
+
+def _key(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.governance.pseudonyms import create_key, load_key
+
+    if options.action == "create":
+        path = create_key(settings)
+        print(f"{path} (mode 0600). Keep a copy where you keep secrets, never with the data.")
+    print(f"key id {load_key(settings).key_id}")
+    return 0

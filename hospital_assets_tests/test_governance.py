@@ -1,0 +1,834 @@
+"""The policy, pseudonyms, masks, small cells, the leak check and the publications they make."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import itertools
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import duckdb
+import pytest
+
+from hospital_assets.automation.build import BuildReport
+from hospital_assets.automation.build import publish as run_publish
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.definitions import build_definitions
+from hospital_assets.governance import publications
+from hospital_assets.governance.claims import claim_of
+from hospital_assets.governance.masks import holds, masked
+from hospital_assets.governance.policy import (
+    POLICY_FILE,
+    Mask,
+    Policy,
+    PolicyError,
+    load_policy,
+    parse_policy,
+    shipped_policy,
+    uncovered,
+)
+from hospital_assets.governance.pseudonyms import (
+    KeyMissingError,
+    SecretKey,
+    create_key,
+    load_key,
+    make_tokens,
+)
+from hospital_assets.governance.publications import (
+    Audience,
+    LeakError,
+    Made,
+    PublicationError,
+    audiences_of,
+    open_publication,
+    publish,
+    versions,
+)
+from hospital_assets.governance.small_cells import Line, determined, suppress
+from hospital_assets.settings import Settings
+from hospital_assets.warehouse.database import Warehouse, open_warehouse
+
+KEY = SecretKey(b"0123456789abcdef" * 2)
+NOW = datetime(2026, 3, 14, 9, 0, tzinfo=UTC)
+TEXT = POLICY_FILE.read_text(encoding="utf-8")
+
+
+def make(
+    settings: Settings,
+    audience: Audience | str,
+    at: datetime = NOW,
+    policy: Policy | None = None,
+) -> Made:
+    policy = policy or load_policy(settings)
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        if isinstance(audience, str):
+            role, _, hospital = audience.partition("-")
+            audience = next(
+                a
+                for a in audiences_of(warehouse, policy, role)  # type: ignore[arg-type]
+                if a.hospital_id == (hospital or None)
+            )
+        return publish(
+            warehouse, settings, policy, audience, key=lambda: KEY, published_at=at, data_as_of=NOW
+        )
+
+
+@pytest.fixture(scope="module")
+def governed(
+    built: tuple[Settings, BuildReport], tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
+    """The small network's warehouse in a data directory of its own, with four publications."""
+    network, _ = built
+    settings = replace(network, data_dir=tmp_path_factory.mktemp("governed"))
+    settings.warehouse_file.parent.mkdir()
+    shutil.copyfile(network.warehouse_file, settings.warehouse_file)
+    shutil.copyfile(network.settings_file, settings.settings_file)
+    for audience in ("admin", "analyst", "executive", "doctor-H2"):
+        make(settings, audience)
+    return settings
+
+
+@pytest.fixture
+def spoilt(governed: Settings, tmp_path: Path) -> Iterator[tuple[Settings, Warehouse]]:
+    """The same warehouse, to be spoilt."""
+    settings = replace(governed, data_dir=tmp_path)
+    settings.warehouse_file.parent.mkdir()
+    shutil.copyfile(governed.warehouse_file, settings.warehouse_file)
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        yield settings, warehouse
+
+
+def rows(settings: Settings, audience: str, sql: str) -> list[tuple[object, ...]]:
+    with open_publication(settings.data_dir, audience) as publication:
+        return publication.connection.execute(sql).fetchall()
+
+
+# The policy
+
+
+def test_the_policy_covers_every_column_of_every_contract() -> None:
+    assert uncovered(shipped_policy()) == {}, "`hospital policy --missing` prints the lines to add"
+
+
+def test_a_column_the_policy_does_not_name_is_not_published(governed: Settings) -> None:
+    less = parse_policy(TEXT.replace('"arrival_mode", ', ""), "policy.toml")
+    assert uncovered(less) == {
+        "fact_emergency_visits": {"operational": ["arrival_mode"]},
+    }
+    column = CONTRACTS["fact_emergency_visits"].column("arrival_mode")
+    assert all(
+        less.mask_of(role, "fact_emergency_visits", column).kind == "drop" for role in less.roles
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('birth_date = "year"', 'birth_date = "yaer"', ["birth_date.kind", "'year'"]),
+        ('sex = "clear"', 'sexx = "clear"', ["columns.sexx", "no contract has this column"]),
+        ("keep_days = 14", "keep_days = 200", ["retention.keep_days", "less than or equal to 90"]),
+        ("version = 1", "version = 1\ncolour = 2", ["colour", "Extra inputs"]),
+        ('visit_id = "token"', 'visit_id = "age_band"', ["age_band does not fit", "VARCHAR"]),
+        ('visit = ["visit_id", "stay_id"]', 'visit = ["visit_id"]', ["[domains]", "stay_id"]),
+        ("kpi_peak_hours =", "dim_time =", ["kpi_peak_hours must stand in one of"]),
+        ('"category_map:chronic_condition"', '"category_map"', ["needs an argument"]),
+        ('"category_map:chronic_condition"', '"category_map:x"', ["there is no [maps.x]"]),
+        ("[roles.executive]", "[roles.janitor]", ["roles.janitor", "Input should be 'admin'"]),
+        ('raw = "records', 'rew = "records', ["withheld.rew", "no layer or table"]),
+        ("version = 1", "version = ", ["not valid TOML", "line"]),
+    ],
+)
+def test_a_wrong_policy_says_where_and_what(old: str, new: str, says: list[str]) -> None:
+    assert old in TEXT
+    text = TEXT.replace(old, new)
+    with pytest.raises(PolicyError, match="mine.toml") as raised:
+        parse_policy(text, "mine.toml")
+    for part in says:
+        assert part in str(raised.value)
+    if "not valid" not in str(raised.value) and "[roles.janitor]" not in text:
+        named = int(str(raised.value).split("line ")[1].split(":")[0])
+        assert 1 <= named <= len(text.splitlines())
+
+
+def test_the_policy_may_be_stricter_than_a_contract_but_not_laxer() -> None:
+    laxer = TEXT.replace(
+        'direct_identifier = ["visit_id"]\nquasi_identifier = ["patient_key", "age_years"]\n'
+        "operational = [",
+        'quasi_identifier = ["patient_key", "age_years"]\noperational = ["visit_id", ',
+    )
+    assert laxer != TEXT
+    with pytest.raises(PolicyError, match="is direct_identifier in its contract"):
+        parse_policy(laxer, "policy.toml")
+
+
+def test_a_data_directory_may_have_its_own_policy(tmp_path: Path) -> None:
+    settings = Settings(tmp_path)
+    assert load_policy(settings) == shipped_policy()
+    (tmp_path / "policy.toml").write_text(TEXT.replace("keep_days = 14", "keep_days = 30"))
+    assert load_policy(settings).retention.keep_days == 30
+
+
+# Claims
+
+
+def test_claims_are_computed() -> None:
+    policy = shipped_policy()
+    assert claim_of(policy, "admin").level == "identified"
+    assert claim_of(policy, "doctor").level == "identified"
+    analyst = claim_of(policy, "analyst")
+    assert analyst.level == "pseudonymised"
+    assert "fact_emergency_visits.arrival_at is finer than a year" in analyst.because
+    assert any("derived from an identifier" in reason for reason in analyst.because)
+    assert claim_of(policy, "executive").level == "figures"
+
+
+def test_safe_harbor_is_claimed_only_for_its_rules() -> None:
+    """An analyst who gets drawn numbers, years and no times."""
+    strict = TEXT.replace("[roles.analyst.columns]", "X", 1).split("[roles.executive]")
+    head = strict[0].split("[roles.analyst]")
+    role = """[roles.analyst]
+description = "Research."
+tables = ["dim_patient", "dim_person"]
+surrogates = "random"
+[roles.analyst.classes]
+operational = "clear"
+clinical = "clear"
+[roles.analyst.columns]
+patient_key = "token"
+patient_durable_key = "token"
+person_key = "token"
+birth_date = "year"
+zip_code = "zip3"
+sex = "clear"
+"dim_patient.valid_from_at" = "drop"
+"dim_patient.valid_to_at" = "drop"
+"""
+    text = head[0] + role + "[roles.executive]" + strict[1]
+    assert claim_of(parse_policy(text, "p"), "analyst").level == "safe_harbor_rules"
+    for harm in (
+        ('surrogates = "random"', 'surrogates = "hmac"'),
+        ('birth_date = "year"', 'birth_date = "clear"'),
+        ('zip_code = "zip3"', 'zip_code = "clear"'),
+        ('"dim_patient.valid_to_at" = "drop"', '"dim_patient.valid_to_at" = "clear"'),
+        ('sex = "clear"', 'age_at_extract_years = "clear"'),
+        ('sex = "clear"', 'city = "clear"'),
+    ):
+        assert claim_of(parse_policy(text.replace(*harm), "p"), "analyst").level in (
+            "pseudonymised", "identified",
+        )  # fmt: skip
+
+
+# Keys and tokens
+
+
+def test_tokens_are_hmac_sha256(tmp_path: Path) -> None:
+    connection = duckdb.connect()
+    connection.execute("create table t as select * from (values ('P1'), ('P2'), (null)) t(id)")
+    made = make_tokens(connection, "analyst", "visit", [("t", "id")], "hmac", KEY)
+    tokens = dict(connection.execute(f"select raw, token from {made.table}").fetchall())
+    expected = hmac.new(KEY.value, b"analyst|visit|P1", hashlib.sha256).hexdigest()
+    assert tokens["P1"] == "x" + expected[:20] and len(tokens) == 2
+
+
+def test_tokens_of_two_audiences_and_domains_do_not_join() -> None:
+    connection = duckdb.connect()
+    connection.execute("create table t as select 'V' || range as id from range(1000)")
+    seen: set[str] = set()
+    for audience, domain in itertools.product(("analyst", "executive"), ("visit", "observation")):
+        made = make_tokens(connection, audience, domain, [("t", "id")], "hmac", KEY)
+        tokens = {t for (t,) in connection.execute(f"select token from {made.table}").fetchall()}
+        assert len(tokens) == 1000 and not tokens & seen
+        seen |= tokens
+
+
+def test_numbers_keep_their_special_members_and_lots_are_drawn_anew() -> None:
+    connection = duckdb.connect()
+    connection.execute("create table t as select range - 2 as id from range(500)")
+
+    def tokens(way: str) -> dict[int, int]:
+        made = make_tokens(connection, "a", "patient", [("t", "id")], way, KEY)  # type: ignore[arg-type]
+        return dict(connection.execute(f"select raw, token from {made.table}").fetchall())
+
+    hmac_tokens, first, second = tokens("hmac"), tokens("random"), tokens("random")
+    for found in (hmac_tokens, first, second):
+        assert found[-1] == -1 and found[-2] == -2 and min(found.values()) == -2
+    assert hmac_tokens == tokens("hmac")
+    assert first != second
+
+
+def test_the_key_is_kept_apart_from_the_data(tmp_path: Path) -> None:
+    settings = Settings(tmp_path / "data")
+    inside = {"HOSPITAL_PSEUDONYM_KEY_FILE": str(settings.data_dir / "key")}
+    with pytest.raises(KeyMissingError, match="in the data directory"):
+        create_key(settings, inside)
+    outside = {"HOSPITAL_PSEUDONYM_KEY_FILE": str(tmp_path / "secrets" / "key")}
+    with pytest.raises(KeyMissingError, match="hospital key create"):
+        load_key(settings, outside)
+    path = create_key(settings, outside)
+    assert path.stat().st_mode & 0o777 == 0o600
+    key = load_key(settings, outside)
+    assert len(key.value) == 32 and key.value.hex() not in repr(key)
+    assert load_key(settings, {"HOSPITAL_PSEUDONYM_KEY": key.value.hex()}) == key
+    with pytest.raises(KeyMissingError, match="there already"):
+        create_key(settings, outside)
+    path.chmod(0o644)
+    with pytest.raises(KeyMissingError, match="chmod 600"):
+        load_key(settings, outside)
+    for bad in ("xyz", "abcd"):
+        with pytest.raises(KeyMissingError, match="HOSPITAL_PSEUDONYM_KEY"):
+            load_key(settings, {"HOSPITAL_PSEUDONYM_KEY": bad})
+
+
+# Masks: a truth table
+
+
+@pytest.mark.parametrize(
+    ("column", "mask", "value", "becomes"),
+    [
+        ("dim_patient.birth_date", "clear", date(1980, 5, 6), date(1980, 5, 6)),
+        ("dim_patient.birth_date", "null", date(1980, 5, 6), None),
+        ("dim_patient.birth_date", "year", date(1980, 5, 6), date(1980, 1, 1)),
+        ("dim_patient.birth_date", "year", date(1911, 5, 6), date(1936, 1, 1)),
+        ("dim_patient.birth_date", "year", None, None),
+        ("fact_emergency_visits.arrival_date_key", "year", 20260314, 20260101),
+        ("fact_emergency_visits.arrival_date_key", "year", -1, -1),
+        ("fact_emergency_visits.age_years", "age_cap_90", 97, 90),
+        ("fact_emergency_visits.age_years", "age_cap_90", 89, 89),
+        ("fact_emergency_visits.age_years", "age_band", 0, "0-9"),
+        ("fact_emergency_visits.age_years", "age_band", 89, "80-89"),
+        ("fact_emergency_visits.age_years", "age_band", 90, "90+"),
+        ("fact_emergency_visits.age_years", "age_band", None, None),
+        ("dim_patient.zip_code", "zip3", "60601", "606"),
+        ("dim_patient.zip_code", "zip3", "03601-1234", "000"),
+        ("dim_patient.zip_code", "zip3", "SW1A", None),
+        ("dim_patient.pre_existing_condition", "category_map:chronic_condition", "COPD", "respiratory"),
+        ("dim_patient.pre_existing_condition", "category_map:chronic_condition", "HIV", "other"),
+        ("dim_patient.pre_existing_condition", "category_map:chronic_condition", None, None),
+        ("fact_vitals.heart_rate_bpm", "round:5", 88.0, 90.0),
+        ("raw_patients.record", "json_keys:sex,age", '{"sex":"f","name":"X"}', '{"sex":"f","age":null}'),
+    ],
+)  # fmt: skip
+def test_masks_do_what_they_say(column: str, mask: str, value: object, becomes: object) -> None:
+    table, _, name = column.partition(".")
+    kind, _, argument = mask.partition(":")
+    stated, wanted = CONTRACTS[table].column(name), Mask(kind=kind, argument=argument)  # type: ignore[arg-type]
+    maps = shipped_policy().maps
+    expression = masked(stated, wanted, "v", maps, date(2026, 3, 14))
+    condition = holds(stated, wanted, "m", maps) or "true"
+    connection = duckdb.connect()
+    ((found, kept),) = connection.execute(
+        f"select m, coalesce({condition}, true) from (select {expression} as m "
+        f"from (select cast(? as {stated.duckdb_type}) as v))",
+        [value],
+    ).fetchall()
+    assert (found, kept) == (becomes, True)
+
+
+# Publications
+
+
+def test_the_roles_get_what_the_policy_says(governed: Settings) -> None:
+    patients = "select * from dimensions.dim_patient where patient_key > 0 limit 5"
+    with open_publication(governed.data_dir, "analyst") as publication:
+        names = publication.connection.sql(patients).columns
+    assert not {"patient_id", "first_name", "last_name", "street", "phone", "city"} & set(names)
+    assert {"patient_key", "birth_date", "zip_code", "sex"} <= set(names)
+    ((raw, masked_),) = rows(
+        governed, "analyst",
+        "select count(*) filter (birth_date <> date_trunc('year', birth_date)), "
+        "count(*) filter (length(zip_code) = 3) from dimensions.dim_patient",
+    )  # fmt: skip
+    assert raw == 0 and isinstance(masked_, int) and masked_ > 100
+    with open_publication(governed.data_dir, "executive") as publication:
+        tables = {n for (n,) in publication.connection.execute("select table_name from duckdb_tables()").fetchall()}  # fmt: skip
+    assert not {"dim_patient", "fact_emergency_visits", "fact_vitals"} & tables
+    assert {"kpi_waits", "dim_hospital"} <= tables
+    with open_publication(governed.data_dir, "doctor-H2") as publication:
+        names = publication.connection.sql(patients).columns
+    assert {"patient_id", "last_name", "pre_existing_condition"} <= set(names)
+    assert not {"street", "phone", "zip_code"} & set(names)
+
+
+def test_tokens_join_within_a_publication(governed: Settings) -> None:
+    sql = (
+        "select count(*), count(distinct p.patient_durable_key), sum(v.wait_minutes) "
+        "from facts.fact_emergency_visits v join dimensions.dim_patient p using (patient_key) "
+        "join dimensions.dim_person using (patient_durable_key)"
+    )
+    ((visits, persons, waits),) = rows(governed, "analyst", sql)
+    assert ((visits, persons, waits),) == tuple(rows(governed, "admin", sql))
+    raw = {k for (k,) in rows(governed, "admin", "select patient_key from dimensions.dim_patient")}
+    tokens = {k for (k,) in rows(governed, "analyst", "select patient_key from dimensions.dim_patient")}  # fmt: skip
+    assert raw & tokens == {-1}
+    vitals = "select count(*) from facts.fact_vitals semi join facts.fact_emergency_visits using (visit_id)"
+    assert rows(governed, "analyst", vitals) == rows(governed, "admin", vitals)
+
+
+def test_the_order_of_rows_does_not_follow_what_is_hidden(governed: Settings) -> None:
+    """dim_patient is stored by record number; tokens in that order would rank the numbers."""
+    tokens = [k for (k,) in rows(governed, "analyst", "select patient_key from dimensions.dim_patient")]  # fmt: skip
+    assert tokens == sorted(tokens, key=lambda token: (token is None, token))
+
+
+def test_a_doctor_sees_the_own_hospital_only(governed: Settings) -> None:
+    ((hospital, key),) = rows(
+        governed, "admin",
+        "select hospital_id, hospital_key from dimensions.dim_hospital where hospital_id = 'H2'",
+    )  # fmt: skip
+    for table in (
+        "fact_emergency_visits",
+        "fact_vitals",
+        "fact_patient_flow",
+        "fact_bed_occupancy",
+    ):
+        found = rows(governed, "doctor-H2", f"select distinct hospital_key from facts.{table}")
+        assert found == [(key,)]
+    assert {h for (h,) in rows(governed, "doctor-H2", "select distinct hospital_id from kpis.kpi_waits")} == {hospital, "all"}  # fmt: skip
+    ((strangers,),) = rows(
+        governed, "doctor-H2",
+        "select count(*) from dimensions.dim_patient where patient_key > 0 and patient_key not in "
+        "(select patient_key from facts.fact_emergency_visits union "
+        "select patient_key from facts.fact_vitals union select patient_key from facts.fact_patient_flow)",
+    )  # fmt: skip
+    assert strangers == 0
+
+
+def test_rows_are_sorted_by_hospital_and_arrival(governed: Settings) -> None:
+    found = rows(governed, "analyst", "select hospital_key, arrival_at from facts.fact_emergency_visits")  # fmt: skip
+    assert found == sorted(found)  # type: ignore[type-var]
+    with open_publication(governed.data_dir, "analyst") as publication:
+        parquet = publication.path / "parquet" / "facts" / "fact_emergency_visits.parquet"
+    again = duckdb.sql(f"select hospital_key, arrival_at from '{parquet}'").fetchall()
+    assert again == found
+
+
+def test_the_manifest_says_what_is_there(governed: Settings) -> None:
+    with open_publication(governed.data_dir, "analyst") as publication:
+        manifest, folder = publication.manifest, publication.path
+    assert manifest["policy_sha256"] == shipped_policy().sha256
+    assert manifest["key_id"] == KEY.key_id
+    assert manifest["claim"]["level"] == "pseudonymised"
+    assert manifest["leak_check"]["findings"] == 0 and manifest["leak_check"]["identifiers"] > 1000
+    columns = manifest["tables"]["dimensions.dim_patient"]["columns"]
+    assert columns["birth_date"] == {"class": "direct_identifier", "mask": "year"}
+    for name, file in manifest["files"].items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == file["sha256"]
+    every_byte = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    assert KEY.value not in every_byte and KEY.value.hex().encode() not in every_byte
+
+
+def test_no_raw_value_is_anywhere_in_the_bytes_of_a_file(
+    governed: Settings, tmp_path: Path
+) -> None:
+    """Free blocks included: the uncompressed file is searched byte by byte for unusual identifiers."""
+    ((numbers, phones),) = rows(
+        governed, "admin",
+        "select list(patient_id), list(phone) from dimensions.dim_patient where patient_key > 0",
+    )  # fmt: skip
+    with open_publication(governed.data_dir, "analyst") as publication:
+        data = (publication.path / "publication.duckdb").read_bytes()
+        plain = tmp_path / "plain.duckdb"
+    with open_publication(governed.data_dir, "admin") as publication:
+        control = publication.path / "publication.duckdb"
+    connection = duckdb.connect(config={"temp_directory": str(tmp_path)})
+    connection.execute(f"attach '{control}' as c (read_only); attach '{plain}' as p")
+    connection.execute("pragma force_compression = 'uncompressed'")
+    connection.execute("create table p.t as select patient_id, phone from c.dimensions.dim_patient")
+    connection.execute("detach p")
+    every = [*numbers, *phones]  # type: ignore[misc]
+    assert (
+        sum(v.encode() in plain.read_bytes() for v in every[:50]) == 50
+    )  # the search can find them
+    assert [v for v in every if v.encode() in data] == []
+
+
+@pytest.mark.parametrize(
+    ("sql", "audience", "place"),
+    [
+        ("update facts.fact_emergency_visits set quality_codes = 'seen_' || (select patient_id from dimensions.dim_patient where patient_key > 0 limit 1) where visit_id = (select min(visit_id) from facts.fact_emergency_visits)", "analyst", "fact_emergency_visits.quality_codes"),
+        ("update facts.fact_patient_flow set bed_id = (select lower(replace(phone, '-', '/')) from dimensions.dim_patient where phone is not null limit 1) where segment_number = 1", "analyst", "fact_patient_flow.bed_id"),
+        ("update facts.fact_vitals set quality_codes = '{\"by\": \"' || (select upper(last_name || ', ' || first_name) from dimensions.dim_patient where length(last_name) > 5 and length(first_name) > 5 limit 1) || '\"}' where spo2_scale = 1", "analyst", "fact_vitals.quality_codes"),
+        ("update facts.fact_patient_flow set discharge_disposition = (select last_name from dimensions.dim_patient where length(last_name) > 6 limit 1)", "analyst", "fact_patient_flow.discharge_disposition"),
+        ("update dimensions.dim_hospital set hospital_name = (select visit_id from facts.fact_emergency_visits limit 1) where hospital_key > 0", "executive", "dim_hospital.hospital_name"),
+        ("update dimensions.dim_condition set condition_name = (select first_name || ' ' || last_name from dimensions.dim_patient where length(last_name) > 5 limit 1)", "executive", "dim_condition.condition_name"),
+        ("update kpis.kpi_procedures set procedure_name = (select street from dimensions.dim_patient where street is not null limit 1)", "executive", "kpi_procedures.procedure_name"),
+        ("update dimensions.dim_department set department_name = (select visit_id from facts.fact_emergency_visits v join dimensions.dim_hospital h using (hospital_key) where h.hospital_id = 'H5' limit 1)", "doctor-H2", "dim_department.department_name"),
+    ],
+)  # fmt: skip
+def test_a_planted_identifier_stops_the_publication(
+    spoilt: tuple[Settings, Warehouse], sql: str, audience: str, place: str
+) -> None:
+    settings, warehouse = spoilt
+    make(settings, audience)
+    before = publications.current_version(settings.data_dir, audience)
+    warehouse.connection.execute(sql)
+    warehouse.writes += 1
+    with pytest.raises(LeakError) as raised:
+        make(settings, audience, NOW + timedelta(hours=1))
+    assert place in str(raised.value)
+    table, _, column = place.partition(".")
+    schema = CONTRACTS[table].qualified_name
+    planted = warehouse.connection.execute(
+        f"select distinct {column} from {schema} where {column} is not null"
+    ).fetchall()
+    assert not any(value in str(raised.value) for (value,) in planted if value)
+    assert publications.current_version(settings.data_dir, audience) == before
+    assert len(list((settings.data_dir / "published" / audience).iterdir())) == 2
+
+
+def test_a_doctor_may_see_identifiers_of_the_own_hospital(
+    spoilt: tuple[Settings, Warehouse],
+) -> None:
+    settings, warehouse = spoilt
+    warehouse.connection.execute(
+        "update dimensions.dim_department set department_name = (select visit_id "
+        "from facts.fact_emergency_visits v join dimensions.dim_hospital h using (hospital_key) "
+        "where h.hospital_id = 'H2' limit 1)"
+    )
+    assert make(settings, "doctor-H2").report.findings == ()
+
+
+def test_a_mask_that_failed_stops_the_publication(
+    spoilt: tuple[Settings, Warehouse], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, _ = spoilt
+    monkeypatch.setattr(publications, "masked", lambda column, mask, source, maps, on: source)
+    with pytest.raises(LeakError) as raised:
+        make(settings, "analyst")
+    for place in ("dim_patient.birth_date", "dim_patient.zip_code", "dim_patient.pre_existing_condition"):  # fmt: skip
+        assert place in str(raised.value)
+
+
+def test_a_row_filter_that_failed_stops_the_publication(
+    spoilt: tuple[Settings, Warehouse], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, _ = spoilt
+    monkeypatch.setattr(publications, "_own_rows", lambda contract, audience: "")
+    with pytest.raises(LeakError, match="rows of another hospital"):
+        make(settings, "doctor-H2")
+
+
+def test_a_publication_needs_its_tables(tmp_path: Path) -> None:
+    settings = Settings(tmp_path)
+    with pytest.raises(PublicationError, match="hospital build"):
+        make(settings, Audience("analyst"))
+    with pytest.raises(PublicationError, match="hospital publish"):
+        open_publication(tmp_path, "analyst")
+    with pytest.raises(PublicationError, match="letters, digits"):
+        open_publication(tmp_path, "../../etc")
+
+
+def test_a_publication_can_only_be_read(governed: Settings, tmp_path: Path) -> None:
+    with open_publication(governed.data_dir, "analyst") as publication:
+        for statement in (
+            "create table facts.x as select 1",
+            "delete from facts.fact_vitals",
+            f"attach '{governed.warehouse_file}' as w",
+            "select * from read_text('/etc/hostname')",
+            f"copy (select 1) to '{tmp_path / 'x.csv'}'",
+            "set enable_external_access = true",
+            "set lock_configuration = false",
+            "install httpfs",
+        ):
+            with pytest.raises(duckdb.Error):
+                publication.connection.execute(statement)
+        ((zone,),) = publication.connection.execute("select current_setting('TimeZone')").fetchall()
+        assert zone == "UTC"
+    assert not (tmp_path / "x.csv").exists()
+
+
+def test_versions_are_kept_and_can_be_asked_for(
+    spoilt: tuple[Settings, Warehouse],
+) -> None:
+    settings, warehouse = spoilt
+    first = make(settings, "executive", NOW - timedelta(days=20))
+    second = make(settings, "executive", NOW - timedelta(days=2))
+    warehouse.connection.execute("delete from kpis.kpi_waits")
+    third = make(settings, "executive", NOW)
+    assert (second.deleted, third.deleted) == ((first.version,), ())
+    assert versions(settings.data_dir, "executive") == [second.version, third.version]
+    with open_publication(settings.data_dir, "executive", NOW - timedelta(days=1)) as then:
+        assert then.version == second.version
+        ((count,),) = then.connection.execute("select count(*) from kpis.kpi_waits").fetchall()
+        assert count > 0
+    with pytest.raises(PublicationError, match="the oldest is"):
+        open_publication(settings.data_dir, "executive", NOW - timedelta(days=3))
+
+
+def test_an_open_reader_keeps_its_version_through_a_switch(
+    spoilt: tuple[Settings, Warehouse],
+) -> None:
+    settings, warehouse = spoilt
+    make(settings, "executive")
+    count = "select count(*) from kpis.kpi_waits"
+    with open_publication(settings.data_dir, "executive") as old:
+        ((before,),) = old.connection.execute(count).fetchall()
+        warehouse.connection.execute("delete from kpis.kpi_waits")
+        make(settings, "executive", NOW + timedelta(minutes=1))
+        assert old.connection.execute(count).fetchall() == [(before,)]
+        with open_publication(settings.data_dir, "executive") as new:
+            assert new.version > old.version
+            assert new.connection.execute(count).fetchall() == [(0,)]
+        make(settings, "executive", NOW + timedelta(days=30))  # deletes what is open
+        assert old.connection.execute(count).fetchall() == [(before,)]
+
+
+READER = """
+import sys
+from pathlib import Path
+from hospital_assets.governance.publications import open_publication
+seen = set()
+print("ready", flush=True)
+while not (Path(sys.argv[1]) / "stop").exists():
+    with open_publication(Path(sys.argv[1]), "executive") as p:
+        n = p.connection.execute("select count(*), max(version_number) from dimensions.dim_department").fetchall()
+        m = p.connection.execute("select count(*) from kpis.kpi_waits").fetchall()
+        assert n[0][0] > 0 and m[0][0] > 0
+        seen.add(p.version)
+print(len(seen))
+"""
+
+
+def test_readers_and_the_writer_never_wait_for_each_other(
+    spoilt: tuple[Settings, Warehouse],
+) -> None:
+    """Two other processes read without pause while this one, with the warehouse open, publishes."""
+    settings, _ = spoilt
+    make(settings, "executive")
+    command = [sys.executable, "-c", READER, str(settings.data_dir)]
+    readers = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    try:
+        for reader in readers:
+            assert reader.stdout is not None and reader.stdout.readline().strip() == "ready"
+        for minute in range(1, 5):
+            make(settings, "executive", NOW + timedelta(minutes=minute))
+        (settings.data_dir / "stop").touch()
+        for reader in readers:
+            out, err = reader.communicate(timeout=60)
+            assert reader.returncode == 0, err
+            assert int(out) >= 2
+    finally:
+        for reader in readers:
+            reader.kill()
+            reader.wait()
+
+
+def test_a_killed_publication_changes_nothing(governed: Settings, tmp_path: Path) -> None:
+    settings = replace(governed, data_dir=tmp_path)
+    settings.warehouse_file.parent.mkdir()
+    shutil.copyfile(governed.warehouse_file, settings.warehouse_file)
+    first = make(settings, "executive")
+    code = (
+        "import os, sys\n"
+        "from hospital_assets.governance import publications as p\n"
+        "p._switch = lambda *a: os.kill(os.getpid(), 9)\n"
+        "from hospital_assets_tests.test_governance import make, NOW\n"
+        "from hospital_assets.settings import load_settings\n"
+        "from datetime import timedelta\n"
+        "make(load_settings(), 'executive', NOW + timedelta(hours=1))\n"
+    )
+    shutil.copyfile(governed.settings_file, tmp_path / "hospital.toml")
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "HOSPITAL_DATA_DIR": str(tmp_path)},
+        capture_output=True,
+    )
+    assert done.returncode == -9
+    assert publications.current_version(tmp_path, "executive") == first.version
+    again = make(settings, "executive", NOW + timedelta(hours=2))
+    assert publications.current_version(tmp_path, "executive") == again.version
+
+
+def test_published_assets_stop_at_a_leak_and_say_where(
+    spoilt: tuple[Settings, Warehouse], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, warehouse = spoilt
+    monkeypatch.setenv("HOSPITAL_PSEUDONYM_KEY", KEY.value.hex())
+    definitions = build_definitions(settings)
+    report = run_publish(definitions, settings, ["executive"])
+    assert report.failures == [] and [c.name for c in report.checks] == ["nothing_leaks"]
+    assert all(check.passed and check.blocking for check in report.checks)
+    before = publications.current_version(settings.data_dir, "executive")
+    warehouse.connection.execute(
+        "update dimensions.dim_hospital set hospital_name = "
+        "(select visit_id from facts.fact_emergency_visits limit 1) where hospital_key > 0"
+    )
+    warehouse.writes += 1
+    report = run_publish(definitions, settings, ["executive"])
+    (check,) = report.failed_checks
+    assert "dim_hospital.hospital_name" in check.description
+    assert publications.current_version(settings.data_dir, "executive") == before
+
+
+def test_publications_are_assets_with_their_tables() -> None:
+    graph = build_definitions(Settings(Path("nowhere"))).resolve_asset_graph()
+    for role in shipped_policy().roles:
+        node = graph.get(dg.AssetKey(f"publication_{role}"))
+        assert node.group_name == "publications" and node.owners == ["team:data-governance"]
+        parents = {key.path[-1] for key in node.parent_keys}
+        assert parents == {contract.name for contract in shipped_policy().tables_of(role)}
+    build_jobs = {"daily_batch", "full_refresh", "settle", "all_checks"}
+    definitions = build_definitions(Settings(Path("nowhere")))
+    for job in build_jobs:
+        names = {node.name for node in definitions.resolve_job_def(job).graph.nodes}
+        assert not any(name.startswith("publication_") for name in names)
+
+
+# Small cells
+
+
+def test_g23_a_small_cell_takes_another_with_it() -> None:
+    values = {("H", "a"): (40,), ("H", "b"): (7,), ("H", "c"): (12,)}
+    assert suppress(values, [Line(list(values))], 11) == {("H", "b"), ("H", "c")}
+
+
+def table_of(seed: int) -> tuple[dict[tuple[object, ...], tuple[int]], list[Line]]:
+    """Hospitals x categories with totals of both, and groups of categories."""
+    draw = random.Random(seed)
+    hospitals, categories = draw.randint(2, 6), draw.randint(2, 7)
+    scale = draw.choice([5, 15, 60])
+    cells = {
+        ("cell", h, c): (draw.choice([0, 1, draw.randint(0, scale), draw.randint(0, 10 * scale)]),)
+        for h in range(hospitals)
+        for c in range(categories)
+    }
+    lines = [Line([("cell", h, c) for c in range(categories)]) for h in range(hospitals)]
+    for c in range(categories):
+        parts = [("cell", h, c) for h in range(hospitals)]
+        total = ("cell", "all", c)
+        cells[total] = (sum(cells[p][0] for p in parts),)
+        lines.append(Line(parts, total))
+    lines.append(Line([("cell", "all", c) for c in range(categories)]))
+    for h in (*range(hospitals), "all"):
+        for g in range(2):
+            parts = [("cell", h, c) for c in range(categories) if c % 2 == g]
+            total = ("group", h, g)
+            cells[total] = (sum(cells[p][0] for p in parts),)
+            lines.append(Line(parts, total))
+    return cells, lines
+
+
+def test_a_margin_solver_recovers_no_small_cell() -> None:
+    plain = attacked = 0
+    for seed in range(60):
+        cells, lines = table_of(seed)
+        small = {c for c, (n,) in cells.items() if 0 < n < 11}
+        plain += len(determined(small, lines) & small)
+        hidden = suppress(cells, lines, 11)
+        assert small <= hidden
+        found = determined(hidden, lines) & small
+        # What follows even when nothing at all is shown, no leaving out can hide.
+        hopeless = determined({c for c, (n,) in cells.items() if n}, lines)
+        assert found <= hopeless, seed
+        attacked += len(small)
+    assert (
+        plain > 50 and attacked > 500
+    )  # the attack works on tables with small cells left out only
+
+
+def bounds(
+    published: dict[tuple[object, ...], int], lines: list[Line], base: int
+) -> dict[tuple[object, ...], tuple[int, int]]:
+    """What rounding and sums together say of each count: bounds, drawn in until nothing changes."""
+    low = {c: max(0, n - base + 1) for c, n in published.items()}
+    high = {c: n + base - 1 for c, n in published.items()}
+    changed = True
+    while changed:
+        changed = False
+        for line in lines:
+            if line.total is None:
+                continue
+            for cell in line.cells():
+                others = [c for c in line.parts if c != cell]
+                if cell == line.total:
+                    down, up = sum(low[c] for c in others), sum(high[c] for c in others)
+                else:
+                    down = low[line.total] - sum(high[c] for c in others)
+                    up = high[line.total] - sum(low[c] for c in others)
+                if down > low[cell] or up < high[cell]:
+                    low[cell], high[cell] = max(low[cell], down), min(high[cell], up)
+                    changed = True
+    return {c: (low[c], high[c]) for c in published}
+
+
+def test_rounded_tables_give_no_small_count_away(governed: Settings) -> None:
+    sql = "select hospital_id, department_name, triage_level, visit_count from kpis.kpi_waits"
+    true = {tuple(r[:3]): int(r[3]) for r in rows(governed, "admin", sql)}  # type: ignore[call-overload]
+    shown = {tuple(r[:3]): int(r[3]) for r in rows(governed, "executive", sql)}  # type: ignore[call-overload]
+    assert set(true) == set(shown) and all(n % 5 == 0 for n in shown.values())
+    assert all(abs(true[c] - shown[c]) < 5 for c in true)
+    lines = []
+    for axis in range(3):
+        for total in true:
+            if total[axis] == "all":
+                parts = [
+                    c for c in true
+                    if c[axis] != "all" and c[:axis] + c[axis + 1 :] == total[:axis] + total[axis + 1 :]
+                ]  # fmt: skip
+                if parts:
+                    lines.append(Line(parts, total))
+    small = {c for c, n in true.items() if 0 < n < 11}
+    found = bounds(shown, lines, 5)
+    assert len(small) > 20
+    assert [c for c in small if found[c][0] == found[c][1]] == []
+    assert all(found[c][0] <= true[c] <= found[c][1] for c in true)  # the attacker reasons soundly
+
+
+def test_what_follows_from_counts_is_computed_from_what_is_shown(governed: Settings) -> None:
+    found = rows(
+        governed, "executive",
+        "select numerator_count, denominator_count, value_pct from kpis.kpi_lwbs_daily",
+    )  # fmt: skip
+    for part, whole, share in found:
+        assert part <= whole  # type: ignore[operator]
+        if share is not None:
+            assert share == pytest.approx(100 * part / whole)  # type: ignore[operator]
+    ((small_averages,),) = rows(
+        governed, "executive",
+        "select count(*) from kpis.kpi_waits where wait_count <= 5 and wait_average_minutes is not null",
+    )  # fmt: skip
+    assert small_averages == 0
+    total = "select sum(visit_count) from kpis.kpi_waits where hospital_id = 'all' and department_name = 'all' and triage_level = 'all'"
+    ((shown,),), ((true,),) = rows(governed, "executive", total), rows(governed, "admin", total)
+    assert abs(shown - true) < 5  # type: ignore[operator]
+
+
+def test_published_small_cells_cannot_be_solved(governed: Settings) -> None:
+    """The attack on the tables as published: every null that follows from totals is a failure."""
+    sql = "select hospital_id, characteristic, category, visit_count, patient_count from kpis.kpi_demographics"
+    true = {tuple(r[:3]): r[3:] for r in rows(governed, "admin", sql)}
+    shown = {tuple(r[:3]): r[3:] for r in rows(governed, "executive", sql)}
+    hidden = {c for c, counts in shown.items() if None in counts}
+    small = {c for c, counts in true.items() if any(0 < n < 11 for n in counts)}  # type: ignore[operator]
+    assert small and small <= hidden
+    assert all(shown[c] == true[c] for c in true if c not in hidden)
+    lines = []
+    for hospital, what in {c[:2] for c in true}:
+        lines.append(Line([c for c in true if c[:2] == (hospital, what)]))
+    for what in {c[1:] for c in true}:
+        parts = [c for c in true if c[1:] == what and c[0] != "all"]
+        lines.append(Line(parts, ("all", *what)))
+    assert determined(hidden, lines) & small == set()
+
+
+def test_the_same_draws_every_time(governed: Settings) -> None:
+    """Publishing often must not let anybody average the rounding away."""
+    sql = "select * from kpis.kpi_waits order by all"
+    before = rows(governed, "executive", sql)
+    make(governed, "executive", NOW + timedelta(minutes=5))
+    assert rows(governed, "executive", sql) == before
+    assert rows(governed, "analyst", sql) == before
+    assert json.loads((governed.data_dir / "published" / "executive" / "current.json").read_text())
