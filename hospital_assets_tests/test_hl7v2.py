@@ -1,0 +1,319 @@
+"""HL7 v2: every message accounted for, every field as an independent reader reads it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hl7
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hospital_assets.landing.content import read_content
+from hospital_assets.landing.hl7v2 import iso_time, normalised
+from hospital_assets_tests.conftest import SHARED
+
+FIXTURES = SHARED / "hl7v2_messages"
+
+
+@pytest.fixture(scope="session")
+def samples() -> Path:
+    if not FIXTURES.is_dir():
+        pytest.skip(f"HL7 v2 sample messages are not at {FIXTURES}")
+    return FIXTURES
+
+
+def records(text: str, encoding: str = "utf-8") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in normalised(text, encoding)]
+
+
+def landed(path: Path) -> list[dict[str, Any]]:
+    content = read_content(path)
+    return records(content.text, content.encoding)
+
+
+def recorded_run(samples: Path) -> str:
+    return read_content(samples / "simhospital" / "messages.out").text
+
+
+def kinds(found: list[dict[str, Any]]) -> Counter[str]:
+    return Counter(str(record.get("@problem") or record["@segment"]) for record in found)
+
+
+HEADER = r"MSH|^~\&|APP|FAC|US|HERE|20260501120000||ADT^A01^ADT_A01|M1|P|2.5.1"
+
+
+def message(*segments: str, header: str = HEADER) -> str:
+    return "\r".join((header, *segments)) + "\r"
+
+
+# --- the samples ---------------------------------------------------------------------------------
+
+
+def test_every_message_of_the_recorded_run_is_read(samples: Path) -> None:
+    found = records(recorded_run(samples))
+    messages = [record for record in found if record["@segment"] == "MSH"]
+    assert Counter((m["MSH-9"], m["MSH-9.2"]) for m in messages) == {
+        ("ADT", "A01"): 400, ("ORU", "R01"): 610, ("MDM", "T02"): 2, ("ADT", "A34"): 1,
+    }  # fmt: skip
+    assert not any("@problem" in record for record in found)
+    assert len({m["PID-3"] for m in messages}) == 403
+    wards = {"ED": 0, "OtherWard": 0, "RenalWard": 0}
+    for m in messages:
+        if m.get("PV1-3") in wards:
+            wards[m["PV1-3"]] += 1
+    assert wards == {"ED": 218, "OtherWard": 688, "RenalWard": 104}
+    orders = Counter(r["OBR-4.2"] for r in found if r["@segment"] == "OBR")
+    assert orders["Vital Signs"] == 61
+    assert sum(orders.values()) == 610
+
+
+def test_every_sample_message_is_read(samples: Path) -> None:
+    paths = sorted((samples / "fhir_converter").glob("*.hl7"))
+    assert len(paths) == 77
+    heads = []
+    for path in paths:
+        found = landed(path)
+        assert not any("@problem" in record for record in found), path.name
+        heads += [record for record in found if record["@segment"] == "MSH"]
+    assert len(heads) == 77
+    assert {m["MSH-12"] for m in heads} == {"2.3", "2.4", "2.5", "2.5.1", "2.8"}
+    assert all(m["@event_at"] for m in heads)
+
+
+def test_every_record_says_its_own_line(samples: Path) -> None:
+    for path in [*sorted((samples / "fhir_converter").glob("*.hl7")),
+                 samples / "simhospital" / "messages.out"]:  # fmt: skip
+        content = read_content(path)
+        lines = re.split(r"\r\n|\r|\n", content.text)
+        found = records(content.text, content.encoding)
+        assert len({record["@line"] for record in found}) == len(found)
+        for record in found:
+            assert record["@record"].startswith(lines[record["@line"] - 1][:9])
+
+
+def test_nothing_of_a_message_is_lost_in_its_record(samples: Path) -> None:
+    text = recorded_run(samples)
+    kept = [r["@record"] for r in records(text) if r["@segment"] == "MSH"]
+    assert "\r".join(kept) == re.sub(r"[\r\n]+", "\r", text).strip("\r")
+
+
+def test_fields_are_what_another_reader_reads(samples: Path) -> None:
+    text = recorded_run(samples)
+    texts = re.split(r"(?<=[\r\n])(?=MSH\|)", text)[::40]
+    texts += [read_content(path).text for path in sorted((samples / "fhir_converter").glob("*.hl7"))]
+    compared = 0
+    for one in texts:
+        ours, *others = records(one)
+        theirs = hl7.parse("\r".join(line for line in re.split(r"[\r\n]+", one) if line.strip()))
+        segments = Counter(str(segment[0]) for segment in theirs)
+        for name, value in ours.items():
+            match = re.fullmatch(r"(\w{3})-(\d+)(?:\[(\d+)\])?(?:\.(\d+))?(?:\.(\d+))?", name)
+            if match is None or name == "MSH-2":
+                continue
+            segment, place, repetition, component, sub = match.groups()
+            if repetition is None and f"{segment}-{place}[1]" in ours:
+                continue  # the chosen repetition is compared under its own number
+            numbers = [int(place), int(repetition or 1), int(component or 1), int(sub or 1)]
+            expected = theirs.unescape(theirs.extract_field(segment, 1, *numbers))
+            assert value == expected or value == iso_time(expected)[: len(value)], (name, one[:80])
+            compared += 1
+        # And nothing is missing: every field that has something in it is named.
+        for segment in theirs:
+            kind = str(segment[0])
+            if segments[kind] == 1 and kind not in ("MSH", "DG1", "PR1", "OBR", "OBX", "NTE", "ROL"):
+                for place in range(1, len(segment)):
+                    if re.sub(r"[\^~&]", "", str(segment[place])):
+                        prefix = f"{kind}-{place}"
+                        named = {name for record in (ours, *others) for name in record}
+                        assert any(re.match(rf"{prefix}\b", name) for name in named), prefix
+    assert compared > 10_000
+
+
+# --- messages made to be awkward -------------------------------------------------------------------
+
+KINDS: dict[str, tuple[str, dict[str, int]]] = {
+    "a message": (message("PID|1||7"), {"MSH": 1}),
+    "LF": (message("PID|1||7").replace("\r", "\n"), {"MSH": 1}),
+    "CRLF": (message("PID|1||7").replace("\r", "\r\n"), {"MSH": 1}),
+    "a byte-order mark": ("\ufeff" + message("PID|1||7"), {"MSH": 1}),
+    "blank lines between": ("\n\n".join([message("PID|1||7")] * 3), {"MSH": 3}),
+    "framed": ("\x0b" + message("PID|1||7") + "\x1c\r" + "\x0b" + message() + "\x1c\r", {"MSH": 2}),
+    "framed, the last cut off": (
+        "\x0b" + message("PID|1||7") + "\x1c\r" + "\x0b" + HEADER + "\rPID|1||",
+        {"MSH": 1, "message_cut_off": 1},
+    ),
+    "framed, one in the middle cut off": (
+        "\x0b" + HEADER + "\rPID|" + "\x0b" + message() + "\x1c\r", {"MSH": 1, "message_cut_off": 1},
+    ),
+    "a batch": (
+        "FHS|^~\\&|A\rBHS|^~\\&|A\r" + message() * 2 + "BTS|2\rFTS|1\r", {"MSH": 2},
+    ),
+    "a batch that lacks a message": (
+        "BHS|^~\\&|A\r" + message() + "BTS|2\r", {"MSH": 1, "batch_count_wrong": 1},
+    ),
+    "a batch file without its end": (
+        "FHS|^~\\&|A\rBHS|^~\\&|A\r" + message(), {"MSH": 1, "batch_count_wrong": 1},
+    ),
+    "text before the first message": ("hello\nworld\n" + message(), {"no_message_header": 1, "MSH": 1}),
+    "no message at all": ("PID|1||7\r", {"no_message_header": 1}),
+    "no delimiters": ("MSH\rPID|1||7\r" + message(), {"delimiters_unusable": 1, "MSH": 1}),
+    "equal delimiters": ("MSH||||\rPID|1\r", {"delimiters_unusable": 1}),
+    "no type": ("MSH|^~\\&|A|B|C|D|2026|||M1|P|2.3\r", {"message_type_missing": 1}),
+    "only a header": ("MSH|^~\\&|A|B|C|D|2026||ADT^A08|M1|P|2.3", {"MSH": 1}),
+    "diagnoses and procedures": (
+        message("PID|1||7", "PV1|1|E", "DG1|1||J20", "DG1|2||I10", "PR1|1||X"),
+        {"MSH": 1, "DG1": 2, "PR1": 1},
+    ),
+    "two orders": (
+        message("PID|1||7", "OBR|1", "OBX|1", "OBX|2", "NTE|1", "OBR|2", "OBX|1"),
+        {"MSH": 1, "OBR": 2},
+    ),
+    "two patients": (message("PID|1||7", "MRG|8", "PID|2||9", "MRG|10"), {"MSH": 1, "PID": 1}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_text_is_accounted_for(kind: str) -> None:
+    text, expected = KINDS[kind]
+    assert kinds(records(text)) == expected
+
+
+def test_other_delimiters() -> None:
+    (found,) = records("MSH#*%!@#APP#FAC#US#HERE#2026##ADT*A01#M1#P#2.3\rPID#1##7***A*PI%8***B*MR#\r")
+    assert (found["MSH-9.2"], found["PID-3"], found["PID-3[1].4"]) == ("A01", "8", "A")
+
+
+def test_the_record_number_stands_for_repeated_identifiers() -> None:
+    said = "PID|1||1^^^N^SS~2^^^H^MR~3^^^X^PI"
+    (found,) = records(message(said))
+    assert (found["PID-3"], found["PID-3.5"], found["PID-3[1]"]) == ("2", "MR", "1")
+    assert records(message(said.replace("MR", "ZZ")))[0]["PID-3"] == "3"
+    assert records(message("PID|1||1^^^N~2^^^H"))[0]["PID-3"] == "1"
+
+
+def test_null_is_not_absent() -> None:
+    (found,) = records(message('PV1|1|E|""||||""^X'))
+    assert found["PV1-3"] == '""' and found["PV1-7"] == '""' and "PV1-4" not in found
+
+
+ESCAPES = {
+    r"A\T\E": "A&E", r"\F\\S\\T\\R\\E\ ": "|^&~\\ ", r"\X41\\X0D0A\b": "A\r\nb", r"\XC3A9\ ": "é ",
+    r"\XE9\ ": "é ", r"x\.br\y": "x\ny", r"\H\bold\N\ ": "bold ", r"\Z12\ ": r"\Z12" + "\\ ",
+    r"a\b": r"a\b", "ends\\": "ends\\", r"\E\R\ ".strip(): "\\R\\", r"c:\dir\F\x": r"c:\dir|x",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("written", ESCAPES)
+def test_escapes(written: str) -> None:
+    (found,) = records(message(f"PV2|1|x|^{written}"))
+    assert found["PV2-3.2"] == ESCAPES[written]
+
+
+TIMES = {
+    "20200501123045.1234+0100": "2020-05-01T12:30:45.1234+01:00", "202005011230": "2020-05-01T12:30:00",
+    "2020050112": "2020-05-01T12:00:00", "20200501": "2020-05-01", "20200501123045": "2020-05-01T12:30:45",
+    "202005011230-0500": "2020-05-01T12:30:00-05:00", "2020": "2020", "202005": "202005", "soon": "soon",
+    "20200501123045.12345678": "2020-05-01T12:30:45.123456", "": "",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("written", TIMES)
+def test_timestamps(written: str) -> None:
+    assert iso_time(written) == TIMES[written]
+
+
+def test_when_an_event_happened() -> None:
+    def at(trigger: str, evn: str, pv1: str = "") -> str:
+        header = HEADER.replace("A01^ADT_A01", trigger)
+        return str(records(message(evn, pv1, header=header))[0]["@event_at"])[:10]
+
+    visit = "PV1|1|E" + "|" * 42 + "20260101|20260109"
+    assert at("A01", "EVN||20260102||||20260103", visit) == "2026-01-03"
+    assert at("A01", "EVN||20260102", visit) == "2026-01-01"
+    assert at("A03", "EVN||20260102", visit) == "2026-01-09"
+    assert at("A02", "EVN||20260102", visit) == "2026-01-02"
+    assert at("A03", "EVN||20260102") == "2026-01-02"
+    assert at("A02", "EVN|A02") == "2026-05-01"
+
+
+@pytest.mark.parametrize(
+    ("charset", "codec"), [("8859/1", "latin-1"), ("8859/2", "iso8859-2"), ("", "utf-8"),
+                           ("UNICODE UTF-8", "utf-8"), ("8859/5", "iso8859-5")],
+)  # fmt: skip
+def test_character_sets(charset: str, codec: str, tmp_path: Path) -> None:
+    name = {"iso8859-5": "Иванов", "iso8859-2": "Dvořák"}.get(codec, "Gérard")
+    other = message("PID|1||8||M\xe9lanie", header=HEADER + "||||||8859/1").encode("latin-1")
+    said = message(f"PID|1||7||{name}", header=HEADER + f"||||||{charset}").encode(codec)
+    (tmp_path / "m.hl7").write_bytes(said + other)
+    assert [record["PID-5"] for record in landed(tmp_path / "m.hl7")] == [name, "Mélanie"]
+
+
+def test_a_message_sent_again_has_the_same_digest() -> None:
+    again = HEADER.replace("20260501120000", "20260501120500")
+    first, second, third = (
+        records(message("PID|1||7", header=header))[0]["@digest"]
+        for header in (HEADER, again, HEADER.replace("A01", "A08"))
+    )
+    assert first == second != third
+
+
+def test_a_line_break_inside_a_field_does_not_end_the_message() -> None:
+    found = records(message("PID|1||7", "OBR|1", "OBX|1|TX|N||first", "and second||"))
+    assert [o["OBX-5"] for o in found[1]["OBX"]] == ["first\nand second"]
+
+
+# --- properties --------------------------------------------------------------------------------------
+
+TEXTS = st.text(
+    st.characters(blacklist_categories=("Cs", "Cc"), blacklist_characters="\x85\u2028\u2029"),
+    min_size=1, max_size=12,
+).filter(lambda text: text.strip() == text)  # fmt: skip
+DELIMITERS = st.permutations("|^~\\&#@!*%$;").map(lambda p: "".join(p[:5]))
+
+
+def encoded(text: str, delimiters: str) -> str:
+    letters = dict(zip(delimiters, "FSRET", strict=True))
+    escape = delimiters[3]
+    return "".join(f"{escape}{letters[c]}{escape}" if c in letters else c for c in text)
+
+
+@given(
+    delimiters=DELIMITERS,
+    people=st.lists(st.lists(TEXTS, min_size=1, max_size=6), min_size=1, max_size=5),
+    ending=st.sampled_from(["\r", "\n", "\r\n"]),
+    frame=st.booleans(),
+)
+def test_what_is_written_is_read(
+    delimiters: str, people: list[list[str]], ending: str, frame: bool
+) -> None:
+    f, component = delimiters[0], delimiters[1]
+
+    def written() -> Iterator[str]:
+        for place, names in enumerate(people):
+            header = f.join([f"MSH{f}{delimiters[1:]}", "A", "B", "C", "D", "2026", "", "ADT", str(place)])
+            name = component.join(encoded(part, delimiters) for part in names)
+            said = ending.join([header, f.join(["PID", "1", "", "7", "", name]), ""])
+            yield f"\x0b{said}\x1c\r" if frame else said
+
+    found = records("".join(written()))
+    assert [[r[f"PID-5.{n}"] if len(names) > 1 or n > 1 else r["PID-5"]
+             for n in range(1, len(names) + 1)]
+            for r, names in zip(found, people, strict=True)] == people  # fmt: skip
+
+
+@given(st.lists(st.sampled_from([
+    HEADER, "PID|1||7", "OBR|1", "OBX|1|NM|x||5", "DG1|1||J20", "\x0b", "\x1c", "FHS|^~\\&", "BTS|9",
+    "MSH", "MSH|", "MSH|^", "", "noise", "\ufeff", '""', "MSH|^~\\&|||||||^A01|\\", "PID", "OBX",
+]), max_size=12), st.sampled_from(["\r", "\n", ""]))  # fmt: skip
+def test_no_text_stops_the_reader_or_loses_a_line(lines: list[str], ending: str) -> None:
+    text = ending.join(lines)
+    found = records(text)
+    said = "".join(r["@record"] for r in found if r.get("@segment", "MSH") in ("MSH", "PID"))
+    for line in ("noise", "PID|1||7", "J20"):
+        assert said.count(line) == text.count(line)
