@@ -119,6 +119,31 @@ def _parser() -> argparse.ArgumentParser:
             "--until-end", action="store_true", help=f"stop where the {stream} ends"
         )
         source.set_defaults(run=_listen_to_stream, source=name)
+    listened = sources.add_parser(
+        "hl7", help="take HL7 v2 messages from the network (MLLP), acknowledge what has landed"
+    )
+    listened.add_argument("--port", type=int, default=2575)
+    listened.add_argument("--host", default="127.0.0.1", help="default: this machine only")
+    listened.add_argument("--profile", default="hl7v2-adt", help="source profile to land for")
+    listened.add_argument("--tls-cert", type=Path, metavar="PEM", help="server certificate chain")
+    listened.add_argument("--tls-key", type=Path, metavar="PEM")
+    listened.add_argument(
+        "--tls-client-ca", type=Path, metavar="PEM", help="take only clients with its certificates"
+    )
+    listened.add_argument(
+        "--insecure-network", action="store_true",
+        help="listen beyond this machine without TLS; messages cross the network in the clear",
+    )  # fmt: skip
+    listened.add_argument(
+        "--processing-id", action="append", choices=["P", "D", "T"],
+        help="accept only messages with this MSH-11 (default all)",
+    )  # fmt: skip
+    listened.add_argument("--max-connections", type=int, default=64)
+    listened.add_argument("--max-message-bytes", type=int, default=4_000_000)
+    listened.add_argument(
+        "--file-seconds", type=float, default=10, help="finish a file when it is so old"
+    )
+    listened.set_defaults(run=_listen_to_mllp)
 
     alerts = commands.add_parser("alerts", help="open alerts: list, acknowledge, resolve, test")
     alerts.add_argument(
@@ -392,6 +417,41 @@ def _listen_to_stream(options: argparse.Namespace, settings: Settings) -> int:
             until_end=options.until_end,
             say=lambda text: print(text, flush=True),
         )  # fmt: skip
+    return 0
+
+
+def _listen_to_mllp(options: argparse.Namespace, settings: Settings) -> int:
+    import logging
+    import signal
+
+    from hospital_assets.listeners.mllp import ListenerOptions, listen, server_tls
+    from hospital_assets.landing.profile import load_profile
+
+    if bool(options.tls_cert) != bool(options.tls_key):
+        raise ValueError("--tls-cert and --tls-key belong together")
+    tls = None
+    if options.tls_cert:
+        tls = server_tls(options.tls_cert, options.tls_key, options.tls_client_ca)
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+    counts = listen(
+        ListenerOptions(
+            folder=settings.landing / load_profile(options.profile).name / "mllp",
+            host=options.host, port=options.port,
+            processing_ids=tuple(options.processing_id or ("P", "D", "T")),
+            max_connections=options.max_connections,
+            max_message_bytes=options.max_message_bytes,
+            file_seconds=options.file_seconds, quiet_seconds=min(2.0, options.file_seconds),
+            tls=tls, is_open=options.insecure_network,
+        ),
+        lambda loop, stop: [
+            loop.add_signal_handler(number, stop.set) for number in (signal.SIGINT, signal.SIGTERM)
+        ],
+        lambda host, port: print(f"listening on {host} port {port}", flush=True),
+    )  # fmt: skip
+    print(
+        f"{counts.accepted:,} messages landed, {counts.rejected:,} rejected, "
+        f"{counts.failed:,} could not be stored"
+    )
     return 0
 
 

@@ -12,13 +12,14 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 #: Segments that open a batch or end one; they carry no records of their own.
 ENVELOPE = ("FHS", "BHS", "BTS", "FTS")
-#: Segments of which each becomes a record of its own; an OBR takes the OBX that follow it along.
-PARTS = ("DG1", "PR1", "OBR")
+#: Segments that a message repeats: lists in its record.
+LISTS = frozenset({"DG1", "PR1", "OBR", "OBX", "AL1", "NK1", "IN1", "GT1"})
 #: Fields whose type is TS or DTM, and those that mean a date whatever their type.
 _TIMES = frozenset({
     "MSH-7", "EVN-2", "EVN-3", "EVN-6", "PID-29", "PID-33", "PV1-44", "PV1-45", "PV2-8", "PV2-9",
@@ -40,8 +41,7 @@ _CODECS = {
 
 #: MLLP's frame bytes, which captured traffic and the listener's files keep.
 FRAME_START, FRAME_END = "\x0b", "\x1c"
-_TOKEN = re.compile("[^\r\n\x0b\x1c]+|\x0b|\x1c")
-_BREAK = re.compile(r"\r\n|\r|\n")
+_FRAMED = re.compile("([\x0b\x1c])")
 _SEGMENT_ID = re.compile(r"[A-Z][A-Z0-9]{2}")
 _TIMESTAMP = re.compile(
     r"(\d{4})(\d\d)(\d\d)(?:(\d\d)(?:(\d\d)(?:(\d\d)(\.\d{1,9})?)?)?)?([+-]\d{4})?"
@@ -74,186 +74,176 @@ class _Text:
     """A message, or text that is none, as it stands in the file."""
 
     line: int
-    segments: list[tuple[int, str]] = field(default_factory=list)
+    segments: list[str] = field(default_factory=list)
     problem: str | None = None
 
-    @property
-    def verbatim(self) -> str:
-        return "\r".join(segment for _, segment in self.segments)
+
+_Record = dict[str, Any]
 
 
-def normalised(text: str, encoding: str = "utf-8") -> Iterator[str]:
-    r"""The records of a landed HL7 v2 text, each as one JSON object.
+def normalised(lines: Iterable[str], encoding: str = "utf-8") -> Iterator[str]:
+    r"""The messages of a landed HL7 v2 text, each as one JSON object; in bounded memory.
 
-    A message is a record (`@segment` is `MSH`), and so is each DG1, PR1 and OBR group in it and each
-    PID group after the first (`@segment` says which): these carry the fields of the message's header
-    too. Keys are `PV1-19` (first component), `PV1-3.4` (component), `PID-5.1.2` (subcomponent) and
-    `PID-3[2].1` (second repetition); a repeated identifier is represented by the medical record
-    number. Values are decoded; `""` (HL7's null: delete what you have) stays `""`, what is absent
-    has no key. Timestamps are written as ISO 8601, `PID-7` as a date. `OBX` is a list of objects.
+    Keys are `PV1-19` (first component), `PV1-3.4` (component), `PID-5.1.2` (subcomponent) and
+    `PID-3[2].1` (a repetition other than the one that stands for the field: the first, or of
+    identifiers the medical record number). Segments that repeat are lists under their name, as in
+    `OBX`; of others the first counts, and notes (NTE) stand in the record only. Values are decoded; `""` (HL7's null: delete what you have) stays `""`, what is absent has
+    no key. Timestamps are written as ISO 8601, `PID-7` as a date.
 
-    Beside them stand `@line` (physical line of the segment), `@record` (the segments verbatim,
-    separated by CR), `@digest` (of the event and its content, without the rest of MSH, so that a
-    message sent again is known again), `@event_at` (see `occurred`) and, where something cannot be
-    read, `@problem`: `no_message_header`, `delimiters_unusable`, `message_type_missing`,
-    `message_cut_off` or `batch_count_wrong`.
+    Beside them stand `@line` (physical line of the header), `@record` (the message verbatim, its
+    segments separated by CR), `@digest` (of the event and the content, without the rest of MSH, so
+    that a message sent again is known again), `@event_at` (see `occurred`) and in each OBX `@order`
+    (which OBR it follows) and `@observed_at` (OBX-14, else OBR-7, else MSH-7). Each further
+    patient of a message (PID group) is a record of its own with the same MSH and EVN.
+
+    What cannot be read has only `@line`, `@record` and `@problem`: `no_message_header`,
+    `delimiters_unusable`, `message_type_missing`, `message_cut_off` or `batch_count_wrong`.
 
     Args:
-        text: the file's text, line ends and MLLP frame bytes as landed.
-        encoding: how the text was decoded. Only `latin-1` leaves the choice to MSH-18.
+        lines: the lines of the text with their ends, any of CR, LF, CRLF; MLLP frame bytes may
+            stand in them.
+        encoding: how the text was decoded; only `latin-1` leaves the choice to MSH-18.
     """
-    for found in _messages(text):
+    for found in _messages(lines):
         yield from map(_as_json, _records(found, encoding))
 
 
 _as_json = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
 
 
-def _messages(text: str) -> Iterator[_Text]:
+def _messages(lines: Iterable[str]) -> Iterator[_Text]:
     """Messages and what stands between them, each with the line it begins on."""
     current: _Text | None = None
-    messages = batches = 0
+    messages = batches = number = 0
     is_framed = is_batch_file = False
-    number, position = 1, 0
-    for match in _TOKEN.finditer(text):
-        start = match.start()
-        if start > position:
-            number += len(_BREAK.findall(text, position, start))
-        position = match.end()
-        line = match.group()
-        if line == FRAME_START or line == FRAME_END:
-            if current is not None:
-                if is_framed and line == FRAME_START:
-                    current.problem = current.problem or "message_cut_off"
-                yield current
-                current = None
-            is_framed = line == FRAME_START
-            continue
-        if start == 0:
-            line = line.removeprefix("\ufeff")
-        kind = line[:3]
-        if kind == "MSH":
-            if current is not None:
-                yield current
-            messages += 1
-            current = _Text(number, [(number, line)])
-        elif kind in ENVELOPE:
-            if current is not None:
-                yield current
-                current = None
-            said = line.split(line[3:4] or "|")[1:2]
-            counted = batches if kind == "FTS" else messages
-            if kind in ("BTS", "FTS") and said and said[0].isdecimal() and int(said[0]) != counted:
-                yield _Text(number, [(number, line)], "batch_count_wrong")
-            if kind == "BHS":
-                batches, messages = batches + 1, 0
-            is_batch_file = kind != "FTS" and (is_batch_file or kind == "FHS")
-        elif line.strip():
-            if current is None:
-                current = _Text(number, problem="no_message_header")
-            is_segment = _SEGMENT_ID.fullmatch(kind) and not line[3:4].isalnum()
-            if is_segment or current.problem:
-                current.segments.append((number, line))
-            else:
-                # A line break inside a field: senders should escape it, many do not.
-                where, before = current.segments[-1]
-                current.segments[-1] = (where, f"{before}\n{line}")
+    for number, landed in enumerate(lines, start=1):
+        landed = landed.rstrip("\r\n")
+        if number == 1:
+            landed = landed.removeprefix("\ufeff")
+        has_frame = FRAME_START in landed or FRAME_END in landed
+        for line in _FRAMED.split(landed) if has_frame else (landed,):
+            if line in (FRAME_START, FRAME_END):
+                if current is not None:
+                    if is_framed and line == FRAME_START:
+                        current.problem = current.problem or "message_cut_off"
+                    yield current
+                    current = None
+                is_framed = line == FRAME_START
+                continue
+            kind = line[:3]
+            if kind == "MSH":
+                if current is not None:
+                    yield current
+                messages += 1
+                current = _Text(number, [line])
+            elif kind in ENVELOPE:
+                if current is not None:
+                    yield current
+                    current = None
+                said = line.split(line[3:4] or "|")[1:2]
+                counted = batches if kind == "FTS" else messages
+                is_trailer = kind in ("BTS", "FTS")
+                if is_trailer and said and said[0].isdecimal() and int(said[0]) != counted:
+                    yield _Text(number, [line], "batch_count_wrong")
+                if kind == "BHS":
+                    batches, messages = batches + 1, 0
+                is_batch_file = kind != "FTS" and (is_batch_file or kind == "FHS")
+            elif line.strip():
+                if current is None:
+                    current = _Text(number, problem="no_message_header")
+                is_segment = _SEGMENT_ID.fullmatch(kind) and not line[3:4].isalnum()
+                if is_segment or current.problem:
+                    current.segments.append(line)
+                else:
+                    # A line break inside a field: senders should escape it, many do not.
+                    current.segments[-1] += f"\n{line}"
     if current is not None:
         if is_framed:
             current.problem = current.problem or "message_cut_off"
         yield current
     if is_batch_file:
         # A file that says it is a batch and lacks its trailer was cut off somewhere.
-        yield _Text(number + 1, [(number + 1, "")], "batch_count_wrong")
+        yield _Text(number + 1, [""], "batch_count_wrong")
 
 
-def _records(found: _Text, encoding: str) -> Iterator[dict[str, object]]:
-    """A message's records."""
-    header = found.segments[0][1]
+def _records(found: _Text, encoding: str) -> Iterator[_Record]:
+    """The record of a message, or of each patient in it."""
+    verbatim = "\r".join(found.segments)
+    header = found.segments[0]
     delimiters = None if found.problem else Delimiters.of(header)
     if delimiters is None:
         problem = found.problem or "delimiters_unusable"
-        yield {"@line": found.line, "@record": found.verbatim, "@problem": problem}
+        yield {"@line": found.line, "@record": verbatim, "@problem": problem}
         return
-    charset = header.split(delimiters.field)[17:18]
-    if encoding == "latin-1":
-        codec = _codec(charset[0].split(delimiters.repetition)[0] if charset else "")
-        found.segments = [(n, _redecoded(segment, codec)) for n, segment in found.segments]
-        header = found.segments[0][1]
+    segments = found.segments
+    if encoding == "latin-1" and not verbatim.isascii():
+        charset = header.split(delimiters.field)[17:18]
+        codec = _CODECS.get((charset or [""])[0].split(delimiters.repetition)[0].strip().upper())
+        segments = _redecoded(verbatim, codec).split("\r")
     read = _Reader.of(delimiters)
-    always: dict[str, object] = {"@segment": "MSH", "@line": found.line}
-    read.into(always, "MSH", header)
-    if "MSH-9" not in always:
-        yield {"@line": found.line, "@record": found.verbatim, "@problem": "message_type_missing"}
+    common: _Record = {}
+    read.into(common, "MSH", segments[0])
+    if "MSH-9" not in common:
+        yield {"@line": found.line, "@record": verbatim, "@problem": "message_type_missing"}
         return
-    content = "\r".join(segment for _, segment in found.segments[1:])
-    event = f"{always.get('MSH-9')}^{always.get('MSH-9.2')}\r{content}"
-    always["@digest"] = hashlib.sha256(event.encode("utf-8", "replace")).hexdigest()[:12]
+    said = "\r".join([str(common["MSH-9"]), str(common.get("MSH-9.2")), *segments[1:]])
+    common["@digest"] = hashlib.sha256(said.encode("utf-8", "replace")).hexdigest()[:12]
 
-    whole = dict(always, **{"@record": found.verbatim})
-    carried = {key: value for key, value in always.items() if key[0] != "@" or key == "@digest"}
-    seen = {"MSH"}
-    parts: list[dict[str, object]] = []
-    group: list[str] = []
-    open_part: dict[str, object] | None = None
-    is_first = True
-
-    def finish() -> Iterator[dict[str, object]]:
-        whole["@event_at"] = occurred(whole)
-        yield whole
-        for part in parts:
-            yield {**carried, "@event_at": whole["@event_at"], **part}
-
-    for number, segment in found.segments[1:]:
+    patients: list[list[str]] = [[]]
+    places = [0]
+    for place, segment in enumerate(segments[1:], start=1):
         kind = segment[:3]
-        if kind == "PID" and "PID" in seen:
-            # Another patient: the header's MSH and EVN hold for this one, too.
-            yield from finish()
-            kept = {k: v for k, v in carried.items() if k[:3] in ("MSH", "EVN") or k[0] == "@"}
-            carried = kept
-            whole = {**kept, "@segment": "PID", "@line": number, "@record": segment}
-            parts, open_part, is_first = [], None, False
-            seen = {"MSH", "EVN"}
-        elif not is_first:
-            whole["@record"] = f"{whole['@record']}\r{segment}"
-        if kind in PARTS:
-            group = [segment]
-            open_part = {"@segment": kind, "@line": number, "@record": segment}
-            read.into(open_part, kind, segment)
-            parts.append(open_part)
-        elif kind in ("OBX", "NTE"):
-            if open_part is None and kind == "OBX":
-                # Observations of an ADT message stand outside of any order.
-                group = []
-                open_part = {"@segment": "OBX", "@line": number, "@record": ""}
-                parts.append(open_part)
-            if kind == "OBX" and open_part is not None and open_part["@segment"] in ("OBR", "OBX"):
-                observation: dict[str, object] = {}
-                read.into(observation, "OBX", segment)
-                listed = open_part.setdefault("OBX", [])
-                assert isinstance(listed, list)  # noqa: S101  (made one line above)
-                listed.append(observation)
-            if open_part is not None:
-                group.append(segment)
-                open_part["@record"] = "\r".join(group)
-        elif kind not in seen:
+        if kind == "EVN":
+            read.into(common, kind, segment)
+        elif kind == "PID" and any(before[:3] == "PID" for before in patients[-1]):
+            patients.append([segment])
+            places.append(place)
+        else:
+            patients[-1].append(segment)
+    for place, of_patient in zip(places, patients, strict=True):
+        record = _of_patient(of_patient, common, read)
+        record["@line"] = found.line + place
+        record["@record"] = verbatim if place == 0 else "\r".join([segments[0], *of_patient])
+        yield record
+
+
+def _of_patient(segments: list[str], common: _Record, read: _Reader) -> _Record:
+    record: _Record = dict(common)
+    seen = set()
+    order = 0
+    ordered_at = None
+    for segment in segments:
+        kind = segment[:3]
+        if kind in LISTS:
+            element: _Record = {}
+            read.into(element, kind, segment)
+            if kind == "OBR":
+                order += 1
+                ordered_at = element.get("OBR-7")
+            elif kind == "OBX":
+                element["@order"] = order
+                at = element.get("OBX-14") or ordered_at or common.get("MSH-7")
+                if at is not None:
+                    element["@observed_at"] = at
+            record.setdefault(kind, []).append(element)
+        elif kind not in seen and kind != "NTE":
             seen.add(kind)
-            fields: dict[str, object] = {}
-            read.into(fields, kind, segment)
-            whole.update(fields)
-            if kind in ("EVN", "PID", "MRG", "PV1", "PV2"):
-                carried.update(fields)
-    yield from finish()
+            read.into(record, kind, segment)
+    record["@event_at"] = occurred(record)
+    return record
 
 
-def occurred(record: dict[str, object]) -> object:
-    """When a message's event happened: EVN-6; else, of an admission or registration, PV1-44, and of
-    a discharge, PV1-45; else when it was recorded (EVN-2), else when it was sent (MSH-7)."""
+def occurred(record: _Record) -> str | None:
+    """When a message's event happened.
+
+    EVN-6; else PV1-44 of an admission or registration and PV1-45 of a discharge; else when it was
+    recorded (EVN-2); else when it was sent (MSH-7).
+    """
     event = record.get("MSH-9.2") or record.get("EVN-1")
     own = {"A01": "PV1-44", "A04": "PV1-44", "A03": "PV1-45"}.get(str(event))
     for name in ("EVN-6", own, "EVN-2", "MSH-7"):
         if name is not None and record.get(name, '""') != '""':
-            return record[name]
+            return str(record[name])
     return None
 
 
@@ -275,7 +265,7 @@ class _Reader:
     def of(delimiters: Delimiters) -> _Reader:
         return _Reader(delimiters)
 
-    def into(self, record: dict[str, object], kind: str, segment: str) -> None:
+    def into(self, record: _Record, kind: str, segment: str) -> None:
         """Add the fields of a segment to a record, under their names."""
         values = segment.split(self.delimiters.field)
         names = _names(kind)
@@ -300,7 +290,7 @@ class _Reader:
                     value = iso_time(value)[:10]
                 record[name] = value
 
-    def _composed(self, record: dict[str, object], name: str, value: str) -> None:
+    def _composed(self, record: _Record, name: str, value: str) -> None:
         d = self.delimiters
         repetitions = value.split(d.repetition) if d.repetition in value else [value]
         chosen = 0
@@ -311,10 +301,10 @@ class _Reader:
                 continue
             if place == chosen:
                 self._components(record, name, repetition)
-            if len(repetitions) > 1:
+            else:
                 self._components(record, f"{name}[{place + 1}]", repetition)
 
-    def _components(self, record: dict[str, object], name: str, value: str) -> None:
+    def _components(self, record: _Record, name: str, value: str) -> None:
         d = self.delimiters
         for place, component in enumerate(value.split(d.component), start=1):
             if not component:
@@ -418,14 +408,8 @@ def _record_number(repetitions: list[str], component: str) -> int:
     return next((place for place, text in enumerate(repetitions) if text), 0)
 
 
-def _codec(charset: str) -> str | None:
-    return _CODECS.get(charset.strip().upper())
-
-
 def _redecoded(text: str, codec: str | None) -> str:
     """Text of single bytes in the character set that its message declares, else UTF-8 where it fits."""
-    if text.isascii():
-        return text
     for attempt in (codec, "utf-8") if codec else ("utf-8",):
         try:
             return text.encode("latin-1").decode(str(attempt))
