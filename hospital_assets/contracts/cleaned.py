@@ -29,7 +29,32 @@ DISPOSITIONS = [
 ]
 DEPARTMENTS = ["Emergency", "Surgery", "ICU", "Pediatrics", "Maternity", "Oncology", "Cardiology"]
 CODE_SYSTEMS = ["ICD-10-CM", "ICD-9-CM", "ICD-10-PCS", "SNOMED CT", "CPT", "HCPCS", "other"]
-ADT_EVENT_TYPES = ["A01", "A02", "A03", "A04", "A06", "A07", "A08", "A11", "A12", "A13", "A40"]
+#: HL7 v2 trigger events (chapter 3) and what each does to stays; a new one is an entry here and, where
+#: it has an effect, its place in facts/patient_flow.py.
+ADT_EVENTS = {
+    "A01": "Admission: an inpatient stay at a location.",
+    "A02": "Transfer: another location.",
+    "A03": "Discharge: the end of the stay.",
+    "A04": "Registration: an outpatient or emergency stay at a location.",
+    "A05": "Pre-admission: announced; no effect before the patient comes.",
+    "A06": "Outpatient becomes inpatient.",
+    "A07": "Inpatient becomes outpatient.",
+    "A08": "Visit details changed: no effect on where the patient is.",
+    "A11": "Cancels A01 or A04.",
+    "A12": "Cancels A02.",
+    "A13": "Cancels A03.",
+    "A21": "Leave of absence begins: no effect, the stay goes on and its bed is held.",
+    "A22": "Back from leave: no effect.",
+    "A28": "Person added: no effect on stays.",
+    "A31": "Person details changed: no effect on stays.",
+    "A40": "Record numbers merged: one person.",
+    "A45": "Visit moved to another patient.",
+}
+ADT_EVENT_TYPES = list(ADT_EVENTS)
+#: Kinds of visit; outpatients have no stays.
+PATIENT_CLASSES = ["emergency", "inpatient", "outpatient"]
+#: Events about a person; they need no visit.
+ADT_PERSON_EVENTS = ["A28", "A31", "A40"]
 
 
 class CleanedRecord(Table):
@@ -278,9 +303,19 @@ class CleanedAdtEvents(
     """Admission, discharge and transfer messages; the service day is that of their visit's start."""
 
     message_id: pl.String = column("Message control id.", source="HL7 MSH-10")
-    event_type: pl.String = column("Trigger event.", source="HL7 EVN-1", isin=ADT_EVENT_TYPES)
-    visit_id: pl.String = column("Visit number.", privacy="direct_identifier")
+    event_type: pl.String = column(
+        "Trigger event; what each does is in ADT_EVENTS.",
+        source="HL7 MSH-9.2",
+        isin=ADT_EVENT_TYPES,
+    )
+    visit_id: pl.String = column(
+        "Visit number; null in an event about a person.", nullable=True, privacy="direct_identifier"
+    )
     patient_id: pl.String = column("Medical record number.", privacy="direct_identifier")
+    patient_class: pl.String = column(
+        "Kind of visit; null where the source does not say.", source="HL7 PV1-2", nullable=True,
+        isin=PATIENT_CLASSES,
+    )  # fmt: skip
     prior_patient_id: pl.String = column(
         "Merged-away record number of an A40.", nullable=True, privacy="direct_identifier"
     )

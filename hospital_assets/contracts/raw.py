@@ -271,8 +271,9 @@ class RawAdtEvents(
     """Admission, discharge and transfer messages as landed; dated by the start of their visit."""
 
     message_id: pl.String = landed("Message control id.", "HL7 MSH-10")
-    event_type: pl.String = landed("Trigger event.", "HL7 EVN-1")
+    event_type: pl.String = landed("Trigger event.", "HL7 MSH-9.2")
     visit_id: pl.String = landed("Visit number.", "HL7 PV1-19", "direct_identifier")
+    patient_class: pl.String = landed("Kind of visit.", "HL7 PV1-2")
     patient_id: pl.String = landed("Medical record number.", "HL7 PID-3", "direct_identifier")
     prior_patient_id: pl.String = landed("Merged-away number.", "HL7 MRG-1", "direct_identifier")
     hospital_id: pl.String = landed("Hospital identifier.")

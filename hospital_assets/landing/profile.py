@@ -49,7 +49,7 @@ LANDED = (*SUBJECTS, OTHER_RECORDS)
 #: Columns whose landed codes `code_maps` may translate.
 CODED = (
     "arrival_mode", "blood_group", "code_system", "department", "department_name",
-    "discharge_disposition", "disposition", "ethnicity", "event_type", "race", "sex",
+    "discharge_disposition", "disposition", "ethnicity", "event_type", "patient_class", "race", "sex",
     "triage_level",
 )  # fmt: skip
 #: Vital signs that a payload may hold; those of the second line stand without a unit.

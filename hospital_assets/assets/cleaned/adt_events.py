@@ -18,11 +18,19 @@ from hospital_assets.assets.cleaned.rules import (
     text,
 )
 from hospital_assets.assets.declare import cleaned_and_quarantined
-from hospital_assets.contracts.cleaned import ADT_EVENT_TYPES, DEPARTMENTS, DISPOSITIONS
+from hospital_assets.contracts.cleaned import (
+    ADT_EVENT_TYPES,
+    ADT_PERSON_EVENTS,
+    DEPARTMENTS,
+    DISPOSITIONS,
+    PATIENT_CLASSES,
+)
 from hospital_assets.warehouse.dialect import Frame, resolve_instants
 
 MESSAGE_ID_MISSING = Rule("message_id_missing", "A message needs a control id.", "quarantine")
-VISIT_ID_MISSING = Rule("visit_id_missing", "A message needs a visit.", "quarantine")
+VISIT_ID_MISSING = Rule(
+    "visit_id_missing", "A message needs a visit, unless it is about a person.", "quarantine"
+)
 PATIENT_ID_MISSING = Rule("patient_id_missing", "A message needs a patient.", "quarantine")
 HOSPITAL_UNKNOWN = Rule(
     "hospital_unknown", "The hospital is not one of the network's hospitals.", "quarantine"
@@ -84,13 +92,17 @@ def judge_adt_events(raw: Frame, hospitals: Frame) -> Frame:
         event_type=nw.coalesce(mapped("event_type"), text("event_type")).str.to_uppercase(),
         _landed_department=text("department"),
         department_name=mapped("department", domain=DEPARTMENTS),
+        patient_class=mapped("patient_class", domain=PATIENT_CLASSES),
         bed_id=text("bed_id"),
         discharge_disposition=mapped("discharge_disposition", domain=DISPOSITIONS),
     )
     frame = frame.with_columns(
         rule=first_broken(
             (MESSAGE_ID_MISSING, nw.col("message_id").is_null()),
-            (VISIT_ID_MISSING, nw.col("visit_id").is_null()),
+            (
+                VISIT_ID_MISSING,
+                nw.col("visit_id").is_null() & ~nw.col("event_type").is_in(ADT_PERSON_EVENTS),
+            ),
             (PATIENT_ID_MISSING, nw.col("patient_id").is_null()),
             (HOSPITAL_UNKNOWN, nw.col("time_zone").is_null()),
             (

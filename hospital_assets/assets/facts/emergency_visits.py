@@ -8,7 +8,7 @@ from hospital_assets.assets.dimensions.calendar import date_key, time_key
 from hospital_assets.assets.dimensions.members import key_at, key_of
 from hospital_assets.assets.dimensions.scales import CRITICAL_LEVELS, SCALE_IN_USE
 from hospital_assets.assets.facts.newest import all_days, newest_of_each
-from hospital_assets.assets.facts.patient_flow import cancelled_visits
+from hospital_assets.assets.facts.patient_flow import cancelled_visits, of_their_patient
 from hospital_assets.assets.facts.vitals import age_in_years
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.dimensions import NOT_YET_KEY, UNKNOWN_KEY
@@ -37,7 +37,9 @@ def fact_emergency_visits(
 ) -> Frame:
     """Emergency visits with their dimension keys and the minutes between their clocks."""
     frame = key_at(
-        newest_of_each(cleaned_er_visits, ["visit_id"], period_of(context)),
+        of_their_patient(
+            newest_of_each(cleaned_er_visits, ["visit_id"], period_of(context)), cleaned_adt_events
+        ),
         dim_patient,
         natural="patient_id",
         at="arrival_at",

@@ -30,9 +30,8 @@ def fact_patient_flow(
     dim_department: Frame,
 ) -> Frame:
     """Location segments of every stay, keyed to their dimensions."""
-    frame = folded(
-        newest_of_each(cleaned_adt_events, ["message_id"], period_of(context))
-    ).with_columns(
+    frame = folded(newest_of_each(cleaned_adt_events, ["message_id"], period_of(context)))
+    frame = of_their_patient(frame, cleaned_adt_events).with_columns(
         _segment=nw.concat_str(
             nw.col("stay_id"), nw.col("segment_number").cast(nw.String), separator="|"
         ),
@@ -84,6 +83,26 @@ def cancelled_visits(events: Frame) -> Frame:
         .filter(nw.col("_later") == 1)
     )
     return last.filter(nw.col("event_type") == "A11").select("visit_id")
+
+
+def of_their_patient(frame: Frame, events: Frame) -> Frame:
+    """Put what has a `visit_id` to the patient whom the visit was moved to (A45), if it was.
+
+    Args:
+        frame: rows with `visit_id` and `patient_id`.
+        events: columns of cleaned_adt_events, of all days.
+    """
+    moved = (
+        events.filter(nw.col("event_type") == "A45")
+        .with_columns(_later=_after("visit_id"))
+        .filter(nw.col("_later") == 1)
+        .select("visit_id", _moved_to=nw.col("patient_id"))
+    )
+    return (
+        frame.join(moved, on="visit_id", how="left")
+        .with_columns(patient_id=nw.coalesce("_moved_to", "patient_id"))
+        .drop("_moved_to")
+    )
 
 
 def _after(*by: str) -> nw.Expr:
@@ -140,9 +159,15 @@ def folded(events: Frame) -> Frame:
         .filter(nw.col("_cancels_after") == 0)
         .drop("_cancel", "_cancels_after")
     )
-    moves = _with_open(
-        events.filter(nw.col("event_type").is_in([*MOVES, "A12"])), "A02", "A12"
-    ).filter(nw.col("event_type") != "A12", ~_taken_back("A02", "A12"))
+    # Outpatients come and go without a stay, unless they become inpatients.
+    is_outpatient = nw.coalesce(nw.col("patient_class") == "outpatient", nw.lit(False))
+    moves = events.filter(
+        nw.col("event_type").is_in([*MOVES, "A12"]),
+        ~(is_outpatient & nw.col("event_type").is_in(["A02", "A04"])),
+    )
+    moves = _with_open(moves, "A02", "A12").filter(
+        nw.col("event_type") != "A12", ~_taken_back("A02", "A12")
+    )
     discharges = (
         events.filter(nw.col("event_type").is_in(["A03", "A13"]))
         .with_columns(_reopened=(nw.col("event_type") == "A13").cast(nw.Int64))

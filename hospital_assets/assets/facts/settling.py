@@ -14,6 +14,7 @@ from hospital_assets.assets.declare import table
 from hospital_assets.assets.dimensions.members import key_at
 from hospital_assets.assets.facts.bed_occupancy import department_hours, occupied
 from hospital_assets.assets.facts.emergency_visits import principal_conditions
+from hospital_assets.assets.facts.patient_flow import of_their_patient
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import Frame, checkpoint
@@ -40,17 +41,22 @@ def unsettled_days(
     dim_date: Frame,
 ) -> Frame:
     """Days whose visits, patients or occupancy are not what they would be now."""
-    moves = cleaned_adt_events.select(
-        "service_date",
-        "patient_id",
-        stay_id=nw.col("visit_id"),
-        segment_start_at=nw.col("event_at"),
-    ).unique(["stay_id", "segment_start_at"])
+    moves = (
+        of_their_patient(cleaned_adt_events, cleaned_adt_events)
+        .select(
+            "service_date",
+            "patient_id",
+            stay_id=nw.col("visit_id"),
+            segment_start_at=nw.col("event_at"),
+        )
+        .unique(["stay_id", "segment_start_at"])
+    )
+    visits = of_their_patient(cleaned_er_visits, cleaned_adt_events)
     days = nw.concat(
         [
             moved(fact_emergency_visits, "visit_id", "fact_emergency_visits"),
             moved(fact_vitals, "observation_id", "fact_vitals"),
-            other_patients(fact_emergency_visits, cleaned_er_visits, dim_patient,
+            other_patients(fact_emergency_visits, visits, dim_patient,
                            ["visit_id"], "arrival_at", "fact_emergency_visits"),
             other_patients(fact_vitals, cleaned_vitals, dim_patient,
                            ["observation_id"], "measured_at", "fact_vitals"),
