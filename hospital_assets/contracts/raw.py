@@ -12,7 +12,10 @@ import polars as pl
 
 from hospital_assets.contracts.table import Dates, Instant, Privacy, Table, column
 
-_READING_PROBLEMS = ["unreadable_line", "wrong_field_count", "unmatched_join", "outside_limits"]
+_READING_PROBLEMS = [
+    "unreadable_line", "wrong_field_count", "unmatched_join", "outside_limits", "no_message_header",
+    "delimiters_unusable", "message_type_missing", "message_cut_off", "batch_count_wrong",
+]  # fmt: skip
 
 
 def landed(description: str, source: str = "", privacy: Privacy = "operational") -> Any:
@@ -38,7 +41,9 @@ class LandedRecord(Table):
         compression="zstd",
     )
     problem: pl.String = column(
-        "Why the record could not be read, or null.", nullable=True, isin=_READING_PROBLEMS
+        "Why the record could not be read (HL7 v2: see docs/hl7.md), or null.",
+        nullable=True,
+        isin=_READING_PROBLEMS,
     )
 
 

@@ -42,5 +42,11 @@ def normaliser(name: str) -> Normaliser | None:
     match name:
         case "csv" | "jsonl":
             return None
+        case "hl7v2":
+            from hospital_assets.landing.hl7v2 import normalised
+
+            return Normaliser(
+                lambda lines: normalised(lines, getattr(lines, "encoding", "utf-8")), version=1
+            )
         case _:
             raise NotImplementedError(f"nothing reads files of the format '{name}' yet")

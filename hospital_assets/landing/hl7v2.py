@@ -39,6 +39,8 @@ _CODECS = {
     "KS X 1001": "euc_kr",
 }  # fmt: skip
 
+#: HL7's null: delete what you have.
+NULL = '""'
 #: MLLP's frame bytes, which captured traffic and the listener's files keep.
 FRAME_START, FRAME_END = "\x0b", "\x1c"
 _FRAMED = re.compile("([\x0b\x1c])")
@@ -46,6 +48,7 @@ _SEGMENT_ID = re.compile(r"[A-Z][A-Z0-9]{2}")
 _TIMESTAMP = re.compile(
     r"(\d{4})(\d\d)(\d\d)(?:(\d\d)(?:(\d\d)(?:(\d\d)(\.\d{1,9})?)?)?)?([+-]\d{4})?"
 )
+_LOINC = re.compile(r"\d{1,7}-\d")
 _HEXADECIMAL = re.compile(r"X((?:[0-9A-Fa-f]{2})+)")
 
 
@@ -92,9 +95,17 @@ def normalised(lines: Iterable[str], encoding: str = "utf-8") -> Iterator[str]:
 
     Beside them stand `@line` (physical line of the header), `@record` (the message verbatim, its
     segments separated by CR), `@digest` (of the event and the content, without the rest of MSH, so
-    that a message sent again is known again), `@event_at` (see `occurred`) and in each OBX `@order`
-    (which OBR it follows) and `@observed_at` (OBX-14, else OBR-7, else MSH-7). Each further
-    patient of a message (PID group) is a record of its own with the same MSH and EVN.
+    that a message sent again is known again), and what several fields say together:
+
+    - `@event`: MSH-9.2, in old versions EVN-1.
+    - `@event_at`: EVN-6, else PV1-44 of A01 and A04, PV1-45 of A03, else EVN-2, else MSH-7.
+    - `@arrived_at`: PV1-44, else the event's time of A01 and A04.
+    - `@discharged_at`, `@disposition`: PV1-45 (else the event's time of A03) and PV1-36; null of A13.
+    - in each OBX, `@order` (which OBR it follows), `@observed_at` (OBX-14, else OBR-7, else MSH-7)
+      and `@code` (the LOINC code where OBX-3 has one, else OBX-3).
+    - in each DG1, `@icd_version`: 9 or 10, else the name of the coding system.
+
+    Each further patient of a message (PID group) is a record of its own with the same MSH and EVN.
 
     What cannot be read has only `@line`, `@record` and `@problem`: `no_message_header`,
     `delimiters_unusable`, `message_type_missing`, `message_cut_off` or `batch_count_wrong`.
@@ -221,30 +232,65 @@ def _of_patient(segments: list[str], common: _Record, read: _Reader) -> _Record:
                 order += 1
                 ordered_at = element.get("OBR-7")
             elif kind == "OBX":
-                element["@order"] = order
-                at = element.get("OBX-14") or ordered_at or common.get("MSH-7")
-                if at is not None:
-                    element["@observed_at"] = at
+                _observed(element, order, ordered_at or common.get("MSH-7"))
+            elif kind == "DG1":
+                _diagnosed(element)
             record.setdefault(kind, []).append(element)
         elif kind not in seen and kind != "NTE":
             seen.add(kind)
             read.into(record, kind, segment)
-    record["@event_at"] = occurred(record)
+    _told_together(record)
     return record
 
 
-def occurred(record: _Record) -> str | None:
-    """When a message's event happened.
+# What several fields say together ------------------------------------------------------------------
 
-    EVN-6; else PV1-44 of an admission or registration and PV1-45 of a discharge; else when it was
-    recorded (EVN-2); else when it was sent (MSH-7).
-    """
+
+def _told_together(record: _Record) -> None:
+    """Add the `@` fields of a message (see `normalised`)."""
     event = record.get("MSH-9.2") or record.get("EVN-1")
+    recorded = _said(record, "EVN-2") or _said(record, "MSH-7")
     own = {"A01": "PV1-44", "A04": "PV1-44", "A03": "PV1-45"}.get(str(event))
-    for name in ("EVN-6", own, "EVN-2", "MSH-7"):
-        if name is not None and record.get(name, '""') != '""':
-            return str(record[name])
-    return None
+    occurred = _said(record, "EVN-6") or (own and _said(record, own)) or recorded
+    arrived = _said(record, "PV1-44") or (occurred if event in ("A01", "A04") else None)
+    discharged = record.get("PV1-45") or (occurred if event == "A03" else None)
+    disposition = record.get("PV1-36")
+    if event == "A13":
+        # Whatever the message still carries: the discharge did not happen.
+        discharged = disposition = NULL
+    together = {
+        "@event": event, "@event_at": occurred, "@arrived_at": arrived,
+        "@discharged_at": discharged, "@disposition": disposition,
+    }  # fmt: skip
+    record.update((name, value) for name, value in together.items() if value)
+
+
+def _said(record: _Record, name: str) -> str | None:
+    value = record.get(name)
+    return None if value is None or value == NULL else str(value)
+
+
+def _observed(observation: _Record, order: int, ordered_at: str | None) -> None:
+    """Add the `@` fields of an OBX."""
+    observation["@order"] = order
+    if at := _said(observation, "OBX-14") or ordered_at:
+        observation["@observed_at"] = at
+    for system, code in (("OBX-3.3", "OBX-3"), ("OBX-3.6", "OBX-3.4")):
+        if str(observation.get(system)).upper() in ("LN", "LOINC") and _LOINC.fullmatch(
+            str(observation.get(code))
+        ):
+            observation["@code"] = observation[code]
+            return
+    if "OBX-3" in observation:
+        observation["@code"] = observation["OBX-3"]
+
+
+def _diagnosed(diagnosis: _Record) -> None:
+    """Add `@icd_version` to a DG1: 9 or 10, or the name of a coding system that is not ICD."""
+    system = str(diagnosis.get("DG1-3.3") or diagnosis.get("DG1-2") or "").upper()
+    version = re.match(r"(?:ICD-?|I)(9|10)", system)
+    if system:
+        diagnosis["@icd_version"] = version.group(1) if version else system
 
 
 class _Reader:

@@ -222,6 +222,8 @@ class Subject(_Declaration):
         date: our column that dates a record; absent for undated subjects.
         date_from: look the day up in the visit; `date` then is for records whose visit is unknown.
         is_undated: the records have no clock; all stand on the first service day.
+        is_partial: a record states only what it knows; what it lacks is what earlier records of the
+            same visit said (er_visits).
         unavailable: our columns that the source cannot deliver; nobody is warned that they are empty.
         unused: source names that are known and not needed; nobody is warned that they are there.
         join: companion files.
@@ -246,6 +248,7 @@ class Subject(_Declaration):
     date: str | None = None
     date_from: DateLookup | None = None
     is_undated: bool = False
+    is_partial: bool = False
     unavailable: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     join: Join | None = None

@@ -8,6 +8,7 @@ import narwhals as nw
 from hospital_assets.assets.cleaned.rules import (
     Rule,
     codes,
+    completed,
     first_broken,
     identity,
     in_future,
@@ -91,6 +92,7 @@ def judge_er_visits(raw: Frame, hospitals: Frame) -> Frame:
         raw: raw_er_visits.
         hospitals: cleaned_hospitals, for the time zones.
     """
+    raw = completed(raw, "er_visits", ["hospital_id", "patient_id", "visit_id"])
     frame = raw.with_columns(hospital_id=identity("hospital_id")).join(
         hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
     )

@@ -14,8 +14,14 @@ from typing import Literal
 import narwhals as nw
 
 from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN
-from hospital_assets.landing.profile import Profile, load_profiles
-from hospital_assets.warehouse.dialect import Frame, checkpoint, parse_dates, parse_wall_clocks
+from hospital_assets.landing.profile import Profile, canonical_columns, load_profiles
+from hospital_assets.warehouse.dialect import (
+    Frame,
+    checkpoint,
+    parse_dates,
+    parse_wall_clocks,
+    resolve_instants,
+)
 
 Action = Literal["quarantine", "duplicate", "correct", "flag"]
 
@@ -163,13 +169,53 @@ def mapped(
 
 
 def is_blank(column: str) -> nw.Expr:
-    """Whether a text column holds nothing."""
-    return nw.col(column).is_null() | (nw.col(column).str.strip_chars() == "")
+    """Whether a text column holds nothing, or HL7's null, which says that there is nothing."""
+    return nw.col(column).is_null() | nw.col(column).str.strip_chars().is_in(["", '""'])
 
 
 def text(column: str) -> nw.Expr:
     """A text column without surrounding blanks; null when nothing is left."""
     return nw.when(~is_blank(column)).then(nw.col(column).str.strip_chars())
+
+
+def completed(raw: Frame, subject: str, thing: Sequence[str]) -> Frame:
+    """Complete the records of sources that state only what they know (`is_partial`).
+
+    A value that a record does not state is that of the newest earlier record of the same thing that
+    states it; HL7's null (`""`) states that there is none. What other sources say is left alone.
+
+    Args:
+        raw: raw records of the subject.
+        subject: the subject.
+        thing: columns that identify what a record is about.
+    """
+    partial = [
+        name
+        for name, profile in profiles().items()
+        if subject in profile.subjects and profile.subjects[subject].is_partial
+    ]
+    if not partial:
+        return raw
+    is_partial = nw.col("source_profile").is_in(partial)
+    zones = [profiles()[name].time_zone for name in partial]
+    records = raw.filter(is_partial).with_columns(
+        _written_text=nw.col("recorded_at"),
+        _zone=nw.col("source_profile").replace_strict(
+            partial, zones, default=None, return_dtype=nw.String
+        ),
+    )
+    records = read_clocks(records, subject, {"_written": "_written_text"}, suffix="_text")
+    records = resolve_instants(records, {"_written_at": "_written"}, "_zone")
+    order = ["_written_at", "source_file", "source_line", "source_part"]
+    stated = [name for name in canonical_columns(subject) if name not in (*thing, "recorded_at")]
+    records = records.with_columns(
+        nw.col(name).fill_null(strategy="forward").over("source_profile", *thing, order_by=order)
+        for name in stated
+    )
+    names = raw.collect_schema().names()
+    return nw.concat(
+        [raw.filter(~is_partial).select(*names), records.select(*names)], how="vertical"
+    )
 
 
 def newest_only(frame: Frame, key: Sequence[str], written: str) -> Frame:

@@ -100,8 +100,16 @@ RULES = (
     *OUT_OF_BOUNDS.values(),
 )  # fmt: skip
 
-_FAHRENHEIT_UNITS = ["[DEGF]", "F", "DEGF", "°F"]
-_CELSIUS_UNITS = ["CEL", "C", "DEGC", "°C"]
+#: ACVPU letters, and the words that sources write for them.
+_CONSCIOUSNESS = {
+    "A": "A", "ALERT": "A",
+    "C": "C", "CONFUSED": "C", "CONFUSION": "C", "NEW CONFUSION": "C",
+    "V": "V", "VOICE": "V", "VERBAL": "V",
+    "P": "P", "PAIN": "P",
+    "U": "U", "UNRESPONSIVE": "U",
+}  # fmt: skip
+_FAHRENHEIT_UNITS = ["[DEGF]", "F", "DEGF", "°F", "MDC_DIM_FAHR"]
+_CELSIUS_UNITS = ["CEL", "C", "DEGC", "°C", "MDC_DIM_DEGC"]
 
 
 @dg.multi_asset(**cleaned_and_quarantined("vitals"))
@@ -175,9 +183,15 @@ def judge_vitals(raw: Frame, hospitals: Frame) -> Frame:
         visit_id=identity("visit_id"),
         patient_id=identity("patient_id"),
         device_id=text("device_id"),
-        consciousness=nw.when(
-            nw.col("_consciousness").str.to_uppercase().is_in(["A", "C", "V", "P", "U"])
-        ).then(nw.col("_consciousness").str.to_uppercase()),
+        consciousness=nw.col("_consciousness")
+        .str.strip_chars()
+        .str.to_uppercase()
+        .replace_strict(
+            list(_CONSCIOUSNESS),
+            list(_CONSCIOUSNESS.values()),
+            default=None,
+            return_dtype=nw.String,
+        ),
         is_on_oxygen=nw.col("_on_oxygen")
         .str.to_lowercase()
         .replace_strict(["true", "false"], [True, False], default=None, return_dtype=nw.Boolean),
