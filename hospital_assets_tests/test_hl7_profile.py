@@ -1,0 +1,473 @@
+"""The profile hl7v2-adt: from landed messages to visits, stays, vitals and persons."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+
+from hospital_assets.assets.cleaned.adt_events import judge_adt_events
+from hospital_assets.assets.cleaned.coded import judge_diagnoses, judge_procedures
+from hospital_assets.assets.cleaned.er_visits import judge_er_visits
+from hospital_assets.assets.cleaned.masters import judge_hospitals
+from hospital_assets.assets.cleaned.patients import judge_patients
+from hospital_assets.assets.cleaned.vitals import judge_vitals
+from hospital_assets.assets.dimensions.persons import surviving
+from hospital_assets.assets.facts.patient_flow import (
+    cancelled_visits,
+    folded,
+    of_their_patient,
+)
+from hospital_assets.contracts.cleaned import ADT_EVENTS
+from hospital_assets.landing.profile import load_profile
+from hospital_assets.landing.zone import LandingZone
+from hospital_assets.settings import Settings, write_settings
+from hospital_assets.warehouse.database import Period, open_warehouse
+from hospital_assets.warehouse.dialect import Frame, hash_keys, lazy
+from hospital_assets_tests.helpers import query
+from hospital_assets_tests.test_hl7v2 import samples  # noqa: F401
+
+FIRST, LAST = date(2015, 1, 1), date(2030, 12, 31)
+ALL_DAYS = Period(FIRST, date(2031, 1, 1))
+HOSPITALS = "hospital_id,hospital_name,city,state,time_zone\n"
+
+
+@dataclass
+class Read:
+    """What became of some landed files."""
+
+    ledger: pl.DataFrame
+    raw: dict[str, pl.DataFrame] = field(default_factory=dict)
+    judged: dict[str, pl.DataFrame] = field(default_factory=dict)
+
+    def cleaned(self, subject: str) -> pl.DataFrame:
+        return self.judged[subject].filter(pl.col("rule").is_null())
+
+    def aside(self, subject: str) -> dict[str, int]:
+        broken = self.judged[subject].filter(pl.col("rule").is_not_null())
+        return Counter(broken["rule"].to_list())
+
+    def segments(self) -> pl.DataFrame:
+        events = lazy(self.cleaned("adt_events"))
+        frame = of_their_patient(folded(events), events)
+        return collected(frame).sort("stay_id", "segment_number")
+
+
+def collected(frame: Frame) -> pl.DataFrame:
+    out: pl.DataFrame = frame.collect("polars").to_native()
+    return out
+
+
+def read(folder: Path, files: dict[str, bytes], facilities: str = "GENERAL") -> Read:
+    landing = folder / "landing" / "hl7v2-adt"
+    landing.mkdir(parents=True)
+    rows = "".join(f"{name},{name},Chicago,IL,America/Chicago\n" for name in facilities.split(","))
+    (landing / "hospitals.csv").write_text(HOSPITALS + rows)
+    for name, content in files.items():
+        (landing / name).parent.mkdir(parents=True, exist_ok=True)
+        (landing / name).write_bytes(content)
+    with open_warehouse(folder / "warehouse" / "hospital.duckdb") as warehouse:
+        zone = LandingZone(folder / "landing", folder / "spool", FIRST, LAST, warehouse.connection)
+        found = Read(zone.discover())
+        hospitals = lazy(collected(judge_hospitals(zone.read("hospitals", found.ledger))))
+        judges = {
+            "adt_events": lambda raw: judge_adt_events(raw, hospitals),
+            "er_visits": lambda raw: judge_er_visits(raw, hospitals),
+            "vitals": lambda raw: judge_vitals(raw, hospitals),
+            "diagnoses": lambda raw: judge_diagnoses(raw, hospitals),
+            "procedures": lambda raw: judge_procedures(raw, hospitals),
+            "patients": judge_patients,
+        }
+        for subject in (*judges, "other_records"):
+            raw = collected(zone.read(subject, found.ledger, ALL_DAYS))
+            found.raw[subject] = raw
+            if subject in judges:
+                found.judged[subject] = collected(judges[subject](lazy(raw)))
+    return found
+
+
+# --- messages of a small hospital ---------------------------------------------------------------------
+
+
+def adt(
+    event: str,
+    at: str,
+    visit: str = "V1",
+    *,
+    patient: str = "7",
+    cls: str = "E",
+    place: str = "ED^1^A",
+    start: str = "20260501100000",
+    end: str = "",
+    disposition: str = "",
+    prior: str = "",
+    sent: str = "",
+    more: str = "",
+) -> str:
+    number = f"{event}{visit}{at}"
+    pv1 = [
+        "PV1",
+        "1",
+        cls,
+        place,
+        *[""] * 15,
+        visit,
+        *[""] * 16,
+        disposition,
+        *[""] * 7,
+        start,
+        end,
+    ]
+    return "\r".join(
+        [
+            f"MSH|^~\\&|ADT|GENERAL|ED|HERE|{sent or at}||ADT^{event}|{number}|P|2.4",
+            f"EVN||{sent or at}||||{at}",
+            f"PID|1||{patient}^^^H^MR||Name{patient}^First||19800102|F",
+            *([f"MRG|{prior}^^^H^MR"] if prior else []),
+            *(["|".join(pv1)] if visit else []),
+            *([more] if more else []),
+            "",
+        ]
+    )
+
+
+ARRIVES = adt("A04", "20260501100000")
+LEAVES = adt("A03", "20260501140000", end="20260501140000", disposition="01")
+STAYS = ("V1", "emergency", "01 10:00", None)
+LEFT = ("V1", "emergency", "01 10:00", "01 14:00")
+
+#: Messages -> segments, one entry or more for every trigger event of the model.
+EFFECTS: dict[str, tuple[list[str], list[tuple[str, str, str, str | None]]]] = {
+    "A04": ([ARRIVES], [STAYS]),
+    "A01": ([adt("A01", "20260501100000", cls="I")], [("V1", "inpatient", "01 10:00", None)]),
+    "A02": (
+        [ARRIVES, adt("A02", "20260501120000", place="SURG")],
+        [("V1", "emergency", "01 10:00", "01 12:00"), ("V1", "emergency", "01 12:00", None)],
+    ),
+    "A03": ([ARRIVES, LEAVES], [LEFT]),
+    "A05": ([adt("A05", "20260501090000", start="20260501090000")], []),
+    "A06": (
+        [ARRIVES, adt("A06", "20260501130000", cls="I", place="SURG")],
+        [("V1", "emergency", "01 10:00", "01 13:00"), ("V1", "inpatient", "01 13:00", None)],
+    ),
+    "A07": (
+        [adt("A01", "20260501100000", cls="I"), adt("A07", "20260501130000", cls="E")],
+        [("V1", "inpatient", "01 10:00", "01 13:00"), ("V1", "emergency", "01 13:00", None)],
+    ),
+    "A08": ([ARRIVES, adt("A08", "20260501120000", place="SURG")], [STAYS]),
+    "A11": ([ARRIVES, adt("A11", "20260501101000")], []),
+    "A12": (
+        [ARRIVES, adt("A02", "20260501120000"), adt("A12", "20260501121000")], [STAYS],
+    ),
+    "A13": ([ARRIVES, LEAVES, adt("A13", "20260501150000", end="20260501140000")], [STAYS]),
+    "A21": ([ARRIVES, adt("A21", "20260501120000"), LEAVES], [LEFT]),
+    "A22": ([ARRIVES, adt("A21", "20260501120000"), adt("A22", "20260501130000"), LEAVES], [LEFT]),
+    "A28": ([adt("A28", "20260501100000", visit="")], []),
+    "A31": ([ARRIVES, adt("A31", "20260501120000", visit="")], [STAYS]),
+    "A40": ([ARRIVES, adt("A40", "20260501120000", visit="", patient="8", prior="7")], [STAYS]),
+    "A45": ([ARRIVES, adt("A45", "20260501120000", patient="8", prior="7")], [STAYS]),
+    "outpatients": ([adt("A04", "20260501100000", cls="O")], []),
+}  # fmt: skip
+
+
+def test_every_event_of_the_model_is_tried() -> None:
+    assert set(EFFECTS) - {"outpatients"} == set(ADT_EVENTS)
+    wanted = load_profile("hl7v2-adt").subjects["adt_events"].where['$."@event"']
+    assert set(wanted) == {*ADT_EVENTS, "A34"}
+
+
+@pytest.fixture(scope="module")
+def effects(tmp_path_factory: pytest.TempPathFactory) -> Read:
+    """All of them at once, each with visits of its own."""
+    text = "".join(
+        message.replace("|V1|", f"|{event}|")
+        for event, (messages, _) in EFFECTS.items()
+        for message in messages
+    )
+    return read(tmp_path_factory.mktemp("effects"), {"m.hl7": text.encode()})
+
+
+@pytest.mark.parametrize("event", EFFECTS)
+def test_what_each_event_does_to_stays(event: str, effects: Read) -> None:
+    _, expected = EFFECTS[event]
+
+    def chicago(column: str) -> pl.Expr:
+        return pl.col(column).dt.convert_time_zone("America/Chicago").dt.strftime("%d %H:%M")
+
+    flow = effects.segments().filter(pl.col("stay_id") == event)
+    assert (
+        flow.select(
+            pl.lit("V1"), "stay_class", chicago("segment_start_at"), chicago("segment_end_at")
+        ).rows()
+        == expected
+    )
+
+
+def test_no_event_is_set_aside(effects: Read) -> None:
+    assert not effects.aside("adt_events")
+    assert set(effects.cleaned("adt_events")["event_type"]) == set(ADT_EVENTS)
+
+
+def test_a_merge_makes_one_person_and_a_moved_visit_changes_hands(tmp_path: Path) -> None:
+    messages = [
+        ARRIVES, adt("A04", "20260502100000", "V2", patient="9", start="20260502100000"),
+        adt("A40", "20260503100000", visit="", patient="8", prior="7"),
+        adt("A45", "20260503110000", "V2", patient="8", prior="9", start="20260502100000"),
+    ]  # fmt: skip
+    found = read(tmp_path, {"m.hl7": "".join(messages).encode()})
+    events = lazy(found.cleaned("adt_events"))
+    assert dict(found.segments().select("stay_id", "patient_id").iter_rows()) == {
+        "V1": "7",
+        "V2": "8",
+    }
+    numbers = pl.DataFrame({"patient_id": ["7", "8", "9"]})
+    keyed = hash_keys(lazy(numbers), {"patient_durable_key": ["patient_id"]})
+    persons = collected(surviving(keyed, events))
+    assert persons["is_merged"].sum() == 1 and persons["person_key"].n_unique() == 2
+
+
+# --- one visit, many messages ----------------------------------------------------------------------------
+
+VISIT = [
+    adt("A04", "20260501100000", more="PV2|||^Chest pain"),
+    adt("A08", "20260501101500", place="", start="", more="PV2|||^" + "|" * 35 + "A"),
+    adt("A02", "20260501120000", place="SURG"),
+    adt("A03", "20260501140000", end="20260501140000", disposition="01"),
+    adt("A13", "20260501141000"),
+    adt("A03", "20260501160000", end="20260501155500", disposition="09"),
+    adt("A04", "20260501110000", "V2", patient="8", start="20260501110000"),
+    adt("A11", "20260501110500", "V2", patient="8", start="20260501110000"),
+    adt("A04", "20260501230000", "V3", patient="9", start="20260501230000"),
+    adt("A03", "20260502020000", "V3", patient="9", start="20260501230000", end="20260502020000",
+        disposition="20"),
+    adt("A40", "20260503100000", visit="", patient="7", prior="9"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def visit_in_order(tmp_path_factory: pytest.TempPathFactory) -> Read:
+    return read(tmp_path_factory.mktemp("told"), {"m.hl7": "".join(VISIT).encode()})
+
+
+def test_a_visit_is_what_its_messages_say_together(visit_in_order: Read) -> None:
+    found = visit_in_order
+    visits = {row["visit_id"]: row for row in found.cleaned("er_visits").iter_rows(named=True)}
+    assert set(visits) == {"V1", "V2", "V3"}
+    first = visits["V1"]
+    assert str(first["arrival_local"]) == "2026-05-01 10:00:00"
+    assert (first["departure_at"] - first["arrival_at"]).total_seconds() == (5 * 60 + 55) * 60
+    assert (first["disposition"], first["chief_complaint"]) == ("admitted", "Chest pain")
+    assert visits["V2"]["departure_at"] is None
+    assert visits["V3"]["disposition"] == "expired"
+    cancelled = collected(cancelled_visits(lazy(found.cleaned("adt_events"))))
+    assert cancelled["visit_id"].to_list() == ["V2"]
+
+
+def test_a_cancelled_discharge_leaves_the_visit_open(tmp_path: Path) -> None:
+    (visit,) = (
+        read(tmp_path, {"m.hl7": "".join(VISIT[:5]).encode()})
+        .cleaned("er_visits")
+        .iter_rows(named=True)
+    )
+    assert visit["departure_at"] is None and visit["disposition"] is None
+    assert visit["chief_complaint"] == "Chest pain"
+
+
+def test_null_deletes_what_an_earlier_message_said(tmp_path: Path) -> None:
+    later = adt("A08", "20260501103000", more='PV2|||""^""')
+    (visit,) = (
+        read(tmp_path, {"m.hl7": (VISIT[0] + later).encode()})
+        .cleaned("er_visits")
+        .iter_rows(named=True)
+    )
+    assert visit["chief_complaint"] is None and visit["department_name"] == "Emergency"
+
+
+def _told(found: Read) -> tuple[pl.DataFrame, ...]:
+    """What must not depend on how the messages were landed."""
+    place = ["source_file", "source_line", "source_part"]
+    visits = found.cleaned("er_visits").select(
+        "visit_id", "patient_id", "arrival_at", "departure_at", "disposition", "department_name",
+        "arrival_mode", "chief_complaint",
+    )  # fmt: skip
+    flow = found.segments().drop(place, strict=False).select(
+        "stay_id", "segment_number", "patient_id", "stay_class", "segment_start_at",
+        "segment_end_at", "is_open", "department_name", "discharge_disposition",
+    )  # fmt: skip
+    people = found.cleaned("patients").select("patient_id", "last_name", "birth_date").unique()
+    return visits.sort("visit_id"), flow, people.sort("patient_id")
+
+
+@settings(
+    max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(rng=st.randoms(use_true_random=False))
+def test_the_order_repetition_and_files_of_messages_do_not_matter(
+    visit_in_order: Read, tmp_path_factory: pytest.TempPathFactory, rng: random.Random
+) -> None:
+    expected = _told(visit_in_order)
+    again = [*VISIT, *rng.sample(VISIT, 4)]
+    rng.shuffle(again)
+    files: dict[str, bytes] = {}
+    for place, message in enumerate(again):
+        name = f"{rng.choice('abc')}/{rng.randrange(3)}.hl7"
+        ending = rng.choice(["\r", "\n", "\r\n"])
+        said = message.replace("\r", ending).encode()
+        framed = b"\x0b" + said + b"\x1c\r" if place % 2 else said
+        files[name] = files.get(name, b"") + framed
+    found = read(tmp_path_factory.mktemp("again"), files)
+    for ours, theirs in zip(_told(found), expected, strict=True):
+        assert_frame_equal(ours, theirs)
+
+
+def test_a_resend_is_the_same_message_and_a_reused_control_id_is_not(tmp_path: Path) -> None:
+    resent = adt("A04", "20260501100000", sent="20260501103000").replace(
+        "EVN||20260501103000", "EVN||20260501100000"
+    )
+    reused = adt("A04", "20260501100000", "V9", patient="8").replace("A04V9", "A04V1")
+    found = read(tmp_path, {"m.hl7": "".join([ARRIVES, ARRIVES, resent, reused]).encode()})
+    assert found.cleaned("adt_events")["visit_id"].sort().to_list() == ["V1", "V9"]
+    assert found.aside("adt_events") == {"duplicate": 2}
+
+
+# --- vital signs and codes -----------------------------------------------------------------------------------
+
+
+def test_vital_signs_come_in_sets(tmp_path: Path) -> None:
+    said = "\r".join([
+        "MSH|^~\\&|MON|GENERAL|ED|HERE|20260501101500||ORU^R01|M1|P|2.5", "PID|1||7^^^H^MR",
+        "PV1|1|E|ED|" + "|" * 15 + "V1",
+        "OBR|1|||85353-1^Vital signs^LN|||20260501101000-0500",
+        "OBX|1|NM|8867-4^Heart rate^LN||88|/min|||||F",
+        "OBX|2|NM|BT^Temp^L^8310-5^Body temperature^LN||100.4|[degF]|||||F",
+        "NTE|1||noise", "OBX|3|ST|80288-4^AVPU^LN||Voice||||||F",
+        "OBX|4|NM|8867-4^Heart rate^LN||95|/min|||||F|||20260501101400",
+        "OBR|2|||85353-1^Vital signs^LN|||20260501101200", "OBX|1|NM|150456^MDC_SPO2^MDC||97|%",
+        "OBX|2|NM|2951-2^Sodium^LN||140|mmol/L", "",
+    ])  # fmt: skip
+    found = read(tmp_path, {"m.hl7": said.encode()})
+    sets = found.cleaned("vitals").sort("measured_at").select(
+        pl.col("measured_local").cast(pl.String).str.slice(11, 5), "visit_id", "heart_rate_bpm",
+        "temperature_c", "consciousness", "spo2_pct",
+    )  # fmt: skip
+    assert sets.rows() == [
+        ("10:10", "V1", 88.0, 38.0, "V", None), ("10:12", "V1", None, None, None, 97.0),
+        ("10:14", "V1", 95.0, None, None, None),
+    ]  # fmt: skip
+
+
+def test_diagnoses_and_procedures(tmp_path: Path) -> None:
+    more = "\r".join([
+        "DG1|1|I10|J20.9^Acute bronchitis^I10||20260501", "DG1|2||I10^Hypertension^ICD-10",
+        "DG1|3||422504002^Stroke^SCT", "PR1|1||0W9G3ZZ^Drainage^I10P||20260501113000",
+    ])  # fmt: skip
+    found = read(tmp_path, {"m.hl7": adt("A04", "20260501100000", more=more).encode()})
+    codes = (
+        found.cleaned("diagnoses").sort("sequence").select("sequence", "icd_code", "icd_version")
+    )
+    assert codes.rows() == [(1, "J209", 10), (2, "I10", 10)]
+    assert found.aside("diagnoses") == {"code_invalid": 1}
+    assert found.cleaned("procedures")["procedure_code"].to_list() == ["0W9G3ZZ"]
+
+
+# --- the samples ---------------------------------------------------------------------------------------------
+
+
+def test_the_recorded_run_has_its_golden_numbers(samples: Path, tmp_path: Path) -> None:  # noqa: F811
+    content = (samples / "simhospital" / "messages.out").read_bytes()
+    found = read(tmp_path, {"run.hl7": content}, "SFAC")
+    rows = {row["subject"]: row["row_count"] for row in found.ledger.iter_rows(named=True)}
+    assert {s: n for s, n in rows.items() if n} == {
+        "hospitals": 1, "patients": 1011, "vitals": 61, "adt_events": 401, "other_records": 2,
+    }  # fmt: skip
+    events = found.cleaned("adt_events")
+    assert Counter(events["event_type"]) == {"A01": 400, "A40": 1}
+    assert found.raw["other_records"]["kind"].to_list() == ["MDM T02 O"] * 2
+    # 403 patients: 401 in ADT and ORU messages, two only in documents (MDM), which no subject takes.
+    known = set(found.cleaned("patients")["patient_id"])
+    others = {match.group(1) for record in found.raw["other_records"]["record"]
+              if (match := re.search(r"PID\|1\|(\d+)", record))}  # fmt: skip
+    assert (len(known), len(known | others)) == (401, 403)
+    flow = found.segments()
+    assert flow.height == 400 and flow["is_open"].all() and set(flow["stay_class"]) == {"inpatient"}
+    vitals = found.cleaned("vitals")
+    assert vitals.height == 61 == vitals["observation_id"].n_unique()
+    measured = ["heart_rate_bpm", "spo2_pct", "systolic_mmhg", "diastolic_mmhg", "temperature_c",
+                "consciousness"]  # fmt: skip
+    assert vitals.select(pl.col(measured).count()).row(0) == (61,) * 6
+    # Respiratory rate stands in the OBX without a value, 61 times.
+    assert vitals["respiratory_rate_per_min"].count() == 0
+    assert vitals["quality_codes"].str.contains("pain_not_numeric").sum() == 60
+
+
+def test_the_sample_messages_are_all_accounted_for(samples: Path, tmp_path: Path) -> None:  # noqa: F811
+    folder = samples / "fhir_converter"
+    files = {path.name: path.read_bytes() for path in folder.glob("*.hl7")}
+    found = read(tmp_path, files, "GHHSFacility,1,RDX,NINTENDO,Ntierprise Clinic")
+    placed = pl.concat(
+        found.raw[name].select("source_file", "source_line")
+        for name in ("adt_events", "patients", "vitals", "er_visits", "other_records")
+    ).unique()
+    assert placed.height == 80, "77 messages, three of which tell of two patients"
+    assert Counter(found.raw["adt_events"]["event_type"]) == {
+        "A01": 4, "A02": 2, "A03": 2, "A04": 5, "A05": 2, "A06": 2, "A07": 2, "A08": 2, "A11": 2,
+        "A13": 2, "A28": 2, "A31": 2, "A40": 3, "A45": 2,
+    }  # fmt: skip
+    kinds = Counter(kind[:7] for kind in found.raw["other_records"]["kind"])
+    assert kinds == {
+        "ADT A09": 2, "ADT A10": 2, "ADT A14": 2, "ADT A15": 2, "ADT A16": 2, "ADT A25": 2,
+        "ADT A26": 2, "ADT A27": 2, "ADT A29": 2, "ADT A41": 3, "ADT A47": 3, "ADT A60": 3,
+        "SIU S12": 3, "SIU S13": 2, "SIU S14": 2, "SIU S15": 2, "SIU S16": 2, "SIU S17": 2,
+        "SIU S26": 2,
+    }  # fmt: skip
+    assert not found.raw["other_records"]["problem"].count()
+    assert not found.aside("adt_events")
+    # One message tells of a whole emergency visit, in class E.
+    assert found.cleaned("er_visits")["source_file"].to_list() == ["hl7v2-adt/ADT04-251.hl7"]
+    # The others were measured ten years after their message was written.
+    assert found.cleaned("vitals")["heart_rate_bpm"].to_list() == [44.0, 44.0]
+
+
+def test_deliberately_invalid_messages(samples: Path, tmp_path: Path) -> None:  # noqa: F811
+    text = (samples / "simhospital" / "invalid_messages.yml").read_text()
+    lines = [line.strip()[3:-1].replace('\\\\', "\\") for line in text.splitlines()
+             if line.strip().startswith('- "')]  # fmt: skip
+    said = "\r".join(lines).replace("|%s||", "|20200501120000||").replace("|%s|", "|77|") + "\r"
+    found = read(tmp_path, {"invalid.hl7": said.encode()}, "SFAC")
+    placed = sum(found.raw[name].height for name in ("patients", "other_records"))
+    assert placed == said.count("MSH|")
+
+
+@pytest.mark.slow
+def test_the_recorded_run_through_the_whole_graph(samples: Path, tmp_path: Path) -> None:  # noqa: F811
+    landing = tmp_path / "landing" / "hl7v2-adt"
+    landing.mkdir(parents=True)
+    (landing / "hospitals.csv").write_text(
+        HOSPITALS + "SFAC,Simulated Hospital,London,,Europe/London\n"
+    )
+    shutil.copyfile(samples / "simhospital" / "messages.out", landing / "run.hl7")
+    settings = Settings(tmp_path, date(2019, 1, 1), date(2020, 12, 31), partitions="yearly")
+    write_settings(settings)
+    # A process of its own: partitions follow the data directory, once, at import.
+    subprocess.run(
+        [sys.executable, "-m", "hospital_assets.cli", "build"],
+        env={**os.environ, "HOSPITAL_DATA_DIR": str(tmp_path)}, check=True, capture_output=True,
+    )  # fmt: skip
+    assert query(settings, "select count(*) from facts.fact_vitals").item() == 61
+    stays = "select count(*), count(distinct stay_id) from facts.fact_patient_flow"
+    assert query(settings, stays).row(0) == (400, 400)
+    merged = "select count(*) from dimensions.dim_person where is_merged"
+    assert query(settings, merged).item() == 1
