@@ -54,7 +54,12 @@ class Read:
     judged: dict[str, pl.DataFrame] = field(default_factory=dict)
 
     def cleaned(self, subject: str) -> pl.DataFrame:
-        return self.judged[subject].filter(pl.col("rule").is_null())
+        # Without the namespace that makes the source's numbers its own.
+        return (
+            self.judged[subject]
+            .filter(pl.col("rule").is_null())
+            .with_columns(pl.col("^.*_id$").str.replace("^hl7v2-adt:", ""))
+        )
 
     def aside(self, subject: str) -> dict[str, int]:
         broken = self.judged[subject].filter(pl.col("rule").is_not_null())
@@ -375,11 +380,11 @@ def test_diagnoses_and_procedures(tmp_path: Path) -> None:
         "DG1|3||422504002^Stroke^SCT", "PR1|1||0W9G3ZZ^Drainage^I10P||20260501113000",
     ])  # fmt: skip
     found = read(tmp_path, {"m.hl7": adt("A04", "20260501100000", more=more).encode()})
-    codes = (
-        found.cleaned("diagnoses").sort("sequence").select("sequence", "icd_code", "icd_version")
-    )
-    assert codes.rows() == [(1, "J209", 10), (2, "I10", 10)]
-    assert found.aside("diagnoses") == {"code_invalid": 1}
+    codes = found.cleaned("diagnoses").sort("sequence")
+    assert codes.select("sequence", "icd_code", "icd_version", "code_system").rows() == [
+        (1, "J209", 10, "ICD-10-CM"), (2, "I10", 10, "ICD-10-CM"),
+        (3, "422504002", 0, "SNOMED CT"),
+    ]  # fmt: skip
     assert found.cleaned("procedures")["procedure_code"].to_list() == ["0W9G3ZZ"]
 
 
@@ -434,7 +439,8 @@ def test_the_sample_messages_are_all_accounted_for(samples: Path, tmp_path: Path
         "SIU S26": 2,
     }  # fmt: skip
     assert not found.raw["other_records"]["problem"].count()
-    assert not found.aside("adt_events")
+    # One sender is no hospital of the network, and two messages are the same.
+    assert found.aside("adt_events") == {"hospital_unknown": 1, "duplicate": 1}
     # One message tells of a whole emergency visit, in class E.
     assert found.cleaned("er_visits")["source_file"].to_list() == ["hl7v2-adt/ADT04-251.hl7"]
     # The others were measured ten years after their message was written.

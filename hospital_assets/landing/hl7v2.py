@@ -103,7 +103,6 @@ def normalised(lines: Iterable[str], encoding: str = "utf-8") -> Iterator[str]:
     - `@discharged_at`, `@disposition`: PV1-45 (else the event's time of A03) and PV1-36; null of A13.
     - in each OBX, `@order` (which OBR it follows), `@observed_at` (OBX-14, else OBR-7, else MSH-7)
       and `@code` (the LOINC code where OBX-3 has one, else OBX-3).
-    - in each DG1, `@icd_version`: 9 or 10, else the name of the coding system.
 
     Each further patient of a message (PID group) is a record of its own with the same MSH and EVN.
 
@@ -233,8 +232,6 @@ def _of_patient(segments: list[str], common: _Record, read: _Reader) -> _Record:
                 ordered_at = element.get("OBR-7")
             elif kind == "OBX":
                 _observed(element, order, ordered_at or common.get("MSH-7"))
-            elif kind == "DG1":
-                _diagnosed(element)
             record.setdefault(kind, []).append(element)
         elif kind not in seen and kind != "NTE":
             seen.add(kind)
@@ -283,14 +280,6 @@ def _observed(observation: _Record, order: int, ordered_at: str | None) -> None:
             return
     if "OBX-3" in observation:
         observation["@code"] = observation["OBX-3"]
-
-
-def _diagnosed(diagnosis: _Record) -> None:
-    """Add `@icd_version` to a DG1: 9 or 10, or the name of a coding system that is not ICD."""
-    system = str(diagnosis.get("DG1-3.3") or diagnosis.get("DG1-2") or "").upper()
-    version = re.match(r"(?:ICD-?|I)(9|10)", system)
-    if system:
-        diagnosis["@icd_version"] = version.group(1) if version else system
 
 
 class _Reader:
