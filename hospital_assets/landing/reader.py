@@ -817,12 +817,14 @@ def _pieces(file: LandedFile, spec: Subject, spool: Path) -> list[tuple[Path, La
     """What is read for a file (itself, or normalised copies in the spool), with its first line."""
     laid_out = normaliser(spec.format)
     if laid_out is not None:
-        shape = shape_of(file.path, spec.encoding)
         stem = f"{file.sha256[:32]}.{spec.format}{laid_out.version}"
-        with open_lines(file.path, shape) as lines:
-            pieces = _cut(
-                (f"{line}\n" for line in laid_out.lines(lines)), spool, stem, _BATCH_BYTES
-            )
+
+        def records() -> Iterator[str]:
+            # Only once: to find out how a file is to be read takes reading it.
+            with open_lines(file.path, shape_of(file.path, spec.encoding)) as lines:
+                yield from (f"{line}\n" for line in laid_out.lines(lines))
+
+        pieces = _cut(records(), spool, stem, _BATCH_BYTES)
     elif file.is_plain and file.path.stat().st_size <= _BATCH_BYTES:
         return [(file.path, file, 1)]
     else:
