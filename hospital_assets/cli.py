@@ -424,8 +424,8 @@ def _listen_to_mllp(options: argparse.Namespace, settings: Settings) -> int:
     import logging
     import signal
 
-    from hospital_assets.listeners.mllp import ListenerOptions, listen, server_tls
     from hospital_assets.landing.profile import load_profile
+    from hospital_assets.listeners.mllp import ListenerOptions, listen, server_tls
 
     if bool(options.tls_cert) != bool(options.tls_key):
         raise ValueError("--tls-cert and --tls-key belong together")

@@ -24,8 +24,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hospital_assets.listeners import mllp
 from hospital_assets.landing.hl7v2 import normalised
+from hospital_assets.listeners import mllp
 from hospital_assets.listeners.mllp import (
     Frames,
     Header,
