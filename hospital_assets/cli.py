@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from hospital_assets.warehouse.database import Warehouse
 
 _USAGE_ERROR = 2
+#: Dagster looks at every partition of every table, so daily ones are for some years at most.
+_MOST_DAILY_DAYS = 5 * 366
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -294,7 +296,6 @@ def _simulate_live(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _import(options: argparse.Namespace, settings: Settings) -> int:
-    from hospital_assets.landing.profile import load_profile
     from hospital_assets.landing.zone import LandingZone, import_files, observed_period
     from hospital_assets.warehouse.database import open_warehouse
 
@@ -312,8 +313,9 @@ def _import(options: argparse.Namespace, settings: Settings) -> int:
         )  # fmt: skip
     if observed is not None:
         first, last = observed
-        # A century of days would be 30,000 partitions; shifted research data needs years.
-        grain = "yearly" if load_profile(options.profile).dates_shifted else settings.partitions
+        # A century of days would be 30,000 partitions: what spans decades is partitioned by year.
+        is_long = last - first > timedelta(days=_MOST_DAILY_DAYS)
+        grain = "yearly" if is_long else settings.partitions
         write_settings(
             replace(settings, first_service_date=first, last_service_date=last, partitions=grain)
         )

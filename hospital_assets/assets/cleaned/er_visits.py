@@ -15,12 +15,14 @@ from hospital_assets.assets.cleaned.rules import (
     is_blank,
     mapped,
     newest_only,
+    profiles,
     read_clocks,
     split,
     text,
 )
 from hospital_assets.assets.declare import cleaned_and_quarantined
 from hospital_assets.contracts.cleaned import ARRIVAL_MODES, DEPARTMENTS, DISPOSITIONS
+from hospital_assets.landing.profile import Sum
 from hospital_assets.warehouse.dialect import (
     Frame,
     local_clocks,
@@ -53,6 +55,11 @@ DEPARTMENT_UNKNOWN = Rule("department_unknown", "No such department is known.", 
 TRIAGE_LEVEL_INVALID = Rule("triage_level_invalid", "The triage level is not 1 to 5.", "flag")
 ARRIVAL_MODE_UNKNOWN = Rule("arrival_mode_unknown", "The arrival mode is not known.", "flag")
 DISPOSITION_UNKNOWN = Rule("disposition_unknown", "The disposition code is not known.", "flag")
+CLOCK_DERIVED = Rule(
+    "clock_derived",
+    "A clock is not the source's own: its profile computes it as another clock plus minutes.",
+    "flag",
+)
 CLOCK_UNREADABLE = Rule("clock_unreadable", "A clock other than arrival cannot be read.", "flag")
 PROVIDER_BEFORE_ARRIVAL = Rule(
     "provider_before_arrival", "First provider contact precedes both arrival and triage.", "flag",
@@ -72,7 +79,7 @@ MISSING_HOUR = Rule("missing_hour", "A clock lies in the hour that was skipped."
 RULES = (
     VISIT_ID_MISSING, PATIENT_ID_MISSING, HOSPITAL_UNKNOWN, ARRIVAL_MISSING, ARRIVAL_IN_FUTURE,
     VISIT_ID_CONFLICT, DEPARTMENT_MAPPED, DEPARTMENT_UNKNOWN, TRIAGE_LEVEL_INVALID,
-    ARRIVAL_MODE_UNKNOWN, DISPOSITION_UNKNOWN, CLOCK_UNREADABLE, PROVIDER_BEFORE_ARRIVAL,
+    ARRIVAL_MODE_UNKNOWN, DISPOSITION_UNKNOWN, CLOCK_DERIVED, CLOCK_UNREADABLE, PROVIDER_BEFORE_ARRIVAL,
     DEPARTURE_BEFORE_ARRIVAL, AMBIGUOUS_HOUR, MISSING_HOUR,
 )  # fmt: skip
 
@@ -185,6 +192,7 @@ def judge_er_visits(raw: Frame, hospitals: Frame) -> Frame:
                 DISPOSITION_UNKNOWN,
                 nw.col("disposition").is_null() & ~nw.col("_landed_disposition").is_null(),
             ),
+            (CLOCK_DERIVED, nw.any_horizontal(*_derived_clocks(), ignore_nulls=True)),
             (CLOCK_UNREADABLE, nw.any_horizontal(*unreadable, ignore_nulls=True)),
             (
                 PROVIDER_BEFORE_ARRIVAL,
@@ -212,3 +220,17 @@ def judge_er_visits(raw: Frame, hospitals: Frame) -> Frame:
         .otherwise(nw.col("rule"))
     )
     return newest_only(frame, ["visit_id"], "recorded_at")
+
+
+def _derived_clocks() -> list[nw.Expr]:
+    """For each clock, whether it is there and its source's profile has computed it."""
+    by_clock: dict[str, list[str]] = {}
+    for name, profile in profiles().items():
+        spec = profile.subjects.get("er_visits")
+        for column, how in (spec.derived if spec is not None else {}).items():
+            if isinstance(how, Sum):
+                by_clock.setdefault(column, []).append(name)
+    return [nw.lit(False)] + [
+        nw.col("source_profile").is_in(names) & ~is_blank(column)
+        for column, names in by_clock.items()
+    ]
