@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -17,7 +18,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -168,7 +169,8 @@ def test_other_machines_are_only_let_in_when_asked_for(host: str, refused: bool)
 def with_listener(
     options: ListenerOptions, client: Callable[[int, Listener], Awaitable[None]]
 ) -> Listener:
-    listener = Listener(options, now=lambda: NOW)
+    ticks = itertools.count()
+    listener = Listener(options, now=lambda: NOW + timedelta(microseconds=next(ticks)))
 
     async def run() -> None:
         stop, port = asyncio.Event(), asyncio.get_running_loop().create_future()

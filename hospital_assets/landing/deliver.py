@@ -29,7 +29,7 @@ def land(folder: Path, name: str, data: bytes) -> Path:
     target = folder / name
     if target.exists():
         raise FileExistsError(f"{target} has landed already, and a landed file never changes")
-    _make(folder)
+    make_folder(folder)
     temporary = folder / f".{name}.tmp"
     with temporary.open("wb") as file:
         file.write(data)
@@ -81,10 +81,10 @@ def destination(landing: Path, profile: str, subject: str) -> tuple[Path, str]:
     )
 
 
-def _make(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     """Create a folder and its parents, durably."""
     if folder.is_dir():
         return
-    _make(folder.parent)
+    make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
     flush_folder(folder.parent)

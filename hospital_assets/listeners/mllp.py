@@ -3,10 +3,10 @@
 Belongs here: frames, acknowledgements, and the files that received messages land in. Does not: what
 messages mean; they land word for word, and are read like any other landed file (`hl7v2`).
 
-A message is acknowledged with AA only when its bytes are on disk under their final name. Messages
-are appended to a file in the landing folder and synced together with whatever else has arrived
-meanwhile, so one disk sync serves many connections, and a busy day makes thousands of files, not
-millions. Each message keeps its MLLP frame, so a message that a crash cut off is recognised; its
+A message is acknowledged with AA only when its bytes are on disk under their final name. A sender
+waits for each answer, so a file for every message would make millions; instead messages are appended
+to a file that is open for some seconds (readers leave a file alone that somebody writes, and read it
+again when it has grown), and synced together with whatever else has arrived meanwhile. Each message keeps its MLLP frame, so a message that a crash cut off is recognised; its
 sender was never told that it had landed, and sends it again.
 """
 
@@ -26,6 +26,7 @@ from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
 
+from hospital_assets.landing.deliver import flush_folder, make_folder
 from hospital_assets.landing.hl7v2 import Delimiters
 
 START, END = b"\x0b", b"\x1c"
@@ -250,12 +251,12 @@ class LandedMessages:
     def _created(self, kind: str, clock: float) -> _File:
         now = self.now()
         folder = self.options.folder / now.strftime("%Y-%m-%d")
-        _make_folder(folder)
+        make_folder(folder)
         name = f"{now.strftime('%H%M%S.%f')}-{secrets.token_hex(4)}{kind}.hl7"
         path = folder / name
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o640)
         try:
-            _sync_folder(folder)
+            flush_folder(folder)
         except OSError:
             os.close(handle)
             path.unlink(missing_ok=True)
@@ -285,22 +286,6 @@ def _write_all(handle: int, data: bytes) -> None:
     left = memoryview(data)
     while left:
         left = left[os.write(handle, left) :]
-
-
-def _make_folder(folder: Path) -> None:
-    """Make a folder and those above it, so that they survive a power cut, too."""
-    if not folder.is_dir():
-        _make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 # The server -----------------------------------------------------------------------------------------
