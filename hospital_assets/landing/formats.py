@@ -48,5 +48,9 @@ def normaliser(name: str) -> Normaliser | None:
             return Normaliser(
                 lambda lines: normalised(lines, getattr(lines, "encoding", "utf-8")), version=1
             )
+        case "fhir":
+            from hospital_assets.landing import fhir
+
+            return Normaliser(fhir.json_lines, fhir.VERSION)
         case _:
             raise NotImplementedError(f"nothing reads files of the format '{name}' yet")

@@ -7,7 +7,8 @@ the vocabulary of a profile and its validation. Does not: reading files.
 
 A *source name* is how a profile points into a landed record: a CSV column; for all other formats a
 JSON path (`$.patient.id`), or `$each.code` for a path within one element of the list named by
-`each`. Everywhere, `@line` is the line of the record, `@part` counts the rows made from one record,
+`each`. A path may pick the elements of a list by what they hold: `$.name[use=official].family`,
+`[use!=old]`.  Everywhere, `@line` is the line of the record, `@part` counts the rows made from one record,
 `@landed_at` is when the file was delivered, and in `derived` `=text` is the text itself.
 """
 
@@ -151,6 +152,46 @@ class Limits(_Declaration):
     at_most: float | None = None
 
 
+class Lookup(_Declaration):
+    """Fill one of our columns from another kind of record of the same source.
+
+    Attributes:
+        column: our column to fill where the record itself leaves it empty.
+        on: our column that points at the other record; where it is the same as `column`, what is
+            found takes the place of the pointer.
+        files: glob patterns of the files that hold the other records; default the subject's own.
+        where: as for the subject.
+        each: JSON path of a list; each of its elements is looked at.
+        key: source name of what `on` must equal.
+        value: source name, or names in order of preference, of what is taken; the smallest of several.
+        pattern: regular expression for the key; what its first group matches is compared.
+        value_pattern: the same for the value.
+    """
+
+    column: str
+    on: str
+    files: tuple[str, ...] = ()
+    where: dict[str, tuple[str, ...]] = {}
+    each: str | None = None
+    key: str
+    value: str | tuple[str, ...]
+    pattern: str | None = None
+    value_pattern: str | None = None
+
+    def spec(self, subject: Subject) -> Subject:
+        """The records looked at as a declaration, of the columns `key` and `value`."""
+        patterns = {"key": self.pattern, "value": self.value_pattern}
+        return Subject(
+            files=self.files or subject.files,
+            format=subject.format,
+            encoding=subject.encoding,
+            where=self.where,
+            each=self.each,
+            columns={"key": self.key, "value": self.value},
+            patterns={name: pattern for name, pattern in patterns.items() if pattern},
+        )
+
+
 class Event(_Declaration):
     """One ADT event that a record describes, as an admission and a discharge in one row.
 
@@ -162,12 +203,24 @@ class Event(_Declaration):
         event_at: source name of its time.
         where: as for the subject.
         constants: our column -> value, beside those of the subject.
+        columns: our column -> source names, instead of those of the subject.
+        each: JSON path of a list; each element that has a time makes an event of its own.
+        from_element: the first element that does; elements count from 1.
     """
 
     event_type: str
     event_at: str
     where: dict[str, tuple[str, ...]] = {}
     constants: dict[str, str] = {}
+    columns: dict[str, str | tuple[str, ...]] = {}
+    each: str | None = None
+    from_element: int = Field(default=1, ge=1)
+
+    @property
+    def named(self) -> frozenset[str]:
+        """Every source name that the declaration uses."""
+        columns = ((names,) if isinstance(names, str) else names for names in self.columns.values())
+        return frozenset({self.event_at, *self.where, *(n for names in columns for n in names)})
 
 
 class Observations(_Declaration):
@@ -206,14 +259,19 @@ class Subject(_Declaration):
         encoding: of the files, where the bytes do not tell: UTF-8 and UTF-16 are recognised,
             anything else is read as Latin-1 unless this says what it is, as in cp1252.
         where: source name -> values; the subject takes only records that have one of them in each
-            (case and blanks around do not matter). What no subject takes is kept in
-            `raw_other_records`.
+            (case and blanks around do not matter); `*` is any text, and a value that begins with `!`
+            is one that a record must not have. What no subject takes is kept in `raw_other_records`.
         each: JSON path of a list; each of its elements makes a row.
+        is_element_itself: the record is an element, too, behind those of its list.
+        defaults: our column -> value for records that state none.
+        patterns: our column -> regular expression; what its first group matches is the value.
+        lookups: our columns that other records of the source fill.
         columns: our column -> source name, or names in order of preference. Empty means the source
             uses our names.
         required: our columns without which a CSV file is refused.
         constants: our column -> value for all records.
-        derived: our column -> source names and texts joined by `-`, or a clock plus minutes.
+        derived: our column -> source names (or lists of them, in order of preference) and texts
+            joined by `-`, or a clock plus minutes.
         formats: our column -> strptime formats of its clocks or dates, instead of the profile's.
         limits: our column -> what its numbers can be.
         payload: vital sign -> flat column and unit, for sources without a nested payload.
@@ -236,10 +294,14 @@ class Subject(_Declaration):
     encoding: str | None = None
     where: dict[str, tuple[str, ...]] = {}
     each: str | None = None
+    is_element_itself: bool = False
     columns: dict[str, str | tuple[str, ...]] = {}
+    defaults: dict[str, str] = {}
+    patterns: dict[str, str] = {}
+    lookups: tuple[Lookup, ...] = ()
     required: tuple[str, ...] = ()
     constants: dict[str, str] = {}
-    derived: dict[str, tuple[str, ...] | Sum] = {}
+    derived: dict[str, tuple[str | tuple[str, ...], ...] | Sum] = {}
     formats: dict[str, tuple[str, ...]] = {}
     limits: dict[str, Limits] = {}
     payload: dict[str, Parameter] = {}
@@ -279,7 +341,7 @@ class Subject(_Declaration):
         """Every source name that the declaration uses."""
         names = {name for column in self.columns for name in self.source_names(column)}
         for parts in self.derived.values():
-            names |= {parts.at, parts.plus_minutes} if isinstance(parts, Sum) else set(parts)
+            names |= _parts_of(parts)
         names |= {parameter.column for parameter in self.payload.values()} | set(self.where)
         if self.join is not None:
             names.add(self.join.on)
@@ -287,20 +349,27 @@ class Subject(_Declaration):
             names |= {self.observations.code, *self.observations.by, *self.observations.values}
             names |= {self.observations.unit} if self.observations.unit else set()
         for event in self.events:
-            names |= {event.event_at, *event.where}
+            names |= event.named
         return frozenset(n for n in names if n not in PSEUDO and not n.startswith("="))
 
     def of_event(self, event: Event) -> Subject:
         """The declaration as it reads for one of its events."""
         return self.model_copy(
             update={
-                "columns": {**self.columns, "event_at": event.event_at},
+                "columns": {**self.columns, **event.columns, "event_at": event.event_at},
                 "constants": {
                     **self.constants, "event_type": event.event_type, **event.constants,
                 },
                 "events": (),
             }
         )  # fmt: skip
+
+
+def _parts_of(parts: tuple[str | tuple[str, ...], ...] | Sum) -> set[str]:
+    """Every source name that a derived column uses."""
+    if isinstance(parts, Sum):
+        return {parts.at, parts.plus_minutes}
+    return {name for part in parts for name in ((part,) if isinstance(part, str) else part)}
 
 
 class Rest(Subject):
@@ -419,7 +488,7 @@ class Profile(_Declaration):
         clocks: dict[str, None] = {}
         for spec in takers:
             names = spec.source_names(spec.date) if spec.date else ()
-            names += tuple(event.event_at for event in spec.events)
+            names += tuple(event.event_at for event in spec.events if event.each is None)
             clocks |= dict.fromkeys(name for name in names if not name.startswith(ELEMENT))
         return Rest(
             files=takers[0].files,
@@ -555,14 +624,17 @@ def _mistakes(profile: Profile) -> Iterator[tuple[tuple[str | int, ...], str]]:
 def _mistakes_of(subject: str, spec: Subject) -> Iterator[tuple[tuple[str | int, ...], str]]:
     known = canonical_columns(subject)
     named: dict[tuple[str | int, ...], str] = {
-        **{(part, name): name for part in ("columns", "constants", "derived", "formats", "limits")
+        **{(part, name): name for part in ("columns", "constants", "defaults", "derived", "formats", "limits",
+                     "patterns")
            for name in getattr(spec, part)},
         **{(part, place): name for part in ("required", "unavailable")
            for place, name in enumerate(getattr(spec, part))},
         **{("join", "columns", name): name for name in (spec.join.columns if spec.join else ())},
         **{("rows", place, name): name for place, row in enumerate(spec.rows) for name in row},
         **{("events", place, "constants", name): name
-           for place, event in enumerate(spec.events) for name in event.constants},
+           for place, event in enumerate(spec.events) for name in (*event.constants, *event.columns)},
+        **{("lookups", place, part): getattr(lookup, part)
+           for place, lookup in enumerate(spec.lookups) for part in ("column", "on")},
         **({("date",): spec.date} if spec.date else {}),
     }  # fmt: skip
     for where, name in named.items():
@@ -577,8 +649,20 @@ def _mistakes_of(subject: str, spec: Subject) -> Iterator[tuple[tuple[str | int,
             yield _place_of(spec, name), f"'{name}' is a JSON path; CSV files have column names"
         if spec.format != "csv" and not is_path:
             yield _place_of(spec, name), f"'{name}' must be a JSON path, as in $.{name}"
-        if name.startswith(ELEMENT) and spec.each is None:
+        if name.startswith(ELEMENT) and spec.each is None and not _is_of_event(spec, name):
             yield _place_of(spec, name), f"'{name}' needs `each`, the list it is an element of"
+    patterns: dict[tuple[str | int, ...], str | None] = {
+        **{("patterns", name): pattern for name, pattern in spec.patterns.items()},
+        **{("lookups", place, part): getattr(lookup, part)
+           for place, lookup in enumerate(spec.lookups) for part in ("pattern", "value_pattern")},
+    }  # fmt: skip
+    for where, pattern in patterns.items():
+        if pattern is not None and (wrong := _wrong_pattern(pattern)):
+            yield where, wrong
+    if spec.lookups and spec.format == "csv":
+        yield ("lookups",), "CSV files are completed with `join`"
+    if spec.is_element_itself and spec.each is None:
+        yield ("is_element_itself",), "needs `each`, the list whose elements the record is like"
     if spec.each and spec.format == "csv":
         yield ("each",), "CSV records hold no lists"
     if spec.join and spec.format != "csv":
@@ -620,7 +704,7 @@ def _place_of(spec: Subject, name: str) -> tuple[str | int, ...]:
         if name in spec.source_names(column):
             return ("columns", column)
     for column, parts in spec.derived.items():
-        if name in ({parts.at, parts.plus_minutes} if isinstance(parts, Sum) else parts):
+        if name in _parts_of(parts):
             return ("derived", column)
     for vital_sign, parameter in spec.payload.items():
         if name == parameter.column:
@@ -637,6 +721,22 @@ def _place_of(spec: Subject, name: str) -> tuple[str | int, ...]:
             if name == said or (isinstance(said, tuple) and name in said):
                 return ("observations", key)
     return ("join", "on")
+
+
+def _is_of_event(spec: Subject, name: str) -> bool:
+    """Whether a source name stands only in events that make one of each element."""
+    return (
+        all(event.each is not None for event in spec.events if name in event.named)
+        and name not in spec.model_copy(update={"events": ()}).named
+    )
+
+
+def _wrong_pattern(pattern: str) -> str | None:
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        return f"not a regular expression: {error}"
+    return None if groups else "needs a group, in parentheses, that matches the value"
 
 
 def _is_encoding(name: str) -> bool:

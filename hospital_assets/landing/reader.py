@@ -15,6 +15,7 @@ import itertools
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ from hospital_assets.landing.formats import normaliser
 from hospital_assets.landing.profile import (
     ELEMENT,
     MEASURED,
+    Event,
     Observations,
     Parameter,
     Profile,
@@ -242,7 +244,15 @@ def _csv_column(name: str, spec: Subject, landed: Sequence[str]) -> pl.Expr:
         parts = spec.derived[name]
         if isinstance(parts, Sum):
             return _csv_sum(parts, spec.formats.get(name, ()), landed)
-        return pl.concat_str([_csv_part(part, landed) for part in parts], separator="-")
+        return pl.concat_str(
+            [
+                _csv_part(part, landed)
+                if isinstance(part, str)
+                else pl.coalesce(*(_csv_part(name, landed) for name in part))
+                for part in parts
+            ],
+            separator="-",
+        )
     if name == "payload" and (spec.payload or spec.observations):
         parameters = spec.payload or _gathered_payload(spec.observations)
         return _payload(parameters, landed)
@@ -250,7 +260,8 @@ def _csv_column(name: str, spec: Subject, landed: Sequence[str]) -> pl.Expr:
     if spec.join is not None and name in spec.join.columns:
         names = (_joined_as(name),)
     found = [pl.col(source) for source in names if source in landed]
-    return found[0] if found else pl.lit(None, dtype=pl.String)
+    value = found[0] if found else pl.lit(None, dtype=pl.String)
+    return value.str.extract(spec.patterns[name], 1) if name in spec.patterns else value
 
 
 def _csv_part(part: str, landed: Sequence[str]) -> pl.Expr:
@@ -282,14 +293,22 @@ def _csv_sum(parts: Sum, formats: Sequence[str], landed: Sequence[str]) -> pl.Ex
 
 def _is_among(values: pl.Expr, wanted: Sequence[str]) -> pl.Expr:
     listed = [value.strip().upper() for value in wanted]
-    return values.str.strip_chars().str.to_uppercase().is_in(listed).fill_null(False)
+    has = values.str.strip_chars().str.to_uppercase()
+    allowed = [value for value in listed if not value.startswith("!")]
+    held = pl.lit(True)
+    if "*" in allowed:
+        held = (has != "").fill_null(False)
+    elif allowed:
+        held = has.is_in(allowed).fill_null(False)
+    denied = [value[1:] for value in listed if value.startswith("!")]
+    return held & ~has.is_in(denied).fill_null(False)
 
 
 def _where(conditions: Mapping[str, Sequence[str]], landed: Sequence[str]) -> pl.Expr:
     return pl.all_horizontal(
         pl.lit(True),
         *(
-            _is_among(pl.col(name), values) if name in landed else pl.lit(False)
+            _is_among(pl.col(name) if name in landed else pl.lit(None, dtype=pl.String), values)
             for name, values in conditions.items()
         ),
     )
@@ -521,12 +540,12 @@ def _joined_as(column: str) -> str:
 
 def json_relation(
     connection: duckdb.DuckDBPyConnection,
-    subject: str,
+    names: Sequence[str],
     spec: Subject,
     files: Sequence[LandedFile],
     spool: Path,
 ) -> duckdb.DuckDBPyRelation:
-    """Records of JSON-lines files, read as text and taken apart inside DuckDB.
+    """The columns `names` of JSON-lines files, read as text and taken apart inside DuckDB.
 
     A line that is not one JSON object is a record with the problem `unreadable_line`. NaN, which
     JSON does not have but many writers produce, stands for a value that is not a number. Files of
@@ -534,7 +553,7 @@ def json_relation(
     """
     sources = []
     for pieces in _batches([piece for file in files for piece in _pieces(file, spec, spool)]):
-        names = _map_table(
+        of_file = _map_table(
             connection, [_mapped(file, str(path), line) for path, file, line in pieces]
         )
         listed = ", ".join(literal(str(path)) for path, *_ in pieces)
@@ -546,7 +565,7 @@ def json_relation(
             from (select filename, unnest(string_split(content, chr(10))) as line,
                          unnest(range(len(string_split(content, chr(10))))) as place
                   from read_text([{listed}])) l
-            join {names} m on m.handle = l.filename
+            join {of_file} m on m.handle = l.filename
             -- Trimming long lines is slow, and a line that starts with a letter is not blank.
             where ascii(line) > 32 or trim(line, chr(32) || chr(9) || chr(13)) <> ''"""
         )
@@ -556,7 +575,7 @@ def json_relation(
         select *, case when ascii(record) = 123 then json_valid(record)
             when json_valid(record) then json_type(record) = 'OBJECT' else false end as is_sound
         from ({" union all ".join(sources)})"""
-    return connection.sql(json_query(subject, spec, judged))
+    return connection.sql(json_query(names, spec, judged))
 
 
 class _Paths:
@@ -565,19 +584,64 @@ class _Paths:
     def __init__(self, source: str, found: str) -> None:
         self._source, self._found = source, found
         self._places: dict[str, int] = {}
+        self._picked: dict[str, int] = {}
 
     def __getitem__(self, path: str) -> str:
+        if _PICK.search(path):
+            place = self._picked.setdefault(path, len(self._picked) + 1)
+            return f"{self._found}_picked[{place}]"
         place = self._places.setdefault(path, len(self._places) + 1)
         return f"{self._found}[{place}]"
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._places) + len(self._picked)
 
     def sql(self) -> str:
-        if not self._places:
-            return f"cast([] as varchar[]) as {self._found}"
         listed = ", ".join(literal(path) for path in self._places)
-        return f"json_extract_string({self._source}, [{listed}]) as {self._found}"
+        plain = f"json_extract_string({self._source}, [{listed}])" if listed else "[]"
+        picked = ", ".join(_text_at(self._source, path) for path in self._picked)
+        return (
+            f"cast({plain} as varchar[]) as {self._found}, "
+            f"cast([{picked}] as varchar[]) as {self._found}_picked"
+        )
+
+
+#: `[key=value]` or `[key!=value]` in a path; the key may be a path itself.
+_PICK = re.compile(
+    r"\[(?P<key>[A-Za-z_@][^\]=!]*(?:\[\d+\][^\]=!]*)*)(?P<sign>!?=)(?P<value>[^\]]*)\]"
+)
+
+
+def _elements_at(source: str, path: str, depth: int = 0) -> str:
+    """SQL of the list of JSON values at a path: all elements of a list, those picked, or one value."""
+    pick = _PICK.search(path)
+    if pick is None:
+        return f"json_extract({source}, {literal(path if '[*]' in path else f'{path}[*]')})"
+    element = f"e{depth}"
+    has = f"json_extract_string({element}, {literal('$.' + pick['key'])})"
+    sign = "is not distinct from" if pick["sign"] == "=" else "is distinct from"
+    found = f"json_extract({source}, {literal(path[: pick.start()] + '[*]')})"
+    picked = f"list_filter({found}, lambda {element}: {has} {sign} {literal(pick['value'])})"
+    rest = path[pick.end() :]
+    if not rest:
+        return picked
+    if rest.startswith("[") and not _PICK.match(rest):  # the n-th of them
+        place, _, rest = rest[1:].partition("]")
+        picked = f"list_slice({picked}, {int(place) + 1}, {int(place) + 1})"
+        if not rest:
+            return picked
+    inner = f"i{depth}"
+    if _PICK.search(rest):
+        return f"flatten(list_transform({picked}, lambda {inner}: {_elements_at(inner, '$' + rest, depth + 1)}))"
+    return (
+        f"list_filter(list_transform({picked}, lambda {inner}: "
+        f"json_extract({inner}, {literal('$' + rest)})), lambda {inner}: {inner} is not null)"
+    )
+
+
+def _text_at(source: str, path: str) -> str:
+    """SQL of the text at a path that picks elements: of the first one that has any."""
+    return f"json_extract_string({_elements_at(source, path)}[1], '$')"
 
 
 class _JsonReading:
@@ -622,7 +686,12 @@ class _JsonReading:
             parts = spec.derived[name]
             if isinstance(parts, Sum):
                 return self._sum(parts, spec.formats.get(name, ()))
-            return " || '-' || ".join(self.source(part) for part in parts)
+            return " || '-' || ".join(
+                self.source(part)
+                if isinstance(part, str)
+                else f"coalesce({', '.join(self.source(name) for name in part)})"
+                for part in parts
+            )
         if name == "payload" and spec.payload:
             return self._payload(
                 {
@@ -636,7 +705,10 @@ class _JsonReading:
         found = [self.source(source) for source in spec.source_names(name)]
         if not found:
             return "cast(null as varchar)"
-        return found[0] if len(found) == 1 else f"coalesce({', '.join(found)})"
+        value = found[0] if len(found) == 1 else f"coalesce({', '.join(found)})"
+        if name in spec.patterns:
+            return f"nullif(regexp_extract({value}, {literal(spec.patterns[name])}, 1), '')"
+        return value
 
     def _sum(self, parts: Sum, formats: Sequence[str]) -> str:
         at, minutes = self.source(parts.at), self.source(parts.plus_minutes)
@@ -662,7 +734,7 @@ class _JsonReading:
         """Whether a record has one of the values in each."""
         return (
             " and ".join(
-                f"coalesce(upper(trim({self.source(name)})) in ({_listed(values)}), false)"
+                _has_one_of(f"upper(trim({self.source(name)}))", values)
                 for name, values in conditions.items()
             )
             or "true"
@@ -675,20 +747,33 @@ class _JsonReading:
             codes = f"({_listed(tuple(spec.observations.codes))})"
             code = spec.observations.code
             if code.startswith(ELEMENT):
-                path = literal(f"{spec.each}[*]{code.removeprefix(ELEMENT)}")
+                path = "$" + code.removeprefix(ELEMENT)
+                text = (
+                    _text_at("element", path)
+                    if _PICK.search(path)
+                    else f"json_extract_string(element, {literal(path)})"
+                )
                 terms.append(
-                    f"len(list_filter(json_extract_string(case when is_sound then record end, "
-                    f"{path}), lambda code: upper(trim(code)) in {codes})) > 0"
+                    f"len(list_filter({self.elements(spec)}, lambda element: "
+                    f"upper(trim({text})) in {codes})) > 0"
                 )
             else:
                 terms.append(f"upper(trim({self.source(code)})) in {codes}")
         elif spec.each:
-            terms.append(
-                f"json_array_length(case when is_sound then record end, {literal(spec.each)}) > 0"
-            )
+            terms.append(f"len({self.elements(spec)}) > 0")
         if spec.events:
             terms.append(f"({' or '.join(f'({self.where(e.where)})' for e in spec.events)})")
         return " and ".join(f"coalesce({term}, false)" for term in terms)
+
+    @staticmethod
+    def elements(spec: Subject | Event) -> str:
+        """The elements that make rows of a record."""
+        assert spec.each is not None  # noqa: S101  (only called where there is a list)
+        record = "case when is_sound then record end"
+        listed = f"coalesce({_elements_at(record, spec.each)}, [])"
+        if isinstance(spec, Subject) and spec.is_element_itself:
+            return f"list_append({listed}, cast({record} as json))"
+        return listed
 
     def made_events(self) -> list[str]:
         """For each declared event, whether a record makes it, as `_made_events` for CSV."""
@@ -698,22 +783,21 @@ class _JsonReading:
             here = f"({self.where(event.where)})"
             has_time = f"coalesce(trim({self.source(event.event_at)}) <> '', false)"
             is_first = f"not ({' or '.join(applies) or 'false'})"
-            made.append(f"({here} and ({has_time} or {is_first}))")
+            made.append(f"({here} and ({has_time}{'' if event.each else f' or {is_first}'}))")
             applies.append(here)
         return made
 
 
-def json_query(subject: str, spec: Subject, judged: str) -> str:
+def json_query(names: Sequence[str], spec: Subject, judged: str) -> str:
     """SQL from lines of JSON to a subject's raw records.
 
     Args:
-        subject: the subject.
+        names: the columns wanted.
         spec: its declaration.
         judged: SQL of the lines: `source_file`, `_fallback`, `landed_at`, `source_line`, `record`,
             and `is_sound`, whether that is a JSON object.
     """
     reading = _JsonReading(spec)
-    names = canonical_columns(subject)
     if isinstance(spec, Rest):
         taken = " or ".join(f"({reading.takes(taker)})" for taker in spec.takers) or "false"
         wanted = f"({reading.problem}) is not null or not ({taken})"
@@ -722,12 +806,11 @@ def json_query(subject: str, spec: Subject, judged: str) -> str:
     else:
         wanted = "true"
 
-    rows = "select *, 1 as part from parsed"
+    rows, kept = "select *, 1 as part from parsed", ""
     if spec.each and not isinstance(spec, Rest):
-        path = literal(f"{spec.each}[*]")
         rows = (
             "select *, unnest(elements) as element, unnest(range(1, len(elements) + 1)) as part "
-            f"from (select *, json_extract(record, {path}) as elements from parsed)"
+            f"from (select *, {reading.elements(spec)} as elements from parsed)"
         )
     fields = {name: reading.column(name, spec) for name in names}
     if spec.events:
@@ -737,27 +820,42 @@ def json_query(subject: str, spec: Subject, judged: str) -> str:
             for event in spec.events
         ]
         for event, of_event in zip(spec.events, by_event, strict=True):
+            place = " || '-' || (part // 1000)" if event.each else ""
             of_event["message_id"] = (
-                f"{of_event['message_id']} || {literal('-' + event.event_type)}"
+                f"{of_event['message_id']} || {literal('-' + event.event_type)}{place}"
             )
         fields = {
-            name: "case part "
+            name: "case part % 1000 "
             + " ".join(f"when {n} then {of_event[name]}" for n, of_event in enumerate(by_event, 1))
             + " end"
             for name in names
         }
         cases = " ".join(f"when {part} then {is_made}" for part, is_made in enumerate(made, 1))
+        # The events of a list have the place of their element in their part, too.
+        elements = " ".join(
+            f"when {part} then list_slice({reading.elements(event)}, {event.from_element}, null)"
+            for part, event in enumerate(spec.events, 1)
+            if event.each
+        )
         parts = ", ".join(f"({part})" for part in range(1, len(made) + 1))
-        rows = f"select * from parsed, (values {parts}) as events(part) where case part {cases} end"
+        rows = f"select * from parsed, (values {parts}) as events(part)"
+        if elements:
+            rows = (
+                "select * exclude (part, elements), unnest(elements) as element, "
+                "part + 1000 * unnest(case when is_list then range(1, len(elements) + 1) else [0] end) "
+                "as part from (select *, part in "
+                f"({', '.join(str(n) for n, event in enumerate(spec.events, 1) if event.each)}) "
+                f"as is_list, case part {elements} else [cast(null as json)] end as elements from ({rows}))"
+            )
+        kept = f"where case part % 1000 {cases} end"
     head = f"source_file, {reading.line} as source_line, cast(part as bigint) as source_part, "
     head += f"{reading.record} as record, _fallback, "
     judged_problem = _judged_problem(spec, reading.problem, fields)
     last = f"{head} {judged_problem} as problem, " + ", ".join(
         f"{sql} as {quoted(name)}" for name, sql in fields.items()
     )
-    group = ""
     if spec.observations is not None:
-        last, group = _gathered_sql(reading, spec.observations, names, fields)
+        last, kept = _gathered_sql(reading, spec.observations, names, fields)
     if reading.element:
         rows = f"select *, {reading.element.sql()} from ({rows})"
     return f"""
@@ -765,7 +863,7 @@ def json_query(subject: str, spec: Subject, judged: str) -> str:
         ), parsed as (
             select * from (select *, {reading.whole.sql()} from judged) where {wanted}
         )
-        select {last} from ({rows}) {group}
+        select {last} from ({rows}) {kept}
         """
 
 
@@ -807,6 +905,20 @@ def _gathered_sql(
         + ", ".join(f"{selected[name]} as {quoted(name)}" for name in names)
     )
     return last, f"where {code} in ({known}) group by {by}"
+
+
+def _has_one_of(text: str, values: Sequence[str]) -> str:
+    """Whether a text in capitals is one of the values, as `_is_among` for CSV."""
+    allowed = [value for value in values if not value.startswith("!")]
+    denied = [value[1:] for value in values if value.startswith("!")]
+    terms = []
+    if "*" in allowed:
+        terms.append(f"coalesce({text} <> '', false)")
+    elif allowed:
+        terms.append(f"coalesce({text} in ({_listed(allowed)}), false)")
+    if denied:
+        terms.append(f"coalesce({text} not in ({_listed(denied)}), true)")
+    return f"({' and '.join(terms) or 'true'})"
 
 
 def _listed(values: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
 import dagster as dg
@@ -32,6 +32,7 @@ from hospital_assets.landing.drift import kinds_of
 from hospital_assets.landing.profile import (
     OTHER_RECORDS,
     Feed,
+    Lookup,
     Profile,
     Subject,
     canonical_columns,
@@ -193,6 +194,16 @@ class LandingZone:
         companions = self._landed(files.filter(pl.col("state") == "companion"))
         for spec, main in self._by_spec(profile, subject, files.filter(pl.col("state") == "ready")):
             frame = lazy(self._relation(subject, spec, main, companions))
+            for lookup in spec.lookups:
+                frame = self._filled(frame, profile, spec, lookup, ledger)
+            if spec.defaults:
+                # Behind the lookups: a default stands where nothing at all was found.
+                frame = frame.with_columns(
+                    **{
+                        name: nw.coalesce(nw.col(name), nw.lit(value))
+                        for name, value in spec.defaults.items()
+                    }
+                )
             if spec.date_from is not None:
                 frame = self._with_looked_up_day(frame, profile, spec, ledger)
             if CONTRACTS[f"raw_{subject}"].partitioned:
@@ -228,7 +239,47 @@ class LandingZone:
     ) -> duckdb.DuckDBPyRelation:
         if spec.format == "csv":
             return csv_relation(self.connection, subject, spec, files, companions, self.spool)
-        return json_relation(self.connection, subject, spec, files, self.spool)
+        return json_relation(self.connection, canonical_columns(subject), spec, files, self.spool)
+
+    def _filled(
+        self, frame: Frame, profile: Profile, spec: Subject, lookup: Lookup, ledger: pl.DataFrame
+    ) -> Frame:
+        """Fill a column from another kind of record of the source, landed in whatever file."""
+        others = lookup.spec(spec)
+        names = [
+            name
+            for name in ledger.filter(
+                pl.col("source_profile") == profile.name, pl.col("state") == "ready"
+            )["source_file"].unique()
+            if any(PurePosixPath(name).match(pattern) for pattern in others.files)
+        ]
+        files = ledger.filter(
+            pl.col("source_file").is_in(names), pl.col("state") == "ready"
+        ).unique("source_file")
+        if files.is_empty():
+            return frame
+        found = (
+            lazy(
+                json_relation(
+                    self.connection, ["key", "value"], others, self._landed(files), self.spool
+                )
+            )
+            .filter(~nw.col("key").is_null(), ~nw.col("value").is_null())
+            .rename({"key": "_key"})
+            .group_by("_key")
+            .agg(_found=nw.col("value").min())
+        )
+        filled = (
+            nw.coalesce(nw.col("_found"), nw.col(lookup.column))
+            if lookup.column == lookup.on
+            else nw.coalesce(nw.col(lookup.column), nw.col("_found"))
+        )
+        return (
+            frame.with_columns(_key=nw.col(lookup.on))
+            .join(found, on="_key", how="left")
+            .with_columns(filled.alias(lookup.column))
+            .drop("_key", "_found")
+        )
 
     def _with_looked_up_day(
         self, frame: Frame, profile: Profile, spec: Subject, ledger: pl.DataFrame
