@@ -235,6 +235,8 @@ class Observations(_Declaration):
         value: source name, or names in order of preference, of the value.
         unit: source name of the unit (UCUM).
         codes: landed code, as in LOINC 8867-4 -> vital sign, as in heart_rate.
+        flags: landed code, as in LOINC 3151-8 -> what is true where its value is above 0, as in
+            on_oxygen, and false where it is 0.
     """
 
     by: tuple[str, ...]
@@ -242,6 +244,12 @@ class Observations(_Declaration):
     value: str | tuple[str, ...]
     unit: str | None = None
     codes: dict[str, str]
+    flags: dict[str, str] = {}
+
+    @property
+    def gathered(self) -> dict[str, str]:
+        """Every landed code that is gathered -> the vital sign it stands for."""
+        return {**self.codes, **self.flags}
 
     @property
     def values(self) -> tuple[str, ...]:
@@ -372,6 +380,15 @@ def _parts_of(parts: tuple[str | tuple[str, ...], ...] | Sum) -> set[str]:
     return {name for part in parts for name in ((part,) if isinstance(part, str) else part)}
 
 
+def _telling(where: dict[str, tuple[str, ...]]) -> list[str]:
+    """Source names that say what kind a record is: those compared with codes, not with any text."""
+    return [
+        name
+        for name, values in where.items()
+        if any(value[:1] not in ("!", "*") for value in values)
+    ]
+
+
 class Rest(Subject):
     """What the subjects of a file leave of it. Made by `Profile.rest`, never declared.
 
@@ -480,9 +497,14 @@ class Profile(_Declaration):
             name
             for spec in takers
             for name in (
-                *spec.where,
-                *(name for event in spec.events for name in event.where),
+                *_telling(spec.where),
+                *(name for event in spec.events for name in _telling(event.where)),
                 *([spec.observations.code] if spec.observations and not spec.each else []),
+                *(
+                    [spec.observations.code.replace(ELEMENT, "$", 1)]
+                    if spec.observations and spec.is_element_itself
+                    else []
+                ),
             )
         )
         clocks: dict[str, None] = {}
@@ -680,7 +702,8 @@ def _mistakes_of(subject: str, spec: Subject) -> Iterator[tuple[tuple[str | int,
     }
     if spec.observations:
         vital_signs |= {
-            ("observations", "codes", code): name for code, name in spec.observations.codes.items()
+            ("observations", "codes", code): name
+            for code, name in spec.observations.gathered.items()
         }
     for where, name in vital_signs.items():
         if name not in (*MEASURED, *SCORED):
@@ -724,11 +747,8 @@ def _place_of(spec: Subject, name: str) -> tuple[str | int, ...]:
 
 
 def _is_of_event(spec: Subject, name: str) -> bool:
-    """Whether a source name stands only in events that make one of each element."""
-    return (
-        all(event.each is not None for event in spec.events if name in event.named)
-        and name not in spec.model_copy(update={"events": ()}).named
-    )
+    """Whether a source name belongs to an event that makes one of each element."""
+    return any(event.each is not None and name in event.named for event in spec.events)
 
 
 def _wrong_pattern(pattern: str) -> str | None:

@@ -319,7 +319,7 @@ def _takes(spec: Subject, landed: Sequence[str]) -> pl.Expr:
     taken = _where(spec.where, landed)
     if spec.observations is not None:
         code = spec.observations.code
-        known = _is_among(pl.col(code), tuple(spec.observations.codes))
+        known = _is_among(pl.col(code), tuple(spec.observations.gathered))
         taken &= known if code in landed else pl.lit(False)
     if spec.events:
         taken &= pl.any_horizontal(*(_where(event.where, landed) for event in spec.events))
@@ -346,13 +346,13 @@ def _gathered_payload(observations: Observations | None) -> dict[str, Parameter]
     """The flat columns that `_gathered` makes, as a declaration of a payload."""
     assert observations is not None  # noqa: S101  (only called where there are observations)
     return {
-        name: Parameter(column=f"@{name}") for name in dict.fromkeys(observations.codes.values())
+        name: Parameter(column=f"@{name}") for name in dict.fromkeys(observations.gathered.values())
     }
 
 
 def _gathered(frame: pl.DataFrame, long: Observations) -> pl.DataFrame:
     """Observation sets: one row for each key, a column for each vital sign and one for its unit."""
-    names = {code.strip().upper(): name for code, name in long.codes.items()}
+    names = {code.strip().upper(): name for code, name in long.gathered.items()}
     by = list(long.by) if set(long.by) <= set(frame.columns) else ["@line"]
     values = [pl.col(name) for name in long.values if name in frame.columns]
     frame = frame.sort("@line").with_columns(
@@ -382,6 +382,12 @@ def _gathered(frame: pl.DataFrame, long: Observations) -> pl.DataFrame:
     return (
         frame.group_by(by, maintain_order=True)
         .agg(*(pl.col(name).first() for name in kept), *found, records.alias("@record"))
+        .with_columns(
+            (pl.col(f"@{name}").cast(pl.Float64, strict=False) > 0)
+            .cast(pl.String)
+            .alias(f"@{name}")
+            for name in dict.fromkeys(long.flags.values())
+        )
         .with_columns(pl.lit(1, dtype=pl.Int64).alias("@part"))
     )
 
@@ -744,7 +750,7 @@ class _JsonReading:
         """Whether a subject takes a record: no row may come of one that it takes, and none else."""
         terms = [f"({self.where(spec.where)})"]
         if spec.observations is not None:
-            codes = f"({_listed(tuple(spec.observations.codes))})"
+            codes = f"({_listed(tuple(spec.observations.gathered))})"
             code = spec.observations.code
             if code.startswith(ELEMENT):
                 path = "$" + code.removeprefix(ELEMENT)
@@ -833,7 +839,7 @@ def json_query(names: Sequence[str], spec: Subject, judged: str) -> str:
         cases = " ".join(f"when {part} then {is_made}" for part, is_made in enumerate(made, 1))
         # The events of a list have the place of their element in their part, too.
         elements = " ".join(
-            f"when {part} then list_slice({reading.elements(event)}, {event.from_element}, null)"
+            f"when {part} then ({reading.elements(event)})[{event.from_element}:]"
             for part, event in enumerate(spec.events, 1)
             if event.each
         )
@@ -876,11 +882,12 @@ def _gathered_sql(
     value = f"coalesce({', '.join(reading.source(v) for v in long.values)}, null)"
     unit = reading.source(long.unit) if long.unit else "cast(null as varchar)"
     values = {}
-    for name in dict.fromkeys(long.codes.values()):
-        codes = _listed([c for c, n in long.codes.items() if n == name])
+    for name in dict.fromkeys(long.gathered.values()):
+        codes = _listed([c for c, n in long.gathered.items() if n == name])
         these = f"filter (where {code} in ({codes}) and {value} is not null)"
         values[name] = (
-            f"arg_min({value}, {place}) {these}", f"arg_min({unit}, {place}) {these}"
+            _flagged(f"arg_min({value}, {place}) {these}", name in long.flags.values()),
+            f"arg_min({unit}, {place}) {these}",
         )  # fmt: skip
     selected = {
         name: reading._payload(values) if name == "payload" else f"arg_min({sql}, {place})"
@@ -896,7 +903,7 @@ def _gathered_sql(
         f"case when count(distinct {reading.line}) = 1 then any_value({reading.record}) "
         f"else '[' || {listed} || ']' end"
     )
-    known = _listed(tuple(long.codes))
+    known = _listed(tuple(long.gathered))
     by = ", ".join(["source_file", "_fallback", *(reading.source(name) for name in long.by)])
     last = (
         f"source_file, min({reading.line}) as source_line, "
@@ -905,6 +912,11 @@ def _gathered_sql(
         + ", ".join(f"{selected[name]} as {quoted(name)}" for name in names)
     )
     return last, f"where {code} in ({known}) group by {by}"
+
+
+def _flagged(value: str, is_flag: bool) -> str:
+    """A number as whether it is above 0."""
+    return f"cast(try_cast({value} as double) > 0 as varchar)" if is_flag else value
 
 
 def _has_one_of(text: str, values: Sequence[str]) -> str:
