@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import json
 from dataclasses import replace
 from datetime import date
+from typing import Any
 
+import duckdb
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from hospital_assets.landing.fhir import json_lines
+from hospital_assets.landing.zone import LandingZone
 from hospital_assets.settings import Settings, write_settings
 from hospital_assets.simulator import simulate
 from hospital_assets_tests.fhir_rendering import Rendering, land_bundle, land_ndjson, prepare
@@ -95,9 +103,9 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, Settings]:
     half = (third + 12 + len(visits)) // 2
     land_bundle(folder, "search", "searchset", itertools.chain(*visits[third + 12 : half]))
     land_bundle(folder, "all", "collection", itertools.chain(*visits[half:]), indent=1)
-    for settings in (native, fhir):
-        write_settings(settings)
-        report = run(settings, select=FACTS)
+    for directory in (native, fhir):
+        write_settings(directory)
+        report = run(directory, select=FACTS)
         assert not report.failures
     return native, fhir
 
@@ -112,7 +120,303 @@ def same(native: pl.DataFrame, fhir: pl.DataFrame) -> None:
     assert not differing, (native.height, fhir.height)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("facts", [VISITS, VITALS, SCORES, FLOW, PROCEDURES, PEOPLE, DOCTORS])
 def test_the_same_visits_give_the_same_facts(both: tuple[Settings, Settings], facts: str) -> None:
-    native, fhir = (query(settings, facts) for settings in both)
+    native, fhir = (query(directory, facts) for directory in both)
     same(native, fhir)
+
+
+# --- laying out as lines ---------------------------------------------------------------------------
+
+
+def laid_out(text: str) -> list[dict[str, Any]]:
+    lines = json_lines(iter(text.splitlines(keepends=True)))
+    return [json.loads(line) for line in lines if line]
+
+
+def resource(number: int) -> dict[str, Any]:
+    return {
+        "resourceType": "Patient", "id": f"p{number}", "name": [{"family": 'Zo\u00eb "Q" {[,'}],
+        "link": {"reference": f"Patient/p{number + 1}"},
+    }  # fmt: skip
+
+
+def bundle(resources: list[dict[str, Any]], **entry: Any) -> dict[str, Any]:
+    return {"resourceType": "Bundle", "type": "collection",
+            "entry": [{"resource": each, **entry} for each in resources], "total": 3}  # fmt: skip
+
+
+def plain(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in one.items() if name[0] != "@"} for one in found]
+
+
+@given(st.integers(1, 6), st.sampled_from([None, 0, 1, 2]), st.sampled_from(["\n", "\r\n"]))
+def test_every_shape_gives_the_same_resources(count: int, indent: int | None, end: str) -> None:
+    resources = [resource(number) for number in range(count)]
+    ndjson = "".join(f"{json.dumps(one)}{end}" for one in resources)
+    shapes = [
+        ndjson,
+        json.dumps(bundle(resources), indent=indent).replace("\n", end),
+        json.dumps(resources, indent=indent).replace("\n", end),
+        "".join(f"{json.dumps(bundle([one]))}{end}" for one in resources),
+        f"{json.dumps(bundle(resources[:1]))}{end}"
+        + "".join(f"{json.dumps(one)}{end}" for one in resources[1:]),
+        f"{json.dumps(bundle(resources[:1]), indent=indent)}{end}{json.dumps(bundle(resources[1:]))}",
+    ]
+    for text in shapes:
+        found = laid_out(text)
+        assert plain(found) == resources
+        places = [one.get("@line", number) for number, one in enumerate(found, 1)]
+        assert len(set(places)) == count and places == sorted(places)
+        for one in found:
+            # The record is the resource's own words, layout included.
+            assert one.get("@record", "") in text
+
+
+def test_bulk_lines_pass_untouched() -> None:
+    lines = ['{"resourceType": "Patient",  "id": "1"}', "not json", "", '{"a": 1.10}']
+    assert list(json_lines(f"{line}\n" for line in lines)) == lines
+
+
+def test_a_resource_of_a_laid_out_bundle_knows_its_line() -> None:
+    text = json.dumps(bundle([resource(1), resource(2)]), indent=2)
+    for one in laid_out(text):
+        assert '"resource": {' in text.splitlines()[one["@line"]]  # the line after its entry opens
+
+
+def test_references_within_a_transaction_become_ids() -> None:
+    entry = [
+        {"fullUrl": "urn:uuid:11", "resource": {"resourceType": "Patient", "id": "P"}},
+        {"fullUrl": "urn:uuid:22",
+         "resource": {"resourceType": "Encounter", "subject": {"reference": "urn:uuid:11"},
+                      "partOf": {"reference": "urn:uuid:99"}}},
+        {"request": {"method": "DELETE", "url": "Encounter/7"}},
+    ]  # fmt: skip
+    patient, encounter, deleted = laid_out(json.dumps({"resourceType": "Bundle", "entry": entry}))
+    assert patient["id"] == "P"
+    assert encounter["id"] == "22"
+    assert encounter["subject"]["reference"] == "Patient/P"
+    assert encounter["partOf"]["reference"] == "urn:uuid:99"  # of another Bundle
+    assert '"urn:uuid:11"' in encounter["@record"]
+    assert (deleted["resourceType"], deleted["type"], deleted["id"]) == (
+        "Deleted",
+        "Encounter",
+        "7",
+    )
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_of_a_torn_bundle_the_whole_entries_are_kept_and_the_rest_is_one_problem(
+    indent: int | None,
+) -> None:
+    whole = json.dumps(bundle([resource(number) for number in range(4)]), indent=indent)
+    cut = whole.index('"id": "p3"')
+    found = laid_out(whole[:cut])
+    assert [one.get("id") for one in found] == ["p0", "p1", "p2", None]
+    assert found[-1]["@problem"] == "unreadable_line"
+    assert whole[:cut].endswith(found[-1]["@record"])
+    assert len({one["@line"] for one in found}) == 4
+
+
+@settings(max_examples=200)
+@given(st.text(alphabet='{}[]",: \n\\abBundleresourceType0', max_size=60))
+def test_no_text_stops_it(text: str) -> None:
+    for line in json_lines(iter(text.splitlines(keepends=True))):
+        assert "\n" not in line
+
+
+# --- reading ---------------------------------------------------------------------------------------
+
+DAY = date(2026, 3, 7)
+LOINC, ICD, SCT = (
+    "http://loinc.org", "http://hl7.org/fhir/sid/icd-10-cm", "http://snomed.info/sct"
+)  # fmt: skip
+
+
+def encounter(identity: str, kind: str = "EMER", **more: Any) -> dict[str, Any]:
+    return {
+        "resourceType": "Encounter", "id": identity, "status": "finished", "class": {"code": kind},
+        "subject": {"reference": "https://fhir.example.org/r4/Patient/P1/_history/3"},
+        "serviceProvider": {"reference": "Organization/H1"},
+        "period": {"start": "2026-03-07T10:00:00-05:00", "end": "2026-03-07T14:00:00-05:00"}, **more,
+    }  # fmt: skip
+
+
+def observation(of: str, code: str, value: float | None = None, **more: Any) -> dict[str, Any]:
+    said = {} if value is None else {"valueQuantity": {"value": value, "code": "/min"}}
+    return {
+        "resourceType": "Observation", "id": f"{of}-{code}", "status": "final",
+        "code": {"coding": [{"system": LOINC, "code": code}]},
+        "subject": {"reference": "Patient/P1"}, "encounter": {"reference": f"Encounter/{of}"},
+        "effectiveDateTime": "2026-03-07T10:20:00-05:00", **said, **more,
+    }  # fmt: skip
+
+
+def condition(
+    identity: str, of: str | None, *codings: tuple[str, str], **more: Any
+) -> dict[str, Any]:
+    return {
+        "resourceType": "Condition", "id": identity, "subject": {"reference": "Patient/P1"},
+        **({"encounter": {"reference": f"Encounter/{of}"}} if of else {}),
+        "code": {"coding": [{"system": system, "code": code} for system, code in codings]}, **more,
+    }  # fmt: skip
+
+
+def ndjson(*resources: dict[str, Any]) -> str:
+    return "".join(f"{json.dumps(one)}\n" for one in resources)
+
+
+ADMITTED = {"dischargeDisposition": {"coding": [{"code": "hosp"}]}}
+PLACES = [
+    {"location": {"display": "ICU"}, "period": {"start": "2026-03-07T14:00:00-05:00"}},
+    {"location": {"display": "Room 9"}, "period": {"start": "2026-03-07T15:00:00-05:00"},
+     "physicalType": {"coding": [{"code": "ro"}]}},
+    {"location": {"reference": "Location/W2"}, "period": {"start": "2026-03-07T16:00:00-05:00"}},
+    {"location": {"display": "somewhere, some time"}},
+]  # fmt: skip
+PRESSURES = [
+    {"code": {"coding": [{"system": LOINC, "code": code}]},
+     "valueQuantity": {"value": value, "code": "mm[Hg]"}}
+    for code, value in (("8480-6", 120), ("8462-4", 70))
+]  # fmt: skip
+HOSPITAL = {
+    "resourceType": "Organization", "id": "H1", "name": "General",
+    "type": [{"coding": [{"code": "prov"}]}],
+    "extension": [{"url": "http://hl7.org/fhir/StructureDefinition/timezone",
+                   "valueCode": "America/Denver"}],
+}  # fmt: skip
+FILES = {
+    "kinds": ndjson(
+        encounter("K1"), encounter("K2", "AMB"), encounter("K3", "IMP"), {"resourceType": "Claim"},
+        observation("K1", "8867-4", 80), observation("K1", "1234-5", 3),
+    ) + "torn {\n[1]\n",
+    "status": ndjson(
+        encounter("S1", status="cancelled"), encounter("S2", status="entered-in-error"),
+        encounter("S3", status="planned"), encounter("S4", status="in-progress"),
+    ),
+    "admitted": ndjson(
+        encounter("A1", hospitalization=ADMITTED),
+        encounter("A2", "IMP", partOf={"reference": "Encounter/A1"}, location=PLACES),
+    ),
+    "values": ndjson(
+        observation("V1", "8867-4", 300, status="entered-in-error"),
+        observation("V1", "8867-4", 81),
+        observation("V1", "9279-1", dataAbsentReason={"coding": [{"code": "not-performed"}]}),
+        observation("V1", "85354-9", component=PRESSURES),
+        observation("V1", "2708-6", 97, effectiveDateTime="2026-03-07T11:00:00-05:00"),
+        observation("V1", "3151-8", 2),
+        encounter("V1"),
+    ),
+    "conditions": ndjson(
+        condition("C1", "R1", (SCT, "22298006")),
+        condition("C2", "R1", (SCT, "29857009"), (ICD, "R07.9")),
+        condition("C3", "R1", (ICD, "Z00"),
+                  verificationStatus={"coding": [{"code": "entered-in-error"}]}),
+        condition("C4", None, (ICD, "I10")),
+    ),
+    "ranks": ndjson(
+        encounter("R1", diagnosis=[{"condition": {"reference": "Condition/C2"}, "rank": 1}])
+    ),
+    "triage": ndjson(observation("R1", "54094-8", valueInteger=2)),
+    "masters": ndjson(
+        HOSPITAL, {**HOSPITAL, "id": "H2", "extension": []},
+        {"resourceType": "Location", "id": "W2", "name": "Surgery"},
+    ),
+}  # fmt: skip
+
+Read = dict[str, pl.DataFrame]
+
+
+@pytest.fixture(scope="module")
+def landed(tmp_path_factory: pytest.TempPathFactory) -> Read:
+    """What the files above give, by subject, and their ledger; all read in one go."""
+    folder = tmp_path_factory.mktemp("landed")
+    for name, text in FILES.items():
+        path = folder / "landing" / "fhir-r4" / f"{name}.ndjson"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    with contextlib.closing(duckdb.connect()) as connection:
+        connection.execute("set TimeZone = 'UTC'")
+        zone = LandingZone(folder / "landing", folder / "spool", DAY, DAY, connection)
+        ledger = zone.discover()
+        subjects = ("er_visits", "vitals", "adt_events", "diagnoses", "hospitals", "other_records")
+        found = {name: zone.read(name, ledger).collect("polars").to_native() for name in subjects}
+    return {**found, "ledger": ledger}
+
+
+def of(frame: pl.DataFrame, *files: str) -> pl.DataFrame:
+    return frame.filter(pl.col("source_file").is_in([f"fhir-r4/{name}.ndjson" for name in files]))
+
+
+def test_every_record_is_taken_kept_or_named_as_unreadable(landed: Read) -> None:
+    found = {name: of(frame, "kinds") for name, frame in landed.items()}
+    others = found["other_records"]
+    assert sorted(others.filter(pl.col("problem").is_null())["kind"]) == [
+        "Claim", "Encounter AMB finished", "Observation 1234-5 final"
+    ]  # fmt: skip
+    assert others["problem"].drop_nulls().to_list() == ["unreadable_line"] * 2
+    assert found["ledger"].filter(subject="other_records")["unreadable_count"].to_list() == [2]
+    assert found["er_visits"]["visit_id"].to_list() == ["K1"]
+    assert found["vitals"].height == 1
+    assert sorted(found["adt_events"]["message_id"]) == ["K1-A03", "K1-A04", "K3-A01", "K3-A03"]
+    lines = [line for name in ("er_visits", "vitals", "adt_events", "other_records")
+             for line in found[name]["source_line"]]  # fmt: skip
+    assert set(lines) == set(range(1, 9))
+
+
+def test_references_of_every_form_are_ids(landed: Read) -> None:
+    (visit,) = landed["er_visits"].filter(visit_id="K1").rows(named=True)
+    assert (visit["patient_id"], visit["hospital_id"]) == ("P1", "H1")
+    assert visit["service_date"] == DAY
+
+
+def test_a_cancelled_or_mistaken_encounter_is_a_cancelled_visit_and_a_planned_one_is_none(
+    landed: Read,
+) -> None:
+    assert sorted(of(landed["er_visits"], "status")["visit_id"]) == ["S1", "S2", "S4"]
+    cancelled = of(landed["adt_events"], "status").filter(event_type="A11")["visit_id"]
+    assert sorted(cancelled) == ["S1", "S2"]
+    assert of(landed["other_records"], "status")["kind"].to_list() == ["Encounter EMER planned"]
+
+
+def test_who_is_admitted_goes_on_in_the_encounter_that_is_part_of_the_visit(landed: Read) -> None:
+    events = of(landed["adt_events"], "admitted").sort("event_at", "event_type")
+    # In the order of their texts: 10, 14, 14 and 16 o'clock.
+    assert sorted(events.select("event_type", "visit_id", "department").rows()) == [
+        ("A01", "A1", "ICU"), ("A02", "A1", "Surgery"), ("A03", "A1", "ICU"), ("A04", "A1", None),
+    ]  # fmt: skip
+    assert events["message_id"].n_unique() == 4
+    assert events.select("source_file", "source_line", "source_part").n_unique() == 4
+
+
+def test_what_is_no_value_is_not_used(landed: Read) -> None:
+    sets = of(landed["vitals"], "values").sort("measured_at")
+    first, second = (json.loads(payload) for payload in sets["payload"])
+    assert first["heart_rate"]["value"] == "81"
+    assert first["respiratory_rate"] is None
+    assert (first["systolic_bp"]["value"], first["diastolic_bp"]["unit"]) == ("120", "mm[Hg]")
+    assert first["on_oxygen"] == "true"
+    assert second["spo2"]["value"] == "97"
+    assert second["heart_rate"] is None
+    assert sets["hospital_id"].to_list() == ["H1", "H1"]  # looked up in the encounter
+    assert of(landed["other_records"], "values")["kind"].to_list() == [
+        "Observation 8867-4 entered-in-error"
+    ]
+
+
+def test_ranks_hospitals_and_triage_come_from_other_resources(landed: Read) -> None:
+    diagnoses = of(landed["diagnoses"], "conditions").sort("diagnosis_id")
+    wanted = ("diagnosis_id", "icd_code", "code_system", "sequence", "hospital_id", "service_date")
+    assert diagnoses.select(wanted).rows() == [
+        ("C1", "22298006", SCT, None, "H1", DAY), ("C2", "R07.9", ICD, "1", "H1", DAY),
+    ]  # fmt: skip
+    assert of(landed["er_visits"], "ranks")["triage_level"].to_list() == ["2"]
+    assert sorted(of(landed["other_records"], "conditions", "triage")["kind"]) == [
+        "Condition", "Condition", "Observation 54094-8 final"
+    ]  # fmt: skip
+
+
+def test_a_time_zone_is_read_from_its_extension_or_is_the_default(landed: Read) -> None:
+    hospitals = landed["hospitals"].sort("hospital_id")
+    assert hospitals["time_zone"].to_list() == ["America/Denver", "America/New_York"]

@@ -73,9 +73,10 @@ def _of_lines(lines: Iterator[str]) -> Iterator[str]:
     last = 0
     for number, line in enumerate(lines, start=1):
         text = line.rstrip("\r\n")
-        if '"Bundle"' in text and (made := _of_bundle_line(text, max(number, last + 1))):
-            yield from made
-            last = max(number, last + 1) + len(made) - 1
+        made = _of_bundle_line(text, max(number, last + 1)) if '"Bundle"' in text else None
+        if made is not None:
+            yield from made or [""]  # a Bundle of nothing is a blank line
+            last = max(number, last + 1) + max(len(made), 1) - 1
         elif number > last:
             last = number
             yield text
@@ -84,13 +85,13 @@ def _of_lines(lines: Iterator[str]) -> Iterator[str]:
             yield _line(text, text, last)
 
 
-def _of_bundle_line(text: str, number: int) -> list[str]:
-    """The lines of a Bundle that stands on one line; none where it is no Bundle."""
+def _of_bundle_line(text: str, number: int) -> list[str] | None:
+    """The lines of a Bundle that stands on one line; None where it is no Bundle."""
     try:
         is_bundle = json.loads(text).get("resourceType") == "Bundle"
     except (ValueError, AttributeError):
-        return []
-    return list(_of_bundle(text, text.index("{"), number)) if is_bundle else []
+        return None
+    return list(_of_bundle(text, text.index("{"), number)) if is_bundle else None
 
 
 def _of_text(text: str) -> Iterator[str]:
