@@ -30,6 +30,7 @@ from hospital_assets.checks.quality import quality_checks
 from hospital_assets.checks.standing import standing
 from hospital_assets.clock import ClockResource
 from hospital_assets.governance.assets import publication_assets
+from hospital_assets.governance.audit import AuditResource
 from hospital_assets.governance.policy import shipped_policy
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.partitions import SERVICE_PERIODS
@@ -71,6 +72,7 @@ def build_definitions(settings: Settings | None = None) -> dg.Definitions:
         resources={
             "warehouse": warehouse,
             "io_manager": WarehouseIOManager(warehouse=warehouse),
+            "audit": AuditResource(data_dir=str(settings.data_dir)),
             "clock": ClockResource(data_dir=str(settings.data_dir)),
             "reports": ReportsResource(folder=str(settings.reports)),
             "outbox": OutboxResource(file=str(outbox_file(settings))),

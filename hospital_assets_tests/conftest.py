@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 
 # No test may touch the data directory of the checkout.
 os.environ["HOSPITAL_DATA_DIR"] = str(Path(__file__).parent / "no-data-here")
+# Nor anybody's keys.
+os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="hospital-keys-")
 
 from hospital_assets.settings import Settings, write_settings
 from hospital_assets.warehouse.database import Warehouse, open_warehouse

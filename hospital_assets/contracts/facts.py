@@ -12,6 +12,9 @@ from hospital_assets.contracts.table import Instant, Table, WallClock, column
 
 WAIT_EXCLUSIONS = ["cancelled", "no_provider", "no_start", "negative", "too_long"]
 STAY_CLASSES = ["emergency", "inpatient"]
+AUDIT_ACTIONS = [
+    "query", "publish", "view", "login", "user", "key", "restore", "erase", "export",
+]  # fmt: skip
 NEWS2_RESPONSES = ["low", "urgent_ward_review", "urgent", "emergency"]
 
 
@@ -309,8 +312,40 @@ class FactAlerts(
     occurrence_count: pl.Int64 = column("How often it came back within its cooldown.", ge=1)
 
 
+class FactAuditEvents(
+    Table,
+    name="fact_audit_events",
+    layer="facts",
+    grain="one audited event",
+    key=("sequence_number",),
+):
+    """Who did what to which tables and columns, and whether they might; as the audit has it."""
+
+    sequence_number: pl.Int64 = column("Place in the chain, from 1.", ge=1)
+    occurred_at: Instant = column("When, by the wall clock.")
+    actor: pl.String = column("Who.", privacy="quasi_identifier")
+    role: pl.String = column("In which role; empty where none was needed.")
+    action: pl.String = column("What kind of thing.", isin=AUDIT_ACTIONS)
+    audience: pl.String = column("Whose publication it was about.")
+    version: pl.String = column("Which version of it.")
+    statement: pl.String = column(
+        "What was asked for; cut at 4,000 characters.", privacy="free_text"
+    )
+    statement_sha256: pl.String = column("Hash of all of it.")
+    objects: pl.String = column(
+        "Base tables and the columns of each that were read, as JSON.",
+        source="Snowflake ACCESS_HISTORY",
+    )
+    row_count: pl.Int64 = column("Rows returned or written.", nullable=True, ge=0)
+    duration_ms: pl.Float64 = column("How long it took.", unit="ms", nullable=True, ge=0)
+    outcome: pl.String = column("Whether it might.", isin=["allowed", "refused", "failed"])
+    reason: pl.String = column("Why not.", privacy="free_text")
+    client: pl.String = column("Where from.", privacy="quasi_identifier")
+
+
 TABLES = (
     FactAlerts,
+    FactAuditEvents,
     FactEmergencyVisits,
     FactVitals,
     FactPatientFlow,

@@ -4,7 +4,9 @@ They depend on the tables they hold and are not part of the builds: `publish` (t
 `hospital publish`) makes them from what is stored.
 """
 
+import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,12 @@ import dagster as dg
 
 from hospital_assets.assets.declare import WAREHOUSE_POOL
 from hospital_assets.clock import ClockResource
+from hospital_assets.governance.audit import AuditResource, Event, system_actor
 from hospital_assets.governance.claims import claim_of
 from hospital_assets.governance.policy import Policy, RoleName, load_policy
 from hospital_assets.governance.pseudonyms import SecretKey, load_key
 from hospital_assets.governance.publications import (
+    DATABASE,
     LeakError,
     Made,
     audiences_of,
@@ -61,7 +65,12 @@ def _publication(role: RoleName, policy: Policy) -> dg.AssetsDefinition:
         pool=WAREHOUSE_POOL,
         output_required=False,
     )
-    def publication(warehouse: WarehouseResource, clock: ClockResource) -> Iterator[Any]:
+    def publication(
+        context: dg.AssetExecutionContext,
+        warehouse: WarehouseResource,
+        clock: ClockResource,
+        audit: AuditResource,
+    ) -> Iterator[Any]:
         settings = load_settings(Path(clock.data_dir))
         own_policy = load_policy(settings)
         opened = warehouse.open_for_reading()
@@ -69,16 +78,20 @@ def _publication(role: RoleName, policy: Policy) -> dg.AssetsDefinition:
         made: list[Made] = []
         leaks: list[LeakError] = []
         for audience in audiences_of(opened, own_policy, role):
+            event = Event(system_actor(), "publish", role, audience=audience.name)
             try:
                 made.append(
                     publish(
-                        opened, settings, own_policy, audience,
-                        key=key, published_at=clock.wall(), data_as_of=clock.now(),
+                        opened, settings, own_policy, audience, key=key, run_id=context.run_id,
+                        published_at=clock.wall(), data_as_of=clock.now(),
                     )
                 )  # fmt: skip
             except LeakError as error:
                 # The other hospitals' doctors need not wait for this one's.
                 leaks.append(error)
+                audit.record(replace(event, outcome="refused", reason=str(error)))
+            else:
+                audit.record(_published(event, made[-1]))
         if made:
             yield dg.MaterializeResult(metadata=_metadata(made))
         yield dg.AssetCheckResult(
@@ -95,6 +108,24 @@ def _publication(role: RoleName, policy: Policy) -> dg.AssetsDefinition:
         )
 
     return publication
+
+
+def _published(event: Event, made: Made) -> Event:
+    """What the audit keeps of a publication: what it holds, by which policy, and its hash."""
+    manifest = made.manifest
+    hashes = {
+        "policy_sha256": manifest["policy_sha256"],
+        "database_sha256": manifest["files"][DATABASE]["sha256"],
+        "key_id": manifest["key_id"],
+        "deleted": list(made.deleted),
+    }
+    return replace(
+        event,
+        version=made.version,
+        statement=json.dumps(hashes),
+        objects={name: list(table["columns"]) for name, table in manifest["tables"].items()},
+        row_count=sum(manifest["rows"].values()),
+    )
 
 
 def _once(make: Callable[[], SecretKey]) -> Callable[[], SecretKey]:

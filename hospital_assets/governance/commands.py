@@ -37,6 +37,14 @@ def add_commands(commands: Commands) -> None:
     )
     policy.set_defaults(run=_policy)
 
+    audit = commands.add_parser("audit", help="who did what; verify that the log is whole")
+    audit.add_argument("action", nargs="?", default="list", choices=["list", "verify"])
+    audit.add_argument("--actor", help="only this one's entries")
+    audit.add_argument("--table", help="only entries about this table, as in facts.fact_vitals")
+    audit.add_argument("--outcome", choices=["allowed", "refused", "failed"])
+    audit.add_argument("--last", type=int, default=50, help="how many (default 50)")
+    audit.set_defaults(run=_audit)
+
     key = commands.add_parser("key", help="the secret key of pseudonyms")
     key.add_argument("action", choices=["create", "show-id"])
     key.set_defaults(run=_key)
@@ -137,4 +145,46 @@ def _key(options: argparse.Namespace, settings: Settings) -> int:
         path = create_key(settings)
         print(f"{path} (mode 0600). Keep a copy where you keep secrets, never with the data.")
     print(f"key id {load_key(settings).key_id}")
+    return 0
+
+
+def _audit(options: argparse.Namespace, settings: Settings) -> int:
+    import contextlib
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from hospital_assets.governance.audit import AuditLog, log_file
+
+    if not log_file(settings).exists():
+        print("nothing was audited yet")
+        return 0
+    with contextlib.closing(AuditLog(settings)) as log:
+        if options.action == "verify":
+            found = log.verify()
+            for problem in found.problems:
+                print(problem, file=sys.stderr)
+            verdict = "broken" if found.problems else "whole"
+            print(f"{found.entries:,} entries, {verdict}; newest {found.head}")
+            return 1 if found.problems else 0
+        conditions, values = ["true"], []
+        for name in ("actor", "outcome"):
+            if getattr(options, name):
+                conditions.append(f"{name} = ?")
+                values.append(getattr(options, name))
+        if options.table:
+            conditions.append("exists (select 1 from json_each(objects) where key = ?)")
+            values.append(options.table)
+        entries = log.entries(" and ".join(conditions), tuple(values)).tail(options.last)
+    shown = Table("#", "when (UTC)", "who", "role", "what", "about", "rows", "ms", "outcome", "why")
+    for row in entries.iter_rows(named=True):
+        about = row["statement"] if row["action"] == "query" else row["audience"]
+        shown.add_row(
+            str(row["sequence_number"]), f"{row['occurred_at']:%Y-%m-%d %H:%M:%S}", row["actor"],
+            row["role"], row["action"], about[:60],
+            "" if row["row_count"] is None else f"{row['row_count']:,}",
+            "" if row["duration_ms"] is None else f"{row['duration_ms']:,.0f}",
+            row["outcome"], row["reason"][:60],
+        )  # fmt: skip
+    Console(width=None if sys.stdout.isatty() else 160).print(shown)
     return 0

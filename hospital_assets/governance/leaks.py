@@ -223,7 +223,7 @@ def _collect_identifiers(warehouse: Warehouse) -> None:
     stored = _stored(connection)
     # What is cleaned or in a fact has landed; where nothing has, they are all there is.
     is_landed = "raw.raw_patients" in stored
-    values = " union ".join(
+    numbers = " union ".join(
         f"select {quoted(column)} as v from {table}"
         for table, column in _identifier_columns()
         if table in stored and not (is_landed and table.startswith(("cleaned.", "facts.")))
@@ -234,22 +234,21 @@ def _collect_identifiers(warehouse: Warehouse) -> None:
         if table in stored
     )
     excluded = ", ".join(literal(name) for name in _NO_NAMES)
+    long_enough = f"length(f) > 1 and length(l) > 1 and length(f || l) >= {SHORTEST} + 2"
     connection.execute(
         f"""
         create or replace temp table identifiers as
-        with numbers as (select distinct {normalised("v")} as needle from ({values})),
-        names as (
+        with names as (
             select distinct {normalised("f")} as f, {normalised("l")} as l from ({names})
             where coalesce(f, l) is not null
         )
-        select 'number' as kind, needle from numbers
+        -- Spellings of one number are looked for one by one: cheaper than to find out that they are one.
+        select 'number' as kind, needle from (select {normalised("v")} as needle from ({numbers}))
         where length(needle) >= {SHORTEST} and regexp_matches(needle, '[0-9]')
-        union select 'name', n from (select f as n from names union select l from names)
+        union all select 'name', n from (select f as n from names union select l from names)
         where length(n) >= {SHORTEST} and n not in ({excluded})
-        union select 'full name', f || l from names
-        where length(f) > 1 and length(l) > 1 and length(f || l) >= {SHORTEST} + 2
-        union select 'full name', l || f from names
-        where length(f) > 1 and length(l) > 1 and length(f || l) >= {SHORTEST} + 2
+        union all select 'full name', f || l from names where {long_enough}
+        union all select 'full name', l || f from names where {long_enough}
         """
     )
     connection.execute(f"comment on table temp.identifiers is {literal(state)}")

@@ -95,12 +95,14 @@ class PublishedTable:
         columns: what is in it, with the mask of each.
         source: the query or table it is taken from.
         rows: condition on its rows, as SQL; empty for all.
+        absent: columns that are not stored yet.
     """
 
     contract: Contract
     columns: tuple[tuple[Column, Mask], ...]
     source: str
     rows: str = ""
+    absent: frozenset[str] = frozenset()
 
     @property
     def target(self) -> str:
@@ -476,7 +478,19 @@ def plan(warehouse: Warehouse, policy: Policy, audience: Audience) -> list[Publi
         )
         if columns:
             rows = "" if audience.hospital_key is None else _own_rows(contract, audience)
-            found.append(PublishedTable(contract, columns, contract.qualified_name, rows))
+            stored = {
+                name
+                for (name,) in warehouse.connection.execute(
+                    "select column_name from duckdb_columns() where schema_name = ? and table_name = ?",
+                    [contract.layer, contract.name],
+                ).fetchall()
+            }
+            found.append(
+                PublishedTable(
+                    contract, columns, contract.qualified_name, rows,
+                    frozenset(contract.column_names) - stored,
+                )
+            )  # fmt: skip
     return found
 
 
@@ -539,7 +553,7 @@ def _make_tokens(
     sources: dict[str, list[tuple[str, str]]] = {}
     for table in tables:
         for column, mask in table.columns:
-            if mask.kind == "token":
+            if mask.kind == "token" and column.name not in table.absent:
                 where = f" where {table.rows}" if table.rows else ""
                 sources.setdefault(policy.domain_of[column.name], []).append(
                     (f"{table.source} s{where}", column.name)
@@ -560,7 +574,10 @@ def _create(table: PublishedTable, policy: Policy, on: date) -> str:
     expressions, joins = [], []
     for number, (column, mask) in enumerate(table.columns):
         name = f"s.{quoted(column.name)}"
-        if mask.kind == "token":
+        if column.name in table.absent:
+            # The contract gained it after the table was written.
+            expression = f"cast(null as {column.duckdb_type})"
+        elif mask.kind == "token":
             domain = policy.domain_of[column.name]
             joins.append(f" left join temp.tokens_{domain} t{number} on t{number}.raw = {name}")
             expression = f"t{number}.token"
@@ -568,18 +585,13 @@ def _create(table: PublishedTable, policy: Policy, on: date) -> str:
             expression = masked(column, mask, name, policy.maps, on)
         expressions.append(f"{expression} as {quoted(column.name)}")
     names = [column.name for column, _ in table.columns]
-    wished = [
-        *(name for name in ("hospital_key", "hospital_id") if name in names),
-        *(name for name in table.contract.order_by if name != "service_date"),
-        *table.contract.key,
-        *names,
-    ]
-    places = [names.index(name) + 1 for name in dict.fromkeys(wished) if name in names]
-    # The key decides the order already; the rest matters only where the key is hidden.
-    keyed = len(
-        [n for n in dict.fromkeys([*table.contract.order_by, *table.contract.key]) if n in names]
-    )
-    order = ", ".join(str(place) for place in places[: max(keyed + 1, 1)])
+    hospital = [name for name in ("hospital_key", "hospital_id") if name in names]
+    stated = [name for name in table.contract.order_by if name in names]
+    # Where a time comes first, the identifiers after it are not worth their sorting.
+    when = [name for name in stated if name.endswith("_at")][:1]
+    wished = [*hospital[:1], *(when or [*stated, *table.contract.key])]
+    order = ", ".join(str(names.index(name) + 1) for name in dict.fromkeys(wished) if name in names)
+    order = order or "all"
     where = f" where {table.rows}" if table.rows else ""
     return (
         f"create table {table.target} as select {', '.join(expressions)} "
@@ -596,7 +608,7 @@ def _write_parquet(
         target = folder / table.contract.layer / f"{table.contract.name}.parquet"
         target.parent.mkdir(parents=True, exist_ok=True)
         ((count,),) = connection.execute(
-            f"copy {table.target} to {literal(str(target))} (format parquet, compression zstd)"
+            f"copy {table.target} to {literal(str(target))} (format parquet, compression snappy)"
         ).fetchall()
         rows[table.contract.qualified_name] = count
     return rows

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from hospital_assets.contracts import CONTRACTS, Contract
+from hospital_assets.contracts import CONTRACTS, Column, Contract
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.governance.policy import Policy, Rounded, SmallCells, Suppressed
 from hospital_assets.warehouse.dialect import literal, quoted
@@ -214,11 +214,11 @@ def protect_small_cells(
         name = table.contract.name
         if name in rules.suppress:
             how = rules.suppress[name]
-            _suppress_table(connection, table.contract, how, hidden[name], rules.threshold)
+            _suppress_table(connection, table, how, hidden[name], rules.threshold)
             done["tables"][name] = {"suppressed_rows": len(hidden[name])}
             dropped: tuple[str, ...] = how.drop
         elif name in rules.rounded:
-            _round_table(connection, table.contract, rules, rules.rounded[name], secret)
+            _round_table(connection, table, rules, rules.rounded[name], secret)
             done["tables"][name] = {"rounded_to": rules.base}
             dropped = rules.rounded[name].drop
         else:
@@ -284,7 +284,7 @@ def _lines_of_groups(
 ) -> list[Line]:
     """Codes add up to their group, whose count is in another table."""
     rows = connection.execute(
-        f"select k.hospital_id, k.icd_version, k.icd_code, d.{quoted(how.group)} "
+        f"select distinct k.hospital_id, k.icd_version, k.icd_code, d.{quoted(how.group)} "
         f"from {contract.qualified_name} k "
         "left join dimensions.dim_condition d using (icd_version, icd_code)"
     ).fetchall()
@@ -297,14 +297,19 @@ def _lines_of_groups(
     return list(found.values())
 
 
+def _stored_columns(table: PublishedTable) -> list[Column]:
+    return [column for column in table.contract.columns if column.name not in table.absent]
+
+
 def _suppress_table(
     connection: duckdb.DuckDBPyConnection,
-    contract: Contract,
+    table: PublishedTable,
     how: Suppressed,
     hidden: set[Cell],
     threshold: int,
 ) -> None:
     """A copy of the table in which the hidden rows have keys only."""
+    contract = table.contract
     key = ", ".join(quoted(column) for column in contract.key)
     connection.execute(
         f"create or replace temp table hidden_rows as select {key} from {contract.qualified_name} "
@@ -316,7 +321,7 @@ def _suppress_table(
             [list(cell) for cell in sorted(hidden, key=str)],
         )
     expressions = []
-    for column in contract.columns:
+    for column in _stored_columns(table):
         name = f"s.{quoted(column.name)}"
         if column.name in (*how.counts, *how.shares):
             name = f"case when h.is_hidden is null then {name} end as {quoted(column.name)}"
@@ -333,12 +338,13 @@ def _suppress_table(
 
 def _round_table(
     connection: duckdb.DuckDBPyConnection,
-    contract: Contract,
+    table: PublishedTable,
     rules: SmallCells,
     how: Rounded,
     secret: bytes,
 ) -> None:
     """A copy of the table with rounded counts and what follows from them."""
+    contract = table.contract
 
     def rounded(column: str) -> str:
         # One draw per row: the order of a row's counts stays, so no part exceeds its whole.
@@ -346,7 +352,7 @@ def _round_table(
 
     enough = f"{quoted(how.n)} >= {rules.threshold}" if how.n else "true"
     expressions = []
-    for column in contract.columns:
+    for column in _stored_columns(table):
         name, kind = quoted(column.name), column.duckdb_type
         if column.name in how.averages:
             made = f"case when {enough} then round({name}, {how.decimals}) end"

@@ -1,0 +1,15 @@
+"""fact_audit_events: the audit, brought beside the other facts."""
+
+import dagster as dg
+import narwhals as nw
+
+from hospital_assets.assets.declare import table
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.governance.audit import AuditResource
+from hospital_assets.warehouse.dialect import Frame, lazy
+
+
+@dg.asset(**table("fact_audit_events"))
+def fact_audit_events(audit: AuditResource) -> Frame:
+    """Every entry of the audit; the chain that proves them stays where they are."""
+    return lazy(audit.entries()).select(nw.col(*CONTRACTS["fact_audit_events"].column_names))

@@ -1,0 +1,172 @@
+"""The audit: append-only, chained, its end written down outside; whole under many writers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from hospital_assets.cli import main
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.governance.audit import (
+    MOST_STATEMENT_CHARACTERS,
+    AuditError,
+    AuditLog,
+    AuditResource,
+    Event,
+    anchor_file,
+    record,
+)
+from hospital_assets.settings import Settings
+
+
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AuditLog:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("HOSPITAL_DATA_DIR", str(tmp_path / "data"))
+    log = AuditLog(Settings(tmp_path / "data"))
+    for number in range(10):
+        log.append(Event("ann", "query", "analyst", statement=f"select {number}", row_count=number,
+                         objects={"kpis.kpi_waits": ["wait_count"]}))  # fmt: skip
+    return log
+
+
+def tampered(log: AuditLog, *statements: str) -> tuple[str, ...]:
+    with contextlib.closing(sqlite3.connect(log.file)) as connection:
+        for trigger in ("entries_are_not_changed", "entries_are_not_deleted"):
+            connection.execute(f"drop trigger {trigger}")
+        for statement in statements:
+            connection.execute(statement)
+        connection.commit()
+    return log.verify().problems
+
+
+def test_what_was_written_is_read_again(log: AuditLog) -> None:
+    assert log.verify().problems == () and log.verify().entries == 10
+    entries = log.entries("actor = ?", ("ann",))
+    assert entries.height == 10 and entries["row_count"].to_list() == list(range(10))
+    assert json.loads(entries["objects"][0]) == {"kpis.kpi_waits": ["wait_count"]}
+
+
+def test_entries_cannot_be_changed_by_accident(log: AuditLog) -> None:
+    with contextlib.closing(sqlite3.connect(log.file)) as connection:
+        for statement in ("update entries set actor = 'bob'", "delete from entries"):
+            with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+                connection.execute(statement)
+
+
+@pytest.mark.parametrize(
+    ("statement", "says"),
+    [
+        ("update entries set actor = 'bob' where sequence_number = 4", "entry 4 is not what"),
+        ("update entries set objects = '{}' where sequence_number = 10", "entry 10 is not what"),
+        (
+            "update entries set occurred_at = '2020' where sequence_number = 1",
+            "entry 1 is not what",
+        ),
+        ("delete from entries where sequence_number = 5", "entries 5 to 5 are missing"),
+        ("delete from entries where sequence_number > 7", "its end was cut off"),
+        ("delete from entries", "its end was cut off"),
+        ("update log set log_id = 'x'", "it was replaced"),
+        (
+            "update entries set sequence_number = case sequence_number when 3 then 4 else 3 end, "
+            "mac = mac where sequence_number in (3, 4)",
+            "is not what",
+        ),
+    ],
+)
+def test_tampering_shows(log: AuditLog, statement: str, says: str) -> None:
+    if "case" in statement:
+        statements = (
+            "update entries set sequence_number = 99 where sequence_number = 3",
+            "update entries set sequence_number = 3 where sequence_number = 4",
+            "update entries set sequence_number = 4 where sequence_number = 99",
+        )
+    else:
+        statements = (statement,)
+    assert any(says in problem for problem in tampered(log, *statements))
+
+
+def test_a_log_that_was_replaced_shows(log: AuditLog, tmp_path: Path) -> None:
+    settings = Settings(tmp_path / "data")
+    log.close()
+    for path in log.file.parent.iterdir():
+        path.unlink()
+    fresh = AuditLog(settings)
+    fresh.append(Event("ann", "query"))
+    fresh.append(Event("ann", "query"))
+    assert any("replaced" in problem for problem in fresh.verify().problems)
+
+
+def test_a_missing_anchor_is_said(log: AuditLog, tmp_path: Path) -> None:
+    anchor_file(Settings(tmp_path / "data")).unlink()
+    assert any("missing" in problem for problem in log.verify().problems)
+
+
+def test_another_key_does_not_verify(log: AuditLog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # fmt: skip
+    monkeypatch.setenv("HOSPITAL_AUDIT_KEY", "ab" * 32)
+    other = AuditLog(Settings(tmp_path / "data"))
+    assert len(other.verify().problems) == 10
+    monkeypatch.setenv("HOSPITAL_AUDIT_KEY", "short")
+    with pytest.raises(AuditError, match="64 hex digits"):
+        AuditLog(Settings(tmp_path / "data"))
+
+
+def test_long_statements_are_cut(log: AuditLog) -> None:
+    log.append(Event("ann", "query", statement="x" * 100_000))
+    last = log.entries().tail(1)
+    assert len(last["statement"][0]) == MOST_STATEMENT_CHARACTERS
+    assert log.verify().problems == ()
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from hospital_assets.governance.audit import AuditLog, Event
+from hospital_assets.settings import Settings
+log = AuditLog(Settings(Path(sys.argv[1])))
+for n in range(25):
+    log.append(Event("writer-" + sys.argv[2], "query", statement=str(n)))
+"""
+
+
+def test_many_writers_make_one_chain(log: AuditLog, tmp_path: Path) -> None:
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "data"), str(n)])
+        for n in range(3)
+    ]
+    assert [writer.wait(timeout=60) for writer in writers] == [0, 0, 0]
+    assert log.verify() == log.verify() and log.verify().problems == ()
+    assert log.entries().height == 10 + 75
+
+
+def test_the_audit_is_an_asset(log: AuditLog, tmp_path: Path) -> None:
+    found = AuditResource(data_dir=str(tmp_path / "data")).entries()
+    contract = CONTRACTS["fact_audit_events"]
+    assert found.select(contract.column_names).schema == contract.polars_schema
+    none = AuditResource(data_dir=str(tmp_path / "other")).entries()
+    assert none.select(contract.column_names).schema == contract.polars_schema
+    assert not (tmp_path / "other").exists()
+    assert isinstance(found, pl.DataFrame)
+
+
+def test_the_command_lists_and_verifies(log: AuditLog, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["audit", "--actor", "ann", "--table", "kpis.kpi_waits", "--last", "3"]) == 0
+    assert "select 9" in capsys.readouterr().out
+    assert main(["audit", "verify"]) == 0
+    assert "10 entries, whole" in capsys.readouterr().out
+    tampered(log, "update entries set actor = 'bob' where sequence_number = 4")
+    assert main(["audit", "verify"]) == 1
+    assert "entry 4" in capsys.readouterr().err
+
+
+def test_what_cannot_be_audited_raises(tmp_path: Path) -> None:
+    (tmp_path / "audit").write_text("a file where a folder should be")
+    with pytest.raises((AuditError, OSError)):
+        record(Settings(tmp_path), Event("ann", "query"))
