@@ -190,6 +190,19 @@ def _parser() -> argparse.ArgumentParser:
     dev.add_argument("--port", default="3000")
     dev.set_defaults(run=_dev)
 
+    dashboard = commands.add_parser("dashboard", help="serve the pages people look at")
+    dashboard.add_argument("--port", type=int, default=8000)
+    dashboard.add_argument("--host", default="127.0.0.1", help="other than loopback needs accounts")
+    dashboard.add_argument(
+        "--audience", default="admin",
+        help="whose publication is shown where nobody signs in, as in executive or doctor-H1",
+    )  # fmt: skip
+    dashboard.add_argument(
+        "--add-account", metavar="NAME",
+        help="let somebody sign in who sees what --audience sees; asks for a password, then ends",
+    )  # fmt: skip
+    dashboard.set_defaults(run=_dashboard)
+
     retry = commands.add_parser("retry", help="give files another try that failed runs set aside")
     retry.add_argument("file", nargs="*", help="paths below the landing folder; default all")
     retry.set_defaults(run=_retry)
@@ -624,15 +637,17 @@ def _prove(settings: Settings, warehouse: Warehouse, console: Console) -> int:
 
 def _report(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.clock import hospital_now
-    from hospital_assets.reports.quality import as_page, gather
+    from hospital_assets.reports.quality import GATHERED, as_json, as_page, gather
     from hospital_assets.warehouse.database import open_warehouse
 
     if not settings.warehouse_file.exists():
         raise ValueError(f"{settings.warehouse_file} is missing: run `hospital build` first")
     with open_warehouse(settings.warehouse_file) as warehouse:
-        page = as_page(gather(warehouse, hospital_now(settings)))
+        quality = gather(warehouse, hospital_now(settings))
+    page = as_page(quality)
     path = options.out or settings.reports / "quality.html"
     replace_text(path, page)
+    replace_text(settings.reports / GATHERED, as_json(quality))
     print(path)
     return 0
 
@@ -690,6 +705,37 @@ def _dev(options: argparse.Namespace, settings: Settings) -> int:
     dagster = Path(sys.executable).with_name("dagster")
     arguments = [str(dagster), "dev", "-m", "hospital_assets.definitions", "-p", options.port]
     os.execve(arguments[0], arguments, environment)  # noqa: S606
+
+
+def _dashboard(options: argparse.Namespace, settings: Settings) -> int:
+    import uvicorn
+
+    from hospital_assets.dashboard.app import create_app
+    from hospital_assets.dashboard.audit import write_access
+    from hospital_assets.dashboard.auth import add_account
+    from hospital_assets.dashboard.serve import dashboard_of
+
+    if options.add_account:
+        import getpass
+
+        audience = options.audience
+        password = (
+            getpass.getpass("Password: ") if sys.stdin.isatty() else sys.stdin.readline().strip()
+        )
+        add_account(
+            settings.data_dir, options.add_account, audience.partition("-")[0], audience, password
+        )
+        print(f"{options.add_account} may sign in and sees what '{audience}' sees")
+        return 0
+    dashboard = dashboard_of(
+        settings, options.audience, write_access(settings.data_dir), options.host
+    )
+    print(f"http://{options.host}:{options.port}", flush=True)
+    uvicorn.run(
+        create_app(dashboard), host=options.host, port=options.port, log_level="warning",
+        server_header=False, timeout_graceful_shutdown=2,
+    )  # fmt: skip
+    return 0
 
 
 def _retry(options: argparse.Namespace, settings: Settings) -> int:

@@ -31,8 +31,10 @@ from hospital_assets.automation.alert_rules import (
     critical_waits,
     files_waiting,
     full_departments,
+    landed_visits,
     overstays,
     run_signal,
+    scored_vitals,
     silent_feeds,
     visit_states,
     vital_signals,
@@ -238,7 +240,7 @@ def test_critical_vitals(
     patient: str, values: dict[str, Any], raised: bool | None, says: str
 ) -> None:
     rows = raw("raw_vitals", landed_vitals(patient, **values))
-    (found,) = vital_signals(rows, HOSPITALS, PATIENTS, AlertSettings())
+    (found,) = vital_signals(scored_vitals(rows, HOSPITALS, PATIENTS), AlertSettings())
     assert found.is_raised is raised
     assert found.observed_at == NOW
     assert says in found.summary
@@ -264,7 +266,7 @@ def test_a_visit_waits_until_it_is_seen_or_gone() -> None:
         record("left", 1, departure_time="2026-01-15 06:20:00"),
         record("minor", 1, triage_level="4"),
     )
-    visits = {visit.visit_id: visit for visit in visit_states(rows, HOSPITALS)}
+    visits = {visit.visit_id: visit for visit in visit_states(landed_visits(rows, HOSPITALS))}
     assert [name for name, visit in visits.items() if visit.is_waiting] == ["waits"]
     assert visits["waits"].start_at == NOW - 2 * MINUTE  # triage came before registration
 

@@ -18,7 +18,7 @@ from hospital_assets.alerts.settings import AlertSettings, Level, VitalThreshold
 from hospital_assets.assets.cleaned.er_visits import judge_er_visits
 from hospital_assets.assets.cleaned.vitals import judge_vitals
 from hospital_assets.assets.dimensions.scales import CRITICAL_LEVELS
-from hospital_assets.assets.facts.vitals import scored
+from hospital_assets.assets.facts.vitals import age_in_years, scored
 from hospital_assets.warehouse.dialect import lazy
 
 CRITICAL_VITALS = "critical_vitals"
@@ -42,22 +42,30 @@ _VITALS = {
 }
 
 
-def vital_signals(
-    raw: pl.DataFrame, hospitals: pl.DataFrame, patients: pl.DataFrame, settings: AlertSettings
-) -> list[Signal]:
-    """How the patients of some landed vital signs stand: one signal per observation set.
-
-    Judged and scored as the batch does it. A set that is not critical clears only when it is
-    complete; what is missing may be what was critical.
+def scored_vitals(
+    raw: pl.DataFrame, hospitals: pl.DataFrame, patients: pl.DataFrame
+) -> pl.DataFrame:
+    """Landed vital signs, judged and scored as the batch does it.
 
     Args:
         raw: records with the columns of raw_vitals.
         hospitals: hospital_id, time_zone.
         patients: dim_patient, or the copy of it.
-        settings: the limits.
     """
     judged = judge_vitals(lazy(raw), lazy(hospitals)).filter(nw.col("rule").is_null())
-    observed: pl.DataFrame = scored(judged, lazy(patients)).collect("polars").to_native()
+    return scored(judged, lazy(patients)).collect("polars").to_native()  # type: ignore[no-any-return]
+
+
+def vital_signals(observed: pl.DataFrame, settings: AlertSettings) -> list[Signal]:
+    """How the patients of some vital signs stand: one signal per observation set.
+
+    A set that is not critical clears only when it is complete; what is missing may be what was
+    critical.
+
+    Args:
+        observed: as `scored_vitals` has them.
+        settings: the limits.
+    """
     news2 = pl.col("news2_score") >= settings.news2_score
     is_red = pl.col("has_news2_red_parameter") & pl.lit(settings.red_parameter)
     limits = {
@@ -111,7 +119,7 @@ def _said(column: str, limit: float) -> pl.Expr:
     return pl.format(f"{name} {{}} {unit} (limit {limit:g})", pl.col(column).round(1))
 
 
-def visit_states(raw: pl.DataFrame, hospitals: pl.DataFrame) -> list[VisitState]:
+def landed_visits(raw: pl.DataFrame, hospitals: pl.DataFrame) -> pl.DataFrame:
     """Visits as the newest of some landed records say, cleaned as the batch does it.
 
     Args:
@@ -124,11 +132,57 @@ def visit_states(raw: pl.DataFrame, hospitals: pl.DataFrame) -> list[VisitState]
         .collect("polars")
         .to_native()
     )
+    return visits.sort("recorded_at", nulls_last=False).unique("visit_id", keep="last")
+
+
+def board_visits(visits: pl.DataFrame, patients: pl.DataFrame) -> pl.DataFrame:
+    """What the live board shows of visits, with the age on arrival.
+
+    Args:
+        visits: as `landed_visits` has them.
+        patients: dim_patient, or the copy of it.
+    """
+    newest = (
+        patients.sort("valid_from_at")
+        .unique("patient_id", keep="last")
+        .select("patient_id", "birth_date", "age_at_extract_years")
+    )
+    aged: pl.DataFrame = (
+        lazy(visits.join(newest, on="patient_id", how="left"))
+        .with_columns(age_years=age_in_years("birth_date", "arrival_local", "age_at_extract_years"))
+        .collect("polars")
+        .to_native()
+    )
+    return aged.select(
+        "visit_id", "patient_id", "hospital_id", "department_name", "triage_level", "arrival_at",
+        "arrival_local", "triage_at", "provider_at", "departure_at", "chief_complaint", "age_years",
+        recorded_at=pl.coalesce("recorded_at", "arrival_at"),
+    )  # fmt: skip
+
+
+def board_vitals(observed: pl.DataFrame) -> pl.DataFrame:
+    """What the live board shows of vital signs: the newest NEWS2 of each visit.
+
+    Args:
+        observed: as `scored_vitals` has them.
+    """
+    return (
+        observed.filter(pl.col("visit_id").is_not_null())
+        .sort("measured_at")
+        .unique("visit_id", keep="last")
+        .select("visit_id", "measured_at", "news2_score", "has_news2_red_parameter")
+    )
+
+
+def visit_states(visits: pl.DataFrame) -> list[VisitState]:
+    """What the rule of critical waits has to know about visits.
+
+    Args:
+        visits: as `landed_visits` has them.
+    """
     is_critical = pl.col("triage_level").is_in(CRITICAL_LEVELS).fill_null(False)
     rows = (
-        visits.sort("recorded_at", nulls_last=False)
-        .unique("visit_id", keep="last")
-        .select(
+        visits.select(
             "visit_id", "hospital_id", "department_name", "triage_level",
             # The wait begins at the earlier of triage and arrival (see fact_emergency_visits).
             start_at=pl.min_horizontal("arrival_at", "triage_at"),

@@ -23,10 +23,14 @@ from hospital_assets.automation.alert_rules import (
     FEED_SILENT,
     OCCUPANCY,
     OVERSTAY,
+    board_visits,
+    board_vitals,
     critical_waits,
     files_waiting,
     full_departments,
+    landed_visits,
     overstays,
+    scored_vitals,
     silent_feeds,
     visit_states,
     vital_signals,
@@ -35,7 +39,7 @@ from hospital_assets.clock import hospital_now, is_live
 from hospital_assets.landing.waiting import Waiting, waiting_files
 from hospital_assets.landing.zone import LandingResource, LandingZone
 from hospital_assets.settings import Settings
-from hospital_assets.warehouse.copies import read_copy
+from hospital_assets.warehouse.copies import merge_landed, read_copy
 from hospital_assets.warehouse.loads import read_ledger_copy
 
 #: A landed record this much older than the lookback can still be of a day within it (time zones).
@@ -147,6 +151,7 @@ class Monitor:
         if hospitals is None or patients is None:
             # Nothing was ever built: without time zones and ages nothing can be judged.
             return [], [], set()
+        since = now - timedelta(hours=self.alerts.lookback_hours)
         new = news.filter(pl.col("file_sha256").is_in(list(todo)))
         masters = ledger.filter(pl.col("subject") == "hospitals")
 
@@ -159,13 +164,23 @@ class Monitor:
         signals: list[Signal] = []
         visits: list[VisitState] = []
         if "vitals" in subjects:
-            found = vital_signals(records("vitals"), hospitals, patients, self.alerts)
+            observed = scored_vitals(records("vitals"), hospitals, patients)
+            merge_landed(
+                warehouse_file, "landed_vitals", board_vitals(observed), "visit_id", "measured_at",
+                since,
+            )  # fmt: skip
+            found = vital_signals(observed, self.alerts)
             # What is well and never was otherwise needs no memory.
             known = self.outbox.open_subjects(CRITICAL_VITALS)
             ill = known | {signal.subject for signal in found if signal.is_raised}
             signals = [signal for signal in found if signal.subject in ill]
         if "er_visits" in subjects:
-            visits = visit_states(records("er_visits"), hospitals)
+            landed = landed_visits(records("er_visits"), hospitals)
+            merge_landed(
+                warehouse_file, "landed_visits", board_visits(landed, patients), "visit_id",
+                "recorded_at", since,
+            )  # fmt: skip
+            visits = visit_states(landed)
         return signals, visits, todo
 
     def _newest_files(self, ledger: pl.DataFrame) -> dict[str, datetime]:

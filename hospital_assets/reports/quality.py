@@ -4,6 +4,7 @@ Counts, rules, files and lines only; no value of a record is shown.
 """
 
 import hashlib
+import json
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
@@ -22,6 +23,9 @@ from hospital_assets.landing.profile import SUBJECTS, canonical_columns
 from hospital_assets.reports.folder import ReportsResource
 from hospital_assets.warehouse.database import Warehouse
 from hospital_assets.warehouse.io_manager import WarehouseResource
+
+#: What the page shows, for the dashboard.
+GATHERED = "quality.json"
 
 
 @dg.asset(
@@ -42,6 +46,7 @@ def quality_report(
     quality = gather(warehouse.open(), clock.now())
     page = as_page(quality)
     path = reports.write("quality.html", page)
+    reports.write(GATHERED, as_json(quality))
     statuses = dict(quality.results["status"].value_counts().iter_rows())
     return dg.MaterializeResult(
         metadata={
@@ -175,31 +180,8 @@ td.s { white-space: nowrap } th.n, td.n { text-align: right; font-variant-numeri
 
 def as_page(quality: Quality) -> str:
     """The quality page: self-contained HTML that prints on A4."""
-    results = quality.results
-    evaluated = results.filter(pl.col("status").is_in(["Passed", "Failed", "Error"]))
-    layers = {name: contract.layer for name, contract in CONTRACTS.items()}
-    scores = (
-        evaluated.with_columns(
-            layer=pl.col("table_name").replace_strict(layers, default="other"),
-            _good=pl.col("status") == "Passed",
-        )
-        .group_by("layer", "family")
-        .agg(checks=pl.len(), passed=pl.col("_good").sum())
-        .with_columns(score_pct=(100.0 * pl.col("passed") / pl.col("checks")).round(2))
-        .sort("layer", "family")
-    )
-    severities = {kind.name: kind.severity.value for kind in (*CONTRACT_KINDS, *QUALITY_KINDS)}
-    bad = (
-        results.filter(pl.col("status").is_in(["Failed", "Error"]))
-        .with_columns(severity=pl.col("kind").replace_strict(severities, default="WARN"))
-        .sort("severity", "family", "kind", "table_name", descending=[False, True, False, False])
-        .select(
-            "severity", "table_name", "kind", "column_name", "rule",
-            pl.col("violated_count").alias("broken"), pl.col("denominator_count").alias("of"),
-            pl.col("violated_pct").round(3).alias("%"), pl.col("threshold_pct").alias("limit_%"),
-            "status",
-        )
-    )  # fmt: skip
+    evaluated = _evaluated(quality)
+    scores, bad = _scores(quality), _failed(quality)
     passed = evaluated.filter(pl.col("status") == "Passed").height
     verdict = (
         f'<p class="good">All {passed:,} single checks that apply passed.</p>'
@@ -235,6 +217,54 @@ def as_page(quality: Quality) -> str:
         f"<p class=muted>As of {quality.as_of:%Y-%m-%d %H:%M} UTC. No value of a record is shown "
         f"here: files and lines say where to look.</p>{verdict}{body}</html>\n"
     )
+
+
+def as_json(quality: Quality) -> str:
+    """The same figures for the dashboard."""
+    frames = {
+        "scores": _scores(quality), "failed": _failed(quality), "quarantine": quality.quarantine,
+        "quarantine_by_hospital": quality.quarantine_by_hospital, "drift": quality.drift,
+        "reconciliation": quality.reconciliation, "freshness": quality.freshness,
+        "history": quality.history,
+    }  # fmt: skip
+    found: dict[str, object] = {name: frame.to_dicts() for name, frame in frames.items()}
+    return json.dumps({"as_of": quality.as_of.isoformat(), **found}, default=str)
+
+
+def _evaluated(quality: Quality) -> pl.DataFrame:
+    return quality.results.filter(pl.col("status").is_in(["Passed", "Failed", "Error"]))
+
+
+def _scores(quality: Quality) -> pl.DataFrame:
+    """Share of the single checks that passed, by layer and family."""
+    evaluated = _evaluated(quality)
+    layers = {name: contract.layer for name, contract in CONTRACTS.items()}
+    return (
+        evaluated.with_columns(
+            layer=pl.col("table_name").replace_strict(layers, default="other"),
+            _good=pl.col("status") == "Passed",
+        )
+        .group_by("layer", "family")
+        .agg(checks=pl.len(), passed=pl.col("_good").sum())
+        .with_columns(score_pct=(100.0 * pl.col("passed") / pl.col("checks")).round(2))
+        .sort("layer", "family")
+    )
+
+
+def _failed(quality: Quality) -> pl.DataFrame:
+    """Single checks that failed, the gravest first."""
+    severities = {kind.name: kind.severity.value for kind in (*CONTRACT_KINDS, *QUALITY_KINDS)}
+    return (
+        quality.results.filter(pl.col("status").is_in(["Failed", "Error"]))
+        .with_columns(severity=pl.col("kind").replace_strict(severities, default="WARN"))
+        .sort("severity", "family", "kind", "table_name", descending=[False, True, False, False])
+        .select(
+            "severity", "table_name", "kind", "column_name", "rule",
+            pl.col("violated_count").alias("broken"), pl.col("denominator_count").alias("of"),
+            pl.col("violated_pct").round(3).alias("%"), pl.col("threshold_pct").alias("limit_%"),
+            "status",
+        )
+    )  # fmt: skip
 
 
 def _table(frame: pl.DataFrame) -> str:

@@ -1,11 +1,13 @@
 """Small copies of tables that have to be read while a run has the warehouse locked.
 
-Belongs here: what live alerts need to know about patients, hospitals and beds, as Parquet beside the
-warehouse. Written when a run has committed one of their tables; replaced in one step.
+Belongs here: what live alerts and the live board need to know about patients, hospitals, beds and who
+waits, as Parquet beside the warehouse. Written when a run has committed one of their tables, or when
+landed records were judged that no run has loaded yet; replaced in one step.
 """
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 import polars as pl
@@ -37,6 +39,39 @@ _COPIES: dict[str, tuple[tuple[str, ...], str]] = {
         where f.is_open and f.segment_end_at is null
         """,
     ),
+    # One row per visit that nobody has ended, of the newest two service days, with its newest NEWS2.
+    "open_visits": (
+        ("fact_emergency_visits", "cleaned_er_visits", "fact_vitals", "dim_department"),
+        """
+        with newest as (
+            select max(service_date) - 1 as since from facts.fact_emergency_visits
+        ), observed as (
+            select visit_id, max_by(struct_pack(news2_score, has_news2_red_parameter, measured_at),
+                                    measured_at) as news2
+            from facts.fact_vitals, newest where service_date >= since and visit_id is not null
+            group by visit_id
+        )
+        select f.visit_id, c.patient_id, c.hospital_id, d.department_name, f.triage_level,
+               f.arrival_at, f.arrival_local, f.triage_at, f.provider_at, f.departure_at,
+               f.is_cancelled, c.chief_complaint, f.age_years,
+               coalesce(c.recorded_at, f.arrival_at) as recorded_at,
+               o.news2.news2_score as news2_score,
+               o.news2.has_news2_red_parameter as has_news2_red_parameter,
+               o.news2.measured_at as measured_at
+        from facts.fact_emergency_visits f
+        cross join newest
+        join cleaned.cleaned_er_visits c
+          on c.visit_id = f.visit_id and c.service_date = f.service_date
+        join dimensions.dim_department d on d.department_key = f.department_key
+        left join observed o on o.visit_id = f.visit_id
+        where f.service_date >= since and f.is_open
+        """,
+    ),
+    "triage_targets": (
+        ("dim_triage",),
+        "select scale, level, level_name, target_minutes from dimensions.dim_triage "
+        "where level is not null",
+    ),
 }
 
 COPIED_TABLES = frozenset(table for tables, _ in _COPIES.values() for table in tables)
@@ -55,12 +90,40 @@ def publish_copies(warehouse: Warehouse) -> None:
             temporary.replace(folder / f"{name}.parquet")
 
 
+def merge_landed(
+    warehouse_file: Path, name: str, found: pl.DataFrame, key: str, order: str, since: datetime
+) -> None:
+    """Add landed records to what is known of others: the newest of each key, none before `since`."""
+    known = read_copy(warehouse_file, name)
+    merged = found if known is None else pl.concat([known, found], how="diagonal_relaxed")
+    folder = _folder(warehouse_file)
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f"{name}.tmp"
+    (
+        merged.filter(pl.col(order) >= since)
+        .sort(order)
+        .unique(key, keep="last", maintain_order=True)
+        .write_parquet(temporary)
+    )
+    temporary.replace(folder / f"{name}.parquet")
+
+
 def read_copy(warehouse_file: Path, name: str) -> pl.DataFrame | None:
     """A copy as last written, or None before the first time."""
     try:
         return pl.read_parquet(_folder(warehouse_file) / f"{name}.parquet")
     except FileNotFoundError:
         return None
+
+
+def copies_changed(warehouse_file: Path) -> tuple[tuple[str, int], ...]:
+    """Name and time of change of every copy: equal as long as nothing was replaced."""
+    return tuple(
+        sorted(
+            (path.name, path.stat().st_mtime_ns)
+            for path in _folder(warehouse_file).glob("*.parquet")
+        )
+    )
 
 
 def _folder(warehouse_file: Path) -> Path:

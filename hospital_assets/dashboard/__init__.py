@@ -1,0 +1,12 @@
+"""The dashboard: what administrators and charge nurses look at.
+
+Belongs here: pages, their figures and the server that answers for them. It reads publications (see
+`governance`) and the small live copies, never the working warehouse, and shows figures that the KPI
+tables hold; what a figure means stands in the contracts, its limits in `assets.kpis.chance`.
+
+- `mart`: all SQL, one function per page.
+- `spc`: what a series says against chance.
+- `figures`, `pages`: what each page shows, in words and marks; no HTML.
+- `svg`: the marks as SVG, for the page, the printed report and Dagster's metadata.
+- `app`, `auth`, `live`: routes and security headers, sign-in, server-sent events.
+"""

@@ -1,0 +1,306 @@
+"""What a page is made of: cards, figures and their data tables, before any HTML.
+
+Belongs here: the shapes and how they are filled from rows; which figures a page has is `pages`'
+matter, how marks are drawn `svg`'s. Every figure carries the definition of its measure, its n, and
+the rows it shows as a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.contracts.table import Measure
+from hospital_assets.dashboard import svg
+from hospital_assets.dashboard.mart import Row, Slice
+from hospital_assets.dashboard.spc import (
+    MOST_DAYS,
+    Better,
+    Control,
+    Point,
+    Verdict,
+    by_week,
+    controls,
+)
+
+#: Averages and percentiles of fewer patients say more about them than about the care.
+FEW = 11
+TOO_FEW = "Too few patients to show"
+
+Slicer = Literal["period", "hospital", "department", "triage"]
+Kind = Literal["series", "heatmap", "treemap", "dots", "table", "empty"]
+
+#: Verdict -> what it is called.
+WORDS: Mapping[Verdict, str] = {
+    "usual": "Usual range",
+    "improving": "Improving",
+    "concern": "Concern",
+    "changed": "Changed",
+}
+
+
+@dataclass(frozen=True)
+class Link:
+    """A cell that narrows the slice.
+
+    Attributes:
+        text: what it says.
+        slicer: which slicer it sets.
+        value: to what.
+    """
+
+    text: str
+    slicer: Slicer
+    value: str
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A cell that is a picture of its row; not exported.
+
+    Attributes:
+        svg: the picture.
+    """
+
+    svg: str
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a data table.
+
+    Attributes:
+        name: heading.
+        digits: decimals of its numbers; None for text.
+        is_wide: whether it takes the room that is left.
+    """
+
+    name: str
+    digits: int | None = None
+    is_wide: bool = False
+
+
+Cell = str | int | float | None | Link | Drawn
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a page.
+
+    Attributes:
+        id: of the element, and of the export.
+        title: the message.
+        subtitle: measure, unit, how to read it.
+        kind: how it is drawn.
+        spec: what is drawn, as plain values.
+        columns: of the data table.
+        rows: of the data table.
+        span: columns of twelve.
+        measure: what the figure means.
+        n: of how many; None where that is in the table.
+        ignores: slicers it does not follow.
+        note: a caveat.
+        height: of the drawing.
+    """
+
+    id: str
+    title: str
+    subtitle: str
+    kind: Kind
+    columns: tuple[Column, ...] = ()
+    rows: Sequence[Sequence[Cell]] = ()
+    spec: dict[str, Any] = field(default_factory=dict)
+    span: int = 6
+    measure: Measure | None = None
+    n: int | None = None
+    ignores: tuple[Slicer, ...] = ()
+    note: str = ""
+    height: int = 250
+
+    def drawing(self) -> str:
+        """The figure as SVG; empty for tables."""
+        width = {4: 420, 5: 560, 6: 640, 7: 760, 8: 860, 12: 1300}.get(self.span, 640)
+        if self.kind == "series":
+            return svg.series(self.spec, width, self.height)
+        if self.kind == "heatmap":
+            return svg.heatmap(self.spec, max(width, 560), self.height)
+        if self.kind == "treemap":
+            return svg.treemap(self.spec, width, self.height)
+        if self.kind == "dots":
+            return svg.dots(self.spec, width, self.height)
+        return ""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A key figure.
+
+    Attributes:
+        id: of the element.
+        label: its name.
+        value: formatted.
+        unit: of the value.
+        detail: n, comparison, in a line.
+        verdict: what the newest point says against chance; None where nothing can be said.
+        spark: SVG.
+        measure: what it means.
+        ignores: slicers it does not follow.
+    """
+
+    id: str
+    label: str
+    value: str
+    unit: str = ""
+    detail: str = ""
+    verdict: Verdict | None = None
+    spark: str = ""
+    measure: Measure | None = None
+    ignores: tuple[Slicer, ...] = ()
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page, ready to be shown.
+
+    Attributes:
+        sentences: what is new, at most three.
+        cards: key figures.
+        figures: in the order they are read.
+    """
+
+    sentences: Sequence[str] = ()
+    cards: Sequence[Card] = ()
+    figures: Sequence[Figure] = ()
+
+
+def measure_of(table: str, which: int = 0) -> Measure:
+    """The definition of a KPI table's figure, from its contract."""
+    return CONTRACTS[table].measures[which]
+
+
+def empty(
+    figure_id: str, title: str, why: str, span: int = 6, measure: Measure | None = None
+) -> Figure:
+    """A figure that has nothing to show, and says why."""
+    return Figure(figure_id, title, why, "empty", span=span, measure=measure)
+
+
+def points_of(rows: Sequence[Row], value: str, n: str, until: Any = None, least: int = 1,
+              day: str = "period_date") -> list[Point]:  # fmt: skip
+    """The days of a series that have a value of enough patients and are over."""
+    return [
+        Point(row[day], float(row[value]), int(row[n] or 0))
+        for row in rows
+        if row[value] is not None
+        and (row[n] or 0) >= least
+        and (until is None or row[day] <= until)
+    ]
+
+
+def judged(
+    series: Mapping[str, tuple[Sequence[Point], Better]], where: Slice
+) -> dict[str, Control]:
+    """Several series of a slice against chance: by day, or by week where the period is long."""
+    if where.days <= MOST_DAYS:
+        return controls(series)
+    return controls({name: (by_week(p), better) for name, (p, better) in series.items()}, True)
+
+
+def line(
+    name: str, values: Sequence[float | None], style: str, marks: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """A line of a `series` drawing."""
+    return {"name": name, "values": list(values), "style": style, "marks": list(marks or [])}
+
+
+def series(x: Sequence[str], lines: Sequence[dict[str, Any]], *, unit: str, digits: int = 1,
+           bands: Sequence[dict[str, Any]] = (), rules: Sequence[dict[str, Any]] = (),
+           zero: bool = False) -> dict[str, Any]:  # fmt: skip
+    """The spec of a `series` drawing.
+
+    Args:
+        x: labels, ISO dates where they are days.
+        lines: see `line`.
+        unit: of the values.
+        digits: decimals shown.
+        bands: name, low, high, style.
+        rules: name, value, style: horizontal lines.
+        zero: whether the axis starts at 0.
+    """
+    return {
+        "x": list(x), "lines": list(lines), "bands": list(bands), "rules": list(rules),
+        "unit": unit, "digits": digits, "zero": zero,
+    }  # fmt: skip
+
+
+def control_figure(
+    figure_id: str, name: str, control: Control, *, unit: str, measure: Measure, span: int = 8,
+    target: float | None = None, ignores: tuple[Slicer, ...] = (), digits: int = 1, height: int = 250,
+    note: str = "", noun: str = "value", is_share: bool = False,
+) -> Figure:  # fmt: skip
+    """An XmR chart: the dots, their limits and what they say; a run chart where points are few."""
+    if not control.points:
+        return empty(figure_id, name, TOO_FEW, span, measure)
+    each = "week" if control.is_weekly else "day"
+    upper = control.upper
+    if upper is not None and is_share:
+        upper = min(upper, 100.0)
+    newest = control.points[-1]
+    value = f"{svg.number(newest.value, digits)} {unit}".strip()
+    if upper is None:
+        says = f"{len(control.points)} {each}s: too few to tell signal from noise, so no limits"
+        title = f"{name}: {value}"
+    else:
+        word = WORDS[newest.verdict].lower()
+        title = f"{name}: {value}, {'in its usual range' if word == 'usual range' else word}"
+        counts = [
+            f"{control.count(verdict)} {WORDS[verdict].lower()}"
+            for verdict in ("improving", "concern", "changed")
+            if control.count(verdict)
+        ]
+        says = (
+            f"XmR chart by {each}, newest {newest.day.day} {newest.day:%b}; "
+            f"{' and '.join(counts) + f' of {len(control.points)} {each}s' if counts else 'no signals'}; "
+            f"expected {svg.number(control.lower or 0, digits)} to {svg.number(upper, digits)} {unit}"
+        )
+    rules = []
+    if upper is not None and control.lower is not None:
+        rules = [
+            {"name": "upper", "value": upper, "style": "limit"},
+            {"name": "lower", "value": control.lower, "style": "limit"},
+        ]
+    if control.centre is not None:
+        rules.append({"name": "mean", "value": control.centre, "style": "centre"})
+    if target is not None:
+        rules.append({"name": "target", "value": target, "style": "target"})
+        if upper is not None and control.lower is not None:
+            says += "; " + (
+                "target: reliably met" if upper <= target
+                else "target: will be missed" if control.lower > target
+                else "target: hit or miss"
+            )  # fmt: skip
+    return Figure(
+        figure_id, title, says, "series",
+        (Column(each.capitalize()), Column(f"{noun.capitalize()} ({unit})", digits), Column("n", 0),
+         Column("Against chance")),
+        [[p.day.isoformat(), p.value, p.n, WORDS[p.verdict] if upper is not None else "not judged"]
+         for p in control.points],
+        series(
+            [p.day.isoformat() for p in control.points],
+            [line(name, [p.value for p in control.points], "actual", [p.verdict for p in control.points])],
+            unit=unit, digits=digits, rules=rules,
+        ),
+        span, measure, sum(p.n for p in control.points), ignores, note, height,
+    )  # fmt: skip
+
+
+def spark_of(control: Control) -> str:
+    """The last 40 points of a series as a sparkline."""
+    points = control.points[-40:]
+    if len(points) < 2:
+        return ""
+    return svg.sparkline(
+        [p.value for p in points], control.latest or "usual", (control.lower, control.upper)
+    )

@@ -1,0 +1,879 @@
+"""All SQL of the dashboard: one function per page, over the tables of one publication.
+
+Nothing that a browser says becomes a name in a statement: slicers are matched against the values
+the publication holds (`read_slice`) and bound as parameters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from functools import cached_property
+from typing import Any
+
+import duckdb
+
+from hospital_assets.contracts.kpis import ALL
+
+Row = dict[str, Any]
+
+#: Triage scale whose targets the pages use.
+SCALE = "ESI"
+#: Stages, histograms and pyramids read visits, not aggregates: of so many days at most.
+VISIT_DAYS = 28
+_PRESETS = {"last-7": 7, "last-28": 28, "last-90": 90}
+_PARAMETER = re.compile(r"\$(\w+)")
+
+
+@dataclass(frozen=True)
+class Known:
+    """The values a publication can be sliced by.
+
+    Attributes:
+        first: first local service day.
+        last: last local service day.
+        complete_until: the last day that was over when the data were published.
+        hospitals: id -> name.
+        departments: names.
+        triage: level -> its name, levels as text.
+        targets_minutes: level -> longest wait, of `SCALE`.
+    """
+
+    first: date
+    last: date
+    complete_until: date
+    hospitals: Mapping[str, str]
+    departments: tuple[str, ...]
+    triage: Mapping[str, str]
+    targets_minutes: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """What a reader has chosen.
+
+    Attributes:
+        period: `all`, `last-7`, `last-28`, `last-90`, a year, a month, or `days`.
+        first: first local service day.
+        last: last local service day.
+        hospital: id or `all`.
+        department: name or `all`.
+        triage: level or `all`.
+        is_whole: whether the days are all there are.
+    """
+
+    period: str
+    first: date
+    last: date
+    hospital: str = ALL
+    department: str = ALL
+    triage: str = ALL
+    is_whole: bool = False
+
+    @property
+    def days(self) -> int:
+        """How many days it covers."""
+        return (self.last - self.first).days + 1
+
+
+def read_slice(asked: Mapping[str, str], known: Known) -> Slice:
+    """The slice that a query string asks for; what is not known falls back to everything."""
+    first, last = known.first, known.last
+    period = asked.get("period", ALL)
+    if period in _PRESETS:
+        first = max(first, last - timedelta(days=_PRESETS[period] - 1))
+    elif period == "days":
+        start, end = _day(asked.get("from"), first), _day(asked.get("to"), last)
+        start, end = sorted((min(max(start, first), last), min(max(end, first), last)))
+        first, last = start, end
+    elif period in periods(known):
+        start, end = _calendar(period)
+        first, last = max(first, start), min(last, end)
+    else:
+        period = ALL
+    # Who has one hospital's rows only is shown these, not pools of what others have.
+    own = next(iter(known.hospitals)) if len(known.hospitals) == 1 else ""
+    return Slice(
+        period, first, last,
+        own or _among(asked.get("hospital"), known.hospitals),
+        _among(asked.get("department"), known.departments),
+        _among(asked.get("triage"), known.triage),
+        is_whole=(first, last) == (known.first, known.last),
+    )  # fmt: skip
+
+
+def periods(known: Known) -> dict[str, str]:
+    """Value -> label of the calendar years and months with data, newest first."""
+    found = {}
+    for year in range(known.last.year, known.first.year - 1, -1):
+        if known.first.year != known.last.year:
+            found[str(year)] = str(year)
+        for month in range(12, 0, -1):
+            start, end = _calendar(f"{year}-{month:02d}")
+            if start <= known.last and end >= known.first:
+                found[f"{year}-{month:02d}"] = f"{start:%B %Y}"
+    return found
+
+
+def _calendar(period: str) -> tuple[date, date]:
+    year, _, month = period.partition("-")
+    start = date(int(year), int(month or 1), 1)
+    after = date(start.year + 1, 1, 1) if not month else (start + timedelta(days=32)).replace(day=1)
+    return start, after - timedelta(days=1)
+
+
+def _among(value: str | None, known: Any) -> str:
+    return value if value is not None and value in known else ALL
+
+
+def _day(value: str | None, default: date) -> date:
+    try:
+        return date.fromisoformat(value or "")
+    except ValueError:
+        return default
+
+
+@dataclass
+class Mart:
+    """One version of one audience's publication, open for reading; safe for many threads.
+
+    Attributes:
+        connection: read-only; each call takes a cursor of its own.
+        audience: whose publication.
+        version: which version.
+        published_at: when it was published.
+        data_as_of: the hospital's time then.
+    """
+
+    connection: duckdb.DuckDBPyConnection = field(repr=False)
+    audience: str
+    version: str
+    published_at: datetime
+    data_as_of: datetime
+
+    def rows(self, sql: str, **values: Any) -> list[Row]:
+        """The rows of a query, as dictionaries."""
+        named = set(_PARAMETER.findall(sql))
+        with self.connection.cursor() as cursor:
+            cursor.execute(sql, {name: value for name, value in values.items() if name in named})
+            names = [column[0] for column in cursor.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+    def sliced(self, sql: str, where: Slice, **values: Any) -> list[Row]:
+        """The rows of a query about a slice."""
+        return self.rows(
+            sql, first=where.first, last=where.last, hospital=where.hospital,
+            department=where.department, triage=where.triage, scale=SCALE, **values,
+        )  # fmt: skip
+
+    @cached_property
+    def columns(self) -> frozenset[tuple[str, str]]:
+        """(table, column) of everything in the publication."""
+        return frozenset(
+            (row["table_name"], row["column_name"])
+            for row in self.rows("select table_name, column_name from duckdb_columns()")
+        )
+
+    def has(self, table: str, *columns: str) -> bool:
+        """Whether the publication holds a table with some columns."""
+        return all((table, column) in self.columns for column in columns)
+
+    @cached_property
+    def has_visits(self) -> bool:
+        """Whether it holds single visits (executives get figures only)."""
+        return self.has("fact_emergency_visits", "service_date", "wait_minutes")
+
+    @cached_property
+    def known(self) -> Known:
+        """What it can be sliced by."""
+        (span,) = self.rows(
+            "select min(service_date) as first, max(service_date) as last from kpis.kpi_waits_daily"
+        )
+        triage = self.rows(
+            "select level::varchar as level, level_name, target_minutes from dimensions.dim_triage "
+            "where scale = $scale order by level",
+            scale=SCALE,
+        )
+        last = span["last"] or self.data_as_of.date()
+        return Known(
+            first=span["first"] or last,
+            last=last,
+            complete_until=min(last, self.data_as_of.date() - timedelta(days=1)),
+            hospitals={
+                row["hospital_id"]: row["hospital_name"]
+                for row in self.rows(
+                    "select hospital_id, hospital_name from dimensions.dim_hospital "
+                    "where hospital_key > 0 order by hospital_id"
+                )
+            },
+            departments=tuple(
+                row["department_name"]
+                for row in self.rows(
+                    "select department_name from kpis.kpi_waits where department_name <> 'all' "
+                    "group by 1 order by sum(visit_count) desc, 1"
+                )
+            ),
+            triage={row["level"]: row["level_name"] for row in triage},
+            targets_minutes={row["level"]: row["target_minutes"] for row in triage},
+        )
+
+
+_WAITS = """
+from kpis.kpi_waits_daily
+where hospital_id = $hospital and department_name = $department and triage_level = $triage
+  and service_date between $first and $last
+"""
+
+
+def waits_by_day(mart: Mart, where: Slice) -> list[Row]:
+    """Day by day: visits, waits (n, sum, average, median, 90th, longest) and who saw nobody."""
+    return mart.sliced(
+        "select service_date, visit_count, wait_count, excluded_no_provider_count, "
+        "wait_sum_minutes, wait_average_minutes, wait_median_minutes, wait_p90_minutes, "
+        f"wait_max_minutes {_WAITS} order by 1",
+        where,
+    )
+
+
+def waits_in_total(mart: Mart, where: Slice) -> Row:
+    """The slice in one row.
+
+    The whole period has its exact median and 90th percentile (`kpi_waits`); of other periods they
+    are the medians over the days, and `is_exact` is false.
+    """
+    if where.is_whole:
+        found = mart.sliced(
+            "select visit_count, wait_count, excluded_no_provider_count, wait_sum_minutes, "
+            "wait_average_minutes, wait_median_minutes, wait_p90_minutes, wait_max_minutes, "
+            "true as is_exact from kpis.kpi_waits where hospital_id = $hospital "
+            "and department_name = $department and triage_level = $triage",
+            where,
+        )
+        if found:
+            return found[0]
+    (row,) = mart.sliced(
+        "select coalesce(sum(visit_count), 0)::bigint as visit_count, "
+        "coalesce(sum(wait_count), 0)::bigint as wait_count, "
+        "coalesce(sum(excluded_no_provider_count), 0)::bigint as excluded_no_provider_count, "
+        "sum(wait_sum_minutes) as wait_sum_minutes, "
+        "sum(wait_sum_minutes) / nullif(sum(wait_count), 0) as wait_average_minutes, "
+        "median(wait_median_minutes) as wait_median_minutes, "
+        "median(wait_p90_minutes) as wait_p90_minutes, "
+        f"max(wait_max_minutes) as wait_max_minutes, false as is_exact {_WAITS}",
+        where,
+    )
+    return row
+
+
+def waits_by_triage(mart: Mart, where: Slice) -> list[Row]:
+    """Visits and waits of each triage level of the slice, the untriaged last."""
+    return mart.sliced(
+        "select triage_level, sum(visit_count)::bigint as visit_count, "
+        "sum(wait_count)::bigint as wait_count, "
+        "sum(wait_sum_minutes) / nullif(sum(wait_count), 0) as wait_average_minutes "
+        "from kpis.kpi_waits_daily where hospital_id = $hospital "
+        "and department_name = $department and triage_level <> 'all' "
+        "and service_date between $first and $last group by 1 order by 1",
+        where,
+    )
+
+
+def waits_by_department(mart: Mart, where: Slice) -> list[Row]:
+    """Visits and waits of each department; exact medians where the period is whole."""
+    source, columns = (
+        ("kpis.kpi_waits", "wait_median_minutes, wait_p90_minutes")
+        if where.is_whole
+        else (
+            "kpis.kpi_waits_daily",
+            "median(wait_median_minutes) as wait_median_minutes, "
+            "median(wait_p90_minutes) as wait_p90_minutes",
+        )
+    )
+    return mart.sliced(
+        "select department_name, sum(visit_count)::bigint as visit_count, "
+        "sum(wait_count)::bigint as wait_count, "
+        "sum(excluded_no_provider_count)::bigint as excluded_no_provider_count, "
+        f"sum(wait_sum_minutes) / nullif(sum(wait_count), 0) as wait_average_minutes, {columns} "
+        f"from {source} where hospital_id = $hospital and triage_level = $triage "
+        "and department_name <> 'all' "
+        + (
+            "group by department_name, wait_median_minutes, wait_p90_minutes "
+            if where.is_whole
+            else "and service_date between $first and $last group by department_name "
+        )
+        + "order by visit_count desc, department_name",
+        where,
+    )
+
+
+def seen_on_time_by_day(mart: Mart, where: Slice) -> list[Row]:
+    """Seen within the triage target, by day of arrival, hospital and level."""
+    return mart.sliced(
+        "select service_date as period_date, numerator_count, denominator_count, value_pct "
+        "from kpis.kpi_seen_on_time_daily where hospital_id = $hospital and scale = $scale "
+        "and triage_level = $triage and service_date between $first and $last order by 1",
+        where,
+    )
+
+
+#: Rates by hospital and day: table, its day, further conditions.
+_RATES = {
+    "four_hour": ("kpi_four_hour_daily", "period_date", ""),
+    "lwbs": ("kpi_lwbs_daily", "service_date", ""),
+    "critical": ("kpi_critical_waits_daily", "service_date", ""),
+    "boarded": ("kpi_boarding_daily", "service_date", "and destination_department = 'all'"),
+    "before_noon": ("kpi_discharge_before_noon_daily", "period_date", ""),
+}
+
+
+def rate_by_day(mart: Mart, where: Slice, rate: str) -> list[Row]:
+    """A rate by the day it counts for: numerator, n and percent, pooled over days of arrival."""
+    table, day, condition = _RATES[rate]
+    return mart.sliced(
+        f"select {day} as period_date, sum(numerator_count)::bigint as numerator_count, "
+        "sum(denominator_count)::bigint as denominator_count, "
+        "100.0 * sum(numerator_count) / nullif(sum(denominator_count), 0) as value_pct "
+        f"from kpis.{table} where hospital_id = $hospital and {day} between $first and $last "
+        f"{condition} group by 1 order by 1",
+        where,
+    )
+
+
+def twelve_hours_by_day(mart: Mart, where: Slice) -> list[Row]:
+    """Departures more than 12 hours after arrival, in percent of departures, by day."""
+    return mart.sliced(
+        "select period_date, sum(over_12_hours_count)::bigint as numerator_count, "
+        "sum(denominator_count)::bigint as denominator_count, "
+        "100.0 * sum(over_12_hours_count) / nullif(sum(denominator_count), 0) as value_pct "
+        "from kpis.kpi_four_hour_daily where hospital_id = $hospital "
+        "and period_date between $first and $last group by 1 order by 1",
+        where,
+    )
+
+
+def arrivals_by_hour(mart: Mart, where: Slice) -> list[Row]:
+    """Arrivals per hospital and hour that existed, by weekday and local hour."""
+    return mart.sliced(
+        "select iso_weekday_number, hour_of_day, sum(arrivals_count)::bigint as arrivals_count, "
+        "sum(existing_hours_count)::bigint as existing_hours_count, "
+        "sum(arrivals_count) / nullif(sum(existing_hours_count), 0) as arrivals_per_hour "
+        "from kpis.kpi_arrivals_hourly where $hospital in ('all', hospital_id) "
+        "and service_date between $first and $last group by all order by 1, 2",
+        where,
+    )
+
+
+def blood_groups(mart: Mart, where: Slice) -> list[Row]:
+    """Patients by blood group beside the reference mix, whole period."""
+    return mart.sliced(
+        "select blood_group, patient_count, share_pct, reference_share_pct, known_patient_count "
+        "from kpis.kpi_blood_groups where hospital_id = $hospital order by patient_count desc nulls last",
+        where,
+    )
+
+
+def physicians(mart: Mart, where: Slice) -> list[Row]:
+    """Doctors beside what chance makes of their hours, whole period; codes, no names."""
+    return mart.sliced(
+        "select doctor_id, visit_count, shift_hours, visits_per_shift_hour, expected_visit_count, "
+        "lower_limit_count, upper_limit_count, is_outside "
+        "from kpis.kpi_physician_workload w join dimensions.dim_hospital h using (hospital_key) "
+        "where doctor_key > 0 and $hospital in ('all', h.hospital_id) "
+        "order by expected_visit_count, doctor_id",
+        where,
+    )
+
+
+def active_doctors(mart: Mart, where: Slice) -> Row:
+    """Doctors with a shift or a patient in the period, and their visits."""
+    (row,) = mart.sliced(
+        "select count(distinct doctor_key)::bigint as doctors_count, "
+        "coalesce(sum(d.visit_count), 0)::bigint as visit_count, "
+        "coalesce(sum(d.shift_hours), 0) as shift_hours "
+        "from kpis.kpi_physician_workload_daily d "
+        "join (select doctor_key, hospital_key from kpis.kpi_physician_workload) w using (doctor_key) "
+        "join dimensions.dim_hospital h using (hospital_key) "
+        "where doctor_key > 0 and (d.visit_count > 0 or d.shift_hours > 0) "
+        "and $hospital in ('all', h.hospital_id) and service_date between $first and $last",
+        where,
+    )
+    return row
+
+
+def critical_by_day(mart: Mart, where: Slice) -> list[Row]:
+    """Visits of triage level 1 and 2, by day."""
+    return mart.sliced(
+        "select service_date as period_date, sum(visit_count)::bigint as visit_count "
+        "from kpis.kpi_waits_daily where hospital_id = $hospital "
+        "and department_name = $department and triage_level in ('1', '2') "
+        "and $triage in ('all', triage_level) "
+        "and service_date between $first and $last group by 1 order by 1",
+        where,
+    )
+
+
+_VISITS = """
+from facts.fact_emergency_visits f
+join dimensions.dim_hospital h using (hospital_key)
+join dimensions.dim_department d using (department_key)
+where f.service_date between $since and $last and not f.is_cancelled
+  and $hospital in ('all', h.hospital_id) and $department in ('all', d.department_name)
+  and $triage in ('all', f.triage_level::varchar)
+"""
+
+
+def visits_since(where: Slice) -> date:
+    """The first day whose visits are read one by one."""
+    return max(where.first, where.last - timedelta(days=VISIT_DAYS - 1))
+
+
+def ages_and_sexes(mart: Mart, where: Slice) -> list[Row]:
+    """Visits by ten-year age band and sex, of the last days of the slice; none without visits."""
+    if not (mart.has_visits and mart.has("fact_emergency_visits", "age_years", "patient_key")
+            and mart.has("dim_patient", "sex", "patient_key")):  # fmt: skip
+        return []
+    return mart.sliced(
+        "select least(f.age_years // 10, 9)::bigint as decade, p.sex, count(*) as visit_count "
+        + _VISITS.replace(
+            "where", "join dimensions.dim_patient p on p.patient_key = f.patient_key where", 1
+        )
+        + "and f.age_years is not null group by 1, 2 order by 1, 2",
+        where, since=visits_since(where),
+    )  # fmt: skip
+
+
+def demographics(mart: Mart, where: Slice) -> list[Row]:
+    """Visits and patients by characteristic and category, whole period."""
+    return mart.sliced(
+        "select characteristic, category, patient_count, visit_count, share_of_visits_pct "
+        "from kpis.kpi_demographics where hospital_id = $hospital order by 1, 2",
+        where,
+    )
+
+
+def stages(mart: Mart, where: Slice) -> Row | None:
+    """How many visits reached each stage, and how long it took; None without visits."""
+    if not mart.has_visits:
+        return None
+
+    def minutes(start: str, end: str, name: str) -> str:
+        taken = f"epoch(f.{end} - f.{start}) / 60"
+        return (
+            f"median({taken}) filter (where f.{end} >= f.{start}) as {name}_median, "
+            f"quantile_cont({taken}, 0.9) filter (where f.{end} >= f.{start}) as {name}_p90"
+        )
+
+    (row,) = mart.sliced(
+        "select count(*) as arrival_n, count(f.triage_at) as triage_n, count(f.room_at) as room_n, "
+        "count(f.provider_at) as provider_n, count(f.decision_at) as decision_n, "
+        "count(f.departure_at) as departure_n, "
+        "count(*) filter (where f.is_lwbs) as lwbs_n, "
+        + ", ".join([
+            minutes("arrival_at", "triage_at", "triage"),
+            minutes("triage_at", "room_at", "room"),
+            minutes("room_at", "provider_at", "provider"),
+            minutes("provider_at", "decision_at", "decision"),
+            minutes("decision_at", "departure_at", "departure"),
+        ])
+        + _VISITS,
+        where, since=visits_since(where),
+    )  # fmt: skip
+    return row
+
+
+def wait_histogram(mart: Mart, where: Slice) -> list[Row]:
+    """Visits by wait in steps of 30 minutes, the last from 4 hours on."""
+    if not mart.has_visits:
+        return []
+    return mart.sliced(
+        "select least(f.wait_minutes // 30, 8)::bigint as step, count(*) as visit_count "
+        f"{_VISITS} and f.wait_minutes is not null group by 1 order by 1",
+        where, since=visits_since(where),
+    )  # fmt: skip
+
+
+def pathways(mart: Mart, where: Slice) -> list[Row]:
+    """Visits by arrival mode and how they ended."""
+    if not mart.has_visits:
+        return []
+    return mart.sliced(
+        "select f.arrival_mode, coalesce(f.disposition, 'still open') as disposition, "
+        f"count(*) as visit_count {_VISITS} group by all order by 3 desc",
+        where, since=visits_since(where),
+    )  # fmt: skip
+
+
+def waits_by_hour(mart: Mart, where: Slice) -> list[Row]:
+    """Wait by local hour of arrival: n, median, 10th and 90th percentile."""
+    if not mart.has_visits:
+        return []
+    return mart.sliced(
+        "select hour(f.arrival_local) as hour_of_day, count(f.wait_minutes) as wait_count, "
+        "quantile_cont(f.wait_minutes, 0.1) as p10, median(f.wait_minutes) as median, "
+        f"quantile_cont(f.wait_minutes, 0.9) as p90 {_VISITS} group by 1 order by 1",
+        where, since=visits_since(where),
+    )  # fmt: skip
+
+
+def handovers(mart: Mart, where: Slice) -> Row | None:
+    """Ambulance handovers and how many took longer than 15, 30 and 60 minutes."""
+    if not mart.has_visits:
+        return None
+    taken = "epoch(f.handover_at - f.arrival_at) / 60"
+    (row,) = mart.sliced(
+        "select count(*) as n, "
+        + ", ".join(
+            f"count(*) filter (where {taken} > {limit}) as over_{limit}" for limit in (15, 30, 60)
+        )
+        + f", median({taken}) as median {_VISITS} and f.handover_at >= f.arrival_at",
+        where, since=visits_since(where),
+    )  # fmt: skip
+    return row
+
+
+def op18_by_month(mart: Mart, where: Slice) -> list[Row]:
+    """OP-18b by month of departure."""
+    return mart.sliced(
+        "select period_month, denominator_count, median_minutes from kpis.kpi_op18 "
+        "where hospital_id = $hospital and stratum = 'reported' "
+        "and period_month between date_trunc('month', $first) and $last order by 1",
+        where,
+    )
+
+
+def units(mart: Mart, metric: str) -> list[Row]:
+    """Hospitals beside the chance limits of their n, whole period."""
+    return mart.rows(
+        "select hospital_id, denominator_count, numerator_count, value_pct, centre_pct, "
+        "lower_limit_pct, upper_limit_pct, is_outside from kpis.kpi_units where metric = $metric "
+        "order by hospital_id",
+        metric=metric,
+    )
+
+
+def occupancy_now(mart: Mart, where: Slice) -> list[Row]:
+    """Each department on the last day of the slice: beds, mean, midnight and peak occupancy."""
+    return mart.sliced(
+        "select o.hospital_id, o.department_name, o.bed_capacity, o.midnight_patients_count, "
+        "o.midnight_pct, o.time_weighted_pct, o.peak_patients_count, o.peak_pct "
+        "from kpis.kpi_occupancy_daily o where o.service_date = (select max(service_date) from "
+        "kpis.kpi_occupancy_daily where service_date between $first and $last) "
+        "and $hospital in ('all', o.hospital_id) and $department in ('all', o.department_name) "
+        "and o.department_name <> 'all inpatient' and o.bed_capacity is not null "
+        "order by o.hospital_id, o.department_name",
+        where,
+    )
+
+
+def occupancy_by_day(mart: Mart, where: Slice) -> list[Row]:
+    """Occupied of offered bed-minutes by day, over the departments of the slice."""
+    return mart.sliced(
+        "select service_date as period_date, "
+        "100.0 * sum(occupied_bed_minutes) / nullif(sum(staffed_bed_minutes), 0) as value, "
+        "sum(bed_capacity)::bigint as n from kpis.kpi_occupancy_daily "
+        "where $hospital in ('all', hospital_id) and staffed_bed_minutes is not null "
+        "and (case when $department = 'all' then department_name = 'all inpatient' "
+        "else department_name = $department end) "
+        "and service_date between $first and $last group by 1 order by 1",
+        where,
+    )
+
+
+def occupancy_by_hour(mart: Mart, where: Slice) -> list[Row]:
+    """Census and staffed beds at each hour of the last seven days, by local hour."""
+    return mart.sliced(
+        "select o.hour_start_local as hour_local, "
+        "sum(o.patients_at_start_count)::bigint as patients_count, "
+        "sum(o.staffed_bed_minutes / 60.0) as beds "
+        "from facts.fact_bed_occupancy o join dimensions.dim_hospital h using (hospital_key) "
+        "join dimensions.dim_department d using (department_key) "
+        "where $hospital in ('all', h.hospital_id) and $department in ('all', d.department_name) "
+        "and o.service_date between $since and $last group by 1 order by 1",
+        where, since=where.last - timedelta(days=6),
+    )  # fmt: skip
+
+
+def bed_flow_by_day(mart: Mart, where: Slice) -> list[Row]:
+    """In, out and their difference, by day, over inpatient departments or the chosen one."""
+    return mart.sliced(
+        "select service_date as period_date, sum(inflow_count)::bigint as inflow_count, "
+        "sum(outflow_count)::bigint as outflow_count, "
+        "(sum(inflow_count) - sum(outflow_count))::bigint as net_count "
+        "from kpis.kpi_department_flow_daily where $hospital in ('all', hospital_id) "
+        "and (case when $department = 'all' then department_name <> 'Emergency' "
+        "else department_name = $department end) "
+        "and service_date between $first and $last group by 1 order by 1",
+        where,
+    )
+
+
+def boarding_by_destination(mart: Mart, where: Slice) -> list[Row]:
+    """Boarding by the department admitted to: n, average, over four and twelve hours, longest."""
+    return mart.sliced(
+        "select destination_department, sum(denominator_count)::bigint as denominator_count, "
+        "sum(boarding_sum_minutes) / nullif(sum(denominator_count), 0) as average_minutes, "
+        "sum(numerator_count)::bigint as over_4_hours_count, "
+        "sum(over_12_hours_count)::bigint as over_12_hours_count "
+        "from kpis.kpi_boarding_daily where hospital_id = $hospital "
+        "and destination_department <> 'all' and service_date between $first and $last "
+        "group by 1 order by 2 desc, 1",
+        where,
+    )
+
+
+def crowding_by_hour(mart: Mart, where: Slice) -> list[Row]:
+    """NEDOCS: share of hours at each level, by hospital."""
+    return mart.sliced(
+        "select hospital_id, count(nedocs_score) as hours_count, median(nedocs_score) as median, "
+        "max(nedocs_score) as worst, "
+        "100.0 * count(*) filter (where nedocs_score > 100) / nullif(count(nedocs_score), 0) "
+        "as overcrowded_pct, "
+        "100.0 * count(*) filter (where occupancy_ratio > 0.9) "
+        "/ nullif(count(occupancy_ratio), 0) as over_90_pct "
+        "from kpis.kpi_crowding_hourly where $hospital in ('all', hospital_id) "
+        "and service_date between $first and $last group by 1 order by 1",
+        where,
+    )
+
+
+def stays_by_month(mart: Mart, where: Slice) -> list[Row]:
+    """Length of stay by month of discharge and class."""
+    return mart.sliced(
+        "select period_month, stay_class, denominator_count, los_hours_median, los_hours_average, "
+        "los_hcup_days_average, excluded_open_count from kpis.kpi_length_of_stay "
+        "where hospital_id = $hospital "
+        "and period_month between date_trunc('month', $first) and $last order by 2, 1",
+        where,
+    )
+
+
+def overstays(mart: Mart, where: Slice) -> list[Row]:
+    """Stays over 50 hours by department, whole period."""
+    return mart.sliced(
+        "select department_name, denominator_count, numerator_count, value_pct, "
+        "open_numerator_count from kpis.kpi_overstays where hospital_id = $hospital "
+        "and department_name <> 'all' order by numerator_count desc nulls last, 1",
+        where,
+    )
+
+
+def staff_by_hour(mart: Mart, where: Slice) -> list[Row]:
+    """Doctors on shift and arrivals in each local hour of the week, means per hospital."""
+    return mart.sliced(
+        "select c.iso_weekday_number, c.hour_of_day, c.arrivals_per_hour, s.doctors "
+        "from (select iso_weekday_number, hour_of_day, "
+        "sum(arrivals_count) / nullif(sum(existing_hours_count), 0) as arrivals_per_hour "
+        "from kpis.kpi_arrivals_hourly where $hospital in ('all', hospital_id) "
+        "and service_date between $first and $last group by all) c "
+        "left join (select isodow(timezone(h.time_zone, k.hour_start_at)) as iso_weekday_number, "
+        "hour(timezone(h.time_zone, k.hour_start_at)) as hour_of_day, "
+        "avg(k.attendings_count) as doctors "
+        "from kpis.kpi_crowding_hourly k join dimensions.dim_hospital h using (hospital_id) "
+        "where $hospital in ('all', k.hospital_id) and k.service_date between $first and $last "
+        "group by all) s using (iso_weekday_number, hour_of_day) order by 1, 2",
+        where,
+    )
+
+
+def workload_by_day(mart: Mart, where: Slice) -> list[Row]:
+    """New patients per shift hour by day, and the average wait of the day."""
+    return mart.sliced(
+        "select d.service_date as period_date, sum(d.visit_count)::bigint as visit_count, "
+        "sum(d.shift_hours) as shift_hours, "
+        "sum(d.visit_count) / nullif(sum(d.shift_hours), 0) as value "
+        "from kpis.kpi_physician_workload_daily d "
+        "join (select doctor_key, hospital_key from kpis.kpi_physician_workload) w using (doctor_key) "
+        "join dimensions.dim_hospital h using (hospital_key) "
+        "where doctor_key > 0 and $hospital in ('all', h.hospital_id) "
+        "and d.service_date between $first and $last group by 1 order by 1",
+        where,
+    )
+
+
+def shift_patterns(mart: Mart, where: Slice) -> Row | None:
+    """Shifts, long ones, and nights that follow a night; None where shifts are not published."""
+    if not mart.has("fact_doctor_shifts", "shift_start_at"):
+        return None
+    (row,) = mart.sliced(
+        "with shifts as (select s.*, hour(timezone(h.time_zone, s.shift_start_at)) >= 21 as is_night "
+        "from facts.fact_doctor_shifts s join dimensions.dim_hospital h using (hospital_key) "
+        "where $hospital in ('all', h.hospital_id) and s.service_date between $first and $last), "
+        "followed as (select *, lead(shift_start_at) over w - shift_end_at as rest, "
+        "lead(is_night) over w as next_is_night from shifts "
+        "window w as (partition by doctor_key order by shift_start_at)) "
+        "select count(*) as shifts_count, "
+        "count(*) filter (where shift_hours >= 12) as long_count, "
+        "count(*) filter (where is_night) as nights_count, "
+        "count(*) filter (where is_night and next_is_night and rest < interval 24 hours) "
+        "as nights_in_a_row_count, "
+        "count(*) filter (where rest < interval 11 hours) as short_rest_count from followed",
+        where,
+    )
+    return row
+
+
+def conditions(mart: Mart, where: Slice) -> list[Row]:
+    """The commonest principal diagnoses, whole period."""
+    return mart.sliced(
+        "select condition_name, icd_code, visit_count, share_pct, coded_visit_count "
+        "from kpis.kpi_conditions where hospital_id = $hospital and icd_code <> 'not_coded' "
+        "and visit_count is not null order by visit_count desc, icd_code limit 15",
+        where,
+    )
+
+
+def condition_groups(mart: Mart, where: Slice) -> list[Row]:
+    """Visits by clinical group, whole period."""
+    return mart.sliced(
+        "select condition_group, visit_count, share_pct, coded_visit_count "
+        "from kpis.kpi_condition_groups where hospital_id = $hospital "
+        "and condition_group not in ('not_coded') order by visit_count desc nulls last limit 15",
+        where,
+    )
+
+
+def procedures(mart: Mart, where: Slice) -> list[Row]:
+    """The commonest procedures, whole period."""
+    return mart.sliced(
+        "select procedure_name, procedure_code, procedure_count, visit_count, share_pct "
+        "from kpis.kpi_procedures where hospital_id = $hospital "
+        "order by procedure_count desc nulls last, procedure_code limit 15",
+        where,
+    )
+
+
+def surveillance_by_day(mart: Mart, where: Slice, groups: tuple[str, ...]) -> list[Row]:
+    """Visits whose principal diagnosis is in some clinical groups, by day."""
+    if not mart.has("kpi_conditions_daily", "icd_code"):
+        return []
+    return mart.sliced(
+        "with found as (select k.service_date, sum(k.visit_count) as value "
+        "from kpis.kpi_conditions_daily k join dimensions.dim_condition c "
+        "using (icd_version, icd_code) where $hospital in ('all', k.hospital_id) "
+        "and list_contains($groups, c.condition_group) "
+        "and k.service_date between $first and $last group by 1) "
+        "select d.calendar_date as period_date, coalesce(value, 0)::double as value, "
+        "coalesce(value, 0)::bigint as n from dimensions.dim_date d "
+        "left join found on found.service_date = d.calendar_date "
+        "where d.calendar_date between $first and $last order by 1",
+        where, groups=list(groups),
+    )  # fmt: skip
+
+
+def equity(mart: Mart, where: Slice) -> list[Row]:
+    """Average wait by race, ethnicity and sex with its standard error; none without visits."""
+    if not (mart.has_visits and mart.has("dim_patient", "sex", "race", "ethnicity", "patient_key")):
+        return []
+    parts = " union all ".join(
+        f"select '{name}' as characteristic, {name} as category, count(wait_minutes) as wait_count, "
+        "avg(wait_minutes) as average, stddev_samp(wait_minutes) / sqrt(count(wait_minutes)) as error "
+        "from visits group by 2"
+        for name in ("race", "ethnicity", "sex")
+    )
+    visits = "select f.wait_minutes, p.race, p.ethnicity, p.sex " + _VISITS.replace(
+        "where", "join dimensions.dim_patient p on p.patient_key = f.patient_key where", 1
+    )
+    return mart.sliced(
+        f"with visits as ({visits} and f.wait_minutes is not null) {parts} order by 1, 2",
+        where, since=visits_since(where),
+    )  # fmt: skip
+
+
+def returns_by_month(mart: Mart, where: Slice) -> list[Row]:
+    """72-hour returns of discharged visits by month."""
+    return mart.sliced(
+        "select period_month, denominator_count, numerator_count, value_pct from kpis.kpi_returns "
+        "where hospital_id = $hospital and variant = 'discharged' "
+        "and period_month between date_trunc('month', $first) and $last order by 1",
+        where,
+    )
+
+
+def readmissions_by_month(mart: Mart, where: Slice) -> list[Row]:
+    """30-day readmissions by month of index discharge."""
+    return mart.sliced(
+        "select period_month, denominator_count, numerator_count, value_pct "
+        "from kpis.kpi_readmissions where hospital_id = $hospital "
+        "and period_month between date_trunc('month', $first) and $last order by 1",
+        where,
+    )
+
+
+#: The seasonal baseline looks this many weeks back.
+BASELINE_WEEKS = 8
+
+
+def daily_forecast(mart: Mart, where: Slice) -> list[Row]:
+    """Arrivals by day for the next 14 days: the median of the same weekday in the weeks before.
+
+    The bands are order statistics of those n weeks, without any distribution assumed: a new value
+    falls within their range with probability (n - 1) / (n + 1), between the second lowest and the
+    second highest with (n - 3) / (n + 1), if weeks are exchangeable. Rows of the past carry
+    `actual`, and what the same rule would have said a week ahead, for its accuracy.
+    """
+    return mart.sliced(
+        """
+        with daily as (
+            select service_date, sum(arrivals_count)::double as arrivals
+            from kpis.kpi_arrivals_hourly
+            where $hospital in ('all', hospital_id) and service_date <= $until
+            group by 1
+        ), wanted as (
+            select $until::date + i::integer as day from range(-55, 15) r(i)
+        ), looked as (
+            select w.day, d.arrivals
+            from wanted w join daily d
+              on isodow(d.service_date) = isodow(w.day)
+             -- A week ahead at least: what was known when that day was forecast.
+             and d.service_date between least(w.day - 7, $until::date) - 7 * $weeks::integer + 1
+                                    and least(w.day - 7, $until::date)
+        )
+        select w.day, a.arrivals as actual, f.n,
+               f.baseline, f.low_inner, f.high_inner, f.low_outer, f.high_outer
+        from wanted w
+        left join daily a on a.service_date = w.day
+        left join (
+            select day, count(*) as n, median(arrivals) as baseline,
+                   case when count(*) > 3 then list_sort(list(arrivals))[2] end as low_inner,
+                   case when count(*) > 3 then list_sort(list(arrivals))[-2] end as high_inner,
+                   min(arrivals) as low_outer, max(arrivals) as high_outer
+            from looked group by 1
+        ) f using (day)
+        where a.arrivals is not null or w.day > $until
+        order by 1
+        """,
+        where, until=mart.known.complete_until, weeks=BASELINE_WEEKS,
+    )  # fmt: skip
+
+
+def hourly_forecast(mart: Mart, where: Slice) -> list[Row]:
+    """Arrivals by hour for the next 48 hours: the median of the same hour of the week."""
+    return mart.sliced(
+        """
+        with hourly as (
+            select service_date, hour_of_day, sum(arrivals_count)::double as arrivals
+            from kpis.kpi_arrivals_hourly
+            where $hospital in ('all', hospital_id) and existing_hours_count > 0
+              and service_date between $until::date - 7 * $weeks::integer + 1 and $until
+            group by 1, 2
+        )
+        select w.day, w.hour_of_day, count(h.arrivals) as n, median(h.arrivals) as baseline,
+               min(h.arrivals) as low_outer, max(h.arrivals) as high_outer
+        from (select $until::date + 1 + (i // 24)::integer as day, (i % 24)::bigint as hour_of_day
+              from range(48) r(i)) w
+        left join hourly h on isodow(h.service_date) = isodow(w.day)
+         and h.hour_of_day = w.hour_of_day
+        group by 1, 2 order by 1, 2
+        """,
+        where, until=mart.known.complete_until, weeks=BASELINE_WEEKS,
+    )  # fmt: skip
+
+
+def census(mart: Mart) -> list[Row]:
+    """Tables of the publication with their rows and columns."""
+    return mart.rows(
+        "select schema_name || '.' || table_name as name, estimated_size as row_count, "
+        "column_count from duckdb_tables() order by 1"
+    )

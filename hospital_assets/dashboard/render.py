@@ -1,0 +1,141 @@
+"""From pages to HTML: the templates and what they need to know.
+
+Belongs here: filters, addresses, the CSV of a figure. Does not: what a page says.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup, escape
+
+from hospital_assets.contracts.kpis import ALL
+from hospital_assets.dashboard.figures import WORDS, Card, Cell, Column, Drawn, Figure, Link
+from hospital_assets.dashboard.mart import Known, Slice, periods
+from hospital_assets.dashboard.svg import number, shape
+
+FOLDER = Path(__file__).parent
+_NAMES = {
+    "period": "period",
+    "hospital": "hospital",
+    "department": "department",
+    "triage": "triage",
+}
+
+
+@cache
+def templates() -> Environment:
+    """The templates, compiled once; everything is escaped unless it was drawn here."""
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER / "templates"), autoescape=select_autoescape(default=True),
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.globals |= {
+        "words": WORDS, "cell": cell, "icon": icon, "not_followed": not_followed, "Markup": Markup,
+        "number": number,
+    }  # fmt: skip
+    return environment
+
+
+def render(template: str, **values: Any) -> str:
+    """A template with values."""
+    return templates().get_template(template).render(**values)
+
+
+def query(where: Slice, **changes: str) -> str:
+    """A slice as a query string, shortest form."""
+    values = {
+        "period": where.period,
+        **({"from": where.first.isoformat(), "to": where.last.isoformat()} if where.period == "days" else {}),
+        "hospital": where.hospital, "department": where.department, "triage": where.triage,
+    } | changes  # fmt: skip
+    return urlencode({name: value for name, value in values.items() if value != ALL})
+
+
+def sentence(where: Slice, known: Known) -> str:
+    """A slice in words, for the aria-live region and for print."""
+    parts = [f"{where.first.isoformat()} to {where.last.isoformat()}"]
+    parts.append(known.hospitals.get(where.hospital, "all hospitals"))
+    parts.append("all departments" if where.department == ALL else where.department)
+    parts.append(
+        "all triage levels" if where.triage == ALL
+        else f"triage {where.triage} {known.triage[where.triage]}"
+    )  # fmt: skip
+    return ", ".join(parts)
+
+
+def choices(known: Known) -> dict[str, dict[str, str]]:
+    """What the slicers offer: value -> label."""
+    days = (known.last - known.first).days + 1
+    return {
+        "period": {
+            ALL: f"All, {days:,} days",
+            **{f"last-{n}": f"Last {n} days" for n in (7, 28, 90) if n < days},
+            **periods(known),
+            "days": "Between two days",
+        },
+        "hospital": {
+            **({ALL: "All hospitals"} if len(known.hospitals) != 1 else {}),
+            **known.hospitals,
+        },
+        "department": {ALL: "All departments", **{name: name for name in known.departments}},
+        "triage": {ALL: "All", **known.triage},
+    }
+
+
+def cell(value: Cell, column: Column, where: Slice) -> Markup:
+    """A table's cell."""
+    if isinstance(value, Drawn):
+        return Markup(value.svg)  # noqa: S704  (drawn by `svg`, which escapes names)
+    if isinstance(value, Link):
+        address = query(where, **{value.slicer: value.value})
+        return Markup('<a href="?{}" data-slice>{}</a>').format(address, value.text)
+    if value is None:
+        return Markup('<span class="none" title="not shown">&ndash;</span>')
+    if isinstance(value, str):
+        return escape(value)
+    return escape(number(value, column.digits or 0))
+
+
+def icon(verdict: str) -> Markup:
+    """The shape of a verdict."""
+    return Markup(  # noqa: S704
+        '<svg class="icon" viewBox="0 0 12 12" width="12" height="12" aria-hidden="true">'
+        f"{shape(verdict, 6, 6, 3.8)}</svg>"
+    )
+
+
+def not_followed(shown: Figure | Card, where: Slice) -> str:
+    """Which of the chosen slicers a figure does not follow, in words."""
+    chosen = {
+        "period": not where.is_whole, "hospital": where.hospital != ALL,
+        "department": where.department != ALL, "triage": where.triage != ALL,
+    }  # fmt: skip
+    missing = [_NAMES[name] for name in shown.ignores if chosen[name]]
+    return f"Not by {' or '.join(missing)}" if missing else ""
+
+
+def as_csv(figure: Figure) -> str:
+    """The data table of a figure."""
+    kept = [
+        i for i, _ in enumerate(figure.columns)
+        if not any(isinstance(row[i], Drawn) for row in figure.rows)
+    ]  # fmt: skip
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow([figure.columns[i].name for i in kept])
+    for row in figure.rows:
+        writer.writerow([_plain(row[i]) for i in kept])
+    return out.getvalue()
+
+
+def _plain(value: Cell) -> object:
+    text = value.text if isinstance(value, Link) else value
+    # A spreadsheet must not take a name for a formula.
+    return f"'{text}" if isinstance(text, str) and text[:1] in "=+-@\t\r" else text

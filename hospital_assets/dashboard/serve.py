@@ -1,0 +1,82 @@
+"""Putting the dashboard together for a data directory, and serving it.
+
+Belongs here: what the command and tests share: publications, clock, live copies, audit. Does not: HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from hospital_assets.clock import hospital_now, is_live
+from hospital_assets.dashboard.app import Access, Dashboard
+from hospital_assets.dashboard.auth import Sessions, Viewer, is_loopback, read_accounts
+from hospital_assets.dashboard.live import LiveBoard
+from hospital_assets.dashboard.mart import Mart
+from hospital_assets.dashboard.store import Store
+from hospital_assets.governance.publications import (
+    PublicationError,
+    current_version,
+    open_publication,
+)
+from hospital_assets.settings import Settings
+
+#: DuckDB's share: the queries read aggregates.
+_MEMORY, _THREADS = "150MB", 2
+
+
+class ExposedError(ValueError):
+    """The dashboard was to be reachable from elsewhere without anybody signing in."""
+
+
+def dashboard_of(
+    settings: Settings, audience: str, audit: Callable[[Access], None], host: str = "127.0.0.1"
+) -> Dashboard:
+    """The dashboard over a data directory.
+
+    Args:
+        settings: the data directory.
+        audience: whose publication is shown where nobody signs in.
+        audit: told of every look.
+        host: address it will listen at; other than loopback everybody has to sign in.
+
+    Raises:
+        ExposedError: not loopback, and there are no accounts.
+    """
+    accounts = read_accounts(settings.data_dir)
+    if not is_loopback(host) and not accounts:
+        raise ExposedError(
+            f"{host} can be reached from elsewhere, and nobody could sign in: add an account with "
+            "`hospital dashboard --add-account NAME --audience AUDIENCE`, or listen at 127.0.0.1"
+        )
+
+    def current(name: str) -> str | None:
+        try:
+            return current_version(settings.data_dir, name)
+        except PublicationError:
+            return None
+
+    def open_mart(name: str) -> Mart:
+        found = open_publication(settings.data_dir, name, memory_limit=_MEMORY, threads=_THREADS)
+        return Mart(
+            found.connection, name, found.version, found.published_at,
+            datetime.fromisoformat(found.manifest["data_as_of"]),
+        )  # fmt: skip
+
+    from hospital_assets.dashboard.own_pages import governance, quality
+
+    return Dashboard(
+        store=Store(current, open_mart),
+        board=LiveBoard(
+            settings.warehouse_file, lambda: hospital_now(settings), lambda: is_live(settings)
+        ),
+        own_pages={
+            "quality": lambda mart: quality(settings),
+            "governance": lambda mart: governance(settings, mart),
+        },
+        audit=audit,
+        now=lambda: hospital_now(settings),
+        sessions=Sessions(settings.data_dir) if accounts else None,
+        local=Viewer("local", audience.partition("-")[0], audience),
+        hosts=("*",) if not is_loopback(host) else ("localhost", "127.0.0.1", "[::1]"),
+    )

@@ -1,0 +1,132 @@
+"""What a series says against chance: limits and signals of the XmR chart.
+
+The limits and the two rules (outside the limits, eighth in a row on one side) are those of
+`assets.kpis.chance`, computed by the same function. Belongs here: which points may be judged, and
+whether a signal is good news.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Literal
+
+Better = Literal["lower", "higher", "neither"]
+Verdict = Literal["usual", "improving", "concern", "changed"]
+
+#: Fewer points are a run chart: no limits, no signals.
+LEAST_POINTS = 10
+#: Longer series are shown week by week.
+MOST_DAYS = 130
+
+
+@dataclass(frozen=True)
+class Point:
+    """One day or week.
+
+    Attributes:
+        day: the day, or the week's Monday.
+        value: the figure.
+        n: of how many.
+        verdict: what chance says of it.
+    """
+
+    day: date
+    value: float
+    n: int
+    verdict: Verdict = "usual"
+
+
+@dataclass(frozen=True)
+class Control:
+    """A series with its limits.
+
+    Attributes:
+        points: in order of time.
+        centre: mean; None without points.
+        lower: natural lower limit; None for a run chart.
+        upper: natural upper limit.
+        is_weekly: whether a point is a week.
+    """
+
+    points: tuple[Point, ...]
+    centre: float | None
+    lower: float | None
+    upper: float | None
+    is_weekly: bool = False
+
+    @property
+    def latest(self) -> Verdict | None:
+        """What the newest point says; None for a run chart."""
+        return self.points[-1].verdict if self.points and self.upper is not None else None
+
+    def count(self, verdict: Verdict) -> int:
+        """How many points say so."""
+        return sum(point.verdict == verdict for point in self.points)
+
+
+def by_week(points: Sequence[Point]) -> list[Point]:
+    """Whole weeks, Monday to Sunday, each the mean of its days weighted by their n."""
+    weeks: dict[date, list[Point]] = {}
+    for point in points:
+        weeks.setdefault(point.day - timedelta(days=point.day.weekday()), []).append(point)
+    found = []
+    for monday, days in weeks.items():
+        total = sum(day.n for day in days)
+        if len(days) == 7 and total:
+            mean = sum(day.value * day.n for day in days) / total
+            found.append(Point(monday, mean, total))
+    return found
+
+
+def controls(
+    series: Mapping[str, tuple[Sequence[Point], Better]], weekly: bool = False
+) -> dict[str, Control]:
+    """Limits and signals of several series at once.
+
+    Args:
+        series: name -> its points in order of time, and which way is better.
+        weekly: whether the points are weeks.
+    """
+    import polars as pl
+
+    from hospital_assets.assets.kpis.chance import with_natural_limits
+    from hospital_assets.warehouse.dialect import lazy
+
+    judged = {name: found for name, (found, _) in series.items() if len(found) >= LEAST_POINTS}
+    limits: dict[str, dict[date, dict[str, float]]] = {}
+    if judged:
+        frame = pl.DataFrame(
+            [(name, "", p.day, p.value) for name, points in judged.items() for p in points],
+            schema={"metric": pl.String, "hospital_id": pl.String, "period_date": pl.Date,
+                    "value": pl.Float64},
+            orient="row",
+        )  # fmt: skip
+        limited: pl.DataFrame = with_natural_limits(lazy(frame)).collect("polars").to_native()
+        for row in limited.iter_rows(named=True):
+            limits.setdefault(row["metric"], {})[row["period_date"]] = row
+    found = {}
+    for name, (points, better) in series.items():
+        rows = limits.get(name)
+        if rows is None:
+            centre = sum(p.value for p in points) / len(points) if points else None
+            found[name] = Control(tuple(points), centre, None, None, weekly)
+            continue
+        first = next(iter(rows.values()))
+        found[name] = Control(
+            tuple(
+                Point(p.day, p.value, p.n, _verdict(rows[p.day], better)) for p in points
+            ),
+            first["centre"], first["lower_limit"], first["upper_limit"], weekly,
+        )  # fmt: skip
+    return found
+
+
+def _verdict(row: Mapping[str, float], better: Better) -> Verdict:
+    if not (row["is_outside"] or row["is_run_of_eight"]):
+        return "usual"
+    if better == "neither":
+        return "changed"
+    is_lower = row["value"] < row["centre"]
+    return "improving" if is_lower == (better == "lower") else "concern"

@@ -1,0 +1,70 @@
+"""Which version of whose publication is open.
+
+A new version is noticed at the next request, by its pointer; requests that still use the one before
+keep it until they are done. Belongs here: opening, swapping, remembering pages already made.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from hospital_assets.dashboard.mart import Mart
+
+#: Rendered pages kept in memory, over all audiences and slices.
+_KEPT_PAGES = 200
+
+
+class NothingPublishedError(Exception):
+    """The audience has no publication yet; the message says what to do."""
+
+
+@dataclass
+class Store:
+    """Open publications by audience.
+
+    Attributes:
+        current: says which version of an audience counts, None where there is none.
+        open_mart: opens it.
+    """
+
+    current: Callable[[str], str | None]
+    open_mart: Callable[[str], Mart]
+    _marts: dict[str, Mart] = field(default_factory=dict)
+    _pages: OrderedDict[tuple[object, ...], str] = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def mart(self, audience: str) -> Mart:
+        """The newest version of an audience's publication.
+
+        Raises:
+            NothingPublishedError: there is none.
+        """
+        version = self.current(audience)
+        if version is None:
+            raise NothingPublishedError(
+                f"nothing is published for '{audience}' yet: run `hospital publish`"
+            )
+        mart = self._marts.get(audience)
+        if mart is None or mart.version != version:
+            with self._lock:
+                mart = self._marts.get(audience)
+                if mart is None or mart.version != version:
+                    # The one before is closed when the last request lets go of it.
+                    mart = self._marts[audience] = self.open_mart(audience)
+        return mart
+
+    def remembered(self, key: tuple[object, ...], make: Callable[[], str]) -> str:
+        """A page made before for the same version and slice, or made now."""
+        with self._lock:
+            if key in self._pages:
+                self._pages.move_to_end(key)
+                return self._pages[key]
+        made = make()
+        with self._lock:
+            self._pages[key] = made
+            while len(self._pages) > _KEPT_PAGES:
+                self._pages.popitem(last=False)
+        return made
