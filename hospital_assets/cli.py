@@ -727,9 +727,7 @@ def _dashboard(options: argparse.Namespace, settings: Settings) -> int:
         )
         print(f"{options.add_account} may sign in and sees what '{audience}' sees")
         return 0
-    dashboard = dashboard_of(
-        settings, options.audience, write_access(settings.data_dir), options.host
-    )
+    dashboard = dashboard_of(settings, options.audience, write_access(settings), options.host)
     print(f"http://{options.host}:{options.port}", flush=True)
     uvicorn.run(
         create_app(dashboard), host=options.host, port=options.port, log_level="warning",

@@ -59,7 +59,7 @@ class Access:
 
     Attributes:
         viewer: who.
-        action: `view`, `export`, `sign_in`, `sign_in_failed`, `denied`.
+        action: `view`, `export`, `acknowledge`, `sign_in`, `sign_in_failed`, `denied`.
         page: which page or figure.
         version: of the publication, where there is one.
         slice: what was chosen, as a query string.
@@ -80,7 +80,7 @@ class Dashboard:
         store: open publications.
         board: the live board.
         own_pages: pages that are not made from a publication alone: name -> how.
-        audit: told of every look; must not fail.
+        audit: told of every look; when it raises, nothing is shown.
         now: the hospital's clock.
         sessions: who is signed in; None where no sign-in is asked for (loopback only).
         local: who looks when there is no sign-in.

@@ -1,42 +1,55 @@
-"""A line for every look: who saw, exported or was denied what.
+"""Every look goes to the platform's audit: who saw, exported, acknowledged or was denied what.
 
-Belongs here: where accesses of the dashboard are written. One function, `write_access`, so that they can
-go to the platform's audit instead.
+Belongs here: what the dashboard's accesses are called there. The log itself is `governance.audit`.
 """
 
 from __future__ import annotations
 
-import json
-import os
+import contextlib
 import threading
-from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Callable, Mapping
+
+import polars as pl
 
 from hospital_assets.dashboard.app import Access
+from hospital_assets.governance.audit import Action, AuditLog, Event, Outcome, log_file
+from hospital_assets.settings import Settings
 
-COLUMNS = ("at", "viewer", "role", "audience", "action", "page", "version", "slice")
-_LOCK = threading.Lock()
+#: What the dashboard calls it -> what the audit calls it, and how it went.
+_KINDS: Mapping[str, tuple[Action, Outcome]] = {
+    "view": ("view", "allowed"),
+    "acknowledge": ("view", "allowed"),
+    "export": ("export", "allowed"),
+    "denied": ("view", "refused"),
+    "sign_in": ("login", "allowed"),
+    "sign_in_failed": ("login", "refused"),
+}
+_CLIENT = "dashboard"
 
 
-def audit_file(data_dir: Path) -> Path:
-    """Where the lines are."""
-    return data_dir / "audit" / "dashboard.jsonl"
-
-
-def write_access(data_dir: Path) -> Callable[[Access], None]:
-    """A function that notes an access, readable by the file's owner only."""
-    path = audit_file(data_dir)
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_access(settings: Settings) -> Callable[[Access], None]:
+    """A function that notes an access; what cannot be audited must not be shown, so it raises."""
+    log = AuditLog(settings)
+    lock = threading.Lock()
 
     def write(access: Access) -> None:
-        line = json.dumps(dict(zip(COLUMNS, (
-            datetime.now(UTC).isoformat(timespec="milliseconds"), access.viewer.name, access.viewer.role,
-            access.viewer.audience, access.action, access.page, access.version, access.slice,
-        ), strict=True)))  # fmt: skip
-        with _LOCK:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            with os.fdopen(handle, "a", encoding="utf-8") as file:
-                file.write(line + "\n")
+        action, outcome = _KINDS[access.action]
+        asked = f"{access.action} {access.page}" + (f"?{access.slice}" if access.slice else "")
+        with lock:
+            log.append(
+                Event(
+                    actor=access.viewer.name, action=action, role=access.viewer.role,
+                    outcome=outcome, audience=access.viewer.audience, version=access.version,
+                    statement=asked, client=_CLIENT,
+                )
+            )  # fmt: skip
 
     return write
+
+
+def accesses(settings: Settings) -> pl.DataFrame:
+    """Everything in the audit; no rows where nothing was ever audited."""
+    if not log_file(settings).exists():
+        return pl.DataFrame()
+    with contextlib.closing(AuditLog(settings)) as log:
+        return log.entries()

@@ -15,6 +15,7 @@ import polars as pl
 
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.dashboard import svg
+from hospital_assets.dashboard.audit import accesses
 from hospital_assets.dashboard.figures import Card, Cell, Column, Drawn, Figure, Page, empty
 from hospital_assets.dashboard.mart import Mart, census
 from hospital_assets.reports.quality import GATHERED
@@ -147,13 +148,14 @@ def governance(settings: Settings, mart: Mart) -> Page:
         for c in CONTRACTS.values() for m in c.measures
     ]  # fmt: skip
     looks = accesses(settings)
+    refused = 0 if looks.is_empty() else looks.filter(pl.col("outcome") == "refused").height
     return Page(
         (),
         [
             Card("audiences", "Audiences", svg.number(len(audiences)), "", "each with its own masked copy"),
             Card("columns", "Columns with a mask decided", svg.number(len(matrix)), "", "identifying, clinical or sensitive"),
-            Card("looks", "Looks in the audit", svg.number(looks.height), "", "pages, exports, sign-ins, denials"),
-            Card("denied", "Denied", svg.number(looks.filter(pl.col("action").is_in(["denied", "sign_in_failed"])).height), "",
+            Card("looks", "Entries in the audit", svg.number(looks.height), "", "views, exports, queries, publications, sign-ins"),
+            Card("denied", "Refused", svg.number(refused), "",
                  "pages not for the role, failed sign-ins"),
         ],
         [
@@ -172,22 +174,20 @@ def governance(settings: Settings, mart: Mart) -> Page:
 
 
 def _looked(looks: pl.DataFrame) -> Figure:
+    title = "Who looked at what"
+    if looks.is_empty():
+        return empty("audit", title, "Nothing was audited yet", 12)
     rows = (
-        looks.with_columns(day=pl.col("at").str.slice(0, 10))
-        .group_by("day", "viewer", "role", "action", "page")
+        looks.with_columns(
+            day=pl.col("occurred_at").dt.date().cast(pl.String),
+            what=pl.col("statement").str.split("?").list.first().str.slice(0, 80),
+        )
+        .group_by("day", "actor", "role", "action", "outcome", "what", "client")
         .agg(times=pl.len())
-        .sort(["day", "times"], descending=[True, True])
+        .sort(["day", "times", "actor", "what"], descending=[True, True, False, False])
         .head(60)
         .to_dicts()
     )
-    return _table("audit", "Who looked at what", "By day, account, action and page", rows,
-                  {"day": None, "viewer": None, "role": None, "action": None, "page": None, "times": 0}, span=12)  # fmt: skip
-
-
-def accesses(settings: Settings) -> pl.DataFrame:
-    """What the dashboard's audit holds: at, viewer, role, action, page, version, slice."""
-    from hospital_assets.dashboard.audit import COLUMNS, audit_file
-
-    path = audit_file(settings.data_dir)
-    schema = dict.fromkeys(COLUMNS, pl.String)
-    return pl.read_ndjson(path, schema=schema) if path.exists() else pl.DataFrame(schema=schema)
+    return _table("audit", title, "By day, account, action and page; the log itself: `hospital audit`", rows,
+                  {"day": None, "actor": None, "role": None, "action": None, "outcome": None, "what": None, "client": None,
+                   "times": 0}, span=12)  # fmt: skip
