@@ -77,6 +77,27 @@ def _parser() -> argparse.ArgumentParser:
     imported.add_argument("path", type=Path, help="folder with its files")
     imported.set_defaults(run=_import)
 
+    profiles = commands.add_parser(
+        "profiles", help="source profiles: list them, show one, draft one, try one on files"
+    )
+    actions = profiles.add_subparsers(required=True, metavar="ACTION")
+    listed = actions.add_parser("list", help="all profiles and what they deliver")
+    listed.set_defaults(run=_profiles_list)
+    shown = actions.add_parser("show", help="print a profile's TOML")
+    shown.add_argument("profile")
+    shown.set_defaults(run=_profiles_show)
+    drafted = actions.add_parser("new", help="draft a profile from a sample file")
+    drafted.add_argument("profile", help="its name, and that of its landing folder")
+    drafted.add_argument("file", type=Path, help="a file as the source sends it: CSV or JSON")
+    drafted.add_argument("--time-zone", default="America/New_York", help="IANA zone of its clocks")
+    drafted.set_defaults(run=_profiles_new)
+    tried = actions.add_parser(
+        "test", help="read files with a profile, in memory: what maps, what would be quarantined"
+    )
+    tried.add_argument("profile")
+    tried.add_argument("file", type=Path, help="a file, or a folder of them")
+    tried.set_defaults(run=_profiles_test)
+
     built = commands.add_parser("build", help="materialise tables and run their checks")
     built.add_argument("--select", help="asset selection, as in group:kpis or '*fact_vitals'")
     built.add_argument("--partition", type=date.fromisoformat, help="one service day")
@@ -334,6 +355,73 @@ def _import(options: argparse.Namespace, settings: Settings) -> int:
         )
         print(f"service days {first} to {last}, {grain} partitions")
     return 0
+
+
+def _profiles_list(options: argparse.Namespace, settings: Settings) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from hospital_assets.landing.profile import load_profiles, profile_source
+
+    found, wrong = load_profiles()
+    shown = Table("profile", "delivers", "format", "from", "what it is")
+    for name, profile in found.items():
+        formats = sorted({spec.format for spec in profile.subjects.values() if spec.files})
+        shown.add_row(
+            name, ", ".join(profile.subjects), ", ".join(formats), profile_source(name),
+            profile.description,
+        )  # fmt: skip
+    Console(width=None if sys.stdout.isatty() else 160).print(shown)
+    for problem in wrong.values():
+        print(problem, file=sys.stderr)
+    return 1 if wrong else 0
+
+
+def _profiles_show(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.landing.profile import profile_text
+
+    print(profile_text(options.profile), end="")
+    return 0
+
+
+def _profiles_new(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.landing.draft import draft_profile
+    from hospital_assets.landing.profile import available_profiles, profile_folder
+    from hospital_assets.settings import replace_text
+
+    if options.profile in available_profiles():
+        raise ValueError(f"there is a profile '{options.profile}' already; choose another name")
+    draft = draft_profile(options.profile, options.file, options.time_zone)
+    target = profile_folder() / f"{options.profile}.toml"
+    replace_text(target, draft.text)
+    print(f"wrote {target}: {options.file.name} as {', '.join(draft.subjects)}")
+    for doubt in draft.doubts:
+        print(f"look:  {doubt}")
+    print(f"next:  hospital profiles test {options.profile} {options.file}")
+    return 0
+
+
+def _profiles_test(options: argparse.Namespace, settings: Settings) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from hospital_assets.automation.dry_run import try_profile
+
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    trials = try_profile(options.profile, options.file)
+    for trial in trials:
+        console.print(f"[bold]{trial.source_file}[/bold] as {trial.subject}: {trial.outcome()}")
+        if trial.problem:
+            console.print(f"  {trial.problem}", soft_wrap=True)
+        mapped = {c: source for c, source in trial.columns.items() if not source.startswith("—")}
+        if mapped:
+            table = Table("our column", "read from", box=None, padding=(0, 2))
+            for column, source in mapped.items():
+                table.add_row(column, source)
+            console.print(table)
+        for title, said in trial.remarks():
+            console.print(f"  {title}: {said}", soft_wrap=True)
+    return 0 if any(trial.clean for trial in trials) else 1
 
 
 def _build(options: argparse.Namespace, settings: Settings) -> int:

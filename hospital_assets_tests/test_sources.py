@@ -286,8 +286,9 @@ def test_synthea_from_export_to_facts(tmp_path: Path) -> None:
     hospital("import", "synthea-csv", str(SYNTHEA))
     settings = load_settings(tmp_path)
     assert settings.partitions == "yearly"
-    hospital("build", "--select", f"({TO_FACTS}) and not (fact_bed_occupancy or unsettled_days)"
-             " or kpi_readmissions")  # fmt: skip
+    facts = "key:fact_emergency_visits or key:fact_patient_flow or key:fact_vitals"
+    layers = "group:raw or group:cleaned or group:dimensions"
+    hospital("build", "--select", f"{layers} or {facts} or key:kpi_readmissions")
     counts = query(
         settings,
         "select (select count(*) from facts.fact_emergency_visits), "

@@ -562,21 +562,31 @@ def profile_source(name: str) -> str:
     return "built in" if own is None else str(own)
 
 
+def profile_text(name: str) -> str:
+    """The TOML text of a profile, whether it can be used or not.
+
+    Raises:
+        ProfileError: there is no such profile.
+    """
+    own = _own().get(name)
+    if own is not None:
+        return own.read_text(encoding="utf-8")
+    if name not in _built_in():
+        raise ProfileError(f"no profile '{name}'; there are: {', '.join(available_profiles())}")
+    return _built_in()[name]
+
+
 def load_profile(name: str) -> Profile:
     """A profile by name, as its file is now.
 
     Raises:
         ProfileError: there is no such profile, or it declares something wrong; says where.
     """
-    own = _own().get(name)
-    if own is not None:
-        profile = parse_profile(own.read_text(encoding="utf-8"), str(own))
-        if profile.name != name:
-            raise ProfileError(f"{own}: its name is '{profile.name}'; call the file as the profile")
-        return profile
-    if name not in _built_in():
-        raise ProfileError(f"no profile '{name}'; there are: {', '.join(available_profiles())}")
-    return parse_profile(_built_in()[name], f"{name}{_SUFFIX}")
+    file = str(_own().get(name, f"{name}{_SUFFIX}"))
+    profile = parse_profile(profile_text(name), file)
+    if profile.name != name:
+        raise ProfileError(f"{file}: its name is '{profile.name}'; call the file as the profile")
+    return profile
 
 
 def load_profiles() -> tuple[dict[str, Profile], dict[str, str]]:

@@ -1,0 +1,601 @@
+"""A first draft of a source profile, from a sample of what the source sends.
+
+Columns are matched to ours by their names (in the languages of the synonyms below) and by the look of
+their values; whatever is a guess is said so in a comment. Pure functions of text. A draft is made to be
+read, mended and tried with `hospital profiles test`, not to be trusted.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import itertools
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from hospital_assets.landing.content import as_json_lines, read_content
+from hospital_assets.landing.profile import Profile, parse_profile
+
+#: How many records are looked at.
+_SAMPLE = 2000
+#: How alike two names must be (0 to 1) to mean the same.
+_ALIKE = 0.84
+
+#: Subject -> our column -> how sources call it. English first; German, French, Spanish where common.
+SYNONYMS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "er_visits": {
+        "visit_id": ("visit id", "visit number", "encounter id", "stay id", "case id", "case number",
+                     "fallnummer", "fall id", "episode id", "admission id", "account number"),
+        "patient_id": ("patient id", "mrn", "subject id", "pid", "patient number", "patient",
+                       "patientennummer", "patienten nr", "patient nr", "patienten id", "pat nr", "medical record number"),
+        "hospital_id": ("hospital id", "hospital", "site id", "site", "facility id", "facility",
+                        "organization", "klinik", "standort", "campus"),
+        "department": ("department", "department routed", "ward", "unit", "service", "abteilung",
+                       "bereich", "speciality"),
+        "doctor_id": ("doctor id", "doctor", "doctor assigned", "physician id", "physician",
+                      "provider id", "arzt", "medico"),
+        "arrival_mode": ("arrival mode", "arrival transport", "mode of arrival", "ankunftsart",
+                         "zuweisung", "transport"),
+        "arrival_time": ("arrival time", "arrival", "arrived at", "registration time", "check in",
+                         "intime", "ankunft", "ankunftszeit", "aufnahmezeit", "arrivee", "llegada",
+                         "arrival date time"),
+        "handover_time": ("handover time", "ambulance handover", "uebergabe"),
+        "triage_time": ("triage time", "triaged at", "triage start", "triagezeit", "ersteinschaetzung"),
+        "triage_level": ("triage level", "triage", "acuity", "esi", "triage acuity", "triage category",
+                         "triagestufe", "dringlichkeit", "priority", "severity", "urgency"),
+        "room_time": ("room time", "roomed at", "bed time", "raum", "behandlungsraum"),
+        "provider_time": ("provider time", "treatment start time", "seen by doctor", "doctor seen",
+                          "first contact", "physician time", "arztkontakt", "behandlungsbeginn"),
+        "decision_time": ("decision time", "disposition time", "admit decision", "entscheidung"),
+        "departure_time": ("departure time", "discharge time", "departure", "discharged at", "outtime",
+                           "left at", "check out", "entlassung", "entlassungszeit", "abgang"),
+        "disposition": ("disposition", "outcome", "discharge disposition", "verbleib",
+                        "entlassungsart", "result"),
+        "chief_complaint": ("chief complaint", "complaint", "reason", "reason for visit", "condition",
+                            "leitsymptom", "vorstellungsgrund", "presenting complaint", "motif"),
+        "recorded_at": ("recorded at", "updated at", "last modified", "modified at", "created at",
+                        "geaendert am"),
+    },
+    "patients": {
+        "patient_id": ("patient id", "mrn", "subject id", "pid", "patient number", "patient",
+                       "patientennummer", "patienten nr", "patient nr", "patienten id", "medical record number"),
+        "first_name": ("first name", "given name", "vorname", "prenom", "nombre"),
+        "last_name": ("last name", "family name", "surname", "nachname", "apellido"),
+        "birth_date": ("birth date", "date of birth", "dob", "birthdate", "geburtsdatum", "geboren",
+                       "date naissance", "fecha nacimiento"),
+        "age_years": ("age", "age years", "patient age", "alter", "edad"),
+        "sex": ("sex", "gender", "geschlecht", "sexe", "sexo"),
+        "race": ("race",),
+        "ethnicity": ("ethnicity", "ethnic group"),
+        "blood_group": ("blood group", "blood type", "blutgruppe"),
+        "street": ("street", "address", "strasse"),
+        "city": ("city", "town", "ort"),
+        "state": ("state", "bundesland"),
+        "zip": ("zip", "zip code", "postal code", "postcode", "plz"),
+        "phone": ("phone", "telephone", "telefon"),
+        "insurer": ("insurer", "insurance", "payer", "kostentraeger", "krankenkasse"),
+        "pre_existing_condition": ("pre existing condition", "chronic condition", "vorerkrankung"),
+        "recorded_at": ("recorded at", "updated at", "last modified", "modified at"),
+    },
+    "vitals": {
+        "observation_id": ("observation id", "measurement id", "messung id"),
+        "visit_id": ("visit id", "encounter id", "stay id", "fallnummer", "encounter"),
+        "patient_id": ("patient id", "mrn", "subject id", "pid", "patient", "patientennummer", "patienten nr", "patient nr"),
+        "hospital_id": ("hospital id", "hospital", "site id", "facility id"),
+        "device_id": ("device id", "device", "monitor", "geraet"),
+        "measured_at": ("measured at", "charttime", "measurement time", "observed at", "timestamp",
+                        "messzeit", "date time", "recorded time"),
+    },
+    "diagnoses": {
+        "diagnosis_id": ("diagnosis id",),
+        "visit_id": ("visit id", "encounter id", "stay id", "fallnummer", "encounter"),
+        "patient_id": ("patient id", "mrn", "subject id", "patient", "patientennummer", "patienten nr", "patient nr"),
+        "hospital_id": ("hospital id", "hospital", "site id", "facility id"),
+        "encounter_date": ("encounter date", "visit date", "diagnosis date", "datum"),
+        "sequence": ("sequence", "seq num", "rank", "diagnosis number", "rang"),
+        "icd_code": ("icd code", "icd10 code", "icd 10", "icd", "diagnosis code", "dx code"),
+        "icd_version": ("icd version",),
+        "description": ("description", "icd title", "diagnosis", "diagnose", "bezeichnung"),
+    },
+    "adt_events": {
+        "message_id": ("message id", "message control id", "event id"),
+        "event_type": ("event type", "trigger event", "message type"),
+        "visit_id": ("visit id", "stay id", "encounter id", "admission id", "fallnummer"),
+        "patient_id": ("patient id", "mrn", "subject id", "patient", "patientennummer", "patienten nr", "patient nr"),
+        "hospital_id": ("hospital id", "hospital", "site id", "facility id"),
+        "department": ("department", "ward", "unit", "station"),
+        "bed_id": ("bed id", "bed", "bett"),
+        "event_at": ("event at", "event time", "occurred at"),
+        "visit_start_at": ("admission time", "admitted at", "visit start", "aufnahme"),
+    },
+}  # fmt: skip
+#: What a file of a subject cannot do without.
+_ESSENTIAL = {
+    "er_visits": ("patient_id", "arrival_time"),
+    "patients": ("patient_id", "sex"),
+    "vitals": ("patient_id", "measured_at"),
+    "diagnoses": ("patient_id", "icd_code"),
+    "adt_events": ("patient_id", "event_type", "event_at"),
+}
+_CLOCKS = {"er_visits": "arrival_time", "vitals": "measured_at", "diagnoses": "encounter_date",
+           "adt_events": "visit_start_at", "patients": "recorded_at"}  # fmt: skip
+#: Vital sign -> how sources call its column, and the unit where its numbers say nothing else.
+VITAL_SIGNS: Mapping[str, tuple[tuple[str, ...], str | None]] = {
+    "heart_rate": (("heart rate", "hr", "pulse", "heartrate", "puls"), "/min"),
+    "respiratory_rate": (
+        ("respiratory rate", "rr", "resp rate", "resprate", "atemfrequenz"),
+        "/min",
+    ),
+    "spo2": (("spo2", "o2sat", "oxygen saturation", "sauerstoffsaettigung"), "%"),
+    "systolic_bp": (("systolic bp", "sbp", "systolic", "systolisch"), "mm[Hg]"),
+    "diastolic_bp": (("diastolic bp", "dbp", "diastolic", "diastolisch"), "mm[Hg]"),
+    "temperature": (("temperature", "temp", "body temperature", "temperatur"), None),
+    "gcs": (("gcs", "glasgow coma scale"), None),
+    "pain": (("pain", "pain score", "schmerz"), None),
+}
+#: Our column -> what landed codes of any source mean.
+_CODES: Mapping[str, Mapping[str, str]] = {
+    "sex": {"m": "male", "f": "female", "w": "female", "male": "male", "female": "female",
+            "mann": "male", "frau": "female", "maennlich": "male", "männlich": "male",
+            "weiblich": "female", "homme": "male", "femme": "female", "d": "other", "x": "other",
+            "u": "unknown", "unbekannt": "unknown", "divers": "other"},
+    "triage_level": {"critical": "1", "resuscitation": "1", "immediate": "1", "sofort": "1",
+                     "rot": "1", "red": "1", "emergent": "2", "high": "2", "very urgent": "2",
+                     "sehr dringend": "2", "orange": "2", "urgent": "3", "medium": "3",
+                     "dringend": "3", "gelb": "3", "yellow": "3", "less urgent": "4", "low": "4",
+                     "standard": "4", "normal": "4", "gruen": "4", "grün": "4", "green": "4",
+                     "non urgent": "5", "non-urgent": "5", "nicht dringend": "5", "blau": "5",
+                     "blue": "5"},
+    "arrival_mode": {"walk in": "walk_in", "walk-in": "walk_in", "self": "walk_in",
+                     "zu fuss": "walk_in", "selbst": "walk_in", "selbsteinweiser": "walk_in",
+                     "ambulance": "ambulance", "ems": "ambulance", "rettungsdienst": "ambulance",
+                     "rtw": "ambulance", "helicopter": "helicopter", "hubschrauber": "helicopter"},
+    "disposition": {"home": "home", "discharged": "home", "entlassen": "home", "ambulant": "home",
+                    "nach hause": "home", "admitted": "admitted", "stationaer": "admitted",
+                    "stationär": "admitted", "transferred": "transferred", "transfer": "transferred",
+                    "verlegt": "transferred", "lwbs": "left_without_being_seen",
+                    "died": "expired", "deceased": "expired", "verstorben": "expired",
+                    "ama": "against_medical_advice"},
+    "department": {"er": "Emergency", "ed": "Emergency", "emergency": "Emergency",
+                   "notaufnahme": "Emergency", "zna": "Emergency", "chirurgie": "Surgery",
+                   "surgery": "Surgery", "kardiologie": "Cardiology", "cardiology": "Cardiology",
+                   "paediatrie": "Pediatrics", "pädiatrie": "Pediatrics", "icu": "ICU",
+                   "intensiv": "ICU", "onkologie": "Oncology", "geburtshilfe": "Maternity"},
+}  # fmt: skip
+_FORMATS = [
+    f"{day}{gap}{time}"
+    for day in ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d", "%Y%m%d")
+    for gap, time in ((" ", "%H:%M:%S"), (" ", "%H:%M"), (" ", "%I:%M %p"), ("", "%H%M%S"))
+]
+_DATE_FORMATS = ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y%m%d")
+
+
+@dataclass
+class Draft:
+    """A drafted profile.
+
+    Attributes:
+        text: TOML with comments; it parses.
+        profile: what it says.
+        subjects: what the file was taken for.
+        doubts: what somebody should look at, in words.
+    """
+
+    text: str
+    profile: Profile
+    subjects: tuple[str, ...]
+    doubts: list[str] = field(default_factory=list)
+
+
+class DraftError(ValueError):
+    """Nothing could be made of the sample; says why and what to do."""
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Some records of a file: source name -> values that are not blank."""
+
+    values: Mapping[str, Sequence[str]]
+    format: str
+    delimiter: str
+    encoding: str
+
+
+def draft_profile(name: str, path: Path, time_zone: str = "America/New_York") -> Draft:
+    """Infer a profile from a sample file.
+
+    Args:
+        name: of the profile, and of its landing folder.
+        path: a CSV file with a header, or JSON objects.
+        time_zone: IANA zone of the hospital's clocks; nothing in a file tells it.
+
+    Raises:
+        DraftError: the file has no header or no columns that look like anything we know.
+        UnreadableError: the bytes are no text.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
+        raise DraftError(f"'{name}' cannot be a folder's name: lower-case letters, digits, hyphens")
+    sample = _sampled(path)
+    matched = {subject: _matches(sample, subject) for subject in SYNONYMS}
+    subjects = _subjects(matched, sample)
+    if not subjects:
+        raise DraftError(
+            f"{path.name}: its columns ({', '.join(sample.values)}) look like no subject's; a visit "
+            "needs a patient and an arrival, a patient a number and a sex, vital signs a patient and "
+            "a time. Write the profile by hand, see docs/bring-your-own.md"
+        )
+    doubts: list[str] = []
+    body = [_subject(s, matched[s], sample, path, subjects, doubts) for s in subjects]
+    formats = _timestamp_formats(sample, [matched[s] for s in subjects], doubts)
+    maps = _code_maps(sample, {c: n for s in subjects for c, n in matched[s].items()}, doubts)
+    head = [
+        f"# Drafted from {path.name}; read it, mend it, and try it: hospital profiles test {name} FILE",
+        *(f"# LOOK: {doubt}" for doubt in doubts),
+        f'name = "{name}"',
+        f'description = "Drafted from {path.name}."',
+        f'time_zone = "{time_zone}"  # of the clocks in the files',
+        *([f"timestamp_formats = {_toml(formats)}"] if formats else []),
+        "",
+        *_hospitals(sample, matched[subjects[0]], path, time_zone, "er_visits" in subjects),
+    ]
+    text = "\n".join([*head, *itertools.chain.from_iterable(body), *maps]).rstrip() + "\n"
+    return Draft(text, parse_profile(text, f"{name}.toml"), subjects, doubts)
+
+
+# Looking at the sample ----------------------------------------------------------------------------
+
+
+def _sampled(path: Path) -> _Sample:
+    content = read_content(path)
+    if content.text.lstrip()[:1] in ("{", "["):
+        lines = as_json_lines(content.text).splitlines()[:_SAMPLE]
+        values: dict[str, list[str]] = {}
+        for line in lines:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            for place, value in _flat(record, "$"):
+                values.setdefault(place, []).append(value)
+        return _Sample(values, "jsonl", ",", content.encoding)
+    lines = content.text.splitlines()[: _SAMPLE + 1]
+    if not lines:
+        raise DraftError(f"{path.name} is empty")
+    delimiter = max(",;\t|", key=lambda mark: min(line.count(mark) for line in lines[:20] if line))
+    rows = list(csv.reader(io.StringIO("\n".join(lines)), delimiter=delimiter))
+    header = rows[0]
+    if len(header) < 2 or any(re.fullmatch(r"[\d.,:/ -]*", name) for name in header):
+        raise DraftError(f"{path.name}: line 1 is no header; deliver the file with column names")
+    columns = {
+        name: [row[n].strip() for row in rows[1:] if len(row) == len(header) and row[n].strip()]
+        for n, name in enumerate(header)
+    }
+    return _Sample(columns, "csv", delimiter, content.encoding)
+
+
+def _flat(value: object, place: str) -> Iterable[tuple[str, str]]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            key = name if re.fullmatch(r"\w+", name) else f'"{name}"'
+            yield from _flat(inner, f"{place}.{key}")
+    elif isinstance(value, (str, int, float)) and str(value).strip():
+        yield place, str(value).strip()
+
+
+def _words(name: str) -> str:
+    """A column's name as words: `PatientID`, `patient_id` and `$.patient.id` are `patient id`."""
+    name = name.removeprefix("$.")
+    name = re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", name)
+    plain = name.lower()
+    for letter, written in (("ä", "ae"), ("ö", "oe"), ("ü", "ue"), ("ß", "ss")):
+        plain = plain.replace(letter, written)
+    return " ".join(re.findall(r"[a-z0-9]+", plain))
+
+
+def _likeness(name: str, synonyms: Sequence[str]) -> float:
+    words = _words(name)
+    squeezed = words.replace(" ", "")
+    best = 0.0
+    for place, synonym in enumerate(synonyms):
+        if squeezed == synonym.replace(" ", ""):
+            return 1.0 - place / 1000
+        ratio = difflib.SequenceMatcher(None, squeezed, synonym.replace(" ", "")).ratio()
+        best = max(best, ratio * 0.95)
+    return best
+
+
+def _matches(sample: _Sample, subject: str) -> dict[str, str]:
+    """Our column -> source name: the likeliest pairs first, each name used once."""
+    pairs = sorted(
+        (
+            (_likeness(source, synonyms), column, source)
+            for column, synonyms in SYNONYMS[subject].items()
+            for source in sample.values
+        ),
+        key=lambda pair: (-pair[0], pair[1], pair[2]),
+    )
+    found: dict[str, str] = {}
+    for likeness, column, source in pairs:
+        if likeness < _ALIKE or column in found or source in found.values():
+            continue
+        if _looks_like(column, sample.values[source]):
+            found[column] = source
+    return found
+
+
+def _looks_like(column: str, values: Sequence[str]) -> bool:
+    """Whether values can be those of a column, whatever it is called."""
+    some = values[:200]
+    if not some:
+        return True
+    if column.endswith(("_time", "_at")) or column in ("encounter_date", "birth_date"):
+        return _share(some, lambda v: bool(_reads_as(v))) > 0.8
+    if column == "age_years":
+        return _share(some, lambda v: _number(v) is not None and 0 <= float(v) < 200) > 0.8
+    if column == "icd_code":
+        return _share(some, lambda v: bool(re.fullmatch(r"[A-Za-z0-9][0-9A-Za-z.]{2,8}", v))) > 0.8
+    if column in _CODES or column == "event_type":
+        return len(set(some)) <= 25
+    return True
+
+
+def _share(values: Sequence[str], holds: Callable[[str], bool]) -> float:
+    return sum(map(holds, values)) / len(values)
+
+
+def _number(value: str) -> float | None:
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+def _reads_as(value: str) -> list[str]:
+    """The formats a text can be read by; `iso` for ISO 8601."""
+    try:
+        datetime.fromisoformat(value)
+    except ValueError:
+        pass
+    else:
+        return ["iso"] if not value.isdigit() else []
+    found = []
+    for known in (*_FORMATS, *_DATE_FORMATS):
+        try:
+            datetime.strptime(value, known)
+        except ValueError:
+            continue
+        found.append(known)
+    return found
+
+
+def _subjects(matched: Mapping[str, Mapping[str, str]], sample: _Sample) -> tuple[str, ...]:
+    """What a file holds: one subject, and patients where visits say who came."""
+    fits = {
+        subject: len(columns)
+        for subject, columns in matched.items()
+        if set(_ESSENTIAL[subject]) <= set(columns)
+    }
+    if "vitals" in fits and not _vital_columns(sample):
+        del fits["vitals"]
+    events = [s for s in ("vitals", "diagnoses", "adt_events", "er_visits") if s in fits]
+    if "er_visits" in events:
+        return ("patients", "er_visits") if "patients" in fits else ("er_visits",)
+    if events:
+        return (max(events, key=fits.__getitem__),)
+    return ("patients",) if "patients" in fits else ()
+
+
+def _vital_columns(sample: _Sample) -> dict[str, str]:
+    return {
+        vital_sign: source
+        for vital_sign, (synonyms, _) in VITAL_SIGNS.items()
+        for source in sample.values
+        if _likeness(source, synonyms) > 0.95
+    }
+
+
+# Writing ------------------------------------------------------------------------------------------
+
+
+def _toml(value: object) -> str:
+    """A string or a list of strings as TOML; JSON is TOML there."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _files(path: Path) -> str:
+    """A pattern for files like this one: digits are dates or counts."""
+    stem = re.sub(r"[\d_.-]*\d[\d_.-]*", "*", path.name.split(".")[0]).rstrip("*_-")
+    return _toml([f"{stem}*{''.join(path.suffixes[:1])}*"])
+
+
+def _reading(sample: _Sample) -> list[str]:
+    lines = [] if sample.format == "csv" else [f'format = "{sample.format}"']
+    if sample.delimiter != ",":
+        lines.append(f"delimiter = {_toml(sample.delimiter)}")
+    if sample.encoding == "latin-1":
+        lines.append('encoding = "cp1252"  # not UTF-8; Windows, most likely')
+    return lines
+
+
+def _hospitals(
+    sample: _Sample, columns: Mapping[str, str], path: Path, zone: str, with_department: bool
+) -> list[str]:
+    source = columns.get("hospital_id")
+    if source is not None:
+        name = _toml(["=Hospital", source])
+        lines = [
+            "# The file names its hospitals by number only; better is a list of them with names.",
+            "[subjects.hospitals]",
+            f"files = {_files(path)}", *_reading(sample),
+            f'constants = {{ time_zone = "{zone}" }}',
+            f"derived = {{ hospital_name = {name} }}",
+            'unavailable = ["city", "state", "trauma_level", "annual_ed_visits_band"]',
+            "[subjects.hospitals.columns]", f"hospital_id = {_toml(source)}", "",
+        ]  # fmt: skip
+        if with_department:
+            department = _toml([source, "=Emergency"])
+            lines += [
+                "[subjects.departments]", f"files = {_files(path)}", *_reading(sample),
+                'constants = { department_name = "Emergency", effective_date = "1900-01-01" }',
+                f"derived = {{ department_id = {department} }}",
+                'unavailable = ["bed_capacity", "mean_stay_hours"]',
+                "[subjects.departments.columns]", f"hospital_id = {_toml(source)}", "",
+            ]  # fmt: skip
+        return lines
+    lines = [
+        "# Whose files these are.",
+        "[[subjects.hospitals.rows]]", 'hospital_id = "1"', 'hospital_name = "Our hospital"',
+        f'time_zone = "{zone}"', "",
+    ]  # fmt: skip
+    if with_department:
+        lines += [
+            "# The bed capacity, where known, makes occupancy a percentage: bed_capacity = \"20\"",
+            "[subjects.departments]", "[[subjects.departments.rows]]",
+            'department_id = "1-Emergency"', 'hospital_id = "1"', 'department_name = "Emergency"',
+            'effective_date = "1900-01-01"', "",
+        ]  # fmt: skip
+    return lines
+
+
+def _subject(
+    subject: str, columns: Mapping[str, str], sample: _Sample, path: Path,
+    subjects: Sequence[str], doubts: list[str],
+) -> list[str]:  # fmt: skip
+    columns = dict(columns)
+    clock = _CLOCKS[subject]
+    constants: dict[str, str] = {}
+    derived: dict[str, str] = {}
+    extra: list[str] = []
+    if subject == "patients":
+        if "recorded_at" not in columns:
+            arrival = _matches(sample, "er_visits").get("arrival_time")
+            columns["recorded_at"] = arrival or "@landed_at"
+    elif "hospital_id" not in columns:
+        constants["hospital_id"] = "1"
+    if subject == "er_visits":
+        if "department" not in columns:
+            constants["department"] = "Emergency"
+        if "visit_id" not in columns:
+            derived["visit_id"] = _toml([columns["patient_id"], columns["arrival_time"]])
+            doubts.append("no visit number was found; patient and arrival together stand for it")
+        waits = [
+            name for name, values in sample.values.items()
+            if {"wait", "waiting", "wartezeit"} & set(_words(name).split())
+            and values and _share(values[:200], lambda v: _number(v) is not None) > 0.8
+        ]  # fmt: skip
+        if waits and "provider_time" not in columns:
+            derived["provider_time"] = (
+                f"{{ at = {_toml(columns['arrival_time'])}, plus_minutes = {_toml(waits[0])} }}"
+            )
+            doubts.append(f"'{waits[0]}' is taken for minutes from arrival to the first provider")
+    if subject == "vitals":
+        if "observation_id" not in columns:
+            derived["observation_id"] = _toml([columns["patient_id"], columns["measured_at"]])
+        extra = ["[subjects.vitals.payload]"]
+        for vital_sign, source in _vital_columns(sample).items():
+            unit = VITAL_SIGNS[vital_sign][1]
+            said = f', unit = "{unit}"' if unit else ""
+            extra.append(f"{vital_sign} = {{ column = {_toml(source)}{said} }}")
+    if subject == "er_visits" and "recorded_at" not in columns:
+        # Of two deliveries of a visit the later one counts.
+        columns["recorded_at"] = "@landed_at"
+    if subject == "diagnoses" and "icd_version" not in columns:
+        constants["icd_version"] = "10"
+        doubts.append("the codes are taken for ICD-10")
+    is_undated = clock not in columns or columns[clock] == "@landed_at"
+    dated = "is_undated = true" if is_undated else f'date = "{clock}"'
+    required = [c for c in _ESSENTIAL[subject] if c in columns and c != "sex"]
+    taken = {*columns.values(), *_vital_columns(sample).values()}
+    taken |= {s for s in sample.values if any(_toml(s) in text for text in derived.values())}
+    others = {
+        source for other in subjects if other != subject for source in _matches(sample, other).values()
+    }  # fmt: skip
+    unused = [name for name in sample.values if name not in taken and name not in others]
+    birth = _formats_of(sample.values.get(columns.get("birth_date", ""), ()))
+    lines = [
+        f"[subjects.{subject}]", f"files = {_files(path)}", *_reading(sample), dated,
+        f"required = {_toml(required)}",
+    ]  # fmt: skip
+    if constants:
+        said = ", ".join(f"{name} = {_toml(value)}" for name, value in constants.items())
+        lines.append(f"constants = {{ {said} }}")
+    if derived:
+        said = ", ".join(f"{name} = {value}" for name, value in derived.items())
+        lines.append(f"derived = {{ {said} }}")
+    if birth and birth != ["iso"]:
+        lines.append(f"formats = {{ birth_date = {_toml(birth[:1])} }}")
+    if unused:
+        lines.append("# Nothing was made of these; name them under `columns`, or leave them here.")
+        lines.append(f"unused = {_toml(unused)}")
+    lines.append(f"[subjects.{subject}.columns]")
+    for column in SYNONYMS[subject]:
+        if column in columns:
+            guess = ""
+            source = columns[column]
+            if source in sample.values and _likeness(source, SYNONYMS[subject][column]) < 0.95:
+                guess = "  # a guess"
+            lines.append(f"{column} = {_toml(source)}{guess}")
+    return [*lines, *extra, ""]
+
+
+def _formats_of(values: Sequence[str]) -> list[str]:
+    """Formats that read all of some texts, the likeliest first."""
+    some = values[:_SAMPLE]
+    if not some:
+        return []
+    read: Counter[str] = Counter()
+    for value in some:
+        read.update(_reads_as(value))
+    return [known for known, count in read.most_common() if count >= 0.9 * len(some)]
+
+
+def _timestamp_formats(
+    sample: _Sample, matched: Sequence[Mapping[str, str]], doubts: list[str]
+) -> list[str]:
+    """Formats of the clocks beyond ISO 8601; months and days that could be swapped are a doubt."""
+    found: list[str] = []
+    for columns in matched:
+        for column, source in columns.items():
+            if not column.endswith(("_time", "_at")):
+                continue
+            formats = _formats_of(sample.values.get(source, ()))
+            if not formats or formats[0] == "iso":
+                continue
+            fits = [known for known in formats if known not in _DATE_FORMATS] or formats
+            if fits[0] not in found:
+                found.append(fits[0])
+            if len(fits) > 1:
+                said = f"clocks as in '{source}' fit {' and '.join(fits[:2])}; the first is taken"
+                if said not in doubts:
+                    doubts.append(said)
+    return found
+
+
+def _code_maps(sample: _Sample, columns: Mapping[str, str], doubts: list[str]) -> list[str]:
+    lines: list[str] = []
+    for column, meanings in _CODES.items():
+        values = sample.values.get(columns.get(column, ""), ())
+        codes = [code for code, _ in Counter(values).most_common(40)]
+        if column == "triage_level" and all(code in "12345" for code in codes):
+            continue
+        if not codes:
+            continue
+        lines.append(f"[code_maps.{column}]")
+        for code in codes:
+            meaning = meanings.get(code.lower()) or meanings.get(_words(code))
+            if meaning is None and column == "department":
+                # A department is known by standing on the right of a map.
+                meaning = code
+            if meaning is None:
+                lines.append(f'# {_toml(code)} = "?"')
+                doubts.append(f"what {column} {_toml(code)} means")
+            else:
+                lines.append(f"{_toml(code)} = {_toml(meaning)}")
+        lines.append("")
+    return lines
