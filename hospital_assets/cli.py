@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 
     imported = commands.add_parser("import", help="land the files of a known source")
     imported.add_argument("profile", help="source profile, as in mimic-iv-ed")
-    imported.add_argument("path", type=Path, help="folder with its files")
+    imported.add_argument("path", type=Path, help="folder with its files, or one file")
     imported.set_defaults(run=_import)
 
     profiles = commands.add_parser(

@@ -557,14 +557,15 @@ def import_files(profile_name: str, source: Path, landing: Path) -> tuple[list[s
 
     Raises:
         ProfileError: there is no such profile.
-        FileNotFoundError: the source folder is absent or holds nothing the profile takes.
+        FileNotFoundError: there is no such file or folder, or nothing the profile takes in it.
     """
     profile = load_profile(profile_name)
-    if not source.is_dir():
-        raise FileNotFoundError(f"{source} is not a folder")
+    if not source.exists():
+        raise FileNotFoundError(f"there is no file or folder {source}")
+    found = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
     used, unused = [], []
-    for path in sorted(p for p in source.rglob("*") if p.is_file()):
-        inside = path.relative_to(source).as_posix()
+    for path in found:
+        inside = path.relative_to(source).as_posix() if source.is_dir() else path.name
         if not profile.feeds(inside):
             unused.append(inside)
             continue

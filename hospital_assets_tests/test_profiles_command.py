@@ -1,0 +1,123 @@
+"""`hospital profiles`: drafting a profile from a sample, and trying it; and the tutorial, run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hospital_assets.automation.dry_run import try_profile
+from hospital_assets.cli import main
+from hospital_assets.landing.draft import DraftError, draft_profile
+from hospital_assets.landing.profile import load_profile, load_profiles
+from hospital_assets.settings import load_settings
+from hospital_assets_tests.helpers import query
+
+TUTORIAL = Path(__file__).parents[1] / "docs" / "bring-your-own.md"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", TUTORIAL.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.fixture
+def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The tutorial's file, and a data directory beside it."""
+    monkeypatch.setenv("HOSPITAL_DATA_DIR", str(tmp_path / "data" / "klinik"))
+    path = tmp_path / "notaufnahme_2026-03.csv"
+    path.write_text(blocks("csv")[0], encoding="cp1252")
+    return path
+
+
+def test_a_draft_reads_a_file_nobody_has_seen(
+    sample: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["profiles", "new", "klinik", str(sample), "--time-zone", "Europe/Berlin"]) == 0
+    profile = load_profile("klinik")
+    visits = profile.subjects["er_visits"]
+    assert (visits.delimiter, visits.encoding) == (";", "cp1252")
+    assert profile.timestamp_formats == ("%d.%m.%Y %H:%M",)
+    assert visits.columns["provider_time"] == "Arztkontakt"
+    assert profile.subjects["patients"].formats == {"birth_date": ("%d.%m.%Y",)}
+    assert profile.code_maps["triage_level"]["sehr dringend"] == "2"
+    assert 'what disposition "gegen Rat" means' in capsys.readouterr().out
+    (patients, trial) = sorted(try_profile("klinik", sample), key=lambda t: t.subject != "patients")
+    assert (trial.records, trial.clean, trial.quarantined) == (10, 9, {"arrival_missing": 1})
+    assert trial.unknown_codes == {"disposition": {"gegen Rat": 1}}
+    assert trial.columns["visit_id"] == "Fallnummer" and trial.unused == ()
+    assert patients.flagged["sex_mapped"] == 9
+    # Nobody's draft is written over, and nothing of a record is said.
+    assert main(["profiles", "new", "klinik", str(sample)]) == 2
+    assert main(["profiles", "test", "klinik", str(sample)]) == 0
+    said = capsys.readouterr().out
+    assert "9 clean, 1 quarantined" in said and "F1001" not in said and "Brustschmerz" not in said
+
+
+def test_a_draft_of_other_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOSPITAL_DATA_DIR", str(tmp_path / "data"))
+    waits = tmp_path / "er_visits_data.csv"
+    waits.write_text(
+        "visit_id,patient_id,doctor_id,arrival_time,triage_level,wait_time_minutes,department_routed\n"
+        "V1,P1,D1,2025-01-15 09:13:00,2,14,Trauma\nV2,P2,D1,2025-01-15 09:20:00,3,30,Cardiology\n"
+    )
+    spec = draft_profile("waits", waits).profile.subjects["er_visits"]
+    assert spec.derived["provider_time"].plus_minutes == "wait_time_minutes"  # type: ignore[union-attr]
+    assert spec.named >= {"arrival_time", "wait_time_minutes"}
+    vitals = tmp_path / "monitor.jsonl"
+    vitals.write_text(
+        json.dumps(
+            {"patient": {"id": "P1"}, "timestamp": "2026-01-01T10:00:00Z", "hr": 80, "SpO2": 97}
+        )
+    )
+    drafted = draft_profile("monitor", vitals)
+    assert drafted.subjects == ("vitals",)
+    assert drafted.profile.subjects["vitals"].payload["spo2"].column == "$.SpO2"
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(DraftError, match="look like no subject's"):
+        draft_profile("x", tmp_path / "x.csv")
+
+
+def test_profiles_are_listed_and_shown(sample: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found, wrong = load_profiles()
+    assert wrong == {}
+    assert main(["profiles", "list"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in found)
+    assert main(["profiles", "show", "synthea-csv"]) == 0
+    assert 'name = "synthea-csv"' in capsys.readouterr().out
+    assert main(["profiles", "show", "nobody"]) == 2
+    assert main(["profiles", "test", "synthea-csv", str(sample)]) == 2
+    assert "takes no file called so; it takes" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_every_command_of_the_tutorial_runs(sample: Path) -> None:
+    folder = sample.parent
+    script = "set -e\n" + "\n".join(blocks("sh")[:5])
+    tools = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    package = str(Path(__file__).parents[1])
+    ran = subprocess.run(
+        ["bash", "-c", script], cwd=folder, capture_output=True, text=True, check=False,
+        env={**os.environ, "PATH": tools, "PYTHONPATH": package},
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert "arrival_missing" in ran.stdout
+    settings = load_settings(folder / "data" / "klinik")
+    visits = query(
+        settings,
+        "select count(*), count(wait_minutes), count(*) filter (is_critical), "
+        "count(*) filter (disposition = 'against_medical_advice'), min(visit_id) "
+        "from facts.fact_emergency_visits",
+    )
+    assert visits.row(0) == (9, 9, 3, 1, "klinik:F1001")
+    four_hours = query(
+        settings,
+        "select sum(denominator_count), sum(numerator_count) from kpis.kpi_four_hour_daily "
+        "where hospital_id = 'klinik:1'",
+    )
+    assert four_hours.row(0) == (9, 7)
