@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hospital_assets.landing.content import read_content
-from hospital_assets.landing.hl7v2 import LISTS, iso_time, normalised
+from hospital_assets.landing.hl7v2 import LISTS, iso_time, named_fields, normalised
+from hospital_assets.landing.profile import load_profile
 from hospital_assets_tests.conftest import SHARED
 
 FIXTURES = SHARED / "hl7v2_messages"
@@ -338,3 +339,22 @@ def test_no_text_stops_the_reader_or_loses_a_line(lines: list[str], ending: str)
     for line in ("noise", "OBR|1", "J20"):
         # A second patient's record repeats the header.
         assert said.count(line) >= text.count(line)
+
+
+def test_telling_less_tells_the_same(samples: Path) -> None:
+    names = load_profile("hl7v2-adt").names_of("hl7v2")
+    wanted = named_fields(names)
+    assert wanted is not None and len(wanted) > 30
+    text = recorded_run(samples)
+    lines = text.splitlines(keepends=True)
+    for line, of_all in zip(normalised(lines, "utf-8", wanted), records(text), strict=True):
+        some = json.loads(line)
+        assert {k for k in of_all if k in wanted or k[0] == "@"} <= set(some)
+        assert all(of_all[k] == v for k, v in some.items() if not isinstance(v, list))
+        for mine, theirs in zip(some.get("OBX", []), of_all.get("OBX", []), strict=True):
+            assert mine.items() <= theirs.items() and {"@code", "OBX-5"} & set(theirs) <= set(mine)
+
+
+def test_a_name_that_is_no_field_asks_for_everything() -> None:
+    assert named_fields(['$."PID-3"', '$each."OBX-5.2"', '$."@event"']) == {"PID-3", "OBX-5.2"}
+    assert named_fields(['$."PID-3"', "$.ZPI"]) is None

@@ -490,6 +490,11 @@ class Profile(_Declaration):
             found.append(Feed(subject=OTHER_RECORDS, spec=rest, is_main=True))
         return found
 
+    def names_of(self, format_: str) -> frozenset[str]:
+        """Every source name that it uses of files of a format, whichever subject does."""
+        specs = [spec for spec in self.subjects.values() if spec.format == format_]
+        return frozenset().union(*(spec.named for spec in specs))
+
     def rest(self, subjects: tuple[str, ...]) -> Rest:
         """How to read what some subjects leave of their files."""
         takers = [self.subjects[subject] for subject in subjects]

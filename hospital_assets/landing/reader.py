@@ -550,15 +550,22 @@ def json_relation(
     spec: Subject,
     files: Sequence[LandedFile],
     spool: Path,
+    told: frozenset[str] = frozenset(),
 ) -> duckdb.DuckDBPyRelation:
     """The columns `names` of JSON-lines files, read as text and taken apart inside DuckDB.
 
     A line that is not one JSON object is a record with the problem `unreadable_line`. NaN, which
     JSON does not have but many writers produce, stands for a value that is not a number. Files of
-    other formats are read from their normalised lines.
+    other formats are read from their normalised lines, which need to hold no more than the source
+    names in `told`.
     """
+    laid_out = normaliser(spec.format)
+    if laid_out is not None and laid_out.is_numbered:
+        pieces = [piece for file in files for piece in _pieces(file, spec, spool, told)]
+        judged = _numbered_lines(connection, pieces)
+        return connection.sql(json_query(names, spec, judged))
     sources = []
-    for pieces in _batches([piece for file in files for piece in _pieces(file, spec, spool)]):
+    for pieces in _batches([piece for file in files for piece in _pieces(file, spec, spool, told)]):
         of_file = _map_table(
             connection, [_mapped(file, str(path), line) for path, file, line in pieces]
         )
@@ -582,6 +589,28 @@ def json_relation(
             when json_valid(record) then json_type(record) = 'OBJECT' else false end as is_sound
         from ({" union all ".join(sources)})"""
     return connection.sql(json_query(names, spec, judged))
+
+
+def _numbered_lines(
+    connection: duckdb.DuckDBPyConnection, pieces: Sequence[tuple[Path, LandedFile, int]]
+) -> str:
+    """SQL of the lines of normalised copies that say their line themselves: streamed, in parallel."""
+    names = _map_table(connection, [_mapped(file, str(path), line) for path, file, line in pieces])
+    listed = ", ".join(literal(str(path)) for path, *_ in pieces)
+    longest = max(int((path.parent / _done(path)).read_text() or 0) for path, *_ in pieces)
+    return f"""
+        select m.source_file, m._fallback, m.landed_at, m.first_line as source_line,
+               l.line as record, true as is_sound
+        -- One column that nothing ends but the line.
+        from read_csv([{listed}], columns = {{'line': 'varchar'}}, auto_detect = false, delim = '',
+                      quote = '', escape = '', header = false, null_padding = false,
+                      filename = true, max_line_size = {max(longest, 2_097_152)}) l
+        join {names} m on m.handle = l.filename"""
+
+
+def _done(piece: Path) -> str:
+    """The file that says that all pieces of a copy are there, and how long their lines can be."""
+    return f"{piece.name.rsplit('.', 2)[0]}.done"
 
 
 class _Paths:
@@ -937,11 +966,13 @@ def _listed(values: Sequence[str]) -> str:
     return ", ".join(literal(value.strip().upper()) for value in values)
 
 
-def _pieces(file: LandedFile, spec: Subject, spool: Path) -> list[tuple[Path, LandedFile, int]]:
+def _pieces(
+    file: LandedFile, spec: Subject, spool: Path, names: frozenset[str] = frozenset()
+) -> list[tuple[Path, LandedFile, int]]:
     """What is read for a file (itself, or normalised copies in the spool), with its first line."""
-    laid_out = normaliser(spec.format)
+    laid_out = normaliser(spec.format, names)
     if laid_out is not None:
-        stem = f"{file.sha256[:32]}.{spec.format}{laid_out.version}"
+        stem = f"{file.sha256[:32]}.{spec.format}{laid_out.version}{laid_out.variant}"
 
         def records() -> Iterator[str]:
             # Only once: to find out how a file is to be read takes reading it.
@@ -965,11 +996,12 @@ def _cut(lines: Iterator[str], spool: Path, stem: str, most_bytes: int) -> list[
     done = spool / f"{stem}.done"
     if not done.exists():
         spool.mkdir(parents=True, exist_ok=True)
-        number, first = 0, 1
+        number, first, longest = 0, 1, 0
         held: list[str] = []
         size = 0
         for line in lines:
             number += 1
+            longest = max(longest, len(line))
             held.append(line)
             size += len(line)
             if size >= most_bytes:
@@ -977,7 +1009,8 @@ def _cut(lines: Iterator[str], spool: Path, stem: str, most_bytes: int) -> list[
                 first, held, size = number + 1, [], 0
         if held or number == 0:
             _write_text("".join(held), spool / f"{stem}.{first:012d}.jsonl")
-        _write_text("", done)
+        # In bytes a character takes four at most.
+        _write_text(str(4 * longest), done)
     return sorted(spool.glob(f"{stem}.*.jsonl"))
 
 

@@ -193,7 +193,7 @@ class LandingZone:
             frames.append(lazy(declared))
         companions = self._landed(files.filter(pl.col("state") == "companion"))
         for spec, main in self._by_spec(profile, subject, files.filter(pl.col("state") == "ready")):
-            frame = lazy(self._relation(subject, spec, main, companions))
+            frame = lazy(self._relation(profile, subject, spec, main, companions))
             for lookup in spec.lookups:
                 frame = self._filled(frame, profile, spec, lookup, ledger)
             if spec.defaults:
@@ -232,6 +232,7 @@ class LandingZone:
 
     def _relation(
         self,
+        profile: Profile,
         subject: str,
         spec: Subject,
         files: Sequence[LandedFile],
@@ -239,7 +240,10 @@ class LandingZone:
     ) -> duckdb.DuckDBPyRelation:
         if spec.format == "csv":
             return csv_relation(self.connection, subject, spec, files, companions, self.spool)
-        return json_relation(self.connection, canonical_columns(subject), spec, files, self.spool)
+        return json_relation(
+            self.connection, canonical_columns(subject), spec, files, self.spool,
+            told=profile.names_of(spec.format),
+        )  # fmt: skip
 
     def _filled(
         self, frame: Frame, profile: Profile, spec: Subject, lookup: Lookup, ledger: pl.DataFrame
