@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
+import duckdb
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -279,6 +280,22 @@ def test_a_visit_is_what_its_messages_say_together(visit_in_order: Read) -> None
     assert visits["V3"]["disposition"] == "expired"
     cancelled = collected(cancelled_visits(lazy(found.cleaned("adt_events"))))
     assert cancelled["visit_id"].to_list() == ["V2"]
+
+
+def test_duckdb_completes_visits_as_polars_does(visit_in_order: Read, tmp_path: Path) -> None:
+    names = ["visit_id", "arrival_at", "departure_at", "disposition", "chief_complaint", "rule"]
+    by = ["visit_id", "departure_at", "rule", "disposition"]
+    expected = visit_in_order.judged["er_visits"].select(names).sort(by)
+    hospitals = pl.DataFrame(
+        {"hospital_id": ["hl7v2-adt:GENERAL"], "time_zone": ["America/Chicago"]}
+    )
+    with duckdb.connect() as connection:
+        connection.execute("set TimeZone = 'UTC'")
+        raw, known = (
+            lazy(connection.from_arrow(frame.to_arrow()))
+            for frame in (visit_in_order.raw["er_visits"], hospitals)
+        )
+        assert_frame_equal(collected(judge_er_visits(raw, known)).select(names).sort(by), expected)
 
 
 def test_a_cancelled_discharge_leaves_the_visit_open(tmp_path: Path) -> None:

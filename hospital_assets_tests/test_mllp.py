@@ -481,3 +481,18 @@ def test_nothing_acknowledged_is_lost_when_the_listener_is_killed(tmp_path: Path
 @pytest.mark.parametrize("seed", range(5))
 def test_nothing_acknowledged_is_lost_over_many_kills(tmp_path: Path, seed: int) -> None:
     check_kills(tmp_path, clients=8, count=1500, kills=15, seed=seed)
+
+
+def test_the_example_of_the_documentation(options: ListenerOptions) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "hl7.md").read_text()
+    (command,) = re.findall(r"(printf '\\013MSH[^']*')", text)
+    sent = subprocess.run(["sh", "-c", command], check=True, capture_output=True).stdout
+
+    async def client(port: int, _: Listener) -> None:
+        assert answers(await exchange(port, sent)) == [("AA", "M1")]
+
+    with_listener(options, client)
+    (record,) = landed(options.folder)
+    assert (record["PV1-2"], record["PV1-19"], record["@arrived_at"]) == (
+        "E", "V1", "2026-05-01T10:15:00",
+    )  # fmt: skip
