@@ -45,6 +45,22 @@ def add_commands(commands: Commands) -> None:
     audit.add_argument("--last", type=int, default=50, help="how many (default 50)")
     audit.set_defaults(run=_audit)
 
+    served = commands.add_parser(
+        "serve", help="answer SQL over HTTP, to users, from their role's publication only"
+    )
+    served.add_argument("--host", default="127.0.0.1", help="address (default 127.0.0.1)")
+    served.add_argument("--port", type=int, default=8321)
+    served.add_argument("--certificate", help="PEM file, for addresses that others can reach")
+    served.add_argument("--certificate-key", help="its key")
+    served.set_defaults(run=_serve)
+
+    users = commands.add_parser("users", help="users of the gateway")
+    users.add_argument("action", choices=["list", "add", "password", "disable", "revoke"])
+    users.add_argument("name", nargs="?")
+    users.add_argument("role", nargs="?", choices=["admin", "doctor", "analyst", "executive"])
+    users.add_argument("--hospital", help="of a doctor, as in H1")
+    users.set_defaults(run=_users)
+
     key = commands.add_parser("key", help="the secret key of pseudonyms")
     key.add_argument("action", choices=["create", "show-id"])
     key.set_defaults(run=_key)
@@ -188,3 +204,59 @@ def _audit(options: argparse.Namespace, settings: Settings) -> int:
         )  # fmt: skip
     Console(width=None if sys.stdout.isatty() else 160).print(shown)
     return 0
+
+
+def _serve(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.governance.gateway import serve
+
+    print(f"answering on {options.host}:{options.port}", flush=True)
+    serve(settings, options.host, options.port, options.certificate, options.certificate_key)
+    return 0
+
+
+def _users(options: argparse.Namespace, settings: Settings) -> int:
+    import contextlib
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from hospital_assets.governance.audit import Event, record, system_actor
+    from hospital_assets.governance.policy import load_policy
+    from hospital_assets.governance.users import User, Users, users_file
+
+    with contextlib.closing(Users(users_file(settings))) as users:
+        if options.action == "list":
+            shown = Table("name", "role", "hospital", "state", "tokens")
+            for user, is_disabled, tokens in users.everybody():
+                state = "disabled" if is_disabled else "active"
+                shown.add_row(user.name, user.role, user.hospital_id or "", state, str(tokens))
+            Console().print(shown if shown.row_count else "no users: hospital users add NAME ROLE")
+            return 0
+        if not options.name:
+            raise ValueError(f"say whom: hospital users {options.action} NAME")
+        event = Event(system_actor(), "user", statement=f"{options.action} {options.name}")
+        if options.action == "add":
+            if not options.role:
+                raise ValueError("say in which role: hospital users add NAME ROLE")
+            user = User(options.name, options.role, options.hospital)
+            users.add(user, _password(), load_policy(settings))
+        elif options.action == "password":
+            users.set_password(options.name, _password())
+        elif options.action == "disable":
+            users.disable(options.name)
+        else:
+            print(f"{users.revoke(options.name)} tokens revoked")
+        record(settings, event)
+    return 0
+
+
+def _password() -> str:
+    """A password from the terminal, twice, or from standard input; never from the command line."""
+    import getpass
+
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\n")
+    first = getpass.getpass("password: ")
+    if getpass.getpass("again: ") != first:
+        raise ValueError("the two differ")
+    return first

@@ -172,7 +172,7 @@ def open_publication(
         PublicationError: there is none, or none as old as `as_of` is kept.
     """
     for attempt in (1, 2):
-        folder = _version_folder(data_dir, audience, as_of)
+        folder = version_folder(data_dir, audience, as_of)
         try:
             manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
             connection = open_read_only(folder / DATABASE, memory_limit, threads)
@@ -254,7 +254,12 @@ def _audience_folder(data_dir: Path, audience: str) -> Path:
     return published_folder(data_dir) / audience
 
 
-def _version_folder(data_dir: Path, audience: str, as_of: datetime | None) -> Path:
+def version_folder(data_dir: Path, audience: str, as_of: datetime | None = None) -> Path:
+    """The folder of the version that counts, or of the one that did at a time.
+
+    Raises:
+        PublicationError: there is none, or none as old as `as_of` is kept.
+    """
     folder = _audience_folder(data_dir, audience)
     newest = current_version(data_dir, audience)
     if as_of is None:

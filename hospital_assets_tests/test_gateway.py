@@ -1,0 +1,515 @@
+"""The gateway: who may ask, what may be asked, and that nothing else can be reached; per layer."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pytest
+import requests
+
+from hospital_assets.cli import main
+from hospital_assets.governance.audit import AuditLog
+from hospital_assets.governance.gateway import GatewayError, build_app, check_address
+from hospital_assets.governance.policy import shipped_policy
+from hospital_assets.governance.sandbox import (
+    Answer,
+    Limits,
+    RefusedError,
+    catalog_of,
+    judge,
+    locked_connection,
+    planned,
+    run_query,
+)
+from hospital_assets.governance.users import (
+    LOCKED_FOR,
+    MOST_FAILURES,
+    TOKEN_LIFETIME,
+    User,
+    UserError,
+    Users,
+)
+from hospital_assets.settings import Settings
+from hospital_assets_tests.attacks import ATTACKS, EXHAUSTING
+
+SECRET = "TOP-SECRET-4711"  # noqa: S105
+PASSWORD = "correct horse battery"  # noqa: S105
+STATEMENTS = [(group, sql) for group, statements in ATTACKS.items() for sql in statements]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A publication, and around it what nobody may reach."""
+
+    settings: Settings
+    file: Path
+    fills: dict[str, str]
+
+    def filled(self, sql: str) -> str:
+        for name, value in self.fills.items():
+            sql = sql.replace("{" + name + "}", value)
+        return sql
+
+    def files(self) -> set[str]:
+        return {str(p) for p in self.settings.data_dir.rglob("*") if "audit" not in str(p)}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    root = tmp_path_factory.mktemp("gate")
+    settings = Settings(root)
+    for audience, rows in (("analyst", 40), ("executive", 7), ("doctor-H1", 3)):
+        for version in ("20260301T000000000000Z", "20260302T000000000000Z"):
+            folder = root / "published" / audience / version
+            folder.mkdir(parents=True)
+            connection = duckdb.connect(str(folder / "publication.duckdb"))
+            connection.execute("create schema kpis; create schema dimensions")
+            connection.execute(
+                "create table kpis.kpi_waits as select 'H' || (range % 7 + 1) as hospital_id, "
+                "'all' as department_name, range::bigint as visit_count, "
+                f"'{audience} {version[:8]}' as told from range({rows})"
+            )
+            connection.execute("create table dimensions.dim_hospital as select 'H1' as hospital_id, 'Mercy' as hospital_name")  # fmt: skip
+            connection.close()
+            manifest = {
+                "published_at": "2026-03-01T00:00:00+00:00", "claim": {"text": "Figures."},
+                "rows": {"kpis.kpi_waits": rows}, "tables": {"kpis.kpi_waits": {"columns": {"hospital_id": {}}}},
+            }  # fmt: skip
+            (folder / "manifest.json").write_text(json.dumps(manifest))
+        (root / "published" / audience / "current.json").write_text(
+            json.dumps({"version": version})
+        )
+    kept = root / "kept"
+    kept.mkdir()
+    (kept / "secret.csv").write_text(f"secret\n{SECRET}\n")
+    (kept / "secret.json").write_text(json.dumps({"secret": SECRET}) + "\n")
+    other = duckdb.connect(str(kept / "other.duckdb"))
+    other.execute(f"create table secrets as select '{SECRET}' as secret")
+    other.execute(f"copy secrets to '{kept / 'secret.parquet'}' (format parquet)")
+    other.close()
+    os.environ["SECRET"] = SECRET
+    fills = {
+        "csv": str(kept / "secret.csv"), "json": str(kept / "secret.json"),
+        "parquet": str(kept / "secret.parquet"), "database": str(kept / "other.duckdb"),
+        "folder": str(kept), "out": str(root / "written"),
+    }  # fmt: skip
+    file = root / "published" / "analyst" / version / "publication.duckdb"
+    return Place(settings, file, fills)
+
+
+# Layer by layer
+
+
+def test_there_are_enough_attacks() -> None:
+    assert len(STATEMENTS) + len(EXHAUSTING) >= 200
+
+
+def test_the_judge_alone_refuses_every_attack(place: Place) -> None:
+    with contextlib.closing(locked_connection(str(place.file), 256)) as connection:
+        catalog = catalog_of(connection)
+    passed = []
+    for group, sql in STATEMENTS:
+        try:
+            judge(place.filled(sql), catalog)
+        except RefusedError:
+            continue
+        passed.append((group, sql))
+    assert passed == []
+
+
+LOCKED_LAYER = """
+import json, sys
+from hospital_assets.governance.sandbox import locked_connection
+secret_frame = None
+for line in sys.stdin:
+    group, sql = json.loads(line)
+    connection = locked_connection(sys.argv[1], 256)
+    try:
+        found = connection.execute(sql).fetchall()
+        print(json.dumps([group, sql, "ran", str(found)[:100000]]), flush=True)
+    except BaseException as error:
+        print(json.dumps([group, sql, "refused", ""]), flush=True)
+    connection.close()
+"""
+
+
+#: What runs when only the engine is locked, of the groups that must not: it reads nothing.
+HARMLESS = {("read files", "pragma json_execute_serialized_sql(json_serialize_sql('select 1'))"[:30]),
+            ("attach", "use main")}  # fmt: skip
+
+
+def test_the_locked_engine_alone_gives_nothing_away(place: Place) -> None:
+    """Without the judge: whatever gets past it meets this."""
+    before = place.files()
+    done = subprocess.run(
+        [sys.executable, "-c", LOCKED_LAYER, str(place.file)],
+        input="".join(json.dumps([g, place.filled(s)]) + "\n" for g, s in STATEMENTS),
+        capture_output=True, text=True, timeout=300,
+        env={k: v for k, v in os.environ.items() if k != "SECRET"},
+    )  # fmt: skip
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0 and len(rows) == len(STATEMENTS), done.stderr[-2000:]
+    assert [row for row in rows if SECRET in row[3]] == []
+    assert place.files() == before
+    ran = {(row[0], row[1][:30]) for row in rows if row[2] == "ran"}
+    # Harmless here: nothing but an empty list, an explanation, or the file's own name.
+    assert {r for r in ran if r[0] in ("read files", "attach", "python objects")} <= HARMLESS
+
+
+def test_the_attacks_work_where_nothing_is_locked(place: Place, tmp_path: Path) -> None:
+    """The control: read-only alone, they find the secret. So the layers are what stops them."""
+    connection = duckdb.connect(str(place.file), read_only=True)
+    found = 0
+    for sql in ATTACKS["read files"][:30]:
+        with contextlib.suppress(duckdb.Error):
+            found += SECRET in str(connection.execute(place.filled(sql)).fetchall())
+    connection.close()
+    assert found >= 15
+
+
+def outcomes(place: Place, statements: list[str], limits: Limits) -> list[tuple[str, Answer]]:
+    return [(sql, run_query(place.file, place.filled(sql), "json", limits)) for sql in statements]
+
+
+def test_a_sample_of_attacks_through_the_sandbox(place: Place) -> None:
+    before = place.files()
+    sample = [sql for statements in ATTACKS.values() for sql in statements[::12]]
+    for sql, answer in outcomes(place, sample, Limits(seconds=10)):
+        assert answer.outcome == "refused", (sql, answer)
+        assert SECRET not in str(answer)
+    assert place.files() == before
+
+
+@pytest.mark.slow
+def test_all_attacks_through_the_sandbox(place: Place) -> None:
+    before = place.files()
+    counts: dict[str, int] = {}
+    for group, sql in STATEMENTS:
+        answer = run_query(place.file, place.filled(sql), "json", Limits(seconds=10))
+        assert answer.outcome in ("refused", "failed"), (sql, answer)
+        assert SECRET not in str(answer)
+        counts[group] = counts.get(group, 0) + 1
+    assert place.files() == before
+    assert counts == {group: len(statements) for group, statements in ATTACKS.items()}
+
+
+@pytest.mark.slow
+def test_exhausting_queries_end(place: Place) -> None:
+    limits = Limits(seconds=3, memory_mb=256, address_space_mb=2048)
+    for sql, answer in outcomes(place, EXHAUSTING, limits):
+        assert answer.outcome != "allowed" or answer.row_count <= limits.rows, sql[:80]
+        assert answer.duration_ms < 60_000
+    assert run_query(place.file, "select 1 as one", "json", limits).outcome == "allowed"
+
+
+def test_what_takes_too_long_is_killed(place: Place) -> None:
+    answer = run_query(place.file, EXHAUSTING[2], "json", Limits(seconds=1))
+    assert answer.outcome == "failed" and "was ended" in answer.reason
+    assert run_query(place.file, "select 1 as one", "json").outcome == "allowed"
+
+
+# What may be asked
+
+
+@pytest.mark.parametrize(
+    ("sql", "rows", "objects"),
+    [
+        ("select 1 as one", 1, {}),
+        ("select count(*) from kpis.kpi_waits", 1, {"kpis.kpi_waits": []}),
+        ("select hospital_id, sum(visit_count) from kpis.kpi_waits group by 1 order by 2", 7, {"kpis.kpi_waits": ["hospital_id", "visit_count"]}),
+        ("select * from kpis.kpi_waits limit 3", 3, {"kpis.kpi_waits": ["department_name", "hospital_id", "told", "visit_count"]}),
+        ("from kpis.kpi_waits select visit_count where visit_count > 35", 4, {"kpis.kpi_waits": ["visit_count"]}),
+        ("with w as (select hospital_id from kpis.kpi_waits) select h.hospital_name from w join dimensions.dim_hospital h using (hospital_id)", 6, {"kpis.kpi_waits": ["hospital_id"], "dimensions.dim_hospital": ["hospital_id", "hospital_name"]}),
+        ("select kpi_waits from kpis.kpi_waits limit 1", 1, {"kpis.kpi_waits": ["department_name", "hospital_id", "told", "visit_count"]}),
+        ("select w from kpis.kpi_waits w limit 1", 1, {"kpis.kpi_waits": ["department_name", "hospital_id", "told", "visit_count"]}),
+        ("select rank() over (order by visit_count), date_trunc('day', date '2026-01-01'), cast(visit_count as varchar) from kpis.kpi_waits", 40, {"kpis.kpi_waits": ["visit_count"]}),
+        ("select 1 as one where exists (select 1 from kpis.kpi_waits where told like '%x%')", 0, {"kpis.kpi_waits": ["told"]}),
+        ("select t.a from (values (1), (2)) t(a)", 2, {}),
+        ("select * from range(5)", 5, {}),
+        ("select unnest([1, 2, 3])", 3, {}),
+        ("(select 1) union all (select 2)", 2, {}),
+        ("select hospital_id.upper() from kpis.kpi_waits limit 1", 1, {"kpis.kpi_waits": ["hospital_id"]}),
+    ],
+)  # fmt: skip
+def test_reads_are_answered_and_their_columns_known(
+    place: Place, sql: str, rows: int, objects: dict[str, list[str]]
+) -> None:
+    """In this process: the same functions the sandbox calls."""
+    with contextlib.closing(locked_connection(str(place.file), 256)) as connection:
+        catalog = catalog_of(connection)
+        found = {table: set(columns) for table, columns in judge(sql, catalog).items()}
+        for table, columns in planned(connection, sql, catalog).items():
+            found.setdefault(table, set()).update(columns)
+        assert len(connection.execute(sql).fetchall()) == rows
+    for table, columns in objects.items():
+        assert set(columns) <= found[table]
+    assert set(found) == set(objects)
+
+
+# Over HTTP
+
+
+@dataclass
+class Client:
+    """Somebody at the other end."""
+
+    url: str
+    token: str = ""
+
+    def ask(self, sql: str, **more: object) -> requests.Response:
+        return self.post("/v1/query", {"sql": sql, **more})
+
+    def post(self, path: str, body: object, **headers: str) -> requests.Response:
+        headers = {"authorization": f"Bearer {self.token}", **headers}
+        return requests.post(self.url + path, json=body, headers=headers, timeout=60)
+
+    def log_in(self, name: str, password: str = PASSWORD) -> requests.Response:
+        answer = self.post("/v1/login", {"user": name, "password": password})
+        self.token = answer.json().get("token", "")
+        return answer
+
+
+@pytest.fixture(scope="module")
+def gateway(place: Place) -> Iterator[tuple[str, Place]]:
+    import uvicorn
+
+    app = build_app(place.settings, limits=Limits(seconds=10, rows=1_000))
+    users: Users = app.state.gate.users
+    for user in (User("ann", "analyst"), User("eve", "executive"), User("dora", "doctor", "H1")):
+        users.add(user, PASSWORD, shipped_policy())
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}", place
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture
+def ann(gateway: tuple[str, Place]) -> Client:
+    client = Client(gateway[0])
+    assert client.log_in("ann").status_code == 200
+    return client
+
+
+def test_each_role_reads_its_own_publication(gateway: tuple[str, Place]) -> None:
+    for name, rows, audience in (("ann", 40, "analyst"), ("eve", 7, "executive"), ("dora", 3, "doctor-H1")):  # fmt: skip
+        client = Client(gateway[0])
+        assert client.log_in(name).json()["audience"] == audience
+        answer = client.ask("select count(*) as n, min(told) as told from kpis.kpi_waits")
+        assert answer.json()["rows"] == [[rows, f"{audience} 20260302"]]
+
+
+def test_answers_come_as_json_csv_and_arrow(ann: Client) -> None:
+    sql = "select hospital_id, visit_count from kpis.kpi_waits order by visit_count limit 2"
+    answer = ann.ask(sql)
+    assert answer.json() == {
+        "columns": [{"name": "hospital_id", "type": "string"}, {"name": "visit_count", "type": "int64"}],
+        "rows": [["H1", 0], ["H2", 1]],
+    }  # fmt: skip
+    assert answer.headers["cache-control"] == "no-store"
+    assert ann.ask(sql, format="csv").text.splitlines() == [
+        "hospital_id,visit_count",
+        "H1,0",
+        "H2,1",
+    ]
+    arrow = ann.ask(sql, format="arrow")
+    table = pa.ipc.open_stream(io.BytesIO(arrow.content)).read_all()
+    assert table.to_pydict() == {"hospital_id": ["H1", "H2"], "visit_count": [0, 1]}
+
+
+def test_answers_are_cut_and_say_so(ann: Client) -> None:
+    answer = ann.ask("select * from range(5000)")
+    assert len(answer.json()["rows"]) == 1000 and answer.headers["x-is-cut"] == "true"
+    assert len(ann.ask("select * from range(5000)", rows=3).json()["rows"]) == 3
+
+
+def test_older_versions_are_asked_as_of_a_time(ann: Client) -> None:
+    sql = "select min(told) from kpis.kpi_waits"
+    assert ann.ask(sql, as_of="2026-03-01T12:00:00Z").json()["rows"] == [["analyst 20260301"]]
+    assert ann.ask(sql, as_of="2026-02-01").status_code == 404
+    for odd in ("yesterday", "9999-99-99", "../../x"):
+        assert ann.ask(sql, as_of=odd).status_code == 400
+
+
+def test_what_there_is_to_ask(ann: Client) -> None:
+    found = requests.get(ann.url + "/v1/tables", headers={"authorization": f"Bearer {ann.token}"}, timeout=10)  # fmt: skip
+    assert found.json()["tables"]["kpis.kpi_waits"]["rows"] == 40
+
+
+def test_everything_is_in_the_audit(ann: Client, gateway: tuple[str, Place]) -> None:
+    ann.ask("select max(visit_count) from kpis.kpi_waits")
+    ann.ask("select * from read_text('/etc/hostname')")
+    ann.ask("select no_such_column from kpis.kpi_waits")
+    Client(gateway[0]).ask("select 1")
+    with contextlib.closing(AuditLog(gateway[1].settings)) as log:
+        last = log.entries().tail(4).to_dicts()
+        assert log.verify().problems == ()
+    assert [e["outcome"] for e in last] == ["allowed", "refused", "failed", "refused"]
+    allowed, refused, _failed, nobody = last
+    assert (allowed["actor"], allowed["role"], allowed["audience"]) == ("ann", "analyst", "analyst")
+    assert json.loads(allowed["objects"]) == {"kpis.kpi_waits": ["visit_count"]}
+    assert allowed["row_count"] == 1 and allowed["duration_ms"] > 0
+    assert allowed["version"] == "20260302T000000000000Z"
+    assert "read_text" in refused["reason"] and nobody["actor"] == ""
+
+
+def test_what_cannot_be_audited_is_not_answered(
+    ann: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hospital_assets.governance.audit import AuditError
+
+    def broken(*_: object) -> int:
+        raise AuditError("the disk is full")
+
+    monkeypatch.setattr(AuditLog, "append", broken)
+    answer = ann.ask("select count(*) from kpis.kpi_waits")
+    assert answer.status_code == 503 and "rows" not in answer.json()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers", "status"),
+    [
+        ("/v1/query", {"sql": "select 1"}, {"authorization": ""}, 401),
+        ("/v1/query", {"sql": "select 1"}, {"authorization": "Bearer x"}, 401),
+        ("/v1/query", {"sql": "select 1"}, {"authorization": "Basic YW5uOng="}, 401),
+        ("/v1/query", {"sql": "select 1"}, {"authorization": "Bearer ' or '1'='1"}, 401),
+        ("/v1/query", {"sql": "select 1", "role": "admin"}, {}, 400),
+        ("/v1/query", {"sql": "select 1", "audience": "admin"}, {}, 400),
+        ("/v1/query", {"sql": "select 1", "format": "exe"}, {}, 400),
+        ("/v1/query", {"sql": 1}, {}, 400),
+        ("/v1/query", {"sql": ["select 1"]}, {}, 400),
+        ("/v1/query", {"sql": "select 1", "rows": True}, {}, 400),
+        ("/v1/query", {"sql": "x" * 70_000}, {}, 413),
+        ("/v1/query", {"sql": "x" * 55_000}, {}, 403),
+        ("/v1/query", [], {}, 400),
+        ("/v1/query", {"sql": "select 1"}, {"host": "evil.example"}, 421),
+        ("/v1/query", {"sql": "select 1"}, {"host": "127.0.0.1.evil.example"}, 421),
+        ("/v1/query", {"sql": "select 1"}, {"content-type": "text/plain"}, 415),
+        ("/v1/query/../../etc/passwd", {}, {}, 404),
+        ("/published/admin/current.json", {}, {}, 404),
+        ("/v1/tables", {}, {}, 405),
+        ("/v1/login", {"user": "ann", "password": "wrong"}, {}, 401),
+        ("/v1/login", {"user": "nobody", "password": PASSWORD}, {}, 401),
+        ("/v1/login", {"user": "ann' --", "password": PASSWORD}, {}, 401),
+        ("/v1/login", {"user": "ann"}, {}, 401),
+        ("/v1/login", {"user": {"$ne": ""}, "password": PASSWORD}, {}, 400),
+    ],
+)
+def test_odd_requests_are_refused(
+    ann: Client, path: str, body: object, headers: dict[str, str], status: int
+) -> None:
+    answer = ann.post(path, body, **headers)
+    assert answer.status_code == status, answer.text
+    assert SECRET not in answer.text and "Traceback" not in answer.text
+
+
+def test_a_token_ends(gateway: tuple[str, Place], ann: Client) -> None:
+    assert ann.ask("select 1 as one").status_code == 200
+    assert ann.post("/v1/logout", {}).status_code == 200
+    assert ann.ask("select 1 as one").status_code == 401
+    users = Users(gateway[1].settings.data_dir / "access" / "users.db")
+    again = Client(gateway[0])
+    again.log_in("ann")
+    assert users.revoke("ann") >= 1
+    assert again.ask("select 1 as one").status_code == 401
+    users.close()
+
+
+# Users
+
+
+@pytest.fixture
+def users(tmp_path: Path) -> Iterator[Users]:
+    users = Users(tmp_path / "access" / "users.db")
+    users.add(User("ann", "analyst"), PASSWORD, shipped_policy())
+    yield users
+    users.close()
+
+
+def test_tokens_expire_and_are_not_kept(users: Users, tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    found = users.log_in("ann", PASSWORD, now)
+    assert found is not None
+    _, token, expires_at = found
+    assert expires_at == now + TOKEN_LIFETIME
+    assert users.of_token(token, now) == User("ann", "analyst")
+    assert users.of_token(token, expires_at) is None
+    data = b"".join(path.read_bytes() for path in (tmp_path / "access").iterdir())
+    assert token.encode() not in data and PASSWORD.encode() not in data
+    assert (tmp_path / "access" / "users.db").stat().st_mode & 0o077 == 0
+
+
+def test_who_guesses_is_locked_out_for_a_while(users: Users) -> None:
+    now = datetime.now(UTC)
+    for _ in range(MOST_FAILURES):
+        assert users.log_in("ann", "wrong", now) is None
+    assert users.log_in("ann", PASSWORD, now + timedelta(seconds=1)) is None
+    assert users.log_in("ann", PASSWORD, now + LOCKED_FOR + timedelta(seconds=1)) is not None
+
+
+def test_a_new_password_or_disabling_ends_all_tokens(users: Users) -> None:
+    for change in (lambda: users.set_password("ann", PASSWORD), lambda: users.disable("ann")):
+        found = users.log_in("ann", PASSWORD)
+        assert found is not None
+        change()
+        assert users.of_token(found[1]) is None
+    assert users.log_in("ann", PASSWORD) is None
+
+
+@pytest.mark.parametrize(
+    ("user", "password", "says"),
+    [
+        (User("ann", "analyst"), PASSWORD, "already"),
+        (User("Ann!", "analyst"), PASSWORD, "lower-case"),
+        (User("bob", "analyst"), "short", "at least 12"),
+        (User("bob", "doctor"), PASSWORD, "say which"),
+        (User("bob", "analyst", "H1"), PASSWORD, "not at a hospital"),
+    ],
+)
+def test_odd_users_are_refused(users: Users, user: User, password: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        users.add(user, password, shipped_policy())
+
+
+def test_other_addresses_need_users_and_a_certificate(users: Users, tmp_path: Path) -> None:
+    nobody = Users(tmp_path / "none" / "users.db")
+    check_address("127.0.0.1", nobody, False)
+    with pytest.raises(GatewayError, match="nobody who could log in"):
+        check_address("0.0.0.0", nobody, True)  # noqa: S104
+    with pytest.raises(GatewayError, match="encrypted"):
+        check_address("0.0.0.0", users, False)  # noqa: S104
+    check_address("0.0.0.0", users, True)  # noqa: S104
+    nobody.close()
+
+
+def test_the_commands_manage_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOSPITAL_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr("sys.stdin", io.StringIO(PASSWORD + "\n"))
+    assert main(["users", "add", "dora", "doctor", "--hospital", "H1"]) == 0
+    assert main(["users", "list"]) == 0
+    assert "dora" in capsys.readouterr().out
+    assert main(["users", "disable", "dora"]) == 0
+    assert main(["users", "disable", "nobody"]) == 2
+    with contextlib.closing(AuditLog(Settings(tmp_path))) as log:
+        assert log.entries()["statement"].to_list() == ["add dora", "disable dora"]
+    assert replace(Settings(tmp_path)) == Settings(tmp_path)
