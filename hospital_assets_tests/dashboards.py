@@ -1,0 +1,85 @@
+"""A dashboard for tests: publications of a built network, served by a real server on a free port."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import uvicorn
+
+from hospital_assets.dashboard.app import Access, Dashboard, create_app
+from hospital_assets.dashboard.serve import dashboard_of
+from hospital_assets.governance.policy import load_policy
+from hospital_assets.governance.pseudonyms import SecretKey
+from hospital_assets.governance.publications import audiences_of, publish
+from hospital_assets.settings import Settings
+from hospital_assets.warehouse.copies import publish_copies
+from hospital_assets.warehouse.database import open_warehouse
+
+KEY = SecretKey(b"0123456789abcdef" * 2)
+
+
+def published(network: Settings, folder: Path, roles: tuple[str, ...]) -> Settings:
+    """A copy of a built network's warehouse with publications of some roles and live copies."""
+    settings = replace(network, data_dir=folder)
+    settings.warehouse_file.parent.mkdir(parents=True)
+    shutil.copyfile(network.warehouse_file, settings.warehouse_file)
+    shutil.copyfile(network.settings_file, settings.settings_file)
+    policy = load_policy(settings)
+    last = settings.last_service_date
+    assert last is not None
+    at = datetime(last.year, last.month, last.day, 12, tzinfo=UTC) + timedelta(days=1)
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        publish_copies(warehouse)
+        for role in roles:
+            for audience in audiences_of(warehouse, policy, role)[:2]:  # type: ignore[arg-type]
+                publish(
+                    warehouse, settings, policy, audience, key=lambda: KEY, published_at=at,
+                    data_as_of=at,
+                )  # fmt: skip
+    return settings
+
+
+@dataclass
+class Served:
+    """A running dashboard.
+
+    Attributes:
+        address: where.
+        dashboard: its parts.
+        seen: what was audited.
+    """
+
+    address: str
+    dashboard: Dashboard
+    seen: list[Access] = field(default_factory=list)
+
+
+@contextmanager
+def serve(settings: Settings, audience: str = "admin") -> Iterator[Served]:
+    """Serve a data directory until the block ends."""
+    seen: list[Access] = []
+    dashboard = dashboard_of(settings, audience, seen.append)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(dashboard), port=port, log_level="error", timeout_graceful_shutdown=1)
+    )  # fmt: skip
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.02)
+    try:
+        yield Served(f"http://127.0.0.1:{port}", dashboard, seen)
+    finally:
+        server.should_exit = True
+        thread.join(timeout=10)

@@ -1,0 +1,726 @@
+"""The dashboard without a browser: what chance says, slices, numbers, roles, headers, the live board."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import hashlib
+import html
+import io
+import itertools
+import json
+import random
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+import polars as pl
+import pytest
+import requests
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hospital_assets.automation.build import BuildReport
+from hospital_assets.dashboard import figures, live, mart, pages, spc, svg
+from hospital_assets.dashboard.auth import Sessions, Viewer, add_account, is_loopback, read_accounts
+from hospital_assets.dashboard.live import LiveBoard, read_board
+from hospital_assets.dashboard.mart import Known, Mart, Slice, read_slice
+from hospital_assets.dashboard.render import FOLDER, as_csv
+from hospital_assets.dashboard.render import query as as_query
+from hospital_assets.dashboard.serve import ExposedError, dashboard_of
+from hospital_assets.dashboard.store import Store
+from hospital_assets.settings import Settings
+from hospital_assets.warehouse.copies import merge_landed
+from hospital_assets_tests.dashboards import Served, published, serve
+from hospital_assets_tests.helpers import query
+
+EVERYWHERE = "0.0.0.0"  # noqa: S104
+ROLES = ("admin", "doctor", "executive")
+NOW = datetime(2026, 3, 12, 20, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def shown(
+    built: tuple[Settings, BuildReport], tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
+    return published(built[0], tmp_path_factory.mktemp("dashboard") / "data", ROLES)
+
+
+@pytest.fixture(scope="module")
+def served(shown: Settings) -> Iterator[Served]:
+    with serve(shown) as running:
+        yield running
+
+
+def open_mart(served: Served, audience: str = "admin") -> Mart:
+    return served.dashboard.store.mart(audience)
+
+
+# --- chance
+
+
+def days(values: list[float], n: int = 100) -> list[spc.Point]:
+    return [spc.Point(date(2026, 1, 1) + timedelta(days=i), v, n) for i, v in enumerate(values)]
+
+
+def test_a_point_outside_the_limits_is_a_signal_and_which_way_decides_what_it_means() -> None:
+    values = [10.0, 11, 10, 9, 10, 11, 9, 10, 11, 10, 9, 30]
+    found = spc.controls({"wait": (days(values), "lower"), "share": (days(values), "higher"),
+                          "visits": (days(values), "neither")})  # fmt: skip
+    assert [found[name].latest for name in ("wait", "share", "visits")] == [
+        "concern", "improving", "changed",
+    ]  # fmt: skip
+    control = found["wait"]
+    moving = [abs(b - a) for a, b in itertools.pairwise(values)]
+    mean = sum(values) / len(values)
+    assert control.centre == pytest.approx(mean)
+    assert control.upper == pytest.approx(mean + 2.66 * sum(moving) / len(moving))
+    assert control.count("concern") == 1
+
+
+def test_the_eighth_point_on_one_side_is_a_signal_and_the_seventh_is_none() -> None:
+    # Alternating far away, so that limits are wide; then eight a little below the mean.
+    values = [10.0, 14, 10, 14, 10, 14, 10, 14, 10, 14, *[11.0] * 8]
+    found = spc.controls({"wait": (days(values), "lower")})["wait"]
+    assert [p.verdict for p in found.points][-2:] == ["usual", "improving"]
+
+
+def test_few_points_are_a_run_chart_without_limits() -> None:
+    found = spc.controls({"wait": (days([1.0, 2, 3, 4, 5, 6, 7, 8, 100]), "lower")})["wait"]
+    assert (found.upper, found.lower, found.latest) == (None, None, None)
+    drawn = figures.control_figure(
+        "x", "Wait", found, unit="min", measure=figures.measure_of("kpi_waits")
+    )
+    assert "too few to tell" in drawn.subtitle and not any(
+        r["style"] == "limit" for r in drawn.spec["rules"]
+    )
+
+
+def test_long_periods_are_shown_in_whole_weeks_weighted_by_n() -> None:
+    points = [
+        spc.Point(date(2026, 1, 1) + timedelta(days=i), float(i % 7), 1 + i % 7) for i in range(20)
+    ]
+    weeks = spc.by_week(points)
+    assert [w.day for w in weeks] == [date(2026, 1, 5), date(2026, 1, 12)]
+    week = [p for p in points if date(2026, 1, 5) <= p.day <= date(2026, 1, 11)]
+    assert weeks[0].value == pytest.approx(
+        sum(p.value * p.n for p in week) / sum(p.n for p in week)
+    )
+
+
+@given(st.floats(-1e6, 1e6), st.floats(0, 1e6), st.integers(2, 10))
+def test_axes_span_what_they_show(low: float, width: float, wanted: int) -> None:
+    scale = svg.ticks(low, low + width, wanted)
+    slack = 1e-6 * max(1.0, abs(low), width)
+    assert scale[0] <= low + slack and scale[-1] >= low + width - slack and len(scale) >= 2
+
+
+@given(st.lists(st.floats(-1e5, 1e5), min_size=2, max_size=400))
+def test_a_sparkline_is_short_enough_for_dagster_to_show(values: list[float]) -> None:
+    assert len(svg.sparkline_markdown(values, "median wait by day")) < 1000
+
+
+@given(st.lists(st.integers(1, 10_000), min_size=1, max_size=12))
+def test_areas_of_a_treemap_are_the_shares_and_do_not_leave_the_frame(values: list[int]) -> None:
+    values.sort(reverse=True)
+    shares = [v / sum(values) for v in values]
+    boxes = svg._squarified(shares, 400, 250)
+    for share, (x, y, w, h) in zip(shares, boxes, strict=True):
+        assert w * h == pytest.approx(share * 400 * 250, rel=1e-6)
+        assert x >= -1e-6 and y >= -1e-6 and x + w <= 400 + 1e-6 and y + h <= 250 + 1e-6
+
+
+# --- slices
+
+KNOWN = Known(
+    date(2026, 1, 1), date(2026, 3, 31), date(2026, 3, 31), {"H1": "One", "H2": "Two"},
+    ("Emergency", "ICU"), {"1": "Resuscitation", "2": "Emergent"}, {"1": 0.0, "2": 10.0},
+)  # fmt: skip
+
+
+@given(st.dictionaries(
+    st.sampled_from(["period", "from", "to", "hospital", "department", "triage", "order"]),
+    st.one_of(st.text("ab1-;'% \u00e9<", max_size=12), st.sampled_from(
+        ["all", "days", "last-7", "2026-02", "2026", "H1", "ICU", "1", "2026-02-30", "2026-02-10", "0001-01-01", "9999-12-31"])),
+))  # fmt: skip
+def test_whatever_is_asked_for_a_slice_holds_known_values_only(asked: dict[str, str]) -> None:
+    found = read_slice(asked, KNOWN)
+    assert KNOWN.first <= found.first <= found.last <= KNOWN.last
+    assert found.hospital in {"all", *KNOWN.hospitals}
+    assert found.department in {"all", *KNOWN.departments}
+    assert found.triage in {"all", *KNOWN.triage}
+    again = dict(parse_qsl(as_query(found)))
+    assert read_slice(again, KNOWN) == found
+
+
+@pytest.mark.parametrize(
+    ("asked", "first", "last"),
+    [
+        ({}, date(2026, 1, 1), date(2026, 3, 31)),
+        ({"period": "last-7"}, date(2026, 3, 25), date(2026, 3, 31)),
+        ({"period": "2026-02"}, date(2026, 2, 1), date(2026, 2, 28)),
+        ({"period": "days", "from": "2026-02-03", "to": "2026-02-01"}, date(2026, 2, 1), date(2026, 2, 3)),
+        ({"period": "2025-12"}, date(2026, 1, 1), date(2026, 3, 31)),
+        ({"period": "1'; drop table kpis.kpi_waits --"}, date(2026, 1, 1), date(2026, 3, 31)),
+    ],
+)  # fmt: skip
+def test_periods(asked: dict[str, str], first: date, last: date) -> None:
+    found = read_slice(asked, KNOWN)
+    assert (found.first, found.last) == (first, last)
+
+
+def test_who_has_one_hospital_sees_that_hospital() -> None:
+    known = Known(**{**KNOWN.__dict__, "hospitals": {"H2": "Two"}})
+    assert read_slice({"hospital": "all"}, known).hospital == "H2"
+
+
+# --- numbers
+
+
+def text_of(page: str) -> str:
+    return html.unescape(re.sub(r"<[^>]+>", " ", page))
+
+
+def card(page: str, name: str) -> str:
+    found = re.search(rf'id="{name}">.*?<p class="value"><strong>([^<]*)</strong>', page, re.S)
+    assert found, name
+    return found.group(1)
+
+
+def table(page: str, figure: str) -> list[list[str]]:
+    section = page.split(f'id="{figure}"')[1].split("</section>")[0]
+    rows = re.findall(r"<tr>(.*?)</tr>", section.split("<tbody>")[1], re.S)
+    return [
+        [text_of(cell).strip() for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S)]
+        for row in rows
+    ]
+
+
+def get(served: Served, address: str) -> str:
+    answer = requests.get(served.address + address, timeout=30)
+    assert answer.status_code == 200, answer.text[:300]
+    return answer.text
+
+
+def test_figures_on_the_page_are_those_of_the_kpi_tables(shown: Settings, served: Served) -> None:
+    page = get(served, "/overview")
+    (row,) = query(
+        shown,
+        "select * from kpis.kpi_waits where hospital_id = 'all' and department_name = 'all' "
+        "and triage_level = 'all'",
+    ).to_dicts()
+    assert card(page, "visits") == f"{row['visit_count']:,}"
+    assert card(page, "average-wait") == f"{row['wait_average_minutes']:,.1f}"
+    assert card(page, "longest-wait") == f"{row['wait_max_minutes']:,.0f}"
+    assert f"median {row['wait_median_minutes']:.1f} min, n {row['wait_count']:,}" in text_of(page)
+    (on_time,) = query(
+        shown,
+        "select sum(numerator_count) as n, sum(denominator_count) as d from kpis.kpi_seen_on_time_daily "
+        "where hospital_id = 'all' and scale = 'ESI' and triage_level = 'all'",
+    ).to_dicts()
+    assert card(page, "on-time") == f"{100 * on_time['n'] / on_time['d']:.1f}"
+    departments = query(
+        shown,
+        "select department_name, visit_count, wait_median_minutes from kpis.kpi_waits where "
+        "hospital_id = 'all' and triage_level = 'all' and department_name <> 'all' and wait_count > 10 "
+        "order by visit_count desc",
+    )
+    listed = {cells[0]: cells for cells in table(page, "departments")}
+    for name, visits, median in departments.iter_rows():
+        assert listed[name][2:4] == [f"{visits:,}", f"{median:.1f}"]
+    triage = dict(query(shown, "select triage_level, visit_count from kpis.kpi_waits where "
+                        "hospital_id = 'all' and department_name = 'all'").iter_rows())  # fmt: skip
+    for cells in table(page, "triage"):
+        assert cells[2] == f"{triage[cells[0][0]]:,}"
+
+
+def test_a_slice_of_the_page_is_the_slice_of_the_kpi_table(
+    shown: Settings, served: Served
+) -> None:
+    page = get(
+        served,
+        "/overview?period=days&from=2026-03-07&to=2026-03-09&hospital=H2&department=Emergency&triage=3",
+    )
+    (row,) = query(
+        shown,
+        "select sum(visit_count) as visits, sum(wait_sum_minutes) / sum(wait_count) as average, "
+        "max(wait_max_minutes) as longest from kpis.kpi_waits_daily where hospital_id = 'H2' and "
+        "department_name = 'Emergency' and triage_level = '3' and service_date between "
+        "date '2026-03-07' and date '2026-03-09'",
+    ).to_dicts()
+    assert card(page, "visits") == f"{row['visits']:,}"
+    assert card(page, "average-wait") == f"{row['average']:,.1f}"
+    assert card(page, "longest-wait") == f"{row['longest']:,.0f}"
+    assert "2026-03-07 to 2026-03-09, Prairie General, Emergency, triage 3 Urgent" in page
+    assert "Not by department or triage" in page
+
+
+def test_peak_hours_are_those_of_the_kpi_table(shown: Settings, served: Served) -> None:
+    found = requests.get(f"{served.address}/overview.csv?figure=hours&hospital=H1", timeout=30).text
+    listed = {
+        (r["Weekday"], r["Hour"]): float(r["Per hour"] or 0)
+        for r in csv.DictReader(io.StringIO(found))
+    }
+    wanted = query(
+        shown,
+        "select * from kpis.kpi_peak_hours where hospital_id = 'H1' and existing_hours_count > 0",
+    )
+    assert wanted.height > 150
+    for row in wanted.iter_rows(named=True):
+        name = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"][row["iso_weekday_number"] - 1]
+        assert listed[name, f"{row['hour_of_day']:02d}:00"] == pytest.approx(
+            row["arrivals_per_hour"]
+        )
+
+
+@pytest.mark.parametrize("audience", ["admin", "executive", "doctor-H1"])
+def test_every_page_says_something_for_every_slice(served: Served, audience: str) -> None:
+    found = open_mart(served, audience)
+    generator = random.Random(audience)
+    known = found.known
+    for entry in pages.MENU:
+        if entry.build is None:
+            continue
+        for _ in range(4):
+            asked = {
+                "period": generator.choice(["all", "last-7", "2026-03", "days"]), "from": "2026-03-08", "to": "2026-03-08",
+                "hospital": generator.choice(["all", *known.hospitals]),
+                "department": generator.choice(["all", *known.departments]),
+                "triage": generator.choice(["all", *known.triage]),
+            }  # fmt: skip
+            page = entry.build(found, read_slice(asked, known))
+            assert page.figures
+            for figure in page.figures:
+                assert (
+                    figure.title
+                    and figure.subtitle
+                    and "nan" not in f"{figure.title} {figure.drawing()}".lower()
+                )
+                assert all(len(row) == len(figure.columns) for row in figure.rows)
+                assert figure.kind == "empty" or figure.rows, figure.id
+                assert figure.kind == "empty" or figure.measure is not None
+            assert all(card.measure is not None and card.value for card in page.cards)
+
+
+def test_few_patients_have_no_averages(served: Served) -> None:
+    found = open_mart(served)
+    for department in found.known.departments:
+        for triage in found.known.triage:
+            where = Slice("days", found.known.first, found.known.first, "H7", department, triage)
+            total = mart.waits_in_total(found, where)
+            page = pages.overview(found, where)
+            cards = {card.id: card for card in page.cards}
+            if (total["wait_count"] or 0) < figures.FEW:
+                assert cards["average-wait"].value == cards["longest-wait"].value == "\u2013"
+                assert cards["average-wait"].detail == figures.TOO_FEW
+
+
+def test_forecast_baseline_is_the_median_of_the_same_weekdays(
+    shown: Settings, served: Served
+) -> None:
+    found = open_mart(served)
+    where = read_slice({}, found.known)
+    daily = dict(
+        query(
+            shown,
+            "select service_date, sum(arrivals_count)::bigint from kpis.kpi_arrivals_hourly group by 1",
+        ).iter_rows()
+    )
+    rows = mart.daily_forecast(found, where)
+    future = [row for row in rows if row["actual"] is None]
+    assert len(future) == 14
+    until = found.known.complete_until
+    for row in future:
+        same = sorted(
+            v for d, v in daily.items() if d <= until and d.isoweekday() == row["day"].isoweekday()
+        )
+        assert row["n"] == len(same) and row["baseline"] == pytest.approx(pl.Series(same).median())
+    # Of the past, nothing that was not known a week before.
+    for row in rows:
+        if row["actual"] is not None and row["baseline"] is not None:
+            assert row["n"] <= sum(d <= row["day"] - timedelta(days=7) for d in daily)
+
+
+# --- HTTP
+
+
+@pytest.mark.parametrize("entry", pages.MENU, ids=lambda e: e.name)
+def test_pages_keep_to_the_strict_policy(served: Served, entry: pages.Entry) -> None:
+    answer = requests.get(f"{served.address}/{entry.name}", timeout=30)
+    assert answer.status_code == 200
+    policy = answer.headers["content-security-policy"]
+    assert (
+        "unsafe" not in policy and "default-src 'none'" in policy and "script-src 'self'" in policy
+    )
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert not re.search(r"\sstyle=|\son\w+=|javascript:|https?://", answer.text)
+    scripts = re.findall(r"<script([^>]*)>", answer.text)
+    assert all("src=" in s or 'type="application/json"' in s for s in scripts)
+
+
+def test_names_in_the_data_are_no_markup(served: Served) -> None:
+    assert "<script>" not in get(served, "/overview?department=<script>alert(1)</script>")
+    spec = figures.series(["</script><b>"], [figures.line("</script>", [1.0], "actual")], unit="x")
+    from hospital_assets.dashboard.render import templates
+
+    assert "</script>" not in templates().from_string("{{ spec|tojson }}").render(spec=spec)
+
+
+def test_the_same_slice_asked_in_another_order_is_the_same_page(served: Served) -> None:
+    one = requests.get(
+        f"{served.address}/flow?hospital=H1&triage=3", headers={"x-fragment": "1"}, timeout=30
+    )
+    other = requests.get(
+        f"{served.address}/flow?triage=3&hospital=H1&x=1", headers={"x-fragment": "1"}, timeout=30
+    )
+    assert one.text == other.text and "<html" not in one.text
+
+
+def test_another_name_for_this_server_is_refused(served: Served) -> None:
+    answer = requests.get(
+        served.address + "/overview", headers={"host": "evil.example"}, timeout=30
+    )
+    assert answer.status_code == 400
+
+
+def test_looks_and_exports_are_audited_with_version_and_slice(served: Served) -> None:
+    served.seen.clear()
+    get(served, "/capacity?hospital=H3")
+    requests.get(f"{served.address}/capacity.csv?figure=boarding&hospital=H3", timeout=30)
+    version = open_mart(served).version
+    assert [(a.action, a.page, a.version, a.slice) for a in served.seen] == [
+        ("view", "capacity", version, "hospital=H3"),
+        ("export", "capacity.boarding", version, "hospital=H3"),
+    ]
+
+
+def test_the_audit_log_takes_what_the_dashboard_says(tmp_path: Path) -> None:
+    from hospital_assets.dashboard.app import Access
+    from hospital_assets.dashboard.audit import accesses, write_access
+
+    settings = Settings(tmp_path)
+    write = write_access(settings)
+    for action in ("view", "export", "acknowledge", "denied", "sign_in", "sign_in_failed"):
+        write(Access(Viewer("ann", "doctor", "doctor-H1"), action, "overview", "v1", "hospital=H1"))
+    found = accesses(settings)
+    assert found["actor"].to_list() == ["ann"] * 6
+    assert found["outcome"].to_list() == ["allowed"] * 3 + ["refused", "allowed", "refused"]
+    assert found["statement"][1] == "export overview?hospital=H1"
+
+
+def test_a_page_that_cannot_be_audited_is_not_shown(shown: Settings, tmp_path: Path) -> None:
+    with serve(shown) as running:
+        object.__setattr__(running.dashboard, "audit", _fails)
+        assert requests.get(running.address + "/overview", timeout=30).status_code == 500
+
+
+def _fails(_: object) -> None:
+    raise OSError("the disk is full")
+
+
+def test_an_executive_sees_figures_only(shown: Settings) -> None:
+    with serve(shown, "executive") as running:
+        assert requests.get(running.address + "/live", timeout=30).status_code == 403
+        assert requests.get(running.address + "/live/events", timeout=30).status_code == 403
+        assert requests.get(running.address + "/governance", timeout=30).status_code == 403
+        assert [a.action for a in running.seen] == ["denied", "denied"]
+        page = get(running, "/flow")
+        assert "The publication of this role holds figures only" in page
+        assert "/live" not in page
+
+
+def test_cells_that_a_spreadsheet_would_run_are_text() -> None:
+    figure = figures.Figure("x", "t", "s", "table", (figures.Column("a"), figures.Column("b", 0)),
+                            [["=1+1", -3], [figures.Link("@x", "department", "@x"), None]])  # fmt: skip
+    assert as_csv(figure).splitlines() == ["a,b", "'=1+1,-3", "'@x,"]
+
+
+# --- sign-in
+
+
+def test_passwords_are_scrypt_and_five_wrong_ones_wait(tmp_path: Path) -> None:
+    add_account(tmp_path, "ann", "doctor", "doctor-H1", "correct horse battery")
+    stored = (tmp_path / "dashboard-accounts.json").read_text()
+    assert (
+        "correct" not in stored
+        and (tmp_path / "dashboard-accounts.json").stat().st_mode & 0o077 == 0
+    )
+    sessions = Sessions(tmp_path)
+    token = sessions.sign_in("ann", "correct horse battery", now=0)
+    assert token and sessions.viewer(token, now=1) == Viewer("ann", "doctor", "doctor-H1")
+    assert sessions.viewer(token, now=10 * 3600) is None
+    assert sessions.viewer("made up", now=1) is None
+    for _ in range(5):
+        assert sessions.sign_in("ann", "wrong wrong wrong", now=5) is None
+    assert sessions.sign_in("ann", "correct horse battery", now=6) is None
+    assert sessions.sign_in("ann", "correct horse battery", now=66) is not None
+    with pytest.raises(ValueError, match="12 characters"):
+        add_account(tmp_path, "bob", "admin", "admin", "short")
+
+
+def test_other_addresses_than_loopback_need_accounts(shown: Settings, tmp_path: Path) -> None:
+    assert [is_loopback(h) for h in ("127.0.0.1", "localhost", "::1", EVERYWHERE, "10.1.2.3", "hospital")] == [
+        True, True, True, False, False, False,
+    ]  # fmt: skip
+    with pytest.raises(ExposedError, match="--add-account"):
+        dashboard_of(shown, "admin", print, EVERYWHERE)
+    settings = Settings(tmp_path)
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("hospital")), "--data-dir", str(settings.data_dir), "dashboard",
+         "--host", EVERYWHERE], capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2 and "nobody could sign in" in done.stderr
+
+
+def test_signing_in_shows_the_account_its_publication(shown: Settings) -> None:
+    add_account(shown.data_dir, "eve", "executive", "executive", "a long enough password")
+    try:
+        with serve(shown) as running:
+            session = requests.Session()
+            refused = session.get(running.address + "/overview", timeout=30, allow_redirects=False)
+            assert (
+                refused.status_code == 303 and refused.headers["location"] == "/login?next=overview"
+            )
+            assert (
+                session.get(running.address + "/overview.csv?figure=triage", timeout=30).status_code
+                == 401
+            )
+            assert session.get(running.address + "/live/events", timeout=30).status_code == 403
+            form = {"name": "eve", "password": "wrong", "next": "flow"}
+            assert (
+                session.post(running.address + "/login", data=form, timeout=30).status_code == 401
+            )
+            form["password"] = "a long enough password"  # noqa: S105
+            other = session.post(
+                running.address + "/login",
+                data=form,
+                timeout=30,
+                headers={"origin": "https://evil.example"},
+            )
+            assert other.status_code == 401
+            answer = session.post(
+                running.address + "/login", data=form, timeout=30, allow_redirects=False
+            )
+            cookie = answer.headers["set-cookie"].lower()
+            assert "httponly" in cookie and "samesite=strict" in cookie
+            assert answer.headers["location"] == "/flow"
+            assert "Role: executive" in session.get(running.address + "/flow", timeout=30).text
+            assert session.get(running.address + "/governance", timeout=30).status_code == 403
+            session.post(running.address + "/logout", timeout=30)
+            assert (
+                session.get(
+                    running.address + "/flow", timeout=30, allow_redirects=False
+                ).status_code
+                == 303
+            )
+            assert [a.action for a in running.seen] == [
+                "sign_in_failed", "sign_in_failed", "sign_in", "view", "denied",
+            ]  # fmt: skip
+    finally:
+        (shown.data_dir / "dashboard-accounts.json").unlink()
+    assert not read_accounts(shown.data_dir)
+
+
+# --- versions
+
+
+def test_a_new_version_is_shown_at_the_next_request_and_the_one_before_stays_open() -> None:
+    opened: list[str] = []
+    newest = ["v1"]
+
+    def open_version(audience: str) -> Mart:
+        opened.append(newest[0])
+        import duckdb
+
+        return Mart(duckdb.connect(), audience, newest[0], NOW, NOW)
+
+    store = Store(lambda _: newest[0], open_version)
+    first = store.mart("admin")
+    assert store.mart("admin") is first
+    newest[0] = "v2"
+    assert store.mart("admin").version == "v2"
+    assert first.rows("select 1 as one") == [{"one": 1}]
+    assert opened == ["v1", "v2"]
+
+
+# --- the live board
+
+
+def visit(name: str, minutes_ago: float, **values: object) -> dict[str, object]:
+    arrival = NOW - timedelta(minutes=minutes_ago)
+    return {
+        "visit_id": name, "patient_id": f"P{name}", "hospital_id": "H1", "department_name": "Emergency",
+        "triage_level": 3, "arrival_at": arrival, "arrival_local": arrival.replace(tzinfo=None),
+        "triage_at": None, "provider_at": None, "departure_at": None, "chief_complaint": "cough",
+        "age_years": 40, "recorded_at": arrival,
+    } | values  # fmt: skip
+
+
+def landed(
+    folder: Path, visits: list[dict[str, object]], vitals: list[dict[str, object]] = ()
+) -> Path:  # type: ignore[assignment]
+    """Live copies with some landed visits and vital signs."""
+    warehouse = folder / "hospital.duckdb"
+    schema = {"triage_at": pl.Datetime("us", "UTC"), "provider_at": pl.Datetime("us", "UTC"),
+              "departure_at": pl.Datetime("us", "UTC")}  # fmt: skip
+    merge_landed(
+        warehouse,
+        "landed_visits",
+        pl.DataFrame(visits, schema_overrides=schema),
+        "visit_id",
+        "recorded_at",
+        NOW - timedelta(days=1),
+    )
+    if vitals:
+        merge_landed(
+            warehouse,
+            "landed_vitals",
+            pl.DataFrame(vitals),
+            "visit_id",
+            "measured_at",
+            NOW - timedelta(days=1),
+        )
+    pl.DataFrame(
+        {
+            "scale": ["ESI"] * 5,
+            "level": [1, 2, 3, 4, 5],
+            "level_name": list("abcde"),
+            "target_minutes": [0.0, 10, 30, 60, 120],
+        }
+    ).write_parquet(folder / "live" / "triage_targets.parquet")
+    return warehouse
+
+
+def news2(name: str, score: int | None, red: bool = False) -> dict[str, object]:
+    return {
+        "visit_id": name,
+        "measured_at": NOW,
+        "news2_score": score,
+        "has_news2_red_parameter": red,
+    }
+
+
+def test_the_board_is_ordered_by_response_then_level_then_minutes_past_target(
+    tmp_path: Path,
+) -> None:
+    warehouse = landed(
+        tmp_path,
+        [visit("late3", 50), visit("later3", 80), visit("two", 5, triage_level=2), visit("five", 300, triage_level=5),
+         visit("sick", 1, triage_level=5), visit("red", 1, triage_level=4), visit("seen", 90, provider_at=NOW),
+         visit("gone", 90, departure_at=NOW), visit("untriaged", 10, triage_level=None)],
+        [news2("sick", 9), news2("red", 3, red=True), news2("two", 4)],
+    )  # fmt: skip
+    board = read_board(warehouse, NOW, b"key")
+    names = {
+        live.reference_of(n, b"key"): n
+        for n in ("late3", "later3", "two", "five", "sick", "red", "untriaged", "seen", "gone")
+    }
+    assert [names[row.reference] for row in board.waiting] == [
+        "sick",
+        "red",
+        "two",
+        "later3",
+        "late3",
+        "five",
+        "untriaged",
+    ]
+    tiles = {label: value for label, value, _, _ in board.tiles()}
+    assert (
+        tiles["Waiting now"] == "7"
+        and tiles["NEWS2 7 or more"] == "1"
+        and tiles["Past triage target"] == "3"
+    )
+    assert board.waiting[3].action == "50 min past target"
+
+
+def test_news2_is_not_shown_for_children(tmp_path: Path) -> None:
+    board = read_board(
+        landed(tmp_path, [visit("child", 5, age_years=15)], [news2("child", 9, red=True)]),
+        NOW,
+        b"key",
+    )
+    (row,) = board.waiting
+    assert (row.is_adult, row.news2, row.band, row.action) == (False, None, 2, "")
+
+
+def test_newer_records_replace_older_ones_and_old_open_records_are_counted_apart(
+    tmp_path: Path,
+) -> None:
+    landed(tmp_path, [visit("a", 30), visit("old", 25 * 60, recorded_at=NOW)])
+    warehouse = landed(tmp_path, [visit("a", 30, triage_level=1, recorded_at=NOW)])
+    landed(tmp_path, [visit("a", 30, triage_level=5, recorded_at=NOW - timedelta(hours=2))])
+    board = read_board(warehouse, NOW, b"key")
+    assert [row.triage_level for row in board.waiting] == [1] and board.left_open == 1
+
+
+def test_references_say_nothing_about_the_visit(tmp_path: Path) -> None:
+    board = LiveBoard(landed(tmp_path, [visit("V000123", 5)]), lambda: NOW, lambda: True)
+    shown = board.page(Viewer("ann", "doctor", "doctor-H1"))
+    assert "000123" not in shown and "PV000123" not in shown and re.search(r"V\d{6}", shown)
+    assert "Nobody waits" in board.page(Viewer("bob", "doctor", "doctor-H2"))
+
+
+def test_what_lands_is_pushed_to_the_browser(tmp_path: Path) -> None:
+    board = LiveBoard(landed(tmp_path, [visit("a", 5)]), lambda: NOW, lambda: True)
+
+    async def follow() -> list[str]:
+        stream = board.stream(Viewer("ann", "admin", "admin"))
+        events = [await anext(stream) for _ in range(3)]
+        await asyncio.to_thread(landed, tmp_path, [visit("b", 9, triage_level=1)])
+        events.append(await asyncio.wait_for(anext(stream), 5))
+        await stream.aclose()  # type: ignore[attr-defined]
+        return events
+
+    events = asyncio.run(follow())
+    assert [event.split("\n")[0] for event in events] == [
+        "retry: 1000",
+        "event: board",
+        "event: beat",
+        "event: board",
+    ]
+    first, second = (json.loads(events[i].split("data: ")[1]) for i in (1, 3))
+    assert first.count("<tr class=") == 1 and second.count("<tr class=") == 2
+
+
+def test_the_board_of_a_built_network_agrees_with_its_facts(shown: Settings) -> None:
+    board = read_board(shown.warehouse_file, NOW, b"key")
+    (count,) = query(
+        shown,
+        f"select count(*) from facts.fact_emergency_visits where is_open and provider_at is null and not is_cancelled "
+        f"and service_date >= date '2026-03-11' and arrival_at between timestamptz '{NOW - timedelta(hours=24)}' and timestamptz '{NOW}'",
+    ).row(0)
+    assert len(board.waiting) == count
+
+
+# --- what is served
+
+
+@pytest.mark.parametrize("folder", [FOLDER / "static" / "vendor", Path(__file__).parent / "vendor"])
+def test_vendored_files_are_as_their_makers_ship_them(folder: Path) -> None:
+    listed = tomllib.loads((folder / "vendor.toml").read_text())
+    for entry in listed.values():
+        assert hashlib.sha256((folder / entry["file"]).read_bytes()).hexdigest() == entry["sha256"]
+    assert any(path.name.endswith("LICENSE") for path in folder.rglob("*"))
+
+
+def test_static_files_are_in_the_package() -> None:
+    patterns = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    listed = patterns["tool"]["setuptools"]["package-data"]["hospital_assets.dashboard"]
+    packed = {path for pattern in listed for path in FOLDER.glob(pattern) if path.is_file()}
+    there = {p for f in ("static", "templates") for p in (FOLDER / f).rglob("*") if p.is_file()}
+    assert there <= packed
+
+
+def test_the_dashboard_costs_nothing_until_it_runs() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, hospital_assets.definitions; "
+         "print([m for m in ('uvicorn', 'hospital_assets.dashboard.app') if m in sys.modules])"],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == "[]"
