@@ -194,9 +194,9 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     checks.set_defaults(run=_checks)
 
-    reported = commands.add_parser("report", help="write a page for people: report quality")
-    reported.add_argument("page", choices=["quality"])
-    reported.add_argument("--out", type=Path, help="default: reports/quality.html in the data dir")
+    reported = commands.add_parser("report", help="write a page for people")
+    reported.add_argument("page", choices=["quality", "overview"])
+    reported.add_argument("--out", type=Path, help="default: reports/PAGE.html in the data dir")
     reported.set_defaults(run=_report)
 
     drifted = commands.add_parser("drift", help="how the columns of landed files have changed")
@@ -207,8 +207,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     scored.set_defaults(run=_score)
 
-    dev = commands.add_parser("dev", help="open the Dagster UI over the data directory")
+    dev = commands.add_parser("dev", help="open the Dagster UI, and the dashboard beside it")
     dev.add_argument("--port", default="3000")
+    dev.add_argument("--dashboard-port", default="8000", help="of the dashboard; 0 starts none")
     dev.set_defaults(run=_dev)
 
     dashboard = commands.add_parser("dashboard", help="serve the pages people look at")
@@ -724,8 +725,10 @@ def _prove(settings: Settings, warehouse: Warehouse, console: Console) -> int:
 
 
 def _report(options: argparse.Namespace, settings: Settings) -> int:
+    if options.page == "overview":
+        return _report_overview(options, settings)
     from hospital_assets.clock import hospital_now
-    from hospital_assets.reports.quality import GATHERED, as_json, as_page, gather
+    from hospital_assets.reports.quality import as_json, as_page, gather
     from hospital_assets.warehouse.database import open_warehouse
 
     if not settings.warehouse_file.exists():
@@ -735,7 +738,21 @@ def _report(options: argparse.Namespace, settings: Settings) -> int:
     page = as_page(quality)
     path = options.out or settings.reports / "quality.html"
     replace_text(path, page)
-    replace_text(settings.reports / GATHERED, as_json(quality))
+    replace_text(settings.gathered_quality, as_json(quality))
+    print(path)
+    return 0
+
+
+def _report_overview(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.governance.publications import PublicationError
+    from hospital_assets.reports.overview import as_page
+
+    try:
+        _, page = as_page(settings.data_dir)
+    except PublicationError as error:
+        raise ValueError(str(error)) from error
+    path = options.out or settings.reports / "overview.html"
+    replace_text(path, page)
     print(path)
     return 0
 
@@ -782,6 +799,9 @@ def _score(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _dev(options: argparse.Namespace, settings: Settings) -> int:
+    import subprocess
+    import threading
+
     from hospital_assets.automation.build import prepare_dagster_home
 
     home = prepare_dagster_home(settings)
@@ -790,9 +810,29 @@ def _dev(options: argparse.Namespace, settings: Settings) -> int:
         "DAGSTER_HOME": str(home),
         "HOSPITAL_DATA_DIR": str(settings.data_dir),
     }
-    dagster = Path(sys.executable).with_name("dagster")
-    arguments = [str(dagster), "dev", "-m", "hospital_assets.definitions", "-p", options.port]
-    os.execve(arguments[0], arguments, environment)  # noqa: S606
+    beside: list[subprocess.Popen[bytes]] = []
+    commands = [
+        [str(Path(sys.executable).with_name("dagster")), "dev", "-m", "hospital_assets.definitions",
+         "-p", options.port],
+    ]  # fmt: skip
+    if options.dashboard_port != "0":
+        commands.append(
+            [sys.executable, "-m", "hospital_assets.cli", "dashboard", "--port", options.dashboard_port]
+        )  # fmt: skip
+    stop = threading.Event()
+    with _stopped_by_signals(stop):
+        try:
+            beside += [subprocess.Popen(command, env=environment) for command in commands]  # noqa: S603
+            while not stop.wait(0.5) and beside[0].poll() is None:
+                for ended in [p for p in beside[1:] if p.poll() is not None]:
+                    print("hospital: the dashboard has ended; see above", file=sys.stderr)
+                    beside.remove(ended)
+        finally:
+            for process in beside:
+                process.terminate()
+            for process in beside:
+                process.wait()
+    return 0 if stop.is_set() else beside[0].returncode
 
 
 def _dashboard(options: argparse.Namespace, settings: Settings) -> int:

@@ -66,6 +66,11 @@ class Settings:
         return self.data_dir / "reports"
 
     @property
+    def gathered_quality(self) -> Path:
+        """What the data quality page shows, as JSON for the dashboard."""
+        return self.reports / "quality.json"
+
+    @property
     def dagster_home(self) -> Path:
         """Dagster's own storage: runs, events, check history."""
         return self.data_dir / "dagster"

@@ -109,10 +109,18 @@ publish = dg.define_asset_job(
     description="Publish what is stored to every audience: masked, searched for leaks, versioned.",
 )
 
+#: What executives may see, as a page; of the newest publication.
+overview_page = dg.define_asset_job(
+    "overview_page",
+    selection=dg.AssetSelection.assets("overview_report"),
+    description="Write the overview of the newest executive publication.",
+)
+
 JOBS = [
     all_checks,
     daily_batch,
     full_refresh,
+    overview_page,
     publish,
     quality_page,
     settle,

@@ -18,7 +18,6 @@ from hospital_assets.dashboard import svg
 from hospital_assets.dashboard.audit import accesses
 from hospital_assets.dashboard.figures import Card, Cell, Column, Drawn, Figure, Page, empty
 from hospital_assets.dashboard.mart import Mart, census
-from hospital_assets.reports.quality import GATHERED
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.loads import read_ledger_copy
 
@@ -28,7 +27,7 @@ _RUN = "Run the job `quality_page` (or `hospital report quality`) to gather it"
 def quality(settings: Settings) -> Page:
     """What the checks found, what was set aside, whether every record is accounted for."""
     try:
-        found: dict[str, Any] = json.loads((settings.reports / GATHERED).read_text("utf-8"))
+        found: dict[str, Any] = json.loads(settings.gathered_quality.read_text("utf-8"))
     except FileNotFoundError:
         found = {}
     scores, failed = found.get("scores", []), found.get("failed", [])
@@ -67,10 +66,12 @@ def quality(settings: Settings) -> Page:
             _table("rules", f"{len(failed)} rules failed", "Rows that broke a rule, of the rows it applies to; the check is in Dagster",
                    failed, {"severity": None, "table_name": None, "kind": None, "column_name": None, "rule": None,
                             "broken": 0, "of": 0, "%": 3, "status": None}, span=12),
-            _table("quarantine", f"{svg.number(set_aside)} records in quarantine", "By feed, file and rule; the record itself stays in the warehouse",
-                   found.get("quarantine", [])[:40], {"subject": None, "rule": None, "says": None, "source_file": None, "records": 0}, span=12),
+            _table("quarantine", f"{svg.number(set_aside)} records in quarantine", "By feed and rule; the records themselves stay in the warehouse",
+                   _by_rule(found.get("quarantine", [])), {"subject": None, "rule": None, "says": None, "records": 0, "files": 0,
+                                                           "for_example": None}, span=12, bar="records"),
             _table("by-hospital", "Quarantine by hospital", "The hospital that the record states",
-                   found.get("quarantine_by_hospital", [])[:40], {"hospital": None, "subject": None, "rule": None, "records": 0}, span=6),
+                   found.get("quarantine_by_hospital", [])[:15], {"hospital": None, "subject": None, "rule": None, "records": 0}, span=6,
+                   note="The first fifteen; the report has the rest."),
             _files(states),
             _table("drift", "Columns that changed", "What each feed's files have that the others have not",
                    found.get("drift", []), {"subject": None, "column": None, "verdict": None, "files": 0, "what_to_do": None}, span=6),
@@ -79,6 +80,22 @@ def quality(settings: Settings) -> Page:
             _table("history", "History of the checks", "Single checks by day and status", found.get("history", [])[-40:],
                    {"day": None, "status": None, "single_checks": 0}, span=12),
         ],
+    )  # fmt: skip
+
+
+def _by_rule(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records set aside by feed and rule, over all files."""
+    if not rows:
+        return []
+    return (
+        pl.DataFrame(rows)
+        .group_by("subject", "rule", "says")
+        .agg(
+            pl.col("records").sum(), files=pl.col("source_file").n_unique(),
+            for_example=pl.col("source_file").sort_by("records", descending=True).first(),
+        )
+        .sort("records", "subject", "rule", descending=[True, False, False])
+        .to_dicts()
     )  # fmt: skip
 
 

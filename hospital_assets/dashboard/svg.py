@@ -1,12 +1,11 @@
-"""Marks as SVG: the same for the page before its script has run, for the printed report and for Dagster.
+"""Marks as SVG: the same for the page before its script has run and for the printed report.
 
-Belongs here: scales, axes, paths. Colours are classes (the stylesheet has them for light, dark and
-print), except in `sparkline_markdown`, which stands alone. Does not: what a figure means.
+Belongs here: scales, axes, paths. Colours are classes; the stylesheet has them for light, dark and
+print. Does not: what a figure means.
 """
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Sequence
 from datetime import date, datetime
@@ -378,29 +377,6 @@ def sparkline(values: Sequence[Number], verdict: str = "usual", limits: tuple[Nu
     if ys[-1] is not None:
         parts.append(shape(verdict, xs[-1], ys[-1], 3.4))
     return _svg(width, height, parts, "spark")
-
-
-def sparkline_markdown(values: Sequence[float], title: str) -> str:
-    """A sparkline for Dagster's metadata, under the 1,000 characters it shows inline.
-
-    Args:
-        values: at most 40 are drawn, the newest.
-        title: alternative text.
-    """
-    shown = list(values)[-40:]
-    if len(shown) < 2:
-        return ""
-    low, high = min(shown), max(shown)
-    gap = (high - low) or 1.0
-    path = " ".join(
-        f"{round(158 * i / (len(shown) - 1))},{round(30 * (high - v) / gap) + 1}"
-        for i, v in enumerate(shown)
-    )
-    drawn = (
-        '<svg xmlns="http://www.w3.org/2000/svg" width="160" height="32">'
-        f'<polyline points="{path}" fill="none" stroke="#0072b2"/></svg>'
-    )
-    return f"![{title}](data:image/svg+xml;base64,{base64.b64encode(drawn.encode()).decode()})"
 
 
 def _svg(width: int, height: int, parts: Sequence[str], name: str = "drawing") -> str:

@@ -24,9 +24,6 @@ from hospital_assets.reports.folder import ReportsResource
 from hospital_assets.warehouse.database import Warehouse
 from hospital_assets.warehouse.io_manager import WarehouseResource
 
-#: What the page shows, for the dashboard.
-GATHERED = "quality.json"
-
 
 @dg.asset(
     group_name="reports",
@@ -46,7 +43,7 @@ def quality_report(
     quality = gather(warehouse.open(), clock.now())
     page = as_page(quality)
     path = reports.write("quality.html", page)
-    reports.write(GATHERED, as_json(quality))
+    reports.write("quality.json", as_json(quality))
     statuses = dict(quality.results["status"].value_counts().iter_rows())
     return dg.MaterializeResult(
         metadata={

@@ -26,6 +26,7 @@ from hospital_assets.warehouse.database import Period, Warehouse, WarehouseError
 from hospital_assets.warehouse.dialect import Frame, lazy, relation_of
 from hospital_assets.warehouse.lineage import column_lineage, lineage_table
 from hospital_assets.warehouse.loads import complete_loads, publish_ledger, record_loads
+from hospital_assets.warehouse.trend import trend
 
 #: Classes of columns a preview may show: nothing that tells who a row is about.
 PREVIEW_PRIVACY = {"operational"}
@@ -187,6 +188,8 @@ class WarehouseIOManager(dg.ConfigurableIOManager):
             "warehouse_bytes": warehouse.bytes_on_disk(),
             "preview": dg.MetadataValue.md(_preview(warehouse, contract, period)),
         }
+        if drawn := trend(warehouse, contract):
+            details["trend"] = dg.MetadataValue.md(drawn)
         if lineage is not None:
             details["dagster/column_lineage"] = lineage
             details["lineage"] = dg.MetadataValue.md(lineage_table(lineage))

@@ -1,0 +1,79 @@
+"""The overview as one file: what executives may see, to be mailed, printed and kept.
+
+It shows the newest executive publication, whole period, all hospitals: the same figures as the
+dashboard's first page, drawn as SVG, without a script.
+"""
+
+import hashlib
+import re
+from datetime import datetime
+from pathlib import Path
+
+import dagster as dg
+
+from hospital_assets.clock import ClockResource
+from hospital_assets.reports.folder import ReportsResource
+
+AUDIENCE = "executive"
+
+
+@dg.asset(
+    group_name="reports",
+    owners=["team:clinical-analytics"],
+    kinds={"html"},
+    deps=[f"publication_{AUDIENCE}"],
+)
+def overview_report(clock: ClockResource, reports: ReportsResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    """The overview, as one file that opens from disk and prints on two A4 pages.
+
+    Visits, waits, triage, departments, hours, people and workload, each with its n, its definition and,
+    over time, its limits; from the executive publication, so small counts are protected.
+    """
+    version, page = as_page(Path(clock.data_dir))
+    path = reports.write("overview.html", page)
+    return dg.MaterializeResult(
+        metadata={
+            "page": dg.MetadataValue.path(path),
+            "sha256": hashlib.sha256(page.encode()).hexdigest(),
+            "publication": version,
+            "bytes": len(page.encode()),
+        }
+    )
+
+
+def as_page(data_dir: Path) -> tuple[str, str]:
+    """The version that is shown, and the page.
+
+    Raises:
+        PublicationError: nothing is published for executives.
+    """
+    from hospital_assets.dashboard.mart import Mart, read_slice
+    from hospital_assets.dashboard.pages import overview
+    from hospital_assets.dashboard.render import FOLDER, render, sentence
+    from hospital_assets.governance.publications import open_publication
+
+    with open_publication(data_dir, AUDIENCE) as found:
+        mart = Mart(
+            found.connection, AUDIENCE, found.version, found.published_at,
+            datetime.fromisoformat(found.manifest["data_as_of"]),
+        )  # fmt: skip
+        where = read_slice({}, mart.known)
+        body = render(
+            "body.html", page=overview(mart, where), title="Emergency department: overview", current="overview",
+            where=where, carried="", sliced=sentence(where, mart.known),
+            freshness=f"Data to {mart.known.last.isoformat()}, published {mart.published_at:%Y-%m-%d %H:%M} UTC",
+            stale="", colophon=f"Publication {AUDIENCE} {mart.version}. Averages and percentiles of fewer than 11 "
+            "patients are not shown; counts of few patients are protected as the publication's policy says.",
+        )  # fmt: skip
+    return found.version, render("report.html", style=_style(FOLDER), body=_still(body))
+
+
+def _style(folder: Path) -> str:
+    return (folder / "static" / "app.css").read_text(encoding="utf-8")
+
+
+def _still(body: str) -> str:
+    """The page without what needs a server: links, exports, specs of charts."""
+    body = re.sub(r'<script type="application/json">.*?</script>', "", body, flags=re.DOTALL)
+    body = re.sub(r'<a class="export".*?</a>', "", body, flags=re.DOTALL)
+    return re.sub(r"<a [^>]*>(.*?)</a>", r"\1", body, flags=re.DOTALL)

@@ -1,0 +1,381 @@
+"""The dashboard in real headless Chromium: pages, slicers, keyboard, accessibility, print, the stream."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hospital_assets.automation.build import BuildReport
+from hospital_assets.dashboard.pages import MENU
+from hospital_assets.settings import Settings, write_settings
+from hospital_assets_tests.dashboards import Served, published, serve
+from hospital_assets_tests.helpers import query, run
+from hospital_assets_tests.test_dashboard import NOW, landed, visit
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Page
+
+pytestmark = pytest.mark.slow
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+    # Whatever a page asks of another host fails, and shows as a failed request.
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+]  # fmt: skip
+AXE = Path(__file__).parent / "vendor" / "axe.min.js"
+SCREENSHOTS = Path(__file__).parents[1] / "docs" / "dashboard"
+NAMES = [entry.name for entry in MENU]
+SLICED = [entry.name for entry in MENU if entry.has_slicers]
+
+
+@pytest.fixture(scope="module")
+def browser(served: Served, built: object) -> Iterator[Browser]:
+    # Playwright keeps an event loop in this thread; what is built is built before.
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed (apt install chromium)")
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed (dev extra)"
+    )
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def weeks(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Five weeks of a tenth of the network, built: enough days for limits."""
+    from hospital_assets.simulator import simulate
+
+    settings = Settings(
+        tmp_path_factory.mktemp("weeks"), first_service_date=date(2026, 2, 1),
+        last_service_date=date(2026, 3, 7),
+    )  # fmt: skip
+    simulate(
+        settings.landing, settings.ground_truth, start=date(2026, 2, 1), days=35, scale=0.12, seed=3
+    )
+    write_settings(settings)
+    run(settings)
+    return settings
+
+
+@pytest.fixture(scope="module")
+def served(weeks: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    from hospital_assets.reports.quality import as_json, gather
+    from hospital_assets.settings import replace_text
+    from hospital_assets.warehouse.database import open_warehouse
+
+    settings = published(weeks, tmp_path_factory.mktemp("served") / "data", ("admin", "executive"))
+    shutil.copyfile(
+        weeks.warehouse_file.with_name("landed_files.parquet"),
+        settings.warehouse_file.with_name("landed_files.parquet"),
+    )
+    with open_warehouse(weeks.warehouse_file) as warehouse:
+        replace_text(settings.gathered_quality, as_json(gather(warehouse, NOW)))
+    with serve(settings) as running:
+        yield running
+
+
+@dataclass
+class Opened:
+    """A page and what went wrong on it."""
+
+    page: Page
+    context: BrowserContext
+    problems: list[str] = field(default_factory=list)
+
+
+def open_page(
+    browser: Browser, address: str, width: int = 1440, height: int = 900, **options: Any
+) -> Opened:
+    context = browser.new_context(viewport={"width": width, "height": height}, **options)
+    page = context.new_page()
+    opened = Opened(page, context)
+    page.on(
+        "console",
+        lambda m: (
+            opened.problems.append(f"{m.type}: {m.text}")
+            if m.type in ("error", "warning")
+            else None
+        ),
+    )
+    page.on("pageerror", lambda e: opened.problems.append(f"error: {e}"))
+    # A stream that is still open when the page goes away is no failure.
+    page.on(
+        "requestfailed",
+        lambda r: (
+            opened.problems.append(f"failed: {r.url}") if "/live/events" not in r.url else None
+        ),
+    )
+    page.on(
+        "request",
+        lambda r: (
+            opened.problems.append(f"elsewhere: {r.url}")
+            if not r.url.startswith(("http://127.0.0.1", "data:", "blob:"))
+            else None
+        ),
+    )
+    page.goto(address)
+    settle(page)
+    return opened
+
+
+def settle(page: Page) -> None:
+    """Wait until charts are drawn: locators wait by themselves, without scripts of their own."""
+    page.locator("main:not([aria-busy])").wait_for()
+    count = page.locator('.plot[data-kind="series"], .plot[data-kind="dots"]').count()
+    if count and page.evaluate("true"):
+        page.locator(".plot.upgraded .chart svg").nth(count - 1).wait_for()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pages_are_clean_and_ask_nothing_of_anybody_else(
+    browser: Browser, served: Served, name: str
+) -> None:
+    opened = open_page(browser, f"{served.address}/{name}")
+    assert opened.page.title()
+    assert opened.problems == []
+    opened.context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", NAMES)
+def test_axe_finds_nothing(browser: Browser, served: Served, name: str, scheme: Any) -> None:
+    opened = open_page(browser, f"{served.address}/{name}", color_scheme=scheme, bypass_csp=True)
+    for details in opened.page.locator("main details").all()[:4]:
+        details.evaluate("d => { d.open = true; }")
+    opened.page.add_script_tag(path=AXE)
+    found = opened.page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    said = [
+        f"{v['id']}: {n['target']} {n['failureSummary']}"
+        for v in found["violations"]
+        for n in v["nodes"][:3]
+    ]
+    assert not said, "\n".join(said)
+    opened.context.close()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_telephone_shows_everything_without_scrolling_sideways(
+    browser: Browser, served: Served, name: str
+) -> None:
+    opened = open_page(browser, f"{served.address}/{name}", width=390, height=844)
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 390
+    small = opened.page.evaluate(
+        "[...document.querySelectorAll('button, summary, select, nav a, .export')].filter(e => e.checkVisibility())"
+        ".map(e => [e.textContent.trim(), e.getBoundingClientRect().height]).filter(([, h]) => h < 24)"
+    )
+    assert small == []
+    opened.context.close()
+
+
+def kpi(page: Page, name: str = "visits") -> str:
+    return page.locator(f"#{name} .value strong").inner_text()
+
+
+def test_every_slicer_narrows_the_page_and_stands_in_the_address(
+    browser: Browser, served: Served, weeks: Settings
+) -> None:
+    opened = open_page(browser, f"{served.address}/overview")
+    page = opened.page
+    steps = [
+        ("hospital", "H2", lambda: page.select_option("[name=hospital]", "H2")),
+        ("department", "Emergency", lambda: page.select_option("[name=department]", "Emergency")),
+        ("triage", "3", lambda: page.check("[name=triage][value='3']", force=True)),
+        ("period", "last-7", lambda: page.select_option("[name=period]", "last-7")),
+    ]
+    chosen: dict[str, str] = {}
+    for name, value, act in steps:
+        with page.expect_response(lambda r: "/overview?" in r.url):
+            act()
+        settle(page)
+        chosen[name] = value
+        assert f"{name}={value}" in page.url
+        (count,) = query(
+            weeks,
+            "select sum(visit_count)::bigint from kpis.kpi_waits_daily where "
+            f"hospital_id = '{chosen.get('hospital', 'all')}' and department_name = '{chosen.get('department', 'all')}' "
+            f"and triage_level = '{chosen.get('triage', 'all')}'"
+            + (" and service_date > date '2026-02-28'" if "period" in chosen else ""),
+        ).row(0)
+        assert kpi(page) == f"{count:,}"
+    assert "Prairie General, Emergency, triage 3 Urgent" in page.locator("#said").inner_text()
+    # The same address, opened anew, is the same page; without scripts, too.
+    for options in ({}, {"java_script_enabled": False}):
+        again = browser.new_context(**options).new_page()
+        again.goto(page.url)
+        assert again.locator("#visits .value strong").inner_text() == kpi(page)
+        assert again.locator("main .drawing").first.is_visible() or not options
+        again.context.close()
+    assert opened.problems == []
+    opened.context.close()
+
+
+def test_back_and_forward_go_through_slices(browser: Browser, served: Served) -> None:
+    page = (opened := open_page(browser, f"{served.address}/overview")).page
+    seen = [(page.url, kpi(page))]
+    for hospital in ("H1", "H4"):
+        with page.expect_response(lambda r: "/overview?" in r.url):
+            page.select_option("[name=hospital]", hospital)
+        settle(page)
+        seen.append((page.url, kpi(page)))
+    assert len({value for _, value in seen}) == 3
+    for (url, value), go in (
+        (seen[1], page.go_back),
+        (seen[0], page.go_back),
+        (seen[1], page.go_forward),
+    ):
+        with page.expect_response(lambda r: "/overview" in r.url):
+            go()
+        settle(page)
+        assert (page.url, kpi(page)) == (url, value)
+        wanted = re.search(r"hospital=(\w+)", url)
+        assert page.locator("[name=hospital]").input_value() == (
+            wanted.group(1) if wanted else "all"
+        )
+    opened.context.close()
+
+
+def test_everything_can_be_done_from_the_keyboard(browser: Browser, served: Served) -> None:
+    page = (opened := open_page(browser, f"{served.address}/overview")).page
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    order = []
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        order.append(
+            page.evaluate(
+                "document.activeElement.name || document.activeElement.textContent.trim().slice(0, 20)"
+            )
+        )
+        outline = page.evaluate(
+            "(e => getComputedStyle(e.type === 'radio' ? e.nextElementSibling : e).outlineStyle)(document.activeElement)"
+        )
+        assert outline == "solid", order[-1]
+        if order[-1] == "triage":
+            break
+    assert [name for name in order if name in ("period", "hospital", "department", "triage")] == [
+        "period", "hospital", "department", "triage",
+    ]  # fmt: skip
+    before = kpi(page)
+    with page.expect_response(lambda r: "triage=1" in r.url):
+        page.keyboard.press("ArrowRight")
+    settle(page)
+    assert kpi(page) != before
+    link = page.locator("#departments a").first
+    name = link.inner_text()
+    link.focus()
+    with page.expect_response(lambda r: "department=" in r.url):
+        page.keyboard.press("Enter")
+    settle(page)
+    assert page.locator("[name=department]").input_value() == name
+    opened.context.close()
+
+
+def test_tiny_and_empty_slices_are_designed(browser: Browser, served: Served) -> None:
+    address = "period=days&from=2026-02-01&to=2026-02-01&hospital=H7&department=Oncology&triage=1"
+    for name in SLICED:
+        opened = open_page(browser, f"{served.address}/{name}?{address}")
+        text = opened.page.locator("main").inner_text()
+        assert "NaN" not in text and "None" not in text and "undefined" not in text
+        if name == "overview":
+            assert opened.page.get_by_text("Too few patients to show").count() >= 3
+        assert opened.problems == []
+        opened.context.close()
+
+
+def test_the_overview_prints_on_two_pages_with_its_slice(
+    browser: Browser, served: Served, tmp_path: Path
+) -> None:
+    page = (opened := open_page(browser, f"{served.address}/overview?hospital=H2")).page
+    page.emulate_media(media="print")
+    assert page.locator(".slice").is_visible() and not page.locator(".slicers").is_visible()
+    assert (
+        page.locator("#wait-trend .drawing").is_visible()
+        and not page.locator("#wait-trend .chart").is_visible()
+    )
+    printed = page.pdf(
+        path=tmp_path / "overview.pdf", prefer_css_page_size=True, print_background=True
+    )
+    assert len(re.findall(rb"/Type\s*/Page\b", printed)) <= 2
+    opened.context.close()
+
+
+def test_the_numbers_of_the_charts_are_those_of_the_table(
+    browser: Browser, served: Served, weeks: Settings
+) -> None:
+    page = (opened := open_page(browser, f"{served.address}/overview")).page
+    page.locator("#wait-trend summary").first.click()
+    cells = page.locator("#wait-trend tbody tr").all_inner_texts()
+    wanted = query(
+        weeks,
+        "select service_date, wait_median_minutes, wait_count from kpis.kpi_waits_daily where hospital_id = 'all' "
+        "and department_name = 'all' and triage_level = 'all' order by 1",
+    )
+    assert [re.split(r"\s*\t\s*", cell)[:3] for cell in cells] == [
+        [str(day), f"{median:.1f}", f"{n:,}"] for day, median, n in wanted.iter_rows()
+    ]
+    opened.context.close()
+
+
+def test_the_board_shows_what_lands_and_says_when_it_lost_its_stream(
+    browser: Browser, built: tuple[Settings, BuildReport], tmp_path: Path
+) -> None:
+    settings = published(built[0], tmp_path / "data", ("admin",))
+    folder = settings.warehouse_file.parent
+    (folder / "live" / "open_visits.parquet").unlink()
+    landed(folder, [visit("a", 5)])
+    with serve(settings) as running:
+        object.__setattr__(running.dashboard.board, "now", lambda: NOW)
+        opened = open_page(browser, running.address + "/live")
+        page = opened.page
+        page.get_by_text("live, ").wait_for()
+        assert page.locator("tr[data-visit]").count() == 1
+        landed(folder, [visit("b", 30, triage_level=1, department_name="ICU")])
+        page.locator("tr[data-visit]").nth(1).wait_for(timeout=5000)
+        assert (
+            "Resuscitation" in page.locator("tr[data-visit]").first.inner_text()
+            or "1 a" in page.locator("tr[data-visit]").first.inner_text()
+        )
+        assert page.locator("tr.changed").count() >= 1
+        page.locator("#only").select_option("ICU")
+        assert page.locator("tr[data-visit]:visible").count() == 1
+        page.locator("tr[data-visit]:visible .ack").click()
+        page.get_by_text("Noted").wait_for()
+        assert running.seen[-1].action == "acknowledge"
+        assert opened.problems == []
+    page.get_by_text("connection lost").wait_for(timeout=20_000)
+    assert "lost" in (page.locator("body").get_attribute("class") or "")
+    opened.context.close()
+
+
+def test_screenshots_for_the_documentation(browser: Browser, served: Served) -> None:
+    """Written into docs/dashboard when HOSPITAL_SCREENSHOTS is set, so that people look at them."""
+    if not os.environ.get("HOSPITAL_SCREENSHOTS"):
+        pytest.skip("set HOSPITAL_SCREENSHOTS=1 to write docs/dashboard/*.png")
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    shots = [(name, 1280, "light") for name in NAMES] + [
+        ("overview", 1280, "dark"),
+        ("overview", 390, "light"),
+    ]
+    for name, width, scheme in shots:
+        opened = open_page(browser, f"{served.address}/{name}", width=width, color_scheme=scheme)
+        suffix = "-dark" if scheme == "dark" else "-narrow" if width < 600 else ""
+        target = SCREENSHOTS / f"{name}{suffix}.png"
+        height = min(opened.page.evaluate("document.documentElement.scrollHeight"), 1800)
+        opened.page.screenshot(
+            path=target, clip={"x": 0, "y": 0, "width": width, "height": height}, full_page=True
+        )
+        opened.context.close()
