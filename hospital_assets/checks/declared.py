@@ -6,7 +6,7 @@ rows that may break a rule before it fails. Adding a check is adding a line here
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -62,6 +62,7 @@ class Relation:
         needs: other tables it reads.
         rows: from all these tables (by name) to the rows it applies to, with a column `_broken`.
         threshold_pct: how many percent may break it.
+        about: the raw table without which there is nothing to compare, where a source may lack it.
     """
 
     kind: Kind
@@ -71,6 +72,7 @@ class Relation:
     needs: tuple[str, ...]
     rows: Callable[[Frames], Frame]
     threshold_pct: float = 0.0
+    about: str = ""
 
 
 def _has(column: str) -> nw.Expr:
@@ -393,11 +395,11 @@ RELATIONS: tuple[Relation, ...] = (
         )
     ),
     Relation(kinds.HAS_VITALS, _VISITS, "visit_id", "has vital signs", (_VITALS,),
-             _lacks(_VITALS), 35.0),
+             _lacks(_VITALS), 35.0, about="raw_vitals"),
     Relation(kinds.HAS_DIAGNOSIS, _VISITS, "visit_id", "has a diagnosis", ("cleaned_diagnoses",),
-             _lacks("cleaned_diagnoses"), 25.0),
+             _lacks("cleaned_diagnoses"), 25.0, about="raw_diagnoses"),
     Relation(kinds.HAS_MESSAGES, _VISITS, "visit_id", "has ADT messages", ("cleaned_adt_events",),
-             _lacks("cleaned_adt_events"), 5.0),
+             _lacks("cleaned_adt_events"), 5.0, about="raw_adt_events"),
     Relation(kinds.SEEN_AGAIN, "dim_patient", "patient_id", "has a visit", (_VISITS,), _never_came,
              25.0),
     Relation(kinds.AFTER_BIRTH, _VISITS, "arrival_local", "not before the birth date",
@@ -437,12 +439,15 @@ MAY_BE_EMPTY = frozenset(
 _AHEAD = ("valid_to_at", "shift_start_at", "shift_end_at", "recorded_at", "hour_start_at")
 
 
-def resolved_rules(contract: Contract, as_of: datetime) -> list[Rule]:
+def resolved_rules(
+    contract: Contract, as_of: datetime, undeliverable: Collection[str] = ()
+) -> list[Rule]:
     """The rules of a table: those declared, and those that follow from its columns.
 
     Args:
         contract: of the table.
         as_of: the hospital's time.
+        undeliverable: `table.column` that no source in use can fill; that it is there is not asked.
     """
     rules = [rule for rule in RULES if rule.table == contract.name]
     is_typed = contract.layer in ("cleaned", "dimensions", "facts")
@@ -464,16 +469,17 @@ def resolved_rules(contract: Contract, as_of: datetime) -> list[Rule]:
                 Rule(kinds.TEXT_TRIMMED, contract.name, column.name, "no blanks around it",
                      value != value.str.strip_chars(), _has(column.name))
             )  # fmt: skip
+        asked = nw.lit(False) if f"{contract.name}.{column.name}" in undeliverable else None
         if column.nullable and column.name not in MAY_BE_EMPTY:
             # Only all of them is too many.
             rules.append(
                 Rule(kinds.NEVER_EMPTY, contract.name, column.name, "not always missing",
-                     value.is_null(), None, 100.0 - 1e-6)
+                     value.is_null(), asked, 100.0 - 1e-6)
             )  # fmt: skip
         if column.references and contract.layer == "facts":
             rules.append(
                 Rule(kinds.KNOWN_MEMBER, contract.name, column.name, "a known member",
-                     value == UNKNOWN_KEY, None, 10.0)
+                     value == UNKNOWN_KEY, asked, 10.0)
             )  # fmt: skip
         is_instant = column.duckdb_type == "TIMESTAMPTZ" and column.name not in _AHEAD
         if is_instant and contract.layer in ("cleaned", "facts"):

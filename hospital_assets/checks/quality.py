@@ -4,7 +4,7 @@ Belongs here: how checks are evaluated and wired into Dagster. What is checked s
 kinds in `kinds`, what a result looks like in `findings`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -21,12 +21,14 @@ from hospital_assets.checks.declared import (
     relations_of,
     resolved_rules,
 )
+from hospital_assets.checks.delivery import in_use, undeliverable
 from hospital_assets.checks.findings import Finding, result, store
 from hospital_assets.checks.kinds import QUALITY_KINDS, Kind
 from hospital_assets.clock import ClockResource
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.landing.profile import load_profiles
 from hospital_assets.partitions import SERVICE_PERIODS
-from hospital_assets.warehouse.database import redacted, without_values
+from hospital_assets.warehouse.database import Warehouse, redacted, without_values
 from hospital_assets.warehouse.dialect import Frame
 from hospital_assets.warehouse.io_manager import WarehouseResource, period_of
 
@@ -79,7 +81,10 @@ def run_relation(relation: Relation, frames: Mapping[str, Frame]) -> Finding:
 
 
 def check_quality(
-    table: str, frames: Mapping[str, Frame], as_of: datetime
+    table: str,
+    frames: Mapping[str, Frame],
+    as_of: datetime,
+    undeliverable: Collection[str] = (),
 ) -> list[tuple[Kind, list[Finding]]]:
     """All declared and resolved checks of a table, by kind.
 
@@ -87,9 +92,18 @@ def check_quality(
         table: which.
         frames: it and every table its relations need, by name.
         as_of: the hospital's time.
+        undeliverable: what no source in use can fill, see `delivery`.
     """
-    found = run_rules(resolved_rules(CONTRACTS[table], as_of), frames[table])
-    found += [(relation.kind, run_relation(relation, frames)) for relation in relations_of(table)]
+    found = run_rules(resolved_rules(CONTRACTS[table], as_of, undeliverable), frames[table])
+    found += [
+        (
+            relation.kind,
+            Finding(relation.says, relation.column, 0, 0, relation.threshold_pct)
+            if relation.about in undeliverable
+            else run_relation(relation, frames),
+        )
+        for relation in relations_of(table)
+    ]
     return [
         (kind, [finding for its, finding in found if its is kind])
         for kind in QUALITY_KINDS
@@ -130,13 +144,22 @@ def quality_check(table: str) -> dg.AssetChecksDefinition:
         **frames: Any,
     ) -> Iterator[dg.AssetCheckResult]:
         with without_values(f"{table} could not be checked"):
-            found = check_quality(table, frames, clock.now())
+            found = check_quality(table, frames, clock.now(), _undeliverable(warehouse.open()))
             period = period_of(context) if contract.partitioned else None
             store(warehouse.open(), context.run.run_id, clock.wall(), table, found, period)
         for kind, findings in found:
             yield result(table, kind, findings)
 
     return check
+
+
+def _undeliverable(warehouse: Warehouse) -> frozenset[str]:
+    """What the sources that have landed files cannot fill."""
+    ledger = CONTRACTS["raw_landed_files"]
+    if not warehouse.exists(ledger):
+        return frozenset()
+    landed = warehouse.read(ledger).select("source_profile").unique().collect("polars")
+    return undeliverable(in_use(load_profiles()[0], landed["source_profile"].to_list()))
 
 
 def quality_checks() -> list[dg.AssetChecksDefinition]:
