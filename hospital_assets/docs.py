@@ -6,7 +6,9 @@ writes them, `hospital docs --check` and a test fail when they are stale.
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,6 +26,7 @@ def documents() -> dict[Path, str]:
         _DOCS / "data-dictionary.md": data_dictionary(),
         _DOCS / "cleaning-rules.md": cleaning_rules(),
         _DOCS / "checks.md": check_kinds(),
+        _DOCS / "profile-reference.md": profile_reference(),
         _DOCS / "kpis.md": metric_catalogue(),
         _DOCS / "kpis.json": json.dumps(metrics(), indent=1, ensure_ascii=False) + "\n",
     }
@@ -167,3 +170,64 @@ def cleaning_rules() -> str:
         parts += ["|---|---|---|---|"]
         parts += [f"| `{r.name}` | {r.action} | {r.says} | {r.source} |" for r in rules]
     return "\n".join(parts) + "\n"
+
+
+def profile_reference() -> str:
+    """Everything a source profile can say, from the models that read it."""
+    from hospital_assets.landing import profile as vocabulary
+
+    parts = [
+        "# Source profiles: reference",
+        "",
+        "Generated from the code by `hospital docs`; the tutorial is [bring your own](bring-your-own.md).",
+        "",
+        *inspect.cleandoc(vocabulary.__doc__ or "").split("\n\n")[2:],
+        "",
+        f"Subjects: {', '.join(f'`{subject}`' for subject in vocabulary.SUBJECTS)}; their columns "
+        "are those of the raw tables in [the data dictionary](data-dictionary.md). "
+        f"Code maps translate {', '.join(f'`{column}`' for column in vocabulary.CODED)}. "
+        f"Vital signs: {', '.join(f'`{n}`' for n in (*vocabulary.MEASURED, *vocabulary.SCORED))}.",
+    ]
+    for model, title in _DECLARATIONS.items():
+        declaration = getattr(vocabulary, model)
+        said, _, attributes = inspect.cleandoc(declaration.__doc__ or "").partition("Attributes:\n")
+        described = _attributes(attributes)
+        parts += ["", f"## {title}", "", " ".join(said.split()), "", "| key | means | default |",
+                  "|---|---|---|"]  # fmt: skip
+        for name, field in declaration.model_fields.items():
+            default = "required" if field.is_required() else _default(field.default)
+            parts.append(f"| `{name}` | {described[name]} | {default} |")
+    return "\n".join(parts) + "\n"
+
+
+#: Model of the vocabulary -> where it stands in a profile.
+_DECLARATIONS = {
+    "Profile": "The profile",
+    "Subject": "`[subjects.<subject>]`",
+    "Join": "`[subjects.<subject>.join]`",
+    "Lookup": "`[[subjects.<subject>.lookups]]`",
+    "DateLookup": "`date_from`",
+    "Sum": "A sum in `derived`",
+    "Limits": "A column's `limits`",
+    "Event": "`[[subjects.adt_events.events]]`",
+    "Parameter": "`[subjects.vitals.payload]`",
+    "Observations": "`[subjects.vitals.observations]`",
+}
+
+
+def _attributes(section: str) -> dict[str, str]:
+    """Name -> description of the `Attributes:` section of a docstring."""
+    found: dict[str, str] = {}
+    name = ""
+    for line in section.splitlines():
+        entry = re.match(r"    (\w+): (.*)", line)
+        if entry:
+            name = entry[1]
+            found[name] = entry[2]
+        elif name and line.strip():
+            found[name] += f" {line.strip()}"
+    return {name: text.replace("|", "\\|") for name, text in found.items()}
+
+
+def _default(value: object) -> str:
+    return "" if value in (None, "", (), {}) else f"`{json.dumps(value)}`"

@@ -193,7 +193,7 @@ def _trial(
     for listed, count in _counted(sound, "quality_codes").items():
         codes.update(dict.fromkeys(filter(None, listed.split(";")), count))
     header = tuple(str(row["columns"] or "").split(","))
-    spec = profile.subjects[subject]
+    (spec,) = (feed.spec for feed in profile.feeds(inside) if feed.subject == subject)
     return replace(
         trial,
         clean=trial.records - sum(rules.values()),

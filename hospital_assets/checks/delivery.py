@@ -99,7 +99,7 @@ def undeliverable(profiles: Iterable[Profile]) -> frozenset[str]:
         return frozenset()
     empty: set[str] = set()
     for subject in SUBJECTS:
-        specs = [p.subjects[subject] for p in in_use if subject in p.subjects]
+        specs = [s for p in in_use if subject in p.subjects for s in p.subjects[subject].layouts]
         if not specs:
             empty.add(f"raw_{subject}")
         filled: set[str] = set().union(*(delivers(spec, subject) for spec in specs))

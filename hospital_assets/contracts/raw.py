@@ -256,6 +256,9 @@ class RawVitals(
     hospital_id: pl.String = landed("Hospital identifier.")
     device_id: pl.String = landed("Measuring device.", "HL7 OBX-18")
     measured_at: pl.String = landed("When it was measured.", "HL7 OBX-14")
+    measured_at_source: pl.String = landed(
+        "Which clock of the source stands for the time of measurement; blank where it is that."
+    )
     recorded_at: pl.String = landed("When the source wrote the record.")
     payload: pl.String = column(
         "The measured values with their units, as landed; null where the record is unreadable.",

@@ -14,7 +14,13 @@ from typing import Literal
 
 import polars as pl
 
-from hospital_assets.landing.profile import available_profiles, canonical_columns, load_profile
+from hospital_assets.landing.profile import (
+    Profile,
+    Subject,
+    available_profiles,
+    canonical_columns,
+    load_profile,
+)
 
 Verdict = Literal["new", "alias", "missing", "blocked", "retyped", "reordered"]
 
@@ -82,14 +88,22 @@ def drifts(ledger: pl.DataFrame) -> list[Drift]:
     for (profile, subject), group in headers.group_by(
         "source_profile", "subject", maintain_order=True
     ):
-        if profile in available_profiles():
-            found += _of_feed(str(profile), str(subject), group)
+        if profile not in available_profiles():
+            continue
+        declared = load_profile(str(profile))
+        layouts: dict[str, tuple[Subject, list[str]]] = {}
+        for source_file in group["source_file"]:
+            for feed in declared.feeds(source_file.partition("/")[2]):
+                if feed.subject == subject:
+                    of_layout = layouts.setdefault(feed.spec.model_dump_json(), (feed.spec, []))
+                    of_layout[1].append(source_file)
+        for spec, files in layouts.values():
+            headed = group.filter(pl.col("source_file").is_in(files))
+            found += _of_feed(declared, str(subject), spec, headed)
     return found
 
 
-def _of_feed(profile: str, subject: str, headers: pl.DataFrame) -> list[Drift]:
-    declared = load_profile(profile)
-    spec = declared.subjects[subject]
+def _of_feed(declared: Profile, subject: str, spec: Subject, headers: pl.DataFrame) -> list[Drift]:
     names = {
         column: tuple(spec.field(name) for name in spec.source_names(column))
         for column in canonical_columns(subject)
@@ -133,7 +147,7 @@ def _of_feed(profile: str, subject: str, headers: pl.DataFrame) -> list[Drift]:
         if shared != [name for name in usual if name in header]:
             say("", "reordered", row["files"], row["source_file"])
     return [
-        Drift(profile, subject, column, verdict, files, file)
+        Drift(declared.name, subject, column, verdict, files, file)
         for (column, verdict), (files, file) in sorted(said.items())
     ]
 

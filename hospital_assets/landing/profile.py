@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -294,6 +294,8 @@ class Subject(_Declaration):
         unused: source names that are known and not needed; nobody is warned that they are there.
         join: companion files.
         rows: records declared right here (a source without master data).
+        also: further declarations of the subject, for files of another layout; a file is read by the
+            first that takes it.
     """
 
     files: tuple[str, ...] = ()
@@ -323,6 +325,20 @@ class Subject(_Declaration):
     unused: tuple[str, ...] = ()
     join: Join | None = None
     rows: tuple[dict[str, str], ...] = ()
+    also: tuple[Subject, ...] = ()
+
+    @property
+    def layouts(self) -> tuple[Subject, ...]:
+        """This declaration and those beside it, one for each layout of the subject's files."""
+        return (self, *self.also)
+
+    def takes_file(self, path: PurePosixPath) -> bool:
+        """Whether a path below the profile's folder is one of its files."""
+        return any(path.match(pattern) for pattern in self.files)
+
+    def joins_file(self, path: PurePosixPath) -> bool:
+        """Whether a path below the profile's folder is one of its companions."""
+        return self.join is not None and any(path.match(p) for p in self.join.files)
 
     def source_names(self, column: str) -> tuple[str, ...]:
         """The names under which the source may deliver one of our columns."""
@@ -477,27 +493,31 @@ class Profile(_Declaration):
         path = PurePosixPath(inside)
         found = []
         for subject in SUBJECTS:
-            spec = self.subjects.get(subject)
-            if spec is None:
-                continue
-            if any(path.match(pattern) for pattern in spec.files):
-                found.append(Feed(subject=subject, spec=spec, is_main=True))
-            elif spec.join and any(path.match(pattern) for pattern in spec.join.files):
-                found.append(Feed(subject=subject, spec=spec, is_main=False))
+            layouts = self.subjects[subject].layouts if subject in self.subjects else ()
+            main = [spec for spec in layouts if spec.takes_file(path)]
+            joined = [spec for spec in layouts if spec.joins_file(path)]
+            found += [
+                Feed(subject=subject, spec=spec, is_main=bool(main))
+                for spec in (main or joined)[:1]
+            ]
         takers = [feed for feed in found if feed.is_main or not _is_lookup(feed.spec)]
         if takers and all(feed.is_main and feed.spec.is_selective for feed in takers):
-            rest = self.rest(tuple(feed.subject for feed in takers))
+            rest = self.rest([feed.spec for feed in takers])
             found.append(Feed(subject=OTHER_RECORDS, spec=rest, is_main=True))
         return found
 
     def names_of(self, format_: str) -> frozenset[str]:
         """Every source name that it uses of files of a format, whichever subject does."""
-        specs = [spec for spec in self.subjects.values() if spec.format == format_]
+        specs = [
+            spec
+            for declared in self.subjects.values()
+            for spec in declared.layouts
+            if spec.format == format_
+        ]
         return frozenset().union(*(spec.named for spec in specs))
 
-    def rest(self, subjects: tuple[str, ...]) -> Rest:
-        """How to read what some subjects leave of their files."""
-        takers = [self.subjects[subject] for subject in subjects]
+    def rest(self, takers: Sequence[Subject]) -> Rest:
+        """How to read what some declarations leave of their files."""
         kinds = dict.fromkeys(
             name
             for spec in takers
@@ -655,7 +675,11 @@ def _mistakes(profile: Profile) -> Iterator[tuple[tuple[str | int, ...], str]]:
         if subject not in SUBJECTS:
             yield at, f"there is no such subject; there are {', '.join(SUBJECTS)}"
             continue
-        yield from ((at + where, what) for where, what in _mistakes_of(subject, spec))
+        for place, layout in enumerate(spec.layouts):
+            here = at if place == 0 else (*at, "also", place - 1)
+            yield from ((here + where, what) for where, what in _mistakes_of(subject, layout))
+            if place and (layout.also or layout.formats or layout.rows):
+                yield here, "`also`, `formats` and `rows` belong to the subject's first declaration"
 
 
 def _mistakes_of(subject: str, spec: Subject) -> Iterator[tuple[tuple[str | int, ...], str]]:

@@ -191,8 +191,9 @@ class LandingZone:
         if subject in profile.subjects and profile.subjects[subject].rows:
             declared = self.connection.from_arrow(declared_rows(subject, profile).to_arrow())
             frames.append(lazy(declared))
-        companions = self._landed(files.filter(pl.col("state") == "companion"))
+        beside = self._landed(files.filter(pl.col("state") == "companion"))
         for spec, main in self._by_spec(profile, subject, files.filter(pl.col("state") == "ready")):
+            companions = [file for file in beside if spec.joins_file(_inside(file.source_file))]
             frame = lazy(self._relation(profile, subject, spec, main, companions))
             for lookup in spec.lookups:
                 frame = self._filled(frame, profile, spec, lookup, ledger)
@@ -218,16 +219,16 @@ class LandingZone:
     def _by_spec(
         self, profile: Profile, subject: str, files: pl.DataFrame
     ) -> list[tuple[Subject, list[LandedFile]]]:
-        """Files by how they are read: what is left of a file depends on who else takes of it."""
+        """Files by how they are read: by layout, and by who else takes of them."""
         landed = self._landed(files)
-        if subject != OTHER_RECORDS:
-            spec = profile.subjects.get(subject)
-            return [(spec, landed)] if spec is not None and landed else []
+        declared = profile.subjects.get(subject)
+        if declared is not None and not declared.also:
+            return [(declared, landed)] if landed else []
         groups: dict[str, tuple[Subject, list[LandedFile]]] = {}
         for file in landed:
-            feeds = profile.feeds(file.source_file.partition("/")[2])
-            (rest,) = (feed.spec for feed in feeds if feed.subject == OTHER_RECORDS)
-            groups.setdefault(rest.model_dump_json(), (rest, []))[1].append(file)
+            feeds = profile.feeds(str(_inside(file.source_file)))
+            for spec in (feed.spec for feed in feeds if feed.subject == subject and feed.is_main):
+                groups.setdefault(spec.model_dump_json(), (spec, []))[1].append(file)
         return list(groups.values())
 
     def _relation(
@@ -636,6 +637,11 @@ def _verified(
                 "problem": f"line 1 lacks the required column {wanted}; nothing was loaded",
             }
     return {**found, "state": "ready"}
+
+
+def _inside(source_file: str) -> PurePosixPath:
+    """A landed file's path below its profile's folder."""
+    return PurePosixPath(source_file.partition("/")[2])
 
 
 def _version(profile: Profile) -> str:

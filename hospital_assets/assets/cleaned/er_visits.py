@@ -226,10 +226,11 @@ def _derived_clocks() -> list[nw.Expr]:
     """For each clock, whether it is there and its source's profile has computed it."""
     by_clock: dict[str, list[str]] = {}
     for name, profile in profiles().items():
-        spec = profile.subjects.get("er_visits")
-        for column, how in (spec.derived if spec is not None else {}).items():
-            if isinstance(how, Sum):
-                by_clock.setdefault(column, []).append(name)
+        declared = profile.subjects.get("er_visits")
+        for spec in declared.layouts if declared is not None else ():
+            for column, how in spec.derived.items():
+                if isinstance(how, Sum):
+                    by_clock.setdefault(column, []).append(name)
     return [nw.lit(False)] + [
         nw.col("source_profile").is_in(names) & ~is_blank(column)
         for column, names in by_clock.items()

@@ -41,6 +41,11 @@ MEASURED_IN_FUTURE = Rule(
     "The time of measurement is later than its record (by more than its profile allows).",
     "quarantine",
 )
+MEASURED_AT_ASSUMED = Rule(
+    "measured_at_assumed",
+    "The source has no time of measurement; its profile names the clock that stands for it.",
+    "flag",
+)
 FAHRENHEIT_CONVERTED = Rule(
     "fahrenheit_converted", "The temperature was sent in degrees Fahrenheit.", "correct"
 )
@@ -95,7 +100,7 @@ OUT_OF_BOUNDS = {
 
 RULES = (
     OBSERVATION_ID_MISSING, PATIENT_ID_MISSING, HOSPITAL_UNKNOWN, MEASURED_AT_MISSING,
-    MEASURED_IN_FUTURE, FAHRENHEIT_CONVERTED, FAHRENHEIT_INFERRED, CELSIUS_INFERRED,
+    MEASURED_IN_FUTURE, MEASURED_AT_ASSUMED, FAHRENHEIT_CONVERTED, FAHRENHEIT_INFERRED, CELSIUS_INFERRED,
     SPO2_FRACTION, PRESSURES_SWAPPED, VALUE_UNREADABLE, PAIN_NOT_NUMERIC, MISSING_HOUR, AMBIGUOUS_HOUR,
     *OUT_OF_BOUNDS.values(),
 )  # fmt: skip
@@ -217,6 +222,7 @@ def judge_vitals(raw: Frame, hospitals: Frame) -> Frame:
             ),
         ),
         quality_codes=codes(
+            (MEASURED_AT_ASSUMED, ~is_blank("measured_at_source")),
             (FAHRENHEIT_CONVERTED, nw.col("_is_fahrenheit")),
             (FAHRENHEIT_INFERRED, nw.col("_is_inferred_fahrenheit")),
             (CELSIUS_INFERRED, nw.col("_is_inferred_celsius")),
