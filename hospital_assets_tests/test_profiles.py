@@ -11,6 +11,7 @@ import duckdb
 import polars as pl
 import pytest
 
+from hospital_assets.checks.accounting import unknown_kinds
 from hospital_assets.landing.profile import ProfileError, parse_profile
 from hospital_assets.landing.zone import LandingZone
 
@@ -177,6 +178,15 @@ def test_one_record_of_a_stay_is_its_events(zone: LandingZone, own: Own, kind: s
     assert json.loads(rest["record"])["ID"] == "3"
     counts = dict(ledger.select("subject", "row_count").iter_rows())
     assert counts == {"adt_events": 4, "er_visits": 2, "other_records": 1}
+
+
+def test_a_kind_that_nobody_thought_of_is_named(zone: LandingZone, own: Own) -> None:
+    own(STAYS)
+    land(zone, "stays", ROWS, "csv")
+    rest = zone.read("other_records", zone.discover())
+    result = unknown_kinds(rest, {"mine": ("ambulatory",)})
+    assert not result.passed and result.description == "mine wellness: 1"
+    assert unknown_kinds(rest, {"mine": ("well*",)}).passed
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])

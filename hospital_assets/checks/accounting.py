@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatch
 from typing import Any
 
 import dagster as dg
@@ -13,7 +14,7 @@ from hospital_assets.assets.declare import WAREHOUSE_POOL
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.landing.drift import ADVICE, NOTEWORTHY, drifts
-from hospital_assets.landing.profile import LANDED, SUBJECTS
+from hospital_assets.landing.profile import LANDED, SUBJECTS, load_profiles
 from hospital_assets.partitions import SERVICE_PERIODS
 from hospital_assets.warehouse.dialect import Frame
 
@@ -212,6 +213,60 @@ def landed_count(raw: str, subject: str, frame: Frame, ledger: pl.DataFrame) -> 
     )
 
 
+@dg.multi_asset_check(
+    name="raw_other_records_kinds",
+    specs=[
+        dg.AssetCheckSpec(
+            "kinds_known",
+            asset="raw_other_records",
+            description="Records that no subject takes can be read, and are of kinds that their "
+            "profile says nobody needs (`ignored`).",
+            partitions_def=SERVICE_PERIODS,
+        )
+    ],
+    ins={"records": dg.AssetIn("raw_other_records")},
+    pool=WAREHOUSE_POOL,
+)
+def other_records(records: Frame) -> Iterator[dg.AssetCheckResult]:
+    """Name the kinds of records that nobody has thought of."""
+    yield unknown_kinds(records, {name: p.ignored for name, p in load_profiles()[0].items()})
+
+
+def unknown_kinds(records: Frame, ignored: Mapping[str, Sequence[str]]) -> dg.AssetCheckResult:
+    """Count records that no subject takes by kind; those nobody has declared as ignored are a warning.
+
+    Args:
+        records: raw_other_records.
+        ignored: profile -> patterns of the kinds it ignores.
+    """
+    kind = nw.coalesce(nw.col("problem"), nw.col("kind"), nw.lit("without a kind"))
+    counts: pl.DataFrame = (
+        records.with_columns(_kind=kind, _is_broken=~nw.col("problem").is_null())
+        .group_by("source_profile", "_kind", "_is_broken")
+        .agg(_count=nw.len())
+        .collect("polars")
+        .to_native()
+        .sort("source_profile", "_count", "_kind", descending=[False, True, False])
+    )
+    unknown = {
+        f"{profile} {kind}": count
+        for profile, kind, is_broken, count in counts.iter_rows()
+        if is_broken or not any(fnmatch(kind, known) for known in ignored.get(profile, ()))
+    }
+    return dg.AssetCheckResult(
+        asset_key="raw_other_records",
+        check_name="kinds_known",
+        passed=not unknown,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=", ".join(f"{name}: {n:,}" for name, n in list(unknown.items())[:10]) or None,
+        metadata={
+            "records": int(counts["_count"].sum()),
+            "kinds": counts.height,
+            "records_of_unknown_kinds": sum(unknown.values()),
+        },
+    )
+
+
 def population(kpi: str) -> dg.AssetChecksDefinition:
     """Every row of the fact a rate is about counts once in its population."""
     contract = CONTRACTS[kpi]
@@ -310,6 +365,7 @@ def accounting_checks() -> list[dg.AssetChecksDefinition]:
     """All checks of this module."""
     return [
         landed_files,
+        other_records,
         *(landed_is_raw(subject) for subject in LANDED),
         *(conserved(subject) for subject in SUBJECTS),
         *(population(name) for name, contract in CONTRACTS.items() if contract.population_of),
