@@ -24,6 +24,10 @@ _BLANK = re.compile(r"[ \t\r\n]*")
 _LAYOUT = re.compile(r"[ \t]*[\r\n]+[ \t\r\n]*")
 _REFERENCE = re.compile(r'("reference"\s*:\s*)"([^"\\]*)"')
 
+_TYPE = re.compile(
+    r'\s*\{\s*(?:"@line": \d+, "@record": "(?:[^"\\]|\\.)*", )?"resourceType"\s*:\s*"([A-Za-z]{1,60})"'
+)
+
 
 class _Entry(NamedTuple):
     """An entry of a Bundle: where it and its resource stand in the text, and what names them."""
@@ -54,6 +58,15 @@ def json_lines(lines: Iterator[str]) -> Iterator[str]:
         yield from _of_text("".join(rest))
     else:
         yield from _of_lines(rest)
+
+
+def resource_type(line: str) -> str:
+    """The type that a line opens with; `any` where it opens with something else.
+
+    Only the first member counts: further on, it could be a contained resource's.
+    """
+    found = _TYPE.match(line)
+    return found[1] if found else "any"
 
 
 def _is_whole(text: str) -> bool:

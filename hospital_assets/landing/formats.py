@@ -17,6 +17,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+ANY_KIND = "any"
 #: Lines of a landed file, line ends included -> JSON texts, one a record, without line ends.
 Lines = Callable[[Iterator[str]], Iterator[str]]
 
@@ -30,12 +31,17 @@ class Normaliser(NamedTuple):
         is_numbered: every object is sound and carries `@line`, so nobody has to count the lines or to
             look whether they are JSON; that halves the time of reading.
         variant: which of the record's fields the objects have, where not all.
+        kind_path: JSON path of what says of which kind a record is; a subject that takes only some
+            kinds then reads only those.
+        kind: the kind of a line, or `any` where that cannot be told from the text without parsing it.
     """
 
     lines: Lines
     version: int
     is_numbered: bool = False
     variant: str = ""
+    kind_path: str = ""
+    kind: Callable[[str], str] = lambda line: ANY_KIND
 
 
 def normaliser(name: str, names: frozenset[str] = frozenset()) -> Normaliser | None:
@@ -66,6 +72,11 @@ def normaliser(name: str, names: frozenset[str] = frozenset()) -> Normaliser | N
         case "fhir":
             from hospital_assets.landing import fhir
 
-            return Normaliser(fhir.json_lines, fhir.VERSION)
+            return Normaliser(
+                fhir.json_lines,
+                fhir.VERSION,
+                kind_path="$.resourceType",
+                kind=fhir.resource_type,
+            )
         case _:
             raise NotImplementedError(f"nothing reads files of the format '{name}' yet")

@@ -16,7 +16,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -32,7 +32,7 @@ from hospital_assets.landing.content import (
     read_content,
     shape_of,
 )
-from hospital_assets.landing.formats import normaliser
+from hospital_assets.landing.formats import ANY_KIND, normaliser
 from hospital_assets.landing.profile import (
     ELEMENT,
     MEASURED,
@@ -59,6 +59,8 @@ from hospital_assets.warehouse.dialect import (
 #: in a partial row group that the next checkpoint rewrites, so smaller batches cost time.
 _BATCH_BYTES = 128_000_000
 _SMALL_BATCH = 16_000_000
+#: Into how many files the records of a batch are sorted at most.
+_MOST_KINDS = 100
 #: What is looked at of each end of a file, to see what its columns hold.
 _SAMPLE_LINES = 15
 _SAMPLE_CHARACTERS = 20_000
@@ -575,13 +577,22 @@ def json_relation(
             select m.source_file, m._fallback, m.landed_at, m.first_line + place as source_line,
                    case when ends_with(line, chr(13)) then rtrim(line, chr(13)) else line end
                        as record
-            from (select filename, unnest(string_split(content, chr(10))) as line,
-                         unnest(range(len(string_split(content, chr(10))))) as place
-                  from read_text([{listed}])) l
+            -- Not `unnest(lines)`: what is asked of its rows, DuckDB would find out of all lines of
+            -- the file at once, and again for every two thousand of them.
+            from (select filename, lines[place + 1] as line, place
+                  from (select filename, lines, unnest(range(len(lines))) as place
+                        from (select filename, string_split(content, chr(10)) as lines
+                              from read_text([{listed}])))) l
             join {of_file} m on m.handle = l.filename
             -- Trimming long lines is slow, and a line that starts with a letter is not blank.
             where ascii(line) > 32 or trim(line, chr(32) || chr(9) || chr(13)) <> ''"""
         )
+    # No file may hold the kind of record that is asked for.
+    sources = sources or [
+        "select cast(null as varchar) as source_file, cast(null as date) as _fallback, "
+        "cast(null as varchar) as landed_at, cast(null as bigint) as source_line, "
+        "cast(null as varchar) as record where false"
+    ]
     judged = f"""
         -- JSON is an object when it opens like one (123 is the brace); json_type would parse it
         -- once more, and raises on text that is not JSON.
@@ -610,7 +621,7 @@ def _numbered_lines(
 
 def _done(piece: Path) -> str:
     """The file that says that all pieces of a copy are there, and how long their lines can be."""
-    return f"{piece.name.rsplit('.', 2)[0]}.done"
+    return f"{piece.name.rsplit('.', 3)[0]}.done"
 
 
 class _Paths:
@@ -977,38 +988,65 @@ def _pieces(
         def records() -> Iterator[str]:
             # Only once: to find out how a file is to be read takes reading it.
             with open_lines(file.path, shape_of(file.path, spec.encoding)) as lines:
-                yield from (f"{line}\n" for line in laid_out.lines(lines))
+                yield from laid_out.lines(lines)
 
-        pieces = _cut(records(), spool, stem, _BATCH_BYTES)
+        pieces = _cut(records(), laid_out.kind, spool, stem, _BATCH_BYTES)
+        if wanted := _kinds(spec, laid_out.kind_path):
+            pieces = [piece for piece in pieces if piece.name.split(".")[-3].upper() in wanted]
     elif file.is_plain and file.path.stat().st_size <= _BATCH_BYTES:
         return [(file.path, file, 1)]
     else:
         text = as_json_lines(read_content(file.path, spec.encoding).text)
-        pieces = _cut(io.StringIO(text), spool, file.sha256[:32], _BATCH_BYTES)
+        lines = (line.removesuffix("\n") for line in io.StringIO(text))
+        pieces = _cut(lines, lambda line: ANY_KIND, spool, file.sha256[:32], _BATCH_BYTES)
     return [(piece, file, int(piece.name.split(".")[-2])) for piece in pieces]
 
 
-def _cut(lines: Iterator[str], spool: Path, stem: str, most_bytes: int) -> list[Path]:
-    """Lines as files of bounded size, named by their first line; kept ones are not made again.
+def _kinds(spec: Subject, kind_path: str) -> set[str]:
+    """The kinds of records a subject can take, in capitals; empty where it could be any."""
+    named = spec.where.get(kind_path, ())
+    if isinstance(spec, Rest) or not named or any(value[:1] in ("!", "*") for value in named):
+        return set()
+    return {ANY_KIND.upper(), *(value.strip().upper() for value in named)}
 
-    The last file to appear says that all are there.
+
+def _cut(
+    lines: Iterator[str], kind: Callable[[str], str], spool: Path, stem: str, most_bytes: int
+) -> list[Path]:
+    """Lines as files of bounded size, by kind and first line; kept ones are not made again.
+
+    In the file of a kind, lines of other kinds are blank, so that every line keeps its number. The last
+    file to appear says that all are there.
     """
     done = spool / f"{stem}.done"
     if not done.exists():
         spool.mkdir(parents=True, exist_ok=True)
-        number, first, longest = 0, 1, 0
-        held: list[str] = []
-        size = 0
+        held: dict[str, list[str]] = {}
+        reached: dict[str, int] = {}
+        number, first, size, longest = 0, 1, 0, 0
+
+        def write() -> None:
+            for name, texts in held.items():
+                _write_text("".join(texts), spool / f"{stem}.{name}.{first:012d}.jsonl")
+
         for line in lines:
+            name = kind(line)
+            if name not in held and len(held) >= _MOST_KINDS:
+                name = ANY_KIND
+            texts = held.setdefault(name, [])
+            texts.append("\n" * (number - reached.get(name, first - 1)))
+            texts.append(line)
+            texts.append("\n")
             number += 1
+            reached[name] = number
             longest = max(longest, len(line))
-            held.append(line)
-            size += len(line)
+            size += len(line) + 1
             if size >= most_bytes:
-                _write_text("".join(held), spool / f"{stem}.{first:012d}.jsonl")
-                first, held, size = number + 1, [], 0
+                write()
+                held, reached, first, size = {}, {}, number + 1, 0
         if held or number == 0:
-            _write_text("".join(held), spool / f"{stem}.{first:012d}.jsonl")
+            held = held or {ANY_KIND: []}
+            write()
         # In bytes a character takes four at most.
         _write_text(str(4 * longest), done)
     return sorted(spool.glob(f"{stem}.*.jsonl"))

@@ -184,9 +184,23 @@ class LandingZone:
         }
 
     def _frames(
-        self, profile: Profile, subject: str, files: pl.DataFrame, ledger: pl.DataFrame
+        self,
+        profile: Profile,
+        subject: str,
+        files: pl.DataFrame,
+        ledger: pl.DataFrame,
+        *,
+        for_dates: bool = False,
     ) -> list[Frame]:
-        """Records of one profile's files of a subject, dated where the subject is."""
+        """Records of one profile's files of a subject, dated where the subject is.
+
+        Args:
+            profile: the source.
+            subject: what is read.
+            files: ledger rows of the files to read.
+            ledger: of all files, for what is looked up.
+            for_dates: leave out the lookups that have nothing to do with a record's day.
+        """
         frames = []
         if subject in profile.subjects and profile.subjects[subject].rows:
             declared = self.connection.from_arrow(declared_rows(subject, profile).to_arrow())
@@ -195,7 +209,10 @@ class LandingZone:
         for spec, main in self._by_spec(profile, subject, files.filter(pl.col("state") == "ready")):
             companions = [file for file in beside if spec.joins_file(_inside(file.source_file))]
             frame = lazy(self._relation(profile, subject, spec, main, companions))
+            dating = {"hospital_id", spec.date, spec.date_from and spec.date_from.on}
             for lookup in spec.lookups:
+                if for_dates and lookup.column not in dating:
+                    continue
                 frame = self._filled(frame, profile, spec, lookup, ledger)
             if spec.defaults:
                 # Behind the lookups: a default stands where nothing at all was found.
@@ -299,7 +316,9 @@ class LandingZone:
         days = nw.concat(
             [
                 f.select(spec.date_from.on, PARTITION_COLUMN)
-                for f in self._frames(profile, spec.date_from.subject, visits, ledger)
+                for f in self._frames(
+                    profile, spec.date_from.subject, visits, ledger, for_dates=True
+                )
             ],
             how="vertical",
         )
@@ -427,7 +446,7 @@ class LandingZone:
             )
             is_dated = CONTRACTS[f"raw_{subject}"].partitioned
             by = ["source_file", *(["_day"] if is_dated else [])]
-            frames = self._frames(profiles[profile_name], subject, files, ledger)
+            frames = self._frames(profiles[profile_name], subject, files, ledger, for_dates=True)
             grouped = nw.concat(
                 [
                     f.group_by(*by).agg(
