@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from hospital_assets.settings import Settings
@@ -60,6 +61,17 @@ def add_commands(commands: Commands) -> None:
     users.add_argument("role", nargs="?", choices=["admin", "doctor", "analyst", "executive"])
     users.add_argument("--hospital", help="of a doctor, as in H1")
     users.set_defaults(run=_users)
+
+    kept = commands.add_parser("keep", help="keep a copy of the warehouse to restore from")
+    kept.set_defaults(run=_keep)
+
+    restored = commands.add_parser("restore", help="make a table or a day of it what it was")
+    restored.add_argument("--table", required=True, help="as in fact_emergency_visits")
+    restored.add_argument("--partition", type=date.fromisoformat, help="one service day")
+    restored.add_argument(
+        "--as-of", type=datetime.fromisoformat, help="a time, as in 2026-03-01T12:00 (UTC)"
+    )
+    restored.set_defaults(run=_restore)
 
     key = commands.add_parser("key", help="the secret key of pseudonyms")
     key.add_argument("action", choices=["create", "show-id"])
@@ -260,3 +272,48 @@ def _password() -> str:
     if getpass.getpass("again: ") != first:
         raise ValueError("the two differ")
     return first
+
+
+def _keep(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.governance.history import keep_state, states
+    from hospital_assets.governance.policy import load_policy
+    from hospital_assets.warehouse.database import open_warehouse
+
+    if not settings.warehouse_file.exists():
+        raise ValueError(f"{settings.warehouse_file} is missing: run `hospital build` first")
+    keep_states = load_policy(settings).retention.keep_states
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        _, deleted = keep_state(warehouse, settings, datetime.now(UTC), keep_states)
+    for state in deleted:
+        print(f"deleted {state.kept_at:%Y-%m-%d %H:%M:%S}")
+    for state in states(settings):
+        print(f"kept    {state.kept_at:%Y-%m-%d %H:%M:%S} UTC  {state.bytes / 1e6:,.1f} MB")
+    return 0
+
+
+def _restore(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.governance.audit import Event, record, system_actor
+    from hospital_assets.governance.history import contract_named, restore, state_of
+    from hospital_assets.warehouse.database import Period, open_warehouse
+
+    contract = contract_named(options.table)
+    as_of = options.as_of
+    if as_of is not None and as_of.tzinfo is None:
+        as_of = as_of.replace(tzinfo=UTC)
+    state = state_of(settings, as_of)
+    period = None
+    if options.partition:
+        period = Period(options.partition, options.partition + timedelta(days=1))
+    what = f"{contract.name} {period or 'all'} as of {state.kept_at.isoformat()}"
+    event = Event(system_actor(), "restore", statement=what)
+    # First the entry, then the deed: there is no restore that nobody knows of.
+    record(settings, event)
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        done = restore(warehouse, state, contract, period)
+    print(
+        f"{done.table}: {done.rows_before:,} rows became the {done.rows_after:,} of "
+        f"{state.kept_at:%Y-%m-%d %H:%M:%S} UTC"
+        + ("" if done.was_different else "; they were the same")
+        + f". What is made of it is as it was: hospital build --select '{done.table}+'"
+    )
+    return 0

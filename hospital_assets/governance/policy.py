@@ -115,13 +115,15 @@ class Role(_Strict):
 
 
 class Retention(_Strict):
-    """How long versions of a publication are kept.
+    """How long versions of a publication, and how many states of the warehouse, are kept.
 
     Attributes:
         keep_days: days; the newest version is always kept.
+        keep_states: how many copies of the warehouse are kept to restore from.
     """
 
     keep_days: int = Field(default=14, ge=1, le=90)
+    keep_states: int = Field(default=3, ge=1, le=90)
 
 
 class Suppressed(_Strict):

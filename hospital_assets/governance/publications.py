@@ -30,7 +30,7 @@ from typing import Any, Self
 
 import duckdb
 
-from hospital_assets.contracts import Column, Contract
+from hospital_assets.contracts import CONTRACTS, Column, Contract
 from hospital_assets.governance.claims import claim_of
 from hospital_assets.governance.leaks import Finding, LeakReport, check_leaks
 from hospital_assets.governance.masks import masked
@@ -426,18 +426,15 @@ def _build(
 ) -> tuple[list[PublishedTable], dict[str, Any], LeakReport]:
     """Write the files of a version and look through them."""
     connection = warehouse.connection
-    missing = [
-        contract.name
-        for contract in policy.tables_of(audience.role)
-        if not warehouse.exists(contract)
-    ]
-    if missing:
+    if not warehouse.exists(CONTRACTS["dim_hospital"]):
         raise PublicationError(
-            f"publication '{audience.name}' needs tables that are not in the warehouse yet: "
-            f"{', '.join(missing[:5])}; run `hospital build` first"
+            f"publication '{audience.name}': the warehouse is empty; run `hospital build` first"
         )
     tables = plan(warehouse, policy, audience)
-    details: dict[str, Any] = {}
+    there = {table.contract.name for table in tables}
+    details: dict[str, Any] = {
+        "not_built_yet": [c.name for c in policy.tables_of(audience.role) if c.name not in there]
+    }
     if policy.roles[audience.role].small_cells == "protect":
         tables, details["small_cells"] = protect_small_cells(
             connection, policy, tables, key().derived("rounding")
@@ -481,7 +478,7 @@ def plan(warehouse: Warehouse, policy: Policy, audience: Audience) -> list[Publi
             for column in contract.columns
             if (mask := policy.mask_of(audience.role, contract.name, column)).kind != "drop"
         )
-        if columns:
+        if columns and warehouse.exists(contract):
             rows = "" if audience.hospital_key is None else _own_rows(contract, audience)
             stored = {
                 name
