@@ -379,3 +379,23 @@ def test_screenshots_for_the_documentation(browser: Browser, served: Served) -> 
             path=target, clip={"x": 0, "y": 0, "width": width, "height": height}, full_page=True
         )
         opened.context.close()
+
+
+def test_the_report_opens_from_disk_and_prints_on_two_pages(
+    browser: Browser, served: Served, tmp_path: Path
+) -> None:
+    from hospital_assets.reports.overview import as_page
+
+    report = tmp_path / "overview.html"
+    settings = served.dashboard.board.warehouse_file.parents[1]
+    report.write_text(as_page(settings)[1], encoding="utf-8")
+    page = browser.new_page()
+    asked: list[str] = []
+    page.on("request", lambda r: asked.append(r.url))
+    page.on("console", lambda m: asked.append(m.text))
+    page.goto(report.as_uri())
+    assert page.locator("#wait-trend .drawing .mark").count() > 20
+    assert asked == [report.as_uri()]
+    printed = page.pdf(prefer_css_page_size=True, print_background=True)
+    assert len(re.findall(rb"/Type\s*/Page\b", printed)) == 2
+    page.close()

@@ -58,14 +58,21 @@ def as_page(data_dir: Path) -> tuple[str, str]:
             datetime.fromisoformat(found.manifest["data_as_of"]),
         )  # fmt: skip
         where = read_slice({}, mart.known)
+        shown = overview(mart, where)
+        measures = dict.fromkeys(part.measure for part in (*shown.cards, *shown.figures))
         body = render(
-            "body.html", page=overview(mart, where), title="Emergency department: overview", current="overview",
+            "body.html", page=shown, title="Emergency department: overview", current="overview",
             where=where, carried="", sliced=sentence(where, mart.known),
             freshness=f"Data to {mart.known.last.isoformat()}, published {mart.published_at:%Y-%m-%d %H:%M} UTC",
             stale="", colophon=f"Publication {AUDIENCE} {mart.version}. Averages and percentiles of fewer than 11 "
             "patients are not shown; counts of few patients are protected as the publication's policy says.",
         )  # fmt: skip
-    return found.version, render("report.html", style=_style(FOLDER), body=_still(body))
+    return found.version, render(
+        "report.html",
+        style=_style(FOLDER),
+        body=_still(body),
+        measures=list(filter(None, measures)),
+    )
 
 
 def _style(folder: Path) -> str:
@@ -75,5 +82,6 @@ def _style(folder: Path) -> str:
 def _still(body: str) -> str:
     """The page without what needs a server: links, exports, specs of charts."""
     body = re.sub(r'<script type="application/json">.*?</script>', "", body, flags=re.DOTALL)
+    body = re.sub(r"; select an? \w+ to filter", "", body)
     body = re.sub(r'<a class="export".*?</a>', "", body, flags=re.DOTALL)
     return re.sub(r"<a [^>]*>(.*?)</a>", r"\1", body, flags=re.DOTALL)
