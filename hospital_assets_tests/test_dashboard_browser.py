@@ -11,6 +11,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
 import pytest
 
 from hospital_assets.automation.build import BuildReport
@@ -361,11 +362,64 @@ def test_the_board_shows_what_lands_and_says_when_it_lost_its_stream(
     opened.context.close()
 
 
+def fill_board(served: Served) -> None:
+    """A full board on a made-up afternoon: every band, level and age."""
+    folder = served.dashboard.board.warehouse_file.parent
+    (folder / "live" / "open_visits.parquet").unlink(missing_ok=True)
+    complaints = [
+        "chest pain",
+        "fever",
+        "shortness of breath",
+        "head injury",
+        "abdominal pain",
+        "laceration",
+    ]
+    departments = ["Emergency", "Emergency", "Pediatrics", "Cardiology", "Surgery"]
+    landed(
+        folder,
+        [
+            visit(
+                f"B{i}", (7 * i) % 97 + 1, triage_level=1 + (i * i + 2) % 5, chief_complaint=complaints[i % 6],
+                department_name=departments[i % 5], age_years=(13 * i) % 90 + 1, hospital_id=f"H{i % 7 + 1}",
+            )
+            for i in range(31)
+        ],
+        [
+            {"visit_id": f"B{i}", "measured_at": NOW, "news2_score": score, "has_news2_red_parameter": score == 3}
+            for i, score in enumerate([1, 2, 0, 8, 4, 5, 1, 0, 3, 2, 6, 1, 0, 2, 1, 0, 4, 1, 2, 0, 1, 2, 0, 1])
+        ],
+    )  # fmt: skip
+    names = ["Resuscitation", "Emergent", "Urgent", "Less urgent", "Non-urgent"]
+    pl.DataFrame(
+        {
+            "scale": ["ESI"] * 5,
+            "level": [1, 2, 3, 4, 5],
+            "level_name": names,
+            "target_minutes": [0.0, 10, 30, 60, 120],
+        }
+    ).write_parquet(folder / "live" / "triage_targets.parquet")
+    object.__setattr__(served.dashboard.board, "now", lambda: NOW)
+    object.__setattr__(served.dashboard.board, "is_live", lambda: True)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_on_a_full_board(browser: Browser, served: Served, scheme: Any) -> None:
+    fill_board(served)
+    opened = open_page(browser, f"{served.address}/live", color_scheme=scheme, bypass_csp=True)
+    opened.page.get_by_text("live, ").wait_for()
+    opened.page.add_script_tag(path=AXE)
+    found = opened.page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    said = [f"{v['id']}: {n['target']}" for v in found["violations"] for n in v["nodes"][:3]]
+    assert not said and opened.page.locator("tr[data-visit]").count() == 24
+    opened.context.close()
+
+
 def test_screenshots_for_the_documentation(browser: Browser, served: Served) -> None:
     """Written into docs/dashboard when HOSPITAL_SCREENSHOTS is set, so that people look at them."""
     if not os.environ.get("HOSPITAL_SCREENSHOTS"):
         pytest.skip("set HOSPITAL_SCREENSHOTS=1 to write docs/dashboard/*.png")
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    fill_board(served)
     shots = [(name, 1280, "light") for name in NAMES] + [
         ("overview", 1280, "dark"),
         ("overview", 390, "light"),

@@ -28,6 +28,8 @@ from hospital_assets.automation.sensors import FEEDS
 from hospital_assets.automation.watch import BatchError, Loader
 from hospital_assets.clock import SimulatedClock, hospital_now, is_live, write_simulated_clock
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.dashboard.live import Waiting as OnBoard
+from hospital_assets.dashboard.live import read_board
 from hospital_assets.definitions import build_definitions
 from hospital_assets.landing.waiting import Waiting
 from hospital_assets.landing.zone import LandingResource
@@ -191,6 +193,35 @@ def test_who_waits_is_seen_by_time_alone(copied: Settings, monitor: Monitor) -> 
     land(copied, "seen.csv", header, seen + "2026-03-12 15:07:00", folder="er_visits")
     monitor.look()
     assert "W77" not in monitor.outbox.open_subjects("critical_wait")
+
+
+def test_the_board_shows_who_waits_before_their_files_are_loaded(
+    copied: Settings, monitor: Monitor
+) -> None:
+    patient = an_adult(copied)
+    header = (
+        "visit_id,patient_id,hospital_id,department,arrival_time,triage_time,triage_level,"
+        "provider_time,chief_complaint,recorded_at"
+    )
+    arrived = f"W90,{patient},H1,Emergency,2026-03-12 14:50:00,2026-03-12 14:52:00,3,"
+    land(copied, "board.csv", header, f"{arrived},hiccups,2026-03-12 14:53:00", folder="er_visits")
+
+    def row() -> list[OnBoard]:
+        board = read_board(copied.warehouse_file, NOW, b"key")
+        return [found for found in board.waiting if found.complaint == "hiccups"]
+
+    assert row() == []
+    monitor.look()
+    (waiting,) = row()
+    assert (waiting.triage_level, waiting.waited_minutes, waiting.band) == (3, 10.0, 2)
+    assert waiting.age_years is not None and waiting.age_years >= 46
+    land(copied, "board.json", observation("90", patient, 55, respiratory_rate=26))
+    monitor.look()
+    assert [(found.band, found.has_red) for found in row()] == [(1, True)]
+    seen = f"{arrived}2026-03-12 14:57:00,hiccups,2026-03-12 14:58:00"
+    land(copied, "board-seen.csv", header, seen, folder="er_visits")
+    monitor.look()
+    assert row() == []
 
 
 def test_sensors_leave_fresh_files_to_the_watcher(copied: Settings) -> None:

@@ -5,12 +5,14 @@ Belongs here: HTTP. What pages say is `pages`' matter, who signs in `auth`'s, th
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
 from urllib.parse import parse_qs
 
+from anyio.to_thread import current_default_thread_limiter
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -51,6 +53,8 @@ _HEADERS = {
 #: Data this much older than the hospital's clock are called stale.
 _STALE = timedelta(hours=36)
 _MOST_FORM_BYTES = 10_000
+#: Requests that are worked on at the same time; others wait their turn.
+_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -267,6 +271,12 @@ def create_app(dashboard: Dashboard) -> Starlette:
         answer.delete_cookie(COOKIE)
         return answer
 
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        # DuckDB has threads of its own; more of ours would only take memory each.
+        current_default_thread_limiter().total_tokens = _THREADS
+        yield
+
     async def home(_: Request) -> Response:
         return RedirectResponse("/overview", 307)
 
@@ -274,6 +284,7 @@ def create_app(dashboard: Dashboard) -> Starlette:
         return PlainTextResponse("ok")
 
     return Starlette(
+        lifespan=lifespan,
         routes=[
             Route("/", home),
             Route("/healthz", healthy),

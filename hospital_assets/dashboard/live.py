@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from starlette.concurrency import run_in_threadpool
 
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.dashboard import svg
@@ -308,7 +309,7 @@ class LiveBoard:
             moment = time.monotonic()
             if changed != seen or moment - refreshed >= _REFRESH_SECONDS:
                 seen, refreshed = changed, moment
-                html = await asyncio.to_thread(self.page, viewer)
+                html = await run_in_threadpool(self.page, viewer)
                 if html != sent:
                     sent = html
                     yield f"event: board\ndata: {json.dumps(html)}\n\n"

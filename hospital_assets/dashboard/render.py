@@ -21,6 +21,8 @@ from hospital_assets.dashboard.mart import Known, Slice, periods
 from hospital_assets.dashboard.svg import number, shape
 
 FOLDER = Path(__file__).parent
+#: Text of fewer characters is not broken into lines.
+_SHORT = 16
 _NAMES = {
     "period": "period",
     "hospital": "hospital",
@@ -37,7 +39,7 @@ def templates() -> Environment:
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.globals |= {
-        "words": WORDS, "cell": cell, "icon": icon, "not_followed": not_followed, "Markup": Markup,
+        "words": WORDS, "table_rows": table_rows, "icon": icon, "not_followed": not_followed, "Markup": Markup,
         "number": number,
     }  # fmt: skip
     return environment
@@ -89,6 +91,28 @@ def choices(known: Known) -> dict[str, dict[str, str]]:
     }
 
 
+def table_rows(figure: Figure, where: Slice) -> Markup:
+    """The rows of a data table; a page has thousands of cells, too many for a template's loop."""
+    styles = [
+        ' class="n"' if column.digits is not None else ' class="wide"' if column.is_wide else ""
+        for column in figure.columns
+    ]
+    parts = []
+    for row in figure.rows:
+        first, *others = row
+        parts.append(f'<tr><th scope="row"{styles[0]}>{cell(first, figure.columns[0], where)}</th>')
+        for i, value in enumerate(others, start=1):
+            style = styles[i]
+            if not style and isinstance(value, str) and len(value) < _SHORT:
+                style = ' class="s"'
+            parts.append(f"<td{style}>{cell(value, figure.columns[i], where)}</td>")
+        parts.append("</tr>")
+    return Markup("".join(parts))  # noqa: S704  (every cell is escaped or drawn here)
+
+
+_NONE = Markup('<span class="none" title="not shown">&ndash;</span>')
+
+
 def cell(value: Cell, column: Column, where: Slice) -> Markup:
     """A table's cell."""
     if isinstance(value, Drawn):
@@ -97,10 +121,10 @@ def cell(value: Cell, column: Column, where: Slice) -> Markup:
         address = query(where, **{value.slicer: value.value})
         return Markup('<a href="?{}" data-slice>{}</a>').format(address, value.text)
     if value is None:
-        return Markup('<span class="none" title="not shown">&ndash;</span>')
+        return _NONE
     if isinstance(value, str):
         return escape(value)
-    return escape(number(value, column.digits or 0))
+    return Markup(number(value, column.digits or 0))  # noqa: S704  (digits only)
 
 
 def icon(verdict: str) -> Markup:

@@ -22,7 +22,7 @@ from hospital_assets.governance.publications import (
 from hospital_assets.settings import Settings
 
 #: DuckDB's share: the queries read aggregates.
-_MEMORY, _THREADS = "150MB", 2
+_MEMORY, _THREADS = "100MB", 2
 
 
 class ExposedError(ValueError):

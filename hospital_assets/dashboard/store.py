@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from hospital_assets.dashboard.mart import Mart
 
 #: Rendered pages kept in memory, over all audiences and slices.
-_KEPT_PAGES = 200
+_KEPT_PAGES = 60
 
 
 class NothingPublishedError(Exception):

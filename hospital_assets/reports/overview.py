@@ -47,6 +47,7 @@ def as_page(data_dir: Path) -> tuple[str, str]:
     Raises:
         PublicationError: nothing is published for executives.
     """
+    from hospital_assets.dashboard.figures import Card, Figure
     from hospital_assets.dashboard.mart import Mart, read_slice
     from hospital_assets.dashboard.pages import overview
     from hospital_assets.dashboard.render import FOLDER, render, sentence
@@ -59,7 +60,8 @@ def as_page(data_dir: Path) -> tuple[str, str]:
         )  # fmt: skip
         where = read_slice({}, mart.known)
         shown = overview(mart, where)
-        measures = dict.fromkeys(part.measure for part in (*shown.cards, *shown.figures))
+        parts: list[Card | Figure] = [*shown.cards, *shown.figures]
+        measures = dict.fromkeys(part.measure for part in parts)
         body = render(
             "body.html", page=shown, title="Emergency department: overview", current="overview",
             where=where, carried="", sliced=sentence(where, mart.known),

@@ -1,0 +1,272 @@
+"""How fast the dashboard answers with ten million visits, and how much memory it takes.
+
+    python benchmarks/dashboard.py --data DIR [--visits 10_000_000] [--slices 300] [--audience admin]
+    python benchmarks/dashboard.py --data DIR --live [--files 20]
+
+Takes the newest publication of a data directory and repeats it over time, shifted by whole weeks, until it
+holds that many visits: every table with a service date, so that daily KPI rows grow with the visits. Then
+starts `hospital dashboard` over it, and reports the first page after the start, how long random slices
+of each page take (never the same one twice, so nothing comes from memory), and the server's memory.
+
+With `--live`: copies the data directory, lets its clock go on from its last afternoon, starts `hospital watch`
+and the dashboard, renames files with a new visit each into the landing folder, and reports how long each
+takes from the rename to the event that shows it on the live board.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import urlencode
+
+import duckdb
+import requests
+
+PORT = 8397
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--visits", type=int, default=10_000_000)
+    parser.add_argument("--slices", type=int, default=300, help="of each page")
+    parser.add_argument("--audience", default="admin")
+    parser.add_argument("--live", action="store_true")
+    parser.add_argument("--files", type=int, default=20)
+    options = parser.parse_args()
+    if options.live:
+        with tempfile.TemporaryDirectory(prefix="hospital-live-") as folder:
+            live(options.data, Path(folder) / "data", options.files)
+        return
+    with tempfile.TemporaryDirectory(prefix="hospital-dashboard-") as folder:
+        target = Path(folder) / "data"
+        visits, days = repeat(options.data, target, options.audience, options.visits)
+        print(f"{visits:,} visits over {days:,} days")
+        measure(target, options.audience, options.slices)
+
+
+def repeat(source: Path, target: Path, audience: str, wanted: int) -> tuple[int, int]:
+    """Write a data directory with a publication that is the source's, many times over."""
+    current = json.loads((source / "published" / audience / "current.json").read_text())
+    version = source / "published" / audience / current["version"]
+    folder = target / "published" / audience / current["version"]
+    folder.mkdir(parents=True)
+    shutil.copyfile(version / "publication.duckdb", folder / "publication.duckdb")
+    shutil.copyfile(version / "manifest.json", folder / "manifest.json")
+    shutil.copyfile(source / "hospital.toml", target / "hospital.toml")
+    shutil.copytree(source / "warehouse" / "live", target / "warehouse" / "live")
+    (folder.parent / "current.json").write_text(json.dumps(current))
+    with duckdb.connect(str(folder / "publication.duckdb")) as connection:
+        connection.execute("set preserve_insertion_order = false")
+        counted = (
+            "facts.fact_emergency_visits" if audience != "executive" else "kpis.kpi_arrivals_hourly"
+        )
+        amount = "count(*)" if audience != "executive" else "sum(arrivals_count)"
+        ((first, last, have),) = connection.execute(
+            f"select min(service_date), max(service_date), {amount} from {counted}"
+        ).fetchall()
+        # Whole weeks, so that weekdays stay what they are.
+        weeks = -(-((last - first).days + 1) // 7)
+        times = -(-wanted // int(have))
+        tables = connection.execute(
+            "select schema_name, table_name from duckdb_columns() where column_name = 'service_date' "
+            "and not (schema_name = 'facts' and table_name in ('fact_vitals', 'fact_patient_flow'))"
+        ).fetchall()
+        for schema, table in tables:
+            columns = connection.execute(
+                "select column_name, data_type from duckdb_columns() where schema_name = ? and table_name = ?",
+                [schema, table],
+            ).fetchall()
+            shifted = ", ".join(
+                f"({name} + to_days((i * {7 * weeks})::integer))::{kind} as {name}"
+                for name, kind in columns
+                if kind in ("DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE")
+            )
+            connection.execute(
+                f"create table repeated as select t.* replace ({shifted}) "
+                f"from {schema}.{table} t, range({times}) r(i) order by i"
+            )
+            connection.execute(f"drop table {schema}.{table}")
+            connection.execute(f"create table {schema}.{table} as from repeated")
+            connection.execute("drop table repeated")
+        ((visits, days),) = connection.execute(
+            f"select {amount}, max(service_date) - min(service_date) + 1 from {counted}"
+        ).fetchall()
+    return int(visits), int(days)
+
+
+def measure(data: Path, audience: str, slices: int) -> None:
+    command = [str(Path(sys.executable).with_name("hospital")), "--data-dir", str(data), "dashboard",
+               "--port", str(PORT), "--audience", audience]  # fmt: skip
+    started = time.perf_counter()
+    keys = {**os.environ, "XDG_CONFIG_HOME": str(data.parent / "keys")}
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=keys)
+    address = f"http://127.0.0.1:{PORT}"
+    session = requests.Session()
+    try:
+        while True:
+            try:
+                session.get(f"{address}/healthz", timeout=1)
+                break
+            except requests.ConnectionError:
+                assert server.poll() is None, "the server has ended"
+                time.sleep(0.02)
+        print(f"started in {time.perf_counter() - started:.2f} s")
+        begun = time.perf_counter()
+        page = session.get(f"{address}/overview", timeout=120)
+        assert page.status_code == 200, page.text[:500]
+        first = time.perf_counter() - begun
+        print(
+            f"first page {first:.2f} s, {len(page.content) / 1000:,.0f} kB ({size_on_wire(session, address) / 1000:,.0f} kB compressed)"
+        )
+        print(f"{'page':<12}{'median':>9}{'95th':>9}{'worst':>9}  ms")
+        generator = random.Random(7)  # noqa: S311
+        everything: list[float] = []
+        for name in ("overview", "flow", "capacity", "workforce", "conditions", "forecast"):
+            taken = [
+                timed(session, address, name, ask)
+                for ask in random_slices(generator, page.text, slices)
+            ]
+            everything += taken
+            print(
+                f"{name:<12}{statistics.median(taken):>9.0f}{percentile(taken):>9.0f}{max(taken):>9.0f}"
+            )
+        print(
+            f"{'all':<12}{statistics.median(everything):>9.0f}{percentile(everything):>9.0f}{max(everything):>9.0f}"
+        )
+        print(
+            f"server memory: {memory(server.pid, 'VmRSS')} MB now, {memory(server.pid, 'VmHWM')} MB at most"
+        )
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(timeout=20)
+
+
+def live(source: Path, data: Path, files: int) -> None:
+    from hospital_assets.clock import SimulatedClock, write_simulated_clock
+    from hospital_assets.settings import load_settings
+
+    for part in ("landing", "warehouse"):
+        shutil.copytree(source / part, data / part, copy_function=shutil.copy2)
+    shutil.copyfile(source / "hospital.toml", data / "hospital.toml")
+    settings = load_settings(data)
+    assert settings.last_service_date is not None
+    noon = datetime.combine(settings.last_service_date, datetime.min.time(), UTC) + timedelta(
+        hours=20
+    )
+    write_simulated_clock(settings, SimulatedClock(time.time(), noon.timestamp(), 1.0))
+    keys = {**os.environ, "XDG_CONFIG_HOME": str(data.parent / "keys")}
+    hospital = [str(Path(sys.executable).with_name("hospital")), "--data-dir", str(data)]
+    running = [
+        subprocess.Popen([*hospital, *command], stdout=subprocess.DEVNULL, env=keys)
+        for command in (["watch"], ["dashboard", "--port", str(PORT)])
+    ]
+    shown: dict[str, float] = {}
+    try:
+        stream = None
+        while stream is None:
+            with contextlib.suppress(requests.ConnectionError):
+                stream = requests.get(
+                    f"http://127.0.0.1:{PORT}/live/events", stream=True, timeout=600
+                )
+            time.sleep(0.1)
+        threading.Thread(target=follow, args=(stream, shown), daemon=True).start()
+        lock = data / "dagster"
+        while not lock.exists():
+            time.sleep(0.5)
+        time.sleep(20)
+        taken = []
+        for number in range(files):
+            name = f"complaint {number:03d}"
+            at = noon + timedelta(seconds=time.time() % 3600)
+            clock = f"{at - timedelta(hours=5):%Y-%m-%d %H:%M:%S}"
+            target = data / "landing" / "native" / "er_visits" / f"board-{number}.csv"
+            temporary = target.with_name(f".{target.name}.tmp")
+            temporary.write_text(
+                "visit_id,patient_id,hospital_id,department,arrival_time,triage_time,triage_level,chief_complaint,recorded_at\n"
+                f"B{number:07d},P0000001,H1,Emergency,{clock},{clock},1,{name},{clock}\n"
+            )
+            begun = time.time()
+            temporary.replace(target)
+            while name not in shown and time.time() - begun < 60:
+                time.sleep(0.01)
+            taken.append(shown.get(name, begun + 60) - begun)
+            print(f"{name}: {taken[-1]:.2f} s", flush=True)
+            time.sleep(3)
+        print(
+            f"median {statistics.median(taken):.2f} s, worst {max(taken):.2f} s, of {files} files"
+        )
+    finally:
+        for process in running:
+            process.send_signal(signal.SIGTERM)
+        for process in running:
+            process.wait(timeout=60)
+
+
+def follow(stream: requests.Response, shown: dict[str, float]) -> None:
+    """Note when each complaint was first on the board."""
+    for line in stream.iter_lines(chunk_size=1):
+        if line.startswith(b"data: "):
+            for name in re.findall(rb"complaint \d{3}", line):
+                shown.setdefault(name.decode(), time.time())
+
+
+def random_slices(generator: random.Random, page: str, count: int) -> list[str]:
+    """Distinct query strings over what the page offers."""
+    first, last = re.findall(r'min="([\d-]+)" max="([\d-]+)"', page)[0]
+    offered = {
+        name: re.findall(
+            r'<option value="([^"]+)"', page.split(f'name="{name}"')[1].split("</select>")[0]
+        )
+        for name in ("period", "hospital", "department")
+    }
+    offered["triage"] = ["all", "1", "2", "3", "4", "5"]
+    found: set[str] = set()
+    while len(found) < count:
+        ask = {name: generator.choice(values) for name, values in offered.items()}
+        if ask["period"] == "days":
+            ask |= {"from": first, "to": last}
+        found.add(urlencode(ask))
+    return sorted(found, key=lambda _: generator.random())
+
+
+def timed(session: requests.Session, address: str, name: str, ask: str) -> float:
+    begun = time.perf_counter()
+    answer = session.get(f"{address}/{name}?{ask}", headers={"x-fragment": "1"}, timeout=60)
+    assert answer.status_code == 200, (name, ask, answer.text[:300])
+    return 1000 * (time.perf_counter() - begun)
+
+
+def size_on_wire(session: requests.Session, address: str) -> int:
+    return len(
+        session.get(f"{address}/overview", stream=True, timeout=60).raw.read(decode_content=False)
+    )
+
+
+def percentile(values: list[float]) -> float:
+    return statistics.quantiles(values, n=20)[-1]
+
+
+def memory(pid: int, name: str) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return (
+        int(next(line for line in status.splitlines() if line.startswith(name)).split()[1]) // 1024
+    )
+
+
+if __name__ == "__main__":
+    main()
