@@ -18,12 +18,24 @@ os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="hospital-keys-")
 
 from hospital_assets.settings import Settings, write_settings
 from hospital_assets.warehouse.database import Warehouse, open_warehouse
+from hospital_assets_tests.engines import ALL_ENGINES, Engine
 
 if TYPE_CHECKING:
     from hospital_assets.automation.build import BuildReport
 
 FIRST, LAST = date(2026, 3, 5), date(2026, 3, 12)
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(engine, id=name, marks=[pytest.mark.slow] if name == "spark" else [])
+        for name, engine in ALL_ENGINES.items()
+    ]
+)
+def on(request: pytest.FixtureRequest) -> Engine:
+    """Brings a frame to an engine; a test that takes it runs on every one (on Spark when slow)."""
+    return request.param  # type: ignore[no-any-return]
 
 
 @pytest.fixture

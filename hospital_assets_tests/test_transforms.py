@@ -1,12 +1,9 @@
-"""Transforms on hand-written frames, on both engines; the usual wrong answers must not come out."""
+"""Transforms on hand-written frames, on every engine; the usual wrong answers must not come out."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
 from datetime import UTC, date, datetime
 
-import duckdb
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -35,28 +32,7 @@ from hospital_assets.warehouse.dialect import (
     parse_wall_clocks,
     resolve_instants,
 )
-
-Engine = Callable[[pl.DataFrame], Frame]
-
-
-_CONNECTION = duckdb.connect()
-_CONNECTION.execute("set TimeZone = 'UTC'")
-_NUMBERS = itertools.count()
-
-
-def _on_duckdb(frame: pl.DataFrame) -> Frame:
-    name = f"t{next(_NUMBERS)}"
-    _CONNECTION.register("given", frame)
-    _CONNECTION.execute(f"create table {name} as from given")
-    return lazy(_CONNECTION.table(name))
-
-
-ENGINES: dict[str, Engine] = {"polars": lambda frame: lazy(frame), "duckdb": _on_duckdb}
-
-
-@pytest.fixture(params=ENGINES.values(), ids=ENGINES)
-def on(request: pytest.FixtureRequest) -> Engine:
-    return request.param  # type: ignore[no-any-return]
+from hospital_assets_tests.engines import ENGINES, Engine
 
 
 def collect(frame: Frame) -> pl.DataFrame:

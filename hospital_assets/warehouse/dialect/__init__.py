@@ -1,0 +1,186 @@
+"""What the engines do differently, so that transforms are written once.
+
+Transforms use Narwhals; the few things it lacks (tolerant parsing of text, JSON paths, stable
+hashes, evaluating a plan once) stand here, each as a function from frame to frame that means the
+same on every engine. `on_duckdb`, `on_polars` and `on_spark` say how each engine does it. Does not
+belong here: any rule about hospital data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import narwhals as nw
+
+from hospital_assets.warehouse.dialect import on_duckdb, on_polars
+from hospital_assets.warehouse.dialect.frames import (
+    ISO_WALL_CLOCK_FORMATS,
+    SOURCE_COLUMN,
+    Formats,
+    Frame,
+    is_on_spark,
+    lazy,
+    literal,
+    polars_of,
+    quoted,
+    relation_of,
+)
+from hospital_assets.warehouse.dialect.on_duckdb import CHECKPOINT_QUERIES, with_sql
+
+__all__ = [
+    "CHECKPOINT_QUERIES",
+    "ISO_WALL_CLOCK_FORMATS",
+    "SOURCE_COLUMN",
+    "Formats",
+    "Frame",
+    "checkpoint",
+    "explode_days",
+    "explode_hours",
+    "hash_keys",
+    "is_on_spark",
+    "json_fields",
+    "lazy",
+    "literal",
+    "local_clocks",
+    "minutes_between",
+    "parse_dates",
+    "parse_numbers",
+    "parse_wall_clocks",
+    "polars_of",
+    "quoted",
+    "relation_of",
+    "resolve_instants",
+    "with_sql",
+]
+
+
+class Engine(Protocol):
+    """What a module must offer to run our transforms: the functions of this package, by name."""
+
+    def parse_numbers(self, frame: Frame, columns: Mapping[str, str], /) -> Frame: ...
+    def parse_dates(
+        self, frame: Frame, columns: Mapping[str, str], formats: Formats, /
+    ) -> Frame: ...
+    def parse_wall_clocks(
+        self, frame: Frame, columns: Mapping[str, str], formats: Formats, /
+    ) -> Frame: ...
+    def json_fields(self, frame: Frame, column: str, fields: Mapping[str, str], /) -> Frame: ...
+    def hash_keys(self, frame: Frame, keys: Mapping[str, Sequence[str]], /) -> Frame: ...
+    def checkpoint(self, frame: Frame, /) -> Frame: ...
+    def resolve_instants(
+        self, frame: Frame, instants: Mapping[str, str], zone: str, /
+    ) -> Frame: ...
+    def local_clocks(self, frame: Frame, clocks: Mapping[str, str], zone: str, /) -> Frame: ...
+    def explode_hours(self, frame: Frame, start: str, end: str, hour: str, /) -> Frame: ...
+    def explode_days(self, frame: Frame, first: str, last: str, day: str, /) -> Frame: ...
+
+
+def _engine(frame: Frame) -> Engine:
+    """The engine behind a frame; Spark's module is imported by those who have a Spark frame."""
+    if relation_of(frame) is not None:
+        return on_duckdb
+    if is_on_spark(frame):
+        from hospital_assets.warehouse.dialect import on_spark
+
+        return on_spark
+    return on_polars
+
+
+def parse_numbers(frame: Frame, columns: Mapping[str, str]) -> Frame:
+    """Add Float64 columns read from text columns; what is not a finite number becomes null.
+
+    Args:
+        frame: any frame.
+        columns: new column -> text column.
+    """
+    return _engine(frame).parse_numbers(frame, columns)
+
+
+def parse_dates(
+    frame: Frame, columns: Mapping[str, str], formats: Formats = ("%Y-%m-%d",)
+) -> Frame:
+    """Add Date columns read from text columns, trying the formats in turn; else null."""
+    return _engine(frame).parse_dates(frame, columns, formats)
+
+
+def parse_wall_clocks(frame: Frame, columns: Mapping[str, str], formats: Formats = ()) -> Frame:
+    """Add wall clocks read from text, and the UTC offset where the text states one.
+
+    For each `out` the frame gains `out` (naive Datetime, the clock as written) and
+    `out_offset_minutes` (Int32; 0 for Z; null where no offset is written). ISO 8601 is always
+    understood (with `T` or a space, seconds and fractions optional); `formats` adds others in
+    strptime notation. Unreadable text becomes null.
+    """
+    return _engine(frame).parse_wall_clocks(frame, columns, formats)
+
+
+def json_fields(frame: Frame, column: str, fields: Mapping[str, str]) -> Frame:
+    """Add text columns taken from a JSON column by path (`$.a.b`); null where absent.
+
+    The column may be JSON text, or DuckDB's VARIANT.
+    """
+    return _engine(frame).json_fields(frame, column, fields)
+
+
+def hash_keys(frame: Frame, keys: Mapping[str, Sequence[str]]) -> Frame:
+    """Add surrogate keys: positive 60-bit integers that depend on the text columns' values only.
+
+    The same natural key gives the same surrogate in every rebuild and on every engine (the first
+    15 hex digits of the MD5 of the parts joined by `|`). A null part makes the key null.
+    """
+    return _engine(frame).hash_keys(frame, keys)
+
+
+def checkpoint(frame: Frame) -> Frame:
+    """Evaluate a plan once, for frames that several outputs are made from."""
+    return _engine(frame).checkpoint(frame)
+
+
+def minutes_between(start: str, end: str) -> nw.Expr:
+    """Minutes from one instant column to another, with their fraction; null when either is."""
+    return (nw.col(end) - nw.col(start)).dt.total_microseconds() / 60_000_000
+
+
+def resolve_instants(frame: Frame, instants: Mapping[str, str], zone: str) -> Frame:
+    """Turn wall clocks into UTC instants by a time zone column, flagging what DST makes unclear.
+
+    For each `out -> clock` the frame (which has `clock` and `clock_offset_minutes`, see
+    `parse_wall_clocks`) gains `out` (the instant), `out_second` (the later reading of an hour
+    that happens twice; otherwise the same instant) and `out_is_missing` (the wall clock never
+    showed this time because it went forward; the instant then is that of the old offset). A
+    written offset decides by itself. Null clock or zone gives null.
+
+    Args:
+        frame: any frame; `zone` must hold IANA names.
+        instants: new instant column -> wall clock column.
+        zone: column with the IANA zone.
+    """
+    return _engine(frame).resolve_instants(frame, instants, zone)
+
+
+def local_clocks(frame: Frame, clocks: Mapping[str, str], zone: str) -> Frame:
+    """Add wall clocks (naive) of instant columns in the row's IANA zone.
+
+    Args:
+        frame: any frame.
+        clocks: new wall clock column -> instant column.
+        zone: column with the IANA zone.
+    """
+    return _engine(frame).local_clocks(frame, clocks, zone)
+
+
+def explode_hours(frame: Frame, start: str, end: str, hour: str) -> Frame:
+    """One row per UTC hour that `[start, end)` touches; adds `hour`, the start of that hour.
+
+    Rows whose end is not after their start give none.
+    """
+    return _engine(frame).explode_hours(frame, start, end, hour)
+
+
+def explode_days(frame: Frame, first: str, last: str, day: str) -> Frame:
+    """One row per calendar day from `first` to `last`, both included; adds `day`.
+
+    Rows whose last day is before their first, or unknown, give none.
+    """
+    return _engine(frame).explode_days(frame, first, last, day)

@@ -1,0 +1,196 @@
+"""The dialect inside DuckDB; what each function does is said in the package."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import duckdb
+import narwhals as nw
+from duckdb import SQLExpression, StarExpression
+
+from hospital_assets.warehouse.dialect.frames import (
+    OFFSET,
+    SOURCE_COLUMN,
+    Formats,
+    Frame,
+    lazy,
+    literal,
+    quoted,
+    relation_of,
+)
+
+_checkpoint_numbers = itertools.count(1)
+
+#: What filled each checkpoint of this process, so that lineage can look through it.
+CHECKPOINT_QUERIES: dict[str, str] = {}
+
+
+def _relation(frame: Frame) -> duckdb.DuckDBPyRelation:
+    relation = relation_of(frame)
+    if relation is None:
+        raise TypeError("the frame is not over a DuckDB relation")
+    return relation
+
+
+def with_sql(frame: Frame, expressions: Mapping[str, str]) -> Frame:
+    """Add columns given as DuckDB expressions."""
+    relation = _relation(frame)
+    keep = StarExpression(exclude=[name for name in expressions if name in relation.columns])
+    added = [SQLExpression(sql).alias(name) for name, sql in expressions.items()]
+    return lazy(relation.select(keep, *added))
+
+
+def parse_numbers(frame: Frame, columns: Mapping[str, str]) -> Frame:
+    number = "try_cast(trim({}) as double)"
+    return with_sql(
+        frame,
+        {
+            out: f"case when isfinite({number.format(quoted(src))}) "
+            f"then {number.format(quoted(src))} end"
+            for out, src in columns.items()
+        },
+    )
+
+
+def parse_dates(frame: Frame, columns: Mapping[str, str], formats: Formats) -> Frame:
+    return with_sql(
+        frame,
+        {
+            out: f"cast({_strptime(f'trim({quoted(src)})', src, formats)} as date)"
+            for out, src in columns.items()
+        },
+    )
+
+
+def _strptime(text: str, column: str, formats: Formats) -> str:
+    """SQL that reads a text by the formats of its column, and of its row's source."""
+
+    def read(known: Sequence[str]) -> str:
+        return f"try_strptime({text}, [{', '.join(literal(f) for f in known)}])"
+
+    if not isinstance(formats, Mapping):
+        return read(formats) if formats else "cast(null as timestamp)"
+    by_source = {name: known for name, known in formats.get(column, {}).items() if known}
+    if not by_source:
+        return "cast(null as timestamp)"
+    cases = " ".join(f"when {literal(n)} then {read(known)}" for n, known in by_source.items())
+    return f"case {SOURCE_COLUMN} {cases} end"
+
+
+def parse_wall_clocks(frame: Frame, columns: Mapping[str, str], formats: Formats) -> Frame:
+    # Step by step, because DuckDB computes what stands in several places of a CASE anew in each.
+    endings: dict[str, str] = {}
+    unzoned: dict[str, str] = {}
+    parts: dict[str, str] = {}
+    for out, src in columns.items():
+        text, ending, bare = f"trim({quoted(src)})", quoted(f"{out}_ending"), quoted(out)
+        # A date alone may end in "-2026"; only what has a time of day can have an offset.
+        endings[f"{out}_ending"] = (
+            f"case when contains({text}, ':') "
+            f"then regexp_extract({text}, {literal(OFFSET)}) else '' end"
+        )
+        unzoned[out] = f"replace(left({text}, length({text}) - length({ending})), 'T', ' ')"
+        # A cast alone would read "10:00 PM" as ten in the morning and 24:00 as the next day.
+        parts[out] = (
+            f"case when regexp_full_match({bare}, '[0-9: .-]+') and not contains({bare}, ' 24:')"
+            f" then try_cast({bare} as timestamp) end"
+        )
+        if formats:
+            # strptime reads the word "epoch", and takes long over what does not fit.
+            parts[out] = (
+                f"coalesce({parts[out]}, case when lower({bare}) not in "
+                f"('epoch', 'infinity', '-infinity') then {_strptime(bare, src, formats)} end)"
+            )
+        parts[f"{out}_offset_minutes"] = (
+            f"case when {ending} = '' then null when upper({ending}) = 'Z' then 0 "
+            f"else case when starts_with({ending}, '-') then -1 else 1 end "
+            f"* (cast(substr({ending}, 2, 2) as integer) * 60 "
+            f"+ cast(right({ending}, 2) as integer)) end"
+        )
+    stepwise = with_sql(with_sql(frame, endings), unzoned)
+    return with_sql(stepwise, parts).drop(*endings)
+
+
+def json_fields(frame: Frame, column: str, fields: Mapping[str, str]) -> Frame:
+    relation = _relation(frame)
+    stored = dict(zip(relation.columns, relation.types, strict=True))[column]
+    source = quoted(column)
+    if str(stored) == "VARIANT":
+        # Single fields of a VARIANT read faster only while every row has them in one type.
+        source = f"cast({source} as json)"
+    # All paths in one go: the text of a record is parsed once, not once per field.
+    paths = ", ".join(literal(path) for path in fields.values())
+    found = with_sql(frame, {"_found": f"json_extract_string({source}, [{paths}])"})
+    return with_sql(
+        found, {out: f"_found[{place}]" for place, out in enumerate(fields, start=1)}
+    ).drop("_found")
+
+
+def hash_keys(frame: Frame, keys: Mapping[str, Sequence[str]]) -> Frame:
+    return with_sql(
+        frame,
+        {
+            out: "cast('0x' || left(md5("
+            + " || '|' || ".join(quoted(part) for part in parts)
+            + "), 15) as bigint)"
+            for out, parts in keys.items()
+        },
+    )
+
+
+def checkpoint(frame: Frame) -> Frame:
+    """Put the rows into a temporary table, which may spill to disk."""
+    relation = _relation(frame)
+    name = f"checkpoint_{next(_checkpoint_numbers)}"
+    CHECKPOINT_QUERIES[name] = relation.sql_query()
+    relation.query("plan", f"create temp table {name} as from plan")
+    return lazy(relation.query("plan", f"from temp.main.{name}"))
+
+
+def resolve_instants(frame: Frame, instants: Mapping[str, str], zone: str) -> Frame:
+    added: dict[str, str] = {}
+    for out, clock in instants.items():
+        local, tz = quoted(clock), quoted(zone)
+        offset = quoted(f"{clock}_offset_minutes")
+        read = f"timezone({tz}, {local})"
+        hour = "interval 1 hour"
+        written = f"timezone('UTC', {local}) - {offset} * interval 1 minute"
+        added[out] = (
+            f"case when {offset} is not null then {written} "
+            f"when timezone({tz}, {read} - {hour}) = {local} then {read} - {hour} "
+            f"else {read} end"
+        )
+        added[f"{out}_second"] = (
+            f"case when {offset} is not null then {written} "
+            f"when timezone({tz}, {read} + {hour}) = {local} then {read} + {hour} "
+            f"else {read} end"
+        )
+        added[f"{out}_is_missing"] = (
+            f"coalesce({offset} is null and timezone({tz}, {read}) <> {local}, false)"
+        )
+    return with_sql(frame, added)
+
+
+def local_clocks(frame: Frame, clocks: Mapping[str, str], zone: str) -> Frame:
+    return with_sql(
+        frame, {out: f"timezone({quoted(zone)}, {quoted(src)})" for out, src in clocks.items()}
+    )
+
+
+def explode_hours(frame: Frame, start: str, end: str, hour: str) -> Frame:
+    relation = _relation(frame.filter(nw.col(end) > nw.col(start)))
+    series = (
+        f"unnest(generate_series(date_trunc('hour', {quoted(start)}), "
+        f"{quoted(end)} - interval 1 microsecond, interval 1 hour))"
+    )
+    return lazy(relation.select(StarExpression(), SQLExpression(series).alias(hour)))
+
+
+def explode_days(frame: Frame, first: str, last: str, day: str) -> Frame:
+    relation = _relation(frame.filter(nw.col(last) >= nw.col(first)))
+    series = (
+        f"cast(unnest(generate_series(cast({quoted(first)} as timestamp), "
+        f"cast({quoted(last)} as timestamp), interval 1 day)) as date)"
+    )
+    return lazy(relation.select(StarExpression(), SQLExpression(series).alias(day)))

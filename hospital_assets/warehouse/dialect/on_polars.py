@@ -1,0 +1,233 @@
+"""The dialect on Polars; what each function does is said in the package."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from hospital_assets.warehouse.dialect.frames import (
+    ISO_WALL_CLOCK_FORMATS,
+    OFFSET,
+    SOURCE_COLUMN,
+    Formats,
+    Frame,
+    lazy,
+    polars_of,
+)
+
+
+def parse_numbers(frame: Frame, columns: Mapping[str, str]) -> Frame:
+    numbers = {
+        out: pl.col(src).str.strip_chars().cast(pl.Float64, strict=False)
+        for out, src in columns.items()
+    }
+    return lazy(
+        polars_of(frame).with_columns(
+            **{out: pl.when(number.is_finite()).then(number) for out, number in numbers.items()}
+        )
+    )
+
+
+def parse_dates(frame: Frame, columns: Mapping[str, str], formats: Formats) -> Frame:
+    def date(source: str) -> pl.Expr:
+        text = pl.col(source).str.strip_chars()
+        return _first_format(
+            source, formats, lambda known: text.str.to_date(known, strict=False), pl.Date()
+        )
+
+    return lazy(polars_of(frame).with_columns(**{o: date(src) for o, src in columns.items()}))
+
+
+def _first_format(
+    column: str, formats: Formats, read: Callable[[str], pl.Expr], dtype: pl.DataType
+) -> pl.Expr:
+    """The first reading that succeeds, by the formats of the column, and of the row's source."""
+    none = pl.lit(None, dtype=dtype)
+    if not isinstance(formats, Mapping):
+        return pl.coalesce(*map(read, formats), none)
+    return pl.coalesce(
+        *(
+            pl.when(pl.col(SOURCE_COLUMN) == source).then(pl.coalesce(*map(read, known), none))
+            for source, known in formats.get(column, {}).items()
+        ),
+        none,
+    )
+
+
+def parse_wall_clocks(frame: Frame, columns: Mapping[str, str], formats: Formats) -> Frame:
+    expressions: dict[str, pl.Expr] = {}
+    for out, src in columns.items():
+        written = pl.col(src).str.strip_chars()
+        ending = pl.when(written.str.contains(":", literal=True)).then(
+            written.str.extract(f"({OFFSET})", 1)
+        )
+        unzoned = pl.when(ending.is_null()).then(written).otherwise(written.str.replace(OFFSET, ""))
+        # Polars would turn a leap second into the next minute; DuckDB knows none.
+        unzoned = pl.when(~unzoned.str.contains(":60", literal=True)).then(
+            unzoned.str.strip_chars()
+        )
+        iso = unzoned.str.replace("T", " ", literal=True)
+        expressions[out] = pl.coalesce(
+            *(iso.str.to_datetime(f, time_unit="us", strict=False) for f in ISO_WALL_CLOCK_FORMATS),
+            _first_format(
+                src,
+                formats,
+                lambda known, text=unzoned: text.str.to_datetime(  # type: ignore[misc]
+                    known, time_unit="us", strict=False
+                ),
+                pl.Datetime("us"),
+            ),
+        )
+        figures = ending.str.replace(":", "", literal=True)
+        minutes = figures.str.slice(1, 2).cast(pl.Int32, strict=False) * 60 + figures.str.slice(
+            3, 2
+        ).cast(pl.Int32, strict=False)
+        expressions[f"{out}_offset_minutes"] = (
+            pl.when(ending.str.to_uppercase() == "Z")
+            .then(pl.lit(0, dtype=pl.Int32))
+            .when(figures.str.starts_with("-"))
+            .then(-minutes)
+            .otherwise(minutes)
+        )
+    return lazy(polars_of(frame).with_columns(**expressions))
+
+
+def json_fields(frame: Frame, column: str, fields: Mapping[str, str]) -> Frame:
+    # Polars takes JSON at its word; DuckDB reads the NaN that many writers produce.
+    strict = pl.col(column).str.replace_all(r"([:\[,]\s*)-?(?:NaN|Infinity)\b", "${1}null")
+    return lazy(
+        polars_of(frame).with_columns(
+            **{out: strict.str.json_path_match(path) for out, path in fields.items()}
+        )
+    )
+
+
+def hash_keys(frame: Frame, keys: Mapping[str, Sequence[str]]) -> Frame:
+    return lazy(
+        polars_of(frame).with_columns(
+            **{
+                out: pl.concat_str(list(parts), separator="|").map_batches(
+                    _md5_keys, return_dtype=pl.Int64
+                )
+                for out, parts in keys.items()
+            }
+        )
+    )
+
+
+def _md5_keys(texts: pl.Series) -> pl.Series:
+    return pl.Series(
+        texts.name,
+        [
+            None
+            if text is None
+            else int(hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()[:15], 16)
+            for text in texts
+        ],
+        dtype=pl.Int64,
+    )
+
+
+def checkpoint(frame: Frame) -> Frame:
+    """Collect the rows."""
+    return lazy(polars_of(frame).collect())
+
+
+def resolve_instants(frame: Frame, instants: Mapping[str, str], zone: str) -> Frame:
+    plan = polars_of(frame)
+    zones = _zones(plan, zone)
+    expressions: dict[str, pl.Expr] = {}
+    for out, clock in instants.items():
+        by_offset = (
+            pl.col(clock) - pl.duration(minutes=pl.col(f"{clock}_offset_minutes"))
+        ).dt.replace_time_zone("UTC")
+        expressions[out] = pl.coalesce(by_offset, _read_in_zones(clock, zone, zones, "earliest"))
+        expressions[f"{out}_second"] = pl.coalesce(
+            by_offset, _read_in_zones(clock, zone, zones, "latest")
+        )
+        missing = _read_in_zones(clock, zone, zones, "earliest", forward=False).is_null()
+        expressions[f"{out}_is_missing"] = (
+            pl.col(f"{clock}_offset_minutes").is_null()
+            & pl.col(clock).is_not_null()
+            & pl.col(zone).is_not_null()
+            & missing
+        )
+    return lazy(plan.with_columns(**expressions))
+
+
+def _zones(plan: pl.LazyFrame, zone: str) -> list[str]:
+    found: list[str] = (
+        plan.select(pl.col(zone).unique()).collect().to_series().drop_nulls().to_list()
+    )
+    return found
+
+
+def _read_in_zones(
+    clock: str, zone: str, zones: Sequence[str], reading: Any, *, forward: bool = True
+) -> pl.Expr:
+    """The instant of a wall clock in the row's zone; `forward` also reads skipped hours."""
+    read: list[pl.Expr] = []
+    for name in zones:
+
+        def localized(local: pl.Expr, name: str = name) -> pl.Expr:
+            return local.dt.replace_time_zone(
+                name, ambiguous=reading, non_existent="null"
+            ).dt.convert_time_zone("UTC")
+
+        instant = localized(pl.col(clock))
+        if forward:
+            # A skipped 02:30 is 03:30 under the new offset: one hour on, one hour back.
+            hour = pl.duration(hours=1)
+            instant = pl.coalesce(instant, localized(pl.col(clock) + hour))
+        read.append(pl.when(pl.col(zone) == name).then(instant))
+    none = pl.lit(None, dtype=pl.Datetime("us", "UTC"))
+    return pl.coalesce(*read, none)
+
+
+def local_clocks(frame: Frame, clocks: Mapping[str, str], zone: str) -> Frame:
+    plan = polars_of(frame)
+    zones = _zones(plan, zone)
+    none = pl.lit(None, dtype=pl.Datetime("us"))
+    return lazy(
+        plan.with_columns(
+            **{
+                out: pl.coalesce(
+                    *(
+                        pl.when(pl.col(zone) == name).then(
+                            pl.col(src).dt.convert_time_zone(name).dt.replace_time_zone(None)
+                        )
+                        for name in zones
+                    ),
+                    none,
+                )
+                for out, src in clocks.items()
+            }
+        )
+    )
+
+
+def explode_hours(frame: Frame, start: str, end: str, hour: str) -> Frame:
+    return lazy(
+        polars_of(frame)
+        .filter(pl.col(end) > pl.col(start))
+        .with_columns(
+            pl.datetime_ranges(
+                pl.col(start).dt.truncate("1h"),
+                pl.col(end) - pl.duration(microseconds=1),
+                interval="1h",
+            ).alias(hour)
+        )
+        .explode(hour)
+    )
+
+
+def explode_days(frame: Frame, first: str, last: str, day: str) -> Frame:
+    return lazy(
+        polars_of(frame)
+        .filter(pl.col(last) >= pl.col(first))
+        .with_columns(pl.date_ranges(pl.col(first), pl.col(last), interval="1d").alias(day))
+        .explode(day)
+    )

@@ -1,0 +1,255 @@
+"""The dialect on Spark; what each function does is said in the package.
+
+Imported by those who have a Spark frame only. The session's time zone must be UTC: then casting
+between Spark's TIMESTAMP (an instant) and TIMESTAMP_NTZ (a wall clock) changes no figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import narwhals as nw
+import polars as pl
+from narwhals._spark_like.expr_dt import SparkLikeExprDateTimeNamespace
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812  (as everybody calls it)
+from pyspark.sql import types as T  # noqa: N812
+
+from hospital_assets.warehouse.dialect.frames import (
+    OFFSET,
+    SOURCE_COLUMN,
+    Formats,
+    Frame,
+    lazy,
+)
+
+#: What is readable as a number everywhere; Java's own reader would also take `1d` and `0x1p3`.
+_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+_ISO = r"^\d{4}-\d{1,2}-\d{1,2}( \d{1,2}:\d{2}(:\d{2}(\.\d+)?)?)?$"
+#: strptime directive -> Java pattern, between separators and next to another directive.
+_JAVA = {"%Y": ("yyyy", "yyyy"), "%m": ("M", "MM"), "%d": ("d", "dd"), "%H": ("H", "HH"),
+         "%M": ("m", "mm"), "%S": ("s", "ss"), "%I": ("h", "hh"), "%p": ("a", "a"),
+         "%b": ("MMM", "MMM"), "%B": ("MMMM", "MMMM"), "%f": ("SSSSSS", "SSSSSS")}  # fmt: skip
+
+_TYPES: Mapping[type[pl.DataType], type[T.DataType]] = {
+    pl.String: T.StringType, pl.Boolean: T.BooleanType, pl.Int8: T.ByteType, pl.Int16: T.ShortType,
+    pl.Int32: T.IntegerType, pl.Int64: T.LongType, pl.Float32: T.FloatType,
+    pl.Float64: T.DoubleType, pl.Date: T.DateType, pl.Null: T.NullType,
+}  # fmt: skip
+
+#: Frames that `checkpoint` keeps, until the step that made them is over.
+_checkpoints: list[DataFrame] = []
+
+
+def _total_microseconds(
+    self: SparkLikeExprDateTimeNamespace,
+) -> object:
+    """The length of a day-time interval, which Narwhals (2.28) cannot tell on Spark."""
+
+    def total(interval: Column) -> Column:
+        def part(name: str) -> Column:
+            return F.extract(F.lit(name), interval)
+
+        minutes = (part("DAY").cast("bigint") * 24 + part("HOUR")) * 60 + part("MINUTE")
+        return minutes * 60_000_000 + (part("SECOND") * 1_000_000).cast("bigint")
+
+    return self.compliant._with_elementwise(total)
+
+
+SparkLikeExprDateTimeNamespace.total_microseconds = _total_microseconds  # type: ignore[assignment]
+
+
+def spark_type(dtype: pl.DataType) -> T.DataType:
+    """The Spark type that holds a Polars type without loss.
+
+    Raises:
+        TypeError: no contract may use this type.
+    """
+    if isinstance(dtype, pl.Datetime):
+        return T.TimestampType() if dtype.time_zone else T.TimestampNTZType()
+    if isinstance(dtype, pl.List):
+        inner = dtype.inner
+        return T.ArrayType(spark_type(inner() if isinstance(inner, type) else inner))
+    if isinstance(dtype, pl.Decimal):
+        return T.DecimalType(dtype.precision or 38, dtype.scale)
+    try:
+        return _TYPES[type(dtype)]()
+    except KeyError:
+        raise TypeError(f"no Spark type for the Polars type {dtype}") from None
+
+
+def from_polars(session: SparkSession, frame: pl.DataFrame) -> DataFrame:
+    """A Polars frame in Spark, with its types."""
+    schema = T.StructType(
+        [T.StructField(name, spark_type(dtype)) for name, dtype in frame.schema.items()]
+    )
+    return session.createDataFrame(frame.to_arrow(), schema)
+
+
+def _native(frame: Frame) -> DataFrame:
+    native: DataFrame = nw.to_native(frame)
+    return native
+
+
+def _with(frame: Frame, columns: Mapping[str, Column]) -> Frame:
+    return lazy(_native(frame).withColumns(dict(columns)))
+
+
+def _col(name: str) -> Column:
+    return F.col(f"`{name}`")
+
+
+def parse_numbers(frame: Frame, columns: Mapping[str, str]) -> Frame:
+    def number(source: str) -> Column:
+        text = F.trim(_col(source))
+        value = F.when(text.rlike(_NUMBER), text.try_cast("double"))
+        return F.when(F.abs(value) < F.lit(float("inf")), value)
+
+    return _with(frame, {out: number(source) for out, source in columns.items()})
+
+
+def parse_dates(frame: Frame, columns: Mapping[str, str], formats: Formats) -> Frame:
+    return _with(
+        frame,
+        {
+            out: _first_format(F.trim(_col(src)), src, formats).cast("date")
+            for out, src in columns.items()
+        },
+    )
+
+
+def _first_format(text: Column, column: str, formats: Formats) -> Column:
+    """The first reading that succeeds, by the formats of the column, and of the row's source."""
+    none = F.lit(None).cast("timestamp")
+    if not isinstance(formats, Mapping):
+        return F.coalesce(*(_strptime(text, known) for known in formats), none)
+    return F.coalesce(
+        *(
+            F.when(
+                _col(SOURCE_COLUMN) == source,
+                F.coalesce(*(_strptime(text, pattern) for pattern in known), none),
+            )
+            for source, known in formats.get(column, {}).items()
+        ),
+        none,
+    )
+
+
+def _strptime(text: Column, pattern: str) -> Column:
+    """The wall clock (as an instant in UTC) that a text states in a strptime format, or null."""
+    java = ""
+    place = 0
+    was_directive = False
+    while place < len(pattern):
+        directive = pattern[place : place + 2]
+        if directive in _JAVA:
+            meets_another = was_directive or pattern[place + 2 : place + 4] in _JAVA
+            java += _JAVA[directive][meets_another]
+            place, was_directive = place + 2, True
+        else:
+            letter = pattern[place]
+            if letter == "%":
+                raise ValueError(f"no Spark pattern for {directive} in the format {pattern}")
+            java += f"'{letter}'" if letter.isalpha() else letter
+            place, was_directive = place + 1, False
+    return F.try_to_timestamp(text, F.lit(java))
+
+
+def parse_wall_clocks(frame: Frame, columns: Mapping[str, str], formats: Formats) -> Frame:
+    parsed: dict[str, Column] = {}
+    for out, src in columns.items():
+        text = F.trim(_col(src))
+        # A date alone may end in "-2026"; only what has a time of day can have an offset.
+        ending = F.when(text.contains(":"), F.regexp_extract(text, f"({OFFSET})", 1)).otherwise("")
+        bare = F.trim(
+            F.replace(F.left(text, F.length(text) - F.length(ending)), F.lit("T"), F.lit(" "))
+        )
+        iso = F.when(bare.rlike(_ISO), bare.try_cast("timestamp_ntz"))
+        parsed[out] = F.coalesce(iso, _first_format(bare, src, formats).cast("timestamp_ntz"))
+        figures = F.regexp_replace(ending, "[^0-9]", "")
+        minutes = F.left(figures, F.lit(2)).cast("int") * 60 + F.right(figures, F.lit(2)).cast(
+            "int"
+        )
+        parsed[f"{out}_offset_minutes"] = (
+            F.when(ending == "", None)
+            .when(F.upper(ending) == "Z", 0)
+            .otherwise(F.when(ending.startswith("-"), -1).otherwise(1) * minutes)
+            .cast("int")
+        )
+    return _with(frame, parsed)
+
+
+def json_fields(frame: Frame, column: str, fields: Mapping[str, str]) -> Frame:
+    # Spark takes JSON at its word; DuckDB reads the NaN that many writers produce.
+    strict = F.regexp_replace(_col(column), r"([:\[,]\s*)-?(?:NaN|Infinity)\b", "$1null")
+    return _with(frame, {out: F.get_json_object(strict, path) for out, path in fields.items()})
+
+
+def hash_keys(frame: Frame, keys: Mapping[str, Sequence[str]]) -> Frame:
+    def key(parts: Sequence[str]) -> Column:
+        joined = _col(parts[0])
+        for part in parts[1:]:
+            joined = F.concat(joined, F.lit("|"), _col(part))
+        return F.conv(F.left(F.md5(joined), F.lit(15)), 16, 10).cast("bigint")
+
+    return _with(frame, {out: key(parts) for out, parts in keys.items()})
+
+
+def checkpoint(frame: Frame) -> Frame:
+    """Keep the rows once they are computed; an executor that is lost has them computed anew."""
+    kept = _native(frame).persist()
+    _checkpoints.append(kept)
+    return lazy(kept)
+
+
+def forget_checkpoints() -> None:
+    """Let go of what `checkpoint` kept."""
+    while _checkpoints:
+        _checkpoints.pop().unpersist()
+
+
+def resolve_instants(frame: Frame, instants: Mapping[str, str], zone: str) -> Frame:
+    hour = F.expr("interval 1 hour")
+    first: dict[str, Column] = {}
+    rest: dict[str, Column] = {}
+    for out, clock in instants.items():
+        local, offset = _col(clock), _col(f"{clock}_offset_minutes")
+        written = local.cast("timestamp") - F.make_dt_interval(mins=offset)
+        # Java reads a repeated hour the first time, and a skipped one by the old offset.
+        read = F.to_utc_timestamp(local.cast("timestamp"), _col(zone))
+        first[out] = F.when(offset.isNotNull(), written).otherwise(read)
+
+        def shown(instant: Column) -> Column:
+            return F.from_utc_timestamp(instant, _col(zone)).cast("timestamp_ntz")
+
+        rest[f"{out}_second"] = F.when(
+            offset.isNull() & (shown(_col(out) + hour) == local), _col(out) + hour
+        ).otherwise(_col(out))
+        rest[f"{out}_is_missing"] = F.coalesce(
+            offset.isNull() & (shown(_col(out)) != local), F.lit(False)
+        )
+    return _with(_with(frame, first), rest)
+
+
+def local_clocks(frame: Frame, clocks: Mapping[str, str], zone: str) -> Frame:
+    return _with(
+        frame,
+        {
+            out: F.from_utc_timestamp(_col(src), _col(zone)).cast("timestamp_ntz")
+            for out, src in clocks.items()
+        },
+    )
+
+
+def explode_hours(frame: Frame, start: str, end: str, hour: str) -> Frame:
+    hours = F.sequence(
+        F.date_trunc("hour", _col(start)),
+        _col(end) - F.expr("interval 1 microsecond"),
+        F.expr("interval 1 hour"),
+    )
+    return _with(frame.filter(nw.col(end) > nw.col(start)), {hour: F.explode(hours)})
+
+
+def explode_days(frame: Frame, first: str, last: str, day: str) -> Frame:
+    days = F.sequence(_col(first), _col(last), F.expr("interval 1 day"))
+    return _with(frame.filter(nw.col(last) >= nw.col(first)), {day: F.explode(days)})
