@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 HOSPITAL_DATA_DIR ?= data
 export HOSPITAL_DATA_DIR
 
-.PHONY: help install demo dev test test-slow test-all torture lint types check docs requirements clean
+.PHONY: help install demo dev spark spark-cluster test test-slow test-all torture lint types check docs requirements clean
 
 help:
 	@echo "make demo      generate a hospital network, build every table, run every check"
 	@echo "make dev       open the Dagster UI over the same data"
+	@echo "make spark-cluster  a Spark master and two workers on this machine, until Ctrl-C"
 	@echo "make test      fast tests; make test-all runs the slow ones too"
 	@echo "make check     lint, types, and whether generated docs are up to date"
 	@echo "make docs      write the generated docs"
@@ -30,6 +31,13 @@ demo: install
 
 dev: install
 	$(BIN)/hospital dev
+
+# What Spark needs is large, so it is not part of the installation; Java 17 or newer has to be there.
+spark: install
+	$(BIN)/python -m pip install --quiet --editable '.[spark]'
+
+spark-cluster: spark
+	$(BIN)/python -m hospital_assets.warehouse.spark_cluster
 
 test: install
 	$(BIN)/python -m pytest -m "not slow and not torture"

@@ -6,11 +6,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import dagster as dg
 
 from hospital_assets import reports
 from hospital_assets.alerts.outbox import OutboxResource, outbox_file
 from hospital_assets.assets import cleaned, dimensions, facts, kpis, raw
+from hospital_assets.assets.declare import ENGINE_TAG
 from hospital_assets.automation.jobs import JOBS
 from hospital_assets.automation.schedules import (
     daily_batch_schedule,
@@ -29,33 +33,37 @@ from hospital_assets.checks.contract_checks import contract_checks
 from hospital_assets.checks.quality import quality_checks
 from hospital_assets.checks.standing import standing
 from hospital_assets.clock import ClockResource
+from hospital_assets.contracts import CONTRACTS
 from hospital_assets.governance.assets import publication_assets
 from hospital_assets.governance.audit import AuditResource
 from hospital_assets.governance.policy import shipped_policy
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.partitions import SERVICE_PERIODS
 from hospital_assets.reports.folder import ReportsResource
-from hospital_assets.settings import Settings, load_settings
+from hospital_assets.settings import (
+    EngineSettings,
+    Settings,
+    engine_from_environment,
+    load_settings,
+)
 from hospital_assets.warehouse.io_manager import (
     WarehouseIOManager,
     WarehouseResource,
 )
 
 
-def build_definitions(settings: Settings | None = None) -> dg.Definitions:
-    """Definitions over a data directory."""
+def build_definitions(
+    settings: Settings | None = None, engine: EngineSettings | None = None
+) -> dg.Definitions:
+    """Definitions over a data directory, on an engine."""
     settings = settings or load_settings()
-    warehouse = WarehouseResource(database=str(settings.warehouse_file))
-    last = settings.last_service_date or SERVICE_PERIODS.get_last_partition_window()
+    assets = [
+        asset
+        for layer in (raw, cleaned, dimensions, facts, kpis, reports)
+        for asset in dg.load_assets_from_package_module(layer)
+    ]
     return dg.Definitions(
-        assets=[
-            *(
-                asset
-                for layer in (raw, cleaned, dimensions, facts, kpis, reports)
-                for asset in dg.load_assets_from_package_module(layer)
-            ),
-            *publication_assets(shipped_policy()),
-        ],
+        assets=[*assets, *publication_assets(shipped_policy())],
         asset_checks=[*contract_checks(), *quality_checks(), *accounting_checks(), standing],
         jobs=JOBS,
         schedules=[
@@ -70,21 +78,53 @@ def build_definitions(settings: Settings | None = None) -> dg.Definitions:
             *run_outcome_sensors(settings),
         ],
         resources={
-            "warehouse": warehouse,
-            "io_manager": WarehouseIOManager(warehouse=warehouse),
+            **_engine_resources(settings, engine or engine_from_environment(), assets),
             "audit": AuditResource(data_dir=str(settings.data_dir)),
             "clock": ClockResource(data_dir=str(settings.data_dir)),
             "reports": ReportsResource(folder=str(settings.reports)),
             "outbox": OutboxResource(file=str(outbox_file(settings))),
-            "landing": LandingResource(
-                warehouse=warehouse,
-                landing=str(settings.landing),
-                first_service_date=settings.first_service_date.isoformat(),
-                last_service_date=str(last)[:10],
-            ),
         },
         executor=dg.in_process_executor,
     )
+
+
+def _engine_resources(
+    settings: Settings, engine: EngineSettings, assets: Sequence[Any]
+) -> dict[str, Any]:
+    """Where tables are read and written, by the engine that computes them."""
+    warehouse = WarehouseResource(database=str(settings.warehouse_file))
+    last = settings.last_service_date or SERVICE_PERIODS.get_last_partition_window()
+    landing: dict[str, Any] = {
+        "warehouse": warehouse,
+        "landing": str(settings.landing),
+        "first_service_date": settings.first_service_date.isoformat(),
+        "last_service_date": str(last)[:10],
+    }
+    if engine.engine == "duckdb":
+        return {
+            "warehouse": warehouse,
+            "io_manager": WarehouseIOManager(warehouse=warehouse),
+            "landing": LandingResource(**landing),
+        }
+    from hospital_assets.landing.on_spark import SparkLandingResource
+    from hospital_assets.warehouse.lake_io import LakeIOManager, spark_resource
+
+    lake = engine.lake_of(settings)
+    spark = spark_resource(engine.spark_master, settings.data_dir)
+    tables = [
+        key.path[-1]
+        for asset in assets
+        for key, tags in asset.tags_by_key.items()
+        if key.path[-1] in CONTRACTS
+        and (engine.engine == "spark" or tags.get(ENGINE_TAG) == "spark")
+    ]
+    on_spark: dict[str, Any] = {"spark": spark, "lake": lake, "tables_on_spark": tables}
+    return {
+        "warehouse": warehouse,
+        "spark": spark,
+        "io_manager": LakeIOManager(warehouse=warehouse, **on_spark),
+        "landing": SparkLandingResource(**landing, **on_spark),
+    }
 
 
 definitions = build_definitions()

@@ -81,6 +81,47 @@ class Settings:
         return self.data_dir / "hospital.toml"
 
 
+Engine = Literal["duckdb", "spark", "mixed"]
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Which engine computes the tables. Where they are stored follows from it.
+
+    Attributes:
+        engine: duckdb: all tables in the warehouse file. spark: all tables in the lake. mixed: assets
+            with the tag `hospital/engine: spark` on Spark, the others on DuckDB.
+        spark_master: as Spark has it: `local[2]`, `spark://host:7077`, `yarn`, `k8s://...`.
+        lake: folder or object store address of the lake; default `lake/` in the data directory.
+    """
+
+    engine: Engine = "duckdb"
+    spark_master: str = "local[*]"
+    lake: str = ""
+
+    def lake_of(self, settings: Settings) -> str:
+        """Where the tables of a data directory are when Spark makes them."""
+        return self.lake or str(settings.data_dir / "lake")
+
+
+def engine_from_environment() -> EngineSettings:
+    """The engine named by `HOSPITAL_ENGINE`, `HOSPITAL_SPARK_MASTER` and `HOSPITAL_LAKE`.
+
+    Raises:
+        SettingsError: there is no such engine.
+    """
+    engines: tuple[Engine, ...] = ("duckdb", "spark", "mixed")
+    named = os.environ.get("HOSPITAL_ENGINE", "duckdb")
+    engine = next((engine for engine in engines if engine == named), None)
+    if engine is None:
+        raise SettingsError(f"HOSPITAL_ENGINE must be duckdb, spark or mixed, not '{named}'")
+    return EngineSettings(
+        engine,
+        os.environ.get("HOSPITAL_SPARK_MASTER", EngineSettings.spark_master),
+        os.environ.get("HOSPITAL_LAKE", ""),
+    )
+
+
 def data_dir_from_environment() -> Path:
     """The data directory named by `HOSPITAL_DATA_DIR`, `data/` where it is unset."""
     return Path(os.environ.get("HOSPITAL_DATA_DIR", "data")).resolve()

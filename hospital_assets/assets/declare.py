@@ -16,6 +16,11 @@ from hospital_assets.partitions import SERVICE_PERIODS
 #: DuckDB lets one process write at a time: every step that touches it takes this pool's only slot.
 WAREHOUSE_POOL = "warehouse"
 
+#: Which engine makes an asset where `HOSPITAL_ENGINE=mixed`; without the tag it is DuckDB.
+ENGINE_TAG = "hospital/engine"
+#: Vital signs are most of the bytes: they are the first to outgrow one machine.
+_HEAVY = ("raw_vitals", "cleaned_vitals", "quarantine_vitals", "fact_vitals")
+
 _OWNERS = {
     "raw": "team:data-engineering",
     "cleaned": "team:data-engineering",
@@ -42,6 +47,7 @@ def table(name: str) -> dict[str, Any]:
         "owners": [_OWNERS[contract.layer]],
         "kinds": _KINDS[contract.layer],
         "metadata": _metadata(contract),
+        "tags": _tags(name),
         "pool": WAREHOUSE_POOL,
         **_partitioning(contract),
     }
@@ -60,12 +66,17 @@ def cleaned_and_quarantined(subject: str) -> dict[str, Any]:
                 owners=[_OWNERS["cleaned"]],
                 kinds=_KINDS["cleaned"],
                 metadata=_metadata(CONTRACTS[name]),
+                tags=_tags(name),
             )
             for name in names
         },
         "pool": WAREHOUSE_POOL,
         **_partitioning(CONTRACTS[names[0]]),
     }
+
+
+def _tags(name: str) -> dict[str, str]:
+    return {ENGINE_TAG: "spark"} if name in _HEAVY else {}
 
 
 def _partitioning(contract: Contract) -> dict[str, Any]:

@@ -507,8 +507,12 @@ class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     first_service_date: str
     last_service_date: str
 
-    def open(self) -> LandingZone:
-        """The landing zone, reading through the warehouse's connection."""
+    def open(self, table: str = "") -> LandingZone:
+        """The landing zone, reading through the warehouse's connection.
+
+        Args:
+            table: for which table, where that decides the engine that reads.
+        """
         return self._zone(self.warehouse.open().connection)
 
     def _zone(self, connection: duckdb.DuckDBPyConnection) -> LandingZone:

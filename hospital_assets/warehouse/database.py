@@ -18,7 +18,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -134,7 +134,7 @@ class Warehouse:
     def exists(self, contract: Contract) -> bool:
         """Whether the table has ever been written."""
         found = self.connection.execute(
-            "select 1 from duckdb_tables() where schema_name = ? and table_name = ?",
+            "select 1 from information_schema.tables where table_schema = ? and table_name = ?",
             [contract.layer, contract.name],
         ).fetchall()
         return bool(found)
@@ -193,11 +193,16 @@ class Warehouse:
         """
         started = time.perf_counter()
         self.writes += 1
+        if self.is_view(contract):
+            raise WarehouseError(
+                f"{contract.name} is stored in the lake, where Spark wrote it. Go on with the engine "
+                f"it was built with, or build it anew: hospital build --rebuild {contract.name}"
+            )
         source = relation_of(frame)
         if source is None:
             collected = polars_of(frame).collect()
             source = self.connection.from_arrow(collected.to_arrow())
-        _assert_columns(contract, source)
+        assert_columns(contract, dict(zip(source.columns, map(str, source.types), strict=True)))
         selected = ", ".join(
             f"cast({quoted(c.name)} as json)::variant as {quoted(c.name)}"
             if c.duckdb_type == "VARIANT"
@@ -305,8 +310,38 @@ class Warehouse:
     def drop(self, contract: Contract) -> None:
         """Remove a table, so that the next write makes it anew."""
         self.writes += 1
-        self.connection.execute(f"drop table if exists {_qualified(contract)}")
+        kind = "view" if self.is_view(contract) else "table"
+        self.connection.execute(f"drop {kind} if exists {_qualified(contract)}")
         self._known_tables.discard(contract.name)
+
+    def is_view(self, contract: Contract) -> bool:
+        """Whether the rows are stored elsewhere, and the table only shows them."""
+        found = self.connection.execute(
+            "select 1 from duckdb_views() where schema_name = ? and view_name = ?",
+            [contract.layer, contract.name],
+        ).fetchall()
+        return bool(found)
+
+    def show(
+        self,
+        contract: Contract,
+        select: str,
+        *,
+        also: Callable[[duckdb.DuckDBPyConnection], None] = lambda _: None,
+    ) -> None:
+        """Make a table of rows that are stored elsewhere.
+
+        Args:
+            contract: what the table is.
+            select: how DuckDB reads them.
+            also: bookkeeping that belongs to the same transaction.
+        """
+        self.writes += 1
+        with without_values(f"{contract.name} cannot be read"), self.transaction() as connection:
+            if not self.is_view(contract):
+                self.drop(contract)
+            connection.execute(f"create or replace view {_qualified(contract)} as {select}")
+            also(connection)
 
 
 _COLUMN_NAMES = frozenset(c.name for contract in CONTRACTS.values() for c in contract.columns)
@@ -379,8 +414,12 @@ def _insert(
     return int(connection.execute(statement).fetchall()[0][0])
 
 
-def _assert_columns(contract: Contract, source: duckdb.DuckDBPyRelation) -> None:
-    delivered = dict(zip(source.columns, (str(t) for t in source.types), strict=True))
+def assert_columns(contract: Contract, delivered: Mapping[str, str]) -> None:
+    """Compare the columns of a frame, with their DuckDB types, with its contract.
+
+    Raises:
+        SchemaMismatchError: columns are missing, extra, or would change their values.
+    """
     wanted = {c.name: c.duckdb_type for c in contract.columns}
     problems = [
         *(f"missing column {name} ({wanted[name]})" for name in wanted if name not in delivered),

@@ -8,7 +8,7 @@ is `database`'s matter, what it means the contract's.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,20 @@ from pydantic import PrivateAttr
 
 from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.warehouse.copies import COPIED_TABLES, publish_copies
-from hospital_assets.warehouse.database import Period, Warehouse, WarehouseError, open_warehouse
+from hospital_assets.warehouse.database import (
+    Period,
+    Warehouse,
+    WarehouseError,
+    Written,
+    open_warehouse,
+)
 from hospital_assets.warehouse.dialect import Frame, lazy, relation_of
 from hospital_assets.warehouse.lineage import column_lineage, lineage_table
 from hospital_assets.warehouse.loads import complete_loads, publish_ledger, record_loads
 from hospital_assets.warehouse.trend import trend
 
+#: Bookkeeping that is stored together with the rows.
+Also = Callable[[duckdb.DuckDBPyConnection], None]
 #: Classes of columns a preview may show: nothing that tells who a row is about.
 PREVIEW_PRIVACY = {"operational"}
 _PREVIEW_ROWS = 5
@@ -144,11 +152,29 @@ class WarehouseIOManager(dg.ConfigurableIOManager):
 
     def load_input(self, context: dg.InputContext) -> Frame | pl.DataFrame:
         """A frame over the upstream table."""
-        contract = contract_of(context.asset_key)
-        frame = self.warehouse.open_for_reading().read(contract, period_of(context))
+        frame = self._read(context, contract_of(context.asset_key), period_of(context))
         if context.dagster_type.typing_type is pl.DataFrame:
             return frame.collect("polars").to_native()  # type: ignore[no-any-return]
         return frame
+
+    def _read(self, context: dg.InputContext, contract: Contract, period: Period | None) -> Frame:
+        """The upstream table, on the engine that the step's assets run on."""
+        return self.warehouse.open_for_reading().read(contract, period)
+
+    def _replace(
+        self,
+        warehouse: Warehouse,
+        contract: Contract,
+        frame: Frame,
+        period: Period | None,
+        also: Also,
+    ) -> Written:
+        """Store the rows where the table lives; `also` belongs to it."""
+        return warehouse.replace(contract, frame, period, also=also)
+
+    def _bytes_on_disk(self, warehouse: Warehouse, contract: Contract) -> int:
+        """Size of what holds the table."""
+        return warehouse.bytes_on_disk()
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Replace the table, or the run's service days of it."""
@@ -169,11 +195,12 @@ class WarehouseIOManager(dg.ConfigurableIOManager):
             else column_lineage(contract, relation.sql_query(), warehouse.file.parent / "lineage")
         )
         is_landed = contract.layer == "raw" and contract.name != "raw_landed_files"
-        written = warehouse.replace(
+        written = self._replace(
+            warehouse,
             contract,
             frame,
             period,
-            also=lambda connection: (
+            lambda connection: (
                 record_loads(connection, contract, period, context.run_id) if is_landed else None
             ),
         )
@@ -185,7 +212,7 @@ class WarehouseIOManager(dg.ConfigurableIOManager):
             self.warehouse.note_loads()
         details: dict[str, Any] = {
             "seconds": round(written.seconds, 3),
-            "warehouse_bytes": warehouse.bytes_on_disk(),
+            "warehouse_bytes": self._bytes_on_disk(warehouse, contract),
             "preview": dg.MetadataValue.md(_preview(warehouse, contract, period)),
         }
         if drawn := trend(warehouse, contract):

@@ -119,7 +119,7 @@ def _without_vector_module(java: Path, home: Path) -> Path:
     return home
 
 
-def settings(master: str, more: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
+def configuration(master: str, more: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
     """The Spark configuration for a master; `more` wins, but not over what the dialect relies on."""
     is_here = master.startswith(("local", "spark://127.0.0.1"))
     return {"spark.master": master, **(LOCAL if is_here else {}), **more, **SEMANTICS}
@@ -157,7 +157,7 @@ def start_session(
     from pyspark.sql import SparkSession
 
     builder = SparkSession.builder.appName("hospital_assets")
-    for key, value in settings(master, more).items():
+    for key, value in configuration(master, more).items():
         builder = builder.config(key, value)
     session = builder.getOrCreate()
     session.sparkContext.setLogLevel("ERROR")

@@ -161,6 +161,8 @@ def mapped(
             table.setdefault(f"{profile.name}|{canonical.strip().upper()}", canonical)
         for landed, canonical in codes_of.items():
             table[f"{profile.name}|{landed.strip().upper()}"] = canonical
+    if not table:
+        return nw.lit(None, dtype=nw.String)
     return nw.concat_str(
         nw.col("source_profile"),
         nw.lit("|"),

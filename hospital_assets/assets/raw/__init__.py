@@ -37,7 +37,7 @@ def raw_subject(subject: str) -> dg.AssetsDefinition:
     ) -> Frame:
         period = period_of(context) if CONTRACTS[f"raw_{subject}"].partitioned else None
         with without_values(f"the landed {subject} could not be read"):
-            return landing.open().read(subject, raw_landed_files, period)
+            return landing.open(f"raw_{subject}").read(subject, raw_landed_files, period)
 
     asset: dg.AssetsDefinition = raw
     return asset

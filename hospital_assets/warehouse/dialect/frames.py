@@ -26,6 +26,8 @@ ISO_WALL_CLOCK_FORMATS = (
 Formats = Sequence[str] | Mapping[str, Mapping[str, Sequence[str]]]
 #: The column that names a row's source.
 SOURCE_COLUMN = "source_profile"
+#: A year has four digits (`26-01-05` says none), and words such as `epoch` are no dates.
+YEAR = r"^\d{4}|^\S.*\d{4}"
 #: A UTC offset at the end of a wall clock.
 OFFSET = r"(?:[Zz]|[+-]\d{2}:?\d{2})$"
 

@@ -13,6 +13,7 @@ from hospital_assets.warehouse.dialect.frames import (
     OFFSET,
     SOURCE_COLUMN,
     Formats,
+    YEAR,
     Frame,
     lazy,
     literal,
@@ -66,8 +67,19 @@ def parse_dates(frame: Frame, columns: Mapping[str, str], formats: Formats) -> F
 def _strptime(text: str, column: str, formats: Formats) -> str:
     """SQL that reads a text by the formats of its column, and of its row's source."""
 
-    def read(known: Sequence[str]) -> str:
+    def strptime(known: Sequence[str]) -> str:
         return f"try_strptime({text}, [{', '.join(literal(f) for f in known)}])"
+
+    def read(known: Sequence[str]) -> str:
+        # strptime takes two digits for a year and reads words, and takes long over what does not fit.
+        guarded = {
+            f"regexp_matches({text}, {literal(YEAR)})": [f for f in known if "%Y" in f],
+            f"lower({text}) not in ('epoch', 'infinity', '-infinity')": [
+                f for f in known if "%Y" not in f
+            ],
+        }
+        read = [f"case when {guard} then {strptime(fs)} end" for guard, fs in guarded.items() if fs]
+        return f"coalesce({', '.join(read)})"
 
     if not isinstance(formats, Mapping):
         return read(formats) if formats else "cast(null as timestamp)"
@@ -93,15 +105,11 @@ def parse_wall_clocks(frame: Frame, columns: Mapping[str, str], formats: Formats
         unzoned[out] = f"replace(left({text}, length({text}) - length({ending})), 'T', ' ')"
         # A cast alone would read "10:00 PM" as ten in the morning and 24:00 as the next day.
         parts[out] = (
-            f"case when regexp_full_match({bare}, '[0-9: .-]+') and not contains({bare}, ' 24:')"
+            f"case when regexp_full_match({bare}, '\\d{{4}}-[0-9: .-]*\\d *') and not contains({bare}, ' 24:')"
             f" then try_cast({bare} as timestamp) end"
         )
         if formats:
-            # strptime reads the word "epoch", and takes long over what does not fit.
-            parts[out] = (
-                f"coalesce({parts[out]}, case when lower({bare}) not in "
-                f"('epoch', 'infinity', '-infinity') then {_strptime(bare, src, formats)} end)"
-            )
+            parts[out] = f"coalesce({parts[out]}, {_strptime(bare, src, formats)})"
         parts[f"{out}_offset_minutes"] = (
             f"case when {ending} = '' then null when upper({ending}) = 'Z' then 0 "
             f"else case when starts_with({ending}, '-') then -1 else 1 end "

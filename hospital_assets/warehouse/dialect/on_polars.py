@@ -13,6 +13,7 @@ from hospital_assets.warehouse.dialect.frames import (
     OFFSET,
     SOURCE_COLUMN,
     Formats,
+    YEAR,
     Frame,
     lazy,
     polars_of,
@@ -33,12 +34,20 @@ def parse_numbers(frame: Frame, columns: Mapping[str, str]) -> Frame:
 
 def parse_dates(frame: Frame, columns: Mapping[str, str], formats: Formats) -> Frame:
     def date(source: str) -> pl.Expr:
-        text = pl.col(source).str.strip_chars()
+        text = pl.col(source).str.strip_chars(" ")
         return _first_format(
-            source, formats, lambda known: text.str.to_date(known, strict=False), pl.Date()
+            source,
+            formats,
+            lambda known: _dated(text, known).str.to_date(known, strict=False),
+            pl.Date(),
         )
 
     return lazy(polars_of(frame).with_columns(**{o: date(src) for o, src in columns.items()}))
+
+
+def _dated(text: pl.Expr, known: str) -> pl.Expr:
+    """Texts that can state the year a format asks for."""
+    return pl.when(text.str.contains(YEAR)).then(text) if "%Y" in known else text
 
 
 def _first_format(
@@ -60,7 +69,7 @@ def _first_format(
 def parse_wall_clocks(frame: Frame, columns: Mapping[str, str], formats: Formats) -> Frame:
     expressions: dict[str, pl.Expr] = {}
     for out, src in columns.items():
-        written = pl.col(src).str.strip_chars()
+        written = pl.col(src).str.strip_chars(" ")
         ending = pl.when(written.str.contains(":", literal=True)).then(
             written.str.extract(f"({OFFSET})", 1)
         )
@@ -69,13 +78,13 @@ def parse_wall_clocks(frame: Frame, columns: Mapping[str, str], formats: Formats
         unzoned = pl.when(~unzoned.str.contains(":60", literal=True)).then(
             unzoned.str.strip_chars()
         )
-        iso = unzoned.str.replace("T", " ", literal=True)
+        iso = _dated(unzoned, "%Y").str.replace("T", " ", literal=True)
         expressions[out] = pl.coalesce(
             *(iso.str.to_datetime(f, time_unit="us", strict=False) for f in ISO_WALL_CLOCK_FORMATS),
             _first_format(
                 src,
                 formats,
-                lambda known, text=unzoned: text.str.to_datetime(  # type: ignore[misc]
+                lambda known, text=unzoned: _dated(text, known).str.to_datetime(  # type: ignore[misc]
                     known, time_unit="us", strict=False
                 ),
                 pl.Datetime("us"),

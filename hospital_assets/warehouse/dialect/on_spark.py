@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import narwhals as nw
 import polars as pl
+from narwhals._spark_like.expr import SparkLikeExpr
 from narwhals._spark_like.expr_dt import SparkLikeExprDateTimeNamespace
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812  (as everybody calls it)
@@ -41,10 +42,11 @@ _TYPES: Mapping[type[pl.DataType], type[T.DataType]] = {
 _checkpoints: list[DataFrame] = []
 
 
-def _total_microseconds(
-    self: SparkLikeExprDateTimeNamespace,
-) -> object:
-    """The length of a day-time interval, which Narwhals (2.28) cannot tell on Spark."""
+# What Narwhals (2.28) does not do on Spark, and our transforms need.
+
+
+def _total_microseconds(self: SparkLikeExprDateTimeNamespace) -> object:
+    """The length of a day-time interval."""
 
     def total(interval: Column) -> Column:
         def part(name: str) -> Column:
@@ -56,7 +58,13 @@ def _total_microseconds(
     return self.compliant._with_elementwise(total)
 
 
+def _first(self: SparkLikeExpr, value: Column, *order_by: str) -> Column:
+    """The value of the first row in an order."""
+    return F.min_by(value, F.struct(*order_by))
+
+
 SparkLikeExprDateTimeNamespace.total_microseconds = _total_microseconds  # type: ignore[assignment]
+SparkLikeExpr._first = _first  # type: ignore[method-assign,assignment]
 
 
 def spark_type(dtype: pl.DataType) -> T.DataType:
@@ -78,12 +86,31 @@ def spark_type(dtype: pl.DataType) -> T.DataType:
         raise TypeError(f"no Spark type for the Polars type {dtype}") from None
 
 
+def schema_of(schema: Mapping[str, pl.DataType]) -> T.StructType:
+    """A Polars schema as Spark's."""
+    return T.StructType([T.StructField(name, spark_type(dtype)) for name, dtype in schema.items()])
+
+
 def from_polars(session: SparkSession, frame: pl.DataFrame) -> DataFrame:
     """A Polars frame in Spark, with its types."""
-    schema = T.StructType(
-        [T.StructField(name, spark_type(dtype)) for name, dtype in frame.schema.items()]
-    )
-    return session.createDataFrame(frame.to_arrow(), schema)
+    return session.createDataFrame(frame.to_arrow(), schema_of(frame.schema))
+
+
+def duckdb_types(frame: DataFrame) -> dict[str, str]:
+    """Column -> the DuckDB type that its Spark type is."""
+    return {field.name: _duckdb_type(field.dataType) for field in frame.schema}
+
+
+def _duckdb_type(kind: T.DataType) -> str:
+    if isinstance(kind, T.ArrayType):
+        return f"{_duckdb_type(kind.elementType)}[]"
+    if isinstance(kind, T.DecimalType):
+        return f"DECIMAL({kind.precision},{kind.scale})"
+    names = {
+        "string": "VARCHAR", "tinyint": "TINYINT", "smallint": "SMALLINT", "int": "INTEGER",
+        "timestamp": "TIMESTAMP WITH TIME ZONE", "timestamp_ntz": "TIMESTAMP", "void": '"NULL"',
+    }  # fmt: skip
+    return names.get(kind.simpleString(), kind.simpleString().upper())
 
 
 def _native(frame: Frame) -> DataFrame:
@@ -179,9 +206,15 @@ def parse_wall_clocks(frame: Frame, columns: Mapping[str, str], formats: Formats
     return _with(frame, parsed)
 
 
+def without_nan(text: Column) -> Column:
+    """JSON text whose NaN and Infinity, which many writers produce and JSON lacks, are strings."""
+    quoted_nan = F.regexp_replace(text, r"([:\[,]\s*)(-?(?:NaN|Infinity))\b", '$1"$2"')
+    is_strict = ~text.rlike("NaN|Infinity") | F.get_json_object(text, "$").isNotNull()
+    return F.when(is_strict, text).otherwise(quoted_nan)
+
+
 def json_fields(frame: Frame, column: str, fields: Mapping[str, str]) -> Frame:
-    # Spark takes JSON at its word; DuckDB reads the NaN that many writers produce.
-    strict = F.regexp_replace(_col(column), r"([:\[,]\s*)-?(?:NaN|Infinity)\b", "$1null")
+    strict = without_nan(_col(column))
     return _with(frame, {out: F.get_json_object(strict, path) for out, path in fields.items()})
 
 

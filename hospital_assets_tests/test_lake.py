@@ -1,0 +1,213 @@
+"""The lake: all or nothing, also when the writer is killed; every engine reads the same rows."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import duckdb
+import narwhals as nw
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.warehouse.database import (
+    PartitionMismatchError,
+    Period,
+    SchemaMismatchError,
+    Warehouse,
+    WarehouseError,
+)
+from hospital_assets.warehouse.dialect import Frame, lazy
+from hospital_assets.warehouse.lake import Lake
+from hospital_assets_tests.engines import spark_session
+
+pytestmark = pytest.mark.slow
+
+FLOW = CONTRACTS["kpi_department_flow_daily"]
+WHOLE = Period(date(2026, 1, 1), date(2026, 1, 4))
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(str(tmp_path / "lake"))
+
+
+def flow(*days: int, stays: int = 1) -> pl.DataFrame:
+    """A row per day; other columns hold something of their type."""
+    rows = []
+    for day in days:
+        row: dict[str, object] = {}
+        for column in FLOW.columns:
+            row[column.name] = (
+                "x" if column.dtype == pl.String else stays if column.dtype.is_numeric() else None
+            )
+        rows.append({**row, "service_date": date(2026, 1, day), "department_id": f"D{day}"})
+    return pl.DataFrame(rows, schema=FLOW.polars_schema)
+
+
+def stored(lake: Lake) -> pl.DataFrame:
+    """As DuckDB reads it."""
+    connection = duckdb.connect()
+    connection.execute("set TimeZone = 'UTC'")
+    return connection.sql(lake.select_statement(FLOW)).pl().sort("service_date")
+
+
+def on_spark(frame: pl.DataFrame) -> Frame:
+    from hospital_assets.warehouse.dialect.on_spark import from_polars
+
+    return lazy(from_polars(spark_session(), frame))
+
+
+def test_days_are_replaced_and_both_engines_read_the_same(lake: Lake) -> None:
+    session = spark_session()
+    assert lake.replace(session, FLOW, on_spark(flow(1, 2, 3)), WHOLE) == 3
+    second = Period(date(2026, 1, 2), date(2026, 1, 3))
+    assert lake.replace(session, FLOW, on_spark(flow(2, stays=7)), second) == 1
+    expected = pl.concat([flow(1), flow(2, stays=7), flow(3)])
+    assert_frame_equal(stored(lake), expected)
+    read = lake.read(session, FLOW, None).collect("polars").to_native()
+    assert_frame_equal(read.sort("service_date"), expected)
+    only = lake.read(session, FLOW, second).collect("polars").to_native()
+    assert_frame_equal(only, flow(2, stays=7))
+    # An empty frame empties the days, and nothing else.
+    assert lake.replace(session, FLOW, on_spark(flow()), second) == 0
+    assert_frame_equal(stored(lake), pl.concat([flow(1), flow(3)]))
+
+
+def test_a_table_never_written_says_what_to_do(lake: Lake) -> None:
+    with pytest.raises(WarehouseError, match="materialise the asset 'kpi_department_flow_daily'"):
+        lake.read(spark_session(), FLOW, None)
+
+
+@pytest.mark.parametrize(
+    ("frame", "error"),
+    [
+        (flow(1).drop("department_id"), SchemaMismatchError),
+        (flow(1).with_columns(colour=pl.lit("red")), SchemaMismatchError),
+        (flow(1).with_columns(department_id=pl.lit(1.5)), SchemaMismatchError),
+        (flow(1, 9), PartitionMismatchError),
+        (flow(1).with_columns(service_date=pl.lit(None, pl.Date)), PartitionMismatchError),
+    ],
+)
+def test_what_does_not_fit_changes_nothing(
+    lake: Lake, frame: pl.DataFrame, error: type[Exception]
+) -> None:
+    session = spark_session()
+    lake.replace(session, FLOW, on_spark(flow(1)), WHOLE)
+    with pytest.raises(error, match="kpi_department_flow_daily"):
+        lake.replace(session, FLOW, on_spark(frame), WHOLE)
+    assert_frame_equal(stored(lake), flow(1))
+
+
+def test_a_job_that_fails_midway_leaves_the_old_rows(lake: Lake) -> None:
+    session = spark_session()
+    lake.replace(session, FLOW, on_spark(flow(1, 2)), WHOLE)
+    from pyspark.sql import functions as F  # noqa: N812
+
+    broken = on_spark(flow(1, 2, 3)).to_native()
+    # The third row cannot be computed; the first two may already be in files.
+    broken = broken.withColumn(
+        "department_name",
+        F.when(F.col("department_id") == "D3", F.raise_error(F.lit("no"))).otherwise("x"),
+    )
+    from pyspark.errors import PySparkException
+
+    with pytest.raises(PySparkException):
+        lake.replace(session, FLOW, lazy(broken), WHOLE)
+    assert_frame_equal(stored(lake), flow(1, 2))
+
+
+def test_a_reader_keeps_its_version_while_the_next_is_written(lake: Lake) -> None:
+    session = spark_session()
+    lake.replace(session, FLOW, on_spark(flow(1, 2)), WHOLE)
+    statement = lake.select_statement(FLOW)
+    lazily = lake.read(session, FLOW, None)
+    lake.replace(session, FLOW, on_spark(flow(3)), WHOLE)
+    assert duckdb.sql(statement).pl().height == 2
+    assert lazily.select(nw.len()).collect("polars").item() == 2
+    assert_frame_equal(stored(lake), flow(3))
+    # The version before the one before is gone.
+    lake.replace(session, FLOW, on_spark(flow(1)), WHOLE)
+    folders = [p for p in Path(lake.root, "kpis", FLOW.name).iterdir() if p.is_dir()]
+    assert len(folders) == 2
+
+
+KILLED = """
+import sys, time
+from hospital_assets.warehouse.lake import Lake
+from hospital_assets_tests import test_lake as t
+lake = Lake(sys.argv[1])
+print("ready", flush=True)
+t.spark_session()
+while True:
+    for n in range(2, 6):
+        lake.replace(t.spark_session(), t.FLOW, t.on_spark(t.flow(1, 2, 3, stays=n)), t.WHOLE)
+"""
+
+
+def test_a_killed_writer_leaves_a_whole_version(lake: Lake) -> None:
+    lake.replace(spark_session(), FLOW, on_spark(flow(1, 2, 3)), WHOLE)
+    manifest = Path(lake.root, "kpis", FLOW.name, "manifest.json")
+    first = manifest.read_text()
+    writer = subprocess.Popen(
+        [sys.executable, "-c", KILLED, lake.root],
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while manifest.read_text() == first:
+            assert time.monotonic() < deadline and writer.poll() is None
+            time.sleep(0.05)
+        # From here on one write follows the other; whenever it dies, one whole version stands.
+        time.sleep(0.137)
+    finally:
+        os.killpg(writer.pid, signal.SIGKILL)
+        writer.wait()
+    rows = stored(lake)
+    assert rows["service_date"].to_list() == [date(2026, 1, day) for day in (1, 2, 3)]
+    number = next(c.name for c in FLOW.columns if c.dtype == pl.Int64)
+    assert rows[number].n_unique() == 1
+    # The next write goes through, and clears away what the dead one left.
+    lake.replace(spark_session(), FLOW, on_spark(flow(1)), WHOLE)
+    assert_frame_equal(stored(lake), flow(1))
+
+
+def test_types_survive(lake: Lake) -> None:
+    """Instants, wall clocks, lists and JSON come back as they went in."""
+    contract = CONTRACTS["raw_landed_files"]
+    row = {c.name: None for c in contract.columns} | {
+        "source_file": "a", "subject": "vitals", "row_count": 5,
+        "first_seen_at": datetime(2026, 1, 1, 5, 3, 0, 123456, tzinfo=UTC),
+        "service_dates": [date(2026, 1, 1), date(2026, 1, 2)],
+    }  # fmt: skip
+    frame = pl.DataFrame([row], schema=contract.polars_schema)
+    lake.replace(spark_session(), contract, on_spark(frame), None)
+    connection = duckdb.connect()
+    connection.execute("set TimeZone = 'UTC'")
+    assert_frame_equal(connection.sql(lake.select_statement(contract)).pl(), frame)
+    assert_frame_equal(
+        lake.read(spark_session(), contract, None).collect("polars").to_native(), frame
+    )
+
+
+def test_the_warehouse_shows_what_is_in_the_lake(lake: Lake, warehouse: Warehouse) -> None:
+    lake.replace(spark_session(), FLOW, on_spark(flow(1, 2)), WHOLE)
+    warehouse.replace(FLOW, lazy(flow(3)), WHOLE)  # what DuckDB had stored before
+    warehouse.show(FLOW, lake.select_statement(FLOW))
+    assert warehouse.count(FLOW) == 2
+    assert warehouse.count(FLOW, Period(date(2026, 1, 2), date(2026, 1, 3))) == 1
+    with pytest.raises(WarehouseError, match="stored in the lake"):
+        warehouse.replace(FLOW, lazy(flow(3)), WHOLE)
+    warehouse.drop(FLOW)
+    warehouse.replace(FLOW, lazy(flow(3)), WHOLE)
+    assert warehouse.count(FLOW) == 1
