@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -40,6 +41,7 @@ from hospital_assets.warehouse.dialect import (
     with_sql,
 )
 from hospital_assets.warehouse.io_manager import WarehouseIOManager
+from hospital_assets.warehouse.spark_cluster import standalone_cluster
 from hospital_assets_tests.engines import ALL_ENGINES, spark_session
 from hospital_assets_tests.helpers import copy_of
 from hospital_assets_tests.test_transforms import CLOCKS, collect
@@ -197,6 +199,30 @@ def test_heavy_assets_on_spark_and_the_rest_on_duckdb(
     }
     in_lake = {path.parent.name for path in (settings.data_dir / "lake").rglob("manifest.json")}
     assert in_lake == tagged and "fact_vitals" in tagged
+
+
+@pytest.mark.slow
+def test_a_cluster_gives_the_same_tables(
+    tiny: Settings, on_duckdb: Settings, tmp_path: Path
+) -> None:
+    settings = copy_of(tiny, tmp_path / "c")
+    try:
+        with standalone_cluster() as master:
+            done = subprocess.run(
+                [sys.executable, "-m", "hospital_assets.cli", "build"],
+                env={
+                    **os.environ,
+                    "HOSPITAL_DATA_DIR": str(settings.data_dir),
+                    "HOSPITAL_ENGINE": "spark",
+                    "HOSPITAL_SPARK_MASTER": master,
+                },
+                capture_output=True,
+                text=True,
+            )
+    except sessions.SparkUnavailableError as missing:
+        pytest.skip(str(missing))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert_same_tables(on_duckdb, settings)
 
 
 # Text ---------------------------------------------------------------------------------------------

@@ -133,9 +133,18 @@ def _lines(session: SparkSession, read: Sequence[Piece]) -> DataFrame:
 def _json(
     session: SparkSession, subject: str, spec: Subject, files: Sequence[LandedFile], spool: Path
 ) -> DataFrame:
-    """Records of JSON lines; see `reader.json_relation`, which says what a record is."""
     lines = _lines(session, [piece for file in files for piece in pieces(file, spool)])
-    record = F.regexp_replace("line", "\r+$", "")
+    return json_records(lines, subject, spec)
+
+
+def json_records(lines: DataFrame, subject: str, spec: Subject) -> DataFrame:
+    """Records of JSON lines; see `reader.json_relation`, which says what a record is.
+
+    Args:
+        lines: source_file, source_line, line, and what else is to be kept beside a record.
+        subject: what they are.
+        spec: how the source names its fields.
+    """
     strict = without_nan(F.col("record"))
     is_sound = (
         F.ltrim("record").startswith("{")
@@ -143,7 +152,8 @@ def _json(
         & F.try_parse_json(strict).isNotNull()
     )
     judged = (
-        lines.select("source_file", "_fallback", "source_line", record.alias("record"))
+        lines.withColumnRenamed("line", "record")
+        .withColumn("record", F.regexp_replace("record", "\r+$", ""))
         .where(F.regexp_replace("record", "[ \t\r]", "") != "")
         .withColumn("_sound", F.when(is_sound, strict))
     )
@@ -155,10 +165,10 @@ def _json(
         return F.coalesce(*found) if found else F.lit(None).cast("string")
 
     return judged.select(
-        "source_file", "source_line", "record", "_fallback",
+        *(name for name in judged.columns if name != "_sound"),
         F.when(F.col("_sound").isNull(), "unreadable_line").alias("problem"),
         *(value(name).alias(name) for name in canonical_columns(subject)),
-    )  # fmt: skip
+    )
 
 
 def _csv(
@@ -234,6 +244,8 @@ def _parsed(
     options = {
         "sep": delimiter, "quote": '"', "escape": '"', "mode": "PERMISSIVE",
         "columnNameOfCorruptRecord": "_corrupt",
+        # Nothing between two delimiters is null; "" is an empty text.
+        "nullValue": "\u0000", "emptyValue": "",
     }  # fmt: skip
     line = F.col("line")
     last = F.max("source_line").over(Window.partitionBy("source_file"))

@@ -1,0 +1,188 @@
+"""The stream of live vital signs: each observation once, scored as the batch does it, whatever dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from hospital_assets.assets.cleaned.vitals import judge_vitals
+from hospital_assets.assets.facts.vitals import scored
+from hospital_assets.automation import vitals_stream as stream
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.warehouse.dialect import lazy
+from hospital_assets_tests.engines import spark_session
+from hospital_assets_tests.test_transforms import collect
+
+pytestmark = pytest.mark.slow
+
+HOSPITALS = pl.DataFrame({"hospital_id": ["H1"], "time_zone": ["America/Chicago"]})
+START = datetime(2026, 3, 8, 5, tzinfo=UTC)
+
+
+def patients() -> pl.DataFrame:
+    contract = CONTRACTS["dim_patient"]
+    names = ["patient_id", "patient_key", "birth_date", "age_at_extract_years", "valid_from_at",
+             "valid_to_at"]  # fmt: skip
+    row = {"patient_id": "P1", "patient_key": 7, "age_at_extract_years": 60,
+           "valid_from_at": datetime(1900, 1, 1, tzinfo=UTC),
+           "valid_to_at": datetime(9999, 1, 1, tzinfo=UTC)}  # fmt: skip
+    schema = {name: contract.polars_schema[name] for name in names}
+    return pl.DataFrame([row], schema=schema)
+
+
+def message(number: int) -> str:
+    at = START + timedelta(seconds=30 * number)
+    chance = random.Random(number)
+    return json.dumps(
+        {
+            "observation_id": f"O{number}", "visit_id": f"V{number % 50}", "patient_id": "P1",
+            "hospital_id": "H1", "device_id": "D", "measured_at": at.isoformat(),
+            "recorded_at": at.isoformat(),
+            "vitals": {
+                "heart_rate": {"value": chance.randint(40, 150), "unit": "/min"},
+                "respiratory_rate": {"value": chance.randint(8, 30), "unit": "/min"},
+                "spo2": {"value": chance.randint(85, 100), "unit": "%"},
+                "systolic_bp": {"value": chance.randint(80, 230), "unit": "mm[Hg]"},
+                "diastolic_bp": {"value": 70, "unit": "mm[Hg]"},
+                "temperature": {"value": chance.choice([36.6, 98.6, 39.4]), "unit": "Cel"},
+                "consciousness": "A", "on_oxygen": chance.random() < 0.2, "spo2_scale": 1,
+            },
+        }
+    )  # fmt: skip
+
+
+def land(folder: Path, name: str, lines: list[str]) -> None:
+    temporary = folder / f"{name}.tmp"
+    temporary.write_text("\n".join(lines) + "\n")
+    temporary.rename(folder / name)
+
+
+def written(sink: Path, table: str = "vitals") -> pl.DataFrame:
+    said = stream.statement(sink, table)
+    assert said is not None
+    connection = duckdb.connect()
+    connection.execute("set TimeZone = 'UTC'")
+    return connection.sql(said).pl()
+
+
+def drain(landing: Path, sink: Path) -> None:
+    session = spark_session()
+    lines = stream.from_files(session, landing, files_per_batch=5)
+    query = stream.start(session, lines, HOSPITALS, patients(), sink, until_done=True)
+    query.awaitTermination()
+
+
+def by_the_batch(lines: list[str], landing: Path) -> pl.DataFrame:
+    """What the batch's own transforms make of the same messages, on Polars."""
+    contract = CONTRACTS["raw_vitals"]
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        said = json.loads(line)
+        payload = json.dumps(said.pop("vitals"))
+        rows.append({**said, "payload": payload, "source_profile": "native", "source_file": "f",
+                     "source_line": number, "record": line})  # fmt: skip
+    raw = pl.DataFrame(rows, schema={**contract.polars_schema, "payload": pl.String})
+    judged = judge_vitals(lazy(raw.drop("service_date")), lazy(HOSPITALS))
+    return collect(scored(judged, lazy(patients())))
+
+
+def test_repetitions_are_one_and_bad_lines_are_kept(tmp_path: Path) -> None:
+    landing, sink = tmp_path / "vitals", tmp_path / "sink"
+    landing.mkdir()
+    lines = [message(n) for n in range(6)]
+    land(landing, "a.json", [*lines[:4], lines[0], '{"torn": '])
+    land(landing, "b.json", lines[2:5])
+    (landing / "growing.json.tmp").write_text(lines[5] + "\n")
+    drain(landing, sink)
+    out = written(sink)
+    assert sorted(out["observation_id"]) == [f"O{n}" for n in range(5)]
+    aside = written(sink, "quarantine")
+    assert aside.rows() == [('{"torn": ', "unreadable_line", "a.json")]
+    # In another run, too, and what is finished by then is read.
+    land(landing, "c.json", [lines[1], lines[5]])
+    drain(landing, sink)
+    out = written(sink).sort("observation_id")
+    assert out["observation_id"].to_list() == [f"O{n}" for n in range(6)]
+    expected = by_the_batch(lines, landing).sort("observation_id")
+    same = [
+        "news2_score",
+        "news2_response",
+        "temperature_c",
+        "measured_at",
+        "patient_key",
+        "age_years",
+    ]
+    assert_frame_equal(out.select(same), expected.select(same))
+    assert out["news2_score"].n_unique() > 1
+
+
+RUN = """
+import sys
+from pathlib import Path
+from hospital_assets.automation import vitals_stream as stream
+from hospital_assets_tests import test_vitals_stream as t
+session = t.spark_session()
+lines = stream.from_files(session, Path(sys.argv[1]), files_per_batch=5)
+stream.start(session, lines, t.HOSPITALS, t.patients(), Path(sys.argv[2])).awaitTermination()
+"""
+
+
+def test_killed_at_random_it_loses_and_repeats_nothing(tmp_path: Path) -> None:
+    landing, sink = tmp_path / "vitals", tmp_path / "sink"
+    landing.mkdir()
+    chance = random.Random(5)
+    number = 0
+
+    def land_some(files: int) -> None:
+        nonlocal number
+        for _ in range(files):
+            fresh = [message(number + n) for n in range(20)]
+            repeated = [message(chance.randrange(number)) for _ in range(3)] if number else []
+            land(landing, f"{number:06d}.json", [*fresh, *repeated])
+            number += 20
+
+    land_some(20)
+    notes = 0
+    for _ in range(3):
+        runs = subprocess.Popen(
+            [sys.executable, "-c", RUN, str(landing), str(sink)],
+            cwd=Path(__file__).parents[1],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            deadline = time.monotonic() + 120
+            while len(list(sink.glob("batches/*.json"))) <= notes:
+                assert time.monotonic() < deadline and runs.poll() is None
+                time.sleep(0.02)
+                if chance.random() < 0.02:
+                    land_some(1)
+            time.sleep(chance.random() * 1.5)  # somewhere in the batch after
+        finally:
+            os.killpg(runs.pid, signal.SIGKILL)
+            runs.wait()
+        notes = len(list(sink.glob("batches/*.json")))
+    land_some(2)
+    drain(landing, sink)
+    found = written(sink)["observation_id"].to_list()
+    assert len(found) == len(set(found)) == number
+    assert set(found) == {f"O{n}" for n in range(number)}
+    assert len(list(sink.glob("v-*"))) == len(list(sink.glob("batches/*.json")))
+
+
+def test_without_its_package_kafka_says_what_to_configure() -> None:
+    with pytest.raises(ValueError, match=r"spark.jars.packages=org.apache.spark:spark-sql-kafka"):
+        stream.from_kafka(spark_session(), "127.0.0.1:9", "vitals")
