@@ -12,8 +12,8 @@ from duckdb import SQLExpression, StarExpression
 from hospital_assets.warehouse.dialect.frames import (
     OFFSET,
     SOURCE_COLUMN,
-    Formats,
     YEAR,
+    Formats,
     Frame,
     lazy,
     literal,
