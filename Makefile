@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 HOSPITAL_DATA_DIR ?= data
 export HOSPITAL_DATA_DIR
 
-.PHONY: help install demo dev spark spark-cluster test test-slow test-all torture lint types check docs requirements clean
+.PHONY: help install demo dev spark-cluster test test-slow test-all torture lint types check docs requirements clean
 
 help:
 	@echo "make demo      generate a hospital network, build every table, run every check"
@@ -32,11 +32,8 @@ demo: install
 dev: install
 	$(BIN)/hospital dev
 
-# What Spark needs is large, so it is not part of the installation; Java 17 or newer has to be there.
-spark: install
-	$(BIN)/python -m pip install --quiet --editable '.[spark]'
-
-spark-cluster: spark
+# Java 17 or newer has to be there.
+spark-cluster: install
 	$(BIN)/python -m hospital_assets.warehouse.spark_cluster
 
 test: install
