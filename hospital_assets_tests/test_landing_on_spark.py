@@ -12,6 +12,7 @@ import pytest
 
 from hospital_assets.landing.zone import LandingZone
 from hospital_assets.warehouse.dialect import Frame
+from hospital_assets.warehouse.lake import Lake
 from hospital_assets_tests.engines import spark_session
 from hospital_assets_tests.test_landing import KINDS, TEXT, observation, zone  # noqa: F401
 from hospital_assets_tests.test_transforms import collect
@@ -43,13 +44,12 @@ VISITS = {
 def on_spark(zone: LandingZone) -> LandingZone:  # noqa: F811
     from hospital_assets.landing.on_spark import SparkLandingZone
 
-    return SparkLandingZone(
-        *(getattr(zone, field.name) for field in fields(LandingZone)), spark_session()
-    )
+    values = (getattr(zone, field.name) for field in fields(LandingZone))
+    return SparkLandingZone(*values, spark_session(), Lake(str(zone.spool / "lake")))
 
 
 def rows(frame: Frame, *without: str) -> pl.DataFrame:
-    return collect(frame).drop(*without).sort("source_file", "source_line")
+    return collect(frame).drop(*without).sort("source_file", "source_line", "source_part")
 
 
 def assert_read_alike(zone: LandingZone, subject: str) -> pl.DataFrame:  # noqa: F811

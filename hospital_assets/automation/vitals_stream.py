@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import narwhals as nw
 import polars as pl
 
+from hospital_assets.assets.cleaned.rules import read_clocks
 from hospital_assets.assets.cleaned.vitals import judge_vitals
 from hospital_assets.assets.facts.vitals import scored
 from hospital_assets.contracts import CONTRACTS
@@ -29,7 +30,6 @@ from hospital_assets.warehouse.dialect import (
     Frame,
     lazy,
     literal,
-    parse_wall_clocks,
     resolve_instants,
 )
 from hospital_assets.warehouse.spark_session import start_session
@@ -113,15 +113,16 @@ def observations(lines: DataFrame, hospitals: Frame, profile: str = "native") ->
     from hospital_assets.landing.on_spark import json_records
 
     source = load_profile(profile)
-    raw = json_records(lines, "vitals", source.subjects["vitals"])
+    raw = json_records(lines, "vitals", source.subjects["vitals"]).withColumn(
+        "source_profile", F.lit(profile)
+    )
     zoned = lazy(raw).join(
         hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
     )
-    zoned = parse_wall_clocks(zoned, {"_clock": "measured_at"}, source.timestamp_formats)
+    zoned = read_clocks(zoned, "vitals", {"_clock": "measured_at"})
     dated: DataFrame = resolve_instants(zoned, {"_at": "_clock"}, "time_zone").to_native()
     keyed = dated.select(
         *raw.columns,
-        F.lit(profile).alias("source_profile"),
         # What has no time of its own has the one it landed at; what has no id is itself.
         F.coalesce("_at", "landed_at").alias("_event_at"),
         F.coalesce("observation_id", F.md5("record")).alias("_event"),

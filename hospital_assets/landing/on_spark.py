@@ -1,39 +1,46 @@
 """Landed files to raw records on Spark, so that no single machine holds a day's data.
 
 Imported only where Spark is the engine. Spark reads plain and gzipped UTF-8 files itself, a file per
-task (line numbers count within it). What is awkward goes through the careful reader, file by file,
-and Spark reads the copy it makes: other encodings, JSON that is not one object a line, CSV with
-ragged or blank lines or quoted line breaks, CSV that is joined or nested, files over 128 MB,
-names that Spark would take for patterns. Either way the records are the same.
+task (line numbers count within it): CSV and JSON lines whose records are rows, column by column.
+What is awkward goes through the careful reader of `LandingZone`, and Spark reads the Parquet copy
+it makes: other encodings and formats, ragged or blank CSV lines, quoted line breaks, files over
+128 MB, names that Spark would take for patterns, and profiles that join, pick, gather or derive.
+Either way the records are the same.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F  # noqa: N812
 
 from hospital_assets.landing.content import read_content
-from hospital_assets.landing.profile import Subject, canonical_columns
-from hospital_assets.landing.reader import LandedFile, csv_columns, csv_copies, pieces
+from hospital_assets.landing.profile import Profile, Subject, canonical_columns
+from hospital_assets.landing.reader import LandedFile, csv_columns
 from hospital_assets.landing.zone import LandingResource, LandingZone
 from hospital_assets.warehouse.dialect import Frame, lazy
 from hospital_assets.warehouse.dialect.on_spark import from_polars, without_nan
+from hospital_assets.warehouse.lake import Lake
 from hospital_assets.warehouse.lake_io import SparkResource
 
 if TYPE_CHECKING:
     Piece = tuple[Path, str, int, date | None]
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9._/=+-]+")
-#: Larger CSV files are parsed by the careful reader; larger JSON files it cuts at line ends.
 _MOST_BYTES = 128_000_000
+#: What a declaration may say for Spark to read its files itself.
+_SIMPLE = frozenset(
+    {"files", "format", "delimiter", "columns", "required", "constants", "formats", "date",
+     "date_from", "is_undated", "is_partial", "unavailable", "unused"}
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,48 +48,65 @@ class SparkLandingZone(LandingZone):
     """The landing zone as Spark reads it.
 
     Attributes:
-        session: a Spark session whose executors see the landing folder and the spool.
+        session: a Spark session whose executors see the landing folder.
+        lake: where the copies of awkward files go.
     """
 
     session: SparkSession
+    lake: Lake
 
-    def zones(self, ledger: pl.DataFrame) -> dict[str, str]:
+    @property
+    def _careful(self) -> LandingZone:
+        names = (field.name for field in dataclasses.fields(LandingZone))
+        return LandingZone(**{name: getattr(self, name) for name in names})
+
+    def zones(self, ledger: pl.DataFrame, profile: Profile) -> dict[str, str]:
         """As for `LandingZone`; master data is small."""
-        fields = ("landing", "spool", "first", "last", "connection")
-        return LandingZone(**{name: getattr(self, name) for name in fields}).zones(ledger)
+        return self._careful.zones(ledger, profile)
 
-    def _landed(self, files: pl.DataFrame) -> list[LandedFile]:
-        # Spark unpacks what is called .gz.
-        is_read_by_spark = {
-            row["source_file"]: row["encoding"] == "utf-8"
-            and (row["compression"] == "gzip") == row["source_file"].endswith(".gz")
-            and _PLAIN_NAME.fullmatch(str(self.landing / row["source_file"])) is not None
-            for row in files.iter_rows(named=True)
-        }
-        return [
-            replace(file, is_plain=is_read_by_spark[file.source_file])
-            for file in super()._landed(files)
-        ]
+    def _frames(
+        self, profile: Profile, subject: str, files: pl.DataFrame, ledger: pl.DataFrame
+    ) -> list[Frame]:
+        spec = profile.subjects.get(subject)
+        if spec is not None and _is_simple(spec):
+            return super()._frames(profile, subject, files, ledger)
+        frames = self._careful._frames(profile, subject, files, ledger)
+        return [self._lent(frame, subject) for frame in frames]
 
-    def _declared(self, rows: pl.DataFrame) -> Frame:
-        return lazy(from_polars(self.session, rows))
+    def _lent(self, frame: Frame, subject: str) -> Frame:
+        return self.lake.lend(self.session, frame, f"raw_{subject}")
 
-    def _records(
+    def _relation(
         self,
+        profile: Profile,
         subject: str,
         spec: Subject,
         files: Sequence[LandedFile],
         companions: Sequence[LandedFile] = (),
-    ) -> Frame:
+    ) -> Any:
+        easy = [file for file in files if _is_easy(file)]
+        read: list[DataFrame] = []
         if spec.format == "csv":
-            return lazy(_csv(self.session, subject, spec, files, companions, self.spool))
-        return lazy(_json(self.session, subject, spec, files, self.spool))
+            parsed, easy = _csv(self.session, subject, spec, easy)
+            read.extend(parsed)
+        elif easy:
+            pieces: list[Piece] = [(f.path, f.source_file, 1, f.fallback) for f in easy]
+            read.append(json_records(_lines(self.session, pieces), subject, spec))
+        awkward = [file for file in files if file not in easy]
+        if awkward:
+            careful = self._careful._relation(profile, subject, spec, awkward, companions)
+            read.append(self._lent(lazy(careful), subject).to_native())
+        joined = read[0]
+        for frame in read[1:]:
+            joined = joined.unionByName(frame)
+        return joined
 
 
 class SparkLandingResource(LandingResource):
     """Brings the landing zone; the tables named read it with Spark."""
 
     spark: SparkResource
+    lake: str
     tables_on_spark: list[str]
 
     def open(self, table: str = "") -> LandingZone:
@@ -91,13 +115,29 @@ class SparkLandingResource(LandingResource):
         if table not in self.tables_on_spark:
             return zone
         return SparkLandingZone(
-            zone.landing,
-            zone.spool,
-            zone.first,
-            zone.last,
-            zone.connection,
-            self.spark.spark_session,
-        )
+            zone.landing, zone.spool, zone.first, zone.last, zone.connection,
+            self.spark.spark_session, Lake(self.lake),
+        )  # fmt: skip
+
+
+def _is_simple(spec: Subject) -> bool:
+    """Whether a record is a row, and a column what one of its fields says."""
+    names = [name for column in spec.columns for name in spec.source_names(column)]
+    paths = [name for name in names if name.startswith("$.")]
+    return (
+        set(spec.model_dump(exclude_defaults=True)) <= _SIMPLE
+        and (spec.format == "csv" or (spec.format == "jsonl" and bool(paths) and paths == names))
+        and not any(re.search(r"[@=*\[]", name) for name in names)
+    )
+
+
+def _is_easy(file: LandedFile) -> bool:
+    """Whether Spark can read a file as it is: UTF-8, not large, and .gz where it is packed."""
+    if file.path.stat().st_size > _MOST_BYTES or not _PLAIN_NAME.fullmatch(str(file.path)):
+        return False
+    if file.is_plain:
+        return file.path.suffix != ".gz"
+    return file.path.suffix == ".gz" and file.is_packed
 
 
 def _lines(session: SparkSession, read: Sequence[Piece]) -> DataFrame:
@@ -130,15 +170,8 @@ def _lines(session: SparkSession, read: Sequence[Piece]) -> DataFrame:
     )  # fmt: skip
 
 
-def _json(
-    session: SparkSession, subject: str, spec: Subject, files: Sequence[LandedFile], spool: Path
-) -> DataFrame:
-    lines = _lines(session, [piece for file in files for piece in pieces(file, spool)])
-    return json_records(lines, subject, spec)
-
-
 def json_records(lines: DataFrame, subject: str, spec: Subject) -> DataFrame:
-    """Records of JSON lines; see `reader.json_relation`, which says what a record is.
+    """Records of JSON lines; `reader` says what a record is.
 
     Args:
         lines: source_file, source_line, line, and what else is to be kept beside a record.
@@ -166,65 +199,34 @@ def json_records(lines: DataFrame, subject: str, spec: Subject) -> DataFrame:
 
     return judged.select(
         *(name for name in judged.columns if name != "_sound"),
+        F.lit(1).cast("bigint").alias("source_part"),
         F.when(F.col("_sound").isNull(), "unreadable_line").alias("problem"),
         *(value(name).alias(name) for name in canonical_columns(subject)),
     )
 
 
 def _csv(
-    session: SparkSession,
-    subject: str,
-    spec: Subject,
-    files: Sequence[LandedFile],
-    companions: Sequence[LandedFile],
-    spool: Path,
-) -> DataFrame:
-    """Records of CSV files; see `reader.parse_csv`, which says what a record is."""
-    wanted = [
-        *canonical_columns(subject),
-        "source_file",
-        "source_line",
-        "record",
-        "problem",
-        "_fallback",
-    ]
+    session: SparkSession, subject: str, spec: Subject, files: Sequence[LandedFile]
+) -> tuple[list[DataFrame], list[LandedFile]]:
+    """Records of CSV files, `reader.parse_csv` says what one is, and the files they are of."""
     frames: list[DataFrame] = []
-    careful = list(files)
-    if spec.join is None and not spec.payload and not spec.derived:
-        regular: dict[tuple[str, ...], list[LandedFile]] = {}
-        for file in files:
-            if file.is_plain and file.path.stat().st_size <= _MOST_BYTES:
-                regular.setdefault(_header(file.path, spec.delimiter), []).append(file)
-        for header, group in regular.items():
-            parsed = _parsed(session, header, spec.delimiter, group)
-            awkward = {
-                row[0]
-                for row in parsed.where("_is_awkward").select("source_file").distinct().collect()
-            }
-            if len(set(header)) < len(header) or not all(header):
-                awkward = {file.source_file for file in group}
-            easy = {file.source_file for file in group} - awkward
-            careful = [file for file in careful if file.source_file not in easy]
-            if easy:
-                sound = parsed.where(
-                    F.col("source_file").isin(*easy) & F.col("_fields").isNotNull()
-                )
-                frames.append(_canonical(sound, subject, spec, header).select(*wanted))
-    if careful:
-        copies = csv_copies(subject, spec, careful, companions, spool)
-        names = pl.DataFrame(
-            [(file.sha256, file.source_file, file.fallback) for file in (*careful, *companions)],
-            schema={"_sha": pl.String, "source_file": pl.String, "_fallback": pl.Date},
-            orient="row",
-        ).unique()
-        read = session.read.parquet(*(copy.as_uri() for copy in copies))
-        frames.append(
-            read.join(F.broadcast(from_polars(session, names)), on="_sha").select(*wanted)
-        )
-    joined = frames[0]
-    for frame in frames[1:]:
-        joined = joined.unionByName(frame)
-    return joined
+    taken: list[LandedFile] = []
+    by_header: dict[tuple[str, ...], list[LandedFile]] = {}
+    for file in files:
+        by_header.setdefault(_header(file.path, spec.delimiter), []).append(file)
+    for header, group in by_header.items():
+        if len(set(header)) < len(header) or not all(header):
+            continue
+        parsed = _parsed(session, header, spec.delimiter, group)
+        found = parsed.where("_is_awkward").select("source_file").distinct().collect()
+        awkward = {row[0] for row in found}
+        easy = [file for file in group if file.source_file not in awkward]
+        if easy:
+            names = [file.source_file for file in easy]
+            sound = parsed.where(F.col("source_file").isin(names))
+            frames.append(_canonical(sound, subject, spec, header))
+            taken.extend(easy)
+    return frames, taken
 
 
 def _header(path: Path, delimiter: str) -> tuple[str, ...]:
@@ -265,7 +267,7 @@ def _parsed(
 
 
 def _canonical(parsed: DataFrame, subject: str, spec: Subject, header: Sequence[str]) -> DataFrame:
-    """Parsed records under our column names; values untouched. See `reader.to_canonical`."""
+    """Parsed records under our column names; values untouched."""
 
     def field(name: str) -> Column:
         return F.col("_fields").getField(name)
@@ -281,6 +283,7 @@ def _canonical(parsed: DataFrame, subject: str, spec: Subject, header: Sequence[
     )
     return parsed.select(
         "source_file", "source_line", "_fallback", record.alias("record"),
+        F.lit(1).cast("bigint").alias("source_part"),
         F.lit(None).cast("string").alias("problem"),
         *(value(name).alias(name) for name in canonical_columns(subject)),
     )  # fmt: skip

@@ -78,6 +78,7 @@ class LandedFile:
         source_file: what it is called in the tables.
         sha256: its content hash.
         is_plain: UTF-8 without compression or byte-order mark: readable as it is.
+        is_packed: the same in gzip.
         fallback: the service day of its records that state none.
         modified_ns: when it was delivered.
     """
@@ -86,6 +87,7 @@ class LandedFile:
     source_file: str
     sha256: str
     is_plain: bool = True
+    is_packed: bool = False
     fallback: date | None = None
     modified_ns: int = 0
 

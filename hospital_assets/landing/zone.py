@@ -334,6 +334,7 @@ class LandingZone:
                 source_file=row["source_file"],
                 sha256=row["file_sha256"],
                 is_plain=row["encoding"] == "utf-8" and row["compression"] == "none",
+                is_packed=row["encoding"] == "utf-8" and row["compression"] == "gzip",
                 fallback=row["fallback_date"],
                 modified_ns=row["file_modified_ns"],
             )

@@ -100,6 +100,11 @@ class LakeIOManager(WarehouseIOManager):
             return Lake(self.lake).bytes_on_disk(contract)
         return super()._bytes_on_disk(warehouse, contract)
 
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
+        """Let go of what only this run needed."""
+        on_spark.forget_checkpoints()
+        Lake(self.lake).forget_loans()
+
 
 def redacted(error: PySparkException) -> str:
     """What Spark says of an error, without any value: only its class, and its name in Spark's list."""
