@@ -65,12 +65,18 @@ class SparkLandingZone(LandingZone):
         return self._careful.zones(ledger, profile)
 
     def _frames(
-        self, profile: Profile, subject: str, files: pl.DataFrame, ledger: pl.DataFrame
+        self,
+        profile: Profile,
+        subject: str,
+        files: pl.DataFrame,
+        ledger: pl.DataFrame,
+        *,
+        for_dates: bool = False,
     ) -> list[Frame]:
         spec = profile.subjects.get(subject)
         if spec is not None and _is_simple(spec):
-            return super()._frames(profile, subject, files, ledger)
-        frames = self._careful._frames(profile, subject, files, ledger)
+            return super()._frames(profile, subject, files, ledger, for_dates=for_dates)
+        frames = self._careful._frames(profile, subject, files, ledger, for_dates=for_dates)
         return [self._lent(frame, subject) for frame in frames]
 
     def _lent(self, frame: Frame, subject: str) -> Frame:
