@@ -13,6 +13,7 @@ import pytest
 
 from hospital_assets.checks.accounting import unknown_kinds
 from hospital_assets.landing.profile import ProfileError, parse_profile
+from hospital_assets.landing.waiting import waiting_files
 from hospital_assets.landing.zone import LandingZone
 
 HEAD = 'name = "mine"\ndescription = "x"\ntime_zone = "America/Chicago"\n'
@@ -271,3 +272,52 @@ def test_a_profile_of_the_data_directory_is_seen_as_it_is_now(zone: LandingZone,
     assert set(ledger["state"]) == {"ready"}
     own(STAYS.replace('"wellness"', '"x"').replace('"inpatient", ', '"inpatient", "wellness", '))
     assert zone.discover(ledger)["row_count"].to_list() != ledger["row_count"].to_list()
+
+
+LOOKED_UP = (
+    HEAD
+    + HOSPITAL
+    + """
+[subjects.diagnoses]
+files = ["codes.csv"]
+date = "encounter_date"
+[subjects.diagnoses.columns]
+visit_id = "VISIT"
+icd_code = "CODE"
+[subjects.diagnoses.join]
+files = ["stays.csv"]
+on = "VISIT"
+key = "ID"
+columns = { patient_id = "WHO", encounter_date = "START" }
+is_lookup = true
+"""
+)
+
+
+@pytest.mark.parametrize("first", ["codes", "stays"])
+def test_what_is_looked_up_may_come_later(zone: LandingZone, own: Own, first: str) -> None:
+    own(LOOKED_UP)
+    codes = [
+        {"VISIT": "2", "CODE": "J18"},
+        {"VISIT": "3", "CODE": "I10"},
+        {"VISIT": "9", "CODE": "X"},
+    ]
+    files = {"codes": codes, "stays": ROWS}
+    land(zone, first, files.pop(first), "csv")
+    before = zone.discover()
+    ((second, rows),) = files.items()
+    land(zone, second, rows, "csv")
+    ledger = zone.discover(before)
+    read = records(zone, "diagnoses", ledger)
+    # Nobody is invented, nobody is lost, and the days are those of the stays.
+    assert read.select("visit_id", "patient_id", "service_date").rows() == [
+        ("2", "P2", date(2026, 1, 15)), ("3", "P3", date(2026, 1, 16)), ("9", None, date(2026, 1, 15)),
+    ]  # fmt: skip
+    (dates,) = ledger.filter(pl.col("state") == "ready")["service_dates"].to_list()
+    assert dates == [date(2026, 1, 15), date(2026, 1, 16)]
+    none = pl.lit([], dtype=pl.List(pl.Date))
+    published = before.with_columns(
+        is_loaded=pl.lit(True), loaded_dates="service_dates", outdated_dates=none
+    )
+    waits = {f.source_file: f.days for f in waiting_files(ledger, published, ["diagnoses"])}
+    assert waits["mine/codes.csv"][-2:] == (date(2026, 1, 15), date(2026, 1, 16))

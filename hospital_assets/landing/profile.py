@@ -332,6 +332,11 @@ class Subject(_Declaration):
         """This declaration and those beside it, one for each layout of the subject's files."""
         return (self, *self.also)
 
+    @property
+    def join_is_lookup(self) -> bool:
+        """Whether it only looks up in its companions."""
+        return self.join is not None and self.join.is_lookup
+
     def takes_file(self, path: PurePosixPath) -> bool:
         """Whether a path below the profile's folder is one of its files."""
         return any(path.match(pattern) for pattern in self.files)
@@ -500,7 +505,7 @@ class Profile(_Declaration):
                 Feed(subject=subject, spec=spec, is_main=bool(main))
                 for spec in (main or joined)[:1]
             ]
-        takers = [feed for feed in found if feed.is_main or not _is_lookup(feed.spec)]
+        takers = [feed for feed in found if feed.is_main or not feed.spec.join_is_lookup]
         if takers and all(feed.is_main and feed.spec.is_selective for feed in takers):
             rest = self.rest([feed.spec for feed in takers])
             found.append(Feed(subject=OTHER_RECORDS, spec=rest, is_main=True))
@@ -754,10 +759,6 @@ def _mistakes_of(subject: str, spec: Subject) -> Iterator[tuple[tuple[str | int,
         yield ("events",), "they belong to adt_events, and need its `columns`"
     if spec.events and not {"message_id"} & {*spec.columns, *spec.derived}:
         yield ("events",), "they need a `message_id`, as in derived = { message_id = [...] }"
-
-
-def _is_lookup(spec: Subject) -> bool:
-    return spec.join is not None and spec.join.is_lookup
 
 
 def _place_of(spec: Subject, name: str) -> tuple[str | int, ...]:

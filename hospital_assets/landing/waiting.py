@@ -70,9 +70,16 @@ def waiting_files(
             .otherwise(pl.col("outdated_dates").fill_null(none)),
             _loaded=pl.col("loaded_dates").fill_null(none),
             _is_loadable=pl.col("state").is_in(list(LOADABLE)),
+            # A companion that has come completes what is loaded already.
+            _is_completed=((pl.col("state") == "companion") & pl.col("_stored_state").is_null())
+            .any()
+            .over("source_profile", "subject"),
         )
         .with_columns(
-            _missing=pl.when(pl.col("_is_loadable"))
+            _missing=pl.when(pl.col("_is_loadable") & pl.col("_is_completed"))
+            # Also the days on which its records stood without the companion.
+            .then(pl.col("service_dates").list.set_union(pl.col("_loaded")))
+            .when(pl.col("_is_loadable"))
             .then(pl.col("service_dates").list.set_difference(pl.col("_loaded")))
             .otherwise(none),
         )

@@ -112,6 +112,7 @@ class LandingZone:
                 if is_finished(self.landing / name)
             ]
             listed = listed.filter(is_quiet | pl.col("source_file").is_in(finished))
+        unchanged = _without_completed(unchanged, listed, profiles)
         fresh = listed.join(unchanged.select("source_file").unique(), on="source_file", how="anti")
         if subjects and not fresh.is_empty():
             fed = [
@@ -442,24 +443,30 @@ class LandingZone:
             .sort("source_profile", "subject")
             .rows()
         ):
-            files = todo.filter(
-                pl.col("source_profile") == profile_name, pl.col("subject") == subject
+            # What is only looked up in completes new files, too, however long it has been there.
+            specs = profiles[profile_name].subjects
+            is_lookup = subject in specs and any(s.join_is_lookup for s in specs[subject].layouts)
+            is_beside = (pl.col("state") == "companion") & pl.lit(is_lookup)
+            files = ledger.filter(
+                pl.col("source_profile") == profile_name,
+                pl.col("subject") == subject,
+                (is_fresh & pl.col("state").is_in(["ready", "companion"])) | is_beside,
             )
             is_dated = CONTRACTS[f"raw_{subject}"].partitioned
             by = ["source_file", *(["_day"] if is_dated else [])]
-            frames = self._frames(profiles[profile_name], subject, files, ledger, for_dates=True)
-            grouped = nw.concat(
-                [
-                    f.group_by(*by).agg(
-                        row_count=nw.len(),
-                        unreadable_count=_is_unreadable().cast(nw.Int64).sum(),
-                    )
-                    for f in frames
-                    if not is_dated or "_day" in f.collect_schema().names()
-                ],
-                how="vertical",
-            )
-            counts = grouped.collect("polars").to_native()
+            frames = [
+                f.group_by(*by).agg(
+                    row_count=nw.len(),
+                    unreadable_count=_is_unreadable().cast(nw.Int64).sum(),
+                )
+                for f in self._frames(
+                    profiles[profile_name], subject, files, ledger, for_dates=True
+                )
+                if not is_dated or "_day" in f.collect_schema().names()
+            ]
+            if not frames:
+                continue
+            counts = nw.concat(frames, how="vertical").collect("polars").to_native()
             counted.append(
                 _per_file(counts, is_dated, self.first).with_columns(subject=pl.lit(subject))
             )
@@ -739,6 +746,28 @@ def _is_unreadable() -> nw.Expr:
     """Whether a record could not be read; one outside of its limits could."""
     problem = nw.coalesce(nw.col("problem"), nw.lit("outside_limits"))
     return problem != "outside_limits"
+
+
+def _without_completed(
+    unchanged: pl.DataFrame, listed: pl.DataFrame, profiles: Mapping[str, Profile]
+) -> pl.DataFrame:
+    """Known files less those that a companion has come to since: they are looked at anew."""
+    fresh = listed.join(unchanged.select("source_file").unique(), on="source_file", how="anti")
+    completed = {
+        (name.partition("/")[0], feed.subject)
+        for name in fresh["source_file"]
+        for feed in _fed_by(name, profiles)
+        if not feed.is_main
+    }
+    if not completed:
+        return unchanged
+    pairs = pl.DataFrame(
+        sorted(completed), schema={"source_profile": pl.String, "subject": pl.String}, orient="row"
+    )
+    again = unchanged.filter(pl.col("state") == "ready").join(
+        pairs, on=["source_profile", "subject"], how="semi"
+    )["source_file"]
+    return unchanged.filter(~pl.col("source_file").is_in(again.implode()))
 
 
 def _per_file(counts: pl.DataFrame, is_dated: bool, first: date) -> pl.DataFrame:
