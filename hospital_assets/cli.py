@@ -404,6 +404,7 @@ def _profiles_new(options: argparse.Namespace, settings: Settings) -> int:
 
 def _profiles_test(options: argparse.Namespace, settings: Settings) -> int:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from hospital_assets.automation.dry_run import try_profile
@@ -418,10 +419,10 @@ def _profiles_test(options: argparse.Namespace, settings: Settings) -> int:
         if mapped:
             table = Table("our column", "read from", box=None, padding=(0, 2))
             for column, source in mapped.items():
-                table.add_row(column, source)
+                table.add_row(column, escape(source))  # a path may look like markup
             console.print(table)
         for title, said in trial.remarks():
-            console.print(f"  {title}: {said}", soft_wrap=True)
+            console.print(f"  {title}: {escape(said)}", soft_wrap=True)
     return 0 if any(trial.clean for trial in trials) else 1
 
 

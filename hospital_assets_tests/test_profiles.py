@@ -238,9 +238,150 @@ def test_each_element_of_a_list_is_a_row(zone: LandingZone, own: Own) -> None:
     assert rest["problem"].to_list() == [None, None, None, "unreadable_line"]
 
 
+TRIMMED = (
+    HEAD
+    + HOSPITAL
+    + """
+[subjects.er_visits]
+files = ["stays.*"]
+date = "arrival_time"
+where = { "CLASS" = ["!wellness"], "STOP" = ["*"] }
+constants = { hospital_id = "H1" }
+defaults = { triage_level = "3" }
+patterns = { patient_id = "^P0*([0-9]+)$" }
+derived = { chief_complaint = ["=seen", ["WAIT", "ESI"]] }
+[subjects.er_visits.columns]
+visit_id = "ID"
+patient_id = "WHO"
+arrival_time = "START"
+triage_level = "ESI"
+"""
+)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_values_are_cut_out_and_filled_in_and_records_left_by_what_they_are_not(
+    zone: LandingZone, own: Own, kind: str
+) -> None:
+    own(TRIMMED if kind == "csv" else as_json(TRIMMED))
+    rows: list[dict[str, str | None]] = [
+        {**ROWS[0], "WHO": "P007", "ESI": None},
+        {**ROWS[0], "ID": "5", "WHO": "nobody", "WAIT": None},
+        {**ROWS[0], "ID": "6", "CLASS": "Wellness"},
+        {**ROWS[0], "ID": "7", "STOP": None},
+        {**ROWS[0], "ID": "8", "CLASS": None},
+    ]
+    land(zone, "stays", rows, kind)  # type: ignore[arg-type]
+    ledger = zone.discover()
+    visits = records(zone, "er_visits", ledger)
+    assert visits.select("visit_id", "patient_id", "triage_level", "chief_complaint").rows() == [
+        ("1", "7", "3", "seen-12.5"), ("5", None, "2", "seen-2"), ("8", "1", "2", "seen-12.5"),
+    ]  # fmt: skip
+    rest = records(zone, "other_records", ledger)
+    assert [json.loads(record)["ID"] for record in rest["record"]] == ["6", "7"]
+    # What is compared with any text is no kind: it may be anything, a name for one.
+    assert set(rest["kind"]) <= {None, ""}
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_flag_is_whether_a_value_is_above_zero(zone: LandingZone, own: Own, kind: str) -> None:
+    text = f'{LAB}[subjects.vitals.observations.flags]\n"3151-8" = "on_oxygen"\n'
+    own(text if kind == "csv" else as_json(text))
+    litres = ("2", "0", "", "some")
+    rows = [
+        {**VALUES[0], "WHO": f"P{n}", "CODE": "3151-8", "VALUE": v} for n, v in enumerate(litres)
+    ]
+    land(zone, "obs", rows, kind)
+    sets = records(zone, "vitals", zone.discover())
+    found = [json.loads(payload)["on_oxygen"] for payload in sets["payload"]]
+    assert found == ["true", "false", None, None]
+
+
+LOOKED_UP = (
+    HEAD
+    + HOSPITAL
+    + """
+[subjects.adt_events]
+files = ["*.jsonl"]
+format = "jsonl"
+date = "visit_start_at"
+where = { "$.kind" = ["stay"] }
+derived = { message_id = ["$.id"] }
+[subjects.adt_events.columns]
+visit_id = "$.id"
+patient_id = "$.who"
+visit_start_at = "$.from"
+department = "$.places[type=ward].code"
+[[subjects.adt_events.events]]
+event_type = "A01"
+event_at = "$.from"
+[[subjects.adt_events.events]]
+event_type = "A02"
+each = "$.places[type!=bed]"
+from_element = 2
+event_at = "$each.at"
+columns = { department = "$each.code" }
+[[subjects.adt_events.lookups]]
+column = "hospital_id"
+on = "visit_id"
+where = { "$.kind" = ["booking"] }
+each = "$.stays"
+key = "$each.id"
+value = "$.house"
+pattern = "#(.*)"
+[[subjects.adt_events.lookups]]
+column = "department"
+on = "department"
+where = { "$.kind" = ["ward"] }
+key = "$.code"
+value = ["$.names[use=old].text", "$.names[use=now].text"]
+"""
+)
+
+
+def test_other_records_fill_in_and_lists_make_events(zone: LandingZone, own: Own) -> None:
+    own(LOOKED_UP)
+    stay = {
+        "kind": "stay", "id": "1", "who": "P1", "from": "2026-01-15 10:00:00",
+        "places": [
+            {"type": "bed", "code": "B", "at": "2026-01-15 10:30:00"},
+            {"type": "ward", "code": "W1", "at": "2026-01-15 10:00:00"},
+            {"code": "W2", "at": "2026-01-15 11:00:00"},
+            {"type": "ward", "code": "W9"},
+            {"type": "ward", "code": "W8", "at": "2026-01-15 12:00:00"},
+        ],
+    }  # fmt: skip
+    others = [
+        {"kind": "booking", "house": "H1", "stays": [{"id": "#0"}, {"id": "#1"}]},
+        {"kind": "booking", "house": "H0", "stays": []},
+        {"kind": "ward", "code": "W1", "names": [{"use": "now", "text": "Surgery"}]},
+        {"kind": "ward", "code": "W2", "names": [{"use": "now", "text": "ICU"}, {"text": "?"}]},
+    ]
+    for name, rows in (("stays", [stay]), ("others", others)):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (zone.landing / "mine" / f"{name}.jsonl").write_text(text)
+    events = records(zone, "adt_events", zone.discover())
+    assert events.select("message_id", "department", "event_at", "hospital_id").rows() == [
+        ("1-A01", "Surgery", "2026-01-15 10:00:00", "H1"),
+        ("1-A02-1", "ICU", "2026-01-15 11:00:00", "H1"),
+        ("1-A02-3", "W8", "2026-01-15 12:00:00", "H1"),
+    ]  # fmt: skip
+    assert events["source_part"].n_unique() == 3
+
+
 @pytest.mark.parametrize(
     ("text", "at", "says"),
     [
+        (TRIMMED.replace("([0-9]+)", "[0-9]+"), "patterns = ", "needs a group"),
+        (TRIMMED.replace("([0-9]+)", "([0-9]+"), "patterns = ", "not a regular expression"),
+        (TRIMMED.replace("defaults = { t", "defaults = { T"), "defaults = ", "is not a column"),
+        (LOOKED_UP.replace('on = "department"', 'on = "ward"'), 'on = "ward"', "is not a column"),
+        (LOOKED_UP.replace('pattern = "#(.*)"', 'pattern = "#"'), 'pattern = "#"', "needs a group"),
+        (
+            LOOKED_UP.replace('each = "$.places[type!=bed]"\n', ""),
+            "[[subjects.adt_events.events]]",
+            "needs `each`",
+        ),
         (STAYS.replace('visit_id = "ID"', 'visit = "ID"', 1), 'visit = "ID"', "'visit' is not a"),
         (STAYS.replace("at_most", "most"), "limits = ", "there is no such key"),
         (STAYS.replace('event_type = "A03"', ""), "[[subjects.adt_events.events]]", "is missing"),

@@ -230,8 +230,11 @@ def read_from(spec: Subject, column: str, header: Sequence[str]) -> str:
         return "the events declared"
     names = spec.source_names(column)
     found = [n for n in names if n in header or n.startswith("@") or spec.format != "csv"]
-    if found:
-        return found[0]
+    looked_up = [lookup.key for lookup in spec.lookups if lookup.column == column]
+    if found or looked_up:
+        return " or ".join([*found, *(f"looked up by {key}" for key in looked_up)])
+    if column in spec.defaults:
+        return f"always {spec.defaults[column]!r}"
     return "— (not in this source)" if column in spec.unavailable else "—"
 
 

@@ -775,7 +775,7 @@ def _place_of(spec: Subject, name: str) -> tuple[str | int, ...]:
     if name in spec.where:
         return ("where", name)
     for place, event in enumerate(spec.events):
-        if name == event.event_at or name in event.where:
+        if name in event.named:
             return ("events", place)
     long = spec.observations
     if long is not None:
