@@ -98,10 +98,10 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, Settings]:
     visits = list(rendering.visits.values())
     third = len(visits) // 3
     land_ndjson(folder / "bulk", "bulk", itertools.chain(*visits[:third]))
-    for number, resources in enumerate(visits[third : third + 12]):
+    for number, resources in enumerate(visits[third : third + 3]):
         land_bundle(folder, f"visit-{number}", "transaction", resources, indent=2)
-    half = (third + 12 + len(visits)) // 2
-    land_bundle(folder, "search", "searchset", itertools.chain(*visits[third + 12 : half]))
+    half = (third + 3 + len(visits)) // 2
+    land_bundle(folder, "search", "searchset", itertools.chain(*visits[third + 3 : half]))
     land_bundle(folder, "all", "collection", itertools.chain(*visits[half:]), indent=1)
     for directory in (native, fhir):
         write_settings(directory)
