@@ -1,6 +1,6 @@
 """Documentation generated from the code, so that it cannot say anything else.
 
-Belongs here: the data dictionary, the metric catalogue and the list of cleaning rules. `hospital docs`
+Belongs here: the data dictionary, the metric catalogue, the list of cleaning rules, and who sees what. `hospital docs`
 writes them, `hospital docs --check` and a test fail when they are stale.
 """
 
@@ -16,6 +16,8 @@ from hospital_assets.assets.cleaned.all_rules import RULES
 from hospital_assets.checks.faults import FAULTS
 from hospital_assets.checks.kinds import CONTRACT_KINDS, QUALITY_KINDS
 from hospital_assets.contracts import CONTRACTS, Column, Contract
+from hospital_assets.governance.matrix import who_sees_what
+from hospital_assets.governance.policy import shipped_policy
 
 _DOCS = Path(__file__).parents[1] / "docs"
 
@@ -28,6 +30,7 @@ def documents() -> dict[Path, str]:
         _DOCS / "checks.md": check_kinds(),
         _DOCS / "profile-reference.md": profile_reference(),
         _DOCS / "kpis.md": metric_catalogue(),
+        _DOCS / "who-sees-what.md": who_sees_what(shipped_policy()),
         _DOCS / "kpis.json": json.dumps(metrics(), indent=1, ensure_ascii=False) + "\n",
     }
 
