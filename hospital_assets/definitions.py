@@ -18,6 +18,7 @@ from hospital_assets.assets.declare import ENGINE_TAG
 from hospital_assets.automation.jobs import JOBS
 from hospital_assets.automation.schedules import (
     daily_batch_schedule,
+    publish_schedule,
     quality_page_schedule,
     standing_checks_schedule,
 )
@@ -68,6 +69,7 @@ def build_definitions(
         jobs=JOBS,
         schedules=[
             daily_batch_schedule(settings),
+            publish_schedule(settings),
             standing_checks_schedule,
             quality_page_schedule,
         ],

@@ -22,6 +22,7 @@ import pytest
 
 from hospital_assets.automation.build import BuildReport
 from hospital_assets.automation.build import publish as run_publish
+from hospital_assets.automation.schedules import publish_schedule
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.definitions import build_definitions
 from hospital_assets.governance import publications
@@ -691,6 +692,28 @@ def test_publications_are_assets_with_their_tables() -> None:
     for job in build_jobs:
         names = {node.name for node in definitions.resolve_job_def(job).graph.nodes}
         assert not any(name.startswith("publication_") for name in names)
+
+
+def test_what_was_built_is_published_within_the_hour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(tmp_path)
+    schedule = publish_schedule(settings)
+
+    def asked(instance: dg.DagsterInstance) -> object:
+        return schedule(dg.build_schedule_context(instance))
+
+    with dg.instance_for_test() as instance:
+        monkeypatch.setenv("HOSPITAL_PSEUDONYM_KEY_FILE", str(tmp_path.parent / "no-key"))
+        skipped = asked(instance)
+        assert isinstance(skipped, dg.SkipReason)
+        assert "hospital key create" in str(skipped.skip_message)
+        monkeypatch.setenv("HOSPITAL_PSEUDONYM_KEY", KEY.value.hex())
+        assert isinstance(asked(instance), dg.SkipReason)
+        instance.report_runless_asset_event(dg.AssetMaterialization("kpi_waits_rolling"))
+        assert isinstance(asked(instance), dg.RunRequest)
+        instance.report_runless_asset_event(dg.AssetMaterialization("publication_admin"))
+        assert isinstance(asked(instance), dg.SkipReason)
 
 
 # Small cells

@@ -1,9 +1,11 @@
-"""What runs by the clock: the nightly batch (the net under the sensors), standing checks, the page."""
+"""What runs by the clock: the nightly batch (the net under the sensors), checks, publications, the page."""
 
 from datetime import timedelta
 
 import dagster as dg
 
+from hospital_assets.governance.policy import ROLES
+from hospital_assets.governance.pseudonyms import KeyMissingError, load_key
 from hospital_assets.partitions import SERVICE_PERIODS, period_start
 from hospital_assets.settings import Settings
 
@@ -28,6 +30,39 @@ def daily_batch_schedule(settings: Settings) -> dg.ScheduleDefinition:
         )
 
     return schedule
+
+
+def publish_schedule(settings: Settings) -> dg.ScheduleDefinition:
+    """Publish every hour in which something was built; without a pseudonym key, say how to make one."""
+
+    @dg.schedule(
+        name="publish_schedule",
+        job_name="publish",
+        cron_schedule="37 * * * *",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Every hour, publish what was built since the last time.",
+    )
+    def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        try:
+            load_key(settings)
+        except KeyMissingError as error:
+            return dg.SkipReason(str(error))
+        published = _last_made(context.instance, f"publication_{ROLES[0]}")
+        built = _last_made(context.instance, _BUILT_LAST)
+        if built is None or (published is not None and published > built):
+            return dg.SkipReason("nothing was built since the last publication")
+        return dg.RunRequest(run_key=f"{_BUILT_LAST} at {built}")
+
+    return schedule
+
+
+#: A table that every build and refresh ends with.
+_BUILT_LAST = "kpi_waits_rolling"
+
+
+def _last_made(instance: dg.DagsterInstance, asset: str) -> float | None:
+    event = instance.get_latest_materialization_event(dg.AssetKey(asset))
+    return None if event is None else event.timestamp
 
 
 standing_checks_schedule = dg.ScheduleDefinition(

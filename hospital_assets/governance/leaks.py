@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 #: Shorter identifiers turn up inside ordinary words and numbers.
 SHORTEST = 6
 _NAMES = ("first_name", "last_name")
+_RECORD_NUMBERS = ("observation_id", "diagnosis_id", "procedure_id")
 #: What systems write where they know no name.
 _NO_NAMES = ("unknown", "anonymous", "unnamed", "noname", "notknown")
 
