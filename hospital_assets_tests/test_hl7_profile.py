@@ -494,3 +494,22 @@ def test_the_recorded_run_through_the_whole_graph(samples: Path, tmp_path: Path)
     assert query(settings, stays).row(0) == (400, 400)
     merged = "select count(*) from dimensions.dim_person where is_merged"
     assert query(settings, merged).item() == 1
+
+
+def test_awkward_contents_stop_nothing(tmp_path: Path) -> None:
+    document = "OBX|1|ED|PDF^Report^L||^application^pdf^Base64^" + "QUJD" * 700_000
+    awkward = [
+        adt("A04", "20260501100000", "LONG", more=document),
+        adt("A04", "20260501100000", "NUL", more="PV2|||^a\0b"),
+        adt("A04", "20260501100000", "LINE", more="PV2|||^a\u2028b\x85c"),
+        adt("A04", "20260501100000", "QUOTE", more='PV2|||^say "no", \t and {"a": [1]}'),
+        adt("A04", "20260501100000", "EMOJI", more="PV2|||^\U0001f600"),
+        "MSH|^~\\&|ADT|GENERAL\r", "junk\r",
+    ]  # fmt: skip
+    found = read(tmp_path, {"m.hl7": "".join(awkward).encode()})
+    told = dict(found.cleaned("er_visits").select("visit_id", "chief_complaint").iter_rows())
+    assert told == {
+        "LONG": None, "NUL": "a\0b", "LINE": "a\u2028b\x85c", "EMOJI": "\U0001f600",
+        "QUOTE": 'say "no", \t and {"a": [1]}',
+    }  # fmt: skip
+    assert found.raw["other_records"]["problem"].to_list() == ["message_type_missing"]

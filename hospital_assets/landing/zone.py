@@ -477,12 +477,10 @@ class LandingZone:
         ledger = ledger.join(found, on=["source_file", "subject"], how="left").with_columns(
             **{name: pl.coalesce(f"_{name}", name) for name in names}
         )
-        # A file in which no line could be read is not a file of its kind.
+        # A file in which no line could be read, whichever subject it feeds, is not one of its kind.
+        readable = (pl.col("row_count") - pl.col("unreadable_count")).sum().over("source_file")
         hopeless = (
-            is_fresh
-            & (pl.col("state") == "ready")
-            & (pl.col("row_count") > 0)
-            & (pl.col("row_count") == pl.col("unreadable_count"))
+            is_fresh & (pl.col("state") == "ready") & (pl.col("row_count") > 0) & (readable == 0)
         )
         ledger = ledger.with_columns(
             state=pl.when(hopeless).then(pl.lit("unreadable")).otherwise("state"),
