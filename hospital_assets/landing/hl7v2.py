@@ -122,7 +122,7 @@ def normalised(
             stand in them.
         encoding: how the text was decoded; only `latin-1` leaves the choice to MSH-18.
         wanted: names of the fields to tell, beside the `@` ones and what they are made of; default
-            all. A tenth of the fields takes a third of the time.
+            all.
     """
     readers: dict[Delimiters, _Reader] = {}
     for found in _messages(lines):
