@@ -332,10 +332,12 @@ def test_runs_and_checks() -> None:
     error, warn = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
     found = check_signals(
         [evaluation("key", False, error), evaluation("values", True, error),
-         evaluation("plausible", False, warn)], NOW
+         evaluation("plausible", False, warn), evaluation("stream_offsets", False, warn)], NOW
     )  # fmt: skip
-    assert {s.subject: s.is_raised for s in found} == {"fact_vitals.key": True,
-                                                       "fact_vitals.values": False}  # fmt: skip
+    # Of warnings only those that say what a source did.
+    assert {s.subject: s.is_raised for s in found} == {
+        "fact_vitals.key": True, "fact_vitals.values": False, "fact_vitals.stream_offsets": True,
+    }  # fmt: skip
 
 
 # Delivery -----------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hospital_assets.landing.fhir import json_lines
+from hospital_assets.landing.fhir import json_lines, resource_type
 from hospital_assets.landing.zone import LandingZone
 from hospital_assets.settings import Settings, write_settings
 from hospital_assets.simulator import simulate
@@ -177,6 +177,18 @@ def test_every_shape_gives_the_same_resources(count: int, indent: int | None, en
 def test_bulk_lines_pass_untouched() -> None:
     lines = ['{"resourceType": "Patient",  "id": "1"}', "not json", "", '{"a": 1.10}']
     assert list(json_lines(f"{line}\n" for line in lines)) == lines
+
+
+def test_the_type_of_a_line_is_only_told_where_no_other_could_be_meant() -> None:
+    record = json.dumps('a "b\\ {"resourceType": "No"}')
+    told = {
+        '{"resourceType":"Patient", "id": "1"}': "Patient",
+        ' { "resourceType" : "Claim"}': "Claim",
+        f'{{"@line": 3, "@record": {record}, "resourceType": "Yes"}}': "Yes",
+        '{"contained": [{"resourceType": "Device"}], "resourceType": "Patient"}': "any",
+        "torn": "any",
+    }
+    assert {line: resource_type(line) for line in told} == told
 
 
 def test_a_resource_of_a_laid_out_bundle_knows_its_line() -> None:

@@ -25,7 +25,7 @@ _LAYOUT = re.compile(r"[ \t]*[\r\n]+[ \t\r\n]*")
 _REFERENCE = re.compile(r'("reference"\s*:\s*)"([^"\\]*)"')
 
 _TYPE = re.compile(
-    r'\s*\{\s*(?:"@line": \d+, "@record": "(?:[^"\\]|\\.)*", )?"resourceType"\s*:\s*"([A-Za-z]{1,60})"'
+    r'\s*\{\s*(?:"@line": \d+, "@record": "[^"\\]*(?:\\.[^"\\]*)*", )?"resourceType"\s*:\s*"([A-Za-z]{1,60})"'
 )
 
 
