@@ -1,10 +1,9 @@
 """Live vital signs as a Spark stream: cleaned and scored like the batch, each observation once.
 
 For feeds too fast for `hospital watch`. Files (or Kafka messages) are read as they come; an
-observation that comes twice within a day is one; what the stream has written survives any crash
-and is never written twice: Spark repeats an unfinished batch with the same records, and a batch
-counts only when its small note is renamed into place. The nightly batch stays the record of
-everything, also of what comes later than the watermark. Run it with
+observation that comes again within a day is the same one; what the stream has written survives any
+crash and is never written twice: Spark repeats an unfinished batch with the same records, and a
+batch counts only when its small note is renamed into place. Run it with
 `python -m hospital_assets.automation.vitals_stream`; it needs a built warehouse.
 """
 
@@ -19,26 +18,21 @@ from typing import TYPE_CHECKING
 import narwhals as nw
 import polars as pl
 
-from hospital_assets.assets.cleaned.rules import read_clocks
 from hospital_assets.assets.cleaned.vitals import judge_vitals
 from hospital_assets.assets.facts.vitals import scored
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.profile import load_profile
 from hospital_assets.settings import engine_from_environment, load_settings, replace_text
 from hospital_assets.warehouse.copies import read_copy
-from hospital_assets.warehouse.dialect import (
-    Frame,
-    lazy,
-    literal,
-    resolve_instants,
-)
+from hospital_assets.warehouse.dialect import lazy, literal
 from hospital_assets.warehouse.spark_session import start_session
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.streaming.query import StreamingQuery
 
-#: How late an observation may come to be in the stream; then it waits for the nightly batch.
+#: How long the stream remembers what has come. Counted from when a record comes, not from what its
+#: clock says: one monitor that is a year ahead would make everybody else's records too late.
 WATERMARK = "1 day"
 _FINISHED_FILES = "*.{json,jsonl,json.gz,jsonl.gz}"
 _NOTES = "batches"
@@ -51,7 +45,7 @@ COLUMNS = [
 
 
 def from_files(session: SparkSession, folder: Path, files_per_batch: int = 1_000) -> DataFrame:
-    """Lines of the files that land in a folder: line, source_file, source_line, landed_at."""
+    """Lines of the files that land in a folder: line, source_file, source_line."""
     from pyspark.sql import functions as F  # noqa: N812
 
     # A batch is told apart by its files; lines within a file need no numbers here.
@@ -63,7 +57,6 @@ def from_files(session: SparkSession, folder: Path, files_per_batch: int = 1_000
             F.col("value").alias("line"),
             F.col("_metadata.file_name").alias("source_file"),
             F.lit(0).cast("bigint").alias("source_line"),
-            F.col("_metadata.file_modification_time").alias("landed_at"),
         )
     )
 
@@ -94,41 +87,35 @@ def from_kafka(session: SparkSession, servers: str, topic: str) -> DataFrame:
         F.col("value").cast("string").alias("line"),
         F.concat_ws("-", "topic", F.col("partition").cast("string")).alias("source_file"),
         F.col("offset").alias("source_line"),
-        F.col("timestamp").alias("landed_at"),
     )
 
 
-def observations(lines: DataFrame, hospitals: Frame, profile: str = "native") -> DataFrame:
+def observations(lines: DataFrame, profile: str = "native") -> DataFrame:
     """Records with the columns of raw_vitals, each observation once.
 
     The same observation is the same id, written at the same moment; a correction is another one.
 
     Args:
         lines: from `from_files` or `from_kafka`.
-        hospitals: hospital_id and time_zone, in Spark.
         profile: the source they come from.
     """
     from pyspark.sql import functions as F  # noqa: N812
 
     from hospital_assets.landing.on_spark import json_records
 
-    source = load_profile(profile)
-    raw = json_records(lines, "vitals", source.subjects["vitals"]).withColumn(
-        "source_profile", F.lit(profile)
-    )
-    zoned = lazy(raw).join(
-        hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
-    )
-    zoned = read_clocks(zoned, "vitals", {"_clock": "measured_at"})
-    dated: DataFrame = resolve_instants(zoned, {"_at": "_clock"}, "time_zone").to_native()
-    keyed = dated.select(
-        *raw.columns,
-        # What has no time of its own has the one it landed at; what has no id is itself.
-        F.coalesce("_at", "landed_at").alias("_event_at"),
+    raw = json_records(lines, "vitals", load_profile(profile).subjects["vitals"])
+    keyed = raw.select(
+        "*",
+        F.lit(profile).alias("source_profile"),
+        # Spark writes down the time of a batch, so that a repeated one has the same.
+        F.current_timestamp().alias("_came_at"),
+        # What has no id is itself.
         F.coalesce("observation_id", F.md5("record")).alias("_event"),
     )
-    return keyed.withWatermark("_event_at", WATERMARK).dropDuplicatesWithinWatermark(
-        ["_event", "recorded_at"]
+    return (
+        keyed.withWatermark("_came_at", WATERMARK)
+        .dropDuplicatesWithinWatermark(["_event", "recorded_at"])
+        .drop("_came_at", "_event")
     )
 
 
@@ -164,7 +151,7 @@ def start(
         if note.exists():
             return
         folder = f"v-{number:012d}-{uuid.uuid4().hex}"
-        judged = judge_vitals(lazy(batch.drop("_event_at", "_event", "landed_at")), places)
+        judged = judge_vitals(lazy(batch), places)
         kept: DataFrame = judged.to_native().persist()
         once = lazy(kept)
         sound = scored(once.filter(nw.col("rule").is_null()), people).select(*COLUMNS)
@@ -177,7 +164,7 @@ def start(
 
     _forget_unfinished(sink)
     return (
-        observations(lines, places, profile)
+        observations(lines, profile)
         .writeStream.foreachBatch(write)
         .option("checkpointLocation", (sink / "checkpoint").as_uri())
         .trigger(**({"availableNow": True} if until_done else {"processingTime": "1 second"}))
