@@ -32,6 +32,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlencode
+from zoneinfo import ZoneInfo
 
 import duckdb
 import requests
@@ -168,7 +169,8 @@ def live(source: Path, data: Path, files: int) -> None:
     noon = datetime.combine(settings.last_service_date, datetime.min.time(), UTC) + timedelta(
         hours=20
     )
-    write_simulated_clock(settings, SimulatedClock(time.time(), noon.timestamp(), 1.0))
+    opened = time.time()
+    write_simulated_clock(settings, SimulatedClock(opened, noon.timestamp(), 1.0))
     keys = {**os.environ, "XDG_CONFIG_HOME": str(data.parent / "keys")}
     hospital = [str(Path(sys.executable).with_name("hospital")), "--data-dir", str(data)]
     running = [
@@ -192,8 +194,8 @@ def live(source: Path, data: Path, files: int) -> None:
         taken = []
         for number in range(files):
             name = f"complaint {number:03d}"
-            at = noon + timedelta(seconds=time.time() % 3600)
-            clock = f"{at - timedelta(hours=5):%Y-%m-%d %H:%M:%S}"
+            at = noon + timedelta(seconds=time.time() - opened - 30)
+            clock = f"{at.astimezone(ZoneInfo('America/Chicago')):%Y-%m-%d %H:%M:%S}"
             target = data / "landing" / "native" / "er_visits" / f"board-{number}.csv"
             temporary = target.with_name(f".{target.name}.tmp")
             temporary.write_text(
