@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -16,7 +17,7 @@ import pytest
 
 from hospital_assets.automation.build import BuildReport
 from hospital_assets.dashboard.pages import MENU
-from hospital_assets.settings import Settings, write_settings
+from hospital_assets.settings import Settings, load_settings, write_settings
 from hospital_assets_tests.dashboards import Served, published, serve
 from hospital_assets_tests.helpers import query, run
 from hospital_assets_tests.test_dashboard import NOW, landed, visit
@@ -415,24 +416,42 @@ def test_axe_finds_nothing_on_a_full_board(browser: Browser, served: Served, sch
 
 
 def test_screenshots_for_the_documentation(browser: Browser, served: Served) -> None:
-    """Written into docs/dashboard when HOSPITAL_SCREENSHOTS is set, so that people look at them."""
-    if not os.environ.get("HOSPITAL_SCREENSHOTS"):
-        pytest.skip("set HOSPITAL_SCREENSHOTS=1 to write docs/dashboard/*.png")
+    """Writes docs/dashboard/*.png, so that people look at them.
+
+    HOSPITAL_SCREENSHOTS names a data directory with publications, as `make demo` and `hospital
+    publish` leave it.
+    """
+    folder = os.environ.get("HOSPITAL_SCREENSHOTS")
+    if not folder:
+        pytest.skip(
+            "set HOSPITAL_SCREENSHOTS to a published data directory to write docs/dashboard"
+        )
+    image = pytest.importorskip("PIL.Image", reason="pillow is not installed (dev extra)")
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     fill_board(served)
-    shots = [(name, 1280, "light") for name in NAMES] + [
-        ("overview", 1280, "dark"),
+    shots = [(name, 1440, "light") for name in NAMES] + [
+        ("overview", 1440, "dark"),
         ("overview", 390, "light"),
     ]
-    for name, width, scheme in shots:
-        opened = open_page(browser, f"{served.address}/{name}", width=width, color_scheme=scheme)
-        suffix = "-dark" if scheme == "dark" else "-narrow" if width < 600 else ""
-        target = SCREENSHOTS / f"{name}{suffix}.png"
-        height = min(opened.page.evaluate("document.documentElement.scrollHeight"), 1800)
-        opened.page.screenshot(
-            path=target, clip={"x": 0, "y": 0, "width": width, "height": height}, full_page=True
-        )
-        opened.context.close()
+    with serve(load_settings(Path(folder))) as running:
+        for name, width, scheme in shots:
+            address = (served if name == "live" else running).address
+            opened = open_page(browser, f"{address}/{name}", width=width, color_scheme=scheme)
+            if name == "live":
+                opened.page.get_by_text("live, ").wait_for()
+            suffix = "-dark" if scheme == "dark" else "-narrow" if width < 600 else ""
+            target = SCREENSHOTS / f"{name}{suffix}.png"
+            height = min(opened.page.evaluate("document.documentElement.scrollHeight"), 1800)
+            shot = opened.page.screenshot(
+                clip={"x": 0, "y": 0, "width": width, "height": height}, full_page=True
+            )
+            # 256 colours are enough for text and marks, and keep the documentation small.
+            with image.open(io.BytesIO(shot)) as found:
+                found.convert("RGB").quantize(256, dither=image.Dither.NONE).save(
+                    target, optimize=True
+                )
+            assert target.stat().st_size < 200_000
+            opened.context.close()
 
 
 def test_the_report_opens_from_disk_and_prints_on_two_pages(
