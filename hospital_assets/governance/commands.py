@@ -8,6 +8,7 @@ import sys
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from hospital_assets.governance import deploy
 from hospital_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ def add_commands(commands: Commands) -> None:
     key = commands.add_parser("key", help="the secret key of pseudonyms")
     key.add_argument("action", choices=["create", "show-id"])
     key.set_defaults(run=_key)
+
+    deploy.add_commands(commands)
 
 
 def _publish(options: argparse.Namespace, settings: Settings) -> int:
