@@ -14,7 +14,7 @@ import pytest
 from hospital_assets.automation.dry_run import try_profile
 from hospital_assets.cli import main
 from hospital_assets.landing.draft import DraftError, draft_profile
-from hospital_assets.landing.profile import load_profile, load_profiles
+from hospital_assets.landing.profile import ProfileError, load_profile, load_profiles, parse_profile
 from hospital_assets.settings import load_settings
 from hospital_assets_tests.helpers import query
 
@@ -56,6 +56,14 @@ def test_a_draft_reads_a_file_nobody_has_seen(
     assert main(["profiles", "test", "klinik", str(sample)]) == 0
     said = capsys.readouterr().out
     assert "9 clean, 1 quarantined" in said and "F1001" not in said and "Brustschmerz" not in said
+
+
+def test_the_tutorials_mistake_is_named_as_it_says(sample: Path) -> None:
+    text = draft_profile("klinik", sample, "Europe/Berlin").text
+    with pytest.raises(ProfileError) as raised:
+        parse_profile(text.replace("\narrival_time =", "\narival_time ="), "klinik.toml")
+    said = str(raised.value).partition(";")[0]
+    assert f"`{said}`" in " ".join(TUTORIAL.read_text(encoding="utf-8").split())
 
 
 def test_a_draft_of_other_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
