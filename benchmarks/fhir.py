@@ -1,6 +1,6 @@
 """How fast FHIR R4 NDJSON is read and becomes raw tables, and in how much memory.
 
-    python benchmarks/fhir.py [--megabytes 1000] [--mixed] [--part PART]
+    python benchmarks/fhir.py [--megabytes 100] [--mixed] [--part PART]
 
 Generates a bulk export: for each emergency visit a Patient, an Encounter with its status history, two
 Conditions, an ESI observation, an order, and eight sets of vital signs (five single observations and a
@@ -196,7 +196,7 @@ def raw(folder: Path, size: int, visits: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--megabytes", type=int, default=1_000)
+    parser.add_argument("--megabytes", type=int, default=100)
     parser.add_argument("--mixed", action="store_true", help="all types in one file")
     parser.add_argument("--part", choices=PARTS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
