@@ -39,9 +39,12 @@ class SparkResource(LazyPySparkResource):
         Raises:
             SparkUnavailableError: there is no Java; says how to get one.
         """
-        prepare_java(Path(self.wrapped_java))
+        is_new = self._spark_session is None
+        if is_new:
+            prepare_java(Path(self.wrapped_java))
         session: SparkSession = super().spark_session
-        session.sparkContext.setLogLevel("ERROR")
+        if is_new:
+            session.sparkContext.setLogLevel("ERROR")
         return session
 
 
