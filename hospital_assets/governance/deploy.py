@@ -54,10 +54,11 @@ def _login(text: str) -> tuple[str, str]:
 
 
 def _snowflake(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.governance.audit import Event, record, system_actor
     from hospital_assets.governance.policy import load_policy
     from hospital_assets.governance.pseudonyms import load_key
     from hospital_assets.governance.publications import PublicationError
-    from hospital_assets.governance.snowflake import export, render, write
+    from hospital_assets.governance.snowflake import base_role, export, render, write
 
     policy = load_policy(settings)
     rendering = render(policy)
@@ -67,6 +68,14 @@ def _snowflake(options: argparse.Namespace, settings: Settings) -> int:
         f"{len(rendering.views)} secure views; every reference was checked"
     )
     if not options.without_data:
+        base = base_role(policy)
+        record(
+            settings,
+            Event(
+                system_actor(), "export", role=base, audience=base, statement="deploy snowflake",
+                objects={place: list(columns) for place, columns in rendering.columns.items()},
+            ),
+        )  # fmt: skip
         try:
             rows = export(rendering, settings, policy, options.out, lambda: load_key(settings))
         except PublicationError as error:
@@ -82,6 +91,7 @@ def _snowflake(options: argparse.Namespace, settings: Settings) -> int:
 def _postgres(options: argparse.Namespace, settings: Settings) -> int:
     from datetime import UTC, datetime
 
+    from hospital_assets.governance.audit import Event, record, system_actor
     from hospital_assets.governance.policy import load_policy
     from hospital_assets.governance.postgres import (
         DSN_VARIABLE,
@@ -98,18 +108,31 @@ def _postgres(options: argparse.Namespace, settings: Settings) -> int:
     policy = load_policy(settings)
     try:
         with connect(dsn) as connection:
+            # First the entry, then the deed; the address may hold a password and is not in it.
             if options.role or not (options.login or options.revoke):
+                asked = f"deploy postgres {' '.join(options.role)}".rstrip()
+                record(settings, Event(system_actor(), "export", statement=asked))
                 for loaded in load_publications(
                     connection, settings, policy, loaded_at=datetime.now(UTC), roles=options.role
                 ):
+                    record(
+                        settings,
+                        Event(
+                            system_actor(), "export", audience=loaded.audience,
+                            version=loaded.version, statement=asked, row_count=loaded.rows,
+                        ),
+                    )  # fmt: skip
                     print(
                         f"loaded  {loaded.audience:<12} {loaded.version}  "
                         f"{loaded.tables} tables  {loaded.rows:>12,} rows"
                     )
             for name in options.revoke:
+                record(settings, Event(system_actor(), "user", statement=f"postgres revoke {name}"))
                 revoke_login(connection, policy, name)
                 print(f"revoked {name}")
             for name, audience in options.login:
+                said = f"postgres login {name}={audience}"
+                record(settings, Event(system_actor(), "user", audience=audience, statement=said))
                 grant_login(connection, policy, name, audience)
                 print(f"granted {name} {audience}")
     except PostgresError as error:
