@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 HOSPITAL_DATA_DIR ?= data
+# A worker for each core; a file's tests share its fixtures.
+PARALLEL ?= -n auto --dist loadfile
 export HOSPITAL_DATA_DIR
 
 .PHONY: help install demo dev spark-cluster test test-slow test-all torture lint types check docs requirements clean
@@ -37,10 +39,10 @@ spark-cluster: install
 	$(BIN)/python -m hospital_assets.warehouse.spark_cluster
 
 test: install
-	$(BIN)/python -m pytest -m "not slow and not torture"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not torture"
 
 test-slow: install
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest $(PARALLEL) -m slow
 
 test-all: test test-slow
 
