@@ -297,7 +297,7 @@ def test_a_flag_is_whether_a_value_is_above_zero(zone: LandingZone, own: Own, ki
     assert found == ["true", "false", None, None]
 
 
-LOOKED_UP = (
+FILLED_IN = (
     HEAD
     + HOSPITAL
     + """
@@ -340,7 +340,7 @@ value = ["$.names[use=old].text", "$.names[use=now].text"]
 
 
 def test_other_records_fill_in_and_lists_make_events(zone: LandingZone, own: Own) -> None:
-    own(LOOKED_UP)
+    own(FILLED_IN)
     stay = {
         "kind": "stay", "id": "1", "who": "P1", "from": "2026-01-15 10:00:00",
         "places": [
@@ -375,10 +375,10 @@ def test_other_records_fill_in_and_lists_make_events(zone: LandingZone, own: Own
         (TRIMMED.replace("([0-9]+)", "[0-9]+"), "patterns = ", "needs a group"),
         (TRIMMED.replace("([0-9]+)", "([0-9]+"), "patterns = ", "not a regular expression"),
         (TRIMMED.replace("defaults = { t", "defaults = { T"), "defaults = ", "is not a column"),
-        (LOOKED_UP.replace('on = "department"', 'on = "ward"'), 'on = "ward"', "is not a column"),
-        (LOOKED_UP.replace('pattern = "#(.*)"', 'pattern = "#"'), 'pattern = "#"', "needs a group"),
+        (FILLED_IN.replace('on = "department"', 'on = "ward"'), 'on = "ward"', "is not a column"),
+        (FILLED_IN.replace('pattern = "#(.*)"', 'pattern = "#"'), 'pattern = "#"', "needs a group"),
         (
-            LOOKED_UP.replace('each = "$.places[type!=bed]"\n', ""),
+            FILLED_IN.replace('each = "$.places[type!=bed]"\n', ""),
             "[[subjects.adt_events.events]]",
             "needs `each`",
         ),
