@@ -34,6 +34,8 @@ SEMANTICS: Mapping[str, str] = MappingProxyType(
         "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
         "spark.sql.parquet.inferTimestampNTZ.enabled": "true",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
+        # Inferring constraints takes exponentially long over columns derived from derived columns.
+        "spark.sql.constraintPropagation.enabled": "false",
         # A field that stands twice in a record makes it odd, not unreadable.
         "spark.sql.variant.allowDuplicateKeys": "true",
     }
