@@ -24,6 +24,7 @@ import requests
 from hospital_assets.cli import main
 from hospital_assets.governance.audit import AuditLog
 from hospital_assets.governance.gateway import GatewayError, build_app, check_address
+from hospital_assets.governance.locked import locked_connection
 from hospital_assets.governance.policy import shipped_policy
 from hospital_assets.governance.sandbox import (
     Answer,
@@ -31,7 +32,6 @@ from hospital_assets.governance.sandbox import (
     RefusedError,
     catalog_of,
     judge,
-    locked_connection,
     planned,
     run_query,
 )
@@ -119,7 +119,7 @@ def test_there_are_enough_attacks() -> None:
 
 
 def test_the_judge_alone_refuses_every_attack(place: Place) -> None:
-    with contextlib.closing(locked_connection(str(place.file), 256)) as connection:
+    with contextlib.closing(locked_connection(str(place.file), "256MB", 1)) as connection:
         catalog = catalog_of(connection)
     passed = []
     for group, sql in STATEMENTS:
@@ -133,11 +133,11 @@ def test_the_judge_alone_refuses_every_attack(place: Place) -> None:
 
 LOCKED_LAYER = """
 import json, sys
-from hospital_assets.governance.sandbox import locked_connection
+from hospital_assets.governance.locked import locked_connection
 secret_frame = None
 for line in sys.stdin:
     group, sql = json.loads(line)
-    connection = locked_connection(sys.argv[1], 256)
+    connection = locked_connection(sys.argv[1], "256MB", 1)
     try:
         found = connection.execute(sql).fetchall()
         print(json.dumps([group, sql, "ran", str(found)[:100000]]), flush=True)
@@ -249,7 +249,7 @@ def test_reads_are_answered_and_their_columns_known(
     place: Place, sql: str, rows: int, objects: dict[str, list[str]]
 ) -> None:
     """In this process: the same functions the sandbox calls."""
-    with contextlib.closing(locked_connection(str(place.file), 256)) as connection:
+    with contextlib.closing(locked_connection(str(place.file), "256MB", 1)) as connection:
         catalog = catalog_of(connection)
         found = {table: set(columns) for table, columns in judge(sql, catalog).items()}
         for table, columns in planned(connection, sql, catalog).items():

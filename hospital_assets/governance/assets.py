@@ -82,7 +82,7 @@ def _publication(role: RoleName, policy: Policy) -> dg.AssetsDefinition:
             try:
                 made.append(
                     publish(
-                        opened, settings, own_policy, audience, key=key, run_id=context.run_id,
+                        opened, settings, own_policy, audience, key=key, run_id=context.run.run_id,
                         published_at=clock.wall(), data_as_of=clock.now(),
                     )
                 )  # fmt: skip

@@ -33,6 +33,7 @@ import duckdb
 from hospital_assets.contracts import CONTRACTS, Column, Contract
 from hospital_assets.governance.claims import claim_of
 from hospital_assets.governance.leaks import Finding, LeakReport, check_leaks
+from hospital_assets.governance.locked import locked_connection
 from hospital_assets.governance.masks import masked
 from hospital_assets.governance.policy import Mask, Policy, PolicyError, RoleName
 from hospital_assets.governance.pseudonyms import KeyMissingError, SecretKey, make_tokens
@@ -175,7 +176,7 @@ def open_publication(
         folder = version_folder(data_dir, audience, as_of)
         try:
             manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-            connection = open_read_only(folder / DATABASE, memory_limit, threads)
+            connection = locked_connection(str(folder / DATABASE), memory_limit, threads)
         except (FileNotFoundError, duckdb.IOException) as error:
             # It may have been replaced and deleted since the pointer was read.
             if attempt == 1:
@@ -183,35 +184,6 @@ def open_publication(
             raise PublicationError(f"{folder} cannot be opened: {error}") from error
         return Publication(audience, folder.name, folder, manifest, connection)
     raise AssertionError
-
-
-def open_read_only(
-    file: Path, memory_limit: str = "1GB", threads: int = 2
-) -> duckdb.DuckDBPyConnection:
-    """A connection that can read one file and nothing else, and cannot be told otherwise."""
-    connection = duckdb.connect(
-        str(file),
-        read_only=True,
-        config={
-            "memory_limit": memory_limit,
-            "threads": threads,
-            "temp_directory": "",
-            "max_temp_directory_size": "0B",
-            "autoload_known_extensions": "false",
-            "autoinstall_known_extensions": "false",
-            "allow_community_extensions": "false",
-            "allow_unsigned_extensions": "false",
-            "allow_persistent_secrets": "false",
-            "python_enable_replacements": "false",
-        },
-    )
-    # A second connection of this process finds the file locked down already.
-    ((is_locked,),) = connection.execute("select current_setting('lock_configuration')").fetchall()
-    if not is_locked:
-        connection.execute("set global TimeZone = 'UTC'")
-        connection.execute("set enable_external_access = false")
-        connection.execute("set lock_configuration = true")
-    return connection
 
 
 def published_folder(data_dir: Path) -> Path:

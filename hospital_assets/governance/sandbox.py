@@ -30,6 +30,7 @@ import sqlglot
 from sqlglot import exp
 
 from hospital_assets.governance.functions import ALLOWED_FUNCTIONS, WORDS
+from hospital_assets.governance.locked import locked_connection
 
 Format = Literal["json", "csv", "arrow"]
 _MEGABYTE = 2**20
@@ -133,7 +134,7 @@ def _answer(sender: Connection, file: str, sql: str, form: Format, limits: Limit
     _limit(limits)
     objects: dict[str, list[str]] = {}
     try:
-        connection = locked_connection(file, limits.memory_mb)
+        connection = locked_connection(file, f"{limits.memory_mb}MB", 1)
         catalog = catalog_of(connection)
         objects.update(judge(sql, catalog))
         statements = connection.extract_statements(sql)
@@ -179,30 +180,6 @@ def _limit(limits: Limits) -> None:
         _, hard = resource.getrlimit(what)
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(what, (value, value))
-
-
-def locked_connection(file: str, memory_mb: int) -> duckdb.DuckDBPyConnection:
-    """DuckDB, able to read one file and nothing else."""
-    connection = duckdb.connect(
-        file,
-        read_only=True,
-        config={
-            "memory_limit": f"{memory_mb}MB",
-            "threads": 1,
-            "temp_directory": "",
-            "max_temp_directory_size": "0B",
-            "autoload_known_extensions": "false",
-            "autoinstall_known_extensions": "false",
-            "allow_community_extensions": "false",
-            "allow_unsigned_extensions": "false",
-            "allow_persistent_secrets": "false",
-            "python_enable_replacements": "false",
-        },
-    )
-    connection.execute("set TimeZone = 'UTC'")
-    connection.execute("set enable_external_access = false")
-    connection.execute("set lock_configuration = true")
-    return connection
 
 
 Catalog = Mapping[str, list[str]]
