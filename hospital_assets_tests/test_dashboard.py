@@ -420,6 +420,17 @@ def test_the_audit_log_takes_what_the_dashboard_says(tmp_path: Path) -> None:
     assert found["statement"][1] == "export overview?hospital=H1"
 
 
+def test_the_governance_page_repeats_no_query(shown: Settings, served: Served) -> None:
+    from hospital_assets.dashboard.own_pages import governance
+    from hospital_assets.governance.audit import Event, record
+
+    record(shown, Event(actor="bob", action="query", role="admin", statement="select 'P0000001'"))
+    page = governance(shown, open_mart(served))
+    audit = next(figure for figure in page.figures if figure.id == "audit")
+    assert any("bob" in row for row in audit.rows)
+    assert not any("P0000001" in str(cell) for row in audit.rows for cell in row)
+
+
 def test_a_page_that_cannot_be_audited_is_not_shown(shown: Settings, tmp_path: Path) -> None:
     with serve(shown) as running:
         object.__setattr__(running.dashboard, "audit", _fails)

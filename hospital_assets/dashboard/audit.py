@@ -24,7 +24,8 @@ _KINDS: Mapping[str, tuple[Action, Outcome]] = {
     "sign_in": ("login", "allowed"),
     "sign_in_failed": ("login", "refused"),
 }
-_CLIENT = "dashboard"
+#: Where accesses come from, in the audit.
+CLIENT = "dashboard"
 
 
 def write_access(settings: Settings) -> Callable[[Access], None]:
@@ -40,7 +41,7 @@ def write_access(settings: Settings) -> Callable[[Access], None]:
                 Event(
                     actor=access.viewer.name, action=action, role=access.viewer.role,
                     outcome=outcome, audience=access.viewer.audience, version=access.version,
-                    statement=asked, client=_CLIENT,
+                    statement=asked, client=CLIENT,
                 )
             )  # fmt: skip
 

@@ -15,7 +15,7 @@ import polars as pl
 
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.dashboard import svg
-from hospital_assets.dashboard.audit import accesses
+from hospital_assets.dashboard.audit import CLIENT, accesses
 from hospital_assets.dashboard.figures import Card, Cell, Column, Drawn, Figure, Page, empty
 from hospital_assets.dashboard.mart import Mart, census
 from hospital_assets.settings import Settings
@@ -197,7 +197,10 @@ def _looked(looks: pl.DataFrame) -> Figure:
     rows = (
         looks.with_columns(
             day=pl.col("occurred_at").dt.date().cast(pl.String),
-            what=pl.col("statement").str.split("?").list.first().str.slice(0, 80),
+            # Queries may name a patient: of other clients, what was done is enough here.
+            what=pl.when(pl.col("client") == CLIENT)
+            .then(pl.col("statement").str.split("?").list.first().str.slice(0, 80))
+            .otherwise(pl.lit("")),
         )
         .group_by("day", "actor", "role", "action", "outcome", "what", "client")
         .agg(times=pl.len())
@@ -205,6 +208,6 @@ def _looked(looks: pl.DataFrame) -> Figure:
         .head(60)
         .to_dicts()
     )
-    return _table("audit", title, "By day, account, action and page; the log itself: `hospital audit`", rows,
+    return _table("audit", title, "By day, account and action, of the dashboard by page; the log itself: hospital audit", rows,
                   {"day": None, "actor": None, "role": None, "action": None, "outcome": None, "what": None, "client": None,
                    "times": 0}, span=12)  # fmt: skip
