@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -460,6 +461,32 @@ def test_the_command_loads_grants_and_is_audited(
         "deploy postgres executive", "deploy postgres executive",
         "postgres login carl=executive", "postgres revoke carl", "postgres revoke carl",
     ]  # fmt: skip
+
+
+def test_a_refusal_of_the_server_quotes_no_record(
+    served: Server, published: Settings, tmp_path: Path
+) -> None:
+    """A key that comes twice, which the server reports with its value."""
+    version = current_version(published.data_dir, "executive")
+    source = published_folder(published.data_dir) / "executive"
+    target = published_folder(tmp_path) / "executive"
+    shutil.copytree(source / version, target / version)
+    shutil.copyfile(source / "current.json", target / "current.json")
+    file = target / version / "parquet/dimensions/dim_hospital.parquet"
+    hospitals = duckdb.execute(f"from read_parquet('{file}')").to_arrow_table()
+    duckdb.execute(f"copy (from hospitals union all from hospitals) to '{file}' (format parquet)")
+    manifest = json.loads((target / version / "manifest.json").read_text())
+    manifest["rows"]["dimensions.dim_hospital"] = 2 * len(hospitals)
+    manifest["files"]["parquet/dimensions/dim_hospital.parquet"]["sha256"] = hashlib.sha256(
+        file.read_bytes()
+    ).hexdigest()
+    (target / version / "manifest.json").write_text(json.dumps(manifest))
+    before = ask(served, "eve", "select count(*) from dim_hospital")
+    with connect(served.dsn()) as connection, pytest.raises(PostgresError) as raised:
+        load_publications(connection, Settings(tmp_path), shipped_policy(), loaded_at=NOW)
+    assert "23505" in str(raised.value) and "Key (" not in str(raised.value)
+    assert raised.value.__cause__ is None and raised.value.__suppress_context__
+    assert ask(served, "eve", "select count(*) from dim_hospital") == before
 
 
 def test_a_load_that_fails_changes_nothing(

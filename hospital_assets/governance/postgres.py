@@ -168,10 +168,13 @@ def load_publications(
     if not is_ours:
         raise PostgresError("another load is running; try again when it is done")
     try:
-        _prepare(connection, policy)
+        with _without_values("preparing the server"):
+            _prepare(connection, policy)
         for role, found in sources.items():
-            _load_role(connection, policy, role, found)
-        _swap(connection, sources, loaded_at)
+            with _without_values(f"loading '{role}'"):
+                _load_role(connection, policy, role, found)
+        with _without_values("switching to what was loaded"):
+            _swap(connection, sources, loaded_at)
         for role in sources:
             _drop_old(connection, role)
     finally:
@@ -214,7 +217,8 @@ def grant_login(connection: Connection, policy: Policy, login: str, audience: st
             "a login is lower-case letters, digits, '.', '-' and '_', and starts with neither pg_ "
             "nor hospital_"
         )
-    _prepare(connection, policy)
+    with _without_values("preparing the server"):
+        _prepare(connection, policy)
     known = _rows(
         connection,
         "select rolsuper or rolbypassrls or rolcreaterole or rolreplication from pg_roles "
@@ -498,6 +502,20 @@ def _drop_old(connection: Connection, role: RoleName, *, must: bool = False) -> 
                 f"somebody has been reading the version of '{role}' before last since the load "
                 "before this one; end that session (pg_stat_activity names it) and load again"
             ) from error
+
+
+@contextmanager
+def _without_values(what: str) -> Iterator[None]:
+    """Errors of the server without its words, which may quote a patient's record."""
+    import adbc_driver_postgresql.dbapi as driver
+
+    try:
+        yield
+    except driver.Error as error:
+        raise PostgresError(
+            f"{what}: PostgreSQL refused with SQLSTATE {error.sqlstate or 'unknown'}; nothing was "
+            "switched. The server's own log says more"
+        ) from None
 
 
 def _group(role: str) -> str:
