@@ -7,6 +7,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
@@ -127,6 +128,7 @@ def test_long_statements_are_cut(log: AuditLog) -> None:
 
 WRITER = """
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from hospital_assets.governance.audit import AuditLog, Event
 from hospital_assets.settings import Settings
@@ -154,6 +156,15 @@ def test_the_audit_is_an_asset(log: AuditLog, tmp_path: Path) -> None:
     assert none.select(contract.column_names).schema == contract.polars_schema
     assert not (tmp_path / "other").exists()
     assert isinstance(found, pl.DataFrame)
+
+
+def test_the_wall_clock_of_the_audit_is_not_the_hospitals() -> None:
+    """Simulated days may be long over when somebody publishes them; that is no event in the future."""
+    from hospital_assets.checks import kinds
+    from hospital_assets.checks.declared import resolved_rules
+
+    rules = resolved_rules(CONTRACTS["fact_audit_events"], datetime(2026, 3, 1, tzinfo=UTC))
+    assert rules and all(rule.kind is not kinds.NOT_IN_FUTURE for rule in rules)
 
 
 def test_the_command_lists_and_verifies(log: AuditLog, capsys: pytest.CaptureFixture[str]) -> None:

@@ -435,8 +435,10 @@ MAY_BE_EMPTY = frozenset(
         "open_minutes", "annual_ed_visits_band", "age_at_extract_years", "gcs_score", "pain_score",
     }
 )  # fmt: skip
-#: Instants that lie ahead by their nature.
-_AHEAD = ("valid_to_at", "shift_start_at", "shift_end_at", "recorded_at", "hour_start_at")
+#: Instants that lie ahead by their nature; the audit goes by the wall clock, not by the hospital's.
+_AHEAD = (
+    "valid_to_at", "shift_start_at", "shift_end_at", "recorded_at", "hour_start_at", "occurred_at",
+)  # fmt: skip
 
 
 def resolved_rules(
