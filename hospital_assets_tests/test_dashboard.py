@@ -746,17 +746,21 @@ def test_the_dashboard_costs_nothing_until_it_runs() -> None:
 # --- the report
 
 
-def test_the_overview_report_is_one_file_with_the_executives_figures(shown: Settings) -> None:
-    from hospital_assets.governance.publications import open_publication
+def test_the_overview_report_is_one_file_with_the_executives_figures(
+    shown: Settings, served: Served
+) -> None:
     from hospital_assets.reports.overview import as_page
 
     version, page = as_page(shown.data_dir)
     assert not re.search(r"<script|<link|src=|https?://|<a |javascript:", page)
-    with open_publication(shown.data_dir, "executive") as publication:
-        assert publication.version == version and version in page
-        ((visits,),) = publication.connection.execute(
-            "select visit_count from kpis.kpi_waits where hospital_id = 'all' and department_name = 'all' "
-            "and triage_level = 'all'"
-        ).fetchall()
+    executives = open_mart(served, "executive")
+    assert executives.version == version and version in page
+    (visits,) = (
+        row["visit_count"]
+        for row in executives.rows(
+            "select visit_count from kpis.kpi_waits where hospital_id = 'all' "
+            "and department_name = 'all' and triage_level = 'all'"
+        )
+    )
     assert card(page, "visits") == f"{visits:,}" and visits % 5 == 0
     assert "What the figures mean" in page and "CIHI and Ontario" in page

@@ -6,23 +6,18 @@ Belongs here: what the command and tests share: publications, clock, live copies
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from functools import partial
 
 from hospital_assets.clock import hospital_now, is_live
 from hospital_assets.dashboard.app import Access, Dashboard
 from hospital_assets.dashboard.auth import Sessions, Viewer, is_loopback, read_accounts
 from hospital_assets.dashboard.live import LiveBoard
-from hospital_assets.dashboard.mart import Mart
-from hospital_assets.dashboard.store import Store
+from hospital_assets.dashboard.store import Store, open_mart
 from hospital_assets.governance.publications import (
     PublicationError,
     current_version,
-    open_publication,
 )
 from hospital_assets.settings import Settings
-
-#: DuckDB's share: the queries read aggregates.
-_MEMORY, _THREADS = "100MB", 2
 
 
 class ExposedError(ValueError):
@@ -56,17 +51,10 @@ def dashboard_of(
         except PublicationError:
             return None
 
-    def open_mart(name: str) -> Mart:
-        found = open_publication(settings.data_dir, name, memory_limit=_MEMORY, threads=_THREADS)
-        return Mart(
-            found.connection, name, found.version, found.published_at,
-            datetime.fromisoformat(found.manifest["data_as_of"]),
-        )  # fmt: skip
-
     from hospital_assets.dashboard.own_pages import governance, quality
 
     return Dashboard(
-        store=Store(current, open_mart),
+        store=Store(current, partial(open_mart, settings.data_dir)),
         board=LiveBoard(
             settings.warehouse_file, lambda: hospital_now(settings), lambda: is_live(settings)
         ),

@@ -10,11 +10,17 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
 
 from hospital_assets.dashboard.mart import Mart
 
 #: Rendered pages kept in memory, over all audiences and slices.
 _KEPT_PAGES = 60
+
+
+#: DuckDB's share; the queries read aggregates. All that opens a publication in one process must agree.
+_MEMORY, _DUCKDB_THREADS = "100MB", 2
 
 
 class NothingPublishedError(Exception):
@@ -68,3 +74,18 @@ class Store:
             while len(self._pages) > _KEPT_PAGES:
                 self._pages.popitem(last=False)
         return made
+
+
+def open_mart(data_dir: Path, audience: str) -> Mart:
+    """The newest version of an audience's publication, open for reading.
+
+    Raises:
+        PublicationError: there is none.
+    """
+    from hospital_assets.governance.publications import open_publication
+
+    found = open_publication(data_dir, audience, memory_limit=_MEMORY, threads=_DUCKDB_THREADS)
+    return Mart(
+        found.connection, audience, found.version, found.published_at,
+        datetime.fromisoformat(found.manifest["data_as_of"]),
+    )  # fmt: skip

@@ -6,7 +6,7 @@ dashboard's first page, drawn as SVG, without a script.
 
 import hashlib
 import re
-from datetime import datetime
+from contextlib import closing
 from pathlib import Path
 
 import dagster as dg
@@ -48,16 +48,13 @@ def as_page(data_dir: Path) -> tuple[str, str]:
         PublicationError: nothing is published for executives.
     """
     from hospital_assets.dashboard.figures import Card, Figure
-    from hospital_assets.dashboard.mart import Mart, read_slice
+    from hospital_assets.dashboard.mart import read_slice
     from hospital_assets.dashboard.pages import overview
     from hospital_assets.dashboard.render import FOLDER, render, sentence
-    from hospital_assets.governance.publications import open_publication
+    from hospital_assets.dashboard.store import open_mart
 
-    with open_publication(data_dir, AUDIENCE) as found:
-        mart = Mart(
-            found.connection, AUDIENCE, found.version, found.published_at,
-            datetime.fromisoformat(found.manifest["data_as_of"]),
-        )  # fmt: skip
+    mart = open_mart(data_dir, AUDIENCE)
+    with closing(mart.connection):
         where = read_slice({}, mart.known)
         shown = overview(mart, where)
         parts: list[Card | Figure] = [*shown.cards, *shown.figures]
@@ -69,7 +66,7 @@ def as_page(data_dir: Path) -> tuple[str, str]:
             stale="", colophon=f"Publication {AUDIENCE} {mart.version}. Averages and percentiles of fewer than 11 "
             "patients are not shown; counts of few patients are protected as the publication's policy says.",
         )  # fmt: skip
-    return found.version, render(
+    return mart.version, render(
         "report.html",
         style=_style(FOLDER),
         body=_still(body),
