@@ -7,6 +7,7 @@ import itertools
 import json
 from dataclasses import replace
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hospital_assets.landing import reader
 from hospital_assets.landing.fhir import json_lines, resource_type
 from hospital_assets.landing.zone import LandingZone
 from hospital_assets.settings import Settings, write_settings
@@ -355,6 +357,31 @@ def landed(tmp_path_factory: pytest.TempPathFactory) -> Read:
         subjects = ("er_visits", "vitals", "adt_events", "diagnoses", "hospitals", "other_records")
         found = {name: zone.read(name, ledger).collect("polars").to_native() for name in subjects}
     return {**found, "ledger": ledger}
+
+
+def test_gathering_some_sets_at_a_time_gives_the_same(
+    landed: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "landing" / "fhir-r4"
+    folder.mkdir(parents=True)
+    for name, text in FILES.items():
+        (folder / f"{name}.ndjson").write_text(text)
+    monkeypatch.setattr(reader, "_GATHERED_BYTES", 200)
+    passes = []
+    in_passes = reader._gathered_in_passes
+    monkeypatch.setattr(
+        reader, "_gathered_in_passes", lambda *a: passes.append(a[2]) or in_passes(*a)
+    )
+    with contextlib.closing(duckdb.connect()) as connection:
+        connection.execute("set TimeZone = 'UTC'")
+        zone = LandingZone(tmp_path / "landing", tmp_path / "spool", DAY, DAY, connection)
+        vitals = zone.read("vitals", zone.discover()).collect("polars").to_native()
+    order = ["source_file", "source_line", "source_part"]
+    assert passes and max(passes) > 5
+    at_once, in_turn = landed["vitals"].sort(order), vitals.sort(order)
+    # Where nothing says when it was recorded, that is when the file was written.
+    same = [name for name in vitals.columns if at_once[name].equals(in_turn[name])]
+    assert set(vitals.columns) - set(same) <= {"recorded_at"}
 
 
 def of(frame: pl.DataFrame, *files: str) -> pl.DataFrame:

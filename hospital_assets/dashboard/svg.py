@@ -34,7 +34,8 @@ def short(value: float) -> str:
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     """Round values that span a range."""
-    if high <= low:
+    if high - low < 1e-9 * max(1.0, abs(low)):
+        # Nothing to span, or less than numbers of that size can tell apart.
         high = low + 1
     raw = (high - low) / wanted
     power = 10.0 ** math.floor(math.log10(raw))

@@ -16,7 +16,7 @@ from collections.abc import Generator, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 #: Raised when the output changes, so that kept copies are made anew.
-VERSION = 1
+VERSION = 2
 
 _decode = json.JSONDecoder().raw_decode
 _BLANK = re.compile(r"[ \t\r\n]*")

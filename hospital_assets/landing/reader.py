@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
 import narwhals as nw
@@ -65,6 +66,8 @@ _MOST_KINDS = 100
 _SAMPLE_LINES = 15
 _SAMPLE_CHARACTERS = 20_000
 _map_numbers = itertools.count(1)
+#: How much text of observations is gathered into sets at once.
+_GATHERED_BYTES = 100_000_000
 #: What DuckDB reads, and of the file it stands for: name, first line, fallback, when it landed.
 _MapRow = tuple[str, str, int, date | None, str]
 
@@ -564,10 +567,14 @@ def json_relation(
     names in `told`.
     """
     laid_out = normaliser(spec.format)
-    if laid_out is not None and laid_out.is_numbered:
+    if laid_out is not None:
         pieces = [piece for file in files for piece in _pieces(file, spec, spool, told)]
-        judged = _numbered_lines(connection, pieces)
-        return connection.sql(json_query(names, spec, judged))
+        lines = _numbered_lines(connection, pieces, laid_out.is_numbered) if pieces else _NO_LINES
+        judged = lines if laid_out.is_numbered else _judged_lines(lines)
+        passes = math.ceil(sum(piece.stat().st_size for piece, *_ in pieces) / _GATHERED_BYTES)
+        if spec.observations is not None and passes > 1 and "payload" in names:
+            return _gathered_in_passes(connection, json_query(names, spec, judged), passes)
+        return connection.sql(json_query(names, spec, judged).sql)
     sources = []
     for pieces in _batches([piece for file in files for piece in _pieces(file, spec, spool, told)]):
         of_file = _map_table(
@@ -589,31 +596,48 @@ def json_relation(
             -- Trimming long lines is slow, and a line that starts with a letter is not blank.
             where ascii(line) > 32 or trim(line, chr(32) || chr(9) || chr(13)) <> ''"""
         )
-    # No file may hold the kind of record that is asked for.
-    sources = sources or [
-        "select cast(null as varchar) as source_file, cast(null as date) as _fallback, "
-        "cast(null as varchar) as landed_at, cast(null as bigint) as source_line, "
-        "cast(null as varchar) as record where false"
-    ]
-    judged = f"""
+    judged = _judged_lines(" union all ".join(sources) or _NO_LINES)
+    return connection.sql(json_query(names, spec, judged).sql)
+
+
+#: No file may hold the kind of record that is asked for.
+_NO_LINES = (
+    "select cast(null as varchar) as source_file, cast(null as date) as _fallback, "
+    "cast(null as varchar) as landed_at, cast(null as bigint) as source_line, "
+    "cast(null as varchar) as record, true as is_sound where false"
+)
+
+
+def _judged_lines(lines: str) -> str:
+    """SQL of lines with whether each is a JSON object."""
+    return f"""
         -- JSON is an object when it opens like one (123 is the brace); json_type would parse it
         -- once more, and raises on text that is not JSON.
-        select *, case when ascii(record) = 123 then json_valid(record)
-            when json_valid(record) then json_type(record) = 'OBJECT' else false end as is_sound
-        from ({" union all ".join(sources)})"""
-    return connection.sql(json_query(names, spec, judged))
+        select source_file, _fallback, landed_at, source_line, record,
+               case when ascii(record) = 123 then json_valid(record)
+                    when json_valid(record) then json_type(record) = 'OBJECT' else false end as is_sound
+        from ({lines})"""
 
 
 def _numbered_lines(
-    connection: duckdb.DuckDBPyConnection, pieces: Sequence[tuple[Path, LandedFile, int]]
+    connection: duckdb.DuckDBPyConnection,
+    pieces: Sequence[tuple[Path, LandedFile, int]],
+    is_sound: bool,
 ) -> str:
-    """SQL of the lines of normalised copies that say their line themselves: streamed, in parallel."""
+    """SQL of the lines of normalised copies: streamed, in parallel, in bounded memory.
+
+    Sound lines say in their JSON where they stood; before others stand their number and a tab.
+    """
     names = _map_table(connection, [_mapped(file, str(path), line) for path, file, line in pieces])
     listed = ", ".join(literal(str(path)) for path, *_ in pieces)
     longest = max(int((path.parent / _done(path)).read_text() or 0) for path, *_ in pieces)
+    number, text = "m.first_line", "l.line"
+    if not is_sound:
+        number = "cast(l.line[:strpos(l.line, chr(9)) - 1] as bigint)"
+        text = "l.line[strpos(l.line, chr(9)) + 1:]"
     return f"""
-        select m.source_file, m._fallback, m.landed_at, m.first_line as source_line,
-               l.line as record, true as is_sound
+        select m.source_file, m._fallback, m.landed_at, {number} as source_line, {text} as record,
+               true as is_sound
         -- One column that nothing ends but the line.
         from read_csv([{listed}], columns = {{'line': 'varchar'}}, auto_detect = false, delim = '',
                       quote = '', escape = '', header = false, null_padding = false,
@@ -836,7 +860,53 @@ class _JsonReading:
         return made
 
 
-def json_query(names: Sequence[str], spec: Subject, judged: str) -> str:
+class JsonQuery(NamedTuple):
+    """SQL from lines of JSON to raw records.
+
+    Attributes:
+        lines: the common table expressions before.
+        rows: what records are made of.
+        records: the columns of the records.
+        kept: which rows count, and how they are grouped.
+        by: what groups them, where they are grouped.
+    """
+
+    lines: str
+    rows: str
+    records: str
+    kept: str
+    by: str = ""
+
+    @property
+    def sql(self) -> str:
+        """All of it."""
+        return f"{self.lines} select {self.records} from ({self.rows}) {self.kept}"
+
+
+def _gathered_in_passes(
+    connection: duckdb.DuckDBPyConnection, query: JsonQuery, passes: int
+) -> duckdb.DuckDBPyRelation:
+    """Grouped records of more text than fits in memory: some of the groups at a time.
+
+    The rows and the records are kept in temporary tables, which DuckDB moves to disk where it must; what it
+    is grouping it has to hold.
+    """
+    number = next(_map_numbers)
+    rows, records = f"temp.main.checkpoint_rows_{number}", f"temp.main.checkpoint_records_{number}"
+    connection.execute(
+        f"create temp table {rows} as {query.lines} "
+        f"select *, hash({query.by}) % {passes} as _pass from ({query.rows})"
+    )
+    for turn in range(passes):
+        into = f"insert into {records}" if turn else f"create temp table {records} as"
+        connection.execute(
+            f"{into} select {query.records} from (from {rows} where _pass = {turn}) {query.kept}"
+        )
+    connection.execute(f"drop table {rows}")
+    return connection.table(records)
+
+
+def json_query(names: Sequence[str], spec: Subject, judged: str) -> JsonQuery:
     """SQL from lines of JSON to a subject's raw records.
 
     Args:
@@ -902,23 +972,23 @@ def json_query(names: Sequence[str], spec: Subject, judged: str) -> str:
     last = f"{head} {judged_problem} as problem, " + ", ".join(
         f"{sql} as {quoted(name)}" for name, sql in fields.items()
     )
+    by = ""
     if spec.observations is not None:
-        last, kept = _gathered_sql(reading, spec.observations, names, fields)
+        last, kept, by = _gathered_sql(reading, spec.observations, names, fields)
     if reading.element:
         rows = f"select *, {reading.element.sql()} from ({rows})"
-    return f"""
+    lines = f"""
         with judged as ({judged}
         ), parsed as (
             select * from (select *, {reading.whole.sql()} from judged) where {wanted}
-        )
-        select {last} from ({rows}) {kept}
-        """
+        )"""
+    return JsonQuery(lines, rows, last, kept, by)
 
 
 def _gathered_sql(
     reading: _JsonReading, long: Observations, names: Sequence[str], fields: Mapping[str, str]
-) -> tuple[str, str]:
-    """What to select, and how to group it: `_gathered` for JSON."""
+) -> tuple[str, str, str]:
+    """What to select, how to group it, and by what: `_gathered` for JSON."""
     place = f"({reading.line} * 1000000 + part)"
     code = f"upper(trim({reading.source(long.code)}))"
     value = f"coalesce({', '.join(reading.source(v) for v in long.values)}, null)"
@@ -953,7 +1023,7 @@ def _gathered_sql(
         "cast(null as varchar) as problem, "
         + ", ".join(f"{selected[name]} as {quoted(name)}" for name in names)
     )
-    return last, f"where {code} in ({known}) group by {by}"
+    return last, f"where {code} in ({known}) group by {by}", by
 
 
 def _flagged(value: str, is_flag: bool) -> str:
@@ -992,7 +1062,14 @@ def _pieces(
             with open_lines(file.path, shape_of(file.path, spec.encoding)) as lines:
                 yield from laid_out.lines(lines)
 
-        pieces = _cut(records(), laid_out.kind, spool, stem, _BATCH_BYTES)
+        pieces = _cut(
+            records(),
+            laid_out.kind,
+            spool,
+            stem,
+            _BATCH_BYTES,
+            with_numbers=not laid_out.is_numbered,
+        )
         if wanted := _kinds(spec, laid_out.kind_path):
             pieces = [piece for piece in pieces if piece.name.split(".")[-3].upper() in wanted]
     elif file.is_plain and file.path.stat().st_size <= _BATCH_BYTES:
@@ -1013,18 +1090,31 @@ def _kinds(spec: Subject, kind_path: str) -> set[str]:
 
 
 def _cut(
-    lines: Iterator[str], kind: Callable[[str], str], spool: Path, stem: str, most_bytes: int
+    lines: Iterator[str],
+    kind: Callable[[str], str],
+    spool: Path,
+    stem: str,
+    most_bytes: int,
+    *,
+    with_numbers: bool = False,
 ) -> list[Path]:
     """Lines as files of bounded size, by kind and first line; kept ones are not made again.
 
-    In the file of a kind, lines of other kinds are blank, so that every line keeps its number. The last
-    file to appear says that all are there.
+    The last file to appear says that all are there.
+
+    Args:
+        lines: without line ends.
+        kind: of a line; each has files of its own.
+        spool: where to.
+        stem: how the files' names begin.
+        most_bytes: of all files that begin at the same line.
+        with_numbers: write the number of the line and a tab before each, and no blank line; else its
+            place in the file is its number, and there may be only one kind.
     """
     done = spool / f"{stem}.done"
     if not done.exists():
         spool.mkdir(parents=True, exist_ok=True)
         held: dict[str, list[str]] = {}
-        reached: dict[str, int] = {}
         number, first, size, longest = 0, 1, 0, 0
 
         def write() -> None:
@@ -1035,22 +1125,20 @@ def _cut(
             name = kind(line)
             if name not in held and len(held) >= _MOST_KINDS:
                 name = ANY_KIND
-            texts = held.setdefault(name, [])
-            texts.append("\n" * (number - reached.get(name, first - 1)))
-            texts.append(line)
-            texts.append("\n")
             number += 1
-            reached[name] = number
+            if not with_numbers or line.strip():
+                numbered = f"{number}\t" if with_numbers else ""
+                held.setdefault(name, []).append(f"{numbered}{line}\n")
             longest = max(longest, len(line))
             size += len(line) + 1
             if size >= most_bytes:
                 write()
-                held, reached, first, size = {}, {}, number + 1, 0
+                held, first, size = {}, number + 1, 0
         if held or number == 0:
             held = held or {ANY_KIND: []}
             write()
-        # In bytes a character takes four at most.
-        _write_text(str(4 * longest), done)
+        # In bytes a character takes four at most; a number and its tab take few.
+        _write_text(str(4 * longest + 32), done)
     return sorted(spool.glob(f"{stem}.*.jsonl"))
 
 
