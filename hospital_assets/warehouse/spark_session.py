@@ -137,7 +137,7 @@ def prepare_java(wrapped: Path) -> None:
     """
     if find_spec("pyspark") is None:
         raise SparkUnavailableError(
-            "pyspark is not installed. Install it with `pip install -e '.[spark]'`."
+            "pyspark is not installed. Install what requirements.txt pins."
         )
     os.environ["JAVA_HOME"] = str(java_home(wrapped))
 
