@@ -635,3 +635,9 @@ def test_ten_thousand_small_files_with_fifty_kills(
     landed = {p.relative_to(other.landing).as_posix() for p in other.landing.rglob("*.*")}
     assert set(ledger["source_file"]) == landed
     assert ledger.filter(pl.col("state").is_in(["held", "poisoned"])).is_empty()
+
+
+@pytest.mark.parametrize("select", ["group:", "fact_vital", "quality_report"])
+def test_a_selection_of_nothing_is_refused_in_words(network: Settings, select: str) -> None:
+    with pytest.raises(BuildError, match="no table matches"):
+        run(network, select=select)

@@ -16,7 +16,9 @@ from datetime import date
 from pathlib import Path
 
 import dagster as dg
+from dagster._core.definitions.asset_selection import DagsterInvalidAssetSelectionError
 
+from hospital_assets.automation.jobs import TABLES
 from hospital_assets.automation.sensors import days_named
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.governance.policy import RoleName
@@ -332,12 +334,15 @@ def _selection(definitions: dg.Definitions, select: str | None) -> set[dg.AssetK
     if select is None:
         return None
     graph = definitions.resolve_asset_graph()
-    # A cleaned table and its quarantine come from one step.
-    selection = dg.AssetSelection.from_string(select).required_multi_asset_neighbors()
-    keys = selection.resolve(graph)
+    try:
+        # A cleaned table and its quarantine come from one step.
+        selection = dg.AssetSelection.from_string(select).required_multi_asset_neighbors()
+        keys = set((selection & TABLES).resolve(graph))
+    except (DagsterInvalidAssetSelectionError, dg.DagsterInvalidSubsetError):
+        keys = set()
     if not keys:
-        raise BuildError(f"no asset matches '{select}', as in 'group:kpis' or '*fact_vitals'")
-    return set(keys)
+        raise BuildError(f"no table matches '{select}', as in 'group:kpis' or '*fact_vitals'")
+    return keys
 
 
 class _Listener:

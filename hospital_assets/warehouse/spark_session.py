@@ -136,9 +136,7 @@ def prepare_java(wrapped: Path) -> None:
         SparkUnavailableError: pyspark is not installed, or there is no Java.
     """
     if find_spec("pyspark") is None:
-        raise SparkUnavailableError(
-            "pyspark is not installed. Install what requirements.txt pins."
-        )
+        raise SparkUnavailableError("pyspark is not installed. Install what requirements.txt pins.")
     os.environ["JAVA_HOME"] = str(java_home(wrapped))
 
 
