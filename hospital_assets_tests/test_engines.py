@@ -201,7 +201,7 @@ def test_heavy_assets_on_spark_and_the_rest_on_duckdb(
     assert in_lake == tagged and "fact_vitals" in tagged
 
 
-@pytest.mark.slow
+@pytest.mark.torture
 def test_a_cluster_gives_the_same_tables(
     tiny: Settings, on_duckdb: Settings, tmp_path: Path
 ) -> None:
