@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 HOSPITAL_DATA_DIR ?= data
 # A worker for each core; a file's tests share its fixtures.
-PARALLEL ?= -n auto --dist loadfile
+PARALLEL ?= -n auto --dist loadfile --no-loadscope-reorder
 export HOSPITAL_DATA_DIR
 
 .PHONY: help install demo dev spark-cluster test test-slow test-all torture lint types check docs requirements clean

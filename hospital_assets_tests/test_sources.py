@@ -276,6 +276,7 @@ SYNTHEA = SHARED / "synthea_dbt_seeds"
 
 
 @pytest.mark.skipif(not SYNTHEA.exists(), reason="the Synthea sample is not beside the checkout")
+@pytest.mark.slow
 def test_synthea_from_export_to_facts(tmp_path: Path) -> None:
     def hospital(*arguments: str) -> None:
         # A process of its own: partitions follow the data directory, once, at import.
