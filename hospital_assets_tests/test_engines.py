@@ -167,7 +167,7 @@ def test_polars_gives_the_same_tables(tiny: Settings, on_duckdb: Settings, tmp_p
     assert_same_tables(on_duckdb, built(tiny, tmp_path / "p", on_polars))
 
 
-@pytest.mark.slow
+@pytest.mark.torture
 def test_spark_gives_the_same_tables(tiny: Settings, on_duckdb: Settings, tmp_path: Path) -> None:
     spark_session()
     settings = built(tiny, tmp_path / "s", on_engine("spark"))
