@@ -76,7 +76,7 @@ def parse_wall_clocks(frame: Frame, columns: Mapping[str, str], formats: Formats
         unzoned = pl.when(ending.is_null()).then(written).otherwise(written.str.replace(OFFSET, ""))
         # Polars would turn a leap second into the next minute; DuckDB knows none.
         unzoned = pl.when(~unzoned.str.contains(":60", literal=True)).then(
-            unzoned.str.strip_chars()
+            unzoned.str.strip_chars(" ")
         )
         iso = _dated(unzoned, "%Y").str.replace("T", " ", literal=True)
         expressions[out] = pl.coalesce(
