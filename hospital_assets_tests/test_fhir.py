@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hospital_assets.landing import reader
+from hospital_assets.landing import json_records
 from hospital_assets.landing.fhir import json_lines, resource_type
 from hospital_assets.landing.zone import LandingZone
 from hospital_assets.settings import Settings, write_settings
@@ -366,11 +366,11 @@ def test_gathering_some_sets_at_a_time_gives_the_same(
     folder.mkdir(parents=True)
     for name, text in FILES.items():
         (folder / f"{name}.ndjson").write_text(text)
-    monkeypatch.setattr(reader, "_GATHERED_BYTES", 200)
+    monkeypatch.setattr(json_records, "_GATHERED_BYTES", 200)
     passes = []
-    in_passes = reader._gathered_in_passes
+    in_passes = json_records._gathered_in_passes
     monkeypatch.setattr(
-        reader, "_gathered_in_passes", lambda *a: passes.append(a[2]) or in_passes(*a)
+        json_records, "_gathered_in_passes", lambda *a: passes.append(a[2]) or in_passes(*a)
     )
     with contextlib.closing(duckdb.connect()) as connection:
         connection.execute("set TimeZone = 'UTC'")

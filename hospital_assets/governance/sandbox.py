@@ -16,7 +16,6 @@ import json
 import multiprocessing
 import os
 import resource
-import signal
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -118,8 +117,7 @@ def run_query(file: Path, sql: str, form: Format, limits: Limits | None = None) 
         return Answer("failed", "it needed more memory or time than a query may have",
                       duration_ms=_since(started))  # fmt: skip
     finally:
-        if process.is_alive() and process.pid is not None:
-            os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.join()
         receiver.close()
 

@@ -23,8 +23,9 @@ from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F  # noqa: N812
 
 from hospital_assets.landing.content import read_content
+from hospital_assets.landing.csv_records import csv_columns
 from hospital_assets.landing.profile import Profile, Subject, canonical_columns
-from hospital_assets.landing.reader import LandedFile, csv_columns
+from hospital_assets.landing.records import LandedFile
 from hospital_assets.landing.zone import LandingResource, LandingZone
 from hospital_assets.warehouse.dialect import Frame, lazy
 from hospital_assets.warehouse.dialect.on_spark import from_polars, without_nan
@@ -177,7 +178,7 @@ def _lines(session: SparkSession, read: Sequence[Piece]) -> DataFrame:
 
 
 def json_records(lines: DataFrame, subject: str, spec: Subject) -> DataFrame:
-    """Records of JSON lines; `reader` says what a record is.
+    """Records of JSON lines; `json_records` says what a record is.
 
     Args:
         lines: source_file, source_line, line, and what else is to be kept beside a record.
@@ -214,7 +215,7 @@ def json_records(lines: DataFrame, subject: str, spec: Subject) -> DataFrame:
 def _csv(
     session: SparkSession, subject: str, spec: Subject, files: Sequence[LandedFile]
 ) -> tuple[list[DataFrame], list[LandedFile]]:
-    """Records of CSV files, `reader.parse_csv` says what one is, and the files they are of."""
+    """Records of CSV files, `csv_records.parse_csv` says what one is, and the files they are of."""
     frames: list[DataFrame] = []
     taken: list[LandedFile] = []
     by_header: dict[tuple[str, ...], list[LandedFile]] = {}

@@ -28,7 +28,9 @@ import polars as pl
 
 from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN
 from hospital_assets.landing.content import UnreadableError, is_finished, sha256
+from hospital_assets.landing.csv_records import csv_relation
 from hospital_assets.landing.drift import kinds_of
+from hospital_assets.landing.json_records import json_relation
 from hospital_assets.landing.profile import (
     OTHER_RECORDS,
     Feed,
@@ -39,14 +41,8 @@ from hospital_assets.landing.profile import (
     load_profile,
     load_profiles,
 )
-from hospital_assets.landing.reader import (
-    LandedFile,
-    csv_relation,
-    dated,
-    declared_rows,
-    json_relation,
-    verified,
-)
+from hospital_assets.landing.records import LandedFile, dated, declared_rows
+from hospital_assets.landing.verify import verified
 from hospital_assets.landing.waiting import Waiting, waiting_files
 from hospital_assets.settings import replace_text
 from hospital_assets.warehouse.database import Period

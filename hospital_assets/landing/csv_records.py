@@ -1,0 +1,475 @@
+"""CSV to raw records: text as landed, with file and line.
+
+Parsed by Polars, once per content, and kept as Parquet in the spool.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import duckdb
+import polars as pl
+
+from hospital_assets.landing.content import (
+    read_content,
+)
+from hospital_assets.landing.profile import (
+    MEASURED,
+    Observations,
+    Parameter,
+    Rest,
+    Subject,
+    Sum,
+    canonical_columns,
+)
+from hospital_assets.landing.records import (
+    LandedFile,
+    is_landed_at,
+    judged_problem,
+    map_table,
+    mapped,
+)
+from hospital_assets.warehouse.dialect import (
+    ISO_WALL_CLOCK_FORMATS,
+    literal,
+    quoted,
+)
+
+
+def csv_columns(text: str, delimiter: str) -> list[str]:
+    """The header of a CSV text."""
+    return next(csv.reader(io.StringIO(text.split("\n", 1)[0]), delimiter=delimiter), [])
+
+
+def parse_csv(text: str, delimiter: str) -> pl.DataFrame:
+    """All records of a CSV text, as text.
+
+    Returns:
+        the columns as landed, then `@line` (physical line, the header is 1), `@problem`
+        (`wrong_field_count` or null) and `@record` (JSON of the columns as landed).
+    """
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    header = csv_columns(text, delimiter)
+    lines = text.count("\n") + (0 if text.endswith("\n") or not text else 1)
+    frame: pl.DataFrame | None = None
+    if len(set(header)) == len(header) and "\n\n" not in text:
+        try:
+            frame = pl.read_csv(io.BytesIO(text.encode()), separator=delimiter, infer_schema=False)
+        except pl.exceptions.PolarsError:
+            frame = None
+    # Polars fills short lines with nulls and says nothing, so the fields are counted too.
+    if '"' in text:
+        fields = sum(map(len, csv.reader(io.StringIO(text), delimiter=delimiter)))
+    else:
+        fields = text.count(delimiter) + lines
+    is_regular = fields == lines * len(header)
+    if (
+        frame is not None
+        and is_regular
+        and frame.height == max(lines - 1, 0)
+        and frame.columns == header
+    ):
+        frame = frame.with_columns(
+            pl.lit(None, dtype=pl.String).alias("@problem"),
+            pl.int_range(2, frame.height + 2, dtype=pl.Int64).alias("@line"),
+        )
+    else:
+        frame = _parse_csv_carefully(text, delimiter)
+    landed = [name for name in frame.columns if not name.startswith("@")]
+    if "@record" not in frame.columns:
+        frame = frame.with_columns(pl.struct(landed).struct.json_encode().alias("@record"))
+    return frame
+
+
+def _parse_csv_carefully(text: str, delimiter: str) -> pl.DataFrame:
+    """Records one by one, for texts with ragged lines, blank lines or quoted line breaks."""
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter)
+    header = _unique(next(reader, []))
+    sound: list[list[str | None]] = []
+    broken: list[tuple[int, str]] = []
+    numbers: list[int] = []
+    before = reader.line_num
+    try:
+        for fields in reader:
+            number, before = before + 1, reader.line_num
+            if not fields:
+                continue
+            if len(fields) == len(header):
+                numbers.append(number)
+                sound.append([field or None for field in fields])
+            else:
+                broken.append((number, delimiter.join(fields)))
+    except csv.Error:
+        broken.append((before + 1, ""))
+    good = pl.DataFrame(sound, schema=dict.fromkeys(header, pl.String), orient="row").with_columns(
+        pl.lit(None, dtype=pl.String).alias("@problem"),
+        pl.Series("@line", numbers, dtype=pl.Int64),
+        pl.struct(header).struct.json_encode().alias("@record")
+        if header
+        else pl.lit(None, dtype=pl.String).alias("@record"),
+    )
+    bad = pl.DataFrame(
+        {
+            "@problem": ["wrong_field_count"] * len(broken),
+            "@line": [number for number, _ in broken],
+            "@record": [line for _, line in broken],
+        },
+        schema={"@problem": pl.String, "@line": pl.Int64, "@record": pl.String},
+    )
+    return pl.concat([good, bad], how="diagonal").sort("@line")
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """Header names, repeated ones numbered, so that no column hides another."""
+    seen: dict[str, int] = {}
+    out = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        out.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return out
+
+
+def to_canonical(frame: pl.DataFrame, subject: str, spec: Subject, sha: str) -> pl.DataFrame:
+    """Parsed CSV records under our column names; values untouched.
+
+    Returns:
+        the subject's canonical columns, `source_line`, `source_part`, `record`, `problem`, `_sha`.
+    """
+    frame = frame.with_columns(pl.lit(1, dtype=pl.Int64).alias("@part"))
+    if "@sha" not in frame.columns:
+        frame = frame.with_columns(pl.lit(sha).alias("@sha"))
+    if isinstance(spec, Rest):
+        taken = pl.any_horizontal(pl.lit(False), *(_takes(t, frame.columns) for t in spec.takers))
+        frame = frame.filter(pl.col("@problem").is_not_null() | ~taken)
+    elif spec.is_selective:
+        frame = frame.filter(pl.col("@problem").is_null() & _takes(spec, frame.columns))
+    if spec.observations is not None:
+        frame = _gathered(frame, spec.observations)
+    if spec.events:
+        made = _made_events(spec, frame.columns)
+        return pl.concat(
+            [
+                _selected(
+                    frame.filter(is_made).with_columns(pl.lit(part, dtype=pl.Int64).alias("@part")),
+                    subject,
+                    spec.of_event(event),
+                    suffix=f"-{event.event_type}",
+                )
+                for part, (event, is_made) in enumerate(zip(spec.events, made, strict=True), 1)
+            ]
+        )
+    return _selected(frame, subject, spec)
+
+
+def _selected(frame: pl.DataFrame, subject: str, spec: Subject, suffix: str = "") -> pl.DataFrame:
+    """Our columns from the source's; `suffix` makes the message ids of one record's events differ."""
+    columns = {name: _csv_column(name, spec, frame.columns) for name in canonical_columns(subject)}
+    if suffix:
+        columns["message_id"] = columns["message_id"] + suffix
+    return frame.select(
+        **columns,
+        source_line=pl.col("@line"),
+        source_part=pl.col("@part"),
+        record=pl.col("@record"),
+        problem=pl.col("@problem"),
+        _sha=pl.col("@sha"),
+    )
+
+
+def _csv_column(name: str, spec: Subject, landed: Sequence[str]) -> pl.Expr:
+    """One of our columns from the columns as landed."""
+    if name in spec.constants:
+        return pl.lit(spec.constants[name])
+    if isinstance(spec, Rest) and name == "kind":
+        kinds = [pl.col(kind) for kind in spec.kinds if kind in landed]
+        return pl.concat_str(pl.lit(""), *kinds, separator=" ", ignore_nulls=True).str.strip_chars()
+    if name in spec.derived:
+        parts = spec.derived[name]
+        if isinstance(parts, Sum):
+            return _csv_sum(parts, spec.formats.get(name, ()), landed)
+        return pl.concat_str(
+            [
+                _csv_part(part, landed)
+                if isinstance(part, str)
+                else pl.coalesce(*(_csv_part(name, landed) for name in part))
+                for part in parts
+            ],
+            separator="-",
+        )
+    if name == "payload" and (spec.payload or spec.observations):
+        parameters = spec.payload or _gathered_payload(spec.observations)
+        return _payload(parameters, landed)
+    names = spec.source_names(name)
+    if spec.join is not None and name in spec.join.columns:
+        names = (_joined_as(name),)
+    found = [pl.col(source) for source in names if source in landed]
+    value = found[0] if found else pl.lit(None, dtype=pl.String)
+    return value.str.extract(spec.patterns[name], 1) if name in spec.patterns else value
+
+
+def _csv_part(part: str, landed: Sequence[str]) -> pl.Expr:
+    if part.startswith("="):
+        return pl.lit(part[1:])
+    if part in ("@line", "@part"):
+        return pl.col(part).cast(pl.String)
+    return pl.col(part) if part in landed else pl.lit(None, dtype=pl.String)
+
+
+def _csv_sum(parts: Sum, formats: Sequence[str], landed: Sequence[str]) -> pl.Expr:
+    """A clock some minutes after another one; null where either cannot be read."""
+    if parts.at not in landed or parts.plus_minutes not in landed:
+        return pl.lit(None, dtype=pl.String)
+    written = pl.col(parts.at).str.strip_chars()
+    at = pl.coalesce(
+        *(
+            written.str.replace("T", " ", literal=True).str.to_datetime(
+                known, time_unit="us", strict=False
+            )
+            for known in ISO_WALL_CLOCK_FORMATS
+        ),
+        *(written.str.to_datetime(known, time_unit="us", strict=False) for known in formats),
+    )
+    minutes = pl.col(parts.plus_minutes).str.strip_chars().cast(pl.Float64, strict=False)
+    seconds = (pl.when(minutes.is_finite()).then(minutes) * 60).round().cast(pl.Int64)
+    return (at + pl.duration(seconds=seconds)).dt.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _is_among(values: pl.Expr, wanted: Sequence[str]) -> pl.Expr:
+    listed = [value.strip().upper() for value in wanted]
+    has = values.str.strip_chars().str.to_uppercase()
+    allowed = [value for value in listed if not value.startswith("!")]
+    held = pl.lit(True)
+    if "*" in allowed:
+        held = (has != "").fill_null(False)
+    elif allowed:
+        held = has.is_in(allowed).fill_null(False)
+    denied = [value[1:] for value in listed if value.startswith("!")]
+    return held & ~has.is_in(denied).fill_null(False)
+
+
+def _where(conditions: Mapping[str, Sequence[str]], landed: Sequence[str]) -> pl.Expr:
+    return pl.all_horizontal(
+        pl.lit(True),
+        *(
+            _is_among(pl.col(name) if name in landed else pl.lit(None, dtype=pl.String), values)
+            for name, values in conditions.items()
+        ),
+    )
+
+
+def _takes(spec: Subject, landed: Sequence[str]) -> pl.Expr:
+    """Whether a subject takes a record."""
+    taken = _where(spec.where, landed)
+    if spec.observations is not None:
+        code = spec.observations.code
+        known = _is_among(pl.col(code), tuple(spec.observations.gathered))
+        taken &= known if code in landed else pl.lit(False)
+    if spec.events:
+        taken &= pl.any_horizontal(*(_where(event.where, landed) for event in spec.events))
+    return taken
+
+
+def _made_events(spec: Subject, landed: Sequence[str]) -> list[pl.Expr]:
+    """For each declared event, whether a record makes it: the first in any case, others if timed."""
+    made: list[pl.Expr] = []
+    applies: list[pl.Expr] = []
+    for event in spec.events:
+        here = _where(event.where, landed)
+        has_time = (
+            pl.col(event.event_at).str.strip_chars().str.len_chars().fill_null(0) > 0
+            if event.event_at in landed
+            else pl.lit(False)
+        )
+        made.append(here & (has_time | ~pl.any_horizontal(pl.lit(False), *applies)))
+        applies.append(here)
+    return made
+
+
+def _gathered_payload(observations: Observations | None) -> dict[str, Parameter]:
+    """The flat columns that `_gathered` makes, as a declaration of a payload."""
+    assert observations is not None  # noqa: S101  (only called where there are observations)
+    return {
+        name: Parameter(column=f"@{name}") for name in dict.fromkeys(observations.gathered.values())
+    }
+
+
+def _gathered(frame: pl.DataFrame, long: Observations) -> pl.DataFrame:
+    """Observation sets: one row for each key, a column for each vital sign and one for its unit."""
+    names = {code.strip().upper(): name for code, name in long.gathered.items()}
+    by = list(long.by) if set(long.by) <= set(frame.columns) else ["@line"]
+    values = [pl.col(name) for name in long.values if name in frame.columns]
+    frame = frame.sort("@line").with_columns(
+        pl.col(long.code)
+        .str.strip_chars()
+        .str.to_uppercase()
+        .replace_strict(names, default=None, return_dtype=pl.String)
+        .alias("@name"),
+        pl.coalesce(*values, pl.lit(None, dtype=pl.String)).alias("@value"),
+        (pl.col(long.unit) if long.unit in frame.columns else pl.lit(None, dtype=pl.String)).alias(
+            "@unit"
+        ),
+    )
+    kept = [n for n in frame.columns if n not in (*by, "@record", "@name", "@value", "@unit")]
+    found = [
+        pl.col(source).filter(pl.col("@name") == name, pl.col("@value").is_not_null()).first()
+        .alias(f"@{name}{suffix}")
+        for name in dict.fromkeys(names.values())
+        for source, suffix in (("@value", ""), ("@unit", "_unit"))
+    ]  # fmt: skip
+    joined = pl.col("@record").str.join(",")
+    records = (
+        pl.when(pl.len() > 1)
+        .then(pl.concat_str(pl.lit("["), joined, pl.lit("]")))
+        .otherwise(joined)
+    )
+    return (
+        frame.group_by(by, maintain_order=True)
+        .agg(*(pl.col(name).first() for name in kept), *found, records.alias("@record"))
+        .with_columns(
+            (pl.col(f"@{name}").cast(pl.Float64, strict=False) > 0)
+            .cast(pl.String)
+            .alias(f"@{name}")
+            for name in dict.fromkeys(long.flags.values())
+        )
+        .with_columns(pl.lit(1, dtype=pl.Int64).alias("@part"))
+    )
+
+
+def _payload(parameters: Mapping[str, Parameter], landed: Sequence[str]) -> pl.Expr:
+    """Flat vital-sign columns as the nested JSON that the native feed has."""
+    fields = []
+    for name, parameter in parameters.items():
+        if parameter.column not in landed:
+            continue
+        value = pl.col(parameter.column)
+        if name in MEASURED:
+            unit = pl.lit(parameter.unit, dtype=pl.String)
+            if f"{parameter.column}_unit" in landed and parameter.column.startswith("@"):
+                unit = pl.col(f"{parameter.column}_unit")
+            fields.append(
+                pl.when(value.is_not_null())
+                .then(pl.struct(value.alias("value"), unit.alias("unit")))
+                .alias(name)
+            )
+        else:
+            fields.append(value.alias(name))
+    return pl.struct(fields).struct.json_encode()
+
+
+def csv_relation(
+    connection: duckdb.DuckDBPyConnection,
+    subject: str,
+    spec: Subject,
+    files: Sequence[LandedFile],
+    companions: Sequence[LandedFile],
+    spool: Path,
+) -> duckdb.DuckDBPyRelation:
+    """Records of CSV files, from their Parquet copies in the spool (made where absent)."""
+    version = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:8]
+    copies: list[Path] = []
+    if spec.join is None:
+        copies = [spool / f"{file.sha256[:32]}.{subject}.{version}.parquet" for file in files]
+
+        def copied(file: LandedFile, copy: Path) -> None:
+            content = read_content(file.path, spec.encoding)
+            parsed = parse_csv(content.text, spec.delimiter)
+            _write(to_canonical(parsed, subject, spec, file.sha256), copy)
+
+        absent = {copy: file for file, copy in zip(files, copies, strict=True) if not copy.exists()}
+        # Polars lets go of the interpreter while it parses and writes.
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(copied, absent.values(), absent.keys()))
+    elif files:
+        together = hashlib.sha256(
+            "".join(file.sha256 for file in (*files, *companions)).encode()
+        ).hexdigest()
+        copy = spool / f"{together[:32]}.{subject}.{version}.parquet"
+        if not copy.exists():
+            joined = _joined(spec, files, companions)
+            _write(to_canonical(joined, subject, spec, ""), copy)
+        copies.append(copy)
+
+    names = map_table(connection, [mapped(file, file.sha256) for file in (*files, *companions)])
+    listed = ", ".join(literal(str(copy)) for copy in copies)
+    wanted = ", ".join(
+        # The copy is of the content; when that was delivered is the file's.
+        f"m.landed_at as {quoted(name)}" if is_landed_at(name, spec) else f"r.{quoted(name)}"
+        for name in canonical_columns(subject)
+    )
+    return connection.sql(
+        f"select m.source_file, r.source_line, r.source_part, r.record, "
+        f"{judged_problem(spec, 'r.problem')} as problem, m._fallback, {wanted} "
+        f"from read_parquet([{listed}], hive_partitioning = false) r "
+        f"join {names} m on m.handle = r._sha"
+    )
+
+
+def _joined(
+    spec: Subject, files: Sequence[LandedFile], companions: Sequence[LandedFile]
+) -> pl.DataFrame:
+    """Main records with the columns of their companions; a companion without a main one stays."""
+    join = spec.join
+    assert join is not None  # noqa: S101  (only called for subjects with a join)
+
+    def read(landed: Sequence[LandedFile]) -> pl.DataFrame:
+        return pl.concat(
+            [
+                parse_csv(read_content(file.path, spec.encoding).text, spec.delimiter).with_columns(
+                    pl.lit(file.sha256).alias("@sha")
+                )
+                for file in landed
+            ],
+            how="diagonal",
+        )
+
+    main = read(files)
+    if not companions:
+        return main
+    # Both may have columns of the same name that mean different things.
+    companion = read(companions).unique(join.companion_key, keep="first", maintain_order=True)
+    taken = companion.select(
+        pl.col(join.companion_key).alias(join.on),
+        *(pl.col(source).alias(_joined_as(ours)) for ours, source in join.columns.items()),
+        pl.col("@line").alias("@companion_line"),
+        pl.col("@problem").alias("@companion_problem"),
+        pl.col("@sha").alias("@companion_sha"),
+        pl.col("@record").alias("@companion_record"),
+    )
+    matched = main.join(taken, on=join.on, how="left", maintain_order="left")
+    if join.is_lookup:
+        return matched
+    matched = matched.with_columns(
+        # Both originals stay together, word for word.
+        pl.when(pl.col("@companion_record").is_null())
+        .then(pl.col("@record"))
+        .otherwise(
+            pl.concat_str(pl.lit("["), "@record", pl.lit(","), "@companion_record", pl.lit("]"))
+        )
+        .alias("@record")
+    )
+    alone = taken.join(main.select(join.on), on=join.on, how="anti").select(
+        join.on,
+        *map(_joined_as, join.columns),
+        pl.col("@companion_line").alias("@line"),
+        pl.col("@companion_record").alias("@record"),
+        pl.col("@companion_sha").alias("@sha"),
+        pl.coalesce("@companion_problem", pl.lit("unmatched_join")).alias("@problem"),
+    )
+    return pl.concat([matched, alone], how="diagonal")
+
+
+def _joined_as(column: str) -> str:
+    """What a companion's column is called beside those of the main file."""
+    return f"@joined {column}"
+
+
+def _write(frame: pl.DataFrame, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_suffix(".tmp")
+    frame.write_parquet(temporary, compression="lz4", statistics=False)
+    temporary.replace(target)

@@ -1,0 +1,193 @@
+"""What the readers of CSV and of JSON share: files to read, limits, and the day of a record.
+
+Belongs here: the rule that gives a record its service day, and what DuckDB has to know of a file.
+Nothing is skipped: what cannot be read becomes a record with a `problem`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import duckdb
+import narwhals as nw
+import polars as pl
+
+from hospital_assets.landing.profile import (
+    Profile,
+    Subject,
+    canonical_columns,
+)
+from hospital_assets.warehouse.dialect import (
+    Frame,
+    local_clocks,
+    parse_wall_clocks,
+    quoted,
+    resolve_instants,
+)
+
+#: Numbers of temporary tables, which one process does not repeat.
+TABLE_NUMBERS = itertools.count(1)
+#: What DuckDB reads, and of the file it stands for: name, first line, fallback, when it landed.
+MapRow = tuple[str, str, int, date | None, str]
+
+
+@dataclass(frozen=True)
+class LandedFile:
+    """A file to read.
+
+    Attributes:
+        path: where it is.
+        source_file: what it is called in the tables.
+        sha256: its content hash.
+        is_plain: UTF-8 without compression or byte-order mark: readable as it is.
+        is_packed: the same in gzip.
+        fallback: the service day of its records that state none.
+        modified_ns: when it was delivered.
+    """
+
+    path: Path
+    source_file: str
+    sha256: str
+    is_plain: bool = True
+    is_packed: bool = False
+    fallback: date | None = None
+    modified_ns: int = 0
+
+    @property
+    def landed_at(self) -> str:
+        """When it was delivered, as ISO 8601 in UTC."""
+        return datetime.fromtimestamp(self.modified_ns / 1e9, UTC).isoformat(timespec="seconds")
+
+
+def is_landed_at(column: str, spec: Subject) -> bool:
+    """Whether a column is when its file was delivered."""
+    return spec.source_names(column) == ("@landed_at",) and column not in spec.constants
+
+
+def judged_problem(spec: Subject, problem: str, of: Mapping[str, str] | None = None) -> str:
+    """The problem of a record, once its numbers are compared with what the source can mean.
+
+    Args:
+        spec: with the limits.
+        problem: SQL of the problem found so far.
+        of: SQL of our columns; default their names.
+    """
+    outside = []
+    for column, limits in spec.limits.items():
+        number = f"try_cast(trim({(of or {}).get(column) or quoted(column)}) as double)"
+        if limits.at_least is not None:
+            outside.append(f"{number} < {limits.at_least!r}")
+        if limits.at_most is not None:
+            outside.append(f"{number} > {limits.at_most!r}")
+    if not outside:
+        return problem
+    return f"coalesce({problem}, case when {' or '.join(outside)} then 'outside_limits' end)"
+
+
+def mapped(file: LandedFile, handle: str, first_line: int = 1) -> MapRow:
+    """The row of `map_table` that says which file a handle stands for."""
+    return handle, file.source_file, first_line, file.fallback, file.landed_at
+
+
+def dated(
+    frame: Frame,
+    spec: Subject,
+    profile: Profile,
+    zones: Mapping[str, str],
+    first: date,
+    last: date,
+) -> Frame:
+    """Add `_day`: the local day of the record's own clock.
+
+    Where that is missing, unreadable or outside the data directory's period: the day of
+    `recorded_at`; else null, and the record takes its file's commonest day (`_fallback`). Never the
+    file's name, never today.
+
+    Args:
+        frame: raw records with `source_file`.
+        spec: the subject; `spec.date` names the clock.
+        profile: for its formats and its zone where the hospital has none.
+        zones: IANA zone by hospital_id.
+        first: first service day.
+        last: last service day, inclusive.
+    """
+    names = set(frame.collect_schema().names())
+    clocks = {}
+    if spec.date_from is not None:
+        clocks["_found"] = "_looked_up"
+    if spec.date is not None:
+        clocks["_own"] = spec.date
+    if "recorded_at" in names and "recorded_at" not in clocks.values() and not spec.is_undated:
+        clocks["_written"] = "recorded_at"
+    zone: nw.Expr = nw.lit(profile.time_zone)
+    if "hospital_id" in names and zones:
+        zone = nw.coalesce(
+            nw.col("hospital_id").replace_strict(
+                list(zones), list(zones.values()), default=None, return_dtype=nw.String
+            ),
+            nw.lit(profile.time_zone),
+        )
+    frame = frame.with_columns(_zone=zone)
+    for clock, text in clocks.items():
+        formats = spec.formats.get(text, profile.timestamp_formats)
+        frame = parse_wall_clocks(frame, {clock: text}, formats)
+    frame = resolve_instants(frame, {f"{c}_at": c for c in clocks}, "_zone")
+    frame = local_clocks(frame, {f"{c}_local": f"{c}_at" for c in clocks}, "_zone")
+    in_period = {
+        clock: nw.when(
+            (nw.col(f"{clock}_local") >= nw.lit(first).cast(nw.Datetime("us")))
+            & (nw.col(f"{clock}_local").dt.date() <= nw.lit(last))
+        ).then(nw.col(f"{clock}_local").dt.date())
+        for clock in clocks
+    }
+    kept = [name for name in frame.collect_schema().names() if not name.startswith("_")]
+    days = nw.coalesce(*in_period.values(), nw.lit(None).cast(nw.Date))
+    return frame.with_columns(_day=days).select(*kept, "_day", "_fallback")
+
+
+def map_table(connection: duckdb.DuckDBPyConnection, rows: Sequence[MapRow]) -> str:
+    """A temporary table from what DuckDB reads to the file it stands for."""
+    name = f"checkpoint_files_{next(TABLE_NUMBERS)}"
+    mapping = pl.DataFrame(
+        rows,
+        schema={
+            "handle": pl.String,
+            "source_file": pl.String,
+            "first_line": pl.Int64,
+            "_fallback": pl.Date,
+            "landed_at": pl.String,
+        },
+        orient="row",
+    )
+    connection.register("_mapping", mapping)
+    connection.execute(f"create temp table {name} as select distinct * from _mapping")
+    connection.unregister("_mapping")
+    return f"temp.main.{name}"
+
+
+def declared_rows(subject: str, profile: Profile) -> pl.DataFrame:
+    """Raw records that a profile declares itself, for sources without master data."""
+    names = canonical_columns(subject)
+    rows = [
+        {
+            **{name: row.get(name) for name in names},
+            "source_file": f"profiles/{profile.name}.toml",
+            "source_line": number,
+            "source_part": 1,
+        }
+        for number, row in enumerate(profile.subjects[subject].rows, start=1)
+    ]
+    schema = {
+        **dict.fromkeys(names, pl.String),
+        "source_file": pl.String,
+        "source_line": pl.Int64,
+        "source_part": pl.Int64,
+    }
+    return pl.DataFrame(rows, schema=schema).with_columns(
+        record=pl.struct(names).struct.json_encode() if rows else pl.lit(None, dtype=pl.String),
+        problem=pl.lit(None, dtype=pl.String),
+    )
