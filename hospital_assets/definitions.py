@@ -39,7 +39,6 @@ from hospital_assets.governance.assets import publication_assets
 from hospital_assets.governance.audit import AuditResource
 from hospital_assets.governance.policy import shipped_policy
 from hospital_assets.landing.zone import LandingResource
-from hospital_assets.partitions import SERVICE_PERIODS
 from hospital_assets.reports.folder import ReportsResource
 from hospital_assets.settings import (
     EngineSettings,
@@ -95,12 +94,12 @@ def _engine_resources(
 ) -> dict[str, Any]:
     """Where tables are read and written, by the engine that computes them."""
     warehouse = WarehouseResource(database=str(settings.warehouse_file))
-    last = settings.last_service_date or SERVICE_PERIODS.get_last_partition_window()
+    last = settings.last_service_date
     landing: dict[str, Any] = {
         "warehouse": warehouse,
         "landing": str(settings.landing),
         "first_service_date": settings.first_service_date.isoformat(),
-        "last_service_date": str(last)[:10],
+        "last_service_date": None if last is None else last.isoformat(),
     }
     if engine.engine == "duckdb":
         return {

@@ -7,7 +7,8 @@ A record's service day comes from its content, in its hospital's time zone, neve
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 
@@ -15,22 +16,32 @@ from hospital_assets.settings import Settings, load_settings
 
 _CRON = {"daily": "0 0 * * *", "monthly": "0 0 1 * *", "yearly": "0 0 1 1 *"}
 
+#: Where a day begins first: UTC+14 (the sign is POSIX's).
+_FIRST_ZONE = "Etc/GMT-14"
+
 
 def service_periods(settings: Settings) -> dg.TimeWindowPartitionsDefinition:
     """The partitions of one data directory: days, months or years of local service dates.
 
-    Keys are the first day of the period as `YYYY-MM-DD`. The definition has no time zone because
-    a service day already is a local calendar day. An open-ended directory includes today.
+    Keys are the first day of the period as `YYYY-MM-DD`. A definition with an end has no time zone
+    because a service day already is a local calendar day. An open-ended directory includes today:
+    that of all zones, since its hospitals may lie in any.
     """
     first = period_start(settings.first_service_date, settings)
     last = settings.last_service_date
     return dg.TimeWindowPartitionsDefinition(
         start=first.isoformat(),
+        timezone=_FIRST_ZONE if last is None else None,
         end=None if last is None else period_end(last, settings).isoformat(),
         end_offset=1 if last is None else _periods_ahead(last, settings),
         fmt="%Y-%m-%d",
         cron_schedule=_CRON[settings.partitions],
     )
+
+
+def latest_day(now: datetime) -> date:
+    """The latest day that it is anywhere: the last one of an open-ended directory."""
+    return now.astimezone(ZoneInfo(_FIRST_ZONE)).date()
 
 
 def period_start(day: date, settings: Settings) -> date:

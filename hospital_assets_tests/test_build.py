@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import re
@@ -12,8 +13,9 @@ import sqlite3
 import subprocess
 import sys
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 import polars as pl
@@ -23,7 +25,7 @@ from hospital_assets.automation.build import BuildError, BuildReport, dagster_in
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.definitions import build_definitions
 from hospital_assets.landing.profile import SUBJECTS
-from hospital_assets.settings import Settings, load_settings
+from hospital_assets.settings import Settings, load_settings, write_settings
 from hospital_assets.simulator.scoring import fates, precision, recall
 from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets_tests.helpers import copy_of, query, run, tables
@@ -320,6 +322,63 @@ def test_a_planted_fault_turns_a_check_red(network: Settings, tmp_path: Path) ->
     assert conservation("cleaned_vitals", lazy(lines), lazy(lines[:1]), lazy(lines[1:])).passed
     assert not conservation("cleaned_vitals", lazy(lines), lazy(lines[:1]), lazy(lines[:0])).passed
     assert not conservation("cleaned_vitals", lazy(lines), lazy(lines[:1]), lazy(lines[:1])).passed
+
+
+@pytest.mark.slow
+def test_an_open_ended_directory_goes_up_to_now(tmp_path: Path) -> None:
+    native = tmp_path / "landing" / "native"
+    zones = {"H1": "Pacific/Auckland", "H2": "Pacific/Honolulu"}
+    now = {hospital: datetime.now(ZoneInfo(zone)) for hospital, zone in zones.items()}
+    arrived = now["H2"] - timedelta(hours=30)
+    files = {
+        "hospitals/a.csv": [
+            "hospital_id,hospital_name,city,state,time_zone",
+            *(f"{hospital},Name,,,{zone}" for hospital, zone in zones.items()),
+        ],
+        "departments/a.csv": [
+            "department_id,hospital_id,department_name,bed_capacity,effective_date",
+            "H2-ICU,H2,ICU,5,2020-01-01",
+        ],
+        "er_visits/a.csv": [
+            "visit_id,patient_id,hospital_id,arrival_time,recorded_at",
+            *(f"V-{h},P1,{h},{at:%Y-%m-%d %H:%M:%S},{at:%Y-%m-%d %H:%M:%S}"
+              for h, at in now.items()),
+        ],
+        "adt_events/a.json": [
+            json.dumps({
+                "message_id": "M1", "event_type": "A01", "visit_id": "S1", "patient_id": "P1",
+                "hospital_id": "H2", "department": "ICU", "event_at": arrived.isoformat(),
+                "visit_start_at": arrived.isoformat(), "recorded_at": arrived.isoformat(),
+            })
+        ],
+    }  # fmt: skip
+    for name, lines in files.items():
+        (native / name).parent.mkdir(parents=True)
+        (native / name).write_text("\n".join(lines) + "\n")
+    settings = Settings(tmp_path, first_service_date=now["H2"].date() - timedelta(days=2))
+    write_settings(settings)
+    # Partitions are those of the process's data directory.
+    built = subprocess.run(
+        [sys.executable, "-m", "hospital_assets.cli", "--data-dir", str(tmp_path), "build"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stdout + built.stderr
+    found = query(settings, "select hospital_id, service_date from cleaned.cleaned_er_visits")
+    assert dict(found.rows()) == {hospital: at.date() for hospital, at in now.items()}
+    # Who is in bed is so until the hour ends, not until midnight.
+    hours, last, minutes = query(
+        settings,
+        "select count(*) filter (where occupied_bed_minutes > 0), max(hour_start_at), "
+        "sum(occupied_bed_minutes) from facts.fact_bed_occupancy",
+    ).row(0)
+    assert hours in (31, 32) and last <= datetime.now(UTC) < last + timedelta(hours=2)
+    assert minutes == pytest.approx((last + timedelta(hours=1) - arrived).total_seconds() / 60)
+    by_day = query(
+        settings,
+        "select occupied_bed_minutes - patient_hours * 60 from kpis.kpi_department_flow_daily "
+        "join kpis.kpi_occupancy_daily using (service_date, department_id)",
+    ).to_series()
+    assert len(by_day) >= 2 and by_day.abs().max() < 0.01
 
 
 def test_nothing_landed_is_said_in_words(tmp_path: Path) -> None:

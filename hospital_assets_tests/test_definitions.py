@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import dagster as dg
@@ -14,7 +15,10 @@ from hospital_assets.contracts import CONTRACTS
 from hospital_assets.definitions import build_definitions
 from hospital_assets.docs import documents
 from hospital_assets.landing.profile import ProfileError, available_profiles, parse_profile
+from hospital_assets.landing.zone import LandingResource
+from hospital_assets.partitions import latest_day, service_periods
 from hospital_assets.settings import Settings, SettingsError, load_settings, write_settings
+from hospital_assets.warehouse.io_manager import WarehouseResource
 
 SNAPSHOT = Path(__file__).parent / "graph.json"
 DEFINITIONS = build_definitions(Settings(Path("nowhere")))
@@ -147,3 +151,21 @@ def test_settings_survive_the_round_trip(tmp_path: Path) -> None:
     settings = Settings(tmp_path, partitions="yearly")
     write_settings(settings)
     assert load_settings(tmp_path) == settings
+
+
+def test_an_open_ended_directory_has_the_day_that_it_is_anywhere(tmp_path: Path) -> None:
+    first = date(2026, 1, 1)
+    periods = service_periods(Settings(tmp_path, first_service_date=first))
+    # Half past ten in the evening of Greenwich is the next day in Berlin.
+    evening = datetime(2026, 3, 1, 22, 30, tzinfo=UTC)
+    keys = periods.get_partition_keys(current_time=evening)
+    assert (keys[0], keys[-1]) == ("2026-01-01", "2026-03-02")
+    assert latest_day(evening) == date(2026, 3, 2)
+    warehouse = WarehouseResource(database=str(tmp_path / "w.duckdb"))
+    landing = LandingResource(
+        warehouse=warehouse, landing=str(tmp_path), first_service_date=first.isoformat()
+    )
+    before = latest_day(datetime.now(UTC))
+    zone = landing.open_beside()
+    zone.connection.close()
+    assert before <= zone.last <= latest_day(datetime.now(UTC))

@@ -14,7 +14,12 @@ from hospital_assets.assets.dimensions.members import changes_only, key_at, vers
 from hospital_assets.assets.facts.emergency_visits import measured
 from hospital_assets.assets.facts.newest import newest_of_each
 from hospital_assets.assets.facts.news2 import points, scores
-from hospital_assets.assets.facts.patient_flow import cancelled_visits, folded
+from hospital_assets.assets.facts.patient_flow import (
+    admitted_visits,
+    cancelled_visits,
+    folded,
+)
+from hospital_assets.assets.facts.settling import other_ends
 from hospital_assets.assets.facts.vitals import age_in_years
 from hospital_assets.assets.kpis.arrivals import arrivals_by_hour
 from hospital_assets.assets.kpis.people import age_band
@@ -397,6 +402,66 @@ def test_a_cancelled_registration_is_no_stay(on: Engine) -> None:
     out = collect(folded(on(events(again))))
     assert out["length_of_stay_hours"].to_list() == [1.0]  # from the second registration
     assert collect(cancelled_visits(on(events(again)))).is_empty()
+
+
+@pytest.mark.parametrize(
+    ("told", "left"),
+    [
+        ([("A04", "01 10:00", "Emergency"), ("A06", "01 12:00", "Surgery")], "01 12:00"),
+        # A boarder is admitted where he is, and leaves with the transfer or the discharge.
+        ([("A04", "01 10:00", "Emergency"), ("A06", "01 12:00", "Emergency")], None),
+        ([("A04", "01 10:00", "Emergency"), ("A06", "01 12:00", None),
+          ("A02", "01 15:00", "Surgery"), ("A02", "02 15:00", "Medicine")], "01 15:00"),
+        ([("A04", "01 10:00", "Emergency"), ("A06", "01 12:00", "Emergency"),
+          ("A03", "01 18:00", None)], "01 18:00"),
+        # What was taken back has not happened.
+        ([("A04", "01 10:00", "Emergency"), ("A06", "01 12:00", "Emergency"),
+          ("A02", "01 15:00", "Surgery"), ("A12", "01 15:10", "Emergency")], None),
+        ([("A04", "01 10:00", "Emergency"), ("A06", "01 12:00", "Surgery"),
+          ("A07", "01 12:10", "Emergency")], "no"),
+        ([("A04", "01 10:00", "Emergency"), ("A03", "01 12:00", None)], "no"),
+    ],
+)  # fmt: skip
+def test_when_admitted_visits_end(
+    told: list[tuple[str, str, str | None]], left: str | None, on: Engine
+) -> None:
+    rows = events([(f"M{n}", kind, when) for n, (kind, when, _) in enumerate(told)]).with_columns(
+        department_name=pl.Series([place for *_, place in told], dtype=pl.String)
+    )
+    found = collect(admitted_visits(on(rows)))["left_at"].to_list()
+    assert found == ([] if left == "no" else [at(f"2026-01-{left}") if left else None])
+
+
+def test_a_message_of_another_day_unsettles_the_day_of_its_visit(on: Engine) -> None:
+    day, next_day = date(2026, 1, 1), date(2026, 1, 2)
+    told = [("A04", "01 23:00", "Emergency", day), ("A06", "02 01:00", "Surgery", next_day)]
+    rows = events([(f"M{n}", kind, when) for n, (kind, when, *_) in enumerate(told)]).with_columns(
+        department_name=pl.Series([place for _, _, place, _ in told]),
+        service_date=pl.Series([dated for *_, dated in told]),
+        source_profile=pl.lit("hl7v2-adt"),
+    )
+    contract = CONTRACTS["cleaned_er_visits"]
+    visits = pl.DataFrame(
+        [{**dict.fromkeys(contract.column_names), "visit_id": "V", "service_date": day,
+          "source_profile": "hl7v2-adt"}],
+        schema=contract.polars_schema,
+    )  # fmt: skip
+    stored = pl.DataFrame(
+        {"visit_id": ["V"], "service_date": [day], "is_cancelled": [False], "departure_at": [None]},
+        schema_overrides={"departure_at": contract.polars_schema["departure_at"]},
+    )
+
+    def unsettled(stored: pl.DataFrame, rows: pl.DataFrame) -> list[date]:
+        return collect(other_ends(on(stored), on(visits), on(rows)))["unsettled_date"].to_list()
+
+    assert unsettled(stored, rows) == [day]
+    assert unsettled(stored, rows.head(1)) == []
+    ended_then = stored.with_columns(departure_at=rows["event_at"][1])
+    assert unsettled(ended_then, rows) == []
+    cancelled = rows.with_columns(
+        event_type=pl.Series(["A04", "A11"]), department_name=pl.lit("Emergency")
+    )
+    assert unsettled(stored, cancelled) == [day]
 
 
 def departments(rows: list[tuple[str, str, str]], on: Engine) -> list[str]:

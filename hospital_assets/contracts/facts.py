@@ -222,7 +222,7 @@ class FactBedOccupancy(
     partitioned=True,
     order_by=("service_date", "hospital_key", "department_key", "hour_start_at"),
 ):
-    """Beds occupied and staffed in each department and hour."""
+    """Beds occupied and staffed in each department and hour that has begun."""
 
     hospital_key: pl.Int64 = column("Hospital.", references="dim_hospital.hospital_key")
     department_key: pl.Int64 = column(

@@ -79,7 +79,9 @@ class KpiDepartmentFlowDaily(
     hospital_id: pl.String = column("Hospital.")
     department_id: pl.String = column("Department.")
     department_name: pl.String = column("Department.")
-    window_hours: pl.Float64 = column("Hours the day had.", unit="h", ge=22, le=26)
+    window_hours: pl.Float64 = column(
+        "Hours the day had; of the day in progress, those that have begun.", unit="h", ge=1, le=26
+    )
     patients_count: pl.Int64 = column("Segments that touch the day.", ge=0)
     inflow_count: pl.Int64 = column("Segments that start in it.", ge=0)
     outflow_count: pl.Int64 = column("Segments that end in it.", ge=0)

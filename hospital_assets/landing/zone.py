@@ -44,6 +44,7 @@ from hospital_assets.landing.profile import (
 from hospital_assets.landing.records import LandedFile, dated, declared_rows
 from hospital_assets.landing.verify import verified
 from hospital_assets.landing.waiting import Waiting, waiting_files
+from hospital_assets.partitions import latest_day
 from hospital_assets.settings import replace_text
 from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import Frame, lazy
@@ -502,12 +503,15 @@ class LandingZone:
 
 
 class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """Brings the landing zone to the assets that read files."""
+    """Brings the landing zone to the assets that read files.
+
+    Without `last_service_date` the service days go on, up to the latest one that has begun anywhere.
+    """
 
     warehouse: WarehouseResource
     landing: str
     first_service_date: str
-    last_service_date: str
+    last_service_date: str | None = None
 
     def open(self, table: str = "") -> LandingZone:
         """The landing zone, reading through the warehouse's connection.
@@ -518,11 +522,12 @@ class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         return self._zone(self.warehouse.open().connection)
 
     def _zone(self, connection: duckdb.DuckDBPyConnection) -> LandingZone:
+        last = self.last_service_date
         return LandingZone(
             landing=Path(self.landing),
             spool=Path(self.warehouse.database).parent / "spool",
             first=date.fromisoformat(self.first_service_date),
-            last=date.fromisoformat(self.last_service_date),
+            last=latest_day(datetime.now(UTC)) if last is None else date.fromisoformat(last),
             connection=connection,
         )
 

@@ -7,6 +7,7 @@ import narwhals as nw
 
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.dimensions.calendar import date_key
+from hospital_assets.clock import ClockResource
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import (
@@ -30,11 +31,15 @@ def fact_bed_occupancy(
     dim_department: Frame,
     dim_hospital: Frame,
     dim_date: Frame,
+    clock: ClockResource,
 ) -> Frame:
-    """Occupancy of every department in every hour of the run's service days."""
+    """Occupancy of every department in every hour of the run's service days that has begun."""
     period = period_of(context)
     assert period is not None  # noqa: S101  (the asset is partitioned)
-    hours = checkpoint(department_hours(dim_department, dim_hospital, dim_date, period))
+    # Who is here now need not be here in the evening.
+    now = nw.lit(clock.now()).cast(nw.Datetime("us", "UTC"))
+    hours = department_hours(dim_department, dim_hospital, dim_date, period)
+    hours = checkpoint(hours.filter(nw.col("hour_start_at") <= now))
     return occupied(hours, fact_patient_flow, dim_department, period).select(
         nw.col(*CONTRACTS["fact_bed_occupancy"].column_names)
     )

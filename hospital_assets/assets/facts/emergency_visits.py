@@ -3,12 +3,17 @@
 import dagster as dg
 import narwhals as nw
 
+from hospital_assets.assets.cleaned.rules import profiles
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.dimensions.calendar import date_key, time_key
 from hospital_assets.assets.dimensions.members import key_at, key_of
 from hospital_assets.assets.dimensions.scales import CRITICAL_LEVELS, SCALE_IN_USE
 from hospital_assets.assets.facts.newest import all_days, newest_of_each
-from hospital_assets.assets.facts.patient_flow import cancelled_visits, of_their_patient
+from hospital_assets.assets.facts.patient_flow import (
+    admitted_visits,
+    cancelled_visits,
+    of_their_patient,
+)
 from hospital_assets.assets.facts.vitals import age_in_years
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.dimensions import NOT_YET_KEY, UNKNOWN_KEY
@@ -21,7 +26,7 @@ LONGEST_WAIT_MINUTES = 100_000
 
 @dg.asset(
     **table("fact_emergency_visits"),
-    ins=all_days("cleaned_er_visits", "cleaned_diagnoses"),
+    ins=all_days("cleaned_er_visits", "cleaned_diagnoses", "cleaned_adt_events"),
 )
 def fact_emergency_visits(
     context: dg.AssetExecutionContext,
@@ -36,10 +41,11 @@ def fact_emergency_visits(
     dim_condition: Frame,
 ) -> Frame:
     """Emergency visits with their dimension keys and the minutes between their clocks."""
+    visits = newest_of_each(cleaned_er_visits, ["visit_id"], period_of(context))
+    # A message is dated by its own record, too.
+    events = cleaned_adt_events.join(visits.select("visit_id"), on="visit_id", how="semi")
     frame = key_at(
-        of_their_patient(
-            newest_of_each(cleaned_er_visits, ["visit_id"], period_of(context)), cleaned_adt_events
-        ),
+        of_their_patient(ended(visits, events), events),
         dim_patient,
         natural="patient_id",
         at="arrival_at",
@@ -74,7 +80,7 @@ def fact_emergency_visits(
     principal = principal_conditions(
         cleaned_diagnoses.join(frame.select("visit_id"), on="visit_id", how="semi"), dim_condition
     )
-    cancelled = cancelled_visits(cleaned_adt_events).with_columns(is_cancelled=nw.lit(True))
+    cancelled = cancelled_visits(events).with_columns(is_cancelled=nw.lit(True))
     frame = (
         frame.join(principal, on="visit_id", how="left")
         .join(cancelled, on="visit_id", how="left")
@@ -86,6 +92,34 @@ def fact_emergency_visits(
         "time_zone",
     )
     return measured(frame).select(nw.col(*CONTRACTS["fact_emergency_visits"].column_names))
+
+
+def ended(visits: Frame, events: Frame) -> Frame:
+    """Visits of message feeds with the end that an admission under their own number gave them (A06).
+
+    Of other sources (profiles that are not `is_partial`) a visit says itself when it ended.
+
+    Args:
+        visits: columns of cleaned_er_visits.
+        events: cleaned ADT events of these visits.
+    """
+    told = [
+        name
+        for name, profile in profiles().items()
+        if "er_visits" in profile.subjects and profile.subjects["er_visits"].is_partial
+    ]
+    is_told = nw.col("source_profile").is_in(told)
+    is_over = nw.col("departure_at").is_null() & is_told & ~nw.col("left_at").is_null()
+    return (
+        visits.join(admitted_visits(events.filter(is_told)), on="visit_id", how="left")
+        .with_columns(
+            departure_at=nw.when(is_over).then(nw.col("left_at")).otherwise(nw.col("departure_at")),
+            disposition=nw.when(is_over)
+            .then(nw.coalesce(nw.col("disposition"), nw.lit("admitted")))
+            .otherwise(nw.col("disposition")),
+        )
+        .drop("left_at")
+    )
 
 
 def principal_conditions(diagnoses: Frame, conditions: Frame) -> Frame:

@@ -85,6 +85,47 @@ def cancelled_visits(events: Frame) -> Frame:
     return last.filter(nw.col("event_type") == "A11").select("visit_id")
 
 
+def admitted_visits(events: Frame) -> Frame:
+    """When emergency visits ended that became inpatient stays under their own number (A06).
+
+    Who boards is admitted and still in the department: the visit ends with the first location elsewhere,
+    or with the discharge.
+
+    Args:
+        events: columns of cleaned_adt_events.
+
+    Returns:
+        visit_id, left_at (null: still in the department); not those that A07 has made outpatients again.
+    """
+    admitted = events.filter(nw.col("event_type") == "A06").select("visit_id").unique()
+    segments = folded(events.join(admitted, on="visit_id", how="semi")).with_columns(
+        _is_inpatient=nw.col("stay_class") == "inpatient",
+        _last_segment=nw.col("segment_number").max().over("visit_id"),
+    )
+    inpatients = segments.filter(
+        nw.col("_is_inpatient"), nw.col("segment_number") == nw.col("_last_segment")
+    ).select("visit_id")
+    located = segments.filter(~nw.col("_is_inpatient"), ~nw.col("department_name").is_null())
+    emergency = located.filter(
+        nw.col("segment_number") == nw.col("segment_number").max().over("visit_id")
+    ).select("visit_id", _emergency=nw.col("department_name"))
+    return (
+        segments.filter(nw.col("_is_inpatient"))
+        .join(inpatients, on="visit_id", how="semi")
+        .join(emergency, on="visit_id", how="left")
+        .with_columns(
+            _moved_at=nw.when(
+                ~nw.col("department_name").is_null(),
+                nw.col("_emergency").is_null()
+                | (nw.col("department_name") != nw.col("_emergency")),
+            ).then(nw.col("segment_start_at"))
+        )
+        .group_by("visit_id")
+        .agg(nw.col("_moved_at").min(), nw.col("stay_end_at").max())
+        .select("visit_id", left_at=nw.coalesce("_moved_at", "stay_end_at"))
+    )
+
+
 def of_their_patient(frame: Frame, events: Frame) -> Frame:
     """Put what has a `visit_id` to the patient whom the visit was moved to (A45), if it was.
 

@@ -13,8 +13,8 @@ import narwhals as nw
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.dimensions.members import key_at
 from hospital_assets.assets.facts.bed_occupancy import department_hours, occupied
-from hospital_assets.assets.facts.emergency_visits import principal_conditions
-from hospital_assets.assets.facts.patient_flow import of_their_patient
+from hospital_assets.assets.facts.emergency_visits import ended, principal_conditions
+from hospital_assets.assets.facts.patient_flow import cancelled_visits, of_their_patient
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import Frame, checkpoint
@@ -63,6 +63,7 @@ def unsettled_days(
             other_patients(fact_patient_flow, moves, dim_patient,
                            ["stay_id", "segment_start_at"], "stay_start_at", "fact_patient_flow"),
             other_conditions(fact_emergency_visits, cleaned_diagnoses, dim_condition),
+            other_ends(fact_emergency_visits, cleaned_er_visits, cleaned_adt_events),
             other_occupancy(fact_bed_occupancy, fact_patient_flow, dim_department, dim_hospital,
                             dim_date),
         ],
@@ -126,6 +127,34 @@ def other_conditions(visits: Frame, diagnoses: Frame, conditions: Frame) -> Fram
         nw.col("condition_key") != nw.col("_stored_key")
     )
     return _by_day(differs, "fact_emergency_visits")
+
+
+def other_ends(stored: Frame, visits: Frame, events: Frame) -> Frame:
+    """Days with visits whose stored end or cancellation is not the one that messages say now.
+
+    Only visits with a message that is dated on another day are looked at, as for conditions.
+    """
+    known = stored.select(
+        "visit_id", "service_date", "is_cancelled", _stored_at=nw.col("departure_at")
+    )
+    elsewhere = checkpoint(
+        events.select("visit_id", _told_date=nw.col("service_date"))
+        .join(known, on="visit_id", how="inner")
+        .filter(nw.col("_told_date") != nw.col("service_date"))
+        .drop("_told_date")
+        .unique()
+    )
+    told = checkpoint(events.join(elsewhere.select("visit_id"), on="visit_id", how="semi"))
+    now = ended(visits.join(elsewhere, on=["visit_id", "service_date"], how="inner"), told).join(
+        cancelled_visits(told).with_columns(_is_cancelled=nw.lit(True)), on="visit_id", how="left"
+    )
+    differs = nw.any_horizontal(
+        nw.coalesce(nw.col("_is_cancelled"), nw.lit(False)) != nw.col("is_cancelled"),
+        nw.col("departure_at").is_null() != nw.col("_stored_at").is_null(),
+        nw.col("departure_at") != nw.col("_stored_at"),
+        ignore_nulls=True,
+    )
+    return _by_day(now.filter(differs), "fact_emergency_visits")
 
 
 def other_occupancy(

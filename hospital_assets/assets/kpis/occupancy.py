@@ -1,5 +1,7 @@
 """Beds: occupancy in its named variants, what flows through a department, how beds turn over."""
 
+from datetime import datetime, timedelta
+
 import dagster as dg
 import narwhals as nw
 
@@ -35,7 +37,9 @@ def kpi_occupancy_daily(
 ) -> Frame:
     """Occupancy of every department and day, and of all inpatient departments of a hospital."""
     hours = labelled_hours(fact_bed_occupancy, dim_department)
-    segments = on_days(fact_patient_flow, dim_department, dim_hospital, period_of(context))
+    segments = on_days(
+        fact_patient_flow, dim_department, dim_hospital, period_of(context), end_of(hours)
+    )
     hours = checkpoint(nw.concat([hours, pooled(hours)], how="vertical"))
     segments = checkpoint(nw.concat([segments, pooled(segments)], how="vertical"))
     return occupancy(hours, segments).select(nw.col(*CONTRACTS["kpi_occupancy_daily"].column_names))
@@ -54,7 +58,9 @@ def kpi_department_flow_daily(
 ) -> Frame:
     """Patients through each department and day, Little's law, and the turnover of beds."""
     hours = labelled_hours(fact_bed_occupancy, dim_department)
-    segments = on_days(fact_patient_flow, dim_department, dim_hospital, period_of(context))
+    segments = on_days(
+        fact_patient_flow, dim_department, dim_hospital, period_of(context), end_of(hours)
+    )
     return department_flow(checkpoint(hours), checkpoint(segments)).select(
         nw.col(*CONTRACTS["kpi_department_flow_daily"].column_names)
     )
@@ -72,8 +78,24 @@ def labelled_hours(hours: Frame, departments: Frame) -> Frame:
     )  # fmt: skip
 
 
-def on_days(flow: Frame, departments: Frame, hospitals: Frame, period: Period | None) -> Frame:
+def end_of(hours: Frame) -> datetime | None:
+    """When the last of the hours ends; of a day in progress not all hours have begun."""
+    last = hours.select(nw.col("hour_start_at").max()).collect("polars")["hour_start_at"].item()
+    return None if last is None else last + timedelta(hours=1)
+
+
+def on_days(
+    flow: Frame, departments: Frame, hospitals: Frame, period: Period | None, until: datetime | None
+) -> Frame:
     """Location segments on each local day they touch, cut at midnight.
+
+    Args:
+        flow: fact_patient_flow.
+        departments: dim_department.
+        hospitals: dim_hospital.
+        period: the service days asked for.
+        until: where the day in progress is cut, as the hours of fact_bed_occupancy are; None: there
+            are no days.
 
     Returns:
         service_date, hospital_id, department_id, department_name, `from_at` and `until_at` (within
@@ -122,7 +144,10 @@ def on_days(flow: Frame, departments: Frame, hospitals: Frame, period: Period | 
             nw.col("service_date") >= nw.lit(period.first),
             nw.col("service_date") < nw.lit(period.end),
         )
-    days = local_midnights(days, "service_date", "time_zone")
+    begun = nw.lit(until).cast(nw.Datetime("us", "UTC"))
+    days = local_midnights(days, "service_date", "time_zone").with_columns(
+        day_end_at=nw.min_horizontal(nw.col("day_end_at"), begun)
+    )
     # Who is there when the day begins did not start in it, and an end at 24:00 is the day's.
     is_after = nw.col("segment_end_at").is_null() | (
         nw.col("segment_end_at") > nw.col("day_end_at")
