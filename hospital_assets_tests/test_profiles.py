@@ -11,10 +11,13 @@ import duckdb
 import polars as pl
 import pytest
 
+from hospital_assets.assets.cleaned.vitals import judge_vitals
 from hospital_assets.checks.accounting import unknown_kinds
+from hospital_assets.landing.draft import draft_profile
 from hospital_assets.landing.profile import ProfileError, parse_profile
 from hospital_assets.landing.waiting import waiting_files
 from hospital_assets.landing.zone import LandingZone
+from hospital_assets.warehouse.dialect import lazy
 
 HEAD = 'name = "mine"\ndescription = "x"\ntime_zone = "America/Chicago"\n'
 HOSPITAL = """
@@ -462,3 +465,58 @@ def test_what_is_looked_up_may_come_later(zone: LandingZone, own: Own, first: st
     )
     waits = {f.source_file: f.days for f in waiting_files(ledger, published, ["diagnoses"])}
     assert waits["mine/codes.csv"][-2:] == (date(2026, 1, 15), date(2026, 1, 16))
+
+
+COMMAS = """
+name = "mine"
+description = "Numbers as they are written in half of the world."
+time_zone = "Europe/Berlin"
+namespace = ""
+[subjects.vitals]
+files = ["*.csv"]
+delimiter = ";"
+decimal = ","
+date = "measured_at"
+limits = { device_id = { at_most = 9.5 } }
+[subjects.vitals.derived]
+observation_id = ["who", "@line"]
+[subjects.vitals.columns]
+patient_id = "who"
+hospital_id = "where"
+device_id = "device"
+measured_at = "at"
+[subjects.vitals.payload]
+temperature = { column = "temp", unit = "Cel" }
+heart_rate = { column = "pulse" }
+"""
+
+
+def test_numbers_may_have_decimal_commas(zone: LandingZone, own: Own) -> None:
+    own(COMMAS)
+    written = ["37,5", "37.5", "1.037,5", "38", ""]
+    lines = [f"P{n};H1;9,4;2026-01-15 10:00;{text};80,5" for n, text in enumerate(written)]
+    lines.append("P9;H1;9,6;2026-01-15 10:00;37;80")
+    (zone.landing / "mine" / "v.csv").write_text(
+        "\n".join(["who;where;device;at;temp;pulse", *lines])
+    )
+    raw = records(zone, "vitals", zone.discover())
+    assert raw["problem"].to_list() == [None] * 5 + ["outside_limits"]
+    assert json.loads(raw["payload"][0])["temperature"]["value"] == "37,5"  # as it landed
+    hospitals = pl.DataFrame({"hospital_id": ["H1"], "time_zone": ["Europe/Berlin"]})
+    raw = raw.with_columns(source_profile=pl.lit("mine"), service_date=date(2026, 1, 15)).head(5)
+    for of in (lazy, lambda frame: lazy(zone.connection.from_arrow(frame.to_arrow()))):
+        judged = judge_vitals(of(raw), of(hospitals)).collect("polars").to_native()
+        found = judged.sort("source_line")
+        assert found["temperature_c"].to_list() == [37.5, 37.5, None, 38.0, None]
+        assert found["heart_rate_bpm"].to_list() == [80.5] * 5
+        is_doubted = found["quality_codes"].str.contains("value_unreadable")
+        assert is_doubted.to_list() == [False, False, True, False, False]
+
+
+def test_a_draft_sees_decimal_commas(tmp_path: Path) -> None:
+    lines = ["patient;measured at;temperature;pulse", "P1;2026-01-15 10:00;37,5;80"]
+    path = tmp_path / "vitals.csv"
+    path.write_text("\n".join(lines))
+    assert draft_profile("mine", path).profile.subjects["vitals"].decimal == ","
+    path.write_text("\n".join(lines).replace(",", "."))
+    assert draft_profile("mine", path).profile.subjects["vitals"].decimal == "."

@@ -337,7 +337,7 @@ def _looks_like(column: str, values: Sequence[str]) -> bool:
     if column.endswith(("_time", "_at")) or column in ("encounter_date", "birth_date"):
         return _share(some, lambda v: bool(_reads_as(v))) > 0.8
     if column == "age_years":
-        return _share(some, lambda v: _number(v) is not None and 0 <= float(v) < 200) > 0.8
+        return _share(some, lambda v: 0 <= (-1 if (n := _number(v)) is None else n) < 200) > 0.8
     if column == "icd_code":
         return _share(some, lambda v: bool(re.fullmatch(r"[A-Za-z0-9][0-9A-Za-z.]{2,8}", v))) > 0.8
     if column in _CODES or column == "event_type":
@@ -349,9 +349,19 @@ def _share(values: Sequence[str], holds: Callable[[str], bool]) -> float:
     return sum(map(holds, values)) / len(values)
 
 
+def _has_decimal_commas(sample: _Sample) -> bool:
+    """Whether a column's numbers have a comma in them, and none a point."""
+    numbers = [
+        [v for v in values if re.fullmatch(r"-?\d+([.,]\d{1,2})?", v)]
+        for values in sample.values.values()
+    ]
+    fractions = [v for some in numbers for v in some if not v.lstrip("-").isdigit()]
+    return bool(fractions) and all("," in v for v in fractions)
+
+
 def _number(value: str) -> float | None:
     try:
-        return float(value)
+        return float(value.replace(",", "."))
     except ValueError:
         return None
 
@@ -418,6 +428,8 @@ def _reading(sample: _Sample) -> list[str]:
     lines = [] if sample.format == "csv" else [f'format = "{sample.format}"']
     if sample.delimiter != ",":
         lines.append(f"delimiter = {_toml(sample.delimiter)}")
+    if _has_decimal_commas(sample):
+        lines.append('decimal = ","')
     if sample.encoding == "latin-1":
         lines.append('encoding = "cp1252"  # not UTF-8; Windows, most likely')
     return lines

@@ -264,6 +264,7 @@ class Subject(_Declaration):
         files: glob patterns below `landing/<profile>/`.
         format: `csv`, `jsonl` (one JSON object a line, or one JSON text), `hl7v2`, or `fhir`.
         delimiter: of CSV.
+        decimal: the decimal mark of its numbers. Thousands must not be grouped.
         encoding: of the files, where the bytes do not tell: UTF-8 and UTF-16 are recognised,
             anything else is read as Latin-1 unless this says what it is, as in cp1252.
         where: source name -> values; the subject takes only records that have one of them in each
@@ -301,6 +302,7 @@ class Subject(_Declaration):
     files: tuple[str, ...] = ()
     format: Literal["csv", "jsonl", "hl7v2", "fhir"] = "csv"
     delimiter: str = Field(default=",", min_length=1, max_length=1)
+    decimal: Literal[".", ","] = "."
     encoding: str | None = None
     where: dict[str, tuple[str, ...]] = {}
     each: str | None = None

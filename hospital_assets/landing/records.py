@@ -78,7 +78,10 @@ def judged_problem(spec: Subject, problem: str, of: Mapping[str, str] | None = N
     """
     outside = []
     for column, limits in spec.limits.items():
-        number = f"try_cast(trim({(of or {}).get(column) or quoted(column)}) as double)"
+        written = f"trim({(of or {}).get(column) or quoted(column)})"
+        if spec.decimal == ",":
+            written = f"replace({written}, ',', '.')"
+        number = f"try_cast({written} as double)"
         if limits.at_least is not None:
             outside.append(f"{number} < {limits.at_least!r}")
         if limits.at_most is not None:

@@ -14,6 +14,7 @@ from hospital_assets.assets.cleaned.rules import (
     mapped,
     newest_only,
     read_clocks,
+    read_numbers,
     split,
     text,
 )
@@ -21,7 +22,6 @@ from hospital_assets.assets.declare import cleaned_and_quarantined
 from hospital_assets.contracts.cleaned import CODE_SYSTEMS
 from hospital_assets.warehouse.dialect import (
     Frame,
-    parse_numbers,
     resolve_instants,
 )
 
@@ -109,7 +109,7 @@ def procedures(raw_procedures: Frame, cleaned_hospitals: Frame) -> tuple[Frame, 
 def judge_diagnoses(raw: Frame, hospitals: Frame) -> Frame:
     """Every raw diagnosis with its cleaned columns and the rule it broke."""
     frame = _with_recorded_at(raw, hospitals, "diagnoses", {})
-    frame = parse_numbers(frame, {"_sequence": "sequence", "_version": "icd_version"})
+    frame = read_numbers(frame, "diagnoses", {"_sequence": "sequence", "_version": "icd_version"})
     sequence = nw.col("_sequence")
     frame = _with_visit(frame).with_columns(
         diagnosis_id=identity("diagnosis_id"),

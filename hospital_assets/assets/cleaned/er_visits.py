@@ -17,6 +17,7 @@ from hospital_assets.assets.cleaned.rules import (
     newest_only,
     profiles,
     read_clocks,
+    read_numbers,
     split,
     text,
 )
@@ -26,7 +27,6 @@ from hospital_assets.landing.profile import Sum
 from hospital_assets.warehouse.dialect import (
     Frame,
     local_clocks,
-    parse_numbers,
     resolve_instants,
 )
 
@@ -117,7 +117,7 @@ def judge_er_visits(raw: Frame, hospitals: Frame) -> Frame:
     frame = frame.with_columns(
         _level_text=nw.coalesce(mapped("triage_level"), nw.col("triage_level"))
     )
-    frame = parse_numbers(frame, {"_triage_level": "_level_text"})
+    frame = read_numbers(frame, "er_visits", {"_triage_level": "_level_text"})
 
     # Within the repeated hour a later clock takes the first reading not before the arrival.
     later = [f"{clock}_at" for clock in CLOCKS[1:]]

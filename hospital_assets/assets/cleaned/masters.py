@@ -16,6 +16,7 @@ from hospital_assets.assets.cleaned.rules import (
     newest_only,
     read_clocks,
     read_dates,
+    read_numbers,
     split,
     text,
 )
@@ -23,7 +24,6 @@ from hospital_assets.assets.declare import cleaned_and_quarantined
 from hospital_assets.contracts.cleaned import DEPARTMENTS
 from hospital_assets.warehouse.dialect import (
     Frame,
-    parse_numbers,
     resolve_instants,
 )
 
@@ -101,7 +101,7 @@ def doctor_shifts(raw_doctor_shifts: Frame, cleaned_hospitals: Frame) -> tuple[F
 
 def judge_hospitals(raw: Frame) -> Frame:
     """Every raw hospital with its cleaned columns and the rule it broke."""
-    frame = parse_numbers(raw, {"_level": "trauma_level"}).with_columns(
+    frame = read_numbers(raw, "hospitals", {"_level": "trauma_level"}).with_columns(
         hospital_id=identity("hospital_id"),
         hospital_name=text("hospital_name"),
         city=text("city"),
@@ -134,7 +134,9 @@ def judge_departments(raw: Frame, hospitals: Frame) -> Frame:
         "effective_date"
     )
     frame = frame.with_columns(_beds_text=text("bed_capacity"))
-    frame = parse_numbers(frame, {"_beds": "bed_capacity", "_stay": "mean_stay_hours"})
+    frame = read_numbers(
+        frame, "departments", {"_beds": "bed_capacity", "_stay": "mean_stay_hours"}
+    )
     beds = nw.col("_beds")
     frame = frame.with_columns(
         department_id=identity("department_id"),

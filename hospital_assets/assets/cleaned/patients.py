@@ -15,6 +15,7 @@ from hospital_assets.assets.cleaned.rules import (
     profiles,
     read_clocks,
     read_dates,
+    read_numbers,
     split,
     text,
 )
@@ -22,7 +23,6 @@ from hospital_assets.assets.declare import cleaned_and_quarantined
 from hospital_assets.contracts.cleaned import BLOOD_GROUPS, SEXES
 from hospital_assets.warehouse.dialect import (
     Frame,
-    parse_numbers,
     resolve_instants,
 )
 
@@ -78,7 +78,7 @@ def judge_patients(raw: Frame) -> Frame:
     )  # fmt: skip
     frame = resolve_instants(frame, {"recorded_at": "_recorded"}, "_zone")
     frame = read_dates(frame, "patients", {"_birth_date": "birth_date"})
-    frame = parse_numbers(frame, {"_age": "age_years"})
+    frame = read_numbers(frame, "patients", {"_age": "age_years"})
     valid_age = (nw.col("_age") >= 0) & (nw.col("_age") <= MAX_AGE_YEARS)
     recorded_on = nw.col("recorded_at").dt.date()
     frame = frame.with_columns(

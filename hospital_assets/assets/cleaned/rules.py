@@ -19,6 +19,7 @@ from hospital_assets.warehouse.dialect import (
     Frame,
     checkpoint,
     parse_dates,
+    parse_numbers,
     parse_wall_clocks,
     resolve_instants,
 )
@@ -74,6 +75,39 @@ def read_clocks(frame: Frame, subject: str, columns: Mapping[str, str], suffix: 
         suffix: of text columns that were renamed out of the way.
     """
     return parse_wall_clocks(frame, columns, _formats(subject, columns, suffix))
+
+
+def read_numbers(frame: Frame, subject: str, columns: Mapping[str, str]) -> Frame:
+    """Add numbers read by the decimal mark of each record's source; see `parse_numbers`.
+
+    Args:
+        frame: records with `source_profile`.
+        subject: whose records they are.
+        columns: new number column -> text column.
+    """
+    with_comma = [
+        name
+        for name, profile in profiles().items()
+        if subject in profile.subjects
+        and any(layout.decimal == "," for layout in profile.subjects[subject].layouts)
+    ]
+    if not with_comma:
+        return parse_numbers(frame, columns)
+    # A text with both marks groups its thousands: that is no number.
+    has_comma = nw.col("source_profile").is_in(with_comma)
+    return parse_numbers(
+        frame.with_columns(
+            **{
+                f"{number}_pointed": nw.when(
+                    has_comma & ~nw.col(text).str.contains(".", literal=True)
+                )
+                .then(nw.col(text).str.replace_all(",", ".", literal=True))
+                .otherwise(nw.col(text))
+                for number, text in columns.items()
+            }
+        ),
+        {number: f"{number}_pointed" for number in columns},
+    ).drop([f"{number}_pointed" for number in columns])
 
 
 def read_dates(frame: Frame, subject: str, columns: Mapping[str, str]) -> Frame:

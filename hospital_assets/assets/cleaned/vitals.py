@@ -14,6 +14,7 @@ from hospital_assets.assets.cleaned.rules import (
     is_blank,
     newest_only,
     read_clocks,
+    read_numbers,
     split,
     text,
 )
@@ -22,7 +23,6 @@ from hospital_assets.warehouse.dialect import (
     Frame,
     json_fields,
     local_clocks,
-    parse_numbers,
     resolve_instants,
 )
 
@@ -156,8 +156,9 @@ def judge_vitals(raw: Frame, hospitals: Frame) -> Frame:
         frame, {"measured_at": "_measured", "recorded_at": "_recorded"}, "time_zone"
     )
     frame = local_clocks(frame, {"measured_local": "measured_at"}, "time_zone")
-    frame = parse_numbers(
+    frame = read_numbers(
         frame,
+        "vitals",
         {f"_{parameter}": f"_{parameter}_text" for parameter in HARD_BOUNDS}
         | {"_spo2_scale": "_spo2_scale_text", "_gcs": "_gcs_text", "_pain": "_pain_text"},
     )
