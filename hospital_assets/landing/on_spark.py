@@ -39,7 +39,7 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9._/=+-]+")
 _MOST_BYTES = 128_000_000
 #: What a declaration may say for Spark to read its files itself.
 _SIMPLE = frozenset(
-    {"files", "format", "delimiter", "columns", "required", "constants", "formats", "date",
+    {"files", "format", "delimiter", "decimal", "columns", "required", "constants", "formats", "date",
      "date_from", "is_undated", "is_partial", "unavailable", "unused"}
 )  # fmt: skip
 

@@ -1,0 +1,43 @@
+"""The `hospital` command: thin, over functions of the other packages.
+
+One module for each group of commands (those of governance are in that package).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from hospital_assets.cli import findings, landing, pages, tables
+from hospital_assets.governance import commands as governance
+from hospital_assets.settings import SettingsError, load_settings
+
+_USAGE_ERROR = 2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.data_dir:
+        os.environ["HOSPITAL_DATA_DIR"] = options.data_dir
+    try:
+        settings = load_settings()
+        return int(options.run(options, settings))
+    except (SettingsError, ValueError, FileNotFoundError) as error:
+        print(f"hospital: {error}", file=sys.stderr)
+        return _USAGE_ERROR
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hospital", description="Emergency-department data platform: land, build, look."
+    )
+    parser.add_argument("--data-dir", help="data directory (default: $HOSPITAL_DATA_DIR or data)")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for group in (landing, tables, findings, pages, governance):
+        group.add_commands(commands)
+    return parser

@@ -1,0 +1,95 @@
+"""What the commands share: progress on the terminal, how checks are told, how to stop."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import threading
+    from argparse import _SubParsersAction
+    from collections.abc import Iterator
+
+    from hospital_assets.automation.build import BuildReport
+
+    Commands = _SubParsersAction[argparse.ArgumentParser]
+
+
+@contextlib.contextmanager
+def stopped_by_signals(stop: threading.Event) -> Iterator[None]:
+    """Set an event at Ctrl-C or a polite kill, instead of ending in the middle."""
+    import signal
+
+    before = {
+        number: signal.signal(number, lambda *_: stop.set())
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class StepProgress:
+    """A progress bar on a terminal, plain lines elsewhere."""
+
+    def __enter__(self) -> StepProgress:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+        )
+
+        self._console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description:<32}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._is_terminal = self._console.is_terminal
+        if self._is_terminal:
+            self._bar.start()
+            self._task = self._bar.add_task("starting", total=None)
+        return self
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        """Say how far it is."""
+        if self._is_terminal:
+            self._bar.update(self._task, description=name, completed=done, total=total)
+        elif done % 20 == 0 or done == total:
+            print(f"  {done}/{total} steps, last {name}", file=sys.stderr)
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_terminal:
+            self._bar.stop()
+
+
+def print_checks(report: BuildReport) -> None:
+    """What checks found that did not pass, and how many did."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    if report.warnings or report.failed_checks:
+        odd = Table("table", "check", "", "what", title="Checks that did not pass")
+        for check in [*report.failed_checks, *report.warnings]:
+            odd.add_row(check.table, check.name, check.severity.lower(), check.description)
+        console.print(odd)
+    for failure in report.failures:
+        console.print(f"[red]failed[/red] {failure}", highlight=False)
+    passed = sum(check.passed for check in report.checks)
+    console.print(
+        f"{passed:,} of {len(report.checks):,} checks passed, {len(report.warnings)} warnings, "
+        f"{len(report.failed_checks)} errors; {report.first} to {report.last} "
+        f"in {report.seconds:.1f} s",
+        highlight=False,
+    )

@@ -1,0 +1,287 @@
+"""The commands that say what was found: check, alerts, report, drift, score."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hospital_assets.cli.console import StepProgress, print_checks
+from hospital_assets.settings import (
+    Settings,
+    replace_text,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hospital_assets.cli.console import Commands
+    from hospital_assets.warehouse.database import Warehouse
+
+
+def add_commands(commands: Commands) -> None:
+    """Add these commands to the parser."""
+    checks = commands.add_parser("check", help="run every check on what is stored; builds nothing")
+    checks.add_argument(
+        "--fail-on", choices=["error", "warn", "never"], default="error",
+        help="from which severity on the exit code is 1 (default error)",
+    )  # fmt: skip
+    checks.add_argument("--json", type=Path, metavar="FILE", help="write the outcome as JSON")
+    checks.add_argument("--junit", type=Path, metavar="FILE", help="write it as JUnit XML, for CI")
+    checks.add_argument(
+        "--last", action="store_true", help="run nothing; say kind by kind what was last found"
+    )
+    checks.add_argument("--failed", action="store_true", help="with --last: what failed, in full")
+    checks.add_argument(
+        "--prove", action="store_true",
+        help="inject a fault for each kind into copies of the tables and see whether it is noticed",
+    )  # fmt: skip
+    checks.set_defaults(run=_checks)
+
+    alerts = commands.add_parser("alerts", help="open alerts: list, acknowledge, resolve, test")
+    alerts.add_argument(
+        "action", nargs="?", default="list", choices=["list", "show", "ack", "resolve", "test"]
+    )
+    alerts.add_argument("alert", nargs="?", help="the alert's number")
+    alerts.add_argument("--all", action="store_true", help="list resolved alerts too")
+    alerts.add_argument("--by", default=os.environ.get("USER", "somebody"), help="who takes care")
+    alerts.set_defaults(run=_alerts)
+
+    reported = commands.add_parser("report", help="write a page for people")
+    reported.add_argument("page", choices=["quality", "overview"])
+    reported.add_argument("--out", type=Path, help="default: reports/PAGE.html in the data dir")
+    reported.set_defaults(run=_report)
+
+    drifted = commands.add_parser("drift", help="how the columns of landed files have changed")
+    drifted.set_defaults(run=_drift)
+
+    scored = commands.add_parser(
+        "score", help="how the cleaning did against the simulator's ground truth"
+    )
+    scored.set_defaults(run=_score)
+
+
+def _alerts(options: argparse.Namespace, settings: Settings) -> int:
+    from datetime import UTC, datetime
+
+    from hospital_assets.alerts.notifiers import deliver
+    from hospital_assets.alerts.outbox import Signal, open_outbox
+    from hospital_assets.alerts.settings import load_alert_settings
+    from hospital_assets.clock import hospital_now
+
+    alert_settings = load_alert_settings(settings)
+    now = hospital_now(settings)
+    outbox = open_outbox(settings, alert_settings)
+    with contextlib.closing(outbox):
+        if options.action == "list":
+            _print_alerts(outbox.alerts(with_resolved=options.all))
+            return 0
+        if options.action == "test":
+            moment = datetime.now(UTC)
+            outbox.record(
+                [Signal("test", f"{moment:%H%M%S%f}", moment, True, "warning",
+                        "this is a test of the alerts; nothing is wrong")], now,
+            )  # fmt: skip
+            sent = deliver(outbox, alert_settings.notify, settings.data_dir)
+            for row in outbox.alerts():
+                if row["rule"] == "test":
+                    outbox.resolve(row["alert_id"], now)
+            print(f"{sent} of {len(alert_settings.notify)} notifiers were told")
+            return 0 if sent else 1
+        if not options.alert:
+            raise ValueError(f"say which: hospital alerts {options.action} ALERT")
+        if options.action == "show":
+            found = [row for row in outbox.alerts(with_resolved=True) if
+                     row["alert_id"] == options.alert]  # fmt: skip
+            if not found:
+                raise ValueError(f"there is no alert {options.alert}")
+            for name, value in found[0].items():
+                print(f"{name:<18} {'' if value is None else value}")
+            return 0
+        done = (
+            outbox.acknowledge(options.alert, options.by, now)
+            if options.action == "ack"
+            else outbox.resolve(options.alert, now)
+        )
+    if not done:
+        raise ValueError(f"there is no open alert {options.alert}")
+    return 0
+
+
+def _print_alerts(alerts: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table("alert", "severity", "state", "since (UTC)", "where", "what")
+    for row in alerts:
+        where = " ".join(part for part in (row["hospital_id"], row["department_name"]) if part)
+        shown.add_row(
+            row["alert_id"], row["severity"], row["state"], row["opened_at"][:16].replace("T", " "),
+            where, row["summary"],
+        )  # fmt: skip
+    Console(width=None if sys.stdout.isatty() else 160).print(shown if alerts else "no open alerts")
+
+
+def _checks(options: argparse.Namespace, settings: Settings) -> int:
+    if options.last or options.failed or options.prove:
+        return _last_checks(options, settings)
+    from hospital_assets.automation.build import BuildError, check
+    from hospital_assets.checks.outcome import as_json, as_junit
+    from hospital_assets.definitions import build_definitions
+
+    with StepProgress() as progress:
+        try:
+            report = check(build_definitions(settings), settings, progress=progress)
+        except BuildError as error:
+            raise ValueError(str(error)) from error
+    for path, written in ((options.json, as_json), (options.junit, as_junit)):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(written(report), encoding="utf-8")
+    print_checks(report)
+    if options.fail_on == "never":
+        return 0
+    bad = report.failures or report.failed_checks
+    return 1 if bad or (options.fail_on == "warn" and report.warnings) else 0
+
+
+def _last_checks(options: argparse.Namespace, settings: Settings) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from hospital_assets.checks.findings import newest_results
+    from hospital_assets.warehouse.database import open_warehouse
+
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        if options.prove:
+            return _prove(settings, warehouse, console)
+        results = newest_results(warehouse)
+    if options.failed:
+        bad = Table("table", "kind", "column", "rule", "broken", "of", "%", "limit %", "status")
+        for r in results.iter_rows(named=True):
+            if r["status"] in ("Failed", "Error"):
+                bad.add_row(
+                    r["table_name"], r["kind"], r["column_name"], r["rule"],
+                    f"{r['violated_count']:,}", f"{r['denominator_count']:,}",
+                    f"{r['violated_pct'] or 0:.2f}", f"{r['threshold_pct']:g}", r["status"],
+                )  # fmt: skip
+        console.print(bad if bad.row_count else "no single check failed")
+        return 1 if bad.row_count else 0
+    counted: dict[tuple[str, str], dict[str, int]] = {}
+    for r in results.iter_rows(named=True):
+        of_kind = counted.setdefault((r["family"], r["kind"]), {})
+        of_kind[r["status"]] = of_kind.get(r["status"], 0) + 1
+    shown = Table("family", "kind", "checks", "passed", "failed", "not applicable", "error")
+    for (family, kind), of_kind in sorted(counted.items()):
+        states = [of_kind.get(s, 0) for s in ("Passed", "Failed", "NotApplicable", "Error")]
+        shown.add_row(family, kind, f"{sum(states):,}", *(f"{n:,}" if n else "" for n in states))
+    console.print(shown)
+    console.print(
+        f"{results.height:,} single checks of {len(counted)} kinds, each as last evaluated"
+    )
+    return 0
+
+
+def _prove(settings: Settings, warehouse: Warehouse, console: Console) -> int:
+    from rich.table import Table
+
+    from hospital_assets.checks.faults import prove, sound_tables
+    from hospital_assets.clock import hospital_now
+
+    matrix = prove(sound_tables(warehouse), hospital_now(settings))
+    shown = Table("kind", "table", "fault", "noticed", "noticed, too")
+    lines = ["| kind | table | fault | noticed | noticed, too |", "|---|---|---|---|---|"]
+    for r in matrix.iter_rows(named=True):
+        cells = (
+            r["kind"], r["table"], r["fault"], "yes" if r["is_caught"] else "NO", r["also_failed"]
+        )  # fmt: skip
+        shown.add_row(*cells)
+        lines.append(f"| {' | '.join(cells)} |")
+    console.print(shown)
+    report = settings.reports / "check-matrix.md"
+    report.parent.mkdir(parents=True, exist_ok=True)
+    report.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    caught = int(matrix["is_caught"].sum())
+    console.print(
+        f"{caught} of {matrix.height} faults noticed; {matrix['kind'].n_unique()} kinds; {report}",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    return 0 if caught == matrix.height else 1
+
+
+def _report(options: argparse.Namespace, settings: Settings) -> int:
+    if options.page == "overview":
+        return _report_overview(options, settings)
+    from hospital_assets.clock import hospital_now
+    from hospital_assets.reports.quality import as_json, as_page, gather
+    from hospital_assets.warehouse.database import open_warehouse
+
+    if not settings.warehouse_file.exists():
+        raise ValueError(f"{settings.warehouse_file} is missing: run `hospital build` first")
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        quality = gather(warehouse, hospital_now(settings))
+    page = as_page(quality)
+    path = options.out or settings.reports / "quality.html"
+    replace_text(path, page)
+    replace_text(settings.gathered_quality, as_json(quality))
+    print(path)
+    return 0
+
+
+def _report_overview(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.governance.publications import PublicationError
+    from hospital_assets.reports.overview import as_page
+
+    try:
+        _, page = as_page(settings.data_dir)
+    except PublicationError as error:
+        raise ValueError(str(error)) from error
+    path = options.out or settings.reports / "overview.html"
+    replace_text(path, page)
+    print(path)
+    return 0
+
+
+def _drift(options: argparse.Namespace, settings: Settings) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from hospital_assets.landing.drift import ADVICE, drifts
+    from hospital_assets.warehouse.loads import read_ledger_copy
+
+    shown = Table("feed", "column", "verdict", "files", "first file", "what to do")
+    for drift in drifts(read_ledger_copy(settings.warehouse_file)):
+        shown.add_row(
+            f"{drift.profile} {drift.subject}", drift.column, drift.verdict, f"{drift.files:,}",
+            drift.first_file, ADVICE[drift.verdict],
+        )  # fmt: skip
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(shown if shown.row_count else "no file's columns differ from its feed's")
+    return 0
+
+
+def _score(options: argparse.Namespace, settings: Settings) -> int:
+    import polars as pl
+    from rich.console import Console
+    from rich.table import Table
+
+    from hospital_assets.simulator.scoring import fates, precision, recall
+    from hospital_assets.warehouse.database import open_warehouse
+
+    path = settings.ground_truth / "dirt.parquet"
+    if not path.exists():
+        raise ValueError(f"{path} is missing: only what `hospital simulate` landed can be scored")
+    truth = pl.read_parquet(path)
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        found = fates(warehouse)
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    for title, scores in (("Dirt", recall(truth, found)), ("Rules", precision(truth, found))):
+        shown = Table(*scores.columns, title=title)
+        for row in scores.iter_rows():
+            shown.add_row(*(f"{v:,.1f}" if isinstance(v, float) else str(v) for v in row))
+        console.print(shown)
+    return 0

@@ -1,0 +1,370 @@
+"""The commands that bring files: simulate, import, profiles, listen."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from datetime import date, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hospital_assets.cli.console import stopped_by_signals
+from hospital_assets.settings import (
+    Settings,
+    replace_text,
+    write_settings,
+)
+
+if TYPE_CHECKING:
+    from hospital_assets.cli.console import Commands
+
+#: Dagster looks at every partition of every table, so daily ones are for some years at most.
+_MOST_DAILY_DAYS = 5 * 366
+
+
+def add_commands(commands: Commands) -> None:
+    """Add these commands to the parser."""
+    simulate = commands.add_parser("simulate", help="land the files of a generated network")
+    simulate.add_argument("--days", type=int, help="service days (default 90; live 7)")
+    simulate.add_argument("--start", type=date.fromisoformat, default=date(2026, 1, 1))
+    simulate.add_argument("--scale", type=float, default=1.0, help="1 = about 1,370 visits a day")
+    simulate.add_argument("--seed", type=int, default=20260101)
+    simulate.add_argument("--clean", action="store_true", help="without dirt")
+    simulate.add_argument(
+        "--live", action="store_true",
+        help="keep landing files as time passes, in a data directory of its own",
+    )  # fmt: skip
+    simulate.add_argument("--speed", type=float, default=1.0, help="live: seconds per second")
+    simulate.add_argument("--history", type=int, default=2, help="live: days before today")
+    simulate.add_argument("--dirty", action="store_true", help="live: with dirt")
+    simulate.set_defaults(run=_simulate)
+
+    imported = commands.add_parser("import", help="land the files of a known source")
+    imported.add_argument("profile", help="source profile, as in mimic-iv-ed")
+    imported.add_argument("path", type=Path, help="folder with its files, or one file")
+    imported.set_defaults(run=_import)
+
+    profiles = commands.add_parser(
+        "profiles", help="source profiles: list them, show one, draft one, try one on files"
+    )
+    actions = profiles.add_subparsers(required=True, metavar="ACTION")
+    listed = actions.add_parser("list", help="all profiles and what they deliver")
+    listed.set_defaults(run=_profiles_list)
+    shown = actions.add_parser("show", help="print a profile's TOML")
+    shown.add_argument("profile")
+    shown.set_defaults(run=_profiles_show)
+    drafted = actions.add_parser("new", help="draft a profile from a sample file")
+    drafted.add_argument("profile", help="its name, and that of its landing folder")
+    drafted.add_argument("file", type=Path, help="a file as the source sends it: CSV or JSON")
+    drafted.add_argument("--time-zone", default="America/New_York", help="IANA zone of its clocks")
+    drafted.set_defaults(run=_profiles_new)
+    tried = actions.add_parser(
+        "test", help="read files with a profile, in memory: what maps, what would be quarantined"
+    )
+    tried.add_argument("profile")
+    tried.add_argument("file", type=Path, help="a file, or a folder of them")
+    tried.set_defaults(run=_profiles_test)
+
+    listen = commands.add_parser("listen", help="land what is sent to us, until stopped")
+    sources = listen.add_subparsers(required=True, metavar="SOURCE")
+    for name, stream, where, example in (
+        ("kafka", "topic", "bootstrap", "host:9092"),
+        ("nats", "stream", "servers", "nats://host:4222"),
+    ):
+        source = sources.add_parser(name, help=f"land the messages of a {name} {stream}, each once")
+        source.add_argument(f"--{stream}", dest="stream", required=True)
+        source.add_argument(f"--{where}", dest="where", required=True, help=f"as in {example}")
+        source.add_argument(
+            "--profile", required=True, help="source profile that reads the messages"
+        )
+        source.add_argument("--subject", required=True, help="what they are, as in vitals")
+        source.add_argument("--as", dest="landed_as", metavar="NAME",
+                            help=f"name in the files' names (default: the {stream}'s)")  # fmt: skip
+        source.add_argument("--seconds", type=float, default=5.0, help="longest wait for a file")
+        source.add_argument("--max-mb", type=float, default=16.0, help="largest file, about")
+        source.add_argument("--config", type=Path, metavar="FILE",
+                            help="the client's own settings, a key=value a line (TLS, credentials)")  # fmt: skip
+        source.add_argument(
+            "--until-end", action="store_true", help=f"stop where the {stream} ends"
+        )
+        source.set_defaults(run=_listen_to_stream, source=name)
+    listened = sources.add_parser(
+        "hl7", help="take HL7 v2 messages from the network (MLLP), acknowledge what has landed"
+    )
+    listened.add_argument("--port", type=int, default=2575)
+    listened.add_argument("--host", default="127.0.0.1", help="default: this machine only")
+    listened.add_argument("--profile", default="hl7v2-adt", help="source profile to land for")
+    listened.add_argument("--tls-cert", type=Path, metavar="PEM", help="server certificate chain")
+    listened.add_argument("--tls-key", type=Path, metavar="PEM")
+    listened.add_argument(
+        "--tls-client-ca", type=Path, metavar="PEM", help="take only clients with its certificates"
+    )
+    listened.add_argument(
+        "--insecure-network", action="store_true",
+        help="listen beyond this machine without TLS; messages cross the network in the clear",
+    )  # fmt: skip
+    listened.add_argument(
+        "--processing-id", action="append", choices=["P", "D", "T"],
+        help="accept only messages with this MSH-11 (default all)",
+    )  # fmt: skip
+    listened.add_argument("--max-connections", type=int, default=64)
+    listened.add_argument("--max-message-bytes", type=int, default=4_000_000)
+    listened.add_argument(
+        "--file-seconds", type=float, default=10, help="finish a file when it is so old"
+    )
+    listened.set_defaults(run=_listen_to_mllp)
+
+
+def _simulate(options: argparse.Namespace, settings: Settings) -> int:
+    if options.days is None:
+        options.days = 7 if options.live else 90
+    if options.days < 1:
+        raise ValueError("--days must be at least 1")
+    if options.live:
+        return _simulate_live(options, settings)
+    from hospital_assets.simulator import simulate
+
+    summary = simulate(
+        settings.landing,
+        settings.ground_truth,
+        start=options.start,
+        days=options.days,
+        scale=options.scale,
+        seed=options.seed,
+        clean=options.clean,
+    )
+    last = options.start + timedelta(days=options.days - 1)
+    write_settings(
+        replace(settings, first_service_date=options.start, last_service_date=last,
+                partitions="daily")
+    )  # fmt: skip
+    print(
+        f"landed {summary.files:,} files ({summary.bytes / 1e6:,.0f} MB) in {settings.landing}: "
+        f"{summary.visits:,} visits, {summary.vitals:,} vital-sign sets, "
+        f"{summary.patients:,} patients, {options.start} to {last}"
+    )
+    return 0
+
+
+def _simulate_live(options: argparse.Namespace, settings: Settings) -> int:
+    import threading
+    from datetime import UTC, datetime
+
+    from hospital_assets.clock import SimulatedClock, write_simulated_clock
+    from hospital_assets.simulator.live import (
+        LiveNetwork,
+        go_live,
+        land_history,
+        prepare,
+        read_network,
+        write_network,
+    )
+
+    if options.speed <= 0 or options.history < 1:
+        raise ValueError("--speed must be above 0 and --history at least 1")
+    kept = settings.ground_truth / "live.json"
+    network = read_network(kept)
+    wall = datetime.now(UTC)
+    if network is None:
+        if (settings.landing / "native").exists():
+            raise ValueError(
+                f"{settings.landing} holds another network; give this one a data directory of its "
+                "own, as in hospital --data-dir data/live simulate --live"
+            )
+        today = wall.date()
+        network = LiveNetwork(
+            start=(today - timedelta(days=options.history)).isoformat(),
+            live_start=wall.timestamp(), days=options.history + options.days,
+            scale=options.scale, seed=options.seed, dirty=options.dirty,
+            landed_until=wall.timestamp(),
+        )  # fmt: skip
+        land = prepare(settings.landing, network)
+        files = land_history(land, network)
+        write_settings(
+            replace(settings, first_service_date=network.first_day,
+                    last_service_date=network.last_day, partitions="daily")
+        )  # fmt: skip
+        write_network(kept, network)
+        print(f"landed {files} files of {options.history} days before now", flush=True)
+    else:
+        land = prepare(settings.landing, network)
+        print("going on where the simulation was stopped", flush=True)
+
+    started = SimulatedClock(wall.timestamp(), network.landed_until, options.speed)
+    started = replace(started, wall_epoch_seconds=datetime.now(UTC).timestamp())
+    write_simulated_clock(settings, started)
+    stop = threading.Event()
+
+    def now() -> float:
+        return started.now(datetime.now(UTC)).timestamp()
+
+    with stopped_by_signals(stop):
+        go_live(
+            land, network, now, lambda reached: write_network(kept, reached), stop.wait,
+            say=lambda text: print(text, flush=True),
+        )  # fmt: skip
+    # The hospital's time stands still until the simulation goes on.
+    write_simulated_clock(settings, SimulatedClock(started.wall_epoch_seconds, now(), 0.0))
+    return 0
+
+
+def _import(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.landing.zone import LandingZone, import_files, observed_period
+    from hospital_assets.warehouse.database import open_warehouse
+
+    used, unused = import_files(options.profile, options.path, settings.landing)
+    for name in used:
+        print(f"landed   {name}")
+    for name in unused:
+        print(f"not used {name}")
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        observed = observed_period(
+            LandingZone(
+                settings.landing, settings.warehouse_file.parent / "spool",
+                date(1900, 1, 1), date(2999, 12, 31), warehouse.connection,
+            )
+        )  # fmt: skip
+    if observed is not None:
+        first, last = observed
+        # A century of days would be 30,000 partitions: what spans decades is partitioned by year.
+        is_long = last - first > timedelta(days=_MOST_DAILY_DAYS)
+        grain = "yearly" if is_long else settings.partitions
+        write_settings(
+            replace(settings, first_service_date=first, last_service_date=last, partitions=grain)
+        )
+        print(f"service days {first} to {last}, {grain} partitions")
+    return 0
+
+
+def _profiles_list(options: argparse.Namespace, settings: Settings) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from hospital_assets.landing.profile import load_profiles, profile_source
+
+    found, wrong = load_profiles()
+    shown = Table("profile", "delivers", "format", "from", "what it is")
+    for name, profile in found.items():
+        formats = sorted({spec.format for spec in profile.subjects.values() if spec.files})
+        shown.add_row(
+            name, ", ".join(profile.subjects), ", ".join(formats), profile_source(name),
+            profile.description,
+        )  # fmt: skip
+    Console(width=None if sys.stdout.isatty() else 160).print(shown)
+    for problem in wrong.values():
+        print(problem, file=sys.stderr)
+    return 1 if wrong else 0
+
+
+def _profiles_show(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.landing.profile import profile_text
+
+    print(profile_text(options.profile), end="")
+    return 0
+
+
+def _profiles_new(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.landing.draft import draft_profile
+    from hospital_assets.landing.profile import available_profiles, profile_folder
+
+    if options.profile in available_profiles():
+        raise ValueError(f"there is a profile '{options.profile}' already; choose another name")
+    draft = draft_profile(options.profile, options.file, options.time_zone)
+    target = profile_folder() / f"{options.profile}.toml"
+    replace_text(target, draft.text)
+    print(f"wrote {target}: {options.file.name} as {', '.join(draft.subjects)}")
+    for doubt in draft.doubts:
+        print(f"look:  {doubt}")
+    print(f"next:  hospital profiles test {options.profile} {options.file}")
+    return 0
+
+
+def _profiles_test(options: argparse.Namespace, settings: Settings) -> int:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from hospital_assets.automation.dry_run import try_profile
+
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    trials = try_profile(options.profile, options.file)
+    for trial in trials:
+        console.print(f"[bold]{trial.source_file}[/bold] as {trial.subject}: {trial.outcome()}")
+        if trial.problem:
+            console.print(f"  {trial.problem}", soft_wrap=True)
+        mapped = {c: source for c, source in trial.columns.items() if not source.startswith("—")}
+        if mapped:
+            table = Table("our column", "read from", box=None, padding=(0, 2))
+            for column, source in mapped.items():
+                table.add_row(column, escape(source))  # a path may look like markup
+            console.print(table)
+        for title, said in trial.remarks():
+            console.print(f"  {title}: {escape(said)}", soft_wrap=True)
+    return 0 if any(trial.clean for trial in trials) else 1
+
+
+def _listen_to_stream(options: argparse.Namespace, settings: Settings) -> int:
+    import importlib.util
+    import threading
+
+    from hospital_assets.landing.deliver import destination
+    from hospital_assets.landing.streams import open_stream
+    from hospital_assets.listeners.kafka import listen_kafka
+    from hospital_assets.listeners.nats import listen_nats
+    from hospital_assets.listeners.pace import Pace
+    from hospital_assets.settings import read_properties
+
+    needed = {"kafka": "confluent_kafka", "nats": "nats"}[options.source]
+    if importlib.util.find_spec(needed) is None:
+        raise ValueError(f"install hospital-assets[{options.source}] to listen to {options.source}")
+    listener = {"kafka": listen_kafka, "nats": listen_nats}[options.source]
+    folder, ending = destination(settings.landing, options.profile, options.subject)
+    stop = threading.Event()
+    with (
+        open_stream(folder, options.landed_as or options.stream, ending) as landing,
+        stopped_by_signals(stop),
+    ):
+        listener(
+            options.stream, options.where, landing, stop,
+            pace=Pace(options.seconds, int(options.max_mb * 1e6)),
+            options=read_properties(options.config) if options.config else {},
+            until_end=options.until_end,
+            say=lambda text: print(text, flush=True),
+        )  # fmt: skip
+    return 0
+
+
+def _listen_to_mllp(options: argparse.Namespace, settings: Settings) -> int:
+    import logging
+    import signal
+
+    from hospital_assets.landing.profile import load_profile
+    from hospital_assets.listeners.mllp import ListenerOptions, listen, server_tls
+
+    if bool(options.tls_cert) != bool(options.tls_key):
+        raise ValueError("--tls-cert and --tls-key belong together")
+    tls = None
+    if options.tls_cert:
+        tls = server_tls(options.tls_cert, options.tls_key, options.tls_client_ca)
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+    counts = listen(
+        ListenerOptions(
+            folder=settings.landing / load_profile(options.profile).name / "mllp",
+            host=options.host, port=options.port,
+            processing_ids=tuple(options.processing_id or ("P", "D", "T")),
+            max_connections=options.max_connections,
+            max_message_bytes=options.max_message_bytes,
+            file_seconds=options.file_seconds, quiet_seconds=min(2.0, options.file_seconds),
+            tls=tls, is_open=options.insecure_network,
+        ),
+        lambda loop, stop: [
+            loop.add_signal_handler(number, stop.set) for number in (signal.SIGINT, signal.SIGTERM)
+        ],
+        lambda host, port: print(f"listening on {host} port {port}", flush=True),
+    )  # fmt: skip
+    print(
+        f"{counts.accepted:,} messages landed, {counts.rejected:,} rejected, "
+        f"{counts.failed:,} could not be stored"
+    )
+    return 0

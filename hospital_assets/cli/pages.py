@@ -1,0 +1,124 @@
+"""The commands that serve or write pages: dev, dashboard, docs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hospital_assets.cli.console import stopped_by_signals
+from hospital_assets.settings import (
+    Settings,
+)
+
+if TYPE_CHECKING:
+    from hospital_assets.cli.console import Commands
+
+
+def add_commands(commands: Commands) -> None:
+    """Add these commands to the parser."""
+    dev = commands.add_parser("dev", help="open the Dagster UI, and the dashboard beside it")
+    dev.add_argument("--port", default="3000")
+    dev.add_argument("--dashboard-port", default="8000", help="of the dashboard; 0 starts none")
+    dev.set_defaults(run=_dev)
+
+    dashboard = commands.add_parser("dashboard", help="serve the pages people look at")
+    dashboard.add_argument("--port", type=int, default=8000)
+    dashboard.add_argument("--host", default="127.0.0.1", help="other than loopback needs accounts")
+    dashboard.add_argument(
+        "--audience", default="admin",
+        help="whose publication is shown where nobody signs in, as in executive or doctor-H1",
+    )  # fmt: skip
+    dashboard.add_argument(
+        "--add-account", metavar="NAME",
+        help="let somebody sign in who sees what --audience sees; asks for a password, then ends",
+    )  # fmt: skip
+    dashboard.set_defaults(run=_dashboard)
+
+    docs = commands.add_parser("docs", help="write the generated documentation")
+    docs.add_argument("--check", action="store_true", help="only say whether it is up to date")
+    docs.set_defaults(run=_docs)
+
+
+def _dev(options: argparse.Namespace, settings: Settings) -> int:
+    import subprocess
+    import threading
+
+    from hospital_assets.automation.build import prepare_dagster_home
+
+    home = prepare_dagster_home(settings)
+    environment = {
+        **os.environ,
+        "DAGSTER_HOME": str(home),
+        "HOSPITAL_DATA_DIR": str(settings.data_dir),
+    }
+    beside: list[subprocess.Popen[bytes]] = []
+    commands = [
+        [str(Path(sys.executable).with_name("dagster")), "dev", "-m", "hospital_assets.definitions",
+         "-p", options.port],
+    ]  # fmt: skip
+    if options.dashboard_port != "0":
+        commands.append(
+            [sys.executable, "-m", "hospital_assets.cli", "dashboard", "--port", options.dashboard_port]
+        )  # fmt: skip
+    stop = threading.Event()
+    with stopped_by_signals(stop):
+        try:
+            beside += [subprocess.Popen(command, env=environment) for command in commands]  # noqa: S603
+            while not stop.wait(0.5) and beside[0].poll() is None:
+                for ended in [p for p in beside[1:] if p.poll() is not None]:
+                    print("hospital: the dashboard has ended; see above", file=sys.stderr)
+                    beside.remove(ended)
+        finally:
+            for process in beside:
+                process.terminate()
+            for process in beside:
+                process.wait()
+    return 0 if stop.is_set() else beside[0].returncode
+
+
+def _dashboard(options: argparse.Namespace, settings: Settings) -> int:
+    import uvicorn
+
+    from hospital_assets.dashboard.app import create_app
+    from hospital_assets.dashboard.audit import write_access
+    from hospital_assets.dashboard.auth import add_account
+    from hospital_assets.dashboard.serve import dashboard_of
+
+    if options.add_account:
+        import getpass
+
+        audience = options.audience
+        password = (
+            getpass.getpass("Password: ") if sys.stdin.isatty() else sys.stdin.readline().strip()
+        )
+        add_account(
+            settings.data_dir, options.add_account, audience.partition("-")[0], audience, password
+        )
+        print(f"{options.add_account} may sign in and sees what '{audience}' sees")
+        return 0
+    dashboard = dashboard_of(settings, options.audience, write_access(settings), options.host)
+    print(f"http://{options.host}:{options.port}", flush=True)
+    uvicorn.run(
+        create_app(dashboard), host=options.host, port=options.port, log_level="warning",
+        server_header=False, timeout_graceful_shutdown=2,
+    )  # fmt: skip
+    return 0
+
+
+def _docs(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.docs import documents
+
+    stale = []
+    for path, text in documents().items():
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            continue
+        stale.append(path)
+        if not options.check:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    for path in stale:
+        print(f"{'stale' if options.check else 'wrote'} {path}")
+    return 1 if stale and options.check else 0

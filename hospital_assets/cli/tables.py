@@ -1,0 +1,167 @@
+"""The commands that make tables of files: build, refresh, watch, retry."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from datetime import date
+from typing import TYPE_CHECKING
+
+from hospital_assets.cli.console import StepProgress, print_checks, stopped_by_signals
+from hospital_assets.settings import (
+    Settings,
+)
+
+if TYPE_CHECKING:
+    from hospital_assets.automation.build import BuildReport
+    from hospital_assets.cli.console import Commands
+
+
+def add_commands(commands: Commands) -> None:
+    """Add these commands to the parser."""
+    built = commands.add_parser("build", help="materialise tables and run their checks")
+    built.add_argument("--select", help="asset selection, as in group:kpis or '*fact_vitals'")
+    built.add_argument("--partition", type=date.fromisoformat, help="one service day")
+    built.add_argument("--from", dest="first", type=date.fromisoformat, help="first service day")
+    built.add_argument("--to", dest="last", type=date.fromisoformat, help="last service day")
+    built.add_argument(
+        "--rebuild", metavar="TABLE", action="append", default=[],
+        help="drop a table whose contract changed before building it",
+    )  # fmt: skip
+    built.set_defaults(run=_build)
+
+    refreshed = commands.add_parser(
+        "refresh", help="load the files that wait, as the sensors would"
+    )
+    refreshed.set_defaults(run=_refresh)
+
+    watched = commands.add_parser(
+        "watch", help="take in files as they land, within seconds, and raise alerts"
+    )
+    watched.set_defaults(run=_watch)
+
+    retry = commands.add_parser("retry", help="give files another try that failed runs set aside")
+    retry.add_argument("file", nargs="*", help="paths below the landing folder; default all")
+    retry.set_defaults(run=_retry)
+
+
+def _build(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.automation.build import BuildError, build
+    from hospital_assets.contracts import CONTRACTS
+    from hospital_assets.definitions import build_definitions
+    from hospital_assets.warehouse.database import open_warehouse
+
+    first, last = options.first, options.last
+    if options.partition:
+        first = last = options.partition
+    for name in options.rebuild:
+        if name not in CONTRACTS:
+            raise ValueError(f"no table is called '{name}'")
+        with open_warehouse(settings.warehouse_file) as warehouse:
+            warehouse.drop(CONTRACTS[name])
+    with StepProgress() as progress:
+        try:
+            report = build(
+                build_definitions(settings),
+                settings,
+                first=first,
+                last=last,
+                select=options.select,
+                progress=progress,
+            )
+        except BuildError as error:
+            raise ValueError(str(error)) from error
+    _print_report(report, settings)
+    return 0 if report.succeeded else 1
+
+
+def _refresh(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.automation.build import refresh
+    from hospital_assets.definitions import build_definitions
+    from hospital_assets.landing.zone import LandingResource
+
+    definitions = build_definitions(settings)
+    landing = (definitions.resources or {})["landing"]
+    assert isinstance(landing, LandingResource)  # noqa: S101  (build_definitions puts it there)
+    with StepProgress() as progress:
+        report = refresh(definitions, settings, landing, progress)
+    if report is None:
+        print("no files wait")
+        return 0
+    _print_report(report, settings)
+    return 0 if report.succeeded else 1
+
+
+def _watch(options: argparse.Namespace, settings: Settings) -> int:
+    import logging
+    import threading
+    import time
+
+    from hospital_assets.automation.watch import BatchError, watch
+    from hospital_assets.definitions import build_definitions
+
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    stop = threading.Event()
+    with stopped_by_signals(stop):
+        try:
+            watch(
+                build_definitions(settings), settings, stop,
+                lambda text: print(f"{time.strftime('%H:%M:%S')} {text}", flush=True),
+            )  # fmt: skip
+        except BatchError as error:
+            raise ValueError(str(error)) from error
+    return 0
+
+
+def _retry(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.landing.zone import read_set_aside, write_set_aside
+    from hospital_assets.warehouse.loads import read_ledger_copy
+
+    folder = settings.warehouse_file.parent
+    set_aside = read_set_aside(folder)
+    names = dict(
+        read_ledger_copy(settings.warehouse_file).select("file_sha256", "source_file").iter_rows()
+    )
+    wanted = {sha for sha in set_aside if not options.file or names.get(sha) in options.file}
+    unknown = set(options.file) - {names.get(sha) for sha in wanted}
+    if unknown:
+        raise ValueError(f"not set aside: {', '.join(sorted(unknown))}")
+    if wanted:
+        write_set_aside(folder, {sha: why for sha, why in set_aside.items() if sha not in wanted})
+    for sha in sorted(wanted, key=lambda sha: names.get(sha, sha)):
+        print(f"let in   {names.get(sha, sha[:12])}")
+    print(f"{len(wanted)} files get another try at a sensor's next look, or with `hospital build`")
+    return 0
+
+
+def _print_report(report: BuildReport, settings: Settings) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from hospital_assets.automation.build import layer_of, seconds_by_layer
+    from hospital_assets.contracts import CONTRACTS
+
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    tables = Table("layer", "tables", "rows", "seconds", title="Build")
+    for column in tables.columns[1:]:
+        column.justify = "right"
+    seconds = seconds_by_layer(report.steps)
+    for layer, spent in seconds.items():
+        written = {name: rows for name, rows in report.rows.items() if
+                   CONTRACTS[name].layer == layer}  # fmt: skip
+        if layer == "checks":
+            ran = [s for s in report.steps if layer_of(s.name) == "checks"]
+            tables.add_row(
+                "checks", str(len(ran)), f"{len(report.checks):,} results", f"{spent:.1f}"
+            )
+        elif written:
+            tables.add_row(layer, str(len(written)), f"{sum(written.values()):,}", f"{spent:.1f}")
+    console.print(tables)
+
+    print_checks(report)
+    console.print(
+        f"Warehouse: {settings.warehouse_file}. Look around: hospital dev, then "
+        "http://localhost:3000",
+        highlight=False,
+        soft_wrap=True,
+    )
