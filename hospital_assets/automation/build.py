@@ -126,7 +126,7 @@ def build(
         settings: the data directory.
         first: first service day; default the directory's first.
         last: last service day, inclusive; default the directory's last.
-        select: a Dagster asset selection such as `group:kpis` or `*fact_vitals`; default all.
+        select: a Dagster asset selection such as `group:kpis` or `+key:fact_vitals`; default all.
         progress: told the name of each finished step, how many are done and how many there are.
 
     Raises:
@@ -341,7 +341,7 @@ def _selection(definitions: dg.Definitions, select: str | None) -> set[dg.AssetK
     except (DagsterInvalidAssetSelectionError, dg.DagsterInvalidSubsetError):
         keys = set()
     if not keys:
-        raise BuildError(f"no table matches '{select}', as in 'group:kpis' or '*fact_vitals'")
+        raise BuildError(f"no table matches '{select}', as in 'group:kpis' or '+key:fact_vitals'")
     return keys
 
 

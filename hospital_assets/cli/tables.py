@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def add_commands(commands: Commands) -> None:
     """Add these commands to the parser."""
     built = commands.add_parser("build", help="materialise tables and run their checks")
-    built.add_argument("--select", help="asset selection, as in group:kpis or '*fact_vitals'")
+    built.add_argument("--select", help="asset selection, as in group:kpis or '+key:fact_vitals'")
     built.add_argument("--partition", type=date.fromisoformat, help="one service day")
     built.add_argument("--from", dest="first", type=date.fromisoformat, help="first service day")
     built.add_argument("--to", dest="last", type=date.fromisoformat, help="last service day")

@@ -109,9 +109,14 @@ def ended(visits: Frame, events: Frame) -> Frame:
         if "er_visits" in profile.subjects and profile.subjects["er_visits"].is_partial
     ]
     is_told = nw.col("source_profile").is_in(told)
+    events = events.filter(is_told)
+    # Folding is a long plan, and most sources send nothing to fold.
+    admissions = events.filter(nw.col("event_type") == "A06").select("visit_id")
+    if admissions.head(1).collect("polars").is_empty():
+        return visits
     is_over = nw.col("departure_at").is_null() & is_told & ~nw.col("left_at").is_null()
     return (
-        visits.join(admitted_visits(events.filter(is_told)), on="visit_id", how="left")
+        visits.join(admitted_visits(events), on="visit_id", how="left")
         .with_columns(
             departure_at=nw.when(is_over).then(nw.col("left_at")).otherwise(nw.col("departure_at")),
             disposition=nw.when(is_over)
