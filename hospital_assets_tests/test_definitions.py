@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 import pytest
 
+from hospital_assets.automation.schedules import daily_batch_schedule
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.definitions import build_definitions
 from hospital_assets.docs import documents
 from hospital_assets.landing.profile import ProfileError, available_profiles, parse_profile
 from hospital_assets.landing.zone import LandingResource
-from hospital_assets.partitions import latest_day, service_periods
+from hospital_assets.partitions import SERVICE_PERIODS, latest_day, service_periods
 from hospital_assets.settings import Settings, SettingsError, load_settings, write_settings
 from hospital_assets.warehouse.io_manager import WarehouseResource
 
@@ -169,3 +171,13 @@ def test_an_open_ended_directory_has_the_day_that_it_is_anywhere(tmp_path: Path)
     zone = landing.open_beside()
     zone.connection.close()
     assert before <= zone.last <= latest_day(datetime.now(UTC))
+
+
+def test_the_daily_batch_takes_the_day_that_is_over_everywhere() -> None:
+    first = date.fromisoformat(SERVICE_PERIODS.get_partition_keys()[0])
+    schedule = daily_batch_schedule(load_settings())
+    hour = int(schedule.cron_schedule.split()[1])  # type: ignore[union-attr]
+    tick = datetime(first.year, first.month, first.day, hour, 30, tzinfo=UTC) + timedelta(days=1)
+    assert tick.astimezone(ZoneInfo("Etc/GMT+12")).date() > first
+    request = schedule(dg.build_schedule_context(scheduled_execution_time=tick))
+    assert request.partition_key == first.isoformat()

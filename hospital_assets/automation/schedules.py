@@ -1,4 +1,4 @@
-"""What runs by the clock: the nightly batch (the net under the sensors), checks, publications, the page."""
+"""What runs by the clock: the daily batch (the net under the sensors), checks, publications, the page."""
 
 from datetime import timedelta
 
@@ -11,14 +11,14 @@ from hospital_assets.settings import Settings
 
 
 def daily_batch_schedule(settings: Settings) -> dg.ScheduleDefinition:
-    """Refresh yesterday, every night: what a sensor missed or a source corrected is in by morning."""
+    """Refresh yesterday, once it has ended in every time zone: what a sensor missed is in then."""
 
     @dg.schedule(
         name="daily_batch_schedule",
         job_name="daily_batch",
-        cron_schedule="30 2 * * *",
+        cron_schedule="30 12 * * *",
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Every night at 02:30, refresh everything for the day before.",
+        description="At 12:30 UTC, when the day before is over everywhere, refresh everything for it.",
     )
     def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         yesterday = (context.scheduled_execution_time - timedelta(days=1)).date()

@@ -195,7 +195,7 @@ class Loader:
         ):
             subjects = {name for found in waiting.values() for f in found for name in f.subjects}
             selection = refreshed_by(subjects).resolve(self._graph)
-            # Without days there is master data, which the nightly batch brings to every day.
+            # Without days there is master data, which the daily batch brings to every day.
             for span in spans(days):
                 self._run("full_refresh", span, batch, selection)
             if not days:
