@@ -19,13 +19,16 @@ from pathlib import Path
 import dagster as dg
 import duckdb
 import pytest
+from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
+from hypothesis import strategies as st
 
 from hospital_assets.automation.build import BuildReport
 from hospital_assets.automation.build import publish as run_publish
 from hospital_assets.automation.schedules import publish_schedule
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.definitions import build_definitions
-from hospital_assets.governance import publications
+from hospital_assets.governance import leaks, publications
 from hospital_assets.governance.claims import claim_of
 from hospital_assets.governance.masks import holds, masked
 from hospital_assets.governance.policy import (
@@ -495,6 +498,78 @@ def test_a_planted_identifier_stops_the_publication(
     assert not any(value in str(raised.value) for (value,) in planted if value)
     assert publications.current_version(settings.data_dir, audience) == before
     assert len(list((settings.data_dir / "published" / audience).iterdir())) == 2
+
+
+@settings_of_hypothesis(max_examples=60, deadline=None)
+@given(
+    st.lists(st.text("aB1-. é한ßﬁI\u0301\u1112\u1161\u11ab0", min_size=1, max_size=9), min_size=1, max_size=8),
+    st.text("ab1-é ", max_size=4),
+)  # fmt: skip
+def test_every_identifier_in_a_text_is_looked_for(values: list[str], around: str) -> None:
+    """The beginnings only spare work: what is inside a text is always among what is looked for."""
+    with duckdb.connect() as connection:
+        connection.execute("create temp table raw_values as select unnest(?) as v", [values])
+        connection.execute("create temp table whole_numbers (place varchar, content varchar)")
+        connection.execute(
+            f"create temp table texts as select {leaks.normalised('? || v || ?')} as content "
+            "from raw_values",
+            [around, around[::-1]],
+        )
+        sources = [leaks.Source("name", "raw_values", "v")]
+        leaks.note_beginnings(connection, sources)
+        leaks.find_needles(connection, sources)
+        found = {n for (n,) in connection.execute("select needle from needles").fetchall()}
+        inside = {
+            n
+            for (n,) in connection.execute(
+                f"select needle from (select {leaks.normalised('v')} as needle from raw_values) "
+                "where length(needle) >= ? and exists (from texts where contains(content, needle))",
+                [leaks.SHORTEST],
+            ).fetchall()
+        }
+    assert inside <= found
+
+
+def test_several_audiences_at_once_and_a_leak_stops_only_its_own(
+    spoilt: tuple[Settings, Warehouse],
+) -> None:
+    settings, warehouse = spoilt
+    policy = load_policy(settings)
+    # A visit of H5 in the name of a bed of H2: only H2's doctors may not see it.
+    warehouse.connection.execute(
+        "update facts.fact_patient_flow set bed_id = (select visit_id from facts.fact_emergency_visits v "
+        "join dimensions.dim_hospital h using (hospital_key) where h.hospital_id = 'H5' limit 1) "
+        "where hospital_key = (select hospital_key from dimensions.dim_hospital where hospital_id = 'H2')"
+    )
+    warehouse.writes += 1
+    audiences = audiences_of(warehouse, policy, "doctor")
+    found = dict(
+        publications.publish_all(
+            warehouse,
+            settings,
+            policy,
+            audiences,
+            key=lambda: KEY,
+            published_at=NOW,
+            data_as_of=NOW,
+        )
+    )
+    assert [audience.name for audience in found] == [audience.name for audience in audiences]
+    stopped = {a.name for a, outcome in found.items() if isinstance(outcome, LeakError)}
+    assert stopped == {"doctor-H2"}
+    assert set(publications.published_audiences(settings.data_dir)) == {
+        audience.name for audience in audiences
+    } - {"doctor-H2"}
+    for audience in set(found) - {a for a in found if a.name == "doctor-H2"}:
+        own = rows(settings, audience.name, "select distinct hospital_key from facts.fact_vitals")
+        assert own == [(audience.hospital_key,)]
+        parquet = publications.version_folder(settings.data_dir, audience.name) / "parquet"
+        vitals = parquet / "facts" / "fact_vitals.parquet"
+        assert duckdb.sql(
+            f"select count(*) from (select measured_at, lag(measured_at) over (order by "
+            f"file_row_number) as before from read_parquet('{vitals}', file_row_number = true)) "
+            "where before > measured_at"
+        ).fetchall() == [(0,)]
 
 
 def test_a_doctor_may_see_identifiers_of_the_own_hospital(

@@ -23,7 +23,7 @@ from hospital_assets.governance.publications import (
     LeakError,
     Made,
     audiences_of,
-    publish,
+    publish_all,
 )
 from hospital_assets.settings import load_settings
 from hospital_assets.warehouse.io_manager import WarehouseResource
@@ -77,21 +77,18 @@ def _publication(role: RoleName, policy: Policy) -> dg.AssetsDefinition:
         key = _once(lambda: load_key(settings))
         made: list[Made] = []
         leaks: list[LeakError] = []
-        for audience in audiences_of(opened, own_policy, role):
+        found = publish_all(
+            opened, settings, own_policy, audiences_of(opened, own_policy, role), key=key,
+            run_id=context.run.run_id, published_at=clock.wall(), data_as_of=clock.now(),
+        )  # fmt: skip
+        for audience, outcome in found:
             event = Event(system_actor(), "publish", role, audience=audience.name)
-            try:
-                made.append(
-                    publish(
-                        opened, settings, own_policy, audience, key=key, run_id=context.run.run_id,
-                        published_at=clock.wall(), data_as_of=clock.now(),
-                    )
-                )  # fmt: skip
-            except LeakError as error:
-                # The other hospitals' doctors need not wait for this one's.
-                leaks.append(error)
-                audit.record(replace(event, outcome="refused", reason=str(error)))
+            if isinstance(outcome, LeakError):
+                leaks.append(outcome)
+                audit.record(replace(event, outcome="refused", reason=str(outcome)))
             else:
-                audit.record(_published(event, made[-1]))
+                made.append(outcome)
+                audit.record(_published(event, outcome))
         if made:
             yield dg.MaterializeResult(metadata=_metadata(made))
         yield dg.AssetCheckResult(

@@ -21,6 +21,7 @@ import duckdb
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.governance.masks import holds
 from hospital_assets.governance.policy import Policy
+from hospital_assets.governance.pseudonyms import TOKEN_SHAPE
 from hospital_assets.warehouse.database import Warehouse
 from hospital_assets.warehouse.dialect import literal, quoted
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 SHORTEST = 6
 _NAMES = ("first_name", "last_name")
 _RECORD_NUMBERS = ("observation_id", "diagnosis_id", "procedure_id")
+#: In memory, and seen by all connections of the process.
+_SHARED = "identifiers"
 #: What systems write where they know no name.
 _NO_NAMES = ("unknown", "anonymous", "unnamed", "noname", "notknown")
 
@@ -61,7 +64,7 @@ class LeakReport:
     """What the check did and found.
 
     Attributes:
-        identifiers: how many were looked for.
+        identifiers: values of identifiers that were looked for, repetitions included.
         texts: different texts that were searched.
         promises: columns that were held against the promise of their mask.
         findings: what should not be there.
@@ -102,11 +105,16 @@ def check_leaks(
     if policy.sees_everything(audience.role):
         # Nothing is hidden from this role, so there is nothing to look for.
         return LeakReport(0, 0, len(promised), tuple(findings))
-    _collect_identifiers(warehouse)
-    ((identifiers,),) = connection.execute("select count(*) from identifiers").fetchall()
+    sources = collect_identifiers(warehouse)
+    ((identifiers,),) = connection.execute(
+        f"select sum(n)::bigint from {_SHARED}.beginnings"
+    ).fetchall()
     texts = _collect_texts(connection, policy, tables)
-    found = [*_search(connection, policy), *_whole_numbers(connection, tables)]
-    connection.execute("drop table texts")
+    _collect_whole_numbers(connection, tables)
+    find_needles(connection, sources)
+    found = list(_search(connection, policy))
+    for name in ("texts", "whole_numbers", "grams", "possible", "needles"):
+        connection.execute(f"drop table temp.{name}")
     if found and audience.hospital_key is not None:
         own = _own(connection, audience.hospital_key, {needle for _, _, needle in found})
         found = [hit for hit in found if hit[2] not in own]
@@ -137,7 +145,12 @@ def _promises(policy: Policy, audience: Audience, table: PublishedTable) -> Iter
         if condition:
             yield _Promise(table, column.name, condition, f"not what '{mask}' promises")
         if mask.kind == "token":
-            tokens = f"select token from temp.tokens_{policy.domain_of[column.name]}"
+            shaped = (
+                f" where regexp_matches(token, {literal(TOKEN_SHAPE)})"
+                if column.duckdb_type == "VARCHAR"
+                else ""
+            )
+            tokens = f"select token from temp.tokens_{policy.domain_of[column.name]}{shaped}"
             yield _Promise(table, column.name, f"{name} in ({tokens})", "values that are no tokens")
         if audience.hospital_key is None:
             continue
@@ -205,54 +218,143 @@ def _stored(connection: duckdb.DuckDBPyConnection) -> set[str]:
     return {
         f"{schema}.{name}"
         for schema, name in connection.execute(
-            "select schema_name, table_name from duckdb_tables()"
+            "select table_schema, table_name from information_schema.tables "
+            "where table_catalog = current_database()"
         ).fetchall()
     }
 
 
-def _collect_identifiers(warehouse: Warehouse) -> None:
-    """Everything that identifies a patient, in the form in which it is looked for.
+@dataclass(frozen=True)
+class Source:
+    """A column of identifiers.
 
-    Kept for as long as the warehouse is open and no table is written.
+    Attributes:
+        kind: what they are.
+        table: where.
+        column: where.
+    """
+
+    kind: str
+    table: str
+    column: str
+
+
+def _identifier_sources(stored: Collection[str]) -> list[Source]:
+    """Where everything that identifies a patient stands; spellings of names are made first."""
+    numbers = [
+        Source("number", table, quoted(column))
+        for table, column in _identifier_columns()
+        if _is_source(table, stored)
+    ]
+    return [
+        *numbers, Source("name", f"{_SHARED}.single_names", "name"),
+        Source("full name", f"{_SHARED}.full_names", "name"),
+    ]  # fmt: skip
+
+
+def _is_source(table: str, stored: Collection[str]) -> bool:
+    """Whether identifiers are taken from a table: from raw ones where there are any."""
+    # What is in another layer has landed; where nothing has, the others are all there is.
+    is_landed = "raw.raw_patients" in stored
+    return table in stored and (table.startswith("raw.") or not is_landed)
+
+
+def collect_identifiers(warehouse: Warehouse) -> list[Source]:
+    """Note how every identifier begins, so that only what may occur is looked up; says where they are.
+
+    There are millions of identifiers and few texts: whatever occurs in a text, its beginning does, and
+    of those there are few. Kept for as long as the warehouse is open and no table is written.
     """
     connection = warehouse.connection
+    stored = _stored(connection)
+    sources = _identifier_sources(stored)
     state = f"identifiers of state {warehouse.writes}"
     if connection.execute(
-        "select 1 from duckdb_tables() where table_name = 'identifiers' and comment = ?", [state]
+        "select 1 from duckdb_tables() where table_name = 'beginnings' and comment = ?", [state]
     ).fetchall():
-        return
-    stored = _stored(connection)
-    # What is cleaned or in a fact has landed; where nothing has, they are all there is.
-    is_landed = "raw.raw_patients" in stored
-    numbers = " union ".join(
-        f"select {quoted(column)} as v from {table}"
-        for table, column in _identifier_columns()
-        if table in stored and not (is_landed and table.startswith(("cleaned.", "facts.")))
-    )
+        return sources
+    connection.execute(f"attach if not exists ':memory:' as {_SHARED}")
     names = " union ".join(
         f"select first_name as f, last_name as l from {table}"
         for table in _name_tables()
-        if table in stored
+        if _is_source(table, stored)
     )
     excluded = ", ".join(literal(name) for name in _NO_NAMES)
-    long_enough = f"length(f) > 1 and length(l) > 1 and length(f || l) >= {SHORTEST} + 2"
+    connection.execute(
+        f"create or replace temp table names as select distinct {normalised('f')} as f, "
+        f"{normalised('l')} as l from ({names}) where coalesce(f, l) is not null"
+    )
+    connection.execute(
+        f"create or replace table {_SHARED}.single_names as select name from "
+        "(select f as name from names union select l from names) "
+        f"where length(name) >= {SHORTEST} and name not in ({excluded})"
+    )
+    connection.execute(
+        f"create or replace table {_SHARED}.full_names as select unnest([f || l, l || f]) as name from names "
+        f"where length(f) > 1 and length(l) > 1 and length(f || l) >= {SHORTEST} + 2"
+    )
+    note_beginnings(connection, sources)
+    connection.execute("drop table names")
+    connection.execute(f"comment on table {_SHARED}.beginnings is {literal(state)}")
+    return sources
+
+
+def note_beginnings(connection: duckdb.DuckDBPyConnection, sources: Sequence[Source]) -> None:
+    """Write down how the values of some columns begin, and how many there are of each."""
+    connection.execute(f"attach if not exists ':memory:' as {_SHARED}")
+    starts = " union all ".join(
+        f"select {number} as source, left({source.column}, {SHORTEST}) as start, count(*) as n "
+        f"from {source.table} where {source.column} is not null group by all"
+        for number, source in enumerate(sources)
+    )
+    # What is shorter is nothing to look for; letters beyond ASCII may change with what follows them, so
+    # such a beginning may become any.
+    connection.execute(
+        f"create or replace table {_SHARED}.beginnings as select source, start, n, "
+        f"case when strlen(start) = length(start) then {normalised('start')} else '' end as normal "
+        f"from ({starts}) where length(start) = {SHORTEST} or strlen(start) > length(start)"
+    )
+
+
+def find_needles(connection: duckdb.DuckDBPyConnection, sources: Sequence[Source]) -> None:
+    """The identifiers that begin as something in the texts does, as the temporary table `needles`.
+
+    Args:
+        connection: with the temporary tables `texts` and `whole_numbers`.
+        sources: of the identifiers, as their beginnings were noted.
+    """
     connection.execute(
         f"""
-        create or replace temp table identifiers as
-        with names as (
-            select distinct {normalised("f")} as f, {normalised("l")} as l from ({names})
-            where coalesce(f, l) is not null
-        )
-        -- Spellings of one number are looked for one by one: cheaper than to find out that they are one.
-        select 'number' as kind, needle from (select {normalised("v")} as needle from ({numbers}))
-        where length(needle) >= {SHORTEST} and regexp_matches(needle, '[0-9]')
-        union all select 'name', n from (select f as n from names union select l from names)
-        where length(n) >= {SHORTEST} and n not in ({excluded})
-        union all select 'full name', f || l from names where {long_enough}
-        union all select 'full name', l || f from names where {long_enough}
+        create or replace temp table grams as
+        select distinct substr(content, i, {SHORTEST}) as gram
+        from texts, range(1, length(content) - {SHORTEST} + 2) as places(i)
+        union select left(content, {SHORTEST}) from whole_numbers
         """
     )
-    connection.execute(f"comment on table temp.identifiers is {literal(state)}")
+    # What is no letter or digit falls out of a beginning, so it may be shorter.
+    connection.execute(
+        f"""
+        create or replace temp table possible as select source, start from {_SHARED}.beginnings
+        where left(normal, {SHORTEST}) in (
+            select left(gram, n) from grams, range(0, {SHORTEST} + 1) as lengths(n))
+        """
+    )
+    possible = connection.execute("select distinct source from possible order by 1").fetchall()
+    connection.execute("create or replace temp table found_values (kind varchar, v varchar)")
+    for (number,) in possible:
+        source = sources[number]
+        connection.execute(
+            f"insert into found_values select distinct {literal(source.kind)}, {source.column} "
+            f"from {source.table} where left({source.column}, {SHORTEST}) in "
+            f"(select start from possible where source = {number})"
+        )
+    connection.execute(
+        f"create or replace temp table needles as select distinct kind, needle "
+        f"from (select kind, {normalised('v')} as needle from found_values) "
+        f"where length(needle) >= {SHORTEST} and (kind <> 'number' or regexp_matches(needle, '[0-9]')) "
+        f"and left(needle, {SHORTEST}) in (select gram from grams)"
+    )
+    connection.execute("drop table found_values")
 
 
 def _own(
@@ -309,15 +411,21 @@ def _collect_texts(
                 f"select {literal(name)} as place, v from "
                 f"(select distinct {quoted(column.name)}::varchar as v from {table.target})"
             )
+    database = tables[0].database
     for place, text in (("duckdb_tables()", "comment"), ("duckdb_views()", "sql")):
         selects.append(
-            f"select 'catalog.{text}', {text} from {place} where database_name = 'publication'"
+            f"select 'catalog.{text}', {text} from {place} where database_name = {literal(database)}"
         )
+    # In two steps: inside the union, every branch would compile its own patterns.
+    connection.execute(
+        f"create or replace temp table found_texts as from ({' union all '.join(selects)}) "
+        f"where length(v) >= {SHORTEST}"
+    )
     connection.execute(
         f"create or replace temp table texts as select place, {normalised('v')} as content, "
-        f"{normalised('v', between=' ')} as words "
-        f"from ({' union all '.join(selects)}) where length(v) >= {SHORTEST}"
+        f"{normalised('v', between=' ')} as words from found_texts"
     )
+    connection.execute("drop table found_texts")
     ((count,),) = connection.execute("select count(*) from texts").fetchall()
     return int(count)
 
@@ -328,16 +436,8 @@ def _search(
     """Look for every identifier inside every text; yields place, kind and identifier."""
     from ahocorasick_rs import AhoCorasick
 
-    # Whatever occurs in a text, its beginning does: millions of identifiers become a few.
     needles = connection.execute(
-        f"""
-        with beginnings as (
-            select distinct substr(content, i, {SHORTEST}) as gram
-            from texts, range(1, length(content) - {SHORTEST} + 2) as places(i)
-        )
-        select kind, needle from identifiers
-        where substr(needle, 1, {SHORTEST}) in (select gram from beginnings) order by needle
-        """
+        "select distinct kind, needle from needles order by needle, kind"
     ).fetchall()
     if not needles:
         return
@@ -357,6 +457,11 @@ def _search(
             if kind == "name" and not _has_word(words, needle):
                 continue
             yield place, kind, needle
+    # A number inside a number says nothing; the whole of it does.
+    yield from connection.execute(
+        "select distinct place, kind, needle from whole_numbers join needles on content = needle "
+        "where kind = 'number'"
+    ).fetchall()
 
 
 def _has_word(words: str, name: str) -> bool:
@@ -374,14 +479,14 @@ _SAYS: dict[str, str] = {
 }
 
 
-def _whole_numbers(
+def _collect_whole_numbers(
     connection: duckdb.DuckDBPyConnection, tables: Sequence[PublishedTable]
-) -> list[tuple[str, str, str]]:
-    """Integer columns against identifiers that are nothing but digits."""
+) -> None:
+    """Every different number that is long enough to be an identifier of digits only."""
     smallest = 10 ** (SHORTEST - 1)
     selects = [
-        f"select {literal(f'{table.contract.name}.{column.name}')} as place, "
-        f"{quoted(column.name)} as v from {table.target} where {quoted(column.name)} >= {smallest}"
+        f"select distinct {literal(f'{table.contract.name}.{column.name}')}, "
+        f"{quoted(column.name)}::varchar from {table.target} where {quoted(column.name)} >= {smallest}"
         for table in tables
         for column, mask in table.columns
         if column.duckdb_type in ("BIGINT", "INTEGER")
@@ -389,10 +494,8 @@ def _whole_numbers(
         and not column.references
         and not column.name.endswith("_key")
     ]
-    if not selects:
-        return []
-    rows = connection.execute(
-        f"select distinct place, v::varchar from ({' union all '.join(selects)}) "
-        "where v::varchar in (select needle from identifiers where kind = 'number')"
-    ).fetchall()
-    return [(place, "number", needle) for place, needle in rows]
+    connection.execute(
+        "create or replace temp table whole_numbers (place varchar, content varchar)"
+    )
+    if selects:
+        connection.execute(f"insert into whole_numbers {' union all '.join(selects)}")

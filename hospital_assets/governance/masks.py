@@ -10,7 +10,6 @@ from datetime import date
 
 from hospital_assets.contracts import Column
 from hospital_assets.governance.policy import Mask
-from hospital_assets.governance.pseudonyms import TOKEN_SHAPE
 from hospital_assets.warehouse.dialect import literal, quoted
 
 #: Ages above this are one group, and so are birth years that would tell them (45 CFR 164.514(b)(2)).
@@ -93,19 +92,13 @@ def holds(column: Column, mask: Mask, name: str, maps: Mapping[str, Mapping[str,
 
     Args:
         column: of the contract.
-        mask: what was to be done.
+        mask: what was to be done; what a token is, only the map of tokens knows.
         name: the published column, quoted.
         maps: of the policy.
     """
     match mask.kind:
         case "null":
             return f"{name} is null"
-        case "token":
-            return (
-                f"regexp_matches({name}, '{TOKEN_SHAPE}')"
-                if column.duckdb_type == "VARCHAR"
-                else ""
-            )
         case "year":
             if column.duckdb_type == "BIGINT":
                 return f"({name} < 0 or {name} % 10000 = 101)"

@@ -16,12 +16,14 @@ Tables have the names they have in the warehouse, as in `facts.fact_emergency_vi
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -32,7 +34,7 @@ import duckdb
 
 from hospital_assets.contracts import CONTRACTS, Column, Contract
 from hospital_assets.governance.claims import claim_of
-from hospital_assets.governance.leaks import Finding, LeakReport, check_leaks
+from hospital_assets.governance.leaks import Finding, LeakReport, check_leaks, collect_identifiers
 from hospital_assets.governance.locked import locked_connection
 from hospital_assets.governance.masks import masked
 from hospital_assets.governance.policy import Mask, Policy, PolicyError, RoleName
@@ -45,9 +47,11 @@ from hospital_assets.warehouse.dialect import literal, quoted
 #: Files of this format can be opened by DuckDB 1.5 and newer.
 STORAGE_VERSION = "v1.5.0"
 DATABASE = "publication.duckdb"
+#: Values of a column in a row group for which Parquet keeps a dictionary; trying longer ones costs a quarter
+#: of the writing and saves little.
+_MOST_DIFFERENT = 1_000
 _POINTER = "current.json"
 _BUILDING = ".building-"
-_ALIAS = "publication"
 _VERSION = re.compile(r"\d{8}T\d{12}Z")
 
 
@@ -86,6 +90,11 @@ class Audience:
         """`analyst`, `doctor-H1`; also the name of its folder."""
         return self.role if self.hospital_id is None else f"{self.role}-{self.hospital_id}"
 
+    @property
+    def database(self) -> str:
+        """What the publication is called while it is attached to the warehouse's connection."""
+        return f"publication_{self.name}".replace("-", "_").lower()
+
 
 @dataclass(frozen=True)
 class PublishedTable:
@@ -94,6 +103,7 @@ class PublishedTable:
     Attributes:
         contract: what the table is.
         columns: what is in it, with the mask of each.
+        database: the publication's name while it is attached to the warehouse's connection.
         source: the query or table it is taken from.
         rows: condition on its rows, as SQL; empty for all.
         absent: columns that are not stored yet.
@@ -101,6 +111,7 @@ class PublishedTable:
 
     contract: Contract
     columns: tuple[tuple[Column, Mask], ...]
+    database: str
     source: str
     rows: str = ""
     absent: frozenset[str] = frozenset()
@@ -108,7 +119,7 @@ class PublishedTable:
     @property
     def target(self) -> str:
         """Its name while the publication is attached to the warehouse's connection."""
-        return f"{_ALIAS}.{self.contract.layer}.{quoted(self.contract.name)}"
+        return f"{self.database}.{self.contract.layer}.{quoted(self.contract.name)}"
 
 
 @dataclass
@@ -321,6 +332,78 @@ def publish(
         LeakError: something the audience may not see is in it.
         PublicationError: a table is not in the warehouse yet.
     """
+    with _in_order(warehouse):
+        return _publish(
+            warehouse, settings, policy, audience, key, published_at, data_as_of, run_id
+        )
+
+
+def publish_all(
+    warehouse: Warehouse,
+    settings: Settings,
+    policy: Policy,
+    audiences: Sequence[Audience],
+    *,
+    key: Callable[[], SecretKey],
+    published_at: datetime,
+    data_as_of: datetime,
+    run_id: str = "",
+) -> Iterator[tuple[Audience, Made | LeakError]]:
+    """As `publish`, for several audiences at once; a leak in one does not keep the others waiting.
+
+    Args:
+        warehouse: open.
+        settings: the data directory.
+        policy: what they may see.
+        audiences: whose publications.
+        key: as for `publish`.
+        published_at: as for `publish`.
+        data_as_of: as for `publish`.
+        run_id: the run that publishes.
+
+    Raises:
+        KeyMissingError: tokens are needed and there is no key.
+        PublicationError: a table is not in the warehouse yet.
+    """
+
+    def made(audience: Audience) -> Made | LeakError:
+        with warehouse.beside() as own:
+            try:
+                return _publish(
+                    own, settings, policy, audience, key, published_at, data_as_of, run_id
+                )
+            except LeakError as error:
+                return error
+
+    hides_something = not all(policy.sees_everything(audience.role) for audience in audiences)
+    if hides_something and warehouse.exists(CONTRACTS["dim_hospital"]):
+        # Once, before they share it.
+        collect_identifiers(warehouse)
+    at_once = min(len(audiences), os.cpu_count() or 1)
+    with _in_order(warehouse), ThreadPoolExecutor(max(1, at_once)) as pool:
+        yield from zip(audiences, pool.map(made, audiences), strict=True)
+
+
+@contextlib.contextmanager
+def _in_order(warehouse: Warehouse) -> Iterator[None]:
+    """Have files written in the order of their tables' rows: a setting of the whole process."""
+    warehouse.connection.execute("set preserve_insertion_order = true")
+    try:
+        yield
+    finally:
+        warehouse.connection.execute("set preserve_insertion_order = false")
+
+
+def _publish(
+    warehouse: Warehouse,
+    settings: Settings,
+    policy: Policy,
+    audience: Audience,
+    key: Callable[[], SecretKey],
+    published_at: datetime,
+    data_as_of: datetime,
+    run_id: str,
+) -> Made:
     version = _version_of(published_at)
     folder = _audience_folder(settings.data_dir, audience.name)
     building = folder / f"{_BUILDING}{version}"
@@ -415,16 +498,15 @@ def _build(
     details["key_id"] = key().key_id if has_tokens else ""
     domains = _make_tokens(connection, policy, audience, tables, key if has_tokens else None)
     connection.execute(
-        f"attach {literal(str(building / DATABASE))} as {_ALIAS} "
+        f"attach {literal(str(building / DATABASE))} as {audience.database} "
         f"(storage_version {literal(STORAGE_VERSION)})"
     )
     try:
-        connection.execute("set preserve_insertion_order = true")
         with warehouse.transaction():
             for layer in sorted({table.contract.layer for table in tables}):
-                connection.execute(f"create schema {_ALIAS}.{layer}")
+                connection.execute(f"create schema {audience.database}.{layer}")
             for table in tables:
-                connection.execute(_create(table, policy, on))
+                _write(connection, table, policy, on)
                 connection.execute(
                     f"comment on table {table.target} is {literal(table.contract.summary)}"
                 )
@@ -432,8 +514,7 @@ def _build(
         if not report.findings:
             details["rows"] = _write_parquet(connection, tables, building / "parquet")
     finally:
-        connection.execute("set preserve_insertion_order = false")
-        connection.execute(f"detach {_ALIAS}")
+        connection.execute(f"detach {audience.database}")
         for domain in domains:
             connection.execute(f"drop table if exists temp.tokens_{domain}")
     return tables, details, report
@@ -443,6 +524,7 @@ def plan(warehouse: Warehouse, policy: Policy, audience: Audience) -> list[Publi
     """What an audience gets: tables, columns with their masks, conditions on rows."""
     if audience.hospital_key is not None:
         _find_seen(warehouse.connection, audience.hospital_key)
+    stored = _stored_columns(warehouse.connection)
     found = []
     for contract in policy.tables_of(audience.role):
         columns = tuple(
@@ -450,21 +532,25 @@ def plan(warehouse: Warehouse, policy: Policy, audience: Audience) -> list[Publi
             for column in contract.columns
             if (mask := policy.mask_of(audience.role, contract.name, column)).kind != "drop"
         )
-        if columns and warehouse.exists(contract):
+        if columns and (there := stored.get(contract.qualified_name)):
             rows = "" if audience.hospital_key is None else _own_rows(contract, audience)
-            stored = {
-                name
-                for (name,) in warehouse.connection.execute(
-                    "select column_name from duckdb_columns() where schema_name = ? and table_name = ?",
-                    [contract.layer, contract.name],
-                ).fetchall()
-            }
+            absent = frozenset(contract.column_names) - there
             found.append(
                 PublishedTable(
-                    contract, columns, contract.qualified_name, rows,
-                    frozenset(contract.column_names) - stored,
+                    contract, columns, audience.database, contract.qualified_name, rows, absent
                 )
-            )  # fmt: skip
+            )
+    return found
+
+
+def _stored_columns(connection: duckdb.DuckDBPyConnection) -> dict[str, set[str]]:
+    """What is in the warehouse: table -> its columns."""
+    found: dict[str, set[str]] = {}
+    for table, column in connection.execute(
+        "select schema_name || '.' || table_name, column_name from duckdb_columns() "
+        "where not internal and database_name = current_database()"
+    ).fetchall():
+        found.setdefault(table, set()).add(column)
     return found
 
 
@@ -540,8 +626,10 @@ def _make_tokens(
     return set(sources)
 
 
-def _create(table: PublishedTable, policy: Policy, on: date) -> str:
-    """The statement that writes a table, sorted by what is published and nothing else.
+def _write(
+    connection: duckdb.DuckDBPyConnection, table: PublishedTable, policy: Policy, on: date
+) -> None:
+    """Write a table, sorted by what is published and nothing else.
 
     The order of rows must not say what a mask hides, so it never follows a hidden column.
     """
@@ -567,10 +655,25 @@ def _create(table: PublishedTable, policy: Policy, on: date) -> str:
     order = ", ".join(str(names.index(name) + 1) for name in dict.fromkeys(wished) if name in names)
     order = order or "all"
     where = f" where {table.rows}" if table.rows else ""
-    return (
-        f"create table {table.target} as select {', '.join(expressions)} "
-        f"from {table.source} s{''.join(joins)}{where} order by {order}"
+    select = f"select {', '.join(expressions)} from {table.source} s{''.join(joins)}{where}"
+    numbers = {
+        column.name
+        for column, mask in table.columns
+        if table.contract.layer == "facts"
+        and column.duckdb_type == "VARCHAR"
+        and column.name in policy.domain_of
+    }
+    if not numbers:
+        connection.execute(f"create table {table.target} as {select} order by {order}")
+        return
+    # DuckDB would look for a dictionary of what is different in every row: half of all its work here.
+    types = connection.execute(f"describe {select}").fetchall()
+    columns = ", ".join(
+        f"{quoted(name)} {kind}{' using compression zstd' if name in numbers else ''}"
+        for name, kind, *_ in types
     )
+    connection.execute(f"create table {table.target} ({columns})")
+    connection.execute(f"insert into {table.target} {select} order by {order}")
 
 
 def _write_parquet(
@@ -582,7 +685,8 @@ def _write_parquet(
         target = folder / table.contract.layer / f"{table.contract.name}.parquet"
         target.parent.mkdir(parents=True, exist_ok=True)
         ((count,),) = connection.execute(
-            f"copy {table.target} to {literal(str(target))} (format parquet, compression snappy)"
+            f"copy {table.target} to {literal(str(target))} "
+            f"(format parquet, compression snappy, dictionary_size_limit {_MOST_DIFFERENT})"
         ).fetchall()
         rows[table.contract.qualified_name] = count
     return rows
@@ -657,5 +761,5 @@ def _sync_folder(folder: Path) -> None:
 __all__ = [
     "Audience", "Finding", "KeyMissingError", "LeakError", "Made", "Publication",
     "PublicationError", "audiences_of", "current_version", "delete_old_versions",
-    "open_publication", "publish", "published_audiences", "versions",
+    "open_publication", "publish", "publish_all", "published_audiences", "versions",
 ]  # fmt: skip

@@ -119,6 +119,13 @@ class Warehouse:
         while self._after_commit:
             self._after_commit.pop(next(iter(self._after_commit)))()
 
+    @contextlib.contextmanager
+    def beside(self) -> Iterator[Warehouse]:
+        """The same file on a connection of its own, for another thread; so are its temporary tables."""
+        with contextlib.closing(self.connection.cursor()) as connection:
+            _set_session(connection)
+            yield Warehouse(self.file, connection, self.writes)
+
     def after_commit(self, name: str, action: Callable[[], None]) -> None:
         """Do something once the rows are stored: now, or when the transaction around it ends.
 
@@ -344,6 +351,7 @@ class Warehouse:
             also(connection)
 
 
+_LAYERS = sorted({contract.layer for contract in CONTRACTS.values()})
 _COLUMN_NAMES = frozenset(c.name for contract in CONTRACTS.values() for c in contract.columns)
 
 
@@ -574,13 +582,14 @@ def _connect(file: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
             "preserve_insertion_order": False,
         },
     )
+    for layer in _LAYERS:
+        connection.execute(f"create schema if not exists {quoted(layer)}")
+    _set_session(connection)
+    return connection
+
+
+def _set_session(connection: duckdb.DuckDBPyConnection) -> None:
+    """What every connection needs to be told."""
     # Instants are UTC everywhere; local time is resolved once, by zone, as data.
     connection.execute("set TimeZone = 'UTC'")
-    for layer in sorted({contract.layer for contract in CONTRACTS.values()}):
-        connection.execute(f"create schema if not exists {quoted(layer)}")
-    connection.execute(
-        "set search_path = 'main,"
-        + ",".join(sorted({contract.layer for contract in CONTRACTS.values()}))
-        + "'"
-    )
-    return connection
+    connection.execute(f"set search_path = '{','.join(['main', *_LAYERS])}'")
