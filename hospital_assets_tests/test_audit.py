@@ -22,8 +22,10 @@ from hospital_assets.governance.audit import (
     AuditResource,
     Event,
     anchor_file,
+    note_key,
     record,
 )
+from hospital_assets.governance.pseudonyms import load_key
 from hospital_assets.settings import Settings
 
 
@@ -181,3 +183,22 @@ def test_what_cannot_be_audited_raises(tmp_path: Path) -> None:
     (tmp_path / "audit").write_text("a file where a folder should be")
     with pytest.raises((AuditError, OSError)):
         record(Settings(tmp_path), Event("ann", "query"))
+
+
+def test_keys_that_are_made_or_changed_are_audited(
+    log: AuditLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(tmp_path / "data")
+    assert main(["key", "create"]) == 0
+    assert main(["key", "create"]) == 2
+    made = load_key(settings).key_id
+    assert not note_key(settings, made)
+    # Nobody told us of this one.
+    monkeypatch.setenv("HOSPITAL_PSEUDONYM_KEY", "cd" * 32)
+    other = load_key(settings).key_id
+    assert note_key(settings, other) and not note_key(settings, other)
+    entries = log.entries("action = 'key'")
+    assert entries["version"].to_list() == [made, "", other]
+    assert entries["outcome"].to_list() == ["allowed", "refused", "allowed"]
+    assert made in entries["statement"][2] and "cd" * 32 not in str(entries.to_dicts())
+    assert log.verify().problems == ()

@@ -4,6 +4,7 @@ They depend on the tables they hold and are not part of the builds: `publish` (t
 `hospital publish`) makes them from what is stored.
 """
 
+import functools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,7 +15,7 @@ import dagster as dg
 
 from hospital_assets.assets.declare import WAREHOUSE_POOL
 from hospital_assets.clock import ClockResource
-from hospital_assets.governance.audit import AuditResource, Event, system_actor
+from hospital_assets.governance.audit import AuditResource, Event, note_key, system_actor
 from hospital_assets.governance.claims import claim_of
 from hospital_assets.governance.policy import Policy, RoleName, load_policy
 from hospital_assets.governance.pseudonyms import SecretKey, load_key
@@ -74,7 +75,7 @@ def _publication(role: RoleName, policy: Policy) -> dg.AssetsDefinition:
         settings = load_settings(Path(clock.data_dir))
         own_policy = load_policy(settings)
         opened = warehouse.open_for_reading()
-        key = _once(lambda: load_key(settings))
+        key = _key_in_use(settings)
         made: list[Made] = []
         leaks: list[LeakError] = []
         found = publish_all(
@@ -125,14 +126,14 @@ def _published(event: Event, made: Made) -> Event:
     )
 
 
-def _once(make: Callable[[], SecretKey]) -> Callable[[], SecretKey]:
-    """Ask for the key when it is first needed, and only then."""
-    found: list[SecretKey] = []
+def _key_in_use(settings: Settings) -> Callable[[], SecretKey]:
+    """Ask for the key when it is first needed, and only then; a key that changed is audited."""
 
+    @functools.cache
     def key() -> SecretKey:
-        if not found:
-            found.append(make())
-        return found[0]
+        found = load_key(settings)
+        note_key(settings, found.key_id)
+        return found
 
     return key
 

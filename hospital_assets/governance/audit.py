@@ -71,7 +71,7 @@ class Event:
         role: in which role; one at a time.
         outcome: whether it was allowed, refused, or went wrong.
         audience: whose publication it was about.
-        version: which version of it.
+        version: which version of it; of a key its id.
         statement: the SQL, or what was asked for.
         objects: base tables -> their columns that were read.
         row_count: rows that were returned or written.
@@ -272,6 +272,20 @@ def record(settings: Settings, event: Event) -> int:
     """
     with contextlib.closing(AuditLog(settings)) as log:
         return log.append(event)
+
+
+def note_key(settings: Settings, key_id: str) -> bool:
+    """Write down that another pseudonym key is in use than the last one that was; says whether it is.
+
+    A key can also be changed by replacing its file or its variable, which no command of ours sees.
+    """
+    with contextlib.closing(AuditLog(settings)) as log:
+        known = log.entries("action = 'key' and outcome = 'allowed'")["version"].to_list()
+        if known and known[-1] == key_id:
+            return False
+        said = f"the key in use changed from {known[-1]}" if known else "first use of the key"
+        log.append(Event(system_actor(), "key", version=key_id, statement=said))
+    return True
 
 
 class AuditResource(dg.ConfigurableResource):  # type: ignore[type-arg]

@@ -178,10 +178,19 @@ def _policy(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _key(options: argparse.Namespace, settings: Settings) -> int:
-    from hospital_assets.governance.pseudonyms import create_key, load_key
+    from dataclasses import replace
+
+    from hospital_assets.governance.audit import Event, record, system_actor
+    from hospital_assets.governance.pseudonyms import KeyMissingError, create_key, load_key
 
     if options.action == "create":
-        path = create_key(settings)
+        event = Event(system_actor(), "key", statement="create the pseudonym key")
+        try:
+            path = create_key(settings)
+        except KeyMissingError as error:
+            record(settings, replace(event, outcome="refused", reason="there is one, or no place"))
+            raise error from None
+        record(settings, replace(event, version=load_key(settings).key_id))
         print(f"{path} (mode 0600). Keep a copy where you keep secrets, never with the data.")
     print(f"key id {load_key(settings).key_id}")
     return 0
