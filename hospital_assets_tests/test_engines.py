@@ -254,6 +254,36 @@ def test_every_engine_reads_text_the_same_way() -> None:
     assert_frame_equal(found["polars"], found["duckdb"])
 
 
+SHORT_YEARS = {
+    "%m/%d/%y": ["1/5/26", "01/05/68", "01/05/69", "01/05/99", "02/29/00", "2/29/72", "1/5/6",
+                 "1/5/2026", "1/5/026", "13/1/26", "1/5/", "epoch", " 1/5/26 "],
+    "%d.%m.%y %H:%M": ["5.1.26 9:13", "05.01.69 23:59", "05.01.68 00:00", "05.01.26", "5.1.6 9:13"],
+    "%d-%b-%y %I:%M %p": ["05-Jan-26 09:13 PM", "5-Jan-69 9:13 AM", "05-Foo-26 09:13 PM"],
+    "%y%m%d": ["260105", "690105", "680105", "26015", "2601055", "20260105"],
+    "%-d/%-m/%y": ["5/1/26", "05/01/70"],
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("known", SHORT_YEARS)
+def test_every_engine_reads_years_of_two_digits_the_same_way(known: str) -> None:
+    """69 to 99 are of the last century, the others of this one; one digit is no year."""
+    frame = pl.DataFrame({"n": range(len(SHORT_YEARS[known])), "t": SHORT_YEARS[known]})
+    found = {}
+    for name, engine in ALL_ENGINES.items():
+        parsed = parse_wall_clocks(engine(frame), {"c": "t"}, [known])
+        found[name] = collect(parse_dates(parsed, {"d": "t"}, [known])).sort("n")
+    assert_frame_equal(found["polars"], found["duckdb"])
+    assert_frame_equal(found["spark"], found["duckdb"])
+    years = dict(found["duckdb"].select("t", pl.col("d").dt.year()).rows())
+    said = {"1/5/26": 2026, "01/05/68": 2068, "01/05/69": 1969, "2/29/72": 1972, "1/5/6": None,
+            "1/5/2026": None, "5-Jan-69 9:13 AM": 1969, "690105": 1969, "26015": None}  # fmt: skip
+    assert {text: year for text, year in years.items() if text in said} == {
+        text: year for text, year in said.items() if text in years
+    }
+    assert any(year is not None for year in years.values())
+
+
 @pytest.mark.slow
 def test_every_engine_reads_json_the_same_way() -> None:
     texts = [

@@ -337,12 +337,14 @@ def test_a_late_version_splits_a_row_and_facts_find_it(on: Engine) -> None:
     assert out["v"].to_list() == ["A", "B", "C"]  # the repetition of B is not a version
     assert out["valid_to_at"].to_list()[:2] == out["valid_from_at"].to_list()[1:]
     assert out["is_current"].to_list() == [False, False, True]
-    facts = pl.DataFrame({"id": ["x", "y"], "p": ["P", "Q"], "t": [at("2026-02-10")] * 2})
-    # Frames of one join must share an engine and, on DuckDB, a connection.
-    found = collect(key_at(lazy(facts), lazy(out), natural="p", at="t", key="k", row_id="id")).sort(
-        "id"
-    )
-    assert found["k"].to_list() == [2, -1]
+    # One of each: found, at the edge of two versions, unknown, without a moment, without a member.
+    facts = pl.DataFrame(
+        {"id": ["a", "b", "c", "d", "e"], "p": ["P", "P", "Q", "P", None],
+         "t": [at("2026-02-10"), at("2026-03-01"), at("2026-02-10"), None, at("2026-02-10")]}
+    )  # fmt: skip
+    found = collect(key_at(on(facts), on(out), natural="p", at="t", key="k", also=["v"])).sort("id")
+    assert found["k"].to_list() == [2, 3, -1, -1, -1]
+    assert found["v"].to_list() == ["B", "C", None, None, None]
 
 
 # Patient flow (G21) -------------------------------------------------------------------------------

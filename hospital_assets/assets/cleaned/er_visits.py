@@ -13,6 +13,7 @@ from hospital_assets.assets.cleaned.rules import (
     identity,
     in_future,
     is_blank,
+    is_one_of,
     mapped,
     newest_only,
     profiles,
@@ -157,7 +158,8 @@ def judge_er_visits(raw: Frame, hospitals: Frame) -> Frame:
         triage_level=nw.when(valid_level).then(level.cast(nw.Int64)),
     )
     unreadable = [
-        nw.col(f"{clock}_at").is_null() & ~is_blank(f"{clock}_time") for clock in CLOCKS[1:]
+        nw.when(nw.col(f"{clock}_at").is_null()).then(~is_blank(f"{clock}_time"))
+        for clock in CLOCKS[1:]
     ]
     frame = frame.with_columns(
         rule=first_broken(
@@ -232,6 +234,6 @@ def _derived_clocks() -> list[nw.Expr]:
                 if isinstance(how, Sum):
                     by_clock.setdefault(column, []).append(name)
     return [nw.lit(False)] + [
-        nw.col("source_profile").is_in(names) & ~is_blank(column)
+        nw.when(is_one_of("source_profile", names)).then(~is_blank(column))
         for column, names in by_clock.items()
     ]

@@ -12,11 +12,13 @@ from hospital_assets.assets.cleaned.rules import (
     identity,
     in_future,
     is_blank,
+    is_one_of,
     newest_only,
     read_clocks,
     read_numbers,
     split,
     text,
+    translated,
 )
 from hospital_assets.assets.declare import cleaned_and_quarantined
 from hospital_assets.warehouse.dialect import (
@@ -164,7 +166,7 @@ def judge_vitals(raw: Frame, hospitals: Frame) -> Frame:
     )
     frame = _in_one_unit(frame)
 
-    raw_pain = nw.col("_pain")
+    raw_pain, on_oxygen = nw.col("_pain"), nw.col("_on_oxygen").str.to_lowercase()
     unreadable = nw.any_horizontal(
         *(
             ~nw.col(f"_{name}_text").is_null() & nw.col(f"_{name}").is_null()
@@ -189,18 +191,11 @@ def judge_vitals(raw: Frame, hospitals: Frame) -> Frame:
         visit_id=identity("visit_id"),
         patient_id=identity("patient_id"),
         device_id=text("device_id"),
-        consciousness=nw.col("_consciousness")
-        .str.strip_chars()
-        .str.to_uppercase()
-        .replace_strict(
-            list(_CONSCIOUSNESS),
-            list(_CONSCIOUSNESS.values()),
-            default=None,
-            return_dtype=nw.String,
+        consciousness=translated("_consciousness", _CONSCIOUSNESS),
+        is_on_oxygen=nw.coalesce(
+            nw.when(on_oxygen == "true").then(nw.lit(True)),
+            nw.when(on_oxygen == "false").then(nw.lit(False)),
         ),
-        is_on_oxygen=nw.col("_on_oxygen")
-        .str.to_lowercase()
-        .replace_strict(["true", "false"], [True, False], default=None, return_dtype=nw.Boolean),
         spo2_scale=nw.when(nw.col("_spo2_scale").is_in([1.0, 2.0])).then(
             nw.col("_spo2_scale").cast(nw.Int64)
         ),
@@ -241,14 +236,17 @@ def judge_vitals(raw: Frame, hospitals: Frame) -> Frame:
 
 def _in_one_unit(frame: Frame) -> Frame:
     """Temperature in degrees Celsius and saturation in percent, with how they got there."""
-    unit = nw.col("_temperature_unit").str.strip_chars().str.to_uppercase()
+    frame = frame.with_columns(
+        _temperature_unit=nw.col("_temperature_unit").str.strip_chars().str.to_uppercase()
+    )
     value = nw.col("_temperature")
-    says_fahrenheit = unit.is_in(_FAHRENHEIT_UNITS)
+    says_fahrenheit = is_one_of("_temperature_unit", _FAHRENHEIT_UNITS)
+    says_celsius = is_one_of("_temperature_unit", _CELSIUS_UNITS)
     fits_fahrenheit = (value >= 70) & (value <= 120)
     fits_celsius = (value >= 10) & (value <= 50)
     frame = frame.with_columns(
         _says_fahrenheit=nw.coalesce(says_fahrenheit, nw.lit(False)),
-        _says_celsius=nw.coalesce(unit.is_in(_CELSIUS_UNITS), nw.lit(False)),
+        _says_celsius=nw.coalesce(says_celsius, nw.lit(False)),
     ).with_columns(
         _is_fahrenheit=nw.col("_says_fahrenheit") & ~fits_celsius,
         _is_inferred_fahrenheit=~nw.col("_says_fahrenheit") & fits_fahrenheit,

@@ -14,7 +14,7 @@ import narwhals as nw
 
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.dimensions import UNKNOWN_KEY
-from hospital_assets.warehouse.dialect import Frame
+from hospital_assets.warehouse.dialect import Frame, join_valid
 
 BEGINNING = datetime(1900, 1, 1, tzinfo=UTC)
 END_OF_TIME = datetime(9999, 12, 31, tzinfo=UTC)
@@ -99,33 +99,21 @@ def key_at(
     natural: str,
     at: str,
     key: str,
-    row_id: str,
     also: Sequence[str] = (),
 ) -> Frame:
     """Add the surrogate key (and other columns) of the version that held at an instant.
 
     Args:
-        facts: any frame with `natural`, `at` and the unique `row_id`.
+        facts: any frame with `natural` and `at`.
         dimension: an SCD2 dimension with `natural`, `valid_from_at`, `valid_to_at`, `key`.
         natural: natural key column of both.
         at: instant column of the facts.
         key: surrogate key to add; -1 where there is no such member.
-        row_id: column that identifies a fact row.
         also: further columns of the dimension to add.
     """
-    found = (
-        facts.select(row_id, natural, at)
-        .join(
-            dimension.select(natural, "valid_from_at", "valid_to_at", key, *also),
-            on=natural,
-            how="inner",
-        )
-        .filter(nw.col(at) >= nw.col("valid_from_at"), nw.col(at) < nw.col("valid_to_at"))
-        .select(row_id, key, *also)
-    )
-    return facts.join(found, on=row_id, how="left").with_columns(
-        nw.coalesce(nw.col(key), nw.lit(UNKNOWN_KEY)).alias(key)
-    )
+    members = dimension.select(natural, "valid_from_at", "valid_to_at", key, *also)
+    found = join_valid(facts, members, on=natural, at=at, valid=("valid_from_at", "valid_to_at"))
+    return found.with_columns(nw.coalesce(nw.col(key), nw.lit(UNKNOWN_KEY)).alias(key))
 
 
 def key_of(facts: Frame, dimension: Frame, *, natural: str, key: str) -> Frame:

@@ -50,7 +50,6 @@ def fact_emergency_visits(
         natural="patient_id",
         at="arrival_at",
         key="patient_key",
-        row_id="visit_id",
         also=["birth_date", "age_at_extract_years"],
     )
     frame = frame.join(
@@ -66,7 +65,6 @@ def fact_emergency_visits(
         natural="_department",
         at="arrival_at",
         key="department_key",
-        row_id="visit_id",
     )
     frame = key_of(frame, dim_doctor, natural="doctor_id", key="doctor_key")
     frame = frame.join(

@@ -32,9 +32,6 @@ def fact_patient_flow(
     """Location segments of every stay, keyed to their dimensions."""
     frame = folded(newest_of_each(cleaned_adt_events, ["message_id"], period_of(context)))
     frame = of_their_patient(frame, cleaned_adt_events).with_columns(
-        _segment=nw.concat_str(
-            nw.col("stay_id"), nw.col("segment_number").cast(nw.String), separator="|"
-        ),
         _department=nw.concat_str("hospital_id", "department_name", separator="|"),
     )
     frame = key_at(
@@ -43,7 +40,6 @@ def fact_patient_flow(
         natural="patient_id",
         at="stay_start_at",
         key="patient_key",
-        row_id="_segment",
     )
     frame = key_at(
         frame,
@@ -53,7 +49,6 @@ def fact_patient_flow(
         natural="_department",
         at="segment_start_at",
         key="department_key",
-        row_id="_segment",
     )
     frame = frame.join(
         dim_hospital.select("hospital_id", "hospital_key", "time_zone"),

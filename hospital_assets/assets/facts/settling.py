@@ -100,8 +100,8 @@ def other_patients(
     )
     both = stored.join(
         cleaned.select("service_date", "patient_id", *row), on=["service_date", *row], how="inner"
-    ).with_columns(_row=nw.concat_str(*(nw.col(c).cast(nw.String) for c in row), separator="|"))
-    now = key_at(both, patients, natural="patient_id", at=at, key="patient_key", row_id="_row")
+    )
+    now = key_at(both, patients, natural="patient_id", at=at, key="patient_key")
     return _by_day(now.filter(nw.col("patient_key") != nw.col("_stored_key")), name)
 
 

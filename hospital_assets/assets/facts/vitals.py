@@ -43,7 +43,6 @@ def scored(observations: Frame, patients: Frame) -> Frame:
         natural="patient_id",
         at="measured_at",
         key="patient_key",
-        row_id="observation_id",
         also=["birth_date", "age_at_extract_years"],
     ).with_columns(
         age_years=age_in_years("birth_date", "measured_local", "age_at_extract_years"),

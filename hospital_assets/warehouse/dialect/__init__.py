@@ -39,6 +39,7 @@ __all__ = [
     "explode_hours",
     "hash_keys",
     "is_on_spark",
+    "join_valid",
     "json_fields",
     "lazy",
     "literal",
@@ -72,6 +73,9 @@ class Engine(Protocol):
         self, frame: Frame, instants: Mapping[str, str], zone: str, /
     ) -> Frame: ...
     def local_clocks(self, frame: Frame, clocks: Mapping[str, str], zone: str, /) -> Frame: ...
+    def join_valid(
+        self, frame: Frame, versions: Frame, on: str, at: str, valid: tuple[str, str], /
+    ) -> Frame: ...
     def explode_hours(self, frame: Frame, start: str, end: str, hour: str, /) -> Frame: ...
     def explode_days(self, frame: Frame, first: str, last: str, day: str, /) -> Frame: ...
 
@@ -168,6 +172,19 @@ def local_clocks(frame: Frame, clocks: Mapping[str, str], zone: str) -> Frame:
         zone: column with the IANA zone.
     """
     return _engine(frame).local_clocks(frame, clocks, zone)
+
+
+def join_valid(frame: Frame, versions: Frame, *, on: str, at: str, valid: tuple[str, str]) -> Frame:
+    """Add the columns of the version that held at an instant; null where none did. Every row stays.
+
+    Args:
+        frame: any frame.
+        versions: of the same engine; its other columns are new to the frame.
+        on: column of both that says of what it is a version.
+        at: instant column of the frame.
+        valid: columns of `versions` from which (included) to which (excluded) one holds.
+    """
+    return _engine(frame).join_valid(frame, versions, on, at, valid)
 
 
 def explode_hours(frame: Frame, start: str, end: str, hour: str) -> Frame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +29,31 @@ Formats = Sequence[str] | Mapping[str, Mapping[str, Sequence[str]]]
 SOURCE_COLUMN = "source_profile"
 #: A year has four digits (`26-01-05` says none), and words such as `epoch` are no dates.
 YEAR = r"^\d{4}|^\S.*\d{4}"
+#: The last year that two digits (`%y`) state; the first is 1969, as POSIX has it.
+LAST_SHORT_YEAR = 2068
 #: A UTC offset at the end of a wall clock.
 OFFSET = r"(?:[Zz]|[+-]\d{2}:?\d{2})$"
+
+
+def states_year(known: str) -> str:
+    """A regular expression for texts that write the year as a strptime format asks for.
+
+    All of its digits have to be there; where the format has no year, any digit (DuckDB takes the words
+    `epoch` and `infinity` for dates).
+    """
+    if "%Y" in known:
+        return YEAR
+    if "%y" not in known:
+        return r"\d"
+    # A figure next to another one is written in full.
+    figure = r"\d\d" if re.search("%[A-Za-z]%", known) else r"\d\d?"
+    kinds = {"y": r"\d\d", "f": r"\d+", **dict.fromkeys("bBp", "[A-Za-z]+")}
+    fields = re.sub(
+        r"%([A-Za-z])|([^\w\s])",
+        lambda found: kinds.get(found[1], figure) if found[1] else f"\\{found[2]}",
+        known.replace("%-", "%"),
+    )
+    return f"^{fields}$"
 
 
 def lazy(native: Any) -> Frame:

@@ -12,13 +12,13 @@ from duckdb import SQLExpression, StarExpression
 from hospital_assets.warehouse.dialect.frames import (
     OFFSET,
     SOURCE_COLUMN,
-    YEAR,
     Formats,
     Frame,
     lazy,
     literal,
     quoted,
     relation_of,
+    states_year,
 )
 
 _checkpoint_numbers = itertools.count(1)
@@ -71,15 +71,15 @@ def _strptime(text: str, column: str, formats: Formats) -> str:
         return f"try_strptime({text}, [{', '.join(literal(f) for f in known)}])"
 
     def read(known: Sequence[str]) -> str:
-        # strptime takes two digits for a year and reads words, and takes long over what does not fit.
-        guarded = {
-            f"regexp_matches({text}, {literal(YEAR)})": [f for f in known if "%Y" in f],
-            f"lower({text}) not in ('epoch', 'infinity', '-infinity')": [
-                f for f in known if "%Y" not in f
-            ],
-        }
-        read = [f"case when {guard} then {strptime(fs)} end" for guard, fs in guarded.items() if fs]
-        return f"coalesce({', '.join(read)})"
+        # strptime takes fewer digits for a year and reads words, and takes long over what does not fit.
+        by_year: dict[str, list[str]] = {}
+        for one in known:
+            by_year.setdefault(states_year(one), []).append(one)
+        guarded = (
+            f"case when regexp_matches({text}, {literal(year)}) then {strptime(fs)} end"
+            for year, fs in by_year.items()
+        )
+        return f"coalesce({', '.join(guarded)})"
 
     if not isinstance(formats, Mapping):
         return read(formats) if formats else "cast(null as timestamp)"
@@ -157,33 +157,47 @@ def checkpoint(frame: Frame) -> Frame:
 
 
 def resolve_instants(frame: Frame, instants: Mapping[str, str], zone: str) -> Frame:
+    # Step by step, because each conversion costs, and would be computed anew in each place.
+    read: dict[str, str] = {}
+    shown: dict[str, str] = {}
     added: dict[str, str] = {}
+    tz, hour = quoted(zone), "interval 1 hour"
     for out, clock in instants.items():
-        local, tz = quoted(clock), quoted(zone)
+        local, at = quoted(clock), quoted(out)
         offset = quoted(f"{clock}_offset_minutes")
-        read = f"timezone({tz}, {local})"
-        hour = "interval 1 hour"
-        written = f"timezone('UTC', {local}) - {offset} * interval 1 minute"
-        added[out] = (
-            f"case when {offset} is not null then {written} "
-            f"when timezone({tz}, {read} - {hour}) = {local} then {read} - {hour} "
-            f"else {read} end"
+        earlier, shows = quoted(f"{out}_earlier"), quoted(f"{out}_shows")
+        is_written = f"{offset} is not null"
+        read[out] = (
+            f"case when {is_written} then timezone('UTC', {local}) - {offset} * interval 1 minute "
+            f"else timezone({tz}, {local}) end"
         )
-        added[f"{out}_second"] = (
-            f"case when {offset} is not null then {written} "
-            f"when timezone({tz}, {read} + {hour}) = {local} then {read} + {hour} "
-            f"else {read} end"
+        # ICU reads a repeated hour the second time, and a skipped one by the old offset.
+        shown[f"{out}_earlier"] = (
+            f"case when {is_written} then false else timezone({tz}, {at} - {hour}) = {local} end"
         )
-        added[f"{out}_is_missing"] = (
-            f"coalesce({offset} is null and timezone({tz}, {read}) <> {local}, false)"
-        )
-    return with_sql(frame, added)
+        shown[f"{out}_shows"] = f"case when {is_written} then {local} else timezone({tz}, {at}) end"
+        added[f"{out}_second"] = at
+        added[f"{out}_is_missing"] = f"coalesce({shows} <> {local}, false)"
+        added[out] = f"case when {earlier} then {at} - {hour} else {at} end"
+    return with_sql(with_sql(with_sql(frame, read), shown), added).drop(*shown)
 
 
 def local_clocks(frame: Frame, clocks: Mapping[str, str], zone: str) -> Frame:
     return with_sql(
         frame, {out: f"timezone({quoted(zone)}, {quoted(src)})" for out, src in clocks.items()}
     )
+
+
+def join_valid(frame: Frame, versions: Frame, on: str, at: str, valid: tuple[str, str]) -> Frame:
+    left, right = _relation(frame).set_alias("lhs"), _relation(versions).set_alias("rhs")
+    start, end = map(quoted, valid)
+    condition = (
+        f"lhs.{quoted(on)} = rhs.{quoted(on)} "
+        f"and lhs.{quoted(at)} >= rhs.{start} and lhs.{quoted(at)} < rhs.{end}"
+    )
+    columns = [f"lhs.{quoted(name)}" for name in left.columns]
+    columns += [f"rhs.{quoted(name)}" for name in right.columns if name not in (on, *valid)]
+    return lazy(left.join(right, condition, how="left").select(", ".join(columns)))
 
 
 def explode_hours(frame: Frame, start: str, end: str, hour: str) -> Frame:

@@ -10,13 +10,14 @@ import polars as pl
 
 from hospital_assets.warehouse.dialect.frames import (
     ISO_WALL_CLOCK_FORMATS,
+    LAST_SHORT_YEAR,
     OFFSET,
     SOURCE_COLUMN,
-    YEAR,
     Formats,
     Frame,
     lazy,
     polars_of,
+    states_year,
 )
 
 
@@ -38,7 +39,7 @@ def parse_dates(frame: Frame, columns: Mapping[str, str], formats: Formats) -> F
         return _first_format(
             source,
             formats,
-            lambda known: _dated(text, known).str.to_date(known, strict=False),
+            lambda known: _short_year(_dated(text, known).str.to_date(known, strict=False), known),
             pl.Date(),
         )
 
@@ -46,8 +47,16 @@ def parse_dates(frame: Frame, columns: Mapping[str, str], formats: Formats) -> F
 
 
 def _dated(text: pl.Expr, known: str) -> pl.Expr:
-    """Texts that can state the year a format asks for."""
-    return pl.when(text.str.contains(YEAR)).then(text) if "%Y" in known else text
+    """Texts that state the year a format asks for."""
+    return pl.when(text.str.contains(states_year(known))).then(text)
+
+
+def _short_year(read: pl.Expr, known: str) -> pl.Expr:
+    """A year of two digits as everybody else has it: Polars takes 69 for 2069."""
+    if "%y" not in known:
+        return read
+    is_late = read.dt.year() > LAST_SHORT_YEAR
+    return pl.when(is_late).then(read.dt.offset_by("-100y")).otherwise(read)
 
 
 def _first_format(
@@ -84,8 +93,8 @@ def parse_wall_clocks(frame: Frame, columns: Mapping[str, str], formats: Formats
             _first_format(
                 src,
                 formats,
-                lambda known, text=unzoned: _dated(text, known).str.to_datetime(  # type: ignore[misc]
-                    known, time_unit="us", strict=False
+                lambda known, text=unzoned: _short_year(  # type: ignore[misc]
+                    _dated(text, known).str.to_datetime(known, time_unit="us", strict=False), known
                 ),
                 pl.Datetime("us"),
             ),
@@ -216,6 +225,18 @@ def local_clocks(frame: Frame, clocks: Mapping[str, str], zone: str) -> Frame:
             }
         )
     )
+
+
+def join_valid(frame: Frame, versions: Frame, on: str, at: str, valid: tuple[str, str]) -> Frame:
+    start, end = valid
+    numbered = polars_of(frame).with_row_index("_row")
+    found = (
+        numbered.select("_row", on, at)
+        .join(polars_of(versions), on=on)
+        .filter(pl.col(at) >= pl.col(start), pl.col(at) < pl.col(end))
+        .drop(on, at, start, end)
+    )
+    return lazy(numbered.join(found, on="_row", how="left").drop("_row"))
 
 
 def explode_hours(frame: Frame, start: str, end: str, hour: str) -> Frame:

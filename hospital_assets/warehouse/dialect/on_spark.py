@@ -17,18 +17,20 @@ from pyspark.sql import functions as F  # noqa: N812  (as everybody calls it)
 from pyspark.sql import types as T  # noqa: N812
 
 from hospital_assets.warehouse.dialect.frames import (
+    LAST_SHORT_YEAR,
     OFFSET,
     SOURCE_COLUMN,
     Formats,
     Frame,
     lazy,
+    states_year,
 )
 
 #: What is readable as a number everywhere; Java's own reader would also take `1d` and `0x1p3`.
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _ISO = r"^\d{4}-\d{1,2}-\d{1,2}( \d{1,2}:\d{2}(:\d{2}(\.\d+)?)?)?$"
 #: strptime directive -> Java pattern, between separators and next to another directive.
-_JAVA = {"%Y": ("yyyy", "yyyy"), "%m": ("M", "MM"), "%d": ("d", "dd"), "%H": ("H", "HH"),
+_JAVA = {"%Y": ("yyyy", "yyyy"), "%y": ("yy", "yy"), "%m": ("M", "MM"), "%d": ("d", "dd"), "%H": ("H", "HH"),
          "%M": ("m", "mm"), "%S": ("s", "ss"), "%I": ("h", "hh"), "%p": ("a", "a"),
          "%b": ("MMM", "MMM"), "%B": ("MMMM", "MMMM"), "%f": ("SSSSSS", "SSSSSS")}  # fmt: skip
 
@@ -167,6 +169,7 @@ def _strptime(text: Column, pattern: str) -> Column:
     java = ""
     place = 0
     was_directive = False
+    known, pattern = pattern, pattern.replace("%-", "%")
     while place < len(pattern):
         directive = pattern[place : place + 2]
         if directive in _JAVA:
@@ -176,10 +179,15 @@ def _strptime(text: Column, pattern: str) -> Column:
         else:
             letter = pattern[place]
             if letter == "%":
-                raise ValueError(f"no Spark pattern for {directive} in the format {pattern}")
+                raise ValueError(f"no Spark pattern for {directive} in the format {known}")
             java += f"'{letter}'" if letter.isalpha() else letter
             place, was_directive = place + 1, False
-    return F.try_to_timestamp(text, F.lit(java))
+    read = F.try_to_timestamp(F.when(text.rlike(states_year(known)), text), F.lit(java))
+    if "%y" not in known:
+        return read
+    # Java's two digits are of this century.
+    is_late = F.year(read) > LAST_SHORT_YEAR
+    return F.when(is_late, read - F.make_ym_interval(F.lit(100))).otherwise(read)
 
 
 def parse_wall_clocks(frame: Frame, columns: Mapping[str, str], formats: Formats) -> Frame:
@@ -271,6 +279,18 @@ def local_clocks(frame: Frame, clocks: Mapping[str, str], zone: str) -> Frame:
             out: F.from_utc_timestamp(_col(src), _col(zone)).cast("timestamp_ntz")
             for out, src in clocks.items()
         },
+    )
+
+
+def join_valid(frame: Frame, versions: Frame, on: str, at: str, valid: tuple[str, str]) -> Frame:
+    left, right = _native(frame).alias("lhs"), _native(versions).alias("rhs")
+    (start, end), moment = (F.col(f"rhs.`{name}`") for name in valid), F.col(f"lhs.`{at}`")
+    is_of = F.col(f"lhs.`{on}`") == F.col(f"rhs.`{on}`")
+    joined = left.join(right, is_of & (moment >= start) & (moment < end), "left")
+    return lazy(
+        joined.select(
+            "lhs.*", *(F.col(f"rhs.`{n}`") for n in right.columns if n not in (on, *valid))
+        )
     )
 
 
