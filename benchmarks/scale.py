@@ -1,60 +1,94 @@
 """How DuckDB, Polars and Spark take more and more of the same work: vitals and visits, raw to scored.
 
-    python benchmarks/scale.py [--of DIRECTORY] [--times 1,4,16] [--engines duckdb,polars,spark]
+    python benchmarks/scale.py [--millions 1,2,10] [--engines by_hand,duckdb,polars,spark]
 
-Takes the raw records of a built data directory (default: simulates and builds six days), multiplies
-them (ids get a suffix, so that nothing is a repetition), and lets each engine clean, split, score and
-store them with the platform's own transforms, in a process of its own: seconds, peak memory of all
-its processes, bytes read and written, and a few figures that must be the same on every engine.
+Simulates and builds a month of the network (with its dirt), then has each engine read its raw records
+as often as it takes to come to so many million visits (vital-sign sets in proportion, about 5.7 for a
+visit), and clean, split, score and store them with the platform's own transforms, in a process of its
+own. `by_hand` is `scale_by_hand.sql`, a DuckDB script of the same work. Told are seconds, CPU seconds,
+the peak memory of all its processes together, bytes read and written, and figures that must be the
+same on each. For Linux.
+
+The raw records stand on disk once: every further copy is a hard link whose name gives all
+identifiers in it a suffix of their own, so that nothing is a repetition and multiplying takes no time.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
-import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-_TABLES = {
+HERE = Path(__file__).parent
+
+#: Table -> its layer, and the columns that get a suffix in each copy.
+_TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
     "raw_vitals": ("raw", ("observation_id", "visit_id", "source_file")),
     "raw_er_visits": ("raw", ("visit_id", "source_file")),
     "cleaned_hospitals": ("cleaned", ()),
     "dim_patient": ("dimensions", ()),
 }
+_NUMBER = r"(\d+)\.parquet"
+#: What a laptop has for it; DuckDB spills beyond, Spark's heap is its session's default.
+_DUCKDB = {"memory_limit": "2GB", "preserve_insertion_order": False, "threads": 2}
+#: Figures that engines add up in different orders.
+_RELATIVE = 1e-9
 
 
-def multiplied(warehouse: Path, target: Path, times: int) -> dict[str, int]:
-    """Parquet files of the inputs, the records `times` over; returns rows and bytes."""
+# Inputs -------------------------------------------------------------------------------------------
+
+
+def base_of(folder: Path, days: int) -> dict[str, int]:
+    """Parquet files of the raw records of some simulated days, in `folder/base`; rows by table."""
     import duckdb
 
+    environment = {
+        **os.environ,
+        "HOSPITAL_DATA_DIR": str(folder / "data"),
+        "HOSPITAL_ENGINE": "duckdb",
+    }
+    hospital = Path(sys.executable).with_name("hospital")
+    for command in (["simulate", "--days", str(days)], ["build"]):
+        subprocess.run([hospital, *command], check=True, stdout=subprocess.DEVNULL, env=environment)
+    (folder / "base").mkdir()
+    rows = {}
+    warehouse = folder / "data" / "warehouse" / "hospital.duckdb"
     with duckdb.connect(str(warehouse), read_only=True) as connection:
         connection.execute("set TimeZone = 'UTC'")
-        said = {}
-        for table, (layer, ids) in _TABLES.items():
-            columns = ["* exclude (payload)", "cast(cast(payload as json) as varchar) as payload"]
-            selected = ", ".join(columns if table == "raw_vitals" else ["*"])
-            suffixed = ", ".join(f"{name} || '-' || n as {name}" for name in ids)
-            source = f"select {selected} from {layer}.{table}"
-            if ids:
-                source = f"select * replace ({suffixed}) from ({source}), range({times}) r(n)"
-            (target / table).mkdir(parents=True)
+        for table, (layer, _) in _TABLES.items():
+            payload = " replace (cast(cast(payload as json) as varchar) as payload)"
             connection.execute(
-                f"copy ({source}) to '{target / table / 'rows.parquet'}' (row_group_size 100000)"
+                f"copy (select *{payload if table == 'raw_vitals' else ''} from {layer}.{table}) "
+                f"to '{folder / 'base' / table}.parquet' (compression zstd, row_group_size 100000)"
             )
-            said[table] = connection.execute(
-                f"select count(*) from read_parquet('{target / table}/*.parquet')"
-            ).fetchall()[0][0]
-    return said
+            found = connection.execute(f"select count(*) from {layer}.{table}").fetchall()
+            rows[table] = int(found[0][0])
+    shutil.rmtree(folder / "data")
+    return rows
 
 
-def work(read: Any, store: Any) -> dict[str, float]:
+def link(base: Path, inputs: Path, times: int) -> None:
+    """The base tables, those with identifiers `times` over."""
+    for table, (_, ids) in _TABLES.items():
+        (inputs / table).mkdir(parents=True)
+        for number in range(times if ids else 1):
+            os.link(base / f"{table}.parquet", inputs / table / f"{number:05}.parquet")
+
+
+# The work -----------------------------------------------------------------------------------------
+
+
+def work(read: Callable[[str], Any], store: Callable[[str, Any], Any]) -> dict[str, float]:
     """The job, on whatever engine `read` and `store` are of; returns figures."""
     import narwhals as nw
 
@@ -69,17 +103,17 @@ def work(read: Any, store: Any) -> dict[str, float]:
     raw = read("raw_vitals")
     sound, aside = split(judge_vitals(raw, hospitals), raw, "vitals", RULES)
     vitals = store("vitals", sound)
-    aside = store("vitals_aside", aside)
+    vitals_aside = store("vitals_aside", aside)
     raw = read("raw_er_visits")
-    sound, visits_aside = split(judge_er_visits(raw, hospitals), raw, "er_visits", VISIT_RULES)
+    sound, aside = split(judge_er_visits(raw, hospitals), raw, "er_visits", VISIT_RULES)
     visits = store("visits", sound)
-    visits_aside = store("visits_aside", visits_aside)
+    visits_aside = store("visits_aside", aside)
     facts = store("facts", scored(vitals, read("dim_patient")))
     waits = visits.with_columns(wait=minutes_between("arrival_at", "provider_at"))
     daily = store(
         "daily",
         waits.group_by("hospital_id", "service_date").agg(
-            n=nw.len(), wait_minutes=nw.col("wait").sum(), median=nw.col("wait").median()
+            n=nw.len(), wait_minutes=nw.col("wait").sum(), median_minutes=nw.col("wait").median()
         ),
     )
 
@@ -88,30 +122,63 @@ def work(read: Any, store: Any) -> dict[str, float]:
 
     return {
         "vitals": one(facts.select(nw.len())),
-        "set aside": one(aside.select(nw.len())) + one(visits_aside.select(nw.len())),
+        "set aside": one(vitals_aside.select(nw.len())) + one(visits_aside.select(nw.len())),
         "NEWS2 points": one(facts.select(nw.col("news2_score").sum())),
         "visits": one(visits.select(nw.len())),
-        "wait minutes": round(one(daily.select(nw.col("wait_minutes").sum())), 3),
+        "wait minutes": one(daily.select(nw.col("wait_minutes").sum())),
     }
 
 
-def on_duckdb(inputs: Path, out: Path) -> dict[str, float]:
+FIGURES = """
+    select (select count(*) from facts) as vitals,
+        (select count(*) from vitals_aside) + (select count(*) from visits_aside) as "set aside",
+        (select sum(news2_score) from facts) as "NEWS2 points",
+        (select count(*) from visits) as visits,
+        (select sum(wait_minutes) from daily) as "wait minutes"
+"""
+
+
+def multiplied(inputs: Path, table: str) -> str:
+    """SQL of an input table for DuckDB: each file's identifiers have its number."""
+    ids = _TABLES[table][1]
+    if not ids:
+        return f"select * from read_parquet('{inputs / table}/*.parquet')"
+    suffixed = ", ".join(
+        f"{name} || '-' || regexp_extract(filename, '{_NUMBER}', 1) as {name}" for name in ids
+    )
+    return (
+        f"select * exclude (filename) replace ({suffixed}) "
+        f"from read_parquet('{inputs / table}/*.parquet', filename = true)"
+    )
+
+
+def _connected(out: Path) -> Any:
     import duckdb
 
+    connection = duckdb.connect(str(out / "out.duckdb"), config=_DUCKDB)
+    connection.execute("set TimeZone = 'UTC'")
+    return connection
+
+
+def by_hand(inputs: Path, out: Path) -> dict[str, float]:
+    connection = _connected(out)
+    for table in _TABLES:
+        connection.execute(f"create temp view {table} as {multiplied(inputs, table)}")
+    connection.execute((HERE / "scale_by_hand.sql").read_text(encoding="utf-8"))
+    names = [name for name, *_ in connection.execute(f"describe {FIGURES}").fetchall()]
+    return dict(zip(names, map(float, connection.execute(FIGURES).fetchall()[0]), strict=True))
+
+
+def on_duckdb(inputs: Path, out: Path) -> dict[str, float]:
     from hospital_assets.warehouse.dialect import lazy
 
-    config = {"memory_limit": "2GB", "preserve_insertion_order": False}
-    connection = duckdb.connect(str(out / "out.duckdb"), config=config)
-    connection.execute("set TimeZone = 'UTC'")
-
-    def read(table: str) -> Any:
-        return lazy(connection.sql(f"from read_parquet('{inputs / table}/*.parquet')"))
+    connection = _connected(out)
 
     def store(table: str, frame: Any) -> Any:
         frame.to_native().query("plan", f"create table {table} as from plan")
         return lazy(connection.table(table))
 
-    return work(read, store)
+    return work(lambda table: lazy(connection.sql(multiplied(inputs, table))), timed(store))
 
 
 def on_polars(inputs: Path, out: Path) -> dict[str, float]:
@@ -119,14 +186,27 @@ def on_polars(inputs: Path, out: Path) -> dict[str, float]:
 
     from hospital_assets.warehouse.dialect import lazy
 
+    def read(table: str) -> Any:
+        ids = _TABLES[table][1]
+        frame = pl.scan_parquet(
+            inputs / table / "*.parquet", include_file_paths="_file" if ids else None
+        )
+        number = pl.col("_file").str.extract(_NUMBER)
+        frame = frame.with_columns(
+            **{name: pl.concat_str(pl.col(name), pl.lit("-"), number) for name in ids}
+        )
+        return lazy(frame.drop("_file") if ids else frame)
+
     def store(table: str, frame: Any) -> Any:
         frame.to_native().sink_parquet(out / f"{table}.parquet")
         return lazy(pl.scan_parquet(out / f"{table}.parquet"))
 
-    return work(lambda table: lazy(pl.scan_parquet(inputs / table / "*.parquet")), store)
+    return work(read, timed(store))
 
 
 def on_spark(inputs: Path, out: Path) -> dict[str, float]:
+    from pyspark.sql import functions as F  # noqa: N812
+
     from hospital_assets.warehouse.dialect import lazy
     from hospital_assets.warehouse.spark_session import start_session
 
@@ -135,11 +215,19 @@ def on_spark(inputs: Path, out: Path) -> dict[str, float]:
     session.range(10).count()
     ready = time.perf_counter() - started
 
+    def read(table: str) -> Any:
+        ids = _TABLES[table][1]
+        frame = session.read.parquet(str(inputs / table))
+        number = F.regexp_extract(F.col("_metadata.file_name"), _NUMBER, 1)
+        return lazy(
+            frame.withColumns({name: F.concat(F.col(name), F.lit("-"), number) for name in ids})
+        )
+
     def store(table: str, frame: Any) -> Any:
-        frame.to_native().write.parquet(str(out / table))
+        frame.to_native().write.option("compression", "zstd").parquet(str(out / table))
         return lazy(session.read.parquet(str(out / table)))
 
-    said = work(lambda table: lazy(session.read.parquet(str(inputs / table))), store)
+    said = work(read, timed(store))
     gateway = session.sparkContext._gateway
     session.stop()
     gateway.shutdown()
@@ -148,77 +236,131 @@ def on_spark(inputs: Path, out: Path) -> dict[str, float]:
     return {**said, "start seconds": round(ready, 1)}
 
 
+def timed(store: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
+    """As `store`, and tells on stderr how long each table took."""
+
+    def told(table: str, frame: Any) -> Any:
+        started = time.perf_counter()
+        stored = store(table, frame)
+        print(f"    {table:13} {time.perf_counter() - started:7.1f} s", file=sys.stderr)
+        return stored
+
+    return told
+
+
+ENGINES = {"by_hand": by_hand, "duckdb": on_duckdb, "polars": on_polars, "spark": on_spark}
+
+
+# Measuring ----------------------------------------------------------------------------------------
+
+
 def child(engine: str, inputs: str, out: str) -> None:
-    job = {"duckdb": on_duckdb, "polars": on_polars, "spark": on_spark}[engine]
     started = time.perf_counter()
-    said = job(Path(inputs), Path(out))
-    seconds = time.perf_counter() - started - said.pop("start seconds", 0)
-    peak = sum(
-        resource.getrusage(who).ru_maxrss
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    print(json.dumps({"seconds": seconds, "peak_mb": peak / 1024, "figures": said}))
+    said = ENGINES[engine](Path(inputs), Path(out))
+    seconds = time.perf_counter() - started
+    print(json.dumps({"seconds": seconds, "figures": said}))
+
+
+def measured(command: list[str], most_mb: float, most_seconds: float) -> dict[str, Any]:
+    """Run a command to its end or to a limit; what it said, its CPU seconds and peak memory."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    started, peak, why = time.perf_counter(), 0.0, ""
+    while process.poll() is None and not why:
+        peak = max(peak, resident_mb(process.pid))
+        if peak > most_mb:
+            why = f"took more than {most_mb:,.0f} MB"
+        elif time.perf_counter() - started > most_seconds:
+            why = f"took more than {most_seconds:,.0f} s"
+        time.sleep(0.1)
+    if why:
+        os.killpg(process.pid, signal.SIGKILL)
+    said = process.communicate()[0]
+    if not why and process.returncode:
+        why = f"ended with {process.returncode}"
+    return {"peak_mb": peak, "why": why} | ({} if why else json.loads(said.splitlines()[-1]))
+
+
+def resident_mb(root: int) -> float:
+    """Resident memory of a process and all below it."""
+    children: dict[int, list[int]] = {}
+    pages: dict[int, int] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            stat = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        children.setdefault(int(stat[1]), []).append(int(folder.name))
+        pages[int(folder.name)] = int(stat[21])
+    below, total = [root], 0
+    while below:
+        one = below.pop()
+        total += pages.get(one, 0)
+        below.extend(children.get(one, ()))
+    return total * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def bytes_below(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def source(folder: Path, of: str | None) -> Path:
-    """The warehouse to take the raw records from."""
-    data = Path(of) if of else folder / "data"
-    hospital = Path(sys.executable).with_name("hospital")
-    if not of:
-        environment = {**os.environ, "HOSPITAL_DATA_DIR": str(data), "HOSPITAL_ENGINE": "duckdb"}
-        for command in (["simulate", "--days", "6"], ["build"]):
-            subprocess.run(
-                [hospital, *command], check=True, stdout=subprocess.DEVNULL, env=environment
-            )
-    # A copy, because nobody else can have the file open.
-    copy = folder / "source.duckdb"
-    shutil.copyfile(data / "warehouse" / "hospital.duckdb", copy)
-    return copy
+def assert_same(figures: dict[str, dict[str, float]]) -> None:
+    """Every engine came to the same."""
+    first, *others = figures.values()
+    for other in others:
+        for name, value in first.items():
+            assert math.isclose(other[name], value, rel_tol=_RELATIVE), figures
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--of", help="a built data directory")
-    parser.add_argument("--times", default="1,4")
-    parser.add_argument("--engines", default="duckdb,polars,spark")
+    parser.add_argument("--millions", default="1,2,10", help="of visits")
+    parser.add_argument("--engines", default=",".join(ENGINES))
+    parser.add_argument("--days", type=int, default=30, help="simulated, then multiplied")
+    parser.add_argument("--base", help="a folder to keep the simulated records in, or with them")
+    parser.add_argument("--out", help="where scratch files go (default: the system's folder)")
+    parser.add_argument("--most-mb", type=float, default=8_000)
+    parser.add_argument("--most-seconds", type=float, default=900)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        warehouse = source(Path(folder), options.of)
-        for times in map(int, options.times.split(",")):
-            inputs = Path(folder) / f"inputs_{times}"
-            rows = multiplied(warehouse, inputs, times)
+    with tempfile.TemporaryDirectory(dir=options.out) as name:
+        folder = Path(options.base or name)
+        folder.mkdir(exist_ok=True)
+        if not (folder / "rows.json").exists():
+            (folder / "rows.json").write_text(json.dumps(base_of(folder, options.days)))
+        rows = json.loads((folder / "rows.json").read_text())
+        for millions in map(float, options.millions.split(",")):
+            times = math.ceil(millions * 1e6 / rows["raw_er_visits"])
+            inputs = Path(name) / "inputs"
+            link(folder / "base", inputs, times)
             print(
-                f"{rows['raw_vitals']:,} vitals, {rows['raw_er_visits']:,} visits, "
-                f"{bytes_below(inputs) / 1e6:,.0f} MB of Parquet"
+                f"{times * rows['raw_er_visits']:,} visits and {times * rows['raw_vitals']:,} "
+                f"vital-sign sets, {bytes_below(inputs) / 1e6:,.0f} MB of Parquet",
+                flush=True,
             )
             figures = {}
             for engine in options.engines.split(","):
-                out = Path(folder) / f"{engine}_{times}"
+                out = Path(name) / engine
                 out.mkdir()
-                done = subprocess.run(
-                    [sys.executable, __file__, "--child", engine, str(inputs), str(out)],
-                    capture_output=True,
-                    text=True,
-                    check=False,
-                )
-                if done.returncode:
-                    print(f"  {engine:7} failed: {done.stderr.strip().splitlines()[-1][:200]}")
+                command = [sys.executable, __file__, "--child", engine, str(inputs), str(out)]
+                before = os.times()
+                said = measured(command, options.most_mb, options.most_seconds)
+                after = os.times()
+                cpu = after[2] + after[3] - before[2] - before[3]
+                written = bytes_below(out) / 1e6
+                shutil.rmtree(out)
+                if said["why"]:
+                    print(f"  {engine:7} {said['why']}", flush=True)
                     continue
-                said = json.loads(done.stdout.strip().splitlines()[-1])
+                start = said["figures"].pop("start seconds", 0)
                 figures[engine] = said["figures"]
                 print(
-                    f"  {engine:7} {said['seconds']:7.1f} s, peak {said['peak_mb']:6,.0f} MB, "
-                    f"{bytes_below(out) / 1e6:6,.0f} MB written"
+                    f"  {engine:7} {said['seconds']:7.1f} s (of it {start} s until it had started), "
+                    f"CPU {cpu:7.1f} s, peak {said['peak_mb']:6,.0f} MB, {written:7,.0f} MB written",
+                    flush=True,
                 )
-                shutil.rmtree(out)
             shutil.rmtree(inputs)
-            first, *others = figures.values()
-            assert all(other == first for other in others), figures
-            print(f"  the same on each: {first}")
+            if figures:
+                assert_same(figures)
+                print(f"  the same on each: {next(iter(figures.values()))}", flush=True)
 
 
 if __name__ == "__main__":
