@@ -26,10 +26,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hospital_assets.automation.build import BuildReport
-from hospital_assets.dashboard import figures, live, mart, pages, spc, svg
+from hospital_assets.dashboard import figures, live, mart, spc, svg
 from hospital_assets.dashboard.auth import Sessions, Viewer, add_account, is_loopback, read_accounts
 from hospital_assets.dashboard.live import LiveBoard, read_board
 from hospital_assets.dashboard.mart import Known, Mart, Slice, read_slice
+from hospital_assets.dashboard.pages.menu import MENU, Entry
+from hospital_assets.dashboard.pages.overview import overview
 from hospital_assets.dashboard.render import FOLDER, as_csv
 from hospital_assets.dashboard.render import query as as_query
 from hospital_assets.dashboard.serve import ExposedError, dashboard_of
@@ -289,7 +291,7 @@ def test_every_page_says_something_for_every_slice(served: Served, audience: str
     found = open_mart(served, audience)
     generator = random.Random(audience)
     known = found.known
-    for entry in pages.MENU:
+    for entry in MENU:
         if entry.build is None:
             continue
         for _ in range(4):
@@ -319,7 +321,7 @@ def test_few_patients_have_no_averages(served: Served) -> None:
         for triage in found.known.triage:
             where = Slice("days", found.known.first, found.known.first, "H7", department, triage)
             total = mart.waits_in_total(found, where)
-            page = pages.overview(found, where)
+            page = overview(found, where)
             cards = {card.id: card for card in page.cards}
             if (total["wait_count"] or 0) < figures.FEW:
                 assert cards["average-wait"].value == cards["longest-wait"].value == "\u2013"
@@ -355,8 +357,8 @@ def test_forecast_baseline_is_the_median_of_the_same_weekdays(
 # --- HTTP
 
 
-@pytest.mark.parametrize("entry", pages.MENU, ids=lambda e: e.name)
-def test_pages_keep_to_the_strict_policy(served: Served, entry: pages.Entry) -> None:
+@pytest.mark.parametrize("entry", MENU, ids=lambda e: e.name)
+def test_pages_keep_to_the_strict_policy(served: Served, entry: Entry) -> None:
     answer = requests.get(f"{served.address}/{entry.name}", timeout=30)
     assert answer.status_code == 200
     policy = answer.headers["content-security-policy"]
@@ -421,7 +423,7 @@ def test_the_audit_log_takes_what_the_dashboard_says(tmp_path: Path) -> None:
 
 
 def test_the_governance_page_repeats_no_query(shown: Settings, served: Served) -> None:
-    from hospital_assets.dashboard.own_pages import governance
+    from hospital_assets.dashboard.pages.governance import governance
     from hospital_assets.governance.audit import Event, record
 
     record(shown, Event(actor="bob", action="query", role="admin", statement="select 'P0000001'"))

@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 
 from hospital_assets.automation.build import BuildReport
-from hospital_assets.dashboard.pages import MENU
+from hospital_assets.dashboard.pages.menu import MENU
 from hospital_assets.settings import Settings, load_settings, write_settings
 from hospital_assets_tests.dashboards import Served, published, serve
 from hospital_assets_tests.helpers import query, run

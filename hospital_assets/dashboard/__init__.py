@@ -6,7 +6,7 @@ tables hold; what a figure means stands in the contracts, its limits in `assets.
 
 - `mart`: all SQL, one function per page.
 - `spc`: what a series says against chance.
-- `figures`, `pages`: what each page shows, in words and marks; no HTML.
+- `figures`, `pages`: what each page shows, in words and marks, one module per page; no HTML.
 - `svg`: the marks as SVG, for the page and the printed report.
 - `app`, `auth`, `live`: routes and security headers, sign-in, server-sent events.
 """

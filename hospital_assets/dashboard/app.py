@@ -33,7 +33,7 @@ from hospital_assets.dashboard.auth import COOKIE, SESSION_SECONDS, Sessions, Vi
 from hospital_assets.dashboard.figures import Page
 from hospital_assets.dashboard.live import LiveBoard
 from hospital_assets.dashboard.mart import Mart, Slice, read_slice
-from hospital_assets.dashboard.pages import MENU, Entry
+from hospital_assets.dashboard.pages.menu import MENU, Entry
 from hospital_assets.dashboard.render import FOLDER, as_csv, choices, query, render, sentence
 from hospital_assets.dashboard.store import NothingPublishedError, Store
 

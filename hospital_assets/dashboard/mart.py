@@ -418,10 +418,12 @@ _VISITS = """
 from facts.fact_emergency_visits f
 join dimensions.dim_hospital h using (hospital_key)
 join dimensions.dim_department d using (department_key)
+{patients}
 where f.service_date between $since and $last and not f.is_cancelled
   and $hospital in ('all', h.hospital_id) and $department in ('all', d.department_name)
   and $triage in ('all', f.triage_level::varchar)
 """
+_PATIENTS = "join dimensions.dim_patient p on p.patient_key = f.patient_key"
 
 
 def visits_since(where: Slice) -> date:
@@ -429,18 +431,32 @@ def visits_since(where: Slice) -> date:
     return max(where.first, where.last - timedelta(days=VISIT_DAYS - 1))
 
 
+def _of_visits(
+    mart: Mart, where: Slice, columns: str, then: str = "", patients: tuple[str, ...] = ()
+) -> list[Row]:
+    """A query over the visits of the last days of a slice; no rows where single ones are not published.
+
+    Args:
+        mart: the publication.
+        where: the slice.
+        columns: what is selected; visits are `f`, patients `p`.
+        then: further conditions, grouping, order.
+        patients: columns of `dim_patient` that it needs.
+    """
+    if not mart.has_visits or (patients and not mart.has("dim_patient", "patient_key", *patients)):
+        return []
+    of = _VISITS.format(patients=_PATIENTS if patients else "")
+    return mart.sliced(f"select {columns} {of} {then}", where, since=visits_since(where))
+
+
 def ages_and_sexes(mart: Mart, where: Slice) -> list[Row]:
     """Visits by ten-year age band and sex, of the last days of the slice; none without visits."""
-    if not (mart.has_visits and mart.has("fact_emergency_visits", "age_years", "patient_key")
-            and mart.has("dim_patient", "sex", "patient_key")):  # fmt: skip
+    if not mart.has("fact_emergency_visits", "age_years", "patient_key"):
         return []
-    return mart.sliced(
-        "select least(f.age_years // 10, 9)::bigint as decade, p.sex, count(*) as visit_count "
-        + _VISITS.replace(
-            "where", "join dimensions.dim_patient p on p.patient_key = f.patient_key where", 1
-        )
-        + "and f.age_years is not null group by 1, 2 order by 1, 2",
-        where, since=visits_since(where),
+    return _of_visits(
+        mart, where,
+        "least(f.age_years // 10, 9)::bigint as decade, p.sex, count(*) as visit_count",
+        "and f.age_years is not null group by 1, 2 order by 1, 2", ("sex",),
     )  # fmt: skip
 
 
@@ -455,8 +471,6 @@ def demographics(mart: Mart, where: Slice) -> list[Row]:
 
 def stages(mart: Mart, where: Slice) -> Row | None:
     """How many visits reached each stage, and how long it took; None without visits."""
-    if not mart.has_visits:
-        return None
 
     def minutes(start: str, end: str, name: str) -> str:
         taken = f"epoch(f.{end} - f.{start}) / 60"
@@ -465,8 +479,9 @@ def stages(mart: Mart, where: Slice) -> Row | None:
             f"quantile_cont({taken}, 0.9) filter (where f.{end} >= f.{start}) as {name}_p90"
         )
 
-    (row,) = mart.sliced(
-        "select count(*) as arrival_n, count(f.triage_at) as triage_n, count(f.room_at) as room_n, "
+    rows = _of_visits(
+        mart, where,
+        "count(*) as arrival_n, count(f.triage_at) as triage_n, count(f.room_at) as room_n, "
         "count(f.provider_at) as provider_n, count(f.decision_at) as decision_n, "
         "count(f.departure_at) as departure_n, "
         "count(*) filter (where f.is_lwbs) as lwbs_n, "
@@ -476,61 +491,52 @@ def stages(mart: Mart, where: Slice) -> Row | None:
             minutes("room_at", "provider_at", "provider"),
             minutes("provider_at", "decision_at", "decision"),
             minutes("decision_at", "departure_at", "departure"),
-        ])
-        + _VISITS,
-        where, since=visits_since(where),
+        ]),
     )  # fmt: skip
-    return row
+    return rows[0] if rows else None
 
 
 def wait_histogram(mart: Mart, where: Slice) -> list[Row]:
     """Visits by wait in steps of 30 minutes, the last from 4 hours on."""
-    if not mart.has_visits:
-        return []
-    return mart.sliced(
-        "select least(f.wait_minutes // 30, 8)::bigint as step, count(*) as visit_count "
-        f"{_VISITS} and f.wait_minutes is not null group by 1 order by 1",
-        where, since=visits_since(where),
+    return _of_visits(
+        mart, where, "least(f.wait_minutes // 30, 8)::bigint as step, count(*) as visit_count",
+        "and f.wait_minutes is not null group by 1 order by 1",
     )  # fmt: skip
 
 
 def pathways(mart: Mart, where: Slice) -> list[Row]:
-    """Visits by arrival mode and how they ended."""
-    if not mart.has_visits:
-        return []
-    return mart.sliced(
-        "select f.arrival_mode, coalesce(f.disposition, 'still open') as disposition, "
-        f"count(*) as visit_count {_VISITS} group by all order by 3 desc",
-        where, since=visits_since(where),
+    """Visits by arrival mode, triage level and how they ended."""
+    return _of_visits(
+        mart, where,
+        "f.arrival_mode, f.triage_level, coalesce(f.disposition, 'still open') as disposition, "
+        "count(*) as visit_count",
+        "group by all order by visit_count desc, 1, 2, 3",
     )  # fmt: skip
 
 
 def waits_by_hour(mart: Mart, where: Slice) -> list[Row]:
     """Wait by local hour of arrival: n, median, 10th and 90th percentile."""
-    if not mart.has_visits:
-        return []
-    return mart.sliced(
-        "select hour(f.arrival_local) as hour_of_day, count(f.wait_minutes) as wait_count, "
+    return _of_visits(
+        mart, where,
+        "hour(f.arrival_local) as hour_of_day, count(f.wait_minutes) as wait_count, "
         "quantile_cont(f.wait_minutes, 0.1) as p10, median(f.wait_minutes) as median, "
-        f"quantile_cont(f.wait_minutes, 0.9) as p90 {_VISITS} group by 1 order by 1",
-        where, since=visits_since(where),
+        "quantile_cont(f.wait_minutes, 0.9) as p90",
+        "group by 1 order by 1",
     )  # fmt: skip
 
 
 def handovers(mart: Mart, where: Slice) -> Row | None:
-    """Ambulance handovers and how many took longer than 15, 30 and 60 minutes."""
-    if not mart.has_visits:
-        return None
+    """Ambulance handovers and how many took longer than 15, 30 and 60 minutes; None without visits."""
     taken = "epoch(f.handover_at - f.arrival_at) / 60"
-    (row,) = mart.sliced(
-        "select count(*) as n, "
+    rows = _of_visits(
+        mart, where,
+        f"count(*) as n, median({taken}) as median, "
         + ", ".join(
             f"count(*) filter (where {taken} > {limit}) as over_{limit}" for limit in (15, 30, 60)
-        )
-        + f", median({taken}) as median {_VISITS} and f.handover_at >= f.arrival_at",
-        where, since=visits_since(where),
+        ),
+        "and f.handover_at >= f.arrival_at",
     )  # fmt: skip
-    return row
+    return rows[0] if rows else None
 
 
 def op18_by_month(mart: Mart, where: Slice) -> list[Row]:
@@ -764,20 +770,15 @@ def surveillance_by_day(mart: Mart, where: Slice, groups: tuple[str, ...]) -> li
 
 def equity(mart: Mart, where: Slice) -> list[Row]:
     """Average wait by race, ethnicity and sex with its standard error; none without visits."""
-    if not (mart.has_visits and mart.has("dim_patient", "sex", "race", "ethnicity", "patient_key")):
-        return []
-    parts = " union all ".join(
-        f"select '{name}' as characteristic, {name} as category, count(wait_minutes) as wait_count, "
-        "avg(wait_minutes) as average, stddev_samp(wait_minutes) / sqrt(count(wait_minutes)) as error "
-        "from visits group by 2"
-        for name in ("race", "ethnicity", "sex")
-    )
-    visits = "select f.wait_minutes, p.race, p.ethnicity, p.sex " + _VISITS.replace(
-        "where", "join dimensions.dim_patient p on p.patient_key = f.patient_key where", 1
-    )
-    return mart.sliced(
-        f"with visits as ({visits} and f.wait_minutes is not null) {parts} order by 1, 2",
-        where, since=visits_since(where),
+    return _of_visits(
+        mart, where,
+        "case when grouping(p.race) = 0 then 'race' when grouping(p.ethnicity) = 0 then 'ethnicity' "
+        "else 'sex' end as characteristic, coalesce(p.race, p.ethnicity, p.sex) as category, "
+        "count(*) as wait_count, avg(f.wait_minutes) as average, "
+        "stddev_samp(f.wait_minutes) / sqrt(count(*)) as error",
+        "and f.wait_minutes is not null "
+        "group by grouping sets ((p.race), (p.ethnicity), (p.sex)) order by 1, 2",
+        ("race", "ethnicity", "sex"),
     )  # fmt: skip
 
 

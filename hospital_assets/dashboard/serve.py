@@ -51,7 +51,8 @@ def dashboard_of(
         except PublicationError:
             return None
 
-    from hospital_assets.dashboard.own_pages import governance, quality
+    from hospital_assets.dashboard.pages.governance import governance
+    from hospital_assets.dashboard.pages.quality import quality
 
     return Dashboard(
         store=Store(current, partial(open_mart, settings.data_dir)),

@@ -49,7 +49,7 @@ def as_page(data_dir: Path) -> tuple[str, str]:
     """
     from hospital_assets.dashboard.figures import Card, Figure
     from hospital_assets.dashboard.mart import read_slice
-    from hospital_assets.dashboard.pages import overview
+    from hospital_assets.dashboard.pages.overview import overview
     from hospital_assets.dashboard.render import FOLDER, render, sentence
     from hospital_assets.dashboard.store import open_mart
 

@@ -1,0 +1,110 @@
+"""Governance: who may see what, what is published, what figures mean, who looked.
+
+It is not cut from a publication alone: it shows the policy, the versions that are kept, the metric catalogue
+and the audit.
+"""
+
+from __future__ import annotations
+
+import json
+
+import polars as pl
+
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.dashboard import svg
+from hospital_assets.dashboard.audit import CLIENT, accesses
+from hospital_assets.dashboard.figures import Card, Cell, Column, Figure, Page, empty
+from hospital_assets.dashboard.mart import Mart, census
+from hospital_assets.dashboard.pages.shared import plain_table
+from hospital_assets.settings import Settings
+
+
+def governance(settings: Settings, mart: Mart) -> Page:
+    """Who may see what, what is published, what figures mean, who looked."""
+    from hospital_assets.governance.policy import load_policy
+    from hospital_assets.governance.publications import (
+        current_version,
+        published_audiences,
+        published_folder,
+        versions,
+    )
+
+    policy = load_policy(settings)
+    audiences = []
+    for name in published_audiences(settings.data_dir):
+        version = current_version(settings.data_dir, name)
+        manifest = json.loads(
+            (published_folder(settings.data_dir) / name / version / "manifest.json").read_text(
+                "utf-8"
+            )
+        )
+        audiences.append({
+            "audience": name, "version": version, "claim": manifest["claim"]["level"],
+            "tables": len(manifest["tables"]), "rows": sum(manifest.get("rows", {}).values()),
+            "kept": len(versions(settings.data_dir, name)), "policy": manifest["policy_sha256"][:12],
+            "database_sha256": manifest["files"]["publication.duckdb"]["sha256"][:12],
+        })  # fmt: skip
+    roles = list(policy.roles)
+    matrix: list[list[Cell]] = []
+    for contract in CONTRACTS.values():
+        for column in contract.columns:
+            found = policy.class_of.get((contract.name, column.name))
+            if found in (None, "operational"):
+                continue
+            masks: list[Cell] = [
+                str(policy.mask_of(role, contract.name, column))
+                if contract in policy.tables_of(role) else "no table"
+                for role in roles
+            ]  # fmt: skip
+            matrix.append([f"{contract.name}.{column.name}", found, *masks])
+    metrics = [
+        {"name": m.name, "table": c.name, "unit": m.unit, "definition": m.definition, "source": m.source, "owner": m.owner}
+        for c in CONTRACTS.values() for m in c.measures
+    ]  # fmt: skip
+    looks = accesses(settings)
+    refused = 0 if looks.is_empty() else looks.filter(pl.col("outcome") == "refused").height
+    return Page(
+        (),
+        [
+            Card("audiences", "Audiences", svg.number(len(audiences)), "", "each with its own masked copy"),
+            Card("columns", "Columns with a mask decided", svg.number(len(matrix)), "", "identifying, clinical or sensitive"),
+            Card("looks", "Entries in the audit", svg.number(looks.height), "", "views, exports, queries, publications, sign-ins"),
+            Card("denied", "Refused", svg.number(refused), "",
+                 "pages not for the role, failed sign-ins"),
+        ],
+        [
+            _looked(looks),
+            plain_table("publications", f"{len(audiences)} publications count", "Newest version of each audience; hashes are the first twelve digits",
+                   audiences, {"audience": None, "version": None, "claim": None, "tables": 0, "rows": 0, "kept": 0, "policy": None,
+                               "database_sha256": None}, span=12),
+            Figure("masks", "Who sees which column, and how", "Mask of each role; operational columns are clear and not listed", "table",
+                   (Column("Column"), Column("Class"), *(Column(role.capitalize()) for role in roles)), matrix, span=12),
+            plain_table("tables", "What this publication holds", "Tables of the publication this page was made from", census(mart),
+                   {"name": None, "row_count": 0, "column_count": 0}, span=12),
+            plain_table("metrics", f"{len(metrics)} figures, defined", "The metric catalogue", metrics,
+                   {"name": None, "unit": None, "definition": None, "source": None, "table": None, "owner": None}, span=12),
+        ],
+    )  # fmt: skip
+
+
+def _looked(looks: pl.DataFrame) -> Figure:
+    title = "Who looked at what"
+    if looks.is_empty():
+        return empty("audit", title, "Nothing was audited yet", 12)
+    rows = (
+        looks.with_columns(
+            day=pl.col("occurred_at").dt.date().cast(pl.String),
+            # Queries may name a patient: of other clients, what was done is enough here.
+            what=pl.when(pl.col("client") == CLIENT)
+            .then(pl.col("statement").str.split("?").list.first().str.slice(0, 80))
+            .otherwise(pl.lit("")),
+        )
+        .group_by("day", "actor", "role", "action", "outcome", "what", "client")
+        .agg(times=pl.len())
+        .sort(["day", "times", "actor", "what"], descending=[True, True, False, False])
+        .head(60)
+        .to_dicts()
+    )
+    return plain_table("audit", title, "By day, account and action, of the dashboard by page; the log itself: hospital audit", rows,
+                  {"day": None, "actor": None, "role": None, "action": None, "outcome": None, "what": None, "client": None,
+                   "times": 0}, span=12)  # fmt: skip

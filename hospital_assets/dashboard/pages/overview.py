@@ -1,0 +1,282 @@
+"""Overview: the state of the department on a page."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from hospital_assets.contracts.kpis import ALL
+from hospital_assets.dashboard import mart as data
+from hospital_assets.dashboard import svg
+from hospital_assets.dashboard.figures import (
+    FEW,
+    TOO_FEW,
+    Card,
+    Cell,
+    Column,
+    Drawn,
+    Figure,
+    Link,
+    Page,
+    Slicer,
+    control_figure,
+    empty,
+    judged,
+    measure_of,
+    points_of,
+    spark_of,
+)
+from hospital_assets.dashboard.mart import Mart, Row, Slice
+from hospital_assets.dashboard.pages.shared import (
+    WEEKDAYS,
+    blood_group,
+    doctors,
+    doctors_card,
+    news,
+    pyramid,
+)
+from hospital_assets.dashboard.spc import Control
+from hospital_assets.dashboard.svg import number
+
+
+def overview(mart: Mart, where: Slice) -> Page:
+    """Visits, waits, triage, departments, hours, people: the state of the department on a page."""
+    until = mart.known.complete_until
+    days = data.waits_by_day(mart, where)
+    total = data.waits_in_total(mart, where)
+    on_time = data.seen_on_time_by_day(mart, where)
+    critical = data.critical_by_day(mart, where)
+    for row in days:
+        row["period_date"] = row["service_date"]
+    found = judged(
+        {
+            "visits": (points_of(days, "visit_count", "visit_count", until), "neither"),
+            "average": (points_of(days, "wait_average_minutes", "wait_count", until, FEW), "lower"),
+            "median": (points_of(days, "wait_median_minutes", "wait_count", until, FEW), "lower"),
+            "p90": (points_of(days, "wait_p90_minutes", "wait_count", until, FEW), "lower"),
+            "on_time": (points_of(on_time, "value_pct", "denominator_count", until, FEW), "higher"),
+            "critical": (points_of(critical, "visit_count", "visit_count", until), "neither"),
+        },
+        where,
+    )
+    before = _before(mart, where)
+    triage = data.waits_by_triage(mart, where)
+    waits = measure_of("kpi_waits")
+    cards = [
+        Card(
+            "visits", "ED visits", number(total["visit_count"]), "",
+            _change(total["visit_count"], before["visit_count"] if before else None),
+            found["visits"].latest, spark_of(found["visits"]), waits,
+        ),
+        _average_card(total, before, found["average"]),
+        _longest_card(total, found["p90"]),
+        _on_time_card(on_time, found["on_time"]),
+        doctors_card(data.active_doctors(mart, where)),
+        _critical_card(critical, total, found["critical"]),
+    ]  # fmt: skip
+    target = mart.known.targets_minutes.get(where.triage)
+    figures = [
+        control_figure(
+            "wait-trend", "Median wait", found["median"], unit="min", measure=waits, target=target,
+            noun="median wait",
+            note="" if not found["median"].is_weekly
+            else "A week's point is the mean of its daily medians, weighted by their n.",
+        ),
+        _funnel(mart, triage),
+        _departments(mart, where),
+        _hours(mart, where),
+        _blood(mart, where),
+        pyramid(mart, where),
+        doctors(mart, where),
+    ]  # fmt: skip
+    return Page(news(found), cards, figures)
+
+
+def _before(mart: Mart, where: Slice) -> Row | None:
+    """The same number of days before the slice, where there are data of all of them."""
+    first = where.first - timedelta(days=where.days)
+    if where.is_whole or first < mart.known.first:
+        return None
+    days = Slice("days", first, where.first - timedelta(days=1), where.hospital, where.department,
+                 where.triage)  # fmt: skip
+    return data.waits_in_total(mart, days)
+
+
+def _change(now: float | None, before: float | None, unit: str = "%") -> str:
+    if now is None or not before:
+        return ""
+    if unit == "%":
+        return f"{number(100 * (now - before) / before, 1)} % on the days before"
+    return f"{number(now - before, 1)} {unit} on the days before"
+
+
+def _average_card(total: Row, before: Row | None, control: Control) -> Card:
+    n = total["wait_count"] or 0
+    measure = measure_of("kpi_waits")
+    if n < FEW or total["wait_average_minutes"] is None:
+        return Card("average-wait", "Average wait", "\u2013", "", TOO_FEW, measure=measure)
+    kind = "median" if total["is_exact"] else "median of the daily medians"
+    detail = f"{kind} {number(total['wait_median_minutes'], 1)} min, n {number(n)}"
+    if before and (before["wait_count"] or 0) >= FEW:
+        detail += (
+            f"; {_change(total['wait_average_minutes'], before['wait_average_minutes'], 'min')}"
+        )
+    return Card(
+        "average-wait", "Average wait", number(total["wait_average_minutes"], 1), "min", detail,
+        control.latest, spark_of(control), measure,
+    )  # fmt: skip
+
+
+def _longest_card(total: Row, control: Control) -> Card:
+    measure = measure_of("kpi_waits")
+    if (total["wait_count"] or 0) < FEW or total["wait_max_minutes"] is None:
+        return Card("longest-wait", "Longest wait", "\u2013", "", TOO_FEW, measure=measure)
+    kind = "90 % waited at most" if total["is_exact"] else "on a typical day 90 % waited at most"
+    return Card(
+        "longest-wait", "Longest wait", number(total["wait_max_minutes"]), "min",
+        f"one patient; {kind} {number(total['wait_p90_minutes'])} min",
+        control.latest, spark_of(control), measure,
+    )  # fmt: skip
+
+
+def _on_time_card(rows: list[Row], control: Control) -> Card:
+    n = sum(row["denominator_count"] or 0 for row in rows)
+    measure = measure_of("kpi_seen_on_time_daily")
+    ignores: tuple[Slicer, ...] = ("department",)
+    if n < FEW:
+        return Card(
+            "on-time", "Seen within target", "\u2013", "", TOO_FEW, measure=measure, ignores=ignores
+        )
+    share = 100 * sum(row["numerator_count"] or 0 for row in rows) / n
+    return Card(
+        "on-time", "Seen within target", number(share, 1), "%", f"of {number(n)} with a level and a wait",
+        control.latest, spark_of(control), measure, ignores,
+    )  # fmt: skip
+
+
+def _critical_card(rows: list[Row], total: Row, control: Control) -> Card:
+    count = sum(row["visit_count"] or 0 for row in rows)
+    visits = total["visit_count"] or 0
+    share = f"{number(100 * count / visits, 1)} % of visits" if visits else ""
+    return Card(
+        "critical", "Critical (level 1\u20132)", number(count), "", share, control.latest, spark_of(control),
+        measure_of("kpi_triage_mix"),
+    )  # fmt: skip
+
+
+def _funnel(mart: Mart, rows: list[Row]) -> Figure:
+    measure = measure_of("kpi_triage_mix")
+    levels = [row for row in rows if row["triage_level"] in mart.known.triage]
+    n = sum(row["visit_count"] or 0 for row in levels)
+    if not n:
+        return empty("triage", "Triage severity", "No triaged visits in this slice", 4, measure)
+    most = max(row["visit_count"] or 0 for row in levels)
+    critical = sum(row["visit_count"] or 0 for row in levels if row["triage_level"] in ("1", "2"))
+    untriaged = sum(row["visit_count"] or 0 for row in rows) - n
+    return Figure(
+        "triage", f"Triage severity: {number(100 * critical / n, 1)} % are level 1\u20132",
+        "Visits by level, in percent of triaged visits; select a level to filter", "table",
+        (Column("Level"), Column("", is_wide=True), Column("Visits", 0), Column("%", 1)),
+        [
+            [
+                Link(f"{row['triage_level']} {mart.known.triage[row['triage_level']]}", "triage", row["triage_level"]),
+                Drawn(svg.bar((row["visit_count"] or 0) / most, f"t{row['triage_level']}", centred=True)),
+                row["visit_count"], 100 * (row["visit_count"] or 0) / n,
+            ]
+            for row in levels
+        ],
+        span=4, measure=measure, n=n, ignores=("triage",),
+        note=f"{number(untriaged)} more were not triaged." if untriaged else "",
+    )  # fmt: skip
+
+
+def _departments(mart: Mart, where: Slice) -> Figure:
+    rows = data.waits_by_department(mart, where)
+    measure = measure_of("kpi_waits")
+    if not rows:
+        return empty("departments", "Department load", "No visits in this slice", 7, measure)
+    most = max(row["visit_count"] or 0 for row in rows) or 1
+    enough = [
+        r for r in rows if (r["wait_count"] or 0) >= FEW and r["wait_p90_minutes"] is not None
+    ]
+    longest = max((row["wait_p90_minutes"] for row in enough), default=1) or 1
+    cells: list[list[Cell]] = []
+    for row in rows:
+        visits = row["visit_count"] or 0
+        shown = row in enough
+        cells.append([
+            Link(row["department_name"], "department", row["department_name"]),
+            Drawn(svg.bar(visits / most)),
+            row["visit_count"],
+            row["wait_median_minutes"] if shown else None,
+            row["wait_p90_minutes"] if shown else None,
+            Drawn(svg.range_mark(row["wait_median_minutes"] / longest, row["wait_p90_minutes"] / longest))
+            if shown else "too few",
+            100 * row["excluded_no_provider_count"] / visits
+            if visits >= FEW and row["excluded_no_provider_count"] is not None else None,
+        ])  # fmt: skip
+    busiest = rows[0]
+    share = 100 * (busiest["visit_count"] or 0) / max(sum(r["visit_count"] or 0 for r in rows), 1)
+    exact = (
+        ""
+        if where.is_whole
+        else " Median and 90th are those of a typical day (median over the days)."
+    )
+    return Figure(
+        "departments", f"Department load: {busiest['department_name']} takes {number(share)} % of visits",
+        "Ordered by visits; wait in minutes from median (bar) to 90th percentile (dot), one scale; select a name to filter",
+        "table",
+        (Column("Department"), Column("", is_wide=True), Column("Visits", 0), Column("Median", 1),
+         Column("90th", 1), Column("Median to 90th", is_wide=True), Column("Not seen %", 1)),
+        cells, span=7, measure=measure, n=sum(r["visit_count"] or 0 for r in rows),
+        ignores=("department",), note=f"Not seen: left before a provider, or still waiting.{exact}",
+    )  # fmt: skip
+
+
+def _hours(mart: Mart, where: Slice) -> Figure:
+    rows = data.arrivals_by_hour(mart, where)
+    measure = measure_of("kpi_peak_hours")
+    known = [row for row in rows if row["arrivals_per_hour"] is not None]
+    if not known:
+        return empty("hours", "Peak hours", "No arrivals in this slice", 5, measure)
+    cells: list[list[float | None]] = [[None] * 24 for _ in range(7)]
+    for row in known:
+        cells[row["iso_weekday_number"] - 1][row["hour_of_day"]] = row["arrivals_per_hour"]
+    peak = max(known, key=lambda row: row["arrivals_per_hour"])
+    hours = [f"{hour:02d}" for hour in range(24)]
+    per = "hospital and hour" if where.hospital == ALL else "hour"
+    return Figure(
+        "hours",
+        f"Peak hours: {WEEKDAYS[peak['iso_weekday_number'] - 1]} {peak['hour_of_day']:02d}:00, "
+        f"{number(peak['arrivals_per_hour'], 1)} an hour",
+        f"Mean arrivals per {per}, by weekday and local hour", "heatmap",
+        (Column("Weekday"), Column("Hour"), Column("Arrivals", 0), Column("Hours (n)", 0), Column("Per hour", 2)),
+        [[WEEKDAYS[r["iso_weekday_number"] - 1], f"{r['hour_of_day']:02d}:00", r["arrivals_count"],
+          r["existing_hours_count"], r["arrivals_per_hour"]] for r in rows],
+        {"cells": cells, "rows": list(WEEKDAYS), "columns": hours, "unit": "/h"},
+        5, measure, sum(r["arrivals_count"] or 0 for r in rows), ("department", "triage"), height=290,
+    )  # fmt: skip
+
+
+def _blood(mart: Mart, where: Slice) -> Figure:
+    rows = data.blood_groups(mart, where)
+    measure = measure_of("kpi_blood_groups")
+    known = [r for r in rows if r["blood_group"] != "unknown" and r["patient_count"]]
+    if not known:
+        return empty("blood", "Blood groups", TOO_FEW, 4, measure)
+    total = sum(r["patient_count"] for r in known)
+    top = ", ".join(
+        f"{blood_group(r['blood_group'])} {number(100 * r['patient_count'] / total, 1)} %"
+        for r in known[:2]
+    )
+    return Figure(
+        "blood", f"Blood groups: {top}", "Patients seen by ABO and Rh group; hatched is RhD negative", "treemap",
+        (Column("Group"), Column("Patients", 0), Column("%", 1), Column("US reference %", 1)),
+        [[blood_group(r["blood_group"]), r["patient_count"], r["share_pct"], r["reference_share_pct"]] for r in rows],
+        {"items": [
+            {"name": blood_group(r["blood_group"]), "value": r["patient_count"],
+             "style": f"abo-{r['blood_group'].rstrip('+-').lower()}", "is_hatched": r["blood_group"].endswith("-")}
+            for r in known
+        ]},
+        4, measure, total, ("period", "department", "triage"),
+        note="The groups of patients are not the demand for blood.", height=310,
+    )  # fmt: skip

@@ -1,0 +1,224 @@
+"""What several pages show: news, rates, doctors, people; and how days and groups are called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hospital_assets.contracts.table import Measure
+from hospital_assets.dashboard import mart as data
+from hospital_assets.dashboard import svg
+from hospital_assets.dashboard.figures import (
+    FEW,
+    TOO_FEW,
+    WORDS,
+    Card,
+    Cell,
+    Column,
+    Drawn,
+    Figure,
+    Slicer,
+    empty,
+    measure_of,
+    spark_of,
+)
+from hospital_assets.dashboard.mart import Mart, Row, Slice
+from hospital_assets.dashboard.spc import Control
+from hospital_assets.dashboard.svg import number
+
+WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+
+
+_NOT_PUBLISHED = "The publication of this role holds figures only, no single visits"
+
+
+def no_visits(mart: Mart, figure_id: str, title: str, measure: Measure, span: int = 6) -> Figure:
+    """A figure of single visits that has too few of them, or whose role sees none."""
+    return empty(figure_id, title, TOO_FEW if mart.has_visits else _NOT_PUBLISHED, span, measure)
+
+
+def news(found: Mapping[str, Control]) -> list[str]:
+    """At most three sentences about signals at the newest point."""
+    names = {
+        "median": "The median wait", "on_time": "The share seen within target",
+        "visits": "The number of visits", "critical": "The number of critical patients",
+        "four_hour": "The share of departures within four hours",
+        "lwbs": "The share who left without being seen", "occupancy": "Occupancy",
+    }  # fmt: skip
+    said = []
+    for name, text in names.items():
+        control = found.get(name)
+        if control is None or control.latest in (None, "usual") or control.centre is None:
+            continue
+        newest = control.points[-1]
+        side = "above" if newest.value > control.centre else "below"
+        said.append(
+            f"{text} is {side} what chance explains ({WORDS[newest.verdict].lower()}, "
+            f"{newest.day.day} {newest.day:%b})."
+        )
+    if said:
+        return said[:3]
+    if all(control.latest is None for control in found.values()):
+        return ["Too few days or patients to tell signals from noise."]
+    return ["On the newest day nothing here is outside its usual range."]
+
+
+def rate_card(card_id: str, label: str, rows: list[Row], control: Control, measure: Measure,
+               ignores: tuple[Slicer, ...]) -> Card:  # fmt: skip
+    """A rate over the period: percent, count of n, what its newest point says."""
+    n = sum(row["denominator_count"] or 0 for row in rows)
+    if n < FEW:
+        return Card(card_id, label, "\u2013", "", TOO_FEW, measure=measure, ignores=ignores)
+    count = sum(row["numerator_count"] or 0 for row in rows)
+    return Card(
+        card_id, label, number(100 * count / n, 1), "%", f"{number(count)} of {number(n)}",
+        control.latest, spark_of(control), measure, ignores,
+    )  # fmt: skip
+
+
+def doctors_card(row: Row) -> Card:
+    """How many doctors worked in the period, and how many new patients an hour."""
+    count = row["doctors_count"]
+    hours = row["shift_hours"] or 0
+    per_hour = (
+        f"{number(row['visit_count'] / hours, 2)} new patients per shift hour" if hours else ""
+    )
+    return Card(
+        "doctors", "Active doctors", number(count), "",
+        per_hour or f"{number(row['visit_count'])} visits", measure=measure_of("kpi_physician_workload"),
+        ignores=("department", "triage"),
+    )  # fmt: skip
+
+
+def doctors(mart: Mart, where: Slice, span: int = 4) -> Figure:
+    """Doctors beside the limits that chance gives their hours; codes, no ranking."""
+    rows = data.physicians(mart, where)
+    measure = measure_of("kpi_physician_workload")
+    known = [r for r in rows if r["expected_visit_count"] and r["visit_count"] is not None
+             and r["visit_count"] >= FEW and r["lower_limit_count"] is not None]  # fmt: skip
+    if len(known) < 2:
+        return empty("doctors-chart", "Physician workload", TOO_FEW, span, measure)
+    outside = sum(bool(r["is_outside"]) for r in known)
+    return Figure(
+        "doctors-chart", f"Physician workload: {outside} of {len(known)} outside chance",
+        "Patients seen in percent of what the hospital's doctors see in as many hours; "
+        "band: chance alone (3\u03c3)", "dots",
+        (Column("Doctor"), Column("Visits", 0), Column("Shift hours", 0), Column("Per hour", 2),
+         Column("Expected", 0), Column("Limits"), Column("Outside")),
+        [[r["doctor_id"], r["visit_count"], r["shift_hours"], r["visits_per_shift_hour"], r["expected_visit_count"],
+          "" if r["lower_limit_count"] is None
+          else f"{number(r['lower_limit_count'])} to {number(r['upper_limit_count'])}",
+          "" if r["is_outside"] is None else "yes" if r["is_outside"] else "no"] for r in rows],
+        {"points": [
+            {"name": r["doctor_id"], "x": r["expected_visit_count"],
+             "y": 100 * r["visit_count"] / r["expected_visit_count"],
+             "low": 100 * r["lower_limit_count"] / r["expected_visit_count"],
+             "high": 100 * r["upper_limit_count"] / r["expected_visit_count"],
+             "is_outside": bool(r["is_outside"])} for r in known],
+         "centre": 100.0, "unit": "%", "x_name": "expected patients in the doctor's hours"},
+        span, measure, sum(r["visit_count"] for r in known), ("period", "department", "triage"), height=320,
+    )  # fmt: skip
+
+
+def pyramid(mart: Mart, where: Slice) -> Figure:
+    """Visits by age band and sex; of the published groups where the role has no persons."""
+    rows = data.ages_and_sexes(mart, where)
+    measure = measure_of("kpi_demographics")
+    if not mart.has("dim_patient", "sex"):
+        return _sexes_and_ages(mart, where)
+    counts: dict[int, dict[str, int]] = {}
+    for row in rows:
+        counts.setdefault(row["decade"], {})[row["sex"]] = row["visit_count"]
+    n = sum(row["visit_count"] for row in rows)
+    if n < FEW:
+        return empty("people", "Age and sex", TOO_FEW, 4, measure)
+    most = max(max(found.get("female", 0), found.get("male", 0)) for found in counts.values()) or 1
+    women = sum(found.get("female", 0) for found in counts.values())
+    return Figure(
+        "people", f"Age and sex: {number(100 * women / n, 1)} % female",
+        f"Visits by ten-year age band, {visit_days(where)}", "table",
+        (Column("Female", 0), Column("", is_wide=True), Column("Age"), Column("", is_wide=True), Column("Male", 0)),
+        [
+            [counts[band].get("female", 0), Drawn(_mirrored(svg.bar(counts[band].get("female", 0) / most, "female"))),
+             "90+" if band == 9 else f"{10 * band}\u2013{10 * band + 9}",
+             Drawn(svg.bar(counts[band].get("male", 0) / most, "male")), counts[band].get("male", 0)]
+            for band in sorted(counts, reverse=True)
+        ],
+        span=4, measure=measure, n=n,
+    )  # fmt: skip
+
+
+def _sexes_and_ages(mart: Mart, where: Slice) -> Figure:
+    rows = data.demographics(mart, where)
+    measure = measure_of("kpi_demographics")
+    shown = [
+        r for r in rows if r["characteristic"] in ("age_band", "sex") and r["category"] != "unknown"
+    ]
+    known = [r for r in shown if r["visit_count"]]
+    if not known:
+        return empty("people", "Age and sex", TOO_FEW, 4, measure)
+    most = max(r["visit_count"] for r in known)
+    women = next((r["share_of_visits_pct"] for r in known if r["category"] == "female"), None)
+    says = f": {number(women, 1)} % female" if women is not None else ""
+    return Figure(
+        "people", f"Age and sex{says}", "Visits by sex and by age band", "table",
+        (Column("Group"), Column("", is_wide=True), Column("Visits", 0), Column("%", 1)),
+        [[_category(r["category"]), Drawn(svg.bar((r["visit_count"] or 0) / most, "female" if r["category"] == "female" else "")),
+          r["visit_count"], r["share_of_visits_pct"]]
+         for r in sorted(shown, key=lambda r: (r["characteristic"] != "sex", r["category"]))],
+        span=4, measure=measure, n=sum(r["visit_count"] for r in known if r["characteristic"] == "sex"),
+        ignores=("period", "department", "triage"),
+    )  # fmt: skip
+
+
+def _category(name: str) -> str:
+    """`05-14` as people write it."""
+    low, dash, high = name.partition("-")
+    if dash and low.isdigit() and high.isdigit():
+        return "under 1" if low == "00" else f"{int(low)}\u2013{int(high)}"
+    return name
+
+
+def _mirrored(drawn: str) -> str:
+    return drawn.replace('class="bar"', 'class="bar mirrored"', 1)
+
+
+def visit_days(where: Slice) -> str:
+    """Of which days the visits are that a figure reads one by one, in words."""
+    days = (where.last - data.visits_since(where)).days + 1
+    return f"last {days} days of the period" if days < where.days else "the whole period"
+
+
+def blood_group(name: str) -> str:
+    """`O-` with a real minus."""
+    return name.replace("-", "\u2212") if name != "unknown" else name
+
+
+def plain_table(figure_id: str, title: str, subtitle: str, rows: Sequence[dict[str, Any]], columns: dict[str, int | None],
+           span: int, bar: str = "", note: str = "") -> Figure:  # fmt: skip
+    """Rows as they are, under headings made of their names.
+
+    Args:
+        figure_id: of the figure.
+        title: its message.
+        subtitle: measure and how to read it.
+        rows: to be shown.
+        columns: name -> decimals, None for text; those that the rows have are shown.
+        span: columns of twelve.
+        bar: column that is drawn as a bar, too.
+        note: a caveat.
+    """
+    if not rows:
+        return empty(figure_id, title, "Nothing", span)
+    kept = {name: digits for name, digits in columns.items() if name in rows[0]}
+    most = max((row[bar] or 0 for row in rows), default=1) or 1 if bar else 1
+    shown: list[list[Cell]] = []
+    for row in rows:
+        cells: list[Cell] = [row[name] for name in kept]
+        if bar:
+            cells.insert(list(kept).index(bar), Drawn(svg.bar((row[bar] or 0) / most)))
+        shown.append(cells)
+    heads = [Column(name.replace("_", " ").capitalize(), digits) for name, digits in kept.items()]
+    if bar:
+        heads.insert(list(kept).index(bar), Column("", is_wide=True))
+    return Figure(figure_id, title, subtitle, "table", tuple(heads), shown, span=span, note=note)
