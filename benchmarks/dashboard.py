@@ -3,10 +3,12 @@
     python benchmarks/dashboard.py --data DIR [--visits 10_000_000] [--slices 300] [--audience admin]
     python benchmarks/dashboard.py --data DIR --live [--files 20]
 
-Takes the newest publication of a data directory and repeats it over time, shifted by whole weeks, until it
-holds that many visits: every table with a service date, so that daily KPI rows grow with the visits. Then
-starts `hospital dashboard` over it, and reports the first page after the start, how long random slices
-of each page take (never the same one twice, so nothing comes from memory), and the server's memory.
+Takes the newest publication of a data directory and repeats its whole weeks over the years until it holds that
+many visits: visits, patients (with keys of their own) and every table by day or month grow with them, counts
+of whole-period tables are multiplied, rows stand in the order in which publications are written. Vital signs
+and locations of stays stay as they are: no page reads them. Then starts `hospital dashboard` over it, and
+reports the first page after the start, how long random slices of each page take (never the same one twice, so
+nothing comes from memory), and the server's memory. `--keep FOLDER` keeps what was repeated for the next time.
 
 With `--live`: copies the data directory, lets its clock go on from its last afternoon, starts `hospital watch`
 and the dashboard, renames files with a new visit each into the landing folder, and reports how long each
@@ -29,7 +31,7 @@ import sys
 import tempfile
 import threading
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
@@ -46,6 +48,7 @@ def main() -> None:
     parser.add_argument("--visits", type=int, default=10_000_000)
     parser.add_argument("--slices", type=int, default=300, help="of each page")
     parser.add_argument("--audience", default="admin")
+    parser.add_argument("--keep", type=Path, help="where to keep, or find, what was repeated")
     parser.add_argument("--live", action="store_true")
     parser.add_argument("--files", type=int, default=20)
     options = parser.parse_args()
@@ -54,10 +57,17 @@ def main() -> None:
             live(options.data, Path(folder) / "data", options.files)
         return
     with tempfile.TemporaryDirectory(prefix="hospital-dashboard-") as folder:
-        target = Path(folder) / "data"
-        visits, days = repeat(options.data, target, options.audience, options.visits)
-        print(f"{visits:,} visits over {days:,} days")
+        target = (options.keep or Path(folder)) / "data"
+        if not target.exists():
+            visits, days = repeat(options.data, target, options.audience, options.visits)
+            print(f"{visits:,} visits over {days:,} days")
         measure(target, options.audience, options.slices)
+
+
+#: Columns that say when; the first that a table has.
+TIMES = ("service_date", "period_date", "calendar_date", "period_month")
+#: Large, and read by no page.
+UNREAD = ("fact_vitals", "fact_patient_flow", "dim_person", "kpi_trends", "kpi_waits_rolling")
 
 
 def repeat(source: Path, target: Path, audience: str, wanted: int) -> tuple[int, int]:
@@ -66,48 +76,88 @@ def repeat(source: Path, target: Path, audience: str, wanted: int) -> tuple[int,
     version = source / "published" / audience / current["version"]
     folder = target / "published" / audience / current["version"]
     folder.mkdir(parents=True)
-    shutil.copyfile(version / "publication.duckdb", folder / "publication.duckdb")
     shutil.copyfile(version / "manifest.json", folder / "manifest.json")
     shutil.copyfile(source / "hospital.toml", target / "hospital.toml")
-    shutil.copytree(source / "warehouse" / "live", target / "warehouse" / "live")
+    (target / "warehouse").mkdir()
     (folder.parent / "current.json").write_text(json.dumps(current))
     with duckdb.connect(str(folder / "publication.duckdb")) as connection:
-        connection.execute("set preserve_insertion_order = false")
+        connection.execute("set memory_limit = '6GB'")
+        connection.execute(f"attach '{version / 'publication.duckdb'}' as s (read_only)")
         counted = (
             "facts.fact_emergency_visits" if audience != "executive" else "kpis.kpi_arrivals_hourly"
         )
         amount = "count(*)" if audience != "executive" else "sum(arrivals_count)"
-        ((first, last, have),) = connection.execute(
-            f"select min(service_date), max(service_date), {amount} from {counted}"
+        ((first, last),) = connection.execute(
+            f"select min(service_date), max(service_date) from s.{counted}"
         ).fetchall()
         # Whole weeks, so that weekdays stay what they are.
-        weeks = -(-((last - first).days + 1) // 7)
-        times = -(-wanted // int(have))
-        tables = connection.execute(
-            "select schema_name, table_name from duckdb_columns() where column_name = 'service_date' "
-            "and not (schema_name = 'facts' and table_name in ('fact_vitals', 'fact_patient_flow'))"
+        weeks = ((last - first).days + 1) // 7
+        before = first + timedelta(days=7 * weeks)
+        ((have,),) = connection.execute(
+            f"select {amount} from s.{counted} where service_date < ?", [before]
         ).fetchall()
-        for schema, table in tables:
-            columns = connection.execute(
-                "select column_name, data_type from duckdb_columns() where schema_name = ? and table_name = ?",
-                [schema, table],
-            ).fetchall()
-            shifted = ", ".join(
-                f"({name} + to_days((i * {7 * weeks})::integer))::{kind} as {name}"
-                for name, kind in columns
-                if kind in ("DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE")
-            )
-            connection.execute(
-                f"create table repeated as select t.* replace ({shifted}) "
-                f"from {schema}.{table} t, range({times}) r(i) order by i"
-            )
-            connection.execute(f"drop table {schema}.{table}")
-            connection.execute(f"create table {schema}.{table} as from repeated")
-            connection.execute("drop table repeated")
+        times = -(-wanted // int(have))
+        for schema, table in connection.execute(
+            "select schema_name, table_name from duckdb_tables() where database_name = 's'"
+        ).fetchall():
+            connection.execute(f"create schema if not exists {schema}")
+            columns = dict(
+                connection.execute(
+                    "select column_name, data_type from duckdb_columns() where database_name = 's' "
+                    "and schema_name = ? and table_name = ? order by column_index", [schema, table],
+                ).fetchall()
+            )  # fmt: skip
+            copy_repeated(connection, f"{schema}.{table}", columns, times, weeks, before)
+        connection.execute("detach s")
         ((visits, days),) = connection.execute(
             f"select {amount}, max(service_date) - min(service_date) + 1 from {counted}"
         ).fetchall()
     return int(visits), int(days)
+
+
+def copy_repeated(
+    connection: duckdb.DuckDBPyConnection, table: str, columns: dict[str, str], times: int,
+    weeks: int, before: date,
+) -> None:  # fmt: skip
+    """One table, in the order of publications: by hospital, then by time."""
+    name = table.partition(".")[2]
+    when = next((column for column in TIMES if column in columns), None)
+    if name in UNREAD or (when is None and not table.startswith("kpis.") and name != "dim_patient"):
+        connection.execute(f"create table {table} as from s.{table}")
+        return
+    if when is None and name != "dim_patient":
+        counts = ", ".join(f"{c} * {times} as {c}" for c in columns if c.endswith("_count"))
+        connection.execute(f"create table {table} as select * replace ({counts}) from s.{table}")
+        return
+    changes = []
+    for column, kind in columns.items():
+        if column == "period_month":
+            # A year of weeks is twelve months.
+            changes.append(
+                f"({column} + to_months($i * {round(weeks * 12 / 52)}))::date as {column}"
+            )
+        elif column == "patient_key":
+            changes.append(
+                f"if({column} > 0, {column} + $i * 10_000_000_000, {column}) as {column}"
+            )
+        elif kind in ("DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE") and name != "dim_patient":
+            changes.append(f"({column} + to_days($i * {7 * weeks}))::{kind} as {column}")
+    condition = f"and {when} < date '{before}'" if when not in (None, "period_month") else ""
+    special = "and patient_key > 0" if name == "dim_patient" else ""
+    hospital = next((c for c in ("hospital_key", "hospital_id") if c in columns), None)
+    connection.execute(f"create table {table} as from s.{table} limit 0")
+    groups = (
+        connection.execute(f"select distinct {hospital} from s.{table} order by 1").fetchall()
+        if hospital else [(None,)]
+    )  # fmt: skip
+    of = f"and {hospital} = $group" if hospital else ""
+    for (group,) in groups:
+        for i in range(times):
+            connection.execute(
+                f"insert into {table} select * replace ({', '.join(changes)}) from s.{table} "
+                f"where true {of} {condition} {special if i else ''}",
+                {"i": i} | ({"group": group} if hospital else {}),
+            )
 
 
 def measure(data: Path, audience: str, slices: int) -> None:

@@ -18,6 +18,7 @@ from hospital_assets.assets.declare import ENGINE_TAG
 from hospital_assets.automation.jobs import JOBS
 from hospital_assets.automation.schedules import (
     daily_batch_schedule,
+    overview_page_schedule,
     publish_schedule,
     quality_page_schedule,
     standing_checks_schedule,
@@ -71,6 +72,7 @@ def build_definitions(
             publish_schedule(settings),
             standing_checks_schedule,
             quality_page_schedule,
+            overview_page_schedule(settings),
         ],
         sensors=[
             *(landing_sensor(feed, settings) for feed in FEEDS),

@@ -19,6 +19,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from urllib.parse import parse_qsl
 
+import duckdb
 import polars as pl
 import pytest
 import requests
@@ -29,12 +30,13 @@ from hospital_assets.automation.build import BuildReport
 from hospital_assets.dashboard import figures, live, mart, spc, svg
 from hospital_assets.dashboard.auth import Sessions, Viewer, add_account, is_loopback, read_accounts
 from hospital_assets.dashboard.live import LiveBoard, read_board
-from hospital_assets.dashboard.mart import Known, Mart, Slice, read_slice
+from hospital_assets.dashboard.mart import Mart
 from hospital_assets.dashboard.pages.menu import MENU, Entry
 from hospital_assets.dashboard.pages.overview import overview
 from hospital_assets.dashboard.render import FOLDER, as_csv
 from hospital_assets.dashboard.render import query as as_query
 from hospital_assets.dashboard.serve import ExposedError, dashboard_of
+from hospital_assets.dashboard.slices import Known, Slice, read_slice
 from hospital_assets.dashboard.store import Store
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.copies import merge_landed
@@ -104,16 +106,49 @@ def test_few_points_are_a_run_chart_without_limits() -> None:
     )
 
 
-def test_long_periods_are_shown_in_whole_weeks_weighted_by_n() -> None:
-    points = [
-        spc.Point(date(2026, 1, 1) + timedelta(days=i), float(i % 7), 1 + i % 7) for i in range(20)
+@pytest.mark.parametrize(("grain", "span"), [("day", 100), ("week", 400), ("month", 1200)])
+def test_long_periods_are_shown_in_whole_weeks_or_months(grain: str, span: int) -> None:
+    generator = random.Random(span)
+    first = date(2024, 1, 10)
+    rows = [
+        (first + timedelta(days=i), generator.randrange(1, 9), generator.randrange(0, 12))
+        for i in range(span)
+        if generator.random() > 0.2
     ]
-    weeks = spc.by_week(points)
-    assert [w.day for w in weeks] == [date(2026, 1, 5), date(2026, 1, 12)]
-    week = [p for p in points if date(2026, 1, 5) <= p.day <= date(2026, 1, 11)]
-    assert weeks[0].value == pytest.approx(
-        sum(p.value * p.n for p in week) / sum(p.n for p in week)
-    )
+    last = first + timedelta(days=span - 1)
+    known = Known(**{**KNOWN.__dict__, "first": first, "last": last,
+                     "complete_until": last - timedelta(days=1)})  # fmt: skip
+    with duckdb.connect() as connection:
+        connection.execute("create table t (day date, wait double, n bigint)")
+        connection.executemany("insert into t values (?, ?, ?)", rows)
+        found = Mart(connection, "admin", "1", NOW, NOW)
+        found.__dict__["known"] = known
+        over = mart.over_time(
+            found, Slice("days", first, last), "from t",
+            {"wait": mart.Measured("wait", "n", 5), "visits": mart.Measured("n", "n", 1, is_count=True)},
+            "sum(n) as total",
+        )  # fmt: skip
+    start = {
+        "day": lambda d: d,
+        "week": lambda d: d - timedelta(days=d.weekday()),
+        "month": lambda d: d.replace(day=1),
+    }[grain]
+    every = [first + timedelta(days=i) for i in range(-40, span + 40)]
+    wanted: dict[str, list[spc.Point]] = {"wait": [], "visits": []}
+    for at in sorted({start(d) for d, *_ in rows}):
+        days = [d for d in every if start(d) == at]
+        if min(days) < first or max(days) > known.complete_until:
+            continue
+        inside = [(wait, n) for d, wait, n in rows if d in days]
+        n = sum(n for _, n in inside)
+        if n >= 5:
+            wanted["wait"].append(spc.Point(at, sum(w * n for w, n in inside) / n, n))
+        if n >= 1:
+            wanted["visits"].append(spc.Point(at, n / len(days), n))
+    assert over.total["total"] == sum(n for *_, n in rows)
+    for name, points in wanted.items():
+        assert [(p.day, p.n) for p in over.points[name]] == [(p.day, p.n) for p in points]
+        assert [p.value for p in over.points[name]] == pytest.approx([p.value for p in points])
 
 
 @given(st.floats(-1e6, 1e6), st.floats(0, 1e6), st.integers(2, 10))

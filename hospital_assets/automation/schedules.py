@@ -1,4 +1,4 @@
-"""What runs by the clock: the daily batch (the net under the sensors), checks, publications, the page."""
+"""What runs by the clock: the daily batch (the net under the sensors), checks, publications, pages."""
 
 from datetime import timedelta
 
@@ -6,7 +6,9 @@ import dagster as dg
 
 from hospital_assets.governance.policy import ROLES
 from hospital_assets.governance.pseudonyms import KeyMissingError, load_key
+from hospital_assets.governance.publications import PublicationError, current_version
 from hospital_assets.partitions import SERVICE_PERIODS, period_start
+from hospital_assets.reports.overview import AUDIENCE
 from hospital_assets.settings import Settings
 
 
@@ -52,6 +54,26 @@ def publish_schedule(settings: Settings) -> dg.ScheduleDefinition:
         if built is None or (published is not None and published > built):
             return dg.SkipReason("nothing was built since the last publication")
         return dg.RunRequest(run_key=f"{_BUILT_LAST} at {built}")
+
+    return schedule
+
+
+def overview_page_schedule(settings: Settings) -> dg.ScheduleDefinition:
+    """Write the overview every morning; without an executive publication, say what to do."""
+
+    @dg.schedule(
+        name="overview_page_schedule",
+        job_name="overview_page",
+        cron_schedule="10 6 * * *",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Every morning at 06:10, write the overview of the newest executive publication.",
+    )
+    def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        try:
+            current_version(settings.data_dir, AUDIENCE)
+        except PublicationError as error:
+            return dg.SkipReason(str(error))
+        return dg.RunRequest(run_key=f"{context.scheduled_execution_time:%Y-%m-%d}")
 
     return schedule
 

@@ -85,7 +85,7 @@ def _dashboard(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.dashboard.app import create_app
     from hospital_assets.dashboard.audit import write_access
     from hospital_assets.dashboard.auth import add_account
-    from hospital_assets.dashboard.serve import dashboard_of
+    from hospital_assets.dashboard.serve import dashboard_of, publish_first
 
     if options.add_account:
         import getpass
@@ -100,6 +100,9 @@ def _dashboard(options: argparse.Namespace, settings: Settings) -> int:
         print(f"{options.add_account} may sign in and sees what '{audience}' sees")
         return 0
     dashboard = dashboard_of(settings, options.audience, write_access(settings), options.host)
+    publish_first(
+        settings, options.audience, lambda text: print(f"hospital: {text}", file=sys.stderr)
+    )
     print(f"http://{options.host}:{options.port}", flush=True)
     uvicorn.run(
         create_app(dashboard), host=options.host, port=options.port, log_level="warning",

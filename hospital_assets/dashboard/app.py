@@ -32,9 +32,10 @@ from starlette.staticfiles import StaticFiles
 from hospital_assets.dashboard.auth import COOKIE, SESSION_SECONDS, Sessions, Viewer
 from hospital_assets.dashboard.figures import Page
 from hospital_assets.dashboard.live import LiveBoard
-from hospital_assets.dashboard.mart import Mart, Slice, read_slice
+from hospital_assets.dashboard.mart import Mart
 from hospital_assets.dashboard.pages.menu import MENU, Entry
 from hospital_assets.dashboard.render import FOLDER, as_csv, choices, query, render, sentence
+from hospital_assets.dashboard.slices import Slice, read_slice
 from hospital_assets.dashboard.store import NothingPublishedError, Store
 
 #: Nothing from elsewhere, no inline script, no inline style.

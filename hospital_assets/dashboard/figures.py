@@ -14,23 +14,20 @@ from typing import Any, Literal
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.table import Measure
 from hospital_assets.dashboard import svg
-from hospital_assets.dashboard.mart import Row, Slice
+from hospital_assets.dashboard.mart import FEW as FEW
+from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.spc import (
-    MOST_DAYS,
     Better,
     Control,
     Point,
     Verdict,
-    by_week,
     controls,
 )
 
-#: Averages and percentiles of fewer patients say more about them than about the care.
-FEW = 11
 TOO_FEW = "Too few patients to show"
 
 Slicer = Literal["period", "hospital", "department", "triage"]
-Kind = Literal["series", "heatmap", "treemap", "dots", "table", "empty"]
+Kind = Literal["series", "heatmap", "treemap", "dots", "sankey", "table", "empty"]
 
 #: Verdict -> what it is called.
 WORDS: Mapping[Verdict, str] = {
@@ -128,6 +125,8 @@ class Figure:
             return svg.heatmap(self.spec, max(width, 560), self.height)
         if self.kind == "treemap":
             return svg.treemap(self.spec, width, self.height)
+        if self.kind == "sankey":
+            return svg.sankey(self.spec, width, self.height)
         if self.kind == "dots":
             return svg.dots(self.spec, width, self.height)
         return ""
@@ -187,25 +186,11 @@ def empty(
     return Figure(figure_id, title, why, "empty", span=span, measure=measure)
 
 
-def points_of(rows: Sequence[Row], value: str, n: str, until: Any = None, least: int = 1,
-              day: str = "period_date") -> list[Point]:  # fmt: skip
-    """The days of a series that have a value of enough patients and are over."""
-    return [
-        Point(row[day], float(row[value]), int(row[n] or 0))
-        for row in rows
-        if row[value] is not None
-        and (row[n] or 0) >= least
-        and (until is None or row[day] <= until)
-    ]
-
-
 def judged(
     series: Mapping[str, tuple[Sequence[Point], Better]], where: Slice
 ) -> dict[str, Control]:
-    """Several series of a slice against chance: by day, or by week where the period is long."""
-    if where.days <= MOST_DAYS:
-        return controls(series)
-    return controls({name: (by_week(p), better) for name, (p, better) in series.items()}, True)
+    """Several series of a slice against chance."""
+    return controls(series, where.grain)
 
 
 def line(
@@ -243,7 +228,7 @@ def control_figure(
     """An XmR chart: the dots, their limits and what they say; a run chart where points are few."""
     if not control.points:
         return empty(figure_id, name, TOO_FEW, span, measure)
-    each = "week" if control.is_weekly else "day"
+    each = control.grain
     upper = control.upper
     if upper is not None and is_share:
         upper = min(upper, 100.0)

@@ -1,14 +1,15 @@
-"""All SQL of the dashboard: one function per page, over the tables of one publication.
+"""All SQL of the dashboard: functions of one publication and a slice.
 
-Nothing that a browser says becomes a name in a statement: slicers are matched against the values
-the publication holds (`read_slice`) and bound as parameters.
+What was chosen is bound as parameters. Belongs here: queries, and what a publication holds. Does not: what a
+figure is called, or what chance says of it.
 """
 
 from __future__ import annotations
 
 import re
+from calendar import monthrange
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from functools import cached_property
 from typing import Any
@@ -16,123 +17,18 @@ from typing import Any
 import duckdb
 
 from hospital_assets.contracts.kpis import ALL
+from hospital_assets.dashboard.slices import Grain, Known, Slice
+from hospital_assets.dashboard.spc import Point
 
 Row = dict[str, Any]
 
 #: Triage scale whose targets the pages use.
 SCALE = "ESI"
+#: Averages and percentiles of fewer patients say more about them than about the care.
+FEW = 11
 #: Stages, histograms and pyramids read visits, not aggregates: of so many days at most.
 VISIT_DAYS = 28
-_PRESETS = {"last-7": 7, "last-28": 28, "last-90": 90}
 _PARAMETER = re.compile(r"\$(\w+)")
-
-
-@dataclass(frozen=True)
-class Known:
-    """The values a publication can be sliced by.
-
-    Attributes:
-        first: first local service day.
-        last: last local service day.
-        complete_until: the last day that was over when the data were published.
-        hospitals: id -> name.
-        departments: names.
-        triage: level -> its name, levels as text.
-        targets_minutes: level -> longest wait, of `SCALE`.
-    """
-
-    first: date
-    last: date
-    complete_until: date
-    hospitals: Mapping[str, str]
-    departments: tuple[str, ...]
-    triage: Mapping[str, str]
-    targets_minutes: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Slice:
-    """What a reader has chosen.
-
-    Attributes:
-        period: `all`, `last-7`, `last-28`, `last-90`, a year, a month, or `days`.
-        first: first local service day.
-        last: last local service day.
-        hospital: id or `all`.
-        department: name or `all`.
-        triage: level or `all`.
-        is_whole: whether the days are all there are.
-    """
-
-    period: str
-    first: date
-    last: date
-    hospital: str = ALL
-    department: str = ALL
-    triage: str = ALL
-    is_whole: bool = False
-
-    @property
-    def days(self) -> int:
-        """How many days it covers."""
-        return (self.last - self.first).days + 1
-
-
-def read_slice(asked: Mapping[str, str], known: Known) -> Slice:
-    """The slice that a query string asks for; what is not known falls back to everything."""
-    first, last = known.first, known.last
-    period = asked.get("period", ALL)
-    if period in _PRESETS:
-        first = max(first, last - timedelta(days=_PRESETS[period] - 1))
-    elif period == "days":
-        start, end = _day(asked.get("from"), first), _day(asked.get("to"), last)
-        start, end = sorted((min(max(start, first), last), min(max(end, first), last)))
-        first, last = start, end
-    elif period in periods(known):
-        start, end = _calendar(period)
-        first, last = max(first, start), min(last, end)
-    else:
-        period = ALL
-    # Who has one hospital's rows only is shown these, not pools of what others have.
-    own = next(iter(known.hospitals)) if len(known.hospitals) == 1 else ""
-    return Slice(
-        period, first, last,
-        own or _among(asked.get("hospital"), known.hospitals),
-        _among(asked.get("department"), known.departments),
-        _among(asked.get("triage"), known.triage),
-        is_whole=(first, last) == (known.first, known.last),
-    )  # fmt: skip
-
-
-def periods(known: Known) -> dict[str, str]:
-    """Value -> label of the calendar years and months with data, newest first."""
-    found = {}
-    for year in range(known.last.year, known.first.year - 1, -1):
-        if known.first.year != known.last.year:
-            found[str(year)] = str(year)
-        for month in range(12, 0, -1):
-            start, end = _calendar(f"{year}-{month:02d}")
-            if start <= known.last and end >= known.first:
-                found[f"{year}-{month:02d}"] = f"{start:%B %Y}"
-    return found
-
-
-def _calendar(period: str) -> tuple[date, date]:
-    year, _, month = period.partition("-")
-    start = date(int(year), int(month or 1), 1)
-    after = date(start.year + 1, 1, 1) if not month else (start + timedelta(days=32)).replace(day=1)
-    return start, after - timedelta(days=1)
-
-
-def _among(value: str | None, known: Any) -> str:
-    return value if value is not None and value in known else ALL
-
-
-def _day(value: str | None, default: date) -> date:
-    try:
-        return date.fromisoformat(value or "")
-    except ValueError:
-        return default
 
 
 @dataclass
@@ -181,6 +77,29 @@ class Mart:
         return all((table, column) in self.columns for column in columns)
 
     @cached_property
+    def keys(self) -> Mapping[tuple[str, str], tuple[int, ...]]:
+        """Keys by ("hospital", id) and ("department", name): filters on them need no join."""
+        found: dict[tuple[str, str], tuple[int, ...]] = {}
+        for row in self.rows(
+            "select 'hospital' as kind, hospital_id as name, hospital_key as key "
+            "from dimensions.dim_hospital union all select 'department', department_name, "
+            "department_key from dimensions.dim_department order by 1, 2, 3"
+        ):
+            of = row["kind"], row["name"]
+            found[of] = (*found.get(of, ()), row["key"])
+        return found
+
+    def only(self, where: Slice, table: str) -> str:
+        """Conditions on the hospital and department of a table with their keys, as SQL."""
+        chosen = {"hospital": where.hospital, "department": where.department}
+        parts = [
+            f"and {table}.{kind}_key in ({', '.join(map(str, self.keys.get((kind, name), (0,))))})"
+            for kind, name in chosen.items()
+            if name != ALL
+        ]
+        return " ".join(parts)
+
+    @cached_property
     def has_visits(self) -> bool:
         """Whether it holds single visits (executives get figures only)."""
         return self.has("fact_emergency_visits", "service_date", "wait_minutes")
@@ -227,14 +146,114 @@ where hospital_id = $hospital and department_name = $department and triage_level
 """
 
 
-def waits_by_day(mart: Mart, where: Slice) -> list[Row]:
-    """Day by day: visits, waits (n, sum, average, median, 90th, longest) and who saw nobody."""
-    return mart.sliced(
-        "select service_date, visit_count, wait_count, excluded_no_provider_count, "
-        "wait_sum_minutes, wait_average_minutes, wait_median_minutes, wait_p90_minutes, "
-        f"wait_max_minutes {_WAITS} order by 1",
-        where,
-    )
+@dataclass(frozen=True)
+class Measured:
+    """A figure of a day, and what becomes of it over a week or a month.
+
+    Attributes:
+        value: its value, as SQL over the columns of a day.
+        n: of how many, as SQL.
+        least: points of fewer are left out.
+        is_count: whether a longer point is the mean over its days; otherwise over its n.
+    """
+
+    value: str
+    n: str
+    least: int = FEW
+    is_count: bool = False
+
+
+@dataclass(frozen=True)
+class OverTime:
+    """Figures over time.
+
+    Attributes:
+        points: name -> its points, in order of time.
+        total: sums over all days of the slice.
+    """
+
+    points: Mapping[str, list[Point]]
+    total: Row
+
+
+def over_time(
+    mart: Mart, where: Slice, daily: str, figures: Mapping[str, Measured], totals: str = "",
+    **values: Any,
+) -> OverTime:  # fmt: skip
+    """Figures by day, or by whole week or month where the slice is long; only of days that are over.
+
+    Args:
+        mart: the publication.
+        where: the slice; its grain decides.
+        daily: a query with one row for each `day`.
+        figures: what to follow.
+        totals: columns of the total, as SQL over the rows of `daily`.
+        **values: bound, besides the slice.
+    """
+    bucket = "day" if where.grain == "day" else f"date_trunc('{where.grain}', day)::date"
+    columns = [f"{totals}, "] if totals else []
+    for name, of in figures.items():
+        known = f"filter (where day <= $until and {of.value} is not null)"
+        value = (
+            f"sum({of.value}) {known}"
+            if of.is_count
+            else f"sum(({of.value}) * ({of.n})) {known} / nullif(sum({of.n}) {known}, 0)"
+        )
+        columns.append(
+            f"({value})::double as {name}_value, coalesce(sum({of.n}) {known}, 0)::bigint as {name}_n, "
+        )
+    until = min(mart.known.complete_until, where.last)
+    rows = mart.sliced(
+        f"with daily as ({daily}), placed as (select {bucket} as start, * from daily) "
+        f"select {''.join(columns)}start, grouping(start) = 1 as is_total from placed "
+        "group by grouping sets ((start), ()) order by is_total, start",
+        where, until=until, **values,
+    )  # fmt: skip
+    *placed, total = rows
+    points: dict[str, list[Point]] = {name: [] for name in figures}
+    for row in placed:
+        days = _days_of(where.grain, row["start"])
+        if row["start"] < where.first or row["start"] + timedelta(days=days - 1) > until:
+            continue
+        for name, of in figures.items():
+            value, n = row[f"{name}_value"], row[f"{name}_n"]
+            if value is not None and n >= of.least:
+                points[name].append(Point(row["start"], value / days if of.is_count else value, n))
+    return OverTime(points, total)
+
+
+def _days_of(grain: Grain, start: date) -> int:
+    if grain == "month":
+        return monthrange(start.year, start.month)[1]
+    return 7 if grain == "week" else 1
+
+
+#: Sums and typical values of waits over days.
+_WAIT_TOTALS = """
+coalesce(sum(visit_count), 0)::bigint as visit_count,
+coalesce(sum(wait_count), 0)::bigint as wait_count,
+coalesce(sum(excluded_no_provider_count), 0)::bigint as excluded_no_provider_count,
+sum(wait_sum_minutes) as wait_sum_minutes,
+sum(wait_sum_minutes) / nullif(sum(wait_count), 0) as wait_average_minutes,
+median(wait_median_minutes) as wait_median_minutes, median(wait_p90_minutes) as wait_p90_minutes,
+max(wait_max_minutes) as wait_max_minutes, false as is_exact
+"""
+
+
+def waits(mart: Mart, where: Slice) -> OverTime:
+    """Visits and waits (average, median, 90th percentile) over time; its total see `waits_in_total`."""
+    found = over_time(
+        mart, where, f"select service_date as day, * {_WAITS}",
+        {
+            "visits": Measured("visit_count", "visit_count", 1, is_count=True),
+            **{
+                name: Measured(f"wait_{name}_minutes", "wait_count")
+                for name in ("average", "median", "p90")
+            },
+        },
+        _WAIT_TOTALS,
+    )  # fmt: skip
+    return OverTime(found.points, waits_in_total(mart, where)) if where.is_whole else found
 
 
 def waits_in_total(mart: Mart, where: Slice) -> Row:
@@ -253,17 +272,7 @@ def waits_in_total(mart: Mart, where: Slice) -> Row:
         )
         if found:
             return found[0]
-    (row,) = mart.sliced(
-        "select coalesce(sum(visit_count), 0)::bigint as visit_count, "
-        "coalesce(sum(wait_count), 0)::bigint as wait_count, "
-        "coalesce(sum(excluded_no_provider_count), 0)::bigint as excluded_no_provider_count, "
-        "sum(wait_sum_minutes) as wait_sum_minutes, "
-        "sum(wait_sum_minutes) / nullif(sum(wait_count), 0) as wait_average_minutes, "
-        "median(wait_median_minutes) as wait_median_minutes, "
-        "median(wait_p90_minutes) as wait_p90_minutes, "
-        f"max(wait_max_minutes) as wait_max_minutes, false as is_exact {_WAITS}",
-        where,
-    )
+    (row,) = mart.sliced(f"select {_WAIT_TOTALS} {_WAITS}", where)
     return row
 
 
@@ -308,49 +317,38 @@ def waits_by_department(mart: Mart, where: Slice) -> list[Row]:
     )
 
 
-def seen_on_time_by_day(mart: Mart, where: Slice) -> list[Row]:
-    """Seen within the triage target, by day of arrival, hospital and level."""
-    return mart.sliced(
-        "select service_date as period_date, numerator_count, denominator_count, value_pct "
-        "from kpis.kpi_seen_on_time_daily where hospital_id = $hospital and scale = $scale "
-        "and triage_level = $triage and service_date between $first and $last order by 1",
-        where,
-    )
-
-
-#: Rates by hospital and day: table, its day, further conditions.
+_SHARE = "100.0 * numerator_count / nullif(denominator_count, 0)"
+_SHARE_TOTALS = (
+    "coalesce(sum(numerator_count), 0)::bigint as numerator_count, "
+    "coalesce(sum(denominator_count), 0)::bigint as denominator_count"
+)
+#: Rates by hospital and day -> table, its day, its numerator, further conditions.
 _RATES = {
-    "four_hour": ("kpi_four_hour_daily", "period_date", ""),
-    "lwbs": ("kpi_lwbs_daily", "service_date", ""),
-    "critical": ("kpi_critical_waits_daily", "service_date", ""),
-    "boarded": ("kpi_boarding_daily", "service_date", "and destination_department = 'all'"),
-    "before_noon": ("kpi_discharge_before_noon_daily", "period_date", ""),
-}
+    "on_time": (
+        "kpi_seen_on_time_daily", "service_date", "numerator_count",
+        "and scale = $scale and triage_level = $triage",
+    ),
+    "four_hour": ("kpi_four_hour_daily", "period_date", "numerator_count", ""),
+    "twelve": ("kpi_four_hour_daily", "period_date", "over_12_hours_count", ""),
+    "lwbs": ("kpi_lwbs_daily", "service_date", "numerator_count", ""),
+    "critical": ("kpi_critical_waits_daily", "service_date", "numerator_count", ""),
+    "boarded": (
+        "kpi_boarding_daily", "service_date", "numerator_count", "and destination_department = 'all'"
+    ),
+    "before_noon": ("kpi_discharge_before_noon_daily", "period_date", "numerator_count", ""),
+}  # fmt: skip
 
 
-def rate_by_day(mart: Mart, where: Slice, rate: str) -> list[Row]:
-    """A rate by the day it counts for: numerator, n and percent, pooled over days of arrival."""
-    table, day, condition = _RATES[rate]
-    return mart.sliced(
-        f"select {day} as period_date, sum(numerator_count)::bigint as numerator_count, "
-        "sum(denominator_count)::bigint as denominator_count, "
-        "100.0 * sum(numerator_count) / nullif(sum(denominator_count), 0) as value_pct "
-        f"from kpis.{table} where hospital_id = $hospital and {day} between $first and $last "
-        f"{condition} group by 1 order by 1",
-        where,
-    )
-
-
-def twelve_hours_by_day(mart: Mart, where: Slice) -> list[Row]:
-    """Departures more than 12 hours after arrival, in percent of departures, by day."""
-    return mart.sliced(
-        "select period_date, sum(over_12_hours_count)::bigint as numerator_count, "
-        "sum(denominator_count)::bigint as denominator_count, "
-        "100.0 * sum(over_12_hours_count) / nullif(sum(denominator_count), 0) as value_pct "
-        "from kpis.kpi_four_hour_daily where hospital_id = $hospital "
-        "and period_date between $first and $last group by 1 order by 1",
-        where,
-    )
+def rate(mart: Mart, where: Slice, name: str) -> OverTime:
+    """A rate, by the day it counts for, in percent; its total is numerator and denominator."""
+    table, day, numerator, condition = _RATES[name]
+    return over_time(
+        mart, where,
+        f"select {day} as day, sum({numerator}) as numerator_count, "
+        f"sum(denominator_count) as denominator_count from kpis.{table} "
+        f"where hospital_id = $hospital and {day} between $first and $last {condition} group by 1",
+        {name: Measured(_SHARE, "denominator_count")}, _SHARE_TOTALS,
+    )  # fmt: skip
 
 
 def arrivals_by_hour(mart: Mart, where: Slice) -> list[Row]:
@@ -402,26 +400,22 @@ def active_doctors(mart: Mart, where: Slice) -> Row:
     return row
 
 
-def critical_by_day(mart: Mart, where: Slice) -> list[Row]:
-    """Visits of triage level 1 and 2, by day."""
-    return mart.sliced(
-        "select service_date as period_date, sum(visit_count)::bigint as visit_count "
-        "from kpis.kpi_waits_daily where hospital_id = $hospital "
-        "and department_name = $department and triage_level in ('1', '2') "
-        "and $triage in ('all', triage_level) "
-        "and service_date between $first and $last group by 1 order by 1",
-        where,
-    )
+def critical(mart: Mart, where: Slice) -> OverTime:
+    """Visits of triage level 1 and 2."""
+    return over_time(
+        mart, where,
+        "select service_date as day, sum(visit_count) as visit_count from kpis.kpi_waits_daily "
+        "where hospital_id = $hospital and department_name = $department "
+        "and triage_level in ('1', '2') and $triage in ('all', triage_level) "
+        "and service_date between $first and $last group by 1",
+        {"critical": Measured("visit_count", "visit_count", 1, is_count=True)},
+        "coalesce(sum(visit_count), 0)::bigint as visit_count",
+    )  # fmt: skip
 
 
 _VISITS = """
-from facts.fact_emergency_visits f
-join dimensions.dim_hospital h using (hospital_key)
-join dimensions.dim_department d using (department_key)
-{patients}
+from facts.fact_emergency_visits f {patients}
 where f.service_date between $since and $last and not f.is_cancelled
-  and $hospital in ('all', h.hospital_id) and $department in ('all', d.department_name)
-  and $triage in ('all', f.triage_level::varchar)
 """
 _PATIENTS = "join dimensions.dim_patient p on p.patient_key = f.patient_key"
 
@@ -445,18 +439,29 @@ def _of_visits(
     """
     if not mart.has_visits or (patients and not mart.has("dim_patient", "patient_key", *patients)):
         return []
-    of = _VISITS.format(patients=_PATIENTS if patients else "")
-    return mart.sliced(f"select {columns} {of} {then}", where, since=visits_since(where))
+    of = _VISITS.format(patients=_PATIENTS if patients else "") + mart.only(where, "f")
+    level = "" if where.triage == ALL else "and f.triage_level = $triage::integer"
+    return mart.sliced(f"select {columns} {of} {level} {then}", where, since=visits_since(where))
 
 
-def ages_and_sexes(mart: Mart, where: Slice) -> list[Row]:
-    """Visits by ten-year age band and sex, of the last days of the slice; none without visits."""
+def people(mart: Mart, where: Slice) -> list[Row]:
+    """Visits of the last days of the slice by ten-year age band and sex, and waits by who people are.
+
+    Rows with a `decade` count visits; those with a `characteristic` (race, ethnicity, sex) and its
+    `category` have waits: n, average and its standard error. None without visits and patients.
+    """
     if not mart.has("fact_emergency_visits", "age_years", "patient_key"):
         return []
     return _of_visits(
         mart, where,
-        "least(f.age_years // 10, 9)::bigint as decade, p.sex, count(*) as visit_count",
-        "and f.age_years is not null group by 1, 2 order by 1, 2", ("sex",),
+        "least(f.age_years // 10, 9)::bigint as decade, p.sex, "
+        "case when grouping(p.race) = 0 then 'race' when grouping(p.ethnicity) = 0 then 'ethnicity' "
+        "when grouping(decade) = 1 then 'sex' end as characteristic, "
+        "coalesce(p.race, p.ethnicity, p.sex) as category, count(f.age_years) as visit_count, "
+        "count(f.wait_minutes) as wait_count, avg(f.wait_minutes) as average, "
+        "stddev_samp(f.wait_minutes) / sqrt(count(f.wait_minutes)) as error",
+        "group by grouping sets ((decade, p.sex), (p.race), (p.ethnicity), (p.sex)) order by 3, 1, 2, 4",
+        ("sex", "race", "ethnicity"),
     )  # fmt: skip
 
 
@@ -573,18 +578,19 @@ def occupancy_now(mart: Mart, where: Slice) -> list[Row]:
     )
 
 
-def occupancy_by_day(mart: Mart, where: Slice) -> list[Row]:
-    """Occupied of offered bed-minutes by day, over the departments of the slice."""
-    return mart.sliced(
-        "select service_date as period_date, "
+def occupancy(mart: Mart, where: Slice) -> OverTime:
+    """Occupied of offered bed-minutes in percent, over the departments of the slice; n is beds."""
+    return over_time(
+        mart, where,
+        "select service_date as day, "
         "100.0 * sum(occupied_bed_minutes) / nullif(sum(staffed_bed_minutes), 0) as value, "
-        "sum(bed_capacity)::bigint as n from kpis.kpi_occupancy_daily "
+        "sum(bed_capacity) as beds from kpis.kpi_occupancy_daily "
         "where $hospital in ('all', hospital_id) and staffed_bed_minutes is not null "
         "and (case when $department = 'all' then department_name = 'all inpatient' "
         "else department_name = $department end) "
-        "and service_date between $first and $last group by 1 order by 1",
-        where,
-    )
+        "and service_date between $first and $last group by 1",
+        {"occupancy": Measured("value", "beds", 1)},
+    )  # fmt: skip
 
 
 def occupancy_by_hour(mart: Mart, where: Slice) -> list[Row]:
@@ -592,27 +598,24 @@ def occupancy_by_hour(mart: Mart, where: Slice) -> list[Row]:
     return mart.sliced(
         "select o.hour_start_local as hour_local, "
         "sum(o.patients_at_start_count)::bigint as patients_count, "
-        "sum(o.staffed_bed_minutes / 60.0) as beds "
-        "from facts.fact_bed_occupancy o join dimensions.dim_hospital h using (hospital_key) "
-        "join dimensions.dim_department d using (department_key) "
-        "where $hospital in ('all', h.hospital_id) and $department in ('all', d.department_name) "
-        "and o.service_date between $since and $last group by 1 order by 1",
+        "sum(o.staffed_bed_minutes / 60.0) as beds from facts.fact_bed_occupancy o "
+        f"where o.service_date between $since and $last {mart.only(where, 'o')} group by 1 order by 1",
         where, since=where.last - timedelta(days=6),
     )  # fmt: skip
 
 
-def bed_flow_by_day(mart: Mart, where: Slice) -> list[Row]:
-    """In, out and their difference, by day, over inpatient departments or the chosen one."""
-    return mart.sliced(
-        "select service_date as period_date, sum(inflow_count)::bigint as inflow_count, "
-        "sum(outflow_count)::bigint as outflow_count, "
-        "(sum(inflow_count) - sum(outflow_count))::bigint as net_count "
+def bed_flow(mart: Mart, where: Slice) -> OverTime:
+    """In and out a day, over inpatient departments or the chosen one; the total has their difference."""
+    return over_time(
+        mart, where,
+        "select service_date as day, sum(inflow_count) as inflow, sum(outflow_count) as outflow "
         "from kpis.kpi_department_flow_daily where $hospital in ('all', hospital_id) "
         "and (case when $department = 'all' then department_name <> 'Emergency' "
         "else department_name = $department end) "
-        "and service_date between $first and $last group by 1 order by 1",
-        where,
-    )
+        "and service_date between $first and $last group by 1",
+        {name: Measured(name, name, 0, is_count=True) for name in ("inflow", "outflow")},
+        "sum(inflow)::bigint as inflow, (sum(inflow) - sum(outflow))::bigint as net",
+    )  # fmt: skip
 
 
 def boarding_by_destination(mart: Mart, where: Slice) -> list[Row]:
@@ -683,19 +686,17 @@ def staff_by_hour(mart: Mart, where: Slice) -> list[Row]:
     )
 
 
-def workload_by_day(mart: Mart, where: Slice) -> list[Row]:
-    """New patients per shift hour by day, and the average wait of the day."""
-    return mart.sliced(
-        "select d.service_date as period_date, sum(d.visit_count)::bigint as visit_count, "
-        "sum(d.shift_hours) as shift_hours, "
-        "sum(d.visit_count) / nullif(sum(d.shift_hours), 0) as value "
+def workload(mart: Mart, where: Slice) -> OverTime:
+    """New patients per shift hour."""
+    return over_time(
+        mart, where,
+        "select d.service_date as day, sum(d.visit_count) as visits, sum(d.shift_hours) as hours "
         "from kpis.kpi_physician_workload_daily d "
         "join (select doctor_key, hospital_key from kpis.kpi_physician_workload) w using (doctor_key) "
-        "join dimensions.dim_hospital h using (hospital_key) "
-        "where doctor_key > 0 and $hospital in ('all', h.hospital_id) "
-        "and d.service_date between $first and $last group by 1 order by 1",
-        where,
-    )
+        f"where doctor_key > 0 {mart.only(replace(where, department=ALL), 'w')} "
+        "and d.service_date between $first and $last group by 1",
+        {"load": Measured("visits / nullif(hours, 0)", "visits")},
+    )  # fmt: skip
 
 
 def shift_patterns(mart: Mart, where: Slice) -> Row | None:
@@ -750,35 +751,33 @@ def procedures(mart: Mart, where: Slice) -> list[Row]:
     )
 
 
-def surveillance_by_day(mart: Mart, where: Slice, groups: tuple[str, ...]) -> list[Row]:
-    """Visits whose principal diagnosis is in some clinical groups, by day."""
+def surveillance(mart: Mart, where: Slice, watched: Mapping[str, tuple[str, ...]]) -> OverTime:
+    """Visits whose principal diagnosis is in some clinical groups; a day without any is 0.
+
+    Args:
+        mart: the publication.
+        where: the slice; hospital and period are followed.
+        watched: name of a series -> its clinical groups.
+    """
     if not mart.has("kpi_conditions_daily", "icd_code"):
-        return []
-    return mart.sliced(
-        "with found as (select k.service_date, sum(k.visit_count) as value "
+        return OverTime({name: [] for name in watched}, {})
+    sums = ", ".join(
+        f"coalesce(sum(visit_count) filter (where list_contains(${name}, condition_group)), 0) as {name}"
+        for name in watched
+    )
+    bound: dict[str, Any] = {name: list(groups) for name, groups in watched.items()}
+    bound["all_groups"] = [group for groups in watched.values() for group in groups]
+    return over_time(
+        mart, where,
+        f"select day, {sums} from "
+        "(select $first::date + i::integer as day from range($days::bigint) r(i)) "
+        "left join (select k.service_date as day, k.visit_count, c.condition_group "
         "from kpis.kpi_conditions_daily k join dimensions.dim_condition c "
         "using (icd_version, icd_code) where $hospital in ('all', k.hospital_id) "
-        "and list_contains($groups, c.condition_group) "
-        "and k.service_date between $first and $last group by 1) "
-        "select d.calendar_date as period_date, coalesce(value, 0)::double as value, "
-        "coalesce(value, 0)::bigint as n from dimensions.dim_date d "
-        "left join found on found.service_date = d.calendar_date "
-        "where d.calendar_date between $first and $last order by 1",
-        where, groups=list(groups),
-    )  # fmt: skip
-
-
-def equity(mart: Mart, where: Slice) -> list[Row]:
-    """Average wait by race, ethnicity and sex with its standard error; none without visits."""
-    return _of_visits(
-        mart, where,
-        "case when grouping(p.race) = 0 then 'race' when grouping(p.ethnicity) = 0 then 'ethnicity' "
-        "else 'sex' end as characteristic, coalesce(p.race, p.ethnicity, p.sex) as category, "
-        "count(*) as wait_count, avg(f.wait_minutes) as average, "
-        "stddev_samp(f.wait_minutes) / sqrt(count(*)) as error",
-        "and f.wait_minutes is not null "
-        "group by grouping sets ((p.race), (p.ethnicity), (p.sex)) order by 1, 2",
-        ("race", "ethnicity", "sex"),
+        "and list_contains($all_groups, c.condition_group) "
+        "and k.service_date between $first and $last) using (day) group by 1",
+        {name: Measured(name, name, 0, is_count=True) for name in watched},
+        days=where.days, **bound,
     )  # fmt: skip
 
 
@@ -819,7 +818,8 @@ def daily_forecast(mart: Mart, where: Slice) -> list[Row]:
         with daily as (
             select service_date, sum(arrivals_count)::double as arrivals
             from kpis.kpi_arrivals_hourly
-            where $hospital in ('all', hospital_id) and service_date <= $until
+            where $hospital in ('all', hospital_id)
+              and service_date between $until::date - 63 - 7 * $weeks::integer and $until
             group by 1
         ), wanted as (
             select $until::date + i::integer as day from range(-55, 15) r(i)

@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.dashboard.figures import WORDS, Card, Cell, Column, Drawn, Figure, Link
-from hospital_assets.dashboard.mart import Known, Slice, periods
+from hospital_assets.dashboard.slices import Known, Slice, periods
 from hospital_assets.dashboard.svg import number, shape
 
 FOLDER = Path(__file__).parent

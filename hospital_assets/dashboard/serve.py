@@ -5,6 +5,8 @@ Belongs here: what the command and tests share: publications, clock, live copies
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -18,6 +20,36 @@ from hospital_assets.governance.publications import (
     current_version,
 )
 from hospital_assets.settings import Settings
+
+
+def publish_first(settings: Settings, audience: str, say: Callable[[str], None]) -> None:
+    """Publish for an audience that has nothing yet, so that a first look shows something.
+
+    In a process of its own: a run needs Dagster, the server does not.
+
+    Args:
+        settings: the data directory.
+        audience: who is to see something.
+        say: told what is done or missing, in words.
+    """
+    try:
+        current_version(settings.data_dir, audience)
+    except PublicationError:
+        pass
+    else:
+        return
+    if not settings.warehouse_file.exists():
+        say("there are no tables to show yet: run `hospital build`, then start this again")
+        return
+    role = audience.partition("-")[0]
+    say(f"nothing is published for '{role}' yet: publishing, this once")
+    done = subprocess.run(  # noqa: S603  (no shell; the command knows its roles)
+        [sys.executable, "-m", "hospital_assets.cli", "--data-dir", str(settings.data_dir), "publish",
+         "--role", role],
+        check=False, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    if done.returncode:
+        say("that failed, see above; once it is mended, run `hospital publish`")
 
 
 class ExposedError(ValueError):

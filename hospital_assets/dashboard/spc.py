@@ -9,24 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from typing import Literal
+
+from hospital_assets.dashboard.slices import Grain
 
 Better = Literal["lower", "higher", "neither"]
 Verdict = Literal["usual", "improving", "concern", "changed"]
 
 #: Fewer points are a run chart: no limits, no signals.
 LEAST_POINTS = 10
-#: Longer series are shown week by week.
-MOST_DAYS = 130
 
 
 @dataclass(frozen=True)
 class Point:
-    """One day or week.
+    """One day, week or month.
 
     Attributes:
-        day: the day, or the week's Monday.
+        day: the day, or the first of the week or month.
         value: the figure.
         n: of how many.
         verdict: what chance says of it.
@@ -47,14 +47,14 @@ class Control:
         centre: mean; None without points.
         lower: natural lower limit; None for a run chart.
         upper: natural upper limit.
-        is_weekly: whether a point is a week.
+        grain: what a point is.
     """
 
     points: tuple[Point, ...]
     centre: float | None
     lower: float | None
     upper: float | None
-    is_weekly: bool = False
+    grain: Grain = "day"
 
     @property
     def latest(self) -> Verdict | None:
@@ -66,28 +66,14 @@ class Control:
         return sum(point.verdict == verdict for point in self.points)
 
 
-def by_week(points: Sequence[Point]) -> list[Point]:
-    """Whole weeks, Monday to Sunday, each the mean of its days weighted by their n."""
-    weeks: dict[date, list[Point]] = {}
-    for point in points:
-        weeks.setdefault(point.day - timedelta(days=point.day.weekday()), []).append(point)
-    found = []
-    for monday, days in weeks.items():
-        total = sum(day.n for day in days)
-        if len(days) == 7 and total:
-            mean = sum(day.value * day.n for day in days) / total
-            found.append(Point(monday, mean, total))
-    return found
-
-
 def controls(
-    series: Mapping[str, tuple[Sequence[Point], Better]], weekly: bool = False
+    series: Mapping[str, tuple[Sequence[Point], Better]], grain: Grain = "day"
 ) -> dict[str, Control]:
     """Limits and signals of several series at once.
 
     Args:
         series: name -> its points in order of time, and which way is better.
-        weekly: whether the points are weeks.
+        grain: what a point is.
     """
     import polars as pl
 
@@ -111,14 +97,14 @@ def controls(
         rows = limits.get(name)
         if rows is None:
             centre = sum(p.value for p in points) / len(points) if points else None
-            found[name] = Control(tuple(points), centre, None, None, weekly)
+            found[name] = Control(tuple(points), centre, None, None, grain)
             continue
         first = next(iter(rows.values()))
         found[name] = Control(
             tuple(
                 Point(p.day, p.value, p.n, _verdict(rows[p.day], better)) for p in points
             ),
-            first["centre"], first["lower_limit"], first["upper_limit"], weekly,
+            first["centre"], first["lower_limit"], first["upper_limit"], grain,
         )  # fmt: skip
     return found
 

@@ -48,9 +48,9 @@ def as_page(data_dir: Path) -> tuple[str, str]:
         PublicationError: nothing is published for executives.
     """
     from hospital_assets.dashboard.figures import Card, Figure
-    from hospital_assets.dashboard.mart import read_slice
     from hospital_assets.dashboard.pages.overview import overview
     from hospital_assets.dashboard.render import FOLDER, render, sentence
+    from hospital_assets.dashboard.slices import read_slice
     from hospital_assets.dashboard.store import open_mart
 
     mart = open_mart(data_dir, AUDIENCE)

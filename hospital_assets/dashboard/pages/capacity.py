@@ -18,30 +18,25 @@ from hospital_assets.dashboard.figures import (
     judged,
     line,
     measure_of,
-    points_of,
     series,
     spark_of,
 )
-from hospital_assets.dashboard.mart import Mart, Row, Slice
+from hospital_assets.dashboard.mart import Mart, OverTime
 from hospital_assets.dashboard.pages.shared import blood_group, news, rate_card
+from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.svg import number
 
 
 def capacity(mart: Mart, where: Slice) -> Page:
     """Beds: how full, how fast they turn over, who waits for one."""
-    until = mart.known.complete_until
-    occupied = data.occupancy_by_day(mart, where)
-    beds = data.bed_flow_by_day(mart, where)
-    noon = data.rate_by_day(mart, where, "before_noon")
-    boarded = data.rate_by_day(mart, where, "boarded")
+    occupied = data.occupancy(mart, where)
+    beds = data.bed_flow(mart, where)
+    noon, boarded = data.rate(mart, where, "before_noon"), data.rate(mart, where, "boarded")
     found = judged(
         {
-            "occupancy": (points_of(occupied, "value", "n", until), "neither"),
-            "before_noon": (
-                points_of(noon, "value_pct", "denominator_count", until, FEW),
-                "higher",
-            ),
-            "boarded": (points_of(boarded, "value_pct", "denominator_count", until, FEW), "lower"),
+            "occupancy": (occupied.points["occupancy"], "neither"),
+            "before_noon": (noon.points["before_noon"], "higher"),
+            "boarded": (boarded.points["boarded"], "lower"),
         },
         where,
     )
@@ -53,12 +48,12 @@ def capacity(mart: Mart, where: Slice) -> Page:
             "%" if newest else "", f"{newest[0].day.day} {newest[0].day:%b}, {number(newest[0].n)} beds" if newest else TOO_FEW,
             found["occupancy"].latest, spark_of(found["occupancy"]), measure_of("kpi_occupancy_daily"), ("triage",),
         ),
-        rate_card("boarded", "Boarded over four hours", boarded, found["boarded"],
+        rate_card("boarded", "Boarded over four hours", boarded.total, found["boarded"],
                    measure_of("kpi_boarding_daily", 1), ignores),
-        rate_card("before-noon", "Discharged before noon", noon, found["before_noon"],
+        rate_card("before-noon", "Discharged before noon", noon.total, found["before_noon"],
                    measure_of("kpi_discharge_before_noon_daily"), ignores),
         Card(
-            "net", "In minus out", number(sum(row["net_count"] or 0 for row in beds)), "patients",
+            "net", "In minus out", number(beds.total["net"] or 0), "patients",
             "sum of the days; above 0 beds fill up", measure=measure_of("kpi_department_flow_daily"),
             ignores=("triage",),
         ),
@@ -70,7 +65,7 @@ def capacity(mart: Mart, where: Slice) -> Page:
         _crowding(mart, where),
         _wards(mart, where),
         _census(mart, where),
-        _in_and_out(beds),
+        _in_and_out(beds, where),
         control_figure("noon-trend", "Discharged before noon", found["before_noon"], unit="%", span=6,
                        measure=measure_of("kpi_discharge_before_noon_daily"), ignores=ignores, height=210,
                        is_share=True),
@@ -142,20 +137,23 @@ def _crowding(mart: Mart, where: Slice) -> Figure:
     )  # fmt: skip
 
 
-def _in_and_out(rows: list[Row]) -> Figure:
+def _in_and_out(beds: OverTime, where: Slice) -> Figure:
     measure = measure_of("kpi_department_flow_daily")
-    if len(rows) < 2:
-        return empty("net", "In and out", "No moves in this slice", 6, measure)
-    net = sum(row["net_count"] or 0 for row in rows)
+    inflow, outflow = beds.points["inflow"], beds.points["outflow"]
+    if len(inflow) < 2:
+        return empty("net-trend", "In and out", "No moves in this slice", 6, measure)
+    net = beds.total["net"] or 0
+    days = [point.day.isoformat() for point in inflow]
+    each = "by day" if where.grain == "day" else f"a day, by {where.grain}"
     return Figure(
         "net-trend", f"In and out: {number(abs(net))} {'more came than left' if net >= 0 else 'more left than came'}",
-        "Patients who entered and left by day; without the emergency department unless it is chosen", "series",
-        (Column("Day"), Column("In", 0), Column("Out", 0), Column("Net", 0)),
-        [[r["period_date"].isoformat(), r["inflow_count"], r["outflow_count"], r["net_count"]] for r in rows],
-        series([r["period_date"].isoformat() for r in rows],
-               [line("out", [r["outflow_count"] for r in rows], "light"),
-                line("in", [r["inflow_count"] for r in rows], "actual")], unit="patients", digits=0, zero=True),
-        6, measure, sum(r["inflow_count"] or 0 for r in rows), ("triage",), height=210,
+        f"Patients who entered and left {each}; without the emergency department unless it is chosen", "series",
+        (Column(where.grain.capitalize()), Column("In", 0), Column("Out", 0), Column("Net", 0)),
+        [[day, came.value, left.value, came.value - left.value]
+         for day, came, left in zip(days, inflow, outflow, strict=True)],
+        series(days, [line("out", [point.value for point in outflow], "light"),
+                      line("in", [point.value for point in inflow], "actual")], unit="patients", digits=0, zero=True),
+        6, measure, beds.total["inflow"], ("triage",), height=210,
     )  # fmt: skip
 
 

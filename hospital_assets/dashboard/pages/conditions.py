@@ -17,10 +17,10 @@ from hospital_assets.dashboard.figures import (
     empty,
     judged,
     measure_of,
-    points_of,
 )
-from hospital_assets.dashboard.mart import Mart, Row, Slice
+from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.pages.shared import no_visits, pyramid, visit_days
+from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.svg import number
 
 #: What is watched day by day -> label, groups of dim_condition.
@@ -42,6 +42,7 @@ _WATCHED = {
 def conditions(mart: Mart, where: Slice) -> Page:
     """What people come with, who they are, whether they come back."""
     rows = data.conditions(mart, where)
+    people = data.people(mart, where)
     measure = measure_of("kpi_conditions")
     ignores: tuple[Slicer, ...] = ("period", "department", "triage")
     figures: list[Figure] = []
@@ -60,9 +61,9 @@ def conditions(mart: Mart, where: Slice) -> Page:
     figures += [
         _groups(mart, where),
         *_surveillance(mart, where),
-        pyramid(mart, where),
+        pyramid(mart, people, where),
         *(_people(mart, where, name, label) for name, label in (("race", "Race"), ("ethnicity", "Ethnicity"))),
-        _equity(mart, where),
+        _equity(mart, people, where),
         _procedures(mart, where),
         _by_month("returns", "Back within 72 hours", data.returns_by_month(mart, where), measure_of("kpi_returns")),
         _by_month("readmissions", "Readmitted within 30 days", data.readmissions_by_month(mart, where),
@@ -87,19 +88,10 @@ def _groups(mart: Mart, where: Slice) -> Figure:
 
 def _surveillance(mart: Mart, where: Slice) -> list[Figure]:
     measure = measure_of("kpi_conditions")
-    until = mart.known.complete_until
-    found = judged(
-        {
-            key: (
-                points_of(data.surveillance_by_day(mart, where, groups), "value", "n", until, 0),
-                "lower",
-            )
-            for key, (_, groups) in _WATCHED.items()
-        },
-        where,
-    )
+    watched = data.surveillance(mart, where, {key: groups for key, (_, groups) in _WATCHED.items()})
+    found = judged({key: (points, "lower") for key, points in watched.points.items()}, where)
     return [
-        control_figure(f"{key}-trend", label, found[key], unit="visits", measure=measure, span=4, digits=0,
+        control_figure(f"{key}-trend", label, found[key], unit="visits a day", measure=measure, span=4, digits=0,
                        ignores=("department", "triage"), height=200)
         if any(p.value for p in found[key].points)
         else empty(f"{key}-trend", label, "No visits by day of these groups in this publication", 4, measure)
@@ -125,9 +117,11 @@ def _people(mart: Mart, where: Slice, characteristic: str, label: str) -> Figure
     )  # fmt: skip
 
 
-def _equity(mart: Mart, where: Slice) -> Figure:
+def _equity(mart: Mart, people: list[Row], where: Slice) -> Figure:
     rows = [
-        r for r in data.equity(mart, where) if r["wait_count"] >= FEW and r["error"] is not None
+        r
+        for r in people
+        if r["characteristic"] and r["wait_count"] >= FEW and r["error"] is not None
     ]
     measure = measure_of("kpi_waits")
     if not rows:

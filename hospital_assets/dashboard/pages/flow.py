@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 from hospital_assets.contracts.table import Measure
 from hospital_assets.dashboard import mart as data
 from hospital_assets.dashboard import svg
@@ -19,29 +22,22 @@ from hospital_assets.dashboard.figures import (
     judged,
     line,
     measure_of,
-    points_of,
     series,
 )
-from hospital_assets.dashboard.mart import Mart, Slice
+from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.pages.shared import news, no_visits, rate_card, visit_days
+from hospital_assets.dashboard.slices import Slice
+from hospital_assets.dashboard.spc import Better
 from hospital_assets.dashboard.svg import number
 
 
 def flow(mart: Mart, where: Slice) -> Page:
     """From arrival to departure: where time goes, and against which standard."""
-    until = mart.known.complete_until
-    rates = {
-        name: data.rate_by_day(mart, where, name) for name in ("four_hour", "lwbs", "critical")
-    }
-    rates["twelve"] = data.twelve_hours_by_day(mart, where)
-    better = {"four_hour": "higher", "lwbs": "lower", "critical": "lower", "twelve": "lower"}
-    found = judged(
-        {
-            name: (points_of(rows, "value_pct", "denominator_count", until, FEW), better[name])  # type: ignore[misc]
-            for name, rows in rates.items()
-        },
-        where,
-    )
+    better: dict[str, Better] = {
+        "four_hour": "higher", "twelve": "lower", "lwbs": "lower", "critical": "lower",
+    }  # fmt: skip
+    rates = {name: data.rate(mart, where, name) for name in better}
+    found = judged({name: (rates[name].points[name], better[name]) for name in better}, where)
     names = {
         "four_hour": ("Within four hours", measure_of("kpi_four_hour_daily")),
         "twelve": ("Over twelve hours", measure_of("kpi_four_hour_daily", 1)),
@@ -49,12 +45,14 @@ def flow(mart: Mart, where: Slice) -> Page:
         "critical": ("Critical over 15 minutes", measure_of("kpi_critical_waits_daily")),
     }
     ignores: tuple[Slicer, ...] = ("department", "triage")
+    ways = data.pathways(mart, where)
     cards = [
-        rate_card(name, label, rates[name], found[name], measure, ignores)
+        rate_card(name, label, rates[name].total, found[name], measure, ignores)
         for name, (label, measure) in names.items()
     ]
     figures = [
         _stages(mart, where),
+        _pathways(mart, ways, where),
         *(
             control_figure(f"{name}-trend", label, found[name], unit="%", measure=measure, span=6,
                            ignores=ignores, height=210, is_share=True)
@@ -62,7 +60,7 @@ def flow(mart: Mart, where: Slice) -> Page:
         ),
         _histogram(mart, where),
         _waits_by_hour(mart, where),
-        _pathways(mart, where),
+        _endings(mart, ways, where),
         _handovers(mart, where),
         _op18(mart, where),
         *(_units(mart, metric, label, measure) for metric, label, measure in (
@@ -155,18 +153,80 @@ def _waits_by_hour(mart: Mart, where: Slice) -> Figure:
     )  # fmt: skip
 
 
-def _pathways(mart: Mart, where: Slice) -> Figure:
-    rows = data.pathways(mart, where)
+def _pathways(mart: Mart, rows: list[Row], where: Slice) -> Figure:
+    """From arrival mode over triage to disposition."""
     measure = measure_of("kpi_lwbs_daily")
     n = sum(row["visit_count"] for row in rows)
     if n < FEW:
-        return no_visits(mart, "pathways", "How visits begin and end", measure)
-    modes = sorted(
-        {r["arrival_mode"] for r in rows},
-        key=lambda m: -sum(r["visit_count"] for r in rows if r["arrival_mode"] == m),
+        return no_visits(mart, "pathways", "Ways through the department", measure, 12)
+    levels = {None: "Not triaged"} | {
+        int(level): f"{level} {name}" for level, name in mart.known.triage.items()
+    }
+    columns: list[tuple[str, str, list[Any]]] = [
+        ("Arrival", "arrival_mode", _commonest(rows, "arrival_mode")),
+        ("Triage", "triage_level", [*(found for found in levels if found is not None), None]),
+        ("Ended", "disposition", _commonest(rows, "disposition")),
+    ]
+
+    def named(column: str, value: str | int | None) -> str:
+        if column == "triage_level":
+            return levels[value]  # type: ignore[index]
+        return str(value).replace("_", " ").capitalize()
+
+    def counted(*conditions: tuple[str, object]) -> int:
+        return sum(
+            r["visit_count"] for r in rows if all(r[name] == value for name, value in conditions)
+        )
+
+    there = [
+        (title, name, [v for v in values if counted((name, v))]) for title, name, values in columns
+    ]
+    flows = []
+    table: list[list[Cell]] = []
+    for at, ((_, start, starts), (_, end, ends)) in enumerate(itertools.pairwise(there)):
+        for (i, a), (j, b) in itertools.product(enumerate(starts), enumerate(ends)):
+            count = counted((start, a), (end, b))
+            if count:
+                level = a if start == "triage_level" else b
+                style = "none" if level is None else f"t{level}"
+                flows.append({"column": at, "start": i, "end": j, "value": count, "style": style})
+                of = counted((start, a))
+                share = 100 * count / of if of >= FEW else None
+                table.append([named(start, a), named(end, b), count, share])
+    most = max(rows, key=lambda r: r["visit_count"])
+    way = ", ".join(
+        named(name, most[name]).lower() for name in ("arrival_mode", "triage_level", "disposition")
     )
-    ends = list(dict.fromkeys(r["disposition"] for r in rows))
-    counts = {(r["arrival_mode"], r["disposition"]): r["visit_count"] for r in rows}
+    return Figure(
+        "pathways", f"Commonest way: {way}, {number(100 * most['visit_count'] / n)} % of visits",
+        f"Visits from arrival over triage to how they ended; stronger colour is more urgent; {visit_days(where)}",
+        "sankey", (Column("From"), Column("To"), Column("Visits", 0), Column("% of from", 1)), table,
+        {"columns": [
+            {"name": title, "nodes": [{"name": named(name, v), "value": counted((name, v))} for v in values]}
+            for title, name, values in there
+        ], "flows": flows},
+        12, measure, n, height=360,
+    )  # fmt: skip
+
+
+def _commonest(rows: list[Row], name: str) -> list[str]:
+    """The values of a column, the commonest first."""
+    counts: dict[str, int] = {}
+    for row in rows:
+        counts[row[name]] = counts.get(row[name], 0) + row["visit_count"]
+    return sorted(counts, key=lambda value: (-counts[value], str(value)))
+
+
+def _endings(mart: Mart, rows: list[Row], where: Slice) -> Figure:
+    measure = measure_of("kpi_lwbs_daily")
+    n = sum(row["visit_count"] for row in rows)
+    if n < FEW:
+        return no_visits(mart, "endings", "How visits begin and end", measure)
+    modes, ends = _commonest(rows, "arrival_mode"), _commonest(rows, "disposition")
+    counts: dict[tuple[str, str], int] = {}
+    for row in rows:
+        pair = row["arrival_mode"], row["disposition"]
+        counts[pair] = counts.get(pair, 0) + row["visit_count"]
     of_mode = {m: sum(counts.get((m, e), 0) for e in ends) for m in modes}
     home = 100 * sum(counts.get((m, "home"), 0) for m in modes) / n
 
@@ -175,7 +235,7 @@ def _pathways(mart: Mart, where: Slice) -> Figure:
         return "too few" if 0 < count < FEW else 100 * count / of_mode[mode]
 
     return Figure(
-        "pathways", f"{number(home)} % go home from the department",
+        "endings", f"{number(home)} % go home from the department",
         f"Percent of each arrival mode by how the visit ended, {visit_days(where)}", "table",
         (Column("Ended"), *(Column(m.replace("_", " ").capitalize(), 1) for m in modes), Column("Visits", 0)),
         [[e.replace("_", " ").capitalize(), *(said(m, e) for m in modes), sum(counts.get((m, e), 0) for m in modes)]

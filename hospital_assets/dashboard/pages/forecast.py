@@ -14,7 +14,8 @@ from hospital_assets.dashboard.figures import (
     measure_of,
     series,
 )
-from hospital_assets.dashboard.mart import Mart, Slice
+from hospital_assets.dashboard.mart import Mart
+from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.svg import number
 
 

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hospital_assets.dashboard.figures import Page
-from hospital_assets.dashboard.mart import Mart, Slice
+from hospital_assets.dashboard.mart import Mart
 from hospital_assets.dashboard.pages.capacity import capacity
 from hospital_assets.dashboard.pages.conditions import conditions
 from hospital_assets.dashboard.pages.flow import flow
 from hospital_assets.dashboard.pages.forecast import forecast
 from hospital_assets.dashboard.pages.overview import overview
 from hospital_assets.dashboard.pages.workforce import workforce
+from hospital_assets.dashboard.slices import Slice
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,9 @@ from hospital_assets.dashboard.figures import (
     empty,
     judged,
     measure_of,
-    points_of,
     spark_of,
 )
-from hospital_assets.dashboard.mart import Mart, Row, Slice
+from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.pages.shared import (
     WEEKDAYS,
     blood_group,
@@ -34,58 +33,56 @@ from hospital_assets.dashboard.pages.shared import (
     news,
     pyramid,
 )
+from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.spc import Control
 from hospital_assets.dashboard.svg import number
 
 
 def overview(mart: Mart, where: Slice) -> Page:
     """Visits, waits, triage, departments, hours, people: the state of the department on a page."""
-    until = mart.known.complete_until
-    days = data.waits_by_day(mart, where)
-    total = data.waits_in_total(mart, where)
-    on_time = data.seen_on_time_by_day(mart, where)
-    critical = data.critical_by_day(mart, where)
-    for row in days:
-        row["period_date"] = row["service_date"]
+    waits = data.waits(mart, where)
+    on_time = data.rate(mart, where, "on_time")
+    critical = data.critical(mart, where)
     found = judged(
         {
-            "visits": (points_of(days, "visit_count", "visit_count", until), "neither"),
-            "average": (points_of(days, "wait_average_minutes", "wait_count", until, FEW), "lower"),
-            "median": (points_of(days, "wait_median_minutes", "wait_count", until, FEW), "lower"),
-            "p90": (points_of(days, "wait_p90_minutes", "wait_count", until, FEW), "lower"),
-            "on_time": (points_of(on_time, "value_pct", "denominator_count", until, FEW), "higher"),
-            "critical": (points_of(critical, "visit_count", "visit_count", until), "neither"),
+            "visits": (waits.points["visits"], "neither"),
+            "average": (waits.points["average"], "lower"),
+            "median": (waits.points["median"], "lower"),
+            "p90": (waits.points["p90"], "lower"),
+            "on_time": (on_time.points["on_time"], "higher"),
+            "critical": (critical.points["critical"], "neither"),
         },
         where,
     )
+    total = waits.total
     before = _before(mart, where)
     triage = data.waits_by_triage(mart, where)
-    waits = measure_of("kpi_waits")
+    measure = measure_of("kpi_waits")
     cards = [
         Card(
             "visits", "ED visits", number(total["visit_count"]), "",
             _change(total["visit_count"], before["visit_count"] if before else None),
-            found["visits"].latest, spark_of(found["visits"]), waits,
+            found["visits"].latest, spark_of(found["visits"]), measure,
         ),
         _average_card(total, before, found["average"]),
         _longest_card(total, found["p90"]),
-        _on_time_card(on_time, found["on_time"]),
+        _on_time_card(on_time.total, found["on_time"]),
         doctors_card(data.active_doctors(mart, where)),
-        _critical_card(critical, total, found["critical"]),
+        _critical_card(critical.total["visit_count"], total, found["critical"]),
     ]  # fmt: skip
     target = mart.known.targets_minutes.get(where.triage)
     figures = [
         control_figure(
-            "wait-trend", "Median wait", found["median"], unit="min", measure=waits, target=target,
+            "wait-trend", "Median wait", found["median"], unit="min", measure=measure, target=target,
             noun="median wait",
-            note="" if not found["median"].is_weekly
-            else "A week's point is the mean of its daily medians, weighted by their n.",
+            note="" if where.grain == "day"
+            else f"A {where.grain}'s point is the mean of its daily medians, weighted by their n.",
         ),
         _funnel(mart, triage),
         _departments(mart, where),
         _hours(mart, where),
         _blood(mart, where),
-        pyramid(mart, where),
+        pyramid(mart, data.people(mart, where), where),
         doctors(mart, where),
     ]  # fmt: skip
     return Page(news(found), cards, figures)
@@ -138,23 +135,22 @@ def _longest_card(total: Row, control: Control) -> Card:
     )  # fmt: skip
 
 
-def _on_time_card(rows: list[Row], control: Control) -> Card:
-    n = sum(row["denominator_count"] or 0 for row in rows)
+def _on_time_card(total: Row, control: Control) -> Card:
+    n = total["denominator_count"]
     measure = measure_of("kpi_seen_on_time_daily")
     ignores: tuple[Slicer, ...] = ("department",)
     if n < FEW:
         return Card(
             "on-time", "Seen within target", "\u2013", "", TOO_FEW, measure=measure, ignores=ignores
         )
-    share = 100 * sum(row["numerator_count"] or 0 for row in rows) / n
+    share = 100 * total["numerator_count"] / n
     return Card(
         "on-time", "Seen within target", number(share, 1), "%", f"of {number(n)} with a level and a wait",
         control.latest, spark_of(control), measure, ignores,
     )  # fmt: skip
 
 
-def _critical_card(rows: list[Row], total: Row, control: Control) -> Card:
-    count = sum(row["visit_count"] or 0 for row in rows)
+def _critical_card(count: int, total: Row, control: Control) -> Card:
     visits = total["visit_count"] or 0
     share = f"{number(100 * count / visits, 1)} % of visits" if visits else ""
     return Card(

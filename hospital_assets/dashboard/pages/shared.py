@@ -22,7 +22,8 @@ from hospital_assets.dashboard.figures import (
     measure_of,
     spark_of,
 )
-from hospital_assets.dashboard.mart import Mart, Row, Slice
+from hospital_assets.dashboard.mart import Mart, Row
+from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.spc import Control
 from hospital_assets.dashboard.svg import number
 
@@ -63,13 +64,13 @@ def news(found: Mapping[str, Control]) -> list[str]:
     return ["On the newest day nothing here is outside its usual range."]
 
 
-def rate_card(card_id: str, label: str, rows: list[Row], control: Control, measure: Measure,
+def rate_card(card_id: str, label: str, total: Row, control: Control, measure: Measure,
                ignores: tuple[Slicer, ...]) -> Card:  # fmt: skip
     """A rate over the period: percent, count of n, what its newest point says."""
-    n = sum(row["denominator_count"] or 0 for row in rows)
+    n = total["denominator_count"]
     if n < FEW:
         return Card(card_id, label, "\u2013", "", TOO_FEW, measure=measure, ignores=ignores)
-    count = sum(row["numerator_count"] or 0 for row in rows)
+    count = total["numerator_count"]
     return Card(
         card_id, label, number(100 * count / n, 1), "%", f"{number(count)} of {number(n)}",
         control.latest, spark_of(control), measure, ignores,
@@ -120,9 +121,9 @@ def doctors(mart: Mart, where: Slice, span: int = 4) -> Figure:
     )  # fmt: skip
 
 
-def pyramid(mart: Mart, where: Slice) -> Figure:
+def pyramid(mart: Mart, people: list[Row], where: Slice) -> Figure:
     """Visits by age band and sex; of the published groups where the role has no persons."""
-    rows = data.ages_and_sexes(mart, where)
+    rows = [row for row in people if row["decade"] is not None]
     measure = measure_of("kpi_demographics")
     if not mart.has("dim_patient", "sex"):
         return _sexes_and_ages(mart, where)

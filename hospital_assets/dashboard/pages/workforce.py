@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from hospital_assets.dashboard import mart as data
 from hospital_assets.dashboard.figures import (
-    FEW,
     TOO_FEW,
     Card,
     Column,
@@ -16,22 +15,18 @@ from hospital_assets.dashboard.figures import (
     judged,
     line,
     measure_of,
-    points_of,
     series,
     spark_of,
 )
-from hospital_assets.dashboard.mart import Mart, Row, Slice
+from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.pages.shared import WEEKDAYS, doctors, doctors_card, news
+from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.svg import number
 
 
 def workforce(mart: Mart, where: Slice) -> Page:
     """Doctors against demand: by hour, by day, by person within the limits of chance."""
-    until = mart.known.complete_until
-    days = data.workload_by_day(mart, where)
-    found = judged(
-        {"load": (points_of(days, "value", "visit_count", until, FEW), "neither")}, where
-    )
+    found = judged({"load": (data.workload(mart, where).points["load"], "neither")}, where)
     staff = data.staff_by_hour(mart, where)
     active = data.active_doctors(mart, where)
     ignores: tuple[Slicer, ...] = ("department", "triage")
