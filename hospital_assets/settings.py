@@ -36,6 +36,7 @@ class Settings:
             research data spread over a century (MIMIC) uses yearly.
         refresh_after_files: a sensor asks for a run when this many files wait,
         refresh_after_seconds: or when one has waited this long.
+        dagster_url: where people open Dagster, for links to it.
     """
 
     data_dir: Path
@@ -44,6 +45,7 @@ class Settings:
     partitions: PartitionGrain = "daily"
     refresh_after_files: int = 5
     refresh_after_seconds: int = 1
+    dagster_url: str = "http://localhost:3000"
 
     @property
     def landing(self) -> Path:
@@ -147,6 +149,7 @@ def load_settings(data_dir: Path | None = None) -> Settings:
         "partitions": str,
         "refresh_after_files": int,
         "refresh_after_seconds": int,
+        "dagster_url": str,
     }
     for key, value in values.items():
         if key not in known:
@@ -154,7 +157,7 @@ def load_settings(data_dir: Path | None = None) -> Settings:
                 f"{settings.settings_file}: unknown key '{key}'; known keys: {', '.join(known)}"
             )
         if type(value) is not known[key]:
-            example = {date: "2026-01-01", str: '"daily"', int: "5"}[known[key]]
+            example = {date: "2026-01-01", str: f'"{getattr(settings, key)}"', int: "5"}[known[key]]
             raise SettingsError(
                 f"{settings.settings_file}: '{key}' must be a {known[key].__name__}, "
                 f"as in {key} = {example}"
@@ -177,7 +180,12 @@ def load_settings(data_dir: Path | None = None) -> Settings:
     for key, least in (("refresh_after_files", 1), ("refresh_after_seconds", 0)):
         if waits[key] < least:
             raise SettingsError(f"{settings.settings_file}: '{key}' must be at least {least}")
-    return Settings(settings.data_dir, first, last, grain, **waits)
+    url = values.get("dagster_url", settings.dagster_url).rstrip("/")
+    if not url.startswith(("http://", "https://")):
+        raise SettingsError(
+            f"{settings.settings_file}: 'dagster_url' must begin with http:// or https://"
+        )
+    return Settings(settings.data_dir, first, last, grain, **waits, dagster_url=url)
 
 
 def write_settings(settings: Settings) -> None:
@@ -194,6 +202,8 @@ def write_settings(settings: Settings) -> None:
     )
     lines.append(f"refresh_after_files = {settings.refresh_after_files}")
     lines.append(f"refresh_after_seconds = {settings.refresh_after_seconds}")
+    if settings.dagster_url != Settings.dagster_url:
+        lines.append(f'dagster_url = "{settings.dagster_url}"')
     replace_text(settings.settings_file, "\n".join(lines) + "\n")
 
 

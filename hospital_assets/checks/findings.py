@@ -168,6 +168,16 @@ def results_by_day(warehouse: Warehouse) -> pl.DataFrame:
     )
 
 
+def scores_by_day(warehouse: Warehouse) -> pl.DataFrame:
+    """How many of a table's single checks that apply passed, by day: day, table_name, checks, passed."""
+    return _results(
+        warehouse,
+        "select cast(checked_at as date) as day, table_name, count(*) as checks, "
+        "count(*) filter (where status = 'Passed') as passed from quality.dq_results "
+        "where status in ('Passed', 'Failed', 'Error') group by all order by all",
+    )
+
+
 def _results(warehouse: Warehouse, query: str) -> pl.DataFrame:
     with warehouse.transaction() as connection:
         connection.execute("create schema if not exists quality")

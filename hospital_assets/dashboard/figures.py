@@ -54,6 +54,19 @@ class Link:
 
 
 @dataclass(frozen=True)
+class Away:
+    """A cell that leads to another program.
+
+    Attributes:
+        text: what it says.
+        address: where it leads.
+    """
+
+    text: str
+    address: str
+
+
+@dataclass(frozen=True)
 class Drawn:
     """A cell that is a picture of its row; not exported.
 
@@ -79,7 +92,26 @@ class Column:
     is_wide: bool = False
 
 
-Cell = str | int | float | None | Link | Drawn
+Cell = str | int | float | None | Link | Away | Drawn
+
+
+@dataclass(frozen=True)
+class WhatIf:
+    """A number that a reader may suppose; stands in the address like a slicer.
+
+    Attributes:
+        name: in the address.
+        label: what it is.
+        value: what is supposed.
+        low: least.
+        high: most.
+    """
+
+    name: str
+    label: str
+    value: int
+    low: int
+    high: int
 
 
 @dataclass(frozen=True)
@@ -100,6 +132,7 @@ class Figure:
         ignores: slicers it does not follow.
         note: a caveat.
         height: of the drawing.
+        what_if: what a reader may suppose.
     """
 
     id: str
@@ -115,6 +148,7 @@ class Figure:
     ignores: tuple[Slicer, ...] = ()
     note: str = ""
     height: int = 250
+    what_if: WhatIf | None = None
 
     def drawing(self) -> str:
         """The figure as SVG; empty for tables."""

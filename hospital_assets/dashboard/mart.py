@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from calendar import monthrange
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from functools import cached_property
@@ -437,23 +438,36 @@ def _of_visits(
         then: further conditions, grouping, order.
         patients: columns of `dim_patient` that it needs.
     """
-    if not mart.has_visits or (patients and not mart.has("dim_patient", "patient_key", *patients)):
+    wanted = ("age_years", "patient_key") if patients else ()
+    if not mart.has_visits or not mart.has("fact_emergency_visits", *wanted):
+        return []
+    if patients and not mart.has("dim_patient", "patient_key", *patients):
         return []
     of = _VISITS.format(patients=_PATIENTS if patients else "") + mart.only(where, "f")
     level = "" if where.triage == ALL else "and f.triage_level = $triage::integer"
     return mart.sliced(f"select {columns} {of} {level} {then}", where, since=visits_since(where))
 
 
-def people(mart: Mart, where: Slice) -> list[Row]:
-    """Visits of the last days of the slice by ten-year age band and sex, and waits by who people are.
+#: Patients are many: who they are is looked up while a page's other queries run.
+_BESIDE = ThreadPoolExecutor(2, "people")
 
-    Rows with a `decade` count visits; those with a `characteristic` (race, ethnicity, sex) and its
-    `category` have waits: n, average and its standard error. None without visits and patients.
+
+def people(mart: Mart, where: Slice) -> Future[list[Row]]:
+    """Visits of the last days of the slice by ten-year age band and sex; none without patients."""
+    return _BESIDE.submit(
+        _of_visits, mart, where,
+        "least(f.age_years // 10, 9)::bigint as decade, p.sex, count(*) as visit_count",
+        "and f.age_years is not null group by 1, 2 order by 1, 2", ("sex",),
+    )  # fmt: skip
+
+
+def equity(mart: Mart, where: Slice) -> Future[list[Row]]:
+    """As `people`, and the same visits' waits by who people are: n, average and its standard error.
+
+    These rows have a `characteristic` (race, ethnicity, sex) and its `category` instead of a `decade`.
     """
-    if not mart.has("fact_emergency_visits", "age_years", "patient_key"):
-        return []
-    return _of_visits(
-        mart, where,
+    return _BESIDE.submit(
+        _of_visits, mart, where,
         "least(f.age_years // 10, 9)::bigint as decade, p.sex, "
         "case when grouping(p.race) = 0 then 'race' when grouping(p.ethnicity) = 0 then 'ethnicity' "
         "when grouping(decade) = 1 then 'sex' end as characteristic, "
@@ -731,6 +745,50 @@ def conditions(mart: Mart, where: Slice) -> list[Row]:
     )
 
 
+def condition_trends(mart: Mart, where: Slice, codes: Sequence[str]) -> dict[str, list[int]]:
+    """Visits of some principal diagnoses by whole month, or week where months are few; at most 24.
+
+    They end with the publication, whatever the period; none where single days are not published.
+    """
+    if not mart.has("kpi_conditions_daily", "icd_code"):
+        return {}
+    until = mart.known.complete_until
+    starts = (
+        [_months_before(until + timedelta(days=1), back) for back in range(24, -1, -1)]
+        if is_by_month(mart)
+        else [until - timedelta(days=7 * weeks - 1) for weeks in range(24, -1, -1)]
+    )
+    starts = [start for start in starts if start >= mart.known.first]
+    rows = mart.sliced(
+        "select k.icd_code, list_position($starts, s.start) - 1 as place, "
+        "sum(k.visit_count)::bigint as visit_count "
+        "from kpis.kpi_conditions_daily k asof join (select unnest($starts::date[]) as start) s "
+        "on k.service_date >= s.start where $hospital in ('all', k.hospital_id) "
+        "and list_contains($codes, k.icd_code) and k.service_date < $ends and k.service_date >= $starts[1] "
+        "group by 1, 2",
+        where, codes=list(codes), starts=starts, ends=starts[-1],
+    ) if len(starts) > 2 else []  # fmt: skip
+    found = {code: [0] * (len(starts) - 1) for code in codes}
+    for row in rows:
+        found[row["icd_code"]][row["place"]] = row["visit_count"]
+    return found if rows else {}
+
+
+#: Histories that are longer are shown by month.
+_MONTHS_FROM_DAYS = 190
+
+
+def is_by_month(mart: Mart) -> bool:
+    """Whether `condition_trends` goes by month."""
+    return (mart.known.complete_until - mart.known.first).days > _MONTHS_FROM_DAYS
+
+
+def _months_before(day: date, months: int) -> date:
+    """The first of the month so many months before a day's."""
+    month = day.year * 12 + day.month - 1 - months
+    return date(month // 12, month % 12 + 1, 1)
+
+
 def condition_groups(mart: Mart, where: Slice) -> list[Row]:
     """Visits by clinical group, whole period."""
     return mart.sliced(
@@ -844,6 +902,35 @@ def daily_forecast(mart: Mart, where: Slice) -> list[Row]:
         ) f using (day)
         where a.arrivals is not null or w.day > $until
         order by 1
+        """,
+        where, until=mart.known.complete_until, weeks=BASELINE_WEEKS,
+    )  # fmt: skip
+
+
+def beds_forecast(mart: Mart, where: Slice) -> list[Row]:
+    """Beds occupied on each of the next 14 days, mean of the day: as `daily_forecast` does arrivals.
+
+    Returns:
+        rows with day, n (weeks), baseline, low, high (lowest and highest of those weeks), and the beds staffed on
+        the last day that is over.
+    """
+    return mart.sliced(
+        """
+        with daily as (
+            select service_date, sum(occupied_bed_minutes) / 1440.0 as occupied,
+                   sum(bed_capacity)::bigint as beds
+            from kpis.kpi_occupancy_daily
+            where $hospital in ('all', hospital_id) and staffed_bed_minutes is not null
+              and (case when $department = 'all' then department_name = 'all inpatient'
+                   else department_name = $department end)
+              and service_date between $until::date - 7 * $weeks::integer + 1 and $until
+            group by 1
+        )
+        select w.day, count(*) as n, median(d.occupied) as baseline, min(d.occupied) as low,
+               max(d.occupied) as high, (select max_by(beds, service_date) from daily) as beds
+        from (select $until::date + 1 + i::integer as day from range(14) r(i)) w
+        join daily d on isodow(d.service_date) = isodow(w.day)
+        group by 1 order by 1
         """,
         where, until=mart.known.complete_until, weeks=BASELINE_WEEKS,
     )  # fmt: skip

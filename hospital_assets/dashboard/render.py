@@ -10,13 +10,13 @@ import io
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup, escape
 
 from hospital_assets.contracts.kpis import ALL
-from hospital_assets.dashboard.figures import WORDS, Card, Cell, Column, Drawn, Figure, Link
+from hospital_assets.dashboard.figures import WORDS, Away, Card, Cell, Column, Drawn, Figure, Link
 from hospital_assets.dashboard.slices import Known, Slice, periods
 from hospital_assets.dashboard.svg import number, shape
 
@@ -40,7 +40,7 @@ def templates() -> Environment:
     )  # fmt: skip
     environment.globals |= {
         "words": WORDS, "table_rows": table_rows, "icon": icon, "not_followed": not_followed, "Markup": Markup,
-        "number": number,
+        "number": number, "pairs": parse_qsl,
     }  # fmt: skip
     return environment
 
@@ -56,6 +56,7 @@ def query(where: Slice, **changes: str) -> str:
         "period": where.period,
         **({"from": where.first.isoformat(), "to": where.last.isoformat()} if where.period == "days" else {}),
         "hospital": where.hospital, "department": where.department, "triage": where.triage,
+        **({"beds": str(where.beds)} if where.beds else {}),
     } | changes  # fmt: skip
     return urlencode({name: value for name, value in values.items() if value != ALL})
 
@@ -120,6 +121,8 @@ def cell(value: Cell, column: Column, where: Slice) -> Markup:
     if isinstance(value, Link):
         address = query(where, **{value.slicer: value.value})
         return Markup('<a href="?{}" data-slice>{}</a>').format(address, value.text)
+    if isinstance(value, Away):
+        return Markup('<a href="{}" rel="noreferrer">{}</a>').format(value.address, value.text)
     if value is None:
         return _NONE
     if isinstance(value, str):
@@ -160,6 +163,6 @@ def as_csv(figure: Figure) -> str:
 
 
 def _plain(value: Cell) -> object:
-    text = value.text if isinstance(value, Link) else value
+    text = value.text if isinstance(value, Link | Away) else value
     # A spreadsheet must not take a name for a formula.
     return f"'{text}" if isinstance(text, str) and text[:1] in "=+-@\t\r" else text

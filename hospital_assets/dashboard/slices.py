@@ -17,6 +17,8 @@ Grain = Literal["day", "week", "month"]
 
 #: A series of more days is shown by week, of more weeks by month.
 MOST_POINTS = 130
+#: Nobody supposes more beds.
+MOST_BEDS = 9999
 _PRESETS = {"last-7": 7, "last-28": 28, "last-90": 90}
 
 
@@ -54,6 +56,7 @@ class Slice:
         hospital: id or `all`.
         department: name or `all`.
         triage: level or `all`.
+        beds: staffed beds to suppose (Forecast); 0 for those there are.
         is_whole: whether the days are all there are.
     """
 
@@ -63,6 +66,7 @@ class Slice:
     hospital: str = ALL
     department: str = ALL
     triage: str = ALL
+    beds: int = 0
     is_whole: bool = False
 
     @property
@@ -100,6 +104,7 @@ def read_slice(asked: Mapping[str, str], known: Known) -> Slice:
         own or _among(asked.get("hospital"), known.hospitals),
         _among(asked.get("department"), known.departments),
         _among(asked.get("triage"), known.triage),
+        beds=_beds(asked.get("beds", "")),
         is_whole=(first, last) == (known.first, known.last),
     )  # fmt: skip
 
@@ -122,6 +127,10 @@ def _calendar(period: str) -> tuple[date, date]:
     start = date(int(year), int(month or 1), 1)
     after = date(start.year + 1, 1, 1) if not month else (start + timedelta(days=32)).replace(day=1)
     return start, after - timedelta(days=1)
+
+
+def _beds(value: str) -> int:
+    return min(int(value), MOST_BEDS) if value.isascii() and value.isdigit() else 0
 
 
 def _among(value: str | None, known: Any) -> str:

@@ -14,7 +14,7 @@ import polars as pl
 
 from hospital_assets.assets.cleaned.all_rules import RULES
 from hospital_assets.assets.declare import WAREHOUSE_POOL
-from hospital_assets.checks.findings import newest_results, results_by_day
+from hospital_assets.checks.findings import newest_results, results_by_day, scores_by_day
 from hospital_assets.checks.kinds import CONTRACT_KINDS, QUALITY_KINDS
 from hospital_assets.clock import ClockResource
 from hospital_assets.contracts import CONTRACTS
@@ -63,6 +63,7 @@ class Quality:
     Attributes:
         results: every single check as last evaluated.
         history: day, status, single checks: how the suite stood over time.
+        scores: day, layer, checks, passed: single checks that apply, by layer.
         quarantine: subject, source_file, rule, says, records: what was set aside, where and why.
         quarantine_by_hospital: hospital, subject, rule, records; a hospital that is none of the
             network's is `not stated or unknown`.
@@ -76,6 +77,7 @@ class Quality:
 
     results: pl.DataFrame
     history: pl.DataFrame
+    scores: pl.DataFrame
     quarantine: pl.DataFrame
     quarantine_by_hospital: pl.DataFrame
     examples: pl.DataFrame
@@ -122,6 +124,10 @@ def gather(warehouse: Warehouse, as_of: datetime) -> Quality:
     return Quality(
         results=newest_results(warehouse),
         history=results_by_day(warehouse),
+        scores=_with_layer(scores_by_day(warehouse))
+        .group_by("day", "layer")
+        .agg(pl.col("checks", "passed").sum())
+        .sort("day", "layer"),
         quarantine=(
             set_aside.group_by("subject", "source_file", "rule")
             .agg(pl.len().alias("records"))
@@ -222,7 +228,7 @@ def as_json(quality: Quality) -> str:
         "scores": _scores(quality), "failed": _failed(quality), "quarantine": quality.quarantine,
         "quarantine_by_hospital": quality.quarantine_by_hospital, "drift": quality.drift,
         "reconciliation": quality.reconciliation, "freshness": quality.freshness,
-        "history": quality.history,
+        "history": quality.history, "scores_by_day": quality.scores,
     }  # fmt: skip
     found: dict[str, object] = {name: frame.to_dicts() for name, frame in frames.items()}
     return json.dumps({"as_of": quality.as_of.isoformat(), **found}, default=str)
@@ -232,15 +238,19 @@ def _evaluated(quality: Quality) -> pl.DataFrame:
     return quality.results.filter(pl.col("status").is_in(["Passed", "Failed", "Error"]))
 
 
+def _with_layer(frame: pl.DataFrame) -> pl.DataFrame:
+    layers = {name: contract.layer for name, contract in CONTRACTS.items()}
+    return frame.with_columns(
+        layer=pl.col("table_name").replace_strict(layers, default="other", return_dtype=pl.String)
+    )
+
+
 def _scores(quality: Quality) -> pl.DataFrame:
     """Share of the single checks that passed, by layer and family."""
     evaluated = _evaluated(quality)
-    layers = {name: contract.layer for name, contract in CONTRACTS.items()}
     return (
-        evaluated.with_columns(
-            layer=pl.col("table_name").replace_strict(layers, default="other"),
-            _good=pl.col("status") == "Passed",
-        )
+        _with_layer(evaluated)
+        .with_columns(_good=pl.col("status") == "Passed")
         .group_by("layer", "family")
         .agg(checks=pl.len(), passed=pl.col("_good").sum())
         .with_columns(score_pct=(100.0 * pl.col("passed") / pl.col("checks")).round(2))

@@ -41,18 +41,24 @@ _WATCHED = {
 
 def conditions(mart: Mart, where: Slice) -> Page:
     """What people come with, who they are, whether they come back."""
+    people = data.equity(mart, where)
     rows = data.conditions(mart, where)
-    people = data.people(mart, where)
     measure = measure_of("kpi_conditions")
     ignores: tuple[Slicer, ...] = ("period", "department", "triage")
     figures: list[Figure] = []
     if rows:
         most = max(r["visit_count"] for r in rows)
+        trends = data.condition_trends(mart, where, [r["icd_code"] for r in rows])
+        each = "month" if data.is_by_month(mart) else "week"
+        history = len(next(iter(trends.values()), []))
         figures.append(Figure(
             "conditions", f"Commonest: {rows[0]['condition_name'] or rows[0]['icd_code']}",
-            "Visits by principal diagnosis, in percent of coded visits", "table",
-            (Column("Condition"), Column("Code"), Column("", is_wide=True), Column("Visits", 0), Column("%", 1)),
-            [[r["condition_name"] or "", r["icd_code"], Drawn(svg.bar(r["visit_count"] / most)), r["visit_count"], r["share_pct"]]
+            "Visits by principal diagnosis, in percent of coded visits"
+            + (f"; lines: the last {history} {each}s, each on a scale of its own from 0" if trends else ""), "table",
+            (Column("Condition"), Column("Code"), Column("", is_wide=True), Column("Visits", 0), Column("%", 1),
+             *([Column(f"By {each}", is_wide=True)] if trends else [])),
+            [[r["condition_name"] or "", r["icd_code"], Drawn(svg.bar(r["visit_count"] / most)), r["visit_count"], r["share_pct"],
+              *([Drawn(svg.sparkline(trends[r["icd_code"]], limits=(0, None), width=110, height=20))] if trends else [])]
              for r in rows],
             span=7, measure=measure, n=rows[0]["coded_visit_count"], ignores=ignores,
         ))  # fmt: skip
@@ -61,9 +67,9 @@ def conditions(mart: Mart, where: Slice) -> Page:
     figures += [
         _groups(mart, where),
         *_surveillance(mart, where),
-        pyramid(mart, people, where),
+        pyramid(mart, people.result(), where),
         *(_people(mart, where, name, label) for name, label in (("race", "Race"), ("ethnicity", "Ethnicity"))),
-        _equity(mart, people, where),
+        _equity(mart, people.result(), where),
         _procedures(mart, where),
         _by_month("returns", "Back within 72 hours", data.returns_by_month(mart, where), measure_of("kpi_returns")),
         _by_month("readmissions", "Readmitted within 30 days", data.readmissions_by_month(mart, where),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from hospital_assets.dashboard import mart as data
 from hospital_assets.dashboard.figures import (
     Card,
@@ -9,6 +11,7 @@ from hospital_assets.dashboard.figures import (
     Figure,
     Page,
     Slicer,
+    WhatIf,
     empty,
     line,
     measure_of,
@@ -88,7 +91,45 @@ def forecast(mart: Mart, where: Slice) -> Page:
         "The bands are the second lowest to the second highest, and the lowest to the highest, of those weeks.",
         280,
     )  # fmt: skip
-    return Page((), cards, [daily, _hourly_forecast(mart, where)])
+    return Page((), cards, [daily, _beds(mart, where), _hourly_forecast(mart, where)])
+
+
+#: Above this share of beds, people wait for one (NHS England's planning guidance for 2023/24).
+_FULL_PCT = 92.0
+
+
+def _beds(mart: Mart, where: Slice) -> Figure:
+    """Beds that will be needed, against those there are or those a reader supposes."""
+    rows = data.beds_forecast(mart, where)
+    measure = measure_of("kpi_occupancy_daily")
+    title = "Beds needed in the next 14 days"
+    if not rows or not rows[0]["beds"]:
+        return empty(
+            "forecast-beds", title, "No department with known beds in this slice", 12, measure
+        )
+    staffed = rows[0]["beds"]
+    beds = where.beds or staffed
+    full = beds * _FULL_PCT / 100
+    over = sum(r["baseline"] > full for r in rows)
+    worst = max(rows, key=lambda r: r["baseline"])
+    wanted = math.ceil(worst["baseline"] / (_FULL_PCT / 100))
+    labels = [r["day"].isoformat() for r in rows]
+    supposed = "" if beds == staffed else f" ({number(staffed)} are staffed)"
+    return Figure(
+        "forecast-beds", f"With {number(beds)} beds{supposed}, {over} of {len(rows)} days are over {number(_FULL_PCT)} %",
+        f"Beds occupied, mean of the day: median and range of the same weekday, {max(r['n'] for r in rows)} weeks", "series",
+        (Column("Day"), Column("Forecast", 0), Column("Lowest", 0), Column("Highest", 0), Column(f"% of {beds:,} beds", 1),
+         Column("Beds free", 0), Column("Weeks (n)", 0)),
+        [[label, r["baseline"], r["low"], r["high"], 100 * r["baseline"] / beds, beds - r["baseline"], r["n"]]
+         for label, r in zip(labels, rows, strict=True)],
+        series(labels, [line("forecast", [r["baseline"] for r in rows], "forecast")], unit="beds", digits=0, zero=True,
+               rules=[{"name": "beds", "value": beds, "style": "limit"}, {"name": f"{number(_FULL_PCT)} %", "value": full, "style": "target"}],
+               bands=[{"name": "range", "style": "spread", "low": [r["low"] for r in rows], "high": [r["high"] for r in rows]}]),
+        12, measure, None, ("period", "triage"),
+        f"{number(wanted)} beds would keep the fullest day ({worst['day']:%a} {worst['day'].day} {worst['day']:%b}) at {number(_FULL_PCT)} %. "
+        "Emergency department only where it is chosen." , 250,
+        WhatIf("beds", "What if: staffed beds", beds, max(1, staffed // 2), staffed * 3 // 2),
+    )  # fmt: skip
 
 
 def _hourly_forecast(mart: Mart, where: Slice) -> Figure:

@@ -40,6 +40,7 @@ from hospital_assets.dashboard.svg import number
 
 def overview(mart: Mart, where: Slice) -> Page:
     """Visits, waits, triage, departments, hours, people: the state of the department on a page."""
+    people = data.people(mart, where)
     waits = data.waits(mart, where)
     on_time = data.rate(mart, where, "on_time")
     critical = data.critical(mart, where)
@@ -82,7 +83,7 @@ def overview(mart: Mart, where: Slice) -> Page:
         _departments(mart, where),
         _hours(mart, where),
         _blood(mart, where),
-        pyramid(mart, data.people(mart, where), where),
+        pyramid(mart, people.result(), where),
         doctors(mart, where),
     ]  # fmt: skip
     return Page(news(found), cards, figures)

@@ -8,11 +8,21 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import polars as pl
 
 from hospital_assets.dashboard import svg
-from hospital_assets.dashboard.figures import Card, Figure, Page, empty
+from hospital_assets.dashboard.figures import (
+    Away,
+    Card,
+    Cell,
+    Column,
+    Drawn,
+    Figure,
+    Page,
+    empty,
+)
 from hospital_assets.dashboard.pages.shared import plain_table
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.loads import read_ledger_copy
@@ -59,9 +69,10 @@ def quality(settings: Settings) -> Page:
             plain_table("reconciliation", "Every record is accounted for" if not lost else f"{len(lost)} feeds do not balance",
                    "landed = cleaned + quarantined + duplicates, by feed", balance,
                    {"subject": None, "landed": 0, "cleaned": 0, "quarantined": 0, "duplicates": 0}, span=6),
-            plain_table("rules", f"{len(failed)} rules failed", "Rows that broke a rule, of the rows it applies to; the check is in Dagster",
-                   failed, {"severity": None, "table_name": None, "kind": None, "column_name": None, "rule": None,
+            plain_table("rules", f"{len(failed)} rules failed", "Rows that broke a rule, of the rows it applies to; a kind leads to its check in Dagster",
+                   [row | {"kind": _in_dagster(settings, row)} for row in failed], {"severity": None, "table_name": None, "kind": None, "column_name": None, "rule": None,
                             "broken": 0, "of": 0, "%": 3, "status": None}, span=12),
+            _over_time(found.get("scores_by_day", [])),
             plain_table("quarantine", f"{svg.number(set_aside)} records in quarantine", "By feed and rule; the records themselves stay in the warehouse",
                    _by_rule(found.get("quarantine", [])), {"subject": None, "rule": None, "says": None, "records": 0, "files": 0,
                                                            "for_example": None}, span=12, bar="records"),
@@ -74,8 +85,49 @@ def quality(settings: Settings) -> Page:
             plain_table("freshness", "Newest day by feed", "Local service day of the newest record", found.get("freshness", []),
                    {"subject": None, "newest_day": None}, span=6),
             plain_table("history", "History of the checks", "Single checks by day and status", found.get("history", [])[-40:],
-                   {"day": None, "status": None, "single_checks": 0}, span=12),
+                   {"day": None, "status": None, "checks": 0}, span=12),
         ],
+    )  # fmt: skip
+
+
+def _in_dagster(settings: Settings, row: dict[str, Any]) -> Away:
+    """A failed rule's kind, leading to that check of its table."""
+    asked = urlencode({"view": "checks", "checkDetail": row["kind"]})
+    return Away(row["kind"], f"{settings.dagster_url}/assets/{quote(row['table_name'])}?{asked}")
+
+
+def _over_time(rows: list[dict[str, Any]]) -> Figure:
+    """How each layer has done, day by day."""
+    title = "Score over time"
+    if not rows:
+        return empty("score-trend", title, "Nothing gathered yet", 12)
+    days = sorted({row["day"] for row in rows})
+    shares: dict[str, dict[str, float]] = {}
+    for row in rows:
+        shares.setdefault(row["layer"], {})[row["day"]] = 100 * row["passed"] / row["checks"]
+    worst = min(shares, key=lambda layer: shares[layer][max(shares[layer])])
+    newest = shares[worst][max(shares[worst])]
+    table: list[list[Cell]] = []
+    for layer, by_day in shares.items():
+        at = sorted(by_day)
+        values = [by_day.get(day) for day in days[-90:]]
+        drawn = svg.sparkline(values, limits=(None, None), width=300, height=22)
+        table.append(
+            [
+                layer,
+                Drawn(drawn) if drawn else "one day so far",
+                by_day[at[-1]],
+                min(by_day.values()),
+                at[0],
+                len(at),
+            ]
+        )
+    return Figure(
+        "score-trend", f"{title}: {worst} is lowest, {svg.number(newest, 1)} %",
+        "Percent of the single checks that passed, by layer and day of checking; each line has a scale of its own", "table",
+        (Column("Layer"), Column("Days, at most 90", is_wide=True), Column("Newest %", 2), Column("Lowest %", 2), Column("Since"),
+         Column("Days (n)", 0)),
+        table, span=12, note="" if len(days) > 1 else "A line needs checks of two days.",
     )  # fmt: skip
 
 

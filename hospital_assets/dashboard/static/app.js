@@ -64,6 +64,26 @@ if (form) {
     fromQuery(location.search.slice(1));
     show(location.search.slice(1), "stay");
   });
+  // What is supposed stands in the address, too; the figures follow when the slider is let go.
+  main.addEventListener("input", (event) => {
+    const of = event.target.closest("form.what-if");
+    if (of) of.querySelector("output").textContent = event.target.value;
+  });
+  const suppose = async (of) => {
+    const { name } = of.querySelector("input[type=range]");
+    await show(new URLSearchParams(new FormData(of)).toString(), "push");
+    main.querySelector(`form.what-if [name="${name}"]`)?.focus({ preventScroll: true });
+  };
+  main.addEventListener("change", (event) => {
+    const of = event.target.closest("form.what-if");
+    if (of) suppose(of);
+  });
+  main.addEventListener("submit", (event) => {
+    const of = event.target.closest("form.what-if");
+    if (!of) return;
+    event.preventDefault();
+    suppose(of);
+  });
   main.addEventListener("click", (event) => {
     const link = event.target.closest("a[data-slice]");
     if (!link || event.metaKey || event.ctrlKey || event.shiftKey) return;
