@@ -462,7 +462,7 @@ def test_the_governance_page_repeats_no_query(shown: Settings, served: Served) -
     from hospital_assets.governance.audit import Event, record
 
     record(shown, Event(actor="bob", action="query", role="admin", statement="select 'P0000001'"))
-    page = governance(shown, open_mart(served))
+    page = governance(shown, open_mart(served), NOW)
     audit = next(figure for figure in page.figures if figure.id == "audit")
     assert any("bob" in row for row in audit.rows)
     assert not any("P0000001" in str(cell) for row in audit.rows for cell in row)

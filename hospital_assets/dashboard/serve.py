@@ -8,6 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 
 from hospital_assets.clock import hospital_now, is_live
@@ -93,7 +94,7 @@ def dashboard_of(
         ),
         own_pages={
             "quality": lambda mart: quality(settings),
-            "governance": lambda mart: governance(settings, mart),
+            "governance": lambda mart: governance(settings, mart, datetime.now(UTC)),
         },
         audit=audit,
         now=lambda: hospital_now(settings),

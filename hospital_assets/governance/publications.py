@@ -262,6 +262,11 @@ def _version_of(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y%m%dT%H%M%S%f}Z"
 
 
+def moment_of(version: str) -> datetime:
+    """When a version was published, by its name."""
+    return datetime.strptime(version, "%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC)
+
+
 def audiences_of(warehouse: Warehouse, policy: Policy, role: RoleName) -> list[Audience]:
     """The audiences of a role: one, or one for each hospital.
 

@@ -7,6 +7,8 @@ and the audit.
 from __future__ import annotations
 
 import json
+from datetime import date, datetime, timedelta
+from typing import Any
 
 import polars as pl
 
@@ -16,19 +18,26 @@ from hospital_assets.dashboard.audit import CLIENT, accesses
 from hospital_assets.dashboard.figures import Card, Cell, Column, Figure, Page, empty
 from hospital_assets.dashboard.mart import Mart, census
 from hospital_assets.dashboard.pages.shared import plain_table
+from hospital_assets.governance.history import states
+from hospital_assets.governance.policy import Policy, load_policy
+from hospital_assets.governance.publications import (
+    current_version,
+    moment_of,
+    published_audiences,
+    published_folder,
+    versions,
+)
 from hospital_assets.settings import Settings
 
 
-def governance(settings: Settings, mart: Mart) -> Page:
-    """Who may see what, what is published, what figures mean, who looked."""
-    from hospital_assets.governance.policy import load_policy
-    from hospital_assets.governance.publications import (
-        current_version,
-        published_audiences,
-        published_folder,
-        versions,
-    )
+def governance(settings: Settings, mart: Mart, now: datetime) -> Page:
+    """Who may see what, what is published, what is kept how long, what figures mean, who looked.
 
+    Args:
+        settings: the data directory.
+        mart: the viewer's publication.
+        now: the wall clock.
+    """
     policy = load_policy(settings)
     audiences = []
     for name in published_audiences(settings.data_dir):
@@ -62,6 +71,8 @@ def governance(settings: Settings, mart: Mart) -> Page:
         for c in CONTRACTS.values() for m in c.measures
     ]  # fmt: skip
     looks = accesses(settings)
+    queue = retention_queue(settings, policy, looks, now)
+    due = sum(bool(row["is_due"]) for row in queue)
     refused = 0 if looks.is_empty() else looks.filter(pl.col("outcome") == "refused").height
     return Page(
         (),
@@ -71,12 +82,14 @@ def governance(settings: Settings, mart: Mart) -> Page:
             Card("looks", "Entries in the audit", svg.number(looks.height), "", "views, exports, queries, publications, sign-ins"),
             Card("denied", "Refused", svg.number(refused), "",
                  "pages not for the role, failed sign-ins"),
+            Card("due", "Due for deletion", svg.number(due), "", "old versions, erasures that were not finished"),
         ],
         [
             _looked(looks),
             plain_table("publications", f"{len(audiences)} publications count", "Newest version of each audience; hashes are the first twelve digits",
                    audiences, {"audience": None, "version": None, "claim": None, "tables": 0, "rows": 0, "kept": 0, "policy": None,
                                "database_sha256": None}, span=12),
+            _kept(queue),
             Figure("masks", "Who sees which column, and how", "Mask of each role; operational columns are clear and not listed", "table",
                    (Column("Column"), Column("Class"), *(Column(role.capitalize()) for role in roles)), matrix, span=12),
             plain_table("tables", "What this publication holds", "Tables of the publication this page was made from", census(mart),
@@ -84,6 +97,80 @@ def governance(settings: Settings, mart: Mart) -> Page:
             plain_table("metrics", f"{len(metrics)} figures, defined", "The metric catalogue", metrics,
                    {"name": None, "unit": None, "definition": None, "source": None, "table": None, "owner": None}, span=12),
         ],
+    )  # fmt: skip
+
+
+def retention_queue(
+    settings: Settings, policy: Policy, looks: pl.DataFrame, now: datetime
+) -> list[dict[str, Any]]:
+    """What is kept until when, as the policy says, what is due first; persons are not named.
+
+    Args:
+        settings: the data directory.
+        policy: how long versions and how many states are kept.
+        looks: the audit, which says what erasures were begun and finished.
+        now: the wall clock.
+
+    Returns:
+        rows with what, which, count, since, due, how and is_due.
+    """
+    queue: list[dict[str, Any]] = []
+
+    def add(
+        what: str, which: str, count: int, since: datetime, due: datetime | str, how: str
+    ) -> None:
+        is_due = due <= now if isinstance(due, datetime) else due == _AT_ONCE
+        queue.append({
+            "what": what, "which": which, "count": count, "since": f"{since:%Y-%m-%d %H:%M}",
+            "due": f"{due:%Y-%m-%d}" if isinstance(due, datetime) else due, "how": how, "is_due": is_due,
+        })  # fmt: skip
+
+    days = policy.retention.keep_days
+    for audience in published_audiences(settings.data_dir):
+        current = current_version(settings.data_dir, audience)
+        by_day: dict[date, list[datetime]] = {}
+        for version in versions(settings.data_dir, audience):
+            at = moment_of(version)
+            if version == current:
+                add("Publication", audience, 1, at, "while it counts", "replaced by the next one")
+            else:
+                by_day.setdefault(at.date(), []).append(at)
+        for found in by_day.values():
+            add("Old versions", audience, len(found), min(found), min(found) + timedelta(days=days),
+                f"deleted by the first publishing after {days} days")  # fmt: skip
+    kept = states(settings)
+    for newer, state in enumerate(reversed(kept)):
+        left = max(policy.retention.keep_states - newer, 1)
+        add("Kept state", state.file.name, 1, state.kept_at,
+            "with the next one" if left == 1 else f"after {left} more", "deleted by hospital keep")  # fmt: skip
+    events = (
+        []
+        if looks.is_empty()
+        else looks.select("action", "statement", "occurred_at", "row_count", "outcome").to_dicts()
+    )
+    for person in dict.fromkeys(e["statement"] for e in events if e["action"] == "erase"):
+        own = [e for e in events if e["action"] == "erase" and e["statement"] == person]
+        ended = own[-1]
+        is_done = ended["row_count"] is not None and ended["outcome"] == "allowed"
+        add("Erasure", "a person", 1, own[0]["occurred_at"],
+            f"done {ended['occurred_at']:%Y-%m-%d}" if is_done else _AT_ONCE,
+            "proved: found nowhere any more" if is_done else "begun and not finished: run hospital erase again")  # fmt: skip
+    if events:
+        add("Audit", "all entries", len(events), events[0]["occurred_at"], "never", "append-only, chained")  # fmt: skip
+    return sorted(
+        queue, key=lambda row: (not row["is_due"], not row["due"][:1].isdigit(), row["due"])
+    )
+
+
+_AT_ONCE = "at once"
+
+
+def _kept(queue: list[dict[str, Any]]) -> Figure:
+    due = sum(bool(row["is_due"]) for row in queue)
+    return plain_table(
+        "retention", f"{due} things are due for deletion" if due else "Nothing is due for deletion",
+        "What is kept until when, by the policy's retention; landed files stay until a person is erased from them", queue,
+        {"what": None, "which": None, "count": 0, "since": None, "due": None, "how": None}, span=12,
     )  # fmt: skip
 
 

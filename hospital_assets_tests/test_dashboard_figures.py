@@ -1,0 +1,329 @@
+"""Figures of the dashboard one by one: ways, trends, what-if, links to Dagster, what is kept how long."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import re
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import duckdb
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hospital_assets.automation.build import BuildReport
+from hospital_assets.automation.schedules import overview_page_schedule
+from hospital_assets.dashboard import mart, svg
+from hospital_assets.dashboard.figures import Away, Column, Figure, Page
+from hospital_assets.dashboard.mart import Mart
+from hospital_assets.dashboard.pages.flow import flow
+from hospital_assets.dashboard.pages.forecast import forecast
+from hospital_assets.dashboard.pages.governance import retention_queue
+from hospital_assets.dashboard.pages.quality import quality
+from hospital_assets.dashboard.render import cell, render
+from hospital_assets.dashboard.serve import publish_first
+from hospital_assets.dashboard.slices import Known, Slice, read_slice
+from hospital_assets.dashboard.store import open_mart
+from hospital_assets.governance.policy import load_policy
+from hospital_assets.governance.publications import current_version, published_folder
+from hospital_assets.settings import Settings, SettingsError, load_settings, replace_text
+from hospital_assets_tests.dashboards import published
+from hospital_assets_tests.helpers import query
+
+NOW = datetime(2026, 3, 12, 20, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def shown(
+    built: tuple[Settings, BuildReport], tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
+    return published(built[0], tmp_path_factory.mktemp("figures") / "data", ("admin",))
+
+
+@pytest.fixture(scope="module")
+def admin(shown: Settings) -> Iterator[Mart]:
+    found = open_mart(shown.data_dir, "admin")
+    yield found
+    found.connection.close()
+
+
+def figure(page: Page, name: str) -> Figure:
+    return next(found for found in page.figures if found.id == name)
+
+
+def in_memory(first: date, last: date) -> Mart:
+    """A mart without tables, over some days."""
+    found = Mart(duckdb.connect(), "admin", "1", NOW, NOW)
+    found.__dict__["known"] = Known(first, last, last, {"H1": "One"}, ("Emergency",), {}, {})
+    return found
+
+
+# --- ways through the department
+
+
+@given(st.lists(st.integers(1, 5000), min_size=4, max_size=24), st.integers(1, 4))
+def test_ribbons_fill_their_nodes_and_stay_inside(counts: list[int], starts: int) -> None:
+    pairs = list(
+        itertools.islice(itertools.cycle(itertools.product(range(starts), range(3))), len(counts))
+    )
+    flows = [
+        {"column": 0, "start": a, "end": b, "value": n, "style": "t1"}
+        for (a, b), n in zip(pairs, counts, strict=True)
+    ]  # fmt: skip
+    columns = [
+        {"name": side, "nodes": [
+            {"name": str(i), "value": sum(f["value"] for f in flows if f[side] == i)} for i in range(size)
+        ]}
+        for side, size in (("start", starts), ("end", 3))
+    ]  # fmt: skip
+    drawn = svg.sankey({"columns": columns, "flows": flows}, 1300, 360)
+    nodes = [float(h) for h in re.findall(r'class="node"[^>]* height="([\d.]+)"', drawn)]
+    bottoms = re.findall(r'class="node" x="[\d.]+" y="([\d.]+)"[^>]* height="([\d.]+)"', drawn)
+    assert len(nodes) == starts + 3 and all(float(y) + float(h) <= 360 for y, h in bottoms)
+    ribbons = re.findall(
+        r'class="flow t1" d="M[\d.]+ ([\d.]+)C[^V]+V([\d.]+)C[^Z]*? ([\d.]+) [\d.]+ ([\d.]+)Z"',
+        drawn,
+    )
+    assert len(ribbons) == len(flows)
+    total = sum(counts)
+    # A column's heights are its counts on one scale, and ribbons are as thick as what they carry.
+    scale = (360 - 24 - 4 - 17 * (max(starts, 3) - 1)) / total
+    thick = sum(float(low) - float(top) for top, _, _, low in ribbons)
+    assert thick == pytest.approx(scale * total, abs=0.2 * len(ribbons) + 0.5)
+
+
+def test_ways_are_the_visits_of_the_facts(shown: Settings, admin: Mart) -> None:
+    where = read_slice({"hospital": "H1"}, admin.known)
+    ways = figure(flow(admin, where), "pathways")
+    assert ways.kind == "sankey" and ways.rows
+    of = {(row[0], row[1]): row[2] for row in ways.rows}
+    wanted = query(
+        shown,
+        "select arrival_mode, triage_level, count(*) as n from facts.fact_emergency_visits "
+        "join dimensions.dim_hospital using (hospital_key) "
+        "where not is_cancelled and hospital_id = 'H1' group by all",
+    )
+    for mode, level, n in wanted.iter_rows():
+        name = "Not triaged" if level is None else f"{level} {admin.known.triage[str(level)]}"
+        assert of[mode.replace("_", " ").capitalize(), name] == n
+    assert ways.n == wanted["n"].sum()
+
+
+# --- trends of diagnoses
+
+
+@pytest.mark.parametrize(("days", "is_monthly"), [(100, False), (900, True)])
+def test_trends_are_whole_weeks_or_months_up_to_the_newest(days: int, is_monthly: bool) -> None:
+    first = date(2024, 1, 10)
+    last = first + timedelta(days=days - 1)
+    found = in_memory(first, last)
+    generator = random.Random(days)
+    rows = [
+        (hospital, first + timedelta(days=i), code, generator.randrange(1, 9))
+        for i in range(days) for hospital in ("H1", "H2") for code in ("J06.9", "I10")
+        if generator.random() > 0.3
+    ]  # fmt: skip
+    with found.connection as connection:
+        connection.execute("create schema kpis")
+        connection.execute(
+            "create table kpis.kpi_conditions_daily (hospital_id varchar, service_date date, "
+            "icd_code varchar, visit_count bigint)"
+        )
+        connection.executemany("insert into kpis.kpi_conditions_daily values (?, ?, ?, ?)", rows)
+        where = Slice("all", first, last, "H1")
+        trends = mart.condition_trends(found, where, ["J06.9", "I10"])
+        assert mart.is_by_month(found) == is_monthly
+
+    def place(day: date) -> int:
+        """How many whole weeks or months before the end; 1 for the newest."""
+        if is_monthly:
+            after = last + timedelta(days=1)
+            return (after.year - day.year) * 12 + after.month - day.month
+        return (last - day).days // 7 + 1
+
+    for code, values in trends.items():
+        assert 2 <= len(values) <= 24
+        for back, value in enumerate(reversed(values), start=1):
+            assert value == sum(
+                n for hospital, day, c, n in rows
+                if hospital == "H1" and c == code and place(day) == back
+            ), (code, back)  # fmt: skip
+
+
+def test_diagnoses_of_audiences_without_days_have_no_trend(admin: Mart) -> None:
+    found = in_memory(date(2026, 1, 1), date(2026, 3, 1))
+    assert (
+        mart.condition_trends(found, Slice("all", date(2026, 1, 1), date(2026, 3, 1)), ["I10"])
+        == {}
+    )
+
+
+# --- what if
+
+
+def test_supposed_beds_decide_how_full_the_days_are(shown: Settings, admin: Mart) -> None:
+    where = read_slice({"beds": "400", "hospital": "H1", "department": "Surgery"}, admin.known)
+    beds = figure(forecast(admin, where), "forecast-beds")
+    assert beds.title.startswith("With 400 beds")
+    assert beds.what_if is not None and beds.what_if.value == 400
+    occupied = dict(
+        query(
+            shown,
+            "select service_date, occupied_bed_minutes / 1440.0 from kpis.kpi_occupancy_daily "
+            "where hospital_id = 'H1' and department_name = 'Surgery'",
+        ).iter_rows()
+    )
+    until = admin.known.complete_until
+    for row in beds.rows:
+        day = date.fromisoformat(str(row[0]))
+        same = [v for d, v in occupied.items() if d <= until and d.weekday() == day.weekday()]
+        assert row[1] == pytest.approx(pl.Series(same).median())
+        assert row[4] == pytest.approx(100 * row[1] / 400) and row[5] == pytest.approx(400 - row[1])  # type: ignore[operator]
+    plain = figure(
+        forecast(admin, read_slice({"hospital": "H1", "department": "Surgery"}, admin.known)),
+        "forecast-beds",
+    )
+    assert plain.what_if is not None and plain.what_if.value != 400
+
+
+@pytest.mark.parametrize("value", ["", "-3", "1e3", "4 00", "\u0664", "x", "0"])
+def test_beds_that_are_no_number_are_those_there_are(admin: Mart, value: str) -> None:
+    assert read_slice({"beds": value}, admin.known).beds == 0
+    assert read_slice({"beds": "9" * 30}, admin.known).beds == 9999
+
+
+def test_without_scripts_what_is_supposed_is_a_form_with_the_slice(admin: Mart) -> None:
+    where = read_slice({"hospital": "H2"}, admin.known)
+    html = render(
+        "body.html", page=forecast(admin, where), title="x", current="forecast", where=where,
+        carried="hospital=H2", sliced="", freshness="", stale="", colophon="",
+    )  # fmt: skip
+    form = html.split('<form class="what-if" method="get">')[1].split("</form>")[0]
+    assert '<input type="hidden" name="hospital" value="H2">' in form
+    assert 'type="range" name="beds"' in form and "<button" in form
+
+
+# --- data quality
+
+
+def test_failed_rules_lead_to_their_checks_and_layers_have_their_days(tmp_path: Path) -> None:
+    settings = Settings(tmp_path, dagster_url="https://dagster.example")
+    gathered = {
+        "as_of": "2026-03-12T20:00:00+00:00",
+        "scores": [{"layer": "facts", "family": "x", "checks": 10, "passed": 9, "score_pct": 90.0}],
+        "failed": [{"severity": "ERROR", "table_name": "fact_vitals", "kind": "in_range", "column_name": "a",
+                    "rule": "0 to 1", "broken": 3, "of": 9, "%": 33.3, "status": "Failed"}],
+        "scores_by_day": [
+            {"day": day, "layer": layer, "checks": 100, "passed": passed}
+            for day, layer, passed in (("2026-03-10", "raw", 99), ("2026-03-11", "raw", 98),
+                                       ("2026-03-10", "facts", 80), ("2026-03-11", "facts", 90))
+        ],
+    }  # fmt: skip
+    replace_text(settings.gathered_quality, json.dumps(gathered))
+    page = quality(settings)
+    (row,) = figure(page, "rules").rows
+    (link,) = [found for found in row if isinstance(found, Away)]
+    assert link.address == (
+        "https://dagster.example/assets/fact_vitals?view=checks&checkDetail=in_range"
+    )
+    where = Slice("all", date(2026, 1, 1), date(2026, 1, 2))
+    assert cell(link, Column("Kind"), where) == (
+        '<a href="https://dagster.example/assets/fact_vitals?view=checks&amp;checkDetail=in_range" '
+        'rel="noreferrer">in_range</a>'
+    )
+    trend = figure(page, "score-trend")
+    assert trend.title == "Score over time: facts is lowest, 90.0 %"
+    assert [(r[0], r[2], r[3], r[5]) for r in trend.rows] == [
+        ("raw", 98.0, 98.0, 2),
+        ("facts", 90.0, 80.0, 2),
+    ]
+
+
+def test_where_dagster_is_stands_in_the_settings(tmp_path: Path) -> None:
+    file = tmp_path / "hospital.toml"
+    file.write_text('dagster_url = "https://dagster.example/"\n')
+    assert load_settings(tmp_path).dagster_url == "https://dagster.example"
+    file.write_text('dagster_url = "javascript:alert(1)"\n')
+    with pytest.raises(SettingsError, match="http://"):
+        load_settings(tmp_path)
+
+
+# --- what is kept how long
+
+
+def test_old_versions_are_due_after_the_days_of_the_policy(tmp_path: Path) -> None:
+    settings = Settings(tmp_path)
+    policy = load_policy(settings)
+    days = policy.retention.keep_days
+    folder = published_folder(tmp_path) / "admin"
+    moments = [NOW - timedelta(days=d) for d in (days + 1, days - 1, 0)]
+    names = [f"{m:%Y%m%dT%H%M%S%f}Z" for m in moments]
+    for name in names:
+        (folder / name).mkdir(parents=True)
+    (folder / "current.json").write_text(json.dumps({"version": names[-1]}))
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    for name in names:
+        (kept / f"{name}.duckdb").touch()
+    looks = pl.DataFrame(
+        [
+            ("erase", "person 1", moments[0], None, "allowed"), ("erase", "person 1", moments[1], 7, "allowed"),
+            ("erase", "person 2", moments[1], None, "allowed"), ("view", "view overview", NOW, None, "allowed"),
+        ],
+        schema={"action": pl.String, "statement": pl.String, "occurred_at": pl.Datetime("us", "UTC"),
+                "row_count": pl.Int64, "outcome": pl.String},
+        orient="row",
+    )  # fmt: skip
+    queue = retention_queue(settings, policy, looks, NOW)
+    due = [(row["what"], row["due"]) for row in queue if row["is_due"]]
+    assert sorted(due) == [
+        ("Erasure", "at once"),
+        ("Old versions", f"{NOW - timedelta(days=1):%Y-%m-%d}"),
+    ]
+    # What is due stands first, and no erasure says whose it was.
+    assert [row["is_due"] for row in queue] == sorted(
+        (row["is_due"] for row in queue), reverse=True
+    )
+    assert "person 1" not in json.dumps(queue) and "person 2" not in json.dumps(queue)
+    states = [row["due"] for row in queue if row["what"] == "Kept state"]
+    assert sorted(states) == ["after 2 more", "after 3 more", "with the next one"]
+    assert {row["due"] for row in queue if row["what"] == "Publication"} == {"while it counts"}
+
+
+# --- the first start, the morning's page
+
+
+def test_a_first_start_publishes_what_there_is(shown: Settings, tmp_path: Path) -> None:
+    said: list[str] = []
+    publish_first(shown, "admin", said.append)
+    assert said == []
+    settings = Settings(tmp_path / "data", shown.first_service_date, shown.last_service_date)
+    publish_first(settings, "admin", said.append)
+    assert "hospital build" in said.pop()
+    settings.warehouse_file.parent.mkdir(parents=True)
+    shutil.copyfile(shown.warehouse_file, settings.warehouse_file)
+    shutil.copyfile(shown.settings_file, settings.settings_file)
+    publish_first(settings, "admin", said.append)
+    assert len(said) == 1 and "publishing" in said[0]
+    assert current_version(settings.data_dir, "admin")
+
+
+def test_the_overview_is_written_in_the_morning_once_there_is_a_publication(tmp_path: Path) -> None:
+    schedule = overview_page_schedule(Settings(tmp_path))
+
+    def asked() -> object:
+        return schedule(dg.build_schedule_context(scheduled_execution_time=NOW))
+
+    skipped = asked()
+    assert isinstance(skipped, dg.SkipReason) and "hospital publish" in str(skipped.skip_message)
+    folder = published_folder(tmp_path) / "executive"
+    folder.mkdir(parents=True)
+    (folder / "current.json").write_text(json.dumps({"version": "20260312T200000000000Z"}))
+    assert isinstance(asked(), dg.RunRequest)
