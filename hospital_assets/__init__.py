@@ -11,5 +11,6 @@ The house, in the order data passes through it (imports point only downwards in 
 - `warehouse`: the DuckDB file: atomic writes, lazy reads, column lineage, engine dialects.
 - `contracts`: what each table is: columns, types, units, meaning, keys, allowed values.
 - `simulator`: a generated hospital network that lands files like a real one.
+- `limits`, `resources`: what chance explains in a series; Dagster resources of the clock and the audit.
 - `settings`, `partitions`: where things are and which service days exist.
 """

@@ -13,9 +13,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 
-import dagster as dg
-
-from hospital_assets.settings import Settings, load_settings, replace_text
+from hospital_assets.settings import Settings, replace_text
 
 #: When the last local day has ended everywhere on Earth, in UTC.
 _LAST_MIDNIGHT = time(12, tzinfo=UTC)
@@ -39,20 +37,6 @@ class SimulatedClock:
         """What the clock shows at a moment of the wall clock."""
         passed = wall.timestamp() - self.wall_epoch_seconds
         return datetime.fromtimestamp(self.epoch_seconds + passed * self.speed, UTC)
-
-
-class ClockResource(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """Tells assets and checks the time; they never ask the system themselves."""
-
-    data_dir: str
-
-    def wall(self) -> datetime:
-        """The wall clock."""
-        return datetime.now(UTC)
-
-    def now(self) -> datetime:
-        """The moment in the hospital."""
-        return hospital_now(load_settings(Path(self.data_dir)))
 
 
 def write_simulated_clock(settings: Settings, clock: SimulatedClock) -> None:

@@ -34,13 +34,12 @@ from hospital_assets.checks.accounting import accounting_checks
 from hospital_assets.checks.contract_checks import contract_checks
 from hospital_assets.checks.quality import quality_checks
 from hospital_assets.checks.standing import standing
-from hospital_assets.clock import ClockResource
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.governance.assets import publication_assets
-from hospital_assets.governance.audit import AuditResource
 from hospital_assets.governance.policy import shipped_policy
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.reports.folder import ReportsResource
+from hospital_assets.resources import AuditResource, ClockResource
 from hospital_assets.settings import (
     EngineSettings,
     Settings,

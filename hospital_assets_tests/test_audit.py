@@ -19,13 +19,13 @@ from hospital_assets.governance.audit import (
     MOST_STATEMENT_CHARACTERS,
     AuditError,
     AuditLog,
-    AuditResource,
     Event,
     anchor_file,
     note_key,
     record,
 )
 from hospital_assets.governance.pseudonyms import load_key
+from hospital_assets.resources import AuditResource
 from hospital_assets.settings import Settings
 
 
@@ -133,6 +133,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from hospital_assets.governance.audit import AuditLog, Event
+from hospital_assets.resources import AuditResource
 from hospital_assets.settings import Settings
 log = AuditLog(Settings(Path(sys.argv[1])))
 for n in range(25):

@@ -7,6 +7,8 @@ import json
 import random
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -15,6 +17,7 @@ import dagster as dg
 import duckdb
 import polars as pl
 import pytest
+import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,7 +37,7 @@ from hospital_assets.dashboard.store import open_mart
 from hospital_assets.governance.policy import load_policy
 from hospital_assets.governance.publications import current_version, published_folder
 from hospital_assets.settings import Settings, SettingsError, load_settings, replace_text
-from hospital_assets_tests.dashboards import published
+from hospital_assets_tests.dashboards import published, serve
 from hospital_assets_tests.helpers import query
 
 NOW = datetime(2026, 3, 12, 20, tzinfo=UTC)
@@ -327,3 +330,33 @@ def test_the_overview_is_written_in_the_morning_once_there_is_a_publication(tmp_
     folder.mkdir(parents=True)
     (folder / "current.json").write_text(json.dumps({"version": "20260312T200000000000Z"}))
     assert isinstance(asked(), dg.RunRequest)
+
+
+# --- a slice that is too large
+
+
+def test_a_slice_that_needs_too_much_memory_says_what_to_do(
+    shown: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve(shown) as running:
+        served_mart = running.dashboard.store.mart("admin")
+        assert served_mart.known and served_mart.keys and served_mart.columns
+
+        def too_much(*_: object, **__: object) -> list[mart.Row]:
+            raise duckdb.OutOfMemoryException("could not allocate block")
+
+        monkeypatch.setattr(Mart, "rows", too_much)
+        for address in ("capacity?hospital=H2", "capacity.csv?figure=wards"):
+            answer = requests.get(f"{running.address}/{address}", timeout=30)
+            assert answer.status_code == 503 and "choose a shorter period" in answer.text
+        monkeypatch.undo()
+        assert requests.get(f"{running.address}/capacity?hospital=H2", timeout=30).ok
+
+
+def test_the_server_needs_no_dagster() -> None:
+    code = (
+        "import sys, hospital_assets.cli, hospital_assets.dashboard.serve, hospital_assets.limits, "
+        "hospital_assets.dashboard.audit, hospital_assets.governance.publications; "
+        "sys.exit('dagster' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -25,9 +25,9 @@ from hospital_assets.checks.kinds import (
     VALUES,
     Kind,
 )
-from hospital_assets.clock import ClockResource
 from hospital_assets.contracts import CONTRACTS, Column, Contract
 from hospital_assets.partitions import SERVICE_PERIODS
+from hospital_assets.resources import ClockResource
 from hospital_assets.warehouse.database import without_values
 from hospital_assets.warehouse.dialect import Frame, json_fields, relation_of
 from hospital_assets.warehouse.io_manager import WarehouseResource, period_of

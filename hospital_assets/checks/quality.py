@@ -24,10 +24,10 @@ from hospital_assets.checks.declared import (
 from hospital_assets.checks.delivery import in_use, undeliverable
 from hospital_assets.checks.findings import Finding, result, store
 from hospital_assets.checks.kinds import QUALITY_KINDS, Kind
-from hospital_assets.clock import ClockResource
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.profile import load_profiles
 from hospital_assets.partitions import SERVICE_PERIODS
+from hospital_assets.resources import ClockResource
 from hospital_assets.warehouse.database import Warehouse, redacted, without_values
 from hospital_assets.warehouse.dialect import Frame
 from hospital_assets.warehouse.io_manager import WarehouseResource, period_of

@@ -2,9 +2,9 @@
 
 Belongs here: pages, their figures and the server that answers for them. It reads publications (see
 `governance`) and the small live copies, never the working warehouse, and shows figures that the KPI
-tables hold; what a figure means stands in the contracts, its limits in `assets.kpis.chance`.
+tables hold; what a figure means stands in the contracts, its limits in `limits`.
 
-- `mart`: all SQL, one function per page.
+- `slices`, `mart`: what can be chosen; all SQL.
 - `spc`: what a series says against chance.
 - `figures`, `pages`: what each page shows, in words and marks, one module per page; no HTML.
 - `svg`: the marks as SVG, for the page and the printed report.

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from hashlib import sha256
 from urllib.parse import parse_qs
 
+import duckdb
 from anyio.to_thread import current_default_thread_limiter
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -54,6 +55,9 @@ _HEADERS = {
 #: Data this much older than the hospital's clock are called stale.
 _STALE = timedelta(hours=36)
 _MOST_FORM_BYTES = 10_000
+_TOO_MUCH = (
+    "This slice needs more memory than the dashboard has: choose a shorter period or one hospital."
+)
 #: Requests that are worked on at the same time; others wait their turn.
 _THREADS = 4
 
@@ -137,7 +141,10 @@ def create_app(dashboard: Dashboard) -> Starlette:
         where = read_slice(request.query_params, mart.known)
         asked = query(where)
         dashboard.audit(Access(viewer, "view", entry.name, mart.version, asked))
-        body = _body(mart, entry, where, viewer)
+        try:
+            body = _body(mart, entry, where, viewer)
+        except duckdb.OutOfMemoryException:
+            return _message(entry, viewer, _TOO_MUCH, 503)
         if request.headers.get("x-fragment"):
             return HTMLResponse(body, headers={"vary": "x-fragment"})
         return HTMLResponse(
@@ -149,9 +156,10 @@ def create_app(dashboard: Dashboard) -> Starlette:
         )  # fmt: skip
 
     def _made(mart: Mart, entry: Entry, where: Slice) -> Page:
-        if entry.build is not None:
-            return entry.build(mart, where)
-        return dashboard.own_pages[entry.name](mart)
+        with dashboard.store.building:
+            if entry.build is not None:
+                return entry.build(mart, where)
+            return dashboard.own_pages[entry.name](mart)
 
     def _body(mart: Mart, entry: Entry, where: Slice, viewer: Viewer) -> str:
         behind = dashboard.now() - mart.data_as_of
@@ -207,7 +215,11 @@ def create_app(dashboard: Dashboard) -> Starlette:
             return PlainTextResponse(str(error), 503)
         where = read_slice(request.query_params, mart.known)
         wanted = request.query_params.get("figure")
-        for figure in _made(mart, entry, where).figures:
+        try:
+            made = _made(mart, entry, where)
+        except duckdb.OutOfMemoryException:
+            return PlainTextResponse(_TOO_MUCH, 503)
+        for figure in made.figures:
             if figure.id == wanted:
                 dashboard.audit(
                     Access(

@@ -449,7 +449,7 @@ def _of_visits(
 
 
 #: Patients are many: who they are is looked up while a page's other queries run.
-_BESIDE = ThreadPoolExecutor(2, "people")
+_BESIDE = ThreadPoolExecutor(1, "people")
 
 
 def people(mart: Mart, where: Slice) -> Future[list[Row]]:

@@ -1,7 +1,7 @@
 """What a series says against chance: limits and signals of the XmR chart.
 
 The limits and the two rules (outside the limits, eighth in a row on one side) are those of
-`assets.kpis.chance`, computed by the same function. Belongs here: which points may be judged, and
+`limits`, as in the KPI tables. Belongs here: which points may be judged, and
 whether a signal is good news.
 """
 
@@ -77,7 +77,7 @@ def controls(
     """
     import polars as pl
 
-    from hospital_assets.assets.kpis.chance import with_natural_limits
+    from hospital_assets.limits import with_natural_limits
     from hospital_assets.warehouse.dialect import lazy
 
     judged = {name: found for name, (found, _) in series.items() if len(found) >= LEAST_POINTS}

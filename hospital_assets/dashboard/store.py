@@ -19,8 +19,9 @@ from hospital_assets.dashboard.mart import Mart
 _KEPT_PAGES = 60
 
 
-#: DuckDB's share; the queries read aggregates. All that opens a publication in one process must agree.
-_MEMORY, _DUCKDB_THREADS = "100MB", 2
+#: DuckDB's share: one page's queries at a time, over ten million visits, need 40 MB. All that opens a publication
+#: in one process must agree.
+_MEMORY, _DUCKDB_THREADS = "48MB", 1
 
 
 class NothingPublishedError(Exception):
@@ -34,10 +35,12 @@ class Store:
     Attributes:
         current: says which version of an audience counts, None where there is none.
         open_mart: opens it.
+        building: held while a page is made: its queries share DuckDB's memory with nobody.
     """
 
     current: Callable[[str], str | None]
     open_mart: Callable[[str], Mart]
+    building: threading.Lock = field(default_factory=threading.Lock)
     _marts: dict[str, Mart] = field(default_factory=dict)
     _pages: OrderedDict[tuple[object, ...], str] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)

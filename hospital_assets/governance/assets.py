@@ -14,8 +14,7 @@ from typing import Any
 import dagster as dg
 
 from hospital_assets.assets.declare import WAREHOUSE_POOL
-from hospital_assets.clock import ClockResource
-from hospital_assets.governance.audit import AuditResource, Event, note_key, system_actor
+from hospital_assets.governance.audit import Event, note_key, system_actor
 from hospital_assets.governance.claims import claim_of
 from hospital_assets.governance.policy import Policy, RoleName, load_policy
 from hospital_assets.governance.pseudonyms import SecretKey, load_key
@@ -26,7 +25,8 @@ from hospital_assets.governance.publications import (
     audiences_of,
     publish_all,
 )
-from hospital_assets.settings import load_settings
+from hospital_assets.resources import AuditResource, ClockResource
+from hospital_assets.settings import Settings, load_settings
 from hospital_assets.warehouse.io_manager import WarehouseResource
 
 GROUP = "publications"

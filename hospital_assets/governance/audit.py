@@ -25,11 +25,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import dagster as dg
 import polars as pl
 
 from hospital_assets.governance.pseudonyms import key_file
-from hospital_assets.settings import Settings, SettingsError, load_settings, replace_text
+from hospital_assets.settings import Settings, SettingsError, replace_text
 
 Action = Literal["query", "publish", "view", "login", "user", "key", "restore", "erase", "export"]
 Outcome = Literal["allowed", "refused", "failed"]
@@ -191,7 +190,7 @@ class AuditLog:
             f"select {', '.join(_COLUMNS)} from entries where {where} order by sequence_number",
             values,
         ).fetchall()
-        schema = _frame_schema() | {"occurred_at": pl.String()}
+        schema = frame_schema() | {"occurred_at": pl.String()}
         return pl.DataFrame(rows, schema=schema, orient="row").with_columns(
             pl.col("occurred_at").str.to_datetime(time_unit="us", time_zone="UTC")
         )
@@ -288,30 +287,13 @@ def note_key(settings: Settings, key_id: str) -> bool:
     return True
 
 
-class AuditResource(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """The audit of a data directory, for assets."""
-
-    data_dir: str
-
-    def entries(self) -> pl.DataFrame:
-        """All entries; none where nothing was ever audited."""
-        settings = load_settings(Path(self.data_dir))
-        if not log_file(settings).exists():
-            return pl.DataFrame(schema=_frame_schema())
-        with contextlib.closing(AuditLog(settings)) as log:
-            return log.entries()
-
-    def record(self, event: Event) -> None:
-        """Write one entry."""
-        record(load_settings(Path(self.data_dir)), event)
-
-
 def log_file(settings: Settings) -> Path:
     """Where the log is."""
     return settings.data_dir / "audit" / "audit.db"
 
 
-def _frame_schema() -> dict[str, Any]:
+def frame_schema() -> dict[str, Any]:
+    """The columns of `AuditLog.entries`."""
     return {
         **{name: pl.String() for name in _COLUMNS},
         "sequence_number": pl.Int64(),

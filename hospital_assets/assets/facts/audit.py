@@ -5,7 +5,7 @@ import narwhals as nw
 
 from hospital_assets.assets.declare import table
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.governance.audit import AuditResource
+from hospital_assets.resources import AuditResource
 from hospital_assets.warehouse.dialect import Frame, lazy
 
 

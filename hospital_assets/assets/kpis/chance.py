@@ -11,12 +11,8 @@ from hospital_assets.assets.declare import table
 from hospital_assets.assets.kpis.totals import share_pct
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.kpis import ALL
+from hospital_assets.limits import with_natural_limits
 from hospital_assets.warehouse.dialect import Frame, checkpoint
-
-#: From moving ranges of two to three standard deviations (Wheeler): 3 / 1.128.
-XMR_FACTOR = 2.66
-#: So many in a row on one side of the mean are no chance.
-RUN_LENGTH = 8
 
 
 @dg.asset(**table("kpi_trends"))
@@ -68,45 +64,6 @@ def by_day(lwbs: Frame, four_hour: Frame, boarding: Frame, critical: Frame) -> d
         .select("hospital_id", nw.col(day).alias("period_date"), "n", "d", "p")
         for name, (frame, day) in dated.items()
     }
-
-
-def with_natural_limits(values: Frame) -> Frame:
-    """XmR: mean, natural limits and signals of each metric and hospital.
-
-    Args:
-        values: metric, hospital_id, period_date, value; a row per day, none missing matters.
-    """
-    series = ["metric", "hospital_id"]
-    ranged = checkpoint(
-        values.with_columns(
-            # Rounded, because sums of fractions depend on their order.
-            centre=nw.col("value").mean().over(*series).round(9),
-            _previous=nw.col("value").shift(1).over(*series, order_by="period_date"),
-        ).with_columns(
-            _range=(nw.col("value") - nw.col("_previous")).abs(),
-            _side=nw.when(nw.col("value") > nw.col("centre"))
-            .then(nw.lit(1))
-            .otherwise(nw.when(nw.col("value") < nw.col("centre")).then(nw.lit(-1)).otherwise(0)),
-        )
-    )
-    spread = ranged.with_columns(
-        _mean_range=nw.col("_range").mean().over(*series).round(9),
-        _recent=nw.col("_side").rolling_sum(RUN_LENGTH, min_samples=RUN_LENGTH).over(
-            *series, order_by="period_date"
-        ),
-    )  # fmt: skip
-    lower = nw.col("centre") - XMR_FACTOR * nw.col("_mean_range")
-    limited = spread.with_columns(
-        lower_limit=nw.when(lower > 0).then(lower).otherwise(
-            nw.when(~lower.is_null()).then(nw.lit(0.0))
-        ),
-        upper_limit=nw.col("centre") + XMR_FACTOR * nw.col("_mean_range"),
-    )  # fmt: skip
-    outside = (nw.col("value") < nw.col("lower_limit")) | (nw.col("value") > nw.col("upper_limit"))
-    return limited.with_columns(
-        is_outside=nw.coalesce(outside, nw.lit(False)),
-        is_run_of_eight=nw.coalesce(nw.col("_recent").abs() >= RUN_LENGTH, nw.lit(False)),
-    )
 
 
 @dg.asset(**table("kpi_units"))
