@@ -225,6 +225,40 @@ def test_every_slicer_narrows_the_page_and_stands_in_the_address(
     opened.context.close()
 
 
+def test_what_is_supposed_follows_the_slider_and_stands_in_the_address(
+    browser: Browser, served: Served
+) -> None:
+    opened = open_page(browser, f"{served.address}/forecast?hospital=H1")
+    page = opened.page
+    title = page.locator("#forecast-beds-title")
+    slider = page.locator("form.what-if input[type=range]")
+    before = int(slider.input_value())
+    assert not page.locator("form.what-if button").is_visible()
+    slider.focus()
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_url(re.compile(rf"hospital=H1&beds={before - 1}$"))
+    settle(page)
+    assert title.inner_text().startswith(f"With {before - 1:,} beds")
+    # The slider is still held, and goes back with the page.
+    assert page.evaluate("document.activeElement.name") == "beds"
+    page.go_back()
+    page.wait_for_url(re.compile("hospital=H1$"))
+    settle(page)
+    assert title.inner_text().startswith(f"With {before:,} beds, ")
+    assert opened.problems == []
+    opened.context.close()
+
+
+def test_what_is_supposed_needs_no_script(browser: Browser, served: Served) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{served.address}/forecast?hospital=H1")
+    page.locator("form.what-if button").click()
+    assert "hospital=H1" in page.url and "beds=" in page.url
+    assert page.locator("#forecast-beds-title").inner_text().startswith("With ")
+    context.close()
+
+
 def test_back_and_forward_go_through_slices(browser: Browser, served: Served) -> None:
     page = (opened := open_page(browser, f"{served.address}/overview")).page
     seen = [(page.url, kpi(page))]
@@ -447,9 +481,9 @@ def test_screenshots_for_the_documentation(browser: Browser, served: Served) -> 
             )
             # 256 colours are enough for text and marks, and keep the documentation small.
             with image.open(io.BytesIO(shot)) as found:
-                found.convert("RGB").quantize(256, dither=image.Dither.NONE).save(
-                    target, optimize=True
-                )
+                found.convert("RGB").quantize(
+                    256, method=image.Quantize.MAXCOVERAGE, dither=image.Dither.NONE
+                ).save(target, optimize=True)
             assert target.stat().st_size < 200_000
             opened.context.close()
 

@@ -97,7 +97,7 @@ def test_ribbons_fill_their_nodes_and_stay_inside(counts: list[int], starts: int
     assert len(ribbons) == len(flows)
     total = sum(counts)
     # A column's heights are its counts on one scale, and ribbons are as thick as what they carry.
-    scale = (360 - 24 - 4 - 17 * (max(starts, 3) - 1)) / total
+    scale = (360 - 24 - 10 - 17 * (max(starts, 3) - 1)) / total
     thick = sum(float(low) - float(top) for top, _, _, low in ribbons)
     assert thick == pytest.approx(scale * total, abs=0.2 * len(ribbons) + 0.5)
 

@@ -340,9 +340,10 @@ def sankey(spec: dict[str, Any], width: int = 1300, height: int = 360) -> str:
     """
     columns = spec["columns"]
     total = sum(node["value"] for node in columns[0]["nodes"])
-    left, right, top = 150, 170, 24
+    left, right, top, bottom = 150, 215, 24, 10
     scale = min(
-        (height - top - 4 - _NODE_GAP * (len(column["nodes"]) - 1)) / total for column in columns
+        (height - top - bottom - _NODE_GAP * (len(column["nodes"]) - 1)) / total
+        for column in columns
     )
     step = (width - left - right - _NODE_WIDTH) / (len(columns) - 1)
     places: list[list[float]] = []

@@ -55,8 +55,8 @@ def conditions(mart: Mart, where: Slice) -> Page:
             "conditions", f"Commonest: {rows[0]['condition_name'] or rows[0]['icd_code']}",
             "Visits by principal diagnosis, in percent of coded visits"
             + (f"; lines: the last {history} {each}s, each on a scale of its own from 0" if trends else ""), "table",
-            (Column("Condition"), Column("Code"), Column("", is_wide=True), Column("Visits", 0), Column("%", 1),
-             *([Column(f"By {each}", is_wide=True)] if trends else [])),
+            (Column("Condition", is_wide=True), Column("Code"), Column("", is_wide=True), Column("Visits", 0), Column("%", 1),
+             *([Column(f"By {each}")] if trends else [])),
             [[r["condition_name"] or "", r["icd_code"], Drawn(svg.bar(r["visit_count"] / most)), r["visit_count"], r["share_pct"],
               *([Drawn(svg.sparkline(trends[r["icd_code"]], limits=(0, None), width=110, height=20))] if trends else [])]
              for r in rows],

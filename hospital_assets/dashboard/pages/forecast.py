@@ -128,8 +128,13 @@ def _beds(mart: Mart, where: Slice) -> Figure:
         12, measure, None, ("period", "triage"),
         f"{number(wanted)} beds would keep the fullest day ({worst['day']:%a} {worst['day'].day} {worst['day']:%b}) at {number(_FULL_PCT)} %. "
         "Emergency department only where it is chosen." , 250,
-        WhatIf("beds", "What if: staffed beds", beds, max(1, staffed // 2), staffed * 3 // 2),
+        WhatIf("beds", "What if: staffed beds", beds, *_span(staffed, wanted, beds)),
     )  # fmt: skip
+
+
+def _span(*beds: int) -> tuple[int, int]:
+    """From half of the fewest to half as much again as the most."""
+    return max(1, min(beds) // 2), max(beds) * 3 // 2
 
 
 def _hourly_forecast(mart: Mart, where: Slice) -> Figure:

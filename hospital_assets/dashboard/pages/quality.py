@@ -123,9 +123,9 @@ def _over_time(rows: list[dict[str, Any]]) -> Figure:
             ]
         )
     return Figure(
-        "score-trend", f"{title}: {worst} is lowest, {svg.number(newest, 1)} %",
+        "score-trend", f"{title}: {worst} is lowest, {svg.number(newest, 1)} %" if newest < 100 else f"{title}: every layer is at 100 %",
         "Percent of the single checks that passed, by layer and day of checking; each line has a scale of its own", "table",
-        (Column("Layer"), Column("Days, at most 90", is_wide=True), Column("Newest %", 2), Column("Lowest %", 2), Column("Since"),
+        (Column("Layer"), Column("Days, at most 90"), Column("Newest %", 2), Column("Lowest %", 2), Column("Since"),
          Column("Days (n)", 0)),
         table, span=12, note="" if len(days) > 1 else "A line needs checks of two days.",
     )  # fmt: skip
