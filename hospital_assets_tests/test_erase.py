@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import json
 from datetime import date
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
+from hypothesis import strategies as st
 
 from hospital_assets.cli import main
 from hospital_assets.governance.audit import AuditLog
-from hospital_assets.governance.erase import EraseError, Person, find_person, prove, strip_landing
+from hospital_assets.governance.erase import (
+    EraseError,
+    Person,
+    find_person,
+    prove,
+    strip_landing,
+    with_references,
+)
 from hospital_assets.settings import Settings, write_settings
 from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets_tests.helpers import query, run
@@ -46,6 +57,78 @@ def test_records_are_taken_out_and_others_stay(
     assert strip_landing(settings, PERSON) == []
 
 
+HEAD = "MSH|^~\\&|A|B"
+
+
+@pytest.mark.parametrize(
+    ("end", "start"), [("\r", ""), ("\n", ""), ("\r\n", ""), ("\x1c\r", "\x0b")]
+)
+def test_messages_are_taken_out_of_a_batch(tmp_path: Path, end: str, start: str) -> None:
+    own = [
+        f"{start}{HEAD}|{n}\rPID|1||{n}\rOBX|1|||MSH of P70{end}" for n in ("P1", "P7", "P2", "P8")
+    ]
+    batch = "FHS|^~\\&\rBHS|^~\\&\r{}BTS|{}|all\rFTS|1\r"
+    settings, path = landed(tmp_path, "a.hl7", batch.format("".join(own), 4))
+    (done,) = strip_landing(settings, PERSON)
+    left = batch.format(own[0] + own[2], 2)
+    assert done.records == 2 and path.read_bytes() == left.encode()
+
+
+def entry(kind: str, number: str, **members: object) -> str:
+    resource = {"resourceType": kind, "id": number, **members}
+    return json.dumps({"fullUrl": f"urn:uuid:{kind}-{number}", "resource": resource}, indent=1)
+
+
+def test_entries_are_taken_out_of_a_bundle_with_what_refers_to_them(tmp_path: Path) -> None:
+    theirs = [
+        entry("Patient", "17", identifier=[{"value": "P7"}]),
+        entry("Encounter", "e-1", subject={"reference": "Patient/17"}),
+        entry("Observation", "o", encounter={"reference": "urn:uuid:Encounter-e-1"}),
+    ]
+    others = [
+        entry("Patient", "17-2", identifier=[{"value": "P70"}], name='Bj\u00f8rn, \\"x\\" ]}'),
+        entry("Observation", "o2", subject={"reference": "Patient/17-2"}),
+    ]
+    both = [theirs[0], others[0], theirs[1], theirs[2], others[1]]
+    text = '{ "resourceType": "Bundle", "type": "batch",\n "entry" : [ %s ] , "id": "x"}'
+    settings, path = landed(tmp_path, "a.json", text % " ,\n".join(both))
+    # Bulk export: what refers to the patient stands in a file of its own.
+    lines = '{{"resourceType":"Observation","id":"{}","subject":{{"reference":"Patient/{}"}}}}\n'
+    _, other = landed(tmp_path, "b.ndjson", lines.format("a", "17") + lines.format("b", "17-2"))
+    person = with_references(settings, PERSON)
+    assert set(person.references) == {
+        "Patient/17", "urn:uuid:Patient-17", "Encounter/e-1", "urn:uuid:Encounter-e-1",
+    }  # fmt: skip
+    taken = {done.file: done.records for done in strip_landing(settings, person)}
+    assert taken == {"native/a.json": 3, "native/b.ndjson": 1}
+    assert path.read_text() == text % " ,\n".join(others)
+    assert other.read_text() == lines.format("b", "17-2")
+    assert strip_landing(settings, person) == []
+
+
+@settings_of_hypothesis(max_examples=50, deadline=None)
+@given(
+    st.lists(st.tuples(st.booleans(), st.text("aé\"\\]}{,[ \n", max_size=6)), min_size=1, max_size=6),
+    st.sampled_from(["[%s]", ' [\n%s\n]\n', '{"resourceType":"Bundle","entry":[%s],"z":[1]}']),
+    st.sampled_from([",", " ,\n"]),
+)  # fmt: skip
+def test_what_is_kept_of_an_array_is_kept_byte_for_byte(
+    tmp_path_factory: pytest.TempPathFactory,
+    elements: list[tuple[bool, str]],
+    text: str,
+    separator: str,
+) -> None:
+    said = [(own, json.dumps({"p": "P7" if own else "P70", "t": t})) for own, t in elements]
+    settings, path = landed(
+        tmp_path_factory.mktemp("array"), "a.json", text % separator.join(e for _, e in said)
+    )
+    strip_landing(settings, PERSON)
+    kept = [e for own, e in said if not own]
+    if not any(own for own, _ in said) or kept:
+        assert path.read_text() == text % separator.join(kept)
+    assert len(json.loads(path.read_text())) == len(json.loads(text % separator.join(kept)))
+
+
 def test_packed_files_stay_packed(tmp_path: Path) -> None:
     settings, path = landed(tmp_path, "a.csv.gz", gzip.compress(b"id\nP7\nP9\n"))
     strip_landing(settings, PERSON)
@@ -54,7 +137,13 @@ def test_packed_files_stay_packed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ['{\n "patients": [\n  "P7"\n ]\n}\n', '["P7"]', "MSH|^~\\&|\rPID|1||P7\r", "<p>P7</p>"],
+    [
+        '{\n "patients": [\n  "P7"\n ]\n}\n',
+        '["P7"]',
+        "<p>P7</p>",
+        '{"resourceType": "Bundle", "total": "P7", "entry": [{"a": 1}]}',
+        '{"resourceType": "Group", "x": "P7", "member": [{"reference": "Patient/other"}]}\n',
+    ],
 )
 def test_what_is_not_one_record_per_line_stops_everything(tmp_path: Path, text: str) -> None:
     settings, odd = landed(tmp_path, "odd.json", text)

@@ -356,6 +356,7 @@ def _erase(options: argparse.Namespace, settings: Settings) -> int:
     key = load_key(settings)
     with open_warehouse(settings.warehouse_file) as warehouse:
         person = erase.find_person(warehouse, options.patient)
+    person = erase.with_references(settings, person)
     print(
         f"{len(person.record_numbers)} record numbers, {len(person.visit_numbers)} visits. Erasing takes "
         "their records out of the landed files, deletes the warehouse, kept states and publications, and "

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import json
 import re
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hospital_assets.alerts.outbox import outbox_file
@@ -28,6 +29,11 @@ from hospital_assets.warehouse.database import Warehouse
 from hospital_assets.warehouse.dialect import quoted
 
 _GZIP = b"\x1f\x8b"
+_JSON = json.JSONDecoder(strict=False)
+_SPACE = re.compile(r"[ \t\r\n]*")
+#: Where a message, or a segment of the envelope around messages, begins.
+_HL7_PIECE = re.compile(rb"(?:(?<=[\r\n\x1c])|^)\x0b?(?=(?:MSH|FHS|BHS|BTS|FTS)\W)")
+_HL7_COUNT = re.compile(rb"^(BTS\W)([0-9]+)")
 #: Columns by which a record says whose it is.
 _RECORD_COLUMNS = ("patient_id", "prior_patient_id")
 _VISIT_COLUMNS = ("visit_id", "stay_id")
@@ -44,17 +50,31 @@ class Person:
     Attributes:
         record_numbers: of the person, merged ones included.
         visit_numbers: of all visits under any of them.
+        references: what FHIR resources call the person and the visits, as in `Patient/17`.
     """
 
     record_numbers: tuple[str, ...]
     visit_numbers: tuple[str, ...]
+    references: tuple[str, ...] = ()
 
     @property
     def pattern(self) -> re.Pattern[bytes]:
-        """Finds any of the numbers where it is not part of a longer one."""
-        numbers = sorted({*self.record_numbers, *self.visit_numbers}, key=len, reverse=True)
-        any_number = b"|".join(re.escape(number.encode()) for number in numbers)
-        return re.compile(rb"(?<![A-Za-z0-9])(?:" + any_number + rb")(?![A-Za-z0-9])")
+        """Finds any of the numbers or references where it is not part of a longer one."""
+        found = [(self.record_numbers + self.visit_numbers, rb"A-Za-z0-9")]
+        if self.references:
+            found.append((self.references, rb"A-Za-z0-9.\-"))
+        return re.compile(
+            b"|".join(
+                rb"(?<![A-Za-z0-9])(?:"
+                + b"|".join(
+                    re.escape(name.encode()) for name in sorted(names, key=len, reverse=True)
+                )
+                + rb")(?!["
+                + more
+                + rb"])"
+                for names, more in found
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -108,6 +128,53 @@ def find_person(warehouse: Warehouse, record_number: str) -> Person:
     return Person(tuple(sorted({record_number, *numbers})), tuple(sorted(visits)))
 
 
+def with_references(settings: Settings, person: Person) -> Person:
+    """The person with what the landed FHIR resources call them and their visits.
+
+    An observation names its patient by reference; it is the person's all the same.
+    """
+    references: set[str] = set()
+    while True:
+        known = replace(person, references=tuple(sorted(references)))
+        pattern, before = known.pattern, len(references)
+        for _, text in _landed(settings):
+            if b'"resourceType"' not in text or not pattern.search(text):
+                continue
+            pieces = _entries(text)
+            for start, end in pieces or _lines(text, is_csv=False):
+                if not pattern.search(text, start, end):
+                    continue
+                # A line may be a bundle, too.
+                inner = _entries(text[start:end]) if not pieces else None
+                for first, last in inner or [(0, end - start)]:
+                    piece = text[start + first : start + last]
+                    if pattern.search(piece):
+                        references |= _names_of(piece)
+        if len(references) == before:
+            return known
+
+
+def _names_of(piece: bytes) -> set[str]:
+    """What other resources call a patient or an encounter."""
+    with contextlib.suppress(ValueError):
+        said = json.loads(piece)
+        if isinstance(said, dict):
+            resource = said.get("resource", said)
+            kind = resource.get("resourceType") if isinstance(resource, dict) else None
+            if kind in ("Patient", "Encounter"):
+                named = [f"{kind}/{resource['id']}"] if resource.get("id") else []
+                url = said.get("fullUrl")
+                return {*named, *([url] if isinstance(url, str) and url else [])}
+    return set()
+
+
+def _landed(settings: Settings) -> Iterator[tuple[Path, bytes]]:
+    """Every landed file with its text, unpacked."""
+    for path in sorted(p for p in settings.landing.rglob("*") if p.is_file()):
+        data = path.read_bytes()
+        yield path, gzip.decompress(data) if data.startswith(_GZIP) else data
+
+
 def strip_landing(settings: Settings, person: Person) -> list[Stripped]:
     """Take the person's records out of the landed files; every other record stays as it is.
 
@@ -120,23 +187,23 @@ def strip_landing(settings: Settings, person: Person) -> list[Stripped]:
     stubborn = []
     pattern = person.pattern
     try:
-        for path in sorted(p for p in settings.landing.rglob("*") if p.is_file()):
-            data = path.read_bytes()
-            is_packed = data.startswith(_GZIP)
-            text = gzip.decompress(data) if is_packed else data
+        for path, text in _landed(settings):
             if not pattern.search(text):
                 continue
             kept, taken = _without(text, pattern, is_csv=".csv" in path.name.lower())
             if kept is None or pattern.search(kept):
                 stubborn.append(str(path.relative_to(settings.landing)))
                 continue
+            with path.open("rb") as file:
+                is_packed = file.read(2) == _GZIP
             temporary = path.with_name(f".{path.name}.erasing")
             temporary.write_bytes(gzip.compress(kept, mtime=0) if is_packed else kept)
             ready.append((path, temporary, taken))
         if stubborn:
             raise EraseError(
-                "these files are not one record per line, so take the person out of them yourself, "
-                f"then try again; nothing was changed: {', '.join(stubborn[:10])}"
+                "these files hold the person together with others in one record, or in a form that has "
+                "no records, so take the person out of them yourself, then try again; nothing was "
+                f"changed: {', '.join(stubborn[:10])}"
             )
     except BaseException:
         for _, temporary, _ in ready:
@@ -148,39 +215,155 @@ def strip_landing(settings: Settings, person: Person) -> list[Stripped]:
 
 
 def _without(text: bytes, pattern: re.Pattern[bytes], *, is_csv: bool) -> tuple[bytes | None, int]:
-    """A file's text without the records that match, and how many those were."""
-    first = text.lstrip()[:4]
-    if first.startswith((b"MSH", b"FHS", b"BHS", b"<", b"[")):
+    """A file's text without the records that match, every other byte kept, and how many those were.
+
+    A record is a line, an HL7 message, an entry of a FHIR bundle or an object of a JSON array. None where
+    the text has no such records.
+    """
+    first = text.lstrip(b"\xef\xbb\xbf\x0b \t\r\n")[:4]
+    if first.startswith(b"<"):
+        return None, 0
+    if first.startswith((b"MSH", b"FHS", b"BHS")):
+        return _without_messages(text, pattern)
+    if not is_csv and (entries := _entries(text)) is not None:
+        return _without_elements(text, entries, pattern)
+    # A document over several lines would fall apart.
+    one_line = text.strip().split(b"\n", 1)[0].rstrip()
+    if not is_csv and first.startswith((b"{", b"[")) and not one_line.endswith(b"}"):
         return None, 0
     kept, taken = [], 0
-    for record in _records(text, is_csv):
+    for start, end in _lines(text, is_csv):
+        record = text[start:end]
         if not pattern.search(record):
             kept.append(record)
-        elif b'"Bundle"' in record:
-            # A bundle holds other persons, too.
+        elif (entries := None if is_csv else _entries(record)) is not None:
+            rest, number = _without_elements(record, entries, pattern)
+            if rest is None:
+                return None, 0
+            kept.append(rest)
+            taken += number
+        elif _others(record, pattern):
             return None, 0
         else:
             taken += 1
-    # A document over several lines would fall apart.
-    is_document = (
-        not is_csv
-        and first.startswith(b"{")
-        and not text.split(b"\n", 1)[0].rstrip().endswith(b"}")
-    )
-    return (None, 0) if is_document else (b"".join(kept), taken)
+    return b"".join(kept), taken
 
 
-def _records(text: bytes, is_csv: bool) -> Iterator[bytes]:
-    """Physical lines; of CSV those that a quoted line break splits are one."""
-    pending = b""
+def _lines(text: bytes, is_csv: bool) -> Iterator[tuple[int, int]]:
+    """Where physical lines begin and end; of CSV those that a quoted line break splits are one."""
+    start = position = quotes = 0
     for line in text.splitlines(keepends=True):
-        pending += line
-        if is_csv and pending.count(b'"') % 2:
+        position += len(line)
+        quotes += line.count(b'"') if is_csv else 0
+        if quotes % 2 == 0:
+            yield start, position
+            start, quotes = position, 0
+    if start < position:
+        yield start, position
+
+
+def _without_messages(text: bytes, pattern: re.Pattern[bytes]) -> tuple[bytes | None, int]:
+    """HL7 v2 without the messages that match; what a batch says of their number follows."""
+    starts = [m.start() for m in _HL7_PIECE.finditer(text)]
+    pieces = [
+        text[start:end]
+        for start, end in zip([0, *starts], [*starts, len(text)], strict=True)
+        if end > start
+    ]
+    kept, taken, taken_of_batch = [], 0, 0
+    for piece in pieces:
+        kind = piece.lstrip(b"\xef\xbb\xbf\x0b \t\r\n")[:3]
+        if kind == b"MSH" and pattern.search(piece):
+            taken, taken_of_batch = taken + 1, taken_of_batch + 1
             continue
-        yield pending
-        pending = b""
-    if pending:
-        yield pending
+        if kind == b"BTS" and (said := _HL7_COUNT.match(piece)):
+            left = max(0, int(said[2]) - taken_of_batch)
+            piece = said[1] + (b"%d" % left if taken_of_batch else said[2]) + piece[said.end() :]
+            taken_of_batch = 0
+        kept.append(piece)
+    return b"".join(kept), taken
+
+
+def _without_elements(
+    text: bytes, elements: list[tuple[int, int]], pattern: re.Pattern[bytes]
+) -> tuple[bytes | None, int]:
+    """A JSON text without those elements of an array that match."""
+    kept = [n for n, (start, end) in enumerate(elements) if not pattern.search(text, start, end)]
+    if len(kept) == len(elements):
+        return None, 0
+    for number, (start, end) in enumerate(elements):
+        # Of the person and of somebody else: whose it is, a machine cannot tell.
+        if number not in kept and _others(text[start:end], pattern):
+            return None, 0
+    parts = [text[: elements[0][0]]]
+    for place, number in enumerate(kept):
+        start, end = elements[number]
+        if place:
+            parts.append(text[elements[number - 1][1] : start])
+        parts.append(text[start:end])
+    parts.append(text[elements[-1][1] :])
+    return b"".join(parts), len(elements) - len(kept)
+
+
+def _others(piece: bytes, pattern: re.Pattern[bytes]) -> bool:
+    """Whether a FHIR resource refers to patients that the pattern does not know, as a Group does."""
+    if b'"resourceType"' not in piece:
+        return False
+    named = re.findall(rb'"reference"\s*:\s*"([^"]*)"', piece)
+    return any(b"Patient/" in name and not pattern.search(name) for name in named)
+
+
+def _entries(text: bytes) -> list[tuple[int, int]] | None:
+    """Where the entries of a FHIR bundle, or the objects of a JSON array, begin and end, in bytes.
+
+    None where the text is neither.
+    """
+    if text.lstrip()[:1] not in (b"{", b"["):
+        return None
+    try:
+        # A character for every byte, so that places are the same; what is inside text does not matter.
+        said = text.decode("latin-1")
+        at = _space(said, 0)
+        if said[at] == "{":
+            members = dict(_members(said, at))
+            kind = members.get('"resourceType"')
+            if kind is None or said[kind[0] : kind[1]] != '"Bundle"' or '"entry"' not in members:
+                return None
+            at = members['"entry"'][0]
+        found = list(_elements(said, at))
+    except (ValueError, IndexError, StopIteration):
+        return None
+    return found if found and all(said[start] == "{" for start, _ in found) else None
+
+
+def _members(text: str, at: int) -> Iterator[tuple[str, tuple[int, int]]]:
+    """The members of a JSON object: name as written, where its value begins and ends."""
+    at = _space(text, at + 1)
+    while text[at] != "}":
+        _, end = _JSON.raw_decode(text, at)
+        name, at = text[at:end], _space(text, _space(text, end) + 1)
+        _, end = _JSON.raw_decode(text, at)
+        yield name, (at, end)
+        at = _space(text, end)
+        if text[at] == ",":
+            at = _space(text, at + 1)
+
+
+def _elements(text: str, at: int) -> Iterator[tuple[int, int]]:
+    """Where the elements of a JSON array begin and end."""
+    at = _space(text, at + 1)
+    while text[at] != "]":
+        _, end = _JSON.raw_decode(text, at)
+        yield at, end
+        at = _space(text, end)
+        if text[at] == ",":
+            at = _space(text, at + 1)
+
+
+def _space(text: str, at: int) -> int:
+    """Behind white space."""
+    found = _SPACE.match(text, at)
+    return found.end() if found else at
 
 
 def throw_away(settings: Settings) -> list[str]:
@@ -231,9 +414,15 @@ def prove(warehouse: Warehouse, settings: Settings, person: Person) -> list[str]
     are as new as the tables.
     """
     found = []
-    numbers = [*person.record_numbers, *person.visit_numbers]
-    escaped = "|".join(re.escape(number) for number in numbers)
-    pattern = f"(^|[^A-Za-z0-9])({escaped})([^A-Za-z0-9]|$)"
+    found_in_text = [
+        "(" + "|".join(re.escape(name) for name in names) + f")([^{more}]|$)"
+        for names, more in (
+            ((*person.record_numbers, *person.visit_numbers), "A-Za-z0-9"),
+            (person.references, "A-Za-z0-9.-"),
+        )
+        if names
+    ]
+    pattern = f"(^|[^A-Za-z0-9])({'|'.join(found_in_text)})"
     rows = warehouse.connection.execute(
         "select schema_name, table_name, column_name from duckdb_columns() "
         "where not internal and database_name = current_database() "
