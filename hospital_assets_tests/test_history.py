@@ -15,10 +15,17 @@ from hospital_assets.automation.build import BuildReport
 from hospital_assets.cli import main
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.governance.audit import AuditLog
-from hospital_assets.governance.history import HistoryError, keep_state, restore, state_of, states
+from hospital_assets.governance.history import (
+    HistoryError,
+    as_known,
+    keep_state,
+    restore,
+    state_of,
+    states,
+)
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import Period, Warehouse, WarehouseError, open_warehouse
-from hospital_assets_tests.helpers import tables
+from hospital_assets_tests.helpers import copy_of, query, run, tables
 
 NOW = datetime(2026, 3, 14, 9, 0, tzinfo=UTC)
 VISITS = CONTRACTS["fact_emergency_visits"]
@@ -145,3 +152,59 @@ def test_the_commands_keep_restore_and_are_audited(
     assert (
         entry["action"] == "restore" and "fact_emergency_visits [2026-03-06" in entry["statement"]
     )
+
+
+def seen(settings: Settings) -> datetime:
+    """The moment after the last look."""
+    found = query(settings, "select max(first_seen_at) from raw.raw_landed_files").item()
+    assert isinstance(found, datetime)
+    return found.replace(tzinfo=UTC)
+
+
+def test_only_what_had_been_seen_is_taken(
+    built: tuple[Settings, BuildReport], tmp_path: Path
+) -> None:
+    network, _ = built
+    into = tmp_path / "then"
+    known = as_known(network, seen(network), into)
+    assert known.later == 0 and known.files == len(list(into.glob("landing/**/*.*")))
+    assert (into / "hospital.toml").read_text() == network.settings_file.read_text()
+    with pytest.raises(HistoryError, match="not empty"):
+        as_known(network, seen(network), into)
+    with pytest.raises(HistoryError, match="no landed file had been seen"):
+        as_known(network, datetime(2000, 1, 1, tzinfo=UTC), tmp_path / "early")
+
+
+@pytest.mark.slow
+def test_a_past_figure_is_made_again_as_it_was_known(
+    built: tuple[Settings, BuildReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, _ = built
+    settings = copy_of(network, tmp_path / "now")
+    assert run(settings).succeeded
+    before, moment = dict(tables(settings)), seen(settings)
+    first = settings.first_service_date
+    visit, patient, hospital = query(
+        settings,
+        "select visit_id, patient_id, e.hospital_id from facts.fact_emergency_visits v "
+        "join cleaned.cleaned_er_visits e using (visit_id) join dimensions.dim_condition using "
+        f"(condition_key) where v.service_date = '{first}' and icd_code <> 'A419' "
+        "order by visit_id limit 1",
+    ).row(0)
+    # A correction that comes late changes a figure and the patient's history.
+    (settings.landing / "native" / "diagnoses" / "late.csv").write_text(
+        "diagnosis_id,visit_id,patient_id,hospital_id,encounter_date,sequence,icd_code,"
+        "icd_version,description,recorded_at\n"
+        f"late-1,{visit},{patient},{hospital},{first},1,A41.9,10,Sepsis,2026-06-01 00:00:00\n"
+    )
+    assert run(settings, first=first, last=first).succeeded
+    after = dict(tables(settings))
+    assert after["kpi_conditions"] != before["kpi_conditions"]
+    monkeypatch.setenv("HOSPITAL_DATA_DIR", str(settings.data_dir))
+    into = tmp_path / "then"
+    assert main(["as-known", moment.isoformat(), "--into", str(into)]) == 0
+    then = dict(tables(replace(settings, data_dir=into)))
+    assert then == before
+    with contextlib.closing(AuditLog(settings)) as log:
+        (entry,) = log.entries("action = 'export'").to_dicts()
+    assert moment.isoformat() in entry["statement"]

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hospital_assets.governance import deploy
@@ -73,6 +74,15 @@ def add_commands(commands: Commands) -> None:
         "--as-of", type=datetime.fromisoformat, help="a time, as in 2026-03-01T12:00 (UTC)"
     )
     restored.set_defaults(run=_restore)
+
+    known = commands.add_parser(
+        "as-known", help="build every table and figure as they were known at a moment, elsewhere"
+    )
+    known.add_argument(
+        "moment", type=datetime.fromisoformat, help="a time, as in 2026-03-01T12:00 (UTC)"
+    )
+    known.add_argument("--into", type=Path, required=True, help="a new data directory")
+    known.set_defaults(run=_as_known)
 
     erased = commands.add_parser(
         "erase",
@@ -337,6 +347,30 @@ def _restore(options: argparse.Namespace, settings: Settings) -> int:
         + f". What is made of it is as it was: hospital build --select '{done.table}+'"
     )
     return 0
+
+
+def _as_known(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.automation.build import build
+    from hospital_assets.definitions import build_definitions
+    from hospital_assets.governance.audit import Event, record, system_actor
+    from hospital_assets.governance.history import as_known
+    from hospital_assets.settings import load_settings
+
+    moment = options.moment
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    # First the entry, then the deed: it is a copy of records.
+    record(settings, Event(system_actor(), "export", statement=f"as known at {moment.isoformat()}"))
+    known = as_known(settings, moment, options.into)
+    then = load_settings(known.settings.data_dir)
+    report = build(build_definitions(then), then)
+    for failure in report.failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    print(
+        f"{then.warehouse_file}: made of the {known.files:,} files seen by {moment:%Y-%m-%d %H:%M} UTC, "
+        f"without {known.later:,} that came later. It holds records as the original does, and "
+        "`hospital erase` does not reach it: delete the folder when you have what you need."
+    )
+    return 1 if report.failures else 0
 
 
 def _erase(options: argparse.Namespace, settings: Settings) -> int:

@@ -3,6 +3,10 @@
 A state is a copy of the warehouse file, taken while nothing writes: `kept/<moment>.duckdb`. It holds what
 the warehouse holds, identifiers included, and is as large: `retention.keep_states` says how many are kept.
 Publications have versions of their own (`publications`); this is for undoing.
+
+Every table is a function of the landed files and the hospital's time, and the ledger knows when each file
+was first seen. So what was known at a moment is what the files seen by then say: `as_known` makes a data
+directory of those, which a build turns into every table and figure as they were known.
 """
 
 from __future__ import annotations
@@ -15,10 +19,14 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+import polars as pl
+
+from hospital_assets.clock import SimulatedClock, hospital_now, write_simulated_clock
 from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN, Contract
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import Period, Warehouse, without_values
 from hospital_assets.warehouse.dialect import literal, quoted
+from hospital_assets.warehouse.loads import read_ledger_copy
 
 _STATE = re.compile(r"\d{8}T\d{12}Z")
 
@@ -195,6 +203,79 @@ def _content(
         days,
     ).fetchall()
     return int(rows), int(digest)
+
+
+@dataclass(frozen=True)
+class Known:
+    """A data directory of what had landed by a moment.
+
+    Attributes:
+        settings: of the directory.
+        files: how many files it holds.
+        later: how many landed afterwards, and are not in it.
+    """
+
+    settings: Settings
+    files: int
+    later: int
+
+
+def as_known(settings: Settings, moment: datetime, into: Path) -> Known:
+    """Make a data directory of the files that had been seen by a moment; nothing is built in it.
+
+    Files are linked where the disk allows it, else copied. Its clock stands at the hospital's time of
+    that moment, so that what was still open then is open there.
+
+    Args:
+        settings: the data directory.
+        moment: of the wall clock.
+        into: the new one; must not be there, or be empty.
+
+    Raises:
+        HistoryError: nothing had been seen by then, a file is no longer what it was, or the place is
+            taken.
+    """
+    if into.exists() and any(into.iterdir()):
+        raise HistoryError(f"{into} is not empty; name a new folder")
+    ledger = read_ledger_copy(settings.warehouse_file).unique("source_file")
+    seen = ledger.filter(pl.col("first_seen_at") <= moment)
+    if seen.is_empty():
+        first = ledger.select(pl.col("first_seen_at").min()).item()
+        since = f"the first was at {first:%Y-%m-%d %H:%M}" if first else "nothing was built yet"
+        raise HistoryError(f"no landed file had been seen by {moment:%Y-%m-%d %H:%M} UTC; {since}")
+    changed = [
+        row["source_file"]
+        for row in seen.iter_rows(named=True)
+        if not _is_as_seen(settings.landing / row["source_file"], row)
+    ]
+    if changed:
+        raise HistoryError(
+            f"{len(changed)} landed files are not what they were when they were seen, so what was known "
+            f"then cannot be made again: {', '.join(sorted(changed)[:5])}"
+        )
+    known = Settings(into.resolve(), settings.first_service_date, settings.last_service_date)
+    into.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for name in seen["source_file"]:
+        target = known.landing / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            target.hardlink_to(settings.landing / name)
+        except OSError:
+            shutil.copy2(settings.landing / name, target)
+    if settings.settings_file.exists():
+        shutil.copyfile(settings.settings_file, known.settings_file)
+    then = hospital_now(settings, moment).timestamp()
+    write_simulated_clock(known, SimulatedClock(0.0, then, 0.0))
+    return Known(known, len(seen), len(ledger) - len(seen))
+
+
+def _is_as_seen(path: Path, row: dict[str, object]) -> bool:
+    """Whether a landed file has the size and time the ledger knows."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return False
+    return (found.st_size, found.st_mtime_ns) == (row["file_bytes"], row["file_modified_ns"])
 
 
 def contract_named(name: str) -> Contract:
