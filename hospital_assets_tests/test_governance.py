@@ -382,6 +382,39 @@ def test_tokens_join_within_a_publication(governed: Settings) -> None:
     assert rows(governed, "analyst", vitals) == rows(governed, "admin", vitals)
 
 
+def test_a_policy_may_keep_diagnoses_to_their_chapter(
+    spoilt: tuple[Settings, Warehouse],
+) -> None:
+    """The recipe of docs/governance.md for records that 42 CFR Part 2 protects."""
+    settings, _ = spoilt
+    text = TEXT.replace(
+        "[roles.analyst.columns]",
+        '[roles.analyst.columns]\ncondition_key = "token"\nicd_code = "drop"\n'
+        'condition_name = "drop"\ncondition_group = "drop"\nis_mental_health = "drop"',
+    ).replace("[domains]", '[domains]\ncondition = ["condition_key"]')
+    text = text.replace(
+        '"fact_audit_events", "kpi_conditions_daily"]\nsmall_cells = "protect"\n\n[roles.analyst.cl',
+        '"fact_audit_events", "kpi_conditions_daily", "kpi_conditions", "kpi_condition_groups"]\n'
+        'small_cells = "protect"\n\n[roles.analyst.cl',
+    )
+    make(settings, "analyst", policy=parse_policy(text, "own"))
+    ((names,),) = rows(
+        settings, "analyst",
+        "select list(column_name) from duckdb_columns() where table_name = 'dim_condition'",
+    )  # fmt: skip
+    assert "chapter_name" in names and not {"icd_code", "condition_name"} & set(names)
+    joined = rows(
+        settings, "analyst",
+        "select count(*), count(distinct c.chapter_name) from facts.fact_emergency_visits "
+        "join dimensions.dim_condition c using (condition_key)",
+    )  # fmt: skip
+    assert (
+        joined[0][0]
+        == rows(settings, "analyst", "select count(*) from facts.fact_emergency_visits")[0][0]
+    )
+    assert joined[0][1] > 3  # type: ignore[operator]
+
+
 def test_the_order_of_rows_does_not_follow_what_is_hidden(governed: Settings) -> None:
     """dim_patient is stored by record number; tokens in that order would rank the numbers."""
     tokens = [k for (k,) in rows(governed, "analyst", "select patient_key from dimensions.dim_patient")]  # fmt: skip
