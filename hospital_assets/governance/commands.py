@@ -75,6 +75,14 @@ def add_commands(commands: Commands) -> None:
     )
     restored.set_defaults(run=_restore)
 
+    history = commands.add_parser(
+        "history", help="versions of fact and KPI tables in Delta Lake (an extra)"
+    )
+    history.add_argument("action", choices=["keep", "list", "restore"])
+    history.add_argument("--table", action="append", default=[], help="default: all there are")
+    history.add_argument("--version", type=int, help="what to restore")
+    history.set_defaults(run=_history)
+
     known = commands.add_parser(
         "as-known", help="build every table and figure as they were known at a moment, elsewhere"
     )
@@ -346,6 +354,37 @@ def _restore(options: argparse.Namespace, settings: Settings) -> int:
         + ("" if done.was_different else "; they were the same")
         + f". What is made of it is as it was: hospital build --select '{done.table}+'"
     )
+    return 0
+
+
+def _history(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.contracts import CONTRACTS
+    from hospital_assets.governance import delta
+    from hospital_assets.governance.audit import Event, record, system_actor
+    from hospital_assets.governance.history import contract_named
+    from hospital_assets.warehouse.database import open_warehouse
+
+    named = [contract_named(name) for name in options.table]
+    if options.action == "keep":
+        if not settings.warehouse_file.exists():
+            raise ValueError(f"{settings.warehouse_file} is missing: run `hospital build` first")
+        with open_warehouse(settings.warehouse_file) as warehouse:
+            found = delta.keep_versions(warehouse, settings, named)
+    elif options.action == "restore":
+        if len(named) != 1 or options.version is None:
+            raise ValueError("say what: hospital history restore --table TABLE --version NUMBER")
+        said = f"history of {named[0].name}, version {options.version}"
+        record(settings, Event(system_actor(), "restore", statement=said))
+        found = [delta.restore_version(settings, named[0], options.version)]
+    else:
+        every = named or [c for c in CONTRACTS.values() if c.layer in delta.LAYERS]
+        found = [version for c in every for version in delta.versions_of(settings, c)]
+    for version in found:
+        rows = "" if version.rows is None else f"{version.rows:,} rows"
+        print(
+            f"{version.table:<32} {version.number:>5}  {version.written_at:%Y-%m-%d %H:%M:%S} UTC  "
+            f"{version.what:<8} {rows}"
+        )
     return 0
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from hospital_assets.alerts.outbox import outbox_file
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.governance.delta import history_folder
 from hospital_assets.governance.history import kept_folder
 from hospital_assets.governance.publications import published_folder
 from hospital_assets.settings import Settings
@@ -373,6 +374,7 @@ def throw_away(settings: Settings) -> list[str]:
         settings.warehouse_file.parent,
         kept_folder(settings),
         published_folder(settings.data_dir),
+        history_folder(settings),
         settings.data_dir / "reports",
     ):
         if folder.exists():
