@@ -211,3 +211,20 @@ def test_the_warehouse_shows_what_is_in_the_lake(lake: Lake, warehouse: Warehous
     warehouse.drop(FLOW)
     warehouse.replace(FLOW, lazy(flow(3)), WHOLE)
     assert warehouse.count(FLOW) == 1
+
+
+def test_duckdb_takes_over_a_whole_table_from_the_lake(lake: Lake, warehouse: Warehouse) -> None:
+    contract = CONTRACTS["dim_triage"]
+    row = {c.name: None for c in contract.columns}
+    frame = pl.DataFrame([row, row], schema=contract.polars_schema)
+    lake.replace(spark_session(), contract, on_spark(frame), None)
+    warehouse.show(contract, lake.select_statement(contract))
+
+    def fail(_: duckdb.DuckDBPyConnection) -> None:
+        raise OSError("no bookkeeping today")
+
+    with pytest.raises(OSError, match="no bookkeeping"):
+        warehouse.replace(contract, lazy(frame[:1]), also=fail)
+    assert warehouse.is_view(contract) and warehouse.count(contract) == 2
+    warehouse.replace(contract, lazy(frame[:1]))
+    assert not warehouse.is_view(contract) and warehouse.count(contract) == 1

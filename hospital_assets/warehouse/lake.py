@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import narwhals as nw
 
-from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN, Contract
+from hospital_assets.contracts import PARTITION_COLUMN, Contract
 from hospital_assets.warehouse.database import (
     PartitionMismatchError,
     Period,
@@ -316,12 +316,3 @@ class Lake:
         files, root = self._files()
         if files.get_file_info(f"{root}/.lent").type == arrow_fs.FileType.Directory:
             files.delete_dir(f"{root}/.lent")
-
-
-def views_of(lake: Lake) -> dict[str, str]:
-    """`layer.table` -> the statement DuckDB reads it with, of every table in a lake."""
-    return {
-        contract.qualified_name: lake.select_statement(contract)
-        for contract in CONTRACTS.values()
-        if lake.manifest(contract) is not None
-    }

@@ -40,6 +40,13 @@ SEMANTICS: Mapping[str, str] = MappingProxyType(
         "spark.sql.variant.allowDuplicateKeys": "true",
     }
 )
+#: What suits our plans, unless the user states otherwise.
+DEFAULTS: Mapping[str, str] = MappingProxyType(
+    {
+        # Steps over this many columns do not fit one Java method: Spark tries for seconds, then gives up.
+        "spark.sql.codegen.maxFields": "40",
+    }
+)
 #: What fits a laptop or a CI machine; a cluster has its own defaults.
 LOCAL: Mapping[str, str] = MappingProxyType(
     {
@@ -126,7 +133,7 @@ def _without_vector_module(java: Path, home: Path) -> Path:
 def configuration(master: str, more: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
     """The Spark configuration for a master; `more` wins, but not over what the dialect relies on."""
     is_here = master.startswith(("local", "spark://127.0.0.1"))
-    return {"spark.master": master, **(LOCAL if is_here else {}), **more, **SEMANTICS}
+    return {"spark.master": master, **DEFAULTS, **(LOCAL if is_here else {}), **more, **SEMANTICS}
 
 
 def prepare_java(wrapped: Path) -> None:

@@ -191,17 +191,23 @@ def _strptime(text: Column, pattern: str) -> Column:
 
 
 def parse_wall_clocks(frame: Frame, columns: Mapping[str, str], formats: Formats) -> Frame:
+    # Step by step, because Spark computes what stands in several places of a condition anew in each.
+    endings: dict[str, Column] = {}
+    unzoned: dict[str, Column] = {}
     parsed: dict[str, Column] = {}
     for out, src in columns.items():
         text = F.trim(_col(src))
         # A date alone may end in "-2026"; only what has a time of day can have an offset.
-        ending = F.when(text.contains(":"), F.regexp_extract(text, f"({OFFSET})", 1)).otherwise("")
-        bare = F.trim(
+        endings[f"{out}_ending"] = F.when(
+            text.contains(":"), F.regexp_extract(text, f"({OFFSET})", 1)
+        ).otherwise("")
+        ending, bare = _col(f"{out}_ending"), _col(out)
+        unzoned[out] = F.trim(
             F.replace(F.left(text, F.length(text) - F.length(ending)), F.lit("T"), F.lit(" "))
         )
         iso = F.when(bare.rlike(_ISO), bare.try_cast("timestamp_ntz"))
         parsed[out] = F.coalesce(iso, _first_format(bare, src, formats).cast("timestamp_ntz"))
-        figures = F.regexp_replace(ending, "[^0-9]", "")
+        figures = F.replace(F.substring(ending, 2, 5), F.lit(":"))
         minutes = F.left(figures, F.lit(2)).cast("int") * 60 + F.right(figures, F.lit(2)).cast(
             "int"
         )
@@ -211,19 +217,38 @@ def parse_wall_clocks(frame: Frame, columns: Mapping[str, str], formats: Formats
             .otherwise(F.when(ending.startswith("-"), -1).otherwise(1) * minutes)
             .cast("int")
         )
-    return _with(frame, parsed)
+    return _with(_with(_with(frame, endings), unzoned), parsed).drop(*endings)
 
 
 def without_nan(text: Column) -> Column:
     """JSON text whose NaN and Infinity, which many writers produce and JSON lacks, are strings."""
     quoted_nan = F.regexp_replace(text, r"([:\[,]\s*)(-?(?:NaN|Infinity))\b", '$1"$2"')
-    is_strict = ~text.rlike("NaN|Infinity") | F.get_json_object(text, "$").isNotNull()
+    may_have_some = text.contains("NaN") | text.contains("Infinity")
+    is_strict = ~may_have_some | F.get_json_object(text, "$").isNotNull()
     return F.when(is_strict, text).otherwise(quoted_nan)
 
 
 def json_fields(frame: Frame, column: str, fields: Mapping[str, str]) -> Frame:
-    strict = without_nan(_col(column))
-    return _with(frame, {out: F.get_json_object(strict, path) for out, path in fields.items()})
+    # One schema for all paths: the text of a record is parsed once, not once per field.
+    below = {out: path.removeprefix("$.") for out, path in fields.items()}
+    schema = _schema_of_paths([path.split(".") for path in below.values()])
+    parsed = _with(frame, {"_found": F.from_json(without_nan(_col(column)), schema)})
+    return _with(parsed, {out: F.col(f"_found.{path}") for out, path in below.items()}).drop(
+        "_found"
+    )
+
+
+def _schema_of_paths(paths: Sequence[Sequence[str]]) -> T.StructType:
+    """Objects in objects, as deep as the paths, with texts at their ends."""
+    below: dict[str, list[Sequence[str]]] = {}
+    for first, *rest in paths:
+        below.setdefault(first, []).append(rest)
+    return T.StructType(
+        [
+            T.StructField(name, _schema_of_paths(rest) if all(rest) else T.StringType())
+            for name, rest in below.items()
+        ]
+    )
 
 
 def hash_keys(frame: Frame, keys: Mapping[str, Sequence[str]]) -> Frame:
