@@ -451,7 +451,8 @@ class Profile(_Declaration):
         dates_shifted: dates were moved for de-identification; nothing is "in the future" then.
         latest_after_written_minutes: how long after it was written a record may say that something
             happened; what lies later is in the future and is quarantined.
-        timestamp_formats: strptime formats beyond ISO 8601.
+        timestamp_formats: strptime formats beyond ISO 8601. `%y` is two digits, 69 to 99 of the last
+            century, the others of this one (POSIX): no good for births.
         ignored: kinds of records (as in `raw_other_records`, `*` for any text) that no subject
             needs: they are kept, and nobody is told.
         subjects: what it delivers.
