@@ -32,6 +32,7 @@ from hospital_assets.warehouse import spark_session as sessions
 from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import (
     Frame,
+    join_valid,
     json_fields,
     lazy,
     parse_dates,
@@ -252,6 +253,23 @@ def test_every_engine_reads_text_the_same_way() -> None:
         found[name] = collect(parsed).sort("n")
     assert_frame_equal(found["spark"], found["duckdb"])
     assert_frame_equal(found["polars"], found["duckdb"])
+
+
+@pytest.mark.slow
+def test_every_engine_finds_the_version_that_held() -> None:
+    versions = pl.DataFrame(
+        {"p": ["P", "P", None], "since": [1, 5, 1], "until": [5, 9, 9], "k": [1, 2, 3]}
+    )
+    facts = pl.DataFrame(
+        {"n": range(7), "p": ["P", "P", "P", "P", "Q", None, "P"], "t": [1, 4, 5, 9, 2, 2, None]}
+    )
+    for engine in ALL_ENGINES.values():
+        joined = join_valid(
+            engine(facts), engine(versions), on="p", at="t", valid=("since", "until")
+        )
+        found = collect(joined).sort("n")
+        assert found.columns == ["n", "p", "t", "k"]
+        assert found["k"].to_list() == [1, 1, 2, None, None, None, None]
 
 
 SHORT_YEARS = {
