@@ -229,7 +229,8 @@ def local_clocks(frame: Frame, clocks: Mapping[str, str], zone: str) -> Frame:
 
 def join_valid(frame: Frame, versions: Frame, on: str, at: str, valid: tuple[str, str]) -> Frame:
     start, end = valid
-    numbered = polars_of(frame).with_row_index("_row")
+    # Collected, because a plan that is run twice may number its rows differently.
+    numbered = polars_of(frame).collect().with_row_index("_row").lazy()
     found = (
         numbered.select("_row", on, at)
         .join(polars_of(versions), on=on)
