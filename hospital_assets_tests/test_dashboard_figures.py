@@ -119,6 +119,52 @@ def test_ways_are_the_visits_of_the_facts(shown: Settings, admin: Mart) -> None:
     assert ways.n == wanted["n"].sum()
 
 
+# --- who came
+
+
+@pytest.mark.parametrize(
+    ("asked", "condition"),
+    [
+        ({}, ""),
+        ({"hospital": "H1"}, "and dim_hospital.hospital_id = 'H1'"),
+        ({"triage": "3"}, "and triage_level = 3"),
+        ({"hospital": "H2", "department": "Emergency"},
+         "and dim_hospital.hospital_id = 'H2' and department_name = 'Emergency'"),
+    ],
+)  # fmt: skip
+def test_who_came_is_who_the_facts_say(
+    shown: Settings, admin: Mart, asked: dict[str, str], condition: str
+) -> None:
+    where = read_slice(asked, admin.known)
+    visits = (
+        "from facts.fact_emergency_visits join dimensions.dim_hospital using (hospital_key) "
+        "join dimensions.dim_department using (department_key) "
+        "join dimensions.dim_patient using (patient_key) where not is_cancelled and "
+        f"service_date between '{mart.visits_since(where)}' and '{where.last}' {condition}"
+    )
+    wanted = query(
+        shown,
+        f"select least(age_years // 10, 9) as decade, sex, count(*) as n {visits} "
+        "and age_years is not null group by all",
+    )
+    alone = mart.people(admin, where).result()
+    beside = mart.equity(admin, where).result()
+    for rows in (alone, [r for r in beside if r["decade"] is not None]):
+        assert {(r["decade"], r["sex"], r["visit_count"]) for r in rows} == set(wanted.iter_rows())
+    for characteristic in ("race", "ethnicity", "sex"):
+        waits = query(
+            shown,
+            f"select {characteristic}, count(wait_minutes) as n, avg(wait_minutes) as average, "
+            f"stddev_samp(wait_minutes) / sqrt(count(wait_minutes)) as error {visits} group by 1 order by 1",
+        )
+        rows = [r for r in beside if r["characteristic"] == characteristic]
+        assert [(r["category"], r["wait_count"]) for r in rows] == list(waits[:, :2].iter_rows())
+        for name in ("average", "error"):
+            assert [r[name] for r in rows] == [
+                pytest.approx(value) if value is not None else None for value in waits[name]
+            ]
+
+
 # --- trends of diagnoses
 
 
