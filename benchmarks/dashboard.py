@@ -279,11 +279,12 @@ def live(source: Path, data: Path, files: int) -> None:
 
 
 def follow(stream: requests.Response, shown: dict[str, float]) -> None:
-    """Note when each complaint was first on the board."""
-    for line in stream.iter_lines(chunk_size=1):
-        if line.startswith(b"data: "):
-            for name in re.findall(rb"complaint \d{3}", line):
-                shown.setdefault(name.decode(), time.time())
+    """Note when each complaint was first on the board, until the server ends."""
+    with contextlib.suppress(requests.exceptions.ChunkedEncodingError):
+        for line in stream.iter_lines(chunk_size=1):
+            if line.startswith(b"data: "):
+                for name in re.findall(rb"complaint \d{3}", line):
+                    shown.setdefault(name.decode(), time.time())
 
 
 def random_slices(generator: random.Random, page: str, count: int) -> list[str]:

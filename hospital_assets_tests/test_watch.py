@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -28,8 +29,9 @@ from hospital_assets.automation.sensors import FEEDS
 from hospital_assets.automation.watch import BatchError, Loader
 from hospital_assets.clock import SimulatedClock, hospital_now, is_live, write_simulated_clock
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.dashboard.auth import Viewer
+from hospital_assets.dashboard.live import LiveBoard, read_board
 from hospital_assets.dashboard.live import Waiting as OnBoard
-from hospital_assets.dashboard.live import read_board
 from hospital_assets.definitions import build_definitions
 from hospital_assets.landing.waiting import Waiting
 from hospital_assets.landing.zone import LandingResource
@@ -222,6 +224,32 @@ def test_the_board_shows_who_waits_before_their_files_are_loaded(
     land(copied, "board-seen.csv", header, seen, folder="er_visits")
     monitor.look()
     assert row() == []
+
+
+def test_a_landed_file_is_pushed_to_whoever_watches_the_board(
+    copied: Settings, monitor: Monitor
+) -> None:
+    board = LiveBoard(copied.warehouse_file, lambda: NOW, lambda: True)
+    lines = (
+        "visit_id,patient_id,hospital_id,department,arrival_time,triage_time,triage_level,"
+        "chief_complaint,recorded_at",
+        f"W91,{an_adult(copied)},H1,Emergency,2026-03-12 14:50:00,2026-03-12 14:52:00,3,hiccups,"
+        "2026-03-12 14:53:00",
+    )
+
+    async def follow() -> list[str]:
+        stream = board.stream(Viewer("ann", "admin", "admin"))
+        events = [await anext(stream) for _ in range(3)]
+        land(copied, "pushed.csv", *lines, folder="er_visits")
+        await asyncio.to_thread(monitor.look)
+        while not events[-1].startswith("event: board"):
+            events.append(await asyncio.wait_for(anext(stream), 30))
+        await stream.aclose()  # type: ignore[attr-defined]
+        return events
+
+    _, first, beat, *_, pushed = asyncio.run(follow())
+    assert first.startswith("event: board") and beat.startswith("event: beat")
+    assert "hiccups" not in first and "hiccups" in pushed
 
 
 def test_sensors_leave_fresh_files_to_the_watcher(copied: Settings) -> None:
