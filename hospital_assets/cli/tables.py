@@ -161,7 +161,7 @@ def _print_report(report: BuildReport, settings: Settings) -> None:
     print_checks(report)
     console.print(
         f"Warehouse: {settings.warehouse_file}. Look around: hospital dev, then "
-        "http://localhost:3000",
+        "http://localhost:3000 (Dagster) and http://localhost:8000 (the dashboard)",
         highlight=False,
         soft_wrap=True,
     )
