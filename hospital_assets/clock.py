@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
 from hospital_assets.settings import Settings, replace_text
@@ -56,6 +56,11 @@ def hospital_now(settings: Settings, wall: datetime | None = None) -> datetime:
         return now
     is_shifted = settings.first_service_date > now.date() + timedelta(days=1)
     return end if is_shifted else min(now, end)
+
+
+def last_whole_day(now: datetime) -> date:
+    """The latest day that is over in every time zone."""
+    return (now.astimezone(UTC) - timedelta(hours=12)).date() - timedelta(days=1)
 
 
 def is_live(settings: Settings, wall: datetime | None = None) -> bool:

@@ -27,6 +27,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hospital_assets.automation.build import BuildReport
+from hospital_assets.clock import last_whole_day
 from hospital_assets.dashboard import figures, live, mart, spc, svg
 from hospital_assets.dashboard.auth import Sessions, Viewer, add_account, is_loopback, read_accounts
 from hospital_assets.dashboard.live import LiveBoard, read_board
@@ -186,6 +187,18 @@ KNOWN = Known(
     date(2026, 1, 1), date(2026, 3, 31), date(2026, 3, 31), {"H1": "One", "H2": "Two"},
     ("Emergency", "ICU"), {"1": "Resuscitation", "2": "Emergent"}, {"1": 0.0, "2": 10.0},
 )  # fmt: skip
+
+
+def test_the_last_days_are_whole_ones() -> None:
+    """At 03:00 UTC the evening of the day before goes on in America."""
+    whole = last_whole_day(datetime(2026, 3, 31, 3, tzinfo=UTC))
+    assert whole == date(2026, 3, 29)
+    assert last_whole_day(datetime(2026, 3, 31, 12, tzinfo=UTC)) == date(2026, 3, 30)
+    known = Known(**{**KNOWN.__dict__, "complete_until": whole})
+    found = read_slice({"period": "last-7"}, known)
+    assert (found.first, found.last) == (date(2026, 3, 23), whole)
+    new = Known(**{**KNOWN.__dict__, "complete_until": date(2025, 12, 31)})
+    assert read_slice({"period": "last-7"}, new).days == 1
 
 
 @given(st.dictionaries(

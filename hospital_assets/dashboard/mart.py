@@ -17,6 +17,7 @@ from typing import Any
 
 import duckdb
 
+from hospital_assets.clock import last_whole_day
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.dashboard.slices import Grain, Known, Slice
 from hospital_assets.dashboard.spc import Point
@@ -120,7 +121,7 @@ class Mart:
         return Known(
             first=span["first"] or last,
             last=last,
-            complete_until=min(last, self.data_as_of.date() - timedelta(days=1)),
+            complete_until=min(last, last_whole_day(self.data_as_of)),
             hospitals={
                 row["hospital_id"]: row["hospital_name"]
                 for row in self.rows(

@@ -87,6 +87,8 @@ def read_slice(asked: Mapping[str, str], known: Known) -> Slice:
     first, last = known.first, known.last
     period = asked.get("period", ALL)
     if period in _PRESETS:
+        # Not the day in progress: it would stand beside whole ones.
+        last = max(first, known.complete_until)
         first = max(first, last - timedelta(days=_PRESETS[period] - 1))
     elif period == "days":
         start, end = _day(asked.get("from"), first), _day(asked.get("to"), last)
