@@ -171,6 +171,7 @@ def test_building_again_changes_nothing(built: tuple[Settings, BuildReport]) -> 
     assert dict(tables(settings)) == before
 
 
+@pytest.mark.slow
 def test_a_code_dated_on_another_day_reaches_its_visit(
     built: tuple[Settings, BuildReport], tmp_path: Path
 ) -> None:
