@@ -164,6 +164,7 @@ def test_no_event_tells_about_a_person(built: tuple[Settings, BuildReport]) -> N
     assert {secret for secret in identifiers if secret in words} == set()
 
 
+@pytest.mark.slow
 def test_building_again_changes_nothing(built: tuple[Settings, BuildReport]) -> None:
     settings, _ = built
     before = dict(tables(settings))
