@@ -8,7 +8,9 @@ what the warehouse holds, so they are for those who may see that.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import fcntl
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,12 +87,27 @@ def _append(warehouse: Warehouse, settings: Settings, contract: Contract) -> Ver
     for _ in range(_MOST_TRIES):
         rows = warehouse.connection.sql(f"select {names} from {contract.qualified_name}")
         try:
-            deltalake.write_deltalake(str(target), rows, mode="overwrite", schema_mode="overwrite")
+            with _alone(target):
+                deltalake.write_deltalake(
+                    str(target), rows, mode="overwrite", schema_mode="overwrite"
+                )
+                return versions_of(settings, contract)[-1]
         except deltalake.exceptions.CommitFailedError:
             # Another process has written since this one looked; what it wrote is a version, too.
             continue
-        return versions_of(settings, contract)[-1]
     raise HistoryError(f"{contract.name}: other processes kept writing; try again")
+
+
+@contextlib.contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """While no other process of ours writes the table.
+
+    Delta finds out that two overwrites met by the files that both remove. The first two remove none: they
+    would become one version with the rows of both.
+    """
+    with target.with_name(f"{target.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def versions_of(settings: Settings, contract: Contract) -> list[Version]:
