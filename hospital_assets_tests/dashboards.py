@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,16 +21,14 @@ from hospital_assets.governance.publications import audiences_of, publish
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.copies import publish_copies
 from hospital_assets.warehouse.database import open_warehouse
+from hospital_assets_tests.helpers import warehouse_copy
 
 KEY = SecretKey(b"0123456789abcdef" * 2)
 
 
 def published(network: Settings, folder: Path, roles: tuple[str, ...]) -> Settings:
     """A copy of a built network's warehouse with publications of some roles and live copies."""
-    settings = replace(network, data_dir=folder)
-    settings.warehouse_file.parent.mkdir(parents=True)
-    shutil.copyfile(network.warehouse_file, settings.warehouse_file)
-    shutil.copyfile(network.settings_file, settings.settings_file)
+    settings = warehouse_copy(network, folder)
     policy = load_policy(settings)
     last = settings.last_service_date
     assert last is not None

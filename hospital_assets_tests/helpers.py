@@ -30,6 +30,15 @@ def copy_of(settings: Settings, target: Path) -> Settings:
     return replace(settings, data_dir=target)
 
 
+def warehouse_copy(settings: Settings, target: Path) -> Settings:
+    """The same warehouse in another data directory, without landed files."""
+    copied = replace(settings, data_dir=target)
+    copied.warehouse_file.parent.mkdir(parents=True)
+    shutil.copyfile(settings.warehouse_file, copied.warehouse_file)
+    shutil.copyfile(settings.settings_file, copied.settings_file)
+    return copied
+
+
 def tables(settings: Settings) -> Iterator[tuple[str, str]]:
     """Each table with a hash of its content, whatever the order of its rows."""
     connection = duckdb.connect(str(settings.warehouse_file), read_only=True)

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from hospital_assets.governance.audit import AuditLog
 from hospital_assets.governance.history import HistoryError
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import open_warehouse
+from hospital_assets_tests.helpers import warehouse_copy
 
 pytest.importorskip("deltalake", reason="the extra [delta] is not installed")
 
@@ -31,11 +31,7 @@ VISITS = CONTRACTS["fact_emergency_visits"]
 @pytest.fixture
 def settings(built: tuple[Settings, BuildReport], tmp_path: Path) -> Settings:
     network, _ = built
-    settings = replace(network, data_dir=tmp_path)
-    settings.warehouse_file.parent.mkdir()
-    shutil.copyfile(network.warehouse_file, settings.warehouse_file)
-    shutil.copyfile(network.settings_file, settings.settings_file)
-    return settings
+    return warehouse_copy(network, tmp_path)
 
 
 def fingerprint(rows: object) -> object:

@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -61,6 +60,7 @@ from hospital_assets.governance.publications import (
 from hospital_assets.governance.small_cells import Line, determined, suppress
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import Warehouse, open_warehouse
+from hospital_assets_tests.helpers import warehouse_copy
 
 KEY = SecretKey(b"0123456789abcdef" * 2)
 NOW = datetime(2026, 3, 14, 9, 0, tzinfo=UTC)
@@ -93,10 +93,7 @@ def governed(
 ) -> Settings:
     """The small network's warehouse in a data directory of its own, with four publications."""
     network, _ = built
-    settings = replace(network, data_dir=tmp_path_factory.mktemp("governed"))
-    settings.warehouse_file.parent.mkdir()
-    shutil.copyfile(network.warehouse_file, settings.warehouse_file)
-    shutil.copyfile(network.settings_file, settings.settings_file)
+    settings = warehouse_copy(network, tmp_path_factory.mktemp("governed"))
     for audience in ("admin", "analyst", "executive", "doctor-H2"):
         make(settings, audience)
     return settings
@@ -105,9 +102,7 @@ def governed(
 @pytest.fixture
 def spoilt(governed: Settings, tmp_path: Path) -> Iterator[tuple[Settings, Warehouse]]:
     """The same warehouse, to be spoilt."""
-    settings = replace(governed, data_dir=tmp_path)
-    settings.warehouse_file.parent.mkdir()
-    shutil.copyfile(governed.warehouse_file, settings.warehouse_file)
+    settings = warehouse_copy(governed, tmp_path)
     with open_warehouse(settings.warehouse_file) as warehouse:
         yield settings, warehouse
 
@@ -748,9 +743,7 @@ def test_readers_and_the_writer_never_wait_for_each_other(
 
 
 def test_a_killed_publication_changes_nothing(governed: Settings, tmp_path: Path) -> None:
-    settings = replace(governed, data_dir=tmp_path)
-    settings.warehouse_file.parent.mkdir()
-    shutil.copyfile(governed.warehouse_file, settings.warehouse_file)
+    settings = warehouse_copy(governed, tmp_path)
     first = make(settings, "executive")
     code = (
         "import os, sys\n"

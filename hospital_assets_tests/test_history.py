@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -25,7 +24,7 @@ from hospital_assets.governance.history import (
 )
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import Period, Warehouse, WarehouseError, open_warehouse
-from hospital_assets_tests.helpers import copy_of, query, run, tables
+from hospital_assets_tests.helpers import copy_of, query, run, tables, warehouse_copy
 
 NOW = datetime(2026, 3, 14, 9, 0, tzinfo=UTC)
 VISITS = CONTRACTS["fact_emergency_visits"]
@@ -36,10 +35,7 @@ def kept(
     built: tuple[Settings, BuildReport], tmp_path: Path
 ) -> Iterator[tuple[Settings, Warehouse]]:
     network, _ = built
-    settings = replace(network, data_dir=tmp_path)
-    settings.warehouse_file.parent.mkdir()
-    shutil.copyfile(network.warehouse_file, settings.warehouse_file)
-    shutil.copyfile(network.settings_file, settings.settings_file)
+    settings = warehouse_copy(network, tmp_path)
     with open_warehouse(settings.warehouse_file) as warehouse:
         keep_state(warehouse, settings, NOW, 3)
         yield settings, warehouse
@@ -51,9 +47,7 @@ def contents(settings: Settings) -> dict[str, str]:
 
 def test_what_was_destroyed_comes_back(built: tuple[Settings, BuildReport], tmp_path: Path) -> None:
     network, _ = built
-    settings = replace(network, data_dir=tmp_path)
-    settings.warehouse_file.parent.mkdir()
-    shutil.copyfile(network.warehouse_file, settings.warehouse_file)
+    settings = warehouse_copy(network, tmp_path)
     before = contents(settings)
     with open_warehouse(settings.warehouse_file) as warehouse:
         state, _ = keep_state(warehouse, settings, NOW, 3)

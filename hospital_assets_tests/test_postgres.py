@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -39,6 +39,7 @@ from hospital_assets.governance.publications import (
 )
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import open_warehouse
+from hospital_assets_tests.helpers import warehouse_copy
 
 driver = pytest.importorskip("adbc_driver_postgresql.dbapi")
 
@@ -119,10 +120,7 @@ def published(
     built: tuple[Settings, BuildReport], tmp_path_factory: pytest.TempPathFactory
 ) -> Settings:
     network, _ = built
-    settings = replace(network, data_dir=tmp_path_factory.mktemp("serving"))
-    settings.warehouse_file.parent.mkdir()
-    shutil.copyfile(network.warehouse_file, settings.warehouse_file)
-    shutil.copyfile(network.settings_file, settings.settings_file)
+    settings = warehouse_copy(network, tmp_path_factory.mktemp("serving"))
     _publish(settings, NOW)
     return settings
 

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -48,6 +47,7 @@ from hospital_assets.governance.snowflake import (
 )
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import open_warehouse
+from hospital_assets_tests.helpers import warehouse_copy
 
 KEY = SecretKey(b"0123456789abcdef" * 2)
 NOW = datetime(2026, 3, 14, 9, 0, tzinfo=UTC)
@@ -340,9 +340,7 @@ def account(
 ) -> Iterator[tuple[Settings, duckdb.DuckDBPyConnection]]:
     """The exported files in DuckDB, in schemas called as they would be in an account."""
     network, _ = built
-    settings = replace(network, data_dir=tmp_path_factory.mktemp("account"))
-    settings.warehouse_file.parent.mkdir()
-    shutil.copyfile(network.warehouse_file, settings.warehouse_file)
+    settings = warehouse_copy(network, tmp_path_factory.mktemp("account"))
     policy = load_policy(settings)
     with open_warehouse(settings.warehouse_file) as warehouse:
         for role in policy.roles:

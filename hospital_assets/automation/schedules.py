@@ -1,9 +1,8 @@
 """What runs by the clock: the daily batch (the net under the sensors), checks, publications, pages."""
 
-from datetime import timedelta
-
 import dagster as dg
 
+from hospital_assets.clock import last_whole_day
 from hospital_assets.governance.policy import ROLES
 from hospital_assets.governance.pseudonyms import KeyMissingError, load_key
 from hospital_assets.governance.publications import PublicationError, current_version
@@ -23,7 +22,7 @@ def daily_batch_schedule(settings: Settings) -> dg.ScheduleDefinition:
         description="At 12:30 UTC, when the day before is over everywhere, refresh everything for it.",
     )
     def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        yesterday = (context.scheduled_execution_time - timedelta(days=1)).date()
+        yesterday = last_whole_day(context.scheduled_execution_time)
         key = period_start(yesterday, settings).isoformat()
         if not SERVICE_PERIODS.has_partition_key(key):
             return dg.SkipReason(f"{yesterday} is not a service day of this data directory")

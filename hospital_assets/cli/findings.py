@@ -10,10 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hospital_assets.cli.console import StepProgress, print_checks
-from hospital_assets.settings import (
-    Settings,
-    replace_text,
-)
+from hospital_assets.settings import Settings, replace_text
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -10,11 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hospital_assets.cli.console import stopped_by_signals
-from hospital_assets.settings import (
-    Settings,
-    replace_text,
-    write_settings,
-)
+from hospital_assets.settings import Settings, replace_text, write_settings
 
 if TYPE_CHECKING:
     from hospital_assets.cli.console import Commands

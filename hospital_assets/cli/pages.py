@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hospital_assets.cli.console import stopped_by_signals
-from hospital_assets.settings import (
-    Settings,
-)
+from hospital_assets.settings import Settings
 
 if TYPE_CHECKING:
     from hospital_assets.cli.console import Commands

@@ -8,9 +8,7 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from hospital_assets.cli.console import StepProgress, print_checks, stopped_by_signals
-from hospital_assets.settings import (
-    Settings,
-)
+from hospital_assets.settings import Settings
 
 if TYPE_CHECKING:
     from hospital_assets.automation.build import BuildReport

@@ -15,9 +15,7 @@ from pathlib import Path
 import duckdb
 import polars as pl
 
-from hospital_assets.landing.content import (
-    read_content,
-)
+from hospital_assets.landing.content import read_content
 from hospital_assets.landing.profile import (
     MEASURED,
     Observations,
@@ -34,11 +32,7 @@ from hospital_assets.landing.records import (
     map_table,
     mapped,
 )
-from hospital_assets.warehouse.dialect import (
-    ISO_WALL_CLOCK_FORMATS,
-    literal,
-    quoted,
-)
+from hospital_assets.warehouse.dialect import ISO_WALL_CLOCK_FORMATS, literal, quoted
 
 
 def csv_columns(text: str, delimiter: str) -> list[str]:

@@ -13,27 +13,12 @@ from pathlib import Path
 
 import duckdb
 
-from hospital_assets.landing.content import (
-    as_json_lines,
-    open_lines,
-    read_content,
-    shape_of,
-)
+from hospital_assets.landing.content import as_json_lines, open_lines, read_content, shape_of
 from hospital_assets.landing.formats import ANY_KIND, normaliser
 from hospital_assets.landing.json_sql import JsonQuery, json_query
-from hospital_assets.landing.profile import (
-    Rest,
-    Subject,
-)
-from hospital_assets.landing.records import (
-    TABLE_NUMBERS,
-    LandedFile,
-    map_table,
-    mapped,
-)
-from hospital_assets.warehouse.dialect import (
-    literal,
-)
+from hospital_assets.landing.profile import Rest, Subject
+from hospital_assets.landing.records import TABLE_NUMBERS, LandedFile, map_table, mapped
+from hospital_assets.warehouse.dialect import literal
 
 #: How much JSON text is held in memory at once; longer files are cut at line ends. Each batch ends
 #: in a partial row group that the next checkpoint rewrites, so smaller batches cost time.

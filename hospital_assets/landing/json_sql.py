@@ -16,13 +16,8 @@ from hospital_assets.landing.profile import (
     Subject,
     Sum,
 )
-from hospital_assets.landing.records import (
-    judged_problem,
-)
-from hospital_assets.warehouse.dialect import (
-    literal,
-    quoted,
-)
+from hospital_assets.landing.records import judged_problem
+from hospital_assets.warehouse.dialect import literal, quoted
 
 
 class _Paths:

@@ -16,11 +16,7 @@ import duckdb
 import narwhals as nw
 import polars as pl
 
-from hospital_assets.landing.profile import (
-    Profile,
-    Subject,
-    canonical_columns,
-)
+from hospital_assets.landing.profile import Profile, Subject, canonical_columns
 from hospital_assets.warehouse.dialect import (
     Frame,
     local_clocks,

@@ -10,16 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hospital_assets.landing.content import (
-    as_json_lines,
-    read_content,
-    shape_of,
-)
+from hospital_assets.landing.content import as_json_lines, read_content, shape_of
 from hospital_assets.landing.csv_records import csv_columns
 from hospital_assets.landing.formats import normaliser
-from hospital_assets.landing.profile import (
-    Subject,
-)
+from hospital_assets.landing.profile import Subject
 
 #: What is looked at of each end of a file, to see what its columns hold.
 _SAMPLE_LINES = 15

@@ -6,7 +6,7 @@ record of a thing, splitting judged records into cleaned and quarantined ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -14,7 +14,7 @@ from typing import Literal
 import narwhals as nw
 
 from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN
-from hospital_assets.landing.profile import Profile, canonical_columns, load_profiles
+from hospital_assets.landing.profile import Profile, Subject, canonical_columns, load_profiles
 from hospital_assets.warehouse.dialect import (
     Frame,
     checkpoint,
@@ -65,6 +65,15 @@ def profiles() -> Mapping[str, Profile]:
     return load_profiles()[0]
 
 
+def sources_of(subject: str, declares: Callable[[Subject], bool]) -> list[str]:
+    """Names of the profiles whose declaration of a subject is of a kind."""
+    return [
+        name
+        for name, profile in profiles().items()
+        if subject in profile.subjects and declares(profile.subjects[subject])
+    ]
+
+
 def read_clocks(frame: Frame, subject: str, columns: Mapping[str, str], suffix: str = "") -> Frame:
     """Add wall clocks read by the formats of each record's source; see `parse_wall_clocks`.
 
@@ -85,12 +94,7 @@ def read_numbers(frame: Frame, subject: str, columns: Mapping[str, str]) -> Fram
         subject: whose records they are.
         columns: new number column -> text column.
     """
-    with_comma = [
-        name
-        for name, profile in profiles().items()
-        if subject in profile.subjects
-        and any(layout.decimal == "," for layout in profile.subjects[subject].layouts)
-    ]
+    with_comma = sources_of(subject, lambda spec: any(own.decimal == "," for own in spec.layouts))
     if not with_comma:
         return parse_numbers(frame, columns)
     # A text with both marks groups its thousands: that is no number.
@@ -251,11 +255,7 @@ def completed(raw: Frame, subject: str, thing: Sequence[str]) -> Frame:
         subject: the subject.
         thing: columns that identify what a record is about.
     """
-    partial = [
-        name
-        for name, profile in profiles().items()
-        if subject in profile.subjects and profile.subjects[subject].is_partial
-    ]
+    partial = sources_of(subject, lambda spec: spec.is_partial)
     if not partial:
         return raw
     is_partial = nw.col("source_profile").is_in(partial)

@@ -3,7 +3,7 @@
 import dagster as dg
 import narwhals as nw
 
-from hospital_assets.assets.cleaned.rules import profiles
+from hospital_assets.assets.cleaned.rules import sources_of
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.dimensions.calendar import date_key, time_key
 from hospital_assets.assets.dimensions.members import key_at, key_of
@@ -101,11 +101,7 @@ def ended(visits: Frame, events: Frame) -> Frame:
         visits: columns of cleaned_er_visits.
         events: cleaned ADT events of these visits.
     """
-    told = [
-        name
-        for name, profile in profiles().items()
-        if "er_visits" in profile.subjects and profile.subjects["er_visits"].is_partial
-    ]
+    told = sources_of("er_visits", lambda spec: spec.is_partial)
     is_told = nw.col("source_profile").is_in(told)
     events = events.filter(is_told)
     # Folding is a long plan, and most sources send nothing to fold.

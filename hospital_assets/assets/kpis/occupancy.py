@@ -37,9 +37,8 @@ def kpi_occupancy_daily(
 ) -> Frame:
     """Occupancy of every department and day, and of all inpatient departments of a hospital."""
     hours = labelled_hours(fact_bed_occupancy, dim_department)
-    segments = on_days(
-        fact_patient_flow, dim_department, dim_hospital, period_of(context), end_of(hours)
-    )
+    until = end_of(fact_bed_occupancy)
+    segments = on_days(fact_patient_flow, dim_department, dim_hospital, period_of(context), until)
     hours = checkpoint(nw.concat([hours, pooled(hours)], how="vertical"))
     segments = checkpoint(nw.concat([segments, pooled(segments)], how="vertical"))
     return occupancy(hours, segments).select(nw.col(*CONTRACTS["kpi_occupancy_daily"].column_names))
@@ -58,9 +57,8 @@ def kpi_department_flow_daily(
 ) -> Frame:
     """Patients through each department and day, Little's law, and the turnover of beds."""
     hours = labelled_hours(fact_bed_occupancy, dim_department)
-    segments = on_days(
-        fact_patient_flow, dim_department, dim_hospital, period_of(context), end_of(hours)
-    )
+    until = end_of(fact_bed_occupancy)
+    segments = on_days(fact_patient_flow, dim_department, dim_hospital, period_of(context), until)
     return department_flow(checkpoint(hours), checkpoint(segments)).select(
         nw.col(*CONTRACTS["kpi_department_flow_daily"].column_names)
     )
