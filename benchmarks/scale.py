@@ -6,8 +6,10 @@ Simulates and builds a month of the network (with its dirt), then has each engin
 as often as it takes to come to so many million visits (vital-sign sets in proportion, about 5.7 for a
 visit), and clean, split, score and store them with the platform's own transforms, in a process of its
 own. `by_hand` is `scale_by_hand.sql`, a DuckDB script of the same work. Told are seconds, CPU seconds,
-the peak memory of all its processes together, bytes read and written, and figures that must be the
-same on each. For Linux.
+the peak memory of all its processes together, bytes read and written, the most that stood on disk
+while it ran (Spark's own scratch files are elsewhere), and figures that must be the same on each. For Linux.
+
+More than `--at-once` is done part by part, as the platform goes through service days.
 
 The raw records stand on disk once: every further copy is a hard link whose name gives all
 identifiers in it a suffix of their own, so that nothing is a repetition and multiplying takes no time.
@@ -16,6 +18,7 @@ identifiers in it a suffix of their own, so that nothing is a repetition and mul
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -77,12 +80,14 @@ def base_of(folder: Path, days: int) -> dict[str, int]:
     return rows
 
 
-def link(base: Path, inputs: Path, times: int) -> None:
-    """The base tables, those with identifiers `times` over."""
-    for table, (_, ids) in _TABLES.items():
-        (inputs / table).mkdir(parents=True)
-        for number in range(times if ids else 1):
-            os.link(base / f"{table}.parquet", inputs / table / f"{number:05}.parquet")
+def link(base: Path, inputs: Path, times: int, parts: int) -> None:
+    """The base tables, those with identifiers `times` over, in folders that each are worked on at once."""
+    for part in range(parts):
+        for table, (_, ids) in _TABLES.items():
+            folder = inputs / f"{part:03}" / table
+            folder.mkdir(parents=True)
+            for number in range(part, times, parts) if ids else (0,):
+                os.link(base / f"{table}.parquet", folder / f"{number:05}.parquet")
 
 
 # The work -----------------------------------------------------------------------------------------
@@ -227,13 +232,20 @@ def on_spark(inputs: Path, out: Path) -> dict[str, float]:
         frame.to_native().write.option("compression", "zstd").parquet(str(out / table))
         return lazy(session.read.parquet(str(out / table)))
 
-    said = work(read, timed(store))
+    return {**work(read, timed(store)), "start seconds": round(ready, 1)}
+
+
+def stop_spark() -> None:
+    """End the JVM with its session, so that its processor time is counted."""
+    from pyspark.sql import SparkSession
+
+    session = SparkSession.getActiveSession()
+    assert session is not None
     gateway = session.sparkContext._gateway
     session.stop()
     gateway.shutdown()
     gateway.proc.stdin.close()
     gateway.proc.wait()
-    return {**said, "start seconds": round(ready, 1)}
 
 
 def timed(store: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
@@ -256,28 +268,36 @@ ENGINES = {"by_hand": by_hand, "duckdb": on_duckdb, "polars": on_polars, "spark"
 
 def child(engine: str, inputs: str, out: str) -> None:
     started = time.perf_counter()
-    said = ENGINES[engine](Path(inputs), Path(out))
+    said: dict[str, float] = {}
+    for part in sorted(Path(inputs).iterdir()):
+        (Path(out) / part.name).mkdir()
+        for name, value in ENGINES[engine](part, Path(out) / part.name).items():
+            said[name] = said.get(name, 0) + value
+    if engine == "spark":
+        stop_spark()
     seconds = time.perf_counter() - started
     print(json.dumps({"seconds": seconds, "figures": said}))
 
 
-def measured(command: list[str], most_mb: float, most_seconds: float) -> dict[str, Any]:
-    """Run a command to its end or to a limit; what it said, its CPU seconds and peak memory."""
+def measured(command: list[str], most_mb: float, most_seconds: float, out: Path) -> dict[str, Any]:
+    """Run a command to its end or to a limit; what it said, its peak memory and disk space in `out`."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
-    started, peak, why = time.perf_counter(), 0.0, ""
+    started, peak, disk, why = time.perf_counter(), 0.0, 0.0, ""
     while process.poll() is None and not why:
         peak = max(peak, resident_mb(process.pid))
+        disk = max(disk, bytes_below(out) / 1e6)
         if peak > most_mb:
             why = f"took more than {most_mb:,.0f} MB"
         elif time.perf_counter() - started > most_seconds:
             why = f"took more than {most_seconds:,.0f} s"
-        time.sleep(0.1)
+        time.sleep(0.2)
     if why:
         os.killpg(process.pid, signal.SIGKILL)
     said = process.communicate()[0]
     if not why and process.returncode:
         why = f"ended with {process.returncode}"
-    return {"peak_mb": peak, "why": why} | ({} if why else json.loads(said.splitlines()[-1]))
+    figures = {} if why else json.loads(said.splitlines()[-1])
+    return {"peak_mb": peak, "disk_mb": disk, "why": why, **figures}
 
 
 def resident_mb(root: int) -> float:
@@ -300,7 +320,11 @@ def resident_mb(root: int) -> float:
 
 
 def bytes_below(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 def assert_same(figures: dict[str, dict[str, float]]) -> None:
@@ -314,6 +338,9 @@ def assert_same(figures: dict[str, dict[str, float]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--millions", default="1,2,10", help="of visits")
+    parser.add_argument(
+        "--at-once", type=float, default=10, help="millions of visits worked on in one plan"
+    )
     parser.add_argument("--engines", default=",".join(ENGINES))
     parser.add_argument("--days", type=int, default=30, help="simulated, then multiplied")
     parser.add_argument("--base", help="a folder to keep the simulated records in, or with them")
@@ -330,10 +357,11 @@ def main() -> None:
         for millions in map(float, options.millions.split(",")):
             times = math.ceil(millions * 1e6 / rows["raw_er_visits"])
             inputs = Path(name) / "inputs"
-            link(folder / "base", inputs, times)
+            parts = math.ceil(millions / options.at_once)
+            link(folder / "base", inputs, times, parts)
             print(
                 f"{times * rows['raw_er_visits']:,} visits and {times * rows['raw_vitals']:,} "
-                f"vital-sign sets, {bytes_below(inputs) / 1e6:,.0f} MB of Parquet",
+                f"vital-sign sets, {bytes_below(inputs) / 1e6:,.0f} MB of Parquet, in {parts} part(s)",
                 flush=True,
             )
             figures = {}
@@ -342,7 +370,7 @@ def main() -> None:
                 out.mkdir()
                 command = [sys.executable, __file__, "--child", engine, str(inputs), str(out)]
                 before = os.times()
-                said = measured(command, options.most_mb, options.most_seconds)
+                said = measured(command, options.most_mb, options.most_seconds, out)
                 after = os.times()
                 cpu = after[2] + after[3] - before[2] - before[3]
                 written = bytes_below(out) / 1e6
@@ -354,7 +382,8 @@ def main() -> None:
                 figures[engine] = said["figures"]
                 print(
                     f"  {engine:7} {said['seconds']:7.1f} s (of it {start} s until it had started), "
-                    f"CPU {cpu:7.1f} s, peak {said['peak_mb']:6,.0f} MB, {written:7,.0f} MB written",
+                    f"CPU {cpu:7.1f} s, peak {said['peak_mb']:6,.0f} MB, "
+                    f"{written:7,.0f} MB written, at most {said['disk_mb']:7,.0f} MB on disk",
                     flush=True,
                 )
             shutil.rmtree(inputs)

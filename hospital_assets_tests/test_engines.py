@@ -9,10 +9,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import dagster as dg
 import duckdb
+import narwhals as nw
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
@@ -39,9 +40,11 @@ from hospital_assets.warehouse.dialect import (
     parse_numbers,
     parse_wall_clocks,
     quoted,
+    relation_of,
     with_sql,
 )
 from hospital_assets.warehouse.io_manager import WarehouseIOManager
+from hospital_assets.warehouse.lineage import column_sources
 from hospital_assets.warehouse.spark_cluster import standalone_cluster
 from hospital_assets_tests.engines import ALL_ENGINES, spark_session
 from hospital_assets_tests.helpers import copy_of
@@ -240,6 +243,59 @@ TEXTS = [
 
 
 @pytest.mark.slow
+def test_spark_and_duckdb_tell_the_same_lineage(tmp_path: Path) -> None:
+    from hospital_assets.warehouse.dialect.on_spark import from_polars
+    from hospital_assets.warehouse.lineage_on_spark import column_sources as sources_on_spark
+
+    session, connection = spark_session(), duckdb.connect()
+    connection.execute("set TimeZone = 'UTC'")
+    for contract in CONTRACTS.values():
+        columns = ", ".join(f"{quoted(c.name)} {c.duckdb_type}" for c in contract.columns)
+        connection.execute(f"create schema if not exists {contract.layer}")
+        connection.execute(f"create table {contract.qualified_name} ({columns})")
+
+    def empty(name: str) -> pl.DataFrame:
+        return pl.DataFrame(schema=CONTRACTS[name].polars_schema)
+
+    duckdb_frames = {c.name: lazy(connection.table(c.qualified_name)) for c in CONTRACTS.values()}
+    spark_frames = {n: lazy(from_polars(session, empty(n)).alias(n)) for n in CONTRACTS}
+    definitions = build_definitions(Settings(tmp_path))
+    compared = 0
+    for asset in definitions.assets or ():
+        if not isinstance(asset, dg.AssetsDefinition) or not asset.is_executable:
+            continue
+        names = [key.path[-1] for key in asset.keys_by_output_name.values()]
+        if any(n not in CONTRACTS or CONTRACTS[n].layer == "raw" for n in names):
+            continue
+
+        def frames(of: dict[str, Frame], asset: dg.AssetsDefinition = asset) -> tuple[Any, ...]:
+            """What the asset returns for inputs without rows."""
+            hints = get_type_hints(asset.node_def.compute_fn.decorated_fn)
+            given = {
+                name: (empty(name) if hint is pl.DataFrame else of[name])
+                if name in CONTRACTS
+                else (definitions.resources or {})[name]
+                for name, hint in hints.items()
+                if name not in ("context", "return")
+            }
+            days = asset.partitions_def
+            context = dg.build_asset_context(partition_key=days and days.get_first_partition_key())
+            made = asset(*([context] if "context" in hints else []), **given)
+            return made if isinstance(made, tuple) else (made,)
+
+        for name, one, other in zip(
+            names, frames(duckdb_frames), frames(spark_frames), strict=True
+        ):
+            relation = relation_of(one) if isinstance(one, nw.LazyFrame) else None
+            if relation is None:
+                continue  # made of constants, or read beside the graph
+            expected = column_sources(relation.sql_query())
+            assert sources_on_spark(other.to_native()) == expected, name
+            compared += 1
+    assert compared > 60
+
+
+@pytest.mark.slow
 def test_every_engine_reads_text_the_same_way() -> None:
     frame = pl.DataFrame(
         {"n": range(len(TEXTS)), "t": TEXTS}, schema={"n": pl.Int64, "t": pl.String}
@@ -399,4 +455,23 @@ def test_spark_settings_of_ours_cannot_be_undone() -> None:
     conf = sessions.configuration("yarn", stated)
     assert conf["spark.sql.session.timeZone"] == "UTC" and conf["spark.executor.cores"] == "4"
     assert "spark.driver.memory" not in conf  # the cluster's own
+
+
+def test_settings_of_the_users_own_spark_win_over_our_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "spark-defaults.conf").write_text(
+        "# ours\nspark.driver.memory   9g\nspark.sql.shuffle.partitions=64\n"
+        "spark.sql.session.timeZone Europe/Berlin\n"
+    )
+    monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
+    conf = sessions.configuration("local[2]", stated=sessions.stated_defaults())
+    assert not {"spark.driver.memory", "spark.sql.shuffle.partitions"} & set(conf)
+    assert conf["spark.sql.session.timeZone"] == "UTC"  # the dialect relies on it
+    monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path / "none"))
+    conf = sessions.configuration("local[2]", stated=sessions.stated_defaults())
+    assert conf["spark.driver.memory"] == sessions.LOCAL["spark.driver.memory"]
+
+
+def test_a_lake_is_below_the_data_directory_unless_named() -> None:
     assert replace(EngineSettings(), engine="spark").lake_of(Settings(Path("x"))) == "x/lake"

@@ -172,6 +172,15 @@ class WarehouseIOManager(dg.ConfigurableIOManager):
         """Store the rows where the table lives; `also` belongs to it."""
         return warehouse.replace(contract, frame, period, also=also)
 
+    def _lineage(
+        self, warehouse: Warehouse, contract: Contract, frame: Frame
+    ) -> dg.TableColumnLineage | None:
+        """What each column is computed from; None where the frame's engine does not tell."""
+        relation = relation_of(frame)
+        if relation is None:
+            return None
+        return column_lineage(contract, relation.sql_query(), warehouse.file.parent / "lineage")
+
     def _bytes_on_disk(self, warehouse: Warehouse, contract: Contract) -> int:
         """Size of what holds the table."""
         return warehouse.bytes_on_disk()
@@ -188,12 +197,7 @@ class WarehouseIOManager(dg.ConfigurableIOManager):
             raise WarehouseError(
                 f"{contract.name}: the contract and the asset disagree on being partitioned"
             )
-        relation = relation_of(frame)
-        lineage = (
-            None
-            if relation is None
-            else column_lineage(contract, relation.sql_query(), warehouse.file.parent / "lineage")
-        )
+        lineage = self._lineage(warehouse, contract, frame)
         is_landed = contract.layer == "raw" and contract.name != "raw_landed_files"
         written = self._replace(
             warehouse,

@@ -104,7 +104,7 @@ class Lake:
         return Manifest(said["folders"], said["rows"], tuple(said["previous"]))
 
     def read(self, session: SparkSession, contract: Contract, period: Period | None) -> Frame:
-        """A lazy Spark frame over a table, or over some service days of it.
+        """A lazy Spark frame over a table, or over some service days of it; its plan names the table.
 
         Raises:
             WarehouseError: the table was never written.
@@ -116,7 +116,7 @@ class Lake:
                 f"'{contract.name}' first"
             )
         folders = manifest.inside(period if contract.partitioned else None)
-        return lazy(self._frame(session, contract, folders))
+        return lazy(self._frame(session, contract, folders).alias(contract.name))
 
     def _frame(self, session: SparkSession, contract: Contract, folders: list[str]) -> DataFrame:
         from hospital_assets.warehouse.dialect.on_spark import schema_of
@@ -307,7 +307,7 @@ class Lake:
         file = f".lent/{name}.{uuid.uuid4().hex}.parquet"
         with without_values(f"{name} could not be brought to Spark"):
             frame.to_native().write_parquet(f"{self.root}/{file}")
-        return lazy(session.read.parquet(self._address(f"{root}/{file}")))
+        return lazy(session.read.parquet(self._address(f"{root}/{file}")).alias(name))
 
     def forget_loans(self) -> None:
         """Delete what `lend` wrote; lazy frames over it must be done."""

@@ -12,16 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import narwhals as nw
 from dagster_pyspark import LazyPySparkResource
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from hospital_assets.contracts import Contract
 from hospital_assets.warehouse.database import Period, Warehouse, WarehouseError, Written
-from hospital_assets.warehouse.dialect import Frame, on_spark
+from hospital_assets.warehouse.dialect import Frame, is_on_spark, on_spark
 from hospital_assets.warehouse.io_manager import Also, WarehouseIOManager
 from hospital_assets.warehouse.lake import Lake
-from hospital_assets.warehouse.spark_session import configuration, prepare_java
+from hospital_assets.warehouse.lineage import lineage_of
+from hospital_assets.warehouse.lineage_on_spark import column_sources
+from hospital_assets.warehouse.spark_session import (
+    configuration,
+    prepare_java,
+    stated_defaults,
+)
 
 
 class SparkResource(LazyPySparkResource):
@@ -51,7 +58,8 @@ class SparkResource(LazyPySparkResource):
 def spark_resource(master: str, data_dir: Path) -> SparkResource:
     """The session on a master, for a data directory."""
     return SparkResource(
-        spark_config=configuration(master), wrapped_java=str(data_dir / "warehouse" / "java")
+        spark_config=configuration(master, stated=stated_defaults()),
+        wrapped_java=str(data_dir / "warehouse" / "java"),
     )
 
 
@@ -97,6 +105,13 @@ class LakeIOManager(WarehouseIOManager):
             ) from None
         warehouse.show(contract, lake.select_statement(contract), also=also)
         return Written(rows=rows, seconds=time.perf_counter() - started)
+
+    def _lineage(
+        self, warehouse: Warehouse, contract: Contract, frame: Frame
+    ) -> dg.TableColumnLineage | None:
+        if not is_on_spark(frame):
+            return super()._lineage(warehouse, contract, frame)
+        return lineage_of(contract, column_sources(nw.to_native(frame)))
 
     def _bytes_on_disk(self, warehouse: Warehouse, contract: Contract) -> int:
         if contract.name in self.tables_on_spark:

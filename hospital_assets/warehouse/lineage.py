@@ -2,7 +2,8 @@
 
 A Narwhals frame over DuckDB relations is one SQL query; sqlglot resolves each output column of it
 to the base columns it is computed from, given the upstream schemas of the contracts. Nobody keeps
-lineage by hand. Belongs here: that, and how it is shown. COUNT(*) has no column: it names none.
+lineage by hand. Belongs here: that, and how it is shown (`lineage_on_spark` reads
+Spark's plans). COUNT(*) has no column: it names none.
 """
 
 from __future__ import annotations
@@ -48,6 +49,11 @@ def column_lineage(contract: Contract, query: str, folder: Path) -> dg.TableColu
         remembered.write_text(
             json.dumps({"identity": identity, "sources": sources}), encoding="utf-8"
         )
+    return lineage_of(contract, sources)
+
+
+def lineage_of(contract: Contract, sources: Sources) -> dg.TableColumnLineage | None:
+    """What is known of a table's columns, as Dagster has it; None where nothing is."""
     deps_by_column = {
         name: [dg.TableColumnDep(dg.AssetKey(table), column) for table, column in deps]
         for name in contract.column_names

@@ -12,7 +12,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
@@ -45,17 +45,24 @@ DEFAULTS: Mapping[str, str] = MappingProxyType(
     {
         # Steps over this many columns do not fit one Java method: Spark tries for seconds, then gives up.
         "spark.sql.codegen.maxFields": "40",
+        # Java compiles no method beyond this, and our fused steps are longer: better not fused.
+        "spark.sql.codegen.hugeMethodLimit": "8000",
     }
 )
+# Or fused, where Java can be told to compile them all the same.
+_COMPILE_ALL = "-XX:-DontCompileHugeMethods"
 #: What fits a laptop or a CI machine; a cluster has its own defaults.
 LOCAL: Mapping[str, str] = MappingProxyType(
     {
-        "spark.driver.memory": "2g",
+        "spark.driver.memory": "4g",
+        "spark.driver.defaultJavaOptions": _COMPILE_ALL,
+        "spark.executor.defaultJavaOptions": _COMPILE_ALL,
+        "spark.sql.codegen.hugeMethodLimit": "65535",
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
-        "spark.sql.shuffle.partitions": "4",
+        "spark.sql.shuffle.partitions": "8",
         # Our tables join small dimensions: broadcasting them spares the shuffles.
         "spark.sql.autoBroadcastJoinThreshold": "32m",
     }
@@ -130,10 +137,35 @@ def _without_vector_module(java: Path, home: Path) -> Path:
     return home
 
 
-def configuration(master: str, more: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
-    """The Spark configuration for a master; `more` wins, but not over what the dialect relies on."""
+def configuration(
+    master: str,
+    more: Mapping[str, str] = MappingProxyType({}),
+    stated: Collection[str] = (),
+) -> dict[str, str]:
+    """The Spark configuration for a master.
+
+    Args:
+        master: where Spark runs.
+        more: settings that win over ours, but not over what the dialect relies on.
+        stated: settings that Spark reads itself (`stated_defaults`), of which we then say nothing.
+    """
     is_here = master.startswith(("local", "spark://127.0.0.1"))
-    return {"spark.master": master, **DEFAULTS, **(LOCAL if is_here else {}), **more, **SEMANTICS}
+    ours = {**DEFAULTS, **(LOCAL if is_here else {})}
+    kept = {key: value for key, value in ours.items() if key not in stated}
+    return {"spark.master": master, **kept, **more, **SEMANTICS}
+
+
+def stated_defaults() -> frozenset[str]:
+    """Which settings the user's `spark-defaults.conf` states, where Spark looks for it."""
+    package = find_spec("pyspark")
+    own = Path(package.origin).parent if package is not None and package.origin else ""
+    folder = os.environ.get("SPARK_CONF_DIR") or f"{os.environ.get('SPARK_HOME', own)}/conf"
+    try:
+        lines = (Path(folder) / "spark-defaults.conf").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return frozenset()
+    keys = (re.split(r"[\s=:]", line.strip(), maxsplit=1)[0] for line in lines)
+    return frozenset(key for key in keys if key.startswith("spark."))
 
 
 def prepare_java(wrapped: Path) -> None:
@@ -166,7 +198,7 @@ def start_session(
     from pyspark.sql import SparkSession
 
     builder = SparkSession.builder.appName("hospital_assets")
-    for key, value in configuration(master, more).items():
+    for key, value in configuration(master, more, stated_defaults()).items():
         builder = builder.config(key, value)
     session = builder.getOrCreate()
     session.sparkContext.setLogLevel("ERROR")
