@@ -19,7 +19,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from hospital_assets.assets.declare import ENGINE_TAG
-from hospital_assets.automation.build import BuildReport, build
+from hospital_assets.automation.build import BuildReport, build, dagster_instance
 from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.definitions import build_definitions
 from hospital_assets.settings import (
@@ -203,6 +203,21 @@ def test_heavy_assets_on_spark_and_the_rest_on_duckdb(
     }
     in_lake = {path.parent.name for path in (settings.data_dir / "lake").rglob("manifest.json")}
     assert in_lake == tagged and "fact_vitals" in tagged
+    # What Spark made says what it is computed from, across the engines' border, as DuckDB's does.
+    assert lineage_of_newest(settings, "fact_vitals") == lineage_of_newest(on_duckdb, "fact_vitals")
+
+
+def lineage_of_newest(settings: Settings, table: str) -> dict[str, set[tuple[str, str]]]:
+    """Column -> base columns, as the newest materialisation of a table has them in Dagster."""
+    with dagster_instance(settings) as instance:
+        event = instance.get_latest_materialization_event(dg.AssetKey(table))
+    assert event is not None and event.asset_materialization is not None
+    lineage = event.asset_materialization.metadata["dagster/column_lineage"].value
+    assert isinstance(lineage, dg.TableColumnLineage)
+    return {
+        column: {(dep.asset_key.path[-1], dep.column_name) for dep in deps}
+        for column, deps in lineage.deps_by_column.items()
+    }
 
 
 @pytest.mark.torture
