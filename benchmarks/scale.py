@@ -339,7 +339,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--millions", default="1,2,10", help="of visits")
     parser.add_argument(
-        "--at-once", type=float, default=10, help="millions of visits worked on in one plan"
+        "--at-once", type=float, default=2, help="millions of visits worked on in one plan"
     )
     parser.add_argument("--engines", default=",".join(ENGINES))
     parser.add_argument("--days", type=int, default=30, help="simulated, then multiplied")
