@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -117,8 +118,7 @@ def test_long_periods_are_shown_in_whole_weeks_or_months(grain: str, span: int) 
         if generator.random() > 0.2
     ]
     last = first + timedelta(days=span - 1)
-    known = Known(**{**KNOWN.__dict__, "first": first, "last": last,
-                     "complete_until": last - timedelta(days=1)})  # fmt: skip
+    known = replace(KNOWN, first=first, last=last, complete_until=last - timedelta(days=1))
     with duckdb.connect() as connection:
         connection.execute("create table t (day date, wait double, n bigint)")
         connection.executemany("insert into t values (?, ?, ?)", rows)
@@ -194,10 +194,10 @@ def test_the_last_days_are_whole_ones() -> None:
     whole = last_whole_day(datetime(2026, 3, 31, 3, tzinfo=UTC))
     assert whole == date(2026, 3, 29)
     assert last_whole_day(datetime(2026, 3, 31, 12, tzinfo=UTC)) == date(2026, 3, 30)
-    known = Known(**{**KNOWN.__dict__, "complete_until": whole})
+    known = replace(KNOWN, complete_until=whole)
     found = read_slice({"period": "last-7"}, known)
     assert (found.first, found.last) == (date(2026, 3, 23), whole)
-    new = Known(**{**KNOWN.__dict__, "complete_until": date(2025, 12, 31)})
+    new = replace(KNOWN, complete_until=date(2025, 12, 31))
     assert read_slice({"period": "last-7"}, new).days == 1
 
 
@@ -233,7 +233,7 @@ def test_periods(asked: dict[str, str], first: date, last: date) -> None:
 
 
 def test_who_has_one_hospital_sees_that_hospital() -> None:
-    known = Known(**{**KNOWN.__dict__, "hospitals": {"H2": "Two"}})
+    known = replace(KNOWN, hospitals={"H2": "Two"})
     assert read_slice({"hospital": "all"}, known).hospital == "H2"
 
 

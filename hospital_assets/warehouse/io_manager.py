@@ -197,7 +197,8 @@ class WarehouseIOManager(dg.ConfigurableIOManager):
             raise WarehouseError(
                 f"{contract.name}: the contract and the asset disagree on being partitioned"
             )
-        lineage = self._lineage(warehouse, contract, frame)
+        # Raw tables come from files, not from columns.
+        lineage = None if contract.layer == "raw" else self._lineage(warehouse, contract, frame)
         is_landed = contract.layer == "raw" and contract.name != "raw_landed_files"
         written = self._replace(
             warehouse,

@@ -24,11 +24,7 @@ from hospital_assets.warehouse.io_manager import Also, WarehouseIOManager
 from hospital_assets.warehouse.lake import Lake
 from hospital_assets.warehouse.lineage import lineage_of
 from hospital_assets.warehouse.lineage_on_spark import column_sources
-from hospital_assets.warehouse.spark_session import (
-    configuration,
-    prepare_java,
-    stated_defaults,
-)
+from hospital_assets.warehouse.spark_session import configuration, prepare_java, stated_defaults
 
 
 class SparkResource(LazyPySparkResource):

@@ -2,8 +2,8 @@
 
 A Narwhals frame over DuckDB relations is one SQL query; sqlglot resolves each output column of it
 to the base columns it is computed from, given the upstream schemas of the contracts. Nobody keeps
-lineage by hand. Belongs here: that, and how it is shown (`lineage_on_spark` reads
-Spark's plans). COUNT(*) has no column: it names none.
+lineage by hand. Belongs here: that, and how it is shown; Spark's plans are read in
+`lineage_on_spark`. COUNT(*) has no column: it names none.
 """
 
 from __future__ import annotations
@@ -37,8 +37,6 @@ def column_lineage(contract: Contract, query: str, folder: Path) -> dg.TableColu
         folder: where answers are kept: a query takes up to half a second to resolve, and is the
             same in every run until the code changes.
     """
-    if contract.layer == "raw":
-        return None
     sql = _without_dates(query)
     remembered = folder / f"{contract.name}.json"
     identity = _identity(sql)

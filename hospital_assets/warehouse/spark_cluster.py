@@ -16,10 +16,13 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
-from hospital_assets.warehouse.spark_session import SparkUnavailableError, prepare_java
+from hospital_assets.warehouse.spark_session import (
+    SparkUnavailableError,
+    prepare_java,
+    pyspark_folder,
+)
 
 _HERE = "127.0.0.1"
 _START_SECONDS = 90
@@ -74,9 +77,7 @@ def standalone_cluster(workers: int = 2, memory: str = "1g") -> Iterator[str]:
 
 
 def _start(folder: Path, role: str, arguments: list[str]) -> subprocess.Popen[bytes]:
-    package = find_spec("pyspark")
-    assert package is not None and package.origin  # noqa: S101  (prepare_java has looked)
-    script = Path(package.origin).parent / "bin" / "spark-class"
+    script = pyspark_folder() / "bin" / "spark-class"
     name = f"org.apache.spark.deploy.{role}.{role.capitalize()}"
     with (folder / f"{role}.log").open("ab") as log:
         return subprocess.Popen(  # noqa: S603  (pyspark's own script)

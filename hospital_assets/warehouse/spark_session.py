@@ -156,16 +156,31 @@ def configuration(
 
 
 def stated_defaults() -> frozenset[str]:
-    """Which settings the user's `spark-defaults.conf` states, where Spark looks for it."""
-    package = find_spec("pyspark")
-    own = Path(package.origin).parent if package is not None and package.origin else ""
-    folder = os.environ.get("SPARK_CONF_DIR") or f"{os.environ.get('SPARK_HOME', own)}/conf"
+    """Which settings the user's `spark-defaults.conf` states, where Spark looks for it.
+
+    Raises:
+        SparkUnavailableError: pyspark is not installed.
+    """
+    home = Path(os.environ.get("SPARK_HOME") or pyspark_folder())
+    folder = Path(os.environ.get("SPARK_CONF_DIR") or home / "conf")
     try:
-        lines = (Path(folder) / "spark-defaults.conf").read_text(encoding="utf-8").splitlines()
+        lines = (folder / "spark-defaults.conf").read_text(encoding="utf-8").splitlines()
     except OSError:
         return frozenset()
     keys = (re.split(r"[\s=:]", line.strip(), maxsplit=1)[0] for line in lines)
     return frozenset(key for key in keys if key.startswith("spark."))
+
+
+def pyspark_folder() -> Path:
+    """Where pyspark is, which brings Spark itself; found without importing it.
+
+    Raises:
+        SparkUnavailableError: pyspark is not installed.
+    """
+    package = find_spec("pyspark")
+    if package is None or package.origin is None:
+        raise SparkUnavailableError("pyspark is not installed. Install what requirements.txt pins.")
+    return Path(package.origin).parent
 
 
 def prepare_java(wrapped: Path) -> None:
@@ -174,8 +189,7 @@ def prepare_java(wrapped: Path) -> None:
     Raises:
         SparkUnavailableError: pyspark is not installed, or there is no Java.
     """
-    if find_spec("pyspark") is None:
-        raise SparkUnavailableError("pyspark is not installed. Install what requirements.txt pins.")
+    pyspark_folder()  # or it says what is missing
     os.environ["JAVA_HOME"] = str(java_home(wrapped))
 
 
