@@ -2,9 +2,9 @@
 
     python benchmarks/build.py [--days 90] [--scale 1.0] [--runs 1]
 
-Simulates a network once (without dirt, which the script would not survive), then builds it alternately by hand and with the platform, each in a
-process of its own, and prints seconds, peak memory and the ratio of the medians. Both must come to
-the same visits, vital signs, waits and scores.
+Simulates a network once (without dirt, which the script would not survive), then builds it alternately by
+hand and with the platform, each in a process of its own, and prints seconds, peak memory and the ratio of
+the medians. Both must come to the same visits, vital signs, waits and scores.
 """
 
 from __future__ import annotations
@@ -36,9 +36,7 @@ def by_hand(data: Path, file: Path) -> dict[str, float]:
     import duckdb
 
     landing = data / "landing" / "native"
-    connection = duckdb.connect(
-        str(file), config={"memory_limit": "1GB", "preserve_insertion_order": False}
-    )
+    connection = duckdb.connect(str(file), config={"memory_limit": "1GB", "preserve_insertion_order": False})
     connection.execute("set TimeZone = 'UTC'")
     files = {
         f"{subject}_files": str(sorted(str(path) for path in (landing / subject).glob("*.json")))
@@ -87,10 +85,7 @@ def child(kind: str, data: str, file: str) -> None:
 
 def measured(kind: str, data: Path, file: Path) -> dict[str, float]:
     done = subprocess.run(
-        [sys.executable, __file__, "--child", kind, str(data), str(file)],
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, __file__, "--child", kind, str(data), str(file)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.strip().splitlines()[-1])
@@ -127,9 +122,7 @@ def main() -> None:
         seconds = ", ".join(f"{run['seconds']:.1f}" for run in runs)
         layers = ", ".join(f"{name} {value:.1f}" for name, value in runs[-1]["layers"].items())
         print(f"{kind:9} {seconds} s; peak {runs[-1]['peak_mb']:,.0f} MB; {layers}")
-    medians = {
-        kind: statistics.median(r["seconds"] for r in runs) for kind, runs in results.items()
-    }
+    medians = {kind: statistics.median(r["seconds"] for r in runs) for kind, runs in results.items()}
     print(f"ratio {medians['platform'] / medians['hand']:.2f}")
     for name in FIGURES:
         ours, theirs = found["platform"][name], found["hand"][name]

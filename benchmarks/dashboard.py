@@ -83,9 +83,7 @@ def repeat(source: Path, target: Path, audience: str, wanted: int) -> tuple[int,
     with duckdb.connect(str(folder / "publication.duckdb")) as connection:
         connection.execute("set memory_limit = '6GB'")
         connection.execute(f"attach '{version / 'publication.duckdb'}' as s (read_only)")
-        counted = (
-            "facts.fact_emergency_visits" if audience != "executive" else "kpis.kpi_arrivals_hourly"
-        )
+        counted = "facts.fact_emergency_visits" if audience != "executive" else "kpis.kpi_arrivals_hourly"
         amount = "count(*)" if audience != "executive" else "sum(arrivals_count)"
         ((first, last),) = connection.execute(
             f"select min(service_date), max(service_date) from s.{counted}"
@@ -93,9 +91,7 @@ def repeat(source: Path, target: Path, audience: str, wanted: int) -> tuple[int,
         # Whole weeks, so that weekdays stay what they are.
         weeks = ((last - first).days + 1) // 7
         before = first + timedelta(days=7 * weeks)
-        ((have,),) = connection.execute(
-            f"select {amount} from s.{counted} where service_date < ?", [before]
-        ).fetchall()
+        ((have,),) = connection.execute(f"select {amount} from s.{counted} where service_date < ?", [before]).fetchall()
         times = -(-wanted // int(have))
         for schema, table in connection.execute(
             "select schema_name, table_name from duckdb_tables() where database_name = 's'"
@@ -104,9 +100,10 @@ def repeat(source: Path, target: Path, audience: str, wanted: int) -> tuple[int,
             columns = dict(
                 connection.execute(
                     "select column_name, data_type from duckdb_columns() where database_name = 's' "
-                    "and schema_name = ? and table_name = ? order by column_index", [schema, table],
+                    "and schema_name = ? and table_name = ? order by column_index",
+                    [schema, table],
                 ).fetchall()
-            )  # fmt: skip
+            )
             copy_repeated(connection, f"{schema}.{table}", columns, times, weeks, before)
         connection.execute("detach s")
         ((visits, days),) = connection.execute(
@@ -116,9 +113,8 @@ def repeat(source: Path, target: Path, audience: str, wanted: int) -> tuple[int,
 
 
 def copy_repeated(
-    connection: duckdb.DuckDBPyConnection, table: str, columns: dict[str, str], times: int,
-    weeks: int, before: date,
-) -> None:  # fmt: skip
+    connection: duckdb.DuckDBPyConnection, table: str, columns: dict[str, str], times: int, weeks: int, before: date
+) -> None:
     """One table, in the order of publications: by hospital, then by time."""
     name = table.partition(".")[2]
     when = next((column for column in TIMES if column in columns), None)
@@ -133,13 +129,9 @@ def copy_repeated(
     for column, kind in columns.items():
         if column == "period_month":
             # A year of weeks is twelve months.
-            changes.append(
-                f"({column} + to_months($i * {round(weeks * 12 / 52)}))::date as {column}"
-            )
+            changes.append(f"({column} + to_months($i * {round(weeks * 12 / 52)}))::date as {column}")
         elif column == "patient_key":
-            changes.append(
-                f"if({column} > 0, {column} + $i * 10_000_000_000, {column}) as {column}"
-            )
+            changes.append(f"if({column} > 0, {column} + $i * 10_000_000_000, {column}) as {column}")
         elif kind in ("DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE") and name != "dim_patient":
             changes.append(f"({column} + to_days($i * {7 * weeks}))::{kind} as {column}")
     condition = f"and {when} < date '{before}'" if when not in (None, "period_month") else ""
@@ -148,8 +140,9 @@ def copy_repeated(
     connection.execute(f"create table {table} as from s.{table} limit 0")
     groups = (
         connection.execute(f"select distinct {hospital} from s.{table} order by 1").fetchall()
-        if hospital else [(None,)]
-    )  # fmt: skip
+        if hospital
+        else [(None,)]
+    )
     of = f"and {hospital} = $group" if hospital else ""
     for (group,) in groups:
         for i in range(times):
@@ -161,8 +154,16 @@ def copy_repeated(
 
 
 def measure(data: Path, audience: str, slices: int) -> None:
-    command = [str(Path(sys.executable).with_name("hospital")), "--data-dir", str(data), "dashboard",
-               "--port", str(PORT), "--audience", audience]  # fmt: skip
+    command = [
+        str(Path(sys.executable).with_name("hospital")),
+        "--data-dir",
+        str(data),
+        "dashboard",
+        "--port",
+        str(PORT),
+        "--audience",
+        audience,
+    ]
     started = time.perf_counter()
     keys = {**os.environ, "XDG_CONFIG_HOME": str(data.parent / "keys")}
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=keys)
@@ -182,11 +183,10 @@ def measure(data: Path, audience: str, slices: int) -> None:
         assert page.status_code == 200, page.text[:500]
         first = time.perf_counter() - begun
         print(
-            f"first page {first:.2f} s, {len(page.content) / 1000:,.0f} kB ({size_on_wire(session, address) / 1000:,.0f} kB compressed)"
+            f"first page {first:.2f} s, {len(page.content) / 1000:,.0f} kB "
+            f"({size_on_wire(session, address) / 1000:,.0f} kB compressed)"
         )
-        print(
-            f"{'page':<12}{'median':>9}{'95th':>9}{'worst':>9}  ms;{'median':>9}{'95th':>9}  ms of CPU"
-        )
+        print(f"{'page':<12}{'median':>9}{'95th':>9}{'worst':>9}  ms;{'median':>9}{'95th':>9}  ms of CPU")
         generator = random.Random(7)  # noqa: S311
         everything: list[tuple[float, float]] = []
         for name in ("overview", "flow", "capacity", "workforce", "conditions", "forecast"):
@@ -198,9 +198,7 @@ def measure(data: Path, audience: str, slices: int) -> None:
             everything += taken
             print_times(name, taken)
         print_times("all", everything)
-        print(
-            f"server memory: {memory(server.pid, 'VmRSS')} MB now, {memory(server.pid, 'VmHWM')} MB at most"
-        )
+        print(f"server memory: {memory(server.pid, 'VmRSS')} MB now, {memory(server.pid, 'VmHWM')} MB at most")
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(timeout=20)
@@ -225,9 +223,7 @@ def live(source: Path, data: Path, files: int) -> None:
     shutil.copyfile(source / "hospital.toml", data / "hospital.toml")
     settings = load_settings(data)
     assert settings.last_service_date is not None
-    noon = datetime.combine(settings.last_service_date, datetime.min.time(), UTC) + timedelta(
-        hours=20
-    )
+    noon = datetime.combine(settings.last_service_date, datetime.min.time(), UTC) + timedelta(hours=20)
     opened = time.time()
     write_simulated_clock(settings, SimulatedClock(opened, noon.timestamp(), 1.0))
     keys = {**os.environ, "XDG_CONFIG_HOME": str(data.parent / "keys")}
@@ -241,9 +237,7 @@ def live(source: Path, data: Path, files: int) -> None:
         stream = None
         while stream is None:
             with contextlib.suppress(requests.ConnectionError):
-                stream = requests.get(
-                    f"http://127.0.0.1:{PORT}/live/events", stream=True, timeout=600
-                )
+                stream = requests.get(f"http://127.0.0.1:{PORT}/live/events", stream=True, timeout=600)
             time.sleep(0.1)
         threading.Thread(target=follow, args=(stream, shown), daemon=True).start()
         lock = data / "dagster"
@@ -268,9 +262,7 @@ def live(source: Path, data: Path, files: int) -> None:
             taken.append(shown.get(name, begun + 60) - begun)
             print(f"{name}: {taken[-1]:.2f} s", flush=True)
             time.sleep(3)
-        print(
-            f"median {statistics.median(taken):.2f} s, worst {max(taken):.2f} s, of {files} files"
-        )
+        print(f"median {statistics.median(taken):.2f} s, worst {max(taken):.2f} s, of {files} files")
     finally:
         for process in running:
             process.send_signal(signal.SIGTERM)
@@ -291,9 +283,7 @@ def random_slices(generator: random.Random, page: str, count: int) -> list[str]:
     """Distinct query strings over what the page offers."""
     first, last = re.findall(r'min="([\d-]+)" max="([\d-]+)"', page)[0]
     offered = {
-        name: re.findall(
-            r'<option value="([^"]+)"', page.split(f'name="{name}"')[1].split("</select>")[0]
-        )
+        name: re.findall(r'<option value="([^"]+)"', page.split(f'name="{name}"')[1].split("</select>")[0])
         for name in ("period", "hospital", "department")
     }
     offered["triage"] = ["all", "1", "2", "3", "4", "5"]
@@ -323,9 +313,7 @@ def timed(session: requests.Session, address: str, name: str, ask: str) -> float
 
 
 def size_on_wire(session: requests.Session, address: str) -> int:
-    return len(
-        session.get(f"{address}/overview", stream=True, timeout=60).raw.read(decode_content=False)
-    )
+    return len(session.get(f"{address}/overview", stream=True, timeout=60).raw.read(decode_content=False))
 
 
 def percentile(values: list[float]) -> float:
@@ -334,9 +322,7 @@ def percentile(values: list[float]) -> float:
 
 def memory(pid: int, name: str) -> int:
     status = Path(f"/proc/{pid}/status").read_text()
-    return (
-        int(next(line for line in status.splitlines() if line.startswith(name)).split()[1]) // 1024
-    )
+    return int(next(line for line in status.splitlines() if line.startswith(name)).split()[1]) // 1024
 
 
 if __name__ == "__main__":

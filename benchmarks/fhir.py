@@ -29,34 +29,55 @@ PARTS = ("normalise", "raw")
 START = datetime(2026, 1, 1, 6, tzinfo=UTC)
 DAYS = 89
 SETS = 8
-SIGNS = [("8867-4", "Heart rate", "/min"), ("9279-1", "Respiratory rate", "/min"),
-         ("59408-5", "Oxygen saturation in Arterial blood by Pulse oximetry", "%"),
-         ("8310-5", "Body temperature", "Cel"), ("72514-3", "Pain severity", "{score}")]  # fmt: skip
+SIGNS = [
+    ("8867-4", "Heart rate", "/min"),
+    ("9279-1", "Respiratory rate", "/min"),
+    ("59408-5", "Oxygen saturation in Arterial blood by Pulse oximetry", "%"),
+    ("8310-5", "Body temperature", "Cel"),
+    ("72514-3", "Pain severity", "{score}"),
+]
 PROFILE = "http://hl7.org/fhir/us/core/StructureDefinition/us-core-"
 HOSPITAL = {
-    "resourceType": "Organization", "id": "H1", "name": "General", "address": [{"city": "Boston"}],
+    "resourceType": "Organization",
+    "id": "H1",
+    "name": "General",
+    "address": [{"city": "Boston"}],
     "type": [{"coding": [{"code": "prov"}]}],
-}  # fmt: skip
+}
 
 
 def shared(kind: str, identity: str, at: datetime) -> dict[str, object]:
     stamp = at.isoformat(timespec="milliseconds")
-    return {"resourceType": kind, "id": identity,
-            "meta": {"versionId": "1", "lastUpdated": stamp, "profile": [f"{PROFILE}{kind.lower()}"]}}  # fmt: skip
+    return {
+        "resourceType": kind,
+        "id": identity,
+        "meta": {"versionId": "1", "lastUpdated": stamp, "profile": [f"{PROFILE}{kind.lower()}"]},
+    }
 
 
 def observation(visit: int, identity: str, code: str, name: str, at: datetime) -> dict[str, object]:
     stamp = at.isoformat(timespec="milliseconds")
     return {
-        **shared("Observation", identity, at), "status": "final",
-        "category": [{"coding": [{
-            "system": "http://terminology.hl7.org/CodeSystem/observation-category",
-            "code": "vital-signs", "display": "Vital Signs"}]}],
+        **shared("Observation", identity, at),
+        "status": "final",
+        "category": [
+            {
+                "coding": [
+                    {
+                        "system": "http://terminology.hl7.org/CodeSystem/observation-category",
+                        "code": "vital-signs",
+                        "display": "Vital Signs",
+                    }
+                ]
+            }
+        ],
         "code": {"coding": [{"system": "http://loinc.org", "code": code, "display": name}], "text": name},
-        "subject": {"reference": f"Patient/p{visit}"}, "encounter": {"reference": f"Encounter/e{visit}"},
-        "effectiveDateTime": stamp, "issued": stamp,
+        "subject": {"reference": f"Patient/p{visit}"},
+        "encounter": {"reference": f"Encounter/e{visit}"},
+        "effectiveDateTime": stamp,
+        "issued": stamp,
         "performer": [{"reference": f"Practitioner/d{visit % 90}", "display": "Nurse"}],
-    }  # fmt: skip
+    }
 
 
 def quantity(value: float, unit: str) -> dict[str, object]:
@@ -69,37 +90,47 @@ def visit_resources(visit: int) -> Iterator[dict[str, object]]:
     patient = {"reference": f"Patient/p{visit}"}
     encounter = {"reference": f"Encounter/e{visit}"}
     yield {
-        **shared("Patient", f"p{visit}", arrived), "gender": "female", "birthDate": "1970-02-03",
+        **shared("Patient", f"p{visit}", arrived),
+        "gender": "female",
+        "birthDate": "1970-02-03",
         "name": [{"use": "official", "family": f"Esterkin{visit}", "given": ["Anna"]}],
-    }  # fmt: skip
+    }
     yield {
-        **shared("Encounter", f"e{visit}", arrived), "status": "finished",
+        **shared("Encounter", f"e{visit}", arrived),
+        "status": "finished",
         "statusHistory": [
             {"status": status, "period": {"start": start}}
             for status, start in zip(("arrived", "triaged", "in-progress"), stamps, strict=False)
         ],
         "class": {"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "EMER"},
-        "subject": patient, "period": {"start": stamps[0], "end": stamps[4]},
-        "reasonCode": [{"text": "chest pain"}], "serviceType": {"text": "Emergency"},
-        "diagnosis": [{"condition": {"reference": f"Condition/c{visit}-{rank}"}, "rank": rank}
-                      for rank in (1, 2)],
+        "subject": patient,
+        "period": {"start": stamps[0], "end": stamps[4]},
+        "reasonCode": [{"text": "chest pain"}],
+        "serviceType": {"text": "Emergency"},
+        "diagnosis": [{"condition": {"reference": f"Condition/c{visit}-{rank}"}, "rank": rank} for rank in (1, 2)],
         "hospitalization": {"dischargeDisposition": {"coding": [{"code": "home"}]}},
         "location": [{"location": {"display": "Emergency"}}],
         "serviceProvider": {"reference": "Organization/H1"},
-    }  # fmt: skip
+    }
     for rank, code in ((1, "I20.0"), (2, "E11.9")):
         yield {
-            **shared("Condition", f"c{visit}-{rank}", arrived), "subject": patient,
-            "encounter": encounter, "recordedDate": stamps[4],
+            **shared("Condition", f"c{visit}-{rank}", arrived),
+            "subject": patient,
+            "encounter": encounter,
+            "recordedDate": stamps[4],
             "code": {"coding": [{"system": "http://hl7.org/fhir/sid/icd-10-cm", "code": code}]},
-        }  # fmt: skip
+        }
     esi = observation(visit, f"t{visit}", "54094-8", "Emergency severity index", arrived)
     yield {**esi, "valueInteger": visit % 5 + 1}
     yield {
-        **shared("ServiceRequest", f"o{visit}", arrived), "status": "completed", "intent": "order",
+        **shared("ServiceRequest", f"o{visit}", arrived),
+        "status": "completed",
+        "intent": "order",
         "code": {"coding": [{"system": "http://snomed.info/sct", "code": "58000006"}]},
-        "subject": patient, "encounter": encounter, "authoredOn": stamps[3],
-    }  # fmt: skip
+        "subject": patient,
+        "encounter": encounter,
+        "authoredOn": stamps[3],
+    }
     for number in range(SETS):
         at = arrived + timedelta(minutes=10 + 25 * number)
         for place, (code, name, unit) in enumerate(SIGNS):
@@ -110,12 +141,16 @@ def visit_resources(visit: int) -> Iterator[dict[str, object]]:
         yield {
             **panel,
             "component": [
-                {"code": {"coding": [{"system": "http://loinc.org", "code": code, "display": name}]},
-                 "valueQuantity": quantity(value, "mm[Hg]")}
-                for code, name, value in (("8480-6", "Systolic blood pressure", 110 + visit % 40),
-                                          ("8462-4", "Diastolic blood pressure", 70))
+                {
+                    "code": {"coding": [{"system": "http://loinc.org", "code": code, "display": name}]},
+                    "valueQuantity": quantity(value, "mm[Hg]"),
+                }
+                for code, name, value in (
+                    ("8480-6", "Systolic blood pressure", 110 + visit % 40),
+                    ("8462-4", "Diastolic blood pressure", 70),
+                )
             ],
-        }  # fmt: skip
+        }
 
 
 def land(folder: Path, megabytes: int, is_mixed: bool) -> tuple[int, int, int]:
@@ -143,8 +178,11 @@ def land(folder: Path, megabytes: int, is_mixed: bool) -> tuple[int, int, int]:
 
 def report(what: str, size: int, seconds: float, more: str = "") -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{what}: {size / 1e6:,.0f} MB in {seconds:.1f} s, {size / 1e6 / seconds:,.0f} MB/s, "
-          f"at most {peak:,.0f} MB of memory{more}", flush=True)  # fmt: skip
+    print(
+        f"{what}: {size / 1e6:,.0f} MB in {seconds:.1f} s, {size / 1e6 / seconds:,.0f} MB/s, "
+        f"at most {peak:,.0f} MB of memory{more}",
+        flush=True,
+    )
 
 
 def normalise(folder: Path, size: int, visits: int) -> None:
@@ -165,31 +203,26 @@ def raw(folder: Path, size: int, visits: int) -> None:
     first = date(2026, 1, 1)
     days = Period(first, first + timedelta(days=DAYS + 1))
     with open_warehouse(folder / "warehouse" / "hospital.duckdb") as warehouse:
-        zone = LandingZone(folder / "landing", folder / "spool", first,
-                           first + timedelta(days=DAYS), warehouse.connection)  # fmt: skip
+        zone = LandingZone(
+            folder / "landing", folder / "spool", first, first + timedelta(days=DAYS), warehouse.connection
+        )
         started = time.perf_counter()
         ledger = zone.discover()
         report("verified and dated", size, time.perf_counter() - started)
         rows = {}
-        for subject in (
-            "patients",
-            "er_visits",
-            "adt_events",
-            "vitals",
-            "diagnoses",
-            "other_records",
-        ):
+        for subject in ("patients", "er_visits", "adt_events", "vitals", "diagnoses", "other_records"):
             began = time.perf_counter()
             relation = relation_of(zone.read(subject, ledger, days))
             assert relation is not None
             relation.create(f"stored_{subject}")
-            (rows[subject],) = warehouse.connection.sql(
-                f"select count(*) from stored_{subject}"
-            ).fetchall()[0]
+            (rows[subject],) = warehouse.connection.sql(f"select count(*) from stored_{subject}").fetchall()[0]
             print(f"  {subject}: {time.perf_counter() - began:.1f} s", flush=True)
         assert (rows["er_visits"], rows["vitals"], rows["adt_events"], rows["diagnoses"]) == (
-            visits, visits * SETS, visits * 2, visits * 2
-        )  # fmt: skip
+            visits,
+            visits * SETS,
+            visits * 2,
+            visits * 2,
+        )
         told = ", ".join(f"{n:,} {subject}" for subject, n in rows.items())
         report("landed to raw tables", size, time.perf_counter() - started, f"; {told}")
 
@@ -212,10 +245,21 @@ def main() -> None:
         print(f"{visits:,} visits, {resources:,} resources, {size / 1e6:,.0f} MB", flush=True)
         for part in [options.part] if options.part else PARTS:
             subprocess.run(
-                [sys.executable, __file__, "--part", part, "--folder", name, "--size", str(size),
-                 "--visits", str(visits)],
-                check=True, env={**os.environ, "HOSPITAL_DATA_DIR": name},
-            )  # fmt: skip
+                [
+                    sys.executable,
+                    __file__,
+                    "--part",
+                    part,
+                    "--folder",
+                    name,
+                    "--size",
+                    str(size),
+                    "--visits",
+                    str(visits),
+                ],
+                check=True,
+                env={**os.environ, "HOSPITAL_DATA_DIR": name},
+            )
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ VITALS = [
     ("NM", "tt-0005-07^MDC_PULS_RATE_NON_INV^MDC", "MDC_DIM_BEAT_PER_MIN", lambda r: r.randint(50, 180)),
     ("NM", "tt-0005-12^PAIN LEVEL^L", "/10", lambda r: r.randint(0, 10)),
     ("TX", "tt-0005-13^TemperatureSite^WelchAllyn", "", lambda r: "Axillary"),
-]  # fmt: skip
+]
 START = datetime(2026, 1, 1)
 NOTE = "Calcification former position frazzle"
 
@@ -76,20 +76,21 @@ def message(number: int, rng: random.Random) -> str:
         *(["PD1|||FAMILY PRACTICE^^12345|"] if is_adt else []),
         f"PV1|1|E|{place}^Simulated Hospital^^BED^Main Building^5|28b|||{doctor}|||MED|||||||||"
         f"{visit}^^^^visitid|||||||||||||||||||||||||{began}|{end}|",
-    ]  # fmt: skip
+    ]
     if not is_adt:
         is_vitals = step == 1 and visit % 5 < 3
-        name = (
-            "us-0005^Vital Signs^WinPath" if is_vitals else "us-0003^UREA AND ELECTROLYTES^WinPath"
-        )
-        segments += [f"ORC|RE|{number}|{number}||CM||||{clock}",
-                     f"OBR|1|{number}|{number}|{name}||{clock}|{clock}|||||||{clock}|||||||||||F||1"]  # fmt: skip
+        name = "us-0005^Vital Signs^WinPath" if is_vitals else "us-0003^UREA AND ELECTROLYTES^WinPath"
+        segments += [
+            f"ORC|RE|{number}|{number}||CM||||{clock}",
+            f"OBR|1|{number}|{number}|{name}||{clock}|{clock}|||||||{clock}|||||||||||F||1",
+        ]
         count = len(VITALS) if is_vitals else rng.choice(LABORATORY)
         for place_in_set in range(count):
             value_type, code, unit, value = (
-                VITALS[place_in_set] if is_vitals
+                VITALS[place_in_set]
+                if is_vitals
                 else ("NM", f"tt-0003-{place_in_set:02}^Creatinine^WinPath", "UMOLL", lambda r: r.randint(40, 190))
-            )  # fmt: skip
+            )
             segments.append(
                 f"OBX|{place_in_set + 1}|{value_type}|{code}^^||{value(rng)}|{unit}|49 - 92||||F|||{clock}||"
             )
@@ -125,8 +126,11 @@ def land(folder: Path, count: int, files: int) -> int:
 
 def report(what: str, count: int, seconds: float, more: str = "") -> None:
     peak, used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, time.process_time()
-    print(f"{what}: {count:,} in {seconds:.1f} s, {count / seconds:,.0f}/s; {used:.1f} s of CPU since the start, "
-          f"at most {peak:,.0f} MB{more}", flush=True)  # fmt: skip
+    print(
+        f"{what}: {count:,} in {seconds:.1f} s, {count / seconds:,.0f}/s; {used:.1f} s of CPU since the start, "
+        f"at most {peak:,.0f} MB{more}",
+        flush=True,
+    )
 
 
 def normalise(folder: Path, count: int) -> None:
@@ -153,8 +157,7 @@ def raw(folder: Path, count: int) -> None:
 
     days = Period(date(2026, 1, 1), date(2026, 4, 1))
     with open_warehouse(folder / "warehouse" / "hospital.duckdb") as warehouse:
-        zone = LandingZone(folder / "landing", folder / "spool", days.first, date(2026, 3, 31),
-                           warehouse.connection)  # fmt: skip
+        zone = LandingZone(folder / "landing", folder / "spool", days.first, date(2026, 3, 31), warehouse.connection)
         started = time.perf_counter()
         ledger = zone.discover()
         report("verified and dated messages", count, time.perf_counter() - started)
@@ -165,9 +168,7 @@ def raw(folder: Path, count: int) -> None:
                 rows[subject] = 0
                 continue
             relation.create(f"stored_{subject}")
-            (rows[subject],) = warehouse.connection.sql(
-                f"select count(*) from stored_{subject}"
-            ).fetchall()[0]
+            (rows[subject],) = warehouse.connection.sql(f"select count(*) from stored_{subject}").fetchall()[0]
         assert rows["adt_events"] == count * 4 // 10 and rows["patients"] == count
         told = ", ".join(f"{n:,} {subject}" for subject, n in rows.items())
         report("landed messages to raw tables", count, time.perf_counter() - started, f"; {told}")
@@ -192,15 +193,16 @@ def listen(folder: Path, count: int) -> None:
             port = free.getsockname()[1]
         listener = subprocess.Popen(
             [sys.executable, "-m", "hospital_assets.cli", "listen", "hl7", "--port", str(port)],
-            env={**os.environ, "HOSPITAL_DATA_DIR": str(data)}, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            env={**os.environ, "HOSPITAL_DATA_DIR": str(data)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         try:
             assert listener.stdout is not None
             listener.stdout.readline()
             started = time.perf_counter()
             threads = [
-                threading.Thread(target=converse, args=(port, contents[n::clients], at_once))
-                for n in range(clients)
+                threading.Thread(target=converse, args=(port, contents[n::clients], at_once)) for n in range(clients)
             ]
             for thread in threads:
                 thread.start()
@@ -215,8 +217,11 @@ def listen(folder: Path, count: int) -> None:
         files = list(data.rglob("*.hl7"))
         landed = sum(path.read_bytes().count(b"\x0bMSH") for path in files)
         assert landed == count
-        print(f"acknowledged, {clients} client(s), {at_once} at once: {count:,} in {seconds:.1f} s, "
-              f"{count / seconds:,.0f}/s, {len(files)} files, the listener at most {peak:,.0f} MB", flush=True)  # fmt: skip
+        print(
+            f"acknowledged, {clients} client(s), {at_once} at once: {count:,} in {seconds:.1f} s, "
+            f"{count / seconds:,.0f}/s, {len(files)} files, the listener at most {peak:,.0f} MB",
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -238,10 +243,21 @@ def main() -> None:
             print(f"{options.messages:,} messages, {size / 1e6:,.0f} MB in {options.files} files")
         for part in [options.part] if options.part else PARTS:
             subprocess.run(
-                [sys.executable, __file__, "--part", part, "--folder", name, "--messages",
-                 str(options.messages), "--sent", str(options.sent)],
-                check=True, env={**os.environ, "HOSPITAL_DATA_DIR": name},
-            )  # fmt: skip
+                [
+                    sys.executable,
+                    __file__,
+                    "--part",
+                    part,
+                    "--folder",
+                    name,
+                    "--messages",
+                    str(options.messages),
+                    "--sent",
+                    str(options.sent),
+                ],
+                check=True,
+                env={**os.environ, "HOSPITAL_DATA_DIR": name},
+            )
 
 
 if __name__ == "__main__":

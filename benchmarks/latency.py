@@ -127,10 +127,7 @@ def report_watched(data: Path, files: int, pause: float) -> None:
         while alert is None or load is None:
             assert time.time() < moment + 60, "it never arrived"
             time.sleep(0.01)
-            if (
-                alert is None
-                and outbox.execute("select 1 from alerts where subject = ?", [visit]).fetchall()
-            ):
+            if alert is None and outbox.execute("select 1 from alerts where subject = ?", [visit]).fetchall():
                 alert = time.time() - moment
             if load is None and copy.stat().st_mtime > moment:
                 done = pl.read_parquet(copy).filter("is_loaded")["source_file"].to_list()
@@ -206,8 +203,7 @@ def report(data: Path, landed: list[tuple[str, float, list[str]]]) -> None:
     totals, parts = [], []
     # A later run over the same day notes itself as the loader, so runs are matched by time.
     ordered = sorted(
-        (r for r in runs.values() if r.end_time and r.dagster_run.run_id in work),
-        key=lambda r: r.end_time,
+        (r for r in runs.values() if r.end_time and r.dagster_run.run_id in work), key=lambda r: r.end_time
     )
     for _name, moment, _ in landed:
         run = next(r for r in ordered if r.create_timestamp.timestamp() >= moment)

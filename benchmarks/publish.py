@@ -43,9 +43,14 @@ def _publish(settings: Settings, target: Settings, roles: list[RoleName]) -> Non
             audiences = audiences_of(warehouse, policy, role)
             size = rows = 0
             found = publish_all(
-                warehouse, target, policy, audiences, key=lambda: key,
-                published_at=datetime.now(UTC), data_as_of=hospital_now(settings),
-            )  # fmt: skip
+                warehouse,
+                target,
+                policy,
+                audiences,
+                key=lambda: key,
+                published_at=datetime.now(UTC),
+                data_as_of=hospital_now(settings),
+            )
             for _, made in found:
                 if isinstance(made, LeakError):
                     raise made

@@ -55,11 +55,7 @@ def base_of(folder: Path, days: int) -> dict[str, int]:
     """Parquet files of the raw records of some simulated days, in `folder/base`; rows by table."""
     import duckdb
 
-    environment = {
-        **os.environ,
-        "HOSPITAL_DATA_DIR": str(folder / "data"),
-        "HOSPITAL_ENGINE": "duckdb",
-    }
+    environment = {**os.environ, "HOSPITAL_DATA_DIR": str(folder / "data"), "HOSPITAL_ENGINE": "duckdb"}
     hospital = Path(sys.executable).with_name("hospital")
     for command in (["simulate", "--days", str(days)], ["build"]):
         subprocess.run([hospital, *command], check=True, stdout=subprocess.DEVNULL, env=environment)
@@ -148,9 +144,7 @@ def multiplied(inputs: Path, table: str) -> str:
     ids = _TABLES[table][1]
     if not ids:
         return f"select * from read_parquet('{inputs / table}/*.parquet')"
-    suffixed = ", ".join(
-        f"{name} || '-' || regexp_extract(filename, '{_NUMBER}', 1) as {name}" for name in ids
-    )
+    suffixed = ", ".join(f"{name} || '-' || regexp_extract(filename, '{_NUMBER}', 1) as {name}" for name in ids)
     return (
         f"select * exclude (filename) replace ({suffixed}) "
         f"from read_parquet('{inputs / table}/*.parquet', filename = true)"
@@ -193,13 +187,9 @@ def on_polars(inputs: Path, out: Path) -> dict[str, float]:
 
     def read(table: str) -> Any:
         ids = _TABLES[table][1]
-        frame = pl.scan_parquet(
-            inputs / table / "*.parquet", include_file_paths="_file" if ids else None
-        )
+        frame = pl.scan_parquet(inputs / table / "*.parquet", include_file_paths="_file" if ids else None)
         number = pl.col("_file").str.extract(_NUMBER)
-        frame = frame.with_columns(
-            **{name: pl.concat_str(pl.col(name), pl.lit("-"), number) for name in ids}
-        )
+        frame = frame.with_columns(**{name: pl.concat_str(pl.col(name), pl.lit("-"), number) for name in ids})
         return lazy(frame.drop("_file") if ids else frame)
 
     def store(table: str, frame: Any) -> Any:
@@ -224,9 +214,7 @@ def on_spark(inputs: Path, out: Path) -> dict[str, float]:
         ids = _TABLES[table][1]
         frame = session.read.parquet(str(inputs / table))
         number = F.regexp_extract(F.col("_metadata.file_name"), _NUMBER, 1)
-        return lazy(
-            frame.withColumns({name: F.concat(F.col(name), F.lit("-"), number) for name in ids})
-        )
+        return lazy(frame.withColumns({name: F.concat(F.col(name), F.lit("-"), number) for name in ids}))
 
     def store(table: str, frame: Any) -> Any:
         frame.to_native().write.option("compression", "zstd").parquet(str(out / table))
@@ -338,9 +326,7 @@ def assert_same(figures: dict[str, dict[str, float]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--millions", default="1,2,10", help="of visits")
-    parser.add_argument(
-        "--at-once", type=float, default=2, help="millions of visits worked on in one plan"
-    )
+    parser.add_argument("--at-once", type=float, default=2, help="millions of visits worked on in one plan")
     parser.add_argument("--engines", default=",".join(ENGINES))
     parser.add_argument("--days", type=int, default=30, help="simulated, then multiplied")
     parser.add_argument("--base", help="a folder to keep the simulated records in, or with them")

@@ -40,21 +40,11 @@ from hospital_assets.governance.policy import shipped_policy
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.reports.folder import ReportsResource
 from hospital_assets.resources import AuditResource, ClockResource
-from hospital_assets.settings import (
-    EngineSettings,
-    Settings,
-    engine_from_environment,
-    load_settings,
-)
-from hospital_assets.warehouse.io_manager import (
-    WarehouseIOManager,
-    WarehouseResource,
-)
+from hospital_assets.settings import EngineSettings, Settings, engine_from_environment, load_settings
+from hospital_assets.warehouse.io_manager import WarehouseIOManager, WarehouseResource
 
 
-def build_definitions(
-    settings: Settings | None = None, engine: EngineSettings | None = None
-) -> dg.Definitions:
+def build_definitions(settings: Settings | None = None, engine: EngineSettings | None = None) -> dg.Definitions:
     """Definitions over a data directory, on an engine."""
     settings = settings or load_settings()
     assets = [
@@ -90,9 +80,7 @@ def build_definitions(
     )
 
 
-def _engine_resources(
-    settings: Settings, engine: EngineSettings, assets: Sequence[Any]
-) -> dict[str, Any]:
+def _engine_resources(settings: Settings, engine: EngineSettings, assets: Sequence[Any]) -> dict[str, Any]:
     """Where tables are read and written, by the engine that computes them."""
     warehouse = WarehouseResource(database=str(settings.warehouse_file))
     last = settings.last_service_date
@@ -117,8 +105,7 @@ def _engine_resources(
         key.path[-1]
         for asset in assets
         for key, tags in asset.tags_by_key.items()
-        if key.path[-1] in CONTRACTS
-        and (engine.engine == "spark" or tags.get(ENGINE_TAG) == "spark")
+        if key.path[-1] in CONTRACTS and (engine.engine == "spark" or tags.get(ENGINE_TAG) == "spark")
     ]
     on_spark: dict[str, Any] = {"spark": spark, "lake": lake, "tables_on_spark": tables}
     return {

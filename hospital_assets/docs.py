@@ -195,8 +195,7 @@ def profile_reference() -> str:
         declaration = getattr(vocabulary, model)
         said, _, attributes = inspect.cleandoc(declaration.__doc__ or "").partition("Attributes:\n")
         described = _attributes(attributes)
-        parts += ["", f"## {title}", "", " ".join(said.split()), "", "| key | means | default |",
-                  "|---|---|---|"]  # fmt: skip
+        parts += ["", f"## {title}", "", " ".join(said.split()), "", "| key | means | default |", "|---|---|---|"]
         for name, field in declaration.model_fields.items():
             default = "required" if field.is_required() else _default(field.default)
             parts.append(f"| `{name}` | {described[name]} | {default} |")

@@ -36,17 +36,13 @@ def with_natural_limits(values: Frame) -> Frame:
     )
     spread = ranged.with_columns(
         _mean_range=nw.col("_range").mean().over(*series).round(9),
-        _recent=nw.col("_side").rolling_sum(RUN_LENGTH, min_samples=RUN_LENGTH).over(
-            *series, order_by="period_date"
-        ),
-    )  # fmt: skip
+        _recent=nw.col("_side").rolling_sum(RUN_LENGTH, min_samples=RUN_LENGTH).over(*series, order_by="period_date"),
+    )
     lower = nw.col("centre") - XMR_FACTOR * nw.col("_mean_range")
     limited = spread.with_columns(
-        lower_limit=nw.when(lower > 0).then(lower).otherwise(
-            nw.when(~lower.is_null()).then(nw.lit(0.0))
-        ),
+        lower_limit=nw.when(lower > 0).then(lower).otherwise(nw.when(~lower.is_null()).then(nw.lit(0.0))),
         upper_limit=nw.col("centre") + XMR_FACTOR * nw.col("_mean_range"),
-    )  # fmt: skip
+    )
     outside = (nw.col("value") < nw.col("lower_limit")) | (nw.col("value") > nw.col("upper_limit"))
     return limited.with_columns(
         is_outside=nw.coalesce(outside, nw.lit(False)),

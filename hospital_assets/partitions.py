@@ -75,10 +75,7 @@ def _periods_ahead(last: date, settings: Settings) -> int:
 
 def range_tags(first_key: str, last_key: str) -> dict[str, str]:
     """Tags of a run over a range of partitions."""
-    return {
-        "dagster/asset_partition_range_start": first_key,
-        "dagster/asset_partition_range_end": last_key,
-    }
+    return {"dagster/asset_partition_range_start": first_key, "dagster/asset_partition_range_end": last_key}
 
 
 SERVICE_PERIODS = service_periods(load_settings())

@@ -153,38 +153,26 @@ def load_settings(data_dir: Path | None = None) -> Settings:
     }
     for key, value in values.items():
         if key not in known:
-            raise SettingsError(
-                f"{settings.settings_file}: unknown key '{key}'; known keys: {', '.join(known)}"
-            )
+            raise SettingsError(f"{settings.settings_file}: unknown key '{key}'; known keys: {', '.join(known)}")
         if type(value) is not known[key]:
             example = {date: "2026-01-01", str: f'"{getattr(settings, key)}"', int: "5"}[known[key]]
             raise SettingsError(
-                f"{settings.settings_file}: '{key}' must be a {known[key].__name__}, "
-                f"as in {key} = {example}"
+                f"{settings.settings_file}: '{key}' must be a {known[key].__name__}, as in {key} = {example}"
             )
     first = values.get("first_service_date", settings.first_service_date)
     last = values.get("last_service_date")
     grain = values.get("partitions", settings.partitions)
     if grain not in ("daily", "monthly", "yearly"):
-        raise SettingsError(
-            f"{settings.settings_file}: 'partitions' must be daily, monthly or yearly, not '{grain}'"
-        )
+        raise SettingsError(f"{settings.settings_file}: 'partitions' must be daily, monthly or yearly, not '{grain}'")
     if last is not None and last < first:
-        raise SettingsError(
-            f"{settings.settings_file}: last_service_date {last} is before first_service_date {first}"
-        )
-    waits = {
-        key: values.get(key, getattr(settings, key))
-        for key in ("refresh_after_files", "refresh_after_seconds")
-    }
+        raise SettingsError(f"{settings.settings_file}: last_service_date {last} is before first_service_date {first}")
+    waits = {key: values.get(key, getattr(settings, key)) for key in ("refresh_after_files", "refresh_after_seconds")}
     for key, least in (("refresh_after_files", 1), ("refresh_after_seconds", 0)):
         if waits[key] < least:
             raise SettingsError(f"{settings.settings_file}: '{key}' must be at least {least}")
     url = values.get("dagster_url", settings.dagster_url).rstrip("/")
     if not url.startswith(("http://", "https://")):
-        raise SettingsError(
-            f"{settings.settings_file}: 'dagster_url' must begin with http:// or https://"
-        )
+        raise SettingsError(f"{settings.settings_file}: 'dagster_url' must begin with http:// or https://")
     return Settings(settings.data_dir, first, last, grain, **waits, dagster_url=url)
 
 
@@ -197,9 +185,7 @@ def write_settings(settings: Settings) -> None:
     if settings.last_service_date is not None:
         lines.append(f"last_service_date = {settings.last_service_date.isoformat()}")
     lines.append(f'partitions = "{settings.partitions}"')
-    lines.append(
-        "# A sensor asks for a run when this many files wait, or one has waited this long."
-    )
+    lines.append("# A sensor asks for a run when this many files wait, or one has waited this long.")
     lines.append(f"refresh_after_files = {settings.refresh_after_files}")
     lines.append(f"refresh_after_seconds = {settings.refresh_after_seconds}")
     if settings.dagster_url != Settings.dagster_url:

@@ -49,9 +49,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Eight dirty days (8 March has 23 hours) of a tenth of the network, landed but not built."""
     from hospital_assets.simulator import simulate
 
-    settings = Settings(
-        tmp_path_factory.mktemp("network"), first_service_date=FIRST, last_service_date=LAST
-    )
+    settings = Settings(tmp_path_factory.mktemp("network"), first_service_date=FIRST, last_service_date=LAST)
     simulate(settings.landing, settings.ground_truth, start=FIRST, days=8, scale=0.1, seed=7)
     write_settings(settings)
     return settings

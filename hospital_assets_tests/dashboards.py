@@ -37,10 +37,7 @@ def published(network: Settings, folder: Path, roles: tuple[str, ...]) -> Settin
         publish_copies(warehouse)
         for role in roles:
             for audience in audiences_of(warehouse, policy, role)[:2]:  # type: ignore[arg-type]
-                publish(
-                    warehouse, settings, policy, audience, key=lambda: KEY, published_at=at,
-                    data_as_of=at,
-                )  # fmt: skip
+                publish(warehouse, settings, policy, audience, key=lambda: KEY, published_at=at, data_as_of=at)
     return settings
 
 
@@ -69,7 +66,7 @@ def serve(settings: Settings, audience: str = "admin") -> Iterator[Served]:
         port = probe.getsockname()[1]
     server = uvicorn.Server(
         uvicorn.Config(create_app(dashboard), port=port, log_level="error", timeout_graceful_shutdown=1)
-    )  # fmt: skip
+    )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

@@ -21,14 +21,22 @@ import polars as pl
 Resource = dict[str, Any]
 UNSAID_VITALS = ("spo2_scale",)
 DISPOSITIONS = {
-    "home": "home", "admitted": "hosp", "transferred": "other-hcf", "expired": "exp",
+    "home": "home",
+    "admitted": "hosp",
+    "transferred": "other-hcf",
+    "expired": "exp",
     "against_medical_advice": "aadvice",
-}  # fmt: skip
+}
 MODES = {"ambulance": "A", "helicopter": "H", "walk_in": "F", "other": "O", "unknown": "U"}
 LOINC = {
-    "heart_rate": "8867-4", "respiratory_rate": "9279-1", "spo2": "59408-5", "temperature": "8310-5",
-    "gcs": "9269-2", "pain": "72514-3", "consciousness": "67775-7",
-}  # fmt: skip
+    "heart_rate": "8867-4",
+    "respiratory_rate": "9279-1",
+    "spo2": "59408-5",
+    "temperature": "8310-5",
+    "gcs": "9269-2",
+    "pain": "72514-3",
+    "consciousness": "67775-7",
+}
 
 
 def csv(folder: Path, subject: str) -> list[dict[str, Any]]:
@@ -38,9 +46,7 @@ def csv(folder: Path, subject: str) -> list[dict[str, Any]]:
 
 def jsonl(folder: Path, subject: str) -> list[dict[str, Any]]:
     return [
-        json.loads(line)
-        for path in sorted((folder / subject).glob("*.json"))
-        for line in path.read_text().splitlines()
+        json.loads(line) for path in sorted((folder / subject).glob("*.json")) for line in path.read_text().splitlines()
     ]
 
 
@@ -80,9 +86,7 @@ class Rendering:
         self.native = native
         self.masters: list[Resource] = []
         self.visits: dict[str, list[Resource]] = defaultdict(list)
-        self.zones = {
-            row["hospital_id"]: ZoneInfo(row["time_zone"]) for row in csv(native, "hospitals")
-        }
+        self.zones = {row["hospital_id"]: ZoneInfo(row["time_zone"]) for row in csv(native, "hospitals")}
         self._masters()
         self._visits()
         self._vitals()
@@ -97,61 +101,66 @@ class Rendering:
         for row in csv(self.native, "hospitals"):
             self.masters.append(
                 {
-                    "resourceType": "Organization", "id": row["hospital_id"],
+                    "resourceType": "Organization",
+                    "id": row["hospital_id"],
                     "name": row["hospital_name"],
                     "extension": [
-                        {"url": "http://hl7.org/fhir/StructureDefinition/timezone",
-                         "valueCode": row["time_zone"]}
+                        {"url": "http://hl7.org/fhir/StructureDefinition/timezone", "valueCode": row["time_zone"]}
                     ],
                     "type": [{"coding": [{"code": "prov"}]}],
                     "address": [{"city": row["city"], "state": row["state"]}],
                 }
-            )  # fmt: skip
+            )
         for row in {row["department_id"]: row for row in csv(self.native, "departments")}.values():
             self.masters.append(
                 {
-                    "resourceType": "Location", "id": row["department_id"],
+                    "resourceType": "Location",
+                    "id": row["department_id"],
                     "name": row["department_name"],
                     "managingOrganization": {"reference": f"Organization/{row['hospital_id']}"},
                     "physicalType": {"coding": [{"code": "wa"}]},
                 }
-            )  # fmt: skip
+            )
         for row in csv(self.native, "doctors"):
             name = f"{row['first_name']} {row['last_name']}"
             self.masters += [
                 {
-                    "resourceType": "Practitioner", "id": row["doctor_id"], "name": [{"text": name}],
+                    "resourceType": "Practitioner",
+                    "id": row["doctor_id"],
+                    "name": [{"text": name}],
                     "identifier": [
                         {"system": "http://example.org/staff", "value": f"x{row['npi']}"},
                         {"system": "http://hl7.org/fhir/sid/us-npi", "value": row["npi"]},
                     ],
                 },
                 {
-                    "resourceType": "PractitionerRole", "id": f"role-{row['doctor_id']}",
+                    "resourceType": "PractitionerRole",
+                    "id": f"role-{row['doctor_id']}",
                     "practitioner": {"reference": f"Practitioner/{row['doctor_id']}"},
                     "organization": {"reference": f"Organization/{row['hospital_id']}"},
                     "specialty": [{"text": row["specialty"]}],
                 },
-            ]  # fmt: skip
+            ]
         for row in csv(self.native, "patients"):
             us_core = "http://hl7.org/fhir/us/core/StructureDefinition/us-core-"
             self.masters.append(
                 {
-                    "resourceType": "Patient", "id": row["patient_id"],
+                    "resourceType": "Patient",
+                    "id": row["patient_id"],
                     "meta": {"lastUpdated": row["recorded_at"]},
                     "extension": [
-                        {"url": f"{us_core}{name}",
-                         "extension": [{"url": "text", "valueString": row[name]}]}
-                        for name in ("race", "ethnicity") if row[name]
+                        {"url": f"{us_core}{name}", "extension": [{"url": "text", "valueString": row[name]}]}
+                        for name in ("race", "ethnicity")
+                        if row[name]
                     ],
                     "name": [
                         {"use": "nickname", "given": ["Nick"]},
-                        {"use": "official", "given": [row["first_name"]],
-                         "family": row["last_name"]},
+                        {"use": "official", "given": [row["first_name"]], "family": row["last_name"]},
                     ],
-                    "gender": row["sex"], "birthDate": row["birth_date"],
+                    "gender": row["sex"],
+                    "birthDate": row["birth_date"],
                 }
-            )  # fmt: skip
+            )
 
     def _visits(self) -> None:
         messages = defaultdict(list)
@@ -161,9 +170,7 @@ class Rendering:
         for row in csv(self.native, "diagnoses"):
             ranks[row["visit_id"]].append(row)
         for visit in csv(self.native, "er_visits"):
-            told = sorted(
-                messages[visit["visit_id"]], key=lambda e: (e["event_at"], e["message_id"])
-            )
+            told = sorted(messages[visit["visit_id"]], key=lambda e: (e["event_at"], e["message_id"]))
             self.visits[visit["visit_id"]] += [
                 self._emergency(visit, told, ranks[visit["visit_id"]]),
                 *self._inpatient(visit, told),
@@ -172,40 +179,43 @@ class Rendering:
         for row in csv(self.native, "diagnoses"):
             self.visits[row["visit_id"]].append(
                 {
-                    "resourceType": "Condition", "id": row["diagnosis_id"],
+                    "resourceType": "Condition",
+                    "id": row["diagnosis_id"],
                     "subject": {"reference": f"Patient/{row['patient_id']}"},
                     "encounter": {"reference": f"Encounter/{row['visit_id']}"},
                     "recordedDate": self.instant(row["recorded_at"], row["hospital_id"]),
                     "code": {
                         "coding": [
                             {"system": "http://snomed.info/sct", "code": "404684003"},
-                            {"system": "http://hl7.org/fhir/sid/icd-10-cm",
-                             "code": row["icd10_code"]},
+                            {"system": "http://hl7.org/fhir/sid/icd-10-cm", "code": row["icd10_code"]},
                         ],
                         "text": row["description"],
                     },
                 }
-            )  # fmt: skip
+            )
         for row in csv(self.native, "procedures"):
             self.visits[row["visit_id"]].append(
                 {
-                    "resourceType": "Procedure", "id": row["procedure_id"], "status": "completed",
+                    "resourceType": "Procedure",
+                    "id": row["procedure_id"],
+                    "status": "completed",
                     "meta": {"lastUpdated": self.instant(row["recorded_at"], row["hospital_id"])},
                     "subject": {"reference": f"Patient/{row['patient_id']}"},
                     "encounter": {"reference": f"Encounter/{row['visit_id']}"},
                     "performedDateTime": self.instant(row["performed_at"], row["hospital_id"]),
                     "code": {
                         "coding": [
-                            {"system": "http://www.cms.gov/Medicare/Coding/ICD10",
-                             "code": row["procedure_code"], "display": row["description"]}
+                            {
+                                "system": "http://www.cms.gov/Medicare/Coding/ICD10",
+                                "code": row["procedure_code"],
+                                "display": row["description"],
+                            }
                         ]
                     },
                 }
-            )  # fmt: skip
+            )
 
-    def _emergency(
-        self, visit: dict[str, Any], told: list[dict[str, Any]], ranks: list[dict[str, Any]]
-    ) -> Resource:
+    def _emergency(self, visit: dict[str, Any], told: list[dict[str, Any]], ranks: list[dict[str, Any]]) -> Resource:
         hospital = visit["hospital_id"]
 
         def at(clock: str) -> str | None:
@@ -214,48 +224,64 @@ class Rendering:
         history = [
             {"status": status, "period": {"start": start}}
             for status, start in (
-                ("arrived", at("arrival")), ("triaged", at("triage")), ("in-progress", at("provider")),
-            ) if start
-        ]  # fmt: skip
+                ("arrived", at("arrival")),
+                ("triaged", at("triage")),
+                ("in-progress", at("provider")),
+            )
+            if start
+        ]
         cancelled = any(event["event_type"] == "A11" for event in told)
         status = "cancelled" if cancelled else "finished" if at("departure") else "in-progress"
         places = [
-            {"location": {"reference": f"Location/{hospital}-EMER"},
-             "period": {"start": at("arrival")}, "physicalType": {"coding": [{"code": "wa"}]}},
-        ]  # fmt: skip
+            {
+                "location": {"reference": f"Location/{hospital}-EMER"},
+                "period": {"start": at("arrival")},
+                "physicalType": {"coding": [{"code": "wa"}]},
+            }
+        ]
         if at("room"):
             places.append(
-                {"location": {"display": "Room 3"}, "period": {"start": at("room")},
-                 "physicalType": {"coding": [{"code": "ro"}]}}
-            )  # fmt: skip
+                {
+                    "location": {"display": "Room 3"},
+                    "period": {"start": at("room")},
+                    "physicalType": {"coding": [{"code": "ro"}]},
+                }
+            )
         return _without_nulls(
             {
-                "resourceType": "Encounter", "id": visit["visit_id"], "status": status,
+                "resourceType": "Encounter",
+                "id": visit["visit_id"],
+                "status": status,
                 "meta": {"lastUpdated": self.instant(visit["recorded_at"], hospital)},
                 "extension": [
-                    {"url": "http://hl7.org/fhir/StructureDefinition/encounter-modeOfArrival",
-                     "valueCoding": {"code": MODES[visit["arrival_mode"]]}}
+                    {
+                        "url": "http://hl7.org/fhir/StructureDefinition/encounter-modeOfArrival",
+                        "valueCoding": {"code": MODES[visit["arrival_mode"]]},
+                    }
                 ],
                 "statusHistory": history,
                 "class": {"code": "EMER"},
                 "serviceType": {"text": visit["department"]},
                 "subject": {"reference": f"Patient/{visit['patient_id']}"},
                 "participant": [
-                    {"type": [{"coding": [{"code": "ATND"}]}],
-                     "individual": {"reference": f"Practitioner/{visit['doctor_id']}"}}
-                ] if visit["doctor_id"] else None,
+                    {
+                        "type": [{"coding": [{"code": "ATND"}]}],
+                        "individual": {"reference": f"Practitioner/{visit['doctor_id']}"},
+                    }
+                ]
+                if visit["doctor_id"]
+                else None,
                 "period": {"start": at("arrival"), "end": at("departure")},
                 "reasonCode": [{"text": visit["chief_complaint"]}],
                 "diagnosis": [
-                    {"condition": {"reference": f"Condition/{row['diagnosis_id']}"},
-                     "rank": int(row["sequence"])}
+                    {"condition": {"reference": f"Condition/{row['diagnosis_id']}"}, "rank": int(row["sequence"])}
                     for row in ranks
                 ],
                 "hospitalization": _disposition(visit["disposition"]),
                 "location": places,
                 "serviceProvider": {"reference": f"Organization/{hospital}"},
             }
-        )  # fmt: skip
+        )
 
     def _inpatient(self, visit: dict[str, Any], told: list[dict[str, Any]]) -> list[Resource]:
         kept: list[dict[str, Any]] = []
@@ -271,27 +297,23 @@ class Rendering:
         return [
             _without_nulls(
                 {
-                    "resourceType": "Encounter", "id": f"{visit['visit_id']}-in",
+                    "resourceType": "Encounter",
+                    "id": f"{visit['visit_id']}-in",
                     "status": "finished" if ends else "in-progress",
                     "meta": {"lastUpdated": (ends or told)[-1]["recorded_at"]},
                     "class": {"code": "IMP"},
                     "partOf": {"reference": f"Encounter/{visit['visit_id']}"},
                     "subject": {"reference": f"Patient/{visit['patient_id']}"},
-                    "period": {
-                        "start": kept[0]["event_at"], "end": ends[-1]["event_at"] if ends else None
-                    },
-                    "hospitalization": _disposition(
-                        ends[-1]["discharge_disposition"] if ends else None
-                    ),
+                    "period": {"start": kept[0]["event_at"], "end": ends[-1]["event_at"] if ends else None},
+                    "hospitalization": _disposition(ends[-1]["discharge_disposition"] if ends else None),
                     "location": [
-                        {"location": {"display": event["department"]},
-                         "period": {"start": event["event_at"]}}
+                        {"location": {"display": event["department"]}, "period": {"start": event["event_at"]}}
                         for event in kept
                     ],
                     "serviceProvider": {"reference": f"Organization/{visit['hospital_id']}"},
                 }
             )
-        ]  # fmt: skip
+        ]
 
     def _orders(self, visit: dict[str, Any]) -> list[Resource]:
         of_visit = {
@@ -302,46 +324,49 @@ class Rendering:
         if visit["triage_level"]:
             made.append(
                 {
-                    "resourceType": "Observation", "id": f"{visit['visit_id']}-esi",
-                    "status": "final", **of_visit,
+                    "resourceType": "Observation",
+                    "id": f"{visit['visit_id']}-esi",
+                    "status": "final",
+                    **of_visit,
                     "code": {"coding": [{"system": "http://loinc.org", "code": "54094-8"}]},
                     "valueInteger": int(visit["triage_level"]),
                 }
-            )  # fmt: skip
+            )
         if visit["decision_time"]:
             code = "183452005" if visit["disposition"] == "admitted" else "58000006"
             made.append(
                 {
-                    "resourceType": "ServiceRequest", "id": f"{visit['visit_id']}-order",
-                    "status": "active", "intent": "order", **of_visit,
+                    "resourceType": "ServiceRequest",
+                    "id": f"{visit['visit_id']}-order",
+                    "status": "active",
+                    "intent": "order",
+                    **of_visit,
                     "code": {"coding": [{"system": "http://snomed.info/sct", "code": code}]},
                     "authoredOn": self.instant(visit["decision_time"], visit["hospital_id"]),
                 }
-            )  # fmt: skip
+            )
         return made
 
     def _vitals(self) -> None:
         for row in jsonl(self.native, "vitals"):
             shared = {
-                "resourceType": "Observation", "status": "final",
+                "resourceType": "Observation",
+                "status": "final",
                 "subject": {"reference": f"Patient/{row['patient_id']}"},
                 "encounter": {"reference": f"Encounter/{row['visit_id']}"},
-                "effectiveDateTime": row["measured_at"], "issued": row["recorded_at"],
+                "effectiveDateTime": row["measured_at"],
+                "issued": row["recorded_at"],
                 "device": {"display": row["device_id"]},
-            }  # fmt: skip
+            }
             made = []
             for name, code in LOINC.items():
                 if (value := row["vitals"].get(name)) is not None:
                     made.append(
-                        {**shared, "id": f"{row['observation_id']}-{name}", "code": _loinc(code),
-                         **_value(value)}
-                    )  # fmt: skip
+                        {**shared, "id": f"{row['observation_id']}-{name}", "code": _loinc(code), **_value(value)}
+                    )
             if (on_oxygen := row["vitals"].get("on_oxygen")) is not None:
                 litres = {"value": 2 if on_oxygen else 0, "unit": "L/min"}
-                made.append(
-                    {**shared, "id": f"{row['observation_id']}-o2", "code": _loinc("3151-8"),
-                     **_value(litres)}
-                )  # fmt: skip
+                made.append({**shared, "id": f"{row['observation_id']}-o2", "code": _loinc("3151-8"), **_value(litres)})
             pressures = [
                 {"code": _loinc(code), **_value(row["vitals"][name])}
                 for name, code in (("systolic_bp", "8480-6"), ("diastolic_bp", "8462-4"))
@@ -349,13 +374,14 @@ class Rendering:
             ]
             if pressures:
                 made.append(
-                    {**shared, "id": f"{row['observation_id']}-bp", "code": _loinc("85354-9"),
-                     "component": pressures}
-                )  # fmt: skip
+                    {**shared, "id": f"{row['observation_id']}-bp", "code": _loinc("85354-9"), "component": pressures}
+                )
             panel = {
-                **shared, "id": f"{row['observation_id']}-panel", "code": _loinc("85353-1"),
+                **shared,
+                "id": f"{row['observation_id']}-panel",
+                "code": _loinc("85353-1"),
                 "hasMember": [{"reference": f"Observation/{o['id']}"} for o in made],
-            }  # fmt: skip
+            }
             self.visits[row["visit_id"]] += [panel, *made]
 
 
@@ -373,9 +399,7 @@ def land_ndjson(folder: Path, name: str, resources: Iterable[Resource]) -> None:
             (folder / f"{name}.{kind}.ndjson").write_bytes(data)
 
 
-def land_bundle(
-    folder: Path, name: str, kind: str, resources: Iterable[Resource], indent: int | None = None
-) -> None:
+def land_bundle(folder: Path, name: str, kind: str, resources: Iterable[Resource], indent: int | None = None) -> None:
     """A Bundle; in a transaction the resources know each other by urn:uuid."""
     listed = list(resources)
     urls = {
@@ -408,10 +432,8 @@ def _loinc(code: str) -> Resource:
 def _value(value: Any) -> Resource:
     if isinstance(value, dict):
         return {
-            "valueQuantity": {
-                "value": value["value"], "code": value["unit"], "system": "http://unitsofmeasure.org"
-            }
-        }  # fmt: skip
+            "valueQuantity": {"value": value["value"], "code": value["unit"], "system": "http://unitsofmeasure.org"}
+        }
     if isinstance(value, str):
         return {"valueCodeableConcept": {"coding": [{"code": value}]}}
     return {"valueInteger": value}

@@ -46,12 +46,9 @@ def tables(settings: Settings) -> Iterator[tuple[str, str]]:
         for contract in CONTRACTS.values():
             if contract.name == _LEDGER:
                 continue
-            columns = ", ".join(
-                f"coalesce(cast({c.name} as varchar), '~')" for c in contract.columns
-            )
+            columns = ", ".join(f"coalesce(cast({c.name} as varchar), '~')" for c in contract.columns)
             (row,) = connection.execute(
-                f"select count(*), sum(hash(concat_ws('|', {columns}))::hugeint) "
-                f"from {contract.qualified_name}"
+                f"select count(*), sum(hash(concat_ws('|', {columns}))::hugeint) from {contract.qualified_name}"
             ).fetchall()
             yield contract.name, str(row)
     finally:

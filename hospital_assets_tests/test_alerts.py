@@ -18,12 +18,7 @@ from hypothesis import strategies as st
 
 from hospital_assets.alerts.notifiers import deliver
 from hospital_assets.alerts.outbox import Outbox, OutboxResource, Signal, VisitState
-from hospital_assets.alerts.settings import (
-    AlertSettings,
-    Level,
-    NotifierSettings,
-    load_alert_settings,
-)
+from hospital_assets.alerts.settings import AlertSettings, Level, NotifierSettings, load_alert_settings
 from hospital_assets.assets.facts.alerts import dated
 from hospital_assets.automation.alert_rules import (
     CRITICAL_WAIT,
@@ -55,12 +50,8 @@ def outbox(tmp_path: Path) -> Iterator[Outbox]:
     opened.close()
 
 
-def signal(
-    raised: bool | None, at: datetime = NOW, subject: str = "V1", value: float | None = None
-) -> Signal:
-    return Signal(
-        "critical_vitals", subject, at, raised, "critical", "so it is", value, 7.0, "NEWS2", "H1"
-    )
+def signal(raised: bool | None, at: datetime = NOW, subject: str = "V1", value: float | None = None) -> Signal:
+    return Signal("critical_vitals", subject, at, raised, "critical", "so it is", value, 7.0, "NEWS2", "H1")
 
 
 def states(outbox: Outbox) -> list[tuple[str, str]]:
@@ -96,10 +87,7 @@ def test_what_comes_back_within_its_cooldown_is_the_same_alert(outbox: Outbox) -
         at = NOW + minute * MINUTE
         outbox.record([signal(raised, at)], at, cooldown=cooldown)
     rows = outbox.alerts(with_resolved=True)
-    assert [(row["state"], row["occurrence_count"]) for row in rows] == [
-        ("open", 1),
-        ("resolved", 2),
-    ]
+    assert [(row["state"], row["occurrence_count"]) for row in rows] == [("open", 1), ("resolved", 2)]
 
 
 def test_what_was_over_before_anybody_was_told_is_not_told(outbox: Outbox, tmp_path: Path) -> None:
@@ -116,20 +104,14 @@ def test_a_snapshot_ends_what_it_does_not_name(outbox: Outbox) -> None:
     waits = [Signal(CRITICAL_WAIT, name, NOW, True, "critical", "waits") for name in "ab"]
     outbox.record(waits, NOW, snapshots={CRITICAL_WAIT: NOW})
     later = NOW + MINUTE
-    outbox.record([Signal(CRITICAL_WAIT, "a", later, None, "critical", "")], later,
-                  snapshots={CRITICAL_WAIT: later})  # fmt: skip
+    outbox.record([Signal(CRITICAL_WAIT, "a", later, None, "critical", "")], later, snapshots={CRITICAL_WAIT: later})
     assert sorted(states(outbox)) == [("a", "open"), ("b", "resolved")]
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 6), st.booleans()), max_size=12),
-    st.data(),
-)
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 6), st.booleans()), max_size=12), st.data())
 def test_records_cut_anywhere_and_repeated_leave_the_same_alerts(
-    tmp_path_factory: pytest.TempPathFactory,
-    found: list[tuple[str, int, bool]],
-    data: st.DataObject,
+    tmp_path_factory: pytest.TempPathFactory, found: list[tuple[str, int, bool]], data: st.DataObject
 ) -> None:
     """A restart repeats what was being recorded: nothing is lost, nothing comes twice."""
     by_moment = {(name, minute): raised for name, minute, raised in found}
@@ -163,8 +145,7 @@ def test_two_processes_share_the_work(tmp_path: Path) -> None:
     first, second = (Outbox(tmp_path / "outbox.sqlite", [LOG]) for _ in range(2))
     found = [signal(True, subject=f"V{number}") for number in range(20)]
     threads = [
-        threading.Thread(target=box.record, args=(found, NOW), kwargs={"judged": ["sha"]})
-        for box in (first, second)
+        threading.Thread(target=box.record, args=(found, NOW), kwargs={"judged": ["sha"]}) for box in (first, second)
     ]
     for thread in threads:
         thread.start()
@@ -184,17 +165,23 @@ HOSPITALS = pl.DataFrame({"hospital_id": ["H1"], "time_zone": ["America/Chicago"
 ALWAYS = (datetime(1900, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))
 PATIENTS = pl.DataFrame(
     {
-        "patient_id": ["adult", "child"], "patient_key": [1, 2],
-        "birth_date": [date(1960, 1, 1), date(2020, 1, 1)], "age_at_extract_years": [65, 5],
-        "valid_from_at": [ALWAYS[0]] * 2, "valid_to_at": [ALWAYS[1]] * 2,
+        "patient_id": ["adult", "child"],
+        "patient_key": [1, 2],
+        "birth_date": [date(1960, 1, 1), date(2020, 1, 1)],
+        "age_at_extract_years": [65, 5],
+        "valid_from_at": [ALWAYS[0]] * 2,
+        "valid_to_at": [ALWAYS[1]] * 2,
     },
-    schema_overrides={"valid_from_at": pl.Datetime("us", "UTC"),
-                      "valid_to_at": pl.Datetime("us", "UTC")},
-)  # fmt: skip
+    schema_overrides={"valid_from_at": pl.Datetime("us", "UTC"), "valid_to_at": pl.Datetime("us", "UTC")},
+)
 WELL = {
-    "respiratory_rate": 16, "spo2": 98, "systolic_bp": 120, "diastolic_bp": 80, "heart_rate": 70,
+    "respiratory_rate": 16,
+    "spo2": 98,
+    "systolic_bp": 120,
+    "diastolic_bp": 80,
+    "heart_rate": 70,
     "temperature": 37.0,
-}  # fmt: skip
+}
 
 
 def landed_vitals(patient: str = "adult", minute: int = 0, **values: Any) -> dict[str, Any]:
@@ -203,18 +190,21 @@ def landed_vitals(patient: str = "adult", minute: int = 0, **values: Any) -> dic
         name: {"value": value, "unit": "Cel" if name == "temperature" else None}
         for name, value in measured.items()
         if value is not None
-    } | {
-        "consciousness": values.get("consciousness", "A"),
-        "on_oxygen": values.get("on_oxygen", False),
-    }
+    } | {"consciousness": values.get("consciousness", "A"), "on_oxygen": values.get("on_oxygen", False)}
     return {
-        "observation_id": f"O{patient}{minute}", "visit_id": f"V-{patient}", "patient_id": patient,
-        "hospital_id": "H1", "payload": json.dumps(payload),
+        "observation_id": f"O{patient}{minute}",
+        "visit_id": f"V-{patient}",
+        "patient_id": patient,
+        "hospital_id": "H1",
+        "payload": json.dumps(payload),
         "measured_at": f"2026-01-15T06:{minute:02d}:00-06:00",
         "recorded_at": f"2026-01-15T06:{minute:02d}:05-06:00",
-        "source_profile": "native", "source_file": "f", "source_line": minute + 1, "source_part": 1,
+        "source_profile": "native",
+        "source_file": "f",
+        "source_line": minute + 1,
+        "source_part": 1,
         "service_date": date(2026, 1, 15),
-    }  # fmt: skip
+    }
 
 
 def raw(table: str, *rows: dict[str, Any]) -> pl.DataFrame:
@@ -226,8 +216,12 @@ def raw(table: str, *rows: dict[str, Any]) -> pl.DataFrame:
     ("patient", "values", "raised", "says"),
     [
         ("adult", {}, False, ""),
-        ("adult", {"respiratory_rate": 22, "spo2": 95, "systolic_bp": 105, "heart_rate": 112,
-                   "temperature": 38.5}, True, "NEWS2 7"),
+        (
+            "adult",
+            {"respiratory_rate": 22, "spo2": 95, "systolic_bp": 105, "heart_rate": 112, "temperature": 38.5},
+            True,
+            "NEWS2 7",
+        ),
         ("adult", {"respiratory_rate": 25}, True, "3 points"),
         ("adult", {"temperature": 40.0}, True, "temperature 40.0"),
         ("adult", {"heart_rate": None}, None, ""),  # what is missing may be what was critical
@@ -235,10 +229,8 @@ def raw(table: str, *rows: dict[str, Any]) -> pl.DataFrame:
         ("child", {"spo2": 88}, True, "SpO2 88.0 % (limit 90)"),
         ("nobody", {"heart_rate": 150}, True, "heart rate 150"),  # unknown age: better once too often
     ],
-)  # fmt: skip
-def test_critical_vitals(
-    patient: str, values: dict[str, Any], raised: bool | None, says: str
-) -> None:
+)
+def test_critical_vitals(patient: str, values: dict[str, Any], raised: bool | None, says: str) -> None:
     rows = raw("raw_vitals", landed_vitals(patient, **values))
     (found,) = vital_signals(scored_vitals(rows, HOSPITALS, PATIENTS), AlertSettings())
     assert found.is_raised is raised
@@ -250,13 +242,21 @@ def test_critical_vitals(
 def test_a_visit_waits_until_it_is_seen_or_gone() -> None:
     def record(visit: str, minute: int, **values: str) -> dict[str, Any]:
         return {
-            "visit_id": visit, "patient_id": f"P-{visit}", "hospital_id": "H1",
-            "department": "Emergency", "arrival_time": "2026-01-15 06:00:00", "triage_level": "2",
-            "triage_time": "2026-01-15 05:58:00", "source_profile": "native", "source_file": "f",
-            "recorded_at": f"2026-01-15 06:{minute:02d}:00", "source_line": minute,
+            "visit_id": visit,
+            "patient_id": f"P-{visit}",
+            "hospital_id": "H1",
+            "department": "Emergency",
+            "arrival_time": "2026-01-15 06:00:00",
+            "triage_level": "2",
+            "triage_time": "2026-01-15 05:58:00",
+            "source_profile": "native",
+            "source_file": "f",
+            "recorded_at": f"2026-01-15 06:{minute:02d}:00",
+            "source_line": minute,
             "source_part": 1,
-            "service_date": date(2026, 1, 15), **values,
-        }  # fmt: skip
+            "service_date": date(2026, 1, 15),
+            **values,
+        }
 
     rows = raw(
         "raw_er_visits",
@@ -292,11 +292,13 @@ def test_waiting_visits_are_remembered_by_their_newest_record(outbox: Outbox) ->
 def test_departments() -> None:
     stays = pl.DataFrame(
         {
-            "hospital_id": "H1", "department_id": ["icu"] * 3 + ["ed"] * 2,
-            "department_name": ["ICU"] * 3 + ["Emergency"] * 2, "bed_capacity": [3] * 3 + [4] * 2,
+            "hospital_id": "H1",
+            "department_id": ["icu"] * 3 + ["ed"] * 2,
+            "department_name": ["ICU"] * 3 + ["Emergency"] * 2,
+            "bed_capacity": [3] * 3 + [4] * 2,
             "stay_start_at": [NOW - timedelta(hours=h) for h in (50, 51, 99, 1, 2)],
         }
-    )  # fmt: skip
+    )
     (over,) = overstays(stays, NOW, 50)
     assert (over.subject, over.value) == ("icu", 2.0) and "the longest 99 h" in over.summary
     full = {s.subject: s for s in full_departments(stays, NOW, Level(raise_at=100, clear_at=95))}
@@ -305,11 +307,7 @@ def test_departments() -> None:
 
 
 def test_silence_and_files_left_waiting() -> None:
-    feeds = {
-        "vitals": NOW - 61 * MINUTE,
-        "adt": NOW - 59 * MINUTE,
-        "other": NOW - timedelta(days=9),
-    }
+    feeds = {"vitals": NOW - 61 * MINUTE, "adt": NOW - 59 * MINUTE, "other": NOW - timedelta(days=9)}
     found = {s.subject: s.is_raised for s in silent_feeds(feeds, {"vitals": 60, "adt": 60}, NOW)}
     assert found == {"vitals": True, "adt": False}
     since = int((NOW - 16 * MINUTE).timestamp() * 1e9)
@@ -321,23 +319,27 @@ def test_runs_and_checks() -> None:
     assert run_signal("daily_batch", "abcdef123456", ["fact_vitals"], NOW).is_raised is True
     assert run_signal("daily_batch", "abcdef123456", None, NOW).is_raised is False
 
-    def evaluation(
-        name: str, passed: bool, severity: dg.AssetCheckSeverity
-    ) -> dg.AssetCheckEvaluation:
+    def evaluation(name: str, passed: bool, severity: dg.AssetCheckSeverity) -> dg.AssetCheckEvaluation:
         return dg.AssetCheckEvaluation(
-            asset_key=dg.AssetKey("fact_vitals"), check_name=name, passed=passed, severity=severity,
-            metadata={},
-        )  # fmt: skip
+            asset_key=dg.AssetKey("fact_vitals"), check_name=name, passed=passed, severity=severity, metadata={}
+        )
 
     error, warn = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
     found = check_signals(
-        [evaluation("key", False, error), evaluation("values", True, error),
-         evaluation("plausible", False, warn), evaluation("stream_offsets", False, warn)], NOW
-    )  # fmt: skip
+        [
+            evaluation("key", False, error),
+            evaluation("values", True, error),
+            evaluation("plausible", False, warn),
+            evaluation("stream_offsets", False, warn),
+        ],
+        NOW,
+    )
     # Of warnings only those that say what a source did.
     assert {s.subject: s.is_raised for s in found} == {
-        "fact_vitals.key": True, "fact_vitals.values": False, "fact_vitals.stream_offsets": True,
-    }  # fmt: skip
+        "fact_vitals.key": True,
+        "fact_vitals.values": False,
+        "fact_vitals.stream_offsets": True,
+    }
 
 
 # Delivery -----------------------------------------------------------------------------------------
@@ -475,9 +477,7 @@ def test_settings(tmp_path: Path) -> None:
     where = Settings(tmp_path)
     assert load_alert_settings(where) == AlertSettings()
     path = tmp_path / "alerts.toml"
-    path.write_text(
-        'news2_score = 5\n[[notify]]\nname = "ward"\nkind = "webhook"\nurl_env = "HOOK"\n'
-    )
+    path.write_text('news2_score = 5\n[[notify]]\nname = "ward"\nkind = "webhook"\nurl_env = "HOOK"\n')
     found = load_alert_settings(where)
     assert found.news2_score == 5 and found.notify[0].name == "ward"
     for text, says in (
@@ -497,16 +497,13 @@ def test_fact_alerts(tmp_path: Path) -> None:
     file = tmp_path / "outbox.sqlite"
     assert OutboxResource(file=str(file)).alerts().is_empty()
     outbox = Outbox(file)
-    outbox.record(
-        [signal(True, value=8), Signal("run_failed", "settle", NOW, True, "error", "")], NOW
-    )
+    outbox.record([signal(True, value=8), Signal("run_failed", "settle", NOW, True, "error", "")], NOW)
     outbox.record([signal(False, NOW + 5 * MINUTE, value=2)], NOW + 5 * MINUTE)
     outbox.close()
     hospitals = pl.DataFrame({"hospital_id": ["H1"], "hospital_key": [7]})
     rows = (
-        dated(lazy(OutboxResource(file=str(file)).alerts()), lazy(hospitals))
-        .collect("polars").to_native().sort("rule")
-    )  # fmt: skip
+        dated(lazy(OutboxResource(file=str(file)).alerts()), lazy(hospitals)).collect("polars").to_native().sort("rule")
+    )
     assert rows.columns == CONTRACTS["fact_alerts"].column_names
     assert rows["hospital_key"].to_list() == [7, -1]
     assert rows["open_minutes"].to_list() == [5.0, None]

@@ -35,8 +35,16 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AuditLog:
     monkeypatch.setenv("HOSPITAL_DATA_DIR", str(tmp_path / "data"))
     log = AuditLog(Settings(tmp_path / "data"))
     for number in range(10):
-        log.append(Event("ann", "query", "analyst", statement=f"select {number}", row_count=number,
-                         objects={"kpis.kpi_waits": ["wait_count"]}))  # fmt: skip
+        log.append(
+            Event(
+                "ann",
+                "query",
+                "analyst",
+                statement=f"select {number}",
+                row_count=number,
+                objects={"kpis.kpi_waits": ["wait_count"]},
+            )
+        )
     return log
 
 
@@ -69,10 +77,7 @@ def test_entries_cannot_be_changed_by_accident(log: AuditLog) -> None:
     [
         ("update entries set actor = 'bob' where sequence_number = 4", "entry 4 is not what"),
         ("update entries set objects = '{}' where sequence_number = 10", "entry 10 is not what"),
-        (
-            "update entries set occurred_at = '2020' where sequence_number = 1",
-            "entry 1 is not what",
-        ),
+        ("update entries set occurred_at = '2020' where sequence_number = 1", "entry 1 is not what"),
         ("delete from entries where sequence_number = 5", "entries 5 to 5 are missing"),
         ("delete from entries where sequence_number > 7", "its end was cut off"),
         ("delete from entries", "its end was cut off"),
@@ -112,7 +117,7 @@ def test_a_missing_anchor_is_said(log: AuditLog, tmp_path: Path) -> None:
     assert any("missing" in problem for problem in log.verify().problems)
 
 
-def test_another_key_does_not_verify(log: AuditLog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # fmt: skip
+def test_another_key_does_not_verify(log: AuditLog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOSPITAL_AUDIT_KEY", "ab" * 32)
     other = AuditLog(Settings(tmp_path / "data"))
     assert len(other.verify().problems) == 10
@@ -142,10 +147,7 @@ for n in range(25):
 
 
 def test_many_writers_make_one_chain(log: AuditLog, tmp_path: Path) -> None:
-    writers = [
-        subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "data"), str(n)])
-        for n in range(3)
-    ]
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "data"), str(n)]) for n in range(3)]
     assert [writer.wait(timeout=60) for writer in writers] == [0, 0, 0]
     assert log.verify() == log.verify() and log.verify().problems == ()
     assert log.entries().height == 10 + 75

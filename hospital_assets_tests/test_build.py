@@ -53,13 +53,9 @@ def test_raw_is_cleaned_and_quarantined_and_duplicates(built: tuple[Settings, Bu
     assert all(check.passed for check in conserved)
 
 
-def test_every_spoiled_record_ends_where_the_truth_expects(
-    built: tuple[Settings, BuildReport],
-) -> None:
+def test_every_spoiled_record_ends_where_the_truth_expects(built: tuple[Settings, BuildReport]) -> None:
     settings, _ = built
-    truth = pl.read_parquet(settings.ground_truth / "dirt.parquet").filter(
-        pl.col("line").is_not_null()
-    )
+    truth = pl.read_parquet(settings.ground_truth / "dirt.parquet").filter(pl.col("line").is_not_null())
     placed = pl.concat(
         [
             query(
@@ -92,8 +88,7 @@ def test_every_spoiled_record_ends_where_the_truth_expects(
     }
     wrong = fates.filter(
         ~pl.any_horizontal(
-            (pl.col("expected") == expected) & pl.col("fate").is_in(allowed)
-            for expected, allowed in fits.items()
+            (pl.col("expected") == expected) & pl.col("fate").is_in(allowed) for expected, allowed in fits.items()
         )
     )
     shown = wrong.group_by("subject", "kind", "expected", "fate").len().sort("subject", "kind")
@@ -134,10 +129,7 @@ def test_landed_values_become_what_they_truly_were(built: tuple[Settings, BuildR
 
 def test_temperatures_are_celsius_whatever_was_sent(built: tuple[Settings, BuildReport]) -> None:
     settings, _ = built
-    odd = query(
-        settings,
-        "select count(*) from facts.fact_vitals where temperature_c not between 30 and 45",
-    )
+    odd = query(settings, "select count(*) from facts.fact_vitals where temperature_c not between 30 and 45")
     assert odd.item() == 0
 
 
@@ -173,9 +165,7 @@ def test_building_again_changes_nothing(built: tuple[Settings, BuildReport]) -> 
 
 
 @pytest.mark.slow
-def test_a_code_dated_on_another_day_reaches_its_visit(
-    built: tuple[Settings, BuildReport], tmp_path: Path
-) -> None:
+def test_a_code_dated_on_another_day_reaches_its_visit(built: tuple[Settings, BuildReport], tmp_path: Path) -> None:
     settings, _ = built
     other = copy_of(settings, tmp_path)
     shutil.copytree(settings.warehouse_file.parent, other.warehouse_file.parent)
@@ -191,8 +181,7 @@ def test_a_code_dated_on_another_day_reaches_its_visit(
     ).row(0)
     landed = query(
         other,
-        f"select * from raw.raw_procedures where service_date = '{first}' "
-        "and problem is null order by all limit 1",
+        f"select * from raw.raw_procedures where service_date = '{first}' and problem is null order by all limit 1",
     ).row(0, named=True)
     day = first + timedelta(days=3)
     # A code written three days later, dated on that day; and a procedure that moved to that day.
@@ -204,9 +193,7 @@ def test_a_code_dated_on_another_day_reaches_its_visit(
     (other.landing / "native" / "procedures" / "late.csv").write_text(
         "procedure_id,visit_id,patient_id,hospital_id,encounter_date,performed_at,"
         "procedure_code,description,recorded_at\n"
-        + ",".join(
-            landed[name] or "" for name in ("procedure_id", "visit_id", "patient_id", "hospital_id")
-        )
+        + ",".join(landed[name] or "" for name in ("procedure_id", "visit_id", "patient_id", "hospital_id"))
         + f",{day},{day} 10:00:00,{landed['procedure_code']},x,2026-06-01 00:00:00\n"
     )
     report = run(other, first=day, last=day)
@@ -217,16 +204,12 @@ def test_a_code_dated_on_another_day_reaches_its_visit(
         f"join dimensions.dim_condition using (condition_key) where visit_id = '{visit}'",
     )
     assert codes["icd_code"].to_list() == ["A419"]
-    counted = query(
-        other, "select sum(procedure_count) from kpis.kpi_procedures where hospital_id = 'all'"
-    )
+    counted = query(other, "select sum(procedure_count) from kpis.kpi_procedures where hospital_id = 'all'")
     assert counted.item() == procedures
 
 
 @pytest.mark.slow
-def test_day_by_day_in_any_order_is_the_same_as_at_once(
-    built: tuple[Settings, BuildReport], tmp_path: Path
-) -> None:
+def test_day_by_day_in_any_order_is_the_same_as_at_once(built: tuple[Settings, BuildReport], tmp_path: Path) -> None:
     settings, _ = built
     other = copy_of(settings, tmp_path)
     for offset in (3, 0, 7, 5, 1, 6, 2, 4):
@@ -245,9 +228,7 @@ def test_a_killed_build_leaves_what_a_later_build_completes(
     command = [sys.executable, "-m", "hospital_assets.cli", "build"]
     environment = {**os.environ, "HOSPITAL_DATA_DIR": str(other.data_dir)}
     for seconds in (3, 5, 8, 12):
-        process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(seconds)
         process.kill()
@@ -282,8 +263,7 @@ def test_bad_files_are_named_and_stop_nothing(network: Settings, tmp_path: Path)
     assert "cut off" in problem["native/vitals/cut.json.gz"]
     aside = query(
         settings,
-        "select source_line, rule from cleaned.quarantine_er_visits "
-        "where source_file = 'native/er_visits/ragged.csv'",
+        "select source_line, rule from cleaned.quarantine_er_visits where source_file = 'native/er_visits/ragged.csv'",
     )
     assert aside.rows() == [(3, "wrong_field_count")]
 
@@ -295,31 +275,26 @@ def test_a_planted_fault_turns_a_check_red(network: Settings, tmp_path: Path) ->
 
     contract = CONTRACTS["fact_doctor_shifts"]
     sound = {
-        "service_date": date(2026, 1, 1), "shift_id": "S1", "doctor_key": 1, "hospital_key": 1,
-        "start_date_key": 1, "shift_start_at": None, "shift_end_at": None, "shift_hours": 8.0,
-    }  # fmt: skip
+        "service_date": date(2026, 1, 1),
+        "shift_id": "S1",
+        "doctor_key": 1,
+        "hospital_key": 1,
+        "start_date_key": 1,
+        "shift_start_at": None,
+        "shift_end_at": None,
+        "shift_hours": 8.0,
+    }
     rows = [sound, {**sound, "shift_hours": -1.0}, {**sound, "shift_id": "S2", "shift_hours": 99.0}]
     frame = lazy(pl.DataFrame(rows, schema=contract.polars_schema))
-    dimension = {
-        "dim_doctor": "doctor_key", "dim_hospital": "hospital_key", "dim_date": "date_key",
-    }  # fmt: skip
-    known = {
-        t: lazy(pl.DataFrame({key: [1 if t != "dim_date" else 2]})) for t, key in dimension.items()
-    }
+    dimension = {"dim_doctor": "doctor_key", "dim_hospital": "hospital_key", "dim_date": "date_key"}
+    known = {t: lazy(pl.DataFrame({key: [1 if t != "dim_date" else 2]})) for t, key in dimension.items()}
     broken = {
         group.name: sum(finding.broken for finding in findings)
         for group, findings in check_table(contract, frame, known)
     }
-    assert broken == {
-        "columns": 0, "key": 2, "required": 6, "values": 1, "plausible": 2, "references": 3,
-    }  # fmt: skip
+    assert broken == {"columns": 0, "key": 2, "required": 6, "values": 1, "plausible": 2, "references": 3}
     lines = pl.DataFrame(
-        {
-            "source_file": ["f"] * 2,
-            "source_line": [1, 2],
-            "source_part": [1] * 2,
-            "is_duplicate": [False] * 2,
-        }
+        {"source_file": ["f"] * 2, "source_line": [1, 2], "source_part": [1] * 2, "is_duplicate": [False] * 2}
     )
     assert conservation("cleaned_vitals", lazy(lines), lazy(lines[:1]), lazy(lines[1:])).passed
     assert not conservation("cleaned_vitals", lazy(lines), lazy(lines[:1]), lazy(lines[:0])).passed
@@ -343,17 +318,24 @@ def test_an_open_ended_directory_goes_up_to_now(tmp_path: Path) -> None:
         ],
         "er_visits/a.csv": [
             "visit_id,patient_id,hospital_id,arrival_time,recorded_at",
-            *(f"V-{h},P1,{h},{at:%Y-%m-%d %H:%M:%S},{at:%Y-%m-%d %H:%M:%S}"
-              for h, at in now.items()),
+            *(f"V-{h},P1,{h},{at:%Y-%m-%d %H:%M:%S},{at:%Y-%m-%d %H:%M:%S}" for h, at in now.items()),
         ],
         "adt_events/a.json": [
-            json.dumps({
-                "message_id": "M1", "event_type": "A01", "visit_id": "S1", "patient_id": "P1",
-                "hospital_id": "H2", "department": "ICU", "event_at": arrived.isoformat(),
-                "visit_start_at": arrived.isoformat(), "recorded_at": arrived.isoformat(),
-            })
+            json.dumps(
+                {
+                    "message_id": "M1",
+                    "event_type": "A01",
+                    "visit_id": "S1",
+                    "patient_id": "P1",
+                    "hospital_id": "H2",
+                    "department": "ICU",
+                    "event_at": arrived.isoformat(),
+                    "visit_start_at": arrived.isoformat(),
+                    "recorded_at": arrived.isoformat(),
+                }
+            )
         ],
-    }  # fmt: skip
+    }
     for name, lines in files.items():
         (native / name).parent.mkdir(parents=True)
         (native / name).write_text("\n".join(lines) + "\n")
@@ -362,8 +344,10 @@ def test_an_open_ended_directory_goes_up_to_now(tmp_path: Path) -> None:
     # Partitions are those of the process's data directory.
     built = subprocess.run(
         [sys.executable, "-m", "hospital_assets.cli", "--data-dir", str(tmp_path), "build"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert built.returncode == 0, built.stdout + built.stderr
     found = query(settings, "select hospital_id, service_date from cleaned.cleaned_er_visits")
     assert dict(found.rows()) == {hospital: at.date() for hospital, at in now.items()}
@@ -406,40 +390,36 @@ def test_mimic_iv_ed_through_the_same_graph(mimic: Path, tmp_path: Path) -> None
     }
     placed = query(
         settings,
-        "select (select count(*) from cleaned.cleaned_vitals) "
-        "+ (select count(*) from cleaned.quarantine_vitals)",
+        "select (select count(*) from cleaned.cleaned_vitals) + (select count(*) from cleaned.quarantine_vitals)",
     )
     assert placed.item() == 1038 + 222
     visits = query(settings, "select * from facts.fact_emergency_visits")
     assert visits.height == 222
     assert dict(visits["disposition"].value_counts().iter_rows()) == {
-        "admitted": 150, "home": 60, "transferred": 5, "other": 2, "against_medical_advice": 2,
-        "left_without_being_seen": 2, "eloped": 1,
-    }  # fmt: skip
-    assert dict(visits["triage_level"].value_counts().iter_rows()) == {
-        1: 18, 2: 97, 3: 90, 4: 2, None: 15,
-    }  # fmt: skip
+        "admitted": 150,
+        "home": 60,
+        "transferred": 5,
+        "other": 2,
+        "against_medical_advice": 2,
+        "left_without_being_seen": 2,
+        "eloped": 1,
+    }
+    assert dict(visits["triage_level"].value_counts().iter_rows()) == {1: 18, 2: 97, 3: 90, 4: 2, None: 15}
     los = visits["los_minutes"]
     assert (los.median(), los.max()) == (350.5, 4460.0)
     assert los.quantile(0.9, "linear") == pytest.approx(943, abs=0.5)
     assert visits["wait_minutes"].null_count() == 222  # no provider clock: unknown, not zero
     patients = query(
-        settings,
-        "select count(distinct patient_durable_key) from dimensions.dim_patient "
-        "where patient_key > 0",
+        settings, "select count(distinct patient_durable_key) from dimensions.dim_patient where patient_key > 0"
     )
     assert patients.item() == 64
     celsius = query(
-        settings,
-        "select count(*) from cleaned.cleaned_vitals where quality_codes like '%celsius_inferred%'",
+        settings, "select count(*) from cleaned.cleaned_vitals where quality_codes like '%celsius_inferred%'"
     )
     assert celsius.item() == 36 + 1
 
     # What is odd in these real files is found and named, and no good row is condemned for it.
-    aside = [
-        query(settings, f"select count(*) from cleaned.quarantine_{subject}").item()
-        for subject in SUBJECTS
-    ]
+    aside = [query(settings, f"select count(*) from cleaned.quarantine_{subject}").item() for subject in SUBJECTS]
     assert sum(aside) == 0
     results = query(
         settings,
@@ -449,8 +429,7 @@ def test_mimic_iv_ed_through_the_same_graph(mimic: Path, tmp_path: Path) -> None
     found = {
         (table, kind, column): count
         for table, kind, column, count in results.iter_rows()
-        if table in ("cleaned_vitals", "fact_vitals")
-        and kind in ("plausible", "within_visit", "pressures")
+        if table in ("cleaned_vitals", "fact_vitals") and kind in ("plausible", "within_visit", "pressures")
     }
     assert found == {
         ("cleaned_vitals", "plausible", "spo2_pct"): 1,  # 10 %
@@ -481,11 +460,14 @@ def test_mimic_iv_ed_through_the_same_graph(mimic: Path, tmp_path: Path) -> None
     assert missed.rows() == []
     icd = query(settings, "select icd_version, count(*) from cleaned.cleaned_diagnoses group by 1")
     assert dict(icd.iter_rows()) == {9: 249, 10: 296}
-    assert query(
-        settings,
-        "select count(*) from facts.fact_emergency_visits v where not exists "
-        "(select 1 from cleaned.cleaned_diagnoses d where d.visit_id = v.visit_id)",
-    ).item() == 1  # fmt: skip
+    assert (
+        query(
+            settings,
+            "select count(*) from facts.fact_emergency_visits v where not exists "
+            "(select 1 from cleaned.cleaned_diagnoses d where d.visit_id = v.visit_id)",
+        ).item()
+        == 1
+    )
 
 
 def test_a_late_file_reaches_its_day_through_the_sensor(
@@ -503,8 +485,7 @@ def test_a_late_file_reaches_its_day_through_the_sensor(
         "select record from raw.raw_vitals r join facts.fact_vitals using (observation_id) "
         f"where r.service_date = '{day}' order by all limit 3",
     )["record"].to_list()
-    late = [re.sub(r'"observation_id":"[^"]*"', f'"observation_id":"LATE-{n}"', text)
-            for n, text in enumerate(sets)]  # fmt: skip
+    late = [re.sub(r'"observation_id":"[^"]*"', f'"observation_id":"LATE-{n}"', text) for n, text in enumerate(sets)]
     count = f"select count(*) from facts.fact_vitals where service_date = '{day}'"
     others = f"select sum(hash(f)::hugeint) from facts.fact_vitals f where service_date <> '{day}'"
     before, before_others = query(other, count).item(), query(other, others).item()
@@ -590,9 +571,7 @@ def test_files_in_any_order_with_kills_give_the_same_warehouse(
         for _ in range(3):
             log = tmp_path / "refresh.log"
             with log.open("w") as out:
-                process = subprocess.Popen(
-                    command, env=environment, stdout=out, stderr=subprocess.STDOUT
-                )
+                process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
                 try:
                     process.wait(rng.uniform(2, 9))
                 except subprocess.TimeoutExpired:
@@ -618,9 +597,7 @@ def test_files_in_any_order_with_kills_give_the_same_warehouse(
 
 
 @pytest.mark.torture
-def test_ten_thousand_small_files_with_fifty_kills(
-    built: tuple[Settings, BuildReport], tmp_path: Path
-) -> None:
+def test_ten_thousand_small_files_with_fifty_kills(built: tuple[Settings, BuildReport], tmp_path: Path) -> None:
     """Shuffled, copied, torn, late and mixed with garbage, runs killed: as built at once, clean."""
     settings, _ = built
     rng = random.Random(50)
@@ -673,8 +650,11 @@ def test_ten_thousand_small_files_with_fifty_kills(
                 land(other, name.with_name(f"zz_{number}_{name.name}"), body)
                 extra += 1
             if rng.random() < 0.01:
-                land(other, name.with_name(f"zz_page_{number}_{name.name}"),
-                     b"<!DOCTYPE html>\n" + rng.randbytes(9).hex().encode())  # fmt: skip
+                land(
+                    other,
+                    name.with_name(f"zz_page_{number}_{name.name}"),
+                    b"<!DOCTYPE html>\n" + rng.randbytes(9).hex().encode(),
+                )
                 extra += 1
         with log.open("w") as out:
             process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)

@@ -17,12 +17,7 @@ import polars as pl
 import pytest
 
 from hospital_assets.automation.build import BuildReport
-from hospital_assets.checks.accounting import (
-    conservation,
-    landed_count,
-    population_count,
-    reconciled,
-)
+from hospital_assets.checks.accounting import conservation, landed_count, population_count, reconciled
 from hospital_assets.checks.faults import FAULTS, prove, sound_tables
 from hospital_assets.checks.findings import Finding, newest_results
 from hospital_assets.checks.kinds import CONTRACT_KINDS, QUALITY_KINDS
@@ -41,8 +36,7 @@ FIRST, LAST = date(2026, 3, 6), date(2026, 3, 9)
 def clean(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, BuildReport]:
     """Four clean days of a tenth of the network, with the day that has 23 hours."""
     settings = Settings(tmp_path_factory.mktemp("clean"), FIRST, LAST)
-    simulate(settings.landing, settings.ground_truth, start=FIRST, days=4, scale=0.1, seed=11,
-             clean=True)  # fmt: skip
+    simulate(settings.landing, settings.ground_truth, start=FIRST, days=4, scale=0.1, seed=11, clean=True)
     write_settings(settings)
     return settings, run(settings)
 
@@ -81,9 +75,7 @@ def test_status() -> None:
 
 
 def test_accounting_notices_its_faults() -> None:
-    raw = pl.DataFrame(
-        {"source_file": ["f"] * 4, "source_line": [1, 2, 3, 4], "source_part": [1] * 4}
-    )
+    raw = pl.DataFrame({"source_file": ["f"] * 4, "source_line": [1, 2, 3, 4], "source_part": [1] * 4})
     cleaned, aside = raw.head(2), raw.tail(2).with_columns(is_duplicate=pl.Series([True, False]))
 
     def passed(kept: pl.DataFrame) -> bool:
@@ -94,8 +86,7 @@ def test_accounting_notices_its_faults() -> None:
     assert not passed(pl.concat([cleaned.head(1), cleaned.head(1)]))  # one lost, one twice
     assert not passed(raw.head(3))  # one is in two places
 
-    ledger = pl.DataFrame({"source_file": ["f"], "subject": ["hospitals"], "state": ["ready"],
-                           "row_count": [4]})  # fmt: skip
+    ledger = pl.DataFrame({"source_file": ["f"], "subject": ["hospitals"], "state": ["ready"], "row_count": [4]})
     assert landed_count("raw_hospitals", "hospitals", lazy(raw), ledger).passed
     assert not landed_count("raw_hospitals", "hospitals", lazy(raw.head(3)), ledger).passed
 
@@ -106,12 +97,23 @@ def test_accounting_notices_its_faults() -> None:
 
 def test_occupancy_must_reconcile() -> None:
     days = [date(2026, 1, 1), date(2026, 1, 2)]
-    flow = pl.DataFrame({"service_date": days, "department_id": ["D"] * 2,
-                         "patient_hours": [10.0, 20.0], "inflow_count": [3, 2],
-                         "outflow_count": [1, 3]})  # fmt: skip
-    occupancy = pl.DataFrame({"service_date": days, "department_id": ["D"] * 2,
-                              "occupied_bed_minutes": [600.0, 1200.0],
-                              "midnight_patients_count": [5, 4]})  # fmt: skip
+    flow = pl.DataFrame(
+        {
+            "service_date": days,
+            "department_id": ["D"] * 2,
+            "patient_hours": [10.0, 20.0],
+            "inflow_count": [3, 2],
+            "outflow_count": [1, 3],
+        }
+    )
+    occupancy = pl.DataFrame(
+        {
+            "service_date": days,
+            "department_id": ["D"] * 2,
+            "occupied_bed_minutes": [600.0, 1200.0],
+            "midnight_patients_count": [5, 4],
+        }
+    )
 
     def passed(**columns: pl.Series) -> bool:
         return reconciled(lazy(occupancy.with_columns(**columns)), lazy(flow)).passed
@@ -121,38 +123,42 @@ def test_occupancy_must_reconcile() -> None:
     assert not passed(midnight_patients_count=pl.Series([5, 5]))  # 5 + 2 - 3 is 4
 
 
-def test_check_builds_nothing_and_exits_by_severity(
-    clean: tuple[Settings, BuildReport], tmp_path: Path
-) -> None:
+def test_check_builds_nothing_and_exits_by_severity(clean: tuple[Settings, BuildReport], tmp_path: Path) -> None:
     settings, _ = clean
     shutil.copytree(settings.data_dir, tmp_path, dirs_exist_ok=True)
     junit, said = tmp_path / "junit.xml", tmp_path / "said.json"
 
     def check(*options: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "hospital_assets.cli", "check", "--junit", str(junit), "--json",
-             str(said), *options],
-            env={**os.environ, "HOSPITAL_DATA_DIR": str(tmp_path)}, capture_output=True, text=True,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "hospital_assets.cli",
+                "check",
+                "--junit",
+                str(junit),
+                "--json",
+                str(said),
+                *options,
+            ],
+            env={**os.environ, "HOSPITAL_DATA_DIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
 
     with open_warehouse(tmp_path / "warehouse" / "hospital.duckdb") as warehouse:
-        warehouse.connection.execute(
-            "update facts.fact_emergency_visits set los_minutes = 1e6 where rowid = 0"
-        )
+        warehouse.connection.execute("update facts.fact_emergency_visits set los_minutes = 1e6 where rowid = 0")
     warned = check()
     assert warned.returncode == 1, warned.stdout  # a duration that is not that of its clocks
     found = json.loads(said.read_text())
     broken = {(c["table"], c["name"]) for c in found["checks"] if not c["passed"]}
-    assert broken == {("fact_emergency_visits", "duration_agrees"),
-                      ("fact_emergency_visits", "plausible")}  # fmt: skip
+    assert broken == {("fact_emergency_visits", "duration_agrees"), ("fact_emergency_visits", "plausible")}
     suite = ElementTree.parse(junit).getroot()  # noqa: S314  (we have just written it)
     assert (suite.attrib["failures"], suite.attrib["skipped"]) == ("1", "1")
     assert check("--fail-on", "never").returncode == 0
 
 
-def test_the_quality_page_says_what_is_wrong_and_names_nobody(
-    built: tuple[Settings, BuildReport],
-) -> None:
+def test_the_quality_page_says_what_is_wrong_and_names_nobody(built: tuple[Settings, BuildReport]) -> None:
     settings, _ = built
     with open_warehouse(settings.warehouse_file) as warehouse:
         quality = gather(warehouse, datetime(2026, 3, 13, 12, tzinfo=UTC))
@@ -170,16 +176,19 @@ def test_the_quality_page_says_what_is_wrong_and_names_nobody(
             "select street from cleaned.cleaned_patients where street is not null"
         ).fetchall()
     assert "<script" not in page and "http" not in page  # nothing comes from elsewhere
-    for said in ("Score by layer and family", "Records in quarantine", "Reconciliation",
-                 "Freshness", "History", "The hospital is not one of the network", "@page"):  # fmt: skip
+    for said in (
+        "Score by layer and family",
+        "Records in quarantine",
+        "Reconciliation",
+        "Freshness",
+        "History",
+        "The hospital is not one of the network",
+        "@page",
+    ):
         assert said in page, said
     by_hospital = quality.quarantine_by_hospital
     assert by_hospital["records"].sum() == quality.quarantine["records"].sum() > 0
-    assert (
-        {"not stated or unknown"}
-        < set(by_hospital["hospital"])
-        <= {*hospitals, "not stated or unknown"}
-    )
+    assert {"not stated or unknown"} < set(by_hospital["hospital"]) <= {*hospitals, "not stated or unknown"}
     words = set(re.findall(r"[\w.+-]+", page.replace("<wbr>", "")))
     assert len(secrets) > 2_000
     assert not [value for (value,) in secrets if value in words or (" " in value and value in page)]

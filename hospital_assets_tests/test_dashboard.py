@@ -52,9 +52,7 @@ NOW = datetime(2026, 3, 12, 20, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
-def shown(
-    built: tuple[Settings, BuildReport], tmp_path_factory: pytest.TempPathFactory
-) -> Settings:
+def shown(built: tuple[Settings, BuildReport], tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return published(built[0], tmp_path_factory.mktemp("dashboard") / "data", ROLES)
 
 
@@ -77,11 +75,10 @@ def days(values: list[float], n: int = 100) -> list[spc.Point]:
 
 def test_a_point_outside_the_limits_is_a_signal_and_which_way_decides_what_it_means() -> None:
     values = [10.0, 11, 10, 9, 10, 11, 9, 10, 11, 10, 9, 30]
-    found = spc.controls({"wait": (days(values), "lower"), "share": (days(values), "higher"),
-                          "visits": (days(values), "neither")})  # fmt: skip
-    assert [found[name].latest for name in ("wait", "share", "visits")] == [
-        "concern", "improving", "changed",
-    ]  # fmt: skip
+    found = spc.controls(
+        {"wait": (days(values), "lower"), "share": (days(values), "higher"), "visits": (days(values), "neither")}
+    )
+    assert [found[name].latest for name in ("wait", "share", "visits")] == ["concern", "improving", "changed"]
     control = found["wait"]
     moving = [abs(b - a) for a, b in itertools.pairwise(values)]
     mean = sum(values) / len(values)
@@ -100,12 +97,8 @@ def test_the_eighth_point_on_one_side_is_a_signal_and_the_seventh_is_none() -> N
 def test_few_points_are_a_run_chart_without_limits() -> None:
     found = spc.controls({"wait": (days([1.0, 2, 3, 4, 5, 6, 7, 8, 100]), "lower")})["wait"]
     assert (found.upper, found.lower, found.latest) == (None, None, None)
-    drawn = figures.control_figure(
-        "x", "Wait", found, unit="min", measure=figures.measure_of("kpi_waits")
-    )
-    assert "too few to tell" in drawn.subtitle and not any(
-        r["style"] == "limit" for r in drawn.spec["rules"]
-    )
+    drawn = figures.control_figure("x", "Wait", found, unit="min", measure=figures.measure_of("kpi_waits"))
+    assert "too few to tell" in drawn.subtitle and not any(r["style"] == "limit" for r in drawn.spec["rules"])
 
 
 @pytest.mark.parametrize(("grain", "span"), [("day", 100), ("week", 400), ("month", 1200)])
@@ -125,10 +118,12 @@ def test_long_periods_are_shown_in_whole_weeks_or_months(grain: str, span: int) 
         found = Mart(connection, "admin", "1", NOW, NOW)
         found.__dict__["known"] = known
         over = mart.over_time(
-            found, Slice("days", first, last), "from t",
+            found,
+            Slice("days", first, last),
+            "from t",
             {"wait": mart.Measured("wait", "n", 5), "visits": mart.Measured("n", "n", 1, is_count=True)},
             "sum(n) as total",
-        )  # fmt: skip
+        )
     start = {
         "day": lambda d: d,
         "week": lambda d: d - timedelta(days=d.weekday()),
@@ -161,14 +156,7 @@ def test_axes_span_what_they_show(low: float, width: float, wanted: int) -> None
 
 @given(st.lists(st.floats(-1e5, 1e5), min_size=2, max_size=40))
 def test_a_sparkline_is_short_enough_for_dagster_to_show(values: list[float]) -> None:
-    assert (
-        len(
-            drawing(
-                values, "kpi_discharge_before_noon_daily: 40 periods, 100.0 to 100.0 %, now 100.0"
-            )
-        )
-        < 980
-    )
+    assert len(drawing(values, "kpi_discharge_before_noon_daily: 40 periods, 100.0 to 100.0 %, now 100.0")) < 980
 
 
 @given(st.lists(st.integers(1, 10_000), min_size=1, max_size=12))
@@ -184,9 +172,14 @@ def test_areas_of_a_treemap_are_the_shares_and_do_not_leave_the_frame(values: li
 # --- slices
 
 KNOWN = Known(
-    date(2026, 1, 1), date(2026, 3, 31), date(2026, 3, 31), {"H1": "One", "H2": "Two"},
-    ("Emergency", "ICU"), {"1": "Resuscitation", "2": "Emergent"}, {"1": 0.0, "2": 10.0},
-)  # fmt: skip
+    date(2026, 1, 1),
+    date(2026, 3, 31),
+    date(2026, 3, 31),
+    {"H1": "One", "H2": "Two"},
+    ("Emergency", "ICU"),
+    {"1": "Resuscitation", "2": "Emergent"},
+    {"1": 0.0, "2": 10.0},
+)
 
 
 def test_the_last_days_are_whole_ones() -> None:
@@ -201,11 +194,30 @@ def test_the_last_days_are_whole_ones() -> None:
     assert read_slice({"period": "last-7"}, new).days == 1
 
 
-@given(st.dictionaries(
-    st.sampled_from(["period", "from", "to", "hospital", "department", "triage", "order"]),
-    st.one_of(st.text("ab1-;'% \u00e9<", max_size=12), st.sampled_from(
-        ["all", "days", "last-7", "2026-02", "2026", "H1", "ICU", "1", "2026-02-30", "2026-02-10", "0001-01-01", "9999-12-31"])),
-))  # fmt: skip
+@given(
+    st.dictionaries(
+        st.sampled_from(["period", "from", "to", "hospital", "department", "triage", "order"]),
+        st.one_of(
+            st.text("ab1-;'% \u00e9<", max_size=12),
+            st.sampled_from(
+                [
+                    "all",
+                    "days",
+                    "last-7",
+                    "2026-02",
+                    "2026",
+                    "H1",
+                    "ICU",
+                    "1",
+                    "2026-02-30",
+                    "2026-02-10",
+                    "0001-01-01",
+                    "9999-12-31",
+                ]
+            ),
+        ),
+    )
+)
 def test_whatever_is_asked_for_a_slice_holds_known_values_only(asked: dict[str, str]) -> None:
     found = read_slice(asked, KNOWN)
     assert KNOWN.first <= found.first <= found.last <= KNOWN.last
@@ -226,7 +238,7 @@ def test_whatever_is_asked_for_a_slice_holds_known_values_only(asked: dict[str, 
         ({"period": "2025-12"}, date(2026, 1, 1), date(2026, 3, 31)),
         ({"period": "1'; drop table kpis.kpi_waits --"}, date(2026, 1, 1), date(2026, 3, 31)),
     ],
-)  # fmt: skip
+)
 def test_periods(asked: dict[str, str], first: date, last: date) -> None:
     found = read_slice(asked, KNOWN)
     assert (found.first, found.last) == (first, last)
@@ -253,10 +265,7 @@ def card(page: str, name: str) -> str:
 def table(page: str, figure: str) -> list[list[str]]:
     section = page.split(f'id="{figure}"')[1].split("</section>")[0]
     rows = re.findall(r"<tr>(.*?)</tr>", section.split("<tbody>")[1], re.S)
-    return [
-        [text_of(cell).strip() for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S)]
-        for row in rows
-    ]
+    return [[text_of(cell).strip() for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S)] for row in rows]
 
 
 def get(served: Served, address: str) -> str:
@@ -269,8 +278,7 @@ def test_figures_on_the_page_are_those_of_the_kpi_tables(shown: Settings, served
     page = get(served, "/overview")
     (row,) = query(
         shown,
-        "select * from kpis.kpi_waits where hospital_id = 'all' and department_name = 'all' "
-        "and triage_level = 'all'",
+        "select * from kpis.kpi_waits where hospital_id = 'all' and department_name = 'all' and triage_level = 'all'",
     ).to_dicts()
     assert card(page, "visits") == f"{row['visit_count']:,}"
     assert card(page, "average-wait") == f"{row['wait_average_minutes']:,.1f}"
@@ -291,17 +299,19 @@ def test_figures_on_the_page_are_those_of_the_kpi_tables(shown: Settings, served
     listed = {cells[0]: cells for cells in table(page, "departments")}
     for name, visits, median in departments.iter_rows():
         assert listed[name][2:4] == [f"{visits:,}", f"{median:.1f}"]
-    triage = dict(query(shown, "select triage_level, visit_count from kpis.kpi_waits where "
-                        "hospital_id = 'all' and department_name = 'all'").iter_rows())  # fmt: skip
+    triage = dict(
+        query(
+            shown,
+            "select triage_level, visit_count from kpis.kpi_waits where "
+            "hospital_id = 'all' and department_name = 'all'",
+        ).iter_rows()
+    )
     for cells in table(page, "triage"):
         assert cells[2] == f"{triage[cells[0][0]]:,}"
 
 
 def test_a_slice_of_the_page_is_the_slice_of_the_kpi_table(shown: Settings, served: Served) -> None:
-    page = get(
-        served,
-        "/overview?period=days&from=2026-03-07&to=2026-03-09&hospital=H2&department=Emergency&triage=3",
-    )
+    page = get(served, "/overview?period=days&from=2026-03-07&to=2026-03-09&hospital=H2&department=Emergency&triage=3")
     (row,) = query(
         shown,
         "select sum(visit_count) as visits, sum(wait_sum_minutes) / sum(wait_count) as average, "
@@ -318,20 +328,12 @@ def test_a_slice_of_the_page_is_the_slice_of_the_kpi_table(shown: Settings, serv
 
 def test_peak_hours_are_those_of_the_kpi_table(shown: Settings, served: Served) -> None:
     found = requests.get(f"{served.address}/overview.csv?figure=hours&hospital=H1", timeout=30).text
-    listed = {
-        (r["Weekday"], r["Hour"]): float(r["Per hour"] or 0)
-        for r in csv.DictReader(io.StringIO(found))
-    }
-    wanted = query(
-        shown,
-        "select * from kpis.kpi_peak_hours where hospital_id = 'H1' and existing_hours_count > 0",
-    )
+    listed = {(r["Weekday"], r["Hour"]): float(r["Per hour"] or 0) for r in csv.DictReader(io.StringIO(found))}
+    wanted = query(shown, "select * from kpis.kpi_peak_hours where hospital_id = 'H1' and existing_hours_count > 0")
     assert wanted.height > 150
     for row in wanted.iter_rows(named=True):
         name = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"][row["iso_weekday_number"] - 1]
-        assert listed[name, f"{row['hour_of_day']:02d}:00"] == pytest.approx(
-            row["arrivals_per_hour"]
-        )
+        assert listed[name, f"{row['hour_of_day']:02d}:00"] == pytest.approx(row["arrivals_per_hour"])
 
 
 @pytest.mark.parametrize("audience", ["admin", "executive", "doctor-H1"])
@@ -344,19 +346,17 @@ def test_every_page_says_something_for_every_slice(served: Served, audience: str
             continue
         for _ in range(4):
             asked = {
-                "period": generator.choice(["all", "last-7", "2026-03", "days"]), "from": "2026-03-08", "to": "2026-03-08",
+                "period": generator.choice(["all", "last-7", "2026-03", "days"]),
+                "from": "2026-03-08",
+                "to": "2026-03-08",
                 "hospital": generator.choice(["all", *known.hospitals]),
                 "department": generator.choice(["all", *known.departments]),
                 "triage": generator.choice(["all", *known.triage]),
-            }  # fmt: skip
+            }
             page = entry.build(found, read_slice(asked, known))
             assert page.figures
             for figure in page.figures:
-                assert (
-                    figure.title
-                    and figure.subtitle
-                    and "nan" not in f"{figure.title} {figure.drawing()}".lower()
-                )
+                assert figure.title and figure.subtitle and "nan" not in f"{figure.title} {figure.drawing()}".lower()
                 assert all(len(row) == len(figure.columns) for row in figure.rows)
                 assert figure.kind == "empty" or figure.rows, figure.id
                 assert figure.kind == "empty" or figure.measure is not None
@@ -376,15 +376,12 @@ def test_few_patients_have_no_averages(served: Served) -> None:
                 assert cards["average-wait"].detail == figures.TOO_FEW
 
 
-def test_forecast_baseline_is_the_median_of_the_same_weekdays(
-    shown: Settings, served: Served
-) -> None:
+def test_forecast_baseline_is_the_median_of_the_same_weekdays(shown: Settings, served: Served) -> None:
     found = open_mart(served)
     where = read_slice({}, found.known)
     daily = dict(
         query(
-            shown,
-            "select service_date, sum(arrivals_count)::bigint from kpis.kpi_arrivals_hourly group by 1",
+            shown, "select service_date, sum(arrivals_count)::bigint from kpis.kpi_arrivals_hourly group by 1"
         ).iter_rows()
     )
     rows = mart.daily_forecast(found, where)
@@ -392,9 +389,7 @@ def test_forecast_baseline_is_the_median_of_the_same_weekdays(
     assert len(future) == 14
     until = found.known.complete_until
     for row in future:
-        same = sorted(
-            v for d, v in daily.items() if d <= until and d.isoweekday() == row["day"].isoweekday()
-        )
+        same = sorted(v for d, v in daily.items() if d <= until and d.isoweekday() == row["day"].isoweekday())
         assert row["n"] == len(same) and row["baseline"] == pytest.approx(pl.Series(same).median())
     # Of the past, nothing that was not known a week before.
     for row in rows:
@@ -410,9 +405,7 @@ def test_pages_keep_to_the_strict_policy(served: Served, entry: Entry) -> None:
     answer = requests.get(f"{served.address}/{entry.name}", timeout=30)
     assert answer.status_code == 200
     policy = answer.headers["content-security-policy"]
-    assert (
-        "unsafe" not in policy and "default-src 'none'" in policy and "script-src 'self'" in policy
-    )
+    assert "unsafe" not in policy and "default-src 'none'" in policy and "script-src 'self'" in policy
     assert answer.headers["cache-control"] == "no-store"
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert not re.search(r"\sstyle=|\son\w+=|javascript:|https?://", answer.text)
@@ -429,19 +422,13 @@ def test_names_in_the_data_are_no_markup(served: Served) -> None:
 
 
 def test_the_same_slice_asked_in_another_order_is_the_same_page(served: Served) -> None:
-    one = requests.get(
-        f"{served.address}/flow?hospital=H1&triage=3", headers={"x-fragment": "1"}, timeout=30
-    )
-    other = requests.get(
-        f"{served.address}/flow?triage=3&hospital=H1&x=1", headers={"x-fragment": "1"}, timeout=30
-    )
+    one = requests.get(f"{served.address}/flow?hospital=H1&triage=3", headers={"x-fragment": "1"}, timeout=30)
+    other = requests.get(f"{served.address}/flow?triage=3&hospital=H1&x=1", headers={"x-fragment": "1"}, timeout=30)
     assert one.text == other.text and "<html" not in one.text
 
 
 def test_another_name_for_this_server_is_refused(served: Served) -> None:
-    answer = requests.get(
-        served.address + "/overview", headers={"host": "evil.example"}, timeout=30
-    )
+    answer = requests.get(served.address + "/overview", headers={"host": "evil.example"}, timeout=30)
     assert answer.status_code == 400
 
 
@@ -503,8 +490,14 @@ def test_an_executive_sees_figures_only(shown: Settings) -> None:
 
 
 def test_cells_that_a_spreadsheet_would_run_are_text() -> None:
-    figure = figures.Figure("x", "t", "s", "table", (figures.Column("a"), figures.Column("b", 0)),
-                            [["=1+1", -3], [figures.Link("@x", "department", "@x"), None]])  # fmt: skip
+    figure = figures.Figure(
+        "x",
+        "t",
+        "s",
+        "table",
+        (figures.Column("a"), figures.Column("b", 0)),
+        [["=1+1", -3], [figures.Link("@x", "department", "@x"), None]],
+    )
     assert as_csv(figure).splitlines() == ["a,b", "'=1+1,-3", "'@x,"]
 
 
@@ -514,10 +507,7 @@ def test_cells_that_a_spreadsheet_would_run_are_text() -> None:
 def test_passwords_are_scrypt_and_five_wrong_ones_wait(tmp_path: Path) -> None:
     add_account(tmp_path, "ann", "doctor", "doctor-H1", "correct horse battery")
     stored = (tmp_path / "dashboard-accounts.json").read_text()
-    assert (
-        "correct" not in stored
-        and (tmp_path / "dashboard-accounts.json").stat().st_mode & 0o077 == 0
-    )
+    assert "correct" not in stored and (tmp_path / "dashboard-accounts.json").stat().st_mode & 0o077 == 0
     sessions = Sessions(tmp_path)
     token = sessions.sign_in("ann", "correct horse battery", now=0)
     assert token and sessions.viewer(token, now=1) == Viewer("ann", "doctor", "doctor-H1")
@@ -533,15 +523,29 @@ def test_passwords_are_scrypt_and_five_wrong_ones_wait(tmp_path: Path) -> None:
 
 def test_other_addresses_than_loopback_need_accounts(shown: Settings, tmp_path: Path) -> None:
     assert [is_loopback(h) for h in ("127.0.0.1", "localhost", "::1", EVERYWHERE, "10.1.2.3", "hospital")] == [
-        True, True, True, False, False, False,
-    ]  # fmt: skip
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
     with pytest.raises(ExposedError, match="--add-account"):
         dashboard_of(shown, "admin", print, EVERYWHERE)
     settings = Settings(tmp_path)
     done = subprocess.run(
-        [str(Path(sys.executable).with_name("hospital")), "--data-dir", str(settings.data_dir), "dashboard",
-         "--host", EVERYWHERE], capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        [
+            str(Path(sys.executable).with_name("hospital")),
+            "--data-dir",
+            str(settings.data_dir),
+            "dashboard",
+            "--host",
+            EVERYWHERE,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 2 and "nobody could sign in" in done.stderr
 
 
@@ -551,44 +555,25 @@ def test_signing_in_shows_the_account_its_publication(shown: Settings) -> None:
         with serve(shown) as running:
             session = requests.Session()
             refused = session.get(running.address + "/overview", timeout=30, allow_redirects=False)
-            assert (
-                refused.status_code == 303 and refused.headers["location"] == "/login?next=overview"
-            )
-            assert (
-                session.get(running.address + "/overview.csv?figure=triage", timeout=30).status_code
-                == 401
-            )
+            assert refused.status_code == 303 and refused.headers["location"] == "/login?next=overview"
+            assert session.get(running.address + "/overview.csv?figure=triage", timeout=30).status_code == 401
             assert session.get(running.address + "/live/events", timeout=30).status_code == 403
             form = {"name": "eve", "password": "wrong", "next": "flow"}
-            assert (
-                session.post(running.address + "/login", data=form, timeout=30).status_code == 401
-            )
+            assert session.post(running.address + "/login", data=form, timeout=30).status_code == 401
             form["password"] = "a long enough password"  # noqa: S105
             other = session.post(
-                running.address + "/login",
-                data=form,
-                timeout=30,
-                headers={"origin": "https://evil.example"},
+                running.address + "/login", data=form, timeout=30, headers={"origin": "https://evil.example"}
             )
             assert other.status_code == 401
-            answer = session.post(
-                running.address + "/login", data=form, timeout=30, allow_redirects=False
-            )
+            answer = session.post(running.address + "/login", data=form, timeout=30, allow_redirects=False)
             cookie = answer.headers["set-cookie"].lower()
             assert "httponly" in cookie and "samesite=strict" in cookie
             assert answer.headers["location"] == "/flow"
             assert "Role: executive" in session.get(running.address + "/flow", timeout=30).text
             assert session.get(running.address + "/governance", timeout=30).status_code == 403
             session.post(running.address + "/logout", timeout=30)
-            assert (
-                session.get(
-                    running.address + "/flow", timeout=30, allow_redirects=False
-                ).status_code
-                == 303
-            )
-            assert [a.action for a in running.seen] == [
-                "sign_in_failed", "sign_in_failed", "sign_in", "view", "denied",
-            ]  # fmt: skip
+            assert session.get(running.address + "/flow", timeout=30, allow_redirects=False).status_code == 303
+            assert [a.action for a in running.seen] == ["sign_in_failed", "sign_in_failed", "sign_in", "view", "denied"]
     finally:
         (shown.data_dir / "dashboard-accounts.json").unlink()
     assert not read_accounts(shown.data_dir)
@@ -622,20 +607,30 @@ def test_a_new_version_is_shown_at_the_next_request_and_the_one_before_stays_ope
 def visit(name: str, minutes_ago: float, **values: object) -> dict[str, object]:
     arrival = NOW - timedelta(minutes=minutes_ago)
     return {
-        "visit_id": name, "patient_id": f"P{name}", "hospital_id": "H1", "department_name": "Emergency",
-        "triage_level": 3, "arrival_at": arrival, "arrival_local": arrival.replace(tzinfo=None),
-        "triage_at": None, "provider_at": None, "departure_at": None, "chief_complaint": "cough",
-        "age_years": 40, "recorded_at": arrival,
-    } | values  # fmt: skip
+        "visit_id": name,
+        "patient_id": f"P{name}",
+        "hospital_id": "H1",
+        "department_name": "Emergency",
+        "triage_level": 3,
+        "arrival_at": arrival,
+        "arrival_local": arrival.replace(tzinfo=None),
+        "triage_at": None,
+        "provider_at": None,
+        "departure_at": None,
+        "chief_complaint": "cough",
+        "age_years": 40,
+        "recorded_at": arrival,
+    } | values
 
 
-def landed(
-    folder: Path, visits: list[dict[str, object]], vitals: list[dict[str, object]] = ()
-) -> Path:  # type: ignore[assignment]
+def landed(folder: Path, visits: list[dict[str, object]], vitals: list[dict[str, object]] = ()) -> Path:  # type: ignore[assignment]
     """Live copies with some landed visits and vital signs."""
     warehouse = folder / "hospital.duckdb"
-    schema = {"triage_at": pl.Datetime("us", "UTC"), "provider_at": pl.Datetime("us", "UTC"),
-              "departure_at": pl.Datetime("us", "UTC")}  # fmt: skip
+    schema = {
+        "triage_at": pl.Datetime("us", "UTC"),
+        "provider_at": pl.Datetime("us", "UTC"),
+        "departure_at": pl.Datetime("us", "UTC"),
+    }
     merge_landed(
         warehouse,
         "landed_visits",
@@ -646,12 +641,7 @@ def landed(
     )
     if vitals:
         merge_landed(
-            warehouse,
-            "landed_vitals",
-            pl.DataFrame(vitals),
-            "visit_id",
-            "measured_at",
-            NOW - timedelta(days=1),
+            warehouse, "landed_vitals", pl.DataFrame(vitals), "visit_id", "measured_at", NOW - timedelta(days=1)
         )
     pl.DataFrame(
         {
@@ -665,24 +655,25 @@ def landed(
 
 
 def news2(name: str, score: int | None, red: bool = False) -> dict[str, object]:
-    return {
-        "visit_id": name,
-        "measured_at": NOW,
-        "news2_score": score,
-        "has_news2_red_parameter": red,
-    }
+    return {"visit_id": name, "measured_at": NOW, "news2_score": score, "has_news2_red_parameter": red}
 
 
-def test_the_board_is_ordered_by_response_then_level_then_minutes_past_target(
-    tmp_path: Path,
-) -> None:
+def test_the_board_is_ordered_by_response_then_level_then_minutes_past_target(tmp_path: Path) -> None:
     warehouse = landed(
         tmp_path,
-        [visit("late3", 50), visit("later3", 80), visit("two", 5, triage_level=2), visit("five", 300, triage_level=5),
-         visit("sick", 1, triage_level=5), visit("red", 1, triage_level=4), visit("seen", 90, provider_at=NOW),
-         visit("gone", 90, departure_at=NOW), visit("untriaged", 10, triage_level=None)],
+        [
+            visit("late3", 50),
+            visit("later3", 80),
+            visit("two", 5, triage_level=2),
+            visit("five", 300, triage_level=5),
+            visit("sick", 1, triage_level=5),
+            visit("red", 1, triage_level=4),
+            visit("seen", 90, provider_at=NOW),
+            visit("gone", 90, departure_at=NOW),
+            visit("untriaged", 10, triage_level=None),
+        ],
         [news2("sick", 9), news2("red", 3, red=True), news2("two", 4)],
-    )  # fmt: skip
+    )
     board = read_board(warehouse, NOW, b"key")
     names = {
         live.reference_of(n, b"key"): n
@@ -698,27 +689,17 @@ def test_the_board_is_ordered_by_response_then_level_then_minutes_past_target(
         "untriaged",
     ]
     tiles = {label: value for label, value, _, _ in board.tiles()}
-    assert (
-        tiles["Waiting now"] == "7"
-        and tiles["NEWS2 7 or more"] == "1"
-        and tiles["Past triage target"] == "3"
-    )
+    assert tiles["Waiting now"] == "7" and tiles["NEWS2 7 or more"] == "1" and tiles["Past triage target"] == "3"
     assert board.waiting[3].action == "50 min past target"
 
 
 def test_news2_is_not_shown_for_children(tmp_path: Path) -> None:
-    board = read_board(
-        landed(tmp_path, [visit("child", 5, age_years=15)], [news2("child", 9, red=True)]),
-        NOW,
-        b"key",
-    )
+    board = read_board(landed(tmp_path, [visit("child", 5, age_years=15)], [news2("child", 9, red=True)]), NOW, b"key")
     (row,) = board.waiting
     assert (row.is_adult, row.news2, row.band, row.action) == (False, None, 2, "")
 
 
-def test_newer_records_replace_older_ones_and_old_open_records_are_counted_apart(
-    tmp_path: Path,
-) -> None:
+def test_newer_records_replace_older_ones_and_old_open_records_are_counted_apart(tmp_path: Path) -> None:
     landed(tmp_path, [visit("a", 30), visit("old", 25 * 60, recorded_at=NOW)])
     warehouse = landed(tmp_path, [visit("a", 30, triage_level=1, recorded_at=NOW)])
     landed(tmp_path, [visit("a", 30, triage_level=5, recorded_at=NOW - timedelta(hours=2))])
@@ -745,12 +726,7 @@ def test_what_lands_is_pushed_to_the_browser(tmp_path: Path) -> None:
         return events
 
     events = asyncio.run(follow())
-    assert [event.split("\n")[0] for event in events] == [
-        "retry: 1000",
-        "event: board",
-        "event: beat",
-        "event: board",
-    ]
+    assert [event.split("\n")[0] for event in events] == ["retry: 1000", "event: board", "event: beat", "event: board"]
     first, second = (json.loads(events[i].split("data: ")[1]) for i in (1, 3))
     assert first.count("<tr class=") == 1 and second.count("<tr class=") == 2
 
@@ -760,7 +736,8 @@ def test_the_board_of_a_built_network_agrees_with_its_facts(shown: Settings) -> 
     (count,) = query(
         shown,
         f"select count(*) from facts.fact_emergency_visits where is_open and provider_at is null and not is_cancelled "
-        f"and service_date >= date '2026-03-11' and arrival_at between timestamptz '{NOW - timedelta(hours=24)}' and timestamptz '{NOW}'",
+        "and service_date >= date '2026-03-11' and arrival_at between timestamptz "
+        f"'{NOW - timedelta(hours=24)}' and timestamptz '{NOW}'",
     ).row(0)
     assert len(board.waiting) == count
 
@@ -786,19 +763,24 @@ def test_static_files_are_in_the_package() -> None:
 
 def test_the_dashboard_costs_nothing_until_it_runs() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "import sys, hospital_assets.definitions; "
-         "print([m for m in ('uvicorn', 'hospital_assets.dashboard.app') if m in sys.modules])"],
-        capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            "import sys, hospital_assets.definitions; "
+            "print([m for m in ('uvicorn', 'hospital_assets.dashboard.app') if m in sys.modules])",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
     assert done.stdout.strip() == "[]"
 
 
 # --- the report
 
 
-def test_the_overview_report_is_one_file_with_the_executives_figures(
-    shown: Settings, served: Served
-) -> None:
+def test_the_overview_report_is_one_file_with_the_executives_figures(shown: Settings, served: Served) -> None:
     from hospital_assets.reports.overview import as_page
 
     version, page = as_page(shown.data_dir)

@@ -27,15 +27,18 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
     # Whatever a page asks of another host fails, and shows as a failed request.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-]  # fmt: skip
+]
 AXE = Path(__file__).parent / "vendor" / "axe.min.js"
 SCREENSHOTS = Path(__file__).parents[1] / "docs" / "dashboard"
 NAMES = [entry.name for entry in MENU]
@@ -47,9 +50,7 @@ def browser(served: Served, built: object) -> Iterator[Browser]:
     # Playwright keeps an event loop in this thread; what is built is built before.
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed (apt install chromium)")
-    sync_api = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed (dev extra)"
-    )
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (dev extra)")
     with sync_api.sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield opened
@@ -62,12 +63,9 @@ def weeks(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     from hospital_assets.simulator import simulate
 
     settings = Settings(
-        tmp_path_factory.mktemp("weeks"), first_service_date=date(2026, 2, 1),
-        last_service_date=date(2026, 2, 22),
-    )  # fmt: skip
-    simulate(
-        settings.landing, settings.ground_truth, start=date(2026, 2, 1), days=22, scale=0.1, seed=3
+        tmp_path_factory.mktemp("weeks"), first_service_date=date(2026, 2, 1), last_service_date=date(2026, 2, 22)
     )
+    simulate(settings.landing, settings.ground_truth, start=date(2026, 2, 1), days=22, scale=0.1, seed=3)
     write_settings(settings)
     run(settings)
     return settings
@@ -99,27 +97,17 @@ class Opened:
     problems: list[str] = field(default_factory=list)
 
 
-def open_page(
-    browser: Browser, address: str, width: int = 1440, height: int = 900, **options: Any
-) -> Opened:
+def open_page(browser: Browser, address: str, width: int = 1440, height: int = 900, **options: Any) -> Opened:
     context = browser.new_context(viewport={"width": width, "height": height}, **options)
     page = context.new_page()
     opened = Opened(page, context)
     page.on(
-        "console",
-        lambda m: (
-            opened.problems.append(f"{m.type}: {m.text}")
-            if m.type in ("error", "warning")
-            else None
-        ),
+        "console", lambda m: opened.problems.append(f"{m.type}: {m.text}") if m.type in ("error", "warning") else None
     )
     page.on("pageerror", lambda e: opened.problems.append(f"error: {e}"))
     # A stream that is still open when the page goes away is no failure.
     page.on(
-        "requestfailed",
-        lambda r: (
-            opened.problems.append(f"failed: {r.url}") if "/live/events" not in r.url else None
-        ),
+        "requestfailed", lambda r: opened.problems.append(f"failed: {r.url}") if "/live/events" not in r.url else None
     )
     page.on(
         "request",
@@ -143,9 +131,7 @@ def settle(page: Page) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_pages_are_clean_and_ask_nothing_of_anybody_else(
-    browser: Browser, served: Served, name: str
-) -> None:
+def test_pages_are_clean_and_ask_nothing_of_anybody_else(browser: Browser, served: Served, name: str) -> None:
     opened = open_page(browser, f"{served.address}/{name}")
     assert opened.page.title()
     assert opened.problems == []
@@ -160,19 +146,13 @@ def test_axe_finds_nothing(browser: Browser, served: Served, name: str, scheme: 
         details.evaluate("d => { d.open = true; }")
     opened.page.add_script_tag(path=AXE)
     found = opened.page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-    said = [
-        f"{v['id']}: {n['target']} {n['failureSummary']}"
-        for v in found["violations"]
-        for n in v["nodes"][:3]
-    ]
+    said = [f"{v['id']}: {n['target']} {n['failureSummary']}" for v in found["violations"] for n in v["nodes"][:3]]
     assert not said, "\n".join(said)
     opened.context.close()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_telephone_shows_everything_without_scrolling_sideways(
-    browser: Browser, served: Served, name: str
-) -> None:
+def test_a_telephone_shows_everything_without_scrolling_sideways(browser: Browser, served: Served, name: str) -> None:
     opened = open_page(browser, f"{served.address}/{name}", width=390, height=844)
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= 390
     small = opened.page.evaluate(
@@ -208,7 +188,8 @@ def test_every_slicer_narrows_the_page_and_stands_in_the_address(
         (count,) = query(
             weeks,
             "select sum(visit_count)::bigint from kpis.kpi_waits_daily where "
-            f"hospital_id = '{chosen.get('hospital', 'all')}' and department_name = '{chosen.get('department', 'all')}' "
+            f"hospital_id = '{chosen.get('hospital', 'all')}' and department_name = "
+            f"'{chosen.get('department', 'all')}' "
             f"and triage_level = '{chosen.get('triage', 'all')}'"
             + (" and service_date > date '2026-02-15'" if "period" in chosen else ""),
         ).row(0)
@@ -225,9 +206,7 @@ def test_every_slicer_narrows_the_page_and_stands_in_the_address(
     opened.context.close()
 
 
-def test_what_is_supposed_follows_the_slider_and_stands_in_the_address(
-    browser: Browser, served: Served
-) -> None:
+def test_what_is_supposed_follows_the_slider_and_stands_in_the_address(browser: Browser, served: Served) -> None:
     opened = open_page(browser, f"{served.address}/forecast?hospital=H1")
     page = opened.page
     title = page.locator("#forecast-beds-title")
@@ -268,19 +247,13 @@ def test_back_and_forward_go_through_slices(browser: Browser, served: Served) ->
         settle(page)
         seen.append((page.url, kpi(page)))
     assert len({value for _, value in seen}) == 3
-    for (url, value), go in (
-        (seen[1], page.go_back),
-        (seen[0], page.go_back),
-        (seen[1], page.go_forward),
-    ):
+    for (url, value), go in ((seen[1], page.go_back), (seen[0], page.go_back), (seen[1], page.go_forward)):
         with page.expect_response(lambda r: "/overview" in r.url):
             go()
         settle(page)
         assert (page.url, kpi(page)) == (url, value)
         wanted = re.search(r"hospital=(\w+)", url)
-        assert page.locator("[name=hospital]").input_value() == (
-            wanted.group(1) if wanted else "all"
-        )
+        assert page.locator("[name=hospital]").input_value() == (wanted.group(1) if wanted else "all")
     opened.context.close()
 
 
@@ -292,19 +265,21 @@ def test_everything_can_be_done_from_the_keyboard(browser: Browser, served: Serv
     for _ in range(40):
         page.keyboard.press("Tab")
         order.append(
-            page.evaluate(
-                "document.activeElement.name || document.activeElement.textContent.trim().slice(0, 20)"
-            )
+            page.evaluate("document.activeElement.name || document.activeElement.textContent.trim().slice(0, 20)")
         )
         outline = page.evaluate(
-            "(e => getComputedStyle(e.type === 'radio' ? e.nextElementSibling : e).outlineStyle)(document.activeElement)"
+            "(e => getComputedStyle(e.type === 'radio' ? e.nextElementSibling : "
+            "e).outlineStyle)(document.activeElement)"
         )
         assert outline == "solid", order[-1]
         if order[-1] == "triage":
             break
     assert [name for name in order if name in ("period", "hospital", "department", "triage")] == [
-        "period", "hospital", "department", "triage",
-    ]  # fmt: skip
+        "period",
+        "hospital",
+        "department",
+        "triage",
+    ]
     before = kpi(page)
     with page.expect_response(lambda r: "triage=1" in r.url):
         page.keyboard.press("ArrowRight")
@@ -332,26 +307,17 @@ def test_tiny_and_empty_slices_are_designed(browser: Browser, served: Served) ->
         opened.context.close()
 
 
-def test_the_overview_prints_on_two_pages_with_its_slice(
-    browser: Browser, served: Served, tmp_path: Path
-) -> None:
+def test_the_overview_prints_on_two_pages_with_its_slice(browser: Browser, served: Served, tmp_path: Path) -> None:
     page = (opened := open_page(browser, f"{served.address}/overview?hospital=H2")).page
     page.emulate_media(media="print")
     assert page.locator(".slice").is_visible() and not page.locator(".slicers").is_visible()
-    assert (
-        page.locator("#wait-trend .drawing").is_visible()
-        and not page.locator("#wait-trend .chart").is_visible()
-    )
-    printed = page.pdf(
-        path=tmp_path / "overview.pdf", prefer_css_page_size=True, print_background=True
-    )
+    assert page.locator("#wait-trend .drawing").is_visible() and not page.locator("#wait-trend .chart").is_visible()
+    printed = page.pdf(path=tmp_path / "overview.pdf", prefer_css_page_size=True, print_background=True)
     assert len(re.findall(rb"/Type\s*/Page\b", printed)) <= 2
     opened.context.close()
 
 
-def test_the_numbers_of_the_charts_are_those_of_the_table(
-    browser: Browser, served: Served, weeks: Settings
-) -> None:
+def test_the_numbers_of_the_charts_are_those_of_the_table(browser: Browser, served: Served, weeks: Settings) -> None:
     page = (opened := open_page(browser, f"{served.address}/overview")).page
     page.locator("#wait-trend summary").first.click()
     cells = page.locator("#wait-trend tbody tr").all_inner_texts()
@@ -401,21 +367,19 @@ def fill_board(served: Served) -> None:
     """A full board on a made-up afternoon: every band, level and age."""
     folder = served.dashboard.board.warehouse_file.parent
     (folder / "live" / "open_visits.parquet").unlink(missing_ok=True)
-    complaints = [
-        "chest pain",
-        "fever",
-        "shortness of breath",
-        "head injury",
-        "abdominal pain",
-        "laceration",
-    ]
+    complaints = ["chest pain", "fever", "shortness of breath", "head injury", "abdominal pain", "laceration"]
     departments = ["Emergency", "Emergency", "Pediatrics", "Cardiology", "Surgery"]
     landed(
         folder,
         [
             visit(
-                f"B{i}", (7 * i) % 97 + 1, triage_level=1 + (i * i + 2) % 5, chief_complaint=complaints[i % 6],
-                department_name=departments[i % 5], age_years=(13 * i) % 90 + 1, hospital_id=f"H{i % 7 + 1}",
+                f"B{i}",
+                (7 * i) % 97 + 1,
+                triage_level=1 + (i * i + 2) % 5,
+                chief_complaint=complaints[i % 6],
+                department_name=departments[i % 5],
+                age_years=(13 * i) % 90 + 1,
+                hospital_id=f"H{i % 7 + 1}",
             )
             for i in range(31)
         ],
@@ -423,15 +387,10 @@ def fill_board(served: Served) -> None:
             {"visit_id": f"B{i}", "measured_at": NOW, "news2_score": score, "has_news2_red_parameter": score == 3}
             for i, score in enumerate([1, 2, 0, 8, 4, 5, 1, 0, 3, 2, 6, 1, 0, 2, 1, 0, 4, 1, 2, 0, 1, 2, 0, 1])
         ],
-    )  # fmt: skip
+    )
     names = ["Resuscitation", "Emergent", "Urgent", "Less urgent", "Non-urgent"]
     pl.DataFrame(
-        {
-            "scale": ["ESI"] * 5,
-            "level": [1, 2, 3, 4, 5],
-            "level_name": names,
-            "target_minutes": [0.0, 10, 30, 60, 120],
-        }
+        {"scale": ["ESI"] * 5, "level": [1, 2, 3, 4, 5], "level_name": names, "target_minutes": [0.0, 10, 30, 60, 120]}
     ).write_parquet(folder / "live" / "triage_targets.parquet")
     object.__setattr__(served.dashboard.board, "now", lambda: NOW)
     object.__setattr__(served.dashboard.board, "is_live", lambda: True)
@@ -457,16 +416,11 @@ def test_screenshots_for_the_documentation(browser: Browser, served: Served) -> 
     """
     folder = os.environ.get("HOSPITAL_SCREENSHOTS")
     if not folder:
-        pytest.skip(
-            "set HOSPITAL_SCREENSHOTS to a published data directory to write docs/dashboard"
-        )
+        pytest.skip("set HOSPITAL_SCREENSHOTS to a published data directory to write docs/dashboard")
     image = pytest.importorskip("PIL.Image", reason="pillow is not installed (dev extra)")
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     fill_board(served)
-    shots = [(name, 1440, "light") for name in NAMES] + [
-        ("overview", 1440, "dark"),
-        ("overview", 390, "light"),
-    ]
+    shots = [(name, 1440, "light") for name in NAMES] + [("overview", 1440, "dark"), ("overview", 390, "light")]
     with serve(load_settings(Path(folder))) as running:
         for name, width, scheme in shots:
             address = (served if name == "live" else running).address
@@ -476,21 +430,17 @@ def test_screenshots_for_the_documentation(browser: Browser, served: Served) -> 
             suffix = "-dark" if scheme == "dark" else "-narrow" if width < 600 else ""
             target = SCREENSHOTS / f"{name}{suffix}.png"
             height = min(opened.page.evaluate("document.documentElement.scrollHeight"), 1800)
-            shot = opened.page.screenshot(
-                clip={"x": 0, "y": 0, "width": width, "height": height}, full_page=True
-            )
+            shot = opened.page.screenshot(clip={"x": 0, "y": 0, "width": width, "height": height}, full_page=True)
             # 256 colours are enough for text and marks, and keep the documentation small.
             with image.open(io.BytesIO(shot)) as found:
-                found.convert("RGB").quantize(
-                    256, method=image.Quantize.MAXCOVERAGE, dither=image.Dither.NONE
-                ).save(target, optimize=True)
+                found.convert("RGB").quantize(256, method=image.Quantize.MAXCOVERAGE, dither=image.Dither.NONE).save(
+                    target, optimize=True
+                )
             assert target.stat().st_size < 200_000
             opened.context.close()
 
 
-def test_the_report_opens_from_disk_and_prints_on_two_pages(
-    browser: Browser, served: Served, tmp_path: Path
-) -> None:
+def test_the_report_opens_from_disk_and_prints_on_two_pages(browser: Browser, served: Served, tmp_path: Path) -> None:
     from hospital_assets.reports.overview import as_page
 
     report = tmp_path / "overview.html"

@@ -44,9 +44,7 @@ NOW = datetime(2026, 3, 12, 20, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
-def shown(
-    built: tuple[Settings, BuildReport], tmp_path_factory: pytest.TempPathFactory
-) -> Settings:
+def shown(built: tuple[Settings, BuildReport], tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return published(built[0], tmp_path_factory.mktemp("figures") / "data", ("admin",))
 
 
@@ -73,27 +71,22 @@ def in_memory(first: date, last: date) -> Mart:
 
 @given(st.lists(st.integers(1, 5000), min_size=4, max_size=24), st.integers(1, 4))
 def test_ribbons_fill_their_nodes_and_stay_inside(counts: list[int], starts: int) -> None:
-    pairs = list(
-        itertools.islice(itertools.cycle(itertools.product(range(starts), range(3))), len(counts))
-    )
+    pairs = list(itertools.islice(itertools.cycle(itertools.product(range(starts), range(3))), len(counts)))
     flows = [
-        {"column": 0, "start": a, "end": b, "value": n, "style": "t1"}
-        for (a, b), n in zip(pairs, counts, strict=True)
-    ]  # fmt: skip
+        {"column": 0, "start": a, "end": b, "value": n, "style": "t1"} for (a, b), n in zip(pairs, counts, strict=True)
+    ]
     columns = [
-        {"name": side, "nodes": [
-            {"name": str(i), "value": sum(f["value"] for f in flows if f[side] == i)} for i in range(size)
-        ]}
+        {
+            "name": side,
+            "nodes": [{"name": str(i), "value": sum(f["value"] for f in flows if f[side] == i)} for i in range(size)],
+        }
         for side, size in (("start", starts), ("end", 3))
-    ]  # fmt: skip
+    ]
     drawn = svg.sankey({"columns": columns, "flows": flows}, 1300, 360)
     nodes = [float(h) for h in re.findall(r'class="node"[^>]* height="([\d.]+)"', drawn)]
     bottoms = re.findall(r'class="node" x="[\d.]+" y="([\d.]+)"[^>]* height="([\d.]+)"', drawn)
     assert len(nodes) == starts + 3 and all(float(y) + float(h) <= 360 for y, h in bottoms)
-    ribbons = re.findall(
-        r'class="flow t1" d="M[\d.]+ ([\d.]+)C[^V]+V([\d.]+)C[^Z]*? ([\d.]+) [\d.]+ ([\d.]+)Z"',
-        drawn,
-    )
+    ribbons = re.findall(r'class="flow t1" d="M[\d.]+ ([\d.]+)C[^V]+V([\d.]+)C[^Z]*? ([\d.]+) [\d.]+ ([\d.]+)Z"', drawn)
     assert len(ribbons) == len(flows)
     total = sum(counts)
     # A column's heights are its counts on one scale, and ribbons are as thick as what they carry.
@@ -128,13 +121,13 @@ def test_ways_are_the_visits_of_the_facts(shown: Settings, admin: Mart) -> None:
         ({}, ""),
         ({"hospital": "H1"}, "and dim_hospital.hospital_id = 'H1'"),
         ({"triage": "3"}, "and triage_level = 3"),
-        ({"hospital": "H2", "department": "Emergency"},
-         "and dim_hospital.hospital_id = 'H2' and department_name = 'Emergency'"),
+        (
+            {"hospital": "H2", "department": "Emergency"},
+            "and dim_hospital.hospital_id = 'H2' and department_name = 'Emergency'",
+        ),
     ],
-)  # fmt: skip
-def test_who_came_is_who_the_facts_say(
-    shown: Settings, admin: Mart, asked: dict[str, str], condition: str
-) -> None:
+)
+def test_who_came_is_who_the_facts_say(shown: Settings, admin: Mart, asked: dict[str, str], condition: str) -> None:
     where = read_slice(asked, admin.known)
     visits = (
         "from facts.fact_emergency_visits join dimensions.dim_hospital using (hospital_key) "
@@ -176,9 +169,11 @@ def test_trends_are_whole_weeks_or_months_up_to_the_newest(days: int, is_monthly
     generator = random.Random(days)
     rows = [
         (hospital, first + timedelta(days=i), code, generator.randrange(1, 9))
-        for i in range(days) for hospital in ("H1", "H2") for code in ("J06.9", "I10")
+        for i in range(days)
+        for hospital in ("H1", "H2")
+        for code in ("J06.9", "I10")
         if generator.random() > 0.3
-    ]  # fmt: skip
+    ]
     with found.connection as connection:
         connection.execute("create schema kpis")
         connection.execute(
@@ -201,17 +196,13 @@ def test_trends_are_whole_weeks_or_months_up_to_the_newest(days: int, is_monthly
         assert 2 <= len(values) <= 24
         for back, value in enumerate(reversed(values), start=1):
             assert value == sum(
-                n for hospital, day, c, n in rows
-                if hospital == "H1" and c == code and place(day) == back
-            ), (code, back)  # fmt: skip
+                n for hospital, day, c, n in rows if hospital == "H1" and c == code and place(day) == back
+            ), (code, back)
 
 
 def test_diagnoses_of_audiences_without_days_have_no_trend(admin: Mart) -> None:
     found = in_memory(date(2026, 1, 1), date(2026, 3, 1))
-    assert (
-        mart.condition_trends(found, Slice("all", date(2026, 1, 1), date(2026, 3, 1)), ["I10"])
-        == {}
-    )
+    assert mart.condition_trends(found, Slice("all", date(2026, 1, 1), date(2026, 3, 1)), ["I10"]) == {}
 
 
 # --- what if
@@ -236,8 +227,7 @@ def test_supposed_beds_decide_how_full_the_days_are(shown: Settings, admin: Mart
         assert row[1] == pytest.approx(pl.Series(same).median())
         assert row[4] == pytest.approx(100 * row[1] / 400) and row[5] == pytest.approx(400 - row[1])  # type: ignore[operator]
     plain = figure(
-        forecast(admin, read_slice({"hospital": "H1", "department": "Surgery"}, admin.known)),
-        "forecast-beds",
+        forecast(admin, read_slice({"hospital": "H1", "department": "Surgery"}, admin.known)), "forecast-beds"
     )
     assert plain.what_if is not None and plain.what_if.value != 400
 
@@ -251,9 +241,17 @@ def test_beds_that_are_no_number_are_those_there_are(admin: Mart, value: str) ->
 def test_without_scripts_what_is_supposed_is_a_form_with_the_slice(admin: Mart) -> None:
     where = read_slice({"hospital": "H2"}, admin.known)
     html = render(
-        "body.html", page=forecast(admin, where), title="x", current="forecast", where=where,
-        carried="hospital=H2", sliced="", freshness="", stale="", colophon="",
-    )  # fmt: skip
+        "body.html",
+        page=forecast(admin, where),
+        title="x",
+        current="forecast",
+        where=where,
+        carried="hospital=H2",
+        sliced="",
+        freshness="",
+        stale="",
+        colophon="",
+    )
     form = html.split('<form class="what-if" method="get">')[1].split("</form>")[0]
     assert '<input type="hidden" name="hospital" value="H2">' in form
     assert 'type="range" name="beds"' in form and "<button" in form
@@ -267,21 +265,34 @@ def test_failed_rules_lead_to_their_checks_and_layers_have_their_days(tmp_path: 
     gathered = {
         "as_of": "2026-03-12T20:00:00+00:00",
         "scores": [{"layer": "facts", "family": "x", "checks": 10, "passed": 9, "score_pct": 90.0}],
-        "failed": [{"severity": "ERROR", "table_name": "fact_vitals", "kind": "in_range", "column_name": "a",
-                    "rule": "0 to 1", "broken": 3, "of": 9, "%": 33.3, "status": "Failed"}],
+        "failed": [
+            {
+                "severity": "ERROR",
+                "table_name": "fact_vitals",
+                "kind": "in_range",
+                "column_name": "a",
+                "rule": "0 to 1",
+                "broken": 3,
+                "of": 9,
+                "%": 33.3,
+                "status": "Failed",
+            }
+        ],
         "scores_by_day": [
             {"day": day, "layer": layer, "checks": 100, "passed": passed}
-            for day, layer, passed in (("2026-03-10", "raw", 99), ("2026-03-11", "raw", 98),
-                                       ("2026-03-10", "facts", 80), ("2026-03-11", "facts", 90))
+            for day, layer, passed in (
+                ("2026-03-10", "raw", 99),
+                ("2026-03-11", "raw", 98),
+                ("2026-03-10", "facts", 80),
+                ("2026-03-11", "facts", 90),
+            )
         ],
-    }  # fmt: skip
+    }
     replace_text(settings.gathered_quality, json.dumps(gathered))
     page = quality(settings)
     (row,) = figure(page, "rules").rows
     (link,) = [found for found in row if isinstance(found, Away)]
-    assert link.address == (
-        "https://dagster.example/assets/fact_vitals?view=checks&checkDetail=in_range"
-    )
+    assert link.address == ("https://dagster.example/assets/fact_vitals?view=checks&checkDetail=in_range")
     where = Slice("all", date(2026, 1, 1), date(2026, 1, 2))
     assert cell(link, Column("Kind"), where) == (
         '<a href="https://dagster.example/assets/fact_vitals?view=checks&amp;checkDetail=in_range" '
@@ -289,10 +300,7 @@ def test_failed_rules_lead_to_their_checks_and_layers_have_their_days(tmp_path: 
     )
     trend = figure(page, "score-trend")
     assert trend.title == "Score over time: facts is lowest, 90.0 %"
-    assert [(r[0], r[2], r[3], r[5]) for r in trend.rows] == [
-        ("raw", 98.0, 98.0, 2),
-        ("facts", 90.0, 80.0, 2),
-    ]
+    assert [(r[0], r[2], r[3], r[5]) for r in trend.rows] == [("raw", 98.0, 98.0, 2), ("facts", 90.0, 80.0, 2)]
 
 
 def test_where_dagster_is_stands_in_the_settings(tmp_path: Path) -> None:
@@ -323,23 +331,25 @@ def test_old_versions_are_due_after_the_days_of_the_policy(tmp_path: Path) -> No
         (kept / f"{name}.duckdb").touch()
     looks = pl.DataFrame(
         [
-            ("erase", "person 1", moments[0], None, "allowed"), ("erase", "person 1", moments[1], 7, "allowed"),
-            ("erase", "person 2", moments[1], None, "allowed"), ("view", "view overview", NOW, None, "allowed"),
+            ("erase", "person 1", moments[0], None, "allowed"),
+            ("erase", "person 1", moments[1], 7, "allowed"),
+            ("erase", "person 2", moments[1], None, "allowed"),
+            ("view", "view overview", NOW, None, "allowed"),
         ],
-        schema={"action": pl.String, "statement": pl.String, "occurred_at": pl.Datetime("us", "UTC"),
-                "row_count": pl.Int64, "outcome": pl.String},
+        schema={
+            "action": pl.String,
+            "statement": pl.String,
+            "occurred_at": pl.Datetime("us", "UTC"),
+            "row_count": pl.Int64,
+            "outcome": pl.String,
+        },
         orient="row",
-    )  # fmt: skip
+    )
     queue = retention_queue(settings, policy, looks, NOW)
     due = [(row["what"], row["due"]) for row in queue if row["is_due"]]
-    assert sorted(due) == [
-        ("Erasure", "at once"),
-        ("Old versions", f"{NOW - timedelta(days=1):%Y-%m-%d}"),
-    ]
+    assert sorted(due) == [("Erasure", "at once"), ("Old versions", f"{NOW - timedelta(days=1):%Y-%m-%d}")]
     # What is due stands first, and no erasure says whose it was.
-    assert [row["is_due"] for row in queue] == sorted(
-        (row["is_due"] for row in queue), reverse=True
-    )
+    assert [row["is_due"] for row in queue] == sorted((row["is_due"] for row in queue), reverse=True)
     assert "person 1" not in json.dumps(queue) and "person 2" not in json.dumps(queue)
     states = [row["due"] for row in queue if row["what"] == "Kept state"]
     assert sorted(states) == ["after 2 more", "after 3 more", "with the next one"]
@@ -381,9 +391,7 @@ def test_the_overview_is_written_in_the_morning_once_there_is_a_publication(tmp_
 # --- a slice that is too large
 
 
-def test_a_slice_that_needs_too_much_memory_says_what_to_do(
-    shown: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_slice_that_needs_too_much_memory_says_what_to_do(shown: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     with serve(shown) as running:
         served_mart = running.dashboard.store.mart("admin")
         assert served_mart.known and served_mart.keys and served_mart.columns

@@ -120,10 +120,7 @@ HEAD = 'name = "x"\ndescription = "x"\ntime_zone = "UTC"\n'
         ('name = "x"\ndescription = "x"\ntime_zone = "Chicago"\n[subjects]\n', "IANA time zone"),
         (HEAD + "[subjects.beds]\n", "no such subject"),
         (HEAD + '[subjects.vitals]\nfiles = ["a"]\ncolour = 1\n', "colour"),
-        (
-            HEAD + '[subjects.vitals.columns]\nheart = "hr"\n',
-            "'heart' is not a column of raw_vitals",
-        ),
+        (HEAD + '[subjects.vitals.columns]\nheart = "hr"\n', "'heart' is not a column of raw_vitals"),
         (HEAD + '[subjects.vitals]\nfiles = ["a"]\n', "say which column dates"),
     ],
 )
@@ -164,9 +161,7 @@ def test_an_open_ended_directory_has_the_day_that_it_is_anywhere(tmp_path: Path)
     assert (keys[0], keys[-1]) == ("2026-01-01", "2026-03-02")
     assert latest_day(evening) == date(2026, 3, 2)
     warehouse = WarehouseResource(database=str(tmp_path / "w.duckdb"))
-    landing = LandingResource(
-        warehouse=warehouse, landing=str(tmp_path), first_service_date=first.isoformat()
-    )
+    landing = LandingResource(warehouse=warehouse, landing=str(tmp_path), first_service_date=first.isoformat())
     before = latest_day(datetime.now(UTC))
     zone = landing.open_beside()
     zone.connection.close()

@@ -38,16 +38,13 @@ def fingerprint(rows: object) -> object:
     with duckdb.connect() as connection:
         connection.register("found", rows)
         return connection.execute(
-            "select count(*), bit_xor(hash(visit_id, arrival_at, arrival_local, wait_minutes, "
-            "triage_level)) from found"
+            "select count(*), bit_xor(hash(visit_id, arrival_at, arrival_local, wait_minutes, triage_level)) from found"
         ).fetchall()
 
 
 def stored(settings: Settings) -> object:
     with open_warehouse(settings.warehouse_file) as warehouse:
-        return fingerprint(
-            warehouse.connection.sql(f"from {VISITS.qualified_name}").to_arrow_table()
-        )
+        return fingerprint(warehouse.connection.sql(f"from {VISITS.qualified_name}").to_arrow_table())
 
 
 def test_versions_are_kept_read_and_restored(
@@ -112,8 +109,6 @@ def test_two_processes_write_one_table(settings: Settings, tmp_path: Path) -> No
     versions = delta.versions_of(settings, VISITS)
     assert [v.number for v in versions] == list(range(10))
     with open_warehouse(other) as warehouse:
-        changed = fingerprint(
-            warehouse.connection.sql(f"from {VISITS.qualified_name}").to_arrow_table()
-        )
+        changed = fingerprint(warehouse.connection.sql(f"from {VISITS.qualified_name}").to_arrow_table())
     found = [fingerprint(delta.read_version(settings, VISITS, n)) for n in range(10)]
     assert sorted(map(str, found)) == sorted([str(unchanged)] * 5 + [str(changed)] * 5)

@@ -31,14 +31,10 @@ def zone_in(folder: Path) -> LandingZone:
     native = folder / "landing" / "native"
     for name in ("hospitals", "er_visits"):
         (native / name).mkdir(parents=True)
-    (native / "hospitals" / "hospitals.csv").write_text(
-        "hospital_id,hospital_name,time_zone\nH1,One,America/Chicago\n"
-    )
+    (native / "hospitals" / "hospitals.csv").write_text("hospital_id,hospital_name,time_zone\nH1,One,America/Chicago\n")
     connection = duckdb.connect()
     connection.execute("set TimeZone = 'UTC'")
-    return LandingZone(
-        folder / "landing", folder / "spool", PERIOD.first, date(2026, 12, 31), connection
-    )
+    return LandingZone(folder / "landing", folder / "spool", PERIOD.first, date(2026, 12, 31), connection)
 
 
 def land(zone: LandingZone, name: str, columns: dict[str, str], rows: int = 3) -> None:
@@ -46,8 +42,7 @@ def land(zone: LandingZone, name: str, columns: dict[str, str], rows: int = 3) -
     lines = [",".join(columns)]
     lines += [
         ",".join(
-            "2026-01-15 10:00:00" if ours == "arrival_time" else f"{name}-{ours}-{row}"
-            for ours in columns.values()
+            "2026-01-15 10:00:00" if ours == "arrival_time" else f"{name}-{ours}-{row}" for ours in columns.values()
         )
         for row in range(rows)
     ]
@@ -64,9 +59,9 @@ def test_random_changes_are_read_by_name_and_named(data: st.DataObject) -> None:
     absent = data.draw(st.sets(st.sampled_from(COLUMNS), max_size=6))
     renamed = data.draw(st.sets(st.sampled_from(sorted(ALIASES))))
     extra = data.draw(st.sets(st.sampled_from(["x1", "x2", "Patient Mood"]), max_size=3))
-    header = {
-        (ALIASES[c] if c in renamed else FIRST_NAMES[c]): c for c in COLUMNS if c not in absent
-    } | {name: name for name in extra}
+    header = {(ALIASES[c] if c in renamed else FIRST_NAMES[c]): c for c in COLUMNS if c not in absent} | {
+        name: name for name in extra
+    }
     order = data.draw(st.permutations(list(header)))
     with tempfile.TemporaryDirectory() as folder:
         zone = zone_in(Path(folder))
@@ -103,19 +98,13 @@ def test_three_versions_of_a_feed_at_once(tmp_path: Path) -> None:
     zone = zone_in(tmp_path)
     usual = {FIRST_NAMES[c]: c for c in COLUMNS}
     land(zone, "v1.csv", usual)
-    land(
-        zone,
-        "v2.csv",
-        {("triage_acuity" if n == "triage_level" else n): c for n, c in usual.items()},
-    )
+    land(zone, "v2.csv", {("triage_acuity" if n == "triage_level" else n): c for n, c in usual.items()})
     land(zone, "v3.csv", {**{n: c for n, c in usual.items() if c != "doctor_id"}, "ward": "ward"})
     ledger = zone.discover()
     raw = zone.read("er_visits", ledger, PERIOD).collect("polars").to_native()
     assert raw.height == 9
     assert raw["triage_level"].null_count() == 0 and raw["doctor_id"].null_count() == 3
-    assert verdicts(drifts(ledger)) == {
-        ("triage_level", "alias"), ("ward", "new"), ("doctor_id", "missing")
-    }  # fmt: skip
+    assert verdicts(drifts(ledger)) == {("triage_level", "alias"), ("ward", "new"), ("doctor_id", "missing")}
     zone.connection.close()
 
 
@@ -163,10 +152,18 @@ def test_a_new_field_of_a_json_feed_is_named_and_kept(tmp_path: Path) -> None:
 
     def file(name: str, **more: object) -> None:
         lines = [
-            json.dumps({"observation_id": f"{name}{n}", "patient_id": "P1", "hospital_id": "H1",
-                        "measured_at": "2026-01-15T10:00:00Z", "vitals": {}, **more})
+            json.dumps(
+                {
+                    "observation_id": f"{name}{n}",
+                    "patient_id": "P1",
+                    "hospital_id": "H1",
+                    "measured_at": "2026-01-15T10:00:00Z",
+                    "vitals": {},
+                    **more,
+                }
+            )
             for n in range(12)
-        ]  # fmt: skip
+        ]
         (folder / f"{name}.json").write_text("\n".join(lines) + "\n")
 
     file("a")
@@ -175,11 +172,7 @@ def test_a_new_field_of_a_json_feed_is_named_and_kept(tmp_path: Path) -> None:
     file("c", mood="calm")
     ledger = zone.discover()
     (drift,) = drifts(ledger)
-    assert (drift.column, drift.verdict, drift.first_file) == (
-        "mood",
-        "new",
-        "native/vitals/c.json",
-    )
+    assert (drift.column, drift.verdict, drift.first_file) == ("mood", "new", "native/vitals/c.json")
     raw = zone.read("vitals", ledger, PERIOD).collect("polars").to_native()
     assert raw.filter(pl.col("record").str.contains('"mood": "calm"')).height == 12
     zone.connection.close()
@@ -188,18 +181,14 @@ def test_a_new_field_of_a_json_feed_is_named_and_kept(tmp_path: Path) -> None:
 # Adopting a column: the contract gains it ---------------------------------------------------------
 
 
-class Before(
-    Table, name="readings", layer="facts", key=("reading_id",), partitioned=True, grain="x"
-):
+class Before(Table, name="readings", layer="facts", key=("reading_id",), partitioned=True, grain="x"):
     """Readings before."""
 
     service_date: pl.Date = column("Day.")
     reading_id: pl.String = column("Id.")
 
 
-class After(
-    Table, name="readings", layer="facts", key=("reading_id",), partitioned=True, grain="x"
-):
+class After(Table, name="readings", layer="facts", key=("reading_id",), partitioned=True, grain="x"):
     """Readings with one column more."""
 
     service_date: pl.Date = column("Day.")
@@ -207,9 +196,7 @@ class After(
     mood: pl.String = column("Mood.", nullable=True)
 
 
-class Demanding(
-    Table, name="readings", layer="facts", key=("reading_id",), partitioned=True, grain="x"
-):
+class Demanding(Table, name="readings", layer="facts", key=("reading_id",), partitioned=True, grain="x"):
     """Readings with a column that must have a value."""
 
     service_date: pl.Date = column("Day.")
@@ -226,8 +213,7 @@ def test_an_adopted_column_is_null_in_history_and_there_from_then_on(warehouse: 
     old = pl.DataFrame({"service_date": [first], "reading_id": ["a"]})
     warehouse.replace(Before.contract(), lazy(old), Period(first, second))
     with pytest.raises(WarehouseError, match="mood is required by the contract but not stored"):
-        another().replace(Demanding.contract(), lazy(old.with_columns(mood=pl.lit("x"))),
-                          Period(first, second))  # fmt: skip
+        another().replace(Demanding.contract(), lazy(old.with_columns(mood=pl.lit("x"))), Period(first, second))
     new = pl.DataFrame({"service_date": [second], "reading_id": ["b"], "mood": ["good"]})
     another().replace(After.contract(), lazy(new), Period(second, date(2026, 1, 3)))
     rows = warehouse.read(After.contract()).collect("polars").to_native().sort("reading_id")

@@ -15,14 +15,7 @@ from hypothesis import strategies as st
 
 from hospital_assets.cli import main
 from hospital_assets.governance.audit import AuditLog
-from hospital_assets.governance.erase import (
-    EraseError,
-    Person,
-    find_person,
-    prove,
-    strip_landing,
-    with_references,
-)
+from hospital_assets.governance.erase import EraseError, Person, find_person, prove, strip_landing, with_references
 from hospital_assets.settings import Settings, write_settings
 from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets_tests.helpers import query, run
@@ -48,9 +41,7 @@ def landed(tmp_path: Path, name: str, text: str | bytes) -> tuple[Settings, Path
         ("a.csv", "id,x\r\nP7,1\r\nP9,2\r\n", "id,x\r\nP9,2\r\n", 1),
     ],
 )
-def test_records_are_taken_out_and_others_stay(
-    tmp_path: Path, name: str, text: str, left: str, records: int
-) -> None:
+def test_records_are_taken_out_and_others_stay(tmp_path: Path, name: str, text: str, left: str, records: int) -> None:
     settings, path = landed(tmp_path, name, text)
     (done,) = strip_landing(settings, PERSON)
     assert done.records == records and path.read_bytes() == left.encode()
@@ -60,13 +51,9 @@ def test_records_are_taken_out_and_others_stay(
 HEAD = "MSH|^~\\&|A|B"
 
 
-@pytest.mark.parametrize(
-    ("end", "start"), [("\r", ""), ("\n", ""), ("\r\n", ""), ("\x1c\r", "\x0b")]
-)
+@pytest.mark.parametrize(("end", "start"), [("\r", ""), ("\n", ""), ("\r\n", ""), ("\x1c\r", "\x0b")])
 def test_messages_are_taken_out_of_a_batch(tmp_path: Path, end: str, start: str) -> None:
-    own = [
-        f"{start}{HEAD}|{n}\rPID|1||{n}\rOBX|1|||MSH of P70{end}" for n in ("P1", "P7", "P2", "P8")
-    ]
+    own = [f"{start}{HEAD}|{n}\rPID|1||{n}\rOBX|1|||MSH of P70{end}" for n in ("P1", "P7", "P2", "P8")]
     batch = "FHS|^~\\&\rBHS|^~\\&\r{}BTS|{}|all\rFTS|1\r"
     settings, path = landed(tmp_path, "a.hl7", batch.format("".join(own), 4))
     (done,) = strip_landing(settings, PERSON)
@@ -96,9 +83,7 @@ def test_entries_are_taken_out_of_a_bundle_with_what_refers_to_them(tmp_path: Pa
     lines = '{{"resourceType":"Observation","id":"{}","subject":{{"reference":"Patient/{}"}}}}\n'
     _, other = landed(tmp_path, "b.ndjson", lines.format("a", "17") + lines.format("b", "17-2"))
     person = with_references(settings, PERSON)
-    assert set(person.references) == {
-        "Patient/17", "urn:uuid:Patient-17", "Encounter/e-1", "urn:uuid:Encounter-e-1",
-    }  # fmt: skip
+    assert set(person.references) == {"Patient/17", "urn:uuid:Patient-17", "Encounter/e-1", "urn:uuid:Encounter-e-1"}
     taken = {done.file: done.records for done in strip_landing(settings, person)}
     assert taken == {"native/a.json": 3, "native/b.ndjson": 1}
     assert path.read_text() == text % " ,\n".join(others)
@@ -108,20 +93,15 @@ def test_entries_are_taken_out_of_a_bundle_with_what_refers_to_them(tmp_path: Pa
 
 @settings_of_hypothesis(max_examples=50, deadline=None)
 @given(
-    st.lists(st.tuples(st.booleans(), st.text("aé\"\\]}{,[ \n", max_size=6)), min_size=1, max_size=6),
-    st.sampled_from(["[%s]", ' [\n%s\n]\n', '{"resourceType":"Bundle","entry":[%s],"z":[1]}']),
+    st.lists(st.tuples(st.booleans(), st.text('aé"\\]}{,[ \n', max_size=6)), min_size=1, max_size=6),
+    st.sampled_from(["[%s]", " [\n%s\n]\n", '{"resourceType":"Bundle","entry":[%s],"z":[1]}']),
     st.sampled_from([",", " ,\n"]),
-)  # fmt: skip
+)
 def test_what_is_kept_of_an_array_is_kept_byte_for_byte(
-    tmp_path_factory: pytest.TempPathFactory,
-    elements: list[tuple[bool, str]],
-    text: str,
-    separator: str,
+    tmp_path_factory: pytest.TempPathFactory, elements: list[tuple[bool, str]], text: str, separator: str
 ) -> None:
     said = [(own, json.dumps({"p": "P7" if own else "P70", "t": t})) for own, t in elements]
-    settings, path = landed(
-        tmp_path_factory.mktemp("array"), "a.json", text % separator.join(e for _, e in said)
-    )
+    settings, path = landed(tmp_path_factory.mktemp("array"), "a.json", text % separator.join(e for _, e in said))
     strip_landing(settings, PERSON)
     kept = [e for own, e in said if not own]
     if not any(own for own, _ in said) or kept:
@@ -185,9 +165,7 @@ def test_a_person_is_gone_from_everything(
     assert "found nowhere any more" in capsys.readouterr().out
     with open_warehouse(settings.warehouse_file) as warehouse:
         assert prove(warehouse, settings, person) == []
-        ((after,),) = warehouse.connection.execute(
-            "select count(*) from facts.fact_emergency_visits"
-        ).fetchall()
+        ((after,),) = warehouse.connection.execute("select count(*) from facts.fact_emergency_visits").fetchall()
     assert 0 < before - after <= len(person.visit_numbers)
     assert not (settings.data_dir / "kept").exists()
     with contextlib.closing(AuditLog(settings)) as log:

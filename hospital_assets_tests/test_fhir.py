@@ -27,10 +27,7 @@ from hospital_assets_tests.helpers import query, run
 FIRST = date(2026, 3, 7)  # the day after has 23 hours
 FACTS = " or ".join(
     [
-        *(
-            f'+key:"{fact}"'
-            for fact in ("fact_emergency_visits", "fact_vitals", "fact_patient_flow")
-        ),
+        *(f'+key:"{fact}"' for fact in ("fact_emergency_visits", "fact_vitals", "fact_patient_flow")),
         '+key:"cleaned_procedures"',
         *(f'key:"{table}"' for table in ("dim_date", "dim_time", "raw_other_records")),
     ]
@@ -89,9 +86,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, Settings]:
     """The same three days, landed as native files and as FHIR in every shape, both built."""
     root = tmp_path_factory.mktemp("fhir")
     native = Settings(root / "native", first_service_date=FIRST, last_service_date=date(2026, 3, 9))
-    simulate(
-        native.landing, native.ground_truth, start=FIRST, days=3, scale=0.04, seed=5, clean=True
-    )
+    simulate(native.landing, native.ground_truth, start=FIRST, days=3, scale=0.04, seed=5, clean=True)
     prepare(native.landing / "native")
     rendering = Rendering(native.landing / "native")
     fhir = replace(native, data_dir=root / "fhir")
@@ -139,14 +134,20 @@ def laid_out(text: str) -> list[dict[str, Any]]:
 
 def resource(number: int) -> dict[str, Any]:
     return {
-        "resourceType": "Patient", "id": f"p{number}", "name": [{"family": 'Zo\u00eb "Q" {[,'}],
+        "resourceType": "Patient",
+        "id": f"p{number}",
+        "name": [{"family": 'Zo\u00eb "Q" {[,'}],
         "link": {"reference": f"Patient/p{number + 1}"},
-    }  # fmt: skip
+    }
 
 
 def bundle(resources: list[dict[str, Any]], **entry: Any) -> dict[str, Any]:
-    return {"resourceType": "Bundle", "type": "collection",
-            "entry": [{"resource": each, **entry} for each in resources], "total": 3}  # fmt: skip
+    return {
+        "resourceType": "Bundle",
+        "type": "collection",
+        "entry": [{"resource": each, **entry} for each in resources],
+        "total": 3,
+    }
 
 
 def plain(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -162,8 +163,7 @@ def test_every_shape_gives_the_same_resources(count: int, indent: int | None, en
         json.dumps(bundle(resources), indent=indent).replace("\n", end),
         json.dumps(resources, indent=indent).replace("\n", end),
         "".join(f"{json.dumps(bundle([one]))}{end}" for one in resources),
-        f"{json.dumps(bundle(resources[:1]))}{end}"
-        + "".join(f"{json.dumps(one)}{end}" for one in resources[1:]),
+        f"{json.dumps(bundle(resources[:1]))}{end}" + "".join(f"{json.dumps(one)}{end}" for one in resources[1:]),
         f"{json.dumps(bundle(resources[:1]), indent=indent)}{end}{json.dumps(bundle(resources[1:]))}",
     ]
     for text in shapes:
@@ -202,28 +202,27 @@ def test_a_resource_of_a_laid_out_bundle_knows_its_line() -> None:
 def test_references_within_a_transaction_become_ids() -> None:
     entry = [
         {"fullUrl": "urn:uuid:11", "resource": {"resourceType": "Patient", "id": "P"}},
-        {"fullUrl": "urn:uuid:22",
-         "resource": {"resourceType": "Encounter", "subject": {"reference": "urn:uuid:11"},
-                      "partOf": {"reference": "urn:uuid:99"}}},
+        {
+            "fullUrl": "urn:uuid:22",
+            "resource": {
+                "resourceType": "Encounter",
+                "subject": {"reference": "urn:uuid:11"},
+                "partOf": {"reference": "urn:uuid:99"},
+            },
+        },
         {"request": {"method": "DELETE", "url": "Encounter/7"}},
-    ]  # fmt: skip
+    ]
     patient, encounter, deleted = laid_out(json.dumps({"resourceType": "Bundle", "entry": entry}))
     assert patient["id"] == "P"
     assert encounter["id"] == "22"
     assert encounter["subject"]["reference"] == "Patient/P"
     assert encounter["partOf"]["reference"] == "urn:uuid:99"  # of another Bundle
     assert '"urn:uuid:11"' in encounter["@record"]
-    assert (deleted["resourceType"], deleted["type"], deleted["id"]) == (
-        "Deleted",
-        "Encounter",
-        "7",
-    )
+    assert (deleted["resourceType"], deleted["type"], deleted["id"]) == ("Deleted", "Encounter", "7")
 
 
 @pytest.mark.parametrize("indent", [None, 1])
-def test_of_a_torn_bundle_the_whole_entries_are_kept_and_the_rest_is_one_problem(
-    indent: int | None,
-) -> None:
+def test_of_a_torn_bundle_the_whole_entries_are_kept_and_the_rest_is_one_problem(indent: int | None) -> None:
     whole = json.dumps(bundle([resource(number) for number in range(4)]), indent=indent)
     cut = whole.index('"id": "p3"')
     found = laid_out(whole[:cut])
@@ -243,38 +242,46 @@ def test_no_text_stops_it(text: str) -> None:
 # --- reading ---------------------------------------------------------------------------------------
 
 DAY = date(2026, 3, 7)
-LOINC, ICD, SCT = (
-    "http://loinc.org", "http://hl7.org/fhir/sid/icd-10-cm", "http://snomed.info/sct"
-)  # fmt: skip
+LOINC, ICD, SCT = ("http://loinc.org", "http://hl7.org/fhir/sid/icd-10-cm", "http://snomed.info/sct")
 
 
 def encounter(identity: str, kind: str = "EMER", **more: Any) -> dict[str, Any]:
     return {
-        "resourceType": "Encounter", "id": identity, "status": "finished", "class": {"code": kind},
+        "resourceType": "Encounter",
+        "id": identity,
+        "status": "finished",
+        "class": {"code": kind},
         "subject": {"reference": "https://fhir.example.org/r4/Patient/P1/_history/3"},
         "serviceProvider": {"reference": "Organization/H1"},
-        "period": {"start": "2026-03-07T10:00:00-05:00", "end": "2026-03-07T14:00:00-05:00"}, **more,
-    }  # fmt: skip
+        "period": {"start": "2026-03-07T10:00:00-05:00", "end": "2026-03-07T14:00:00-05:00"},
+        **more,
+    }
 
 
 def observation(of: str, code: str, value: float | None = None, **more: Any) -> dict[str, Any]:
     said = {} if value is None else {"valueQuantity": {"value": value, "code": "/min"}}
     return {
-        "resourceType": "Observation", "id": f"{of}-{code}", "status": "final",
+        "resourceType": "Observation",
+        "id": f"{of}-{code}",
+        "status": "final",
         "code": {"coding": [{"system": LOINC, "code": code}]},
-        "subject": {"reference": "Patient/P1"}, "encounter": {"reference": f"Encounter/{of}"},
-        "effectiveDateTime": "2026-03-07T10:20:00-05:00", **said, **more,
-    }  # fmt: skip
+        "subject": {"reference": "Patient/P1"},
+        "encounter": {"reference": f"Encounter/{of}"},
+        "effectiveDateTime": "2026-03-07T10:20:00-05:00",
+        **said,
+        **more,
+    }
 
 
-def condition(
-    identity: str, of: str | None, *codings: tuple[str, str], **more: Any
-) -> dict[str, Any]:
+def condition(identity: str, of: str | None, *codings: tuple[str, str], **more: Any) -> dict[str, Any]:
     return {
-        "resourceType": "Condition", "id": identity, "subject": {"reference": "Patient/P1"},
+        "resourceType": "Condition",
+        "id": identity,
+        "subject": {"reference": "Patient/P1"},
         **({"encounter": {"reference": f"Encounter/{of}"}} if of else {}),
-        "code": {"coding": [{"system": system, "code": code} for system, code in codings]}, **more,
-    }  # fmt: skip
+        "code": {"coding": [{"system": system, "code": code} for system, code in codings]},
+        **more,
+    }
 
 
 def ndjson(*resources: dict[str, Any]) -> str:
@@ -284,30 +291,40 @@ def ndjson(*resources: dict[str, Any]) -> str:
 ADMITTED = {"dischargeDisposition": {"coding": [{"code": "hosp"}]}}
 PLACES = [
     {"location": {"display": "ICU"}, "period": {"start": "2026-03-07T14:00:00-05:00"}},
-    {"location": {"display": "Room 9"}, "period": {"start": "2026-03-07T15:00:00-05:00"},
-     "physicalType": {"coding": [{"code": "ro"}]}},
+    {
+        "location": {"display": "Room 9"},
+        "period": {"start": "2026-03-07T15:00:00-05:00"},
+        "physicalType": {"coding": [{"code": "ro"}]},
+    },
     {"location": {"reference": "Location/W2"}, "period": {"start": "2026-03-07T16:00:00-05:00"}},
     {"location": {"display": "somewhere, some time"}},
-]  # fmt: skip
+]
 PRESSURES = [
-    {"code": {"coding": [{"system": LOINC, "code": code}]},
-     "valueQuantity": {"value": value, "code": "mm[Hg]"}}
+    {"code": {"coding": [{"system": LOINC, "code": code}]}, "valueQuantity": {"value": value, "code": "mm[Hg]"}}
     for code, value in (("8480-6", 120), ("8462-4", 70))
-]  # fmt: skip
+]
 HOSPITAL = {
-    "resourceType": "Organization", "id": "H1", "name": "General",
+    "resourceType": "Organization",
+    "id": "H1",
+    "name": "General",
     "type": [{"coding": [{"code": "prov"}]}],
-    "extension": [{"url": "http://hl7.org/fhir/StructureDefinition/timezone",
-                   "valueCode": "America/Denver"}],
-}  # fmt: skip
+    "extension": [{"url": "http://hl7.org/fhir/StructureDefinition/timezone", "valueCode": "America/Denver"}],
+}
 FILES = {
     "kinds": ndjson(
-        encounter("K1"), encounter("K2", "AMB"), encounter("K3", "IMP"), {"resourceType": "Claim"},
-        observation("K1", "8867-4", 80), observation("K1", "1234-5", 3),
-    ) + "torn {\n[1]\n",
+        encounter("K1"),
+        encounter("K2", "AMB"),
+        encounter("K3", "IMP"),
+        {"resourceType": "Claim"},
+        observation("K1", "8867-4", 80),
+        observation("K1", "1234-5", 3),
+    )
+    + "torn {\n[1]\n",
     "status": ndjson(
-        encounter("S1", status="cancelled"), encounter("S2", status="entered-in-error"),
-        encounter("S3", status="planned"), encounter("S4", status="in-progress"),
+        encounter("S1", status="cancelled"),
+        encounter("S2", status="entered-in-error"),
+        encounter("S3", status="planned"),
+        encounter("S4", status="in-progress"),
     ),
     "admitted": ndjson(
         encounter("A1", hospitalization=ADMITTED),
@@ -325,19 +342,15 @@ FILES = {
     "conditions": ndjson(
         condition("C1", "R1", (SCT, "22298006")),
         condition("C2", "R1", (SCT, "29857009"), (ICD, "R07.9")),
-        condition("C3", "R1", (ICD, "Z00"),
-                  verificationStatus={"coding": [{"code": "entered-in-error"}]}),
+        condition("C3", "R1", (ICD, "Z00"), verificationStatus={"coding": [{"code": "entered-in-error"}]}),
         condition("C4", None, (ICD, "I10")),
     ),
-    "ranks": ndjson(
-        encounter("R1", diagnosis=[{"condition": {"reference": "Condition/C2"}, "rank": 1}])
-    ),
+    "ranks": ndjson(encounter("R1", diagnosis=[{"condition": {"reference": "Condition/C2"}, "rank": 1}])),
     "triage": ndjson(observation("R1", "54094-8", valueInteger=2)),
     "masters": ndjson(
-        HOSPITAL, {**HOSPITAL, "id": "H2", "extension": []},
-        {"resourceType": "Location", "id": "W2", "name": "Surgery"},
+        HOSPITAL, {**HOSPITAL, "id": "H2", "extension": []}, {"resourceType": "Location", "id": "W2", "name": "Surgery"}
     ),
-}  # fmt: skip
+}
 
 Read = dict[str, pl.DataFrame]
 
@@ -369,9 +382,7 @@ def test_gathering_some_sets_at_a_time_gives_the_same(
     monkeypatch.setattr(json_records, "_GATHERED_BYTES", 200)
     passes = []
     in_passes = json_records._gathered_in_passes
-    monkeypatch.setattr(
-        json_records, "_gathered_in_passes", lambda *a: passes.append(a[2]) or in_passes(*a)
-    )
+    monkeypatch.setattr(json_records, "_gathered_in_passes", lambda *a: passes.append(a[2]) or in_passes(*a))
     with contextlib.closing(duckdb.connect()) as connection:
         connection.execute("set TimeZone = 'UTC'")
         zone = LandingZone(tmp_path / "landing", tmp_path / "spool", DAY, DAY, connection)
@@ -392,15 +403,18 @@ def test_every_record_is_taken_kept_or_named_as_unreadable(landed: Read) -> None
     found = {name: of(frame, "kinds") for name, frame in landed.items()}
     others = found["other_records"]
     assert sorted(others.filter(pl.col("problem").is_null())["kind"]) == [
-        "Claim", "Encounter AMB finished", "Observation 1234-5 final"
-    ]  # fmt: skip
+        "Claim",
+        "Encounter AMB finished",
+        "Observation 1234-5 final",
+    ]
     assert others["problem"].drop_nulls().to_list() == ["unreadable_line"] * 2
     assert found["ledger"].filter(subject="other_records")["unreadable_count"].to_list() == [2]
     assert found["er_visits"]["visit_id"].to_list() == ["K1"]
     assert found["vitals"].height == 1
     assert sorted(found["adt_events"]["message_id"]) == ["K1-A03", "K1-A04", "K3-A01", "K3-A03"]
-    lines = [line for name in ("er_visits", "vitals", "adt_events", "other_records")
-             for line in found[name]["source_line"]]  # fmt: skip
+    lines = [
+        line for name in ("er_visits", "vitals", "adt_events", "other_records") for line in found[name]["source_line"]
+    ]
     assert set(lines) == set(range(1, 9))
 
 
@@ -410,9 +424,7 @@ def test_references_of_every_form_are_ids(landed: Read) -> None:
     assert visit["service_date"] == DAY
 
 
-def test_a_cancelled_or_mistaken_encounter_is_a_cancelled_visit_and_a_planned_one_is_none(
-    landed: Read,
-) -> None:
+def test_a_cancelled_or_mistaken_encounter_is_a_cancelled_visit_and_a_planned_one_is_none(landed: Read) -> None:
     assert sorted(of(landed["er_visits"], "status")["visit_id"]) == ["S1", "S2", "S4"]
     cancelled = of(landed["adt_events"], "status").filter(event_type="A11")["visit_id"]
     assert sorted(cancelled) == ["S1", "S2"]
@@ -423,8 +435,11 @@ def test_who_is_admitted_goes_on_in_the_encounter_that_is_part_of_the_visit(land
     events = of(landed["adt_events"], "admitted").sort("event_at", "event_type")
     # In the order of their texts: 10, 14, 14 and 16 o'clock.
     assert sorted(events.select("event_type", "visit_id", "department").rows()) == [
-        ("A01", "A1", "ICU"), ("A02", "A1", "Surgery"), ("A03", "A1", "ICU"), ("A04", "A1", None),
-    ]  # fmt: skip
+        ("A01", "A1", "ICU"),
+        ("A02", "A1", "Surgery"),
+        ("A03", "A1", "ICU"),
+        ("A04", "A1", None),
+    ]
     assert events["message_id"].n_unique() == 4
     assert events.select("source_file", "source_line", "source_part").n_unique() == 4
 
@@ -439,21 +454,22 @@ def test_what_is_no_value_is_not_used(landed: Read) -> None:
     assert second["spo2"]["value"] == "97"
     assert second["heart_rate"] is None
     assert sets["hospital_id"].to_list() == ["H1", "H1"]  # looked up in the encounter
-    assert of(landed["other_records"], "values")["kind"].to_list() == [
-        "Observation 8867-4 entered-in-error"
-    ]
+    assert of(landed["other_records"], "values")["kind"].to_list() == ["Observation 8867-4 entered-in-error"]
 
 
 def test_ranks_hospitals_and_triage_come_from_other_resources(landed: Read) -> None:
     diagnoses = of(landed["diagnoses"], "conditions").sort("diagnosis_id")
     wanted = ("diagnosis_id", "icd_code", "code_system", "sequence", "hospital_id", "service_date")
     assert diagnoses.select(wanted).rows() == [
-        ("C1", "22298006", SCT, None, "H1", DAY), ("C2", "R07.9", ICD, "1", "H1", DAY),
-    ]  # fmt: skip
+        ("C1", "22298006", SCT, None, "H1", DAY),
+        ("C2", "R07.9", ICD, "1", "H1", DAY),
+    ]
     assert of(landed["er_visits"], "ranks")["triage_level"].to_list() == ["2"]
     assert sorted(of(landed["other_records"], "conditions", "triage")["kind"]) == [
-        "Condition", "Condition", "Observation 54094-8 final"
-    ]  # fmt: skip
+        "Condition",
+        "Condition",
+        "Observation 54094-8 final",
+    ]
 
 
 def test_a_time_zone_is_read_from_its_extension_or_is_the_default(landed: Read) -> None:

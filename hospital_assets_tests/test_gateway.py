@@ -26,23 +26,8 @@ from hospital_assets.governance.audit import AuditLog
 from hospital_assets.governance.gateway import GatewayError, build_app, check_address
 from hospital_assets.governance.locked import locked_connection
 from hospital_assets.governance.policy import shipped_policy
-from hospital_assets.governance.sandbox import (
-    Answer,
-    Limits,
-    RefusedError,
-    catalog_of,
-    judge,
-    planned,
-    run_query,
-)
-from hospital_assets.governance.users import (
-    LOCKED_FOR,
-    MOST_FAILURES,
-    TOKEN_LIFETIME,
-    User,
-    UserError,
-    Users,
-)
+from hospital_assets.governance.sandbox import Answer, Limits, RefusedError, catalog_of, judge, planned, run_query
+from hospital_assets.governance.users import LOCKED_FOR, MOST_FAILURES, TOKEN_LIFETIME, User, UserError, Users
 from hospital_assets.settings import Settings
 from hospital_assets_tests.attacks import ATTACKS, EXHAUSTING
 
@@ -83,16 +68,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
                 "'all' as department_name, range::bigint as visit_count, "
                 f"'{audience} {version[:8]}' as told from range({rows})"
             )
-            connection.execute("create table dimensions.dim_hospital as select 'H1' as hospital_id, 'Mercy' as hospital_name")  # fmt: skip
+            connection.execute(
+                "create table dimensions.dim_hospital as select 'H1' as hospital_id, 'Mercy' as hospital_name"
+            )
             connection.close()
             manifest = {
-                "published_at": "2026-03-01T00:00:00+00:00", "claim": {"text": "Figures."},
-                "rows": {"kpis.kpi_waits": rows}, "tables": {"kpis.kpi_waits": {"columns": {"hospital_id": {}}}},
-            }  # fmt: skip
+                "published_at": "2026-03-01T00:00:00+00:00",
+                "claim": {"text": "Figures."},
+                "rows": {"kpis.kpi_waits": rows},
+                "tables": {"kpis.kpi_waits": {"columns": {"hospital_id": {}}}},
+            }
             (folder / "manifest.json").write_text(json.dumps(manifest))
-        (root / "published" / audience / "current.json").write_text(
-            json.dumps({"version": version})
-        )
+        (root / "published" / audience / "current.json").write_text(json.dumps({"version": version}))
     kept = root / "kept"
     kept.mkdir()
     (kept / "secret.csv").write_text(f"secret\n{SECRET}\n")
@@ -103,10 +90,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     other.close()
     os.environ["SECRET"] = SECRET
     fills = {
-        "csv": str(kept / "secret.csv"), "json": str(kept / "secret.json"),
-        "parquet": str(kept / "secret.parquet"), "database": str(kept / "other.duckdb"),
-        "folder": str(kept), "out": str(root / "written"),
-    }  # fmt: skip
+        "csv": str(kept / "secret.csv"),
+        "json": str(kept / "secret.json"),
+        "parquet": str(kept / "secret.parquet"),
+        "database": str(kept / "other.duckdb"),
+        "folder": str(kept),
+        "out": str(root / "written"),
+    }
     file = root / "published" / "analyst" / version / "publication.duckdb"
     return Place(settings, file, fills)
 
@@ -148,8 +138,10 @@ for line in sys.stdin:
 
 
 #: What runs when only the engine is locked, of the groups that must not: it reads nothing.
-HARMLESS = {("read files", "pragma json_execute_serialized_sql(json_serialize_sql('select 1'))"[:30]),
-            ("attach", "use main")}  # fmt: skip
+HARMLESS = {
+    ("read files", "pragma json_execute_serialized_sql(json_serialize_sql('select 1'))"[:30]),
+    ("attach", "use main"),
+}
 
 
 def test_the_locked_engine_alone_gives_nothing_away(place: Place) -> None:
@@ -158,9 +150,11 @@ def test_the_locked_engine_alone_gives_nothing_away(place: Place) -> None:
     done = subprocess.run(
         [sys.executable, "-c", LOCKED_LAYER, str(place.file)],
         input="".join(json.dumps([g, place.filled(s)]) + "\n" for g, s in STATEMENTS),
-        capture_output=True, text=True, timeout=300,
+        capture_output=True,
+        text=True,
+        timeout=300,
         env={k: v for k, v in os.environ.items() if k != "SECRET"},
-    )  # fmt: skip
+    )
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0 and len(rows) == len(STATEMENTS), done.stderr[-2000:]
     assert [row for row in rows if SECRET in row[3]] == []
@@ -230,21 +224,51 @@ def test_what_takes_too_long_is_killed(place: Place) -> None:
     [
         ("select 1 as one", 1, {}),
         ("select count(*) from kpis.kpi_waits", 1, {"kpis.kpi_waits": []}),
-        ("select hospital_id, sum(visit_count) from kpis.kpi_waits group by 1 order by 2", 7, {"kpis.kpi_waits": ["hospital_id", "visit_count"]}),
-        ("select * from kpis.kpi_waits limit 3", 3, {"kpis.kpi_waits": ["department_name", "hospital_id", "told", "visit_count"]}),
+        (
+            "select hospital_id, sum(visit_count) from kpis.kpi_waits group by 1 order by 2",
+            7,
+            {"kpis.kpi_waits": ["hospital_id", "visit_count"]},
+        ),
+        (
+            "select * from kpis.kpi_waits limit 3",
+            3,
+            {"kpis.kpi_waits": ["department_name", "hospital_id", "told", "visit_count"]},
+        ),
         ("from kpis.kpi_waits select visit_count where visit_count > 35", 4, {"kpis.kpi_waits": ["visit_count"]}),
-        ("with w as (select hospital_id from kpis.kpi_waits) select h.hospital_name from w join dimensions.dim_hospital h using (hospital_id)", 6, {"kpis.kpi_waits": ["hospital_id"], "dimensions.dim_hospital": ["hospital_id", "hospital_name"]}),
-        ("select kpi_waits from kpis.kpi_waits limit 1", 1, {"kpis.kpi_waits": ["department_name", "hospital_id", "told", "visit_count"]}),
-        ("select w from kpis.kpi_waits w limit 1", 1, {"kpis.kpi_waits": ["department_name", "hospital_id", "told", "visit_count"]}),
-        ("select rank() over (order by visit_count), date_trunc('day', date '2026-01-01'), cast(visit_count as varchar) from kpis.kpi_waits", 40, {"kpis.kpi_waits": ["visit_count"]}),
-        ("select 1 as one where exists (select 1 from kpis.kpi_waits where told like '%x%')", 0, {"kpis.kpi_waits": ["told"]}),
+        (
+            "with w as (select hospital_id from kpis.kpi_waits) select h.hospital_name from w join "
+            "dimensions.dim_hospital h using (hospital_id)",
+            6,
+            {"kpis.kpi_waits": ["hospital_id"], "dimensions.dim_hospital": ["hospital_id", "hospital_name"]},
+        ),
+        (
+            "select kpi_waits from kpis.kpi_waits limit 1",
+            1,
+            {"kpis.kpi_waits": ["department_name", "hospital_id", "told", "visit_count"]},
+        ),
+        (
+            "select w from kpis.kpi_waits w limit 1",
+            1,
+            {"kpis.kpi_waits": ["department_name", "hospital_id", "told", "visit_count"]},
+        ),
+        (
+            "select rank() over (order by visit_count), date_trunc('day', date '2026-01-01'), "
+            "cast(visit_count as varchar) from kpis.kpi_waits",
+            40,
+            {"kpis.kpi_waits": ["visit_count"]},
+        ),
+        (
+            "select 1 as one where exists (select 1 from kpis.kpi_waits where told like '%x%')",
+            0,
+            {"kpis.kpi_waits": ["told"]},
+        ),
         ("select t.a from (values (1), (2)) t(a)", 2, {}),
         ("select * from range(5)", 5, {}),
         ("select unnest([1, 2, 3])", 3, {}),
         ("(select 1) union all (select 2)", 2, {}),
         ("select hospital_id.upper() from kpis.kpi_waits limit 1", 1, {"kpis.kpi_waits": ["hospital_id"]}),
     ],
-)  # fmt: skip
+)
 def test_reads_are_answered_and_their_columns_known(
     place: Place, sql: str, rows: int, objects: dict[str, list[str]]
 ) -> None:
@@ -310,7 +334,7 @@ def ann(gateway: tuple[str, Place]) -> Client:
 
 
 def test_each_role_reads_its_own_publication(gateway: tuple[str, Place]) -> None:
-    for name, rows, audience in (("ann", 40, "analyst"), ("eve", 7, "executive"), ("dora", 3, "doctor-H1")):  # fmt: skip
+    for name, rows, audience in (("ann", 40, "analyst"), ("eve", 7, "executive"), ("dora", 3, "doctor-H1")):
         client = Client(gateway[0])
         assert client.log_in(name).json()["audience"] == audience
         answer = client.ask("select count(*) as n, min(told) as told from kpis.kpi_waits")
@@ -323,13 +347,9 @@ def test_answers_come_as_json_csv_and_arrow(ann: Client) -> None:
     assert answer.json() == {
         "columns": [{"name": "hospital_id", "type": "string"}, {"name": "visit_count", "type": "int64"}],
         "rows": [["H1", 0], ["H2", 1]],
-    }  # fmt: skip
+    }
     assert answer.headers["cache-control"] == "no-store"
-    assert ann.ask(sql, format="csv").text.splitlines() == [
-        "hospital_id,visit_count",
-        "H1,0",
-        "H2,1",
-    ]
+    assert ann.ask(sql, format="csv").text.splitlines() == ["hospital_id,visit_count", "H1,0", "H2,1"]
     arrow = ann.ask(sql, format="arrow")
     table = pa.ipc.open_stream(io.BytesIO(arrow.content)).read_all()
     assert table.to_pydict() == {"hospital_id": ["H1", "H2"], "visit_count": [0, 1]}
@@ -350,7 +370,7 @@ def test_older_versions_are_asked_as_of_a_time(ann: Client) -> None:
 
 
 def test_what_there_is_to_ask(ann: Client) -> None:
-    found = requests.get(ann.url + "/v1/tables", headers={"authorization": f"Bearer {ann.token}"}, timeout=10)  # fmt: skip
+    found = requests.get(ann.url + "/v1/tables", headers={"authorization": f"Bearer {ann.token}"}, timeout=10)
     assert found.json()["tables"]["kpis.kpi_waits"]["rows"] == 40
 
 
@@ -371,9 +391,7 @@ def test_everything_is_in_the_audit(ann: Client, gateway: tuple[str, Place]) -> 
     assert "read_text" in refused["reason"] and nobody["actor"] == ""
 
 
-def test_what_cannot_be_audited_is_not_answered(
-    ann: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_audited_is_not_answered(ann: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     from hospital_assets.governance.audit import AuditError
 
     def broken(*_: object) -> int:
@@ -413,9 +431,7 @@ def test_what_cannot_be_audited_is_not_answered(
         ("/v1/login", {"user": {"$ne": ""}, "password": PASSWORD}, {}, 400),
     ],
 )
-def test_odd_requests_are_refused(
-    ann: Client, path: str, body: object, headers: dict[str, str], status: int
-) -> None:
+def test_odd_requests_are_refused(ann: Client, path: str, body: object, headers: dict[str, str], status: int) -> None:
     answer = ann.post(path, body, **headers)
     assert answer.status_code == status, answer.text
     assert SECRET not in answer.text and "Traceback" not in answer.text

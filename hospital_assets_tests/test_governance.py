@@ -40,13 +40,7 @@ from hospital_assets.governance.policy import (
     shipped_policy,
     uncovered,
 )
-from hospital_assets.governance.pseudonyms import (
-    KeyMissingError,
-    SecretKey,
-    create_key,
-    load_key,
-    make_tokens,
-)
+from hospital_assets.governance.pseudonyms import KeyMissingError, SecretKey, create_key, load_key, make_tokens
 from hospital_assets.governance.publications import (
     Audience,
     LeakError,
@@ -67,12 +61,7 @@ NOW = datetime(2026, 3, 14, 9, 0, tzinfo=UTC)
 TEXT = POLICY_FILE.read_text(encoding="utf-8")
 
 
-def make(
-    settings: Settings,
-    audience: Audience | str,
-    at: datetime = NOW,
-    policy: Policy | None = None,
-) -> Made:
+def make(settings: Settings, audience: Audience | str, at: datetime = NOW, policy: Policy | None = None) -> Made:
     policy = policy or load_policy(settings)
     with open_warehouse(settings.warehouse_file) as warehouse:
         if isinstance(audience, str):
@@ -82,15 +71,11 @@ def make(
                 for a in audiences_of(warehouse, policy, role)  # type: ignore[arg-type]
                 if a.hospital_id == (hospital or None)
             )
-        return publish(
-            warehouse, settings, policy, audience, key=lambda: KEY, published_at=at, data_as_of=NOW
-        )
+        return publish(warehouse, settings, policy, audience, key=lambda: KEY, published_at=at, data_as_of=NOW)
 
 
 @pytest.fixture(scope="module")
-def governed(
-    built: tuple[Settings, BuildReport], tmp_path_factory: pytest.TempPathFactory
-) -> Settings:
+def governed(built: tuple[Settings, BuildReport], tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """The small network's warehouse in a data directory of its own, with four publications."""
     network, _ = built
     settings = warehouse_copy(network, tmp_path_factory.mktemp("governed"))
@@ -121,13 +106,9 @@ def test_the_policy_covers_every_column_of_every_contract() -> None:
 
 def test_a_column_the_policy_does_not_name_is_not_published(governed: Settings) -> None:
     less = parse_policy(TEXT.replace('"arrival_mode", ', ""), "policy.toml")
-    assert uncovered(less) == {
-        "fact_emergency_visits": {"operational": ["arrival_mode"]},
-    }
+    assert uncovered(less) == {"fact_emergency_visits": {"operational": ["arrival_mode"]}}
     column = CONTRACTS["fact_emergency_visits"].column("arrival_mode")
-    assert all(
-        less.mask_of(role, "fact_emergency_visits", column).kind == "drop" for role in less.roles
-    )
+    assert all(less.mask_of(role, "fact_emergency_visits", column).kind == "drop" for role in less.roles)
 
 
 @pytest.mark.parametrize(
@@ -135,11 +116,7 @@ def test_a_column_the_policy_does_not_name_is_not_published(governed: Settings) 
     [
         ('birth_date = "year"', 'birth_date = "yaer"', ["birth_date.kind", "'year'"]),
         ('sex = "clear"', 'sexx = "clear"', ["columns.sexx", "no contract has this column"]),
-        (
-            "keep_days = 14 ",
-            "keep_days = 200 ",
-            ["retention.keep_days", "less than or equal to 90"],
-        ),
+        ("keep_days = 14 ", "keep_days = 200 ", ["retention.keep_days", "less than or equal to 90"]),
         ("version = 1", "version = 1\ncolour = 2", ["colour", "Extra inputs"]),
         ('visit_id = "token"', 'visit_id = "age_band"', ["age_band does not fit", "VARCHAR"]),
         ('visit = ["visit_id", "stay_id"]', 'visit = ["visit_id"]', ["[domains]", "stay_id"]),
@@ -165,8 +142,7 @@ def test_a_wrong_policy_says_where_and_what(old: str, new: str, says: list[str])
 
 def test_the_policy_may_be_stricter_than_a_contract_but_not_laxer() -> None:
     laxer = TEXT.replace(
-        'direct_identifier = ["visit_id"]\nquasi_identifier = ["patient_key", "age_years"]\n'
-        "operational = [",
+        'direct_identifier = ["visit_id"]\nquasi_identifier = ["patient_key", "age_years"]\noperational = [',
         'quasi_identifier = ["patient_key", "age_years"]\noperational = ["visit_id", ',
     )
     assert laxer != TEXT
@@ -226,9 +202,7 @@ sex = "clear"
         ('sex = "clear"', 'age_at_extract_years = "clear"'),
         ('sex = "clear"', 'city = "clear"'),
     ):
-        assert claim_of(parse_policy(text.replace(*harm), "p"), "analyst").level in (
-            "pseudonymised", "identified",
-        )  # fmt: skip
+        assert claim_of(parse_policy(text.replace(*harm), "p"), "analyst").level in ("pseudonymised", "identified")
 
 
 # Keys and tokens
@@ -320,7 +294,7 @@ def test_the_key_is_kept_apart_from_the_data(tmp_path: Path) -> None:
         ("fact_vitals.heart_rate_bpm", "round:5", 88.0, 90.0),
         ("raw_patients.record", "json_keys:sex,age", '{"sex":"f","name":"X"}', '{"sex":"f","age":null}'),
     ],
-)  # fmt: skip
+)
 def test_masks_do_what_they_say(column: str, mask: str, value: object, becomes: object) -> None:
     table, _, name = column.partition(".")
     kind, _, argument = mask.partition(":")
@@ -347,13 +321,14 @@ def test_the_roles_get_what_the_policy_says(governed: Settings) -> None:
     assert not {"patient_id", "first_name", "last_name", "street", "phone", "city"} & set(names)
     assert {"patient_key", "birth_date", "zip_code", "sex"} <= set(names)
     ((raw, masked_),) = rows(
-        governed, "analyst",
+        governed,
+        "analyst",
         "select count(*) filter (birth_date <> date_trunc('year', birth_date)), "
         "count(*) filter (length(zip_code) = 3) from dimensions.dim_patient",
-    )  # fmt: skip
+    )
     assert raw == 0 and isinstance(masked_, int) and masked_ > 100
     with open_publication(governed.data_dir, "executive") as publication:
-        tables = {n for (n,) in publication.connection.execute("select table_name from duckdb_tables()").fetchall()}  # fmt: skip
+        tables = {n for (n,) in publication.connection.execute("select table_name from duckdb_tables()").fetchall()}
     assert not {"dim_patient", "fact_emergency_visits", "fact_vitals"} & tables
     assert {"kpi_waits", "dim_hospital"} <= tables
     with open_publication(governed.data_dir, "doctor-H2") as publication:
@@ -371,15 +346,13 @@ def test_tokens_join_within_a_publication(governed: Settings) -> None:
     ((visits, persons, waits),) = rows(governed, "analyst", sql)
     assert ((visits, persons, waits),) == tuple(rows(governed, "admin", sql))
     raw = {k for (k,) in rows(governed, "admin", "select patient_key from dimensions.dim_patient")}
-    tokens = {k for (k,) in rows(governed, "analyst", "select patient_key from dimensions.dim_patient")}  # fmt: skip
+    tokens = {k for (k,) in rows(governed, "analyst", "select patient_key from dimensions.dim_patient")}
     assert raw & tokens == {-1}
     vitals = "select count(*) from facts.fact_vitals semi join facts.fact_emergency_visits using (visit_id)"
     assert rows(governed, "analyst", vitals) == rows(governed, "admin", vitals)
 
 
-def test_a_policy_may_keep_diagnoses_to_their_chapter(
-    spoilt: tuple[Settings, Warehouse],
-) -> None:
+def test_a_policy_may_keep_diagnoses_to_their_chapter(spoilt: tuple[Settings, Warehouse]) -> None:
     """The recipe of docs/governance.md for records that 42 CFR Part 2 protects."""
     settings, _ = spoilt
     text = TEXT.replace(
@@ -394,53 +367,48 @@ def test_a_policy_may_keep_diagnoses_to_their_chapter(
     )
     make(settings, "analyst", policy=parse_policy(text, "own"))
     ((names,),) = rows(
-        settings, "analyst",
-        "select list(column_name) from duckdb_columns() where table_name = 'dim_condition'",
-    )  # fmt: skip
+        settings, "analyst", "select list(column_name) from duckdb_columns() where table_name = 'dim_condition'"
+    )
     assert "chapter_name" in names and not {"icd_code", "condition_name"} & set(names)
     joined = rows(
-        settings, "analyst",
+        settings,
+        "analyst",
         "select count(*), count(distinct c.chapter_name) from facts.fact_emergency_visits "
         "join dimensions.dim_condition c using (condition_key)",
-    )  # fmt: skip
-    assert (
-        joined[0][0]
-        == rows(settings, "analyst", "select count(*) from facts.fact_emergency_visits")[0][0]
     )
+    assert joined[0][0] == rows(settings, "analyst", "select count(*) from facts.fact_emergency_visits")[0][0]
     assert joined[0][1] > 3  # type: ignore[operator]
 
 
 def test_the_order_of_rows_does_not_follow_what_is_hidden(governed: Settings) -> None:
     """dim_patient is stored by record number; tokens in that order would rank the numbers."""
-    tokens = [k for (k,) in rows(governed, "analyst", "select patient_key from dimensions.dim_patient")]  # fmt: skip
+    tokens = [k for (k,) in rows(governed, "analyst", "select patient_key from dimensions.dim_patient")]
     assert tokens == sorted(tokens, key=lambda token: (token is None, token))
 
 
 def test_a_doctor_sees_the_own_hospital_only(governed: Settings) -> None:
     ((hospital, key),) = rows(
-        governed, "admin",
-        "select hospital_id, hospital_key from dimensions.dim_hospital where hospital_id = 'H2'",
-    )  # fmt: skip
-    for table in (
-        "fact_emergency_visits",
-        "fact_vitals",
-        "fact_patient_flow",
-        "fact_bed_occupancy",
-    ):
+        governed, "admin", "select hospital_id, hospital_key from dimensions.dim_hospital where hospital_id = 'H2'"
+    )
+    for table in ("fact_emergency_visits", "fact_vitals", "fact_patient_flow", "fact_bed_occupancy"):
         found = rows(governed, "doctor-H2", f"select distinct hospital_key from facts.{table}")
         assert found == [(key,)]
-    assert {h for (h,) in rows(governed, "doctor-H2", "select distinct hospital_id from kpis.kpi_waits")} == {hospital, "all"}  # fmt: skip
+    assert {h for (h,) in rows(governed, "doctor-H2", "select distinct hospital_id from kpis.kpi_waits")} == {
+        hospital,
+        "all",
+    }
     ((strangers,),) = rows(
-        governed, "doctor-H2",
+        governed,
+        "doctor-H2",
         "select count(*) from dimensions.dim_patient where patient_key > 0 and patient_key not in "
         "(select patient_key from facts.fact_emergency_visits union "
         "select patient_key from facts.fact_vitals union select patient_key from facts.fact_patient_flow)",
-    )  # fmt: skip
+    )
     assert strangers == 0
 
 
 def test_rows_are_sorted_by_hospital_and_arrival(governed: Settings) -> None:
-    found = rows(governed, "analyst", "select hospital_key, arrival_at from facts.fact_emergency_visits")  # fmt: skip
+    found = rows(governed, "analyst", "select hospital_key, arrival_at from facts.fact_emergency_visits")
     assert found == sorted(found)  # type: ignore[type-var]
     with open_publication(governed.data_dir, "analyst") as publication:
         parquet = publication.path / "parquet" / "facts" / "fact_emergency_visits.parquet"
@@ -463,9 +431,7 @@ def test_the_manifest_says_what_is_there(governed: Settings) -> None:
     assert KEY.value not in every_byte and KEY.value.hex().encode() not in every_byte
 
 
-def test_no_raw_value_is_anywhere_in_the_bytes_of_a_file(
-    spoilt: tuple[Settings, Warehouse],
-) -> None:
+def test_no_raw_value_is_anywhere_in_the_bytes_of_a_file(spoilt: tuple[Settings, Warehouse]) -> None:
     """Free blocks included. Compression would hide values from the search, so here there is none."""
     settings, warehouse = spoilt
     warehouse.connection.execute("pragma force_compression = 'uncompressed'")
@@ -489,22 +455,61 @@ def test_no_raw_value_is_anywhere_in_the_bytes_of_a_file(
 @pytest.mark.parametrize(
     ("sql", "audience", "place"),
     [
-        ("update facts.fact_emergency_visits set quality_codes = 'seen_' || (select patient_id from dimensions.dim_patient where patient_key > 0 limit 1) where visit_id = (select min(visit_id) from facts.fact_emergency_visits)", "analyst", "fact_emergency_visits.quality_codes"),
-        ("update facts.fact_patient_flow set bed_id = (select lower(replace(phone, '-', '/')) from dimensions.dim_patient where phone is not null limit 1) where segment_number = 1", "analyst", "fact_patient_flow.bed_id"),
-        ("update facts.fact_vitals set quality_codes = '{\"by\": \"' || (select upper(last_name || ', ' || first_name) from dimensions.dim_patient where length(last_name) > 5 and length(first_name) > 5 limit 1) || '\"}' where spo2_scale = 1", "analyst", "fact_vitals.quality_codes"),
-        ("update facts.fact_patient_flow set discharge_disposition = (select last_name from dimensions.dim_patient where length(last_name) > 6 limit 1)", "analyst", "fact_patient_flow.discharge_disposition"),
-        ("update dimensions.dim_hospital set hospital_name = (select visit_id from facts.fact_emergency_visits limit 1) where hospital_key > 0", "executive", "dim_hospital.hospital_name"),
-        ("update dimensions.dim_condition set condition_name = (select first_name || ' ' || last_name from dimensions.dim_patient where length(last_name) > 5 limit 1)", "executive", "dim_condition.condition_name"),
-        ("update kpis.kpi_procedures set procedure_name = (select street from dimensions.dim_patient where street is not null limit 1)", "executive", "kpi_procedures.procedure_name"),
-        ("update dimensions.dim_department set department_name = (select visit_id from facts.fact_emergency_visits v join dimensions.dim_hospital h using (hospital_key) where h.hospital_id = 'H5' limit 1)", "doctor-H2", "dim_department.department_name"),
+        (
+            "update facts.fact_emergency_visits set quality_codes = 'seen_' || (select patient_id from "
+            "dimensions.dim_patient where patient_key > 0 limit 1) where visit_id = (select min(visit_id) "
+            "from facts.fact_emergency_visits)",
+            "analyst",
+            "fact_emergency_visits.quality_codes",
+        ),
+        (
+            "update facts.fact_patient_flow set bed_id = (select lower(replace(phone, '-', '/')) from "
+            "dimensions.dim_patient where phone is not null limit 1) where segment_number = 1",
+            "analyst",
+            "fact_patient_flow.bed_id",
+        ),
+        (
+            "update facts.fact_vitals set quality_codes = '{\"by\": \"' || (select upper(last_name || ', ' "
+            "|| first_name) from dimensions.dim_patient where length(last_name) > 5 and length(first_name) > "
+            "5 limit 1) || '\"}' where spo2_scale = 1",
+            "analyst",
+            "fact_vitals.quality_codes",
+        ),
+        (
+            "update facts.fact_patient_flow set discharge_disposition = (select last_name from "
+            "dimensions.dim_patient where length(last_name) > 6 limit 1)",
+            "analyst",
+            "fact_patient_flow.discharge_disposition",
+        ),
+        (
+            "update dimensions.dim_hospital set hospital_name = (select visit_id from "
+            "facts.fact_emergency_visits limit 1) where hospital_key > 0",
+            "executive",
+            "dim_hospital.hospital_name",
+        ),
+        (
+            "update dimensions.dim_condition set condition_name = (select first_name || ' ' || last_name "
+            "from dimensions.dim_patient where length(last_name) > 5 limit 1)",
+            "executive",
+            "dim_condition.condition_name",
+        ),
+        (
+            "update kpis.kpi_procedures set procedure_name = (select street from dimensions.dim_patient "
+            "where street is not null limit 1)",
+            "executive",
+            "kpi_procedures.procedure_name",
+        ),
+        (
+            "update dimensions.dim_department set department_name = (select visit_id from "
+            "facts.fact_emergency_visits v join dimensions.dim_hospital h using (hospital_key) where "
+            "h.hospital_id = 'H5' limit 1)",
+            "doctor-H2",
+            "dim_department.department_name",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_planted_identifier_stops_the_publication(
-    governed: Settings,
-    spoilt: tuple[Settings, Warehouse],
-    sql: str,
-    audience: str,
-    place: str,
+    governed: Settings, spoilt: tuple[Settings, Warehouse], sql: str, audience: str, place: str
 ) -> None:
     settings, warehouse = spoilt
     current = publications.current_version(governed.data_dir, audience)
@@ -532,15 +537,14 @@ def test_a_planted_identifier_stops_the_publication(
 @given(
     st.lists(st.text("aB1-. é한ßﬁI\u0301\u1112\u1161\u11ab0", min_size=1, max_size=9), min_size=1, max_size=8),
     st.text("ab1-é ", max_size=4),
-)  # fmt: skip
+)
 def test_every_identifier_in_a_text_is_looked_for(values: list[str], around: str) -> None:
     """The beginnings only spare work: what is inside a text is always among what is looked for."""
     with duckdb.connect() as connection:
         connection.execute("create temp table raw_values as select unnest(?) as v", [values])
         connection.execute("create temp table whole_numbers (place varchar, content varchar)")
         connection.execute(
-            f"create temp table texts as select {leaks.normalised('? || v || ?')} as content "
-            "from raw_values",
+            f"create temp table texts as select {leaks.normalised('? || v || ?')} as content from raw_values",
             [around, around[::-1]],
         )
         sources = [leaks.Source("name", "raw_values", "v")]
@@ -558,9 +562,7 @@ def test_every_identifier_in_a_text_is_looked_for(values: list[str], around: str
     assert inside <= found
 
 
-def test_several_audiences_at_once_and_a_leak_stops_only_its_own(
-    spoilt: tuple[Settings, Warehouse],
-) -> None:
+def test_several_audiences_at_once_and_a_leak_stops_only_its_own(spoilt: tuple[Settings, Warehouse]) -> None:
     settings, warehouse = spoilt
     policy = load_policy(settings)
     # A visit of H5 in the name of a bed of H2: only H2's doctors may not see it.
@@ -573,21 +575,15 @@ def test_several_audiences_at_once_and_a_leak_stops_only_its_own(
     audiences = audiences_of(warehouse, policy, "doctor")
     found = dict(
         publications.publish_all(
-            warehouse,
-            settings,
-            policy,
-            audiences,
-            key=lambda: KEY,
-            published_at=NOW,
-            data_as_of=NOW,
+            warehouse, settings, policy, audiences, key=lambda: KEY, published_at=NOW, data_as_of=NOW
         )
     )
     assert [audience.name for audience in found] == [audience.name for audience in audiences]
     stopped = {a.name for a, outcome in found.items() if isinstance(outcome, LeakError)}
     assert stopped == {"doctor-H2"}
-    assert set(publications.published_audiences(settings.data_dir)) == {
-        audience.name for audience in audiences
-    } - {"doctor-H2"}
+    assert set(publications.published_audiences(settings.data_dir)) == {audience.name for audience in audiences} - {
+        "doctor-H2"
+    }
     for audience in set(found) - {a for a in found if a.name == "doctor-H2"}:
         own = rows(settings, audience.name, "select distinct hospital_key from facts.fact_vitals")
         assert own == [(audience.hospital_key,)]
@@ -600,9 +596,7 @@ def test_several_audiences_at_once_and_a_leak_stops_only_its_own(
         ).fetchall() == [(0,)]
 
 
-def test_a_doctor_may_see_identifiers_of_the_own_hospital(
-    spoilt: tuple[Settings, Warehouse],
-) -> None:
+def test_a_doctor_may_see_identifiers_of_the_own_hospital(spoilt: tuple[Settings, Warehouse]) -> None:
     settings, warehouse = spoilt
     warehouse.connection.execute(
         "update dimensions.dim_department set department_name = (select visit_id "
@@ -619,7 +613,7 @@ def test_a_mask_that_failed_stops_the_publication(
     monkeypatch.setattr(publications, "masked", lambda column, mask, source, maps, on: source)
     with pytest.raises(LeakError) as raised:
         make(settings, "analyst")
-    for place in ("dim_patient.birth_date", "dim_patient.zip_code", "dim_patient.pre_existing_condition"):  # fmt: skip
+    for place in ("dim_patient.birth_date", "dim_patient.zip_code", "dim_patient.pre_existing_condition"):
         assert place in str(raised.value)
 
 
@@ -661,9 +655,7 @@ def test_a_publication_can_only_be_read(governed: Settings, tmp_path: Path) -> N
     assert not (tmp_path / "x.csv").exists()
 
 
-def test_versions_are_kept_and_can_be_asked_for(
-    spoilt: tuple[Settings, Warehouse],
-) -> None:
+def test_versions_are_kept_and_can_be_asked_for(spoilt: tuple[Settings, Warehouse]) -> None:
     settings, warehouse = spoilt
     first = make(settings, "executive", NOW - timedelta(days=20))
     second = make(settings, "executive", NOW - timedelta(days=2))
@@ -679,9 +671,7 @@ def test_versions_are_kept_and_can_be_asked_for(
         open_publication(settings.data_dir, "executive", NOW - timedelta(days=3))
 
 
-def test_an_open_reader_keeps_its_version_through_a_switch(
-    spoilt: tuple[Settings, Warehouse],
-) -> None:
+def test_an_open_reader_keeps_its_version_through_a_switch(spoilt: tuple[Settings, Warehouse]) -> None:
     settings, warehouse = spoilt
     make(settings, "executive")
     count = "select count(*) from kpis.kpi_waits"
@@ -715,17 +705,12 @@ print(len(seen))
 """
 
 
-def test_readers_and_the_writer_never_wait_for_each_other(
-    spoilt: tuple[Settings, Warehouse],
-) -> None:
+def test_readers_and_the_writer_never_wait_for_each_other(spoilt: tuple[Settings, Warehouse]) -> None:
     """Two other processes read without pause while this one, with the warehouse open, publishes."""
     settings, _ = spoilt
     make(settings, "executive")
     command = [sys.executable, "-c", READER, str(settings.data_dir)]
-    readers = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
+    readers = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     try:
         for reader in readers:
             assert reader.stdout is not None and reader.stdout.readline().strip() == "ready"
@@ -756,9 +741,7 @@ def test_a_killed_publication_changes_nothing(governed: Settings, tmp_path: Path
     )
     shutil.copyfile(governed.settings_file, tmp_path / "hospital.toml")
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "HOSPITAL_DATA_DIR": str(tmp_path)},
-        capture_output=True,
+        [sys.executable, "-c", code], env={**os.environ, "HOSPITAL_DATA_DIR": str(tmp_path)}, capture_output=True
     )
     assert done.returncode == -9
     assert publications.current_version(tmp_path, "executive") == first.version
@@ -801,9 +784,7 @@ def test_publications_are_assets_with_their_tables() -> None:
         assert not any(name.startswith("publication_") for name in names)
 
 
-def test_what_was_built_is_published_within_the_hour(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_built_is_published_within_the_hour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(tmp_path)
     schedule = publish_schedule(settings)
 
@@ -870,9 +851,7 @@ def test_a_margin_solver_recovers_no_small_cell() -> None:
         hopeless = determined({c for c, (n,) in cells.items() if n}, lines)
         assert found <= hopeless, seed
         attacked += len(small)
-    assert (
-        plain > 50 and attacked > 500
-    )  # the attack works on tables with small cells left out only
+    assert plain > 50 and attacked > 500  # the attack works on tables with small cells left out only
 
 
 def bounds(
@@ -911,9 +890,8 @@ def test_rounded_tables_give_no_small_count_away(governed: Settings) -> None:
         for total in true:
             if total[axis] == "all":
                 parts = [
-                    c for c in true
-                    if c[axis] != "all" and c[:axis] + c[axis + 1 :] == total[:axis] + total[axis + 1 :]
-                ]  # fmt: skip
+                    c for c in true if c[axis] != "all" and c[:axis] + c[axis + 1 :] == total[:axis] + total[axis + 1 :]
+                ]
                 if parts:
                     lines.append(Line(parts, total))
     small = {c for c, n in true.items() if 0 < n < 11}
@@ -924,20 +902,21 @@ def test_rounded_tables_give_no_small_count_away(governed: Settings) -> None:
 
 
 def test_what_follows_from_counts_is_computed_from_what_is_shown(governed: Settings) -> None:
-    found = rows(
-        governed, "executive",
-        "select numerator_count, denominator_count, value_pct from kpis.kpi_lwbs_daily",
-    )  # fmt: skip
+    found = rows(governed, "executive", "select numerator_count, denominator_count, value_pct from kpis.kpi_lwbs_daily")
     for part, whole, share in found:
         assert part <= whole  # type: ignore[operator]
         if share is not None:
             assert share == pytest.approx(100 * part / whole)  # type: ignore[operator]
     ((small_averages,),) = rows(
-        governed, "executive",
+        governed,
+        "executive",
         "select count(*) from kpis.kpi_waits where wait_count <= 5 and wait_average_minutes is not null",
-    )  # fmt: skip
+    )
     assert small_averages == 0
-    total = "select sum(visit_count) from kpis.kpi_waits where hospital_id = 'all' and department_name = 'all' and triage_level = 'all'"
+    total = (
+        "select sum(visit_count) from kpis.kpi_waits where hospital_id = 'all' and department_name = 'all' "
+        "and triage_level = 'all'"
+    )
     ((shown,),), ((true,),) = rows(governed, "executive", total), rows(governed, "admin", total)
     assert abs(shown - true) < 5  # type: ignore[operator]
 

@@ -14,14 +14,7 @@ from hospital_assets.automation.build import BuildReport
 from hospital_assets.cli import main
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.governance.audit import AuditLog
-from hospital_assets.governance.history import (
-    HistoryError,
-    as_known,
-    keep_state,
-    restore,
-    state_of,
-    states,
-)
+from hospital_assets.governance.history import HistoryError, as_known, keep_state, restore, state_of, states
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import Period, Warehouse, WarehouseError, open_warehouse
 from hospital_assets_tests.helpers import copy_of, query, run, tables, warehouse_copy
@@ -31,9 +24,7 @@ VISITS = CONTRACTS["fact_emergency_visits"]
 
 
 @pytest.fixture
-def kept(
-    built: tuple[Settings, BuildReport], tmp_path: Path
-) -> Iterator[tuple[Settings, Warehouse]]:
+def kept(built: tuple[Settings, BuildReport], tmp_path: Path) -> Iterator[tuple[Settings, Warehouse]]:
     network, _ = built
     settings = warehouse_copy(network, tmp_path)
     with open_warehouse(settings.warehouse_file) as warehouse:
@@ -69,8 +60,7 @@ def test_a_day_is_restored_alone(kept: tuple[Settings, Warehouse]) -> None:
     restore(warehouse, state_of(settings, None), VISITS, Period(day, day + timedelta(days=1)))
     levels = dict(
         warehouse.connection.execute(
-            "select service_date, count(distinct triage_level) from facts.fact_emergency_visits "
-            "group by 1"
+            "select service_date, count(distinct triage_level) from facts.fact_emergency_visits group by 1"
         ).fetchall()
     )
     assert levels.pop(day) > 1 and set(levels.values()) == {1}
@@ -117,9 +107,7 @@ def test_what_cannot_be_restored_says_so(kept: tuple[Settings, Warehouse], tmp_p
     settings, warehouse = kept
     state = state_of(settings, None)
     with pytest.raises(HistoryError, match="has no service days"):
-        restore(
-            warehouse, state, CONTRACTS["dim_patient"], Period(date(2026, 3, 6), date(2026, 3, 7))
-        )
+        restore(warehouse, state, CONTRACTS["dim_patient"], Period(date(2026, 3, 6), date(2026, 3, 7)))
     with pytest.raises(HistoryError, match="hospital keep"):
         state_of(Settings(tmp_path / "none"), None)
     warehouse.drop(VISITS)
@@ -128,9 +116,7 @@ def test_what_cannot_be_restored_says_so(kept: tuple[Settings, Warehouse], tmp_p
 
 
 def test_the_commands_keep_restore_and_are_audited(
-    kept: tuple[Settings, Warehouse],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    kept: tuple[Settings, Warehouse], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings, warehouse = kept
     monkeypatch.setenv("HOSPITAL_DATA_DIR", str(settings.data_dir))
@@ -143,9 +129,7 @@ def test_the_commands_keep_restore_and_are_audited(
     assert main(["restore", "--table", "no_such_table"]) == 2
     with contextlib.closing(AuditLog(settings)) as log:
         (entry,) = log.entries().to_dicts()
-    assert (
-        entry["action"] == "restore" and "fact_emergency_visits [2026-03-06" in entry["statement"]
-    )
+    assert entry["action"] == "restore" and "fact_emergency_visits [2026-03-06" in entry["statement"]
 
 
 def seen(settings: Settings) -> datetime:
@@ -155,9 +139,7 @@ def seen(settings: Settings) -> datetime:
     return found.replace(tzinfo=UTC)
 
 
-def test_only_what_had_been_seen_is_taken(
-    built: tuple[Settings, BuildReport], tmp_path: Path
-) -> None:
+def test_only_what_had_been_seen_is_taken(built: tuple[Settings, BuildReport], tmp_path: Path) -> None:
     network, _ = built
     into = tmp_path / "then"
     known = as_known(network, seen(network), into)

@@ -27,11 +27,7 @@ from hospital_assets.assets.cleaned.masters import judge_hospitals
 from hospital_assets.assets.cleaned.patients import judge_patients
 from hospital_assets.assets.cleaned.vitals import judge_vitals
 from hospital_assets.assets.dimensions.persons import surviving
-from hospital_assets.assets.facts.patient_flow import (
-    cancelled_visits,
-    folded,
-    of_their_patient,
-)
+from hospital_assets.assets.facts.patient_flow import cancelled_visits, folded, of_their_patient
 from hospital_assets.contracts.cleaned import ADT_EVENTS
 from hospital_assets.landing.profile import load_profile
 from hospital_assets.landing.zone import LandingZone
@@ -124,19 +120,7 @@ def adt(
     more: str = "",
 ) -> str:
     number = f"{event}{visit}{at}"
-    pv1 = [
-        "PV1",
-        "1",
-        cls,
-        place,
-        *[""] * 15,
-        visit,
-        *[""] * 16,
-        disposition,
-        *[""] * 7,
-        start,
-        end,
-    ]
+    pv1 = ["PV1", "1", cls, place, *[""] * 15, visit, *[""] * 16, disposition, *[""] * 7, start, end]
     return "\r".join(
         [
             f"MSH|^~\\&|ADT|GENERAL|ED|HERE|{sent or at}||ADT^{event}|{number}|P|2.4",
@@ -175,9 +159,7 @@ EFFECTS: dict[str, tuple[list[str], list[tuple[str, str, str, str | None]]]] = {
     ),
     "A08": ([ARRIVES, adt("A08", "20260501120000", place="SURG")], [STAYS]),
     "A11": ([ARRIVES, adt("A11", "20260501101000")], []),
-    "A12": (
-        [ARRIVES, adt("A02", "20260501120000"), adt("A12", "20260501121000")], [STAYS],
-    ),
+    "A12": ([ARRIVES, adt("A02", "20260501120000"), adt("A12", "20260501121000")], [STAYS]),
     "A13": ([ARRIVES, LEAVES, adt("A13", "20260501150000", end="20260501140000")], [STAYS]),
     "A21": ([ARRIVES, adt("A21", "20260501120000"), LEAVES], [LEFT]),
     "A22": ([ARRIVES, adt("A21", "20260501120000"), adt("A22", "20260501130000"), LEAVES], [LEFT]),
@@ -186,7 +168,7 @@ EFFECTS: dict[str, tuple[list[str], list[tuple[str, str, str, str | None]]]] = {
     "A40": ([ARRIVES, adt("A40", "20260501120000", visit="", patient="8", prior="7")], [STAYS]),
     "A45": ([ARRIVES, adt("A45", "20260501120000", patient="8", prior="7")], [STAYS]),
     "outpatients": ([adt("A04", "20260501100000", cls="O")], []),
-}  # fmt: skip
+}
 
 
 def test_every_event_of_the_model_is_tried() -> None:
@@ -199,9 +181,7 @@ def test_every_event_of_the_model_is_tried() -> None:
 def effects(tmp_path_factory: pytest.TempPathFactory) -> Read:
     """All of them at once, each with visits of its own."""
     text = "".join(
-        message.replace("|V1|", f"|{event}|")
-        for event, (messages, _) in EFFECTS.items()
-        for message in messages
+        message.replace("|V1|", f"|{event}|") for event, (messages, _) in EFFECTS.items() for message in messages
     )
     return read(tmp_path_factory.mktemp("effects"), {"m.hl7": text.encode()})
 
@@ -215,9 +195,7 @@ def test_what_each_event_does_to_stays(event: str, effects: Read) -> None:
 
     flow = effects.segments().filter(pl.col("stay_id") == event)
     assert (
-        flow.select(
-            pl.lit("V1"), "stay_class", chicago("segment_start_at"), chicago("segment_end_at")
-        ).rows()
+        flow.select(pl.lit("V1"), "stay_class", chicago("segment_start_at"), chicago("segment_end_at")).rows()
         == expected
     )
 
@@ -229,16 +207,14 @@ def test_no_event_is_set_aside(effects: Read) -> None:
 
 def test_a_merge_makes_one_person_and_a_moved_visit_changes_hands(tmp_path: Path) -> None:
     messages = [
-        ARRIVES, adt("A04", "20260502100000", "V2", patient="9", start="20260502100000"),
+        ARRIVES,
+        adt("A04", "20260502100000", "V2", patient="9", start="20260502100000"),
         adt("A40", "20260503100000", visit="", patient="8", prior="7"),
         adt("A45", "20260503110000", "V2", patient="8", prior="9", start="20260502100000"),
-    ]  # fmt: skip
+    ]
     found = read(tmp_path, {"m.hl7": "".join(messages).encode()})
     events = lazy(found.cleaned("adt_events"))
-    assert dict(found.segments().select("stay_id", "patient_id").iter_rows()) == {
-        "V1": "7",
-        "V2": "8",
-    }
+    assert dict(found.segments().select("stay_id", "patient_id").iter_rows()) == {"V1": "7", "V2": "8"}
     numbers = pl.DataFrame({"patient_id": ["7", "8", "9"]})
     keyed = hash_keys(lazy(numbers), {"patient_durable_key": ["patient_id"]})
     persons = collected(surviving(keyed, events))
@@ -257,10 +233,9 @@ VISIT = [
     adt("A04", "20260501110000", "V2", patient="8", start="20260501110000"),
     adt("A11", "20260501110500", "V2", patient="8", start="20260501110000"),
     adt("A04", "20260501230000", "V3", patient="9", start="20260501230000"),
-    adt("A03", "20260502020000", "V3", patient="9", start="20260501230000", end="20260502020000",
-        disposition="20"),
+    adt("A03", "20260502020000", "V3", patient="9", start="20260501230000", end="20260502020000", disposition="20"),
     adt("A40", "20260503100000", visit="", patient="7", prior="9"),
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")
@@ -286,35 +261,24 @@ def test_duckdb_completes_visits_as_polars_does(visit_in_order: Read, tmp_path: 
     names = ["visit_id", "arrival_at", "departure_at", "disposition", "chief_complaint", "rule"]
     by = ["visit_id", "departure_at", "rule", "disposition"]
     expected = visit_in_order.judged["er_visits"].select(names).sort(by)
-    hospitals = pl.DataFrame(
-        {"hospital_id": ["hl7v2-adt:GENERAL"], "time_zone": ["America/Chicago"]}
-    )
+    hospitals = pl.DataFrame({"hospital_id": ["hl7v2-adt:GENERAL"], "time_zone": ["America/Chicago"]})
     with duckdb.connect() as connection:
         connection.execute("set TimeZone = 'UTC'")
         raw, known = (
-            lazy(connection.from_arrow(frame.to_arrow()))
-            for frame in (visit_in_order.raw["er_visits"], hospitals)
+            lazy(connection.from_arrow(frame.to_arrow())) for frame in (visit_in_order.raw["er_visits"], hospitals)
         )
         assert_frame_equal(collected(judge_er_visits(raw, known)).select(names).sort(by), expected)
 
 
 def test_a_cancelled_discharge_leaves_the_visit_open(tmp_path: Path) -> None:
-    (visit,) = (
-        read(tmp_path, {"m.hl7": "".join(VISIT[:5]).encode()})
-        .cleaned("er_visits")
-        .iter_rows(named=True)
-    )
+    (visit,) = read(tmp_path, {"m.hl7": "".join(VISIT[:5]).encode()}).cleaned("er_visits").iter_rows(named=True)
     assert visit["departure_at"] is None and visit["disposition"] is None
     assert visit["chief_complaint"] == "Chest pain"
 
 
 def test_null_deletes_what_an_earlier_message_said(tmp_path: Path) -> None:
     later = adt("A08", "20260501103000", more='PV2|||""^""')
-    (visit,) = (
-        read(tmp_path, {"m.hl7": (VISIT[0] + later).encode()})
-        .cleaned("er_visits")
-        .iter_rows(named=True)
-    )
+    (visit,) = read(tmp_path, {"m.hl7": (VISIT[0] + later).encode()}).cleaned("er_visits").iter_rows(named=True)
     assert visit["chief_complaint"] is None and visit["department_name"] == "Emergency"
 
 
@@ -322,20 +286,35 @@ def _told(found: Read) -> tuple[pl.DataFrame, ...]:
     """What must not depend on how the messages were landed."""
     place = ["source_file", "source_line", "source_part"]
     visits = found.cleaned("er_visits").select(
-        "visit_id", "patient_id", "arrival_at", "departure_at", "disposition", "department_name",
-        "arrival_mode", "chief_complaint",
-    )  # fmt: skip
-    flow = found.segments().drop(place, strict=False).select(
-        "stay_id", "segment_number", "patient_id", "stay_class", "segment_start_at",
-        "segment_end_at", "is_open", "department_name", "discharge_disposition",
-    )  # fmt: skip
+        "visit_id",
+        "patient_id",
+        "arrival_at",
+        "departure_at",
+        "disposition",
+        "department_name",
+        "arrival_mode",
+        "chief_complaint",
+    )
+    flow = (
+        found.segments()
+        .drop(place, strict=False)
+        .select(
+            "stay_id",
+            "segment_number",
+            "patient_id",
+            "stay_class",
+            "segment_start_at",
+            "segment_end_at",
+            "is_open",
+            "department_name",
+            "discharge_disposition",
+        )
+    )
     people = found.cleaned("patients").select("patient_id", "last_name", "birth_date").unique()
     return visits.sort("visit_id"), flow, people.sort("patient_id")
 
 
-@settings(
-    max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rng=st.randoms(use_true_random=False))
 def test_the_order_repetition_and_files_of_messages_do_not_matter(
     visit_in_order: Read, tmp_path_factory: pytest.TempPathFactory, rng: random.Random
@@ -356,9 +335,7 @@ def test_the_order_repetition_and_files_of_messages_do_not_matter(
 
 
 def test_a_resend_is_the_same_message_and_a_reused_control_id_is_not(tmp_path: Path) -> None:
-    resent = adt("A04", "20260501100000", sent="20260501103000").replace(
-        "EVN||20260501103000", "EVN||20260501100000"
-    )
+    resent = adt("A04", "20260501100000", sent="20260501103000").replace("EVN||20260501103000", "EVN||20260501100000")
     reused = adt("A04", "20260501100000", "V9", patient="8").replace("A04V9", "A04V1")
     found = read(tmp_path, {"m.hl7": "".join([ARRIVES, ARRIVES, resent, reused]).encode()})
     assert found.cleaned("adt_events")["visit_id"].sort().to_list() == ["V1", "V9"]
@@ -369,39 +346,59 @@ def test_a_resend_is_the_same_message_and_a_reused_control_id_is_not(tmp_path: P
 
 
 def test_vital_signs_come_in_sets(tmp_path: Path) -> None:
-    said = "\r".join([
-        "MSH|^~\\&|MON|GENERAL|ED|HERE|20260501101500||ORU^R01|M1|P|2.5", "PID|1||7^^^H^MR",
-        "PV1|1|E|ED|" + "|" * 15 + "V1",
-        "OBR|1|||85353-1^Vital signs^LN|||20260501101000-0500",
-        "OBX|1|NM|8867-4^Heart rate^LN||88|/min|||||F",
-        "OBX|2|NM|BT^Temp^L^8310-5^Body temperature^LN||100.4|[degF]|||||F",
-        "NTE|1||noise", "OBX|3|ST|80288-4^AVPU^LN||Voice||||||F",
-        "OBX|4|NM|8867-4^Heart rate^LN||95|/min|||||F|||20260501101400",
-        "OBR|2|||85353-1^Vital signs^LN|||20260501101200", "OBX|1|NM|150456^MDC_SPO2^MDC||97|%",
-        "OBX|2|NM|2951-2^Sodium^LN||140|mmol/L", "",
-    ])  # fmt: skip
+    said = "\r".join(
+        [
+            "MSH|^~\\&|MON|GENERAL|ED|HERE|20260501101500||ORU^R01|M1|P|2.5",
+            "PID|1||7^^^H^MR",
+            "PV1|1|E|ED|" + "|" * 15 + "V1",
+            "OBR|1|||85353-1^Vital signs^LN|||20260501101000-0500",
+            "OBX|1|NM|8867-4^Heart rate^LN||88|/min|||||F",
+            "OBX|2|NM|BT^Temp^L^8310-5^Body temperature^LN||100.4|[degF]|||||F",
+            "NTE|1||noise",
+            "OBX|3|ST|80288-4^AVPU^LN||Voice||||||F",
+            "OBX|4|NM|8867-4^Heart rate^LN||95|/min|||||F|||20260501101400",
+            "OBR|2|||85353-1^Vital signs^LN|||20260501101200",
+            "OBX|1|NM|150456^MDC_SPO2^MDC||97|%",
+            "OBX|2|NM|2951-2^Sodium^LN||140|mmol/L",
+            "",
+        ]
+    )
     found = read(tmp_path, {"m.hl7": said.encode()})
-    sets = found.cleaned("vitals").sort("measured_at").select(
-        pl.col("measured_local").cast(pl.String).str.slice(11, 5), "visit_id", "heart_rate_bpm",
-        "temperature_c", "consciousness", "spo2_pct",
-    )  # fmt: skip
+    sets = (
+        found.cleaned("vitals")
+        .sort("measured_at")
+        .select(
+            pl.col("measured_local").cast(pl.String).str.slice(11, 5),
+            "visit_id",
+            "heart_rate_bpm",
+            "temperature_c",
+            "consciousness",
+            "spo2_pct",
+        )
+    )
     assert sets.rows() == [
-        ("10:10", "V1", 88.0, 38.0, "V", None), ("10:12", "V1", None, None, None, 97.0),
+        ("10:10", "V1", 88.0, 38.0, "V", None),
+        ("10:12", "V1", None, None, None, 97.0),
         ("10:14", "V1", 95.0, None, None, None),
-    ]  # fmt: skip
+    ]
 
 
 def test_diagnoses_and_procedures(tmp_path: Path) -> None:
-    more = "\r".join([
-        "DG1|1|I10|J20.9^Acute bronchitis^I10||20260501", "DG1|2||I10^Hypertension^ICD-10",
-        "DG1|3||422504002^Stroke^SCT", "PR1|1||0W9G3ZZ^Drainage^I10P||20260501113000",
-    ])  # fmt: skip
+    more = "\r".join(
+        [
+            "DG1|1|I10|J20.9^Acute bronchitis^I10||20260501",
+            "DG1|2||I10^Hypertension^ICD-10",
+            "DG1|3||422504002^Stroke^SCT",
+            "PR1|1||0W9G3ZZ^Drainage^I10P||20260501113000",
+        ]
+    )
     found = read(tmp_path, {"m.hl7": adt("A04", "20260501100000", more=more).encode()})
     codes = found.cleaned("diagnoses").sort("sequence")
     assert codes.select("sequence", "icd_code", "icd_version", "code_system").rows() == [
-        (1, "J209", 10, "ICD-10-CM"), (2, "I10", 10, "ICD-10-CM"),
+        (1, "J209", 10, "ICD-10-CM"),
+        (2, "I10", 10, "ICD-10-CM"),
         (3, "422504002", 0, "SNOMED CT"),
-    ]  # fmt: skip
+    ]
     assert found.cleaned("procedures")["procedure_code"].to_list() == ["0W9G3ZZ"]
 
 
@@ -413,22 +410,28 @@ def test_the_recorded_run_has_its_golden_numbers(samples: Path, tmp_path: Path) 
     found = read(tmp_path, {"run.hl7": content}, "SFAC")
     rows = {row["subject"]: row["row_count"] for row in found.ledger.iter_rows(named=True)}
     assert {s: n for s, n in rows.items() if n} == {
-        "hospitals": 1, "patients": 1011, "vitals": 61, "adt_events": 401, "other_records": 2,
-    }  # fmt: skip
+        "hospitals": 1,
+        "patients": 1011,
+        "vitals": 61,
+        "adt_events": 401,
+        "other_records": 2,
+    }
     events = found.cleaned("adt_events")
     assert Counter(events["event_type"]) == {"A01": 400, "A40": 1}
     assert found.raw["other_records"]["kind"].to_list() == ["MDM T02 O"] * 2
     # 403 patients: 401 in ADT and ORU messages, two only in documents (MDM), which no subject takes.
     known = set(found.cleaned("patients")["patient_id"])
-    others = {match.group(1) for record in found.raw["other_records"]["record"]
-              if (match := re.search(r"PID\|1\|(\d+)", record))}  # fmt: skip
+    others = {
+        match.group(1)
+        for record in found.raw["other_records"]["record"]
+        if (match := re.search(r"PID\|1\|(\d+)", record))
+    }
     assert (len(known), len(known | others)) == (401, 403)
     flow = found.segments()
     assert flow.height == 400 and flow["is_open"].all() and set(flow["stay_class"]) == {"inpatient"}
     vitals = found.cleaned("vitals")
     assert vitals.height == 61 == vitals["observation_id"].n_unique()
-    measured = ["heart_rate_bpm", "spo2_pct", "systolic_mmhg", "diastolic_mmhg", "temperature_c",
-                "consciousness"]  # fmt: skip
+    measured = ["heart_rate_bpm", "spo2_pct", "systolic_mmhg", "diastolic_mmhg", "temperature_c", "consciousness"]
     assert vitals.select(pl.col(measured).count()).row(0) == (61,) * 6
     # Respiratory rate stands in the OBX without a value, 61 times.
     assert vitals["respiratory_rate_per_min"].count() == 0
@@ -445,16 +448,43 @@ def test_the_sample_messages_are_all_accounted_for(samples: Path, tmp_path: Path
     ).unique()
     assert placed.height == 80, "77 messages, three of which tell of two patients"
     assert Counter(found.raw["adt_events"]["event_type"]) == {
-        "A01": 4, "A02": 2, "A03": 2, "A04": 5, "A05": 2, "A06": 2, "A07": 2, "A08": 2, "A11": 2,
-        "A13": 2, "A28": 2, "A31": 2, "A40": 3, "A45": 2,
-    }  # fmt: skip
+        "A01": 4,
+        "A02": 2,
+        "A03": 2,
+        "A04": 5,
+        "A05": 2,
+        "A06": 2,
+        "A07": 2,
+        "A08": 2,
+        "A11": 2,
+        "A13": 2,
+        "A28": 2,
+        "A31": 2,
+        "A40": 3,
+        "A45": 2,
+    }
     kinds = Counter(kind[:7] for kind in found.raw["other_records"]["kind"])
     assert kinds == {
-        "ADT A09": 2, "ADT A10": 2, "ADT A14": 2, "ADT A15": 2, "ADT A16": 2, "ADT A25": 2,
-        "ADT A26": 2, "ADT A27": 2, "ADT A29": 2, "ADT A41": 3, "ADT A47": 3, "ADT A60": 3,
-        "SIU S12": 3, "SIU S13": 2, "SIU S14": 2, "SIU S15": 2, "SIU S16": 2, "SIU S17": 2,
+        "ADT A09": 2,
+        "ADT A10": 2,
+        "ADT A14": 2,
+        "ADT A15": 2,
+        "ADT A16": 2,
+        "ADT A25": 2,
+        "ADT A26": 2,
+        "ADT A27": 2,
+        "ADT A29": 2,
+        "ADT A41": 3,
+        "ADT A47": 3,
+        "ADT A60": 3,
+        "SIU S12": 3,
+        "SIU S13": 2,
+        "SIU S14": 2,
+        "SIU S15": 2,
+        "SIU S16": 2,
+        "SIU S17": 2,
         "SIU S26": 2,
-    }  # fmt: skip
+    }
     assert not found.raw["other_records"]["problem"].count()
     # One sender is no hospital of the network, and two messages are the same.
     assert found.aside("adt_events") == {"hospital_unknown": 1, "duplicate": 1}
@@ -466,8 +496,7 @@ def test_the_sample_messages_are_all_accounted_for(samples: Path, tmp_path: Path
 
 def test_deliberately_invalid_messages(samples: Path, tmp_path: Path) -> None:  # noqa: F811
     text = (samples / "simhospital" / "invalid_messages.yml").read_text()
-    lines = [line.strip()[3:-1].replace('\\\\', "\\") for line in text.splitlines()
-             if line.strip().startswith('- "')]  # fmt: skip
+    lines = [line.strip()[3:-1].replace("\\\\", "\\") for line in text.splitlines() if line.strip().startswith('- "')]
     said = "\r".join(lines).replace("|%s||", "|20200501120000||").replace("|%s|", "|77|") + "\r"
     found = read(tmp_path, {"invalid.hl7": said.encode()}, "SFAC")
     placed = sum(found.raw[name].height for name in ("patients", "other_records"))
@@ -478,17 +507,17 @@ def test_deliberately_invalid_messages(samples: Path, tmp_path: Path) -> None:  
 def test_the_recorded_run_through_the_whole_graph(samples: Path, tmp_path: Path) -> None:  # noqa: F811
     landing = tmp_path / "landing" / "hl7v2-adt"
     landing.mkdir(parents=True)
-    (landing / "hospitals.csv").write_text(
-        HOSPITALS + "SFAC,Simulated Hospital,London,,Europe/London\n"
-    )
+    (landing / "hospitals.csv").write_text(HOSPITALS + "SFAC,Simulated Hospital,London,,Europe/London\n")
     shutil.copyfile(samples / "simhospital" / "messages.out", landing / "run.hl7")
     settings = Settings(tmp_path, date(2019, 1, 1), date(2020, 12, 31), partitions="yearly")
     write_settings(settings)
     # A process of its own: partitions follow the data directory, once, at import.
     subprocess.run(
         [sys.executable, "-m", "hospital_assets.cli", "build"],
-        env={**os.environ, "HOSPITAL_DATA_DIR": str(tmp_path)}, check=True, capture_output=True,
-    )  # fmt: skip
+        env={**os.environ, "HOSPITAL_DATA_DIR": str(tmp_path)},
+        check=True,
+        capture_output=True,
+    )
     assert query(settings, "select count(*) from facts.fact_vitals").item() == 61
     stays = "select count(*), count(distinct stay_id) from facts.fact_patient_flow"
     assert query(settings, stays).row(0) == (400, 400)
@@ -504,12 +533,16 @@ def test_awkward_contents_stop_nothing(tmp_path: Path) -> None:
         adt("A04", "20260501100000", "LINE", more="PV2|||^a\u2028b\x85c"),
         adt("A04", "20260501100000", "QUOTE", more='PV2|||^say "no", \t and {"a": [1]}'),
         adt("A04", "20260501100000", "EMOJI", more="PV2|||^\U0001f600"),
-        "MSH|^~\\&|ADT|GENERAL\r", "junk\r",
-    ]  # fmt: skip
+        "MSH|^~\\&|ADT|GENERAL\r",
+        "junk\r",
+    ]
     found = read(tmp_path, {"m.hl7": "".join(awkward).encode()})
     told = dict(found.cleaned("er_visits").select("visit_id", "chief_complaint").iter_rows())
     assert told == {
-        "LONG": None, "NUL": "a\0b", "LINE": "a\u2028b\x85c", "EMOJI": "\U0001f600",
+        "LONG": None,
+        "NUL": "a\0b",
+        "LINE": "a\u2028b\x85c",
+        "EMOJI": "\U0001f600",
         "QUOTE": 'say "no", \t and {"a": [1]}',
-    }  # fmt: skip
+    }
     assert found.raw["other_records"]["problem"].to_list() == ["message_type_missing"]

@@ -65,8 +65,11 @@ def test_every_message_of_the_recorded_run_is_read(samples: Path) -> None:
     found = records(recorded_run(samples))
     messages = found
     assert Counter((m["MSH-9"], m["MSH-9.2"]) for m in messages) == {
-        ("ADT", "A01"): 400, ("ORU", "R01"): 610, ("MDM", "T02"): 2, ("ADT", "A34"): 1,
-    }  # fmt: skip
+        ("ADT", "A01"): 400,
+        ("ORU", "R01"): 610,
+        ("MDM", "T02"): 2,
+        ("ADT", "A34"): 1,
+    }
     assert not any("@problem" in record for record in found)
     assert len({m["PID-3"] for m in messages}) == 403
     wards = {"ED": 0, "OtherWard": 0, "RenalWard": 0}
@@ -94,8 +97,7 @@ def test_every_sample_message_is_read(samples: Path) -> None:
 
 
 def test_every_record_says_its_own_line(samples: Path) -> None:
-    for path in [*sorted((samples / "fhir_converter").glob("*.hl7")),
-                 samples / "simhospital" / "messages.out"]:  # fmt: skip
+    for path in [*sorted((samples / "fhir_converter").glob("*.hl7")), samples / "simhospital" / "messages.out"]:
         content = read_content(path)
         lines = re.split(r"\r\n|\r|\n", content.text)
         found = records(content.text, content.encoding)
@@ -114,9 +116,7 @@ def test_nothing_of_a_message_is_lost_in_its_record(samples: Path) -> None:
 def test_fields_are_what_another_reader_reads(samples: Path) -> None:
     text = recorded_run(samples)
     texts = re.split(r"(?<=[\r\n])(?=MSH\|)", text)[::40]
-    texts += [
-        read_content(path).text for path in sorted((samples / "fhir_converter").glob("*.hl7"))
-    ]
+    texts += [read_content(path).text for path in sorted((samples / "fhir_converter").glob("*.hl7"))]
     compared = 0
     for one in texts:
         ours, *others = records(one)
@@ -166,17 +166,12 @@ KINDS: dict[str, tuple[str, dict[str, int]]] = {
         {"message": 1, "message_cut_off": 1},
     ),
     "framed, one in the middle cut off": (
-        "\x0b" + HEADER + "\rPID|" + "\x0b" + message() + "\x1c\r", {"message": 1, "message_cut_off": 1},
+        "\x0b" + HEADER + "\rPID|" + "\x0b" + message() + "\x1c\r",
+        {"message": 1, "message_cut_off": 1},
     ),
-    "a batch": (
-        "FHS|^~\\&|A\rBHS|^~\\&|A\r" + message() * 2 + "BTS|2\rFTS|1\r", {"message": 2},
-    ),
-    "a batch that lacks a message": (
-        "BHS|^~\\&|A\r" + message() + "BTS|2\r", {"message": 1, "batch_count_wrong": 1},
-    ),
-    "a batch file without its end": (
-        "FHS|^~\\&|A\rBHS|^~\\&|A\r" + message(), {"message": 1, "batch_count_wrong": 1},
-    ),
+    "a batch": ("FHS|^~\\&|A\rBHS|^~\\&|A\r" + message() * 2 + "BTS|2\rFTS|1\r", {"message": 2}),
+    "a batch that lacks a message": ("BHS|^~\\&|A\r" + message() + "BTS|2\r", {"message": 1, "batch_count_wrong": 1}),
+    "a batch file without its end": ("FHS|^~\\&|A\rBHS|^~\\&|A\r" + message(), {"message": 1, "batch_count_wrong": 1}),
     "text before the first message": ("hello\nworld\n" + message(), {"no_message_header": 1, "message": 1}),
     "no message at all": ("PID|1||7\r", {"no_message_header": 1}),
     "no delimiters": ("MSH\rPID|1||7\r" + message(), {"delimiters_unusable": 1, "message": 1}),
@@ -192,7 +187,7 @@ KINDS: dict[str, tuple[str, dict[str, int]]] = {
         {"message": 1, "OBR": 2, "OBX": 3},
     ),
     "two patients": (message("PID|1||7", "MRG|8", "PID|2||9", "MRG|10"), {"message": 2}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -202,9 +197,7 @@ def test_each_kind_of_text_is_accounted_for(kind: str) -> None:
 
 
 def test_other_delimiters() -> None:
-    (found,) = records(
-        "MSH#*%!@#APP#FAC#US#HERE#2026##ADT*A01#M1#P#2.3\rPID#1##7***A*PI%8***B*MR#\r"
-    )
+    (found,) = records("MSH#*%!@#APP#FAC#US#HERE#2026##ADT*A01#M1#P#2.3\rPID#1##7***A*PI%8***B*MR#\r")
     assert (found["MSH-9.2"], found["PID-3"], found["PID-3[1].4"]) == ("A01", "8", "A")
 
 
@@ -222,10 +215,19 @@ def test_null_is_not_absent() -> None:
 
 
 ESCAPES = {
-    r"A\T\E": "A&E", r"\F\\S\\T\\R\\E\ ": "|^&~\\ ", r"\X41\\X0D0A\b": "A\r\nb", r"\XC3A9\ ": "é ",
-    r"\XE9\ ": "é ", r"x\.br\y": "x\ny", r"\H\bold\N\ ": "bold ", r"\Z12\ ": r"\Z12" + "\\ ",
-    r"a\b": r"a\b", "ends\\": "ends\\", r"\E\R\ ".strip(): "\\R\\", r"c:\dir\F\x": r"c:\dir|x",
-}  # fmt: skip
+    r"A\T\E": "A&E",
+    r"\F\\S\\T\\R\\E\ ": "|^&~\\ ",
+    r"\X41\\X0D0A\b": "A\r\nb",
+    r"\XC3A9\ ": "é ",
+    r"\XE9\ ": "é ",
+    r"x\.br\y": "x\ny",
+    r"\H\bold\N\ ": "bold ",
+    r"\Z12\ ": r"\Z12" + "\\ ",
+    r"a\b": r"a\b",
+    "ends\\": "ends\\",
+    r"\E\R\ ".strip(): "\\R\\",
+    r"c:\dir\F\x": r"c:\dir|x",
+}
 
 
 @pytest.mark.parametrize("written", ESCAPES)
@@ -235,11 +237,18 @@ def test_escapes(written: str) -> None:
 
 
 TIMES = {
-    "20200501123045.1234+0100": "2020-05-01T12:30:45.1234+01:00", "202005011230": "2020-05-01T12:30:00",
-    "2020050112": "2020-05-01T12:00:00", "20200501": "2020-05-01", "20200501123045": "2020-05-01T12:30:45",
-    "202005011230-0500": "2020-05-01T12:30:00-05:00", "2020": "2020", "202005": "202005", "soon": "soon",
-    "20200501123045.12345678": "2020-05-01T12:30:45.123456", "": "",
-}  # fmt: skip
+    "20200501123045.1234+0100": "2020-05-01T12:30:45.1234+01:00",
+    "202005011230": "2020-05-01T12:30:00",
+    "2020050112": "2020-05-01T12:00:00",
+    "20200501": "2020-05-01",
+    "20200501123045": "2020-05-01T12:30:45",
+    "202005011230-0500": "2020-05-01T12:30:00-05:00",
+    "2020": "2020",
+    "202005": "202005",
+    "soon": "soon",
+    "20200501123045.12345678": "2020-05-01T12:30:45.123456",
+    "": "",
+}
 
 
 @pytest.mark.parametrize("written", TIMES)
@@ -262,9 +271,15 @@ def test_when_an_event_happened() -> None:
 
 
 @pytest.mark.parametrize(
-    ("charset", "codec"), [("8859/1", "latin-1"), ("8859/2", "iso8859-2"), ("", "utf-8"),
-                           ("UNICODE UTF-8", "utf-8"), ("8859/5", "iso8859-5")],
-)  # fmt: skip
+    ("charset", "codec"),
+    [
+        ("8859/1", "latin-1"),
+        ("8859/2", "iso8859-2"),
+        ("", "utf-8"),
+        ("UNICODE UTF-8", "utf-8"),
+        ("8859/5", "iso8859-5"),
+    ],
+)
 def test_character_sets(charset: str, codec: str, tmp_path: Path) -> None:
     name = {"iso8859-5": "Иванов", "iso8859-2": "Dvořák"}.get(codec, "Gérard")
     other = message("PID|1||8||M\xe9lanie", header=HEADER + "||||||8859/1").encode("latin-1")
@@ -290,9 +305,8 @@ def test_a_line_break_inside_a_field_does_not_end_the_message() -> None:
 # --- properties --------------------------------------------------------------------------------------
 
 TEXTS = st.text(
-    st.characters(blacklist_categories=("Cs", "Cc"), blacklist_characters="\x85\u2028\u2029"),
-    min_size=1, max_size=12,
-).filter(lambda text: text.strip() == text)  # fmt: skip
+    st.characters(blacklist_categories=("Cs", "Cc"), blacklist_characters="\x85\u2028\u2029"), min_size=1, max_size=12
+).filter(lambda text: text.strip() == text)
 DELIMITERS = st.permutations("|^~\\&#@!*%$;").map(lambda p: "".join(p[:5]))
 
 
@@ -308,30 +322,52 @@ def encoded(text: str, delimiters: str) -> str:
     ending=st.sampled_from(["\r", "\n", "\r\n"]),
     frame=st.booleans(),
 )
-def test_what_is_written_is_read(
-    delimiters: str, people: list[list[str]], ending: str, frame: bool
-) -> None:
+def test_what_is_written_is_read(delimiters: str, people: list[list[str]], ending: str, frame: bool) -> None:
     f, component = delimiters[0], delimiters[1]
 
     def written() -> Iterator[str]:
         for place, names in enumerate(people):
-            header = f.join(
-                [f"MSH{f}{delimiters[1:]}", "A", "B", "C", "D", "2026", "", "ADT", str(place)]
-            )
+            header = f.join([f"MSH{f}{delimiters[1:]}", "A", "B", "C", "D", "2026", "", "ADT", str(place)])
             name = component.join(encoded(part, delimiters) for part in names)
             said = ending.join([header, f.join(["PID", "1", "", "7", "", name]), ""])
             yield f"\x0b{said}\x1c\r" if frame else said
 
     found = records("".join(written()))
-    assert [[r[f"PID-5.{n}"] if len(names) > 1 or n > 1 else r["PID-5"]
-             for n in range(1, len(names) + 1)]
-            for r, names in zip(found, people, strict=True)] == people  # fmt: skip
+    assert [
+        [r[f"PID-5.{n}"] if len(names) > 1 or n > 1 else r["PID-5"] for n in range(1, len(names) + 1)]
+        for r, names in zip(found, people, strict=True)
+    ] == people
 
 
-@given(st.lists(st.sampled_from([
-    HEADER, "PID|1||7", "OBR|1", "OBX|1|NM|x||5", "DG1|1||J20", "\x0b", "\x1c", "FHS|^~\\&", "BTS|9",
-    "MSH", "MSH|", "MSH|^", "", "noise", "\ufeff", '""', "MSH|^~\\&|||||||^A01|\\", "PID", "OBX",
-]), max_size=12), st.sampled_from(["\r", "\n", ""]))  # fmt: skip
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                HEADER,
+                "PID|1||7",
+                "OBR|1",
+                "OBX|1|NM|x||5",
+                "DG1|1||J20",
+                "\x0b",
+                "\x1c",
+                "FHS|^~\\&",
+                "BTS|9",
+                "MSH",
+                "MSH|",
+                "MSH|^",
+                "",
+                "noise",
+                "\ufeff",
+                '""',
+                "MSH|^~\\&|||||||^A01|\\",
+                "PID",
+                "OBX",
+            ]
+        ),
+        max_size=12,
+    ),
+    st.sampled_from(["\r", "\n", ""]),
+)
 def test_no_text_stops_the_reader_or_loses_a_line(lines: list[str], ending: str) -> None:
     text = "".join(line + (ending or "\x1c") for line in lines)
     found = records(text)

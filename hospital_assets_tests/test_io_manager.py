@@ -20,18 +20,20 @@ from hospital_assets.warehouse.lineage import column_lineage, column_sources
 
 DAYS = dg.DailyPartitionsDefinition("2026-01-01", end_date="2026-01-11")
 SHIFTS = CONTRACTS["fact_doctor_shifts"]
-RANGE = {
-    "dagster/asset_partition_range_start": "2026-01-01",
-    "dagster/asset_partition_range_end": "2026-01-04",
-}
+RANGE = {"dagster/asset_partition_range_start": "2026-01-01", "dagster/asset_partition_range_end": "2026-01-04"}
 
 
 def shift(number: int, day: int) -> dict[str, Any]:
     return {
-        "service_date": date(2026, 1, day), "shift_id": f"S{number}", "doctor_key": 1,
-        "hospital_key": 1, "start_date_key": 20260101, "shift_start_at": None,
-        "shift_end_at": None, "shift_hours": 8.0,
-    }  # fmt: skip
+        "service_date": date(2026, 1, day),
+        "shift_id": f"S{number}",
+        "doctor_key": 1,
+        "hospital_key": 1,
+        "start_date_key": 20260101,
+        "shift_start_at": None,
+        "shift_end_at": None,
+        "shift_hours": 8.0,
+    }
 
 
 def frame(*rows: dict[str, Any]) -> pl.DataFrame:
@@ -39,11 +41,7 @@ def frame(*rows: dict[str, Any]) -> pl.DataFrame:
 
 
 def shifts_asset(rows: pl.DataFrame | None) -> dg.AssetsDefinition:
-    @dg.asset(
-        name="fact_doctor_shifts",
-        partitions_def=DAYS,
-        backfill_policy=dg.BackfillPolicy.single_run(),
-    )
+    @dg.asset(name="fact_doctor_shifts", partitions_def=DAYS, backfill_policy=dg.BackfillPolicy.single_run())
     def asset(context: dg.AssetExecutionContext):  # type: ignore[no-untyped-def]
         if rows is None:
             return None
@@ -62,16 +60,12 @@ def resources(tmp_path: Path) -> dict[str, Any]:
 def materialized(result: dg.ExecuteInProcessResult) -> dict[str | None, dict[str, Any]]:
     """Metadata by partition."""
     return {
-        event.partition: {
-            name: value.value for name, value in event.materialization.metadata.items()
-        }
+        event.partition: {name: value.value for name, value in event.materialization.metadata.items()}
         for event in result.get_asset_materialization_events()
     }
 
 
-def test_a_range_is_one_write_and_each_day_has_its_count(
-    resources: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_range_is_one_write_and_each_day_has_its_count(resources: dict[str, Any], tmp_path: Path) -> None:
     rows = frame(shift(1, 1), shift(2, 1), shift(3, 3), shift(9, 8))
     result = dg.materialize([shifts_asset(rows)], resources=resources, tags=RANGE)
     found = materialized(result)
@@ -85,9 +79,8 @@ def test_a_range_is_one_write_and_each_day_has_its_count(
 def test_a_day_written_again_replaces_that_day(resources: dict[str, Any], tmp_path: Path) -> None:
     dg.materialize([shifts_asset(frame(shift(1, 1), shift(2, 2)))], resources=resources, tags=RANGE)
     again = dg.materialize(
-        [shifts_asset(frame(shift(5, 2), shift(6, 2)))], resources=resources,
-        partition_key="2026-01-02",
-    )  # fmt: skip
+        [shifts_asset(frame(shift(5, 2), shift(6, 2)))], resources=resources, partition_key="2026-01-02"
+    )
     assert materialized(again)["2026-01-02"]["dagster/partition_row_count"] == 2
     with open_warehouse(tmp_path / "hospital.duckdb") as warehouse:
         stored = warehouse.read(SHIFTS).collect("polars").to_native()
@@ -108,14 +101,13 @@ seen: list[int] = []
 
 
 @pytest.mark.parametrize("kind", [Frame, pl.DataFrame], ids=["lazy", "polars"])
-def test_an_input_is_the_runs_days_as_the_kind_asked_for(
-    resources: dict[str, Any], kind: type
-) -> None:
+def test_an_input_is_the_runs_days_as_the_kind_asked_for(resources: dict[str, Any], kind: type) -> None:
     seen.clear()
     dg.materialize(
         [shifts_asset(frame(shift(1, 1), shift(2, 2), shift(3, 2))), downstream(kind)],
-        resources={**resources, "mem": dg.mem_io_manager}, partition_key="2026-01-02",
-    )  # fmt: skip
+        resources={**resources, "mem": dg.mem_io_manager},
+        partition_key="2026-01-02",
+    )
     assert seen == [2]
 
 
@@ -135,15 +127,11 @@ def test_a_missing_table_names_the_asset_to_materialise(resources: dict[str, Any
 
 
 def test_an_asset_that_returns_nothing_is_told_so(resources: dict[str, Any]) -> None:
-    result = dg.materialize(
-        [shifts_asset(None)], resources=resources, partition_key="2026-01-02", raise_on_error=False
-    )
+    result = dg.materialize([shifts_asset(None)], resources=resources, partition_key="2026-01-02", raise_on_error=False)
     assert "fact_doctor_shifts: the asset returned nothing; return a frame" in said(result)
 
 
-def test_the_file_is_closed_and_checkpoints_are_gone_when_a_run_ends(
-    resources: dict[str, Any], tmp_path: Path
-) -> None:
+def test_the_file_is_closed_and_checkpoints_are_gone_when_a_run_ends(resources: dict[str, Any], tmp_path: Path) -> None:
     left: list[str] = []
 
     @dg.asset(name="dim_time")
@@ -154,10 +142,7 @@ def test_the_file_is_closed_and_checkpoints_are_gone_when_a_run_ends(
     def looks(dim_time: Frame, warehouse: WarehouseResource) -> pl.DataFrame:
         connection = warehouse.open().connection
         left.extend(
-            name
-            for (name,) in connection.execute(
-                "select table_name from duckdb_tables() where temporary"
-            ).fetchall()
+            name for (name,) in connection.execute("select table_name from duckdb_tables() where temporary").fetchall()
         )
         return pl.DataFrame(schema=CONTRACTS["dim_triage"].polars_schema)
 
@@ -231,19 +216,20 @@ def test_lineage_looks_through_checkpoints(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(CHECKPOINT_QUERIES, "checkpoint_999001", inner)
     outer = "select v || d as label from (select * from temp.main.checkpoint_999001) as t"
     assert column_sources(outer)["label"] == (
-        ("cleaned_er_visits", "department_name"), ("cleaned_er_visits", "visit_id"),
-    )  # fmt: skip
+        ("cleaned_er_visits", "department_name"),
+        ("cleaned_er_visits", "visit_id"),
+    )
 
 
 def test_lineage_is_kept_and_resolved_anew_when_the_query_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     contract = CONTRACTS["fact_doctor_shifts"]
-    query = "select shift_id, doctor_id as doctor_key from cleaned.cleaned_doctor_shifts where service_date = '2026-01-0{}'"
-    first = column_lineage(contract, query.format(1), tmp_path)
-    monkeypatch.setattr(
-        "hospital_assets.warehouse.lineage.column_sources", lambda sql: pytest.fail("not kept")
+    query = (
+        "select shift_id, doctor_id as doctor_key from cleaned.cleaned_doctor_shifts where service_date = '2026-01-0{}'"
     )
+    first = column_lineage(contract, query.format(1), tmp_path)
+    monkeypatch.setattr("hospital_assets.warehouse.lineage.column_sources", lambda sql: pytest.fail("not kept"))
     assert column_lineage(contract, query.format(2), tmp_path) == first  # dates do not matter
     monkeypatch.undo()
     other = column_lineage(contract, query.replace("doctor_id", "hospital_id").format(1), tmp_path)
@@ -262,11 +248,7 @@ def test_a_check_over_a_range_counts_for_each_of_its_days(tmp_path: Path) -> Non
     def fits() -> dg.AssetCheckResult:
         return dg.AssetCheckResult(passed=passes[-1], metadata={"finding": "x" * 1000})
 
-    @dg.asset(
-        name="fact_doctor_shifts",
-        partitions_def=DAYS,
-        backfill_policy=dg.BackfillPolicy.single_run(),
-    )
+    @dg.asset(name="fact_doctor_shifts", partitions_def=DAYS, backfill_policy=dg.BackfillPolicy.single_run())
     def nothing() -> None: ...
 
     key = dg.AssetCheckKey(dg.AssetKey("fact_doctor_shifts"), "fits")
@@ -275,9 +257,7 @@ def test_a_check_over_a_range_counts_for_each_of_its_days(tmp_path: Path) -> Non
         found: dict[str, list[str]] = {}
         for info in instance.event_log_storage.get_asset_check_partition_info([key]):
             assert info.is_current
-            found.setdefault(info.latest_execution_status.value, []).append(
-                info.partition_key or ""
-            )
+            found.setdefault(info.latest_execution_status.value, []).append(info.partition_key or "")
         return {status: sorted(days) for status, days in found.items()}
 
     with dagster_instance(Settings(tmp_path)) as instance:
@@ -285,10 +265,7 @@ def test_a_check_over_a_range_counts_for_each_of_its_days(tmp_path: Path) -> Non
         assert statuses() == {"SUCCEEDED": [f"2026-01-0{n}" for n in range(1, 5)]}
         passes.append(False)
         dg.materialize([nothing, fits], instance=instance, partition_key="2026-01-02")
-        assert statuses() == {
-            "FAILED": ["2026-01-02"],
-            "SUCCEEDED": ["2026-01-01", "2026-01-03", "2026-01-04"],
-        }
+        assert statuses() == {"FAILED": ["2026-01-02"], "SUCCEEDED": ["2026-01-01", "2026-01-03", "2026-01-04"]}
         history = instance.event_log_storage.get_asset_check_execution_history(key, limit=9)
         texts = [record.event for record in history if record.event]
         # The findings are kept once per run, not once per day.
@@ -301,18 +278,13 @@ def test_events_in_batches_are_what_dagster_reads_back(tmp_path: Path) -> None:
     @dg.asset(partitions_def=DAYS, backfill_policy=dg.BackfillPolicy.single_run())
     def much() -> None: ...
 
-    everything = {
-        "dagster/asset_partition_range_start": days[0],
-        "dagster/asset_partition_range_end": days[-1],
-    }
+    everything = {"dagster/asset_partition_range_start": days[0], "dagster/asset_partition_range_end": days[-1]}
     with dagster_instance(Settings(tmp_path)) as instance:
         result = dg.materialize([much], instance=instance, tags=everything)
         assert instance.get_materialized_partitions(much.key) == set(days)
         records = instance.fetch_materializations(much.key, limit=100).records
         assert sorted(r.partition_key or "" for r in records) == days
-        in_run = instance.all_logs(
-            result.run_id, of_type={dg.DagsterEventType.ASSET_MATERIALIZATION}
-        )
+        in_run = instance.all_logs(result.run_id, of_type={dg.DagsterEventType.ASSET_MATERIALIZATION})
         assert len(in_run) == 10
 
 

@@ -45,17 +45,34 @@ def clock(text: str | None) -> datetime | None:
 
 def fact(name: str, arrival: str, departure: str | None = None, **values: Any) -> dict[str, Any]:
     """A visit as `measured` takes it; clocks as `01-01 10:00`."""
-    clocks = {key: clock(values.pop(key, None)) for key in
-              ("triage_at", "provider_at", "decision_at", "handover_at", "room_at")}  # fmt: skip
+    clocks = {
+        key: clock(values.pop(key, None))
+        for key in ("triage_at", "provider_at", "decision_at", "handover_at", "room_at")
+    }
     return {
-        "visit_id": name, "arrival_at": clock(arrival), "departure_at": clock(departure), **clocks,
-        "disposition": "home", "triage_level": 3, "birth_date": None, "age_at_extract_years": 40,
-        "doctor_id": "D1", "doctor_key": 5, "triage_key": 13, "condition_key": 7,
+        "visit_id": name,
+        "arrival_at": clock(arrival),
+        "departure_at": clock(departure),
+        **clocks,
+        "disposition": "home",
+        "triage_level": 3,
+        "birth_date": None,
+        "age_at_extract_years": 40,
+        "doctor_id": "D1",
+        "doctor_key": 5,
+        "triage_key": 13,
+        "condition_key": 7,
         "arrival_local": clock(arrival).replace(tzinfo=None),  # type: ignore[union-attr]
-        "_provider_local": None, "_departure_local": None, "is_cancelled": False,
-        "arrival_mode": "walk_in", "hospital_id": "H1", "service_date": DAY,
-        "is_mental_health": False, "person_key": 1, **values,
-    }  # fmt: skip
+        "_provider_local": None,
+        "_departure_local": None,
+        "is_cancelled": False,
+        "arrival_mode": "walk_in",
+        "hospital_id": "H1",
+        "service_date": DAY,
+        "is_mental_health": False,
+        "person_key": 1,
+        **values,
+    }
 
 
 def visits(on: Engine, *rows: dict[str, Any]) -> Frame:
@@ -76,27 +93,27 @@ def of(frame: Frame, **where: Any) -> dict[str, Any]:
 def adds_up(name: str, frame: Frame) -> None:
     """The table's own conservation rule holds, and breaks when a count is changed."""
     contract = CONTRACTS[name]
-    for spoiled, broken in ((frame, False), (frame.with_columns(
-            population_count=nw.col("population_count") + 1), True)):  # fmt: skip
+    for spoiled, broken in (
+        (frame, False),
+        (frame.with_columns(population_count=nw.col("population_count") + 1), True),
+    ):
         findings = dict(check_table_groups(contract, spoiled))
         assert any(found.broken for found in findings["adds_up"]) is broken
 
 
 def check_table_groups(contract: Any, frame: Frame) -> list[tuple[str, Any]]:
-    return [
-        (group.name, found) for group, found in check_table(contract, frame, {}) if group is ADDS_UP
-    ]
+    return [(group.name, found) for group, found in check_table(contract, frame, {}) if group is ADDS_UP]
 
 
 # G3 LWBS ------------------------------------------------------------------------------------------
 
 
 def test_lwbs(on: Engine) -> None:
-    rows = [fact(f"V{n}", "01-01 10:00", "01-01 12:00", provider_at="01-01 10:30")
-            for n in range(7)]  # fmt: skip
+    rows = [fact(f"V{n}", "01-01 10:00", "01-01 12:00", provider_at="01-01 10:30") for n in range(7)]
     rows.append(fact("L", "01-01 10:00", "01-01 12:00", disposition="left_without_being_seen"))
-    rows.append(fact("A", "01-01 10:00", "01-01 12:00", provider_at="01-01 10:30",
-                     disposition="against_medical_advice"))  # fmt: skip
+    rows.append(
+        fact("A", "01-01 10:00", "01-01 12:00", provider_at="01-01 10:30", disposition="against_medical_advice")
+    )
     rows.append(fact("C", "01-01 10:00", is_cancelled=True, disposition="left_without_being_seen"))
     out = of(lwbs(visits(on, *rows)))
     assert (out["population_count"], out["numerator_count"], out["denominator_count"]) == (10, 1, 9)
@@ -115,16 +132,19 @@ def stay(name: str, minutes: int | None, **values: Any) -> dict[str, Any]:
 
 def test_op18(on: Engine) -> None:
     rows = [
-        stay("a", 120), stay("b", 180), stay("c", 200),
-        stay("d", 300, disposition="transferred"), stay("e", 400, is_mental_health=True),
-        stay("f", 240, disposition="admitted"), stay("g", 60, disposition="against_medical_advice"),
-        stay("h", 30, disposition="expired"), stay("i", None),
-    ]  # fmt: skip
+        stay("a", 120),
+        stay("b", 180),
+        stay("c", 200),
+        stay("d", 300, disposition="transferred"),
+        stay("e", 400, is_mental_health=True),
+        stay("f", 240, disposition="admitted"),
+        stay("g", 60, disposition="against_medical_advice"),
+        stay("h", 30, disposition="expired"),
+        stay("i", None),
+    ]
     out = op18(visits(on, *rows))
-    medians = {s: of(out, stratum=s)["median_minutes"]
-               for s in ("all", "reported", "mental_health", "transferred")}  # fmt: skip
-    assert medians == {"all": 200.0, "reported": 180.0, "mental_health": 400.0,
-                       "transferred": 300.0}  # fmt: skip
+    medians = {s: of(out, stratum=s)["median_minutes"] for s in ("all", "reported", "mental_health", "transferred")}
+    assert medians == {"all": 200.0, "reported": 180.0, "mental_health": 400.0, "transferred": 300.0}
     reported = of(out, stratum="reported")
     assert reported["denominator_count"] == 3 and reported["population_count"] == 9
     assert reported["excluded_other_stratum_count"] == 2
@@ -150,23 +170,25 @@ def roomed(name: str, seconds: int, stay_minutes: int = 200, **values: Any) -> d
 
 def boarded(name: str, minutes: int) -> dict[str, Any]:
     end = datetime(2026, 1, 1, 10, tzinfo=UTC) + timedelta(minutes=300)
-    return roomed(name, 600, 300, disposition="admitted") | {
-        "decision_at": end - timedelta(minutes=minutes)
-    }
+    return roomed(name, 600, 300, disposition="admitted") | {"decision_at": end - timedelta(minutes=minutes)}
 
 
 def test_ecat(on: Engine) -> None:
     rows = [
-        roomed("E1", 3600), roomed("E2", 3659), roomed("E3", 3660),
+        roomed("E1", 3600),
+        roomed("E2", 3659),
+        roomed("E3", 3660),
         fact("E4", "01-01 10:00", "01-01 11:00", disposition="left_without_being_seen"),
-        boarded("E5", 240), boarded("E6", 241),
-        roomed("E7", 600, 481, disposition="observation"), roomed("E8", 600, 481),
+        boarded("E5", 240),
+        boarded("E6", 241),
+        roomed("E7", 600, 481, disposition="observation"),
+        roomed("E8", 600, 481),
         roomed("E9", 4500, 500),
         # Ends in the next year.
-        roomed("E10", 9000) | {"arrival_at": at("2026-12-31 23:00"), "room_at": None,
-                               "departure_at": at("2027-01-01 01:00")},
+        roomed("E10", 9000)
+        | {"arrival_at": at("2026-12-31 23:00"), "room_at": None, "departure_at": at("2027-01-01 01:00")},
         roomed("E11", 3660, 500, disposition="observation"),
-    ]  # fmt: skip
+    ]
     out = ecat(visits(on, *rows))
     year = of(out, stratum="all", period_year=2026)
     assert (year["numerator_count"], year["denominator_count"], year["value_pct"]) == (6, 10, 60.0)
@@ -184,8 +206,11 @@ def test_ecat_strata(on: Engine) -> None:
     ]
     out = collect(ecat(visits(on, *rows))).filter(pl.col("hospital_id") == "all")
     assert dict(out.select("stratum", "population_count").iter_rows()) == {
-        "all": 4, "under_18": 1, "18_and_over": 1, "18_and_over_mental_health": 1
-    }  # fmt: skip
+        "all": 4,
+        "under_18": 1,
+        "18_and_over": 1,
+        "18_and_over_mental_health": 1,
+    }
 
 
 def test_ecat_z_scores(on: Engine) -> None:
@@ -194,11 +219,14 @@ def test_ecat_z_scores(on: Engine) -> None:
         [
             {**schema, "hospital_id": name, "population_count": count, "value_pct": value}
             for name, count, value in (
-                ("A", 15_000, 10.0), ("B", 19_999, 20.0), ("C", 100, 30.0),
-                ("D", 20_000, 50.0), ("all", 55_099, 20.0),
+                ("A", 15_000, 10.0),
+                ("B", 19_999, 20.0),
+                ("C", 100, 30.0),
+                ("D", 20_000, 50.0),
+                ("all", 55_099, 20.0),
             )
         ]
-    )  # fmt: skip
+    )
     out = collect(with_z_scores(on(rates))).sort("hospital_id")
     scores = dict(out.select("hospital_id", "z_score").iter_rows())
     # The sample standard deviation: the population's would give 1.2247. D is alone in its band.
@@ -254,15 +282,15 @@ def test_boarding(on: Engine) -> None:
     out = of(boarding(visits(on, *rows)), destination_department="all")
     assert (out["denominator_count"], out["numerator_count"]) == (2, 1)
     assert out["boarding_sum_minutes"] == 481.0 and out["boarding_median_minutes"] == 240.5
-    assert (out["excluded_open_count"], out["excluded_no_decision_count"],
-            out["excluded_negative_count"]) == (1, 1, 1)  # fmt: skip
+    assert (out["excluded_open_count"], out["excluded_no_decision_count"], out["excluded_negative_count"]) == (1, 1, 1)
 
 
 def test_seen_on_time_by_every_scale(on: Engine) -> None:
     scales = pl.DataFrame(
         [("ATS", 1, 0.0), ("ATS", 3, 30.0), ("Manchester", 1, 0.0), ("Manchester", 3, 60.0)],
-        schema=["scale", "level", "target_minutes"], orient="row",
-    ).with_columns(pl.col("level").cast(pl.Int64))  # fmt: skip
+        schema=["scale", "level", "target_minutes"],
+        orient="row",
+    ).with_columns(pl.col("level").cast(pl.Int64))
     rows = [
         fact("a", "01-01 10:00", provider_at="01-01 10:02", triage_level=1),
         fact("b", "01-01 10:00", provider_at="01-01 10:03", triage_level=1),
@@ -331,16 +359,19 @@ def test_returns(on: Engine) -> None:
 def test_nedocs_and_edwin(on: Engine) -> None:
     state = pl.DataFrame(
         {
-            "ed_patients_count": [30, 25], "ed_bed_count": [20, 25], "boarders_count": [8, 5],
-            "hospital_bed_count": [200, 0], "ventilated_count": [2, 0],
-            "longest_boarding_hours": [4.0, 0.0], "last_door_to_bed_hours": [2.0, 0.0],
+            "ed_patients_count": [30, 25],
+            "ed_bed_count": [20, 25],
+            "boarders_count": [8, 5],
+            "hospital_bed_count": [200, 0],
+            "ventilated_count": [2, 0],
+            "longest_boarding_hours": [4.0, 0.0],
+            "last_door_to_bed_hours": [2.0, 0.0],
             "attendings_count": [0, 3],
             # ESI 1:1 2:4 3:10 4:8 5:2, each as 6 - level.
             "triage_weight_sum": [0, 1 * 5 + 4 * 4 + 10 * 3 + 8 * 2 + 2 * 1],
         }
-    )  # fmt: skip
-    out = collect(on(state).with_columns(n=nedocs(), e=edwin()).with_columns(
-        level=nedocs_level("n")))  # fmt: skip
+    )
+    out = collect(on(state).with_columns(n=nedocs(), e=edwin()).with_columns(level=nedocs_level("n")))
     assert round(out["n"][0], 1) == 174.5 and out["level"][0] == "severely_overcrowded"
     assert out["n"][1] is None and out["e"][0] is None
     assert round(out["e"][1], 2) == 1.15  # unreversed it would be 1.35
@@ -350,32 +381,55 @@ def test_crowding_counts_who_is_there_at_the_hour(on: Engine) -> None:
     hours = [at("2026-01-01 10:00"), at("2026-01-01 11:00")]
     beds = pl.DataFrame(
         [
-            {"service_date": DAY, "hospital_id": "H1", "department_name": name,
-             "hour_start_at": hour, "bed_capacity": count}
-            for hour in hours for name, count in (("Emergency", 4), ("ICU", 10))
+            {
+                "service_date": DAY,
+                "hospital_id": "H1",
+                "department_name": name,
+                "hour_start_at": hour,
+                "bed_capacity": count,
+            }
+            for hour in hours
+            for name, count in (("Emergency", 4), ("ICU", 10))
         ],
         schema_overrides={"hour_start_at": pl.Datetime("us", "UTC")},
-    )  # fmt: skip
+    )
     none = {"room_at": None, "decision_at": None, "ventilated_at": None, "disposition": "home"}
     present = pl.DataFrame(
         [
-            {**none, "hospital_id": "H1", "arrival_at": at("2026-01-01 09:00"),
-             "departure_at": at("2026-01-01 10:00"), "triage_level": 1},  # gone at ten
-            {**none, "hospital_id": "H1", "arrival_at": at("2026-01-01 09:30"),
-             "departure_at": None, "triage_level": 2, "room_at": at("2026-01-01 10:00"),
-             "decision_at": at("2026-01-01 10:30"), "disposition": "admitted"},
-            {**none, "hospital_id": "H1", "arrival_at": at("2026-01-01 10:01"),
-             "departure_at": at("2026-01-01 12:00"), "triage_level": None},
+            {
+                **none,
+                "hospital_id": "H1",
+                "arrival_at": at("2026-01-01 09:00"),
+                "departure_at": at("2026-01-01 10:00"),
+                "triage_level": 1,
+            },  # gone at ten
+            {
+                **none,
+                "hospital_id": "H1",
+                "arrival_at": at("2026-01-01 09:30"),
+                "departure_at": None,
+                "triage_level": 2,
+                "room_at": at("2026-01-01 10:00"),
+                "decision_at": at("2026-01-01 10:30"),
+                "disposition": "admitted",
+            },
+            {
+                **none,
+                "hospital_id": "H1",
+                "arrival_at": at("2026-01-01 10:01"),
+                "departure_at": at("2026-01-01 12:00"),
+                "triage_level": None,
+            },
         ],
-        schema_overrides={name: pl.Datetime("us", "UTC") for name in
-                          ("arrival_at", "departure_at", "room_at", "decision_at",
-                           "ventilated_at")},
-    )  # fmt: skip
+        schema_overrides={
+            name: pl.Datetime("us", "UTC")
+            for name in ("arrival_at", "departure_at", "room_at", "decision_at", "ventilated_at")
+        },
+    )
     shifts = pl.DataFrame(
         {"hospital_id": ["H1"], "shift_start_at": [hours[0]], "shift_end_at": [hours[1]]},
-        schema_overrides={"shift_start_at": pl.Datetime("us", "UTC"),
-                          "shift_end_at": pl.Datetime("us", "UTC")},
-    )  # fmt: skip
+        schema_overrides={"shift_start_at": pl.Datetime("us", "UTC"), "shift_end_at": pl.Datetime("us", "UTC")},
+    )
     out = collect(crowding(on(beds), on(present), on(shifts))).sort("hour_start_at")
     assert out["ed_patients_count"].to_list() == [1, 2]
     assert out["boarders_count"].to_list() == [0, 1]
@@ -392,17 +446,22 @@ def test_crowding_counts_who_is_there_at_the_hour(on: Engine) -> None:
 def stays(on: Engine, *rows: tuple[str, str | None]) -> Frame:
     frame = pl.DataFrame(
         [
-            {"hospital_id": "H1", "stay_class": "inpatient", "department_name": "ICU",
-             "service_date": DAY, "discharge_disposition": "home",
-             "stay_start_at": clock(start), "stay_end_at": clock(end)}
+            {
+                "hospital_id": "H1",
+                "stay_class": "inpatient",
+                "department_name": "ICU",
+                "service_date": DAY,
+                "discharge_disposition": "home",
+                "stay_start_at": clock(start),
+                "stay_end_at": clock(end),
+            }
             for start, end in rows
         ],
-        schema_overrides={name: pl.Datetime("us", "UTC")
-                          for name in ("stay_start_at", "stay_end_at")},
+        schema_overrides={name: pl.Datetime("us", "UTC") for name in ("stay_start_at", "stay_end_at")},
     ).with_columns(
         start_local=pl.col("stay_start_at").dt.replace_time_zone(None),
         end_local=pl.col("stay_end_at").dt.replace_time_zone(None),
-    )  # fmt: skip
+    )
     return on(frame)
 
 
@@ -410,8 +469,13 @@ AS_OF = nw.lit(at("2026-01-31 00:00")).cast(nw.Datetime("us", "UTC"))
 
 
 def test_length_of_stay(on: Engine) -> None:
-    frame = stays(on, ("01-01 23:50", "01-02 00:10"), ("01-01 08:00", "01-01 20:00"),
-                  ("01-01 00:00", "01-05 00:00"), ("01-01 00:00", None))  # fmt: skip
+    frame = stays(
+        on,
+        ("01-01 23:50", "01-02 00:10"),
+        ("01-01 08:00", "01-01 20:00"),
+        ("01-01 00:00", "01-05 00:00"),
+        ("01-01 00:00", None),
+    )
     out = of(length_of_stay(frame, AS_OF))
     assert round(out["los_hcup_days_average"], 3) == 1.667
     assert out["los_min1_days_average"] == 2.0
@@ -424,16 +488,16 @@ def test_length_of_stay(on: Engine) -> None:
 
 
 def test_overstays(on: Engine) -> None:
-    frame = stays(on, ("01-01 00:00", "01-03 02:00"), ("01-01 00:00", "01-03 02:01"),
-                  ("01-28 00:00", None), ("01-30 00:00", None))  # fmt: skip
+    frame = stays(
+        on, ("01-01 00:00", "01-03 02:00"), ("01-01 00:00", "01-03 02:01"), ("01-28 00:00", None), ("01-30 00:00", None)
+    )
     out = of(overstays(frame, AS_OF), department_name="all")
     assert (out["population_count"], out["numerator_count"]) == (4, 2)
     assert out["open_numerator_count"] == 1
 
 
 def test_discharged_before_noon(on: Engine) -> None:
-    frame = stays(on, ("01-01 00:00", "01-02 11:59"), ("01-01 00:00", "01-02 12:00"),
-                  ("01-01 00:00", None))  # fmt: skip
+    frame = stays(on, ("01-01 00:00", "01-02 11:59"), ("01-01 00:00", "01-02 12:00"), ("01-01 00:00", None))
     out = collect(before_noon(frame)).filter(pl.col("hospital_id") == "all")
     assert out["numerator_count"].sum() == 1 and out["denominator_count"].sum() == 2
     assert out["excluded_open_count"].sum() == 1
@@ -453,13 +517,21 @@ def segments(on: Engine, *rows: tuple[str, str | None]) -> Frame:
         assert begins is not None
         lasts = ends is None or ends > high
         cut.append(
-            {"service_date": TENTH, "hospital_id": "H1", "department_id": "D",
-             "department_name": "ICU", "from_at": max(begins, low),
-             "until_at": high if lasts or ends is None else ends, "starts": int(begins >= low),
-             "ends": int(not lasts), "lasts": int(lasts)}
-        )  # fmt: skip
-    return on(pl.DataFrame(cut, schema_overrides={"from_at": pl.Datetime("us", "UTC"),
-                                                  "until_at": pl.Datetime("us", "UTC")}))  # fmt: skip
+            {
+                "service_date": TENTH,
+                "hospital_id": "H1",
+                "department_id": "D",
+                "department_name": "ICU",
+                "from_at": max(begins, low),
+                "until_at": high if lasts or ends is None else ends,
+                "starts": int(begins >= low),
+                "ends": int(not lasts),
+                "lasts": int(lasts),
+            }
+        )
+    return on(
+        pl.DataFrame(cut, schema_overrides={"from_at": pl.Datetime("us", "UTC"), "until_at": pl.Datetime("us", "UTC")})
+    )
 
 
 def hours_of(on: Engine, occupied_hours: float, beds: int = 2) -> Frame:
@@ -467,22 +539,24 @@ def hours_of(on: Engine, occupied_hours: float, beds: int = 2) -> Frame:
     return on(
         pl.DataFrame(
             [
-                {"service_date": TENTH, "hospital_id": "H1", "department_id": "D",
-                 "department_name": "ICU", "bed_capacity": beds, "occupied_bed_minutes": each,
-                 "hour_start_at": at("2026-01-10 00:00") + timedelta(hours=hour),
-                 "staffed_bed_minutes": beds * 60.0}
+                {
+                    "service_date": TENTH,
+                    "hospital_id": "H1",
+                    "department_id": "D",
+                    "department_name": "ICU",
+                    "bed_capacity": beds,
+                    "occupied_bed_minutes": each,
+                    "hour_start_at": at("2026-01-10 00:00") + timedelta(hours=hour),
+                    "staffed_bed_minutes": beds * 60.0,
+                }
                 for hour in range(24)
             ],
             schema_overrides={"hour_start_at": pl.Datetime("us", "UTC")},
         )
-    )  # fmt: skip
+    )
 
 
-G9 = (
-    ("01-09 08:00", "01-10 12:00"),
-    ("01-10 06:00", "01-10 20:00"),
-    ("01-10 22:00", "01-11 04:00"),
-)
+G9 = (("01-09 08:00", "01-10 12:00"), ("01-10 06:00", "01-10 20:00"), ("01-10 22:00", "01-11 04:00"))
 
 
 def test_occupancy(on: Engine) -> None:
@@ -501,9 +575,7 @@ def test_littles_law(on: Engine) -> None:
     (row,) = collect(department_flow(hours_of(on, 28.0), segments(on, *G9))).iter_rows(named=True)
     assert round(row["mean_census_count"], 4) == 1.1667
     assert row["patient_hours"] == 28.0
-    assert row["patients_per_hour"] * row["mean_hours_per_patient"] == pytest.approx(
-        row["mean_census_count"]
-    )
+    assert row["patients_per_hour"] * row["mean_hours_per_patient"] == pytest.approx(row["mean_census_count"])
     assert (row["inflow_count"], row["outflow_count"], row["patients_count"]) == (2, 2, 3)
     assert row["turnover_per_bed"] == 1.0 and row["turnover_interval_hours"] == 10.0
     assert row["is_bottleneck"] is False
@@ -542,8 +614,7 @@ P11 b H1 01-08 01-10 01 0 0 UT
 P11 c H1 01-15 01-18 01 0 0 UT
 P12 a H1 01-05 01-09 01 0 1 CT
 """
-DISPOSITION = {"01": "home", "02": "transferred", "07": "against_medical_advice", "20": "expired",
-               "-": None}  # fmt: skip
+DISPOSITION = {"01": "home", "02": "transferred", "07": "against_medical_advice", "20": "expired", "-": None}
 DATA_END = nw.lit(date(2026, 3, 31)).cast(nw.Date)
 
 
@@ -557,15 +628,20 @@ def inpatients(text: str) -> pl.DataFrame:
         started = day(start)
         assert started is not None
         rows.append(
-            {"stay_id": person + name, "person_key": int(person[1:]), "hospital_id": hospital,
-             "admitted_at": datetime.combine(started, datetime.min.time(), UTC),
-             "admitted_date": started, "discharged_date": day(end),
-             "disposition": DISPOSITION[how], "diagnosis": diagnosis,
-             "is_planned": planned == "1", "is_cancer_medical": cancer == "1"}
-        )  # fmt: skip
-    return pl.DataFrame(
-        rows, schema_overrides={"admitted_at": pl.Datetime("us", "UTC"), "discharged_date": pl.Date}
-    )
+            {
+                "stay_id": person + name,
+                "person_key": int(person[1:]),
+                "hospital_id": hospital,
+                "admitted_at": datetime.combine(started, datetime.min.time(), UTC),
+                "admitted_date": started,
+                "discharged_date": day(end),
+                "disposition": DISPOSITION[how],
+                "diagnosis": diagnosis,
+                "is_planned": planned == "1",
+                "is_cancer_medical": cancer == "1",
+            }
+        )
+    return pl.DataFrame(rows, schema_overrides={"admitted_at": pl.Datetime("us", "UTC"), "discharged_date": pl.Date})
 
 
 def readmitted(on: Engine, rows: pl.DataFrame) -> tuple[int, int]:
@@ -579,9 +655,10 @@ def test_readmissions(on: Engine) -> None:
     frame = readmissions(on(inpatients(G10)), DATA_END)
     adds_up("kpi_readmissions", frame.select(*CONTRACTS["kpi_readmissions"].column_names))
     out = collect(frame).filter(pl.col("hospital_id") == "all")
-    left_out = {name: out[f"excluded_{name}_count"].sum() for name in
-                ("open", "expired", "against_advice", "transferred", "continued", "cancer",
-                 "run_out")}  # fmt: skip
+    left_out = {
+        name: out[f"excluded_{name}_count"].sum()
+        for name in ("open", "expired", "against_advice", "transferred", "continued", "cancer", "run_out")
+    }
     assert left_out == dict.fromkeys(left_out, 1)
 
 
@@ -600,8 +677,7 @@ def merges(*pairs: tuple[str, str, str]) -> pl.DataFrame:
 
 
 def persons(on: Engine, numbers: list[str], *pairs: tuple[str, str, str]) -> dict[str, int]:
-    patients = hash_keys(on(pl.DataFrame({"patient_id": numbers})),
-                         {"patient_durable_key": ["patient_id"]})  # fmt: skip
+    patients = hash_keys(on(pl.DataFrame({"patient_id": numbers})), {"patient_durable_key": ["patient_id"]})
     found = collect(surviving(patients, on(merges(*pairs))))
     names = collect(patients)
     joined = names.join(found, on="patient_durable_key")
@@ -628,16 +704,14 @@ def test_merged_numbers_are_one_person(on: Engine) -> None:
 def doctors(*rows: tuple[int, int, float]) -> pl.DataFrame:
     return pl.DataFrame(
         [(key, 1, count, hours) for key, count, hours in rows],
-        schema=["doctor_key", "hospital_key", "visit_count", "shift_hours"], orient="row",
-    ).with_columns(pl.col("shift_hours").cast(pl.Float64))  # fmt: skip
+        schema=["doctor_key", "hospital_key", "visit_count", "shift_hours"],
+        orient="row",
+    ).with_columns(pl.col("shift_hours").cast(pl.Float64))
 
 
 def test_workload_is_per_hour(on: Engine) -> None:
-    out = collect(with_chance_limits(on(doctors((1, 16, 8.0), (2, 10, 4.0), (-1, 3, 0.0))))).sort(
-        "doctor_key"
-    )
-    rate = {r["doctor_key"]: r["visit_count"] / r["shift_hours"]
-            for r in out.iter_rows(named=True) if r["shift_hours"]}  # fmt: skip
+    out = collect(with_chance_limits(on(doctors((1, 16, 8.0), (2, 10, 4.0), (-1, 3, 0.0))))).sort("doctor_key")
+    rate = {r["doctor_key"]: r["visit_count"] / r["shift_hours"] for r in out.iter_rows(named=True) if r["shift_hours"]}
     assert rate == {1: 2.0, 2: 2.5}  # D2 is busier, with fewer patients
     expected = dict(out.select("doctor_key", "expected_visit_count").iter_rows())
     assert expected[1] == pytest.approx(26 * 8 / 12) and expected[-1] is None
@@ -660,8 +734,7 @@ def test_natural_limits(on: Engine) -> None:
     days = [DAY + timedelta(days=n) for n in range(len(values))]
 
     def limits(values: list[float]) -> pl.DataFrame:
-        frame = pl.DataFrame({"metric": "m", "hospital_id": "H1", "period_date": days[: len(values)],
-                              "value": values})  # fmt: skip
+        frame = pl.DataFrame({"metric": "m", "hospital_id": "H1", "period_date": days[: len(values)], "value": values})
         return collect(with_natural_limits(on(frame))).sort("period_date")
 
     out = limits(values)
@@ -676,8 +749,14 @@ def test_natural_limits(on: Engine) -> None:
 
 
 def test_funnel_limits(on: Engine) -> None:
-    rate = pl.DataFrame({"hospital_id": ["A", "B", "C", "all"], "n": [10, 2, 40, 52],
-                         "d": [100, 20, 100, 220], "p": [110, 20, 100, 230]})  # fmt: skip
+    rate = pl.DataFrame(
+        {
+            "hospital_id": ["A", "B", "C", "all"],
+            "n": [10, 2, 40, 52],
+            "d": [100, 20, 100, 220],
+            "p": [110, 20, 100, 230],
+        }
+    )
     out = collect(with_funnel_limits({"m": on(rate)})).sort("hospital_id")
     assert out["hospital_id"].to_list() == ["A", "B", "C"]
     assert out["centre_pct"].unique().round(3).to_list() == [23.636]

@@ -45,9 +45,7 @@ def flow(*days: int, stays: int = 1) -> pl.DataFrame:
     for day in days:
         row: dict[str, object] = {}
         for column in FLOW.columns:
-            row[column.name] = (
-                "x" if column.dtype == pl.String else stays if column.dtype.is_numeric() else None
-            )
+            row[column.name] = "x" if column.dtype == pl.String else stays if column.dtype.is_numeric() else None
         rows.append({**row, "service_date": date(2026, 1, day), "department_id": f"D{day}"})
     return pl.DataFrame(rows, schema=FLOW.polars_schema)
 
@@ -96,9 +94,7 @@ def test_a_table_never_written_says_what_to_do(lake: Lake) -> None:
         (flow(1).with_columns(service_date=pl.lit(None, pl.Date)), PartitionMismatchError),
     ],
 )
-def test_what_does_not_fit_changes_nothing(
-    lake: Lake, frame: pl.DataFrame, error: type[Exception]
-) -> None:
+def test_what_does_not_fit_changes_nothing(lake: Lake, frame: pl.DataFrame, error: type[Exception]) -> None:
     session = spark_session()
     lake.replace(session, FLOW, on_spark(flow(1)), WHOLE)
     with pytest.raises(error, match="kpi_department_flow_daily"):
@@ -114,8 +110,7 @@ def test_a_job_that_fails_midway_leaves_the_old_rows(lake: Lake) -> None:
     broken = on_spark(flow(1, 2, 3)).to_native()
     # The third row cannot be computed; the first two may already be in files.
     broken = broken.withColumn(
-        "department_name",
-        F.when(F.col("department_id") == "D3", F.raise_error(F.lit("no"))).otherwise("x"),
+        "department_name", F.when(F.col("department_id") == "D3", F.raise_error(F.lit("no"))).otherwise("x")
     )
     from pyspark.errors import PySparkException
 
@@ -186,18 +181,18 @@ def test_types_survive(lake: Lake) -> None:
     """Instants, wall clocks, lists and JSON come back as they went in."""
     contract = CONTRACTS["raw_landed_files"]
     row = {c.name: None for c in contract.columns} | {
-        "source_file": "a", "subject": "vitals", "row_count": 5,
+        "source_file": "a",
+        "subject": "vitals",
+        "row_count": 5,
         "first_seen_at": datetime(2026, 1, 1, 5, 3, 0, 123456, tzinfo=UTC),
         "service_dates": [date(2026, 1, 1), date(2026, 1, 2)],
-    }  # fmt: skip
+    }
     frame = pl.DataFrame([row], schema=contract.polars_schema)
     lake.replace(spark_session(), contract, on_spark(frame), None)
     connection = duckdb.connect()
     connection.execute("set TimeZone = 'UTC'")
     assert_frame_equal(connection.sql(lake.select_statement(contract)).pl(), frame)
-    assert_frame_equal(
-        lake.read(spark_session(), contract, None).collect("polars").to_native(), frame
-    )
+    assert_frame_equal(lake.read(spark_session(), contract, None).collect("polars").to_native(), frame)
 
 
 def test_the_warehouse_shows_what_is_in_the_lake(lake: Lake, warehouse: Warehouse) -> None:

@@ -19,12 +19,7 @@ from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.waiting import Waiting, is_due, spans, waiting_files
 from hospital_assets.landing.zone import LandingZone, read_set_aside, write_set_aside
 from hospital_assets.warehouse.database import Period, Warehouse
-from hospital_assets.warehouse.loads import (
-    complete_loads,
-    publish_ledger,
-    read_ledger_copy,
-    record_loads,
-)
+from hospital_assets.warehouse.loads import complete_loads, publish_ledger, read_ledger_copy, record_loads
 
 DAY = date(2026, 1, 15)
 HOSPITALS = (
@@ -81,17 +76,13 @@ def entry(ledger: pl.DataFrame, name: str) -> dict[str, object]:
 KINDS: Mapping[str, tuple[bytes, str, int, int]] = {
     "sound": (TEXT.encode(), "ready", 10, 0),
     "torn tail": ((TEXT + TEN[0][:40]).encode(), "ready", 11, 1),
-    "corrupt line in the middle": (
-        "\n".join([*TEN[:5], '{"observation_id": ', *TEN[5:]]).encode(), "ready", 11, 1,
-    ),
+    "corrupt line in the middle": ("\n".join([*TEN[:5], '{"observation_id": ', *TEN[5:]]).encode(), "ready", 11, 1),
     "UTF-8 BOM": (b"\xef\xbb\xbf" + TEXT.encode(), "ready", 10, 0),
     "UTF-16": (TEXT.encode("utf-16"), "ready", 10, 0),
     "Latin-1 byte": (TEXT.replace("D1", "Gerät").encode("latin-1"), "ready", 10, 0),
     "NUL bytes": ((TEXT + "\x00\x00\x00\n").encode(), "ready", 11, 1),
     "JSON array": (("[" + ",".join(TEN) + "]").encode(), "ready", 10, 0),
-    "pretty-printed array": (
-        json.dumps([json.loads(line) for line in TEN], indent=2).encode(), "ready", 10, 0,
-    ),
+    "pretty-printed array": (json.dumps([json.loads(line) for line in TEN], indent=2).encode(), "ready", 10, 0),
     "pretty-printed object": (json.dumps(json.loads(TEN[0]), indent=2).encode(), "ready", 1, 0),
     "wrong types": ((TEXT + '{"observation_id": 11, "measured_at": 5}\n').encode(), "ready", 11, 0),
     "a line that is no object": ((TEXT + "[1, 2]\n").encode(), "ready", 11, 1),
@@ -100,7 +91,9 @@ KINDS: Mapping[str, tuple[bytes, str, int, int]] = {
     "NaN literal": (TEXT.replace('"gcs": 15', '"gcs": NaN').encode(), "ready", 10, 0),
     "a 20 MB line": (
         (TEXT + json.dumps({"observation_id": "O11", "note": "x" * 20_000_000}) + "\n").encode(),
-        "ready", 11, 0,
+        "ready",
+        11,
+        0,
     ),
     "CRLF": (TEXT.replace("\n", "\r\n").encode(), "ready", 10, 0),
     "blank lines": (TEXT.replace("\n", "\n\n  \n").encode(), "ready", 10, 0),
@@ -111,7 +104,7 @@ KINDS: Mapping[str, tuple[bytes, str, int, int]] = {
     "truncated array": (("[" + ",".join(TEN)).encode(), "unreadable", 0, 0),
     "an HTML page": (b"<html>\n<body>sign in</body>\n</html>\n", "unreadable", 0, 0),
     "a picture": (bytes(range(256)) * 20, "unreadable", 0, 0),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -127,8 +120,9 @@ def test_each_kind_of_file_ends_where_one_expects(zone: LandingZone, kind: str) 
     stored = raw.collect("polars").to_native().group_by("source_file").len()
     # Nothing is lost, and the good file beside it is there whatever happened.
     assert dict(stored.iter_rows()) == {
-        "native/vitals/good.json": 1, **({"native/vitals/file.json": rows} if rows else {}),
-    }  # fmt: skip
+        "native/vitals/good.json": 1,
+        **({"native/vitals/file.json": rows} if rows else {}),
+    }
 
 
 def test_no_message_quotes_what_a_file_holds(zone: LandingZone) -> None:
@@ -152,10 +146,14 @@ def test_a_service_day_is_the_hospitals_own(zone: LandingZone) -> None:
     raw = zone.read("vitals", zone.discover(), Period(date(2026, 1, 1), date(2027, 1, 1)))
     days = raw.select("observation_id", "service_date").collect("polars").to_native()
     assert dict(days.iter_rows()) == {
-        "O1": date(2026, 1, 15), "O2": date(2026, 1, 16), "O3": date(2026, 1, 15),
-        "O4": date(2026, 1, 15), "O5": date(2026, 3, 7), "O6": date(2026, 3, 8),
+        "O1": date(2026, 1, 15),
+        "O2": date(2026, 1, 16),
+        "O3": date(2026, 1, 15),
+        "O4": date(2026, 1, 15),
+        "O5": date(2026, 3, 7),
+        "O6": date(2026, 3, 8),
         "O7": date(2026, 3, 9),
-    }  # fmt: skip
+    }
 
 
 def test_the_same_content_is_loaded_once_whatever_its_name(zone: LandingZone) -> None:
@@ -181,13 +179,7 @@ def test_a_file_set_aside_is_left_out_until_it_is_let_in(zone: LandingZone) -> N
 # What waits ---------------------------------------------------------------------------------------
 
 
-def load(
-    warehouse: Warehouse,
-    zone: LandingZone,
-    period: Period,
-    run_id: str = "run",
-    is_done: bool = True,
-) -> None:
+def load(warehouse: Warehouse, zone: LandingZone, period: Period, run_id: str = "run", is_done: bool = True) -> None:
     """What a run does for vitals: the ledger, then the days."""
     stored = CONTRACTS["raw_landed_files"]
     ledger = zone.discover()
@@ -212,9 +204,7 @@ def waiting(warehouse: Warehouse, zone: LandingZone) -> dict[str, tuple[date, ..
     return {file.source_file.rpartition("/")[2]: file.days for file in found}
 
 
-def test_a_file_waits_until_all_its_days_are_loaded(
-    zone: LandingZone, warehouse: Warehouse
-) -> None:
+def test_a_file_waits_until_all_its_days_are_loaded(zone: LandingZone, warehouse: Warehouse) -> None:
     second = date(2026, 1, 16)
     vitals_file(zone, "\n".join([TEN[0], observation(1, "2026-01-16T10:00:00-06:00")]).encode())
     assert waiting(warehouse, zone) == {"file.json": (DAY, second)}
@@ -236,9 +226,7 @@ def test_a_changed_file_refreshes_the_days_it_left(zone: LandingZone, warehouse:
     assert waiting(warehouse, zone) == {}
 
 
-def test_a_crash_between_ledger_and_rows_leaves_the_file_waiting(
-    zone: LandingZone, warehouse: Warehouse
-) -> None:
+def test_a_crash_between_ledger_and_rows_leaves_the_file_waiting(zone: LandingZone, warehouse: Warehouse) -> None:
     from hospital_assets.warehouse.dialect import lazy
 
     vitals_file(zone, TEXT.encode())
@@ -253,16 +241,12 @@ def test_a_crash_between_ledger_and_rows_leaves_the_file_waiting(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        warehouse.replace(
-            contract, zone.read("vitals", zone.discover(), period), period, also=crash
-        )
+        warehouse.replace(contract, zone.read("vitals", zone.discover(), period), period, also=crash)
     publish_ledger(warehouse)
     assert waiting(warehouse, zone) == {"file.json": (DAY,)}
 
 
-def test_a_run_that_dies_after_its_raw_rows_leaves_its_files_waiting(
-    zone: LandingZone, warehouse: Warehouse
-) -> None:
+def test_a_run_that_dies_after_its_raw_rows_leaves_its_files_waiting(zone: LandingZone, warehouse: Warehouse) -> None:
     vitals_file(zone, TEXT.encode())
     period = Period(DAY, date(2026, 1, 16))
     load(warehouse, zone, period, "killed", is_done=False)
@@ -274,9 +258,7 @@ def test_a_run_that_dies_after_its_raw_rows_leaves_its_files_waiting(
     assert waiting(warehouse, zone) == {"file.json": (DAY,)}
 
 
-def test_files_without_records_wait_only_to_be_recorded(
-    zone: LandingZone, warehouse: Warehouse
-) -> None:
+def test_files_without_records_wait_only_to_be_recorded(zone: LandingZone, warehouse: Warehouse) -> None:
     vitals_file(zone, b"")
     assert waiting(warehouse, zone) == {"file.json": ()}
     load(warehouse, zone, Period(DAY, date(2026, 1, 16)))
@@ -313,10 +295,7 @@ def look(
     aside: Mapping[str, str] | None = None,
     now: float = 60,
 ):  # type: ignore[no-untyped-def]
-    return decide(
-        state, files, outcomes or {}, aside or {},
-        now_ns=int(now * SECOND), after_files=5, after_seconds=5,
-    )  # fmt: skip
+    return decide(state, files, outcomes or {}, aside or {}, now_ns=int(now * SECOND), after_files=5, after_seconds=5)
 
 
 def test_a_run_is_asked_for_when_enough_wait_or_one_has_waited_long() -> None:
@@ -330,8 +309,9 @@ def test_a_run_is_asked_for_when_enough_wait_or_one_has_waited_long() -> None:
 def test_far_days_are_runs_of_their_own_and_neighbours_are_one() -> None:
     decision = look(State(), [file("a", 1, 2), file("b", 3), file("c", 20)])
     assert [request.days for request in decision.requests] == [
-        (date(2026, 1, 1), date(2026, 1, 3)), (date(2026, 1, 20), date(2026, 1, 20)),
-    ]  # fmt: skip
+        (date(2026, 1, 1), date(2026, 1, 3)),
+        (date(2026, 1, 20), date(2026, 1, 20)),
+    ]
     assert spans([]) == []
 
 
@@ -371,16 +351,11 @@ def test_a_poisoned_file_is_found_and_the_rest_goes_on() -> None:
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(
-        st.tuples(
-            st.sampled_from("abcdef"),
-            st.sampled_from(["succeeded", "failed", "stopped", "running"]),
-        ),
+        st.tuples(st.sampled_from("abcdef"), st.sampled_from(["succeeded", "failed", "stopped", "running"])),
         max_size=60,
     )
 )
-def test_every_file_ends_loaded_or_poisoned_whatever_happens(
-    events: list[tuple[str, Outcome]],
-) -> None:
+def test_every_file_ends_loaded_or_poisoned_whatever_happens(events: list[tuple[str, Outcome]]) -> None:
     """After any history of outcomes, sound files get in as soon as runs succeed."""
     names = sorted({name for name, _ in events})
     state, aside, loaded = State(), {}, set()
@@ -406,9 +381,8 @@ def test_every_file_ends_loaded_or_poisoned_whatever_happens(
 
 
 def test_retry_lets_a_poisoned_file_in_again(
-    zone: LandingZone, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    zone: LandingZone, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from hospital_assets.cli import main
 
     folder = tmp_path / "data" / "warehouse"
@@ -418,9 +392,9 @@ def test_retry_lets_a_poisoned_file_in_again(
     digest = str(entry(ledger, "native/vitals/file.json")["file_sha256"])
     write_set_aside(folder, {digest: "poisoned", "another": "held"})
     none = pl.lit([], dtype=pl.List(pl.Date))
-    ledger.with_columns(
-        is_loaded=pl.lit(False), loaded_dates=none, outdated_dates=none
-    ).write_parquet(folder / "landed_files.parquet")
+    ledger.with_columns(is_loaded=pl.lit(False), loaded_dates=none, outdated_dates=none).write_parquet(
+        folder / "landed_files.parquet"
+    )
     assert main(["retry", "native/vitals/other.json"]) == 2
     assert main(["retry", "native/vitals/file.json"]) == 0
     assert "let in   native/vitals/file.json" in capsys.readouterr().out

@@ -23,17 +23,14 @@ HEAD = "visit_id,patient_id,hospital_id,department,arrival_time,chief_complaint\
 VISIT = "V{},P1,H1,Emergency,2026-01-15 10:0{}:00,{}\n"
 VISITS = {
     "plain.csv": HEAD + VISIT.format(1, 1, "cough") + VISIT.format(2, 2, ""),
-    "quoted.csv": HEAD
-    + VISIT.format(3, 3, '"fall, left hip"')
-    + VISIT.format(4, 4, '"said ""ow"""'),
+    "quoted.csv": HEAD + VISIT.format(3, 3, '"fall, left hip"') + VISIT.format(4, 4, '"said ""ow"""'),
     "no_end.csv": (HEAD + VISIT.format(5, 5, "é\\/<&>")).rstrip("\n"),
     "crlf.csv": (HEAD + VISIT.format(6, 6, "x")).replace("\n", "\r\n"),
     "blank.csv": HEAD + "\n" + VISIT.format(7, 7, "x") + "\n",
     "ragged.csv": HEAD + VISIT.format(8, 8, "x") + "V9,P1\n" + "V10,P1,H1,,,,,\n",
     "line_break.csv": HEAD + VISIT.format(11, 1, '"two\nlines"') + VISIT.format(12, 2, "x"),
     "open_quote.csv": HEAD + VISIT.format(13, 3, '"open'),
-    "other_order.csv": "patient_id,visit_id,hospital_id,arrival_time,new_column\n"
-    "P1,V14,H1,2026-01-15 11:00:00,7\n",
+    "other_order.csv": "patient_id,visit_id,hospital_id,arrival_time,new_column\nP1,V14,H1,2026-01-15 11:00:00,7\n",
     "twice.csv": HEAD.replace("chief_complaint", "department") + VISIT.format(15, 5, "x"),
     "header_only.csv": HEAD,
     "blanks.csv": HEAD + VISIT.format(16, 6, "  x  ") + VISIT.format(17, 7, '""'),
@@ -71,8 +68,12 @@ def assert_read_alike(zone: LandingZone, subject: str) -> pl.DataFrame:  # noqa:
     for name in expected.columns:
         differing = expected[name].ne_missing(found[name])
         where = expected.filter(differing)["source_file", "source_line"].rows()
-        assert not where, (name, where[:5], expected[name].filter(differing)[:5].to_list(),
-                           found[name].filter(differing)[:5].to_list())  # fmt: skip
+        assert not where, (
+            name,
+            where[:5],
+            expected[name].filter(differing)[:5].to_list(),
+            found[name].filter(differing)[:5].to_list(),
+        )
     return found
 
 
@@ -80,17 +81,13 @@ def test_every_kind_of_csv(zone: LandingZone) -> None:  # noqa: F811
     folder = zone.landing / "native" / "er_visits"
     for name, text in VISITS.items():
         (folder / name).write_text(text, newline="")
-    (folder / "packed.csv.gz").write_bytes(
-        gzip.compress((HEAD + VISIT.format(20, 1, "z")).encode())
-    )
+    (folder / "packed.csv.gz").write_bytes(gzip.compress((HEAD + VISIT.format(20, 1, "z")).encode()))
     (folder / "latin.csv").write_bytes((HEAD + VISIT.format(21, 1, "caf\xe9")).encode("latin-1"))
     (folder / "bom.csv").write_bytes((HEAD + VISIT.format(22, 1, "x")).encode("utf-8-sig"))
     (folder / "wide.csv").write_bytes((HEAD + VISIT.format(23, 1, "x")).encode("utf-16"))
     found = assert_read_alike(zone, "er_visits")
     assert found["problem"].drop_nulls().to_list().count("wrong_field_count") >= 2
-    assert {"V1", "V3", "V6", "V11", "V14", "V18", "V20", "V21", "V22", "V23"} <= set(
-        found["visit_id"]
-    )
+    assert {"V1", "V3", "V6", "V11", "V14", "V18", "V20", "V21", "V22", "V23"} <= set(found["visit_id"])
 
 
 def test_every_kind_of_json(zone: LandingZone) -> None:  # noqa: F811
@@ -100,10 +97,17 @@ def test_every_kind_of_json(zone: LandingZone) -> None:  # noqa: F811
     (folder / "packed.json.gz").write_bytes(gzip.compress(TEXT.replace("O1", "X1").encode()))
     odd = [
         observation(50).replace("80.0", "NaN").replace("130.0", "NaN"),
-        observation(51)[:-5], "[1]", "5", '"text"', "{}", "  " + observation(52) + "  ",
-        observation(53) + " trailing", '{"observation_id": "O54", "note": "n: NaN", "x": null}',
-        '{"observation_id": 55}', '{"observation_id": "é\\u00e9\\n"}',
-    ]  # fmt: skip
+        observation(51)[:-5],
+        "[1]",
+        "5",
+        '"text"',
+        "{}",
+        "  " + observation(52) + "  ",
+        observation(53) + " trailing",
+        '{"observation_id": "O54", "note": "n: NaN", "x": null}',
+        '{"observation_id": 55}',
+        '{"observation_id": "é\\u00e9\\n"}',
+    ]
     (folder / "odd.json").write_text("\n".join([observation(49), *odd]) + "\r\n", newline="")
     found = assert_read_alike(zone, "vitals")
     assert "unreadable_line" in found["problem"].to_list()

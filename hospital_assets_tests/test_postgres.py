@@ -31,12 +31,7 @@ from hospital_assets.governance.postgres import (
     revoke_login,
 )
 from hospital_assets.governance.pseudonyms import SecretKey
-from hospital_assets.governance.publications import (
-    audiences_of,
-    current_version,
-    publish,
-    published_folder,
-)
+from hospital_assets.governance.publications import audiences_of, current_version, publish, published_folder
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets_tests.helpers import warehouse_copy
@@ -45,9 +40,7 @@ driver = pytest.importorskip("adbc_driver_postgresql.dbapi")
 
 NOW = datetime(2026, 3, 14, 9, 0, tzinfo=UTC)
 AUDIENCES = ("admin", "analyst", "executive", "doctor-H1", "doctor-H2")
-LOGINS = {
-    "ada": "admin", "bob": "analyst", "eve": "executive", "dora": "doctor-H1", "dan": "doctor-H2",
-}  # fmt: skip
+LOGINS = {"ada": "admin", "bob": "analyst", "eve": "executive", "dora": "doctor-H1", "dan": "doctor-H2"}
 
 pytestmark = pytest.mark.slow
 
@@ -64,8 +57,7 @@ class Server:
 
 def _binary(name: str) -> str:
     found = shutil.which(name) or next(
-        (str(p) for p in sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), reverse=True)),
-        None,
+        (str(p) for p in sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), reverse=True)), None
     )
     if found is None:
         pytest.skip(f"PostgreSQL's {name} is not installed (Debian: apt-get install postgresql)")
@@ -87,8 +79,11 @@ def server() -> Iterator[Server]:
         subprocess.run([initdb, "-D", data, "-A", "trust", "-U", "postgres", "-N"], **run)  # type: ignore[call-overload]
         process = subprocess.Popen(
             [postgres, "-D", data, "-k", folder, "-c", "listen_addresses=", "-c", "fsync=off"],
-            cwd=folder, stdout=subprocess.DEVNULL, stderr=(folder / "log").open("w"), **who,
-        )  # fmt: skip
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=(folder / "log").open("w"),
+            **who,
+        )
         try:
             ready = [psql, "-h", folder, "-U", "postgres", "-c", "create database hospital"]
             for _ in range(200):
@@ -109,16 +104,18 @@ def _publish(settings: Settings, at: datetime) -> None:
             for audience in audiences_of(warehouse, policy, role):
                 if audience.name in AUDIENCES:
                     publish(
-                        warehouse, settings, policy, audience,
+                        warehouse,
+                        settings,
+                        policy,
+                        audience,
                         key=lambda: SecretKey(b"0123456789abcdef" * 2),
-                        published_at=at, data_as_of=NOW,
-                    )  # fmt: skip
+                        published_at=at,
+                        data_as_of=NOW,
+                    )
 
 
 @pytest.fixture(scope="module")
-def published(
-    built: tuple[Settings, BuildReport], tmp_path_factory: pytest.TempPathFactory
-) -> Settings:
+def published(built: tuple[Settings, BuildReport], tmp_path_factory: pytest.TempPathFactory) -> Settings:
     network, _ = built
     settings = warehouse_copy(network, tmp_path_factory.mktemp("serving"))
     _publish(settings, NOW)
@@ -137,10 +134,7 @@ def served(published: Settings, server: Server) -> Server:
 
 def ask(server: Server, login: str, *statements: str) -> list[tuple[object, ...]]:
     """The rows of the last statement."""
-    with (
-        driver.connect(server.dsn(login), autocommit=True) as connection,
-        connection.cursor() as cursor,
-    ):
+    with driver.connect(server.dsn(login), autocommit=True) as connection, connection.cursor() as cursor:
         for statement in statements:
             cursor.execute(statement)
         return list(cursor.fetchall())
@@ -160,10 +154,7 @@ def test_every_table_arrives_as_it_was_published(served: Server, published: Sett
         version = current_version(published.data_dir, audience)
         folder = published_folder(published.data_dir) / audience / version
         manifest = json.loads((folder / "manifest.json").read_text())
-        with (
-            driver.connect(served.dsn(login), autocommit=True) as connection,
-            connection.cursor() as cursor,
-        ):
+        with driver.connect(served.dsn(login), autocommit=True) as connection, connection.cursor() as cursor:
             for name, expected in manifest["rows"].items():
                 layer, table = name.split(".")
                 columns = ", ".join(f'"{column}"' for column in manifest["tables"][name]["columns"])
@@ -183,18 +174,13 @@ def test_a_doctor_sees_the_own_hospital_only(served: Server) -> None:
     everyone = ask(served, "ada", "select count(*) from fact_vitals")[0][0]
     seen = []
     for login, hospital in (("dora", "H1"), ("dan", "H2")):
-        ((key,),) = ask(
-            served, "ada", f"select hospital_key from dim_hospital where hospital_id = '{hospital}'"
-        )
+        ((key,),) = ask(served, "ada", f"select hospital_key from dim_hospital where hospital_id = '{hospital}'")
         for table in ("fact_emergency_visits", "fact_vitals", "fact_patient_flow"):
             assert ask(served, login, f"select distinct hospital_key from {table}") == [(key,)]
-        assert ask(served, login, "select distinct audience_hospital_id from dim_patient") == [
-            (hospital,)
+        assert ask(served, login, "select distinct audience_hospital_id from dim_patient") == [(hospital,)]
+        assert ask(served, login, f"select count(*) from dim_patient where audience_hospital_id <> '{hospital}'") == [
+            (0,)
         ]
-        assert ask(
-            served, login, "select count(*) from dim_patient where audience_hospital_id <> "
-            f"'{hospital}'",
-        ) == [(0,)]  # fmt: skip
         seen.append(ask(served, login, "select count(*) from fact_vitals")[0][0])
     assert all(0 < n < everyone for n in seen)
 
@@ -207,11 +193,13 @@ def test_row_security_cannot_be_switched_off(served: Server, way: str) -> None:
         # A condition that tells what it was asked about never gets a row of another hospital.
         assert (
             ask(
-                served, "dora",
+                served,
+                "dora",
                 "select count(*) from dim_patient "
                 "where 1 / (case audience_hospital_id when 'H2' then 0 else 1 end) = 1",
-            )[0][0] > 0  # type: ignore[operator]
-        )  # fmt: skip
+            )[0][0]
+            > 0  # type: ignore[operator]
+        )
 
 
 def test_a_role_has_no_column_its_policy_drops(served: Server) -> None:
@@ -261,16 +249,11 @@ FORBIDDEN = [
 
 @pytest.mark.parametrize(("login", "statement"), FORBIDDEN)
 @pytest.mark.parametrize("first", ["", "set default_transaction_read_only = off"])
-def test_nobody_gets_past_the_grants(
-    served: Server, login: str, statement: str, first: str
-) -> None:
+def test_nobody_gets_past_the_grants(served: Server, login: str, statement: str, first: str) -> None:
     said = refused(served, login, *([first] if first else []), statement)
     assert any(
-        part in said
-        for part in (
-            "permission denied", "must be", "does not exist", "read-only", "Must be", "must have",
-        )
-    ), said  # fmt: skip
+        part in said for part in ("permission denied", "must be", "does not exist", "read-only", "Must be", "must have")
+    ), said
     assert "syntax" not in said
     if first:
         assert "read-only" not in said
@@ -304,21 +287,14 @@ def test_a_login_has_one_audience(served: Server) -> None:
         ("postgres", "analyst", "go past every policy"),
     ],
 )
-def test_a_login_that_cannot_be_says_why(
-    served: Server, login: str, audience: str, says: str
-) -> None:
-    with (
-        connect(served.dsn()) as connection,
-        pytest.raises(PostgresError, match=says.replace("(", ".")),
-    ):
+def test_a_login_that_cannot_be_says_why(served: Server, login: str, audience: str, says: str) -> None:
+    with connect(served.dsn()) as connection, pytest.raises(PostgresError, match=says.replace("(", ".")):
         grant_login(connection, shipped_policy(), login, audience)
 
 
 def test_timeouts_hold_for_logins_and_not_for_their_group_alone(served: Server) -> None:
     assert ask(served, "bob", "select current_setting('statement_timeout')") == [("1min",)]
-    assert ask(served, "bob", "select current_setting('idle_in_transaction_session_timeout')") == [
-        ("1min",)
-    ]
+    assert ask(served, "bob", "select current_setting('idle_in_transaction_session_timeout')") == [("1min",)]
     with connect(served.dsn()) as connection, connection.cursor() as cursor:
         cursor.execute("alter role bob set statement_timeout = '200ms'")
         cursor.execute("alter role hospital_executive set statement_timeout = '200ms'")
@@ -353,10 +329,7 @@ def test_a_reader_sees_the_old_version_or_the_new_one(served: Server, published:
 
     def read(login: str) -> None:
         try:
-            with (
-                driver.connect(served.dsn(login), autocommit=True) as connection,
-                connection.cursor() as cursor,
-            ):
+            with driver.connect(served.dsn(login), autocommit=True) as connection, connection.cursor() as cursor:
                 while not stop.is_set():
                     cursor.execute(statement)
                     seen[login].add(cursor.fetchone())
@@ -368,8 +341,7 @@ def test_a_reader_sees_the_old_version_or_the_new_one(served: Server, published:
         grant_login(connection, shipped_policy(), "bob2", "analyst")
         with open_warehouse(published.warehouse_file) as warehouse:
             warehouse.connection.execute(
-                "delete from facts.fact_vitals where service_date = (select max(service_date) "
-                "from facts.fact_vitals)"
+                "delete from facts.fact_vitals where service_date = (select max(service_date) from facts.fact_vitals)"
             )
             warehouse.connection.execute(
                 "delete from facts.fact_emergency_visits where service_date = (select "
@@ -382,9 +354,7 @@ def test_a_reader_sees_the_old_version_or_the_new_one(served: Server, published:
         try:
             load_publications(connection, published, shipped_policy(), loaded_at=NOW)
             _publish(published, NOW + timedelta(hours=1))
-            load_publications(
-                connection, published, shipped_policy(), loaded_at=NOW + timedelta(hours=1)
-            )
+            load_publications(connection, published, shipped_policy(), loaded_at=NOW + timedelta(hours=1))
         finally:
             stop.set()
             for reader in readers:
@@ -396,47 +366,29 @@ def test_a_reader_sees_the_old_version_or_the_new_one(served: Server, published:
         assert asked[login] > 10
 
 
-def test_a_long_reader_keeps_the_old_version_and_stops_nobody(
-    served: Server, published: Settings
-) -> None:
-    with (
-        connect(served.dsn()) as connection,
-        driver.connect(served.dsn("ada")) as reader,
-        reader.cursor() as cursor,
-    ):
+def test_a_long_reader_keeps_the_old_version_and_stops_nobody(served: Server, published: Settings) -> None:
+    with connect(served.dsn()) as connection, driver.connect(served.dsn("ada")) as reader, reader.cursor() as cursor:
         cursor.execute("select count(*) from fact_vitals")
         before = cursor.fetchone()
-        load_publications(
-            connection, published, shipped_policy(), loaded_at=NOW + timedelta(hours=2)
-        )
+        load_publications(connection, published, shipped_policy(), loaded_at=NOW + timedelta(hours=2))
         cursor.execute("select count(*) from admin_old.fact_vitals")
         assert cursor.fetchone() == before
         # The version before last would have to go, and somebody is reading it.
         with pytest.raises(PostgresError, match="end that session"):
-            load_publications(
-                connection, published, shipped_policy(), loaded_at=NOW + timedelta(hours=3)
-            )
+            load_publications(connection, published, shipped_policy(), loaded_at=NOW + timedelta(hours=3))
         reader.rollback()
-        load_publications(
-            connection, published, shipped_policy(), loaded_at=NOW + timedelta(hours=4)
-        )
-    assert ask(served, "postgres", "select nspname from pg_namespace where nspname ~ '_(old|next)$'") == []  # fmt: skip
+        load_publications(connection, published, shipped_policy(), loaded_at=NOW + timedelta(hours=4))
+    assert ask(served, "postgres", "select nspname from pg_namespace where nspname ~ '_(old|next)$'") == []
 
 
 def test_a_snapshot_from_before_the_switch_finds_its_rows_in_the_old_schema(
     served: Server, published: Settings
 ) -> None:
     """The known limit of docs/postgres.md: names follow the switch, a snapshot does not."""
-    with (
-        connect(served.dsn()) as connection,
-        driver.connect(served.dsn("ada")) as reader,
-        reader.cursor() as cursor,
-    ):
+    with connect(served.dsn()) as connection, driver.connect(served.dsn("ada")) as reader, reader.cursor() as cursor:
         cursor.execute("set transaction isolation level repeatable read")
         cursor.execute("select count(*) from dim_date")
-        load_publications(
-            connection, published, shipped_policy(), loaded_at=NOW + timedelta(hours=5)
-        )
+        load_publications(connection, published, shipped_policy(), loaded_at=NOW + timedelta(hours=5))
         cursor.execute("select count(*) from admin_old.fact_vitals")
         ((before,),) = cursor.fetchall()
         cursor.execute("select count(*) from fact_vitals")
@@ -456,14 +408,15 @@ def test_the_command_loads_grants_and_is_audited(
     with contextlib.closing(AuditLog(published)) as log:
         said = log.entries()["statement"].to_list()
     assert said == [
-        "deploy postgres executive", "deploy postgres executive",
-        "postgres login carl=executive", "postgres revoke carl", "postgres revoke carl",
-    ]  # fmt: skip
+        "deploy postgres executive",
+        "deploy postgres executive",
+        "postgres login carl=executive",
+        "postgres revoke carl",
+        "postgres revoke carl",
+    ]
 
 
-def test_a_refusal_of_the_server_quotes_no_record(
-    served: Server, published: Settings, tmp_path: Path
-) -> None:
+def test_a_refusal_of_the_server_quotes_no_record(served: Server, published: Settings, tmp_path: Path) -> None:
     """A key that comes twice, which the server reports with its value."""
     version = current_version(published.data_dir, "executive")
     source = published_folder(published.data_dir) / "executive"
@@ -487,12 +440,10 @@ def test_a_refusal_of_the_server_quotes_no_record(
     assert ask(served, "eve", "select count(*) from dim_hospital") == before
 
 
-def test_a_load_that_fails_changes_nothing(
-    served: Server, published: Settings, tmp_path: Path
-) -> None:
+def test_a_load_that_fails_changes_nothing(served: Server, published: Settings, tmp_path: Path) -> None:
     before = ask(served, "ada", "select count(*) from fact_vitals")
     version = current_version(published.data_dir, "admin")
-    file = published_folder(published.data_dir) / "admin" / version / "parquet/facts/fact_vitals.parquet"  # fmt: skip
+    file = published_folder(published.data_dir) / "admin" / version / "parquet/facts/fact_vitals.parquet"
     kept = file.read_bytes()
     with connect(served.dsn()) as connection:
         file.write_bytes(kept[:-1])
@@ -501,9 +452,7 @@ def test_a_load_that_fails_changes_nothing(
                 load_publications(connection, published, shipped_policy(), loaded_at=NOW)
         finally:
             file.write_bytes(kept)
-        stricter = parse_policy(
-            POLICY_FILE.read_text(encoding="utf-8").replace('npi = "drop"', 'npi = "null"'), "p"
-        )
+        stricter = parse_policy(POLICY_FILE.read_text(encoding="utf-8").replace('npi = "drop"', 'npi = "null"'), "p")
         with pytest.raises(PostgresError, match="another policy"):
             load_publications(connection, published, stricter, loaded_at=NOW)
         with pytest.raises(PostgresError, match="nothing is published for anybody"):

@@ -70,15 +70,19 @@ recorded_at = "@landed_at"
 """
 )
 ROWS = [
-    {"ID": "1", "WHO": "P1", "CLASS": "emergency", "START": "2026-01-15 10:00:00",
-     "STOP": "2026-01-15 14:00:00", "WAIT": "12.5", "ESI": "2"},
-    {"ID": "2", "WHO": "P2", "CLASS": "inpatient", "START": "2026-01-15 11:00:00", "STOP": "",
-     "WAIT": "", "ESI": ""},
-    {"ID": "3", "WHO": "P3", "CLASS": "wellness", "START": "2026-01-16 11:00:00", "STOP": "",
-     "WAIT": "", "ESI": ""},
-    {"ID": "4", "WHO": "P4", "CLASS": "emergency ", "START": "", "STOP": "", "WAIT": "5",
-     "ESI": "9"},
-]  # fmt: skip
+    {
+        "ID": "1",
+        "WHO": "P1",
+        "CLASS": "emergency",
+        "START": "2026-01-15 10:00:00",
+        "STOP": "2026-01-15 14:00:00",
+        "WAIT": "12.5",
+        "ESI": "2",
+    },
+    {"ID": "2", "WHO": "P2", "CLASS": "inpatient", "START": "2026-01-15 11:00:00", "STOP": "", "WAIT": "", "ESI": ""},
+    {"ID": "3", "WHO": "P3", "CLASS": "wellness", "START": "2026-01-16 11:00:00", "STOP": "", "WAIT": "", "ESI": ""},
+    {"ID": "4", "WHO": "P4", "CLASS": "emergency ", "START": "", "STOP": "", "WAIT": "5", "ESI": "9"},
+]
 LAB = (
     HEAD
     + HOSPITAL
@@ -131,9 +135,7 @@ def zone(tmp_path: Path) -> LandingZone:
     connection = duckdb.connect()
     connection.execute("set TimeZone = 'UTC'")
     (tmp_path / "landing" / "mine").mkdir(parents=True)
-    return LandingZone(
-        tmp_path / "landing", tmp_path / "spool", date(2026, 1, 1), date(2026, 12, 31), connection
-    )
+    return LandingZone(tmp_path / "landing", tmp_path / "spool", date(2026, 1, 1), date(2026, 12, 31), connection)
 
 
 def as_json(profile: str) -> str:
@@ -169,7 +171,7 @@ def test_one_record_of_a_stay_is_its_events(zone: LandingZone, own: Own, kind: s
         ("2-A01", "A01", "2026-01-15 11:00:00", None, 2),
         # Without any time it still is an event, to be quarantined with the reason.
         ("4-A04", "A04", None if kind == "csv" else "", "Emergency", 1),
-    ]  # fmt: skip
+    ]
     visits = records(zone, "er_visits", ledger)
     assert visits["visit_id"].to_list() == ["1", "4"]
     assert visits["provider_time"].to_list() == ["2026-01-15 10:12:30", None]
@@ -200,40 +202,50 @@ def test_long_observations_become_sets(zone: LandingZone, own: Own, kind: str) -
     ledger = zone.discover()
     sets = records(zone, "vitals", ledger)
     assert sets["observation_id"].to_list() == [
-        "P1-2026-01-15 10:00:00", "P2-2026-01-15 10:00:00", "P1-2026-01-15 11:00:00",
-    ]  # fmt: skip
+        "P1-2026-01-15 10:00:00",
+        "P2-2026-01-15 10:00:00",
+        "P1-2026-01-15 11:00:00",
+    ]
     first = json.loads(sets["payload"][0])
     assert first == {
         "heart_rate": {"value": "80", "unit": "/min"},
-        "temperature": {"value": "98.6", "unit": "[degF]"}, "pain": None,
-    }  # fmt: skip
+        "temperature": {"value": "98.6", "unit": "[degF]"},
+        "pain": None,
+    }
     assert json.loads(sets["payload"][1])["pain"] == "3"
     assert [r["CODE"] for r in json.loads(sets["record"][0])] == ["8867-4", "8310-5", "8867-4"]
     assert records(zone, "other_records", ledger)["kind"].to_list() == ["8302-2"]
 
 
 def test_each_element_of_a_list_is_a_row(zone: LandingZone, own: Own) -> None:
-    profile = LAB.replace(
-        'files = ["obs.*"]', 'format = "jsonl"\nfiles = ["obs.*"]\neach = "$.obx"'
-    )
-    for name, path in {"WHO": "$.who", "AT": "$each.at", "CODE": "$each.code", "VALUE": "$each.v",
-                       "UNIT": "$each.u"}.items():  # fmt: skip
+    profile = LAB.replace('files = ["obs.*"]', 'format = "jsonl"\nfiles = ["obs.*"]\neach = "$.obx"')
+    for name, path in {
+        "WHO": "$.who",
+        "AT": "$each.at",
+        "CODE": "$each.code",
+        "VALUE": "$each.v",
+        "UNIT": "$each.u",
+    }.items():
         profile = profile.replace(f'"{name}"', f'"{path}"')
     own(profile)
-    message = {"who": "P1", "obx": [
-        {"at": "2026-01-15 10:00:00", "code": "8867-4", "v": 80, "u": "/min"},
-        {"at": "2026-01-15 10:00:00", "code": "8310-5", "v": 37, "u": "Cel"},
-        {"at": "2026-01-15 11:00:00", "code": "8867-4", "v": 90, "u": "/min"},
-        {"at": "2026-01-15 11:00:00", "code": "2339-0", "v": 90, "u": "mg/dL"},
-    ]}  # fmt: skip
+    message = {
+        "who": "P1",
+        "obx": [
+            {"at": "2026-01-15 10:00:00", "code": "8867-4", "v": 80, "u": "/min"},
+            {"at": "2026-01-15 10:00:00", "code": "8310-5", "v": 37, "u": "Cel"},
+            {"at": "2026-01-15 11:00:00", "code": "8867-4", "v": 90, "u": "/min"},
+            {"at": "2026-01-15 11:00:00", "code": "2339-0", "v": 90, "u": "mg/dL"},
+        ],
+    }
     others = [{"who": "P2", "obx": []}, {"who": "P3"}, {"who": "P4", "obx": [{"code": "x"}]}]
     text = "".join(json.dumps(m) + "\n" for m in (message, *others)) + "broken\n"
     (zone.landing / "mine" / "obs.jsonl").write_text(text)
     ledger = zone.discover()
     sets = records(zone, "vitals", ledger)
     assert sets.select("source_line", "source_part", "measured_at").rows() == [
-        (1, 1, "2026-01-15 10:00:00"), (1, 3, "2026-01-15 11:00:00"),
-    ]  # fmt: skip
+        (1, 1, "2026-01-15 10:00:00"),
+        (1, 3, "2026-01-15 11:00:00"),
+    ]
     assert json.loads(sets["payload"][0])["temperature"] == {"value": "37", "unit": "Cel"}
     assert json.loads(sets["record"][0]) == message
     rest = records(zone, "other_records", ledger)
@@ -278,8 +290,10 @@ def test_values_are_cut_out_and_filled_in_and_records_left_by_what_they_are_not(
     ledger = zone.discover()
     visits = records(zone, "er_visits", ledger)
     assert visits.select("visit_id", "patient_id", "triage_level", "chief_complaint").rows() == [
-        ("1", "7", "3", "seen-12.5"), ("5", None, "2", "seen-2"), ("8", "1", "2", "seen-12.5"),
-    ]  # fmt: skip
+        ("1", "7", "3", "seen-12.5"),
+        ("5", None, "2", "seen-2"),
+        ("8", "1", "2", "seen-12.5"),
+    ]
     rest = records(zone, "other_records", ledger)
     assert [json.loads(record)["ID"] for record in rest["record"]] == ["6", "7"]
     # What is compared with any text is no kind: it may be anything, a name for one.
@@ -291,9 +305,7 @@ def test_a_flag_is_whether_a_value_is_above_zero(zone: LandingZone, own: Own, ki
     text = f'{LAB}[subjects.vitals.observations.flags]\n"3151-8" = "on_oxygen"\n'
     own(text if kind == "csv" else as_json(text))
     litres = ("2", "0", "", "some")
-    rows = [
-        {**VALUES[0], "WHO": f"P{n}", "CODE": "3151-8", "VALUE": v} for n, v in enumerate(litres)
-    ]
+    rows = [{**VALUES[0], "WHO": f"P{n}", "CODE": "3151-8", "VALUE": v} for n, v in enumerate(litres)]
     land(zone, "obs", rows, kind)
     sets = records(zone, "vitals", zone.discover())
     found = [json.loads(payload)["on_oxygen"] for payload in sets["payload"]]
@@ -345,7 +357,10 @@ value = ["$.names[use=old].text", "$.names[use=now].text"]
 def test_other_records_fill_in_and_lists_make_events(zone: LandingZone, own: Own) -> None:
     own(FILLED_IN)
     stay = {
-        "kind": "stay", "id": "1", "who": "P1", "from": "2026-01-15 10:00:00",
+        "kind": "stay",
+        "id": "1",
+        "who": "P1",
+        "from": "2026-01-15 10:00:00",
         "places": [
             {"type": "bed", "code": "B", "at": "2026-01-15 10:30:00"},
             {"type": "ward", "code": "W1", "at": "2026-01-15 10:00:00"},
@@ -353,7 +368,7 @@ def test_other_records_fill_in_and_lists_make_events(zone: LandingZone, own: Own
             {"type": "ward", "code": "W9"},
             {"type": "ward", "code": "W8", "at": "2026-01-15 12:00:00"},
         ],
-    }  # fmt: skip
+    }
     others = [
         {"kind": "booking", "house": "H1", "stays": [{"id": "#0"}, {"id": "#1"}]},
         {"kind": "booking", "house": "H0", "stays": []},
@@ -368,7 +383,7 @@ def test_other_records_fill_in_and_lists_make_events(zone: LandingZone, own: Own
         ("1-A01", "Surgery", "2026-01-15 10:00:00", "H1"),
         ("1-A02-1", "ICU", "2026-01-15 11:00:00", "H1"),
         ("1-A02-3", "W8", "2026-01-15 12:00:00", "H1"),
-    ]  # fmt: skip
+    ]
     assert events["source_part"].n_unique() == 3
 
 
@@ -380,11 +395,7 @@ def test_other_records_fill_in_and_lists_make_events(zone: LandingZone, own: Own
         (TRIMMED.replace("defaults = { t", "defaults = { T"), "defaults = ", "is not a column"),
         (FILLED_IN.replace('on = "department"', 'on = "ward"'), 'on = "ward"', "is not a column"),
         (FILLED_IN.replace('pattern = "#(.*)"', 'pattern = "#"'), 'pattern = "#"', "needs a group"),
-        (
-            FILLED_IN.replace('each = "$.places[type!=bed]"\n', ""),
-            "[[subjects.adt_events.events]]",
-            "needs `each`",
-        ),
+        (FILLED_IN.replace('each = "$.places[type!=bed]"\n', ""), "[[subjects.adt_events.events]]", "needs `each`"),
         (STAYS.replace('visit_id = "ID"', 'visit = "ID"', 1), 'visit = "ID"', "'visit' is not a"),
         (STAYS.replace("at_most", "most"), "limits = ", "there is no such key"),
         (STAYS.replace('event_type = "A03"', ""), "[[subjects.adt_events.events]]", "is missing"),
@@ -441,11 +452,7 @@ is_lookup = true
 @pytest.mark.parametrize("first", ["codes", "stays"])
 def test_what_is_looked_up_may_come_later(zone: LandingZone, own: Own, first: str) -> None:
     own(LOOKED_UP)
-    codes = [
-        {"VISIT": "2", "CODE": "J18"},
-        {"VISIT": "3", "CODE": "I10"},
-        {"VISIT": "9", "CODE": "X"},
-    ]
+    codes = [{"VISIT": "2", "CODE": "J18"}, {"VISIT": "3", "CODE": "I10"}, {"VISIT": "9", "CODE": "X"}]
     files = {"codes": codes, "stays": ROWS}
     land(zone, first, files.pop(first), "csv")
     before = zone.discover()
@@ -455,14 +462,14 @@ def test_what_is_looked_up_may_come_later(zone: LandingZone, own: Own, first: st
     read = records(zone, "diagnoses", ledger)
     # Nobody is invented, nobody is lost, and the days are those of the stays.
     assert read.select("visit_id", "patient_id", "service_date").rows() == [
-        ("2", "P2", date(2026, 1, 15)), ("3", "P3", date(2026, 1, 16)), ("9", None, date(2026, 1, 15)),
-    ]  # fmt: skip
+        ("2", "P2", date(2026, 1, 15)),
+        ("3", "P3", date(2026, 1, 16)),
+        ("9", None, date(2026, 1, 15)),
+    ]
     (dates,) = ledger.filter(pl.col("state") == "ready")["service_dates"].to_list()
     assert dates == [date(2026, 1, 15), date(2026, 1, 16)]
     none = pl.lit([], dtype=pl.List(pl.Date))
-    published = before.with_columns(
-        is_loaded=pl.lit(True), loaded_dates="service_dates", outdated_dates=none
-    )
+    published = before.with_columns(is_loaded=pl.lit(True), loaded_dates="service_dates", outdated_dates=none)
     waits = {f.source_file: f.days for f in waiting_files(ledger, published, ["diagnoses"])}
     assert waits["mine/codes.csv"][-2:] == (date(2026, 1, 15), date(2026, 1, 16))
 
@@ -496,9 +503,7 @@ def test_numbers_may_have_decimal_commas(zone: LandingZone, own: Own) -> None:
     written = ["37,5", "37.5", "1.037,5", "38", ""]
     lines = [f"P{n};H1;9,4;2026-01-15 10:00;{text};80,5" for n, text in enumerate(written)]
     lines.append("P9;H1;9,6;2026-01-15 10:00;37;80")
-    (zone.landing / "mine" / "v.csv").write_text(
-        "\n".join(["who;where;device;at;temp;pulse", *lines])
-    )
+    (zone.landing / "mine" / "v.csv").write_text("\n".join(["who;where;device;at;temp;pulse", *lines]))
     raw = records(zone, "vitals", zone.discover())
     assert raw["problem"].to_list() == [None] * 5 + ["outside_limits"]
     assert json.loads(raw["payload"][0])["temperature"]["value"] == "37,5"  # as it landed

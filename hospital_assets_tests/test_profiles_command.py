@@ -34,9 +34,7 @@ def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_a_draft_reads_a_file_nobody_has_seen(
-    sample: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_draft_reads_a_file_nobody_has_seen(sample: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["profiles", "new", "klinik", str(sample), "--time-zone", "Europe/Berlin"]) == 0
     profile = load_profile("klinik")
     visits = profile.subjects["er_visits"]
@@ -77,11 +75,7 @@ def test_a_draft_of_other_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert spec.derived["provider_time"].plus_minutes == "wait_time_minutes"  # type: ignore[union-attr]
     assert spec.named >= {"arrival_time", "wait_time_minutes"}
     vitals = tmp_path / "monitor.jsonl"
-    vitals.write_text(
-        json.dumps(
-            {"patient": {"id": "P1"}, "timestamp": "2026-01-01T10:00:00Z", "hr": 80, "SpO2": 97}
-        )
-    )
+    vitals.write_text(json.dumps({"patient": {"id": "P1"}, "timestamp": "2026-01-01T10:00:00Z", "hr": 80, "SpO2": 97}))
     drafted = draft_profile("monitor", vitals)
     assert drafted.subjects == ("vitals",)
     assert drafted.profile.subjects["vitals"].payload["spo2"].column == "$.SpO2"
@@ -110,9 +104,13 @@ def test_every_command_of_the_tutorial_runs(sample: Path) -> None:
     tools = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     package = str(Path(__file__).parents[1])
     ran = subprocess.run(
-        ["bash", "-c", script], cwd=folder, capture_output=True, text=True, check=False,
+        ["bash", "-c", script],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "PATH": tools, "PYTHONPATH": package},
-    )  # fmt: skip
+    )
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert "arrival_missing" in ran.stdout
     settings = load_settings(folder / "data" / "klinik")

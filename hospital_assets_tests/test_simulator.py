@@ -44,9 +44,7 @@ def read_csvs(root: Path, subject: str) -> pl.DataFrame:
     return pl.concat([pl.read_csv(f, infer_schema=False) for f in files])
 
 
-def test_the_same_seed_gives_the_same_bytes_in_another_process(
-    network: Settings, tmp_path: Path
-) -> None:
+def test_the_same_seed_gives_the_same_bytes_in_another_process(network: Settings, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], check=True)
     assert digest(tmp_path / "landing") == digest(network.landing)
 
@@ -70,9 +68,7 @@ def test_clean_means_clean(clean: Path) -> None:
 def test_every_kind_of_dirt_points_at_its_line(network: Settings) -> None:
     truth = pl.read_parquet(network.ground_truth / "dirt.parquet")
     assert truth["kind"].n_unique() >= 35
-    spellings = truth.filter(
-        pl.col("kind") == "department_spelling", ~pl.col("file").str.ends_with(".gz")
-    )
+    spellings = truth.filter(pl.col("kind") == "department_spelling", ~pl.col("file").str.ends_with(".gz"))
     for row in spellings.head(10).iter_rows(named=True):
         text = (network.landing / row["file"]).read_bytes().decode("utf-8-sig").splitlines()
         line = text[row["line"] - 1]
@@ -91,9 +87,7 @@ def test_what_the_platform_claims_to_catch_happens(clean: Path) -> None:
     assert visits.filter(pl.col("disposition") == "left_without_being_seen").height > 0
     boarded = visits.filter(pl.col("admit"))
     assert (boarded["departure"] > boarded["decision"]).all()
-    stays = visits.sort("index", "arrival").with_columns(
-        previous=pl.col("left").shift(1).over("index")
-    )
+    stays = visits.sort("index", "arrival").with_columns(previous=pl.col("left").shift(1).over("index"))
     gap = stays["arrival"] - stays["previous"]
     assert (gap.drop_nulls() > 0).all()  # nobody is in two places at once
     assert (gap.drop_nulls() <= 72 * 3600).any()  # and some come back within 72 hours

@@ -30,21 +30,8 @@ from hospital_assets.governance.policy import (
     shipped_policy,
 )
 from hospital_assets.governance.pseudonyms import SecretKey
-from hospital_assets.governance.publications import (
-    audiences_of,
-    current_version,
-    publish,
-    published_folder,
-)
-from hospital_assets.governance.snowflake import (
-    Rendering,
-    SnowflakeError,
-    cross_check,
-    export,
-    mask_sql,
-    render,
-    write,
-)
+from hospital_assets.governance.publications import audiences_of, current_version, publish, published_folder
+from hospital_assets.governance.snowflake import Rendering, SnowflakeError, cross_check, export, mask_sql, render, write
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets_tests.helpers import warehouse_copy
@@ -64,9 +51,7 @@ def rendering() -> Rendering:
 def mask_of_role(rendering: Rendering, table: str, column: str, role: str) -> str:
     """What the masking policy of a base column gives a role; `val` where there is none."""
     contract = CONTRACTS[table]
-    listed = rendering.files[f"config/hospital/{contract.layer}/table/{table}.yaml"].get(
-        "masking_policies", []
-    )
+    listed = rendering.files[f"config/hospital/{contract.layer}/table/{table}.yaml"].get("masking_policies", [])
     for policy in listed:
         if policy["columns"][0] == column:
             name = policy["policy_name"].removeprefix("hospital.governance.")
@@ -92,10 +77,9 @@ def test_every_column_is_there_with_the_mask_of_each_role(rendering: Rendering) 
             for column in contract.columns:
                 mask = policy.mask_of(role, contract.name, column)
                 given = mask_of_role(rendering, contract.name, column.name, role)
-                expected = {
-                    "clear": "val", "drop": "null",
-                    "token": f"{column.name}_token_{role}",
-                }.get(mask.kind) or mask_sql(mask, column.duckdb_type, "val", policy.maps)  # fmt: skip
+                expected = {"clear": "val", "drop": "null", "token": f"{column.name}_token_{role}"}.get(
+                    mask.kind
+                ) or mask_sql(mask, column.duckdb_type, "val", policy.maps)
                 assert given == expected, (role, contract.name, column.name)
                 assert (column.name in view[1]) == (mask.kind != "drop")
                 looked += 1
@@ -109,9 +93,7 @@ def test_tables_are_clustered_kept_and_variant(rendering: Rendering) -> None:
     assert vitals["columns"]["vitals"]["type"] == "VARIANT"
     visits = rendering.files["config/hospital/facts/table/fact_emergency_visits.yaml"]
     assert visits["cluster_by"] == ["hospital_key", "arrival_at"]
-    tables = [
-        c for path, c in rendering.files.items() if "/table/" in path and "/governance/" not in path
-    ]
+    tables = [c for path, c in rendering.files.items() if "/table/" in path and "/governance/" not in path]
     assert all(table["retention_time"] == 90 for table in tables)
     views = [content for path, content in rendering.files.items() if "/view/" in path]
     assert views and all(view["is_secure"] for view in views)
@@ -127,9 +109,7 @@ def test_roles_read_their_own_schema_and_nothing_else(rendering: Rendering) -> N
 def test_another_policy_renders_otherwise(rendering: Rendering) -> None:
     other = render(
         parse_policy(
-            TEXT.replace('birth_date = "year"', 'birth_date = "null"').replace(
-                'sex = "clear"', 'sex = "drop"'
-            ),
+            TEXT.replace('birth_date = "year"', 'birth_date = "null"').replace('sex = "clear"', 'sex = "drop"'),
             "policy.toml",
         )
     )
@@ -235,17 +215,11 @@ def test_files_say_what_was_rendered_and_are_replaced(rendering: Rendering, tmp_
 def test_statements_are_valid_as_far_as_a_parser_knows(rendering: Rendering) -> None:
     """COPY transformations, masks, filters and views parse as Snowflake's dialect."""
     for path, content in rendering.files.items():
-        text = (
-            str(content.get("body") or content.get("text") or "")
-            if isinstance(content, dict)
-            else ""
-        )
+        text = str(content.get("body") or content.get("text") or "") if isinstance(content, dict) else ""
         if text:
             text = text.replace("${{ env_prefix }}", "")
             assert sqlglot.parse_one(text, dialect="snowflake"), path
-    queries = [
-        line for line in rendering.files["verify.sql"].splitlines() if line.startswith("select")
-    ]
+    queries = [line for line in rendering.files["verify.sql"].splitlines() if line.startswith("select")]
     assert len(queries) > 30
     for query in queries:
         sqlglot.parse_one(query.split("; --")[0].rstrip(";"), dialect="snowflake")
@@ -253,9 +227,7 @@ def test_statements_are_valid_as_far_as_a_parser_knows(rendering: Rendering) -> 
 
 @pytest.mark.slow
 def test_snowddl_accepts_it(rendering: Rendering, tmp_path: Path) -> None:
-    command = shutil.which("snowddl", path=str(Path(sys.executable).parent)) or shutil.which(
-        "snowddl"
-    )
+    command = shutil.which("snowddl", path=str(Path(sys.executable).parent)) or shutil.which("snowddl")
     if command is None:
         pytest.skip("snowddl is not installed; pip install 'hospital-assets[snowflake]'")
     write(rendering, tmp_path / "out")
@@ -285,9 +257,7 @@ def test_snowddl_accepts_it(rendering: Rendering, tmp_path: Path) -> None:
         ("BIGINT", "null", ["1", "null"]),
     ],
 )
-def test_a_mask_is_what_publications_make_of_a_value(
-    kind: str, mask: str, values: list[str]
-) -> None:
+def test_a_mask_is_what_publications_make_of_a_value(kind: str, mask: str, values: list[str]) -> None:
     policy = shipped_policy()
     name, _, argument = mask.partition(":")
     stated = Mask(kind=name, argument=argument)  # type: ignore[arg-type]
@@ -302,9 +272,7 @@ def test_a_mask_is_what_publications_make_of_a_value(
 
 
 def test_bands_are_numbers_in_the_policy_and_words_in_the_view() -> None:
-    banded = parse_policy(
-        TEXT.replace('age_years = "age_cap_90"', 'age_years = "age_band"'), "policy.toml"
-    )
+    banded = parse_policy(TEXT.replace('age_years = "age_cap_90"', 'age_years = "age_band"'), "policy.toml")
     made = render(banded)
     column = CONTRACTS["fact_vitals"].column("age_years")
     ours = masked(column, Mask(kind="age_band"), "v", {}, NOW.date())
@@ -323,9 +291,7 @@ def test_bands_are_numbers_in_the_policy_and_words_in_the_view() -> None:
 
 
 def _as_duckdb(expression: str) -> str:
-    text = expression.replace("${{ env_prefix }}", "").replace(
-        "current_date()", f"to_date('{NOW:%Y-%m-%d}')"
-    )
+    text = expression.replace("${{ env_prefix }}", "").replace("current_date()", f"to_date('{NOW:%Y-%m-%d}')")
     # Snowflake's regexp_like matches the whole text.
     text = re.sub(r"regexp_like\(", "full_match(", text)
     made = sqlglot.transpile(text, read="snowflake", write="duckdb")[0]
@@ -334,9 +300,7 @@ def _as_duckdb(expression: str) -> str:
 
 @pytest.fixture(scope="module")
 def account(
-    built: tuple[Settings, BuildReport],
-    rendering: Rendering,
-    tmp_path_factory: pytest.TempPathFactory,
+    built: tuple[Settings, BuildReport], rendering: Rendering, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Settings, duckdb.DuckDBPyConnection]]:
     """The exported files in DuckDB, in schemas called as they would be in an account."""
     network, _ = built
@@ -346,10 +310,7 @@ def account(
         for role in policy.roles:
             for audience in audiences_of(warehouse, policy, role):
                 if audience.hospital_id in (None, "H2"):
-                    publish(
-                        warehouse, settings, policy, audience,
-                        key=lambda: KEY, published_at=NOW, data_as_of=NOW,
-                    )  # fmt: skip
+                    publish(warehouse, settings, policy, audience, key=lambda: KEY, published_at=NOW, data_as_of=NOW)
     out = settings.data_dir / "out"
     write(rendering, out)
     rows = export(rendering, settings, policy, out, lambda: KEY)
@@ -417,10 +378,7 @@ def test_a_role_sees_in_snowflake_what_was_published_to_it(
         names = [name for name in columns if name != "vitals"]
         layer = CONTRACTS[view.split(".")[1]].layer
         file = folder / layer / f"{view.split('.')[1]}.parquet"
-        types = dict(
-            row[:2]
-            for row in connection.execute(f"describe from read_parquet('{file}')").fetchall()
-        )
+        types = dict(row[:2] for row in connection.execute(f"describe from read_parquet('{file}')").fetchall())
         assert set(types) == set(names), view
         theirs = ", ".join(f'"{name}"::{types[name]}' for name in names)
         ours = ", ".join(f'"{name}"' for name in names)
@@ -443,9 +401,7 @@ def test_nobody_else_sees_anything_that_is_masked(
     source = _through_policies(rendering, "dimensions.dim_patient", "janitor")
     assert connection.execute(f"select count(*) from {source}").fetchall() == [(0,)]
     source = _through_policies(rendering, "dimensions.dim_patient", "loader")
-    ((rows, names),) = connection.execute(
-        f"select count(*), count(last_name) from {source}"
-    ).fetchall()
+    ((rows, names),) = connection.execute(f"select count(*), count(last_name) from {source}").fetchall()
     assert rows > 0 and names == 0
 
 

@@ -39,20 +39,37 @@ def clock(rng: random.Random) -> datetime:
 def two_files(folder: Path, rng: random.Random) -> None:
     """The two-file extract; 258 visits of level 1 and 746 of level 2 among 5,000."""
     groups = ["O+", "O-", "A+", "A-", "B+", "B-", "AB+", "AB-"]
-    write_csv(folder / "patients_data.csv", [
-        {"patient_id": f"P{n}", "age": rng.randrange(100), "gender": rng.choice(["Male", "Female"]),
-         "blood_group": rng.choice(groups), "pre_existing_condition": rng.choice(["None", "Asthma"])}
-        for n in range(800)
-    ])  # fmt: skip
+    write_csv(
+        folder / "patients_data.csv",
+        [
+            {
+                "patient_id": f"P{n}",
+                "age": rng.randrange(100),
+                "gender": rng.choice(["Male", "Female"]),
+                "blood_group": rng.choice(groups),
+                "pre_existing_condition": rng.choice(["None", "Asthma"]),
+            }
+            for n in range(800)
+        ],
+    )
     levels = [1] * 258 + [2] * 746 + [3] * 2000 + [4] * 1500 + [5] * 496
     rng.shuffle(levels)
     departments = ["Cardiology", "Trauma", "Neurology", "Orthopedics", "General"]
-    write_csv(folder / "er_visits_data.csv", [
-        {"visit_id": f"V{n}", "patient_id": f"P{rng.randrange(800)}", "doctor_id": f"D{n % 20}",
-         "arrival_time": f"{clock(rng):%Y-%m-%d %H:%M:%S}", "triage_level": level,
-         "wait_time_minutes": rng.randrange(5, 120), "department_routed": rng.choice(departments)}
-        for n, level in enumerate(levels)
-    ])  # fmt: skip
+    write_csv(
+        folder / "er_visits_data.csv",
+        [
+            {
+                "visit_id": f"V{n}",
+                "patient_id": f"P{rng.randrange(800)}",
+                "doctor_id": f"D{n % 20}",
+                "arrival_time": f"{clock(rng):%Y-%m-%d %H:%M:%S}",
+                "triage_level": level,
+                "wait_time_minutes": rng.randrange(5, 120),
+                "department_routed": rng.choice(departments),
+            }
+            for n, level in enumerate(levels)
+        ],
+    )
 
 
 def flat_log(folder: Path, rng: random.Random) -> None:
@@ -61,11 +78,18 @@ def flat_log(folder: Path, rng: random.Random) -> None:
         arrival = clock(rng)
         seen, gone = arrival + timedelta(minutes=20), arrival + timedelta(minutes=200)
         rows.append(
-            {"patient_id": f"P{n % 300}", "hospital_id": 1 + n % 2, "arrival_time": arrival,
-             "triage_level": ["Critical", "High", "Medium", "Low"][n % 4], "condition": "Chest pain",
-             "doctor_assigned": "D1", "treatment_start_time": seen, "discharge_time": gone,
-             "outcome": ["Discharged", "Admitted"][n % 2]}
-        )  # fmt: skip
+            {
+                "patient_id": f"P{n % 300}",
+                "hospital_id": 1 + n % 2,
+                "arrival_time": arrival,
+                "triage_level": ["Critical", "High", "Medium", "Low"][n % 4],
+                "condition": "Chest pain",
+                "doctor_assigned": "D1",
+                "treatment_start_time": seen,
+                "discharge_time": gone,
+                "outcome": ["Discharged", "Admitted"][n % 2],
+            }
+        )
     write_csv(folder / "er_log.csv", rows)
 
 
@@ -82,55 +106,119 @@ def flow_events(folder: Path, rng: random.Random) -> dict[str, int]:
         if n % 20 == 7:
             age, planted["old"] = rng.randint(101, 150), planted["old"] + 1
         if n % 20 == 13:
-            admitted, planted["future"] = (
-                now + timedelta(hours=rng.randint(1, 72)),
-                planted["future"] + 1,
-            )
+            admitted, planted["future"] = (now + timedelta(hours=rng.randint(1, 72)), planted["future"] + 1)
             discharged = admitted + timedelta(hours=5)
         elif n % 25 == 3:
             discharged, planted["reversed"] = admitted - timedelta(hours=1), planted["reversed"] + 1
-        lines.append(json.dumps(
-            {"patient_id": f"P{n}", "gender": rng.choice(["Male", "Female"]), "age": age,
-             "department": rng.choice(wards), "admission_time": admitted.isoformat(),
-             "discharge_time": discharged.isoformat(), "bed_id": rng.randint(1, 500),
-             "hospital_id": rng.randint(1, 7)}
-        ))  # fmt: skip
+        lines.append(
+            json.dumps(
+                {
+                    "patient_id": f"P{n}",
+                    "gender": rng.choice(["Male", "Female"]),
+                    "age": age,
+                    "department": rng.choice(wards),
+                    "admission_time": admitted.isoformat(),
+                    "discharge_time": discharged.isoformat(),
+                    "bed_id": rng.randint(1, 500),
+                    "hospital_id": rng.randint(1, 7),
+                }
+            )
+        )
     (folder / "events.jsonl").write_text("\n".join(lines) + "\n")
     return planted
 
 
 def native(folder: Path) -> None:
     """A small hospital of the network's own, with numbers that the others use, too."""
-    write_csv(folder / "hospitals" / "h.csv", [
-        {"hospital_id": "1", "hospital_name": "Ours", "city": "", "state": "",
-         "time_zone": "America/Chicago", "trauma_level": "", "annual_ed_visits_band": ""}
-    ])  # fmt: skip
-    write_csv(folder / "departments" / "d.csv", [
-        {"department_id": "1-Emergency", "hospital_id": "1", "department_name": "Emergency",
-         "bed_capacity": 9, "mean_stay_hours": 4, "effective_date": "2020-01-01"}
-    ])  # fmt: skip
-    write_csv(folder / "patients" / "p.csv", [
-        {"patient_id": f"P{n}", "birth_date": "1931-05-04", "sex": "F", "blood_group": "AB-",
-         "recorded_at": "2026-02-02 00:00:00"} for n in range(30)
-    ])  # fmt: skip
-    write_csv(folder / "er_visits" / "v.csv", [
-        {"visit_id": f"V{n}", "patient_id": f"P{n}", "hospital_id": "1", "department": "Emergency",
-         "arrival_time": "2026-02-03 10:00:00", "recorded_at": "2026-02-03 18:00:00"}
-        for n in range(30)
-    ])  # fmt: skip
-    write_csv(folder / "diagnoses" / "x.csv", [
-        {"diagnosis_id": f"X{n}", "visit_id": f"V{n}", "patient_id": f"P{n}", "hospital_id": "1",
-         "encounter_date": "2026-02-03", "sequence": 1, "icd10_code": "J18.9", "description": "P"}
-        for n in range(30)
-    ])  # fmt: skip
+    write_csv(
+        folder / "hospitals" / "h.csv",
+        [
+            {
+                "hospital_id": "1",
+                "hospital_name": "Ours",
+                "city": "",
+                "state": "",
+                "time_zone": "America/Chicago",
+                "trauma_level": "",
+                "annual_ed_visits_band": "",
+            }
+        ],
+    )
+    write_csv(
+        folder / "departments" / "d.csv",
+        [
+            {
+                "department_id": "1-Emergency",
+                "hospital_id": "1",
+                "department_name": "Emergency",
+                "bed_capacity": 9,
+                "mean_stay_hours": 4,
+                "effective_date": "2020-01-01",
+            }
+        ],
+    )
+    write_csv(
+        folder / "patients" / "p.csv",
+        [
+            {
+                "patient_id": f"P{n}",
+                "birth_date": "1931-05-04",
+                "sex": "F",
+                "blood_group": "AB-",
+                "recorded_at": "2026-02-02 00:00:00",
+            }
+            for n in range(30)
+        ],
+    )
+    write_csv(
+        folder / "er_visits" / "v.csv",
+        [
+            {
+                "visit_id": f"V{n}",
+                "patient_id": f"P{n}",
+                "hospital_id": "1",
+                "department": "Emergency",
+                "arrival_time": "2026-02-03 10:00:00",
+                "recorded_at": "2026-02-03 18:00:00",
+            }
+            for n in range(30)
+        ],
+    )
+    write_csv(
+        folder / "diagnoses" / "x.csv",
+        [
+            {
+                "diagnosis_id": f"X{n}",
+                "visit_id": f"V{n}",
+                "patient_id": f"P{n}",
+                "hospital_id": "1",
+                "encounter_date": "2026-02-03",
+                "sequence": 1,
+                "icd10_code": "J18.9",
+                "description": "P",
+            }
+            for n in range(30)
+        ],
+    )
     folder.joinpath("adt_events").mkdir()
     # P1 was P2 all along: in this hospital, and nowhere else.
-    (folder / "adt_events" / "a.json").write_text(json.dumps(
-        {"message_id": "M1", "event_type": "A40", "visit_id": "V1", "patient_id": "P1",
-         "prior_patient_id": "P2", "hospital_id": "1", "department": "Emergency",
-         "event_at": "2026-02-03 12:00:00", "visit_start_at": "2026-02-03 10:00:00",
-         "recorded_at": "2026-02-03 12:00:00"}
-    ) + "\n")  # fmt: skip
+    (folder / "adt_events" / "a.json").write_text(
+        json.dumps(
+            {
+                "message_id": "M1",
+                "event_type": "A40",
+                "visit_id": "V1",
+                "patient_id": "P1",
+                "prior_patient_id": "P2",
+                "hospital_id": "1",
+                "department": "Emergency",
+                "event_at": "2026-02-03 12:00:00",
+                "visit_start_at": "2026-02-03 10:00:00",
+                "recorded_at": "2026-02-03 12:00:00",
+            }
+        )
+        + "\n"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -187,8 +275,7 @@ def test_the_two_file_extract_has_exactly_its_critical_visits(network: Network) 
     landed = pl.read_csv(settings.landing / "er-visits-csv" / "er_visits_data.csv")
     (waited, shortest, derived) = of_source(
         settings,
-        "avg(f.wait_minutes), min(f.wait_minutes), "
-        "count(*) filter (f.quality_codes like '%clock_derived%')",
+        "avg(f.wait_minutes), min(f.wait_minutes), count(*) filter (f.quality_codes like '%clock_derived%')",
         "er-visits-csv",
     )
     assert waited == pytest.approx(landed["wait_time_minutes"].mean())
@@ -254,9 +341,7 @@ def test_the_same_numbers_of_two_sources_are_two_people(network: Network) -> Non
     assert ours["hospital_name"].to_list() == ["Ours", "Hospital of the ER extract"]
     assert ours["coded"].to_list() == [True, False]  # our diagnosis is not their visit's
     hospitals = query(settings, "select hospital_id from dimensions.dim_hospital")
-    assert {"1", "er-visits-csv:1", "er-log-csv:1", "patient-flow-json:1"} <= set(
-        hospitals["hospital_id"]
-    )
+    assert {"1", "er-visits-csv:1", "er-log-csv:1", "patient-flow-json:1"} <= set(hospitals["hospital_id"])
     # The merge of P2 into P1 is this hospital's; everybody else's P2 stays who they are.
     merged = query(
         settings,
@@ -307,20 +392,15 @@ def test_synthea_from_export_to_facts(tmp_path: Path) -> None:
         "from facts.fact_patient_flow group by 1 order by 1",
     )
     assert stays.rows() == [
-        ("emergency", 17, pytest.approx(1 / 24)), ("inpatient", 11, pytest.approx(1.25679, abs=1e-5)),
-    ]  # fmt: skip
-    mapped = query(
-        settings, "select distinct chapter_name, code_system from dimensions.dim_condition"
-    )
+        ("emergency", 17, pytest.approx(1 / 24)),
+        ("inpatient", 11, pytest.approx(1.25679, abs=1e-5)),
+    ]
+    mapped = query(settings, "select distinct chapter_name, code_system from dimensions.dim_condition")
     assert set(mapped.rows()) == {("Unmapped", "SNOMED CT"), ("Unmapped", "none")}
     again = query(
         settings,
-        "select sum(denominator_count), sum(numerator_count) from kpis.kpi_readmissions "
-        "where hospital_id = 'all'",
+        "select sum(denominator_count), sum(numerator_count) from kpis.kpi_readmissions where hospital_id = 'all'",
     )
     assert again.row(0) == (11, 0)
-    aside = query(
-        settings,
-        "select count(*) from cleaned.quarantine_er_visits, cleaned.quarantine_diagnoses",
-    )
+    aside = query(settings, "select count(*) from cleaned.quarantine_er_visits, cleaned.quarantine_diagnoses")
     assert aside.item() == 0

@@ -29,11 +29,14 @@ def ledger(**files: str) -> pl.DataFrame:
         rows.append(
             dict.fromkeys(schema.names())
             | {
-                "source_file": name, "subject": "vitals", "file_sha256": name, "state": state,
+                "source_file": name,
+                "subject": "vitals",
+                "file_sha256": name,
+                "state": state,
                 "service_dates": [DAY] if state == "ready" else [],
                 "file_modified_ns": int(landed.timestamp() * 1e9),
             }
-        )  # fmt: skip
+        )
     return pl.DataFrame(rows, schema=schema)
 
 
@@ -45,9 +48,8 @@ def loads(*names: str, day: date = DAY) -> pl.DataFrame:
             "file_sha256": names,
             "service_date": [day] * len(names),
         },
-        schema={"subject": pl.String, "source_file": pl.String, "file_sha256": pl.String,
-                "service_date": pl.Date},
-    )  # fmt: skip
+        schema={"subject": pl.String, "source_file": pl.String, "file_sha256": pl.String, "service_date": pl.Date},
+    )
 
 
 def places(result: dg.AssetCheckResult) -> dict[str, object]:
@@ -59,9 +61,7 @@ def test_landed_is_loaded_and_duplicate_and_set_aside_and_waiting() -> None:
     files = ledger(a="ready", b="duplicate", c="unreadable", d="poisoned", e="ready")
     found = accounted(files, files, loads("a"), NOW)
     assert found.passed
-    assert places(found) == {
-        "landed": 5, "loaded": 1, "duplicate": 1, "set_aside": 2, "waiting": 1
-    }  # fmt: skip
+    assert places(found) == {"landed": 5, "loaded": 1, "duplicate": 1, "set_aside": 2, "waiting": 1}
 
 
 def test_a_file_of_which_a_day_is_missing_waits() -> None:
@@ -93,11 +93,14 @@ def test_volume_against_the_same_weekday() -> None:
     def volume(**odd: int) -> dg.AssetCheckResult:
         days = [today - timedelta(days=back) for back in range(1, 40)]
         rows = [
-            {"subject": "vitals", "service_date": day,
-             # Weekends have a third of the records; that is usual.
-             "row_count": odd.get(f"d{day.day}_{day.month}", 300 if day.weekday() >= 5 else 900)}
+            {
+                "subject": "vitals",
+                "service_date": day,
+                # Weekends have a third of the records; that is usual.
+                "row_count": odd.get(f"d{day.day}_{day.month}", 300 if day.weekday() >= 5 else 900),
+            }
             for day in days
-        ]  # fmt: skip
+        ]
         return usual(pl.DataFrame([row for row in rows if row["row_count"]]), today)
 
     assert volume().passed
@@ -113,9 +116,11 @@ def test_a_day_that_failed_last_is_named(tmp_path: Path) -> None:
     definitions = build_definitions(settings)
     with dagster_instance(settings) as instance:
         result = definitions.resolve_job_def("full_refresh").execute_in_process(
-            instance=instance, raise_on_error=False, partition_key="2026-03-05",
+            instance=instance,
+            raise_on_error=False,
+            partition_key="2026-03-05",
             asset_selection=[dg.AssetKey("fact_vitals")],
-        )  # fmt: skip
+        )
         assert not result.success  # nothing it reads is there
         found = not_failed(SimpleNamespace(instance=instance), [])  # type: ignore[arg-type]
         assert not found.passed and found.description == "fact_vitals: 2026-03-05"

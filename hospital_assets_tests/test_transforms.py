@@ -14,11 +14,7 @@ from hospital_assets.assets.dimensions.members import changes_only, key_at, vers
 from hospital_assets.assets.facts.emergency_visits import measured
 from hospital_assets.assets.facts.newest import newest_of_each
 from hospital_assets.assets.facts.news2 import points, scores
-from hospital_assets.assets.facts.patient_flow import (
-    admitted_visits,
-    cancelled_visits,
-    folded,
-)
+from hospital_assets.assets.facts.patient_flow import admitted_visits, cancelled_visits, folded
 from hospital_assets.assets.facts.settling import other_ends
 from hospital_assets.assets.facts.vitals import age_in_years
 from hospital_assets.assets.kpis.arrivals import arrivals_by_hour
@@ -88,10 +84,7 @@ def test_wall_clocks_and_their_offsets(on: Engine) -> None:
 @settings(max_examples=40, deadline=None)
 @given(texts=st.lists(st.none() | st.text(max_size=30), min_size=1, max_size=20))
 def test_no_text_makes_the_parsers_fail(texts: list[str | None]) -> None:
-    clean = [
-        None if t is None else t.encode("utf-8", "ignore").decode().replace("\x00", "")
-        for t in texts
-    ]
+    clean = [None if t is None else t.encode("utf-8", "ignore").decode().replace("\x00", "") for t in texts]
     frame = pl.DataFrame({"t": clean}, schema={"t": pl.String})
     for engine in ENGINES.values():
         parsed = parse_wall_clocks(engine(frame), {"c": "t"}, ["%m/%d/%Y %H:%M"])
@@ -134,9 +127,7 @@ def test_durations_across_daylight_saving(on: Engine, start: str, end: str, minu
 
 def test_hours_that_happen_twice_or_never(on: Engine) -> None:
     clocks = ["2026-11-01 01:30:00", "2026-03-08 02:30:00", "2026-07-01 12:00:00"]
-    frame = on(
-        pl.DataFrame({"t": clocks * 2, "z": ["America/Chicago"] * 3 + ["America/Phoenix"] * 3})
-    )
+    frame = on(pl.DataFrame({"t": clocks * 2, "z": ["America/Chicago"] * 3 + ["America/Phoenix"] * 3}))
     frame = resolve_instants(parse_wall_clocks(frame, {"c": "t"}), {"i": "c"}, "z")
     read = collect(local_clocks(frame, {"back": "i"}, "z")).sort("z", "t")
     gaps = read.filter(pl.col("i_is_missing"))
@@ -154,39 +145,52 @@ def test_hours_of_an_interval(on: Engine) -> None:
         }
     )
     hours = collect(explode_hours(on(frame), "s", "e", "h")).sort("s", "h")
-    assert hours["h"].to_list() == [
-        at("2026-01-01 10:00"),
-        at("2026-01-01 10:00"),
-        at("2026-01-01 11:00"),
-    ]
+    assert hours["h"].to_list() == [at("2026-01-01 10:00"), at("2026-01-01 10:00"), at("2026-01-01 11:00")]
 
 
 # Waits (G1) ---------------------------------------------------------------------------------------
 
 
-def visit(
-    name: str, arrival: str, triage: str | None, provider: str | None, **other: object
-) -> dict:  # type: ignore[type-arg]
+def visit(name: str, arrival: str, triage: str | None, provider: str | None, **other: object) -> dict:  # type: ignore[type-arg]
     def clock(text: str | None) -> datetime | None:
         return None if text is None else at(f"2026-01-{text}")
 
     return {
-        "visit_id": name, "arrival_at": clock(arrival), "triage_at": clock(triage),
-        "provider_at": clock(provider), "decision_at": None, "departure_at": None,
-        "disposition": None, "triage_level": 3, "birth_date": None, "age_at_extract_years": None,
-        "doctor_id": "D1", "doctor_key": 5, "triage_key": 13, "condition_key": 7,
-        "arrival_local": datetime(2026, 1, 1), "_provider_local": None, "_departure_local": None,
-        "is_cancelled": False, "arrival_mode": "walk_in", "handover_at": None, "room_at": None,
+        "visit_id": name,
+        "arrival_at": clock(arrival),
+        "triage_at": clock(triage),
+        "provider_at": clock(provider),
+        "decision_at": None,
+        "departure_at": None,
+        "disposition": None,
+        "triage_level": 3,
+        "birth_date": None,
+        "age_at_extract_years": None,
+        "doctor_id": "D1",
+        "doctor_key": 5,
+        "triage_key": 13,
+        "condition_key": 7,
+        "arrival_local": datetime(2026, 1, 1),
+        "_provider_local": None,
+        "_departure_local": None,
+        "is_cancelled": False,
+        "arrival_mode": "walk_in",
+        "handover_at": None,
+        "room_at": None,
         **other,
-    }  # fmt: skip
+    }
 
 
 VISIT_TYPES = {
     name: pl.Datetime("us", "UTC")
-    for name in ("arrival_at", "triage_at", "provider_at", "decision_at", "departure_at",
-                 "handover_at", "room_at")
-} | {"birth_date": pl.Date, "age_at_extract_years": pl.Int64, "disposition": pl.String,
-     "_provider_local": pl.Datetime("us"), "_departure_local": pl.Datetime("us")}  # fmt: skip
+    for name in ("arrival_at", "triage_at", "provider_at", "decision_at", "departure_at", "handover_at", "room_at")
+} | {
+    "birth_date": pl.Date,
+    "age_at_extract_years": pl.Int64,
+    "disposition": pl.String,
+    "_provider_local": pl.Datetime("us"),
+    "_departure_local": pl.Datetime("us"),
+}
 
 
 def test_waits_by_the_fields_definition(on: Engine) -> None:
@@ -195,9 +199,7 @@ def test_waits_by_the_fields_definition(on: Engine) -> None:
             visit("V1", "01 10:00", None, "01 10:20"),
             visit("V2", "01 23:50", None, "02 00:35"),
             visit("V3", "01 11:00", "01 10:58", "01 11:30"),
-            visit(
-                "V4", "01 11:00", None, None, disposition="left_without_being_seen", doctor_id=None
-            ),
+            visit("V4", "01 11:00", None, None, disposition="left_without_being_seen", doctor_id=None),
             visit("V5", "01 10:00", None, "01 09:55"),
         ],
         schema_overrides=VISIT_TYPES,
@@ -212,11 +214,19 @@ def test_waits_by_the_fields_definition(on: Engine) -> None:
 
 def test_treatment_is_not_the_whole_stay(on: Engine) -> None:
     visits = pl.DataFrame(
-        [visit("V1", "01 10:00", None, "01 10:30", decision_at=at("2026-01-01 12:00"),
-               departure_at=at("2026-01-01 13:00")),
-         visit("V2", "01 10:00", None, "01 10:30", departure_at=at("2026-01-01 09:00"))],
+        [
+            visit(
+                "V1",
+                "01 10:00",
+                None,
+                "01 10:30",
+                decision_at=at("2026-01-01 12:00"),
+                departure_at=at("2026-01-01 13:00"),
+            ),
+            visit("V2", "01 10:00", None, "01 10:30", departure_at=at("2026-01-01 09:00")),
+        ],
         schema_overrides=VISIT_TYPES,
-    )  # fmt: skip
+    )
     out = collect(measured(on(visits))).sort("visit_id")
     assert out["treatment_minutes"].to_list() == [90.0, None]
     assert out["los_minutes"].to_list() == [180.0, None]
@@ -227,17 +237,30 @@ def test_treatment_is_not_the_whole_stay(on: Engine) -> None:
 
 def observation(**values: object) -> dict[str, object]:
     normal = {
-        "respiratory_rate_per_min": 16.0, "spo2_pct": 98.0, "is_on_oxygen": False,
-        "systolic_mmhg": 120.0, "heart_rate_bpm": 70.0, "consciousness": "A",
-        "temperature_c": 37.0, "spo2_scale": 1, "age_years": 40,
-    }  # fmt: skip
+        "respiratory_rate_per_min": 16.0,
+        "spo2_pct": 98.0,
+        "is_on_oxygen": False,
+        "systolic_mmhg": 120.0,
+        "heart_rate_bpm": 70.0,
+        "consciousness": "A",
+        "temperature_c": 37.0,
+        "spo2_scale": 1,
+        "age_years": 40,
+    }
     return {**normal, **values}
 
 
 NEWS2 = [
     # values -> score, red parameter, response, missing
-    (observation(respiratory_rate_per_min=22.0, spo2_pct=95.0, systolic_mmhg=105.0,
-                 heart_rate_bpm=112.0, temperature_c=38.5), 7, False, "emergency", 0),
+    (
+        observation(
+            respiratory_rate_per_min=22.0, spo2_pct=95.0, systolic_mmhg=105.0, heart_rate_bpm=112.0, temperature_c=38.5
+        ),
+        7,
+        False,
+        "emergency",
+        0,
+    ),
     (observation(spo2_pct=97.0, is_on_oxygen=True), 2, False, "low", 0),
     (observation(spo2_pct=97.0, is_on_oxygen=True, spo2_scale=2), 5, True, "urgent", 0),
     (observation(respiratory_rate_per_min=25.0), 3, True, "urgent_ward_review", 0),
@@ -252,15 +275,13 @@ NEWS2 = [
     (observation(spo2_pct=93.0, spo2_scale=2), 0, False, "low", 0),
     (observation(systolic_mmhg=220.0), 3, True, "urgent_ward_review", 0),
     (observation(heart_rate_bpm=40.0, respiratory_rate_per_min=8.0), 6, True, "urgent", 0),
-]  # fmt: skip
+]
 
 
 def test_news2(on: Engine) -> None:
     rows = pl.DataFrame([{"n": n, **values} for n, (values, *_) in enumerate(NEWS2)])
     out = collect(on(rows).with_columns(**points()).with_columns(**scores())).sort("n")
-    for row, (_, score, red, response, missing) in zip(
-        out.iter_rows(named=True), NEWS2, strict=True
-    ):
+    for row, (_, score, red, response, missing) in zip(out.iter_rows(named=True), NEWS2, strict=True):
         said = (row["news2_score"], row["has_news2_red_parameter"], row["news2_response"])
         assert said == (score, red, response), row["n"]
         assert row["news2_missing_count"] == missing
@@ -274,12 +295,17 @@ def test_age_is_completed_years(on: Engine) -> None:
         {
             "n": [0, 1, 2, 3, 4],
             "born": [date(2000, 3, 1), date(2000, 3, 1), None, date(2027, 1, 1), date(2024, 2, 29)],
-            "on": [datetime(2001, 3, 1, 0, 5), datetime(2001, 2, 28), datetime(2026, 1, 1),
-                   datetime(2026, 1, 1), datetime(2025, 2, 28)],
+            "on": [
+                datetime(2001, 3, 1, 0, 5),
+                datetime(2001, 2, 28),
+                datetime(2026, 1, 1),
+                datetime(2026, 1, 1),
+                datetime(2025, 2, 28),
+            ],
             "extract": [None, None, 77, None, None],
         },
         schema_overrides={"extract": pl.Int64},
-    )  # fmt: skip
+    )
     out = collect(on(rows).with_columns(a=age_in_years("born", "on", "extract"))).sort("n")
     assert out["a"].to_list() == [1, 0, 77, None, 0]
 
@@ -327,10 +353,13 @@ def test_a_visit_moved_across_midnight_is_on_one_day(on: Engine) -> None:
 def test_a_late_version_splits_a_row_and_facts_find_it(on: Engine) -> None:
     # A holds from 1 January, C from 1 March; B, from 1 February, is delivered last.
     rows = pl.DataFrame(
-        {"p": ["P"] * 4, "v": ["A", "C", "B", "B"],
-         "since": [at("2026-01-01"), at("2026-03-01"), at("2026-02-01"), at("2026-02-15")],
-         "k": [1, 3, 2, 4]}
-    )  # fmt: skip
+        {
+            "p": ["P"] * 4,
+            "v": ["A", "C", "B", "B"],
+            "since": [at("2026-01-01"), at("2026-03-01"), at("2026-02-01"), at("2026-02-15")],
+            "k": [1, 3, 2, 4],
+        }
+    )
     changed = changes_only(on(rows), "p", "since", ["v"])
     dimension = versions(changed, "p", "since")
     out = collect(dimension).sort("since")
@@ -339,9 +368,12 @@ def test_a_late_version_splits_a_row_and_facts_find_it(on: Engine) -> None:
     assert out["is_current"].to_list() == [False, False, True]
     # One of each: found, at the edge of two versions, unknown, without a moment, without a member.
     facts = pl.DataFrame(
-        {"id": ["a", "b", "c", "d", "e"], "p": ["P", "P", "Q", "P", None],
-         "t": [at("2026-02-10"), at("2026-03-01"), at("2026-02-10"), None, at("2026-02-10")]}
-    )  # fmt: skip
+        {
+            "id": ["a", "b", "c", "d", "e"],
+            "p": ["P", "P", "Q", "P", None],
+            "t": [at("2026-02-10"), at("2026-03-01"), at("2026-02-10"), None, at("2026-02-10")],
+        }
+    )
     found = collect(key_at(on(facts), on(out), natural="p", at="t", key="k", also=["v"])).sort("id")
     assert found["k"].to_list() == [2, 3, -1, -1, -1]
     assert found["v"].to_list() == ["B", "C", None, None, None]
@@ -350,10 +382,14 @@ def test_a_late_version_splits_a_row_and_facts_find_it(on: Engine) -> None:
 # Patient flow (G21) -------------------------------------------------------------------------------
 
 G21 = [
-    ("M1", "A04", "01 10:00"), ("M2", "A01", "01 12:00"), ("M3", "A02", "01 13:00"),
-    ("M4", "A12", "01 13:30"), ("M5", "A03", "02 09:00"), ("M6", "A13", "02 09:30"),
+    ("M1", "A04", "01 10:00"),
+    ("M2", "A01", "01 12:00"),
+    ("M3", "A02", "01 13:00"),
+    ("M4", "A12", "01 13:30"),
+    ("M5", "A03", "02 09:00"),
+    ("M6", "A13", "02 09:30"),
     ("M7", "A03", "03 11:00"),
-]  # fmt: skip
+]
 
 
 def events(rows: list[tuple[str, str, str]]) -> pl.DataFrame:
@@ -361,17 +397,25 @@ def events(rows: list[tuple[str, str, str]]) -> pl.DataFrame:
     return pl.DataFrame(
         [
             {
-                **dict.fromkeys(contract.column_names), "service_date": date(2026, 1, 1),
-                "message_id": m, "event_type": kind, "visit_id": "V", "patient_id": "P",
-                "hospital_id": "H1", "department_name": "Surgery" if kind != "A04" else "Emergency",
-                "event_at": at(f"2026-01-{when}"), "recorded_at": at(f"2026-01-{when}"),
-                "visit_start_at": at("2026-01-01 10:00"), "discharge_disposition": "home",
-                "source_line": 1, "source_part": 1,
+                **dict.fromkeys(contract.column_names),
+                "service_date": date(2026, 1, 1),
+                "message_id": m,
+                "event_type": kind,
+                "visit_id": "V",
+                "patient_id": "P",
+                "hospital_id": "H1",
+                "department_name": "Surgery" if kind != "A04" else "Emergency",
+                "event_at": at(f"2026-01-{when}"),
+                "recorded_at": at(f"2026-01-{when}"),
+                "visit_start_at": at("2026-01-01 10:00"),
+                "discharge_disposition": "home",
+                "source_line": 1,
+                "source_part": 1,
             }
             for m, kind, when in rows
         ],
         schema=contract.polars_schema,
-    )  # fmt: skip
+    )
 
 
 @settings(max_examples=25, deadline=None)
@@ -380,19 +424,14 @@ def test_events_fold_to_one_stay_in_any_order(order: list[tuple[str, str, str]])
     out = collect(folded(lazy(events(order)))).sort("segment_number")
     inpatient = out.filter(pl.col("stay_class") == "inpatient")
     assert inpatient.height == 1
-    assert inpatient["length_of_stay_hours"].to_list() == [
-        47.0
-    ]  # not 21 h from the first discharge
+    assert inpatient["length_of_stay_hours"].to_list() == [47.0]  # not 21 h from the first discharge
     emergency = out.filter(pl.col("stay_class") == "emergency")
     assert emergency["segment_hours"].to_list() == [2.0]
 
 
 def test_folding_on_duckdb_gives_the_same() -> None:
     names = ["segment_number", "segment_start_at", "segment_end_at", "length_of_stay_hours"]
-    both = [
-        collect(folded(engine(events(G21)))).select(names).sort(names)
-        for engine in ENGINES.values()
-    ]
+    both = [collect(folded(engine(events(G21)))).select(names).sort(names) for engine in ENGINES.values()]
     assert_frame_equal(*both)
 
 
@@ -412,21 +451,31 @@ def test_a_cancelled_registration_is_no_stay(on: Engine) -> None:
         ([("A04", "01 10:00", "Emergency"), ("A06", "01 12:00", "Surgery")], "01 12:00"),
         # A boarder is admitted where he is, and leaves with the transfer or the discharge.
         ([("A04", "01 10:00", "Emergency"), ("A06", "01 12:00", "Emergency")], None),
-        ([("A04", "01 10:00", "Emergency"), ("A06", "01 12:00", None),
-          ("A02", "01 15:00", "Surgery"), ("A02", "02 15:00", "Medicine")], "01 15:00"),
-        ([("A04", "01 10:00", "Emergency"), ("A06", "01 12:00", "Emergency"),
-          ("A03", "01 18:00", None)], "01 18:00"),
+        (
+            [
+                ("A04", "01 10:00", "Emergency"),
+                ("A06", "01 12:00", None),
+                ("A02", "01 15:00", "Surgery"),
+                ("A02", "02 15:00", "Medicine"),
+            ],
+            "01 15:00",
+        ),
+        ([("A04", "01 10:00", "Emergency"), ("A06", "01 12:00", "Emergency"), ("A03", "01 18:00", None)], "01 18:00"),
         # What was taken back has not happened.
-        ([("A04", "01 10:00", "Emergency"), ("A06", "01 12:00", "Emergency"),
-          ("A02", "01 15:00", "Surgery"), ("A12", "01 15:10", "Emergency")], None),
-        ([("A04", "01 10:00", "Emergency"), ("A06", "01 12:00", "Surgery"),
-          ("A07", "01 12:10", "Emergency")], "no"),
+        (
+            [
+                ("A04", "01 10:00", "Emergency"),
+                ("A06", "01 12:00", "Emergency"),
+                ("A02", "01 15:00", "Surgery"),
+                ("A12", "01 15:10", "Emergency"),
+            ],
+            None,
+        ),
+        ([("A04", "01 10:00", "Emergency"), ("A06", "01 12:00", "Surgery"), ("A07", "01 12:10", "Emergency")], "no"),
         ([("A04", "01 10:00", "Emergency"), ("A03", "01 12:00", None)], "no"),
     ],
-)  # fmt: skip
-def test_when_admitted_visits_end(
-    told: list[tuple[str, str, str | None]], left: str | None, on: Engine
-) -> None:
+)
+def test_when_admitted_visits_end(told: list[tuple[str, str, str | None]], left: str | None, on: Engine) -> None:
     rows = events([(f"M{n}", kind, when) for n, (kind, when, _) in enumerate(told)]).with_columns(
         department_name=pl.Series([place for *_, place in told], dtype=pl.String)
     )
@@ -444,10 +493,9 @@ def test_a_message_of_another_day_unsettles_the_day_of_its_visit(on: Engine) -> 
     )
     contract = CONTRACTS["cleaned_er_visits"]
     visits = pl.DataFrame(
-        [{**dict.fromkeys(contract.column_names), "visit_id": "V", "service_date": day,
-          "source_profile": "hl7v2-adt"}],
+        [{**dict.fromkeys(contract.column_names), "visit_id": "V", "service_date": day, "source_profile": "hl7v2-adt"}],
         schema=contract.polars_schema,
-    )  # fmt: skip
+    )
     stored = pl.DataFrame(
         {"visit_id": ["V"], "service_date": [day], "is_cancelled": [False], "departure_at": [None]},
         schema_overrides={"departure_at": contract.polars_schema["departure_at"]},
@@ -460,9 +508,7 @@ def test_a_message_of_another_day_unsettles_the_day_of_its_visit(on: Engine) -> 
     assert unsettled(stored, rows.head(1)) == []
     ended_then = stored.with_columns(departure_at=rows["event_at"][1])
     assert unsettled(ended_then, rows) == []
-    cancelled = rows.with_columns(
-        event_type=pl.Series(["A04", "A11"]), department_name=pl.lit("Emergency")
-    )
+    cancelled = rows.with_columns(event_type=pl.Series(["A04", "A11"]), department_name=pl.lit("Emergency"))
     assert unsettled(stored, cancelled) == [day]
 
 
@@ -484,20 +530,14 @@ def test_each_cancellation_takes_back_the_last_transfer_before_it(on: Engine) ->
 
 
 def test_a_cancelled_discharge_cancels_its_corrections_too(on: Engine) -> None:
-    rows = [("M1", "A04", "01 10:00"), ("M2", "A03", "01 12:00"), ("M3", "A03", "01 12:05"),
-            ("M4", "A13", "01 12:30")]  # fmt: skip
+    rows = [("M1", "A04", "01 10:00"), ("M2", "A03", "01 12:00"), ("M3", "A03", "01 12:05"), ("M4", "A13", "01 12:30")]
     out = collect(folded(on(events(rows))))
     assert out["is_open"].to_list() == [True] and out["length_of_stay_hours"].to_list() == [None]
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    kinds=st.lists(st.sampled_from(["A04", "A01", "A02", "A03", "A11", "A12", "A13"]), max_size=8),
-    data=st.data(),
-)
-def test_any_order_and_repetition_of_any_messages_gives_the_same(
-    kinds: list[str], data: st.DataObject
-) -> None:
+@given(kinds=st.lists(st.sampled_from(["A04", "A01", "A02", "A03", "A11", "A12", "A13"]), max_size=8), data=st.data())
+def test_any_order_and_repetition_of_any_messages_gives_the_same(kinds: list[str], data: st.DataObject) -> None:
     rows = [(f"M{n}", kind, f"01 {10 + n}:00") for n, kind in enumerate(kinds)]
     names = ["segment_number", "stay_class", "segment_start_at", "segment_end_at", "is_open"]
 
@@ -519,12 +559,18 @@ def test_any_order_and_repetition_of_any_messages_gives_the_same(
 def test_arrivals_are_divided_by_hours_that_existed(on: Engine) -> None:
     days = [date(2026, 11, 1), date(2026, 3, 8)]
     data = pl.DataFrame(
-        {"service_date": days, "hospital_id": ["H1"] * 2, "time_zone": ["America/Chicago"] * 2,
-         "iso_weekday_number": [7, 7]}
-    )  # fmt: skip
-    visits = data.join(pl.DataFrame({"n": range(6)}), how="cross").filter(
-        pl.col("service_date") == days[0]
-    ).with_columns(arrival_local=datetime(2026, 11, 1, 1, 20))  # fmt: skip
+        {
+            "service_date": days,
+            "hospital_id": ["H1"] * 2,
+            "time_zone": ["America/Chicago"] * 2,
+            "iso_weekday_number": [7, 7],
+        }
+    )
+    visits = (
+        data.join(pl.DataFrame({"n": range(6)}), how="cross")
+        .filter(pl.col("service_date") == days[0])
+        .with_columns(arrival_local=datetime(2026, 11, 1, 1, 20))
+    )
     # One connection for both frames: derive the days from the visits' engine.
     out = collect(arrivals_by_hour(lazy(visits), lazy(data)))
     hour = {(r["service_date"], r["hour_of_day"]): r for r in out.iter_rows(named=True)}

@@ -33,11 +33,14 @@ START = datetime(2026, 3, 8, 5, tzinfo=UTC)
 
 def patients() -> pl.DataFrame:
     contract = CONTRACTS["dim_patient"]
-    names = ["patient_id", "patient_key", "birth_date", "age_at_extract_years", "valid_from_at",
-             "valid_to_at"]  # fmt: skip
-    row = {"patient_id": "P1", "patient_key": 7, "age_at_extract_years": 60,
-           "valid_from_at": datetime(1900, 1, 1, tzinfo=UTC),
-           "valid_to_at": datetime(9999, 1, 1, tzinfo=UTC)}  # fmt: skip
+    names = ["patient_id", "patient_key", "birth_date", "age_at_extract_years", "valid_from_at", "valid_to_at"]
+    row = {
+        "patient_id": "P1",
+        "patient_key": 7,
+        "age_at_extract_years": 60,
+        "valid_from_at": datetime(1900, 1, 1, tzinfo=UTC),
+        "valid_to_at": datetime(9999, 1, 1, tzinfo=UTC),
+    }
     schema = {name: contract.polars_schema[name] for name in names}
     return pl.DataFrame([row], schema=schema)
 
@@ -47,8 +50,12 @@ def message(number: int) -> str:
     chance = random.Random(number)
     return json.dumps(
         {
-            "observation_id": f"O{number}", "visit_id": f"V{number % 50}", "patient_id": "P1",
-            "hospital_id": "H1", "device_id": "D", "measured_at": at.isoformat(),
+            "observation_id": f"O{number}",
+            "visit_id": f"V{number % 50}",
+            "patient_id": "P1",
+            "hospital_id": "H1",
+            "device_id": "D",
+            "measured_at": at.isoformat(),
             "recorded_at": at.isoformat(),
             "vitals": {
                 "heart_rate": {"value": chance.randint(40, 150), "unit": "/min"},
@@ -57,10 +64,12 @@ def message(number: int) -> str:
                 "systolic_bp": {"value": chance.randint(80, 230), "unit": "mm[Hg]"},
                 "diastolic_bp": {"value": 70, "unit": "mm[Hg]"},
                 "temperature": {"value": chance.choice([36.6, 98.6, 39.4]), "unit": "Cel"},
-                "consciousness": "A", "on_oxygen": chance.random() < 0.2, "spo2_scale": 1,
+                "consciousness": "A",
+                "on_oxygen": chance.random() < 0.2,
+                "spo2_scale": 1,
             },
         }
-    )  # fmt: skip
+    )
 
 
 def land(folder: Path, name: str, lines: list[str]) -> None:
@@ -91,8 +100,16 @@ def by_the_batch(lines: list[str], landing: Path) -> pl.DataFrame:
     for number, line in enumerate(lines, start=1):
         said = json.loads(line)
         payload = json.dumps(said.pop("vitals"))
-        rows.append({**said, "payload": payload, "source_profile": "native", "source_file": "f",
-                     "source_line": number, "record": line})  # fmt: skip
+        rows.append(
+            {
+                **said,
+                "payload": payload,
+                "source_profile": "native",
+                "source_file": "f",
+                "source_line": number,
+                "record": line,
+            }
+        )
     raw = pl.DataFrame(rows, schema={**contract.polars_schema, "payload": pl.String})
     judged = judge_vitals(lazy(raw.drop("service_date")), lazy(HOSPITALS))
     return collect(scored(judged, lazy(patients())))
@@ -116,14 +133,7 @@ def test_repetitions_are_one_and_bad_lines_are_kept(tmp_path: Path) -> None:
     out = written(sink).sort("observation_id")
     assert out["observation_id"].to_list() == [f"O{n}" for n in range(6)]
     expected = by_the_batch(lines, landing).sort("observation_id")
-    same = [
-        "news2_score",
-        "news2_response",
-        "temperature_c",
-        "measured_at",
-        "patient_key",
-        "age_years",
-    ]
+    same = ["news2_score", "news2_response", "temperature_c", "measured_at", "patient_key", "age_years"]
     assert_frame_equal(out.select(same), expected.select(same))
     assert out["news2_score"].n_unique() > 1
 

@@ -103,9 +103,7 @@ DRIFT = {
     "float into BIGINT": lambda f: f.with_columns(doctor_key=pl.lit(70.7)),
     "numeric text into BIGINT": lambda f: f.with_columns(doctor_key=pl.lit("71")),
     "text into BIGINT": lambda f: f.with_columns(doctor_key=pl.lit("abc")),
-    "naive clock into instant": lambda f: f.with_columns(
-        pl.col("shift_start_at").dt.replace_time_zone(None)
-    ),
+    "naive clock into instant": lambda f: f.with_columns(pl.col("shift_start_at").dt.replace_time_zone(None)),
     "boolean into BIGINT": lambda f: f.with_columns(doctor_key=pl.lit(True)),
     "date into text": lambda f: f.with_columns(shift_id=pl.col("service_date")),
 }
@@ -140,8 +138,7 @@ def test_an_all_null_first_partition_keeps_the_contracts_types(warehouse: Wareho
     warehouse.replace(contract, lazy(pl.DataFrame([row], schema=contract.polars_schema)), ONE_DAY)
     types = dict(
         warehouse.connection.execute(
-            "select column_name, data_type from duckdb_columns() where table_name = ?",
-            [contract.name],
+            "select column_name, data_type from duckdb_columns() where table_name = ?", [contract.name]
         ).fetchall()
     )
     assert types["department_id"] == "VARCHAR"
@@ -241,9 +238,7 @@ def test_kill_9_keeps_the_old_rows(tmp_path: Path, where: str, partitioned: bool
         before = stored(warehouse)
     root = str(Path(__file__).parents[1])
     script = CHILD.format(root=root, file=str(file), where=where, partitioned=partitioned)
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert "survived" not in done.stdout
     with open_warehouse(file, wait_seconds=5) as warehouse:
@@ -361,17 +356,11 @@ _rows = st.lists(
 )
 
 
-@settings(
-    max_examples=60,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=_rows)
 def test_every_type_survives_the_round_trip(warehouse: Warehouse, rows: list[tuple]) -> None:  # type: ignore[type-arg]
     contract = EveryType.contract()
-    frame = pl.DataFrame(
-        [(n, *row) for n, row in enumerate(rows)], schema=contract.polars_schema, orient="row"
-    )
+    frame = pl.DataFrame([(n, *row) for n, row in enumerate(rows)], schema=contract.polars_schema, orient="row")
     warehouse.replace(contract, lazy(frame))
     read = warehouse.read(contract).collect("polars").to_native().sort("id")
     read = read.with_columns(pl.col("instant").dt.convert_time_zone("UTC"))
@@ -387,13 +376,8 @@ def test_types_that_would_not_survive_cannot_be_declared() -> None:
 # Evolution ---------------------------------------------------------------------------------------
 
 
-def test_a_new_nullable_column_is_null_in_history(
-    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Wider(
-        SHIFTS.model, name="fact_doctor_shifts", layer="facts", grain="x", key=("shift_id",),
-        partitioned=True,
-    ):  # type: ignore[misc, name-defined]  # fmt: skip
+def test_a_new_nullable_column_is_null_in_history(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wider(SHIFTS.model, name="fact_doctor_shifts", layer="facts", grain="x", key=("shift_id",), partitioned=True):  # type: ignore[misc, name-defined]
         """Shifts with a note."""
 
         note: pl.String = column("A note.", nullable=True)
@@ -408,9 +392,7 @@ def test_a_new_nullable_column_is_null_in_history(
 
 
 def test_a_stored_table_that_differs_is_refused_with_the_remedy(warehouse: Warehouse) -> None:
-    warehouse.connection.execute(
-        "create table facts.fact_doctor_shifts (service_date date, shift_id integer)"
-    )
+    warehouse.connection.execute("create table facts.fact_doctor_shifts (service_date date, shift_id integer)")
     with pytest.raises(WarehouseError, match="hospital build --rebuild fact_doctor_shifts"):
         with_two_days(warehouse)
     warehouse.drop(SHIFTS)
@@ -421,9 +403,7 @@ def test_a_stored_table_that_differs_is_refused_with_the_remedy(warehouse: Wareh
 def test_rows_by_partition_key(warehouse: Warehouse) -> None:
     with_two_days(warehouse)
     keys = ["2026-01-01", "2026-01-02", "2026-01-03"]
-    assert warehouse.count_by_key(SHIFTS, keys) == {
-        "2026-01-01": 3, "2026-01-02": 2, "2026-01-03": 0,
-    }  # fmt: skip
+    assert warehouse.count_by_key(SHIFTS, keys) == {"2026-01-01": 3, "2026-01-02": 2, "2026-01-03": 0}
 
 
 def test_variant_payloads_come_back_as_json(warehouse: Warehouse) -> None:
@@ -431,15 +411,16 @@ def test_variant_payloads_come_back_as_json(warehouse: Warehouse) -> None:
 
     contract = CONTRACTS["raw_vitals"]
     row = dict.fromkeys(contract.column_names)
-    row |= {"service_date": DAY_1, "source_profile": "native", "source_file": "f",
-            "source_line": 1, "source_part": 1,
-            "payload": '{"heart_rate": {"value": 88, "unit": "/min"}, "pain": null}'}  # fmt: skip
+    row |= {
+        "service_date": DAY_1,
+        "source_profile": "native",
+        "source_file": "f",
+        "source_line": 1,
+        "source_part": 1,
+        "payload": '{"heart_rate": {"value": 88, "unit": "/min"}, "pain": null}',
+    }
     warehouse.replace(contract, lazy(pl.DataFrame([row], schema=contract.polars_schema)), ONE_DAY)
     read = json_fields(
-        warehouse.read(contract),
-        "payload",
-        {"hr": "$.heart_rate.value", "pain": "$.pain", "none": "$.x"},
+        warehouse.read(contract), "payload", {"hr": "$.heart_rate.value", "pain": "$.pain", "none": "$.x"}
     )
-    assert read.select("hr", "pain", "none").collect("polars").to_native().rows() == [
-        ("88", None, None)
-    ]
+    assert read.select("hr", "pain", "none").collect("polars").to_native().rows() == [("88", None, None)]

@@ -36,14 +36,7 @@ from hospital_assets.definitions import build_definitions
 from hospital_assets.landing.waiting import Waiting
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.settings import Settings
-from hospital_assets.simulator.live import (
-    LiveNetwork,
-    go_live,
-    land_history,
-    prepare,
-    read_network,
-    write_network,
-)
+from hospital_assets.simulator.live import LiveNetwork, go_live, land_history, prepare, read_network, write_network
 from hospital_assets_tests.helpers import query, run, tables
 
 #: In the afternoon of the last day of the small network.
@@ -84,17 +77,28 @@ def an_adult(settings: Settings) -> str:
 def observation(name: str, patient: str, minute: int, **values: Any) -> str:
     """A line of the vitals feed, of a well adult unless told otherwise."""
     measured = {
-        "heart_rate": 70, "respiratory_rate": 16, "spo2": 98, "systolic_bp": 120,
-        "diastolic_bp": 80, "temperature": 37.0,
-    } | {key: value for key, value in values.items() if key != "on"}  # fmt: skip
+        "heart_rate": 70,
+        "respiratory_rate": 16,
+        "spo2": 98,
+        "systolic_bp": 120,
+        "diastolic_bp": 80,
+        "temperature": 37.0,
+    } | {key: value for key, value in values.items() if key != "on"}
     clock = f"2026-03-12T14:{minute:02d}:00-05:00"
-    vitals = {key: {"value": value, "unit": "Cel" if key == "temperature" else None}
-              for key, value in measured.items()}  # fmt: skip
+    vitals = {key: {"value": value, "unit": "Cel" if key == "temperature" else None} for key, value in measured.items()}
     vitals |= {"consciousness": "A", "on_oxygen": False}  # type: ignore[dict-item]
     return json.dumps(
-        {"observation_id": name, "visit_id": f"W{name}", "patient_id": patient, "hospital_id": "H1",
-         "device_id": "D1", "measured_at": clock, "recorded_at": clock, "vitals": vitals}
-    )  # fmt: skip
+        {
+            "observation_id": name,
+            "visit_id": f"W{name}",
+            "patient_id": patient,
+            "hospital_id": "H1",
+            "device_id": "D1",
+            "measured_at": clock,
+            "recorded_at": clock,
+            "vitals": vitals,
+        }
+    )
 
 
 def land(settings: Settings, name: str, *lines: str, folder: str = "vitals") -> Path:
@@ -138,9 +142,7 @@ def test_a_batch_is_one_transaction_and_dagster_hears_of_it(
         assert event is not None and event.run_id == ""
         assert event.asset_materialization is not None
         assert event.asset_materialization.partition == "2026-03-12"
-        names = {
-            check.check_name for check in batch.checks if check.asset_key.path == ["fact_vitals"]
-        }
+        names = {check.check_name for check in batch.checks if check.asset_key.path == ["fact_vitals"]}
         assert {"columns", "key", "required"} <= names
         loader.load({"vitals": [replace(file, days=file.days)]})  # the same again, checks and all
     assert query(copied, count).item() == 2
@@ -171,14 +173,15 @@ def test_alerts_come_before_the_load_and_once(copied: Settings, monitor: Monitor
 def test_who_waits_is_seen_by_time_alone(copied: Settings, monitor: Monitor) -> None:
     monitor.look()
     header = (
-        "visit_id,patient_id,hospital_id,department,arrival_time,triage_time,triage_level,"
-        "provider_time,recorded_at"
+        "visit_id,patient_id,hospital_id,department,arrival_time,triage_time,triage_level,provider_time,recorded_at"
     )
     land(
-        copied, "now.csv", header,
+        copied,
+        "now.csv",
+        header,
         "W77,P1,H1,Emergency,2026-03-12 14:50:00,2026-03-12 14:52:00,1,,2026-03-12 14:53:00",
         folder="er_visits",
-    )  # fmt: skip
+    )
     monitor.look()
     assert "W77" not in monitor.outbox.open_subjects("critical_wait")
 
@@ -197,9 +200,7 @@ def test_who_waits_is_seen_by_time_alone(copied: Settings, monitor: Monitor) -> 
     assert "W77" not in monitor.outbox.open_subjects("critical_wait")
 
 
-def test_the_board_shows_who_waits_before_their_files_are_loaded(
-    copied: Settings, monitor: Monitor
-) -> None:
+def test_the_board_shows_who_waits_before_their_files_are_loaded(copied: Settings, monitor: Monitor) -> None:
     patient = an_adult(copied)
     header = (
         "visit_id,patient_id,hospital_id,department,arrival_time,triage_time,triage_level,"
@@ -226,15 +227,11 @@ def test_the_board_shows_who_waits_before_their_files_are_loaded(
     assert row() == []
 
 
-def test_a_landed_file_is_pushed_to_whoever_watches_the_board(
-    copied: Settings, monitor: Monitor
-) -> None:
+def test_a_landed_file_is_pushed_to_whoever_watches_the_board(copied: Settings, monitor: Monitor) -> None:
     board = LiveBoard(copied.warehouse_file, lambda: NOW, lambda: True)
     lines = (
-        "visit_id,patient_id,hospital_id,department,arrival_time,triage_time,triage_level,"
-        "chief_complaint,recorded_at",
-        f"W91,{an_adult(copied)},H1,Emergency,2026-03-12 14:50:00,2026-03-12 14:52:00,3,hiccups,"
-        "2026-03-12 14:53:00",
+        "visit_id,patient_id,hospital_id,department,arrival_time,triage_time,triage_level,chief_complaint,recorded_at",
+        f"W91,{an_adult(copied)},H1,Emergency,2026-03-12 14:50:00,2026-03-12 14:52:00,3,hiccups,2026-03-12 14:53:00",
     )
 
     async def follow() -> list[str]:
@@ -260,10 +257,9 @@ def test_sensors_leave_fresh_files_to_the_watcher(copied: Settings) -> None:
         with (
             dagster_instance(copied) as instance,
             dg.build_sensor_context(
-                instance=instance, definitions=definitions,
-                resources={"landing": zone(definitions)},
+                instance=instance, definitions=definitions, resources={"landing": zone(definitions)}
             ) as context,
-        ):  # fmt: skip
+        ):
             found = definitions.resolve_sensor_def("vitals_files").evaluate_tick(context)
         return list(found.run_requests or [])
 
@@ -297,9 +293,14 @@ def test_the_clock(tmp_path: Path) -> None:
 def test_a_stopped_simulation_goes_on_and_lands_every_record_once(tmp_path: Path) -> None:
     start = datetime(2026, 3, 5, tzinfo=UTC)
     network = LiveNetwork(
-        start="2026-03-05", live_start=start.timestamp() + 15 * 3600, days=2, scale=0.03, seed=3,
-        dirty=False, landed_until=start.timestamp() + 15 * 3600,
-    )  # fmt: skip
+        start="2026-03-05",
+        live_start=start.timestamp() + 15 * 3600,
+        days=2,
+        scale=0.03,
+        seed=3,
+        dirty=False,
+        landed_until=start.timestamp() + 15 * 3600,
+    )
     kept = tmp_path / "live.json"
     land_records = prepare(tmp_path / "landing", network)
     assert land_history(land_records, network) > 5
@@ -314,23 +315,22 @@ def test_a_stopped_simulation_goes_on_and_lands_every_record_once(tmp_path: Path
     stopped = read_network(kept)
     assert stopped is not None and until < stopped.landed_until < start.timestamp() + 48 * 3600
     until = stopped.landed_until
-    go_live(prepare(tmp_path / "landing", stopped), stopped, clock(),
-            lambda n: write_network(kept, n), lambda _: False)  # fmt: skip
+    go_live(prepare(tmp_path / "landing", stopped), stopped, clock(), lambda n: write_network(kept, n), lambda _: False)
 
     def lines(root: Path) -> list[str]:
         return sorted(
-            line for path in (root / "native" / "vitals").glob("*.json")
-            for line in path.read_text().splitlines()
-        )  # fmt: skip
+            line for path in (root / "native" / "vitals").glob("*.json") for line in path.read_text().splitlines()
+        )
 
     whole = prepare(tmp_path / "whole", network)
     whole(float("-inf"), start.timestamp() + 48 * 3600)
     assert lines(tmp_path / "landing") == lines(tmp_path / "whole")
     assert not list((tmp_path / "landing").rglob(".*"))
     visits = [
-        line for path in (tmp_path / "landing" / "native" / "er_visits").glob("*.csv")
+        line
+        for path in (tmp_path / "landing" / "native" / "er_visits").glob("*.csv")
         for line in path.read_text().splitlines()
-    ]  # fmt: skip
+    ]
     # An open visit is recorded at its stages: some records of the same visit, all different.
     numbers = [line.split(",")[0] for line in visits if not line.startswith("visit_id")]
     assert len(set(visits)) - 1 == len(numbers) > 1.5 * len(set(numbers))
@@ -373,8 +373,10 @@ def test_a_watcher_killed_again_and_again_neither_loses_nor_repeats(
         return subprocess.Popen(
             [sys.executable, "-m", "hospital_assets.cli", "watch"],
             env={**os.environ, "HOSPITAL_DATA_DIR": str(other.data_dir)},
-            stdout=log, stderr=log, text=True,
-        )  # fmt: skip
+            stdout=log,
+            stderr=log,
+            text=True,
+        )
 
     def settle(other: Settings) -> None:
         """Let a watcher work until nothing waits, then end it politely."""

@@ -93,17 +93,10 @@ def _address(notifier: NotifierSettings) -> str:
 def _post(notifier: NotifierSettings, message: Message, delivery_id: str) -> None:
     import requests
 
-    body = (
-        {"text": text_of(message)}
-        if notifier.form == "slack"
-        else {**message, "delivery_id": delivery_id}
-    )
+    body = {"text": text_of(message)} if notifier.form == "slack" else {**message, "delivery_id": delivery_id}
     try:
         answer = requests.post(
-            _address(notifier),
-            json=body,
-            headers={"Idempotency-Key": delivery_id},
-            timeout=_TIMEOUT_SECONDS,
+            _address(notifier), json=body, headers={"Idempotency-Key": delivery_id}, timeout=_TIMEOUT_SECONDS
         )
     except requests.RequestException as error:
         # The error's own text would quote the address.
@@ -116,9 +109,7 @@ def _by_apprise(notifier: NotifierSettings, message: Message) -> None:
     try:
         import apprise
     except ImportError:
-        raise NotDeliveredError(
-            "install the extra: pip install 'hospital-assets[apprise]'"
-        ) from None
+        raise NotDeliveredError("install the extra: pip install 'hospital-assets[apprise]'") from None
     service = apprise.Apprise()
     if not service.add(_address(notifier)) or not service.notify(body=text_of(message)):
         raise NotDeliveredError("Apprise could not send it; check the address")

@@ -21,12 +21,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from hospital_assets.alerts.settings import (
-    AlertSettings,
-    NotifierSettings,
-    Severity,
-    load_alert_settings,
-)
+from hospital_assets.alerts.settings import AlertSettings, NotifierSettings, Severity, load_alert_settings
 from hospital_assets.settings import Settings
 
 _SCHEMA = """
@@ -137,9 +132,7 @@ class Outbox:
         """
         self._notifiers = notifiers
         file.parent.mkdir(parents=True, exist_ok=True)
-        self._connection = sqlite3.connect(
-            file, timeout=30, isolation_level=None, check_same_thread=False
-        )
+        self._connection = sqlite3.connect(file, timeout=30, isolation_level=None, check_same_thread=False)
         self._connection.row_factory = sqlite3.Row
         self._connection.execute("pragma journal_mode = wal")
         self._connection.executescript(_SCHEMA)
@@ -181,14 +174,11 @@ class Outbox:
                 opened += self._take(signal, now, cooldown)
             for rule, moment in (snapshots or {}).items():
                 still = {s.key for s in ordered if s.rule == rule and s.is_raised is not False}
-                for row in self._rows(
-                    "select * from alerts where rule = ? and state <> 'resolved'", rule
-                ):
+                for row in self._rows("select * from alerts where rule = ? and state <> 'resolved'", rule):
                     if row["alert_key"] not in still and row["observed_at"] <= _text(moment):
                         self._resolve(row, now)
             self._connection.executemany(
-                "insert or ignore into judged_files values (?, ?)",
-                [(sha, _text(now)) for sha in judged],
+                "insert or ignore into judged_files values (?, ?)", [(sha, _text(now)) for sha in judged]
             )
         return opened
 
@@ -197,8 +187,7 @@ class Outbox:
         if seen and seen[0]["observed_at"] >= _text(signal.observed_at):
             return False
         found = self._rows(
-            "select * from alerts where alert_key = ? order by opened_at desc, rowid desc limit 1",
-            signal.key,
+            "select * from alerts where alert_key = ? order by opened_at desc, rowid desc limit 1", signal.key
         )
         last = found[0] if found else None
         is_open = last is not None and last["state"] != "resolved"
@@ -211,19 +200,22 @@ class Outbox:
             self._resolve(last, now)
         elif last is not None and is_open:
             self._connection.execute(
-                "update alerts set value = ?, worst_value = ?, last_seen_at = ?, summary = ? "
-                "where alert_id = ?",
-                (signal.value, _worse(last, signal), _text(signal.observed_at),
-                 signal.summary if signal.is_raised else last["summary"], last["alert_id"]),
-            )  # fmt: skip
+                "update alerts set value = ?, worst_value = ?, last_seen_at = ?, summary = ? where alert_id = ?",
+                (
+                    signal.value,
+                    _worse(last, signal),
+                    _text(signal.observed_at),
+                    signal.summary if signal.is_raised else last["summary"],
+                    last["alert_id"],
+                ),
+            )
         elif last is not None and now - _instant(last["resolved_at"]) < cooldown:
             self._connection.execute(
                 "update alerts set state = 'open', resolved_at = null, value = ?, worst_value = ?, "
                 "last_seen_at = ?, summary = ?, occurrence_count = occurrence_count + 1 "
                 "where alert_id = ?",
-                (signal.value, _worse(last, signal), _text(signal.observed_at), signal.summary,
-                 last["alert_id"]),
-            )  # fmt: skip
+                (signal.value, _worse(last, signal), _text(signal.observed_at), signal.summary, last["alert_id"]),
+            )
         else:
             return self._open(signal, now)
         return False
@@ -235,11 +227,24 @@ class Outbox:
             "insert or ignore into alerts (alert_id, alert_key, rule, severity, state, hospital_id, "
             "department_name, subject, summary, value, worst_value, threshold, unit, observed_at, "
             "opened_at, last_seen_at) values (?, ?, ?, ?, 'open', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (alert_id, signal.key, signal.rule, signal.severity, signal.hospital_id,
-             signal.department_name, signal.subject, signal.summary, signal.value, signal.value,
-             signal.threshold, signal.unit, _text(signal.observed_at), _text(now),
-             _text(signal.observed_at)),
-        ).rowcount  # fmt: skip
+            (
+                alert_id,
+                signal.key,
+                signal.rule,
+                signal.severity,
+                signal.hospital_id,
+                signal.department_name,
+                signal.subject,
+                signal.summary,
+                signal.value,
+                signal.value,
+                signal.threshold,
+                signal.unit,
+                _text(signal.observed_at),
+                _text(now),
+                _text(signal.observed_at),
+            ),
+        ).rowcount
         if added:
             (row,) = self._rows("select * from alerts where alert_id = ?", alert_id)
             self._tell(row, "opened")
@@ -249,8 +254,7 @@ class Outbox:
         if row is None:
             return
         self._connection.execute(
-            "update alerts set state = 'resolved', resolved_at = ? where alert_id = ?",
-            (_text(now), row["alert_id"]),
+            "update alerts set state = 'resolved', resolved_at = ? where alert_id = ?", (_text(now), row["alert_id"])
         )
         # What is over before anybody was told need not be told.
         untold = self._connection.execute(
@@ -274,15 +278,19 @@ class Outbox:
             self._connection.execute(
                 "insert or ignore into deliveries (delivery_id, alert_id, notifier, event, message, "
                 "created_at, next_attempt_at) values (?, ?, ?, ?, ?, ?, ?)",
-                (f"{turn}-{notifier.name}", row["alert_id"], notifier.name, event,
-                 json.dumps(message_of(row, event)), wall, wall),
-            )  # fmt: skip
+                (
+                    f"{turn}-{notifier.name}",
+                    row["alert_id"],
+                    notifier.name,
+                    event,
+                    json.dumps(message_of(row, event)),
+                    wall,
+                    wall,
+                ),
+            )
 
     def _put_visit(self, visit: VisitState) -> None:
-        values = asdict(visit) | {
-            "start_at": _text(visit.start_at),
-            "recorded_at": _text(visit.recorded_at),
-        }
+        values = asdict(visit) | {"start_at": _text(visit.start_at), "recorded_at": _text(visit.recorded_at)}
         names = ", ".join(values)
         changes = ", ".join(f"{name} = excluded.{name}" for name in values)
         self._connection.execute(
@@ -303,25 +311,19 @@ class Outbox:
                     "is_waiting": True,
                 }
             )
-            for row in self._rows(
-                "select * from visits where is_waiting and start_at >= ?", _text(since)
-            )
+            for row in self._rows("select * from visits where is_waiting and start_at >= ?", _text(since))
         ]
 
     def not_judged(self, digests: Collection[str]) -> set[str]:
         """Those of some content hashes that no look has judged."""
-        judged = {
-            row[0] for row in self._connection.execute("select file_sha256 from judged_files")
-        }
+        judged = {row[0] for row in self._connection.execute("select file_sha256 from judged_files")}
         return set(digests) - judged
 
     def open_subjects(self, rule: str) -> set[str]:
         """What a rule's open alerts are about."""
         return {
             row["subject"]
-            for row in self._rows(
-                "select subject from alerts where rule = ? and state <> 'resolved'", rule
-            )
+            for row in self._rows("select subject from alerts where rule = ? and state <> 'resolved'", rule)
         }
 
     # For people ----------------------------------------------------------------------------------
@@ -329,10 +331,7 @@ class Outbox:
     def alerts(self, *, with_resolved: bool = False) -> list[dict[str, Any]]:
         """Alerts as rows, the newest first; subjects included, so not for messages."""
         where = "" if with_resolved else "where state <> 'resolved'"
-        return [
-            dict(row)
-            for row in self._rows(f"select * from alerts {where} order by opened_at desc, alert_id")
-        ]
+        return [dict(row) for row in self._rows(f"select * from alerts {where} order by opened_at desc, alert_id")]
 
     def acknowledge(self, alert_id: str, by: str, now: datetime) -> bool:
         """Somebody takes care of an open alert; False when there is no such open alert."""
@@ -347,9 +346,7 @@ class Outbox:
     def resolve(self, alert_id: str, now: datetime) -> bool:
         """Close an alert by hand; False when there is no such open alert."""
         with self._transaction():
-            found = self._rows(
-                "select * from alerts where alert_id = ? and state <> 'resolved'", alert_id
-            )
+            found = self._rows("select * from alerts where alert_id = ? and state <> 'resolved'", alert_id)
             if found:
                 self._resolve(found[0], now)
         return bool(found)
@@ -362,17 +359,17 @@ class Outbox:
             rows = self._rows(
                 "select * from deliveries where delivered_at is null and given_up_at is null "
                 "and next_attempt_at <= ? order by created_at, delivery_id limit ?",
-                _text(wall), most,
-            )  # fmt: skip
+                _text(wall),
+                most,
+            )
             self._connection.executemany(
                 "update deliveries set next_attempt_at = ? where delivery_id = ?",
                 [(_text(wall + _LEASE), row["delivery_id"]) for row in rows],
             )
         return [
-            Delivery(row["delivery_id"], row["notifier"], json.loads(row["message"]),
-                     row["attempt_count"])
+            Delivery(row["delivery_id"], row["notifier"], json.loads(row["message"]), row["attempt_count"])
             for row in rows
-        ]  # fmt: skip
+        ]
 
     def delivered(self, delivery: Delivery, wall: datetime) -> None:
         """A message has arrived."""
@@ -391,9 +388,14 @@ class Outbox:
             self._connection.execute(
                 "update deliveries set attempt_count = ?, next_attempt_at = ?, last_error = ?, "
                 "given_up_at = ? where delivery_id = ?",
-                (attempts, _text(wall + timedelta(seconds=pause)), why,
-                 _text(wall) if attempts >= _MOST_ATTEMPTS else None, delivery.delivery_id),
-            )  # fmt: skip
+                (
+                    attempts,
+                    _text(wall + timedelta(seconds=pause)),
+                    why,
+                    _text(wall) if attempts >= _MOST_ATTEMPTS else None,
+                    delivery.delivery_id,
+                ),
+            )
 
     def delivery_counts(self) -> dict[str, int]:
         """Messages by how they stand: delivered, waiting, given_up."""
@@ -429,9 +431,9 @@ class OutboxResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         instants = ("observed_at", "opened_at", "acknowledged_at", "resolved_at")
         texts = ("alert_id", "rule", "severity", "state", "hospital_id", "department_name", "unit")
         numbers = ("value", "worst_value", "threshold")
-        schema: dict[str, type[pl.DataType]] = dict.fromkeys(
-            (*texts, *instants), pl.String
-        ) | dict.fromkeys(numbers, pl.Float64)
+        schema: dict[str, type[pl.DataType]] = dict.fromkeys((*texts, *instants), pl.String) | dict.fromkeys(
+            numbers, pl.Float64
+        )
         schema["occurrence_count"] = pl.Int64
         rows = []
         if Path(self.file).exists():
@@ -440,9 +442,7 @@ class OutboxResource(dg.ConfigurableResource):  # type: ignore[type-arg]
                 rows = outbox.alerts(with_resolved=True)
         frame = pl.DataFrame([{name: row[name] for name in schema} for row in rows], schema=schema)
         return frame.with_columns(
-            pl.col(*instants).str.to_datetime(
-                "%Y-%m-%dT%H:%M:%S%.fZ", time_unit="us", time_zone="UTC"
-            )
+            pl.col(*instants).str.to_datetime("%Y-%m-%dT%H:%M:%S%.fZ", time_unit="us", time_zone="UTC")
         )
 
 
@@ -459,9 +459,20 @@ def open_outbox(settings: Settings, alerts: AlertSettings | None = None) -> Outb
 
 #: What a message says of an alert; `subject` and `alert_key` stay inside.
 _SAID = (
-    "alert_id", "rule", "severity", "state", "summary", "hospital_id", "department_name", "value",
-    "threshold", "unit", "observed_at", "opened_at", "resolved_at",
-)  # fmt: skip
+    "alert_id",
+    "rule",
+    "severity",
+    "state",
+    "summary",
+    "hospital_id",
+    "department_name",
+    "value",
+    "threshold",
+    "unit",
+    "observed_at",
+    "opened_at",
+    "resolved_at",
+)
 
 
 def message_of(row: sqlite3.Row | Mapping[str, Any], event: str) -> dict[str, Any]:

@@ -108,9 +108,7 @@ class AlertSettings(_Strict):
     waiting_minutes: float = 15
     cooldown_minutes: float = 30
     lookback_hours: float = 24
-    notify: list[NotifierSettings] = Field(
-        default_factory=lambda: [NotifierSettings(name="log", kind="log")]
-    )
+    notify: list[NotifierSettings] = Field(default_factory=lambda: [NotifierSettings(name="log", kind="log")])
 
 
 def load_alert_settings(settings: Settings) -> AlertSettings:
@@ -128,9 +126,7 @@ def load_alert_settings(settings: Settings) -> AlertSettings:
         raise SettingsError(f"{path}: not valid TOML ({error})") from error
     except ValidationError as error:
         # Never the value: it may be a secret.
-        wrong = "; ".join(
-            f"'{'.'.join(map(str, e['loc']))}': {e['msg'].lower()}" for e in error.errors()
-        )
+        wrong = "; ".join(f"'{'.'.join(map(str, e['loc']))}': {e['msg'].lower()}" for e in error.errors())
         raise SettingsError(f"{path}: {wrong}") from None
     names = [notifier.name for notifier in found.notify]
     if len(set(names)) != len(names):

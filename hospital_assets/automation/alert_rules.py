@@ -42,9 +42,7 @@ _VITALS = {
 }
 
 
-def scored_vitals(
-    raw: pl.DataFrame, hospitals: pl.DataFrame, patients: pl.DataFrame
-) -> pl.DataFrame:
+def scored_vitals(raw: pl.DataFrame, hospitals: pl.DataFrame, patients: pl.DataFrame) -> pl.DataFrame:
     """Landed vital signs, judged and scored as the batch does it.
 
     Args:
@@ -75,9 +73,7 @@ def vital_signals(observed: pl.DataFrame, settings: AlertSettings) -> list[Signa
         if getattr(threshold, side) is not None
     }
     said = [
-        pl.when(news2).then(
-            pl.format(f"NEWS2 {{}} (limit {settings.news2_score})", pl.col("news2_score"))
-        ),
+        pl.when(news2).then(pl.format(f"NEWS2 {{}} (limit {settings.news2_score})", pl.col("news2_score"))),
         pl.when(is_red).then(pl.lit("a NEWS2 parameter of 3 points")),
         *(
             pl.when(beyond).then(_said(column, getattr(settings.vitals[column], side)))
@@ -85,8 +81,7 @@ def vital_signals(observed: pl.DataFrame, settings: AlertSettings) -> list[Signa
         ),
     ]
     is_whole = pl.col("news2_score").is_not_null() | (
-        (pl.col("age_years") < 16)
-        & pl.all_horizontal(pl.col(column).is_not_null() for column in settings.vitals)
+        (pl.col("age_years") < 16) & pl.all_horizontal(pl.col(column).is_not_null() for column in settings.vitals)
     )
     is_critical = pl.any_horizontal(news2, is_red, *limits.values()).fill_null(False)
     rows = observed.select(
@@ -99,12 +94,20 @@ def vital_signals(observed: pl.DataFrame, settings: AlertSettings) -> list[Signa
     )
     return [
         Signal(
-            CRITICAL_VITALS, row["subject"], row["observed_at"], row["is_raised"], "critical",
-            f"critical vital signs: {row['why']}", row["score"], float(settings.news2_score),
-            "NEWS2", row["hospital_id"], None,
+            CRITICAL_VITALS,
+            row["subject"],
+            row["observed_at"],
+            row["is_raised"],
+            "critical",
+            f"critical vital signs: {row['why']}",
+            row["score"],
+            float(settings.news2_score),
+            "NEWS2",
+            row["hospital_id"],
+            None,
         )
         for row in rows.iter_rows(named=True)
-    ]  # fmt: skip
+    ]
 
 
 def _beyond(column: str, side: str, threshold: VitalThreshold) -> pl.Expr:
@@ -127,10 +130,7 @@ def landed_visits(raw: pl.DataFrame, hospitals: pl.DataFrame) -> pl.DataFrame:
         hospitals: hospital_id, time_zone.
     """
     visits: pl.DataFrame = (
-        judge_er_visits(lazy(raw), lazy(hospitals))
-        .filter(nw.col("rule").is_null())
-        .collect("polars")
-        .to_native()
+        judge_er_visits(lazy(raw), lazy(hospitals)).filter(nw.col("rule").is_null()).collect("polars").to_native()
     )
     return visits.sort("recorded_at", nulls_last=False).unique("visit_id", keep="last")
 
@@ -154,10 +154,20 @@ def board_visits(visits: pl.DataFrame, patients: pl.DataFrame) -> pl.DataFrame:
         .to_native()
     )
     return aged.select(
-        "visit_id", "patient_id", "hospital_id", "department_name", "triage_level", "arrival_at",
-        "arrival_local", "triage_at", "provider_at", "departure_at", "chief_complaint", "age_years",
+        "visit_id",
+        "patient_id",
+        "hospital_id",
+        "department_name",
+        "triage_level",
+        "arrival_at",
+        "arrival_local",
+        "triage_at",
+        "provider_at",
+        "departure_at",
+        "chief_complaint",
+        "age_years",
         recorded_at=pl.coalesce("recorded_at", "arrival_at"),
-    )  # fmt: skip
+    )
 
 
 def board_vitals(observed: pl.DataFrame) -> pl.DataFrame:
@@ -181,17 +191,16 @@ def visit_states(visits: pl.DataFrame) -> list[VisitState]:
         visits: as `landed_visits` has them.
     """
     is_critical = pl.col("triage_level").is_in(CRITICAL_LEVELS).fill_null(False)
-    rows = (
-        visits.select(
-            "visit_id", "hospital_id", "department_name", "triage_level",
-            # The wait begins at the earlier of triage and arrival (see fact_emergency_visits).
-            start_at=pl.min_horizontal("arrival_at", "triage_at"),
-            is_waiting=is_critical
-            & pl.col("provider_at").is_null()
-            & pl.col("departure_at").is_null(),
-            recorded_at=pl.coalesce("recorded_at", "arrival_at"),
-        )
-    )  # fmt: skip
+    rows = visits.select(
+        "visit_id",
+        "hospital_id",
+        "department_name",
+        "triage_level",
+        # The wait begins at the earlier of triage and arrival (see fact_emergency_visits).
+        start_at=pl.min_horizontal("arrival_at", "triage_at"),
+        is_waiting=is_critical & pl.col("provider_at").is_null() & pl.col("departure_at").is_null(),
+        recorded_at=pl.coalesce("recorded_at", "arrival_at"),
+    )
     return [VisitState(**row) for row in rows.iter_rows(named=True)]
 
 
@@ -202,13 +211,20 @@ def critical_waits(visits: Sequence[VisitState], now: datetime, level: Level) ->
         minutes = (now - visit.start_at).total_seconds() / 60
         signals.append(
             Signal(
-                CRITICAL_WAIT, visit.visit_id, now, _passes(minutes, level), "critical",
+                CRITICAL_WAIT,
+                visit.visit_id,
+                now,
+                _passes(minutes, level),
+                "critical",
                 f"a triage {visit.triage_level} patient has waited {minutes:.0f} min for a provider "
                 f"(limit {level.raise_at:g})",
-                round(minutes, 1), level.raise_at, "min", visit.hospital_id,
+                round(minutes, 1),
+                level.raise_at,
+                "min",
+                visit.hospital_id,
                 visit.department_name,
             )
-        )  # fmt: skip
+        )
     return signals
 
 
@@ -220,21 +236,29 @@ def overstays(stays: pl.DataFrame, now: datetime, hours: float) -> list[Signal]:
         now: the hospital's time.
         hours: the limit.
     """
-    long = stays.with_columns(
-        hours=(pl.lit(now) - pl.col("stay_start_at")).dt.total_seconds() / 3600
-    ).filter(pl.col("hours") > hours)
+    long = stays.with_columns(hours=(pl.lit(now) - pl.col("stay_start_at")).dt.total_seconds() / 3600).filter(
+        pl.col("hours") > hours
+    )
     rows = long.group_by("hospital_id", "department_id", "department_name").agg(
         pl.len().alias("count"), pl.col("hours").max()
     )
     return [
         Signal(
-            OVERSTAY, row["department_id"], now, True, "warning",
+            OVERSTAY,
+            row["department_id"],
+            now,
+            True,
+            "warning",
             f"{row['count']} {'stay' if row['count'] == 1 else 'stays'} longer than {hours:g} h, "
             f"the longest {row['hours']:.0f} h",
-            float(row["count"]), hours, "h", row["hospital_id"], row["department_name"],
+            float(row["count"]),
+            hours,
+            "h",
+            row["hospital_id"],
+            row["department_name"],
         )
         for row in rows.iter_rows(named=True)
-    ]  # fmt: skip
+    ]
 
 
 def full_departments(stays: pl.DataFrame, now: datetime, level: Level) -> list[Signal]:
@@ -253,18 +277,24 @@ def full_departments(stays: pl.DataFrame, now: datetime, level: Level) -> list[S
     )
     return [
         Signal(
-            OCCUPANCY, row["department_id"], now, _passes(row["pct"], level), "warning",
+            OCCUPANCY,
+            row["department_id"],
+            now,
+            _passes(row["pct"], level),
+            "warning",
             f"{row['patients']} patients in {row['bed_capacity']} beds ({row['pct']:.0f} %, limit "
             f"{level.raise_at:g} %)",
-            round(row["pct"], 1), level.raise_at, "%", row["hospital_id"], row["department_name"],
+            round(row["pct"], 1),
+            level.raise_at,
+            "%",
+            row["hospital_id"],
+            row["department_name"],
         )
         for row in rows.iter_rows(named=True)
-    ]  # fmt: skip
+    ]
 
 
-def silent_feeds(
-    newest: Mapping[str, datetime], limits: Mapping[str, float], wall: datetime
-) -> list[Signal]:
+def silent_feeds(newest: Mapping[str, datetime], limits: Mapping[str, float], wall: datetime) -> list[Signal]:
     """Feeds of which nothing has landed for too long.
 
     Args:
@@ -279,11 +309,17 @@ def silent_feeds(
         if limit is not None:
             signals.append(
                 Signal(
-                    FEED_SILENT, feed, wall, minutes > limit, "error",
+                    FEED_SILENT,
+                    feed,
+                    wall,
+                    minutes > limit,
+                    "error",
                     f"nothing of the feed '{feed}' has landed for {minutes:.0f} min (limit {limit:g})",
-                    round(minutes, 1), limit, "min",
+                    round(minutes, 1),
+                    limit,
+                    "min",
                 )
-            )  # fmt: skip
+            )
     return signals
 
 
@@ -299,26 +335,34 @@ def files_waiting(since_ns: Sequence[int], minutes: float, wall: datetime) -> li
     waited = (wall - oldest) / timedelta(minutes=1)
     return [
         Signal(
-            FILES_WAITING, "landing", wall, waited > minutes, "error",
+            FILES_WAITING,
+            "landing",
+            wall,
+            waited > minutes,
+            "error",
             f"{len(since_ns)} landed files wait to be loaded, the oldest for {waited:.0f} min: is "
             "`hospital dev` or `hospital watch` running?",
-            round(waited, 1), minutes, "min",
+            round(waited, 1),
+            minutes,
+            "min",
         )
-    ]  # fmt: skip
+    ]
 
 
 def poisoned_file(path: str, wall: datetime) -> Signal:
     """A file that made every run fail and was set aside."""
     return Signal(
-        FILE_POISONED, path, wall, True, "error",
+        FILE_POISONED,
+        path,
+        wall,
+        True,
+        "error",
         f"{path}: every run with this file failed, it is set aside; the rest goes on. See the failed "
         "runs, then deliver a mended file or use `hospital retry`",
-    )  # fmt: skip
+    )
 
 
-def run_signal(
-    job: str, run_id: str, failed_steps: Sequence[str] | None, ended: datetime
-) -> Signal:
+def run_signal(job: str, run_id: str, failed_steps: Sequence[str] | None, ended: datetime) -> Signal:
     """How a job's newest run ended.
 
     Args:
@@ -329,9 +373,13 @@ def run_signal(
     """
     where = f" in {', '.join(sorted(failed_steps)[:3])}" if failed_steps else ""
     return Signal(
-        RUN_FAILED, job, ended, failed_steps is not None, "error",
+        RUN_FAILED,
+        job,
+        ended,
+        failed_steps is not None,
+        "error",
         f"the run {run_id[:8]} of {job} failed{where}; what it replaces is as it was before",
-    )  # fmt: skip
+    )
 
 
 #: Warnings that somebody should hear of all the same, in words without any patient's data.
@@ -351,14 +399,17 @@ def check_signals(evaluations: Iterable[dg.AssetCheckEvaluation], moment: dateti
     }
     return [
         Signal(
-            CHECK_FAILED, name, moment, not found.passed,
+            CHECK_FAILED,
+            name,
+            moment,
+            not found.passed,
             "error" if found.severity == dg.AssetCheckSeverity.ERROR else "warning",
             f"{_TOLD_WARNINGS[found.check_name]}: {found.description}"
             if found.check_name in _TOLD_WARNINGS
             else f"the check {name} failed; its findings are in Dagster",
         )
         for name, found in newest.items()
-    ]  # fmt: skip
+    ]
 
 
 def _passes(value: float, level: Level) -> bool | None:

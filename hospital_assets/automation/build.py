@@ -298,9 +298,7 @@ def failure_of(event: dg.DagsterEvent) -> str:
     return f"{event.step_key}: {cause.message.strip() if cause else 'failed'}"
 
 
-def unsettled_spans(
-    materialization: dg.AssetMaterialization | None, settings: Settings
-) -> list[tuple[date, date]]:
+def unsettled_spans(materialization: dg.AssetMaterialization | None, settings: Settings) -> list[tuple[date, date]]:
     """Spans of days that a materialisation of `unsettled_days` leaves to be settled."""
     return spans({period_start(day, settings) for day in days_named(materialization)})
 
@@ -348,9 +346,7 @@ def _selection(definitions: dg.Definitions, select: str | None) -> set[dg.AssetK
 class _Listener:
     """Turns the events of a run into a report while it runs."""
 
-    def __init__(
-        self, report: BuildReport, total: int, progress: Callable[[str, int, int], None]
-    ) -> None:
+    def __init__(self, report: BuildReport, total: int, progress: Callable[[str, int, int], None]) -> None:
         self.report = report
         self.progress = progress
         self.started: dict[str, float] = {}

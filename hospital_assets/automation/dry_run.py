@@ -76,10 +76,7 @@ class Trial:
             return f"{self.records:,} records that no subject takes; kept word for word"
         repeated = sum(n for rule, n in self.quarantined.items() if rule in REPETITIONS)
         broken = sum(self.quarantined.values()) - repeated
-        return (
-            f"{self.records:,} records: {self.clean:,} clean, {broken:,} quarantined, "
-            f"{repeated:,} repetitions"
-        )
+        return f"{self.records:,} records: {self.clean:,} clean, {broken:,} quarantined, {repeated:,} repetitions"
 
     def remarks(self) -> list[tuple[str, str]]:
         """What somebody should look at: title and what is said."""
@@ -87,14 +84,9 @@ class Trial:
         said = {
             "missing (null, unless the profile names them)": ", ".join(missing),
             "quarantined by rule": _listed(self.quarantined),
-            "kinds" if self.subject == OTHER_RECORDS else "kept, with a code": _listed(
-                self.flagged
-            ),
+            "kinds" if self.subject == OTHER_RECORDS else "kept, with a code": _listed(self.flagged),
             "columns nobody reads": ", ".join(self.unused),
-            **{
-                f"codes of {column} that no map knows": _listed(codes)
-                for column, codes in self.unknown_codes.items()
-            },
+            **{f"codes of {column} that no map knows": _listed(codes) for column, codes in self.unknown_codes.items()},
         }
         return [(title, text) for title, text in said.items() if text]
 
@@ -118,23 +110,17 @@ def try_profile(name: str, path: Path) -> list[Trial]:
     """
     profile = load_profile(name)
     files = _files(profile, path)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        closing(duckdb.connect()) as connection,
-    ):
+    with tempfile.TemporaryDirectory() as folder, closing(duckdb.connect()) as connection:
         connection.execute("set TimeZone = 'UTC'")
         zone = LandingZone(
-            Path(folder) / "landing", Path(folder) / "spool", date(1900, 1, 1), date(2999, 12, 31),
-            connection,
-        )  # fmt: skip
+            Path(folder) / "landing", Path(folder) / "spool", date(1900, 1, 1), date(2999, 12, 31), connection
+        )
         for inside, file in files.items():
             link = zone.landing / name / inside
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(file.resolve())
         ledger = zone.discover()
-        asked = (
-            {f"{name}/{inside}" for inside in files} if path.is_dir() else {f"{name}/{path.name}"}
-        )
+        asked = {f"{name}/{inside}" for inside in files} if path.is_dir() else {f"{name}/{path.name}"}
         return [
             trial
             for row in ledger.filter(pl.col("source_file").is_in(sorted(asked))).rows(named=True)
@@ -160,33 +146,30 @@ def _files(profile: Profile, path: Path) -> dict[str, Path]:
         raise FileNotFoundError(f"there is no file or folder {path}")
     if not found:
         patterns = sorted({p for spec in profile.subjects.values() for p in spec.files})
-        raise FileNotFoundError(
-            f"the profile '{profile.name}' takes no file called so; it takes {', '.join(patterns)}"
-        )
+        raise FileNotFoundError(f"the profile '{profile.name}' takes no file called so; it takes {', '.join(patterns)}")
     return found
 
 
-def _trial(
-    zone: LandingZone, profile: Profile, ledger: pl.DataFrame, row: Mapping[str, object]
-) -> Trial | None:
+def _trial(zone: LandingZone, profile: Profile, ledger: pl.DataFrame, row: Mapping[str, object]) -> Trial | None:
     subject, source_file = str(row["subject"]), str(row["source_file"])
     inside = source_file.partition("/")[2]
     if row["state"] == "companion":
         return None
     trial = Trial(
-        inside, subject, str(row["state"]), None if row["problem"] is None else str(row["problem"]),
+        inside,
+        subject,
+        str(row["state"]),
+        None if row["problem"] is None else str(row["problem"]),
         int(str(row["row_count"])),
         unused=tuple(str(row["unknown_columns"] or "").split(",")) if row["unknown_columns"] else (),
-    )  # fmt: skip
+    )
     if row["state"] != "ready" or subject not in (*SUBJECTS, OTHER_RECORDS):
         return trial
     raw = checkpoint(zone.read(subject, ledger).filter(nw.col("source_file") == source_file))
     if subject == OTHER_RECORDS:
         kinds = _counted(raw, "kind")
         return replace(trial, flagged=kinds)
-    judged = checkpoint(
-        JUDGES[subject](raw, _hospitals(zone, ledger)).select("rule", "quality_codes")
-    )
+    judged = checkpoint(JUDGES[subject](raw, _hospitals(zone, ledger)).select("rule", "quality_codes"))
     rules = _counted(judged.filter(~nw.col("rule").is_null()), "rule")
     codes: Counter[str] = Counter()
     sound = judged.filter(nw.col("rule").is_null())
@@ -244,24 +227,25 @@ def _unknown_codes(raw: Frame, profile: Profile, subject: str) -> dict[str, dict
     from hospital_assets.contracts import cleaned
 
     ours = {
-        "arrival_mode": cleaned.ARRIVAL_MODES, "blood_group": cleaned.BLOOD_GROUPS,
+        "arrival_mode": cleaned.ARRIVAL_MODES,
+        "blood_group": cleaned.BLOOD_GROUPS,
         "code_system": [*cleaned.CODE_SYSTEMS, *coded.CODE_SYSTEM_NAMES],
-        "department": cleaned.DEPARTMENTS, "department_name": cleaned.DEPARTMENTS,
-        "discharge_disposition": cleaned.DISPOSITIONS, "disposition": cleaned.DISPOSITIONS,
-        "event_type": cleaned.ADT_EVENT_TYPES, "sex": cleaned.SEXES,
+        "department": cleaned.DEPARTMENTS,
+        "department_name": cleaned.DEPARTMENTS,
+        "discharge_disposition": cleaned.DISPOSITIONS,
+        "disposition": cleaned.DISPOSITIONS,
+        "event_type": cleaned.ADT_EVENT_TYPES,
+        "sex": cleaned.SEXES,
         "triage_level": [str(level) for level in range(1, 6)],
-    }  # fmt: skip
+    }
     found = {}
     for column in CODED:
         if column not in canonical_columns(subject) or column not in ours:
             continue
-        if CONTRACTS[f"raw_{subject}"].column(column).privacy not in ("operational",
-                                                                       "quasi_identifier"):  # fmt: skip
+        if CONTRACTS[f"raw_{subject}"].column(column).privacy not in ("operational", "quasi_identifier"):
             continue
         translated = profile.code_maps.get(column, {})
-        known = {
-            code.strip().upper() for code in (*ours[column], *translated, *translated.values())
-        }
+        known = {code.strip().upper() for code in (*ours[column], *translated, *translated.values())}
         unknown = {
             code: count
             for code, count in _counted(raw, column).items()

@@ -21,10 +21,7 @@ from dagster import DagsterEventType, EventLogEntry
 from dagster._core.events import ASSET_EVENTS
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.event_log import SqliteEventLogStorage
-from dagster._core.storage.event_log.schema import (
-    AssetCheckExecutionsTable,
-    SqlEventLogStorageTable,
-)
+from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable, SqlEventLogStorageTable
 from dagster._serdes import ConfigurableClassData, serialize_value
 from dagster_shared.record import replace
 
@@ -79,9 +76,7 @@ class HospitalEventLogStorage(SqliteEventLogStorage):
             connect_args={"timeout": _BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
         )
         # With a write-ahead log a power cut can lose the last events, never damage the file.
-        db.event.listen(
-            engine, "connect", lambda raw, _: raw.execute("pragma synchronous = normal")
-        )
+        db.event.listen(engine, "connect", lambda raw, _: raw.execute("pragma synchronous = normal"))
         if shard not in self._initialized_dbs:
             self._initdb(engine)
             self._initialized_dbs.add(shard)
@@ -103,9 +98,7 @@ class HospitalEventLogStorage(SqliteEventLogStorage):
         alone: list[EventLogEntry] = []
         for event in events:
             is_asset_event = (
-                event.run_id == run_id
-                and event.is_dagster_event
-                and event.dagster_event_type in ASSET_EVENTS
+                event.run_id == run_id and event.is_dagster_event and event.dagster_event_type in ASSET_EVENTS
             )
             (batched if is_asset_event else alone).append(event)
         if batched:
@@ -131,9 +124,7 @@ class HospitalEventLogStorage(SqliteEventLogStorage):
             for event, event_id in newest.values():
                 self._store_asset_event(connection, event, event_id)
 
-    def _store_asset_check_evaluation_planned(
-        self, event: EventLogEntry, event_id: int | None
-    ) -> None:
+    def _store_asset_check_evaluation_planned(self, event: EventLogEntry, event_id: int | None) -> None:
         planned = event.get_dagster_event().asset_check_planned_data
         subset = planned.partitions_subset
         row = {
@@ -147,9 +138,7 @@ class HospitalEventLogStorage(SqliteEventLogStorage):
         }
         keys = list(subset.get_partition_keys()) if subset else [None]
         with self.index_connection() as connection:
-            connection.execute(
-                AssetCheckExecutionsTable.insert(), [{**row, "partition": key} for key in keys]
-            )
+            connection.execute(AssetCheckExecutionsTable.insert(), [{**row, "partition": key} for key in keys])
 
     def _update_asset_check_evaluation(self, event: EventLogEntry, event_id: int | None) -> None:
         evaluation = event.get_dagster_event().asset_check_evaluation_data
@@ -157,9 +146,7 @@ class HospitalEventLogStorage(SqliteEventLogStorage):
             return
         super()._update_asset_check_evaluation(event, event_id)
 
-    def _store_runless_asset_check_evaluation(
-        self, event: EventLogEntry, event_id: int | None
-    ) -> None:
+    def _store_runless_asset_check_evaluation(self, event: EventLogEntry, event_id: int | None) -> None:
         """As Dagster's own, which takes one outcome per day without a run, ever: the newest counts."""
         evaluation = event.get_dagster_event().asset_check_evaluation_data
         checks = AssetCheckExecutionsTable.c

@@ -15,9 +15,7 @@ from hospital_assets.governance.policy import ROLES
 from hospital_assets.landing.profile import LANDED
 
 if TYPE_CHECKING:
-    from dagster._core.definitions.unresolved_asset_job_definition import (
-        UnresolvedAssetJobDefinition,
-    )
+    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 #: Tables and their checks; pages and publications are made of them, each when it is asked for.
 TABLES = dg.AssetSelection.groups("raw", "cleaned", "dimensions", "facts", "kpis")
@@ -36,9 +34,7 @@ daily_batch = dg.define_asset_job(
 full_refresh = dg.define_asset_job(
     "full_refresh",
     selection=TABLES,
-    description=(
-        "Rebuild every table for a range of service days in one run, each table in one transaction."
-    ),
+    description=("Rebuild every table for a range of service days in one run, each table in one transaction."),
     tags={"hospital/refresh": "full"},
 )
 
@@ -70,8 +66,7 @@ def refresh_job(feed: str) -> UnresolvedAssetJobDefinition:
 #: Days that another day's records have touched: their facts, and what depends on those.
 settle = dg.define_asset_job(
     "settle",
-    selection=(dg.AssetSelection.groups("facts").downstream() & TABLES)
-    - dg.AssetSelection.assets("fact_alerts"),
+    selection=(dg.AssetSelection.groups("facts").downstream() & TABLES) - dg.AssetSelection.assets("fact_alerts"),
     description="Refresh facts of days that later records of other days have changed.",
     tags={"hospital/refresh": "settle"},
 )
@@ -79,9 +74,7 @@ settle = dg.define_asset_job(
 #: The checks that change with time alone.
 standing_checks = dg.define_asset_job(
     "standing_checks",
-    selection=dg.AssetSelection.checks(
-        *(dg.AssetCheckKey(spec.asset_key, spec.name) for spec in standing.check_specs)
-    ),
+    selection=dg.AssetSelection.checks(*(dg.AssetCheckKey(spec.asset_key, spec.name) for spec in standing.check_specs)),
     description="See whether any file, day or feed is left behind, late or missing.",
 )
 
@@ -89,9 +82,7 @@ standing_checks = dg.define_asset_job(
 all_checks = dg.define_asset_job(
     "all_checks",
     selection=dg.AssetSelection.all_asset_checks()
-    - dg.AssetSelection.checks(
-        *(dg.AssetCheckKey(dg.AssetKey(f"publication_{role}"), LEAK_CHECK) for role in ROLES)
-    ),
+    - dg.AssetSelection.checks(*(dg.AssetCheckKey(dg.AssetKey(f"publication_{role}"), LEAK_CHECK) for role in ROLES)),
     description="Run every asset check on what is stored, without materialising anything.",
 )
 

@@ -83,10 +83,7 @@ class Monitor:
         zone = self.landing.open_beside()
         with contextlib.closing(zone.connection):
             ledger = zone.discover(published, self.landing.set_aside(), quiet_since_ns)
-            waiting = {
-                feed: waiting_files(ledger, published, subjects)
-                for feed, subjects in self.feeds.items()
-            }
+            waiting = {feed: waiting_files(ledger, published, subjects) for feed, subjects in self.feeds.items()}
             if not is_live(self.settings, wall):
                 return Look(waiting, 0)
             signals, visits, judged = self._judge(zone, ledger, now)
@@ -95,9 +92,8 @@ class Monitor:
         signals += silent_feeds(self._newest_files(ledger), self.alerts.feed_silence_minutes, wall)
         cooldown = timedelta(minutes=self.alerts.cooldown_minutes)
         opened = self.outbox.record(
-            signals, now, cooldown=cooldown, judged=judged, visits=visits,
-            snapshots={FEED_SILENT: wall},
-        )  # fmt: skip
+            signals, now, cooldown=cooldown, judged=judged, visits=visits, snapshots={FEED_SILENT: wall}
+        )
         return Look(waiting, opened + self.see_who_waits(wall))
 
     def see_who_waits(self, wall: datetime | None = None) -> int:
@@ -107,9 +103,7 @@ class Monitor:
             return 0
         now = hospital_now(self.settings, wall)
         since = now - timedelta(hours=self.alerts.lookback_hours)
-        signals = critical_waits(
-            self.outbox.waiting_visits(since), now, self.alerts.critical_wait_minutes
-        )
+        signals = critical_waits(self.outbox.waiting_visits(since), now, self.alerts.critical_wait_minutes)
         snapshots = {CRITICAL_WAIT: now}
         stays = read_copy(Path(self.landing.warehouse.database), "open_stays")
         if stays is not None:
@@ -117,16 +111,13 @@ class Monitor:
             signals += full_departments(stays, now, self.alerts.occupancy_pct)
             snapshots |= {OVERSTAY: now, OCCUPANCY: now}
         return self.outbox.record(
-            signals, now, cooldown=timedelta(minutes=self.alerts.cooldown_minutes),
-            snapshots=snapshots,
-        )  # fmt: skip
+            signals, now, cooldown=timedelta(minutes=self.alerts.cooldown_minutes), snapshots=snapshots
+        )
 
     def note(self, signals: Sequence[Signal]) -> int:
         """Take in what others have found; returns alerts opened."""
         now = hospital_now(self.settings)
-        return self.outbox.record(
-            signals, now, cooldown=timedelta(minutes=self.alerts.cooldown_minutes)
-        )
+        return self.outbox.record(signals, now, cooldown=timedelta(minutes=self.alerts.cooldown_minutes))
 
     def deliver(self) -> int:
         """Send what is due; returns how many messages arrived."""
@@ -165,10 +156,7 @@ class Monitor:
         visits: list[VisitState] = []
         if "vitals" in subjects:
             observed = scored_vitals(records("vitals"), hospitals, patients)
-            merge_landed(
-                warehouse_file, "landed_vitals", board_vitals(observed), "visit_id", "measured_at",
-                since,
-            )  # fmt: skip
+            merge_landed(warehouse_file, "landed_vitals", board_vitals(observed), "visit_id", "measured_at", since)
             found = vital_signals(observed, self.alerts)
             # What is well and never was otherwise needs no memory.
             known = self.outbox.open_subjects(CRITICAL_VITALS)
@@ -177,9 +165,8 @@ class Monitor:
         if "er_visits" in subjects:
             landed = landed_visits(records("er_visits"), hospitals)
             merge_landed(
-                warehouse_file, "landed_visits", board_visits(landed, patients), "visit_id",
-                "recorded_at", since,
-            )  # fmt: skip
+                warehouse_file, "landed_visits", board_visits(landed, patients), "visit_id", "recorded_at", since
+            )
             visits = visit_states(landed)
         return signals, visits, todo
 
@@ -192,9 +179,7 @@ class Monitor:
         return newest
 
 
-def open_monitor(
-    settings: Settings, landing: LandingResource, feeds: Mapping[str, Sequence[str]]
-) -> Monitor:
+def open_monitor(settings: Settings, landing: LandingResource, feeds: Mapping[str, Sequence[str]]) -> Monitor:
     """A monitor over a data directory; close its outbox when done."""
     alerts = load_alert_settings(settings)
     return Monitor(settings, alerts, landing, open_outbox(settings, alerts), feeds)

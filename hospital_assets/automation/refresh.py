@@ -127,15 +127,11 @@ def decide(
             of_span = [
                 file
                 for file in batch
-                if span is None
-                or not file.days
-                or any(span[0] <= day <= span[1] for day in file.days)
+                if span is None or not file.days or any(span[0] <= day <= span[1] for day in file.days)
             ]
             run_key = fingerprint(of_span, span, serial)
             requests.append(Request(run_key=run_key, days=span, files=len(of_span)))
-            pending.append(
-                Pending(run_key=run_key, files={f.file_sha256: f.source_file for f in of_span})
-            )
+            pending.append(Pending(run_key=run_key, files={f.file_sha256: f.source_file for f in of_span}))
     elif held and not pending:
         # Give the next held file its chance.
         del aside[held[0]]

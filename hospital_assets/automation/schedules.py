@@ -26,9 +26,7 @@ def daily_batch_schedule(settings: Settings) -> dg.ScheduleDefinition:
         key = period_start(yesterday, settings).isoformat()
         if not SERVICE_PERIODS.has_partition_key(key):
             return dg.SkipReason(f"{yesterday} is not a service day of this data directory")
-        return dg.RunRequest(
-            run_key=f"{context.scheduled_execution_time:%Y-%m-%d}", partition_key=key
-        )
+        return dg.RunRequest(run_key=f"{context.scheduled_execution_time:%Y-%m-%d}", partition_key=key)
 
     return schedule
 

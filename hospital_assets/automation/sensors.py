@@ -124,9 +124,7 @@ def settling_sensor(settings: Settings) -> dg.SensorDefinition:
             Request(run_key=f"settle-{record.storage_id}-{first}", days=(first, last), files=0)
             for first, last in spans(days)
         ]
-        return dg.SensorResult(
-            run_requests=list(_run_requests(requests, settings)), cursor=str(record.storage_id)
-        )
+        return dg.SensorResult(run_requests=list(_run_requests(requests, settings)), cursor=str(record.storage_id))
 
     return sensor
 
@@ -138,9 +136,7 @@ def alerts_sensor(settings: Settings) -> dg.SensorDefinition:
         name="alerts",
         minimum_interval_seconds=5,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=(
-            "Raises and clears alerts from landed files, waits and silence, and sends what is due."
-        ),
+        description=("Raises and clears alerts from landed files, waits and silence, and sends what is due."),
     )
     def sensor(context: dg.SensorEvaluationContext, landing: LandingResource) -> dg.SkipReason:
         if is_watched(settings):
@@ -167,13 +163,7 @@ def run_outcome_sensors(settings: Settings) -> list[dg.SensorDefinition]:
             failed = [entry.step_key or "" for entry in steps]
         entries = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
         evaluations = [entry.get_dagster_event().asset_check_evaluation_data for entry in entries]
-        _note(
-            settings,
-            [
-                run_signal(run.job_name, run.run_id, failed, ended),
-                *check_signals(evaluations, ended),
-            ],
-        )
+        _note(settings, [run_signal(run.job_name, run.run_id, failed, ended), *check_signals(evaluations, ended)])
 
     @dg.run_failure_sensor(
         name="failed_runs",
@@ -218,11 +208,7 @@ def _run_requests(requests: list[Request], settings: Settings) -> Iterator[dg.Ru
     for request in requests:
         tags = {"hospital/files": str(request.files)}
         if request.days is None:
-            yield dg.RunRequest(
-                run_key=request.run_key,
-                tags=tags,
-                asset_selection=[dg.AssetKey("raw_landed_files")],
-            )
+            yield dg.RunRequest(run_key=request.run_key, tags=tags, asset_selection=[dg.AssetKey("raw_landed_files")])
             continue
         first, last = (period_start(day, settings).isoformat() for day in request.days)
         if first == last:
@@ -233,9 +219,7 @@ def _run_requests(requests: list[Request], settings: Settings) -> Iterator[dg.Ru
 
 def _outcome(context: dg.SensorEvaluationContext, pending: Pending) -> Outcome | None:
     """How the run of a request stands; None where there is none yet."""
-    runs = context.instance.get_runs(
-        dg.RunsFilter(tags={"dagster/run_key": pending.run_key}), limit=1
-    )
+    runs = context.instance.get_runs(dg.RunsFilter(tags={"dagster/run_key": pending.run_key}), limit=1)
     if not runs:
         return None
     run = runs[0]
@@ -247,7 +231,5 @@ def _outcome(context: dg.SensorEvaluationContext, pending: Pending) -> Outcome |
         return "running"
     failures = context.instance.all_logs(run.run_id, of_type={dg.DagsterEventType.STEP_FAILURE})
     said = [str(entry.dagster_event.event_specific_data.error) for entry in failures]  # type: ignore[union-attr]
-    is_the_files_fault = any(
-        not any(name in text for name in _NOT_THE_FILES_FAULT) for text in said
-    )
+    is_the_files_fault = any(not any(name in text for name in _NOT_THE_FILES_FAULT) for text in said)
     return "failed" if is_the_files_fault else "stopped"

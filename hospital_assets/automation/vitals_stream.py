@@ -182,8 +182,7 @@ def _forget_unfinished(sink: Path) -> None:
 
 def _folders(sink: Path) -> list[Path]:
     return [
-        sink / json.loads(note.read_text(encoding="utf-8"))["folder"]
-        for note in sorted((sink / _NOTES).glob("*.json"))
+        sink / json.loads(note.read_text(encoding="utf-8"))["folder"] for note in sorted((sink / _NOTES).glob("*.json"))
     ]
 
 

@@ -22,12 +22,7 @@ import dagster as dg
 from dagster_shared.record import replace
 
 from hospital_assets.automation.alert_rules import check_signals
-from hospital_assets.automation.build import (
-    MOST_ROUNDS,
-    dagster_instance,
-    failure_of,
-    unsettled_spans,
-)
+from hospital_assets.automation.build import MOST_ROUNDS, dagster_instance, failure_of, unsettled_spans
 from hospital_assets.automation.jobs import refreshed_by
 from hospital_assets.automation.monitor import Monitor, open_monitor
 from hospital_assets.automation.presence import watch_lock
@@ -66,10 +61,7 @@ class Batch:
 
 
 def watch(
-    definitions: dg.Definitions,
-    settings: Settings,
-    stop: threading.Event,
-    say: Callable[[str], None] = lambda _: None,
+    definitions: dg.Definitions, settings: Settings, stop: threading.Event, say: Callable[[str], None] = lambda _: None
 ) -> None:
     """Take in what lands until told to stop.
 
@@ -161,9 +153,7 @@ def _load(
 class Loader:
     """Refreshes the days of waiting files, each batch in one transaction."""
 
-    def __init__(
-        self, definitions: dg.Definitions, settings: Settings, instance: dg.DagsterInstance
-    ) -> None:
+    def __init__(self, definitions: dg.Definitions, settings: Settings, instance: dg.DagsterInstance) -> None:
         self._definitions = definitions
         self._settings = settings
         self._instance = instance
@@ -220,9 +210,7 @@ class Loader:
         """A job over some days, as part of the transaction that is open."""
         job = self._definitions.resolve_job_def(job_name)
         first, last = (
-            (period_start(day, self._settings).isoformat() for day in span)
-            if span is not None
-            else (None, None)
+            (period_start(day, self._settings).isoformat() for day in span) if span is not None else (None, None)
         )
         result = job.execute_in_process(
             instance=self._scratch,
@@ -239,9 +227,7 @@ class Loader:
                 batch.materializations.append(event.step_materialization_data.materialization)
             elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
                 # What it names as its target stands in the scratch instance only.
-                batch.checks.append(
-                    replace(event.asset_check_evaluation_data, target_materialization_data=None)
-                )
+                batch.checks.append(replace(event.asset_check_evaluation_data, target_materialization_data=None))
 
 
 def _unsettled(batch: Batch, settings: Settings) -> list[tuple[date, date]]:

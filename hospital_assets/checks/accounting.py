@@ -97,8 +97,7 @@ def _count(frame: Frame) -> int:
 )
 def landed_files(ledger: pl.DataFrame) -> Iterator[dg.AssetCheckResult]:
     """Name the files that were set aside, and columns nobody asked for."""
-    aside = ledger.filter(pl.col("state").is_in(["unreadable", "missing_column", "unrecognised",
-                                                 "empty"]))  # fmt: skip
+    aside = ledger.filter(pl.col("state").is_in(["unreadable", "missing_column", "unrecognised", "empty"]))
     yield dg.AssetCheckResult(
         asset_key="raw_landed_files",
         check_name="files_readable",
@@ -109,13 +108,7 @@ def landed_files(ledger: pl.DataFrame) -> Iterator[dg.AssetCheckResult]:
             "files": aside.height,
             "set_aside": dg.MetadataValue.table(
                 [
-                    dg.TableRecord(
-                        {
-                            "file": r["source_file"],
-                            "state": r["state"],
-                            "problem": r["problem"] or "",
-                        }
-                    )
+                    dg.TableRecord({"file": r["source_file"], "state": r["state"], "problem": r["problem"] or ""})
                     for r in aside.head(50).iter_rows(named=True)
                 ]
                 or [dg.TableRecord({"file": "", "state": "", "problem": "none"})]
@@ -133,8 +126,7 @@ def landed_files(ledger: pl.DataFrame) -> Iterator[dg.AssetCheckResult]:
             check_name=name,
             passed=not these,
             severity=dg.AssetCheckSeverity.WARN,
-            description=f"{says}: "
-            + (", ".join(sorted({f"{d.subject}.{d.column}" for d in these})) or "none"),
+            description=f"{says}: " + (", ".join(sorted({f"{d.subject}.{d.column}" for d in these})) or "none"),
             metadata={
                 "drift": dg.MetadataValue.table(
                     [
@@ -152,13 +144,19 @@ def landed_files(ledger: pl.DataFrame) -> Iterator[dg.AssetCheckResult]:
                     ]
                     or [
                         dg.TableRecord(
-                            {"subject": "", "column": "none", "verdict": "", "files": 0,
-                             "first_file": "", "what_to_do": ""}
+                            {
+                                "subject": "",
+                                "column": "none",
+                                "verdict": "",
+                                "files": 0,
+                                "first_file": "",
+                                "what_to_do": "",
+                            }
                         )
                     ]
                 )
             },
-        )  # fmt: skip
+        )
 
 
 def landed_is_raw(subject: str) -> dg.AssetChecksDefinition:
@@ -321,9 +319,7 @@ def population_count(kpi: str, rates: Frame, facts: Frame) -> dg.AssetCheckResul
     ins={name: dg.AssetIn(name) for name in ("kpi_occupancy_daily", "kpi_department_flow_daily")},
     pool=WAREHOUSE_POOL,
 )
-def occupancy_reconciles(
-    kpi_occupancy_daily: Frame, kpi_department_flow_daily: Frame
-) -> Iterator[dg.AssetCheckResult]:
+def occupancy_reconciles(kpi_occupancy_daily: Frame, kpi_department_flow_daily: Frame) -> Iterator[dg.AssetCheckResult]:
     """Occupancy from hours and from stays agree, day by day."""
     yield reconciled(kpi_occupancy_daily, kpi_department_flow_daily)
 
@@ -331,17 +327,11 @@ def occupancy_reconciles(
 def reconciled(occupancy: Frame, flow: Frame) -> dg.AssetCheckResult:
     """Compare bed-minutes with patient-hours, and each midnight with the one before."""
     day = ["service_date", "department_id"]
-    both = flow.join(
-        occupancy.select(*day, "occupied_bed_minutes", "midnight_patients_count"),
-        on=day,
-        how="left",
-    )
+    both = flow.join(occupancy.select(*day, "occupied_bed_minutes", "midnight_patients_count"), on=day, how="left")
     frame: pl.DataFrame = both.collect("polars").to_native()
     minutes = (pl.col("occupied_bed_minutes") - pl.col("patient_hours") * 60).abs()
     before = frame.select(
-        pl.col("service_date").dt.offset_by("1d"),
-        "department_id",
-        pl.col("midnight_patients_count").alias("_before"),
+        pl.col("service_date").dt.offset_by("1d"), "department_id", pl.col("midnight_patients_count").alias("_before")
     )
     chained = frame.join(before, on=day, how="inner")
     expected = pl.col("_before") + pl.col("inflow_count") - pl.col("outflow_count")

@@ -15,16 +15,7 @@ from pandera.errors import SchemaErrors
 
 from hospital_assets.assets.declare import WAREHOUSE_POOL
 from hospital_assets.checks.findings import Finding, result, store
-from hospital_assets.checks.kinds import (
-    ADDS_UP,
-    COLUMNS,
-    KEY,
-    PLAUSIBLE,
-    REFERENCES,
-    REQUIRED,
-    VALUES,
-    Kind,
-)
+from hospital_assets.checks.kinds import ADDS_UP, COLUMNS, KEY, PLAUSIBLE, REFERENCES, REQUIRED, VALUES, Kind
 from hospital_assets.contracts import CONTRACTS, Column, Contract
 from hospital_assets.partitions import SERVICE_PERIODS
 from hospital_assets.resources import ClockResource
@@ -81,9 +72,7 @@ def check_table(
                     finding
                     for column in contract.columns
                     if column.plausible
-                    for finding in _by_pandera(
-                        column, (pa.Check.in_range(*column.plausible),), frame, rows
-                    )
+                    for finding in _by_pandera(column, (pa.Check.in_range(*column.plausible),), frame, rows)
                 ],
             )
         elif group is ADDS_UP:
@@ -91,11 +80,7 @@ def check_table(
         elif group is REFERENCES:
             yield (
                 group,
-                [
-                    _reference(column, frame, referenced, rows)
-                    for column in contract.columns
-                    if column.references
-                ],
+                [_reference(column, frame, referenced, rows) for column in contract.columns if column.references],
             )
 
 
@@ -121,9 +106,7 @@ def _columns(contract: Contract, frame: Frame) -> list[Finding]:
 def _key(contract: Contract, frame: Frame, rows: int) -> Finding:
     """Count rows whose key is incomplete or not the only one of its kind."""
     per_key = frame.group_by(*contract.key).agg(_rows=nw.len())
-    incomplete = nw.any_horizontal(
-        *(nw.col(name).is_null() for name in contract.key), ignore_nulls=True
-    )
+    incomplete = nw.any_horizontal(*(nw.col(name).is_null() for name in contract.key), ignore_nulls=True)
     bad = per_key.filter((nw.col("_rows") > 1) | incomplete).select(nw.col("_rows").sum())
     broken = bad.collect("polars").item()
     return Finding("one row per key", ", ".join(contract.key), rows, int(broken or 0))
@@ -133,23 +116,20 @@ def _required(contract: Contract, frame: Frame, rows: int) -> list[Finding]:
     names = [column.name for column in contract.columns if not column.nullable]
     if not names:
         return []
-    counted = frame.select(
-        **{name: nw.col(name).is_null().cast(nw.Int64).sum() for name in names}
-    ).collect("polars")
+    counted = frame.select(**{name: nw.col(name).is_null().cast(nw.Int64).sum() for name in names}).collect("polars")
     return [Finding("has a value", name, rows, int(counted[name].item() or 0)) for name in names]
 
 
 def _adds_up(contract: Contract, frame: Frame, rows: int) -> list[Finding]:
     """Compare wholes with their parts; a numerator must lie within its denominator, too."""
     rules = {
-        (f"= {' + '.join(parts)}", whole): nw.col(whole)
-        != nw.sum_horizontal(*(nw.col(part) for part in parts))
+        (f"= {' + '.join(parts)}", whole): nw.col(whole) != nw.sum_horizontal(*(nw.col(part) for part in parts))
         for whole, parts in contract.adds_up.items()
     }
     if {"numerator_count", "denominator_count"} <= set(contract.column_names):
-        rules[("is within the denominator", "numerator_count")] = nw.col(
-            "numerator_count"
-        ) > nw.col("denominator_count")
+        rules[("is within the denominator", "numerator_count")] = nw.col("numerator_count") > nw.col(
+            "denominator_count"
+        )
     counted = frame.select(
         **{
             f"_{place}": nw.coalesce(broken, nw.lit(True)).cast(nw.Int64).sum()
@@ -157,14 +137,11 @@ def _adds_up(contract: Contract, frame: Frame, rows: int) -> list[Finding]:
         }
     ).collect("polars")
     return [
-        Finding(rule, column, rows, int(counted[f"_{place}"].item() or 0))
-        for place, (rule, column) in enumerate(rules)
+        Finding(rule, column, rows, int(counted[f"_{place}"].item() or 0)) for place, (rule, column) in enumerate(rules)
     ]
 
 
-def _by_pandera(
-    column: Column, checks: tuple[pa.Check, ...], frame: Frame, rows: int
-) -> list[Finding]:
+def _by_pandera(column: Column, checks: tuple[pa.Check, ...], frame: Frame, rows: int) -> list[Finding]:
     """Let Pandera judge one column; only that column is brought into memory."""
     # An eager frame: on a lazy one Pandera looks at names and types only.
     values = _values(column, frame)
@@ -178,8 +155,7 @@ def _by_pandera(
             cases = error.failure_cases
             broken[name] = cases.height if isinstance(cases, pl.DataFrame) else 1
     return [
-        Finding(str(check.error or check.name), column.name, rows, broken.get(str(check), 0))
-        for check in checks
+        Finding(str(check.error or check.name), column.name, rows, broken.get(str(check), 0)) for check in checks
     ] + [
         Finding(name, column.name, rows, count)
         for name, count in broken.items()
@@ -231,10 +207,7 @@ def contract_check(contract: Contract) -> dg.AssetChecksDefinition:
         pool=WAREHOUSE_POOL,
     )
     def check(
-        context: dg.AssetCheckExecutionContext,
-        warehouse: WarehouseResource,
-        clock: ClockResource,
-        **frames: Any,
+        context: dg.AssetCheckExecutionContext, warehouse: WarehouseResource, clock: ClockResource, **frames: Any
     ) -> Iterator[dg.AssetCheckResult]:
         with without_values(f"{contract.name} could not be checked"):
             found = list(check_table(contract, frames[contract.name], frames))

@@ -82,27 +82,29 @@ def _has(column: str) -> nw.Expr:
 def _order(table: str, first: str, last: str, threshold_pct: float = 1.0) -> Rule:
     """One clock not after another, where both are known."""
     return Rule(
-        kinds.CLOCK_ORDER, table, last, f"not before {first}", nw.col(last) < nw.col(first),
-        _has(first) & _has(last), threshold_pct,
-    )  # fmt: skip
+        kinds.CLOCK_ORDER,
+        table,
+        last,
+        f"not before {first}",
+        nw.col(last) < nw.col(first),
+        _has(first) & _has(last),
+        threshold_pct,
+    )
 
 
 def _lasts(table: str, column: str, start: str, end: str, unit_minutes: float = 1.0) -> Rule:
     """A duration is the difference of its clocks."""
     differs = (nw.col(column) * unit_minutes - minutes_between(start, end)).abs() > 1e-3
-    return Rule(kinds.DURATION_AGREES, table, column, f"{end} minus {start}", differs,
-                _has(column) & _has(start) & _has(end))  # fmt: skip
+    return Rule(
+        kinds.DURATION_AGREES, table, column, f"{end} minus {start}", differs, _has(column) & _has(start) & _has(end)
+    )
 
 
 _VISITS, _VITALS, _FLOW = "fact_emergency_visits", "fact_vitals", "fact_patient_flow"
 _CODED = nw.col("quality_codes")
 
 #: Table -> the wall clock whose day is its service day.
-SERVICE_CLOCKS = {
-    _VISITS: "arrival_local",
-    "cleaned_er_visits": "arrival_local",
-    "cleaned_vitals": "measured_local",
-}
+SERVICE_CLOCKS = {_VISITS: "arrival_local", "cleaned_er_visits": "arrival_local", "cleaned_vitals": "measured_local"}
 #: Records from before the days that the directory covers stand on the commonest day of their file.
 _OUTSIDE_PCT = 2.0
 
@@ -110,10 +112,15 @@ RULES: tuple[Rule, ...] = (
     *(
         _order(_VISITS, first, last)
         for first, last in (
-            ("arrival_at", "departure_at"), ("triage_at", "departure_at"),
-            ("triage_at", "provider_at"), ("arrival_at", "room_at"), ("arrival_at", "handover_at"),
-            ("arrival_at", "decision_at"), ("provider_at", "departure_at"),
-            ("decision_at", "departure_at"), ("room_at", "departure_at"),
+            ("arrival_at", "departure_at"),
+            ("triage_at", "departure_at"),
+            ("triage_at", "provider_at"),
+            ("arrival_at", "room_at"),
+            ("arrival_at", "handover_at"),
+            ("arrival_at", "decision_at"),
+            ("provider_at", "departure_at"),
+            ("decision_at", "departure_at"),
+            ("room_at", "departure_at"),
             ("arrival_at", "provider_at"),
         )
     ),
@@ -127,58 +134,139 @@ RULES: tuple[Rule, ...] = (
     _lasts(_VISITS, "boarding_minutes", "decision_at", "departure_at"),
     _lasts(_FLOW, "segment_hours", "segment_start_at", "segment_end_at", 60.0),
     _lasts("fact_doctor_shifts", "shift_hours", "shift_start_at", "shift_end_at", 60.0),
-    Rule(kinds.DATE_KEY, _VISITS, "arrival_date_key", "names the day of arrival_local",
-         nw.col("arrival_date_key") != date_key("arrival_local")),
-    Rule(kinds.DATE_KEY, "fact_bed_occupancy", "date_key", "names the day of hour_start_local",
-         nw.col("date_key") != date_key("hour_start_local")),
-    Rule(kinds.FLAG_AGREES, _VISITS, "is_open", "exactly where there is no departure",
-         nw.col("is_open") != nw.col("departure_at").is_null()),
-    Rule(kinds.FLAG_AGREES, _VISITS, "is_critical", "exactly at triage levels 1 and 2",
-         nw.col("is_critical")
-         != nw.coalesce(nw.col("triage_level").is_in(CRITICAL_LEVELS), nw.lit(False))),
-    Rule(kinds.FLAG_AGREES, _VISITS, "wait_exclusion", "exactly where there is no wait",
-         nw.col("wait_minutes").is_null() != _has("wait_exclusion")),
-    Rule(kinds.FLAG_AGREES, _FLOW, "is_open", "exactly where the stay has no end",
-         nw.col("is_open") != nw.col("stay_end_at").is_null()),
-    Rule(kinds.SCORE_AGREES, _VITALS, "news2_score",
-         "exactly for adults with all seven parameters",
-         nw.col("news2_score").is_null()
-         != ((nw.col("news2_missing_count") > 0)
-             | nw.col("age_years").is_null()
-             | nw.coalesce(nw.col("age_years") < MINIMUM_AGE_YEARS, nw.lit(False)))),
-    Rule(kinds.SCORE_AGREES, _VITALS, "news2_response", "emergency from 7 points on",
-         (nw.col("news2_response") == "emergency") != (nw.col("news2_score") >= 7),
-         _has("news2_score")),
-    Rule(kinds.UNIT, "cleaned_vitals", "temperature_c", "no Fahrenheit among Celsius",
-         nw.col("temperature_c") > 45, _has("temperature_c"), 0.2),
-    Rule(kinds.UNIT, "cleaned_vitals", "spo2_pct", "no fraction among percents",
-         nw.col("spo2_pct") <= 1, _has("spo2_pct"), 0.2),
-    Rule(kinds.UNIT, "cleaned_vitals", "systolic_mmhg", "no kPa among mmHg",
-         nw.col("systolic_mmhg") < 30, _has("systolic_mmhg"), 0.2),
-    Rule(kinds.PRESSURES, _VITALS, "systolic_mmhg", "above diastolic_mmhg",
-         nw.col("systolic_mmhg") <= nw.col("diastolic_mmhg"),
-         _has("systolic_mmhg") & _has("diastolic_mmhg"), 1.0),
+    Rule(
+        kinds.DATE_KEY,
+        _VISITS,
+        "arrival_date_key",
+        "names the day of arrival_local",
+        nw.col("arrival_date_key") != date_key("arrival_local"),
+    ),
+    Rule(
+        kinds.DATE_KEY,
+        "fact_bed_occupancy",
+        "date_key",
+        "names the day of hour_start_local",
+        nw.col("date_key") != date_key("hour_start_local"),
+    ),
+    Rule(
+        kinds.FLAG_AGREES,
+        _VISITS,
+        "is_open",
+        "exactly where there is no departure",
+        nw.col("is_open") != nw.col("departure_at").is_null(),
+    ),
+    Rule(
+        kinds.FLAG_AGREES,
+        _VISITS,
+        "is_critical",
+        "exactly at triage levels 1 and 2",
+        nw.col("is_critical") != nw.coalesce(nw.col("triage_level").is_in(CRITICAL_LEVELS), nw.lit(False)),
+    ),
+    Rule(
+        kinds.FLAG_AGREES,
+        _VISITS,
+        "wait_exclusion",
+        "exactly where there is no wait",
+        nw.col("wait_minutes").is_null() != _has("wait_exclusion"),
+    ),
+    Rule(
+        kinds.FLAG_AGREES,
+        _FLOW,
+        "is_open",
+        "exactly where the stay has no end",
+        nw.col("is_open") != nw.col("stay_end_at").is_null(),
+    ),
+    Rule(
+        kinds.SCORE_AGREES,
+        _VITALS,
+        "news2_score",
+        "exactly for adults with all seven parameters",
+        nw.col("news2_score").is_null()
+        != (
+            (nw.col("news2_missing_count") > 0)
+            | nw.col("age_years").is_null()
+            | nw.coalesce(nw.col("age_years") < MINIMUM_AGE_YEARS, nw.lit(False))
+        ),
+    ),
+    Rule(
+        kinds.SCORE_AGREES,
+        _VITALS,
+        "news2_response",
+        "emergency from 7 points on",
+        (nw.col("news2_response") == "emergency") != (nw.col("news2_score") >= 7),
+        _has("news2_score"),
+    ),
+    Rule(
+        kinds.UNIT,
+        "cleaned_vitals",
+        "temperature_c",
+        "no Fahrenheit among Celsius",
+        nw.col("temperature_c") > 45,
+        _has("temperature_c"),
+        0.2,
+    ),
+    Rule(
+        kinds.UNIT,
+        "cleaned_vitals",
+        "spo2_pct",
+        "no fraction among percents",
+        nw.col("spo2_pct") <= 1,
+        _has("spo2_pct"),
+        0.2,
+    ),
+    Rule(
+        kinds.UNIT,
+        "cleaned_vitals",
+        "systolic_mmhg",
+        "no kPa among mmHg",
+        nw.col("systolic_mmhg") < 30,
+        _has("systolic_mmhg"),
+        0.2,
+    ),
+    Rule(
+        kinds.PRESSURES,
+        _VITALS,
+        "systolic_mmhg",
+        "above diastolic_mmhg",
+        nw.col("systolic_mmhg") <= nw.col("diastolic_mmhg"),
+        _has("systolic_mmhg") & _has("diastolic_mmhg"),
+        1.0,
+    ),
     *(
-        Rule(kinds.DAYLIGHT, table, "quality_codes", "no ambiguous or missing hour",
-             _CODED.str.contains("ambiguous_hour") | _CODED.str.contains("missing_hour"), None, 2.0)
+        Rule(
+            kinds.DAYLIGHT,
+            table,
+            "quality_codes",
+            "no ambiguous or missing hour",
+            _CODED.str.contains("ambiguous_hour") | _CODED.str.contains("missing_hour"),
+            None,
+            2.0,
+        )
         for table in ("cleaned_er_visits", "cleaned_vitals")
     ),
-    Rule(kinds.AGE_FITS, _VISITS, "age_years", "at most 120", nw.col("age_years") > 120,
-         _has("age_years")),
-    Rule(kinds.BLOOD_MIX, "kpi_blood_groups", "share_pct", "within 5 points of the population",
-         (nw.col("share_pct") - nw.col("reference_share_pct")).abs() > 5,
-         (nw.col("hospital_id") == ALL) & (nw.col("known_patient_count") >= 500)
-         & _has("share_pct")),
-    *(
-        Rule(kinds.TRIAGE_MIX, "kpi_triage_mix", "share_of_triaged_pct",
-             f"level {level} within {low} to {high} %",
-             (nw.col("share_of_triaged_pct") < low) | (nw.col("share_of_triaged_pct") > high),
-             (nw.col("hospital_id") == ALL) & (nw.col("triage_level") == str(level))
-             & (nw.col("triaged_visit_count") >= 500))
-        for level, (low, high) in enumerate(
-            ((0.3, 5), (8, 25), (33, 55), (20, 40), (4, 18)), start=1)
+    Rule(kinds.AGE_FITS, _VISITS, "age_years", "at most 120", nw.col("age_years") > 120, _has("age_years")),
+    Rule(
+        kinds.BLOOD_MIX,
+        "kpi_blood_groups",
+        "share_pct",
+        "within 5 points of the population",
+        (nw.col("share_pct") - nw.col("reference_share_pct")).abs() > 5,
+        (nw.col("hospital_id") == ALL) & (nw.col("known_patient_count") >= 500) & _has("share_pct"),
     ),
-)  # fmt: skip
+    *(
+        Rule(
+            kinds.TRIAGE_MIX,
+            "kpi_triage_mix",
+            "share_of_triaged_pct",
+            f"level {level} within {low} to {high} %",
+            (nw.col("share_of_triaged_pct") < low) | (nw.col("share_of_triaged_pct") > high),
+            (nw.col("hospital_id") == ALL)
+            & (nw.col("triage_level") == str(level))
+            & (nw.col("triaged_visit_count") >= 500),
+        )
+        for level, (low, high) in enumerate(((0.3, 5), (8, 25), (33, 55), (20, 40), (4, 18)), start=1)
+    ),
+)
 
 
 # Relations ----------------------------------------------------------------------------------------
@@ -190,9 +278,7 @@ def _shows_instant(local: str, instant: str, of: str, by: str) -> Callable[[Fram
     def rows(frames: Frames) -> Frame:
         zones = frames[of].select(by, "time_zone")
         frame = local_clocks(
-            frames["_own"].select(by, local, instant).join(zones, on=by, how="inner"),
-            {"_shown": instant},
-            "time_zone",
+            frames["_own"].select(by, local, instant).join(zones, on=by, how="inner"), {"_shown": instant}, "time_zone"
         )
         return frame.with_columns(_broken=nw.col(local) != nw.col("_shown"))
 
@@ -203,9 +289,7 @@ def _set_aside(subject: str, *, as_duplicates: bool) -> Callable[[Frames], Frame
     def rows(frames: Frames) -> Frame:
         aside = nw.col("is_duplicate") if as_duplicates else ~nw.col("is_duplicate")
         kept = frames["_own"].select(_broken=nw.col("source_line") < 0)
-        return nw.concat(
-            [kept, frames[f"quarantine_{subject}"].select(_broken=aside)], how="vertical"
-        )
+        return nw.concat([kept, frames[f"quarantine_{subject}"].select(_broken=aside)], how="vertical")
 
     return rows
 
@@ -217,10 +301,7 @@ def _lost(landed: str, cleaned: str, raw: str) -> Callable[[Frames], Frame]:
         line = ["source_file", "source_line", "source_part"]
         said = frames[raw].filter(nw.coalesce(nw.col(landed).str.strip_chars(), nw.lit("")) != "")
         kept = frames["_own"].select(*line, _value=nw.col(cleaned))
-        return (
-            said.select(*line).join(kept, on=line, how="inner")
-            .with_columns(_broken=nw.col("_value").is_null())
-        )  # fmt: skip
+        return said.select(*line).join(kept, on=line, how="inner").with_columns(_broken=nw.col("_value").is_null())
 
     return rows
 
@@ -231,63 +312,71 @@ def _lacks(other: str, on: str = "visit_id") -> Callable[[Frames], Frame]:
     def rows(frames: Frames) -> Frame:
         found = frames[other].select(on).unique().with_columns(_found=nw.lit(True))
         closed = frames["_own"].filter(~nw.col("is_cancelled"), _has("departure_at"))
-        return closed.select(on).join(found, on=on, how="left").with_columns(
-            _broken=nw.col("_found").is_null()
-        )  # fmt: skip
+        return closed.select(on).join(found, on=on, how="left").with_columns(_broken=nw.col("_found").is_null())
 
     return rows
 
 
 def _never_came(frames: Frames) -> Frame:
-    seen = frames[_VISITS].select("patient_key").unique().join(
-        frames["_own"].select("patient_key", "patient_durable_key"), on="patient_key"
-    ).select("patient_durable_key").unique().with_columns(_found=nw.lit(True))  # fmt: skip
-    people = frames["_own"].filter(nw.col("patient_key") > 0).select("patient_durable_key").unique()
-    return people.join(seen, on="patient_durable_key", how="left").with_columns(
-        _broken=nw.col("_found").is_null()
+    seen = (
+        frames[_VISITS]
+        .select("patient_key")
+        .unique()
+        .join(frames["_own"].select("patient_key", "patient_durable_key"), on="patient_key")
+        .select("patient_durable_key")
+        .unique()
+        .with_columns(_found=nw.lit(True))
     )
+    people = frames["_own"].filter(nw.col("patient_key") > 0).select("patient_durable_key").unique()
+    return people.join(seen, on="patient_durable_key", how="left").with_columns(_broken=nw.col("_found").is_null())
 
 
 def _before_birth(frames: Frames) -> Frame:
     born = frames["dim_patient"].select("patient_key", "birth_date")
     return (
-        frames["_own"].select("patient_key", "arrival_local").join(born, on="patient_key")
+        frames["_own"]
+        .select("patient_key", "arrival_local")
+        .join(born, on="patient_key")
         .filter(_has("birth_date"))
         .with_columns(_broken=nw.col("arrival_local").dt.date() < nw.col("birth_date"))
-    )  # fmt: skip
+    )
 
 
 def _after_death(frames: Frames) -> Frame:
-    people = frames["_own"].filter(nw.col("patient_key") > 0).select(
-        "patient_key", "patient_durable_key"
-    )  # fmt: skip
+    people = frames["_own"].filter(nw.col("patient_key") > 0).select("patient_key", "patient_durable_key")
     visits = frames[_VISITS].join(people, on="patient_key")
     died = (
         visits.filter(nw.col("disposition") == "expired", _has("departure_at"))
-        .group_by("patient_durable_key").agg(_died_at=nw.col("departure_at").min())
-    )  # fmt: skip
-    return visits.join(died, on="patient_durable_key").with_columns(
-        _broken=nw.col("arrival_at") > nw.col("_died_at")
+        .group_by("patient_durable_key")
+        .agg(_died_at=nw.col("departure_at").min())
     )
+    return visits.join(died, on="patient_durable_key").with_columns(_broken=nw.col("arrival_at") > nw.col("_died_at"))
 
 
 def _outside_visit(frames: Frames) -> Frame:
     visits = frames[_VISITS].select("visit_id", "arrival_at", "departure_at")
     at = nw.col("measured_at")
-    return frames["_own"].select("visit_id", "measured_at").join(visits, on="visit_id").with_columns(
-        _broken=(at < nw.col("arrival_at").dt.offset_by("-1d"))
-        | nw.coalesce(at > nw.col("departure_at").dt.offset_by("1d"), nw.lit(False))
-    )  # fmt: skip
+    return (
+        frames["_own"]
+        .select("visit_id", "measured_at")
+        .join(visits, on="visit_id")
+        .with_columns(
+            _broken=(at < nw.col("arrival_at").dt.offset_by("-1d"))
+            | nw.coalesce(at > nw.col("departure_at").dt.offset_by("1d"), nw.lit(False))
+        )
+    )
 
 
 def _wrong_sex(frames: Frames) -> Frame:
     sex = frames["dim_patient"].select("patient_key", "sex")
     codes = frames["dim_condition"].select("condition_key", "icd_version", "icd_code")
     rows = (
-        frames["_own"].select("patient_key", "condition_key")
-        .join(sex, on="patient_key").join(codes, on="condition_key")
+        frames["_own"]
+        .select("patient_key", "condition_key")
+        .join(sex, on="patient_key")
+        .join(codes, on="condition_key")
         .filter(nw.col("icd_version") == 10, nw.col("sex").is_in(["male", "female"]))
-    )  # fmt: skip
+    )
     code = nw.col("icd_code")
     female = code.str.starts_with("O")
     male = code.str.starts_with("C61") | code.str.starts_with("N40") | code.str.starts_with("N41")
@@ -309,80 +398,118 @@ def _overlapping(by: str, stays: Callable[[Frame], Frame]) -> Callable[[Frames],
     """Whether something has begun before what stands before it has ended."""
 
     def rows(frames: Frames) -> Frame:
-        return stays(frames[_FLOW]).with_columns(
-            _next=nw.col("_start").shift(-1).over(by, order_by=["_start", "_id"])
-        ).with_columns(
-            _broken=nw.coalesce(nw.col("_next") < nw.col("_end"), nw.lit(False))
-        )  # fmt: skip
+        return (
+            stays(frames[_FLOW])
+            .with_columns(_next=nw.col("_start").shift(-1).over(by, order_by=["_start", "_id"]))
+            .with_columns(_broken=nw.coalesce(nw.col("_next") < nw.col("_end"), nw.lit(False)))
+        )
 
     return rows
 
 
 def _inpatient_stays(flow: Frame) -> Frame:
     inside = flow.filter(nw.col("stay_class") == "inpatient", nw.col("patient_key") > 0)
-    return inside.group_by("patient_key", "stay_id").agg(
-        _start=nw.col("stay_start_at").min(), _end=nw.col("stay_end_at").max()
-    ).with_columns(_id=nw.col("stay_id"))  # fmt: skip
+    return (
+        inside.group_by("patient_key", "stay_id")
+        .agg(_start=nw.col("stay_start_at").min(), _end=nw.col("stay_end_at").max())
+        .with_columns(_id=nw.col("stay_id"))
+    )
 
 
 def _bed_segments(flow: Frame) -> Frame:
     inside = flow.filter(nw.col("stay_class") == "inpatient", _has("bed_id"))
     return inside.select(
-        "bed_id", _start=nw.col("segment_start_at"), _end=nw.col("segment_end_at"),
-        _id=nw.col("stay_id"),
-    )  # fmt: skip
+        "bed_id", _start=nw.col("segment_start_at"), _end=nw.col("segment_end_at"), _id=nw.col("stay_id")
+    )
 
 
 def _born_twice(frames: Frames) -> Frame:
     births = frames["_own"].filter(nw.col("patient_key") > 0, _has("birth_date"))
-    return births.group_by("patient_durable_key").agg(
-        _days=nw.col("birth_date").n_unique()
-    ).with_columns(_broken=nw.col("_days") > 1)  # fmt: skip
+    return (
+        births.group_by("patient_durable_key")
+        .agg(_days=nw.col("birth_date").n_unique())
+        .with_columns(_broken=nw.col("_days") > 1)
+    )
 
 
 def _gaps(member: str) -> Callable[[Frames], Frame]:
     def rows(frames: Frames) -> Frame:
         following = nw.col("valid_from_at").shift(-1).over(member, order_by="valid_from_at")
         expected = nw.coalesce(nw.col("_following"), nw.lit(END_OF_TIME))
-        return frames["_own"].select(member, "valid_from_at", "valid_to_at").with_columns(
-            _following=following
-        ).with_columns(_broken=nw.col("valid_to_at") != expected)  # fmt: skip
+        return (
+            frames["_own"]
+            .select(member, "valid_from_at", "valid_to_at")
+            .with_columns(_following=following)
+            .with_columns(_broken=nw.col("valid_to_at") != expected)
+        )
 
     return rows
 
 
 def _currents(member: str) -> Callable[[Frames], Frame]:
     def rows(frames: Frames) -> Frame:
-        return frames["_own"].group_by(member).agg(
-            _count=nw.col("is_current").cast(nw.Int64).sum()
-        ).with_columns(_broken=nw.col("_count") != 1)  # fmt: skip
+        return (
+            frames["_own"]
+            .group_by(member)
+            .agg(_count=nw.col("is_current").cast(nw.Int64).sum())
+            .with_columns(_broken=nw.col("_count") != 1)
+        )
 
     return rows
 
 
 RELATIONS: tuple[Relation, ...] = (
-    Relation(kinds.LOCAL_TIME, _VISITS, "arrival_local", "arrival_at in the hospital's zone",
-             ("dim_hospital",),
-             _shows_instant("arrival_local", "arrival_at", "dim_hospital", "hospital_key")),
-    Relation(kinds.LOCAL_TIME, "fact_bed_occupancy", "hour_start_local",
-             "hour_start_at in the hospital's zone", ("dim_hospital",),
-             _shows_instant("hour_start_local", "hour_start_at", "dim_hospital", "hospital_key")),
-    Relation(kinds.LOCAL_TIME, "cleaned_vitals", "measured_local",
-             "measured_at in the hospital's zone", ("cleaned_hospitals",),
-             _shows_instant("measured_local", "measured_at", "cleaned_hospitals", "hospital_id")),
+    Relation(
+        kinds.LOCAL_TIME,
+        _VISITS,
+        "arrival_local",
+        "arrival_at in the hospital's zone",
+        ("dim_hospital",),
+        _shows_instant("arrival_local", "arrival_at", "dim_hospital", "hospital_key"),
+    ),
+    Relation(
+        kinds.LOCAL_TIME,
+        "fact_bed_occupancy",
+        "hour_start_local",
+        "hour_start_at in the hospital's zone",
+        ("dim_hospital",),
+        _shows_instant("hour_start_local", "hour_start_at", "dim_hospital", "hospital_key"),
+    ),
+    Relation(
+        kinds.LOCAL_TIME,
+        "cleaned_vitals",
+        "measured_local",
+        "measured_at in the hospital's zone",
+        ("cleaned_hospitals",),
+        _shows_instant("measured_local", "measured_at", "cleaned_hospitals", "hospital_id"),
+    ),
     *(
-        Relation(kinds.QUARANTINED, f"cleaned_{subject}", "record", "kept, not quarantined",
-                 (f"quarantine_{subject}",), _set_aside(subject, as_duplicates=False), 5.0)
+        Relation(
+            kinds.QUARANTINED,
+            f"cleaned_{subject}",
+            "record",
+            "kept, not quarantined",
+            (f"quarantine_{subject}",),
+            _set_aside(subject, as_duplicates=False),
+            5.0,
+        )
         for subject in SUBJECTS
     ),
     *(
-        Relation(kinds.DUPLICATED, f"cleaned_{subject}", "record", "landed once",
-                 (f"quarantine_{subject}",), _set_aside(subject, as_duplicates=True), 30.0)
-        for subject in SUBJECTS if subject != "er_visits"
+        Relation(
+            kinds.DUPLICATED,
+            f"cleaned_{subject}",
+            "record",
+            "landed once",
+            (f"quarantine_{subject}",),
+            _set_aside(subject, as_duplicates=True),
+            30.0,
+        )
+        for subject in SUBJECTS
+        if subject != "er_visits"
     ),
     *(
-        Relation(kinds.READABLE, table, cleaned, f"readable from {landed}", (raw,),
-                 _lost(landed, cleaned, raw), 2.0)
+        Relation(kinds.READABLE, table, cleaned, f"readable from {landed}", (raw,), _lost(landed, cleaned, raw), 2.0)
         for table, raw, landed, cleaned in (
             ("cleaned_er_visits", "raw_er_visits", "triage_level", "triage_level"),
             ("cleaned_er_visits", "raw_er_visits", "departure_time", "departure_at"),
@@ -394,28 +521,67 @@ RELATIONS: tuple[Relation, ...] = (
             ("cleaned_adt_events", "raw_adt_events", "department", "department_name"),
         )
     ),
-    Relation(kinds.HAS_VITALS, _VISITS, "visit_id", "has vital signs", (_VITALS,),
-             _lacks(_VITALS), 35.0, about="raw_vitals"),
-    Relation(kinds.HAS_DIAGNOSIS, _VISITS, "visit_id", "has a diagnosis", ("cleaned_diagnoses",),
-             _lacks("cleaned_diagnoses"), 25.0, about="raw_diagnoses"),
-    Relation(kinds.HAS_MESSAGES, _VISITS, "visit_id", "has ADT messages", ("cleaned_adt_events",),
-             _lacks("cleaned_adt_events"), 5.0, about="raw_adt_events"),
-    Relation(kinds.SEEN_AGAIN, "dim_patient", "patient_id", "has a visit", (_VISITS,), _never_came,
-             25.0),
-    Relation(kinds.AFTER_BIRTH, _VISITS, "arrival_local", "not before the birth date",
-             ("dim_patient",), _before_birth, 0.1),
-    Relation(kinds.BEFORE_DEATH, "dim_patient", "arrival_at", "not after having died", (_VISITS,),
-             _after_death, 1.0),
-    Relation(kinds.WITHIN_VISIT, _VITALS, "measured_at", "within the visit, a day around it",
-             (_VISITS,), _outside_visit, 1.0),
-    Relation(kinds.SEX_FITS, _VISITS, "condition_key", "a diagnosis that the sex can have",
-             ("dim_patient", "dim_condition"), _wrong_sex, 1.0),
-    Relation(kinds.AGE_FITS, _VISITS, "department_key", "a department for the age",
-             ("dim_department",), _wrong_age, 2.0),
-    Relation(kinds.ONE_PLACE, "dim_patient", "patient_key", "no two inpatient stays at once", (_FLOW,),
-             _overlapping("patient_key", _inpatient_stays), 0.5),
-    Relation(kinds.ONE_IN_BED, "dim_department", "bed_id", "no two inpatients at once", (_FLOW,),
-             _overlapping("bed_id", _bed_segments), 0.5),
+    Relation(
+        kinds.HAS_VITALS, _VISITS, "visit_id", "has vital signs", (_VITALS,), _lacks(_VITALS), 35.0, about="raw_vitals"
+    ),
+    Relation(
+        kinds.HAS_DIAGNOSIS,
+        _VISITS,
+        "visit_id",
+        "has a diagnosis",
+        ("cleaned_diagnoses",),
+        _lacks("cleaned_diagnoses"),
+        25.0,
+        about="raw_diagnoses",
+    ),
+    Relation(
+        kinds.HAS_MESSAGES,
+        _VISITS,
+        "visit_id",
+        "has ADT messages",
+        ("cleaned_adt_events",),
+        _lacks("cleaned_adt_events"),
+        5.0,
+        about="raw_adt_events",
+    ),
+    Relation(kinds.SEEN_AGAIN, "dim_patient", "patient_id", "has a visit", (_VISITS,), _never_came, 25.0),
+    Relation(
+        kinds.AFTER_BIRTH, _VISITS, "arrival_local", "not before the birth date", ("dim_patient",), _before_birth, 0.1
+    ),
+    Relation(kinds.BEFORE_DEATH, "dim_patient", "arrival_at", "not after having died", (_VISITS,), _after_death, 1.0),
+    Relation(
+        kinds.WITHIN_VISIT, _VITALS, "measured_at", "within the visit, a day around it", (_VISITS,), _outside_visit, 1.0
+    ),
+    Relation(
+        kinds.SEX_FITS,
+        _VISITS,
+        "condition_key",
+        "a diagnosis that the sex can have",
+        ("dim_patient", "dim_condition"),
+        _wrong_sex,
+        1.0,
+    ),
+    Relation(
+        kinds.AGE_FITS, _VISITS, "department_key", "a department for the age", ("dim_department",), _wrong_age, 2.0
+    ),
+    Relation(
+        kinds.ONE_PLACE,
+        "dim_patient",
+        "patient_key",
+        "no two inpatient stays at once",
+        (_FLOW,),
+        _overlapping("patient_key", _inpatient_stays),
+        0.5,
+    ),
+    Relation(
+        kinds.ONE_IN_BED,
+        "dim_department",
+        "bed_id",
+        "no two inpatients at once",
+        (_FLOW,),
+        _overlapping("bed_id", _bed_segments),
+        0.5,
+    ),
     Relation(kinds.ONE_BIRTH, "dim_patient", "birth_date", "one per person", (), _born_twice, 1.0),
     *(
         Relation(kind, table, member, says, (), rows(member))
@@ -425,25 +591,29 @@ RELATIONS: tuple[Relation, ...] = (
             (kinds.ONE_CURRENT, "one current version", _currents),
         )
     ),
-)  # fmt: skip
+)
 
 #: Nullable columns that may well be empty in every row: nothing is wrong, nothing was said, or the
 #: case is rare.
 MAY_BE_EMPTY = frozenset(
     {
-        "bed_capacity", "wait_exclusion", "prior_patient_id", "resolved_at", "acknowledged_at",
-        "open_minutes", "annual_ed_visits_band", "age_at_extract_years", "gcs_score", "pain_score",
+        "bed_capacity",
+        "wait_exclusion",
+        "prior_patient_id",
+        "resolved_at",
+        "acknowledged_at",
+        "open_minutes",
+        "annual_ed_visits_band",
+        "age_at_extract_years",
+        "gcs_score",
+        "pain_score",
     }
-)  # fmt: skip
+)
 #: Instants that lie ahead by their nature; the audit goes by the wall clock, not by the hospital's.
-_AHEAD = (
-    "valid_to_at", "shift_start_at", "shift_end_at", "recorded_at", "hour_start_at", "occurred_at",
-)  # fmt: skip
+_AHEAD = ("valid_to_at", "shift_start_at", "shift_end_at", "recorded_at", "hour_start_at", "occurred_at")
 
 
-def resolved_rules(
-    contract: Contract, as_of: datetime, undeliverable: Collection[str] = ()
-) -> list[Rule]:
+def resolved_rules(contract: Contract, as_of: datetime, undeliverable: Collection[str] = ()) -> list[Rule]:
     """The rules of a table: those declared, and those that follow from its columns.
 
     Args:
@@ -460,35 +630,62 @@ def resolved_rules(
         # What lies beyond the covered days stands on the commonest day of its file, too.
         is_over = day < nw.lit(as_of.date()).cast(nw.Date)
         rules.append(
-            Rule(kinds.SERVICE_DAY, contract.name, "service_date", f"the day of {clock}",
-                 nw.col("service_date") != day, is_over, _OUTSIDE_PCT)
-        )  # fmt: skip
+            Rule(
+                kinds.SERVICE_DAY,
+                contract.name,
+                "service_date",
+                f"the day of {clock}",
+                nw.col("service_date") != day,
+                is_over,
+                _OUTSIDE_PCT,
+            )
+        )
     tomorrow = nw.lit(as_of).cast(nw.Datetime("us", "UTC")).dt.offset_by("1d")
     for column in contract.columns:
         value = nw.col(column.name)
         if column.duckdb_type == "VARCHAR" and column.name not in ("record", "quality_codes"):
             rules.append(
-                Rule(kinds.TEXT_TRIMMED, contract.name, column.name, "no blanks around it",
-                     value != value.str.strip_chars(), _has(column.name))
-            )  # fmt: skip
+                Rule(
+                    kinds.TEXT_TRIMMED,
+                    contract.name,
+                    column.name,
+                    "no blanks around it",
+                    value != value.str.strip_chars(),
+                    _has(column.name),
+                )
+            )
         asked = nw.lit(False) if f"{contract.name}.{column.name}" in undeliverable else None
         if column.nullable and column.name not in MAY_BE_EMPTY:
             # Only all of them is too many.
             rules.append(
-                Rule(kinds.NEVER_EMPTY, contract.name, column.name, "not always missing",
-                     value.is_null(), asked, 100.0 - 1e-6)
-            )  # fmt: skip
+                Rule(
+                    kinds.NEVER_EMPTY,
+                    contract.name,
+                    column.name,
+                    "not always missing",
+                    value.is_null(),
+                    asked,
+                    100.0 - 1e-6,
+                )
+            )
         if column.references and contract.layer == "facts":
             rules.append(
-                Rule(kinds.KNOWN_MEMBER, contract.name, column.name, "a known member",
-                     value == UNKNOWN_KEY, asked, 10.0)
-            )  # fmt: skip
+                Rule(
+                    kinds.KNOWN_MEMBER, contract.name, column.name, "a known member", value == UNKNOWN_KEY, asked, 10.0
+                )
+            )
         is_instant = column.duckdb_type == "TIMESTAMPTZ" and column.name not in _AHEAD
         if is_instant and contract.layer in ("cleaned", "facts"):
             rules.append(
-                Rule(kinds.NOT_IN_FUTURE, contract.name, column.name, "not after tomorrow",
-                     value > tomorrow, _has(column.name))
-            )  # fmt: skip
+                Rule(
+                    kinds.NOT_IN_FUTURE,
+                    contract.name,
+                    column.name,
+                    "not after tomorrow",
+                    value > tomorrow,
+                    _has(column.name),
+                )
+            )
     return rules
 
 
@@ -500,8 +697,4 @@ def relations_of(table: str) -> list[Relation]:
 def checked_tables() -> list[str]:
     """Tables that have declared or resolved rules, or relations."""
     moment = END_OF_TIME
-    return [
-        name
-        for name, contract in CONTRACTS.items()
-        if resolved_rules(contract, moment) or relations_of(name)
-    ]
+    return [name for name, contract in CONTRACTS.items() if resolved_rules(contract, moment) or relations_of(name)]

@@ -9,26 +9,30 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.landing.profile import (
-    MEASURED,
-    SCORED,
-    SUBJECTS,
-    Profile,
-    Subject,
-    canonical_columns,
-)
+from hospital_assets.landing.profile import MEASURED, SCORED, SUBJECTS, Profile, Subject, canonical_columns
 
 #: Raw column -> its cleaned name, where that is another one.
 _CLEANED_AS = {
-    "age_years": "age_at_extract_years", "zip": "zip_code", "department": "department_name",
-    "arrival_time": "arrival_at", "handover_time": "handover_at",
-    "triage_time": "triage_at", "room_time": "room_at", "provider_time": "provider_at",
-    "decision_time": "decision_at", "departure_time": "departure_at",
-    "heart_rate": "heart_rate_bpm", "respiratory_rate": "respiratory_rate_per_min",
-    "spo2": "spo2_pct", "systolic_bp": "systolic_mmhg", "diastolic_bp": "diastolic_mmhg",
-    "temperature": "temperature_c", "on_oxygen": "is_on_oxygen", "gcs": "gcs_score",
+    "age_years": "age_at_extract_years",
+    "zip": "zip_code",
+    "department": "department_name",
+    "arrival_time": "arrival_at",
+    "handover_time": "handover_at",
+    "triage_time": "triage_at",
+    "room_time": "room_at",
+    "provider_time": "provider_at",
+    "decision_time": "decision_at",
+    "departure_time": "departure_at",
+    "heart_rate": "heart_rate_bpm",
+    "respiratory_rate": "respiratory_rate_per_min",
+    "spo2": "spo2_pct",
+    "systolic_bp": "systolic_mmhg",
+    "diastolic_bp": "diastolic_mmhg",
+    "temperature": "temperature_c",
+    "on_oxygen": "is_on_oxygen",
+    "gcs": "gcs_score",
     "pain": "pain_score",
-}  # fmt: skip
+}
 #: Subject -> tables whose columns of the same name are empty with the cleaned ones.
 _SAME_IN = {
     "hospitals": ("dim_hospital",),
@@ -41,15 +45,15 @@ _SAME_IN = {
 }
 #: Raw column -> what else is empty without it.
 _FOLLOWS: Mapping[str, tuple[str, ...]] = {
-    "er_visits.provider_time": (
-        "fact_emergency_visits.wait_minutes", "fact_emergency_visits.treatment_minutes",
-    ),
+    "er_visits.provider_time": ("fact_emergency_visits.wait_minutes", "fact_emergency_visits.treatment_minutes"),
     "er_visits.room_time": ("fact_emergency_visits.room_minutes",),
     "er_visits.decision_time": ("fact_emergency_visits.boarding_minutes",),
     "er_visits.disposition": ("fact_emergency_visits.boarding_minutes",),
     "er_visits.departure_time": (
-        "fact_emergency_visits.los_minutes", "fact_emergency_visits.four_hour_minutes",
-        "fact_emergency_visits.boarding_minutes", "fact_emergency_visits.treatment_minutes",
+        "fact_emergency_visits.los_minutes",
+        "fact_emergency_visits.four_hour_minutes",
+        "fact_emergency_visits.boarding_minutes",
+        "fact_emergency_visits.treatment_minutes",
     ),
     "er_visits.triage_level": ("fact_emergency_visits.triage_key",),
     "er_visits.doctor_id": ("fact_emergency_visits.doctor_key",),
@@ -64,7 +68,7 @@ _FOLLOWS: Mapping[str, tuple[str, ...]] = {
         )
         for name in (*MEASURED, "consciousness", "on_oxygen")
     },
-}  # fmt: skip
+}
 
 
 def delivers(spec: Subject, subject: str) -> set[str]:

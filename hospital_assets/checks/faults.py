@@ -107,8 +107,7 @@ def _two_births(tables: Tables) -> dict[str, pl.DataFrame]:
 
 def _others_sex(tables: Tables) -> dict[str, pl.DataFrame]:
     """Everybody is male and pregnant."""
-    codes = tables["dim_condition"].with_columns(icd_version=pl.lit(10, dtype=pl.Int64),
-                                                 icd_code=pl.lit("O80"))  # fmt: skip
+    codes = tables["dim_condition"].with_columns(icd_version=pl.lit(10, dtype=pl.Int64), icd_code=pl.lit("O80"))
     people = tables["dim_patient"].with_columns(sex=pl.lit("male"))
     return {"dim_condition": codes, "dim_patient": people}
 
@@ -120,98 +119,200 @@ def _everybody_old(tables: Tables) -> dict[str, pl.DataFrame]:
 
 
 FAULTS: tuple[Fault, ...] = (
-    Fault(kinds.COLUMNS, _VITALS, "a column is missing",
-          lambda tables: {_VITALS: tables[_VITALS].drop("spo2_pct")}),
-    Fault(kinds.COLUMNS, _VITALS, "a column is text where a number belongs",
-          _with(_VITALS, spo2_pct=pl.col("spo2_pct").cast(pl.String))),
+    Fault(kinds.COLUMNS, _VITALS, "a column is missing", lambda tables: {_VITALS: tables[_VITALS].drop("spo2_pct")}),
+    Fault(
+        kinds.COLUMNS,
+        _VITALS,
+        "a column is text where a number belongs",
+        _with(_VITALS, spo2_pct=pl.col("spo2_pct").cast(pl.String)),
+    ),
     Fault(kinds.KEY, _VISITS, "a row stands twice", _twice(_VISITS)),
-    Fault(kinds.KEY, _VISITS, "a key is missing",
-          _with(_VISITS, visit_id=_first("visit_id", pl.lit(None)))),
-    Fault(kinds.REQUIRED, _VISITS, "one arrival is missing",
-          _with(_VISITS, arrival_at=_first("arrival_at", pl.lit(None)))),
-    Fault(kinds.VALUES, _FLOW, "a class of stay that does not exist",
-          _with(_FLOW, stay_class=_first("stay_class", pl.lit("tourist")))),
-    Fault(kinds.VALUES, _VISITS, "a negative wait",
-          _with(_VISITS, wait_minutes=_first("wait_minutes", pl.lit(-1.0)))),
-    Fault(kinds.PLAUSIBLE, _VISITS, "a stay of a year",
-          _with(_VISITS, los_minutes=_first("los_minutes", pl.lit(525_600.0)))),
-    Fault(kinds.ADDS_UP, "kpi_lwbs_daily", "somebody is counted nowhere",
-          _with("kpi_lwbs_daily", population_count=_first("population_count",
-                                                         pl.col("population_count") + 1))),
-    Fault(kinds.ADDS_UP, "kpi_waits", "a wait is counted twice",
-          _with("kpi_waits", wait_count=pl.col("wait_count") + 1)),
-    Fault(kinds.REFERENCES, _VISITS, "a hospital that is not there",
-          _with(_VISITS, hospital_key=_first("hospital_key", pl.lit(12345)))),
-    Fault(kinds.TEXT_TRIMMED, "dim_hospital", "a blank before a name",
-          _with("dim_hospital", hospital_name=_first("hospital_name", pl.lit(" North")))),
-    Fault(kinds.SERVICE_DAY, _VISITS, "a tenth of the visits on the next day",
-          _with(_VISITS, service_date=_some("service_date", pl.col("service_date") + _DAY))),
-    Fault(kinds.DATE_KEY, _VISITS, "a date key is a day off",
-          _with(_VISITS, arrival_date_key=_first("arrival_date_key",
-                                                 pl.col("arrival_date_key") + 1))),
-    Fault(kinds.LOCAL_TIME, _VISITS, "wall clocks in UTC",
-          _with(_VISITS, arrival_local=pl.col("arrival_at").dt.replace_time_zone(None))),
-    Fault(kinds.FLAG_AGREES, _VISITS, "an open visit with a departure",
-          _with(_VISITS, is_open=_first("is_open", ~pl.col("is_open")))),
-    Fault(kinds.SCORE_AGREES, _VITALS, "a missing parameter scored as 0",
-          _with(_VITALS, news2_score=pl.col("news2_score").fill_null(0))),
-    Fault(kinds.DURATION_AGREES, _VISITS, "a stay in hours",
-          _with(_VISITS, los_minutes=_some("los_minutes", pl.col("los_minutes") / 60))),
-    Fault(kinds.VERSIONS, "dim_patient", "a gap between two versions",
-          _with("dim_patient", valid_to_at=_some("valid_to_at", pl.col("valid_to_at") - _HOUR))),
-    Fault(kinds.VERSIONS, "dim_department", "a version overlaps the next",
-          _with("dim_department", valid_to_at=_first("valid_to_at", pl.col("valid_to_at") - _DAY))),
-    Fault(kinds.ONE_CURRENT, "dim_patient", "two current versions",
-          lambda tables: {"dim_patient": pl.concat(
-              [tables["dim_patient"], tables["dim_patient"].filter("is_current").tail(1)])}),
-    Fault(kinds.UNIT, "cleaned_vitals", "a hundredth in Fahrenheit",
-          _with("cleaned_vitals", temperature_c=_some(
-              "temperature_c", pl.col("temperature_c") * 1.8 + 32, 100))),
-    Fault(kinds.UNIT, "cleaned_vitals", "saturations as fractions",
-          _with("cleaned_vitals", spo2_pct=_some("spo2_pct", pl.col("spo2_pct") / 100, 100))),
-    Fault(kinds.NEVER_EMPTY, _VITALS, "no saturation at all",
-          _with(_VITALS, spo2_pct=pl.lit(None, dtype=pl.Float64))),
-    Fault(kinds.KNOWN_MEMBER, _VISITS, "a fifth of the patients unknown",
-          _with(_VISITS, patient_key=_some("patient_key", pl.lit(UNKNOWN_KEY), 5))),
-    Fault(kinds.READABLE, "cleaned_er_visits", "a tenth of the triage levels lost",
-          _with("cleaned_er_visits", triage_level=_some("triage_level", pl.lit(None)))),
-    Fault(kinds.QUARANTINED, "cleaned_vitals", "half of the records quarantined",
-          _quarantined(as_duplicates=False)),
-    Fault(kinds.DUPLICATED, "cleaned_vitals", "half of the records came twice",
-          _quarantined(as_duplicates=True)),
+    Fault(kinds.KEY, _VISITS, "a key is missing", _with(_VISITS, visit_id=_first("visit_id", pl.lit(None)))),
+    Fault(
+        kinds.REQUIRED, _VISITS, "one arrival is missing", _with(_VISITS, arrival_at=_first("arrival_at", pl.lit(None)))
+    ),
+    Fault(
+        kinds.VALUES,
+        _FLOW,
+        "a class of stay that does not exist",
+        _with(_FLOW, stay_class=_first("stay_class", pl.lit("tourist"))),
+    ),
+    Fault(kinds.VALUES, _VISITS, "a negative wait", _with(_VISITS, wait_minutes=_first("wait_minutes", pl.lit(-1.0)))),
+    Fault(
+        kinds.PLAUSIBLE,
+        _VISITS,
+        "a stay of a year",
+        _with(_VISITS, los_minutes=_first("los_minutes", pl.lit(525_600.0))),
+    ),
+    Fault(
+        kinds.ADDS_UP,
+        "kpi_lwbs_daily",
+        "somebody is counted nowhere",
+        _with("kpi_lwbs_daily", population_count=_first("population_count", pl.col("population_count") + 1)),
+    ),
+    Fault(
+        kinds.ADDS_UP, "kpi_waits", "a wait is counted twice", _with("kpi_waits", wait_count=pl.col("wait_count") + 1)
+    ),
+    Fault(
+        kinds.REFERENCES,
+        _VISITS,
+        "a hospital that is not there",
+        _with(_VISITS, hospital_key=_first("hospital_key", pl.lit(12345))),
+    ),
+    Fault(
+        kinds.TEXT_TRIMMED,
+        "dim_hospital",
+        "a blank before a name",
+        _with("dim_hospital", hospital_name=_first("hospital_name", pl.lit(" North"))),
+    ),
+    Fault(
+        kinds.SERVICE_DAY,
+        _VISITS,
+        "a tenth of the visits on the next day",
+        _with(_VISITS, service_date=_some("service_date", pl.col("service_date") + _DAY)),
+    ),
+    Fault(
+        kinds.DATE_KEY,
+        _VISITS,
+        "a date key is a day off",
+        _with(_VISITS, arrival_date_key=_first("arrival_date_key", pl.col("arrival_date_key") + 1)),
+    ),
+    Fault(
+        kinds.LOCAL_TIME,
+        _VISITS,
+        "wall clocks in UTC",
+        _with(_VISITS, arrival_local=pl.col("arrival_at").dt.replace_time_zone(None)),
+    ),
+    Fault(
+        kinds.FLAG_AGREES,
+        _VISITS,
+        "an open visit with a departure",
+        _with(_VISITS, is_open=_first("is_open", ~pl.col("is_open"))),
+    ),
+    Fault(
+        kinds.SCORE_AGREES,
+        _VITALS,
+        "a missing parameter scored as 0",
+        _with(_VITALS, news2_score=pl.col("news2_score").fill_null(0)),
+    ),
+    Fault(
+        kinds.DURATION_AGREES,
+        _VISITS,
+        "a stay in hours",
+        _with(_VISITS, los_minutes=_some("los_minutes", pl.col("los_minutes") / 60)),
+    ),
+    Fault(
+        kinds.VERSIONS,
+        "dim_patient",
+        "a gap between two versions",
+        _with("dim_patient", valid_to_at=_some("valid_to_at", pl.col("valid_to_at") - _HOUR)),
+    ),
+    Fault(
+        kinds.VERSIONS,
+        "dim_department",
+        "a version overlaps the next",
+        _with("dim_department", valid_to_at=_first("valid_to_at", pl.col("valid_to_at") - _DAY)),
+    ),
+    Fault(
+        kinds.ONE_CURRENT,
+        "dim_patient",
+        "two current versions",
+        lambda tables: {
+            "dim_patient": pl.concat([tables["dim_patient"], tables["dim_patient"].filter("is_current").tail(1)])
+        },
+    ),
+    Fault(
+        kinds.UNIT,
+        "cleaned_vitals",
+        "a hundredth in Fahrenheit",
+        _with("cleaned_vitals", temperature_c=_some("temperature_c", pl.col("temperature_c") * 1.8 + 32, 100)),
+    ),
+    Fault(
+        kinds.UNIT,
+        "cleaned_vitals",
+        "saturations as fractions",
+        _with("cleaned_vitals", spo2_pct=_some("spo2_pct", pl.col("spo2_pct") / 100, 100)),
+    ),
+    Fault(kinds.NEVER_EMPTY, _VITALS, "no saturation at all", _with(_VITALS, spo2_pct=pl.lit(None, dtype=pl.Float64))),
+    Fault(
+        kinds.KNOWN_MEMBER,
+        _VISITS,
+        "a fifth of the patients unknown",
+        _with(_VISITS, patient_key=_some("patient_key", pl.lit(UNKNOWN_KEY), 5)),
+    ),
+    Fault(
+        kinds.READABLE,
+        "cleaned_er_visits",
+        "a tenth of the triage levels lost",
+        _with("cleaned_er_visits", triage_level=_some("triage_level", pl.lit(None))),
+    ),
+    Fault(kinds.QUARANTINED, "cleaned_vitals", "half of the records quarantined", _quarantined(as_duplicates=False)),
+    Fault(kinds.DUPLICATED, "cleaned_vitals", "half of the records came twice", _quarantined(as_duplicates=True)),
     Fault(kinds.HAS_VITALS, _VISITS, "no vital signs landed", _none(_VITALS)),
     Fault(kinds.HAS_DIAGNOSIS, _VISITS, "no diagnoses landed", _none("cleaned_diagnoses")),
     Fault(kinds.HAS_MESSAGES, _VISITS, "no ADT messages landed", _none("cleaned_adt_events")),
     Fault(kinds.SEEN_AGAIN, "dim_patient", "no visits landed", _none(_VISITS)),
-    Fault(kinds.CLOCK_ORDER, _VISITS, "a tenth left before they came",
-          _with(_VISITS, departure_at=_some("departure_at", pl.col("arrival_at") - _HOUR))),
-    Fault(kinds.CLOCK_ORDER, _FLOW, "a segment ends before it starts",
-          _with(_FLOW, segment_end_at=_first("segment_end_at",
-                                             pl.col("segment_start_at") - _HOUR))),
-    Fault(kinds.NOT_IN_FUTURE, _VITALS, "a measurement in ten years",
-          _with(_VITALS, measured_at=_first("measured_at", pl.col("measured_at") + 3650 * _DAY))),
-    Fault(kinds.AFTER_BIRTH, _VISITS, "a tenth not yet born",
-          _with("dim_patient", birth_date=_some("birth_date", pl.lit(datetime(2100, 1, 1)).dt.date()))),
+    Fault(
+        kinds.CLOCK_ORDER,
+        _VISITS,
+        "a tenth left before they came",
+        _with(_VISITS, departure_at=_some("departure_at", pl.col("arrival_at") - _HOUR)),
+    ),
+    Fault(
+        kinds.CLOCK_ORDER,
+        _FLOW,
+        "a segment ends before it starts",
+        _with(_FLOW, segment_end_at=_first("segment_end_at", pl.col("segment_start_at") - _HOUR)),
+    ),
+    Fault(
+        kinds.NOT_IN_FUTURE,
+        _VITALS,
+        "a measurement in ten years",
+        _with(_VITALS, measured_at=_first("measured_at", pl.col("measured_at") + 3650 * _DAY)),
+    ),
+    Fault(
+        kinds.AFTER_BIRTH,
+        _VISITS,
+        "a tenth not yet born",
+        _with("dim_patient", birth_date=_some("birth_date", pl.lit(datetime(2100, 1, 1)).dt.date())),
+    ),
     Fault(kinds.BEFORE_DEATH, "dim_patient", "the dead come again", _died),
-    Fault(kinds.WITHIN_VISIT, _VITALS, "measured a week after the visit",
-          _with(_VITALS, measured_at=_some("measured_at", pl.col("measured_at") - 7 * _DAY))),
+    Fault(
+        kinds.WITHIN_VISIT,
+        _VITALS,
+        "measured a week after the visit",
+        _with(_VITALS, measured_at=_some("measured_at", pl.col("measured_at") - 7 * _DAY)),
+    ),
     Fault(kinds.SEX_FITS, _VISITS, "pregnant men", _others_sex),
     Fault(kinds.AGE_FITS, _VISITS, "eighty years old in pediatrics", _everybody_old),
     Fault(kinds.ONE_PLACE, "dim_patient", "one patient in all beds", _same_patient),
     Fault(kinds.ONE_IN_BED, "dim_department", "all patients in one bed", _crowded_bed),
     Fault(kinds.ONE_BIRTH, "dim_patient", "a fifth born on two days", _two_births),
-    Fault(kinds.PRESSURES, _VITALS, "a tenth of the pressures swapped",
-          _with(_VITALS, systolic_mmhg=_some("systolic_mmhg", pl.col("diastolic_mmhg") - 1))),
-    Fault(kinds.BLOOD_MIX, "kpi_blood_groups", "everybody has the rarest group",
-          _with("kpi_blood_groups", share_pct=pl.lit(50.0),
-                known_patient_count=pl.lit(10_000, dtype=pl.Int64))),
-    Fault(kinds.TRIAGE_MIX, "kpi_triage_mix", "everybody is level 1",
-          _with("kpi_triage_mix", share_of_triaged_pct=pl.lit(90.0),
-                triaged_visit_count=pl.lit(10_000, dtype=pl.Int64))),
-    Fault(kinds.DAYLIGHT, "cleaned_er_visits", "a tenth in the hour that is skipped",
-          _with("cleaned_er_visits", quality_codes=_some("quality_codes",
-                                                         pl.lit("missing_hour")))),
-)  # fmt: skip
+    Fault(
+        kinds.PRESSURES,
+        _VITALS,
+        "a tenth of the pressures swapped",
+        _with(_VITALS, systolic_mmhg=_some("systolic_mmhg", pl.col("diastolic_mmhg") - 1)),
+    ),
+    Fault(
+        kinds.BLOOD_MIX,
+        "kpi_blood_groups",
+        "everybody has the rarest group",
+        _with("kpi_blood_groups", share_pct=pl.lit(50.0), known_patient_count=pl.lit(10_000, dtype=pl.Int64)),
+    ),
+    Fault(
+        kinds.TRIAGE_MIX,
+        "kpi_triage_mix",
+        "everybody is level 1",
+        _with("kpi_triage_mix", share_of_triaged_pct=pl.lit(90.0), triaged_visit_count=pl.lit(10_000, dtype=pl.Int64)),
+    ),
+    Fault(
+        kinds.DAYLIGHT,
+        "cleaned_er_visits",
+        "a tenth in the hour that is skipped",
+        _with("cleaned_er_visits", quality_codes=_some("quality_codes", pl.lit("missing_hour"))),
+    ),
+)
 
 
 def tables_needed() -> list[str]:
@@ -243,9 +344,7 @@ def findings(table: str, tables: Tables, as_of: datetime) -> list[tuple[Kind, Fi
     return [(kind, finding) for kind, of_kind in found for finding in of_kind]
 
 
-def failed_kinds(
-    table: str, tables: Tables, as_of: datetime, *, only: Kind | None = None
-) -> set[str]:
+def failed_kinds(table: str, tables: Tables, as_of: datetime, *, only: Kind | None = None) -> set[str]:
     """Names of the kinds that fail on a table.
 
     Args:

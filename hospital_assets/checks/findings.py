@@ -76,9 +76,7 @@ def result(table: str, kind: Kind, findings: Sequence[Finding]) -> dg.AssetCheck
         severity=kind.severity,
         description=(
             "; ".join(
-                f"{f.column}: {f.error}"
-                if f.error
-                else f"{f.column}: {f.broken:,} of {f.rows:,} rows break '{f.rule}'"
+                f"{f.column}: {f.error}" if f.error else f"{f.column}: {f.broken:,} of {f.rows:,} rows break '{f.rule}'"
                 for f in bad[:20]
             )
             or None
@@ -128,20 +126,43 @@ def store(
     end: date | None = period.end if period else None
     rows = pl.DataFrame(
         [
-            (run_id, checked_at, table, kind.name, kind.family, f.column, f.rule, f.broken, f.rows,
-             f.broken_pct, f.threshold_pct, f.status, first, end)
+            (
+                run_id,
+                checked_at,
+                table,
+                kind.name,
+                kind.family,
+                f.column,
+                f.rule,
+                f.broken,
+                f.rows,
+                f.broken_pct,
+                f.threshold_pct,
+                f.status,
+                first,
+                end,
+            )
             for kind, findings in found
             for f in findings
         ],
         schema={
-            "run_id": pl.String, "checked_at": pl.Datetime("us", "UTC"), "table_name": pl.String,
-            "kind": pl.String, "family": pl.String, "column_name": pl.String, "rule": pl.String,
-            "violated_count": pl.Int64, "denominator_count": pl.Int64, "violated_pct": pl.Float64,
-            "threshold_pct": pl.Float64, "status": pl.String, "first_date": pl.Date,
+            "run_id": pl.String,
+            "checked_at": pl.Datetime("us", "UTC"),
+            "table_name": pl.String,
+            "kind": pl.String,
+            "family": pl.String,
+            "column_name": pl.String,
+            "rule": pl.String,
+            "violated_count": pl.Int64,
+            "denominator_count": pl.Int64,
+            "violated_pct": pl.Float64,
+            "threshold_pct": pl.Float64,
+            "status": pl.String,
+            "first_date": pl.Date,
             "end_date": pl.Date,
         },
         orient="row",
-    )  # fmt: skip
+    )
     with warehouse.transaction() as connection:
         connection.execute("create schema if not exists quality")
         connection.execute(_RESULTS)

@@ -35,39 +35,29 @@ class Kind:
     blocking: bool = False
 
 
-COLUMNS = Kind("columns", "conformance",
-               "The stored columns and types are those of the contract.", blocking=True)  # fmt: skip
+COLUMNS = Kind("columns", "conformance", "The stored columns and types are those of the contract.", blocking=True)
 KEY = Kind("key", "conformance", "The key is complete and identifies one row.", blocking=True)
-REQUIRED = Kind(
-    "required", "completeness", "Columns that must have a value have one.", blocking=True
-)
+REQUIRED = Kind("required", "completeness", "Columns that must have a value have one.", blocking=True)
 VALUES = Kind("values", "conformance", "Values lie in the domain the contract gives them.")
 PLAUSIBLE = Kind("plausible", "plausibility", "Values lie where they usually do.", _WARN)
 ADDS_UP = Kind(
-    "adds_up", "conformance",
-    "Parts make up their whole in every row: a population is its n and all who were left out.",
-)  # fmt: skip
-REFERENCES = Kind("references", "conformance",
-                  "Every reference finds its row in the table it points to.")  # fmt: skip
+    "adds_up", "conformance", "Parts make up their whole in every row: a population is its n and all who were left out."
+)
+REFERENCES = Kind("references", "conformance", "Every reference finds its row in the table it points to.")
 
 TEXT_TRIMMED = Kind("text_trimmed", "conformance", "Cleaned texts have no blanks around them.")
-SERVICE_DAY = Kind("service_day", "conformance",
-                   "The service day is the local day of the event that gives it.")  # fmt: skip
+SERVICE_DAY = Kind("service_day", "conformance", "The service day is the local day of the event that gives it.")
 DATE_KEY = Kind("date_key", "conformance", "Date keys name the day of their clock.")
-LOCAL_TIME = Kind("local_time", "conformance",
-                  "Wall clocks show their instant in the hospital's zone.")  # fmt: skip
+LOCAL_TIME = Kind("local_time", "conformance", "Wall clocks show their instant in the hospital's zone.")
 FLAG_AGREES = Kind("flag_agrees", "conformance", "Flags say what the columns they sum up say.")
 SCORE_AGREES = Kind("score_agrees", "conformance", "Scores exist exactly where they may be given.")
 DURATION_AGREES = Kind("duration_agrees", "conformance", "Durations are those of their clocks.")
-VERSIONS = Kind("versions", "conformance",
-                "Versions of a member have no gaps and no overlaps.")  # fmt: skip
+VERSIONS = Kind("versions", "conformance", "Versions of a member have no gaps and no overlaps.")
 ONE_CURRENT = Kind("one_current", "conformance", "Each member has one current version.")
 UNIT = Kind("unit", "conformance", "No value looks as if it were in another unit.", _WARN)
 
-NEVER_EMPTY = Kind("never_empty", "completeness",
-                   "Columns that may lack values do not lack all of them.", _WARN)  # fmt: skip
-KNOWN_MEMBER = Kind("known_member", "completeness",
-                    "Few facts point to the unknown member of a dimension.", _WARN)  # fmt: skip
+NEVER_EMPTY = Kind("never_empty", "completeness", "Columns that may lack values do not lack all of them.", _WARN)
+KNOWN_MEMBER = Kind("known_member", "completeness", "Few facts point to the unknown member of a dimension.", _WARN)
 READABLE = Kind("readable", "completeness", "Few landed values became missing by cleaning.", _WARN)
 QUARANTINED = Kind("quarantined", "completeness", "Few landed records are quarantined.", _WARN)
 DUPLICATED = Kind("duplicated", "completeness", "Few landed records are repetitions.", _WARN)
@@ -80,27 +70,51 @@ CLOCK_ORDER = Kind("clock_order", "plausibility", "Clocks of one visit follow ea
 NOT_IN_FUTURE = Kind("not_in_future", "plausibility", "Nothing happened after now.")
 AFTER_BIRTH = Kind("after_birth", "plausibility", "Nobody comes before being born.", _WARN)
 BEFORE_DEATH = Kind("before_death", "plausibility", "Nobody comes after having died.", _WARN)
-WITHIN_VISIT = Kind("within_visit", "plausibility",
-                    "Measurements lie within their visit, a day around it.", _WARN)  # fmt: skip
+WITHIN_VISIT = Kind("within_visit", "plausibility", "Measurements lie within their visit, a day around it.", _WARN)
 SEX_FITS = Kind("sex_fits", "plausibility", "Diagnoses fit the sex of the patient.", _WARN)
 AGE_FITS = Kind("age_fits", "plausibility", "Departments and diagnoses fit the age.", _WARN)
 ONE_PLACE = Kind("one_place", "plausibility", "Nobody is in two hospitals' beds at once.", _WARN)
 ONE_IN_BED = Kind("one_in_bed", "plausibility", "No ward bed holds two patients at once.", _WARN)
 ONE_BIRTH = Kind("one_birth", "plausibility", "Nobody was born on two days.", _WARN)
 PRESSURES = Kind("pressures", "plausibility", "Systolic pressure exceeds diastolic.", _WARN)
-BLOOD_MIX = Kind("blood_mix", "plausibility",
-                 "Blood groups are about as frequent as in the population.", _WARN)  # fmt: skip
-TRIAGE_MIX = Kind("triage_mix", "plausibility",
-                  "Triage levels are about as frequent as published.", _WARN)  # fmt: skip
-DAYLIGHT = Kind("daylight", "plausibility",
-                "Few clocks lie in an hour that daylight saving skips or repeats.", _WARN)  # fmt: skip
+BLOOD_MIX = Kind("blood_mix", "plausibility", "Blood groups are about as frequent as in the population.", _WARN)
+TRIAGE_MIX = Kind("triage_mix", "plausibility", "Triage levels are about as frequent as published.", _WARN)
+DAYLIGHT = Kind("daylight", "plausibility", "Few clocks lie in an hour that daylight saving skips or repeats.", _WARN)
 
 #: Kinds of the contracts themselves, and those resolved from the declared rules.
 CONTRACT_KINDS = (COLUMNS, KEY, REQUIRED, VALUES, PLAUSIBLE, ADDS_UP, REFERENCES)
 QUALITY_KINDS = (
-    TEXT_TRIMMED, SERVICE_DAY, DATE_KEY, LOCAL_TIME, FLAG_AGREES, SCORE_AGREES, DURATION_AGREES,
-    VERSIONS, ONE_CURRENT, UNIT, NEVER_EMPTY, KNOWN_MEMBER, READABLE, QUARANTINED, DUPLICATED,
-    HAS_VITALS, HAS_DIAGNOSIS, HAS_MESSAGES, SEEN_AGAIN, CLOCK_ORDER, NOT_IN_FUTURE, AFTER_BIRTH,
-    BEFORE_DEATH, WITHIN_VISIT, SEX_FITS, AGE_FITS, ONE_PLACE, ONE_IN_BED, ONE_BIRTH, PRESSURES,
-    BLOOD_MIX, TRIAGE_MIX, DAYLIGHT,
-)  # fmt: skip
+    TEXT_TRIMMED,
+    SERVICE_DAY,
+    DATE_KEY,
+    LOCAL_TIME,
+    FLAG_AGREES,
+    SCORE_AGREES,
+    DURATION_AGREES,
+    VERSIONS,
+    ONE_CURRENT,
+    UNIT,
+    NEVER_EMPTY,
+    KNOWN_MEMBER,
+    READABLE,
+    QUARANTINED,
+    DUPLICATED,
+    HAS_VITALS,
+    HAS_DIAGNOSIS,
+    HAS_MESSAGES,
+    SEEN_AGAIN,
+    CLOCK_ORDER,
+    NOT_IN_FUTURE,
+    AFTER_BIRTH,
+    BEFORE_DEATH,
+    WITHIN_VISIT,
+    SEX_FITS,
+    AGE_FITS,
+    ONE_PLACE,
+    ONE_IN_BED,
+    ONE_BIRTH,
+    PRESSURES,
+    BLOOD_MIX,
+    TRIAGE_MIX,
+    DAYLIGHT,
+)

@@ -46,8 +46,6 @@ def as_junit(report: BuildReport) -> str:
             kind = "failure" if check.severity == "ERROR" else "skipped"
             ElementTree.SubElement(case, kind, message=check.description)
     for failure in report.failures:
-        case = ElementTree.SubElement(
-            suite, "testcase", classname="step", name=failure.split(":")[0]
-        )
+        case = ElementTree.SubElement(suite, "testcase", classname="step", name=failure.split(":")[0])
         ElementTree.SubElement(case, "error", message=failure)
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"

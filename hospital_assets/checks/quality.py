@@ -14,13 +14,7 @@ import narwhals as nw
 
 from hospital_assets.assets.declare import WAREHOUSE_POOL
 from hospital_assets.assets.dimensions.members import END_OF_TIME
-from hospital_assets.checks.declared import (
-    Relation,
-    Rule,
-    checked_tables,
-    relations_of,
-    resolved_rules,
-)
+from hospital_assets.checks.declared import Relation, Rule, checked_tables, relations_of, resolved_rules
 from hospital_assets.checks.delivery import in_use, undeliverable
 from hospital_assets.checks.findings import Finding, result, store
 from hospital_assets.checks.kinds import QUALITY_KINDS, Kind
@@ -64,13 +58,10 @@ def run_relation(relation: Relation, frames: Mapping[str, Frame]) -> Finding:
     try:
         rows = relation.rows({**frames, "_own": frames[relation.table]})
         counted = rows.select(
-            rows=nw.len(),
-            broken=nw.coalesce(nw.col("_broken"), nw.lit(False)).cast(nw.Int64).sum(),
+            rows=nw.len(), broken=nw.coalesce(nw.col("_broken"), nw.lit(False)).cast(nw.Int64).sum()
         ).collect("polars")
     except duckdb.Error as error:
-        return Finding(
-            relation.says, relation.column, 0, 0, relation.threshold_pct, redacted(error)
-        )
+        return Finding(relation.says, relation.column, 0, 0, relation.threshold_pct, redacted(error))
     return Finding(
         relation.says,
         relation.column,
@@ -81,10 +72,7 @@ def run_relation(relation: Relation, frames: Mapping[str, Frame]) -> Finding:
 
 
 def check_quality(
-    table: str,
-    frames: Mapping[str, Frame],
-    as_of: datetime,
-    undeliverable: Collection[str] = (),
+    table: str, frames: Mapping[str, Frame], as_of: datetime, undeliverable: Collection[str] = ()
 ) -> list[tuple[Kind, list[Finding]]]:
     """All declared and resolved checks of a table, by kind.
 
@@ -138,10 +126,7 @@ def quality_check(table: str) -> dg.AssetChecksDefinition:
         pool=WAREHOUSE_POOL,
     )
     def check(
-        context: dg.AssetCheckExecutionContext,
-        warehouse: WarehouseResource,
-        clock: ClockResource,
-        **frames: Any,
+        context: dg.AssetCheckExecutionContext, warehouse: WarehouseResource, clock: ClockResource, **frames: Any
     ) -> Iterator[dg.AssetCheckResult]:
         with without_values(f"{table} could not be checked"):
             found = check_quality(table, frames, clock.now(), _undeliverable(warehouse.open()))

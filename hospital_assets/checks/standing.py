@@ -24,8 +24,13 @@ from hospital_assets.warehouse.loads import read_loads
 
 #: Subject -> days after which its newest service day is too old.
 FRESH_DAYS: Mapping[str, int] = {
-    "vitals": 1, "er_visits": 1, "adt_events": 1, "patients": 2, "diagnoses": 3, "procedures": 3,
-}  # fmt: skip
+    "vitals": 1,
+    "er_visits": 1,
+    "adt_events": 1,
+    "patients": 2,
+    "diagnoses": 3,
+    "procedures": 3,
+}
 #: Files that wait longer than this were left behind.
 LONGEST_WAIT = timedelta(days=1)
 #: A day is compared with the same weekday of this many weeks before, at least three of them there.
@@ -57,8 +62,7 @@ NOT_FAILED = dg.AssetCheckSpec(
 STREAMS = dg.AssetCheckSpec(
     "stream_offsets",
     asset="raw_landed_files",
-    description="The offsets that landed files of a stream account for follow on each other: "
-    "no hole, nothing twice.",
+    description="The offsets that landed files of a stream account for follow on each other: no hole, nothing twice.",
 )
 
 
@@ -84,9 +88,7 @@ def standing(
     yield stream_offsets(ledger["source_file"].unique())
 
 
-def accounted(
-    on_disk: pl.DataFrame, ledger: pl.DataFrame, loads: pl.DataFrame, wall: datetime
-) -> dg.AssetCheckResult:
+def accounted(on_disk: pl.DataFrame, ledger: pl.DataFrame, loads: pl.DataFrame, wall: datetime) -> dg.AssetCheckResult:
     """Every file on disk is loaded, a copy, set aside or waiting; every load has its file.
 
     Args:
@@ -159,8 +161,7 @@ def fresh(ledger: pl.DataFrame, today: date) -> dg.AssetCheckResult:
         passed=not late,
         severity=AssetCheckSeverity.WARN,
         description="; ".join(
-            f"the newest {subject} are {days} days old (limit {FRESH_DAYS[subject]})"
-            for subject, days in late.items()
+            f"the newest {subject} are {days} days old (limit {FRESH_DAYS[subject]})" for subject, days in late.items()
         )
         or None,
         metadata={f"newest_{subject}": str(day) for subject, day in sorted(newest.items())},
@@ -175,33 +176,23 @@ def usual(loads: pl.DataFrame, today: date) -> dg.AssetCheckResult:
         today: left out, because it is not over.
     """
     daily = (
-        loads.filter(
-            pl.col("service_date").is_not_null(), pl.col("subject").is_in(list(FRESH_DAYS))
-        )
+        loads.filter(pl.col("service_date").is_not_null(), pl.col("subject").is_in(list(FRESH_DAYS)))
         .group_by("subject", "service_date")
         .agg(pl.col("row_count").sum().alias("records"))
     )
     # A day of which nothing was stored is a day with none.
     every = daily.group_by("subject").agg(
-        pl.date_ranges(pl.col("service_date").min(), pl.lit(today - timedelta(days=1)))
-        .explode()
-        .alias("service_date")
+        pl.date_ranges(pl.col("service_date").min(), pl.lit(today - timedelta(days=1))).explode().alias("service_date")
     )
     daily = (
         every.explode("service_date")
         .join(daily, on=["subject", "service_date"], how="left")
         .with_columns(pl.col("records").fill_null(0))
     )
-    recent = daily.filter(
-        pl.col("service_date") >= today - timedelta(days=7), pl.col("service_date") < today
-    )
+    recent = daily.filter(pl.col("service_date") >= today - timedelta(days=7), pl.col("service_date") < today)
     before = pl.concat(
         [
-            daily.select(
-                "subject",
-                pl.col("service_date").dt.offset_by(f"{week}w"),
-                pl.col("records").alias("before"),
-            )
+            daily.select("subject", pl.col("service_date").dt.offset_by(f"{week}w"), pl.col("records").alias("before"))
             for week in range(1, WEEKS + 1)
         ]
     )
@@ -239,10 +230,7 @@ def stream_offsets(source_files: Iterable[str]) -> dg.AssetCheckResult:
     """
     found = ranges(source_files)
     broken = faults(found)
-    offsets = {
-        fault: int(broken.filter(pl.col("fault") == fault)["offsets"].sum())
-        for fault in ("gap", "overlap")
-    }
+    offsets = {fault: int(broken.filter(pl.col("fault") == fault)["offsets"].sum()) for fault in ("gap", "overlap")}
     return dg.AssetCheckResult(
         asset_key=STREAMS.asset_key,
         check_name=STREAMS.name,
@@ -263,22 +251,16 @@ def stream_offsets(source_files: Iterable[str]) -> dg.AssetCheckResult:
     )
 
 
-def not_failed(
-    context: dg.AssetCheckExecutionContext, in_this_run: Sequence[str]
-) -> dg.AssetCheckResult:
+def not_failed(context: dg.AssetCheckExecutionContext, in_this_run: Sequence[str]) -> dg.AssetCheckResult:
     """Look for partitions whose last run failed, leaving out those that are being run now."""
     failed: dict[str, list[str]] = {}
     for name, contract in CONTRACTS.items():
         if not contract.partitioned:
             continue
-        status = get_and_update_asset_status_cache_value(
-            context.instance, dg.AssetKey(name), SERVICE_PERIODS
-        )
+        status = get_and_update_asset_status_cache_value(context.instance, dg.AssetKey(name), SERVICE_PERIODS)
         if status is None:
             continue
-        keys = set(
-            status.deserialize_failed_partition_subsets(SERVICE_PERIODS).get_partition_keys()
-        )
+        keys = set(status.deserialize_failed_partition_subsets(SERVICE_PERIODS).get_partition_keys())
         if left := sorted(keys - set(in_this_run)):
             failed[name] = left
     return dg.AssetCheckResult(

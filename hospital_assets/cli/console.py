@@ -22,10 +22,7 @@ def stopped_by_signals(stop: threading.Event) -> Iterator[None]:
     """Set an event at Ctrl-C or a polite kill, instead of ending in the middle."""
     import signal
 
-    before = {
-        number: signal.signal(number, lambda *_: stop.set())
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
@@ -38,13 +35,7 @@ class StepProgress:
 
     def __enter__(self) -> StepProgress:
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-        )
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
         self._console = Console(stderr=True)
         self._bar = Progress(

@@ -23,25 +23,24 @@ def add_commands(commands: Commands) -> None:
     """Add these commands to the parser."""
     checks = commands.add_parser("check", help="run every check on what is stored; builds nothing")
     checks.add_argument(
-        "--fail-on", choices=["error", "warn", "never"], default="error",
+        "--fail-on",
+        choices=["error", "warn", "never"],
+        default="error",
         help="from which severity on the exit code is 1 (default error)",
-    )  # fmt: skip
+    )
     checks.add_argument("--json", type=Path, metavar="FILE", help="write the outcome as JSON")
     checks.add_argument("--junit", type=Path, metavar="FILE", help="write it as JUnit XML, for CI")
-    checks.add_argument(
-        "--last", action="store_true", help="run nothing; say kind by kind what was last found"
-    )
+    checks.add_argument("--last", action="store_true", help="run nothing; say kind by kind what was last found")
     checks.add_argument("--failed", action="store_true", help="with --last: what failed, in full")
     checks.add_argument(
-        "--prove", action="store_true",
+        "--prove",
+        action="store_true",
         help="inject a fault for each kind into copies of the tables and see whether it is noticed",
-    )  # fmt: skip
+    )
     checks.set_defaults(run=_checks)
 
     alerts = commands.add_parser("alerts", help="open alerts: list, acknowledge, resolve, test")
-    alerts.add_argument(
-        "action", nargs="?", default="list", choices=["list", "show", "ack", "resolve", "test"]
-    )
+    alerts.add_argument("action", nargs="?", default="list", choices=["list", "show", "ack", "resolve", "test"])
     alerts.add_argument("alert", nargs="?", help="the alert's number")
     alerts.add_argument("--all", action="store_true", help="list resolved alerts too")
     alerts.add_argument("--by", default=os.environ.get("USER", "somebody"), help="who takes care")
@@ -55,9 +54,7 @@ def add_commands(commands: Commands) -> None:
     drifted = commands.add_parser("drift", help="how the columns of landed files have changed")
     drifted.set_defaults(run=_drift)
 
-    scored = commands.add_parser(
-        "score", help="how the cleaning did against the simulator's ground truth"
-    )
+    scored = commands.add_parser("score", help="how the cleaning did against the simulator's ground truth")
     scored.set_defaults(run=_score)
 
 
@@ -79,9 +76,18 @@ def _alerts(options: argparse.Namespace, settings: Settings) -> int:
         if options.action == "test":
             moment = datetime.now(UTC)
             outbox.record(
-                [Signal("test", f"{moment:%H%M%S%f}", moment, True, "warning",
-                        "this is a test of the alerts; nothing is wrong")], now,
-            )  # fmt: skip
+                [
+                    Signal(
+                        "test",
+                        f"{moment:%H%M%S%f}",
+                        moment,
+                        True,
+                        "warning",
+                        "this is a test of the alerts; nothing is wrong",
+                    )
+                ],
+                now,
+            )
             sent = deliver(outbox, alert_settings.notify, settings.data_dir)
             for row in outbox.alerts():
                 if row["rule"] == "test":
@@ -91,8 +97,7 @@ def _alerts(options: argparse.Namespace, settings: Settings) -> int:
         if not options.alert:
             raise ValueError(f"say which: hospital alerts {options.action} ALERT")
         if options.action == "show":
-            found = [row for row in outbox.alerts(with_resolved=True) if
-                     row["alert_id"] == options.alert]  # fmt: skip
+            found = [row for row in outbox.alerts(with_resolved=True) if row["alert_id"] == options.alert]
             if not found:
                 raise ValueError(f"there is no alert {options.alert}")
             for name, value in found[0].items():
@@ -116,9 +121,13 @@ def _print_alerts(alerts: list[dict[str, Any]]) -> None:
     for row in alerts:
         where = " ".join(part for part in (row["hospital_id"], row["department_name"]) if part)
         shown.add_row(
-            row["alert_id"], row["severity"], row["state"], row["opened_at"][:16].replace("T", " "),
-            where, row["summary"],
-        )  # fmt: skip
+            row["alert_id"],
+            row["severity"],
+            row["state"],
+            row["opened_at"][:16].replace("T", " "),
+            where,
+            row["summary"],
+        )
     Console(width=None if sys.stdout.isatty() else 160).print(shown if alerts else "no open alerts")
 
 
@@ -162,10 +171,16 @@ def _last_checks(options: argparse.Namespace, settings: Settings) -> int:
         for r in results.iter_rows(named=True):
             if r["status"] in ("Failed", "Error"):
                 bad.add_row(
-                    r["table_name"], r["kind"], r["column_name"], r["rule"],
-                    f"{r['violated_count']:,}", f"{r['denominator_count']:,}",
-                    f"{r['violated_pct'] or 0:.2f}", f"{r['threshold_pct']:g}", r["status"],
-                )  # fmt: skip
+                    r["table_name"],
+                    r["kind"],
+                    r["column_name"],
+                    r["rule"],
+                    f"{r['violated_count']:,}",
+                    f"{r['denominator_count']:,}",
+                    f"{r['violated_pct'] or 0:.2f}",
+                    f"{r['threshold_pct']:g}",
+                    r["status"],
+                )
         console.print(bad if bad.row_count else "no single check failed")
         return 1 if bad.row_count else 0
     counted: dict[tuple[str, str], dict[str, int]] = {}
@@ -177,9 +192,7 @@ def _last_checks(options: argparse.Namespace, settings: Settings) -> int:
         states = [of_kind.get(s, 0) for s in ("Passed", "Failed", "NotApplicable", "Error")]
         shown.add_row(family, kind, f"{sum(states):,}", *(f"{n:,}" if n else "" for n in states))
     console.print(shown)
-    console.print(
-        f"{results.height:,} single checks of {len(counted)} kinds, each as last evaluated"
-    )
+    console.print(f"{results.height:,} single checks of {len(counted)} kinds, each as last evaluated")
     return 0
 
 
@@ -193,9 +206,7 @@ def _prove(settings: Settings, warehouse: Warehouse, console: Console) -> int:
     shown = Table("kind", "table", "fault", "noticed", "noticed, too")
     lines = ["| kind | table | fault | noticed | noticed, too |", "|---|---|---|---|---|"]
     for r in matrix.iter_rows(named=True):
-        cells = (
-            r["kind"], r["table"], r["fault"], "yes" if r["is_caught"] else "NO", r["also_failed"]
-        )  # fmt: skip
+        cells = (r["kind"], r["table"], r["fault"], "yes" if r["is_caught"] else "NO", r["also_failed"])
         shown.add_row(*cells)
         lines.append(f"| {' | '.join(cells)} |")
     console.print(shown)
@@ -205,8 +216,9 @@ def _prove(settings: Settings, warehouse: Warehouse, console: Console) -> int:
     caught = int(matrix["is_caught"].sum())
     console.print(
         f"{caught} of {matrix.height} faults noticed; {matrix['kind'].n_unique()} kinds; {report}",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
+        highlight=False,
+        soft_wrap=True,
+    )
     return 0 if caught == matrix.height else 1
 
 
@@ -253,9 +265,13 @@ def _drift(options: argparse.Namespace, settings: Settings) -> int:
     shown = Table("feed", "column", "verdict", "files", "first file", "what to do")
     for drift in drifts(read_ledger_copy(settings.warehouse_file)):
         shown.add_row(
-            f"{drift.profile} {drift.subject}", drift.column, drift.verdict, f"{drift.files:,}",
-            drift.first_file, ADVICE[drift.verdict],
-        )  # fmt: skip
+            f"{drift.profile} {drift.subject}",
+            drift.column,
+            drift.verdict,
+            f"{drift.files:,}",
+            drift.first_file,
+            ADVICE[drift.verdict],
+        )
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(shown if shown.row_count else "no file's columns differ from its feed's")
     return 0

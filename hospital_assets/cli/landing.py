@@ -28,9 +28,8 @@ def add_commands(commands: Commands) -> None:
     simulate.add_argument("--seed", type=int, default=20260101)
     simulate.add_argument("--clean", action="store_true", help="without dirt")
     simulate.add_argument(
-        "--live", action="store_true",
-        help="keep landing files as time passes, in a data directory of its own",
-    )  # fmt: skip
+        "--live", action="store_true", help="keep landing files as time passes, in a data directory of its own"
+    )
     simulate.add_argument("--speed", type=float, default=1.0, help="live: seconds per second")
     simulate.add_argument("--history", type=int, default=2, help="live: days before today")
     simulate.add_argument("--dirty", action="store_true", help="live: with dirt")
@@ -41,9 +40,7 @@ def add_commands(commands: Commands) -> None:
     imported.add_argument("path", type=Path, help="folder with its files, or one file")
     imported.set_defaults(run=_import)
 
-    profiles = commands.add_parser(
-        "profiles", help="source profiles: list them, show one, draft one, try one on files"
-    )
+    profiles = commands.add_parser("profiles", help="source profiles: list them, show one, draft one, try one on files")
     actions = profiles.add_subparsers(required=True, metavar="ACTION")
     listed = actions.add_parser("list", help="all profiles and what they deliver")
     listed.set_defaults(run=_profiles_list)
@@ -71,19 +68,20 @@ def add_commands(commands: Commands) -> None:
         source = sources.add_parser(name, help=f"land the messages of a {name} {stream}, each once")
         source.add_argument(f"--{stream}", dest="stream", required=True)
         source.add_argument(f"--{where}", dest="where", required=True, help=f"as in {example}")
-        source.add_argument(
-            "--profile", required=True, help="source profile that reads the messages"
-        )
+        source.add_argument("--profile", required=True, help="source profile that reads the messages")
         source.add_argument("--subject", required=True, help="what they are, as in vitals")
-        source.add_argument("--as", dest="landed_as", metavar="NAME",
-                            help=f"name in the files' names (default: the {stream}'s)")  # fmt: skip
+        source.add_argument(
+            "--as", dest="landed_as", metavar="NAME", help=f"name in the files' names (default: the {stream}'s)"
+        )
         source.add_argument("--seconds", type=float, default=5.0, help="longest wait for a file")
         source.add_argument("--max-mb", type=float, default=16.0, help="largest file, about")
-        source.add_argument("--config", type=Path, metavar="FILE",
-                            help="the client's own settings, a key=value a line (TLS, credentials)")  # fmt: skip
         source.add_argument(
-            "--until-end", action="store_true", help=f"stop where the {stream} ends"
+            "--config",
+            type=Path,
+            metavar="FILE",
+            help="the client's own settings, a key=value a line (TLS, credentials)",
         )
+        source.add_argument("--until-end", action="store_true", help=f"stop where the {stream} ends")
         source.set_defaults(run=_listen_to_stream, source=name)
     listened = sources.add_parser(
         "hl7", help="take HL7 v2 messages from the network (MLLP), acknowledge what has landed"
@@ -93,22 +91,21 @@ def add_commands(commands: Commands) -> None:
     listened.add_argument("--profile", default="hl7v2-adt", help="source profile to land for")
     listened.add_argument("--tls-cert", type=Path, metavar="PEM", help="server certificate chain")
     listened.add_argument("--tls-key", type=Path, metavar="PEM")
+    listened.add_argument("--tls-client-ca", type=Path, metavar="PEM", help="take only clients with its certificates")
     listened.add_argument(
-        "--tls-client-ca", type=Path, metavar="PEM", help="take only clients with its certificates"
+        "--insecure-network",
+        action="store_true",
+        help="listen beyond this machine without TLS; messages cross the network in the clear",
     )
     listened.add_argument(
-        "--insecure-network", action="store_true",
-        help="listen beyond this machine without TLS; messages cross the network in the clear",
-    )  # fmt: skip
-    listened.add_argument(
-        "--processing-id", action="append", choices=["P", "D", "T"],
+        "--processing-id",
+        action="append",
+        choices=["P", "D", "T"],
         help="accept only messages with this MSH-11 (default all)",
-    )  # fmt: skip
+    )
     listened.add_argument("--max-connections", type=int, default=64)
     listened.add_argument("--max-message-bytes", type=int, default=4_000_000)
-    listened.add_argument(
-        "--file-seconds", type=float, default=10, help="finish a file when it is so old"
-    )
+    listened.add_argument("--file-seconds", type=float, default=10, help="finish a file when it is so old")
     listened.set_defaults(run=_listen_to_mllp)
 
 
@@ -131,10 +128,7 @@ def _simulate(options: argparse.Namespace, settings: Settings) -> int:
         clean=options.clean,
     )
     last = options.start + timedelta(days=options.days - 1)
-    write_settings(
-        replace(settings, first_service_date=options.start, last_service_date=last,
-                partitions="daily")
-    )  # fmt: skip
+    write_settings(replace(settings, first_service_date=options.start, last_service_date=last, partitions="daily"))
     print(
         f"landed {summary.files:,} files ({summary.bytes / 1e6:,.0f} MB) in {settings.landing}: "
         f"{summary.visits:,} visits, {summary.vitals:,} vital-sign sets, "
@@ -148,14 +142,7 @@ def _simulate_live(options: argparse.Namespace, settings: Settings) -> int:
     from datetime import UTC, datetime
 
     from hospital_assets.clock import SimulatedClock, write_simulated_clock
-    from hospital_assets.simulator.live import (
-        LiveNetwork,
-        go_live,
-        land_history,
-        prepare,
-        read_network,
-        write_network,
-    )
+    from hospital_assets.simulator.live import LiveNetwork, go_live, land_history, prepare, read_network, write_network
 
     if options.speed <= 0 or options.history < 1:
         raise ValueError("--speed must be above 0 and --history at least 1")
@@ -171,16 +158,20 @@ def _simulate_live(options: argparse.Namespace, settings: Settings) -> int:
         today = wall.date()
         network = LiveNetwork(
             start=(today - timedelta(days=options.history)).isoformat(),
-            live_start=wall.timestamp(), days=options.history + options.days,
-            scale=options.scale, seed=options.seed, dirty=options.dirty,
+            live_start=wall.timestamp(),
+            days=options.history + options.days,
+            scale=options.scale,
+            seed=options.seed,
+            dirty=options.dirty,
             landed_until=wall.timestamp(),
-        )  # fmt: skip
+        )
         land = prepare(settings.landing, network)
         files = land_history(land, network)
         write_settings(
-            replace(settings, first_service_date=network.first_day,
-                    last_service_date=network.last_day, partitions="daily")
-        )  # fmt: skip
+            replace(
+                settings, first_service_date=network.first_day, last_service_date=network.last_day, partitions="daily"
+            )
+        )
         write_network(kept, network)
         print(f"landed {files} files of {options.history} days before now", flush=True)
     else:
@@ -197,9 +188,13 @@ def _simulate_live(options: argparse.Namespace, settings: Settings) -> int:
 
     with stopped_by_signals(stop):
         go_live(
-            land, network, now, lambda reached: write_network(kept, reached), stop.wait,
+            land,
+            network,
+            now,
+            lambda reached: write_network(kept, reached),
+            stop.wait,
             say=lambda text: print(text, flush=True),
-        )  # fmt: skip
+        )
     # The hospital's time stands still until the simulation goes on.
     write_simulated_clock(settings, SimulatedClock(started.wall_epoch_seconds, now(), 0.0))
     return 0
@@ -217,18 +212,19 @@ def _import(options: argparse.Namespace, settings: Settings) -> int:
     with open_warehouse(settings.warehouse_file) as warehouse:
         observed = observed_period(
             LandingZone(
-                settings.landing, settings.warehouse_file.parent / "spool",
-                date(1900, 1, 1), date(2999, 12, 31), warehouse.connection,
+                settings.landing,
+                settings.warehouse_file.parent / "spool",
+                date(1900, 1, 1),
+                date(2999, 12, 31),
+                warehouse.connection,
             )
-        )  # fmt: skip
+        )
     if observed is not None:
         first, last = observed
         # A century of days would be 30,000 partitions: what spans decades is partitioned by year.
         is_long = last - first > timedelta(days=_MOST_DAILY_DAYS)
         grain = "yearly" if is_long else settings.partitions
-        write_settings(
-            replace(settings, first_service_date=first, last_service_date=last, partitions=grain)
-        )
+        write_settings(replace(settings, first_service_date=first, last_service_date=last, partitions=grain))
         print(f"service days {first} to {last}, {grain} partitions")
     return 0
 
@@ -243,10 +239,7 @@ def _profiles_list(options: argparse.Namespace, settings: Settings) -> int:
     shown = Table("profile", "delivers", "format", "from", "what it is")
     for name, profile in found.items():
         formats = sorted({spec.format for spec in profile.subjects.values() if spec.files})
-        shown.add_row(
-            name, ", ".join(profile.subjects), ", ".join(formats), profile_source(name),
-            profile.description,
-        )  # fmt: skip
+        shown.add_row(name, ", ".join(profile.subjects), ", ".join(formats), profile_source(name), profile.description)
     Console(width=None if sys.stdout.isatty() else 160).print(shown)
     for problem in wrong.values():
         print(problem, file=sys.stderr)
@@ -317,17 +310,17 @@ def _listen_to_stream(options: argparse.Namespace, settings: Settings) -> int:
     listener = {"kafka": listen_kafka, "nats": listen_nats}[options.source]
     folder, ending = destination(settings.landing, options.profile, options.subject)
     stop = threading.Event()
-    with (
-        open_stream(folder, options.landed_as or options.stream, ending) as landing,
-        stopped_by_signals(stop),
-    ):
+    with open_stream(folder, options.landed_as or options.stream, ending) as landing, stopped_by_signals(stop):
         listener(
-            options.stream, options.where, landing, stop,
+            options.stream,
+            options.where,
+            landing,
+            stop,
             pace=Pace(options.seconds, int(options.max_mb * 1e6)),
             options=read_properties(options.config) if options.config else {},
             until_end=options.until_end,
             say=lambda text: print(text, flush=True),
-        )  # fmt: skip
+        )
     return 0
 
 
@@ -347,20 +340,18 @@ def _listen_to_mllp(options: argparse.Namespace, settings: Settings) -> int:
     counts = listen(
         ListenerOptions(
             folder=settings.landing / load_profile(options.profile).name / "mllp",
-            host=options.host, port=options.port,
+            host=options.host,
+            port=options.port,
             processing_ids=tuple(options.processing_id or ("P", "D", "T")),
             max_connections=options.max_connections,
             max_message_bytes=options.max_message_bytes,
-            file_seconds=options.file_seconds, quiet_seconds=min(2.0, options.file_seconds),
-            tls=tls, is_open=options.insecure_network,
+            file_seconds=options.file_seconds,
+            quiet_seconds=min(2.0, options.file_seconds),
+            tls=tls,
+            is_open=options.insecure_network,
         ),
-        lambda loop, stop: [
-            loop.add_signal_handler(number, stop.set) for number in (signal.SIGINT, signal.SIGTERM)
-        ],
+        lambda loop, stop: [loop.add_signal_handler(number, stop.set) for number in (signal.SIGINT, signal.SIGTERM)],
         lambda host, port: print(f"listening on {host} port {port}", flush=True),
-    )  # fmt: skip
-    print(
-        f"{counts.accepted:,} messages landed, {counts.rejected:,} rejected, "
-        f"{counts.failed:,} could not be stored"
     )
+    print(f"{counts.accepted:,} messages landed, {counts.rejected:,} rejected, {counts.failed:,} could not be stored")
     return 0

@@ -26,13 +26,15 @@ def add_commands(commands: Commands) -> None:
     dashboard.add_argument("--port", type=int, default=8000)
     dashboard.add_argument("--host", default="127.0.0.1", help="other than loopback needs accounts")
     dashboard.add_argument(
-        "--audience", default="admin",
+        "--audience",
+        default="admin",
         help="whose publication is shown where nobody signs in, as in executive or doctor-H1",
-    )  # fmt: skip
+    )
     dashboard.add_argument(
-        "--add-account", metavar="NAME",
+        "--add-account",
+        metavar="NAME",
         help="let somebody sign in who sees what --audience sees; asks for a password, then ends",
-    )  # fmt: skip
+    )
     dashboard.set_defaults(run=_dashboard)
 
     docs = commands.add_parser("docs", help="write the generated documentation")
@@ -47,20 +49,13 @@ def _dev(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.automation.build import prepare_dagster_home
 
     home = prepare_dagster_home(settings)
-    environment = {
-        **os.environ,
-        "DAGSTER_HOME": str(home),
-        "HOSPITAL_DATA_DIR": str(settings.data_dir),
-    }
+    environment = {**os.environ, "DAGSTER_HOME": str(home), "HOSPITAL_DATA_DIR": str(settings.data_dir)}
     beside: list[subprocess.Popen[bytes]] = []
     commands = [
-        [str(Path(sys.executable).with_name("dagster")), "dev", "-m", "hospital_assets.definitions",
-         "-p", options.port],
-    ]  # fmt: skip
+        [str(Path(sys.executable).with_name("dagster")), "dev", "-m", "hospital_assets.definitions", "-p", options.port]
+    ]
     if options.dashboard_port != "0":
-        commands.append(
-            [sys.executable, "-m", "hospital_assets.cli", "dashboard", "--port", options.dashboard_port]
-        )  # fmt: skip
+        commands.append([sys.executable, "-m", "hospital_assets.cli", "dashboard", "--port", options.dashboard_port])
     stop = threading.Event()
     with stopped_by_signals(stop):
         try:
@@ -89,23 +84,21 @@ def _dashboard(options: argparse.Namespace, settings: Settings) -> int:
         import getpass
 
         audience = options.audience
-        password = (
-            getpass.getpass("Password: ") if sys.stdin.isatty() else sys.stdin.readline().strip()
-        )
-        add_account(
-            settings.data_dir, options.add_account, audience.partition("-")[0], audience, password
-        )
+        password = getpass.getpass("Password: ") if sys.stdin.isatty() else sys.stdin.readline().strip()
+        add_account(settings.data_dir, options.add_account, audience.partition("-")[0], audience, password)
         print(f"{options.add_account} may sign in and sees what '{audience}' sees")
         return 0
     dashboard = dashboard_of(settings, options.audience, write_access(settings), options.host)
-    publish_first(
-        settings, options.audience, lambda text: print(f"hospital: {text}", file=sys.stderr)
-    )
+    publish_first(settings, options.audience, lambda text: print(f"hospital: {text}", file=sys.stderr))
     print(f"http://{options.host}:{options.port}", flush=True)
     uvicorn.run(
-        create_app(dashboard), host=options.host, port=options.port, log_level="warning",
-        server_header=False, timeout_graceful_shutdown=2,
-    )  # fmt: skip
+        create_app(dashboard),
+        host=options.host,
+        port=options.port,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=2,
+    )
     return 0
 
 

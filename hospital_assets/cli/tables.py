@@ -23,19 +23,18 @@ def add_commands(commands: Commands) -> None:
     built.add_argument("--from", dest="first", type=date.fromisoformat, help="first service day")
     built.add_argument("--to", dest="last", type=date.fromisoformat, help="last service day")
     built.add_argument(
-        "--rebuild", metavar="TABLE", action="append", default=[],
+        "--rebuild",
+        metavar="TABLE",
+        action="append",
+        default=[],
         help="drop a table whose contract changed before building it",
-    )  # fmt: skip
+    )
     built.set_defaults(run=_build)
 
-    refreshed = commands.add_parser(
-        "refresh", help="load the files that wait, as the sensors would"
-    )
+    refreshed = commands.add_parser("refresh", help="load the files that wait, as the sensors would")
     refreshed.set_defaults(run=_refresh)
 
-    watched = commands.add_parser(
-        "watch", help="take in files as they land, within seconds, and raise alerts"
-    )
+    watched = commands.add_parser("watch", help="take in files as they land, within seconds, and raise alerts")
     watched.set_defaults(run=_watch)
 
     retry = commands.add_parser("retry", help="give files another try that failed runs set aside")
@@ -60,12 +59,7 @@ def _build(options: argparse.Namespace, settings: Settings) -> int:
     with StepProgress() as progress:
         try:
             report = build(
-                build_definitions(settings),
-                settings,
-                first=first,
-                last=last,
-                select=options.select,
-                progress=progress,
+                build_definitions(settings), settings, first=first, last=last, select=options.select, progress=progress
             )
         except BuildError as error:
             raise ValueError(str(error)) from error
@@ -103,9 +97,11 @@ def _watch(options: argparse.Namespace, settings: Settings) -> int:
     with stopped_by_signals(stop):
         try:
             watch(
-                build_definitions(settings), settings, stop,
+                build_definitions(settings),
+                settings,
+                stop,
                 lambda text: print(f"{time.strftime('%H:%M:%S')} {text}", flush=True),
-            )  # fmt: skip
+            )
         except BatchError as error:
             raise ValueError(str(error)) from error
     return 0
@@ -117,9 +113,7 @@ def _retry(options: argparse.Namespace, settings: Settings) -> int:
 
     folder = settings.warehouse_file.parent
     set_aside = read_set_aside(folder)
-    names = dict(
-        read_ledger_copy(settings.warehouse_file).select("file_sha256", "source_file").iter_rows()
-    )
+    names = dict(read_ledger_copy(settings.warehouse_file).select("file_sha256", "source_file").iter_rows())
     wanted = {sha for sha in set_aside if not options.file or names.get(sha) in options.file}
     unknown = set(options.file) - {names.get(sha) for sha in wanted}
     if unknown:
@@ -145,13 +139,10 @@ def _print_report(report: BuildReport, settings: Settings) -> None:
         column.justify = "right"
     seconds = seconds_by_layer(report.steps)
     for layer, spent in seconds.items():
-        written = {name: rows for name, rows in report.rows.items() if
-                   CONTRACTS[name].layer == layer}  # fmt: skip
+        written = {name: rows for name, rows in report.rows.items() if CONTRACTS[name].layer == layer}
         if layer == "checks":
             ran = [s for s in report.steps if layer_of(s.name) == "checks"]
-            tables.add_row(
-                "checks", str(len(ran)), f"{len(report.checks):,} results", f"{spent:.1f}"
-            )
+            tables.add_row("checks", str(len(ran)), f"{len(report.checks):,} results", f"{spent:.1f}")
         elif written:
             tables.add_row(layer, str(len(written)), f"{sum(written.values()):,}", f"{spent:.1f}")
     console.print(tables)

@@ -7,15 +7,7 @@ nothing restates it. Does not belong here: how a table is computed, stored or ch
 
 from __future__ import annotations
 
-from hospital_assets.contracts import (
-    cleaned,
-    dimensions,
-    facts,
-    kpis,
-    kpis_emergency,
-    kpis_flow,
-    raw,
-)
+from hospital_assets.contracts import cleaned, dimensions, facts, kpis, kpis_emergency, kpis_flow, raw
 from hospital_assets.contracts.table import PARTITION_COLUMN, Column, Contract, Layer, Table
 
 #: Every contract by table name, in the order data passes through them.

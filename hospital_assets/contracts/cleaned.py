@@ -64,9 +64,7 @@ class CleanedRecord(Table):
     source_file: pl.String = column("Landed file the record came from.")
     source_line: pl.Int64 = column("Line in that file.", ge=0)
     source_part: pl.Int64 = column("Which of the rows made from that record.", ge=1)
-    quality_codes: pl.String = column(
-        "What was corrected or doubted, as `code;code`; empty when nothing was."
-    )
+    quality_codes: pl.String = column("What was corrected or doubted, as `code;code`; empty when nothing was.")
 
 
 class DatedCleanedRecord(CleanedRecord):
@@ -74,18 +72,12 @@ class DatedCleanedRecord(CleanedRecord):
 
     service_date: pl.Date = column("Local service day; the partition.")
     recorded_at: Instant = column(
-        "When the source wrote the record; null where the feed does not say.",
-        nullable=True,
-        source="HL7 EVN-2",
+        "When the source wrote the record; null where the feed does not say.", nullable=True, source="HL7 EVN-2"
     )
 
 
 class CleanedHospitals(
-    CleanedRecord,
-    name="cleaned_hospitals",
-    layer="cleaned",
-    grain="one hospital",
-    key=("hospital_id",),
+    CleanedRecord, name="cleaned_hospitals", layer="cleaned", grain="one hospital", key=("hospital_id",)
 ):
     """Hospitals of the network."""
 
@@ -117,13 +109,7 @@ class CleanedDepartments(
     effective_date: pl.Date = column("First local day the row holds.")
 
 
-class CleanedDoctors(
-    CleanedRecord,
-    name="cleaned_doctors",
-    layer="cleaned",
-    grain="one doctor",
-    key=("doctor_id",),
-):
+class CleanedDoctors(CleanedRecord, name="cleaned_doctors", layer="cleaned", grain="one doctor", key=("doctor_id",)):
     """Doctors of the network."""
 
     doctor_id: pl.String = column("Doctor identifier.")
@@ -131,9 +117,7 @@ class CleanedDoctors(
     department_id: pl.String = column("Home department.", nullable=True)
     full_name: pl.String = column("Given and family name.", privacy="quasi_identifier")
     specialty: pl.String = column("Specialty.", nullable=True)
-    npi: pl.String = column(
-        "National Provider Identifier.", nullable=True, privacy="quasi_identifier"
-    )
+    npi: pl.String = column("National Provider Identifier.", nullable=True, privacy="quasi_identifier")
     hired_date: pl.Date = column("First day of employment.", nullable=True)
 
 
@@ -174,12 +158,7 @@ class CleanedPatients(
         "Date of birth; never invented from an age.", nullable=True, privacy="direct_identifier"
     )
     age_at_extract_years: pl.Int64 = column(
-        "Age as landed, on the day of the extract.",
-        unit="a",
-        nullable=True,
-        ge=0,
-        le=120,
-        privacy="quasi_identifier",
+        "Age as landed, on the day of the extract.", unit="a", nullable=True, ge=0, le=120, privacy="quasi_identifier"
     )
     sex: pl.String = column("Administrative sex.", isin=SEXES, privacy="quasi_identifier")
     race: pl.String = column("Race.", privacy="quasi_identifier")
@@ -193,9 +172,7 @@ class CleanedPatients(
     zip_code: pl.String = column("ZIP code.", nullable=True, privacy="direct_identifier")
     phone: pl.String = column("Telephone.", nullable=True, privacy="direct_identifier")
     insurer: pl.String = column("Payer.", nullable=True, privacy="quasi_identifier")
-    pre_existing_condition: pl.String = column(
-        "Known chronic condition.", nullable=True, privacy="sensitive"
-    )
+    pre_existing_condition: pl.String = column("Known chronic condition.", nullable=True, privacy="sensitive")
 
 
 class CleanedErVisits(
@@ -213,8 +190,7 @@ class CleanedErVisits(
     patient_id: pl.String = column("Medical record number.", privacy="direct_identifier")
     hospital_id: pl.String = column("Hospital.", references="cleaned_hospitals.hospital_id")
     department_name: pl.String = column(
-        "Canonical department the visit was routed to; null when the landed name is not known.",
-        nullable=True,
+        "Canonical department the visit was routed to; null when the landed name is not known.", nullable=True
     )
     doctor_id: pl.String = column("First provider.", nullable=True)
     arrival_mode: pl.String = column("How the patient arrived.", isin=ARRIVAL_MODES)
@@ -227,9 +203,7 @@ class CleanedErVisits(
     provider_at: Instant = column("First contact with a physician, NP or PA.", nullable=True)
     decision_at: Instant = column("Disposition decision.", nullable=True)
     departure_at: Instant = column("Physical departure from the ED.", nullable=True)
-    disposition: pl.String = column(
-        "How the visit ended; null while it is open.", nullable=True, isin=DISPOSITIONS
-    )
+    disposition: pl.String = column("How the visit ended; null while it is open.", nullable=True, isin=DISPOSITIONS)
     chief_complaint: pl.String = column("Complaint in words.", nullable=True, privacy="free_text")
 
 
@@ -252,37 +226,74 @@ class CleanedVitals(
     measured_at: Instant = column("When it was measured.", source="HL7 OBX-14")
     measured_local: WallClock = column("When it was measured, on the hospital's wall clock.")
     heart_rate_bpm: pl.Float64 = column(
-        "Heart rate.", unit="/min", source="LOINC 8867-4", nullable=True, privacy="clinical",
-        gt=0, lt=300, plausible=(20, 250),
-    )  # fmt: skip
-    respiratory_rate_per_min: pl.Float64 = column(
-        "Respiratory rate.", unit="/min", source="LOINC 9279-1", nullable=True, privacy="clinical",
-        gt=0, lt=70, plausible=(4, 60),
-    )  # fmt: skip
-    spo2_pct: pl.Float64 = column(
-        "Oxygen saturation by pulse oximetry.", unit="%", source="LOINC 59408-5", nullable=True,
-        privacy="clinical", gt=0, le=100, plausible=(50, 100),
-    )  # fmt: skip
-    systolic_mmhg: pl.Float64 = column(
-        "Systolic blood pressure.", unit="mm[Hg]", source="LOINC 8480-6", nullable=True,
-        privacy="clinical", gt=0, lt=400, plausible=(40, 300),
-    )  # fmt: skip
-    diastolic_mmhg: pl.Float64 = column(
-        "Diastolic blood pressure.", unit="mm[Hg]", source="LOINC 8462-4", nullable=True,
-        privacy="clinical", gt=0, lt=300, plausible=(20, 200),
-    )  # fmt: skip
-    temperature_c: pl.Float64 = column(
-        "Body temperature.", unit="Cel", source="LOINC 8310-5", nullable=True, privacy="clinical",
-        ge=10, le=50, plausible=(30, 43),
-    )  # fmt: skip
-    consciousness: pl.String = column(
-        "Alert, new Confusion, Voice, Pain, Unresponsive (ACVPU).", source="RCP NEWS2",
-        nullable=True, isin=["A", "C", "V", "P", "U"], privacy="clinical",
-    )  # fmt: skip
-    is_on_oxygen: pl.Boolean = column("Whether on supplemental oxygen.", nullable=True)
-    spo2_scale: pl.Int64 = column(
-        "NEWS2 SpO2 scale; 2 only when set by a clinician.", nullable=True, isin=[1, 2]
+        "Heart rate.",
+        unit="/min",
+        source="LOINC 8867-4",
+        nullable=True,
+        privacy="clinical",
+        gt=0,
+        lt=300,
+        plausible=(20, 250),
     )
+    respiratory_rate_per_min: pl.Float64 = column(
+        "Respiratory rate.",
+        unit="/min",
+        source="LOINC 9279-1",
+        nullable=True,
+        privacy="clinical",
+        gt=0,
+        lt=70,
+        plausible=(4, 60),
+    )
+    spo2_pct: pl.Float64 = column(
+        "Oxygen saturation by pulse oximetry.",
+        unit="%",
+        source="LOINC 59408-5",
+        nullable=True,
+        privacy="clinical",
+        gt=0,
+        le=100,
+        plausible=(50, 100),
+    )
+    systolic_mmhg: pl.Float64 = column(
+        "Systolic blood pressure.",
+        unit="mm[Hg]",
+        source="LOINC 8480-6",
+        nullable=True,
+        privacy="clinical",
+        gt=0,
+        lt=400,
+        plausible=(40, 300),
+    )
+    diastolic_mmhg: pl.Float64 = column(
+        "Diastolic blood pressure.",
+        unit="mm[Hg]",
+        source="LOINC 8462-4",
+        nullable=True,
+        privacy="clinical",
+        gt=0,
+        lt=300,
+        plausible=(20, 200),
+    )
+    temperature_c: pl.Float64 = column(
+        "Body temperature.",
+        unit="Cel",
+        source="LOINC 8310-5",
+        nullable=True,
+        privacy="clinical",
+        ge=10,
+        le=50,
+        plausible=(30, 43),
+    )
+    consciousness: pl.String = column(
+        "Alert, new Confusion, Voice, Pain, Unresponsive (ACVPU).",
+        source="RCP NEWS2",
+        nullable=True,
+        isin=["A", "C", "V", "P", "U"],
+        privacy="clinical",
+    )
+    is_on_oxygen: pl.Boolean = column("Whether on supplemental oxygen.", nullable=True)
+    spo2_scale: pl.Int64 = column("NEWS2 SpO2 scale; 2 only when set by a clinician.", nullable=True, isin=[1, 2])
     gcs_score: pl.Int64 = column(
         "Glasgow Coma Scale.", source="LOINC 9269-2", nullable=True, ge=3, le=15, privacy="clinical"
     )
@@ -304,18 +315,15 @@ class CleanedAdtEvents(
 
     message_id: pl.String = column("Message control id.", source="HL7 MSH-10")
     event_type: pl.String = column(
-        "Trigger event; what each does is in ADT_EVENTS.",
-        source="HL7 MSH-9.2",
-        isin=ADT_EVENT_TYPES,
+        "Trigger event; what each does is in ADT_EVENTS.", source="HL7 MSH-9.2", isin=ADT_EVENT_TYPES
     )
     visit_id: pl.String = column(
         "Visit number; null in an event about a person.", nullable=True, privacy="direct_identifier"
     )
     patient_id: pl.String = column("Medical record number.", privacy="direct_identifier")
     patient_class: pl.String = column(
-        "Kind of visit; null where the source does not say.", source="HL7 PV1-2", nullable=True,
-        isin=PATIENT_CLASSES,
-    )  # fmt: skip
+        "Kind of visit; null where the source does not say.", source="HL7 PV1-2", nullable=True, isin=PATIENT_CLASSES
+    )
     prior_patient_id: pl.String = column(
         "Merged-away record number of an A40.", nullable=True, privacy="direct_identifier"
     )
@@ -338,22 +346,21 @@ class CleanedDiagnoses(
 ):
     """Coded diagnoses; the service day is that of their visit's arrival."""
 
-    diagnosis_id: pl.String = column(
-        "Diagnosis record.", nullable=True, privacy="direct_identifier"
-    )
+    diagnosis_id: pl.String = column("Diagnosis record.", nullable=True, privacy="direct_identifier")
     visit_id: pl.String = column("Visit number.", privacy="direct_identifier")
     patient_id: pl.String = column("Medical record number.", privacy="direct_identifier")
     hospital_id: pl.String = column("Hospital.")
     sequence: pl.Int64 = column(
-        "Rank; 1 is the principal diagnosis. In the order of the records where none is stated "
-        "(`sequence_derived`).", ge=1,
-    )  # fmt: skip
+        "Rank; 1 is the principal diagnosis. In the order of the records where none is stated (`sequence_derived`).",
+        ge=1,
+    )
     icd_version: pl.Int64 = column("9 or 10; 0 for a code of another system.", isin=[0, 9, 10])
     code_system: pl.String = column("What the code is a code of.", isin=CODE_SYSTEMS)
     icd_code: pl.String = column(
         "Code, upper case, without the dot: ICD-CM, or what `code_system` says.",
-        str_matches=r"^[A-Z0-9-]{2,18}$", privacy="sensitive",
-    )  # fmt: skip
+        str_matches=r"^[A-Z0-9-]{2,18}$",
+        privacy="sensitive",
+    )
     description: pl.String = column("Title as landed.", nullable=True, privacy="sensitive")
 
 
@@ -374,9 +381,7 @@ class CleanedProcedures(
     hospital_id: pl.String = column("Hospital.")
     performed_at: Instant = column("When it was performed.", nullable=True)
     code_system: pl.String = column("What the code is a code of.", isin=CODE_SYSTEMS)
-    procedure_code: pl.String = column(
-        "Code, upper case, without the dot.", str_matches=r"^[A-Z0-9-]{2,18}$"
-    )
+    procedure_code: pl.String = column("Code, upper case, without the dot.", str_matches=r"^[A-Z0-9-]{2,18}$")
     description: pl.String = column("Title as landed.", nullable=True, privacy="sensitive")
 
 
@@ -389,9 +394,7 @@ class QuarantinedRecord(Table):
     source_part: pl.Int64 = column("Which of the rows made from that record.", ge=1)
     rule: pl.String = column("Name of the rule; docs/data-dictionary.md lists them.")
     reason: pl.String = column("The rule in words, without the record's values.")
-    is_duplicate: pl.Boolean = column(
-        "True when the record only repeats or was superseded by another one."
-    )
+    is_duplicate: pl.Boolean = column("True when the record only repeats or was superseded by another one.")
     record: pl.String = column("The record verbatim.", nullable=True, privacy="direct_identifier")
 
 

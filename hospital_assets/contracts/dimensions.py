@@ -25,13 +25,7 @@ class VersionedRow(Table):
     version_number: pl.Int64 = column("1 for the first version of the member.", ge=0)
 
 
-class DimHospital(
-    Table,
-    name="dim_hospital",
-    layer="dimensions",
-    grain="one hospital",
-    key=("hospital_key",),
-):
+class DimHospital(Table, name="dim_hospital", layer="dimensions", grain="one hospital", key=("hospital_key",)):
     """Hospitals."""
 
     hospital_key: pl.Int64 = column("Surrogate key.")
@@ -63,13 +57,7 @@ class DimDepartment(
     mean_stay_hours: pl.Float64 = column("Planned mean stay.", unit="h", nullable=True)
 
 
-class DimDoctor(
-    Table,
-    name="dim_doctor",
-    layer="dimensions",
-    grain="one doctor",
-    key=("doctor_key",),
-):
+class DimDoctor(Table, name="dim_doctor", layer="dimensions", grain="one doctor", key=("doctor_key",)):
     """Doctors."""
 
     doctor_key: pl.Int64 = column("Surrogate key.")
@@ -78,9 +66,7 @@ class DimDoctor(
     department_id: pl.String = column("Home department.", nullable=True)
     full_name: pl.String = column("Name.", privacy="quasi_identifier")
     specialty: pl.String = column("Specialty.", nullable=True)
-    npi: pl.String = column(
-        "National Provider Identifier.", nullable=True, privacy="quasi_identifier"
-    )
+    npi: pl.String = column("National Provider Identifier.", nullable=True, privacy="quasi_identifier")
     hired_date: pl.Date = column("First day of employment.", nullable=True)
 
 
@@ -105,8 +91,12 @@ class DimPatient(
     birth_date: pl.Date = column("Date of birth.", nullable=True, privacy="direct_identifier")
     age_at_extract_years: pl.Int64 = column(
         "Age on the day the version was written, where no birth date is known.",
-        unit="a", nullable=True, ge=0, le=120, privacy="quasi_identifier",
-    )  # fmt: skip
+        unit="a",
+        nullable=True,
+        ge=0,
+        le=120,
+        privacy="quasi_identifier",
+    )
     sex: pl.String = column("Administrative sex.", privacy="quasi_identifier")
     race: pl.String = column("Race.", privacy="quasi_identifier")
     ethnicity: pl.String = column("Ethnicity.", privacy="quasi_identifier")
@@ -117,36 +107,22 @@ class DimPatient(
     zip_code: pl.String = column("ZIP code.", nullable=True, privacy="direct_identifier")
     phone: pl.String = column("Telephone.", nullable=True, privacy="direct_identifier")
     insurer: pl.String = column("Payer.", nullable=True, privacy="quasi_identifier")
-    pre_existing_condition: pl.String = column(
-        "Known chronic condition.", nullable=True, privacy="sensitive"
-    )
+    pre_existing_condition: pl.String = column("Known chronic condition.", nullable=True, privacy="sensitive")
 
 
 class DimPerson(
-    Table,
-    name="dim_person",
-    layer="dimensions",
-    grain="one medical record number",
-    key=("patient_durable_key",),
+    Table, name="dim_person", layer="dimensions", grain="one medical record number", key=("patient_durable_key",)
 ):
     """Which person each medical record number stands for, once merges are applied (HL7 A40)."""
 
-    patient_durable_key: pl.Int64 = column(
-        "The number, as in dim_patient.", privacy="quasi_identifier"
-    )
+    patient_durable_key: pl.Int64 = column("The number, as in dim_patient.", privacy="quasi_identifier")
     person_key: pl.Int64 = column(
         "The surviving number; the same for all numbers of a person.", privacy="quasi_identifier"
     )
     is_merged: pl.Boolean = column("The number was merged into another.")
 
 
-class DimTriage(
-    Table,
-    name="dim_triage",
-    layer="dimensions",
-    grain="one level of a triage scale",
-    key=("triage_key",),
-):
+class DimTriage(Table, name="dim_triage", layer="dimensions", grain="one level of a triage scale", key=("triage_key",)):
     """Triage scales with their time targets, as data."""
 
     triage_key: pl.Int64 = column("Surrogate key.")
@@ -170,9 +146,7 @@ class DimCondition(
     """Diagnosis codes seen, with their ICD chapter."""
 
     condition_key: pl.Int64 = column("Surrogate key.")
-    icd_version: pl.Int64 = column(
-        "9 or 10; 0 for the special rows and for codes of another system.", isin=[0, 9, 10]
-    )
+    icd_version: pl.Int64 = column("9 or 10; 0 for the special rows and for codes of another system.", isin=[0, 9, 10])
     code_system: pl.String = column("What the code is a code of; 'none' for the special rows.")
     icd_code: pl.String = column("Code without the dot.")
     condition_name: pl.String = column("Title.", nullable=True)
@@ -186,13 +160,7 @@ class DimCondition(
     )
 
 
-class DimDate(
-    Table,
-    name="dim_date",
-    layer="dimensions",
-    grain="one calendar day",
-    key=("date_key",),
-):
+class DimDate(Table, name="dim_date", layer="dimensions", grain="one calendar day", key=("date_key",)):
     """Calendar days; keys are YYYYMMDD."""
 
     date_key: pl.Int64 = column("YYYYMMDD, or a special member.")
@@ -209,13 +177,7 @@ class DimDate(
     is_weekend: pl.Boolean = column("Saturday or Sunday.", nullable=True)
 
 
-class DimTime(
-    Table,
-    name="dim_time",
-    layer="dimensions",
-    grain="one minute of the day",
-    key=("time_key",),
-):
+class DimTime(Table, name="dim_time", layer="dimensions", grain="one minute of the day", key=("time_key",)):
     """Minutes of the local day, for shifts and day parts."""
 
     time_key: pl.Int64 = column("Minute of the day 0 to 1439, or a special member.")
@@ -226,14 +188,4 @@ class DimTime(
     shift_name: pl.String = column("day (07-15), evening (15-23) or night (23-07).", nullable=True)
 
 
-TABLES = (
-    DimHospital,
-    DimDepartment,
-    DimDoctor,
-    DimPatient,
-    DimPerson,
-    DimTriage,
-    DimCondition,
-    DimDate,
-    DimTime,
-)
+TABLES = (DimHospital, DimDepartment, DimDoctor, DimPatient, DimPerson, DimTriage, DimCondition, DimDate, DimTime)

@@ -1,9 +1,9 @@
 """Contracts of the KPIs: what a hospital acts on, each with its n and what was left out.
 
 Belongs here: what all KPI tables share, and those about waits, arrivals, cases and people; emergency
-rates are in `kpis_emergency`, beds and stays in `kpis_flow`. Daily tables carry sums and counts (they add up); the others read the
-daily tables or the facts and carry shares, averages and ranks. `all` in a key column means the
-row pools all values of that column.
+rates are in `kpis_emergency`, beds and stays in `kpis_flow`. Daily tables carry sums and counts (they add
+up); the others read the daily tables or the facts and carry shares, averages and ranks. `all` in a key
+column means the row pools all values of that column.
 """
 
 from __future__ import annotations
@@ -34,27 +34,24 @@ class Rate(Table):
     population_count: pl.Int64 = column("All who were looked at.", ge=0)
     denominator_count: pl.Int64 = column("n: the population without those left out.", ge=0)
     numerator_count: pl.Int64 = column("Of n, those the measure counts.", ge=0)
-    value_pct: pl.Float64 = column(
-        "Numerator of denominator; null when n is 0.", unit="%", nullable=True, ge=0, le=100
-    )
+    value_pct: pl.Float64 = column("Numerator of denominator; null when n is 0.", unit="%", nullable=True, ge=0, le=100)
 
 
 WAITS = Measure(
     "Door-to-provider wait (PIA)",
     "Sum, average, median, 90th percentile and longest of the waits.",
-    "min", "all visits", "CIHI and Ontario indicator library",
+    "min",
+    "all visits",
+    "CIHI and Ontario indicator library",
     clock="earlier of triage and registration until first assessment by a physician, NP or PA.",
     exclusions="cancelled; no provider (left unseen, open); no start; provider before the patient; "
     "100,000 minutes or more.",
-)  # fmt: skip
+)
 
 
 WAIT_PARTS = (
     "wait_count",
-    *(
-        f"excluded_{reason}_count"
-        for reason in ("cancelled", "no_provider", "no_start", "negative", "too_long")
-    ),
+    *(f"excluded_{reason}_count" for reason in ("cancelled", "no_provider", "no_start", "negative", "too_long")),
 )
 
 
@@ -64,18 +61,14 @@ class WaitFigures(Table):
     visit_count: pl.Int64 = column("Visits in the group.", ge=1)
     wait_count: pl.Int64 = column("Visits with a valid wait (n).", ge=0)
     excluded_cancelled_count: pl.Int64 = column("Left out: registration cancelled.", ge=0)
-    excluded_no_provider_count: pl.Int64 = column(
-        "Left out: no provider contact (LWBS, open).", ge=0
-    )
+    excluded_no_provider_count: pl.Int64 = column("Left out: no provider contact (LWBS, open).", ge=0)
     excluded_no_start_count: pl.Int64 = column("Left out: neither arrival nor triage known.", ge=0)
     excluded_negative_count: pl.Int64 = column("Left out: provider before the patient.", ge=0)
     excluded_too_long_count: pl.Int64 = column("Left out: 100,000 minutes or more.", ge=0)
     wait_sum_minutes: pl.Float64 = column("Sum of valid waits.", unit="min", ge=0)
     wait_average_minutes: pl.Float64 = column("Sum / n.", unit="min", nullable=True, ge=0)
     wait_median_minutes: pl.Float64 = column("Median.", unit="min", nullable=True, ge=0)
-    wait_p90_minutes: pl.Float64 = column(
-        "90th percentile, linear interpolation.", unit="min", nullable=True, ge=0
-    )
+    wait_p90_minutes: pl.Float64 = column("90th percentile, linear interpolation.", unit="min", nullable=True, ge=0)
     wait_max_minutes: pl.Float64 = column("Longest.", unit="min", nullable=True, ge=0)
 
 
@@ -158,9 +151,8 @@ class KpiArrivalsHourly(
     iso_weekday_number: pl.Int64 = column("1 Monday to 7 Sunday.", ge=1, le=7)
     hour_of_day: pl.Int64 = column("Local hour.", ge=0, le=23)
     existing_hours_count: pl.Int64 = column(
-        "How often the hour existed that day: 1, 0 when clocks go forward, 2 when they go back.",
-        ge=0, le=2,
-    )  # fmt: skip
+        "How often the hour existed that day: 1, 0 when clocks go forward, 2 when they go back.", ge=0, le=2
+    )
     arrivals_count: pl.Int64 = column("Visits that arrived in it.", ge=0)
 
 
@@ -188,9 +180,7 @@ class KpiPeakHours(
     hour_of_day: pl.Int64 = column("Local hour.", ge=0, le=23)
     existing_hours_count: pl.Int64 = column("Such hours in the period (n).", ge=0)
     arrivals_count: pl.Int64 = column("Visits that arrived in them.", ge=0)
-    arrivals_per_hour: pl.Float64 = column(
-        "Arrivals per existing hour.", unit="/h", nullable=True, ge=0
-    )
+    arrivals_per_hour: pl.Float64 = column("Arrivals per existing hour.", unit="/h", nullable=True, ge=0)
     busiest_rank: pl.Int64 = column("1 is the busiest hour of the hospital's week.", ge=1)
 
 
@@ -238,9 +228,7 @@ class KpiConditions(
     share_pct: pl.Float64 = column(
         "Share of coded visits; null for `not_coded`.", unit="%", nullable=True, ge=0, le=100
     )
-    commonest_rank: pl.Int64 = column(
-        "1 is the commonest; null for `not_coded`.", nullable=True, ge=1
-    )
+    commonest_rank: pl.Int64 = column("1 is the commonest; null for `not_coded`.", nullable=True, ge=1)
 
 
 class KpiConditionGroups(
@@ -253,11 +241,13 @@ class KpiConditionGroups(
         Measure(
             "Condition groups",
             "Visits by the clinical group of their principal diagnosis, in percent of visits with one.",
-            "%", "all visits not cancelled", "groups in the manner of HCUP CCSR, each code in one",
+            "%",
+            "all visits not cancelled",
+            "groups in the manner of HCUP CCSR, each code in one",
             variants="`Unmapped` are codes outside all groups, `not_coded` visits without a code.",
         )
     ],
-):  # fmt: skip
+):
     """Commonest groups of conditions, with what is unmapped and what is not coded."""
 
     hospital_id: pl.String = column(ALL_HOSPITALS)
@@ -267,9 +257,7 @@ class KpiConditionGroups(
     share_pct: pl.Float64 = column(
         "Share of coded visits; null for `not_coded`.", unit="%", nullable=True, ge=0, le=100
     )
-    commonest_rank: pl.Int64 = column(
-        "1 is the commonest; null for `not_coded`.", nullable=True, ge=1
-    )
+    commonest_rank: pl.Int64 = column("1 is the commonest; null for `not_coded`.", nullable=True, ge=1)
 
 
 class KpiProcedures(
@@ -282,10 +270,12 @@ class KpiProcedures(
         Measure(
             "Procedures",
             "Procedures by code, and the visits they belong to.",
-            "procedures", "all coded procedures", "ICD-10-PCS",
+            "procedures",
+            "all coded procedures",
+            "ICD-10-PCS",
         )
     ],
-):  # fmt: skip
+):
     """Commonest procedures."""
 
     hospital_id: pl.String = column(ALL_HOSPITALS)
@@ -307,13 +297,14 @@ class KpiTrends(
         Measure(
             "Chance in time (XmR)",
             "Daily values with their mean and natural limits: mean +- 2.66 x mean moving range.",
-            "as the metric", "days with a value", "Wheeler, Understanding Variation; NHS Making Data "
-            "Count",
+            "as the metric",
+            "days with a value",
+            "Wheeler, Understanding Variation; NHS Making Data Count",
             variants="a day outside the limits, or the eighth in a row on one side of the mean, is a "
             "signal; everything else is noise.",
         )
     ],
-):  # fmt: skip
+):
     """Daily rates beside what chance alone makes of them."""
 
     metric: pl.String = column("Which figure.")
@@ -338,11 +329,13 @@ class KpiUnits(
             "Chance between hospitals",
             "Each hospital's rate of the period beside that of all, with limits of three standard "
             "deviations (binomial) for its n.",
-            "%", "as the metric", "Spiegelhalter, Stat Med 2005 (funnel plots)",
+            "%",
+            "as the metric",
+            "Spiegelhalter, Stat Med 2005 (funnel plots)",
             variants="a hospital within its limits does not differ from the others.",
         )
     ],
-):  # fmt: skip
+):
     """Rates of hospitals beside what chance alone makes of them."""
 
     metric: pl.String = column("Which rate.")
@@ -400,9 +393,7 @@ class KpiTriageMix(
     )
     target_evaluable_count: pl.Int64 = column("Visits with a wait and a target (n).", ge=0)
     within_target_count: pl.Int64 = column("Seen within the target.", ge=0)
-    within_target_pct: pl.Float64 = column(
-        "Share seen within the target.", unit="%", nullable=True, ge=0, le=100
-    )
+    within_target_pct: pl.Float64 = column("Share seen within the target.", unit="%", nullable=True, ge=0, le=100)
 
 
 class KpiPhysicianWorkloadDaily(
@@ -450,9 +441,8 @@ class KpiPhysicianWorkload(
     )
     active_days_count: pl.Int64 = column("Days with a visit or a shift.", ge=1)
     expected_visit_count: pl.Float64 = column(
-        "What the doctors of the hospital see in as many hours; null for an unknown doctor.",
-        nullable=True, ge=0,
-    )  # fmt: skip
+        "What the doctors of the hospital see in as many hours; null for an unknown doctor.", nullable=True, ge=0
+    )
     lower_limit_count: pl.Float64 = column("Chance limit.", nullable=True, ge=0)
     upper_limit_count: pl.Float64 = column("Chance limit.", nullable=True, ge=0)
     is_outside: pl.Boolean = column("Outside the limits: not explained by chance.", nullable=True)
@@ -483,9 +473,8 @@ class KpiBloodGroups(
     visit_count: pl.Int64 = column("Their visits.", ge=1)
     known_patient_count: pl.Int64 = column("Patients with a known group (n).", ge=0)
     share_pct: pl.Float64 = column(
-        "Share of patients with a known group; null for `unknown`.",
-        unit="%", nullable=True, ge=0, le=100,
-    )  # fmt: skip
+        "Share of patients with a known group; null for `unknown`.", unit="%", nullable=True, ge=0, le=100
+    )
     reference_share_pct: pl.Float64 = column(
         "US reference share.", unit="%", nullable=True, source="American Red Cross"
     )
@@ -510,17 +499,11 @@ class KpiDemographics(
     """Patients and visits by age band, sex, race and ethnicity; age is that on the day of arrival."""
 
     hospital_id: pl.String = column("Hospital, or `all`.")
-    characteristic: pl.String = column(
-        "What is counted.", isin=["age_band", "sex", "race", "ethnicity"]
-    )
+    characteristic: pl.String = column("What is counted.", isin=["age_band", "sex", "race", "ethnicity"])
     category: pl.String = column("Category, or `unknown`.")
-    patient_count: pl.Int64 = column(
-        "Distinct patients; one counts in each category held at a visit.", ge=1
-    )
+    patient_count: pl.Int64 = column("Distinct patients; one counts in each category held at a visit.", ge=1)
     visit_count: pl.Int64 = column("Visits.", ge=1)
-    share_of_visits_pct: pl.Float64 = column(
-        "Share of the hospital's visits.", unit="%", ge=0, le=100
-    )
+    share_of_visits_pct: pl.Float64 = column("Share of the hospital's visits.", unit="%", ge=0, le=100)
 
 
 TABLES = (

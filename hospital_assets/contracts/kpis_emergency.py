@@ -11,14 +11,9 @@ import polars as pl
 from hospital_assets.contracts.kpis import ALL_HOSPITALS, DailyKpi, PeriodKpi, Rate
 from hospital_assets.contracts.table import Instant, Measure, Table, column
 
-ECAT_STRATA = [
-    "all", "under_18", "under_18_mental_health", "18_and_over", "18_and_over_mental_health",
-]  # fmt: skip
+ECAT_STRATA = ["all", "under_18", "under_18_mental_health", "18_and_over", "18_and_over_mental_health"]
 OP18_STRATA = ["all", "reported", "mental_health", "transferred"]
-NEDOCS_LEVELS = [
-    "not_busy", "busy", "extremely_busy", "overcrowded", "severely_overcrowded",
-    "dangerously_overcrowded",
-]  # fmt: skip
+NEDOCS_LEVELS = ["not_busy", "busy", "extremely_busy", "overcrowded", "severely_overcrowded", "dangerously_overcrowded"]
 EDWIN_LEVELS = ["manageable", "busy", "crowded"]
 
 
@@ -35,12 +30,14 @@ class KpiLwbsDaily(
         Measure(
             "Left without being seen",
             "Visits that left before a physician, APN or PA saw them, of all who presented.",
-            "%", "all visits registered (A04)", "NQF 0499; CMS OP-22",
+            "%",
+            "all visits registered (A04)",
+            "NQF 0499; CMS OP-22",
             exclusions="registrations that were cancelled (A11).",
             variants="who leaves against advice or elopes after being seen is not counted.",
         )
     ],
-):  # fmt: skip
+):
     """Patients who left without being seen."""
 
     hospital_id: pl.String = column(ALL_HOSPITALS)
@@ -60,7 +57,9 @@ class KpiFourHourDaily(
         Measure(
             "Four-hour standard",
             "Departures within 240 minutes of the clock's start.",
-            "%", "visits that departed, by day of departure", "NHS England ECDS; AIHW NEAT 489630",
+            "%",
+            "visits that departed, by day of departure",
+            "NHS England ECDS; AIHW NEAT 489630",
             clock="walk-ins: arrival; ambulance: handover, at the latest 15 minutes after arrival; "
             "stops at physical departure.",
             exclusions="cancelled, still there, departure before the start.",
@@ -68,12 +67,13 @@ class KpiFourHourDaily(
         Measure(
             "Twelve-hour stays",
             "Departures more than 12 hours after arrival (`over_12_hours_count`).",
-            "visits", "as the four-hour standard", "NHS England",
-            variants="the trolley wait, decision to departure over 12 hours, is in "
-            "kpi_boarding_daily.",
+            "visits",
+            "as the four-hour standard",
+            "NHS England",
+            variants="the trolley wait, decision to departure over 12 hours, is in kpi_boarding_daily.",
         ),
     ],
-):  # fmt: skip
+):
     """Departures within four hours."""
 
     period_date: pl.Date = column("Local day of departure; of arrival while the visit is open.")
@@ -96,7 +96,9 @@ class KpiBoardingDaily(
         Measure(
             "Boarding time",
             "Minutes from the decision to admit until physical departure: sum, median, longest.",
-            "min", "visits admitted at the same hospital", "CMS111v9 (ED-2)",
+            "min",
+            "visits admitted at the same hospital",
+            "CMS111v9 (ED-2)",
             clock="the decision (order, assessment, bed request or acceptance), never the bed's "
             "assignment; stops at departure.",
             exclusions="still there, no decision recorded, decision after departure.",
@@ -104,12 +106,14 @@ class KpiBoardingDaily(
         Measure(
             "Boarded over four hours",
             "Of those, decision to departure of more than 240 minutes.",
-            "%", "as boarding time", "CMS1244 (ECAT)",
+            "%",
+            "as boarding time",
+            "CMS1244 (ECAT)",
             variants="`over_12_hours_count` is the NHS trolley wait; ACEP counts who boards at a "
             "moment: kpi_crowding_hourly.boarders_count.",
         ),
     ],
-):  # fmt: skip
+):
     """How long admitted patients wait in the emergency department for their bed, by where they go."""
 
     hospital_id: pl.String = column(ALL_HOSPITALS)
@@ -135,14 +139,16 @@ class KpiSeenOnTimeDaily(
         Measure(
             "Seen within the triage target",
             "Waits no longer than the target of the visit's level; at once counts up to 2 minutes.",
-            "%", "all visits, by level", "METEOR 395017; targets are data in dim_triage",
+            "%",
+            "all visits, by level",
+            "METEOR 395017; targets are data in dim_triage",
             clock="door to provider, as in kpi_waits_daily.",
             exclusions="untriaged, cancelled, without a valid wait.",
             variants="one row per scale: ESI with this network's own targets (ESI sets none), ATS, "
             "CTAS and Manchester, each on the level as triaged here.",
         )
     ],
-):  # fmt: skip
+):
     """Who was seen within the target of the triage level, under each scale."""
 
     hospital_id: pl.String = column(ALL_HOSPITALS)
@@ -168,14 +174,16 @@ class KpiCriticalWaitsDaily(
             "Critical patients over 15 minutes",
             "Triage 1 and 2 patients who waited more than 15 minutes: seen late, gone unseen after "
             "more than that, or waiting for more than that still.",
-            "%", "visits of triage level 1 or 2", "CTAS level 2",
+            "%",
+            "visits of triage level 1 or 2",
+            "CTAS level 2",
             clock="earlier of triage and arrival; stops at first provider contact, at departure of "
             "who left unseen, or at `as_of_at`.",
             exclusions="cancelled; still within 15 minutes; clocks that cannot be.",
             variants="averages of those who were seen leave out the worst cases.",
         )
     ],
-):  # fmt: skip
+):
     """Critical patients who waited too long, those who left or still wait included."""
 
     hospital_id: pl.String = column(ALL_HOSPITALS)
@@ -198,7 +206,9 @@ class KpiOp18(
         Measure(
             "OP-18 median ED time of discharged patients",
             "Median of arrival to physical departure; of an even number the mean of the middle two.",
-            "min", "all visits by month of departure", "CMS OP-18, NQF 0496; CMS32v4 strata",
+            "min",
+            "all visits by month of departure",
+            "CMS OP-18, NQF 0496; CMS32v4 strata",
             clock="earliest arrival until physical departure.",
             exclusions="admitted (not in scope), died, left (unseen, against advice, eloped), "
             "disposition unknown, a clock missing or reversed, cancelled, of another stratum.",
@@ -206,7 +216,7 @@ class KpiOp18(
             "`mental_health` OP-18c, `transferred` OP-18d.",
         )
     ],
-):  # fmt: skip
+):
     """Median time in the emergency department of discharged patients (OP-18)."""
 
     hospital_id: pl.String = column(ALL_HOSPITALS)
@@ -235,16 +245,17 @@ class KpiEcat(
             "Visits with any of: a treatment room 61 minutes or more after arrival; left without "
             "being seen; 241 minutes or more from the decision to admit to departure; 481 minutes or "
             "more from arrival to departure. Each visit counts once; lower is better.",
-            "%", "visits that ended in the year", "CMS1244 (ECAT)",
+            "%",
+            "visits that ended in the year",
+            "CMS1244 (ECAT)",
             clock="whole minutes.",
-            exclusions="cancelled; not ended. Observation stays are exempt from the last two "
-            "components.",
+            exclusions="cancelled; not ended. Observation stays are exempt from the last two components.",
             variants="age is that at the visit's start, as in the rural (REH) version; HOQR uses the "
             "start of the year. `z_score` compares hospitals of the same 20,000-visit volume band, "
             "with the sample standard deviation; above 0 is worse.",
         )
     ],
-):  # fmt: skip
+):
     """CMS's measure of emergency care access and timeliness, with its components and strata."""
 
     period_year: pl.Int64 = column("Calendar year of departure, local.")
@@ -256,11 +267,9 @@ class KpiEcat(
     left_count: pl.Int64 = column("Left without being seen.", ge=0)
     boarded_count: pl.Int64 = column("Boarded 241 minutes or more.", ge=0)
     long_stay_count: pl.Int64 = column("Stayed 481 minutes or more.", ge=0)
-    volume_band: pl.String = column("20,000-visit band of the hospital's year; null for `all`.",
-                                    nullable=True)  # fmt: skip
+    volume_band: pl.String = column("20,000-visit band of the hospital's year; null for `all`.", nullable=True)
     z_score: pl.Float64 = column(
-        "Against the hospitals of the band, stratum `all` only; null where there are fewer than two.",
-        nullable=True,
+        "Against the hospitals of the band, stratum `all` only; null where there are fewer than two.", nullable=True
     )
 
 
@@ -276,7 +285,9 @@ class KpiReturns(
             "72-hour returns",
             "Discharges whose patient arrives at any emergency department of the network within 72 "
             "hours of departure; the next arrival decides.",
-            "%", "all visits, by month of departure", "WestJEM; Ontario ED Return Visit Program",
+            "%",
+            "all visits, by month of departure",
+            "WestJEM; Ontario ED Return Visit Program",
             clock="departure until the next arrival of the same person (merged numbers are one).",
             exclusions="cancelled, still there, admitted, transferred, observed or died, left (in "
             "the variants without them), patient unknown, less than 72 hours before the data end.",
@@ -285,18 +296,14 @@ class KpiReturns(
             "ends in admission.",
         )
     ],
-):  # fmt: skip
+):
     """Returns to an emergency department within 72 hours."""
 
     hospital_id: pl.String = column("Hospital of the first visit, or `all`.")
-    variant: pl.String = column(
-        "Which returns.", isin=["discharged", "with_left", "return_admitted"]
-    )
+    variant: pl.String = column("Which returns.", isin=["discharged", "with_left", "return_admitted"])
     excluded_cancelled_count: pl.Int64 = column("Left out: registration cancelled.", ge=0)
     excluded_open_count: pl.Int64 = column("Left out: still there.", ge=0)
-    excluded_not_discharged_count: pl.Int64 = column(
-        "Left out: admitted, transferred, observed, died.", ge=0
-    )
+    excluded_not_discharged_count: pl.Int64 = column("Left out: admitted, transferred, observed, died.", ge=0)
     excluded_left_count: pl.Int64 = column("Left out: left, in the variants without them.", ge=0)
     excluded_unknown_patient_count: pl.Int64 = column("Left out: patient unknown.", ge=0)
     excluded_run_out_count: pl.Int64 = column("Left out: the 72 hours are not over.", ge=0)
@@ -314,19 +321,22 @@ class KpiCrowdingHourly(
             "NEDOCS",
             "85.8 x ED patients / ED beds + 600 x boarders / hospital beds + 13.4 x ventilated + 0.93 "
             "x longest boarding (h) + 5.64 x last door to bed (h) - 20, held within 0 to 200.",
-            "points", "patients present at the start of the hour",
+            "points",
+            "patients present at the start of the hour",
             "Weiss et al., Acad Emerg Med 2004;11:38-50",
             exclusions="null where beds are unknown. Ventilation is known from procedures (ICD-10-PCS 5A19).",
         ),
         Measure(
             "EDWIN",
             "Sum over present patients of (6 - triage level) / (attendings x (ED beds - boarders)).",
-            "points", "patients present at the start of the hour", "Bernstein et al. 2003",
+            "points",
+            "patients present at the start of the hour",
+            "Bernstein et al. 2003",
             exclusions="untriaged patients; null without attendings or free beds.",
             variants="the level is reversed (6 - ESI); unreversed it would rate the sickest lowest.",
         ),
     ],
-):  # fmt: skip
+):
     """How crowded each emergency department is at the start of every hour."""
 
     service_date: pl.Date = column("Local day of the hour.")

@@ -13,9 +13,16 @@ import polars as pl
 from hospital_assets.contracts.table import Dates, Instant, Privacy, Table, column
 
 _READING_PROBLEMS = [
-    "unreadable_line", "wrong_field_count", "unmatched_join", "outside_limits", "no_message_header",
-    "delimiters_unusable", "message_type_missing", "message_cut_off", "batch_count_wrong",
-]  # fmt: skip
+    "unreadable_line",
+    "wrong_field_count",
+    "unmatched_join",
+    "outside_limits",
+    "no_message_header",
+    "delimiters_unusable",
+    "message_type_missing",
+    "message_cut_off",
+    "batch_count_wrong",
+]
 
 
 def landed(description: str, source: str = "", privacy: Privacy = "operational") -> Any:
@@ -41,46 +48,34 @@ class LandedRecord(Table):
         compression="zstd",
     )
     problem: pl.String = column(
-        "Why the record could not be read (HL7 v2: see docs/hl7.md), or null.",
-        nullable=True,
-        isin=_READING_PROBLEMS,
+        "Why the record could not be read (HL7 v2: see docs/hl7.md), or null.", nullable=True, isin=_READING_PROBLEMS
     )
 
 
 class DatedRecord(LandedRecord):
     """A landed record that belongs to a local service day."""
 
-    service_date: pl.Date = column(
-        "Local service day the record belongs to, from its content; the partition."
-    )
+    service_date: pl.Date = column("Local service day the record belongs to, from its content; the partition.")
 
 
 class RawLandedFiles(
-    Table,
-    name="raw_landed_files",
-    grain="one landed file and subject",
-    key=("source_file", "subject"),
+    Table, name="raw_landed_files", grain="one landed file and subject", key=("source_file", "subject")
 ):
     """Ledger of every file found in the landing folder: what it is, what it holds, its state."""
 
     source_profile: pl.String = column("Source profile (landing folder) of the file.")
     profile_sha256: pl.String = column(
-        "Hash of the profile it was read with; a file is looked at anew when that changes.",
-        nullable=True,
+        "Hash of the profile it was read with; a file is looked at anew when that changes.", nullable=True
     )
     subject: pl.String = column("Subject the file feeds, or 'unknown'.")
     source_file: pl.String = column("Path relative to the landing folder.")
-    file_sha256: pl.String = column(
-        "Content hash; equal content is loaded once, whatever its name."
-    )
+    file_sha256: pl.String = column("Content hash; equal content is loaded once, whatever its name.")
     file_bytes: pl.Int64 = column("Size on disk.", unit="byte", ge=0)
     file_modified_ns: pl.Int64 = column("Modification time, to notice changes.", unit="ns")
     first_seen_at: Instant = column("When a look first found it with this content.")
     encoding: pl.String = column("Text encoding found in the bytes.")
     compression: pl.String = column("'gzip' or 'none', from the bytes, not the name.")
-    columns: pl.String = column(
-        "Columns as landed (of JSON: fields in a sample), comma separated.", nullable=True
-    )
+    columns: pl.String = column("Columns as landed (of JSON: fields in a sample), comma separated.", nullable=True)
     column_kinds: pl.String = column(
         "What a sample of each column's values looks like: number, time, text or nothing in "
         "particular; comma separated.",
@@ -348,9 +343,7 @@ class RawOtherRecords(
 ):
     """Records of read files that no subject takes, word for word: kept, counted, and not used."""
 
-    kind: pl.String = landed(
-        "What kind of record it is, from the columns that decide who takes it."
-    )
+    kind: pl.String = landed("What kind of record it is, from the columns that decide who takes it.")
     occurred_at: pl.String = landed("The clock that dates it.")
 
 

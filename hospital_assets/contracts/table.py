@@ -16,9 +16,7 @@ import pandera.polars as pa
 import polars as pl
 
 Layer = Literal["raw", "cleaned", "dimensions", "facts", "kpis"]
-Privacy = Literal[
-    "direct_identifier", "quasi_identifier", "sensitive", "free_text", "clinical", "operational"
-]
+Privacy = Literal["direct_identifier", "quasi_identifier", "sensitive", "free_text", "clinical", "operational"]
 
 #: A UTC instant; DuckDB TIMESTAMPTZ. Column names end in `_at`.
 Instant = Annotated[pl.Datetime, "us", "UTC"]
@@ -236,9 +234,7 @@ class Contract:
                 )
             )
         first = (PARTITION_COLUMN, *self.key)
-        return tuple(
-            sorted(columns, key=lambda c: first.index(c.name) if c.name in first else len(first))
-        )
+        return tuple(sorted(columns, key=lambda c: first.index(c.name) if c.name in first else len(first)))
 
     @property
     def column_names(self) -> list[str]:

@@ -20,13 +20,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import (
-    HTMLResponse,
-    PlainTextResponse,
-    RedirectResponse,
-    Response,
-    StreamingResponse,
-)
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -55,9 +49,7 @@ _HEADERS = {
 #: Data this much older than the hospital's clock are called stale.
 _STALE = timedelta(hours=36)
 _MOST_FORM_BYTES = 10_000
-_TOO_MUCH = (
-    "This slice needs more memory than the dashboard has: choose a shorter period or one hospital."
-)
+_TOO_MUCH = "This slice needs more memory than the dashboard has: choose a shorter period or one hospital."
 #: Requests that are worked on at the same time; others wait their turn.
 _THREADS = 4
 
@@ -131,9 +123,7 @@ def create_app(dashboard: Dashboard) -> Starlette:
             return _message(entry, viewer, "This page is not for your role.", 403)
         if entry.name == "live":
             dashboard.audit(Access(viewer, "view", entry.name))
-            return HTMLResponse(
-                render("live.html", **_frame(entry, viewer), rows=dashboard.board.page(viewer))
-            )
+            return HTMLResponse(render("live.html", **_frame(entry, viewer), rows=dashboard.board.page(viewer)))
         try:
             mart = dashboard.store.mart(viewer.audience)
         except NothingPublishedError as error:
@@ -149,11 +139,16 @@ def create_app(dashboard: Dashboard) -> Starlette:
             return HTMLResponse(body, headers={"vary": "x-fragment"})
         return HTMLResponse(
             render(
-                "page.html", **_frame(entry, viewer, asked), where=where, known=mart.known,
-                slicers=entry.has_slicers, choices=choices(mart.known), body=body,
+                "page.html",
+                **_frame(entry, viewer, asked),
+                where=where,
+                known=mart.known,
+                slicers=entry.has_slicers,
+                choices=choices(mart.known),
+                body=body,
             ),
             headers={"vary": "x-fragment"},
-        )  # fmt: skip
+        )
 
     def _made(mart: Mart, entry: Entry, where: Slice) -> Page:
         with dashboard.store.building:
@@ -166,20 +161,24 @@ def create_app(dashboard: Dashboard) -> Starlette:
         stale = (
             f"These data are {behind.days * 24 + behind.seconds // 3600:,} hours old: is anything "
             "refreshing and publishing?"
-            if behind > _STALE and entry.has_slicers else ""
-        )  # fmt: skip
+            if behind > _STALE and entry.has_slicers
+            else ""
+        )
 
         def make() -> str:
             return render(
-                "body.html", page=_made(mart, entry, where), title=entry.title, current=entry.name,
-                where=where, carried=query(where),
+                "body.html",
+                page=_made(mart, entry, where),
+                title=entry.title,
+                current=entry.name,
+                where=where,
+                carried=query(where),
                 sliced=sentence(where, mart.known) if entry.has_slicers else "",
-                freshness=f"Data to {mart.known.last.isoformat()}, published "
-                f"{mart.published_at:%Y-%m-%d %H:%M} UTC",
+                freshness=f"Data to {mart.known.last.isoformat()}, published {mart.published_at:%Y-%m-%d %H:%M} UTC",
                 stale=stale,
                 colophon=f"Publication {mart.audience} {mart.version}. Averages and percentiles of "
-                "fewer than 11 patients are not shown; counts are as the publication holds them."
-            )  # fmt: skip
+                "fewer than 11 patients are not shown; counts are as the publication holds them.",
+            )
 
         if entry.build is None:
             return make()
@@ -188,15 +187,17 @@ def create_app(dashboard: Dashboard) -> Starlette:
 
     def _frame(entry: Entry, viewer: Viewer, asked: str = "") -> dict[str, object]:
         return {
-            "title": entry.title, "current": entry.name, "viewer": viewer, "carried": asked,
+            "title": entry.title,
+            "current": entry.name,
+            "viewer": viewer,
+            "carried": asked,
             "menu": [found for found in MENU if viewer.role in found.roles],
-            "can_sign_out": dashboard.sessions is not None, "release": release,
-        }  # fmt: skip
+            "can_sign_out": dashboard.sessions is not None,
+            "release": release,
+        }
 
     def _message(entry: Entry, viewer: Viewer, text: str, status: int) -> Response:
-        return HTMLResponse(
-            render("message.html", **_frame(entry, viewer), text=text), status_code=status
-        )
+        return HTMLResponse(render("message.html", **_frame(entry, viewer), text=text), status_code=status)
 
     async def export(request: Request) -> Response:
         entry = entries.get(request.path_params["page"])
@@ -221,15 +222,12 @@ def create_app(dashboard: Dashboard) -> Starlette:
             return PlainTextResponse(_TOO_MUCH, 503)
         for figure in made.figures:
             if figure.id == wanted:
-                dashboard.audit(
-                    Access(
-                        viewer, "export", f"{entry.name}.{figure.id}", mart.version, query(where)
-                    )
-                )
+                dashboard.audit(Access(viewer, "export", f"{entry.name}.{figure.id}", mart.version, query(where)))
                 return PlainTextResponse(
-                    as_csv(figure), media_type="text/csv; charset=utf-8",
+                    as_csv(figure),
+                    media_type="text/csv; charset=utf-8",
                     headers={"content-disposition": f'attachment; filename="{entry.name}-{figure.id}.csv"'},
-                )  # fmt: skip
+                )
         return PlainTextResponse("There is no such figure.", 404)
 
     async def events(request: Request) -> Response:
@@ -237,9 +235,8 @@ def create_app(dashboard: Dashboard) -> Starlette:
         if viewer is None or viewer.role not in entries["live"].roles:
             return PlainTextResponse("Not for your role.", 403)
         return StreamingResponse(
-            dashboard.board.stream(viewer), media_type="text/event-stream",
-            headers={"x-accel-buffering": "no"},
-        )  # fmt: skip
+            dashboard.board.stream(viewer), media_type="text/event-stream", headers={"x-accel-buffering": "no"}
+        )
 
     async def acknowledge(request: Request) -> Response:
         viewer = viewer_of(request)
@@ -254,9 +251,14 @@ def create_app(dashboard: Dashboard) -> Starlette:
             return RedirectResponse("/overview", 303)
         if request.method == "GET":
             return HTMLResponse(
-                render("login.html", title="Sign in", failed=False, release=release,
-                       next=request.query_params.get("next", "overview"))
-            )  # fmt: skip
+                render(
+                    "login.html",
+                    title="Sign in",
+                    failed=False,
+                    release=release,
+                    next=request.query_params.get("next", "overview"),
+                )
+            )
         form = await _form(request)
         name = form.get("name", "")
         token = await run_in_threadpool(dashboard.sessions.sign_in, name, form.get("password", ""))
@@ -264,17 +266,20 @@ def create_app(dashboard: Dashboard) -> Starlette:
         if token is None:
             dashboard.audit(Access(Viewer(name[:80], "", ""), "sign_in_failed", "login"))
             return HTMLResponse(
-                render("login.html", title="Sign in", failed=True, release=release, next=following),
-                status_code=401,
+                render("login.html", title="Sign in", failed=True, release=release, next=following), status_code=401
             )
         viewer = dashboard.sessions.viewer(token)
         if viewer is not None:
             dashboard.audit(Access(viewer, "sign_in", "login"))
         answer = RedirectResponse(f"/{following}", 303)
         answer.set_cookie(
-            COOKIE, token, max_age=SESSION_SECONDS, httponly=True, samesite="strict",
+            COOKIE,
+            token,
+            max_age=SESSION_SECONDS,
+            httponly=True,
+            samesite="strict",
             secure=request.url.scheme == "https",
-        )  # fmt: skip
+        )
         return answer
 
     async def logout(request: Request) -> Response:
@@ -348,9 +353,11 @@ class _Headers:
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                cached = "max-age=31536000, immutable" if is_static and scope["query_string"] else (
-                    "no-cache" if is_static else "no-store"
-                )  # fmt: skip
+                cached = (
+                    "max-age=31536000, immutable"
+                    if is_static and scope["query_string"]
+                    else ("no-cache" if is_static else "no-store")
+                )
                 message["headers"] = [
                     *message["headers"],  # type: ignore[misc]
                     *((name.encode(), value.encode()) for name, value in _HEADERS.items()),

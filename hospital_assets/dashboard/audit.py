@@ -39,11 +39,16 @@ def write_access(settings: Settings) -> Callable[[Access], None]:
         with lock:
             log.append(
                 Event(
-                    actor=access.viewer.name, action=action, role=access.viewer.role,
-                    outcome=outcome, audience=access.viewer.audience, version=access.version,
-                    statement=asked, client=CLIENT,
+                    actor=access.viewer.name,
+                    action=action,
+                    role=access.viewer.role,
+                    outcome=outcome,
+                    audience=access.viewer.audience,
+                    version=access.version,
+                    statement=asked,
+                    client=CLIENT,
                 )
-            )  # fmt: skip
+            )
 
     return write
 

@@ -16,13 +16,7 @@ from hospital_assets.contracts.table import Measure
 from hospital_assets.dashboard import svg
 from hospital_assets.dashboard.mart import FEW as FEW
 from hospital_assets.dashboard.slices import Slice
-from hospital_assets.dashboard.spc import (
-    Better,
-    Control,
-    Point,
-    Verdict,
-    controls,
-)
+from hospital_assets.dashboard.spc import Better, Control, Point, Verdict, controls
 
 TOO_FEW = "Too few patients to show"
 
@@ -213,30 +207,31 @@ def measure_of(table: str, which: int = 0) -> Measure:
     return CONTRACTS[table].measures[which]
 
 
-def empty(
-    figure_id: str, title: str, why: str, span: int = 6, measure: Measure | None = None
-) -> Figure:
+def empty(figure_id: str, title: str, why: str, span: int = 6, measure: Measure | None = None) -> Figure:
     """A figure that has nothing to show, and says why."""
     return Figure(figure_id, title, why, "empty", span=span, measure=measure)
 
 
-def judged(
-    series: Mapping[str, tuple[Sequence[Point], Better]], where: Slice
-) -> dict[str, Control]:
+def judged(series: Mapping[str, tuple[Sequence[Point], Better]], where: Slice) -> dict[str, Control]:
     """Several series of a slice against chance."""
     return controls(series, where.grain)
 
 
-def line(
-    name: str, values: Sequence[float | None], style: str, marks: Sequence[str] | None = None
-) -> dict[str, Any]:
+def line(name: str, values: Sequence[float | None], style: str, marks: Sequence[str] | None = None) -> dict[str, Any]:
     """A line of a `series` drawing."""
     return {"name": name, "values": list(values), "style": style, "marks": list(marks or [])}
 
 
-def series(x: Sequence[str], lines: Sequence[dict[str, Any]], *, unit: str, digits: int = 1,
-           bands: Sequence[dict[str, Any]] = (), rules: Sequence[dict[str, Any]] = (),
-           zero: bool = False) -> dict[str, Any]:  # fmt: skip
+def series(
+    x: Sequence[str],
+    lines: Sequence[dict[str, Any]],
+    *,
+    unit: str,
+    digits: int = 1,
+    bands: Sequence[dict[str, Any]] = (),
+    rules: Sequence[dict[str, Any]] = (),
+    zero: bool = False,
+) -> dict[str, Any]:
     """The spec of a `series` drawing.
 
     Args:
@@ -249,16 +244,32 @@ def series(x: Sequence[str], lines: Sequence[dict[str, Any]], *, unit: str, digi
         zero: whether the axis starts at 0.
     """
     return {
-        "x": list(x), "lines": list(lines), "bands": list(bands), "rules": list(rules),
-        "unit": unit, "digits": digits, "zero": zero,
-    }  # fmt: skip
+        "x": list(x),
+        "lines": list(lines),
+        "bands": list(bands),
+        "rules": list(rules),
+        "unit": unit,
+        "digits": digits,
+        "zero": zero,
+    }
 
 
 def control_figure(
-    figure_id: str, name: str, control: Control, *, unit: str, measure: Measure, span: int = 8,
-    target: float | None = None, ignores: tuple[Slicer, ...] = (), digits: int = 1, height: int = 250,
-    note: str = "", noun: str = "value", is_share: bool = False,
-) -> Figure:  # fmt: skip
+    figure_id: str,
+    name: str,
+    control: Control,
+    *,
+    unit: str,
+    measure: Measure,
+    span: int = 8,
+    target: float | None = None,
+    ignores: tuple[Slicer, ...] = (),
+    digits: int = 1,
+    height: int = 250,
+    note: str = "",
+    noun: str = "value",
+    is_share: bool = False,
+) -> Figure:
     """An XmR chart: the dots, their limits and what they say; a run chart where points are few."""
     if not control.points:
         return empty(figure_id, name, TOO_FEW, span, measure)
@@ -296,23 +307,41 @@ def control_figure(
         rules.append({"name": "target", "value": target, "style": "target"})
         if upper is not None and control.lower is not None:
             says += "; " + (
-                "target: reliably met" if upper <= target
-                else "target: will be missed" if control.lower > target
+                "target: reliably met"
+                if upper <= target
+                else "target: will be missed"
+                if control.lower > target
                 else "target: hit or miss"
-            )  # fmt: skip
+            )
     return Figure(
-        figure_id, title, says, "series",
-        (Column(each.capitalize()), Column(f"{noun.capitalize()} ({unit})", digits), Column("n", 0),
-         Column("Against chance")),
-        [[p.day.isoformat(), p.value, p.n, WORDS[p.verdict] if upper is not None else "not judged"]
-         for p in control.points],
+        figure_id,
+        title,
+        says,
+        "series",
+        (
+            Column(each.capitalize()),
+            Column(f"{noun.capitalize()} ({unit})", digits),
+            Column("n", 0),
+            Column("Against chance"),
+        ),
+        [
+            [p.day.isoformat(), p.value, p.n, WORDS[p.verdict] if upper is not None else "not judged"]
+            for p in control.points
+        ],
         series(
             [p.day.isoformat() for p in control.points],
             [line(name, [p.value for p in control.points], "actual", [p.verdict for p in control.points])],
-            unit=unit, digits=digits, rules=rules,
+            unit=unit,
+            digits=digits,
+            rules=rules,
         ),
-        span, measure, sum(p.n for p in control.points), ignores, note, height,
-    )  # fmt: skip
+        span,
+        measure,
+        sum(p.n for p in control.points),
+        ignores,
+        note,
+        height,
+    )
 
 
 def spark_of(control: Control) -> str:
@@ -320,6 +349,4 @@ def spark_of(control: Control) -> str:
     points = control.points[-40:]
     if len(points) < 2:
         return ""
-    return svg.sparkline(
-        [p.value for p in points], control.latest or "usual", (control.lower, control.upper)
-    )
+    return svg.sparkline([p.value for p in points], control.latest or "usual", (control.lower, control.upper))

@@ -126,9 +126,7 @@ class Board:
 
         emergency = how_many(lambda row: row.band == 0)
         urgent = how_many(lambda row: row.band == 1)
-        critical = how_many(
-            lambda row: row.triage_level in (1, 2) and row.waited_minutes > CRITICAL_MINUTES
-        )
+        critical = how_many(lambda row: row.triage_level in (1, 2) and row.waited_minutes > CRITICAL_MINUTES)
         late = how_many(lambda row: row.past_minutes > 0)
         longest = max((row.waited_minutes for row in self.waiting), default=0)
         return [
@@ -138,15 +136,11 @@ class Board:
             (f"Level 1\u20132 over {CRITICAL_MINUTES} min", f"{critical}", "patients", "emergency" if critical else ""),
             ("Past triage target", f"{late}", "patients", "urgent" if late else ""),
             ("Longest wait", f"{longest:.0f}", "min", ""),
-        ]  # fmt: skip
+        ]
 
 
 def read_board(
-    warehouse_file: Path,
-    now: datetime,
-    key: bytes,
-    hospital: str = ALL,
-    immediate_minutes: float = 2.0,
+    warehouse_file: Path, now: datetime, key: bytes, hospital: str = ALL, immediate_minutes: float = 2.0
 ) -> Board:
     """Who waits, as the live copies say.
 
@@ -213,9 +207,9 @@ def _visits(warehouse_file: Path) -> tuple[pl.DataFrame | None, datetime | None]
             .sort("measured_at")
             .unique("visit_id", keep="last")
         )
-        visits = visits.drop(
-            ["measured_at", "news2_score", "has_news2_red_parameter"], strict=False
-        ).join(newest, on="visit_id", how="left")
+        visits = visits.drop(["measured_at", "news2_score", "has_news2_red_parameter"], strict=False).join(
+            newest, on="visit_id", how="left"
+        )
     newest_at = visits["recorded_at"].max()
     return visits, newest_at if isinstance(newest_at, datetime) else None
 
@@ -289,11 +283,14 @@ class LiveBoard:
                 return made[2]
             board = read_board(self.warehouse_file, self.now(), self._key, hospital)
             html = render(
-                "board.html", board=board, shown=board.waiting[:MOST_ROWS],
-                more=max(0, len(board.waiting) - MOST_ROWS), is_live=self.is_live(),
+                "board.html",
+                board=board,
+                shown=board.waiting[:MOST_ROWS],
+                more=max(0, len(board.waiting) - MOST_ROWS),
+                is_live=self.is_live(),
                 has_hospitals=hospital == ALL,
                 age=None if board.newest_at is None else (board.now - board.newest_at) / _HOUR * 60,
-            )  # fmt: skip
+            )
             self._made[hospital] = (changed, time.monotonic(), html)
             return html
 

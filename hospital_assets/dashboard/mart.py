@@ -62,9 +62,15 @@ class Mart:
     def sliced(self, sql: str, where: Slice, **values: Any) -> list[Row]:
         """The rows of a query about a slice."""
         return self.rows(
-            sql, first=where.first, last=where.last, hospital=where.hospital,
-            department=where.department, triage=where.triage, scale=SCALE, **values,
-        )  # fmt: skip
+            sql,
+            first=where.first,
+            last=where.last,
+            hospital=where.hospital,
+            department=where.department,
+            triage=where.triage,
+            scale=SCALE,
+            **values,
+        )
 
     @cached_property
     def columns(self) -> frozenset[tuple[str, str]]:
@@ -109,9 +115,7 @@ class Mart:
     @cached_property
     def known(self) -> Known:
         """What it can be sliced by."""
-        (span,) = self.rows(
-            "select min(service_date) as first, max(service_date) as last from kpis.kpi_waits_daily"
-        )
+        (span,) = self.rows("select min(service_date) as first, max(service_date) as last from kpis.kpi_waits_daily")
         triage = self.rows(
             "select level::varchar as level, level_name, target_minutes from dimensions.dim_triage "
             "where scale = $scale order by level",
@@ -179,9 +183,8 @@ class OverTime:
 
 
 def over_time(
-    mart: Mart, where: Slice, daily: str, figures: Mapping[str, Measured], totals: str = "",
-    **values: Any,
-) -> OverTime:  # fmt: skip
+    mart: Mart, where: Slice, daily: str, figures: Mapping[str, Measured], totals: str = "", **values: Any
+) -> OverTime:
     """Figures by day, or by whole week or month where the slice is long; only of days that are over.
 
     Args:
@@ -201,16 +204,16 @@ def over_time(
             if of.is_count
             else f"sum(({of.value}) * ({of.n})) {known} / nullif(sum({of.n}) {known}, 0)"
         )
-        columns.append(
-            f"({value})::double as {name}_value, coalesce(sum({of.n}) {known}, 0)::bigint as {name}_n, "
-        )
+        columns.append(f"({value})::double as {name}_value, coalesce(sum({of.n}) {known}, 0)::bigint as {name}_n, ")
     until = min(mart.known.complete_until, where.last)
     rows = mart.sliced(
         f"with daily as ({daily}), placed as (select {bucket} as start, * from daily) "
         f"select {''.join(columns)}start, grouping(start) = 1 as is_total from placed "
         "group by grouping sets ((start), ()) order by is_total, start",
-        where, until=until, **values,
-    )  # fmt: skip
+        where,
+        until=until,
+        **values,
+    )
     *placed, total = rows
     points: dict[str, list[Point]] = {name: [] for name in figures}
     for row in placed:
@@ -245,16 +248,15 @@ max(wait_max_minutes) as wait_max_minutes, false as is_exact
 def waits(mart: Mart, where: Slice) -> OverTime:
     """Visits and waits (average, median, 90th percentile) over time; its total see `waits_in_total`."""
     found = over_time(
-        mart, where, f"select service_date as day, * {_WAITS}",
+        mart,
+        where,
+        f"select service_date as day, * {_WAITS}",
         {
             "visits": Measured("visit_count", "visit_count", 1, is_count=True),
-            **{
-                name: Measured(f"wait_{name}_minutes", "wait_count")
-                for name in ("average", "median", "p90")
-            },
+            **{name: Measured(f"wait_{name}_minutes", "wait_count") for name in ("average", "median", "p90")},
         },
         _WAIT_TOTALS,
-    )  # fmt: skip
+    )
     return OverTime(found.points, waits_in_total(mart, where)) if where.is_whole else found
 
 
@@ -298,8 +300,7 @@ def waits_by_department(mart: Mart, where: Slice) -> list[Row]:
         if where.is_whole
         else (
             "kpis.kpi_waits_daily",
-            "median(wait_median_minutes) as wait_median_minutes, "
-            "median(wait_p90_minutes) as wait_p90_minutes",
+            "median(wait_median_minutes) as wait_median_minutes, median(wait_p90_minutes) as wait_p90_minutes",
         )
     )
     return mart.sliced(
@@ -327,30 +328,32 @@ _SHARE_TOTALS = (
 #: Rates by hospital and day -> table, its day, its numerator, further conditions.
 _RATES = {
     "on_time": (
-        "kpi_seen_on_time_daily", "service_date", "numerator_count",
+        "kpi_seen_on_time_daily",
+        "service_date",
+        "numerator_count",
         "and scale = $scale and triage_level = $triage",
     ),
     "four_hour": ("kpi_four_hour_daily", "period_date", "numerator_count", ""),
     "twelve": ("kpi_four_hour_daily", "period_date", "over_12_hours_count", ""),
     "lwbs": ("kpi_lwbs_daily", "service_date", "numerator_count", ""),
     "critical": ("kpi_critical_waits_daily", "service_date", "numerator_count", ""),
-    "boarded": (
-        "kpi_boarding_daily", "service_date", "numerator_count", "and destination_department = 'all'"
-    ),
+    "boarded": ("kpi_boarding_daily", "service_date", "numerator_count", "and destination_department = 'all'"),
     "before_noon": ("kpi_discharge_before_noon_daily", "period_date", "numerator_count", ""),
-}  # fmt: skip
+}
 
 
 def rate(mart: Mart, where: Slice, name: str) -> OverTime:
     """A rate, by the day it counts for, in percent; its total is numerator and denominator."""
     table, day, numerator, condition = _RATES[name]
     return over_time(
-        mart, where,
+        mart,
+        where,
         f"select {day} as day, sum({numerator}) as numerator_count, "
         f"sum(denominator_count) as denominator_count from kpis.{table} "
         f"where hospital_id = $hospital and {day} between $first and $last {condition} group by 1",
-        {name: Measured(_SHARE, "denominator_count")}, _SHARE_TOTALS,
-    )  # fmt: skip
+        {name: Measured(_SHARE, "denominator_count")},
+        _SHARE_TOTALS,
+    )
 
 
 def arrivals_by_hour(mart: Mart, where: Slice) -> list[Row]:
@@ -405,14 +408,15 @@ def active_doctors(mart: Mart, where: Slice) -> Row:
 def critical(mart: Mart, where: Slice) -> OverTime:
     """Visits of triage level 1 and 2."""
     return over_time(
-        mart, where,
+        mart,
+        where,
         "select service_date as day, sum(visit_count) as visit_count from kpis.kpi_waits_daily "
         "where hospital_id = $hospital and department_name = $department "
         "and triage_level in ('1', '2') and $triage in ('all', triage_level) "
         "and service_date between $first and $last group by 1",
         {"critical": Measured("visit_count", "visit_count", 1, is_count=True)},
         "coalesce(sum(visit_count), 0)::bigint as visit_count",
-    )  # fmt: skip
+    )
 
 
 _VISITS = """
@@ -427,9 +431,7 @@ def visits_since(where: Slice) -> date:
     return max(where.first, where.last - timedelta(days=VISIT_DAYS - 1))
 
 
-def _of_visits(
-    mart: Mart, where: Slice, columns: str, then: str = "", patients: tuple[str, ...] = ()
-) -> list[Row]:
+def _of_visits(mart: Mart, where: Slice, columns: str, then: str = "", patients: tuple[str, ...] = ()) -> list[Row]:
     """A query over the visits of the last days of a slice; no rows where single ones are not published.
 
     Args:
@@ -456,10 +458,13 @@ _BESIDE = ThreadPoolExecutor(1, "people")
 def people(mart: Mart, where: Slice) -> Future[list[Row]]:
     """Visits of the last days of the slice by ten-year age band and sex; none without patients."""
     return _BESIDE.submit(
-        _of_visits, mart, where,
+        _of_visits,
+        mart,
+        where,
         "least(f.age_years // 10, 9)::bigint as decade, p.sex, count(*) as visit_count",
-        "and f.age_years is not null group by 1, 2 order by 1, 2", ("sex",),
-    )  # fmt: skip
+        "and f.age_years is not null group by 1, 2 order by 1, 2",
+        ("sex",),
+    )
 
 
 def equity(mart: Mart, where: Slice) -> Future[list[Row]]:
@@ -468,7 +473,9 @@ def equity(mart: Mart, where: Slice) -> Future[list[Row]]:
     These rows have a `characteristic` (race, ethnicity, sex) and its `category` instead of a `decade`.
     """
     return _BESIDE.submit(
-        _of_visits, mart, where,
+        _of_visits,
+        mart,
+        where,
         "least(f.age_years // 10, 9)::bigint as decade, p.sex, "
         "case when grouping(p.race) = 0 then 'race' when grouping(p.ethnicity) = 0 then 'ethnicity' "
         "when grouping(decade) = 1 then 'sex' end as characteristic, "
@@ -477,7 +484,7 @@ def equity(mart: Mart, where: Slice) -> Future[list[Row]]:
         "stddev_samp(f.wait_minutes) / sqrt(count(f.wait_minutes)) as error",
         "group by grouping sets ((decade, p.sex), (p.race), (p.ethnicity), (p.sex)) order by 3, 1, 2, 4",
         ("sex", "race", "ethnicity"),
-    )  # fmt: skip
+    )
 
 
 def demographics(mart: Mart, where: Slice) -> list[Row]:
@@ -500,62 +507,67 @@ def stages(mart: Mart, where: Slice) -> Row | None:
         )
 
     rows = _of_visits(
-        mart, where,
+        mart,
+        where,
         "count(*) as arrival_n, count(f.triage_at) as triage_n, count(f.room_at) as room_n, "
         "count(f.provider_at) as provider_n, count(f.decision_at) as decision_n, "
         "count(f.departure_at) as departure_n, "
         "count(*) filter (where f.is_lwbs) as lwbs_n, "
-        + ", ".join([
-            minutes("arrival_at", "triage_at", "triage"),
-            minutes("triage_at", "room_at", "room"),
-            minutes("room_at", "provider_at", "provider"),
-            minutes("provider_at", "decision_at", "decision"),
-            minutes("decision_at", "departure_at", "departure"),
-        ]),
-    )  # fmt: skip
+        + ", ".join(
+            [
+                minutes("arrival_at", "triage_at", "triage"),
+                minutes("triage_at", "room_at", "room"),
+                minutes("room_at", "provider_at", "provider"),
+                minutes("provider_at", "decision_at", "decision"),
+                minutes("decision_at", "departure_at", "departure"),
+            ]
+        ),
+    )
     return rows[0] if rows else None
 
 
 def wait_histogram(mart: Mart, where: Slice) -> list[Row]:
     """Visits by wait in steps of 30 minutes, the last from 4 hours on."""
     return _of_visits(
-        mart, where, "least(f.wait_minutes // 30, 8)::bigint as step, count(*) as visit_count",
+        mart,
+        where,
+        "least(f.wait_minutes // 30, 8)::bigint as step, count(*) as visit_count",
         "and f.wait_minutes is not null group by 1 order by 1",
-    )  # fmt: skip
+    )
 
 
 def pathways(mart: Mart, where: Slice) -> list[Row]:
     """Visits by arrival mode, triage level and how they ended."""
     return _of_visits(
-        mart, where,
-        "f.arrival_mode, f.triage_level, coalesce(f.disposition, 'still open') as disposition, "
-        "count(*) as visit_count",
+        mart,
+        where,
+        "f.arrival_mode, f.triage_level, coalesce(f.disposition, 'still open') as disposition, count(*) as visit_count",
         "group by all order by visit_count desc, 1, 2, 3",
-    )  # fmt: skip
+    )
 
 
 def waits_by_hour(mart: Mart, where: Slice) -> list[Row]:
     """Wait by local hour of arrival: n, median, 10th and 90th percentile."""
     return _of_visits(
-        mart, where,
+        mart,
+        where,
         "hour(f.arrival_local) as hour_of_day, count(f.wait_minutes) as wait_count, "
         "quantile_cont(f.wait_minutes, 0.1) as p10, median(f.wait_minutes) as median, "
         "quantile_cont(f.wait_minutes, 0.9) as p90",
         "group by 1 order by 1",
-    )  # fmt: skip
+    )
 
 
 def handovers(mart: Mart, where: Slice) -> Row | None:
     """Ambulance handovers and how many took longer than 15, 30 and 60 minutes; None without visits."""
     taken = "epoch(f.handover_at - f.arrival_at) / 60"
     rows = _of_visits(
-        mart, where,
+        mart,
+        where,
         f"count(*) as n, median({taken}) as median, "
-        + ", ".join(
-            f"count(*) filter (where {taken} > {limit}) as over_{limit}" for limit in (15, 30, 60)
-        ),
+        + ", ".join(f"count(*) filter (where {taken} > {limit}) as over_{limit}" for limit in (15, 30, 60)),
         "and f.handover_at >= f.arrival_at",
-    )  # fmt: skip
+    )
     return rows[0] if rows else None
 
 
@@ -596,7 +608,8 @@ def occupancy_now(mart: Mart, where: Slice) -> list[Row]:
 def occupancy(mart: Mart, where: Slice) -> OverTime:
     """Occupied of offered bed-minutes in percent, over the departments of the slice; n is beds."""
     return over_time(
-        mart, where,
+        mart,
+        where,
         "select service_date as day, "
         "100.0 * sum(occupied_bed_minutes) / nullif(sum(staffed_bed_minutes), 0) as value, "
         "sum(bed_capacity) as beds from kpis.kpi_occupancy_daily "
@@ -605,7 +618,7 @@ def occupancy(mart: Mart, where: Slice) -> OverTime:
         "else department_name = $department end) "
         "and service_date between $first and $last group by 1",
         {"occupancy": Measured("value", "beds", 1)},
-    )  # fmt: skip
+    )
 
 
 def occupancy_by_hour(mart: Mart, where: Slice) -> list[Row]:
@@ -615,14 +628,16 @@ def occupancy_by_hour(mart: Mart, where: Slice) -> list[Row]:
         "sum(o.patients_at_start_count)::bigint as patients_count, "
         "sum(o.staffed_bed_minutes / 60.0) as beds from facts.fact_bed_occupancy o "
         f"where o.service_date between $since and $last {mart.only(where, 'o')} group by 1 order by 1",
-        where, since=where.last - timedelta(days=6),
-    )  # fmt: skip
+        where,
+        since=where.last - timedelta(days=6),
+    )
 
 
 def bed_flow(mart: Mart, where: Slice) -> OverTime:
     """In and out a day, over inpatient departments or the chosen one; the total has their difference."""
     return over_time(
-        mart, where,
+        mart,
+        where,
         "select service_date as day, sum(inflow_count) as inflow, sum(outflow_count) as outflow "
         "from kpis.kpi_department_flow_daily where $hospital in ('all', hospital_id) "
         "and (case when $department = 'all' then department_name <> 'Emergency' "
@@ -630,7 +645,7 @@ def bed_flow(mart: Mart, where: Slice) -> OverTime:
         "and service_date between $first and $last group by 1",
         {name: Measured(name, name, 0, is_count=True) for name in ("inflow", "outflow")},
         "sum(inflow)::bigint as inflow, (sum(inflow) - sum(outflow))::bigint as net",
-    )  # fmt: skip
+    )
 
 
 def boarding_by_destination(mart: Mart, where: Slice) -> list[Row]:
@@ -704,14 +719,15 @@ def staff_by_hour(mart: Mart, where: Slice) -> list[Row]:
 def workload(mart: Mart, where: Slice) -> OverTime:
     """New patients per shift hour."""
     return over_time(
-        mart, where,
+        mart,
+        where,
         "select d.service_date as day, sum(d.visit_count) as visits, sum(d.shift_hours) as hours "
         "from kpis.kpi_physician_workload_daily d "
         "join (select doctor_key, hospital_key from kpis.kpi_physician_workload) w using (doctor_key) "
         f"where doctor_key > 0 {mart.only(replace(where, department=ALL), 'w')} "
         "and d.service_date between $first and $last group by 1",
         {"load": Measured("visits / nullif(hours, 0)", "visits")},
-    )  # fmt: skip
+    )
 
 
 def shift_patterns(mart: Mart, where: Slice) -> Row | None:
@@ -760,15 +776,22 @@ def condition_trends(mart: Mart, where: Slice, codes: Sequence[str]) -> dict[str
         else [until - timedelta(days=7 * weeks - 1) for weeks in range(24, -1, -1)]
     )
     starts = [start for start in starts if start >= mart.known.first]
-    rows = mart.sliced(
-        "select k.icd_code, list_position($starts, s.start) - 1 as place, "
-        "sum(k.visit_count)::bigint as visit_count "
-        "from kpis.kpi_conditions_daily k asof join (select unnest($starts::date[]) as start) s "
-        "on k.service_date >= s.start where $hospital in ('all', k.hospital_id) "
-        "and list_contains($codes, k.icd_code) and k.service_date < $ends and k.service_date >= $starts[1] "
-        "group by 1, 2",
-        where, codes=list(codes), starts=starts, ends=starts[-1],
-    ) if len(starts) > 2 else []  # fmt: skip
+    rows = (
+        mart.sliced(
+            "select k.icd_code, list_position($starts, s.start) - 1 as place, "
+            "sum(k.visit_count)::bigint as visit_count "
+            "from kpis.kpi_conditions_daily k asof join (select unnest($starts::date[]) as start) s "
+            "on k.service_date >= s.start where $hospital in ('all', k.hospital_id) "
+            "and list_contains($codes, k.icd_code) and k.service_date < $ends and k.service_date >= $starts[1] "
+            "group by 1, 2",
+            where,
+            codes=list(codes),
+            starts=starts,
+            ends=starts[-1],
+        )
+        if len(starts) > 2
+        else []
+    )
     found = {code: [0] * (len(starts) - 1) for code in codes}
     for row in rows:
         found[row["icd_code"]][row["place"]] = row["visit_count"]
@@ -827,7 +850,8 @@ def surveillance(mart: Mart, where: Slice, watched: Mapping[str, tuple[str, ...]
     bound: dict[str, Any] = {name: list(groups) for name, groups in watched.items()}
     bound["all_groups"] = [group for groups in watched.values() for group in groups]
     return over_time(
-        mart, where,
+        mart,
+        where,
         f"select day, {sums} from "
         "(select $first::date + i::integer as day from range($days::bigint) r(i)) "
         "left join (select k.service_date as day, k.visit_count, c.condition_group "
@@ -836,8 +860,9 @@ def surveillance(mart: Mart, where: Slice, watched: Mapping[str, tuple[str, ...]
         "and list_contains($all_groups, c.condition_group) "
         "and k.service_date between $first and $last) using (day) group by 1",
         {name: Measured(name, name, 0, is_count=True) for name in watched},
-        days=where.days, **bound,
-    )  # fmt: skip
+        days=where.days,
+        **bound,
+    )
 
 
 def returns_by_month(mart: Mart, where: Slice) -> list[Row]:
@@ -904,8 +929,10 @@ def daily_forecast(mart: Mart, where: Slice) -> list[Row]:
         where a.arrivals is not null or w.day > $until
         order by 1
         """,
-        where, until=mart.known.complete_until, weeks=BASELINE_WEEKS,
-    )  # fmt: skip
+        where,
+        until=mart.known.complete_until,
+        weeks=BASELINE_WEEKS,
+    )
 
 
 def beds_forecast(mart: Mart, where: Slice) -> list[Row]:
@@ -933,8 +960,10 @@ def beds_forecast(mart: Mart, where: Slice) -> list[Row]:
         join daily d on isodow(d.service_date) = isodow(w.day)
         group by 1 order by 1
         """,
-        where, until=mart.known.complete_until, weeks=BASELINE_WEEKS,
-    )  # fmt: skip
+        where,
+        until=mart.known.complete_until,
+        weeks=BASELINE_WEEKS,
+    )
 
 
 def hourly_forecast(mart: Mart, where: Slice) -> list[Row]:
@@ -956,8 +985,10 @@ def hourly_forecast(mart: Mart, where: Slice) -> list[Row]:
          and h.hour_of_day = w.hour_of_day
         group by 1, 2 order by 1, 2
         """,
-        where, until=mart.known.complete_until, weeks=BASELINE_WEEKS,
-    )  # fmt: skip
+        where,
+        until=mart.known.complete_until,
+        weeks=BASELINE_WEEKS,
+    )
 
 
 def census(mart: Mart) -> list[Row]:

@@ -23,25 +23,28 @@ from hospital_assets.dashboard.svg import number, shape
 FOLDER = Path(__file__).parent
 #: Text of fewer characters is not broken into lines.
 _SHORT = 16
-_NAMES = {
-    "period": "period",
-    "hospital": "hospital",
-    "department": "department",
-    "triage": "triage",
-}
+_NAMES = {"period": "period", "hospital": "hospital", "department": "department", "triage": "triage"}
 
 
 @cache
 def templates() -> Environment:
     """The templates, compiled once; everything is escaped unless it was drawn here."""
     environment = Environment(
-        loader=FileSystemLoader(FOLDER / "templates"), autoescape=select_autoescape(default=True),
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=FileSystemLoader(FOLDER / "templates"),
+        autoescape=select_autoescape(default=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.globals |= {
-        "words": WORDS, "table_rows": table_rows, "icon": icon, "not_followed": not_followed, "Markup": Markup,
-        "number": number, "pairs": parse_qsl,
-    }  # fmt: skip
+        "words": WORDS,
+        "table_rows": table_rows,
+        "icon": icon,
+        "not_followed": not_followed,
+        "Markup": Markup,
+        "number": number,
+        "pairs": parse_qsl,
+    }
     return environment
 
 
@@ -55,9 +58,11 @@ def query(where: Slice, **changes: str) -> str:
     values = {
         "period": where.period,
         **({"from": where.first.isoformat(), "to": where.last.isoformat()} if where.period == "days" else {}),
-        "hospital": where.hospital, "department": where.department, "triage": where.triage,
+        "hospital": where.hospital,
+        "department": where.department,
+        "triage": where.triage,
         **({"beds": str(where.beds)} if where.beds else {}),
-    } | changes  # fmt: skip
+    } | changes
     return urlencode({name: value for name, value in values.items() if value != ALL})
 
 
@@ -66,10 +71,7 @@ def sentence(where: Slice, known: Known) -> str:
     parts = [f"{where.first.isoformat()} to {where.last.isoformat()}"]
     parts.append(known.hospitals.get(where.hospital, "all hospitals"))
     parts.append("all departments" if where.department == ALL else where.department)
-    parts.append(
-        "all triage levels" if where.triage == ALL
-        else f"triage {where.triage} {known.triage[where.triage]}"
-    )  # fmt: skip
+    parts.append("all triage levels" if where.triage == ALL else f"triage {where.triage} {known.triage[where.triage]}")
     return ", ".join(parts)
 
 
@@ -83,10 +85,7 @@ def choices(known: Known) -> dict[str, dict[str, str]]:
             **periods(known),
             "days": "Between two days",
         },
-        "hospital": {
-            **({ALL: "All hospitals"} if len(known.hospitals) != 1 else {}),
-            **known.hospitals,
-        },
+        "hospital": {**({ALL: "All hospitals"} if len(known.hospitals) != 1 else {}), **known.hospitals},
         "department": {ALL: "All departments", **{name: name for name in known.departments}},
         "triage": {ALL: "All", **known.triage},
     }
@@ -141,19 +140,18 @@ def icon(verdict: str) -> Markup:
 def not_followed(shown: Figure | Card, where: Slice) -> str:
     """Which of the chosen slicers a figure does not follow, in words."""
     chosen = {
-        "period": not where.is_whole, "hospital": where.hospital != ALL,
-        "department": where.department != ALL, "triage": where.triage != ALL,
-    }  # fmt: skip
+        "period": not where.is_whole,
+        "hospital": where.hospital != ALL,
+        "department": where.department != ALL,
+        "triage": where.triage != ALL,
+    }
     missing = [_NAMES[name] for name in shown.ignores if chosen[name]]
     return f"Not by {' or '.join(missing)}" if missing else ""
 
 
 def as_csv(figure: Figure) -> str:
     """The data table of a figure."""
-    kept = [
-        i for i, _ in enumerate(figure.columns)
-        if not any(isinstance(row[i], Drawn) for row in figure.rows)
-    ]  # fmt: skip
+    kept = [i for i, _ in enumerate(figure.columns) if not any(isinstance(row[i], Drawn) for row in figure.rows)]
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow([figure.columns[i].name for i in kept])

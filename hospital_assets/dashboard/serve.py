@@ -16,10 +16,7 @@ from hospital_assets.dashboard.app import Access, Dashboard
 from hospital_assets.dashboard.auth import Sessions, Viewer, is_loopback, read_accounts
 from hospital_assets.dashboard.live import LiveBoard
 from hospital_assets.dashboard.store import Store, open_mart
-from hospital_assets.governance.publications import (
-    PublicationError,
-    current_version,
-)
+from hospital_assets.governance.publications import PublicationError, current_version
 from hospital_assets.settings import Settings
 
 
@@ -45,10 +42,10 @@ def publish_first(settings: Settings, audience: str, say: Callable[[str], None])
     role = audience.partition("-")[0]
     say(f"nothing is published for '{role}' yet: publishing, this once")
     done = subprocess.run(  # noqa: S603  (no shell; the command knows its roles)
-        [sys.executable, "-m", "hospital_assets.cli", "--data-dir", str(settings.data_dir), "publish",
-         "--role", role],
-        check=False, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+        [sys.executable, "-m", "hospital_assets.cli", "--data-dir", str(settings.data_dir), "publish", "--role", role],
+        check=False,
+        stdout=subprocess.DEVNULL,
+    )
     if done.returncode:
         say("that failed, see above; once it is mended, run `hospital publish`")
 
@@ -89,9 +86,7 @@ def dashboard_of(
 
     return Dashboard(
         store=Store(current, partial(open_mart, settings.data_dir)),
-        board=LiveBoard(
-            settings.warehouse_file, lambda: hospital_now(settings), lambda: is_live(settings)
-        ),
+        board=LiveBoard(settings.warehouse_file, lambda: hospital_now(settings), lambda: is_live(settings)),
         own_pages={
             "quality": lambda mart: quality(settings),
             "governance": lambda mart: governance(settings, mart, datetime.now(UTC)),

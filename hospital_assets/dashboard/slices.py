@@ -102,13 +102,15 @@ def read_slice(asked: Mapping[str, str], known: Known) -> Slice:
     # Who has one hospital's rows only is shown these, not pools of what others have.
     own = next(iter(known.hospitals)) if len(known.hospitals) == 1 else ""
     return Slice(
-        period, first, last,
+        period,
+        first,
+        last,
         own or _among(asked.get("hospital"), known.hospitals),
         _among(asked.get("department"), known.departments),
         _among(asked.get("triage"), known.triage),
         beds=_beds(asked.get("beds", "")),
         is_whole=(first, last) == (known.first, known.last),
-    )  # fmt: skip
+    )
 
 
 def periods(known: Known) -> dict[str, str]:

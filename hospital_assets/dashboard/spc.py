@@ -66,9 +66,7 @@ class Control:
         return sum(point.verdict == verdict for point in self.points)
 
 
-def controls(
-    series: Mapping[str, tuple[Sequence[Point], Better]], grain: Grain = "day"
-) -> dict[str, Control]:
+def controls(series: Mapping[str, tuple[Sequence[Point], Better]], grain: Grain = "day") -> dict[str, Control]:
     """Limits and signals of several series at once.
 
     Args:
@@ -85,10 +83,9 @@ def controls(
     if judged:
         frame = pl.DataFrame(
             [(name, "", p.day, p.value) for name, points in judged.items() for p in points],
-            schema={"metric": pl.String, "hospital_id": pl.String, "period_date": pl.Date,
-                    "value": pl.Float64},
+            schema={"metric": pl.String, "hospital_id": pl.String, "period_date": pl.Date, "value": pl.Float64},
             orient="row",
-        )  # fmt: skip
+        )
         limited: pl.DataFrame = with_natural_limits(lazy(frame)).collect("polars").to_native()
         for row in limited.iter_rows(named=True):
             limits.setdefault(row["metric"], {})[row["period_date"]] = row
@@ -101,11 +98,12 @@ def controls(
             continue
         first = next(iter(rows.values()))
         found[name] = Control(
-            tuple(
-                Point(p.day, p.value, p.n, _verdict(rows[p.day], better)) for p in points
-            ),
-            first["centre"], first["lower_limit"], first["upper_limit"], grain,
-        )  # fmt: skip
+            tuple(Point(p.day, p.value, p.n, _verdict(rows[p.day], better)) for p in points),
+            first["centre"],
+            first["lower_limit"],
+            first["upper_limit"],
+            grain,
+        )
     return found
 
 

@@ -53,9 +53,7 @@ class Store:
         """
         version = self.current(audience)
         if version is None:
-            raise NothingPublishedError(
-                f"nothing is published for '{audience}' yet: run `hospital publish`"
-            )
+            raise NothingPublishedError(f"nothing is published for '{audience}' yet: run `hospital publish`")
         mart = self._marts.get(audience)
         if mart is None or mart.version != version:
             with self._lock:
@@ -89,6 +87,9 @@ def open_mart(data_dir: Path, audience: str) -> Mart:
 
     found = open_publication(data_dir, audience, memory_limit=_MEMORY, threads=_DUCKDB_THREADS)
     return Mart(
-        found.connection, audience, found.version, found.published_at,
+        found.connection,
+        audience,
+        found.version,
+        found.published_at,
         datetime.fromisoformat(found.manifest["data_as_of"]),
-    )  # fmt: skip
+    )

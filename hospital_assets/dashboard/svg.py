@@ -50,9 +50,7 @@ def shape(kind: str, x: float, y: float, size: float, extra: str = "") -> str:
     of = _SHAPES.get(kind, "circle")
     attributes = f'class="mark {kind}"'
     if of == "circle":
-        return (
-            f'<circle {attributes} cx="{x:.1f}" cy="{y:.1f}" r="{size * 0.8:.1f}">{extra}</circle>'
-        )
+        return f'<circle {attributes} cx="{x:.1f}" cy="{y:.1f}" r="{size * 0.8:.1f}">{extra}</circle>'
     corners = {
         "diamond": ((0, -1.4), (1.4, 0), (0, 1.4), (-1.4, 0)),
         "triangle": ((0, -1.3), (1.3, 1), (-1.3, 1)),
@@ -111,13 +109,10 @@ def series(spec: dict[str, Any], width: int = 860, height: int = 250) -> str:
     for i, text in x_labels(labels, int((width - left - right) / 80)):
         anchor = "start" if i == 0 else "end" if i == len(labels) - 1 else "middle"
         parts.append(
-            f'<text class="tick" x="{x_of(i):.1f}" y="{height - 6}" text-anchor="{anchor}">'
-            f"{escape(text)}</text>"
+            f'<text class="tick" x="{x_of(i):.1f}" y="{height - 6}" text-anchor="{anchor}">{escape(text)}</text>'
         )
     for band in spec["bands"]:
-        there = [
-            i for i, v in enumerate(band["low"]) if v is not None and band["high"][i] is not None
-        ]
+        there = [i for i, v in enumerate(band["low"]) if v is not None and band["high"][i] is not None]
         outline = [f"{xs[i]:.1f},{y_of(band['high'][i]):.1f}" for i in there]
         outline += [f"{xs[i]:.1f},{y_of(band['low'][i]):.1f}" for i in reversed(there)]
         parts.append(f'<polygon class="band {band["style"]}" points="{" ".join(outline)}"/>')
@@ -125,8 +120,7 @@ def series(spec: dict[str, Any], width: int = 860, height: int = 250) -> str:
     for rule in sorted(spec["rules"], key=lambda r: -r["value"]):
         at = y_of(rule["value"]) or 0.0
         parts.append(
-            f'<line class="rule {rule["style"]}" x1="{left}" x2="{width - right}" '
-            f'y1="{at:.1f}" y2="{at:.1f}"/>'
+            f'<line class="rule {rule["style"]}" x1="{left}" x2="{width - right}" y1="{at:.1f}" y2="{at:.1f}"/>'
         )
         text_y = max([at, *(p + 13 for p in placed[-1:])])
         placed.append(text_y)
@@ -207,8 +201,7 @@ def heatmap(spec: dict[str, Any], width: int = 620, height: int = 236) -> str:
         f'<text class="tick" x="{key + 188:.0f}" y="{height - 3}">{number(most, 1)} {escape(spec["unit"])}</text>'
     )
     parts += [
-        f'<rect class="heat h{i}" x="{key + 20 * i:.0f}" y="{height - 13}" width="20" height="10"/>'
-        for i in range(9)
+        f'<rect class="heat h{i}" x="{key + 20 * i:.0f}" y="{height - 13}" width="20" height="10"/>' for i in range(9)
     ]
     return _svg(width, height, parts)
 
@@ -217,19 +210,15 @@ def treemap(spec: dict[str, Any], width: int = 420, height: int = 250) -> str:
     """Areas that add up to the whole (squarified), with their share written in them."""
     items = [item for item in spec["items"] if item["value"]]
     total = sum(item["value"] for item in items)
-    parts = ['<defs><pattern id="hatch" width="7" height="7" patternTransform="rotate(45)" '
-             'patternUnits="userSpaceOnUse"><line class="hatch" x1="0" y1="0" x2="0" y2="7"/>'
-             "</pattern></defs>"]  # fmt: skip
-    for item, (x, y, w, h) in zip(
-        items, _squarified([i["value"] / total for i in items], width, height), strict=True
-    ):
+    parts = [
+        '<defs><pattern id="hatch" width="7" height="7" patternTransform="rotate(45)" '
+        'patternUnits="userSpaceOnUse"><line class="hatch" x1="0" y1="0" x2="0" y2="7"/>'
+        "</pattern></defs>"
+    ]
+    for item, (x, y, w, h) in zip(items, _squarified([i["value"] / total for i in items], width, height), strict=True):
         box = f'x="{x + 1:.1f}" y="{y + 1:.1f}" width="{max(w - 2, 0):.1f}" height="{max(h - 2, 0):.1f}"'
-        said = (
-            f"{item['name']}: {number(item['value'])}, {number(100 * item['value'] / total, 1)} %"
-        )
-        parts.append(
-            f'<rect class="area {item["style"]}" {box}><title>{escape(said)}</title></rect>'
-        )
+        said = f"{item['name']}: {number(item['value'])}, {number(100 * item['value'] / total, 1)} %"
+        parts.append(f'<rect class="area {item["style"]}" {box}><title>{escape(said)}</title></rect>')
         if item.get("is_hatched"):
             parts.append(f'<rect fill="url(#hatch)" pointer-events="none" {box}/>')
         if w > 34 and h > 16:
@@ -246,9 +235,7 @@ def treemap(spec: dict[str, Any], width: int = 420, height: int = 250) -> str:
     return _svg(width, height, parts)
 
 
-def _squarified(
-    shares: Sequence[float], width: float, height: float
-) -> list[tuple[float, float, float, float]]:
+def _squarified(shares: Sequence[float], width: float, height: float) -> list[tuple[float, float, float, float]]:
     """Rectangles of given shares, as square as can be (Bruls et al. 2000); largest share first."""
     boxes: list[tuple[float, float, float, float]] = []
     x = y = 0.0
@@ -318,9 +305,7 @@ def dots(spec: dict[str, Any], width: int = 420, height: int = 250) -> str:
     )
     for p in points:
         says = f"<title>{escape(p['name'])}: {number(p['y'], 1)} {escape(spec['unit'])}</title>"
-        parts.append(
-            shape("changed" if p["is_outside"] else "usual", x_of(p["x"]), y_of(p["y"]), 3.6, says)
-        )
+        parts.append(shape("changed" if p["is_outside"] else "usual", x_of(p["x"]), y_of(p["y"]), 3.6, says))
     return _svg(width, height, parts)
 
 
@@ -341,10 +326,7 @@ def sankey(spec: dict[str, Any], width: int = 1300, height: int = 360) -> str:
     columns = spec["columns"]
     total = sum(node["value"] for node in columns[0]["nodes"])
     left, right, top, bottom = 150, 215, 24, 10
-    scale = min(
-        (height - top - bottom - _NODE_GAP * (len(column["nodes"]) - 1)) / total
-        for column in columns
-    )
+    scale = min((height - top - bottom - _NODE_GAP * (len(column["nodes"]) - 1)) / total for column in columns)
     step = (width - left - right - _NODE_WIDTH) / (len(columns) - 1)
     places: list[list[float]] = []
     marks: list[str] = []
@@ -354,8 +336,7 @@ def sankey(spec: dict[str, Any], width: int = 1300, height: int = 360) -> str:
         anchor = "end" if is_first else "start"
         beside = x - 8 if is_first else x + _NODE_WIDTH + 8
         marks.append(
-            f'<text class="tick" x="{beside:.0f}" y="11" text-anchor="{anchor}">'
-            f"{escape(column['name'])}</text>"
+            f'<text class="tick" x="{beside:.0f}" y="11" text-anchor="{anchor}">{escape(column["name"])}</text>'
         )
         places.append([])
         for node in column["nodes"]:
@@ -393,9 +374,11 @@ def bar(share: float, style: str = "", centred: bool = False, target: float | No
     """A bar that stretches to its cell: from 0 to `share` of its width."""
     share = max(0.0, min(1.0, share))
     x = 50 - 50 * share if centred else 0.0
-    tick = "" if target is None else (
-        f'<rect class="target" x="{100 * max(0.0, min(1.0, target)) - 0.5:.2f}" y="0" width="1" height="14"/>'
-    )  # fmt: skip
+    tick = (
+        ""
+        if target is None
+        else (f'<rect class="target" x="{100 * max(0.0, min(1.0, target)) - 0.5:.2f}" y="0" width="1" height="14"/>')
+    )
     return (
         '<svg class="bar" viewBox="0 0 100 14" preserveAspectRatio="none" aria-hidden="true" '
         f'focusable="false"><rect class="fill {style}" x="{x:.2f}" y="1" width="{100 * share:.2f}" '
@@ -405,9 +388,11 @@ def bar(share: float, style: str = "", centred: bool = False, target: float | No
 
 def range_mark(low: float, high: float, target: float | None = None) -> str:
     """From the median to the 90th percentile on a common scale; values are shares of it."""
-    tick = "" if target is None else (
-        f'<line class="rule target" x1="{100 * target:.2f}" x2="{100 * target:.2f}" y1="0" y2="14"/>'
-    )  # fmt: skip
+    tick = (
+        ""
+        if target is None
+        else (f'<line class="rule target" x1="{100 * target:.2f}" x2="{100 * target:.2f}" y1="0" y2="14"/>')
+    )
     return (
         '<svg class="bar" viewBox="0 0 100 14" preserveAspectRatio="none" aria-hidden="true" '
         f'focusable="false"><rect class="span" x="{100 * low:.2f}" y="6" '
@@ -417,8 +402,13 @@ def range_mark(low: float, high: float, target: float | None = None) -> str:
     )
 
 
-def sparkline(values: Sequence[Number], verdict: str = "usual", limits: tuple[Number, Number] = (None, None),
-              width: int = 190, height: int = 34) -> str:  # fmt: skip
+def sparkline(
+    values: Sequence[Number],
+    verdict: str = "usual",
+    limits: tuple[Number, Number] = (None, None),
+    width: int = 190,
+    height: int = 34,
+) -> str:
     """A line with its limits as a band and its newest point."""
     known = [v for v in values if v is not None]
     if len(known) < 2:

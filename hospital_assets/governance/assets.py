@@ -18,13 +18,7 @@ from hospital_assets.governance.audit import Event, note_key, system_actor
 from hospital_assets.governance.claims import claim_of
 from hospital_assets.governance.policy import Policy, RoleName, load_policy
 from hospital_assets.governance.pseudonyms import SecretKey, load_key
-from hospital_assets.governance.publications import (
-    DATABASE,
-    LeakError,
-    Made,
-    audiences_of,
-    publish_all,
-)
+from hospital_assets.governance.publications import DATABASE, LeakError, Made, audiences_of, publish_all
 from hospital_assets.resources import AuditResource, ClockResource
 from hospital_assets.settings import Settings, load_settings
 from hospital_assets.warehouse.io_manager import WarehouseResource
@@ -67,10 +61,7 @@ def _publication(role: RoleName, policy: Policy) -> dg.AssetsDefinition:
         output_required=False,
     )
     def publication(
-        context: dg.AssetExecutionContext,
-        warehouse: WarehouseResource,
-        clock: ClockResource,
-        audit: AuditResource,
+        context: dg.AssetExecutionContext, warehouse: WarehouseResource, clock: ClockResource, audit: AuditResource
     ) -> Iterator[Any]:
         settings = load_settings(Path(clock.data_dir))
         own_policy = load_policy(settings)
@@ -79,9 +70,15 @@ def _publication(role: RoleName, policy: Policy) -> dg.AssetsDefinition:
         made: list[Made] = []
         leaks: list[LeakError] = []
         found = publish_all(
-            opened, settings, own_policy, audiences_of(opened, own_policy, role), key=key,
-            run_id=context.run.run_id, published_at=clock.wall(), data_as_of=clock.now(),
-        )  # fmt: skip
+            opened,
+            settings,
+            own_policy,
+            audiences_of(opened, own_policy, role),
+            key=key,
+            run_id=context.run.run_id,
+            published_at=clock.wall(),
+            data_as_of=clock.now(),
+        )
         for audience, outcome in found:
             event = Event(system_actor(), "publish", role, audience=audience.name)
             if isinstance(outcome, LeakError):

@@ -37,10 +37,22 @@ KEY_VARIABLE = "HOSPITAL_AUDIT_KEY"
 #: Longer statements are cut; their hash is of the whole.
 MOST_STATEMENT_CHARACTERS = 4_000
 _COLUMNS = (
-    "sequence_number", "occurred_at", "actor", "role", "action", "audience", "version",
-    "statement", "statement_sha256", "objects", "row_count", "duration_ms", "outcome", "reason",
+    "sequence_number",
+    "occurred_at",
+    "actor",
+    "role",
+    "action",
+    "audience",
+    "version",
+    "statement",
+    "statement_sha256",
+    "objects",
+    "row_count",
+    "duration_ms",
+    "outcome",
+    "reason",
     "client",
-)  # fmt: skip
+)
 _SCHEMA = """
 create table if not exists log (log_id text primary key);
 create table if not exists entries (
@@ -122,15 +134,12 @@ class AuditLog:
         self.file = log_file(settings)
         self.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
-            self._connection = sqlite3.connect(
-                self.file, timeout=30, isolation_level=None, check_same_thread=False
-            )
+            self._connection = sqlite3.connect(self.file, timeout=30, isolation_level=None, check_same_thread=False)
             self._connection.execute("pragma journal_mode = wal")
             self._connection.execute("pragma synchronous = full")
             self._connection.executescript(_SCHEMA)
             self._connection.execute(
-                "insert into log select ? where not exists (select 1 from log)",
-                [secrets.token_hex(8)],
+                "insert into log select ? where not exists (select 1 from log)", [secrets.token_hex(8)]
             )
             ((self.log_id,),) = self._connection.execute("select log_id from log").fetchall()
         except sqlite3.Error as error:
@@ -187,8 +196,7 @@ class AuditLog:
             values: of its placeholders.
         """
         rows = self._connection.execute(
-            f"select {', '.join(_COLUMNS)} from entries where {where} order by sequence_number",
-            values,
+            f"select {', '.join(_COLUMNS)} from entries where {where} order by sequence_number", values
         ).fetchall()
         schema = frame_schema() | {"occurred_at": pl.String()}
         return pl.DataFrame(rows, schema=schema, orient="row").with_columns(
@@ -201,17 +209,13 @@ class AuditLog:
         ((log_id,),) = self._connection.execute("select log_id from log").fetchall()
         previous, expected = log_id, 1
         macs: dict[int, str] = {}
-        for row in self._connection.execute(
-            f"select {', '.join(_COLUMNS)}, mac from entries order by sequence_number"
-        ):
+        for row in self._connection.execute(f"select {', '.join(_COLUMNS)}, mac from entries order by sequence_number"):
             entry = dict(zip(_COLUMNS, row, strict=False))
             number, mac = entry["sequence_number"], row[-1]
             if number != expected:
                 problems.append(f"entries {expected} to {number - 1} are missing")
             if not hmac.compare_digest(self._mac(previous, entry), mac):
-                problems.append(
-                    f"entry {number} is not what was written, or not after its predecessor"
-                )
+                problems.append(f"entry {number} is not what was written, or not after its predecessor")
             previous, expected = mac, number + 1
             macs[number] = mac
         problems += self._against_anchor(log_id, macs)
@@ -245,9 +249,7 @@ class AuditLog:
             if known["log_id"] != self.log_id:
                 # A log that replaced another must not cover up that it did.
                 return
-        found = {
-            "log_id": self.log_id, "sequence_number": number, "mac": mac, "occurred_at": at,
-        }  # fmt: skip
+        found = {"log_id": self.log_id, "sequence_number": number, "mac": mac, "occurred_at": at}
         with contextlib.suppress(FileNotFoundError):
             # Another process may have moved its own into place under the same temporary name.
             replace_text(self._anchor, json.dumps(found) + "\n")

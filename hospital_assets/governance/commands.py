@@ -24,20 +24,19 @@ def add_commands(commands: Commands) -> None:
         "publish", help="publish what is stored to every audience, masked and searched for leaks"
     )
     published.add_argument(
-        "--role", action="append", default=[], choices=["admin", "doctor", "analyst", "executive"],
+        "--role",
+        action="append",
+        default=[],
+        choices=["admin", "doctor", "analyst", "executive"],
         help="only this role's publications",
-    )  # fmt: skip
+    )
     published.set_defaults(run=_publish)
 
-    publications = commands.add_parser(
-        "publications", help="what is published to whom, and which versions are kept"
-    )
+    publications = commands.add_parser("publications", help="what is published to whom, and which versions are kept")
     publications.set_defaults(run=_publications)
 
     policy = commands.add_parser("policy", help="check the policy and say who sees what")
-    policy.add_argument(
-        "--missing", action="store_true", help="lines for columns it does not cover"
-    )
+    policy.add_argument("--missing", action="store_true", help="lines for columns it does not cover")
     policy.set_defaults(run=_policy)
 
     audit = commands.add_parser("audit", help="who did what; verify that the log is whole")
@@ -48,9 +47,7 @@ def add_commands(commands: Commands) -> None:
     audit.add_argument("--last", type=int, default=50, help="how many (default 50)")
     audit.set_defaults(run=_audit)
 
-    served = commands.add_parser(
-        "serve", help="answer SQL over HTTP, to users, from their role's publication only"
-    )
+    served = commands.add_parser("serve", help="answer SQL over HTTP, to users, from their role's publication only")
     served.add_argument("--host", default="127.0.0.1", help="address (default 127.0.0.1)")
     served.add_argument("--port", type=int, default=8321)
     served.add_argument("--certificate", help="PEM file, for addresses that others can reach")
@@ -70,14 +67,10 @@ def add_commands(commands: Commands) -> None:
     restored = commands.add_parser("restore", help="make a table or a day of it what it was")
     restored.add_argument("--table", required=True, help="as in fact_emergency_visits")
     restored.add_argument("--partition", type=date.fromisoformat, help="one service day")
-    restored.add_argument(
-        "--as-of", type=datetime.fromisoformat, help="a time, as in 2026-03-01T12:00 (UTC)"
-    )
+    restored.add_argument("--as-of", type=datetime.fromisoformat, help="a time, as in 2026-03-01T12:00 (UTC)")
     restored.set_defaults(run=_restore)
 
-    history = commands.add_parser(
-        "history", help="versions of fact and KPI tables in Delta Lake (an extra)"
-    )
+    history = commands.add_parser("history", help="versions of fact and KPI tables in Delta Lake (an extra)")
     history.add_argument("action", choices=["keep", "list", "restore"])
     history.add_argument("--table", action="append", default=[], help="default: all there are")
     history.add_argument("--version", type=int, help="what to restore")
@@ -86,15 +79,12 @@ def add_commands(commands: Commands) -> None:
     known = commands.add_parser(
         "as-known", help="build every table and figure as they were known at a moment, elsewhere"
     )
-    known.add_argument(
-        "moment", type=datetime.fromisoformat, help="a time, as in 2026-03-01T12:00 (UTC)"
-    )
+    known.add_argument("moment", type=datetime.fromisoformat, help="a time, as in 2026-03-01T12:00 (UTC)")
     known.add_argument("--into", type=Path, required=True, help="a new data directory")
     known.set_defaults(run=_as_known)
 
     erased = commands.add_parser(
-        "erase",
-        help="remove a person from everything that is kept: landed files and what is made of them",
+        "erase", help="remove a person from everything that is kept: landed files and what is made of them"
     )
     erased.add_argument("patient", help="the record number")
     erased.add_argument("--yes", action="store_true", help="do it; without, only say what it means")
@@ -134,17 +124,11 @@ def _publications(options: argparse.Namespace, settings: Settings) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from hospital_assets.governance.publications import (
-        current_version,
-        published_audiences,
-        published_folder,
-        versions,
-    )
+    from hospital_assets.governance.publications import current_version, published_audiences, published_folder, versions
 
     shown = Table("audience", "version", "tables", "rows", "MB", "kept", "kept MB", "claim")
     for name in ("tables", "rows", "MB", "kept", "kept MB"):
-        shown.columns[["audience", "version", "tables", "rows", "MB", "kept", "kept MB"].index(name)
-                      ].justify = "right"  # fmt: skip
+        shown.columns[["audience", "version", "tables", "rows", "MB", "kept", "kept MB"].index(name)].justify = "right"
     for audience in published_audiences(settings.data_dir):
         folder = published_folder(settings.data_dir) / audience
         version = current_version(settings.data_dir, audience)
@@ -153,10 +137,15 @@ def _publications(options: argparse.Namespace, settings: Settings) -> int:
         size = sum(file["bytes"] for file in manifest["files"].values())
         total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         shown.add_row(
-            audience, version, str(len(manifest["tables"])),
-            f"{sum(manifest['rows'].values()):,}", f"{size / 1e6:,.1f}", str(len(kept)),
-            f"{total / 1e6:,.1f}", manifest["claim"]["level"],
-        )  # fmt: skip
+            audience,
+            version,
+            str(len(manifest["tables"])),
+            f"{sum(manifest['rows'].values()):,}",
+            f"{size / 1e6:,.1f}",
+            str(len(kept)),
+            f"{total / 1e6:,.1f}",
+            manifest["claim"]["level"],
+        )
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(shown if shown.row_count else "nothing is published: run `hospital publish`")
     return 0
@@ -181,9 +170,13 @@ def _policy(options: argparse.Namespace, settings: Settings) -> int:
         dropped = kinds.count("drop")
         clear = kinds.count("clear")
         shown.add_row(
-            role, str(len(tables)), str(len(kinds) - dropped),
-            str(len(kinds) - dropped - clear), str(dropped), claim_of(policy, role).text,
-        )  # fmt: skip
+            role,
+            str(len(tables)),
+            str(len(kinds) - dropped),
+            str(len(kinds) - dropped - clear),
+            str(dropped),
+            claim_of(policy, role).text,
+        )
     Console(width=None if sys.stdout.isatty() else 140).print(shown)
     if missing:
         columns = sum(len(names) for classes in missing.values() for names in classes.values())
@@ -246,12 +239,17 @@ def _audit(options: argparse.Namespace, settings: Settings) -> int:
     for row in entries.iter_rows(named=True):
         about = row["statement"] if row["action"] == "query" else row["audience"]
         shown.add_row(
-            str(row["sequence_number"]), f"{row['occurred_at']:%Y-%m-%d %H:%M:%S}", row["actor"],
-            row["role"], row["action"], about[:60],
+            str(row["sequence_number"]),
+            f"{row['occurred_at']:%Y-%m-%d %H:%M:%S}",
+            row["actor"],
+            row["role"],
+            row["action"],
+            about[:60],
             "" if row["row_count"] is None else f"{row['row_count']:,}",
             "" if row["duration_ms"] is None else f"{row['duration_ms']:,.0f}",
-            row["outcome"], row["reason"][:60],
-        )  # fmt: skip
+            row["outcome"],
+            row["reason"][:60],
+        )
     Console(width=None if sys.stdout.isatty() else 160).print(shown)
     return 0
 
@@ -459,11 +457,13 @@ def _erase(options: argparse.Namespace, settings: Settings) -> int:
     record(
         settings,
         Event(
-            system_actor(), "erase", statement=f"person {who[:16]}", row_count=records,
-            outcome="failed" if left else "allowed", reason="; ".join(left),
+            system_actor(),
+            "erase",
+            statement=f"person {who[:16]}",
+            row_count=records,
+            outcome="failed" if left else "allowed",
+            reason="; ".join(left),
         ),
-    )  # fmt: skip
-    print(
-        f"{records} records of {len(stripped)} landed files and {alerts} of alerts removed; {outcome}"
     )
+    print(f"{records} records of {len(stripped)} landed files and {alerts} of alerts removed; {outcome}")
     return 1 if left or report.failures else 0

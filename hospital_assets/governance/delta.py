@@ -56,9 +56,7 @@ def history_folder(settings: Settings) -> Path:
     return settings.data_dir / "history"
 
 
-def keep_versions(
-    warehouse: Warehouse, settings: Settings, contracts: Sequence[Contract] = ()
-) -> list[Version]:
+def keep_versions(warehouse: Warehouse, settings: Settings, contracts: Sequence[Contract] = ()) -> list[Version]:
     """Append what tables hold now as a new version of each; returns these.
 
     Args:
@@ -70,9 +68,7 @@ def keep_versions(
         HistoryError: the extra is not installed, a table is not there, or others write all the time.
     """
     wanted = contracts or [
-        contract
-        for contract in CONTRACTS.values()
-        if contract.layer in LAYERS and warehouse.exists(contract)
+        contract for contract in CONTRACTS.values() if contract.layer in LAYERS and warehouse.exists(contract)
     ]
     return [_append(warehouse, settings, contract) for contract in wanted]
 
@@ -88,9 +84,7 @@ def _append(warehouse: Warehouse, settings: Settings, contract: Contract) -> Ver
         rows = warehouse.connection.sql(f"select {names} from {contract.qualified_name}")
         try:
             with _alone(target):
-                deltalake.write_deltalake(
-                    str(target), rows, mode="overwrite", schema_mode="overwrite"
-                )
+                deltalake.write_deltalake(str(target), rows, mode="overwrite", schema_mode="overwrite")
                 return versions_of(settings, contract)[-1]
         except deltalake.exceptions.CommitFailedError:
             # Another process has written since this one looked; what it wrote is a version, too.
@@ -174,7 +168,5 @@ def _library() -> Any:
     try:
         import deltalake
     except ModuleNotFoundError:
-        raise HistoryError(
-            "history in Delta needs an extra: pip install 'hospital-assets[delta]'"
-        ) from None
+        raise HistoryError("history in Delta needs an extra: pip install 'hospital-assets[delta]'") from None
     return deltalake

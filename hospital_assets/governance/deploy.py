@@ -18,31 +18,31 @@ def add_commands(commands: Commands) -> None:
     deployed = commands.add_parser("deploy", help="bring publications to Snowflake or PostgreSQL")
     targets = deployed.add_subparsers(required=True, metavar="TARGET")
 
-    snowflake = targets.add_parser(
-        "snowflake", help="render SnowDDL configuration, a load and a verification"
-    )
+    snowflake = targets.add_parser("snowflake", help="render SnowDDL configuration, a load and a verification")
     snowflake.add_argument("--out", type=Path, required=True, help="folder to write to")
-    snowflake.add_argument(
-        "--without-data", action="store_true", help="only what the policy says, no Parquet files"
-    )
+    snowflake.add_argument("--without-data", action="store_true", help="only what the policy says, no Parquet files")
     snowflake.set_defaults(run=_snowflake)
 
     postgres = targets.add_parser("postgres", help="load the publications, give logins an audience")
     postgres.add_argument(
-        "--dsn", help="what libpq understands, as in postgresql:///hospital "
-        "(default: $HOSPITAL_POSTGRES_DSN)",
-    )  # fmt: skip
-    postgres.add_argument(
-        "--role", action="append", default=[], choices=["admin", "doctor", "analyst", "executive"],
-        help="load only this role's publications",
-    )  # fmt: skip
-    postgres.add_argument(
-        "--login", action="append", default=[], metavar="NAME=AUDIENCE", type=_login,
-        help="give a login an audience, as in dora=doctor-H1; loads nothing unless --role is given",
-    )  # fmt: skip
-    postgres.add_argument(
-        "--revoke", action="append", default=[], metavar="NAME", help="take a login's audience away"
+        "--dsn", help="what libpq understands, as in postgresql:///hospital (default: $HOSPITAL_POSTGRES_DSN)"
     )
+    postgres.add_argument(
+        "--role",
+        action="append",
+        default=[],
+        choices=["admin", "doctor", "analyst", "executive"],
+        help="load only this role's publications",
+    )
+    postgres.add_argument(
+        "--login",
+        action="append",
+        default=[],
+        metavar="NAME=AUDIENCE",
+        type=_login,
+        help="give a login an audience, as in dora=doctor-H1; loads nothing unless --role is given",
+    )
+    postgres.add_argument("--revoke", action="append", default=[], metavar="NAME", help="take a login's audience away")
     postgres.set_defaults(run=_postgres)
 
 
@@ -72,10 +72,14 @@ def _snowflake(options: argparse.Namespace, settings: Settings) -> int:
         record(
             settings,
             Event(
-                system_actor(), "export", role=base, audience=base, statement="deploy snowflake",
+                system_actor(),
+                "export",
+                role=base,
+                audience=base,
+                statement="deploy snowflake",
                 objects={place: list(columns) for place, columns in rendering.columns.items()},
             ),
-        )  # fmt: skip
+        )
         try:
             rows = export(rendering, settings, policy, options.out, lambda: load_key(settings))
         except PublicationError as error:
@@ -118,10 +122,14 @@ def _postgres(options: argparse.Namespace, settings: Settings) -> int:
                     record(
                         settings,
                         Event(
-                            system_actor(), "export", audience=loaded.audience,
-                            version=loaded.version, statement=asked, row_count=loaded.rows,
+                            system_actor(),
+                            "export",
+                            audience=loaded.audience,
+                            version=loaded.version,
+                            statement=asked,
+                            row_count=loaded.rows,
                         ),
-                    )  # fmt: skip
+                    )
                     print(
                         f"loaded  {loaded.audience:<12} {loaded.version}  "
                         f"{loaded.tables} tables  {loaded.rows:>12,} rows"

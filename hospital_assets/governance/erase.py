@@ -67,9 +67,7 @@ class Person:
         return re.compile(
             b"|".join(
                 rb"(?<![A-Za-z0-9])(?:"
-                + b"|".join(
-                    re.escape(name.encode()) for name in sorted(names, key=len, reverse=True)
-                )
+                + b"|".join(re.escape(name.encode()) for name in sorted(names, key=len, reverse=True))
                 + rb")(?!["
                 + more
                 + rb"])"
@@ -266,11 +264,7 @@ def _lines(text: bytes, is_csv: bool) -> Iterator[tuple[int, int]]:
 def _without_messages(text: bytes, pattern: re.Pattern[bytes]) -> tuple[bytes | None, int]:
     """HL7 v2 without the messages that match; what a batch says of their number follows."""
     starts = [m.start() for m in _HL7_PIECE.finditer(text)]
-    pieces = [
-        text[start:end]
-        for start, end in zip([0, *starts], [*starts, len(text)], strict=True)
-        if end > start
-    ]
+    pieces = [text[start:end] for start, end in zip([0, *starts], [*starts, len(text)], strict=True) if end > start]
     kept, taken, taken_of_batch = [], 0, 0
     for piece in pieces:
         kind = piece.lstrip(b"\xef\xbb\xbf\x0b \t\r\n")[:3]
@@ -393,10 +387,7 @@ def forget_alerts(settings: Settings, person: Person) -> int:
         connection.execute("pragma secure_delete = on")
         deleted = 0
         tables = [
-            name
-            for (name,) in connection.execute(
-                "select name from sqlite_master where type = 'table'"
-            ).fetchall()
+            name for (name,) in connection.execute("select name from sqlite_master where type = 'table'").fetchall()
         ]
         for table in tables:
             rows = connection.execute(f"select rowid, * from {quoted(table)}").fetchall()
@@ -433,8 +424,7 @@ def prove(warehouse: Warehouse, settings: Settings, person: Person) -> list[str]
     for schema, table, column in rows:
         name = f"{quoted(schema)}.{quoted(table)}"
         ((count,),) = warehouse.connection.execute(
-            f"select count(*) from {name} where regexp_matches({quoted(column)}::varchar, ?)",
-            [pattern],
+            f"select count(*) from {name} where regexp_matches({quoted(column)}::varchar, ?)", [pattern]
         ).fetchall()
         if count:
             found.append(f"{schema}.{table}.{column} ({count} rows)")

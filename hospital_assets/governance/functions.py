@@ -47,9 +47,7 @@ struct_pack unnest json_extract json_extract_string json_array_length json_keys 
 to_days array_contains array_distinct array_position array_slice error
 """
 
-ALLOWED_FUNCTIONS = frozenset(
-    " ".join((_AGGREGATES, _WINDOW, _NUMBERS, _TEXT, _TIME, _OTHER)).split()
-) - {"error"}
+ALLOWED_FUNCTIONS = frozenset(" ".join((_AGGREGATES, _WINDOW, _NUMBERS, _TEXT, _TIME, _OTHER)).split()) - {"error"}
 
 #: Words of the language that may stand before a parenthesis.
 WORDS = frozenset(

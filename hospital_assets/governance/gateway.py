@@ -27,11 +27,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from hospital_assets.governance.audit import AuditError, AuditLog, Event
-from hospital_assets.governance.publications import (
-    DATABASE,
-    PublicationError,
-    version_folder,
-)
+from hospital_assets.governance.publications import DATABASE, PublicationError, version_folder
 from hospital_assets.governance.sandbox import Format, Limits, run_query
 from hospital_assets.governance.users import User, Users, users_file
 from hospital_assets.settings import Settings, SettingsError
@@ -97,11 +93,7 @@ def check_address(host: str, users: Users, has_certificate: bool) -> None:
 
 
 def build_app(
-    settings: Settings,
-    *,
-    limits: Limits | None = None,
-    hosts: frozenset[str] = frozenset(LOOPBACK),
-    at_once: int = 2,
+    settings: Settings, *, limits: Limits | None = None, hosts: frozenset[str] = frozenset(LOOPBACK), at_once: int = 2
 ) -> Starlette:
     """The gateway as an ASGI application.
 
@@ -112,13 +104,10 @@ def build_app(
         at_once: how many queries run at a time; others wait.
     """
     gate = Gate(
-        settings, Users(users_file(settings)), AuditLog(settings), limits or Limits(),
-        hosts, asyncio.Semaphore(at_once),
-    )  # fmt: skip
+        settings, Users(users_file(settings)), AuditLog(settings), limits or Limits(), hosts, asyncio.Semaphore(at_once)
+    )
 
-    def route(
-        path: str, method: str, answer: Callable[[Gate, Request], Awaitable[Response]]
-    ) -> Route:
+    def route(path: str, method: str, answer: Callable[[Gate, Request], Awaitable[Response]]) -> Route:
         async def handle(request: Request) -> Response:
             try:
                 _check_host(gate, request)
@@ -186,9 +175,15 @@ async def _user(gate: Gate, request: Request, action: str) -> User:
     if user is None:
         await run_in_threadpool(
             gate.audit.append,
-            Event("", "login", outcome="refused", client=_client(request),
-                  statement=action, reason="no token that is good"),
-        )  # fmt: skip
+            Event(
+                "",
+                "login",
+                outcome="refused",
+                client=_client(request),
+                statement=action,
+                reason="no token that is good",
+            ),
+        )
         raise _RefusedRequestError(401, "log in first: POST /v1/login")
     return user
 
@@ -203,16 +198,11 @@ async def _login(gate: Gate, request: Request) -> Response:
         await run_in_threadpool(gate.audit.append, event)
         raise _RefusedRequestError(401, "wrong name or password, or too many tries")
     user, token, expires_at = found
-    await run_in_threadpool(
-        gate.audit.append, replace(event, role=user.role, audience=user.audience)
-    )
+    await run_in_threadpool(gate.audit.append, replace(event, role=user.role, audience=user.audience))
     return JSONResponse(
-        {
-            "token": token, "expires_at": expires_at.isoformat(), "role": user.role,
-            "audience": user.audience,
-        },
+        {"token": token, "expires_at": expires_at.isoformat(), "role": user.role, "audience": user.audience},
         headers={"cache-control": "no-store"},
-    )  # fmt: skip
+    )
 
 
 async def _logout(gate: Gate, request: Request) -> Response:
@@ -245,10 +235,7 @@ async def _query(gate: Gate, request: Request) -> Response:
     user = await _user(gate, request, "query")
     body = await _body(request, {"sql": str, "format": str, "as_of": str, "rows": int})
     sql, form = body.get("sql", ""), body.get("format", "json")
-    event = Event(
-        user.name, "query", user.role, audience=user.audience, statement=sql,
-        client=_client(request),
-    )  # fmt: skip
+    event = Event(user.name, "query", user.role, audience=user.audience, statement=sql, client=_client(request))
     if form not in get_args(Format):
         raise _RefusedRequestError(400, f"format is one of {', '.join(get_args(Format))}")
     limits = gate.limits
@@ -262,17 +249,19 @@ async def _query(gate: Gate, request: Request) -> Response:
     except (ValueError, OverflowError):
         raise _RefusedRequestError(400, "as_of is a time, as in 2026-03-01T12:00:00Z") from None
     except PublicationError as error:
-        await run_in_threadpool(
-            gate.audit.append, replace(event, outcome="failed", reason=str(error))
-        )
+        await run_in_threadpool(gate.audit.append, replace(event, outcome="failed", reason=str(error)))
         raise _RefusedRequestError(404, str(error)) from None
     async with gate.slots:
         answer = await run_in_threadpool(run_query, folder / DATABASE, sql, form, limits)
     event = replace(
-        event, version=folder.name, outcome=answer.outcome, reason=answer.reason,
-        objects=answer.objects, duration_ms=answer.duration_ms,
+        event,
+        version=folder.name,
+        outcome=answer.outcome,
+        reason=answer.reason,
+        objects=answer.objects,
+        duration_ms=answer.duration_ms,
         row_count=answer.row_count if answer.outcome == "allowed" else None,
-    )  # fmt: skip
+    )
     await run_in_threadpool(gate.audit.append, event)
     if answer.outcome != "allowed":
         status = 403 if answer.outcome == "refused" else 422
@@ -291,11 +280,7 @@ async def _query(gate: Gate, request: Request) -> Response:
 
 
 def serve(
-    settings: Settings,
-    host: str,
-    port: int,
-    certificate: str | None = None,
-    certificate_key: str | None = None,
+    settings: Settings, host: str, port: int, certificate: str | None = None, certificate_key: str | None = None
 ) -> None:
     """Answer until ended.
 

@@ -139,9 +139,7 @@ def state_of(settings: Settings, as_of: datetime | None) -> State:
     return found[-1]
 
 
-def restore(
-    warehouse: Warehouse, state: State, contract: Contract, period: Period | None = None
-) -> Restored:
+def restore(warehouse: Warehouse, state: State, contract: Contract, period: Period | None = None) -> Restored:
     """Make a table, or some days of it, what it was; all or nothing, and compared afterwards.
 
     Args:
@@ -162,8 +160,7 @@ def restore(
             stored = {
                 (database, column)
                 for database, column in connection.execute(
-                    "select database_name, column_name from duckdb_columns() "
-                    "where schema_name = ? and table_name = ?",
+                    "select database_name, column_name from duckdb_columns() where schema_name = ? and table_name = ?",
                     [contract.layer, contract.name],
                 ).fetchall()
             }
@@ -181,9 +178,7 @@ def restore(
             with warehouse.transaction():
                 warehouse.writes += 1
                 connection.execute(f"delete from {here}{where}", days)
-                connection.execute(
-                    f"insert into {here} by name select {names} from {there}{where}", days
-                )
+                connection.execute(f"insert into {here} by name select {names} from {there}{where}", days)
                 after = _content(warehouse, here, columns, where, days)
                 if after != wanted:
                     raise HistoryError(f"{contract.name}: the rows are not those of the state")
@@ -198,9 +193,7 @@ def _content(
     """How many rows there are, and a hash of all their values, whatever their order."""
     values = ", ".join(f"coalesce({quoted(name)}::varchar, '~')" for name in columns)
     ((rows, digest),) = warehouse.connection.execute(
-        f"select count(*), coalesce(sum(hash(concat_ws('|', {values}))::hugeint), 0) "
-        f"from {table}{where}",
-        days,
+        f"select count(*), coalesce(sum(hash(concat_ws('|', {values}))::hugeint), 0) from {table}{where}", days
     ).fetchall()
     return int(rows), int(digest)
 

@@ -86,10 +86,7 @@ class LeakReport:
 
 
 def check_leaks(
-    warehouse: Warehouse,
-    policy: Policy,
-    audience: Audience,
-    tables: Sequence[PublishedTable],
+    warehouse: Warehouse, policy: Policy, audience: Audience, tables: Sequence[PublishedTable]
 ) -> LeakReport:
     """Look through a publication that is attached to the warehouse's connection.
 
@@ -106,9 +103,7 @@ def check_leaks(
         # Nothing is hidden from this role, so there is nothing to look for.
         return LeakReport(0, 0, len(promised), tuple(findings))
     sources = collect_identifiers(warehouse)
-    ((identifiers,),) = connection.execute(
-        f"select sum(n)::bigint from {_SHARED}.beginnings"
-    ).fetchall()
+    ((identifiers,),) = connection.execute(f"select sum(n)::bigint from {_SHARED}.beginnings").fetchall()
     texts = _collect_texts(connection, policy, tables)
     _collect_whole_numbers(connection, tables)
     find_needles(connection, sources)
@@ -145,11 +140,7 @@ def _promises(policy: Policy, audience: Audience, table: PublishedTable) -> Iter
         if condition:
             yield _Promise(table, column.name, condition, f"not what '{mask}' promises")
         if mask.kind == "token":
-            shaped = (
-                f" where regexp_matches(token, {literal(TOKEN_SHAPE)})"
-                if column.duckdb_type == "VARCHAR"
-                else ""
-            )
+            shaped = f" where regexp_matches(token, {literal(TOKEN_SHAPE)})" if column.duckdb_type == "VARCHAR" else ""
             tokens = f"select token from temp.tokens_{policy.domain_of[column.name]}{shaped}"
             yield _Promise(table, column.name, f"{name} in ({tokens})", "values that are no tokens")
         if audience.hospital_key is None:
@@ -218,8 +209,7 @@ def _stored(connection: duckdb.DuckDBPyConnection) -> set[str]:
     return {
         f"{schema}.{name}"
         for schema, name in connection.execute(
-            "select table_schema, table_name from information_schema.tables "
-            "where table_catalog = current_database()"
+            "select table_schema, table_name from information_schema.tables where table_catalog = current_database()"
         ).fetchall()
     }
 
@@ -242,14 +232,13 @@ class Source:
 def _identifier_sources(stored: Collection[str]) -> list[Source]:
     """Where everything that identifies a patient stands; spellings of names are made first."""
     numbers = [
-        Source("number", table, quoted(column))
-        for table, column in _identifier_columns()
-        if _is_source(table, stored)
+        Source("number", table, quoted(column)) for table, column in _identifier_columns() if _is_source(table, stored)
     ]
     return [
-        *numbers, Source("name", f"{_SHARED}.single_names", "name"),
+        *numbers,
+        Source("name", f"{_SHARED}.single_names", "name"),
         Source("full name", f"{_SHARED}.full_names", "name"),
-    ]  # fmt: skip
+    ]
 
 
 def _is_source(table: str, stored: Collection[str]) -> bool:
@@ -275,9 +264,7 @@ def collect_identifiers(warehouse: Warehouse) -> list[Source]:
         return sources
     connection.execute(f"attach if not exists ':memory:' as {_SHARED}")
     names = " union ".join(
-        f"select first_name as f, last_name as l from {table}"
-        for table in _name_tables()
-        if _is_source(table, stored)
+        f"select first_name as f, last_name as l from {table}" for table in _name_tables() if _is_source(table, stored)
     )
     excluded = ", ".join(literal(name) for name in _NO_NAMES)
     connection.execute(
@@ -357,9 +344,7 @@ def find_needles(connection: duckdb.DuckDBPyConnection, sources: Sequence[Source
     connection.execute("drop table found_values")
 
 
-def _own(
-    connection: duckdb.DuckDBPyConnection, hospital_key: int, needles: Collection[str]
-) -> set[str]:
+def _own(connection: duckdb.DuckDBPyConnection, hospital_key: int, needles: Collection[str]) -> set[str]:
     """Which of some identifiers belong to patients a hospital has seen."""
     own = " union ".join(
         f"select {column} as v from facts.{table} where hospital_key = $hospital"
@@ -371,10 +356,7 @@ def _own(
         )
     )
     persons = "dimensions.dim_patient join temp.seen_persons using (patient_durable_key)"
-    names = (
-        f"select distinct {normalised('first_name')} as f, {normalised('last_name')} as l "
-        f"from {persons}"
-    )
+    names = f"select distinct {normalised('first_name')} as f, {normalised('last_name')} as l from {persons}"
     rows = connection.execute(
         f"""
         with own as ({own} union select unnest([patient_id, street, phone]) from {persons}),
@@ -391,18 +373,14 @@ def _own(
     return {needle for (needle,) in rows}
 
 
-def _collect_texts(
-    connection: duckdb.DuckDBPyConnection, policy: Policy, tables: Sequence[PublishedTable]
-) -> int:
+def _collect_texts(connection: duckdb.DuckDBPyConnection, policy: Policy, tables: Sequence[PublishedTable]) -> int:
     """Every different text of every column that shows neither identifiers nor tokens."""
     selects = []
     for table in tables:
         for column, mask in table.columns:
             name = f"{table.contract.name}.{column.name}"
             is_identifier = policy.class_of[table.contract.name, column.name] == "direct_identifier"
-            is_text = (
-                column.duckdb_type in ("VARCHAR", "JSON", "VARIANT") or "[]" in column.duckdb_type
-            )
+            is_text = column.duckdb_type in ("VARCHAR", "JSON", "VARIANT") or "[]" in column.duckdb_type
             if not is_text or mask.kind in ("token", "null"):
                 continue
             if is_identifier and mask.kind == "clear":
@@ -413,9 +391,7 @@ def _collect_texts(
             )
     database = tables[0].database
     for place, text in (("duckdb_tables()", "comment"), ("duckdb_views()", "sql")):
-        selects.append(
-            f"select 'catalog.{text}', {text} from {place} where database_name = {literal(database)}"
-        )
+        selects.append(f"select 'catalog.{text}', {text} from {place} where database_name = {literal(database)}")
     # In two steps: inside the union, every branch would compile its own patterns.
     connection.execute(
         f"create or replace temp table found_texts as from ({' union all '.join(selects)}) "
@@ -430,22 +406,16 @@ def _collect_texts(
     return int(count)
 
 
-def _search(
-    connection: duckdb.DuckDBPyConnection, policy: Policy
-) -> Iterator[tuple[str, str, str]]:
+def _search(connection: duckdb.DuckDBPyConnection, policy: Policy) -> Iterator[tuple[str, str, str]]:
     """Look for every identifier inside every text; yields place, kind and identifier."""
     from ahocorasick_rs import AhoCorasick
 
-    needles = connection.execute(
-        "select distinct kind, needle from needles order by needle, kind"
-    ).fetchall()
+    needles = connection.execute("select distinct kind, needle from needles order by needle, kind").fetchall()
     if not needles:
         return
     automaton = AhoCorasick([needle for _, needle in needles])
     rules = policy.leaks
-    names: dict[str, set[str]] = {
-        place: {"name"} for place in (*rules.vocabulary, "catalog.comment", "catalog.sql")
-    }
+    names: dict[str, set[str]] = {place: {"name"} for place in (*rules.vocabulary, "catalog.comment", "catalog.sql")}
     names |= {place: {"name", "full name"} for place in rules.staff}
     texts = connection.execute("select place, content, words from texts").fetchall()
     for place, content, words in texts:
@@ -459,17 +429,14 @@ def _search(
             yield place, kind, needle
     # A number inside a number says nothing; the whole of it does.
     yield from connection.execute(
-        "select distinct place, kind, needle from whole_numbers join needles on content = needle "
-        "where kind = 'number'"
+        "select distinct place, kind, needle from whole_numbers join needles on content = needle where kind = 'number'"
     ).fetchall()
 
 
 def _has_word(words: str, name: str) -> bool:
     """Whether a name stands in a text as a word, or as two or three that were taken apart."""
     parts = words.split()
-    return any(
-        "".join(parts[at : at + count]) == name for count in (1, 2, 3) for at in range(len(parts))
-    )
+    return any("".join(parts[at : at + count]) == name for count in (1, 2, 3) for at in range(len(parts)))
 
 
 _SAYS: dict[str, str] = {
@@ -479,9 +446,7 @@ _SAYS: dict[str, str] = {
 }
 
 
-def _collect_whole_numbers(
-    connection: duckdb.DuckDBPyConnection, tables: Sequence[PublishedTable]
-) -> None:
+def _collect_whole_numbers(connection: duckdb.DuckDBPyConnection, tables: Sequence[PublishedTable]) -> None:
     """Every different number that is long enough to be an identifier of digits only."""
     smallest = 10 ** (SHORTEST - 1)
     selects = [
@@ -494,8 +459,6 @@ def _collect_whole_numbers(
         and not column.references
         and not column.name.endswith("_key")
     ]
-    connection.execute(
-        "create or replace temp table whole_numbers (place varchar, content varchar)"
-    )
+    connection.execute("create or replace temp table whole_numbers (place varchar, content varchar)")
     if selects:
         connection.execute(f"insert into whole_numbers {' union all '.join(selects)}")

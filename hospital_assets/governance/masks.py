@@ -17,14 +17,27 @@ OLDEST_AGE = 90
 #: Three-digit ZIP areas with 20,000 people or fewer, by the 2000 census (HHS guidance on Safe Harbor).
 #: Newer counts must be used where they are known: the list belongs to this date.
 SMALL_ZIP3 = (
-    "036", "059", "063", "102", "203", "556", "692", "790", "821", "823", "830", "831", "878",
-    "879", "884", "890", "893",
-)  # fmt: skip
+    "036",
+    "059",
+    "063",
+    "102",
+    "203",
+    "556",
+    "692",
+    "790",
+    "821",
+    "823",
+    "830",
+    "831",
+    "878",
+    "879",
+    "884",
+    "890",
+    "893",
+)
 
 
-def masked(
-    column: Column, mask: Mask, source: str, maps: Mapping[str, Mapping[str, str]], on: date
-) -> str:
+def masked(column: Column, mask: Mask, source: str, maps: Mapping[str, Mapping[str, str]], on: date) -> str:
     """What a column becomes, as an SQL expression.
 
     Args:
@@ -56,10 +69,7 @@ def masked(
             return f"case when {source} is not null then least({source}, {OLDEST_AGE}) end"
         case "age_band":
             decade = f"({source}::bigint // 10 * 10)"
-            return (
-                f"case when {source} >= {OLDEST_AGE} then '{OLDEST_AGE}+' "
-                f"else {decade} || '-' || ({decade} + 9) end"
-            )
+            return f"case when {source} >= {OLDEST_AGE} then '{OLDEST_AGE}+' else {decade} || '-' || ({decade} + 9) end"
         case "zip3":
             small = ", ".join(literal(area) for area in SMALL_ZIP3)
             return (
@@ -69,9 +79,7 @@ def masked(
         case "category_map":
             known = maps[mask.argument]
             cases = " ".join(
-                f"when {literal(value)} then {literal(category)}"
-                for value, category in known.items()
-                if value != "*"
+                f"when {literal(value)} then {literal(category)}" for value, category in known.items() if value != "*"
             )
             other = literal(known["*"]) if "*" in known else "null"
             return f"case when {source} is null then null else case {source} {cases} else {other} end end"

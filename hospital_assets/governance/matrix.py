@@ -11,16 +11,34 @@ from hospital_assets.governance.policy import Mask, Policy
 
 #: Invented values, so that a mask can be seen at work.
 _EXAMPLES: dict[str, str] = {
-    "patient_id": "P0012345", "visit_id": "V00004711", "stay_id": "V00004711",
-    "observation_id": "O4711-1", "first_name": "Ada", "last_name": "Example",
-    "birth_date": "1931-05-17", "age_at_extract_years": "94", "age_years": "94", "sex": "female",
-    "race": "Asian", "ethnicity": "Not Hispanic or Latino", "street": "12 Sample Street",
-    "city": "Chicago", "state": "IL", "zip_code": "60601", "phone": "555-010-4711",
-    "insurer": "Medicare", "pre_existing_condition": "HIV", "blood_group": "A+",
-    "full_name": "Grace Sample", "npi": "1234567893", "actor": "ann", "client": "127.0.0.1",
-    "patient_key": "474059571205603025", "patient_durable_key": "474059571205603025",
+    "patient_id": "P0012345",
+    "visit_id": "V00004711",
+    "stay_id": "V00004711",
+    "observation_id": "O4711-1",
+    "first_name": "Ada",
+    "last_name": "Example",
+    "birth_date": "1931-05-17",
+    "age_at_extract_years": "94",
+    "age_years": "94",
+    "sex": "female",
+    "race": "Asian",
+    "ethnicity": "Not Hispanic or Latino",
+    "street": "12 Sample Street",
+    "city": "Chicago",
+    "state": "IL",
+    "zip_code": "60601",
+    "phone": "555-010-4711",
+    "insurer": "Medicare",
+    "pre_existing_condition": "HIV",
+    "blood_group": "A+",
+    "full_name": "Grace Sample",
+    "npi": "1234567893",
+    "actor": "ann",
+    "client": "127.0.0.1",
+    "patient_key": "474059571205603025",
+    "patient_durable_key": "474059571205603025",
     "person_key": "474059571205603025",
-}  # fmt: skip
+}
 _DAY = date(2026, 3, 14)
 
 
@@ -42,8 +60,10 @@ def who_sees_what(policy: Policy) -> str:
     parts += ["", "## Why not more can be claimed", ""]
     for role in roles:
         because = claim_of(policy, role).because
-        shown = "; ".join(f"`{reason.split(' ')[0]}` {reason.partition(' ')[2]}" if "." in
-                          reason.split(" ")[0] else reason for reason in because[:6])  # fmt: skip
+        shown = "; ".join(
+            f"`{reason.split(' ')[0]}` {reason.partition(' ')[2]}" if "." in reason.split(" ")[0] else reason
+            for reason in because[:6]
+        )
         more = f"; and {len(because) - 6} more" if len(because) > 6 else ""
         parts.append(f"- **{role}**: {shown}{more}.")
     parts += ["", "## Withheld from everybody", ""]
@@ -57,10 +77,7 @@ def who_sees_what(policy: Policy) -> str:
             figures.append(contract)
             continue
         parts += [f"### {contract.qualified_name}", ""]
-        parts += [
-            f"| column | class | example | {' | '.join(roles)} |",
-            "|---" * (3 + len(roles)) + "|",
-        ]
+        parts += [f"| column | class | example | {' | '.join(roles)} |", "|---" * (3 + len(roles)) + "|"]
         parts += [*lines, "", "Every other column is shown as it is to who has the table.", ""]
     parts += ["## Tables of figures and of the network", "", f"| table | {' | '.join(roles)} |"]
     parts += ["|---" * (1 + len(roles)) + "|"]
@@ -83,9 +100,7 @@ def _line(policy: Policy, contract: Contract, column: Column) -> str:
     if is_plain and not any(cell not in ("no table", "as it is") for cell in cells):
         return ""
     example = _EXAMPLES.get(column.name, "")
-    return (
-        f"| `{column.name}` | {(found or '').replace('_', ' ')} | {example} | {' | '.join(cells)} |"
-    )
+    return f"| `{column.name}` | {(found or '').replace('_', ' ')} | {example} | {' | '.join(cells)} |"
 
 
 def _cell(policy: Policy, column: Column, mask: Mask) -> str:

@@ -24,9 +24,8 @@ from hospital_assets.settings import Settings, SettingsError
 
 RoleName = Literal["admin", "doctor", "analyst", "executive"]
 MaskKind = Literal[
-    "clear", "drop", "null", "token", "year", "age_cap_90", "age_band", "zip3", "category_map",
-    "json_keys", "round",
-]  # fmt: skip
+    "clear", "drop", "null", "token", "year", "age_cap_90", "age_band", "zip3", "category_map", "json_keys", "round"
+]
 POLICY_FILE = Path(__file__).with_name("policy.toml")
 ROLES: tuple[RoleName, ...] = get_args(RoleName)
 CLASSES: tuple[Privacy, ...] = get_args(Privacy)
@@ -289,9 +288,7 @@ def uncovered(policy: Policy) -> dict[str, dict[str, list[str]]]:
             continue
         for column in contract.columns:
             if (contract.name, column.name) not in policy.class_of:
-                found.setdefault(contract.name, {}).setdefault(column.privacy, []).append(
-                    column.name
-                )
+                found.setdefault(contract.name, {}).setdefault(column.privacy, []).append(column.name)
     return found
 
 
@@ -418,14 +415,11 @@ def _class_mistakes(contract: Contract, name: Privacy, column: str) -> Iterator[
     if CLASSES.index(name) > CLASSES.index(stated):
         yield _Mistake(
             place,
-            f"'{column}' is {stated} in its contract; the policy may be stricter, not laxer: list "
-            f"it under {stated}",
+            f"'{column}' is {stated} in its contract; the policy may be stricter, not laxer: list it under {stated}",
         )
 
 
-def _role_mistakes(
-    policy: Policy, role: RoleName, rules: Role, known: set[str]
-) -> Iterator[_Mistake]:
+def _role_mistakes(policy: Policy, role: RoleName, rules: Role, known: set[str]) -> Iterator[_Mistake]:
     for key in ("tables", "without"):
         for name in getattr(rules, key):
             if name not in known:
@@ -445,9 +439,7 @@ def _role_mistakes(
     for contract in policy.tables_of(role):
         if rules.small_cells == "protect" and contract.layer == "kpis":
             ways = [
-                way
-                for way in ("suppress", "rounded", "exempt")
-                if contract.name in getattr(policy.small_cells, way)
+                way for way in ("suppress", "rounded", "exempt") if contract.name in getattr(policy.small_cells, way)
             ]
             if len(ways) != 1:
                 yield _Mistake(
@@ -461,8 +453,7 @@ def _role_mistakes(
             if fits and not stated.duckdb_type.startswith(fits):
                 yield _Mistake(
                     ("roles", role, "columns", stated.name),
-                    f"{mask.kind} does not fit {contract.name}.{stated.name}, "
-                    f"which is {stated.duckdb_type}",
+                    f"{mask.kind} does not fit {contract.name}.{stated.name}, which is {stated.duckdb_type}",
                 )
             if mask.kind == "token" and stated.name not in policy.domain_of:
                 yield _Mistake(

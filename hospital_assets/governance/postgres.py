@@ -73,9 +73,13 @@ CONNECTION_LIMIT = 5
 
 #: Functions that PostgreSQL lets everybody call and that write: they store large objects.
 _WRITING_FUNCTIONS = (
-    "lo_creat(integer)", "lo_create(oid)", "lo_from_bytea(oid, bytea)", "lo_open(oid, integer)",
-    "lo_put(oid, bigint, bytea)", "lowrite(integer, bytea)",
-)  # fmt: skip
+    "lo_creat(integer)",
+    "lo_create(oid)",
+    "lo_from_bytea(oid, bytea)",
+    "lo_open(oid, integer)",
+    "lo_put(oid, bigint, bytea)",
+    "lowrite(integer, bytea)",
+)
 
 
 class PostgresError(PublicationError):
@@ -129,9 +133,7 @@ def connect(dsn: str) -> Iterator[Connection]:
     try:
         import adbc_driver_postgresql.dbapi as driver
     except ModuleNotFoundError as error:
-        raise PostgresError(
-            f"{error.name} is not installed; pip install 'hospital-assets[postgres]'"
-        ) from error
+        raise PostgresError(f"{error.name} is not installed; pip install 'hospital-assets[postgres]'") from error
     try:
         connection = driver.connect(dsn, autocommit=True)
     except driver.Error as error:
@@ -141,12 +143,7 @@ def connect(dsn: str) -> Iterator[Connection]:
 
 
 def load_publications(
-    connection: Connection,
-    settings: Settings,
-    policy: Policy,
-    *,
-    loaded_at: datetime,
-    roles: Sequence[RoleName] = (),
+    connection: Connection, settings: Settings, policy: Policy, *, loaded_at: datetime, roles: Sequence[RoleName] = ()
 ) -> list[Loaded]:
     """Load the current publications, and let all of them count in one transaction.
 
@@ -180,13 +177,10 @@ def load_publications(
     finally:
         _run(connection, f"select pg_advisory_unlock({_LOAD_LOCK})")
     return [
-        Loaded(
-            source.audience, source.version, len(source.manifest["tables"]),
-            sum(source.manifest["rows"].values()),
-        )
+        Loaded(source.audience, source.version, len(source.manifest["tables"]), sum(source.manifest["rows"].values()))
         for found in sources.values()
         for source in found
-    ]  # fmt: skip
+    ]
 
 
 def grant_login(connection: Connection, policy: Policy, login: str, audience: str) -> None:
@@ -214,8 +208,7 @@ def grant_login(connection: Connection, policy: Policy, login: str, audience: st
         raise PostgresError(f"'{audience}' is no audience of this policy; say it as in '{example}'")
     if not _LOGIN.fullmatch(login) or login.startswith(("pg_", "hospital_")):
         raise PostgresError(
-            "a login is lower-case letters, digits, '.', '-' and '_', and starts with neither pg_ "
-            "nor hospital_"
+            "a login is lower-case letters, digits, '.', '-' and '_', and starts with neither pg_ nor hospital_"
         )
     with _without_values("preparing the server"):
         _prepare(connection, policy)
@@ -271,9 +264,7 @@ def _leave_groups(connection: Connection, policy: Policy, login: str) -> None:
             _run(connection, f"revoke {_group(role)} from {quoted(login)}")
 
 
-def _sources(
-    data_dir: Path, policy: Policy, roles: Sequence[RoleName]
-) -> dict[RoleName, list[_Source]]:
+def _sources(data_dir: Path, policy: Policy, roles: Sequence[RoleName]) -> dict[RoleName, list[_Source]]:
     """What is to be loaded, each file known to be what its manifest says."""
     found: dict[RoleName, list[_Source]] = {}
     for audience in published_audiences(data_dir):
@@ -284,8 +275,7 @@ def _sources(
             continue
         if manifest["policy_sha256"] != policy.sha256:
             raise PostgresError(
-                f"'{audience}' was published under another policy than the present one; run "
-                "`hospital publish` first"
+                f"'{audience}' was published under another policy than the present one; run `hospital publish` first"
             )
         source = _Source(audience, folder, manifest)
         for table in manifest["tables"]:
@@ -294,15 +284,12 @@ def _sources(
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             if digest != manifest["files"][str(path.relative_to(folder))]["sha256"]:
                 raise PostgresError(
-                    f"{audience}: the file of {table} is not the one that was published; run "
-                    "`hospital publish` again"
+                    f"{audience}: the file of {table} is not the one that was published; run `hospital publish` again"
                 )
         found.setdefault(role, []).append(source)
     missing = [role for role in roles if role not in found]
     if missing or not found:
-        raise PostgresError(
-            f"nothing is published for {', '.join(missing) or 'anybody'}; run `hospital publish`"
-        )
+        raise PostgresError(f"nothing is published for {', '.join(missing) or 'anybody'}; run `hospital publish`")
     return found
 
 
@@ -310,8 +297,7 @@ def _prepare(connection: Connection, policy: Policy) -> None:
     """Groups, the schema of logins, and what everybody may do elsewhere: nothing."""
     existing = {name for (name,) in _rows(connection, "select rolname from pg_roles")}
     ((database, is_superuser),) = _rows(
-        connection,
-        "select current_database(), rolsuper from pg_roles where rolname = current_user",
+        connection, "select current_database(), rolsuper from pg_roles where rolname = current_user"
     )
     groups = [_group(role) for role in policy.roles]
     with _transaction(connection):
@@ -335,10 +321,7 @@ def _prepare(connection: Connection, policy: Policy) -> None:
         # Each login may read its own line, and so may the policies that run with its rights.
         _run(connection, f"alter table {ACCESS}.logins enable row level security")
         _run(connection, f"drop policy if exists own_line on {ACCESS}.logins")
-        _run(
-            connection,
-            f"create policy own_line on {ACCESS}.logins for select using (login = session_user)",
-        )
+        _run(connection, f"create policy own_line on {ACCESS}.logins for select using (login = session_user)")
         _run(connection, f"grant usage on schema {ACCESS} to {', '.join(groups)}")
         _run(connection, f"grant select on {ACCESS}.logins to {', '.join(groups)}")
         if is_superuser:
@@ -347,9 +330,7 @@ def _prepare(connection: Connection, policy: Policy) -> None:
                 _run(connection, f"revoke execute on function {function} from public")
 
 
-def _load_role(
-    connection: Connection, policy: Policy, role: RoleName, sources: list[_Source]
-) -> None:
+def _load_role(connection: Connection, policy: Policy, role: RoleName, sources: list[_Source]) -> None:
     """Write a role's next schema: tables, rows, keys, grants, row policies."""
     import pyarrow.parquet as pq
 
@@ -377,9 +358,7 @@ def _load_role(
                 expected += source.manifest["rows"][name]
             ((rows,),) = _rows(connection, f"select count(*) from {target}")
             if rows != expected:
-                raise PostgresError(
-                    f"{role}: {name} has {rows} rows of {expected}; nothing changed"
-                )
+                raise PostgresError(f"{role}: {name} has {rows} rows of {expected}; nothing changed")
             _finish_table(connection, role, target, name, arrow.names, holders[0], by_hospital)
         _run(connection, f"grant usage on schema {schema} to {_group(role)}")
     # Outside of the transaction that loaded them, or there would be no visible rows to look at.
@@ -391,14 +370,10 @@ def _type(table: str, field: pa.Field[Any]) -> str:
     try:
         return _TYPES[str(field.type)]
     except KeyError:
-        raise PostgresError(
-            f"{table}.{field.name} is {field.type}, for which no PostgreSQL type is stated"
-        ) from None
+        raise PostgresError(f"{table}.{field.name} is {field.type}, for which no PostgreSQL type is stated") from None
 
 
-def _ingest(
-    connection: Connection, schema: str, table: str, file: Path, hospital: str | None
-) -> None:
+def _ingest(connection: Connection, schema: str, table: str, file: Path, hospital: str | None) -> None:
     """Append a file to a table with binary COPY, a batch at a time."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -417,9 +392,8 @@ def _ingest(
 
     with connection.cursor() as cursor:
         cursor.adbc_ingest(
-            table, pa.RecordBatchReader.from_batches(arrow, batches()), mode="append",
-            db_schema_name=schema,
-        )  # fmt: skip
+            table, pa.RecordBatchReader.from_batches(arrow, batches()), mode="append", db_schema_name=schema
+        )
 
 
 def _finish_table(
@@ -456,9 +430,7 @@ def _finish_table(
         )
 
 
-def _swap(
-    connection: Connection, sources: Mapping[RoleName, list[_Source]], loaded_at: datetime
-) -> None:
+def _swap(connection: Connection, sources: Mapping[RoleName, list[_Source]], loaded_at: datetime) -> None:
     """Let the next schemas count, all in one transaction.
 
     Renaming waits for no reader and lets none wait: whoever reads the old tables goes on reading them.

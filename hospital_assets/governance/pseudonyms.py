@@ -157,8 +157,7 @@ def make_tokens(
     """
     table = f"tokens_{domain}"
     values = " union ".join(
-        f"select {quoted(column)} as raw from {source} where {quoted(column)} is not null"
-        for source, column in sources
+        f"select {quoted(column)} as raw from {source} where {quoted(column)} is not null" for source, column in sources
     )
     if way == "hmac" and key is None:
         raise KeyMissingError("tokens need the pseudonym key")
@@ -167,10 +166,7 @@ def make_tokens(
     inner, outer = _pads(secret)
     kind = connection.execute(f"select typeof(raw) from ({values}) limit 1").fetchall()
     is_text = not kind or kind[0][0] == "VARCHAR"
-    digest = (
-        "sha256($outer || unhex(sha256($inner || "
-        f"encode({literal(f'{audience}|{domain}|')} || raw::varchar))))"
-    )
+    digest = f"sha256($outer || unhex(sha256($inner || encode({literal(f'{audience}|{domain}|')} || raw::varchar))))"
     if way == "random":
         number = f"row_number() over (order by {digest})"
         token = f"'r' || {number}" if is_text else number
@@ -185,9 +181,7 @@ def make_tokens(
         f"from ({values})",
         {"inner": inner, "outer": outer},
     )
-    ((count, tokens),) = connection.execute(
-        f"select count(*), count(distinct token) from {table}"
-    ).fetchall()
+    ((count, tokens),) = connection.execute(f"select count(*), count(distinct token) from {table}").fetchall()
     if count != tokens:
         raise ValueError(f"{audience}: two values of '{domain}' got the same token; change the key")
     return TokenMap(domain, table)

@@ -153,21 +153,13 @@ class Publication:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 
 
 def open_publication(
-    data_dir: Path,
-    audience: str,
-    as_of: datetime | None = None,
-    *,
-    memory_limit: str = "1GB",
-    threads: int = 2,
+    data_dir: Path, audience: str, as_of: datetime | None = None, *, memory_limit: str = "1GB", threads: int = 2
 ) -> Publication:
     """Open the current version of a publication, or the one that was current at a time.
 
@@ -252,8 +244,7 @@ def version_folder(data_dir: Path, audience: str, as_of: datetime | None = None)
     older = [version for version in kept if version <= moment]
     if not older:
         raise PublicationError(
-            f"no version of '{audience}' from {as_of:%Y-%m-%d %H:%M} or before is kept; the oldest "
-            f"is {kept[0]}"
+            f"no version of '{audience}' from {as_of:%Y-%m-%d %H:%M} or before is kept; the oldest is {kept[0]}"
         )
     return folder / older[-1]
 
@@ -276,8 +267,7 @@ def audiences_of(warehouse: Warehouse, policy: Policy, role: RoleName) -> list[A
     if policy.roles[role].rows == "all":
         return [Audience(role)]
     found = warehouse.connection.execute(
-        "select hospital_id, hospital_key from dimensions.dim_hospital where hospital_key > 0 "
-        "order by hospital_id"
+        "select hospital_id, hospital_key from dimensions.dim_hospital where hospital_key > 0 order by hospital_id"
     ).fetchall()
     for hospital, _ in found:
         if not re.fullmatch(r"[A-Za-z0-9_]+", hospital):
@@ -338,9 +328,7 @@ def publish(
         PublicationError: a table is not in the warehouse yet.
     """
     with _in_order(warehouse):
-        return _publish(
-            warehouse, settings, policy, audience, key, published_at, data_as_of, run_id
-        )
+        return _publish(warehouse, settings, policy, audience, key, published_at, data_as_of, run_id)
 
 
 def publish_all(
@@ -374,9 +362,7 @@ def publish_all(
     def made(audience: Audience) -> Made | LeakError:
         with warehouse.beside() as own:
             try:
-                return _publish(
-                    own, settings, policy, audience, key, published_at, data_as_of, run_id
-                )
+                return _publish(own, settings, policy, audience, key, published_at, data_as_of, run_id)
             except LeakError as error:
                 return error
 
@@ -418,9 +404,7 @@ def _publish(
     building.mkdir()
     try:
         with without_values(f"publication '{audience.name}'"):
-            tables, details, report = _build(
-                warehouse, policy, audience, building, key, data_as_of.date()
-            )
+            tables, details, report = _build(warehouse, policy, audience, building, key, data_as_of.date())
         if report.findings:
             raise LeakError(audience.name, report)
         manifest = _manifest(policy, audience, version, published_at, data_as_of, run_id, tables)
@@ -443,9 +427,7 @@ def _publish(
     )
 
 
-def delete_old_versions(
-    data_dir: Path, audience: str, policy: Policy, now: datetime
-) -> Iterator[str]:
+def delete_old_versions(data_dir: Path, audience: str, policy: Policy, now: datetime) -> Iterator[str]:
     """Delete versions that have been kept for long enough; never the one that counts."""
     oldest = _version_of(now - timedelta(days=policy.retention.keep_days))
     current = current_version(data_dir, audience)
@@ -477,28 +459,19 @@ def _switch(folder: Path, version: str, manifest: Mapping[str, Any]) -> None:
 
 
 def _build(
-    warehouse: Warehouse,
-    policy: Policy,
-    audience: Audience,
-    building: Path,
-    key: Callable[[], SecretKey],
-    on: date,
+    warehouse: Warehouse, policy: Policy, audience: Audience, building: Path, key: Callable[[], SecretKey], on: date
 ) -> tuple[list[PublishedTable], dict[str, Any], LeakReport]:
     """Write the files of a version and look through them."""
     connection = warehouse.connection
     if not warehouse.exists(CONTRACTS["dim_hospital"]):
-        raise PublicationError(
-            f"publication '{audience.name}': the warehouse is empty; run `hospital build` first"
-        )
+        raise PublicationError(f"publication '{audience.name}': the warehouse is empty; run `hospital build` first")
     tables = plan(warehouse, policy, audience)
     there = {table.contract.name for table in tables}
     details: dict[str, Any] = {
         "not_built_yet": [c.name for c in policy.tables_of(audience.role) if c.name not in there]
     }
     if policy.roles[audience.role].small_cells == "protect":
-        tables, details["small_cells"] = protect_small_cells(
-            connection, policy, tables, key().derived("rounding")
-        )
+        tables, details["small_cells"] = protect_small_cells(connection, policy, tables, key().derived("rounding"))
     has_tokens = _needs_key(policy, audience, tables)
     details["key_id"] = key().key_id if has_tokens else ""
     domains = _make_tokens(connection, policy, audience, tables, key if has_tokens else None)
@@ -512,9 +485,7 @@ def _build(
                 connection.execute(f"create schema {audience.database}.{layer}")
             for table in tables:
                 _write(connection, table, policy, on)
-                connection.execute(
-                    f"comment on table {table.target} is {literal(table.contract.summary)}"
-                )
+                connection.execute(f"comment on table {table.target} is {literal(table.contract.summary)}")
         report = check_leaks(warehouse, policy, audience, tables)
         if not report.findings:
             details["rows"] = _write_parquet(connection, tables, building / "parquet")
@@ -540,11 +511,7 @@ def plan(warehouse: Warehouse, policy: Policy, audience: Audience) -> list[Publi
         if columns and (there := stored.get(contract.qualified_name)):
             rows = "" if audience.hospital_key is None else _own_rows(contract, audience)
             absent = frozenset(contract.column_names) - there
-            found.append(
-                PublishedTable(
-                    contract, columns, audience.database, contract.qualified_name, rows, absent
-                )
-            )
+            found.append(PublishedTable(contract, columns, audience.database, contract.qualified_name, rows, absent))
     return found
 
 
@@ -620,20 +587,15 @@ def _make_tokens(
         for column, mask in table.columns:
             if mask.kind == "token" and column.name not in table.absent:
                 where = f" where {table.rows}" if table.rows else ""
-                sources.setdefault(policy.domain_of[column.name], []).append(
-                    (f"{table.source} s{where}", column.name)
-                )
+                sources.setdefault(policy.domain_of[column.name], []).append((f"{table.source} s{where}", column.name))
     for domain, found in sources.items():
         make_tokens(
-            connection, audience.name, domain, found, policy.roles[audience.role].surrogates,
-            key() if key else None,
-        )  # fmt: skip
+            connection, audience.name, domain, found, policy.roles[audience.role].surrogates, key() if key else None
+        )
     return set(sources)
 
 
-def _write(
-    connection: duckdb.DuckDBPyConnection, table: PublishedTable, policy: Policy, on: date
-) -> None:
+def _write(connection: duckdb.DuckDBPyConnection, table: PublishedTable, policy: Policy, on: date) -> None:
     """Write a table, sorted by what is published and nothing else.
 
     The order of rows must not say what a mask hides, so it never follows a hidden column.
@@ -664,9 +626,7 @@ def _write(
     numbers = {
         column.name
         for column, mask in table.columns
-        if table.contract.layer == "facts"
-        and column.duckdb_type == "VARCHAR"
-        and column.name in policy.domain_of
+        if table.contract.layer == "facts" and column.duckdb_type == "VARCHAR" and column.name in policy.domain_of
     }
     if not numbers:
         connection.execute(f"create table {table.target} as {select} order by {order}")
@@ -674,16 +634,13 @@ def _write(
     # DuckDB would look for a dictionary where nearly every value is another one: twice the time.
     types = connection.execute(f"describe {select}").fetchall()
     columns = ", ".join(
-        f"{quoted(name)} {kind}{' using compression zstd' if name in numbers else ''}"
-        for name, kind, *_ in types
+        f"{quoted(name)} {kind}{' using compression zstd' if name in numbers else ''}" for name, kind, *_ in types
     )
     connection.execute(f"create table {table.target} ({columns})")
     connection.execute(f"insert into {table.target} {select} order by {order}")
 
 
-def _write_parquet(
-    connection: duckdb.DuckDBPyConnection, tables: list[PublishedTable], folder: Path
-) -> dict[str, int]:
+def _write_parquet(connection: duckdb.DuckDBPyConnection, tables: list[PublishedTable], folder: Path) -> dict[str, int]:
     """The same tables as Parquet files; returns their rows."""
     rows = {}
     for table in tables:
@@ -719,12 +676,9 @@ def _manifest(
         "tables": {
             table.contract.qualified_name: {
                 "columns": {
-                    column.name: {
-                        "class": policy.class_of[table.contract.name, column.name],
-                        "mask": str(mask),
-                    }
+                    column.name: {"class": policy.class_of[table.contract.name, column.name], "mask": str(mask)}
                     for column, mask in table.columns
-                },
+                }
             }
             for table in tables
         },
@@ -738,10 +692,7 @@ def _files(folder: Path) -> dict[str, dict[str, Any]]:
         if path.is_file():
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-            found[str(path.relative_to(folder))] = {
-                "bytes": path.stat().st_size,
-                "sha256": digest,
-            }
+            found[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": digest}
     return found
 
 
@@ -764,7 +715,19 @@ def _sync_folder(folder: Path) -> None:
 
 
 __all__ = [
-    "Audience", "Finding", "KeyMissingError", "LeakError", "Made", "Publication",
-    "PublicationError", "audiences_of", "current_version", "delete_old_versions",
-    "open_publication", "publish", "publish_all", "published_audiences", "versions",
-]  # fmt: skip
+    "Audience",
+    "Finding",
+    "KeyMissingError",
+    "LeakError",
+    "Made",
+    "Publication",
+    "PublicationError",
+    "audiences_of",
+    "current_version",
+    "delete_old_versions",
+    "open_publication",
+    "publish",
+    "publish_all",
+    "published_audiences",
+    "versions",
+]

@@ -95,27 +95,23 @@ def run_query(file: Path, sql: str, form: Format, limits: Limits | None = None) 
     limits = limits or Limits()
     started = time.perf_counter()
     if len(sql) > MOST_STATEMENT_CHARACTERS:
-        return Answer(
-            "refused", f"a statement has at most {MOST_STATEMENT_CHARACTERS:,} characters"
-        )
+        return Answer("refused", f"a statement has at most {MOST_STATEMENT_CHARACTERS:,} characters")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(
-        target=_answer, args=(sender, str(file), sql, form, limits), daemon=True
-    )
+    process = context.Process(target=_answer, args=(sender, str(file), sql, form, limits), daemon=True)
     process.start()
     sender.close()
     try:
         if not receiver.poll(limits.seconds):
-            return Answer("failed", f"it took longer than {limits.seconds:g} s and was ended",
-                          duration_ms=_since(started))  # fmt: skip
+            return Answer(
+                "failed", f"it took longer than {limits.seconds:g} s and was ended", duration_ms=_since(started)
+            )
         head = json.loads(receiver.recv_bytes())
         body = receiver.recv_bytes() if head["outcome"] == "allowed" else b""
         return Answer(**head, body=body, duration_ms=_since(started))
     except (EOFError, OSError):
-        return Answer("failed", "it needed more memory or time than a query may have",
-                      duration_ms=_since(started))  # fmt: skip
+        return Answer("failed", "it needed more memory or time than a query may have", duration_ms=_since(started))
     finally:
         process.kill()
         process.join()
@@ -147,15 +143,9 @@ def _answer(sender: Connection, file: str, sql: str, form: Format, limits: Limit
     except duckdb.Error as error:
         head, body = {"outcome": "failed", "reason": said(error)}, b""
     except MemoryError:
-        head, body = (
-            {"outcome": "failed", "reason": "it needed more memory than a query may have"},
-            b"",
-        )
+        head, body = ({"outcome": "failed", "reason": "it needed more memory than a query may have"}, b"")
     except Exception as error:
-        head, body = (
-            {"outcome": "refused", "reason": f"it cannot be read ({type(error).__name__})"},
-            b"",
-        )
+        head, body = ({"outcome": "refused", "reason": f"it cannot be read ({type(error).__name__})"}, b"")
     sender.send_bytes(json.dumps({**head, "objects": objects}).encode())
     if head["outcome"] == "allowed":
         sender.send_bytes(body)
@@ -196,10 +186,26 @@ def catalog_of(connection: duckdb.DuckDBPyConnection) -> Catalog:
 
 #: What a read consists of; any other kind of statement or clause is refused.
 _FORBIDDEN: tuple[type[Any], ...] = (
-    exp.Command, exp.DDL, exp.DML, exp.Copy, exp.Attach, exp.Detach, exp.Set, exp.Pragma, exp.Use,
-    exp.Into, exp.Describe, exp.Summarize, exp.Show, exp.Transaction, exp.Commit, exp.Rollback,
-    exp.Parameter, exp.Placeholder, exp.SessionParameter,
-)  # fmt: skip
+    exp.Command,
+    exp.DDL,
+    exp.DML,
+    exp.Copy,
+    exp.Attach,
+    exp.Detach,
+    exp.Set,
+    exp.Pragma,
+    exp.Use,
+    exp.Into,
+    exp.Describe,
+    exp.Summarize,
+    exp.Show,
+    exp.Transaction,
+    exp.Commit,
+    exp.Rollback,
+    exp.Parameter,
+    exp.Placeholder,
+    exp.SessionParameter,
+)
 
 
 def judge(sql: str, catalog: Catalog) -> dict[str, list[str]]:
@@ -236,11 +242,7 @@ def judge(sql: str, catalog: Catalog) -> dict[str, list[str]]:
             name = _table_name(node, known, catalog)
             if name:
                 read[name] = []
-    names = {
-        node.name.lower()
-        for node in nodes
-        if isinstance(node, exp.Identifier | exp.Column | exp.Dot)
-    }
+    names = {node.name.lower() for node in nodes if isinstance(node, exp.Identifier | exp.Column | exp.Dot)}
     short = {name.split(".")[-1] for name in read}
     aliases = {n.alias.lower() for n in nodes if isinstance(n, exp.Table) and n.alias}
     columns_named = {n.name.lower() for n in nodes if isinstance(n, exp.Column)}
@@ -265,9 +267,7 @@ def _judge_calls(tokens: list[Any], aliases: set[str]) -> None:
         if following.token_type != sqlglot.TokenType.L_PAREN:
             continue
         text = str(token.text).lower()
-        is_name = (
-            token.token_type == sqlglot.TokenType.IDENTIFIER or text.replace("_", "").isalnum()
-        )
+        is_name = token.token_type == sqlglot.TokenType.IDENTIFIER or text.replace("_", "").isalnum()
         if not is_name or text in ALLOWED_FUNCTIONS:
             continue
         if token.token_type != sqlglot.TokenType.IDENTIFIER and (text in WORDS or text.isdigit()):
@@ -286,9 +286,7 @@ def _engine_functions() -> set[str]:
         connection = duckdb.connect()
         _known_functions.update(
             str(name).lower()
-            for (name,) in connection.execute(
-                "select distinct function_name from duckdb_functions()"
-            ).fetchall()
+            for (name,) in connection.execute("select distinct function_name from duckdb_functions()").fetchall()
         )
         connection.close()
     return _known_functions
@@ -311,15 +309,14 @@ def _table_name(node: exp.Table, known: set[str], catalog: Catalog) -> str:
     name = f"{schema}.{table}"
     if name not in catalog:
         raise RefusedError(
-            f"there is no table '{name[:80]}' here" if schema
+            f"there is no table '{name[:80]}' here"
+            if schema
             else "tables are named with their schema, as in kpis.kpi_waits"
-        )  # fmt: skip
+        )
     return name
 
 
-def planned(
-    connection: duckdb.DuckDBPyConnection, sql: str, catalog: Catalog
-) -> dict[str, list[str]]:
+def planned(connection: duckdb.DuckDBPyConnection, sql: str, catalog: Catalog) -> dict[str, list[str]]:
     """Base tables and columns as the engine's own plan has them."""
     ((_, text),) = connection.execute(f"explain (format json) {sql}").fetchall()
     found: dict[str, set[str]] = {}
@@ -333,9 +330,7 @@ def planned(
             columns = [columns] if isinstance(columns, str) else columns
             filters = json.dumps(info.get("Filters", ""))
             if name in catalog:
-                found.setdefault(name, set()).update(
-                    c for c in catalog[name] if c in columns or c in filters
-                )
+                found.setdefault(name, set()).update(c for c in catalog[name] if c in columns or c in filters)
         for child in node.get("children", ()):
             visit(child)
 
@@ -354,9 +349,7 @@ def said(error: duckdb.Error) -> str:
     return f"the engine could not answer it ({kind})"
 
 
-def _fetch(
-    connection: duckdb.DuckDBPyConnection, sql: str, form: Format, limits: Limits
-) -> tuple[bytes, int, bool]:
+def _fetch(connection: duckdb.DuckDBPyConnection, sql: str, form: Format, limits: Limits) -> tuple[bytes, int, bool]:
     """The answer in its format, how many rows it has, and whether there were more."""
     reader: Any = connection.execute(sql).to_arrow_reader(10_000)
     batches, rows, size, is_cut = [], 0, 0, False

@@ -47,9 +47,7 @@ class Line:
         return self.parts if self.total is None else [*self.parts, self.total]
 
 
-def suppress(
-    values: Mapping[Cell, Sequence[int]], lines: Sequence[Line], threshold: int
-) -> set[Cell]:
+def suppress(values: Mapping[Cell, Sequence[int]], lines: Sequence[Line], threshold: int) -> set[Cell]:
     """Which cells to leave out so that no small one can be found by adding and subtracting.
 
     Args:
@@ -114,9 +112,7 @@ def _neighbour(
         reached |= near
 
 
-def _gives_away(
-    line: Line, values: Mapping[Cell, Sequence[int]], hidden: set[Cell], threshold: int
-) -> bool:
+def _gives_away(line: Line, values: Mapping[Cell, Sequence[int]], hidden: set[Cell], threshold: int) -> bool:
     """Whether a line alone tells one of its hidden parts."""
     parts = [c for c in line.parts if c in hidden]
     if not parts or (line.total is not None and line.total in hidden):
@@ -155,9 +151,7 @@ def determined(hidden: Iterable[Cell], lines: Sequence[Line]) -> set[Cell]:
     return found
 
 
-def _components(
-    hidden: set[Cell], lines: Sequence[Line]
-) -> Iterator[tuple[list[Cell], list[dict[Cell, int]]]]:
+def _components(hidden: set[Cell], lines: Sequence[Line]) -> Iterator[tuple[list[Cell], list[dict[Cell, int]]]]:
     """Hidden cells that hang together, with the equations over them."""
     equations = []
     for line in lines:
@@ -189,10 +183,7 @@ def _components(
 
 
 def protect_small_cells(
-    connection: duckdb.DuckDBPyConnection,
-    policy: Policy,
-    tables: Sequence[PublishedTable],
-    secret: bytes,
+    connection: duckdb.DuckDBPyConnection, policy: Policy, tables: Sequence[PublishedTable], secret: bytes
 ) -> tuple[list[PublishedTable], dict[str, Any]]:
     """Let protected tables be read from protected copies (temporary tables).
 
@@ -234,9 +225,7 @@ def protect_small_cells(
     return found, done
 
 
-def _hidden_rows(
-    connection: duckdb.DuckDBPyConnection, rules: SmallCells, wanted: set[str]
-) -> dict[str, set[Cell]]:
+def _hidden_rows(connection: duckdb.DuckDBPyConnection, rules: SmallCells, wanted: set[str]) -> dict[str, set[Cell]]:
     """Rows to be left out of each table, by their key."""
     values: dict[Cell, Sequence[int]] = {}
     lines: list[Line] = []
@@ -244,8 +233,7 @@ def _hidden_rows(
     for name in names:
         how, contract = rules.suppress[name], CONTRACTS[name]
         rows = connection.execute(
-            f"select {', '.join(quoted(c) for c in (*contract.key, *how.counts))} "
-            f"from {contract.qualified_name}"
+            f"select {', '.join(quoted(c) for c in (*contract.key, *how.counts))} from {contract.qualified_name}"
         ).fetchall()
         width = len(contract.key)
         table = {(name, *row[:width]): tuple(n or 0 for n in row[width:]) for row in rows}
@@ -255,8 +243,7 @@ def _hidden_rows(
             lines += _lines_of_groups(connection, contract, how)
     # Groups may have been named before their table was read.
     lines = [
-        Line([c for c in line.parts if c in values], line.total if line.total in values else None)
-        for line in lines
+        Line([c for c in line.parts if c in values], line.total if line.total in values else None) for line in lines
     ]
     hidden: dict[str, set[Cell]] = {name: set() for name in names}
     for cell in suppress(values, lines, rules.threshold):
@@ -279,9 +266,7 @@ def _lines_of_table(contract: Contract, how: Suppressed, cells: Iterable[Cell]) 
     return list(found.values())
 
 
-def _lines_of_groups(
-    connection: duckdb.DuckDBPyConnection, contract: Contract, how: Suppressed
-) -> list[Line]:
+def _lines_of_groups(connection: duckdb.DuckDBPyConnection, contract: Contract, how: Suppressed) -> list[Line]:
     """Codes add up to their group, whose count is in another table."""
     rows = connection.execute(
         f"select distinct k.hospital_id, k.icd_version, k.icd_code, d.{quoted(how.group)} "
@@ -302,18 +287,13 @@ def _stored_columns(table: PublishedTable) -> list[Column]:
 
 
 def _suppress_table(
-    connection: duckdb.DuckDBPyConnection,
-    table: PublishedTable,
-    how: Suppressed,
-    hidden: set[Cell],
-    threshold: int,
+    connection: duckdb.DuckDBPyConnection, table: PublishedTable, how: Suppressed, hidden: set[Cell], threshold: int
 ) -> None:
     """A copy of the table in which the hidden rows have keys only."""
     contract = table.contract
     key = ", ".join(quoted(column) for column in contract.key)
     connection.execute(
-        f"create or replace temp table hidden_rows as select {key} from {contract.qualified_name} "
-        "limit 0"
+        f"create or replace temp table hidden_rows as select {key} from {contract.qualified_name} limit 0"
     )
     if hidden:
         connection.executemany(
@@ -337,11 +317,7 @@ def _suppress_table(
 
 
 def _round_table(
-    connection: duckdb.DuckDBPyConnection,
-    table: PublishedTable,
-    rules: SmallCells,
-    how: Rounded,
-    secret: bytes,
+    connection: duckdb.DuckDBPyConnection, table: PublishedTable, rules: SmallCells, how: Rounded, secret: bytes
 ) -> None:
     """A copy of the table with rounded counts and what follows from them."""
     contract = table.contract

@@ -126,8 +126,7 @@ def base_role(policy: Policy) -> RoleName:
         more = [c.name for c in policy.tables_of(role) if c.name not in got]
         if more:
             raise SnowflakeError(
-                f"'{role}' gets {', '.join(more)}, which '{found[0]}' does not get, so no table "
-                "would have the rows"
+                f"'{role}' gets {', '.join(more)}, which '{found[0]}' does not get, so no table would have the rows"
             )
     return found[0]
 
@@ -191,8 +190,7 @@ def mask_sql(mask: Mask, kind: str, value: str, maps: Mapping[str, Mapping[str, 
             return "null"
         case "year" if kind == "BIGINT":
             return (
-                f"case when {value} < 0 then {value} "
-                f"else greatest(floor({value} / 10000), {oldest}) * 10000 + 101 end"
+                f"case when {value} < 0 then {value} else greatest(floor({value} / 10000), {oldest}) * 10000 + 101 end"
             )
         case "year" if kind == "DATE":
             return f"greatest(date_trunc('year', {value}), date_from_parts({oldest}, 1, 1))"
@@ -267,9 +265,7 @@ def _is_own_copy(policy: Policy, role: RoleName, contract: Contract) -> bool:
 def _readers(policy: Policy, contract: Contract) -> list[RoleName]:
     """Roles that read the base table."""
     return [
-        role
-        for role in policy.roles
-        if contract in policy.tables_of(role) and not _is_own_copy(policy, role, contract)
+        role for role in policy.roles if contract in policy.tables_of(role) and not _is_own_copy(policy, role, contract)
     ]
 
 
@@ -313,8 +309,7 @@ def _kept(policy: Policy, role: RoleName, contract: Contract) -> list[tuple[Colu
     return [
         (column, mask)
         for column in contract.columns
-        if (mask := policy.mask_of(role, contract.name, column)).kind != "drop"
-        and column.name not in gone
+        if (mask := policy.mask_of(role, contract.name, column)).kind != "drop" and column.name not in gone
     ]
 
 
@@ -334,8 +329,7 @@ def _render_table(made: Rendering, policy: Policy, contract: Contract) -> None:
             kind = _TYPES[column.duckdb_type]
         except KeyError:
             raise SnowflakeError(
-                f"{contract.name}.{column.name} is {column.duckdb_type}, for which no Snowflake "
-                "type is stated"
+                f"{contract.name}.{column.name} is {column.duckdb_type}, for which no Snowflake type is stated"
             ) from None
         add(column.name, kind, column.description)
         masks = {role: policy.mask_of(role, contract.name, column) for role in readers}
@@ -364,12 +358,7 @@ def _render_table(made: Rendering, policy: Policy, contract: Contract) -> None:
                 "body": f"case current_role()\n{cases}\n  else null\nend",
                 "comment": ", ".join(f"{role}: {mask}" for role, mask in masks.items()),
             }
-            masked_columns.append(
-                {
-                    "policy_name": f"{DATABASE}.{GOVERNANCE}.{name}",
-                    "columns": [column.name, *tokens],
-                }
-            )
+            masked_columns.append({"policy_name": f"{DATABASE}.{GOVERNANCE}.{name}", "columns": [column.name, *tokens]})
     if contract.name in VARIANTS:
         masked_columns += _render_variant(made, policy, contract, readers, add)
     table: dict[str, Any] = {"columns": columns}
@@ -399,11 +388,7 @@ def _render_table(made: Rendering, policy: Policy, contract: Contract) -> None:
 
 
 def _render_variant(
-    made: Rendering,
-    policy: Policy,
-    contract: Contract,
-    readers: list[RoleName],
-    add: Callable[[str, str, str], None],
+    made: Rendering, policy: Policy, contract: Contract, readers: list[RoleName], add: Callable[[str, str, str], None]
 ) -> list[dict[str, Any]]:
     """A VARIANT column that gathers others; a role finds in it what it sees in clear."""
     name, _ = VARIANTS[contract.name]
@@ -417,9 +402,7 @@ def _render_variant(
         ]
         if clear:
             keys = ", ".join(literal(column) for column in clear)
-            cases.append(
-                f"  when {literal(role_name(role))} then to_variant(object_pick(val, {keys}))"
-            )
+            cases.append(f"  when {literal(role_name(role))} then to_variant(object_pick(val, {keys}))")
     policy_name = f"{contract.name}__{name}"
     body = "\n".join(["case current_role()", *cases, "  else null", "end"])
     made.files[f"config/{DATABASE}/{GOVERNANCE}/masking_policy/{policy_name}.yaml"] = {
@@ -433,26 +416,14 @@ def _render_variant(
 def gathered(policy: Policy, contract: Contract) -> list[str]:
     """The columns gathered in a table's VARIANT column."""
     _, privacy = VARIANTS[contract.name]
-    return [
-        column.name
-        for column in contract.columns
-        if policy.class_of.get((contract.name, column.name)) == privacy
-    ]
+    return [column.name for column in contract.columns if policy.class_of.get((contract.name, column.name)) == privacy]
 
 
 def _render_governance(made: Rendering, policy: Policy) -> None:
     """What row access policies look up, and the policies."""
     tables = {
-        "user_hospitals": {
-            "user_name": "VARCHAR(256)",
-            "hospital_id": "VARCHAR(256)",
-            "hospital_key": "NUMBER(38,0)",
-        },
-        "hospital_rows": {
-            "kind": "VARCHAR(64)",
-            "hospital_key": "NUMBER(38,0)",
-            "row_key": "NUMBER(38,0)",
-        },
+        "user_hospitals": {"user_name": "VARCHAR(256)", "hospital_id": "VARCHAR(256)", "hospital_key": "NUMBER(38,0)"},
+        "hospital_rows": {"kind": "VARCHAR(64)", "hospital_key": "NUMBER(38,0)", "row_key": "NUMBER(38,0)"},
     }
     comments = {
         "user_hospitals": "Whose rows a user sees; filled by whoever answers for access",
@@ -486,9 +457,7 @@ def _render_governance(made: Rendering, policy: Policy) -> None:
     conditions = {
         "rows_by_hospital_key": own_keys,
         "dimension_rows_by_hospital_key": f"key_of_row < 0 or {own_keys}",
-        "rows_by_hospital_id": (
-            f"key_of_row = 'all' or key_of_row in (select u.hospital_id from {mine})"
-        ),
+        "rows_by_hospital_id": (f"key_of_row = 'all' or key_of_row in (select u.hospital_id from {mine})"),
     }
     for key in ("patient_key", "patient_durable_key", "doctor_key"):
         special = "" if key == "doctor_key" else "key_of_row < 0 or "
@@ -527,8 +496,7 @@ def _render_role(made: Rendering, policy: Policy, role: RoleName) -> None:
             if variant:
                 selected[variant[0]] = variant[0]
         lines = ",\n".join(
-            f"  {expression}" + ("" if expression == name else f" as {name}")
-            for name, expression in selected.items()
+            f"  {expression}" + ("" if expression == name else f" as {name}") for name, expression in selected.items()
         )
         source = f"{schema}.{contract.name}"
         made.views[f"{role}.{contract.name}"] = (source, tuple(selected))
@@ -562,11 +530,7 @@ def _render_accounts(made: Rendering, policy: Policy) -> None:
         }
     }
     roles: dict[str, Any] = {
-        role: {
-            "schema_read": [f"{DATABASE}.{role}"],
-            "warehouse_usage": [WAREHOUSE],
-            "comment": rules.description,
-        }
+        role: {"schema_read": [f"{DATABASE}.{role}"], "warehouse_usage": [WAREHOUSE], "comment": rules.description}
         for role, rules in policy.roles.items()
     }
     loaded = sorted({place.split(".")[0] for place in made.columns})
@@ -585,9 +549,7 @@ def _add_schemas(made: Rendering, policy: Policy) -> None:
     for schema in bases:
         made.files[f"config/{DATABASE}/{schema}/params.yaml"] = {"retention_time": RETENTION_DAYS}
     for role in sorted({place.split(".")[0] for place in made.views}):
-        read = sorted(
-            {made.views[v][0].split(".")[0] for v in made.views if v.startswith(f"{role}.")}
-        )
+        read = sorted({made.views[v][0].split(".")[0] for v in made.views if v.startswith(f"{role}.")})
         made.files[f"config/{DATABASE}/{role}/params.yaml"] = {
             "owner_schema_read": [f"{DATABASE}.{schema}" for schema in read],
             "comment": policy.roles[role].description,  # type: ignore[index]
@@ -655,12 +617,10 @@ def _verify_sql(made: Rendering, policy: Policy) -> str:
             promises = [
                 (column.name, mask, holds)
                 for column, mask in kept
-                if not _is_own_copy(policy, role, contract)
-                and (holds := _holds(column, mask, policy.maps))
+                if not _is_own_copy(policy, role, contract) and (holds := _holds(column, mask, policy.maps))
             ]
             lines += [
-                f"select '{view}.{name} is not {mask}' as broken from {view} "
-                f"where not ({holds}) limit 1;"
+                f"select '{view}.{name} is not {mask}' as broken from {view} where not ({holds}) limit 1;"
                 for name, mask, holds in promises
             ]
             hidden = sorted(set(contract.column_names) - set(made.views[view][1]))
@@ -686,10 +646,7 @@ def _verify_sql(made: Rendering, policy: Policy) -> str:
                 "-- for a user of one hospital"
             )
         elif any(not _is_own_copy(policy, role, c) for c in policy.tables_of(role)):
-            lines.append(
-                f"select '{role} sees no hospital' as broken from {role}.dim_hospital "
-                "having count(*) = 0;"
-            )
+            lines.append(f"select '{role} sees no hospital' as broken from {role}.dim_hospital having count(*) = 0;")
         others = sorted({p.split(".")[0] for p in [*made.columns, *made.views]} - {role})
         for schema in others:
             place = next(p for p in [*made.columns, *made.views] if p.startswith(f"{schema}."))
@@ -780,11 +737,7 @@ def _dangling(made: Rendering) -> Iterator[str]:
 
 
 def export(
-    rendering: Rendering,
-    settings: Settings,
-    policy: Policy,
-    folder: Path,
-    key: Callable[[], SecretKey],
+    rendering: Rendering, settings: Settings, policy: Policy, folder: Path, key: Callable[[], SecretKey]
 ) -> dict[str, int]:
     """Write the Parquet files that load.sql loads, from the publications; returns their rows.
 
@@ -836,15 +789,12 @@ def _version(settings: Settings, policy: Policy, audience: str) -> Path:
     manifest = json.loads((version / "manifest.json").read_text(encoding="utf-8"))
     if manifest["policy_sha256"] != policy.sha256:
         raise SnowflakeError(
-            f"'{audience}' was published under another policy than the present one; run "
-            "`hospital publish` first"
+            f"'{audience}' was published under another policy than the present one; run `hospital publish` first"
         )
     return version
 
 
-def _make_tokens(
-    connection: Any, policy: Policy, base: RoleName, key: Callable[[], SecretKey]
-) -> None:
+def _make_tokens(connection: Any, policy: Policy, base: RoleName, key: Callable[[], SecretKey]) -> None:
     """The tokens of every role and domain, as temporary tables `tokens_<role>_<domain>`."""
     for role, rules in policy.roles.items():
         sources: dict[str, list[tuple[str, str]]] = {}
@@ -857,14 +807,10 @@ def _make_tokens(
         for domain, found in sources.items():
             secret = key() if rules.surrogates == "hmac" else None
             made = make_tokens(connection, role, domain, found, rules.surrogates, secret)
-            connection.execute(
-                f"create temp table tokens_{role}_{domain} as select * from {made.table}"
-            )
+            connection.execute(f"create temp table tokens_{role}_{domain} as select * from {made.table}")
 
 
-def _export_statement(
-    policy: Policy, base: RoleName, place: str, columns: Mapping[str, str]
-) -> str:
+def _export_statement(policy: Policy, base: RoleName, place: str, columns: Mapping[str, str]) -> str:
     """The query that gives the rows of a table, its columns in their order."""
     schema, name = place.split(".")
     if place == f"{GOVERNANCE}.user_hospitals":
@@ -899,9 +845,8 @@ def _export_statement(
             expression = f"s.{quoted(column_name.removesuffix('_of_row'))}"
         expressions.append(f"{expression} as {quoted(column_name)}")
     order = [f"s.{quoted(c)}" for c in contract.order_by if c in contract.column_names]
-    return (
-        f"select {', '.join(expressions)} from {base}.{contract.qualified_name} s{''.join(joins)}"
-        + (f" order by {', '.join(order)}" if order else "")
+    return f"select {', '.join(expressions)} from {base}.{contract.qualified_name} s{''.join(joins)}" + (
+        f" order by {', '.join(order)}" if order else ""
     )
 
 
@@ -910,12 +855,9 @@ def _hospital_rows(policy: Policy, base: RoleName) -> str:
     facts = [
         contract.qualified_name
         for contract in policy.tables_of(base)
-        if contract.layer == "facts"
-        and {"hospital_key", "patient_key"} <= set(contract.column_names)
+        if contract.layer == "facts" and {"hospital_key", "patient_key"} <= set(contract.column_names)
     ]
-    patients = " union ".join(
-        f"select hospital_key, patient_key from {base}.{name}" for name in facts
-    )
+    patients = " union ".join(f"select hospital_key, patient_key from {base}.{name}" for name in facts)
     return (
         f"with p as ({patients}) "
         "select 'patient_key' as kind, hospital_key, patient_key as row_key from p union all "

@@ -69,9 +69,7 @@ class Users:
     def __init__(self, file: Path) -> None:
         """Open the file; made when absent, readable by its owner only."""
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._connection = sqlite3.connect(
-            file, timeout=30, isolation_level=None, check_same_thread=False
-        )
+        self._connection = sqlite3.connect(file, timeout=30, isolation_level=None, check_same_thread=False)
         file.chmod(0o600)
         self._connection.executescript(_SCHEMA)
 
@@ -92,14 +90,12 @@ class Users:
         needs_hospital = policy.roles[user.role].rows == "own_hospital"
         if needs_hospital != (user.hospital_id is not None):
             raise UserError(
-                f"role '{user.role}' "
-                + ("is at one hospital: say which" if needs_hospital else "is not at a hospital")
+                f"role '{user.role}' " + ("is at one hospital: say which" if needs_hospital else "is not at a hospital")
             )
         salt = secrets.token_bytes(16)
         try:
             self._connection.execute(
-                "insert into users (name, role, hospital_id, salt, password, created_at) "
-                "values (?, ?, ?, ?, ?, ?)",
+                "insert into users (name, role, hospital_id, salt, password, created_at) values (?, ?, ?, ?, ?, ?)",
                 [user.name, user.role, user.hospital_id, salt, _hash(password, salt), _text(now)],
             )
         except sqlite3.IntegrityError:
@@ -129,8 +125,7 @@ class Users:
     def revoke(self, name: str, now: datetime | None = None) -> int:
         """End all tokens of a user; returns how many."""
         return self._connection.execute(
-            "update tokens set revoked_at = ? where name = ? and revoked_at is null",
-            [_text(now), name],
+            "update tokens set revoked_at = ? where name = ? and revoked_at is null", [_text(now), name]
         ).rowcount
 
     def revoke_token(self, token: str, now: datetime | None = None) -> None:
@@ -140,14 +135,11 @@ class Users:
             [_text(now), _digest(token)],
         )
 
-    def log_in(
-        self, name: str, password: str, now: datetime | None = None
-    ) -> tuple[User, str, datetime] | None:
+    def log_in(self, name: str, password: str, now: datetime | None = None) -> tuple[User, str, datetime] | None:
         """A new token and when it expires, or None: wrong, disabled or locked, all the same to them."""
         now = now or datetime.now(UTC)
         found = self._connection.execute(
-            "select role, hospital_id, salt, password, is_disabled, failure_count, failed_at "
-            "from users where name = ?",
+            "select role, hospital_id, salt, password, is_disabled, failure_count, failed_at from users where name = ?",
             [name],
         ).fetchall()
         # Somebody who does not exist takes as long as a wrong password.
@@ -155,9 +147,7 @@ class Users:
             found[0] if found else ("", None, b"\0" * 16, b"", 1, 0, None)
         )
         is_right = hmac.compare_digest(_hash(password, salt), stored)
-        is_locked = (
-            failures >= MOST_FAILURES and now < datetime.fromisoformat(str(failed_at)) + LOCKED_FOR
-        )
+        is_locked = failures >= MOST_FAILURES and now < datetime.fromisoformat(str(failed_at)) + LOCKED_FOR
         if not is_right or is_disabled or is_locked:
             if found and not is_locked:
                 self._connection.execute(
@@ -193,9 +183,7 @@ class Users:
         return [(User(*row[:3]), bool(row[3]), row[4]) for row in rows]
 
     def _change(self, name: str, what: str, *values: object) -> None:
-        changed = self._connection.execute(
-            f"update users set {what} where name = ?", [*values, name]
-        ).rowcount
+        changed = self._connection.execute(f"update users set {what} where name = ?", [*values, name]).rowcount
         if not changed:
             raise UserError(f"there is no user '{name}'")
 
@@ -206,9 +194,7 @@ def users_file(settings: Settings) -> Path:
 
 
 def _hash(password: str, salt: bytes) -> bytes:
-    return hashlib.scrypt(
-        password.encode(), salt=salt, n=_COST, r=_BLOCK, p=_PARALLEL, maxmem=_MEMORY
-    )
+    return hashlib.scrypt(password.encode(), salt=salt, n=_COST, r=_BLOCK, p=_PARALLEL, maxmem=_MEMORY)
 
 
 def _digest(token: str) -> str:

@@ -118,9 +118,7 @@ def read_content(path: Path, encoding: str | None = None) -> Content:
 
 def _is_no_text(beginning: str) -> bool:
     # HL7 ends its segments with a carriage return and frames messages with 0x0b and 0x1c.
-    control = sum(
-        beginning.count(chr(code)) for code in (*range(9), *range(14, 28), *range(29, 32))
-    )
+    control = sum(beginning.count(chr(code)) for code in (*range(9), *range(14, 28), *range(29, 32)))
     return control > len(beginning) // 20
 
 

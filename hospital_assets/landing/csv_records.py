@@ -16,22 +16,8 @@ import duckdb
 import polars as pl
 
 from hospital_assets.landing.content import read_content
-from hospital_assets.landing.profile import (
-    MEASURED,
-    Observations,
-    Parameter,
-    Rest,
-    Subject,
-    Sum,
-    canonical_columns,
-)
-from hospital_assets.landing.records import (
-    LandedFile,
-    is_landed_at,
-    judged_problem,
-    map_table,
-    mapped,
-)
+from hospital_assets.landing.profile import MEASURED, Observations, Parameter, Rest, Subject, Sum, canonical_columns
+from hospital_assets.landing.records import LandedFile, is_landed_at, judged_problem, map_table, mapped
 from hospital_assets.warehouse.dialect import ISO_WALL_CLOCK_FORMATS, literal, quoted
 
 
@@ -62,12 +48,7 @@ def parse_csv(text: str, delimiter: str) -> pl.DataFrame:
     else:
         fields = text.count(delimiter) + lines
     is_regular = fields == lines * len(header)
-    if (
-        frame is not None
-        and is_regular
-        and frame.height == max(lines - 1, 0)
-        and frame.columns == header
-    ):
+    if frame is not None and is_regular and frame.height == max(lines - 1, 0) and frame.columns == header:
         frame = frame.with_columns(
             pl.lit(None, dtype=pl.String).alias("@problem"),
             pl.int_range(2, frame.height + 2, dtype=pl.Int64).alias("@line"),
@@ -221,9 +202,7 @@ def _csv_sum(parts: Sum, formats: Sequence[str], landed: Sequence[str]) -> pl.Ex
     written = pl.col(parts.at).str.strip_chars()
     at = pl.coalesce(
         *(
-            written.str.replace("T", " ", literal=True).str.to_datetime(
-                known, time_unit="us", strict=False
-            )
+            written.str.replace("T", " ", literal=True).str.to_datetime(known, time_unit="us", strict=False)
             for known in ISO_WALL_CLOCK_FORMATS
         ),
         *(written.str.to_datetime(known, time_unit="us", strict=False) for known in formats),
@@ -287,9 +266,7 @@ def _made_events(spec: Subject, landed: Sequence[str]) -> list[pl.Expr]:
 def _gathered_payload(observations: Observations | None) -> dict[str, Parameter]:
     """The flat columns that `_gathered` makes, as a declaration of a payload."""
     assert observations is not None  # noqa: S101  (only called where there are observations)
-    return {
-        name: Parameter(column=f"@{name}") for name in dict.fromkeys(observations.gathered.values())
-    }
+    return {name: Parameter(column=f"@{name}") for name in dict.fromkeys(observations.gathered.values())}
 
 
 def _gathered(frame: pl.DataFrame, long: Observations) -> pl.DataFrame:
@@ -304,30 +281,21 @@ def _gathered(frame: pl.DataFrame, long: Observations) -> pl.DataFrame:
         .replace_strict(names, default=None, return_dtype=pl.String)
         .alias("@name"),
         pl.coalesce(*values, pl.lit(None, dtype=pl.String)).alias("@value"),
-        (pl.col(long.unit) if long.unit in frame.columns else pl.lit(None, dtype=pl.String)).alias(
-            "@unit"
-        ),
+        (pl.col(long.unit) if long.unit in frame.columns else pl.lit(None, dtype=pl.String)).alias("@unit"),
     )
     kept = [n for n in frame.columns if n not in (*by, "@record", "@name", "@value", "@unit")]
     found = [
-        pl.col(source).filter(pl.col("@name") == name, pl.col("@value").is_not_null()).first()
-        .alias(f"@{name}{suffix}")
+        pl.col(source).filter(pl.col("@name") == name, pl.col("@value").is_not_null()).first().alias(f"@{name}{suffix}")
         for name in dict.fromkeys(names.values())
         for source, suffix in (("@value", ""), ("@unit", "_unit"))
-    ]  # fmt: skip
+    ]
     joined = pl.col("@record").str.join(",")
-    records = (
-        pl.when(pl.len() > 1)
-        .then(pl.concat_str(pl.lit("["), joined, pl.lit("]")))
-        .otherwise(joined)
-    )
+    records = pl.when(pl.len() > 1).then(pl.concat_str(pl.lit("["), joined, pl.lit("]"))).otherwise(joined)
     return (
         frame.group_by(by, maintain_order=True)
         .agg(*(pl.col(name).first() for name in kept), *found, records.alias("@record"))
         .with_columns(
-            (pl.col(f"@{name}").cast(pl.Float64, strict=False) > 0)
-            .cast(pl.String)
-            .alias(f"@{name}")
+            (pl.col(f"@{name}").cast(pl.Float64, strict=False) > 0).cast(pl.String).alias(f"@{name}")
             for name in dict.fromkeys(long.flags.values())
         )
         .with_columns(pl.lit(1, dtype=pl.Int64).alias("@part"))
@@ -346,9 +314,7 @@ def _payload(parameters: Mapping[str, Parameter], landed: Sequence[str]) -> pl.E
             if f"{parameter.column}_unit" in landed and parameter.column.startswith("@"):
                 unit = pl.col(f"{parameter.column}_unit")
             fields.append(
-                pl.when(value.is_not_null())
-                .then(pl.struct(value.alias("value"), unit.alias("unit")))
-                .alias(name)
+                pl.when(value.is_not_null()).then(pl.struct(value.alias("value"), unit.alias("unit"))).alias(name)
             )
         else:
             fields.append(value.alias(name))
@@ -379,9 +345,7 @@ def csv_relation(
         with ThreadPoolExecutor() as pool:
             list(pool.map(copied, absent.values(), absent.keys()))
     elif files:
-        together = hashlib.sha256(
-            "".join(file.sha256 for file in (*files, *companions)).encode()
-        ).hexdigest()
+        together = hashlib.sha256("".join(file.sha256 for file in (*files, *companions)).encode()).hexdigest()
         copy = spool / f"{together[:32]}.{subject}.{version}.parquet"
         if not copy.exists():
             joined = _joined(spec, files, companions)
@@ -403,9 +367,7 @@ def csv_relation(
     )
 
 
-def _joined(
-    spec: Subject, files: Sequence[LandedFile], companions: Sequence[LandedFile]
-) -> pl.DataFrame:
+def _joined(spec: Subject, files: Sequence[LandedFile], companions: Sequence[LandedFile]) -> pl.DataFrame:
     """Main records with the columns of their companions; a companion without a main one stays."""
     join = spec.join
     assert join is not None  # noqa: S101  (only called for subjects with a join)
@@ -441,9 +403,7 @@ def _joined(
         # Both originals stay together, word for word.
         pl.when(pl.col("@companion_record").is_null())
         .then(pl.col("@record"))
-        .otherwise(
-            pl.concat_str(pl.lit("["), "@record", pl.lit(","), "@companion_record", pl.lit("]"))
-        )
+        .otherwise(pl.concat_str(pl.lit("["), "@record", pl.lit(","), "@companion_record", pl.lit("]")))
         .alias("@record")
     )
     alone = taken.join(main.select(join.on), on=join.on, how="anti").select(

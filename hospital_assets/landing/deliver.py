@@ -61,13 +61,10 @@ def destination(landing: Path, profile: str, subject: str) -> tuple[Path, str]:
     spec = declared.subjects.get(subject)
     if spec is None:
         raise ProfileError(
-            f"profile '{profile}' has no subject '{subject}'; "
-            f"it has {', '.join(sorted(declared.subjects))}"
+            f"profile '{profile}' has no subject '{subject}'; it has {', '.join(sorted(declared.subjects))}"
         )
     if spec.format == "csv":
-        raise ProfileError(
-            f"subject '{subject}' of profile '{profile}' reads CSV; messages land as JSON lines"
-        )
+        raise ProfileError(f"subject '{subject}' of profile '{profile}' reads CSV; messages land as JSON lines")
     for pattern in spec.files:
         *folders, name = Path(pattern).parts
         if any("*" in part or "?" in part for part in folders):

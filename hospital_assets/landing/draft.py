@@ -30,45 +30,166 @@ _ALIKE = 0.84
 #: Subject -> our column -> how sources call it. English first; German, French, Spanish where common.
 SYNONYMS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "er_visits": {
-        "visit_id": ("visit id", "visit number", "encounter id", "stay id", "case id", "case number",
-                     "fallnummer", "fall id", "episode id", "admission id", "account number"),
-        "patient_id": ("patient id", "mrn", "subject id", "pid", "patient number", "patient",
-                       "patientennummer", "patienten nr", "patient nr", "patienten id", "pat nr", "medical record number"),
-        "hospital_id": ("hospital id", "hospital", "site id", "site", "facility id", "facility",
-                        "organization", "klinik", "standort", "campus"),
-        "department": ("department", "department routed", "ward", "unit", "service", "abteilung",
-                       "bereich", "speciality"),
-        "doctor_id": ("doctor id", "doctor", "doctor assigned", "physician id", "physician",
-                      "provider id", "arzt", "medico"),
-        "arrival_mode": ("arrival mode", "arrival transport", "mode of arrival", "ankunftsart",
-                         "zuweisung", "transport"),
-        "arrival_time": ("arrival time", "arrival", "arrived at", "registration time", "check in",
-                         "intime", "ankunft", "ankunftszeit", "aufnahmezeit", "arrivee", "llegada",
-                         "arrival date time"),
+        "visit_id": (
+            "visit id",
+            "visit number",
+            "encounter id",
+            "stay id",
+            "case id",
+            "case number",
+            "fallnummer",
+            "fall id",
+            "episode id",
+            "admission id",
+            "account number",
+        ),
+        "patient_id": (
+            "patient id",
+            "mrn",
+            "subject id",
+            "pid",
+            "patient number",
+            "patient",
+            "patientennummer",
+            "patienten nr",
+            "patient nr",
+            "patienten id",
+            "pat nr",
+            "medical record number",
+        ),
+        "hospital_id": (
+            "hospital id",
+            "hospital",
+            "site id",
+            "site",
+            "facility id",
+            "facility",
+            "organization",
+            "klinik",
+            "standort",
+            "campus",
+        ),
+        "department": (
+            "department",
+            "department routed",
+            "ward",
+            "unit",
+            "service",
+            "abteilung",
+            "bereich",
+            "speciality",
+        ),
+        "doctor_id": (
+            "doctor id",
+            "doctor",
+            "doctor assigned",
+            "physician id",
+            "physician",
+            "provider id",
+            "arzt",
+            "medico",
+        ),
+        "arrival_mode": (
+            "arrival mode",
+            "arrival transport",
+            "mode of arrival",
+            "ankunftsart",
+            "zuweisung",
+            "transport",
+        ),
+        "arrival_time": (
+            "arrival time",
+            "arrival",
+            "arrived at",
+            "registration time",
+            "check in",
+            "intime",
+            "ankunft",
+            "ankunftszeit",
+            "aufnahmezeit",
+            "arrivee",
+            "llegada",
+            "arrival date time",
+        ),
         "handover_time": ("handover time", "ambulance handover", "uebergabe"),
         "triage_time": ("triage time", "triaged at", "triage start", "triagezeit", "ersteinschaetzung"),
-        "triage_level": ("triage level", "triage", "acuity", "esi", "triage acuity", "triage category",
-                         "triagestufe", "dringlichkeit", "priority", "severity", "urgency"),
+        "triage_level": (
+            "triage level",
+            "triage",
+            "acuity",
+            "esi",
+            "triage acuity",
+            "triage category",
+            "triagestufe",
+            "dringlichkeit",
+            "priority",
+            "severity",
+            "urgency",
+        ),
         "room_time": ("room time", "roomed at", "bed time", "raum", "behandlungsraum"),
-        "provider_time": ("provider time", "treatment start time", "seen by doctor", "doctor seen",
-                          "first contact", "physician time", "arztkontakt", "behandlungsbeginn"),
+        "provider_time": (
+            "provider time",
+            "treatment start time",
+            "seen by doctor",
+            "doctor seen",
+            "first contact",
+            "physician time",
+            "arztkontakt",
+            "behandlungsbeginn",
+        ),
         "decision_time": ("decision time", "disposition time", "admit decision", "entscheidung"),
-        "departure_time": ("departure time", "discharge time", "departure", "discharged at", "outtime",
-                           "left at", "check out", "entlassung", "entlassungszeit", "abgang"),
-        "disposition": ("disposition", "outcome", "discharge disposition", "verbleib",
-                        "entlassungsart", "result"),
-        "chief_complaint": ("chief complaint", "complaint", "reason", "reason for visit", "condition",
-                            "leitsymptom", "vorstellungsgrund", "presenting complaint", "motif"),
-        "recorded_at": ("recorded at", "updated at", "last modified", "modified at", "created at",
-                        "geaendert am"),
+        "departure_time": (
+            "departure time",
+            "discharge time",
+            "departure",
+            "discharged at",
+            "outtime",
+            "left at",
+            "check out",
+            "entlassung",
+            "entlassungszeit",
+            "abgang",
+        ),
+        "disposition": ("disposition", "outcome", "discharge disposition", "verbleib", "entlassungsart", "result"),
+        "chief_complaint": (
+            "chief complaint",
+            "complaint",
+            "reason",
+            "reason for visit",
+            "condition",
+            "leitsymptom",
+            "vorstellungsgrund",
+            "presenting complaint",
+            "motif",
+        ),
+        "recorded_at": ("recorded at", "updated at", "last modified", "modified at", "created at", "geaendert am"),
     },
     "patients": {
-        "patient_id": ("patient id", "mrn", "subject id", "pid", "patient number", "patient",
-                       "patientennummer", "patienten nr", "patient nr", "patienten id", "medical record number"),
+        "patient_id": (
+            "patient id",
+            "mrn",
+            "subject id",
+            "pid",
+            "patient number",
+            "patient",
+            "patientennummer",
+            "patienten nr",
+            "patient nr",
+            "patienten id",
+            "medical record number",
+        ),
         "first_name": ("first name", "given name", "vorname", "prenom", "nombre"),
         "last_name": ("last name", "family name", "surname", "nachname", "apellido"),
-        "birth_date": ("birth date", "date of birth", "dob", "birthdate", "geburtsdatum", "geboren",
-                       "date naissance", "fecha nacimiento"),
+        "birth_date": (
+            "birth date",
+            "date of birth",
+            "dob",
+            "birthdate",
+            "geburtsdatum",
+            "geboren",
+            "date naissance",
+            "fecha nacimiento",
+        ),
         "age_years": ("age", "age years", "patient age", "alter", "edad"),
         "sex": ("sex", "gender", "geschlecht", "sexe", "sexo"),
         "race": ("race",),
@@ -86,11 +207,28 @@ SYNONYMS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "vitals": {
         "observation_id": ("observation id", "measurement id", "messung id"),
         "visit_id": ("visit id", "encounter id", "stay id", "fallnummer", "encounter"),
-        "patient_id": ("patient id", "mrn", "subject id", "pid", "patient", "patientennummer", "patienten nr", "patient nr"),
+        "patient_id": (
+            "patient id",
+            "mrn",
+            "subject id",
+            "pid",
+            "patient",
+            "patientennummer",
+            "patienten nr",
+            "patient nr",
+        ),
         "hospital_id": ("hospital id", "hospital", "site id", "facility id"),
         "device_id": ("device id", "device", "monitor", "geraet"),
-        "measured_at": ("measured at", "charttime", "measurement time", "observed at", "timestamp",
-                        "messzeit", "date time", "recorded time"),
+        "measured_at": (
+            "measured at",
+            "charttime",
+            "measurement time",
+            "observed at",
+            "timestamp",
+            "messzeit",
+            "date time",
+            "recorded time",
+        ),
     },
     "diagnoses": {
         "diagnosis_id": ("diagnosis id",),
@@ -114,7 +252,7 @@ SYNONYMS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "event_at": ("event at", "event time", "occurred at"),
         "visit_start_at": ("admission time", "admitted at", "visit start", "aufnahme"),
     },
-}  # fmt: skip
+}
 #: What a file of a subject cannot do without.
 _ESSENTIAL = {
     "er_visits": ("patient_id", "arrival_time"),
@@ -123,15 +261,17 @@ _ESSENTIAL = {
     "diagnoses": ("patient_id", "icd_code"),
     "adt_events": ("patient_id", "event_type", "event_at"),
 }
-_CLOCKS = {"er_visits": "arrival_time", "vitals": "measured_at", "diagnoses": "encounter_date",
-           "adt_events": "visit_start_at", "patients": "recorded_at"}  # fmt: skip
+_CLOCKS = {
+    "er_visits": "arrival_time",
+    "vitals": "measured_at",
+    "diagnoses": "encounter_date",
+    "adt_events": "visit_start_at",
+    "patients": "recorded_at",
+}
 #: Vital sign -> how sources call its column, and the unit where its numbers say nothing else.
 VITAL_SIGNS: Mapping[str, tuple[tuple[str, ...], str | None]] = {
     "heart_rate": (("heart rate", "hr", "pulse", "heartrate", "puls"), "/min"),
-    "respiratory_rate": (
-        ("respiratory rate", "rr", "resp rate", "resprate", "atemfrequenz"),
-        "/min",
-    ),
+    "respiratory_rate": (("respiratory rate", "rr", "resp rate", "resprate", "atemfrequenz"), "/min"),
     "spo2": (("spo2", "o2sat", "oxygen saturation", "sauerstoffsaettigung"), "%"),
     "systolic_bp": (("systolic bp", "sbp", "systolic", "systolisch"), "mm[Hg]"),
     "diastolic_bp": (("diastolic bp", "dbp", "diastolic", "diastolisch"), "mm[Hg]"),
@@ -141,33 +281,105 @@ VITAL_SIGNS: Mapping[str, tuple[tuple[str, ...], str | None]] = {
 }
 #: Our column -> what landed codes of any source mean.
 _CODES: Mapping[str, Mapping[str, str]] = {
-    "sex": {"m": "male", "f": "female", "w": "female", "male": "male", "female": "female",
-            "mann": "male", "frau": "female", "maennlich": "male", "männlich": "male",
-            "weiblich": "female", "homme": "male", "femme": "female", "d": "other", "x": "other",
-            "u": "unknown", "unbekannt": "unknown", "divers": "other"},
-    "triage_level": {"critical": "1", "resuscitation": "1", "immediate": "1", "sofort": "1",
-                     "rot": "1", "red": "1", "emergent": "2", "high": "2", "very urgent": "2",
-                     "sehr dringend": "2", "orange": "2", "urgent": "3", "medium": "3",
-                     "dringend": "3", "gelb": "3", "yellow": "3", "less urgent": "4", "low": "4",
-                     "standard": "4", "normal": "4", "gruen": "4", "grün": "4", "green": "4",
-                     "non urgent": "5", "non-urgent": "5", "nicht dringend": "5", "blau": "5",
-                     "blue": "5"},
-    "arrival_mode": {"walk in": "walk_in", "walk-in": "walk_in", "self": "walk_in",
-                     "zu fuss": "walk_in", "selbst": "walk_in", "selbsteinweiser": "walk_in",
-                     "ambulance": "ambulance", "ems": "ambulance", "rettungsdienst": "ambulance",
-                     "rtw": "ambulance", "helicopter": "helicopter", "hubschrauber": "helicopter"},
-    "disposition": {"home": "home", "discharged": "home", "entlassen": "home", "ambulant": "home",
-                    "nach hause": "home", "admitted": "admitted", "stationaer": "admitted",
-                    "stationär": "admitted", "transferred": "transferred", "transfer": "transferred",
-                    "verlegt": "transferred", "lwbs": "left_without_being_seen",
-                    "died": "expired", "deceased": "expired", "verstorben": "expired",
-                    "ama": "against_medical_advice"},
-    "department": {"er": "Emergency", "ed": "Emergency", "emergency": "Emergency",
-                   "notaufnahme": "Emergency", "zna": "Emergency", "chirurgie": "Surgery",
-                   "surgery": "Surgery", "kardiologie": "Cardiology", "cardiology": "Cardiology",
-                   "paediatrie": "Pediatrics", "pädiatrie": "Pediatrics", "icu": "ICU",
-                   "intensiv": "ICU", "onkologie": "Oncology", "geburtshilfe": "Maternity"},
-}  # fmt: skip
+    "sex": {
+        "m": "male",
+        "f": "female",
+        "w": "female",
+        "male": "male",
+        "female": "female",
+        "mann": "male",
+        "frau": "female",
+        "maennlich": "male",
+        "männlich": "male",
+        "weiblich": "female",
+        "homme": "male",
+        "femme": "female",
+        "d": "other",
+        "x": "other",
+        "u": "unknown",
+        "unbekannt": "unknown",
+        "divers": "other",
+    },
+    "triage_level": {
+        "critical": "1",
+        "resuscitation": "1",
+        "immediate": "1",
+        "sofort": "1",
+        "rot": "1",
+        "red": "1",
+        "emergent": "2",
+        "high": "2",
+        "very urgent": "2",
+        "sehr dringend": "2",
+        "orange": "2",
+        "urgent": "3",
+        "medium": "3",
+        "dringend": "3",
+        "gelb": "3",
+        "yellow": "3",
+        "less urgent": "4",
+        "low": "4",
+        "standard": "4",
+        "normal": "4",
+        "gruen": "4",
+        "grün": "4",
+        "green": "4",
+        "non urgent": "5",
+        "non-urgent": "5",
+        "nicht dringend": "5",
+        "blau": "5",
+        "blue": "5",
+    },
+    "arrival_mode": {
+        "walk in": "walk_in",
+        "walk-in": "walk_in",
+        "self": "walk_in",
+        "zu fuss": "walk_in",
+        "selbst": "walk_in",
+        "selbsteinweiser": "walk_in",
+        "ambulance": "ambulance",
+        "ems": "ambulance",
+        "rettungsdienst": "ambulance",
+        "rtw": "ambulance",
+        "helicopter": "helicopter",
+        "hubschrauber": "helicopter",
+    },
+    "disposition": {
+        "home": "home",
+        "discharged": "home",
+        "entlassen": "home",
+        "ambulant": "home",
+        "nach hause": "home",
+        "admitted": "admitted",
+        "stationaer": "admitted",
+        "stationär": "admitted",
+        "transferred": "transferred",
+        "transfer": "transferred",
+        "verlegt": "transferred",
+        "lwbs": "left_without_being_seen",
+        "died": "expired",
+        "deceased": "expired",
+        "verstorben": "expired",
+        "ama": "against_medical_advice",
+    },
+    "department": {
+        "er": "Emergency",
+        "ed": "Emergency",
+        "emergency": "Emergency",
+        "notaufnahme": "Emergency",
+        "zna": "Emergency",
+        "chirurgie": "Surgery",
+        "surgery": "Surgery",
+        "kardiologie": "Cardiology",
+        "cardiology": "Cardiology",
+        "paediatrie": "Pediatrics",
+        "pädiatrie": "Pediatrics",
+        "icu": "ICU",
+        "intensiv": "ICU",
+        "onkologie": "Oncology",
+        "geburtshilfe": "Maternity",
+    },
+}
 _FORMATS = [
     f"{day}{gap}{time}"
     for day in ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d", "%Y%m%d")
@@ -351,10 +563,7 @@ def _share(values: Sequence[str], holds: Callable[[str], bool]) -> float:
 
 def _has_decimal_commas(sample: _Sample) -> bool:
     """Whether a column's numbers have a comma in them, and none a point."""
-    numbers = [
-        [v for v in values if re.fullmatch(r"-?\d+([.,]\d{1,2})?", v)]
-        for values in sample.values.values()
-    ]
+    numbers = [[v for v in values if re.fullmatch(r"-?\d+([.,]\d{1,2})?", v)] for values in sample.values.values()]
     fractions = [v for some in numbers for v in some if not v.lstrip("-").isdigit()]
     return bool(fractions) and all("," in v for v in fractions)
 
@@ -386,11 +595,7 @@ def _reads_as(value: str) -> list[str]:
 
 def _subjects(matched: Mapping[str, Mapping[str, str]], sample: _Sample) -> tuple[str, ...]:
     """What a file holds: one subject, and patients where visits say who came."""
-    fits = {
-        subject: len(columns)
-        for subject, columns in matched.items()
-        if set(_ESSENTIAL[subject]) <= set(columns)
-    }
+    fits = {subject: len(columns) for subject, columns in matched.items() if set(_ESSENTIAL[subject]) <= set(columns)}
     if "vitals" in fits and not _vital_columns(sample):
         del fits["vitals"]
     events = [s for s in ("vitals", "diagnoses", "adt_events", "er_visits") if s in fits]
@@ -435,50 +640,61 @@ def _reading(sample: _Sample) -> list[str]:
     return lines
 
 
-def _hospitals(
-    sample: _Sample, columns: Mapping[str, str], path: Path, zone: str, with_department: bool
-) -> list[str]:
+def _hospitals(sample: _Sample, columns: Mapping[str, str], path: Path, zone: str, with_department: bool) -> list[str]:
     source = columns.get("hospital_id")
     if source is not None:
         name = _toml(["=Hospital", source])
         lines = [
             "# The file names its hospitals by number only; better is a list of them with names.",
             "[subjects.hospitals]",
-            f"files = {_files(path)}", *_reading(sample),
+            f"files = {_files(path)}",
+            *_reading(sample),
             f'constants = {{ time_zone = "{zone}" }}',
             f"derived = {{ hospital_name = {name} }}",
             'unavailable = ["city", "state", "trauma_level", "annual_ed_visits_band"]',
-            "[subjects.hospitals.columns]", f"hospital_id = {_toml(source)}", "",
-        ]  # fmt: skip
+            "[subjects.hospitals.columns]",
+            f"hospital_id = {_toml(source)}",
+            "",
+        ]
         if with_department:
             department = _toml([source, "=Emergency"])
             lines += [
-                "[subjects.departments]", f"files = {_files(path)}", *_reading(sample),
+                "[subjects.departments]",
+                f"files = {_files(path)}",
+                *_reading(sample),
                 'constants = { department_name = "Emergency", effective_date = "1900-01-01" }',
                 f"derived = {{ department_id = {department} }}",
                 'unavailable = ["bed_capacity", "mean_stay_hours"]',
-                "[subjects.departments.columns]", f"hospital_id = {_toml(source)}", "",
-            ]  # fmt: skip
+                "[subjects.departments.columns]",
+                f"hospital_id = {_toml(source)}",
+                "",
+            ]
         return lines
     lines = [
         "# Whose files these are.",
-        "[[subjects.hospitals.rows]]", 'hospital_id = "1"', 'hospital_name = "Our hospital"',
-        f'time_zone = "{zone}"', "",
-    ]  # fmt: skip
+        "[[subjects.hospitals.rows]]",
+        'hospital_id = "1"',
+        'hospital_name = "Our hospital"',
+        f'time_zone = "{zone}"',
+        "",
+    ]
     if with_department:
         lines += [
-            "# The bed capacity, where known, makes occupancy a percentage: bed_capacity = \"20\"",
-            "[subjects.departments]", "[[subjects.departments.rows]]",
-            'department_id = "1-Emergency"', 'hospital_id = "1"', 'department_name = "Emergency"',
-            'effective_date = "1900-01-01"', "",
-        ]  # fmt: skip
+            '# The bed capacity, where known, makes occupancy a percentage: bed_capacity = "20"',
+            "[subjects.departments]",
+            "[[subjects.departments.rows]]",
+            'department_id = "1-Emergency"',
+            'hospital_id = "1"',
+            'department_name = "Emergency"',
+            'effective_date = "1900-01-01"',
+            "",
+        ]
     return lines
 
 
 def _subject(
-    subject: str, columns: Mapping[str, str], sample: _Sample, path: Path,
-    subjects: Sequence[str], doubts: list[str],
-) -> list[str]:  # fmt: skip
+    subject: str, columns: Mapping[str, str], sample: _Sample, path: Path, subjects: Sequence[str], doubts: list[str]
+) -> list[str]:
     columns = dict(columns)
     clock = _CLOCKS[subject]
     constants: dict[str, str] = {}
@@ -497,14 +713,14 @@ def _subject(
             derived["visit_id"] = _toml([columns["patient_id"], columns["arrival_time"]])
             doubts.append("no visit number was found; patient and arrival together stand for it")
         waits = [
-            name for name, values in sample.values.items()
+            name
+            for name, values in sample.values.items()
             if {"wait", "waiting", "wartezeit"} & set(_words(name).split())
-            and values and _share(values[:200], lambda v: _number(v) is not None) > 0.8
-        ]  # fmt: skip
+            and values
+            and _share(values[:200], lambda v: _number(v) is not None) > 0.8
+        ]
         if waits and "provider_time" not in columns:
-            derived["provider_time"] = (
-                f"{{ at = {_toml(columns['arrival_time'])}, plus_minutes = {_toml(waits[0])} }}"
-            )
+            derived["provider_time"] = f"{{ at = {_toml(columns['arrival_time'])}, plus_minutes = {_toml(waits[0])} }}"
             doubts.append(f"'{waits[0]}' is taken for minutes from arrival to the first provider")
     if subject == "vitals":
         if "observation_id" not in columns:
@@ -525,15 +741,16 @@ def _subject(
     required = [c for c in _ESSENTIAL[subject] if c in columns and c != "sex"]
     taken = {*columns.values(), *_vital_columns(sample).values()}
     taken |= {s for s in sample.values if any(_toml(s) in text for text in derived.values())}
-    others = {
-        source for other in subjects if other != subject for source in _matches(sample, other).values()
-    }  # fmt: skip
+    others = {source for other in subjects if other != subject for source in _matches(sample, other).values()}
     unused = [name for name in sample.values if name not in taken and name not in others]
     birth = _formats_of(sample.values.get(columns.get("birth_date", ""), ()))
     lines = [
-        f"[subjects.{subject}]", f"files = {_files(path)}", *_reading(sample), dated,
+        f"[subjects.{subject}]",
+        f"files = {_files(path)}",
+        *_reading(sample),
+        dated,
         f"required = {_toml(required)}",
-    ]  # fmt: skip
+    ]
     if constants:
         said = ", ".join(f"{name} = {_toml(value)}" for name, value in constants.items())
         lines.append(f"constants = {{ {said} }}")
@@ -567,9 +784,7 @@ def _formats_of(values: Sequence[str]) -> list[str]:
     return [known for known, count in read.most_common() if count >= 0.9 * len(some)]
 
 
-def _timestamp_formats(
-    sample: _Sample, matched: Sequence[Mapping[str, str]], doubts: list[str]
-) -> list[str]:
+def _timestamp_formats(sample: _Sample, matched: Sequence[Mapping[str, str]], doubts: list[str]) -> list[str]:
     """Formats of the clocks beyond ISO 8601; months and days that could be swapped are a doubt."""
     found: list[str] = []
     for columns in matched:

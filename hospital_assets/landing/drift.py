@@ -14,13 +14,7 @@ from typing import Literal
 
 import polars as pl
 
-from hospital_assets.landing.profile import (
-    Profile,
-    Subject,
-    available_profiles,
-    canonical_columns,
-    load_profile,
-)
+from hospital_assets.landing.profile import Profile, Subject, available_profiles, canonical_columns, load_profile
 
 Verdict = Literal["new", "alias", "missing", "blocked", "retyped", "reordered"]
 
@@ -76,18 +70,14 @@ def drifts(ledger: pl.DataFrame) -> list[Drift]:
     Args:
         ledger: raw_landed_files.
     """
-    headed = ledger.filter(
-        pl.col("columns").is_not_null(), pl.col("state").is_in(["ready", "missing_column"])
-    )
+    headed = ledger.filter(pl.col("columns").is_not_null(), pl.col("state").is_in(["ready", "missing_column"]))
     headers = (
         headed.group_by("source_profile", "subject", "columns", "column_kinds", "state")
         .agg(pl.len().alias("files"), pl.col("source_file").min())
         .sort("source_profile", "subject", "source_file")
     )
     found: list[Drift] = []
-    for (profile, subject), group in headers.group_by(
-        "source_profile", "subject", maintain_order=True
-    ):
+    for (profile, subject), group in headers.group_by("source_profile", "subject", maintain_order=True):
         if profile not in available_profiles():
             continue
         declared = load_profile(str(profile))
@@ -105,8 +95,7 @@ def drifts(ledger: pl.DataFrame) -> list[Drift]:
 
 def _of_feed(declared: Profile, subject: str, spec: Subject, headers: pl.DataFrame) -> list[Drift]:
     names = {
-        column: tuple(spec.field(name) for name in spec.source_names(column))
-        for column in canonical_columns(subject)
+        column: tuple(spec.field(name) for name in spec.source_names(column)) for column in canonical_columns(subject)
     }
     usual = _usual_order(headers)
     usual_kinds = _usual_kinds(headers)
@@ -164,8 +153,7 @@ def kinds_of(columns: Mapping[str, Sequence[str]]) -> dict[str, str]:
     for name, landed in columns.items():
         values = [value.strip() for value in landed if value.strip()]
         counts = Counter(
-            next((kind for kind, looks in _LOOKS.items() if looks.fullmatch(value)), "text")
-            for value in values
+            next((kind for kind, looks in _LOOKS.items() if looks.fullmatch(value)), "text") for value in values
         )
         kind, count = counts.most_common(1)[0] if values else ("", 0)
         kinds[name] = kind if count >= max(_FEWEST_VALUES, 0.9 * len(values)) else ""

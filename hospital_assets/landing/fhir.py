@@ -217,10 +217,7 @@ def _entry_line(text: str, entry: _Entry, ids: dict[str, str], number: int) -> s
     body = _LAYOUT.sub(" ", record)
     if ids:
         body = _REFERENCE.sub(
-            lambda match: (
-                f"{match[1]}{json.dumps(ids.get(match[2], match[2]), ensure_ascii=False)}"
-            ),
-            body,
+            lambda match: f"{match[1]}{json.dumps(ids.get(match[2], match[2]), ensure_ascii=False)}", body
         )
     if entry.identity is None and entry.url:
         body = _with_members(body, {"id": _tail(entry.url)})
@@ -251,9 +248,7 @@ def _with_members(body: str, members: dict[str, Any]) -> str:
 
 
 def _unreadable(record: str, number: int) -> str:
-    return json.dumps(
-        {"@line": number, "@record": record, "@problem": "unreadable_line"}, ensure_ascii=False
-    )
+    return json.dumps({"@line": number, "@record": record, "@problem": "unreadable_line"}, ensure_ascii=False)
 
 
 def _tail(url: str) -> str:

@@ -72,11 +72,6 @@ def normaliser(name: str, names: frozenset[str] = frozenset()) -> Normaliser | N
         case "fhir":
             from hospital_assets.landing import fhir
 
-            return Normaliser(
-                fhir.json_lines,
-                fhir.VERSION,
-                kind_path="$.resourceType",
-                kind=fhir.resource_type,
-            )
+            return Normaliser(fhir.json_lines, fhir.VERSION, kind_path="$.resourceType", kind=fhir.resource_type)
         case _:
             raise NotImplementedError(f"nothing reads files of the format '{name}' yet")

@@ -21,23 +21,59 @@ ENVELOPE = ("FHS", "BHS", "BTS", "FTS")
 #: Segments that a message repeats: lists in its record.
 LISTS = frozenset({"DG1", "PR1", "OBR", "OBX", "AL1", "NK1", "IN1", "GT1"})
 #: Fields whose type is TS or DTM, and those that mean a date whatever their type.
-_TIMES = frozenset({
-    "MSH-7", "EVN-2", "EVN-3", "EVN-6", "PID-29", "PID-33", "PV1-44", "PV1-45", "PV2-8", "PV2-9",
-    "ORC-9", "OBR-6", "OBR-7", "OBR-8", "OBR-14", "OBR-22", "OBX-14", "OBX-19", "DG1-5", "DG1-19",
-    "PR1-5", "AL1-6", "TXA-4", "TXA-6", "MRG-8",
-})  # fmt: skip
+_TIMES = frozenset(
+    {
+        "MSH-7",
+        "EVN-2",
+        "EVN-3",
+        "EVN-6",
+        "PID-29",
+        "PID-33",
+        "PV1-44",
+        "PV1-45",
+        "PV2-8",
+        "PV2-9",
+        "ORC-9",
+        "OBR-6",
+        "OBR-7",
+        "OBR-8",
+        "OBR-14",
+        "OBR-22",
+        "OBX-14",
+        "OBX-19",
+        "DG1-5",
+        "DG1-19",
+        "PR1-5",
+        "AL1-6",
+        "TXA-4",
+        "TXA-6",
+        "MRG-8",
+    }
+)
 _DATES = frozenset({"PID-7"})
 #: Fields that list a person's identifiers; the medical record number stands for the field.
 _IDENTIFIERS = frozenset({"PID-3", "MRG-1"})
 _RECORD_NUMBER_TYPES = ("MR", "MRN", "PI", "PT")
 #: MSH-18 (table 0211) -> Python codec, where the text could not be read as UTF-8.
 _CODECS = {
-    "8859/1": "latin-1", "8859/2": "iso8859-2", "8859/3": "iso8859-3", "8859/4": "iso8859-4",
-    "8859/5": "iso8859-5", "8859/6": "iso8859-6", "8859/7": "iso8859-7", "8859/8": "iso8859-8",
-    "8859/9": "iso8859-9", "8859/15": "iso8859-15", "UNICODE": "utf-8", "UNICODE UTF-8": "utf-8",
-    "UTF-8": "utf-8", "GB 18030-2000": "gb18030", "BIG-5": "big5", "ISO IR87": "iso2022_jp",
+    "8859/1": "latin-1",
+    "8859/2": "iso8859-2",
+    "8859/3": "iso8859-3",
+    "8859/4": "iso8859-4",
+    "8859/5": "iso8859-5",
+    "8859/6": "iso8859-6",
+    "8859/7": "iso8859-7",
+    "8859/8": "iso8859-8",
+    "8859/9": "iso8859-9",
+    "8859/15": "iso8859-15",
+    "UNICODE": "utf-8",
+    "UNICODE UTF-8": "utf-8",
+    "UTF-8": "utf-8",
+    "GB 18030-2000": "gb18030",
+    "BIG-5": "big5",
+    "ISO IR87": "iso2022_jp",
     "KS X 1001": "euc_kr",
-}  # fmt: skip
+}
 
 #: HL7's null: delete what you have.
 NULL = '""'
@@ -45,15 +81,28 @@ NULL = '""'
 FRAME_START, FRAME_END = "\x0b", "\x1c"
 _FRAMED = re.compile("([\x0b\x1c])")
 _SEGMENT_ID = re.compile(r"[A-Z][A-Z0-9]{2}")
-_TIMESTAMP = re.compile(
-    r"(\d{4})(\d\d)(\d\d)(?:(\d\d)(?:(\d\d)(?:(\d\d)(\.\d{1,9})?)?)?)?([+-]\d{4})?"
-)
+_TIMESTAMP = re.compile(r"(\d{4})(\d\d)(\d\d)(?:(\d\d)(?:(\d\d)(?:(\d\d)(\.\d{1,9})?)?)?)?([+-]\d{4})?")
 _FIELD = re.compile(r"[A-Z][A-Z0-9]{2}-\d+(?:\[\d+\])?(?:\.\d+){0,2}")
 #: What the `@` fields are made of.
-_NEEDED = frozenset({
-    "MSH-7", "MSH-9", "MSH-9.2", "EVN-1", "EVN-2", "EVN-6", "PV1-36", "PV1-44", "PV1-45", "OBR-7",
-    "OBX-3", "OBX-3.3", "OBX-3.4", "OBX-3.6", "OBX-14",
-})  # fmt: skip
+_NEEDED = frozenset(
+    {
+        "MSH-7",
+        "MSH-9",
+        "MSH-9.2",
+        "EVN-1",
+        "EVN-2",
+        "EVN-6",
+        "PV1-36",
+        "PV1-44",
+        "PV1-45",
+        "OBR-7",
+        "OBX-3",
+        "OBX-3.3",
+        "OBX-3.4",
+        "OBX-3.6",
+        "OBX-14",
+    }
+)
 _LOINC = re.compile(r"\d{1,7}-\d")
 _HEXADECIMAL = re.compile(r"X((?:[0-9A-Fa-f]{2})+)")
 
@@ -90,16 +139,15 @@ class _Text:
 _Record = dict[str, Any]
 
 
-def normalised(
-    lines: Iterable[str], encoding: str = "utf-8", wanted: frozenset[str] | None = None
-) -> Iterator[str]:
+def normalised(lines: Iterable[str], encoding: str = "utf-8", wanted: frozenset[str] | None = None) -> Iterator[str]:
     r"""The messages of a landed HL7 v2 text, each as one JSON object; in bounded memory.
 
     Keys are `PV1-19` (first component), `PV1-3.4` (component), `PID-5.1.2` (subcomponent) and
     `PID-3[2].1` (a repetition other than the one that stands for the field: the first, or of
     identifiers the medical record number). Segments that repeat are lists under their name, as in
-    `OBX`; of others the first counts, and notes (NTE) stand in the record only. Values are decoded; `""` (HL7's null: delete what you have) stays `""`, what is absent has
-    no key. Timestamps are written as ISO 8601, `PID-7` as a date.
+    `OBX`; of others the first counts, and notes (NTE) stand in the record only. Values are decoded;
+    `""` (HL7's null: delete what you have) stays `""`, what is absent has no key. Timestamps are
+    written as ISO 8601, `PID-7` as a date.
 
     Beside them stand `@line` (physical line of the header), `@record` (the message verbatim, its
     segments separated by CR), `@digest` (of the event and the content, without the rest of MSH, so
@@ -199,10 +247,7 @@ def _messages(lines: Iterable[str]) -> Iterator[_Text]:
 
 
 def _records(
-    found: _Text,
-    encoding: str,
-    wanted: frozenset[str] | None,
-    readers: dict[Delimiters, _Reader],
+    found: _Text, encoding: str, wanted: frozenset[str] | None, readers: dict[Delimiters, _Reader]
 ) -> Iterator[_Record]:
     """The record of a message, or of each patient in it."""
     verbatim = "\r".join(found.segments)
@@ -285,9 +330,12 @@ def _told_together(record: _Record) -> None:
         # Whatever the message still carries: the discharge did not happen.
         discharged = disposition = NULL
     together = {
-        "@event": event, "@event_at": occurred, "@arrived_at": arrived,
-        "@discharged_at": discharged, "@disposition": disposition,
-    }  # fmt: skip
+        "@event": event,
+        "@event_at": occurred,
+        "@arrived_at": arrived,
+        "@discharged_at": discharged,
+        "@disposition": disposition,
+    }
     record.update((name, value) for name, value in together.items() if value)
 
 
@@ -302,9 +350,7 @@ def _observed(observation: _Record, order: int, ordered_at: str | None) -> None:
     if at := _said(observation, "OBX-14") or ordered_at:
         observation["@observed_at"] = at
     for system, code in (("OBX-3.3", "OBX-3"), ("OBX-3.6", "OBX-3.4")):
-        if str(observation.get(system)).upper() in ("LN", "LOINC") and _LOINC.fullmatch(
-            str(observation.get(code))
-        ):
+        if str(observation.get(system)).upper() in ("LN", "LOINC") and _LOINC.fullmatch(str(observation.get(code))):
             observation["@code"] = observation[code]
             return
     if "OBX-3" in observation:
@@ -329,9 +375,17 @@ class _Reader:
             "[" + re.escape(d.component + d.repetition + d.escape + d.subcomponent) + "]"
         ).search
         self.escapes = {
-            "F": d.field, "S": d.component, "R": d.repetition, "E": d.escape,
-            "T": d.subcomponent, "H": "", "N": "", ".br": "\n", ".sp": "\n", ".ce": "\n",
-        }  # fmt: skip
+            "F": d.field,
+            "S": d.component,
+            "R": d.repetition,
+            "E": d.escape,
+            "T": d.subcomponent,
+            "H": "",
+            "N": "",
+            ".br": "\n",
+            ".sp": "\n",
+            ".ce": "\n",
+        }
 
     def wants(self, kind: str) -> bool:
         """Whether anything is wanted of a segment."""
@@ -468,9 +522,7 @@ def iso_time(value: str) -> str:
     if hour is None:
         return f"{year}-{month}-{day}"
     zone = f"{offset[:3]}:{offset[3:]}" if offset else ""
-    return (
-        f"{year}-{month}-{day}T{hour}:{minute or '00'}:{second or '00'}{(fraction or '')[:7]}{zone}"
-    )
+    return f"{year}-{month}-{day}T{hour}:{minute or '00'}:{second or '00'}{(fraction or '')[:7]}{zone}"
 
 
 def _record_number(repetitions: list[str], component: str) -> int:

@@ -56,9 +56,7 @@ def json_relation(
         return connection.sql(json_query(names, spec, judged).sql)
     sources = []
     for pieces in _batches([piece for file in files for piece in _pieces(file, spec, spool, told)]):
-        of_file = map_table(
-            connection, [mapped(file, str(path), line) for path, file, line in pieces]
-        )
+        of_file = map_table(connection, [mapped(file, str(path), line) for path, file, line in pieces])
         listed = ", ".join(literal(str(path)) for path, *_ in pieces)
         sources.append(
             f"""
@@ -99,9 +97,7 @@ def _judged_lines(lines: str) -> str:
 
 
 def _numbered_lines(
-    connection: duckdb.DuckDBPyConnection,
-    pieces: Sequence[tuple[Path, LandedFile, int]],
-    is_sound: bool,
+    connection: duckdb.DuckDBPyConnection, pieces: Sequence[tuple[Path, LandedFile, int]], is_sound: bool
 ) -> str:
     """SQL of the lines of normalised copies: streamed, in parallel, in bounded memory.
 
@@ -140,14 +136,11 @@ def _gathered_in_passes(
     number = next(TABLE_NUMBERS)
     rows, records = f"temp.main.checkpoint_rows_{number}", f"temp.main.checkpoint_records_{number}"
     connection.execute(
-        f"create temp table {rows} as {query.lines} "
-        f"select *, hash({query.by}) % {passes} as _pass from ({query.rows})"
+        f"create temp table {rows} as {query.lines} select *, hash({query.by}) % {passes} as _pass from ({query.rows})"
     )
     for turn in range(passes):
         into = f"insert into {records}" if turn else f"create temp table {records} as"
-        connection.execute(
-            f"{into} select {query.records} from (from {rows} where _pass = {turn}) {query.kept}"
-        )
+        connection.execute(f"{into} select {query.records} from (from {rows} where _pass = {turn}) {query.kept}")
     connection.execute(f"drop table {rows}")
     return connection.table(records)
 
@@ -165,14 +158,7 @@ def _pieces(
             with open_lines(file.path, shape_of(file.path, spec.encoding)) as lines:
                 yield from laid_out.lines(lines)
 
-        pieces = _cut(
-            records(),
-            laid_out.kind,
-            spool,
-            stem,
-            _BATCH_BYTES,
-            with_numbers=not laid_out.is_numbered,
-        )
+        pieces = _cut(records(), laid_out.kind, spool, stem, _BATCH_BYTES, with_numbers=not laid_out.is_numbered)
         if wanted := _kinds(spec, laid_out.kind_path):
             pieces = [piece for piece in pieces if piece.name.split(".")[-3].upper() in wanted]
     elif file.is_plain and file.path.stat().st_size <= _BATCH_BYTES:
@@ -245,9 +231,7 @@ def _cut(
     return sorted(spool.glob(f"{stem}.*.jsonl"))
 
 
-def _batches(
-    pieces: Sequence[tuple[Path, LandedFile, int]],
-) -> list[list[tuple[Path, LandedFile, int]]]:
+def _batches(pieces: Sequence[tuple[Path, LandedFile, int]]) -> list[list[tuple[Path, LandedFile, int]]]:
     """Pieces in batches of bounded, about equal size: DuckDB holds the texts of a batch at once."""
     total = sum(piece[0].stat().st_size for piece in pieces)
     # One core reads one batch.

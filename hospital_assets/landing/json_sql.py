@@ -7,15 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from hospital_assets.landing.formats import normaliser
-from hospital_assets.landing.profile import (
-    ELEMENT,
-    MEASURED,
-    Event,
-    Observations,
-    Rest,
-    Subject,
-    Sum,
-)
+from hospital_assets.landing.profile import ELEMENT, MEASURED, Event, Observations, Rest, Subject, Sum
 from hospital_assets.landing.records import judged_problem
 from hospital_assets.warehouse.dialect import literal, quoted
 
@@ -42,16 +34,11 @@ class _Paths:
         listed = ", ".join(literal(path) for path in self._places)
         plain = f"json_extract_string({self._source}, [{listed}])" if listed else "[]"
         picked = ", ".join(_text_at(self._source, path) for path in self._picked)
-        return (
-            f"cast({plain} as varchar[]) as {self._found}, "
-            f"cast([{picked}] as varchar[]) as {self._found}_picked"
-        )
+        return f"cast({plain} as varchar[]) as {self._found}, cast([{picked}] as varchar[]) as {self._found}_picked"
 
 
 #: `[key=value]` or `[key!=value]` in a path; the key may be a path itself.
-_PICK = re.compile(
-    r"\[(?P<key>[A-Za-z_@][^\]=!]*(?:\[\d+\][^\]=!]*)*)(?P<sign>!?=)(?P<value>[^\]]*)\]"
-)
+_PICK = re.compile(r"\[(?P<key>[A-Za-z_@][^\]=!]*(?:\[\d+\][^\]=!]*)*)(?P<sign>!?=)(?P<value>[^\]]*)\]")
 
 
 def _elements_at(source: str, path: str, depth: int = 0) -> str:
@@ -98,9 +85,7 @@ class _JsonReading:
         self.record = "record"
         self.problem = "case when not is_sound then 'unreadable_line' end"
         if is_normalised:
-            line, record, problem = (
-                self.whole[f'$."@{name}"'] for name in ("line", "record", "problem")
-            )
+            line, record, problem = (self.whole[f'$."@{name}"'] for name in ("line", "record", "problem"))
             self.line = f"coalesce(try_cast({line} as bigint), source_line)"
             self.record = f"coalesce({record}, record)"
             self.problem = f"coalesce({self.problem}, {problem})"
@@ -137,10 +122,7 @@ class _JsonReading:
         if name == "payload" and spec.payload:
             return self._payload(
                 {
-                    vital_sign: (
-                        self.source(parameter.column),
-                        literal(parameter.unit) if parameter.unit else "null",
-                    )
+                    vital_sign: (self.source(parameter.column), literal(parameter.unit) if parameter.unit else "null")
                     for vital_sign, parameter in spec.payload.items()
                 }
             )
@@ -166,9 +148,7 @@ class _JsonReading:
         fields = []
         for name, (value, unit) in values.items():
             nested = f"json_object('value', {value}, 'unit', {unit})"
-            whole = (
-                f"case when {value} is not null then {nested} end" if name in MEASURED else value
-            )
+            whole = f"case when {value} is not null then {nested} end" if name in MEASURED else value
             fields.append(f"{literal(name)}, {whole}")
         return f"cast(json_object({', '.join(fields)}) as varchar)"
 
@@ -176,8 +156,7 @@ class _JsonReading:
         """Whether a record has one of the values in each."""
         return (
             " and ".join(
-                _has_one_of(f"upper(trim({self.source(name)}))", values)
-                for name, values in conditions.items()
+                _has_one_of(f"upper(trim({self.source(name)}))", values) for name, values in conditions.items()
             )
             or "true"
         )
@@ -196,8 +175,7 @@ class _JsonReading:
                     else f"json_extract_string(element, {literal(path)})"
                 )
                 terms.append(
-                    f"len(list_filter({self.elements(spec)}, lambda element: "
-                    f"upper(trim({text})) in {codes})) > 0"
+                    f"len(list_filter({self.elements(spec)}, lambda element: upper(trim({text})) in {codes})) > 0"
                 )
             else:
                 terms.append(f"upper(trim({self.source(code)})) in {codes}")
@@ -280,15 +258,10 @@ def json_query(names: Sequence[str], spec: Subject, judged: str) -> JsonQuery:
     fields = {name: reading.column(name, spec) for name in names}
     if spec.events:
         made = reading.made_events()
-        by_event = [
-            {name: reading.column(name, spec.of_event(event)) for name in names}
-            for event in spec.events
-        ]
+        by_event = [{name: reading.column(name, spec.of_event(event)) for name in names} for event in spec.events]
         for event, of_event in zip(spec.events, by_event, strict=True):
             place = " || '-' || (part // 1000)" if event.each else ""
-            of_event["message_id"] = (
-                f"{of_event['message_id']} || {literal('-' + event.event_type)}{place}"
-            )
+            of_event["message_id"] = f"{of_event['message_id']} || {literal('-' + event.event_type)}{place}"
         fields = {
             name: "case part % 1000 "
             + " ".join(f"when {n} then {of_event[name]}" for n, of_event in enumerate(by_event, 1))
@@ -316,9 +289,7 @@ def json_query(names: Sequence[str], spec: Subject, judged: str) -> JsonQuery:
     head = f"source_file, {reading.line} as source_line, cast(part as bigint) as source_part, "
     head += f"{reading.record} as record, _fallback, "
     problem = judged_problem(spec, reading.problem, fields)
-    last = f"{head} {problem} as problem, " + ", ".join(
-        f"{sql} as {quoted(name)}" for name, sql in fields.items()
-    )
+    last = f"{head} {problem} as problem, " + ", ".join(f"{sql} as {quoted(name)}" for name, sql in fields.items())
     by = ""
     if spec.observations is not None:
         last, kept, by = _gathered_sql(reading, spec.observations, names, fields)
@@ -347,7 +318,7 @@ def _gathered_sql(
         values[name] = (
             _flagged(f"arg_min({value}, {place}) {these}", name in long.flags.values()),
             f"arg_min({unit}, {place}) {these}",
-        )  # fmt: skip
+        )
     selected = {
         name: reading._payload(values) if name == "payload" else f"arg_min({sql}, {place})"
         for name, sql in fields.items()
@@ -359,16 +330,14 @@ def _gathered_sql(
         else f"string_agg({reading.record}, ',' order by {place})"
     )
     record = (
-        f"case when count(distinct {reading.line}) = 1 then any_value({reading.record}) "
-        f"else '[' || {listed} || ']' end"
+        f"case when count(distinct {reading.line}) = 1 then any_value({reading.record}) else '[' || {listed} || ']' end"
     )
     known = _listed(tuple(long.gathered))
     by = ", ".join(["source_file", "_fallback", *(reading.source(name) for name in long.by)])
     last = (
         f"source_file, min({reading.line}) as source_line, "
         f"cast(min({place}) % 1000000 as bigint) as source_part, {record} as record, _fallback, "
-        "cast(null as varchar) as problem, "
-        + ", ".join(f"{selected[name]} as {quoted(name)}" for name in names)
+        "cast(null as varchar) as problem, " + ", ".join(f"{selected[name]} as {quoted(name)}" for name in names)
     )
     return last, f"where {code} in ({known}) group by {by}", by
 

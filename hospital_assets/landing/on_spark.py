@@ -39,9 +39,23 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9._/=+-]+")
 _MOST_BYTES = 128_000_000
 #: What a declaration may say for Spark to read its files itself.
 _SIMPLE = frozenset(
-    {"files", "format", "delimiter", "decimal", "columns", "required", "constants", "formats", "date",
-     "date_from", "is_undated", "is_partial", "unavailable", "unused"}
-)  # fmt: skip
+    {
+        "files",
+        "format",
+        "delimiter",
+        "decimal",
+        "columns",
+        "required",
+        "constants",
+        "formats",
+        "date",
+        "date_from",
+        "is_undated",
+        "is_partial",
+        "unavailable",
+        "unused",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -66,13 +80,7 @@ class SparkLandingZone(LandingZone):
         return self._careful.zones(ledger, profile)
 
     def _frames(
-        self,
-        profile: Profile,
-        subject: str,
-        files: pl.DataFrame,
-        ledger: pl.DataFrame,
-        *,
-        for_dates: bool = False,
+        self, profile: Profile, subject: str, files: pl.DataFrame, ledger: pl.DataFrame, *, for_dates: bool = False
     ) -> list[Frame]:
         spec = profile.subjects.get(subject)
         if spec is not None and _is_simple(spec):
@@ -122,9 +130,8 @@ class SparkLandingResource(LandingResource):
         if table not in self.tables_on_spark:
             return zone
         return SparkLandingZone(
-            zone.landing, zone.spool, zone.first, zone.last, zone.connection,
-            self.spark.spark_session, Lake(self.lake),
-        )  # fmt: skip
+            zone.landing, zone.spool, zone.first, zone.last, zone.connection, self.spark.spark_session, Lake(self.lake)
+        )
 
 
 def _is_simple(spec: Subject) -> bool:
@@ -156,12 +163,7 @@ def _lines(session: SparkSession, read: Sequence[Piece]) -> DataFrame:
         session,
         pl.DataFrame(
             [(path.as_uri(), name, first, day) for path, name, first, day in read],
-            schema={
-                "handle": pl.String,
-                "source_file": pl.String,
-                "first_line": pl.Int64,
-                "_fallback": pl.Date,
-            },
+            schema={"handle": pl.String, "source_file": pl.String, "first_line": pl.Int64, "_fallback": pl.Date},
             orient="row",
         ),
     )
@@ -170,11 +172,9 @@ def _lines(session: SparkSession, read: Sequence[Piece]) -> DataFrame:
     return (
         texts.select(handle.alias("handle"), "value")
         .join(F.broadcast(mapping), on="handle")
-        .select(
-            "source_file", "_fallback", "first_line", F.posexplode(F.split("value", "\n")).alias("place", "line")
-        )
+        .select("source_file", "_fallback", "first_line", F.posexplode(F.split("value", "\n")).alias("place", "line"))
         .select("source_file", "_fallback", (F.col("first_line") + F.col("place")).alias("source_line"), "line")
-    )  # fmt: skip
+    )
 
 
 def json_records(lines: DataFrame, subject: str, spec: Subject) -> DataFrame:
@@ -187,9 +187,7 @@ def json_records(lines: DataFrame, subject: str, spec: Subject) -> DataFrame:
     """
     strict = without_nan(F.col("record"))
     is_sound = (
-        F.ltrim("record").startswith("{")
-        & F.rtrim("record").endswith("}")
-        & F.try_parse_json(strict).isNotNull()
+        F.ltrim("record").startswith("{") & F.rtrim("record").endswith("}") & F.try_parse_json(strict).isNotNull()
     )
     judged = (
         lines.withColumnRenamed("line", "record")
@@ -244,18 +242,20 @@ def _header(path: Path, delimiter: str) -> tuple[str, ...]:
         return tuple(csv_columns(file.readline(), delimiter))
 
 
-def _parsed(
-    session: SparkSession, header: Sequence[str], delimiter: str, files: Sequence[LandedFile]
-) -> DataFrame:
+def _parsed(session: SparkSession, header: Sequence[str], delimiter: str, files: Sequence[LandedFile]) -> DataFrame:
     """Lines below the header with their fields in `_fields`, and whether they are awkward."""
     read: list[Piece] = [(file.path, file.source_file, 1, file.fallback) for file in files]
     fields = ", ".join(f"`{name.replace('`', '``')}` string" for name in header)
     options = {
-        "sep": delimiter, "quote": '"', "escape": '"', "mode": "PERMISSIVE",
+        "sep": delimiter,
+        "quote": '"',
+        "escape": '"',
+        "mode": "PERMISSIVE",
         "columnNameOfCorruptRecord": "_corrupt",
         # Nothing between two delimiters is null; "" is an empty text.
-        "nullValue": "\u0000", "emptyValue": "",
-    }  # fmt: skip
+        "nullValue": "\u0000",
+        "emptyValue": "",
+    }
     line = F.col("line")
     last = F.max("source_line").over(Window.partitionBy("source_file"))
     quotes = F.length(line) - F.length(F.replace(line, F.lit('"'), F.lit("")))
@@ -267,10 +267,13 @@ def _parsed(
         .withColumn("_fields", F.from_csv(line, F.lit(f"{fields}, _corrupt string"), options))
         .withColumn(
             "_is_awkward",
-            (line == "") | line.contains("\r") | (quotes % 2 == 1)
-            | F.col("_fields._corrupt").isNotNull() | F.col("_fields").isNull(),
+            (line == "")
+            | line.contains("\r")
+            | (quotes % 2 == 1)
+            | F.col("_fields._corrupt").isNotNull()
+            | F.col("_fields").isNull(),
         )
-    )  # fmt: skip
+    )
 
 
 def _canonical(parsed: DataFrame, subject: str, spec: Subject, header: Sequence[str]) -> DataFrame:
@@ -285,12 +288,13 @@ def _canonical(parsed: DataFrame, subject: str, spec: Subject, header: Sequence[
         found = next((name for name in spec.source_names(column) if name in header), None)
         return field(found) if found is not None else F.lit(None).cast("string")
 
-    record = F.to_json(
-        F.struct(*(field(name).alias(name) for name in header)), {"ignoreNullFields": "false"}
-    )
+    record = F.to_json(F.struct(*(field(name).alias(name) for name in header)), {"ignoreNullFields": "false"})
     return parsed.select(
-        "source_file", "source_line", "_fallback", record.alias("record"),
+        "source_file",
+        "source_line",
+        "_fallback",
+        record.alias("record"),
         F.lit(1).cast("bigint").alias("source_part"),
         F.lit(None).cast("string").alias("problem"),
         *(value(name).alias(name) for name in canonical_columns(subject)),
-    )  # fmt: skip
+    )

@@ -49,19 +49,25 @@ LANDED = (*SUBJECTS, OTHER_RECORDS)
 
 #: Columns whose landed codes `code_maps` may translate.
 CODED = (
-    "arrival_mode", "blood_group", "code_system", "department", "department_name",
-    "discharge_disposition", "disposition", "ethnicity", "event_type", "patient_class", "race", "sex",
+    "arrival_mode",
+    "blood_group",
+    "code_system",
+    "department",
+    "department_name",
+    "discharge_disposition",
+    "disposition",
+    "ethnicity",
+    "event_type",
+    "patient_class",
+    "race",
+    "sex",
     "triage_level",
-)  # fmt: skip
+)
 #: Vital signs that a payload may hold; those of the second line stand without a unit.
-MEASURED = (
-    "heart_rate", "respiratory_rate", "spo2", "systolic_bp", "diastolic_bp", "temperature",
-)  # fmt: skip
+MEASURED = ("heart_rate", "respiratory_rate", "spo2", "systolic_bp", "diastolic_bp", "temperature")
 SCORED = ("consciousness", "on_oxygen", "spo2_scale", "gcs", "pain")
 
-_BOOKKEEPING = frozenset(DatedRecord.to_schema().columns) | frozenset(
-    LandedRecord.to_schema().columns
-)
+_BOOKKEEPING = frozenset(DatedRecord.to_schema().columns) | frozenset(LandedRecord.to_schema().columns)
 #: Parts of a file's record that every format has.
 PSEUDO = ("@line", "@part", "@landed_at")
 ELEMENT = "$each"
@@ -388,12 +394,10 @@ class Subject(_Declaration):
         return self.model_copy(
             update={
                 "columns": {**self.columns, **event.columns, "event_at": event.event_at},
-                "constants": {
-                    **self.constants, "event_type": event.event_type, **event.constants,
-                },
+                "constants": {**self.constants, "event_type": event.event_type, **event.constants},
                 "events": (),
             }
-        )  # fmt: skip
+        )
 
 
 def _parts_of(parts: tuple[str | tuple[str, ...], ...] | Sum) -> set[str]:
@@ -405,11 +409,7 @@ def _parts_of(parts: tuple[str | tuple[str, ...], ...] | Sum) -> set[str]:
 
 def _telling(where: dict[str, tuple[str, ...]]) -> list[str]:
     """Source names that say what kind a record is: those compared with codes, not with any text."""
-    return [
-        name
-        for name, values in where.items()
-        if any(value[:1] not in ("!", "*") for value in values)
-    ]
+    return [name for name, values in where.items() if any(value[:1] not in ("!", "*") for value in values)]
 
 
 class Rest(Subject):
@@ -504,10 +504,7 @@ class Profile(_Declaration):
             layouts = self.subjects[subject].layouts if subject in self.subjects else ()
             main = [spec for spec in layouts if spec.takes_file(path)]
             joined = [spec for spec in layouts if spec.joins_file(path)]
-            found += [
-                Feed(subject=subject, spec=spec, is_main=bool(main))
-                for spec in (main or joined)[:1]
-            ]
+            found += [Feed(subject=subject, spec=spec, is_main=bool(main)) for spec in (main or joined)[:1]]
         takers = [feed for feed in found if feed.is_main or not feed.spec.join_is_lookup]
         if takers and all(feed.is_main and feed.spec.is_selective for feed in takers):
             rest = self.rest([feed.spec for feed in takers])
@@ -516,12 +513,7 @@ class Profile(_Declaration):
 
     def names_of(self, format_: str) -> frozenset[str]:
         """Every source name that it uses of files of a format, whichever subject does."""
-        specs = [
-            spec
-            for declared in self.subjects.values()
-            for spec in declared.layouts
-            if spec.format == format_
-        ]
+        specs = [spec for declared in self.subjects.values() for spec in declared.layouts if spec.format == format_]
         return frozenset().union(*(spec.named for spec in specs))
 
     def rest(self, takers: Sequence[Subject]) -> Rest:
@@ -658,8 +650,7 @@ def parse_profile(text: str, file: str) -> Profile:
         if not problems:
             return profile
     said = "\n".join(
-        f"{file}:{_line_of(text, where)}: {'.'.join(map(str, where)) or 'profile'}: {what}"
-        for where, what in problems
+        f"{file}:{_line_of(text, where)}: {'.'.join(map(str, where)) or 'profile'}: {what}" for where, what in problems
     )
     raise ProfileError(said)
 
@@ -693,19 +684,30 @@ def _mistakes(profile: Profile) -> Iterator[tuple[tuple[str | int, ...], str]]:
 def _mistakes_of(subject: str, spec: Subject) -> Iterator[tuple[tuple[str | int, ...], str]]:
     known = canonical_columns(subject)
     named: dict[tuple[str | int, ...], str] = {
-        **{(part, name): name for part in ("columns", "constants", "defaults", "derived", "formats", "limits",
-                     "patterns")
-           for name in getattr(spec, part)},
-        **{(part, place): name for part in ("required", "unavailable")
-           for place, name in enumerate(getattr(spec, part))},
+        **{
+            (part, name): name
+            for part in ("columns", "constants", "defaults", "derived", "formats", "limits", "patterns")
+            for name in getattr(spec, part)
+        },
+        **{
+            (part, place): name
+            for part in ("required", "unavailable")
+            for place, name in enumerate(getattr(spec, part))
+        },
         **{("join", "columns", name): name for name in (spec.join.columns if spec.join else ())},
         **{("rows", place, name): name for place, row in enumerate(spec.rows) for name in row},
-        **{("events", place, "constants", name): name
-           for place, event in enumerate(spec.events) for name in (*event.constants, *event.columns)},
-        **{("lookups", place, part): getattr(lookup, part)
-           for place, lookup in enumerate(spec.lookups) for part in ("column", "on")},
+        **{
+            ("events", place, "constants", name): name
+            for place, event in enumerate(spec.events)
+            for name in (*event.constants, *event.columns)
+        },
+        **{
+            ("lookups", place, part): getattr(lookup, part)
+            for place, lookup in enumerate(spec.lookups)
+            for part in ("column", "on")
+        },
         **({("date",): spec.date} if spec.date else {}),
-    }  # fmt: skip
+    }
     for where, name in named.items():
         if name not in known:
             yield where, f"'{name}' is not a column of raw_{subject}; it has {', '.join(known)}"
@@ -722,9 +724,12 @@ def _mistakes_of(subject: str, spec: Subject) -> Iterator[tuple[tuple[str | int,
             yield _place_of(spec, name), f"'{name}' needs `each`, the list it is an element of"
     patterns: dict[tuple[str | int, ...], str | None] = {
         **{("patterns", name): pattern for name, pattern in spec.patterns.items()},
-        **{("lookups", place, part): getattr(lookup, part)
-           for place, lookup in enumerate(spec.lookups) for part in ("pattern", "value_pattern")},
-    }  # fmt: skip
+        **{
+            ("lookups", place, part): getattr(lookup, part)
+            for place, lookup in enumerate(spec.lookups)
+            for part in ("pattern", "value_pattern")
+        },
+    }
     for where, pattern in patterns.items():
         if pattern is not None and (wrong := _wrong_pattern(pattern)):
             yield where, wrong
@@ -744,20 +749,12 @@ def _mistakes_of(subject: str, spec: Subject) -> Iterator[tuple[tuple[str | int,
         yield ("encoding",), f"'{spec.encoding}' is not an encoding that Python knows, as in cp1252"
     if (spec.payload or spec.observations) and subject != "vitals":
         yield ("observations" if spec.observations else "payload",), "only vitals have them"
-    vital_signs: dict[tuple[str | int, ...], str] = {
-        ("payload", name): name for name in spec.payload
-    }
+    vital_signs: dict[tuple[str | int, ...], str] = {("payload", name): name for name in spec.payload}
     if spec.observations:
-        vital_signs |= {
-            ("observations", "codes", code): name
-            for code, name in spec.observations.gathered.items()
-        }
+        vital_signs |= {("observations", "codes", code): name for code, name in spec.observations.gathered.items()}
     for where, name in vital_signs.items():
         if name not in (*MEASURED, *SCORED):
-            yield (
-                where,
-                f"'{name}' is not a vital sign; there are {', '.join((*MEASURED, *SCORED))}",
-            )
+            yield (where, f"'{name}' is not a vital sign; there are {', '.join((*MEASURED, *SCORED))}")
     if spec.events and (subject != "adt_events" or not spec.columns):
         yield ("events",), "they belong to adt_events, and need its `columns`"
     if spec.events and not {"message_id"} & {*spec.columns, *spec.derived}:
@@ -813,9 +810,7 @@ def _is_encoding(name: str) -> bool:
 
 
 _HEADER = re.compile(r"^\s*\[\[?\s*(?P<path>[^\]]+?)\s*\]\]?")
-_KEY = re.compile(
-    r"""^\s*(?P<key>(?:"[^"]*"|'[^']*'|[\w.-]+)(?:\s*\.\s*(?:"[^"]*"|'[^']*'|[\w-]+))*)\s*="""
-)
+_KEY = re.compile(r"""^\s*(?P<key>(?:"[^"]*"|'[^']*'|[\w.-]+)(?:\s*\.\s*(?:"[^"]*"|'[^']*'|[\w-]+))*)\s*=""")
 
 
 def _line_of(text: str, where: tuple[str | int, ...]) -> int:

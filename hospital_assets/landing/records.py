@@ -17,13 +17,7 @@ import narwhals as nw
 import polars as pl
 
 from hospital_assets.landing.profile import Profile, Subject, canonical_columns
-from hospital_assets.warehouse.dialect import (
-    Frame,
-    local_clocks,
-    parse_wall_clocks,
-    quoted,
-    resolve_instants,
-)
+from hospital_assets.warehouse.dialect import Frame, local_clocks, parse_wall_clocks, quoted, resolve_instants
 
 #: Numbers of temporary tables, which one process does not repeat.
 TABLE_NUMBERS = itertools.count(1)
@@ -92,14 +86,7 @@ def mapped(file: LandedFile, handle: str, first_line: int = 1) -> MapRow:
     return handle, file.source_file, first_line, file.fallback, file.landed_at
 
 
-def dated(
-    frame: Frame,
-    spec: Subject,
-    profile: Profile,
-    zones: Mapping[str, str],
-    first: date,
-    last: date,
-) -> Frame:
+def dated(frame: Frame, spec: Subject, profile: Profile, zones: Mapping[str, str], first: date, last: date) -> Frame:
     """Add `_day`: the local day of the record's own clock.
 
     Where that is missing, unreadable or outside the data directory's period: the day of

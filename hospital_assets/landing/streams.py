@@ -123,12 +123,7 @@ class StreamLanding:
         """Land what is held, a file for each partition; returns the ranges, now durable."""
         landed = []
         for partition, lines in sorted(self._lines.items()):
-            batch = Range(
-                self.stream,
-                partition,
-                self.positions.get(partition, 0),
-                self._reached[partition] - 1,
-            )
+            batch = Range(self.stream, partition, self.positions.get(partition, 0), self._reached[partition] - 1)
             land(self.folder, batch.file_name(self.ending), b"\n".join(lines) + b"\n")
             self.positions[partition] = batch.last + 1
             landed.append(batch)
@@ -160,8 +155,7 @@ def open_stream(folder: Path, stream: str, ending: str) -> Iterator[StreamLandin
     """
     if not _STREAM_NAME.match(stream):
         raise StreamError(
-            f"'{stream}' cannot be part of a file's name; give it one of letters, digits, '.', '_' "
-            "and '-' with --as"
+            f"'{stream}' cannot be part of a file's name; give it one of letters, digits, '.', '_' and '-' with --as"
         )
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder / f".{stream}.lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -170,9 +164,7 @@ def open_stream(folder: Path, stream: str, ending: str) -> Iterator[StreamLandin
             # The system takes it back when its holder dies, however it dies.
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise StreamError(
-                f"another listener lands '{stream}' in {folder}; one stream has one listener"
-            ) from error
+            raise StreamError(f"another listener lands '{stream}' in {folder}; one stream has one listener") from error
         for left in folder.glob(f".{stream}@*.tmp"):  # by one that was killed
             left.unlink()
         found = ranges(path.name for path in folder.iterdir()).filter(pl.col("stream") == stream)
@@ -188,9 +180,13 @@ def open_stream(folder: Path, stream: str, ending: str) -> Iterator[StreamLandin
 
 
 _RANGE_SCHEMA = {
-    "source_file": pl.String, "folder": pl.String, "stream": pl.String, "partition": pl.Int64,
-    "first_offset": pl.Int64, "last_offset": pl.Int64,
-}  # fmt: skip
+    "source_file": pl.String,
+    "folder": pl.String,
+    "stream": pl.String,
+    "partition": pl.Int64,
+    "first_offset": pl.Int64,
+    "last_offset": pl.Int64,
+}
 
 
 def ranges(source_files: Iterable[str]) -> pl.DataFrame:
@@ -203,9 +199,7 @@ def ranges(source_files: Iterable[str]) -> pl.DataFrame:
     for source_file in source_files:
         folder, _, name = source_file.rpartition("/")
         if not name.startswith(".") and (found := Range.of(name)):
-            rows.append(
-                (source_file, folder, found.stream, found.partition, found.first, found.last)
-            )
+            rows.append((source_file, folder, found.stream, found.partition, found.first, found.last))
     return pl.DataFrame(rows, schema=_RANGE_SCHEMA, orient="row")
 
 

@@ -79,11 +79,7 @@ def _sampled(text: str) -> list[str]:
     """Some lines from the start and the end of a text: a feed that changes in a file shows there."""
     if len(text) <= 2 * _SAMPLE_CHARACTERS:
         lines = text.splitlines()
-        return (
-            lines
-            if len(lines) <= 2 * _SAMPLE_LINES
-            else [*lines[:_SAMPLE_LINES], *lines[-_SAMPLE_LINES:]]
-        )
+        return lines if len(lines) <= 2 * _SAMPLE_LINES else [*lines[:_SAMPLE_LINES], *lines[-_SAMPLE_LINES:]]
     # The line that each piece cuts is left out.
     first = text[:_SAMPLE_CHARACTERS].splitlines()[:-1]
     last = text[-_SAMPLE_CHARACTERS:].splitlines()[1:]

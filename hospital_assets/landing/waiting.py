@@ -35,9 +35,7 @@ class Waiting:
     subjects: tuple[str, ...] = ()
 
 
-def waiting_files(
-    ledger: pl.DataFrame, published: pl.DataFrame, subjects: Collection[str]
-) -> list[Waiting]:
+def waiting_files(ledger: pl.DataFrame, published: pl.DataFrame, subjects: Collection[str]) -> list[Waiting]:
     """Files of some subjects that are not loaded, or not even in the stored ledger.
 
     Args:
@@ -46,19 +44,15 @@ def waiting_files(
         subjects: the subjects asked for.
     """
     identity = ["source_file", "subject", "file_sha256"]
-    stored = published.select(
-        *identity,
-        pl.col("state").alias("_stored_state"),
-        "is_loaded",
-        "loaded_dates",
-    )
+    stored = published.select(*identity, pl.col("state").alias("_stored_state"), "is_loaded", "loaded_dates")
     # What the same path held before: those days lose rows.
     before = published.select(
-        "source_file", "subject",
+        "source_file",
+        "subject",
         pl.col("file_sha256").alias("_sha_before"),
         pl.concat_list("loaded_dates", "outdated_dates").alias("_dates_before"),
         pl.col("outdated_dates"),
-    )  # fmt: skip
+    )
     none = pl.lit([], dtype=pl.List(pl.Date))
     joined = (
         ledger.filter(pl.col("subject").is_in(list(subjects)))
@@ -81,7 +75,7 @@ def waiting_files(
             .then(pl.col("service_dates").list.set_union(pl.col("_loaded")))
             .when(pl.col("_is_loadable"))
             .then(pl.col("service_dates").list.set_difference(pl.col("_loaded")))
-            .otherwise(none),
+            .otherwise(none)
         )
         .with_columns(_days=pl.col("_missing").list.set_union(pl.col("_outdated")))
     )

@@ -103,11 +103,7 @@ class LandingZone:
         unchanged = _unchanged(known, listed, set_aside, profiles)
         if quiet_since_ns is not None:
             is_quiet = pl.col("file_modified_ns") <= quiet_since_ns
-            finished = [
-                name
-                for name in listed.filter(~is_quiet)["source_file"]
-                if is_finished(self.landing / name)
-            ]
+            finished = [name for name in listed.filter(~is_quiet)["source_file"] if is_finished(self.landing / name)]
             listed = listed.filter(is_quiet | pl.col("source_file").is_in(finished))
         unchanged = _without_completed(unchanged, listed, profiles)
         fresh = listed.join(unchanged.select("source_file").unique(), on="source_file", how="anti")
@@ -122,17 +118,10 @@ class LandingZone:
             digests = pool.map(lambda name: sha256(self.landing / name), fresh["source_file"])
             fresh = fresh.with_columns(file_sha256=pl.Series(list(digests), dtype=pl.String))
             originals = _originals(unchanged, fresh, profiles)
-            judged = pool.map(
-                lambda row: self._judged(row, originals, set_aside, profiles),
-                fresh.rows(named=True),
-            )
+            judged = pool.map(lambda row: self._judged(row, originals, set_aside, profiles), fresh.rows(named=True))
             rows = [row for rows in judged for row in rows]
-        ledger = pl.concat(
-            [unchanged, pl.DataFrame(rows, schema=_LEDGER.polars_schema)], how="vertical"
-        )
-        return self._counted(ledger, fresh["source_file"].to_list(), profiles).sort(
-            "source_file", "subject"
-        )
+        ledger = pl.concat([unchanged, pl.DataFrame(rows, schema=_LEDGER.polars_schema)], how="vertical")
+        return self._counted(ledger, fresh["source_file"].to_list(), profiles).sort("source_file", "subject")
 
     def read(self, subject: str, ledger: pl.DataFrame, period: Period | None = None) -> Frame:
         """Raw records of a subject, of the given service days or (undated subjects) all.
@@ -141,9 +130,7 @@ class LandingZone:
             a lazy frame with exactly the columns of `raw_<subject>`.
         """
         contract = CONTRACTS[f"raw_{subject}"]
-        ready = ledger.filter(
-            pl.col("subject") == subject, pl.col("state").is_in(["ready", "companion"])
-        )
+        ready = ledger.filter(pl.col("subject") == subject, pl.col("state").is_in(["ready", "companion"]))
         if period is not None:
             days = pl.col("service_dates").list
             overlaps = (days.min() < period.end) & (days.max() >= period.first)
@@ -156,13 +143,10 @@ class LandingZone:
             frames.extend(self._frames(profile, subject, files, ledger))
         if not frames:
             return lazy(pl.DataFrame(schema=contract.polars_schema))
-        frame = nw.concat(
-            [f.select(nw.col(*contract.column_names)) for f in frames], how="vertical"
-        )
+        frame = nw.concat([f.select(nw.col(*contract.column_names)) for f in frames], how="vertical")
         if period is not None:
             frame = frame.filter(
-                nw.col(PARTITION_COLUMN) >= nw.lit(period.first),
-                nw.col(PARTITION_COLUMN) < nw.lit(period.end),
+                nw.col(PARTITION_COLUMN) >= nw.lit(period.first), nw.col(PARTITION_COLUMN) < nw.lit(period.end)
             )
         return frame
 
@@ -170,11 +154,7 @@ class LandingZone:
         """IANA zone by hospital, from the landed master data and the profiles of its namespace."""
         hospitals = self.read("hospitals", ledger).collect("polars").to_native()
         profiles, _ = load_profiles()
-        sharing = [
-            name
-            for name, other in profiles.items()
-            if other.identity_namespace == profile.identity_namespace
-        ]
+        sharing = [name for name, other in profiles.items() if other.identity_namespace == profile.identity_namespace]
         return {
             row["hospital_id"].strip(): row["time_zone"].strip()
             for row in hospitals.filter(pl.col("source_profile").is_in(sharing)).rows(named=True)
@@ -182,13 +162,7 @@ class LandingZone:
         }
 
     def _frames(
-        self,
-        profile: Profile,
-        subject: str,
-        files: pl.DataFrame,
-        ledger: pl.DataFrame,
-        *,
-        for_dates: bool = False,
+        self, profile: Profile, subject: str, files: pl.DataFrame, ledger: pl.DataFrame, *, for_dates: bool = False
     ) -> list[Frame]:
         """Records of one profile's files of a subject, dated where the subject is.
 
@@ -215,10 +189,7 @@ class LandingZone:
             if spec.defaults:
                 # Behind the lookups: a default stands where nothing at all was found.
                 frame = frame.with_columns(
-                    **{
-                        name: nw.coalesce(nw.col(name), nw.lit(value))
-                        for name, value in spec.defaults.items()
-                    }
+                    **{name: nw.coalesce(nw.col(name), nw.lit(value)) for name, value in spec.defaults.items()}
                 )
             if spec.date_from is not None:
                 frame = self._with_looked_up_day(frame, profile, spec, ledger)
@@ -231,9 +202,7 @@ class LandingZone:
             frames.append(frame)
         return [f.with_columns(source_profile=nw.lit(profile.name)) for f in frames]
 
-    def _by_spec(
-        self, profile: Profile, subject: str, files: pl.DataFrame
-    ) -> list[tuple[Subject, list[LandedFile]]]:
+    def _by_spec(self, profile: Profile, subject: str, files: pl.DataFrame) -> list[tuple[Subject, list[LandedFile]]]:
         """Files by how they are read: by layout, and by who else takes of them."""
         landed = self._landed(files)
         declared = profile.subjects.get(subject)
@@ -257,33 +226,24 @@ class LandingZone:
         if spec.format == "csv":
             return csv_relation(self.connection, subject, spec, files, companions, self.spool)
         return json_relation(
-            self.connection, canonical_columns(subject), spec, files, self.spool,
-            told=profile.names_of(spec.format),
-        )  # fmt: skip
+            self.connection, canonical_columns(subject), spec, files, self.spool, told=profile.names_of(spec.format)
+        )
 
-    def _filled(
-        self, frame: Frame, profile: Profile, spec: Subject, lookup: Lookup, ledger: pl.DataFrame
-    ) -> Frame:
+    def _filled(self, frame: Frame, profile: Profile, spec: Subject, lookup: Lookup, ledger: pl.DataFrame) -> Frame:
         """Fill a column from another kind of record of the source, landed in whatever file."""
         others = lookup.spec(spec)
         names = [
             name
-            for name in ledger.filter(
-                pl.col("source_profile") == profile.name, pl.col("state") == "ready"
-            )["source_file"].unique()
+            for name in ledger.filter(pl.col("source_profile") == profile.name, pl.col("state") == "ready")[
+                "source_file"
+            ].unique()
             if any(PurePosixPath(name).match(pattern) for pattern in others.files)
         ]
-        files = ledger.filter(
-            pl.col("source_file").is_in(names), pl.col("state") == "ready"
-        ).unique("source_file")
+        files = ledger.filter(pl.col("source_file").is_in(names), pl.col("state") == "ready").unique("source_file")
         if files.is_empty():
             return frame
         found = (
-            lazy(
-                json_relation(
-                    self.connection, ["key", "value"], others, self._landed(files), self.spool
-                )
-            )
+            lazy(json_relation(self.connection, ["key", "value"], others, self._landed(files), self.spool))
             .filter(~nw.col("key").is_null(), ~nw.col("value").is_null())
             .rename({"key": "_key"})
             .group_by("_key")
@@ -301,9 +261,7 @@ class LandingZone:
             .drop("_key", "_found")
         )
 
-    def _with_looked_up_day(
-        self, frame: Frame, profile: Profile, spec: Subject, ledger: pl.DataFrame
-    ) -> Frame:
+    def _with_looked_up_day(self, frame: Frame, profile: Profile, spec: Subject, ledger: pl.DataFrame) -> Frame:
         """Add the day of the visit that each record belongs to."""
         assert spec.date_from is not None  # noqa: S101  (the caller has looked)
         visits = ledger.filter(
@@ -314,15 +272,11 @@ class LandingZone:
         days = nw.concat(
             [
                 f.select(spec.date_from.on, PARTITION_COLUMN)
-                for f in self._frames(
-                    profile, spec.date_from.subject, visits, ledger, for_dates=True
-                )
+                for f in self._frames(profile, spec.date_from.subject, visits, ledger, for_dates=True)
             ],
             how="vertical",
         )
-        day = days.group_by(spec.date_from.on).agg(
-            _looked_up=nw.col(PARTITION_COLUMN).min().cast(nw.String)
-        )
+        day = days.group_by(spec.date_from.on).agg(_looked_up=nw.col(PARTITION_COLUMN).min().cast(nw.String))
         return frame.join(day, on=spec.date_from.on, how="left")
 
     def _landed(self, files: pl.DataFrame) -> list[LandedFile]:
@@ -359,11 +313,7 @@ class LandingZone:
                     entries.append((name, stat.st_size, stat.st_mtime_ns))
         return pl.DataFrame(
             sorted(entries),
-            schema={
-                "source_file": pl.String,
-                "file_bytes": pl.Int64,
-                "file_modified_ns": pl.Int64,
-            },
+            schema={"source_file": pl.String, "file_bytes": pl.Int64, "file_modified_ns": pl.Int64},
             orient="row",
         )
 
@@ -403,42 +353,31 @@ class LandingZone:
         row["profile_sha256"] = _version(profile)
         feeds = _fed_by(source_file, profiles)
         if not feeds:
-            row["problem"] = (
-                f"no subject of the profile '{folder}' takes a file of this name; it is not used"
-            )
+            row["problem"] = f"no subject of the profile '{folder}' takes a file of this name; it is not used"
             return [row]
         if entry["file_bytes"] == 0:
-            return [{**row, "subject": feed.subject, "state": "empty",
-                     "problem": "the file is empty"} for feed in feeds]  # fmt: skip
+            return [
+                {**row, "subject": feed.subject, "state": "empty", "problem": "the file is empty"} for feed in feeds
+            ]
         original = originals[str(row["file_sha256"])]
         if original != source_file:
             problem = f"same content as {original}, which is loaded; not loaded again"
-            return [{**row, "subject": feed.subject, "state": "duplicate", "problem": problem}
-                    for feed in feeds]  # fmt: skip
+            return [{**row, "subject": feed.subject, "state": "duplicate", "problem": problem} for feed in feeds]
         if state := set_aside.get(str(row["file_sha256"])):
-            return [{**row, "subject": feed.subject, "state": state, "problem": _SET_ASIDE[state]}
-                    for feed in feeds]  # fmt: skip
+            return [{**row, "subject": feed.subject, "state": state, "problem": _SET_ASIDE[state]} for feed in feeds]
         known = profile.known_columns(source_file.partition("/")[2])
         rows = [_verified(row, feed, path, known) for feed in feeds]
         stat = path.stat()
-        is_whole = (stat.st_size, stat.st_mtime_ns) == (
-            entry["file_bytes"],
-            entry["file_modified_ns"],
-        )
+        is_whole = (stat.st_size, stat.st_mtime_ns) == (entry["file_bytes"], entry["file_modified_ns"])
         return rows if is_whole else []
 
-    def _counted(
-        self, ledger: pl.DataFrame, fresh: Sequence[str], profiles: Mapping[str, Profile]
-    ) -> pl.DataFrame:
+    def _counted(self, ledger: pl.DataFrame, fresh: Sequence[str], profiles: Mapping[str, Profile]) -> pl.DataFrame:
         """Fill in rows, unreadable rows and service days of freshly found files."""
         is_fresh = pl.col("source_file").is_in(list(fresh))
         todo = ledger.filter(is_fresh, pl.col("state").is_in(["ready", "companion"]))
         counted = []
         for profile_name, subject in (
-            todo.select("source_profile", "subject")
-            .unique()
-            .sort("source_profile", "subject")
-            .rows()
+            todo.select("source_profile", "subject").unique().sort("source_profile", "subject").rows()
         ):
             # What is only looked up in completes new files, too, however long it has been there.
             specs = profiles[profile_name].subjects
@@ -452,21 +391,14 @@ class LandingZone:
             is_dated = CONTRACTS[f"raw_{subject}"].partitioned
             by = ["source_file", *(["_day"] if is_dated else [])]
             frames = [
-                f.group_by(*by).agg(
-                    row_count=nw.len(),
-                    unreadable_count=_is_unreadable().cast(nw.Int64).sum(),
-                )
-                for f in self._frames(
-                    profiles[profile_name], subject, files, ledger, for_dates=True
-                )
+                f.group_by(*by).agg(row_count=nw.len(), unreadable_count=_is_unreadable().cast(nw.Int64).sum())
+                for f in self._frames(profiles[profile_name], subject, files, ledger, for_dates=True)
                 if not is_dated or "_day" in f.collect_schema().names()
             ]
             if not frames:
                 continue
             counts = nw.concat(frames, how="vertical").collect("polars").to_native()
-            counted.append(
-                _per_file(counts, is_dated, self.first).with_columns(subject=pl.lit(subject))
-            )
+            counted.append(_per_file(counts, is_dated, self.first).with_columns(subject=pl.lit(subject)))
         if not counted:
             return ledger
         names = ["row_count", "unreadable_count", "service_dates", "fallback_date"]
@@ -476,9 +408,7 @@ class LandingZone:
         )
         # A file in which no line could be read, whichever subject it feeds, is not one of its kind.
         readable = (pl.col("row_count") - pl.col("unreadable_count")).sum().over("source_file")
-        hopeless = (
-            is_fresh & (pl.col("state") == "ready") & (pl.col("row_count") > 0) & (readable == 0)
-        )
+        hopeless = is_fresh & (pl.col("state") == "ready") & (pl.col("row_count") > 0) & (readable == 0)
         ledger = ledger.with_columns(
             state=pl.when(hopeless).then(pl.lit("unreadable")).otherwise("state"),
             problem=pl.when(hopeless)
@@ -494,9 +424,7 @@ class LandingZone:
             .filter(~takes_none | (nobody & is_first))
             .with_columns(
                 state=pl.when(takes_none).then(pl.lit("empty")).otherwise("state"),
-                problem=pl.when(takes_none)
-                .then(pl.lit("the file holds no records"))
-                .otherwise("problem"),
+                problem=pl.when(takes_none).then(pl.lit("the file holds no records")).otherwise("problem"),
             )
             .select(_LEDGER.column_names)
         )
@@ -538,10 +466,7 @@ class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         return self._zone(connection)
 
     def waiting(
-        self,
-        subjects: Sequence[str],
-        set_aside: Mapping[str, str],
-        quiet_since_ns: int | None = None,
+        self, subjects: Sequence[str], set_aside: Mapping[str, str], quiet_since_ns: int | None = None
     ) -> list[Waiting]:
         """Files of some subjects that wait to be loaded; the warehouse may be in use meanwhile.
 
@@ -626,9 +551,7 @@ def observed_period(zone: LandingZone) -> tuple[date, date] | None:
     return None if days.is_empty() else (days.min(), days.max())  # type: ignore[return-value]
 
 
-def _verified(
-    row: Mapping[str, object], feed: Feed, path: Path, known: AbstractSet[str]
-) -> dict[str, object]:
+def _verified(row: Mapping[str, object], feed: Feed, path: Path, known: AbstractSet[str]) -> dict[str, object]:
     """The ledger row of one subject that a file feeds, once its bytes and header were looked at."""
     spec = feed.spec
     found = {**row, "subject": feed.subject}
@@ -658,9 +581,7 @@ def _verified(
             and not set(spec.source_names(name)) & {*header, "@landed_at"}
         ]
         if lacking:
-            wanted = "; ".join(
-                f"{name} (as {' or '.join(spec.source_names(name))})" for name in lacking
-            )
+            wanted = "; ".join(f"{name} (as {' or '.join(spec.source_names(name))})" for name in lacking)
             return {
                 **found,
                 "state": "missing_column",
@@ -696,15 +617,9 @@ def _fed_by(source_file: str, profiles: Mapping[str, Profile]) -> list[Feed]:
     return profiles[folder].feeds(inside) if folder in profiles else []
 
 
-def _originals(
-    unchanged: pl.DataFrame, fresh: pl.DataFrame, profiles: Mapping[str, Profile]
-) -> dict[str, str]:
+def _originals(unchanged: pl.DataFrame, fresh: pl.DataFrame, profiles: Mapping[str, Profile]) -> dict[str, str]:
     """Content hash -> the file that is loaded for it: the one known longest, else first by name."""
-    originals = dict(
-        unchanged.filter(pl.col("state") != "duplicate")
-        .select("file_sha256", "source_file")
-        .iter_rows()
-    )
+    originals = dict(unchanged.filter(pl.col("state") != "duplicate").select("file_sha256", "source_file").iter_rows())
     for source_file, digest in fresh.select("source_file", "file_sha256").iter_rows():
         if _fed_by(source_file, profiles):
             originals.setdefault(digest, source_file)
@@ -712,28 +627,21 @@ def _originals(
 
 
 def _unchanged(
-    known: pl.DataFrame | None,
-    listed: pl.DataFrame,
-    set_aside: Mapping[str, str],
-    profiles: Mapping[str, Profile],
+    known: pl.DataFrame | None, listed: pl.DataFrame, set_aside: Mapping[str, str], profiles: Mapping[str, Profile]
 ) -> pl.DataFrame:
     if known is None:
         return pl.DataFrame(schema=_LEDGER.polars_schema)
-    still = known.join(
-        listed, on=["source_file", "file_bytes", "file_modified_ns"], how="semi"
-    ).select(_LEDGER.column_names)
+    still = known.join(listed, on=["source_file", "file_bytes", "file_modified_ns"], how="semi").select(
+        _LEDGER.column_names
+    )
     # A profile that says something else may read the file otherwise.
     versions = {name: _version(profile) for name, profile in profiles.items()}
-    version = pl.col("source_profile").replace_strict(
-        versions, default=None, return_dtype=pl.String
-    )
+    version = pl.col("source_profile").replace_strict(versions, default=None, return_dtype=pl.String)
     still = still.filter(pl.col("profile_sha256").eq_missing(version))
     # A copy whose original is gone is not a copy any more.
     originals = still.filter(pl.col("state") != "duplicate")["file_sha256"]
     has_original = pl.col("file_sha256").is_in(originals.implode())
-    wanted = pl.col("file_sha256").replace_strict(
-        dict(set_aside), default=None, return_dtype=pl.String
-    )
+    wanted = pl.col("file_sha256").replace_strict(dict(set_aside), default=None, return_dtype=pl.String)
     is_aside = pl.when(pl.col("state").is_in(list(_SET_ASIDE))).then("state")
     return still.filter(
         (pl.col("state") != "duplicate") | has_original,
@@ -747,9 +655,7 @@ def _is_unreadable() -> nw.Expr:
     return problem != "outside_limits"
 
 
-def _without_completed(
-    unchanged: pl.DataFrame, listed: pl.DataFrame, profiles: Mapping[str, Profile]
-) -> pl.DataFrame:
+def _without_completed(unchanged: pl.DataFrame, listed: pl.DataFrame, profiles: Mapping[str, Profile]) -> pl.DataFrame:
     """Known files less those that a companion has come to since: they are looked at anew."""
     fresh = listed.join(unchanged.select("source_file").unique(), on="source_file", how="anti")
     completed = {
@@ -760,12 +666,10 @@ def _without_completed(
     }
     if not completed:
         return unchanged
-    pairs = pl.DataFrame(
-        sorted(completed), schema={"source_profile": pl.String, "subject": pl.String}, orient="row"
-    )
-    again = unchanged.filter(pl.col("state") == "ready").join(
-        pairs, on=["source_profile", "subject"], how="semi"
-    )["source_file"]
+    pairs = pl.DataFrame(sorted(completed), schema={"source_profile": pl.String, "subject": pl.String}, orient="row")
+    again = unchanged.filter(pl.col("state") == "ready").join(pairs, on=["source_profile", "subject"], how="semi")[
+        "source_file"
+    ]
     return unchanged.filter(~pl.col("source_file").is_in(again.implode()))
 
 
@@ -783,8 +687,7 @@ def _per_file(counts: pl.DataFrame, is_dated: bool, first: date) -> pl.DataFrame
     )
     if not is_dated:
         return totals.with_columns(
-            service_dates=pl.lit([], dtype=pl.List(pl.Date)),
-            fallback_date=pl.lit(None, dtype=pl.Date),
+            service_dates=pl.lit([], dtype=pl.List(pl.Date)), fallback_date=pl.lit(None, dtype=pl.Date)
         )
     commonest = (
         counts.filter(pl.col("_day").is_not_null())

@@ -132,19 +132,11 @@ def _partitions(consumer: Consumer, topic: str) -> set[int]:
     return set(found.partitions)
 
 
-def _start(
-    consumer: Consumer,
-    topic: str,
-    partition: int,
-    landing: StreamLanding,
-    say: Callable[[str], None],
-) -> int:
+def _start(consumer: Consumer, topic: str, partition: int, landing: StreamLanding, say: Callable[[str], None]) -> int:
     """Where to read on: behind what is landed, or at the oldest message there still is."""
     from confluent_kafka import TopicPartition
 
-    oldest, end = consumer.get_watermark_offsets(
-        TopicPartition(topic, partition), timeout=_BROKER_SECONDS
-    )
+    oldest, end = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_BROKER_SECONDS)
     wanted = landing.reached(partition)
     if wanted > end:
         raise StreamError(

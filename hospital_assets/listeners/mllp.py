@@ -6,8 +6,9 @@ messages mean; they land word for word, and are read like any other landed file 
 A message is acknowledged with AA only when its bytes are on disk under their final name. A sender
 waits for each answer, so a file for every message would make millions; instead messages are appended
 to a file that is open for some seconds (readers leave a file alone that somebody writes, and read it
-again when it has grown), and synced together with whatever else has arrived meanwhile. Each message keeps its MLLP frame, so a message that a crash cut off is recognised; its
-sender was never told that it had landed, and sends it again.
+again when it has grown), and synced together with whatever else has arrived meanwhile. Each message keeps
+its MLLP frame, so a message that a crash cut off is recognised; its sender was never told that it had
+landed, and sends it again.
 """
 
 from __future__ import annotations
@@ -143,9 +144,7 @@ def rejection(message: bytes, header: Header | None, processing_ids: tuple[str, 
     """
     if header is None:
         return "no message header (MSH) with usable delimiters"
-    if len(
-        re.findall(rb"[\r\n]MSH" + re.escape(header.delimiters.field.encode("latin-1")), message)
-    ):
+    if len(re.findall(rb"[\r\n]MSH" + re.escape(header.delimiters.field.encode("latin-1")), message)):
         return "more than one message in a frame"
     component = header.delimiters.component
     if not header[9]:
@@ -171,10 +170,22 @@ def acknowledgement(header: Header | None, code: str, reason: str | None, now: d
     declared = header[2] if header else "^~\\&"
     event = said[9].split(c)
     kind = c.join(["ACK", *event[1:2], *(["ACK"] if len(event) > 2 else [])])
-    msh = f.join([
-        "MSH", declared, said[5], said[6], said[3], said[4], now.strftime("%Y%m%d%H%M%S+0000"), "",
-        kind, secrets.token_hex(10), said[11] or "P", said[12] or "2.3",
-    ])  # fmt: skip
+    msh = f.join(
+        [
+            "MSH",
+            declared,
+            said[5],
+            said[6],
+            said[3],
+            said[4],
+            now.strftime("%Y%m%d%H%M%S+0000"),
+            "",
+            kind,
+            secrets.token_hex(10),
+            said[11] or "P",
+            said[12] or "2.3",
+        ]
+    )
     msa = f.join(["MSA", code, said[10], *([reason] if reason else [])])
     return START + f"{msh}\r{msa}\r".encode("latin-1", "replace") + END + b"\r"
 
@@ -332,9 +343,8 @@ class Listener:
         self._connections: set[asyncio.Task[None]] = set()
         try:
             server = await asyncio.start_server(
-                self._connected, self.options.host, self.options.port, ssl=self.options.tls,
-                limit=_READ_BYTES,
-            )  # fmt: skip
+                self._connected, self.options.host, self.options.port, ssl=self.options.tls, limit=_READ_BYTES
+            )
         except OSError as error:
             raise ListenerError(
                 f"cannot listen on {self.options.host} port {self.options.port}: {error.strerror}; "
@@ -366,9 +376,7 @@ class Listener:
             batch, self._queue = self._queue, []
             if batch:
                 try:
-                    await asyncio.to_thread(
-                        self._landed.append, [message for message, _ in batch], clock()
-                    )
+                    await asyncio.to_thread(self._landed.append, [message for message, _ in batch], clock())
                 except OSError as error:
                     _log.error("messages could not be landed: %s", error.strerror)
                     for _, landed in batch:

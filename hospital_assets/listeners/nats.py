@@ -53,9 +53,7 @@ def listen_nats(
         StreamError: there is no such stream or server, it keeps messages only until they are taken, or
             it was made anew since.
     """
-    asyncio.run(
-        _listen(stream, servers, landing, stop, pace or Pace(), options or {}, until_end, say)
-    )
+    asyncio.run(_listen(stream, servers, landing, stop, pace or Pace(), options or {}, until_end, say))
 
 
 async def _listen(
@@ -77,12 +75,9 @@ async def _listen(
 
     try:
         connection = await asyncio.wait_for(
-            nats.connect(
-                servers.split(","), error_cb=trouble, connect_timeout=2, max_reconnect_attempts=-1,
-                **options,
-            ),
+            nats.connect(servers.split(","), error_cb=trouble, connect_timeout=2, max_reconnect_attempts=-1, **options),
             _SERVER_SECONDS,
-        )  # fmt: skip
+        )
     except (TimeoutError, NatsError, OSError) as error:
         raise StreamError(f"no server answers at {servers}") from error
     try:
@@ -115,11 +110,7 @@ class _Reader:
     """One consumer on the server, made anew whenever it is in doubt."""
 
     def __init__(
-        self,
-        context: JetStreamContext,
-        stream: str,
-        landing: StreamLanding,
-        say: Callable[[str], None],
+        self, context: JetStreamContext, stream: str, landing: StreamLanding, say: Callable[[str], None]
     ) -> None:
         self._context, self._stream, self._landing, self._say = context, stream, landing, say
         self._consumer: JetStreamContext.PullSubscription | None = None
@@ -139,14 +130,15 @@ class _Reader:
             await _state(self._context, self._stream, self._landing, self._say)
             self._delivered = 0
             self._consumer = await self._context.pull_subscribe(
-                "", stream=self._stream,
+                "",
+                stream=self._stream,
                 config=ConsumerConfig(
                     deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
                     opt_start_seq=max(self._landing.reached(_PARTITION), 1),
                     ack_policy=AckPolicy.NONE,
                     inactive_threshold=60.0,
                 ),
-            )  # fmt: skip
+            )
         try:
             messages = await self._consumer.fetch(256, timeout=timeout)
         except NoMessages:

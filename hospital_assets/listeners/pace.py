@@ -20,16 +20,11 @@ def commit(landing: StreamLanding, say: Callable[[str], None]) -> list[Range]:
     """Land what is held and say which offsets that was, never what is in them."""
     landed = landing.commit()
     for batch in landed:
-        say(
-            f"landed   {batch.stream} partition {batch.partition}, "
-            f"offsets {batch.first} to {batch.last}"
-        )
+        say(f"landed   {batch.stream} partition {batch.partition}, offsets {batch.first} to {batch.last}")
     return landed
 
 
-def go_on_behind_loss(
-    landing: StreamLanding, partition: int, oldest: int, say: Callable[[str], None]
-) -> None:
+def go_on_behind_loss(landing: StreamLanding, partition: int, oldest: int, say: Callable[[str], None]) -> None:
     """Go on at the oldest message there is; what is held lands first, and what is skipped is said."""
     commit(landing, say)
     if missed := landing.begin_at(partition, oldest):

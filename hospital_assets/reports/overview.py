@@ -17,12 +17,7 @@ from hospital_assets.resources import ClockResource
 AUDIENCE = "executive"
 
 
-@dg.asset(
-    group_name="reports",
-    owners=["team:clinical-analytics"],
-    kinds={"html"},
-    deps=[f"publication_{AUDIENCE}"],
-)
+@dg.asset(group_name="reports", owners=["team:clinical-analytics"], kinds={"html"}, deps=[f"publication_{AUDIENCE}"])
 def overview_report(clock: ClockResource, reports: ReportsResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """The overview, as one file that opens from disk and prints on two A4 pages.
 
@@ -60,17 +55,20 @@ def as_page(data_dir: Path) -> tuple[str, str]:
         parts: list[Card | Figure] = [*shown.cards, *shown.figures]
         measures = dict.fromkeys(part.measure for part in parts)
         body = render(
-            "body.html", page=shown, title="Emergency department: overview", current="overview",
-            where=where, carried="", sliced=sentence(where, mart.known),
+            "body.html",
+            page=shown,
+            title="Emergency department: overview",
+            current="overview",
+            where=where,
+            carried="",
+            sliced=sentence(where, mart.known),
             freshness=f"Data to {mart.known.last.isoformat()}, published {mart.published_at:%Y-%m-%d %H:%M} UTC",
-            stale="", colophon=f"Publication {AUDIENCE} {mart.version}. Averages and percentiles of fewer than 11 "
+            stale="",
+            colophon=f"Publication {AUDIENCE} {mart.version}. Averages and percentiles of fewer than 11 "
             "patients are not shown; counts of few patients are protected as the publication's policy says.",
-        )  # fmt: skip
+        )
     return mart.version, render(
-        "report.html",
-        style=_style(FOLDER),
-        body=_still(body),
-        measures=list(filter(None, measures)),
+        "report.html", style=_style(FOLDER), body=_still(body), measures=list(filter(None, measures))
     )
 
 

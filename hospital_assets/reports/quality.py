@@ -111,11 +111,10 @@ def gather(warehouse: Warehouse, as_of: datetime) -> Quality:
     )
     says = pl.DataFrame(
         [(subject, rule.name, rule.says) for subject, rules in RULES.items() for rule in rules],
-        schema=["_of", "rule", "says"], orient="row",
-    )  # fmt: skip
-    ledger: pl.DataFrame = (
-        warehouse.read(CONTRACTS["raw_landed_files"]).collect("polars").to_native()
+        schema=["_of", "rule", "says"],
+        orient="row",
     )
+    ledger: pl.DataFrame = warehouse.read(CONTRACTS["raw_landed_files"]).collect("polars").to_native()
     set_aside = rows(
         f"select a.* replace (coalesce(h.hospital_id, 'not stated or unknown') as hospital) "
         f"from ({aside}) a left join cleaned.cleaned_hospitals h on trim(a.hospital) = h.hospital_id"
@@ -138,10 +137,7 @@ def gather(warehouse: Warehouse, as_of: datetime) -> Quality:
         quarantine_by_hospital=set_aside.group_by("hospital", "subject", "rule")
         .agg(pl.len().alias("records"))
         .sort("hospital", "records", descending=[False, True]),
-        examples=set_aside.drop("hospital")
-        .group_by("subject", "rule")
-        .head(3)
-        .sort("subject", "rule"),
+        examples=set_aside.drop("hospital").group_by("subject", "rule").head(3).sort("subject", "rule"),
         files=ledger.group_by("source_profile", "subject", "state", "problem")
         .agg(pl.col("source_file").n_unique().alias("files"), pl.col("source_file").min())
         .sort("source_profile", "subject", "state", "source_file"),
@@ -150,10 +146,7 @@ def gather(warehouse: Warehouse, as_of: datetime) -> Quality:
         .drop_nulls()
         .sort("subject"),
         drift=pl.DataFrame(
-            [
-                (d.subject, d.column, d.verdict, d.files, d.first_file, ADVICE[d.verdict])
-                for d in found
-            ],
+            [(d.subject, d.column, d.verdict, d.files, d.first_file, ADVICE[d.verdict]) for d in found],
             schema=["subject", "column", "verdict", "files", "first_file", "what_to_do"],
             orient="row",
         ),
@@ -164,9 +157,7 @@ def gather(warehouse: Warehouse, as_of: datetime) -> Quality:
 
 def _hospital(subject: str) -> str:
     """SQL for the hospital that a raw record states."""
-    return (
-        "r.hospital_id" if "hospital_id" in canonical_columns(subject) else "cast(null as varchar)"
-    )
+    return "r.hospital_id" if "hospital_id" in canonical_columns(subject) else "cast(null as varchar)"
 
 
 _STYLE = """
@@ -191,28 +182,27 @@ def as_page(quality: Quality) -> str:
         if bad.is_empty()
         else f'<p class="bad">{bad.height:,} of {evaluated.height:,} single checks failed.</p>'
     )
-    set_aside = quality.files.filter(
-        ~pl.col("state").is_in(["ready", "companion", "duplicate"])
-    ).select("source_file", "subject", "state", "files", "problem")
+    set_aside = quality.files.filter(~pl.col("state").is_in(["ready", "companion", "duplicate"])).select(
+        "source_file", "subject", "state", "files", "problem"
+    )
     sections = [
         ("Score by layer and family", "Share of the single checks that passed.", scores),
         ("Rules that failed", "Rows that broke the rule, of the rows it applies to.", bad),
         ("Files that were set aside", "What is wrong and what to do.", set_aside),
         ("Columns that changed", "", quality.drift),
-        ("Records in quarantine", "By file and rule; the record itself stays in the warehouse.",
-         quality.quarantine.head(60)),
-        ("Quarantine by hospital", "The hospital that the record states.",
-         quality.quarantine_by_hospital.head(60)),
+        (
+            "Records in quarantine",
+            "By file and rule; the record itself stays in the warehouse.",
+            quality.quarantine.head(60),
+        ),
+        ("Quarantine by hospital", "The hospital that the record states.", quality.quarantine_by_hospital.head(60)),
         ("Where to look", "Up to three lines for each rule.", quality.examples),
-        ("Reconciliation", "landed = cleaned + quarantined + duplicates.",
-         quality.reconciliation),
+        ("Reconciliation", "landed = cleaned + quarantined + duplicates.", quality.reconciliation),
         ("Freshness", f"As of {quality.as_of:%Y-%m-%d %H:%M} UTC.", quality.freshness),
-        ("History", "Single checks by day and status.",
-         quality.history.tail(60)),
-    ]  # fmt: skip
+        ("History", "Single checks by day and status.", quality.history.tail(60)),
+    ]
     body = "".join(
-        f"<h2>{escape(title)}</h2><p class=muted>{escape(says)}</p>{_table(frame)}"
-        for title, says, frame in sections
+        f"<h2>{escape(title)}</h2><p class=muted>{escape(says)}</p>{_table(frame)}" for title, says, frame in sections
     )
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Data quality</title>'
@@ -225,11 +215,16 @@ def as_page(quality: Quality) -> str:
 def as_json(quality: Quality) -> str:
     """The same figures for the dashboard."""
     frames = {
-        "scores": _scores(quality), "failed": _failed(quality), "quarantine": quality.quarantine,
-        "quarantine_by_hospital": quality.quarantine_by_hospital, "drift": quality.drift,
-        "reconciliation": quality.reconciliation, "freshness": quality.freshness,
-        "history": quality.history, "scores_by_day": quality.scores,
-    }  # fmt: skip
+        "scores": _scores(quality),
+        "failed": _failed(quality),
+        "quarantine": quality.quarantine,
+        "quarantine_by_hospital": quality.quarantine_by_hospital,
+        "drift": quality.drift,
+        "reconciliation": quality.reconciliation,
+        "freshness": quality.freshness,
+        "history": quality.history,
+        "scores_by_day": quality.scores,
+    }
     found: dict[str, object] = {name: frame.to_dicts() for name, frame in frames.items()}
     return json.dumps({"as_of": quality.as_of.isoformat(), **found}, default=str)
 
@@ -266,12 +261,18 @@ def _failed(quality: Quality) -> pl.DataFrame:
         .with_columns(severity=pl.col("kind").replace_strict(severities, default="WARN"))
         .sort("severity", "family", "kind", "table_name", descending=[False, True, False, False])
         .select(
-            "severity", "table_name", "kind", "column_name", "rule",
-            pl.col("violated_count").alias("broken"), pl.col("denominator_count").alias("of"),
-            pl.col("violated_pct").round(3).alias("%"), pl.col("threshold_pct").alias("limit_%"),
+            "severity",
+            "table_name",
+            "kind",
+            "column_name",
+            "rule",
+            pl.col("violated_count").alias("broken"),
+            pl.col("denominator_count").alias("of"),
+            pl.col("violated_pct").round(3).alias("%"),
+            pl.col("threshold_pct").alias("limit_%"),
             "status",
         )
-    )  # fmt: skip
+    )
 
 
 def _table(frame: pl.DataFrame) -> str:
@@ -281,9 +282,7 @@ def _table(frame: pl.DataFrame) -> str:
         f"<th{' class=n' if dtype.is_numeric() else ''}>{escape(name.replace('_', ' '))}</th>"
         for name, dtype in frame.schema.items()
     )
-    body = "".join(
-        "<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in frame.iter_rows()
-    )
+    body = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in frame.iter_rows())
     return f"<table><tr>{head}</tr>{body}</table>"
 
 

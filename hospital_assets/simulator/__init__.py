@@ -18,26 +18,48 @@ from faker import Faker
 
 from hospital_assets.simulator import clinical, dirt, feeds, flow, people
 from hospital_assets.simulator.feeds import CSV_CLOCK, ISO_CLOCK, clock_text, hospital_text
-from hospital_assets.simulator.network import (
-    DEPARTMENTS,
-    HOSPITALS,
-    Network,
-    build_network,
-    midnight_utc,
-)
+from hospital_assets.simulator.network import DEPARTMENTS, HOSPITALS, Network, build_network, midnight_utc
 
 _EPOCH = date(1970, 1, 1)
 _NETWORK_ZONE = "America/Chicago"
 _PATIENT_COLUMNS = (
-    "patient_id", "first_name", "last_name", "birth_date", "age_years", "sex", "race", "ethnicity",
-    "blood_group", "street", "city", "state", "zip", "phone", "insurer", "pre_existing_condition",
+    "patient_id",
+    "first_name",
+    "last_name",
+    "birth_date",
+    "age_years",
+    "sex",
+    "race",
+    "ethnicity",
+    "blood_group",
+    "street",
+    "city",
+    "state",
+    "zip",
+    "phone",
+    "insurer",
+    "pre_existing_condition",
     "recorded_at",
-)  # fmt: skip
+)
 _VISIT_COLUMNS = (
-    "visit_id", "patient_id", "hospital_id", "department", "doctor_id", "arrival_mode",
-    "arrival_time", "handover_time", "triage_time", "triage_level", "room_time", "provider_time",
-    "decision_time", "departure_time", "disposition", "chief_complaint", "recorded_at",
-)  # fmt: skip
+    "visit_id",
+    "patient_id",
+    "hospital_id",
+    "department",
+    "doctor_id",
+    "arrival_mode",
+    "arrival_time",
+    "handover_time",
+    "triage_time",
+    "triage_level",
+    "room_time",
+    "provider_time",
+    "decision_time",
+    "departure_time",
+    "disposition",
+    "chief_complaint",
+    "recorded_at",
+)
 
 
 @dataclass(frozen=True)
@@ -82,9 +104,7 @@ def simulate(
     counts, visits = feed_network(landed, start, days, scale, seed, clean)
 
     ground_truth.mkdir(parents=True, exist_ok=True)
-    truth = pl.concat([feeds.truth_frame([]), *landed.truth]).sort(
-        "subject", "kind", "file", "line", "record_id"
-    )
+    truth = pl.concat([feeds.truth_frame([]), *landed.truth]).sort("subject", "kind", "file", "line", "record_id")
     truth.write_parquet(ground_truth / "dirt.parquet")
     visits.drop("weight", strict=False).write_parquet(ground_truth / "visits.parquet")
     return SimulationSummary(
@@ -99,13 +119,7 @@ def simulate(
 
 
 def feed_network(
-    landed: feeds.Landed,
-    start: date,
-    days: int,
-    scale: float,
-    seed: int,
-    clean: bool,
-    live_from: int | None = None,
+    landed: feeds.Landed, start: date, days: int, scale: float, seed: int, clean: bool, live_from: int | None = None
 ) -> tuple[dict[str, int], pl.DataFrame]:
     """Give every record of a network to `landed`; returns counts, and the true visits.
 
@@ -143,21 +157,12 @@ def feed_network(
 
 
 def _visits(
-    rng: object,
-    faker: Faker,
-    network: Network,
-    start: date,
-    days: int,
-    scale: float,
-    begin: int,
-    end: int,
+    rng: object, faker: Faker, network: Network, start: date, days: int, scale: float, begin: int, end: int
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The true visits: who, when, why, and everything that happened; and the pool of patients."""
     assert callable(rng)  # noqa: S101
     visits = flow.arrivals(rng(), start, days, scale)
-    by_hospital = {
-        name: int((visits["hospital"] == number).sum()) for number, name in enumerate(HOSPITALS)
-    }
+    by_hospital = {name: int((visits["hospital"] == number).sum()) for number, name in enumerate(HOSPITALS)}
     pool = people.build_pool(rng(), faker, by_hospital, (start - _EPOCH).days)
     person = _base_persons(rng(), visits, pool)
     birth = pool["birth_day"].to_numpy()
@@ -169,12 +174,9 @@ def _visits(
     visits = flow.queue(rng(), visits, network)
     stays = flow.ward_stays(rng(), visits, network, begin)
     visits = visits.join(stays, on="visit", how="left", maintain_order="left").with_columns(
-        departure=pl.coalesce("ward_from", "departure"),
+        departure=pl.coalesce("ward_from", "departure")
     )
-    visits = visits.with_columns(
-        left_ed=pl.col("departure"),
-        left=pl.coalesce("ward_until", "departure"),
-    )
+    visits = visits.with_columns(left_ed=pl.col("departure"), left=pl.coalesce("ward_until", "departure"))
     arrival, left = visits["arrival"].to_numpy(), visits["left"].to_numpy()
     person, parent = flow.link_returns(rng(), visits, person, left)
     # Whoever would be in two places at once is somebody else, who comes only this time.
@@ -190,8 +192,7 @@ def _visits(
         visits.with_columns(index=pl.Series(person), follows=pl.Series(parent))
         .join(patient, on="index", how="left", maintain_order="left")
         .with_columns(
-            visit_id=pl.format("V{}", pl.col("visit").cast(pl.String).str.zfill(8)),
-            hospital_id=hospital_text(),
+            visit_id=pl.format("V{}", pl.col("visit").cast(pl.String).str.zfill(8)), hospital_id=hospital_text()
         )
     )
     visits = clinical.draw_conditions(rng(), visits, parent)
@@ -204,16 +205,12 @@ def _base_persons(rng: np.random.Generator, visits: pl.DataFrame, pool: pl.DataF
     hospital = visits["hospital"].to_numpy()
     home = pool["home"].to_numpy()
     weight = pool["weight"].to_numpy()
-    place = np.where(
-        rng.random(visits.height) < 0.985, hospital, rng.integers(0, len(HOSPITALS), visits.height)
-    )
+    place = np.where(rng.random(visits.height) < 0.985, hospital, rng.integers(0, len(HOSPITALS), visits.height))
     for number in range(len(HOSPITALS)):
         own = np.flatnonzero(home == number)
         mine = np.flatnonzero(place == number)
         edges = np.cumsum(weight[own])
-        person[mine] = own[
-            np.minimum(np.searchsorted(edges, rng.random(len(mine)) * edges[-1]), len(own) - 1)
-        ]
+        person[mine] = own[np.minimum(np.searchsorted(edges, rng.random(len(mine)) * edges[-1]), len(own) - 1)]
     return person
 
 
@@ -244,12 +241,12 @@ def _write_masters(landed: feeds.Landed, network: Network, window: range, end: i
         shift_end=clock_text("end", "hospital", CSV_CLOCK),
         recorded_at=clock_text("recorded", "hospital", CSV_CLOCK),
     )
-    landed.csv_feed("doctor_shifts",
+    landed.csv_feed(
+        "doctor_shifts",
         dirt.clean_frame(shifts),
-        ("shift_id", "doctor_id", "hospital_id", "department_id", "shift_start", "shift_end",
-         "recorded_at"),
+        ("shift_id", "doctor_id", "hospital_id", "department_id", "shift_start", "shift_end", "recorded_at"),
         "shift_id",
-    )  # fmt: skip
+    )
 
 
 def _write_patients(
@@ -263,9 +260,7 @@ def _write_patients(
     clean: bool,
 ) -> int:
     """The EHR's daily extracts; its clocks carry their offset."""
-    first_seen = visits.group_by("index", maintain_order=True).agg(
-        pl.col("arrival").min(), pl.col("hospital").first()
-    )
+    first_seen = visits.group_by("index", maintain_order=True).agg(pl.col("arrival").min(), pl.col("hospital").first())
     records = people.record_versions(rng, faker, pool, first_seen, end).sort("recorded", "index")
     born = pl.from_epoch(pl.col("birth_day").cast(pl.Int32), time_unit="d")
     records = records.with_columns(
@@ -277,9 +272,7 @@ def _write_patients(
         .cast(pl.String),
         recorded_at=clock_text("recorded", "hospital", ISO_CLOCK),
         recorded_date=clock_text("recorded", "hospital", "%Y-%m-%d"),
-        pre_existing_condition=pl.when(pl.col("pre_existing_condition") != "").then(
-            "pre_existing_condition"
-        ),
+        pre_existing_condition=pl.when(pl.col("pre_existing_condition") != "").then("pre_existing_condition"),
     )
     records = dirt.clean_frame(records)
     count = records.height
@@ -310,11 +303,11 @@ def _write_visits(
 
     Live, an open visit is also recorded at arrival, triage and first provider contact.
     """
-    closed = visits.filter(pl.col("departure") < end).with_columns(
-        recorded=pl.min_horizontal(
-            pl.col("departure") + 240, pl.lit(end - 1)
-        )
-    ).with_columns(_day=feeds.local_day("recorded", "hospital"))  # fmt: skip
+    closed = (
+        visits.filter(pl.col("departure") < end)
+        .with_columns(recorded=pl.min_horizontal(pl.col("departure") + 240, pl.lit(end - 1)))
+        .with_columns(_day=feeds.local_day("recorded", "hospital"))
+    )
     arrival_day = feeds.local_day("arrival", "hospital")
     departure_day = feeds.local_day("departure", "hospital")
     # What crosses midnight is first landed as it stood at the end of its day.
@@ -338,14 +331,11 @@ def _write_visits(
         doctor_id=pl.when(pl.col("provider") >= 0).then("doctor_id"),
         level=pl.when(pl.col("triage") >= 0).then("level"),
         _day=feeds.local_day("arrival", "hospital"),
-    )  # fmt: skip
+    )
     corrected = closed.filter(pl.Series(rng.random(closed.height) < 0.01)).with_columns(
-        recorded=pl.col("recorded") + 26 * 3600,
-        level=pl.col("level").cast(pl.Int64),
+        recorded=pl.col("recorded") + 26 * 3600, level=pl.col("level").cast(pl.Int64)
     )
-    corrected = corrected.with_columns(_day=feeds.local_day("recorded", "hospital")).filter(
-        pl.col("recorded") < end
-    )
+    corrected = corrected.with_columns(_day=feeds.local_day("recorded", "hospital")).filter(pl.col("recorded") < end)
     columns = closed.columns
     records = pl.concat([closed, open_records.select(columns), corrected.select(columns)])
     records = records.with_columns(
@@ -357,10 +347,9 @@ def _write_visits(
         recorded_at=clock_text("recorded", "hospital", CSV_CLOCK),
         **{
             f"{name}_time": clock_text(name, "hospital", CSV_CLOCK)
-            for name in ("arrival", "handover", "triage", "room", "provider", "decision",
-                         "departure")
+            for name in ("arrival", "handover", "triage", "room", "provider", "decision", "departure")
         },
-    ).sort("_day", "recorded", "visit")  # fmt: skip
+    ).sort("_day", "recorded", "visit")
     records = dirt.clean_frame(records)
     alter = None
     if not clean:
@@ -382,9 +371,7 @@ def _stages(visits: pl.DataFrame, live_from: int) -> list[pl.DataFrame]:
     """Visits at the moments when their open record is written anew."""
     return [
         visits.with_columns(recorded=pl.col(clock) + 20).filter(
-            pl.col(clock) >= 0,
-            pl.col("recorded") >= live_from,
-            pl.col("recorded") < pl.col("departure"),
+            pl.col(clock) >= 0, pl.col("recorded") >= live_from, pl.col("recorded") < pl.col("departure")
         )
         for clock in ("arrival", "triage", "provider")
     ]
@@ -410,16 +397,12 @@ def _conflicting(final: pl.DataFrame, rng: np.random.Generator, window: range) -
     others = final.filter(pl.col("_kind").is_null())["patient_id"].to_numpy()
     wrong = wrong.with_columns(
         _true=pl.col("patient_id"),
-        patient_id=pl.Series(
-            others[rng.integers(0, len(others), wrong.height)].tolist(), dtype=pl.String
-        ),
+        patient_id=pl.Series(others[rng.integers(0, len(others), wrong.height)].tolist(), dtype=pl.String),
         recorded=pl.col("recorded") + 1800,
         _kind=pl.lit("conflicting_id"),
         _column=pl.lit("patient_id"),
         _expected=pl.lit("quarantine"),
-    ).with_columns(
-        _landed=pl.col("patient_id"), recorded_at=clock_text("recorded", "hospital", CSV_CLOCK)
-    )
+    ).with_columns(_landed=pl.col("patient_id"), recorded_at=clock_text("recorded", "hospital", CSV_CLOCK))
     return pl.concat([final, wrong.filter(pl.col("_true") != pl.col("patient_id"))])
 
 
@@ -441,18 +424,14 @@ def _write_vitals(
         observation_id=pl.format("O{}-{}", pl.col("visit"), pl.col("number")),
         device_id=pl.format("{}-MON-{}", "hospital_id", pl.col("visit") % 40 + 1),
         recorded=pl.col("measured") + pl.Series(rng.integers(2, 40, n)),
-        temperature=pl.when(celsius)
-        .then("temperature_c")
-        .otherwise((pl.col("temperature_c") * 1.8 + 32).round(1)),
+        temperature=pl.when(celsius).then("temperature_c").otherwise((pl.col("temperature_c") * 1.8 + 32).round(1)),
         temperature_unit=pl.when(celsius).then(pl.lit("Cel")).otherwise(pl.lit("[degF]")),
         spo2_unit=pl.lit("%"),
     )
     sets = sets.with_columns(
         measured_at=clock_text("measured", "hospital", ISO_CLOCK),
         recorded_at=clock_text("recorded", "hospital", ISO_CLOCK),
-        _local=pl.from_epoch("recorded", time_unit="s")
-        .dt.replace_time_zone("UTC")
-        .dt.convert_time_zone(_NETWORK_ZONE),
+        _local=pl.from_epoch("recorded", time_unit="s").dt.replace_time_zone("UTC").dt.convert_time_zone(_NETWORK_ZONE),
     ).with_columns(
         _day=pl.col("_local").dt.date().cast(pl.Int32).cast(pl.Int64).clip(window[0], window[-1]),
         _part=pl.col("_local").dt.hour() // 6,
@@ -466,9 +445,7 @@ def _write_vitals(
     sets = sets.with_columns(_text=_vitals_line(None))
     if not clean:
         sets = sets.with_columns(
-            _text=pl.when(pl.col("_day") >= etco2_from)
-            .then(_vitals_line(pl.lit(36.0)))
-            .otherwise("_text")
+            _text=pl.when(pl.col("_day") >= etco2_from).then(_vitals_line(pl.lit(36.0))).otherwise("_text")
         )
         broken = dirt.choose(sets, 0.0005, rng)
         how = rng.integers(0, 3, n)
@@ -511,13 +488,17 @@ def _vitals_line(etco2: pl.Expr | None) -> pl.Expr:
         *(pl.col(n) for n in ("consciousness", "on_oxygen", "spo2_scale", "gcs", "pain")),
     ]
     if etco2 is not None:
-        values.append(
-            pl.struct(etco2.alias("value"), pl.lit("mm[Hg]").alias("unit")).alias("etco2")
-        )
+        values.append(pl.struct(etco2.alias("value"), pl.lit("mm[Hg]").alias("unit")).alias("etco2"))
     return pl.struct(
-        "observation_id", "visit_id", "patient_id", "hospital_id", "device_id", "measured_at",
-        "recorded_at", pl.struct(values).alias("vitals"),
-    ).struct.json_encode()  # fmt: skip
+        "observation_id",
+        "visit_id",
+        "patient_id",
+        "hospital_id",
+        "device_id",
+        "measured_at",
+        "recorded_at",
+        pl.struct(values).alias("vitals"),
+    ).struct.json_encode()
 
 
 def _spoiled_vitals(sets: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
@@ -534,9 +515,7 @@ def _spoiled_vitals(sets: pl.DataFrame, rng: np.random.Generator) -> pl.DataFram
                 _column=pl.when(flag).then(pl.lit(column)).otherwise("_column"),
                 _true=pl.when(flag).then(pl.col(column).cast(pl.String)).otherwise("_true"),
                 **{name: pl.when(flag).then(value).otherwise(name) for name, value in new.items()},
-            ).with_columns(
-                _landed=pl.when(flag).then(pl.col(column).cast(pl.String)).otherwise("_landed")
-            ),
+            ).with_columns(_landed=pl.when(flag).then(pl.col(column).cast(pl.String)).otherwise("_landed")),
             hit,
             kind,
             expected,
@@ -545,51 +524,86 @@ def _spoiled_vitals(sets: pl.DataFrame, rng: np.random.Generator) -> pl.DataFram
     has_temperature = pl.col("temperature").is_not_null()
     fahrenheit = has_temperature & (pl.col("temperature_unit") == "[degF]")
     none = pl.lit(None, dtype=pl.String)
-    sets = change(sets, 0.01, "fahrenheit_without_unit", "correct", fahrenheit,
-                  temperature_unit=none)  # fmt: skip
-    sets = change(sets, 0.002, "fahrenheit_labelled_celsius", "correct", fahrenheit,
-                  temperature_unit=pl.lit("Cel"))  # fmt: skip
-    sets = change(sets, 0.005, "spo2_fraction", "correct", pl.col("spo2").is_not_null(),
-                  spo2=pl.col("spo2") / 100, spo2_unit=pl.lit("1"))  # fmt: skip
-    sets = change(sets, 0.001, "implausible_value", "flag", pl.col("heart_rate").is_not_null(),
-                  heart_rate=pl.lit(999.0))  # fmt: skip
-    sets = change(sets, 0.001, "implausible_value", "flag", pl.col("systolic_bp").is_not_null(),
-                  systolic_bp=pl.lit(1126.0))  # fmt: skip
+    sets = change(sets, 0.01, "fahrenheit_without_unit", "correct", fahrenheit, temperature_unit=none)
+    sets = change(sets, 0.002, "fahrenheit_labelled_celsius", "correct", fahrenheit, temperature_unit=pl.lit("Cel"))
     sets = change(
-        sets, 0.0005, "pressures_swapped", "flag",
+        sets,
+        0.005,
+        "spo2_fraction",
+        "correct",
+        pl.col("spo2").is_not_null(),
+        spo2=pl.col("spo2") / 100,
+        spo2_unit=pl.lit("1"),
+    )
+    sets = change(
+        sets, 0.001, "implausible_value", "flag", pl.col("heart_rate").is_not_null(), heart_rate=pl.lit(999.0)
+    )
+    sets = change(
+        sets, 0.001, "implausible_value", "flag", pl.col("systolic_bp").is_not_null(), systolic_bp=pl.lit(1126.0)
+    )
+    sets = change(
+        sets,
+        0.0005,
+        "pressures_swapped",
+        "flag",
         pl.col("diastolic_bp").is_not_null() & pl.col("systolic_bp").is_not_null(),
-        diastolic_bp=pl.col("systolic_bp"), systolic_bp=pl.col("diastolic_bp"),
-    )  # fmt: skip
+        diastolic_bp=pl.col("systolic_bp"),
+        systolic_bp=pl.col("diastolic_bp"),
+    )
     sets = change(
-        sets, 0.0005, "future_measured_at", "quarantine", pl.lit(True),
+        sets,
+        0.0005,
+        "future_measured_at",
+        "quarantine",
+        pl.lit(True),
         measured_at=pl.lit("2041") + pl.col("measured_at").str.slice(4),
-    )  # fmt: skip
-    return change(sets, 0.0005, "unknown_visit", "keep", pl.lit(True),
-                  visit_id=pl.lit("V99999999"))  # fmt: skip
+    )
+    return change(sets, 0.0005, "unknown_visit", "keep", pl.lit(True), visit_id=pl.lit("V99999999"))
 
 
 def _write_events(
-    landed: feeds.Landed,
-    rng: np.random.Generator,
-    visits: pl.DataFrame,
-    window: range,
-    end: int,
-    clean: bool,
+    landed: feeds.Landed, rng: np.random.Generator, visits: pl.DataFrame, window: range, end: int, clean: bool
 ) -> int:
     """ADT messages of every visit, with cancellations; all carry the start of their visit."""
     base = visits.select(
-        "visit", "visit_id", "patient_id", "hospital", "hospital_id", "arrival", "departure",
-        "disposition", "ward", "bed_id", "ward_from", "ward_until", "moves_to", "moved_at",
-    )  # fmt: skip
+        "visit",
+        "visit_id",
+        "patient_id",
+        "hospital",
+        "hospital_id",
+        "arrival",
+        "departure",
+        "disposition",
+        "ward",
+        "bed_id",
+        "ward_from",
+        "ward_until",
+        "moves_to",
+        "moved_at",
+    )
     none = pl.lit(None, dtype=pl.String)
 
-    def events(frame: pl.DataFrame, kind: str, at: pl.Expr, department: pl.Expr, bed: pl.Expr = none,
-               disposition: pl.Expr = none) -> pl.DataFrame:  # fmt: skip
+    def events(
+        frame: pl.DataFrame,
+        kind: str,
+        at: pl.Expr,
+        department: pl.Expr,
+        bed: pl.Expr = none,
+        disposition: pl.Expr = none,
+    ) -> pl.DataFrame:
         return frame.select(
-            "visit", "visit_id", "patient_id", "hospital", "hospital_id", "arrival",
-            event_type=pl.lit(kind), at=at, department=department, bed_id=bed,
+            "visit",
+            "visit_id",
+            "patient_id",
+            "hospital",
+            "hospital_id",
+            "arrival",
+            event_type=pl.lit(kind),
+            at=at,
+            department=department,
+            bed_id=bed,
             discharge_disposition=disposition,
-        )  # fmt: skip
+        )
 
     emergency = pl.lit("Emergency")
     admitted = base.filter(pl.col("ward").is_not_null())
@@ -597,32 +611,35 @@ def _write_events(
     moved = admitted.filter(pl.col("moved_at") >= 0)
     last_ward = pl.coalesce("moves_to", "ward")
     after_ward = pl.Series(
-        rng.choice(np.array(["home", "facility", "rehab", "expired", "against_medical_advice"]),
-                   admitted.height, p=[0.76, 0.13, 0.07, 0.03, 0.01])
-    )  # fmt: skip
+        rng.choice(
+            np.array(["home", "facility", "rehab", "expired", "against_medical_advice"]),
+            admitted.height,
+            p=[0.76, 0.13, 0.07, 0.03, 0.01],
+        )
+    )
     parts = [
-        events(base, "A04", pl.col("arrival"), emergency,
-               pl.format("{}-EMER-{}", "hospital_id", pl.col("visit") % 60 + 1)),
+        events(
+            base, "A04", pl.col("arrival"), emergency, pl.format("{}-EMER-{}", "hospital_id", pl.col("visit") % 60 + 1)
+        ),
         events(home, "A03", pl.col("departure"), emergency, none, pl.col("disposition")),
         events(admitted, "A06", pl.col("ward_from"), pl.col("ward"), pl.col("bed_id")),
         events(moved, "A02", pl.col("moved_at"), pl.col("moves_to"), none),
-        events(admitted.with_columns(_after=after_ward), "A03", pl.col("ward_until"), last_ward,
-               none, pl.col("_after")),
-    ]  # fmt: skip
+        events(
+            admitted.with_columns(_after=after_ward), "A03", pl.col("ward_until"), last_ward, none, pl.col("_after")
+        ),
+    ]
     # A transfer entered by mistake is taken back; a discharge too, and then happens later.
     mistaken = admitted.filter(
-        pl.Series(rng.random(admitted.height) < 0.01) & (pl.col("moved_at") < 0)
+        pl.Series(rng.random(admitted.height) < 0.01)
+        & (pl.col("moved_at") < 0)
         & (pl.col("ward_until") - pl.col("ward_from") > 20_000)
-    )  # fmt: skip
-    parts.append(events(mistaken, "A02", pl.col("ward_from") + 7200, pl.lit("Surgery")))
-    parts.append(events(mistaken, "A12", pl.col("ward_from") + 9000, pl.col("ward"),
-                        pl.col("bed_id")))  # fmt: skip
-    reopened = home.filter(
-        pl.Series(rng.random(home.height) < 0.003)
-        & (pl.col("departure") - pl.col("arrival") > 7200)
     )
-    parts.append(events(reopened, "A03", pl.col("departure") - 3000, emergency, none,
-                        pl.col("disposition")))  # fmt: skip
+    parts.append(events(mistaken, "A02", pl.col("ward_from") + 7200, pl.lit("Surgery")))
+    parts.append(events(mistaken, "A12", pl.col("ward_from") + 9000, pl.col("ward"), pl.col("bed_id")))
+    reopened = home.filter(
+        pl.Series(rng.random(home.height) < 0.003) & (pl.col("departure") - pl.col("arrival") > 7200)
+    )
+    parts.append(events(reopened, "A03", pl.col("departure") - 3000, emergency, none, pl.col("disposition")))
     parts.append(events(reopened, "A13", pl.col("departure") - 1500, emergency))
     updates = base.filter(pl.Series(rng.random(base.height) < 0.02))
     parts.append(events(updates, "A08", pl.col("arrival") + 900, emergency))
@@ -634,18 +651,14 @@ def _write_events(
         recorded=pl.col("at") + pl.Series(rng.integers(1, 120, n)),
         prior_patient_id=none,
     ).with_columns(
-        event_at=clock_text("at", "hospital", ISO_CLOCK),
-        visit_start_at=clock_text("arrival", "hospital", ISO_CLOCK),
+        event_at=clock_text("at", "hospital", ISO_CLOCK), visit_start_at=clock_text("arrival", "hospital", ISO_CLOCK)
     )
     messages = dirt.clean_frame(messages)
     alter = None
     if not clean:
         messages = _spoiled_events(messages, rng)
         alter = feeds.dirty_json_files(landed, "adt_events", window, rng)
-    local = (
-        pl.from_epoch("recorded", time_unit="s").dt.replace_time_zone("UTC")
-        .dt.convert_time_zone(_NETWORK_ZONE)
-    )  # fmt: skip
+    local = pl.from_epoch("recorded", time_unit="s").dt.replace_time_zone("UTC").dt.convert_time_zone(_NETWORK_ZONE)
     messages = messages.with_columns(
         recorded_at=clock_text("recorded", "hospital", ISO_CLOCK),
         _day=local.dt.date().cast(pl.Int32).cast(pl.Int64).clip(window[0], window[-1]),
@@ -680,8 +693,7 @@ def _cancelled(base: pl.DataFrame, rng: np.random.Generator, events: object) -> 
     """Registrations made by mistake: an A04 and its A11; no visit follows."""
     assert callable(events)  # noqa: S101
     wrong = base.filter(pl.Series(rng.random(base.height) < 0.003)).with_columns(
-        visit_id=pl.format("X{}", pl.col("visit").cast(pl.String).str.zfill(8)),
-        arrival=pl.col("arrival") + 120,
+        visit_id=pl.format("X{}", pl.col("visit").cast(pl.String).str.zfill(8)), arrival=pl.col("arrival") + 120
     )
     emergency = pl.lit("Emergency")
     registered: pl.DataFrame = events(wrong, "A04", pl.col("arrival"), emergency)
@@ -692,49 +704,69 @@ def _cancelled(base: pl.DataFrame, rng: np.random.Generator, events: object) -> 
 def _spoiled_events(messages: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
     """Discharges before their visit (a corrected one follows) and unknown trigger events."""
     hit = dirt.choose(messages, 0.001, rng, among=pl.col("event_type") == "A03")
-    wrong = messages.filter(pl.Series(hit)).with_columns(
-        message_id=pl.concat_str("message_id", pl.lit("E")),
-        recorded=pl.col("recorded") - 1,
-        _true=pl.col("event_at"),
-        before=pl.col("arrival") - 3600,
-        _kind=pl.lit("discharge_before_start"),
-        _column=pl.lit("event_at"),
-        _expected=pl.lit("quarantine"),
-    ).with_columns(event_at=clock_text("before", "hospital", ISO_CLOCK)).drop("before")  # fmt: skip
+    wrong = (
+        messages.filter(pl.Series(hit))
+        .with_columns(
+            message_id=pl.concat_str("message_id", pl.lit("E")),
+            recorded=pl.col("recorded") - 1,
+            _true=pl.col("event_at"),
+            before=pl.col("arrival") - 3600,
+            _kind=pl.lit("discharge_before_start"),
+            _column=pl.lit("event_at"),
+            _expected=pl.lit("quarantine"),
+        )
+        .with_columns(event_at=clock_text("before", "hospital", ISO_CLOCK))
+        .drop("before")
+    )
     wrong = wrong.with_columns(_landed=pl.col("event_at"))
     messages = pl.concat([messages, wrong])
     odd = dirt.choose(messages, 0.01, rng, among=pl.col("event_type") == "A08")
     return dirt.mark(
-        messages.with_columns(
-            event_type=pl.when(pl.Series(odd)).then(pl.lit("A99")).otherwise("event_type")
-        ),
+        messages.with_columns(event_type=pl.when(pl.Series(odd)).then(pl.lit("A99")).otherwise("event_type")),
         odd,
         "unknown_event_type",
         "quarantine",
     )
 
 
-def _write_codes(
-    landed: feeds.Landed,
-    rng: object,
-    visits: pl.DataFrame,
-    window: range,
-    end: int,
-    clean: bool,
-) -> None:
+def _write_codes(landed: feeds.Landed, rng: object, visits: pl.DataFrame, window: range, end: int, clean: bool) -> None:
     """Diagnoses and procedures, coded the day after the visit."""
     assert callable(rng)  # noqa: S101
-    who = visits.select(
-        "visit", "visit_id", "patient_id", "hospital", "hospital_id", "arrival", "left_ed"
-    )
+    who = visits.select("visit", "visit_id", "patient_id", "hospital", "hospital_id", "arrival", "left_ed")
     for subject, frame, code, columns in (
-        ("diagnoses", clinical.diagnoses(rng(), visits), "icd10_code",
-         ("diagnosis_id", "visit_id", "patient_id", "hospital_id", "encounter_date", "sequence",
-          "icd10_code", "description", "recorded_at")),
-        ("procedures", clinical.procedures(rng(), visits), "procedure_code",
-         ("procedure_id", "visit_id", "patient_id", "hospital_id", "encounter_date",
-          "performed_at", "procedure_code", "description", "recorded_at")),
-    ):  # fmt: skip
+        (
+            "diagnoses",
+            clinical.diagnoses(rng(), visits),
+            "icd10_code",
+            (
+                "diagnosis_id",
+                "visit_id",
+                "patient_id",
+                "hospital_id",
+                "encounter_date",
+                "sequence",
+                "icd10_code",
+                "description",
+                "recorded_at",
+            ),
+        ),
+        (
+            "procedures",
+            clinical.procedures(rng(), visits),
+            "procedure_code",
+            (
+                "procedure_id",
+                "visit_id",
+                "patient_id",
+                "hospital_id",
+                "encounter_date",
+                "performed_at",
+                "procedure_code",
+                "description",
+                "recorded_at",
+            ),
+        ),
+    ):
         rows = frame.join(who, on="visit", how="left", maintain_order="left")
         rows = rows.filter(pl.col("left_ed") + 7200 < end).with_columns(
             recorded=pl.col("left_ed") + 7200,
@@ -743,10 +775,7 @@ def _write_codes(
         )
         number = pl.int_range(rows.height, eager=True).cast(pl.String).str.zfill(9)
         extra: dict[str, pl.Expr] = (
-            {
-                "sequence": pl.col("sequence").cast(pl.String),
-                "diagnosis_id": pl.format("X{}", number),
-            }
+            {"sequence": pl.col("sequence").cast(pl.String), "diagnosis_id": pl.format("X{}", number)}
             if code == "icd10_code"
             else {
                 "performed_at": clock_text("performed", "hospital", CSV_CLOCK),

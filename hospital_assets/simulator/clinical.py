@@ -19,9 +19,7 @@ def _reference(name: str) -> pl.DataFrame:
     return pl.read_csv(file.read_bytes())
 
 
-def draw_conditions(
-    rng: np.random.Generator, visits: pl.DataFrame, parent: np.ndarray
-) -> pl.DataFrame:
+def draw_conditions(rng: np.random.Generator, visits: pl.DataFrame, parent: np.ndarray) -> pl.DataFrame:
     """The principal condition of each visit: index into the reference table.
 
     Fits the person's group, the urgency and, for admitted patients, the ward. A return has the
@@ -55,11 +53,7 @@ def draw_conditions(
         chosen[visit] = chosen[parent[visit]]
     return visits.with_columns(condition=pl.Series(chosen)).join(
         table.select(
-            pl.col("condition").cast(pl.Int64),
-            "icd10_code",
-            "title",
-            "complaint",
-            pl.col("department").alias("routed"),
+            pl.col("condition").cast(pl.Int64), "icd10_code", "title", "complaint", pl.col("department").alias("routed")
         ),
         on="condition",
         how="left",
@@ -80,12 +74,10 @@ def diagnoses(rng: np.random.Generator, visits: pl.DataFrame) -> pl.DataFrame:
     which = (rng.integers(0, 7, seen.height)[index] + sequence) % secondary.height
     base = pl.DataFrame({"row": index, "sequence": sequence, "which": which})
     more = (
-        base.join(seen.select("visit").with_row_index("row").with_columns(
-            pl.col("row").cast(pl.Int64)), on="row")
-        .join(secondary.with_row_index("which").with_columns(pl.col("which").cast(pl.Int64)),
-              on="which")
+        base.join(seen.select("visit").with_row_index("row").with_columns(pl.col("row").cast(pl.Int64)), on="row")
+        .join(secondary.with_row_index("which").with_columns(pl.col("which").cast(pl.Int64)), on="which")
         .select("visit", "sequence", "icd10_code", "title")
-    )  # fmt: skip
+    )
     first = seen.select("visit", pl.lit(1, dtype=pl.Int64).alias("sequence"), "icd10_code", "title")
     return pl.concat([first, more]).sort("visit", "sequence")
 
@@ -99,9 +91,7 @@ def procedures(rng: np.random.Generator, visits: pl.DataFrame) -> pl.DataFrame:
     seen = seen.with_columns(
         place=place,
         performed=pl.col("provider")
-        + ((pl.col("decision") - pl.col("provider")) * pl.Series(rng.random(seen.height))).cast(
-            pl.Int64
-        ),
+        + ((pl.col("decision") - pl.col("provider")) * pl.Series(rng.random(seen.height))).cast(pl.Int64),
         draw=pl.Series(rng.random(seen.height)),
     )
     options = table.group_by("department", maintain_order=True).agg("procedure_code", "title")
@@ -131,9 +121,7 @@ def vitals(rng: np.random.Generator, visits: pl.DataFrame, end: int) -> pl.DataF
     in_ed = number < sets[index]
     measured = np.where(
         in_ed,
-        start[index]
-        + number * _INTERVAL_SECONDS[level[index] - 1]
-        + rng.integers(0, 240, len(index)),
+        start[index] + number * _INTERVAL_SECONDS[level[index] - 1] + rng.integers(0, 240, len(index)),
         leaves[index] + (number - sets[index] + 1) * 6 * 3600 + rng.integers(0, 1800, len(index)),
     )
     keep = measured < end
@@ -143,15 +131,14 @@ def vitals(rng: np.random.Generator, visits: pl.DataFrame, end: int) -> pl.DataF
     severity = np.maximum(base[index] * np.exp(-0.12 * number) + rng.normal(0, 0.25, n), -0.6)
     child = (visits["group"].to_numpy() == CHILD)[index]
     copd = (visits["pre_existing_condition"].to_numpy() == "COPD")[index]
-    fever = (visits["complaint"].to_numpy() == "fever")[index] | (
-        visits["complaint"].to_numpy() == "cough and fever"
-    )[index]
+    fever = (visits["complaint"].to_numpy() == "fever")[index] | (visits["complaint"].to_numpy() == "cough and fever")[
+        index
+    ]
     oxygen = (severity > 1.4) & (rng.random(n) < 0.7)
-    spo2 = np.clip(97.6 - 2.1 * np.maximum(severity, 0) - 3.5 * copd + 2.0 * oxygen
-                   + rng.normal(0, 1.0, n), 70, 100)  # fmt: skip
+    spo2 = np.clip(97.6 - 2.1 * np.maximum(severity, 0) - 3.5 * copd + 2.0 * oxygen + rng.normal(0, 1.0, n), 70, 100)
     systolic = np.clip(
-        126 - np.where(severity > 1.5, 11.0 * severity, -2.0 * severity) - 22 * child
-        + rng.normal(0, 13, n), 58, 220)  # fmt: skip
+        126 - np.where(severity > 1.5, 11.0 * severity, -2.0 * severity) - 22 * child + rng.normal(0, 13, n), 58, 220
+    )
     acvpu = np.where(
         (severity > 2.4) & (rng.random(n) < 0.4),
         np.array(["C", "V", "P", "U"])[rng.choice(4, n, p=[0.5, 0.3, 0.14, 0.06])],
@@ -167,28 +154,34 @@ def vitals(rng: np.random.Generator, visits: pl.DataFrame, end: int) -> pl.DataF
             "visit": visits["visit"].to_numpy()[index],
             "number": number,
             "measured": measured,
-            "heart_rate": with_gaps(
-                np.clip(80 + 12 * severity + 30 * child + rng.normal(0, 9, n), 35, 210), 0.01
-            ),
+            "heart_rate": with_gaps(np.clip(80 + 12 * severity + 30 * child + rng.normal(0, 9, n), 35, 210), 0.01),
             "respiratory_rate": with_gaps(
                 np.clip(15.5 + 3.1 * severity + 8 * child + rng.normal(0, 1.6, n), 6, 60), 0.03
             ),
             "spo2": with_gaps(spo2, 0.02),
             "systolic_bp": with_gaps(systolic, 0.02),
-            "diastolic_bp": with_gaps(np.minimum(systolic * 0.62 + rng.normal(0, 5, n),
-                                                 systolic - 12), 0.02),
+            "diastolic_bp": with_gaps(np.minimum(systolic * 0.62 + rng.normal(0, 5, n), systolic - 12), 0.02),
             "temperature_c": with_gaps(
-                np.clip(36.8 + 1.3 * fever * np.exp(-0.1 * number) + 0.12 * severity
-                        + rng.normal(0, 0.25, n), 34, 41.5), 0.08, 1
+                np.clip(
+                    36.8 + 1.3 * fever * np.exp(-0.1 * number) + 0.12 * severity + rng.normal(0, 0.25, n), 34, 41.5
+                ),
+                0.08,
+                1,
             ),
             "consciousness": acvpu,
             "on_oxygen": oxygen,
             "spo2_scale": np.where(copd, 2, 1),
-            "gcs": pl.Series(np.where(acvpu == "A", 15, np.where(acvpu == "C", 14,
-                             np.where(acvpu == "V", 12, np.where(acvpu == "P", 8, 4))))),
+            "gcs": pl.Series(
+                np.where(
+                    acvpu == "A",
+                    15,
+                    np.where(acvpu == "C", 14, np.where(acvpu == "V", 12, np.where(acvpu == "P", 8, 4))),
+                )
+            ),
             "pain": pl.Series(
-                np.where(rng.random(n) < 0.25, -1,
-                         np.clip(np.round(rng.normal(4, 2.5, n) - 0.4 * number), 0, 10))
-            ).cast(pl.Int64).replace(-1, None),
+                np.where(rng.random(n) < 0.25, -1, np.clip(np.round(rng.normal(4, 2.5, n) - 0.4 * number), 0, 10))
+            )
+            .cast(pl.Int64)
+            .replace(-1, None),
         }
-    )  # fmt: skip
+    )

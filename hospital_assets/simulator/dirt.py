@@ -45,16 +45,20 @@ DEPARTMENT_SPELLINGS = {
     "Cardiology": ["cardio", "Cardiac", "Heart", "CARDIOLOGY"],
 }
 _BLOOD_SPELLINGS = {
-    "O+": ["O pos", "0+", "O positive"], "O-": ["O neg", "0-"], "A+": ["A pos", "a+"],
-    "A-": ["A neg"], "B+": ["B pos"], "B-": ["B neg"], "AB+": ["AB pos"], "AB-": ["AB neg"],
-}  # fmt: skip
+    "O+": ["O pos", "0+", "O positive"],
+    "O-": ["O neg", "0-"],
+    "A+": ["A pos", "a+"],
+    "A-": ["A neg"],
+    "B+": ["B pos"],
+    "B-": ["B neg"],
+    "AB+": ["AB pos"],
+    "AB-": ["AB neg"],
+}
 _SEX_SPELLINGS = {"male": ["M", "Male ", "m", "MALE"], "female": ["F", "f", "Female", "FEMALE "]}
 
 
 def _one_of(*values: str) -> Callable[[pl.DataFrame, np.random.Generator], pl.Series]:
-    return lambda frame, rng: pl.Series(
-        rng.choice(np.array(values), frame.height).tolist(), dtype=pl.String
-    )
+    return lambda frame, rng: pl.Series(rng.choice(np.array(values), frame.height).tolist(), dtype=pl.String)
 
 
 def _respelled(
@@ -73,16 +77,12 @@ def _respelled(
     return value
 
 
-def _shifted(
-    source: str, low: int, high: int
-) -> Callable[[pl.DataFrame, np.random.Generator], pl.Series]:
+def _shifted(source: str, low: int, high: int) -> Callable[[pl.DataFrame, np.random.Generator], pl.Series]:
     """The wall clock of another column, moved by some minutes."""
 
     def value(frame: pl.DataFrame, rng: np.random.Generator) -> pl.Series:
         clock = frame[source].str.to_datetime("%Y-%m-%d %H:%M:%S")
-        minutes = pl.Series(rng.integers(low, high, frame.height) * 60_000_000).cast(
-            pl.Duration("us")
-        )
+        minutes = pl.Series(rng.integers(low, high, frame.height) * 60_000_000).cast(pl.Duration("us"))
         return (clock + minutes).dt.to_string("%Y-%m-%d %H:%M:%S")
 
     return value
@@ -90,9 +90,7 @@ def _shifted(
 
 def _years_ahead(column: str) -> Callable[[pl.DataFrame, np.random.Generator], pl.Series]:
     def value(frame: pl.DataFrame, rng: np.random.Generator) -> pl.Series:
-        year = frame[column].str.slice(0, 4).cast(pl.Int64) + pl.Series(
-            rng.integers(5, 20, frame.height)
-        )
+        year = frame[column].str.slice(0, 4).cast(pl.Int64) + pl.Series(rng.integers(5, 20, frame.height))
         # 29 February exists in few of those years.
         rest = frame[column].str.slice(4).str.replace("^-02-29", "-02-28")
         return year.cast(pl.String) + rest
@@ -101,9 +99,7 @@ def _years_ahead(column: str) -> Callable[[pl.DataFrame, np.random.Generator], p
 
 
 def _american(column: str) -> Callable[[pl.DataFrame, np.random.Generator], pl.Series]:
-    return lambda frame, rng: (
-        frame[column].str.to_datetime("%Y-%m-%d %H:%M:%S").dt.to_string("%m/%d/%Y %H:%M:%S")
-    )
+    return lambda frame, rng: frame[column].str.to_datetime("%Y-%m-%d %H:%M:%S").dt.to_string("%m/%d/%Y %H:%M:%S")
 
 
 def _blank(frame: pl.DataFrame, rng: np.random.Generator) -> pl.Series:
@@ -113,26 +109,22 @@ def _blank(frame: pl.DataFrame, rng: np.random.Generator) -> pl.Series:
 ER_VISITS = (
     Spoil("missing_arrival", 0.002, "arrival_time", "quarantine", _blank),
     Spoil("future_arrival", 0.001, "arrival_time", "quarantine", _years_ahead("arrival_time")),
-    Spoil("reversed_departure", 0.004, "departure_time", "flag",
-          _shifted("arrival_time", -240, -5)),
+    Spoil("reversed_departure", 0.004, "departure_time", "flag", _shifted("arrival_time", -240, -5)),
     Spoil("reversed_provider", 0.002, "provider_time", "flag", _shifted("arrival_time", -30, -2)),
-    Spoil("department_spelling", 0.04, "department", "correct",
-          _respelled("department", DEPARTMENT_SPELLINGS)),
-    Spoil("unknown_department", 0.0005, "department", "flag",
-          _one_of("Cafeteria", "???", "Ward 13")),
+    Spoil("department_spelling", 0.04, "department", "correct", _respelled("department", DEPARTMENT_SPELLINGS)),
+    Spoil("unknown_department", 0.0005, "department", "flag", _one_of("Cafeteria", "???", "Ward 13")),
     Spoil("hospital_out_of_range", 0.001, "hospital_id", "quarantine", _one_of("H9", "0", "H17")),
     Spoil("invalid_triage_level", 0.002, "triage_level", "flag", _one_of("0", "7", "ESI ?")),
     Spoil("time_format", 0.003, "arrival_time", "correct", _american("arrival_time")),
-)  # fmt: skip
+)
 PATIENTS = (
     Spoil("age_negative", 0.001, "age_years", "flag", _one_of("-5")),
     Spoil("age_over_120", 0.002, "age_years", "flag", _one_of("121", "137", "150", "999")),
     Spoil("birth_date_missing", 0.02, "birth_date", "keep", _blank),
     Spoil("future_birth_date", 0.0005, "birth_date", "flag", _years_ahead("recorded_date")),
     Spoil("sex_spelling", 0.03, "sex", "correct", _respelled("sex", _SEX_SPELLINGS)),
-    Spoil("blood_group_spelling", 0.02, "blood_group", "correct",
-          _respelled("blood_group", _BLOOD_SPELLINGS)),
-)  # fmt: skip
+    Spoil("blood_group_spelling", 0.02, "blood_group", "correct", _respelled("blood_group", _BLOOD_SPELLINGS)),
+)
 
 
 def clean_frame(frame: pl.DataFrame) -> pl.DataFrame:
@@ -158,13 +150,7 @@ def spoil(frame: pl.DataFrame, spoils: tuple[Spoil, ...], rng: np.random.Generat
             continue
         picked = frame[rows]
         landed = kind.value(picked, rng)
-        change = pl.DataFrame(
-            {
-                "_row": rows,
-                "_new": landed,
-                "_was": picked[kind.column],
-            }
-        )
+        change = pl.DataFrame({"_row": rows, "_new": landed, "_was": picked[kind.column]})
         frame = (
             frame.with_row_index("_row")
             .with_columns(pl.col("_row").cast(pl.Int64))
@@ -176,10 +162,7 @@ def spoil(frame: pl.DataFrame, spoils: tuple[Spoil, ...], rng: np.random.Generat
                 pl.when("_hit").then(pl.lit(kind.column)).otherwise("_column").alias("_column"),
                 pl.when("_hit").then("_was").otherwise("_true").alias("_true"),
                 pl.when("_hit").then("_new").otherwise("_landed").alias("_landed"),
-                pl.when("_hit")
-                .then(pl.lit(kind.expected))
-                .otherwise("_expected")
-                .alias("_expected"),
+                pl.when("_hit").then(pl.lit(kind.expected)).otherwise("_expected").alias("_expected"),
             )
             .drop("_row", "_new", "_was", "_hit")
         )
@@ -195,13 +178,10 @@ def mark(frame: pl.DataFrame, hit: np.ndarray, kind: str, expected: str) -> pl.D
     )
 
 
-def choose(frame: pl.DataFrame, rate: float, rng: np.random.Generator, *, among: pl.Expr | None = None
-           ) -> np.ndarray:  # fmt: skip
+def choose(frame: pl.DataFrame, rate: float, rng: np.random.Generator, *, among: pl.Expr | None = None) -> np.ndarray:
     """Rows without dirt so far that a kind of the given rate happens to; at least one."""
     possible = (
-        frame.select(
-            (pl.col("_kind").is_null() & (among if among is not None else pl.lit(True))).alias("p")
-        )["p"]
+        frame.select((pl.col("_kind").is_null() & (among if among is not None else pl.lit(True))).alias("p"))["p"]
         .fill_null(False)
         .to_numpy()
     )
@@ -211,23 +191,18 @@ def choose(frame: pl.DataFrame, rate: float, rng: np.random.Generator, *, among:
     return chosen
 
 
-def repeated(
-    frame: pl.DataFrame, rate: float, kind: str, last_day: int, rng: np.random.Generator
-) -> pl.DataFrame:
+def repeated(frame: pl.DataFrame, rate: float, kind: str, last_day: int, rng: np.random.Generator) -> pl.DataFrame:
     """Append copies of some records, landing in the same day's file or one or two days later."""
     hit = choose(frame, rate, rng)
-    copies = frame.filter(pl.Series(hit)).with_columns(
-        _kind=pl.lit(kind), _expected=pl.lit("duplicate")
-    )
+    copies = frame.filter(pl.Series(hit)).with_columns(_kind=pl.lit(kind), _expected=pl.lit("duplicate"))
     delay = pl.Series(rng.integers(0, 3, copies.height))
     copies = copies.with_columns(_day=pl.min_horizontal(pl.col("_day") + delay, pl.lit(last_day)))
     return pl.concat([frame, copies])
 
 
 def late(
-    frame: pl.DataFrame, rate: float, kind: str, most_days: int, last_day: int,
-    rng: np.random.Generator,
-) -> pl.DataFrame:  # fmt: skip
+    frame: pl.DataFrame, rate: float, kind: str, most_days: int, last_day: int, rng: np.random.Generator
+) -> pl.DataFrame:
     """Let some records land days after they should have."""
     hit = choose(frame, rate, rng)
     delay = pl.Series(np.where(hit, rng.integers(1, most_days + 1, frame.height), 0))

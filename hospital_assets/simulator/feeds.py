@@ -43,10 +43,9 @@ class Landed:
         """Record file-level dirt."""
         self.truth.append(
             truth_frame(
-                [{"subject": subject, "kind": kind, "record_id": name, "file": f"native/{name}",
-                  "expected": expected}]
+                [{"subject": subject, "kind": kind, "record_id": name, "file": f"native/{name}", "expected": expected}]
             )
-        )  # fmt: skip
+        )
 
     def csv_feed(
         self,
@@ -100,17 +99,21 @@ class Landed:
 
 
 TRUTH_SCHEMA = {
-    "subject": pl.String, "kind": pl.String, "record_id": pl.String, "file": pl.String,
-    "line": pl.Int64, "column": pl.String, "true_value": pl.String, "landed_value": pl.String,
+    "subject": pl.String,
+    "kind": pl.String,
+    "record_id": pl.String,
+    "file": pl.String,
+    "line": pl.Int64,
+    "column": pl.String,
+    "true_value": pl.String,
+    "landed_value": pl.String,
     "expected": pl.String,
-}  # fmt: skip
+}
 
 
 def truth_frame(rows: Sequence[Mapping[str, object]]) -> pl.DataFrame:
     """Ground-truth rows; missing fields are null."""
-    return pl.DataFrame(
-        [{name: row.get(name) for name in TRUTH_SCHEMA} for row in rows], schema=TRUTH_SCHEMA
-    )
+    return pl.DataFrame([{name: row.get(name) for name in TRUTH_SCHEMA} for row in rows], schema=TRUTH_SCHEMA)
 
 
 def clock_text(seconds: str, hospital: str, pattern: str) -> pl.Expr:
@@ -120,9 +123,7 @@ def clock_text(seconds: str, hospital: str, pattern: str) -> pl.Expr:
     for number, (_, _, _, zone, _, _) in enumerate(HOSPITALS.values()):
         zones.setdefault(zone, []).append(number)
     texts = [
-        pl.when(pl.col(hospital).is_in(numbers)).then(
-            instant.dt.convert_time_zone(zone).dt.to_string(pattern)
-        )
+        pl.when(pl.col(hospital).is_in(numbers)).then(instant.dt.convert_time_zone(zone).dt.to_string(pattern))
         for zone, numbers in zones.items()
     ]
     return pl.when(pl.col(seconds) >= 0).then(pl.coalesce(*texts))
@@ -135,14 +136,10 @@ def local_day(seconds: str, hospital: str) -> pl.Expr:
 
 def hospital_text(hospital: str = "hospital") -> pl.Expr:
     """Hospital numbers as identifiers."""
-    return pl.col(hospital).replace_strict(
-        list(range(len(HOSPITALS))), list(HOSPITALS), return_dtype=pl.String
-    )
+    return pl.col(hospital).replace_strict(list(range(len(HOSPITALS))), list(HOSPITALS), return_dtype=pl.String)
 
 
-def _note(
-    landed: Landed, subject: str, rows: pl.DataFrame, record_id: str, name: str, first_line: int
-) -> None:
+def _note(landed: Landed, subject: str, rows: pl.DataFrame, record_id: str, name: str, first_line: int) -> None:
     spoiled = (
         rows.select(record_id, *DIRT_COLUMNS)
         .with_row_index("_line", offset=first_line)
@@ -267,10 +264,18 @@ def dirty_json_files(
             landed.write(torn, cut)
             landed.truth.append(
                 truth_frame(
-                    [{"subject": subject, "kind": kind, "record_id": torn,
-                      "file": f"native/{torn}", "line": len(lines), "expected": "quarantine"}]
+                    [
+                        {
+                            "subject": subject,
+                            "kind": kind,
+                            "record_id": torn,
+                            "file": f"native/{torn}",
+                            "line": len(lines),
+                            "expected": "quarantine",
+                        }
+                    ]
                 )
-            )  # fmt: skip
+            )
             return name, body
         elif kind == "redelivered_file":
             again = name.replace(".json", "_again.json")

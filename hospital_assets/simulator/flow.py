@@ -48,23 +48,25 @@ def arrivals(rng: np.random.Generator, start: date, days: int, scale: float) -> 
         last = midnight_utc(start + timedelta(days=days), zone)
         hours = np.arange(first, last, 3600)
         local = (
-            pl.Series(hours * 1_000_000).cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
-            .dt.convert_time_zone(zone)
-        )  # fmt: skip
+            pl.Series(hours * 1_000_000).cast(pl.Datetime("us")).dt.replace_time_zone("UTC").dt.convert_time_zone(zone)
+        )
         hour = local.dt.hour().to_numpy().astype(int)
         weekday = local.dt.weekday().to_numpy().astype(int) - 1
         ordinal = local.dt.date().cast(pl.Int32).to_numpy()
-        season = {
-            o: seasonal_factor(date(1970, 1, 1) + timedelta(days=int(o))) for o in set(ordinal)
-        }
+        season = {o: seasonal_factor(date(1970, 1, 1) + timedelta(days=int(o))) for o in set(ordinal)}
         mood = {o: rng.normal(1.0, 0.05) for o in sorted(set(ordinal))}
         # Friday to Sunday evenings are busier.
         evening = np.where((weekday >= 4) & (hour >= 18), 1.15, 1.0)
         rate = (
-            VISITS_PER_DAY * scale * share * HOUR_SHARE[hour] / HOUR_SHARE.sum()
-            * WEEKDAY_FACTOR[weekday] * evening
+            VISITS_PER_DAY
+            * scale
+            * share
+            * HOUR_SHARE[hour]
+            / HOUR_SHARE.sum()
+            * WEEKDAY_FACTOR[weekday]
+            * evening
             * np.array([season[o] * mood[o] for o in ordinal])
-        )  # fmt: skip
+        )
         counts = rng.poisson(rate)
         at = np.repeat(hours, counts) + rng.integers(0, 3600, counts.sum())
         frames.append(pl.DataFrame({"hospital": np.full(len(at), number), "arrival": at}))
@@ -86,15 +88,18 @@ def draw_urgency(rng: np.random.Generator, visits: pl.DataFrame) -> pl.DataFrame
     return visits.with_columns(
         level=pl.Series(level),
         mode=pl.Series(
-            np.where(helicopter, "helicopter", np.where(ambulance, "ambulance",
-                     np.where(rng.random(n) < 0.01, "other", "walk_in")))
+            np.where(
+                helicopter,
+                "helicopter",
+                np.where(ambulance, "ambulance", np.where(rng.random(n) < 0.01, "other", "walk_in")),
+            )
         ),
         handover=pl.Series(np.where(ambulance, arrival + rng.integers(120, 1500, n), -1)),
         triage=pl.Series(arrival + np.maximum(20, to_triage).astype(np.int64)),
         treatment_seconds=pl.Series((treatment * 60).astype(np.int64)),
         patience_seconds=pl.Series(np.minimum(patience * 60, 4e9).astype(np.int64)),
         admit=pl.Series(admit),
-    )  # fmt: skip
+    )
 
 
 def queue(rng: np.random.Generator, visits: pl.DataFrame, network: Network) -> pl.DataFrame:
@@ -142,10 +147,9 @@ def queue(rng: np.random.Generator, visits: pl.DataFrame, network: Network) -> p
     admit = visits["admit"].to_numpy() & seen & ~(ama | eloped | transferred | died)
     disposition = np.select(
         [~seen, ama, eloped, transferred, died, admit],
-        ["left_without_being_seen", "against_medical_advice", "eloped", "transferred", "expired",
-         "admitted"],
+        ["left_without_being_seen", "against_medical_advice", "eloped", "transferred", "expired", "admitted"],
         "home",
-    )  # fmt: skip
+    )
     room_lead = (rng.exponential(9 * 60, n) + 60).astype(np.int64)
     return visits.with_columns(
         provider=pl.Series(provider),
@@ -206,9 +210,7 @@ def _serve(
             heapq.heappush(busy, (now + int(treatment[visit]), free))
 
 
-def ward_stays(
-    rng: np.random.Generator, visits: pl.DataFrame, network: Network, begin: int
-) -> pl.DataFrame:
+def ward_stays(rng: np.random.Generator, visits: pl.DataFrame, network: Network, begin: int) -> pl.DataFrame:
     """Ward stays of admitted patients: ward, bed, from, until; departure from the ED follows.
 
     First come, first served for the beds each ward has at the time; a patient waits in the ED
@@ -226,9 +228,7 @@ def ward_stays(
         ward[mask] = rng.choice(np.array(names, dtype=object), mask.sum(), p=shares)
     mean = np.array([DEPARTMENTS[w][2] for w in ward]) if len(ward) else np.array([])
     stay = (mean * 3600 * rng.lognormal(-0.25, 0.7, admitted.height)).astype(np.int64)
-    ready = admitted["decision"].to_numpy() + (
-        rng.exponential(40 * 60, admitted.height) + 900
-    ).astype(np.int64)
+    ready = admitted["decision"].to_numpy() + (rng.exponential(40 * 60, admitted.height) + 900).astype(np.int64)
     hospital = np.array(list(HOSPITALS), dtype=object)[admitted["hospital"].to_numpy()]
     start = np.zeros(admitted.height, dtype=np.int64)
     bed = np.empty(admitted.height, dtype=object)
@@ -238,9 +238,16 @@ def ward_stays(
             mine = mine[np.argsort(ready[mine], kind="stable")]
             if len(mine):
                 _assign_beds(
-                    rng, mine, ready, stay, network.beds[name, department],
-                    f"{name}-{DEPARTMENTS[department][0]}", begin, start, bed,
-                )  # fmt: skip
+                    rng,
+                    mine,
+                    ready,
+                    stay,
+                    network.beds[name, department],
+                    f"{name}-{DEPARTMENTS[department][0]}",
+                    begin,
+                    start,
+                    bed,
+                )
     moves = rng.random(admitted.height) < 0.12
     target = np.where(ward == "ICU", "Surgery", np.where(ward == "Surgery", "ICU", "Surgery"))
     is_child = group == CHILD
@@ -251,10 +258,7 @@ def ward_stays(
         bed_id=pl.Series(bed.tolist(), dtype=pl.String),
         ward_from=pl.Series(start),
         ward_until=pl.Series(start + stay),
-        moves_to=pl.Series(
-            [to if moved else None for to, moved in zip(target, moves, strict=True)],
-            dtype=pl.String,
-        ),
+        moves_to=pl.Series([to if moved else None for to, moved in zip(target, moves, strict=True)], dtype=pl.String),
         moved_at=pl.Series(np.where(moves, moved_at, -1)),
     )
 
@@ -275,8 +279,7 @@ def _assign_beds(
     now_beds = capacity[0][1]
     # The wards are partly full on the first day.
     used = int(now_beds * 0.6)
-    occupied = [(int(begin + t), number) for number, t in
-                enumerate(rng.exponential(36 * 3600, used))]  # fmt: skip
+    occupied = [(int(begin + t), number) for number, t in enumerate(rng.exponential(36 * 3600, used))]
     heapq.heapify(occupied)
     free = list(range(used, most))
     heapq.heapify(free)
@@ -316,11 +319,7 @@ def link_returns(
     wants = np.where(
         home & (draw < 0.032),
         left + rng.integers(2 * 3600, 72 * 3600, n),
-        np.where(
-            (disposition == "admitted") & (draw < 0.13),
-            left + rng.integers(12 * 3600, 30 * 86_400, n),
-            NEVER,
-        ),
+        np.where((disposition == "admitted") & (draw < 0.13), left + rng.integers(12 * 3600, 30 * 86_400, n), NEVER),
     )
     parent = np.full(n, -1, dtype=np.int64)
     person = person.copy()

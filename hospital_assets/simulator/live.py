@@ -72,19 +72,12 @@ class _Tape(feeds.Landed):
         _put(self.root, name, data)
 
     def csv_feed(
-        self,
-        subject: str,
-        frame: pl.DataFrame,
-        columns: Sequence[str],
-        record_id: str,
-        alter: Any = None,
+        self, subject: str, frame: pl.DataFrame, columns: Sequence[str], record_id: str, alter: Any = None
     ) -> None:
         """Keep a CSV feed."""
         self.feeds.append(_Feed(subject, "csv", tuple(columns), _timed(frame)))
 
-    def json_feed(
-        self, subject: str, frame: pl.DataFrame, record_id: str, alter: Any = None
-    ) -> None:
+    def json_feed(self, subject: str, frame: pl.DataFrame, record_id: str, alter: Any = None) -> None:
         """Keep a JSON feed."""
         self.feeds.append(_Feed(subject, "json", ("_text",), _timed(frame)))
 

@@ -33,10 +33,37 @@ VISITS_PER_DAY = 1370.0
 #: Patients one doctor treats at the same time.
 PATIENTS_PER_DOCTOR = 5
 #: Share of the network's daily arrivals in each local hour; peaks about noon and 17 to 18 h.
-HOUR_SHARE = np.array(
-    [2.4, 1.9, 1.6, 1.5, 1.5, 1.8, 2.4, 3.3, 4.3, 5.2, 5.7, 6.0,
-     6.2, 6.0, 5.6, 5.5, 5.7, 6.1, 6.0, 5.4, 4.9, 4.4, 3.7, 2.9]
-) / 100.0  # fmt: skip
+HOUR_SHARE = (
+    np.array(
+        [
+            2.4,
+            1.9,
+            1.6,
+            1.5,
+            1.5,
+            1.8,
+            2.4,
+            3.3,
+            4.3,
+            5.2,
+            5.7,
+            6.0,
+            6.2,
+            6.0,
+            5.6,
+            5.5,
+            5.7,
+            6.1,
+            6.0,
+            5.4,
+            4.9,
+            4.4,
+            3.7,
+            2.9,
+        ]
+    )
+    / 100.0
+)
 WEEKDAY_FACTOR = np.array([1.06, 0.99, 0.97, 0.97, 1.00, 1.02, 0.99])
 _SHIFTS = ((7, 8), (11, 10), (15, 8), (19, 10), (23, 8))
 #: How many of a hospital's doctors work each of the shifts above.
@@ -70,9 +97,7 @@ def zone_of(hospital_id: str) -> str:
 def local_to_utc(clocks: pl.Series, zone: str) -> pl.Series:
     """Local wall clocks (naive) as UTC seconds; a skipped hour moves forward."""
     local = clocks.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
-    forward = (clocks + timedelta(hours=1)).dt.replace_time_zone(
-        zone, ambiguous="earliest", non_existent="null"
-    )
+    forward = (clocks + timedelta(hours=1)).dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
     return local.fill_null(forward).dt.convert_time_zone("UTC").dt.epoch("s")
 
 
@@ -87,19 +112,16 @@ def seasonal_factor(day: date) -> float:
     return float(1.0 + 0.12 * np.cos(2 * np.pi * (day.timetuple().tm_yday - 25) / 365.25))
 
 
-def build_network(
-    rng: np.random.Generator, faker: Faker, start: date, days: int, scale: float
-) -> Network:
+def build_network(rng: np.random.Generator, faker: Faker, start: date, days: int, scale: float) -> Network:
     """Everything about the network that does not depend on visits."""
     hospitals = pl.DataFrame(
         [
             (h, name, city, state, zone, str(level), _band(share * VISITS_PER_DAY * 365 * scale))
             for h, (name, city, state, zone, level, share) in HOSPITALS.items()
         ],
-        schema=["hospital_id", "hospital_name", "city", "state", "time_zone", "trauma_level",
-                "annual_ed_visits_band"],
+        schema=["hospital_id", "hospital_name", "city", "state", "time_zone", "trauma_level", "annual_ed_visits_band"],
         orient="row",
-    )  # fmt: skip
+    )
     departments, beds = _departments(rng, start, days, scale)
     doctors = _doctors(rng, faker, scale)
     return Network(hospitals, departments, doctors, _shifts(rng, doctors, start, days), beds)
@@ -125,19 +147,13 @@ def _departments(
             for number, effective in enumerate(dates):
                 if number:
                     capacity = max(2, round(capacity * rng.choice([0.85, 0.9, 1.1, 1.2])))
-                rows.append(
-                    (f"{hospital}-{code}", hospital, name, str(capacity), str(stay),
-                     effective.isoformat())
-                )  # fmt: skip
-                beds.setdefault((hospital, name), []).append(
-                    (midnight_utc(effective, zone), capacity)
-                )
+                rows.append((f"{hospital}-{code}", hospital, name, str(capacity), str(stay), effective.isoformat()))
+                beds.setdefault((hospital, name), []).append((midnight_utc(effective, zone), capacity))
     frame = pl.DataFrame(
         rows,
-        schema=["department_id", "hospital_id", "department_name", "bed_capacity",
-                "mean_stay_hours", "effective_date"],
+        schema=["department_id", "hospital_id", "department_name", "bed_capacity", "mean_stay_hours", "effective_date"],
         orient="row",
-    )  # fmt: skip
+    )
     return frame, beds
 
 
@@ -148,17 +164,33 @@ def _doctors(rng: np.random.Generator, faker: Faker, scale: float) -> pl.DataFra
         for _ in range(doctors_needed(share, scale) * 2):
             number += 1
             rows.append(
-                (f"D{number:04d}", hospital, f"{hospital}-EMER", faker.first_name(),
-                 faker.last_name(), "Emergency Medicine", f"1{rng.integers(10**8, 10**9)}",
-                 date.fromordinal(int(rng.integers(date(2005, 1, 1).toordinal(),
-                                                   date(2025, 6, 1).toordinal()))).isoformat())
-            )  # fmt: skip
+                (
+                    f"D{number:04d}",
+                    hospital,
+                    f"{hospital}-EMER",
+                    faker.first_name(),
+                    faker.last_name(),
+                    "Emergency Medicine",
+                    f"1{rng.integers(10**8, 10**9)}",
+                    date.fromordinal(
+                        int(rng.integers(date(2005, 1, 1).toordinal(), date(2025, 6, 1).toordinal()))
+                    ).isoformat(),
+                )
+            )
     return pl.DataFrame(
         rows,
-        schema=["doctor_id", "hospital_id", "department_id", "first_name", "last_name",
-                "specialty", "npi", "hired_date"],
+        schema=[
+            "doctor_id",
+            "hospital_id",
+            "department_id",
+            "first_name",
+            "last_name",
+            "specialty",
+            "npi",
+            "hired_date",
+        ],
         orient="row",
-    )  # fmt: skip
+    )
 
 
 def doctors_needed(share: float, scale: float) -> int:
@@ -169,17 +201,12 @@ def doctors_needed(share: float, scale: float) -> int:
     return max(5, round(visits * 1.9 / PATIENTS_PER_DOCTOR / 8.6 * 1.05))
 
 
-def _shifts(
-    rng: np.random.Generator, doctors: pl.DataFrame, start: date, days: int
-) -> pl.DataFrame:
+def _shifts(rng: np.random.Generator, doctors: pl.DataFrame, start: date, days: int) -> pl.DataFrame:
     rows: list[tuple[str, str, str, str, int, int]] = []
     for hospital, zone in ((h, zone_of(h)) for h in HOSPITALS):
         own = doctors.filter(pl.col("hospital_id") == hospital)["doctor_id"].to_list()
         a_day = len(own) // 2
-        places = np.repeat(
-            np.arange(len(_SHIFTS)),
-            np.maximum(1, np.round(np.array(_SHIFT_SHARE) * a_day)).astype(int),
-        )
+        places = np.repeat(np.arange(len(_SHIFTS)), np.maximum(1, np.round(np.array(_SHIFT_SHARE) * a_day)).astype(int))
         for offset in range(-1, days):
             day = start + timedelta(days=offset)
             today = rng.permutation(len(own))[: len(places)]
@@ -188,11 +215,15 @@ def _shifts(
                 clock = pl.Series([day]).cast(pl.Datetime("us")) + timedelta(hours=hour)
                 begin = int(local_to_utc(clock, zone)[0])
                 rows.append(
-                    (f"S{day:%y%m%d}{own[index]}", own[index], hospital, f"{hospital}-EMER",
-                     begin, begin + length * 3600)
-                )  # fmt: skip
+                    (
+                        f"S{day:%y%m%d}{own[index]}",
+                        own[index],
+                        hospital,
+                        f"{hospital}-EMER",
+                        begin,
+                        begin + length * 3600,
+                    )
+                )
     return pl.DataFrame(
-        rows,
-        schema=["shift_id", "doctor_id", "hospital_id", "department_id", "start", "end"],
-        orient="row",
+        rows, schema=["shift_id", "doctor_id", "hospital_id", "department_id", "start", "end"], orient="row"
     ).sort("start", "shift_id")

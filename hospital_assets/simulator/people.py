@@ -15,13 +15,17 @@ _AGE_BOUNDS = np.array([0, 1, 5, 15, 25, 45, 65, 80, 98])
 _AGE_SHARE = np.array([0.03, 0.07, 0.09, 0.13, 0.27, 0.22, 0.13, 0.06])
 BLOOD_GROUPS = ("O+", "A+", "B+", "O-", "A-", "AB+", "B-", "AB-")
 _BLOOD_SHARE = np.array([38, 34, 9, 7, 6, 3, 2, 1]) / 100
-_RACES = ("White", "Black or African American", "Asian", "American Indian or Alaska Native",
-          "Native Hawaiian or Pacific Islander", "Other")  # fmt: skip
+_RACES = (
+    "White",
+    "Black or African American",
+    "Asian",
+    "American Indian or Alaska Native",
+    "Native Hawaiian or Pacific Islander",
+    "Other",
+)
 _RACE_SHARE = np.array([0.58, 0.21, 0.07, 0.02, 0.01, 0.11])
-_INSURERS = ("Medicare", "Medicaid", "Blue Cross Blue Shield", "Aetna", "UnitedHealthcare",
-             "Self-pay")  # fmt: skip
-_CONDITIONS = ("", "Hypertension", "Diabetes", "COPD", "Asthma", "Heart failure", "HIV",
-               "Depression")  # fmt: skip
+_INSURERS = ("Medicare", "Medicaid", "Blue Cross Blue Shield", "Aetna", "UnitedHealthcare", "Self-pay")
+_CONDITIONS = ("", "Hypertension", "Diabetes", "COPD", "Asthma", "Heart failure", "HIV", "Depression")
 _CONDITION_SHARE = np.array([0.52, 0.16, 0.11, 0.06, 0.07, 0.03, 0.01, 0.04])
 
 
@@ -55,9 +59,7 @@ def build_pool(
     age_days = ((low + rng.random(n) * (high - low)) * 365.25).astype(np.int64)
     female = rng.random(n) < 0.53
     years = age_days / 365.25
-    group = np.where(
-        years < 15, CHILD, np.where(female & (years >= 16) & (years < 45), FERTILE, ADULT)
-    )
+    group = np.where(years < 15, CHILD, np.where(female & (years >= 16) & (years < 45), FERTILE, ADULT))
     chronic = rng.choice(len(_CONDITIONS), n, p=_CONDITION_SHARE)
     chronic[years < 15] = np.where(chronic[years < 15] == 4, 4, 0)
     hispanic = rng.random(n) < 0.18
@@ -84,20 +86,19 @@ def build_pool(
             "blood_group": pick(BLOOD_GROUPS, rng.choice(8, n, p=_BLOOD_SHARE)),
             "street": [
                 f"{number} {streets[which]}"
-                for number, which in zip(
-                    rng.integers(1, 9999, n), rng.integers(0, len(streets), n), strict=True
-                )
+                for number, which in zip(rng.integers(1, 9999, n), rng.integers(0, len(streets), n), strict=True)
             ],
             "city": city,
             "state": state,
             "zip": [f"{code:05d}" for code in rng.integers(10000, 99999, n)],
-            "phone": [f"555-{a:03d}-{b:04d}" for a, b in
-                      zip(rng.integers(100, 999, n), rng.integers(0, 9999, n), strict=True)],
+            "phone": [
+                f"555-{a:03d}-{b:04d}" for a, b in zip(rng.integers(100, 999, n), rng.integers(0, 9999, n), strict=True)
+            ],
             "insurer": pick(_INSURERS, insurer),
             "pre_existing_condition": pick(_CONDITIONS, chronic),
             "weight": rng.gamma(0.9, 1.0, n) + 0.05 + 0.4 * (years > 65) + 0.4 * (chronic > 0),
         }
-    )  # fmt: skip
+    )
 
 
 def record_versions(
@@ -127,8 +128,11 @@ def record_versions(
     changed = first.with_columns(
         recorded=pl.Series(later),
         street=pl.when(pl.Series(moves)).then(pl.Series(streets[rng.integers(0, 300, n)].tolist())).otherwise("street"),
-        insurer=pl.when(pl.Series(insurers)).then(pl.Series(np.array(_INSURERS)[
-            rng.integers(0, 6, n)].tolist())).otherwise("insurer"),
-        last_name=pl.when(pl.Series(marries)).then(pl.Series(names[rng.integers(0, 200, n)].tolist())).otherwise("last_name"),
-    ).filter(pl.Series(moves | insurers | marries) & (pl.col("recorded") < end))  # fmt: skip
+        insurer=pl.when(pl.Series(insurers))
+        .then(pl.Series(np.array(_INSURERS)[rng.integers(0, 6, n)].tolist()))
+        .otherwise("insurer"),
+        last_name=pl.when(pl.Series(marries))
+        .then(pl.Series(names[rng.integers(0, 200, n)].tolist()))
+        .otherwise("last_name"),
+    ).filter(pl.Series(moves | insurers | marries) & (pl.col("recorded") < end))
     return pl.concat([first, changed]).drop("arrival")

@@ -100,9 +100,7 @@ def precision(truth: pl.DataFrame, found: pl.DataFrame) -> pl.DataFrame:
     )
     faults = {
         subject: [
-            rule.name
-            for rule in (*READING_RULES, *rules)
-            if rule.action != "duplicate" and rule.name not in NEUTRAL
+            rule.name for rule in (*READING_RULES, *rules) if rule.action != "duplicate" and rule.name not in NEUTRAL
         ]
         for subject, rules in _RULES.items()
     }
@@ -114,8 +112,7 @@ def precision(truth: pl.DataFrame, found: pl.DataFrame) -> pl.DataFrame:
         .with_columns(pl.col("_spoiled").fill_null(False))
     )
     is_fault = pl.any_horizontal(
-        (pl.col("subject") == subject) & pl.col("rule").is_in(names)
-        for subject, names in faults.items()
+        (pl.col("subject") == subject) & pl.col("rule").is_in(names) for subject, names in faults.items()
     )
     return (
         touched.filter(is_fault)

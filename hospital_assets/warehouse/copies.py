@@ -69,8 +69,7 @@ _COPIES: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "triage_targets": (
         ("dim_triage",),
-        "select scale, level, level_name, target_minutes from dimensions.dim_triage "
-        "where level is not null",
+        "select scale, level, level_name, target_minutes from dimensions.dim_triage where level is not null",
     ),
 }
 
@@ -84,15 +83,11 @@ def publish_copies(warehouse: Warehouse) -> None:
     for name, (tables, query) in _COPIES.items():
         if all(warehouse.exists(CONTRACTS[table]) for table in tables):
             temporary = folder / f"{name}.tmp"
-            warehouse.connection.execute(
-                f"copy ({query}) to {literal(str(temporary))} (format parquet)"
-            )
+            warehouse.connection.execute(f"copy ({query}) to {literal(str(temporary))} (format parquet)")
             temporary.replace(folder / f"{name}.parquet")
 
 
-def merge_landed(
-    warehouse_file: Path, name: str, found: pl.DataFrame, key: str, order: str, since: datetime
-) -> None:
+def merge_landed(warehouse_file: Path, name: str, found: pl.DataFrame, key: str, order: str, since: datetime) -> None:
     """Add landed records to what is known of others: the newest of each key, none before `since`."""
     known = read_copy(warehouse_file, name)
     merged = found if known is None else pl.concat([known, found], how="diagonal_relaxed")
@@ -118,12 +113,7 @@ def read_copy(warehouse_file: Path, name: str) -> pl.DataFrame | None:
 
 def copies_changed(warehouse_file: Path) -> tuple[tuple[str, int], ...]:
     """Name and time of change of every copy: equal as long as nothing was replaced."""
-    return tuple(
-        sorted(
-            (path.name, path.stat().st_mtime_ns)
-            for path in _folder(warehouse_file).glob("*.parquet")
-        )
-    )
+    return tuple(sorted((path.name, path.stat().st_mtime_ns) for path in _folder(warehouse_file).glob("*.parquet")))
 
 
 def _folder(warehouse_file: Path) -> Path:

@@ -33,15 +33,13 @@ from hospital_assets.warehouse.dialect import Frame, lazy, polars_of, quoted, re
 #: Stored type <- delivered types that become it without changing a value.
 _LOSSLESS: dict[str, frozenset[str]] = {
     "BIGINT": frozenset(
-        {"TINYINT", "SMALLINT", "INTEGER", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER",
-         "UBIGINT", "DECIMAL(38,0)"}
+        {"TINYINT", "SMALLINT", "INTEGER", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "DECIMAL(38,0)"}
     ),
     "INTEGER": frozenset({"TINYINT", "SMALLINT", "UTINYINT", "USMALLINT"}),
-    "DOUBLE": frozenset({"FLOAT", "TINYINT", "SMALLINT", "INTEGER", "DECIMAL(38,0)", "HUGEINT",
-                         "BIGINT"}),
+    "DOUBLE": frozenset({"FLOAT", "TINYINT", "SMALLINT", "INTEGER", "DECIMAL(38,0)", "HUGEINT", "BIGINT"}),
     "VARCHAR": frozenset({"JSON"}),
     "VARIANT": frozenset({"VARCHAR", "JSON"}),
-}  # fmt: skip
+}
 
 
 class WarehouseError(Exception):
@@ -156,8 +154,7 @@ class Warehouse:
         """
         if not self.exists(contract):
             raise WarehouseError(
-                f"{contract.name} is not in the warehouse yet: materialise the asset "
-                f"'{contract.name}' first"
+                f"{contract.name} is not in the warehouse yet: materialise the asset '{contract.name}' first"
             )
         table = self.connection.table(_qualified(contract))
         gained = {
@@ -168,8 +165,7 @@ class Warehouse:
         frame = with_sql(lazy(table), gained) if gained else lazy(table)
         if period is not None and contract.partitioned:
             frame = frame.filter(
-                nw.col(PARTITION_COLUMN) >= nw.lit(period.first),
-                nw.col(PARTITION_COLUMN) < nw.lit(period.end),
+                nw.col(PARTITION_COLUMN) >= nw.lit(period.first), nw.col(PARTITION_COLUMN) < nw.lit(period.end)
             )
         return frame
 
@@ -243,8 +239,7 @@ class Warehouse:
                 also(connection)
         except duckdb.Error as error:
             raise WarehouseError(
-                f"{contract.name}: the rows could not be computed or stored "
-                f"({redacted(error)}); the table is unchanged"
+                f"{contract.name}: the rows could not be computed or stored ({redacted(error)}); the table is unchanged"
             ) from None
         return Written(rows=rows, seconds=time.perf_counter() - started)
 
@@ -286,8 +281,7 @@ class Warehouse:
             return
         stored = dict(
             self.connection.execute(
-                "select column_name, data_type from duckdb_columns() "
-                "where schema_name = ? and table_name = ?",
+                "select column_name, data_type from duckdb_columns() where schema_name = ? and table_name = ?",
                 [contract.layer, contract.name],
             ).fetchall()
         )
@@ -295,8 +289,7 @@ class Warehouse:
         for name, column in wanted.items():
             if name not in stored and column.nullable:
                 self.connection.execute(
-                    f"alter table {_qualified(contract)} "
-                    f"add column {quoted(name)} {column.duckdb_type}"
+                    f"alter table {_qualified(contract)} add column {quoted(name)} {column.duckdb_type}"
                 )
         differing = [
             *(f"{n} is stored but not in the contract" for n in sorted(set(stored) - set(wanted))),
@@ -328,17 +321,12 @@ class Warehouse:
     def is_view(self, contract: Contract) -> bool:
         """Whether the rows are stored elsewhere, and the table only shows them."""
         found = self.connection.execute(
-            "select 1 from duckdb_views() where schema_name = ? and view_name = ?",
-            [contract.layer, contract.name],
+            "select 1 from duckdb_views() where schema_name = ? and view_name = ?", [contract.layer, contract.name]
         ).fetchall()
         return bool(found)
 
     def show(
-        self,
-        contract: Contract,
-        select: str,
-        *,
-        also: Callable[[duckdb.DuckDBPyConnection], None] = lambda _: None,
+        self, contract: Contract, select: str, *, also: Callable[[duckdb.DuckDBPyConnection], None] = lambda _: None
     ) -> None:
         """Make a table of rows that are stored elsewhere.
 
@@ -365,11 +353,7 @@ def redacted(error: duckdb.Error) -> str:
     Names of columns stay; every other quoted text, and all that follows `Input`, is left out.
     """
     said = re.split(r"\bInput:|\bStack Trace|\n", str(error).strip(), maxsplit=1)[0]
-    said = re.sub(
-        r"([\"'])(.*?)\1",
-        lambda found: found.group(0) if found.group(2) in _COLUMN_NAMES else "'...'",
-        said,
-    )
+    said = re.sub(r"([\"'])(.*?)\1", lambda found: found.group(0) if found.group(2) in _COLUMN_NAMES else "'...'", said)
     return f"{type(error).__name__}: {re.sub(r'[0-9]{3,}', '...', said)[:200]}"
 
 
@@ -397,8 +381,7 @@ def _qualified(contract: Contract) -> str:
 
 def _create_table(contract: Contract, *, replace: bool) -> str:
     columns = ", ".join(
-        f"{quoted(c.name)} {c.duckdb_type}"
-        + (f" using compression {c.compression}" if c.compression else "")
+        f"{quoted(c.name)} {c.duckdb_type}" + (f" using compression {c.compression}" if c.compression else "")
         for c in contract.columns
     )
     verb = "create or replace table" if replace else "create table if not exists"
@@ -407,8 +390,7 @@ def _create_table(contract: Contract, *, replace: bool) -> str:
 
 def _delete(connection: duckdb.DuckDBPyConnection, contract: Contract, period: Period) -> None:
     connection.execute(
-        f"delete from {_qualified(contract)} "
-        f"where {quoted(PARTITION_COLUMN)} >= ? and {quoted(PARTITION_COLUMN)} < ?",
+        f"delete from {_qualified(contract)} where {quoted(PARTITION_COLUMN)} >= ? and {quoted(PARTITION_COLUMN)} < ?",
         [period.first, period.end],
     )
 
@@ -501,11 +483,7 @@ class _Opened:
 
 @contextlib.contextmanager
 def open_warehouse(
-    file: Path,
-    *,
-    wait_seconds: float = 60.0,
-    memory_limit: str = "1GB",
-    say: Callable[[str], None] = lambda _: None,
+    file: Path, *, wait_seconds: float = 60.0, memory_limit: str = "1GB", say: Callable[[str], None] = lambda _: None
 ) -> Iterator[Warehouse]:
     """Open the warehouse; users within one process share one connection.
 
@@ -536,9 +514,7 @@ def open_warehouse(
                 opened.lock.release()
 
 
-def _open(
-    file: Path, wait_seconds: float, memory_limit: str, say: Callable[[str], None]
-) -> _Opened:
+def _open(file: Path, wait_seconds: float, memory_limit: str, say: Callable[[str], None]) -> _Opened:
     file.parent.mkdir(parents=True, exist_ok=True)
     lock = _FileLock(file.with_name(file.name + ".lock"))
     deadline = time.monotonic() + wait_seconds

@@ -22,13 +22,7 @@ from pydantic import PrivateAttr
 
 from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.warehouse.copies import COPIED_TABLES, publish_copies
-from hospital_assets.warehouse.database import (
-    Period,
-    Warehouse,
-    WarehouseError,
-    Written,
-    open_warehouse,
-)
+from hospital_assets.warehouse.database import Period, Warehouse, WarehouseError, Written, open_warehouse
 from hospital_assets.warehouse.dialect import Frame, lazy, relation_of
 from hospital_assets.warehouse.lineage import column_lineage, lineage_table
 from hospital_assets.warehouse.loads import complete_loads, publish_ledger, record_loads
@@ -112,10 +106,7 @@ def _is_done(context: dg.InitResourceContext, run: dg.DagsterRun) -> bool:
     if instance is None or run.execution_plan_snapshot_id is None:
         return False
     plan = instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id)
-    succeeded = {
-        entry.step_key
-        for entry in instance.all_logs(run.run_id, of_type={dg.DagsterEventType.STEP_SUCCESS})
-    }
+    succeeded = {entry.step_key for entry in instance.all_logs(run.run_id, of_type={dg.DagsterEventType.STEP_SUCCESS})}
     return set(plan.step_keys_to_execute) <= succeeded
 
 
@@ -162,19 +153,12 @@ class WarehouseIOManager(dg.ConfigurableIOManager):
         return self.warehouse.open_for_reading().read(contract, period)
 
     def _replace(
-        self,
-        warehouse: Warehouse,
-        contract: Contract,
-        frame: Frame,
-        period: Period | None,
-        also: Also,
+        self, warehouse: Warehouse, contract: Contract, frame: Frame, period: Period | None, also: Also
     ) -> Written:
         """Store the rows where the table lives; `also` belongs to it."""
         return warehouse.replace(contract, frame, period, also=also)
 
-    def _lineage(
-        self, warehouse: Warehouse, contract: Contract, frame: Frame
-    ) -> dg.TableColumnLineage | None:
+    def _lineage(self, warehouse: Warehouse, contract: Contract, frame: Frame) -> dg.TableColumnLineage | None:
         """What each column is computed from; None where the frame's engine does not tell."""
         relation = relation_of(frame)
         if relation is None:
@@ -194,9 +178,7 @@ class WarehouseIOManager(dg.ConfigurableIOManager):
         warehouse = self.warehouse.open_for_writing()
         period = period_of(context)
         if (period is not None) != contract.partitioned:
-            raise WarehouseError(
-                f"{contract.name}: the contract and the asset disagree on being partitioned"
-            )
+            raise WarehouseError(f"{contract.name}: the contract and the asset disagree on being partitioned")
         # Raw tables come from files, not from columns.
         lineage = None if contract.layer == "raw" else self._lineage(warehouse, contract, frame)
         is_landed = contract.layer == "raw" and contract.name != "raw_landed_files"
@@ -205,9 +187,7 @@ class WarehouseIOManager(dg.ConfigurableIOManager):
             contract,
             frame,
             period,
-            lambda connection: (
-                record_loads(connection, contract, period, context.run_id) if is_landed else None
-            ),
+            lambda connection: record_loads(connection, contract, period, context.run_id) if is_landed else None,
         )
         if contract.layer == "raw":
             warehouse.after_commit("ledger", lambda: publish_ledger(warehouse))
@@ -239,9 +219,7 @@ class WarehouseIOManager(dg.ConfigurableIOManager):
         if len(keys) <= _MOST_KEYS_COUNTED:
             counts = warehouse.count_by_key(contract, keys)
             for key in keys:
-                step.add_asset_metadata(
-                    {"dagster/partition_row_count": counts[key]}, context.asset_key, key
-                )
+                step.add_asset_metadata({"dagster/partition_row_count": counts[key]}, context.asset_key, key)
 
 
 def contract_of(key: dg.AssetKey) -> Contract:
@@ -263,18 +241,11 @@ def _preview(warehouse: Warehouse, contract: Contract, period: Period | None) ->
         for c in contract.columns
         if c.privacy in PREVIEW_PRIVACY and c.duckdb_type != "VARIANT" and not c.name.endswith("[]")
     ]
-    rows = (
-        warehouse.read(contract, period)
-        .select(nw.col(*shown))
-        .head(_PREVIEW_ROWS)
-        .collect("polars")
-        .to_native()
-    )
+    rows = warehouse.read(contract, period).select(nw.col(*shown)).head(_PREVIEW_ROWS).collect("polars").to_native()
     if rows.is_empty():
         return "No rows."
     head = f"| {' | '.join(shown)} |\n|{'---|' * len(shown)}\n"
     body = "\n".join(
-        f"| {' | '.join('' if value is None else str(value)[:40] for value in row)} |"
-        for row in rows.iter_rows()
+        f"| {' | '.join('' if value is None else str(value)[:40] for value in row)} |" for row in rows.iter_rows()
     )
     return head + body

@@ -112,8 +112,7 @@ class Lake:
         manifest = self.manifest(contract)
         if manifest is None:
             raise WarehouseError(
-                f"{contract.name} is not in the lake yet: materialise the asset "
-                f"'{contract.name}' first"
+                f"{contract.name} is not in the lake yet: materialise the asset '{contract.name}' first"
             )
         folders = manifest.inside(period if contract.partitioned else None)
         return lazy(self._frame(session, contract, folders).alias(contract.name))
@@ -125,13 +124,9 @@ class Lake:
         if not folders:
             return session.createDataFrame([], schema)
         table = self._table(contract)
-        return session.read.schema(schema).parquet(
-            *(self._address(f"{table}/{folder}") for folder in folders)
-        )
+        return session.read.schema(schema).parquet(*(self._address(f"{table}/{folder}") for folder in folders))
 
-    def replace(
-        self, session: SparkSession, contract: Contract, frame: Frame, period: Period | None
-    ) -> int:
+    def replace(self, session: SparkSession, contract: Contract, frame: Frame, period: Period | None) -> int:
         """Replace a table, or some service days of it; returns the rows now in it.
 
         Whatever fails, also when the process is killed, the old rows stay.
@@ -149,10 +144,7 @@ class Lake:
         version = f"v-{uuid.uuid4().hex}"
         target = f"{self._table(contract)}/{version}"
         rows = native.select(
-            *(
-                native[f.name].cast(f.dataType).alias(f.name)
-                for f in schema_of(contract.polars_schema)
-            )
+            *(native[f.name].cast(f.dataType).alias(f.name) for f in schema_of(contract.polars_schema))
         )
         order = [name for name in contract.order_by if name in rows.columns]
         if period is None:
@@ -165,9 +157,7 @@ class Lake:
             rows = rows.withColumn(_FOLDER_COLUMN, rows[PARTITION_COLUMN])
             rows = rows.hint("rebalance", _FOLDER_COLUMN)
             rows = rows.sortWithinPartitions(_FOLDER_COLUMN, *order)
-            rows.write.option("compression", "zstd").partitionBy(_FOLDER_COLUMN).parquet(
-                self._address(target)
-            )
+            rows.write.option("compression", "zstd").partitionBy(_FOLDER_COLUMN).parquet(self._address(target))
             written = {day: f"{version}/{_FOLDER_COLUMN}={day}" for day in self._days(target)}
         counts = self._count(session, contract, written)
         if period is not None:
@@ -192,15 +182,9 @@ class Lake:
         import pyarrow.fs as arrow_fs
 
         found = self._files()[0].get_file_info(arrow_fs.FileSelector(target))
-        return [
-            info.base_name.partition("=")[2]
-            for info in found
-            if info.base_name.startswith(f"{_FOLDER_COLUMN}=")
-        ]
+        return [info.base_name.partition("=")[2] for info in found if info.base_name.startswith(f"{_FOLDER_COLUMN}=")]
 
-    def _count(
-        self, session: SparkSession, contract: Contract, written: Mapping[str, str]
-    ) -> dict[str, int]:
+    def _count(self, session: SparkSession, contract: Contract, written: Mapping[str, str]) -> dict[str, int]:
         """Rows per key, from the files' own footers."""
         if not written:
             return {}
@@ -210,9 +194,7 @@ class Lake:
         frame = session.read.option("basePath", self._address(self._table(contract))).parquet(
             *(self._address(f"{self._table(contract)}/{folder}") for folder in written.values())
         )
-        counted = {
-            str(row[0]): int(row[1]) for row in frame.groupBy(_FOLDER_COLUMN).count().collect()
-        }
+        counted = {str(row[0]): int(row[1]) for row in frame.groupBy(_FOLDER_COLUMN).count().collect()}
         return {day: counted.get(day, counted.get("None", 0)) for day in written}
 
     @staticmethod
@@ -234,9 +216,7 @@ class Lake:
         files, _ = self._files()
         table = self._table(contract)
         temporary = f"{table}/.{_MANIFEST}.{uuid.uuid4().hex}"
-        said = {
-            "folders": manifest.folders, "rows": manifest.rows, "previous": manifest.previous
-        }  # fmt: skip
+        said = {"folders": manifest.folders, "rows": manifest.rows, "previous": manifest.previous}
         with files.open_output_stream(temporary) as stream:
             stream.write(json.dumps(said, indent=0).encode())
         files.move(temporary, f"{table}/{_MANIFEST}")
@@ -256,25 +236,20 @@ class Lake:
         """Size of a table's files, those of the version before included."""
         import pyarrow.fs as arrow_fs
 
-        selector = arrow_fs.FileSelector(
-            self._table(contract), recursive=True, allow_not_found=True
-        )
+        selector = arrow_fs.FileSelector(self._table(contract), recursive=True, allow_not_found=True)
         return sum(info.size or 0 for info in self._files()[0].get_file_info(selector))
 
     def select_statement(self, contract: Contract) -> str:
         """What DuckDB reads the table with: types, names and order as in the contract."""
         nothing = ", ".join(
-            f"cast(null as {'VARCHAR' if c.duckdb_type == 'VARIANT' else c.duckdb_type}) "
-            f"as {quoted(c.name)}"
+            f"cast(null as {'VARCHAR' if c.duckdb_type == 'VARIANT' else c.duckdb_type}) as {quoted(c.name)}"
             for c in contract.columns
         )
         source = f"(select {nothing} where false)"
         manifest = self.manifest(contract) or Manifest()
         if manifest.folders:
             table = f"{self.root.rstrip('/')}/{contract.layer}/{contract.name}"
-            listed = ", ".join(
-                literal(f"{table}/{folder}/*.parquet") for folder in manifest.inside(None)
-            )
+            listed = ", ".join(literal(f"{table}/{folder}/*.parquet") for folder in manifest.inside(None))
             # The empty relation gives columns that no file has yet, and their types.
             source = (
                 f"({source} union all by name select * from read_parquet([{listed}], "
@@ -294,14 +269,10 @@ class Lake:
         if relation is None:
             return frame
         variants = [
-            column
-            for column, kind in zip(relation.columns, relation.types, strict=True)
-            if str(kind) == "VARIANT"
+            column for column, kind in zip(relation.columns, relation.types, strict=True) if str(kind) == "VARIANT"
         ]
         if variants:
-            frame = with_sql(
-                frame, {c: f"cast(cast({quoted(c)} as json) as varchar)" for c in variants}
-            )
+            frame = with_sql(frame, {c: f"cast(cast({quoted(c)} as json) as varchar)" for c in variants})
         files, root = self._files()
         files.create_dir(f"{root}/.lent", recursive=True)
         file = f".lent/{name}.{uuid.uuid4().hex}.parquet"

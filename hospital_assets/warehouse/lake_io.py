@@ -54,8 +54,7 @@ class SparkResource(LazyPySparkResource):
 def spark_resource(master: str, data_dir: Path) -> SparkResource:
     """The session on a master, for a data directory."""
     return SparkResource(
-        spark_config=configuration(master, stated=stated_defaults()),
-        wrapped_java=str(data_dir / "warehouse" / "java"),
+        spark_config=configuration(master, stated=stated_defaults()), wrapped_java=str(data_dir / "warehouse" / "java")
     )
 
 
@@ -81,12 +80,7 @@ class LakeIOManager(WarehouseIOManager):
         return any(key.path[-1] in self.tables_on_spark for key in made)
 
     def _replace(
-        self,
-        warehouse: Warehouse,
-        contract: Contract,
-        frame: Frame,
-        period: Period | None,
-        also: Also,
+        self, warehouse: Warehouse, contract: Contract, frame: Frame, period: Period | None, also: Also
     ) -> Written:
         if contract.name not in self.tables_on_spark:
             return super()._replace(warehouse, contract, frame, period, also)
@@ -96,15 +90,12 @@ class LakeIOManager(WarehouseIOManager):
             rows = lake.replace(self.spark.spark_session, contract, frame, period)
         except PySparkException as error:
             raise WarehouseError(
-                f"{contract.name}: the rows could not be computed or stored "
-                f"({redacted(error)}); the table is unchanged"
+                f"{contract.name}: the rows could not be computed or stored ({redacted(error)}); the table is unchanged"
             ) from None
         warehouse.show(contract, lake.select_statement(contract), also=also)
         return Written(rows=rows, seconds=time.perf_counter() - started)
 
-    def _lineage(
-        self, warehouse: Warehouse, contract: Contract, frame: Frame
-    ) -> dg.TableColumnLineage | None:
+    def _lineage(self, warehouse: Warehouse, contract: Contract, frame: Frame) -> dg.TableColumnLineage | None:
         if not is_on_spark(frame):
             return super()._lineage(warehouse, contract, frame)
         return lineage_of(contract, column_sources(nw.to_native(frame)))

@@ -44,9 +44,7 @@ def column_lineage(contract: Contract, query: str, folder: Path) -> dg.TableColu
     if sources is None:
         sources = column_sources(sql)
         remembered.parent.mkdir(parents=True, exist_ok=True)
-        remembered.write_text(
-            json.dumps({"identity": identity, "sources": sources}), encoding="utf-8"
-        )
+        remembered.write_text(json.dumps({"identity": identity, "sources": sources}), encoding="utf-8")
     return lineage_of(contract, sources)
 
 
@@ -76,10 +74,7 @@ def _recalled(file: Path, identity: str) -> Sources | None:
         return None
     if kept.get("identity") != identity:
         return None
-    return {
-        name: tuple((table, column) for table, column in deps)
-        for name, deps in kept["sources"].items()
-    }
+    return {name: tuple((table, column) for table, column in deps) for name, deps in kept["sources"].items()}
 
 
 def _identity(sql: str) -> str:
@@ -133,9 +128,7 @@ def column_sources(sql: str) -> Sources:
         sql = re.sub(r"\btemp\.main\.(?=checkpoint_)", "main.", sql)
         schema["main"] = {name: dict.fromkeys(kept, "") for name, kept in checkpoints.items()}
     sources: dict[str, tuple[tuple[str, str], ...]] = {}
-    for column, root in lineage(
-        None, sql, schema, dialect="duckdb", trim_selects=False, copy=False
-    ).items():
+    for column, root in lineage(None, sql, schema, dialect="duckdb", trim_selects=False, copy=False).items():
         # Nodes are shared between columns, so the walk must not visit one twice.
         found: set[tuple[str, str]] = set()
         seen, waiting = set(), [root]

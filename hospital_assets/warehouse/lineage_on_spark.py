@@ -62,8 +62,7 @@ def _columns_of(kind: str, step: dict[str, Any], below: list[list[_Column]]) -> 
         return given + [_Column(_number(a), a["name"], sources) for (a,) in step["generatorOutput"]]
     if kind == "Union":
         return [
-            same[0]._replace(sources=frozenset().union(*(c.sources for c in same)))
-            for same in zip(*below, strict=True)
+            same[0]._replace(sources=frozenset().union(*(c.sources for c in same))) for same in zip(*below, strict=True)
         ]
     if kind == "Join" and step["joinType"]["object"].endswith(("LeftSemi$", "LeftAnti$")):
         return below[0]

@@ -25,9 +25,7 @@ create table if not exists raw.loaded_files (
 """
 
 
-def record_loads(
-    connection: duckdb.DuckDBPyConnection, contract: Contract, period: Period | None, run_id: str
-) -> None:
+def record_loads(connection: duckdb.DuckDBPyConnection, contract: Contract, period: Period | None, run_id: str) -> None:
     """Note which files the rows of a raw table came from; call it in their transaction.
 
     Args:
@@ -61,8 +59,7 @@ def record_loads(
 def complete_loads(warehouse: Warehouse, run_id: str) -> None:
     """Count as loaded what a run has loaded: all that depends on it is done."""
     warehouse.connection.execute(
-        "update raw.loaded_files set is_complete = true where run_id = ? and not is_complete",
-        [run_id],
+        "update raw.loaded_files set is_complete = true where run_id = ? and not is_complete", [run_id]
     )
     warehouse.after_commit("ledger", lambda: publish_ledger(warehouse))
 

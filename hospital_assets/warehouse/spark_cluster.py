@@ -18,11 +18,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from hospital_assets.warehouse.spark_session import (
-    SparkUnavailableError,
-    prepare_java,
-    pyspark_folder,
-)
+from hospital_assets.warehouse.spark_session import SparkUnavailableError, prepare_java, pyspark_folder
 
 _HERE = "127.0.0.1"
 _START_SECONDS = 90
@@ -49,18 +45,9 @@ def standalone_cluster(workers: int = 2, memory: str = "1g") -> Iterator[str]:
         master = f"spark://{_HERE}:{port}"
         running: list[subprocess.Popen[bytes]] = []
         try:
-            running.append(
-                _start(folder, "master", ["--port", str(port), "--webui-port", str(page)])
-            )
+            running.append(_start(folder, "master", ["--port", str(port), "--webui-port", str(page)]))
             for number in range(workers):
-                work = [
-                    "--cores",
-                    "1",
-                    "--memory",
-                    memory,
-                    "--work-dir",
-                    str(folder / f"w{number}"),
-                ]
+                work = ["--cores", "1", "--memory", memory, "--work-dir", str(folder / f"w{number}")]
                 running.append(_start(folder, "worker", [*work, "--webui-port", "0", master]))
             _wait(running, page, workers, folder)
             yield master

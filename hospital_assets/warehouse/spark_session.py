@@ -138,9 +138,7 @@ def _without_vector_module(java: Path, home: Path) -> Path:
 
 
 def configuration(
-    master: str,
-    more: Mapping[str, str] = MappingProxyType({}),
-    stated: Collection[str] = (),
+    master: str, more: Mapping[str, str] = MappingProxyType({}), stated: Collection[str] = ()
 ) -> dict[str, str]:
     """The Spark configuration for a master.
 
@@ -194,9 +192,7 @@ def prepare_java(wrapped: Path) -> None:
 
 
 def start_session(
-    master: str = "local[2]",
-    more: Mapping[str, str] = MappingProxyType({}),
-    wrapped: Path | None = None,
+    master: str = "local[2]", more: Mapping[str, str] = MappingProxyType({}), wrapped: Path | None = None
 ) -> SparkSession:
     """The Spark session of this process; started (a few seconds) at the first call.
 

@@ -21,7 +21,7 @@ _FIGURES = (
     (("wait_sum_minutes", "wait_count"), "sum(wait_sum_minutes) / nullif(sum(wait_count), 0)", "min"),
     (("rolling_wait_average_minutes",), "max(rolling_wait_average_minutes)", "min"),
     (("median_minutes",), "max(median_minutes)", "min"),
-)  # fmt: skip
+)
 #: What the period of a row is called, and columns that must pool everything else.
 _PERIODS = ("period_date", "period_month", "service_date")
 _POOLED = ("hospital_id", "department_name", "triage_level", "destination_department", "stratum")

@@ -28,46 +28,38 @@ from hospital_assets.contracts.cleaned import (
 from hospital_assets.warehouse.dialect import Frame, resolve_instants
 
 MESSAGE_ID_MISSING = Rule("message_id_missing", "A message needs a control id.", "quarantine")
-VISIT_ID_MISSING = Rule(
-    "visit_id_missing", "A message needs a visit, unless it is about a person.", "quarantine"
-)
+VISIT_ID_MISSING = Rule("visit_id_missing", "A message needs a visit, unless it is about a person.", "quarantine")
 PATIENT_ID_MISSING = Rule("patient_id_missing", "A message needs a patient.", "quarantine")
-HOSPITAL_UNKNOWN = Rule(
-    "hospital_unknown", "The hospital is not one of the network's hospitals.", "quarantine"
-)
+HOSPITAL_UNKNOWN = Rule("hospital_unknown", "The hospital is not one of the network's hospitals.", "quarantine")
 EVENT_TYPE_UNKNOWN = Rule(
-    "event_type_unknown", "The trigger event is not one the platform folds.", "quarantine",
-    "HL7 table 0003",
-)  # fmt: skip
-EVENT_AT_MISSING = Rule(
-    "event_at_missing", "The time of the event or of the visit's start is missing.", "quarantine"
+    "event_type_unknown", "The trigger event is not one the platform folds.", "quarantine", "HL7 table 0003"
 )
-EVENT_BEFORE_VISIT = Rule(
-    "event_before_visit", "The event precedes the start of its own visit.", "quarantine"
-)
+EVENT_AT_MISSING = Rule("event_at_missing", "The time of the event or of the visit's start is missing.", "quarantine")
+EVENT_BEFORE_VISIT = Rule("event_before_visit", "The event precedes the start of its own visit.", "quarantine")
 EVENT_IN_FUTURE = Rule(
-    "event_in_future",
-    "The event is later than its message (by more than its profile allows).",
-    "quarantine",
+    "event_in_future", "The event is later than its message (by more than its profile allows).", "quarantine"
 )
-DEPARTMENT_MAPPED = Rule(
-    "department_mapped", "The department's spelling was translated.", "correct"
-)
+DEPARTMENT_MAPPED = Rule("department_mapped", "The department's spelling was translated.", "correct")
 DEPARTMENT_UNKNOWN = Rule("department_unknown", "No such department is known.", "flag")
 
 RULES = (
-    MESSAGE_ID_MISSING, VISIT_ID_MISSING, PATIENT_ID_MISSING, HOSPITAL_UNKNOWN,
-    EVENT_TYPE_UNKNOWN, EVENT_AT_MISSING, EVENT_BEFORE_VISIT, EVENT_IN_FUTURE,
-    DEPARTMENT_MAPPED, DEPARTMENT_UNKNOWN,
-)  # fmt: skip
+    MESSAGE_ID_MISSING,
+    VISIT_ID_MISSING,
+    PATIENT_ID_MISSING,
+    HOSPITAL_UNKNOWN,
+    EVENT_TYPE_UNKNOWN,
+    EVENT_AT_MISSING,
+    EVENT_BEFORE_VISIT,
+    EVENT_IN_FUTURE,
+    DEPARTMENT_MAPPED,
+    DEPARTMENT_UNKNOWN,
+)
 
 
 @dg.multi_asset(**cleaned_and_quarantined("adt_events"))
 def adt_events(raw_adt_events: Frame, cleaned_hospitals: Frame) -> tuple[Frame, Frame]:
     """ADT messages, judged and split."""
-    return split(
-        judge_adt_events(raw_adt_events, cleaned_hospitals), raw_adt_events, "adt_events", RULES
-    )
+    return split(judge_adt_events(raw_adt_events, cleaned_hospitals), raw_adt_events, "adt_events", RULES)
 
 
 def judge_adt_events(raw: Frame, hospitals: Frame) -> Frame:
@@ -76,14 +68,10 @@ def judge_adt_events(raw: Frame, hospitals: Frame) -> Frame:
         hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
     )
     frame = read_clocks(
-        frame,
-        "adt_events",
-        {"_event": "event_at", "_start": "visit_start_at", "_recorded": "recorded_at"},
+        frame, "adt_events", {"_event": "event_at", "_start": "visit_start_at", "_recorded": "recorded_at"}
     ).drop("event_at", "visit_start_at", "recorded_at")
     frame = resolve_instants(
-        frame,
-        {"event_at": "_event", "visit_start_at": "_start", "recorded_at": "_recorded"},
-        "time_zone",
+        frame, {"event_at": "_event", "visit_start_at": "_start", "recorded_at": "_recorded"}, "time_zone"
     ).with_columns(
         message_id=identity("message_id"),
         visit_id=identity("visit_id"),
@@ -99,32 +87,17 @@ def judge_adt_events(raw: Frame, hospitals: Frame) -> Frame:
     frame = frame.with_columns(
         rule=first_broken(
             (MESSAGE_ID_MISSING, nw.col("message_id").is_null()),
-            (
-                VISIT_ID_MISSING,
-                nw.col("visit_id").is_null() & ~nw.col("event_type").is_in(ADT_PERSON_EVENTS),
-            ),
+            (VISIT_ID_MISSING, nw.col("visit_id").is_null() & ~nw.col("event_type").is_in(ADT_PERSON_EVENTS)),
             (PATIENT_ID_MISSING, nw.col("patient_id").is_null()),
             (HOSPITAL_UNKNOWN, nw.col("time_zone").is_null()),
-            (
-                EVENT_TYPE_UNKNOWN,
-                nw.col("event_type").is_null() | ~nw.col("event_type").is_in(ADT_EVENT_TYPES),
-            ),
-            (
-                EVENT_AT_MISSING,
-                nw.col("event_at").is_null() | nw.col("visit_start_at").is_null(),
-            ),
+            (EVENT_TYPE_UNKNOWN, nw.col("event_type").is_null() | ~nw.col("event_type").is_in(ADT_EVENT_TYPES)),
+            (EVENT_AT_MISSING, nw.col("event_at").is_null() | nw.col("visit_start_at").is_null()),
             (EVENT_BEFORE_VISIT, nw.col("event_at") < nw.col("visit_start_at")),
-            (
-                EVENT_IN_FUTURE,
-                in_future("event_at", "recorded_at"),
-            ),
+            (EVENT_IN_FUTURE, in_future("event_at", "recorded_at")),
         ),
         quality_codes=codes(
             (DEPARTMENT_MAPPED, nw.col("department_name") != nw.col("_landed_department")),
-            (
-                DEPARTMENT_UNKNOWN,
-                nw.col("department_name").is_null() & ~nw.col("_landed_department").is_null(),
-            ),
+            (DEPARTMENT_UNKNOWN, nw.col("department_name").is_null() & ~nw.col("_landed_department").is_null()),
         ),
     )
     return newest_only(frame, ["message_id"], "recorded_at")

@@ -20,59 +20,67 @@ from hospital_assets.assets.cleaned.rules import (
 )
 from hospital_assets.assets.declare import cleaned_and_quarantined
 from hospital_assets.contracts.cleaned import CODE_SYSTEMS
-from hospital_assets.warehouse.dialect import (
-    Frame,
-    resolve_instants,
-)
+from hospital_assets.warehouse.dialect import Frame, resolve_instants
 
 VISIT_ID_MISSING = Rule("visit_id_missing", "A code needs the visit it belongs to.", "quarantine")
 PATIENT_ID_MISSING = Rule("patient_id_missing", "A code needs a patient.", "quarantine")
-HOSPITAL_UNKNOWN = Rule(
-    "hospital_unknown", "The hospital is not one of the network's hospitals.", "quarantine"
-)
-CODE_INVALID = Rule(
-    "code_invalid", "The code is not letters and digits of the length its system has.", "quarantine"
-)
-NOT_ICD = Rule(
-    "not_icd", "The code is of another system than ICD: kept, without an ICD chapter or group.",
-    "flag",
-)  # fmt: skip
+HOSPITAL_UNKNOWN = Rule("hospital_unknown", "The hospital is not one of the network's hospitals.", "quarantine")
+CODE_INVALID = Rule("code_invalid", "The code is not letters and digits of the length its system has.", "quarantine")
+NOT_ICD = Rule("not_icd", "The code is of another system than ICD: kept, without an ICD chapter or group.", "flag")
 SEQUENCE_DERIVED = Rule(
     "sequence_derived", "The source states no rank; the order of the records stands for it.", "flag"
 )
 SEQUENCE_INVALID = Rule("sequence_invalid", "The rank is not a whole number from 1.", "quarantine")
-VERSION_INVALID = Rule(
-    "icd_version_invalid", "Neither a code system is stated nor ICD version 9 or 10.", "quarantine"
-)
-PROCEDURE_ID_MISSING = Rule(
-    "procedure_id_missing", "A procedure record needs an identifier.", "quarantine"
-)
-PERFORMED_AT_UNREADABLE = Rule(
-    "performed_at_unreadable", "The time of the procedure cannot be read.", "flag"
-)
+VERSION_INVALID = Rule("icd_version_invalid", "Neither a code system is stated nor ICD version 9 or 10.", "quarantine")
+PROCEDURE_ID_MISSING = Rule("procedure_id_missing", "A procedure record needs an identifier.", "quarantine")
+PERFORMED_AT_UNREADABLE = Rule("performed_at_unreadable", "The time of the procedure cannot be read.", "flag")
 
 DIAGNOSIS_RULES = (
-    VISIT_ID_MISSING, PATIENT_ID_MISSING, HOSPITAL_UNKNOWN, CODE_INVALID, SEQUENCE_INVALID,
-    VERSION_INVALID, NOT_ICD, SEQUENCE_DERIVED,
-)  # fmt: skip
+    VISIT_ID_MISSING,
+    PATIENT_ID_MISSING,
+    HOSPITAL_UNKNOWN,
+    CODE_INVALID,
+    SEQUENCE_INVALID,
+    VERSION_INVALID,
+    NOT_ICD,
+    SEQUENCE_DERIVED,
+)
 PROCEDURE_RULES = (
-    PROCEDURE_ID_MISSING, VISIT_ID_MISSING, PATIENT_ID_MISSING, HOSPITAL_UNKNOWN, CODE_INVALID,
+    PROCEDURE_ID_MISSING,
+    VISIT_ID_MISSING,
+    PATIENT_ID_MISSING,
+    HOSPITAL_UNKNOWN,
+    CODE_INVALID,
     PERFORMED_AT_UNREADABLE,
-)  # fmt: skip
+)
 
 
 #: Code systems as messages name them (HL7 table 0396; FHIR terminology URIs).
 CODE_SYSTEM_NAMES = {
-    "I10": "ICD-10-CM", "I10C": "ICD-10-CM", "ICD10": "ICD-10-CM", "ICD-10": "ICD-10-CM",
-    "http://hl7.org/fhir/sid/icd-10-cm": "ICD-10-CM", "http://hl7.org/fhir/sid/icd-10": "ICD-10-CM",
-    "I9": "ICD-9-CM", "I9C": "ICD-9-CM", "ICD9": "ICD-9-CM", "ICD-9": "ICD-9-CM",
+    "I10": "ICD-10-CM",
+    "I10C": "ICD-10-CM",
+    "ICD10": "ICD-10-CM",
+    "ICD-10": "ICD-10-CM",
+    "http://hl7.org/fhir/sid/icd-10-cm": "ICD-10-CM",
+    "http://hl7.org/fhir/sid/icd-10": "ICD-10-CM",
+    "I9": "ICD-9-CM",
+    "I9C": "ICD-9-CM",
+    "ICD9": "ICD-9-CM",
+    "ICD-9": "ICD-9-CM",
     "http://hl7.org/fhir/sid/icd-9-cm": "ICD-9-CM",
-    "I10P": "ICD-10-PCS", "http://www.cms.gov/Medicare/Coding/ICD10": "ICD-10-PCS",
-    "SCT": "SNOMED CT", "SNM": "SNOMED CT", "SNOMED": "SNOMED CT", "SNOMED-CT": "SNOMED CT",
+    "I10P": "ICD-10-PCS",
+    "http://www.cms.gov/Medicare/Coding/ICD10": "ICD-10-PCS",
+    "SCT": "SNOMED CT",
+    "SNM": "SNOMED CT",
+    "SNOMED": "SNOMED CT",
+    "SNOMED-CT": "SNOMED CT",
     "http://snomed.info/sct": "SNOMED CT",
-    "C4": "CPT", "CPT4": "CPT", "http://www.ama-assn.org/go/cpt": "CPT",
-    "HCPCS": "HCPCS", "https://www.cms.gov/Medicare/Coding/HCPCSReleaseCodeSets": "HCPCS",
-}  # fmt: skip
+    "C4": "CPT",
+    "CPT4": "CPT",
+    "http://www.ama-assn.org/go/cpt": "CPT",
+    "HCPCS": "HCPCS",
+    "https://www.cms.gov/Medicare/Coding/HCPCSReleaseCodeSets": "HCPCS",
+}
 #: Code system -> ICD version; and what a code of it looks like.
 ICD_VERSIONS = {"ICD-9-CM": 9, "ICD-10-CM": 10}
 _PATTERNS = {
@@ -87,23 +95,13 @@ _OTHER_PATTERN = r"^[A-Z0-9-]{2,18}$"
 @dg.multi_asset(**cleaned_and_quarantined("diagnoses"))
 def diagnoses(raw_diagnoses: Frame, cleaned_hospitals: Frame) -> tuple[Frame, Frame]:
     """Diagnoses, judged and split."""
-    return split(
-        judge_diagnoses(raw_diagnoses, cleaned_hospitals),
-        raw_diagnoses,
-        "diagnoses",
-        DIAGNOSIS_RULES,
-    )
+    return split(judge_diagnoses(raw_diagnoses, cleaned_hospitals), raw_diagnoses, "diagnoses", DIAGNOSIS_RULES)
 
 
 @dg.multi_asset(**cleaned_and_quarantined("procedures"))
 def procedures(raw_procedures: Frame, cleaned_hospitals: Frame) -> tuple[Frame, Frame]:
     """Procedures, judged and split."""
-    return split(
-        judge_procedures(raw_procedures, cleaned_hospitals),
-        raw_procedures,
-        "procedures",
-        PROCEDURE_RULES,
-    )
+    return split(judge_procedures(raw_procedures, cleaned_hospitals), raw_procedures, "procedures", PROCEDURE_RULES)
 
 
 def judge_diagnoses(raw: Frame, hospitals: Frame) -> Frame:
@@ -116,9 +114,7 @@ def judge_diagnoses(raw: Frame, hospitals: Frame) -> Frame:
         icd_code=_code("icd_code"),
         description=text("description"),
         _is_ranked=~is_blank("sequence"),
-        sequence=nw.when((sequence >= 1) & (sequence.floor() == sequence)).then(
-            sequence.cast(nw.Int64)
-        ),
+        sequence=nw.when((sequence >= 1) & (sequence.floor() == sequence)).then(sequence.cast(nw.Int64)),
         code_system=nw.coalesce(
             _code_system(),
             *(
@@ -134,7 +130,7 @@ def judge_diagnoses(raw: Frame, hospitals: Frame) -> Frame:
                 list(ICD_VERSIONS), list(ICD_VERSIONS.values()), default=0, return_dtype=nw.Int64
             )
         )
-        .otherwise(nw.lit(0)),
+        .otherwise(nw.lit(0))
     )
     frame = _ranked_by_record(frame).with_columns(
         rule=first_broken(
@@ -145,10 +141,7 @@ def judge_diagnoses(raw: Frame, hospitals: Frame) -> Frame:
             (CODE_INVALID, _is_no_code("icd_code")),
             (SEQUENCE_INVALID, nw.col("sequence").is_null()),
         ),
-        quality_codes=codes(
-            (NOT_ICD, nw.col("icd_version") == 0),
-            (SEQUENCE_DERIVED, ~nw.col("_is_ranked")),
-        ),
+        quality_codes=codes((NOT_ICD, nw.col("icd_version") == 0), (SEQUENCE_DERIVED, ~nw.col("_is_ranked"))),
     )
     return newest_only(frame, ["visit_id", "sequence"], "recorded_at")
 
@@ -160,18 +153,16 @@ def _ranked_by_record(frame: Frame) -> Frame:
     """
     order = ["source_file", "source_line", "source_part"]
     visit = ["service_date", "visit_id", "_is_ranked"]
-    placed = frame.with_columns(
-        _place=nw.col("source_line").cum_count().over(*visit, order_by=order)
-    ).with_columns(_first=nw.col("_place").min().over(*visit, "icd_code"))
-    counted = placed.with_columns(
-        _is_new=(nw.col("_place") == nw.col("_first")).cast(nw.Int64)
-    ).with_columns(_rank=nw.col("_is_new").cum_sum().over(*visit, order_by=order))
+    placed = frame.with_columns(_place=nw.col("source_line").cum_count().over(*visit, order_by=order)).with_columns(
+        _first=nw.col("_place").min().over(*visit, "icd_code")
+    )
+    counted = placed.with_columns(_is_new=(nw.col("_place") == nw.col("_first")).cast(nw.Int64)).with_columns(
+        _rank=nw.col("_is_new").cum_sum().over(*visit, order_by=order)
+    )
     return (
         counted.with_columns(_rank=nw.col("_rank").min().over(*visit, "icd_code"))
         .with_columns(
-            sequence=nw.when(nw.col("_is_ranked"))
-            .then(nw.col("sequence"))
-            .otherwise(nw.col("_rank").cast(nw.Int64))
+            sequence=nw.when(nw.col("_is_ranked")).then(nw.col("sequence")).otherwise(nw.col("_rank").cast(nw.Int64))
         )
         .drop("_place", "_first", "_is_new", "_rank")
     )
@@ -187,10 +178,7 @@ def judge_procedures(raw: Frame, hospitals: Frame) -> Frame:
         code_system=nw.coalesce(_code_system(), nw.lit("ICD-10-PCS")),
         description=text("description"),
         quality_codes=codes(
-            (
-                PERFORMED_AT_UNREADABLE,
-                nw.col("performed_at").is_null() & ~text("performed_at_text").is_null(),
-            )
+            (PERFORMED_AT_UNREADABLE, nw.col("performed_at").is_null() & ~text("performed_at_text").is_null())
         ),
     )
     frame = frame.with_columns(
@@ -211,14 +199,9 @@ def _with_recorded_at(raw: Frame, hospitals: Frame, subject: str, clocks: dict[s
         hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
     )
     frame = read_clocks(
-        frame,
-        subject,
-        {"_recorded": "recorded_at"} | {f"_{out}": src for out, src in clocks.items()},
-        suffix="_text",
+        frame, subject, {"_recorded": "recorded_at"} | {f"_{out}": src for out, src in clocks.items()}, suffix="_text"
     ).drop("recorded_at")
-    return resolve_instants(
-        frame, {"recorded_at": "_recorded"} | {out: f"_{out}" for out in clocks}, "time_zone"
-    )
+    return resolve_instants(frame, {"recorded_at": "_recorded"} | {out: f"_{out}" for out in clocks}, "time_zone")
 
 
 def _with_visit(frame: Frame) -> Frame:

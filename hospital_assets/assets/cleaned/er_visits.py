@@ -25,50 +25,36 @@ from hospital_assets.assets.cleaned.rules import (
 from hospital_assets.assets.declare import cleaned_and_quarantined
 from hospital_assets.contracts.cleaned import ARRIVAL_MODES, DEPARTMENTS, DISPOSITIONS
 from hospital_assets.landing.profile import Sum
-from hospital_assets.warehouse.dialect import (
-    Frame,
-    local_clocks,
-    resolve_instants,
-)
+from hospital_assets.warehouse.dialect import Frame, local_clocks, resolve_instants
 
 CLOCKS = ("arrival", "handover", "triage", "room", "provider", "decision", "departure")
 
 VISIT_ID_MISSING = Rule("visit_id_missing", "A visit needs a visit number.", "quarantine")
 PATIENT_ID_MISSING = Rule("patient_id_missing", "A visit needs a patient.", "quarantine")
-HOSPITAL_UNKNOWN = Rule(
-    "hospital_unknown", "The hospital is not one of the network's hospitals.", "quarantine"
-)
+HOSPITAL_UNKNOWN = Rule("hospital_unknown", "The hospital is not one of the network's hospitals.", "quarantine")
 ARRIVAL_MISSING = Rule("arrival_missing", "The arrival is missing or unreadable.", "quarantine")
 ARRIVAL_IN_FUTURE = Rule(
-    "arrival_in_future",
-    "The arrival is later than its record (by more than its profile allows).",
-    "quarantine",
+    "arrival_in_future", "The arrival is later than its record (by more than its profile allows).", "quarantine"
 )
 VISIT_ID_CONFLICT = Rule(
-    "visit_id_conflict",
-    "The visit number already belongs to another patient, recorded earlier.",
-    "quarantine",
+    "visit_id_conflict", "The visit number already belongs to another patient, recorded earlier.", "quarantine"
 )
-DEPARTMENT_MAPPED = Rule(
-    "department_mapped", "The department's spelling was translated.", "correct"
-)
+DEPARTMENT_MAPPED = Rule("department_mapped", "The department's spelling was translated.", "correct")
 DEPARTMENT_UNKNOWN = Rule("department_unknown", "No such department is known.", "flag")
 TRIAGE_LEVEL_INVALID = Rule("triage_level_invalid", "The triage level is not 1 to 5.", "flag")
 ARRIVAL_MODE_UNKNOWN = Rule("arrival_mode_unknown", "The arrival mode is not known.", "flag")
 DISPOSITION_UNKNOWN = Rule("disposition_unknown", "The disposition code is not known.", "flag")
 CLOCK_DERIVED = Rule(
-    "clock_derived",
-    "A clock is not the source's own: its profile computes it as another clock plus minutes.",
-    "flag",
+    "clock_derived", "A clock is not the source's own: its profile computes it as another clock plus minutes.", "flag"
 )
 CLOCK_UNREADABLE = Rule("clock_unreadable", "A clock other than arrival cannot be read.", "flag")
 PROVIDER_BEFORE_ARRIVAL = Rule(
-    "provider_before_arrival", "First provider contact precedes both arrival and triage.", "flag",
+    "provider_before_arrival",
+    "First provider contact precedes both arrival and triage.",
+    "flag",
     "METEOR 745735: negative waits are invalid",
-)  # fmt: skip
-DEPARTURE_BEFORE_ARRIVAL = Rule(
-    "departure_before_arrival", "Departure precedes arrival.", "flag", "AIHW NEAT: LOS < 0"
 )
+DEPARTURE_BEFORE_ARRIVAL = Rule("departure_before_arrival", "Departure precedes arrival.", "flag", "AIHW NEAT: LOS < 0")
 AMBIGUOUS_HOUR = Rule(
     "ambiguous_hour",
     "A clock lies in the hour that happened twice; the reading that keeps the visit's clocks in "
@@ -78,19 +64,30 @@ AMBIGUOUS_HOUR = Rule(
 MISSING_HOUR = Rule("missing_hour", "A clock lies in the hour that was skipped.", "flag")
 
 RULES = (
-    VISIT_ID_MISSING, PATIENT_ID_MISSING, HOSPITAL_UNKNOWN, ARRIVAL_MISSING, ARRIVAL_IN_FUTURE,
-    VISIT_ID_CONFLICT, DEPARTMENT_MAPPED, DEPARTMENT_UNKNOWN, TRIAGE_LEVEL_INVALID,
-    ARRIVAL_MODE_UNKNOWN, DISPOSITION_UNKNOWN, CLOCK_DERIVED, CLOCK_UNREADABLE, PROVIDER_BEFORE_ARRIVAL,
-    DEPARTURE_BEFORE_ARRIVAL, AMBIGUOUS_HOUR, MISSING_HOUR,
-)  # fmt: skip
+    VISIT_ID_MISSING,
+    PATIENT_ID_MISSING,
+    HOSPITAL_UNKNOWN,
+    ARRIVAL_MISSING,
+    ARRIVAL_IN_FUTURE,
+    VISIT_ID_CONFLICT,
+    DEPARTMENT_MAPPED,
+    DEPARTMENT_UNKNOWN,
+    TRIAGE_LEVEL_INVALID,
+    ARRIVAL_MODE_UNKNOWN,
+    DISPOSITION_UNKNOWN,
+    CLOCK_DERIVED,
+    CLOCK_UNREADABLE,
+    PROVIDER_BEFORE_ARRIVAL,
+    DEPARTURE_BEFORE_ARRIVAL,
+    AMBIGUOUS_HOUR,
+    MISSING_HOUR,
+)
 
 
 @dg.multi_asset(**cleaned_and_quarantined("er_visits"))
 def er_visits(raw_er_visits: Frame, cleaned_hospitals: Frame) -> tuple[Frame, Frame]:
     """Emergency visits, judged and split."""
-    return split(
-        judge_er_visits(raw_er_visits, cleaned_hospitals), raw_er_visits, "er_visits", RULES
-    )
+    return split(judge_er_visits(raw_er_visits, cleaned_hospitals), raw_er_visits, "er_visits", RULES)
 
 
 def judge_er_visits(raw: Frame, hospitals: Frame) -> Frame:
@@ -105,19 +102,13 @@ def judge_er_visits(raw: Frame, hospitals: Frame) -> Frame:
         hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
     )
     frame = read_clocks(
-        frame,
-        "er_visits",
-        {f"_{clock}": f"{clock}_time" for clock in CLOCKS} | {"_recorded": "recorded_at"},
+        frame, "er_visits", {f"_{clock}": f"{clock}_time" for clock in CLOCKS} | {"_recorded": "recorded_at"}
     )
     frame = frame.rename({"recorded_at": "_recorded_text"})
     frame = resolve_instants(
-        frame,
-        {f"{clock}_at": f"_{clock}" for clock in CLOCKS} | {"recorded_at": "_recorded"},
-        "time_zone",
+        frame, {f"{clock}_at": f"_{clock}" for clock in CLOCKS} | {"recorded_at": "_recorded"}, "time_zone"
     )
-    frame = frame.with_columns(
-        _level_text=nw.coalesce(mapped("triage_level"), nw.col("triage_level"))
-    )
+    frame = frame.with_columns(_level_text=nw.coalesce(mapped("triage_level"), nw.col("triage_level")))
     frame = read_numbers(frame, "er_visits", {"_triage_level": "_level_text"})
 
     # Within the repeated hour a later clock takes the first reading not before the arrival.
@@ -125,15 +116,10 @@ def judge_er_visits(raw: Frame, hospitals: Frame) -> Frame:
     is_ambiguous = [nw.col(f"{clock}_at") != nw.col(f"{clock}_at_second") for clock in CLOCKS]
     frame = frame.with_columns(
         _has_ambiguous=nw.any_horizontal(*is_ambiguous, ignore_nulls=True),
-        _has_missing=nw.any_horizontal(
-            *(nw.col(f"{clock}_at_is_missing") for clock in CLOCKS), ignore_nulls=True
-        ),
+        _has_missing=nw.any_horizontal(*(nw.col(f"{clock}_at_is_missing") for clock in CLOCKS), ignore_nulls=True),
     ).with_columns(
         **{
-            clock: nw.when(
-                (nw.col(clock) < nw.col("arrival_at"))
-                & (nw.col(f"{clock}_second") >= nw.col("arrival_at"))
-            )
+            clock: nw.when((nw.col(clock) < nw.col("arrival_at")) & (nw.col(f"{clock}_second") >= nw.col("arrival_at")))
             .then(nw.col(f"{clock}_second"))
             .otherwise(nw.col(clock))
             for clock in later
@@ -157,43 +143,24 @@ def judge_er_visits(raw: Frame, hospitals: Frame) -> Frame:
         _landed_level=text("triage_level"),
         triage_level=nw.when(valid_level).then(level.cast(nw.Int64)),
     )
-    unreadable = [
-        nw.when(nw.col(f"{clock}_at").is_null()).then(~is_blank(f"{clock}_time"))
-        for clock in CLOCKS[1:]
-    ]
+    unreadable = [nw.when(nw.col(f"{clock}_at").is_null()).then(~is_blank(f"{clock}_time")) for clock in CLOCKS[1:]]
     frame = frame.with_columns(
         rule=first_broken(
             (VISIT_ID_MISSING, nw.col("visit_id").is_null()),
             (PATIENT_ID_MISSING, nw.col("patient_id").is_null()),
             (HOSPITAL_UNKNOWN, nw.col("time_zone").is_null()),
             (ARRIVAL_MISSING, nw.col("arrival_at").is_null()),
-            (
-                ARRIVAL_IN_FUTURE,
-                in_future("arrival_at", "recorded_at"),
-            ),
+            (ARRIVAL_IN_FUTURE, in_future("arrival_at", "recorded_at")),
         ),
         quality_codes=codes(
-            (
-                DEPARTMENT_MAPPED,
-                nw.col("department_name") != nw.col("_landed_department"),
-            ),
-            (
-                DEPARTMENT_UNKNOWN,
-                nw.col("department_name").is_null() & ~nw.col("_landed_department").is_null(),
-            ),
-            (
-                TRIAGE_LEVEL_INVALID,
-                nw.col("triage_level").is_null() & ~nw.col("_landed_level").is_null(),
-            ),
+            (DEPARTMENT_MAPPED, nw.col("department_name") != nw.col("_landed_department")),
+            (DEPARTMENT_UNKNOWN, nw.col("department_name").is_null() & ~nw.col("_landed_department").is_null()),
+            (TRIAGE_LEVEL_INVALID, nw.col("triage_level").is_null() & ~nw.col("_landed_level").is_null()),
             (
                 ARRIVAL_MODE_UNKNOWN,
-                (nw.col("arrival_mode") == "unknown")
-                & (nw.col("_landed_mode").str.to_lowercase() != "unknown"),
+                (nw.col("arrival_mode") == "unknown") & (nw.col("_landed_mode").str.to_lowercase() != "unknown"),
             ),
-            (
-                DISPOSITION_UNKNOWN,
-                nw.col("disposition").is_null() & ~nw.col("_landed_disposition").is_null(),
-            ),
+            (DISPOSITION_UNKNOWN, nw.col("disposition").is_null() & ~nw.col("_landed_disposition").is_null()),
             (CLOCK_DERIVED, nw.any_horizontal(*_derived_clocks(), ignore_nulls=True)),
             (CLOCK_UNREADABLE, nw.any_horizontal(*unreadable, ignore_nulls=True)),
             (
@@ -210,11 +177,7 @@ def judge_er_visits(raw: Frame, hospitals: Frame) -> Frame:
     frame = frame.with_columns(_sound=nw.col("rule").is_null()).with_columns(
         _owner=nw.col("patient_id")
         .first()
-        .over(
-            "visit_id",
-            "_sound",
-            order_by=["recorded_at", "source_file", "source_line", "source_part"],
-        )
+        .over("visit_id", "_sound", order_by=["recorded_at", "source_file", "source_line", "source_part"])
     )
     frame = frame.with_columns(
         rule=nw.when(nw.col("_sound") & (nw.col("_owner") != nw.col("patient_id")))
@@ -234,6 +197,5 @@ def _derived_clocks() -> list[nw.Expr]:
                 if isinstance(how, Sum):
                     by_clock.setdefault(column, []).append(name)
     return [nw.lit(False)] + [
-        nw.when(is_one_of("source_profile", names)).then(~is_blank(column))
-        for column, names in by_clock.items()
+        nw.when(is_one_of("source_profile", names)).then(~is_blank(column)) for column, names in by_clock.items()
     ]

@@ -22,43 +22,31 @@ from hospital_assets.assets.cleaned.rules import (
 )
 from hospital_assets.assets.declare import cleaned_and_quarantined
 from hospital_assets.contracts.cleaned import DEPARTMENTS
-from hospital_assets.warehouse.dialect import (
-    Frame,
-    resolve_instants,
-)
+from hospital_assets.warehouse.dialect import Frame, resolve_instants
 
 HOSPITAL_ID_MISSING = Rule("hospital_id_missing", "A hospital needs an identifier.", "quarantine")
 NAME_MISSING = Rule("name_missing", "It needs a name.", "quarantine")
-TIME_ZONE_UNKNOWN = Rule(
-    "time_zone_unknown", "The time zone is not in the IANA database.", "quarantine"
-)
-HOSPITAL_UNKNOWN = Rule(
-    "hospital_unknown", "The hospital is not one of the network's hospitals.", "quarantine"
-)
-DEPARTMENT_ID_MISSING = Rule(
-    "department_id_missing", "A department needs an identifier.", "quarantine"
-)
-CAPACITY_INVALID = Rule(
-    "capacity_invalid", "The bed capacity is not a whole number from 0.", "quarantine"
-)
-EFFECTIVE_DATE_MISSING = Rule(
-    "effective_date_missing", "The effective date is missing or unreadable.", "quarantine"
-)
-DEPARTMENT_MAPPED = Rule(
-    "department_mapped", "The department's spelling was translated.", "correct"
-)
+TIME_ZONE_UNKNOWN = Rule("time_zone_unknown", "The time zone is not in the IANA database.", "quarantine")
+HOSPITAL_UNKNOWN = Rule("hospital_unknown", "The hospital is not one of the network's hospitals.", "quarantine")
+DEPARTMENT_ID_MISSING = Rule("department_id_missing", "A department needs an identifier.", "quarantine")
+CAPACITY_INVALID = Rule("capacity_invalid", "The bed capacity is not a whole number from 0.", "quarantine")
+EFFECTIVE_DATE_MISSING = Rule("effective_date_missing", "The effective date is missing or unreadable.", "quarantine")
+DEPARTMENT_MAPPED = Rule("department_mapped", "The department's spelling was translated.", "correct")
 DOCTOR_ID_MISSING = Rule("doctor_id_missing", "A doctor needs an identifier.", "quarantine")
 SHIFT_ID_MISSING = Rule("shift_id_missing", "A shift needs an identifier.", "quarantine")
 SHIFT_TIMES_INVALID = Rule(
-    "shift_times_invalid", "A shift's start or end is missing, or it ends before it starts.",
-    "quarantine",
-)  # fmt: skip
+    "shift_times_invalid", "A shift's start or end is missing, or it ends before it starts.", "quarantine"
+)
 
 HOSPITAL_RULES = (HOSPITAL_ID_MISSING, NAME_MISSING, TIME_ZONE_UNKNOWN)
 DEPARTMENT_RULES = (
-    DEPARTMENT_ID_MISSING, HOSPITAL_UNKNOWN, NAME_MISSING, CAPACITY_INVALID,
-    EFFECTIVE_DATE_MISSING, DEPARTMENT_MAPPED,
-)  # fmt: skip
+    DEPARTMENT_ID_MISSING,
+    HOSPITAL_UNKNOWN,
+    NAME_MISSING,
+    CAPACITY_INVALID,
+    EFFECTIVE_DATE_MISSING,
+    DEPARTMENT_MAPPED,
+)
 DOCTOR_RULES = (DOCTOR_ID_MISSING, HOSPITAL_UNKNOWN, NAME_MISSING)
 SHIFT_RULES = (SHIFT_ID_MISSING, DOCTOR_ID_MISSING, HOSPITAL_UNKNOWN, SHIFT_TIMES_INVALID)
 
@@ -73,29 +61,21 @@ def hospitals(raw_hospitals: Frame) -> tuple[Frame, Frame]:
 def departments(raw_departments: Frame, cleaned_hospitals: Frame) -> tuple[Frame, Frame]:
     """Departments, judged and split."""
     return split(
-        judge_departments(raw_departments, cleaned_hospitals),
-        raw_departments,
-        "departments",
-        DEPARTMENT_RULES,
+        judge_departments(raw_departments, cleaned_hospitals), raw_departments, "departments", DEPARTMENT_RULES
     )
 
 
 @dg.multi_asset(**cleaned_and_quarantined("doctors"))
 def doctors(raw_doctors: Frame, cleaned_hospitals: Frame) -> tuple[Frame, Frame]:
     """Doctors, judged and split."""
-    return split(
-        judge_doctors(raw_doctors, cleaned_hospitals), raw_doctors, "doctors", DOCTOR_RULES
-    )
+    return split(judge_doctors(raw_doctors, cleaned_hospitals), raw_doctors, "doctors", DOCTOR_RULES)
 
 
 @dg.multi_asset(**cleaned_and_quarantined("doctor_shifts"))
 def doctor_shifts(raw_doctor_shifts: Frame, cleaned_hospitals: Frame) -> tuple[Frame, Frame]:
     """Doctor shifts, judged and split."""
     return split(
-        judge_doctor_shifts(raw_doctor_shifts, cleaned_hospitals),
-        raw_doctor_shifts,
-        "doctor_shifts",
-        SHIFT_RULES,
+        judge_doctor_shifts(raw_doctor_shifts, cleaned_hospitals), raw_doctor_shifts, "doctor_shifts", SHIFT_RULES
     )
 
 
@@ -108,9 +88,7 @@ def judge_hospitals(raw: Frame) -> Frame:
         state=text("state"),
         time_zone=text("time_zone"),
         annual_ed_visits_band=text("annual_ed_visits_band"),
-        trauma_level=nw.when(nw.col("_level").is_in([1.0, 2.0, 3.0, 4.0, 5.0])).then(
-            nw.col("_level").cast(nw.Int64)
-        ),
+        trauma_level=nw.when(nw.col("_level").is_in([1.0, 2.0, 3.0, 4.0, 5.0])).then(nw.col("_level").cast(nw.Int64)),
         quality_codes=nw.lit(""),
     )
     frame = frame.with_columns(
@@ -119,8 +97,7 @@ def judge_hospitals(raw: Frame) -> Frame:
             (NAME_MISSING, nw.col("hospital_name").is_null()),
             (
                 TIME_ZONE_UNKNOWN,
-                nw.col("time_zone").is_null()
-                | ~nw.col("time_zone").is_in(sorted(available_timezones())),
+                nw.col("time_zone").is_null() | ~nw.col("time_zone").is_in(sorted(available_timezones())),
             ),
         )
     )
@@ -130,13 +107,9 @@ def judge_hospitals(raw: Frame) -> Frame:
 def judge_departments(raw: Frame, hospitals: Frame) -> Frame:
     """Every raw department version with its cleaned columns and the rule it broke."""
     frame = _with_hospital(raw, hospitals)
-    frame = read_dates(frame, "departments", {"_effective": "effective_date"}).drop(
-        "effective_date"
-    )
+    frame = read_dates(frame, "departments", {"_effective": "effective_date"}).drop("effective_date")
     frame = frame.with_columns(_beds_text=text("bed_capacity"))
-    frame = read_numbers(
-        frame, "departments", {"_beds": "bed_capacity", "_stay": "mean_stay_hours"}
-    )
+    frame = read_numbers(frame, "departments", {"_beds": "bed_capacity", "_stay": "mean_stay_hours"})
     beds = nw.col("_beds")
     frame = frame.with_columns(
         department_id=identity("department_id"),
@@ -147,9 +120,7 @@ def judge_departments(raw: Frame, hospitals: Frame) -> Frame:
         effective_date=nw.col("_effective"),
     ).with_columns(department_name=nw.coalesce(nw.col("department_name"), nw.col("_landed_name")))
     frame = frame.with_columns(
-        quality_codes=codes(
-            (DEPARTMENT_MAPPED, nw.col("department_name") != nw.col("_landed_name"))
-        ),
+        quality_codes=codes((DEPARTMENT_MAPPED, nw.col("department_name") != nw.col("_landed_name"))),
         rule=first_broken(
             (DEPARTMENT_ID_MISSING, nw.col("department_id").is_null()),
             (HOSPITAL_UNKNOWN, nw.col("time_zone").is_null()),
@@ -190,14 +161,10 @@ def judge_doctor_shifts(raw: Frame, hospitals: Frame) -> Frame:
     """Every raw shift with its cleaned columns and the rule it broke."""
     frame = _with_hospital(raw, hospitals)
     frame = read_clocks(
-        frame,
-        "doctor_shifts",
-        {"_start": "shift_start", "_end": "shift_end", "_recorded": "recorded_at"},
+        frame, "doctor_shifts", {"_start": "shift_start", "_end": "shift_end", "_recorded": "recorded_at"}
     ).drop("recorded_at")
     frame = resolve_instants(
-        frame,
-        {"shift_start_at": "_start", "shift_end_at": "_end", "recorded_at": "_recorded"},
-        "time_zone",
+        frame, {"shift_start_at": "_start", "shift_end_at": "_end", "recorded_at": "_recorded"}, "time_zone"
     ).with_columns(
         shift_id=identity("shift_id"),
         doctor_id=identity("doctor_id"),

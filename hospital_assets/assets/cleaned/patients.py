@@ -21,34 +21,29 @@ from hospital_assets.assets.cleaned.rules import (
 )
 from hospital_assets.assets.declare import cleaned_and_quarantined
 from hospital_assets.contracts.cleaned import BLOOD_GROUPS, SEXES
-from hospital_assets.warehouse.dialect import (
-    Frame,
-    resolve_instants,
-)
+from hospital_assets.warehouse.dialect import Frame, resolve_instants
 
 PATIENT_ID_MISSING = Rule("patient_id_missing", "A patient record needs a number.", "quarantine")
-RECORDED_AT_MISSING = Rule(
-    "recorded_at_missing", "A patient record must say when it was written.", "quarantine"
-)
+RECORDED_AT_MISSING = Rule("recorded_at_missing", "A patient record must say when it was written.", "quarantine")
 BIRTH_DATE_UNREADABLE = Rule("birth_date_unreadable", "The birth date cannot be read.", "flag")
 BIRTH_DATE_IN_FUTURE = Rule(
-    "birth_date_in_future",
-    "The birth date is after the record was written; it is not used.",
-    "flag",
+    "birth_date_in_future", "The birth date is after the record was written; it is not used.", "flag"
 )
-AGE_OUT_OF_RANGE = Rule(
-    "age_out_of_range", "The age is below 0 or above 120; it is not used.", "flag"
-)
+AGE_OUT_OF_RANGE = Rule("age_out_of_range", "The age is below 0 or above 120; it is not used.", "flag")
 SEX_MAPPED = Rule("sex_mapped", "The spelling of the sex was translated.", "correct")
-BLOOD_GROUP_MAPPED = Rule(
-    "blood_group_mapped", "The spelling of the blood group was translated.", "correct"
-)
+BLOOD_GROUP_MAPPED = Rule("blood_group_mapped", "The spelling of the blood group was translated.", "correct")
 BLOOD_GROUP_UNKNOWN = Rule("blood_group_unknown", "No such blood group exists.", "flag")
 
 RULES = (
-    PATIENT_ID_MISSING, RECORDED_AT_MISSING, BIRTH_DATE_UNREADABLE, BIRTH_DATE_IN_FUTURE,
-    AGE_OUT_OF_RANGE, SEX_MAPPED, BLOOD_GROUP_MAPPED, BLOOD_GROUP_UNKNOWN,
-)  # fmt: skip
+    PATIENT_ID_MISSING,
+    RECORDED_AT_MISSING,
+    BIRTH_DATE_UNREADABLE,
+    BIRTH_DATE_IN_FUTURE,
+    AGE_OUT_OF_RANGE,
+    SEX_MAPPED,
+    BLOOD_GROUP_MAPPED,
+    BLOOD_GROUP_UNKNOWN,
+)
 
 MAX_AGE_YEARS = 120
 
@@ -65,17 +60,15 @@ def judge_patients(raw: Frame) -> Frame:
     The EHR is the network's, not one hospital's: a `recorded_at` without an offset is read in the
     profile's own time zone.
     """
-    frame = read_clocks(
-        raw,
-        "patients",
-        {"_recorded": "recorded_at"},
-    )
+    frame = read_clocks(raw, "patients", {"_recorded": "recorded_at"})
     frame = frame.drop("recorded_at").with_columns(
         _zone=nw.col("source_profile").replace_strict(
-            list(profiles()), [profile.time_zone for profile in profiles().values()],
-            default=None, return_dtype=nw.String,
+            list(profiles()),
+            [profile.time_zone for profile in profiles().values()],
+            default=None,
+            return_dtype=nw.String,
         )
-    )  # fmt: skip
+    )
     frame = resolve_instants(frame, {"recorded_at": "_recorded"}, "_zone")
     frame = read_dates(frame, "patients", {"_birth_date": "birth_date"})
     frame = read_numbers(frame, "patients", {"_age": "age_years"})
@@ -96,21 +89,23 @@ def judge_patients(raw: Frame) -> Frame:
         **{
             name: text(name)
             for name in (
-                "first_name", "last_name", "street", "city", "state", "phone", "insurer",
+                "first_name",
+                "last_name",
+                "street",
+                "city",
+                "state",
+                "phone",
+                "insurer",
                 "pre_existing_condition",
             )
         },
-    )  # fmt: skip
+    )
     frame = frame.with_columns(
         rule=first_broken(
-            (PATIENT_ID_MISSING, nw.col("patient_id").is_null()),
-            (RECORDED_AT_MISSING, nw.col("recorded_at").is_null()),
+            (PATIENT_ID_MISSING, nw.col("patient_id").is_null()), (RECORDED_AT_MISSING, nw.col("recorded_at").is_null())
         ),
         quality_codes=codes(
-            (
-                BIRTH_DATE_UNREADABLE,
-                nw.col("_birth_date").is_null() & ~nw.col("_landed_birth_date").is_null(),
-            ),
+            (BIRTH_DATE_UNREADABLE, nw.col("_birth_date").is_null() & ~nw.col("_landed_birth_date").is_null()),
             (BIRTH_DATE_IN_FUTURE, nw.col("_birth_date") > recorded_on),
             (AGE_OUT_OF_RANGE, ~valid_age),
             (SEX_MAPPED, nw.col("sex") != nw.col("_landed_sex")),

@@ -50,11 +50,7 @@ READING_RULES = (
     Rule("unreadable_line", "The line is not a record of its file's format.", "quarantine"),
     Rule("wrong_field_count", "The line has more or fewer fields than the header.", "quarantine"),
     Rule("unmatched_join", "A companion record has no main record to belong to.", "quarantine"),
-    Rule(
-        "outside_limits",
-        "A number lies outside of what its source's profile says it can be.",
-        "quarantine",
-    ),
+    Rule("outside_limits", "A number lies outside of what its source's profile says it can be.", "quarantine"),
 )
 DUPLICATE = Rule("duplicate", "The same record was landed before.", "duplicate")
 SUPERSEDED = Rule("superseded", "A newer record of the same thing was landed.", "duplicate")
@@ -102,9 +98,7 @@ def read_numbers(frame: Frame, subject: str, columns: Mapping[str, str]) -> Fram
     return parse_numbers(
         frame.with_columns(
             **{
-                f"{number}_pointed": nw.when(
-                    has_comma & ~nw.col(text).str.contains(".", literal=True)
-                )
+                f"{number}_pointed": nw.when(has_comma & ~nw.col(text).str.contains(".", literal=True))
                 .then(nw.col(text).str.replace_all(",", ".", literal=True))
                 .otherwise(nw.col(text))
                 for number, text in columns.items()
@@ -126,9 +120,7 @@ def read_dates(frame: Frame, subject: str, columns: Mapping[str, str]) -> Frame:
     )
 
 
-def _formats(
-    subject: str, columns: Mapping[str, str], suffix: str = ""
-) -> dict[str, dict[str, tuple[str, ...]]]:
+def _formats(subject: str, columns: Mapping[str, str], suffix: str = "") -> dict[str, dict[str, tuple[str, ...]]]:
     """Text column -> source -> strptime formats beyond ISO 8601."""
     found: dict[str, dict[str, tuple[str, ...]]] = {}
     for text in columns.values():
@@ -152,8 +144,7 @@ def in_future(at: str, written: str) -> nw.Expr:
             by_grace.setdefault(profile.latest_after_written_minutes, []).append(name)
     return nw.any_horizontal(
         *(
-            (nw.col(at) > nw.col(written).dt.offset_by(f"{minutes}m"))
-            & is_one_of("source_profile", names)
+            (nw.col(at) > nw.col(written).dt.offset_by(f"{minutes}m")) & is_one_of("source_profile", names)
             for minutes, names in sorted(by_grace.items())
         ),
         ignore_nulls=True,
@@ -163,8 +154,7 @@ def in_future(at: str, written: str) -> nw.Expr:
 def first_broken(*judgements: tuple[Rule, nw.Expr]) -> nw.Expr:
     """The name of the first rule (in the order given) whose condition holds; null when none does."""
     return nw.coalesce(
-        nw.col("problem"),
-        *(nw.when(condition).then(nw.lit(rule.name)) for rule, condition in judgements),
+        nw.col("problem"), *(nw.when(condition).then(nw.lit(rule.name)) for rule, condition in judgements)
     )
 
 
@@ -203,9 +193,7 @@ def translated(column: str, table: Mapping[str, str]) -> nw.Expr:
     )
 
 
-def mapped(
-    column: str, *, domain: Sequence[str] = (), standard: Mapping[str, str] = MappingProxyType({})
-) -> nw.Expr:
+def mapped(column: str, *, domain: Sequence[str] = (), standard: Mapping[str, str] = MappingProxyType({})) -> nw.Expr:
     """A landed code translated by the code maps of the profiles; null where nothing fits.
 
     Case and surrounding blanks do not matter. A value that already is canonical (in `domain`, or
@@ -262,22 +250,17 @@ def completed(raw: Frame, subject: str, thing: Sequence[str]) -> Frame:
     zones = [profiles()[name].time_zone for name in partial]
     records = raw.filter(is_partial).with_columns(
         _written_text=nw.col("recorded_at"),
-        _zone=nw.col("source_profile").replace_strict(
-            partial, zones, default=None, return_dtype=nw.String
-        ),
+        _zone=nw.col("source_profile").replace_strict(partial, zones, default=None, return_dtype=nw.String),
     )
     records = read_clocks(records, subject, {"_written": "_written_text"}, suffix="_text")
     records = resolve_instants(records, {"_written_at": "_written"}, "_zone")
     order = ["_written_at", "source_file", "source_line", "source_part"]
     stated = [name for name in canonical_columns(subject) if name not in (*thing, "recorded_at")]
     records = records.with_columns(
-        nw.col(name).fill_null(strategy="forward").over("source_profile", *thing, order_by=order)
-        for name in stated
+        nw.col(name).fill_null(strategy="forward").over("source_profile", *thing, order_by=order) for name in stated
     )
     names = raw.collect_schema().names()
-    return nw.concat(
-        [raw.filter(~is_partial).select(*names), records.select(*names)], how="vertical"
-    )
+    return nw.concat([raw.filter(~is_partial).select(*names), records.select(*names)], how="vertical")
 
 
 def newest_only(frame: Frame, key: Sequence[str], written: str) -> Frame:
@@ -296,15 +279,11 @@ def newest_only(frame: Frame, key: Sequence[str], written: str) -> Frame:
     day = [PARTITION_COLUMN] if PARTITION_COLUMN in frame.collect_schema().names() else []
     per_thing = [*day, *key, "_is_sound"]
     ranked = frame.with_columns(
-        _is_sound=nw.col("rule").is_null(),
-        _has_written=(~nw.col(written).is_null()).cast(nw.Int32),
+        _is_sound=nw.col("rule").is_null(), _has_written=(~nw.col(written).is_null()).cast(nw.Int32)
     ).with_columns(
         _newer_count=nw.col("source_line")
         .cum_count(reverse=True)
-        .over(
-            *per_thing,
-            order_by=["_has_written", written, "source_file", "source_line", "source_part"],
-        ),
+        .over(*per_thing, order_by=["_has_written", written, "source_file", "source_line", "source_part"]),
         _newest_written=nw.col(written).max().over(*per_thing),
     )
     repeats = (nw.col("_newest_written") == nw.col(written)) | nw.col("_newest_written").is_null()
@@ -332,9 +311,7 @@ def identity(column: str) -> nw.Expr:
         # A profile that is gone leaves its records in a namespace of their own.
         nw.concat_str(source, nw.lit(":")),
     )
-    return nw.when(~is_blank(column)).then(
-        nw.concat_str(prefix, nw.col(column).str.strip_chars(), ignore_nulls=True)
-    )
+    return nw.when(~is_blank(column)).then(nw.concat_str(prefix, nw.col(column).str.strip_chars(), ignore_nulls=True))
 
 
 def split(judged: Frame, raw: Frame, subject: str, rules: Sequence[Rule]) -> tuple[Frame, Frame]:
@@ -359,14 +336,9 @@ def split(judged: Frame, raw: Frame, subject: str, rules: Sequence[Rule]) -> tup
         .join(raw.select(*place, "record"), on=place, how="left")
         .with_columns(
             reason=nw.col("rule").replace_strict(
-                list(known),
-                [rule.says for rule in known.values()],
-                default=None,
-                return_dtype=nw.String,
+                list(known), [rule.says for rule in known.values()], default=None, return_dtype=nw.String
             ),
-            is_duplicate=nw.col("rule").is_in(
-                [rule.name for rule in known.values() if rule.action == "duplicate"]
-            ),
+            is_duplicate=nw.col("rule").is_in([rule.name for rule in known.values() if rule.action == "duplicate"]),
         )
         .select(nw.col(*quarantine.column_names))
     )

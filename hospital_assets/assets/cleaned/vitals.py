@@ -21,23 +21,12 @@ from hospital_assets.assets.cleaned.rules import (
     translated,
 )
 from hospital_assets.assets.declare import cleaned_and_quarantined
-from hospital_assets.warehouse.dialect import (
-    Frame,
-    json_fields,
-    local_clocks,
-    resolve_instants,
-)
+from hospital_assets.warehouse.dialect import Frame, json_fields, local_clocks, resolve_instants
 
-OBSERVATION_ID_MISSING = Rule(
-    "observation_id_missing", "An observation set needs an identifier.", "quarantine"
-)
+OBSERVATION_ID_MISSING = Rule("observation_id_missing", "An observation set needs an identifier.", "quarantine")
 PATIENT_ID_MISSING = Rule("patient_id_missing", "A measurement needs a patient.", "quarantine")
-HOSPITAL_UNKNOWN = Rule(
-    "hospital_unknown", "The hospital is not one of the network's hospitals.", "quarantine"
-)
-MEASURED_AT_MISSING = Rule(
-    "measured_at_missing", "The time of measurement is missing or unreadable.", "quarantine"
-)
+HOSPITAL_UNKNOWN = Rule("hospital_unknown", "The hospital is not one of the network's hospitals.", "quarantine")
+MEASURED_AT_MISSING = Rule("measured_at_missing", "The time of measurement is missing or unreadable.", "quarantine")
 MEASURED_IN_FUTURE = Rule(
     "measured_in_future",
     "The time of measurement is later than its record (by more than its profile allows).",
@@ -48,9 +37,7 @@ MEASURED_AT_ASSUMED = Rule(
     "The source has no time of measurement; its profile names the clock that stands for it.",
     "flag",
 )
-FAHRENHEIT_CONVERTED = Rule(
-    "fahrenheit_converted", "The temperature was sent in degrees Fahrenheit.", "correct"
-)
+FAHRENHEIT_CONVERTED = Rule("fahrenheit_converted", "The temperature was sent in degrees Fahrenheit.", "correct")
 FAHRENHEIT_INFERRED = Rule(
     "fahrenheit_inferred",
     "The temperature has no unit, or says Celsius, but lies within 70 to 120: Fahrenheit.",
@@ -63,22 +50,12 @@ CELSIUS_INFERRED = Rule(
     "correct",
     "MIMIC-IV concepts: 10-50 is Celsius",
 )
-SPO2_FRACTION = Rule(
-    "spo2_fraction",
-    "The oxygen saturation was sent as a fraction and multiplied by 100.",
-    "correct",
-)
-PRESSURES_SWAPPED = Rule(
-    "diastolic_above_systolic", "The diastolic pressure exceeds the systolic one.", "flag"
-)
-VALUE_UNREADABLE = Rule(
-    "value_unreadable", "A measured value is not a number and is not used.", "flag"
-)
+SPO2_FRACTION = Rule("spo2_fraction", "The oxygen saturation was sent as a fraction and multiplied by 100.", "correct")
+PRESSURES_SWAPPED = Rule("diastolic_above_systolic", "The diastolic pressure exceeds the systolic one.", "flag")
+VALUE_UNREADABLE = Rule("value_unreadable", "A measured value is not a number and is not used.", "flag")
 PAIN_NOT_NUMERIC = Rule("pain_not_numeric", "The pain score is words or outside 0 to 10.", "flag")
 MISSING_HOUR = Rule("missing_hour", "Measured in the hour that was skipped.", "flag")
-AMBIGUOUS_HOUR = Rule(
-    "ambiguous_hour", "Measured in the hour that happened twice, without an offset.", "flag"
-)
+AMBIGUOUS_HOUR = Rule("ambiguous_hour", "Measured in the hour that happened twice, without an offset.", "flag")
 
 #: Parameter in the payload -> cleaned column and the open interval a value must lie in
 #: (MIMIC-IV concepts, measurement/vitalsign.sql).
@@ -101,20 +78,40 @@ OUT_OF_BOUNDS = {
 }
 
 RULES = (
-    OBSERVATION_ID_MISSING, PATIENT_ID_MISSING, HOSPITAL_UNKNOWN, MEASURED_AT_MISSING,
-    MEASURED_IN_FUTURE, MEASURED_AT_ASSUMED, FAHRENHEIT_CONVERTED, FAHRENHEIT_INFERRED, CELSIUS_INFERRED,
-    SPO2_FRACTION, PRESSURES_SWAPPED, VALUE_UNREADABLE, PAIN_NOT_NUMERIC, MISSING_HOUR, AMBIGUOUS_HOUR,
+    OBSERVATION_ID_MISSING,
+    PATIENT_ID_MISSING,
+    HOSPITAL_UNKNOWN,
+    MEASURED_AT_MISSING,
+    MEASURED_IN_FUTURE,
+    MEASURED_AT_ASSUMED,
+    FAHRENHEIT_CONVERTED,
+    FAHRENHEIT_INFERRED,
+    CELSIUS_INFERRED,
+    SPO2_FRACTION,
+    PRESSURES_SWAPPED,
+    VALUE_UNREADABLE,
+    PAIN_NOT_NUMERIC,
+    MISSING_HOUR,
+    AMBIGUOUS_HOUR,
     *OUT_OF_BOUNDS.values(),
-)  # fmt: skip
+)
 
 #: ACVPU letters, and the words that sources write for them.
 _CONSCIOUSNESS = {
-    "A": "A", "ALERT": "A",
-    "C": "C", "CONFUSED": "C", "CONFUSION": "C", "NEW CONFUSION": "C",
-    "V": "V", "VOICE": "V", "VERBAL": "V",
-    "P": "P", "PAIN": "P",
-    "U": "U", "UNRESPONSIVE": "U",
-}  # fmt: skip
+    "A": "A",
+    "ALERT": "A",
+    "C": "C",
+    "CONFUSED": "C",
+    "CONFUSION": "C",
+    "NEW CONFUSION": "C",
+    "V": "V",
+    "VOICE": "V",
+    "VERBAL": "V",
+    "P": "P",
+    "PAIN": "P",
+    "U": "U",
+    "UNRESPONSIVE": "U",
+}
 _FAHRENHEIT_UNITS = ["[DEGF]", "F", "DEGF", "°F", "MDC_DIM_FAHR"]
 _CELSIUS_UNITS = ["CEL", "C", "DEGC", "°C", "MDC_DIM_DEGC"]
 
@@ -149,14 +146,10 @@ def judge_vitals(raw: Frame, hospitals: Frame) -> Frame:
     frame = frame.with_columns(hospital_id=identity("hospital_id")).join(
         hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
     )
-    frame = read_clocks(
-        frame,
-        "vitals",
-        {"_measured": "measured_at", "_recorded": "recorded_at"},
-    ).drop("measured_at", "recorded_at")
-    frame = resolve_instants(
-        frame, {"measured_at": "_measured", "recorded_at": "_recorded"}, "time_zone"
+    frame = read_clocks(frame, "vitals", {"_measured": "measured_at", "_recorded": "recorded_at"}).drop(
+        "measured_at", "recorded_at"
     )
+    frame = resolve_instants(frame, {"measured_at": "_measured", "recorded_at": "_recorded"}, "time_zone")
     frame = local_clocks(frame, {"measured_local": "measured_at"}, "time_zone")
     frame = read_numbers(
         frame,
@@ -176,15 +169,13 @@ def judge_vitals(raw: Frame, hospitals: Frame) -> Frame:
     )
     frame = frame.with_columns(
         **{
-            column: nw.when(
-                (nw.col(f"_{parameter}") > low) & (nw.col(f"_{parameter}") < high)
-            ).then(nw.col(f"_{parameter}"))
+            column: nw.when((nw.col(f"_{parameter}") > low) & (nw.col(f"_{parameter}") < high)).then(
+                nw.col(f"_{parameter}")
+            )
             for parameter, (column, low, high) in HARD_BOUNDS.items()
         },
         **{
-            f"_{parameter}_is_out": ~(
-                (nw.col(f"_{parameter}") > low) & (nw.col(f"_{parameter}") < high)
-            )
+            f"_{parameter}_is_out": ~((nw.col(f"_{parameter}") > low) & (nw.col(f"_{parameter}") < high))
             for parameter, (_, low, high) in HARD_BOUNDS.items()
         },
         observation_id=identity("observation_id"),
@@ -193,18 +184,13 @@ def judge_vitals(raw: Frame, hospitals: Frame) -> Frame:
         device_id=text("device_id"),
         consciousness=translated("_consciousness", _CONSCIOUSNESS),
         is_on_oxygen=nw.coalesce(
-            nw.when(on_oxygen == "true").then(nw.lit(True)),
-            nw.when(on_oxygen == "false").then(nw.lit(False)),
+            nw.when(on_oxygen == "true").then(nw.lit(True)), nw.when(on_oxygen == "false").then(nw.lit(False))
         ),
-        spo2_scale=nw.when(nw.col("_spo2_scale").is_in([1.0, 2.0])).then(
-            nw.col("_spo2_scale").cast(nw.Int64)
+        spo2_scale=nw.when(nw.col("_spo2_scale").is_in([1.0, 2.0])).then(nw.col("_spo2_scale").cast(nw.Int64)),
+        gcs_score=nw.when((nw.col("_gcs") >= 3) & (nw.col("_gcs") <= 15)).then(nw.col("_gcs").cast(nw.Int64)),
+        pain_score=nw.when((raw_pain >= 0) & (raw_pain <= 10) & (raw_pain.floor() == raw_pain)).then(
+            raw_pain.cast(nw.Int64)
         ),
-        gcs_score=nw.when((nw.col("_gcs") >= 3) & (nw.col("_gcs") <= 15)).then(
-            nw.col("_gcs").cast(nw.Int64)
-        ),
-        pain_score=nw.when(
-            (raw_pain >= 0) & (raw_pain <= 10) & (raw_pain.floor() == raw_pain)
-        ).then(raw_pain.cast(nw.Int64)),
     )
     frame = frame.with_columns(
         rule=first_broken(
@@ -212,10 +198,7 @@ def judge_vitals(raw: Frame, hospitals: Frame) -> Frame:
             (PATIENT_ID_MISSING, nw.col("patient_id").is_null()),
             (HOSPITAL_UNKNOWN, nw.col("time_zone").is_null()),
             (MEASURED_AT_MISSING, nw.col("measured_at").is_null()),
-            (
-                MEASURED_IN_FUTURE,
-                in_future("measured_at", "recorded_at"),
-            ),
+            (MEASURED_IN_FUTURE, in_future("measured_at", "recorded_at")),
         ),
         quality_codes=codes(
             (MEASURED_AT_ASSUMED, ~is_blank("measured_at_source")),
@@ -236,9 +219,7 @@ def judge_vitals(raw: Frame, hospitals: Frame) -> Frame:
 
 def _in_one_unit(frame: Frame) -> Frame:
     """Temperature in degrees Celsius and saturation in percent, with how they got there."""
-    frame = frame.with_columns(
-        _temperature_unit=nw.col("_temperature_unit").str.strip_chars().str.to_uppercase()
-    )
+    frame = frame.with_columns(_temperature_unit=nw.col("_temperature_unit").str.strip_chars().str.to_uppercase())
     value = nw.col("_temperature")
     says_fahrenheit = is_one_of("_temperature_unit", _FAHRENHEIT_UNITS)
     says_celsius = is_one_of("_temperature_unit", _CELSIUS_UNITS)
@@ -258,7 +239,5 @@ def _in_one_unit(frame: Frame) -> Frame:
         _temperature=nw.when(nw.col("_is_fahrenheit") | nw.col("_is_inferred_fahrenheit"))
         .then(((value - 32) / 1.8).round(1))
         .otherwise(value),
-        _spo2=nw.when(nw.col("_is_fraction"))
-        .then((nw.col("_spo2") * 100).round(1))
-        .otherwise(nw.col("_spo2")),
+        _spo2=nw.when(nw.col("_is_fraction")).then((nw.col("_spo2") * 100).round(1)).otherwise(nw.col("_spo2")),
     )

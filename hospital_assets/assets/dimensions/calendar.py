@@ -39,9 +39,7 @@ def calendar_days(span: tuple[date, date] | None) -> pl.DataFrame:
     if span is None:
         return special
     day = pl.col("calendar_date")
-    days = pl.DataFrame(
-        {"calendar_date": pl.date_range(span[0], span[1], eager=True)}
-    ).with_columns(
+    days = pl.DataFrame({"calendar_date": pl.date_range(span[0], span[1], eager=True)}).with_columns(
         date_key=day.dt.to_string("%Y%m%d").cast(pl.Int64),
         date_label=day.dt.to_string("%Y-%m-%d"),
         year_number=day.dt.year().cast(pl.Int64),
@@ -73,11 +71,7 @@ def dim_time() -> pl.DataFrame:
     minutes = pl.DataFrame({"time_key": pl.int_range(0, 1440, eager=True)}).with_columns(
         hour_of_day=hour,
         minute_of_hour=minute % 60,
-        time_label=pl.format(
-            "{}:{}",
-            hour.cast(pl.String).str.zfill(2),
-            (minute % 60).cast(pl.String).str.zfill(2),
-        ),
+        time_label=pl.format("{}:{}", hour.cast(pl.String).str.zfill(2), (minute % 60).cast(pl.String).str.zfill(2)),
         day_part=pl.when(hour < 6)
         .then(pl.lit("night"))
         .when(hour < 12)
@@ -98,9 +92,7 @@ def date_key(clock: str) -> nw.Expr:
     """The dim_date key of a wall clock column; null where it is null."""
     local = nw.col(clock)
     return (
-        local.dt.year().cast(nw.Int64) * 10_000
-        + local.dt.month().cast(nw.Int64) * 100
-        + local.dt.day().cast(nw.Int64)
+        local.dt.year().cast(nw.Int64) * 10_000 + local.dt.month().cast(nw.Int64) * 100 + local.dt.day().cast(nw.Int64)
     )
 
 

@@ -6,12 +6,7 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import table
-from hospital_assets.assets.dimensions.condition_groups import (
-    GROUPS,
-    MENTAL_HEALTH,
-    MENTAL_HEALTH_CODES,
-    UNMAPPED,
-)
+from hospital_assets.assets.dimensions.condition_groups import GROUPS, MENTAL_HEALTH, MENTAL_HEALTH_CODES, UNMAPPED
 from hospital_assets.assets.dimensions.members import with_special_members
 from hospital_assets.contracts.dimensions import NOT_YET_KEY, UNKNOWN_KEY
 from hospital_assets.warehouse.dialect import Frame, checkpoint, hash_keys
@@ -64,7 +59,7 @@ CHAPTERS: dict[int, list[tuple[str, str, str]]] = {
         ("E00", "E99", "External causes of injury and poisoning"),
         ("V01", "V91", "Factors influencing health status and contact with health services"),
     ],
-}  # fmt: skip
+}
 
 _SPECIAL = {
     "icd_version": 0,
@@ -75,12 +70,7 @@ _SPECIAL = {
     "is_mental_health": False,
 }
 UNKNOWN_CONDITION = {"condition_key": UNKNOWN_KEY, "icd_code": "unknown", **_SPECIAL}
-NOT_CODED_YET = {
-    "condition_key": NOT_YET_KEY,
-    "icd_code": "not_coded",
-    **_SPECIAL,
-    "condition_group": "not_coded",
-}
+NOT_CODED_YET = {"condition_key": NOT_YET_KEY, "icd_code": "not_coded", **_SPECIAL, "condition_group": "not_coded"}
 
 
 @dg.asset(**table("dim_condition"))
@@ -89,16 +79,11 @@ def dim_condition(cleaned_diagnoses: Frame) -> Frame:
     codes = (
         cleaned_diagnoses.group_by("icd_version", "icd_code")
         .agg(condition_name=nw.col("description").min(), code_system=nw.col("code_system").min())
-        .with_columns(
-            _version=nw.col("icd_version").cast(nw.String),
-            _category=nw.col("icd_code").str.slice(0, 3),
-        )
+        .with_columns(_version=nw.col("icd_version").cast(nw.String), _category=nw.col("icd_code").str.slice(0, 3))
     )
     in_chapters = [
         (
-            (nw.col("icd_version") == version)
-            & (nw.col("_category") >= first)
-            & (nw.col("_category") <= last),
+            (nw.col("icd_version") == version) & (nw.col("_category") >= first) & (nw.col("_category") <= last),
             f"{first}-{last}",
             title,
         )
@@ -107,19 +92,15 @@ def dim_condition(cleaned_diagnoses: Frame) -> Frame:
     ]
     codes = codes.with_columns(
         chapter_code=nw.coalesce(
-            *(nw.when(holds).then(nw.lit(code)) for holds, code, _ in in_chapters),
-            nw.lit(UNMAPPED),
+            *(nw.when(holds).then(nw.lit(code)) for holds, code, _ in in_chapters), nw.lit(UNMAPPED)
         ),
         chapter_name=nw.coalesce(
-            *(nw.when(holds).then(nw.lit(title)) for holds, _, title in in_chapters),
-            nw.lit(UNMAPPED),
+            *(nw.when(holds).then(nw.lit(title)) for holds, _, title in in_chapters), nw.lit(UNMAPPED)
         ),
         condition_group=nw.coalesce(
             *(
                 nw.when(
-                    (nw.col("icd_version") == 10)
-                    & (nw.col("_category") >= first)
-                    & (nw.col("_category") <= last)
+                    (nw.col("icd_version") == 10) & (nw.col("_category") >= first) & (nw.col("_category") <= last)
                 ).then(nw.lit(group))
                 for first, last, group in GROUPS
             ),
@@ -128,9 +109,7 @@ def dim_condition(cleaned_diagnoses: Frame) -> Frame:
         is_mental_health=nw.any_horizontal(
             nw.col("icd_code").is_in(MENTAL_HEALTH_CODES),
             *(
-                (nw.col("icd_version") == version)
-                & (nw.col("_category") >= first)
-                & (nw.col("_category") <= last)
+                (nw.col("icd_version") == version) & (nw.col("_category") >= first) & (nw.col("_category") <= last)
                 for version, ranges in MENTAL_HEALTH.items()
                 for first, last in ranges
             ),
@@ -138,6 +117,4 @@ def dim_condition(cleaned_diagnoses: Frame) -> Frame:
         ),
     )
     keyed = checkpoint(hash_keys(codes, {"condition_key": ["_version", "icd_code"]}))
-    return with_special_members(
-        keyed, "dim_condition", cleaned_diagnoses, [UNKNOWN_CONDITION, NOT_CODED_YET]
-    )
+    return with_special_members(keyed, "dim_condition", cleaned_diagnoses, [UNKNOWN_CONDITION, NOT_CODED_YET])

@@ -37,9 +37,7 @@ def versions(frame: Frame, key: str, changed_at: str) -> Frame:
             _next=nw.col(changed_at).shift(-1).over(key, order_by=changed_at),
         )
         .with_columns(
-            valid_from_at=nw.when(nw.col("version_number") == 1)
-            .then(nw.lit(BEGINNING))
-            .otherwise(nw.col(changed_at)),
+            valid_from_at=nw.when(nw.col("version_number") == 1).then(nw.lit(BEGINNING)).otherwise(nw.col(changed_at)),
             valid_to_at=nw.coalesce(nw.col("_next"), nw.lit(END_OF_TIME)),
             is_current=nw.col("_next").is_null(),
         )
@@ -49,10 +47,7 @@ def versions(frame: Frame, key: str, changed_at: str) -> Frame:
 
 def changes_only(frame: Frame, key: str, changed_at: str, attributes: Sequence[str]) -> Frame:
     """Drop records that repeat their predecessor: a version is a change, not a delivery."""
-    previous = {
-        f"_previous_{name}": nw.col(name).shift(1).over(key, order_by=changed_at)
-        for name in attributes
-    }
+    previous = {f"_previous_{name}": nw.col(name).shift(1).over(key, order_by=changed_at) for name in attributes}
     is_first = nw.col("_place") == 1
     differs = [
         (nw.col(name) != nw.col(f"_previous_{name}"))
@@ -60,17 +55,13 @@ def changes_only(frame: Frame, key: str, changed_at: str, attributes: Sequence[s
         for name in attributes
     ]
     return (
-        frame.with_columns(
-            _place=nw.col(key).cum_count().over(key, order_by=changed_at), **previous
-        )
+        frame.with_columns(_place=nw.col(key).cum_count().over(key, order_by=changed_at), **previous)
         .filter(is_first | nw.any_horizontal(*differs, ignore_nulls=True))
         .drop("_place", *previous)
     )
 
 
-def with_special_members(
-    frame: Frame, table: str, like: Frame, members: Sequence[Mapping[str, Any]]
-) -> Frame:
+def with_special_members(frame: Frame, table: str, like: Frame, members: Sequence[Mapping[str, Any]]) -> Frame:
     """Append the special members (unknown, not yet happened) of a dimension.
 
     Args:
@@ -84,23 +75,13 @@ def with_special_members(
     dtypes = frame.collect_schema()
     one = like.select(_one=nw.len())
     rows = [
-        one.select(
-            **{name: nw.lit(member.get(name)).cast(dtypes[name]) for name in contract.column_names}
-        )
+        one.select(**{name: nw.lit(member.get(name)).cast(dtypes[name]) for name in contract.column_names})
         for member in members
     ]
     return nw.concat([frame.select(nw.col(*contract.column_names)), *rows], how="vertical")
 
 
-def key_at(
-    facts: Frame,
-    dimension: Frame,
-    *,
-    natural: str,
-    at: str,
-    key: str,
-    also: Sequence[str] = (),
-) -> Frame:
+def key_at(facts: Frame, dimension: Frame, *, natural: str, at: str, key: str, also: Sequence[str] = ()) -> Frame:
     """Add the surrogate key (and other columns) of the version that held at an instant.
 
     Args:

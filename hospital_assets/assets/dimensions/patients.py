@@ -18,10 +18,22 @@ from hospital_assets.warehouse.dialect import Frame, checkpoint, hash_keys
 
 #: A new version starts when one of these changes (SCD2); all of them are kept over time.
 ATTRIBUTES = (
-    "first_name", "last_name", "birth_date", "age_at_extract_years", "sex", "race", "ethnicity",
-    "blood_group", "street", "city", "state", "zip_code", "phone", "insurer",
+    "first_name",
+    "last_name",
+    "birth_date",
+    "age_at_extract_years",
+    "sex",
+    "race",
+    "ethnicity",
+    "blood_group",
+    "street",
+    "city",
+    "state",
+    "zip_code",
+    "phone",
+    "insurer",
     "pre_existing_condition",
-)  # fmt: skip
+)
 
 UNKNOWN_PATIENT = {
     "patient_key": UNKNOWN_KEY,
@@ -48,10 +60,5 @@ def dim_patient(cleaned_patients: Frame) -> Frame:
             separator=".",
         )
     )
-    keyed = hash_keys(
-        dated,
-        {"patient_key": ["patient_id", "_version"], "patient_durable_key": ["patient_id"]},
-    )
-    return with_special_members(
-        checkpoint(keyed), "dim_patient", cleaned_patients, [UNKNOWN_PATIENT]
-    )
+    keyed = hash_keys(dated, {"patient_key": ["patient_id", "_version"], "patient_durable_key": ["patient_id"]})
+    return with_special_members(checkpoint(keyed), "dim_patient", cleaned_patients, [UNKNOWN_PATIENT])

@@ -16,9 +16,7 @@ _LONGEST_CHAIN = 5
 @dg.asset(**table("dim_person"))
 def dim_person(dim_patient: Frame, cleaned_adt_events: Frame) -> Frame:
     """Every medical record number, and the surviving one it was merged into."""
-    return surviving(dim_patient, cleaned_adt_events).select(
-        nw.col(*CONTRACTS["dim_person"].column_names)
-    )
+    return surviving(dim_patient, cleaned_adt_events).select(nw.col(*CONTRACTS["dim_person"].column_names))
 
 
 def surviving(patients: Frame, events: Frame) -> Frame:
@@ -38,17 +36,13 @@ def surviving(patients: Frame, events: Frame) -> Frame:
             nw.col("prior_patient_id") != nw.col("patient_id"),
         )
         .with_columns(
-            _later_count=nw.col("message_id")
-            .cum_count(reverse=True)
-            .over("prior_patient_id", order_by=order)
+            _later_count=nw.col("message_id").cum_count(reverse=True).over("prior_patient_id", order_by=order)
         )
         .filter(nw.col("_later_count") == 1)
         .select("prior_patient_id", "patient_id")
     )
     merges = checkpoint(
-        hash_keys(merges, {"_from": ["prior_patient_id"], "_into": ["patient_id"]}).select(
-            "_from", "_into"
-        )
+        hash_keys(merges, {"_from": ["prior_patient_id"], "_into": ["patient_id"]}).select("_from", "_into")
     )
     numbers = patients.select("patient_durable_key").unique()
     numbers = numbers.with_columns(person_key=nw.col("patient_durable_key"))

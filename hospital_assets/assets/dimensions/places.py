@@ -40,8 +40,12 @@ UNKNOWN_DOCTOR = {
     "hospital_key": UNKNOWN_KEY,
     "full_name": "Unknown doctor",
 }
-NO_DOCTOR_YET = {**UNKNOWN_DOCTOR, "doctor_key": NOT_YET_KEY, "doctor_id": "none yet",
-                 "full_name": "Not seen by a doctor yet"}  # fmt: skip
+NO_DOCTOR_YET = {
+    **UNKNOWN_DOCTOR,
+    "doctor_key": NOT_YET_KEY,
+    "doctor_id": "none yet",
+    "full_name": "Not seen by a doctor yet",
+}
 
 
 @dg.asset(**table("dim_hospital"))
@@ -58,19 +62,13 @@ def dim_department(cleaned_departments: Frame, dim_hospital: Frame) -> Frame:
     A change takes effect at local midnight of its effective date.
     """
     frame = cleaned_departments.join(
-        dim_hospital.select("hospital_id", "hospital_key", "time_zone"),
-        on="hospital_id",
-        how="inner",
+        dim_hospital.select("hospital_id", "hospital_key", "time_zone"), on="hospital_id", how="inner"
     ).with_columns(
-        _midnight=nw.col("effective_date").cast(nw.Datetime("us")),
-        _midnight_offset_minutes=nw.lit(None).cast(nw.Int32),
+        _midnight=nw.col("effective_date").cast(nw.Datetime("us")), _midnight_offset_minutes=nw.lit(None).cast(nw.Int32)
     )
     frame = resolve_instants(frame, {"effective_at": "_midnight"}, "time_zone")
     changed = changes_only(
-        frame,
-        "department_id",
-        "effective_at",
-        ("department_name", "hospital_id", "bed_capacity", "mean_stay_hours"),
+        frame, "department_id", "effective_at", ("department_name", "hospital_id", "bed_capacity", "mean_stay_hours")
     )
     dated = versions(changed, "department_id", "effective_at").with_columns(
         _version=nw.col("effective_date").cast(nw.String)
@@ -84,6 +82,4 @@ def dim_doctor(cleaned_doctors: Frame, dim_hospital: Frame) -> Frame:
     """Doctors of the network."""
     frame = key_of(cleaned_doctors, dim_hospital, natural="hospital_id", key="hospital_key")
     keyed = hash_keys(frame, {"doctor_key": ["doctor_id"]})
-    return with_special_members(
-        keyed, "dim_doctor", cleaned_doctors, [UNKNOWN_DOCTOR, NO_DOCTOR_YET]
-    )
+    return with_special_members(keyed, "dim_doctor", cleaned_doctors, [UNKNOWN_DOCTOR, NO_DOCTOR_YET])

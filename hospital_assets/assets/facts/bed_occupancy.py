@@ -10,13 +10,7 @@ from hospital_assets.assets.dimensions.calendar import date_key
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.resources import ClockResource
 from hospital_assets.warehouse.database import Period
-from hospital_assets.warehouse.dialect import (
-    Frame,
-    checkpoint,
-    explode_hours,
-    local_clocks,
-    minutes_between,
-)
+from hospital_assets.warehouse.dialect import Frame, checkpoint, explode_hours, local_clocks, minutes_between
 from hospital_assets.warehouse.io_manager import period_of
 
 
@@ -60,30 +54,19 @@ def department_hours(departments: Frame, hospitals: Frame, dates: Frame, period:
     )
     hours = explode_hours(days, "_day", "_day_after", "hour_start_at").select("hour_start_at")
     hours = hours.join(
-        hospitals.select("hospital_id", "hospital_key", "time_zone").filter(
-            nw.col("hospital_key") > 0
-        ),
-        how="cross",
+        hospitals.select("hospital_id", "hospital_key", "time_zone").filter(nw.col("hospital_key") > 0), how="cross"
     )
     hours = local_clocks(hours, {"hour_start_local": "hour_start_at"}, "time_zone")
     hours = hours.with_columns(service_date=nw.col("hour_start_local").dt.date()).filter(
-        nw.col("service_date") >= nw.lit(period.first),
-        nw.col("service_date") < nw.lit(period.end),
+        nw.col("service_date") >= nw.lit(period.first), nw.col("service_date") < nw.lit(period.end)
     )
     versions = departments.select(
-        "hospital_id", "department_id", "department_key", "bed_capacity", "valid_from_at",
-        "valid_to_at",
-    )  # fmt: skip
+        "hospital_id", "department_id", "department_key", "bed_capacity", "valid_from_at", "valid_to_at"
+    )
     return (
         hours.join(versions, on="hospital_id", how="inner")
-        .filter(
-            nw.col("hour_start_at") >= nw.col("valid_from_at"),
-            nw.col("hour_start_at") < nw.col("valid_to_at"),
-        )
-        .with_columns(
-            date_key=date_key("hour_start_local"),
-            staffed_bed_minutes=nw.col("bed_capacity") * 60.0,
-        )
+        .filter(nw.col("hour_start_at") >= nw.col("valid_from_at"), nw.col("hour_start_at") < nw.col("valid_to_at"))
+        .with_columns(date_key=date_key("hour_start_local"), staffed_bed_minutes=nw.col("bed_capacity") * 60.0)
     )
 
 
@@ -113,14 +96,11 @@ def occupied(hours: Frame, flow: Frame, departments: Frame, period: Period) -> F
         .with_columns(
             _from=nw.max_horizontal("_start", "hour_start_at"),
             _until=nw.min_horizontal("_end", "_hour_end"),
-            _present=(
-                (nw.col("_start") <= nw.col("hour_start_at"))
-                & (nw.col("_end") > nw.col("hour_start_at"))
-            ).cast(nw.Int64),
-            _arrived=(nw.col("segment_start_at") >= nw.col("hour_start_at")).cast(nw.Int64),
-            _left=nw.coalesce(nw.col("segment_end_at") <= nw.col("_hour_end"), nw.lit(False)).cast(
+            _present=((nw.col("_start") <= nw.col("hour_start_at")) & (nw.col("_end") > nw.col("hour_start_at"))).cast(
                 nw.Int64
             ),
+            _arrived=(nw.col("segment_start_at") >= nw.col("hour_start_at")).cast(nw.Int64),
+            _left=nw.coalesce(nw.col("segment_end_at") <= nw.col("_hour_end"), nw.lit(False)).cast(nw.Int64),
         )
         .with_columns(_minutes=minutes_between("_from", "_until"))
         .group_by("department_id", "hour_start_at")

@@ -14,10 +14,7 @@ from hospital_assets.warehouse.io_manager import period_of
 
 @dg.asset(**table("fact_doctor_shifts"), ins=all_days("cleaned_doctor_shifts"))
 def fact_doctor_shifts(
-    context: dg.AssetExecutionContext,
-    cleaned_doctor_shifts: Frame,
-    dim_doctor: Frame,
-    dim_hospital: Frame,
+    context: dg.AssetExecutionContext, cleaned_doctor_shifts: Frame, dim_doctor: Frame, dim_hospital: Frame
 ) -> Frame:
     """Shifts keyed to doctor and hospital, with their hours."""
     frame = key_of(
@@ -26,13 +23,8 @@ def fact_doctor_shifts(
         natural="doctor_id",
         key="doctor_key",
     )
-    frame = frame.join(
-        dim_hospital.select("hospital_id", "hospital_key", "time_zone"),
-        on="hospital_id",
-        how="left",
-    )
+    frame = frame.join(dim_hospital.select("hospital_id", "hospital_key", "time_zone"), on="hospital_id", how="left")
     frame = local_clocks(frame, {"_start_local": "shift_start_at"}, "time_zone")
     return frame.with_columns(
-        start_date_key=date_key("_start_local"),
-        shift_hours=minutes_between("shift_start_at", "shift_end_at") / 60,
+        start_date_key=date_key("_start_local"), shift_hours=minutes_between("shift_start_at", "shift_end_at") / 60
     ).select(nw.col(*CONTRACTS["fact_doctor_shifts"].column_names))

@@ -9,11 +9,7 @@ from hospital_assets.assets.dimensions.calendar import date_key, time_key
 from hospital_assets.assets.dimensions.members import key_at, key_of
 from hospital_assets.assets.dimensions.scales import CRITICAL_LEVELS, SCALE_IN_USE
 from hospital_assets.assets.facts.newest import all_days, newest_of_each
-from hospital_assets.assets.facts.patient_flow import (
-    admitted_visits,
-    cancelled_visits,
-    of_their_patient,
-)
+from hospital_assets.assets.facts.patient_flow import admitted_visits, cancelled_visits, of_their_patient
 from hospital_assets.assets.facts.vitals import age_in_years
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.dimensions import NOT_YET_KEY, UNKNOWN_KEY
@@ -25,8 +21,7 @@ LONGEST_WAIT_MINUTES = 100_000
 
 
 @dg.asset(
-    **table("fact_emergency_visits"),
-    ins=all_days("cleaned_er_visits", "cleaned_diagnoses", "cleaned_adt_events"),
+    **table("fact_emergency_visits"), ins=all_days("cleaned_er_visits", "cleaned_diagnoses", "cleaned_adt_events")
 )
 def fact_emergency_visits(
     context: dg.AssetExecutionContext,
@@ -53,24 +48,18 @@ def fact_emergency_visits(
         also=["birth_date", "age_at_extract_years"],
     )
     frame = frame.join(
-        dim_hospital.select("hospital_id", "hospital_key", "time_zone"),
-        on="hospital_id",
-        how="left",
+        dim_hospital.select("hospital_id", "hospital_key", "time_zone"), on="hospital_id", how="left"
     ).with_columns(_department=nw.concat_str("hospital_id", "department_name", separator="|"))
     frame = key_at(
         frame,
-        dim_department.with_columns(
-            _department=nw.concat_str("hospital_id", "department_name", separator="|")
-        ),
+        dim_department.with_columns(_department=nw.concat_str("hospital_id", "department_name", separator="|")),
         natural="_department",
         at="arrival_at",
         key="department_key",
     )
     frame = key_of(frame, dim_doctor, natural="doctor_id", key="doctor_key")
     frame = frame.join(
-        dim_triage.filter(nw.col("scale") == SCALE_IN_USE).select(
-            "triage_key", nw.col("level").alias("triage_level")
-        ),
+        dim_triage.filter(nw.col("scale") == SCALE_IN_USE).select("triage_key", nw.col("level").alias("triage_level")),
         on="triage_level",
         how="left",
     )
@@ -84,11 +73,7 @@ def fact_emergency_visits(
         .join(cancelled, on="visit_id", how="left")
         .with_columns(is_cancelled=nw.coalesce(nw.col("is_cancelled"), nw.lit(False)))
     )
-    frame = local_clocks(
-        frame,
-        {"_provider_local": "provider_at", "_departure_local": "departure_at"},
-        "time_zone",
-    )
+    frame = local_clocks(frame, {"_provider_local": "provider_at", "_departure_local": "departure_at"}, "time_zone")
     return measured(frame).select(nw.col(*CONTRACTS["fact_emergency_visits"].column_names))
 
 
@@ -134,11 +119,7 @@ def principal_conditions(diagnoses: Frame, conditions: Frame) -> Frame:
     newest = newest_of_each(diagnoses, ["visit_id", "sequence"])
     return (
         newest.filter(nw.col("sequence") == nw.col("sequence").min().over("visit_id"))
-        .join(
-            conditions.select("icd_version", "icd_code", "condition_key"),
-            on=["icd_version", "icd_code"],
-            how="left",
-        )
+        .join(conditions.select("icd_version", "icd_code", "condition_key"), on=["icd_version", "icd_code"], how="left")
         .group_by("visit_id")
         .agg(nw.col("condition_key").min())
     )
@@ -189,9 +170,9 @@ def measured(frame: Frame) -> Frame:
         & ~nw.col("is_cancelled"),
         four_hour_minutes=nw.when(nw.col("_four_hour") >= 0).then(nw.col("_four_hour")),
         room_minutes=nw.when(nw.col("_room") >= 0).then(nw.col("_room")),
-        boarding_minutes=nw.when(
-            (nw.col("_boarding") >= 0) & (nw.col("disposition") == "admitted")
-        ).then(nw.col("_boarding")),
+        boarding_minutes=nw.when((nw.col("_boarding") >= 0) & (nw.col("disposition") == "admitted")).then(
+            nw.col("_boarding")
+        ),
         age_years=age_in_years("birth_date", "arrival_local", "age_at_extract_years"),
         doctor_key=nw.when(nw.col("doctor_id").is_null() & nw.col("provider_at").is_null())
         .then(nw.lit(NOT_YET_KEY))

@@ -32,8 +32,7 @@ def newest_of_each(records: Frame, key: Sequence[str], period: Period | None = N
     inside, contested = records, records
     if period is not None:
         inside = records.filter(
-            nw.col("service_date") >= nw.lit(period.first),
-            nw.col("service_date") < nw.lit(period.end),
+            nw.col("service_date") >= nw.lit(period.first), nw.col("service_date") < nw.lit(period.end)
         )
         contested = records.join(inside.select(*keys), on=keys, how="semi")
     # Few things have more than one record, so only those are ranked.
@@ -41,9 +40,7 @@ def newest_of_each(records: Frame, key: Sequence[str], period: Period | None = N
         *keys, "recorded_at", "service_date", "source_file", "source_line", "source_part"
     ).with_columns(_is_dated=(~nw.col("recorded_at").is_null()).cast(nw.Int32))
     # Evaluated one after the other: together their hash tables would not fit beside a year's facts.
-    repeated = checkpoint(
-        contested.group_by(*keys).agg(_count=nw.len()).filter(nw.col("_count") > 1)
-    )
+    repeated = checkpoint(contested.group_by(*keys).agg(_count=nw.len()).filter(nw.col("_count") > 1))
     older = checkpoint(
         contested.join(repeated, on=keys, how="semi")
         .with_columns(
@@ -51,14 +48,7 @@ def newest_of_each(records: Frame, key: Sequence[str], period: Period | None = N
             .cum_count(reverse=True)
             .over(
                 *keys,
-                order_by=[
-                    "_is_dated",
-                    "recorded_at",
-                    "service_date",
-                    "source_file",
-                    "source_line",
-                    "source_part",
-                ],
+                order_by=["_is_dated", "recorded_at", "service_date", "source_file", "source_line", "source_part"],
             )
         )
         .filter(nw.col("_newer_count") > 1)

@@ -44,15 +44,9 @@ def points() -> dict[str, nw.Expr]:
         .otherwise(nw.when(~on_oxygen).then(_banded(spo2, _SPO2_SCALE_2_ON_AIR)))
     )
     return {
-        "respiratory_rate_points": _banded(
-            _charted("respiratory_rate_per_min", 0), _RESPIRATORY_RATE
-        ),
-        "spo2_points": nw.when(nw.col("spo2_scale") == 2)
-        .then(spo2_scale_2)
-        .otherwise(_banded(spo2, _SPO2_SCALE_1)),
-        "oxygen_points": nw.when(on_oxygen)
-        .then(nw.lit(2))
-        .otherwise(nw.when(~on_oxygen).then(nw.lit(0))),
+        "respiratory_rate_points": _banded(_charted("respiratory_rate_per_min", 0), _RESPIRATORY_RATE),
+        "spo2_points": nw.when(nw.col("spo2_scale") == 2).then(spo2_scale_2).otherwise(_banded(spo2, _SPO2_SCALE_1)),
+        "oxygen_points": nw.when(on_oxygen).then(nw.lit(2)).otherwise(nw.when(~on_oxygen).then(nw.lit(0))),
         "systolic_points": _banded(_charted("systolic_mmhg", 0), _SYSTOLIC),
         "pulse_points": _banded(_charted("heart_rate_bpm", 0), _PULSE),
         "consciousness_points": nw.when(nw.col("consciousness") == "A")
@@ -92,9 +86,7 @@ def _charted(column: str, decimals: int) -> nw.Expr:
 
 def _banded(value: nw.Expr, bands: tuple[tuple[float | None, int], ...]) -> nw.Expr:
     within = [
-        nw.when(value <= upper + 1e-9 if upper is not None else ~value.is_null()).then(
-            nw.lit(score)
-        )
+        nw.when(value <= upper + 1e-9 if upper is not None else ~value.is_null()).then(nw.lit(score))
         for upper, score in bands
     ]
     return nw.coalesce(*within)

@@ -32,37 +32,20 @@ def fact_patient_flow(
     """Location segments of every stay, keyed to their dimensions."""
     frame = folded(newest_of_each(cleaned_adt_events, ["message_id"], period_of(context)))
     frame = of_their_patient(frame, cleaned_adt_events).with_columns(
-        _department=nw.concat_str("hospital_id", "department_name", separator="|"),
+        _department=nw.concat_str("hospital_id", "department_name", separator="|")
     )
+    frame = key_at(frame, dim_patient, natural="patient_id", at="stay_start_at", key="patient_key")
     frame = key_at(
         frame,
-        dim_patient,
-        natural="patient_id",
-        at="stay_start_at",
-        key="patient_key",
-    )
-    frame = key_at(
-        frame,
-        dim_department.with_columns(
-            _department=nw.concat_str("hospital_id", "department_name", separator="|")
-        ),
+        dim_department.with_columns(_department=nw.concat_str("hospital_id", "department_name", separator="|")),
         natural="_department",
         at="segment_start_at",
         key="department_key",
     )
-    frame = frame.join(
-        dim_hospital.select("hospital_id", "hospital_key", "time_zone"),
-        on="hospital_id",
-        how="left",
-    )
-    frame = local_clocks(
-        frame,
-        {"_start_local": "segment_start_at", "_end_local": "segment_end_at"},
-        "time_zone",
-    )
+    frame = frame.join(dim_hospital.select("hospital_id", "hospital_key", "time_zone"), on="hospital_id", how="left")
+    frame = local_clocks(frame, {"_start_local": "segment_start_at", "_end_local": "segment_end_at"}, "time_zone")
     return frame.with_columns(
-        start_date_key=date_key("_start_local"),
-        end_date_key=nw.coalesce(date_key("_end_local"), nw.lit(NOT_YET_KEY)),
+        start_date_key=date_key("_start_local"), end_date_key=nw.coalesce(date_key("_end_local"), nw.lit(NOT_YET_KEY))
     ).select(nw.col(*CONTRACTS["fact_patient_flow"].column_names))
 
 
@@ -94,16 +77,15 @@ def admitted_visits(events: Frame) -> Frame:
     """
     admitted = events.filter(nw.col("event_type") == "A06").select("visit_id").unique()
     segments = folded(events.join(admitted, on="visit_id", how="semi")).with_columns(
-        _is_inpatient=nw.col("stay_class") == "inpatient",
-        _last_segment=nw.col("segment_number").max().over("visit_id"),
+        _is_inpatient=nw.col("stay_class") == "inpatient", _last_segment=nw.col("segment_number").max().over("visit_id")
     )
-    inpatients = segments.filter(
-        nw.col("_is_inpatient"), nw.col("segment_number") == nw.col("_last_segment")
-    ).select("visit_id")
+    inpatients = segments.filter(nw.col("_is_inpatient"), nw.col("segment_number") == nw.col("_last_segment")).select(
+        "visit_id"
+    )
     located = segments.filter(~nw.col("_is_inpatient"), ~nw.col("department_name").is_null())
-    emergency = located.filter(
-        nw.col("segment_number") == nw.col("segment_number").max().over("visit_id")
-    ).select("visit_id", _emergency=nw.col("department_name"))
+    emergency = located.filter(nw.col("segment_number") == nw.col("segment_number").max().over("visit_id")).select(
+        "visit_id", _emergency=nw.col("department_name")
+    )
     return (
         segments.filter(nw.col("_is_inpatient"))
         .join(inpatients, on="visit_id", how="semi")
@@ -111,8 +93,7 @@ def admitted_visits(events: Frame) -> Frame:
         .with_columns(
             _moved_at=nw.when(
                 ~nw.col("department_name").is_null(),
-                nw.col("_emergency").is_null()
-                | (nw.col("department_name") != nw.col("_emergency")),
+                nw.col("_emergency").is_null() | (nw.col("department_name") != nw.col("_emergency")),
             ).then(nw.col("segment_start_at"))
         )
         .group_by("visit_id")
@@ -157,9 +138,11 @@ def _taken_back(kind: str, cancels: str) -> nw.Expr:
 
 def _with_open(moves: Frame, kind: str, cancels: str) -> Frame:
     """Add `_open_<cancels>`: cancellations behind each message that still look for theirs."""
-    change = nw.when(nw.col("event_type") == cancels).then(nw.lit(1)).otherwise(
-        nw.when(nw.col("event_type") == kind).then(nw.lit(-1)).otherwise(nw.lit(0))
-    )  # fmt: skip
+    change = (
+        nw.when(nw.col("event_type") == cancels)
+        .then(nw.lit(1))
+        .otherwise(nw.when(nw.col("event_type") == kind).then(nw.lit(-1)).otherwise(nw.lit(0)))
+    )
     order = list(ORDER)
     summed = moves.with_columns(_change=change).with_columns(
         _sum=nw.col("_change").cum_sum(reverse=True).over("visit_id", order_by=order)
@@ -168,13 +151,10 @@ def _with_open(moves: Frame, kind: str, cancels: str) -> Frame:
         _lowest=nw.col("_sum").cum_min(reverse=True).over("visit_id", order_by=order)
     ).with_columns(
         # A message with nothing to take it back must not take from those before it.
-        _pending=nw.col("_sum")
-        - nw.when(nw.col("_lowest") < 0).then(nw.col("_lowest")).otherwise(nw.lit(0))
+        _pending=nw.col("_sum") - nw.when(nw.col("_lowest") < 0).then(nw.col("_lowest")).otherwise(nw.lit(0))
     )
     return lowest.with_columns(
-        nw.coalesce(nw.col("_pending").shift(-1).over("visit_id", order_by=order), nw.lit(0)).alias(
-            f"_open_{cancels}"
-        )
+        nw.coalesce(nw.col("_pending").shift(-1).over("visit_id", order_by=order), nw.lit(0)).alias(f"_open_{cancels}")
     ).drop("_change", "_sum", "_lowest", "_pending")
 
 
@@ -189,29 +169,20 @@ def folded(events: Frame) -> Frame:
     later_cancel = (nw.col("event_type") == "A11").cast(nw.Int64)
     events = (
         events.with_columns(_cancel=later_cancel)
-        .with_columns(
-            _cancels_after=nw.col("_cancel").cum_sum(reverse=True).over("visit_id", order_by=order)
-        )
+        .with_columns(_cancels_after=nw.col("_cancel").cum_sum(reverse=True).over("visit_id", order_by=order))
         .filter(nw.col("_cancels_after") == 0)
         .drop("_cancel", "_cancels_after")
     )
     # Outpatients come and go without a stay, unless they become inpatients.
     is_outpatient = nw.coalesce(nw.col("patient_class") == "outpatient", nw.lit(False))
     moves = events.filter(
-        nw.col("event_type").is_in([*MOVES, "A12"]),
-        ~(is_outpatient & nw.col("event_type").is_in(["A02", "A04"])),
+        nw.col("event_type").is_in([*MOVES, "A12"]), ~(is_outpatient & nw.col("event_type").is_in(["A02", "A04"]))
     )
-    moves = _with_open(moves, "A02", "A12").filter(
-        nw.col("event_type") != "A12", ~_taken_back("A02", "A12")
-    )
+    moves = _with_open(moves, "A02", "A12").filter(nw.col("event_type") != "A12", ~_taken_back("A02", "A12"))
     discharges = (
         events.filter(nw.col("event_type").is_in(["A03", "A13"]))
         .with_columns(_reopened=(nw.col("event_type") == "A13").cast(nw.Int64))
-        .with_columns(
-            _reopened_after=nw.col("_reopened")
-            .cum_sum(reverse=True)
-            .over("visit_id", order_by=order)
-        )
+        .with_columns(_reopened_after=nw.col("_reopened").cum_sum(reverse=True).over("visit_id", order_by=order))
         .filter(nw.col("_reopened_after") == 0)
         .with_columns(
             # A repeated discharge is a correction: the one written last counts.
@@ -228,9 +199,7 @@ def folded(events: Frame) -> Frame:
     )
     segments = (
         moves.join(discharges, on="visit_id", how="left")
-        .filter(
-            nw.col("_discharged_at").is_null() | (nw.col("event_at") <= nw.col("_discharged_at"))
-        )
+        .filter(nw.col("_discharged_at").is_null() | (nw.col("event_at") <= nw.col("_discharged_at")))
         .with_columns(
             segment_number=nw.col("message_id").cum_count().over("visit_id", order_by=order),
             _next_start=nw.col("event_at").shift(-1).over("visit_id", order_by=order),

@@ -43,12 +43,7 @@ def unsettled_days(
     """Days whose visits, patients or occupancy are not what they would be now."""
     moves = (
         of_their_patient(cleaned_adt_events, cleaned_adt_events)
-        .select(
-            "service_date",
-            "patient_id",
-            stay_id=nw.col("visit_id"),
-            segment_start_at=nw.col("event_at"),
-        )
+        .select("service_date", "patient_id", stay_id=nw.col("visit_id"), segment_start_at=nw.col("event_at"))
         .unique(["stay_id", "segment_start_at"])
     )
     visits = of_their_patient(cleaned_er_visits, cleaned_adt_events)
@@ -56,19 +51,24 @@ def unsettled_days(
         [
             moved(fact_emergency_visits, "visit_id", "fact_emergency_visits"),
             moved(fact_vitals, "observation_id", "fact_vitals"),
-            other_patients(fact_emergency_visits, visits, dim_patient,
-                           ["visit_id"], "arrival_at", "fact_emergency_visits"),
-            other_patients(fact_vitals, cleaned_vitals, dim_patient,
-                           ["observation_id"], "measured_at", "fact_vitals"),
-            other_patients(fact_patient_flow, moves, dim_patient,
-                           ["stay_id", "segment_start_at"], "stay_start_at", "fact_patient_flow"),
+            other_patients(
+                fact_emergency_visits, visits, dim_patient, ["visit_id"], "arrival_at", "fact_emergency_visits"
+            ),
+            other_patients(fact_vitals, cleaned_vitals, dim_patient, ["observation_id"], "measured_at", "fact_vitals"),
+            other_patients(
+                fact_patient_flow,
+                moves,
+                dim_patient,
+                ["stay_id", "segment_start_at"],
+                "stay_start_at",
+                "fact_patient_flow",
+            ),
             other_conditions(fact_emergency_visits, cleaned_diagnoses, dim_condition),
             other_ends(fact_emergency_visits, cleaned_er_visits, cleaned_adt_events),
-            other_occupancy(fact_bed_occupancy, fact_patient_flow, dim_department, dim_hospital,
-                            dim_date),
+            other_occupancy(fact_bed_occupancy, fact_patient_flow, dim_department, dim_hospital, dim_date),
         ],
         how="vertical",
-    ).select(nw.col(*CONTRACTS["unsettled_days"].column_names))  # fmt: skip
+    ).select(nw.col(*CONTRACTS["unsettled_days"].column_names))
     found = checkpoint(days.group_by("table_name", "unsettled_date").agg(nw.col("row_count").sum()))
     listed = found.select("unsettled_date").unique().sort("unsettled_date").collect("polars")
     # Sensors read this; the warehouse may be in use by then.
@@ -82,9 +82,7 @@ def moved(facts: Frame, key: str, name: str) -> Frame:
     return _by_day(facts.join(places, on=key, how="semi"), name)
 
 
-def other_patients(
-    facts: Frame, cleaned: Frame, patients: Frame, row: list[str], at: str, name: str
-) -> Frame:
+def other_patients(facts: Frame, cleaned: Frame, patients: Frame, row: list[str], at: str, name: str) -> Frame:
     """Days on which the stored patient key is not the one that holds now.
 
     Args:
@@ -95,12 +93,8 @@ def other_patients(
         at: instant of the facts as of which the patient is meant.
         name: the fact table.
     """
-    stored = facts.select(
-        "service_date", *dict.fromkeys([*row, at]), _stored_key=nw.col("patient_key")
-    )
-    both = stored.join(
-        cleaned.select("service_date", "patient_id", *row), on=["service_date", *row], how="inner"
-    )
+    stored = facts.select("service_date", *dict.fromkeys([*row, at]), _stored_key=nw.col("patient_key"))
+    both = stored.join(cleaned.select("service_date", "patient_id", *row), on=["service_date", *row], how="inner")
     now = key_at(both, patients, natural="patient_id", at=at, key="patient_key")
     return _by_day(now.filter(nw.col("patient_key") != nw.col("_stored_key")), name)
 
@@ -120,12 +114,8 @@ def other_conditions(visits: Frame, diagnoses: Frame, conditions: Frame) -> Fram
         .unique()
     )
     elsewhere = checkpoint(elsewhere)
-    now = principal_conditions(
-        diagnoses.join(elsewhere.select("visit_id"), on="visit_id", how="semi"), conditions
-    )
-    differs = elsewhere.join(now, on="visit_id", how="inner").filter(
-        nw.col("condition_key") != nw.col("_stored_key")
-    )
+    now = principal_conditions(diagnoses.join(elsewhere.select("visit_id"), on="visit_id", how="semi"), conditions)
+    differs = elsewhere.join(now, on="visit_id", how="inner").filter(nw.col("condition_key") != nw.col("_stored_key"))
     return _by_day(differs, "fact_emergency_visits")
 
 
@@ -134,9 +124,7 @@ def other_ends(stored: Frame, visits: Frame, events: Frame) -> Frame:
 
     Only visits with a message that is dated on another day are looked at, as for conditions.
     """
-    known = stored.select(
-        "visit_id", "service_date", "is_cancelled", _stored_at=nw.col("departure_at")
-    )
+    known = stored.select("visit_id", "service_date", "is_cancelled", _stored_at=nw.col("departure_at"))
     elsewhere = checkpoint(
         events.select("visit_id", _told_date=nw.col("service_date"))
         .join(known, on="visit_id", how="inner")
@@ -157,13 +145,9 @@ def other_ends(stored: Frame, visits: Frame, events: Frame) -> Frame:
     return _by_day(now.filter(differs), "fact_emergency_visits")
 
 
-def other_occupancy(
-    stored: Frame, flow: Frame, departments: Frame, hospitals: Frame, dates: Frame
-) -> Frame:
+def other_occupancy(stored: Frame, flow: Frame, departments: Frame, hospitals: Frame, dates: Frame) -> Frame:
     """Stored days on which a department's occupancy is not what the flow says now."""
-    span = stored.select(
-        _first=nw.col("service_date").min(), _last=nw.col("service_date").max()
-    ).collect("polars")
+    span = stored.select(_first=nw.col("service_date").min(), _last=nw.col("service_date").max()).collect("polars")
     first, last = span["_first"].item(), span["_last"].item()
     if first is None:
         return _by_day(stored, "fact_bed_occupancy")
@@ -172,9 +156,17 @@ def other_occupancy(
     now = occupied(hours, flow, departments, period).select(
         "department_id",
         "hour_start_at",
-        *(nw.col(c).alias(f"_{c}") for c in ("department_key", "patients_at_start_count",
-          "arrivals_count", "departures_count", "occupied_bed_minutes")),
-    )  # fmt: skip
+        *(
+            nw.col(c).alias(f"_{c}")
+            for c in (
+                "department_key",
+                "patients_at_start_count",
+                "arrivals_count",
+                "departures_count",
+                "occupied_bed_minutes",
+            )
+        ),
+    )
     both = stored.join(now, on=["department_id", "hour_start_at"], how="inner")
     differs = nw.any_horizontal(
         nw.col("department_key") != nw.col("_department_key"),
@@ -192,9 +184,7 @@ def _by_day(rows: Frame, name: str) -> Frame:
         rows.group_by("service_date")
         .agg(row_count=nw.len())
         .with_columns(
-            table_name=nw.lit(name),
-            unsettled_date=nw.col("service_date"),
-            row_count=nw.col("row_count").cast(nw.Int64),
+            table_name=nw.lit(name), unsettled_date=nw.col("service_date"), row_count=nw.col("row_count").cast(nw.Int64)
         )
         .drop("service_date")
     )

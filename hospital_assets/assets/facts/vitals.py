@@ -15,18 +15,14 @@ from hospital_assets.warehouse.io_manager import period_of
 
 @dg.asset(**table("fact_vitals"), ins=all_days("cleaned_vitals"))
 def fact_vitals(
-    context: dg.AssetExecutionContext,
-    cleaned_vitals: Frame,
-    dim_patient: Frame,
-    dim_hospital: Frame,
+    context: dg.AssetExecutionContext, cleaned_vitals: Frame, dim_patient: Frame, dim_hospital: Frame
 ) -> Frame:
     """Vital signs keyed to the patient as of the measurement, and scored."""
     newest = newest_of_each(cleaned_vitals, ["observation_id"], period_of(context))
     frame = scored(newest, dim_patient)
     frame = key_of(frame, dim_hospital, natural="hospital_id", key="hospital_key")
     return frame.with_columns(
-        measured_date_key=date_key("measured_local"),
-        measured_time_key=time_key("measured_local"),
+        measured_date_key=date_key("measured_local"), measured_time_key=time_key("measured_local")
     ).select(nw.col(*CONTRACTS["fact_vitals"].column_names))
 
 

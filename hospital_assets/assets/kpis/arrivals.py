@@ -12,9 +12,7 @@ from hospital_assets.warehouse.dialect import Frame, checkpoint, explode_hours, 
 
 
 @dg.asset(**table("kpi_arrivals_hourly"))
-def kpi_arrivals_hourly(
-    fact_emergency_visits: Frame, dim_hospital: Frame, dim_date: Frame
-) -> Frame:
+def kpi_arrivals_hourly(fact_emergency_visits: Frame, dim_hospital: Frame, dim_date: Frame) -> Frame:
     """Arrivals in every local hour of each day on which the hospital had visits.
 
     The hours of a day are counted on the clock: the hour that is skipped in spring has existed 0
@@ -22,11 +20,7 @@ def kpi_arrivals_hourly(
     """
     visits = checkpoint(
         fact_emergency_visits.filter(~nw.col("is_cancelled"))
-        .join(
-            dim_hospital.select("hospital_key", "hospital_id", "time_zone"),
-            on="hospital_key",
-            how="left",
-        )
+        .join(dim_hospital.select("hospital_key", "hospital_id", "time_zone"), on="hospital_key", how="left")
         .select("service_date", "hospital_id", "time_zone", "arrival_local")
     )
     days = (
@@ -38,9 +32,7 @@ def kpi_arrivals_hourly(
             how="inner",
         )
     )
-    return arrivals_by_hour(visits, checkpoint(days)).select(
-        nw.col(*CONTRACTS["kpi_arrivals_hourly"].column_names)
-    )
+    return arrivals_by_hour(visits, checkpoint(days)).select(nw.col(*CONTRACTS["kpi_arrivals_hourly"].column_names))
 
 
 def arrivals_by_hour(visits: Frame, days: Frame) -> Frame:
@@ -52,9 +44,7 @@ def arrivals_by_hour(visits: Frame, days: Frame) -> Frame:
     """
     midnight = nw.col("service_date").cast(nw.Datetime("us", "UTC"))
     # From a day before to a day after in UTC holds the local day in every zone.
-    around = days.with_columns(
-        _from=midnight.dt.offset_by("-1d"), _until=midnight.dt.offset_by("2d")
-    )
+    around = days.with_columns(_from=midnight.dt.offset_by("-1d"), _until=midnight.dt.offset_by("2d"))
     instants = explode_hours(around, "_from", "_until", "_hour_at")
     instants = local_clocks(instants, {"_hour_local": "_hour_at"}, "time_zone")
     existing = (
@@ -65,15 +55,9 @@ def arrivals_by_hour(visits: Frame, days: Frame) -> Frame:
     )
     # All 24 labels of each day, also the one the clock skipped.
     labels = explode_hours(
-        days.with_columns(_from=midnight, _until=midnight.dt.offset_by("1d")),
-        "_from",
-        "_until",
-        "_label_at",
+        days.with_columns(_from=midnight, _until=midnight.dt.offset_by("1d")), "_from", "_until", "_label_at"
     ).select(
-        "service_date",
-        "hospital_id",
-        "iso_weekday_number",
-        hour_of_day=nw.col("_label_at").dt.hour().cast(nw.Int64),
+        "service_date", "hospital_id", "iso_weekday_number", hour_of_day=nw.col("_label_at").dt.hour().cast(nw.Int64)
     )
     arrived = (
         visits.with_columns(hour_of_day=nw.col("arrival_local").dt.hour().cast(nw.Int64))

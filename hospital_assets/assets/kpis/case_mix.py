@@ -16,18 +16,12 @@ NOT_CODED = "not_coded"
 
 
 @dg.asset(**table("kpi_conditions_daily"))
-def kpi_conditions_daily(
-    fact_emergency_visits: Frame, dim_hospital: Frame, dim_condition: Frame
-) -> Frame:
+def kpi_conditions_daily(fact_emergency_visits: Frame, dim_hospital: Frame, dim_condition: Frame) -> Frame:
     """Visits of each day by principal diagnosis; visits without one count as `not_coded`."""
     return (
         fact_emergency_visits.filter(~nw.col("is_cancelled"))
         .join(dim_hospital.select("hospital_key", "hospital_id"), on="hospital_key", how="left")
-        .join(
-            dim_condition.select("condition_key", "icd_version", "icd_code"),
-            on="condition_key",
-            how="left",
-        )
+        .join(dim_condition.select("condition_key", "icd_version", "icd_code"), on="condition_key", how="left")
         .group_by("service_date", "hospital_id", "icd_version", "icd_code")
         .agg(visit_count=nw.len())
         .select(nw.col(*CONTRACTS["kpi_conditions_daily"].column_names))
@@ -60,17 +54,10 @@ def kpi_conditions(kpi_conditions_daily: Frame, dim_condition: Frame) -> Frame:
 def kpi_condition_groups(kpi_conditions_daily: Frame, dim_condition: Frame) -> Frame:
     """Principal diagnoses of the period by clinical group, with what is unmapped and not coded."""
     grouped = kpi_conditions_daily.join(
-        dim_condition.select("icd_version", "icd_code", "condition_group"),
-        on=["icd_version", "icd_code"],
-        how="left",
+        dim_condition.select("icd_version", "icd_code", "condition_group"), on=["icd_version", "icd_code"], how="left"
     )
     summed = checkpoint(
-        with_totals(
-            grouped,
-            ("condition_group",),
-            ("hospital_id",),
-            {"visit_count": nw.col("visit_count").sum()},
-        )
+        with_totals(grouped, ("condition_group",), ("hospital_id",), {"visit_count": nw.col("visit_count").sum()})
     )
     return ranked(summed, nw.col("condition_group") != NOT_CODED).select(
         nw.col(*CONTRACTS["kpi_condition_groups"].column_names)
@@ -85,7 +72,7 @@ def ranked(counts: Frame, is_coded: nw.Expr) -> Frame:
         is_coded: false for the row of visits without a diagnosis.
     """
     coded = counts.with_columns(
-        _coded_count=nw.when(is_coded).then(nw.col("visit_count")).otherwise(nw.lit(0)),
+        _coded_count=nw.when(is_coded).then(nw.col("visit_count")).otherwise(nw.lit(0))
     ).with_columns(coded_visit_count=nw.col("_coded_count").sum().over("hospital_id"))
     return coded.with_columns(
         share_pct=nw.when(is_coded).then(share_pct("_coded_count", "coded_visit_count")),
@@ -117,19 +104,14 @@ def kpi_procedures(cleaned_procedures: Frame) -> Frame:
         summed.with_columns(_all=nw.col("procedure_count").sum().over("hospital_id"))
         .with_columns(
             share_pct=share_pct("procedure_count", "_all"),
-            commonest_rank=nw.col("procedure_count")
-            .rank("min", descending=True)
-            .over("hospital_id")
-            .cast(nw.Int64),
+            commonest_rank=nw.col("procedure_count").rank("min", descending=True).over("hospital_id").cast(nw.Int64),
         )
         .select(nw.col(*CONTRACTS["kpi_procedures"].column_names))
     )
 
 
 @dg.asset(**table("kpi_triage_mix_daily"))
-def kpi_triage_mix_daily(
-    fact_emergency_visits: Frame, dim_hospital: Frame, dim_triage: Frame
-) -> Frame:
+def kpi_triage_mix_daily(fact_emergency_visits: Frame, dim_hospital: Frame, dim_triage: Frame) -> Frame:
     """Visits of each day by triage level, and how many were seen within the level's target.
 
     Level 1 means at once; it counts as within target up to two minutes (METEOR 395017).
@@ -138,19 +120,16 @@ def kpi_triage_mix_daily(
         fact_emergency_visits.filter(~nw.col("is_cancelled"))
         .join(dim_hospital.select("hospital_key", "hospital_id"), on="hospital_key", how="left")
         .join(dim_triage.select("triage_key", "target_minutes"), on="triage_key", how="left")
-        .with_columns(
-            triage_level=triage_label(),
-            _target=nw.max_horizontal(nw.col("target_minutes"), nw.lit(2.0)),
-        )
+        .with_columns(triage_level=triage_label(), _target=nw.max_horizontal(nw.col("target_minutes"), nw.lit(2.0)))
     )
     is_evaluable = ~nw.col("wait_minutes").is_null() & ~nw.col("target_minutes").is_null()
     return (
         visits.with_columns(
             _critical=nw.col("is_critical").cast(nw.Int64),
             _evaluable=is_evaluable.cast(nw.Int64),
-            _within=nw.coalesce(
-                is_evaluable & (nw.col("wait_minutes") <= nw.col("_target")), nw.lit(False)
-            ).cast(nw.Int64),
+            _within=nw.coalesce(is_evaluable & (nw.col("wait_minutes") <= nw.col("_target")), nw.lit(False)).cast(
+                nw.Int64
+            ),
         )
         .group_by("service_date", "hospital_id", "triage_level")
         .agg(
@@ -166,30 +145,18 @@ def kpi_triage_mix_daily(
 @dg.asset(**table("kpi_triage_mix"))
 def kpi_triage_mix(kpi_triage_mix_daily: Frame) -> Frame:
     """Triage mix of the period, for each hospital and all of them."""
-    counts = (
-        "visit_count",
-        "critical_visit_count",
-        "target_evaluable_count",
-        "within_target_count",
-    )
+    counts = ("visit_count", "critical_visit_count", "target_evaluable_count", "within_target_count")
     summed = checkpoint(
         with_totals(
-            kpi_triage_mix_daily,
-            ("triage_level",),
-            ("hospital_id",),
-            {name: nw.col(name).sum() for name in counts},
+            kpi_triage_mix_daily, ("triage_level",), ("hospital_id",), {name: nw.col(name).sum() for name in counts}
         )
     )
     is_triaged = nw.col("triage_level") != "untriaged"
     return (
-        summed.with_columns(
-            _triaged=nw.when(is_triaged).then(nw.col("visit_count")).otherwise(nw.lit(0))
-        )
+        summed.with_columns(_triaged=nw.when(is_triaged).then(nw.col("visit_count")).otherwise(nw.lit(0)))
         .with_columns(triaged_visit_count=nw.col("_triaged").sum().over("hospital_id"))
         .with_columns(
-            share_of_triaged_pct=nw.when(is_triaged).then(
-                share_pct("visit_count", "triaged_visit_count")
-            ),
+            share_of_triaged_pct=nw.when(is_triaged).then(share_pct("visit_count", "triaged_visit_count")),
             within_target_pct=share_pct("within_target_count", "target_evaluable_count"),
         )
         .select(nw.col(*CONTRACTS["kpi_triage_mix"].column_names))

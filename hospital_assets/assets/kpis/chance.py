@@ -32,17 +32,11 @@ def kpi_trends(
     }
     daily["wait_average_minutes"] = kpi_waits_daily.filter(
         nw.col("department_name") == ALL, nw.col("triage_level") == ALL
-    ).select(
-        "hospital_id",
-        nw.col("service_date").alias("period_date"),
-        nw.col("wait_average_minutes").alias("value"),
-    )
+    ).select("hospital_id", nw.col("service_date").alias("period_date"), nw.col("wait_average_minutes").alias("value"))
     values = nw.concat(
         [frame.with_columns(metric=nw.lit(name)) for name, frame in daily.items()], how="vertical"
     ).filter(~nw.col("value").is_null())
-    return with_natural_limits(checkpoint(values)).select(
-        nw.col(*CONTRACTS["kpi_trends"].column_names)
-    )
+    return with_natural_limits(checkpoint(values)).select(nw.col(*CONTRACTS["kpi_trends"].column_names))
 
 
 def by_day(lwbs: Frame, four_hour: Frame, boarding: Frame, critical: Frame) -> dict[str, Frame]:
@@ -56,11 +50,7 @@ def by_day(lwbs: Frame, four_hour: Frame, boarding: Frame, critical: Frame) -> d
     }
     return {
         name: frame.group_by("hospital_id", day)
-        .agg(
-            n=nw.col("numerator_count").sum(),
-            d=nw.col("denominator_count").sum(),
-            p=nw.col("population_count").sum(),
-        )
+        .agg(n=nw.col("numerator_count").sum(), d=nw.col("denominator_count").sum(), p=nw.col("population_count").sum())
         .select("hospital_id", nw.col(day).alias("period_date"), "n", "d", "p")
         for name, (frame, day) in dated.items()
     }
@@ -68,15 +58,10 @@ def by_day(lwbs: Frame, four_hour: Frame, boarding: Frame, critical: Frame) -> d
 
 @dg.asset(**table("kpi_units"))
 def kpi_units(
-    kpi_lwbs_daily: Frame,
-    kpi_four_hour_daily: Frame,
-    kpi_boarding_daily: Frame,
-    kpi_critical_waits_daily: Frame,
+    kpi_lwbs_daily: Frame, kpi_four_hour_daily: Frame, kpi_boarding_daily: Frame, kpi_critical_waits_daily: Frame
 ) -> Frame:
     """Rates of the whole period by hospital, with three-sigma limits around that of all."""
-    rates = by_day(
-        kpi_lwbs_daily, kpi_four_hour_daily, kpi_boarding_daily, kpi_critical_waits_daily
-    )
+    rates = by_day(kpi_lwbs_daily, kpi_four_hour_daily, kpi_boarding_daily, kpi_critical_waits_daily)
     return with_funnel_limits(rates).select(nw.col(*CONTRACTS["kpi_units"].column_names))
 
 
@@ -111,18 +96,12 @@ def with_funnel_limits(rates: Mapping[str, Frame]) -> Frame:
     ).with_columns(centre_pct=share_pct("_all_n", "_all_d"))
     p = nw.col("centre_pct") / 100.0
     sigma = (p * (1.0 - p) / nw.col("denominator_count")).sqrt() * 100.0
-    frame = frame.with_columns(
-        _sigma=nw.when(nw.col("denominator_count") > 0).then(sigma)
-    ).with_columns(
-        _low=nw.col("centre_pct") - 3.0 * nw.col("_sigma"),
-        _high=nw.col("centre_pct") + 3.0 * nw.col("_sigma"),
+    frame = frame.with_columns(_sigma=nw.when(nw.col("denominator_count") > 0).then(sigma)).with_columns(
+        _low=nw.col("centre_pct") - 3.0 * nw.col("_sigma"), _high=nw.col("centre_pct") + 3.0 * nw.col("_sigma")
     )
     return frame.with_columns(
         lower_limit_pct=nw.when(nw.col("_low") < 0).then(nw.lit(0.0)).otherwise(nw.col("_low")),
-        upper_limit_pct=nw.when(nw.col("_high") > 100).then(nw.lit(100.0)).otherwise(
-            nw.col("_high")
-        ),
+        upper_limit_pct=nw.when(nw.col("_high") > 100).then(nw.lit(100.0)).otherwise(nw.col("_high")),
     ).with_columns(
-        is_outside=(nw.col("value_pct") < nw.col("lower_limit_pct"))
-        | (nw.col("value_pct") > nw.col("upper_limit_pct"))
-    )  # fmt: skip
+        is_outside=(nw.col("value_pct") < nw.col("lower_limit_pct")) | (nw.col("value_pct") > nw.col("upper_limit_pct"))
+    )

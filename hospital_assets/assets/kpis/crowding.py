@@ -19,9 +19,12 @@ VENTILATION = "5A19"
 LONGEST_PRESENCE = "3d"
 
 _NEDOCS_BANDS = (
-    (20, "not_busy"), (60, "busy"), (100, "extremely_busy"), (140, "overcrowded"),
+    (20, "not_busy"),
+    (60, "busy"),
+    (100, "extremely_busy"),
+    (140, "overcrowded"),
     (180, "severely_overcrowded"),
-)  # fmt: skip
+)
 
 
 @dg.asset(**table("kpi_crowding_hourly"))
@@ -64,9 +67,7 @@ def kpi_crowding_hourly(
         how="left",
     )
     shifts = (
-        fact_doctor_shifts.join(
-            doctors.select("doctor_key", "department_name"), on="doctor_key", how="left"
-        )
+        fact_doctor_shifts.join(doctors.select("doctor_key", "department_name"), on="doctor_key", how="left")
         .filter(nw.col("department_name") == EMERGENCY)
         .join(dim_hospital.select("hospital_key", "hospital_id"), on="hospital_key", how="left")
     )
@@ -75,9 +76,7 @@ def kpi_crowding_hourly(
     # De-identified data lie decades apart; a day without anybody is not looked at.
     days = visits.select("service_date", "hospital_id").unique()
     beds = checkpoint(beds.join(days, on=["service_date", "hospital_id"], how="semi"))
-    return crowding(beds, visits, checkpoint(shifts)).select(
-        nw.col(*CONTRACTS["kpi_crowding_hourly"].column_names)
-    )
+    return crowding(beds, visits, checkpoint(shifts)).select(nw.col(*CONTRACTS["kpi_crowding_hourly"].column_names))
 
 
 def crowding(beds: Frame, visits: Frame, shifts: Frame) -> Frame:
@@ -97,28 +96,21 @@ def crowding(beds: Frame, visits: Frame, shifts: Frame) -> Frame:
     )
     stay_end = nw.col("arrival_at").dt.offset_by(LONGEST_PRESENCE)
     present = explode_hours(
-        visits.with_columns(
-            _until_at=nw.min_horizontal(nw.coalesce(nw.col("departure_at"), stay_end), stay_end)
-        ),
+        visits.with_columns(_until_at=nw.min_horizontal(nw.coalesce(nw.col("departure_at"), stay_end), stay_end)),
         "arrival_at",
         "_until_at",
         "hour_start_at",
     ).filter(nw.col("hour_start_at") >= nw.col("arrival_at"))
     hour = nw.col("hour_start_at")
-    boards = nw.coalesce(
-        (nw.col("disposition") == "admitted") & (nw.col("decision_at") <= hour), nw.lit(False)
-    )
+    boards = nw.coalesce((nw.col("disposition") == "admitted") & (nw.col("decision_at") <= hour), nw.lit(False))
     present = checkpoint(
         present.with_columns(
             _boards=boards.cast(nw.Int64),
-            _boarded_hours=nw.when(boards).then(
-                (hour - nw.col("decision_at")).dt.total_microseconds() / 3_600_000_000
-            ),
+            _boarded_hours=nw.when(boards).then((hour - nw.col("decision_at")).dt.total_microseconds() / 3_600_000_000),
             _ventilated=nw.coalesce(nw.col("ventilated_at") <= hour, nw.lit(False)).cast(nw.Int64),
             _weight=6 - nw.col("triage_level"),
             _roomed_at=nw.when(nw.col("room_at") <= hour).then(nw.col("room_at")),
-            _door_to_bed_hours=(nw.col("room_at") - nw.col("arrival_at")).dt.total_microseconds()
-            / 3_600_000_000,
+            _door_to_bed_hours=(nw.col("room_at") - nw.col("arrival_at")).dt.total_microseconds() / 3_600_000_000,
         )
     )
     counts = present.group_by(*key).agg(
@@ -143,12 +135,8 @@ def crowding(beds: Frame, visits: Frame, shifts: Frame) -> Frame:
     )
     zero = {
         name: nw.coalesce(nw.col(name), nw.lit(0))
-        for name in ("ed_patients_count", "boarders_count", "ventilated_count",
-                     "triage_weight_sum", "attendings_count")
-    } | {
-        name: nw.coalesce(nw.col(name), nw.lit(0.0))
-        for name in ("longest_boarding_hours", "last_door_to_bed_hours")
-    }  # fmt: skip
+        for name in ("ed_patients_count", "boarders_count", "ventilated_count", "triage_weight_sum", "attendings_count")
+    } | {name: nw.coalesce(nw.col(name), nw.lit(0.0)) for name in ("longest_boarding_hours", "last_door_to_bed_hours")}
     frame = (
         grid.join(counts, on=key, how="left")
         .join(last_roomed, on=key, how="left")
@@ -156,14 +144,10 @@ def crowding(beds: Frame, visits: Frame, shifts: Frame) -> Frame:
         .with_columns(**zero)
     )
     return frame.with_columns(
-        occupancy_ratio=nw.when(nw.col("ed_bed_count") > 0).then(
-            nw.col("ed_patients_count") / nw.col("ed_bed_count")
-        ),
+        occupancy_ratio=nw.when(nw.col("ed_bed_count") > 0).then(nw.col("ed_patients_count") / nw.col("ed_bed_count")),
         nedocs_score=nedocs(),
         edwin_score=edwin(),
-    ).with_columns(
-        nedocs_level=nedocs_level("nedocs_score"), edwin_level=edwin_level("edwin_score")
-    )
+    ).with_columns(nedocs_level=nedocs_level("nedocs_score"), edwin_level=edwin_level("edwin_score"))
 
 
 def nedocs() -> nw.Expr:
@@ -176,9 +160,7 @@ def nedocs() -> nw.Expr:
         + 5.64 * nw.col("last_door_to_bed_hours")
         - 20.0
     )
-    held = nw.when(raw < 0).then(nw.lit(0.0)).otherwise(
-        nw.when(raw > 200).then(nw.lit(200.0)).otherwise(raw)
-    )  # fmt: skip
+    held = nw.when(raw < 0).then(nw.lit(0.0)).otherwise(nw.when(raw > 200).then(nw.lit(200.0)).otherwise(raw))
     return nw.when((nw.col("ed_bed_count") > 0) & (nw.col("hospital_bed_count") > 0)).then(held)
 
 

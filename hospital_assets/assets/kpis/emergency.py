@@ -35,13 +35,9 @@ def with_hospital(visits: Frame, hospitals: Frame) -> Frame:
 
     `period_date` is the local day of departure, of arrival while the visit is open.
     """
-    frame = visits.join(
-        hospitals.select("hospital_key", "hospital_id", "time_zone"), on="hospital_key", how="left"
-    )
+    frame = visits.join(hospitals.select("hospital_key", "hospital_id", "time_zone"), on="hospital_key", how="left")
     frame = local_clocks(frame, {"departure_local": "departure_at"}, "time_zone")
-    return frame.with_columns(
-        period_date=nw.coalesce(nw.col("departure_local"), nw.col("arrival_local")).dt.date()
-    )
+    return frame.with_columns(period_date=nw.coalesce(nw.col("departure_local"), nw.col("arrival_local")).dt.date())
 
 
 @dg.asset(**table("kpi_lwbs_daily"))
@@ -91,10 +87,7 @@ def four_hour(visits: Frame) -> Frame:
 
 @dg.asset(**table("kpi_boarding_daily"))
 def kpi_boarding_daily(
-    fact_emergency_visits: Frame,
-    fact_patient_flow: Frame,
-    dim_hospital: Frame,
-    dim_department: Frame,
+    fact_emergency_visits: Frame, fact_patient_flow: Frame, dim_hospital: Frame, dim_department: Frame
 ) -> Frame:
     """Boarding of admitted patients, by the department that took them."""
     first = fact_patient_flow.filter(nw.col("stay_class") == "inpatient").with_columns(
@@ -103,9 +96,7 @@ def kpi_boarding_daily(
     destinations = (
         first.filter(nw.col("segment_number") == nw.col("_first"))
         .join(
-            dim_department.select(
-                "department_key", destination_department=nw.col("department_name")
-            ),
+            dim_department.select("department_key", destination_department=nw.col("department_name")),
             on="department_key",
             how="left",
         )
@@ -115,9 +106,7 @@ def kpi_boarding_daily(
         with_hospital(fact_emergency_visits, dim_hospital)
         .filter(nw.col("disposition") == "admitted", ~nw.col("is_cancelled"))
         .join(destinations, on="visit_id", how="left")
-        .with_columns(
-            destination_department=nw.coalesce(nw.col("destination_department"), nw.lit("unknown"))
-        )
+        .with_columns(destination_department=nw.coalesce(nw.col("destination_department"), nw.lit("unknown")))
     )
     return boarding(visits).select(nw.col(*CONTRACTS["kpi_boarding_daily"].column_names))
 
@@ -147,9 +136,7 @@ def boarding(visits: Frame) -> Frame:
 
 
 @dg.asset(**table("kpi_seen_on_time_daily"))
-def kpi_seen_on_time_daily(
-    fact_emergency_visits: Frame, dim_hospital: Frame, dim_triage: Frame
-) -> Frame:
+def kpi_seen_on_time_daily(fact_emergency_visits: Frame, dim_hospital: Frame, dim_triage: Frame) -> Frame:
     """Who was seen within the target of the level, under each scale."""
     return seen_on_time(with_hospital(fact_emergency_visits, dim_hospital), dim_triage).select(
         nw.col(*CONTRACTS["kpi_seen_on_time_daily"].column_names)
@@ -166,9 +153,7 @@ def seen_on_time(visits: Frame, scales: Frame) -> Frame:
     targets = scales.filter(~nw.col("level").is_null()).select(
         "scale", nw.col("level").alias("triage_level"), "target_minutes"
     )
-    level = visits.select(
-        "service_date", "hospital_id", "triage_level", "wait_minutes", "is_cancelled"
-    )
+    level = visits.select("service_date", "hospital_id", "triage_level", "wait_minutes", "is_cancelled")
     judged = (
         level.join(targets.select("scale").unique(), how="cross")
         .join(targets, on=["scale", "triage_level"], how="left")
@@ -194,15 +179,11 @@ def seen_on_time(visits: Frame, scales: Frame) -> Frame:
 
 
 @dg.asset(**table("kpi_critical_waits_daily"))
-def kpi_critical_waits_daily(
-    fact_emergency_visits: Frame, dim_hospital: Frame, clock: ClockResource
-) -> Frame:
+def kpi_critical_waits_daily(fact_emergency_visits: Frame, dim_hospital: Frame, clock: ClockResource) -> Frame:
     """Critical patients over 15 minutes, those who left or still wait included."""
     visits = with_hospital(fact_emergency_visits, dim_hospital)
     as_of = nw.lit(clock.now()).cast(nw.Datetime("us", "UTC"))
-    return critical_waits(visits, as_of).select(
-        nw.col(*CONTRACTS["kpi_critical_waits_daily"].column_names)
-    )
+    return critical_waits(visits, as_of).select(nw.col(*CONTRACTS["kpi_critical_waits_daily"].column_names))
 
 
 def critical_waits(visits: Frame, as_of: nw.Expr) -> Frame:
@@ -212,17 +193,13 @@ def critical_waits(visits: Frame, as_of: nw.Expr) -> Frame:
         visits: visits with their hospital.
         as_of: the moment until which open visits have waited.
     """
-    critical = visits.filter(nw.col("triage_level").is_in(CRITICAL_LEVELS)).with_columns(
-        as_of_at=as_of
-    )
+    critical = visits.filter(nw.col("triage_level").is_in(CRITICAL_LEVELS)).with_columns(as_of_at=as_of)
     is_seen = ~nw.col("provider_at").is_null()
     has_left = ~nw.col("departure_at").is_null()
     start = nw.min_horizontal("arrival_at", "triage_at")
     until = nw.coalesce(nw.col("departure_at"), nw.col("as_of_at"))
     elapsed = (until - start).dt.total_microseconds() / 60_000_000
-    critical = critical.with_columns(
-        _elapsed=nw.when(is_seen).then(nw.col("wait_minutes")).otherwise(elapsed)
-    )
+    critical = critical.with_columns(_elapsed=nw.when(is_seen).then(nw.col("wait_minutes")).otherwise(elapsed))
     late = nw.col("_elapsed") > CRITICAL_MINUTES
     return rates(
         critical,
@@ -275,10 +252,7 @@ def op18(visits: Frame) -> Frame:
         "transferred": nw.col("_is_transfer"),
     }
     frame = nw.concat(
-        [
-            frame.with_columns(stratum=nw.lit(name), _is_in_stratum=is_in)
-            for name, is_in in strata.items()
-        ],
+        [frame.with_columns(stratum=nw.lit(name), _is_in_stratum=is_in) for name, is_in in strata.items()],
         how="vertical",
     )
     return rates(
@@ -305,9 +279,7 @@ def kpi_ecat(fact_emergency_visits: Frame, dim_hospital: Frame, dim_condition: F
     visits = with_hospital(fact_emergency_visits, dim_hospital).join(
         dim_condition.select("condition_key", "is_mental_health"), on="condition_key", how="left"
     )
-    return with_z_scores(checkpoint(ecat(visits))).select(
-        nw.col(*CONTRACTS["kpi_ecat"].column_names)
-    )
+    return with_z_scores(checkpoint(ecat(visits))).select(nw.col(*CONTRACTS["kpi_ecat"].column_names))
 
 
 def ecat(visits: Frame) -> Frame:
@@ -317,20 +289,24 @@ def ecat(visits: Frame) -> Frame:
         visits: visits with hospital, period_date and is_mental_health.
     """
     is_adult = nw.col("age_years") >= 18
-    group = (
-        nw.when(is_adult).then(nw.lit("18_and_over"))
-        .otherwise(nw.when(~is_adult).then(nw.lit("under_18")))
-    )  # fmt: skip
-    suffix = nw.when(nw.coalesce(nw.col("is_mental_health"), nw.lit(False))).then(
-        nw.lit("_mental_health")
-    ).otherwise(nw.lit(""))  # fmt: skip
+    group = nw.when(is_adult).then(nw.lit("18_and_over")).otherwise(nw.when(~is_adult).then(nw.lit("under_18")))
+    suffix = (
+        nw.when(nw.coalesce(nw.col("is_mental_health"), nw.lit(False)))
+        .then(nw.lit("_mental_health"))
+        .otherwise(nw.lit(""))
+    )
     frame = visits.select(
-        "hospital_id", "is_cancelled", "departure_at", "room_minutes", "is_lwbs",
-        "boarding_minutes", "los_minutes",
+        "hospital_id",
+        "is_cancelled",
+        "departure_at",
+        "room_minutes",
+        "is_lwbs",
+        "boarding_minutes",
+        "los_minutes",
         period_year=nw.col("period_date").dt.year().cast(nw.Int64),
         _stratum=nw.concat_str(group, suffix),
         _is_observed=nw.coalesce(nw.col("disposition") == "observation", nw.lit(False)),
-    )  # fmt: skip
+    )
     frame = nw.concat(
         [
             frame.with_columns(stratum=nw.lit("all")),
@@ -342,23 +318,15 @@ def ecat(visits: Frame) -> Frame:
     components = {
         "room_count": nw.col("room_minutes").floor() >= ECAT_ROOM_MINUTES,
         "left_count": nw.col("is_lwbs"),
-        "boarded_count": (nw.col("boarding_minutes").floor() >= ECAT_BOARDING_MINUTES)
-        & ~nw.col("_is_observed"),
-        "long_stay_count": (nw.col("los_minutes").floor() >= ECAT_STAY_MINUTES)
-        & ~nw.col("_is_observed"),
+        "boarded_count": (nw.col("boarding_minutes").floor() >= ECAT_BOARDING_MINUTES) & ~nw.col("_is_observed"),
+        "long_stay_count": (nw.col("los_minutes").floor() >= ECAT_STAY_MINUTES) & ~nw.col("_is_observed"),
     }
     return rates(
         frame,
         ("period_year", "stratum"),
         ("hospital_id",),
-        excluded={
-            "cancelled": nw.col("is_cancelled"),
-            "open": nw.col("departure_at").is_null(),
-        },
-        counted={
-            "numerator_count": nw.any_horizontal(*components.values(), ignore_nulls=True),
-            **components,
-        },
+        excluded={"cancelled": nw.col("is_cancelled"), "open": nw.col("departure_at").is_null()},
+        counted={"numerator_count": nw.any_horizontal(*components.values(), ignore_nulls=True), **components},
     )
 
 
@@ -370,9 +338,7 @@ def with_z_scores(frame: Frame) -> Frame:
     """
     low = (nw.col("population_count") // ECAT_BAND_VISITS) * ECAT_BAND_VISITS
     compared = frame.filter(nw.col("stratum") == ALL, nw.col("hospital_id") != ALL).with_columns(
-        volume_band=nw.concat_str(
-            low.cast(nw.String), nw.lit("-"), (low + (ECAT_BAND_VISITS - 1)).cast(nw.String)
-        )
+        volume_band=nw.concat_str(low.cast(nw.String), nw.lit("-"), (low + (ECAT_BAND_VISITS - 1)).cast(nw.String))
     )
     bands = compared.group_by("period_year", "volume_band").agg(
         _mean=nw.col("value_pct").mean(), _deviation=nw.col("value_pct").std(ddof=1)

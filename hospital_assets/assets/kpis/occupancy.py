@@ -9,13 +9,7 @@ from hospital_assets.assets.declare import table
 from hospital_assets.assets.kpis.totals import exact_mean, exact_sum
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.warehouse.database import Period
-from hospital_assets.warehouse.dialect import (
-    Frame,
-    checkpoint,
-    explode_days,
-    local_clocks,
-    resolve_instants,
-)
+from hospital_assets.warehouse.dialect import Frame, checkpoint, explode_days, local_clocks, resolve_instants
 from hospital_assets.warehouse.io_manager import period_of
 
 BOTTLENECK_PCT = 95.0
@@ -71,9 +65,15 @@ def labelled_hours(hours: Frame, departments: Frame) -> Frame:
         on="department_key",
         how="left",
     ).select(
-        "service_date", "hospital_id", "department_id", "department_name", "hour_start_at",
-        "bed_capacity", "occupied_bed_minutes", "staffed_bed_minutes",
-    )  # fmt: skip
+        "service_date",
+        "hospital_id",
+        "department_id",
+        "department_name",
+        "hour_start_at",
+        "bed_capacity",
+        "occupied_bed_minutes",
+        "staffed_bed_minutes",
+    )
 
 
 def end_of(hours: Frame) -> datetime | None:
@@ -82,9 +82,7 @@ def end_of(hours: Frame) -> datetime | None:
     return None if last is None else last + timedelta(hours=1)
 
 
-def on_days(
-    flow: Frame, departments: Frame, hospitals: Frame, period: Period | None, until: datetime | None
-) -> Frame:
+def on_days(flow: Frame, departments: Frame, hospitals: Frame, period: Period | None, until: datetime | None) -> Frame:
     """Location segments on each local day they touch, cut at midnight.
 
     Args:
@@ -102,23 +100,16 @@ def on_days(
     placed = (
         flow.select("department_key", "hospital_key", "segment_start_at", "segment_end_at")
         .join(
-            departments.select("department_key", "department_id", "department_name"),
-            on="department_key",
-            how="inner",
+            departments.select("department_key", "department_id", "department_name"), on="department_key", how="inner"
         )
-        .join(
-            hospitals.select("hospital_key", "hospital_id", "time_zone"),
-            on="hospital_key",
-            how="inner",
-        )
+        .join(hospitals.select("hospital_key", "hospital_id", "time_zone"), on="hospital_key", how="inner")
     )
     if period is not None:
         # A margin of a day holds every zone's local days.
         first = nw.lit(period.first).cast(nw.Datetime("us", "UTC")).dt.offset_by("-1d")
         end = nw.lit(period.end).cast(nw.Datetime("us", "UTC")).dt.offset_by("1d")
         placed = placed.filter(
-            nw.col("segment_start_at") < end,
-            nw.col("segment_end_at").is_null() | (nw.col("segment_end_at") > first),
+            nw.col("segment_start_at") < end, nw.col("segment_end_at").is_null() | (nw.col("segment_end_at") > first)
         ).with_columns(
             _from_at=nw.max_horizontal(nw.col("segment_start_at"), first),
             _until_at=nw.min_horizontal(nw.coalesce(nw.col("segment_end_at"), end), end),
@@ -126,46 +117,42 @@ def on_days(
     else:
         last = nw.coalesce(nw.col("segment_end_at"), nw.col("segment_start_at"))
         placed = placed.with_columns(_from_at=nw.col("segment_start_at"), _until_at=last)
-    placed = local_clocks(
-        placed, {"_from_local": "_from_at", "_until_local": "_until_at"}, "time_zone"
-    )
+    placed = local_clocks(placed, {"_from_local": "_from_at", "_until_local": "_until_at"}, "time_zone")
     days = explode_days(
-        placed.with_columns(
-            _first_day=nw.col("_from_local").dt.date(), _last_day=nw.col("_until_local").dt.date()
-        ),
+        placed.with_columns(_first_day=nw.col("_from_local").dt.date(), _last_day=nw.col("_until_local").dt.date()),
         "_first_day",
         "_last_day",
         "service_date",
     )
     if period is not None:
-        days = days.filter(
-            nw.col("service_date") >= nw.lit(period.first),
-            nw.col("service_date") < nw.lit(period.end),
-        )
+        days = days.filter(nw.col("service_date") >= nw.lit(period.first), nw.col("service_date") < nw.lit(period.end))
     begun = nw.lit(until).cast(nw.Datetime("us", "UTC"))
     days = local_midnights(days, "service_date", "time_zone").with_columns(
         day_end_at=nw.min_horizontal(nw.col("day_end_at"), begun)
     )
     # Who is there when the day begins did not start in it, and an end at 24:00 is the day's.
-    is_after = nw.col("segment_end_at").is_null() | (
-        nw.col("segment_end_at") > nw.col("day_end_at")
-    )
+    is_after = nw.col("segment_end_at").is_null() | (nw.col("segment_end_at") > nw.col("day_end_at"))
     return (
         days.with_columns(
             from_at=nw.max_horizontal("segment_start_at", "day_start_at"),
-            until_at=nw.when(is_after)
-            .then(nw.col("day_end_at"))
-            .otherwise(nw.col("segment_end_at")),
+            until_at=nw.when(is_after).then(nw.col("day_end_at")).otherwise(nw.col("segment_end_at")),
             starts=(nw.col("segment_start_at") >= nw.col("day_start_at")).cast(nw.Int64),
             ends=(~is_after).cast(nw.Int64),
             lasts=is_after.cast(nw.Int64),
         )
         .filter(nw.col("from_at") < nw.col("until_at"))
         .select(
-            "service_date", "hospital_id", "department_id", "department_name", "from_at",
-            "until_at", "starts", "ends", "lasts",
+            "service_date",
+            "hospital_id",
+            "department_id",
+            "department_name",
+            "from_at",
+            "until_at",
+            "starts",
+            "ends",
+            "lasts",
         )
-    )  # fmt: skip
+    )
 
 
 def local_midnights(frame: Frame, day: str, zone: str) -> Frame:
@@ -177,16 +164,13 @@ def local_midnights(frame: Frame, day: str, zone: str) -> Frame:
         _midnight_offset_minutes=none,
         _next_midnight_offset_minutes=none,
     )
-    return resolve_instants(
-        frame, {"day_start_at": "_midnight", "day_end_at": "_next_midnight"}, zone
-    )
+    return resolve_instants(frame, {"day_start_at": "_midnight", "day_end_at": "_next_midnight"}, zone)
 
 
 def pooled(frame: Frame) -> Frame:
     """The same rows under their hospital's inpatient departments together."""
     return frame.filter(nw.col("department_name") != EMERGENCY).with_columns(
-        department_id=nw.concat_str(nw.col("hospital_id"), nw.lit("-INPATIENT")),
-        department_name=nw.lit(ALL_INPATIENT),
+        department_id=nw.concat_str(nw.col("hospital_id"), nw.lit("-INPATIENT")), department_name=nw.lit(ALL_INPATIENT)
     )
 
 
@@ -208,9 +192,7 @@ def occupancy(hours: Frame, segments: Frame) -> Frame:
     )
     per_day = (
         per_hour.with_columns(
-            _share=nw.when(nw.col("_staffed") > 0).then(
-                nw.col("_occupied") * 100.0 / nw.col("_staffed")
-            )
+            _share=nw.when(nw.col("_staffed") > 0).then(nw.col("_occupied") * 100.0 / nw.col("_staffed"))
         )
         .group_by(*day, "hospital_id", "department_name")
         .agg(
@@ -220,9 +202,7 @@ def occupancy(hours: Frame, segments: Frame) -> Frame:
             _last_hour=nw.col("hour_start_at").max(),
         )
     )
-    at_end = per_hour.select(
-        *day, nw.col("hour_start_at").alias("_last_hour"), bed_capacity=nw.col("_beds")
-    )
+    at_end = per_hour.select(*day, nw.col("hour_start_at").alias("_last_hour"), bed_capacity=nw.col("_beds"))
     census = segments.group_by(*day).agg(midnight_patients_count=nw.col("lasts").sum())
     frame = (
         per_day.join(at_end, on=[*day, "_last_hour"], how="left")
@@ -239,12 +219,8 @@ def occupancy(hours: Frame, segments: Frame) -> Frame:
         time_weighted_pct=nw.when(nw.col("staffed_bed_minutes") > 0).then(
             nw.col("occupied_bed_minutes") * 100.0 / nw.col("staffed_bed_minutes")
         ),
-        midnight_pct=nw.when(has_beds).then(
-            nw.col("midnight_patients_count") * 100.0 / nw.col("bed_capacity")
-        ),
-        peak_pct=nw.when(has_beds).then(
-            nw.col("peak_patients_count") * 100.0 / nw.col("bed_capacity")
-        ),
+        midnight_pct=nw.when(has_beds).then(nw.col("midnight_patients_count") * 100.0 / nw.col("bed_capacity")),
+        peak_pct=nw.when(has_beds).then(nw.col("peak_patients_count") * 100.0 / nw.col("bed_capacity")),
     )
 
 
@@ -255,12 +231,8 @@ def peaks(segments: Frame) -> Frame:
     """
     day = ["service_date", "department_id"]
     came = segments.select(*day, _at=nw.col("from_at"), _change=nw.lit(1))
-    left = segments.filter(nw.col("lasts") == 0).select(
-        *day, _at=nw.col("until_at"), _change=nw.lit(-1)
-    )
-    changes = nw.concat([came, left], how="vertical").group_by(*day, "_at").agg(
-        _change=nw.col("_change").sum()
-    )  # fmt: skip
+    left = segments.filter(nw.col("lasts") == 0).select(*day, _at=nw.col("until_at"), _change=nw.lit(-1))
+    changes = nw.concat([came, left], how="vertical").group_by(*day, "_at").agg(_change=nw.col("_change").sum())
     return (
         changes.with_columns(_present=nw.col("_change").cum_sum().over(*day, order_by="_at"))
         .group_by(*day)
@@ -277,13 +249,10 @@ def department_flow(hours: Frame, segments: Frame) -> Frame:
     """
     day = ["service_date", "department_id"]
     offered = hours.group_by(*day, "hospital_id", "department_name").agg(
-        window_hours=nw.len() * 1.0,
-        _staffed=exact_sum("staffed_bed_minutes"),
+        window_hours=nw.len() * 1.0, _staffed=exact_sum("staffed_bed_minutes")
     )
     flow = (
-        segments.with_columns(
-            _hours=(nw.col("until_at") - nw.col("from_at")).dt.total_microseconds() / 3_600_000_000
-        )
+        segments.with_columns(_hours=(nw.col("until_at") - nw.col("from_at")).dt.total_microseconds() / 3_600_000_000)
         .group_by(*day)
         .agg(
             patients_count=nw.len(),
@@ -304,9 +273,7 @@ def department_flow(hours: Frame, segments: Frame) -> Frame:
         mean_hours_per_patient=nw.when(nw.col("patients_count") > 0).then(
             nw.col("patient_hours") / nw.col("patients_count")
         ),
-        turnover_per_bed=nw.when(nw.col("_beds") > 0).then(
-            nw.col("outflow_count") / nw.col("_beds")
-        ),
+        turnover_per_bed=nw.when(nw.col("_beds") > 0).then(nw.col("outflow_count") / nw.col("_beds")),
         turnover_interval_hours=nw.when((nw.col("_beds") > 0) & (nw.col("outflow_count") > 0)).then(
             (nw.col("_staffed") / 60.0 - nw.col("patient_hours")) / nw.col("outflow_count")
         ),

@@ -14,9 +14,7 @@ from hospital_assets.contracts.dimensions import NOT_YET_KEY
 from hospital_assets.warehouse.dialect import Frame, checkpoint
 
 #: Share of the US population in percent (American Red Cross).
-REFERENCE_BLOOD_MIX_PCT = {
-    "O+": 38.0, "A+": 34.0, "B+": 9.0, "O-": 7.0, "A-": 6.0, "AB+": 3.0, "B-": 2.0, "AB-": 1.0,
-}  # fmt: skip
+REFERENCE_BLOOD_MIX_PCT = {"O+": 38.0, "A+": 34.0, "B+": 9.0, "O-": 7.0, "A-": 6.0, "AB+": 3.0, "B-": 2.0, "AB-": 1.0}
 #: Lower bounds of the age bands, in completed years (the last one is open: 90 and over pooled).
 AGE_BANDS = (0, 1, 5, 15, 18, 25, 35, 45, 55, 65, 75, 85, 90)
 
@@ -38,12 +36,7 @@ def kpi_physician_workload_daily(fact_emergency_visits: Frame, fact_doctor_shift
     columns = CONTRACTS["kpi_physician_workload_daily"].column_names
     both = nw.concat(
         [
-            frame.select(
-                "service_date",
-                "doctor_key",
-                nw.col("visit_count").cast(nw.Int64),
-                "shift_hours",
-            )
+            frame.select("service_date", "doctor_key", nw.col("visit_count").cast(nw.Int64), "shift_hours")
             for frame in (seen, worked)
         ],
         how="vertical",
@@ -60,25 +53,13 @@ def kpi_physician_workload(kpi_physician_workload_daily: Frame, dim_doctor: Fram
     """New patients, shift hours, patients per shift hour, and what chance makes of them."""
     doctors = (
         kpi_physician_workload_daily.group_by("doctor_key")
-        .agg(
-            visit_count=nw.col("visit_count").sum(),
-            shift_hours=exact_sum("shift_hours"),
-            active_days_count=nw.len(),
-        )
-        .join(
-            dim_doctor.select("doctor_key", "doctor_id", "hospital_key"),
-            on="doctor_key",
-            how="left",
-        )
+        .agg(visit_count=nw.col("visit_count").sum(), shift_hours=exact_sum("shift_hours"), active_days_count=nw.len())
+        .join(dim_doctor.select("doctor_key", "doctor_id", "hospital_key"), on="doctor_key", how="left")
         .with_columns(
-            visits_per_shift_hour=nw.when(nw.col("shift_hours") > 0).then(
-                nw.col("visit_count") / nw.col("shift_hours")
-            )
+            visits_per_shift_hour=nw.when(nw.col("shift_hours") > 0).then(nw.col("visit_count") / nw.col("shift_hours"))
         )
     )
-    return with_chance_limits(checkpoint(doctors)).select(
-        nw.col(*CONTRACTS["kpi_physician_workload"].column_names)
-    )
+    return with_chance_limits(checkpoint(doctors)).select(nw.col(*CONTRACTS["kpi_physician_workload"].column_names))
 
 
 def with_chance_limits(doctors: Frame) -> Frame:
@@ -94,12 +75,11 @@ def with_chance_limits(doctors: Frame) -> Frame:
     totals = (
         doctors.filter(known)
         .group_by("hospital_key")
-        .agg(_visits=nw.col("visit_count").sum(), _hours=exact_sum("shift_hours"),
-             _doctors=nw.len())
-    )  # fmt: skip
-    share = nw.when(nw.col("_hours") > 0).then(
-        nw.col("shift_hours") / nw.col("_hours")
-    ).otherwise(1.0 / nw.col("_doctors"))  # fmt: skip
+        .agg(_visits=nw.col("visit_count").sum(), _hours=exact_sum("shift_hours"), _doctors=nw.len())
+    )
+    share = (
+        nw.when(nw.col("_hours") > 0).then(nw.col("shift_hours") / nw.col("_hours")).otherwise(1.0 / nw.col("_doctors"))
+    )
     frame = doctors.join(totals, on="hospital_key", how="left").with_columns(
         _expected=nw.when(known).then(nw.col("_visits") * share)
     )
@@ -108,9 +88,7 @@ def with_chance_limits(doctors: Frame) -> Frame:
     ).with_columns(_three_sigma=3.0 * nw.col("expected_visit_count").sqrt())
     lower = nw.col("expected_visit_count") - nw.col("_three_sigma")
     return frame.with_columns(
-        lower_limit_count=nw.when(lower > 0)
-        .then(lower)
-        .otherwise(nw.when(~lower.is_null()).then(nw.lit(0.0))),
+        lower_limit_count=nw.when(lower > 0).then(lower).otherwise(nw.when(~lower.is_null()).then(nw.lit(0.0))),
         upper_limit_count=nw.col("expected_visit_count") + nw.col("_three_sigma"),
     ).with_columns(
         is_outside=(nw.col("visit_count") < nw.col("lower_limit_count"))
@@ -119,13 +97,11 @@ def with_chance_limits(doctors: Frame) -> Frame:
 
 
 @dg.asset(**table("kpi_blood_groups"))
-def kpi_blood_groups(
-    fact_emergency_visits: Frame, dim_patient: Frame, dim_person: Frame, dim_hospital: Frame
-) -> Frame:
+def kpi_blood_groups(fact_emergency_visits: Frame, dim_patient: Frame, dim_person: Frame, dim_hospital: Frame) -> Frame:
     """Blood groups of the distinct patients seen, beside the reference mix."""
-    visits = _with_patients(
-        fact_emergency_visits, dim_patient, dim_person, dim_hospital, ["blood_group"]
-    ).with_columns(blood_group=nw.coalesce(nw.col("blood_group"), nw.lit("unknown")))
+    visits = _with_patients(fact_emergency_visits, dim_patient, dim_person, dim_hospital, ["blood_group"]).with_columns(
+        blood_group=nw.coalesce(nw.col("blood_group"), nw.lit("unknown"))
+    )
     counted = checkpoint(
         with_totals(
             visits,
@@ -136,9 +112,7 @@ def kpi_blood_groups(
     )
     is_known = nw.col("blood_group") != "unknown"
     return (
-        counted.with_columns(
-            _known=nw.when(is_known).then(nw.col("patient_count")).otherwise(nw.lit(0))
-        )
+        counted.with_columns(_known=nw.when(is_known).then(nw.col("patient_count")).otherwise(nw.lit(0)))
         .with_columns(known_patient_count=nw.col("_known").sum().over("hospital_id"))
         .with_columns(
             share_pct=nw.when(is_known).then(share_pct("_known", "known_patient_count")),
@@ -154,17 +128,11 @@ def kpi_blood_groups(
 
 
 @dg.asset(**table("kpi_demographics"))
-def kpi_demographics(
-    fact_emergency_visits: Frame, dim_patient: Frame, dim_person: Frame, dim_hospital: Frame
-) -> Frame:
+def kpi_demographics(fact_emergency_visits: Frame, dim_patient: Frame, dim_person: Frame, dim_hospital: Frame) -> Frame:
     """Patients and visits by age band on the day of arrival, sex, race and ethnicity."""
     visits = checkpoint(
         _with_patients(
-            fact_emergency_visits,
-            dim_patient,
-            dim_person,
-            dim_hospital,
-            ["sex", "race", "ethnicity"],
+            fact_emergency_visits, dim_patient, dim_person, dim_hospital, ["sex", "race", "ethnicity"]
         ).with_columns(age_band=age_band("age_years"))
     )
     counted = checkpoint(
@@ -172,15 +140,11 @@ def kpi_demographics(
             [
                 with_totals(
                     visits.with_columns(
-                        characteristic=nw.lit(name),
-                        category=nw.coalesce(nw.col(name), nw.lit("unknown")),
+                        characteristic=nw.lit(name), category=nw.coalesce(nw.col(name), nw.lit("unknown"))
                     ),
                     ("characteristic", "category"),
                     ("hospital_id",),
-                    {
-                        "patient_count": nw.col("person_key").n_unique(),
-                        "visit_count": nw.len(),
-                    },
+                    {"patient_count": nw.col("person_key").n_unique(), "visit_count": nw.len()},
                 )
                 for name in ("age_band", "sex", "race", "ethnicity")
             ],
@@ -188,9 +152,7 @@ def kpi_demographics(
         )
     )
     return (
-        counted.with_columns(
-            _all_visits=nw.col("visit_count").sum().over("hospital_id", "characteristic")
-        )
+        counted.with_columns(_all_visits=nw.col("visit_count").sum().over("hospital_id", "characteristic"))
         .with_columns(share_of_visits_pct=share_pct("visit_count", "_all_visits"))
         .select(nw.col(*CONTRACTS["kpi_demographics"].column_names))
     )
@@ -203,28 +165,16 @@ def age_band(column: str) -> nw.Expr:
     for low, high in itertools.pairwise(bounds):
         label = f"{low:02d}+" if high is None else f"{low:02d}-{high - 1:02d}"
         is_in = nw.col(column) >= low
-        labels.append(
-            nw.when(is_in if high is None else is_in & (nw.col(column) < high)).then(nw.lit(label))
-        )
+        labels.append(nw.when(is_in if high is None else is_in & (nw.col(column) < high)).then(nw.lit(label)))
     return nw.coalesce(*labels)
 
 
-def _with_patients(
-    visits: Frame, patients: Frame, persons: Frame, hospitals: Frame, attributes: list[str]
-) -> Frame:
+def _with_patients(visits: Frame, patients: Frame, persons: Frame, hospitals: Frame, attributes: list[str]) -> Frame:
     """Visits with their hospital's id, the person, and attributes of the patient as of arrival."""
     return (
         visits.filter(~nw.col("is_cancelled"))
         .select("hospital_key", "patient_key", "age_years")
         .join(hospitals.select("hospital_key", "hospital_id"), on="hospital_key", how="left")
-        .join(
-            patients.select("patient_key", "patient_durable_key", *attributes),
-            on="patient_key",
-            how="left",
-        )
-        .join(
-            persons.select("patient_durable_key", "person_key"),
-            on="patient_durable_key",
-            how="left",
-        )
+        .join(patients.select("patient_key", "patient_durable_key", *attributes), on="patient_key", how="left")
+        .join(persons.select("patient_durable_key", "person_key"), on="patient_durable_key", how="left")
     )

@@ -24,32 +24,35 @@ _SURGERY, _TRANSPLANTATION = "0", "Y"
 
 def persons_of(patients: Frame, persons: Frame) -> Frame:
     """patient_key -> person_key; the unknown patient is nobody."""
-    return patients.select("patient_key", "patient_durable_key").join(
-        persons.select("patient_durable_key", "person_key"), on="patient_durable_key", how="left"
-    ).filter(nw.col("patient_key") > 0).select("patient_key", "person_key")  # fmt: skip
+    return (
+        patients.select("patient_key", "patient_durable_key")
+        .join(persons.select("patient_durable_key", "person_key"), on="patient_durable_key", how="left")
+        .filter(nw.col("patient_key") > 0)
+        .select("patient_key", "person_key")
+    )
 
 
 @dg.asset(**table("kpi_returns"))
 def kpi_returns(
-    fact_emergency_visits: Frame,
-    dim_hospital: Frame,
-    dim_patient: Frame,
-    dim_person: Frame,
-    clock: ClockResource,
+    fact_emergency_visits: Frame, dim_hospital: Frame, dim_patient: Frame, dim_person: Frame, clock: ClockResource
 ) -> Frame:
     """Returns within 72 hours, by month of the first departure."""
     visits = (
         with_hospital(fact_emergency_visits, dim_hospital)
         .join(persons_of(dim_patient, dim_person), on="patient_key", how="left")
         .select(
-            "visit_id", "hospital_id", "is_cancelled", "arrival_at", "departure_at", "disposition",
-            "person_key", "period_date",
+            "visit_id",
+            "hospital_id",
+            "is_cancelled",
+            "arrival_at",
+            "departure_at",
+            "disposition",
+            "person_key",
+            "period_date",
         )
-    )  # fmt: skip
-    data_end = nw.lit(clock.now()).cast(nw.Datetime("us", "UTC"))
-    return returns(checkpoint(visits), data_end).select(
-        nw.col(*CONTRACTS["kpi_returns"].column_names)
     )
+    data_end = nw.lit(clock.now()).cast(nw.Datetime("us", "UTC"))
+    return returns(checkpoint(visits), data_end).select(nw.col(*CONTRACTS["kpi_returns"].column_names))
 
 
 def returns(visits: Frame, data_end: nw.Expr) -> Frame:
@@ -75,18 +78,13 @@ def returns(visits: Frame, data_end: nw.Expr) -> Frame:
         "person_key",
         "_next_disposition",
         period_month=month_of(nw.col("period_date")),
-        _hours=(nw.col("_next_arrival_at") - nw.col("departure_at")).dt.total_microseconds()
-        / 3_600_000_000,
-        _until_end_hours=(data_end - nw.col("departure_at")).dt.total_microseconds()
-        / 3_600_000_000,
+        _hours=(nw.col("_next_arrival_at") - nw.col("departure_at")).dt.total_microseconds() / 3_600_000_000,
+        _until_end_hours=(data_end - nw.col("departure_at")).dt.total_microseconds() / 3_600_000_000,
     )
     variants = {
         "discharged": (nw.lit(False), nw.lit(True)),
         "with_left": (nw.lit(True), nw.lit(True)),
-        "return_admitted": (
-            nw.lit(False),
-            nw.coalesce(nw.col("_next_disposition") == "admitted", nw.lit(False)),
-        ),
+        "return_admitted": (nw.lit(False), nw.coalesce(nw.col("_next_disposition") == "admitted", nw.lit(False))),
     }
     frame = checkpoint(frame)
     frame = nw.concat(
@@ -108,11 +106,7 @@ def returns(visits: Frame, data_end: nw.Expr) -> Frame:
             "unknown_patient": nw.col("person_key").is_null(),
             "run_out": nw.col("_until_end_hours") < RETURN_HOURS,
         },
-        counted={
-            "numerator_count": (nw.col("_hours") >= 0)
-            & (nw.col("_hours") <= RETURN_HOURS)
-            & nw.col("_counts")
-        },
+        counted={"numerator_count": (nw.col("_hours") >= 0) & (nw.col("_hours") <= RETURN_HOURS) & nw.col("_counts")},
     )
 
 
@@ -136,14 +130,10 @@ def kpi_readmissions(
         dim_condition,
     ).join(persons_of(dim_patient, dim_person), on="patient_key", how="left")
     data_end = nw.lit((clock.now() - timedelta(days=1)).date()).cast(nw.Date)
-    return readmissions(checkpoint(stays), data_end).select(
-        nw.col(*CONTRACTS["kpi_readmissions"].column_names)
-    )
+    return readmissions(checkpoint(stays), data_end).select(nw.col(*CONTRACTS["kpi_readmissions"].column_names))
 
 
-def inpatient_stays(
-    flow: Frame, visits: Frame, procedures: Frame, hospitals: Frame, conditions: Frame
-) -> Frame:
+def inpatient_stays(flow: Frame, visits: Frame, procedures: Frame, hospitals: Frame, conditions: Frame) -> Frame:
     """One row per inpatient stay, with what the readmission rules ask of it."""
     segments = flow.filter(nw.col("stay_class") == "inpatient")
     stays = (
@@ -155,27 +145,19 @@ def inpatient_stays(
             discharged_at=nw.col("stay_end_at").max(),
             disposition=nw.col("discharge_disposition").max(),
         )
-        .join(
-            hospitals.select("hospital_key", "hospital_id", "time_zone"),
-            on="hospital_key",
-            how="left",
-        )
+        .join(hospitals.select("hospital_key", "hospital_id", "time_zone"), on="hospital_key", how="left")
     )
-    stays = local_clocks(
-        stays, {"_admitted": "admitted_at", "_discharged": "discharged_at"}, "time_zone"
-    )
+    stays = local_clocks(stays, {"_admitted": "admitted_at", "_discharged": "discharged_at"}, "time_zone")
     diagnoses = visits.select(nw.col("visit_id").alias("stay_id"), "condition_key").join(
-        conditions.select("condition_key", "icd_version", "icd_code", "chapter_name"),
-        on="condition_key",
-        how="left",
+        conditions.select("condition_key", "icd_version", "icd_code", "chapter_name"), on="condition_key", how="left"
     )
     code = nw.col("procedure_code")
     operated = (
         procedures.with_columns(
             _surgical=(code.str.slice(0, 1) == _SURGERY).cast(nw.Int64),
-            _transplant=(
-                (code.str.slice(0, 1) == _SURGERY) & (code.str.slice(2, 1) == _TRANSPLANTATION)
-            ).cast(nw.Int64),
+            _transplant=((code.str.slice(0, 1) == _SURGERY) & (code.str.slice(2, 1) == _TRANSPLANTATION)).cast(
+                nw.Int64
+            ),
         )
         .group_by("visit_id")
         .agg(nw.col("_surgical").max(), nw.col("_transplant").max())
@@ -183,8 +165,7 @@ def inpatient_stays(
         .drop("visit_id")
     )
     is_planned_diagnosis = nw.any_horizontal(
-        *(nw.col("icd_code").str.starts_with(prefix) for prefix in PLANNED_DIAGNOSES),
-        ignore_nulls=True,
+        *(nw.col("icd_code").str.starts_with(prefix) for prefix in PLANNED_DIAGNOSES), ignore_nulls=True
     )
     return (
         stays.join(diagnoses, on="stay_id", how="left")
@@ -193,20 +174,25 @@ def inpatient_stays(
             admitted_date=nw.col("_admitted").dt.date(),
             discharged_date=nw.col("_discharged").dt.date(),
             diagnosis=nw.coalesce(nw.col("icd_code"), nw.lit("not_coded")),
-            is_planned=nw.coalesce(
-                is_planned_diagnosis | (nw.col("_transplant") == 1), nw.lit(False)
-            ),
+            is_planned=nw.coalesce(is_planned_diagnosis | (nw.col("_transplant") == 1), nw.lit(False)),
             is_cancer_medical=nw.coalesce(
-                (nw.col("chapter_name") == "Neoplasms")
-                & (nw.coalesce(nw.col("_surgical"), nw.lit(0)) == 0),
+                (nw.col("chapter_name") == "Neoplasms") & (nw.coalesce(nw.col("_surgical"), nw.lit(0)) == 0),
                 nw.lit(False),
             ),
         )
         .select(
-            "stay_id", "patient_key", "hospital_id", "admitted_at", "admitted_date",
-            "discharged_date", "disposition", "diagnosis", "is_planned", "is_cancer_medical",
+            "stay_id",
+            "patient_key",
+            "hospital_id",
+            "admitted_at",
+            "admitted_date",
+            "discharged_date",
+            "disposition",
+            "diagnosis",
+            "is_planned",
+            "is_cancer_medical",
         )
-    )  # fmt: skip
+    )
 
 
 def readmissions(stays: Frame, data_end: nw.Expr) -> Frame:
@@ -229,8 +215,7 @@ def readmissions(stays: Frame, data_end: nw.Expr) -> Frame:
     day = 86_400_000_000
     frame = stays.join(following, on="stay_id", how="left").with_columns(
         _days=(
-            nw.col("_next_admitted_date").cast(nw.Datetime("us"))
-            - nw.col("discharged_date").cast(nw.Datetime("us"))
+            nw.col("_next_admitted_date").cast(nw.Datetime("us")) - nw.col("discharged_date").cast(nw.Datetime("us"))
         ).dt.total_microseconds()
         // day,
         _days_of_data=(
@@ -241,9 +226,7 @@ def readmissions(stays: Frame, data_end: nw.Expr) -> Frame:
     )
     same_hospital = nw.col("_next_hospital_id") == nw.col("hospital_id")
     is_transferred = (nw.col("_days") >= 0) & (nw.col("_days") <= 1) & ~same_hospital
-    is_continued = (
-        (nw.col("_days") == 0) & same_hospital & (nw.col("_next_diagnosis") == nw.col("diagnosis"))
-    )
+    is_continued = (nw.col("_days") == 0) & same_hospital & (nw.col("_next_diagnosis") == nw.col("diagnosis"))
     return rates(
         frame,
         ("period_month",),

@@ -15,15 +15,13 @@ NOON_HOUR = 12
 
 def stays_of(flow: Frame, hospitals: Frame, departments: Frame) -> Frame:
     """One row per stay and class, with its hospital, last department and local days."""
-    last = flow.with_columns(
-        _last=nw.col("segment_number").max().over("stay_id", "stay_class")
-    ).filter(nw.col("segment_number") == nw.col("_last"))
-    stays = last.join(
-        hospitals.select("hospital_key", "hospital_id", "time_zone"), on="hospital_key", how="left"
-    ).join(departments.select("department_key", "department_name"), on="department_key", how="left")
-    return local_clocks(
-        stays, {"start_local": "stay_start_at", "end_local": "stay_end_at"}, "time_zone"
+    last = flow.with_columns(_last=nw.col("segment_number").max().over("stay_id", "stay_class")).filter(
+        nw.col("segment_number") == nw.col("_last")
     )
+    stays = last.join(hospitals.select("hospital_key", "hospital_id", "time_zone"), on="hospital_key", how="left").join(
+        departments.select("department_key", "department_name"), on="department_key", how="left"
+    )
+    return local_clocks(stays, {"start_local": "stay_start_at", "end_local": "stay_end_at"}, "time_zone")
 
 
 @dg.asset(**table("kpi_length_of_stay"))
@@ -33,9 +31,7 @@ def kpi_length_of_stay(
     """Length of stay by month of discharge, hospital and class."""
     as_of = nw.lit(clock.now()).cast(nw.Datetime("us", "UTC"))
     stays = stays_of(fact_patient_flow, dim_hospital, dim_department)
-    return length_of_stay(stays, as_of).select(
-        nw.col(*CONTRACTS["kpi_length_of_stay"].column_names)
-    )
+    return length_of_stay(stays, as_of).select(nw.col(*CONTRACTS["kpi_length_of_stay"].column_names))
 
 
 def length_of_stay(stays: Frame, as_of: nw.Expr) -> Frame:
@@ -47,27 +43,20 @@ def length_of_stay(stays: Frame, as_of: nw.Expr) -> Frame:
         as_of: the moment until which open stays have lasted.
     """
     day = 86_400_000_000.0
-    start, end = (
-        nw.col(name).dt.date().cast(nw.Datetime("us")) for name in ("start_local", "end_local")
-    )
+    start, end = (nw.col(name).dt.date().cast(nw.Datetime("us")) for name in ("start_local", "end_local"))
     frame = (
         stays.with_columns(as_of_at=as_of)
         .with_columns(
-            period_month=month_of(
-                nw.coalesce(nw.col("end_local").dt.date(), nw.col("as_of_at").dt.date())
-            ),
+            period_month=month_of(nw.coalesce(nw.col("end_local").dt.date(), nw.col("as_of_at").dt.date())),
             _hcup=((end - start).dt.total_microseconds() / day).round().cast(nw.Int64),
-            _hours=(nw.col("stay_end_at") - nw.col("stay_start_at")).dt.total_microseconds()
-            / (day / 24),
+            _hours=(nw.col("stay_end_at") - nw.col("stay_start_at")).dt.total_microseconds() / (day / 24),
             _so_far=(nw.col("as_of_at") - nw.col("stay_start_at")).dt.total_microseconds() / day,
             _is_open=nw.col("stay_end_at").is_null(),
         )
         .with_columns(
             _min1=nw.when(nw.col("_hcup") < 1).then(nw.lit(1)).otherwise(nw.col("_hcup")),
             # Of open stays only.
-            _open_days=nw.when(nw.col("_is_open") & (nw.col("_so_far") >= 0)).then(
-                nw.col("_so_far")
-            ),
+            _open_days=nw.when(nw.col("_is_open") & (nw.col("_so_far") >= 0)).then(nw.col("_so_far")),
         )
     )
     lengths = rates(
@@ -85,20 +74,15 @@ def length_of_stay(stays: Frame, as_of: nw.Expr) -> Frame:
         },
     )
     open_days = with_totals(
-        frame,
-        ("period_month", "stay_class"),
-        ("hospital_id",),
-        {"open_days_so_far_average": exact_mean("_open_days")},
+        frame, ("period_month", "stay_class"), ("hospital_id",), {"open_days_so_far_average": exact_mean("_open_days")}
     )
-    return lengths.join(
-        open_days, on=["period_month", "stay_class", "hospital_id"], how="left"
-    ).with_columns(los_hcup_days_sum=nw.coalesce(nw.col("los_hcup_days_sum"), nw.lit(0)))
+    return lengths.join(open_days, on=["period_month", "stay_class", "hospital_id"], how="left").with_columns(
+        los_hcup_days_sum=nw.coalesce(nw.col("los_hcup_days_sum"), nw.lit(0))
+    )
 
 
 @dg.asset(**table("kpi_overstays"))
-def kpi_overstays(
-    fact_patient_flow: Frame, dim_hospital: Frame, dim_department: Frame, clock: ClockResource
-) -> Frame:
+def kpi_overstays(fact_patient_flow: Frame, dim_hospital: Frame, dim_department: Frame, clock: ClockResource) -> Frame:
     """Stays of more than 50 hours, by hospital and last department."""
     as_of = nw.lit(clock.now()).cast(nw.Datetime("us", "UTC"))
     stays = stays_of(fact_patient_flow, dim_hospital, dim_department)
@@ -128,14 +112,10 @@ def overstays(stays: Frame, as_of: nw.Expr) -> Frame:
 
 
 @dg.asset(**table("kpi_discharge_before_noon_daily"))
-def kpi_discharge_before_noon_daily(
-    fact_patient_flow: Frame, dim_hospital: Frame, dim_department: Frame
-) -> Frame:
+def kpi_discharge_before_noon_daily(fact_patient_flow: Frame, dim_hospital: Frame, dim_department: Frame) -> Frame:
     """Inpatients discharged alive before noon."""
     stays = stays_of(fact_patient_flow, dim_hospital, dim_department)
-    return before_noon(stays).select(
-        nw.col(*CONTRACTS["kpi_discharge_before_noon_daily"].column_names)
-    )
+    return before_noon(stays).select(nw.col(*CONTRACTS["kpi_discharge_before_noon_daily"].column_names))
 
 
 def before_noon(stays: Frame) -> Frame:
@@ -147,9 +127,6 @@ def before_noon(stays: Frame) -> Frame:
         inpatient,
         ("service_date", "period_date"),
         ("hospital_id",),
-        excluded={
-            "open": nw.col("stay_end_at").is_null(),
-            "expired": nw.col("discharge_disposition") == "expired",
-        },
+        excluded={"open": nw.col("stay_end_at").is_null(), "expired": nw.col("discharge_disposition") == "expired"},
         counted={"numerator_count": nw.col("end_local").dt.hour() < NOON_HOUR},
     )

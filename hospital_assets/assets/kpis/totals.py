@@ -12,12 +12,7 @@ from hospital_assets.contracts.kpis import ALL
 from hospital_assets.warehouse.dialect import Frame, checkpoint
 
 
-def with_totals(
-    frame: Frame,
-    by: Sequence[str],
-    totalled: Sequence[str],
-    figures: Mapping[str, nw.Expr],
-) -> Frame:
+def with_totals(frame: Frame, by: Sequence[str], totalled: Sequence[str], figures: Mapping[str, nw.Expr]) -> Frame:
     """Aggregate by some columns, and by every subset of the totalled ones (`all` in the others).
 
     Each total is computed from the rows, so medians and distinct counts are right.
@@ -31,9 +26,7 @@ def with_totals(
     levels = []
     for pooled in itertools.product((False, True), repeat=len(totalled)):
         collapsed = [name for name, is_pooled in zip(totalled, pooled, strict=True) if is_pooled]
-        level = (
-            frame.with_columns(**{name: nw.lit(ALL) for name in collapsed}) if collapsed else frame
-        )
+        level = frame.with_columns(**{name: nw.lit(ALL) for name in collapsed}) if collapsed else frame
         levels.append(level.group_by(*by, *totalled).agg(**figures))
     return nw.concat(levels, how="vertical")
 
@@ -65,34 +58,23 @@ def rates(
         columns, value_pct (where there is a numerator), and the figures.
     """
     reason = nw.coalesce(
-        *(nw.when(condition).then(nw.lit(name)) for name, condition in excluded.items()),
-        nw.lit("none"),
+        *(nw.when(condition).then(nw.lit(name)) for name, condition in excluded.items()), nw.lit("none")
     )
     is_in = nw.col("_reason") == "none"
     marked = frame.with_columns(_reason=reason).select(
         *by,
         *totalled,
         **{name: nw.when(is_in).then(nw.col(name)) for name in of},
-        **{
-            f"excluded_{name}_count": (nw.col("_reason") == name).cast(nw.Int64)
-            for name in excluded
-        },
+        **{f"excluded_{name}_count": (nw.col("_reason") == name).cast(nw.Int64) for name in excluded},
         denominator_count=is_in.cast(nw.Int64),
-        **{
-            name: nw.coalesce(is_in & condition, nw.lit(False)).cast(nw.Int64)
-            for name, condition in counted.items()
-        },
+        **{name: nw.coalesce(is_in & condition, nw.lit(False)).cast(nw.Int64) for name, condition in counted.items()},
     )
     sums = ("denominator_count", *(f"excluded_{name}_count" for name in excluded), *counted)
     found = with_totals(
         checkpoint(marked),
         by,
         totalled,
-        {
-            "population_count": nw.len(),
-            **{name: nw.col(name).sum() for name in sums},
-            **figures,
-        },
+        {"population_count": nw.len(), **{name: nw.col(name).sum() for name in sums}, **figures},
     )
     if "numerator_count" not in counted:
         return found

@@ -16,14 +16,10 @@ GROUPS = ("hospital_id", "department_name", "triage_level")
 
 
 @dg.asset(**table("kpi_waits_daily"))
-def kpi_waits_daily(
-    fact_emergency_visits: Frame, dim_hospital: Frame, dim_department: Frame
-) -> Frame:
+def kpi_waits_daily(fact_emergency_visits: Frame, dim_hospital: Frame, dim_department: Frame) -> Frame:
     """Waits of each day by hospital, department and triage level, with totals."""
     visits = labelled(fact_emergency_visits, dim_hospital, dim_department)
-    return wait_figures(visits, by=("service_date",)).select(
-        nw.col(*CONTRACTS["kpi_waits_daily"].column_names)
-    )
+    return wait_figures(visits, by=("service_date",)).select(nw.col(*CONTRACTS["kpi_waits_daily"].column_names))
 
 
 @dg.asset(**table("kpi_waits"))
@@ -37,9 +33,9 @@ def kpi_waits(fact_emergency_visits: Frame, dim_hospital: Frame, dim_department:
 def kpi_waits_rolling(kpi_waits_daily: Frame) -> Frame:
     """Seven-day pooled average: the sums of the days over the counts of the days."""
     days = checkpoint(
-        kpi_waits_daily.filter(
-            nw.col("department_name") == ALL, nw.col("triage_level") == ALL
-        ).select("service_date", "hospital_id", "wait_count", "wait_sum_minutes")
+        kpi_waits_daily.filter(nw.col("department_name") == ALL, nw.col("triage_level") == ALL).select(
+            "service_date", "hospital_id", "wait_count", "wait_sum_minutes"
+        )
     )
     window = days.select(
         "hospital_id",
@@ -79,11 +75,7 @@ def labelled(visits: Frame, hospitals: Frame, departments: Frame) -> Frame:
     """Visits with the names that KPIs group by."""
     return (
         visits.join(hospitals.select("hospital_key", "hospital_id"), on="hospital_key", how="left")
-        .join(
-            departments.select("department_key", "department_name"),
-            on="department_key",
-            how="left",
-        )
+        .join(departments.select("department_key", "department_name"), on="department_key", how="left")
         .with_columns(triage_level=triage_label())
     )
 
@@ -103,10 +95,7 @@ def wait_figures(visits: Frame, by: tuple[str, ...]) -> Frame:
         *by,
         *GROUPS,
         "wait_minutes",
-        **{
-            name: nw.coalesce(holds, nw.lit(False)).cast(nw.Int64)
-            for name, holds in excluded.items()
-        },
+        **{name: nw.coalesce(holds, nw.lit(False)).cast(nw.Int64) for name, holds in excluded.items()},
     )
     return with_totals(
         checkpoint(needed),
@@ -123,7 +112,5 @@ def wait_figures(visits: Frame, by: tuple[str, ...]) -> Frame:
         },
     ).with_columns(
         wait_sum_minutes=nw.coalesce(nw.col("wait_sum_minutes"), nw.lit(0.0)),
-        wait_average_minutes=nw.when(nw.col("wait_count") > 0).then(
-            nw.col("wait_sum_minutes") / nw.col("wait_count")
-        ),
+        wait_average_minutes=nw.when(nw.col("wait_count") > 0).then(nw.col("wait_sum_minutes") / nw.col("wait_count")),
     )

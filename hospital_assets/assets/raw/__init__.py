@@ -21,9 +21,7 @@ def raw_landed_files(context: dg.AssetExecutionContext, landing: LandingResource
     """The ledger: every landed file, what it holds, and what became of it."""
     with without_values("the landed files could not be read"):
         ledger = landing.open().discover(landing.known_files(), landing.set_aside())
-    states = {
-        f"files_{state}": count for state, count in ledger["state"].value_counts().iter_rows()
-    }
+    states = {f"files_{state}": count for state, count in ledger["state"].value_counts().iter_rows()}
     context.add_output_metadata({"files": ledger["source_file"].n_unique(), **states})
     return ledger
 
@@ -32,9 +30,7 @@ def raw_subject(subject: str) -> dg.AssetsDefinition:
     """The raw table of a subject: the records of its files that fall into the run's days."""
 
     @dg.asset(**table(f"raw_{subject}"))
-    def raw(
-        context: dg.AssetExecutionContext, raw_landed_files: pl.DataFrame, landing: LandingResource
-    ) -> Frame:
+    def raw(context: dg.AssetExecutionContext, raw_landed_files: pl.DataFrame, landing: LandingResource) -> Frame:
         period = period_of(context) if CONTRACTS[f"raw_{subject}"].partitioned else None
         with without_values(f"the landed {subject} could not be read"):
             return landing.open(f"raw_{subject}").read(subject, raw_landed_files, period)

@@ -44,36 +44,74 @@ def capacity(mart: Mart, where: Slice) -> Page:
     newest = found["occupancy"].points[-1:] or None
     cards = [
         Card(
-            "occupancy", "Occupancy", number(newest[0].value, 1) if newest else "\u2013",
-            "%" if newest else "", f"{newest[0].day.day} {newest[0].day:%b}, {number(newest[0].n)} beds" if newest else TOO_FEW,
-            found["occupancy"].latest, spark_of(found["occupancy"]), measure_of("kpi_occupancy_daily"), ("triage",),
+            "occupancy",
+            "Occupancy",
+            number(newest[0].value, 1) if newest else "\u2013",
+            "%" if newest else "",
+            f"{newest[0].day.day} {newest[0].day:%b}, {number(newest[0].n)} beds" if newest else TOO_FEW,
+            found["occupancy"].latest,
+            spark_of(found["occupancy"]),
+            measure_of("kpi_occupancy_daily"),
+            ("triage",),
         ),
-        rate_card("boarded", "Boarded over four hours", boarded.total, found["boarded"],
-                   measure_of("kpi_boarding_daily", 1), ignores),
-        rate_card("before-noon", "Discharged before noon", noon.total, found["before_noon"],
-                   measure_of("kpi_discharge_before_noon_daily"), ignores),
+        rate_card(
+            "boarded",
+            "Boarded over four hours",
+            boarded.total,
+            found["boarded"],
+            measure_of("kpi_boarding_daily", 1),
+            ignores,
+        ),
+        rate_card(
+            "before-noon",
+            "Discharged before noon",
+            noon.total,
+            found["before_noon"],
+            measure_of("kpi_discharge_before_noon_daily"),
+            ignores,
+        ),
         Card(
-            "net", "In minus out", number(beds.total["net"] or 0), "patients",
-            "sum of the days; above 0 beds fill up", measure=measure_of("kpi_department_flow_daily"),
+            "net",
+            "In minus out",
+            number(beds.total["net"] or 0),
+            "patients",
+            "sum of the days; above 0 beds fill up",
+            measure=measure_of("kpi_department_flow_daily"),
             ignores=("triage",),
         ),
-    ]  # fmt: skip
+    ]
     figures = [
-        control_figure("occupancy-trend", "Occupancy", found["occupancy"], unit="%", span=8,
-                       measure=measure_of("kpi_occupancy_daily"), ignores=("triage",), noun="occupancy",
-                       note="Occupied of offered bed-minutes; n is beds, summed over the days."),
+        control_figure(
+            "occupancy-trend",
+            "Occupancy",
+            found["occupancy"],
+            unit="%",
+            span=8,
+            measure=measure_of("kpi_occupancy_daily"),
+            ignores=("triage",),
+            noun="occupancy",
+            note="Occupied of offered bed-minutes; n is beds, summed over the days.",
+        ),
         _crowding(mart, where),
         _wards(mart, where),
         _census(mart, where),
         _in_and_out(beds, where),
-        control_figure("noon-trend", "Discharged before noon", found["before_noon"], unit="%", span=6,
-                       measure=measure_of("kpi_discharge_before_noon_daily"), ignores=ignores, height=210,
-                       is_share=True),
+        control_figure(
+            "noon-trend",
+            "Discharged before noon",
+            found["before_noon"],
+            unit="%",
+            span=6,
+            measure=measure_of("kpi_discharge_before_noon_daily"),
+            ignores=ignores,
+            height=210,
+            is_share=True,
+        ),
         _boarding(mart, where),
         _stays(mart, where),
         _overstays(mart, where),
         _blood_mix(mart, where),
-    ]  # fmt: skip
+    ]
     return Page(news(found), cards, figures)
 
 
@@ -81,23 +119,49 @@ def _wards(mart: Mart, where: Slice) -> Figure:
     rows = data.occupancy_now(mart, where)
     measure = measure_of("kpi_occupancy_daily")
     if not rows:
-        return empty(
-            "wards", "Departments", "No department with known beds in this slice", 12, measure
-        )
+        return empty("wards", "Departments", "No department with known beds in this slice", 12, measure)
     most = max([*(r["peak_pct"] or 0 for r in rows), 100.0])
     full = [r for r in rows if (r["time_weighted_pct"] or 0) > 92]
     return Figure(
-        "wards", f"{len(full)} of {len(rows)} departments over 92 % on {where.last.day} {where.last:%b}",
-        f"Time-weighted occupancy, bar to {number(most)} %; mark: 92 %", "table",
-        (Column("Hospital"), Column("Department"), Column("", is_wide=True), Column("%", 1), Column("Beds", 0),
-         Column("At midnight", 0), Column("Peak", 0), Column("Peak %", 0)),
-        [[mart.known.hospitals.get(r["hospital_id"], r["hospital_id"]), r["department_name"],
-          Drawn(svg.bar((r["time_weighted_pct"] or 0) / most, "full" if (r["time_weighted_pct"] or 0) > 92 else "", target=92 / most)),
-          r["time_weighted_pct"], r["bed_capacity"], r["midnight_patients_count"], r["peak_patients_count"], r["peak_pct"]]
-         for r in sorted(rows, key=lambda r: -(r["time_weighted_pct"] or 0))[:20]],
-        span=12, measure=measure, n=sum(r["bed_capacity"] for r in rows), ignores=("triage",),
+        "wards",
+        f"{len(full)} of {len(rows)} departments over 92 % on {where.last.day} {where.last:%b}",
+        f"Time-weighted occupancy, bar to {number(most)} %; mark: 92 %",
+        "table",
+        (
+            Column("Hospital"),
+            Column("Department"),
+            Column("", is_wide=True),
+            Column("%", 1),
+            Column("Beds", 0),
+            Column("At midnight", 0),
+            Column("Peak", 0),
+            Column("Peak %", 0),
+        ),
+        [
+            [
+                mart.known.hospitals.get(r["hospital_id"], r["hospital_id"]),
+                r["department_name"],
+                Drawn(
+                    svg.bar(
+                        (r["time_weighted_pct"] or 0) / most,
+                        "full" if (r["time_weighted_pct"] or 0) > 92 else "",
+                        target=92 / most,
+                    )
+                ),
+                r["time_weighted_pct"],
+                r["bed_capacity"],
+                r["midnight_patients_count"],
+                r["peak_patients_count"],
+                r["peak_pct"],
+            ]
+            for r in sorted(rows, key=lambda r: -(r["time_weighted_pct"] or 0))[:20]
+        ],
+        span=12,
+        measure=measure,
+        n=sum(r["bed_capacity"] for r in rows),
+        ignores=("triage",),
         note="The twenty fullest; n is beds." if len(rows) > 20 else "n is beds.",
-    )  # fmt: skip
+    )
 
 
 def _census(mart: Mart, where: Slice) -> Figure:
@@ -107,16 +171,28 @@ def _census(mart: Mart, where: Slice) -> Figure:
         return empty("census", "Patients by hour", "No hourly census in this slice", 12, measure)
     peak = max(rows, key=lambda r: r["patients_count"])
     return Figure(
-        "census", f"Most patients at once: {number(peak['patients_count'])}, {peak['hour_local']:%a %H:%M}",
-        "Patients at the start of each local hour of the last seven days, and staffed beds", "series",
+        "census",
+        f"Most patients at once: {number(peak['patients_count'])}, {peak['hour_local']:%a %H:%M}",
+        "Patients at the start of each local hour of the last seven days, and staffed beds",
+        "series",
         (Column("Hour"), Column("Patients", 0), Column("Staffed beds", 0)),
         [[f"{r['hour_local']:%Y-%m-%d %H:%M}", r["patients_count"], r["beds"]] for r in rows],
-        series([r["hour_local"].isoformat(timespec="minutes") for r in rows],
-               [line("beds", [r["beds"] for r in rows], "step"),
-                line("patients", [r["patients_count"] for r in rows], "actual")],
-               unit="patients", digits=0, zero=True),
-        12, measure, None, ("triage",), height=230,
-    )  # fmt: skip
+        series(
+            [r["hour_local"].isoformat(timespec="minutes") for r in rows],
+            [
+                line("beds", [r["beds"] for r in rows], "step"),
+                line("patients", [r["patients_count"] for r in rows], "actual"),
+            ],
+            unit="patients",
+            digits=0,
+            zero=True,
+        ),
+        12,
+        measure,
+        None,
+        ("triage",),
+        height=230,
+    )
 
 
 def _crowding(mart: Mart, where: Slice) -> Figure:
@@ -128,13 +204,33 @@ def _crowding(mart: Mart, where: Slice) -> Figure:
     worst = max(known, key=lambda r: r["overcrowded_pct"])
     name = worst["hospital_id"]
     return Figure(
-        "crowding", f"Overcrowded most often: {name}, {number(worst['overcrowded_pct'], 1)} % of hours",
-        "NEDOCS at the start of each hour: median, worst, share of hours over 100", "table",
-        (Column("Hospital"), Column("Median", 0), Column("Worst", 0), Column("", is_wide=True), Column("Over 100 %", 1)),
-        [[r["hospital_id"], r["median"], r["worst"], Drawn(svg.bar((r["overcrowded_pct"] or 0) / 100)), r["overcrowded_pct"]]
-         for r in rows],
-        span=4, measure=measure, n=sum(r["hours_count"] for r in rows), ignores=("department", "triage"), note="n is hours.",
-    )  # fmt: skip
+        "crowding",
+        f"Overcrowded most often: {name}, {number(worst['overcrowded_pct'], 1)} % of hours",
+        "NEDOCS at the start of each hour: median, worst, share of hours over 100",
+        "table",
+        (
+            Column("Hospital"),
+            Column("Median", 0),
+            Column("Worst", 0),
+            Column("", is_wide=True),
+            Column("Over 100 %", 1),
+        ),
+        [
+            [
+                r["hospital_id"],
+                r["median"],
+                r["worst"],
+                Drawn(svg.bar((r["overcrowded_pct"] or 0) / 100)),
+                r["overcrowded_pct"],
+            ]
+            for r in rows
+        ],
+        span=4,
+        measure=measure,
+        n=sum(r["hours_count"] for r in rows),
+        ignores=("department", "triage"),
+        note="n is hours.",
+    )
 
 
 def _in_and_out(beds: OverTime, where: Slice) -> Figure:
@@ -146,35 +242,69 @@ def _in_and_out(beds: OverTime, where: Slice) -> Figure:
     days = [point.day.isoformat() for point in inflow]
     each = "by day" if where.grain == "day" else f"a day, by {where.grain}"
     return Figure(
-        "net-trend", f"In and out: {number(abs(net))} {'more came than left' if net >= 0 else 'more left than came'}",
-        f"Patients who entered and left {each}; without the emergency department unless it is chosen", "series",
+        "net-trend",
+        f"In and out: {number(abs(net))} {'more came than left' if net >= 0 else 'more left than came'}",
+        f"Patients who entered and left {each}; without the emergency department unless it is chosen",
+        "series",
         (Column(where.grain.capitalize()), Column("In", 0), Column("Out", 0), Column("Net", 0)),
-        [[day, came.value, left.value, came.value - left.value]
-         for day, came, left in zip(days, inflow, outflow, strict=True)],
-        series(days, [line("out", [point.value for point in outflow], "light"),
-                      line("in", [point.value for point in inflow], "actual")], unit="patients", digits=0, zero=True),
-        6, measure, beds.total["inflow"], ("triage",), height=210,
-    )  # fmt: skip
+        [
+            [day, came.value, left.value, came.value - left.value]
+            for day, came, left in zip(days, inflow, outflow, strict=True)
+        ],
+        series(
+            days,
+            [
+                line("out", [point.value for point in outflow], "light"),
+                line("in", [point.value for point in inflow], "actual"),
+            ],
+            unit="patients",
+            digits=0,
+            zero=True,
+        ),
+        6,
+        measure,
+        beds.total["inflow"],
+        ("triage",),
+        height=210,
+    )
 
 
 def _boarding(mart: Mart, where: Slice) -> Figure:
     rows = data.boarding_by_destination(mart, where)
     measure = measure_of("kpi_boarding_daily")
-    known = [
-        r for r in rows if (r["denominator_count"] or 0) >= FEW and r["average_minutes"] is not None
-    ]
+    known = [r for r in rows if (r["denominator_count"] or 0) >= FEW and r["average_minutes"] is not None]
     if not known:
         return empty("boarding", "Waiting for a bed", TOO_FEW, 6, measure)
     longest = max(known, key=lambda r: r["average_minutes"])
     return Figure(
-        "boarding", f"Longest wait for a bed: {longest['destination_department']}, {number(longest['average_minutes'])} min",
-        "Average minutes from decision to departure, by the department admitted to", "table",
-        (Column("Admitted to"), Column("", is_wide=True), Column("Average min", 0), Column("Over 4 h", 0),
-         Column("Over 12 h", 0), Column("n", 0)),
-        [[r["destination_department"], Drawn(svg.bar(r["average_minutes"] / longest["average_minutes"])),
-          r["average_minutes"], r["over_4_hours_count"], r["over_12_hours_count"], r["denominator_count"]] for r in known],
-        span=6, measure=measure, n=sum(r["denominator_count"] for r in known), ignores=("department", "triage"),
-    )  # fmt: skip
+        "boarding",
+        f"Longest wait for a bed: {longest['destination_department']}, {number(longest['average_minutes'])} min",
+        "Average minutes from decision to departure, by the department admitted to",
+        "table",
+        (
+            Column("Admitted to"),
+            Column("", is_wide=True),
+            Column("Average min", 0),
+            Column("Over 4 h", 0),
+            Column("Over 12 h", 0),
+            Column("n", 0),
+        ),
+        [
+            [
+                r["destination_department"],
+                Drawn(svg.bar(r["average_minutes"] / longest["average_minutes"])),
+                r["average_minutes"],
+                r["over_4_hours_count"],
+                r["over_12_hours_count"],
+                r["denominator_count"],
+            ]
+            for r in known
+        ],
+        span=6,
+        measure=measure,
+        n=sum(r["denominator_count"] for r in known),
+        ignores=("department", "triage"),
+    )
 
 
 def _stays(mart: Mart, where: Slice) -> Figure:
@@ -183,22 +313,44 @@ def _stays(mart: Mart, where: Slice) -> Figure:
     known = [r for r in rows if (r["denominator_count"] or 0) >= FEW]
     if not known:
         return empty("stays", "Length of stay", TOO_FEW, 6, measure)
-    inpatient = [
-        r for r in known if r["stay_class"] == "inpatient" and r["los_hours_median"] is not None
-    ]
+    inpatient = [r for r in known if r["stay_class"] == "inpatient" and r["los_hours_median"] is not None]
     title = (
         f"Length of stay: inpatients {number(inpatient[-1]['los_hours_median'], 1)} h in the middle"
-        if inpatient else "Length of stay"
-    )  # fmt: skip
+        if inpatient
+        else "Length of stay"
+    )
     return Figure(
-        "stays", title, "By month of discharge and class of stay", "table",
-        (Column("Class"), Column("Month"), Column("Median h", 1), Column("Average h", 1),
-         Column("Calendar days", 2), Column("n", 0), Column("Open", 0)),
-        [[r["stay_class"], f"{r['period_month']:%b %Y}", r["los_hours_median"], r["los_hours_average"],
-          r["los_hcup_days_average"], r["denominator_count"], r["excluded_open_count"]] for r in known],
-        span=6, measure=measure, n=sum(r["denominator_count"] for r in known), ignores=("department", "triage"),
+        "stays",
+        title,
+        "By month of discharge and class of stay",
+        "table",
+        (
+            Column("Class"),
+            Column("Month"),
+            Column("Median h", 1),
+            Column("Average h", 1),
+            Column("Calendar days", 2),
+            Column("n", 0),
+            Column("Open", 0),
+        ),
+        [
+            [
+                r["stay_class"],
+                f"{r['period_month']:%b %Y}",
+                r["los_hours_median"],
+                r["los_hours_average"],
+                r["los_hcup_days_average"],
+                r["denominator_count"],
+                r["excluded_open_count"],
+            ]
+            for r in known
+        ],
+        span=6,
+        measure=measure,
+        n=sum(r["denominator_count"] for r in known),
+        ignores=("department", "triage"),
         note="Stays that began near the end and are long are still open, so the last month looks shorter than it is.",
-    )  # fmt: skip
+    )
 
 
 def _overstays(mart: Mart, where: Slice) -> Figure:
@@ -209,14 +361,34 @@ def _overstays(mart: Mart, where: Slice) -> Figure:
     n = sum(r["denominator_count"] for r in rows)
     count = sum(r["numerator_count"] or 0 for r in rows)
     return Figure(
-        "overstays", f"Overstays: {number(100 * count / n, 1)} % stay longer than 50 hours",
-        "Stays by the department they ended or are in", "table",
-        (Column("Department"), Column("", is_wide=True), Column("%", 1), Column("Over 50 h", 0),
-         Column("Still there", 0), Column("n", 0)),
-        [[r["department_name"], Drawn(svg.bar((r["value_pct"] or 0) / 100)), r["value_pct"], r["numerator_count"],
-          r["open_numerator_count"], r["denominator_count"]] for r in rows],
-        span=6, measure=measure, n=n, ignores=("period", "department", "triage"),
-    )  # fmt: skip
+        "overstays",
+        f"Overstays: {number(100 * count / n, 1)} % stay longer than 50 hours",
+        "Stays by the department they ended or are in",
+        "table",
+        (
+            Column("Department"),
+            Column("", is_wide=True),
+            Column("%", 1),
+            Column("Over 50 h", 0),
+            Column("Still there", 0),
+            Column("n", 0),
+        ),
+        [
+            [
+                r["department_name"],
+                Drawn(svg.bar((r["value_pct"] or 0) / 100)),
+                r["value_pct"],
+                r["numerator_count"],
+                r["open_numerator_count"],
+                r["denominator_count"],
+            ]
+            for r in rows
+        ],
+        span=6,
+        measure=measure,
+        n=n,
+        ignores=("period", "department", "triage"),
+    )
 
 
 def _blood_mix(mart: Mart, where: Slice) -> Figure:
@@ -228,10 +400,24 @@ def _blood_mix(mart: Mart, where: Slice) -> Figure:
     rows.sort(key=lambda r: order.get(r["blood_group"], 9))
     most = max(max(r["share_pct"], r["reference_share_pct"] or 0) for r in rows)
     return Figure(
-        "blood-mix", "Blood groups beside the US population", "Percent of patients with a known group; mark: US reference", "table",
+        "blood-mix",
+        "Blood groups beside the US population",
+        "Percent of patients with a known group; mark: US reference",
+        "table",
         (Column("Group"), Column("", is_wide=True), Column("%", 1), Column("US %", 1), Column("Patients", 0)),
-        [[blood_group(r["blood_group"]), Drawn(svg.bar(r["share_pct"] / most, target=(r["reference_share_pct"] or 0) / most)),
-          r["share_pct"], r["reference_share_pct"], r["patient_count"]] for r in rows],
-        span=6, measure=measure, n=rows[0]["known_patient_count"], ignores=("period", "department", "triage"),
+        [
+            [
+                blood_group(r["blood_group"]),
+                Drawn(svg.bar(r["share_pct"] / most, target=(r["reference_share_pct"] or 0) / most)),
+                r["share_pct"],
+                r["reference_share_pct"],
+                r["patient_count"],
+            ]
+            for r in rows
+        ],
+        span=6,
+        measure=measure,
+        n=rows[0]["known_patient_count"],
+        ignores=("period", "department", "triage"),
         note="Stock is not in the data, so days of cover cannot be shown.",
-    )  # fmt: skip
+    )

@@ -27,16 +27,20 @@ from hospital_assets.dashboard.svg import number
 _WATCHED = {
     "respiratory": (
         "Respiratory infections",
-        ("Influenza", "Acute upper respiratory infection", "Acute bronchitis and bronchiolitis",
-         "Pneumonia", "COVID-19"),
+        (
+            "Influenza",
+            "Acute upper respiratory infection",
+            "Acute bronchitis and bronchiolitis",
+            "Pneumonia",
+            "COVID-19",
+        ),
     ),
     "sepsis": ("Sepsis", ("Sepsis",)),
     "injury": (
         "Injuries",
-        ("Head injury", "Injury of arm and hand", "Injury of leg and foot",
-         "Multiple and unspecified injury"),
+        ("Head injury", "Injury of arm and hand", "Injury of leg and foot", "Multiple and unspecified injury"),
     ),
-}  # fmt: skip
+}
 
 
 def conditions(mart: Mart, where: Slice) -> Page:
@@ -51,17 +55,42 @@ def conditions(mart: Mart, where: Slice) -> Page:
         trends = data.condition_trends(mart, where, [r["icd_code"] for r in rows])
         each = "month" if data.is_by_month(mart) else "week"
         history = len(next(iter(trends.values()), []))
-        figures.append(Figure(
-            "conditions", f"Commonest: {rows[0]['condition_name'] or rows[0]['icd_code']}",
-            "Visits by principal diagnosis, in percent of coded visits"
-            + (f"; lines: the last {history} {each}s, each on a scale of its own from 0" if trends else ""), "table",
-            (Column("Condition", is_wide=True), Column("Code"), Column("", is_wide=True), Column("Visits", 0), Column("%", 1),
-             *([Column(f"By {each}")] if trends else [])),
-            [[r["condition_name"] or "", r["icd_code"], Drawn(svg.bar(r["visit_count"] / most)), r["visit_count"], r["share_pct"],
-              *([Drawn(svg.sparkline(trends[r["icd_code"]], limits=(0, None), width=110, height=20))] if trends else [])]
-             for r in rows],
-            span=7, measure=measure, n=rows[0]["coded_visit_count"], ignores=ignores,
-        ))  # fmt: skip
+        figures.append(
+            Figure(
+                "conditions",
+                f"Commonest: {rows[0]['condition_name'] or rows[0]['icd_code']}",
+                "Visits by principal diagnosis, in percent of coded visits"
+                + (f"; lines: the last {history} {each}s, each on a scale of its own from 0" if trends else ""),
+                "table",
+                (
+                    Column("Condition", is_wide=True),
+                    Column("Code"),
+                    Column("", is_wide=True),
+                    Column("Visits", 0),
+                    Column("%", 1),
+                    *([Column(f"By {each}")] if trends else []),
+                ),
+                [
+                    [
+                        r["condition_name"] or "",
+                        r["icd_code"],
+                        Drawn(svg.bar(r["visit_count"] / most)),
+                        r["visit_count"],
+                        r["share_pct"],
+                        *(
+                            [Drawn(svg.sparkline(trends[r["icd_code"]], limits=(0, None), width=110, height=20))]
+                            if trends
+                            else []
+                        ),
+                    ]
+                    for r in rows
+                ],
+                span=7,
+                measure=measure,
+                n=rows[0]["coded_visit_count"],
+                ignores=ignores,
+            )
+        )
     else:
         figures.append(empty("conditions", "Commonest conditions", TOO_FEW, 7, measure))
     figures += [
@@ -72,9 +101,13 @@ def conditions(mart: Mart, where: Slice) -> Page:
         _equity(mart, people.result(), where),
         _procedures(mart, where),
         _by_month("returns", "Back within 72 hours", data.returns_by_month(mart, where), measure_of("kpi_returns")),
-        _by_month("readmissions", "Readmitted within 30 days", data.readmissions_by_month(mart, where),
-                  measure_of("kpi_readmissions")),
-    ]  # fmt: skip
+        _by_month(
+            "readmissions",
+            "Readmitted within 30 days",
+            data.readmissions_by_month(mart, where),
+            measure_of("kpi_readmissions"),
+        ),
+    ]
     return Page((), (), figures)
 
 
@@ -85,11 +118,20 @@ def _groups(mart: Mart, where: Slice) -> Figure:
         return empty("groups", "Groups of conditions", TOO_FEW, 5, measure)
     most = max(r["visit_count"] for r in rows)
     return Figure(
-        "groups", f"Largest group: {rows[0]['condition_group']}", "Visits by clinical group of the principal diagnosis", "table",
+        "groups",
+        f"Largest group: {rows[0]['condition_group']}",
+        "Visits by clinical group of the principal diagnosis",
+        "table",
         (Column("Group"), Column("", is_wide=True), Column("Visits", 0), Column("%", 1)),
-        [[r["condition_group"], Drawn(svg.bar(r["visit_count"] / most)), r["visit_count"], r["share_pct"]] for r in rows],
-        span=5, measure=measure, n=rows[0]["coded_visit_count"], ignores=("period", "department", "triage"),
-    )  # fmt: skip
+        [
+            [r["condition_group"], Drawn(svg.bar(r["visit_count"] / most)), r["visit_count"], r["share_pct"]]
+            for r in rows
+        ],
+        span=5,
+        measure=measure,
+        n=rows[0]["coded_visit_count"],
+        ignores=("period", "department", "triage"),
+    )
 
 
 def _surveillance(mart: Mart, where: Slice) -> list[Figure]:
@@ -97,12 +139,21 @@ def _surveillance(mart: Mart, where: Slice) -> list[Figure]:
     watched = data.surveillance(mart, where, {key: groups for key, (_, groups) in _WATCHED.items()})
     found = judged({key: (points, "lower") for key, points in watched.points.items()}, where)
     return [
-        control_figure(f"{key}-trend", label, found[key], unit="visits a day", measure=measure, span=4, digits=0,
-                       ignores=("department", "triage"), height=200)
+        control_figure(
+            f"{key}-trend",
+            label,
+            found[key],
+            unit="visits a day",
+            measure=measure,
+            span=4,
+            digits=0,
+            ignores=("department", "triage"),
+            height=200,
+        )
         if any(p.value for p in found[key].points)
         else empty(f"{key}-trend", label, "No visits by day of these groups in this publication", 4, measure)
         for key, (label, _) in _WATCHED.items()
-    ]  # fmt: skip
+    ]
 
 
 def _people(mart: Mart, where: Slice, characteristic: str, label: str) -> Figure:
@@ -114,39 +165,69 @@ def _people(mart: Mart, where: Slice, characteristic: str, label: str) -> Figure
     known.sort(key=lambda r: -r["visit_count"])
     most = max(r["visit_count"] for r in known)
     return Figure(
-        characteristic, f"{label}: {known[0]['category']} {number(known[0]['share_of_visits_pct'])} %",
-        "Visits, and visits per patient; shares of the population are not in the data", "table",
+        characteristic,
+        f"{label}: {known[0]['category']} {number(known[0]['share_of_visits_pct'])} %",
+        "Visits, and visits per patient; shares of the population are not in the data",
+        "table",
         (Column(label), Column("", is_wide=True), Column("Visits", 0), Column("%", 1), Column("Per patient", 2)),
-        [[r["category"], Drawn(svg.bar(r["visit_count"] / most)), r["visit_count"], r["share_of_visits_pct"],
-          r["visit_count"] / r["patient_count"]] for r in known],
-        span=4, measure=measure, n=sum(r["visit_count"] for r in known), ignores=("period", "department", "triage"),
-    )  # fmt: skip
+        [
+            [
+                r["category"],
+                Drawn(svg.bar(r["visit_count"] / most)),
+                r["visit_count"],
+                r["share_of_visits_pct"],
+                r["visit_count"] / r["patient_count"],
+            ]
+            for r in known
+        ],
+        span=4,
+        measure=measure,
+        n=sum(r["visit_count"] for r in known),
+        ignores=("period", "department", "triage"),
+    )
 
 
 def _equity(mart: Mart, people: list[Row], where: Slice) -> Figure:
-    rows = [
-        r
-        for r in people
-        if r["characteristic"] and r["wait_count"] >= FEW and r["error"] is not None
-    ]
+    rows = [r for r in people if r["characteristic"] and r["wait_count"] >= FEW and r["error"] is not None]
     measure = measure_of("kpi_waits")
     if not rows:
         return no_visits(mart, "equity", "Wait by group of people", measure)
     high = max(r["average"] + 1.96 * r["error"] for r in rows)
     sexes = [r for r in rows if r["characteristic"] == "sex"] or rows
-    overall = sum(r["average"] * r["wait_count"] for r in sexes) / sum(
-        r["wait_count"] for r in sexes
-    )
+    overall = sum(r["average"] * r["wait_count"] for r in sexes) / sum(r["wait_count"] for r in sexes)
     apart = sum(abs(r["average"] - overall) > 1.96 * r["error"] for r in rows)
     return Figure(
-        "equity", f"Wait by group: {apart} of {len(rows)} differ from the average of {number(overall, 1)} min",
-        f"Average minutes and its 95 % interval, not adjusted for triage; {visit_days(where)}", "table",
-        (Column("Group"), Column("95 % interval", is_wide=True), Column("Average", 1), Column("from", 1), Column("to", 1), Column("n", 0)),
-        [[r["category"],
-          Drawn(svg.range_mark(max(r["average"] - 1.96 * r["error"], 0) / high, (r["average"] + 1.96 * r["error"]) / high)),
-          r["average"], r["average"] - 1.96 * r["error"], r["average"] + 1.96 * r["error"], r["wait_count"]] for r in rows],
-        span=6, measure=measure, n=sum(r["wait_count"] for r in rows if r["characteristic"] == "sex"),
-    )  # fmt: skip
+        "equity",
+        f"Wait by group: {apart} of {len(rows)} differ from the average of {number(overall, 1)} min",
+        f"Average minutes and its 95 % interval, not adjusted for triage; {visit_days(where)}",
+        "table",
+        (
+            Column("Group"),
+            Column("95 % interval", is_wide=True),
+            Column("Average", 1),
+            Column("from", 1),
+            Column("to", 1),
+            Column("n", 0),
+        ),
+        [
+            [
+                r["category"],
+                Drawn(
+                    svg.range_mark(
+                        max(r["average"] - 1.96 * r["error"], 0) / high, (r["average"] + 1.96 * r["error"]) / high
+                    )
+                ),
+                r["average"],
+                r["average"] - 1.96 * r["error"],
+                r["average"] + 1.96 * r["error"],
+                r["wait_count"],
+            ]
+            for r in rows
+        ],
+        span=6,
+        measure=measure,
+        n=sum(r["wait_count"] for r in rows if r["characteristic"] == "sex"),
+    )
 
 
 def _procedures(mart: Mart, where: Slice) -> Figure:
@@ -156,27 +237,52 @@ def _procedures(mart: Mart, where: Slice) -> Figure:
         return empty("procedures", "Procedures", TOO_FEW, 6, measure)
     most = rows[0]["procedure_count"]
     return Figure(
-        "procedures", f"Commonest procedure: {rows[0]['procedure_name'] or rows[0]['procedure_code']}", "Procedures by code", "table",
+        "procedures",
+        f"Commonest procedure: {rows[0]['procedure_name'] or rows[0]['procedure_code']}",
+        "Procedures by code",
+        "table",
         (Column("Procedure"), Column("", is_wide=True), Column("Count", 0), Column("%", 1)),
-        [[r["procedure_name"] or r["procedure_code"], Drawn(svg.bar(r["procedure_count"] / most)), r["procedure_count"], r["share_pct"]]
-         for r in rows[:12]],
-        span=6, measure=measure, n=sum(r["procedure_count"] for r in rows), ignores=("period", "department", "triage"),
+        [
+            [
+                r["procedure_name"] or r["procedure_code"],
+                Drawn(svg.bar(r["procedure_count"] / most)),
+                r["procedure_count"],
+                r["share_pct"],
+            ]
+            for r in rows[:12]
+        ],
+        span=6,
+        measure=measure,
+        n=sum(r["procedure_count"] for r in rows),
+        ignores=("period", "department", "triage"),
         note="The commonest; n is those listed.",
-    )  # fmt: skip
+    )
 
 
 def _by_month(figure_id: str, label: str, rows: list[Row], measure: Measure) -> Figure:
     known = [r for r in rows if (r["denominator_count"] or 0) >= FEW and r["value_pct"] is not None]
     if not known:
-        return empty(
-            figure_id, label, "No month with enough patients whose time is over", 6, measure
-        )
+        return empty(figure_id, label, "No month with enough patients whose time is over", 6, measure)
     most = max(r["value_pct"] for r in known) or 1
     newest = known[-1]
     return Figure(
-        figure_id, f"{label}: {number(newest['value_pct'], 1)} %, {newest['period_month']:%B}", measure.definition, "table",
+        figure_id,
+        f"{label}: {number(newest['value_pct'], 1)} %, {newest['period_month']:%B}",
+        measure.definition,
+        "table",
         (Column("Month"), Column("", is_wide=True), Column("%", 1), Column("Count", 0), Column("n", 0)),
-        [[f"{r['period_month']:%b %Y}", Drawn(svg.bar(r["value_pct"] / most)), r["value_pct"], r["numerator_count"], r["denominator_count"]]
-         for r in known],
-        span=6, measure=measure, n=sum(r["denominator_count"] for r in known), ignores=("department", "triage"),
-    )  # fmt: skip
+        [
+            [
+                f"{r['period_month']:%b %Y}",
+                Drawn(svg.bar(r["value_pct"] / most)),
+                r["value_pct"],
+                r["numerator_count"],
+                r["denominator_count"],
+            ]
+            for r in known
+        ],
+        span=6,
+        measure=measure,
+        n=sum(r["denominator_count"] for r in known),
+        ignores=("department", "triage"),
+    )

@@ -33,9 +33,7 @@ from hospital_assets.dashboard.svg import number
 
 def flow(mart: Mart, where: Slice) -> Page:
     """From arrival to departure: where time goes, and against which standard."""
-    better: dict[str, Better] = {
-        "four_hour": "higher", "twelve": "lower", "lwbs": "lower", "critical": "lower",
-    }  # fmt: skip
+    better: dict[str, Better] = {"four_hour": "higher", "twelve": "lower", "lwbs": "lower", "critical": "lower"}
     rates = {name: data.rate(mart, where, name) for name in better}
     found = judged({name: (rates[name].points[name], better[name]) for name in better}, where)
     names = {
@@ -54,8 +52,17 @@ def flow(mart: Mart, where: Slice) -> Page:
         _stages(mart, where),
         _pathways(mart, ways, where),
         *(
-            control_figure(f"{name}-trend", label, found[name], unit="%", measure=measure, span=6,
-                           ignores=ignores, height=210, is_share=True)
+            control_figure(
+                f"{name}-trend",
+                label,
+                found[name],
+                unit="%",
+                measure=measure,
+                span=6,
+                ignores=ignores,
+                height=210,
+                is_share=True,
+            )
             for name, (label, measure) in names.items()
         ),
         _histogram(mart, where),
@@ -63,11 +70,14 @@ def flow(mart: Mart, where: Slice) -> Page:
         _endings(mart, ways, where),
         _handovers(mart, where),
         _op18(mart, where),
-        *(_units(mart, metric, label, measure) for metric, label, measure in (
-            ("four_hour_pct", "Within four hours, by hospital", measure_of("kpi_units")),
-            ("lwbs_pct", "Left without being seen, by hospital", measure_of("kpi_units")),
-        )),
-    ]  # fmt: skip
+        *(
+            _units(mart, metric, label, measure)
+            for metric, label, measure in (
+                ("four_hour_pct", "Within four hours, by hospital", measure_of("kpi_units")),
+                ("lwbs_pct", "Left without being seen, by hospital", measure_of("kpi_units")),
+            )
+        ),
+    ]
     return Page(news(found), cards, figures)
 
 
@@ -77,9 +87,13 @@ def _stages(mart: Mart, where: Slice) -> Figure:
     if row is None or row["arrival_n"] < FEW:
         return no_visits(mart, "stages", "The way through the department", measure, 12)
     names = {
-        "arrival": "Arrival", "triage": "Triage", "room": "Treatment room", "provider": "First provider",
-        "decision": "Decision", "departure": "Departure",
-    }  # fmt: skip
+        "arrival": "Arrival",
+        "triage": "Triage",
+        "room": "Treatment room",
+        "provider": "First provider",
+        "decision": "Decision",
+        "departure": "Departure",
+    }
     longest = max((row[f"{name}_p90"] or 0) for name in names if name != "arrival") or 1
     timed = [n for n in names if n != "arrival" and row[f"{n}_median"] is not None]
     slowest = max(timed, key=lambda n: row[f"{n}_median"], default="departure")
@@ -88,19 +102,40 @@ def _stages(mart: Mart, where: Slice) -> Figure:
         n = row[f"{name}_n"]
         share = 100 * n / row["arrival_n"]
         median, p90 = row.get(f"{name}_median"), row.get(f"{name}_p90")
-        cells.append([
-            label, n, share, Drawn(svg.bar(n / row["arrival_n"])), median, p90,
-            Drawn(svg.range_mark(median / longest, p90 / longest)) if median is not None and p90 is not None else "",
-        ])  # fmt: skip
+        cells.append(
+            [
+                label,
+                n,
+                share,
+                Drawn(svg.bar(n / row["arrival_n"])),
+                median,
+                p90,
+                Drawn(svg.range_mark(median / longest, p90 / longest))
+                if median is not None and p90 is not None
+                else "",
+            ]
+        )
     return Figure(
-        "stages", f"The way through: the longest step is up to {names[slowest].lower()}, "
+        "stages",
+        f"The way through: the longest step is up to {names[slowest].lower()}, "
         f"median {number(row[f'{slowest}_median'])} min",
-        f"Visits that reached each stage, and minutes since the stage before; {visit_days(where)}", "table",
-        (Column("Stage"), Column("Visits", 0), Column("% of arrivals", 1), Column("", is_wide=True),
-         Column("Median min", 1), Column("90th min", 1), Column("Median to 90th", is_wide=True)),
-        cells, span=12, measure=measure, n=row["arrival_n"],
+        f"Visits that reached each stage, and minutes since the stage before; {visit_days(where)}",
+        "table",
+        (
+            Column("Stage"),
+            Column("Visits", 0),
+            Column("% of arrivals", 1),
+            Column("", is_wide=True),
+            Column("Median min", 1),
+            Column("90th min", 1),
+            Column("Median to 90th", is_wide=True),
+        ),
+        cells,
+        span=12,
+        measure=measure,
+        n=row["arrival_n"],
         note=f"{number(row['lwbs_n'])} left without being seen.",
-    )  # fmt: skip
+    )
 
 
 def _histogram(mart: Mart, where: Slice) -> Figure:
@@ -120,11 +155,16 @@ def _histogram(mart: Mart, where: Slice) -> Figure:
         cells.append([label, Drawn(svg.bar(count / most)), count, 100 * count / n, 100 * seen / n])
     hour = 100 * sum(count for step, count in counts.items() if step < 2) / n
     return Figure(
-        "histogram", f"{number(hour)} % are seen within the hour",
-        f"Visits by minutes from door to provider, {visit_days(where)}", "table",
+        "histogram",
+        f"{number(hour)} % are seen within the hour",
+        f"Visits by minutes from door to provider, {visit_days(where)}",
+        "table",
         (Column("Minutes"), Column("", is_wide=True), Column("Visits", 0), Column("%", 1), Column("Seen by then %", 1)),
-        cells, span=6, measure=measure, n=n,
-    )  # fmt: skip
+        cells,
+        span=6,
+        measure=measure,
+        n=n,
+    )
 
 
 def _waits_by_hour(mart: Mart, where: Slice) -> Figure:
@@ -141,16 +181,24 @@ def _waits_by_hour(mart: Mart, where: Slice) -> Figure:
         return [by_hour[h][name] if h in by_hour else None for h in hours]
 
     return Figure(
-        "wait-hours", f"Who arrives at {worst['hour_of_day']:02d}:00 waits longest: median {number(worst['median'])} min",
+        "wait-hours",
+        f"Who arrives at {worst['hour_of_day']:02d}:00 waits longest: median {number(worst['median'])} min",
         f"Minutes by local hour of arrival: median, and from the 10th to the 90th percentile; {visit_days(where)}",
         "series",
         (Column("Hour"), Column("n", 0), Column("10th", 1), Column("Median", 1), Column("90th", 1)),
         [[f"{r['hour_of_day']:02d}:00", r["wait_count"], r["p10"], r["median"], r["p90"]] for r in shown],
-        series([f"{h:02d}:00" for h in hours], [line("median", values("median"), "actual")], unit="min",
-               bands=[{"name": "10th to 90th", "low": values("p10"), "high": values("p90"), "style": "spread"}],
-               zero=True),
-        6, measure, sum(r["wait_count"] for r in shown), height=300,
-    )  # fmt: skip
+        series(
+            [f"{h:02d}:00" for h in hours],
+            [line("median", values("median"), "actual")],
+            unit="min",
+            bands=[{"name": "10th to 90th", "low": values("p10"), "high": values("p90"), "style": "spread"}],
+            zero=True,
+        ),
+        6,
+        measure,
+        sum(r["wait_count"] for r in shown),
+        height=300,
+    )
 
 
 def _pathways(mart: Mart, rows: list[Row], where: Slice) -> Figure:
@@ -159,9 +207,7 @@ def _pathways(mart: Mart, rows: list[Row], where: Slice) -> Figure:
     n = sum(row["visit_count"] for row in rows)
     if n < FEW:
         return no_visits(mart, "pathways", "Ways through the department", measure, 12)
-    levels = {None: "Not triaged"} | {
-        int(level): f"{level} {name}" for level, name in mart.known.triage.items()
-    }
+    levels = {None: "Not triaged"} | {int(level): f"{level} {name}" for level, name in mart.known.triage.items()}
     columns: list[tuple[str, str, list[Any]]] = [
         ("Arrival", "arrival_mode", _commonest(rows, "arrival_mode")),
         ("Triage", "triage_level", [*(found for found in levels if found is not None), None]),
@@ -174,13 +220,9 @@ def _pathways(mart: Mart, rows: list[Row], where: Slice) -> Figure:
         return str(value).replace("_", " ").capitalize()
 
     def counted(*conditions: tuple[str, object]) -> int:
-        return sum(
-            r["visit_count"] for r in rows if all(r[name] == value for name, value in conditions)
-        )
+        return sum(r["visit_count"] for r in rows if all(r[name] == value for name, value in conditions))
 
-    there = [
-        (title, name, [v for v in values if counted((name, v))]) for title, name, values in columns
-    ]
+    there = [(title, name, [v for v in values if counted((name, v))]) for title, name, values in columns]
     flows = []
     table: list[list[Cell]] = []
     for at, ((_, start, starts), (_, end, ends)) in enumerate(itertools.pairwise(there)):
@@ -194,19 +236,26 @@ def _pathways(mart: Mart, rows: list[Row], where: Slice) -> Figure:
                 share = 100 * count / of if of >= FEW else None
                 table.append([named(start, a), named(end, b), count, share])
     most = max(rows, key=lambda r: r["visit_count"])
-    way = ", ".join(
-        named(name, most[name]).lower() for name in ("arrival_mode", "triage_level", "disposition")
-    )
+    way = ", ".join(named(name, most[name]).lower() for name in ("arrival_mode", "triage_level", "disposition"))
     return Figure(
-        "pathways", f"Commonest way: {way}, {number(100 * most['visit_count'] / n)} % of visits",
+        "pathways",
+        f"Commonest way: {way}, {number(100 * most['visit_count'] / n)} % of visits",
         f"Visits from arrival over triage to how they ended; stronger colour is more urgent; {visit_days(where)}",
-        "sankey", (Column("From"), Column("To"), Column("Visits", 0), Column("% of from", 1)), table,
-        {"columns": [
-            {"name": title, "nodes": [{"name": named(name, v), "value": counted((name, v))} for v in values]}
-            for title, name, values in there
-        ], "flows": flows},
-        12, measure, n, height=360,
-    )  # fmt: skip
+        "sankey",
+        (Column("From"), Column("To"), Column("Visits", 0), Column("% of from", 1)),
+        table,
+        {
+            "columns": [
+                {"name": title, "nodes": [{"name": named(name, v), "value": counted((name, v))} for v in values]}
+                for title, name, values in there
+            ],
+            "flows": flows,
+        },
+        12,
+        measure,
+        n,
+        height=360,
+    )
 
 
 def _commonest(rows: list[Row], name: str) -> list[str]:
@@ -235,13 +284,19 @@ def _endings(mart: Mart, rows: list[Row], where: Slice) -> Figure:
         return "too few" if 0 < count < FEW else 100 * count / of_mode[mode]
 
     return Figure(
-        "endings", f"{number(home)} % go home from the department",
-        f"Percent of each arrival mode by how the visit ended, {visit_days(where)}", "table",
+        "endings",
+        f"{number(home)} % go home from the department",
+        f"Percent of each arrival mode by how the visit ended, {visit_days(where)}",
+        "table",
         (Column("Ended"), *(Column(m.replace("_", " ").capitalize(), 1) for m in modes), Column("Visits", 0)),
-        [[e.replace("_", " ").capitalize(), *(said(m, e) for m in modes), sum(counts.get((m, e), 0) for m in modes)]
-         for e in ends],
-        span=6, measure=measure, n=n,
-    )  # fmt: skip
+        [
+            [e.replace("_", " ").capitalize(), *(said(m, e) for m in modes), sum(counts.get((m, e), 0) for m in modes)]
+            for e in ends
+        ],
+        span=6,
+        measure=measure,
+        n=n,
+    )
 
 
 def _handovers(mart: Mart, where: Slice) -> Figure:
@@ -250,53 +305,99 @@ def _handovers(mart: Mart, where: Slice) -> Figure:
     if row is None or row["n"] < FEW:
         return no_visits(mart, "handovers", "Ambulance handovers", measure)
     return Figure(
-        "handovers", f"Ambulance handover: {number(100 * row['over_15'] / row['n'], 1)} % take over 15 minutes",
-        f"Arrival to handover, median {number(row['median'], 1)} min; {visit_days(where)}", "table",
+        "handovers",
+        f"Ambulance handover: {number(100 * row['over_15'] / row['n'], 1)} % take over 15 minutes",
+        f"Arrival to handover, median {number(row['median'], 1)} min; {visit_days(where)}",
+        "table",
         (Column("Longer than"), Column("", is_wide=True), Column("Handovers", 0), Column("%", 1)),
-        [[f"{limit} min", Drawn(svg.bar(row[f"over_{limit}"] / row["n"])), row[f"over_{limit}"],
-          100 * row[f"over_{limit}"] / row["n"]] for limit in (15, 30, 60)],
-        span=6, measure=measure, n=row["n"],
-    )  # fmt: skip
+        [
+            [
+                f"{limit} min",
+                Drawn(svg.bar(row[f"over_{limit}"] / row["n"])),
+                row[f"over_{limit}"],
+                100 * row[f"over_{limit}"] / row["n"],
+            ]
+            for limit in (15, 30, 60)
+        ],
+        span=6,
+        measure=measure,
+        n=row["n"],
+    )
 
 
 def _op18(mart: Mart, where: Slice) -> Figure:
     rows = data.op18_by_month(mart, where)
     measure = measure_of("kpi_op18")
-    known = [
-        r for r in rows if r["median_minutes"] is not None and (r["denominator_count"] or 0) >= FEW
-    ]
+    known = [r for r in rows if r["median_minutes"] is not None and (r["denominator_count"] or 0) >= FEW]
     if not known:
         return empty("op18", "OP-18", TOO_FEW, 12, measure)
     newest = known[-1]
     return Figure(
-        "op18", f"OP-18b: discharged patients spend {number(newest['median_minutes'])} min, {newest['period_month']:%B}",
-        "Median minutes from arrival to departure by month of departure, without mental health and transfers", "table",
+        "op18",
+        f"OP-18b: discharged patients spend {number(newest['median_minutes'])} min, {newest['period_month']:%B}",
+        "Median minutes from arrival to departure by month of departure, without mental health and transfers",
+        "table",
         (Column("Month"), Column("", is_wide=True), Column("Median min", 1), Column("n", 0)),
-        [[f"{r['period_month']:%b %Y}",
-          Drawn(svg.bar((r["median_minutes"] or 0) / max(k["median_minutes"] for k in known))),
-          r["median_minutes"], r["denominator_count"]] for r in rows],
-        span=12, measure=measure, n=sum(r["denominator_count"] or 0 for r in known),
+        [
+            [
+                f"{r['period_month']:%b %Y}",
+                Drawn(svg.bar((r["median_minutes"] or 0) / max(k["median_minutes"] for k in known))),
+                r["median_minutes"],
+                r["denominator_count"],
+            ]
+            for r in rows
+        ],
+        span=12,
+        measure=measure,
+        n=sum(r["denominator_count"] or 0 for r in known),
         ignores=("department", "triage"),
-    )  # fmt: skip
+    )
 
 
 def _units(mart: Mart, metric: str, label: str, measure: Measure) -> Figure:
     rows = data.units(mart, metric)
-    known = [r for r in rows if r["value_pct"] is not None and r["lower_limit_pct"] is not None
-             and (r["denominator_count"] or 0) >= FEW]  # fmt: skip
+    known = [
+        r
+        for r in rows
+        if r["value_pct"] is not None and r["lower_limit_pct"] is not None and (r["denominator_count"] or 0) >= FEW
+    ]
     if len(known) < 2:
         return empty(f"{metric}-units", label, TOO_FEW, 6, measure)
     outside = sum(bool(r["is_outside"]) for r in known)
     return Figure(
-        f"{metric}-units", f"{label}: {outside} of {len(known)} outside chance",
-        "Percent by n; band: chance alone (3\u03c3) around all hospitals together", "dots",
+        f"{metric}-units",
+        f"{label}: {outside} of {len(known)} outside chance",
+        "Percent by n; band: chance alone (3\u03c3) around all hospitals together",
+        "dots",
         (Column("Hospital"), Column("n", 0), Column("%", 2), Column("Limits"), Column("Outside")),
-        [[mart.known.hospitals.get(r["hospital_id"], r["hospital_id"]), r["denominator_count"], r["value_pct"],
-          f"{number(r['lower_limit_pct'], 1)} to {number(r['upper_limit_pct'], 1)}",
-          "yes" if r["is_outside"] else "no"] for r in known],
-        {"points": [{"name": mart.known.hospitals.get(r["hospital_id"], r["hospital_id"]),
-                     "x": r["denominator_count"], "y": r["value_pct"], "low": r["lower_limit_pct"],
-                     "high": r["upper_limit_pct"], "is_outside": bool(r["is_outside"])} for r in known],
-         "centre": known[0]["centre_pct"], "unit": "%", "x_name": "visits (n)"},
-        6, measure, sum(r["denominator_count"] for r in known), ("period", "hospital", "department", "triage"),
-    )  # fmt: skip
+        [
+            [
+                mart.known.hospitals.get(r["hospital_id"], r["hospital_id"]),
+                r["denominator_count"],
+                r["value_pct"],
+                f"{number(r['lower_limit_pct'], 1)} to {number(r['upper_limit_pct'], 1)}",
+                "yes" if r["is_outside"] else "no",
+            ]
+            for r in known
+        ],
+        {
+            "points": [
+                {
+                    "name": mart.known.hospitals.get(r["hospital_id"], r["hospital_id"]),
+                    "x": r["denominator_count"],
+                    "y": r["value_pct"],
+                    "low": r["lower_limit_pct"],
+                    "high": r["upper_limit_pct"],
+                    "is_outside": bool(r["is_outside"]),
+                }
+                for r in known
+            ],
+            "centre": known[0]["centre_pct"],
+            "unit": "%",
+            "x_name": "visits (n)",
+        },
+        6,
+        measure,
+        sum(r["denominator_count"] for r in known),
+        ("period", "hospital", "department", "triage"),
+    )

@@ -43,16 +43,20 @@ def governance(settings: Settings, mart: Mart, now: datetime) -> Page:
     for name in published_audiences(settings.data_dir):
         version = current_version(settings.data_dir, name)
         manifest = json.loads(
-            (published_folder(settings.data_dir) / name / version / "manifest.json").read_text(
-                "utf-8"
-            )
+            (published_folder(settings.data_dir) / name / version / "manifest.json").read_text("utf-8")
         )
-        audiences.append({
-            "audience": name, "version": version, "claim": manifest["claim"]["level"],
-            "tables": len(manifest["tables"]), "rows": sum(manifest.get("rows", {}).values()),
-            "kept": len(versions(settings.data_dir, name)), "policy": manifest["policy_sha256"][:12],
-            "database_sha256": manifest["files"]["publication.duckdb"]["sha256"][:12],
-        })  # fmt: skip
+        audiences.append(
+            {
+                "audience": name,
+                "version": version,
+                "claim": manifest["claim"]["level"],
+                "tables": len(manifest["tables"]),
+                "rows": sum(manifest.get("rows", {}).values()),
+                "kept": len(versions(settings.data_dir, name)),
+                "policy": manifest["policy_sha256"][:12],
+                "database_sha256": manifest["files"]["publication.duckdb"]["sha256"][:12],
+            }
+        )
     roles = list(policy.roles)
     matrix: list[list[Cell]] = []
     for contract in CONTRACTS.values():
@@ -61,15 +65,22 @@ def governance(settings: Settings, mart: Mart, now: datetime) -> Page:
             if found in (None, "operational"):
                 continue
             masks: list[Cell] = [
-                str(policy.mask_of(role, contract.name, column))
-                if contract in policy.tables_of(role) else "no table"
+                str(policy.mask_of(role, contract.name, column)) if contract in policy.tables_of(role) else "no table"
                 for role in roles
-            ]  # fmt: skip
+            ]
             matrix.append([f"{contract.name}.{column.name}", found, *masks])
     metrics = [
-        {"name": m.name, "table": c.name, "unit": m.unit, "definition": m.definition, "source": m.source, "owner": m.owner}
-        for c in CONTRACTS.values() for m in c.measures
-    ]  # fmt: skip
+        {
+            "name": m.name,
+            "table": c.name,
+            "unit": m.unit,
+            "definition": m.definition,
+            "source": m.source,
+            "owner": m.owner,
+        }
+        for c in CONTRACTS.values()
+        for m in c.measures
+    ]
     looks = accesses(settings)
     queue = retention_queue(settings, policy, looks, now)
     due = sum(bool(row["is_due"]) for row in queue)
@@ -78,31 +89,73 @@ def governance(settings: Settings, mart: Mart, now: datetime) -> Page:
         (),
         [
             Card("audiences", "Audiences", svg.number(len(audiences)), "", "each with its own masked copy"),
-            Card("columns", "Columns with a mask decided", svg.number(len(matrix)), "", "identifying, clinical or sensitive"),
-            Card("looks", "Entries in the audit", svg.number(looks.height), "", "views, exports, queries, publications, sign-ins"),
-            Card("denied", "Refused", svg.number(refused), "",
-                 "pages not for the role, failed sign-ins"),
+            Card(
+                "columns",
+                "Columns with a mask decided",
+                svg.number(len(matrix)),
+                "",
+                "identifying, clinical or sensitive",
+            ),
+            Card(
+                "looks",
+                "Entries in the audit",
+                svg.number(looks.height),
+                "",
+                "views, exports, queries, publications, sign-ins",
+            ),
+            Card("denied", "Refused", svg.number(refused), "", "pages not for the role, failed sign-ins"),
             Card("due", "Due for deletion", svg.number(due), "", "old versions, erasures that were not finished"),
         ],
         [
             _looked(looks),
-            plain_table("publications", f"{len(audiences)} publications count", "Newest version of each audience; hashes are the first twelve digits",
-                   audiences, {"audience": None, "version": None, "claim": None, "tables": 0, "rows": 0, "kept": 0, "policy": None,
-                               "database_sha256": None}, span=12),
+            plain_table(
+                "publications",
+                f"{len(audiences)} publications count",
+                "Newest version of each audience; hashes are the first twelve digits",
+                audiences,
+                {
+                    "audience": None,
+                    "version": None,
+                    "claim": None,
+                    "tables": 0,
+                    "rows": 0,
+                    "kept": 0,
+                    "policy": None,
+                    "database_sha256": None,
+                },
+                span=12,
+            ),
             _kept(queue),
-            Figure("masks", "Who sees which column, and how", "Mask of each role; operational columns are clear and not listed", "table",
-                   (Column("Column"), Column("Class"), *(Column(role.capitalize()) for role in roles)), matrix, span=12),
-            plain_table("tables", "What this publication holds", "Tables of the publication this page was made from", census(mart),
-                   {"name": None, "row_count": 0, "column_count": 0}, span=12),
-            plain_table("metrics", f"{len(metrics)} figures, defined", "The metric catalogue", metrics,
-                   {"name": None, "unit": None, "definition": None, "source": None, "table": None, "owner": None}, span=12),
+            Figure(
+                "masks",
+                "Who sees which column, and how",
+                "Mask of each role; operational columns are clear and not listed",
+                "table",
+                (Column("Column"), Column("Class"), *(Column(role.capitalize()) for role in roles)),
+                matrix,
+                span=12,
+            ),
+            plain_table(
+                "tables",
+                "What this publication holds",
+                "Tables of the publication this page was made from",
+                census(mart),
+                {"name": None, "row_count": 0, "column_count": 0},
+                span=12,
+            ),
+            plain_table(
+                "metrics",
+                f"{len(metrics)} figures, defined",
+                "The metric catalogue",
+                metrics,
+                {"name": None, "unit": None, "definition": None, "source": None, "table": None, "owner": None},
+                span=12,
+            ),
         ],
-    )  # fmt: skip
+    )
 
 
-def retention_queue(
-    settings: Settings, policy: Policy, looks: pl.DataFrame, now: datetime
-) -> list[dict[str, Any]]:
+def retention_queue(settings: Settings, policy: Policy, looks: pl.DataFrame, now: datetime) -> list[dict[str, Any]]:
     """What is kept until when, as the policy says, what is due first; persons are not named.
 
     Args:
@@ -116,14 +169,19 @@ def retention_queue(
     """
     queue: list[dict[str, Any]] = []
 
-    def add(
-        what: str, which: str, count: int, since: datetime, due: datetime | str, how: str
-    ) -> None:
+    def add(what: str, which: str, count: int, since: datetime, due: datetime | str, how: str) -> None:
         is_due = due <= now if isinstance(due, datetime) else due == _AT_ONCE
-        queue.append({
-            "what": what, "which": which, "count": count, "since": f"{since:%Y-%m-%d %H:%M}",
-            "due": f"{due:%Y-%m-%d}" if isinstance(due, datetime) else due, "how": how, "is_due": is_due,
-        })  # fmt: skip
+        queue.append(
+            {
+                "what": what,
+                "which": which,
+                "count": count,
+                "since": f"{since:%Y-%m-%d %H:%M}",
+                "due": f"{due:%Y-%m-%d}" if isinstance(due, datetime) else due,
+                "how": how,
+                "is_due": is_due,
+            }
+        )
 
     days = policy.retention.keep_days
     for audience in published_audiences(settings.data_dir):
@@ -136,13 +194,25 @@ def retention_queue(
             else:
                 by_day.setdefault(at.date(), []).append(at)
         for found in by_day.values():
-            add("Old versions", audience, len(found), min(found), min(found) + timedelta(days=days),
-                f"deleted by the first publishing after {days} days")  # fmt: skip
+            add(
+                "Old versions",
+                audience,
+                len(found),
+                min(found),
+                min(found) + timedelta(days=days),
+                f"deleted by the first publishing after {days} days",
+            )
     kept = states(settings)
     for newer, state in enumerate(reversed(kept)):
         left = max(policy.retention.keep_states - newer, 1)
-        add("Kept state", state.file.name, 1, state.kept_at,
-            "with the next one" if left == 1 else f"after {left} more", "deleted by hospital keep")  # fmt: skip
+        add(
+            "Kept state",
+            state.file.name,
+            1,
+            state.kept_at,
+            "with the next one" if left == 1 else f"after {left} more",
+            "deleted by hospital keep",
+        )
     events = (
         []
         if looks.is_empty()
@@ -152,14 +222,17 @@ def retention_queue(
         own = [e for e in events if e["action"] == "erase" and e["statement"] == person]
         ended = own[-1]
         is_done = ended["row_count"] is not None and ended["outcome"] == "allowed"
-        add("Erasure", "a person", 1, own[0]["occurred_at"],
+        add(
+            "Erasure",
+            "a person",
+            1,
+            own[0]["occurred_at"],
             f"done {ended['occurred_at']:%Y-%m-%d}" if is_done else _AT_ONCE,
-            "proved: found nowhere any more" if is_done else "begun and not finished: run hospital erase again")  # fmt: skip
+            "proved: found nowhere any more" if is_done else "begun and not finished: run hospital erase again",
+        )
     if events:
-        add("Audit", "all entries", len(events), events[0]["occurred_at"], "never", "append-only, chained")  # fmt: skip
-    return sorted(
-        queue, key=lambda row: (not row["is_due"], not row["due"][:1].isdigit(), row["due"])
-    )
+        add("Audit", "all entries", len(events), events[0]["occurred_at"], "never", "append-only, chained")
+    return sorted(queue, key=lambda row: (not row["is_due"], not row["due"][:1].isdigit(), row["due"]))
 
 
 _AT_ONCE = "at once"
@@ -168,10 +241,13 @@ _AT_ONCE = "at once"
 def _kept(queue: list[dict[str, Any]]) -> Figure:
     due = sum(bool(row["is_due"]) for row in queue)
     return plain_table(
-        "retention", f"{due} things are due for deletion" if due else "Nothing is due for deletion",
-        "What is kept until when, by the policy's retention; landed files stay until a person is erased from them", queue,
-        {"what": None, "which": None, "count": 0, "since": None, "due": None, "how": None}, span=12,
-    )  # fmt: skip
+        "retention",
+        f"{due} things are due for deletion" if due else "Nothing is due for deletion",
+        "What is kept until when, by the policy's retention; landed files stay until a person is erased from them",
+        queue,
+        {"what": None, "which": None, "count": 0, "since": None, "due": None, "how": None},
+        span=12,
+    )
 
 
 def _looked(looks: pl.DataFrame) -> Figure:
@@ -192,6 +268,20 @@ def _looked(looks: pl.DataFrame) -> Figure:
         .head(60)
         .to_dicts()
     )
-    return plain_table("audit", title, "By day, account and action, of the dashboard by page; the log itself: hospital audit", rows,
-                  {"day": None, "actor": None, "role": None, "action": None, "outcome": None, "what": None, "client": None,
-                   "times": 0}, span=12)  # fmt: skip
+    return plain_table(
+        "audit",
+        title,
+        "By day, account and action, of the dashboard by page; the log itself: hospital audit",
+        rows,
+        {
+            "day": None,
+            "actor": None,
+            "role": None,
+            "action": None,
+            "outcome": None,
+            "what": None,
+            "client": None,
+            "times": 0,
+        },
+        span=12,
+    )

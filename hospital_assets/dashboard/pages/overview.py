@@ -25,14 +25,7 @@ from hospital_assets.dashboard.figures import (
     spark_of,
 )
 from hospital_assets.dashboard.mart import Mart, Row
-from hospital_assets.dashboard.pages.shared import (
-    WEEKDAYS,
-    blood_group,
-    doctors,
-    doctors_card,
-    news,
-    pyramid,
-)
+from hospital_assets.dashboard.pages.shared import WEEKDAYS, blood_group, doctors, doctors_card, news, pyramid
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.spc import Control
 from hospital_assets.dashboard.svg import number
@@ -61,22 +54,33 @@ def overview(mart: Mart, where: Slice) -> Page:
     measure = measure_of("kpi_waits")
     cards = [
         Card(
-            "visits", "ED visits", number(total["visit_count"]), "",
+            "visits",
+            "ED visits",
+            number(total["visit_count"]),
+            "",
             _change(total["visit_count"], before["visit_count"] if before else None),
-            found["visits"].latest, spark_of(found["visits"]), measure,
+            found["visits"].latest,
+            spark_of(found["visits"]),
+            measure,
         ),
         _average_card(total, before, found["average"]),
         _longest_card(total, found["p90"]),
         _on_time_card(on_time.total, found["on_time"]),
         doctors_card(data.active_doctors(mart, where)),
         _critical_card(critical.total["visit_count"], total, found["critical"]),
-    ]  # fmt: skip
+    ]
     target = mart.known.targets_minutes.get(where.triage)
     figures = [
         control_figure(
-            "wait-trend", "Median wait", found["median"], unit="min", measure=measure, target=target,
+            "wait-trend",
+            "Median wait",
+            found["median"],
+            unit="min",
+            measure=measure,
+            target=target,
             noun="median wait",
-            note="" if where.grain == "day"
+            note=""
+            if where.grain == "day"
             else f"A {where.grain}'s point is the mean of its daily medians, weighted by their n.",
         ),
         _funnel(mart, triage),
@@ -85,7 +89,7 @@ def overview(mart: Mart, where: Slice) -> Page:
         _blood(mart, where),
         pyramid(mart, people.result(), where),
         doctors(mart, where),
-    ]  # fmt: skip
+    ]
     return Page(news(found), cards, figures)
 
 
@@ -94,8 +98,7 @@ def _before(mart: Mart, where: Slice) -> Row | None:
     first = where.first - timedelta(days=where.days)
     if where.is_whole or first < mart.known.first:
         return None
-    days = Slice("days", first, where.first - timedelta(days=1), where.hospital, where.department,
-                 where.triage)  # fmt: skip
+    days = Slice("days", first, where.first - timedelta(days=1), where.hospital, where.department, where.triage)
     return data.waits_in_total(mart, days)
 
 
@@ -115,13 +118,17 @@ def _average_card(total: Row, before: Row | None, control: Control) -> Card:
     kind = "median" if total["is_exact"] else "median of the daily medians"
     detail = f"{kind} {number(total['wait_median_minutes'], 1)} min, n {number(n)}"
     if before and (before["wait_count"] or 0) >= FEW:
-        detail += (
-            f"; {_change(total['wait_average_minutes'], before['wait_average_minutes'], 'min')}"
-        )
+        detail += f"; {_change(total['wait_average_minutes'], before['wait_average_minutes'], 'min')}"
     return Card(
-        "average-wait", "Average wait", number(total["wait_average_minutes"], 1), "min", detail,
-        control.latest, spark_of(control), measure,
-    )  # fmt: skip
+        "average-wait",
+        "Average wait",
+        number(total["wait_average_minutes"], 1),
+        "min",
+        detail,
+        control.latest,
+        spark_of(control),
+        measure,
+    )
 
 
 def _longest_card(total: Row, control: Control) -> Card:
@@ -130,10 +137,15 @@ def _longest_card(total: Row, control: Control) -> Card:
         return Card("longest-wait", "Longest wait", "\u2013", "", TOO_FEW, measure=measure)
     kind = "90 % waited at most" if total["is_exact"] else "on a typical day 90 % waited at most"
     return Card(
-        "longest-wait", "Longest wait", number(total["wait_max_minutes"]), "min",
+        "longest-wait",
+        "Longest wait",
+        number(total["wait_max_minutes"]),
+        "min",
         f"one patient; {kind} {number(total['wait_p90_minutes'])} min",
-        control.latest, spark_of(control), measure,
-    )  # fmt: skip
+        control.latest,
+        spark_of(control),
+        measure,
+    )
 
 
 def _on_time_card(total: Row, control: Control) -> Card:
@@ -141,23 +153,34 @@ def _on_time_card(total: Row, control: Control) -> Card:
     measure = measure_of("kpi_seen_on_time_daily")
     ignores: tuple[Slicer, ...] = ("department",)
     if n < FEW:
-        return Card(
-            "on-time", "Seen within target", "\u2013", "", TOO_FEW, measure=measure, ignores=ignores
-        )
+        return Card("on-time", "Seen within target", "\u2013", "", TOO_FEW, measure=measure, ignores=ignores)
     share = 100 * total["numerator_count"] / n
     return Card(
-        "on-time", "Seen within target", number(share, 1), "%", f"of {number(n)} with a level and a wait",
-        control.latest, spark_of(control), measure, ignores,
-    )  # fmt: skip
+        "on-time",
+        "Seen within target",
+        number(share, 1),
+        "%",
+        f"of {number(n)} with a level and a wait",
+        control.latest,
+        spark_of(control),
+        measure,
+        ignores,
+    )
 
 
 def _critical_card(count: int, total: Row, control: Control) -> Card:
     visits = total["visit_count"] or 0
     share = f"{number(100 * count / visits, 1)} % of visits" if visits else ""
     return Card(
-        "critical", "Critical (level 1\u20132)", number(count), "", share, control.latest, spark_of(control),
+        "critical",
+        "Critical (level 1\u20132)",
+        number(count),
+        "",
+        share,
+        control.latest,
+        spark_of(control),
         measure_of("kpi_triage_mix"),
-    )  # fmt: skip
+    )
 
 
 def _funnel(mart: Mart, rows: list[Row]) -> Figure:
@@ -170,20 +193,26 @@ def _funnel(mart: Mart, rows: list[Row]) -> Figure:
     critical = sum(row["visit_count"] or 0 for row in levels if row["triage_level"] in ("1", "2"))
     untriaged = sum(row["visit_count"] or 0 for row in rows) - n
     return Figure(
-        "triage", f"Triage severity: {number(100 * critical / n, 1)} % are level 1\u20132",
-        "Visits by level, in percent of triaged visits; select a level to filter", "table",
+        "triage",
+        f"Triage severity: {number(100 * critical / n, 1)} % are level 1\u20132",
+        "Visits by level, in percent of triaged visits; select a level to filter",
+        "table",
         (Column("Level"), Column("", is_wide=True), Column("Visits", 0), Column("%", 1)),
         [
             [
                 Link(f"{row['triage_level']} {mart.known.triage[row['triage_level']]}", "triage", row["triage_level"]),
                 Drawn(svg.bar((row["visit_count"] or 0) / most, f"t{row['triage_level']}", centred=True)),
-                row["visit_count"], 100 * (row["visit_count"] or 0) / n,
+                row["visit_count"],
+                100 * (row["visit_count"] or 0) / n,
             ]
             for row in levels
         ],
-        span=4, measure=measure, n=n, ignores=("triage",),
+        span=4,
+        measure=measure,
+        n=n,
+        ignores=("triage",),
         note=f"{number(untriaged)} more were not triaged." if untriaged else "",
-    )  # fmt: skip
+    )
 
 
 def _departments(mart: Mart, where: Slice) -> Figure:
@@ -192,41 +221,52 @@ def _departments(mart: Mart, where: Slice) -> Figure:
     if not rows:
         return empty("departments", "Department load", "No visits in this slice", 7, measure)
     most = max(row["visit_count"] or 0 for row in rows) or 1
-    enough = [
-        r for r in rows if (r["wait_count"] or 0) >= FEW and r["wait_p90_minutes"] is not None
-    ]
+    enough = [r for r in rows if (r["wait_count"] or 0) >= FEW and r["wait_p90_minutes"] is not None]
     longest = max((row["wait_p90_minutes"] for row in enough), default=1) or 1
     cells: list[list[Cell]] = []
     for row in rows:
         visits = row["visit_count"] or 0
         shown = row in enough
-        cells.append([
-            Link(row["department_name"], "department", row["department_name"]),
-            Drawn(svg.bar(visits / most)),
-            row["visit_count"],
-            row["wait_median_minutes"] if shown else None,
-            row["wait_p90_minutes"] if shown else None,
-            Drawn(svg.range_mark(row["wait_median_minutes"] / longest, row["wait_p90_minutes"] / longest))
-            if shown else "too few",
-            100 * row["excluded_no_provider_count"] / visits
-            if visits >= FEW and row["excluded_no_provider_count"] is not None else None,
-        ])  # fmt: skip
+        cells.append(
+            [
+                Link(row["department_name"], "department", row["department_name"]),
+                Drawn(svg.bar(visits / most)),
+                row["visit_count"],
+                row["wait_median_minutes"] if shown else None,
+                row["wait_p90_minutes"] if shown else None,
+                Drawn(svg.range_mark(row["wait_median_minutes"] / longest, row["wait_p90_minutes"] / longest))
+                if shown
+                else "too few",
+                100 * row["excluded_no_provider_count"] / visits
+                if visits >= FEW and row["excluded_no_provider_count"] is not None
+                else None,
+            ]
+        )
     busiest = rows[0]
     share = 100 * (busiest["visit_count"] or 0) / max(sum(r["visit_count"] or 0 for r in rows), 1)
-    exact = (
-        ""
-        if where.is_whole
-        else " Median and 90th are those of a typical day (median over the days)."
-    )
+    exact = "" if where.is_whole else " Median and 90th are those of a typical day (median over the days)."
     return Figure(
-        "departments", f"Department load: {busiest['department_name']} takes {number(share)} % of visits",
-        "Ordered by visits; wait in minutes from median (bar) to 90th percentile (dot), one scale; select a name to filter",
+        "departments",
+        f"Department load: {busiest['department_name']} takes {number(share)} % of visits",
+        "Ordered by visits; wait in minutes from median (bar) to 90th percentile (dot), one scale; select a "
+        "name to filter",
         "table",
-        (Column("Department"), Column("", is_wide=True), Column("Visits", 0), Column("Median", 1),
-         Column("90th", 1), Column("Median to 90th", is_wide=True), Column("Not seen %", 1)),
-        cells, span=7, measure=measure, n=sum(r["visit_count"] or 0 for r in rows),
-        ignores=("department",), note=f"Not seen: left before a provider, or still waiting.{exact}",
-    )  # fmt: skip
+        (
+            Column("Department"),
+            Column("", is_wide=True),
+            Column("Visits", 0),
+            Column("Median", 1),
+            Column("90th", 1),
+            Column("Median to 90th", is_wide=True),
+            Column("Not seen %", 1),
+        ),
+        cells,
+        span=7,
+        measure=measure,
+        n=sum(r["visit_count"] or 0 for r in rows),
+        ignores=("department",),
+        note=f"Not seen: left before a provider, or still waiting.{exact}",
+    )
 
 
 def _hours(mart: Mart, where: Slice) -> Figure:
@@ -245,13 +285,26 @@ def _hours(mart: Mart, where: Slice) -> Figure:
         "hours",
         f"Peak hours: {WEEKDAYS[peak['iso_weekday_number'] - 1]} {peak['hour_of_day']:02d}:00, "
         f"{number(peak['arrivals_per_hour'], 1)} an hour",
-        f"Mean arrivals per {per}, by weekday and local hour", "heatmap",
+        f"Mean arrivals per {per}, by weekday and local hour",
+        "heatmap",
         (Column("Weekday"), Column("Hour"), Column("Arrivals", 0), Column("Hours (n)", 0), Column("Per hour", 2)),
-        [[WEEKDAYS[r["iso_weekday_number"] - 1], f"{r['hour_of_day']:02d}:00", r["arrivals_count"],
-          r["existing_hours_count"], r["arrivals_per_hour"]] for r in rows],
+        [
+            [
+                WEEKDAYS[r["iso_weekday_number"] - 1],
+                f"{r['hour_of_day']:02d}:00",
+                r["arrivals_count"],
+                r["existing_hours_count"],
+                r["arrivals_per_hour"],
+            ]
+            for r in rows
+        ],
         {"cells": cells, "rows": list(WEEKDAYS), "columns": hours, "unit": "/h"},
-        5, measure, sum(r["arrivals_count"] or 0 for r in rows), ("department", "triage"), height=290,
-    )  # fmt: skip
+        5,
+        measure,
+        sum(r["arrivals_count"] or 0 for r in rows),
+        ("department", "triage"),
+        height=290,
+    )
 
 
 def _blood(mart: Mart, where: Slice) -> Figure:
@@ -262,18 +315,30 @@ def _blood(mart: Mart, where: Slice) -> Figure:
         return empty("blood", "Blood groups", TOO_FEW, 4, measure)
     total = sum(r["patient_count"] for r in known)
     top = ", ".join(
-        f"{blood_group(r['blood_group'])} {number(100 * r['patient_count'] / total, 1)} %"
-        for r in known[:2]
+        f"{blood_group(r['blood_group'])} {number(100 * r['patient_count'] / total, 1)} %" for r in known[:2]
     )
     return Figure(
-        "blood", f"Blood groups: {top}", "Patients seen by ABO and Rh group; hatched is RhD negative", "treemap",
+        "blood",
+        f"Blood groups: {top}",
+        "Patients seen by ABO and Rh group; hatched is RhD negative",
+        "treemap",
         (Column("Group"), Column("Patients", 0), Column("%", 1), Column("US reference %", 1)),
         [[blood_group(r["blood_group"]), r["patient_count"], r["share_pct"], r["reference_share_pct"]] for r in rows],
-        {"items": [
-            {"name": blood_group(r["blood_group"]), "value": r["patient_count"],
-             "style": f"abo-{r['blood_group'].rstrip('+-').lower()}", "is_hatched": r["blood_group"].endswith("-")}
-            for r in known
-        ]},
-        4, measure, total, ("period", "department", "triage"),
-        note="The groups of patients are not the demand for blood.", height=310,
-    )  # fmt: skip
+        {
+            "items": [
+                {
+                    "name": blood_group(r["blood_group"]),
+                    "value": r["patient_count"],
+                    "style": f"abo-{r['blood_group'].rstrip('+-').lower()}",
+                    "is_hatched": r["blood_group"].endswith("-"),
+                }
+                for r in known
+            ]
+        },
+        4,
+        measure,
+        total,
+        ("period", "department", "triage"),
+        note="The groups of patients are not the demand for blood.",
+        height=310,
+    )

@@ -13,16 +13,7 @@ from urllib.parse import quote, urlencode
 import polars as pl
 
 from hospital_assets.dashboard import svg
-from hospital_assets.dashboard.figures import (
-    Away,
-    Card,
-    Cell,
-    Column,
-    Drawn,
-    Figure,
-    Page,
-    empty,
-)
+from hospital_assets.dashboard.figures import Away, Card, Cell, Column, Drawn, Figure, Page, empty
 from hospital_assets.dashboard.pages.shared import plain_table
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.loads import read_ledger_copy
@@ -44,50 +35,120 @@ def quality(settings: Settings) -> Page:
     set_aside = sum(row["records"] for row in found.get("quarantine", []))
     ledger = read_ledger_copy(settings.warehouse_file)
     states = ledger["state"].value_counts().sort("count", descending=True).to_dicts()
-    odd = sum(
-        row["count"] for row in states if row["state"] not in ("ready", "companion", "duplicate")
-    )
+    odd = sum(row["count"] for row in states if row["state"] not in ("ready", "companion", "duplicate"))
     at = f"as of {found['as_of'][:16].replace('T', ' ')} UTC" if found else _RUN
     cards = [
-        Card("score", "Single checks passed", svg.number(100 * passed / checks, 2) if checks else "\u2013",
-             "%" if checks else "", f"{svg.number(passed)} of {svg.number(checks)} that apply, {at}" if checks else at),
-        Card("failed", "Rules that failed", svg.number(len(failed)), "", f"{sum(r['severity'] == 'ERROR' for r in failed)} of severity ERROR"),
+        Card(
+            "score",
+            "Single checks passed",
+            svg.number(100 * passed / checks, 2) if checks else "\u2013",
+            "%" if checks else "",
+            f"{svg.number(passed)} of {svg.number(checks)} that apply, {at}" if checks else at,
+        ),
+        Card(
+            "failed",
+            "Rules that failed",
+            svg.number(len(failed)),
+            "",
+            f"{sum(r['severity'] == 'ERROR' for r in failed)} of severity ERROR",
+        ),
         Card("quarantined", "Records set aside", svg.number(set_aside), "", "in quarantine, with the rule's name"),
-        Card("balance", "Feeds that do not balance", svg.number(len(lost)), "", f"of {len(balance)}: landed = cleaned + quarantined + duplicates"),
+        Card(
+            "balance",
+            "Feeds that do not balance",
+            svg.number(len(lost)),
+            "",
+            f"of {len(balance)}: landed = cleaned + quarantined + duplicates",
+        ),
         Card("files", "Files set aside", svg.number(odd), "", f"of {svg.number(ledger.height)} landed"),
-    ]  # fmt: skip
+    ]
     if not found:
-        return Page(
-            (), cards, [empty("gathered", "Nothing gathered yet", _RUN, 12), _files(states)]
-        )
+        return Page((), cards, [empty("gathered", "Nothing gathered yet", _RUN, 12), _files(states)])
     return Page(
-        (), cards,
+        (),
+        cards,
         [
-            plain_table("scores", f"{svg.number(100 * passed / checks, 1)} % of single checks pass" if checks else "Score",
-                   "Share of the single checks that passed, by layer and family", scores,
-                   {"layer": None, "family": None, "score_pct": 1, "passed": 0, "checks": 0}, span=6, bar="score_pct"),
-            plain_table("reconciliation", "Every record is accounted for" if not lost else f"{len(lost)} feeds do not balance",
-                   "landed = cleaned + quarantined + duplicates, by feed", balance,
-                   {"subject": None, "landed": 0, "cleaned": 0, "quarantined": 0, "duplicates": 0}, span=6),
-            plain_table("rules", f"{len(failed)} rules failed", "Rows that broke a rule, of the rows it applies to; a kind leads to its check in Dagster",
-                   [row | {"kind": _in_dagster(settings, row)} for row in failed], {"severity": None, "table_name": None, "kind": None, "column_name": None, "rule": None,
-                            "broken": 0, "of": 0, "%": 3, "status": None}, span=12),
+            plain_table(
+                "scores",
+                f"{svg.number(100 * passed / checks, 1)} % of single checks pass" if checks else "Score",
+                "Share of the single checks that passed, by layer and family",
+                scores,
+                {"layer": None, "family": None, "score_pct": 1, "passed": 0, "checks": 0},
+                span=6,
+                bar="score_pct",
+            ),
+            plain_table(
+                "reconciliation",
+                "Every record is accounted for" if not lost else f"{len(lost)} feeds do not balance",
+                "landed = cleaned + quarantined + duplicates, by feed",
+                balance,
+                {"subject": None, "landed": 0, "cleaned": 0, "quarantined": 0, "duplicates": 0},
+                span=6,
+            ),
+            plain_table(
+                "rules",
+                f"{len(failed)} rules failed",
+                "Rows that broke a rule, of the rows it applies to; a kind leads to its check in Dagster",
+                [row | {"kind": _in_dagster(settings, row)} for row in failed],
+                {
+                    "severity": None,
+                    "table_name": None,
+                    "kind": None,
+                    "column_name": None,
+                    "rule": None,
+                    "broken": 0,
+                    "of": 0,
+                    "%": 3,
+                    "status": None,
+                },
+                span=12,
+            ),
             _over_time(found.get("scores_by_day", [])),
-            plain_table("quarantine", f"{svg.number(set_aside)} records in quarantine", "By feed and rule; the records themselves stay in the warehouse",
-                   _by_rule(found.get("quarantine", [])), {"subject": None, "rule": None, "says": None, "records": 0, "files": 0,
-                                                           "for_example": None}, span=12, bar="records"),
-            plain_table("by-hospital", "Quarantine by hospital", "The hospital that the record states",
-                   found.get("quarantine_by_hospital", [])[:15], {"hospital": None, "subject": None, "rule": None, "records": 0}, span=6,
-                   note="The first fifteen; the report has the rest."),
+            plain_table(
+                "quarantine",
+                f"{svg.number(set_aside)} records in quarantine",
+                "By feed and rule; the records themselves stay in the warehouse",
+                _by_rule(found.get("quarantine", [])),
+                {"subject": None, "rule": None, "says": None, "records": 0, "files": 0, "for_example": None},
+                span=12,
+                bar="records",
+            ),
+            plain_table(
+                "by-hospital",
+                "Quarantine by hospital",
+                "The hospital that the record states",
+                found.get("quarantine_by_hospital", [])[:15],
+                {"hospital": None, "subject": None, "rule": None, "records": 0},
+                span=6,
+                note="The first fifteen; the report has the rest.",
+            ),
             _files(states),
-            plain_table("drift", "Columns that changed", "What each feed's files have that the others have not",
-                   found.get("drift", []), {"subject": None, "column": None, "verdict": None, "files": 0, "what_to_do": None}, span=6),
-            plain_table("freshness", "Newest day by feed", "Local service day of the newest record", found.get("freshness", []),
-                   {"subject": None, "newest_day": None}, span=6),
-            plain_table("history", "History of the checks", "Single checks by day and status", found.get("history", [])[-40:],
-                   {"day": None, "status": None, "checks": 0}, span=12),
+            plain_table(
+                "drift",
+                "Columns that changed",
+                "What each feed's files have that the others have not",
+                found.get("drift", []),
+                {"subject": None, "column": None, "verdict": None, "files": 0, "what_to_do": None},
+                span=6,
+            ),
+            plain_table(
+                "freshness",
+                "Newest day by feed",
+                "Local service day of the newest record",
+                found.get("freshness", []),
+                {"subject": None, "newest_day": None},
+                span=6,
+            ),
+            plain_table(
+                "history",
+                "History of the checks",
+                "Single checks by day and status",
+                found.get("history", [])[-40:],
+                {"day": None, "status": None, "checks": 0},
+                span=12,
+            ),
         ],
-    )  # fmt: skip
+    )
 
 
 def _in_dagster(settings: Settings, row: dict[str, Any]) -> Away:
@@ -113,22 +174,27 @@ def _over_time(rows: list[dict[str, Any]]) -> Figure:
         values = [by_day.get(day) for day in days[-90:]]
         drawn = svg.sparkline(values, limits=(None, None), width=300, height=22)
         table.append(
-            [
-                layer,
-                Drawn(drawn) if drawn else "one day so far",
-                by_day[at[-1]],
-                min(by_day.values()),
-                at[0],
-                len(at),
-            ]
+            [layer, Drawn(drawn) if drawn else "one day so far", by_day[at[-1]], min(by_day.values()), at[0], len(at)]
         )
     return Figure(
-        "score-trend", f"{title}: {worst} is lowest, {svg.number(newest, 1)} %" if newest < 100 else f"{title}: every layer is at 100 %",
-        "Percent of the single checks that passed, by layer and day of checking; each line has a scale of its own", "table",
-        (Column("Layer"), Column("Days, at most 90"), Column("Newest %", 2), Column("Lowest %", 2), Column("Since"),
-         Column("Days (n)", 0)),
-        table, span=12, note="" if len(days) > 1 else "A line needs checks of two days.",
-    )  # fmt: skip
+        "score-trend",
+        f"{title}: {worst} is lowest, {svg.number(newest, 1)} %"
+        if newest < 100
+        else f"{title}: every layer is at 100 %",
+        "Percent of the single checks that passed, by layer and day of checking; each line has a scale of its own",
+        "table",
+        (
+            Column("Layer"),
+            Column("Days, at most 90"),
+            Column("Newest %", 2),
+            Column("Lowest %", 2),
+            Column("Since"),
+            Column("Days (n)", 0),
+        ),
+        table,
+        span=12,
+        note="" if len(days) > 1 else "A line needs checks of two days.",
+    )
 
 
 def _by_rule(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -139,14 +205,22 @@ def _by_rule(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         pl.DataFrame(rows)
         .group_by("subject", "rule", "says")
         .agg(
-            pl.col("records").sum(), files=pl.col("source_file").n_unique(),
+            pl.col("records").sum(),
+            files=pl.col("source_file").n_unique(),
             for_example=pl.col("source_file").sort_by("records", descending=True).first(),
         )
         .sort("records", "subject", "rule", descending=[True, False, False])
         .to_dicts()
-    )  # fmt: skip
+    )
 
 
 def _files(states: list[dict[str, Any]]) -> Figure:
-    return plain_table("states", "Landed files by state", "From the ledger; `docs/from-file-to-kpi.md` says what each means", states,
-                  {"state": None, "count": 0}, span=6, bar="count")  # fmt: skip
+    return plain_table(
+        "states",
+        "Landed files by state",
+        "From the ledger; `docs/from-file-to-kpi.md` says what each means",
+        states,
+        {"state": None, "count": 0},
+        span=6,
+        bar="count",
+    )

@@ -41,11 +41,14 @@ def no_visits(mart: Mart, figure_id: str, title: str, measure: Measure, span: in
 def news(found: Mapping[str, Control]) -> list[str]:
     """At most three sentences about signals at the newest point."""
     names = {
-        "median": "The median wait", "on_time": "The share seen within target",
-        "visits": "The number of visits", "critical": "The number of critical patients",
+        "median": "The median wait",
+        "on_time": "The share seen within target",
+        "visits": "The number of visits",
+        "critical": "The number of critical patients",
         "four_hour": "The share of departures within four hours",
-        "lwbs": "The share who left without being seen", "occupancy": "Occupancy",
-    }  # fmt: skip
+        "lwbs": "The share who left without being seen",
+        "occupancy": "Occupancy",
+    }
     said = []
     for name, text in names.items():
         control = found.get(name)
@@ -64,61 +67,108 @@ def news(found: Mapping[str, Control]) -> list[str]:
     return ["On the newest day nothing here is outside its usual range."]
 
 
-def rate_card(card_id: str, label: str, total: Row, control: Control, measure: Measure,
-               ignores: tuple[Slicer, ...]) -> Card:  # fmt: skip
+def rate_card(
+    card_id: str, label: str, total: Row, control: Control, measure: Measure, ignores: tuple[Slicer, ...]
+) -> Card:
     """A rate over the period: percent, count of n, what its newest point says."""
     n = total["denominator_count"]
     if n < FEW:
         return Card(card_id, label, "\u2013", "", TOO_FEW, measure=measure, ignores=ignores)
     count = total["numerator_count"]
     return Card(
-        card_id, label, number(100 * count / n, 1), "%", f"{number(count)} of {number(n)}",
-        control.latest, spark_of(control), measure, ignores,
-    )  # fmt: skip
+        card_id,
+        label,
+        number(100 * count / n, 1),
+        "%",
+        f"{number(count)} of {number(n)}",
+        control.latest,
+        spark_of(control),
+        measure,
+        ignores,
+    )
 
 
 def doctors_card(row: Row) -> Card:
     """How many doctors worked in the period, and how many new patients an hour."""
     count = row["doctors_count"]
     hours = row["shift_hours"] or 0
-    per_hour = (
-        f"{number(row['visit_count'] / hours, 2)} new patients per shift hour" if hours else ""
-    )
+    per_hour = f"{number(row['visit_count'] / hours, 2)} new patients per shift hour" if hours else ""
     return Card(
-        "doctors", "Active doctors", number(count), "",
-        per_hour or f"{number(row['visit_count'])} visits", measure=measure_of("kpi_physician_workload"),
+        "doctors",
+        "Active doctors",
+        number(count),
+        "",
+        per_hour or f"{number(row['visit_count'])} visits",
+        measure=measure_of("kpi_physician_workload"),
         ignores=("department", "triage"),
-    )  # fmt: skip
+    )
 
 
 def doctors(mart: Mart, where: Slice, span: int = 4) -> Figure:
     """Doctors beside the limits that chance gives their hours; codes, no ranking."""
     rows = data.physicians(mart, where)
     measure = measure_of("kpi_physician_workload")
-    known = [r for r in rows if r["expected_visit_count"] and r["visit_count"] is not None
-             and r["visit_count"] >= FEW and r["lower_limit_count"] is not None]  # fmt: skip
+    known = [
+        r
+        for r in rows
+        if r["expected_visit_count"]
+        and r["visit_count"] is not None
+        and r["visit_count"] >= FEW
+        and r["lower_limit_count"] is not None
+    ]
     if len(known) < 2:
         return empty("doctors-chart", "Physician workload", TOO_FEW, span, measure)
     outside = sum(bool(r["is_outside"]) for r in known)
     return Figure(
-        "doctors-chart", f"Physician workload: {outside} of {len(known)} outside chance",
-        "Patients seen in percent of what the hospital's doctors see in as many hours; "
-        "band: chance alone (3\u03c3)", "dots",
-        (Column("Doctor"), Column("Visits", 0), Column("Shift hours", 0), Column("Per hour", 2),
-         Column("Expected", 0), Column("Limits"), Column("Outside")),
-        [[r["doctor_id"], r["visit_count"], r["shift_hours"], r["visits_per_shift_hour"], r["expected_visit_count"],
-          "" if r["lower_limit_count"] is None
-          else f"{number(r['lower_limit_count'])} to {number(r['upper_limit_count'])}",
-          "" if r["is_outside"] is None else "yes" if r["is_outside"] else "no"] for r in rows],
-        {"points": [
-            {"name": r["doctor_id"], "x": r["expected_visit_count"],
-             "y": 100 * r["visit_count"] / r["expected_visit_count"],
-             "low": 100 * r["lower_limit_count"] / r["expected_visit_count"],
-             "high": 100 * r["upper_limit_count"] / r["expected_visit_count"],
-             "is_outside": bool(r["is_outside"])} for r in known],
-         "centre": 100.0, "unit": "%", "x_name": "expected patients in the doctor's hours"},
-        span, measure, sum(r["visit_count"] for r in known), ("period", "department", "triage"), height=320,
-    )  # fmt: skip
+        "doctors-chart",
+        f"Physician workload: {outside} of {len(known)} outside chance",
+        "Patients seen in percent of what the hospital's doctors see in as many hours; band: chance alone (3\u03c3)",
+        "dots",
+        (
+            Column("Doctor"),
+            Column("Visits", 0),
+            Column("Shift hours", 0),
+            Column("Per hour", 2),
+            Column("Expected", 0),
+            Column("Limits"),
+            Column("Outside"),
+        ),
+        [
+            [
+                r["doctor_id"],
+                r["visit_count"],
+                r["shift_hours"],
+                r["visits_per_shift_hour"],
+                r["expected_visit_count"],
+                ""
+                if r["lower_limit_count"] is None
+                else f"{number(r['lower_limit_count'])} to {number(r['upper_limit_count'])}",
+                "" if r["is_outside"] is None else "yes" if r["is_outside"] else "no",
+            ]
+            for r in rows
+        ],
+        {
+            "points": [
+                {
+                    "name": r["doctor_id"],
+                    "x": r["expected_visit_count"],
+                    "y": 100 * r["visit_count"] / r["expected_visit_count"],
+                    "low": 100 * r["lower_limit_count"] / r["expected_visit_count"],
+                    "high": 100 * r["upper_limit_count"] / r["expected_visit_count"],
+                    "is_outside": bool(r["is_outside"]),
+                }
+                for r in known
+            ],
+            "centre": 100.0,
+            "unit": "%",
+            "x_name": "expected patients in the doctor's hours",
+        },
+        span,
+        measure,
+        sum(r["visit_count"] for r in known),
+        ("period", "department", "triage"),
+        height=320,
+    )
 
 
 def pyramid(mart: Mart, people: list[Row], where: Slice) -> Figure:
@@ -136,25 +186,31 @@ def pyramid(mart: Mart, people: list[Row], where: Slice) -> Figure:
     most = max(max(found.get("female", 0), found.get("male", 0)) for found in counts.values()) or 1
     women = sum(found.get("female", 0) for found in counts.values())
     return Figure(
-        "people", f"Age and sex: {number(100 * women / n, 1)} % female",
-        f"Visits by ten-year age band, {visit_days(where)}", "table",
+        "people",
+        f"Age and sex: {number(100 * women / n, 1)} % female",
+        f"Visits by ten-year age band, {visit_days(where)}",
+        "table",
         (Column("Female", 0), Column("", is_wide=True), Column("Age"), Column("", is_wide=True), Column("Male", 0)),
         [
-            [counts[band].get("female", 0), Drawn(_mirrored(svg.bar(counts[band].get("female", 0) / most, "female"))),
-             "90+" if band == 9 else f"{10 * band}\u2013{10 * band + 9}",
-             Drawn(svg.bar(counts[band].get("male", 0) / most, "male")), counts[band].get("male", 0)]
+            [
+                counts[band].get("female", 0),
+                Drawn(_mirrored(svg.bar(counts[band].get("female", 0) / most, "female"))),
+                "90+" if band == 9 else f"{10 * band}\u2013{10 * band + 9}",
+                Drawn(svg.bar(counts[band].get("male", 0) / most, "male")),
+                counts[band].get("male", 0),
+            ]
             for band in sorted(counts, reverse=True)
         ],
-        span=4, measure=measure, n=n,
-    )  # fmt: skip
+        span=4,
+        measure=measure,
+        n=n,
+    )
 
 
 def _sexes_and_ages(mart: Mart, where: Slice) -> Figure:
     rows = data.demographics(mart, where)
     measure = measure_of("kpi_demographics")
-    shown = [
-        r for r in rows if r["characteristic"] in ("age_band", "sex") and r["category"] != "unknown"
-    ]
+    shown = [r for r in rows if r["characteristic"] in ("age_band", "sex") and r["category"] != "unknown"]
     known = [r for r in shown if r["visit_count"]]
     if not known:
         return empty("people", "Age and sex", TOO_FEW, 4, measure)
@@ -162,14 +218,25 @@ def _sexes_and_ages(mart: Mart, where: Slice) -> Figure:
     women = next((r["share_of_visits_pct"] for r in known if r["category"] == "female"), None)
     says = f": {number(women, 1)} % female" if women is not None else ""
     return Figure(
-        "people", f"Age and sex{says}", "Visits by sex and by age band", "table",
+        "people",
+        f"Age and sex{says}",
+        "Visits by sex and by age band",
+        "table",
         (Column("Group"), Column("", is_wide=True), Column("Visits", 0), Column("%", 1)),
-        [[_category(r["category"]), Drawn(svg.bar((r["visit_count"] or 0) / most, "female" if r["category"] == "female" else "")),
-          r["visit_count"], r["share_of_visits_pct"]]
-         for r in sorted(shown, key=lambda r: (r["characteristic"] != "sex", r["category"]))],
-        span=4, measure=measure, n=sum(r["visit_count"] for r in known if r["characteristic"] == "sex"),
+        [
+            [
+                _category(r["category"]),
+                Drawn(svg.bar((r["visit_count"] or 0) / most, "female" if r["category"] == "female" else "")),
+                r["visit_count"],
+                r["share_of_visits_pct"],
+            ]
+            for r in sorted(shown, key=lambda r: (r["characteristic"] != "sex", r["category"]))
+        ],
+        span=4,
+        measure=measure,
+        n=sum(r["visit_count"] for r in known if r["characteristic"] == "sex"),
         ignores=("period", "department", "triage"),
-    )  # fmt: skip
+    )
 
 
 def _category(name: str) -> str:
@@ -195,8 +262,16 @@ def blood_group(name: str) -> str:
     return name.replace("-", "\u2212") if name != "unknown" else name
 
 
-def plain_table(figure_id: str, title: str, subtitle: str, rows: Sequence[dict[str, Any]], columns: dict[str, int | None],
-           span: int, bar: str = "", note: str = "") -> Figure:  # fmt: skip
+def plain_table(
+    figure_id: str,
+    title: str,
+    subtitle: str,
+    rows: Sequence[dict[str, Any]],
+    columns: dict[str, int | None],
+    span: int,
+    bar: str = "",
+    note: str = "",
+) -> Figure:
     """Rows as they are, under headings made of their names.
 
     Args:

@@ -35,30 +35,78 @@ def workforce(mart: Mart, where: Slice) -> Page:
     shifts = data.shift_patterns(mart, where)
     cards = [
         doctors_card(active),
-        Card("load", "New patients per shift hour", number(newest[0].value, 2) if newest else "\u2013",
-             "/h" if newest else "", f"{newest[0].day.day} {newest[0].day:%b}" if newest else TOO_FEW,
-             found["load"].latest, spark_of(found["load"]), measure, ignores),
-        Card("hours", "Hours on shift", number(active["shift_hours"]), "h", "in the period", measure=measure, ignores=ignores),
-    ]  # fmt: skip
+        Card(
+            "load",
+            "New patients per shift hour",
+            number(newest[0].value, 2) if newest else "\u2013",
+            "/h" if newest else "",
+            f"{newest[0].day.day} {newest[0].day:%b}" if newest else TOO_FEW,
+            found["load"].latest,
+            spark_of(found["load"]),
+            measure,
+            ignores,
+        ),
+        Card(
+            "hours",
+            "Hours on shift",
+            number(active["shift_hours"]),
+            "h",
+            "in the period",
+            measure=measure,
+            ignores=ignores,
+        ),
+    ]
     if shifts:
         cards += [
-            Card("long", "Shifts of 12 h or more", number(shifts["long_count"]), "",
-                 f"of {number(shifts['shifts_count'])} shifts", measure=measure, ignores=ignores),
-            Card("nights", "Nights after a night", number(shifts["nights_in_a_row_count"]), "",
-                 f"of {number(shifts['nights_count'])} nights (start 21:00 or later)", measure=measure, ignores=ignores),
-            Card("rest", "Under 11 h rest", number(shifts["short_rest_count"]), "",
-                 "between two shifts of a doctor", measure=measure, ignores=ignores),
-        ]  # fmt: skip
+            Card(
+                "long",
+                "Shifts of 12 h or more",
+                number(shifts["long_count"]),
+                "",
+                f"of {number(shifts['shifts_count'])} shifts",
+                measure=measure,
+                ignores=ignores,
+            ),
+            Card(
+                "nights",
+                "Nights after a night",
+                number(shifts["nights_in_a_row_count"]),
+                "",
+                f"of {number(shifts['nights_count'])} nights (start 21:00 or later)",
+                measure=measure,
+                ignores=ignores,
+            ),
+            Card(
+                "rest",
+                "Under 11 h rest",
+                number(shifts["short_rest_count"]),
+                "",
+                "between two shifts of a doctor",
+                measure=measure,
+                ignores=ignores,
+            ),
+        ]
     return Page(
-        news(found), cards,
+        news(found),
+        cards,
         [
-            control_figure("load-trend", "New patients per shift hour", found["load"], unit="/h", span=8,
-                           measure=measure, ignores=ignores, digits=2, height=300, noun="new patients"),
+            control_figure(
+                "load-trend",
+                "New patients per shift hour",
+                found["load"],
+                unit="/h",
+                span=8,
+                measure=measure,
+                ignores=ignores,
+                digits=2,
+                height=300,
+                noun="new patients",
+            ),
             doctors(mart, where, span=4),
             _staffing(staff, where),
             _pressure(staff, where),
         ],
-    )  # fmt: skip
+    )
 
 
 def _staffing(rows: list[Row], where: Slice) -> Figure:
@@ -72,14 +120,33 @@ def _staffing(rows: list[Row], where: Slice) -> Figure:
         "staffing",
         f"Thinnest cover: {WEEKDAYS[hardest['iso_weekday_number'] - 1]} {hardest['hour_of_day']:02d}:00, "
         f"{number(hardest['arrivals_per_hour'] / max(hardest['doctors'], 0.1), 1)} arrivals per doctor",
-        "Mean arrivals and attendings in each local hour of the week, per hospital", "series",
-        (Column("Hour"), Column("Arrivals per hour", 2), Column("Doctors on shift", 2), Column("Arrivals per doctor", 2)),
-        [[label, r["arrivals_per_hour"], r["doctors"], r["arrivals_per_hour"] / max(r["doctors"], 0.1)]
-         for label, r in zip(labels, known, strict=True)],
-        series(labels, [line("doctors", [r["doctors"] for r in known], "step"),
-                        line("arrivals", [r["arrivals_per_hour"] for r in known], "actual")], unit="/h", zero=True),
-        12, measure, None, ("department", "triage"), height=240,
-    )  # fmt: skip
+        "Mean arrivals and attendings in each local hour of the week, per hospital",
+        "series",
+        (
+            Column("Hour"),
+            Column("Arrivals per hour", 2),
+            Column("Doctors on shift", 2),
+            Column("Arrivals per doctor", 2),
+        ),
+        [
+            [label, r["arrivals_per_hour"], r["doctors"], r["arrivals_per_hour"] / max(r["doctors"], 0.1)]
+            for label, r in zip(labels, known, strict=True)
+        ],
+        series(
+            labels,
+            [
+                line("doctors", [r["doctors"] for r in known], "step"),
+                line("arrivals", [r["arrivals_per_hour"] for r in known], "actual"),
+            ],
+            unit="/h",
+            zero=True,
+        ),
+        12,
+        measure,
+        None,
+        ("department", "triage"),
+        height=240,
+    )
 
 
 def _pressure(rows: list[Row], where: Slice) -> Figure:
@@ -92,18 +159,21 @@ def _pressure(rows: list[Row], where: Slice) -> Figure:
             cells[r["iso_weekday_number"] - 1][r["hour_of_day"]] = value
             worst.append((value, r))
     if not worst:
-        return empty(
-            "pressure", "Where a doctor more would help", "No staffing in this slice", 12, measure
-        )
+        return empty("pressure", "Where a doctor more would help", "No staffing in this slice", 12, measure)
     worst.sort(key=lambda found: -found[0])
-    best = ", ".join(
-        f"{WEEKDAYS[r['iso_weekday_number'] - 1]} {r['hour_of_day']:02d}:00" for _, r in worst[:3]
-    )
+    best = ", ".join(f"{WEEKDAYS[r['iso_weekday_number'] - 1]} {r['hour_of_day']:02d}:00" for _, r in worst[:3])
     return Figure(
-        "pressure", f"One doctor more would help most at {best}",
-        "Arrivals per doctor on shift, by weekday and local hour; stronger colour is more", "heatmap",
+        "pressure",
+        f"One doctor more would help most at {best}",
+        "Arrivals per doctor on shift, by weekday and local hour; stronger colour is more",
+        "heatmap",
         (Column("Weekday"), Column("Hour"), Column("Arrivals per doctor", 2)),
         [[WEEKDAYS[r["iso_weekday_number"] - 1], f"{r['hour_of_day']:02d}:00", value] for value, r in worst],
         {"cells": cells, "rows": list(WEEKDAYS), "columns": [f"{h:02d}" for h in range(24)], "unit": "per doctor"},
-        12, measure, None, ("department", "triage"), "A suggestion from means of the period, not a roster.", 260,
-    )  # fmt: skip
+        12,
+        measure,
+        None,
+        ("department", "triage"),
+        "A suggestion from means of the period, not a roster.",
+        260,
+    )

@@ -17,12 +17,7 @@ else:
     Frame = nw.LazyFrame
 
 #: Wall clocks that are always understood, beyond which profiles may add formats.
-ISO_WALL_CLOCK_FORMATS = (
-    "%Y-%m-%d %H:%M:%S%.f",
-    "%Y-%m-%d %H:%M:%S",
-    "%Y-%m-%d %H:%M",
-    "%Y-%m-%d",
-)
+ISO_WALL_CLOCK_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 #: strptime formats: for all rows, or text column -> source -> formats (rows name their source).
 Formats = Sequence[str] | Mapping[str, Mapping[str, Sequence[str]]]
 #: The column that names a row's source.

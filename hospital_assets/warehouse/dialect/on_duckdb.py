@@ -47,8 +47,7 @@ def parse_numbers(frame: Frame, columns: Mapping[str, str]) -> Frame:
     return with_sql(
         frame,
         {
-            out: f"case when isfinite({number.format(quoted(src))}) "
-            f"then {number.format(quoted(src))} end"
+            out: f"case when isfinite({number.format(quoted(src))}) then {number.format(quoted(src))} end"
             for out, src in columns.items()
         },
     )
@@ -56,11 +55,7 @@ def parse_numbers(frame: Frame, columns: Mapping[str, str]) -> Frame:
 
 def parse_dates(frame: Frame, columns: Mapping[str, str], formats: Formats) -> Frame:
     return with_sql(
-        frame,
-        {
-            out: f"cast({_strptime(f'trim({quoted(src)})', src, formats)} as date)"
-            for out, src in columns.items()
-        },
+        frame, {out: f"cast({_strptime(f'trim({quoted(src)})', src, formats)} as date)" for out, src in columns.items()}
     )
 
 
@@ -76,8 +71,7 @@ def _strptime(text: str, column: str, formats: Formats) -> str:
         for one in known:
             by_year.setdefault(states_year(one), []).append(one)
         guarded = (
-            f"case when regexp_matches({text}, {literal(year)}) then {strptime(fs)} end"
-            for year, fs in by_year.items()
+            f"case when regexp_matches({text}, {literal(year)}) then {strptime(fs)} end" for year, fs in by_year.items()
         )
         return f"coalesce({', '.join(guarded)})"
 
@@ -99,8 +93,7 @@ def parse_wall_clocks(frame: Frame, columns: Mapping[str, str], formats: Formats
         text, ending, bare = f"trim({quoted(src)})", quoted(f"{out}_ending"), quoted(out)
         # A date alone may end in "-2026"; only what has a time of day can have an offset.
         endings[f"{out}_ending"] = (
-            f"case when contains({text}, ':') "
-            f"then regexp_extract({text}, {literal(OFFSET)}) else '' end"
+            f"case when contains({text}, ':') then regexp_extract({text}, {literal(OFFSET)}) else '' end"
         )
         unzoned[out] = f"replace(left({text}, length({text}) - length({ending})), 'T', ' ')"
         # A cast alone would read "10:00 PM" as ten in the morning and 24:00 as the next day.
@@ -130,18 +123,14 @@ def json_fields(frame: Frame, column: str, fields: Mapping[str, str]) -> Frame:
     # All paths in one go: the text of a record is parsed once, not once per field.
     paths = ", ".join(literal(path) for path in fields.values())
     found = with_sql(frame, {"_found": f"json_extract_string({source}, [{paths}])"})
-    return with_sql(
-        found, {out: f"_found[{place}]" for place, out in enumerate(fields, start=1)}
-    ).drop("_found")
+    return with_sql(found, {out: f"_found[{place}]" for place, out in enumerate(fields, start=1)}).drop("_found")
 
 
 def hash_keys(frame: Frame, keys: Mapping[str, Sequence[str]]) -> Frame:
     return with_sql(
         frame,
         {
-            out: "cast('0x' || left(md5("
-            + " || '|' || ".join(quoted(part) for part in parts)
-            + "), 15) as bigint)"
+            out: "cast('0x' || left(md5(" + " || '|' || ".join(quoted(part) for part in parts) + "), 15) as bigint)"
             for out, parts in keys.items()
         },
     )
@@ -172,9 +161,7 @@ def resolve_instants(frame: Frame, instants: Mapping[str, str], zone: str) -> Fr
             f"else timezone({tz}, {local}) end"
         )
         # ICU reads a repeated hour the second time, and a skipped one by the old offset.
-        shown[f"{out}_earlier"] = (
-            f"case when {is_written} then false else timezone({tz}, {at} - {hour}) = {local} end"
-        )
+        shown[f"{out}_earlier"] = f"case when {is_written} then false else timezone({tz}, {at} - {hour}) = {local} end"
         shown[f"{out}_shows"] = f"case when {is_written} then {local} else timezone({tz}, {at}) end"
         added[f"{out}_second"] = at
         added[f"{out}_is_missing"] = f"coalesce({shows} <> {local}, false)"
@@ -183,17 +170,14 @@ def resolve_instants(frame: Frame, instants: Mapping[str, str], zone: str) -> Fr
 
 
 def local_clocks(frame: Frame, clocks: Mapping[str, str], zone: str) -> Frame:
-    return with_sql(
-        frame, {out: f"timezone({quoted(zone)}, {quoted(src)})" for out, src in clocks.items()}
-    )
+    return with_sql(frame, {out: f"timezone({quoted(zone)}, {quoted(src)})" for out, src in clocks.items()})
 
 
 def join_valid(frame: Frame, versions: Frame, on: str, at: str, valid: tuple[str, str]) -> Frame:
     left, right = _relation(frame).set_alias("lhs"), _relation(versions).set_alias("rhs")
     start, end = map(quoted, valid)
     condition = (
-        f"lhs.{quoted(on)} = rhs.{quoted(on)} "
-        f"and lhs.{quoted(at)} >= rhs.{start} and lhs.{quoted(at)} < rhs.{end}"
+        f"lhs.{quoted(on)} = rhs.{quoted(on)} and lhs.{quoted(at)} >= rhs.{start} and lhs.{quoted(at)} < rhs.{end}"
     )
     columns = [f"lhs.{quoted(name)}" for name in left.columns]
     columns += [f"rhs.{quoted(name)}" for name in right.columns if name not in (on, *valid)]

@@ -22,10 +22,7 @@ from hospital_assets.warehouse.dialect.frames import (
 
 
 def parse_numbers(frame: Frame, columns: Mapping[str, str]) -> Frame:
-    numbers = {
-        out: pl.col(src).str.strip_chars().cast(pl.Float64, strict=False)
-        for out, src in columns.items()
-    }
+    numbers = {out: pl.col(src).str.strip_chars().cast(pl.Float64, strict=False) for out, src in columns.items()}
     return lazy(
         polars_of(frame).with_columns(
             **{out: pl.when(number.is_finite()).then(number) for out, number in numbers.items()}
@@ -59,9 +56,7 @@ def _short_year(read: pl.Expr, known: str) -> pl.Expr:
     return pl.when(is_late).then(read.dt.offset_by("-100y")).otherwise(read)
 
 
-def _first_format(
-    column: str, formats: Formats, read: Callable[[str], pl.Expr], dtype: pl.DataType
-) -> pl.Expr:
+def _first_format(column: str, formats: Formats, read: Callable[[str], pl.Expr], dtype: pl.DataType) -> pl.Expr:
     """The first reading that succeeds, by the formats of the column, and of the row's source."""
     none = pl.lit(None, dtype=dtype)
     if not isinstance(formats, Mapping):
@@ -79,14 +74,10 @@ def parse_wall_clocks(frame: Frame, columns: Mapping[str, str], formats: Formats
     expressions: dict[str, pl.Expr] = {}
     for out, src in columns.items():
         written = pl.col(src).str.strip_chars(" ")
-        ending = pl.when(written.str.contains(":", literal=True)).then(
-            written.str.extract(f"({OFFSET})", 1)
-        )
+        ending = pl.when(written.str.contains(":", literal=True)).then(written.str.extract(f"({OFFSET})", 1))
         unzoned = pl.when(ending.is_null()).then(written).otherwise(written.str.replace(OFFSET, ""))
         # Polars would turn a leap second into the next minute; DuckDB knows none.
-        unzoned = pl.when(~unzoned.str.contains(":60", literal=True)).then(
-            unzoned.str.strip_chars(" ")
-        )
+        unzoned = pl.when(~unzoned.str.contains(":60", literal=True)).then(unzoned.str.strip_chars(" "))
         iso = _dated(unzoned, "%Y").str.replace("T", " ", literal=True)
         expressions[out] = pl.coalesce(
             *(iso.str.to_datetime(f, time_unit="us", strict=False) for f in ISO_WALL_CLOCK_FORMATS),
@@ -100,9 +91,9 @@ def parse_wall_clocks(frame: Frame, columns: Mapping[str, str], formats: Formats
             ),
         )
         figures = ending.str.replace(":", "", literal=True)
-        minutes = figures.str.slice(1, 2).cast(pl.Int32, strict=False) * 60 + figures.str.slice(
-            3, 2
-        ).cast(pl.Int32, strict=False)
+        minutes = figures.str.slice(1, 2).cast(pl.Int32, strict=False) * 60 + figures.str.slice(3, 2).cast(
+            pl.Int32, strict=False
+        )
         expressions[f"{out}_offset_minutes"] = (
             pl.when(ending.str.to_uppercase() == "Z")
             .then(pl.lit(0, dtype=pl.Int32))
@@ -117,9 +108,7 @@ def json_fields(frame: Frame, column: str, fields: Mapping[str, str]) -> Frame:
     # Polars takes JSON at its word; DuckDB reads the NaN that many writers produce.
     strict = pl.col(column).str.replace_all(r"([:\[,]\s*)-?(?:NaN|Infinity)\b", "${1}null")
     return lazy(
-        polars_of(frame).with_columns(
-            **{out: strict.str.json_path_match(path) for out, path in fields.items()}
-        )
+        polars_of(frame).with_columns(**{out: strict.str.json_path_match(path) for out, path in fields.items()})
     )
 
 
@@ -127,9 +116,7 @@ def hash_keys(frame: Frame, keys: Mapping[str, Sequence[str]]) -> Frame:
     return lazy(
         polars_of(frame).with_columns(
             **{
-                out: pl.concat_str(list(parts), separator="|").map_batches(
-                    _md5_keys, return_dtype=pl.Int64
-                )
+                out: pl.concat_str(list(parts), separator="|").map_batches(_md5_keys, return_dtype=pl.Int64)
                 for out, parts in keys.items()
             }
         )
@@ -140,9 +127,7 @@ def _md5_keys(texts: pl.Series) -> pl.Series:
     return pl.Series(
         texts.name,
         [
-            None
-            if text is None
-            else int(hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()[:15], 16)
+            None if text is None else int(hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()[:15], 16)
             for text in texts
         ],
         dtype=pl.Int64,
@@ -159,13 +144,9 @@ def resolve_instants(frame: Frame, instants: Mapping[str, str], zone: str) -> Fr
     zones = _zones(plan, zone)
     expressions: dict[str, pl.Expr] = {}
     for out, clock in instants.items():
-        by_offset = (
-            pl.col(clock) - pl.duration(minutes=pl.col(f"{clock}_offset_minutes"))
-        ).dt.replace_time_zone("UTC")
+        by_offset = (pl.col(clock) - pl.duration(minutes=pl.col(f"{clock}_offset_minutes"))).dt.replace_time_zone("UTC")
         expressions[out] = pl.coalesce(by_offset, _read_in_zones(clock, zone, zones, "earliest"))
-        expressions[f"{out}_second"] = pl.coalesce(
-            by_offset, _read_in_zones(clock, zone, zones, "latest")
-        )
+        expressions[f"{out}_second"] = pl.coalesce(by_offset, _read_in_zones(clock, zone, zones, "latest"))
         missing = _read_in_zones(clock, zone, zones, "earliest", forward=False).is_null()
         expressions[f"{out}_is_missing"] = (
             pl.col(f"{clock}_offset_minutes").is_null()
@@ -177,23 +158,17 @@ def resolve_instants(frame: Frame, instants: Mapping[str, str], zone: str) -> Fr
 
 
 def _zones(plan: pl.LazyFrame, zone: str) -> list[str]:
-    found: list[str] = (
-        plan.select(pl.col(zone).unique()).collect().to_series().drop_nulls().to_list()
-    )
+    found: list[str] = plan.select(pl.col(zone).unique()).collect().to_series().drop_nulls().to_list()
     return found
 
 
-def _read_in_zones(
-    clock: str, zone: str, zones: Sequence[str], reading: Any, *, forward: bool = True
-) -> pl.Expr:
+def _read_in_zones(clock: str, zone: str, zones: Sequence[str], reading: Any, *, forward: bool = True) -> pl.Expr:
     """The instant of a wall clock in the row's zone; `forward` also reads skipped hours."""
     read: list[pl.Expr] = []
     for name in zones:
 
         def localized(local: pl.Expr, name: str = name) -> pl.Expr:
-            return local.dt.replace_time_zone(
-                name, ambiguous=reading, non_existent="null"
-            ).dt.convert_time_zone("UTC")
+            return local.dt.replace_time_zone(name, ambiguous=reading, non_existent="null").dt.convert_time_zone("UTC")
 
         instant = localized(pl.col(clock))
         if forward:
@@ -246,9 +221,7 @@ def explode_hours(frame: Frame, start: str, end: str, hour: str) -> Frame:
         .filter(pl.col(end) > pl.col(start))
         .with_columns(
             pl.datetime_ranges(
-                pl.col(start).dt.truncate("1h"),
-                pl.col(end) - pl.duration(microseconds=1),
-                interval="1h",
+                pl.col(start).dt.truncate("1h"), pl.col(end) - pl.duration(microseconds=1), interval="1h"
             ).alias(hour)
         )
         .explode(hour)

@@ -30,15 +30,33 @@ from hospital_assets.warehouse.dialect.frames import (
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _ISO = r"^\d{4}-\d{1,2}-\d{1,2}( \d{1,2}:\d{2}(:\d{2}(\.\d+)?)?)?$"
 #: strptime directive -> Java pattern, between separators and next to another directive.
-_JAVA = {"%Y": ("yyyy", "yyyy"), "%y": ("yy", "yy"), "%m": ("M", "MM"), "%d": ("d", "dd"), "%H": ("H", "HH"),
-         "%M": ("m", "mm"), "%S": ("s", "ss"), "%I": ("h", "hh"), "%p": ("a", "a"),
-         "%b": ("MMM", "MMM"), "%B": ("MMMM", "MMMM"), "%f": ("SSSSSS", "SSSSSS")}  # fmt: skip
+_JAVA = {
+    "%Y": ("yyyy", "yyyy"),
+    "%y": ("yy", "yy"),
+    "%m": ("M", "MM"),
+    "%d": ("d", "dd"),
+    "%H": ("H", "HH"),
+    "%M": ("m", "mm"),
+    "%S": ("s", "ss"),
+    "%I": ("h", "hh"),
+    "%p": ("a", "a"),
+    "%b": ("MMM", "MMM"),
+    "%B": ("MMMM", "MMMM"),
+    "%f": ("SSSSSS", "SSSSSS"),
+}
 
 _TYPES: Mapping[type[pl.DataType], type[T.DataType]] = {
-    pl.String: T.StringType, pl.Boolean: T.BooleanType, pl.Int8: T.ByteType, pl.Int16: T.ShortType,
-    pl.Int32: T.IntegerType, pl.Int64: T.LongType, pl.Float32: T.FloatType,
-    pl.Float64: T.DoubleType, pl.Date: T.DateType, pl.Null: T.NullType,
-}  # fmt: skip
+    pl.String: T.StringType,
+    pl.Boolean: T.BooleanType,
+    pl.Int8: T.ByteType,
+    pl.Int16: T.ShortType,
+    pl.Int32: T.IntegerType,
+    pl.Int64: T.LongType,
+    pl.Float32: T.FloatType,
+    pl.Float64: T.DoubleType,
+    pl.Date: T.DateType,
+    pl.Null: T.NullType,
+}
 
 #: Frames that `checkpoint` keeps, until the step that made them is over.
 _checkpoints: list[DataFrame] = []
@@ -109,9 +127,14 @@ def _duckdb_type(kind: T.DataType) -> str:
     if isinstance(kind, T.DecimalType):
         return f"DECIMAL({kind.precision},{kind.scale})"
     names = {
-        "string": "VARCHAR", "tinyint": "TINYINT", "smallint": "SMALLINT", "int": "INTEGER",
-        "timestamp": "TIMESTAMP WITH TIME ZONE", "timestamp_ntz": "TIMESTAMP", "void": '"NULL"',
-    }  # fmt: skip
+        "string": "VARCHAR",
+        "tinyint": "TINYINT",
+        "smallint": "SMALLINT",
+        "int": "INTEGER",
+        "timestamp": "TIMESTAMP WITH TIME ZONE",
+        "timestamp_ntz": "TIMESTAMP",
+        "void": '"NULL"',
+    }
     return names.get(kind.simpleString(), kind.simpleString().upper())
 
 
@@ -139,11 +162,7 @@ def parse_numbers(frame: Frame, columns: Mapping[str, str]) -> Frame:
 
 def parse_dates(frame: Frame, columns: Mapping[str, str], formats: Formats) -> Frame:
     return _with(
-        frame,
-        {
-            out: _first_format(F.trim(_col(src)), src, formats).cast("date")
-            for out, src in columns.items()
-        },
+        frame, {out: _first_format(F.trim(_col(src)), src, formats).cast("date") for out, src in columns.items()}
     )
 
 
@@ -154,10 +173,7 @@ def _first_format(text: Column, column: str, formats: Formats) -> Column:
         return F.coalesce(*(_strptime(text, known) for known in formats), none)
     return F.coalesce(
         *(
-            F.when(
-                _col(SOURCE_COLUMN) == source,
-                F.coalesce(*(_strptime(text, pattern) for pattern in known), none),
-            )
+            F.when(_col(SOURCE_COLUMN) == source, F.coalesce(*(_strptime(text, pattern) for pattern in known), none))
             for source, known in formats.get(column, {}).items()
         ),
         none,
@@ -198,19 +214,13 @@ def parse_wall_clocks(frame: Frame, columns: Mapping[str, str], formats: Formats
     for out, src in columns.items():
         text = F.trim(_col(src))
         # A date alone may end in "-2026"; only what has a time of day can have an offset.
-        endings[f"{out}_ending"] = F.when(
-            text.contains(":"), F.regexp_extract(text, f"({OFFSET})", 1)
-        ).otherwise("")
+        endings[f"{out}_ending"] = F.when(text.contains(":"), F.regexp_extract(text, f"({OFFSET})", 1)).otherwise("")
         ending, bare = _col(f"{out}_ending"), _col(out)
-        unzoned[out] = F.trim(
-            F.replace(F.left(text, F.length(text) - F.length(ending)), F.lit("T"), F.lit(" "))
-        )
+        unzoned[out] = F.trim(F.replace(F.left(text, F.length(text) - F.length(ending)), F.lit("T"), F.lit(" ")))
         iso = F.when(bare.rlike(_ISO), bare.try_cast("timestamp_ntz"))
         parsed[out] = F.coalesce(iso, _first_format(bare, src, formats).cast("timestamp_ntz"))
         figures = F.replace(F.substring(ending, 2, 5), F.lit(":"))
-        minutes = F.left(figures, F.lit(2)).cast("int") * 60 + F.right(figures, F.lit(2)).cast(
-            "int"
-        )
+        minutes = F.left(figures, F.lit(2)).cast("int") * 60 + F.right(figures, F.lit(2)).cast("int")
         parsed[f"{out}_offset_minutes"] = (
             F.when(ending == "", None)
             .when(F.upper(ending) == "Z", 0)
@@ -233,9 +243,7 @@ def json_fields(frame: Frame, column: str, fields: Mapping[str, str]) -> Frame:
     below = {out: path.removeprefix("$.") for out, path in fields.items()}
     schema = _schema_of_paths([path.split(".") for path in below.values()])
     parsed = _with(frame, {"_found": F.from_json(without_nan(_col(column)), schema)})
-    return _with(parsed, {out: F.col(f"_found.{path}") for out, path in below.items()}).drop(
-        "_found"
-    )
+    return _with(parsed, {out: F.col(f"_found.{path}") for out, path in below.items()}).drop("_found")
 
 
 def _schema_of_paths(paths: Sequence[Sequence[str]]) -> T.StructType:
@@ -244,10 +252,7 @@ def _schema_of_paths(paths: Sequence[Sequence[str]]) -> T.StructType:
     for first, *rest in paths:
         below.setdefault(first, []).append(rest)
     return T.StructType(
-        [
-            T.StructField(name, _schema_of_paths(rest) if all(rest) else T.StringType())
-            for name, rest in below.items()
-        ]
+        [T.StructField(name, _schema_of_paths(rest) if all(rest) else T.StringType()) for name, rest in below.items()]
     )
 
 
@@ -291,19 +296,13 @@ def resolve_instants(frame: Frame, instants: Mapping[str, str], zone: str) -> Fr
         rest[f"{out}_second"] = F.when(
             offset.isNull() & (shown(_col(out) + hour) == local), _col(out) + hour
         ).otherwise(_col(out))
-        rest[f"{out}_is_missing"] = F.coalesce(
-            offset.isNull() & (shown(_col(out)) != local), F.lit(False)
-        )
+        rest[f"{out}_is_missing"] = F.coalesce(offset.isNull() & (shown(_col(out)) != local), F.lit(False))
     return _with(_with(frame, first), rest)
 
 
 def local_clocks(frame: Frame, clocks: Mapping[str, str], zone: str) -> Frame:
     return _with(
-        frame,
-        {
-            out: F.from_utc_timestamp(_col(src), _col(zone)).cast("timestamp_ntz")
-            for out, src in clocks.items()
-        },
+        frame, {out: F.from_utc_timestamp(_col(src), _col(zone)).cast("timestamp_ntz") for out, src in clocks.items()}
     )
 
 
@@ -312,18 +311,12 @@ def join_valid(frame: Frame, versions: Frame, on: str, at: str, valid: tuple[str
     (start, end), moment = (F.col(f"rhs.`{name}`") for name in valid), F.col(f"lhs.`{at}`")
     is_of = F.col(f"lhs.`{on}`") == F.col(f"rhs.`{on}`")
     joined = left.join(right, is_of & (moment >= start) & (moment < end), "left")
-    return lazy(
-        joined.select(
-            "lhs.*", *(F.col(f"rhs.`{n}`") for n in right.columns if n not in (on, *valid))
-        )
-    )
+    return lazy(joined.select("lhs.*", *(F.col(f"rhs.`{n}`") for n in right.columns if n not in (on, *valid))))
 
 
 def explode_hours(frame: Frame, start: str, end: str, hour: str) -> Frame:
     hours = F.sequence(
-        F.date_trunc("hour", _col(start)),
-        _col(end) - F.expr("interval 1 microsecond"),
-        F.expr("interval 1 hour"),
+        F.date_trunc("hour", _col(start)), _col(end) - F.expr("interval 1 microsecond"), F.expr("interval 1 hour")
     )
     return _with(frame.filter(nw.col(end) > nw.col(start)), {hour: F.explode(hours)})
 
