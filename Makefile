@@ -7,14 +7,14 @@ HOSPITAL_DATA_DIR ?= data
 PARALLEL ?= -n auto --dist loadfile --no-loadscope-reorder
 export HOSPITAL_DATA_DIR
 
-.PHONY: help install demo dev spark-cluster test test-slow test-all torture lint types check docs requirements clean
+.PHONY: help install demo dev spark-cluster test test-slow test-all torture lint types floors check docs requirements clean
 
 help:
 	@echo "make demo      generate a hospital network, build every table, run every check"
 	@echo "make dev       open the Dagster UI over the same data"
 	@echo "make spark-cluster  a Spark master and two workers on this machine, until Ctrl-C"
 	@echo "make test      fast tests; make test-all runs the slow ones too"
-	@echo "make check     lint, types, and whether generated docs are up to date"
+	@echo "make check     lint, types, import rules, and whether generated docs are up to date"
 	@echo "make docs      write the generated docs"
 
 # Bytecode is compiled at installation: without it every run process starts two to three times slower.
@@ -36,7 +36,7 @@ dev: install
 
 # Java 17 or newer has to be there.
 spark-cluster: install
-	$(BIN)/python -m hospital_assets.warehouse.spark_cluster
+	$(BIN)/python -m hospital_assets.spark.cluster
 
 test: install
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not torture"
@@ -56,7 +56,10 @@ lint: install
 types: install
 	$(BIN)/mypy
 
-check: lint types
+floors: install
+	$(BIN)/lint-imports
+
+check: lint types floors
 	$(BIN)/hospital docs --check
 
 docs: install

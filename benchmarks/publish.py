@@ -20,9 +20,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hospital_assets.clock import hospital_now
-from hospital_assets.governance.policy import RoleName, load_policy
-from hospital_assets.governance.pseudonyms import SecretKey
-from hospital_assets.governance.publications import LeakError, audiences_of, publish_all
+from hospital_assets.publishing.policy import RoleName, load_policy
+from hospital_assets.publishing.pseudonyms import SecretKey
+from hospital_assets.publishing.publications import LeakError, audiences_of, publish_all
 from hospital_assets.settings import Settings, load_settings
 from hospital_assets.warehouse.database import open_warehouse
 

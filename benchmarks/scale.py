@@ -202,8 +202,8 @@ def on_polars(inputs: Path, out: Path) -> dict[str, float]:
 def on_spark(inputs: Path, out: Path) -> dict[str, float]:
     from pyspark.sql import functions as F  # noqa: N812
 
+    from hospital_assets.spark.session import start_session
     from hospital_assets.warehouse.dialect import lazy
-    from hospital_assets.warehouse.spark_session import start_session
 
     started = time.perf_counter()
     session = start_session("local[2]")

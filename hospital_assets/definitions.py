@@ -15,6 +15,8 @@ from hospital_assets import reports
 from hospital_assets.alerts.outbox import OutboxResource, outbox_file
 from hospital_assets.assets import cleaned, dimensions, facts, kpis, raw
 from hospital_assets.assets.declare import ENGINE_TAG
+from hospital_assets.assets.publications import publication_assets
+from hospital_assets.assets.resources import AuditResource, ClockResource
 from hospital_assets.automation.jobs import JOBS
 from hospital_assets.automation.schedules import (
     daily_batch_schedule,
@@ -35,13 +37,12 @@ from hospital_assets.checks.contract_checks import contract_checks
 from hospital_assets.checks.quality import quality_checks
 from hospital_assets.checks.standing import standing
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.governance.assets import publication_assets
-from hospital_assets.governance.policy import shipped_policy
 from hospital_assets.landing.zone import LandingResource
+from hospital_assets.live.io_manager import HospitalIOManager
+from hospital_assets.publishing.policy import shipped_policy
 from hospital_assets.reports.folder import ReportsResource
-from hospital_assets.resources import AuditResource, ClockResource
 from hospital_assets.settings import EngineSettings, Settings, engine_from_environment, load_settings
-from hospital_assets.warehouse.io_manager import WarehouseIOManager, WarehouseResource
+from hospital_assets.warehouse.io_manager import WarehouseResource
 
 
 def build_definitions(settings: Settings | None = None, engine: EngineSettings | None = None) -> dg.Definitions:
@@ -93,11 +94,11 @@ def _engine_resources(settings: Settings, engine: EngineSettings, assets: Sequen
     if engine.engine == "duckdb":
         return {
             "warehouse": warehouse,
-            "io_manager": WarehouseIOManager(warehouse=warehouse),
+            "io_manager": HospitalIOManager(warehouse=warehouse),
             "landing": LandingResource(**landing),
         }
-    from hospital_assets.landing.on_spark import SparkLandingResource
-    from hospital_assets.warehouse.lake_io import LakeIOManager, spark_resource
+    from hospital_assets.spark.io_manager import LakeIOManager, spark_resource
+    from hospital_assets.spark.landing import SparkLandingResource
 
     lake = engine.lake_of(settings)
     spark = spark_resource(engine.spark_master, settings.data_dir)

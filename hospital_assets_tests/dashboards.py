@@ -15,11 +15,11 @@ import uvicorn
 
 from hospital_assets.dashboard.app import Access, Dashboard, create_app
 from hospital_assets.dashboard.serve import dashboard_of
-from hospital_assets.governance.policy import load_policy
-from hospital_assets.governance.pseudonyms import SecretKey
-from hospital_assets.governance.publications import audiences_of, publish
+from hospital_assets.live.copies import publish_copies
+from hospital_assets.publishing.policy import load_policy
+from hospital_assets.publishing.pseudonyms import SecretKey
+from hospital_assets.publishing.publications import audiences_of, publish
 from hospital_assets.settings import Settings
-from hospital_assets.warehouse.copies import publish_copies
 from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets_tests.helpers import warehouse_copy
 

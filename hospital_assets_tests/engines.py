@@ -11,8 +11,8 @@ import duckdb
 import polars as pl
 import pytest
 
+from hospital_assets.spark.session import SparkUnavailableError, start_session
 from hospital_assets.warehouse.dialect import Frame, lazy
-from hospital_assets.warehouse.spark_session import SparkUnavailableError, start_session
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -56,7 +56,7 @@ def spark_session() -> SparkSession:
 
 
 def _on_spark(frame: pl.DataFrame) -> Frame:
-    from hospital_assets.warehouse.dialect.on_spark import from_polars
+    from hospital_assets.spark.dialect import from_polars
 
     return lazy(from_polars(spark_session(), frame))
 

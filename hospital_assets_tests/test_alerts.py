@@ -20,7 +20,8 @@ from hospital_assets.alerts.notifiers import deliver
 from hospital_assets.alerts.outbox import Outbox, OutboxResource, Signal, VisitState
 from hospital_assets.alerts.settings import AlertSettings, Level, NotifierSettings, load_alert_settings
 from hospital_assets.assets.facts.alerts import dated
-from hospital_assets.automation.alert_rules import (
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.live.alert_rules import (
     CRITICAL_WAIT,
     check_signals,
     critical_waits,
@@ -34,7 +35,6 @@ from hospital_assets.automation.alert_rules import (
     visit_states,
     vital_signals,
 )
-from hospital_assets.contracts import CONTRACTS
 from hospital_assets.settings import Settings, SettingsError
 from hospital_assets.warehouse.dialect import lazy
 

@@ -13,9 +13,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from hospital_assets.cli import main
-from hospital_assets.contracts import CONTRACTS
-from hospital_assets.governance.audit import (
+from hospital_assets.access.audit import (
     MOST_STATEMENT_CHARACTERS,
     AuditError,
     AuditLog,
@@ -24,8 +22,10 @@ from hospital_assets.governance.audit import (
     note_key,
     record,
 )
-from hospital_assets.governance.pseudonyms import load_key
-from hospital_assets.resources import AuditResource
+from hospital_assets.assets.resources import AuditResource
+from hospital_assets.cli import main
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.publishing.pseudonyms import load_key
 from hospital_assets.settings import Settings
 
 
@@ -137,8 +137,8 @@ WRITER = """
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from hospital_assets.governance.audit import AuditLog, Event
-from hospital_assets.resources import AuditResource
+from hospital_assets.access.audit import AuditLog, Event
+from hospital_assets.assets.resources import AuditResource
 from hospital_assets.settings import Settings
 log = AuditLog(Settings(Path(sys.argv[1])))
 for n in range(25):

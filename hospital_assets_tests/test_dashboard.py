@@ -27,11 +27,12 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hospital_assets.assets.kpis.trend import drawing
 from hospital_assets.automation.build import BuildReport
 from hospital_assets.clock import last_whole_day
 from hospital_assets.dashboard import figures, live, mart, spc, svg
 from hospital_assets.dashboard.auth import Sessions, Viewer, add_account, is_loopback, read_accounts
-from hospital_assets.dashboard.live import LiveBoard, read_board
+from hospital_assets.dashboard.live import LiveBoard
 from hospital_assets.dashboard.mart import Mart
 from hospital_assets.dashboard.pages.menu import MENU, Entry
 from hospital_assets.dashboard.pages.overview import overview
@@ -40,9 +41,9 @@ from hospital_assets.dashboard.render import query as as_query
 from hospital_assets.dashboard.serve import ExposedError, dashboard_of
 from hospital_assets.dashboard.slices import Known, Slice, read_slice
 from hospital_assets.dashboard.store import Store
+from hospital_assets.live.board import read_board
+from hospital_assets.live.copies import merge_landed
 from hospital_assets.settings import Settings
-from hospital_assets.warehouse.copies import merge_landed
-from hospital_assets.warehouse.trend import drawing
 from hospital_assets_tests.dashboards import Served, published, serve
 from hospital_assets_tests.helpers import query
 
@@ -458,8 +459,8 @@ def test_the_audit_log_takes_what_the_dashboard_says(tmp_path: Path) -> None:
 
 
 def test_the_governance_page_repeats_no_query(shown: Settings, served: Served) -> None:
+    from hospital_assets.access.audit import Event, record
     from hospital_assets.dashboard.pages.governance import governance
-    from hospital_assets.governance.audit import Event, record
 
     record(shown, Event(actor="bob", action="query", role="admin", statement="select 'P0000001'"))
     page = governance(shown, open_mart(served), NOW)

@@ -34,8 +34,8 @@ from hospital_assets.dashboard.render import cell, render
 from hospital_assets.dashboard.serve import publish_first
 from hospital_assets.dashboard.slices import Known, Slice, read_slice
 from hospital_assets.dashboard.store import open_mart
-from hospital_assets.governance.policy import load_policy
-from hospital_assets.governance.publications import current_version, published_folder
+from hospital_assets.publishing.policy import load_policy
+from hospital_assets.publishing.publications import current_version, published_folder
 from hospital_assets.settings import Settings, SettingsError, load_settings, replace_text
 from hospital_assets_tests.dashboards import published, serve
 from hospital_assets_tests.helpers import query
@@ -409,8 +409,8 @@ def test_a_slice_that_needs_too_much_memory_says_what_to_do(shown: Settings, mon
 
 def test_the_server_needs_no_dagster() -> None:
     code = (
-        "import sys, hospital_assets.cli, hospital_assets.dashboard.serve, hospital_assets.limits, "
-        "hospital_assets.dashboard.audit, hospital_assets.governance.publications; "
+        "import sys, hospital_assets.cli, hospital_assets.dashboard.serve, hospital_assets.measures.natural_limits, "
+        "hospital_assets.dashboard.audit, hospital_assets.publishing.publications; "
         "sys.exit('dagster' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

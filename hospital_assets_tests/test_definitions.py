@@ -15,10 +15,10 @@ import pytest
 from hospital_assets.automation.schedules import daily_batch_schedule
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.definitions import build_definitions
-from hospital_assets.docs import documents
 from hospital_assets.landing.profile import ProfileError, available_profiles, parse_profile
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.partitions import SERVICE_PERIODS, latest_day, service_periods
+from hospital_assets.reports.reference import documents
 from hospital_assets.settings import Settings, SettingsError, load_settings, write_settings
 from hospital_assets.warehouse.io_manager import WarehouseResource
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from hospital_assets.access.audit import AuditLog
 from hospital_assets.automation.build import BuildReport
 from hospital_assets.cli import main
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.governance import delta
-from hospital_assets.governance.audit import AuditLog
-from hospital_assets.governance.history import HistoryError
+from hospital_assets.recovery import delta
+from hospital_assets.recovery.history import HistoryError
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets_tests.helpers import warehouse_copy
@@ -89,7 +89,7 @@ def test_two_processes_write_one_table(settings: Settings, tmp_path: Path) -> No
         "import sys\n"
         "from pathlib import Path\n"
         "from hospital_assets.contracts import CONTRACTS\n"
-        "from hospital_assets.governance.delta import keep_versions\n"
+        "from hospital_assets.recovery.delta import keep_versions\n"
         "from hospital_assets.settings import load_settings\n"
         "from hospital_assets.warehouse.database import open_warehouse\n"
         "with open_warehouse(Path(sys.argv[1])) as warehouse:\n"

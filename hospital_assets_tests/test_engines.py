@@ -23,7 +23,8 @@ from hospital_assets.automation.build import BuildReport, build, dagster_instanc
 from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.definitions import build_definitions
 from hospital_assets.settings import EngineSettings, Settings, SettingsError, engine_from_environment, write_settings
-from hospital_assets.warehouse import spark_session as sessions
+from hospital_assets.spark import session as sessions
+from hospital_assets.spark.cluster import standalone_cluster
 from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import (
     Frame,
@@ -39,7 +40,6 @@ from hospital_assets.warehouse.dialect import (
 )
 from hospital_assets.warehouse.io_manager import WarehouseIOManager
 from hospital_assets.warehouse.lineage import column_sources
-from hospital_assets.warehouse.spark_cluster import standalone_cluster
 from hospital_assets_tests.engines import ALL_ENGINES, spark_session
 from hospital_assets_tests.helpers import copy_of
 from hospital_assets_tests.test_transforms import CLOCKS, collect
@@ -278,8 +278,8 @@ TEXTS = [
 
 @pytest.mark.slow
 def test_spark_and_duckdb_tell_the_same_lineage(tmp_path: Path) -> None:
-    from hospital_assets.warehouse.dialect.on_spark import from_polars
-    from hospital_assets.warehouse.lineage_on_spark import column_sources as sources_on_spark
+    from hospital_assets.spark.dialect import from_polars
+    from hospital_assets.spark.lineage import column_sources as sources_on_spark
 
     session, connection = spark_session(), duckdb.connect()
     connection.execute("set TimeZone = 'UTC'")

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
+from hospital_assets.access.audit import AuditLog
 from hospital_assets.cli import main
-from hospital_assets.governance.audit import AuditLog
-from hospital_assets.governance.erase import EraseError, Person, find_person, prove, strip_landing, with_references
+from hospital_assets.recovery.erase import EraseError, Person, find_person, prove, strip_landing, with_references
 from hospital_assets.settings import Settings, write_settings
 from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets_tests.helpers import query, run

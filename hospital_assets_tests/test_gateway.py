@@ -21,13 +21,13 @@ import pyarrow as pa
 import pytest
 import requests
 
+from hospital_assets.access.audit import AuditLog
+from hospital_assets.access.gateway import GatewayError, build_app, check_address
+from hospital_assets.access.sandbox import Answer, Limits, RefusedError, catalog_of, judge, planned, run_query
+from hospital_assets.access.users import LOCKED_FOR, MOST_FAILURES, TOKEN_LIFETIME, User, UserError, Users
 from hospital_assets.cli import main
-from hospital_assets.governance.audit import AuditLog
-from hospital_assets.governance.gateway import GatewayError, build_app, check_address
-from hospital_assets.governance.locked import locked_connection
-from hospital_assets.governance.policy import shipped_policy
-from hospital_assets.governance.sandbox import Answer, Limits, RefusedError, catalog_of, judge, planned, run_query
-from hospital_assets.governance.users import LOCKED_FOR, MOST_FAILURES, TOKEN_LIFETIME, User, UserError, Users
+from hospital_assets.publishing.locked import locked_connection
+from hospital_assets.publishing.policy import shipped_policy
 from hospital_assets.settings import Settings
 from hospital_assets_tests.attacks import ATTACKS, EXHAUSTING
 
@@ -123,7 +123,7 @@ def test_the_judge_alone_refuses_every_attack(place: Place) -> None:
 
 LOCKED_LAYER = """
 import json, sys
-from hospital_assets.governance.locked import locked_connection
+from hospital_assets.publishing.locked import locked_connection
 secret_frame = None
 for line in sys.stdin:
     group, sql = json.loads(line)
@@ -392,7 +392,7 @@ def test_everything_is_in_the_audit(ann: Client, gateway: tuple[str, Place]) -> 
 
 
 def test_what_cannot_be_audited_is_not_answered(ann: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hospital_assets.governance.audit import AuditError
+    from hospital_assets.access.audit import AuditError
 
     def broken(*_: object) -> int:
         raise AuditError("the disk is full")

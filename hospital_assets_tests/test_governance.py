@@ -27,10 +27,10 @@ from hospital_assets.automation.build import publish as run_publish
 from hospital_assets.automation.schedules import publish_schedule
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.definitions import build_definitions
-from hospital_assets.governance import leaks, publications
-from hospital_assets.governance.claims import claim_of
-from hospital_assets.governance.masks import holds, masked
-from hospital_assets.governance.policy import (
+from hospital_assets.publishing import leaks, publications
+from hospital_assets.publishing.claims import claim_of
+from hospital_assets.publishing.masks import holds, masked
+from hospital_assets.publishing.policy import (
     POLICY_FILE,
     Mask,
     Policy,
@@ -40,8 +40,8 @@ from hospital_assets.governance.policy import (
     shipped_policy,
     uncovered,
 )
-from hospital_assets.governance.pseudonyms import KeyMissingError, SecretKey, create_key, load_key, make_tokens
-from hospital_assets.governance.publications import (
+from hospital_assets.publishing.pseudonyms import KeyMissingError, SecretKey, create_key, load_key, make_tokens
+from hospital_assets.publishing.publications import (
     Audience,
     LeakError,
     Made,
@@ -51,7 +51,7 @@ from hospital_assets.governance.publications import (
     publish,
     versions,
 )
-from hospital_assets.governance.small_cells import Line, determined, suppress
+from hospital_assets.publishing.small_cells import Line, determined, suppress
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import Warehouse, open_warehouse
 from hospital_assets_tests.helpers import warehouse_copy
@@ -690,7 +690,7 @@ def test_an_open_reader_keeps_its_version_through_a_switch(spoilt: tuple[Setting
 READER = """
 import sys
 from pathlib import Path
-from hospital_assets.governance.publications import open_publication
+from hospital_assets.publishing.publications import open_publication
 seen = set()
 print("ready", flush=True)
 import time

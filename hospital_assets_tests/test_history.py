@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from hospital_assets.access.audit import AuditLog
 from hospital_assets.automation.build import BuildReport
 from hospital_assets.cli import main
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.governance.audit import AuditLog
-from hospital_assets.governance.history import HistoryError, as_known, keep_state, restore, state_of, states
+from hospital_assets.recovery.history import HistoryError, as_known, keep_state, restore, state_of, states
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import Period, Warehouse, WarehouseError, open_warehouse
 from hospital_assets_tests.helpers import copy_of, query, run, tables, warehouse_copy
@@ -83,7 +83,7 @@ def test_a_restore_that_fails_changes_nothing(
     settings, warehouse = kept
     state = state_of(settings, None)
     warehouse.connection.execute("update facts.fact_emergency_visits set triage_level = 1")
-    import hospital_assets.governance.history as history
+    import hospital_assets.recovery.history as history
 
     real, calls = history._content, []
 

@@ -31,7 +31,7 @@ from hospital_assets.assets.kpis.stays import before_noon, length_of_stay, overs
 from hospital_assets.checks.contract_checks import check_table
 from hospital_assets.checks.kinds import ADDS_UP
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.limits import with_natural_limits
+from hospital_assets.measures.natural_limits import with_natural_limits
 from hospital_assets.warehouse.dialect import Frame, explode_days, hash_keys
 from hospital_assets_tests.engines import Engine
 from hospital_assets_tests.test_transforms import VISIT_TYPES, at, collect, events

@@ -17,6 +17,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.spark.lake import Lake
 from hospital_assets.warehouse.database import (
     PartitionMismatchError,
     Period,
@@ -25,7 +26,6 @@ from hospital_assets.warehouse.database import (
     WarehouseError,
 )
 from hospital_assets.warehouse.dialect import Frame, lazy
-from hospital_assets.warehouse.lake import Lake
 from hospital_assets_tests.engines import spark_session
 
 pytestmark = pytest.mark.slow
@@ -58,7 +58,7 @@ def stored(lake: Lake) -> pl.DataFrame:
 
 
 def on_spark(frame: pl.DataFrame) -> Frame:
-    from hospital_assets.warehouse.dialect.on_spark import from_polars
+    from hospital_assets.spark.dialect import from_polars
 
     return lazy(from_polars(spark_session(), frame))
 
@@ -136,7 +136,7 @@ def test_a_reader_keeps_its_version_while_the_next_is_written(lake: Lake) -> Non
 
 KILLED = """
 import sys, time
-from hospital_assets.warehouse.lake import Lake
+from hospital_assets.spark.lake import Lake
 from hospital_assets_tests import test_lake as t
 lake = Lake(sys.argv[1])
 print("ready", flush=True)

@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 
 from hospital_assets.landing.zone import LandingZone
+from hospital_assets.spark.lake import Lake
 from hospital_assets.warehouse.dialect import Frame
-from hospital_assets.warehouse.lake import Lake
 from hospital_assets_tests.engines import spark_session
 from hospital_assets_tests.test_landing import KINDS, TEXT, observation, zone  # noqa: F401
 from hospital_assets_tests.test_transforms import collect
@@ -39,7 +39,7 @@ VISITS = {
 
 
 def on_spark(zone: LandingZone) -> LandingZone:  # noqa: F811
-    from hospital_assets.landing.on_spark import SparkLandingZone
+    from hospital_assets.spark.landing import SparkLandingZone
 
     values = (getattr(zone, field.name) for field in fields(LandingZone))
     return SparkLandingZone(*values, spark_session(), Lake(str(zone.spool / "lake")))

@@ -18,11 +18,13 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from hospital_assets.access.audit import AuditLog
 from hospital_assets.automation.build import BuildReport
 from hospital_assets.cli import main
-from hospital_assets.governance.audit import AuditLog
-from hospital_assets.governance.policy import POLICY_FILE, load_policy, parse_policy, shipped_policy
-from hospital_assets.governance.postgres import (
+from hospital_assets.publishing.policy import POLICY_FILE, load_policy, parse_policy, shipped_policy
+from hospital_assets.publishing.pseudonyms import SecretKey
+from hospital_assets.publishing.publications import audiences_of, current_version, publish, published_folder
+from hospital_assets.publishing.targets.postgres import (
     CONNECTION_LIMIT,
     PostgresError,
     connect,
@@ -30,8 +32,6 @@ from hospital_assets.governance.postgres import (
     load_publications,
     revoke_login,
 )
-from hospital_assets.governance.pseudonyms import SecretKey
-from hospital_assets.governance.publications import audiences_of, current_version, publish, published_folder
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets_tests.helpers import warehouse_copy

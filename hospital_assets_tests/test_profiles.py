@@ -13,10 +13,10 @@ import pytest
 
 from hospital_assets.assets.cleaned.vitals import judge_vitals
 from hospital_assets.checks.accounting import unknown_kinds
-from hospital_assets.landing.draft import draft_profile
 from hospital_assets.landing.profile import ProfileError, parse_profile
 from hospital_assets.landing.waiting import waiting_files
 from hospital_assets.landing.zone import LandingZone
+from hospital_assets.sources.draft import draft_profile
 from hospital_assets.warehouse.dialect import lazy
 
 HEAD = 'name = "mine"\ndescription = "x"\ntime_zone = "America/Chicago"\n'

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from hospital_assets.automation.dry_run import try_profile
 from hospital_assets.cli import main
-from hospital_assets.landing.draft import DraftError, draft_profile
 from hospital_assets.landing.profile import ProfileError, load_profile, load_profiles, parse_profile
 from hospital_assets.settings import load_settings
+from hospital_assets.sources.draft import DraftError, draft_profile
+from hospital_assets.sources.dry_run import try_profile
 from hospital_assets_tests.helpers import query
 
 TUTORIAL = Path(__file__).parents[1] / "docs" / "bring-your-own.md"

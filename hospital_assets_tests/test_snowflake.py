@@ -18,9 +18,8 @@ import yaml
 from hospital_assets.automation.build import BuildReport
 from hospital_assets.cli import main
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.governance import snowflake
-from hospital_assets.governance.masks import OLDEST_AGE, masked
-from hospital_assets.governance.policy import (
+from hospital_assets.publishing.masks import OLDEST_AGE, masked
+from hospital_assets.publishing.policy import (
     POLICY_FILE,
     Mask,
     Policy,
@@ -29,9 +28,18 @@ from hospital_assets.governance.policy import (
     parse_policy,
     shipped_policy,
 )
-from hospital_assets.governance.pseudonyms import SecretKey
-from hospital_assets.governance.publications import audiences_of, current_version, publish, published_folder
-from hospital_assets.governance.snowflake import Rendering, SnowflakeError, cross_check, export, mask_sql, render, write
+from hospital_assets.publishing.pseudonyms import SecretKey
+from hospital_assets.publishing.publications import audiences_of, current_version, publish, published_folder
+from hospital_assets.publishing.targets import snowflake
+from hospital_assets.publishing.targets.snowflake import (
+    Rendering,
+    SnowflakeError,
+    cross_check,
+    export,
+    mask_sql,
+    render,
+    write,
+)
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets_tests.helpers import warehouse_copy

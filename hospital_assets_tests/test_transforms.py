@@ -13,13 +13,13 @@ from polars.testing import assert_frame_equal
 from hospital_assets.assets.dimensions.members import changes_only, key_at, versions
 from hospital_assets.assets.facts.emergency_visits import measured
 from hospital_assets.assets.facts.newest import newest_of_each
-from hospital_assets.assets.facts.news2 import points, scores
 from hospital_assets.assets.facts.patient_flow import admitted_visits, cancelled_visits, folded
 from hospital_assets.assets.facts.settling import other_ends
 from hospital_assets.assets.facts.vitals import age_in_years
 from hospital_assets.assets.kpis.arrivals import arrivals_by_hour
 from hospital_assets.assets.kpis.people import age_band
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.measures.news2 import points, scores
 from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import (
     Frame,

@@ -19,8 +19,8 @@ from polars.testing import assert_frame_equal
 
 from hospital_assets.assets.cleaned.vitals import judge_vitals
 from hospital_assets.assets.facts.vitals import scored
-from hospital_assets.automation import vitals_stream as stream
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.spark import vitals_stream as stream
 from hospital_assets.warehouse.dialect import lazy
 from hospital_assets_tests.engines import spark_session
 from hospital_assets_tests.test_transforms import collect
@@ -141,7 +141,7 @@ def test_repetitions_are_one_and_bad_lines_are_kept(tmp_path: Path) -> None:
 RUN = """
 import sys
 from pathlib import Path
-from hospital_assets.automation import vitals_stream as stream
+from hospital_assets.spark import vitals_stream as stream
 from hospital_assets_tests import test_vitals_stream as t
 session = t.spark_session()
 lines = stream.from_files(session, Path(sys.argv[1]), files_per_batch=5)

@@ -23,18 +23,19 @@ import pytest
 from hospital_assets.alerts.outbox import Outbox, open_outbox, outbox_file
 from hospital_assets.assets.facts import vitals as vitals_module
 from hospital_assets.automation.build import BuildReport, dagster_instance
-from hospital_assets.automation.monitor import Monitor, open_monitor
 from hospital_assets.automation.presence import is_watched, watch_lock
 from hospital_assets.automation.sensors import FEEDS
 from hospital_assets.automation.watch import BatchError, Loader
 from hospital_assets.clock import SimulatedClock, hospital_now, is_live, write_simulated_clock
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.dashboard.auth import Viewer
-from hospital_assets.dashboard.live import LiveBoard, read_board
-from hospital_assets.dashboard.live import Waiting as OnBoard
+from hospital_assets.dashboard.live import LiveBoard
 from hospital_assets.definitions import build_definitions
 from hospital_assets.landing.waiting import Waiting
 from hospital_assets.landing.zone import LandingResource
+from hospital_assets.live.board import Waiting as OnBoard
+from hospital_assets.live.board import read_board
+from hospital_assets.live.monitor import Monitor, open_monitor
 from hospital_assets.settings import Settings
 from hospital_assets.simulator.live import LiveNetwork, go_live, land_history, prepare, read_network, write_network
 from hospital_assets_tests.helpers import query, run, tables

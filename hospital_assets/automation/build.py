@@ -21,11 +21,11 @@ from dagster._core.definitions.asset_selection import DagsterInvalidAssetSelecti
 from hospital_assets.automation.jobs import TABLES
 from hospital_assets.automation.sensors import days_named
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.governance.policy import RoleName
 from hospital_assets.landing.profile import LANDED
 from hospital_assets.landing.waiting import spans
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.partitions import period_start, range_tags, service_periods
+from hospital_assets.publishing.policy import RoleName
 from hospital_assets.settings import Settings
 
 #: A settled day can unsettle another only through the beds; this is never reached in practice.

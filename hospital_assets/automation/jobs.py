@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from hospital_assets.assets.publications import GROUP as PUBLICATIONS
+from hospital_assets.assets.publications import LEAK_CHECK
 from hospital_assets.automation.sensors import FEEDS
 from hospital_assets.checks.standing import standing
-from hospital_assets.governance.assets import GROUP as PUBLICATIONS
-from hospital_assets.governance.assets import LEAK_CHECK
-from hospital_assets.governance.policy import ROLES
 from hospital_assets.landing.profile import LANDED
+from hospital_assets.publishing.policy import ROLES
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition

@@ -3,10 +3,10 @@
 import dagster as dg
 
 from hospital_assets.clock import last_whole_day
-from hospital_assets.governance.policy import ROLES
-from hospital_assets.governance.pseudonyms import KeyMissingError, load_key
-from hospital_assets.governance.publications import PublicationError, current_version
 from hospital_assets.partitions import SERVICE_PERIODS, period_start
+from hospital_assets.publishing.policy import ROLES
+from hospital_assets.publishing.pseudonyms import KeyMissingError, load_key
+from hospital_assets.publishing.publications import PublicationError, current_version
 from hospital_assets.reports.overview import AUDIENCE
 from hospital_assets.settings import Settings
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import dagster as dg
 
 from hospital_assets.alerts.outbox import Signal, open_outbox
-from hospital_assets.automation.alert_rules import check_signals, poisoned_file, run_signal
-from hospital_assets.automation.monitor import open_monitor
 from hospital_assets.automation.presence import is_watched
 from hospital_assets.automation.refresh import Outcome, Pending, Request, State, decide
 from hospital_assets.clock import hospital_now
 from hospital_assets.landing.waiting import spans
 from hospital_assets.landing.zone import LandingResource, write_set_aside
+from hospital_assets.live.alert_rules import check_signals, poisoned_file, run_signal
+from hospital_assets.live.monitor import open_monitor
 from hospital_assets.partitions import period_start, range_tags
 from hospital_assets.settings import Settings
 

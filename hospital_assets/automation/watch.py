@@ -21,14 +21,14 @@ from datetime import UTC, date, datetime
 import dagster as dg
 from dagster_shared.record import replace
 
-from hospital_assets.automation.alert_rules import check_signals
 from hospital_assets.automation.build import MOST_ROUNDS, dagster_instance, failure_of, unsettled_spans
 from hospital_assets.automation.jobs import refreshed_by
-from hospital_assets.automation.monitor import Monitor, open_monitor
 from hospital_assets.automation.presence import watch_lock
 from hospital_assets.automation.sensors import FEEDS, quiet_since_ns
 from hospital_assets.landing.waiting import Waiting, spans
 from hospital_assets.landing.zone import LandingResource
+from hospital_assets.live.alert_rules import check_signals
+from hospital_assets.live.monitor import Monitor, open_monitor
 from hospital_assets.partitions import period_start, range_tags
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import WarehouseLockedError, open_warehouse

@@ -14,11 +14,11 @@ import polars as pl
 from pandera.errors import SchemaErrors
 
 from hospital_assets.assets.declare import WAREHOUSE_POOL
+from hospital_assets.assets.resources import ClockResource
 from hospital_assets.checks.findings import Finding, result, store
 from hospital_assets.checks.kinds import ADDS_UP, COLUMNS, KEY, PLAUSIBLE, REFERENCES, REQUIRED, VALUES, Kind
 from hospital_assets.contracts import CONTRACTS, Column, Contract
 from hospital_assets.partitions import SERVICE_PERIODS
-from hospital_assets.resources import ClockResource
 from hospital_assets.warehouse.database import without_values
 from hospital_assets.warehouse.dialect import Frame, json_fields, relation_of
 from hospital_assets.warehouse.io_manager import WarehouseResource, period_of

@@ -14,14 +14,14 @@ import narwhals as nw
 
 from hospital_assets.assets.dimensions.calendar import date_key
 from hospital_assets.assets.dimensions.members import END_OF_TIME
-from hospital_assets.assets.dimensions.scales import CRITICAL_LEVELS
-from hospital_assets.assets.facts.news2 import MINIMUM_AGE_YEARS
 from hospital_assets.checks import kinds
 from hospital_assets.checks.kinds import Kind
 from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.contracts.dimensions import UNKNOWN_KEY
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.landing.profile import SUBJECTS
+from hospital_assets.measures.news2 import MINIMUM_AGE_YEARS
+from hospital_assets.measures.triage import CRITICAL_LEVELS
 from hospital_assets.warehouse.dialect import Frame, local_clocks, minutes_between
 
 Frames = Mapping[str, Frame]

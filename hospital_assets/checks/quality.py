@@ -14,6 +14,7 @@ import narwhals as nw
 
 from hospital_assets.assets.declare import WAREHOUSE_POOL
 from hospital_assets.assets.dimensions.members import END_OF_TIME
+from hospital_assets.assets.resources import ClockResource
 from hospital_assets.checks.declared import Relation, Rule, checked_tables, relations_of, resolved_rules
 from hospital_assets.checks.delivery import in_use, undeliverable
 from hospital_assets.checks.findings import Finding, result, store
@@ -21,7 +22,6 @@ from hospital_assets.checks.kinds import QUALITY_KINDS, Kind
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.profile import load_profiles
 from hospital_assets.partitions import SERVICE_PERIODS
-from hospital_assets.resources import ClockResource
 from hospital_assets.warehouse.database import Warehouse, redacted, without_values
 from hospital_assets.warehouse.dialect import Frame
 from hospital_assets.warehouse.io_manager import WarehouseResource, period_of

@@ -14,11 +14,11 @@ from dagster import AssetCheckSeverity
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
 from hospital_assets.assets.declare import WAREHOUSE_POOL
+from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.streams import faults, ranges
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.partitions import SERVICE_PERIODS
-from hospital_assets.resources import ClockResource
 from hospital_assets.warehouse.io_manager import WarehouseResource
 from hospital_assets.warehouse.loads import read_loads
 

@@ -1,6 +1,6 @@
 """The `hospital` command: thin, over functions of the other packages.
 
-One module for each group of commands (those of governance are in that package).
+One module for each group of commands.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ import argparse
 import os
 import sys
 
-from hospital_assets.cli import findings, landing, pages, tables
-from hospital_assets.governance import commands as governance
+from hospital_assets.cli import findings, governance, landing, pages, tables
 from hospital_assets.settings import SettingsError, load_settings
 
 _USAGE_ERROR = 2

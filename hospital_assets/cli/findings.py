@@ -135,7 +135,7 @@ def _checks(options: argparse.Namespace, settings: Settings) -> int:
     if options.last or options.failed or options.prove:
         return _last_checks(options, settings)
     from hospital_assets.automation.build import BuildError, check
-    from hospital_assets.checks.outcome import as_json, as_junit
+    from hospital_assets.cli.outcome import as_json, as_junit
     from hospital_assets.definitions import build_definitions
 
     with StepProgress() as progress:
@@ -242,7 +242,7 @@ def _report(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _report_overview(options: argparse.Namespace, settings: Settings) -> int:
-    from hospital_assets.governance.publications import PublicationError
+    from hospital_assets.publishing.publications import PublicationError
     from hospital_assets.reports.overview import as_page
 
     try:

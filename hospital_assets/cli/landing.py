@@ -254,8 +254,8 @@ def _profiles_show(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _profiles_new(options: argparse.Namespace, settings: Settings) -> int:
-    from hospital_assets.landing.draft import draft_profile
     from hospital_assets.landing.profile import available_profiles, profile_folder
+    from hospital_assets.sources.draft import draft_profile
 
     if options.profile in available_profiles():
         raise ValueError(f"there is a profile '{options.profile}' already; choose another name")
@@ -274,7 +274,7 @@ def _profiles_test(options: argparse.Namespace, settings: Settings) -> int:
     from rich.markup import escape
     from rich.table import Table
 
-    from hospital_assets.automation.dry_run import try_profile
+    from hospital_assets.sources.dry_run import try_profile
 
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     trials = try_profile(options.profile, options.file)

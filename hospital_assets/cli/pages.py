@@ -103,7 +103,7 @@ def _dashboard(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _docs(options: argparse.Namespace, settings: Settings) -> int:
-    from hospital_assets.docs import documents
+    from hospital_assets.reports.reference import documents
 
     stale = []
     for path, text in documents().items():

@@ -24,6 +24,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from hospital_assets.dashboard.audit import Access
 from hospital_assets.dashboard.auth import COOKIE, SESSION_SECONDS, Sessions, Viewer
 from hospital_assets.dashboard.figures import Page
 from hospital_assets.dashboard.live import LiveBoard
@@ -52,25 +53,6 @@ _MOST_FORM_BYTES = 10_000
 _TOO_MUCH = "This slice needs more memory than the dashboard has: choose a shorter period or one hospital."
 #: Requests that are worked on at the same time; others wait their turn.
 _THREADS = 4
-
-
-@dataclass(frozen=True)
-class Access:
-    """Something somebody looked at, took away, or was denied.
-
-    Attributes:
-        viewer: who.
-        action: `view`, `export`, `acknowledge`, `sign_in`, `sign_in_failed`, `denied`.
-        page: which page or figure.
-        version: of the publication, where there is one.
-        slice: what was chosen, as a query string.
-    """
-
-    viewer: Viewer
-    action: str
-    page: str
-    version: str = ""
-    slice: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Every look goes to the platform's audit: who saw, exported, acknowledged or was denied what.
 
-Belongs here: what the dashboard's accesses are called there. The log itself is `governance.audit`.
+Belongs here: what the dashboard's accesses are called there. The log itself is `access.audit`.
 """
 
 from __future__ import annotations
@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import polars as pl
 
-from hospital_assets.dashboard.app import Access
-from hospital_assets.governance.audit import Action, AuditLog, Event, Outcome, log_file
+from hospital_assets.access.audit import Action, AuditLog, Event, Outcome, log_file
+from hospital_assets.dashboard.auth import Viewer
 from hospital_assets.settings import Settings
 
 #: What the dashboard calls it -> what the audit calls it, and how it went.
@@ -26,6 +27,25 @@ _KINDS: Mapping[str, tuple[Action, Outcome]] = {
 }
 #: Where accesses come from, in the audit.
 CLIENT = "dashboard"
+
+
+@dataclass(frozen=True)
+class Access:
+    """Something somebody looked at, took away, or was denied.
+
+    Attributes:
+        viewer: who.
+        action: `view`, `export`, `acknowledge`, `sign_in`, `sign_in_failed`, `denied`.
+        page: which page or figure.
+        version: of the publication, where there is one.
+        slice: what was chosen, as a query string.
+    """
+
+    viewer: Viewer
+    action: str
+    page: str
+    version: str = ""
+    slice: str = ""
 
 
 def write_access(settings: Settings) -> Callable[[Access], None]:

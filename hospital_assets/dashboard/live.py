@@ -1,14 +1,11 @@
-"""The live triage board: who waits, in what order, pushed to browsers as it changes.
+"""The live triage board: pushed to browsers as it changes.
 
-It reads the live copies beside the warehouse (see `warehouse.copies`), which are replaced when a batch
-is committed and, before that, when landed files were judged; so it never waits for a run. Belongs
-here: the order of the board and the stream. NEWS2 and its bands are those of the facts.
+Belongs here: the page of the board and its stream. Who waits, and in what order, says `live.board`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import secrets
 import threading
@@ -17,243 +14,23 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
-import polars as pl
 from starlette.concurrency import run_in_threadpool
 
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.dashboard import svg
 from hospital_assets.dashboard.auth import Viewer
 from hospital_assets.dashboard.render import render
-from hospital_assets.warehouse.copies import copies_changed, read_copy
+from hospital_assets.live.board import Waiting, read_board
+from hospital_assets.live.copies import copies_changed
 
 #: How often the copies are looked at.
 _LOOK_SECONDS = 0.2
 #: Waits grow by themselves: so often at least the board is sent anew.
 _REFRESH_SECONDS = 10.0
-#: Whoever arrived longer ago is an open record rather than a person who waits.
-LONGEST_HOURS = 24
 #: Rows shown before "+n more".
 MOST_ROWS = 24
-SCALE = "ESI"
-#: NEWS2 is for adults (NICE MIB205).
-ADULT_YEARS = 16
-#: Critical patients are to be seen within so many minutes (CTAS level 2; kpi_critical_waits_daily).
-CRITICAL_MINUTES = 15
-#: Bands of the RCP: rank, what to do.
-_BANDS = {0: "Emergency response", 1: "Urgent review", 2: ""}
 _HOUR = timedelta(hours=1)
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """Somebody who waits for a provider.
-
-    Attributes:
-        reference: pseudonym of the visit, the same as long as the server runs.
-        hospital_id: where.
-        department: routed to.
-        triage_level: 1 to 5; None before triage.
-        triage_name: of the level.
-        news2: score; None where it is unknown or does not apply.
-        has_red: whether a parameter scores 3.
-        is_adult: False under 16; None where the age is unknown.
-        age_years: on arrival.
-        complaint: in words.
-        waited_minutes: since the earlier of arrival and triage.
-        target_minutes: of the level; None before triage.
-        band: 0 emergency, 1 urgent, 2 neither.
-    """
-
-    reference: str
-    hospital_id: str
-    department: str
-    triage_level: int | None
-    triage_name: str
-    news2: int | None
-    has_red: bool
-    is_adult: bool | None
-    age_years: int | None
-    complaint: str
-    waited_minutes: float
-    target_minutes: float | None
-    band: int
-
-    @property
-    def past_minutes(self) -> float:
-        """Minutes past the target; below 0 while there is time."""
-        return self.waited_minutes - (self.target_minutes or float("inf"))
-
-    @property
-    def action(self) -> str:
-        """What to do, in words."""
-        if self.band < 2:
-            return _BANDS[self.band]
-        return f"{self.past_minutes:.0f} min past target" if self.past_minutes > 0 else ""
-
-    @property
-    def bar(self) -> str:
-        """Waited of two hours, with the target as a tick."""
-        style = "late" if self.past_minutes > 0 else ""
-        target = None if self.target_minutes is None else self.target_minutes / 150
-        return svg.bar(self.waited_minutes / 150, style, target=target)
-
-
-@dataclass(frozen=True)
-class Board:
-    """The board at a moment.
-
-    Attributes:
-        waiting: who waits, most urgent first.
-        left_open: open records older than anybody waits.
-        arrivals: arrivals in each of the last six hours, oldest first, of those still known.
-        newest_at: when the newest record was written; None without any.
-        now: the hospital's time.
-    """
-
-    waiting: tuple[Waiting, ...]
-    left_open: int
-    newest_at: datetime | None
-    now: datetime
-
-    def tiles(self) -> list[tuple[str, str, str, str]]:
-        """Label, value, unit, style."""
-        count = len(self.waiting)
-
-        def how_many(rule: Callable[[Waiting], bool]) -> int:
-            return sum(rule(row) for row in self.waiting)
-
-        emergency = how_many(lambda row: row.band == 0)
-        urgent = how_many(lambda row: row.band == 1)
-        critical = how_many(lambda row: row.triage_level in (1, 2) and row.waited_minutes > CRITICAL_MINUTES)
-        late = how_many(lambda row: row.past_minutes > 0)
-        longest = max((row.waited_minutes for row in self.waiting), default=0)
-        return [
-            ("Waiting now", f"{count}", "patients", ""),
-            ("NEWS2 7 or more", f"{emergency}", "emergency response", "emergency" if emergency else ""),
-            ("NEWS2 5\u20136 or single red", f"{urgent}", "urgent review", "urgent" if urgent else ""),
-            (f"Level 1\u20132 over {CRITICAL_MINUTES} min", f"{critical}", "patients", "emergency" if critical else ""),
-            ("Past triage target", f"{late}", "patients", "urgent" if late else ""),
-            ("Longest wait", f"{longest:.0f}", "min", ""),
-        ]
-
-
-def read_board(
-    warehouse_file: Path, now: datetime, key: bytes, hospital: str = ALL, immediate_minutes: float = 2.0
-) -> Board:
-    """Who waits, as the live copies say.
-
-    Landed records that no run has loaded yet replace older ones of the same visit.
-
-    Args:
-        warehouse_file: the warehouse beside which the copies are.
-        now: the hospital's time.
-        key: makes references from visit numbers.
-        hospital: its identifier, or `all`.
-        immediate_minutes: what "at once" means (see `kpi_seen_on_time_daily`).
-    """
-    visits, newest_at = _visits(warehouse_file)
-    if visits is None or visits.is_empty():
-        return Board((), 0, newest_at, now)
-    if hospital != ALL:
-        visits = visits.filter(pl.col("hospital_id") == hospital)
-    is_waiting = (
-        pl.col("provider_at").is_null()
-        & pl.col("departure_at").is_null()
-        & ~pl.col("is_cancelled").fill_null(False)
-        & (pl.col("arrival_at") <= now)
-    )
-    waits = visits.filter(is_waiting).with_columns(
-        minutes=(pl.lit(now) - pl.min_horizontal("arrival_at", "triage_at")).dt.total_seconds() / 60
-    )
-    recent = waits.filter(pl.col("minutes") <= 60 * LONGEST_HOURS)
-    targets = _targets(warehouse_file, immediate_minutes)
-    rows = sorted(
-        (_waiting(row, targets, key) for row in recent.iter_rows(named=True)),
-        key=lambda row: (row.band, row.triage_level or 9, -row.past_minutes, -row.waited_minutes),
-    )
-    return Board(tuple(rows), waits.height - recent.height, newest_at, now)
-
-
-def _visits(warehouse_file: Path) -> tuple[pl.DataFrame | None, datetime | None]:
-    """Open visits of the last commit, overlaid with what has landed since; and how new that is."""
-    loaded = read_copy(warehouse_file, "open_visits")
-    landed = read_copy(warehouse_file, "landed_visits")
-    known = [frame for frame in (loaded, landed) if frame is not None]
-    if not known:
-        return None, None
-    visits = (
-        pl.concat(known, how="diagonal_relaxed")
-        # Of equally new records the landed one, which is listed last, knows more.
-        .sort("recorded_at", maintain_order=True)
-        .unique("visit_id", keep="last", maintain_order=True)
-    )
-    if landed is not None and loaded is not None:
-        # What only a run knows (cancellations) holds for whatever landed of the same visit.
-        cancelled = loaded.filter("is_cancelled")["visit_id"]
-        visits = visits.with_columns(is_cancelled=pl.col("visit_id").is_in(cancelled.to_list()))
-    if "is_cancelled" not in visits.columns:
-        visits = visits.with_columns(is_cancelled=pl.lit(False))
-    scores = [
-        frame.select("visit_id", "measured_at", "news2_score", "has_news2_red_parameter")
-        for frame in (loaded, read_copy(warehouse_file, "landed_vitals"))
-        if frame is not None
-    ]
-    if scores:
-        newest = (
-            pl.concat(scores, how="vertical_relaxed")
-            .drop_nulls("measured_at")
-            .sort("measured_at")
-            .unique("visit_id", keep="last")
-        )
-        visits = visits.drop(["measured_at", "news2_score", "has_news2_red_parameter"], strict=False).join(
-            newest, on="visit_id", how="left"
-        )
-    newest_at = visits["recorded_at"].max()
-    return visits, newest_at if isinstance(newest_at, datetime) else None
-
-
-def _targets(warehouse_file: Path, immediate_minutes: float) -> dict[int, tuple[str, float]]:
-    """Level -> name and target of the scale."""
-    scales = read_copy(warehouse_file, "triage_targets")
-    if scales is None:
-        return {}
-    return {
-        row["level"]: (row["level_name"], max(row["target_minutes"], immediate_minutes))
-        for row in scales.filter(pl.col("scale") == SCALE).iter_rows(named=True)
-    }
-
-
-def _waiting(row: dict[str, Any], targets: dict[int, tuple[str, float]], key: bytes) -> Waiting:
-    age = row["age_years"]
-    is_adult = None if age is None else age >= ADULT_YEARS
-    applies = is_adult is not False
-    score = row.get("news2_score") if applies else None
-    has_red = bool(row.get("has_news2_red_parameter")) and applies
-    level = row["triage_level"]
-    name, target = targets.get(level, ("Not triaged", None))
-    return Waiting(
-        reference=reference_of(row["visit_id"], key),
-        hospital_id=row["hospital_id"],
-        department=row["department_name"] or "Unknown",
-        triage_level=level,
-        triage_name=name,
-        news2=score,
-        has_red=has_red,
-        is_adult=is_adult,
-        age_years=age,
-        complaint=row.get("chief_complaint") or "",
-        waited_minutes=max(row["minutes"], 0.0),
-        target_minutes=target,
-        band=0 if score is not None and score >= 7 else 1 if has_red or (score or 0) >= 5 else 2,
-    )
-
-
-def reference_of(visit_id: str, key: bytes) -> str:
-    """A short name of a visit that says nothing about it."""
-    digest = hashlib.blake2s(visit_id.encode(), key=key, digest_size=4).digest()
-    return f"V{int.from_bytes(digest) % 1_000_000:06d}"
 
 
 @dataclass
@@ -285,6 +62,7 @@ class LiveBoard:
             html = render(
                 "board.html",
                 board=board,
+                bar=_bar,
                 shown=board.waiting[:MOST_ROWS],
                 more=max(0, len(board.waiting) - MOST_ROWS),
                 is_live=self.is_live(),
@@ -320,3 +98,10 @@ def hospital_of(viewer: Viewer) -> str:
     """The hospital a viewer's board shows."""
     _, _, hospital = viewer.audience.partition("-")
     return hospital or ALL
+
+
+def _bar(row: Waiting) -> str:
+    """Waited of two and a half hours, with the target as a tick."""
+    style = "late" if row.past_minutes > 0 else ""
+    target = None if row.target_minutes is None else row.target_minutes / 150
+    return svg.bar(row.waited_minutes / 150, style, target=target)

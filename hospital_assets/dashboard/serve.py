@@ -12,11 +12,12 @@ from datetime import UTC, datetime
 from functools import partial
 
 from hospital_assets.clock import hospital_now, is_live
-from hospital_assets.dashboard.app import Access, Dashboard
+from hospital_assets.dashboard.app import Dashboard
+from hospital_assets.dashboard.audit import Access
 from hospital_assets.dashboard.auth import Sessions, Viewer, is_loopback, read_accounts
 from hospital_assets.dashboard.live import LiveBoard
 from hospital_assets.dashboard.store import Store, open_mart
-from hospital_assets.governance.publications import PublicationError, current_version
+from hospital_assets.publishing.publications import PublicationError, current_version
 from hospital_assets.settings import Settings
 
 

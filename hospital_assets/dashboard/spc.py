@@ -75,7 +75,7 @@ def controls(series: Mapping[str, tuple[Sequence[Point], Better]], grain: Grain 
     """
     import polars as pl
 
-    from hospital_assets.limits import with_natural_limits
+    from hospital_assets.measures.natural_limits import with_natural_limits
     from hospital_assets.warehouse.dialect import lazy
 
     judged = {name: found for name, (found, _) in series.items() if len(found) >= LEAST_POINTS}

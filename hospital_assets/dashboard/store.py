@@ -83,7 +83,7 @@ def open_mart(data_dir: Path, audience: str) -> Mart:
     Raises:
         PublicationError: there is none.
     """
-    from hospital_assets.governance.publications import open_publication
+    from hospital_assets.publishing.publications import open_publication
 
     found = open_publication(data_dir, audience, memory_limit=_MEMORY, threads=_DUCKDB_THREADS)
     return Mart(

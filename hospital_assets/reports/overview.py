@@ -11,8 +11,8 @@ from pathlib import Path
 
 import dagster as dg
 
+from hospital_assets.assets.resources import ClockResource
 from hospital_assets.reports.folder import ReportsResource
-from hospital_assets.resources import ClockResource
 
 AUDIENCE = "executive"
 

@@ -14,13 +14,13 @@ import polars as pl
 
 from hospital_assets.assets.cleaned.all_rules import RULES
 from hospital_assets.assets.declare import WAREHOUSE_POOL
+from hospital_assets.assets.resources import ClockResource
 from hospital_assets.checks.findings import newest_results, results_by_day, scores_by_day
 from hospital_assets.checks.kinds import CONTRACT_KINDS, QUALITY_KINDS
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.drift import ADVICE, drifts
 from hospital_assets.landing.profile import SUBJECTS, canonical_columns
 from hospital_assets.reports.folder import ReportsResource
-from hospital_assets.resources import ClockResource
 from hospital_assets.warehouse.database import Warehouse
 from hospital_assets.warehouse.io_manager import WarehouseResource
 

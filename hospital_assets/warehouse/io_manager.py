@@ -21,12 +21,10 @@ from dagster_duckdb import DuckDBResource
 from pydantic import PrivateAttr
 
 from hospital_assets.contracts import CONTRACTS, Contract
-from hospital_assets.warehouse.copies import COPIED_TABLES, publish_copies
 from hospital_assets.warehouse.database import Period, Warehouse, WarehouseError, Written, open_warehouse
 from hospital_assets.warehouse.dialect import Frame, lazy, relation_of
 from hospital_assets.warehouse.lineage import column_lineage, lineage_table
 from hospital_assets.warehouse.loads import complete_loads, publish_ledger, record_loads
-from hospital_assets.warehouse.trend import trend
 
 #: Bookkeeping that is stored together with the rows.
 Also = Callable[[duckdb.DuckDBPyConnection], None]
@@ -169,6 +167,10 @@ class WarehouseIOManager(dg.ConfigurableIOManager):
         """Size of what holds the table."""
         return warehouse.bytes_on_disk()
 
+    def _stored(self, warehouse: Warehouse, contract: Contract) -> dict[str, Any]:
+        """What else is done for a table that was stored, and told of it, by those who know what it means."""
+        return {}
+
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Replace the table, or the run's service days of it."""
         contract = contract_of(context.asset_key)
@@ -191,17 +193,14 @@ class WarehouseIOManager(dg.ConfigurableIOManager):
         )
         if contract.layer == "raw":
             warehouse.after_commit("ledger", lambda: publish_ledger(warehouse))
-        if contract.name in COPIED_TABLES:
-            warehouse.after_commit("copies", lambda: publish_copies(warehouse))
         if is_landed:
             self.warehouse.note_loads()
         details: dict[str, Any] = {
             "seconds": round(written.seconds, 3),
             "warehouse_bytes": self._bytes_on_disk(warehouse, contract),
             "preview": dg.MetadataValue.md(_preview(warehouse, contract, period)),
+            **self._stored(warehouse, contract),
         }
-        if drawn := trend(warehouse, contract):
-            details["trend"] = dg.MetadataValue.md(drawn)
         if lineage is not None:
             details["dagster/column_lineage"] = lineage
             details["lineage"] = dg.MetadataValue.md(lineage_table(lineage))

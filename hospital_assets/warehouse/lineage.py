@@ -3,7 +3,7 @@
 A Narwhals frame over DuckDB relations is one SQL query; sqlglot resolves each output column of it
 to the base columns it is computed from, given the upstream schemas of the contracts. Nobody keeps
 lineage by hand. Belongs here: that, and how it is shown; Spark's plans are read in
-`lineage_on_spark`. COUNT(*) has no column: it names none.
+`spark.lineage`. COUNT(*) has no column: it names none.
 """
 
 from __future__ import annotations

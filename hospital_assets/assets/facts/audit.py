@@ -4,8 +4,8 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import table
+from hospital_assets.assets.resources import AuditResource
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.resources import AuditResource
 from hospital_assets.warehouse.dialect import Frame, lazy
 
 

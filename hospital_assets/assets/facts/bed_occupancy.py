@@ -7,8 +7,8 @@ import narwhals as nw
 
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.dimensions.calendar import date_key
+from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.resources import ClockResource
 from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import Frame, checkpoint, explode_hours, local_clocks, minutes_between
 from hospital_assets.warehouse.io_manager import period_of

@@ -7,12 +7,12 @@ from hospital_assets.assets.cleaned.rules import sources_of
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.dimensions.calendar import date_key, time_key
 from hospital_assets.assets.dimensions.members import key_at, key_of
-from hospital_assets.assets.dimensions.scales import CRITICAL_LEVELS, SCALE_IN_USE
 from hospital_assets.assets.facts.newest import all_days, newest_of_each
 from hospital_assets.assets.facts.patient_flow import admitted_visits, cancelled_visits, of_their_patient
 from hospital_assets.assets.facts.vitals import age_in_years
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.dimensions import NOT_YET_KEY, UNKNOWN_KEY
+from hospital_assets.measures.triage import CRITICAL_LEVELS, SCALE_IN_USE
 from hospital_assets.warehouse.dialect import Frame, local_clocks, minutes_between
 from hospital_assets.warehouse.io_manager import period_of
 

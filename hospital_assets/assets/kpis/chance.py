@@ -11,7 +11,7 @@ from hospital_assets.assets.declare import table
 from hospital_assets.assets.kpis.totals import share_pct
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.kpis import ALL
-from hospital_assets.limits import with_natural_limits
+from hospital_assets.measures.natural_limits import with_natural_limits
 from hospital_assets.warehouse.dialect import Frame, checkpoint
 
 
@@ -36,7 +36,7 @@ def kpi_trends(
     values = nw.concat(
         [frame.with_columns(metric=nw.lit(name)) for name, frame in daily.items()], how="vertical"
     ).filter(~nw.col("value").is_null())
-    return with_natural_limits(checkpoint(values)).select(nw.col(*CONTRACTS["kpi_trends"].column_names))
+    return with_natural_limits(checkpoint(values), checkpoint).select(nw.col(*CONTRACTS["kpi_trends"].column_names))
 
 
 def by_day(lwbs: Frame, four_hour: Frame, boarding: Frame, critical: Frame) -> dict[str, Frame]:

@@ -8,13 +8,13 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import table
-from hospital_assets.assets.dimensions.scales import CRITICAL_LEVELS
 from hospital_assets.assets.facts.emergency_visits import LONGEST_WAIT_MINUTES
 from hospital_assets.assets.kpis.totals import exact_sum, month_of, rates
 from hospital_assets.assets.kpis.waits import triage_label
+from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.kpis import ALL
-from hospital_assets.resources import ClockResource
+from hospital_assets.measures.triage import CRITICAL_LEVELS
 from hospital_assets.warehouse.dialect import Frame, checkpoint, local_clocks
 
 FOUR_HOURS_MINUTES = 240

@@ -9,8 +9,8 @@ from hospital_assets.assets.declare import table
 from hospital_assets.assets.facts.newest import newest_of_each
 from hospital_assets.assets.kpis.emergency import LEFT, NOT_DISCHARGED, with_hospital
 from hospital_assets.assets.kpis.totals import month_of, rates
+from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.resources import ClockResource
 from hospital_assets.warehouse.dialect import Frame, checkpoint, local_clocks
 
 RETURN_HOURS = 72

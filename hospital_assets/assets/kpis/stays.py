@@ -5,8 +5,8 @@ import narwhals as nw
 
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.kpis.totals import exact_mean, month_of, rates, with_totals
+from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.resources import ClockResource
 from hospital_assets.warehouse.dialect import Frame, local_clocks
 
 OVERSTAY_HOURS = 50.0

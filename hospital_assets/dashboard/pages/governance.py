@@ -18,15 +18,15 @@ from hospital_assets.dashboard.audit import CLIENT, accesses
 from hospital_assets.dashboard.figures import Card, Cell, Column, Figure, Page, empty
 from hospital_assets.dashboard.mart import Mart, census
 from hospital_assets.dashboard.pages.shared import plain_table
-from hospital_assets.governance.history import states
-from hospital_assets.governance.policy import Policy, load_policy
-from hospital_assets.governance.publications import (
+from hospital_assets.publishing.policy import Policy, load_policy
+from hospital_assets.publishing.publications import (
     current_version,
     moment_of,
     published_audiences,
     published_folder,
     versions,
 )
+from hospital_assets.recovery.history import states
 from hospital_assets.settings import Settings
 
 

@@ -2,8 +2,8 @@
 
 Transforms use Narwhals; the few things it lacks (tolerant parsing of text, JSON paths, stable
 hashes, evaluating a plan once) stand here, each as a function from frame to frame that means the
-same on every engine. `on_duckdb`, `on_polars` and `on_spark` say how each engine does it. Does not
-belong here: any rule about hospital data.
+same on every engine. `on_duckdb` and `on_polars` say how those engines do it; the package `spark` brings
+its own half and adds itself. Does not belong here: any rule about hospital data.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ __all__ = [
     "CHECKPOINT_QUERIES",
     "ISO_WALL_CLOCK_FORMATS",
     "SOURCE_COLUMN",
+    "Engine",
     "Formats",
     "Frame",
+    "add_engine",
     "checkpoint",
     "explode_days",
     "explode_hours",
@@ -72,15 +74,16 @@ class Engine(Protocol):
     def explode_days(self, frame: Frame, first: str, last: str, day: str, /) -> Frame: ...
 
 
-def _engine(frame: Frame) -> Engine:
-    """The engine behind a frame; Spark's module is imported by those who have a Spark frame."""
-    if relation_of(frame) is not None:
-        return on_duckdb
-    if is_on_spark(frame):
-        from hospital_assets.warehouse.dialect import on_spark
+_ENGINES: dict[nw.Implementation, Engine] = {nw.Implementation.DUCKDB: on_duckdb, nw.Implementation.POLARS: on_polars}
 
-        return on_spark
-    return on_polars
+
+def add_engine(implementation: nw.Implementation, engine: Engine) -> None:
+    """Let frames of another engine use this dialect; called by the package that makes such frames."""
+    _ENGINES[implementation] = engine
+
+
+def _engine(frame: Frame) -> Engine:
+    return _ENGINES[frame.implementation]
 
 
 def parse_numbers(frame: Frame, columns: Mapping[str, str]) -> Frame:

@@ -1,0 +1,343 @@
+"""The audit: who did what, when, in which role, to which tables and columns, and whether they might.
+
+One SQLite file, `audit/audit.db` in the data directory: several processes append to it, nobody changes
+it. Each entry carries an HMAC over itself and the entry before, under a key that lies outside the data
+directory, so an entry that was changed, taken out or put in shows. What a chain cannot show is that its end
+was cut off; so the newest entry is also written down outside, beside the key (`anchor_file`). Whoever
+can write there, too, can still rewrite history: copy that file somewhere else from time to time.
+
+The log is about patients as soon as somebody searches for one: treat it like the records.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import sqlite3
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from hospital_assets.publishing.pseudonyms import key_file
+from hospital_assets.settings import Settings, SettingsError, replace_text
+
+Action = Literal["query", "publish", "view", "login", "user", "key", "restore", "erase", "export"]
+Outcome = Literal["allowed", "refused", "failed"]
+
+KEY_VARIABLE = "HOSPITAL_AUDIT_KEY"
+#: Longer statements are cut; their hash is of the whole.
+MOST_STATEMENT_CHARACTERS = 4_000
+_COLUMNS = (
+    "sequence_number",
+    "occurred_at",
+    "actor",
+    "role",
+    "action",
+    "audience",
+    "version",
+    "statement",
+    "statement_sha256",
+    "objects",
+    "row_count",
+    "duration_ms",
+    "outcome",
+    "reason",
+    "client",
+)
+_SCHEMA = """
+create table if not exists log (log_id text primary key);
+create table if not exists entries (
+    sequence_number integer primary key, occurred_at text not null, actor text not null,
+    role text not null, action text not null, audience text not null, version text not null,
+    statement text not null, statement_sha256 text not null, objects text not null,
+    row_count integer, duration_ms real, outcome text not null, reason text not null,
+    client text not null, mac text not null);
+create trigger if not exists entries_are_not_changed before update on entries
+begin select raise(abort, 'the audit is append-only'); end;
+create trigger if not exists entries_are_not_deleted before delete on entries
+begin select raise(abort, 'the audit is append-only'); end;
+"""
+
+
+class AuditError(SettingsError):
+    """The audit cannot be written or its key not be used; what was to be audited must not happen."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something to be remembered, in the shape of Snowflake's ACCESS_HISTORY.
+
+    Attributes:
+        actor: who: a user of the gateway or the dashboard, or the system's user.
+        action: what kind of thing.
+        role: in which role; one at a time.
+        outcome: whether it was allowed, refused, or went wrong.
+        audience: whose publication it was about.
+        version: which version of it; of a key its id.
+        statement: the SQL, or what was asked for.
+        objects: base tables -> their columns that were read.
+        row_count: rows that were returned or written.
+        duration_ms: how long it took.
+        reason: why it was refused or failed; never a value of a record.
+        client: where from.
+    """
+
+    actor: str
+    action: Action
+    role: str = ""
+    outcome: Outcome = "allowed"
+    audience: str = ""
+    version: str = ""
+    statement: str = ""
+    objects: Mapping[str, list[str]] = field(default_factory=dict)
+    row_count: int | None = None
+    duration_ms: float | None = None
+    reason: str = ""
+    client: str = ""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What verifying the log found.
+
+    Attributes:
+        entries: how many there are.
+        problems: what is wrong, in words; empty when nothing is.
+        head: the newest entry's MAC, to be compared with copies kept elsewhere.
+    """
+
+    entries: int
+    problems: tuple[str, ...]
+    head: str
+
+
+class AuditLog:
+    """The audit of a data directory. Safe to use from several processes at once."""
+
+    def __init__(self, settings: Settings, environment: Mapping[str, str] = os.environ) -> None:
+        """Open the log; it and its key are made when absent.
+
+        Raises:
+            AuditError: the key is unusable, or the file cannot be opened.
+        """
+        self._key = _load_or_create_key(settings, environment)
+        self._anchor = anchor_file(settings, environment)
+        self.file = log_file(settings)
+        self.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            self._connection = sqlite3.connect(self.file, timeout=30, isolation_level=None, check_same_thread=False)
+            self._connection.execute("pragma journal_mode = wal")
+            self._connection.execute("pragma synchronous = full")
+            self._connection.executescript(_SCHEMA)
+            self._connection.execute(
+                "insert into log select ? where not exists (select 1 from log)", [secrets.token_hex(8)]
+            )
+            ((self.log_id,),) = self._connection.execute("select log_id from log").fetchall()
+        except sqlite3.Error as error:
+            raise AuditError(f"{self.file} cannot be used: {error}") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def append(self, event: Event, occurred_at: datetime | None = None) -> int:
+        """Write an entry; on disk when this returns. Returns its number.
+
+        Raises:
+            AuditError: it could not be written.
+        """
+        at = (occurred_at or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="microseconds")
+        values = asdict(event)
+        statement = values.pop("statement")
+        entry: dict[str, Any] = {
+            **values,
+            "occurred_at": at,
+            "statement": statement[:MOST_STATEMENT_CHARACTERS],
+            "statement_sha256": hashlib.sha256(statement.encode()).hexdigest() if statement else "",
+            "objects": json.dumps(values["objects"], sort_keys=True),
+        }
+        try:
+            self._connection.execute("begin immediate")
+            try:
+                last = self._connection.execute(
+                    "select sequence_number, mac from entries order by sequence_number desc limit 1"
+                ).fetchall()
+                number, previous = last[0] if last else (0, self.log_id)
+                entry["sequence_number"] = number + 1
+                mac = self._mac(previous, entry)
+                self._connection.execute(
+                    f"insert into entries ({', '.join(_COLUMNS)}, mac) "
+                    f"values ({', '.join('?' for _ in (*_COLUMNS, 'mac'))})",
+                    [*(entry[name] for name in _COLUMNS), mac],
+                )
+                self._connection.execute("commit")
+            except BaseException:
+                self._connection.execute("rollback")
+                raise
+        except sqlite3.Error as error:
+            raise AuditError(f"{self.file} cannot be written: {error}") from error
+        self._write_anchor(number + 1, mac, at)
+        return int(number) + 1
+
+    def entries(self, where: str = "true", values: tuple[Any, ...] = ()) -> pl.DataFrame:
+        """Entries, oldest first.
+
+        Args:
+            where: a condition of our own code; values are bound.
+            values: of its placeholders.
+        """
+        rows = self._connection.execute(
+            f"select {', '.join(_COLUMNS)} from entries where {where} order by sequence_number", values
+        ).fetchall()
+        schema = frame_schema() | {"occurred_at": pl.String()}
+        return pl.DataFrame(rows, schema=schema, orient="row").with_columns(
+            pl.col("occurred_at").str.to_datetime(time_unit="us", time_zone="UTC")
+        )
+
+    def verify(self) -> Verification:
+        """Go through the chain and compare its end with what was written down outside."""
+        problems = []
+        ((log_id,),) = self._connection.execute("select log_id from log").fetchall()
+        previous, expected = log_id, 1
+        macs: dict[int, str] = {}
+        for row in self._connection.execute(f"select {', '.join(_COLUMNS)}, mac from entries order by sequence_number"):
+            entry = dict(zip(_COLUMNS, row, strict=False))
+            number, mac = entry["sequence_number"], row[-1]
+            if number != expected:
+                problems.append(f"entries {expected} to {number - 1} are missing")
+            if not hmac.compare_digest(self._mac(previous, entry), mac):
+                problems.append(f"entry {number} is not what was written, or not after its predecessor")
+            previous, expected = mac, number + 1
+            macs[number] = mac
+        problems += self._against_anchor(log_id, macs)
+        return Verification(len(macs), tuple(problems), previous)
+
+    def _against_anchor(self, log_id: str, macs: Mapping[int, str]) -> Iterator[str]:
+        try:
+            anchor = json.loads(self._anchor.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            if macs:
+                yield f"{self._anchor} is missing, so a cut-off end would not show"
+            return
+        if anchor["log_id"] != log_id:
+            yield (
+                f"this is not the log whose end was written down in {self._anchor}: it was replaced. If "
+                "you started afresh yourself, remove that file"
+            )
+        elif anchor["sequence_number"] not in macs:
+            yield (
+                f"the log ended with entry {anchor['sequence_number']} at {anchor['occurred_at']}; "
+                f"now with {max(macs, default=0)}: its end was cut off"
+            )
+        elif macs[anchor["sequence_number"]] != anchor["mac"]:
+            yield f"entry {anchor['sequence_number']} is not the one that was written down outside"
+
+    def _write_anchor(self, number: int, mac: str, at: str) -> None:
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            known = json.loads(self._anchor.read_text(encoding="utf-8"))
+            if known["log_id"] == self.log_id and known["sequence_number"] >= number:
+                return
+            if known["log_id"] != self.log_id:
+                # A log that replaced another must not cover up that it did.
+                return
+        found = {"log_id": self.log_id, "sequence_number": number, "mac": mac, "occurred_at": at}
+        with contextlib.suppress(FileNotFoundError):
+            # Another process may have moved its own into place under the same temporary name.
+            replace_text(self._anchor, json.dumps(found) + "\n")
+
+    def _mac(self, previous: str, entry: Mapping[str, Any]) -> str:
+        text = json.dumps([previous, *(entry[name] for name in _COLUMNS)], ensure_ascii=True)
+        return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()
+
+
+def anchor_file(settings: Settings, environment: Mapping[str, str] = os.environ) -> Path:
+    """Where the end of a data directory's log is written down: outside of it, beside the keys."""
+    name = hashlib.sha256(str(settings.data_dir).encode()).hexdigest()[:16]
+    return key_file(environment).parent / f"audit-{name}.json"
+
+
+def record(settings: Settings, event: Event) -> int:
+    """Write one entry.
+
+    Raises:
+        AuditError: it could not be written; then what it is about must not happen, either.
+    """
+    with contextlib.closing(AuditLog(settings)) as log:
+        return log.append(event)
+
+
+def note_key(settings: Settings, key_id: str) -> bool:
+    """Write down that another pseudonym key is in use than the last one that was; says whether it is.
+
+    A key can also be changed by replacing its file or its variable, which no command of ours sees.
+    """
+    with contextlib.closing(AuditLog(settings)) as log:
+        known = log.entries("action = 'key' and outcome = 'allowed'")["version"].to_list()
+        if known and known[-1] == key_id:
+            return False
+        said = f"the key in use changed from {known[-1]}" if known else "first use of the key"
+        log.append(Event(system_actor(), "key", version=key_id, statement=said))
+    return True
+
+
+def log_file(settings: Settings) -> Path:
+    """Where the log is."""
+    return settings.data_dir / "audit" / "audit.db"
+
+
+def frame_schema() -> dict[str, Any]:
+    """The columns of `AuditLog.entries`."""
+    return {
+        **{name: pl.String() for name in _COLUMNS},
+        "sequence_number": pl.Int64(),
+        "row_count": pl.Int64(),
+        "duration_ms": pl.Float64(),
+        "occurred_at": pl.Datetime("us", "UTC"),
+    }
+
+
+def system_actor() -> str:
+    """Who runs this process, as the system knows them."""
+    import getpass
+
+    try:
+        return f"os:{getpass.getuser()}"
+    except (KeyError, OSError):
+        return f"os:{os.getuid()}"
+
+
+def _load_or_create_key(settings: Settings, environment: Mapping[str, str]) -> bytes:
+    said = environment.get(KEY_VARIABLE, "").strip()
+    path = key_file(environment).with_name("audit.key")
+    if not said:
+        if path.resolve().is_relative_to(settings.data_dir):
+            raise AuditError(f"{path} lies in the data directory, whose log it is to protect")
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not path.exists():
+            # Another process may do so at the same moment: the first one's key counts, and is whole.
+            temporary = path.with_name(f"{path.name}.{os.getpid()}")
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "w", encoding="ascii") as file:
+                file.write(secrets.token_hex(32) + "\n")
+            with contextlib.suppress(FileExistsError):
+                path.hardlink_to(temporary)
+            temporary.unlink()
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            raise AuditError(f"others can read {path}: chmod 600 {path}")
+        said = path.read_text(encoding="ascii").strip()
+    try:
+        value = bytes.fromhex(said)
+    except ValueError:
+        value = b""
+    if len(value) < 32:
+        raise AuditError(f"the audit key must be 64 hex digits: set {KEY_VARIABLE} or see {path}")
+    return value

@@ -1,0 +1,47 @@
+"""Dagster resources over things that need no Dagster: the hospital's clock and the audit.
+
+The dashboard, the gateway and the listeners use those without it: an import of Dagster takes a process 30 MB.
+"""
+
+import contextlib
+from datetime import UTC, datetime
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+
+from hospital_assets.access.audit import AuditLog, Event, frame_schema, log_file, record
+from hospital_assets.clock import hospital_now
+from hospital_assets.settings import load_settings
+
+
+class ClockResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """Tells assets and checks the time; they never ask the system themselves."""
+
+    data_dir: str
+
+    def wall(self) -> datetime:
+        """The wall clock."""
+        return datetime.now(UTC)
+
+    def now(self) -> datetime:
+        """The moment in the hospital."""
+        return hospital_now(load_settings(Path(self.data_dir)))
+
+
+class AuditResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The audit of a data directory, for assets."""
+
+    data_dir: str
+
+    def entries(self) -> pl.DataFrame:
+        """All entries; none where nothing was ever audited."""
+        settings = load_settings(Path(self.data_dir))
+        if not log_file(settings).exists():
+            return pl.DataFrame(schema=frame_schema())
+        with contextlib.closing(AuditLog(settings)) as log:
+            return log.entries()
+
+    def record(self, event: Event) -> None:
+        """Write one entry."""
+        record(load_settings(Path(self.data_dir)), event)

@@ -1,0 +1,148 @@
+"""`hospital deploy`: what is published, in a database server or a warehouse of somebody else's; thin."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hospital_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from hospital_assets.cli.console import Commands
+
+
+def add_commands(commands: Commands) -> None:
+    """Add `deploy` to the parser."""
+    deployed = commands.add_parser("deploy", help="bring publications to Snowflake or PostgreSQL")
+    targets = deployed.add_subparsers(required=True, metavar="TARGET")
+
+    snowflake = targets.add_parser("snowflake", help="render SnowDDL configuration, a load and a verification")
+    snowflake.add_argument("--out", type=Path, required=True, help="folder to write to")
+    snowflake.add_argument("--without-data", action="store_true", help="only what the policy says, no Parquet files")
+    snowflake.set_defaults(run=_snowflake)
+
+    postgres = targets.add_parser("postgres", help="load the publications, give logins an audience")
+    postgres.add_argument(
+        "--dsn", help="what libpq understands, as in postgresql:///hospital (default: $HOSPITAL_POSTGRES_DSN)"
+    )
+    postgres.add_argument(
+        "--role",
+        action="append",
+        default=[],
+        choices=["admin", "doctor", "analyst", "executive"],
+        help="load only this role's publications",
+    )
+    postgres.add_argument(
+        "--login",
+        action="append",
+        default=[],
+        metavar="NAME=AUDIENCE",
+        type=_login,
+        help="give a login an audience, as in dora=doctor-H1; loads nothing unless --role is given",
+    )
+    postgres.add_argument("--revoke", action="append", default=[], metavar="NAME", help="take a login's audience away")
+    postgres.set_defaults(run=_postgres)
+
+
+def _login(text: str) -> tuple[str, str]:
+    name, separator, audience = text.partition("=")
+    if not (name and separator and audience):
+        raise argparse.ArgumentTypeError("say it as NAME=AUDIENCE, as in dora=doctor-H1")
+    return name, audience
+
+
+def _snowflake(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.access.audit import Event, record, system_actor
+    from hospital_assets.publishing.policy import load_policy
+    from hospital_assets.publishing.pseudonyms import load_key
+    from hospital_assets.publishing.publications import PublicationError
+    from hospital_assets.publishing.targets.snowflake import base_role, export, render, write
+
+    policy = load_policy(settings)
+    rendering = render(policy)
+    written = write(rendering, options.out)
+    print(
+        f"{len(written)} files in {options.out}: {len(rendering.columns)} tables, "
+        f"{len(rendering.views)} secure views; every reference was checked"
+    )
+    if not options.without_data:
+        base = base_role(policy)
+        record(
+            settings,
+            Event(
+                system_actor(),
+                "export",
+                role=base,
+                audience=base,
+                statement="deploy snowflake",
+                objects={place: list(columns) for place, columns in rendering.columns.items()},
+            ),
+        )
+        try:
+            rows = export(rendering, settings, policy, options.out, lambda: load_key(settings))
+        except PublicationError as error:
+            raise ValueError(str(error)) from error
+        print(
+            f"{sum(rows.values()):,} rows of {len(rows)} tables in {options.out / 'data'}: "
+            "identified patient data, delete it once it is loaded"
+        )
+    print("next: snowddl -c config plan, then load.sql, then verify.sql (docs/snowflake.md)")
+    return 0
+
+
+def _postgres(options: argparse.Namespace, settings: Settings) -> int:
+    from datetime import UTC, datetime
+
+    from hospital_assets.access.audit import Event, record, system_actor
+    from hospital_assets.publishing.policy import load_policy
+    from hospital_assets.publishing.targets.postgres import (
+        DSN_VARIABLE,
+        PostgresError,
+        connect,
+        grant_login,
+        load_publications,
+        revoke_login,
+    )
+
+    dsn = options.dsn or os.environ.get(DSN_VARIABLE)
+    if not dsn:
+        raise ValueError(f"say where: --dsn postgresql:///hospital, or set {DSN_VARIABLE}")
+    policy = load_policy(settings)
+    try:
+        with connect(dsn) as connection:
+            # First the entry, then the deed; the address may hold a password and is not in it.
+            if options.role or not (options.login or options.revoke):
+                asked = f"deploy postgres {' '.join(options.role)}".rstrip()
+                record(settings, Event(system_actor(), "export", statement=asked))
+                for loaded in load_publications(
+                    connection, settings, policy, loaded_at=datetime.now(UTC), roles=options.role
+                ):
+                    record(
+                        settings,
+                        Event(
+                            system_actor(),
+                            "export",
+                            audience=loaded.audience,
+                            version=loaded.version,
+                            statement=asked,
+                            row_count=loaded.rows,
+                        ),
+                    )
+                    print(
+                        f"loaded  {loaded.audience:<12} {loaded.version}  "
+                        f"{loaded.tables} tables  {loaded.rows:>12,} rows"
+                    )
+            for name in options.revoke:
+                record(settings, Event(system_actor(), "user", statement=f"postgres revoke {name}"))
+                revoke_login(connection, policy, name)
+                print(f"revoked {name}")
+            for name, audience in options.login:
+                said = f"postgres login {name}={audience}"
+                record(settings, Event(system_actor(), "user", audience=audience, statement=said))
+                grant_login(connection, policy, name, audience)
+                print(f"granted {name} {audience}")
+    except PostgresError as error:
+        raise ValueError(str(error)) from error
+    return 0

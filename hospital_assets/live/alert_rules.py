@@ -1,0 +1,419 @@
+"""Alert rules: pure functions from what is known to signals.
+
+Belongs here: what is worth an alert, in the clinic and in the pipeline, and how it is said. NEWS2,
+cleaning and the start of a wait are those of the assets; limits come from the settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+import narwhals as nw
+import polars as pl
+
+from hospital_assets.alerts.outbox import Signal, VisitState
+from hospital_assets.alerts.settings import AlertSettings, Level, VitalThreshold
+from hospital_assets.assets.cleaned.er_visits import judge_er_visits
+from hospital_assets.assets.cleaned.vitals import judge_vitals
+from hospital_assets.assets.facts.vitals import age_in_years, scored
+from hospital_assets.measures.triage import CRITICAL_LEVELS
+from hospital_assets.warehouse.dialect import lazy
+
+CRITICAL_VITALS = "critical_vitals"
+CRITICAL_WAIT = "critical_wait"
+OVERSTAY = "overstay"
+OCCUPANCY = "occupancy"
+FEED_SILENT = "feed_silent"
+FILES_WAITING = "files_waiting"
+FILE_POISONED = "file_poisoned"
+RUN_FAILED = "run_failed"
+CHECK_FAILED = "check_failed"
+
+#: Column of fact_vitals -> how people call it, and its unit.
+_VITALS = {
+    "heart_rate_bpm": ("heart rate", "/min"),
+    "respiratory_rate_per_min": ("respiratory rate", "/min"),
+    "spo2_pct": ("SpO2", "%"),
+    "systolic_mmhg": ("systolic pressure", "mmHg"),
+    "diastolic_mmhg": ("diastolic pressure", "mmHg"),
+    "temperature_c": ("temperature", "\N{DEGREE SIGN}C"),
+}
+
+
+def scored_vitals(raw: pl.DataFrame, hospitals: pl.DataFrame, patients: pl.DataFrame) -> pl.DataFrame:
+    """Landed vital signs, judged and scored as the batch does it.
+
+    Args:
+        raw: records with the columns of raw_vitals.
+        hospitals: hospital_id, time_zone.
+        patients: dim_patient, or the copy of it.
+    """
+    judged = judge_vitals(lazy(raw), lazy(hospitals)).filter(nw.col("rule").is_null())
+    return scored(judged, lazy(patients)).collect("polars").to_native()  # type: ignore[no-any-return]
+
+
+def vital_signals(observed: pl.DataFrame, settings: AlertSettings) -> list[Signal]:
+    """How the patients of some vital signs stand: one signal per observation set.
+
+    A set that is not critical clears only when it is complete; what is missing may be what was
+    critical.
+
+    Args:
+        observed: as `scored_vitals` has them.
+        settings: the limits.
+    """
+    news2 = pl.col("news2_score") >= settings.news2_score
+    is_red = pl.col("has_news2_red_parameter") & pl.lit(settings.red_parameter)
+    limits = {
+        (column, side): _beyond(column, side, threshold)
+        for column, threshold in settings.vitals.items()
+        for side in ("low", "high")
+        if getattr(threshold, side) is not None
+    }
+    said = [
+        pl.when(news2).then(pl.format(f"NEWS2 {{}} (limit {settings.news2_score})", pl.col("news2_score"))),
+        pl.when(is_red).then(pl.lit("a NEWS2 parameter of 3 points")),
+        *(
+            pl.when(beyond).then(_said(column, getattr(settings.vitals[column], side)))
+            for (column, side), beyond in limits.items()
+        ),
+    ]
+    is_whole = pl.col("news2_score").is_not_null() | (
+        (pl.col("age_years") < 16) & pl.all_horizontal(pl.col(column).is_not_null() for column in settings.vitals)
+    )
+    is_critical = pl.any_horizontal(news2, is_red, *limits.values()).fill_null(False)
+    rows = observed.select(
+        subject=pl.coalesce("visit_id", "patient_id"),
+        hospital_id="hospital_id",
+        observed_at="measured_at",
+        score=pl.col("news2_score").cast(pl.Float64),
+        why=pl.concat_str(said, separator="; ", ignore_nulls=True),
+        is_raised=pl.when(is_critical).then(True).when(is_whole).then(False),
+    )
+    return [
+        Signal(
+            CRITICAL_VITALS,
+            row["subject"],
+            row["observed_at"],
+            row["is_raised"],
+            "critical",
+            f"critical vital signs: {row['why']}",
+            row["score"],
+            float(settings.news2_score),
+            "NEWS2",
+            row["hospital_id"],
+            None,
+        )
+        for row in rows.iter_rows(named=True)
+    ]
+
+
+def _beyond(column: str, side: str, threshold: VitalThreshold) -> pl.Expr:
+    limit: float = getattr(threshold, side)
+    passed: pl.Expr = pl.col(column) <= limit if side == "low" else pl.col(column) >= limit
+    is_meant = (pl.col("age_years") >= threshold.minimum_age_years).fill_null(True)
+    return passed & is_meant
+
+
+def _said(column: str, limit: float) -> pl.Expr:
+    name, unit = _VITALS.get(column, (column, ""))
+    return pl.format(f"{name} {{}} {unit} (limit {limit:g})", pl.col(column).round(1))
+
+
+def landed_visits(raw: pl.DataFrame, hospitals: pl.DataFrame) -> pl.DataFrame:
+    """Visits as the newest of some landed records say, cleaned as the batch does it.
+
+    Args:
+        raw: records with the columns of raw_er_visits.
+        hospitals: hospital_id, time_zone.
+    """
+    visits: pl.DataFrame = (
+        judge_er_visits(lazy(raw), lazy(hospitals)).filter(nw.col("rule").is_null()).collect("polars").to_native()
+    )
+    return visits.sort("recorded_at", nulls_last=False).unique("visit_id", keep="last")
+
+
+def board_visits(visits: pl.DataFrame, patients: pl.DataFrame) -> pl.DataFrame:
+    """What the live board shows of visits, with the age on arrival.
+
+    Args:
+        visits: as `landed_visits` has them.
+        patients: dim_patient, or the copy of it.
+    """
+    newest = (
+        patients.sort("valid_from_at")
+        .unique("patient_id", keep="last")
+        .select("patient_id", "birth_date", "age_at_extract_years")
+    )
+    aged: pl.DataFrame = (
+        lazy(visits.join(newest, on="patient_id", how="left"))
+        .with_columns(age_years=age_in_years("birth_date", "arrival_local", "age_at_extract_years"))
+        .collect("polars")
+        .to_native()
+    )
+    return aged.select(
+        "visit_id",
+        "patient_id",
+        "hospital_id",
+        "department_name",
+        "triage_level",
+        "arrival_at",
+        "arrival_local",
+        "triage_at",
+        "provider_at",
+        "departure_at",
+        "chief_complaint",
+        "age_years",
+        recorded_at=pl.coalesce("recorded_at", "arrival_at"),
+    )
+
+
+def board_vitals(observed: pl.DataFrame) -> pl.DataFrame:
+    """What the live board shows of vital signs: the newest NEWS2 of each visit.
+
+    Args:
+        observed: as `scored_vitals` has them.
+    """
+    return (
+        observed.filter(pl.col("visit_id").is_not_null())
+        .sort("measured_at")
+        .unique("visit_id", keep="last")
+        .select("visit_id", "measured_at", "news2_score", "has_news2_red_parameter")
+    )
+
+
+def visit_states(visits: pl.DataFrame) -> list[VisitState]:
+    """What the rule of critical waits has to know about visits.
+
+    Args:
+        visits: as `landed_visits` has them.
+    """
+    is_critical = pl.col("triage_level").is_in(CRITICAL_LEVELS).fill_null(False)
+    rows = visits.select(
+        "visit_id",
+        "hospital_id",
+        "department_name",
+        "triage_level",
+        # The wait begins at the earlier of triage and arrival (see fact_emergency_visits).
+        start_at=pl.min_horizontal("arrival_at", "triage_at"),
+        is_waiting=is_critical & pl.col("provider_at").is_null() & pl.col("departure_at").is_null(),
+        recorded_at=pl.coalesce("recorded_at", "arrival_at"),
+    )
+    return [VisitState(**row) for row in rows.iter_rows(named=True)]
+
+
+def critical_waits(visits: Sequence[VisitState], now: datetime, level: Level) -> list[Signal]:
+    """Triage 1 and 2 patients without a provider: how long each has waited."""
+    signals = []
+    for visit in visits:
+        minutes = (now - visit.start_at).total_seconds() / 60
+        signals.append(
+            Signal(
+                CRITICAL_WAIT,
+                visit.visit_id,
+                now,
+                _passes(minutes, level),
+                "critical",
+                f"a triage {visit.triage_level} patient has waited {minutes:.0f} min for a provider "
+                f"(limit {level.raise_at:g})",
+                round(minutes, 1),
+                level.raise_at,
+                "min",
+                visit.hospital_id,
+                visit.department_name,
+            )
+        )
+    return signals
+
+
+def overstays(stays: pl.DataFrame, now: datetime, hours: float) -> list[Signal]:
+    """Departments with stays that have lasted longer than so many hours.
+
+    Args:
+        stays: the copy `open_stays`.
+        now: the hospital's time.
+        hours: the limit.
+    """
+    long = stays.with_columns(hours=(pl.lit(now) - pl.col("stay_start_at")).dt.total_seconds() / 3600).filter(
+        pl.col("hours") > hours
+    )
+    rows = long.group_by("hospital_id", "department_id", "department_name").agg(
+        pl.len().alias("count"), pl.col("hours").max()
+    )
+    return [
+        Signal(
+            OVERSTAY,
+            row["department_id"],
+            now,
+            True,
+            "warning",
+            f"{row['count']} {'stay' if row['count'] == 1 else 'stays'} longer than {hours:g} h, "
+            f"the longest {row['hours']:.0f} h",
+            float(row["count"]),
+            hours,
+            "h",
+            row["hospital_id"],
+            row["department_name"],
+        )
+        for row in rows.iter_rows(named=True)
+    ]
+
+
+def full_departments(stays: pl.DataFrame, now: datetime, level: Level) -> list[Signal]:
+    """Departments with more patients than their beds allow; those of unknown capacity are left out.
+
+    Args:
+        stays: the copy `open_stays`.
+        now: the hospital's time.
+        level: in percent of the beds.
+    """
+    rows = (
+        stays.filter(pl.col("bed_capacity") > 0)
+        .group_by("hospital_id", "department_id", "department_name", "bed_capacity")
+        .agg(pl.len().alias("patients"))
+        .with_columns(pct=100.0 * pl.col("patients") / pl.col("bed_capacity"))
+    )
+    return [
+        Signal(
+            OCCUPANCY,
+            row["department_id"],
+            now,
+            _passes(row["pct"], level),
+            "warning",
+            f"{row['patients']} patients in {row['bed_capacity']} beds ({row['pct']:.0f} %, limit "
+            f"{level.raise_at:g} %)",
+            round(row["pct"], 1),
+            level.raise_at,
+            "%",
+            row["hospital_id"],
+            row["department_name"],
+        )
+        for row in rows.iter_rows(named=True)
+    ]
+
+
+def silent_feeds(newest: Mapping[str, datetime], limits: Mapping[str, float], wall: datetime) -> list[Signal]:
+    """Feeds of which nothing has landed for too long.
+
+    Args:
+        newest: feed -> when its newest file landed; a feed that never landed anything is not there.
+        limits: feed -> minutes.
+        wall: the wall clock; files land in its time.
+    """
+    signals = []
+    for feed, landed_at in newest.items():
+        minutes = (wall - landed_at).total_seconds() / 60
+        limit = limits.get(feed)
+        if limit is not None:
+            signals.append(
+                Signal(
+                    FEED_SILENT,
+                    feed,
+                    wall,
+                    minutes > limit,
+                    "error",
+                    f"nothing of the feed '{feed}' has landed for {minutes:.0f} min (limit {limit:g})",
+                    round(minutes, 1),
+                    limit,
+                    "min",
+                )
+            )
+    return signals
+
+
+def files_waiting(since_ns: Sequence[int], minutes: float, wall: datetime) -> list[Signal]:
+    """Files that wait although they should have been loaded long ago: nothing refreshes.
+
+    Args:
+        since_ns: when each waiting file was last modified.
+        minutes: the limit.
+        wall: the wall clock.
+    """
+    oldest = datetime.fromtimestamp(min(since_ns) / 1e9, UTC) if since_ns else wall
+    waited = (wall - oldest) / timedelta(minutes=1)
+    return [
+        Signal(
+            FILES_WAITING,
+            "landing",
+            wall,
+            waited > minutes,
+            "error",
+            f"{len(since_ns)} landed files wait to be loaded, the oldest for {waited:.0f} min: is "
+            "`hospital dev` or `hospital watch` running?",
+            round(waited, 1),
+            minutes,
+            "min",
+        )
+    ]
+
+
+def poisoned_file(path: str, wall: datetime) -> Signal:
+    """A file that made every run fail and was set aside."""
+    return Signal(
+        FILE_POISONED,
+        path,
+        wall,
+        True,
+        "error",
+        f"{path}: every run with this file failed, it is set aside; the rest goes on. See the failed "
+        "runs, then deliver a mended file or use `hospital retry`",
+    )
+
+
+def run_signal(job: str, run_id: str, failed_steps: Sequence[str] | None, ended: datetime) -> Signal:
+    """How a job's newest run ended.
+
+    Args:
+        job: its name.
+        run_id: of the run, for those who look.
+        failed_steps: None when it succeeded. Their messages stay in Dagster: they might quote a value.
+        ended: when.
+    """
+    where = f" in {', '.join(sorted(failed_steps)[:3])}" if failed_steps else ""
+    return Signal(
+        RUN_FAILED,
+        job,
+        ended,
+        failed_steps is not None,
+        "error",
+        f"the run {run_id[:8]} of {job} failed{where}; what it replaces is as it was before",
+    )
+
+
+#: Warnings that somebody should hear of all the same, in words without any patient's data.
+_TOLD_WARNINGS = {
+    "columns_known": "a source has changed its columns",
+    "columns_present": "a source has changed its columns",
+    "stream_offsets": "a stream's records are missing or there twice",
+}
+
+
+def check_signals(evaluations: Iterable[dg.AssetCheckEvaluation], moment: datetime) -> list[Signal]:
+    """Asset checks of severity ERROR, and the warnings told: the newest outcome of each decides."""
+    newest = {
+        f"{found.asset_key.path[-1]}.{found.check_name}": found
+        for found in evaluations
+        if found.severity == dg.AssetCheckSeverity.ERROR or found.check_name in _TOLD_WARNINGS
+    }
+    return [
+        Signal(
+            CHECK_FAILED,
+            name,
+            moment,
+            not found.passed,
+            "error" if found.severity == dg.AssetCheckSeverity.ERROR else "warning",
+            f"{_TOLD_WARNINGS[found.check_name]}: {found.description}"
+            if found.check_name in _TOLD_WARNINGS
+            else f"the check {name} failed; its findings are in Dagster",
+        )
+        for name, found in newest.items()
+    ]
+
+
+def _passes(value: float, level: Level) -> bool | None:
+    """Raised, cleared, or (between the two) as it was."""
+    if value >= level.raise_at:
+        return True
+    return False if value <= level.clear_at else None

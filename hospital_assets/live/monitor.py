@@ -1,0 +1,185 @@
+"""The look: judge what has landed since the last one, see how long people wait, tell who must know.
+
+One function for the long-lived watcher and for Dagster's sensor. What it has judged stands in the
+outbox, so they share the work, and a restart goes on where the last look ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+
+from hospital_assets.alerts.notifiers import deliver
+from hospital_assets.alerts.outbox import Outbox, Signal, VisitState, open_outbox
+from hospital_assets.alerts.settings import AlertSettings, load_alert_settings
+from hospital_assets.clock import hospital_now, is_live
+from hospital_assets.landing.waiting import Waiting, waiting_files
+from hospital_assets.landing.zone import LandingResource, LandingZone
+from hospital_assets.live.alert_rules import (
+    CRITICAL_VITALS,
+    CRITICAL_WAIT,
+    FEED_SILENT,
+    OCCUPANCY,
+    OVERSTAY,
+    board_visits,
+    board_vitals,
+    critical_waits,
+    files_waiting,
+    full_departments,
+    landed_visits,
+    overstays,
+    scored_vitals,
+    silent_feeds,
+    visit_states,
+    vital_signals,
+)
+from hospital_assets.live.copies import merge_landed, read_copy
+from hospital_assets.settings import Settings
+from hospital_assets.warehouse.loads import read_ledger_copy
+
+#: A landed record this much older than the lookback can still be of a day within it (time zones).
+_ZONES = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a look has found.
+
+    Attributes:
+        waiting: files that wait to be loaded, by feed.
+        opened: alerts it has opened.
+    """
+
+    waiting: Mapping[str, list[Waiting]]
+    opened: int
+
+
+@dataclass
+class Monitor:
+    """Watches over a data directory. Use `open_monitor`."""
+
+    settings: Settings
+    alerts: AlertSettings
+    landing: LandingResource
+    outbox: Outbox
+    feeds: Mapping[str, Sequence[str]]
+
+    def look(self, quiet_since_ns: int | None = None, wall: datetime | None = None) -> Look:
+        """Judge new files, raise and clear alerts; sends nothing.
+
+        Args:
+            quiet_since_ns: as for `LandingZone.discover`.
+            wall: the wall clock.
+        """
+        wall = wall or datetime.now(UTC)
+        now = hospital_now(self.settings, wall)
+        warehouse_file = Path(self.landing.warehouse.database)
+        published = read_ledger_copy(warehouse_file)
+        zone = self.landing.open_beside()
+        with contextlib.closing(zone.connection):
+            ledger = zone.discover(published, self.landing.set_aside(), quiet_since_ns)
+            waiting = {feed: waiting_files(ledger, published, subjects) for feed, subjects in self.feeds.items()}
+            if not is_live(self.settings, wall):
+                return Look(waiting, 0)
+            signals, visits, judged = self._judge(zone, ledger, now)
+        since = [file.since_ns for files in waiting.values() for file in files]
+        signals += files_waiting(since, self.alerts.waiting_minutes, wall)
+        signals += silent_feeds(self._newest_files(ledger), self.alerts.feed_silence_minutes, wall)
+        cooldown = timedelta(minutes=self.alerts.cooldown_minutes)
+        opened = self.outbox.record(
+            signals, now, cooldown=cooldown, judged=judged, visits=visits, snapshots={FEED_SILENT: wall}
+        )
+        return Look(waiting, opened + self.see_who_waits(wall))
+
+    def see_who_waits(self, wall: datetime | None = None) -> int:
+        """What changes by time alone: waits, overstays, full departments; returns alerts opened."""
+        wall = wall or datetime.now(UTC)
+        if not is_live(self.settings, wall):
+            return 0
+        now = hospital_now(self.settings, wall)
+        since = now - timedelta(hours=self.alerts.lookback_hours)
+        signals = critical_waits(self.outbox.waiting_visits(since), now, self.alerts.critical_wait_minutes)
+        snapshots = {CRITICAL_WAIT: now}
+        stays = read_copy(Path(self.landing.warehouse.database), "open_stays")
+        if stays is not None:
+            signals += overstays(stays, now, self.alerts.overstay_hours)
+            signals += full_departments(stays, now, self.alerts.occupancy_pct)
+            snapshots |= {OVERSTAY: now, OCCUPANCY: now}
+        return self.outbox.record(
+            signals, now, cooldown=timedelta(minutes=self.alerts.cooldown_minutes), snapshots=snapshots
+        )
+
+    def note(self, signals: Sequence[Signal]) -> int:
+        """Take in what others have found; returns alerts opened."""
+        now = hospital_now(self.settings)
+        return self.outbox.record(signals, now, cooldown=timedelta(minutes=self.alerts.cooldown_minutes))
+
+    def deliver(self) -> int:
+        """Send what is due; returns how many messages arrived."""
+        return deliver(self.outbox, self.alerts.notify, self.settings.data_dir)
+
+    def _judge(
+        self, zone: LandingZone, ledger: pl.DataFrame, now: datetime
+    ) -> tuple[list[Signal], list[VisitState], set[str]]:
+        """Signals and visits of files that are news and were not judged yet."""
+        oldest = (now - timedelta(hours=self.alerts.lookback_hours) - _ZONES).date()
+        news = ledger.filter(
+            pl.col("subject").is_in(["vitals", "er_visits"]),
+            pl.col("state") == "ready",
+            pl.col("service_dates").list.max() >= oldest,
+        )
+        todo = self.outbox.not_judged(news["file_sha256"].to_list())
+        if not todo:
+            return [], [], set()
+        warehouse_file = Path(self.landing.warehouse.database)
+        hospitals = read_copy(warehouse_file, "hospitals")
+        patients = read_copy(warehouse_file, "patients")
+        if hospitals is None or patients is None:
+            # Nothing was ever built: without time zones and ages nothing can be judged.
+            return [], [], set()
+        since = now - timedelta(hours=self.alerts.lookback_hours)
+        new = news.filter(pl.col("file_sha256").is_in(list(todo)))
+        masters = ledger.filter(pl.col("subject") == "hospitals")
+
+        def records(subject: str) -> pl.DataFrame:
+            files = new.filter(pl.col("subject") == subject)
+            frame = zone.read(subject, pl.concat([masters, files]))
+            return frame.collect("polars").to_native()  # type: ignore[no-any-return]
+
+        subjects = set(new["subject"].to_list())
+        signals: list[Signal] = []
+        visits: list[VisitState] = []
+        if "vitals" in subjects:
+            observed = scored_vitals(records("vitals"), hospitals, patients)
+            merge_landed(warehouse_file, "landed_vitals", board_vitals(observed), "visit_id", "measured_at", since)
+            found = vital_signals(observed, self.alerts)
+            # What is well and never was otherwise needs no memory.
+            known = self.outbox.open_subjects(CRITICAL_VITALS)
+            ill = known | {signal.subject for signal in found if signal.is_raised}
+            signals = [signal for signal in found if signal.subject in ill]
+        if "er_visits" in subjects:
+            landed = landed_visits(records("er_visits"), hospitals)
+            merge_landed(
+                warehouse_file, "landed_visits", board_visits(landed, patients), "visit_id", "recorded_at", since
+            )
+            visits = visit_states(landed)
+        return signals, visits, todo
+
+    def _newest_files(self, ledger: pl.DataFrame) -> dict[str, datetime]:
+        newest = {}
+        for feed, subjects in self.feeds.items():
+            landed = ledger.filter(pl.col("subject").is_in(list(subjects)))["file_modified_ns"]
+            if landed.len():
+                newest[feed] = datetime.fromtimestamp(int(landed.max()) / 1e9, UTC)  # type: ignore[arg-type]
+        return newest
+
+
+def open_monitor(settings: Settings, landing: LandingResource, feeds: Mapping[str, Sequence[str]]) -> Monitor:
+    """A monitor over a data directory; close its outbox when done."""
+    alerts = load_alert_settings(settings)
+    return Monitor(settings, alerts, landing, open_outbox(settings, alerts), feeds)

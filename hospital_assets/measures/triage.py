@@ -1,0 +1,46 @@
+"""Triage scales: their levels, time targets and surrogate keys."""
+
+from __future__ import annotations
+
+#: Scale -> (level name, longest wait for a physician in minutes, share to reach in percent).
+#: ATS: Australasian College for Emergency Medicine policy P06; CTAS: implementation guidelines;
+#: Manchester: Emergency Triage, 3rd ed.; ESI sets no times itself: 0/10/30/60/120 are the local
+#: targets of this network.
+SCALES: dict[str, list[tuple[str, float, float | None]]] = {
+    "ESI": [
+        ("Resuscitation", 0, None),
+        ("Emergent", 10, None),
+        ("Urgent", 30, None),
+        ("Less urgent", 60, None),
+        ("Non-urgent", 120, None),
+    ],
+    "ATS": [
+        ("Immediate", 0, 100),
+        ("Imminently life-threatening", 10, 80),
+        ("Potentially life-threatening", 30, 75),
+        ("Potentially serious", 60, 70),
+        ("Less urgent", 120, 70),
+    ],
+    "CTAS": [
+        ("Resuscitation", 0, 98),
+        ("Emergent", 15, 95),
+        ("Urgent", 30, 90),
+        ("Less urgent", 60, 85),
+        ("Non-urgent", 120, 80),
+    ],
+    "Manchester": [
+        ("Immediate (red)", 0, None),
+        ("Very urgent (orange)", 10, None),
+        ("Urgent (yellow)", 60, None),
+        ("Standard (green)", 120, None),
+        ("Non-urgent (blue)", 240, None),
+    ],
+}
+#: The scale that the landed triage levels are on.
+SCALE_IN_USE = "ESI"
+CRITICAL_LEVELS = (1, 2)
+
+
+def triage_key(scale: str, level: int) -> int:
+    """The surrogate key of a level: the scale's place in `SCALES` times ten, plus the level."""
+    return (list(SCALES).index(scale) + 1) * 10 + level

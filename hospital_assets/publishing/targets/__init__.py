@@ -1,0 +1,1 @@
+"""Publications outside our own files: PostgreSQL and Snowflake."""

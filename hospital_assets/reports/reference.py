@@ -1,0 +1,235 @@
+"""Documentation generated from the code, so that it cannot say anything else.
+
+Belongs here: the data dictionary, the metric catalogue, the list of cleaning rules, and who sees what. `hospital docs`
+writes them, `hospital docs --check` and a test fail when they are stale.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+from hospital_assets.assets.cleaned.all_rules import RULES
+from hospital_assets.checks.faults import FAULTS
+from hospital_assets.checks.kinds import CONTRACT_KINDS, QUALITY_KINDS
+from hospital_assets.contracts import CONTRACTS, Column, Contract
+from hospital_assets.publishing.matrix import who_sees_what
+from hospital_assets.publishing.policy import shipped_policy
+
+_DOCS = Path(__file__).parents[1] / "docs"
+
+
+def documents() -> dict[Path, str]:
+    """Every generated document by its path."""
+    return {
+        _DOCS / "data-dictionary.md": data_dictionary(),
+        _DOCS / "cleaning-rules.md": cleaning_rules(),
+        _DOCS / "checks.md": check_kinds(),
+        _DOCS / "profile-reference.md": profile_reference(),
+        _DOCS / "kpis.md": metric_catalogue(),
+        _DOCS / "who-sees-what.md": who_sees_what(shipped_policy()),
+        _DOCS / "kpis.json": json.dumps(metrics(), indent=1, ensure_ascii=False) + "\n",
+    }
+
+
+def check_kinds() -> str:
+    """The kinds of checks, with a fault that each must notice."""
+    parts = [
+        "# Checks",
+        "",
+        "Generated from the code by `hospital docs`. A kind is one asset check per table; each of its "
+        "single checks (a rule of a column) is kept in `quality.dq_results` with violated rows, "
+        "denominator, percent, threshold and a status: Passed, Failed, NotApplicable or Error. "
+        "`hospital check` runs all of them on what is stored and exits with 1 when one of severity "
+        "ERROR fails (`--fail-on warn` for warnings, too; `--json` and `--junit` write files for CI); "
+        "`--last` sums up what was last found, `--last --failed` lists what failed, and "
+        "`hospital check --prove` injects the faults below into copies of your own tables and "
+        "reports which checks noticed. A test demands that each is noticed, and that clean data "
+        "raises nothing.",
+        "",
+        "| kind | family | asks | severity | faults it must notice |",
+        "|---|---|---|---|---|",
+    ]
+    for kind in (*CONTRACT_KINDS, *QUALITY_KINDS):
+        faults = "; ".join(f"{f.says} (`{f.table}`)" for f in FAULTS if f.kind is kind)
+        grave = f"{kind.severity.value}{', blocking' if kind.blocking else ''}"
+        parts.append(f"| `{kind.name}` | {kind.family} | {kind.description} | {grave} | {faults} |")
+    parts += [
+        "",
+        "Beside these: `landed_is_raw` and `conserved` (no record disappears), `files_readable`, "
+        "`columns_known`, `columns_present`, `population_is_whole`, `reconciles`, and the standing checks "
+        "`files_accounted`, `feeds_fresh`, `volume_usual` and `no_day_left_failed`.",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def metrics() -> list[dict[str, object]]:
+    """The metric catalogue for machines: what each figure means, and where it is."""
+    return [
+        {**asdict(measure), "table": contract.name, "grain": contract.grain}
+        for contract in CONTRACTS.values()
+        for measure in contract.measures
+    ]
+
+
+def metric_catalogue() -> str:
+    """The metric catalogue for people."""
+    parts = [
+        "# The KPI catalogue",
+        "",
+        "Generated from the contracts by `hospital docs`; `kpis.json` says the same for machines. A "
+        "rate's population is its n (`denominator_count`) and everybody who was left out, counted by "
+        "reason (`excluded_*_count`); the check `adds_up` proves it in every row, "
+        "`population_is_whole` that no row of the fact is missing. Durations are differences of "
+        "instants; days, months and hours are those of the hospital's wall clock.",
+        "",
+        "| figure | unit | table |",
+        "|---|---|---|",
+    ]
+    explained = [c for c in CONTRACTS.values() if c.measures]
+    for contract in explained:
+        parts += [f"| {m.name} | {m.unit} | `{contract.name}` |" for m in contract.measures]
+    for contract in explained:
+        parts += ["", f"## {contract.name}", "", contract.summary]
+        for measure in contract.measures:
+            parts += [
+                "",
+                f"### {measure.name}",
+                "",
+                f"{measure.definition} Unit: {measure.unit}.",
+                "",
+                f"- Population: {measure.population}.",
+                *([f"- Clock: {measure.clock}"] if measure.clock else []),
+                *([f"- Left out: {measure.exclusions}"] if measure.exclusions else []),
+                *([f"- Variants: {measure.variants}"] if measure.variants else []),
+                f"- Source: {measure.source}. Owner: {measure.owner}.",
+            ]
+    return "\n".join(parts) + "\n"
+
+
+def data_dictionary() -> str:
+    """All tables with their columns, types, units and meaning."""
+    parts = [
+        "# Data dictionary",
+        "",
+        "Generated from the contracts by `hospital docs`. Column names carry their unit or kind: "
+        "`_at` is a UTC instant, `_local` a wall clock at the hospital, `_key` a surrogate key, "
+        "`_id` a natural one.",
+    ]
+    layer = ""
+    for contract in CONTRACTS.values():
+        if contract.layer != layer:
+            layer = contract.layer
+            parts += ["", f"## {layer}"]
+        parts += ["", *_table(contract)]
+    return "\n".join(parts) + "\n"
+
+
+def _table(contract: Contract) -> list[str]:
+    partitioned = ", partitioned by service_date" if contract.partitioned else ""
+    return [
+        f"### {contract.qualified_name}",
+        "",
+        f"{contract.summary} Key: {', '.join(contract.key)}{partitioned}.",
+        "",
+        "| column | type | null | unit | meaning | rules | source |",
+        "|---|---|---|---|---|---|---|",
+        *(_row(column) for column in contract.columns),
+    ]
+
+
+def _row(column: Column) -> str:
+    rules = [str(check.error or check.name) for check in column.checks]
+    if column.plausible:
+        rules.append("usually {:g} to {:g}".format(*column.plausible))
+    if column.references:
+        rules.append(f"in {column.references}")
+    cells = (
+        f"`{column.name}`",
+        column.duckdb_type,
+        "yes" if column.nullable else "",
+        column.unit,
+        column.description,
+        "; ".join(rules),
+        column.source,
+    )
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def cleaning_rules() -> str:
+    """All cleaning rules by subject."""
+    parts = [
+        "# Cleaning rules",
+        "",
+        "Generated from the rules by `hospital docs`. `quarantine` sets a record aside in the "
+        "subject's quarantine table, `duplicate` does too as a repetition; `correct` and `flag` "
+        "keep it and leave the rule's name in `quality_codes`. Nothing is clamped or invented.",
+    ]
+    for subject, rules in RULES.items():
+        parts += ["", f"## {subject}", "", "| rule | action | what it says | source |"]
+        parts += ["|---|---|---|---|"]
+        parts += [f"| `{r.name}` | {r.action} | {r.says} | {r.source} |" for r in rules]
+    return "\n".join(parts) + "\n"
+
+
+def profile_reference() -> str:
+    """Everything a source profile can say, from the models that read it."""
+    from hospital_assets.landing import profile as vocabulary
+
+    parts = [
+        "# Source profiles: reference",
+        "",
+        "Generated from the code by `hospital docs`; the tutorial is [bring your own](bring-your-own.md).",
+        "",
+        *inspect.cleandoc(vocabulary.__doc__ or "").split("\n\n")[2:],
+        "",
+        f"Subjects: {', '.join(f'`{subject}`' for subject in vocabulary.SUBJECTS)}; their columns "
+        "are those of the raw tables in [the data dictionary](data-dictionary.md). "
+        f"Code maps translate {', '.join(f'`{column}`' for column in vocabulary.CODED)}. "
+        f"Vital signs: {', '.join(f'`{n}`' for n in (*vocabulary.MEASURED, *vocabulary.SCORED))}.",
+    ]
+    for model, title in _DECLARATIONS.items():
+        declaration = getattr(vocabulary, model)
+        said, _, attributes = inspect.cleandoc(declaration.__doc__ or "").partition("Attributes:\n")
+        described = _attributes(attributes)
+        parts += ["", f"## {title}", "", " ".join(said.split()), "", "| key | means | default |", "|---|---|---|"]
+        for name, field in declaration.model_fields.items():
+            default = "required" if field.is_required() else _default(field.default)
+            parts.append(f"| `{name}` | {described[name]} | {default} |")
+    return "\n".join(parts) + "\n"
+
+
+#: Model of the vocabulary -> where it stands in a profile.
+_DECLARATIONS = {
+    "Profile": "The profile",
+    "Subject": "`[subjects.<subject>]`",
+    "Join": "`[subjects.<subject>.join]`",
+    "Lookup": "`[[subjects.<subject>.lookups]]`",
+    "DateLookup": "`date_from`",
+    "Sum": "A sum in `derived`",
+    "Limits": "A column's `limits`",
+    "Event": "`[[subjects.adt_events.events]]`",
+    "Parameter": "`[subjects.vitals.payload]`",
+    "Observations": "`[subjects.vitals.observations]`",
+}
+
+
+def _attributes(section: str) -> dict[str, str]:
+    """Name -> description of the `Attributes:` section of a docstring."""
+    found: dict[str, str] = {}
+    name = ""
+    for line in section.splitlines():
+        entry = re.match(r"    (\w+): (.*)", line)
+        if entry:
+            name = entry[1]
+            found[name] = entry[2]
+        elif name and line.strip():
+            found[name] += f" {line.strip()}"
+    return {name: text.replace("|", "\\|") for name, text in found.items()}
+
+
+def _default(value: object) -> str:
+    return "" if value in (None, "", (), {}) else f"`{json.dumps(value)}`"

@@ -1,0 +1,213 @@
+"""Live vital signs as a Spark stream: cleaned and scored like the batch, each observation once.
+
+For feeds too fast for `hospital watch`. Files (or Kafka messages) are read as they come; an
+observation that comes again within a day is the same one; what the stream has written survives any
+crash and is never written twice: Spark repeats an unfinished batch with the same records, and a
+batch counts only when its small note is renamed into place. Run it with
+`python -m hospital_assets.spark.vitals_stream`; it needs a built warehouse.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import narwhals as nw
+import polars as pl
+
+from hospital_assets.assets.cleaned.vitals import judge_vitals
+from hospital_assets.assets.facts.vitals import scored
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.landing.profile import load_profile
+from hospital_assets.live.copies import read_copy
+from hospital_assets.settings import engine_from_environment, load_settings, replace_text
+from hospital_assets.spark.session import start_session
+from hospital_assets.warehouse.dialect import lazy, literal
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.streaming.query import StreamingQuery
+
+#: How long the stream remembers what has come. Counted from when a record comes, not from what its
+#: clock says: one monitor that is a year ahead would make everybody else's records too late.
+WATERMARK = "1 day"
+_FINISHED_FILES = "*.{json,jsonl,json.gz,jsonl.gz}"
+_NOTES = "batches"
+#: fact_vitals without the keys that only the batch gives.
+COLUMNS = [
+    name
+    for name in CONTRACTS["fact_vitals"].column_names
+    if name not in ("service_date", "hospital_key", "measured_date_key", "measured_time_key")
+]
+
+
+def from_files(session: SparkSession, folder: Path, files_per_batch: int = 1_000) -> DataFrame:
+    """Lines of the files that land in a folder: line, source_file, source_line."""
+    from pyspark.sql import functions as F  # noqa: N812
+
+    # A batch is told apart by its files; lines within a file need no numbers here.
+    return (
+        session.readStream.option("maxFilesPerTrigger", files_per_batch)
+        .option("pathGlobFilter", _FINISHED_FILES)
+        .text(folder.as_uri())
+        .select(
+            F.col("value").alias("line"),
+            F.col("_metadata.file_name").alias("source_file"),
+            F.lit(0).cast("bigint").alias("source_line"),
+        )
+    )
+
+
+def from_kafka(session: SparkSession, servers: str, topic: str) -> DataFrame:
+    """Messages of a Kafka topic, as `from_files` gives lines.
+
+    Raises:
+        ValueError: Spark's Kafka package is not configured; says how to.
+    """
+    from pyspark import __version__
+    from pyspark.errors import AnalysisException
+    from pyspark.sql import functions as F  # noqa: N812
+
+    try:
+        stream = (
+            session.readStream.format("kafka")
+            .option("kafka.bootstrap.servers", servers)
+            .option("subscribe", topic)
+            .load()
+        )
+    except AnalysisException as error:
+        raise ValueError(
+            "Spark cannot read Kafka without its package: set spark.jars.packages="
+            f"org.apache.spark:spark-sql-kafka-0-10_2.13:{__version__} in spark-defaults.conf"
+        ) from error
+    return stream.select(
+        F.col("value").cast("string").alias("line"),
+        F.concat_ws("-", "topic", F.col("partition").cast("string")).alias("source_file"),
+        F.col("offset").alias("source_line"),
+    )
+
+
+def observations(lines: DataFrame, profile: str = "native") -> DataFrame:
+    """Records with the columns of raw_vitals, each observation once.
+
+    The same observation is the same id, written at the same moment; a correction is another one.
+
+    Args:
+        lines: from `from_files` or `from_kafka`.
+        profile: the source they come from.
+    """
+    from pyspark.sql import functions as F  # noqa: N812
+
+    from hospital_assets.spark.landing import json_records
+
+    raw = json_records(lines, "vitals", load_profile(profile).subjects["vitals"])
+    keyed = raw.select(
+        "*",
+        F.lit(profile).alias("source_profile"),
+        # Spark writes down the time of a batch, so that a repeated one has the same.
+        F.current_timestamp().alias("_came_at"),
+        # What has no id is itself.
+        F.coalesce("observation_id", F.md5("record")).alias("_event"),
+    )
+    return (
+        keyed.withWatermark("_came_at", WATERMARK)
+        .dropDuplicatesWithinWatermark(["_event", "recorded_at"])
+        .drop("_came_at", "_event")
+    )
+
+
+def start(
+    session: SparkSession,
+    lines: DataFrame,
+    hospitals: pl.DataFrame,
+    patients: pl.DataFrame,
+    sink: Path,
+    *,
+    profile: str = "native",
+    until_done: bool = False,
+) -> StreamingQuery:
+    """Start the stream.
+
+    Args:
+        session: where it runs.
+        lines: from `from_files` or `from_kafka`.
+        hospitals: hospital_id, time_zone.
+        patients: dim_patient, or the copy of it.
+        sink: folder for what it writes (scored observations and quarantined records, see
+            `statement`) and for its checkpoint.
+        profile: the source the lines come from.
+        until_done: end when everything that is there has been read, instead of waiting for more.
+    """
+    from hospital_assets.spark.dialect import forget_checkpoints, from_polars
+
+    places = lazy(from_polars(session, hospitals))
+    people = lazy(from_polars(session, patients))
+
+    def write(batch: DataFrame, number: int) -> None:
+        note = sink / _NOTES / f"{number:012d}.json"
+        if note.exists():
+            return
+        folder = f"v-{number:012d}-{uuid.uuid4().hex}"
+        judged = judge_vitals(lazy(batch), places)
+        kept: DataFrame = judged.to_native().persist()
+        once = lazy(kept)
+        sound = scored(once.filter(nw.col("rule").is_null()), people).select(*COLUMNS)
+        aside = once.filter(~nw.col("rule").is_null()).select("record", "rule", "source_file")
+        for name, rows in (("vitals", sound), ("quarantine", aside)):
+            rows.to_native().write.parquet((sink / folder / name).as_uri())
+        kept.unpersist()
+        forget_checkpoints()
+        replace_text(note, json.dumps({"folder": folder}))
+
+    _forget_unfinished(sink)
+    return (
+        observations(lines, profile)
+        .writeStream.foreachBatch(write)
+        .option("checkpointLocation", (sink / "checkpoint").as_uri())
+        .trigger(**({"availableNow": True} if until_done else {"processingTime": "1 second"}))
+        .start()
+    )
+
+
+def _forget_unfinished(sink: Path) -> None:
+    """Delete what a killed stream had begun to write."""
+    finished = set(_folders(sink))
+    for folder in sink.glob("v-*"):
+        if folder not in finished:
+            shutil.rmtree(folder)
+
+
+def _folders(sink: Path) -> list[Path]:
+    return [
+        sink / json.loads(note.read_text(encoding="utf-8"))["folder"] for note in sorted((sink / _NOTES).glob("*.json"))
+    ]
+
+
+def statement(sink: Path, table: str = "vitals") -> str | None:
+    """What DuckDB reads the stream's output with, or None before the first batch.
+
+    Args:
+        sink: the folder given to `start`.
+        table: vitals (scored) or quarantine.
+    """
+    files = ", ".join(literal(f"{folder}/{table}/*.parquet") for folder in _folders(sink))
+    return f"select * from read_parquet([{files}], hive_partitioning = false)" if files else None
+
+
+def main() -> None:
+    """Stream the native vital signs of the data directory until interrupted."""
+    settings, engine = load_settings(), engine_from_environment()
+    hospitals = read_copy(settings.warehouse_file, "hospitals")
+    patients = read_copy(settings.warehouse_file, "patients")
+    if hospitals is None or patients is None:
+        raise SystemExit("patients and hospitals are not known yet: run `hospital build` first")
+    session = start_session(engine.spark_master)
+    lines = from_files(session, settings.landing / "native" / "vitals")
+    start(session, lines, hospitals, patients, settings.data_dir / "live_vitals").awaitTermination()
+
+
+if __name__ == "__main__":
+    main()
