@@ -19,7 +19,7 @@ from hospital_assets.contracts import CONTRACTS, Column, Contract
 from hospital_assets.publishing.matrix import who_sees_what
 from hospital_assets.publishing.policy import shipped_policy
 
-_DOCS = Path(__file__).parents[1] / "docs"
+_DOCS = Path(__file__).parents[2] / "docs"
 
 
 def documents() -> dict[Path, str]:
