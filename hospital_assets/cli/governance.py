@@ -156,19 +156,11 @@ def _policy(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _key(options: argparse.Namespace, settings: Settings) -> int:
-    from dataclasses import replace
-
-    from hospital_assets.access.audit import Event, record, system_actor
-    from hospital_assets.publishing.pseudonyms import KeyMissingError, create_key, load_key
+    from hospital_assets.access.audit import make_key, system_actor
+    from hospital_assets.publishing.pseudonyms import load_key
 
     if options.action == "create":
-        event = Event(system_actor(), "key", statement="create the pseudonym key")
-        try:
-            path = create_key(settings)
-        except KeyMissingError as error:
-            record(settings, replace(event, outcome="refused", reason="there is one, or no place"))
-            raise error from None
-        record(settings, replace(event, version=load_key(settings).key_id))
+        path = make_key(settings, system_actor())
         print(f"{path} (mode 0600). Keep a copy where you keep secrets, never with the data.")
     print(f"key id {load_key(settings).key_id}")
     return 0
@@ -180,7 +172,7 @@ def _audit(options: argparse.Namespace, settings: Settings) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from hospital_assets.access.audit import AuditLog, log_file
+    from hospital_assets.access.audit import AuditLog, about, log_file
 
     if not log_file(settings).exists():
         print("nothing was audited yet")
@@ -204,14 +196,13 @@ def _audit(options: argparse.Namespace, settings: Settings) -> int:
         entries = log.entries(" and ".join(conditions), tuple(values)).tail(options.last)
     shown = Table("#", "when (UTC)", "who", "role", "what", "about", "rows", "ms", "outcome", "why")
     for row in entries.iter_rows(named=True):
-        about = row["statement"] if row["action"] == "query" else row["audience"]
         shown.add_row(
             str(row["sequence_number"]),
             f"{row['occurred_at']:%Y-%m-%d %H:%M:%S}",
             row["actor"],
             row["role"],
             row["action"],
-            about[:60],
+            about(row)[:60],
             "" if row["row_count"] is None else f"{row['row_count']:,}",
             "" if row["duration_ms"] is None else f"{row['duration_ms']:,.0f}",
             row["outcome"],
