@@ -9,6 +9,9 @@ import numpy as np
 import polars as pl
 from faker import Faker
 
+EPOCH = date(1970, 1, 1)
+#: Whose days the files of monitors and of the interface engine are cut by.
+NETWORK_ZONE = "America/Chicago"
 #: hospital_id -> (name, city, state, zone, trauma level, share of the network's visits)
 HOSPITALS = {
     "H1": ("Lakeside University Hospital", "Chicago", "IL", "America/Chicago", 1, 0.22),

@@ -1,0 +1,114 @@
+"""A whole network, simulated: its files landed, its ground truth written."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from faker import Faker
+
+from hospital_assets.simulator import clinical, feeds
+from hospital_assets.simulator.coding import write_diagnoses_and_procedures
+from hospital_assets.simulator.messages import write_events
+from hospital_assets.simulator.monitors import write_vitals
+from hospital_assets.simulator.network import EPOCH, build_network, midnight_utc
+from hospital_assets.simulator.registration import write_patients, write_reference_data, write_visits
+from hospital_assets.simulator.truth import true_visits
+
+
+@dataclass(frozen=True)
+class SimulationSummary:
+    """What a simulation landed."""
+
+    first: date
+    last: date
+    visits: int
+    vitals: int
+    patients: int
+    adt_events: int
+    files: int
+    bytes: int
+    dirt: dict[str, int]
+
+
+def simulate(
+    landing: Path,
+    ground_truth: Path,
+    *,
+    start: date = date(2026, 1, 1),
+    days: int = 90,
+    scale: float = 1.0,
+    seed: int = 20260101,
+    clean: bool = False,
+) -> SimulationSummary:
+    """Land the files of `days` service days of the network and write the ground truth.
+
+    Args:
+        landing: landing folder; `native/` below it is replaced.
+        ground_truth: folder for `dirt.parquet` and `visits.parquet`.
+        start: first local service day.
+        days: how many.
+        scale: multiplies visits, staff and beds; 1 is about 1,370 visits a day.
+        seed: decides everything else.
+        clean: without dirt.
+    """
+    if (landing / "native").exists():
+        shutil.rmtree(landing / "native")
+    landed = feeds.Landed(landing)
+    counts, visits = feed_network(landed, start, days, scale, seed, clean)
+
+    ground_truth.mkdir(parents=True, exist_ok=True)
+    truth = pl.concat([feeds.truth_frame([]), *landed.truth]).sort("subject", "kind", "file", "line", "record_id")
+    truth.write_parquet(ground_truth / "dirt.parquet")
+    visits.drop("weight", strict=False).write_parquet(ground_truth / "visits.parquet")
+    return SimulationSummary(
+        first=start,
+        last=start + timedelta(days=days - 1),
+        visits=visits.height,
+        **counts,
+        files=landed.files,
+        bytes=landed.size,
+        dirt=dict(truth.group_by("kind").len().sort("kind").iter_rows()),
+    )
+
+
+def feed_network(
+    landed: feeds.Landed, start: date, days: int, scale: float, seed: int, clean: bool, live_from: int | None = None
+) -> tuple[dict[str, int], pl.DataFrame]:
+    """Give every record of a network to `landed`; returns counts, and the true visits.
+
+    Args:
+        landed: takes the feeds.
+        start: first local service day.
+        days: how many.
+        scale: as for `simulate`.
+        seed: as for `simulate`.
+        clean: without dirt.
+        live_from: from this moment (UTC seconds), visits are recorded at each of their stages and
+            not only when they are over.
+    """
+    seeds = iter(np.random.SeedSequence(seed).spawn(32))
+    faker = Faker("en_US")
+    faker.seed_instance(seed)
+
+    def rng() -> np.random.Generator:
+        return np.random.default_rng(next(seeds))
+
+    network = build_network(rng(), faker, start, days, scale)
+    begin = midnight_utc(start, "America/New_York")
+    # Nothing is known after the last day ended everywhere.
+    end = midnight_utc(start + timedelta(days=days), "America/Los_Angeles")
+    visits, pool = true_visits(rng, faker, network, start, days, scale, begin, end)
+    vitals = clinical.vitals(rng(), visits, end)
+    window = range((start - EPOCH).days, (start - EPOCH).days + days)
+    write_reference_data(landed, network, window, end)
+    versions = write_patients(landed, rng(), faker, visits, pool, window, end, clean)
+    write_visits(landed, rng(), visits, window, end, clean, live_from)
+    vital_lines = write_vitals(landed, rng(), visits, vitals, window, clean)
+    events = write_events(landed, rng(), visits, window, end, clean)
+    write_diagnoses_and_procedures(landed, rng, visits, window, end, clean)
+    return {"vitals": vital_lines, "patients": versions, "adt_events": events}, visits
