@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -97,48 +97,55 @@ def _of_feed(declared: Profile, subject: str, spec: Subject, headers: pl.DataFra
     names = {
         column: tuple(spec.field(name) for name in spec.source_names(column)) for column in canonical_columns(subject)
     }
-    usual = _usual_order(headers)
-    usual_kinds = _usual_kinds(headers)
-    ever = {
-        column
-        for header in headers["columns"]
-        for column, aliases in names.items()
-        if set(aliases) & set(header.split(","))
-    }
-    said: dict[tuple[str, Verdict], tuple[int, str]] = {}
-
-    def say(column: str, verdict: Verdict, files: int, file: str) -> None:
-        before, first = said.get((column, verdict), (0, file))
-        said[column, verdict] = (before + files, min(first, file))
-
+    usual, usual_kinds = _usual_order(headers), _usual_kinds(headers)
+    landed_names = {name for header in headers["columns"] for name in header.split(",")}
+    ever = {column for column, aliases in names.items() if landed_names & set(aliases)}
+    #: (column, verdict) -> how many files, and the first of them.
+    found: dict[tuple[str, Verdict], tuple[int, str]] = {}
     for row in headers.iter_rows(named=True):
         header = row["columns"].split(",")
         known = declared.known_columns(row["source_file"].partition("/")[2])
-        for landed in header:
-            if landed not in known:
-                say(landed, "new", row["files"], row["source_file"])
-        for landed, kind in _kinds(row).items():
-            if kind and kind != usual_kinds[landed] and landed in known:
-                say(landed, "retyped", row["files"], row["source_file"])
-        if spec.format != "csv":
-            continue
-        for column, aliases in names.items():
-            present = [alias for alias in aliases if alias in header]
-            if present and present[0] != aliases[0]:
-                say(column, "alias", row["files"], row["source_file"])
-            elif aliases and not present and column not in spec.constants:
-                is_required = column in spec.required and column not in spec.derived
-                if is_required:
-                    say(column, "blocked", row["files"], row["source_file"])
-                elif column in ever:
-                    say(column, "missing", row["files"], row["source_file"])
-        shared = [name for name in header if name in usual]
-        if shared != [name for name in usual if name in header]:
-            say("", "reordered", row["files"], row["source_file"])
+        verdicts: list[tuple[str, Verdict]] = [(landed, "new") for landed in header if landed not in known]
+        verdicts += [
+            (landed, "retyped")
+            for landed, kind in _kinds(row).items()
+            if kind and kind != usual_kinds[landed] and landed in known
+        ]
+        if spec.format == "csv":
+            verdicts += _of_header(spec, header, names, ever)
+            if [name for name in header if name in usual] != [name for name in usual if name in header]:
+                verdicts.append(("", "reordered"))
+        for key in verdicts:
+            before, first = found.get(key, (0, row["source_file"]))
+            found[key] = (before + row["files"], min(first, row["source_file"]))
     return [
         Drift(declared.name, subject, column, verdict, files, file)
-        for (column, verdict), (files, file) in sorted(said.items())
+        for (column, verdict), (files, file) in sorted(found.items())
     ]
+
+
+def _of_header(
+    spec: Subject, header: Sequence[str], names: Mapping[str, tuple[str, ...]], ever: Collection[str]
+) -> list[tuple[str, Verdict]]:
+    """Our columns that a CSV header delivers under another name, or not at all.
+
+    Args:
+        spec: the subject's declaration.
+        header: the columns of the file.
+        names: our column -> the names a source may give it, the usual one first.
+        ever: our columns that any file of the feed has delivered.
+    """
+    verdicts: list[tuple[str, Verdict]] = []
+    for column, aliases in names.items():
+        present = [alias for alias in aliases if alias in header]
+        if present and present[0] != aliases[0]:
+            verdicts.append((column, "alias"))
+        elif aliases and not present and column not in spec.constants:
+            if column in spec.required and column not in spec.derived:
+                verdicts.append((column, "blocked"))
+            elif column in ever:
+                verdicts.append((column, "missing"))
+    return verdicts
 
 
 def kinds_of(columns: Mapping[str, Sequence[str]]) -> dict[str, str]:

@@ -193,57 +193,88 @@ _as_json = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
 
 def _messages(lines: Iterable[str]) -> Iterator[_Text]:
     """Messages and what stands between them, each with the line it begins on."""
-    current: _Text | None = None
-    messages = batches = number = 0
-    is_framed = is_batch_file = False
+    splitter = _Splitter()
     for number, landed in enumerate(lines, start=1):
         landed = landed.rstrip("\r\n")
         if number == 1:
             landed = landed.removeprefix("\ufeff")
         has_frame = FRAME_START in landed or FRAME_END in landed
+        splitter.number = number
         for line in _FRAMED.split(landed) if has_frame else (landed,):
-            if line in (FRAME_START, FRAME_END):
-                if current is not None:
-                    if is_framed and line == FRAME_START:
-                        current.problem = current.problem or "message_cut_off"
-                    yield current
-                    current = None
-                is_framed = line == FRAME_START
-                continue
-            kind = line[:3]
-            if kind == "MSH":
-                if current is not None:
-                    yield current
-                messages += 1
-                current = _Text(number, [line])
-            elif kind in ENVELOPE:
-                if current is not None:
-                    yield current
-                    current = None
-                said = line.split(line[3:4] or "|")[1:2]
-                counted = batches if kind == "FTS" else messages
-                is_trailer = kind in ("BTS", "FTS")
-                if is_trailer and said and said[0].isdecimal() and int(said[0]) != counted:
-                    yield _Text(number, [line], "batch_count_wrong")
-                if kind == "BHS":
-                    batches, messages = batches + 1, 0
-                is_batch_file = kind != "FTS" and (is_batch_file or kind == "FHS")
-            elif line.strip():
-                if current is None:
-                    current = _Text(number, problem="no_message_header")
-                is_segment = _SEGMENT_ID.fullmatch(kind) and not line[3:4].isalnum()
-                if is_segment or current.problem:
-                    current.segments.append(line)
-                else:
-                    # A line break inside a field: senders should escape it, many do not.
-                    current.segments[-1] += f"\n{line}"
-    if current is not None:
-        if is_framed:
-            current.problem = current.problem or "message_cut_off"
-        yield current
-    if is_batch_file:
-        # A file that says it is a batch and lacks its trailer was cut off somewhere.
-        yield _Text(number + 1, [""], "batch_count_wrong")
+            yield from splitter.take(line)
+    yield from splitter.end()
+
+
+@dataclass
+class _Splitter:
+    """Takes the segments of a text one by one and gives the messages they make.
+
+    Attributes:
+        number: of the physical line that is taken.
+        current: the message that is being read.
+        messages: seen since the batch began.
+        batches: seen since the file began.
+        is_framed: within an MLLP frame.
+        is_batch_file: the file said that it is a batch, and has not ended.
+    """
+
+    number: int = 0
+    current: _Text | None = None
+    messages: int = 0
+    batches: int = 0
+    is_framed: bool = False
+    is_batch_file: bool = False
+
+    def take(self, line: str) -> Iterator[_Text]:
+        """Read a segment, a frame mark or a piece of either; gives what it completes."""
+        kind = line[:3]
+        if line in (FRAME_START, FRAME_END):
+            yield from self._finished(is_cut_off=self.is_framed and line == FRAME_START)
+            self.is_framed = line == FRAME_START
+        elif kind == "MSH":
+            yield from self._finished()
+            self.messages += 1
+            self.current = _Text(self.number, [line])
+        elif kind in ENVELOPE:
+            yield from self._finished()
+            yield from self._envelope(kind, line)
+        elif line.strip():
+            self._add(kind, line)
+
+    def end(self) -> Iterator[_Text]:
+        """What is left when the text is over."""
+        yield from self._finished(is_cut_off=self.is_framed)
+        if self.is_batch_file:
+            # A file that says it is a batch and lacks its trailer was cut off somewhere.
+            yield _Text(self.number + 1, [""], "batch_count_wrong")
+
+    def _finished(self, *, is_cut_off: bool = False) -> Iterator[_Text]:
+        if self.current is not None:
+            if is_cut_off:
+                self.current.problem = self.current.problem or "message_cut_off"
+            yield self.current
+            self.current = None
+
+    def _envelope(self, kind: str, line: str) -> Iterator[_Text]:
+        """A batch or file header or trailer; a trailer that counts wrongly is a problem."""
+        if kind in ("BTS", "FTS"):
+            stated = line.split(line[3:4] or "|")[1:2]
+            counted = self.batches if kind == "FTS" else self.messages
+            if stated and stated[0].isdecimal() and int(stated[0]) != counted:
+                yield _Text(self.number, [line], "batch_count_wrong")
+        if kind == "BHS":
+            self.batches, self.messages = self.batches + 1, 0
+        self.is_batch_file = kind != "FTS" and (self.is_batch_file or kind == "FHS")
+
+    def _add(self, kind: str, line: str) -> None:
+        if self.current is None:
+            self.current = _Text(self.number, problem="no_message_header")
+        is_segment = _SEGMENT_ID.fullmatch(kind) and not line[3:4].isalnum()
+        if is_segment or self.current.problem:
+            self.current.segments.append(line)
+        else:
+            # A line break inside a field: senders should escape it, many do not.
+            self.current.segments[-1] += f"\n{line}"
 
 
 def _records(

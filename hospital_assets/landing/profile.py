@@ -664,7 +664,11 @@ def _in_words(problem: Any) -> str:
     return str(problem["msg"]).removeprefix("Value error, ")
 
 
-def _mistakes(profile: Profile) -> Iterator[tuple[tuple[str | int, ...], str]]:
+#: Where a declaration is wrong, below the subject, and what to do.
+_Mistakes = Iterator[tuple[tuple[str | int, ...], str]]
+
+
+def _mistakes(profile: Profile) -> _Mistakes:
     """What types alone do not catch: where, and what to do."""
     for column in profile.code_maps:
         if column not in CODED:
@@ -681,7 +685,23 @@ def _mistakes(profile: Profile) -> Iterator[tuple[tuple[str | int, ...], str]]:
                 yield here, "`also`, `formats` and `rows` belong to the subject's first declaration"
 
 
-def _mistakes_of(subject: str, spec: Subject) -> Iterator[tuple[tuple[str | int, ...], str]]:
+def _mistakes_of(subject: str, spec: Subject) -> _Mistakes:
+    """What is wrong with one declaration of a subject."""
+    yield from _unknown_columns(subject, spec)
+    if CONTRACTS[f"raw_{subject}"].partitioned and spec.files and not (spec.date or spec.date_from or spec.is_undated):
+        yield (), "say which column dates its records (`date`, `date_from` or `is_undated`)"
+    yield from _misplaced_names(spec)
+    yield from _wrong_patterns(spec)
+    yield from _unfit_for_format(spec)
+    yield from _misplaced_observations(subject, spec)
+    if spec.events and (subject != "adt_events" or not spec.columns):
+        yield ("events",), "they belong to adt_events, and need its `columns`"
+    if spec.events and not {"message_id"} & {*spec.columns, *spec.derived}:
+        yield ("events",), "they need a `message_id`, as in derived = { message_id = [...] }"
+
+
+def _unknown_columns(subject: str, spec: Subject) -> _Mistakes:
+    """Our columns that the subject does not have."""
     known = canonical_columns(subject)
     named: dict[tuple[str | int, ...], str] = {
         **{
@@ -711,9 +731,10 @@ def _mistakes_of(subject: str, spec: Subject) -> Iterator[tuple[tuple[str | int,
     for where, name in named.items():
         if name not in known:
             yield where, f"'{name}' is not a column of raw_{subject}; it has {', '.join(known)}"
-    is_dated = CONTRACTS[f"raw_{subject}"].partitioned
-    if is_dated and spec.files and not (spec.date or spec.date_from or spec.is_undated):
-        yield (), "say which column dates its records (`date`, `date_from` or `is_undated`)"
+
+
+def _misplaced_names(spec: Subject) -> _Mistakes:
+    """Source names that the format cannot have: paths in CSV, columns in JSON, elements of no list."""
     for name in sorted(spec.named):
         is_path = name.startswith("$")
         if spec.format == "csv" and is_path:
@@ -722,6 +743,10 @@ def _mistakes_of(subject: str, spec: Subject) -> Iterator[tuple[tuple[str | int,
             yield _place_of(spec, name), f"'{name}' must be a JSON path, as in $.{name}"
         if name.startswith(ELEMENT) and spec.each is None and not _is_of_event(spec, name):
             yield _place_of(spec, name), f"'{name}' needs `each`, the list it is an element of"
+
+
+def _wrong_patterns(spec: Subject) -> _Mistakes:
+    """Regular expressions that are none, or match no value."""
     patterns: dict[tuple[str | int, ...], str | None] = {
         **{("patterns", name): pattern for name, pattern in spec.patterns.items()},
         **{
@@ -733,20 +758,41 @@ def _mistakes_of(subject: str, spec: Subject) -> Iterator[tuple[tuple[str | int,
     for where, pattern in patterns.items():
         if pattern is not None and (wrong := _wrong_pattern(pattern)):
             yield where, wrong
-    if spec.lookups and spec.format == "csv":
-        yield ("lookups",), "CSV files are completed with `join`"
-    if spec.is_element_itself and spec.each is None:
-        yield ("is_element_itself",), "needs `each`, the list whose elements the record is like"
-    if spec.each and spec.format == "csv":
-        yield ("each",), "CSV records hold no lists"
-    if spec.join and spec.format != "csv":
-        yield ("join",), "only CSV files are joined"
-    if spec.join and spec.is_selective and not spec.join.is_lookup:
-        yield ("join", "is_lookup"), "must be true where only some records of the files are taken"
-    if any(name.startswith(ELEMENT) for name in spec.where):
-        yield ("where",), "whole records are taken or left; `each` takes all elements of its list"
-    if spec.encoding and not _is_encoding(spec.encoding):
-        yield ("encoding",), f"'{spec.encoding}' is not an encoding that Python knows, as in cp1252"
+
+
+def _unfit_for_format(spec: Subject) -> _Mistakes:
+    """Keys that go with the other format, or not with each other."""
+    is_csv = spec.format == "csv"
+    checks: tuple[tuple[bool, tuple[str | int, ...], str], ...] = (
+        (bool(spec.lookups) and is_csv, ("lookups",), "CSV files are completed with `join`"),
+        (
+            spec.is_element_itself and spec.each is None,
+            ("is_element_itself",),
+            "needs `each`, the list whose elements the record is like",
+        ),
+        (bool(spec.each) and is_csv, ("each",), "CSV records hold no lists"),
+        (spec.join is not None and not is_csv, ("join",), "only CSV files are joined"),
+        (
+            spec.join is not None and spec.is_selective and not spec.join.is_lookup,
+            ("join", "is_lookup"),
+            "must be true where only some records of the files are taken",
+        ),
+        (
+            any(name.startswith(ELEMENT) for name in spec.where),
+            ("where",),
+            "whole records are taken or left; `each` takes all elements of its list",
+        ),
+        (
+            spec.encoding is not None and not _is_encoding(spec.encoding),
+            ("encoding",),
+            f"'{spec.encoding}' is not an encoding that Python knows, as in cp1252",
+        ),
+    )
+    yield from ((where, what) for is_wrong, where, what in checks if is_wrong)
+
+
+def _misplaced_observations(subject: str, spec: Subject) -> _Mistakes:
+    """Vital signs of another subject, or that there are not."""
     if (spec.payload or spec.observations) and subject != "vitals":
         yield ("observations" if spec.observations else "payload",), "only vitals have them"
     vital_signs: dict[tuple[str | int, ...], str] = {("payload", name): name for name in spec.payload}
@@ -754,11 +800,7 @@ def _mistakes_of(subject: str, spec: Subject) -> Iterator[tuple[tuple[str | int,
         vital_signs |= {("observations", "codes", code): name for code, name in spec.observations.gathered.items()}
     for where, name in vital_signs.items():
         if name not in (*MEASURED, *SCORED):
-            yield (where, f"'{name}' is not a vital sign; there are {', '.join((*MEASURED, *SCORED))}")
-    if spec.events and (subject != "adt_events" or not spec.columns):
-        yield ("events",), "they belong to adt_events, and need its `columns`"
-    if spec.events and not {"message_id"} & {*spec.columns, *spec.derived}:
-        yield ("events",), "they need a `message_id`, as in derived = { message_id = [...] }"
+            yield where, f"'{name}' is not a vital sign; there are {', '.join((*MEASURED, *SCORED))}"
 
 
 def _place_of(spec: Subject, name: str) -> tuple[str | int, ...]:

@@ -692,85 +692,135 @@ def _hospitals(sample: _Sample, columns: Mapping[str, str], path: Path, zone: st
     return lines
 
 
+@dataclass
+class _Declared:
+    """What a draft declares of a subject so far.
+
+    Attributes:
+        columns: our column -> source name.
+        constants: our column -> value.
+        derived: our column -> TOML of what it is made of.
+        tables: lines of further tables of the subject.
+        doubts: what a person has to look at.
+    """
+
+    columns: dict[str, str]
+    constants: dict[str, str] = field(default_factory=dict)
+    derived: dict[str, str] = field(default_factory=dict)
+    tables: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+
+
 def _subject(
     subject: str, columns: Mapping[str, str], sample: _Sample, path: Path, subjects: Sequence[str], doubts: list[str]
 ) -> list[str]:
-    columns = dict(columns)
+    """The lines that declare a subject; what was guessed is added to `doubts`."""
+    declared = _Declared(dict(columns), doubts=doubts)
+    if subject != "patients" and "hospital_id" not in columns:
+        declared.constants["hospital_id"] = "1"
+    if complete := _COMPLETED.get(subject):
+        complete(declared, sample)
+    columns = declared.columns
     clock = _CLOCKS[subject]
-    constants: dict[str, str] = {}
-    derived: dict[str, str] = {}
-    extra: list[str] = []
-    if subject == "patients":
-        if "recorded_at" not in columns:
-            arrival = _matches(sample, "er_visits").get("arrival_time")
-            columns["recorded_at"] = arrival or "@landed_at"
-    elif "hospital_id" not in columns:
-        constants["hospital_id"] = "1"
-    if subject == "er_visits":
-        if "department" not in columns:
-            constants["department"] = "Emergency"
-        if "visit_id" not in columns:
-            derived["visit_id"] = _toml([columns["patient_id"], columns["arrival_time"]])
-            doubts.append("no visit number was found; patient and arrival together stand for it")
-        waits = [
-            name
-            for name, values in sample.values.items()
-            if {"wait", "waiting", "wartezeit"} & set(_words(name).split())
-            and values
-            and _share(values[:200], lambda v: _number(v) is not None) > 0.8
-        ]
-        if waits and "provider_time" not in columns:
-            derived["provider_time"] = f"{{ at = {_toml(columns['arrival_time'])}, plus_minutes = {_toml(waits[0])} }}"
-            doubts.append(f"'{waits[0]}' is taken for minutes from arrival to the first provider")
-    if subject == "vitals":
-        if "observation_id" not in columns:
-            derived["observation_id"] = _toml([columns["patient_id"], columns["measured_at"]])
-        extra = ["[subjects.vitals.payload]"]
-        for vital_sign, source in _vital_columns(sample).items():
-            unit = VITAL_SIGNS[vital_sign][1]
-            said = f', unit = "{unit}"' if unit else ""
-            extra.append(f"{vital_sign} = {{ column = {_toml(source)}{said} }}")
-    if subject == "er_visits" and "recorded_at" not in columns:
-        # Of two deliveries of a visit the later one counts.
-        columns["recorded_at"] = "@landed_at"
-    if subject == "diagnoses" and "icd_version" not in columns:
-        constants["icd_version"] = "10"
-        doubts.append("the codes are taken for ICD-10")
     is_undated = clock not in columns or columns[clock] == "@landed_at"
-    dated = "is_undated = true" if is_undated else f'date = "{clock}"'
     required = [c for c in _ESSENTIAL[subject] if c in columns and c != "sex"]
-    taken = {*columns.values(), *_vital_columns(sample).values()}
-    taken |= {s for s in sample.values if any(_toml(s) in text for text in derived.values())}
-    others = {source for other in subjects if other != subject for source in _matches(sample, other).values()}
-    unused = [name for name in sample.values if name not in taken and name not in others]
     birth = _formats_of(sample.values.get(columns.get("birth_date", ""), ()))
+    unused = _unused(subject, declared, sample, subjects)
     lines = [
         f"[subjects.{subject}]",
         f"files = {_files(path)}",
         *_reading(sample),
-        dated,
+        "is_undated = true" if is_undated else f'date = "{clock}"',
         f"required = {_toml(required)}",
     ]
-    if constants:
-        said = ", ".join(f"{name} = {_toml(value)}" for name, value in constants.items())
-        lines.append(f"constants = {{ {said} }}")
-    if derived:
-        said = ", ".join(f"{name} = {value}" for name, value in derived.items())
-        lines.append(f"derived = {{ {said} }}")
+    if declared.constants:
+        lines.append(f"constants = {_table({name: _toml(value) for name, value in declared.constants.items()})}")
+    if declared.derived:
+        lines.append(f"derived = {_table(declared.derived)}")
     if birth and birth != ["iso"]:
-        lines.append(f"formats = {{ birth_date = {_toml(birth[:1])} }}")
+        lines.append(f"formats = {_table({'birth_date': _toml(birth[:1])})}")
     if unused:
         lines.append("# Nothing was made of these; name them under `columns`, or leave them here.")
         lines.append(f"unused = {_toml(unused)}")
-    lines.append(f"[subjects.{subject}.columns]")
-    for column in SYNONYMS[subject]:
+    return [*lines, f"[subjects.{subject}.columns]", *_column_lines(subject, columns, sample), *declared.tables, ""]
+
+
+def _table(values: Mapping[str, str]) -> str:
+    """An inline table of TOML values."""
+    return f"{{ {', '.join(f'{name} = {value}' for name, value in values.items())} }}"
+
+
+def _column_lines(subject: str, columns: Mapping[str, str], sample: _Sample) -> list[str]:
+    """A line for each of our columns that was found; those that only look alike are marked."""
+    lines = []
+    for column, synonyms in SYNONYMS[subject].items():
         if column in columns:
-            guess = ""
             source = columns[column]
-            if source in sample.values and _likeness(source, SYNONYMS[subject][column]) < 0.95:
-                guess = "  # a guess"
-            lines.append(f"{column} = {_toml(source)}{guess}")
-    return [*lines, *extra, ""]
+            is_guess = source in sample.values and _likeness(source, synonyms) < 0.95
+            lines.append(f"{column} = {_toml(source)}{'  # a guess' if is_guess else ''}")
+    return lines
+
+
+def _unused(subject: str, declared: _Declared, sample: _Sample, subjects: Sequence[str]) -> list[str]:
+    """Source columns that neither this subject nor another one takes."""
+    taken = {*declared.columns.values(), *_vital_columns(sample).values()}
+    taken |= {s for s in sample.values if any(_toml(s) in text for text in declared.derived.values())}
+    taken |= {source for other in subjects if other != subject for source in _matches(sample, other).values()}
+    return [name for name in sample.values if name not in taken]
+
+
+def _complete_patients(declared: _Declared, sample: _Sample) -> None:
+    if "recorded_at" not in declared.columns:
+        arrival = _matches(sample, "er_visits").get("arrival_time")
+        declared.columns["recorded_at"] = arrival or "@landed_at"
+
+
+def _complete_visits(declared: _Declared, sample: _Sample) -> None:
+    columns = declared.columns
+    if "department" not in columns:
+        declared.constants["department"] = "Emergency"
+    if "visit_id" not in columns:
+        declared.derived["visit_id"] = _toml([columns["patient_id"], columns["arrival_time"]])
+        declared.doubts.append("no visit number was found; patient and arrival together stand for it")
+    waits = [name for name, values in sample.values.items() if _is_wait(name, values)]
+    if waits and "provider_time" not in columns:
+        sum_of = {"at": _toml(columns["arrival_time"]), "plus_minutes": _toml(waits[0])}
+        declared.derived["provider_time"] = _table(sum_of)
+        declared.doubts.append(f"'{waits[0]}' is taken for minutes from arrival to the first provider")
+    # Of two deliveries of a visit the later one counts.
+    columns.setdefault("recorded_at", "@landed_at")
+
+
+def _is_wait(name: str, values: Sequence[str]) -> bool:
+    """Whether a column holds minutes that somebody waited."""
+    is_named_so = bool({"wait", "waiting", "wartezeit"} & set(_words(name).split()))
+    return is_named_so and bool(values) and _share(values[:200], lambda v: _number(v) is not None) > 0.8
+
+
+def _complete_vitals(declared: _Declared, sample: _Sample) -> None:
+    columns = declared.columns
+    if "observation_id" not in columns:
+        declared.derived["observation_id"] = _toml([columns["patient_id"], columns["measured_at"]])
+    declared.tables.append("[subjects.vitals.payload]")
+    for vital_sign, source in _vital_columns(sample).items():
+        unit = VITAL_SIGNS[vital_sign][1]
+        parameter = {"column": _toml(source), **({"unit": f'"{unit}"'} if unit else {})}
+        declared.tables.append(f"{vital_sign} = {_table(parameter)}")
+
+
+def _complete_diagnoses(declared: _Declared, _: _Sample) -> None:
+    if "icd_version" not in declared.columns:
+        declared.constants["icd_version"] = "10"
+        declared.doubts.append("the codes are taken for ICD-10")
+
+
+#: What a subject needs beyond the columns that were recognised.
+_COMPLETED: Mapping[str, Callable[[_Declared, _Sample], None]] = {
+    "patients": _complete_patients,
+    "er_visits": _complete_visits,
+    "vitals": _complete_vitals,
+    "diagnoses": _complete_diagnoses,
+}
 
 
 def _formats_of(values: Sequence[str]) -> list[str]:

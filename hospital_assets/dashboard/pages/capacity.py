@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hospital_assets.dashboard import mart as data
 from hospital_assets.dashboard import svg
 from hospital_assets.dashboard.figures import (
     FEW,
@@ -21,8 +22,6 @@ from hospital_assets.dashboard.figures import (
     spark_of,
 )
 from hospital_assets.dashboard.mart import Mart, OverTime
-from hospital_assets.dashboard.pages import capacity_queries as queries
-from hospital_assets.dashboard.pages import shared_queries
 from hospital_assets.dashboard.pages.shared import blood_group, news, rate_card
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.svg import number
@@ -30,9 +29,9 @@ from hospital_assets.dashboard.svg import number
 
 def capacity(mart: Mart, where: Slice) -> Page:
     """Beds: how full, how fast they turn over, who waits for one."""
-    occupied = queries.occupancy(mart, where)
-    beds = queries.bed_flow(mart, where)
-    noon, boarded = shared_queries.rate(mart, where, "before_noon"), shared_queries.rate(mart, where, "boarded")
+    occupied = data.occupancy(mart, where)
+    beds = data.bed_flow(mart, where)
+    noon, boarded = data.rate(mart, where, "before_noon"), data.rate(mart, where, "boarded")
     found = judged(
         {
             "occupancy": (occupied.points["occupancy"], "neither"),
@@ -117,7 +116,7 @@ def capacity(mart: Mart, where: Slice) -> Page:
 
 
 def _wards(mart: Mart, where: Slice) -> Figure:
-    rows = queries.occupancy_now(mart, where)
+    rows = data.occupancy_now(mart, where)
     measure = measure_of("kpi_occupancy_daily")
     if not rows:
         return empty("wards", "Departments", "No department with known beds in this slice", 12, measure)
@@ -166,7 +165,7 @@ def _wards(mart: Mart, where: Slice) -> Figure:
 
 
 def _census(mart: Mart, where: Slice) -> Figure:
-    rows = queries.occupancy_by_hour(mart, where)
+    rows = data.occupancy_by_hour(mart, where)
     measure = measure_of("kpi_occupancy_daily")
     if len(rows) < 2:
         return empty("census", "Patients by hour", "No hourly census in this slice", 12, measure)
@@ -197,7 +196,7 @@ def _census(mart: Mart, where: Slice) -> Figure:
 
 
 def _crowding(mart: Mart, where: Slice) -> Figure:
-    rows = queries.crowding_by_hour(mart, where)
+    rows = data.crowding_by_hour(mart, where)
     measure = measure_of("kpi_crowding_hourly")
     known = [r for r in rows if r["median"] is not None]
     if not known:
@@ -271,7 +270,7 @@ def _in_and_out(beds: OverTime, where: Slice) -> Figure:
 
 
 def _boarding(mart: Mart, where: Slice) -> Figure:
-    rows = queries.boarding_by_destination(mart, where)
+    rows = data.boarding_by_destination(mart, where)
     measure = measure_of("kpi_boarding_daily")
     known = [r for r in rows if (r["denominator_count"] or 0) >= FEW and r["average_minutes"] is not None]
     if not known:
@@ -309,7 +308,7 @@ def _boarding(mart: Mart, where: Slice) -> Figure:
 
 
 def _stays(mart: Mart, where: Slice) -> Figure:
-    rows = queries.stays_by_month(mart, where)
+    rows = data.stays_by_month(mart, where)
     measure = measure_of("kpi_length_of_stay")
     known = [r for r in rows if (r["denominator_count"] or 0) >= FEW]
     if not known:
@@ -355,7 +354,7 @@ def _stays(mart: Mart, where: Slice) -> Figure:
 
 
 def _overstays(mart: Mart, where: Slice) -> Figure:
-    rows = [r for r in queries.overstays(mart, where) if (r["denominator_count"] or 0) >= FEW]
+    rows = [r for r in data.overstays(mart, where) if (r["denominator_count"] or 0) >= FEW]
     measure = measure_of("kpi_overstays")
     if not rows:
         return empty("overstays", "Overstays", TOO_FEW, 6, measure)
@@ -393,7 +392,7 @@ def _overstays(mart: Mart, where: Slice) -> Figure:
 
 
 def _blood_mix(mart: Mart, where: Slice) -> Figure:
-    rows = [r for r in shared_queries.blood_groups(mart, where) if r["share_pct"] is not None]
+    rows = [r for r in data.blood_groups(mart, where) if r["share_pct"] is not None]
     measure = measure_of("kpi_blood_groups")
     if not rows:
         return empty("blood-mix", "Blood groups of patients", TOO_FEW, 6, measure)
