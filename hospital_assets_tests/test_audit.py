@@ -7,6 +7,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,14 +19,16 @@ from hospital_assets.access.audit import (
     AuditError,
     AuditLog,
     Event,
+    about,
     anchor_file,
+    make_key,
     note_key,
     record,
 )
 from hospital_assets.assets.resources import AuditResource
 from hospital_assets.cli import main
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.publishing.pseudonyms import load_key
+from hospital_assets.publishing.pseudonyms import key_file, load_key
 from hospital_assets.settings import Settings
 
 
@@ -180,6 +183,44 @@ def test_the_command_lists_and_verifies(log: AuditLog, capsys: pytest.CaptureFix
     tampered(log, "update entries set actor = 'bob' where sequence_number = 4")
     assert main(["audit", "verify"]) == 1
     assert "entry 4" in capsys.readouterr().err
+
+
+def test_the_list_says_what_each_entry_was_about(log: AuditLog, capsys: pytest.CaptureFixture[str]) -> None:
+    for event in (
+        Event("os:root", "user", statement="add ann"),
+        Event("os:root", "restore", statement="fact_vitals 2026-03-01"),
+        Event("os:root", "erase", statement="person 0123456789abcdef"),
+        Event("os:root", "key", version="k1", statement="create the pseudonym key"),
+        Event("os:root", "publish", audience="doctor-H1", version="20260301T000000", statement='{"policy_sha256": ""}'),
+        Event("ann", "acknowledge", statement="acknowledge live.V000001"),
+        Event("ann", "login", audience="analyst"),
+    ):
+        log.append(event)
+    assert main(["audit", "--last", "7"]) == 0
+    listed = capsys.readouterr().out
+    for said in ("add ann", "fact_vitals 2026-03-01", "person 0123456789abcdef", "create the pseudonym key k1"):
+        assert said in listed
+    assert "doctor-H1 20260301T000000" in listed and "policy_sha256" not in listed
+    assert [about(row) for row in log.entries().tail(2).to_dicts()] == ["acknowledge live.V000001", "analyst"]
+
+
+def test_threads_of_a_server_share_a_log(log: AuditLog) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: log.append(Event("ann", "query", statement=str(n))), range(40)))
+    assert log.verify().problems == () and log.verify().entries == 50
+
+
+def test_a_key_that_cannot_be_audited_is_not_left_behind(
+    log: AuditLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> int:
+        raise AuditError("the disk is full")
+
+    settings = Settings(tmp_path / "data")
+    monkeypatch.setattr(AuditLog, "append", broken)
+    with pytest.raises(AuditError):
+        make_key(settings, "os:root")
+    assert not key_file().exists()
 
 
 def test_what_cannot_be_audited_raises(tmp_path: Path) -> None:

@@ -30,18 +30,20 @@ from hypothesis import strategies as st
 from hospital_assets.assets.kpis.trend import drawing
 from hospital_assets.automation.build import BuildReport
 from hospital_assets.clock import last_whole_day
-from hospital_assets.dashboard import figures, live, mart, spc, svg
+from hospital_assets.dashboard import figures, mart, spc, svg
 from hospital_assets.dashboard.auth import Sessions, Viewer, add_account, is_loopback, read_accounts
 from hospital_assets.dashboard.live import LiveBoard
 from hospital_assets.dashboard.mart import Mart
+from hospital_assets.dashboard.pages.forecast_queries import daily_forecast
 from hospital_assets.dashboard.pages.menu import MENU, Entry
 from hospital_assets.dashboard.pages.overview import overview
+from hospital_assets.dashboard.pages.overview_queries import waits_in_total
 from hospital_assets.dashboard.render import FOLDER, as_csv
 from hospital_assets.dashboard.render import query as as_query
 from hospital_assets.dashboard.serve import ExposedError, dashboard_of
 from hospital_assets.dashboard.slices import Known, Slice, read_slice
 from hospital_assets.dashboard.store import Store
-from hospital_assets.live.board import read_board
+from hospital_assets.live.board import read_board, reference_of
 from hospital_assets.live.copies import merge_landed
 from hospital_assets.settings import Settings
 from hospital_assets_tests.dashboards import Served, published, serve
@@ -369,7 +371,7 @@ def test_few_patients_have_no_averages(served: Served) -> None:
     for department in found.known.departments:
         for triage in found.known.triage:
             where = Slice("days", found.known.first, found.known.first, "H7", department, triage)
-            total = mart.waits_in_total(found, where)
+            total = waits_in_total(found, where)
             page = overview(found, where)
             cards = {card.id: card for card in page.cards}
             if (total["wait_count"] or 0) < figures.FEW:
@@ -385,7 +387,7 @@ def test_forecast_baseline_is_the_median_of_the_same_weekdays(shown: Settings, s
             shown, "select service_date, sum(arrivals_count)::bigint from kpis.kpi_arrivals_hourly group by 1"
         ).iter_rows()
     )
-    rows = mart.daily_forecast(found, where)
+    rows = daily_forecast(found, where)
     future = [row for row in rows if row["actual"] is None]
     assert len(future) == 14
     until = found.known.complete_until
@@ -677,7 +679,7 @@ def test_the_board_is_ordered_by_response_then_level_then_minutes_past_target(tm
     )
     board = read_board(warehouse, NOW, b"key")
     names = {
-        live.reference_of(n, b"key"): n
+        reference_of(n, b"key"): n
         for n in ("late3", "later3", "two", "five", "sick", "red", "untriaged", "seen", "gone")
     }
     assert [names[row.reference] for row in board.waiting] == [

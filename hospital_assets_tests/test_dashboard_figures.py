@@ -23,13 +23,15 @@ from hypothesis import strategies as st
 
 from hospital_assets.automation.build import BuildReport
 from hospital_assets.automation.schedules import overview_page_schedule
-from hospital_assets.dashboard import mart, svg
+from hospital_assets.dashboard import svg
 from hospital_assets.dashboard.figures import Away, Column, Figure, Page
-from hospital_assets.dashboard.mart import Mart
+from hospital_assets.dashboard.mart import Mart, Row, visits_since
+from hospital_assets.dashboard.pages.conditions_queries import condition_trends, is_by_month
 from hospital_assets.dashboard.pages.flow import flow
 from hospital_assets.dashboard.pages.forecast import forecast
 from hospital_assets.dashboard.pages.governance import retention_queue
 from hospital_assets.dashboard.pages.quality import quality
+from hospital_assets.dashboard.pages.shared_queries import equity, people
 from hospital_assets.dashboard.render import cell, render
 from hospital_assets.dashboard.serve import publish_first
 from hospital_assets.dashboard.slices import Known, Slice, read_slice
@@ -133,15 +135,15 @@ def test_who_came_is_who_the_facts_say(shown: Settings, admin: Mart, asked: dict
         "from facts.fact_emergency_visits join dimensions.dim_hospital using (hospital_key) "
         "join dimensions.dim_department using (department_key) "
         "join dimensions.dim_patient using (patient_key) where not is_cancelled and "
-        f"service_date between '{mart.visits_since(where)}' and '{where.last}' {condition}"
+        f"service_date between '{visits_since(where)}' and '{where.last}' {condition}"
     )
     wanted = query(
         shown,
         f"select least(age_years // 10, 9) as decade, sex, count(*) as n {visits} "
         "and age_years is not null group by all",
     )
-    alone = mart.people(admin, where).result()
-    beside = mart.equity(admin, where).result()
+    alone = people(admin, where).result()
+    beside = equity(admin, where).result()
     for rows in (alone, [r for r in beside if r["decade"] is not None]):
         assert {(r["decade"], r["sex"], r["visit_count"]) for r in rows} == set(wanted.iter_rows())
     for characteristic in ("race", "ethnicity", "sex"):
@@ -182,8 +184,8 @@ def test_trends_are_whole_weeks_or_months_up_to_the_newest(days: int, is_monthly
         )
         connection.executemany("insert into kpis.kpi_conditions_daily values (?, ?, ?, ?)", rows)
         where = Slice("all", first, last, "H1")
-        trends = mart.condition_trends(found, where, ["J06.9", "I10"])
-        assert mart.is_by_month(found) == is_monthly
+        trends = condition_trends(found, where, ["J06.9", "I10"])
+        assert is_by_month(found) == is_monthly
 
     def place(day: date) -> int:
         """How many whole weeks or months before the end; 1 for the newest."""
@@ -202,7 +204,7 @@ def test_trends_are_whole_weeks_or_months_up_to_the_newest(days: int, is_monthly
 
 def test_diagnoses_of_audiences_without_days_have_no_trend(admin: Mart) -> None:
     found = in_memory(date(2026, 1, 1), date(2026, 3, 1))
-    assert mart.condition_trends(found, Slice("all", date(2026, 1, 1), date(2026, 3, 1)), ["I10"]) == {}
+    assert condition_trends(found, Slice("all", date(2026, 1, 1), date(2026, 3, 1)), ["I10"]) == {}
 
 
 # --- what if
@@ -396,7 +398,7 @@ def test_a_slice_that_needs_too_much_memory_says_what_to_do(shown: Settings, mon
         served_mart = running.dashboard.store.mart("admin")
         assert served_mart.known and served_mart.keys and served_mart.columns
 
-        def too_much(*_: object, **__: object) -> list[mart.Row]:
+        def too_much(*_: object, **__: object) -> list[Row]:
             raise duckdb.OutOfMemoryException("could not allocate block")
 
         monkeypatch.setattr(Mart, "rows", too_much)

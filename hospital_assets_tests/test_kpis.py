@@ -26,7 +26,8 @@ from hospital_assets.assets.kpis.emergency import (
 )
 from hospital_assets.assets.kpis.occupancy import department_flow, occupancy, peaks
 from hospital_assets.assets.kpis.people import with_chance_limits
-from hospital_assets.assets.kpis.returns import readmissions, returns
+from hospital_assets.assets.kpis.readmissions import readmissions
+from hospital_assets.assets.kpis.returns import returns
 from hospital_assets.assets.kpis.stays import before_noon, length_of_stay, overstays
 from hospital_assets.checks.contract_checks import check_table
 from hospital_assets.checks.kinds import ADDS_UP

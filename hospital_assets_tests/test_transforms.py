@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from hospital_assets.assets.dimensions.members import changes_only, key_at, versions
+from hospital_assets.assets.dedupe import newest_of_each
+from hospital_assets.assets.dimensions.scd2 import changes_only, key_at, versions
 from hospital_assets.assets.facts.emergency_visits import measured
-from hospital_assets.assets.facts.newest import newest_of_each
 from hospital_assets.assets.facts.patient_flow import admitted_visits, cancelled_visits, folded
 from hospital_assets.assets.facts.settling import other_ends
 from hospital_assets.assets.facts.vitals import age_in_years

@@ -19,19 +19,18 @@ import os
 import secrets
 import sqlite3
 import stat
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 
-from hospital_assets.publishing.pseudonyms import key_file
+from hospital_assets.contracts.facts import AuditAction, AuditOutcome
+from hospital_assets.publishing.pseudonyms import KeyMissingError, create_key, key_file, load_key
 from hospital_assets.settings import Settings, SettingsError, replace_text
-
-Action = Literal["query", "publish", "view", "login", "user", "key", "restore", "erase", "export"]
-Outcome = Literal["allowed", "refused", "failed"]
 
 KEY_VARIABLE = "HOSPITAL_AUDIT_KEY"
 #: Longer statements are cut; their hash is of the whole.
@@ -92,9 +91,9 @@ class Event:
     """
 
     actor: str
-    action: Action
+    action: AuditAction
     role: str = ""
-    outcome: Outcome = "allowed"
+    outcome: AuditOutcome = "allowed"
     audience: str = ""
     version: str = ""
     statement: str = ""
@@ -103,6 +102,10 @@ class Event:
     duration_ms: float | None = None
     reason: str = ""
     client: str = ""
+
+
+#: Writes an entry, or raises: then what the entry is about must not happen. What acts takes one.
+Audit = Callable[[Event], object]
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ class Verification:
 
 
 class AuditLog:
-    """The audit of a data directory. Safe to use from several processes at once."""
+    """The audit of a data directory. Safe to use from several processes and threads at once."""
 
     def __init__(self, settings: Settings, environment: Mapping[str, str] = os.environ) -> None:
         """Open the log; it and its key are made when absent.
@@ -130,6 +133,7 @@ class AuditLog:
             AuditError: the key is unusable, or the file cannot be opened.
         """
         self._key = _load_or_create_key(settings, environment)
+        self._lock = threading.Lock()
         self._anchor = anchor_file(settings, environment)
         self.file = log_file(settings)
         self.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -166,27 +170,33 @@ class AuditLog:
             "objects": json.dumps(values["objects"], sort_keys=True),
         }
         try:
-            self._connection.execute("begin immediate")
-            try:
-                last = self._connection.execute(
-                    "select sequence_number, mac from entries order by sequence_number desc limit 1"
-                ).fetchall()
-                number, previous = last[0] if last else (0, self.log_id)
-                entry["sequence_number"] = number + 1
-                mac = self._mac(previous, entry)
-                self._connection.execute(
-                    f"insert into entries ({', '.join(_COLUMNS)}, mac) "
-                    f"values ({', '.join('?' for _ in (*_COLUMNS, 'mac'))})",
-                    [*(entry[name] for name in _COLUMNS), mac],
-                )
-                self._connection.execute("commit")
-            except BaseException:
-                self._connection.execute("rollback")
-                raise
+            with self._lock:
+                number, mac = self._append(entry)
         except sqlite3.Error as error:
             raise AuditError(f"{self.file} cannot be written: {error}") from error
-        self._write_anchor(number + 1, mac, at)
-        return int(number) + 1
+        self._write_anchor(number, mac, at)
+        return number
+
+    def _append(self, entry: dict[str, Any]) -> tuple[int, str]:
+        """Chain an entry to the last one, in one transaction; its number and MAC."""
+        self._connection.execute("begin immediate")
+        try:
+            last = self._connection.execute(
+                "select sequence_number, mac from entries order by sequence_number desc limit 1"
+            ).fetchall()
+            number, previous = last[0] if last else (0, self.log_id)
+            entry["sequence_number"] = number + 1
+            mac = self._mac(previous, entry)
+            self._connection.execute(
+                f"insert into entries ({', '.join(_COLUMNS)}, mac) "
+                f"values ({', '.join('?' for _ in (*_COLUMNS, 'mac'))})",
+                [*(entry[name] for name in _COLUMNS), mac],
+            )
+            self._connection.execute("commit")
+        except BaseException:
+            self._connection.execute("rollback")
+            raise
+        return int(number) + 1, mac
 
     def entries(self, where: str = "true", values: tuple[Any, ...] = ()) -> pl.DataFrame:
         """Entries, oldest first.
@@ -273,6 +283,44 @@ def record(settings: Settings, event: Event) -> int:
     """
     with contextlib.closing(AuditLog(settings)) as log:
         return log.append(event)
+
+
+def read_entries(settings: Settings) -> pl.DataFrame:
+    """All entries of a data directory, oldest first; none where nothing was ever audited."""
+    if not log_file(settings).exists():
+        return pl.DataFrame(schema=frame_schema())
+    with contextlib.closing(AuditLog(settings)) as log:
+        return log.entries()
+
+
+def about(entry: Mapping[str, Any]) -> str:
+    """What an entry was about, in a line: the SQL, who was added, what was restored, which publication."""
+    if entry["action"] == "publish":
+        return f"{entry['audience']} {entry['version']}".strip()
+    words = entry["statement"] or entry["audience"]
+    return f"{words} {entry['version']}".strip() if entry["action"] == "key" else str(words)
+
+
+def make_key(settings: Settings, actor: str) -> Path:
+    """Make the pseudonym key; audited, also when it is refused. Returns its file.
+
+    Raises:
+        KeyMissingError: there is one already, or the place is inside the data directory.
+        AuditError: it cannot be audited; then no key is left behind.
+    """
+    event = Event(actor, "key", statement="create the pseudonym key")
+    with contextlib.closing(AuditLog(settings)) as log:
+        try:
+            path = create_key(settings)
+        except KeyMissingError as error:
+            log.append(replace(event, outcome="refused", reason=str(error)))
+            raise
+        try:
+            log.append(replace(event, version=load_key(settings).key_id))
+        except AuditError:
+            path.unlink()
+            raise
+    return path
 
 
 def note_key(settings: Settings, key_id: str) -> bool:

@@ -75,6 +75,11 @@ def cleaned_and_quarantined(subject: str) -> dict[str, Any]:
     }
 
 
+def all_days(*tables: str) -> dict[str, dg.AssetIn]:
+    """The `ins` of an asset that reads all days of partitioned tables."""
+    return {table: dg.AssetIn(partition_mapping=dg.AllPartitionMapping()) for table in tables}
+
+
 def _tags(name: str) -> dict[str, str]:
     return {ENGINE_TAG: "spark"} if name in _HEAVY else {}
 

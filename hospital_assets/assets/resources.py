@@ -3,14 +3,13 @@
 The dashboard, the gateway and the listeners use those without it: an import of Dagster takes a process 30 MB.
 """
 
-import contextlib
 from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
 import polars as pl
 
-from hospital_assets.access.audit import AuditLog, Event, frame_schema, log_file, record
+from hospital_assets.access.audit import Event, read_entries, record
 from hospital_assets.clock import hospital_now
 from hospital_assets.settings import load_settings
 
@@ -36,11 +35,7 @@ class AuditResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def entries(self) -> pl.DataFrame:
         """All entries; none where nothing was ever audited."""
-        settings = load_settings(Path(self.data_dir))
-        if not log_file(settings).exists():
-            return pl.DataFrame(schema=frame_schema())
-        with contextlib.closing(AuditLog(settings)) as log:
-            return log.entries()
+        return read_entries(load_settings(Path(self.data_dir)))
 
     def record(self, event: Event) -> None:
         """Write one entry."""

@@ -13,7 +13,7 @@ from datetime import datetime
 import narwhals as nw
 
 from hospital_assets.assets.dimensions.calendar import date_key
-from hospital_assets.assets.dimensions.members import END_OF_TIME
+from hospital_assets.assets.dimensions.scd2 import END_OF_TIME
 from hospital_assets.checks import kinds
 from hospital_assets.checks.kinds import Kind
 from hospital_assets.contracts import CONTRACTS, Contract

@@ -13,7 +13,7 @@ import duckdb
 import narwhals as nw
 
 from hospital_assets.assets.declare import WAREHOUSE_POOL
-from hospital_assets.assets.dimensions.members import END_OF_TIME
+from hospital_assets.assets.dimensions.scd2 import END_OF_TIME
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.checks.declared import Relation, Rule, checked_tables, relations_of, resolved_rules
 from hospital_assets.checks.delivery import in_use, undeliverable

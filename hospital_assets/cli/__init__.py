@@ -9,7 +9,7 @@ import argparse
 import os
 import sys
 
-from hospital_assets.cli import findings, governance, landing, pages, tables
+from hospital_assets.cli import findings, governance, landing, pages, recovery, tables
 from hospital_assets.settings import SettingsError, load_settings
 
 _USAGE_ERROR = 2
@@ -37,6 +37,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--data-dir", help="data directory (default: $HOSPITAL_DATA_DIR or data)")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (landing, tables, findings, pages, governance):
+    for group in (landing, tables, findings, pages, governance, recovery):
         group.add_commands(commands)
     return parser

@@ -6,13 +6,18 @@ add up, and say why a measure is missing. No averages here.
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import polars as pl
 
 from hospital_assets.contracts.table import Instant, Table, WallClock, column
 
 WAIT_EXCLUSIONS = ["cancelled", "no_provider", "no_start", "negative", "too_long"]
 STAY_CLASSES = ["emergency", "inpatient"]
-AUDIT_ACTIONS = ["query", "publish", "view", "login", "user", "key", "restore", "erase", "export"]
+AuditAction = Literal[
+    "query", "publish", "view", "login", "user", "key", "restore", "erase", "export", "acknowledge", "snapshot"
+]
+AuditOutcome = Literal["allowed", "refused", "failed"]
 NEWS2_RESPONSES = ["low", "urgent_ward_review", "urgent", "emergency"]
 
 
@@ -304,7 +309,7 @@ class FactAuditEvents(
     occurred_at: Instant = column("When, by the wall clock.")
     actor: pl.String = column("Who.", privacy="quasi_identifier")
     role: pl.String = column("In which role; empty where none was needed.")
-    action: pl.String = column("What kind of thing.", isin=AUDIT_ACTIONS)
+    action: pl.String = column("What kind of thing.", isin=get_args(AuditAction))
     audience: pl.String = column("Whose publication it was about.")
     version: pl.String = column("Which version of it.")
     statement: pl.String = column("What was asked for; cut at 4,000 characters.", privacy="free_text")
@@ -314,7 +319,7 @@ class FactAuditEvents(
     )
     row_count: pl.Int64 = column("Rows returned or written.", nullable=True, ge=0)
     duration_ms: pl.Float64 = column("How long it took.", unit="ms", nullable=True, ge=0)
-    outcome: pl.String = column("Whether it might.", isin=["allowed", "refused", "failed"])
+    outcome: pl.String = column("Whether it might.", isin=get_args(AuditOutcome))
     reason: pl.String = column("Why not.", privacy="free_text")
     client: pl.String = column("Where from.", privacy="quasi_identifier")
 

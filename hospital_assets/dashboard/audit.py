@@ -12,14 +12,15 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from hospital_assets.access.audit import Action, AuditLog, Event, Outcome, log_file
+from hospital_assets.access.audit import AuditLog, Event, log_file
+from hospital_assets.contracts.facts import AuditAction, AuditOutcome
 from hospital_assets.dashboard.auth import Viewer
 from hospital_assets.settings import Settings
 
 #: What the dashboard calls it -> what the audit calls it, and how it went.
-_KINDS: Mapping[str, tuple[Action, Outcome]] = {
+_KINDS: Mapping[str, tuple[AuditAction, AuditOutcome]] = {
     "view": ("view", "allowed"),
-    "acknowledge": ("view", "allowed"),
+    "acknowledge": ("acknowledge", "allowed"),
     "export": ("export", "allowed"),
     "denied": ("view", "refused"),
     "sign_in": ("login", "allowed"),

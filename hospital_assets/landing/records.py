@@ -1,6 +1,5 @@
-"""What the readers of CSV and of JSON share: files to read, limits, and the day of a record.
+"""What the readers of CSV and of JSON share: files to read, limits, and what DuckDB has to know of a file.
 
-Belongs here: the rule that gives a record its service day, and what DuckDB has to know of a file.
 Nothing is skipped: what cannot be read becomes a record with a `problem`.
 """
 
@@ -13,11 +12,10 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 import duckdb
-import narwhals as nw
 import polars as pl
 
 from hospital_assets.landing.profile import Profile, Subject, canonical_columns
-from hospital_assets.warehouse.dialect import Frame, local_clocks, parse_wall_clocks, quoted, resolve_instants
+from hospital_assets.warehouse.dialect import quoted
 
 #: Numbers of temporary tables, which one process does not repeat.
 TABLE_NUMBERS = itertools.count(1)
@@ -84,55 +82,6 @@ def judged_problem(spec: Subject, problem: str, of: Mapping[str, str] | None = N
 def mapped(file: LandedFile, handle: str, first_line: int = 1) -> MapRow:
     """The row of `map_table` that says which file a handle stands for."""
     return handle, file.source_file, first_line, file.fallback, file.landed_at
-
-
-def dated(frame: Frame, spec: Subject, profile: Profile, zones: Mapping[str, str], first: date, last: date) -> Frame:
-    """Add `_day`: the local day of the record's own clock.
-
-    Where that is missing, unreadable or outside the data directory's period: the day of
-    `recorded_at`; else null, and the record takes its file's commonest day (`_fallback`). Never the
-    file's name, never today.
-
-    Args:
-        frame: raw records with `source_file`.
-        spec: the subject; `spec.date` names the clock.
-        profile: for its formats and its zone where the hospital has none.
-        zones: IANA zone by hospital_id.
-        first: first service day.
-        last: last service day, inclusive.
-    """
-    names = set(frame.collect_schema().names())
-    clocks = {}
-    if spec.date_from is not None:
-        clocks["_found"] = "_looked_up"
-    if spec.date is not None:
-        clocks["_own"] = spec.date
-    if "recorded_at" in names and "recorded_at" not in clocks.values() and not spec.is_undated:
-        clocks["_written"] = "recorded_at"
-    zone: nw.Expr = nw.lit(profile.time_zone)
-    if "hospital_id" in names and zones:
-        zone = nw.coalesce(
-            nw.col("hospital_id").replace_strict(
-                list(zones), list(zones.values()), default=None, return_dtype=nw.String
-            ),
-            nw.lit(profile.time_zone),
-        )
-    frame = frame.with_columns(_zone=zone)
-    for clock, text in clocks.items():
-        formats = spec.formats.get(text, profile.timestamp_formats)
-        frame = parse_wall_clocks(frame, {clock: text}, formats)
-    frame = resolve_instants(frame, {f"{c}_at": c for c in clocks}, "_zone")
-    frame = local_clocks(frame, {f"{c}_local": f"{c}_at" for c in clocks}, "_zone")
-    in_period = {
-        clock: nw.when(
-            (nw.col(f"{clock}_local") >= nw.lit(first).cast(nw.Datetime("us")))
-            & (nw.col(f"{clock}_local").dt.date() <= nw.lit(last))
-        ).then(nw.col(f"{clock}_local").dt.date())
-        for clock in clocks
-    }
-    kept = [name for name in frame.collect_schema().names() if not name.startswith("_")]
-    days = nw.coalesce(*in_period.values(), nw.lit(None).cast(nw.Date))
-    return frame.with_columns(_day=days).select(*kept, "_day", "_fallback")
 
 
 def map_table(connection: duckdb.DuckDBPyConnection, rows: Sequence[MapRow]) -> str:

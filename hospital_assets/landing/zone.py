@@ -41,7 +41,8 @@ from hospital_assets.landing.profile import (
     load_profile,
     load_profiles,
 )
-from hospital_assets.landing.records import LandedFile, dated, declared_rows
+from hospital_assets.landing.records import LandedFile, declared_rows
+from hospital_assets.landing.service_day import days_of_files, with_service_day
 from hospital_assets.landing.verify import verified
 from hospital_assets.landing.waiting import Waiting, waiting_files
 from hospital_assets.partitions import latest_day
@@ -196,9 +197,7 @@ class LandingZone:
             if CONTRACTS[f"raw_{subject}"].partitioned:
                 has_hospital = "hospital_id" in canonical_columns(subject)
                 zones = self.zones(ledger, profile) if has_hospital else {}
-                frame = dated(frame, spec, profile, zones, self.first, self.last)
-                day = nw.coalesce(nw.col("_day"), nw.col("_fallback"), nw.lit(self.first))
-                frame = frame.with_columns(day.alias(PARTITION_COLUMN))
+                frame = with_service_day(frame, spec, profile, zones, self.first, self.last)
             frames.append(frame)
         return [f.with_columns(source_profile=nw.lit(profile.name)) for f in frames]
 
@@ -398,7 +397,7 @@ class LandingZone:
             if not frames:
                 continue
             counts = nw.concat(frames, how="vertical").collect("polars").to_native()
-            counted.append(_per_file(counts, is_dated, self.first).with_columns(subject=pl.lit(subject)))
+            counted.append(days_of_files(counts, is_dated, self.first).with_columns(subject=pl.lit(subject)))
         if not counted:
             return ledger
         names = ["row_count", "unreadable_count", "service_dates", "fallback_date"]
@@ -671,37 +670,6 @@ def _without_completed(unchanged: pl.DataFrame, listed: pl.DataFrame, profiles: 
         "source_file"
     ]
     return unchanged.filter(~pl.col("source_file").is_in(again.implode()))
-
-
-def _per_file(counts: pl.DataFrame, is_dated: bool, first: date) -> pl.DataFrame:
-    """Rows, unreadable rows, service days and the commonest day of each file.
-
-    Args:
-        counts: source_file, `_day` (dated subjects; null where a record states none), row_count,
-            unreadable_count.
-        is_dated: whether the subject has service days.
-        first: the day of records in files that state no day at all.
-    """
-    totals = counts.group_by("source_file").agg(
-        pl.col("row_count").sum().cast(pl.Int64), pl.col("unreadable_count").sum().cast(pl.Int64)
-    )
-    if not is_dated:
-        return totals.with_columns(
-            service_dates=pl.lit([], dtype=pl.List(pl.Date)), fallback_date=pl.lit(None, dtype=pl.Date)
-        )
-    commonest = (
-        counts.filter(pl.col("_day").is_not_null())
-        .sort("row_count", "_day", descending=[True, False])
-        .group_by("source_file")
-        .agg(pl.col("_day").first().alias("fallback_date"))
-    )
-    days = (
-        counts.join(commonest, on="source_file", how="left")
-        .with_columns(pl.coalesce("_day", "fallback_date", pl.lit(first)).alias("_day"))
-        .group_by("source_file")
-        .agg(pl.col("_day").unique().sort().alias("service_dates"))
-    )
-    return totals.join(days, on="source_file").join(commonest, on="source_file", how="left")
 
 
 @functools.cache

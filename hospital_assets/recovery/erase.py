@@ -23,7 +23,6 @@ from pathlib import Path
 from hospital_assets.alerts.outbox import outbox_file
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.publishing.publications import published_folder
-from hospital_assets.recovery.delta import history_folder
 from hospital_assets.recovery.history import kept_folder
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import Warehouse
@@ -368,7 +367,6 @@ def throw_away(settings: Settings) -> list[str]:
         settings.warehouse_file.parent,
         kept_folder(settings),
         published_folder(settings.data_dir),
-        history_folder(settings),
         settings.data_dir / "reports",
     ):
         if folder.exists():

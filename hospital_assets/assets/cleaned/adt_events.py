@@ -12,12 +12,12 @@ from hospital_assets.assets.cleaned.rules import (
     identity,
     in_future,
     mapped,
-    newest_only,
     read_clocks,
     split,
     text,
 )
 from hospital_assets.assets.declare import cleaned_and_quarantined
+from hospital_assets.assets.dedupe import newest_only
 from hospital_assets.contracts.cleaned import (
     ADT_EVENT_TYPES,
     ADT_PERSON_EVENTS,

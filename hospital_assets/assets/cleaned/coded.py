@@ -12,13 +12,13 @@ from hospital_assets.assets.cleaned.rules import (
     identity,
     is_blank,
     mapped,
-    newest_only,
     read_clocks,
     read_numbers,
     split,
     text,
 )
 from hospital_assets.assets.declare import cleaned_and_quarantined
+from hospital_assets.assets.dedupe import newest_only
 from hospital_assets.contracts.cleaned import CODE_SYSTEMS
 from hospital_assets.warehouse.dialect import Frame, resolve_instants
 

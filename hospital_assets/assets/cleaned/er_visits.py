@@ -15,7 +15,6 @@ from hospital_assets.assets.cleaned.rules import (
     is_blank,
     is_one_of,
     mapped,
-    newest_only,
     profiles,
     read_clocks,
     read_numbers,
@@ -23,6 +22,7 @@ from hospital_assets.assets.cleaned.rules import (
     text,
 )
 from hospital_assets.assets.declare import cleaned_and_quarantined
+from hospital_assets.assets.dedupe import newest_only
 from hospital_assets.contracts.cleaned import ARRIVAL_MODES, DEPARTMENTS, DISPOSITIONS
 from hospital_assets.landing.profile import Sum
 from hospital_assets.warehouse.dialect import Frame, local_clocks, resolve_instants

@@ -13,7 +13,6 @@ from hospital_assets.assets.cleaned.rules import (
     first_broken,
     identity,
     mapped,
-    newest_only,
     read_clocks,
     read_dates,
     read_numbers,
@@ -21,6 +20,7 @@ from hospital_assets.assets.cleaned.rules import (
     text,
 )
 from hospital_assets.assets.declare import cleaned_and_quarantined
+from hospital_assets.assets.dedupe import newest_only
 from hospital_assets.contracts.cleaned import DEPARTMENTS
 from hospital_assets.warehouse.dialect import Frame, resolve_instants
 

@@ -11,7 +11,6 @@ from hospital_assets.assets.cleaned.rules import (
     first_broken,
     identity,
     mapped,
-    newest_only,
     profiles,
     read_clocks,
     read_dates,
@@ -20,6 +19,7 @@ from hospital_assets.assets.cleaned.rules import (
     text,
 )
 from hospital_assets.assets.declare import cleaned_and_quarantined
+from hospital_assets.assets.dedupe import newest_only
 from hospital_assets.contracts.cleaned import BLOOD_GROUPS, SEXES
 from hospital_assets.warehouse.dialect import Frame, resolve_instants
 

@@ -1,7 +1,7 @@
 """Rules as data, and how a subject's records are judged by them.
 
-Belongs here: what a rule is, and the tools every subject uses: mapping codes, picking the newest
-record of a thing, splitting judged records into cleaned and quarantined ones.
+Belongs here: what a rule is, and the tools every subject uses: mapping codes, splitting judged records into
+cleaned and quarantined ones.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Literal
 
 import narwhals as nw
 
-from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN
+from hospital_assets.assets import dedupe
+from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.profile import Profile, Subject, canonical_columns, load_profiles
 from hospital_assets.warehouse.dialect import (
     Frame,
@@ -52,8 +53,8 @@ READING_RULES = (
     Rule("unmatched_join", "A companion record has no main record to belong to.", "quarantine"),
     Rule("outside_limits", "A number lies outside of what its source's profile says it can be.", "quarantine"),
 )
-DUPLICATE = Rule("duplicate", "The same record was landed before.", "duplicate")
-SUPERSEDED = Rule("superseded", "A newer record of the same thing was landed.", "duplicate")
+DUPLICATE = Rule(dedupe.DUPLICATE, "The same record was landed before.", "duplicate")
+SUPERSEDED = Rule(dedupe.SUPERSEDED, "A newer record of the same thing was landed.", "duplicate")
 
 
 def profiles() -> Mapping[str, Profile]:
@@ -261,37 +262,6 @@ def completed(raw: Frame, subject: str, thing: Sequence[str]) -> Frame:
     )
     names = raw.collect_schema().names()
     return nw.concat([raw.filter(~is_partial).select(*names), records.select(*names)], how="vertical")
-
-
-def newest_only(frame: Frame, key: Sequence[str], written: str) -> Frame:
-    """Judge repetitions: of the unbroken records of one key only the newest stands.
-
-    Newest is the last by `written`, then by file and line, so the outcome does not depend on the
-    order in which files arrive. The others get the rule `duplicate` (written at the same moment)
-    or `superseded`. Records are compared within their service day, so that the outcome does not
-    depend on which days a run covers either.
-
-    Args:
-        frame: judged records with a `rule` column.
-        key: columns that identify the thing.
-        written: column that says when the record was written; null counts as oldest.
-    """
-    day = [PARTITION_COLUMN] if PARTITION_COLUMN in frame.collect_schema().names() else []
-    per_thing = [*day, *key, "_is_sound"]
-    ranked = frame.with_columns(
-        _is_sound=nw.col("rule").is_null(), _has_written=(~nw.col(written).is_null()).cast(nw.Int32)
-    ).with_columns(
-        _newer_count=nw.col("source_line")
-        .cum_count(reverse=True)
-        .over(*per_thing, order_by=["_has_written", written, "source_file", "source_line", "source_part"]),
-        _newest_written=nw.col(written).max().over(*per_thing),
-    )
-    repeats = (nw.col("_newest_written") == nw.col(written)) | nw.col("_newest_written").is_null()
-    return ranked.with_columns(
-        rule=nw.when(nw.col("_is_sound") & (nw.col("_newer_count") > 1))
-        .then(nw.when(repeats).then(nw.lit(DUPLICATE.name)).otherwise(nw.lit(SUPERSEDED.name)))
-        .otherwise(nw.col("rule"))
-    ).drop("_is_sound", "_has_written", "_newer_count", "_newest_written")
 
 
 def identity(column: str) -> nw.Expr:

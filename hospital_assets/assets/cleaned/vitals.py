@@ -13,7 +13,6 @@ from hospital_assets.assets.cleaned.rules import (
     in_future,
     is_blank,
     is_one_of,
-    newest_only,
     read_clocks,
     read_numbers,
     split,
@@ -21,6 +20,7 @@ from hospital_assets.assets.cleaned.rules import (
     translated,
 )
 from hospital_assets.assets.declare import cleaned_and_quarantined
+from hospital_assets.assets.dedupe import newest_only
 from hospital_assets.warehouse.dialect import Frame, json_fields, local_clocks, resolve_instants
 
 OBSERVATION_ID_MISSING = Rule("observation_id_missing", "An observation set needs an identifier.", "quarantine")

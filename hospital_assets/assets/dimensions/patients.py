@@ -6,13 +6,8 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import table
-from hospital_assets.assets.dimensions.members import (
-    BEGINNING,
-    END_OF_TIME,
-    changes_only,
-    versions,
-    with_special_members,
-)
+from hospital_assets.assets.dimensions.members import with_special_members
+from hospital_assets.assets.dimensions.scd2 import BEGINNING, END_OF_TIME, changes_only, versions
 from hospital_assets.contracts.dimensions import UNKNOWN_KEY
 from hospital_assets.warehouse.dialect import Frame, checkpoint, hash_keys
 

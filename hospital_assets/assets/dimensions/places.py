@@ -6,14 +6,8 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import table
-from hospital_assets.assets.dimensions.members import (
-    BEGINNING,
-    END_OF_TIME,
-    changes_only,
-    key_of,
-    versions,
-    with_special_members,
-)
+from hospital_assets.assets.dimensions.members import key_of, with_special_members
+from hospital_assets.assets.dimensions.scd2 import BEGINNING, END_OF_TIME, changes_only, versions
 from hospital_assets.contracts.dimensions import NOT_YET_KEY, UNKNOWN_KEY
 from hospital_assets.warehouse.dialect import Frame, hash_keys, resolve_instants
 

@@ -3,10 +3,10 @@
 import dagster as dg
 import narwhals as nw
 
-from hospital_assets.assets.declare import table
+from hospital_assets.assets.declare import all_days, table
+from hospital_assets.assets.dedupe import newest_of_each
 from hospital_assets.assets.dimensions.calendar import date_key
 from hospital_assets.assets.dimensions.members import key_of
-from hospital_assets.assets.facts.newest import all_days, newest_of_each
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.warehouse.dialect import Frame, local_clocks, minutes_between
 from hospital_assets.warehouse.io_manager import period_of

@@ -4,10 +4,11 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.cleaned.rules import sources_of
-from hospital_assets.assets.declare import table
+from hospital_assets.assets.declare import all_days, table
+from hospital_assets.assets.dedupe import newest_of_each
 from hospital_assets.assets.dimensions.calendar import date_key, time_key
-from hospital_assets.assets.dimensions.members import key_at, key_of
-from hospital_assets.assets.facts.newest import all_days, newest_of_each
+from hospital_assets.assets.dimensions.members import key_of
+from hospital_assets.assets.dimensions.scd2 import key_at
 from hospital_assets.assets.facts.patient_flow import admitted_visits, cancelled_visits, of_their_patient
 from hospital_assets.assets.facts.vitals import age_in_years
 from hospital_assets.contracts import CONTRACTS

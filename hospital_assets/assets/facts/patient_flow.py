@@ -7,10 +7,10 @@ permutation, repetition or replay of a visit's messages gives the same segments.
 import dagster as dg
 import narwhals as nw
 
-from hospital_assets.assets.declare import table
+from hospital_assets.assets.declare import all_days, table
+from hospital_assets.assets.dedupe import newest_of_each
 from hospital_assets.assets.dimensions.calendar import date_key
-from hospital_assets.assets.dimensions.members import key_at
-from hospital_assets.assets.facts.newest import all_days, newest_of_each
+from hospital_assets.assets.dimensions.scd2 import key_at
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.dimensions import NOT_YET_KEY
 from hospital_assets.warehouse.dialect import Frame, local_clocks, minutes_between

@@ -11,7 +11,7 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import table
-from hospital_assets.assets.dimensions.members import key_at
+from hospital_assets.assets.dimensions.scd2 import key_at
 from hospital_assets.assets.facts.bed_occupancy import department_hours, occupied
 from hospital_assets.assets.facts.emergency_visits import ended, principal_conditions
 from hospital_assets.assets.facts.patient_flow import cancelled_visits, of_their_patient

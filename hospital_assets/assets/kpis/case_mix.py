@@ -6,7 +6,7 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import table
-from hospital_assets.assets.facts.newest import newest_of_each
+from hospital_assets.assets.dedupe import newest_of_each
 from hospital_assets.assets.kpis.totals import share_pct, with_totals
 from hospital_assets.assets.kpis.waits import triage_label
 from hospital_assets.contracts import CONTRACTS

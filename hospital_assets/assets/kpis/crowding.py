@@ -6,8 +6,8 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import table
+from hospital_assets.assets.dedupe import newest_of_each
 from hospital_assets.assets.facts.bed_occupancy import department_hours
-from hospital_assets.assets.facts.newest import newest_of_each
 from hospital_assets.assets.kpis.occupancy import EMERGENCY
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.warehouse.database import Period

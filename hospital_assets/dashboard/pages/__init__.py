@@ -1,6 +1,6 @@
-"""Which figures each page has, and what they say: one module per page.
+"""Which figures each page has, what they say, and what they are read from.
 
-A page is a function of a mart and a slice (Data quality and Governance: of the data directory): titles are
-messages, subtitles say measure and unit, cards say n. Belongs here: words and choices. Does not: SQL
-(`mart`), limits (`spc`), marks (`svg`), HTML (`render`).
+One module per page: a function of a mart and a slice (Data quality and Governance: of the data directory). Titles are
+messages, subtitles say measure and unit, cards say n. Its SQL stands beside it in `<page>_queries`. Does not belong
+here: how a publication is opened and sliced (`mart`), limits (`spc`), marks (`svg`), HTML (`render`).
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hospital_assets.dashboard import mart as data
 from hospital_assets.dashboard import svg
 from hospital_assets.dashboard.figures import (
     FEW,
@@ -22,6 +21,8 @@ from hospital_assets.dashboard.figures import (
     spark_of,
 )
 from hospital_assets.dashboard.mart import Mart, OverTime
+from hospital_assets.dashboard.pages import capacity_queries as queries
+from hospital_assets.dashboard.pages import shared_queries
 from hospital_assets.dashboard.pages.shared import blood_group, news, rate_card
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.svg import number
@@ -29,9 +30,9 @@ from hospital_assets.dashboard.svg import number
 
 def capacity(mart: Mart, where: Slice) -> Page:
     """Beds: how full, how fast they turn over, who waits for one."""
-    occupied = data.occupancy(mart, where)
-    beds = data.bed_flow(mart, where)
-    noon, boarded = data.rate(mart, where, "before_noon"), data.rate(mart, where, "boarded")
+    occupied = queries.occupancy(mart, where)
+    beds = queries.bed_flow(mart, where)
+    noon, boarded = shared_queries.rate(mart, where, "before_noon"), shared_queries.rate(mart, where, "boarded")
     found = judged(
         {
             "occupancy": (occupied.points["occupancy"], "neither"),
@@ -116,7 +117,7 @@ def capacity(mart: Mart, where: Slice) -> Page:
 
 
 def _wards(mart: Mart, where: Slice) -> Figure:
-    rows = data.occupancy_now(mart, where)
+    rows = queries.occupancy_now(mart, where)
     measure = measure_of("kpi_occupancy_daily")
     if not rows:
         return empty("wards", "Departments", "No department with known beds in this slice", 12, measure)
@@ -165,7 +166,7 @@ def _wards(mart: Mart, where: Slice) -> Figure:
 
 
 def _census(mart: Mart, where: Slice) -> Figure:
-    rows = data.occupancy_by_hour(mart, where)
+    rows = queries.occupancy_by_hour(mart, where)
     measure = measure_of("kpi_occupancy_daily")
     if len(rows) < 2:
         return empty("census", "Patients by hour", "No hourly census in this slice", 12, measure)
@@ -196,7 +197,7 @@ def _census(mart: Mart, where: Slice) -> Figure:
 
 
 def _crowding(mart: Mart, where: Slice) -> Figure:
-    rows = data.crowding_by_hour(mart, where)
+    rows = queries.crowding_by_hour(mart, where)
     measure = measure_of("kpi_crowding_hourly")
     known = [r for r in rows if r["median"] is not None]
     if not known:
@@ -270,7 +271,7 @@ def _in_and_out(beds: OverTime, where: Slice) -> Figure:
 
 
 def _boarding(mart: Mart, where: Slice) -> Figure:
-    rows = data.boarding_by_destination(mart, where)
+    rows = queries.boarding_by_destination(mart, where)
     measure = measure_of("kpi_boarding_daily")
     known = [r for r in rows if (r["denominator_count"] or 0) >= FEW and r["average_minutes"] is not None]
     if not known:
@@ -308,7 +309,7 @@ def _boarding(mart: Mart, where: Slice) -> Figure:
 
 
 def _stays(mart: Mart, where: Slice) -> Figure:
-    rows = data.stays_by_month(mart, where)
+    rows = queries.stays_by_month(mart, where)
     measure = measure_of("kpi_length_of_stay")
     known = [r for r in rows if (r["denominator_count"] or 0) >= FEW]
     if not known:
@@ -354,7 +355,7 @@ def _stays(mart: Mart, where: Slice) -> Figure:
 
 
 def _overstays(mart: Mart, where: Slice) -> Figure:
-    rows = [r for r in data.overstays(mart, where) if (r["denominator_count"] or 0) >= FEW]
+    rows = [r for r in queries.overstays(mart, where) if (r["denominator_count"] or 0) >= FEW]
     measure = measure_of("kpi_overstays")
     if not rows:
         return empty("overstays", "Overstays", TOO_FEW, 6, measure)
@@ -392,7 +393,7 @@ def _overstays(mart: Mart, where: Slice) -> Figure:
 
 
 def _blood_mix(mart: Mart, where: Slice) -> Figure:
-    rows = [r for r in data.blood_groups(mart, where) if r["share_pct"] is not None]
+    rows = [r for r in shared_queries.blood_groups(mart, where) if r["share_pct"] is not None]
     measure = measure_of("kpi_blood_groups")
     if not rows:
         return empty("blood-mix", "Blood groups of patients", TOO_FEW, 6, measure)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from hospital_assets.contracts.table import Measure
-from hospital_assets.dashboard import mart as data
 from hospital_assets.dashboard import svg
 from hospital_assets.dashboard.figures import (
     FEW,
@@ -19,6 +18,8 @@ from hospital_assets.dashboard.figures import (
     measure_of,
 )
 from hospital_assets.dashboard.mart import Mart, Row
+from hospital_assets.dashboard.pages import conditions_queries as queries
+from hospital_assets.dashboard.pages import shared_queries
 from hospital_assets.dashboard.pages.shared import no_visits, pyramid, visit_days
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.svg import number
@@ -45,15 +46,15 @@ _WATCHED = {
 
 def conditions(mart: Mart, where: Slice) -> Page:
     """What people come with, who they are, whether they come back."""
-    people = data.equity(mart, where)
-    rows = data.conditions(mart, where)
+    people = shared_queries.equity(mart, where)
+    rows = queries.conditions(mart, where)
     measure = measure_of("kpi_conditions")
     ignores: tuple[Slicer, ...] = ("period", "department", "triage")
     figures: list[Figure] = []
     if rows:
         most = max(r["visit_count"] for r in rows)
-        trends = data.condition_trends(mart, where, [r["icd_code"] for r in rows])
-        each = "month" if data.is_by_month(mart) else "week"
+        trends = queries.condition_trends(mart, where, [r["icd_code"] for r in rows])
+        each = "month" if queries.is_by_month(mart) else "week"
         history = len(next(iter(trends.values()), []))
         figures.append(
             Figure(
@@ -100,11 +101,11 @@ def conditions(mart: Mart, where: Slice) -> Page:
         *(_people(mart, where, name, label) for name, label in (("race", "Race"), ("ethnicity", "Ethnicity"))),
         _equity(mart, people.result(), where),
         _procedures(mart, where),
-        _by_month("returns", "Back within 72 hours", data.returns_by_month(mart, where), measure_of("kpi_returns")),
+        _by_month("returns", "Back within 72 hours", queries.returns_by_month(mart, where), measure_of("kpi_returns")),
         _by_month(
             "readmissions",
             "Readmitted within 30 days",
-            data.readmissions_by_month(mart, where),
+            queries.readmissions_by_month(mart, where),
             measure_of("kpi_readmissions"),
         ),
     ]
@@ -112,7 +113,7 @@ def conditions(mart: Mart, where: Slice) -> Page:
 
 
 def _groups(mart: Mart, where: Slice) -> Figure:
-    rows = [r for r in data.condition_groups(mart, where) if r["visit_count"]]
+    rows = [r for r in queries.condition_groups(mart, where) if r["visit_count"]]
     measure = measure_of("kpi_condition_groups")
     if not rows:
         return empty("groups", "Groups of conditions", TOO_FEW, 5, measure)
@@ -136,7 +137,7 @@ def _groups(mart: Mart, where: Slice) -> Figure:
 
 def _surveillance(mart: Mart, where: Slice) -> list[Figure]:
     measure = measure_of("kpi_conditions")
-    watched = data.surveillance(mart, where, {key: groups for key, (_, groups) in _WATCHED.items()})
+    watched = queries.surveillance(mart, where, {key: groups for key, (_, groups) in _WATCHED.items()})
     found = judged({key: (points, "lower") for key, points in watched.points.items()}, where)
     return [
         control_figure(
@@ -157,7 +158,7 @@ def _surveillance(mart: Mart, where: Slice) -> list[Figure]:
 
 
 def _people(mart: Mart, where: Slice, characteristic: str, label: str) -> Figure:
-    rows = [r for r in data.demographics(mart, where) if r["characteristic"] == characteristic]
+    rows = [r for r in shared_queries.demographics(mart, where) if r["characteristic"] == characteristic]
     measure = measure_of("kpi_demographics")
     known = [r for r in rows if r["visit_count"] and r["patient_count"]]
     if not known:
@@ -231,7 +232,7 @@ def _equity(mart: Mart, people: list[Row], where: Slice) -> Figure:
 
 
 def _procedures(mart: Mart, where: Slice) -> Figure:
-    rows = [r for r in data.procedures(mart, where) if r["procedure_count"]]
+    rows = [r for r in queries.procedures(mart, where) if r["procedure_count"]]
     measure = measure_of("kpi_procedures")
     if not rows:
         return empty("procedures", "Procedures", TOO_FEW, 6, measure)

@@ -6,7 +6,6 @@ import itertools
 from typing import Any
 
 from hospital_assets.contracts.table import Measure
-from hospital_assets.dashboard import mart as data
 from hospital_assets.dashboard import svg
 from hospital_assets.dashboard.figures import (
     FEW,
@@ -25,6 +24,8 @@ from hospital_assets.dashboard.figures import (
     series,
 )
 from hospital_assets.dashboard.mart import Mart, Row
+from hospital_assets.dashboard.pages import flow_queries as queries
+from hospital_assets.dashboard.pages import shared_queries
 from hospital_assets.dashboard.pages.shared import news, no_visits, rate_card, visit_days
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.spc import Better
@@ -34,7 +35,7 @@ from hospital_assets.dashboard.svg import number
 def flow(mart: Mart, where: Slice) -> Page:
     """From arrival to departure: where time goes, and against which standard."""
     better: dict[str, Better] = {"four_hour": "higher", "twelve": "lower", "lwbs": "lower", "critical": "lower"}
-    rates = {name: data.rate(mart, where, name) for name in better}
+    rates = {name: shared_queries.rate(mart, where, name) for name in better}
     found = judged({name: (rates[name].points[name], better[name]) for name in better}, where)
     names = {
         "four_hour": ("Within four hours", measure_of("kpi_four_hour_daily")),
@@ -43,7 +44,7 @@ def flow(mart: Mart, where: Slice) -> Page:
         "critical": ("Critical over 15 minutes", measure_of("kpi_critical_waits_daily")),
     }
     ignores: tuple[Slicer, ...] = ("department", "triage")
-    ways = data.pathways(mart, where)
+    ways = queries.pathways(mart, where)
     cards = [
         rate_card(name, label, rates[name].total, found[name], measure, ignores)
         for name, (label, measure) in names.items()
@@ -82,7 +83,7 @@ def flow(mart: Mart, where: Slice) -> Page:
 
 
 def _stages(mart: Mart, where: Slice) -> Figure:
-    row = data.stages(mart, where)
+    row = queries.stages(mart, where)
     measure = measure_of("kpi_waits")
     if row is None or row["arrival_n"] < FEW:
         return no_visits(mart, "stages", "The way through the department", measure, 12)
@@ -139,7 +140,7 @@ def _stages(mart: Mart, where: Slice) -> Figure:
 
 
 def _histogram(mart: Mart, where: Slice) -> Figure:
-    rows = data.wait_histogram(mart, where)
+    rows = queries.wait_histogram(mart, where)
     measure = measure_of("kpi_waits")
     n = sum(row["visit_count"] for row in rows)
     if n < FEW:
@@ -168,7 +169,7 @@ def _histogram(mart: Mart, where: Slice) -> Figure:
 
 
 def _waits_by_hour(mart: Mart, where: Slice) -> Figure:
-    rows = data.waits_by_hour(mart, where)
+    rows = queries.waits_by_hour(mart, where)
     measure = measure_of("kpi_waits")
     shown = [row for row in rows if row["wait_count"] >= FEW]
     if len(shown) < 2:
@@ -300,7 +301,7 @@ def _endings(mart: Mart, rows: list[Row], where: Slice) -> Figure:
 
 
 def _handovers(mart: Mart, where: Slice) -> Figure:
-    row = data.handovers(mart, where)
+    row = queries.handovers(mart, where)
     measure = measure_of("kpi_four_hour_daily")
     if row is None or row["n"] < FEW:
         return no_visits(mart, "handovers", "Ambulance handovers", measure)
@@ -326,7 +327,7 @@ def _handovers(mart: Mart, where: Slice) -> Figure:
 
 
 def _op18(mart: Mart, where: Slice) -> Figure:
-    rows = data.op18_by_month(mart, where)
+    rows = queries.op18_by_month(mart, where)
     measure = measure_of("kpi_op18")
     known = [r for r in rows if r["median_minutes"] is not None and (r["denominator_count"] or 0) >= FEW]
     if not known:
@@ -355,7 +356,7 @@ def _op18(mart: Mart, where: Slice) -> Figure:
 
 
 def _units(mart: Mart, metric: str, label: str, measure: Measure) -> Figure:
-    rows = data.units(mart, metric)
+    rows = queries.units(mart, metric)
     known = [
         r
         for r in rows

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from hospital_assets.dashboard import mart as data
 from hospital_assets.dashboard.figures import (
     Card,
     Column,
@@ -18,13 +17,14 @@ from hospital_assets.dashboard.figures import (
     series,
 )
 from hospital_assets.dashboard.mart import Mart
+from hospital_assets.dashboard.pages import forecast_queries as queries
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.svg import number
 
 
 def forecast(mart: Mart, where: Slice) -> Page:
     """What is to come, by the seasonal baseline, and how well that has done."""
-    rows = data.daily_forecast(mart, where)
+    rows = queries.daily_forecast(mart, where)
     measure = measure_of("kpi_peak_hours")
     ignores: tuple[Slicer, ...] = ("period", "department", "triage")
     judged_days = [r for r in rows if r["actual"] is not None and r["baseline"] is not None and r["n"] >= 3]
@@ -146,7 +146,7 @@ def forecast(mart: Mart, where: Slice) -> Page:
         measure,
         None,
         ignores,
-        f"Seasonal baseline, not a model: trained on the {data.BASELINE_WEEKS} weeks to "
+        f"Seasonal baseline, not a model: trained on the {queries.BASELINE_WEEKS} weeks to "
         f"{mart.known.complete_until.isoformat()}. "
         "The bands are the second lowest to the second highest, and the lowest to the highest, of those weeks.",
         280,
@@ -160,7 +160,7 @@ _FULL_PCT = 92.0
 
 def _beds(mart: Mart, where: Slice) -> Figure:
     """Beds that will be needed, against those there are or those a reader supposes."""
-    rows = data.beds_forecast(mart, where)
+    rows = queries.beds_forecast(mart, where)
     measure = measure_of("kpi_occupancy_daily")
     title = "Beds needed in the next 14 days"
     if not rows or not rows[0]["beds"]:
@@ -223,7 +223,7 @@ def _span(*beds: int) -> tuple[int, int]:
 
 
 def _hourly_forecast(mart: Mart, where: Slice) -> Figure:
-    rows = [r for r in data.hourly_forecast(mart, where) if r["baseline"] is not None]
+    rows = [r for r in queries.hourly_forecast(mart, where) if r["baseline"] is not None]
     measure = measure_of("kpi_peak_hours")
     if len(rows) < 2:
         return empty("forecast-hours", "Arrivals of the next 48 hours", "No weeks to learn from", 12, measure)

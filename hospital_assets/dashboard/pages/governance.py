@@ -16,7 +16,7 @@ from hospital_assets.contracts import CONTRACTS
 from hospital_assets.dashboard import svg
 from hospital_assets.dashboard.audit import CLIENT, accesses
 from hospital_assets.dashboard.figures import Card, Cell, Column, Figure, Page, empty
-from hospital_assets.dashboard.mart import Mart, census
+from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.pages.shared import plain_table
 from hospital_assets.publishing.policy import Policy, load_policy
 from hospital_assets.publishing.publications import (
@@ -284,4 +284,12 @@ def _looked(looks: pl.DataFrame) -> Figure:
             "times": 0,
         },
         span=12,
+    )
+
+
+def census(mart: Mart) -> list[Row]:
+    """Tables of the publication with their rows and columns."""
+    return mart.rows(
+        "select schema_name || '.' || table_name as name, estimated_size as row_count, "
+        "column_count from duckdb_tables() order by 1"
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import timedelta
 
 from hospital_assets.contracts.kpis import ALL
-from hospital_assets.dashboard import mart as data
 from hospital_assets.dashboard import svg
 from hospital_assets.dashboard.figures import (
     FEW,
@@ -25,6 +24,8 @@ from hospital_assets.dashboard.figures import (
     spark_of,
 )
 from hospital_assets.dashboard.mart import Mart, Row
+from hospital_assets.dashboard.pages import overview_queries as queries
+from hospital_assets.dashboard.pages import shared_queries
 from hospital_assets.dashboard.pages.shared import WEEKDAYS, blood_group, doctors, doctors_card, news, pyramid
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.spc import Control
@@ -33,10 +34,10 @@ from hospital_assets.dashboard.svg import number
 
 def overview(mart: Mart, where: Slice) -> Page:
     """Visits, waits, triage, departments, hours, people: the state of the department on a page."""
-    people = data.people(mart, where)
-    waits = data.waits(mart, where)
-    on_time = data.rate(mart, where, "on_time")
-    critical = data.critical(mart, where)
+    people = shared_queries.people(mart, where)
+    waits = queries.waits(mart, where)
+    on_time = shared_queries.rate(mart, where, "on_time")
+    critical = queries.critical(mart, where)
     found = judged(
         {
             "visits": (waits.points["visits"], "neither"),
@@ -50,7 +51,7 @@ def overview(mart: Mart, where: Slice) -> Page:
     )
     total = waits.total
     before = _before(mart, where)
-    triage = data.waits_by_triage(mart, where)
+    triage = queries.waits_by_triage(mart, where)
     measure = measure_of("kpi_waits")
     cards = [
         Card(
@@ -66,7 +67,7 @@ def overview(mart: Mart, where: Slice) -> Page:
         _average_card(total, before, found["average"]),
         _longest_card(total, found["p90"]),
         _on_time_card(on_time.total, found["on_time"]),
-        doctors_card(data.active_doctors(mart, where)),
+        doctors_card(shared_queries.active_doctors(mart, where)),
         _critical_card(critical.total["visit_count"], total, found["critical"]),
     ]
     target = mart.known.targets_minutes.get(where.triage)
@@ -99,7 +100,7 @@ def _before(mart: Mart, where: Slice) -> Row | None:
     if where.is_whole or first < mart.known.first:
         return None
     days = Slice("days", first, where.first - timedelta(days=1), where.hospital, where.department, where.triage)
-    return data.waits_in_total(mart, days)
+    return queries.waits_in_total(mart, days)
 
 
 def _change(now: float | None, before: float | None, unit: str = "%") -> str:
@@ -216,7 +217,7 @@ def _funnel(mart: Mart, rows: list[Row]) -> Figure:
 
 
 def _departments(mart: Mart, where: Slice) -> Figure:
-    rows = data.waits_by_department(mart, where)
+    rows = queries.waits_by_department(mart, where)
     measure = measure_of("kpi_waits")
     if not rows:
         return empty("departments", "Department load", "No visits in this slice", 7, measure)
@@ -270,7 +271,7 @@ def _departments(mart: Mart, where: Slice) -> Figure:
 
 
 def _hours(mart: Mart, where: Slice) -> Figure:
-    rows = data.arrivals_by_hour(mart, where)
+    rows = queries.arrivals_by_hour(mart, where)
     measure = measure_of("kpi_peak_hours")
     known = [row for row in rows if row["arrivals_per_hour"] is not None]
     if not known:
@@ -308,7 +309,7 @@ def _hours(mart: Mart, where: Slice) -> Figure:
 
 
 def _blood(mart: Mart, where: Slice) -> Figure:
-    rows = data.blood_groups(mart, where)
+    rows = shared_queries.blood_groups(mart, where)
     measure = measure_of("kpi_blood_groups")
     known = [r for r in rows if r["blood_group"] != "unknown" and r["patient_count"]]
     if not known:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hospital_assets.contracts.table import Measure
-from hospital_assets.dashboard import mart as data
 from hospital_assets.dashboard import svg
 from hospital_assets.dashboard.figures import (
     FEW,
@@ -22,7 +21,8 @@ from hospital_assets.dashboard.figures import (
     measure_of,
     spark_of,
 )
-from hospital_assets.dashboard.mart import Mart, Row
+from hospital_assets.dashboard.mart import Mart, Row, visits_since
+from hospital_assets.dashboard.pages import shared_queries as queries
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.spc import Control
 from hospital_assets.dashboard.svg import number
@@ -106,7 +106,7 @@ def doctors_card(row: Row) -> Card:
 
 def doctors(mart: Mart, where: Slice, span: int = 4) -> Figure:
     """Doctors beside the limits that chance gives their hours; codes, no ranking."""
-    rows = data.physicians(mart, where)
+    rows = queries.physicians(mart, where)
     measure = measure_of("kpi_physician_workload")
     known = [
         r
@@ -208,7 +208,7 @@ def pyramid(mart: Mart, people: list[Row], where: Slice) -> Figure:
 
 
 def _sexes_and_ages(mart: Mart, where: Slice) -> Figure:
-    rows = data.demographics(mart, where)
+    rows = queries.demographics(mart, where)
     measure = measure_of("kpi_demographics")
     shown = [r for r in rows if r["characteristic"] in ("age_band", "sex") and r["category"] != "unknown"]
     known = [r for r in shown if r["visit_count"]]
@@ -253,7 +253,7 @@ def _mirrored(drawn: str) -> str:
 
 def visit_days(where: Slice) -> str:
     """Of which days the visits are that a figure reads one by one, in words."""
-    days = (where.last - data.visits_since(where)).days + 1
+    days = (where.last - visits_since(where)).days + 1
     return f"last {days} days of the period" if days < where.days else "the whole period"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hospital_assets.dashboard import mart as data
 from hospital_assets.dashboard.figures import (
     TOO_FEW,
     Card,
@@ -19,6 +18,8 @@ from hospital_assets.dashboard.figures import (
     spark_of,
 )
 from hospital_assets.dashboard.mart import Mart, Row
+from hospital_assets.dashboard.pages import shared_queries
+from hospital_assets.dashboard.pages import workforce_queries as queries
 from hospital_assets.dashboard.pages.shared import WEEKDAYS, doctors, doctors_card, news
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.svg import number
@@ -26,13 +27,13 @@ from hospital_assets.dashboard.svg import number
 
 def workforce(mart: Mart, where: Slice) -> Page:
     """Doctors against demand: by hour, by day, by person within the limits of chance."""
-    found = judged({"load": (data.workload(mart, where).points["load"], "neither")}, where)
-    staff = data.staff_by_hour(mart, where)
-    active = data.active_doctors(mart, where)
+    found = judged({"load": (queries.workload(mart, where).points["load"], "neither")}, where)
+    staff = queries.staff_by_hour(mart, where)
+    active = shared_queries.active_doctors(mart, where)
     ignores: tuple[Slicer, ...] = ("department", "triage")
     measure = measure_of("kpi_physician_workload")
     newest = found["load"].points[-1:] or None
-    shifts = data.shift_patterns(mart, where)
+    shifts = queries.shift_patterns(mart, where)
     cards = [
         doctors_card(active),
         Card(

@@ -1,0 +1,143 @@
+"""Queries of conditions and people: diagnoses, procedures, returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
+from typing import Any
+
+from hospital_assets.dashboard.mart import Mart, Measured, OverTime, Row, over_time
+from hospital_assets.dashboard.slices import Slice
+
+
+def conditions(mart: Mart, where: Slice) -> list[Row]:
+    """The commonest principal diagnoses, whole period."""
+    return mart.sliced(
+        "select condition_name, icd_code, visit_count, share_pct, coded_visit_count "
+        "from kpis.kpi_conditions where hospital_id = $hospital and icd_code <> 'not_coded' "
+        "and visit_count is not null order by visit_count desc, icd_code limit 15",
+        where,
+    )
+
+
+def condition_trends(mart: Mart, where: Slice, codes: Sequence[str]) -> dict[str, list[int]]:
+    """Visits of some principal diagnoses by whole month, or week where months are few; at most 24.
+
+    They end with the publication, whatever the period; none where single days are not published.
+    """
+    if not mart.has("kpi_conditions_daily", "icd_code"):
+        return {}
+    until = mart.known.complete_until
+    starts = (
+        [_months_before(until + timedelta(days=1), back) for back in range(24, -1, -1)]
+        if is_by_month(mart)
+        else [until - timedelta(days=7 * weeks - 1) for weeks in range(24, -1, -1)]
+    )
+    starts = [start for start in starts if start >= mart.known.first]
+    rows = (
+        mart.sliced(
+            "select k.icd_code, list_position($starts, s.start) - 1 as place, "
+            "sum(k.visit_count)::bigint as visit_count "
+            "from kpis.kpi_conditions_daily k asof join (select unnest($starts::date[]) as start) s "
+            "on k.service_date >= s.start where $hospital in ('all', k.hospital_id) "
+            "and list_contains($codes, k.icd_code) and k.service_date < $ends and k.service_date >= $starts[1] "
+            "group by 1, 2",
+            where,
+            codes=list(codes),
+            starts=starts,
+            ends=starts[-1],
+        )
+        if len(starts) > 2
+        else []
+    )
+    found = {code: [0] * (len(starts) - 1) for code in codes}
+    for row in rows:
+        found[row["icd_code"]][row["place"]] = row["visit_count"]
+    return found if rows else {}
+
+
+#: Histories that are longer are shown by month.
+_MONTHS_FROM_DAYS = 190
+
+
+def is_by_month(mart: Mart) -> bool:
+    """Whether `condition_trends` goes by month."""
+    return (mart.known.complete_until - mart.known.first).days > _MONTHS_FROM_DAYS
+
+
+def _months_before(day: date, months: int) -> date:
+    """The first of the month so many months before a day's."""
+    month = day.year * 12 + day.month - 1 - months
+    return date(month // 12, month % 12 + 1, 1)
+
+
+def condition_groups(mart: Mart, where: Slice) -> list[Row]:
+    """Visits by clinical group, whole period."""
+    return mart.sliced(
+        "select condition_group, visit_count, share_pct, coded_visit_count "
+        "from kpis.kpi_condition_groups where hospital_id = $hospital "
+        "and condition_group not in ('not_coded') order by visit_count desc nulls last limit 15",
+        where,
+    )
+
+
+def procedures(mart: Mart, where: Slice) -> list[Row]:
+    """The commonest procedures, whole period."""
+    return mart.sliced(
+        "select procedure_name, procedure_code, procedure_count, visit_count, share_pct "
+        "from kpis.kpi_procedures where hospital_id = $hospital "
+        "order by procedure_count desc nulls last, procedure_code limit 15",
+        where,
+    )
+
+
+def surveillance(mart: Mart, where: Slice, watched: Mapping[str, tuple[str, ...]]) -> OverTime:
+    """Visits whose principal diagnosis is in some clinical groups; a day without any is 0.
+
+    Args:
+        mart: the publication.
+        where: the slice; hospital and period are followed.
+        watched: name of a series -> its clinical groups.
+    """
+    if not mart.has("kpi_conditions_daily", "icd_code"):
+        return OverTime({name: [] for name in watched}, {})
+    sums = ", ".join(
+        f"coalesce(sum(visit_count) filter (where list_contains(${name}, condition_group)), 0) as {name}"
+        for name in watched
+    )
+    bound: dict[str, Any] = {name: list(groups) for name, groups in watched.items()}
+    bound["all_groups"] = [group for groups in watched.values() for group in groups]
+    return over_time(
+        mart,
+        where,
+        f"select day, {sums} from "
+        "(select $first::date + i::integer as day from range($days::bigint) r(i)) "
+        "left join (select k.service_date as day, k.visit_count, c.condition_group "
+        "from kpis.kpi_conditions_daily k join dimensions.dim_condition c "
+        "using (icd_version, icd_code) where $hospital in ('all', k.hospital_id) "
+        "and list_contains($all_groups, c.condition_group) "
+        "and k.service_date between $first and $last) using (day) group by 1",
+        {name: Measured(name, name, 0, is_count=True) for name in watched},
+        days=where.days,
+        **bound,
+    )
+
+
+def returns_by_month(mart: Mart, where: Slice) -> list[Row]:
+    """72-hour returns of discharged visits by month."""
+    return mart.sliced(
+        "select period_month, denominator_count, numerator_count, value_pct from kpis.kpi_returns "
+        "where hospital_id = $hospital and variant = 'discharged' "
+        "and period_month between date_trunc('month', $first) and $last order by 1",
+        where,
+    )
+
+
+def readmissions_by_month(mart: Mart, where: Slice) -> list[Row]:
+    """30-day readmissions by month of index discharge."""
+    return mart.sliced(
+        "select period_month, denominator_count, numerator_count, value_pct "
+        "from kpis.kpi_readmissions where hospital_id = $hospital "
+        "and period_month between date_trunc('month', $first) and $last order by 1",
+        where,
+    )

@@ -1,0 +1,111 @@
+"""Queries of the forecast page: the seasonal baseline and how it has done."""
+
+from __future__ import annotations
+
+from hospital_assets.dashboard.mart import Mart, Row
+from hospital_assets.dashboard.slices import Slice
+
+#: The seasonal baseline looks this many weeks back.
+BASELINE_WEEKS = 8
+
+
+def daily_forecast(mart: Mart, where: Slice) -> list[Row]:
+    """Arrivals by day for the next 14 days: the median of the same weekday in the weeks before.
+
+    The bands are order statistics of those n weeks, without any distribution assumed: a new value
+    falls within their range with probability (n - 1) / (n + 1), between the second lowest and the
+    second highest with (n - 3) / (n + 1), if weeks are exchangeable. Rows of the past carry
+    `actual`, and what the same rule would have said a week ahead, for its accuracy.
+    """
+    return mart.sliced(
+        """
+        with daily as (
+            select service_date, sum(arrivals_count)::double as arrivals
+            from kpis.kpi_arrivals_hourly
+            where $hospital in ('all', hospital_id)
+              and service_date between $until::date - 63 - 7 * $weeks::integer and $until
+            group by 1
+        ), wanted as (
+            select $until::date + i::integer as day from range(-55, 15) r(i)
+        ), looked as (
+            select w.day, d.arrivals
+            from wanted w join daily d
+              on isodow(d.service_date) = isodow(w.day)
+             -- A week ahead at least: what was known when that day was forecast.
+             and d.service_date between least(w.day - 7, $until::date) - 7 * $weeks::integer + 1
+                                    and least(w.day - 7, $until::date)
+        )
+        select w.day, a.arrivals as actual, f.n,
+               f.baseline, f.low_inner, f.high_inner, f.low_outer, f.high_outer
+        from wanted w
+        left join daily a on a.service_date = w.day
+        left join (
+            select day, count(*) as n, median(arrivals) as baseline,
+                   case when count(*) > 3 then list_sort(list(arrivals))[2] end as low_inner,
+                   case when count(*) > 3 then list_sort(list(arrivals))[-2] end as high_inner,
+                   min(arrivals) as low_outer, max(arrivals) as high_outer
+            from looked group by 1
+        ) f using (day)
+        where a.arrivals is not null or w.day > $until
+        order by 1
+        """,
+        where,
+        until=mart.known.complete_until,
+        weeks=BASELINE_WEEKS,
+    )
+
+
+def beds_forecast(mart: Mart, where: Slice) -> list[Row]:
+    """Beds occupied on each of the next 14 days, mean of the day: as `daily_forecast` does arrivals.
+
+    Returns:
+        rows with day, n (weeks), baseline, low, high (lowest and highest of those weeks), and the beds staffed on
+        the last day that is over.
+    """
+    return mart.sliced(
+        """
+        with daily as (
+            select service_date, sum(occupied_bed_minutes) / 1440.0 as occupied,
+                   sum(bed_capacity)::bigint as beds
+            from kpis.kpi_occupancy_daily
+            where $hospital in ('all', hospital_id) and staffed_bed_minutes is not null
+              and (case when $department = 'all' then department_name = 'all inpatient'
+                   else department_name = $department end)
+              and service_date between $until::date - 7 * $weeks::integer + 1 and $until
+            group by 1
+        )
+        select w.day, count(*) as n, median(d.occupied) as baseline, min(d.occupied) as low,
+               max(d.occupied) as high, (select max_by(beds, service_date) from daily) as beds
+        from (select $until::date + 1 + i::integer as day from range(14) r(i)) w
+        join daily d on isodow(d.service_date) = isodow(w.day)
+        group by 1 order by 1
+        """,
+        where,
+        until=mart.known.complete_until,
+        weeks=BASELINE_WEEKS,
+    )
+
+
+def hourly_forecast(mart: Mart, where: Slice) -> list[Row]:
+    """Arrivals by hour for the next 48 hours: the median of the same hour of the week."""
+    return mart.sliced(
+        """
+        with hourly as (
+            select service_date, hour_of_day, sum(arrivals_count)::double as arrivals
+            from kpis.kpi_arrivals_hourly
+            where $hospital in ('all', hospital_id) and existing_hours_count > 0
+              and service_date between $until::date - 7 * $weeks::integer + 1 and $until
+            group by 1, 2
+        )
+        select w.day, w.hour_of_day, count(h.arrivals) as n, median(h.arrivals) as baseline,
+               min(h.arrivals) as low_outer, max(h.arrivals) as high_outer
+        from (select $until::date + 1 + (i // 24)::integer as day, (i % 24)::bigint as hour_of_day
+              from range(48) r(i)) w
+        left join hourly h on isodow(h.service_date) = isodow(w.day)
+         and h.hour_of_day = w.hour_of_day
+        group by 1, 2 order by 1, 2
+        """,
+        where,
+        until=mart.known.complete_until,
+        weeks=BASELINE_WEEKS,
+    )

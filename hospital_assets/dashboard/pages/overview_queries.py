@@ -1,0 +1,124 @@
+"""Queries of the overview: visits, waits, arrivals."""
+
+from __future__ import annotations
+
+from hospital_assets.dashboard.mart import Mart, Measured, OverTime, Row, over_time
+from hospital_assets.dashboard.slices import Slice
+
+_WAITS = """
+from kpis.kpi_waits_daily
+where hospital_id = $hospital and department_name = $department and triage_level = $triage
+  and service_date between $first and $last
+"""
+
+#: Sums and typical values of waits over days.
+_WAIT_TOTALS = """
+coalesce(sum(visit_count), 0)::bigint as visit_count,
+coalesce(sum(wait_count), 0)::bigint as wait_count,
+coalesce(sum(excluded_no_provider_count), 0)::bigint as excluded_no_provider_count,
+sum(wait_sum_minutes) as wait_sum_minutes,
+sum(wait_sum_minutes) / nullif(sum(wait_count), 0) as wait_average_minutes,
+median(wait_median_minutes) as wait_median_minutes, median(wait_p90_minutes) as wait_p90_minutes,
+max(wait_max_minutes) as wait_max_minutes, false as is_exact
+"""
+
+
+def waits(mart: Mart, where: Slice) -> OverTime:
+    """Visits and waits (average, median, 90th percentile) over time; its total see `waits_in_total`."""
+    found = over_time(
+        mart,
+        where,
+        f"select service_date as day, * {_WAITS}",
+        {
+            "visits": Measured("visit_count", "visit_count", 1, is_count=True),
+            **{name: Measured(f"wait_{name}_minutes", "wait_count") for name in ("average", "median", "p90")},
+        },
+        _WAIT_TOTALS,
+    )
+    return OverTime(found.points, waits_in_total(mart, where)) if where.is_whole else found
+
+
+def waits_in_total(mart: Mart, where: Slice) -> Row:
+    """The slice in one row.
+
+    The whole period has its exact median and 90th percentile (`kpi_waits`); of other periods they
+    are the medians over the days, and `is_exact` is false.
+    """
+    if where.is_whole:
+        found = mart.sliced(
+            "select visit_count, wait_count, excluded_no_provider_count, wait_sum_minutes, "
+            "wait_average_minutes, wait_median_minutes, wait_p90_minutes, wait_max_minutes, "
+            "true as is_exact from kpis.kpi_waits where hospital_id = $hospital "
+            "and department_name = $department and triage_level = $triage",
+            where,
+        )
+        if found:
+            return found[0]
+    (row,) = mart.sliced(f"select {_WAIT_TOTALS} {_WAITS}", where)
+    return row
+
+
+def waits_by_triage(mart: Mart, where: Slice) -> list[Row]:
+    """Visits and waits of each triage level of the slice, the untriaged last."""
+    return mart.sliced(
+        "select triage_level, sum(visit_count)::bigint as visit_count, "
+        "sum(wait_count)::bigint as wait_count, "
+        "sum(wait_sum_minutes) / nullif(sum(wait_count), 0) as wait_average_minutes "
+        "from kpis.kpi_waits_daily where hospital_id = $hospital "
+        "and department_name = $department and triage_level <> 'all' "
+        "and service_date between $first and $last group by 1 order by 1",
+        where,
+    )
+
+
+def waits_by_department(mart: Mart, where: Slice) -> list[Row]:
+    """Visits and waits of each department; exact medians where the period is whole."""
+    source, columns = (
+        ("kpis.kpi_waits", "wait_median_minutes, wait_p90_minutes")
+        if where.is_whole
+        else (
+            "kpis.kpi_waits_daily",
+            "median(wait_median_minutes) as wait_median_minutes, median(wait_p90_minutes) as wait_p90_minutes",
+        )
+    )
+    return mart.sliced(
+        "select department_name, sum(visit_count)::bigint as visit_count, "
+        "sum(wait_count)::bigint as wait_count, "
+        "sum(excluded_no_provider_count)::bigint as excluded_no_provider_count, "
+        f"sum(wait_sum_minutes) / nullif(sum(wait_count), 0) as wait_average_minutes, {columns} "
+        f"from {source} where hospital_id = $hospital and triage_level = $triage "
+        "and department_name <> 'all' "
+        + (
+            "group by department_name, wait_median_minutes, wait_p90_minutes "
+            if where.is_whole
+            else "and service_date between $first and $last group by department_name "
+        )
+        + "order by visit_count desc, department_name",
+        where,
+    )
+
+
+def arrivals_by_hour(mart: Mart, where: Slice) -> list[Row]:
+    """Arrivals per hospital and hour that existed, by weekday and local hour."""
+    return mart.sliced(
+        "select iso_weekday_number, hour_of_day, sum(arrivals_count)::bigint as arrivals_count, "
+        "sum(existing_hours_count)::bigint as existing_hours_count, "
+        "sum(arrivals_count) / nullif(sum(existing_hours_count), 0) as arrivals_per_hour "
+        "from kpis.kpi_arrivals_hourly where $hospital in ('all', hospital_id) "
+        "and service_date between $first and $last group by all order by 1, 2",
+        where,
+    )
+
+
+def critical(mart: Mart, where: Slice) -> OverTime:
+    """Visits of triage level 1 and 2."""
+    return over_time(
+        mart,
+        where,
+        "select service_date as day, sum(visit_count) as visit_count from kpis.kpi_waits_daily "
+        "where hospital_id = $hospital and department_name = $department "
+        "and triage_level in ('1', '2') and $triage in ('all', triage_level) "
+        "and service_date between $first and $last group by 1",
+        {"critical": Measured("visit_count", "visit_count", 1, is_count=True)},
+        "coalesce(sum(visit_count), 0)::bigint as visit_count",
+    )

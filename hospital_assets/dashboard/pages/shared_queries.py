@@ -1,0 +1,127 @@
+"""Queries of several pages: rates, doctors, people."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from hospital_assets.dashboard.mart import Mart, Measured, OverTime, Row, of_visits, over_time
+from hospital_assets.dashboard.slices import Slice
+
+_SHARE = "100.0 * numerator_count / nullif(denominator_count, 0)"
+
+_SHARE_TOTALS = (
+    "coalesce(sum(numerator_count), 0)::bigint as numerator_count, "
+    "coalesce(sum(denominator_count), 0)::bigint as denominator_count"
+)
+
+#: Rates by hospital and day -> table, its day, its numerator, further conditions.
+_RATES = {
+    "on_time": (
+        "kpi_seen_on_time_daily",
+        "service_date",
+        "numerator_count",
+        "and scale = $scale and triage_level = $triage",
+    ),
+    "four_hour": ("kpi_four_hour_daily", "period_date", "numerator_count", ""),
+    "twelve": ("kpi_four_hour_daily", "period_date", "over_12_hours_count", ""),
+    "lwbs": ("kpi_lwbs_daily", "service_date", "numerator_count", ""),
+    "critical": ("kpi_critical_waits_daily", "service_date", "numerator_count", ""),
+    "boarded": ("kpi_boarding_daily", "service_date", "numerator_count", "and destination_department = 'all'"),
+    "before_noon": ("kpi_discharge_before_noon_daily", "period_date", "numerator_count", ""),
+}
+
+
+def rate(mart: Mart, where: Slice, name: str) -> OverTime:
+    """A rate, by the day it counts for, in percent; its total is numerator and denominator."""
+    table, day, numerator, condition = _RATES[name]
+    return over_time(
+        mart,
+        where,
+        f"select {day} as day, sum({numerator}) as numerator_count, "
+        f"sum(denominator_count) as denominator_count from kpis.{table} "
+        f"where hospital_id = $hospital and {day} between $first and $last {condition} group by 1",
+        {name: Measured(_SHARE, "denominator_count")},
+        _SHARE_TOTALS,
+    )
+
+
+def physicians(mart: Mart, where: Slice) -> list[Row]:
+    """Doctors beside what chance makes of their hours, whole period; codes, no names."""
+    return mart.sliced(
+        "select doctor_id, visit_count, shift_hours, visits_per_shift_hour, expected_visit_count, "
+        "lower_limit_count, upper_limit_count, is_outside "
+        "from kpis.kpi_physician_workload w join dimensions.dim_hospital h using (hospital_key) "
+        "where doctor_key > 0 and $hospital in ('all', h.hospital_id) "
+        "order by expected_visit_count, doctor_id",
+        where,
+    )
+
+
+def active_doctors(mart: Mart, where: Slice) -> Row:
+    """Doctors with a shift or a patient in the period, and their visits."""
+    (row,) = mart.sliced(
+        "select count(distinct doctor_key)::bigint as doctors_count, "
+        "coalesce(sum(d.visit_count), 0)::bigint as visit_count, "
+        "coalesce(sum(d.shift_hours), 0) as shift_hours "
+        "from kpis.kpi_physician_workload_daily d "
+        "join (select doctor_key, hospital_key from kpis.kpi_physician_workload) w using (doctor_key) "
+        "join dimensions.dim_hospital h using (hospital_key) "
+        "where doctor_key > 0 and (d.visit_count > 0 or d.shift_hours > 0) "
+        "and $hospital in ('all', h.hospital_id) and service_date between $first and $last",
+        where,
+    )
+    return row
+
+
+def blood_groups(mart: Mart, where: Slice) -> list[Row]:
+    """Patients by blood group beside the reference mix, whole period."""
+    return mart.sliced(
+        "select blood_group, patient_count, share_pct, reference_share_pct, known_patient_count "
+        "from kpis.kpi_blood_groups where hospital_id = $hospital order by patient_count desc nulls last",
+        where,
+    )
+
+
+def demographics(mart: Mart, where: Slice) -> list[Row]:
+    """Visits and patients by characteristic and category, whole period."""
+    return mart.sliced(
+        "select characteristic, category, patient_count, visit_count, share_of_visits_pct "
+        "from kpis.kpi_demographics where hospital_id = $hospital order by 1, 2",
+        where,
+    )
+
+
+#: Patients are many: who they are is looked up while a page's other queries run.
+_BESIDE = ThreadPoolExecutor(1, "people")
+
+
+def people(mart: Mart, where: Slice) -> Future[list[Row]]:
+    """Visits of the last days of the slice by ten-year age band and sex; none without patients."""
+    return _BESIDE.submit(
+        of_visits,
+        mart,
+        where,
+        "least(f.age_years // 10, 9)::bigint as decade, p.sex, count(*) as visit_count",
+        "and f.age_years is not null group by 1, 2 order by 1, 2",
+        ("sex",),
+    )
+
+
+def equity(mart: Mart, where: Slice) -> Future[list[Row]]:
+    """As `people`, and the same visits' waits by who people are: n, average and its standard error.
+
+    These rows have a `characteristic` (race, ethnicity, sex) and its `category` instead of a `decade`.
+    """
+    return _BESIDE.submit(
+        of_visits,
+        mart,
+        where,
+        "least(f.age_years // 10, 9)::bigint as decade, p.sex, "
+        "case when grouping(p.race) = 0 then 'race' when grouping(p.ethnicity) = 0 then 'ethnicity' "
+        "when grouping(decade) = 1 then 'sex' end as characteristic, "
+        "coalesce(p.race, p.ethnicity, p.sex) as category, count(f.age_years) as visit_count, "
+        "count(f.wait_minutes) as wait_count, avg(f.wait_minutes) as average, "
+        "stddev_samp(f.wait_minutes) / sqrt(count(f.wait_minutes)) as error",
+        "group by grouping sets ((decade, p.sex), (p.race), (p.ethnicity), (p.sex)) order by 3, 1, 2, 4",
+        ("sex", "race", "ethnicity"),
+    )
