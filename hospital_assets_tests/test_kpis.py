@@ -301,10 +301,10 @@ def test_seen_on_time_by_every_scale(on: Engine) -> None:
     ]
     out = seen_on_time(visits(on, *rows), on(scales))
     for scale, seen in (("ATS", 1), ("Manchester", 2)):
-        row = of(out, scale=scale, triage_level="all")
+        row = of(out, scale=scale, triage_group="all")
         assert (row["denominator_count"], row["numerator_count"]) == (3, seen)
         assert (row["excluded_no_wait_count"], row["excluded_untriaged_count"]) == (1, 1)
-    assert of(out, scale="ATS", triage_level="3")["target_minutes"] == 30.0
+    assert of(out, scale="ATS", triage_group="3")["target_minutes"] == 30.0
 
 
 # G13 critical waits -------------------------------------------------------------------------------

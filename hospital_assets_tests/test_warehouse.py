@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from hospital_assets.contracts import CONTRACTS, Table
-from hospital_assets.contracts.table import Dates, Instant, WallClock, column, duckdb_type
+from hospital_assets.contracts import CONTRACTS, Table, fields
+from hospital_assets.contracts.table import duckdb_type
 from hospital_assets.warehouse.database import (
     PartitionMismatchError,
     Period,
@@ -326,16 +326,16 @@ def test_users_within_a_process_share_one_connection(tmp_path: Path) -> None:
 class EveryType(Table, name="every_type", layer="facts", grain="one row", key=("id",)):
     """A column of every type that contracts use."""
 
-    id: pl.Int64 = column("Key.")
-    text: pl.String = column("Text.", nullable=True)
-    flag: pl.Boolean = column("Flag.", nullable=True)
-    small: pl.Int16 = column("Small.", nullable=True)
-    middle: pl.Int32 = column("Middle.", nullable=True)
-    real: pl.Float64 = column("Real.", nullable=True)
-    day: pl.Date = column("Day.", nullable=True)
-    instant: Instant = column("Instant.", nullable=True)
-    clock: WallClock = column("Clock.", nullable=True)
-    days: Dates = column("Days.", nullable=True)
+    id = fields.whole("Key.")
+    text = fields.text("Text.", nullable=True)
+    flag = fields.flag("Flag.", nullable=True)
+    small = fields.Field(pl.Int16, "Small.", nullable=True)
+    middle = fields.Field(pl.Int32, "Middle.", nullable=True)
+    real = fields.real("Real.", nullable=True)
+    day = fields.day("Day.", nullable=True)
+    instant = fields.instant("Instant.", nullable=True)
+    clock = fields.wall_clock("Clock.", nullable=True)
+    days = fields.days("Days.", nullable=True)
 
 
 _dates = st.dates(date(1800, 1, 1), date(2299, 12, 31))
@@ -380,7 +380,7 @@ def test_a_new_nullable_column_is_null_in_history(warehouse: Warehouse, monkeypa
     class Wider(SHIFTS.model, name="fact_doctor_shifts", layer="facts", grain="x", key=("shift_id",), partitioned=True):  # type: ignore[misc, name-defined]
         """Shifts with a note."""
 
-        note: pl.String = column("A note.", nullable=True)
+        note = fields.text("A note.", nullable=True)
 
     with_two_days(warehouse)
     warehouse._known_tables.clear()

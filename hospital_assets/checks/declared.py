@@ -261,7 +261,7 @@ RULES: tuple[Rule, ...] = (
             f"level {level} within {low} to {high} %",
             (nw.col("share_of_triaged_pct") < low) | (nw.col("share_of_triaged_pct") > high),
             (nw.col("hospital_id") == ALL)
-            & (nw.col("triage_level") == str(level))
+            & (nw.col("triage_group") == str(level))
             & (nw.col("triaged_visit_count") >= 500),
         )
         for level, (low, high) in enumerate(((0.3, 5), (8, 25), (33, 55), (20, 40), (4, 18)), start=1)

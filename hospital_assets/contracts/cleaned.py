@@ -7,9 +7,7 @@ its source line. What broke a rule stands in the subject's quarantine table inst
 
 from __future__ import annotations
 
-import polars as pl
-
-from hospital_assets.contracts.table import Instant, Table, WallClock, column
+from hospital_assets.contracts.table import PUBLIC_PLACE, Table, column
 
 SEXES = ["male", "female", "other", "unknown"]
 BLOOD_GROUPS = ["O+", "O-", "A+", "A-", "B+", "B-", "AB+", "AB-"]
@@ -57,37 +55,27 @@ PATIENT_CLASSES = ["emergency", "inpatient", "outpatient"]
 ADT_PERSON_EVENTS = ["A28", "A31", "A40"]
 
 
-class CleanedRecord(Table):
+class CleanedRecord(Table, columns="source_profile source_file source_line source_part quality_codes"):
     """Bookkeeping that every cleaned record carries."""
 
-    source_profile: pl.String = column("Source profile that read the record.")
-    source_file: pl.String = column("Landed file the record came from.")
-    source_line: pl.Int64 = column("Line in that file.", ge=0)
-    source_part: pl.Int64 = column("Which of the rows made from that record.", ge=1)
-    quality_codes: pl.String = column("What was corrected or doubted, as `code;code`; empty when nothing was.")
 
-
-class DatedCleanedRecord(CleanedRecord):
+class DatedCleanedRecord(CleanedRecord, columns="service_date recorded_at"):
     """A cleaned record of a local service day."""
-
-    service_date: pl.Date = column("Local service day; the partition.")
-    recorded_at: Instant = column(
-        "When the source wrote the record; null where the feed does not say.", nullable=True, source="HL7 EVN-2"
-    )
 
 
 class CleanedHospitals(
-    CleanedRecord, name="cleaned_hospitals", layer="cleaned", grain="one hospital", key=("hospital_id",)
+    CleanedRecord,
+    name="cleaned_hospitals",
+    layer="cleaned",
+    grain="one hospital",
+    key=("hospital_id",),
+    columns="hospital_name city state time_zone trauma_level annual_ed_visits_band",
 ):
     """Hospitals of the network."""
 
-    hospital_id: pl.String = column("Hospital identifier.")
-    hospital_name: pl.String = column("Name.")
-    city: pl.String = column("City.", nullable=True)
-    state: pl.String = column("US state, two letters.", nullable=True)
-    time_zone: pl.String = column("IANA time zone of its wall clocks.")
-    trauma_level: pl.Int64 = column("Trauma centre level.", nullable=True, ge=1, le=5)
-    annual_ed_visits_band: pl.String = column("ED volume band.", nullable=True)
+    city = column(privacy="operational", because=PUBLIC_PLACE)
+    state = column(privacy="operational", because=PUBLIC_PLACE)
+    trauma_level = column(ge=1, le=5)
 
 
 class CleanedDepartments(
@@ -96,29 +84,26 @@ class CleanedDepartments(
     layer="cleaned",
     grain="one department and effective date",
     key=("department_id", "effective_date"),
+    columns="hospital_id department_name bed_capacity mean_stay_hours",
 ):
     """Departments, one row for each date from which something about them changed."""
 
-    department_id: pl.String = column("Department identifier.")
-    hospital_id: pl.String = column("Hospital.", references="cleaned_hospitals.hospital_id")
-    department_name: pl.String = column("Canonical name.")
-    bed_capacity: pl.Int64 = column(
-        "Staffed beds; null where the source does not say.", unit="bed", nullable=True, ge=0
-    )
-    mean_stay_hours: pl.Float64 = column("Planned mean stay.", unit="h", nullable=True, gt=0)
-    effective_date: pl.Date = column("First local day the row holds.")
+    hospital_id = column(references="cleaned_hospitals.hospital_id")
+    mean_stay_hours = column(gt=0)
 
 
-class CleanedDoctors(CleanedRecord, name="cleaned_doctors", layer="cleaned", grain="one doctor", key=("doctor_id",)):
+class CleanedDoctors(
+    CleanedRecord,
+    name="cleaned_doctors",
+    layer="cleaned",
+    grain="one doctor",
+    key=("doctor_id",),
+    columns="hospital_id department_id full_name specialty npi hired_date",
+):
     """Doctors of the network."""
 
-    doctor_id: pl.String = column("Doctor identifier.")
-    hospital_id: pl.String = column("Hospital.", references="cleaned_hospitals.hospital_id")
-    department_id: pl.String = column("Home department.", nullable=True)
-    full_name: pl.String = column("Given and family name.", privacy="quasi_identifier")
-    specialty: pl.String = column("Specialty.", nullable=True)
-    npi: pl.String = column("National Provider Identifier.", nullable=True, privacy="quasi_identifier")
-    hired_date: pl.Date = column("First day of employment.", nullable=True)
+    hospital_id = column(references="cleaned_hospitals.hospital_id")
+    department_id = column("The home department.", nullable=True)
 
 
 class CleanedDoctorShifts(
@@ -127,17 +112,13 @@ class CleanedDoctorShifts(
     layer="cleaned",
     grain="one shift",
     key=("service_date", "shift_id"),
+    columns="doctor_id hospital_id department_id shift_start_at shift_end_at",
     partitioned=True,
     order_by=("service_date",),
 ):
     """Doctor shifts; the service day is the local day the shift starts."""
 
-    shift_id: pl.String = column("Shift identifier.")
-    doctor_id: pl.String = column("Doctor.")
-    hospital_id: pl.String = column("Hospital.")
-    department_id: pl.String = column("Department worked in.", nullable=True)
-    shift_start_at: Instant = column("Start of the shift.")
-    shift_end_at: Instant = column("End of the shift.")
+    department_id = column("Where the shift is worked.", nullable=True)
 
 
 class CleanedPatients(
@@ -146,33 +127,17 @@ class CleanedPatients(
     layer="cleaned",
     grain="one version of a patient record",
     key=("patient_id", "recorded_at"),
+    columns="""
+        first_name last_name birth_date age_at_extract_years sex race ethnicity blood_group street city state
+        zip_code phone insurer pre_existing_condition
+    """,
     partitioned=True,
     order_by=("service_date",),
 ):
     """Patient record versions, by when the EHR wrote them."""
 
-    patient_id: pl.String = column("Medical record number.", privacy="direct_identifier")
-    first_name: pl.String = column("Given name.", nullable=True, privacy="direct_identifier")
-    last_name: pl.String = column("Family name.", nullable=True, privacy="direct_identifier")
-    birth_date: pl.Date = column(
-        "Date of birth; never invented from an age.", nullable=True, privacy="direct_identifier"
-    )
-    age_at_extract_years: pl.Int64 = column(
-        "Age as landed, on the day of the extract.", unit="a", nullable=True, ge=0, le=120, privacy="quasi_identifier"
-    )
-    sex: pl.String = column("Administrative sex.", isin=SEXES, privacy="quasi_identifier")
-    race: pl.String = column("Race.", privacy="quasi_identifier")
-    ethnicity: pl.String = column("Ethnicity.", privacy="quasi_identifier")
-    blood_group: pl.String = column(
-        "ABO and Rh group; null when unknown.", nullable=True, isin=BLOOD_GROUPS, privacy="clinical"
-    )
-    street: pl.String = column("Street address.", nullable=True, privacy="direct_identifier")
-    city: pl.String = column("City.", nullable=True, privacy="quasi_identifier")
-    state: pl.String = column("State.", nullable=True, privacy="quasi_identifier")
-    zip_code: pl.String = column("ZIP code.", nullable=True, privacy="direct_identifier")
-    phone: pl.String = column("Telephone.", nullable=True, privacy="direct_identifier")
-    insurer: pl.String = column("Payer.", nullable=True, privacy="quasi_identifier")
-    pre_existing_condition: pl.String = column("Known chronic condition.", nullable=True, privacy="sensitive")
+    sex = column(isin=SEXES)
+    blood_group = column("Null when unknown.", isin=BLOOD_GROUPS)
 
 
 class CleanedErVisits(
@@ -181,30 +146,20 @@ class CleanedErVisits(
     layer="cleaned",
     grain="one emergency visit",
     key=("service_date", "visit_id"),
+    columns="""
+        patient_id hospital_id department_name doctor_id arrival_mode arrival_at arrival_local handover_at triage_at
+        triage_level room_at provider_at decision_at departure_at disposition chief_complaint
+    """,
     partitioned=True,
     order_by=("service_date",),
 ):
     """Emergency visits: the newest record of each, its clocks in UTC."""
 
-    visit_id: pl.String = column("Visit number.", privacy="direct_identifier", source="HL7 PV1-19")
-    patient_id: pl.String = column("Medical record number.", privacy="direct_identifier")
-    hospital_id: pl.String = column("Hospital.", references="cleaned_hospitals.hospital_id")
-    department_name: pl.String = column(
-        "Canonical department the visit was routed to; null when the landed name is not known.", nullable=True
-    )
-    doctor_id: pl.String = column("First provider.", nullable=True)
-    arrival_mode: pl.String = column("How the patient arrived.", isin=ARRIVAL_MODES)
-    arrival_at: Instant = column("Arrival (registration).", source="HL7 PV1-44")
-    arrival_local: WallClock = column("Arrival on the hospital's wall clock.")
-    handover_at: Instant = column("Ambulance handover.", nullable=True)
-    triage_at: Instant = column("Triage.", nullable=True)
-    triage_level: pl.Int64 = column("Triage level, 1 most urgent.", nullable=True, ge=1, le=5)
-    room_at: Instant = column("Start in a treatment room.", nullable=True)
-    provider_at: Instant = column("First contact with a physician, NP or PA.", nullable=True)
-    decision_at: Instant = column("Disposition decision.", nullable=True)
-    departure_at: Instant = column("Physical departure from the ED.", nullable=True)
-    disposition: pl.String = column("How the visit ended; null while it is open.", nullable=True, isin=DISPOSITIONS)
-    chief_complaint: pl.String = column("Complaint in words.", nullable=True, privacy="free_text")
+    hospital_id = column(references="cleaned_hospitals.hospital_id")
+    department_name = column("The one the visit was routed to; null when the landed name is not known.", nullable=True)
+    doctor_id = column("The first provider.", nullable=True)
+    arrival_mode = column(isin=ARRIVAL_MODES)
+    disposition = column(isin=DISPOSITIONS)
 
 
 class CleanedVitals(
@@ -213,93 +168,26 @@ class CleanedVitals(
     layer="cleaned",
     grain="one observation set",
     key=("service_date", "observation_id"),
+    columns="""
+        visit_id patient_id hospital_id device_id measured_at measured_local heart_rate_bpm respiratory_rate_per_min
+        spo2_pct systolic_mmhg diastolic_mmhg temperature_c consciousness is_on_oxygen spo2_scale gcs_score
+        pain_score
+    """,
     partitioned=True,
     order_by=("service_date",),
 ):
     """Vital-sign observation sets in one unit per parameter."""
 
-    observation_id: pl.String = column("Observation set.", privacy="direct_identifier")
-    visit_id: pl.String = column("Visit number.", nullable=True, privacy="direct_identifier")
-    patient_id: pl.String = column("Medical record number.", privacy="direct_identifier")
-    hospital_id: pl.String = column("Hospital.", references="cleaned_hospitals.hospital_id")
-    device_id: pl.String = column("Measuring device.", nullable=True)
-    measured_at: Instant = column("When it was measured.", source="HL7 OBX-14")
-    measured_local: WallClock = column("When it was measured, on the hospital's wall clock.")
-    heart_rate_bpm: pl.Float64 = column(
-        "Heart rate.",
-        unit="/min",
-        source="LOINC 8867-4",
-        nullable=True,
-        privacy="clinical",
-        gt=0,
-        lt=300,
-        plausible=(20, 250),
-    )
-    respiratory_rate_per_min: pl.Float64 = column(
-        "Respiratory rate.",
-        unit="/min",
-        source="LOINC 9279-1",
-        nullable=True,
-        privacy="clinical",
-        gt=0,
-        lt=70,
-        plausible=(4, 60),
-    )
-    spo2_pct: pl.Float64 = column(
-        "Oxygen saturation by pulse oximetry.",
-        unit="%",
-        source="LOINC 59408-5",
-        nullable=True,
-        privacy="clinical",
-        gt=0,
-        le=100,
-        plausible=(50, 100),
-    )
-    systolic_mmhg: pl.Float64 = column(
-        "Systolic blood pressure.",
-        unit="mm[Hg]",
-        source="LOINC 8480-6",
-        nullable=True,
-        privacy="clinical",
-        gt=0,
-        lt=400,
-        plausible=(40, 300),
-    )
-    diastolic_mmhg: pl.Float64 = column(
-        "Diastolic blood pressure.",
-        unit="mm[Hg]",
-        source="LOINC 8462-4",
-        nullable=True,
-        privacy="clinical",
-        gt=0,
-        lt=300,
-        plausible=(20, 200),
-    )
-    temperature_c: pl.Float64 = column(
-        "Body temperature.",
-        unit="Cel",
-        source="LOINC 8310-5",
-        nullable=True,
-        privacy="clinical",
-        ge=10,
-        le=50,
-        plausible=(30, 43),
-    )
-    consciousness: pl.String = column(
-        "Alert, new Confusion, Voice, Pain, Unresponsive (ACVPU).",
-        source="RCP NEWS2",
-        nullable=True,
-        isin=["A", "C", "V", "P", "U"],
-        privacy="clinical",
-    )
-    is_on_oxygen: pl.Boolean = column("Whether on supplemental oxygen.", nullable=True)
-    spo2_scale: pl.Int64 = column("NEWS2 SpO2 scale; 2 only when set by a clinician.", nullable=True, isin=[1, 2])
-    gcs_score: pl.Int64 = column(
-        "Glasgow Coma Scale.", source="LOINC 9269-2", nullable=True, ge=3, le=15, privacy="clinical"
-    )
-    pain_score: pl.Int64 = column(
-        "Pain, 0 to 10.", source="LOINC 72514-3", nullable=True, ge=0, le=10, privacy="clinical"
-    )
+    visit_id = column(nullable=True)
+    hospital_id = column(references="cleaned_hospitals.hospital_id")
+    heart_rate_bpm = column(plausible=(20, 250), gt=0, lt=300)
+    respiratory_rate_per_min = column(plausible=(4, 60), gt=0, lt=70)
+    spo2_pct = column(plausible=(50, 100), gt=0, le=100)
+    systolic_mmhg = column(plausible=(40, 300), gt=0, lt=400)
+    diastolic_mmhg = column(plausible=(20, 200), gt=0, lt=300)
+    temperature_c = column(plausible=(30, 43), ge=10, le=50)
+    consciousness = column(isin=["A", "C", "V", "P", "U"])
+    spo2_scale = column(isin=[1, 2])
 
 
 class CleanedAdtEvents(
@@ -308,31 +196,21 @@ class CleanedAdtEvents(
     layer="cleaned",
     grain="one ADT message",
     key=("service_date", "message_id"),
+    columns="""
+        event_type visit_id patient_id patient_class prior_patient_id hospital_id department_name bed_id event_at
+        visit_start_at discharge_disposition
+    """,
     partitioned=True,
     order_by=("service_date",),
 ):
     """Admission, discharge and transfer messages; the service day is that of their visit's start."""
 
-    message_id: pl.String = column("Message control id.", source="HL7 MSH-10")
-    event_type: pl.String = column(
-        "Trigger event; what each does is in ADT_EVENTS.", source="HL7 MSH-9.2", isin=ADT_EVENT_TYPES
-    )
-    visit_id: pl.String = column(
-        "Visit number; null in an event about a person.", nullable=True, privacy="direct_identifier"
-    )
-    patient_id: pl.String = column("Medical record number.", privacy="direct_identifier")
-    patient_class: pl.String = column(
-        "Kind of visit; null where the source does not say.", source="HL7 PV1-2", nullable=True, isin=PATIENT_CLASSES
-    )
-    prior_patient_id: pl.String = column(
-        "Merged-away record number of an A40.", nullable=True, privacy="direct_identifier"
-    )
-    hospital_id: pl.String = column("Hospital.", references="cleaned_hospitals.hospital_id")
-    department_name: pl.String = column("Canonical department.", nullable=True)
-    bed_id: pl.String = column("Bed.", nullable=True)
-    event_at: Instant = column("When it happened.", source="HL7 EVN-6")
-    visit_start_at: Instant = column("Start of the visit.", source="HL7 PV1-44")
-    discharge_disposition: pl.String = column("Disposition.", nullable=True, isin=DISPOSITIONS)
+    event_type = column(isin=ADT_EVENT_TYPES)
+    visit_id = column("Null in an event about a person.", nullable=True)
+    patient_class = column(isin=PATIENT_CLASSES)
+    hospital_id = column(references="cleaned_hospitals.hospital_id")
+    department_name = column(nullable=True)
+    discharge_disposition = column(isin=DISPOSITIONS)
 
 
 class CleanedDiagnoses(
@@ -341,27 +219,16 @@ class CleanedDiagnoses(
     layer="cleaned",
     grain="one diagnosis of a visit",
     key=("service_date", "visit_id", "sequence"),
+    columns="diagnosis_id patient_id hospital_id icd_version code_system icd_code description",
     partitioned=True,
     order_by=("service_date",),
 ):
     """Coded diagnoses; the service day is that of their visit's arrival."""
 
-    diagnosis_id: pl.String = column("Diagnosis record.", nullable=True, privacy="direct_identifier")
-    visit_id: pl.String = column("Visit number.", privacy="direct_identifier")
-    patient_id: pl.String = column("Medical record number.", privacy="direct_identifier")
-    hospital_id: pl.String = column("Hospital.")
-    sequence: pl.Int64 = column(
-        "Rank; 1 is the principal diagnosis. In the order of the records where none is stated (`sequence_derived`).",
-        ge=1,
-    )
-    icd_version: pl.Int64 = column("9 or 10; 0 for a code of another system.", isin=[0, 9, 10])
-    code_system: pl.String = column("What the code is a code of.", isin=CODE_SYSTEMS)
-    icd_code: pl.String = column(
-        "Code, upper case, without the dot: ICD-CM, or what `code_system` says.",
-        str_matches=r"^[A-Z0-9-]{2,18}$",
-        privacy="sensitive",
-    )
-    description: pl.String = column("Title as landed.", nullable=True, privacy="sensitive")
+    sequence = column("In the order of the records where none is stated (`sequence_derived`).")
+    icd_version = column(isin=[0, 9, 10])
+    code_system = column(isin=CODE_SYSTEMS)
+    icd_code = column("Upper case, without the dot.", str_matches="^[A-Z0-9-]{2,18}$")
 
 
 class CleanedProcedures(
@@ -370,38 +237,26 @@ class CleanedProcedures(
     layer="cleaned",
     grain="one procedure of a visit",
     key=("service_date", "procedure_id"),
+    columns="visit_id patient_id hospital_id performed_at code_system procedure_code description",
     partitioned=True,
     order_by=("service_date",),
 ):
     """Coded procedures; the service day is that of their visit's arrival."""
 
-    procedure_id: pl.String = column("Procedure record.", privacy="direct_identifier")
-    visit_id: pl.String = column("Visit number.", privacy="direct_identifier")
-    patient_id: pl.String = column("Medical record number.", privacy="direct_identifier")
-    hospital_id: pl.String = column("Hospital.")
-    performed_at: Instant = column("When it was performed.", nullable=True)
-    code_system: pl.String = column("What the code is a code of.", isin=CODE_SYSTEMS)
-    procedure_code: pl.String = column("Code, upper case, without the dot.", str_matches=r"^[A-Z0-9-]{2,18}$")
-    description: pl.String = column("Title as landed.", nullable=True, privacy="sensitive")
+    code_system = column(isin=CODE_SYSTEMS)
+    procedure_code = column("Upper case, without the dot.", str_matches="^[A-Z0-9-]{2,18}$")
 
 
-class QuarantinedRecord(Table):
+class QuarantinedRecord(
+    Table, columns="source_profile source_file source_line source_part rule reason is_duplicate record"
+):
     """A landed record that was not taken over, with the rule it broke."""
 
-    source_profile: pl.String = column("Source profile that read the record.")
-    source_file: pl.String = column("Landed file.")
-    source_line: pl.Int64 = column("Line in that file.", ge=0)
-    source_part: pl.Int64 = column("Which of the rows made from that record.", ge=1)
-    rule: pl.String = column("Name of the rule; docs/data-dictionary.md lists them.")
-    reason: pl.String = column("The rule in words, without the record's values.")
-    is_duplicate: pl.Boolean = column("True when the record only repeats or was superseded by another one.")
-    record: pl.String = column("The record verbatim.", nullable=True, privacy="direct_identifier")
+    rule = column("The one the record broke; docs/cleaning-rules.md lists them.")
 
 
-class DatedQuarantinedRecord(QuarantinedRecord):
+class DatedQuarantinedRecord(QuarantinedRecord, columns="service_date"):
     """A quarantined record of a partitioned subject."""
-
-    service_date: pl.Date = column("Local service day as in the raw table; the partition.")
 
 
 def _quarantine(subject: str, dated: bool) -> type[Table]:

@@ -8,33 +8,21 @@ column means the row pools all values of that column.
 
 from __future__ import annotations
 
-import polars as pl
-
-from hospital_assets.contracts.table import Measure, Table, column
+from hospital_assets.contracts.table import COUNTED, Measure, Table, column
 
 ALL = "all"
-ALL_HOSPITALS = "Hospital, or `all`."
 
 
-class DailyKpi(Table):
+class DailyKpi(Table, columns="service_date"):
     """A KPI row of a local service day."""
 
-    service_date: pl.Date = column("Local service day; the partition.")
 
-
-class PeriodKpi(Table):
+class PeriodKpi(Table, columns="period_month"):
     """A KPI row of a calendar month."""
 
-    period_month: pl.Date = column("First local day of the month.")
 
-
-class Rate(Table):
+class Rate(Table, columns="population_count denominator_count numerator_count value_pct"):
     """A share: of whom, how many, and who was left out (`excluded_*` of each table)."""
-
-    population_count: pl.Int64 = column("All who were looked at.", ge=0)
-    denominator_count: pl.Int64 = column("n: the population without those left out.", ge=0)
-    numerator_count: pl.Int64 = column("Of n, those the measure counts.", ge=0)
-    value_pct: pl.Float64 = column("Numerator of denominator; null when n is 0.", unit="%", nullable=True, ge=0, le=100)
 
 
 WAITS = Measure(
@@ -55,21 +43,17 @@ WAIT_PARTS = (
 )
 
 
-class WaitFigures(Table):
+class WaitFigures(
+    Table,
+    columns="""
+        visit_count wait_count excluded_cancelled_count excluded_no_provider_count excluded_no_start_count
+        excluded_negative_count excluded_too_long_count wait_sum_minutes wait_average_minutes wait_median_minutes
+        wait_p90_minutes wait_max_minutes
+    """,
+):
     """Door-to-provider waits of one group of visits."""
 
-    visit_count: pl.Int64 = column("Visits in the group.", ge=1)
-    wait_count: pl.Int64 = column("Visits with a valid wait (n).", ge=0)
-    excluded_cancelled_count: pl.Int64 = column("Left out: registration cancelled.", ge=0)
-    excluded_no_provider_count: pl.Int64 = column("Left out: no provider contact (LWBS, open).", ge=0)
-    excluded_no_start_count: pl.Int64 = column("Left out: neither arrival nor triage known.", ge=0)
-    excluded_negative_count: pl.Int64 = column("Left out: provider before the patient.", ge=0)
-    excluded_too_long_count: pl.Int64 = column("Left out: 100,000 minutes or more.", ge=0)
-    wait_sum_minutes: pl.Float64 = column("Sum of valid waits.", unit="min", ge=0)
-    wait_average_minutes: pl.Float64 = column("Sum / n.", unit="min", nullable=True, ge=0)
-    wait_median_minutes: pl.Float64 = column("Median.", unit="min", nullable=True, ge=0)
-    wait_p90_minutes: pl.Float64 = column("90th percentile, linear interpolation.", unit="min", nullable=True, ge=0)
-    wait_max_minutes: pl.Float64 = column("Longest.", unit="min", nullable=True, ge=0)
+    excluded_negative_count = column("Provider before the patient.")
 
 
 class KpiWaitsDaily(
@@ -78,16 +62,12 @@ class KpiWaitsDaily(
     name="kpi_waits_daily",
     layer="kpis",
     grain="one day, hospital, department and triage level, and their totals",
-    key=("service_date", "hospital_id", "department_name", "triage_level"),
+    key=("service_date", "hospital_id", "department_name", "triage_group"),
     partitioned=True,
     conserved={"visit_count": WAIT_PARTS},
     measures=[WAITS],
 ):
     """Door-to-provider waits of each day by hospital, department and triage level."""
-
-    hospital_id: pl.String = column("Hospital, or `all`.")
-    department_name: pl.String = column("Department, or `all`.")
-    triage_level: pl.String = column("Triage level, `untriaged`, or `all`.")
 
 
 class KpiWaits(
@@ -95,15 +75,11 @@ class KpiWaits(
     name="kpi_waits",
     layer="kpis",
     grain="one hospital, department and triage level, and their totals, over the whole period",
-    key=("hospital_id", "department_name", "triage_level"),
+    key=("hospital_id", "department_name", "triage_group"),
     conserved={"visit_count": WAIT_PARTS},
     measures=[WAITS],
 ):
     """Door-to-provider waits of the whole period, from the visits themselves."""
-
-    hospital_id: pl.String = column("Hospital, or `all`.")
-    department_name: pl.String = column("Department, or `all`.")
-    triage_level: pl.String = column("Triage level, `untriaged`, or `all`.")
 
 
 class KpiWaitsRolling(
@@ -112,6 +88,10 @@ class KpiWaitsRolling(
     layer="kpis",
     grain="one day and hospital (and all hospitals)",
     key=("service_date", "hospital_id"),
+    columns="""
+        day_wait_count day_wait_sum_minutes rolling_wait_count rolling_wait_sum_minutes rolling_wait_average_minutes
+        days_in_window_count
+    """,
     measures=[
         Measure(
             "Rolling average wait",
@@ -125,16 +105,7 @@ class KpiWaitsRolling(
 ):
     """Seven-day rolling average wait, pooled: sum of waits over number of waits, 7 calendar days."""
 
-    service_date: pl.Date = column("Last of the seven local days.")
-    hospital_id: pl.String = column("Hospital, or `all`.")
-    day_wait_count: pl.Int64 = column("Valid waits of the day itself.", ge=0)
-    day_wait_sum_minutes: pl.Float64 = column("Their sum.", unit="min", ge=0)
-    rolling_wait_count: pl.Int64 = column("Valid waits of the seven days (n).", ge=0)
-    rolling_wait_sum_minutes: pl.Float64 = column("Their sum.", unit="min", ge=0)
-    rolling_wait_average_minutes: pl.Float64 = column(
-        "Pooled average, never an average of averages.", unit="min", nullable=True, ge=0
-    )
-    days_in_window_count: pl.Int64 = column("Days of the window with data.", ge=1, le=7)
+    service_date = column("The last of the seven.")
 
 
 class KpiArrivalsHourly(
@@ -143,17 +114,15 @@ class KpiArrivalsHourly(
     layer="kpis",
     grain="one day, hospital and local hour",
     key=("service_date", "hospital_id", "hour_of_day"),
+    columns="iso_weekday_number existing_hours_count arrivals_count",
     partitioned=True,
 ):
     """Arrivals in every local hour that existed, empty hours included."""
 
-    hospital_id: pl.String = column("Hospital.")
-    iso_weekday_number: pl.Int64 = column("1 Monday to 7 Sunday.", ge=1, le=7)
-    hour_of_day: pl.Int64 = column("Local hour.", ge=0, le=23)
-    existing_hours_count: pl.Int64 = column(
-        "How often the hour existed that day: 1, 0 when clocks go forward, 2 when they go back.", ge=0, le=2
-    )
-    arrivals_count: pl.Int64 = column("Visits that arrived in it.", ge=0)
+    iso_weekday_number = column(ge=1, le=7)
+    hour_of_day = column(ge=0, le=23)
+    existing_hours_count = column("1; 0 when clocks go forward, 2 when they go back.")
+    arrivals_count = column("Visits that arrived in the hour.")
 
 
 class KpiPeakHours(
@@ -162,6 +131,7 @@ class KpiPeakHours(
     layer="kpis",
     grain="one hospital (and all), weekday and local hour",
     key=("hospital_id", "iso_weekday_number", "hour_of_day"),
+    columns="existing_hours_count arrivals_count arrivals_per_hour busiest_rank",
     measures=[
         Measure(
             "Arrivals per hour",
@@ -175,13 +145,10 @@ class KpiPeakHours(
 ):
     """Arrivals per hour by weekday and local hour, per hour that existed."""
 
-    hospital_id: pl.String = column("Hospital, or `all`.")
-    iso_weekday_number: pl.Int64 = column("1 Monday to 7 Sunday.", ge=1, le=7)
-    hour_of_day: pl.Int64 = column("Local hour.", ge=0, le=23)
-    existing_hours_count: pl.Int64 = column("Such hours in the period (n).", ge=0)
-    arrivals_count: pl.Int64 = column("Visits that arrived in them.", ge=0)
-    arrivals_per_hour: pl.Float64 = column("Arrivals per existing hour.", unit="/h", nullable=True, ge=0)
-    busiest_rank: pl.Int64 = column("1 is the busiest hour of the hospital's week.", ge=1)
+    iso_weekday_number = column(ge=1, le=7)
+    hour_of_day = column(ge=0, le=23)
+    existing_hours_count = column("In the period (n).", ge=0)
+    arrivals_count = column("Visits that arrived in the hour.")
 
 
 class KpiConditionsDaily(
@@ -190,14 +157,13 @@ class KpiConditionsDaily(
     layer="kpis",
     grain="one day, hospital and principal diagnosis",
     key=("service_date", "hospital_id", "icd_version", "icd_code"),
+    columns="visit_count",
     partitioned=True,
 ):
     """Visits by principal diagnosis."""
 
-    hospital_id: pl.String = column("Hospital.")
-    icd_version: pl.Int64 = column("9 or 10; 0 where no diagnosis is coded.", isin=[0, 9, 10])
-    icd_code: pl.String = column("Principal diagnosis, or `not_coded`.")
-    visit_count: pl.Int64 = column("Visits.", ge=1)
+    icd_version = column(isin=[0, 9, 10])
+    icd_code = column("`not_coded` where there is none.", privacy="operational", because=COUNTED)
 
 
 class KpiConditions(
@@ -206,6 +172,7 @@ class KpiConditions(
     layer="kpis",
     grain="one hospital (and all) and principal diagnosis",
     key=("hospital_id", "icd_version", "icd_code"),
+    columns="condition_name chapter_name visit_count coded_visit_count share_pct commonest_rank",
     measures=[
         Measure(
             "Commonest conditions",
@@ -218,17 +185,10 @@ class KpiConditions(
 ):
     """Commonest conditions: visits by principal diagnosis, with what is not coded."""
 
-    hospital_id: pl.String = column("Hospital, or `all`.")
-    icd_version: pl.Int64 = column("9 or 10; 0 where no diagnosis is coded.", isin=[0, 9, 10])
-    icd_code: pl.String = column("Principal diagnosis, or `not_coded`.")
-    condition_name: pl.String = column("Title.", nullable=True)
-    chapter_name: pl.String = column("ICD chapter.", nullable=True)
-    visit_count: pl.Int64 = column("Visits.", ge=1)
-    coded_visit_count: pl.Int64 = column("Visits with a principal diagnosis (n).", ge=0)
-    share_pct: pl.Float64 = column(
-        "Share of coded visits; null for `not_coded`.", unit="%", nullable=True, ge=0, le=100
-    )
-    commonest_rank: pl.Int64 = column("1 is the commonest; null for `not_coded`.", nullable=True, ge=1)
+    icd_version = column(isin=[0, 9, 10])
+    icd_code = column("`not_coded` where there is none.", privacy="operational", because=COUNTED)
+    share_pct = column("Of coded visits; null for `not_coded`.")
+    commonest_rank = column("Null for `not_coded`.")
 
 
 class KpiConditionGroups(
@@ -237,6 +197,7 @@ class KpiConditionGroups(
     layer="kpis",
     grain="one hospital (and all) and group of conditions",
     key=("hospital_id", "condition_group"),
+    columns="visit_count coded_visit_count share_pct commonest_rank",
     measures=[
         Measure(
             "Condition groups",
@@ -250,14 +211,9 @@ class KpiConditionGroups(
 ):
     """Commonest groups of conditions, with what is unmapped and what is not coded."""
 
-    hospital_id: pl.String = column(ALL_HOSPITALS)
-    condition_group: pl.String = column("Group, `Unmapped`, or `not_coded`.")
-    visit_count: pl.Int64 = column("Visits.", ge=1)
-    coded_visit_count: pl.Int64 = column("Visits with a principal diagnosis (n).", ge=0)
-    share_pct: pl.Float64 = column(
-        "Share of coded visits; null for `not_coded`.", unit="%", nullable=True, ge=0, le=100
-    )
-    commonest_rank: pl.Int64 = column("1 is the commonest; null for `not_coded`.", nullable=True, ge=1)
+    condition_group = column("`not_coded` for visits without a code.")
+    share_pct = column("Of coded visits; null for `not_coded`.")
+    commonest_rank = column("Null for `not_coded`.")
 
 
 class KpiProcedures(
@@ -266,6 +222,7 @@ class KpiProcedures(
     layer="kpis",
     grain="one hospital (and all) and procedure code",
     key=("hospital_id", "procedure_code"),
+    columns="procedure_name procedure_count visit_count share_pct commonest_rank",
     measures=[
         Measure(
             "Procedures",
@@ -278,13 +235,10 @@ class KpiProcedures(
 ):
     """Commonest procedures."""
 
-    hospital_id: pl.String = column(ALL_HOSPITALS)
-    procedure_code: pl.String = column("ICD-10-PCS code.")
-    procedure_name: pl.String = column("Title as landed.", nullable=True)
-    procedure_count: pl.Int64 = column("Procedures.", ge=1)
-    visit_count: pl.Int64 = column("Visits with it.", ge=1)
-    share_pct: pl.Float64 = column("Share of all procedures.", unit="%", ge=0, le=100)
-    commonest_rank: pl.Int64 = column("1 is the commonest.", ge=1)
+    procedure_code = column(privacy="operational", because=COUNTED)
+    visit_count = column("Those with the procedure.")
+    share_pct = column("Of all procedures.", nullable=False)
+    commonest_rank = column(nullable=False)
 
 
 class KpiTrends(
@@ -293,6 +247,7 @@ class KpiTrends(
     layer="kpis",
     grain="one metric, hospital (and all) and day",
     key=("metric", "hospital_id", "period_date"),
+    columns="value centre lower_limit upper_limit is_outside is_run_of_eight",
     measures=[
         Measure(
             "Chance in time (XmR)",
@@ -307,15 +262,8 @@ class KpiTrends(
 ):
     """Daily rates beside what chance alone makes of them."""
 
-    metric: pl.String = column("Which figure.")
-    hospital_id: pl.String = column(ALL_HOSPITALS)
-    period_date: pl.Date = column("Local day.")
-    value: pl.Float64 = column("The day's value.")
-    centre: pl.Float64 = column("Mean of all days.")
-    lower_limit: pl.Float64 = column("Natural lower limit, not below 0.", nullable=True)
-    upper_limit: pl.Float64 = column("Natural upper limit.", nullable=True)
-    is_outside: pl.Boolean = column("Outside the limits.")
-    is_run_of_eight: pl.Boolean = column("Eighth or later day in a row on one side of the centre.")
+    value = column("Of the day.", nullable=False)
+    is_outside = column(nullable=False)
 
 
 class KpiUnits(
@@ -324,6 +272,7 @@ class KpiUnits(
     layer="kpis",
     grain="one metric and hospital",
     key=("metric", "hospital_id"),
+    columns="excluded_count centre_pct lower_limit_pct upper_limit_pct is_outside",
     measures=[
         Measure(
             "Chance between hospitals",
@@ -338,31 +287,17 @@ class KpiUnits(
 ):
     """Rates of hospitals beside what chance alone makes of them."""
 
-    metric: pl.String = column("Which rate.")
-    hospital_id: pl.String = column("Hospital.")
-    excluded_count: pl.Int64 = column("Left out, for whatever reason.", ge=0)
-    centre_pct: pl.Float64 = column("Rate of all hospitals together.", unit="%", nullable=True)
-    lower_limit_pct: pl.Float64 = column("Lower limit.", unit="%", nullable=True, ge=0)
-    upper_limit_pct: pl.Float64 = column("Upper limit.", unit="%", nullable=True, le=100)
-    is_outside: pl.Boolean = column("Outside the limits.", nullable=True)
-
 
 class KpiTriageMixDaily(
     DailyKpi,
     name="kpi_triage_mix_daily",
     layer="kpis",
     grain="one day, hospital and triage level",
-    key=("service_date", "hospital_id", "triage_level"),
+    key=("service_date", "hospital_id", "triage_group"),
+    columns="visit_count critical_visit_count target_evaluable_count within_target_count",
     partitioned=True,
 ):
     """Visits by triage level, and how critical ones fared against 15 minutes."""
-
-    hospital_id: pl.String = column("Hospital.")
-    triage_level: pl.String = column("Triage level or `untriaged`.")
-    visit_count: pl.Int64 = column("Visits.", ge=1)
-    critical_visit_count: pl.Int64 = column("Visits of levels 1 and 2.", ge=0)
-    target_evaluable_count: pl.Int64 = column("Visits with a wait and a target.", ge=0)
-    within_target_count: pl.Int64 = column("Seen within the level's target.", ge=0)
 
 
 class KpiTriageMix(
@@ -370,7 +305,11 @@ class KpiTriageMix(
     name="kpi_triage_mix",
     layer="kpis",
     grain="one hospital (and all) and triage level",
-    key=("hospital_id", "triage_level"),
+    key=("hospital_id", "triage_group"),
+    columns="""
+        visit_count critical_visit_count triaged_visit_count share_of_triaged_pct target_evaluable_count
+        within_target_count within_target_pct
+    """,
     measures=[
         Measure(
             "Triage mix",
@@ -383,18 +322,6 @@ class KpiTriageMix(
 ):
     """Triage mix of the period and the share seen within the level's target."""
 
-    hospital_id: pl.String = column("Hospital, or `all`.")
-    triage_level: pl.String = column("Triage level or `untriaged`.")
-    visit_count: pl.Int64 = column("Visits.", ge=1)
-    critical_visit_count: pl.Int64 = column("Visits of levels 1 and 2.", ge=0)
-    triaged_visit_count: pl.Int64 = column("Triaged visits of the hospital (n of the share).", ge=0)
-    share_of_triaged_pct: pl.Float64 = column(
-        "Share of triaged visits; null for `untriaged`.", unit="%", nullable=True, ge=0, le=100
-    )
-    target_evaluable_count: pl.Int64 = column("Visits with a wait and a target (n).", ge=0)
-    within_target_count: pl.Int64 = column("Seen within the target.", ge=0)
-    within_target_pct: pl.Float64 = column("Share seen within the target.", unit="%", nullable=True, ge=0, le=100)
-
 
 class KpiPhysicianWorkloadDaily(
     DailyKpi,
@@ -402,13 +329,13 @@ class KpiPhysicianWorkloadDaily(
     layer="kpis",
     grain="one day and doctor",
     key=("service_date", "doctor_key"),
+    columns="visit_count shift_hours",
     partitioned=True,
 ):
     """New patients and shift hours of each doctor and day (day of arrival, day of shift start)."""
 
-    doctor_key: pl.Int64 = column("Doctor; -1 unknown.", references="dim_doctor.doctor_key")
-    visit_count: pl.Int64 = column("Visits first seen by the doctor.", ge=0)
-    shift_hours: pl.Float64 = column("Hours of shifts that started that day.", unit="h", ge=0)
+    visit_count = column("Those first seen by the doctor.", ge=0)
+    shift_hours = column("Of shifts that started that day.")
 
 
 class KpiPhysicianWorkload(
@@ -417,6 +344,10 @@ class KpiPhysicianWorkload(
     layer="kpis",
     grain="one doctor",
     key=("doctor_key",),
+    columns="""
+        doctor_id hospital_key visit_count shift_hours visits_per_shift_hour active_days_count expected_visit_count
+        lower_limit_count upper_limit_count is_outside
+    """,
     measures=[
         Measure(
             "Physician workload",
@@ -431,21 +362,10 @@ class KpiPhysicianWorkload(
 ):
     """Physician workload: new patients, shift hours, and patients per shift hour."""
 
-    doctor_key: pl.Int64 = column("Doctor; -1 unknown.", references="dim_doctor.doctor_key")
-    doctor_id: pl.String = column("Doctor identifier, or 'unknown'.")
-    hospital_key: pl.Int64 = column("Home hospital.", references="dim_hospital.hospital_key")
-    visit_count: pl.Int64 = column("Visits first seen by the doctor.", ge=0)
-    shift_hours: pl.Float64 = column("Hours on shift (n of the rate).", unit="h", ge=0)
-    visits_per_shift_hour: pl.Float64 = column(
-        "New patients per shift hour; null without shifts.", unit="/h", nullable=True, ge=0
-    )
-    active_days_count: pl.Int64 = column("Days with a visit or a shift.", ge=1)
-    expected_visit_count: pl.Float64 = column(
-        "What the doctors of the hospital see in as many hours; null for an unknown doctor.", nullable=True, ge=0
-    )
-    lower_limit_count: pl.Float64 = column("Chance limit.", nullable=True, ge=0)
-    upper_limit_count: pl.Float64 = column("Chance limit.", nullable=True, ge=0)
-    is_outside: pl.Boolean = column("Outside the limits: not explained by chance.", nullable=True)
+    doctor_id = column("`unknown` where there is none.")
+    hospital_key = column("The home hospital.")
+    visit_count = column("Those first seen by the doctor.", ge=0)
+    shift_hours = column("The n of the rate.")
 
 
 class KpiBloodGroups(
@@ -454,6 +374,7 @@ class KpiBloodGroups(
     layer="kpis",
     grain="one hospital (and all) and blood group",
     key=("hospital_id", "blood_group"),
+    columns="patient_count visit_count known_patient_count share_pct reference_share_pct",
     measures=[
         Measure(
             "Blood groups",
@@ -467,17 +388,8 @@ class KpiBloodGroups(
 ):
     """Blood groups of the patients seen, beside the US reference mix."""
 
-    hospital_id: pl.String = column("Hospital, or `all`.")
-    blood_group: pl.String = column("ABO and Rh group, or `unknown`.")
-    patient_count: pl.Int64 = column("Distinct patients seen.", ge=1)
-    visit_count: pl.Int64 = column("Their visits.", ge=1)
-    known_patient_count: pl.Int64 = column("Patients with a known group (n).", ge=0)
-    share_pct: pl.Float64 = column(
-        "Share of patients with a known group; null for `unknown`.", unit="%", nullable=True, ge=0, le=100
-    )
-    reference_share_pct: pl.Float64 = column(
-        "US reference share.", unit="%", nullable=True, source="American Red Cross"
-    )
+    blood_group = column("`unknown` included.", nullable=False, privacy="operational", because=COUNTED)
+    share_pct = column("Of patients with a known group; null for `unknown`.")
 
 
 class KpiDemographics(
@@ -486,6 +398,7 @@ class KpiDemographics(
     layer="kpis",
     grain="one hospital (and all), characteristic and category",
     key=("hospital_id", "characteristic", "category"),
+    columns="patient_count visit_count share_of_visits_pct",
     measures=[
         Measure(
             "Demographics",
@@ -498,12 +411,8 @@ class KpiDemographics(
 ):
     """Patients and visits by age band, sex, race and ethnicity; age is that on the day of arrival."""
 
-    hospital_id: pl.String = column("Hospital, or `all`.")
-    characteristic: pl.String = column("What is counted.", isin=["age_band", "sex", "race", "ethnicity"])
-    category: pl.String = column("Category, or `unknown`.")
-    patient_count: pl.Int64 = column("Distinct patients; one counts in each category held at a visit.", ge=1)
-    visit_count: pl.Int64 = column("Visits.", ge=1)
-    share_of_visits_pct: pl.Float64 = column("Share of the hospital's visits.", unit="%", ge=0, le=100)
+    characteristic = column(isin=["age_band", "sex", "race", "ethnicity"])
+    patient_count = column("One counts in each category held at a visit.")
 
 
 TABLES = (

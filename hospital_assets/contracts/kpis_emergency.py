@@ -6,10 +6,8 @@ at, who was left out and why, and of how many the share is; the rest is `contrac
 
 from __future__ import annotations
 
-import polars as pl
-
-from hospital_assets.contracts.kpis import ALL_HOSPITALS, DailyKpi, PeriodKpi, Rate
-from hospital_assets.contracts.table import Instant, Measure, Table, column
+from hospital_assets.contracts.kpis import DailyKpi, PeriodKpi, Rate
+from hospital_assets.contracts.table import Measure, Table, column
 
 ECAT_STRATA = ["all", "under_18", "under_18_mental_health", "18_and_over", "18_and_over_mental_health"]
 OP18_STRATA = ["all", "reported", "mental_health", "transferred"]
@@ -24,6 +22,7 @@ class KpiLwbsDaily(
     layer="kpis",
     grain="one day of arrival and hospital (and all)",
     key=("service_date", "hospital_id"),
+    columns="excluded_cancelled_count",
     partitioned=True,
     population_of="fact_emergency_visits",
     measures=[
@@ -40,9 +39,6 @@ class KpiLwbsDaily(
 ):
     """Patients who left without being seen."""
 
-    hospital_id: pl.String = column(ALL_HOSPITALS)
-    excluded_cancelled_count: pl.Int64 = column("Left out: registration cancelled.", ge=0)
-
 
 class KpiFourHourDaily(
     DailyKpi,
@@ -51,6 +47,7 @@ class KpiFourHourDaily(
     layer="kpis",
     grain="one day of arrival, day of departure and hospital (and all)",
     key=("service_date", "period_date", "hospital_id"),
+    columns="excluded_cancelled_count excluded_open_count excluded_negative_count over_12_hours_count",
     partitioned=True,
     population_of="fact_emergency_visits",
     measures=[
@@ -76,12 +73,9 @@ class KpiFourHourDaily(
 ):
     """Departures within four hours."""
 
-    period_date: pl.Date = column("Local day of departure; of arrival while the visit is open.")
-    hospital_id: pl.String = column(ALL_HOSPITALS)
-    excluded_cancelled_count: pl.Int64 = column("Left out: registration cancelled.", ge=0)
-    excluded_open_count: pl.Int64 = column("Left out: still there.", ge=0)
-    excluded_negative_count: pl.Int64 = column("Left out: departure before the start.", ge=0)
-    over_12_hours_count: pl.Int64 = column("Of the denominator: arrival to departure > 12 h.", ge=0)
+    period_date = column("Of departure; of arrival while the visit is open.")
+    excluded_negative_count = column("Departure before the start.")
+    over_12_hours_count = column("From arrival to departure.")
 
 
 class KpiBoardingDaily(
@@ -91,6 +85,10 @@ class KpiBoardingDaily(
     layer="kpis",
     grain="one day of arrival, hospital (and all) and department admitted to (and all)",
     key=("service_date", "hospital_id", "destination_department"),
+    columns="""
+        excluded_open_count excluded_no_decision_count excluded_negative_count boarding_sum_minutes
+        boarding_median_minutes boarding_max_minutes over_12_hours_count
+    """,
     partitioned=True,
     measures=[
         Measure(
@@ -116,15 +114,8 @@ class KpiBoardingDaily(
 ):
     """How long admitted patients wait in the emergency department for their bed, by where they go."""
 
-    hospital_id: pl.String = column(ALL_HOSPITALS)
-    destination_department: pl.String = column("First inpatient department, `unknown`, or `all`.")
-    excluded_open_count: pl.Int64 = column("Left out: still there.", ge=0)
-    excluded_no_decision_count: pl.Int64 = column("Left out: no decision recorded.", ge=0)
-    excluded_negative_count: pl.Int64 = column("Left out: decision after departure.", ge=0)
-    boarding_sum_minutes: pl.Float64 = column("Sum.", unit="min", ge=0)
-    boarding_median_minutes: pl.Float64 = column("Median.", unit="min", nullable=True, ge=0)
-    boarding_max_minutes: pl.Float64 = column("Longest.", unit="min", nullable=True, ge=0)
-    over_12_hours_count: pl.Int64 = column("Of the denominator: more than 12 hours.", ge=0)
+    excluded_negative_count = column("Decision after departure.")
+    over_12_hours_count = column("From decision to departure.")
 
 
 class KpiSeenOnTimeDaily(
@@ -133,7 +124,8 @@ class KpiSeenOnTimeDaily(
     name="kpi_seen_on_time_daily",
     layer="kpis",
     grain="one day, hospital (and all), triage scale and level (and all)",
-    key=("service_date", "hospital_id", "scale", "triage_level"),
+    key=("service_date", "hospital_id", "scale", "triage_group"),
+    columns="target_minutes excluded_cancelled_count excluded_untriaged_count excluded_no_wait_count",
     partitioned=True,
     measures=[
         Measure(
@@ -151,13 +143,7 @@ class KpiSeenOnTimeDaily(
 ):
     """Who was seen within the target of the triage level, under each scale."""
 
-    hospital_id: pl.String = column(ALL_HOSPITALS)
-    scale: pl.String = column("Triage scale whose targets are used.")
-    triage_level: pl.String = column("Level, `untriaged`, or `all`.")
-    target_minutes: pl.Float64 = column("The level's target.", unit="min", nullable=True)
-    excluded_cancelled_count: pl.Int64 = column("Left out: registration cancelled.", ge=0)
-    excluded_untriaged_count: pl.Int64 = column("Left out: no level.", ge=0)
-    excluded_no_wait_count: pl.Int64 = column("Left out: no valid wait.", ge=0)
+    scale = column("The one whose targets are used.")
 
 
 class KpiCriticalWaitsDaily(
@@ -167,6 +153,10 @@ class KpiCriticalWaitsDaily(
     layer="kpis",
     grain="one day and hospital (and all)",
     key=("service_date", "hospital_id"),
+    columns="""
+        as_of_at excluded_cancelled_count excluded_pending_count excluded_invalid_count seen_late_count
+        left_late_count waiting_late_count
+    """,
     partitioned=True,
     conserved={"numerator_count": ("seen_late_count", "left_late_count", "waiting_late_count")},
     measures=[
@@ -186,15 +176,6 @@ class KpiCriticalWaitsDaily(
 ):
     """Critical patients who waited too long, those who left or still wait included."""
 
-    hospital_id: pl.String = column(ALL_HOSPITALS)
-    as_of_at: Instant = column("The moment until which open visits have waited.")
-    excluded_cancelled_count: pl.Int64 = column("Left out: registration cancelled.", ge=0)
-    excluded_pending_count: pl.Int64 = column("Left out: waiting, within 15 minutes.", ge=0)
-    excluded_invalid_count: pl.Int64 = column("Left out: clocks that cannot be.", ge=0)
-    seen_late_count: pl.Int64 = column("Seen after more than 15 minutes.", ge=0)
-    left_late_count: pl.Int64 = column("Left unseen after more than 15 minutes.", ge=0)
-    waiting_late_count: pl.Int64 = column("Waiting for more than 15 minutes.", ge=0)
-
 
 class KpiOp18(
     PeriodKpi,
@@ -202,6 +183,10 @@ class KpiOp18(
     layer="kpis",
     grain="one month of departure, hospital (and all) and stratum",
     key=("period_month", "hospital_id", "stratum"),
+    columns="""
+        population_count excluded_cancelled_count excluded_admitted_count excluded_expired_count excluded_left_count
+        excluded_unknown_count excluded_clock_count excluded_other_stratum_count denominator_count median_minutes
+    """,
     measures=[
         Measure(
             "OP-18 median ED time of discharged patients",
@@ -219,18 +204,8 @@ class KpiOp18(
 ):
     """Median time in the emergency department of discharged patients (OP-18)."""
 
-    hospital_id: pl.String = column(ALL_HOSPITALS)
-    stratum: pl.String = column("Which of the four.", isin=OP18_STRATA)
-    population_count: pl.Int64 = column("Visits.", ge=1)
-    excluded_cancelled_count: pl.Int64 = column("Left out: registration cancelled.", ge=0)
-    excluded_admitted_count: pl.Int64 = column("Left out: admitted.", ge=0)
-    excluded_expired_count: pl.Int64 = column("Left out: died in the department.", ge=0)
-    excluded_left_count: pl.Int64 = column("Left out: unseen, against advice, eloped.", ge=0)
-    excluded_unknown_count: pl.Int64 = column("Left out: disposition unknown.", ge=0)
-    excluded_clock_count: pl.Int64 = column("Left out: departure missing or before arrival.", ge=0)
-    excluded_other_stratum_count: pl.Int64 = column("Left out: of another stratum.", ge=0)
-    denominator_count: pl.Int64 = column("n.", ge=0)
-    median_minutes: pl.Float64 = column("Median.", unit="min", nullable=True, ge=0)
+    stratum = column(isin=OP18_STRATA)
+    population_count = column("Visits.", ge=1)
 
 
 class KpiEcat(
@@ -239,6 +214,10 @@ class KpiEcat(
     layer="kpis",
     grain="one calendar year, hospital (and all) and stratum",
     key=("period_year", "hospital_id", "stratum"),
+    columns="""
+        excluded_cancelled_count excluded_open_count room_count left_count boarded_count long_stay_count volume_band
+        z_score
+    """,
     measures=[
         Measure(
             "ECAT: emergency care access and timeliness",
@@ -258,19 +237,7 @@ class KpiEcat(
 ):
     """CMS's measure of emergency care access and timeliness, with its components and strata."""
 
-    period_year: pl.Int64 = column("Calendar year of departure, local.")
-    hospital_id: pl.String = column(ALL_HOSPITALS)
-    stratum: pl.String = column("Age at the visit's start x mental health.", isin=ECAT_STRATA)
-    excluded_cancelled_count: pl.Int64 = column("Left out: registration cancelled.", ge=0)
-    excluded_open_count: pl.Int64 = column("Left out: not ended.", ge=0)
-    room_count: pl.Int64 = column("Room 61 minutes or more after arrival.", ge=0)
-    left_count: pl.Int64 = column("Left without being seen.", ge=0)
-    boarded_count: pl.Int64 = column("Boarded 241 minutes or more.", ge=0)
-    long_stay_count: pl.Int64 = column("Stayed 481 minutes or more.", ge=0)
-    volume_band: pl.String = column("20,000-visit band of the hospital's year; null for `all`.", nullable=True)
-    z_score: pl.Float64 = column(
-        "Against the hospitals of the band, stratum `all` only; null where there are fewer than two.", nullable=True
-    )
+    stratum = column("By age at the visit's start and mental health.", isin=ECAT_STRATA)
 
 
 class KpiReturns(
@@ -280,6 +247,10 @@ class KpiReturns(
     layer="kpis",
     grain="one month of departure, hospital (and all) and variant",
     key=("period_month", "hospital_id", "variant"),
+    columns="""
+        excluded_cancelled_count excluded_open_count excluded_not_discharged_count excluded_left_count
+        excluded_unknown_patient_count excluded_run_out_count
+    """,
     measures=[
         Measure(
             "72-hour returns",
@@ -299,14 +270,10 @@ class KpiReturns(
 ):
     """Returns to an emergency department within 72 hours."""
 
-    hospital_id: pl.String = column("Hospital of the first visit, or `all`.")
-    variant: pl.String = column("Which returns.", isin=["discharged", "with_left", "return_admitted"])
-    excluded_cancelled_count: pl.Int64 = column("Left out: registration cancelled.", ge=0)
-    excluded_open_count: pl.Int64 = column("Left out: still there.", ge=0)
-    excluded_not_discharged_count: pl.Int64 = column("Left out: admitted, transferred, observed, died.", ge=0)
-    excluded_left_count: pl.Int64 = column("Left out: left, in the variants without them.", ge=0)
-    excluded_unknown_patient_count: pl.Int64 = column("Left out: patient unknown.", ge=0)
-    excluded_run_out_count: pl.Int64 = column("Left out: the 72 hours are not over.", ge=0)
+    hospital_id = column("Of the first visit.")
+    variant = column(isin=["discharged", "with_left", "return_admitted"])
+    excluded_left_count = column("In the variants without them.")
+    excluded_run_out_count = column("The 72 hours are not over.")
 
 
 class KpiCrowdingHourly(
@@ -315,6 +282,11 @@ class KpiCrowdingHourly(
     layer="kpis",
     grain="one hospital and hour",
     key=("hospital_id", "hour_start_at"),
+    columns="""
+        service_date ed_patients_count ed_bed_count occupancy_ratio boarders_count hospital_bed_count
+        ventilated_count longest_boarding_hours last_door_to_bed_hours nedocs_score nedocs_level attendings_count
+        triage_weight_sum edwin_score edwin_level
+    """,
     order_by=("service_date", "hospital_id", "hour_start_at"),
     measures=[
         Measure(
@@ -339,27 +311,9 @@ class KpiCrowdingHourly(
 ):
     """How crowded each emergency department is at the start of every hour."""
 
-    service_date: pl.Date = column("Local day of the hour.")
-    hospital_id: pl.String = column("Hospital.")
-    hour_start_at: Instant = column("Start of the hour.")
-    ed_patients_count: pl.Int64 = column("Patients present.", ge=0)
-    ed_bed_count: pl.Int64 = column("Treatment spaces of the department.", nullable=True, ge=0)
-    occupancy_ratio: pl.Float64 = column(
-        "Patients per treatment space; above 0.9 linked to 10-day mortality.", nullable=True, ge=0
-    )
-    boarders_count: pl.Int64 = column("Of them, decided to be admitted and not moved.", ge=0)
-    hospital_bed_count: pl.Int64 = column("Inpatient beds of the hospital.", nullable=True, ge=0)
-    ventilated_count: pl.Int64 = column("Of the patients, ventilated.", ge=0)
-    longest_boarding_hours: pl.Float64 = column("Of those who board now.", unit="h", ge=0)
-    last_door_to_bed_hours: pl.Float64 = column(
-        "Arrival to room, of those present the one roomed last.", unit="h", ge=0
-    )
-    nedocs_score: pl.Float64 = column("NEDOCS.", nullable=True, ge=0, le=200)
-    nedocs_level: pl.String = column("What it means.", nullable=True, isin=NEDOCS_LEVELS)
-    attendings_count: pl.Int64 = column("Doctors on shift in the department.", ge=0)
-    triage_weight_sum: pl.Int64 = column("Sum of 6 - level over triaged patients.", ge=0)
-    edwin_score: pl.Float64 = column("EDWIN.", nullable=True, ge=0)
-    edwin_level: pl.String = column("What it means.", nullable=True, isin=EDWIN_LEVELS)
+    service_date = column("Of the hour.")
+    nedocs_level = column(isin=NEDOCS_LEVELS)
+    edwin_level = column(isin=EDWIN_LEVELS)
 
 
 TABLES: tuple[type[Table], ...] = (

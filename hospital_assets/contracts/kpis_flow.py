@@ -5,10 +5,8 @@ Belongs here: KPI tables whose population are stays, segments and beds.
 
 from __future__ import annotations
 
-import polars as pl
-
-from hospital_assets.contracts.kpis import ALL_HOSPITALS, DailyKpi, PeriodKpi, Rate
-from hospital_assets.contracts.table import Instant, Measure, Table, column
+from hospital_assets.contracts.kpis import DailyKpi, PeriodKpi, Rate
+from hospital_assets.contracts.table import Measure, Table, column
 
 _STAYS = "stays, by month of discharge"
 
@@ -19,6 +17,10 @@ class KpiOccupancyDaily(
     layer="kpis",
     grain="one day and department, and all inpatient departments of a hospital",
     key=("service_date", "department_id"),
+    columns="""
+        hospital_id department_name bed_capacity occupied_bed_minutes staffed_bed_minutes time_weighted_pct
+        hourly_mean_pct midnight_patients_count midnight_pct peak_patients_count peak_pct
+    """,
     partitioned=True,
     measures=[
         Measure(
@@ -35,20 +37,9 @@ class KpiOccupancyDaily(
 ):
     """Occupied beds of the day, in the variants people mean by occupancy."""
 
-    hospital_id: pl.String = column("Hospital.")
-    department_id: pl.String = column("Department, or `<hospital>-INPATIENT`.")
-    department_name: pl.String = column("Department, or `all inpatient`.")
-    bed_capacity: pl.Int64 = column("Staffed beds at the end of the day.", nullable=True, ge=0)
-    occupied_bed_minutes: pl.Float64 = column("Minutes occupied.", unit="min", ge=0)
-    staffed_bed_minutes: pl.Float64 = column(
-        "Minutes offered; null where the capacity is unknown.", unit="min", nullable=True, ge=0
-    )
-    time_weighted_pct: pl.Float64 = column("Occupied of offered.", unit="%", nullable=True, ge=0, plausible=(0, 150))
-    hourly_mean_pct: pl.Float64 = column("Mean of the hours.", unit="%", nullable=True, ge=0)
-    midnight_patients_count: pl.Int64 = column("Patients at 24:00.", ge=0)
-    midnight_pct: pl.Float64 = column("Of the beds then.", unit="%", nullable=True, ge=0)
-    peak_patients_count: pl.Int64 = column("Most patients at one moment.", ge=0)
-    peak_pct: pl.Float64 = column("Of the beds.", unit="%", nullable=True, ge=0)
+    department_id = column("`<hospital>-INPATIENT` pools the inpatient ones.")
+    department_name = column("`all inpatient` pools the inpatient ones.")
+    bed_capacity = column("At the end of the day.")
 
 
 class KpiDepartmentFlowDaily(
@@ -57,6 +48,11 @@ class KpiDepartmentFlowDaily(
     layer="kpis",
     grain="one day and department",
     key=("service_date", "department_id"),
+    columns="""
+        hospital_id department_name window_hours patients_count inflow_count outflow_count patient_hours
+        mean_census_count patients_per_hour mean_hours_per_patient turnover_per_bed turnover_interval_hours
+        is_bottleneck
+    """,
     partitioned=True,
     measures=[
         Measure(
@@ -79,23 +75,6 @@ class KpiDepartmentFlowDaily(
 ):
     """What flows through each department, and how fast beds turn over."""
 
-    hospital_id: pl.String = column("Hospital.")
-    department_id: pl.String = column("Department.")
-    department_name: pl.String = column("Department.")
-    window_hours: pl.Float64 = column(
-        "Hours the day had; of the day in progress, those that have begun.", unit="h", ge=1, le=26
-    )
-    patients_count: pl.Int64 = column("Segments that touch the day.", ge=0)
-    inflow_count: pl.Int64 = column("Segments that start in it.", ge=0)
-    outflow_count: pl.Int64 = column("Segments that end in it.", ge=0)
-    patient_hours: pl.Float64 = column("Hours spent in the department.", unit="h", ge=0)
-    mean_census_count: pl.Float64 = column("L: patient-hours per hour.", ge=0)
-    patients_per_hour: pl.Float64 = column("Patients touching the day per hour.", unit="/h", ge=0)
-    mean_hours_per_patient: pl.Float64 = column("W: hours within the day per patient.", unit="h", nullable=True, ge=0)
-    turnover_per_bed: pl.Float64 = column("Left per staffed bed.", nullable=True, ge=0)
-    turnover_interval_hours: pl.Float64 = column("Empty bed-hours per patient who left.", unit="h", nullable=True)
-    is_bottleneck: pl.Boolean = column("At 95 % of the bed-minutes or more.")
-
 
 class KpiLengthOfStay(
     PeriodKpi,
@@ -103,6 +82,10 @@ class KpiLengthOfStay(
     layer="kpis",
     grain="one month of discharge, hospital (and all) and class of stay",
     key=("period_month", "hospital_id", "stay_class"),
+    columns="""
+        as_of_at population_count excluded_open_count excluded_negative_count denominator_count los_hcup_days_sum
+        los_hcup_days_average los_min1_days_average los_hours_average los_hours_median open_days_so_far_average
+    """,
     measures=[
         Measure(
             "Length of stay",
@@ -118,19 +101,8 @@ class KpiLengthOfStay(
 ):
     """Length of stay in its named variants; open stays stay open."""
 
-    hospital_id: pl.String = column(ALL_HOSPITALS)
-    stay_class: pl.String = column("emergency or inpatient.")
-    as_of_at: Instant = column("The moment until which open stays have lasted.")
-    population_count: pl.Int64 = column("Stays; open ones in the month of `as_of_at`.", ge=1)
-    excluded_open_count: pl.Int64 = column("Left out: not discharged.", ge=0)
-    excluded_negative_count: pl.Int64 = column("Left out: discharge before start.", ge=0)
-    denominator_count: pl.Int64 = column("n.", ge=0)
-    los_hcup_days_sum: pl.Int64 = column("Sum of calendar days.", unit="d", ge=0)
-    los_hcup_days_average: pl.Float64 = column("Average.", unit="d", nullable=True, ge=0)
-    los_min1_days_average: pl.Float64 = column("Average, each at least one.", unit="d", nullable=True, ge=1)
-    los_hours_average: pl.Float64 = column("Average.", unit="h", nullable=True, ge=0)
-    los_hours_median: pl.Float64 = column("Median.", unit="h", nullable=True, ge=0)
-    open_days_so_far_average: pl.Float64 = column("Of open stays, until `as_of_at`.", unit="d", nullable=True, ge=0)
+    population_count = column("Stays; open ones in the month of `as_of_at`.", ge=1)
+    excluded_negative_count = column("Discharge before the start.")
 
 
 class KpiOverstays(
@@ -139,6 +111,7 @@ class KpiOverstays(
     layer="kpis",
     grain="one hospital (and all) and last department (and all)",
     key=("hospital_id", "department_name"),
+    columns="as_of_at excluded_negative_count open_numerator_count",
     measures=[
         Measure(
             "Overstays",
@@ -152,11 +125,7 @@ class KpiOverstays(
 ):
     """Stays longer than 50 hours."""
 
-    hospital_id: pl.String = column(ALL_HOSPITALS)
-    department_name: pl.String = column("Department, or `all`.")
-    as_of_at: Instant = column("The moment until which open stays have lasted.")
-    excluded_negative_count: pl.Int64 = column("Left out: discharge before start.", ge=0)
-    open_numerator_count: pl.Int64 = column("Of the numerator: not discharged.", ge=0)
+    excluded_negative_count = column("Discharge before the start.")
 
 
 class KpiDischargeBeforeNoonDaily(
@@ -166,6 +135,7 @@ class KpiDischargeBeforeNoonDaily(
     layer="kpis",
     grain="one day the visit began, day of discharge and hospital (and all)",
     key=("service_date", "period_date", "hospital_id"),
+    columns="excluded_open_count excluded_expired_count",
     partitioned=True,
     measures=[
         Measure(
@@ -180,10 +150,7 @@ class KpiDischargeBeforeNoonDaily(
 ):
     """Inpatients who left before noon."""
 
-    period_date: pl.Date = column("Local day of discharge; the day the stay began while open.")
-    hospital_id: pl.String = column(ALL_HOSPITALS)
-    excluded_open_count: pl.Int64 = column("Left out: not discharged.", ge=0)
-    excluded_expired_count: pl.Int64 = column("Left out: died.", ge=0)
+    period_date = column("Of discharge; the day the stay began while it is open.")
 
 
 class KpiReadmissions(
@@ -193,6 +160,10 @@ class KpiReadmissions(
     layer="kpis",
     grain="one month of index discharge and hospital (and all)",
     key=("period_month", "hospital_id"),
+    columns="""
+        excluded_open_count excluded_expired_count excluded_against_advice_count excluded_transferred_count
+        excluded_continued_count excluded_cancer_count excluded_unknown_patient_count excluded_run_out_count
+    """,
     measures=[
         Measure(
             "30-day readmissions",
@@ -213,15 +184,7 @@ class KpiReadmissions(
 ):
     """Unplanned readmissions within 30 days, by the hospital-wide rules."""
 
-    hospital_id: pl.String = column(ALL_HOSPITALS)
-    excluded_open_count: pl.Int64 = column("Left out: not discharged.", ge=0)
-    excluded_expired_count: pl.Int64 = column("Left out: died.", ge=0)
-    excluded_against_advice_count: pl.Int64 = column("Left out: left against advice.", ge=0)
-    excluded_transferred_count: pl.Int64 = column("Left out: transferred.", ge=0)
-    excluded_continued_count: pl.Int64 = column("Left out: came back the same day for the same condition.", ge=0)
-    excluded_cancer_count: pl.Int64 = column("Left out: medical cancer treatment.", ge=0)
-    excluded_unknown_patient_count: pl.Int64 = column("Left out: patient unknown.", ge=0)
-    excluded_run_out_count: pl.Int64 = column("Left out: the 30 days are not over.", ge=0)
+    excluded_run_out_count = column("The 30 days are not over.")
 
 
 TABLES: tuple[type[Table], ...] = (

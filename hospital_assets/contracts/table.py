@@ -1,4 +1,13 @@
-"""What a contract is made of: a Pandera model with a name, a layer, a grain and a key.
+"""What a contract is made of: a Pandera model with a name, a layer, a grain, a key and the names of its columns.
+
+    class FactDoctorShifts(
+        Table, name="fact_doctor_shifts", layer="facts", grain="one doctor shift", key=("shift_id",), partitioned=True,
+        columns="doctor_key hospital_key start_date_key shift_start_at shift_end_at shift_hours",
+    ):
+        start_date_key = column("Of the shift.")
+        shift_hours = column(gt=0)
+
+What a column is, its field says (contracts/fields.py); `column` adds what is particular to it in this table.
 
 Belongs here: the base model, the column helper, and what every contract can say about itself
 (DuckDB types, columns, rule groups). Does not: any concrete table, any Dagster or DuckDB call.
@@ -10,20 +19,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import pandera.polars as pa
 import polars as pl
 
-Layer = Literal["raw", "cleaned", "dimensions", "facts", "kpis"]
-Privacy = Literal["direct_identifier", "quasi_identifier", "sensitive", "free_text", "clinical", "operational"]
+from hospital_assets.contracts.fields import FIELDS, Field, Privacy, as_landed
 
-#: A UTC instant; DuckDB TIMESTAMPTZ. Column names end in `_at`.
-Instant = Annotated[pl.Datetime, "us", "UTC"]
-#: A wall-clock time at the hospital; DuckDB TIMESTAMP. Column names end in `_local`.
-WallClock = Annotated[pl.Datetime, "us", None]
-#: Service days inside a file.
-Dates = Annotated[pl.List, pl.Date()]
+Layer = Literal["raw", "cleaned", "dimensions", "facts", "kpis"]
 
 _DUCKDB_TYPES: Mapping[type[pl.DataType], str] = {
     pl.String: "VARCHAR",
@@ -34,6 +37,10 @@ _DUCKDB_TYPES: Mapping[type[pl.DataType], str] = {
     pl.Float64: "DOUBLE",
     pl.Date: "DATE",
 }
+
+#: Why some tables hold a column of a stricter class openly.
+PUBLIC_PLACE = "where a hospital stands is public"
+COUNTED = "a row counts many and is about nobody"
 
 #: The column that partitioned tables are partitioned by.
 PARTITION_COLUMN = "service_date"
@@ -62,46 +69,74 @@ def _instance(dtype: Any) -> pl.DataType:
     return instance
 
 
+@dataclass(frozen=True)
+class Clause:
+    """What a table says about a column beyond, or other than, its field; made by `column`."""
+
+    note: str = ""
+    nullable: bool | None = None
+    references: str | None = None
+    plausible: tuple[float, float] | None = None
+    compression: str | None = None
+    checks: Mapping[str, Any] = field(default_factory=dict)
+    instead: Mapping[str, Any] = field(default_factory=dict)
+    because: str = ""
+
+
 def column(
-    description: str,
+    note: str = "",
     *,
-    unit: str = "",
-    source: str = "",
-    nullable: bool = False,
-    privacy: Privacy = "operational",
-    references: str = "",
+    nullable: bool | None = None,
+    references: str | None = None,
     plausible: tuple[float, float] | None = None,
-    stored_as: str = "",
-    compression: str = "",
+    compression: str | None = None,
+    because: str = "",
+    description: str | None = None,
+    privacy: Privacy | None = None,
     **checks: Any,
 ) -> Any:
-    """One column of a contract.
+    """What is particular to a column in one table; everything else is its field's (contracts/fields.py).
 
     Args:
-        description: what the value means, one sentence.
-        unit: UCUM unit or kind, where the column name does not already say it.
-        source: where the definition comes from (an HL7 field, a FHIR element, a rule).
-        nullable: whether the value may be missing.
-        privacy: the governance class; decides what a preview may show.
-        references: `table.column` whose values this column must be among.
+        note: what the value is here, said after the field's own words ("The first provider.").
+        nullable: whether the value may be missing here.
+        references: `table.column` whose values this column must be among here.
         plausible: bounds (inclusive) outside of which a value is odd but possible: a warning.
-        stored_as: the DuckDB type, where it is not the one that follows from the Polars type.
         compression: DuckDB compression, where we know better than its own choice.
-        checks: Pandera's own constraints (`ge`, `le`, `isin`, `str_matches`, ...): an error.
+        because: why this table departs from the field; needed for the two below.
+        description: other words than the field's.
+        privacy: another privacy class than the field's.
+        checks: Pandera's own constraints (`ge`, `le`, `isin`, `str_matches`, ...), in place of the field's.
+
+    Raises:
+        ValueError: the column departs from its field and nobody says why.
     """
+    instead = {"description": description, "privacy": privacy}
+    instead = {name: value for name, value in instead.items() if value is not None}
+    if bool(instead) != bool(because):
+        raise ValueError("say with because=... why a table departs from a field, and only then")
+    return Clause(note, nullable, references, plausible, compression, checks, instead, because)
+
+
+def _as_pandera(name: str, table: str, stated: Field, clause: Clause) -> Any:
+    """A column as Pandera declares it: the field, with what the table says about it."""
+    references = stated.references if clause.references is None else clause.references
+    description = str(clause.instead.get("description", stated.description))
     return pa.Field(
-        nullable=nullable,
-        description=description,
+        nullable=stated.nullable if clause.nullable is None else clause.nullable,
+        description=f"{description} {clause.note}".strip(),
         metadata={
-            "unit": unit,
-            "source": source,
-            "privacy": privacy,
-            "references": references,
-            "plausible": plausible,
-            "stored_as": stored_as,
-            "compression": compression,
+            "unit": stated.unit,
+            "source": stated.source,
+            "privacy": clause.instead.get("privacy", stated.privacy),
+            # The table that a key belongs to does not refer to itself.
+            "references": "" if references == f"{table}.{name}" else references,
+            "plausible": clause.plausible or stated.plausible,
+            "stored_as": stated.stored_as,
+            "compression": clause.compression or stated.compression,
+            "because": clause.because,
         },
-        **checks,
+        **(clause.checks or stated.checks),
     )
 
 
@@ -121,6 +156,7 @@ class Column:
     plausible: tuple[float, float] | None
     compression: str
     checks: tuple[pa.Check, ...]
+    because: str = ""
 
 
 @dataclass(frozen=True)
@@ -231,6 +267,7 @@ class Contract:
                     plausible=meta.get("plausible"),
                     compression=meta.get("compression", ""),
                     checks=tuple(stated.checks),
+                    because=meta.get("because", ""),
                 )
             )
         first = (PARTITION_COLUMN, *self.key)
@@ -269,6 +306,8 @@ class Table(pa.DataFrameModel):
         layer: Layer = "raw",
         grain: str = "",
         key: Sequence[str] = (),
+        columns: str = "",
+        landed: str = "",
         partitioned: bool = False,
         order_by: Sequence[str] | None = None,
         measures: Sequence[Measure] = (),
@@ -283,6 +322,8 @@ class Table(pa.DataFrameModel):
             layer: its layer.
             grain: what one row is.
             key: columns that identify a row.
+            columns: the other columns, by name; what each is, its field says.
+            landed: columns of a landed record: the text that was landed for the field.
             partitioned: whether by service day.
             order_by: how rows are stored; default by key.
             measures: what its figures mean.
@@ -291,7 +332,12 @@ class Table(pa.DataFrameModel):
             population_of: the fact table each of whose rows counts once in `population_count` of
                 the rows that pool everything.
             kwargs: Pandera's own.
+
+        Raises:
+            ValueError: a column that has no field, or a clause about a column that is not the table's.
         """
+        own = [PARTITION_COLUMN] * partitioned + [*key, *columns.split(), *landed.split()]
+        cls._declare(name, own, frozenset(landed.split()))
         super().__init_subclass__(**kwargs)  # type: ignore[no-untyped-call]
         if name:
             cls._contract = Contract(
@@ -306,6 +352,28 @@ class Table(pa.DataFrameModel):
                 {whole: tuple(parts) for whole, parts in conserved.items()},
                 population_of,
             )
+
+    @classmethod
+    def _declare(cls, table: str, names: Sequence[str], landed: frozenset[str]) -> None:
+        """Give Pandera the columns: those named, each as its field has it and as a clause of the class body says."""
+        inherited = {name for base in cls.__mro__[1:] for name in getattr(base, "__annotations__", {})}
+        fields = {name: value for name, value in vars(cls).items() if isinstance(value, Field)}
+        clauses = {name: value for name, value in vars(cls).items() if isinstance(value, Clause)}
+        if unlisted := set(clauses) - {*names, *inherited}:
+            raise ValueError(f"{cls.__name__} says something about {', '.join(sorted(unlisted))} without listing it")
+        annotations: dict[str, Any] = {}
+        for name in dict.fromkeys([*names, *fields, *clauses]):
+            if name in inherited and name not in clauses:
+                continue
+            stated = fields.get(name) or FIELDS.get(name)
+            if stated is None:
+                raise ValueError(f"{cls.__name__} has a column {name!r} that contracts/fields.py does not describe")
+            stated = as_landed(stated) if name in landed else stated
+            declared = _as_pandera(name, table, stated, clauses.get(name, Clause()))
+            annotations[name] = stated.dtype
+            setattr(cls, name, declared)
+            declared.__set_name__(cls, name)
+        cls.__annotations__ = {**vars(cls).get("__annotations__", {}), **annotations}
 
     @classmethod
     def contract(cls) -> Contract:

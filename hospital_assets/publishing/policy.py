@@ -19,7 +19,8 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from hospital_assets.contracts import CONTRACTS, Column, Contract
-from hospital_assets.contracts.table import Layer, Privacy
+from hospital_assets.contracts.fields import Privacy
+from hospital_assets.contracts.table import Layer
 from hospital_assets.settings import Settings, SettingsError
 
 RoleName = Literal["admin", "doctor", "analyst", "executive"]

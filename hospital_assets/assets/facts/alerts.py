@@ -22,6 +22,6 @@ def dated(alerts: Frame, hospitals: Frame) -> Frame:
     minutes = (nw.col("resolved_at") - nw.col("opened_at")).dt.total_microseconds() / 60_000_000
     return (
         key_of(alerts, hospitals, natural="hospital_id", key="hospital_key")
-        .with_columns(open_minutes=minutes)
+        .with_columns(open_minutes=minutes, alert_state=nw.col("state"))
         .select(nw.col(*CONTRACTS["fact_alerts"].column_names))
     )

@@ -12,4 +12,5 @@ from hospital_assets.warehouse.dialect import Frame, lazy
 @dg.asset(**table("fact_audit_events"))
 def fact_audit_events(audit: AuditResource) -> Frame:
     """Every entry of the audit; the chain that proves them stays where they are."""
-    return lazy(audit.entries()).select(nw.col(*CONTRACTS["fact_audit_events"].column_names))
+    entries = lazy(audit.entries()).rename({"reason": "outcome_reason"})
+    return entries.select(nw.col(*CONTRACTS["fact_audit_events"].column_names))

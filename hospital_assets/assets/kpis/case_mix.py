@@ -120,7 +120,7 @@ def kpi_triage_mix_daily(fact_emergency_visits: Frame, dim_hospital: Frame, dim_
         fact_emergency_visits.filter(~nw.col("is_cancelled"))
         .join(dim_hospital.select("hospital_key", "hospital_id"), on="hospital_key", how="left")
         .join(dim_triage.select("triage_key", "target_minutes"), on="triage_key", how="left")
-        .with_columns(triage_level=triage_label(), _target=nw.max_horizontal(nw.col("target_minutes"), nw.lit(2.0)))
+        .with_columns(triage_group=triage_label(), _target=nw.max_horizontal(nw.col("target_minutes"), nw.lit(2.0)))
     )
     is_evaluable = ~nw.col("wait_minutes").is_null() & ~nw.col("target_minutes").is_null()
     return (
@@ -131,7 +131,7 @@ def kpi_triage_mix_daily(fact_emergency_visits: Frame, dim_hospital: Frame, dim_
                 nw.Int64
             ),
         )
-        .group_by("service_date", "hospital_id", "triage_level")
+        .group_by("service_date", "hospital_id", "triage_group")
         .agg(
             visit_count=nw.len(),
             critical_visit_count=nw.col("_critical").sum(),
@@ -148,10 +148,10 @@ def kpi_triage_mix(kpi_triage_mix_daily: Frame) -> Frame:
     counts = ("visit_count", "critical_visit_count", "target_evaluable_count", "within_target_count")
     summed = checkpoint(
         with_totals(
-            kpi_triage_mix_daily, ("triage_level",), ("hospital_id",), {name: nw.col(name).sum() for name in counts}
+            kpi_triage_mix_daily, ("triage_group",), ("hospital_id",), {name: nw.col(name).sum() for name in counts}
         )
     )
-    is_triaged = nw.col("triage_level") != "untriaged"
+    is_triaged = nw.col("triage_group") != "untriaged"
     return (
         summed.with_columns(_triaged=nw.when(is_triaged).then(nw.col("visit_count")).otherwise(nw.lit(0)))
         .with_columns(triaged_visit_count=nw.col("_triaged").sum().over("hospital_id"))

@@ -31,7 +31,7 @@ def kpi_trends(
         ).items()
     }
     daily["wait_average_minutes"] = kpi_waits_daily.filter(
-        nw.col("department_name") == ALL, nw.col("triage_level") == ALL
+        nw.col("department_name") == ALL, nw.col("triage_group") == ALL
     ).select("hospital_id", nw.col("service_date").alias("period_date"), nw.col("wait_average_minutes").alias("value"))
     values = nw.concat(
         [frame.with_columns(metric=nw.lit(name)) for name, frame in daily.items()], how="vertical"

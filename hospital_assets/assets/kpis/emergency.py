@@ -160,13 +160,13 @@ def seen_on_time(visits: Frame, scales: Frame) -> Frame:
         .with_columns(
             _limit=nw.max_horizontal(nw.col("target_minutes"), nw.lit(IMMEDIATE_MINUTES)),
             _has_level=~nw.col("triage_level").is_null(),
-            triage_level=triage_label(),
+            triage_group=triage_label(),
         )
     )
     found = rates(
         judged,
         ("service_date", "scale"),
-        ("hospital_id", "triage_level"),
+        ("hospital_id", "triage_group"),
         excluded={
             "cancelled": nw.col("is_cancelled"),
             "untriaged": ~nw.col("_has_level"),
@@ -174,8 +174,8 @@ def seen_on_time(visits: Frame, scales: Frame) -> Frame:
         },
         counted={"numerator_count": nw.col("wait_minutes") <= nw.col("_limit")},
     )
-    labels = targets.with_columns(triage_level=nw.col("triage_level").cast(nw.String))
-    return found.join(labels, on=["scale", "triage_level"], how="left")
+    labels = targets.select("scale", "target_minutes", triage_group=nw.col("triage_level").cast(nw.String))
+    return found.join(labels, on=["scale", "triage_group"], how="left")
 
 
 @dg.asset(**table("kpi_critical_waits_daily"))

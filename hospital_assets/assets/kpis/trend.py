@@ -24,7 +24,7 @@ _FIGURES = (
 )
 #: What the period of a row is called, and columns that must pool everything else.
 _PERIODS = ("period_date", "period_month", "service_date")
-_POOLED = ("hospital_id", "department_name", "triage_level", "destination_department", "stratum")
+_POOLED = ("hospital_id", "department_name", "triage_group", "destination_department", "stratum")
 
 
 def trend(warehouse: Warehouse, contract: Contract) -> str:

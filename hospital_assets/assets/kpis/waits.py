@@ -12,7 +12,7 @@ from hospital_assets.contracts.kpis import ALL
 from hospital_assets.warehouse.dialect import Frame, checkpoint
 
 ROLLING_DAYS = 7
-GROUPS = ("hospital_id", "department_name", "triage_level")
+GROUPS = ("hospital_id", "department_name", "triage_group")
 
 
 @dg.asset(**table("kpi_waits_daily"))
@@ -33,7 +33,7 @@ def kpi_waits(fact_emergency_visits: Frame, dim_hospital: Frame, dim_department:
 def kpi_waits_rolling(kpi_waits_daily: Frame) -> Frame:
     """Seven-day pooled average: the sums of the days over the counts of the days."""
     days = checkpoint(
-        kpi_waits_daily.filter(nw.col("department_name") == ALL, nw.col("triage_level") == ALL).select(
+        kpi_waits_daily.filter(nw.col("department_name") == ALL, nw.col("triage_group") == ALL).select(
             "service_date", "hospital_id", "wait_count", "wait_sum_minutes"
         )
     )
@@ -76,7 +76,7 @@ def labelled(visits: Frame, hospitals: Frame, departments: Frame) -> Frame:
     return (
         visits.join(hospitals.select("hospital_key", "hospital_id"), on="hospital_key", how="left")
         .join(departments.select("department_key", "department_name"), on="department_key", how="left")
-        .with_columns(triage_level=triage_label())
+        .with_columns(triage_group=triage_label())
     )
 
 

@@ -186,12 +186,12 @@ def _critical_card(count: int, total: Row, control: Control) -> Card:
 
 def _funnel(mart: Mart, rows: list[Row]) -> Figure:
     measure = measure_of("kpi_triage_mix")
-    levels = [row for row in rows if row["triage_level"] in mart.known.triage]
+    levels = [row for row in rows if row["triage_group"] in mart.known.triage]
     n = sum(row["visit_count"] or 0 for row in levels)
     if not n:
         return empty("triage", "Triage severity", "No triaged visits in this slice", 4, measure)
     most = max(row["visit_count"] or 0 for row in levels)
-    critical = sum(row["visit_count"] or 0 for row in levels if row["triage_level"] in ("1", "2"))
+    critical = sum(row["visit_count"] or 0 for row in levels if row["triage_group"] in ("1", "2"))
     untriaged = sum(row["visit_count"] or 0 for row in rows) - n
     return Figure(
         "triage",
@@ -201,8 +201,8 @@ def _funnel(mart: Mart, rows: list[Row]) -> Figure:
         (Column("Level"), Column("", is_wide=True), Column("Visits", 0), Column("%", 1)),
         [
             [
-                Link(f"{row['triage_level']} {mart.known.triage[row['triage_level']]}", "triage", row["triage_level"]),
-                Drawn(svg.bar((row["visit_count"] or 0) / most, f"t{row['triage_level']}", centred=True)),
+                Link(f"{row['triage_group']} {mart.known.triage[row['triage_group']]}", "triage", row["triage_group"]),
+                Drawn(svg.bar((row["visit_count"] or 0) / most, f"t{row['triage_group']}", centred=True)),
                 row["visit_count"],
                 100 * (row["visit_count"] or 0) / n,
             ]

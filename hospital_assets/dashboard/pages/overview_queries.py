@@ -7,7 +7,7 @@ from hospital_assets.dashboard.slices import Slice
 
 _WAITS = """
 from kpis.kpi_waits_daily
-where hospital_id = $hospital and department_name = $department and triage_level = $triage
+where hospital_id = $hospital and department_name = $department and triage_group = $triage
   and service_date between $first and $last
 """
 
@@ -49,7 +49,7 @@ def waits_in_total(mart: Mart, where: Slice) -> Row:
             "select visit_count, wait_count, excluded_no_provider_count, wait_sum_minutes, "
             "wait_average_minutes, wait_median_minutes, wait_p90_minutes, wait_max_minutes, "
             "true as is_exact from kpis.kpi_waits where hospital_id = $hospital "
-            "and department_name = $department and triage_level = $triage",
+            "and department_name = $department and triage_group = $triage",
             where,
         )
         if found:
@@ -61,11 +61,11 @@ def waits_in_total(mart: Mart, where: Slice) -> Row:
 def waits_by_triage(mart: Mart, where: Slice) -> list[Row]:
     """Visits and waits of each triage level of the slice, the untriaged last."""
     return mart.sliced(
-        "select triage_level, sum(visit_count)::bigint as visit_count, "
+        "select triage_group, sum(visit_count)::bigint as visit_count, "
         "sum(wait_count)::bigint as wait_count, "
         "sum(wait_sum_minutes) / nullif(sum(wait_count), 0) as wait_average_minutes "
         "from kpis.kpi_waits_daily where hospital_id = $hospital "
-        "and department_name = $department and triage_level <> 'all' "
+        "and department_name = $department and triage_group <> 'all' "
         "and service_date between $first and $last group by 1 order by 1",
         where,
     )
@@ -86,7 +86,7 @@ def waits_by_department(mart: Mart, where: Slice) -> list[Row]:
         "sum(wait_count)::bigint as wait_count, "
         "sum(excluded_no_provider_count)::bigint as excluded_no_provider_count, "
         f"sum(wait_sum_minutes) / nullif(sum(wait_count), 0) as wait_average_minutes, {columns} "
-        f"from {source} where hospital_id = $hospital and triage_level = $triage "
+        f"from {source} where hospital_id = $hospital and triage_group = $triage "
         "and department_name <> 'all' "
         + (
             "group by department_name, wait_median_minutes, wait_p90_minutes "
@@ -117,7 +117,7 @@ def critical(mart: Mart, where: Slice) -> OverTime:
         where,
         "select service_date as day, sum(visit_count) as visit_count from kpis.kpi_waits_daily "
         "where hospital_id = $hospital and department_name = $department "
-        "and triage_level in ('1', '2') and $triage in ('all', triage_level) "
+        "and triage_group in ('1', '2') and $triage in ('all', triage_group) "
         "and service_date between $first and $last group by 1",
         {"critical": Measured("visit_count", "visit_count", 1, is_count=True)},
         "coalesce(sum(visit_count), 0)::bigint as visit_count",

@@ -20,7 +20,7 @@ _RATES = {
         "kpi_seen_on_time_daily",
         "service_date",
         "numerator_count",
-        "and scale = $scale and triage_level = $triage",
+        "and scale = $scale and triage_group = $triage",
     ),
     "four_hour": ("kpi_four_hour_daily", "period_date", "numerator_count", ""),
     "twelve": ("kpi_four_hour_daily", "period_date", "over_12_hours_count", ""),

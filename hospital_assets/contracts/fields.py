@@ -1,0 +1,580 @@
+"""The vocabulary: each column name once, with its type, unit, wording, privacy class and source.
+
+Belongs here: what a name means wherever it stands. A table names its columns and says only what is particular to it
+(a note, whether the value may be missing, which values are allowed): see `contracts.table.column`. Does not belong
+here: which table has which column.
+
+Names carry their unit or kind: `_id` natural key, `_key` surrogate key, `_at` UTC instant, `_local` wall-clock time
+at the hospital, `_date`, `_minutes`, `_hours`, `_pct`, `_bpm`, `_c`, `is_`/`has_` boolean, `_count`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import polars as pl
+
+Privacy = Literal["direct_identifier", "quasi_identifier", "sensitive", "free_text", "clinical", "operational"]
+
+#: A UTC instant; DuckDB TIMESTAMPTZ. Column names end in `_at`.
+Instant = Annotated[pl.Datetime, "us", "UTC"]
+#: A wall-clock time at the hospital; DuckDB TIMESTAMP. Column names end in `_local`.
+WallClock = Annotated[pl.Datetime, "us", None]
+#: Service days inside a file.
+Dates = Annotated[pl.List, pl.Date()]
+
+
+@dataclass(frozen=True)
+class Field:
+    """What a column name means, in whatever table it stands.
+
+    Attributes:
+        dtype: Polars type.
+        description: what the value means, one sentence.
+        privacy: the governance class; decides what a preview and a publication may show.
+        unit: UCUM unit or kind, where the column name does not already say it.
+        source: where the definition comes from (an HL7 field, a FHIR element, a rule).
+        nullable: whether the value may be missing, unless a table says otherwise.
+        references: `table.column` whose values the column must be among.
+        plausible: bounds (inclusive) outside of which a value is odd but possible: a warning.
+        stored_as: the DuckDB type, where it is not the one that follows from the Polars type.
+        compression: DuckDB compression, where we know better than its own choice.
+        checks: Pandera's own constraints (`ge`, `le`, ...), unless a table has others: an error.
+    """
+
+    dtype: Any
+    description: str
+    privacy: Privacy = "operational"
+    unit: str = ""
+    source: str = ""
+    nullable: bool = False
+    references: str = ""
+    plausible: tuple[float, float] | None = None
+    stored_as: str = ""
+    compression: str = ""
+    checks: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _field(
+    dtype: Any,
+    description: str,
+    *,
+    privacy: Privacy = "operational",
+    unit: str = "",
+    source: str = "",
+    nullable: bool = False,
+    references: str = "",
+    plausible: tuple[float, float] | None = None,
+    stored_as: str = "",
+    compression: str = "",
+    **checks: Any,
+) -> Field:
+    return Field(
+        dtype, description, privacy, unit, source, nullable, references, plausible, stored_as, compression, checks
+    )
+
+
+text = partial(_field, pl.String)
+flag = partial(_field, pl.Boolean)
+whole = partial(_field, pl.Int64)
+real = partial(_field, pl.Float64)
+day = partial(_field, pl.Date)
+days = partial(_field, Dates)
+instant = partial(_field, Instant)
+wall_clock = partial(_field, WallClock)
+count = partial(_field, pl.Int64, ge=0)
+minutes = partial(_field, pl.Float64, unit="min", ge=0)
+hours = partial(_field, pl.Float64, unit="h", ge=0)
+percent = partial(_field, pl.Float64, unit="%")
+
+
+def key(description: str, references: str, *, privacy: Privacy = "operational") -> Field:
+    """A surrogate key of a dimension: never null in a fact, and among the keys of that dimension."""
+    return _field(pl.Int64, description, privacy=privacy, references=references)
+
+
+def as_landed(stated: Field) -> Field:
+    """A field as the raw layer has it: text, word for word, so without unit, checks and a type of its own."""
+    return replace(stated, dtype=pl.String, unit="", nullable=True, references="", plausible=None, checks={})
+
+
+#: Every field by column name.
+FIELDS: Mapping[str, Field] = {
+    # Landed files and records
+    "source_file": text("Landed file, relative to the landing folder."),
+    "subject": text("Subject the file feeds, or 'unknown'."),
+    "source_profile": text("Source profile by which the file was read."),
+    "profile_sha256": text(
+        "Hash of the profile it was read with; a file is looked at anew when that changes.", nullable=True
+    ),
+    "file_sha256": text("Content hash; equal content is loaded once, whatever its name."),
+    "file_bytes": whole("Size on disk.", unit="byte", ge=0),
+    "file_modified_ns": whole("Modification time, to notice changes.", unit="ns"),
+    "first_seen_at": instant("When a look first found it with this content."),
+    "encoding": text("Text encoding found in the bytes."),
+    "compression": text("'gzip' or 'none', from the bytes, not the name."),
+    "columns": text("Columns as landed (of JSON: fields in a sample), comma separated.", nullable=True),
+    "column_kinds": text(
+        "What a sample of each column's values looks like: number, time, text or nothing in particular; comma"
+        " separated.",
+        nullable=True,
+    ),
+    "unknown_columns": text("Landed columns that the profile does not name; kept in `record`.", nullable=True),
+    "row_count": count("Rows."),
+    "unreadable_count": count("Records that could not be read."),
+    "service_dates": days("Local service days of the records inside."),
+    "fallback_date": day("Commonest service day of the file; taken by records that state none.", nullable=True),
+    "problem": text("What is wrong; null when nothing is.", nullable=True),
+    "source_line": whole("Physical line in the file; the header is line 1.", ge=0),
+    "source_part": whole("Which of the rows made from one record: a stay is an admission and a discharge.", ge=1),
+    "record": text(
+        "The record verbatim: the line or message, or a CSV row as a JSON object of all its columns, unknown "
+        "ones included; a JSON array of them where several make one row.",
+        privacy="direct_identifier",
+        nullable=True,
+    ),
+    "service_date": day("Local service day; the partition where there is one."),
+    "quality_codes": text("What was corrected or doubted, as `code;code`; empty when nothing was."),
+    "recorded_at": instant(
+        "When the source wrote the record; null where the feed does not say.", source="HL7 EVN-2", nullable=True
+    ),
+    "rule": text("Name of the rule."),
+    "reason": text("The rule in words, without the record's values."),
+    "is_duplicate": flag("True when the record only repeats or was superseded by another one."),
+    "kind": text("What kind of record it is, from the columns that decide who takes it."),
+    "occurred_at": instant("When it happened."),
+    # Hospitals and departments
+    "hospital_id": text(
+        "Hospital identifier; `all` in KPI rows that pool the hospitals.", source="HL7 PV1-3.4, FHIR Organization"
+    ),
+    "hospital_name": text("Name of the hospital."),
+    "city": text("City.", privacy="quasi_identifier", source="HL7 PID-11.3", nullable=True),
+    "state": text("US state, two letters.", privacy="quasi_identifier", source="HL7 PID-11.4", nullable=True),
+    "time_zone": text("IANA time zone of the hospital's wall clocks."),
+    "trauma_level": whole("Trauma centre level.", nullable=True),
+    "annual_ed_visits_band": text("ED volume band.", source="CMS1244 Measure.usage", nullable=True),
+    "department_id": text("Department identifier.", source="HL7 PV1-3.1"),
+    "effective_date": day("First local day the row holds."),
+    "department_name": text("Canonical name of the department; `all` in KPI rows that pool the departments."),
+    "bed_capacity": whole("Staffed beds; null where the source does not say.", unit="bed", nullable=True, ge=0),
+    "mean_stay_hours": real("Planned mean stay.", unit="h", nullable=True),
+    "hospital_key": key("Surrogate key of the hospital.", "dim_hospital.hospital_key"),
+    "department_key": key("Surrogate key of the department's version.", "dim_department.department_key"),
+    "valid_from_at": instant("First instant the row holds."),
+    "valid_to_at": instant("First instant it no longer holds; 9999-12-31 for the open row."),
+    "is_current": flag("Whether the row is the newest of its member."),
+    "version_number": whole("1 for the first version of the member.", ge=0),
+    # Doctors and shifts
+    "doctor_id": text("Doctor identifier.", source="HL7 PV1-7"),
+    "full_name": text("Given and family name.", privacy="quasi_identifier"),
+    "specialty": text("Specialty.", nullable=True),
+    "npi": text("National Provider Identifier.", privacy="quasi_identifier", source="CMS NPPES", nullable=True),
+    "hired_date": day("First day of employment.", nullable=True),
+    "shift_id": text("Shift identifier."),
+    "shift_start_at": instant("Start of the shift."),
+    "shift_end_at": instant("End of the shift."),
+    "doctor_key": key("Surrogate key of the doctor; -1 unknown.", "dim_doctor.doctor_key"),
+    "start_date_key": key("Local day of the start.", "dim_date.date_key"),
+    "shift_hours": hours("Hours on shift."),
+    "first_name": text("Given name.", privacy="direct_identifier", source="HL7 PID-5.2", nullable=True),
+    "last_name": text("Family name.", privacy="direct_identifier", source="HL7 PID-5.1", nullable=True),
+    "shift_start": text("Local start of the shift."),
+    "shift_end": text("Local end of the shift."),
+    # Patients
+    "patient_id": text("Medical record number.", privacy="direct_identifier", source="HL7 PID-3"),
+    "birth_date": day(
+        "Date of birth; never invented from an age.", privacy="direct_identifier", source="HL7 PID-7", nullable=True
+    ),
+    "age_at_extract_years": whole(
+        "Age as landed, on the day of the extract.", privacy="quasi_identifier", unit="a", nullable=True, ge=0, le=120
+    ),
+    "sex": text("Administrative sex.", privacy="quasi_identifier", source="HL7 PID-8"),
+    "race": text("Race.", privacy="quasi_identifier", source="HL7 PID-10"),
+    "ethnicity": text("Ethnicity.", privacy="quasi_identifier", source="HL7 PID-22"),
+    "blood_group": text("ABO and Rh group.", privacy="clinical", source="LOINC 882-1", nullable=True),
+    "street": text("Street address.", privacy="direct_identifier", source="HL7 PID-11.1", nullable=True),
+    "zip_code": text("ZIP code.", privacy="direct_identifier", nullable=True),
+    "phone": text("Telephone.", privacy="direct_identifier", source="HL7 PID-13", nullable=True),
+    "insurer": text("Payer.", privacy="quasi_identifier", source="HL7 IN1-4", nullable=True),
+    "pre_existing_condition": text("Known chronic condition.", privacy="sensitive", nullable=True),
+    "patient_key": key(
+        "Surrogate key of the patient's version.", "dim_patient.patient_key", privacy="quasi_identifier"
+    ),
+    "patient_durable_key": whole(
+        "Surrogate key of the medical record number, the same in all versions of the patient.",
+        privacy="quasi_identifier",
+    ),
+    "person_key": whole("The surviving number; the same for all numbers of a person.", privacy="quasi_identifier"),
+    "is_merged": flag("The number was merged into another."),
+    "age_years": whole(
+        "Age in completed years on a local day; null when unknown.", privacy="quasi_identifier", unit="a", nullable=True
+    ),
+    "zip": text("ZIP code.", privacy="direct_identifier", source="HL7 PID-11.5"),
+    # Emergency visits
+    "visit_id": text("Visit number.", privacy="direct_identifier", source="HL7 PV1-19"),
+    "arrival_mode": text("How the patient arrived.", source="HL7 PV2-38"),
+    "arrival_at": instant("Arrival (registration).", source="HL7 PV1-44"),
+    "arrival_local": wall_clock("Arrival on the hospital's wall clock."),
+    "handover_at": instant("Ambulance handover.", nullable=True),
+    "triage_at": instant("Triage.", nullable=True),
+    "triage_level": whole("Triage level, 1 most urgent.", nullable=True, ge=1, le=5),
+    "room_at": instant("Start in a treatment room.", nullable=True),
+    "provider_at": instant("First contact with a physician, NP or PA.", nullable=True),
+    "decision_at": instant("Disposition decision.", nullable=True),
+    "departure_at": instant("Physical departure from the ED.", nullable=True),
+    "disposition": text("How the visit ended; null while it is open.", source="HL7 PV1-36", nullable=True),
+    "chief_complaint": text("Complaint in words.", privacy="free_text", nullable=True),
+    "department": text("Department of the patient, as spelled.", source="HL7 PV1-3"),
+    "arrival_time": text("Local arrival.", source="HL7 PV1-44"),
+    "handover_time": text("Local ambulance handover."),
+    "triage_time": text("Local triage."),
+    "room_time": text("Local start in a treatment room."),
+    "provider_time": text("Local first contact with a physician, NP or PA."),
+    "decision_time": text("Local disposition decision."),
+    "departure_time": text("Local physical departure.", source="HL7 PV1-45"),
+    "triage_key": key("Surrogate key of the triage level; -1 untriaged.", "dim_triage.triage_key"),
+    "condition_key": key("Surrogate key of the diagnosis code.", "dim_condition.condition_key"),
+    "arrival_date_key": key("Local day of arrival.", "dim_date.date_key"),
+    "arrival_time_key": key("Local minute of arrival.", "dim_time.time_key"),
+    "provider_date_key": key("Local day of first provider contact.", "dim_date.date_key"),
+    "departure_date_key": key("Local day of departure.", "dim_date.date_key"),
+    "is_critical": flag("Triage level 1 or 2."),
+    "is_lwbs": flag("Left without being seen.", source="NQF 0499"),
+    "is_open": flag("Not over yet."),
+    "is_cancelled": flag("The registration was cancelled.", source="HL7 A11"),
+    "wait_minutes": minutes(
+        "Door to provider: earlier of triage and arrival until first provider contact.",
+        source="CIHI/Ontario PIA",
+        nullable=True,
+        plausible=(0, 1440),
+    ),
+    "wait_exclusion": text("Why the visit has no valid wait; null when it has one.", nullable=True),
+    "treatment_minutes": minutes(
+        "First provider contact until the disposition decision (departure where no decision is recorded); "
+        "never the whole stay.",
+        nullable=True,
+        plausible=(0, 2880),
+    ),
+    "los_minutes": minutes(
+        "Arrival until physical departure; null while open or when departure precedes arrival.",
+        source="NQF 0496 (OP-18)",
+        nullable=True,
+        plausible=(0, 4320),
+    ),
+    "four_hour_minutes": minutes(
+        "Start of the four-hour clock (walk-in: arrival; ambulance: handover, at the latest 15 minutes after "
+        "arrival) until departure; null while open or when departure is earlier.",
+        source="NHS ECDS",
+        nullable=True,
+    ),
+    "room_minutes": minutes("Arrival until a treatment room.", source="CMS1244", nullable=True),
+    "boarding_minutes": minutes(
+        "Decision until departure of admitted patients.", source="CMS111v9 (ED-2)", nullable=True
+    ),
+    "scale": text("Triage scale: ESI, ATS, CTAS or Manchester."),
+    "level": whole("Level, 1 most urgent.", nullable=True, ge=1, le=5),
+    "level_name": text("Name of the level."),
+    "target_minutes": real("Longest wait for a physician that the triage level allows.", unit="min", nullable=True),
+    "target_pct": percent("Share to be seen within the target.", nullable=True),
+    # Vital signs
+    "observation_id": text("Observation set identifier.", privacy="direct_identifier"),
+    "device_id": text("Measuring device.", source="HL7 OBX-18", nullable=True),
+    "measured_at": instant("When it was measured.", source="HL7 OBX-14"),
+    "measured_local": wall_clock("When it was measured, on the hospital's wall clock."),
+    "heart_rate_bpm": real("Heart rate.", privacy="clinical", unit="/min", source="LOINC 8867-4", nullable=True),
+    "respiratory_rate_per_min": real(
+        "Respiratory rate.", privacy="clinical", unit="/min", source="LOINC 9279-1", nullable=True
+    ),
+    "spo2_pct": percent(
+        "Oxygen saturation by pulse oximetry.", privacy="clinical", source="LOINC 59408-5", nullable=True
+    ),
+    "systolic_mmhg": real(
+        "Systolic blood pressure.", privacy="clinical", unit="mm[Hg]", source="LOINC 8480-6", nullable=True
+    ),
+    "diastolic_mmhg": real(
+        "Diastolic blood pressure.", privacy="clinical", unit="mm[Hg]", source="LOINC 8462-4", nullable=True
+    ),
+    "temperature_c": real("Body temperature.", privacy="clinical", unit="Cel", source="LOINC 8310-5", nullable=True),
+    "consciousness": text(
+        "Alert, new Confusion, Voice, Pain, Unresponsive (ACVPU).",
+        privacy="clinical",
+        source="RCP NEWS2",
+        nullable=True,
+    ),
+    "is_on_oxygen": flag("Whether on supplemental oxygen.", privacy="clinical", nullable=True),
+    "spo2_scale": whole("NEWS2 SpO2 scale; 2 only when set by a clinician.", nullable=True),
+    "gcs_score": whole("Glasgow Coma Scale.", privacy="clinical", source="LOINC 9269-2", nullable=True, ge=3, le=15),
+    "pain_score": whole("Pain, 0 to 10.", privacy="clinical", source="LOINC 72514-3", nullable=True, ge=0, le=10),
+    "measured_at_source": text("Which clock of the source stands for the time of measurement; blank where it is that."),
+    "payload": text(
+        "The measured values with their units, as landed; null where the record is unreadable.",
+        privacy="clinical",
+        nullable=True,
+        stored_as="VARIANT",
+    ),
+    "measured_date_key": key("Local day.", "dim_date.date_key"),
+    "measured_time_key": key("Local minute.", "dim_time.time_key"),
+    "news2_score": whole(
+        "NEWS2 total; null when a parameter is missing or the patient is under 16 or of unknown age.",
+        privacy="clinical",
+        source="RCP NEWS2 2017",
+        nullable=True,
+        ge=0,
+        le=20,
+    ),
+    "news2_missing_count": count("How many of the seven parameters are missing.", le=7),
+    "has_news2_red_parameter": flag(
+        "Whether any measured parameter scores 3 (valid even when others are missing); null where NEWS2 "
+        "does not apply.",
+        privacy="clinical",
+        nullable=True,
+    ),
+    "news2_response": text("Clinical response the score asks for.", privacy="clinical", nullable=True),
+    # Admission, discharge, transfer
+    "message_id": text("Message control id.", source="HL7 MSH-10"),
+    "event_type": text("Trigger event; what each does is in ADT_EVENTS.", source="HL7 MSH-9.2"),
+    "patient_class": text("Kind of visit; null where the source does not say.", source="HL7 PV1-2", nullable=True),
+    "prior_patient_id": text(
+        "Merged-away record number of an A40.", privacy="direct_identifier", source="HL7 MRG-1", nullable=True
+    ),
+    "bed_id": text("Bed.", source="HL7 PV1-3.3", nullable=True),
+    "event_at": instant("When it happened.", source="HL7 EVN-6"),
+    "visit_start_at": instant("Start of the visit.", source="HL7 PV1-44"),
+    "discharge_disposition": text("How the stay ended.", source="HL7 PV1-36", nullable=True),
+    "stay_id": text("Visit number of the stay.", privacy="direct_identifier"),
+    "segment_number": whole("Order within the stay, from 1.", ge=1),
+    "end_date_key": key("Local day the segment ends.", "dim_date.date_key"),
+    "stay_class": text("Emergency until admitted, then inpatient."),
+    "segment_start_at": instant("Start of the segment."),
+    "segment_end_at": instant("End of the segment; null while it lasts.", nullable=True),
+    "segment_hours": hours("Length of the segment.", nullable=True),
+    "stay_start_at": instant("Start of the stay."),
+    "stay_end_at": instant("Discharge; null while the stay is open.", nullable=True),
+    "length_of_stay_hours": hours(
+        "Stay start until discharge, on the last segment only, so that it adds up.", nullable=True
+    ),
+    "hour_start_at": instant("Start of the hour."),
+    "date_key": key("Local day as YYYYMMDD, or a special member.", "dim_date.date_key"),
+    "hour_start_local": wall_clock("Start of the hour on the wall clock; not unique on the day clocks go back."),
+    "occupied_bed_minutes": minutes("Minutes patients spent in the department."),
+    "staffed_bed_minutes": minutes(
+        "Minutes that staffed beds were offered; null where the capacity is unknown.", nullable=True
+    ),
+    "patients_at_start_count": count("Census at the start of the hour."),
+    "arrivals_count": count("Arrivals."),
+    "departures_count": count("Segments that end within the hour."),
+    # Diagnoses and procedures
+    "sequence": whole("Rank; 1 is the principal diagnosis.", source="HL7 DG1-15", ge=1),
+    "diagnosis_id": text("Diagnosis record identifier.", privacy="direct_identifier", nullable=True),
+    "icd_version": whole("ICD version, 9 or 10; 0 where the code is of another system or there is none."),
+    "code_system": text("What the code is a code of.", source="HL7 DG1-3.3, PR1-3.3; FHIR Coding.system"),
+    "icd_code": text("Diagnosis code: ICD-CM, or what `code_system` says.", privacy="sensitive", source="HL7 DG1-3"),
+    "description": text("Title as landed.", privacy="sensitive", nullable=True),
+    "procedure_id": text("Procedure record identifier.", privacy="direct_identifier"),
+    "performed_at": instant("When it was performed.", source="HL7 PR1-5", nullable=True),
+    "procedure_code": text(
+        "Procedure code: ICD-10-PCS, or what `code_system` says.", privacy="sensitive", source="HL7 PR1-3"
+    ),
+    "encounter_date": text("Local day the visit began."),
+    "condition_name": text("Title.", nullable=True),
+    "chapter_code": text("Code range of the ICD chapter.", source="ICD-10-CM, ICD-9-CM"),
+    "chapter_name": text("Name of the ICD chapter; `Unmapped` outside all ranges.", nullable=True),
+    "condition_group": text(
+        "Clinical group, each code in one; `Unmapped` outside all groups.", source="after HCUP CCSR"
+    ),
+    "is_mental_health": flag("Mental disorder; substance use is not one.", source="CMS1244: principal mental health"),
+    # Calendar
+    "calendar_date": day("The day; null for the special members.", nullable=True),
+    "date_label": text("ISO date, or what the special member means."),
+    "year_number": whole("Year.", nullable=True),
+    "quarter_number": whole("Quarter 1 to 4.", nullable=True),
+    "month_number": whole("Month 1 to 12.", nullable=True),
+    "month_name": text("Month.", nullable=True),
+    "day_of_month": whole("Day 1 to 31.", nullable=True),
+    "iso_week_number": whole("ISO 8601 week.", nullable=True),
+    "iso_weekday_number": whole("1 Monday to 7 Sunday."),
+    "weekday_name": text("Weekday.", nullable=True),
+    "is_weekend": flag("Saturday or Sunday.", nullable=True),
+    "time_key": whole("Minute of the day 0 to 1439, or a special member."),
+    "hour_of_day": whole("Local hour, 0 to 23."),
+    "minute_of_hour": whole("Minute 0 to 59.", nullable=True),
+    "time_label": text("HH:MM, or what the special member means."),
+    "day_part": text("night, morning, afternoon or evening.", nullable=True),
+    "shift_name": text("day (07-15), evening (15-23) or night (23-07).", nullable=True),
+    # Alerts, audit and bookkeeping of the build
+    "alert_id": text("The alert's own number; the same in every message about it."),
+    "severity": text("How urgent."),
+    "alert_state": text("Where it stands."),
+    "value": real("The figure.", nullable=True),
+    "worst_value": real("The worst figure while it lasted.", nullable=True),
+    "threshold": real("What the figure was compared with.", nullable=True),
+    "unit": text("Unit of the figures.", nullable=True),
+    "observed_at": instant("When it was so, in the hospital's time."),
+    "opened_at": instant("When it was raised."),
+    "acknowledged_at": instant("When somebody took care of it.", nullable=True),
+    "resolved_at": instant("When it was over; null while it lasts.", nullable=True),
+    "open_minutes": minutes("Raised until over; null while it lasts.", nullable=True),
+    "occurrence_count": whole("How often it came back within its cooldown.", ge=1),
+    "sequence_number": whole("Place in the chain, from 1.", ge=1),
+    "actor": text("Who.", privacy="quasi_identifier"),
+    "role": text("In which role; empty where none was needed."),
+    "action": text("What kind of thing."),
+    "audience": text("Whose publication it was about."),
+    "version": text("Which version of it."),
+    "statement": text("What was asked for; cut at 4,000 characters.", privacy="free_text"),
+    "statement_sha256": text("Hash of all of it."),
+    "objects": text("Base tables and the columns of each that were read, as JSON.", source="Snowflake ACCESS_HISTORY"),
+    "duration_ms": real("How long it took.", unit="ms", nullable=True, ge=0),
+    "outcome": text("Whether it might."),
+    "outcome_reason": text("Why it was refused or failed.", privacy="free_text"),
+    "client": text("Where from.", privacy="quasi_identifier"),
+    "table_name": text("Fact table."),
+    "unsettled_date": day("Service day to refresh."),
+    # KPIs: rates and what is left out
+    "period_month": day("First local day of the month."),
+    "period_year": whole("Calendar year of departure, local."),
+    "period_date": day("Local day of the figure."),
+    "population_count": count("All who were looked at."),
+    "denominator_count": count("n: the population without those left out."),
+    "numerator_count": count("Of n, those the measure counts."),
+    "value_pct": percent("Numerator of denominator; null when n is 0.", nullable=True, ge=0, le=100),
+    "as_of_at": instant("The moment until which open visits and stays have lasted."),
+    "excluded_cancelled_count": count("Left out: registration cancelled."),
+    "excluded_no_provider_count": count("Left out: no provider contact (LWBS, open)."),
+    "excluded_no_start_count": count("Left out: neither arrival nor triage known."),
+    "excluded_negative_count": count("Left out: clocks in the wrong order."),
+    "excluded_too_long_count": count("Left out: 100,000 minutes or more."),
+    "excluded_count": count("Left out, for whatever reason."),
+    "excluded_open_count": count("Left out: not over yet."),
+    "excluded_no_decision_count": count("Left out: no decision recorded."),
+    "excluded_untriaged_count": count("Left out: no level."),
+    "excluded_no_wait_count": count("Left out: no valid wait."),
+    "excluded_pending_count": count("Left out: waiting, within 15 minutes."),
+    "excluded_invalid_count": count("Left out: clocks that cannot be."),
+    "excluded_admitted_count": count("Left out: admitted."),
+    "excluded_expired_count": count("Left out: died."),
+    "excluded_left_count": count("Left out: unseen, against advice, eloped."),
+    "excluded_unknown_count": count("Left out: disposition unknown."),
+    "excluded_clock_count": count("Left out: departure missing or before arrival."),
+    "excluded_other_stratum_count": count("Left out: of another stratum."),
+    "excluded_not_discharged_count": count("Left out: admitted, transferred, observed, died."),
+    "excluded_unknown_patient_count": count("Left out: patient unknown."),
+    "excluded_run_out_count": count("Left out: the data end too soon to tell."),
+    "excluded_against_advice_count": count("Left out: left against advice."),
+    "excluded_transferred_count": count("Left out: transferred."),
+    "excluded_continued_count": count("Left out: came back the same day for the same condition."),
+    "excluded_cancer_count": count("Left out: medical cancer treatment."),
+    # KPIs: waits, arrivals, cases and people
+    "triage_group": text("Triage level, `untriaged`, or `all`."),
+    "visit_count": whole("Visits.", ge=1),
+    "wait_count": count("Visits with a valid wait (n)."),
+    "wait_sum_minutes": minutes("Sum of valid waits."),
+    "wait_average_minutes": minutes("Sum / n.", nullable=True),
+    "wait_median_minutes": minutes("Median.", nullable=True),
+    "wait_p90_minutes": minutes("90th percentile, linear interpolation.", nullable=True),
+    "wait_max_minutes": minutes("Longest.", nullable=True),
+    "day_wait_count": count("Valid waits of the day itself."),
+    "day_wait_sum_minutes": minutes("Their sum."),
+    "rolling_wait_count": count("Valid waits of the seven days (n)."),
+    "rolling_wait_sum_minutes": minutes("Their sum."),
+    "rolling_wait_average_minutes": minutes("Pooled average, never an average of averages.", nullable=True),
+    "days_in_window_count": whole("Days of the window with data.", ge=1, le=7),
+    "existing_hours_count": count("How often the local hour existed.", le=2),
+    "arrivals_per_hour": real("Arrivals per existing hour.", unit="/h", nullable=True, ge=0),
+    "busiest_rank": whole("1 is the busiest hour of the hospital's week.", ge=1),
+    "coded_visit_count": count("Visits with a principal diagnosis (n)."),
+    "share_pct": percent("Share of what is known.", nullable=True, ge=0, le=100),
+    "commonest_rank": whole("1 is the commonest.", nullable=True, ge=1),
+    "procedure_name": text("Title as landed.", nullable=True),
+    "procedure_count": whole("Procedures.", ge=1),
+    "critical_visit_count": count("Visits of levels 1 and 2."),
+    "target_evaluable_count": count("Visits with a wait and a target (n)."),
+    "within_target_count": count("Seen within the level's target."),
+    "triaged_visit_count": count("Triaged visits of the hospital (n of the share)."),
+    "share_of_triaged_pct": percent("Share of triaged visits; null for `untriaged`.", nullable=True, ge=0, le=100),
+    "within_target_pct": percent("Share seen within the target.", nullable=True, ge=0, le=100),
+    "visits_per_shift_hour": real("New patients per shift hour; null without shifts.", unit="/h", nullable=True, ge=0),
+    "active_days_count": whole("Days with a visit or a shift.", ge=1),
+    "expected_visit_count": real(
+        "What the doctors of the hospital see in as many hours; null for an unknown doctor.", nullable=True, ge=0
+    ),
+    "lower_limit_count": real("Chance limit.", nullable=True, ge=0),
+    "upper_limit_count": real("Chance limit.", nullable=True, ge=0),
+    "is_outside": flag("Outside the limits: not explained by chance.", nullable=True),
+    "patient_count": whole("Distinct patients seen.", ge=1),
+    "known_patient_count": count("Patients with a known group (n)."),
+    "reference_share_pct": percent("US reference share.", source="American Red Cross", nullable=True),
+    "characteristic": text("What is counted."),
+    "category": text("Category, or `unknown`."),
+    "share_of_visits_pct": percent("Share of the hospital's visits.", ge=0, le=100),
+    "metric": text("Which figure."),
+    "centre": real("Mean of all days."),
+    "lower_limit": real("Natural lower limit, not below 0.", nullable=True),
+    "upper_limit": real("Natural upper limit.", nullable=True),
+    "is_run_of_eight": flag("Eighth or later day in a row on one side of the centre."),
+    "centre_pct": percent("Rate of all hospitals together.", nullable=True),
+    "lower_limit_pct": percent("Lower limit.", nullable=True, ge=0),
+    "upper_limit_pct": percent("Upper limit.", nullable=True, le=100),
+    # KPIs: the emergency department
+    "over_12_hours_count": count("Of the denominator: more than 12 hours."),
+    "destination_department": text("First inpatient department, `unknown`, or `all`."),
+    "boarding_sum_minutes": minutes("Sum."),
+    "boarding_median_minutes": minutes("Median.", nullable=True),
+    "boarding_max_minutes": minutes("Longest.", nullable=True),
+    "seen_late_count": count("Seen after more than 15 minutes."),
+    "left_late_count": count("Left unseen after more than 15 minutes."),
+    "waiting_late_count": count("Waiting for more than 15 minutes."),
+    "stratum": text("Which patients."),
+    "median_minutes": minutes("Median.", nullable=True),
+    "room_count": count("Room 61 minutes or more after arrival."),
+    "left_count": count("Left without being seen."),
+    "boarded_count": count("Boarded 241 minutes or more."),
+    "long_stay_count": count("Stayed 481 minutes or more."),
+    "volume_band": text("20,000-visit band of the hospital's year; null for `all`.", nullable=True),
+    "z_score": real(
+        "Against the hospitals of the band, stratum `all` only; null where there are fewer than two.", nullable=True
+    ),
+    "variant": text("Which returns."),
+    "ed_patients_count": count("Patients present."),
+    "ed_bed_count": count("Treatment spaces of the department.", nullable=True),
+    "occupancy_ratio": real("Patients per treatment space; above 0.9 linked to 10-day mortality.", nullable=True, ge=0),
+    "boarders_count": count("Of them, decided to be admitted and not moved."),
+    "hospital_bed_count": count("Inpatient beds of the hospital.", nullable=True),
+    "ventilated_count": count("Of the patients, ventilated."),
+    "longest_boarding_hours": hours("Of those who board now."),
+    "last_door_to_bed_hours": hours("Arrival to room, of those present the one roomed last."),
+    "nedocs_score": real("NEDOCS.", nullable=True, ge=0, le=200),
+    "nedocs_level": text("What it means.", nullable=True),
+    "attendings_count": count("Doctors on shift in the department."),
+    "triage_weight_sum": whole("Sum of 6 - level over triaged patients.", ge=0),
+    "edwin_score": real("EDWIN.", nullable=True, ge=0),
+    "edwin_level": text("What it means.", nullable=True),
+    # KPIs: beds and stays
+    "time_weighted_pct": percent("Occupied of offered.", nullable=True, plausible=(0, 150), ge=0),
+    "hourly_mean_pct": percent("Mean of the hours.", nullable=True, ge=0),
+    "midnight_patients_count": count("Patients at 24:00."),
+    "midnight_pct": percent("Of the beds then.", nullable=True, ge=0),
+    "peak_patients_count": count("Most patients at one moment."),
+    "peak_pct": percent("Of the beds.", nullable=True, ge=0),
+    "window_hours": real("Hours the day had; of the day in progress, those that have begun.", unit="h", ge=1, le=26),
+    "patients_count": count("Segments that touch the day."),
+    "inflow_count": count("Segments that start in it."),
+    "outflow_count": count("Segments that end in it."),
+    "patient_hours": hours("Hours spent in the department."),
+    "mean_census_count": real("L: patient-hours per hour.", ge=0),
+    "patients_per_hour": real("Patients touching the day per hour.", unit="/h", ge=0),
+    "mean_hours_per_patient": hours("W: hours within the day per patient.", nullable=True),
+    "turnover_per_bed": real("Left per staffed bed.", nullable=True, ge=0),
+    "turnover_interval_hours": real("Empty bed-hours per patient who left.", unit="h", nullable=True),
+    "is_bottleneck": flag("At 95 % of the bed-minutes or more."),
+    "los_hcup_days_sum": whole("Sum of calendar days.", unit="d", ge=0),
+    "los_hcup_days_average": real("Average.", unit="d", nullable=True, ge=0),
+    "los_min1_days_average": real("Average, each at least one.", unit="d", nullable=True, ge=1),
+    "los_hours_average": hours("Average.", nullable=True),
+    "los_hours_median": hours("Median.", nullable=True),
+    "open_days_so_far_average": real("Of open stays, until `as_of_at`.", unit="d", nullable=True, ge=0),
+    "open_numerator_count": count("Of the numerator: not discharged."),
+}
