@@ -21,7 +21,8 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from hospital_assets.automation.build import BuildError, BuildReport, dagster_instance
+from hospital_assets.automation.build import BuildError, BuildReport
+from hospital_assets.automation.instance import dagster_instance
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.definitions import build_definitions
 from hospital_assets.landing.profile import SUBJECTS

@@ -756,14 +756,6 @@ def test_vendored_files_are_as_their_makers_ship_them(folder: Path) -> None:
     assert any(path.name.endswith("LICENSE") for path in folder.rglob("*"))
 
 
-def test_static_files_are_in_the_package() -> None:
-    patterns = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
-    listed = patterns["tool"]["setuptools"]["package-data"]["hospital_assets.dashboard"]
-    packed = {path for pattern in listed for path in FOLDER.glob(pattern) if path.is_file()}
-    there = {p for f in ("static", "templates") for p in (FOLDER / f).rglob("*") if p.is_file()}
-    assert there <= packed
-
-
 def test_the_dashboard_costs_nothing_until_it_runs() -> None:
     done = subprocess.run(
         [

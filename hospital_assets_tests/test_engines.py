@@ -19,7 +19,8 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from hospital_assets.assets.declare import ENGINE_TAG
-from hospital_assets.automation.build import BuildReport, build, dagster_instance
+from hospital_assets.automation.build import BuildReport, build
+from hospital_assets.automation.instance import dagster_instance
 from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.definitions import build_definitions
 from hospital_assets.settings import EngineSettings, Settings, SettingsError, engine_from_environment, write_settings

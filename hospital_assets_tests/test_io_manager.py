@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from hospital_assets.automation.build import dagster_instance
+from hospital_assets.automation.instance import dagster_instance
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import Period, open_warehouse

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import dagster as dg
 import polars as pl
 
-from hospital_assets.automation.build import BuildReport, dagster_instance
+from hospital_assets.automation.build import BuildReport
+from hospital_assets.automation.instance import dagster_instance
 from hospital_assets.checks.standing import accounted, fresh, not_failed, standing, usual
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.definitions import build_definitions

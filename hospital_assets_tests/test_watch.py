@@ -22,7 +22,8 @@ import pytest
 
 from hospital_assets.alerts.outbox import Outbox, open_outbox, outbox_file
 from hospital_assets.assets.facts import vitals as vitals_module
-from hospital_assets.automation.build import BuildReport, dagster_instance
+from hospital_assets.automation.build import BuildReport
+from hospital_assets.automation.instance import dagster_instance
 from hospital_assets.automation.presence import is_watched, watch_lock
 from hospital_assets.automation.sensors import FEEDS
 from hospital_assets.automation.watch import BatchError, Loader

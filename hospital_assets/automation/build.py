@@ -6,18 +6,15 @@ ordinary Dagster runs: they stand in the UI's history like any other.
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from pathlib import Path
 
 import dagster as dg
 from dagster._core.definitions.asset_selection import DagsterInvalidAssetSelectionError
 
+from hospital_assets.automation.instance import dagster_instance
 from hospital_assets.automation.jobs import TABLES
 from hospital_assets.automation.sensors import days_named
 from hospital_assets.contracts import CONTRACTS
@@ -30,9 +27,6 @@ from hospital_assets.settings import Settings
 
 #: A settled day can unsettle another only through the beds; this is never reached in practice.
 MOST_ROUNDS = 5
-
-#: Files that decide how Dagster runs stand beside the package in a checkout.
-_DAGSTER_YAML = Path(__file__).parents[2] / "dagster.yaml"
 
 
 class BuildError(Exception):
@@ -85,29 +79,6 @@ class BuildReport:
     def succeeded(self) -> bool:
         """Whether every step ran and no ERROR check failed."""
         return not self.failures and not self.failed_checks
-
-
-@contextmanager
-def dagster_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
-    """The Dagster instance of a data directory, with the committed dagster.yaml."""
-    home = prepare_dagster_home(settings)
-    os.environ["DAGSTER_HOME"] = str(home)
-    with dg.DagsterInstance.from_config(str(home)) as instance:
-        yield instance
-
-
-def prepare_dagster_home(settings: Settings) -> Path:
-    """Make `<data>/dagster` with the committed dagster.yaml and return it.
-
-    Raises:
-        BuildError: the package was not installed from a checkout.
-    """
-    home = settings.dagster_home
-    home.mkdir(parents=True, exist_ok=True)
-    if not _DAGSTER_YAML.exists():
-        raise BuildError(f"{_DAGSTER_YAML} is missing: run from a checkout (pip install -e .)")
-    shutil.copyfile(_DAGSTER_YAML, home / "dagster.yaml")
-    return home
 
 
 def build(

@@ -21,7 +21,8 @@ from datetime import UTC, date, datetime
 import dagster as dg
 from dagster_shared.record import replace
 
-from hospital_assets.automation.build import MOST_ROUNDS, dagster_instance, failure_of, unsettled_spans
+from hospital_assets.automation.build import MOST_ROUNDS, failure_of, unsettled_spans
+from hospital_assets.automation.instance import dagster_instance
 from hospital_assets.automation.jobs import refreshed_by
 from hospital_assets.automation.presence import watch_lock
 from hospital_assets.automation.sensors import FEEDS, quiet_since_ns

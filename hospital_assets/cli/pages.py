@@ -39,6 +39,7 @@ def add_commands(commands: Commands) -> None:
 
     docs = commands.add_parser("docs", help="write the generated documentation")
     docs.add_argument("--check", action="store_true", help="only say whether it is up to date")
+    docs.add_argument("--into", type=Path, metavar="DIR", help="where to (default: docs/ of the checkout you are in)")
     docs.set_defaults(run=_docs)
 
 
@@ -46,10 +47,9 @@ def _dev(options: argparse.Namespace, settings: Settings) -> int:
     import subprocess
     import threading
 
-    from hospital_assets.automation.build import prepare_dagster_home
+    from hospital_assets.automation.instance import dagster_environment
 
-    home = prepare_dagster_home(settings)
-    environment = {**os.environ, "DAGSTER_HOME": str(home), "HOSPITAL_DATA_DIR": str(settings.data_dir)}
+    environment = {**os.environ, **dagster_environment(settings), "HOSPITAL_DATA_DIR": str(settings.data_dir)}
     beside: list[subprocess.Popen[bytes]] = []
     commands = [
         [str(Path(sys.executable).with_name("dagster")), "dev", "-m", "hospital_assets.definitions", "-p", options.port]
@@ -105,8 +105,12 @@ def _dashboard(options: argparse.Namespace, settings: Settings) -> int:
 def _docs(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.reports.reference import documents
 
+    folder = options.into or Path("docs")
+    if options.into is None and not folder.is_dir():
+        raise FileNotFoundError(f"there is no {folder}/ here: say where to with --into DIR")
     stale = []
-    for path, text in documents().items():
+    for name, text in documents().items():
+        path = folder / name
         if path.exists() and path.read_text(encoding="utf-8") == text:
             continue
         stale.append(path)

@@ -10,7 +10,6 @@ import inspect
 import json
 import re
 from dataclasses import asdict
-from pathlib import Path
 
 from hospital_assets.assets.cleaned.all_rules import RULES
 from hospital_assets.checks.faults import FAULTS
@@ -19,19 +18,17 @@ from hospital_assets.contracts import CONTRACTS, Column, Contract
 from hospital_assets.publishing.matrix import who_sees_what
 from hospital_assets.publishing.policy import shipped_policy
 
-_DOCS = Path(__file__).parents[2] / "docs"
 
-
-def documents() -> dict[Path, str]:
-    """Every generated document by its path."""
+def documents() -> dict[str, str]:
+    """Every generated document by its file name."""
     return {
-        _DOCS / "data-dictionary.md": data_dictionary(),
-        _DOCS / "cleaning-rules.md": cleaning_rules(),
-        _DOCS / "checks.md": check_kinds(),
-        _DOCS / "profile-reference.md": profile_reference(),
-        _DOCS / "kpis.md": metric_catalogue(),
-        _DOCS / "who-sees-what.md": who_sees_what(shipped_policy()),
-        _DOCS / "kpis.json": json.dumps(metrics(), indent=1, ensure_ascii=False) + "\n",
+        "data-dictionary.md": data_dictionary(),
+        "cleaning-rules.md": cleaning_rules(),
+        "checks.md": check_kinds(),
+        "profile-reference.md": profile_reference(),
+        "kpis.md": metric_catalogue(),
+        "who-sees-what.md": who_sees_what(shipped_policy()),
+        "kpis.json": json.dumps(metrics(), indent=1, ensure_ascii=False) + "\n",
     }
 
 

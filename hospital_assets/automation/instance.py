@@ -1,0 +1,71 @@
+"""The Dagster instance of a data directory: its home, how it runs, and where its history is stored.
+
+Belongs here: `DAGSTER_HOME` and what is written into it. Does not: what is run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+
+import dagster as dg
+
+from hospital_assets.settings import Settings, SettingsError, replace_text
+
+#: Names a PostgreSQL database for runs, events and schedules; without it they are SQLite files in the home.
+POSTGRES_URL = "HOSPITAL_DAGSTER_POSTGRES_URL"
+#: SQLAlchemy takes `postgresql://` for psycopg 3; dagster-postgres is made for psycopg 2.
+_SCHEME = "postgresql+psycopg2://"
+#: Events of a run over many days are written in batches; Dagster itself writes them one by one.
+_BATCH = ("DAGSTER_EVENT_BATCH_SIZE", "1000")
+
+
+@contextmanager
+def dagster_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
+    """The Dagster instance of a data directory.
+
+    Raises:
+        SettingsError: see `prepare_dagster_home`.
+    """
+    os.environ.update(dagster_environment(settings))
+    with dg.DagsterInstance.from_config(os.environ["DAGSTER_HOME"]) as instance:
+        yield instance
+
+
+def dagster_environment(settings: Settings) -> dict[str, str]:
+    """What a Dagster process of a data directory needs in its environment; makes its home.
+
+    Raises:
+        SettingsError: see `prepare_dagster_home`.
+    """
+    home = prepare_dagster_home(settings)
+    name, size = _BATCH
+    return {"DAGSTER_HOME": str(home), name: os.environ.get(name, size)}
+
+
+def prepare_dagster_home(settings: Settings) -> Path:
+    """Make `<data>/dagster` with the package's dagster.yaml for the storage in use, and return it.
+
+    Raises:
+        SettingsError: PostgreSQL is asked for with an address or an installation that cannot work.
+    """
+    home = settings.dagster_home
+    texts = [(files(__package__) / name).read_text(encoding="utf-8") for name in ("dagster.yaml", _storage())]
+    replace_text(home / "dagster.yaml", "\n".join(texts))
+    return home
+
+
+def _storage() -> str:
+    """The part of dagster.yaml that says where the history is stored."""
+    url = os.environ.get(POSTGRES_URL)
+    if not url:
+        return "storage-sqlite.yaml"
+    if not url.startswith(_SCHEME):
+        raise SettingsError(f"{POSTGRES_URL} must begin with {_SCHEME}, as in {_SCHEME}USER:PASSWORD@HOST/DATABASE")
+    if find_spec("dagster_postgres") is None:
+        raise SettingsError(f"{POSTGRES_URL} needs dagster-postgres: pip install 'hospital-assets[dagster-postgres]'")
+    return "storage-postgres.yaml"
