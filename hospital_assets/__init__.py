@@ -13,7 +13,7 @@ The house, from the top; a package imports only from those below it (`make floor
 - `live`: what is judged as it lands: alert rules, the monitor, the board's data.
 - `sources`: what a person uses to bring a source: drafts of profiles, dry runs.
 - `assets`: one function per table, by layer: raw, cleaned, dimensions, facts, kpis.
-- `recovery`: snapshots, rebuilds as of a moment, erasure.
+- `recovery`: snapshots, rebuilds as of a moment, erasing a person.
 - `access`: users and sign-in, the SQL gateway and its sandbox, the audit log.
 - `publishing`: policy, masks, pseudonyms, small cells, the leak check, publications.
 - `alerts`: what was raised and who is told.

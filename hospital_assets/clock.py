@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from pathlib import Path
 
 from hospital_assets.settings import Settings, replace_text
 
@@ -41,14 +40,14 @@ class SimulatedClock:
 
 def write_simulated_clock(settings: Settings, clock: SimulatedClock) -> None:
     """Let everybody in a data directory live by this clock."""
-    replace_text(_file(settings), json.dumps(asdict(clock)))
+    replace_text(settings.clock_file, json.dumps(asdict(clock)))
 
 
 def hospital_now(settings: Settings, wall: datetime | None = None) -> datetime:
     """The moment in the hospital: simulated or real, and never after the last service day."""
     wall = wall or datetime.now(UTC)
     try:
-        now = SimulatedClock(**json.loads(_file(settings).read_text(encoding="utf-8"))).now(wall)
+        now = SimulatedClock(**json.loads(settings.clock_file.read_text(encoding="utf-8"))).now(wall)
     except FileNotFoundError:
         now = wall
     end = _end(settings)
@@ -73,7 +72,3 @@ def _end(settings: Settings) -> datetime | None:
     if settings.last_service_date is None:
         return None
     return datetime.combine(settings.last_service_date + timedelta(days=1), _LAST_MIDNIGHT)
-
-
-def _file(settings: Settings) -> Path:
-    return settings.data_dir / "simulated_clock.json"

@@ -73,6 +73,11 @@ class Settings:
         return self.reports / "quality.json"
 
     @property
+    def streamed_vitals(self) -> Path:
+        """What the Spark stream has made of landed vital signs."""
+        return self.data_dir / "live_vitals"
+
+    @property
     def dagster_home(self) -> Path:
         """Dagster's own storage: runs, events, check history."""
         return self.data_dir / "dagster"
@@ -81,6 +86,34 @@ class Settings:
     def settings_file(self) -> Path:
         """The TOML file these settings come from."""
         return self.data_dir / "hospital.toml"
+
+    @property
+    def policy_file(self) -> Path:
+        """Who may see what, where the hospital has a policy of its own."""
+        return self.data_dir / "policy.toml"
+
+    @property
+    def alerts_file(self) -> Path:
+        """Thresholds of alerts, and who is told."""
+        return self.data_dir / "alerts.toml"
+
+    @property
+    def profiles_folder(self) -> Path:
+        """Source profiles of the hospital's own, a TOML file each."""
+        return self.data_dir / "profiles"
+
+    @property
+    def clock_file(self) -> Path:
+        """The simulated clock, where time is not the wall clock's."""
+        return self.data_dir / "simulated_clock.json"
+
+    @property
+    def configuration(self) -> tuple[Path, ...]:
+        """Files and folders that decide, beside what landed, how tables, publications and alerts come out.
+
+        Whatever makes a data directory from another takes these along. A new one is added here.
+        """
+        return (self.settings_file, self.policy_file, self.alerts_file, self.profiles_folder, self.clock_file)
 
 
 Engine = Literal["duckdb", "spark", "mixed"]

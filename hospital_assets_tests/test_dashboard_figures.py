@@ -327,7 +327,7 @@ def test_old_versions_are_due_after_the_days_of_the_policy(tmp_path: Path) -> No
     for name in names:
         (folder / name).mkdir(parents=True)
     (folder / "current.json").write_text(json.dumps({"version": names[-1]}))
-    kept = tmp_path / "kept"
+    kept = tmp_path / "snapshots"
     kept.mkdir()
     for name in names:
         (kept / f"{name}.duckdb").touch()
@@ -353,7 +353,7 @@ def test_old_versions_are_due_after_the_days_of_the_policy(tmp_path: Path) -> No
     # What is due stands first, and no erasure says whose it was.
     assert [row["is_due"] for row in queue] == sorted((row["is_due"] for row in queue), reverse=True)
     assert "person 1" not in json.dumps(queue) and "person 2" not in json.dumps(queue)
-    states = [row["due"] for row in queue if row["what"] == "Kept state"]
+    states = [row["due"] for row in queue if row["what"] == "Snapshot"]
     assert sorted(states) == ["after 2 more", "after 3 more", "with the next one"]
     assert {row["due"] for row in queue if row["what"] == "Publication"} == {"while it counts"}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
@@ -15,7 +16,19 @@ from hypothesis import strategies as st
 
 from hospital_assets.access.audit import AuditLog
 from hospital_assets.cli import main
-from hospital_assets.recovery.erase import EraseError, Person, find_person, prove, strip_landing, with_references
+from hospital_assets.publishing.pseudonyms import SecretKey
+from hospital_assets.recovery import erase
+from hospital_assets.recovery.erase import (
+    EraseError,
+    Erasure,
+    Person,
+    erase_person,
+    find_person,
+    plan_erasure,
+    prove,
+    strip_landing,
+    with_references,
+)
 from hospital_assets.settings import Settings, write_settings
 from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets_tests.helpers import query, run
@@ -134,6 +147,109 @@ def test_what_is_not_one_record_per_line_stops_everything(tmp_path: Path, text: 
     assert len(list(settings.landing.rglob("*"))) == 3
 
 
+KEY = SecretKey(b"0123456789abcdef" * 2)
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def killed(*_: object, **__: object) -> None:
+    raise Killed
+
+
+def killed_at_the_second_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    replace, replaced = Path.replace, []
+
+    def replace_once(path: Path, target: Path) -> Path:
+        if path.name.endswith(".erasing"):
+            if replaced:
+                raise Killed
+            replaced.append(target)
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace_once)
+
+
+KILLS = {
+    "before the first file": lambda patch: patch.setattr(erase, "strip_landing", killed),
+    "at the second file": killed_at_the_second_file,
+    "before alerts": lambda patch: patch.setattr(erase, "forget_alerts", killed),
+    "before what was derived": lambda patch: patch.setattr(erase, "throw_away", killed),
+    "at the proof": lambda patch: patch.setattr(erase, "prove", killed),
+}
+
+
+@pytest.fixture
+def known(tmp_path: Path) -> tuple[Settings, Erasure]:
+    """A directory in which what refers to a person stands in another file than who that is."""
+    patient = entry("Patient", "17", identifier=[{"value": "P7"}])
+    settings, _ = landed(tmp_path / "data", "a.json", f"[{patient}]")
+    line = '{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/17"}}\n'
+    landed(tmp_path / "data", "b.ndjson", line + line.replace("17", "18"))
+    for folder in ("warehouse", "snapshots/x", "published/admin", "reports", "lake/facts", "live_vitals"):
+        (settings.data_dir / folder).mkdir(parents=True)
+        (settings.data_dir / folder / "part.json").write_text("P7")
+    return settings, Erasure(with_references(settings, PERSON), "abc", was_published=True)
+
+
+def built_anew(settings: Settings, calls: list[bool]) -> Callable[[bool], list[str]]:
+    def rebuild(publishing: bool) -> list[str]:
+        calls.append(publishing)
+        with open_warehouse(settings.warehouse_file):
+            return []
+
+    return rebuild
+
+
+@pytest.mark.parametrize("kill", [*KILLS, "while it builds"])
+def test_an_erasure_that_was_interrupted_is_run_again_to_its_end(
+    known: tuple[Settings, Erasure], monkeypatch: pytest.MonkeyPatch, kill: str
+) -> None:
+    settings, erasure = known
+    published: list[bool] = []
+    with monkeypatch.context() as patch:
+        KILLS.get(kill, lambda _: None)(patch)
+        with pytest.raises(Killed):
+            erase_person(settings, erasure, killed if kill == "while it builds" else built_anew(settings, published))
+    # Only the note knows, now, whose these are, and under any of their numbers.
+    again = plan_erasure(settings, "P8", KEY)
+    assert again.was_begun and again.was_published and again.hashed == erasure.hashed
+    assert set(again.person.references) == {"Patient/17", "urn:uuid:Patient-17"}
+    done = erase_person(settings, again, built_anew(settings, published))
+    assert done.is_done and published[-1]
+    left = "".join(path.read_text() for path in settings.landing.rglob("*") if path.is_file())
+    assert "Patient/18" in left and "17" not in left and "P7" not in left
+    assert not list(settings.data_dir.glob("erasures/*")) and not list(settings.landing.rglob(".*"))
+    with contextlib.closing(AuditLog(settings)) as log:
+        entries = log.entries("action = 'erase'")
+    assert entries["outcome"].to_list() == ["allowed", "failed", "allowed", "allowed"]
+    assert entries["statement"].unique().to_list() == ["person abc"]
+
+
+def test_what_was_derived_is_gone_and_a_failed_build_is_not_the_end(known: tuple[Settings, Erasure]) -> None:
+    settings, erasure = known
+    failed = erase_person(settings, erasure, lambda publishing: ["a step"])
+    assert not failed.is_done and failed.failures == ("a step",)
+    assert not list(settings.data_dir.rglob("part.json"))
+    with contextlib.closing(AuditLog(settings)) as log:
+        ended = log.entries("action = 'erase'").to_dicts()[-1]
+    assert (ended["outcome"], ended["reason"], ended["row_count"]) == ("failed", "the build failed", 2)
+    note = next(settings.data_dir.glob("erasures/*.json"))
+    assert note.stat().st_mode & 0o077 == 0
+    assert erase_person(settings, plan_erasure(settings, "P7", KEY), built_anew(settings, [])).is_done
+
+
+def test_a_file_that_cannot_be_taken_apart_leaves_nothing_begun(known: tuple[Settings, Erasure]) -> None:
+    settings, erasure = known
+    landed(settings.data_dir, "odd.json", "<p>P7</p>")
+    with pytest.raises(EraseError, match=r"native/odd\.json"):
+        erase_person(settings, erasure, built_anew(settings, []))
+    assert not list(settings.data_dir.glob("erasures/*")) and list(settings.data_dir.rglob("part.json"))
+    with pytest.raises(EraseError, match="run `hospital build` first"):
+        plan_erasure(settings, "P7", KEY)
+
+
 @pytest.mark.slow
 def test_a_person_is_gone_from_everything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -147,7 +263,7 @@ def test_a_person_is_gone_from_everything(
     monkeypatch.setenv("HOSPITAL_DATA_DIR", str(settings.data_dir))
     monkeypatch.setenv("HOSPITAL_PSEUDONYM_KEY", "ab" * 32)
     assert run(settings).succeeded
-    assert main(["publish"]) == 0 and main(["keep"]) == 0
+    assert main(["publish"]) == 0 and main(["snapshot"]) == 0
     (patient,) = query(
         settings,
         "select patient_id from facts.fact_emergency_visits join dimensions.dim_patient using "
@@ -167,8 +283,8 @@ def test_a_person_is_gone_from_everything(
         assert prove(warehouse, settings, person) == []
         ((after,),) = warehouse.connection.execute("select count(*) from facts.fact_emergency_visits").fetchall()
     assert 0 < before - after <= len(person.visit_numbers)
-    assert not (settings.data_dir / "kept").exists()
+    assert not (settings.data_dir / "snapshots").exists()
     with contextlib.closing(AuditLog(settings)) as log:
         entries = log.entries("action = 'erase'")
-        assert entries.height == 2 and log.verify().problems == ()
+        assert entries["outcome"].to_list() == ["allowed"] * 2 and log.verify().problems == ()
         assert patient not in str(entries.to_dicts())

@@ -285,6 +285,39 @@ def record(settings: Settings, event: Event) -> int:
         return log.append(event)
 
 
+@dataclass
+class Ending:
+    """How an act ended, for its second entry in the audit.
+
+    Attributes:
+        row_count: rows it wrote.
+        failure: why it failed although nothing was raised; never a value of a record.
+    """
+
+    row_count: int | None = None
+    failure: str = ""
+
+
+@contextlib.contextmanager
+def audited(settings: Settings, event: Event) -> Iterator[Ending]:
+    """Audit an act twice: before it is done, so that nobody can do it unseen, and how it ended.
+
+    Of what is raised only the name is written down: its words may hold a value.
+
+    Raises:
+        AuditError: it could not be written; then the act is not done.
+    """
+    record(settings, event)
+    ending = Ending()
+    try:
+        yield ending
+    except BaseException as error:
+        record(settings, replace(event, outcome="failed", reason=type(error).__name__))
+        raise
+    outcome: AuditOutcome = "failed" if ending.failure else "allowed"
+    record(settings, replace(event, row_count=ending.row_count, outcome=outcome, reason=ending.failure))
+
+
 def read_entries(settings: Settings) -> pl.DataFrame:
     """All entries of a data directory, oldest first; none where nothing was ever audited."""
     if not log_file(settings).exists():

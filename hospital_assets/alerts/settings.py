@@ -117,7 +117,7 @@ def load_alert_settings(settings: Settings) -> AlertSettings:
     Raises:
         SettingsError: the file is not TOML, or says something that cannot be used.
     """
-    path = settings.data_dir / "alerts.toml"
+    path = settings.alerts_file
     try:
         found = AlertSettings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:

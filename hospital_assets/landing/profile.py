@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.raw import DatedRecord, LandedRecord
-from hospital_assets.settings import data_dir_from_environment
+from hospital_assets.settings import Settings, data_dir_from_environment
 
 #: What is cleaned, in the order it is needed: dates are read in the hospitals' time zones.
 SUBJECTS = (
@@ -557,7 +557,7 @@ _SUFFIX = ".toml"
 
 def profile_folder() -> Path:
     """Where a data directory keeps profiles of its own."""
-    return data_dir_from_environment() / "profiles"
+    return Settings(data_dir_from_environment()).profiles_folder
 
 
 @functools.cache

@@ -115,15 +115,15 @@ class Role(_Strict):
 
 
 class Retention(_Strict):
-    """How long versions of a publication, and how many states of the warehouse, are kept.
+    """How long versions of a publication, and how many snapshots of the warehouse, are kept.
 
     Attributes:
         keep_days: days; the newest version is always kept.
-        keep_states: how many copies of the warehouse are kept to restore from.
+        keep_snapshots: how many copies of the warehouse are kept to restore from.
     """
 
     keep_days: int = Field(default=14, ge=1, le=90)
-    keep_states: int = Field(default=3, ge=1, le=90)
+    keep_snapshots: int = Field(default=3, ge=1, le=90)
 
 
 class Suppressed(_Strict):
@@ -311,7 +311,7 @@ def load_policy(settings: Settings) -> Policy:
     Raises:
         PolicyError: the file cannot be used.
     """
-    own = settings.data_dir / POLICY_FILE.name
+    own = settings.policy_file
     if not own.exists():
         return shipped_policy()
     return parse_policy(own.read_text(encoding="utf-8"), str(own))

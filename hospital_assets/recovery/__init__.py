@@ -1,4 +1,5 @@
-"""Back in time, and out of it: snapshots of tables, rebuilds as of a moment, erasure of a person.
+"""Back in time, and out of it: snapshots of the warehouse, rebuilds as of a moment, erasing a person.
 
-Does not belong here: versions of publications, which `publishing` keeps.
+Each act writes its own entries in the audit. What builds tables is handed in. Does not belong here: versions of
+publications, which `publishing` keeps.
 """

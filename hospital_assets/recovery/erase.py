@@ -1,46 +1,49 @@
-"""Removing a person from everything that is kept, and proving it.
+"""Removing a person from a data directory, and proving it.
 
-The records are taken out of the landed files, because whatever is built comes from them; what was derived
-from them (the warehouse, kept states, publications, copies) is thrown away as files, so that nothing stays in
-free blocks, and built anew. Then everything is searched for the person's numbers.
+The records are taken out of the landed files, because whatever is built comes from them; what was derived from them
+(the warehouse, snapshots, publications, the lake, pages) is thrown away as files, so that nothing stays in free
+blocks, and built anew. Then everything is searched for the person's numbers.
 
-A person is every record number that merges made one, and every visit under any of them. The audit is
-append-only: it keeps that somebody was erased, by a keyed hash of the number, and what was asked before.
+A person is every record number that merges made one, and every visit under any of them. Once records are gone,
+nothing but a note knows whose they were: it is written before the first file changes, and deleted when nothing of
+the person is found any more, so that an erasure that was interrupted anywhere can be run again to its end. The audit
+is append-only: it keeps that somebody was erased, by a keyed hash of the number, and what was asked before.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gzip
+import hashlib
+import hmac
 import json
+import os
 import re
 import shutil
 import sqlite3
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from hospital_assets.access.audit import Event, audited, system_actor
 from hospital_assets.alerts.outbox import outbox_file
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.publishing.publications import published_folder
-from hospital_assets.recovery.history import kept_folder
-from hospital_assets.settings import Settings
-from hospital_assets.warehouse.database import Warehouse
+from hospital_assets.publishing.pseudonyms import SecretKey
+from hospital_assets.publishing.publications import published_audiences, published_folder
+from hospital_assets.recovery.records import entries_of, lines_of, without_records
+from hospital_assets.recovery.snapshots import snapshots_folder
+from hospital_assets.settings import EngineSettings, Settings
+from hospital_assets.warehouse.database import Warehouse, open_warehouse
 from hospital_assets.warehouse.dialect import quoted
 
 _GZIP = b"\x1f\x8b"
-_JSON = json.JSONDecoder(strict=False)
-_SPACE = re.compile(r"[ \t\r\n]*")
-#: Where a message, or a segment of the envelope around messages, begins.
-_HL7_PIECE = re.compile(rb"(?:(?<=[\r\n\x1c])|^)\x0b?(?=(?:MSH|FHS|BHS|BTS|FTS)\W)")
-_HL7_COUNT = re.compile(rb"^(BTS\W)([0-9]+)")
 #: Columns by which a record says whose it is.
 _RECORD_COLUMNS = ("patient_id", "prior_patient_id")
-_VISIT_COLUMNS = ("visit_id", "stay_id")
+_UNFINISHED = ".erasing"
 
 
 class EraseError(ValueError):
-    """A person cannot be erased; nothing was changed."""
+    """A person cannot be erased; nothing was changed, or nothing more."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,14 @@ class Person:
     record_numbers: tuple[str, ...]
     visit_numbers: tuple[str, ...]
     references: tuple[str, ...] = ()
+
+    def __or__(self, other: Person) -> Person:
+        """Everything that either is called."""
+        return Person(
+            tuple(sorted({*self.record_numbers, *other.record_numbers})),
+            tuple(sorted({*self.visit_numbers, *other.visit_numbers})),
+            tuple(sorted({*self.references, *other.references})),
+        )
 
     @property
     def pattern(self) -> re.Pattern[bytes]:
@@ -76,6 +87,45 @@ class Person:
 
 
 @dataclass(frozen=True)
+class Erasure:
+    """An erasure that can be done: it may have been begun before, and interrupted.
+
+    Attributes:
+        person: who.
+        hashed: a keyed hash of the record number it was first asked for, which stands in the audit.
+        was_published: whether there was a publication, so that there is to be one again.
+        was_begun: whether it was begun before.
+    """
+
+    person: Person
+    hashed: str
+    was_published: bool
+    was_begun: bool = False
+
+
+@dataclass(frozen=True)
+class Erased:
+    """What an erasure did.
+
+    Attributes:
+        stripped: what was taken out of landed files, this time.
+        alerts: how many rows of alerts were deleted.
+        failures: what failed when everything was built anew.
+        left: where the person still is.
+    """
+
+    stripped: tuple[Stripped, ...]
+    alerts: int
+    failures: tuple[str, ...]
+    left: tuple[str, ...]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to do."""
+        return not (self.failures or self.left)
+
+
+@dataclass(frozen=True)
 class Stripped:
     """What was taken out of a landed file.
 
@@ -88,6 +138,95 @@ class Stripped:
     records: int
 
 
+def plan_erasure(settings: Settings, record_number: str, key: SecretKey) -> Erasure:
+    """Who is meant by a record number, and whether their erasure was begun before; changes nothing.
+
+    Args:
+        settings: the data directory.
+        record_number: any of the person's.
+        key: of pseudonyms; the number is hashed under a key made of it.
+
+    Raises:
+        EraseError: nobody has the number, or nothing was ever built.
+    """
+    begun = next((e for e in _begun(settings) if record_number in e.person.record_numbers), None)
+    if begun is None and not settings.warehouse_file.exists():
+        raise EraseError(f"{settings.warehouse_file} is missing: run `hospital build` first")
+    if begun is None:
+        with open_warehouse(settings.warehouse_file) as warehouse:
+            person = find_person(warehouse, record_number)
+        hashed = hmac.new(key.derived("erased"), record_number.encode(), hashlib.sha256).hexdigest()[:16]
+        begun = Erasure(person, hashed, bool(published_audiences(settings.data_dir)))
+    elif settings.warehouse_file.exists():
+        # More of the person may have landed since.
+        with contextlib.suppress(EraseError), open_warehouse(settings.warehouse_file) as warehouse:
+            begun = replace(begun, person=begun.person | find_person(warehouse, record_number))
+    return replace(begun, person=with_references(settings, begun.person))
+
+
+def erase_person(settings: Settings, erasure: Erasure, rebuild: Callable[[bool], Sequence[str]]) -> Erased:
+    """Remove a person from everything in a data directory, and look for what is left; audited.
+
+    What was interrupted is done from the start again, with what the person was called then.
+
+    Args:
+        settings: the data directory.
+        erasure: as `plan_erasure` found it.
+        rebuild: builds every table anew, and publishes where told to; returns what failed.
+
+    Raises:
+        EraseError: a landed file holds the person in a way that cannot be taken out; nothing was changed.
+        AuditError: it cannot be audited; then nothing is changed.
+    """
+    person = erasure.person
+    with audited(settings, Event(system_actor(), "erase", statement=f"person {erasure.hashed}")) as ending:
+        note = _write_note(settings, erasure)
+        try:
+            stripped = strip_landing(settings, person)
+        except EraseError:
+            if not erasure.was_begun:
+                note.unlink()
+            raise
+        alerts = forget_alerts(settings, person)
+        throw_away(settings)
+        failures = tuple(rebuild(erasure.was_published))
+        with open_warehouse(settings.warehouse_file) as warehouse:
+            left = tuple(prove(warehouse, settings, person))
+        erased = Erased(tuple(stripped), alerts, failures, left)
+        ending.row_count = sum(file.records for file in stripped)
+        ending.failure = "; ".join([*(f"left in {place}" for place in left), *["the build failed"][: len(failures)]])
+        if erased.is_done:
+            note.unlink()
+    return erased
+
+
+def _notes_folder(settings: Settings) -> Path:
+    """Who is being erased: a file for each person, there from the first change to the proof."""
+    return settings.data_dir / "erasures"
+
+
+def _begun(settings: Settings) -> Iterator[Erasure]:
+    """Erasures that were begun and are not done."""
+    for note in sorted(_notes_folder(settings).glob("*.json")):
+        noted = json.loads(note.read_text(encoding="utf-8"))
+        names = {name: tuple(listed) for name, listed in noted["person"].items()}
+        yield Erasure(Person(**names), note.stem, noted["was_published"], was_begun=True)
+
+
+def _write_note(settings: Settings, erasure: Erasure) -> Path:
+    """Write down who is to be erased, on disk when this returns."""
+    folder = _notes_folder(settings)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    note = folder / f"{erasure.hashed}.json"
+    temporary = note.with_suffix(".tmp")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        json.dump({"person": asdict(erasure.person), "was_published": erasure.was_published}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(note)
+    return note
+
+
 def find_person(warehouse: Warehouse, record_number: str) -> Person:
     """Who is meant by a record number.
 
@@ -95,17 +234,20 @@ def find_person(warehouse: Warehouse, record_number: str) -> Person:
         EraseError: nobody is.
     """
     connection = warehouse.connection
-    numbers = {
-        n
-        for (n,) in connection.execute(
-            "select distinct p.patient_id from dimensions.dim_patient p "
-            "join dimensions.dim_person d using (patient_durable_key) where d.person_key in ("
-            "select d.person_key from dimensions.dim_patient p "
-            "join dimensions.dim_person d using (patient_durable_key) where p.patient_id = ?) "
-            "and p.patient_key > 0",
-            [record_number],
-        ).fetchall()
-    }
+    numbers: set[str] = set()
+    # A build that was interrupted has left some tables out.
+    if all(warehouse.exists(CONTRACTS[name]) for name in ("dim_patient", "dim_person")):
+        numbers = {
+            n
+            for (n,) in connection.execute(
+                "select distinct p.patient_id from dimensions.dim_patient p "
+                "join dimensions.dim_person d using (patient_durable_key) where d.person_key in ("
+                "select d.person_key from dimensions.dim_patient p "
+                "join dimensions.dim_person d using (patient_durable_key) where p.patient_id = ?) "
+                "and p.patient_key > 0",
+                [record_number],
+            ).fetchall()
+        }
     visits: set[str] = set()
     for contract in CONTRACTS.values():
         names = set(contract.column_names)
@@ -131,19 +273,19 @@ def with_references(settings: Settings, person: Person) -> Person:
 
     An observation names its patient by reference; it is the person's all the same.
     """
-    references: set[str] = set()
+    references = set(person.references)
     while True:
         known = replace(person, references=tuple(sorted(references)))
         pattern, before = known.pattern, len(references)
         for _, text in _landed(settings):
             if b'"resourceType"' not in text or not pattern.search(text):
                 continue
-            pieces = _entries(text)
-            for start, end in pieces or _lines(text, is_csv=False):
+            pieces = entries_of(text)
+            for start, end in pieces or lines_of(text, is_csv=False):
                 if not pattern.search(text, start, end):
                     continue
                 # A line may be a bundle, too.
-                inner = _entries(text[start:end]) if not pieces else None
+                inner = entries_of(text[start:end]) if not pieces else None
                 for first, last in inner or [(0, end - start)]:
                     piece = text[start + first : start + last]
                     if pattern.search(piece):
@@ -181,6 +323,8 @@ def strip_landing(settings: Settings, person: Person) -> list[Stripped]:
     Raises:
         EraseError: a file names the person in a way that cannot be taken out record by record.
     """
+    for unfinished in settings.landing.rglob(f".*{_UNFINISHED}"):
+        unfinished.unlink()
     ready: list[tuple[Path, Path, int]] = []
     stubborn = []
     pattern = person.pattern
@@ -188,13 +332,13 @@ def strip_landing(settings: Settings, person: Person) -> list[Stripped]:
         for path, text in _landed(settings):
             if not pattern.search(text):
                 continue
-            kept, taken = _without(text, pattern, is_csv=".csv" in path.name.lower())
+            kept, taken = without_records(text, pattern, is_csv=".csv" in path.name.lower())
             if kept is None or pattern.search(kept):
                 stubborn.append(str(path.relative_to(settings.landing)))
                 continue
             with path.open("rb") as file:
                 is_packed = file.read(2) == _GZIP
-            temporary = path.with_name(f".{path.name}.erasing")
+            temporary = path.with_name(f".{path.name}{_UNFINISHED}")
             temporary.write_bytes(gzip.compress(kept, mtime=0) if is_packed else kept)
             ready.append((path, temporary, taken))
         if stubborn:
@@ -212,162 +356,16 @@ def strip_landing(settings: Settings, person: Person) -> list[Stripped]:
     return [Stripped(str(p.relative_to(settings.landing)), taken) for p, _, taken in ready]
 
 
-def _without(text: bytes, pattern: re.Pattern[bytes], *, is_csv: bool) -> tuple[bytes | None, int]:
-    """A file's text without the records that match, every other byte kept, and how many those were.
-
-    A record is a line, an HL7 message, an entry of a FHIR bundle or an object of a JSON array. None where
-    the text has no such records.
-    """
-    first = text.lstrip(b"\xef\xbb\xbf\x0b \t\r\n")[:4]
-    if first.startswith(b"<"):
-        return None, 0
-    if first.startswith((b"MSH", b"FHS", b"BHS")):
-        return _without_messages(text, pattern)
-    if not is_csv and (entries := _entries(text)) is not None:
-        return _without_elements(text, entries, pattern)
-    # A document over several lines would fall apart.
-    one_line = text.strip().split(b"\n", 1)[0].rstrip()
-    if not is_csv and first.startswith((b"{", b"[")) and not one_line.endswith(b"}"):
-        return None, 0
-    kept, taken = [], 0
-    for start, end in _lines(text, is_csv):
-        record = text[start:end]
-        if not pattern.search(record):
-            kept.append(record)
-        elif (entries := None if is_csv else _entries(record)) is not None:
-            rest, number = _without_elements(record, entries, pattern)
-            if rest is None:
-                return None, 0
-            kept.append(rest)
-            taken += number
-        elif _others(record, pattern):
-            return None, 0
-        else:
-            taken += 1
-    return b"".join(kept), taken
-
-
-def _lines(text: bytes, is_csv: bool) -> Iterator[tuple[int, int]]:
-    """Where physical lines begin and end; of CSV those that a quoted line break splits are one."""
-    start = position = quotes = 0
-    for line in text.splitlines(keepends=True):
-        position += len(line)
-        quotes += line.count(b'"') if is_csv else 0
-        if quotes % 2 == 0:
-            yield start, position
-            start, quotes = position, 0
-    if start < position:
-        yield start, position
-
-
-def _without_messages(text: bytes, pattern: re.Pattern[bytes]) -> tuple[bytes | None, int]:
-    """HL7 v2 without the messages that match; what a batch says of their number follows."""
-    starts = [m.start() for m in _HL7_PIECE.finditer(text)]
-    pieces = [text[start:end] for start, end in zip([0, *starts], [*starts, len(text)], strict=True) if end > start]
-    kept, taken, taken_of_batch = [], 0, 0
-    for piece in pieces:
-        kind = piece.lstrip(b"\xef\xbb\xbf\x0b \t\r\n")[:3]
-        if kind == b"MSH" and pattern.search(piece):
-            taken, taken_of_batch = taken + 1, taken_of_batch + 1
-            continue
-        if kind == b"BTS" and (said := _HL7_COUNT.match(piece)):
-            left = max(0, int(said[2]) - taken_of_batch)
-            piece = said[1] + (b"%d" % left if taken_of_batch else said[2]) + piece[said.end() :]
-            taken_of_batch = 0
-        kept.append(piece)
-    return b"".join(kept), taken
-
-
-def _without_elements(
-    text: bytes, elements: list[tuple[int, int]], pattern: re.Pattern[bytes]
-) -> tuple[bytes | None, int]:
-    """A JSON text without those elements of an array that match."""
-    kept = [n for n, (start, end) in enumerate(elements) if not pattern.search(text, start, end)]
-    if len(kept) == len(elements):
-        return None, 0
-    for number, (start, end) in enumerate(elements):
-        # Of the person and of somebody else: whose it is, a machine cannot tell.
-        if number not in kept and _others(text[start:end], pattern):
-            return None, 0
-    parts = [text[: elements[0][0]]]
-    for place, number in enumerate(kept):
-        start, end = elements[number]
-        if place:
-            parts.append(text[elements[number - 1][1] : start])
-        parts.append(text[start:end])
-    parts.append(text[elements[-1][1] :])
-    return b"".join(parts), len(elements) - len(kept)
-
-
-def _others(piece: bytes, pattern: re.Pattern[bytes]) -> bool:
-    """Whether a FHIR resource refers to patients that the pattern does not know, as a Group does."""
-    if b'"resourceType"' not in piece:
-        return False
-    named = re.findall(rb'"reference"\s*:\s*"([^"]*)"', piece)
-    return any(b"Patient/" in name and not pattern.search(name) for name in named)
-
-
-def _entries(text: bytes) -> list[tuple[int, int]] | None:
-    """Where the entries of a FHIR bundle, or the objects of a JSON array, begin and end, in bytes.
-
-    None where the text is neither.
-    """
-    if text.lstrip()[:1] not in (b"{", b"["):
-        return None
-    try:
-        # A character for every byte, so that places are the same; what is inside text does not matter.
-        said = text.decode("latin-1")
-        at = _space(said, 0)
-        if said[at] == "{":
-            members = dict(_members(said, at))
-            kind = members.get('"resourceType"')
-            if kind is None or said[kind[0] : kind[1]] != '"Bundle"' or '"entry"' not in members:
-                return None
-            at = members['"entry"'][0]
-        found = list(_elements(said, at))
-    except (ValueError, IndexError, StopIteration):
-        return None
-    return found if found and all(said[start] == "{" for start, _ in found) else None
-
-
-def _members(text: str, at: int) -> Iterator[tuple[str, tuple[int, int]]]:
-    """The members of a JSON object: name as written, where its value begins and ends."""
-    at = _space(text, at + 1)
-    while text[at] != "}":
-        _, end = _JSON.raw_decode(text, at)
-        name, at = text[at:end], _space(text, _space(text, end) + 1)
-        _, end = _JSON.raw_decode(text, at)
-        yield name, (at, end)
-        at = _space(text, end)
-        if text[at] == ",":
-            at = _space(text, at + 1)
-
-
-def _elements(text: str, at: int) -> Iterator[tuple[int, int]]:
-    """Where the elements of a JSON array begin and end."""
-    at = _space(text, at + 1)
-    while text[at] != "]":
-        _, end = _JSON.raw_decode(text, at)
-        yield at, end
-        at = _space(text, end)
-        if text[at] == ",":
-            at = _space(text, at + 1)
-
-
-def _space(text: str, at: int) -> int:
-    """Behind white space."""
-    found = _SPACE.match(text, at)
-    return found.end() if found else at
-
-
 def throw_away(settings: Settings) -> list[str]:
     """Delete every file that was derived from landed ones; returns what was deleted."""
     gone = []
     for folder in (
         settings.warehouse_file.parent,
-        kept_folder(settings),
+        snapshots_folder(settings),
         published_folder(settings.data_dir),
-        settings.data_dir / "reports",
+        settings.reports,
+        Path(EngineSettings().lake_of(settings)),
+        settings.streamed_vitals,
     ):
         if folder.exists():
             gone.append(folder.name)
@@ -401,8 +399,8 @@ def forget_alerts(settings: Settings, person: Person) -> int:
 def prove(warehouse: Warehouse, settings: Settings, person: Person) -> list[str]:
     """Where the person still is: tables and columns of the warehouse, landed and other files.
 
-    Every text of every table is searched, and every file but the audit and compressed copies of tables, which
-    are as new as the tables.
+    Every text of every table is searched, and every file but the audit, the notes of erasures, and compressed copies
+    of tables, which are as new as the tables.
     """
     found = []
     found_in_text = [
@@ -428,7 +426,9 @@ def prove(warehouse: Warehouse, settings: Settings, person: Person) -> list[str]
             found.append(f"{schema}.{table}.{column} ({count} rows)")
     searched = person.pattern
     for path in sorted(p for p in settings.data_dir.rglob("*") if p.is_file()):
-        if path.suffix in (".duckdb", ".wal", ".parquet") or "audit" in path.parts:
+        if path.suffix in (".duckdb", ".wal", ".parquet"):
+            continue
+        if path.relative_to(settings.data_dir).parts[0] in ("audit", _notes_folder(settings).name):
             continue
         data = path.read_bytes()
         if data.startswith(_GZIP):

@@ -206,7 +206,7 @@ def main() -> None:
         raise SystemExit("patients and hospitals are not known yet: run `hospital build` first")
     session = start_session(engine.spark_master)
     lines = from_files(session, settings.landing / "native" / "vitals")
-    start(session, lines, hospitals, patients, settings.data_dir / "live_vitals").awaitTermination()
+    start(session, lines, hospitals, patients, settings.streamed_vitals).awaitTermination()
 
 
 if __name__ == "__main__":

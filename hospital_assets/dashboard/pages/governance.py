@@ -26,7 +26,7 @@ from hospital_assets.publishing.publications import (
     published_folder,
     versions,
 )
-from hospital_assets.recovery.history import states
+from hospital_assets.recovery.snapshots import snapshots
 from hospital_assets.settings import Settings
 
 
@@ -160,7 +160,7 @@ def retention_queue(settings: Settings, policy: Policy, looks: pl.DataFrame, now
 
     Args:
         settings: the data directory.
-        policy: how long versions and how many states are kept.
+        policy: how long versions and how many snapshots are kept.
         looks: the audit, which says what erasures were begun and finished.
         now: the wall clock.
 
@@ -202,16 +202,15 @@ def retention_queue(settings: Settings, policy: Policy, looks: pl.DataFrame, now
                 min(found) + timedelta(days=days),
                 f"deleted by the first publishing after {days} days",
             )
-    kept = states(settings)
-    for newer, state in enumerate(reversed(kept)):
-        left = max(policy.retention.keep_states - newer, 1)
+    for newer, snapshot in enumerate(reversed(snapshots(settings))):
+        left = max(policy.retention.keep_snapshots - newer, 1)
         add(
-            "Kept state",
-            state.file.name,
+            "Snapshot",
+            snapshot.file.name,
             1,
-            state.kept_at,
+            snapshot.taken_at,
             "with the next one" if left == 1 else f"after {left} more",
-            "deleted by hospital keep",
+            "deleted by hospital snapshot",
         )
     events = (
         []

@@ -1,0 +1,123 @@
+"""Every table and figure as they were known at a moment, built in a data directory of their own.
+
+A table is a function of the landed files, the directory's configuration and the hospital's time, and the ledger
+knows when each file was first seen. So what was known at a moment is what the files seen by then say. The program
+and the configuration (profiles, policy, alerts) are those of today.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+import polars as pl
+
+from hospital_assets.access.audit import Event, audited, system_actor
+from hospital_assets.clock import SimulatedClock, hospital_now, write_simulated_clock
+from hospital_assets.settings import Settings
+from hospital_assets.warehouse.loads import read_ledger_copy
+
+
+class AsOfError(ValueError):
+    """What was known at a moment cannot be made again; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class AsOf:
+    """A data directory as of a moment.
+
+    Attributes:
+        settings: of the directory.
+        files: how many landed files it holds.
+        later: how many landed afterwards, and are not in it.
+        failures: steps of the build that failed.
+    """
+
+    settings: Settings
+    files: int
+    later: int
+    failures: tuple[str, ...] = ()
+
+
+def build_as_of(settings: Settings, moment: datetime, into: Path, build: Callable[[Settings], Sequence[str]]) -> AsOf:
+    """Make a data directory of what had landed by a moment, and build it; audited: it is a copy of records.
+
+    Args:
+        settings: the data directory.
+        moment: of the wall clock.
+        into: the new directory; must not be there, or be empty.
+        build: builds every table of a directory by its own settings; returns what failed.
+
+    Raises:
+        AsOfError: as `prepare_as_of`.
+        AuditError: it cannot be audited; then nothing is made.
+    """
+    event = Event(system_actor(), "export", statement=f"as of {moment.isoformat()} into {into.resolve()}")
+    with audited(settings, event) as outcome:
+        made = prepare_as_of(settings, moment, into)
+        failures = tuple(build(made.settings))
+        outcome.failure = f"{len(failures)} steps of the build failed" if failures else ""
+    return replace(made, failures=failures)
+
+
+def prepare_as_of(settings: Settings, moment: datetime, into: Path) -> AsOf:
+    """Make the directory; nothing is built in it.
+
+    Files are linked where the disk allows it, else copied. The configuration comes along, but for the clock: it
+    stands at the hospital's time of that moment, so that what was still open then is open there.
+
+    Raises:
+        AsOfError: nothing had been seen by then, a file is no longer what it was, or the place is taken.
+    """
+    if into.exists() and any(into.iterdir()):
+        raise AsOfError(f"{into} is not empty; name a new folder")
+    ledger = read_ledger_copy(settings.warehouse_file).unique("source_file")
+    seen = ledger.filter(pl.col("first_seen_at") <= moment)
+    if seen.is_empty():
+        first = ledger.select(pl.col("first_seen_at").min()).item()
+        since = f"the first was at {first:%Y-%m-%d %H:%M}" if first else "nothing was built yet"
+        raise AsOfError(f"no landed file had been seen by {moment:%Y-%m-%d %H:%M} UTC; {since}")
+    changed = [
+        row["source_file"]
+        for row in seen.iter_rows(named=True)
+        if not _is_as_seen(settings.landing / row["source_file"], row)
+    ]
+    if changed:
+        raise AsOfError(
+            f"{len(changed)} landed files are not what they were when they were seen, so what was known "
+            f"then cannot be made again: {', '.join(sorted(changed)[:5])}"
+        )
+    then = replace(settings, data_dir=into.resolve())
+    then.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for name in seen["source_file"]:
+        target = then.landing / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            target.hardlink_to(settings.landing / name)
+        except OSError:
+            shutil.copy2(settings.landing / name, target)
+    copy_configuration(settings, then)
+    write_simulated_clock(then, SimulatedClock(0.0, hospital_now(settings, moment).timestamp(), 0.0))
+    return AsOf(then, len(seen), len(ledger) - len(seen))
+
+
+def copy_configuration(settings: Settings, target: Settings) -> None:
+    """Copy what decides, beside landed files, how tables come out, to another data directory."""
+    for source, copy in zip(settings.configuration, target.configuration, strict=True):
+        if source.is_dir():
+            shutil.copytree(source, copy, dirs_exist_ok=True)
+        elif source.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, copy)
+
+
+def _is_as_seen(path: Path, row: dict[str, object]) -> bool:
+    """Whether a landed file has the size and time the ledger knows."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return False
+    return (found.st_size, found.st_mtime_ns) == (row["file_bytes"], row["file_modified_ns"])
