@@ -58,12 +58,12 @@ def by_hand(data: Path, file: Path) -> dict[str, float]:
 
 def by_platform(data: Path) -> dict[str, float]:
     """Build in this process; returns seconds by layer."""
-    os.environ["HOSPITAL_DATA_DIR"] = str(data)
     from hospital_assets.automation.build import build, seconds_by_layer
-    from hospital_assets.definitions import definitions
+    from hospital_assets.definitions import build_definitions
     from hospital_assets.settings import load_settings
 
-    report = build(definitions, load_settings())
+    settings = load_settings(data)
+    report = build(build_definitions(settings), settings)
     assert report.succeeded, report.failures or report.failed_checks
     return seconds_by_layer(report.steps)
 

@@ -1,7 +1,7 @@
 """Everything Dagster sees, wired in one place.
 
-`definitions` holds the assets, checks, jobs and resources of the data directory named by
-`HOSPITAL_DATA_DIR`. Nothing imports this module; `build_definitions` makes a fresh one for tests.
+Importing this module makes nothing. Dagster calls `definitions`, which reads the environment; the
+commands and tests call `build_definitions` for a directory of theirs. Nothing else imports it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import dagster as dg
 
 from hospital_assets import reports
 from hospital_assets.alerts.outbox import OutboxResource, outbox_file
-from hospital_assets.assets import cleaned, dimensions, facts, kpis, raw
 from hospital_assets.assets.declare import ENGINE_TAG
+from hospital_assets.assets.layers import table_assets
 from hospital_assets.assets.publications import publication_assets
 from hospital_assets.assets.resources import AuditResource, ClockResource
 from hospital_assets.automation.jobs import JOBS
@@ -35,27 +35,34 @@ from hospital_assets.automation.sensors import (
 from hospital_assets.checks.accounting import accounting_checks
 from hospital_assets.checks.contract_checks import contract_checks
 from hospital_assets.checks.quality import quality_checks
-from hospital_assets.checks.standing import standing
+from hospital_assets.checks.standing import standing_check
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.live.io_manager import HospitalIOManager
+from hospital_assets.partitions import service_periods
 from hospital_assets.publishing.policy import shipped_policy
 from hospital_assets.reports.folder import ReportsResource
 from hospital_assets.settings import EngineSettings, Settings, engine_from_environment, load_settings
 from hospital_assets.warehouse.io_manager import WarehouseResource
 
 
-def build_definitions(settings: Settings | None = None, engine: EngineSettings | None = None) -> dg.Definitions:
-    """Definitions over a data directory, on an engine."""
-    settings = settings or load_settings()
-    assets = [
-        asset
-        for layer in (raw, cleaned, dimensions, facts, kpis, reports)
-        for asset in dg.load_assets_from_package_module(layer)
-    ]
+def build_definitions(settings: Settings, engine: EngineSettings | None = None) -> dg.Definitions:
+    """Definitions over a data directory, on an engine; made of nothing but these arguments.
+
+    Args:
+        settings: the data directory.
+        engine: default DuckDB.
+    """
+    periods = service_periods(settings)
+    tables = table_assets(periods)
     return dg.Definitions(
-        assets=[*assets, *publication_assets(shipped_policy())],
-        asset_checks=[*contract_checks(), *quality_checks(), *accounting_checks(), standing],
+        assets=[*tables, *dg.load_assets_from_package_module(reports), *publication_assets(shipped_policy())],
+        asset_checks=[
+            *contract_checks(periods),
+            *quality_checks(periods),
+            *accounting_checks(periods),
+            standing_check(periods),
+        ],
         jobs=JOBS,
         schedules=[
             daily_batch_schedule(settings),
@@ -71,7 +78,7 @@ def build_definitions(settings: Settings | None = None, engine: EngineSettings |
             *run_outcome_sensors(settings),
         ],
         resources={
-            **_engine_resources(settings, engine or engine_from_environment(), assets),
+            **_engine_resources(settings, engine or EngineSettings(), tables),
             "audit": AuditResource(data_dir=str(settings.data_dir)),
             "clock": ClockResource(data_dir=str(settings.data_dir)),
             "reports": ReportsResource(folder=str(settings.reports)),
@@ -81,7 +88,9 @@ def build_definitions(settings: Settings | None = None, engine: EngineSettings |
     )
 
 
-def _engine_resources(settings: Settings, engine: EngineSettings, assets: Sequence[Any]) -> dict[str, Any]:
+def _engine_resources(
+    settings: Settings, engine: EngineSettings, assets: Sequence[dg.AssetsDefinition]
+) -> dict[str, Any]:
     """Where tables are read and written, by the engine that computes them."""
     warehouse = WarehouseResource(database=str(settings.warehouse_file))
     last = settings.last_service_date
@@ -117,4 +126,7 @@ def _engine_resources(settings: Settings, engine: EngineSettings, assets: Sequen
     }
 
 
-definitions = build_definitions()
+@dg.definitions
+def definitions() -> dg.Definitions:
+    """What Dagster loads: the data directory and the engine that the environment names."""
+    return build_definitions(load_settings(), engine_from_environment())

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from hospital_assets.settings import Settings, load_settings
+from hospital_assets.settings import Settings
 
 _CRON = {"daily": "0 0 * * *", "monthly": "0 0 1 * *", "yearly": "0 0 1 1 *"}
 
@@ -76,6 +76,3 @@ def _periods_ahead(last: date, settings: Settings) -> int:
 def range_tags(first_key: str, last_key: str) -> dict[str, str]:
     """Tags of a run over a range of partitions."""
     return {"dagster/asset_partition_range_start": first_key, "dagster/asset_partition_range_end": last_key}
-
-
-SERVICE_PERIODS = service_periods(load_settings())

@@ -17,7 +17,7 @@ from hospital_assets.contracts import CONTRACTS
 from hospital_assets.definitions import build_definitions
 from hospital_assets.landing.profile import ProfileError, available_profiles, parse_profile
 from hospital_assets.landing.zone import LandingResource
-from hospital_assets.partitions import SERVICE_PERIODS, latest_day, service_periods
+from hospital_assets.partitions import latest_day, service_periods
 from hospital_assets.reports.reference import documents
 from hospital_assets.settings import Settings, SettingsError, load_settings, write_settings
 from hospital_assets.warehouse.io_manager import WarehouseResource
@@ -56,6 +56,36 @@ def test_every_asset_is_governed(key: dg.AssetKey) -> None:
 
 def test_every_contract_has_an_asset() -> None:
     assert {key.path[-1] for key in TABLES} == set(CONTRACTS)
+
+
+def test_a_check_has_the_partitions_of_its_asset() -> None:
+    for key in GRAPH.asset_check_keys:
+        assert GRAPH.get(key).partitions_def == GRAPH.get(key.asset_key).partitions_def, key
+
+
+def test_definitions_are_those_of_their_settings(tmp_path: Path) -> None:
+    """Side by side in one process, whatever the environment names."""
+    of_2020 = Settings(tmp_path / "a", date(2020, 1, 1), date(2020, 1, 3))
+    years = Settings(tmp_path / "b", date(2100, 5, 5), date(2102, 3, 3), "yearly")
+    graphs = {settings: build_definitions(settings).resolve_asset_graph() for settings in (of_2020, years)}
+    wanted = {of_2020: ["2020-01-01", "2020-01-02", "2020-01-03"], years: ["2100-01-01", "2101-01-01", "2102-01-01"]}
+    for settings, keys in wanted.items():
+        nodes = [graphs[settings].get(dg.AssetKey(name)) for name, table in CONTRACTS.items() if table.partitioned]
+        nodes += [node for node in graphs[settings].asset_check_nodes if node.partitions_def is not None]
+        assert len(nodes) > 100
+        for node in nodes:
+            assert node.partitions_def is not None and node.partitions_def.get_partition_keys() == keys, node.key
+            if node.key in graphs[settings].get_all_asset_keys():
+                assert node.backfill_policy == dg.BackfillPolicy.single_run()
+
+
+def test_importing_the_definitions_builds_nothing() -> None:
+    code = (
+        "import gc, dagster as dg, hospital_assets.definitions; "
+        "print([o for o in gc.get_objects() if isinstance(o, (dg.Definitions, dg.PartitionsDefinition))])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_references_point_at_existing_columns() -> None:
@@ -170,8 +200,9 @@ def test_an_open_ended_directory_has_the_day_that_it_is_anywhere(tmp_path: Path)
 
 
 def test_the_daily_batch_takes_the_day_that_is_over_everywhere() -> None:
-    first = date.fromisoformat(SERVICE_PERIODS.get_partition_keys()[0])
-    schedule = daily_batch_schedule(load_settings())
+    settings = Settings(Path("nowhere"))
+    first = settings.first_service_date
+    schedule = daily_batch_schedule(settings)
     hour = int(schedule.cron_schedule.split()[1])  # type: ignore[union-attr]
     tick = datetime(first.year, first.month, first.day, hour, 30, tzinfo=UTC) + timedelta(days=1)
     assert tick.astimezone(ZoneInfo("Etc/GMT+12")).date() > first

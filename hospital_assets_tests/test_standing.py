@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 
 import dagster as dg
 import polars as pl
 
 from hospital_assets.automation.build import BuildReport
 from hospital_assets.automation.instance import dagster_instance
-from hospital_assets.checks.standing import accounted, fresh, not_failed, standing, usual
+from hospital_assets.checks.standing import STANDING, accounted, fresh, not_failed, usual
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.definitions import build_definitions
+from hospital_assets.partitions import service_periods
 from hospital_assets.settings import Settings
 
 NOW = datetime(2026, 3, 20, 12, tzinfo=UTC)
@@ -123,15 +123,15 @@ def test_a_day_that_failed_last_is_named(tmp_path: Path) -> None:
             asset_selection=[dg.AssetKey("fact_vitals")],
         )
         assert not result.success  # nothing it reads is there
-        found = not_failed(SimpleNamespace(instance=instance), [])  # type: ignore[arg-type]
+        found = not_failed(instance, service_periods(settings), [])
         assert not found.passed and found.description == "fact_vitals: 2026-03-05"
-        now = not_failed(SimpleNamespace(instance=instance), ["2026-03-05"])  # type: ignore[arg-type]
+        now = not_failed(instance, service_periods(settings), ["2026-03-05"])
         assert now.passed  # it is being run again
 
 
 def test_a_build_stands(built: tuple[Settings, BuildReport]) -> None:
     settings, _ = built
-    names = [spec.name for spec in standing.check_specs]
+    names = [spec.name for spec in STANDING]
     with dagster_instance(settings) as instance:
         records = instance.event_log_storage.get_latest_asset_check_execution_by_key(
             [dg.AssetCheckKey(dg.AssetKey("raw_landed_files"), name) for name in names]

@@ -1,7 +1,7 @@
 """What every asset tells Dagster about itself, taken from its contract.
 
-`@dg.asset(**table("fact_vitals"))` names, groups, describes and partitions the asset; nothing in
-an asset module restates a contract.
+`@dg.asset(**table("fact_vitals"))` names, groups and describes the asset; nothing in an asset module
+restates a contract. Its partitions belong to a data directory: `layers.table_assets` gives them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from typing import Any
 import dagster as dg
 
 from hospital_assets.contracts import CONTRACTS, Contract
-from hospital_assets.partitions import SERVICE_PERIODS
 
 #: DuckDB lets one process write at a time: every step that touches it takes this pool's only slot.
 WAREHOUSE_POOL = "warehouse"
@@ -49,7 +48,7 @@ def table(name: str) -> dict[str, Any]:
         "metadata": _metadata(contract),
         "tags": _tags(name),
         "pool": WAREHOUSE_POOL,
-        **_partitioning(contract),
+        **_backfill(contract),
     }
 
 
@@ -71,7 +70,7 @@ def cleaned_and_quarantined(subject: str) -> dict[str, Any]:
             for name in names
         },
         "pool": WAREHOUSE_POOL,
-        **_partitioning(CONTRACTS[names[0]]),
+        **_backfill(CONTRACTS[names[0]]),
     }
 
 
@@ -84,14 +83,14 @@ def _tags(name: str) -> dict[str, str]:
     return {ENGINE_TAG: "spark"} if name in _HEAVY else {}
 
 
-def _partitioning(contract: Contract) -> dict[str, Any]:
-    if not contract.partitioned:
-        return {}
-    return {
-        "partitions_def": SERVICE_PERIODS,
-        # A range of days is one run and one transaction per table, not a run per day.
-        "backfill_policy": dg.BackfillPolicy.single_run(),
-    }
+def partitions_of(name: str, periods: dg.TimeWindowPartitionsDefinition) -> dg.TimeWindowPartitionsDefinition | None:
+    """The partitions of a table and of its checks, in a data directory with these service periods."""
+    return periods if CONTRACTS[name].partitioned else None
+
+
+def _backfill(contract: Contract) -> dict[str, Any]:
+    # A range of days is one run and one transaction per table, not a run per day.
+    return {"backfill_policy": dg.BackfillPolicy.single_run()} if contract.partitioned else {}
 
 
 def _metadata(contract: Contract) -> dict[str, Any]:

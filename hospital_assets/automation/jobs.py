@@ -10,7 +10,7 @@ import dagster as dg
 from hospital_assets.assets.publications import GROUP as PUBLICATIONS
 from hospital_assets.assets.publications import LEAK_CHECK
 from hospital_assets.automation.sensors import FEEDS
-from hospital_assets.checks.standing import standing
+from hospital_assets.checks.standing import STANDING
 from hospital_assets.landing.profile import LANDED
 from hospital_assets.publishing.policy import ROLES
 
@@ -74,7 +74,7 @@ settle = dg.define_asset_job(
 #: The checks that change with time alone.
 standing_checks = dg.define_asset_job(
     "standing_checks",
-    selection=dg.AssetSelection.checks(*(dg.AssetCheckKey(spec.asset_key, spec.name) for spec in standing.check_specs)),
+    selection=dg.AssetSelection.checks(*(dg.AssetCheckKey(spec.asset_key, spec.name) for spec in STANDING)),
     description="See whether any file, day or feed is left behind, late or missing.",
 )
 

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from hospital_assets.clock import last_whole_day
-from hospital_assets.partitions import SERVICE_PERIODS, period_start
+from hospital_assets.partitions import period_start, service_periods
 from hospital_assets.publishing.policy import ROLES
 from hospital_assets.publishing.pseudonyms import KeyMissingError, load_key
 from hospital_assets.publishing.publications import PublicationError, current_version
@@ -13,6 +13,7 @@ from hospital_assets.settings import Settings
 
 def daily_batch_schedule(settings: Settings) -> dg.ScheduleDefinition:
     """Refresh yesterday, once it has ended in every time zone: what a sensor missed is in then."""
+    periods = service_periods(settings)
 
     @dg.schedule(
         name="daily_batch_schedule",
@@ -24,7 +25,7 @@ def daily_batch_schedule(settings: Settings) -> dg.ScheduleDefinition:
     def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         yesterday = last_whole_day(context.scheduled_execution_time)
         key = period_start(yesterday, settings).isoformat()
-        if not SERVICE_PERIODS.has_partition_key(key):
+        if not periods.has_partition_key(key):
             return dg.SkipReason(f"{yesterday} is not a service day of this data directory")
         return dg.RunRequest(run_key=f"{context.scheduled_execution_time:%Y-%m-%d}", partition_key=key)
 

@@ -10,16 +10,15 @@ import dagster as dg
 import narwhals as nw
 import polars as pl
 
-from hospital_assets.assets.declare import WAREHOUSE_POOL
+from hospital_assets.assets.declare import WAREHOUSE_POOL, partitions_of
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.landing.drift import ADVICE, NOTEWORTHY, drifts
 from hospital_assets.landing.profile import LANDED, SUBJECTS, load_profiles
-from hospital_assets.partitions import SERVICE_PERIODS
 from hospital_assets.warehouse.dialect import Frame
 
 
-def conserved(subject: str) -> dg.AssetChecksDefinition:
+def conserved(subject: str, periods: dg.TimeWindowPartitionsDefinition) -> dg.AssetChecksDefinition:
     """Every raw record of a subject is cleaned, quarantined, or a counted duplicate."""
     raw, cleaned, quarantine = f"raw_{subject}", f"cleaned_{subject}", f"quarantine_{subject}"
     spec = dg.AssetCheckSpec(
@@ -28,7 +27,7 @@ def conserved(subject: str) -> dg.AssetChecksDefinition:
         description="raw = cleaned + quarantined + duplicates: no landed record disappears.",
         additional_deps=[raw, quarantine],
         blocking=True,
-        partitions_def=SERVICE_PERIODS if CONTRACTS[cleaned].partitioned else None,
+        partitions_def=partitions_of(cleaned, periods),
     )
 
     @dg.multi_asset_check(
@@ -159,17 +158,16 @@ def landed_files(ledger: pl.DataFrame) -> Iterator[dg.AssetCheckResult]:
         )
 
 
-def landed_is_raw(subject: str) -> dg.AssetChecksDefinition:
+def landed_is_raw(subject: str, periods: dg.TimeWindowPartitionsDefinition) -> dg.AssetChecksDefinition:
     """Every record the ledger counted in a subject's files is in the raw table."""
     raw = f"raw_{subject}"
-    is_partitioned = CONTRACTS[raw].partitioned
     spec = dg.AssetCheckSpec(
         "landed_is_raw",
         asset=raw,
         description="Files wholly within the run's days have as many raw records as the ledger says.",
         additional_deps=["raw_landed_files"],
         blocking=True,
-        partitions_def=SERVICE_PERIODS if is_partitioned else None,
+        partitions_def=partitions_of(raw, periods),
     )
 
     @dg.multi_asset_check(
@@ -211,23 +209,26 @@ def landed_count(raw: str, subject: str, frame: Frame, ledger: pl.DataFrame) -> 
     )
 
 
-@dg.multi_asset_check(
-    name="raw_other_records_kinds",
-    specs=[
-        dg.AssetCheckSpec(
-            "kinds_known",
-            asset="raw_other_records",
-            description="Records that no subject takes can be read, and are of kinds that their "
-            "profile says nobody needs (`ignored`).",
-            partitions_def=SERVICE_PERIODS,
-        )
-    ],
-    ins={"records": dg.AssetIn("raw_other_records")},
-    pool=WAREHOUSE_POOL,
-)
-def other_records(records: Frame) -> Iterator[dg.AssetCheckResult]:
+def other_records(periods: dg.TimeWindowPartitionsDefinition) -> dg.AssetChecksDefinition:
     """Name the kinds of records that nobody has thought of."""
-    yield unknown_kinds(records, {name: p.ignored for name, p in load_profiles()[0].items()})
+    spec = dg.AssetCheckSpec(
+        "kinds_known",
+        asset="raw_other_records",
+        description="Records that no subject takes can be read, and are of kinds that their "
+        "profile says nobody needs (`ignored`).",
+        partitions_def=partitions_of("raw_other_records", periods),
+    )
+
+    @dg.multi_asset_check(
+        name="raw_other_records_kinds",
+        specs=[spec],
+        ins={"records": dg.AssetIn("raw_other_records")},
+        pool=WAREHOUSE_POOL,
+    )
+    def check(records: Frame) -> Iterator[dg.AssetCheckResult]:
+        yield unknown_kinds(records, {name: p.ignored for name, p in load_profiles()[0].items()})
+
+    return check
 
 
 def unknown_kinds(records: Frame, ignored: Mapping[str, Sequence[str]]) -> dg.AssetCheckResult:
@@ -265,16 +266,15 @@ def unknown_kinds(records: Frame, ignored: Mapping[str, Sequence[str]]) -> dg.As
     )
 
 
-def population(kpi: str) -> dg.AssetChecksDefinition:
+def population(kpi: str, periods: dg.TimeWindowPartitionsDefinition) -> dg.AssetChecksDefinition:
     """Every row of the fact a rate is about counts once in its population."""
-    contract = CONTRACTS[kpi]
-    fact = contract.population_of
+    fact = CONTRACTS[kpi].population_of
     spec = dg.AssetCheckSpec(
         "population_is_whole",
         asset=kpi,
         description=f"Each row of {fact} counts once in the population of the pooled rows.",
         additional_deps=[fact],
-        partitions_def=SERVICE_PERIODS if contract.partitioned else None,
+        partitions_def=partitions_of(kpi, periods),
     )
 
     @dg.multi_asset_check(
@@ -303,25 +303,24 @@ def population_count(kpi: str, rates: Frame, facts: Frame) -> dg.AssetCheckResul
     )
 
 
-@dg.multi_asset_check(
-    specs=[
-        dg.AssetCheckSpec(
-            "reconciles",
-            asset="kpi_occupancy_daily",
-            description=(
-                "Bed-minutes counted by the hour are the patient-hours counted by the stay, and the "
-                "census at midnight is that of the day before, plus who came, minus who left."
-            ),
-            additional_deps=["kpi_department_flow_daily"],
-            partitions_def=SERVICE_PERIODS,
-        )
-    ],
-    ins={name: dg.AssetIn(name) for name in ("kpi_occupancy_daily", "kpi_department_flow_daily")},
-    pool=WAREHOUSE_POOL,
-)
-def occupancy_reconciles(kpi_occupancy_daily: Frame, kpi_department_flow_daily: Frame) -> Iterator[dg.AssetCheckResult]:
+def occupancy_reconciles(periods: dg.TimeWindowPartitionsDefinition) -> dg.AssetChecksDefinition:
     """Occupancy from hours and from stays agree, day by day."""
-    yield reconciled(kpi_occupancy_daily, kpi_department_flow_daily)
+    spec = dg.AssetCheckSpec(
+        "reconciles",
+        asset="kpi_occupancy_daily",
+        description=(
+            "Bed-minutes counted by the hour are the patient-hours counted by the stay, and the "
+            "census at midnight is that of the day before, plus who came, minus who left."
+        ),
+        additional_deps=["kpi_department_flow_daily"],
+        partitions_def=partitions_of("kpi_occupancy_daily", periods),
+    )
+
+    @dg.multi_asset_check(name="occupancy_reconciles", specs=[spec], pool=WAREHOUSE_POOL)
+    def check(kpi_occupancy_daily: Frame, kpi_department_flow_daily: Frame) -> Iterator[dg.AssetCheckResult]:
+        yield reconciled(kpi_occupancy_daily, kpi_department_flow_daily)
+
+    return check
 
 
 def reconciled(occupancy: Frame, flow: Frame) -> dg.AssetCheckResult:
@@ -351,13 +350,13 @@ def reconciled(occupancy: Frame, flow: Frame) -> dg.AssetCheckResult:
     )
 
 
-def accounting_checks() -> list[dg.AssetChecksDefinition]:
+def accounting_checks(periods: dg.TimeWindowPartitionsDefinition) -> list[dg.AssetChecksDefinition]:
     """All checks of this module."""
     return [
         landed_files,
-        other_records,
-        *(landed_is_raw(subject) for subject in LANDED),
-        *(conserved(subject) for subject in SUBJECTS),
-        *(population(name) for name, contract in CONTRACTS.items() if contract.population_of),
-        occupancy_reconciles,
+        other_records(periods),
+        *(landed_is_raw(subject, periods) for subject in LANDED),
+        *(conserved(subject, periods) for subject in SUBJECTS),
+        *(population(name, periods) for name, contract in CONTRACTS.items() if contract.population_of),
+        occupancy_reconciles(periods),
     ]

@@ -13,12 +13,11 @@ import pandera.polars as pa
 import polars as pl
 from pandera.errors import SchemaErrors
 
-from hospital_assets.assets.declare import WAREHOUSE_POOL
+from hospital_assets.assets.declare import WAREHOUSE_POOL, partitions_of
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.checks.findings import Finding, result, store
 from hospital_assets.checks.kinds import ADDS_UP, COLUMNS, KEY, PLAUSIBLE, REFERENCES, REQUIRED, VALUES, Kind
 from hospital_assets.contracts import CONTRACTS, Column, Contract
-from hospital_assets.partitions import SERVICE_PERIODS
 from hospital_assets.warehouse.database import without_values
 from hospital_assets.warehouse.dialect import Frame, json_fields, relation_of
 from hospital_assets.warehouse.io_manager import WarehouseResource, period_of
@@ -185,7 +184,7 @@ def _reference(column: Column, frame: Frame, referenced: Mapping[str, Frame], ro
     return Finding(f"is in {table}", column.name, rows, int(lost))
 
 
-def contract_check(contract: Contract) -> dg.AssetChecksDefinition:
+def contract_check(contract: Contract, periods: dg.TimeWindowPartitionsDefinition) -> dg.AssetChecksDefinition:
     """All kinds of checks of one contract as one step with a check each."""
     tables = sorted({c.references.partition(".")[0] for c in contract.columns if c.references})
     specs = [
@@ -195,7 +194,7 @@ def contract_check(contract: Contract) -> dg.AssetChecksDefinition:
             description=group.description,
             additional_deps=tables if group is REFERENCES else (),
             blocking=group.blocking,
-            partitions_def=SERVICE_PERIODS if contract.partitioned else None,
+            partitions_def=partitions_of(contract.name, periods),
         )
         for group in kinds_of(contract)
     ]
@@ -219,6 +218,6 @@ def contract_check(contract: Contract) -> dg.AssetChecksDefinition:
     return check
 
 
-def contract_checks() -> list[dg.AssetChecksDefinition]:
+def contract_checks(periods: dg.TimeWindowPartitionsDefinition) -> list[dg.AssetChecksDefinition]:
     """The checks of every contract."""
-    return [contract_check(contract) for contract in CONTRACTS.values()]
+    return [contract_check(contract, periods) for contract in CONTRACTS.values()]

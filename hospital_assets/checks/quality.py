@@ -12,7 +12,7 @@ import dagster as dg
 import duckdb
 import narwhals as nw
 
-from hospital_assets.assets.declare import WAREHOUSE_POOL
+from hospital_assets.assets.declare import WAREHOUSE_POOL, partitions_of
 from hospital_assets.assets.dimensions.scd2 import END_OF_TIME
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.checks.declared import Relation, Rule, checked_tables, relations_of, resolved_rules
@@ -21,7 +21,6 @@ from hospital_assets.checks.findings import Finding, result, store
 from hospital_assets.checks.kinds import QUALITY_KINDS, Kind
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.profile import load_profiles
-from hospital_assets.partitions import SERVICE_PERIODS
 from hospital_assets.warehouse.database import Warehouse, redacted, without_values
 from hospital_assets.warehouse.dialect import Frame
 from hospital_assets.warehouse.io_manager import WarehouseResource, period_of
@@ -99,7 +98,7 @@ def check_quality(
     ]
 
 
-def quality_check(table: str) -> dg.AssetChecksDefinition:
+def quality_check(table: str, periods: dg.TimeWindowPartitionsDefinition) -> dg.AssetChecksDefinition:
     """All declared checks of a table as one step with an asset check per kind."""
     contract = CONTRACTS[table]
     relations = relations_of(table)
@@ -113,7 +112,7 @@ def quality_check(table: str) -> dg.AssetChecksDefinition:
             description=kind.description,
             additional_deps=sorted({name for r in relations if r.kind is kind for name in r.needs}),
             blocking=kind.blocking,
-            partitions_def=SERVICE_PERIODS if contract.partitioned else None,
+            partitions_def=partitions_of(table, periods),
         )
         for kind in QUALITY_KINDS
         if kind in kinds_here
@@ -147,6 +146,6 @@ def _undeliverable(warehouse: Warehouse) -> frozenset[str]:
     return undeliverable(in_use(load_profiles()[0], landed["source_profile"].to_list()))
 
 
-def quality_checks() -> list[dg.AssetChecksDefinition]:
+def quality_checks(periods: dg.TimeWindowPartitionsDefinition) -> list[dg.AssetChecksDefinition]:
     """The declared checks of every table."""
-    return [quality_check(table) for table in checked_tables()]
+    return [quality_check(table, periods) for table in checked_tables()]

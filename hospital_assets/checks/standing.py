@@ -18,7 +18,6 @@ from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.streams import faults, ranges
 from hospital_assets.landing.zone import LandingResource
-from hospital_assets.partitions import SERVICE_PERIODS
 from hospital_assets.warehouse.io_manager import WarehouseResource
 from hospital_assets.warehouse.loads import read_loads
 
@@ -64,28 +63,31 @@ STREAMS = dg.AssetCheckSpec(
     asset="raw_landed_files",
     description="The offsets that landed files of a stream account for follow on each other: no hole, nothing twice.",
 )
+#: All of them, as one step.
+STANDING = (ACCOUNTED, FRESH, VOLUME, NOT_FAILED, STREAMS)
 
 
-@dg.multi_asset_check(
-    name="standing",
-    specs=[ACCOUNTED, FRESH, VOLUME, NOT_FAILED, STREAMS],
-    ins={"ledger": dg.AssetIn("raw_landed_files")},
-    pool=WAREHOUSE_POOL,
-)
-def standing(
-    context: dg.AssetCheckExecutionContext,
-    ledger: pl.DataFrame,
-    warehouse: WarehouseResource,
-    landing: LandingResource,
-    clock: ClockResource,
-) -> Iterator[dg.AssetCheckResult]:
-    """Account for files, days and volumes."""
-    loads = read_loads(warehouse.open())
-    yield accounted(landing.open().listed(), ledger, loads, clock.wall())
-    yield fresh(ledger, clock.now().date())
-    yield usual(loads, clock.now().date())
-    yield not_failed(context, _days_of_run(context))
-    yield stream_offsets(ledger["source_file"].unique())
+def standing_check(periods: dg.TimeWindowPartitionsDefinition) -> dg.AssetChecksDefinition:
+    """Account for files, days and volumes, as one step."""
+
+    @dg.multi_asset_check(
+        name="standing", specs=STANDING, ins={"ledger": dg.AssetIn("raw_landed_files")}, pool=WAREHOUSE_POOL
+    )
+    def standing(
+        context: dg.AssetCheckExecutionContext,
+        ledger: pl.DataFrame,
+        warehouse: WarehouseResource,
+        landing: LandingResource,
+        clock: ClockResource,
+    ) -> Iterator[dg.AssetCheckResult]:
+        loads = read_loads(warehouse.open())
+        yield accounted(landing.open().listed(), ledger, loads, clock.wall())
+        yield fresh(ledger, clock.now().date())
+        yield usual(loads, clock.now().date())
+        yield not_failed(context.instance, periods, _days_of_run(context, periods))
+        yield stream_offsets(ledger["source_file"].unique())
+
+    return standing
 
 
 def accounted(on_disk: pl.DataFrame, ledger: pl.DataFrame, loads: pl.DataFrame, wall: datetime) -> dg.AssetCheckResult:
@@ -251,16 +253,18 @@ def stream_offsets(source_files: Iterable[str]) -> dg.AssetCheckResult:
     )
 
 
-def not_failed(context: dg.AssetCheckExecutionContext, in_this_run: Sequence[str]) -> dg.AssetCheckResult:
+def not_failed(
+    instance: dg.DagsterInstance, periods: dg.TimeWindowPartitionsDefinition, in_this_run: Sequence[str]
+) -> dg.AssetCheckResult:
     """Look for partitions whose last run failed, leaving out those that are being run now."""
     failed: dict[str, list[str]] = {}
     for name, contract in CONTRACTS.items():
         if not contract.partitioned:
             continue
-        status = get_and_update_asset_status_cache_value(context.instance, dg.AssetKey(name), SERVICE_PERIODS)
+        status = get_and_update_asset_status_cache_value(instance, dg.AssetKey(name), periods)
         if status is None:
             continue
-        keys = set(status.deserialize_failed_partition_subsets(SERVICE_PERIODS).get_partition_keys())
+        keys = set(status.deserialize_failed_partition_subsets(periods).get_partition_keys())
         if left := sorted(keys - set(in_this_run)):
             failed[name] = left
     return dg.AssetCheckResult(
@@ -277,10 +281,10 @@ def not_failed(context: dg.AssetCheckExecutionContext, in_this_run: Sequence[str
     )
 
 
-def _days_of_run(context: Any) -> list[str]:
+def _days_of_run(context: Any, periods: dg.TimeWindowPartitionsDefinition) -> list[str]:
     tags = context.run.tags
     first = tags.get("dagster/asset_partition_range_start") or tags.get("dagster/partition")
     last = tags.get("dagster/asset_partition_range_end") or tags.get("dagster/partition")
     if not first or not last:
         return []
-    return [key for key in SERVICE_PERIODS.get_partition_keys() if first <= key <= last]
+    return [key for key in periods.get_partition_keys() if first <= key <= last]

@@ -12,9 +12,20 @@ if TYPE_CHECKING:
     from argparse import _SubParsersAction
     from collections.abc import Iterator
 
+    import dagster as dg
+
     from hospital_assets.automation.build import BuildReport
+    from hospital_assets.settings import Settings
 
     Commands = _SubParsersAction[argparse.ArgumentParser]
+
+
+def definitions_of(settings: Settings) -> dg.Definitions:
+    """The graph of a data directory, on the engine that the environment names."""
+    from hospital_assets.definitions import build_definitions
+    from hospital_assets.settings import engine_from_environment
+
+    return build_definitions(settings, engine_from_environment())
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hospital_assets.cli.console import StepProgress, print_checks
+from hospital_assets.cli.console import StepProgress, definitions_of, print_checks
 from hospital_assets.settings import Settings, replace_text
 
 if TYPE_CHECKING:
@@ -136,11 +136,10 @@ def _checks(options: argparse.Namespace, settings: Settings) -> int:
         return _last_checks(options, settings)
     from hospital_assets.automation.build import BuildError, check
     from hospital_assets.cli.outcome import as_json, as_junit
-    from hospital_assets.definitions import build_definitions
 
     with StepProgress() as progress:
         try:
-            report = check(build_definitions(settings), settings, progress=progress)
+            report = check(definitions_of(settings), settings, progress=progress)
         except BuildError as error:
             raise ValueError(str(error)) from error
     for path, written in ((options.json, as_json), (options.junit, as_junit)):

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from hospital_assets.cli import deploy
+from hospital_assets.cli.console import definitions_of
 from hospital_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -66,7 +67,6 @@ def add_commands(commands: Commands) -> None:
 
 def _publish(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.automation.build import BuildError, publish
-    from hospital_assets.definitions import build_definitions
     from hospital_assets.publishing.policy import load_policy
     from hospital_assets.publishing.pseudonyms import load_key
 
@@ -75,7 +75,7 @@ def _publish(options: argparse.Namespace, settings: Settings) -> int:
     if not options.role or {"analyst", "executive"} & set(options.role):
         load_key(settings)
     try:
-        report = publish(build_definitions(settings), settings, options.role)
+        report = publish(definitions_of(settings), settings, options.role)
     except BuildError as error:
         raise ValueError(str(error)) from error
     for failure in report.failures:

@@ -9,6 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hospital_assets.cli.console import definitions_of
 from hospital_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -130,10 +131,9 @@ def _erase(options: argparse.Namespace, settings: Settings) -> int:
 def _rebuild(settings: Settings) -> Callable[[bool], list[str]]:
     """Builds everything in a data directory by its own settings, says what went wrong, and returns what failed."""
     from hospital_assets.automation.build import BuildError, build, publish
-    from hospital_assets.definitions import build_definitions
 
     def rebuild(publishing: bool) -> list[str]:
-        definitions = build_definitions(settings)
+        definitions = definitions_of(settings)
         failures = []
         for step in (build, publish) if publishing else (build,):
             try:

@@ -7,7 +7,7 @@ import sys
 from datetime import date
 from typing import TYPE_CHECKING
 
-from hospital_assets.cli.console import StepProgress, print_checks, stopped_by_signals
+from hospital_assets.cli.console import StepProgress, definitions_of, print_checks, stopped_by_signals
 from hospital_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ def add_commands(commands: Commands) -> None:
 def _build(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.automation.build import BuildError, build
     from hospital_assets.contracts import CONTRACTS
-    from hospital_assets.definitions import build_definitions
     from hospital_assets.warehouse.database import open_warehouse
 
     first, last = options.first, options.last
@@ -59,7 +58,7 @@ def _build(options: argparse.Namespace, settings: Settings) -> int:
     with StepProgress() as progress:
         try:
             report = build(
-                build_definitions(settings), settings, first=first, last=last, select=options.select, progress=progress
+                definitions_of(settings), settings, first=first, last=last, select=options.select, progress=progress
             )
         except BuildError as error:
             raise ValueError(str(error)) from error
@@ -69,10 +68,9 @@ def _build(options: argparse.Namespace, settings: Settings) -> int:
 
 def _refresh(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.automation.build import refresh
-    from hospital_assets.definitions import build_definitions
     from hospital_assets.landing.zone import LandingResource
 
-    definitions = build_definitions(settings)
+    definitions = definitions_of(settings)
     landing = (definitions.resources or {})["landing"]
     assert isinstance(landing, LandingResource)  # noqa: S101  (build_definitions puts it there)
     with StepProgress() as progress:
@@ -90,14 +88,13 @@ def _watch(options: argparse.Namespace, settings: Settings) -> int:
     import time
 
     from hospital_assets.automation.watch import BatchError, watch
-    from hospital_assets.definitions import build_definitions
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     stop = threading.Event()
     with stopped_by_signals(stop):
         try:
             watch(
-                build_definitions(settings),
+                definitions_of(settings),
                 settings,
                 stop,
                 lambda text: print(f"{time.strftime('%H:%M:%S')} {text}", flush=True),
