@@ -30,16 +30,11 @@ from hospital_assets.publishing.policy import (
 )
 from hospital_assets.publishing.pseudonyms import SecretKey
 from hospital_assets.publishing.publications import audiences_of, current_version, publish, published_folder
-from hospital_assets.publishing.targets import snowflake
-from hospital_assets.publishing.targets.snowflake import (
-    Rendering,
-    SnowflakeError,
-    cross_check,
-    export,
-    mask_sql,
-    render,
-    write,
-)
+from hospital_assets.publishing.targets.snowflake.data import export
+from hospital_assets.publishing.targets.snowflake.masks import mask_sql
+from hospital_assets.publishing.targets.snowflake.model import DATABASE, Rendering, SnowflakeError
+from hospital_assets.publishing.targets.snowflake.references import cross_check
+from hospital_assets.publishing.targets.snowflake.rendering import render, write
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets_tests.helpers import warehouse_copy
@@ -430,4 +425,4 @@ def test_the_command_renders(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert (out / "verify.sql").exists() and "every reference" in capsys.readouterr().out
     assert main(arguments) == 2
     assert "hospital publish" in capsys.readouterr().err
-    assert snowflake.DATABASE in (out / "load.sql").read_text()
+    assert DATABASE in (out / "load.sql").read_text()

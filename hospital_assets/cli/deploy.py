@@ -58,7 +58,9 @@ def _snowflake(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.publishing.policy import load_policy
     from hospital_assets.publishing.pseudonyms import load_key
     from hospital_assets.publishing.publications import PublicationError
-    from hospital_assets.publishing.targets.snowflake import base_role, export, render, write
+    from hospital_assets.publishing.targets.snowflake.data import export
+    from hospital_assets.publishing.targets.snowflake.model import base_role
+    from hospital_assets.publishing.targets.snowflake.rendering import render, write
 
     policy = load_policy(settings)
     rendering = render(policy)
