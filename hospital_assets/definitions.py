@@ -25,18 +25,13 @@ from hospital_assets.automation.schedules import (
     quality_page_schedule,
     standing_checks_schedule,
 )
-from hospital_assets.automation.sensors import (
-    FEEDS,
-    alerts_sensor,
-    landing_sensor,
-    run_outcome_sensors,
-    settling_sensor,
-)
+from hospital_assets.automation.sensors import alerts_sensor, landing_sensor, run_outcome_sensors, settling_sensor
 from hospital_assets.checks.accounting import accounting_checks
 from hospital_assets.checks.contract_checks import contract_checks
 from hospital_assets.checks.quality import quality_checks
 from hospital_assets.checks.standing import standing_check
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.landing.profile import FEEDS
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.live.io_manager import HospitalIOManager
 from hospital_assets.partitions import service_periods

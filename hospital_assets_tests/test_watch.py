@@ -25,13 +25,13 @@ from hospital_assets.assets.facts import vitals as vitals_module
 from hospital_assets.automation.build import BuildReport
 from hospital_assets.automation.instance import dagster_instance
 from hospital_assets.automation.presence import is_watched, watch_lock
-from hospital_assets.automation.sensors import FEEDS
 from hospital_assets.automation.watch import BatchError, Loader
 from hospital_assets.clock import SimulatedClock, hospital_now, is_live, write_simulated_clock
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.dashboard.auth import Viewer
 from hospital_assets.dashboard.live import LiveBoard
 from hospital_assets.definitions import build_definitions
+from hospital_assets.landing.profile import FEEDS
 from hospital_assets.landing.waiting import Waiting
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.live.board import Waiting as OnBoard

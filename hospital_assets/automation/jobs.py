@@ -9,9 +9,8 @@ import dagster as dg
 
 from hospital_assets.assets.publications import GROUP as PUBLICATIONS
 from hospital_assets.assets.publications import LEAK_CHECK
-from hospital_assets.automation.sensors import FEEDS
 from hospital_assets.checks.standing import STANDING
-from hospital_assets.landing.profile import LANDED
+from hospital_assets.landing.profile import FEEDS, LANDED
 from hospital_assets.publishing.policy import ROLES
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ the warehouse, so it neither waits for a run nor stops one. What it decides is i
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -16,20 +16,13 @@ from hospital_assets.alerts.outbox import Signal, open_outbox
 from hospital_assets.automation.presence import is_watched
 from hospital_assets.automation.refresh import Outcome, Pending, Request, State, decide
 from hospital_assets.clock import hospital_now
+from hospital_assets.landing.profile import FEEDS
 from hospital_assets.landing.waiting import spans
 from hospital_assets.landing.zone import LandingResource, write_set_aside
 from hospital_assets.live.alert_rules import check_signals, poisoned_file, run_signal
 from hospital_assets.live.monitor import open_monitor
 from hospital_assets.partitions import period_start, range_tags
 from hospital_assets.settings import Settings
-
-#: Feed -> its subjects. `unknown` are files that no profile takes: someone has to record them.
-FEEDS: Mapping[str, tuple[str, ...]] = {
-    "vitals": ("vitals",),
-    "visits": ("er_visits", "diagnoses", "procedures"),
-    "adt": ("adt_events", "other_records"),
-    "extracts": ("hospitals", "departments", "doctors", "doctor_shifts", "patients", "unknown"),
-}
 
 #: A file modified this recently may still be growing.
 QUIET_SECONDS = 1.0

@@ -25,7 +25,8 @@ from hospital_assets.automation.build import MOST_ROUNDS, failure_of, unsettled_
 from hospital_assets.automation.instance import dagster_instance
 from hospital_assets.automation.jobs import refreshed_by
 from hospital_assets.automation.presence import watch_lock
-from hospital_assets.automation.sensors import FEEDS, quiet_since_ns
+from hospital_assets.automation.sensors import quiet_since_ns
+from hospital_assets.landing.profile import FEEDS
 from hospital_assets.landing.waiting import Waiting, spans
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.live.alert_rules import check_signals

@@ -231,17 +231,19 @@ class RawOtherRecords(
     occurred_at = column("The clock that dates the record.")
 
 
-TABLES = (
-    RawLandedFiles,
-    RawHospitals,
-    RawDepartments,
-    RawDoctors,
-    RawDoctorShifts,
-    RawPatients,
-    RawErVisits,
-    RawVitals,
-    RawAdtEvents,
-    RawDiagnoses,
-    RawProcedures,
-    RawOtherRecords,
-)
+#: What lands, in the order it is cleaned (clocks are read in the hospitals' time zones), and the feed whose sensor
+#: watches for its files.
+FEED_OF: dict[type[Table], str] = {
+    RawHospitals: "extracts",
+    RawDepartments: "extracts",
+    RawDoctors: "extracts",
+    RawDoctorShifts: "extracts",
+    RawPatients: "extracts",
+    RawErVisits: "visits",
+    RawVitals: "vitals",
+    RawAdtEvents: "adt",
+    RawDiagnoses: "visits",
+    RawProcedures: "visits",
+    RawOtherRecords: "adt",
+}
+TABLES = (RawLandedFiles, *FEED_OF)

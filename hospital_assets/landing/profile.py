@@ -26,26 +26,23 @@ from zoneinfo import available_timezones
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.contracts.raw import DatedRecord, LandedRecord
+from hospital_assets.contracts.raw import FEED_OF, DatedRecord, LandedRecord
 from hospital_assets.settings import Settings, data_dir_from_environment
 
-#: What is cleaned, in the order it is needed: dates are read in the hospitals' time zones.
-SUBJECTS = (
-    "hospitals",
-    "departments",
-    "doctors",
-    "doctor_shifts",
-    "patients",
-    "er_visits",
-    "vitals",
-    "adt_events",
-    "diagnoses",
-    "procedures",
-)
+_FEED_OF = {table.contract().name.removeprefix("raw_"): feed for table, feed in FEED_OF.items()}
+#: Everything that has a raw table of landed records.
+LANDED = tuple(_FEED_OF)
+#: What is cleaned, in that order.
+SUBJECTS = tuple(subject for subject in LANDED if f"cleaned_{subject}" in CONTRACTS)
 #: Records that no subject takes, kept word for word.
 OTHER_RECORDS = "other_records"
-#: Everything that has a raw table.
-LANDED = (*SUBJECTS, OTHER_RECORDS)
+#: Files that no profile takes: somebody has to record them.
+UNRECOGNISED = "unknown"
+#: Feed -> the subjects whose files its sensor watches for.
+FEEDS = {
+    feed: tuple(subject for subject in (*LANDED, UNRECOGNISED) if _FEED_OF.get(subject, "extracts") == feed)
+    for feed in dict.fromkeys(FEED_OF.values())
+}
 
 #: Columns whose landed codes `code_maps` may translate.
 CODED = (
