@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from hospital_assets.measures import thresholds
 from hospital_assets.settings import Settings, SettingsError
 
 Severity = Literal["critical", "error", "warning"]
@@ -30,7 +31,7 @@ class VitalThreshold(_Strict):
 
     low: float | None = None
     high: float | None = None
-    minimum_age_years: int = 16
+    minimum_age_years: int = thresholds.NEWS2_MINIMUM_AGE_YEARS
 
 
 class Level(_Strict):
@@ -38,6 +39,11 @@ class Level(_Strict):
 
     raise_at: float
     clear_at: float
+
+    @classmethod
+    def of(cls, raise_at: float, clear_share: float) -> Level:
+        """A level that is cleared at a share of what raises it."""
+        return cls(raise_at=raise_at, clear_at=raise_at * clear_share)
 
 
 class NotifierSettings(_Strict):
@@ -79,8 +85,8 @@ class AlertSettings(_Strict):
         news2_score: NEWS2 at or above this is critical (RCP 2017: emergency response).
         red_parameter: whether a single NEWS2 parameter of 3 points is.
         vitals: further limits, by column of fact_vitals.
-        critical_wait_minutes: triage 1 and 2 without a provider.
-        overstay_hours: a stay this long is one.
+        critical_wait_minutes: critical patients without a provider.
+        overstay_hours: a longer stay is one.
         occupancy_pct: patients in a department, in percent of its beds.
         feed_silence_minutes: a feed is silent when nothing of it has landed for this long.
         waiting_minutes: files that wait this long mean that nothing refreshes.
@@ -89,7 +95,7 @@ class AlertSettings(_Strict):
         notify: where alerts go; default the log.
     """
 
-    news2_score: int = 7
+    news2_score: int = thresholds.NEWS2_EMERGENCY_SCORE
     red_parameter: bool = True
     vitals: dict[str, VitalThreshold] = Field(
         default_factory=lambda: {
@@ -99,8 +105,8 @@ class AlertSettings(_Strict):
             "temperature_c": VitalThreshold(low=35.0, high=40.0),
         }
     )
-    critical_wait_minutes: Level = Level(raise_at=15, clear_at=12)
-    overstay_hours: float = 50
+    critical_wait_minutes: Level = Level.of(thresholds.CRITICAL_WAIT_MINUTES, 0.8)
+    overstay_hours: float = thresholds.OVERSTAY_HOURS
     occupancy_pct: Level = Level(raise_at=100, clear_at=95)
     feed_silence_minutes: dict[str, float] = Field(
         default_factory=lambda: {"vitals": 60.0, "adt": 60.0, "visits": 26 * 60.0}

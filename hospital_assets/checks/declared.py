@@ -20,8 +20,8 @@ from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.contracts.dimensions import UNKNOWN_KEY
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.landing.profile import SUBJECTS
-from hospital_assets.measures.news2 import MINIMUM_AGE_YEARS
-from hospital_assets.measures.triage import CRITICAL_LEVELS
+from hospital_assets.measures import news2, thresholds
+from hospital_assets.measures.triage import CRITICAL_IN_WORDS, is_critical
 from hospital_assets.warehouse.dialect import Frame, local_clocks, minutes_between
 
 Frames = Mapping[str, Frame]
@@ -159,8 +159,8 @@ RULES: tuple[Rule, ...] = (
         kinds.FLAG_AGREES,
         _VISITS,
         "is_critical",
-        "exactly at triage levels 1 and 2",
-        nw.col("is_critical") != nw.coalesce(nw.col("triage_level").is_in(CRITICAL_LEVELS), nw.lit(False)),
+        f"exactly at triage levels {CRITICAL_IN_WORDS}",
+        nw.col("is_critical") != is_critical(),
     ),
     Rule(
         kinds.FLAG_AGREES,
@@ -185,15 +185,15 @@ RULES: tuple[Rule, ...] = (
         != (
             (nw.col("news2_missing_count") > 0)
             | nw.col("age_years").is_null()
-            | nw.coalesce(nw.col("age_years") < MINIMUM_AGE_YEARS, nw.lit(False))
+            | nw.coalesce(~news2.applies(), nw.lit(False))
         ),
     ),
     Rule(
         kinds.SCORE_AGREES,
         _VITALS,
         "news2_response",
-        "emergency from 7 points on",
-        (nw.col("news2_response") == "emergency") != (nw.col("news2_score") >= 7),
+        f"emergency from {thresholds.NEWS2_EMERGENCY_SCORE} points on",
+        (nw.col("news2_response") == "emergency") != (nw.col("news2_score") >= thresholds.NEWS2_EMERGENCY_SCORE),
         _has("news2_score"),
     ),
     Rule(
@@ -244,7 +244,14 @@ RULES: tuple[Rule, ...] = (
         )
         for table in ("cleaned_er_visits", "cleaned_vitals")
     ),
-    Rule(kinds.AGE_FITS, _VISITS, "age_years", "at most 120", nw.col("age_years") > 120, _has("age_years")),
+    Rule(
+        kinds.AGE_FITS,
+        _VISITS,
+        "age_years",
+        f"at most {thresholds.MAXIMUM_AGE_YEARS}",
+        nw.col("age_years") > thresholds.MAXIMUM_AGE_YEARS,
+        _has("age_years"),
+    ),
     Rule(
         kinds.BLOOD_MIX,
         "kpi_blood_groups",

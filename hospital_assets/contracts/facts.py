@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 from hospital_assets.contracts.table import Table, column
+from hospital_assets.measures import news2
+from hospital_assets.measures.waits import WAIT_EXCLUSIONS
 
-WAIT_EXCLUSIONS = ["cancelled", "no_provider", "no_start", "negative", "too_long"]
 STAY_CLASSES = ["emergency", "inpatient"]
 AuditAction = Literal[
     "query", "publish", "view", "login", "user", "key", "restore", "erase", "export", "acknowledge", "snapshot"
 ]
 AuditOutcome = Literal["allowed", "refused", "failed"]
-NEWS2_RESPONSES = ["low", "urgent_ward_review", "urgent", "emergency"]
 
 
 class DatedFact(Table, columns="service_date"):
@@ -48,7 +48,7 @@ class FactEmergencyVisits(
     condition_key = column("The principal diagnosis; -2 while none is coded.")
     is_open = column("No departure is recorded.")
     age_years = column("On the day of arrival.", ge=0, le=125)
-    wait_exclusion = column(isin=WAIT_EXCLUSIONS)
+    wait_exclusion = column(isin=[*WAIT_EXCLUSIONS])
 
 
 class FactVitals(
@@ -71,7 +71,7 @@ class FactVitals(
     patient_key = column("As of the measurement.")
     spo2_scale = column("1 where none is set.", nullable=False, isin=[1, 2])
     age_years = column("On the day of the measurement.")
-    news2_response = column(isin=NEWS2_RESPONSES)
+    news2_response = column(isin=[*news2.RESPONSES])
 
 
 class FactPatientFlow(

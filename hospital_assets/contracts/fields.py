@@ -17,6 +17,11 @@ from typing import Annotated, Any, Literal
 
 import polars as pl
 
+from hospital_assets.measures import thresholds
+from hospital_assets.measures.triage import CRITICAL_IN_SHORT, CRITICAL_IN_WORDS
+
+_CRITICAL_WAIT = f"{thresholds.CRITICAL_WAIT_MINUTES:g} minutes"
+
 Privacy = Literal["direct_identifier", "quasi_identifier", "sensitive", "free_text", "clinical", "operational"]
 
 #: A UTC instant; DuckDB TIMESTAMPTZ. Column names end in `_at`.
@@ -241,7 +246,7 @@ FIELDS: Mapping[str, Field] = {
     "arrival_time_key": key("Local minute of arrival.", "dim_time.time_key"),
     "provider_date_key": key("Local day of first provider contact.", "dim_date.date_key"),
     "departure_date_key": key("Local day of departure.", "dim_date.date_key"),
-    "is_critical": flag("Triage level 1 or 2."),
+    "is_critical": flag(f"Triage level {CRITICAL_IN_SHORT}."),
     "is_lwbs": flag("Left without being seen.", source="NQF 0499"),
     "is_open": flag("Not over yet."),
     "is_cancelled": flag("The registration was cancelled.", source="HL7 A11"),
@@ -265,7 +270,8 @@ FIELDS: Mapping[str, Field] = {
         plausible=(0, 4320),
     ),
     "four_hour_minutes": minutes(
-        "Start of the four-hour clock (walk-in: arrival; ambulance: handover, at the latest 15 minutes after "
+        "Start of the four-hour clock (walk-in: arrival; ambulance: handover, at the latest "
+        f"{thresholds.HANDOVER_GRACE_MINUTES} minutes after "
         "arrival) until departure; null while open or when departure is earlier.",
         source="NHS ECDS",
         nullable=True,
@@ -318,7 +324,8 @@ FIELDS: Mapping[str, Field] = {
     "measured_date_key": key("Local day.", "dim_date.date_key"),
     "measured_time_key": key("Local minute.", "dim_time.time_key"),
     "news2_score": whole(
-        "NEWS2 total; null when a parameter is missing or the patient is under 16 or of unknown age.",
+        "NEWS2 total; null when a parameter is missing or the patient is under "
+        f"{thresholds.NEWS2_MINIMUM_AGE_YEARS} or of unknown age.",
         privacy="clinical",
         source="RCP NEWS2 2017",
         nullable=True,
@@ -446,13 +453,13 @@ FIELDS: Mapping[str, Field] = {
     "excluded_no_provider_count": count("Left out: no provider contact (LWBS, open)."),
     "excluded_no_start_count": count("Left out: neither arrival nor triage known."),
     "excluded_negative_count": count("Left out: clocks in the wrong order."),
-    "excluded_too_long_count": count("Left out: 100,000 minutes or more."),
+    "excluded_too_long_count": count(f"Left out: {thresholds.LONGEST_WAIT_MINUTES:,} minutes or more."),
     "excluded_count": count("Left out, for whatever reason."),
     "excluded_open_count": count("Left out: not over yet."),
     "excluded_no_decision_count": count("Left out: no decision recorded."),
     "excluded_untriaged_count": count("Left out: no level."),
     "excluded_no_wait_count": count("Left out: no valid wait."),
-    "excluded_pending_count": count("Left out: waiting, within 15 minutes."),
+    "excluded_pending_count": count(f"Left out: waiting, within {_CRITICAL_WAIT}."),
     "excluded_invalid_count": count("Left out: clocks that cannot be."),
     "excluded_admitted_count": count("Left out: admitted."),
     "excluded_expired_count": count("Left out: died."),
@@ -490,7 +497,7 @@ FIELDS: Mapping[str, Field] = {
     "commonest_rank": whole("1 is the commonest.", nullable=True, ge=1),
     "procedure_name": text("Title as landed.", nullable=True),
     "procedure_count": whole("Procedures.", ge=1),
-    "critical_visit_count": count("Visits of levels 1 and 2."),
+    "critical_visit_count": count(f"Visits of levels {CRITICAL_IN_WORDS}."),
     "target_evaluable_count": count("Visits with a wait and a target (n)."),
     "within_target_count": count("Seen within the level's target."),
     "triaged_visit_count": count("Triaged visits of the hospital (n of the share)."),
@@ -519,28 +526,34 @@ FIELDS: Mapping[str, Field] = {
     "lower_limit_pct": percent("Lower limit.", nullable=True, ge=0),
     "upper_limit_pct": percent("Upper limit.", nullable=True, le=100),
     # KPIs: the emergency department
-    "over_12_hours_count": count("Of the denominator: more than 12 hours."),
+    "over_12_hours_count": count(f"Of the denominator: more than {thresholds.TWELVE_HOUR_MINUTES / 60:g} hours."),
     "destination_department": text("First inpatient department, `unknown`, or `all`."),
     "boarding_sum_minutes": minutes("Sum."),
     "boarding_median_minutes": minutes("Median.", nullable=True),
     "boarding_max_minutes": minutes("Longest.", nullable=True),
-    "seen_late_count": count("Seen after more than 15 minutes."),
-    "left_late_count": count("Left unseen after more than 15 minutes."),
-    "waiting_late_count": count("Waiting for more than 15 minutes."),
+    "seen_late_count": count(f"Seen after more than {_CRITICAL_WAIT}."),
+    "left_late_count": count(f"Left unseen after more than {_CRITICAL_WAIT}."),
+    "waiting_late_count": count(f"Waiting for more than {_CRITICAL_WAIT}."),
     "stratum": text("Which patients."),
     "median_minutes": minutes("Median.", nullable=True),
-    "room_count": count("Room 61 minutes or more after arrival."),
+    "room_count": count(f"Room {thresholds.ECAT_ROOM_MINUTES} minutes or more after arrival."),
     "left_count": count("Left without being seen."),
-    "boarded_count": count("Boarded 241 minutes or more."),
-    "long_stay_count": count("Stayed 481 minutes or more."),
-    "volume_band": text("20,000-visit band of the hospital's year; null for `all`.", nullable=True),
+    "boarded_count": count(f"Boarded {thresholds.ECAT_BOARDING_MINUTES} minutes or more."),
+    "long_stay_count": count(f"Stayed {thresholds.ECAT_STAY_MINUTES} minutes or more."),
+    "volume_band": text(
+        f"{thresholds.ECAT_BAND_VISITS:,}-visit band of the hospital's year; null for `all`.", nullable=True
+    ),
     "z_score": real(
         "Against the hospitals of the band, stratum `all` only; null where there are fewer than two.", nullable=True
     ),
     "variant": text("Which returns."),
     "ed_patients_count": count("Patients present."),
     "ed_bed_count": count("Treatment spaces of the department.", nullable=True),
-    "occupancy_ratio": real("Patients per treatment space; above 0.9 linked to 10-day mortality.", nullable=True, ge=0),
+    "occupancy_ratio": real(
+        f"Patients per treatment space; above {thresholds.CROWDED_RATIO:g} linked to 10-day mortality.",
+        nullable=True,
+        ge=0,
+    ),
     "boarders_count": count("Of them, decided to be admitted and not moved."),
     "hospital_bed_count": count("Inpatient beds of the hospital.", nullable=True),
     "ventilated_count": count("Of the patients, ventilated."),
@@ -569,7 +582,7 @@ FIELDS: Mapping[str, Field] = {
     "mean_hours_per_patient": hours("W: hours within the day per patient.", nullable=True),
     "turnover_per_bed": real("Left per staffed bed.", nullable=True, ge=0),
     "turnover_interval_hours": real("Empty bed-hours per patient who left.", unit="h", nullable=True),
-    "is_bottleneck": flag("At 95 % of the bed-minutes or more."),
+    "is_bottleneck": flag(f"At {thresholds.BOTTLENECK_PCT:g} % of the bed-minutes or more."),
     "los_hcup_days_sum": whole("Sum of calendar days.", unit="d", ge=0),
     "los_hcup_days_average": real("Average.", unit="d", nullable=True, ge=0),
     "los_min1_days_average": real("Average, each at least one.", unit="d", nullable=True, ge=1),

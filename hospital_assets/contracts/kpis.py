@@ -9,6 +9,8 @@ column means the row pools all values of that column.
 from __future__ import annotations
 
 from hospital_assets.contracts.table import COUNTED, Measure, Table, column
+from hospital_assets.measures.thresholds import LONGEST_WAIT_MINUTES
+from hospital_assets.measures.waits import WAIT_EXCLUSIONS
 
 ALL = "all"
 
@@ -33,14 +35,11 @@ WAITS = Measure(
     "CIHI and Ontario indicator library",
     clock="earlier of triage and registration until first assessment by a physician, NP or PA.",
     exclusions="cancelled; no provider (left unseen, open); no start; provider before the patient; "
-    "100,000 minutes or more.",
+    f"{LONGEST_WAIT_MINUTES:,} minutes or more.",
 )
 
 
-WAIT_PARTS = (
-    "wait_count",
-    *(f"excluded_{reason}_count" for reason in ("cancelled", "no_provider", "no_start", "negative", "too_long")),
-)
+WAIT_PARTS = ("wait_count", *(f"excluded_{reason}_count" for reason in WAIT_EXCLUSIONS))
 
 
 class WaitFigures(
@@ -297,7 +296,7 @@ class KpiTriageMixDaily(
     columns="visit_count critical_visit_count target_evaluable_count within_target_count",
     partitioned=True,
 ):
-    """Visits by triage level, and how critical ones fared against 15 minutes."""
+    """Visits by triage level, and how many were seen within the level's target."""
 
 
 class KpiTriageMix(

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from hospital_assets.contracts.kpis import DailyKpi, PeriodKpi, Rate
 from hospital_assets.contracts.table import Measure, Table, column
+from hospital_assets.measures import thresholds
+from hospital_assets.measures.triage import CRITICAL_IN_WORDS
+from hospital_assets.measures.words import in_hours
 
 ECAT_STRATA = ["all", "under_18", "under_18_mental_health", "18_and_over", "18_and_over_mental_health"]
 OP18_STRATA = ["all", "reported", "mental_health", "transferred"]
 NEDOCS_LEVELS = ["not_busy", "busy", "extremely_busy", "overcrowded", "severely_overcrowded", "dangerously_overcrowded"]
+_CRITICAL_WAIT = f"{thresholds.CRITICAL_WAIT_MINUTES:g} minutes"
+_LONG_HOURS = f"{thresholds.TWELVE_HOUR_MINUTES / 60:g}"
 EDWIN_LEVELS = ["manageable", "busy", "crowded"]
 
 
@@ -53,25 +58,25 @@ class KpiFourHourDaily(
     measures=[
         Measure(
             "Four-hour standard",
-            "Departures within 240 minutes of the clock's start.",
+            f"Departures within {thresholds.FOUR_HOUR_MINUTES} minutes of the clock's start.",
             "%",
             "visits that departed, by day of departure",
             "NHS England ECDS; AIHW NEAT 489630",
-            clock="walk-ins: arrival; ambulance: handover, at the latest 15 minutes after arrival; "
-            "stops at physical departure.",
+            clock="walk-ins: arrival; ambulance: handover, at the latest "
+            f"{thresholds.HANDOVER_GRACE_MINUTES} minutes after arrival; stops at physical departure.",
             exclusions="cancelled, still there, departure before the start.",
         ),
         Measure(
             "Twelve-hour stays",
-            "Departures more than 12 hours after arrival (`over_12_hours_count`).",
+            f"Departures more than {_LONG_HOURS} hours after arrival (`over_12_hours_count`).",
             "visits",
             "as the four-hour standard",
             "NHS England",
-            variants="the trolley wait, decision to departure over 12 hours, is in kpi_boarding_daily.",
+            variants=f"the trolley wait, decision to departure over {_LONG_HOURS} hours, is in kpi_boarding_daily.",
         ),
     ],
 ):
-    """Departures within four hours."""
+    """Departures within the four-hour standard."""
 
     period_date = column("Of departure; of arrival while the visit is open.")
     excluded_negative_count = column("Departure before the start.")
@@ -102,8 +107,8 @@ class KpiBoardingDaily(
             exclusions="still there, no decision recorded, decision after departure.",
         ),
         Measure(
-            "Boarded over four hours",
-            "Of those, decision to departure of more than 240 minutes.",
+            f"Boarded over {in_hours(thresholds.LONG_BOARDING_MINUTES)}",
+            f"Of those, decision to departure of more than {thresholds.LONG_BOARDING_MINUTES} minutes.",
             "%",
             "as boarding time",
             "CMS1244 (ECAT)",
@@ -130,7 +135,8 @@ class KpiSeenOnTimeDaily(
     measures=[
         Measure(
             "Seen within the triage target",
-            "Waits no longer than the target of the visit's level; at once counts up to 2 minutes.",
+            "Waits no longer than the target of the visit's level; at once counts up to "
+            f"{thresholds.IMMEDIATE_MINUTES:g} minutes.",
             "%",
             "all visits, by level",
             "METEOR 395017; targets are data in dim_triage",
@@ -161,15 +167,15 @@ class KpiCriticalWaitsDaily(
     conserved={"numerator_count": ("seen_late_count", "left_late_count", "waiting_late_count")},
     measures=[
         Measure(
-            "Critical patients over 15 minutes",
-            "Triage 1 and 2 patients who waited more than 15 minutes: seen late, gone unseen after "
-            "more than that, or waiting for more than that still.",
+            f"Critical patients over {_CRITICAL_WAIT}",
+            f"Patients of triage levels {CRITICAL_IN_WORDS} who waited more than {_CRITICAL_WAIT}: seen late, gone "
+            "unseen after more than that, or waiting for more than that still.",
             "%",
-            "visits of triage level 1 or 2",
+            f"visits of triage levels {CRITICAL_IN_WORDS}",
             "CTAS level 2",
             clock="earlier of triage and arrival; stops at first provider contact, at departure of "
             "who left unseen, or at `as_of_at`.",
-            exclusions="cancelled; still within 15 minutes; clocks that cannot be.",
+            exclusions=f"cancelled; still within {_CRITICAL_WAIT}; clocks that cannot be.",
             variants="averages of those who were seen leave out the worst cases.",
         )
     ],
@@ -221,17 +227,18 @@ class KpiEcat(
     measures=[
         Measure(
             "ECAT: emergency care access and timeliness",
-            "Visits with any of: a treatment room 61 minutes or more after arrival; left without "
-            "being seen; 241 minutes or more from the decision to admit to departure; 481 minutes or "
-            "more from arrival to departure. Each visit counts once; lower is better.",
+            f"Visits with any of: a treatment room {thresholds.ECAT_ROOM_MINUTES} minutes or more after arrival; left "
+            f"without being seen; {thresholds.ECAT_BOARDING_MINUTES} minutes or more from the decision to admit to "
+            f"departure; {thresholds.ECAT_STAY_MINUTES} minutes or more from arrival to departure. Each visit counts "
+            "once; lower is better.",
             "%",
             "visits that ended in the year",
             "CMS1244 (ECAT)",
             clock="whole minutes.",
             exclusions="cancelled; not ended. Observation stays are exempt from the last two components.",
             variants="age is that at the visit's start, as in the rural (REH) version; HOQR uses the "
-            "start of the year. `z_score` compares hospitals of the same 20,000-visit volume band, "
-            "with the sample standard deviation; above 0 is worse.",
+            "start of the year. `z_score` compares hospitals of the same "
+            f"{thresholds.ECAT_BAND_VISITS:,}-visit volume band, with the sample standard deviation; above 0 is worse.",
         )
     ],
 ):
@@ -253,27 +260,28 @@ class KpiReturns(
     """,
     measures=[
         Measure(
-            "72-hour returns",
-            "Discharges whose patient arrives at any emergency department of the network within 72 "
-            "hours of departure; the next arrival decides.",
+            f"{thresholds.RETURN_HOURS}-hour returns",
+            "Discharges whose patient arrives at any emergency department of the network within "
+            f"{thresholds.RETURN_HOURS} hours of departure; the next arrival decides.",
             "%",
             "all visits, by month of departure",
             "WestJEM; Ontario ED Return Visit Program",
             clock="departure until the next arrival of the same person (merged numbers are one).",
             exclusions="cancelled, still there, admitted, transferred, observed or died, left (in "
-            "the variants without them), patient unknown, less than 72 hours before the data end.",
+            "the variants without them), patient unknown, less than "
+            f"{thresholds.RETURN_HOURS} hours before the data end.",
             variants="`discharged`: index visits discharged after being seen; `with_left`: those who "
             "left unseen or against advice too; `return_admitted`: as `discharged`, and the return "
             "ends in admission.",
         )
     ],
 ):
-    """Returns to an emergency department within 72 hours."""
+    """Returns to an emergency department soon after it was left."""
 
     hospital_id = column("Of the first visit.")
     variant = column(isin=["discharged", "with_left", "return_admitted"])
     excluded_left_count = column("In the variants without them.")
-    excluded_run_out_count = column("The 72 hours are not over.")
+    excluded_run_out_count = column(f"The {thresholds.RETURN_HOURS} hours are not over.")
 
 
 class KpiCrowdingHourly(

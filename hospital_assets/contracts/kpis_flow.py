@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from hospital_assets.contracts.kpis import DailyKpi, PeriodKpi, Rate
 from hospital_assets.contracts.table import Measure, Table, column
+from hospital_assets.measures.thresholds import NOON_HOUR, OVERSTAY_HOURS, READMISSION_DAYS
 
 _STAYS = "stays, by month of discharge"
 
@@ -115,7 +116,7 @@ class KpiOverstays(
     measures=[
         Measure(
             "Overstays",
-            "Stays of more than 50 hours, open ones until `as_of_at`.",
+            f"Stays of more than {OVERSTAY_HOURS:g} hours, open ones until `as_of_at`.",
             "%",
             "all stays, by the department they ended or are in",
             "brief: overstays",
@@ -123,7 +124,7 @@ class KpiOverstays(
         )
     ],
 ):
-    """Stays longer than 50 hours."""
+    """Stays that last too long."""
 
     excluded_negative_count = column("Discharge before the start.")
 
@@ -140,7 +141,7 @@ class KpiDischargeBeforeNoonDaily(
     measures=[
         Measure(
             "Discharged before noon",
-            "Inpatient discharges alive before 12:00 on the hospital's wall clock.",
+            f"Inpatient discharges alive before {NOON_HOUR}:00 on the hospital's wall clock.",
             "%",
             "inpatient stays, by day of discharge",
             "Wertheimer et al., J Hosp Med 2014",
@@ -166,25 +167,25 @@ class KpiReadmissions(
     """,
     measures=[
         Measure(
-            "30-day readmissions",
-            "Index stays whose first following stay, within 30 days of discharge, is unplanned.",
+            f"{READMISSION_DAYS}-day readmissions",
+            f"Index stays whose first following stay, within {READMISSION_DAYS} days of discharge, is unplanned.",
             "%",
             "inpatient stays, by month of discharge",
             "CMS HWR; Tuva readmissions",
             clock="local discharge date until the next admission date of the same person (merged "
-            "numbers are one person): day 0 to 30.",
+            f"numbers are one person): day 0 to {READMISSION_DAYS}.",
             exclusions="not discharged, died, against advice, transferred (another hospital on the "
             "same or next day: the outcome is the last hospital's), same-day stay for the same "
             "condition at the same hospital (the later one is the index), medical cancer treatment, "
-            "patient unknown, less than 30 days of data after discharge.",
+            f"patient unknown, less than {READMISSION_DAYS} days of data after discharge.",
             variants="a planned first readmission hides later ones; a readmission may itself be an "
             "index. Planned: chemo- and radiotherapy, rehabilitation, transplantation.",
         )
     ],
 ):
-    """Unplanned readmissions within 30 days, by the hospital-wide rules."""
+    """Unplanned readmissions by the hospital-wide rules."""
 
-    excluded_run_out_count = column("The 30 days are not over.")
+    excluded_run_out_count = column(f"The {READMISSION_DAYS} days are not over.")
 
 
 TABLES: tuple[type[Table], ...] = (

@@ -23,6 +23,7 @@ from hospital_assets.dashboard.auth import Viewer
 from hospital_assets.dashboard.render import render
 from hospital_assets.live.board import Waiting, read_board
 from hospital_assets.live.copies import copies_changed
+from hospital_assets.measures import thresholds
 
 #: How often the copies are looked at.
 _LOOK_SECONDS = 0.2
@@ -62,6 +63,7 @@ class LiveBoard:
             html = render(
                 "board.html",
                 board=board,
+                longest_hours=thresholds.LONGEST_WAITING_HOURS,
                 bar=_bar,
                 shown=board.waiting[:MOST_ROWS],
                 more=max(0, len(board.waiting) - MOST_ROWS),

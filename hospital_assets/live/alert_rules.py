@@ -18,7 +18,9 @@ from hospital_assets.alerts.settings import AlertSettings, Level, VitalThreshold
 from hospital_assets.assets.cleaned.er_visits import judge_er_visits
 from hospital_assets.assets.cleaned.vitals import judge_vitals
 from hospital_assets.assets.facts.vitals import age_in_years, scored
-from hospital_assets.measures.triage import CRITICAL_LEVELS
+from hospital_assets.measures import news2
+from hospital_assets.measures.triage import is_critical
+from hospital_assets.measures.waits import wait_start
 from hospital_assets.warehouse.dialect import lazy
 
 CRITICAL_VITALS = "critical_vitals"
@@ -64,7 +66,7 @@ def vital_signals(observed: pl.DataFrame, settings: AlertSettings) -> list[Signa
         observed: as `scored_vitals` has them.
         settings: the limits.
     """
-    news2 = pl.col("news2_score") >= settings.news2_score
+    has_score = pl.col("news2_score") >= settings.news2_score
     is_red = pl.col("has_news2_red_parameter") & pl.lit(settings.red_parameter)
     limits = {
         (column, side): _beyond(column, side, threshold)
@@ -73,7 +75,7 @@ def vital_signals(observed: pl.DataFrame, settings: AlertSettings) -> list[Signa
         if getattr(threshold, side) is not None
     }
     said = [
-        pl.when(news2).then(pl.format(f"NEWS2 {{}} (limit {settings.news2_score})", pl.col("news2_score"))),
+        pl.when(has_score).then(pl.format(f"NEWS2 {{}} (limit {settings.news2_score})", pl.col("news2_score"))),
         pl.when(is_red).then(pl.lit("a NEWS2 parameter of 3 points")),
         *(
             pl.when(beyond).then(_said(column, getattr(settings.vitals[column], side)))
@@ -81,10 +83,10 @@ def vital_signals(observed: pl.DataFrame, settings: AlertSettings) -> list[Signa
         ),
     ]
     is_whole = pl.col("news2_score").is_not_null() | (
-        (pl.col("age_years") < 16) & pl.all_horizontal(pl.col(column).is_not_null() for column in settings.vitals)
+        ~pl.col("_applies") & pl.all_horizontal(pl.col(column).is_not_null() for column in settings.vitals)
     )
-    is_critical = pl.any_horizontal(news2, is_red, *limits.values()).fill_null(False)
-    rows = observed.select(
+    is_critical = pl.any_horizontal(has_score, is_red, *limits.values()).fill_null(False)
+    rows = _with(observed, _applies=news2.applies()).select(
         subject=pl.coalesce("visit_id", "patient_id"),
         hospital_id="hospital_id",
         observed_at="measured_at",
@@ -108,6 +110,11 @@ def vital_signals(observed: pl.DataFrame, settings: AlertSettings) -> list[Signa
         )
         for row in rows.iter_rows(named=True)
     ]
+
+
+def _with(frame: pl.DataFrame, **columns: nw.Expr) -> pl.DataFrame:
+    """Add columns that the measures define."""
+    return nw.from_native(frame).with_columns(**columns).to_native()
 
 
 def _beyond(column: str, side: str, threshold: VitalThreshold) -> pl.Expr:
@@ -190,22 +197,20 @@ def visit_states(visits: pl.DataFrame) -> list[VisitState]:
     Args:
         visits: as `landed_visits` has them.
     """
-    is_critical = pl.col("triage_level").is_in(CRITICAL_LEVELS).fill_null(False)
-    rows = visits.select(
+    rows = _with(visits, start_at=wait_start(), _is_critical=is_critical()).select(
         "visit_id",
         "hospital_id",
         "department_name",
         "triage_level",
-        # The wait begins at the earlier of triage and arrival (see fact_emergency_visits).
-        start_at=pl.min_horizontal("arrival_at", "triage_at"),
-        is_waiting=is_critical & pl.col("provider_at").is_null() & pl.col("departure_at").is_null(),
+        "start_at",
+        is_waiting=pl.col("_is_critical") & pl.col("provider_at").is_null() & pl.col("departure_at").is_null(),
         recorded_at=pl.coalesce("recorded_at", "arrival_at"),
     )
     return [VisitState(**row) for row in rows.iter_rows(named=True)]
 
 
 def critical_waits(visits: Sequence[VisitState], now: datetime, level: Level) -> list[Signal]:
-    """Triage 1 and 2 patients without a provider: how long each has waited."""
+    """Critical patients without a provider: how long each has waited."""
     signals = []
     for visit in visits:
         minutes = (now - visit.start_at).total_seconds() / 60

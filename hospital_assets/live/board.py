@@ -14,20 +14,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import narwhals as nw
 import polars as pl
 
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.live.copies import read_copy
+from hospital_assets.measures import news2, thresholds
+from hospital_assets.measures.triage import CRITICAL_IN_SHORT, SCALE_IN_USE, is_critical, wait_target
+from hospital_assets.measures.waits import wait_start
+from hospital_assets.measures.words import span
 
-#: Whoever arrived longer ago is an open record rather than a person who waits.
-LONGEST_HOURS = 24
-SCALE = "ESI"
-#: NEWS2 is for adults (NICE MIB205).
-ADULT_YEARS = 16
-#: Critical patients are to be seen within so many minutes (CTAS level 2; kpi_critical_waits_daily).
-CRITICAL_MINUTES = 15
 #: Bands of the RCP: rank, what to do.
 _BANDS = {0: "Emergency response", 1: "Urgent review", 2: ""}
+#: The band of each response of NEWS2.
+_BAND_OF = {"emergency": 0, "urgent": 1, "urgent_ward_review": 1}
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Waiting:
         triage_name: of the level.
         news2: score; None where it is unknown or does not apply.
         has_red: whether a parameter scores 3.
-        is_adult: False under 16; None where the age is unknown.
+        is_adult: whether NEWS2 is meant for the patient; None where the age is unknown.
+        is_critical: of a critical triage level.
         age_years: on arrival.
         complaint: in words.
         waited_minutes: since the earlier of arrival and triage.
@@ -58,6 +59,7 @@ class Waiting:
     news2: int | None
     has_red: bool
     is_adult: bool | None
+    is_critical: bool
     age_years: int | None
     complaint: str
     waited_minutes: float
@@ -103,22 +105,23 @@ class Board:
 
         emergency = how_many(lambda row: row.band == 0)
         urgent = how_many(lambda row: row.band == 1)
-        critical = how_many(lambda row: row.triage_level in (1, 2) and row.waited_minutes > CRITICAL_MINUTES)
+        limit = thresholds.CRITICAL_WAIT_MINUTES
+        critical = how_many(lambda row: row.is_critical and row.waited_minutes > limit)
+        severe = thresholds.NEWS2_EMERGENCY_SCORE
+        scores = span(thresholds.NEWS2_URGENT_SCORE, severe - 1)
         late = how_many(lambda row: row.past_minutes > 0)
         longest = max((row.waited_minutes for row in self.waiting), default=0)
         return [
             ("Waiting now", f"{count}", "patients", ""),
-            ("NEWS2 7 or more", f"{emergency}", "emergency response", "emergency" if emergency else ""),
-            ("NEWS2 5\u20136 or single red", f"{urgent}", "urgent review", "urgent" if urgent else ""),
-            (f"Level 1\u20132 over {CRITICAL_MINUTES} min", f"{critical}", "patients", "emergency" if critical else ""),
+            (f"NEWS2 {severe} or more", f"{emergency}", "emergency response", "emergency" if emergency else ""),
+            (f"NEWS2 {scores} or single red", f"{urgent}", "urgent review", "urgent" if urgent else ""),
+            (f"Level {CRITICAL_IN_SHORT} over {limit} min", f"{critical}", "patients", "emergency" if critical else ""),
             ("Past triage target", f"{late}", "patients", "urgent" if late else ""),
             ("Longest wait", f"{longest:.0f}", "min", ""),
         ]
 
 
-def read_board(
-    warehouse_file: Path, now: datetime, key: bytes, hospital: str = ALL, immediate_minutes: float = 2.0
-) -> Board:
+def read_board(warehouse_file: Path, now: datetime, key: bytes, hospital: str = ALL) -> Board:
     """Who waits, as the live copies say.
 
     Landed records that no run has loaded yet replace older ones of the same visit.
@@ -128,7 +131,6 @@ def read_board(
         now: the hospital's time.
         key: makes references from visit numbers.
         hospital: its identifier, or `all`.
-        immediate_minutes: what "at once" means (see `kpi_seen_on_time_daily`).
     """
     visits, newest_at = _visits(warehouse_file)
     if visits is None or visits.is_empty():
@@ -141,11 +143,11 @@ def read_board(
         & ~pl.col("is_cancelled").fill_null(False)
         & (pl.col("arrival_at") <= now)
     )
-    waits = visits.filter(is_waiting).with_columns(
-        minutes=(pl.lit(now) - pl.min_horizontal("arrival_at", "triage_at")).dt.total_seconds() / 60
+    waits = _measured(visits.filter(is_waiting)).with_columns(
+        minutes=(pl.lit(now) - pl.col("start_at")).dt.total_seconds() / 60
     )
-    recent = waits.filter(pl.col("minutes") <= 60 * LONGEST_HOURS)
-    targets = _targets(warehouse_file, immediate_minutes)
+    recent = waits.filter(pl.col("minutes") <= 60 * thresholds.LONGEST_WAITING_HOURS)
+    targets = _targets(warehouse_file)
     rows = sorted(
         (_waiting(row, targets, key) for row in recent.iter_rows(named=True)),
         key=lambda row: (row.band, row.triage_level or 9, -row.past_minutes, -row.waited_minutes),
@@ -177,7 +179,11 @@ def _visits(warehouse_file: Path) -> tuple[pl.DataFrame | None, datetime | None]
         for frame in (loaded, read_copy(warehouse_file, "landed_vitals"))
         if frame is not None
     ]
-    if scores:
+    if not scores:
+        visits = visits.with_columns(
+            news2_score=pl.lit(None, dtype=pl.Int64), has_news2_red_parameter=pl.lit(None, dtype=pl.Boolean)
+        )
+    else:
         newest = (
             pl.concat(scores, how="vertical_relaxed")
             .drop_nulls("measured_at")
@@ -191,23 +197,30 @@ def _visits(warehouse_file: Path) -> tuple[pl.DataFrame | None, datetime | None]
     return visits, newest_at if isinstance(newest_at, datetime) else None
 
 
-def _targets(warehouse_file: Path, immediate_minutes: float) -> dict[int, tuple[str, float]]:
-    """Level -> name and target of the scale."""
+def _measured(visits: pl.DataFrame) -> pl.DataFrame:
+    """Add what the measures say of visits: the start of the wait, NEWS2 where it is meant, its response."""
+    # Of an unknown age a score counts: better one look too many.
+    is_meant = nw.coalesce(nw.col("is_adult"), nw.lit(True))
+    frame = nw.from_native(visits).with_columns(
+        start_at=wait_start(), is_critical=is_critical(), is_adult=news2.applies()
+    )
+    frame = frame.with_columns(
+        news2_score=nw.when(is_meant).then(nw.col("news2_score")),
+        has_red=nw.coalesce(nw.col("has_news2_red_parameter"), nw.lit(False)) & is_meant,
+    )
+    return frame.with_columns(response=news2.response(nw.col("news2_score"), nw.col("has_red"))).to_native()
+
+
+def _targets(warehouse_file: Path) -> dict[int, tuple[str, float]]:
+    """Level -> name of the level, and the wait that meets its target."""
     scales = read_copy(warehouse_file, "triage_targets")
     if scales is None:
         return {}
-    return {
-        row["level"]: (row["level_name"], max(row["target_minutes"], immediate_minutes))
-        for row in scales.filter(pl.col("scale") == SCALE).iter_rows(named=True)
-    }
+    targets = nw.from_native(scales.filter(pl.col("scale") == SCALE_IN_USE)).with_columns(target=wait_target())
+    return {row["level"]: (row["level_name"], row["target"]) for row in targets.iter_rows(named=True)}
 
 
 def _waiting(row: dict[str, Any], targets: dict[int, tuple[str, float]], key: bytes) -> Waiting:
-    age = row["age_years"]
-    is_adult = None if age is None else age >= ADULT_YEARS
-    applies = is_adult is not False
-    score = row.get("news2_score") if applies else None
-    has_red = bool(row.get("has_news2_red_parameter")) and applies
     level = row["triage_level"]
     name, target = targets.get(level, ("Not triaged", None))
     return Waiting(
@@ -216,14 +229,15 @@ def _waiting(row: dict[str, Any], targets: dict[int, tuple[str, float]], key: by
         department=row["department_name"] or "Unknown",
         triage_level=level,
         triage_name=name,
-        news2=score,
-        has_red=has_red,
-        is_adult=is_adult,
-        age_years=age,
+        news2=row["news2_score"],
+        has_red=row["has_red"],
+        is_adult=row["is_adult"],
+        is_critical=row["is_critical"],
+        age_years=row["age_years"],
         complaint=row.get("chief_complaint") or "",
         waited_minutes=max(row["minutes"], 0.0),
         target_minutes=target,
-        band=0 if score is not None and score >= 7 else 1 if has_red or (score or 0) >= 5 else 2,
+        band=_BAND_OF.get(row["response"], 2),
     )
 
 

@@ -1,14 +1,18 @@
 """NEWS2, the National Early Warning Score (Royal College of Physicians, 2017).
 
 One definition for batch facts, live alerts and tests. All seven parameters come from one
-observation set; a missing parameter is never scored as 0. Applies from 16 years of age.
+observation set; a missing parameter is never scored as 0. From which age it applies, and from which scores
+on which response is due, stands in `thresholds`.
 """
 
 from __future__ import annotations
 
 import narwhals as nw
 
-MINIMUM_AGE_YEARS = 16
+from hospital_assets.measures import thresholds
+
+#: What a score asks for, from the least to the most urgent.
+RESPONSES = ("low", "urgent_ward_review", "urgent", "emergency")
 
 #: Parameter -> (upper bound inclusive, points) in rising order; the last has no bound.
 _RESPIRATORY_RATE = ((8, 3), (11, 1), (20, 0), (24, 2), (None, 3))
@@ -56,23 +60,37 @@ def points() -> dict[str, nw.Expr]:
     }
 
 
+def applies() -> nw.Expr:
+    """Whether NEWS2 is meant for a patient of `age_years`; null where the age is unknown."""
+    return nw.col("age_years") >= thresholds.NEWS2_MINIMUM_AGE_YEARS
+
+
+def response(score: nw.Expr, is_red: nw.Expr) -> nw.Expr:
+    """The clinical response that a score asks for; null where there is neither a score nor a red parameter.
+
+    Args:
+        score: the total; null where it is unknown or does not apply.
+        is_red: whether a parameter scores 3.
+    """
+    return nw.coalesce(
+        nw.when(score >= thresholds.NEWS2_EMERGENCY_SCORE).then(nw.lit("emergency")),
+        nw.when(score >= thresholds.NEWS2_URGENT_SCORE).then(nw.lit("urgent")),
+        nw.when(is_red).then(nw.lit("urgent_ward_review")),
+        nw.when(~score.is_null()).then(nw.lit("low")),
+    )
+
+
 def scores() -> dict[str, nw.Expr]:
     """The total, what is missing, red parameters and the response, from `points` and `age_years`."""
-    applies = nw.col("age_years") >= MINIMUM_AGE_YEARS
     total = nw.sum_horizontal(*POINTS)
     missing = nw.sum_horizontal(*(nw.col(name).is_null().cast(nw.Int64) for name in POINTS))
     is_red = nw.any_horizontal(*(nw.col(name) == 3 for name in POINTS), ignore_nulls=True)
-    score = nw.when(applies & (missing == 0)).then(total.cast(nw.Int64))
+    score = nw.when(applies() & (missing == 0)).then(total.cast(nw.Int64))
     return {
         "news2_score": score,
         "news2_missing_count": missing.cast(nw.Int64),
-        "has_news2_red_parameter": nw.when(applies).then(is_red),
-        "news2_response": nw.coalesce(
-            nw.when(score >= 7).then(nw.lit("emergency")),
-            nw.when(score >= 5).then(nw.lit("urgent")),
-            nw.when(applies & is_red).then(nw.lit("urgent_ward_review")),
-            nw.when(~score.is_null()).then(nw.lit("low")),
-        ),
+        "has_news2_red_parameter": nw.when(applies()).then(is_red),
+        "news2_response": response(score, applies() & is_red),
     }
 
 

@@ -1,6 +1,11 @@
-"""Triage scales: their levels, time targets and surrogate keys."""
+"""Triage scales: their levels, time targets and surrogate keys; which levels are critical."""
 
 from __future__ import annotations
+
+import narwhals as nw
+
+from hospital_assets.measures import thresholds
+from hospital_assets.measures.words import span
 
 #: Scale -> (level name, longest wait for a physician in minutes, share to reach in percent).
 #: ATS: Australasian College for Emergency Medicine policy P06; CTAS: implementation guidelines;
@@ -38,9 +43,24 @@ SCALES: dict[str, list[tuple[str, float, float | None]]] = {
 }
 #: The scale that the landed triage levels are on.
 SCALE_IN_USE = "ESI"
+#: Levels of critical patients, next to each other.
 CRITICAL_LEVELS = (1, 2)
+#: The same in words and in a range, for texts.
+CRITICAL_IN_WORDS = " and ".join(map(str, CRITICAL_LEVELS))
+CRITICAL_IN_SHORT = span(CRITICAL_LEVELS[0], CRITICAL_LEVELS[-1])
 
 
 def triage_key(scale: str, level: int) -> int:
     """The surrogate key of a level: the scale's place in `SCALES` times ten, plus the level."""
     return (list(SCALES).index(scale) + 1) * 10 + level
+
+
+def wait_target() -> nw.Expr:
+    """The longest wait that meets `target_minutes` of a level; null where it has none."""
+    target = nw.col("target_minutes")
+    return nw.when(~target.is_null()).then(nw.max_horizontal(target, nw.lit(float(thresholds.IMMEDIATE_MINUTES))))
+
+
+def is_critical() -> nw.Expr:
+    """Whether `triage_level` is a critical one; false for the untriaged."""
+    return nw.coalesce(nw.col("triage_level").is_in(CRITICAL_LEVELS), nw.lit(False))

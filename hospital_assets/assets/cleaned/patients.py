@@ -21,6 +21,7 @@ from hospital_assets.assets.cleaned.rules import (
 from hospital_assets.assets.declare import cleaned_and_quarantined
 from hospital_assets.assets.dedupe import newest_only
 from hospital_assets.contracts.cleaned import BLOOD_GROUPS, SEXES
+from hospital_assets.measures.thresholds import MAXIMUM_AGE_YEARS
 from hospital_assets.warehouse.dialect import Frame, resolve_instants
 
 PATIENT_ID_MISSING = Rule("patient_id_missing", "A patient record needs a number.", "quarantine")
@@ -29,7 +30,7 @@ BIRTH_DATE_UNREADABLE = Rule("birth_date_unreadable", "The birth date cannot be 
 BIRTH_DATE_IN_FUTURE = Rule(
     "birth_date_in_future", "The birth date is after the record was written; it is not used.", "flag"
 )
-AGE_OUT_OF_RANGE = Rule("age_out_of_range", "The age is below 0 or above 120; it is not used.", "flag")
+AGE_OUT_OF_RANGE = Rule("age_out_of_range", f"The age is below 0 or above {MAXIMUM_AGE_YEARS}; it is not used.", "flag")
 SEX_MAPPED = Rule("sex_mapped", "The spelling of the sex was translated.", "correct")
 BLOOD_GROUP_MAPPED = Rule("blood_group_mapped", "The spelling of the blood group was translated.", "correct")
 BLOOD_GROUP_UNKNOWN = Rule("blood_group_unknown", "No such blood group exists.", "flag")
@@ -44,8 +45,6 @@ RULES = (
     BLOOD_GROUP_MAPPED,
     BLOOD_GROUP_UNKNOWN,
 )
-
-MAX_AGE_YEARS = 120
 
 
 @dg.multi_asset(**cleaned_and_quarantined("patients"))
@@ -72,7 +71,7 @@ def judge_patients(raw: Frame) -> Frame:
     frame = resolve_instants(frame, {"recorded_at": "_recorded"}, "_zone")
     frame = read_dates(frame, "patients", {"_birth_date": "birth_date"})
     frame = read_numbers(frame, "patients", {"_age": "age_years"})
-    valid_age = (nw.col("_age") >= 0) & (nw.col("_age") <= MAX_AGE_YEARS)
+    valid_age = (nw.col("_age") >= 0) & (nw.col("_age") <= MAXIMUM_AGE_YEARS)
     recorded_on = nw.col("recorded_at").dt.date()
     frame = frame.with_columns(
         patient_id=identity("patient_id"),

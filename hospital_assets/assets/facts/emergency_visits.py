@@ -13,12 +13,12 @@ from hospital_assets.assets.facts.patient_flow import admitted_visits, cancelled
 from hospital_assets.assets.facts.vitals import age_in_years
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.dimensions import NOT_YET_KEY, UNKNOWN_KEY
-from hospital_assets.measures.triage import CRITICAL_LEVELS, SCALE_IN_USE
+from hospital_assets.measures.four_hour import four_hour_start
+from hospital_assets.measures.lwbs import is_lwbs
+from hospital_assets.measures.triage import SCALE_IN_USE, is_critical
+from hospital_assets.measures.waits import wait_exclusion, wait_start
 from hospital_assets.warehouse.dialect import Frame, local_clocks, minutes_between
 from hospital_assets.warehouse.io_manager import period_of
-
-#: Waits this long are clerical errors (CIHI/Ontario indicator library).
-LONGEST_WAIT_MINUTES = 100_000
 
 
 @dg.asset(
@@ -130,21 +130,18 @@ def measured(frame: Frame) -> Frame:
     """Add keys, flags and the minutes between the clocks of each visit.
 
     - Wait: the earlier of triage and arrival until first provider contact (door to provider).
-      Left out, with the reason: nobody saw the patient, no start, negative, or 100,000 min.
+      Left out, with the reason: see `measures.waits`.
     - Treatment: provider until disposition decision, or departure where no decision is recorded.
     - Length of stay: arrival until physical departure.
-    - Four hours: an ambulance's clock starts at handover, at the latest 15 minutes after arrival.
+    - Four hours: see `measures.four_hour` for the start of the clock.
     - Room: arrival until a treatment room. Boarding: decision until departure of who is admitted.
 
     A visit whose registration was cancelled (`is_cancelled`) has no wait and nobody left it.
     """
-    start = nw.min_horizontal("arrival_at", "triage_at")
     frame = frame.with_columns(
-        _start_at=start,
+        _start_at=wait_start(),
         _treated_until=nw.coalesce(nw.col("decision_at"), nw.col("departure_at")),
-        _four_hour_start_at=nw.when(nw.col("arrival_mode") == "ambulance")
-        .then(nw.min_horizontal("handover_at", nw.col("arrival_at").dt.offset_by("15m")))
-        .otherwise(nw.col("arrival_at")),
+        _four_hour_start_at=four_hour_start(),
     ).with_columns(
         _four_hour=minutes_between("_four_hour_start_at", "departure_at"),
         _room=minutes_between("arrival_at", "room_at"),
@@ -153,22 +150,15 @@ def measured(frame: Frame) -> Frame:
         _treatment=minutes_between("provider_at", "_treated_until"),
         _los=minutes_between("arrival_at", "departure_at"),
     )
-    wait_exclusion = nw.coalesce(
-        nw.when(nw.col("is_cancelled")).then(nw.lit("cancelled")),
-        nw.when(nw.col("provider_at").is_null()).then(nw.lit("no_provider")),
-        nw.when(nw.col("_start_at").is_null()).then(nw.lit("no_start")),
-        nw.when(nw.col("_wait") < 0).then(nw.lit("negative")),
-        nw.when(nw.col("_wait") >= LONGEST_WAIT_MINUTES).then(nw.lit("too_long")),
-    )
+    exclusion = wait_exclusion("_start_at", "_wait")
     return frame.with_columns(
-        wait_exclusion=wait_exclusion,
-        wait_minutes=nw.when(wait_exclusion.is_null()).then(nw.col("_wait")),
+        wait_exclusion=exclusion,
+        wait_minutes=nw.when(exclusion.is_null()).then(nw.col("_wait")),
         treatment_minutes=nw.when(nw.col("_treatment") >= 0).then(nw.col("_treatment")),
         los_minutes=nw.when(nw.col("_los") >= 0).then(nw.col("_los")),
         is_open=nw.col("departure_at").is_null(),
-        is_critical=nw.coalesce(nw.col("triage_level").is_in(CRITICAL_LEVELS), nw.lit(False)),
-        is_lwbs=nw.coalesce(nw.col("disposition") == "left_without_being_seen", nw.lit(False))
-        & ~nw.col("is_cancelled"),
+        is_critical=is_critical(),
+        is_lwbs=is_lwbs(),
         four_hour_minutes=nw.when(nw.col("_four_hour") >= 0).then(nw.col("_four_hour")),
         room_minutes=nw.when(nw.col("_room") >= 0).then(nw.col("_room")),
         boarding_minutes=nw.when((nw.col("_boarding") >= 0) & (nw.col("disposition") == "admitted")).then(

@@ -10,6 +10,7 @@ from hospital_assets.assets.dedupe import newest_of_each
 from hospital_assets.assets.kpis.totals import share_pct, with_totals
 from hospital_assets.assets.kpis.waits import triage_label
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.measures.triage import wait_target
 from hospital_assets.warehouse.dialect import Frame, checkpoint
 
 NOT_CODED = "not_coded"
@@ -112,15 +113,12 @@ def kpi_procedures(cleaned_procedures: Frame) -> Frame:
 
 @dg.asset(**table("kpi_triage_mix_daily"))
 def kpi_triage_mix_daily(fact_emergency_visits: Frame, dim_hospital: Frame, dim_triage: Frame) -> Frame:
-    """Visits of each day by triage level, and how many were seen within the level's target.
-
-    Level 1 means at once; it counts as within target up to two minutes (METEOR 395017).
-    """
+    """Visits of each day by triage level, and how many were seen within the level's target."""
     visits = (
         fact_emergency_visits.filter(~nw.col("is_cancelled"))
         .join(dim_hospital.select("hospital_key", "hospital_id"), on="hospital_key", how="left")
         .join(dim_triage.select("triage_key", "target_minutes"), on="triage_key", how="left")
-        .with_columns(triage_group=triage_label(), _target=nw.max_horizontal(nw.col("target_minutes"), nw.lit(2.0)))
+        .with_columns(triage_group=triage_label(), _target=wait_target())
     )
     is_evaluable = ~nw.col("wait_minutes").is_null() & ~nw.col("target_minutes").is_null()
     return (

@@ -10,13 +10,12 @@ from hospital_assets.assets.dedupe import newest_of_each
 from hospital_assets.assets.facts.bed_occupancy import department_hours
 from hospital_assets.assets.kpis.occupancy import EMERGENCY
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.measures.thresholds import LONGEST_PRESENCE_HOURS
 from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import Frame, checkpoint, explode_hours
 
 #: ICD-10-PCS 5A19: performance of respiratory ventilation.
 VENTILATION = "5A19"
-#: Nobody is counted as present longer than this; a record left open is not a patient (ECDS: 72 h).
-LONGEST_PRESENCE = "3d"
 
 _NEDOCS_BANDS = (
     (20, "not_busy"),
@@ -94,7 +93,7 @@ def crowding(beds: Frame, visits: Frame, shifts: Frame) -> Frame:
         ed_bed_count=nw.when(is_ed).then(nw.col("bed_capacity")).sum(),
         hospital_bed_count=nw.when(~is_ed).then(nw.col("bed_capacity")).sum(),
     )
-    stay_end = nw.col("arrival_at").dt.offset_by(LONGEST_PRESENCE)
+    stay_end = nw.col("arrival_at").dt.offset_by(f"{LONGEST_PRESENCE_HOURS}h")
     present = explode_hours(
         visits.with_columns(_until_at=nw.min_horizontal(nw.coalesce(nw.col("departure_at"), stay_end), stay_end)),
         "arrival_at",

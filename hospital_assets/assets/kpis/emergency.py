@@ -8,26 +8,17 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import table
-from hospital_assets.assets.facts.emergency_visits import LONGEST_WAIT_MINUTES
 from hospital_assets.assets.kpis.totals import exact_sum, month_of, rates
 from hospital_assets.assets.kpis.waits import triage_label
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.kpis import ALL
-from hospital_assets.measures.triage import CRITICAL_LEVELS
+from hospital_assets.measures import thresholds
+from hospital_assets.measures.four_hour import is_within_four_hours
+from hospital_assets.measures.lwbs import LEFT
+from hospital_assets.measures.triage import is_critical, wait_target
+from hospital_assets.measures.waits import is_possible, wait_start
 from hospital_assets.warehouse.dialect import Frame, checkpoint, local_clocks
-
-FOUR_HOURS_MINUTES = 240
-TWELVE_HOURS_MINUTES = 720
-CRITICAL_MINUTES = 15
-#: "Immediately" is met within two minutes (METEOR 395017).
-IMMEDIATE_MINUTES = 2.0
-#: ECAT compares whole minutes with these (CMS1244).
-ECAT_ROOM_MINUTES, ECAT_BOARDING_MINUTES, ECAT_STAY_MINUTES = 61, 241, 481
-ECAT_BAND_VISITS = 20_000
-LEFT = ("left_without_being_seen", "against_medical_advice", "eloped")
-#: Dispositions that are no discharge: the patient stays in somebody's care, or died.
-NOT_DISCHARGED = ("admitted", "transferred", "observation", "expired")
 
 
 def with_hospital(visits: Frame, hospitals: Frame) -> Frame:
@@ -79,8 +70,8 @@ def four_hour(visits: Frame) -> Frame:
             "negative": nw.col("four_hour_minutes").is_null(),
         },
         counted={
-            "numerator_count": nw.col("four_hour_minutes") <= FOUR_HOURS_MINUTES,
-            "over_12_hours_count": nw.col("los_minutes") > TWELVE_HOURS_MINUTES,
+            "numerator_count": is_within_four_hours(),
+            "over_12_hours_count": nw.col("los_minutes") > thresholds.TWELVE_HOUR_MINUTES,
         },
     )
 
@@ -123,8 +114,8 @@ def boarding(visits: Frame) -> Frame:
             "negative": nw.col("boarding_minutes").is_null(),
         },
         counted={
-            "numerator_count": nw.col("boarding_minutes") > FOUR_HOURS_MINUTES,
-            "over_12_hours_count": nw.col("boarding_minutes") > TWELVE_HOURS_MINUTES,
+            "numerator_count": nw.col("boarding_minutes") > thresholds.LONG_BOARDING_MINUTES,
+            "over_12_hours_count": nw.col("boarding_minutes") > thresholds.TWELVE_HOUR_MINUTES,
         },
         of=["boarding_minutes"],
         figures={
@@ -157,11 +148,7 @@ def seen_on_time(visits: Frame, scales: Frame) -> Frame:
     judged = (
         level.join(targets.select("scale").unique(), how="cross")
         .join(targets, on=["scale", "triage_level"], how="left")
-        .with_columns(
-            _limit=nw.max_horizontal(nw.col("target_minutes"), nw.lit(IMMEDIATE_MINUTES)),
-            _has_level=~nw.col("triage_level").is_null(),
-            triage_group=triage_label(),
-        )
+        .with_columns(_limit=wait_target(), _has_level=~nw.col("triage_level").is_null(), triage_group=triage_label())
     )
     found = rates(
         judged,
@@ -180,36 +167,33 @@ def seen_on_time(visits: Frame, scales: Frame) -> Frame:
 
 @dg.asset(**table("kpi_critical_waits_daily"))
 def kpi_critical_waits_daily(fact_emergency_visits: Frame, dim_hospital: Frame, clock: ClockResource) -> Frame:
-    """Critical patients over 15 minutes, those who left or still wait included."""
+    """Critical patients who waited too long, those who left or still wait included."""
     visits = with_hospital(fact_emergency_visits, dim_hospital)
     as_of = nw.lit(clock.now()).cast(nw.Datetime("us", "UTC"))
     return critical_waits(visits, as_of).select(nw.col(*CONTRACTS["kpi_critical_waits_daily"].column_names))
 
 
 def critical_waits(visits: Frame, as_of: nw.Expr) -> Frame:
-    """Triage 1 and 2 visits and whether they waited for more than 15 minutes.
+    """Visits of critical patients and whether they waited for too long.
 
     Args:
         visits: visits with their hospital.
         as_of: the moment until which open visits have waited.
     """
-    critical = visits.filter(nw.col("triage_level").is_in(CRITICAL_LEVELS)).with_columns(as_of_at=as_of)
+    critical = visits.filter(is_critical()).with_columns(as_of_at=as_of)
     is_seen = ~nw.col("provider_at").is_null()
     has_left = ~nw.col("departure_at").is_null()
-    start = nw.min_horizontal("arrival_at", "triage_at")
     until = nw.coalesce(nw.col("departure_at"), nw.col("as_of_at"))
-    elapsed = (until - start).dt.total_microseconds() / 60_000_000
+    elapsed = (until - wait_start()).dt.total_microseconds() / 60_000_000
     critical = critical.with_columns(_elapsed=nw.when(is_seen).then(nw.col("wait_minutes")).otherwise(elapsed))
-    late = nw.col("_elapsed") > CRITICAL_MINUTES
+    late = nw.col("_elapsed") > thresholds.CRITICAL_WAIT_MINUTES
     return rates(
         critical,
         ("service_date", "as_of_at"),
         ("hospital_id",),
         excluded={
             "cancelled": nw.col("is_cancelled"),
-            "invalid": nw.col("_elapsed").is_null()
-            | (nw.col("_elapsed") < 0)
-            | (nw.col("_elapsed") >= LONGEST_WAIT_MINUTES),
+            "invalid": nw.col("_elapsed").is_null() | ~is_possible("_elapsed"),
             "pending": ~is_seen & ~has_left & ~late,
         },
         counted={
@@ -316,10 +300,11 @@ def ecat(visits: Frame) -> Frame:
         how="vertical",
     )
     components = {
-        "room_count": nw.col("room_minutes").floor() >= ECAT_ROOM_MINUTES,
+        "room_count": nw.col("room_minutes").floor() >= thresholds.ECAT_ROOM_MINUTES,
         "left_count": nw.col("is_lwbs"),
-        "boarded_count": (nw.col("boarding_minutes").floor() >= ECAT_BOARDING_MINUTES) & ~nw.col("_is_observed"),
-        "long_stay_count": (nw.col("los_minutes").floor() >= ECAT_STAY_MINUTES) & ~nw.col("_is_observed"),
+        "boarded_count": (nw.col("boarding_minutes").floor() >= thresholds.ECAT_BOARDING_MINUTES)
+        & ~nw.col("_is_observed"),
+        "long_stay_count": (nw.col("los_minutes").floor() >= thresholds.ECAT_STAY_MINUTES) & ~nw.col("_is_observed"),
     }
     return rates(
         frame,
@@ -336,9 +321,10 @@ def with_z_scores(frame: Frame) -> Frame:
     Args:
         frame: period_year, hospital_id, stratum, population_count, value_pct.
     """
-    low = (nw.col("population_count") // ECAT_BAND_VISITS) * ECAT_BAND_VISITS
+    band = thresholds.ECAT_BAND_VISITS
+    low = (nw.col("population_count") // band) * band
     compared = frame.filter(nw.col("stratum") == ALL, nw.col("hospital_id") != ALL).with_columns(
-        volume_band=nw.concat_str(low.cast(nw.String), nw.lit("-"), (low + (ECAT_BAND_VISITS - 1)).cast(nw.String))
+        volume_band=nw.concat_str(low.cast(nw.String), nw.lit("-"), (low + (band - 1)).cast(nw.String))
     )
     bands = compared.group_by("period_year", "volume_band").agg(
         _mean=nw.col("value_pct").mean(), _deviation=nw.col("value_pct").std(ddof=1)

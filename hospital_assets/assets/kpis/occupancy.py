@@ -8,11 +8,11 @@ import narwhals as nw
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.kpis.totals import exact_mean, exact_sum
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.measures.thresholds import BOTTLENECK_PCT
 from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import Frame, checkpoint, explode_days, local_clocks, resolve_instants
 from hospital_assets.warehouse.io_manager import period_of
 
-BOTTLENECK_PCT = 95.0
 EMERGENCY = "Emergency"
 ALL_INPATIENT = "all inpatient"
 
@@ -278,7 +278,7 @@ def department_flow(hours: Frame, segments: Frame) -> Frame:
             (nw.col("_staffed") / 60.0 - nw.col("patient_hours")) / nw.col("outflow_count")
         ),
         is_bottleneck=nw.coalesce(
-            nw.col("patient_hours") * 6_000.0 >= BOTTLENECK_PCT * nw.col("_staffed"), nw.lit(False)
+            nw.col("patient_hours") * 6_000.0 >= float(BOTTLENECK_PCT) * nw.col("_staffed"), nw.lit(False)
         )
         & (nw.col("_beds") > 0),
     )

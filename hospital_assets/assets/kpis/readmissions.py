@@ -1,4 +1,4 @@
-"""Readmissions: inpatients who are unplanned inpatients again within 30 days."""
+"""Readmissions: inpatients who are unplanned inpatients again within `READMISSION_DAYS`."""
 
 from datetime import timedelta
 
@@ -11,9 +11,9 @@ from hospital_assets.assets.kpis.returns import persons_of
 from hospital_assets.assets.kpis.totals import month_of, rates
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.measures.thresholds import READMISSION_DAYS
 from hospital_assets.warehouse.dialect import Frame, checkpoint, local_clocks
 
-READMISSION_DAYS = 30
 #: Principal diagnoses of stays that are planned by nature: radio- and chemotherapy, rehabilitation
 #: (HWR: always-planned diagnosis categories), as prefixes of ICD-10-CM codes.
 PLANNED_DIAGNOSES = ("Z510", "Z511", "Z50", "Z5189")
@@ -32,7 +32,7 @@ def kpi_readmissions(
     dim_person: Frame,
     clock: ClockResource,
 ) -> Frame:
-    """Unplanned readmissions within 30 days, by month of the index discharge."""
+    """Unplanned readmissions, by month of the index discharge."""
     stays = inpatient_stays(
         fact_patient_flow,
         fact_emergency_visits,
@@ -107,7 +107,7 @@ def inpatient_stays(flow: Frame, visits: Frame, procedures: Frame, hospitals: Fr
 
 
 def readmissions(stays: Frame, data_end: nw.Expr) -> Frame:
-    """Index stays and whether the first stay after each is an unplanned one within 30 days.
+    """Index stays and whether the first stay after each is an unplanned one within `READMISSION_DAYS`.
 
     Args:
         stays: stay_id, person_key (null: unknown), hospital_id, admitted_at, admitted_date,

@@ -1,16 +1,16 @@
-"""Returns: who is back in an emergency department within 72 hours."""
+"""Returns: who is back in an emergency department within `RETURN_HOURS`."""
 
 import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import table
-from hospital_assets.assets.kpis.emergency import LEFT, NOT_DISCHARGED, with_hospital
+from hospital_assets.assets.kpis.emergency import with_hospital
 from hospital_assets.assets.kpis.totals import month_of, rates
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.measures.lwbs import LEFT, NOT_DISCHARGED
+from hospital_assets.measures.thresholds import RETURN_HOURS
 from hospital_assets.warehouse.dialect import Frame, checkpoint
-
-RETURN_HOURS = 72
 
 
 def persons_of(patients: Frame, persons: Frame) -> Frame:
@@ -27,7 +27,7 @@ def persons_of(patients: Frame, persons: Frame) -> Frame:
 def kpi_returns(
     fact_emergency_visits: Frame, dim_hospital: Frame, dim_patient: Frame, dim_person: Frame, clock: ClockResource
 ) -> Frame:
-    """Returns within 72 hours, by month of the first departure."""
+    """Returns, by month of the first departure."""
     visits = (
         with_hospital(fact_emergency_visits, dim_hospital)
         .join(persons_of(dim_patient, dim_person), on="patient_key", how="left")
@@ -47,7 +47,7 @@ def kpi_returns(
 
 
 def returns(visits: Frame, data_end: nw.Expr) -> Frame:
-    """Visits whose patient is back within 72 hours, in three variants.
+    """Visits whose patient is back within `RETURN_HOURS`, in three variants.
 
     Args:
         visits: visits with hospital, period_date and person_key (null: unknown).

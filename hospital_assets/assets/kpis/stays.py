@@ -7,10 +7,8 @@ from hospital_assets.assets.declare import table
 from hospital_assets.assets.kpis.totals import exact_mean, month_of, rates, with_totals
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.measures.thresholds import NOON_HOUR, OVERSTAY_HOURS
 from hospital_assets.warehouse.dialect import Frame, local_clocks
-
-OVERSTAY_HOURS = 50.0
-NOON_HOUR = 12
 
 
 def stays_of(flow: Frame, hospitals: Frame, departments: Frame) -> Frame:
@@ -83,14 +81,14 @@ def length_of_stay(stays: Frame, as_of: nw.Expr) -> Frame:
 
 @dg.asset(**table("kpi_overstays"))
 def kpi_overstays(fact_patient_flow: Frame, dim_hospital: Frame, dim_department: Frame, clock: ClockResource) -> Frame:
-    """Stays of more than 50 hours, by hospital and last department."""
+    """Overstays, by hospital and last department."""
     as_of = nw.lit(clock.now()).cast(nw.Datetime("us", "UTC"))
     stays = stays_of(fact_patient_flow, dim_hospital, dim_department)
     return overstays(stays, as_of).select(nw.col(*CONTRACTS["kpi_overstays"].column_names))
 
 
 def overstays(stays: Frame, as_of: nw.Expr) -> Frame:
-    """Stays of more than 50 hours; open ones until `as_of`."""
+    """Stays of more than `OVERSTAY_HOURS`; open ones until `as_of`."""
     frame = stays.with_columns(
         as_of_at=as_of,
         department_name=nw.coalesce(nw.col("department_name"), nw.lit("unknown")),

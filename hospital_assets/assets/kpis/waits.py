@@ -9,6 +9,7 @@ from hospital_assets.assets.declare import table
 from hospital_assets.assets.kpis.totals import exact_sum, with_totals
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.kpis import ALL
+from hospital_assets.measures.waits import WAIT_EXCLUSIONS
 from hospital_assets.warehouse.dialect import Frame, checkpoint
 
 ROLLING_DAYS = 7
@@ -87,10 +88,7 @@ def triage_label() -> nw.Expr:
 
 def wait_figures(visits: Frame, by: tuple[str, ...]) -> Frame:
     """The figures of waits for each group and its totals; exclusions are counted by reason."""
-    excluded = {
-        f"excluded_{reason}_count": (nw.col("wait_exclusion") == reason)
-        for reason in ("cancelled", "no_provider", "no_start", "negative", "too_long")
-    }
+    excluded = {f"excluded_{reason}_count": (nw.col("wait_exclusion") == reason) for reason in WAIT_EXCLUSIONS}
     needed = visits.select(
         *by,
         *GROUPS,

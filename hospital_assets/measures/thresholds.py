@@ -1,0 +1,68 @@
+"""The numbers that decide: each limit once, with its unit and its source.
+
+To change one is to change its line: facts, KPIs, alerts, the live board, checks and the texts of contracts and
+pages read it here. Rules that use them are functions of their own modules (`waits`, `four_hour`, `lwbs`,
+`news2`, `triage`). Does not belong here: limits of time and size that the machinery needs.
+"""
+
+from __future__ import annotations
+
+# Waits --------------------------------------------------------------------------------------------
+
+#: Minutes; waits this long are clerical errors (CIHI/Ontario indicator library).
+LONGEST_WAIT_MINUTES = 100_000
+#: Critical patients are to be seen within this (CTAS level 2).
+CRITICAL_WAIT_MINUTES = 15
+#: A target of 0 minutes, "immediately", is met within this (METEOR 395017).
+IMMEDIATE_MINUTES = 2
+#: Who arrived longer ago is, on the live board, an open record rather than a person who waits.
+LONGEST_WAITING_HOURS = 24
+
+# Emergency visits ---------------------------------------------------------------------------------
+
+#: The four-hour standard (NHS England ECDS; AIHW NEAT 489630).
+FOUR_HOUR_MINUTES = 240
+#: An ambulance's four-hour clock starts this long after arrival at the latest (NHS England ECDS).
+HANDOVER_GRACE_MINUTES = 15
+#: The twelve-hour standard and the trolley wait (NHS England).
+TWELVE_HOUR_MINUTES = 720
+#: Boarding for more than this is long (CMS1244).
+LONG_BOARDING_MINUTES = 240
+#: ECAT compares whole minutes with these (CMS1244).
+ECAT_ROOM_MINUTES = 61
+ECAT_BOARDING_MINUTES = 241
+ECAT_STAY_MINUTES = 481
+#: ECAT's z-scores compare hospitals within volume bands of so many visits a year.
+ECAT_BAND_VISITS = 20_000
+#: Returns count until this long after departure (WestJEM; Ontario ED Return Visit Program).
+RETURN_HOURS = 72
+#: Nobody is counted as present longer than this; a record left open is not a patient (ECDS).
+LONGEST_PRESENCE_HOURS = 72
+#: Patients per treatment space; above it more patients die within ten days (Nordic emergency departments).
+CROWDED_RATIO = 0.9
+
+# NEWS2 --------------------------------------------------------------------------------------------
+
+#: NEWS2 applies from this age on (RCP 2017).
+NEWS2_MINIMUM_AGE_YEARS = 16
+#: Scores from which on the response is urgent, and an emergency (RCP 2017).
+NEWS2_URGENT_SCORE = 5
+NEWS2_EMERGENCY_SCORE = 7
+
+# Beds and stays -----------------------------------------------------------------------------------
+
+#: A stay longer than this is an overstay (local).
+OVERSTAY_HOURS = 50
+#: Readmissions count until so many days after discharge (CMS HWR).
+READMISSION_DAYS = 30
+#: Discharges before this hour of the wall clock (Wertheimer et al., J Hosp Med 2014).
+NOON_HOUR = 12
+#: Above this share of beds people wait for one (NHS England's planning guidance for 2023/24).
+FULL_PCT = 92
+#: A department whose bed-minutes are used to this share or more is a bottleneck (local).
+BOTTLENECK_PCT = 95
+
+# People -------------------------------------------------------------------------------------------
+
+#: A higher age is a clerical error.
+MAXIMUM_AGE_YEARS = 120
