@@ -24,4 +24,5 @@ The house, from the top; a package imports only from those below it (`make floor
 - `contracts`: what each table is: columns, types, units, meaning, keys, allowed values.
 - `measures`: clinical and statistical definitions, without Dagster.
 - `settings`: where things are.
+- `files`, `toml_text`: how a file is replaced whole; where in a TOML text a mistake is.
 """

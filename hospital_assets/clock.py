@@ -12,7 +12,8 @@ import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, time, timedelta
 
-from hospital_assets.settings import Settings, replace_text
+from hospital_assets.files import replace_text
+from hospital_assets.settings import Settings
 
 #: When the last local day has ended everywhere on Earth, in UTC.
 _LAST_MIDNIGHT = time(12, tzinfo=UTC)

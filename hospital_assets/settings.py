@@ -16,6 +16,8 @@ from datetime import date
 from pathlib import Path
 from typing import Literal
 
+from hospital_assets.files import replace_text
+
 PartitionGrain = Literal["daily", "monthly", "yearly"]
 DEFAULT_FIRST_SERVICE_DATE = date(2026, 1, 1)
 
@@ -224,28 +226,3 @@ def write_settings(settings: Settings) -> None:
     if settings.dagster_url != Settings.dagster_url:
         lines.append(f'dagster_url = "{settings.dagster_url}"')
     replace_text(settings.settings_file, "\n".join(lines) + "\n")
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a small file by rename, so that readers see all of it or what was there before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
-def read_properties(path: Path) -> dict[str, str]:
-    """Settings of another program's client: `key=value` a line, `#` for comments.
-
-    Raises:
-        SettingsError: a line is neither; names its number, never what it says.
-    """
-    found = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        key, separator, value = line.partition("=")
-        if not separator:
-            raise SettingsError(f"{path}, line {number}: wants key=value")
-        found[key.strip()] = value.strip()
-    return found

@@ -73,8 +73,8 @@ def weeks(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 @pytest.fixture(scope="module")
 def served(weeks: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    from hospital_assets.files import replace_text
     from hospital_assets.reports.quality import as_json, gather
-    from hospital_assets.settings import replace_text
     from hospital_assets.warehouse.database import open_warehouse
 
     settings = published(weeks, tmp_path_factory.mktemp("served") / "data", ("admin", "executive"))

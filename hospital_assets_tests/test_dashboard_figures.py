@@ -36,9 +36,10 @@ from hospital_assets.dashboard.render import cell, render
 from hospital_assets.dashboard.serve import publish_first
 from hospital_assets.dashboard.slices import Known, Slice, read_slice
 from hospital_assets.dashboard.store import open_mart
+from hospital_assets.files import replace_text
 from hospital_assets.publishing.policy import load_policy
 from hospital_assets.publishing.publications import current_version, published_folder
-from hospital_assets.settings import Settings, SettingsError, load_settings, replace_text
+from hospital_assets.settings import Settings, SettingsError, load_settings
 from hospital_assets_tests.dashboards import published, serve
 from hospital_assets_tests.helpers import query
 

@@ -53,7 +53,7 @@ def _die_before(call: str) -> None:
     def die(*_: object, **__: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    owner, name = {"open": (Path, "open"), "flush to disk": (os, "fsync"), "rename": (Path, "rename")}[call]
+    owner, name = {"open": (Path, "open"), "flush to disk": (os, "fsync"), "rename": (Path, "replace")}[call]
     setattr(owner, name, die)
 
 

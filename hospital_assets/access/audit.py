@@ -29,8 +29,9 @@ from typing import Any
 import polars as pl
 
 from hospital_assets.contracts.facts import AuditAction, AuditOutcome
+from hospital_assets.files import replace_text
 from hospital_assets.publishing.pseudonyms import KeyMissingError, create_key, key_file, load_key
-from hospital_assets.settings import Settings, SettingsError, replace_text
+from hospital_assets.settings import Settings, SettingsError
 
 KEY_VARIABLE = "HOSPITAL_AUDIT_KEY"
 #: Longer statements are cut; their hash is of the whole.

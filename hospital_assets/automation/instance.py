@@ -14,7 +14,8 @@ from pathlib import Path
 
 import dagster as dg
 
-from hospital_assets.settings import Settings, SettingsError, replace_text
+from hospital_assets.files import replace_text
+from hospital_assets.settings import Settings, SettingsError
 
 #: Names a PostgreSQL database for runs, events and schedules; without it they are SQLite files in the home.
 POSTGRES_URL = "HOSPITAL_DAGSTER_POSTGRES_URL"

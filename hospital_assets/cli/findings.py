@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hospital_assets.cli.console import StepProgress, definitions_of, print_checks
-from hospital_assets.settings import Settings, replace_text
+from hospital_assets.files import replace_text
+from hospital_assets.settings import Settings
 
 if TYPE_CHECKING:
     from rich.console import Console

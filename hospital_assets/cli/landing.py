@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hospital_assets.cli.console import stopped_by_signals
-from hospital_assets.settings import Settings, replace_text, write_settings
+from hospital_assets.files import replace_text
+from hospital_assets.settings import Settings, write_settings
 
 if TYPE_CHECKING:
     from hospital_assets.cli.console import Commands
@@ -302,7 +303,7 @@ def _listen_to_stream(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.listeners.kafka import listen_kafka
     from hospital_assets.listeners.nats import listen_nats
     from hospital_assets.listeners.pace import Pace
-    from hospital_assets.settings import read_properties
+    from hospital_assets.listeners.properties import read_properties
 
     needed = {"kafka": "confluent_kafka", "nats": "nats"}[options.source]
     if importlib.util.find_spec(needed) is None:

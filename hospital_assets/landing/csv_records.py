@@ -15,6 +15,7 @@ from pathlib import Path
 import duckdb
 import polars as pl
 
+from hospital_assets.files import replacing
 from hospital_assets.landing.content import read_content
 from hospital_assets.landing.profile import MEASURED, Observations, Parameter, Rest, Subject, Sum, canonical_columns
 from hospital_assets.landing.records import LandedFile, is_landed_at, judged_problem, map_table, mapped
@@ -423,7 +424,5 @@ def _joined_as(column: str) -> str:
 
 
 def _write(frame: pl.DataFrame, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_suffix(".tmp")
-    frame.write_parquet(temporary, compression="lz4", statistics=False)
-    temporary.replace(target)
+    with replacing(target) as temporary:
+        frame.write_parquet(temporary, compression="lz4", statistics=False)

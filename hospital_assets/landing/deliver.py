@@ -6,10 +6,9 @@ subject's files go. Does not: what is in them.
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 
+from hospital_assets.files import replace_bytes
 from hospital_assets.landing.profile import ProfileError, load_profile
 
 
@@ -29,26 +28,8 @@ def land(folder: Path, name: str, data: bytes) -> Path:
     target = folder / name
     if target.exists():
         raise FileExistsError(f"{target} has landed already, and a landed file never changes")
-    make_folder(folder)
-    temporary = folder / f".{name}.tmp"
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(target)
-    flush_folder(folder)
+    replace_bytes(target, data, is_durable=True)
     return target
-
-
-def flush_folder(folder: Path) -> None:
-    """Make the names in a folder as durable as what they stand for."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        # Some network file systems cannot, and write names through.
-        with contextlib.suppress(OSError):
-            os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def destination(landing: Path, profile: str, subject: str) -> tuple[Path, str]:
@@ -76,12 +57,3 @@ def destination(landing: Path, profile: str, subject: str) -> tuple[Path, str]:
         f"no pattern of subject '{subject}' of profile '{profile}' takes a file of any name that ends "
         f"in .jsonl, .ndjson or .json: {', '.join(spec.files)}"
     )
-
-
-def make_folder(folder: Path) -> None:
-    """Create a folder and its parents, durably."""
-    if folder.is_dir():
-        return
-    make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    flush_folder(folder.parent)

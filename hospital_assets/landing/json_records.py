@@ -13,6 +13,7 @@ from pathlib import Path
 
 import duckdb
 
+from hospital_assets.files import replace_text
 from hospital_assets.landing.content import as_json_lines, open_lines, read_content, shape_of
 from hospital_assets.landing.formats import ANY_KIND, normaliser
 from hospital_assets.landing.json_sql import JsonQuery, json_query
@@ -208,7 +209,7 @@ def _cut(
 
         def write() -> None:
             for name, texts in held.items():
-                _write_text("".join(texts), spool / f"{stem}.{name}.{first:012d}.jsonl")
+                replace_text(spool / f"{stem}.{name}.{first:012d}.jsonl", "".join(texts))
 
         for line in lines:
             name = kind(line)
@@ -227,7 +228,7 @@ def _cut(
             held = held or {ANY_KIND: []}
             write()
         # In bytes a character takes four at most; a number and its tab take few.
-        _write_text(str(4 * longest + 32), done)
+        replace_text(done, str(4 * longest + 32))
     return sorted(spool.glob(f"{stem}.*.jsonl"))
 
 
@@ -246,10 +247,3 @@ def _batches(pieces: Sequence[tuple[Path, LandedFile, int]]) -> list[list[tuple[
         batches[-1].append(piece)
         size += piece[0].stat().st_size
     return batches
-
-
-def _write_text(text: str, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8", newline="")
-    temporary.replace(target)

@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.raw import FEED_OF, DatedRecord, LandedRecord
 from hospital_assets.settings import Settings, data_dir_from_environment
+from hospital_assets.toml_text import line_of
 
 _FEED_OF = {table.contract().name.removeprefix("raw_"): feed for table, feed in FEED_OF.items()}
 #: Everything that has a raw table of landed records.
@@ -647,7 +648,7 @@ def parse_profile(text: str, file: str) -> Profile:
         if not problems:
             return profile
     said = "\n".join(
-        f"{file}:{_line_of(text, where)}: {'.'.join(map(str, where)) or 'profile'}: {what}" for where, what in problems
+        f"{file}:{line_of(text, where)}: {'.'.join(map(str, where)) or 'profile'}: {what}" for where, what in problems
     )
     raise ProfileError(said)
 
@@ -846,39 +847,3 @@ def _is_encoding(name: str) -> bool:
     except LookupError:
         return False
     return True
-
-
-_HEADER = re.compile(r"^\s*\[\[?\s*(?P<path>[^\]]+?)\s*\]\]?")
-_KEY = re.compile(r"""^\s*(?P<key>(?:"[^"]*"|'[^']*'|[\w.-]+)(?:\s*\.\s*(?:"[^"]*"|'[^']*'|[\w-]+))*)\s*=""")
-
-
-def _line_of(text: str, where: tuple[str | int, ...]) -> int:
-    """The line of a TOML text that declares a key, or the nearest key around it.
-
-    `tomllib` keeps no places, so the headers and keys are looked for as text; a key within an inline
-    table is found at the line of that table.
-    """
-    wanted = [str(part) for part in where]
-    best, line = 0, 1
-    table: list[str] = []
-    seen: dict[str, int] = {}
-    for number, content in enumerate(text.splitlines(), start=1):
-        header = _HEADER.match(content)
-        if header:
-            table = _keys(header["path"])
-            if content.lstrip().startswith("[["):
-                place = seen[header["path"]] = seen.get(header["path"], -1) + 1
-                table = [*table, str(place)]
-            found = table
-        elif key := _KEY.match(content):
-            found = [*table, *_keys(key["key"])]
-        else:
-            continue
-        if found == wanted[: len(found)] and len(found) > best:
-            best, line = len(found), number
-    return line
-
-
-def _keys(path: str) -> list[str]:
-    parts = re.findall(r""""[^"]*"|'[^']*'|[^.\s"']+""", path)
-    return [part.strip("\"'") for part in parts]

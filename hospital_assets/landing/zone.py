@@ -27,6 +27,7 @@ import narwhals as nw
 import polars as pl
 
 from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN
+from hospital_assets.files import replace_text, replacing
 from hospital_assets.landing.content import UnreadableError, is_finished, sha256
 from hospital_assets.landing.csv_records import csv_relation
 from hospital_assets.landing.drift import kinds_of
@@ -46,7 +47,6 @@ from hospital_assets.landing.service_day import days_of_files, with_service_day
 from hospital_assets.landing.verify import verified
 from hospital_assets.landing.waiting import Waiting, waiting_files
 from hospital_assets.partitions import latest_day
-from hospital_assets.settings import replace_text
 from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import Frame, lazy
 from hospital_assets.warehouse.io_manager import WarehouseResource
@@ -529,10 +529,8 @@ def import_files(profile_name: str, source: Path, landing: Path) -> tuple[list[s
             unused.append(inside)
             continue
         target = landing / profile_name / inside
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.tmp")
-        shutil.copyfile(path, temporary)
-        temporary.replace(target)
+        with replacing(target) as temporary:
+            shutil.copyfile(path, temporary)
         used.append(inside)
     if not used:
         raise FileNotFoundError(

@@ -27,7 +27,7 @@ from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
 
-from hospital_assets.landing.deliver import flush_folder, make_folder
+from hospital_assets.files import flush, make_folder
 from hospital_assets.landing.hl7v2 import Delimiters
 
 START, END = b"\x0b", b"\x1c"
@@ -262,12 +262,12 @@ class LandedMessages:
     def _created(self, kind: str, clock: float) -> _File:
         now = self.now()
         folder = self.options.folder / now.strftime("%Y-%m-%d")
-        make_folder(folder)
+        make_folder(folder, is_durable=True)
         name = f"{now.strftime('%H%M%S.%f')}-{secrets.token_hex(4)}{kind}.hl7"
         path = folder / name
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o640)
         try:
-            flush_folder(folder)
+            flush(folder)
         except OSError:
             os.close(handle)
             path.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.files import replacing
 from hospital_assets.warehouse.database import Warehouse
 from hospital_assets.warehouse.dialect import literal
 
@@ -78,35 +79,25 @@ COPIED_TABLES = frozenset(table for tables, _ in _COPIES.values() for table in t
 
 def publish_copies(warehouse: Warehouse) -> None:
     """Write every copy whose tables are there."""
-    folder = _folder(warehouse.file)
-    folder.mkdir(exist_ok=True)
     for name, (tables, query) in _COPIES.items():
         if all(warehouse.exists(CONTRACTS[table]) for table in tables):
-            temporary = folder / f"{name}.tmp"
-            warehouse.connection.execute(f"copy ({query}) to {literal(str(temporary))} (format parquet)")
-            temporary.replace(folder / f"{name}.parquet")
+            with replacing(_file(warehouse.file, name)) as temporary:
+                warehouse.connection.execute(f"copy ({query}) to {literal(str(temporary))} (format parquet)")
 
 
 def merge_landed(warehouse_file: Path, name: str, found: pl.DataFrame, key: str, order: str, since: datetime) -> None:
     """Add landed records to what is known of others: the newest of each key, none before `since`."""
     known = read_copy(warehouse_file, name)
     merged = found if known is None else pl.concat([known, found], how="diagonal_relaxed")
-    folder = _folder(warehouse_file)
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{name}.tmp"
-    (
-        merged.filter(pl.col(order) >= since)
-        .sort(order)
-        .unique(key, keep="last", maintain_order=True)
-        .write_parquet(temporary)
-    )
-    temporary.replace(folder / f"{name}.parquet")
+    newest = merged.filter(pl.col(order) >= since).sort(order).unique(key, keep="last", maintain_order=True)
+    with replacing(_file(warehouse_file, name)) as temporary:
+        newest.write_parquet(temporary)
 
 
 def read_copy(warehouse_file: Path, name: str) -> pl.DataFrame | None:
     """A copy as last written, or None before the first time."""
     try:
-        return pl.read_parquet(_folder(warehouse_file) / f"{name}.parquet")
+        return pl.read_parquet(_file(warehouse_file, name))
     except FileNotFoundError:
         return None
 
@@ -114,6 +105,10 @@ def read_copy(warehouse_file: Path, name: str) -> pl.DataFrame | None:
 def copies_changed(warehouse_file: Path) -> tuple[tuple[str, int], ...]:
     """Name and time of change of every copy: equal as long as nothing was replaced."""
     return tuple(sorted((path.name, path.stat().st_mtime_ns) for path in _folder(warehouse_file).glob("*.parquet")))
+
+
+def _file(warehouse_file: Path, name: str) -> Path:
+    return _folder(warehouse_file) / f"{name}.parquet"
 
 
 def _folder(warehouse_file: Path) -> Path:

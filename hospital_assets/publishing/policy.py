@@ -22,6 +22,7 @@ from hospital_assets.contracts import CONTRACTS, Column, Contract
 from hospital_assets.contracts.fields import Privacy
 from hospital_assets.contracts.table import Layer
 from hospital_assets.settings import Settings, SettingsError
+from hospital_assets.toml_text import line_of
 
 RoleName = Literal["admin", "doctor", "analyst", "executive"]
 MaskKind = Literal[
@@ -346,7 +347,7 @@ def parse_policy(text: str, name: str) -> Policy:
         raise PolicyError(
             "\n".join(
                 [f"{name} cannot be used:"]
-                + [f"  line {_line_of(text, m.path)}: {'.'.join(m.path)}: {m.says}" for m in wrong]
+                + [f"  line {line_of(text, m.path)}: {'.'.join(m.path)}: {m.says}" for m in wrong]
             )
         )
     return policy
@@ -358,25 +359,6 @@ class _Mistake:
 
     path: tuple[str, ...]
     says: str
-
-
-def _line_of(text: str, path: tuple[str, ...]) -> int:
-    """The line of the longest part of a path that is written in the file."""
-    table: tuple[str, ...] = ()
-    best, found = 0, 1
-    for number, line in enumerate(text.splitlines(), start=1):
-        header = re.match(r"\s*\[+([^\]]+)\]+", line)
-        key = re.match(r"\s*(\"[^\"]+\"|'[^']+'|[\w.-]+)\s*=", line)
-        if header:
-            table = tuple(part.strip(" \"'") for part in header.group(1).split("."))
-            here = table
-        elif key:
-            here = (*table, key.group(1).strip("\"'"))
-        else:
-            continue
-        if here == path[: len(here)] and len(here) > best:
-            best, found = len(here), number
-    return found
 
 
 def _mistakes(policy: Policy) -> Iterator[_Mistake]:

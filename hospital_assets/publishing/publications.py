@@ -33,6 +33,7 @@ from typing import Any, Self
 import duckdb
 
 from hospital_assets.contracts import CONTRACTS, Contract
+from hospital_assets.files import flush_all, replace_text
 from hospital_assets.publishing.audience import Audience, PublishedTable
 from hospital_assets.publishing.claims import claim_of
 from hospital_assets.publishing.leaks import Finding, LeakReport, check_leaks, collect_identifiers
@@ -41,7 +42,7 @@ from hospital_assets.publishing.masks import masked
 from hospital_assets.publishing.policy import Policy, PolicyError, RoleName
 from hospital_assets.publishing.pseudonyms import KeyMissingError, SecretKey, make_tokens
 from hospital_assets.publishing.small_cells import protect_small_cells
-from hospital_assets.settings import Settings, replace_text
+from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import Warehouse, without_values
 from hospital_assets.warehouse.dialect import literal, quoted
 
@@ -362,7 +363,7 @@ def _publish(
         manifest["leak_check"] = report.figures()
         manifest["files"] = _files(building)
         replace_text(building / "manifest.json", json.dumps(manifest, indent=1) + "\n")
-        _sync(building)
+        flush_all(building)
         building.rename(folder / version)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
@@ -389,23 +390,13 @@ def delete_old_versions(data_dir: Path, audience: str, policy: Policy, now: date
 
 def _switch(folder: Path, version: str, manifest: Mapping[str, Any]) -> None:
     """Let a version count: one rename."""
-    pointer = folder / _POINTER
-    temporary = folder / f"{_POINTER}.tmp"
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(
-            {
-                "version": version,
-                "published_at": manifest["published_at"],
-                "policy_sha256": manifest["policy_sha256"],
-                "sha256": manifest["files"][DATABASE]["sha256"],
-            },
-            file,
-            indent=1,
-        )
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(pointer)
-    _sync_folder(folder)
+    pointer = {
+        "version": version,
+        "published_at": manifest["published_at"],
+        "policy_sha256": manifest["policy_sha256"],
+        "sha256": manifest["files"][DATABASE]["sha256"],
+    }
+    replace_text(folder / _POINTER, json.dumps(pointer, indent=1), is_durable=True)
 
 
 def _build(
@@ -644,24 +635,6 @@ def _files(folder: Path) -> dict[str, dict[str, Any]]:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             found[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": digest}
     return found
-
-
-def _sync(folder: Path) -> None:
-    """Have everything on disk before it can be pointed at."""
-    for path in [*folder.rglob("*"), folder]:
-        if path.is_dir():
-            _sync_folder(path)
-        else:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 __all__ = [

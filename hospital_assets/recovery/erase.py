@@ -17,7 +17,6 @@ import gzip
 import hashlib
 import hmac
 import json
-import os
 import re
 import shutil
 import sqlite3
@@ -28,6 +27,7 @@ from pathlib import Path
 from hospital_assets.access.audit import Event, audited, system_actor
 from hospital_assets.alerts.outbox import outbox_file
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.files import replace_text
 from hospital_assets.publishing.pseudonyms import SecretKey
 from hospital_assets.publishing.publications import published_audiences, published_folder
 from hospital_assets.recovery.records import entries_of, lines_of, without_records
@@ -218,12 +218,8 @@ def _write_note(settings: Settings, erasure: Erasure) -> Path:
     folder = _notes_folder(settings)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     note = folder / f"{erasure.hashed}.json"
-    temporary = note.with_suffix(".tmp")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        json.dump({"person": asdict(erasure.person), "was_published": erasure.was_published}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(note)
+    noted = {"person": asdict(erasure.person), "was_published": erasure.was_published}
+    replace_text(note, json.dumps(noted), is_durable=True, mode=0o600)
     return note
 
 

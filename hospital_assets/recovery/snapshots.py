@@ -7,7 +7,6 @@ how many are kept. For undoing; what was known at a moment is `as_of`, and publi
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from hospital_assets.access.audit import Event, audited, system_actor
 from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN, Contract
+from hospital_assets.files import replacing
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import Period, Warehouse, open_warehouse, without_values
 from hospital_assets.warehouse.dialect import literal, quoted
@@ -120,7 +120,7 @@ def take_snapshot(settings: Settings, taken_at: datetime, keep: int) -> tuple[Sn
 
 
 def _copy(warehouse: Warehouse, settings: Settings, taken_at: datetime) -> None:
-    """Copy the warehouse file by way of a temporary one: a snapshot is whole or not there."""
+    """Copy the warehouse file: a snapshot is whole or not there."""
     folder = snapshots_folder(settings)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     warehouse.connection.execute("force checkpoint")
@@ -131,12 +131,8 @@ def _copy(warehouse: Warehouse, settings: Settings, taken_at: datetime) -> None:
             "retention.keep_snapshots in the policy, or make room"
         )
     file = folder / f"{taken_at.astimezone(UTC):%Y%m%dT%H%M%S%f}Z.duckdb"
-    temporary = file.with_suffix(".tmp")
-    shutil.copyfile(warehouse.file, temporary)
-    temporary.chmod(0o600)
-    with temporary.open("rb") as copied:
-        os.fsync(copied.fileno())
-    temporary.replace(file)
+    with replacing(file, is_durable=True, mode=0o600) as temporary:
+        shutil.copyfile(warehouse.file, temporary)
 
 
 def restore_table(settings: Settings, snapshot: Snapshot, contract: Contract, period: Period | None = None) -> Restored:

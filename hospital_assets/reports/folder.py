@@ -4,7 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from hospital_assets.settings import replace_text
+from hospital_assets.files import replace_text
 
 
 class ReportsResource(dg.ConfigurableResource):  # type: ignore[type-arg]

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from hospital_assets.settings import replace_text
+from hospital_assets.files import replace_bytes, replace_text
 from hospital_assets.simulator import feed_network, feeds
 
 _DAY = 86_400
@@ -204,11 +204,7 @@ def write_network(path: Path, network: LiveNetwork) -> None:
 
 
 def _put(landing: Path, name: str, data: bytes) -> None:
-    path = landing / "native" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    replace_bytes(landing / "native" / name, data)
 
 
 def _deliver_badly(landing: Path, name: str, body: bytes, rng: np.random.Generator) -> int:

@@ -21,9 +21,10 @@ import polars as pl
 from hospital_assets.assets.cleaned.vitals import judge_vitals
 from hospital_assets.assets.facts.vitals import scored
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.files import replace_text
 from hospital_assets.landing.profile import load_profile
 from hospital_assets.live.copies import read_copy
-from hospital_assets.settings import engine_from_environment, load_settings, replace_text
+from hospital_assets.settings import engine_from_environment, load_settings
 from hospital_assets.spark.session import start_session
 from hospital_assets.warehouse.dialect import lazy, literal
 

@@ -14,6 +14,7 @@ import duckdb
 import polars as pl
 
 from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN, Contract
+from hospital_assets.files import replacing
 from hospital_assets.warehouse.database import Period, Warehouse
 from hospital_assets.warehouse.dialect import literal, quoted
 
@@ -71,33 +72,30 @@ def read_loads(warehouse: Warehouse) -> pl.DataFrame:
     return loads
 
 
+_LEDGER_COPY = """
+    select l.*, coalesce(n.dates, []) as loaded_dates, n.source_file is not null as is_loaded,
+           coalesce(o.dates, []) as outdated_dates
+    from raw.raw_landed_files l
+    left join (
+        select subject, source_file, file_sha256,
+               list(distinct service_date) filter (service_date is not null) as dates
+        from raw.loaded_files where is_complete group by all
+    ) n using (subject, source_file, file_sha256)
+    left join (
+        -- Days that still hold rows of what the file was before.
+        select d.subject, d.source_file, list(distinct d.service_date) as dates
+        from raw.loaded_files d join raw.raw_landed_files c using (subject, source_file)
+        where d.file_sha256 <> c.file_sha256 and d.service_date is not null
+        group by all
+    ) o using (subject, source_file)
+"""
+
+
 def publish_ledger(warehouse: Warehouse) -> None:
     """Copy the ledger, with what is loaded of each file, to where it can be read at any time."""
-    target = ledger_copy(warehouse.file)
-    temporary = target.with_suffix(".tmp")
     warehouse.connection.execute(_LOADS)
-    warehouse.connection.execute(
-        f"""
-        copy (
-            select l.*, coalesce(n.dates, []) as loaded_dates, n.source_file is not null as is_loaded,
-                   coalesce(o.dates, []) as outdated_dates
-            from raw.raw_landed_files l
-            left join (
-                select subject, source_file, file_sha256,
-                       list(distinct service_date) filter (service_date is not null) as dates
-                from raw.loaded_files where is_complete group by all
-            ) n using (subject, source_file, file_sha256)
-            left join (
-                -- Days that still hold rows of what the file was before.
-                select d.subject, d.source_file, list(distinct d.service_date) as dates
-                from raw.loaded_files d join raw.raw_landed_files c using (subject, source_file)
-                where d.file_sha256 <> c.file_sha256 and d.service_date is not null
-                group by all
-            ) o using (subject, source_file)
-        ) to {literal(str(temporary))} (format parquet)
-        """
-    )
-    temporary.replace(target)
+    with replacing(ledger_copy(warehouse.file)) as temporary:
+        warehouse.connection.execute(f"copy ({_LEDGER_COPY}) to {literal(str(temporary))} (format parquet)")
 
 
 def ledger_copy(warehouse_file: Path) -> Path:

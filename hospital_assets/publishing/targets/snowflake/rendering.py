@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from hospital_assets.files import replace_text
 from hospital_assets.publishing.policy import Policy
 from hospital_assets.publishing.targets.snowflake.model import (
     DATABASE,
@@ -23,7 +24,6 @@ from hospital_assets.publishing.targets.snowflake.objects import (
 )
 from hospital_assets.publishing.targets.snowflake.references import cross_check
 from hospital_assets.publishing.targets.snowflake.scripts import load_sql, verify_sql
-from hospital_assets.settings import replace_text
 
 
 def render(policy: Policy) -> Rendering:
