@@ -24,8 +24,8 @@ from hospital_assets.recovery.erase import (
     Person,
     erase_person,
     find_person,
+    find_traces,
     plan_erasure,
-    prove,
     strip_landing,
     with_references,
 )
@@ -174,9 +174,9 @@ def killed_at_the_second_file(monkeypatch: pytest.MonkeyPatch) -> None:
 KILLS = {
     "before the first file": lambda patch: patch.setattr(erase, "strip_landing", killed),
     "at the second file": killed_at_the_second_file,
-    "before alerts": lambda patch: patch.setattr(erase, "forget_alerts", killed),
-    "before what was derived": lambda patch: patch.setattr(erase, "throw_away", killed),
-    "at the proof": lambda patch: patch.setattr(erase, "prove", killed),
+    "before alerts": lambda patch: patch.setattr(erase, "delete_alerts", killed),
+    "before what was derived": lambda patch: patch.setattr(erase, "delete_derived_files", killed),
+    "at the proof": lambda patch: patch.setattr(erase, "find_traces", killed),
 }
 
 
@@ -271,7 +271,7 @@ def test_a_person_is_gone_from_everything(
     )["patient_id"]
     with open_warehouse(settings.warehouse_file) as warehouse:
         person = find_person(warehouse, patient)
-        assert prove(warehouse, settings, person)  # they are everywhere
+        assert find_traces(warehouse, settings, person)  # they are everywhere
         visits = warehouse.connection.execute("select count(*) from facts.fact_emergency_visits")
         ((before,),) = visits.fetchall()
     assert main(["erase", "P-NOBODY"]) == 2
@@ -280,7 +280,7 @@ def test_a_person_is_gone_from_everything(
     assert main(["erase", patient, "--yes"]) == 0
     assert "found nowhere any more" in capsys.readouterr().out
     with open_warehouse(settings.warehouse_file) as warehouse:
-        assert prove(warehouse, settings, person) == []
+        assert find_traces(warehouse, settings, person) == []
         ((after,),) = warehouse.connection.execute("select count(*) from facts.fact_emergency_visits").fetchall()
     assert 0 < before - after <= len(person.visit_numbers)
     assert not (settings.data_dir / "snapshots").exists()

@@ -137,3 +137,4 @@ def test_the_commands_take_list_restore_and_are_audited(
     assert acts == [("snapshot", "allowed")] * 4 + [("restore", "allowed")] * 2
     assert "fact_emergency_visits [2026-03-06" in entries[-1]["statement"]
     assert entries[-2]["row_count"] is None and entries[-1]["row_count"] > 0
+    assert entries[-2]["duration_ms"] is None and entries[-1]["duration_ms"] > 0

@@ -20,6 +20,7 @@ import secrets
 import sqlite3
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -301,7 +302,7 @@ class Ending:
 
 @contextlib.contextmanager
 def audited(settings: Settings, event: Event) -> Iterator[Ending]:
-    """Audit an act twice: before it is done, so that nobody can do it unseen, and how it ended.
+    """Audit an act twice: before it is done, so that nobody can do it unseen, and how it ended and how long it took.
 
     Of what is raised only the name is written down: its words may hold a value.
 
@@ -309,14 +310,19 @@ def audited(settings: Settings, event: Event) -> Iterator[Ending]:
         AuditError: it could not be written; then the act is not done.
     """
     record(settings, event)
-    ending = Ending()
+    ending, started = Ending(), time.perf_counter()
     try:
         yield ending
     except BaseException as error:
-        record(settings, replace(event, outcome="failed", reason=type(error).__name__))
+        ending.failure = type(error).__name__
         raise
-    outcome: AuditOutcome = "failed" if ending.failure else "allowed"
-    record(settings, replace(event, row_count=ending.row_count, outcome=outcome, reason=ending.failure))
+    finally:
+        outcome: AuditOutcome = "failed" if ending.failure else "allowed"
+        took = (time.perf_counter() - started) * 1_000
+        record(
+            settings,
+            replace(event, row_count=ending.row_count, duration_ms=took, outcome=outcome, reason=ending.failure),
+        )
 
 
 def read_entries(settings: Settings) -> pl.DataFrame:

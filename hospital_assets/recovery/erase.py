@@ -187,11 +187,11 @@ def erase_person(settings: Settings, erasure: Erasure, rebuild: Callable[[bool],
             if not erasure.was_begun:
                 note.unlink()
             raise
-        alerts = forget_alerts(settings, person)
-        throw_away(settings)
+        alerts = delete_alerts(settings, person)
+        delete_derived_files(settings)
         failures = tuple(rebuild(erasure.was_published))
         with open_warehouse(settings.warehouse_file) as warehouse:
-            left = tuple(prove(warehouse, settings, person))
+            left = tuple(find_traces(warehouse, settings, person))
         erased = Erased(tuple(stripped), alerts, failures, left)
         ending.row_count = sum(file.records for file in stripped)
         ending.failure = "; ".join([*(f"left in {place}" for place in left), *["the build failed"][: len(failures)]])
@@ -293,13 +293,13 @@ def with_references(settings: Settings, person: Person) -> Person:
 def _names_of(piece: bytes) -> set[str]:
     """What other resources call a patient or an encounter."""
     with contextlib.suppress(ValueError):
-        said = json.loads(piece)
-        if isinstance(said, dict):
-            resource = said.get("resource", said)
+        parsed = json.loads(piece)
+        if isinstance(parsed, dict):
+            resource = parsed.get("resource", parsed)
             kind = resource.get("resourceType") if isinstance(resource, dict) else None
             if kind in ("Patient", "Encounter"):
                 named = [f"{kind}/{resource['id']}"] if resource.get("id") else []
-                url = said.get("fullUrl")
+                url = parsed.get("fullUrl")
                 return {*named, *([url] if isinstance(url, str) and url else [])}
     return set()
 
@@ -352,7 +352,7 @@ def strip_landing(settings: Settings, person: Person) -> list[Stripped]:
     return [Stripped(str(p.relative_to(settings.landing)), taken) for p, _, taken in ready]
 
 
-def throw_away(settings: Settings) -> list[str]:
+def delete_derived_files(settings: Settings) -> list[str]:
     """Delete every file that was derived from landed ones; returns what was deleted."""
     gone = []
     for folder in (
@@ -369,7 +369,7 @@ def throw_away(settings: Settings) -> list[str]:
     return gone
 
 
-def forget_alerts(settings: Settings, person: Person) -> int:
+def delete_alerts(settings: Settings, person: Person) -> int:
     """Delete alerts and what they were about where they concern the person; returns how many."""
     file = outbox_file(settings)
     if not file.exists():
@@ -392,7 +392,7 @@ def forget_alerts(settings: Settings, person: Person) -> int:
     return deleted
 
 
-def prove(warehouse: Warehouse, settings: Settings, person: Person) -> list[str]:
+def find_traces(warehouse: Warehouse, settings: Settings, person: Person) -> list[str]:
     """Where the person still is: tables and columns of the warehouse, landed and other files.
 
     Every text of every table is searched, and every file but the audit, the notes of erasures, and compressed copies

@@ -75,9 +75,9 @@ def _without_messages(text: bytes, pattern: re.Pattern[bytes]) -> tuple[bytes | 
         if kind == b"MSH" and pattern.search(piece):
             taken, taken_of_batch = taken + 1, taken_of_batch + 1
             continue
-        if kind == b"BTS" and (said := _HL7_COUNT.match(piece)):
-            left = max(0, int(said[2]) - taken_of_batch)
-            piece = said[1] + (b"%d" % left if taken_of_batch else said[2]) + piece[said.end() :]
+        if kind == b"BTS" and (count := _HL7_COUNT.match(piece)):
+            left = max(0, int(count[2]) - taken_of_batch)
+            piece = count[1] + (b"%d" % left if taken_of_batch else count[2]) + piece[count.end() :]
             taken_of_batch = 0
         kept.append(piece)
     return b"".join(kept), taken
@@ -121,18 +121,18 @@ def entries_of(text: bytes) -> list[tuple[int, int]] | None:
         return None
     try:
         # A character for every byte, so that places are the same; what is inside text does not matter.
-        said = text.decode("latin-1")
-        at = _space(said, 0)
-        if said[at] == "{":
-            members = dict(_members(said, at))
+        decoded = text.decode("latin-1")
+        at = _space(decoded, 0)
+        if decoded[at] == "{":
+            members = dict(_members(decoded, at))
             kind = members.get('"resourceType"')
-            if kind is None or said[kind[0] : kind[1]] != '"Bundle"' or '"entry"' not in members:
+            if kind is None or decoded[kind[0] : kind[1]] != '"Bundle"' or '"entry"' not in members:
                 return None
             at = members['"entry"'][0]
-        found = list(_elements(said, at))
+        found = list(_elements(decoded, at))
     except (ValueError, IndexError, StopIteration):
         return None
-    return found if found and all(said[start] == "{" for start, _ in found) else None
+    return found if found and all(decoded[start] == "{" for start, _ in found) else None
 
 
 def _members(text: str, at: int) -> Iterator[tuple[str, tuple[int, int]]]:
