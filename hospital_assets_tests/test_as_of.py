@@ -114,6 +114,14 @@ def test_only_what_had_been_seen_and_is_unchanged_is_taken(own: Settings, tmp_pa
         prepare_as_of(own, moments["later.csv"], tmp_path / "changed")
 
 
+def test_the_lake_of_today_is_not_written_to(
+    own: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOSPITAL_LAKE", str(tmp_path / "lake"))
+    assert main(["as-of", "2026-03-06T12:00", "--into", str(tmp_path / "then")]) == 2
+    assert "HOSPITAL_LAKE" in capsys.readouterr().err and not (tmp_path / "then").exists()
+
+
 def seen(settings: Settings) -> datetime:
     """The moment after the last look."""
     found = query(settings, "select max(first_seen_at) from raw.raw_landed_files").item()
