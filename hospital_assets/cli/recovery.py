@@ -97,9 +97,7 @@ def _as_of(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.settings import engine_from_environment
 
     if engine_from_environment().lake:
-        raise ValueError(
-            "HOSPITAL_LAKE names the lake of the tables of today: unset it, and these lie in --into"
-        )
+        raise ValueError("HOSPITAL_LAKE names the lake of the tables of today: unset it, and these lie in --into")
     made = build_as_of(settings, options.moment, options.into, lambda then: _rebuild(then)(False))
     print(
         f"{made.settings.warehouse_file}: made of the {made.files:,} files seen by {options.moment:%Y-%m-%d %H:%M %Z}, "
