@@ -20,11 +20,10 @@ from hospital_assets.clock import last_whole_day
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.dashboard.slices import Grain, Known, Slice
 from hospital_assets.dashboard.spc import Point
+from hospital_assets.measures.triage import SCALE_IN_USE
 
 Row = dict[str, Any]
 
-#: Triage scale whose targets the pages use.
-SCALE = "ESI"
 #: Averages and percentiles of fewer patients say more about them than about the care.
 FEW = 11
 #: Stages, histograms and pyramids read visits, not aggregates: of so many days at most.
@@ -67,7 +66,7 @@ class Mart:
             hospital=where.hospital,
             department=where.department,
             triage=where.triage,
-            scale=SCALE,
+            scale=SCALE_IN_USE,
             **values,
         )
 
@@ -118,7 +117,7 @@ class Mart:
         triage = self.rows(
             "select level::varchar as level, level_name, target_minutes from dimensions.dim_triage "
             "where scale = $scale order by level",
-            scale=SCALE,
+            scale=SCALE_IN_USE,
         )
         last = span["last"] or self.data_as_of.date()
         return Known(

@@ -33,7 +33,7 @@ class Known:
         hospitals: id -> name.
         departments: names.
         triage: level -> its name, levels as text.
-        targets_minutes: level -> longest wait, of `SCALE`.
+        targets_minutes: level -> longest wait, of the scale in use.
     """
 
     first: date

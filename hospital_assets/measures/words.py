@@ -1,8 +1,15 @@
-"""How texts write the numbers of `thresholds`."""
+"""How texts and queries write the numbers of `thresholds`."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 _SMALL = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+
+
+def sql_list(texts: Iterable[object]) -> str:
+    """Our own constants as a list of texts in SQL: `('1', '2')`."""
+    return f"({', '.join(repr(str(text)) for text in texts)})"
 
 
 def in_words(number: float) -> str:

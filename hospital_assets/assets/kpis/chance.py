@@ -45,8 +45,8 @@ def by_day(lwbs: Frame, four_hour: Frame, boarding: Frame, critical: Frame) -> d
     dated = {
         "lwbs_pct": (lwbs, "service_date"),
         "four_hour_pct": (four_hour, "period_date"),
-        "boarded_over_4_hours_pct": (boarding, "service_date"),
-        "critical_over_15_minutes_pct": (critical, "service_date"),
+        "long_boarding_pct": (boarding, "service_date"),
+        "critical_late_pct": (critical, "service_date"),
     }
     return {
         name: frame.group_by("hospital_id", day)

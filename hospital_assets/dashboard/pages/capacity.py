@@ -26,6 +26,8 @@ from hospital_assets.dashboard.pages import shared_queries
 from hospital_assets.dashboard.pages.shared import blood_group, news, rate_card
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.svg import number
+from hospital_assets.measures import thresholds
+from hospital_assets.measures.words import in_hours
 
 
 def capacity(mart: Mart, where: Slice) -> Page:
@@ -57,7 +59,7 @@ def capacity(mart: Mart, where: Slice) -> Page:
         ),
         rate_card(
             "boarded",
-            "Boarded over four hours",
+            f"Boarded over {in_hours(thresholds.LONG_BOARDING_MINUTES)}",
             boarded.total,
             found["boarded"],
             measure_of("kpi_boarding_daily", 1),
@@ -122,11 +124,12 @@ def _wards(mart: Mart, where: Slice) -> Figure:
     if not rows:
         return empty("wards", "Departments", "No department with known beds in this slice", 12, measure)
     most = max([*(r["peak_pct"] or 0 for r in rows), 100.0])
-    full = [r for r in rows if (r["time_weighted_pct"] or 0) > 92]
+    limit = number(thresholds.FULL_PCT)
+    full = [r for r in rows if (r["time_weighted_pct"] or 0) > thresholds.FULL_PCT]
     return Figure(
         "wards",
-        f"{len(full)} of {len(rows)} departments over 92 % on {where.last.day} {where.last:%b}",
-        f"Time-weighted occupancy, bar to {number(most)} %; mark: 92 %",
+        f"{len(full)} of {len(rows)} departments over {limit} % on {where.last.day} {where.last:%b}",
+        f"Time-weighted occupancy, bar to {number(most)} %; mark: {limit} %",
         "table",
         (
             Column("Hospital"),
@@ -145,8 +148,8 @@ def _wards(mart: Mart, where: Slice) -> Figure:
                 Drawn(
                     svg.bar(
                         (r["time_weighted_pct"] or 0) / most,
-                        "full" if (r["time_weighted_pct"] or 0) > 92 else "",
-                        target=92 / most,
+                        "full" if (r["time_weighted_pct"] or 0) > thresholds.FULL_PCT else "",
+                        target=thresholds.FULL_PCT / most,
                     )
                 ),
                 r["time_weighted_pct"],
@@ -286,8 +289,8 @@ def _boarding(mart: Mart, where: Slice) -> Figure:
             Column("Admitted to"),
             Column("", is_wide=True),
             Column("Average min", 0),
-            Column("Over 4 h", 0),
-            Column("Over 12 h", 0),
+            Column(f"Over {thresholds.LONG_BOARDING_MINUTES / 60:g} h", 0),
+            Column(f"Over {thresholds.TWELVE_HOUR_MINUTES / 60:g} h", 0),
             Column("n", 0),
         ),
         [
@@ -363,14 +366,14 @@ def _overstays(mart: Mart, where: Slice) -> Figure:
     count = sum(r["numerator_count"] or 0 for r in rows)
     return Figure(
         "overstays",
-        f"Overstays: {number(100 * count / n, 1)} % stay longer than 50 hours",
+        f"Overstays: {number(100 * count / n, 1)} % stay longer than {thresholds.OVERSTAY_HOURS:g} hours",
         "Stays by the department they ended or are in",
         "table",
         (
             Column("Department"),
             Column("", is_wide=True),
             Column("%", 1),
-            Column("Over 50 h", 0),
+            Column(f"Over {thresholds.OVERSTAY_HOURS:g} h", 0),
             Column("Still there", 0),
             Column("n", 0),
         ),

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from hospital_assets.contracts.kpis_emergency import NEDOCS_LEVELS
 from hospital_assets.dashboard.mart import Mart, Measured, OverTime, Row, over_time
 from hospital_assets.dashboard.slices import Slice
+from hospital_assets.measures.thresholds import CROWDED_RATIO
+from hospital_assets.measures.words import sql_list
+
+#: NEDOCS levels from overcrowded on, as a list of SQL.
+_OVERCROWDED = sql_list(NEDOCS_LEVELS[NEDOCS_LEVELS.index("overcrowded") :])
 
 
 def occupancy(mart: Mart, where: Slice) -> OverTime:
@@ -84,9 +90,9 @@ def crowding_by_hour(mart: Mart, where: Slice) -> list[Row]:
     return mart.sliced(
         "select hospital_id, count(nedocs_score) as hours_count, median(nedocs_score) as median, "
         "max(nedocs_score) as worst, "
-        "100.0 * count(*) filter (where nedocs_score > 100) / nullif(count(nedocs_score), 0) "
+        f"100.0 * count(*) filter (where nedocs_level in {_OVERCROWDED}) / nullif(count(nedocs_score), 0) "
         "as overcrowded_pct, "
-        "100.0 * count(*) filter (where occupancy_ratio > 0.9) "
+        f"100.0 * count(*) filter (where occupancy_ratio > {CROWDED_RATIO}) "
         "/ nullif(count(occupancy_ratio), 0) as over_90_pct "
         "from kpis.kpi_crowding_hourly where $hospital in ('all', hospital_id) "
         "and service_date between $first and $last group by 1 order by 1",
@@ -106,7 +112,7 @@ def stays_by_month(mart: Mart, where: Slice) -> list[Row]:
 
 
 def overstays(mart: Mart, where: Slice) -> list[Row]:
-    """Stays over 50 hours by department, whole period."""
+    """Overstays by department, whole period."""
     return mart.sliced(
         "select department_name, denominator_count, numerator_count, value_pct, "
         "open_numerator_count from kpis.kpi_overstays where hospital_id = $hospital "

@@ -23,6 +23,7 @@ from hospital_assets.dashboard.pages import shared_queries
 from hospital_assets.dashboard.pages.shared import no_visits, pyramid, visit_days
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.svg import number
+from hospital_assets.measures.thresholds import READMISSION_DAYS, RETURN_HOURS
 
 #: What is watched day by day -> label, groups of dim_condition.
 _WATCHED = {
@@ -101,10 +102,15 @@ def conditions(mart: Mart, where: Slice) -> Page:
         *(_people(mart, where, name, label) for name, label in (("race", "Race"), ("ethnicity", "Ethnicity"))),
         _equity(mart, people.result(), where),
         _procedures(mart, where),
-        _by_month("returns", "Back within 72 hours", queries.returns_by_month(mart, where), measure_of("kpi_returns")),
+        _by_month(
+            "returns",
+            f"Back within {RETURN_HOURS} hours",
+            queries.returns_by_month(mart, where),
+            measure_of("kpi_returns"),
+        ),
         _by_month(
             "readmissions",
-            "Readmitted within 30 days",
+            f"Readmitted within {READMISSION_DAYS} days",
             queries.readmissions_by_month(mart, where),
             measure_of("kpi_readmissions"),
         ),

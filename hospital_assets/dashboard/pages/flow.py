@@ -30,6 +30,8 @@ from hospital_assets.dashboard.pages.shared import news, no_visits, rate_card, v
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.spc import Better
 from hospital_assets.dashboard.svg import number
+from hospital_assets.measures import thresholds
+from hospital_assets.measures.words import in_hours
 
 
 def flow(mart: Mart, where: Slice) -> Page:
@@ -37,11 +39,12 @@ def flow(mart: Mart, where: Slice) -> Page:
     better: dict[str, Better] = {"four_hour": "higher", "twelve": "lower", "lwbs": "lower", "critical": "lower"}
     rates = {name: shared_queries.rate(mart, where, name) for name in better}
     found = judged({name: (rates[name].points[name], better[name]) for name in better}, where)
+    limit = thresholds.CRITICAL_WAIT_MINUTES
     names = {
-        "four_hour": ("Within four hours", measure_of("kpi_four_hour_daily")),
-        "twelve": ("Over twelve hours", measure_of("kpi_four_hour_daily", 1)),
+        "four_hour": (f"Within {in_hours(thresholds.FOUR_HOUR_MINUTES)}", measure_of("kpi_four_hour_daily")),
+        "twelve": (f"Over {in_hours(thresholds.TWELVE_HOUR_MINUTES)}", measure_of("kpi_four_hour_daily", 1)),
         "lwbs": ("Left without being seen", measure_of("kpi_lwbs_daily")),
-        "critical": ("Critical over 15 minutes", measure_of("kpi_critical_waits_daily")),
+        "critical": (f"Critical over {limit:g} minutes", measure_of("kpi_critical_waits_daily")),
     }
     ignores: tuple[Slicer, ...] = ("department", "triage")
     ways = queries.pathways(mart, where)
@@ -74,7 +77,7 @@ def flow(mart: Mart, where: Slice) -> Page:
         *(
             _units(mart, metric, label, measure)
             for metric, label, measure in (
-                ("four_hour_pct", "Within four hours, by hospital", measure_of("kpi_units")),
+                ("four_hour_pct", f"{names['four_hour'][0]}, by hospital", measure_of("kpi_units")),
                 ("lwbs_pct", "Left without being seen, by hospital", measure_of("kpi_units")),
             )
         ),

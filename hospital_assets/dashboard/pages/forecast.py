@@ -20,6 +20,7 @@ from hospital_assets.dashboard.mart import Mart
 from hospital_assets.dashboard.pages import forecast_queries as queries
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.svg import number
+from hospital_assets.measures.thresholds import FULL_PCT
 
 
 def forecast(mart: Mart, where: Slice) -> Page:
@@ -154,10 +155,6 @@ def forecast(mart: Mart, where: Slice) -> Page:
     return Page((), cards, [daily, _beds(mart, where), _hourly_forecast(mart, where)])
 
 
-#: Above this share of beds, people wait for one (NHS England's planning guidance for 2023/24).
-_FULL_PCT = 92.0
-
-
 def _beds(mart: Mart, where: Slice) -> Figure:
     """Beds that will be needed, against those there are or those a reader supposes."""
     rows = queries.beds_forecast(mart, where)
@@ -167,15 +164,15 @@ def _beds(mart: Mart, where: Slice) -> Figure:
         return empty("forecast-beds", title, "No department with known beds in this slice", 12, measure)
     staffed = rows[0]["beds"]
     beds = where.beds or staffed
-    full = beds * _FULL_PCT / 100
+    full = beds * FULL_PCT / 100
     over = sum(r["baseline"] > full for r in rows)
     worst = max(rows, key=lambda r: r["baseline"])
-    wanted = math.ceil(worst["baseline"] / (_FULL_PCT / 100))
+    wanted = math.ceil(worst["baseline"] / (FULL_PCT / 100))
     labels = [r["day"].isoformat() for r in rows]
     supposed = "" if beds == staffed else f" ({number(staffed)} are staffed)"
     return Figure(
         "forecast-beds",
-        f"With {number(beds)} beds{supposed}, {over} of {len(rows)} days are over {number(_FULL_PCT)} %",
+        f"With {number(beds)} beds{supposed}, {over} of {len(rows)} days are over {number(FULL_PCT)} %",
         f"Beds occupied, mean of the day: median and range of the same weekday, {max(r['n'] for r in rows)} weeks",
         "series",
         (
@@ -199,7 +196,7 @@ def _beds(mart: Mart, where: Slice) -> Figure:
             zero=True,
             rules=[
                 {"name": "beds", "value": beds, "style": "limit"},
-                {"name": f"{number(_FULL_PCT)} %", "value": full, "style": "target"},
+                {"name": f"{number(FULL_PCT)} %", "value": full, "style": "target"},
             ],
             bands=[
                 {"name": "range", "style": "spread", "low": [r["low"] for r in rows], "high": [r["high"] for r in rows]}
@@ -210,7 +207,7 @@ def _beds(mart: Mart, where: Slice) -> Figure:
         None,
         ("period", "triage"),
         f"{number(wanted)} beds would keep the fullest day ({worst['day']:%a} {worst['day'].day} "
-        f"{worst['day']:%b}) at {number(_FULL_PCT)} %. "
+        f"{worst['day']:%b}) at {number(FULL_PCT)} %. "
         "Emergency department only where it is chosen.",
         250,
         WhatIf("beds", "What if: staffed beds", beds, *_span(staffed, wanted, beds)),

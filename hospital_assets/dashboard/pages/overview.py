@@ -30,6 +30,7 @@ from hospital_assets.dashboard.pages.shared import WEEKDAYS, blood_group, doctor
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.spc import Control
 from hospital_assets.dashboard.svg import number
+from hospital_assets.measures.triage import CRITICAL_IN_SHORT, CRITICAL_LEVELS
 
 
 def overview(mart: Mart, where: Slice) -> Page:
@@ -174,7 +175,7 @@ def _critical_card(count: int, total: Row, control: Control) -> Card:
     share = f"{number(100 * count / visits, 1)} % of visits" if visits else ""
     return Card(
         "critical",
-        "Critical (level 1\u20132)",
+        f"Critical (level {CRITICAL_IN_SHORT})",
         number(count),
         "",
         share,
@@ -191,11 +192,11 @@ def _funnel(mart: Mart, rows: list[Row]) -> Figure:
     if not n:
         return empty("triage", "Triage severity", "No triaged visits in this slice", 4, measure)
     most = max(row["visit_count"] or 0 for row in levels)
-    critical = sum(row["visit_count"] or 0 for row in levels if row["triage_group"] in ("1", "2"))
+    critical = sum(row["visit_count"] or 0 for row in levels if row["triage_group"] in map(str, CRITICAL_LEVELS))
     untriaged = sum(row["visit_count"] or 0 for row in rows) - n
     return Figure(
         "triage",
-        f"Triage severity: {number(100 * critical / n, 1)} % are level 1\u20132",
+        f"Triage severity: {number(100 * critical / n, 1)} % are level {CRITICAL_IN_SHORT}",
         "Visits by level, in percent of triaged visits; select a level to filter",
         "table",
         (Column("Level"), Column("", is_wide=True), Column("Visits", 0), Column("%", 1)),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from hospital_assets.dashboard.mart import Mart, Measured, OverTime, Row, over_time
 from hospital_assets.dashboard.slices import Slice
+from hospital_assets.measures.triage import CRITICAL_LEVELS
+from hospital_assets.measures.words import sql_list
 
 _WAITS = """
 from kpis.kpi_waits_daily
@@ -21,6 +23,9 @@ sum(wait_sum_minutes) / nullif(sum(wait_count), 0) as wait_average_minutes,
 median(wait_median_minutes) as wait_median_minutes, median(wait_p90_minutes) as wait_p90_minutes,
 max(wait_max_minutes) as wait_max_minutes, false as is_exact
 """
+
+#: The critical levels as a list of SQL; KPIs have levels as text.
+_CRITICAL = sql_list(CRITICAL_LEVELS)
 
 
 def waits(mart: Mart, where: Slice) -> OverTime:
@@ -111,13 +116,13 @@ def arrivals_by_hour(mart: Mart, where: Slice) -> list[Row]:
 
 
 def critical(mart: Mart, where: Slice) -> OverTime:
-    """Visits of triage level 1 and 2."""
+    """Visits of critical patients."""
     return over_time(
         mart,
         where,
         "select service_date as day, sum(visit_count) as visit_count from kpis.kpi_waits_daily "
         "where hospital_id = $hospital and department_name = $department "
-        "and triage_group in ('1', '2') and $triage in ('all', triage_group) "
+        f"and triage_group in {_CRITICAL} and $triage in ('all', triage_group) "
         "and service_date between $first and $last group by 1",
         {"critical": Measured("visit_count", "visit_count", 1, is_count=True)},
         "coalesce(sum(visit_count), 0)::bigint as visit_count",

@@ -26,6 +26,8 @@ from hospital_assets.dashboard.pages import shared_queries as queries
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.spc import Control
 from hospital_assets.dashboard.svg import number
+from hospital_assets.measures import thresholds
+from hospital_assets.measures.words import in_hours
 
 WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
@@ -45,7 +47,7 @@ def news(found: Mapping[str, Control]) -> list[str]:
         "on_time": "The share seen within target",
         "visits": "The number of visits",
         "critical": "The number of critical patients",
-        "four_hour": "The share of departures within four hours",
+        "four_hour": f"The share of departures within {in_hours(thresholds.FOUR_HOUR_MINUTES)}",
         "lwbs": "The share who left without being seen",
         "occupancy": "Occupancy",
     }
