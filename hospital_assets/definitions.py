@@ -35,8 +35,9 @@ from hospital_assets.landing.profile import FEEDS
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.live.io_manager import HospitalIOManager
 from hospital_assets.partitions import service_periods
-from hospital_assets.publishing.policy import shipped_policy
+from hospital_assets.publishing.policy import usable_policy
 from hospital_assets.reports.folder import ReportsResource
+from hospital_assets.reports.overview import overview_report
 from hospital_assets.settings import EngineSettings, Settings, engine_from_environment, load_settings
 from hospital_assets.warehouse.io_manager import WarehouseResource
 
@@ -50,8 +51,10 @@ def build_definitions(settings: Settings, engine: EngineSettings | None = None) 
     """
     periods = service_periods(settings)
     tables = table_assets(periods)
+    policy = usable_policy(settings)
+    pages = [*dg.load_assets_from_package_module(reports), overview_report(policy)]
     return dg.Definitions(
-        assets=[*tables, *dg.load_assets_from_package_module(reports), *publication_assets(shipped_policy())],
+        assets=[*tables, *pages, *publication_assets(policy)],
         asset_checks=[
             *contract_checks(periods),
             *quality_checks(periods),

@@ -778,7 +778,7 @@ def test_the_dashboard_costs_nothing_until_it_runs() -> None:
 def test_the_overview_report_is_one_file_with_the_executives_figures(shown: Settings, served: Served) -> None:
     from hospital_assets.reports.overview import as_page
 
-    version, page = as_page(shown.data_dir)
+    version, page = as_page(shown.data_dir, "executive")
     assert not re.search(r"<script|<link|src=|https?://|<a |javascript:", page)
     executives = open_mart(served, "executive")
     assert executives.version == version and version in page

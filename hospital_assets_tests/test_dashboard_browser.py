@@ -445,7 +445,7 @@ def test_the_report_opens_from_disk_and_prints_on_two_pages(browser: Browser, se
 
     report = tmp_path / "overview.html"
     settings = served.dashboard.board.warehouse_file.parents[1]
-    report.write_text(as_page(settings)[1], encoding="utf-8")
+    report.write_text(as_page(settings, "executive")[1], encoding="utf-8")
     page = browser.new_page()
     asked: list[str] = []
     page.on("request", lambda r: asked.append(r.url))

@@ -25,16 +25,20 @@ from hypothesis import strategies as st
 from hospital_assets.automation.build import BuildReport
 from hospital_assets.automation.build import publish as run_publish
 from hospital_assets.automation.schedules import publish_schedule
+from hospital_assets.cli import main
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.dashboard.pages.menu import MENU, pages_of
 from hospital_assets.definitions import build_definitions
 from hospital_assets.publishing import leaks, publications
 from hospital_assets.publishing.claims import claim_of
 from hospital_assets.publishing.masks import holds, masked
 from hospital_assets.publishing.policy import (
+    DROP,
     POLICY_FILE,
     Mask,
     Policy,
     PolicyError,
+    as_toml,
     load_policy,
     parse_policy,
     shipped_policy,
@@ -106,7 +110,8 @@ def test_the_policy_covers_every_column_of_every_contract() -> None:
 
 def test_a_column_the_policy_does_not_name_is_not_published(governed: Settings) -> None:
     less = parse_policy(TEXT.replace('"arrival_mode", ', ""), "policy.toml")
-    assert uncovered(less) == {"fact_emergency_visits": {"operational": ["arrival_mode"]}}
+    assert uncovered(less) == {"fact_emergency_visits": ["arrival_mode"]}
+    assert '"arrival_mode"]' in as_toml(less, uncovered(less))
     column = CONTRACTS["fact_emergency_visits"].column("arrival_mode")
     assert all(less.mask_of(role, "fact_emergency_visits", column).kind == "drop" for role in less.roles)
 
@@ -120,10 +125,13 @@ def test_a_column_the_policy_does_not_name_is_not_published(governed: Settings) 
         ("version = 1", "version = 1\ncolour = 2", ["colour", "Extra inputs"]),
         ('visit_id = "token"', 'visit_id = "age_band"', ["age_band does not fit", "VARCHAR"]),
         ('visit = ["visit_id", "stay_id"]', 'visit = ["visit_id"]', ["[domains]", "stay_id"]),
-        ("kpi_peak_hours =", "dim_time =", ["kpi_peak_hours must stand in one of"]),
+        ('kpi_peak_hours = "', 'dim_time = "', ["kpi_peak_hours must stand in one of"]),
         ('"category_map:chronic_condition"', '"category_map"', ["needs an argument"]),
         ('"category_map:chronic_condition"', '"category_map:x"', ["there is no [maps.x]"]),
-        ("[roles.executive]", "[roles.janitor]", ["roles.janitor", "Input should be 'admin'"]),
+        ("[roles.executive]", "[roles.Night-Shift]", ["roles.Night-Shift", "should match pattern"]),
+        ('overview = "executive"', 'overview = "janitor"', ["overview", "no role 'janitor'"]),
+        ('overview = "executive"', 'overview = "doctor"', ["overview", "at one hospital"]),
+        ('"arrival_mode", ', '"arival_mode", ', ["tables.fact_emergency_visits", "no column 'arival_mode'"]),
         ('raw = "records', 'rew = "records', ["withheld.rew", "no layer or table"]),
         ("version = 1", "version = ", ["not valid TOML", "line"]),
     ],
@@ -135,19 +143,25 @@ def test_a_wrong_policy_says_where_and_what(old: str, new: str, says: list[str])
         parse_policy(text, "mine.toml")
     for part in says:
         assert part in str(raised.value)
-    if "not valid" not in str(raised.value) and "[roles.janitor]" not in text:
+    if "not valid" not in str(raised.value) and "Night-Shift" not in text:
         named = int(str(raised.value).split("line ")[1].split(":")[0])
         assert 1 <= named <= len(text.splitlines())
 
 
-def test_the_policy_may_be_stricter_than_a_contract_but_not_laxer() -> None:
-    laxer = TEXT.replace(
-        'direct_identifier = ["visit_id"]\nquasi_identifier = ["patient_key", "age_years"]\noperational = [',
-        'quasi_identifier = ["patient_key", "age_years"]\noperational = ["visit_id", ',
+def stricter(column: str, privacy: str) -> Policy:
+    return parse_policy(
+        f'{TEXT}\n[stricter]\n"{column}" = {{ privacy = "{privacy}", because = "one-bed wards" }}\n', "policy.toml"
     )
-    assert laxer != TEXT
-    with pytest.raises(PolicyError, match="is direct_identifier in its contract"):
-        parse_policy(laxer, "policy.toml")
+
+
+def test_the_policy_may_be_stricter_than_a_contract_but_not_laxer() -> None:
+    bed = CONTRACTS["fact_patient_flow"].column("bed_id")
+    assert shipped_policy().mask_of("analyst", "fact_patient_flow", bed).kind == "clear"
+    assert stricter("fact_patient_flow.bed_id", "quasi_identifier").mask_of("analyst", "fact_patient_flow", bed) == DROP
+    with pytest.raises(PolicyError, match="its contract says direct_identifier"):
+        stricter("fact_emergency_visits.visit_id", "operational")
+    with pytest.raises(PolicyError, match="lists no such column"):
+        stricter("fact_patient_flow.bed", "sensitive")
 
 
 def test_a_data_directory_may_have_its_own_policy(tmp_path: Path) -> None:
@@ -768,6 +782,44 @@ def test_published_assets_stop_at_a_leak_and_say_where(
     (check,) = report.failed_checks
     assert "dim_hospital.hospital_name" in check.description
     assert publications.current_version(settings.data_dir, "executive") == before
+
+
+_RESEARCHER = """
+[roles.researcher]
+description = "Studies flow: sees figures and beds."
+tables = ["kpi_waits", "fact_bed_occupancy", "dim_hospital", "dim_department"]
+pages = ["live"]
+
+[roles.researcher.classes]
+operational = "clear"
+"""
+
+
+def test_a_role_is_a_section_of_the_policy_and_nothing_else(
+    spoilt: tuple[Settings, Warehouse],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settings, warehouse = spoilt
+    warehouse.connection.close()
+    monkeypatch.setenv("HOSPITAL_PSEUDONYM_KEY", KEY.value.hex())
+    (settings.data_dir / "policy.toml").write_text(TEXT + _RESEARCHER, encoding="utf-8")
+    policy = load_policy(settings)
+    graph = build_definitions(settings).resolve_asset_graph()
+    assert dg.AssetKey("publication_researcher") in graph.get_all_asset_keys()
+    command = ["--data-dir", str(settings.data_dir), "publish", "--role"]
+    assert main([*command, "janitor"]) == 2
+    assert "no role 'janitor'; its roles are admin, doctor, analyst, executive, researcher" in capsys.readouterr().err
+    assert main([*command, "researcher"]) == 0
+    shown = rows(settings, "researcher", "select count(*) from kpis.kpi_waits")
+    assert shown == rows(settings, "executive", "select count(*) from kpis.kpi_waits")
+    assert "live" in [entry.name for entry in pages_of(policy, "researcher")]
+    assert [entry.name for entry in pages_of(policy, "janitor")] == []
+    assert {entry.name for entry in MENU} - {entry.name for entry in pages_of(policy, "executive")} == {
+        "live",
+        "governance",
+    }
 
 
 def test_publications_are_assets_with_their_tables() -> None:

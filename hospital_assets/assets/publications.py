@@ -31,7 +31,7 @@ def publication_assets(policy: Policy) -> list[dg.AssetsDefinition]:
     """One asset per role.
 
     Args:
-        policy: the one that ships; what a data directory's own policy says is read when publishing.
+        policy: names the roles and their tables; it is read again when publishing.
     """
     return [_publication(role, policy) for role in policy.roles]
 

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from hospital_assets.assets.publications import GROUP as PUBLICATIONS
-from hospital_assets.assets.publications import LEAK_CHECK
 from hospital_assets.checks.standing import STANDING
 from hospital_assets.landing.profile import FEEDS, LANDED
-from hospital_assets.publishing.policy import ROLES
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
@@ -80,8 +78,7 @@ standing_checks = dg.define_asset_job(
 #: Every check over what is stored, without rebuilding anything; `hospital check` runs it.
 all_checks = dg.define_asset_job(
     "all_checks",
-    selection=dg.AssetSelection.all_asset_checks()
-    - dg.AssetSelection.checks(*(dg.AssetCheckKey(dg.AssetKey(f"publication_{role}"), LEAK_CHECK) for role in ROLES)),
+    selection=dg.AssetSelection.all_asset_checks() - dg.AssetSelection.groups(PUBLICATIONS),
     description="Run every asset check on what is stored, without materialising anything.",
 )
 
@@ -99,11 +96,11 @@ publish = dg.define_asset_job(
     description="Publish what is stored to every audience: masked, searched for leaks, versioned.",
 )
 
-#: What executives may see, as a page; of the newest publication.
+#: What the policy's overview role may see, as a page; of the newest publication.
 overview_page = dg.define_asset_job(
     "overview_page",
     selection=dg.AssetSelection.assets("overview_report"),
-    description="Write the overview of the newest executive publication.",
+    description="Write the overview of the newest publication of the role the policy names for it.",
 )
 
 JOBS = [

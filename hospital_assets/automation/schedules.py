@@ -4,10 +4,9 @@ import dagster as dg
 
 from hospital_assets.clock import last_whole_day
 from hospital_assets.partitions import period_start, service_periods
-from hospital_assets.publishing.policy import ROLES
+from hospital_assets.publishing.policy import usable_policy
 from hospital_assets.publishing.pseudonyms import KeyMissingError, load_key
 from hospital_assets.publishing.publications import PublicationError, current_version
-from hospital_assets.reports.overview import AUDIENCE
 from hospital_assets.settings import Settings
 
 
@@ -47,7 +46,7 @@ def publish_schedule(settings: Settings) -> dg.ScheduleDefinition:
             load_key(settings)
         except KeyMissingError as error:
             return dg.SkipReason(str(error))
-        published = _last_made(context.instance, f"publication_{ROLES[0]}")
+        published = _last_made(context.instance, f"publication_{next(iter(usable_policy(settings).roles))}")
         built = _last_made(context.instance, _BUILT_LAST)
         if built is None or (published is not None and published > built):
             return dg.SkipReason("nothing was built since the last publication")
@@ -57,18 +56,18 @@ def publish_schedule(settings: Settings) -> dg.ScheduleDefinition:
 
 
 def overview_page_schedule(settings: Settings) -> dg.ScheduleDefinition:
-    """Write the overview every morning; without an executive publication, say what to do."""
+    """Write the overview every morning; without a publication to make it of, say what to do."""
 
     @dg.schedule(
         name="overview_page_schedule",
         job_name="overview_page",
         cron_schedule="10 6 * * *",
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Every morning at 06:10, write the overview of the newest executive publication.",
+        description="Every morning at 06:10, write the overview of the newest publication it is made of.",
     )
     def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         try:
-            current_version(settings.data_dir, AUDIENCE)
+            current_version(settings.data_dir, usable_policy(settings).overview)
         except PublicationError as error:
             return dg.SkipReason(str(error))
         return dg.RunRequest(run_key=f"{context.scheduled_execution_time:%Y-%m-%d}")

@@ -28,11 +28,7 @@ def add_commands(commands: Commands) -> None:
         "--dsn", help="what libpq understands, as in postgresql:///hospital (default: $HOSPITAL_POSTGRES_DSN)"
     )
     postgres.add_argument(
-        "--role",
-        action="append",
-        default=[],
-        choices=["admin", "doctor", "analyst", "executive"],
-        help="load only this role's publications",
+        "--role", action="append", default=[], help="load only the publications of this role of the policy"
     )
     postgres.add_argument(
         "--login",
@@ -98,7 +94,7 @@ def _postgres(options: argparse.Namespace, settings: Settings) -> int:
     from datetime import UTC, datetime
 
     from hospital_assets.access.audit import Event, record, system_actor
-    from hospital_assets.publishing.policy import load_policy
+    from hospital_assets.publishing.policy import load_policy, role_named
     from hospital_assets.publishing.targets.postgres import (
         DSN_VARIABLE,
         PostgresError,
@@ -112,15 +108,14 @@ def _postgres(options: argparse.Namespace, settings: Settings) -> int:
     if not dsn:
         raise ValueError(f"say where: --dsn postgresql:///hospital, or set {DSN_VARIABLE}")
     policy = load_policy(settings)
+    roles = [role_named(policy, role) for role in options.role]
     try:
         with connect(dsn) as connection:
             # First the entry, then the deed; the address may hold a password and is not in it.
             if options.role or not (options.login or options.revoke):
                 asked = f"deploy postgres {' '.join(options.role)}".rstrip()
                 record(settings, Event(system_actor(), "export", statement=asked))
-                for loaded in load_publications(
-                    connection, settings, policy, loaded_at=datetime.now(UTC), roles=options.role
-                ):
+                for loaded in load_publications(connection, settings, policy, loaded_at=datetime.now(UTC), roles=roles):
                     record(
                         settings,
                         Event(

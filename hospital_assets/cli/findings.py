@@ -242,11 +242,12 @@ def _report(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _report_overview(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.publishing.policy import load_policy
     from hospital_assets.publishing.publications import PublicationError
     from hospital_assets.reports.overview import as_page
 
     try:
-        _, page = as_page(settings.data_dir)
+        _, page = as_page(settings.data_dir, load_policy(settings).overview)
     except PublicationError as error:
         raise ValueError(str(error)) from error
     path = options.out or settings.reports / "overview.html"

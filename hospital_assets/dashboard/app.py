@@ -29,10 +29,11 @@ from hospital_assets.dashboard.auth import COOKIE, SESSION_SECONDS, Sessions, Vi
 from hospital_assets.dashboard.figures import Page
 from hospital_assets.dashboard.live import LiveBoard
 from hospital_assets.dashboard.mart import Mart
-from hospital_assets.dashboard.pages.menu import MENU, Entry
+from hospital_assets.dashboard.pages.menu import MENU, Entry, pages_of
 from hospital_assets.dashboard.render import FOLDER, as_csv, choices, query, render, sentence
 from hospital_assets.dashboard.slices import Slice, read_slice
 from hospital_assets.dashboard.store import NothingPublishedError, Store
+from hospital_assets.publishing.policy import Policy
 
 #: Nothing from elsewhere, no inline script, no inline style.
 _POLICY = (
@@ -62,6 +63,7 @@ class Dashboard:
     Attributes:
         store: open publications.
         board: the live board.
+        policy: which pages a role may open.
         own_pages: pages that are not made from a publication alone: name -> how.
         audit: told of every look; when it raises, nothing is shown.
         now: the hospital's clock.
@@ -72,6 +74,7 @@ class Dashboard:
 
     store: Store
     board: LiveBoard
+    policy: Policy
     own_pages: Mapping[str, Callable[[Mart], Page]]
     audit: Callable[[Access], None]
     now: Callable[[], datetime]
@@ -100,7 +103,7 @@ def create_app(dashboard: Dashboard) -> Starlette:
         return await run_in_threadpool(_page, request, entry, viewer)
 
     def _page(request: Request, entry: Entry, viewer: Viewer) -> Response:
-        if viewer.role not in entry.roles:
+        if entry not in pages_of(dashboard.policy, viewer.role):
             dashboard.audit(Access(viewer, "denied", entry.name))
             return _message(entry, viewer, "This page is not for your role.", 403)
         if entry.name == "live":
@@ -173,7 +176,7 @@ def create_app(dashboard: Dashboard) -> Starlette:
             "current": entry.name,
             "viewer": viewer,
             "carried": asked,
-            "menu": [found for found in MENU if viewer.role in found.roles],
+            "menu": pages_of(dashboard.policy, viewer.role),
             "can_sign_out": dashboard.sessions is not None,
             "release": release,
         }
@@ -186,7 +189,7 @@ def create_app(dashboard: Dashboard) -> Starlette:
         viewer = viewer_of(request)
         if viewer is None:
             return PlainTextResponse("Sign in first.", 401)
-        if entry is None or entry.name == "live" or viewer.role not in entry.roles:
+        if entry is None or entry.name == "live" or entry not in pages_of(dashboard.policy, viewer.role):
             dashboard.audit(Access(viewer, "denied", request.path_params["page"]))
             return PlainTextResponse("Not for your role.", 403)
         return await run_in_threadpool(_export, request, entry, viewer)
@@ -214,7 +217,7 @@ def create_app(dashboard: Dashboard) -> Starlette:
 
     async def events(request: Request) -> Response:
         viewer = viewer_of(request)
-        if viewer is None or viewer.role not in entries["live"].roles:
+        if viewer is None or entries["live"] not in pages_of(dashboard.policy, viewer.role):
             return PlainTextResponse("Not for your role.", 403)
         return StreamingResponse(
             dashboard.board.stream(viewer), media_type="text/event-stream", headers={"x-accel-buffering": "no"}
@@ -222,7 +225,7 @@ def create_app(dashboard: Dashboard) -> Starlette:
 
     async def acknowledge(request: Request) -> Response:
         viewer = viewer_of(request)
-        if viewer is None or viewer.role not in entries["live"].roles:
+        if viewer is None or entries["live"] not in pages_of(dashboard.policy, viewer.role):
             return PlainTextResponse("Not for your role.", 403)
         form = await _form(request)
         dashboard.audit(Access(viewer, "acknowledge", f"live.{form.get('visit', '')[:40]}"))

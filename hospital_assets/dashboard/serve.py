@@ -17,6 +17,7 @@ from hospital_assets.dashboard.audit import Access
 from hospital_assets.dashboard.auth import Sessions, Viewer, is_loopback, read_accounts
 from hospital_assets.dashboard.live import LiveBoard
 from hospital_assets.dashboard.store import Store, open_mart
+from hospital_assets.publishing.policy import load_policy
 from hospital_assets.publishing.publications import PublicationError, current_version
 from hospital_assets.settings import Settings
 
@@ -88,6 +89,7 @@ def dashboard_of(
     return Dashboard(
         store=Store(current, partial(open_mart, settings.data_dir)),
         board=LiveBoard(settings.warehouse_file, lambda: hospital_now(settings), lambda: is_live(settings)),
+        policy=load_policy(settings),
         own_pages={
             "quality": lambda mart: quality(settings),
             "governance": lambda mart: governance(settings, mart, datetime.now(UTC)),

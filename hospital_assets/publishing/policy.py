@@ -1,8 +1,8 @@
-"""The policy: roles, classes of columns, masks, row filters, retention. One file decides all of it.
+"""The policy: roles, published columns, masks, row filters, retention. One file decides all of it.
 
 `policy.toml` in this package is the default; a file of that name in the data directory replaces it.
 Everything is denied unless it is granted: a layer, table or column the policy does not name is in no
-publication, and a class without a mask is dropped.
+publication, and a class without a mask is dropped. What class a column is of, its contract says.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from hospital_assets.contracts import CONTRACTS, Column, Contract
 from hospital_assets.contracts.fields import Privacy
@@ -24,12 +24,12 @@ from hospital_assets.contracts.table import Layer
 from hospital_assets.settings import Settings, SettingsError
 from hospital_assets.toml_text import line_of
 
-RoleName = Literal["admin", "doctor", "analyst", "executive"]
+#: A role's name: a word, because folders, assets and databases are called after it. Which there are, the policy says.
+RoleName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,30}$")]
 MaskKind = Literal[
     "clear", "drop", "null", "token", "year", "age_cap_90", "age_band", "zip3", "category_map", "json_keys", "round"
 ]
 POLICY_FILE = Path(__file__).with_name("policy.toml")
-ROLES: tuple[RoleName, ...] = get_args(RoleName)
 CLASSES: tuple[Privacy, ...] = get_args(Privacy)
 _LAYERS: tuple[Layer, ...] = get_args(Layer)
 
@@ -101,6 +101,7 @@ class Role(_Strict):
         surrogates: how tokens are made: a keyed hash that stays the same from version to version,
             or numbers drawn by lot for each version, which tell nothing about anybody.
         small_cells: whether small cells of KPI tables are shown or protected.
+        pages: pages of the dashboard it may open that are not for everybody: `live`, `governance`.
         classes: the mask of each class of columns; a class not named is dropped.
         columns: masks of single columns, as `column` or `table.column`.
     """
@@ -111,6 +112,7 @@ class Role(_Strict):
     rows: Literal["all", "own_hospital"] = "all"
     surrogates: Literal["hmac", "random"] = "hmac"
     small_cells: Literal["show", "protect"] = "protect"
+    pages: tuple[Literal["live", "governance"], ...] = ()
     classes: dict[Privacy, _Mask]
     columns: dict[str, _Mask] = Field(default_factory=dict)
 
@@ -207,11 +209,24 @@ class LeakRules(_Strict):
     staff: tuple[str, ...] = ()
 
 
+class Stricter(_Strict):
+    """A column that is masked as one of a stricter class than its contract's.
+
+    Attributes:
+        privacy: the class it is masked as.
+        because: why.
+    """
+
+    privacy: Privacy
+    because: str
+
+
 class Policy(_Strict):
     """The whole policy.
 
     Attributes:
         version: of this format.
+        overview: the role whose publication the overview page shows.
         retention: of versions.
         domains: which columns hold the same kind of identifier: their tokens are equal and join.
         maps: for the mask `category_map`: value -> category; `*` is any other value.
@@ -219,10 +234,12 @@ class Policy(_Strict):
         roles: what each role gets.
         small_cells: what is done about counts of few patients.
         leaks: what the leak check has to know.
-        tables: table -> class -> its columns. What is not listed is not published.
+        tables: table -> its published columns. What is not listed is not published.
+        stricter: `table.column` -> the class it is masked as, where that is not its contract's.
     """
 
     version: Literal[1]
+    overview: RoleName
     retention: Retention = Retention()
     domains: dict[str, tuple[str, ...]]
     maps: dict[str, dict[str, str]] = Field(default_factory=dict)
@@ -230,16 +247,19 @@ class Policy(_Strict):
     roles: dict[RoleName, Role]
     small_cells: SmallCells = SmallCells()
     leaks: LeakRules = LeakRules()
-    tables: dict[str, dict[Privacy, tuple[str, ...]]]
+    tables: dict[str, tuple[str, ...]]
+    stricter: dict[str, Stricter] = Field(default_factory=dict)
 
     @cached_property
     def class_of(self) -> dict[tuple[str, str], Privacy]:
-        """(table, column) -> the class the policy gives it."""
+        """(table, column) of what is published -> the class it is masked as."""
+        stricter = {name: rule.privacy for name, rule in self.stricter.items()}
         return {
-            (table, column): name
-            for table, classes in self.tables.items()
-            for name, columns in classes.items()
-            for column in columns
+            (table, column.name): stricter.get(f"{table}.{column.name}", column.privacy)
+            for table, names in self.tables.items()
+            if table in CONTRACTS
+            for column in CONTRACTS[table].columns
+            if column.name in names
         }
 
     @cached_property
@@ -275,6 +295,16 @@ class Policy(_Strict):
                 return rules.columns[name]
         return rules.classes.get(found, DROP)
 
+    def needs_key(self, role: RoleName) -> bool:
+        """Whether publishing to a role takes the secret key: for tokens that last, and to round counts by lot."""
+        rules = self.roles[role]
+        has_tokens = any(
+            self.mask_of(role, contract.name, column).kind == "token"
+            for contract in self.tables_of(role)
+            for column in contract.columns
+        )
+        return rules.small_cells == "protect" or (rules.surrogates == "hmac" and has_tokens)
+
     def sees_everything(self, role: RoleName) -> bool:
         """Whether nothing about any patient is hidden from a role."""
         rules = self.roles[role]
@@ -282,28 +312,33 @@ class Policy(_Strict):
         return rules.rows == "all" and all(mask.kind == "clear" for mask in masks)
 
 
-def uncovered(policy: Policy) -> dict[str, dict[str, list[str]]]:
-    """Columns of contracts the policy says nothing about: table -> class -> columns."""
-    found: dict[str, dict[str, list[str]]] = {}
+def role_named(policy: Policy, name: str) -> RoleName:
+    """A role of the policy.
+
+    Raises:
+        PolicyError: the policy has no such role; the message lists those it has.
+    """
+    if name not in policy.roles:
+        raise PolicyError(f"the policy has no role '{name}'; its roles are {', '.join(policy.roles)}")
+    return name
+
+
+def uncovered(policy: Policy) -> dict[str, list[str]]:
+    """Columns of contracts the policy says nothing about: table -> columns."""
+    found = {}
     for contract in CONTRACTS.values():
-        if {contract.layer, contract.name} & set(policy.withheld):
-            continue
-        for column in contract.columns:
-            if (contract.name, column.name) not in policy.class_of:
-                found.setdefault(contract.name, {}).setdefault(column.privacy, []).append(column.name)
-    return found
+        if not {contract.layer, contract.name} & set(policy.withheld):
+            listed = policy.tables.get(contract.name, ())
+            found[contract.name] = [name for name in contract.column_names if name not in listed]
+    return {table: columns for table, columns in found.items() if columns}
 
 
-def as_toml(columns: Mapping[str, Mapping[str, list[str]]]) -> str:
-    """Lines to put into a policy file for columns it does not cover."""
-    parts = []
-    for table, classes in columns.items():
-        parts.append(f"\n[tables.{table}]")
-        for name in CLASSES:
-            if classes.get(name):
-                listed = ", ".join(f'"{column}"' for column in classes[name])
-                parts.append(f"{name} = [{listed}]")
-    return "\n".join(parts)
+def as_toml(policy: Policy, columns: Mapping[str, list[str]]) -> str:
+    """Lines for [tables] of a policy file that does not cover some columns."""
+    return "\n".join(
+        f"{table} = [{', '.join(f'{chr(34)}{name}{chr(34)}' for name in (*policy.tables.get(table, ()), *missing))}]"
+        for table, missing in columns.items()
+    )
 
 
 def load_policy(settings: Settings) -> Policy:
@@ -316,6 +351,18 @@ def load_policy(settings: Settings) -> Policy:
     if not own.exists():
         return shipped_policy()
     return parse_policy(own.read_text(encoding="utf-8"), str(own))
+
+
+def usable_policy(settings: Settings) -> Policy:
+    """The policy of a data directory, or the one that ships while that cannot be used.
+
+    For what is only named after roles: tables can be built whatever the policy says, and publishing loads it
+    again and reports its mistakes.
+    """
+    try:
+        return load_policy(settings)
+    except PolicyError:
+        return shipped_policy()
 
 
 def shipped_policy() -> Policy:
@@ -365,22 +412,25 @@ def _mistakes(policy: Policy) -> Iterator[_Mistake]:
     """What the shape of the file cannot tell: names that do not exist, masks that do not fit."""
     known = {*_LAYERS, *CONTRACTS}
     columns = {column.name for contract in CONTRACTS.values() for column in contract.columns}
-    for role in ROLES:
-        if role not in policy.roles:
-            yield _Mistake(("roles",), f"role '{role}' is missing; describe it, if only to deny")
+    if policy.overview not in policy.roles:
+        yield _Mistake(("overview",), f"there is no role '{policy.overview}'; name one of [roles]")
+    elif policy.roles[policy.overview].rows != "all":
+        yield _Mistake(("overview",), f"'{policy.overview}' is at one hospital; name a role of the whole network")
     for name in policy.withheld:
         if name not in known:
             yield _Mistake(("withheld", name), "no layer or table is called so")
     for domain, listed in policy.domains.items():
         for column in set(listed) - columns:
             yield _Mistake(("domains", domain), f"no contract has a column '{column}'")
-    for table, classes in policy.tables.items():
+    for table, listed in policy.tables.items():
         if table not in CONTRACTS:
             yield _Mistake(("tables", table), "no contract has this name")
             continue
-        for name, listed in classes.items():
-            for column in listed:
-                yield from _class_mistakes(CONTRACTS[table], name, column)
+        for column in listed:
+            if column not in CONTRACTS[table].column_names:
+                yield _Mistake(("tables", table), f"{table} has no column '{column}'; remove it")
+    for name, rule in policy.stricter.items():
+        yield from _stricter_mistakes(policy, name, rule)
     for section in ("suppress", "rounded", "exempt"):
         for table in getattr(policy.small_cells, section):
             if table not in CONTRACTS:
@@ -389,17 +439,15 @@ def _mistakes(policy: Policy) -> Iterator[_Mistake]:
         yield from _role_mistakes(policy, role, rules, known)
 
 
-def _class_mistakes(contract: Contract, name: Privacy, column: str) -> Iterator[_Mistake]:
-    place = ("tables", contract.name, name)
-    if column not in contract.column_names:
-        yield _Mistake(place, f"{contract.name} has no column '{column}'; remove it")
+def _stricter_mistakes(policy: Policy, name: str, rule: Stricter) -> Iterator[_Mistake]:
+    place = ("stricter", name)
+    table, _, column = name.partition(".")
+    if column not in policy.tables.get(table, ()):
+        yield _Mistake(place, "[tables] lists no such column; say it as table.column")
         return
-    stated = contract.column(column).privacy
-    if CLASSES.index(name) > CLASSES.index(stated):
-        yield _Mistake(
-            place,
-            f"'{column}' is {stated} in its contract; the policy may be stricter, not laxer: list it under {stated}",
-        )
+    stated = CONTRACTS[table].column(column).privacy
+    if CLASSES.index(rule.privacy) >= CLASSES.index(stated):
+        yield _Mistake(place, f"its contract says {stated}; only a stricter class can stand here")
 
 
 def _role_mistakes(policy: Policy, role: RoleName, rules: Role, known: set[str]) -> Iterator[_Mistake]:

@@ -1,6 +1,6 @@
-"""The overview as one file: what executives may see, to be mailed, printed and kept.
+"""The overview as one file: what one role may see, to be mailed, printed and kept.
 
-It shows the newest executive publication, whole period, all hospitals: the same figures as the
+It shows the newest publication of one role, whole period, all hospitals: the same figures as the
 dashboard's first page, drawn as SVG, without a script.
 """
 
@@ -12,35 +12,50 @@ from pathlib import Path
 import dagster as dg
 
 from hospital_assets.assets.resources import ClockResource
+from hospital_assets.publishing.policy import Policy, RoleName, load_policy
 from hospital_assets.reports.folder import ReportsResource
+from hospital_assets.settings import load_settings
 
-AUDIENCE = "executive"
 
+def overview_report(policy: Policy) -> dg.AssetsDefinition:
+    """The page as an asset, made after the publication of the role that the policy names for it."""
 
-@dg.asset(group_name="reports", owners=["team:clinical-analytics"], kinds={"html"}, deps=[f"publication_{AUDIENCE}"])
-def overview_report(clock: ClockResource, reports: ReportsResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
-    """The overview, as one file that opens from disk and prints on two A4 pages.
-
-    Visits, waits, triage, departments, hours, people and workload, each with its n, its definition and,
-    over time, its limits; from the executive publication, so small counts are protected.
-    """
-    version, page = as_page(Path(clock.data_dir))
-    path = reports.write("overview.html", page)
-    return dg.MaterializeResult(
-        metadata={
-            "page": dg.MetadataValue.path(path),
-            "sha256": hashlib.sha256(page.encode()).hexdigest(),
-            "publication": version,
-            "bytes": len(page.encode()),
-        }
+    @dg.asset(
+        group_name="reports",
+        owners=["team:clinical-analytics"],
+        kinds={"html"},
+        deps=[f"publication_{policy.overview}"],
     )
+    def overview_report(clock: ClockResource, reports: ReportsResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        """The overview, as one file that opens from disk and prints on two A4 pages.
+
+        Visits, waits, triage, departments, hours, people and workload, each with its n, its definition and,
+        over time, its limits; from a publication, so it shows what that role may see.
+        """
+        settings = load_settings(Path(clock.data_dir))
+        version, page = as_page(settings.data_dir, load_policy(settings).overview)
+        path = reports.write("overview.html", page)
+        return dg.MaterializeResult(
+            metadata={
+                "page": dg.MetadataValue.path(path),
+                "sha256": hashlib.sha256(page.encode()).hexdigest(),
+                "publication": version,
+                "bytes": len(page.encode()),
+            }
+        )
+
+    return overview_report
 
 
-def as_page(data_dir: Path) -> tuple[str, str]:
+def as_page(data_dir: Path, role: RoleName) -> tuple[str, str]:
     """The version that is shown, and the page.
 
+    Args:
+        data_dir: the data directory.
+        role: whose publication is shown; a role of the whole network.
+
     Raises:
-        PublicationError: nothing is published for executives.
+        PublicationError: nothing is published for that role.
     """
     from hospital_assets.dashboard.figures import Card, Figure
     from hospital_assets.dashboard.pages.overview import overview
@@ -48,7 +63,7 @@ def as_page(data_dir: Path) -> tuple[str, str]:
     from hospital_assets.dashboard.slices import read_slice
     from hospital_assets.dashboard.store import open_mart
 
-    mart = open_mart(data_dir, AUDIENCE)
+    mart = open_mart(data_dir, role)
     with closing(mart.connection):
         where = read_slice({}, mart.known)
         shown = overview(mart, where)
@@ -64,7 +79,7 @@ def as_page(data_dir: Path) -> tuple[str, str]:
             sliced=sentence(where, mart.known),
             freshness=f"Data to {mart.known.last.isoformat()}, published {mart.published_at:%Y-%m-%d %H:%M} UTC",
             stale="",
-            colophon=f"Publication {AUDIENCE} {mart.version}. Averages and percentiles of fewer than 11 "
+            colophon=f"Publication {role} {mart.version}. Averages and percentiles of fewer than 11 "
             "patients are not shown; counts of few patients are protected as the publication's policy says.",
         )
     return mart.version, render(

@@ -14,6 +14,7 @@ from hospital_assets.dashboard.pages.forecast import forecast
 from hospital_assets.dashboard.pages.overview import overview
 from hospital_assets.dashboard.pages.workforce import workforce
 from hospital_assets.dashboard.slices import Slice
+from hospital_assets.publishing.policy import Policy, RoleName
 
 
 @dataclass(frozen=True)
@@ -25,24 +26,31 @@ class Entry:
         title: in the menu.
         build: what is on it; None where the page is made elsewhere.
         has_slicers: whether the slicer bar is shown.
-        roles: who may open it.
+        is_for_everybody: whether every role may open it; else those whose `pages` in the policy name it.
     """
 
     name: str
     title: str
     build: Callable[[Mart, Slice], Page] | None
     has_slicers: bool = True
-    roles: frozenset[str] = frozenset(("admin", "doctor", "analyst", "executive"))
+    is_for_everybody: bool = True
 
 
 MENU = (
     Entry("overview", "Overview", overview),
     Entry("flow", "Flow & waits", flow),
-    Entry("live", "Live triage", None, False, frozenset(("admin", "doctor"))),
+    Entry("live", "Live triage", None, has_slicers=False, is_for_everybody=False),
     Entry("capacity", "Capacity", capacity),
     Entry("workforce", "Workforce", workforce),
     Entry("conditions", "Conditions", conditions),
     Entry("quality", "Data quality", None, has_slicers=False),
     Entry("forecast", "Forecast", forecast),
-    Entry("governance", "Governance", None, False, frozenset(("admin",))),
+    Entry("governance", "Governance", None, has_slicers=False, is_for_everybody=False),
 )
+
+
+def pages_of(policy: Policy, role: RoleName) -> list[Entry]:
+    """The pages a role may open, in the order of the menu; none where the policy has no such role."""
+    if role not in policy.roles:
+        return []
+    return [entry for entry in MENU if entry.is_for_everybody or entry.name in policy.roles[role].pages]

@@ -279,5 +279,5 @@ def add_schemas(made: Rendering, policy: Policy) -> None:
         read = sorted({made.views[v][0].split(".")[0] for v in made.views if v.startswith(f"{role}.")})
         made.files[f"config/{DATABASE}/{role}/params.yaml"] = {
             "owner_schema_read": [f"{DATABASE}.{schema}" for schema in read],
-            "comment": policy.roles[role].description,  # type: ignore[index]
+            "comment": policy.roles[role].description,
         }
