@@ -36,7 +36,7 @@ def published(network: Settings, folder: Path, roles: tuple[str, ...]) -> Settin
     with open_warehouse(settings.warehouse_file) as warehouse:
         publish_copies(warehouse)
         for role in roles:
-            for audience in audiences_of(warehouse, policy, role)[:2]:  # type: ignore[arg-type]
+            for audience in audiences_of(warehouse, policy, role)[:2]:
                 publish(warehouse, settings, policy, audience, key=lambda: KEY, published_at=at, data_as_of=at)
     return settings
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -43,8 +44,10 @@ from hospital_assets.dashboard.render import query as as_query
 from hospital_assets.dashboard.serve import ExposedError, dashboard_of
 from hospital_assets.dashboard.slices import Known, Slice, read_slice
 from hospital_assets.dashboard.store import Store
+from hospital_assets.dashboard.store import open_mart as opened
 from hospital_assets.live.board import read_board, reference_of
 from hospital_assets.live.copies import merge_landed
+from hospital_assets.publishing.policy import POLICY_FILE
 from hospital_assets.settings import Settings
 from hospital_assets_tests.dashboards import Served, published, serve
 from hospital_assets_tests.helpers import query
@@ -118,7 +121,7 @@ def test_long_periods_are_shown_in_whole_weeks_or_months(grain: str, span: int) 
     with duckdb.connect() as connection:
         connection.execute("create table t (day date, wait double, n bigint)")
         connection.executemany("insert into t values (?, ?, ?)", rows)
-        found = Mart(connection, "admin", "1", NOW, NOW)
+        found = Mart(connection, "admin", "1", NOW, NOW, 11)
         found.__dict__["known"] = known
         over = mart.over_time(
             found,
@@ -374,9 +377,33 @@ def test_few_patients_have_no_averages(served: Served) -> None:
             total = waits_in_total(found, where)
             page = overview(found, where)
             cards = {card.id: card for card in page.cards}
-            if (total["wait_count"] or 0) < figures.FEW:
+            if (total["wait_count"] or 0) < found.few:
                 assert cards["average-wait"].value == cards["longest-wait"].value == "\u2013"
                 assert cards["average-wait"].detail == figures.TOO_FEW
+
+
+def test_the_threshold_of_few_patients_is_the_policys(
+    built: tuple[Settings, BuildReport], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    from hospital_assets.reports.overview import as_page
+
+    folder = tmp_path_factory.mktemp("threshold") / "data"
+    folder.mkdir()
+    text = POLICY_FILE.read_text(encoding="utf-8")
+    (folder / "policy.toml").write_text(text.replace("threshold = 11 ", "threshold = 20 "), encoding="utf-8")
+    settings = published(built[0], folder, ("admin",))
+    found = opened(settings.data_dir, "admin")
+    between = 0
+    with closing(found.connection):
+        for hospital, triage, days in itertools.product(found.known.hospitals, found.known.triage, range(4)):
+            last = found.known.first + timedelta(days=days)
+            where = Slice("days", found.known.first, last, hospital, "all", triage)
+            n = waits_in_total(found, where)["wait_count"] or 0
+            card = next(card for card in overview(found, where).cards if card.id == "average-wait")
+            assert (card.detail == figures.TOO_FEW) == (n < 20)
+            between += 11 <= n < 20
+    assert between > 0
+    assert "fewer than 20 patients" in as_page(settings.data_dir, "admin")[1]
 
 
 def test_forecast_baseline_is_the_median_of_the_same_weekdays(shown: Settings, served: Served) -> None:
@@ -593,7 +620,7 @@ def test_a_new_version_is_shown_at_the_next_request_and_the_one_before_stays_ope
         opened.append(newest[0])
         import duckdb
 
-        return Mart(duckdb.connect(), audience, newest[0], NOW, NOW)
+        return Mart(duckdb.connect(), audience, newest[0], NOW, NOW, 11)
 
     store = Store(lambda _: newest[0], open_version)
     first = store.mart("admin")

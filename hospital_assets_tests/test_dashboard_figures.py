@@ -64,7 +64,7 @@ def figure(page: Page, name: str) -> Figure:
 
 def in_memory(first: date, last: date) -> Mart:
     """A mart without tables, over some days."""
-    found = Mart(duckdb.connect(), "admin", "1", NOW, NOW)
+    found = Mart(duckdb.connect(), "admin", "1", NOW, NOW, 11)
     found.__dict__["known"] = Known(first, last, last, {"H1": "One"}, ("Emergency",), {}, {})
     return found
 

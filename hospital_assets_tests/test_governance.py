@@ -70,11 +70,7 @@ def make(settings: Settings, audience: Audience | str, at: datetime = NOW, polic
     with open_warehouse(settings.warehouse_file) as warehouse:
         if isinstance(audience, str):
             role, _, hospital = audience.partition("-")
-            audience = next(
-                a
-                for a in audiences_of(warehouse, policy, role)  # type: ignore[arg-type]
-                if a.hospital_id == (hospital or None)
-            )
+            audience = next(a for a in audiences_of(warehouse, policy, role) if a.hospital_id == (hospital or None))
         return publish(warehouse, settings, policy, audience, key=lambda: KEY, published_at=at, data_as_of=NOW)
 
 

@@ -162,7 +162,7 @@ def create_app(dashboard: Dashboard) -> Starlette:
                 freshness=f"Data to {mart.known.last.isoformat()}, published {mart.published_at:%Y-%m-%d %H:%M} UTC",
                 stale=stale,
                 colophon=f"Publication {mart.audience} {mart.version}. Averages and percentiles of "
-                "fewer than 11 patients are not shown; counts are as the publication holds them.",
+                f"fewer than {mart.few} patients are not shown; counts are as the publication holds them.",
             )
 
         if entry.build is None:

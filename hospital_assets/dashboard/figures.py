@@ -14,7 +14,6 @@ from typing import Any, Literal
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.table import Measure
 from hospital_assets.dashboard import svg
-from hospital_assets.dashboard.mart import FEW as FEW
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.spc import Better, Control, Point, Verdict, controls
 

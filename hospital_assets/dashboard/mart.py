@@ -24,8 +24,6 @@ from hospital_assets.measures.triage import SCALE_IN_USE
 
 Row = dict[str, Any]
 
-#: Averages and percentiles of fewer patients say more about them than about the care.
-FEW = 11
 #: Stages, histograms and pyramids read visits, not aggregates: of so many days at most.
 VISIT_DAYS = 28
 _PARAMETER = re.compile(r"\$(\w+)")
@@ -41,6 +39,8 @@ class Mart:
         version: which version.
         published_at: when it was published.
         data_as_of: the hospital's time then.
+        few: averages and percentiles of fewer patients are not shown, they say more about them than about the
+            care: the small-cell threshold of the policy it was published under.
     """
 
     connection: duckdb.DuckDBPyConnection = field(repr=False)
@@ -48,6 +48,7 @@ class Mart:
     version: str
     published_at: datetime
     data_as_of: datetime
+    few: int
 
     def rows(self, sql: str, **values: Any) -> list[Row]:
         """The rows of a query, as dictionaries."""
@@ -150,13 +151,13 @@ class Measured:
     Attributes:
         value: its value, as SQL over the columns of a day.
         n: of how many, as SQL.
-        least: points of fewer are left out.
+        least: points of fewer are left out; by default those of too few patients.
         is_count: whether a longer point is the mean over its days; otherwise over its n.
     """
 
     value: str
     n: str
-    least: int = FEW
+    least: int | None = None
     is_count: bool = False
 
 
@@ -213,7 +214,7 @@ def over_time(
             continue
         for name, of in figures.items():
             value, n = row[f"{name}_value"], row[f"{name}_n"]
-            if value is not None and n >= of.least:
+            if value is not None and n >= (mart.few if of.least is None else of.least):
                 points[name].append(Point(row["start"], value / days if of.is_count else value, n))
     return OverTime(points, total)
 

@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from hospital_assets.dashboard.mart import Mart
+from hospital_assets.publishing.policy import SmallCells
 
 #: Rendered pages kept in memory, over all audiences and slices.
 _KEPT_PAGES = 60
@@ -92,4 +93,5 @@ def open_mart(data_dir: Path, audience: str) -> Mart:
         found.version,
         found.published_at,
         datetime.fromisoformat(found.manifest["data_as_of"]),
+        found.manifest.get("small_cell_threshold", SmallCells().threshold),
     )

@@ -613,6 +613,7 @@ def _manifest(
         "data_as_of": data_as_of.astimezone(UTC).isoformat(),
         "run_id": run_id,
         "policy_sha256": policy.sha256,
+        "small_cell_threshold": policy.small_cells.threshold,
         "claim": asdict(claim_of(policy, audience.role)),
         "tables": {
             table.contract.qualified_name: {

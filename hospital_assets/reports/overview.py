@@ -79,7 +79,7 @@ def as_page(data_dir: Path, role: RoleName) -> tuple[str, str]:
             sliced=sentence(where, mart.known),
             freshness=f"Data to {mart.known.last.isoformat()}, published {mart.published_at:%Y-%m-%d %H:%M} UTC",
             stale="",
-            colophon=f"Publication {role} {mart.version}. Averages and percentiles of fewer than 11 "
+            colophon=f"Publication {role} {mart.version}. Averages and percentiles of fewer than {mart.few} "
             "patients are not shown; counts of few patients are protected as the publication's policy says.",
         )
     return mart.version, render(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from hospital_assets.dashboard import svg
 from hospital_assets.dashboard.figures import (
-    FEW,
     TOO_FEW,
     Card,
     Column,
@@ -58,6 +57,7 @@ def capacity(mart: Mart, where: Slice) -> Page:
             ("triage",),
         ),
         rate_card(
+            mart,
             "boarded",
             f"Boarded over {in_hours(thresholds.LONG_BOARDING_MINUTES)}",
             boarded.total,
@@ -66,6 +66,7 @@ def capacity(mart: Mart, where: Slice) -> Page:
             ignores,
         ),
         rate_card(
+            mart,
             "before-noon",
             "Discharged before noon",
             noon.total,
@@ -276,7 +277,7 @@ def _in_and_out(beds: OverTime, where: Slice) -> Figure:
 def _boarding(mart: Mart, where: Slice) -> Figure:
     rows = queries.boarding_by_destination(mart, where)
     measure = measure_of("kpi_boarding_daily")
-    known = [r for r in rows if (r["denominator_count"] or 0) >= FEW and r["average_minutes"] is not None]
+    known = [r for r in rows if (r["denominator_count"] or 0) >= mart.few and r["average_minutes"] is not None]
     if not known:
         return empty("boarding", "Waiting for a bed", TOO_FEW, 6, measure)
     longest = max(known, key=lambda r: r["average_minutes"])
@@ -314,7 +315,7 @@ def _boarding(mart: Mart, where: Slice) -> Figure:
 def _stays(mart: Mart, where: Slice) -> Figure:
     rows = queries.stays_by_month(mart, where)
     measure = measure_of("kpi_length_of_stay")
-    known = [r for r in rows if (r["denominator_count"] or 0) >= FEW]
+    known = [r for r in rows if (r["denominator_count"] or 0) >= mart.few]
     if not known:
         return empty("stays", "Length of stay", TOO_FEW, 6, measure)
     inpatient = [r for r in known if r["stay_class"] == "inpatient" and r["los_hours_median"] is not None]
@@ -358,7 +359,7 @@ def _stays(mart: Mart, where: Slice) -> Figure:
 
 
 def _overstays(mart: Mart, where: Slice) -> Figure:
-    rows = [r for r in queries.overstays(mart, where) if (r["denominator_count"] or 0) >= FEW]
+    rows = [r for r in queries.overstays(mart, where) if (r["denominator_count"] or 0) >= mart.few]
     measure = measure_of("kpi_overstays")
     if not rows:
         return empty("overstays", "Overstays", TOO_FEW, 6, measure)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from hospital_assets.contracts.table import Measure
 from hospital_assets.dashboard import svg
 from hospital_assets.dashboard.figures import (
-    FEW,
     TOO_FEW,
     Column,
     Drawn,
@@ -103,12 +102,14 @@ def conditions(mart: Mart, where: Slice) -> Page:
         _equity(mart, people.result(), where),
         _procedures(mart, where),
         _by_month(
+            mart,
             "returns",
             f"Back within {RETURN_HOURS} hours",
             queries.returns_by_month(mart, where),
             measure_of("kpi_returns"),
         ),
         _by_month(
+            mart,
             "readmissions",
             f"Readmitted within {READMISSION_DAYS} days",
             queries.readmissions_by_month(mart, where),
@@ -195,7 +196,7 @@ def _people(mart: Mart, where: Slice, characteristic: str, label: str) -> Figure
 
 
 def _equity(mart: Mart, people: list[Row], where: Slice) -> Figure:
-    rows = [r for r in people if r["characteristic"] and r["wait_count"] >= FEW and r["error"] is not None]
+    rows = [r for r in people if r["characteristic"] and r["wait_count"] >= mart.few and r["error"] is not None]
     measure = measure_of("kpi_waits")
     if not rows:
         return no_visits(mart, "equity", "Wait by group of people", measure)
@@ -266,8 +267,8 @@ def _procedures(mart: Mart, where: Slice) -> Figure:
     )
 
 
-def _by_month(figure_id: str, label: str, rows: list[Row], measure: Measure) -> Figure:
-    known = [r for r in rows if (r["denominator_count"] or 0) >= FEW and r["value_pct"] is not None]
+def _by_month(mart: Mart, figure_id: str, label: str, rows: list[Row], measure: Measure) -> Figure:
+    known = [r for r in rows if (r["denominator_count"] or 0) >= mart.few and r["value_pct"] is not None]
     if not known:
         return empty(figure_id, label, "No month with enough patients whose time is over", 6, measure)
     most = max(r["value_pct"] for r in known) or 1

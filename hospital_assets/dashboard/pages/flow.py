@@ -8,7 +8,6 @@ from typing import Any
 from hospital_assets.contracts.table import Measure
 from hospital_assets.dashboard import svg
 from hospital_assets.dashboard.figures import (
-    FEW,
     TOO_FEW,
     Cell,
     Column,
@@ -49,7 +48,7 @@ def flow(mart: Mart, where: Slice) -> Page:
     ignores: tuple[Slicer, ...] = ("department", "triage")
     ways = queries.pathways(mart, where)
     cards = [
-        rate_card(name, label, rates[name].total, found[name], measure, ignores)
+        rate_card(mart, name, label, rates[name].total, found[name], measure, ignores)
         for name, (label, measure) in names.items()
     ]
     figures = [
@@ -88,7 +87,7 @@ def flow(mart: Mart, where: Slice) -> Page:
 def _stages(mart: Mart, where: Slice) -> Figure:
     row = queries.stages(mart, where)
     measure = measure_of("kpi_waits")
-    if row is None or row["arrival_n"] < FEW:
+    if row is None or row["arrival_n"] < mart.few:
         return no_visits(mart, "stages", "The way through the department", measure, 12)
     names = {
         "arrival": "Arrival",
@@ -146,7 +145,7 @@ def _histogram(mart: Mart, where: Slice) -> Figure:
     rows = queries.wait_histogram(mart, where)
     measure = measure_of("kpi_waits")
     n = sum(row["visit_count"] for row in rows)
-    if n < FEW:
+    if n < mart.few:
         return no_visits(mart, "histogram", "How long people wait", measure)
     counts = {row["step"]: row["visit_count"] for row in rows}
     most = max(counts.values())
@@ -174,7 +173,7 @@ def _histogram(mart: Mart, where: Slice) -> Figure:
 def _waits_by_hour(mart: Mart, where: Slice) -> Figure:
     rows = queries.waits_by_hour(mart, where)
     measure = measure_of("kpi_waits")
-    shown = [row for row in rows if row["wait_count"] >= FEW]
+    shown = [row for row in rows if row["wait_count"] >= mart.few]
     if len(shown) < 2:
         return no_visits(mart, "wait-hours", "Wait by hour of arrival", measure)
     worst = max(shown, key=lambda row: row["median"])
@@ -209,7 +208,7 @@ def _pathways(mart: Mart, rows: list[Row], where: Slice) -> Figure:
     """From arrival mode over triage to disposition."""
     measure = measure_of("kpi_lwbs_daily")
     n = sum(row["visit_count"] for row in rows)
-    if n < FEW:
+    if n < mart.few:
         return no_visits(mart, "pathways", "Ways through the department", measure, 12)
     levels = {None: "Not triaged"} | {int(level): f"{level} {name}" for level, name in mart.known.triage.items()}
     columns: list[tuple[str, str, list[Any]]] = [
@@ -237,7 +236,7 @@ def _pathways(mart: Mart, rows: list[Row], where: Slice) -> Figure:
                 style = "none" if level is None else f"t{level}"
                 flows.append({"column": at, "start": i, "end": j, "value": count, "style": style})
                 of = counted((start, a))
-                share = 100 * count / of if of >= FEW else None
+                share = 100 * count / of if of >= mart.few else None
                 table.append([named(start, a), named(end, b), count, share])
     most = max(rows, key=lambda r: r["visit_count"])
     way = ", ".join(named(name, most[name]).lower() for name in ("arrival_mode", "triage_level", "disposition"))
@@ -273,7 +272,7 @@ def _commonest(rows: list[Row], name: str) -> list[str]:
 def _endings(mart: Mart, rows: list[Row], where: Slice) -> Figure:
     measure = measure_of("kpi_lwbs_daily")
     n = sum(row["visit_count"] for row in rows)
-    if n < FEW:
+    if n < mart.few:
         return no_visits(mart, "endings", "How visits begin and end", measure)
     modes, ends = _commonest(rows, "arrival_mode"), _commonest(rows, "disposition")
     counts: dict[tuple[str, str], int] = {}
@@ -285,7 +284,7 @@ def _endings(mart: Mart, rows: list[Row], where: Slice) -> Figure:
 
     def said(mode: str, end: str) -> Cell:
         count = counts.get((mode, end), 0)
-        return "too few" if 0 < count < FEW else 100 * count / of_mode[mode]
+        return "too few" if 0 < count < mart.few else 100 * count / of_mode[mode]
 
     return Figure(
         "endings",
@@ -306,7 +305,7 @@ def _endings(mart: Mart, rows: list[Row], where: Slice) -> Figure:
 def _handovers(mart: Mart, where: Slice) -> Figure:
     row = queries.handovers(mart, where)
     measure = measure_of("kpi_four_hour_daily")
-    if row is None or row["n"] < FEW:
+    if row is None or row["n"] < mart.few:
         return no_visits(mart, "handovers", "Ambulance handovers", measure)
     return Figure(
         "handovers",
@@ -332,7 +331,7 @@ def _handovers(mart: Mart, where: Slice) -> Figure:
 def _op18(mart: Mart, where: Slice) -> Figure:
     rows = queries.op18_by_month(mart, where)
     measure = measure_of("kpi_op18")
-    known = [r for r in rows if r["median_minutes"] is not None and (r["denominator_count"] or 0) >= FEW]
+    known = [r for r in rows if r["median_minutes"] is not None and (r["denominator_count"] or 0) >= mart.few]
     if not known:
         return empty("op18", "OP-18", TOO_FEW, 12, measure)
     newest = known[-1]
@@ -363,7 +362,7 @@ def _units(mart: Mart, metric: str, label: str, measure: Measure) -> Figure:
     known = [
         r
         for r in rows
-        if r["value_pct"] is not None and r["lower_limit_pct"] is not None and (r["denominator_count"] or 0) >= FEW
+        if r["value_pct"] is not None and r["lower_limit_pct"] is not None and (r["denominator_count"] or 0) >= mart.few
     ]
     if len(known) < 2:
         return empty(f"{metric}-units", label, TOO_FEW, 6, measure)

@@ -7,7 +7,6 @@ from datetime import timedelta
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.dashboard import svg
 from hospital_assets.dashboard.figures import (
-    FEW,
     TOO_FEW,
     Card,
     Cell,
@@ -65,9 +64,9 @@ def overview(mart: Mart, where: Slice) -> Page:
             spark_of(found["visits"]),
             measure,
         ),
-        _average_card(total, before, found["average"]),
-        _longest_card(total, found["p90"]),
-        _on_time_card(on_time.total, found["on_time"]),
+        _average_card(mart, total, before, found["average"]),
+        _longest_card(mart, total, found["p90"]),
+        _on_time_card(mart, on_time.total, found["on_time"]),
         doctors_card(shared_queries.active_doctors(mart, where)),
         _critical_card(critical.total["visit_count"], total, found["critical"]),
     ]
@@ -112,14 +111,14 @@ def _change(now: float | None, before: float | None, unit: str = "%") -> str:
     return f"{number(now - before, 1)} {unit} on the days before"
 
 
-def _average_card(total: Row, before: Row | None, control: Control) -> Card:
+def _average_card(mart: Mart, total: Row, before: Row | None, control: Control) -> Card:
     n = total["wait_count"] or 0
     measure = measure_of("kpi_waits")
-    if n < FEW or total["wait_average_minutes"] is None:
+    if n < mart.few or total["wait_average_minutes"] is None:
         return Card("average-wait", "Average wait", "\u2013", "", TOO_FEW, measure=measure)
     kind = "median" if total["is_exact"] else "median of the daily medians"
     detail = f"{kind} {number(total['wait_median_minutes'], 1)} min, n {number(n)}"
-    if before and (before["wait_count"] or 0) >= FEW:
+    if before and (before["wait_count"] or 0) >= mart.few:
         detail += f"; {_change(total['wait_average_minutes'], before['wait_average_minutes'], 'min')}"
     return Card(
         "average-wait",
@@ -133,9 +132,9 @@ def _average_card(total: Row, before: Row | None, control: Control) -> Card:
     )
 
 
-def _longest_card(total: Row, control: Control) -> Card:
+def _longest_card(mart: Mart, total: Row, control: Control) -> Card:
     measure = measure_of("kpi_waits")
-    if (total["wait_count"] or 0) < FEW or total["wait_max_minutes"] is None:
+    if (total["wait_count"] or 0) < mart.few or total["wait_max_minutes"] is None:
         return Card("longest-wait", "Longest wait", "\u2013", "", TOO_FEW, measure=measure)
     kind = "90 % waited at most" if total["is_exact"] else "on a typical day 90 % waited at most"
     return Card(
@@ -150,11 +149,11 @@ def _longest_card(total: Row, control: Control) -> Card:
     )
 
 
-def _on_time_card(total: Row, control: Control) -> Card:
+def _on_time_card(mart: Mart, total: Row, control: Control) -> Card:
     n = total["denominator_count"]
     measure = measure_of("kpi_seen_on_time_daily")
     ignores: tuple[Slicer, ...] = ("department",)
-    if n < FEW:
+    if n < mart.few:
         return Card("on-time", "Seen within target", "\u2013", "", TOO_FEW, measure=measure, ignores=ignores)
     share = 100 * total["numerator_count"] / n
     return Card(
@@ -223,7 +222,7 @@ def _departments(mart: Mart, where: Slice) -> Figure:
     if not rows:
         return empty("departments", "Department load", "No visits in this slice", 7, measure)
     most = max(row["visit_count"] or 0 for row in rows) or 1
-    enough = [r for r in rows if (r["wait_count"] or 0) >= FEW and r["wait_p90_minutes"] is not None]
+    enough = [r for r in rows if (r["wait_count"] or 0) >= mart.few and r["wait_p90_minutes"] is not None]
     longest = max((row["wait_p90_minutes"] for row in enough), default=1) or 1
     cells: list[list[Cell]] = []
     for row in rows:
@@ -240,7 +239,7 @@ def _departments(mart: Mart, where: Slice) -> Figure:
                 if shown
                 else "too few",
                 100 * row["excluded_no_provider_count"] / visits
-                if visits >= FEW and row["excluded_no_provider_count"] is not None
+                if visits >= mart.few and row["excluded_no_provider_count"] is not None
                 else None,
             ]
         )

@@ -8,7 +8,6 @@ from typing import Any
 from hospital_assets.contracts.table import Measure
 from hospital_assets.dashboard import svg
 from hospital_assets.dashboard.figures import (
-    FEW,
     TOO_FEW,
     WORDS,
     Card,
@@ -70,11 +69,11 @@ def news(found: Mapping[str, Control]) -> list[str]:
 
 
 def rate_card(
-    card_id: str, label: str, total: Row, control: Control, measure: Measure, ignores: tuple[Slicer, ...]
+    mart: Mart, card_id: str, label: str, total: Row, control: Control, measure: Measure, ignores: tuple[Slicer, ...]
 ) -> Card:
     """A rate over the period: percent, count of n, what its newest point says."""
     n = total["denominator_count"]
-    if n < FEW:
+    if n < mart.few:
         return Card(card_id, label, "\u2013", "", TOO_FEW, measure=measure, ignores=ignores)
     count = total["numerator_count"]
     return Card(
@@ -115,7 +114,7 @@ def doctors(mart: Mart, where: Slice, span: int = 4) -> Figure:
         for r in rows
         if r["expected_visit_count"]
         and r["visit_count"] is not None
-        and r["visit_count"] >= FEW
+        and r["visit_count"] >= mart.few
         and r["lower_limit_count"] is not None
     ]
     if len(known) < 2:
@@ -183,7 +182,7 @@ def pyramid(mart: Mart, people: list[Row], where: Slice) -> Figure:
     for row in rows:
         counts.setdefault(row["decade"], {})[row["sex"]] = row["visit_count"]
     n = sum(row["visit_count"] for row in rows)
-    if n < FEW:
+    if n < mart.few:
         return empty("people", "Age and sex", TOO_FEW, 4, measure)
     most = max(max(found.get("female", 0), found.get("male", 0)) for found in counts.values()) or 1
     women = sum(found.get("female", 0) for found in counts.values())
