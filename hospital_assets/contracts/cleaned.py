@@ -55,18 +55,17 @@ PATIENT_CLASSES = ["emergency", "inpatient", "outpatient"]
 ADT_PERSON_EVENTS = ["A28", "A31", "A40"]
 
 
-class CleanedRecord(Table, columns="source_profile source_file source_line source_part quality_codes"):
+class CleanedRecord(Table, layer="cleaned", columns="source_profile source_file source_line source_part quality_codes"):
     """Bookkeeping that every cleaned record carries."""
 
 
-class DatedCleanedRecord(CleanedRecord, columns="service_date recorded_at"):
+class DatedCleanedRecord(CleanedRecord, columns="recorded_at", partitioned=True, order_by=("service_date",)):
     """A cleaned record of a local service day."""
 
 
 class CleanedHospitals(
     CleanedRecord,
     name="cleaned_hospitals",
-    layer="cleaned",
     grain="one hospital",
     key=("hospital_id",),
     columns="hospital_name city state time_zone trauma_level annual_ed_visits_band",
@@ -81,7 +80,6 @@ class CleanedHospitals(
 class CleanedDepartments(
     CleanedRecord,
     name="cleaned_departments",
-    layer="cleaned",
     grain="one department and effective date",
     key=("department_id", "effective_date"),
     columns="hospital_id department_name bed_capacity mean_stay_hours",
@@ -95,7 +93,6 @@ class CleanedDepartments(
 class CleanedDoctors(
     CleanedRecord,
     name="cleaned_doctors",
-    layer="cleaned",
     grain="one doctor",
     key=("doctor_id",),
     columns="hospital_id department_id full_name specialty npi hired_date",
@@ -109,12 +106,9 @@ class CleanedDoctors(
 class CleanedDoctorShifts(
     DatedCleanedRecord,
     name="cleaned_doctor_shifts",
-    layer="cleaned",
     grain="one shift",
     key=("service_date", "shift_id"),
     columns="doctor_id hospital_id department_id shift_start_at shift_end_at",
-    partitioned=True,
-    order_by=("service_date",),
 ):
     """Doctor shifts; the service day is the local day the shift starts."""
 
@@ -124,15 +118,12 @@ class CleanedDoctorShifts(
 class CleanedPatients(
     DatedCleanedRecord,
     name="cleaned_patients",
-    layer="cleaned",
     grain="one version of a patient record",
     key=("patient_id", "recorded_at"),
     columns="""
         first_name last_name birth_date age_at_extract_years sex race ethnicity blood_group street city state
         zip_code phone insurer pre_existing_condition
     """,
-    partitioned=True,
-    order_by=("service_date",),
 ):
     """Patient record versions, by when the EHR wrote them."""
 
@@ -143,15 +134,12 @@ class CleanedPatients(
 class CleanedErVisits(
     DatedCleanedRecord,
     name="cleaned_er_visits",
-    layer="cleaned",
     grain="one emergency visit",
     key=("service_date", "visit_id"),
     columns="""
         patient_id hospital_id department_name doctor_id arrival_mode arrival_at arrival_local handover_at triage_at
         triage_level room_at provider_at decision_at departure_at disposition chief_complaint
     """,
-    partitioned=True,
-    order_by=("service_date",),
 ):
     """Emergency visits: the newest record of each, its clocks in UTC."""
 
@@ -165,7 +153,6 @@ class CleanedErVisits(
 class CleanedVitals(
     DatedCleanedRecord,
     name="cleaned_vitals",
-    layer="cleaned",
     grain="one observation set",
     key=("service_date", "observation_id"),
     columns="""
@@ -173,8 +160,6 @@ class CleanedVitals(
         spo2_pct systolic_mmhg diastolic_mmhg temperature_c consciousness is_on_oxygen spo2_scale gcs_score
         pain_score
     """,
-    partitioned=True,
-    order_by=("service_date",),
 ):
     """Vital-sign observation sets in one unit per parameter."""
 
@@ -193,15 +178,12 @@ class CleanedVitals(
 class CleanedAdtEvents(
     DatedCleanedRecord,
     name="cleaned_adt_events",
-    layer="cleaned",
     grain="one ADT message",
     key=("service_date", "message_id"),
     columns="""
         event_type visit_id patient_id patient_class prior_patient_id hospital_id department_name bed_id event_at
         visit_start_at discharge_disposition
     """,
-    partitioned=True,
-    order_by=("service_date",),
 ):
     """Admission, discharge and transfer messages; the service day is that of their visit's start."""
 
@@ -216,12 +198,9 @@ class CleanedAdtEvents(
 class CleanedDiagnoses(
     DatedCleanedRecord,
     name="cleaned_diagnoses",
-    layer="cleaned",
     grain="one diagnosis of a visit",
     key=("service_date", "visit_id", "sequence"),
     columns="diagnosis_id patient_id hospital_id icd_version code_system icd_code description",
-    partitioned=True,
-    order_by=("service_date",),
 ):
     """Coded diagnoses; the service day is that of their visit's arrival."""
 
@@ -234,12 +213,9 @@ class CleanedDiagnoses(
 class CleanedProcedures(
     DatedCleanedRecord,
     name="cleaned_procedures",
-    layer="cleaned",
     grain="one procedure of a visit",
     key=("service_date", "procedure_id"),
     columns="visit_id patient_id hospital_id performed_at code_system procedure_code description",
-    partitioned=True,
-    order_by=("service_date",),
 ):
     """Coded procedures; the service day is that of their visit's arrival."""
 
@@ -248,14 +224,18 @@ class CleanedProcedures(
 
 
 class QuarantinedRecord(
-    Table, columns="source_profile source_file source_line source_part rule reason is_duplicate record"
+    Table,
+    layer="cleaned",
+    key=("source_file", "source_line", "source_part"),
+    columns="source_profile rule reason is_duplicate record",
+    order_by=(),
 ):
     """A landed record that was not taken over, with the rule it broke."""
 
     rule = column("The one the record broke; docs/cleaning-rules.md lists them.")
 
 
-class DatedQuarantinedRecord(QuarantinedRecord, columns="service_date"):
+class DatedQuarantinedRecord(QuarantinedRecord, partitioned=True, order_by=("service_date",)):
     """A quarantined record of a partitioned subject."""
 
 
@@ -270,11 +250,7 @@ def _quarantine(subject: str, dated: bool) -> type[Table]:
     class Quarantine(
         base,  # type: ignore[valid-type, misc, call-arg]
         name=f"quarantine_{subject}",
-        layer="cleaned",
         grain="one landed record set aside",
-        key=("source_file", "source_line", "source_part"),
-        partitioned=dated,
-        order_by=("service_date",) if dated else (),
     ):
         __doc__ = document
 

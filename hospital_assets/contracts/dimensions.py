@@ -14,14 +14,17 @@ UNKNOWN_KEY = -1
 NOT_YET_KEY = -2
 
 
-class VersionedRow(Table, columns="valid_from_at valid_to_at is_current version_number"):
+class Dimension(Table, layer="dimensions"):
+    """A member of a dimension."""
+
+
+class VersionedRow(Dimension, columns="valid_from_at valid_to_at is_current version_number"):
     """The validity of an SCD2 row (event time)."""
 
 
 class DimHospital(
-    Table,
+    Dimension,
     name="dim_hospital",
-    layer="dimensions",
     grain="one hospital",
     key=("hospital_key",),
     columns="hospital_id hospital_name city state time_zone trauma_level annual_ed_visits_band",
@@ -35,7 +38,6 @@ class DimHospital(
 class DimDepartment(
     VersionedRow,
     name="dim_department",
-    layer="dimensions",
     grain="one version of a department",
     key=("department_key",),
     columns="department_id department_name hospital_key hospital_id bed_capacity mean_stay_hours",
@@ -45,9 +47,8 @@ class DimDepartment(
 
 
 class DimDoctor(
-    Table,
+    Dimension,
     name="dim_doctor",
-    layer="dimensions",
     grain="one doctor",
     key=("doctor_key",),
     columns="doctor_id hospital_key department_id full_name specialty npi hired_date",
@@ -61,7 +62,6 @@ class DimDoctor(
 class DimPatient(
     VersionedRow,
     name="dim_patient",
-    layer="dimensions",
     grain="one version of a patient",
     key=("patient_key",),
     columns="""
@@ -77,9 +77,8 @@ class DimPatient(
 
 
 class DimPerson(
-    Table,
+    Dimension,
     name="dim_person",
-    layer="dimensions",
     grain="one medical record number",
     key=("patient_durable_key",),
     columns="person_key is_merged",
@@ -88,9 +87,8 @@ class DimPerson(
 
 
 class DimTriage(
-    Table,
+    Dimension,
     name="dim_triage",
-    layer="dimensions",
     grain="one level of a triage scale",
     key=("triage_key",),
     columns="scale level level_name target_minutes target_pct is_critical",
@@ -101,9 +99,8 @@ class DimTriage(
 
 
 class DimCondition(
-    Table,
+    Dimension,
     name="dim_condition",
-    layer="dimensions",
     grain="one diagnosis code and its ICD version",
     key=("condition_key",),
     columns="""
@@ -121,9 +118,8 @@ class DimCondition(
 
 
 class DimDate(
-    Table,
+    Dimension,
     name="dim_date",
-    layer="dimensions",
     grain="one calendar day",
     key=("date_key",),
     columns="""
@@ -137,9 +133,8 @@ class DimDate(
 
 
 class DimTime(
-    Table,
+    Dimension,
     name="dim_time",
-    layer="dimensions",
     grain="one minute of the day",
     key=("time_key",),
     columns="hour_of_day minute_of_hour time_label day_part shift_name",

@@ -19,14 +19,13 @@ AuditAction = Literal[
 AuditOutcome = Literal["allowed", "refused", "failed"]
 
 
-class DatedFact(Table, columns="service_date"):
+class DatedFact(Table, layer="facts", partitioned=True):
     """A fact row of a local service day."""
 
 
 class FactEmergencyVisits(
     DatedFact,
     name="fact_emergency_visits",
-    layer="facts",
     grain="one emergency visit (accumulating snapshot)",
     key=("visit_id",),
     columns="""
@@ -36,7 +35,6 @@ class FactEmergencyVisits(
         is_cancelled age_years wait_minutes wait_exclusion treatment_minutes los_minutes four_hour_minutes
         room_minutes boarding_minutes quality_codes
     """,
-    partitioned=True,
     order_by=("service_date", "hospital_key", "arrival_at", "visit_id"),
 ):
     """Emergency visits with their clocks and the minutes between them."""
@@ -54,7 +52,6 @@ class FactEmergencyVisits(
 class FactVitals(
     DatedFact,
     name="fact_vitals",
-    layer="facts",
     grain="one observation set",
     key=("observation_id",),
     columns="""
@@ -62,7 +59,6 @@ class FactVitals(
         respiratory_rate_per_min spo2_pct systolic_mmhg diastolic_mmhg temperature_c consciousness is_on_oxygen
         spo2_scale age_years news2_score news2_missing_count has_news2_red_parameter news2_response quality_codes
     """,
-    partitioned=True,
     order_by=("service_date", "hospital_key", "measured_at", "observation_id"),
 ):
     """Vital signs with their NEWS2 score."""
@@ -77,14 +73,12 @@ class FactVitals(
 class FactPatientFlow(
     DatedFact,
     name="fact_patient_flow",
-    layer="facts",
     grain="one location segment of a stay",
     key=("stay_id", "segment_number"),
     columns="""
         patient_key hospital_key department_key start_date_key end_date_key bed_id stay_class segment_start_at
         segment_end_at segment_hours stay_start_at stay_end_at length_of_stay_hours is_open discharge_disposition
     """,
-    partitioned=True,
     order_by=("service_date", "hospital_key", "stay_id", "segment_number"),
 ):
     """Where each patient was, from when to when, folded from ADT events."""
@@ -99,14 +93,12 @@ class FactPatientFlow(
 class FactBedOccupancy(
     DatedFact,
     name="fact_bed_occupancy",
-    layer="facts",
     grain="one department and hour (periodic snapshot)",
     key=("department_id", "hour_start_at"),
     columns="""
         hospital_key department_key date_key hour_start_local occupied_bed_minutes staffed_bed_minutes
         patients_at_start_count arrivals_count departures_count
     """,
-    partitioned=True,
     order_by=("service_date", "hospital_key", "department_key", "hour_start_at"),
 ):
     """Beds occupied and staffed in each department and hour that has begun."""
@@ -119,11 +111,9 @@ class FactBedOccupancy(
 class FactDoctorShifts(
     DatedFact,
     name="fact_doctor_shifts",
-    layer="facts",
     grain="one doctor shift",
     key=("shift_id",),
     columns="doctor_key hospital_key start_date_key shift_start_at shift_end_at shift_hours",
-    partitioned=True,
     order_by=("service_date", "hospital_key", "shift_id"),
 ):
     """Hours doctors were on shift."""

@@ -15,15 +15,19 @@ from hospital_assets.measures.waits import WAIT_EXCLUSIONS
 ALL = "all"
 
 
-class DailyKpi(Table, columns="service_date"):
+class Kpi(Table, layer="kpis"):
+    """A row of figures."""
+
+
+class DailyKpi(Kpi, partitioned=True):
     """A KPI row of a local service day."""
 
 
-class PeriodKpi(Table, columns="period_month"):
+class PeriodKpi(Kpi, columns="period_month"):
     """A KPI row of a calendar month."""
 
 
-class Rate(Table, columns="population_count denominator_count numerator_count value_pct"):
+class Rate(Kpi, columns="population_count denominator_count numerator_count value_pct"):
     """A share: of whom, how many, and who was left out (`excluded_*` of each table)."""
 
 
@@ -43,7 +47,7 @@ WAIT_PARTS = ("wait_count", *(f"excluded_{reason}_count" for reason in WAIT_EXCL
 
 
 class WaitFigures(
-    Table,
+    Kpi,
     columns="""
         visit_count wait_count excluded_cancelled_count excluded_no_provider_count excluded_no_start_count
         excluded_negative_count excluded_too_long_count wait_sum_minutes wait_average_minutes wait_median_minutes
@@ -59,10 +63,8 @@ class KpiWaitsDaily(
     DailyKpi,
     WaitFigures,
     name="kpi_waits_daily",
-    layer="kpis",
     grain="one day, hospital, department and triage level, and their totals",
     key=("service_date", "hospital_id", "department_name", "triage_group"),
-    partitioned=True,
     conserved={"visit_count": WAIT_PARTS},
     measures=[WAITS],
 ):
@@ -72,7 +74,6 @@ class KpiWaitsDaily(
 class KpiWaits(
     WaitFigures,
     name="kpi_waits",
-    layer="kpis",
     grain="one hospital, department and triage level, and their totals, over the whole period",
     key=("hospital_id", "department_name", "triage_group"),
     conserved={"visit_count": WAIT_PARTS},
@@ -82,9 +83,8 @@ class KpiWaits(
 
 
 class KpiWaitsRolling(
-    Table,
+    Kpi,
     name="kpi_waits_rolling",
-    layer="kpis",
     grain="one day and hospital (and all hospitals)",
     key=("service_date", "hospital_id"),
     columns="""
@@ -110,11 +110,9 @@ class KpiWaitsRolling(
 class KpiArrivalsHourly(
     DailyKpi,
     name="kpi_arrivals_hourly",
-    layer="kpis",
     grain="one day, hospital and local hour",
     key=("service_date", "hospital_id", "hour_of_day"),
     columns="iso_weekday_number existing_hours_count arrivals_count",
-    partitioned=True,
 ):
     """Arrivals in every local hour that existed, empty hours included."""
 
@@ -125,9 +123,8 @@ class KpiArrivalsHourly(
 
 
 class KpiPeakHours(
-    Table,
+    Kpi,
     name="kpi_peak_hours",
-    layer="kpis",
     grain="one hospital (and all), weekday and local hour",
     key=("hospital_id", "iso_weekday_number", "hour_of_day"),
     columns="existing_hours_count arrivals_count arrivals_per_hour busiest_rank",
@@ -153,11 +150,9 @@ class KpiPeakHours(
 class KpiConditionsDaily(
     DailyKpi,
     name="kpi_conditions_daily",
-    layer="kpis",
     grain="one day, hospital and principal diagnosis",
     key=("service_date", "hospital_id", "icd_version", "icd_code"),
     columns="visit_count",
-    partitioned=True,
 ):
     """Visits by principal diagnosis."""
 
@@ -166,9 +161,8 @@ class KpiConditionsDaily(
 
 
 class KpiConditions(
-    Table,
+    Kpi,
     name="kpi_conditions",
-    layer="kpis",
     grain="one hospital (and all) and principal diagnosis",
     key=("hospital_id", "icd_version", "icd_code"),
     columns="condition_name chapter_name visit_count coded_visit_count share_pct commonest_rank",
@@ -191,9 +185,8 @@ class KpiConditions(
 
 
 class KpiConditionGroups(
-    Table,
+    Kpi,
     name="kpi_condition_groups",
-    layer="kpis",
     grain="one hospital (and all) and group of conditions",
     key=("hospital_id", "condition_group"),
     columns="visit_count coded_visit_count share_pct commonest_rank",
@@ -216,9 +209,8 @@ class KpiConditionGroups(
 
 
 class KpiProcedures(
-    Table,
+    Kpi,
     name="kpi_procedures",
-    layer="kpis",
     grain="one hospital (and all) and procedure code",
     key=("hospital_id", "procedure_code"),
     columns="procedure_name procedure_count visit_count share_pct commonest_rank",
@@ -241,9 +233,8 @@ class KpiProcedures(
 
 
 class KpiTrends(
-    Table,
+    Kpi,
     name="kpi_trends",
-    layer="kpis",
     grain="one metric, hospital (and all) and day",
     key=("metric", "hospital_id", "period_date"),
     columns="value centre lower_limit upper_limit is_outside is_run_of_eight",
@@ -268,7 +259,6 @@ class KpiTrends(
 class KpiUnits(
     Rate,
     name="kpi_units",
-    layer="kpis",
     grain="one metric and hospital",
     key=("metric", "hospital_id"),
     columns="excluded_count centre_pct lower_limit_pct upper_limit_pct is_outside",
@@ -290,19 +280,16 @@ class KpiUnits(
 class KpiTriageMixDaily(
     DailyKpi,
     name="kpi_triage_mix_daily",
-    layer="kpis",
     grain="one day, hospital and triage level",
     key=("service_date", "hospital_id", "triage_group"),
     columns="visit_count critical_visit_count target_evaluable_count within_target_count",
-    partitioned=True,
 ):
     """Visits by triage level, and how many were seen within the level's target."""
 
 
 class KpiTriageMix(
-    Table,
+    Kpi,
     name="kpi_triage_mix",
-    layer="kpis",
     grain="one hospital (and all) and triage level",
     key=("hospital_id", "triage_group"),
     columns="""
@@ -325,11 +312,9 @@ class KpiTriageMix(
 class KpiPhysicianWorkloadDaily(
     DailyKpi,
     name="kpi_physician_workload_daily",
-    layer="kpis",
     grain="one day and doctor",
     key=("service_date", "doctor_key"),
     columns="visit_count shift_hours",
-    partitioned=True,
 ):
     """New patients and shift hours of each doctor and day (day of arrival, day of shift start)."""
 
@@ -338,9 +323,8 @@ class KpiPhysicianWorkloadDaily(
 
 
 class KpiPhysicianWorkload(
-    Table,
+    Kpi,
     name="kpi_physician_workload",
-    layer="kpis",
     grain="one doctor",
     key=("doctor_key",),
     columns="""
@@ -368,9 +352,8 @@ class KpiPhysicianWorkload(
 
 
 class KpiBloodGroups(
-    Table,
+    Kpi,
     name="kpi_blood_groups",
-    layer="kpis",
     grain="one hospital (and all) and blood group",
     key=("hospital_id", "blood_group"),
     columns="patient_count visit_count known_patient_count share_pct reference_share_pct",
@@ -392,9 +375,8 @@ class KpiBloodGroups(
 
 
 class KpiDemographics(
-    Table,
+    Kpi,
     name="kpi_demographics",
-    layer="kpis",
     grain="one hospital (and all), characteristic and category",
     key=("hospital_id", "characteristic", "category"),
     columns="patient_count visit_count share_of_visits_pct",

@@ -6,7 +6,7 @@ at, who was left out and why, and of how many the share is; the rest is `contrac
 
 from __future__ import annotations
 
-from hospital_assets.contracts.kpis import DailyKpi, PeriodKpi, Rate
+from hospital_assets.contracts.kpis import DailyKpi, Kpi, PeriodKpi, Rate
 from hospital_assets.contracts.table import Measure, Table, column
 from hospital_assets.measures import thresholds
 from hospital_assets.measures.triage import CRITICAL_IN_WORDS
@@ -24,11 +24,9 @@ class KpiLwbsDaily(
     DailyKpi,
     Rate,
     name="kpi_lwbs_daily",
-    layer="kpis",
     grain="one day of arrival and hospital (and all)",
     key=("service_date", "hospital_id"),
     columns="excluded_cancelled_count",
-    partitioned=True,
     population_of="fact_emergency_visits",
     measures=[
         Measure(
@@ -49,11 +47,9 @@ class KpiFourHourDaily(
     DailyKpi,
     Rate,
     name="kpi_four_hour_daily",
-    layer="kpis",
     grain="one day of arrival, day of departure and hospital (and all)",
     key=("service_date", "period_date", "hospital_id"),
     columns="excluded_cancelled_count excluded_open_count excluded_negative_count over_12_hours_count",
-    partitioned=True,
     population_of="fact_emergency_visits",
     measures=[
         Measure(
@@ -87,14 +83,12 @@ class KpiBoardingDaily(
     DailyKpi,
     Rate,
     name="kpi_boarding_daily",
-    layer="kpis",
     grain="one day of arrival, hospital (and all) and department admitted to (and all)",
     key=("service_date", "hospital_id", "destination_department"),
     columns="""
         excluded_open_count excluded_no_decision_count excluded_negative_count boarding_sum_minutes
         boarding_median_minutes boarding_max_minutes over_12_hours_count
     """,
-    partitioned=True,
     measures=[
         Measure(
             "Boarding time",
@@ -127,11 +121,9 @@ class KpiSeenOnTimeDaily(
     DailyKpi,
     Rate,
     name="kpi_seen_on_time_daily",
-    layer="kpis",
     grain="one day, hospital (and all), triage scale and level (and all)",
     key=("service_date", "hospital_id", "scale", "triage_group"),
     columns="target_minutes excluded_cancelled_count excluded_untriaged_count excluded_no_wait_count",
-    partitioned=True,
     measures=[
         Measure(
             "Seen within the triage target",
@@ -156,14 +148,12 @@ class KpiCriticalWaitsDaily(
     DailyKpi,
     Rate,
     name="kpi_critical_waits_daily",
-    layer="kpis",
     grain="one day and hospital (and all)",
     key=("service_date", "hospital_id"),
     columns="""
         as_of_at excluded_cancelled_count excluded_pending_count excluded_invalid_count seen_late_count
         left_late_count waiting_late_count
     """,
-    partitioned=True,
     conserved={"numerator_count": ("seen_late_count", "left_late_count", "waiting_late_count")},
     measures=[
         Measure(
@@ -186,7 +176,6 @@ class KpiCriticalWaitsDaily(
 class KpiOp18(
     PeriodKpi,
     name="kpi_op18",
-    layer="kpis",
     grain="one month of departure, hospital (and all) and stratum",
     key=("period_month", "hospital_id", "stratum"),
     columns="""
@@ -217,7 +206,6 @@ class KpiOp18(
 class KpiEcat(
     Rate,
     name="kpi_ecat",
-    layer="kpis",
     grain="one calendar year, hospital (and all) and stratum",
     key=("period_year", "hospital_id", "stratum"),
     columns="""
@@ -251,7 +239,6 @@ class KpiReturns(
     PeriodKpi,
     Rate,
     name="kpi_returns",
-    layer="kpis",
     grain="one month of departure, hospital (and all) and variant",
     key=("period_month", "hospital_id", "variant"),
     columns="""
@@ -285,9 +272,8 @@ class KpiReturns(
 
 
 class KpiCrowdingHourly(
-    Table,
+    Kpi,
     name="kpi_crowding_hourly",
-    layer="kpis",
     grain="one hospital and hour",
     key=("hospital_id", "hour_start_at"),
     columns="""

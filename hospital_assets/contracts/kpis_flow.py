@@ -15,14 +15,12 @@ _STAYS = "stays, by month of discharge"
 class KpiOccupancyDaily(
     DailyKpi,
     name="kpi_occupancy_daily",
-    layer="kpis",
     grain="one day and department, and all inpatient departments of a hospital",
     key=("service_date", "department_id"),
     columns="""
         hospital_id department_name bed_capacity occupied_bed_minutes staffed_bed_minutes time_weighted_pct
         hourly_mean_pct midnight_patients_count midnight_pct peak_patients_count peak_pct
     """,
-    partitioned=True,
     measures=[
         Measure(
             "Occupancy, time-weighted",
@@ -46,7 +44,6 @@ class KpiOccupancyDaily(
 class KpiDepartmentFlowDaily(
     DailyKpi,
     name="kpi_department_flow_daily",
-    layer="kpis",
     grain="one day and department",
     key=("service_date", "department_id"),
     columns="""
@@ -54,7 +51,6 @@ class KpiDepartmentFlowDaily(
         mean_census_count patients_per_hour mean_hours_per_patient turnover_per_bed turnover_interval_hours
         is_bottleneck
     """,
-    partitioned=True,
     measures=[
         Measure(
             "Department flow",
@@ -80,7 +76,6 @@ class KpiDepartmentFlowDaily(
 class KpiLengthOfStay(
     PeriodKpi,
     name="kpi_length_of_stay",
-    layer="kpis",
     grain="one month of discharge, hospital (and all) and class of stay",
     key=("period_month", "hospital_id", "stay_class"),
     columns="""
@@ -109,7 +104,6 @@ class KpiLengthOfStay(
 class KpiOverstays(
     Rate,
     name="kpi_overstays",
-    layer="kpis",
     grain="one hospital (and all) and last department (and all)",
     key=("hospital_id", "department_name"),
     columns="as_of_at excluded_negative_count open_numerator_count",
@@ -133,11 +127,9 @@ class KpiDischargeBeforeNoonDaily(
     DailyKpi,
     Rate,
     name="kpi_discharge_before_noon_daily",
-    layer="kpis",
     grain="one day the visit began, day of discharge and hospital (and all)",
     key=("service_date", "period_date", "hospital_id"),
     columns="excluded_open_count excluded_expired_count",
-    partitioned=True,
     measures=[
         Measure(
             "Discharged before noon",
@@ -158,7 +150,6 @@ class KpiReadmissions(
     PeriodKpi,
     Rate,
     name="kpi_readmissions",
-    layer="kpis",
     grain="one month of index discharge and hospital (and all)",
     key=("period_month", "hospital_id"),
     columns="""

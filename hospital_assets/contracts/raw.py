@@ -30,12 +30,11 @@ _READING_PROBLEMS = [
     "message_cut_off",
     "batch_count_wrong",
 ]
-#: What identifies a landed record, and the order files come in: that of their days.
-RECORD = ("source_file", "source_line", "source_part")
-FILE_ORDER = ()
 
 
-class LandedRecord(Table, columns="source_profile source_file source_line source_part record problem"):
+class LandedRecord(
+    Table, layer="raw", key=("source_file", "source_line", "source_part"), columns="source_profile record problem"
+):
     """Bookkeeping that every raw record carries."""
 
     # Half the size in half the time of what DuckDB picks for long text.
@@ -43,13 +42,14 @@ class LandedRecord(Table, columns="source_profile source_file source_line source
     problem = column("One of the reader's codes (HL7 v2: docs/hl7.md).", isin=_READING_PROBLEMS)
 
 
-class DatedRecord(LandedRecord, columns="service_date"):
+class DatedRecord(LandedRecord, partitioned=True, order_by=()):  # files come in the order of their days
     """A landed record that belongs to a local service day."""
 
 
 class RawLandedFiles(
     Table,
     name="raw_landed_files",
+    layer="raw",
     grain="one landed file and subject",
     key=("source_file", "subject"),
     columns="""
@@ -74,7 +74,6 @@ class RawHospitals(
     LandedRecord,
     name="raw_hospitals",
     grain="one landed hospital record",
-    key=RECORD,
     landed="hospital_id hospital_name city state time_zone trauma_level annual_ed_visits_band",
 ):
     """Hospital master data as landed."""
@@ -87,7 +86,6 @@ class RawDepartments(
     LandedRecord,
     name="raw_departments",
     grain="one landed department record",
-    key=RECORD,
     landed="department_id hospital_id department_name bed_capacity mean_stay_hours effective_date",
 ):
     """Department master data as landed, one row per effective date."""
@@ -97,7 +95,6 @@ class RawDoctors(
     LandedRecord,
     name="raw_doctors",
     grain="one landed doctor record",
-    key=RECORD,
     landed="doctor_id hospital_id department_id first_name last_name specialty npi hired_date",
 ):
     """Doctor master data as landed."""
@@ -109,10 +106,7 @@ class RawDoctorShifts(
     DatedRecord,
     name="raw_doctor_shifts",
     grain="one landed shift record",
-    key=RECORD,
     landed="shift_id doctor_id hospital_id department_id shift_start shift_end recorded_at",
-    partitioned=True,
-    order_by=FILE_ORDER,
 ):
     """Doctor shifts as landed."""
 
@@ -123,13 +117,10 @@ class RawPatients(
     DatedRecord,
     name="raw_patients",
     grain="one landed patient record",
-    key=RECORD,
     landed="""
         patient_id first_name last_name birth_date age_years sex race ethnicity blood_group street city state zip
         phone insurer pre_existing_condition recorded_at
     """,
-    partitioned=True,
-    order_by=FILE_ORDER,
 ):
     """Daily EHR extract of new and changed patients, as landed."""
 
@@ -140,13 +131,10 @@ class RawErVisits(
     DatedRecord,
     name="raw_er_visits",
     grain="one landed visit record (a visit may be recorded several times)",
-    key=RECORD,
     landed="""
         visit_id patient_id hospital_id department doctor_id arrival_mode arrival_time handover_time triage_time
         triage_level room_time provider_time decision_time departure_time disposition chief_complaint recorded_at
     """,
-    partitioned=True,
-    order_by=FILE_ORDER,
 ):
     """Emergency visits as landed from registration systems."""
 
@@ -157,13 +145,10 @@ class RawVitals(
     DatedRecord,
     name="raw_vitals",
     grain="one landed observation set",
-    key=RECORD,
     landed="""
         observation_id visit_id patient_id hospital_id device_id measured_at measured_at_source recorded_at
         payload
     """,
-    partitioned=True,
-    order_by=FILE_ORDER,
 ):
     """Vital-sign observation sets as landed from bedside monitors."""
 
@@ -172,13 +157,10 @@ class RawAdtEvents(
     DatedRecord,
     name="raw_adt_events",
     grain="one landed ADT message",
-    key=RECORD,
     landed="""
         message_id event_type visit_id patient_class patient_id prior_patient_id hospital_id department bed_id
         event_at visit_start_at recorded_at discharge_disposition
     """,
-    partitioned=True,
-    order_by=FILE_ORDER,
 ):
     """Admission, discharge and transfer messages as landed; dated by the start of their visit."""
 
@@ -187,13 +169,10 @@ class RawDiagnoses(
     DatedRecord,
     name="raw_diagnoses",
     grain="one landed diagnosis record",
-    key=RECORD,
     landed="""
         diagnosis_id visit_id patient_id hospital_id encounter_date sequence icd_code icd_version code_system
         description recorded_at
     """,
-    partitioned=True,
-    order_by=FILE_ORDER,
 ):
     """Coded diagnoses of visits as landed."""
 
@@ -204,13 +183,10 @@ class RawProcedures(
     DatedRecord,
     name="raw_procedures",
     grain="one landed procedure record",
-    key=RECORD,
     landed="""
         procedure_id visit_id patient_id hospital_id encounter_date performed_at procedure_code code_system
         description recorded_at
     """,
-    partitioned=True,
-    order_by=FILE_ORDER,
 ):
     """Coded procedures of visits as landed."""
 
@@ -218,13 +194,7 @@ class RawProcedures(
 
 
 class RawOtherRecords(
-    DatedRecord,
-    name="raw_other_records",
-    grain="one landed record that no subject takes",
-    key=RECORD,
-    landed="kind occurred_at",
-    partitioned=True,
-    order_by=FILE_ORDER,
+    DatedRecord, name="raw_other_records", grain="one landed record that no subject takes", landed="kind occurred_at"
 ):
     """Records of read files that no subject takes, word for word: kept, counted, and not used."""
 

@@ -1,7 +1,10 @@
 """What a contract is made of: a Pandera model with a name, a layer, a grain, a key and the names of its columns.
 
     class FactDoctorShifts(
-        Table, name="fact_doctor_shifts", layer="facts", grain="one doctor shift", key=("shift_id",), partitioned=True,
+        DatedFact,
+        name="fact_doctor_shifts",
+        grain="one doctor shift",
+        key=("shift_id",),
         columns="doctor_key hospital_key start_date_key shift_start_at shift_end_at shift_hours",
     ):
         start_date_key = column("Of the shift.")
@@ -292,6 +295,11 @@ class Table(pa.DataFrameModel):
     """Base of every contract. Subclass with `name`, `layer`, `grain` and `key`."""
 
     _contract: ClassVar[Contract]
+    # What subclasses take over unless they say otherwise.
+    _layer: ClassVar[Layer]
+    _key: ClassVar[tuple[str, ...]]
+    _is_partitioned: ClassVar[bool] = False
+    _order_by: ClassVar[tuple[str, ...] | None] = None
 
     class Config:
         """Every contract names exactly its columns and never coerces a value."""
@@ -303,7 +311,7 @@ class Table(pa.DataFrameModel):
         cls,
         *,
         name: str = "",
-        layer: Layer = "raw",
+        layer: Layer | None = None,
         grain: str = "",
         key: Sequence[str] = (),
         columns: str = "",
@@ -317,6 +325,8 @@ class Table(pa.DataFrameModel):
     ) -> None:
         """Attach the contract; classes without a name are shared bases.
 
+        A base's columns are its subclasses', and so are its layer, key, partitioning and order until they say others.
+
         Args:
             name: of the table.
             layer: its layer.
@@ -324,7 +334,7 @@ class Table(pa.DataFrameModel):
             key: columns that identify a row.
             columns: the other columns, by name; what each is, its field says.
             landed: columns of a landed record: the text that was landed for the field.
-            partitioned: whether by service day.
+            partitioned: by service day.
             order_by: how rows are stored; default by key.
             measures: what its figures mean.
             conserved: column -> columns that must add up to it in every row. Rates have
@@ -336,17 +346,25 @@ class Table(pa.DataFrameModel):
         Raises:
             ValueError: a column that has no field, or a clause about a column that is not the table's.
         """
+        if layer:
+            cls._layer = layer
+        if key:
+            cls._key = tuple(key)
+        if partitioned:
+            cls._is_partitioned = True
+        if order_by is not None:
+            cls._order_by = tuple(order_by)
         own = [PARTITION_COLUMN] * partitioned + [*key, *columns.split(), *landed.split()]
         cls._declare(name, own, frozenset(landed.split()))
         super().__init_subclass__(**kwargs)  # type: ignore[no-untyped-call]
         if name:
             cls._contract = Contract(
                 name,
-                layer,
+                cls._layer,
                 grain,
-                tuple(key),
-                partitioned,
-                tuple(key if order_by is None else order_by),
+                cls._key,
+                cls._is_partitioned,
+                cls._key if cls._order_by is None else cls._order_by,
                 cls,
                 tuple(measures),
                 {whole: tuple(parts) for whole, parts in conserved.items()},
