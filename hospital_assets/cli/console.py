@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import dagster as dg
+    from rich.console import Console
 
     from hospital_assets.automation.build import BuildReport
     from hospital_assets.settings import Settings
@@ -39,6 +40,13 @@ def stopped_by_signals(stop: threading.Event) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def terminal(*, highlight: bool = True) -> Console:
+    """Standard output: as wide as the terminal; in a pipe or a file wide enough for any of our tables."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 160, highlight=highlight)
 
 
 class StepProgress:
@@ -77,10 +85,9 @@ class StepProgress:
 
 def print_checks(report: BuildReport) -> None:
     """What checks found that did not pass, and how many did."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 100)
+    console = terminal()
     if report.warnings or report.failed_checks:
         odd = Table("table", "check", "", "what", title="Checks that did not pass")
         for check in [*report.failed_checks, *report.warnings]:

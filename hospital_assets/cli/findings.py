@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hospital_assets.cli.console import StepProgress, definitions_of, print_checks
+from hospital_assets.cli.console import StepProgress, definitions_of, print_checks, terminal
 from hospital_assets.files import replace_text
 from hospital_assets.settings import Settings
 
@@ -115,7 +114,6 @@ def _alerts(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _print_alerts(alerts: list[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     shown = Table("alert", "severity", "state", "since (UTC)", "where", "what")
@@ -129,7 +127,7 @@ def _print_alerts(alerts: list[dict[str, Any]]) -> None:
             where,
             row["summary"],
         )
-    Console(width=None if sys.stdout.isatty() else 160).print(shown if alerts else "no open alerts")
+    terminal().print(shown if alerts else "no open alerts")
 
 
 def _checks(options: argparse.Namespace, settings: Settings) -> int:
@@ -155,13 +153,12 @@ def _checks(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _last_checks(options: argparse.Namespace, settings: Settings) -> int:
-    from rich.console import Console
     from rich.table import Table
 
     from hospital_assets.checks.findings import newest_results
     from hospital_assets.warehouse.database import open_warehouse
 
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = terminal()
     with open_warehouse(settings.warehouse_file) as warehouse:
         if options.prove:
             return _prove(settings, warehouse, console)
@@ -257,7 +254,6 @@ def _report_overview(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _drift(options: argparse.Namespace, settings: Settings) -> int:
-    from rich.console import Console
     from rich.table import Table
 
     from hospital_assets.landing.drift import ADVICE, drifts
@@ -273,14 +269,13 @@ def _drift(options: argparse.Namespace, settings: Settings) -> int:
             drift.first_file,
             ADVICE[drift.verdict],
         )
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = terminal()
     console.print(shown if shown.row_count else "no file's columns differ from its feed's")
     return 0
 
 
 def _score(options: argparse.Namespace, settings: Settings) -> int:
     import polars as pl
-    from rich.console import Console
     from rich.table import Table
 
     from hospital_assets.simulator.scoring import fates, precision, recall
@@ -292,7 +287,7 @@ def _score(options: argparse.Namespace, settings: Settings) -> int:
     truth = pl.read_parquet(path)
     with open_warehouse(settings.warehouse_file) as warehouse:
         found = fates(warehouse)
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = terminal()
     for title, scores in (("Dirt", recall(truth, found)), ("Rules", precision(truth, found))):
         shown = Table(*scores.columns, title=title)
         for row in scores.iter_rows():

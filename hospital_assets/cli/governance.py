@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from hospital_assets.cli import deploy
-from hospital_assets.cli.console import definitions_of
+from hospital_assets.cli.console import definitions_of, terminal
 from hospital_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -84,7 +84,6 @@ def _publish(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _publications(options: argparse.Namespace, settings: Settings) -> int:
-    from rich.console import Console
     from rich.table import Table
 
     from hospital_assets.publishing.publications import current_version, published_audiences, published_folder, versions
@@ -109,13 +108,12 @@ def _publications(options: argparse.Namespace, settings: Settings) -> int:
             f"{total / 1e6:,.1f}",
             manifest["claim"]["level"],
         )
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = terminal()
     console.print(shown if shown.row_count else "nothing is published: run `hospital publish`")
     return 0
 
 
 def _policy(options: argparse.Namespace, settings: Settings) -> int:
-    from rich.console import Console
     from rich.table import Table
 
     from hospital_assets.publishing.claims import claim_of
@@ -140,7 +138,7 @@ def _policy(options: argparse.Namespace, settings: Settings) -> int:
             str(dropped),
             claim_of(policy, role).text,
         )
-    Console(width=None if sys.stdout.isatty() else 140).print(shown)
+    terminal().print(shown)
     if missing:
         columns = sum(map(len, missing.values()))
         print(
@@ -165,7 +163,6 @@ def _key(options: argparse.Namespace, settings: Settings) -> int:
 def _audit(options: argparse.Namespace, settings: Settings) -> int:
     import contextlib
 
-    from rich.console import Console
     from rich.table import Table
 
     from hospital_assets.access.audit import AuditLog, about, log_file
@@ -204,7 +201,7 @@ def _audit(options: argparse.Namespace, settings: Settings) -> int:
             row["outcome"],
             row["reason"][:60],
         )
-    Console(width=None if sys.stdout.isatty() else 160).print(shown)
+    terminal().print(shown)
     return 0
 
 
@@ -219,7 +216,6 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
 def _users(options: argparse.Namespace, settings: Settings) -> int:
     import contextlib
 
-    from rich.console import Console
     from rich.table import Table
 
     from hospital_assets.access.audit import Event, record, system_actor
@@ -232,7 +228,7 @@ def _users(options: argparse.Namespace, settings: Settings) -> int:
             for user, is_disabled, tokens in users.everybody():
                 state = "disabled" if is_disabled else "active"
                 shown.add_row(user.name, user.role, user.hospital_id or "", state, str(tokens))
-            Console().print(shown if shown.row_count else "no users: hospital users add NAME ROLE")
+            terminal().print(shown if shown.row_count else "no users: hospital users add NAME ROLE")
             return 0
         if not options.name:
             raise ValueError(f"say whom: hospital users {options.action} NAME")

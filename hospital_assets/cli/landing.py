@@ -9,7 +9,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hospital_assets.cli.console import stopped_by_signals
+from hospital_assets.cli.console import stopped_by_signals, terminal
 from hospital_assets.files import replace_text
 from hospital_assets.settings import Settings, write_settings
 
@@ -231,7 +231,6 @@ def _import(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _profiles_list(options: argparse.Namespace, settings: Settings) -> int:
-    from rich.console import Console
     from rich.table import Table
 
     from hospital_assets.landing.profile import load_profiles, profile_source
@@ -241,7 +240,7 @@ def _profiles_list(options: argparse.Namespace, settings: Settings) -> int:
     for name, profile in found.items():
         formats = sorted({spec.format for spec in profile.subjects.values() if spec.files})
         shown.add_row(name, ", ".join(profile.subjects), ", ".join(formats), profile_source(name), profile.description)
-    Console(width=None if sys.stdout.isatty() else 160).print(shown)
+    terminal().print(shown)
     for problem in wrong.values():
         print(problem, file=sys.stderr)
     return 1 if wrong else 0
@@ -271,13 +270,12 @@ def _profiles_new(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _profiles_test(options: argparse.Namespace, settings: Settings) -> int:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     from hospital_assets.sources.dry_run import try_profile
 
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console = terminal(highlight=False)
     trials = try_profile(options.profile, options.file)
     for trial in trials:
         console.print(f"[bold]{trial.source_file}[/bold] as {trial.subject}: {trial.outcome()}")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from datetime import date
 from typing import TYPE_CHECKING
 
-from hospital_assets.cli.console import StepProgress, definitions_of, print_checks, stopped_by_signals
+from hospital_assets.cli.console import StepProgress, definitions_of, print_checks, stopped_by_signals, terminal
 from hospital_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -124,13 +123,12 @@ def _retry(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _print_report(report: BuildReport, settings: Settings) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from hospital_assets.automation.build import layer_of, seconds_by_layer
     from hospital_assets.contracts import CONTRACTS
 
-    console = Console(width=None if sys.stdout.isatty() else 100)
+    console = terminal()
     tables = Table("layer", "tables", "rows", "seconds", title="Build")
     for column in tables.columns[1:]:
         column.justify = "right"
