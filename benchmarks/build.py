@@ -58,14 +58,15 @@ def by_hand(data: Path, file: Path) -> dict[str, float]:
 
 def by_platform(data: Path) -> dict[str, float]:
     """Build in this process; returns seconds by layer."""
-    from hospital_assets.automation.build import build, seconds_by_layer
+    from hospital_assets.automation.build import build, layers_of, seconds_by_layer
     from hospital_assets.definitions import build_definitions
     from hospital_assets.settings import load_settings
 
     settings = load_settings(data)
-    report = build(build_definitions(settings), settings)
+    definitions = build_definitions(settings)
+    report = build(definitions, settings)
     assert report.succeeded, report.failures or report.failed_checks
-    return seconds_by_layer(report.steps)
+    return seconds_by_layer(report.steps, layers_of(definitions))
 
 
 def figures(file: Path) -> dict[str, float]:

@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 import pytest
 
+from hospital_assets.automation.build import layers_of
 from hospital_assets.automation.schedules import daily_batch_schedule
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.definitions import build_definitions
@@ -211,3 +212,18 @@ def test_the_daily_batch_takes_the_day_that_is_over_everywhere() -> None:
     assert tick.astimezone(ZoneInfo("Etc/GMT+12")).date() > first
     request = schedule(dg.build_schedule_context(scheduled_execution_time=tick))
     assert request.partition_key == first.isoformat()
+
+
+def test_a_step_is_of_the_layer_of_its_tables_or_a_check() -> None:
+    definitions = build_definitions(load_settings())
+    layers = layers_of(definitions)
+    assert {layers[name] for name in ("raw_vitals", "vitals", "fact_vitals", "kpi_waits_daily")} == {
+        "raw",
+        "cleaned",
+        "facts",
+        "kpis",
+    }
+    steps = {node.name for node in definitions.resolve_job_def("full_refresh").graph.nodes}
+    checks = {check.op.name for check in definitions.asset_checks or () if isinstance(check, dg.AssetChecksDefinition)}
+    assert steps - set(layers) <= checks
+    assert not checks & set(layers)

@@ -7,9 +7,10 @@ ordinary Dagster runs: they stand in the UI's history like any other.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from typing import get_args
 
 import dagster as dg
 from dagster._core.definitions.asset_selection import DagsterInvalidAssetSelectionError
@@ -18,6 +19,7 @@ from hospital_assets.automation.instance import dagster_instance
 from hospital_assets.automation.jobs import TABLES
 from hospital_assets.automation.sensors import days_named
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.contracts.table import Layer
 from hospital_assets.landing.profile import LANDED
 from hospital_assets.landing.waiting import spans
 from hospital_assets.landing.zone import LandingResource
@@ -27,6 +29,8 @@ from hospital_assets.settings import Settings
 
 #: A settled day can unsettle another only through the beds; this is never reached in practice.
 MOST_ROUNDS = 5
+#: Where the seconds of checks are counted, beside the layers.
+CHECKS = "checks"
 
 
 class BuildError(Exception):
@@ -355,22 +359,20 @@ class _Listener:
             self.progress(step, len(self.report.steps), self.total)
 
 
-def layer_of(step: str) -> str:
-    """The layer a step belongs to, for the summary: a layer of tables, or `checks`."""
-    if step.endswith(("_contract", "_quality", "_conserved", "_landed", "_population")) or step in (
-        "landed_files",
-        "occupancy_reconciles",
-        "standing",
-    ):
-        return "checks"
-    if step in CONTRACTS:
-        return CONTRACTS[step].layer
-    return "cleaned"
+def layers_of(definitions: dg.Definitions) -> dict[str, str]:
+    """Step -> layer of the tables that it makes; a step of a build that makes none is a check."""
+    return {
+        asset.op.name: CONTRACTS[key.path[-1]].layer
+        for asset in definitions.assets or ()
+        if isinstance(asset, dg.AssetsDefinition)
+        for key in asset.keys
+        if key.path[-1] in CONTRACTS
+    }
 
 
-def seconds_by_layer(steps: Sequence[Step]) -> dict[str, float]:
-    """Seconds spent in each layer, in the order of the graph."""
-    layers = dict.fromkeys(("raw", "cleaned", "dimensions", "facts", "kpis", "checks"), 0.0)
+def seconds_by_layer(steps: Sequence[Step], layers: Mapping[str, str]) -> dict[str, float]:
+    """Seconds spent in each layer, in the order of the graph, the checks last."""
+    spent = dict.fromkeys((*get_args(Layer), CHECKS), 0.0)
     for step in steps:
-        layers[layer_of(step.name)] += step.seconds
-    return layers
+        spent[layers.get(step.name, CHECKS)] += step.seconds
+    return spent

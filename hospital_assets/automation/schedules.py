@@ -3,6 +3,7 @@
 import dagster as dg
 
 from hospital_assets.clock import last_whole_day
+from hospital_assets.contracts import CONTRACTS
 from hospital_assets.partitions import period_start, service_periods
 from hospital_assets.publishing.policy import usable_policy
 from hospital_assets.publishing.pseudonyms import KeyMissingError, load_key
@@ -47,10 +48,10 @@ def publish_schedule(settings: Settings) -> dg.ScheduleDefinition:
         except KeyMissingError as error:
             return dg.SkipReason(str(error))
         published = _last_made(context.instance, f"publication_{next(iter(usable_policy(settings).roles))}")
-        built = _last_made(context.instance, _BUILT_LAST)
+        built = max(filter(None, (_last_made(context.instance, kpi) for kpi in _KPIS)), default=None)
         if built is None or (published is not None and published > built):
             return dg.SkipReason("nothing was built since the last publication")
-        return dg.RunRequest(run_key=f"{_BUILT_LAST} at {built}")
+        return dg.RunRequest(run_key=f"built at {built}")
 
     return schedule
 
@@ -75,8 +76,8 @@ def overview_page_schedule(settings: Settings) -> dg.ScheduleDefinition:
     return schedule
 
 
-#: A table that every build and refresh ends with.
-_BUILT_LAST = "kpi_waits_rolling"
+#: What builds and refreshes end with.
+_KPIS = tuple(name for name, contract in CONTRACTS.items() if contract.layer == "kpis")
 
 
 def _last_made(instance: dg.DagsterInstance, asset: str) -> float | None:

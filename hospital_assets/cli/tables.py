@@ -10,6 +10,8 @@ from hospital_assets.cli.console import StepProgress, definitions_of, print_chec
 from hospital_assets.settings import Settings
 
 if TYPE_CHECKING:
+    import dagster as dg
+
     from hospital_assets.automation.build import BuildReport
     from hospital_assets.cli.console import Commands
 
@@ -54,14 +56,13 @@ def _build(options: argparse.Namespace, settings: Settings) -> int:
             raise ValueError(f"no table is called '{name}'")
         with open_warehouse(settings.warehouse_file) as warehouse:
             warehouse.drop(CONTRACTS[name])
+    definitions = definitions_of(settings)
     with StepProgress() as progress:
         try:
-            report = build(
-                definitions_of(settings), settings, first=first, last=last, select=options.select, progress=progress
-            )
+            report = build(definitions, settings, first=first, last=last, select=options.select, progress=progress)
         except BuildError as error:
             raise ValueError(str(error)) from error
-    _print_report(report, settings)
+    _print_report(report, definitions, settings)
     return 0 if report.succeeded else 1
 
 
@@ -77,7 +78,7 @@ def _refresh(options: argparse.Namespace, settings: Settings) -> int:
     if report is None:
         print("no files wait")
         return 0
-    _print_report(report, settings)
+    _print_report(report, definitions, settings)
     return 0 if report.succeeded else 1
 
 
@@ -122,21 +123,22 @@ def _retry(options: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def _print_report(report: BuildReport, settings: Settings) -> None:
+def _print_report(report: BuildReport, definitions: dg.Definitions, settings: Settings) -> None:
     from rich.table import Table
 
-    from hospital_assets.automation.build import layer_of, seconds_by_layer
+    from hospital_assets.automation.build import CHECKS, layers_of, seconds_by_layer
     from hospital_assets.contracts import CONTRACTS
 
     console = terminal()
     tables = Table("layer", "tables", "rows", "seconds", title="Build")
     for column in tables.columns[1:]:
         column.justify = "right"
-    seconds = seconds_by_layer(report.steps)
+    layers = layers_of(definitions)
+    seconds = seconds_by_layer(report.steps, layers)
     for layer, spent in seconds.items():
         written = {name: rows for name, rows in report.rows.items() if CONTRACTS[name].layer == layer}
-        if layer == "checks":
-            ran = [s for s in report.steps if layer_of(s.name) == "checks"]
+        if layer == CHECKS:
+            ran = [step for step in report.steps if step.name not in layers]
             tables.add_row("checks", str(len(ran)), f"{len(report.checks):,} results", f"{spent:.1f}")
         elif written:
             tables.add_row(layer, str(len(written)), f"{sum(written.values()):,}", f"{spent:.1f}")
