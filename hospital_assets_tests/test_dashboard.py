@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import csv
-import hashlib
 import html
 import io
 import itertools
@@ -13,7 +12,6 @@ import random
 import re
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -45,6 +43,7 @@ from hospital_assets.dashboard.serve import ExposedError, dashboard_of
 from hospital_assets.dashboard.slices import Known, Slice, read_slice
 from hospital_assets.dashboard.store import Store
 from hospital_assets.dashboard.store import open_mart as opened
+from hospital_assets.dashboard.svg import areas
 from hospital_assets.live.board import read_board, reference_of
 from hospital_assets.live.copies import merge_landed
 from hospital_assets.publishing.policy import POLICY_FILE
@@ -169,7 +168,7 @@ def test_a_sparkline_is_short_enough_for_dagster_to_show(values: list[float]) ->
 def test_areas_of_a_treemap_are_the_shares_and_do_not_leave_the_frame(values: list[int]) -> None:
     values.sort(reverse=True)
     shares = [v / sum(values) for v in values]
-    boxes = svg._squarified(shares, 400, 250)
+    boxes = areas._squarified(shares, 400, 250)
     for share, (x, y, w, h) in zip(shares, boxes, strict=True):
         assert w * h == pytest.approx(share * 400 * 250, rel=1e-6)
         assert x >= -1e-6 and y >= -1e-6 and x + w <= 400 + 1e-6 and y + h <= 250 + 1e-6
@@ -775,12 +774,10 @@ def test_the_board_of_a_built_network_agrees_with_its_facts(shown: Settings) -> 
 # --- what is served
 
 
-@pytest.mark.parametrize("folder", [FOLDER / "static" / "vendor", Path(__file__).parent / "vendor"])
-def test_vendored_files_are_as_their_makers_ship_them(folder: Path) -> None:
-    listed = tomllib.loads((folder / "vendor.toml").read_text())
-    for entry in listed.values():
-        assert hashlib.sha256((folder / entry["file"]).read_bytes()).hexdigest() == entry["sha256"]
-    assert any(path.name.endswith("LICENSE") for path in folder.rglob("*"))
+def test_every_script_is_ours_and_changes_the_release() -> None:
+    """No code of others is committed: what is served stands in these few files."""
+    assert {path.name for path in (FOLDER / "static").iterdir()} == {"app.css", "app.js", "icon.svg", "tips.js"}
+    assert max(path.stat().st_size for path in (FOLDER / "static").iterdir()) < 30_000
 
 
 def test_the_dashboard_costs_nothing_until_it_runs() -> None:

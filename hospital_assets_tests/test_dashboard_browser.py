@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,6 @@ FLAGS = [
     # Whatever a page asks of another host fails, and shows as a failed request.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
-AXE = Path(__file__).parent / "vendor" / "axe.min.js"
 SCREENSHOTS = Path(__file__).parents[1] / "docs" / "dashboard"
 NAMES = [entry.name for entry in MENU]
 SLICED = [entry.name for entry in MENU if entry.has_slicers]
@@ -123,11 +123,18 @@ def open_page(browser: Browser, address: str, width: int = 1440, height: int = 9
 
 
 def settle(page: Page) -> None:
-    """Wait until charts are drawn: locators wait by themselves, without scripts of their own."""
+    """Wait until the script has seen the figures: locators wait by themselves, without scripts of their own."""
     page.locator("main:not([aria-busy])").wait_for()
-    count = page.locator('.plot[data-kind="series"], .plot[data-kind="dots"]').count()
+    count = page.locator(".plot").count()
     if count and page.evaluate("true"):
-        page.locator(".plot.upgraded .chart svg").nth(count - 1).wait_for()
+        page.locator(".plot[tabindex]").nth(count - 1).wait_for()
+
+
+def violations(page: Page) -> list[str]:
+    """What axe finds on a page: a rule and a place each."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="dev extra").Axe()
+    found = axe.run(page).response["violations"]
+    return [f"{v['id']}: {n['target']} {n['failureSummary']}" for v in found for n in v["nodes"][:3]]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -144,10 +151,8 @@ def test_axe_finds_nothing(browser: Browser, served: Served, name: str, scheme: 
     opened = open_page(browser, f"{served.address}/{name}", color_scheme=scheme, bypass_csp=True)
     for details in opened.page.locator("main details").all()[:4]:
         details.evaluate("d => { d.open = true; }")
-    opened.page.add_script_tag(path=AXE)
-    found = opened.page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-    said = [f"{v['id']}: {n['target']} {n['failureSummary']}" for v in found["violations"] for n in v["nodes"][:3]]
-    assert not said, "\n".join(said)
+    found = violations(opened.page)
+    assert not found, "\n".join(found)
     opened.context.close()
 
 
@@ -295,6 +300,65 @@ def test_everything_can_be_done_from_the_keyboard(browser: Browser, served: Serv
     opened.context.close()
 
 
+def test_a_figure_says_its_values_to_the_mouse_and_to_the_keyboard(browser: Browser, served: Served) -> None:
+    page = (opened := open_page(browser, f"{served.address}/overview")).page
+    tip = page.locator(".tip")
+    page.locator("#wait-trend summary").first.click()
+    newest = page.locator("#wait-trend tbody tr").last.inner_text().split("\t")
+    said = f"{date.fromisoformat(newest[0]):%b}\nMedian wait: {newest[1]} min, usual range"
+    # The whole height over a day says that day's values.
+    page.locator("#wait-trend .hit").last.hover()
+    assert tip.inner_text().endswith(said)
+    plot, box = page.locator("#wait-trend .plot").bounding_box(), tip.bounding_box()
+    assert plot and box and plot["x"] <= box["x"] and box["x"] + box["width"] <= plot["x"] + plot["width"]
+    page.locator("h1").hover()
+    assert tip.count() == 0
+    # From the keyboard: the newest day first, then back in time; read out; gone with Escape.
+    page.locator("#wait-trend summary").first.focus()
+    page.keyboard.press("Shift+Tab")
+    assert tip.inner_text().endswith(said)
+    page.keyboard.press("ArrowLeft")
+    before = page.locator("#wait-trend tbody tr").nth(-2).inner_text().split("\t")
+    assert f"Median wait: {before[1]} min" in tip.inner_text()
+    assert f"Median wait: {before[1]} min" in page.locator("#said").inner_text()
+    page.keyboard.press("Escape")
+    assert tip.count() == 0
+    # Every other kind says its values, too: cells by row and column.
+    for figure in ("#hours", "#blood", "#doctors-chart"):
+        assert page.locator(f"{figure} .plot svg title").count() > 3
+    page.locator("#hours .plot").focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowDown")
+    assert tip.inner_text().startswith("Tue 00")
+    # Nothing of it is lost: the mark has its words back.
+    page.keyboard.press("Tab")
+    assert page.locator(".plot .on").count() == 0
+    assert page.locator("#hours .heat:has(> title)").count() == 7 * 24
+    assert opened.problems == []
+    opened.context.close()
+
+
+def overlap(one: Any, other: Any) -> bool:
+    """Whether two boxes lie over another by more than the white above and below letters."""
+    is_beside = one["x"] + one["width"] <= other["x"] or other["x"] + other["width"] <= one["x"]
+    is_below = one["y"] + one["height"] <= other["y"] + 3 or other["y"] + other["height"] <= one["y"] + 3
+    return not is_beside and not is_below
+
+
+@pytest.mark.parametrize("width", [390, 800, 1440])
+def test_text_of_a_figure_keeps_its_size_and_none_lies_over_another(
+    browser: Browser, served: Served, width: int
+) -> None:
+    for name in ("overview", "forecast", "workforce"):
+        opened = open_page(browser, f"{served.address}/{name}", width=width)
+        for figure in opened.page.locator(".fluid").all():
+            boxes = figure.locator(".tick:visible, .name:visible").all()
+            drawn = [box for box in (text.bounding_box() for text in boxes) if box]
+            assert len(drawn) > 3 and all(10 <= box["height"] <= 16 for box in drawn)
+            assert not [name for one, other in combinations(drawn, 2) if overlap(one, other)]
+        opened.context.close()
+
+
 def test_tiny_and_empty_slices_are_designed(browser: Browser, served: Served) -> None:
     address = "period=days&from=2026-02-01&to=2026-02-01&hospital=H7&department=Oncology&triage=1"
     for name in SLICED:
@@ -311,7 +375,7 @@ def test_the_overview_prints_on_two_pages_with_its_slice(browser: Browser, serve
     page = (opened := open_page(browser, f"{served.address}/overview?hospital=H2")).page
     page.emulate_media(media="print")
     assert page.locator(".slice").is_visible() and not page.locator(".slicers").is_visible()
-    assert page.locator("#wait-trend .drawing").is_visible() and not page.locator("#wait-trend .chart").is_visible()
+    assert page.locator("#wait-trend .drawing").is_visible()
     printed = page.pdf(path=tmp_path / "overview.pdf", prefer_css_page_size=True, print_background=True)
     assert len(re.findall(rb"/Type\s*/Page\b", printed)) <= 2
     opened.context.close()
@@ -401,10 +465,7 @@ def test_axe_finds_nothing_on_a_full_board(browser: Browser, served: Served, sch
     fill_board(served)
     opened = open_page(browser, f"{served.address}/live", color_scheme=scheme, bypass_csp=True)
     opened.page.get_by_text("live, ").wait_for()
-    opened.page.add_script_tag(path=AXE)
-    found = opened.page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-    said = [f"{v['id']}: {n['target']}" for v in found["violations"] for n in v["nodes"][:3]]
-    assert not said and opened.page.locator("tr[data-visit]").count() == 24
+    assert not violations(opened.page) and opened.page.locator("tr[data-visit]").count() == 24
     opened.context.close()
 
 

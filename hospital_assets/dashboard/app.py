@@ -356,6 +356,6 @@ class _Headers:
 def _release() -> str:
     """Changes when the served script or style does."""
     digest = sha256()
-    for name in ("app.js", "charts.js", "app.css"):
+    for name in ("app.js", "tips.js", "app.css"):
         digest.update((FOLDER / "static" / name).read_bytes())
     return digest.hexdigest()[:12]

@@ -15,20 +15,12 @@ from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.table import Measure
 from hospital_assets.dashboard import svg
 from hospital_assets.dashboard.slices import Slice
-from hospital_assets.dashboard.spc import Better, Control, Point, Verdict, controls
+from hospital_assets.dashboard.spc import WORDS, Better, Control, Point, Verdict, controls
 
 TOO_FEW = "Too few patients to show"
 
 Slicer = Literal["period", "hospital", "department", "triage"]
 Kind = Literal["series", "heatmap", "treemap", "dots", "sankey", "table", "empty"]
-
-#: Verdict -> what it is called.
-WORDS: Mapping[Verdict, str] = {
-    "usual": "Usual range",
-    "improving": "Improving",
-    "concern": "Concern",
-    "changed": "Changed",
-}
 
 
 @dataclass(frozen=True)
@@ -146,17 +138,19 @@ class Figure:
     def drawing(self) -> str:
         """The figure as SVG; empty for tables."""
         width = {4: 420, 5: 560, 6: 640, 7: 760, 8: 860, 12: 1300}.get(self.span, 640)
-        if self.kind == "series":
-            return svg.series(self.spec, width, self.height)
-        if self.kind == "heatmap":
-            return svg.heatmap(self.spec, max(width, 560), self.height)
-        if self.kind == "treemap":
-            return svg.treemap(self.spec, width, self.height)
-        if self.kind == "sankey":
-            return svg.sankey(self.spec, width, self.height)
-        if self.kind == "dots":
-            return svg.dots(self.spec, width, self.height)
-        return ""
+        match self.kind:
+            case "series":
+                return svg.lines(self.spec, width, self.height)
+            case "dots":
+                return svg.funnel(self.spec, self.height)
+            case "heatmap":
+                return svg.heatmap(self.spec, self.height)
+            case "treemap":
+                return svg.treemap(self.spec, width, self.height)
+            case "sankey":
+                return svg.sankey(self.spec, width, self.height)
+            case _:
+                return ""
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from markupsafe import Markup, escape
 
 from hospital_assets.contracts.kpis import ALL
-from hospital_assets.dashboard.figures import WORDS, Away, Card, Cell, Column, Drawn, Figure, Link
+from hospital_assets.dashboard.figures import Away, Card, Cell, Column, Drawn, Figure, Link
 from hospital_assets.dashboard.slices import Known, Slice, periods
+from hospital_assets.dashboard.spc import WORDS
 from hospital_assets.dashboard.svg import number, shape
 
 FOLDER = Path(__file__).parent

@@ -17,6 +17,14 @@ from hospital_assets.dashboard.slices import Grain
 Better = Literal["lower", "higher", "neither"]
 Verdict = Literal["usual", "improving", "concern", "changed"]
 
+#: Verdict -> what it is called.
+WORDS: Mapping[Verdict, str] = {
+    "usual": "Usual range",
+    "improving": "Improving",
+    "concern": "Concern",
+    "changed": "Changed",
+}
+
 #: Fewer points are a run chart: no limits, no signals.
 LEAST_POINTS = 10
 

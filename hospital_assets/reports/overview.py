@@ -92,8 +92,7 @@ def _style(folder: Path) -> str:
 
 
 def _still(body: str) -> str:
-    """The page without what needs a server: links, exports, specs of charts."""
-    body = re.sub(r'<script type="application/json">.*?</script>', "", body, flags=re.DOTALL)
+    """The page without what needs a server: links, exports."""
     body = re.sub(r"; select an? \w+ to filter", "", body)
     body = re.sub(r'<a class="export".*?</a>', "", body, flags=re.DOTALL)
     return re.sub(r"<a [^>]*>(.*?)</a>", r"\1", body, flags=re.DOTALL)

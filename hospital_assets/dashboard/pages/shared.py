@@ -9,7 +9,6 @@ from hospital_assets.contracts.table import Measure
 from hospital_assets.dashboard import svg
 from hospital_assets.dashboard.figures import (
     TOO_FEW,
-    WORDS,
     Card,
     Cell,
     Column,
@@ -23,7 +22,7 @@ from hospital_assets.dashboard.figures import (
 from hospital_assets.dashboard.mart import Mart, Row, visits_since
 from hospital_assets.dashboard.pages import shared_queries as queries
 from hospital_assets.dashboard.slices import Slice
-from hospital_assets.dashboard.spc import Control
+from hospital_assets.dashboard.spc import WORDS, Control
 from hospital_assets.dashboard.svg import number
 from hospital_assets.measures import thresholds
 from hospital_assets.measures.words import in_hours

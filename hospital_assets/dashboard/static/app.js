@@ -1,5 +1,5 @@
 // The pages work without this: it only saves reloads, adds tooltips and listens to the live board.
-import { upgrade, redraw } from "./charts.js";
+import { tips } from "./tips.js";
 
 const main = document.getElementById("main");
 const form = document.querySelector("form.slicers");
@@ -47,7 +47,7 @@ async function show(query, how) {
     if (!["/live", "/quality", "/governance"].includes(bare)) link.setAttribute("href", query ? bare + "?" + query : bare);
   }
   said.textContent = main.querySelector(".slice")?.textContent + ". " + (main.querySelector(".kpi .value")?.textContent ?? "");
-  upgrade(main);
+  tips(main);
 }
 
 if (form) {
@@ -93,8 +93,7 @@ if (form) {
     show(query, "push");
     main.focus({ preventScroll: true });
   });
-  upgrade(main);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => redraw(main));
+  tips(main);
 }
 
 const board = document.getElementById("board");

@@ -1,0 +1,73 @@
+"""The funnel plot: a value by size, between the limits of chance."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from hospital_assets.dashboard.svg.marks import (
+    STRETCH,
+    area,
+    fluid,
+    level,
+    number,
+    placed,
+    rows,
+    share_of,
+    short,
+    stretched,
+    ticks,
+)
+
+#: Above and below the plot; the stylesheet's margins of `.fluid.funnel`.
+_AROUND = 12 + 40
+
+
+def funnel(spec: dict[str, Any], height: int = 250) -> str:
+    """A funnel plot.
+
+    Args:
+        spec: `points` (`name`, `x`, `y`, `low`, `high`, `is_outside`), `centre`, `x_name`, `unit`.
+        height: of the drawing.
+    """
+    points = spec["points"]
+    if not points:
+        return ""
+    inner = height - _AROUND
+    x_scale = ticks(min(p["x"] for p in points), max(p["x"] for p in points), 4)
+    spread = [v for p in points for v in (p["y"], p["low"], p["high"]) if v is not None]
+    y_scale = ticks(min(spread), max(spread))
+    x_of, y_share = share_of(x_scale[0], x_scale[-1]), share_of(y_scale[0], y_scale[-1])
+
+    def y_of(value: float) -> float:
+        return inner * (1 - y_share(value))
+
+    known = sorted((p for p in points if p["low"] is not None), key=lambda p: p["x"])
+    limits = area(
+        [STRETCH * x_of(p["x"]) for p in known],
+        [y_of(p["low"]) for p in known],
+        [y_of(p["high"]) for p in known],
+        "limits",
+    )
+    parts = [
+        *rows(y_scale, y_of),
+        *(
+            f'<text class="tick" x="{100 * x_of(v):.2f}%" y="{inner + 16:.1f}" text-anchor="middle">{short(v)}</text>'
+            for v in x_scale
+        ),
+        f'<text class="tick" x="50%" y="{inner + 34:.1f}" text-anchor="middle">{escape(spec["x_name"])}</text>',
+        stretched(inner, [limits]),
+        level("rule centre", y_of(spec["centre"])),
+        *(
+            placed("changed" if p["is_outside"] else "usual", x_of(p["x"]), y_of(p["y"]), 3.6, _said(spec, p))
+            for p in points
+        ),
+    ]
+    return fluid(inner, parts, "funnel")
+
+
+def _said(spec: dict[str, Any], point: dict[str, Any]) -> str:
+    return (
+        f"{point['name']}\n{number(point['y'], 1)} {spec['unit']}".rstrip()
+        + f"\n{spec['x_name']}: {number(point['x'])}"
+    )
