@@ -123,9 +123,10 @@ def _erase(options: argparse.Namespace, settings: Settings) -> int:
         print("Nothing was changed; add --yes to do it.")
         return 0
     done = erase_person(settings, erasure, _rebuild(settings))
-    records = sum(file.records for file in done.stripped)
+    count = sum(file.records for file in done.stripped)
+    when = " this time" if erasure.was_begun else ""
     outcome = f"left in {'; '.join(done.left)}" if done.left else "found nowhere any more"
-    print(f"{records} records of {len(done.stripped)} landed files and {done.alerts} of alerts removed; {outcome}")
+    print(f"{count} records of {len(done.stripped)} landed files and {done.alerts} of alerts removed{when}; {outcome}")
     if not done.is_done:
         print("Not finished: run it again when what stopped it is mended.", file=sys.stderr)
     return 0 if done.is_done else 1
