@@ -1,0 +1,86 @@
+"""Files are replaced whole or not at all; mistakes in TOML are found at their line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hospital_assets.files import make_folder, replace_bytes, replace_text, replacing
+from hospital_assets.toml_text import line_of
+
+
+def test_a_file_is_replaced_in_one_step(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "file.txt"
+    replace_text(path, "before\n")
+    with replacing(path) as temporary:
+        temporary.write_text("after\n", encoding="utf-8")
+        assert path.read_text(encoding="utf-8") == "before\n"
+        assert temporary.name.startswith(".") and temporary.name.endswith(".tmp")
+    assert path.read_bytes() == b"after\n" and list(path.parent.iterdir()) == [path]
+
+
+def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file.bin"
+    replace_bytes(path, b"before")
+    with pytest.raises(OSError, match="full"), replacing(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise OSError("the disk is full")
+    assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
+
+
+def test_permissions_hold_from_the_first_byte_on(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    (tmp_path / ".secret.tmp").write_text("left by a killed writer", encoding="utf-8")
+    with replacing(path, mode=0o600) as temporary:
+        assert temporary.stat().st_mode & 0o777 == 0o600 and temporary.stat().st_size == 0
+        temporary.write_text("x", encoding="utf-8")
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_durable_file_is_flushed_before_its_name_and_the_name_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (done.append("flush"), fsync(handle)))
+    monkeypatch.setattr(Path, "replace", lambda path, target: (done.append("rename"), replace(path, target))[1])
+    replace_text(tmp_path / "plain", "x")
+    assert done == ["rename"]
+    done.clear()
+    replace_text(tmp_path / "durable", "x", is_durable=True)
+    assert done == ["flush", "rename", "flush"]
+    done.clear()
+    make_folder(tmp_path / "a" / "b", is_durable=True)
+    assert done == ["flush", "flush"]
+
+
+TEXT = """\
+top = 1
+
+[table."quoted.name"]
+key = 1
+dotted.key = { inline = 2 }
+
+[[list]]
+x = 1
+[[list]]
+x = 2
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "line"),
+    [
+        (("top",), 1),
+        (("table", "quoted.name", "key"), 4),
+        (("table", "quoted.name", "dotted", "key", "inline"), 5),
+        (("list", 0, "x"), 8),
+        (("list", 1, "x"), 10),
+        (("table", "quoted.name", "missing"), 3),
+        (("nowhere",), 1),
+    ],
+)
+def test_the_line_of_a_key_or_of_the_nearest_around_it(where: tuple[str | int, ...], line: int) -> None:
+    assert line_of(TEXT, where) == line
