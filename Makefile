@@ -13,8 +13,8 @@ help:
 	@echo "make demo      generate a hospital network, build every table, run every check"
 	@echo "make dev       open the Dagster UI over the same data"
 	@echo "make spark-cluster  a Spark master and two workers on this machine, until Ctrl-C"
-	@echo "make test      fast tests; make test-all runs the slow ones too"
-	@echo "make check     lint, types, import rules, and whether generated docs are up to date"
+	@echo "make test      fast tests; make test-slow the slow ones; make test-all both; .ci/run what CI runs"
+	@echo "make check     lint, types, import rules (make floors), and whether generated docs are up to date"
 	@echo "make docs      write the generated docs"
 
 # Bytecode is compiled at installation: without it every run process starts two to three times slower.

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 FIRST, LAST = date(2026, 3, 5), date(2026, 3, 12)
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+SHARED_IS_MISSING = "shared sample files"
 
 
 @pytest.fixture(
@@ -36,6 +37,24 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 def on(request: pytest.FixtureRequest) -> Engine:
     """Brings a frame to an engine; a test that takes it runs on every one (on Spark when slow)."""
     return request.param  # type: ignore[no-any-return]
+
+
+def shared(folder: str) -> Path:
+    """A folder of sample files that are not ours and lie beside the checkout; without it, skips loudly."""
+    found = SHARED / folder
+    if not found.is_dir():
+        pytest.skip(f"{SHARED_IS_MISSING}: {found} is not there")
+    return found
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say what did not run for want of sample files: a green run without them proves less."""
+    skipped = [
+        report for report in terminalreporter.stats.get("skipped", []) if SHARED_IS_MISSING in str(report.longrepr)
+    ]
+    if skipped:
+        tests = ", ".join(sorted({report.nodeid.rpartition("/")[2] for report in skipped}))
+        terminalreporter.write_line(f"{len(skipped)} tests over shared files did not run: {tests}", yellow=True)
 
 
 @pytest.fixture
@@ -65,7 +84,4 @@ def built(network: Settings) -> tuple[Settings, BuildReport]:
 
 @pytest.fixture(scope="session")
 def mimic() -> Path:
-    folder = SHARED / "mimic_iv_ed_demo" / "ed"
-    if not folder.is_dir():
-        pytest.skip(f"MIMIC-IV-ED demo files are not at {folder}")
-    return folder
+    return shared("mimic_iv_ed_demo/ed")

@@ -61,19 +61,15 @@ def serve(settings: Settings, audience: str = "admin") -> Iterator[Served]:
     """Serve a data directory until the block ends."""
     seen: list[Access] = []
     dashboard = dashboard_of(settings, audience, seen.append)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = uvicorn.Server(
-        uvicorn.Config(create_app(dashboard), port=port, log_level="error", timeout_graceful_shutdown=1)
-    )
-    thread = threading.Thread(target=server.run, daemon=True)
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(create_app(dashboard), log_level="error", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     while not server.started:
         assert thread.is_alive()
         time.sleep(0.02)
     try:
-        yield Served(f"http://127.0.0.1:{port}", dashboard, seen)
+        yield Served(f"http://127.0.0.1:{listener.getsockname()[1]}", dashboard, seen)
     finally:
         server.should_exit = True
-        thread.join(timeout=10)
+        thread.join(timeout=60)

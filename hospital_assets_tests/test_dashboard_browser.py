@@ -410,7 +410,7 @@ def test_the_board_shows_what_lands_and_says_when_it_lost_its_stream(
         page.get_by_text("live, ").wait_for()
         assert page.locator("tr[data-visit]").count() == 1
         landed(folder, [visit("b", 30, triage_level=1, department_name="ICU")])
-        page.locator("tr[data-visit]").nth(1).wait_for(timeout=5000)
+        page.locator("tr[data-visit]").nth(1).wait_for(timeout=60_000)
         assert (
             "Resuscitation" in page.locator("tr[data-visit]").first.inner_text()
             or "1 a" in page.locator("tr[data-visit]").first.inner_text()
@@ -422,7 +422,7 @@ def test_the_board_shows_what_lands_and_says_when_it_lost_its_stream(
         page.get_by_text("Noted").wait_for()
         assert running.seen[-1].action == "acknowledge"
         assert opened.problems == []
-    page.get_by_text("connection lost").wait_for(timeout=20_000)
+    page.get_by_text("connection lost").wait_for(timeout=60_000)
     assert "lost" in (page.locator("body").get_attribute("class") or "")
     opened.context.close()
 

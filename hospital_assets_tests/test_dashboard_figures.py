@@ -404,10 +404,10 @@ def test_a_slice_that_needs_too_much_memory_says_what_to_do(shown: Settings, mon
 
         monkeypatch.setattr(Mart, "rows", too_much)
         for address in ("capacity?hospital=H2", "capacity.csv?figure=wards"):
-            answer = requests.get(f"{running.address}/{address}", timeout=30)
+            answer = requests.get(f"{running.address}/{address}", timeout=120)
             assert answer.status_code == 503 and "choose a shorter period" in answer.text
         monkeypatch.undo()
-        assert requests.get(f"{running.address}/capacity?hospital=H2", timeout=30).ok
+        assert requests.get(f"{running.address}/capacity?hospital=H2", timeout=120).ok
 
 
 def test_the_server_needs_no_dagster() -> None:

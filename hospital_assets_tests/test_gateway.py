@@ -182,7 +182,7 @@ def outcomes(place: Place, statements: list[str], limits: Limits) -> list[tuple[
 def test_a_sample_of_attacks_through_the_sandbox(place: Place) -> None:
     before = place.files()
     sample = [sql for statements in ATTACKS.values() for sql in statements[::12]]
-    for sql, answer in outcomes(place, sample, Limits(seconds=10)):
+    for sql, answer in outcomes(place, sample, Limits(seconds=120)):
         assert answer.outcome == "refused", (sql, answer)
         assert SECRET not in str(answer)
     assert place.files() == before
@@ -193,7 +193,7 @@ def test_all_attacks_through_the_sandbox(place: Place) -> None:
     before = place.files()
     counts: dict[str, int] = {}
     for group, sql in STATEMENTS:
-        answer = run_query(place.file, place.filled(sql), "json", Limits(seconds=10))
+        answer = run_query(place.file, place.filled(sql), "json", Limits(seconds=120))
         assert answer.outcome in ("refused", "failed"), (sql, answer)
         assert SECRET not in str(answer)
         counts[group] = counts.get(group, 0) + 1
@@ -207,7 +207,7 @@ def test_exhausting_queries_end(place: Place) -> None:
     for sql, answer in outcomes(place, EXHAUSTING, limits):
         assert answer.outcome != "allowed" or answer.row_count <= limits.rows, sql[:80]
         assert answer.duration_ms < 60_000
-    assert run_query(place.file, "select 1 as one", "json", limits).outcome == "allowed"
+    assert run_query(place.file, "select 1 as one", "json").outcome == "allowed"
 
 
 def test_what_takes_too_long_is_killed(place: Place) -> None:
@@ -299,7 +299,7 @@ class Client:
 
     def post(self, path: str, body: object, **headers: str) -> requests.Response:
         headers = {"authorization": f"Bearer {self.token}", **headers}
-        return requests.post(self.url + path, json=body, headers=headers, timeout=60)
+        return requests.post(self.url + path, json=body, headers=headers, timeout=300)
 
     def log_in(self, name: str, password: str = PASSWORD) -> requests.Response:
         answer = self.post("/v1/login", {"user": name, "password": password})
@@ -311,7 +311,7 @@ class Client:
 def gateway(place: Place) -> Iterator[tuple[str, Place]]:
     import uvicorn
 
-    app = build_app(place.settings, limits=Limits(seconds=10, rows=1_000))
+    app = build_app(place.settings, limits=Limits(seconds=120, rows=1_000))
     users: Users = app.state.gate.users
     for user in (User("ann", "analyst"), User("eve", "executive"), User("dora", "doctor", "H1")):
         users.add(user, PASSWORD, shipped_policy())
@@ -370,7 +370,7 @@ def test_older_versions_are_asked_as_of_a_time(ann: Client) -> None:
 
 
 def test_what_there_is_to_ask(ann: Client) -> None:
-    found = requests.get(ann.url + "/v1/tables", headers={"authorization": f"Bearer {ann.token}"}, timeout=10)
+    found = requests.get(ann.url + "/v1/tables", headers={"authorization": f"Bearer {ann.token}"}, timeout=120)
     assert found.json()["tables"]["kpis.kpi_waits"]["rows"] == 40
 
 

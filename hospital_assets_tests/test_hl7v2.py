@@ -18,16 +18,12 @@ from hypothesis import strategies as st
 from hospital_assets.landing.content import read_content
 from hospital_assets.landing.hl7v2 import LISTS, iso_time, named_fields, normalised
 from hospital_assets.landing.profile import load_profile
-from hospital_assets_tests.conftest import SHARED
-
-FIXTURES = SHARED / "hl7v2_messages"
+from hospital_assets_tests.conftest import shared
 
 
 @pytest.fixture(scope="session")
 def samples() -> Path:
-    if not FIXTURES.is_dir():
-        pytest.skip(f"HL7 v2 sample messages are not at {FIXTURES}")
-    return FIXTURES
+    return shared("hl7v2_messages")
 
 
 def records(text: str, encoding: str = "utf-8") -> list[dict[str, Any]]:

@@ -190,7 +190,7 @@ class Listener:
 
     def until_it_lands(self) -> None:
         assert self.process.stdout is not None
-        watchdog = threading.Timer(60, self.process.kill)
+        watchdog = threading.Timer(300, self.process.kill)
         watchdog.start()
         said = ""
         while not (line := self.process.stdout.readline()).startswith("landed"):
@@ -203,7 +203,7 @@ class Listener:
         self.process.communicate()
 
     def said(self) -> str:
-        output, _ = self.process.communicate(timeout=60)
+        output, _ = self.process.communicate(timeout=300)
         return str(output)
 
 
@@ -265,14 +265,14 @@ class Kafka:
     def produce(self, partition: int, messages: list[bytes]) -> None:
         for message in messages:
             self.producer.produce(self.topic, message, partition=partition)
-        assert self.producer.flush(20) == 0
+        assert self.producer.flush(120) == 0
 
 
 @pytest.fixture
 def mock_kafka() -> Iterator[Kafka]:
     kafka = pytest.importorskip("confluent_kafka", reason="confluent-kafka is not installed")
     producer = kafka.Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "mock", "log_level": 0, "linger.ms": 0})
-    (broker,) = producer.list_topics(timeout=10).brokers.values()
+    (broker,) = producer.list_topics(timeout=120).brokers.values()
     yield Kafka(f"127.0.0.1:{broker.port}", producer, "vitals")
 
 
@@ -287,7 +287,7 @@ def server(command: list[str], port: int) -> Iterator[None]:
     """A server process that answers at a port; ended with the block."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while True:
             try:
                 socket.create_connection(("127.0.0.1", port), 1).close()
@@ -463,7 +463,7 @@ def test_a_listener_outlives_its_killed_server(tmp_path: Path) -> None:
             jetstream.produce(0, sent[30:])
             listener.until_it_lands()
             folder = tmp_path / "landing" / "native" / "vitals"
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 120
             while lines_of(folder) != sent and time.monotonic() < deadline:
                 time.sleep(0.1)
             assert lines_of(folder) == sent

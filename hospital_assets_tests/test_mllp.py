@@ -405,7 +405,7 @@ class Process:
     def end(self, how: signal.Signals) -> str:
         assert self.process is not None
         self.process.send_signal(how)
-        said, wrong = self.process.communicate(timeout=30)
+        said, wrong = self.process.communicate(timeout=300)
         return said + wrong
 
 
@@ -495,7 +495,7 @@ def check_kills(data_dir: Path, clients: int, count: int, kills: int, seed: int)
         assert before <= {number for number, _ in complete(folder)}
         listener.start()
     for thread in threads:
-        thread.join(120)
+        thread.join(600)
         assert not thread.is_alive() and not thread.wrong
     said = listener.end(signal.SIGTERM)
     assert "messages landed" in said and "Confidential" not in said

@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 
 from hospital_assets.settings import Settings, load_settings, write_settings
-from hospital_assets_tests.conftest import SHARED
+from hospital_assets_tests.conftest import shared
 from hospital_assets_tests.helpers import query, run
 
 FIRST, LAST = date(2026, 2, 2), date(2026, 2, 12)
@@ -357,19 +357,17 @@ def test_the_same_numbers_of_two_sources_are_two_people(network: Network) -> Non
     assert versions.height == 4 and set(versions[:, 1]) == {1}
 
 
-SYNTHEA = SHARED / "synthea_dbt_seeds"
-
-
-@pytest.mark.skipif(not SYNTHEA.exists(), reason="the Synthea sample is not beside the checkout")
 @pytest.mark.slow
 def test_synthea_from_export_to_facts(tmp_path: Path) -> None:
+    samples = shared("synthea_dbt_seeds")
+
     def hospital(*arguments: str) -> None:
         # A process of its own: partitions follow the data directory, once, at import.
         command = [sys.executable, "-m", "hospital_assets.cli", *arguments]
         environment = {**os.environ, "HOSPITAL_DATA_DIR": str(tmp_path)}
         subprocess.run(command, env=environment, check=True, capture_output=True)
 
-    hospital("import", "synthea-csv", str(SYNTHEA))
+    hospital("import", "synthea-csv", str(samples))
     settings = load_settings(tmp_path)
     assert settings.partitions == "yearly"
     facts = "key:fact_emergency_visits or key:fact_patient_flow or key:fact_vitals"

@@ -267,7 +267,7 @@ def _holder(file: Path, foreign: bool, seconds: float) -> multiprocessing.proces
     ready = spawn.Event()
     process = spawn.Process(target=_hold, args=(str(file), foreign, ready, seconds), daemon=True)
     process.start()
-    assert ready.wait(30)
+    assert ready.wait(300)
     return process
 
 
@@ -276,7 +276,7 @@ def test_a_second_process_waits_its_turn_and_says_for_whom(tmp_path: Path, forei
     file = tmp_path / "hospital.duckdb"
     with open_warehouse(file):
         pass
-    holder = _holder(file, foreign, 30)
+    holder = _holder(file, foreign, 600)
     said: list[str] = []
     with (
         pytest.raises(WarehouseLockedError, match=f"process {holder.pid}"),
@@ -287,13 +287,13 @@ def test_a_second_process_waits_its_turn_and_says_for_whom(tmp_path: Path, forei
     # Whoever holds it and dies does not hold it any longer.
     assert holder.pid is not None
     os.kill(holder.pid, signal.SIGKILL)
-    holder.join(10)
+    holder.join(60)
     with open_warehouse(file, wait_seconds=5) as warehouse:
         with_two_days(warehouse)
 
 
 def _write_one(file: str, number: int) -> None:
-    with open_warehouse(Path(file), wait_seconds=60) as warehouse:
+    with open_warehouse(Path(file), wait_seconds=300) as warehouse:
         day = date(2026, 1, 1 + number)
         warehouse.replace(SHIFTS, lazy(shifts(day, 10)), Period(day, date(2026, 1, 2 + number)))
 
