@@ -196,6 +196,7 @@ def normalise(folder: Path, size: int, visits: int) -> None:
 
 
 def raw(folder: Path, size: int, visits: int) -> None:
+    from hospital_assets.landing.registry import load_profiles
     from hospital_assets.landing.zone import LandingZone
     from hospital_assets.warehouse.database import Period, open_warehouse
     from hospital_assets.warehouse.dialect import relation_of
@@ -204,7 +205,12 @@ def raw(folder: Path, size: int, visits: int) -> None:
     days = Period(first, first + timedelta(days=DAYS + 1))
     with open_warehouse(folder / "warehouse" / "hospital.duckdb") as warehouse:
         zone = LandingZone(
-            folder / "landing", folder / "spool", first, first + timedelta(days=DAYS), warehouse.connection
+            folder / "landing",
+            folder / "spool",
+            first,
+            first + timedelta(days=DAYS),
+            warehouse.connection,
+            load_profiles(None),
         )
         started = time.perf_counter()
         ledger = zone.discover()

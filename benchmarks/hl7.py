@@ -135,9 +135,9 @@ def report(what: str, count: int, seconds: float, more: str = "") -> None:
 
 def normalise(folder: Path, count: int) -> None:
     from hospital_assets.landing.hl7v2 import named_fields, normalised
-    from hospital_assets.landing.profile import load_profile
+    from hospital_assets.landing.registry import load_profiles
 
-    of_profile = named_fields(load_profile("hl7v2-adt").names_of("hl7v2"))
+    of_profile = named_fields(load_profiles(None)["hl7v2-adt"].names_of("hl7v2"))
     for what, wanted in (("fields of the profile", of_profile), ("all fields", None)):
         started, found, size = time.perf_counter(), 0, 0
         for path in sorted(folder.rglob("*.hl7")):
@@ -151,13 +151,21 @@ def normalise(folder: Path, count: int) -> None:
 
 
 def raw(folder: Path, count: int) -> None:
+    from hospital_assets.landing.registry import load_profiles
     from hospital_assets.landing.zone import LandingZone
     from hospital_assets.warehouse.database import Period, open_warehouse
     from hospital_assets.warehouse.dialect import relation_of
 
     days = Period(date(2026, 1, 1), date(2026, 4, 1))
     with open_warehouse(folder / "warehouse" / "hospital.duckdb") as warehouse:
-        zone = LandingZone(folder / "landing", folder / "spool", days.first, date(2026, 3, 31), warehouse.connection)
+        zone = LandingZone(
+            folder / "landing",
+            folder / "spool",
+            days.first,
+            date(2026, 3, 31),
+            warehouse.connection,
+            load_profiles(None),
+        )
         started = time.perf_counter()
         ledger = zone.discover()
         report("verified and dated messages", count, time.perf_counter() - started)

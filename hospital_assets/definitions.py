@@ -16,7 +16,7 @@ from hospital_assets.alerts.outbox import OutboxResource, outbox_file
 from hospital_assets.assets.declare import ENGINE_TAG
 from hospital_assets.assets.layers import table_assets
 from hospital_assets.assets.publications import publication_assets
-from hospital_assets.assets.resources import AuditResource, ClockResource
+from hospital_assets.assets.resources import AuditResource, ClockResource, profiles_resource
 from hospital_assets.automation.jobs import JOBS
 from hospital_assets.automation.schedules import (
     daily_batch_schedule,
@@ -79,6 +79,7 @@ def build_definitions(settings: Settings, engine: EngineSettings | None = None) 
             **_engine_resources(settings, engine or EngineSettings(), tables),
             "audit": AuditResource(data_dir=str(settings.data_dir)),
             "clock": ClockResource(data_dir=str(settings.data_dir)),
+            "profiles": profiles_resource(settings.profiles_folder),
             "reports": ReportsResource(folder=str(settings.reports)),
             "outbox": OutboxResource(file=str(outbox_file(settings))),
         },
@@ -95,6 +96,7 @@ def _engine_resources(
     landing: dict[str, Any] = {
         "warehouse": warehouse,
         "landing": str(settings.landing),
+        "profiles": str(settings.profiles_folder),
         "first_service_date": settings.first_service_date.isoformat(),
         "last_service_date": None if last is None else last.isoformat(),
     }

@@ -21,6 +21,7 @@ from hospital_assets.alerts.outbox import Outbox, OutboxResource, Signal, VisitS
 from hospital_assets.alerts.settings import AlertSettings, Level, NotifierSettings, load_alert_settings
 from hospital_assets.assets.facts.alerts import dated
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.landing.registry import load_profiles
 from hospital_assets.live.alert_rules import (
     CRITICAL_WAIT,
     check_signals,
@@ -232,7 +233,7 @@ def raw(table: str, *rows: dict[str, Any]) -> pl.DataFrame:
 )
 def test_critical_vitals(patient: str, values: dict[str, Any], raised: bool | None, says: str) -> None:
     rows = raw("raw_vitals", landed_vitals(patient, **values))
-    (found,) = vital_signals(scored_vitals(rows, HOSPITALS, PATIENTS), AlertSettings())
+    (found,) = vital_signals(scored_vitals(rows, HOSPITALS, PATIENTS, load_profiles(None)), AlertSettings())
     assert found.is_raised is raised
     assert found.observed_at == NOW
     assert says in found.summary
@@ -266,7 +267,7 @@ def test_a_visit_waits_until_it_is_seen_or_gone() -> None:
         record("left", 1, departure_time="2026-01-15 06:20:00"),
         record("minor", 1, triage_level="4"),
     )
-    visits = {visit.visit_id: visit for visit in visit_states(landed_visits(rows, HOSPITALS))}
+    visits = {visit.visit_id: visit for visit in visit_states(landed_visits(rows, HOSPITALS, load_profiles(None)))}
     assert [name for name, visit in visits.items() if visit.is_waiting] == ["waits"]
     assert visits["waits"].start_at == NOW - 2 * MINUTE  # triage came before registration
 

@@ -22,6 +22,7 @@ from hospital_assets.checks.faults import FAULTS, prove, sound_tables
 from hospital_assets.checks.findings import Finding, newest_results
 from hospital_assets.checks.kinds import CONTRACT_KINDS, QUALITY_KINDS
 from hospital_assets.definitions import build_definitions
+from hospital_assets.landing.registry import load_profiles
 from hospital_assets.reports.quality import as_page, gather
 from hospital_assets.settings import Settings, write_settings
 from hospital_assets.simulator import simulate
@@ -161,7 +162,7 @@ def test_check_builds_nothing_and_exits_by_severity(clean: tuple[Settings, Build
 def test_the_quality_page_says_what_is_wrong_and_names_nobody(built: tuple[Settings, BuildReport]) -> None:
     settings, _ = built
     with open_warehouse(settings.warehouse_file) as warehouse:
-        quality = gather(warehouse, datetime(2026, 3, 13, 12, tzinfo=UTC))
+        quality = gather(warehouse, load_profiles(None), datetime(2026, 3, 13, 12, tzinfo=UTC))
         page = as_page(quality)
         hospitals = [
             hospital

@@ -74,6 +74,7 @@ def weeks(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 @pytest.fixture(scope="module")
 def served(weeks: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     from hospital_assets.files import replace_text
+    from hospital_assets.landing.registry import load_profiles
     from hospital_assets.reports.quality import as_json, gather
     from hospital_assets.warehouse.database import open_warehouse
 
@@ -83,7 +84,7 @@ def served(weeks: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         settings.warehouse_file.with_name("landed_files.parquet"),
     )
     with open_warehouse(weeks.warehouse_file) as warehouse:
-        replace_text(settings.gathered_quality, as_json(gather(warehouse, NOW)))
+        replace_text(settings.gathered_quality, as_json(gather(warehouse, load_profiles(None), NOW)))
     with serve(settings) as running:
         yield running
 

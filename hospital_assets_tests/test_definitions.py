@@ -16,7 +16,8 @@ from hospital_assets.automation.build import layers_of
 from hospital_assets.automation.schedules import daily_batch_schedule
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.definitions import build_definitions
-from hospital_assets.landing.profile import ProfileError, available_profiles, parse_profile
+from hospital_assets.landing.profile import ProfileError, parse_profile
+from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.partitions import latest_day, service_periods
 from hospital_assets.reports.reference import documents
@@ -138,11 +139,10 @@ def test_importing_the_definitions_pulls_in_nothing_heavy() -> None:
     assert done.stdout.strip().splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("name", available_profiles())
-def test_profiles_that_ship_are_valid(name: str) -> None:
-    from hospital_assets.landing.profile import load_profile
-
-    assert load_profile(name).name == name
+def test_profiles_that_ship_are_valid() -> None:
+    shipped = load_profiles(None)
+    assert "native" in shipped and not shipped.unusable
+    assert all(profile.name == name for name, profile in shipped.items())
 
 
 HEAD = 'name = "x"\ndescription = "x"\ntime_zone = "UTC"\n'
@@ -196,7 +196,9 @@ def test_an_open_ended_directory_has_the_day_that_it_is_anywhere(tmp_path: Path)
     assert (keys[0], keys[-1]) == ("2026-01-01", "2026-03-02")
     assert latest_day(evening) == date(2026, 3, 2)
     warehouse = WarehouseResource(database=str(tmp_path / "w.duckdb"))
-    landing = LandingResource(warehouse=warehouse, landing=str(tmp_path), first_service_date=first.isoformat())
+    landing = LandingResource(
+        warehouse=warehouse, landing=str(tmp_path), profiles=str(tmp_path), first_service_date=first.isoformat()
+    )
     before = latest_day(datetime.now(UTC))
     zone = landing.open_beside()
     zone.connection.close()

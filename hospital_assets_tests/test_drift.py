@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from hospital_assets.contracts import fields
 from hospital_assets.contracts.table import Table
 from hospital_assets.landing.drift import ADVICE, Drift, drifts
-from hospital_assets.landing.profile import canonical_columns, load_profile
+from hospital_assets.landing.profile import canonical_columns
+from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.zone import LandingZone
 from hospital_assets.warehouse.database import Period, Warehouse, WarehouseError
 from hospital_assets.warehouse.dialect import lazy
 
-SPEC = load_profile("native").subjects["er_visits"]
+SPEC = load_profiles(None)["native"].subjects["er_visits"]
 COLUMNS = canonical_columns("er_visits")
 FIRST_NAMES = {column: SPEC.source_names(column)[0] for column in COLUMNS}
 ALIASES = {c: SPEC.source_names(c)[1] for c in COLUMNS if len(SPEC.source_names(c)) > 1}
@@ -35,7 +36,9 @@ def zone_in(folder: Path) -> LandingZone:
     (native / "hospitals" / "hospitals.csv").write_text("hospital_id,hospital_name,time_zone\nH1,One,America/Chicago\n")
     connection = duckdb.connect()
     connection.execute("set TimeZone = 'UTC'")
-    return LandingZone(folder / "landing", folder / "spool", PERIOD.first, date(2026, 12, 31), connection)
+    return LandingZone(
+        folder / "landing", folder / "spool", PERIOD.first, date(2026, 12, 31), connection, load_profiles(None)
+    )
 
 
 def land(zone: LandingZone, name: str, columns: dict[str, str], rows: int = 3) -> None:
@@ -87,7 +90,7 @@ def test_random_changes_are_read_by_name_and_named(data: st.DataObject) -> None:
                 assert record[ours] is None
             elif ours != "arrival_time":
                 assert record[ours] == f"odd.csv-{ours}-{row}"
-    said = verdicts(drifts(ledger))
+    said = verdicts(drifts(ledger, load_profiles(None)))
     expected = {(name, "new") for name in extra}
     expected |= {(ours, "alias") for ours in renamed - absent}
     expected |= {(ours, "blocked" if ours in missing else "missing") for ours in absent}
@@ -105,7 +108,11 @@ def test_three_versions_of_a_feed_at_once(tmp_path: Path) -> None:
     raw = zone.read("er_visits", ledger, PERIOD).collect("polars").to_native()
     assert raw.height == 9
     assert raw["triage_level"].null_count() == 0 and raw["doctor_id"].null_count() == 3
-    assert verdicts(drifts(ledger)) == {("triage_level", "alias"), ("ward", "new"), ("doctor_id", "missing")}
+    assert verdicts(drifts(ledger, zone.profiles)) == {
+        ("triage_level", "alias"),
+        ("ward", "new"),
+        ("doctor_id", "missing"),
+    }
     zone.connection.close()
 
 
@@ -117,7 +124,7 @@ def test_a_required_column_blocks_its_file_only(tmp_path: Path, gone: str) -> No
     land(zone, "bad.csv", {name: c for name, c in usual.items() if c != gone})
     ledger = zone.discover()
     assert zone.read("er_visits", ledger, PERIOD).collect("polars").to_native().height == 3
-    (drift,) = drifts(ledger)
+    (drift,) = drifts(ledger, load_profiles(None))
     assert (drift.column, drift.verdict, drift.files) == (gone, "blocked", 1)
     assert drift.first_file == "native/er_visits/bad.csv"
     zone.connection.close()
@@ -135,10 +142,10 @@ def test_a_column_that_holds_something_else_is_named(tmp_path: Path) -> None:
         file(f"usual_{day}", ["1", "2", "3", "4", "5"] * 4)
     file("dirty", ["3", "", "3"] * 6 + ["three", ""])  # dirt is no change of the feed
     file("few", ["low", "high"])  # two values say nothing
-    assert drifts(zone.discover()) == []
+    assert drifts(zone.discover(), zone.profiles) == []
     file("words", ["low", "high"] * 10)
     file("epoch", ["3"] * 20, arrival="1768471200")
-    found = {(d.column, d.verdict, d.first_file) for d in drifts(zone.discover())}
+    found = {(d.column, d.verdict, d.first_file) for d in drifts(zone.discover(), zone.profiles)}
     assert found == {
         ("triage_level", "retyped", "native/er_visits/words.csv"),
         ("arrival_time", "retyped", "native/er_visits/epoch.csv"),
@@ -169,10 +176,10 @@ def test_a_new_field_of_a_json_feed_is_named_and_kept(tmp_path: Path) -> None:
 
     file("a")
     file("b", device_id="D1")  # a field the profile names, absent elsewhere, is no drift
-    assert drifts(zone.discover()) == []
+    assert drifts(zone.discover(), zone.profiles) == []
     file("c", mood="calm")
     ledger = zone.discover()
-    (drift,) = drifts(ledger)
+    (drift,) = drifts(ledger, load_profiles(None))
     assert (drift.column, drift.verdict, drift.first_file) == ("mood", "new", "native/vitals/c.json")
     raw = zone.read("vitals", ledger, PERIOD).collect("polars").to_native()
     assert raw.filter(pl.col("record").str.contains('"mood": "calm"')).height == 12

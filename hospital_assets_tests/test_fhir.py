@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from hospital_assets.landing import json_records
 from hospital_assets.landing.fhir import json_lines, resource_type
+from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.zone import LandingZone
 from hospital_assets.settings import Settings, write_settings
 from hospital_assets.simulator import simulate
@@ -365,7 +366,7 @@ def landed(tmp_path_factory: pytest.TempPathFactory) -> Read:
         path.write_text(text)
     with contextlib.closing(duckdb.connect()) as connection:
         connection.execute("set TimeZone = 'UTC'")
-        zone = LandingZone(folder / "landing", folder / "spool", DAY, DAY, connection)
+        zone = LandingZone(folder / "landing", folder / "spool", DAY, DAY, connection, load_profiles(None))
         ledger = zone.discover()
         subjects = ("er_visits", "vitals", "adt_events", "diagnoses", "hospitals", "other_records")
         found = {name: zone.read(name, ledger).collect("polars").to_native() for name in subjects}
@@ -385,7 +386,7 @@ def test_gathering_some_sets_at_a_time_gives_the_same(
     monkeypatch.setattr(json_records, "_gathered_in_passes", lambda *a: passes.append(a[2]) or in_passes(*a))
     with contextlib.closing(duckdb.connect()) as connection:
         connection.execute("set TimeZone = 'UTC'")
-        zone = LandingZone(tmp_path / "landing", tmp_path / "spool", DAY, DAY, connection)
+        zone = LandingZone(tmp_path / "landing", tmp_path / "spool", DAY, DAY, connection, load_profiles(None))
         vitals = zone.read("vitals", zone.discover()).collect("polars").to_native()
     order = ["source_file", "source_line", "source_part"]
     assert passes and max(passes) > 5

@@ -29,7 +29,7 @@ from hospital_assets.assets.cleaned.vitals import judge_vitals
 from hospital_assets.assets.dimensions.persons import surviving
 from hospital_assets.assets.facts.patient_flow import cancelled_visits, folded, of_their_patient
 from hospital_assets.contracts.cleaned import ADT_EVENTS
-from hospital_assets.landing.profile import load_profile
+from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.zone import LandingZone
 from hospital_assets.settings import Settings, write_settings
 from hospital_assets.warehouse.database import Period, open_warehouse
@@ -82,16 +82,16 @@ def read(folder: Path, files: dict[str, bytes], facilities: str = "GENERAL") -> 
         (landing / name).parent.mkdir(parents=True, exist_ok=True)
         (landing / name).write_bytes(content)
     with open_warehouse(folder / "warehouse" / "hospital.duckdb") as warehouse:
-        zone = LandingZone(folder / "landing", folder / "spool", FIRST, LAST, warehouse.connection)
+        zone = LandingZone(folder / "landing", folder / "spool", FIRST, LAST, warehouse.connection, load_profiles(None))
         found = Read(zone.discover())
-        hospitals = lazy(collected(judge_hospitals(zone.read("hospitals", found.ledger))))
+        hospitals = lazy(collected(judge_hospitals(zone.read("hospitals", found.ledger), zone.profiles)))
         judges = {
-            "adt_events": lambda raw: judge_adt_events(raw, hospitals),
-            "er_visits": lambda raw: judge_er_visits(raw, hospitals),
-            "vitals": lambda raw: judge_vitals(raw, hospitals),
-            "diagnoses": lambda raw: judge_diagnoses(raw, hospitals),
-            "procedures": lambda raw: judge_procedures(raw, hospitals),
-            "patients": judge_patients,
+            "adt_events": lambda raw: judge_adt_events(raw, hospitals, zone.profiles),
+            "er_visits": lambda raw: judge_er_visits(raw, hospitals, zone.profiles),
+            "vitals": lambda raw: judge_vitals(raw, hospitals, zone.profiles),
+            "diagnoses": lambda raw: judge_diagnoses(raw, hospitals, zone.profiles),
+            "procedures": lambda raw: judge_procedures(raw, hospitals, zone.profiles),
+            "patients": lambda raw: judge_patients(raw, zone.profiles),
         }
         for subject in (*judges, "other_records"):
             raw = collected(zone.read(subject, found.ledger, ALL_DAYS))
@@ -173,7 +173,7 @@ EFFECTS: dict[str, tuple[list[str], list[tuple[str, str, str, str | None]]]] = {
 
 def test_every_event_of_the_model_is_tried() -> None:
     assert set(EFFECTS) - {"outpatients"} == set(ADT_EVENTS)
-    wanted = load_profile("hl7v2-adt").subjects["adt_events"].where['$."@event"']
+    wanted = load_profiles(None)["hl7v2-adt"].subjects["adt_events"].where['$."@event"']
     assert set(wanted) == {*ADT_EVENTS, "A34"}
 
 
@@ -267,7 +267,7 @@ def test_duckdb_completes_visits_as_polars_does(visit_in_order: Read, tmp_path: 
         raw, known = (
             lazy(connection.from_arrow(frame.to_arrow())) for frame in (visit_in_order.raw["er_visits"], hospitals)
         )
-        assert_frame_equal(collected(judge_er_visits(raw, known)).select(names).sort(by), expected)
+        assert_frame_equal(collected(judge_er_visits(raw, known, load_profiles(None))).select(names).sort(by), expected)
 
 
 def test_a_cancelled_discharge_leaves_the_visit_open(tmp_path: Path) -> None:

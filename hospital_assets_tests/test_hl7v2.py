@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from hospital_assets.landing.content import read_content
 from hospital_assets.landing.hl7v2 import LISTS, iso_time, named_fields, normalised
-from hospital_assets.landing.profile import load_profile
+from hospital_assets.landing.registry import load_profiles
 from hospital_assets_tests.conftest import shared
 
 
@@ -374,7 +374,7 @@ def test_no_text_stops_the_reader_or_loses_a_line(lines: list[str], ending: str)
 
 
 def test_telling_less_tells_the_same(samples: Path) -> None:
-    names = load_profile("hl7v2-adt").names_of("hl7v2")
+    names = load_profiles(None)["hl7v2-adt"].names_of("hl7v2")
     wanted = named_fields(names)
     assert wanted is not None and len(wanted) > 30
     text = recorded_run(samples)

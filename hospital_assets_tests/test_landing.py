@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from hospital_assets.automation.refresh import MOST_TRIES, Outcome, State, decide
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.waiting import Waiting, is_due, spans, waiting_files
 from hospital_assets.landing.zone import LandingZone, read_set_aside, write_set_aside
 from hospital_assets.warehouse.database import Period, Warehouse
@@ -59,6 +60,7 @@ def zone(tmp_path: Path, warehouse: Warehouse) -> LandingZone:
         first=date(2026, 1, 1),
         last=date(2026, 12, 31),
         connection=warehouse.connection,
+        profiles=load_profiles(None),
     )
 
 

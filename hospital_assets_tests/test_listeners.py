@@ -30,6 +30,7 @@ from hypothesis import strategies as st
 from hospital_assets.checks.standing import stream_offsets
 from hospital_assets.landing.deliver import destination, land
 from hospital_assets.landing.profile import ProfileError
+from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.streams import Range, StreamError, StreamLanding, as_line, faults, open_stream, ranges
 
 HOSPITAL = str(Path(sys.executable).with_name("hospital"))
@@ -128,11 +129,11 @@ def test_one_stream_has_one_listener(tmp_path: Path) -> None:
 
 
 def test_where_messages_land_follows_from_the_profile(tmp_path: Path) -> None:
-    assert destination(tmp_path, "native", "vitals")[0] == tmp_path / "native" / "vitals"
+    assert destination(tmp_path, load_profiles(None)["native"], "vitals")[0] == tmp_path / "native" / "vitals"
     with pytest.raises(ProfileError, match="CSV"):
-        destination(tmp_path, "native", "er_visits")
+        destination(tmp_path, load_profiles(None)["native"], "er_visits")
     with pytest.raises(ProfileError, match="no subject"):
-        destination(tmp_path, "native", "weather")
+        destination(tmp_path, load_profiles(None)["native"], "weather")
 
 
 def names(*held: tuple[int, int, int]) -> list[str]:

@@ -14,6 +14,7 @@ import pytest
 from hospital_assets.assets.cleaned.vitals import judge_vitals
 from hospital_assets.checks.accounting import unknown_kinds
 from hospital_assets.landing.profile import ProfileError, parse_profile
+from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.waiting import waiting_files
 from hospital_assets.landing.zone import LandingZone
 from hospital_assets.sources.draft import draft_profile
@@ -119,13 +120,14 @@ Own = Callable[[str], None]
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Own:
+def own(tmp_path: Path, zone: LandingZone) -> Own:
     """Puts a profile called `mine` into the data directory."""
-    monkeypatch.setenv("HOSPITAL_DATA_DIR", str(tmp_path))
 
     def write(text: str) -> None:
         (tmp_path / "profiles").mkdir(exist_ok=True)
         (tmp_path / "profiles" / "mine.toml").write_text(text)
+        # A zone is made with its profiles; here they are written after it.
+        object.__setattr__(zone, "profiles", load_profiles(tmp_path / "profiles"))
 
     return write
 
@@ -135,7 +137,8 @@ def zone(tmp_path: Path) -> LandingZone:
     connection = duckdb.connect()
     connection.execute("set TimeZone = 'UTC'")
     (tmp_path / "landing" / "mine").mkdir(parents=True)
-    return LandingZone(tmp_path / "landing", tmp_path / "spool", date(2026, 1, 1), date(2026, 12, 31), connection)
+    days = date(2026, 1, 1), date(2026, 12, 31)
+    return LandingZone(tmp_path / "landing", tmp_path / "spool", *days, connection, load_profiles(None))
 
 
 def as_json(profile: str) -> str:
@@ -510,7 +513,7 @@ def test_numbers_may_have_decimal_commas(zone: LandingZone, own: Own) -> None:
     hospitals = pl.DataFrame({"hospital_id": ["H1"], "time_zone": ["Europe/Berlin"]})
     raw = raw.with_columns(source_profile=pl.lit("mine"), service_date=date(2026, 1, 15)).head(5)
     for of in (lazy, lambda frame: lazy(zone.connection.from_arrow(frame.to_arrow()))):
-        judged = judge_vitals(of(raw), of(hospitals)).collect("polars").to_native()
+        judged = judge_vitals(of(raw), of(hospitals), zone.profiles).collect("polars").to_native()
         found = judged.sort("source_line")
         assert found["temperature_c"].to_list() == [37.5, 37.5, None, 38.0, None]
         assert found["heart_rate_bpm"].to_list() == [80.5] * 5

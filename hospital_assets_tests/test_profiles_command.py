@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from hospital_assets.cli import main
-from hospital_assets.landing.profile import ProfileError, load_profile, load_profiles, parse_profile
+from hospital_assets.landing.profile import ProfileError, parse_profile
+from hospital_assets.landing.registry import load_profiles
 from hospital_assets.settings import load_settings
 from hospital_assets.sources.draft import DraftError, draft_profile
 from hospital_assets.sources.dry_run import try_profile
@@ -36,7 +37,8 @@ def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_draft_reads_a_file_nobody_has_seen(sample: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["profiles", "new", "klinik", str(sample), "--time-zone", "Europe/Berlin"]) == 0
-    profile = load_profile("klinik")
+    profiles = load_profiles(sample.parent / "data" / "klinik" / "profiles")
+    profile = profiles["klinik"]
     visits = profile.subjects["er_visits"]
     assert (visits.delimiter, visits.encoding) == (";", "cp1252")
     assert profile.timestamp_formats == ("%d.%m.%Y %H:%M",)
@@ -44,7 +46,7 @@ def test_a_draft_reads_a_file_nobody_has_seen(sample: Path, capsys: pytest.Captu
     assert profile.subjects["patients"].formats == {"birth_date": ("%d.%m.%Y",)}
     assert profile.code_maps["triage_level"]["sehr dringend"] == "2"
     assert 'what disposition "gegen Rat" means' in capsys.readouterr().out
-    (patients, trial) = sorted(try_profile("klinik", sample), key=lambda t: t.subject != "patients")
+    (patients, trial) = sorted(try_profile(profiles, "klinik", sample), key=lambda t: t.subject != "patients")
     assert (trial.records, trial.clean, trial.quarantined) == (10, 9, {"arrival_missing": 1})
     assert trial.unknown_codes == {"disposition": {"gegen Rat": 1}}
     assert trial.columns["visit_id"] == "Fallnummer" and trial.unused == ()
@@ -85,8 +87,8 @@ def test_a_draft_of_other_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_profiles_are_listed_and_shown(sample: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found, wrong = load_profiles()
-    assert wrong == {}
+    found = load_profiles(None)
+    assert not found.unusable
     assert main(["profiles", "list"]) == 0
     said = capsys.readouterr().out
     assert all(name in said for name in found)

@@ -19,6 +19,7 @@ from hospital_assets.assets.facts.vitals import age_in_years
 from hospital_assets.assets.kpis.arrivals import arrivals_by_hour
 from hospital_assets.assets.kpis.people import age_band
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.landing.registry import load_profiles
 from hospital_assets.measures.news2 import points, scores
 from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import (
@@ -502,7 +503,7 @@ def test_a_message_of_another_day_unsettles_the_day_of_its_visit(on: Engine) -> 
     )
 
     def unsettled(stored: pl.DataFrame, rows: pl.DataFrame) -> list[date]:
-        return collect(other_ends(on(stored), on(visits), on(rows)))["unsettled_date"].to_list()
+        return collect(other_ends(on(stored), on(visits), on(rows), load_profiles(None)))["unsettled_date"].to_list()
 
     assert unsettled(stored, rows) == [day]
     assert unsettled(stored, rows.head(1)) == []

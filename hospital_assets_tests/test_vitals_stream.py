@@ -20,6 +20,7 @@ from polars.testing import assert_frame_equal
 from hospital_assets.assets.cleaned.vitals import judge_vitals
 from hospital_assets.assets.facts.vitals import scored
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.landing.registry import load_profiles
 from hospital_assets.spark import vitals_stream as stream
 from hospital_assets.warehouse.dialect import lazy
 from hospital_assets_tests.engines import spark_session
@@ -89,7 +90,7 @@ def written(sink: Path, table: str = "vitals") -> pl.DataFrame:
 def drain(landing: Path, sink: Path) -> None:
     session = spark_session()
     lines = stream.from_files(session, landing, files_per_batch=5)
-    query = stream.start(session, lines, HOSPITALS, patients(), sink, until_done=True)
+    query = stream.start(session, lines, HOSPITALS, patients(), sink, load_profiles(None), until_done=True)
     query.awaitTermination()
 
 
@@ -111,7 +112,7 @@ def by_the_batch(lines: list[str], landing: Path) -> pl.DataFrame:
             }
         )
     raw = pl.DataFrame(rows, schema={**contract.polars_schema, "payload": pl.String})
-    judged = judge_vitals(lazy(raw.drop("service_date")), lazy(HOSPITALS))
+    judged = judge_vitals(lazy(raw.drop("service_date")), lazy(HOSPITALS), load_profiles(None))
     return collect(scored(judged, lazy(patients())))
 
 
@@ -145,7 +146,7 @@ from hospital_assets.spark import vitals_stream as stream
 from hospital_assets_tests import test_vitals_stream as t
 session = t.spark_session()
 lines = stream.from_files(session, Path(sys.argv[1]), files_per_batch=5)
-stream.start(session, lines, t.HOSPITALS, t.patients(), Path(sys.argv[2])).awaitTermination()
+stream.start(session, lines, t.HOSPITALS, t.patients(), Path(sys.argv[2]), t.load_profiles(None)).awaitTermination()
 """
 
 

@@ -1,4 +1,4 @@
-"""Dagster resources over things that need no Dagster: the hospital's clock and the audit.
+"""Dagster resources over things that need no Dagster: the hospital's clock, its source profiles and the audit.
 
 The dashboard, the gateway and the listeners use those without it: an import of Dagster takes a process 30 MB.
 """
@@ -11,6 +11,7 @@ import polars as pl
 
 from hospital_assets.access.audit import Event, read_entries, record
 from hospital_assets.clock import hospital_now
+from hospital_assets.landing.registry import load_profiles
 from hospital_assets.settings import load_settings
 
 
@@ -40,3 +41,12 @@ class AuditResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     def record(self, event: Event) -> None:
         """Write one entry."""
         record(load_settings(Path(self.data_dir)), event)
+
+
+def profiles_resource(folder: Path) -> dg.ResourceDefinition:
+    """Gives assets and checks the source profiles as a value, read when a run first asks.
+
+    Args:
+        folder: `Settings.profiles_folder`.
+    """
+    return dg.ResourceDefinition(lambda _: load_profiles(folder), description="The source profiles.")

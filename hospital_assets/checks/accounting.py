@@ -14,7 +14,8 @@ from hospital_assets.assets.declare import WAREHOUSE_POOL, partitions_of
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.landing.drift import ADVICE, NOTEWORTHY, drifts
-from hospital_assets.landing.profile import LANDED, SUBJECTS, load_profiles
+from hospital_assets.landing.profile import LANDED, SUBJECTS
+from hospital_assets.landing.registry import Profiles
 from hospital_assets.warehouse.dialect import Frame
 
 
@@ -94,7 +95,7 @@ def _count(frame: Frame) -> int:
     ins={"ledger": dg.AssetIn("raw_landed_files")},
     pool=WAREHOUSE_POOL,
 )
-def landed_files(ledger: pl.DataFrame) -> Iterator[dg.AssetCheckResult]:
+def landed_files(ledger: pl.DataFrame, profiles: dg.ResourceParam[Profiles]) -> Iterator[dg.AssetCheckResult]:
     """Name the files that were set aside, and columns nobody asked for."""
     aside = ledger.filter(pl.col("state").is_in(["unreadable", "missing_column", "unrecognised", "empty"]))
     yield dg.AssetCheckResult(
@@ -114,7 +115,7 @@ def landed_files(ledger: pl.DataFrame) -> Iterator[dg.AssetCheckResult]:
             ),
         },
     )
-    found = [drift for drift in drifts(ledger) if drift.verdict in NOTEWORTHY]
+    found = [drift for drift in drifts(ledger, profiles) if drift.verdict in NOTEWORTHY]
     for name, verdicts, says in (
         ("columns_known", ("new",), "columns without a place in their profile"),
         ("columns_present", ("missing", "blocked"), "columns that files of a feed lack"),
@@ -225,8 +226,8 @@ def other_records(periods: dg.TimeWindowPartitionsDefinition) -> dg.AssetChecksD
         ins={"records": dg.AssetIn("raw_other_records")},
         pool=WAREHOUSE_POOL,
     )
-    def check(records: Frame) -> Iterator[dg.AssetCheckResult]:
-        yield unknown_kinds(records, {name: p.ignored for name, p in load_profiles()[0].items()})
+    def check(records: Frame, profiles: dg.ResourceParam[Profiles]) -> Iterator[dg.AssetCheckResult]:
+        yield unknown_kinds(records, {name: profile.ignored for name, profile in profiles.items()})
 
     return check
 

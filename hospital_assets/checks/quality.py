@@ -20,7 +20,7 @@ from hospital_assets.checks.delivery import in_use, undeliverable
 from hospital_assets.checks.findings import Finding, result, store
 from hospital_assets.checks.kinds import QUALITY_KINDS, Kind
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.landing.profile import load_profiles
+from hospital_assets.landing.registry import Profiles
 from hospital_assets.warehouse.database import Warehouse, redacted, without_values
 from hospital_assets.warehouse.dialect import Frame
 from hospital_assets.warehouse.io_manager import WarehouseResource, period_of
@@ -125,10 +125,14 @@ def quality_check(table: str, periods: dg.TimeWindowPartitionsDefinition) -> dg.
         pool=WAREHOUSE_POOL,
     )
     def check(
-        context: dg.AssetCheckExecutionContext, warehouse: WarehouseResource, clock: ClockResource, **frames: Any
+        context: dg.AssetCheckExecutionContext,
+        warehouse: WarehouseResource,
+        clock: ClockResource,
+        profiles: dg.ResourceParam[Profiles],
+        **frames: Any,
     ) -> Iterator[dg.AssetCheckResult]:
         with without_values(f"{table} could not be checked"):
-            found = check_quality(table, frames, clock.now(), _undeliverable(warehouse.open()))
+            found = check_quality(table, frames, clock.now(), _undeliverable(warehouse.open(), profiles))
             period = period_of(context) if contract.partitioned else None
             store(warehouse.open(), context.run.run_id, clock.wall(), table, found, period)
         for kind, findings in found:
@@ -137,13 +141,13 @@ def quality_check(table: str, periods: dg.TimeWindowPartitionsDefinition) -> dg.
     return check
 
 
-def _undeliverable(warehouse: Warehouse) -> frozenset[str]:
+def _undeliverable(warehouse: Warehouse, profiles: Profiles) -> frozenset[str]:
     """What the sources that have landed files cannot fill."""
     ledger = CONTRACTS["raw_landed_files"]
     if not warehouse.exists(ledger):
         return frozenset()
     landed = warehouse.read(ledger).select("source_profile").unique().collect("polars")
-    return undeliverable(in_use(load_profiles()[0], landed["source_profile"].to_list()))
+    return undeliverable(in_use(profiles, landed["source_profile"].to_list()))
 
 
 def quality_checks(periods: dg.TimeWindowPartitionsDefinition) -> list[dg.AssetChecksDefinition]:

@@ -223,13 +223,14 @@ def _report(options: argparse.Namespace, settings: Settings) -> int:
     if options.page == "overview":
         return _report_overview(options, settings)
     from hospital_assets.clock import hospital_now
+    from hospital_assets.landing.registry import load_profiles
     from hospital_assets.reports.quality import as_json, as_page, gather
     from hospital_assets.warehouse.database import open_warehouse
 
     if not settings.warehouse_file.exists():
         raise ValueError(f"{settings.warehouse_file} is missing: run `hospital build` first")
     with open_warehouse(settings.warehouse_file) as warehouse:
-        quality = gather(warehouse, hospital_now(settings))
+        quality = gather(warehouse, load_profiles(settings.profiles_folder), hospital_now(settings))
     page = as_page(quality)
     path = options.out or settings.reports / "quality.html"
     replace_text(path, page)
@@ -257,10 +258,11 @@ def _drift(options: argparse.Namespace, settings: Settings) -> int:
     from rich.table import Table
 
     from hospital_assets.landing.drift import ADVICE, drifts
+    from hospital_assets.landing.registry import load_profiles
     from hospital_assets.warehouse.loads import read_ledger_copy
 
     shown = Table("feed", "column", "verdict", "files", "first file", "what to do")
-    for drift in drifts(read_ledger_copy(settings.warehouse_file)):
+    for drift in drifts(read_ledger_copy(settings.warehouse_file), load_profiles(settings.profiles_folder)):
         shown.add_row(
             f"{drift.profile} {drift.subject}",
             drift.column,

@@ -202,10 +202,12 @@ def _simulate_live(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _import(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.landing.registry import load_profiles
     from hospital_assets.landing.zone import LandingZone, import_files, observed_period
     from hospital_assets.warehouse.database import open_warehouse
 
-    used, unused = import_files(options.profile, options.path, settings.landing)
+    profiles = load_profiles(settings.profiles_folder)
+    used, unused = import_files(profiles.named(options.profile), options.path, settings.landing)
     for name in used:
         print(f"landed   {name}")
     for name in unused:
@@ -218,6 +220,7 @@ def _import(options: argparse.Namespace, settings: Settings) -> int:
                 date(1900, 1, 1),
                 date(2999, 12, 31),
                 warehouse.connection,
+                profiles,
             )
         )
     if observed is not None:
@@ -233,34 +236,36 @@ def _import(options: argparse.Namespace, settings: Settings) -> int:
 def _profiles_list(options: argparse.Namespace, settings: Settings) -> int:
     from rich.table import Table
 
-    from hospital_assets.landing.profile import load_profiles, profile_source
+    from hospital_assets.landing.registry import load_profiles, profile_source
 
-    found, wrong = load_profiles()
+    profiles = load_profiles(settings.profiles_folder)
     shown = Table("profile", "delivers", "format", "from", "what it is")
-    for name, profile in found.items():
+    for name, profile in profiles.items():
+        source = profile_source(settings.profiles_folder, name)
         formats = sorted({spec.format for spec in profile.subjects.values() if spec.files})
-        shown.add_row(name, ", ".join(profile.subjects), ", ".join(formats), profile_source(name), profile.description)
+        shown.add_row(name, ", ".join(profile.subjects), ", ".join(formats), source, profile.description)
     terminal().print(shown)
-    for problem in wrong.values():
+    for problem in profiles.unusable.values():
         print(problem, file=sys.stderr)
-    return 1 if wrong else 0
+    return 1 if profiles.unusable else 0
 
 
 def _profiles_show(options: argparse.Namespace, settings: Settings) -> int:
-    from hospital_assets.landing.profile import profile_text
+    from hospital_assets.landing.registry import profile_text
 
-    print(profile_text(options.profile), end="")
+    print(profile_text(settings.profiles_folder, options.profile), end="")
     return 0
 
 
 def _profiles_new(options: argparse.Namespace, settings: Settings) -> int:
-    from hospital_assets.landing.profile import available_profiles, profile_folder
+    from hospital_assets.landing.registry import load_profiles
     from hospital_assets.sources.draft import draft_profile
 
-    if options.profile in available_profiles():
+    known = load_profiles(settings.profiles_folder)
+    if options.profile in {*known, *known.unusable}:
         raise ValueError(f"there is a profile '{options.profile}' already; choose another name")
     draft = draft_profile(options.profile, options.file, options.time_zone)
-    target = profile_folder() / f"{options.profile}.toml"
+    target = settings.profiles_folder / f"{options.profile}.toml"
     replace_text(target, draft.text)
     print(f"wrote {target}: {options.file.name} as {', '.join(draft.subjects)}")
     for doubt in draft.doubts:
@@ -273,10 +278,11 @@ def _profiles_test(options: argparse.Namespace, settings: Settings) -> int:
     from rich.markup import escape
     from rich.table import Table
 
+    from hospital_assets.landing.registry import load_profiles
     from hospital_assets.sources.dry_run import try_profile
 
     console = terminal(highlight=False)
-    trials = try_profile(options.profile, options.file)
+    trials = try_profile(load_profiles(settings.profiles_folder), options.profile, options.file)
     for trial in trials:
         console.print(f"[bold]{trial.source_file}[/bold] as {trial.subject}: {trial.outcome()}")
         if trial.problem:
@@ -297,6 +303,7 @@ def _listen_to_stream(options: argparse.Namespace, settings: Settings) -> int:
     import threading
 
     from hospital_assets.landing.deliver import destination
+    from hospital_assets.landing.registry import load_profiles
     from hospital_assets.landing.streams import open_stream
     from hospital_assets.listeners.kafka import listen_kafka
     from hospital_assets.listeners.nats import listen_nats
@@ -307,7 +314,8 @@ def _listen_to_stream(options: argparse.Namespace, settings: Settings) -> int:
     if importlib.util.find_spec(needed) is None:
         raise ValueError(f"install hospital-assets[{options.source}] to listen to {options.source}")
     listener = {"kafka": listen_kafka, "nats": listen_nats}[options.source]
-    folder, ending = destination(settings.landing, options.profile, options.subject)
+    profile = load_profiles(settings.profiles_folder).named(options.profile)
+    folder, ending = destination(settings.landing, profile, options.subject)
     stop = threading.Event()
     with open_stream(folder, options.landed_as or options.stream, ending) as landing, stopped_by_signals(stop):
         listener(
@@ -327,7 +335,7 @@ def _listen_to_mllp(options: argparse.Namespace, settings: Settings) -> int:
     import logging
     import signal
 
-    from hospital_assets.landing.profile import load_profile
+    from hospital_assets.landing.registry import load_profiles
     from hospital_assets.listeners.mllp import ListenerOptions, listen, server_tls
 
     if bool(options.tls_cert) != bool(options.tls_key):
@@ -338,7 +346,7 @@ def _listen_to_mllp(options: argparse.Namespace, settings: Settings) -> int:
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
     counts = listen(
         ListenerOptions(
-            folder=settings.landing / load_profile(options.profile).name / "mllp",
+            folder=settings.landing / load_profiles(settings.profiles_folder).named(options.profile).name / "mllp",
             host=options.host,
             port=options.port,
             processing_ids=tuple(options.processing_id or ("P", "D", "T")),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hospital_assets.files import replace_bytes
-from hospital_assets.landing.profile import ProfileError, load_profile
+from hospital_assets.landing.profile import Profile, ProfileError
 
 
 def land(folder: Path, name: str, data: bytes) -> Path:
@@ -32,28 +32,27 @@ def land(folder: Path, name: str, data: bytes) -> Path:
     return target
 
 
-def destination(landing: Path, profile: str, subject: str) -> tuple[Path, str]:
+def destination(landing: Path, profile: Profile, subject: str) -> tuple[Path, str]:
     """Where one JSON object a line must land to feed a subject: the folder, and how a name must end.
 
     Raises:
-        ProfileError: there is no such profile or subject, or its files are not JSON lines.
+        ProfileError: the profile has no such subject, or its files are not JSON lines.
     """
-    declared = load_profile(profile)
-    spec = declared.subjects.get(subject)
+    spec = profile.subjects.get(subject)
     if spec is None:
         raise ProfileError(
-            f"profile '{profile}' has no subject '{subject}'; it has {', '.join(sorted(declared.subjects))}"
+            f"profile '{profile.name}' has no subject '{subject}'; it has {', '.join(sorted(profile.subjects))}"
         )
     if spec.format == "csv":
-        raise ProfileError(f"subject '{subject}' of profile '{profile}' reads CSV; messages land as JSON lines")
+        raise ProfileError(f"subject '{subject}' of profile '{profile.name}' reads CSV; messages land as JSON lines")
     for pattern in spec.files:
         *folders, name = Path(pattern).parts
         if any("*" in part or "?" in part for part in folders):
             continue
         for ending in (".jsonl", ".ndjson", ".json"):
             if Path(f"messages{ending}").match(name):
-                return landing.joinpath(profile, *folders), ending
+                return landing.joinpath(profile.name, *folders), ending
     raise ProfileError(
-        f"no pattern of subject '{subject}' of profile '{profile}' takes a file of any name that ends "
+        f"no pattern of subject '{subject}' of profile '{profile.name}' takes a file of any name that ends "
         f"in .jsonl, .ndjson or .json: {', '.join(spec.files)}"
     )

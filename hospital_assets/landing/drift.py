@@ -14,7 +14,8 @@ from typing import Literal
 
 import polars as pl
 
-from hospital_assets.landing.profile import Profile, Subject, available_profiles, canonical_columns, load_profile
+from hospital_assets.landing.profile import Profile, Subject, canonical_columns
+from hospital_assets.landing.registry import Profiles
 
 Verdict = Literal["new", "alias", "missing", "blocked", "retyped", "reordered"]
 
@@ -61,7 +62,7 @@ class Drift:
     first_file: str
 
 
-def drifts(ledger: pl.DataFrame) -> list[Drift]:
+def drifts(ledger: pl.DataFrame, profiles: Profiles) -> list[Drift]:
     """What changed in the columns of CSV feeds, and in the fields of JSON feeds.
 
     JSON leaves out what has no value, so a field that is not there says nothing: of JSON feeds, new and
@@ -69,6 +70,7 @@ def drifts(ledger: pl.DataFrame) -> list[Drift]:
 
     Args:
         ledger: raw_landed_files.
+        profiles: the source profiles.
     """
     headed = ledger.filter(pl.col("columns").is_not_null(), pl.col("state").is_in(["ready", "missing_column"]))
     headers = (
@@ -78,9 +80,9 @@ def drifts(ledger: pl.DataFrame) -> list[Drift]:
     )
     found: list[Drift] = []
     for (profile, subject), group in headers.group_by("source_profile", "subject", maintain_order=True):
-        if profile not in available_profiles():
+        declared = profiles.get(str(profile))
+        if declared is None:
             continue
-        declared = load_profile(str(profile))
         layouts: dict[str, tuple[Subject, list[str]]] = {}
         for source_file in group["source_file"]:
             for feed in declared.feeds(source_file.partition("/")[2]):

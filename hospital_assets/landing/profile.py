@@ -1,9 +1,8 @@
 """Source profiles: declarations of how the files of a source become our subjects.
 
-A profile is a TOML file and nothing else: the next source is a file of declarations, not code. It
-lies in `<data directory>/profiles/` or, where it ships with the package, in `profiles/` beside this
-module; the data directory's own comes first. Files land in `landing/<profile name>/`. Belongs here:
-the vocabulary of a profile and its validation. Does not: reading files.
+A profile is a TOML file and nothing else: the next source is a file of declarations, not code. Files
+land in `landing/<profile name>/`. Belongs here: the vocabulary of a profile and its validation. Does
+not: which profiles there are (`registry`), reading landed files.
 
 A *source name* is how a profile points into a landed record: a CSV column; for all other formats a
 JSON path (`$.patient.id`), or `$each.code` for a path within one element of the list named by
@@ -17,9 +16,8 @@ from __future__ import annotations
 import functools
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
 from typing import Any, Literal
 from zoneinfo import available_timezones
 
@@ -27,7 +25,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.raw import FEED_OF, DatedRecord, LandedRecord
-from hospital_assets.settings import Settings, data_dir_from_environment
 from hospital_assets.toml_text import line_of
 
 _FEED_OF = {table.contract().name.removeprefix("raw_"): feed for table, feed in FEED_OF.items()}
@@ -548,83 +545,6 @@ class Profile(_Declaration):
 
 
 # Reading ------------------------------------------------------------------------------------------
-
-#: One suffix, so that a glob finds them.
-_SUFFIX = ".toml"
-
-
-def profile_folder() -> Path:
-    """Where a data directory keeps profiles of its own."""
-    return Settings(data_dir_from_environment()).profiles_folder
-
-
-@functools.cache
-def _built_in() -> Mapping[str, str]:
-    """The profiles that ship with the package: name -> TOML text."""
-    folder = resources.files("hospital_assets.landing") / "profiles"
-    return {
-        entry.name.removesuffix(_SUFFIX): entry.read_text(encoding="utf-8")
-        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name)
-        if entry.name.endswith(_SUFFIX)
-    }
-
-
-def _own() -> dict[str, Path]:
-    """The data directory's own profiles: name -> file."""
-    return {path.stem: path for path in sorted(profile_folder().glob(f"*{_SUFFIX}"))}
-
-
-def available_profiles() -> tuple[str, ...]:
-    """Names of all profiles: those of the data directory, and those that ship with the package."""
-    return tuple(sorted({*_built_in(), *_own()}))
-
-
-def profile_source(name: str) -> str:
-    """Where a profile comes from, for people: its file, or `built in`."""
-    own = _own().get(name)
-    return "built in" if own is None else str(own)
-
-
-def profile_text(name: str) -> str:
-    """The TOML text of a profile, whether it can be used or not.
-
-    Raises:
-        ProfileError: there is no such profile.
-    """
-    own = _own().get(name)
-    if own is not None:
-        return own.read_text(encoding="utf-8")
-    if name not in _built_in():
-        raise ProfileError(f"no profile '{name}'; there are: {', '.join(available_profiles())}")
-    return _built_in()[name]
-
-
-def load_profile(name: str) -> Profile:
-    """A profile by name, as its file is now.
-
-    Raises:
-        ProfileError: there is no such profile, or it declares something wrong; says where.
-    """
-    file = str(_own().get(name, f"{name}{_SUFFIX}"))
-    profile = parse_profile(profile_text(name), file)
-    if profile.name != name:
-        raise ProfileError(f"{file}: its name is '{profile.name}'; call the file as the profile")
-    return profile
-
-
-def load_profiles() -> tuple[dict[str, Profile], dict[str, str]]:
-    """All profiles by name, and what is wrong with those that cannot be used.
-
-    A profile that somebody is just writing must not stop the others.
-    """
-    found: dict[str, Profile] = {}
-    wrong: dict[str, str] = {}
-    for name in available_profiles():
-        try:
-            found[name] = load_profile(name)
-        except ProfileError as error:
-            wrong[name] = str(error)
-    return found, wrong
 
 
 @functools.lru_cache(maxsize=256)

@@ -32,17 +32,9 @@ from hospital_assets.landing.content import UnreadableError, is_finished, sha256
 from hospital_assets.landing.csv_records import csv_relation
 from hospital_assets.landing.drift import kinds_of
 from hospital_assets.landing.json_records import json_relation
-from hospital_assets.landing.profile import (
-    OTHER_RECORDS,
-    Feed,
-    Lookup,
-    Profile,
-    Subject,
-    canonical_columns,
-    load_profile,
-    load_profiles,
-)
+from hospital_assets.landing.profile import OTHER_RECORDS, Feed, Lookup, Profile, Subject, canonical_columns
 from hospital_assets.landing.records import LandedFile, declared_rows
+from hospital_assets.landing.registry import Profiles, load_profiles
 from hospital_assets.landing.service_day import days_of_files, with_service_day
 from hospital_assets.landing.verify import verified
 from hospital_assets.landing.waiting import Waiting, waiting_files
@@ -72,6 +64,7 @@ class LandingZone:
         first: first service day.
         last: last service day, inclusive.
         connection: the warehouse's connection, so that reading and storing is one plan.
+        profiles: the source profiles.
     """
 
     landing: Path
@@ -79,6 +72,7 @@ class LandingZone:
     first: date
     last: date
     connection: duckdb.DuckDBPyConnection
+    profiles: Profiles
 
     def discover(
         self,
@@ -100,7 +94,7 @@ class LandingZone:
             subjects: leave out new files of other subjects; default none.
         """
         listed = self.listed()
-        profiles, _ = load_profiles()
+        profiles = self.profiles
         unchanged = _unchanged(known, listed, set_aside, profiles)
         if quiet_since_ns is not None:
             is_quiet = pl.col("file_modified_ns") <= quiet_since_ns
@@ -137,9 +131,8 @@ class LandingZone:
             overlaps = (days.min() < period.end) & (days.max() >= period.first)
             ready = ready.filter(overlaps | (pl.col("state") == "companion"))
         frames = []
-        profiles, _ = load_profiles()
-        for name in sorted(set(ledger["source_profile"].to_list()) & set(profiles)):
-            profile = profiles[name]
+        for name in sorted(set(ledger["source_profile"].to_list()) & set(self.profiles)):
+            profile = self.profiles[name]
             files = ready.filter(pl.col("source_profile") == name)
             frames.extend(self._frames(profile, subject, files, ledger))
         if not frames:
@@ -154,8 +147,8 @@ class LandingZone:
     def zones(self, ledger: pl.DataFrame, profile: Profile) -> dict[str, str]:
         """IANA zone by hospital, from the landed master data and the profiles of its namespace."""
         hospitals = self.read("hospitals", ledger).collect("polars").to_native()
-        profiles, _ = load_profiles()
-        sharing = [name for name, other in profiles.items() if other.identity_namespace == profile.identity_namespace]
+        namespace = profile.identity_namespace
+        sharing = [name for name, other in self.profiles.items() if other.identity_namespace == namespace]
         return {
             row["hospital_id"].strip(): row["time_zone"].strip()
             for row in hospitals.filter(pl.col("source_profile").is_in(sharing)).rows(named=True)
@@ -321,7 +314,7 @@ class LandingZone:
         entry: Mapping[str, object],
         originals: Mapping[str, str],
         set_aside: Mapping[str, str],
-        profiles: Mapping[str, Profile],
+        profiles: Profiles,
     ) -> list[dict[str, object]]:
         """Ledger rows of a file: one for each subject it feeds; counts come later."""
         source_file = str(entry["source_file"])
@@ -347,7 +340,7 @@ class LandingZone:
         }
         profile = profiles.get(folder)
         if profile is None:
-            row["problem"] = _why_unknown(folder)
+            row["problem"] = _why_unknown(folder, profiles)
             return [row]
         row["profile_sha256"] = _version(profile)
         feeds = _fed_by(source_file, profiles)
@@ -432,11 +425,13 @@ class LandingZone:
 class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """Brings the landing zone to the assets that read files.
 
-    Without `last_service_date` the service days go on, up to the latest one that has begun anywhere.
+    `profiles` is the folder of the directory's own profiles. Without `last_service_date` the service days go
+    on, up to the latest one that has begun anywhere.
     """
 
     warehouse: WarehouseResource
     landing: str
+    profiles: str
     first_service_date: str
     last_service_date: str | None = None
 
@@ -456,6 +451,7 @@ class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             first=date.fromisoformat(self.first_service_date),
             last=latest_day(datetime.now(UTC)) if last is None else date.fromisoformat(last),
             connection=connection,
+            profiles=load_profiles(Path(self.profiles)),
         )
 
     def open_beside(self) -> LandingZone:
@@ -508,17 +504,15 @@ def write_set_aside(folder: Path, set_aside: Mapping[str, str]) -> None:
     replace_text(folder / _SET_ASIDE_FILE, json.dumps(dict(set_aside), indent=1))
 
 
-def import_files(profile_name: str, source: Path, landing: Path) -> tuple[list[str], list[str]]:
+def import_files(profile: Profile, source: Path, landing: Path) -> tuple[list[str], list[str]]:
     """Copy a source's files into the landing folder, bytes untouched, each appearing whole.
 
     Returns:
         names of the files that the profile uses, and of those it does not.
 
     Raises:
-        ProfileError: there is no such profile.
         FileNotFoundError: there is no such file or folder, or nothing the profile takes in it.
     """
-    profile = load_profile(profile_name)
     if not source.exists():
         raise FileNotFoundError(f"there is no file or folder {source}")
     found = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
@@ -528,13 +522,13 @@ def import_files(profile_name: str, source: Path, landing: Path) -> tuple[list[s
         if not profile.feeds(inside):
             unused.append(inside)
             continue
-        target = landing / profile_name / inside
+        target = landing / profile.name / inside
         with replacing(target) as temporary:
             shutil.copyfile(path, temporary)
         used.append(inside)
     if not used:
         raise FileNotFoundError(
-            f"{source} holds no file that the profile '{profile_name}' takes: "
+            f"{source} holds no file that the profile '{profile.name}' takes: "
             + ", ".join(p for spec in profile.subjects.values() for p in spec.files)
         )
     return used, unused
@@ -597,14 +591,13 @@ def _version(profile: Profile) -> str:
     return hashlib.sha256(profile.model_dump_json().encode()).hexdigest()
 
 
-def _why_unknown(folder: str) -> str:
+def _why_unknown(folder: str, profiles: Profiles) -> str:
     """Why a folder below the landing folder has no usable profile, and what to do."""
-    names, wrong = load_profiles()
-    if folder in wrong:
-        return f"the profile cannot be used; mend it: {wrong[folder]}"
+    if folder in profiles.unusable:
+        return f"the profile cannot be used; mend it: {profiles.unusable[folder]}"
     return (
         f"no source profile is called '{folder}'; move the file to landing/<profile>/, profiles "
-        f"are {', '.join(names)}, or write one: hospital profiles new"
+        f"are {', '.join(profiles)}, or write one: hospital profiles new"
     )
 
 

@@ -18,6 +18,7 @@ from hospital_assets.alerts.settings import AlertSettings, Level, VitalThreshold
 from hospital_assets.assets.cleaned.er_visits import judge_er_visits
 from hospital_assets.assets.cleaned.vitals import judge_vitals
 from hospital_assets.assets.facts.vitals import age_in_years, scored
+from hospital_assets.landing.registry import Profiles
 from hospital_assets.measures import news2
 from hospital_assets.measures.triage import is_critical
 from hospital_assets.measures.waits import wait_start
@@ -44,15 +45,18 @@ _VITALS = {
 }
 
 
-def scored_vitals(raw: pl.DataFrame, hospitals: pl.DataFrame, patients: pl.DataFrame) -> pl.DataFrame:
+def scored_vitals(
+    raw: pl.DataFrame, hospitals: pl.DataFrame, patients: pl.DataFrame, profiles: Profiles
+) -> pl.DataFrame:
     """Landed vital signs, judged and scored as the batch does it.
 
     Args:
         raw: records with the columns of raw_vitals.
         hospitals: hospital_id, time_zone.
         patients: dim_patient, or the copy of it.
+        profiles: the source profiles.
     """
-    judged = judge_vitals(lazy(raw), lazy(hospitals)).filter(nw.col("rule").is_null())
+    judged = judge_vitals(lazy(raw), lazy(hospitals), profiles).filter(nw.col("rule").is_null())
     return scored(judged, lazy(patients)).collect("polars").to_native()  # type: ignore[no-any-return]
 
 
@@ -129,16 +133,16 @@ def _said(column: str, limit: float) -> pl.Expr:
     return pl.format(f"{name} {{}} {unit} (limit {limit:g})", pl.col(column).round(1))
 
 
-def landed_visits(raw: pl.DataFrame, hospitals: pl.DataFrame) -> pl.DataFrame:
+def landed_visits(raw: pl.DataFrame, hospitals: pl.DataFrame, profiles: Profiles) -> pl.DataFrame:
     """Visits as the newest of some landed records say, cleaned as the batch does it.
 
     Args:
         raw: records with the columns of raw_er_visits.
         hospitals: hospital_id, time_zone.
+        profiles: the source profiles.
     """
-    visits: pl.DataFrame = (
-        judge_er_visits(lazy(raw), lazy(hospitals)).filter(nw.col("rule").is_null()).collect("polars").to_native()
-    )
+    judged = judge_er_visits(lazy(raw), lazy(hospitals), profiles)
+    visits: pl.DataFrame = judged.filter(nw.col("rule").is_null()).collect("polars").to_native()
     return visits.sort("recorded_at", nulls_last=False).unique("visit_id", keep="last")
 
 

@@ -155,7 +155,7 @@ class Monitor:
         signals: list[Signal] = []
         visits: list[VisitState] = []
         if "vitals" in subjects:
-            observed = scored_vitals(records("vitals"), hospitals, patients)
+            observed = scored_vitals(records("vitals"), hospitals, patients, zone.profiles)
             merge_landed(warehouse_file, "landed_vitals", board_vitals(observed), "visit_id", "measured_at", since)
             found = vital_signals(observed, self.alerts)
             # What is well and never was otherwise needs no memory.
@@ -163,7 +163,7 @@ class Monitor:
             ill = known | {signal.subject for signal in found if signal.is_raised}
             signals = [signal for signal in found if signal.subject in ill]
         if "er_visits" in subjects:
-            landed = landed_visits(records("er_visits"), hospitals)
+            landed = landed_visits(records("er_visits"), hospitals, zone.profiles)
             merge_landed(
                 warehouse_file, "landed_visits", board_visits(landed, patients), "visit_id", "recorded_at", since
             )

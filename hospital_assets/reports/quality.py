@@ -20,6 +20,7 @@ from hospital_assets.checks.kinds import CONTRACT_KINDS, QUALITY_KINDS
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.drift import ADVICE, drifts
 from hospital_assets.landing.profile import SUBJECTS, canonical_columns
+from hospital_assets.landing.registry import Profiles
 from hospital_assets.reports.folder import ReportsResource
 from hospital_assets.warehouse.database import Warehouse
 from hospital_assets.warehouse.io_manager import WarehouseResource
@@ -33,14 +34,14 @@ from hospital_assets.warehouse.io_manager import WarehouseResource
     pool=WAREHOUSE_POOL,
 )
 def quality_report(
-    warehouse: WarehouseResource, clock: ClockResource, reports: ReportsResource
+    warehouse: WarehouseResource, clock: ClockResource, profiles: dg.ResourceParam[Profiles], reports: ReportsResource
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """The data quality page, as one file that opens from disk and prints on A4.
 
     Scores by layer, rules that failed, quarantine by reason and hospital, files and columns that were odd,
     freshness, reconciliation, history: as the newest checks found them.
     """
-    quality = gather(warehouse.open(), clock.now())
+    quality = gather(warehouse.open(), profiles, clock.now())
     page = as_page(quality)
     path = reports.write("quality.html", page)
     reports.write("quality.json", as_json(quality))
@@ -88,7 +89,7 @@ class Quality:
     as_of: datetime
 
 
-def gather(warehouse: Warehouse, as_of: datetime) -> Quality:
+def gather(warehouse: Warehouse, profiles: Profiles, as_of: datetime) -> Quality:
     """Collect what the page shows from the warehouse."""
     connection = warehouse.connection
 
@@ -119,7 +120,7 @@ def gather(warehouse: Warehouse, as_of: datetime) -> Quality:
         f"select a.* replace (coalesce(h.hospital_id, 'not stated or unknown') as hospital) "
         f"from ({aside}) a left join cleaned.cleaned_hospitals h on trim(a.hospital) = h.hospital_id"
     )
-    found = drifts(ledger)
+    found = drifts(ledger, profiles)
     return Quality(
         results=newest_results(warehouse),
         history=results_by_day(warehouse),

@@ -20,15 +20,8 @@ import polars as pl
 
 from hospital_assets.assets.cleaned.all_rules import JUDGES
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.landing.profile import (
-    CODED,
-    OTHER_RECORDS,
-    SUBJECTS,
-    Profile,
-    Subject,
-    canonical_columns,
-    load_profile,
-)
+from hospital_assets.landing.profile import CODED, OTHER_RECORDS, SUBJECTS, Profile, Subject, canonical_columns
+from hospital_assets.landing.registry import Profiles
 from hospital_assets.landing.zone import LandingZone
 from hospital_assets.warehouse.dialect import Frame, checkpoint
 
@@ -95,25 +88,26 @@ def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in list(counts.items())[:20])
 
 
-def try_profile(name: str, path: Path) -> list[Trial]:
+def try_profile(profiles: Profiles, name: str, path: Path) -> list[Trial]:
     """Read a file, or a folder of them, with a profile.
 
     Of the files beside a single one those are read, too, that it needs: hospitals and companions.
 
     Args:
-        name: the profile.
+        profiles: the source profiles.
+        name: the one to try.
         path: the file or folder.
 
     Raises:
         ProfileError: there is no such profile, or it is wrong.
         FileNotFoundError: there is no such file, or the profile takes none of this name.
     """
-    profile = load_profile(name)
+    profile = profiles.named(name)
     files = _files(profile, path)
     with tempfile.TemporaryDirectory() as folder, closing(duckdb.connect()) as connection:
         connection.execute("set TimeZone = 'UTC'")
         zone = LandingZone(
-            Path(folder) / "landing", Path(folder) / "spool", date(1900, 1, 1), date(2999, 12, 31), connection
+            Path(folder) / "landing", Path(folder) / "spool", date(1900, 1, 1), date(2999, 12, 31), connection, profiles
         )
         for inside, file in files.items():
             link = zone.landing / name / inside
@@ -169,7 +163,7 @@ def _trial(zone: LandingZone, profile: Profile, ledger: pl.DataFrame, row: Mappi
     if subject == OTHER_RECORDS:
         kinds = _counted(raw, "kind")
         return replace(trial, flagged=kinds)
-    judged = checkpoint(JUDGES[subject](raw, _hospitals(zone, ledger)).select("rule", "quality_codes"))
+    judged = checkpoint(JUDGES[subject](raw, _hospitals(zone, ledger), zone.profiles).select("rule", "quality_codes"))
     rules = _counted(judged.filter(~nw.col("rule").is_null()), "rule")
     codes: Counter[str] = Counter()
     sound = judged.filter(nw.col("rule").is_null())
@@ -189,7 +183,7 @@ def _trial(zone: LandingZone, profile: Profile, ledger: pl.DataFrame, row: Mappi
 
 def _hospitals(zone: LandingZone, ledger: pl.DataFrame) -> Frame:
     """cleaned_hospitals, as far as the files tried say."""
-    judged = JUDGES["hospitals"](zone.read("hospitals", ledger), zone.read("hospitals", ledger))
+    judged = JUDGES["hospitals"](zone.read("hospitals", ledger), zone.read("hospitals", ledger), zone.profiles)
     return checkpoint(judged.filter(nw.col("rule").is_null()).select("hospital_id", "time_zone"))
 
 

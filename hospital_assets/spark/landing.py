@@ -130,7 +130,14 @@ class SparkLandingResource(LandingResource):
         if table not in self.tables_on_spark:
             return zone
         return SparkLandingZone(
-            zone.landing, zone.spool, zone.first, zone.last, zone.connection, self.spark.spark_session, Lake(self.lake)
+            zone.landing,
+            zone.spool,
+            zone.first,
+            zone.last,
+            zone.connection,
+            zone.profiles,
+            self.spark.spark_session,
+            Lake(self.lake),
         )
 
 

@@ -22,7 +22,7 @@ from hospital_assets.assets.cleaned.vitals import judge_vitals
 from hospital_assets.assets.facts.vitals import scored
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.files import replace_text
-from hospital_assets.landing.profile import load_profile
+from hospital_assets.landing.registry import Profiles, load_profiles
 from hospital_assets.live.copies import read_copy
 from hospital_assets.settings import engine_from_environment, load_settings
 from hospital_assets.spark.session import start_session
@@ -91,20 +91,21 @@ def from_kafka(session: SparkSession, servers: str, topic: str) -> DataFrame:
     )
 
 
-def observations(lines: DataFrame, profile: str = "native") -> DataFrame:
+def observations(lines: DataFrame, profiles: Profiles, profile: str = "native") -> DataFrame:
     """Records with the columns of raw_vitals, each observation once.
 
     The same observation is the same id, written at the same moment; a correction is another one.
 
     Args:
         lines: from `from_files` or `from_kafka`.
+        profiles: the source profiles.
         profile: the source they come from.
     """
     from pyspark.sql import functions as F  # noqa: N812
 
     from hospital_assets.spark.landing import json_records
 
-    raw = json_records(lines, "vitals", load_profile(profile).subjects["vitals"])
+    raw = json_records(lines, "vitals", profiles.named(profile).subjects["vitals"])
     keyed = raw.select(
         "*",
         F.lit(profile).alias("source_profile"),
@@ -126,6 +127,7 @@ def start(
     hospitals: pl.DataFrame,
     patients: pl.DataFrame,
     sink: Path,
+    profiles: Profiles,
     *,
     profile: str = "native",
     until_done: bool = False,
@@ -139,6 +141,7 @@ def start(
         patients: dim_patient, or the copy of it.
         sink: folder for what it writes (scored observations and quarantined records, see
             `statement`) and for its checkpoint.
+        profiles: the source profiles.
         profile: the source the lines come from.
         until_done: end when everything that is there has been read, instead of waiting for more.
     """
@@ -152,7 +155,7 @@ def start(
         if note.exists():
             return
         folder = f"v-{number:012d}-{uuid.uuid4().hex}"
-        judged = judge_vitals(lazy(batch), places)
+        judged = judge_vitals(lazy(batch), places, profiles)
         kept: DataFrame = judged.to_native().persist()
         once = lazy(kept)
         sound = scored(once.filter(nw.col("rule").is_null()), people).select(*COLUMNS)
@@ -165,7 +168,7 @@ def start(
 
     _forget_unfinished(sink)
     return (
-        observations(lines, profile)
+        observations(lines, profiles, profile)
         .writeStream.foreachBatch(write)
         .option("checkpointLocation", (sink / "checkpoint").as_uri())
         .trigger(**({"availableNow": True} if until_done else {"processingTime": "1 second"}))
@@ -207,7 +210,8 @@ def main() -> None:
         raise SystemExit("patients and hospitals are not known yet: run `hospital build` first")
     session = start_session(engine.spark_master)
     lines = from_files(session, settings.landing / "native" / "vitals")
-    start(session, lines, hospitals, patients, settings.streamed_vitals).awaitTermination()
+    profiles = load_profiles(settings.profiles_folder)
+    start(session, lines, hospitals, patients, settings.streamed_vitals, profiles).awaitTermination()
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from hospital_assets.contracts.cleaned import (
     DISPOSITIONS,
     PATIENT_CLASSES,
 )
+from hospital_assets.landing.registry import Profiles
 from hospital_assets.warehouse.dialect import Frame, resolve_instants
 
 MESSAGE_ID_MISSING = Rule("message_id_missing", "A message needs a control id.", "quarantine")
@@ -57,32 +58,34 @@ RULES = (
 
 
 @dg.multi_asset(**cleaned_and_quarantined("adt_events"))
-def adt_events(raw_adt_events: Frame, cleaned_hospitals: Frame) -> tuple[Frame, Frame]:
+def adt_events(
+    raw_adt_events: Frame, cleaned_hospitals: Frame, profiles: dg.ResourceParam[Profiles]
+) -> tuple[Frame, Frame]:
     """ADT messages, judged and split."""
-    return split(judge_adt_events(raw_adt_events, cleaned_hospitals), raw_adt_events, "adt_events", RULES)
+    return split(judge_adt_events(raw_adt_events, cleaned_hospitals, profiles), raw_adt_events, "adt_events", RULES)
 
 
-def judge_adt_events(raw: Frame, hospitals: Frame) -> Frame:
+def judge_adt_events(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
     """Every raw message with its cleaned columns, its quality codes, and the rule it broke."""
-    frame = raw.with_columns(hospital_id=identity("hospital_id")).join(
+    frame = raw.with_columns(hospital_id=identity(profiles, "hospital_id")).join(
         hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
     )
     frame = read_clocks(
-        frame, "adt_events", {"_event": "event_at", "_start": "visit_start_at", "_recorded": "recorded_at"}
+        frame, profiles, "adt_events", {"_event": "event_at", "_start": "visit_start_at", "_recorded": "recorded_at"}
     ).drop("event_at", "visit_start_at", "recorded_at")
     frame = resolve_instants(
         frame, {"event_at": "_event", "visit_start_at": "_start", "recorded_at": "_recorded"}, "time_zone"
     ).with_columns(
-        message_id=identity("message_id"),
-        visit_id=identity("visit_id"),
-        patient_id=identity("patient_id"),
-        prior_patient_id=identity("prior_patient_id"),
-        event_type=nw.coalesce(mapped("event_type"), text("event_type")).str.to_uppercase(),
+        message_id=identity(profiles, "message_id"),
+        visit_id=identity(profiles, "visit_id"),
+        patient_id=identity(profiles, "patient_id"),
+        prior_patient_id=identity(profiles, "prior_patient_id"),
+        event_type=nw.coalesce(mapped(profiles, "event_type"), text("event_type")).str.to_uppercase(),
         _landed_department=text("department"),
-        department_name=mapped("department", domain=DEPARTMENTS),
-        patient_class=mapped("patient_class", domain=PATIENT_CLASSES),
+        department_name=mapped(profiles, "department", domain=DEPARTMENTS),
+        patient_class=mapped(profiles, "patient_class", domain=PATIENT_CLASSES),
         bed_id=text("bed_id"),
-        discharge_disposition=mapped("discharge_disposition", domain=DISPOSITIONS),
+        discharge_disposition=mapped(profiles, "discharge_disposition", domain=DISPOSITIONS),
     )
     frame = frame.with_columns(
         rule=first_broken(
@@ -93,7 +96,7 @@ def judge_adt_events(raw: Frame, hospitals: Frame) -> Frame:
             (EVENT_TYPE_UNKNOWN, nw.col("event_type").is_null() | ~nw.col("event_type").is_in(ADT_EVENT_TYPES)),
             (EVENT_AT_MISSING, nw.col("event_at").is_null() | nw.col("visit_start_at").is_null()),
             (EVENT_BEFORE_VISIT, nw.col("event_at") < nw.col("visit_start_at")),
-            (EVENT_IN_FUTURE, in_future("event_at", "recorded_at")),
+            (EVENT_IN_FUTURE, in_future(profiles, "event_at", "recorded_at")),
         ),
         quality_codes=codes(
             (DEPARTMENT_MAPPED, nw.col("department_name") != nw.col("_landed_department")),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from hospital_assets.assets.cleaned import adt_events, coded, er_visits, masters, patients, vitals
 from hospital_assets.assets.cleaned.rules import DUPLICATE, READING_RULES, SUPERSEDED, Rule
+from hospital_assets.landing.registry import Profiles
 from hospital_assets.warehouse.dialect import Frame
 
 RULES: dict[str, tuple[Rule, ...]] = {
@@ -22,13 +23,13 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "procedures": coded.PROCEDURE_RULES,
 }
 
-#: Subject -> from its raw records and cleaned_hospitals to the judged records.
-JUDGES: Mapping[str, Callable[[Frame, Frame], Frame]] = {
-    "hospitals": lambda raw, _: masters.judge_hospitals(raw),
+#: Subject -> from its raw records, cleaned_hospitals and the profiles to the judged records.
+JUDGES: Mapping[str, Callable[[Frame, Frame, Profiles], Frame]] = {
+    "hospitals": lambda raw, _, profiles: masters.judge_hospitals(raw, profiles),
     "departments": masters.judge_departments,
     "doctors": masters.judge_doctors,
     "doctor_shifts": masters.judge_doctor_shifts,
-    "patients": lambda raw, _: patients.judge_patients(raw),
+    "patients": lambda raw, _, profiles: patients.judge_patients(raw, profiles),
     "er_visits": er_visits.judge_er_visits,
     "vitals": vitals.judge_vitals,
     "adt_events": adt_events.judge_adt_events,

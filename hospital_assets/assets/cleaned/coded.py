@@ -20,6 +20,7 @@ from hospital_assets.assets.cleaned.rules import (
 from hospital_assets.assets.declare import cleaned_and_quarantined
 from hospital_assets.assets.dedupe import newest_only
 from hospital_assets.contracts.cleaned import CODE_SYSTEMS
+from hospital_assets.landing.registry import Profiles
 from hospital_assets.warehouse.dialect import Frame, resolve_instants
 
 VISIT_ID_MISSING = Rule("visit_id_missing", "A code needs the visit it belongs to.", "quarantine")
@@ -93,30 +94,38 @@ _OTHER_PATTERN = r"^[A-Z0-9-]{2,18}$"
 
 
 @dg.multi_asset(**cleaned_and_quarantined("diagnoses"))
-def diagnoses(raw_diagnoses: Frame, cleaned_hospitals: Frame) -> tuple[Frame, Frame]:
+def diagnoses(
+    raw_diagnoses: Frame, cleaned_hospitals: Frame, profiles: dg.ResourceParam[Profiles]
+) -> tuple[Frame, Frame]:
     """Diagnoses, judged and split."""
-    return split(judge_diagnoses(raw_diagnoses, cleaned_hospitals), raw_diagnoses, "diagnoses", DIAGNOSIS_RULES)
+    return split(
+        judge_diagnoses(raw_diagnoses, cleaned_hospitals, profiles), raw_diagnoses, "diagnoses", DIAGNOSIS_RULES
+    )
 
 
 @dg.multi_asset(**cleaned_and_quarantined("procedures"))
-def procedures(raw_procedures: Frame, cleaned_hospitals: Frame) -> tuple[Frame, Frame]:
+def procedures(
+    raw_procedures: Frame, cleaned_hospitals: Frame, profiles: dg.ResourceParam[Profiles]
+) -> tuple[Frame, Frame]:
     """Procedures, judged and split."""
-    return split(judge_procedures(raw_procedures, cleaned_hospitals), raw_procedures, "procedures", PROCEDURE_RULES)
+    return split(
+        judge_procedures(raw_procedures, cleaned_hospitals, profiles), raw_procedures, "procedures", PROCEDURE_RULES
+    )
 
 
-def judge_diagnoses(raw: Frame, hospitals: Frame) -> Frame:
+def judge_diagnoses(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
     """Every raw diagnosis with its cleaned columns and the rule it broke."""
-    frame = _with_recorded_at(raw, hospitals, "diagnoses", {})
-    frame = read_numbers(frame, "diagnoses", {"_sequence": "sequence", "_version": "icd_version"})
+    frame = _with_recorded_at(raw, hospitals, profiles, "diagnoses", {})
+    frame = read_numbers(frame, profiles, "diagnoses", {"_sequence": "sequence", "_version": "icd_version"})
     sequence = nw.col("_sequence")
-    frame = _with_visit(frame).with_columns(
-        diagnosis_id=identity("diagnosis_id"),
+    frame = _with_visit(frame, profiles).with_columns(
+        diagnosis_id=identity(profiles, "diagnosis_id"),
         icd_code=_code("icd_code"),
         description=text("description"),
         _is_ranked=~is_blank("sequence"),
         sequence=nw.when((sequence >= 1) & (sequence.floor() == sequence)).then(sequence.cast(nw.Int64)),
         code_system=nw.coalesce(
-            _code_system(),
+            _code_system(profiles),
             *(
                 nw.when(nw.col("_version") == float(version)).then(nw.lit(system))
                 for system, version in ICD_VERSIONS.items()
@@ -168,14 +177,14 @@ def _ranked_by_record(frame: Frame) -> Frame:
     )
 
 
-def judge_procedures(raw: Frame, hospitals: Frame) -> Frame:
+def judge_procedures(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
     """Every raw procedure with its cleaned columns and the rule it broke."""
     frame = raw.rename({"performed_at": "performed_at_text"})
-    frame = _with_recorded_at(frame, hospitals, "procedures", {"performed_at": "performed_at_text"})
-    frame = _with_visit(frame).with_columns(
-        procedure_id=identity("procedure_id"),
+    frame = _with_recorded_at(frame, hospitals, profiles, "procedures", {"performed_at": "performed_at_text"})
+    frame = _with_visit(frame, profiles).with_columns(
+        procedure_id=identity(profiles, "procedure_id"),
         procedure_code=_code("procedure_code"),
-        code_system=nw.coalesce(_code_system(), nw.lit("ICD-10-PCS")),
+        code_system=nw.coalesce(_code_system(profiles), nw.lit("ICD-10-PCS")),
         description=text("description"),
         quality_codes=codes(
             (PERFORMED_AT_UNREADABLE, nw.col("performed_at").is_null() & ~text("performed_at_text").is_null())
@@ -193,29 +202,33 @@ def judge_procedures(raw: Frame, hospitals: Frame) -> Frame:
     return newest_only(frame, ["procedure_id"], "recorded_at")
 
 
-def _with_recorded_at(raw: Frame, hospitals: Frame, subject: str, clocks: dict[str, str]) -> Frame:
+def _with_recorded_at(raw: Frame, hospitals: Frame, profiles: Profiles, subject: str, clocks: dict[str, str]) -> Frame:
     """Zone, `recorded_at` and other instants of a coded record."""
-    frame = raw.with_columns(hospital_id=identity("hospital_id")).join(
+    frame = raw.with_columns(hospital_id=identity(profiles, "hospital_id")).join(
         hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
     )
     frame = read_clocks(
-        frame, subject, {"_recorded": "recorded_at"} | {f"_{out}": src for out, src in clocks.items()}, suffix="_text"
+        frame,
+        profiles,
+        subject,
+        {"_recorded": "recorded_at"} | {f"_{out}": src for out, src in clocks.items()},
+        suffix="_text",
     ).drop("recorded_at")
     return resolve_instants(frame, {"recorded_at": "_recorded"} | {out: f"_{out}" for out in clocks}, "time_zone")
 
 
-def _with_visit(frame: Frame) -> Frame:
-    return frame.with_columns(visit_id=identity("visit_id"), patient_id=identity("patient_id"))
+def _with_visit(frame: Frame, profiles: Profiles) -> Frame:
+    return frame.with_columns(visit_id=identity(profiles, "visit_id"), patient_id=identity(profiles, "patient_id"))
 
 
 def _code(column: str) -> nw.Expr:
     return text(column).str.to_uppercase().str.replace_all(".", "", literal=True)
 
 
-def _code_system() -> nw.Expr:
+def _code_system(profiles: Profiles) -> nw.Expr:
     """The stated code system under our name; `other` for one we do not know, null for none."""
     return nw.coalesce(
-        mapped("code_system", domain=CODE_SYSTEMS, standard=CODE_SYSTEM_NAMES),
+        mapped(profiles, "code_system", domain=CODE_SYSTEMS, standard=CODE_SYSTEM_NAMES),
         nw.when(~is_blank("code_system")).then(nw.lit("other")),
     )
 

@@ -15,7 +15,6 @@ from hospital_assets.assets.cleaned.rules import (
     is_blank,
     is_one_of,
     mapped,
-    profiles,
     read_clocks,
     read_numbers,
     split,
@@ -25,6 +24,7 @@ from hospital_assets.assets.declare import cleaned_and_quarantined
 from hospital_assets.assets.dedupe import newest_only
 from hospital_assets.contracts.cleaned import ARRIVAL_MODES, DEPARTMENTS, DISPOSITIONS
 from hospital_assets.landing.profile import Sum
+from hospital_assets.landing.registry import Profiles
 from hospital_assets.warehouse.dialect import Frame, local_clocks, resolve_instants
 
 CLOCKS = ("arrival", "handover", "triage", "room", "provider", "decision", "departure")
@@ -85,31 +85,34 @@ RULES = (
 
 
 @dg.multi_asset(**cleaned_and_quarantined("er_visits"))
-def er_visits(raw_er_visits: Frame, cleaned_hospitals: Frame) -> tuple[Frame, Frame]:
+def er_visits(
+    raw_er_visits: Frame, cleaned_hospitals: Frame, profiles: dg.ResourceParam[Profiles]
+) -> tuple[Frame, Frame]:
     """Emergency visits, judged and split."""
-    return split(judge_er_visits(raw_er_visits, cleaned_hospitals), raw_er_visits, "er_visits", RULES)
+    return split(judge_er_visits(raw_er_visits, cleaned_hospitals, profiles), raw_er_visits, "er_visits", RULES)
 
 
-def judge_er_visits(raw: Frame, hospitals: Frame) -> Frame:
+def judge_er_visits(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
     """Every raw record with its cleaned columns, its quality codes, and the rule it broke.
 
     Args:
         raw: raw_er_visits.
         hospitals: cleaned_hospitals, for the time zones.
+        profiles: the source profiles.
     """
-    raw = completed(raw, "er_visits", ["hospital_id", "patient_id", "visit_id"])
-    frame = raw.with_columns(hospital_id=identity("hospital_id")).join(
+    raw = completed(raw, profiles, "er_visits", ["hospital_id", "patient_id", "visit_id"])
+    frame = raw.with_columns(hospital_id=identity(profiles, "hospital_id")).join(
         hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
     )
     frame = read_clocks(
-        frame, "er_visits", {f"_{clock}": f"{clock}_time" for clock in CLOCKS} | {"_recorded": "recorded_at"}
+        frame, profiles, "er_visits", {f"_{clock}": f"{clock}_time" for clock in CLOCKS} | {"_recorded": "recorded_at"}
     )
     frame = frame.rename({"recorded_at": "_recorded_text"})
     frame = resolve_instants(
         frame, {f"{clock}_at": f"_{clock}" for clock in CLOCKS} | {"recorded_at": "_recorded"}, "time_zone"
     )
-    frame = frame.with_columns(_level_text=nw.coalesce(mapped("triage_level"), nw.col("triage_level")))
-    frame = read_numbers(frame, "er_visits", {"_triage_level": "_level_text"})
+    frame = frame.with_columns(_level_text=nw.coalesce(mapped(profiles, "triage_level"), nw.col("triage_level")))
+    frame = read_numbers(frame, profiles, "er_visits", {"_triage_level": "_level_text"})
 
     # Within the repeated hour a later clock takes the first reading not before the arrival.
     later = [f"{clock}_at" for clock in CLOCKS[1:]]
@@ -130,16 +133,16 @@ def judge_er_visits(raw: Frame, hospitals: Frame) -> Frame:
     level = nw.col("_triage_level")
     valid_level = level.is_in([1.0, 2.0, 3.0, 4.0, 5.0])
     frame = frame.with_columns(
-        visit_id=identity("visit_id"),
-        patient_id=identity("patient_id"),
-        doctor_id=identity("doctor_id"),
+        visit_id=identity(profiles, "visit_id"),
+        patient_id=identity(profiles, "patient_id"),
+        doctor_id=identity(profiles, "doctor_id"),
         chief_complaint=text("chief_complaint"),
         _landed_department=text("department"),
-        department_name=mapped("department", domain=DEPARTMENTS),
+        department_name=mapped(profiles, "department", domain=DEPARTMENTS),
         _landed_mode=text("arrival_mode"),
-        arrival_mode=nw.coalesce(mapped("arrival_mode", domain=ARRIVAL_MODES), nw.lit("unknown")),
+        arrival_mode=nw.coalesce(mapped(profiles, "arrival_mode", domain=ARRIVAL_MODES), nw.lit("unknown")),
         _landed_disposition=text("disposition"),
-        disposition=mapped("disposition", domain=DISPOSITIONS),
+        disposition=mapped(profiles, "disposition", domain=DISPOSITIONS),
         _landed_level=text("triage_level"),
         triage_level=nw.when(valid_level).then(level.cast(nw.Int64)),
     )
@@ -150,7 +153,7 @@ def judge_er_visits(raw: Frame, hospitals: Frame) -> Frame:
             (PATIENT_ID_MISSING, nw.col("patient_id").is_null()),
             (HOSPITAL_UNKNOWN, nw.col("time_zone").is_null()),
             (ARRIVAL_MISSING, nw.col("arrival_at").is_null()),
-            (ARRIVAL_IN_FUTURE, in_future("arrival_at", "recorded_at")),
+            (ARRIVAL_IN_FUTURE, in_future(profiles, "arrival_at", "recorded_at")),
         ),
         quality_codes=codes(
             (DEPARTMENT_MAPPED, nw.col("department_name") != nw.col("_landed_department")),
@@ -161,7 +164,7 @@ def judge_er_visits(raw: Frame, hospitals: Frame) -> Frame:
                 (nw.col("arrival_mode") == "unknown") & (nw.col("_landed_mode").str.to_lowercase() != "unknown"),
             ),
             (DISPOSITION_UNKNOWN, nw.col("disposition").is_null() & ~nw.col("_landed_disposition").is_null()),
-            (CLOCK_DERIVED, nw.any_horizontal(*_derived_clocks(), ignore_nulls=True)),
+            (CLOCK_DERIVED, nw.any_horizontal(*_derived_clocks(profiles), ignore_nulls=True)),
             (CLOCK_UNREADABLE, nw.any_horizontal(*unreadable, ignore_nulls=True)),
             (
                 PROVIDER_BEFORE_ARRIVAL,
@@ -187,10 +190,10 @@ def judge_er_visits(raw: Frame, hospitals: Frame) -> Frame:
     return newest_only(frame, ["visit_id"], "recorded_at")
 
 
-def _derived_clocks() -> list[nw.Expr]:
+def _derived_clocks(profiles: Profiles) -> list[nw.Expr]:
     """For each clock, whether it is there and its source's profile has computed it."""
     by_clock: dict[str, list[str]] = {}
-    for name, profile in profiles().items():
+    for name, profile in profiles.items():
         declared = profile.subjects.get("er_visits")
         for spec in declared.layouts if declared is not None else ():
             for column, how in spec.derived.items():

@@ -22,6 +22,7 @@ from hospital_assets.assets.cleaned.rules import (
 from hospital_assets.assets.declare import cleaned_and_quarantined
 from hospital_assets.assets.dedupe import newest_only
 from hospital_assets.contracts.cleaned import DEPARTMENTS
+from hospital_assets.landing.registry import Profiles
 from hospital_assets.warehouse.dialect import Frame, resolve_instants
 
 HOSPITAL_ID_MISSING = Rule("hospital_id_missing", "A hospital needs an identifier.", "quarantine")
@@ -52,37 +53,47 @@ SHIFT_RULES = (SHIFT_ID_MISSING, DOCTOR_ID_MISSING, HOSPITAL_UNKNOWN, SHIFT_TIME
 
 
 @dg.multi_asset(**cleaned_and_quarantined("hospitals"))
-def hospitals(raw_hospitals: Frame) -> tuple[Frame, Frame]:
+def hospitals(raw_hospitals: Frame, profiles: dg.ResourceParam[Profiles]) -> tuple[Frame, Frame]:
     """Hospitals, judged and split."""
-    return split(judge_hospitals(raw_hospitals), raw_hospitals, "hospitals", HOSPITAL_RULES)
+    return split(judge_hospitals(raw_hospitals, profiles), raw_hospitals, "hospitals", HOSPITAL_RULES)
 
 
 @dg.multi_asset(**cleaned_and_quarantined("departments"))
-def departments(raw_departments: Frame, cleaned_hospitals: Frame) -> tuple[Frame, Frame]:
+def departments(
+    raw_departments: Frame, cleaned_hospitals: Frame, profiles: dg.ResourceParam[Profiles]
+) -> tuple[Frame, Frame]:
     """Departments, judged and split."""
     return split(
-        judge_departments(raw_departments, cleaned_hospitals), raw_departments, "departments", DEPARTMENT_RULES
+        judge_departments(raw_departments, cleaned_hospitals, profiles),
+        raw_departments,
+        "departments",
+        DEPARTMENT_RULES,
     )
 
 
 @dg.multi_asset(**cleaned_and_quarantined("doctors"))
-def doctors(raw_doctors: Frame, cleaned_hospitals: Frame) -> tuple[Frame, Frame]:
+def doctors(raw_doctors: Frame, cleaned_hospitals: Frame, profiles: dg.ResourceParam[Profiles]) -> tuple[Frame, Frame]:
     """Doctors, judged and split."""
-    return split(judge_doctors(raw_doctors, cleaned_hospitals), raw_doctors, "doctors", DOCTOR_RULES)
+    return split(judge_doctors(raw_doctors, cleaned_hospitals, profiles), raw_doctors, "doctors", DOCTOR_RULES)
 
 
 @dg.multi_asset(**cleaned_and_quarantined("doctor_shifts"))
-def doctor_shifts(raw_doctor_shifts: Frame, cleaned_hospitals: Frame) -> tuple[Frame, Frame]:
+def doctor_shifts(
+    raw_doctor_shifts: Frame, cleaned_hospitals: Frame, profiles: dg.ResourceParam[Profiles]
+) -> tuple[Frame, Frame]:
     """Doctor shifts, judged and split."""
     return split(
-        judge_doctor_shifts(raw_doctor_shifts, cleaned_hospitals), raw_doctor_shifts, "doctor_shifts", SHIFT_RULES
+        judge_doctor_shifts(raw_doctor_shifts, cleaned_hospitals, profiles),
+        raw_doctor_shifts,
+        "doctor_shifts",
+        SHIFT_RULES,
     )
 
 
-def judge_hospitals(raw: Frame) -> Frame:
+def judge_hospitals(raw: Frame, profiles: Profiles) -> Frame:
     """Every raw hospital with its cleaned columns and the rule it broke."""
-    frame = read_numbers(raw, "hospitals", {"_level": "trauma_level"}).with_columns(
-        hospital_id=identity("hospital_id"),
+    frame = read_numbers(raw, profiles, "hospitals", {"_level": "trauma_level"}).with_columns(
+        hospital_id=identity(profiles, "hospital_id"),
         hospital_name=text("hospital_name"),
         city=text("city"),
         state=text("state"),
@@ -104,17 +115,17 @@ def judge_hospitals(raw: Frame) -> Frame:
     return newest_only(frame, ["hospital_id"], "source_file")
 
 
-def judge_departments(raw: Frame, hospitals: Frame) -> Frame:
+def judge_departments(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
     """Every raw department version with its cleaned columns and the rule it broke."""
-    frame = _with_hospital(raw, hospitals)
-    frame = read_dates(frame, "departments", {"_effective": "effective_date"}).drop("effective_date")
+    frame = _with_hospital(raw, hospitals, profiles)
+    frame = read_dates(frame, profiles, "departments", {"_effective": "effective_date"}).drop("effective_date")
     frame = frame.with_columns(_beds_text=text("bed_capacity"))
-    frame = read_numbers(frame, "departments", {"_beds": "bed_capacity", "_stay": "mean_stay_hours"})
+    frame = read_numbers(frame, profiles, "departments", {"_beds": "bed_capacity", "_stay": "mean_stay_hours"})
     beds = nw.col("_beds")
     frame = frame.with_columns(
-        department_id=identity("department_id"),
+        department_id=identity(profiles, "department_id"),
         _landed_name=text("department_name"),
-        department_name=mapped("department_name", domain=DEPARTMENTS),
+        department_name=mapped(profiles, "department_name", domain=DEPARTMENTS),
         bed_capacity=nw.when((beds >= 0) & (beds.floor() == beds)).then(beds.cast(nw.Int64)),
         mean_stay_hours=nw.when(nw.col("_stay") > 0).then(nw.col("_stay")),
         effective_date=nw.col("_effective"),
@@ -132,13 +143,13 @@ def judge_departments(raw: Frame, hospitals: Frame) -> Frame:
     return newest_only(frame, ["department_id", "effective_date"], "source_file")
 
 
-def judge_doctors(raw: Frame, hospitals: Frame) -> Frame:
+def judge_doctors(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
     """Every raw doctor with its cleaned columns and the rule it broke."""
-    frame = _with_hospital(raw, hospitals)
-    frame = read_dates(frame, "doctors", {"_hired": "hired_date"}).drop("hired_date")
+    frame = _with_hospital(raw, hospitals, profiles)
+    frame = read_dates(frame, profiles, "doctors", {"_hired": "hired_date"}).drop("hired_date")
     frame = frame.with_columns(
-        doctor_id=identity("doctor_id"),
-        department_id=identity("department_id"),
+        doctor_id=identity(profiles, "doctor_id"),
+        department_id=identity(profiles, "department_id"),
         full_name=nw.concat_str(
             text("first_name"), text("last_name"), separator=" ", ignore_nulls=True
         ).str.strip_chars(),
@@ -157,18 +168,18 @@ def judge_doctors(raw: Frame, hospitals: Frame) -> Frame:
     return newest_only(frame, ["doctor_id"], "source_file")
 
 
-def judge_doctor_shifts(raw: Frame, hospitals: Frame) -> Frame:
+def judge_doctor_shifts(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
     """Every raw shift with its cleaned columns and the rule it broke."""
-    frame = _with_hospital(raw, hospitals)
+    frame = _with_hospital(raw, hospitals, profiles)
     frame = read_clocks(
-        frame, "doctor_shifts", {"_start": "shift_start", "_end": "shift_end", "_recorded": "recorded_at"}
+        frame, profiles, "doctor_shifts", {"_start": "shift_start", "_end": "shift_end", "_recorded": "recorded_at"}
     ).drop("recorded_at")
     frame = resolve_instants(
         frame, {"shift_start_at": "_start", "shift_end_at": "_end", "recorded_at": "_recorded"}, "time_zone"
     ).with_columns(
-        shift_id=identity("shift_id"),
-        doctor_id=identity("doctor_id"),
-        department_id=identity("department_id"),
+        shift_id=identity(profiles, "shift_id"),
+        doctor_id=identity(profiles, "doctor_id"),
+        department_id=identity(profiles, "department_id"),
         quality_codes=nw.lit(""),
     )
     frame = frame.with_columns(
@@ -187,7 +198,7 @@ def judge_doctor_shifts(raw: Frame, hospitals: Frame) -> Frame:
     return newest_only(frame, ["shift_id"], "recorded_at")
 
 
-def _with_hospital(raw: Frame, hospitals: Frame) -> Frame:
-    return raw.with_columns(hospital_id=identity("hospital_id")).join(
+def _with_hospital(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
+    return raw.with_columns(hospital_id=identity(profiles, "hospital_id")).join(
         hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
     )

@@ -11,7 +11,6 @@ from hospital_assets.assets.cleaned.rules import (
     first_broken,
     identity,
     mapped,
-    profiles,
     read_clocks,
     read_dates,
     read_numbers,
@@ -21,6 +20,7 @@ from hospital_assets.assets.cleaned.rules import (
 from hospital_assets.assets.declare import cleaned_and_quarantined
 from hospital_assets.assets.dedupe import newest_only
 from hospital_assets.contracts.cleaned import BLOOD_GROUPS, SEXES
+from hospital_assets.landing.registry import Profiles
 from hospital_assets.measures.thresholds import MAXIMUM_AGE_YEARS
 from hospital_assets.warehouse.dialect import Frame, resolve_instants
 
@@ -48,42 +48,39 @@ RULES = (
 
 
 @dg.multi_asset(**cleaned_and_quarantined("patients"))
-def patients(raw_patients: Frame) -> tuple[Frame, Frame]:
+def patients(raw_patients: Frame, profiles: dg.ResourceParam[Profiles]) -> tuple[Frame, Frame]:
     """Patients, judged and split."""
-    return split(judge_patients(raw_patients), raw_patients, "patients", RULES)
+    return split(judge_patients(raw_patients, profiles), raw_patients, "patients", RULES)
 
 
-def judge_patients(raw: Frame) -> Frame:
+def judge_patients(raw: Frame, profiles: Profiles) -> Frame:
     """Every raw record with its cleaned columns, its quality codes, and the rule it broke.
 
     The EHR is the network's, not one hospital's: a `recorded_at` without an offset is read in the
     profile's own time zone.
     """
-    frame = read_clocks(raw, "patients", {"_recorded": "recorded_at"})
+    frame = read_clocks(raw, profiles, "patients", {"_recorded": "recorded_at"})
     frame = frame.drop("recorded_at").with_columns(
         _zone=nw.col("source_profile").replace_strict(
-            list(profiles()),
-            [profile.time_zone for profile in profiles().values()],
-            default=None,
-            return_dtype=nw.String,
+            list(profiles), [profile.time_zone for profile in profiles.values()], default=None, return_dtype=nw.String
         )
     )
     frame = resolve_instants(frame, {"recorded_at": "_recorded"}, "_zone")
-    frame = read_dates(frame, "patients", {"_birth_date": "birth_date"})
-    frame = read_numbers(frame, "patients", {"_age": "age_years"})
+    frame = read_dates(frame, profiles, "patients", {"_birth_date": "birth_date"})
+    frame = read_numbers(frame, profiles, "patients", {"_age": "age_years"})
     valid_age = (nw.col("_age") >= 0) & (nw.col("_age") <= MAXIMUM_AGE_YEARS)
     recorded_on = nw.col("recorded_at").dt.date()
     frame = frame.with_columns(
-        patient_id=identity("patient_id"),
+        patient_id=identity(profiles, "patient_id"),
         _landed_birth_date=text("birth_date"),
         birth_date=nw.when(nw.col("_birth_date") <= recorded_on).then(nw.col("_birth_date")),
         age_at_extract_years=nw.when(valid_age).then(nw.col("_age").floor().cast(nw.Int64)),
         _landed_sex=text("sex"),
-        sex=nw.coalesce(mapped("sex", domain=SEXES), nw.lit("unknown")),
-        race=nw.coalesce(mapped("race"), text("race"), nw.lit("unknown")),
-        ethnicity=nw.coalesce(mapped("ethnicity"), text("ethnicity"), nw.lit("unknown")),
+        sex=nw.coalesce(mapped(profiles, "sex", domain=SEXES), nw.lit("unknown")),
+        race=nw.coalesce(mapped(profiles, "race"), text("race"), nw.lit("unknown")),
+        ethnicity=nw.coalesce(mapped(profiles, "ethnicity"), text("ethnicity"), nw.lit("unknown")),
         _landed_group=text("blood_group"),
-        blood_group=mapped("blood_group", domain=BLOOD_GROUPS),
+        blood_group=mapped(profiles, "blood_group", domain=BLOOD_GROUPS),
         zip_code=text("zip"),
         **{
             name: text(name)

@@ -15,7 +15,8 @@ import narwhals as nw
 
 from hospital_assets.assets import dedupe
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.landing.profile import Profile, Subject, canonical_columns, load_profiles
+from hospital_assets.landing.profile import Subject, canonical_columns
+from hospital_assets.landing.registry import Profiles
 from hospital_assets.warehouse.dialect import (
     Frame,
     checkpoint,
@@ -57,41 +58,38 @@ DUPLICATE = Rule(dedupe.DUPLICATE, "The same record was landed before.", "duplic
 SUPERSEDED = Rule(dedupe.SUPERSEDED, "A newer record of the same thing was landed.", "duplicate")
 
 
-def profiles() -> Mapping[str, Profile]:
-    """The source profiles by name, as they are now."""
-    return load_profiles()[0]
-
-
-def sources_of(subject: str, declares: Callable[[Subject], bool]) -> list[str]:
+def sources_of(profiles: Profiles, subject: str, declares: Callable[[Subject], bool]) -> list[str]:
     """Names of the profiles whose declaration of a subject is of a kind."""
     return [
         name
-        for name, profile in profiles().items()
+        for name, profile in profiles.items()
         if subject in profile.subjects and declares(profile.subjects[subject])
     ]
 
 
-def read_clocks(frame: Frame, subject: str, columns: Mapping[str, str], suffix: str = "") -> Frame:
+def read_clocks(frame: Frame, profiles: Profiles, subject: str, columns: Mapping[str, str], suffix: str = "") -> Frame:
     """Add wall clocks read by the formats of each record's source; see `parse_wall_clocks`.
 
     Args:
         frame: records with `source_profile`.
+        profiles: the source profiles.
         subject: whose records they are.
         columns: new wall clock column -> text column.
         suffix: of text columns that were renamed out of the way.
     """
-    return parse_wall_clocks(frame, columns, _formats(subject, columns, suffix))
+    return parse_wall_clocks(frame, columns, _formats(profiles, subject, columns, suffix))
 
 
-def read_numbers(frame: Frame, subject: str, columns: Mapping[str, str]) -> Frame:
+def read_numbers(frame: Frame, profiles: Profiles, subject: str, columns: Mapping[str, str]) -> Frame:
     """Add numbers read by the decimal mark of each record's source; see `parse_numbers`.
 
     Args:
         frame: records with `source_profile`.
+        profiles: the source profiles.
         subject: whose records they are.
         columns: new number column -> text column.
     """
-    with_comma = sources_of(subject, lambda spec: any(own.decimal == "," for own in spec.layouts))
+    with_comma = sources_of(profiles, subject, lambda spec: any(own.decimal == "," for own in spec.layouts))
     if not with_comma:
         return parse_numbers(frame, columns)
     # A text with both marks groups its thousands: that is no number.
@@ -109,24 +107,26 @@ def read_numbers(frame: Frame, subject: str, columns: Mapping[str, str]) -> Fram
     ).drop([f"{number}_pointed" for number in columns])
 
 
-def read_dates(frame: Frame, subject: str, columns: Mapping[str, str]) -> Frame:
+def read_dates(frame: Frame, profiles: Profiles, subject: str, columns: Mapping[str, str]) -> Frame:
     """Add dates read by the formats of each record's source; see `parse_dates`."""
     return parse_dates(
         frame,
         columns,
         {
             text: {name: ("%Y-%m-%d", *own) for name, own in by_source.items()}
-            for text, by_source in _formats(subject, columns).items()
+            for text, by_source in _formats(profiles, subject, columns).items()
         },
     )
 
 
-def _formats(subject: str, columns: Mapping[str, str], suffix: str = "") -> dict[str, dict[str, tuple[str, ...]]]:
+def _formats(
+    profiles: Profiles, subject: str, columns: Mapping[str, str], suffix: str = ""
+) -> dict[str, dict[str, tuple[str, ...]]]:
     """Text column -> source -> strptime formats beyond ISO 8601."""
     found: dict[str, dict[str, tuple[str, ...]]] = {}
     for text in columns.values():
         column = text.removesuffix(suffix)
-        for name, profile in profiles().items():
+        for name, profile in profiles.items():
             spec = profile.subjects.get(subject)
             own = spec.formats.get(column) if spec is not None else None
             formats = profile.timestamp_formats if own is None else own
@@ -134,13 +134,13 @@ def _formats(subject: str, columns: Mapping[str, str], suffix: str = "") -> dict
     return found
 
 
-def in_future(at: str, written: str) -> nw.Expr:
+def in_future(profiles: Profiles, at: str, written: str) -> nw.Expr:
     """Whether something happened too long after its record was written, as its profile has it.
 
     Dates that were shifted for de-identification are never in the future.
     """
     by_grace: dict[int, list[str]] = {}
-    for name, profile in profiles().items():
+    for name, profile in profiles.items():
         if not profile.dates_shifted:
             by_grace.setdefault(profile.latest_after_written_minutes, []).append(name)
     return nw.any_horizontal(
@@ -194,19 +194,22 @@ def translated(column: str, table: Mapping[str, str]) -> nw.Expr:
     )
 
 
-def mapped(column: str, *, domain: Sequence[str] = (), standard: Mapping[str, str] = MappingProxyType({})) -> nw.Expr:
+def mapped(
+    profiles: Profiles, column: str, *, domain: Sequence[str] = (), standard: Mapping[str, str] = MappingProxyType({})
+) -> nw.Expr:
     """A landed code translated by the code maps of the profiles; null where nothing fits.
 
     Case and surrounding blanks do not matter. A value that already is canonical (in `domain`, or
     the target of a map) stands for itself.
 
     Args:
+        profiles: the source profiles.
         column: the text column.
         domain: our codes.
         standard: landed code -> our code, as every source may say it; profiles come first.
     """
     by_table: dict[tuple[tuple[str, str], ...], list[str]] = {}
-    for profile in profiles().values():
+    for profile in profiles.values():
         codes_of = {**standard, **profile.code_maps.get(column, {})}
         table = {meaning.strip().upper(): meaning for meaning in (*codes_of.values(), *domain)}
         table |= {landed.strip().upper(): meaning for landed, meaning in codes_of.items()}
@@ -233,7 +236,7 @@ def text(column: str) -> nw.Expr:
     return nw.when(~is_blank(column)).then(nw.col(column).str.strip_chars())
 
 
-def completed(raw: Frame, subject: str, thing: Sequence[str]) -> Frame:
+def completed(raw: Frame, profiles: Profiles, subject: str, thing: Sequence[str]) -> Frame:
     """Complete the records of sources that state only what they know (`is_partial`).
 
     A value that a record does not state is that of the newest earlier record of the same thing that
@@ -241,19 +244,20 @@ def completed(raw: Frame, subject: str, thing: Sequence[str]) -> Frame:
 
     Args:
         raw: raw records of the subject.
+        profiles: the source profiles.
         subject: the subject.
         thing: columns that identify what a record is about.
     """
-    partial = sources_of(subject, lambda spec: spec.is_partial)
+    partial = sources_of(profiles, subject, lambda spec: spec.is_partial)
     if not partial:
         return raw
     is_partial = nw.col("source_profile").is_in(partial)
-    zones = [profiles()[name].time_zone for name in partial]
+    zones = [profiles[name].time_zone for name in partial]
     records = raw.filter(is_partial).with_columns(
         _written_text=nw.col("recorded_at"),
         _zone=nw.col("source_profile").replace_strict(partial, zones, default=None, return_dtype=nw.String),
     )
-    records = read_clocks(records, subject, {"_written": "_written_text"}, suffix="_text")
+    records = read_clocks(records, profiles, subject, {"_written": "_written_text"}, suffix="_text")
     records = resolve_instants(records, {"_written_at": "_written"}, "_zone")
     order = ["_written_at", "source_file", "source_line", "source_part"]
     stated = [name for name in canonical_columns(subject) if name not in (*thing, "recorded_at")]
@@ -264,7 +268,7 @@ def completed(raw: Frame, subject: str, thing: Sequence[str]) -> Frame:
     return nw.concat([raw.filter(~is_partial).select(*names), records.select(*names)], how="vertical")
 
 
-def identity(column: str) -> nw.Expr:
+def identity(profiles: Profiles, column: str) -> nw.Expr:
     """An identifier as it is known in the whole network: `namespace:id`; null where blank.
 
     Numbers are given by sources, and the same number of two sources is two things. A source whose
@@ -274,7 +278,7 @@ def identity(column: str) -> nw.Expr:
     source = nw.col("source_profile")
     by_source = {
         name: f"{profile.identity_namespace}:" if profile.identity_namespace else ""
-        for name, profile in profiles().items()
+        for name, profile in profiles.items()
     }
     prefix = nw.coalesce(
         *(nw.when(source == name).then(nw.lit(prefix)) for name, prefix in by_source.items()),

@@ -21,6 +21,7 @@ from hospital_assets.assets.cleaned.rules import (
 )
 from hospital_assets.assets.declare import cleaned_and_quarantined
 from hospital_assets.assets.dedupe import newest_only
+from hospital_assets.landing.registry import Profiles
 from hospital_assets.warehouse.dialect import Frame, json_fields, local_clocks, resolve_instants
 
 OBSERVATION_ID_MISSING = Rule("observation_id_missing", "An observation set needs an identifier.", "quarantine")
@@ -117,17 +118,18 @@ _CELSIUS_UNITS = ["CEL", "C", "DEGC", "°C", "MDC_DIM_DEGC"]
 
 
 @dg.multi_asset(**cleaned_and_quarantined("vitals"))
-def vitals(raw_vitals: Frame, cleaned_hospitals: Frame) -> tuple[Frame, Frame]:
+def vitals(raw_vitals: Frame, cleaned_hospitals: Frame, profiles: dg.ResourceParam[Profiles]) -> tuple[Frame, Frame]:
     """Vital signs, judged and split."""
-    return split(judge_vitals(raw_vitals, cleaned_hospitals), raw_vitals, "vitals", RULES)
+    return split(judge_vitals(raw_vitals, cleaned_hospitals, profiles), raw_vitals, "vitals", RULES)
 
 
-def judge_vitals(raw: Frame, hospitals: Frame) -> Frame:
+def judge_vitals(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
     """Every raw record with its cleaned columns, its quality codes, and the rule it broke.
 
     Args:
         raw: raw_vitals.
         hospitals: cleaned_hospitals, for the time zones.
+        profiles: the source profiles.
     """
     # First of all, so that the payload is not carried through what follows.
     frame = json_fields(
@@ -143,16 +145,17 @@ def judge_vitals(raw: Frame, hospitals: Frame) -> Frame:
             "_pain_text": "$.pain",
         },
     ).drop("payload")
-    frame = frame.with_columns(hospital_id=identity("hospital_id")).join(
+    frame = frame.with_columns(hospital_id=identity(profiles, "hospital_id")).join(
         hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
     )
-    frame = read_clocks(frame, "vitals", {"_measured": "measured_at", "_recorded": "recorded_at"}).drop(
+    frame = read_clocks(frame, profiles, "vitals", {"_measured": "measured_at", "_recorded": "recorded_at"}).drop(
         "measured_at", "recorded_at"
     )
     frame = resolve_instants(frame, {"measured_at": "_measured", "recorded_at": "_recorded"}, "time_zone")
     frame = local_clocks(frame, {"measured_local": "measured_at"}, "time_zone")
     frame = read_numbers(
         frame,
+        profiles,
         "vitals",
         {f"_{parameter}": f"_{parameter}_text" for parameter in HARD_BOUNDS}
         | {"_spo2_scale": "_spo2_scale_text", "_gcs": "_gcs_text", "_pain": "_pain_text"},
@@ -178,9 +181,9 @@ def judge_vitals(raw: Frame, hospitals: Frame) -> Frame:
             f"_{parameter}_is_out": ~((nw.col(f"_{parameter}") > low) & (nw.col(f"_{parameter}") < high))
             for parameter, (_, low, high) in HARD_BOUNDS.items()
         },
-        observation_id=identity("observation_id"),
-        visit_id=identity("visit_id"),
-        patient_id=identity("patient_id"),
+        observation_id=identity(profiles, "observation_id"),
+        visit_id=identity(profiles, "visit_id"),
+        patient_id=identity(profiles, "patient_id"),
         device_id=text("device_id"),
         consciousness=translated("_consciousness", _CONSCIOUSNESS),
         is_on_oxygen=nw.coalesce(
@@ -198,7 +201,7 @@ def judge_vitals(raw: Frame, hospitals: Frame) -> Frame:
             (PATIENT_ID_MISSING, nw.col("patient_id").is_null()),
             (HOSPITAL_UNKNOWN, nw.col("time_zone").is_null()),
             (MEASURED_AT_MISSING, nw.col("measured_at").is_null()),
-            (MEASURED_IN_FUTURE, in_future("measured_at", "recorded_at")),
+            (MEASURED_IN_FUTURE, in_future(profiles, "measured_at", "recorded_at")),
         ),
         quality_codes=codes(
             (MEASURED_AT_ASSUMED, ~is_blank("measured_at_source")),

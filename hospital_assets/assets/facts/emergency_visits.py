@@ -13,6 +13,7 @@ from hospital_assets.assets.facts.patient_flow import admitted_visits, cancelled
 from hospital_assets.assets.facts.vitals import age_in_years
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.dimensions import NOT_YET_KEY, UNKNOWN_KEY
+from hospital_assets.landing.registry import Profiles
 from hospital_assets.measures.four_hour import four_hour_start
 from hospital_assets.measures.lwbs import is_lwbs
 from hospital_assets.measures.triage import SCALE_IN_USE, is_critical
@@ -35,13 +36,14 @@ def fact_emergency_visits(
     dim_doctor: Frame,
     dim_triage: Frame,
     dim_condition: Frame,
+    profiles: dg.ResourceParam[Profiles],
 ) -> Frame:
     """Emergency visits with their dimension keys and the minutes between their clocks."""
     visits = newest_of_each(cleaned_er_visits, ["visit_id"], period_of(context))
     # A message is dated by its own record, too.
     events = cleaned_adt_events.join(visits.select("visit_id"), on="visit_id", how="semi")
     frame = key_at(
-        of_their_patient(ended(visits, events), events),
+        of_their_patient(ended(visits, events, profiles), events),
         dim_patient,
         natural="patient_id",
         at="arrival_at",
@@ -78,7 +80,7 @@ def fact_emergency_visits(
     return measured(frame).select(nw.col(*CONTRACTS["fact_emergency_visits"].column_names))
 
 
-def ended(visits: Frame, events: Frame) -> Frame:
+def ended(visits: Frame, events: Frame, profiles: Profiles) -> Frame:
     """Visits of message feeds with the end that an admission under their own number gave them (A06).
 
     Of other sources (profiles that are not `is_partial`) a visit says itself when it ended.
@@ -86,8 +88,9 @@ def ended(visits: Frame, events: Frame) -> Frame:
     Args:
         visits: columns of cleaned_er_visits.
         events: cleaned ADT events of these visits.
+        profiles: the source profiles.
     """
-    told = sources_of("er_visits", lambda spec: spec.is_partial)
+    told = sources_of(profiles, "er_visits", lambda spec: spec.is_partial)
     is_told = nw.col("source_profile").is_in(told)
     events = events.filter(is_told)
     # Folding is a long plan, and most sources send nothing to fold.

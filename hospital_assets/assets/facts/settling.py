@@ -16,6 +16,7 @@ from hospital_assets.assets.facts.bed_occupancy import department_hours, occupie
 from hospital_assets.assets.facts.emergency_visits import ended, principal_conditions
 from hospital_assets.assets.facts.patient_flow import cancelled_visits, of_their_patient
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.landing.registry import Profiles
 from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import Frame, checkpoint
 
@@ -39,6 +40,7 @@ def unsettled_days(
     dim_department: Frame,
     dim_hospital: Frame,
     dim_date: Frame,
+    profiles: dg.ResourceParam[Profiles],
 ) -> Frame:
     """Days whose visits, patients or occupancy are not what they would be now."""
     moves = (
@@ -64,7 +66,7 @@ def unsettled_days(
                 "fact_patient_flow",
             ),
             other_conditions(fact_emergency_visits, cleaned_diagnoses, dim_condition),
-            other_ends(fact_emergency_visits, cleaned_er_visits, cleaned_adt_events),
+            other_ends(fact_emergency_visits, cleaned_er_visits, cleaned_adt_events, profiles),
             other_occupancy(fact_bed_occupancy, fact_patient_flow, dim_department, dim_hospital, dim_date),
         ],
         how="vertical",
@@ -119,7 +121,7 @@ def other_conditions(visits: Frame, diagnoses: Frame, conditions: Frame) -> Fram
     return _by_day(differs, "fact_emergency_visits")
 
 
-def other_ends(stored: Frame, visits: Frame, events: Frame) -> Frame:
+def other_ends(stored: Frame, visits: Frame, events: Frame, profiles: Profiles) -> Frame:
     """Days with visits whose stored end or cancellation is not the one that messages say now.
 
     Only visits with a message that is dated on another day are looked at, as for conditions.
@@ -133,7 +135,7 @@ def other_ends(stored: Frame, visits: Frame, events: Frame) -> Frame:
         .unique()
     )
     told = checkpoint(events.join(elsewhere.select("visit_id"), on="visit_id", how="semi"))
-    now = ended(visits.join(elsewhere, on=["visit_id", "service_date"], how="inner"), told).join(
+    now = ended(visits.join(elsewhere, on=["visit_id", "service_date"], how="inner"), told, profiles).join(
         cancelled_visits(told).with_columns(_is_cancelled=nw.lit(True)), on="visit_id", how="left"
     )
     differs = nw.any_horizontal(
