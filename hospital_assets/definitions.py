@@ -25,7 +25,12 @@ from hospital_assets.automation.schedules import (
     quality_page_schedule,
     standing_checks_schedule,
 )
-from hospital_assets.automation.sensors import alerts_sensor, landing_sensor, run_outcome_sensors, settling_sensor
+from hospital_assets.automation.sensors import (
+    alerts_sensor,
+    landing_sensor,
+    run_outcome_sensors,
+    stale_partitions_sensor,
+)
 from hospital_assets.checks.accounting import accounting_checks
 from hospital_assets.checks.contract_checks import contract_checks
 from hospital_assets.checks.quality import quality_checks
@@ -71,7 +76,7 @@ def build_definitions(settings: Settings, engine: EngineSettings | None = None) 
         ],
         sensors=[
             *(landing_sensor(feed, settings) for feed in FEEDS),
-            settling_sensor(settings),
+            stale_partitions_sensor(settings),
             alerts_sensor(settings),
             *run_outcome_sensors(settings),
         ],

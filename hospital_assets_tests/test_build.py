@@ -43,7 +43,7 @@ def test_every_table_is_built_and_no_error_check_fails(built: tuple[Settings, Bu
         "fact_alerts",
         "fact_audit_events",
         "raw_other_records",
-        "unsettled_days",
+        "stale_partitions",
     }
     assert len(report.checks) > 250
 

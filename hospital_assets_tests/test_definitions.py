@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Collection
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -12,6 +13,8 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 import pytest
 
+from hospital_assets.assets.facts.other_days import REFERENCE_DATA, OtherDays
+from hospital_assets.assets.facts.stale_partitions import DECLARED
 from hospital_assets.automation.build import layers_of
 from hospital_assets.automation.schedules import daily_batch_schedule
 from hospital_assets.contracts import CONTRACTS
@@ -79,6 +82,38 @@ def test_definitions_are_those_of_their_settings(tmp_path: Path) -> None:
             assert node.partitions_def is not None and node.partitions_def.get_partition_keys() == keys, node.key
             if node.key in graphs[settings].get_all_asset_keys():
                 assert node.backfill_policy == dg.BackfillPolicy.single_run()
+
+
+def undeclared(declared: Collection[OtherDays]) -> set[tuple[str, str]]:
+    """Facts, with the inputs they read of other days without saying so."""
+    found = set()
+    for name, contract in CONTRACTS.items():
+        if contract.layer != "facts" or not contract.partitioned:
+            continue
+        fact = dg.AssetKey(name)
+        said = {table for other in declared if other.fact == name for table in other.inputs} | REFERENCE_DATA
+        for parent in GRAPH.get(fact).parent_keys:
+            is_of_its_day = GRAPH.get(parent).is_partitioned and not isinstance(
+                GRAPH.get_partition_mapping(fact, parent), dg.AllPartitionMapping
+            )
+            if not is_of_its_day and parent.path[-1] not in said:
+                found.add((name, parent.path[-1]))
+    return found
+
+
+def test_a_fact_declares_what_it_reads_of_other_days() -> None:
+    assert undeclared(DECLARED) == set()
+    for left_out in DECLARED:
+        others = [other for other in DECLARED if other.fact != left_out.fact]
+        assert {name for name, _ in undeclared(others)} == {left_out.fact}
+    for other in DECLARED:
+        assert {dg.AssetKey(name) for name in other.inputs} <= GRAPH.get(dg.AssetKey(other.fact)).parent_keys
+
+
+def test_a_declaration_reads_only_what_it_names() -> None:
+    sneaky = OtherDays("fact_vitals", ("cleaned_vitals",), lambda tables, _: tables["dim_patient"])
+    with pytest.raises(KeyError, match="dim_patient"):
+        sneaky.rows(dict.fromkeys(["fact_vitals", "cleaned_vitals", "dim_patient"]), load_profiles(None))  # type: ignore[arg-type]
 
 
 def test_importing_the_definitions_builds_nothing() -> None:

@@ -825,7 +825,7 @@ def test_publications_are_assets_with_their_tables() -> None:
         assert node.group_name == "publications" and node.owners == ["team:data-governance"]
         parents = {key.path[-1] for key in node.parent_keys}
         assert parents == {contract.name for contract in shipped_policy().tables_of(role)}
-    build_jobs = {"daily_batch", "full_refresh", "settle", "all_checks"}
+    build_jobs = {"daily_batch", "full_refresh", "refresh_stale_partitions", "all_checks"}
     definitions = build_definitions(Settings(Path("nowhere")))
     for job in build_jobs:
         names = {node.name for node in definitions.resolve_job_def(job).graph.nodes}

@@ -12,9 +12,8 @@ from polars.testing import assert_frame_equal
 
 from hospital_assets.assets.dedupe import newest_of_each
 from hospital_assets.assets.dimensions.scd2 import changes_only, key_at, versions
-from hospital_assets.assets.facts.emergency_visits import measured
+from hospital_assets.assets.facts.emergency_visits import measured, other_ends
 from hospital_assets.assets.facts.patient_flow import admitted_visits, cancelled_visits, folded
-from hospital_assets.assets.facts.settling import other_ends
 from hospital_assets.assets.facts.vitals import age_in_years
 from hospital_assets.assets.kpis.arrivals import arrivals_by_hour
 from hospital_assets.assets.kpis.people import age_band
@@ -484,7 +483,7 @@ def test_when_admitted_visits_end(told: list[tuple[str, str, str | None]], left:
     assert found == ([] if left == "no" else [at(f"2026-01-{left}") if left else None])
 
 
-def test_a_message_of_another_day_unsettles_the_day_of_its_visit(on: Engine) -> None:
+def test_a_message_of_another_day_makes_the_day_of_its_visit_stale(on: Engine) -> None:
     day, next_day = date(2026, 1, 1), date(2026, 1, 2)
     told = [("A04", "01 23:00", "Emergency", day), ("A06", "02 01:00", "Surgery", next_day)]
     rows = events([(f"M{n}", kind, when) for n, (kind, when, *_) in enumerate(told)]).with_columns(
@@ -502,15 +501,15 @@ def test_a_message_of_another_day_unsettles_the_day_of_its_visit(on: Engine) -> 
         schema_overrides={"departure_at": contract.polars_schema["departure_at"]},
     )
 
-    def unsettled(stored: pl.DataFrame, rows: pl.DataFrame) -> list[date]:
-        return collect(other_ends(on(stored), on(visits), on(rows), load_profiles(None)))["unsettled_date"].to_list()
+    def stale(stored: pl.DataFrame, rows: pl.DataFrame) -> list[date]:
+        return collect(other_ends(on(stored), on(visits), on(rows), load_profiles(None)))["service_date"].to_list()
 
-    assert unsettled(stored, rows) == [day]
-    assert unsettled(stored, rows.head(1)) == []
+    assert stale(stored, rows) == [day]
+    assert stale(stored, rows.head(1)) == []
     ended_then = stored.with_columns(departure_at=rows["event_at"][1])
-    assert unsettled(ended_then, rows) == []
+    assert stale(ended_then, rows) == []
     cancelled = rows.with_columns(event_type=pl.Series(["A04", "A11"]), department_name=pl.lit("Emergency"))
-    assert unsettled(stored, cancelled) == [day]
+    assert stale(stored, cancelled) == [day]
 
 
 def departments(rows: list[tuple[str, str, str]], on: Engine) -> list[str]:

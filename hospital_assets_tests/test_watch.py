@@ -394,7 +394,7 @@ def test_a_watcher_killed_again_and_again_neither_loses_nor_repeats(
 
     def is_behind(other: Settings) -> bool:
         with dagster_instance(other) as instance:
-            event = instance.get_latest_materialization_event(dg.AssetKey("unsettled_days"))
+            event = instance.get_latest_materialization_event(dg.AssetKey("stale_partitions"))
         assert event is not None and event.asset_materialization is not None
         return bool(event.asset_materialization.metadata["days"].value)
 

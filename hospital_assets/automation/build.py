@@ -27,7 +27,7 @@ from hospital_assets.partitions import period_start, range_tags, service_periods
 from hospital_assets.publishing.policy import RoleName
 from hospital_assets.settings import Settings
 
-#: A settled day can unsettle another only through the beds; this is never reached in practice.
+#: A refreshed day can make another stale only through the beds; this is never reached in practice.
 MOST_ROUNDS = 5
 #: Where the seconds of checks are counted, beside the layers.
 CHECKS = "checks"
@@ -205,7 +205,7 @@ def _build_spans(
     select: str | None,
     progress: Callable[[str, int, int], None],
 ) -> BuildReport:
-    """A run for each span of days, then the days that those have left unsettled."""
+    """A run for each span of days, then the days that those have made stale."""
     ranges = [_partition_keys(settings, first, last) for first, last in asked]
     report = BuildReport(date.fromisoformat(ranges[0][0]), date.fromisoformat(ranges[-1][-1]))
     started = time.perf_counter()
@@ -215,22 +215,22 @@ def _build_spans(
         for keys in ranges:
             _run(job, instance, keys, selection, report, progress)
         if select is None:
-            _settle(definitions, settings, instance, report, progress)
+            _refresh_stale_partitions(definitions, settings, instance, report, progress)
     report.seconds = time.perf_counter() - started
     return report
 
 
-def _settle(
+def _refresh_stale_partitions(
     definitions: dg.Definitions,
     settings: Settings,
     instance: dg.DagsterInstance,
     report: BuildReport,
     progress: Callable[[str, int, int], None],
 ) -> None:
-    """Refresh the days that the runs so far have left unsettled."""
-    job = definitions.resolve_job_def("settle")
+    """Refresh the days that the runs so far have made stale."""
+    job = definitions.resolve_job_def("refresh_stale_partitions")
     for _ in range(MOST_ROUNDS):
-        left = _unsettled(instance, settings)
+        left = _stale_spans(instance, settings)
         if not left or report.failures:
             return
         for low, high in left:
@@ -273,15 +273,15 @@ def failure_of(event: dg.DagsterEvent) -> str:
     return f"{event.step_key}: {cause.message.strip() if cause else 'failed'}"
 
 
-def unsettled_spans(materialization: dg.AssetMaterialization | None, settings: Settings) -> list[tuple[date, date]]:
-    """Spans of days that a materialisation of `unsettled_days` leaves to be settled."""
+def stale_spans(materialization: dg.AssetMaterialization | None, settings: Settings) -> list[tuple[date, date]]:
+    """Spans of days that a materialisation of `stale_partitions` names."""
     return spans({period_start(day, settings) for day in days_named(materialization)})
 
 
-def _unsettled(instance: dg.DagsterInstance, settings: Settings) -> list[tuple[date, date]]:
-    """Spans of days that the last run left to be settled, as it said itself."""
-    event = instance.get_latest_materialization_event(dg.AssetKey("unsettled_days"))
-    return unsettled_spans(event.asset_materialization if event else None, settings)
+def _stale_spans(instance: dg.DagsterInstance, settings: Settings) -> list[tuple[date, date]]:
+    """Spans of days that the last run has made stale, as it said itself."""
+    event = instance.get_latest_materialization_event(dg.AssetKey("stale_partitions"))
+    return stale_spans(event.asset_materialization if event else None, settings)
 
 
 def _is_blocked_check(event: dg.DagsterEvent) -> bool:

@@ -46,7 +46,7 @@ def refreshed_by(subjects: Collection[str]) -> dg.AssetSelection:
     if raw:
         selection = selection | (dg.AssetSelection.assets(*raw).downstream() & TABLES)
     if all(subject in FEEDS[feed] for subject in subjects for feed in SETTLED_FEEDS):
-        selection = selection - dg.AssetSelection.assets("unsettled_days")
+        selection = selection - dg.AssetSelection.assets("stale_partitions")
     return selection.required_multi_asset_neighbors()
 
 
@@ -61,11 +61,11 @@ def refresh_job(feed: str) -> UnresolvedAssetJobDefinition:
 
 
 #: Days that another day's records have touched: their facts, and what depends on those.
-settle = dg.define_asset_job(
-    "settle",
+refresh_stale_partitions = dg.define_asset_job(
+    "refresh_stale_partitions",
     selection=(dg.AssetSelection.groups("facts").downstream() & TABLES) - dg.AssetSelection.assets("fact_alerts"),
     description="Refresh facts of days that later records of other days have changed.",
-    tags={"hospital/refresh": "settle"},
+    tags={"hospital/refresh": "stale_partitions"},
 )
 
 #: The checks that change with time alone.
@@ -110,7 +110,7 @@ JOBS = [
     overview_page,
     publish,
     quality_page,
-    settle,
+    refresh_stale_partitions,
     standing_checks,
     *(refresh_job(feed) for feed in FEEDS),
 ]

@@ -95,26 +95,26 @@ def landing_sensor(feed: str, settings: Settings) -> dg.SensorDefinition:
     return sensor
 
 
-def settling_sensor(settings: Settings) -> dg.SensorDefinition:
+def stale_partitions_sensor(settings: Settings) -> dg.SensorDefinition:
     """The sensor that refreshes days which another day's records have touched."""
 
     @dg.sensor(
-        name="unsettled_days",
-        job_name="settle",
+        name="stale_partitions",
+        job_name="refresh_stale_partitions",
         minimum_interval_seconds=1,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Asks for the days that the table unsettled_days names.",
+        description="Asks for the days that the table stale_partitions names.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        found = context.instance.fetch_materializations(dg.AssetKey("unsettled_days"), limit=1)
+        found = context.instance.fetch_materializations(dg.AssetKey("stale_partitions"), limit=1)
         if not found.records:
             return dg.SkipReason("nothing was built yet")
         record = found.records[0]
         days = days_named(record.asset_materialization)
         if not days or str(record.storage_id) == context.cursor:
-            return dg.SkipReason("all days are settled, or their refresh was asked for")
+            return dg.SkipReason("no day is stale, or their refresh was asked for")
         requests = [
-            Request(run_key=f"settle-{record.storage_id}-{first}", days=(first, last), files=0)
+            Request(run_key=f"stale-{record.storage_id}-{first}", days=(first, last), files=0)
             for first, last in spans(days)
         ]
         return dg.SensorResult(run_requests=list(_run_requests(requests, settings)), cursor=str(record.storage_id))
@@ -185,7 +185,7 @@ def _note(settings: Settings, signals: list[Signal]) -> None:
 
 
 def days_named(materialization: dg.AssetMaterialization | None) -> list[date]:
-    """The days that a materialisation of `unsettled_days` names."""
+    """The days that a materialisation of `stale_partitions` names."""
     if materialization is None:
         return []
     named = materialization.metadata["days"].value

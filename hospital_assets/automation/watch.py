@@ -21,7 +21,7 @@ from datetime import UTC, date, datetime
 import dagster as dg
 from dagster_shared.record import replace
 
-from hospital_assets.automation.build import MOST_ROUNDS, failure_of, unsettled_spans
+from hospital_assets.automation.build import MOST_ROUNDS, failure_of, stale_spans
 from hospital_assets.automation.instance import dagster_instance
 from hospital_assets.automation.jobs import refreshed_by
 from hospital_assets.automation.presence import watch_lock
@@ -193,8 +193,8 @@ class Loader:
             if not days:
                 self._run("full_refresh", None, batch, {dg.AssetKey("raw_landed_files")})
             for _ in range(MOST_ROUNDS):
-                for span in _unsettled(batch, self._settings):
-                    self._run("settle", span, batch)
+                for span in _stale_spans(batch, self._settings):
+                    self._run("refresh_stale_partitions", span, batch)
         for materialization in batch.materializations:
             self._instance.report_runless_asset_event(materialization)
         for check in batch.checks:
@@ -232,7 +232,7 @@ class Loader:
                 batch.checks.append(replace(event.asset_check_evaluation_data, target_materialization_data=None))
 
 
-def _unsettled(batch: Batch, settings: Settings) -> list[tuple[date, date]]:
-    """The days that the newest `unsettled_days` of a batch names."""
-    named = [m for m in batch.materializations if m.asset_key.path == ["unsettled_days"]]
-    return unsettled_spans(named[-1] if named else None, settings)
+def _stale_spans(batch: Batch, settings: Settings) -> list[tuple[date, date]]:
+    """The days that the newest `stale_partitions` of a batch names."""
+    named = [m for m in batch.materializations if m.asset_key.path == ["stale_partitions"]]
+    return stale_spans(named[-1] if named else None, settings)

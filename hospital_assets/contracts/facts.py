@@ -122,15 +122,15 @@ class FactDoctorShifts(
     shift_hours = column(plausible=(1, 24), gt=0)
 
 
-class UnsettledDays(
+class StalePartitions(
     Table,
-    name="unsettled_days",
+    name="stale_partitions",
     layer="facts",
     grain="one fact table and service day",
-    key=("table_name", "unsettled_date"),
+    key=("table_name", "stale_date"),
     columns="row_count",
 ):
-    """Days whose stored facts do not agree with today's dimensions and flow; empty when settled."""
+    """Days whose stored facts do not agree with today's dimensions and flow; empty when all are up to date."""
 
     row_count = column("Those that would be different now.", ge=1)
 
@@ -183,6 +183,6 @@ TABLES = (
     FactVitals,
     FactPatientFlow,
     FactBedOccupancy,
-    UnsettledDays,
+    StalePartitions,
     FactDoctorShifts,
 )

@@ -439,7 +439,7 @@ FIELDS: Mapping[str, Field] = {
     "outcome_reason": text("Why it was refused or failed.", privacy="free_text"),
     "client": text("Where from.", privacy="quasi_identifier"),
     "table_name": text("Fact table."),
-    "unsettled_date": day("Service day to refresh."),
+    "stale_date": day("Service day to refresh."),
     # KPIs: rates and what is left out
     "period_month": day("First local day of the month."),
     "period_year": whole("Calendar year of departure, local."),

@@ -7,6 +7,7 @@ import narwhals as nw
 
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.dimensions.calendar import date_key
+from hospital_assets.assets.facts.other_days import OtherDays
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.warehouse.database import Period
@@ -117,3 +118,52 @@ def occupied(hours: Frame, flow: Frame, departments: Frame, period: Period) -> F
         arrivals_count=nw.coalesce(nw.col("arrivals_count"), nw.lit(0)),
         departures_count=nw.coalesce(nw.col("departures_count"), nw.lit(0)),
     )
+
+
+#: Occupied minutes that differ by less are the same, summed in another order.
+_SAME_MINUTES = 1e-6
+
+
+def other_occupancy(stored: Frame, flow: Frame, departments: Frame, hospitals: Frame, dates: Frame) -> Frame:
+    """Hours in which a department's stored occupancy is not what the flow says now."""
+    span = stored.select(_first=nw.col("service_date").min(), _last=nw.col("service_date").max()).collect("polars")
+    first, last = span["_first"].item(), span["_last"].item()
+    if first is None:
+        return stored
+    period = Period(first, last + timedelta(days=1))
+    hours = checkpoint(department_hours(departments, hospitals, dates, period))
+    now = occupied(hours, flow, departments, period).select(
+        "department_id",
+        "hour_start_at",
+        *(
+            nw.col(c).alias(f"_{c}")
+            for c in (
+                "department_key",
+                "patients_at_start_count",
+                "arrivals_count",
+                "departures_count",
+                "occupied_bed_minutes",
+            )
+        ),
+    )
+    both = stored.join(now, on=["department_id", "hour_start_at"], how="inner")
+    differs = nw.any_horizontal(
+        nw.col("department_key") != nw.col("_department_key"),
+        nw.col("patients_at_start_count") != nw.col("_patients_at_start_count"),
+        nw.col("arrivals_count") != nw.col("_arrivals_count"),
+        nw.col("departures_count") != nw.col("_departures_count"),
+        (nw.col("occupied_bed_minutes") - nw.col("_occupied_bed_minutes")).abs() > _SAME_MINUTES,
+        ignore_nulls=True,
+    )
+    return both.filter(differs)
+
+
+OTHER_DAYS = (
+    OtherDays(
+        "fact_bed_occupancy",
+        ("fact_patient_flow", "dim_department", "dim_hospital", "dim_date"),
+        lambda t, _: other_occupancy(
+            t["fact_bed_occupancy"], t["fact_patient_flow"], t["dim_department"], t["dim_hospital"], t["dim_date"]
+        ),
+    ),
+)

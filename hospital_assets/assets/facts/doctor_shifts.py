@@ -7,6 +7,7 @@ from hospital_assets.assets.declare import all_days, table
 from hospital_assets.assets.dedupe import newest_of_each
 from hospital_assets.assets.dimensions.calendar import date_key
 from hospital_assets.assets.dimensions.members import key_of
+from hospital_assets.assets.facts.other_days import OtherDays, moved
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.warehouse.dialect import Frame, local_clocks, minutes_between
 from hospital_assets.warehouse.io_manager import period_of
@@ -28,3 +29,10 @@ def fact_doctor_shifts(
     return frame.with_columns(
         start_date_key=date_key("_start_local"), shift_hours=minutes_between("shift_start_at", "shift_end_at") / 60
     ).select(nw.col(*CONTRACTS["fact_doctor_shifts"].column_names))
+
+
+OTHER_DAYS = (
+    OtherDays(
+        "fact_doctor_shifts", ("cleaned_doctor_shifts",), lambda t, _: moved(t["fact_doctor_shifts"], "shift_id")
+    ),
+)

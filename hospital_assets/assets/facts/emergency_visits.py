@@ -9,6 +9,7 @@ from hospital_assets.assets.dedupe import newest_of_each
 from hospital_assets.assets.dimensions.calendar import date_key, time_key
 from hospital_assets.assets.dimensions.members import key_of
 from hospital_assets.assets.dimensions.scd2 import key_at
+from hospital_assets.assets.facts.other_days import OtherDays, moved, other_patients
 from hospital_assets.assets.facts.patient_flow import admitted_visits, cancelled_visits, of_their_patient
 from hospital_assets.assets.facts.vitals import age_in_years
 from hospital_assets.contracts import CONTRACTS
@@ -18,7 +19,7 @@ from hospital_assets.measures.four_hour import four_hour_start
 from hospital_assets.measures.lwbs import is_lwbs
 from hospital_assets.measures.triage import SCALE_IN_USE, is_critical
 from hospital_assets.measures.waits import wait_exclusion, wait_start
-from hospital_assets.warehouse.dialect import Frame, local_clocks, minutes_between
+from hospital_assets.warehouse.dialect import Frame, checkpoint, local_clocks, minutes_between
 from hospital_assets.warehouse.io_manager import period_of
 
 
@@ -178,3 +179,78 @@ def measured(frame: Frame) -> Frame:
         provider_date_key=nw.coalesce(date_key("_provider_local"), nw.lit(NOT_YET_KEY)),
         departure_date_key=nw.coalesce(date_key("_departure_local"), nw.lit(NOT_YET_KEY)),
     )
+
+
+def other_conditions(visits: Frame, diagnoses: Frame, conditions: Frame) -> Frame:
+    """Visits whose stored condition is not the one that holds now.
+
+    Only visits with a diagnosis that is dated on another day are looked at: a run over the visit's day
+    has seen all others.
+    """
+    stored = visits.select("visit_id", "service_date", _stored_key=nw.col("condition_key"))
+    elsewhere = (
+        diagnoses.select("visit_id", _coded_date=nw.col("service_date"))
+        .join(stored, on="visit_id", how="inner")
+        .filter(nw.col("_coded_date") != nw.col("service_date"))
+        .select("visit_id", "service_date", "_stored_key")
+        .unique()
+    )
+    elsewhere = checkpoint(elsewhere)
+    now = principal_conditions(diagnoses.join(elsewhere.select("visit_id"), on="visit_id", how="semi"), conditions)
+    return elsewhere.join(now, on="visit_id", how="inner").filter(nw.col("condition_key") != nw.col("_stored_key"))
+
+
+def other_ends(stored: Frame, visits: Frame, events: Frame, profiles: Profiles) -> Frame:
+    """Visits whose stored end or cancellation is not the one that messages say now.
+
+    Only visits with a message that is dated on another day are looked at, as for conditions.
+    """
+    known = stored.select("visit_id", "service_date", "is_cancelled", _stored_at=nw.col("departure_at"))
+    elsewhere = checkpoint(
+        events.select("visit_id", _told_date=nw.col("service_date"))
+        .join(known, on="visit_id", how="inner")
+        .filter(nw.col("_told_date") != nw.col("service_date"))
+        .drop("_told_date")
+        .unique()
+    )
+    told = checkpoint(events.join(elsewhere.select("visit_id"), on="visit_id", how="semi"))
+    now = ended(visits.join(elsewhere, on=["visit_id", "service_date"], how="inner"), told, profiles).join(
+        cancelled_visits(told).with_columns(_is_cancelled=nw.lit(True)), on="visit_id", how="left"
+    )
+    differs = nw.any_horizontal(
+        nw.coalesce(nw.col("_is_cancelled"), nw.lit(False)) != nw.col("is_cancelled"),
+        nw.col("departure_at").is_null() != nw.col("_stored_at").is_null(),
+        nw.col("departure_at") != nw.col("_stored_at"),
+        ignore_nulls=True,
+    )
+    return now.filter(differs)
+
+
+OTHER_DAYS = (
+    OtherDays(
+        "fact_emergency_visits", ("cleaned_er_visits",), lambda t, _: moved(t["fact_emergency_visits"], "visit_id")
+    ),
+    OtherDays(
+        "fact_emergency_visits",
+        ("cleaned_er_visits", "cleaned_adt_events", "dim_patient"),
+        lambda t, _: other_patients(
+            t["fact_emergency_visits"],
+            of_their_patient(t["cleaned_er_visits"], t["cleaned_adt_events"]),
+            t["dim_patient"],
+            ["visit_id"],
+            "arrival_at",
+        ),
+    ),
+    OtherDays(
+        "fact_emergency_visits",
+        ("cleaned_diagnoses", "dim_condition"),
+        lambda t, _: other_conditions(t["fact_emergency_visits"], t["cleaned_diagnoses"], t["dim_condition"]),
+    ),
+    OtherDays(
+        "fact_emergency_visits",
+        ("cleaned_er_visits", "cleaned_adt_events"),
+        lambda t, profiles: other_ends(
+            t["fact_emergency_visits"], t["cleaned_er_visits"], t["cleaned_adt_events"], profiles
+        ),
+    ),
+)

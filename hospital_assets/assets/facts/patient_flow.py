@@ -11,6 +11,7 @@ from hospital_assets.assets.declare import all_days, table
 from hospital_assets.assets.dedupe import newest_of_each
 from hospital_assets.assets.dimensions.calendar import date_key
 from hospital_assets.assets.dimensions.scd2 import key_at
+from hospital_assets.assets.facts.other_days import OtherDays, other_patients
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.dimensions import NOT_YET_KEY
 from hospital_assets.warehouse.dialect import Frame, local_clocks, minutes_between
@@ -236,3 +237,22 @@ def folded(events: Frame) -> Frame:
         ),
         discharge_disposition=nw.when(nw.col("_next_start").is_null()).then(nw.col("_disposition")),
     )
+
+
+def other_patients_of_segments(stored: Frame, events: Frame, patients: Frame) -> Frame:
+    """Segments whose stored patient key is not the one that holds now."""
+    moves = (
+        of_their_patient(events, events)
+        .select("service_date", "patient_id", stay_id=nw.col("visit_id"), segment_start_at=nw.col("event_at"))
+        .unique(["stay_id", "segment_start_at"])
+    )
+    return other_patients(stored, moves, patients, ["stay_id", "segment_start_at"], "stay_start_at")
+
+
+OTHER_DAYS = (
+    OtherDays(
+        "fact_patient_flow",
+        ("cleaned_adt_events", "dim_patient"),
+        lambda t, _: other_patients_of_segments(t["fact_patient_flow"], t["cleaned_adt_events"], t["dim_patient"]),
+    ),
+)

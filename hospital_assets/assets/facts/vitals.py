@@ -8,6 +8,7 @@ from hospital_assets.assets.dedupe import newest_of_each
 from hospital_assets.assets.dimensions.calendar import date_key, time_key
 from hospital_assets.assets.dimensions.members import key_of
 from hospital_assets.assets.dimensions.scd2 import key_at
+from hospital_assets.assets.facts.other_days import OtherDays, moved, other_patients
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.measures.news2 import points, scores
 from hospital_assets.warehouse.dialect import Frame
@@ -60,3 +61,15 @@ def age_in_years(birth_date: str, on: str, otherwise: str) -> nw.Expr:
     years = (day.dt.year() - born.dt.year()).cast(nw.Int64) - before_birthday.cast(nw.Int64)
     completed = nw.when(years >= 0).then(years)
     return nw.when(born.is_null()).then(nw.col(otherwise)).otherwise(completed)
+
+
+OTHER_DAYS = (
+    OtherDays("fact_vitals", ("cleaned_vitals",), lambda t, _: moved(t["fact_vitals"], "observation_id")),
+    OtherDays(
+        "fact_vitals",
+        ("cleaned_vitals", "dim_patient"),
+        lambda t, _: other_patients(
+            t["fact_vitals"], t["cleaned_vitals"], t["dim_patient"], ["observation_id"], "measured_at"
+        ),
+    ),
+)

@@ -1,0 +1,50 @@
+"""stale_partitions: service days whose stored facts no longer agree with what is known today.
+
+A run refreshes the days it was asked for; this table names the other days it touched, and the job
+`refresh_stale_partitions` refreshes them. What to look at, each fact says itself (`OTHER_DAYS`).
+"""
+
+import dagster as dg
+import narwhals as nw
+
+from hospital_assets.assets.declare import table
+from hospital_assets.assets.facts import bed_occupancy, doctor_shifts, emergency_visits, patient_flow, vitals
+from hospital_assets.assets.facts.other_days import OtherDays
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.landing.registry import Profiles
+from hospital_assets.warehouse.dialect import Frame, checkpoint
+
+DECLARED: tuple[OtherDays, ...] = (
+    *emergency_visits.OTHER_DAYS,
+    *vitals.OTHER_DAYS,
+    *doctor_shifts.OTHER_DAYS,
+    *patient_flow.OTHER_DAYS,
+    *bed_occupancy.OTHER_DAYS,
+)
+#: Every table that any of them reads.
+_INPUTS = sorted({name for declared in DECLARED for name in (declared.fact, *declared.inputs)})
+
+
+@dg.asset(**table("stale_partitions"), ins={name: dg.AssetIn(name) for name in _INPUTS})
+def stale_partitions(context: dg.AssetExecutionContext, profiles: dg.ResourceParam[Profiles], **tables: Frame) -> Frame:
+    """Days whose facts are not what they would be now."""
+    days = nw.concat(
+        [by_day(declared.rows(tables, profiles), declared.fact) for declared in DECLARED], how="vertical"
+    ).select(nw.col(*CONTRACTS["stale_partitions"].column_names))
+    found = checkpoint(days.group_by("table_name", "stale_date").agg(nw.col("row_count").sum()))
+    listed = found.select("stale_date").unique().sort("stale_date").collect("polars")
+    # Sensors read this; the warehouse may be in use by then.
+    context.add_output_metadata({"days": [str(day) for day in listed["stale_date"].to_list()]})
+    return found
+
+
+def by_day(rows: Frame, name: str) -> Frame:
+    """Stale rows of a fact table, counted by service day."""
+    return (
+        rows.group_by("service_date")
+        .agg(row_count=nw.len())
+        .with_columns(
+            table_name=nw.lit(name), stale_date=nw.col("service_date"), row_count=nw.col("row_count").cast(nw.Int64)
+        )
+        .drop("service_date")
+    )
