@@ -43,7 +43,13 @@ from hospital_assets.partitions import service_periods
 from hospital_assets.publishing.policy import usable_policy
 from hospital_assets.reports.folder import ReportsResource
 from hospital_assets.reports.overview import overview_report
-from hospital_assets.settings import EngineSettings, Settings, engine_from_environment, load_settings
+from hospital_assets.settings import (
+    EngineSettings,
+    Settings,
+    data_dir_from_environment,
+    engine_from_environment,
+    load_settings,
+)
 from hospital_assets.warehouse.io_manager import WarehouseResource
 
 
@@ -83,7 +89,7 @@ def build_definitions(settings: Settings, engine: EngineSettings | None = None) 
         resources={
             **_engine_resources(settings, engine or EngineSettings(), tables),
             "audit": AuditResource(data_dir=str(settings.data_dir)),
-            "clock": ClockResource(data_dir=str(settings.data_dir)),
+            "clock": ClockResource(data_dir=str(settings.data_dir), **_service_days(settings)),
             "profiles": profiles_resource(settings.profiles_folder),
             "reports": ReportsResource(folder=str(settings.reports)),
             "outbox": OutboxResource(file=str(outbox_file(settings))),
@@ -97,13 +103,11 @@ def _engine_resources(
 ) -> dict[str, Any]:
     """Where tables are read and written, by the engine that computes them."""
     warehouse = WarehouseResource(database=str(settings.warehouse_file))
-    last = settings.last_service_date
     landing: dict[str, Any] = {
         "warehouse": warehouse,
         "landing": str(settings.landing),
         "profiles": str(settings.profiles_folder),
-        "first_service_date": settings.first_service_date.isoformat(),
-        "last_service_date": None if last is None else last.isoformat(),
+        **_service_days(settings),
     }
     if engine.engine == "duckdb":
         return {
@@ -131,7 +135,16 @@ def _engine_resources(
     }
 
 
+def _service_days(settings: Settings) -> dict[str, Any]:
+    """Which service days a data directory covers, as resources are configured with."""
+    last = settings.last_service_date
+    return {
+        "first_service_date": settings.first_service_date.isoformat(),
+        "last_service_date": None if last is None else last.isoformat(),
+    }
+
+
 @dg.definitions
 def definitions() -> dg.Definitions:
     """What Dagster loads: the data directory and the engine that the environment names."""
-    return build_definitions(load_settings(), engine_from_environment())
+    return build_definitions(load_settings(data_dir_from_environment()), engine_from_environment())

@@ -160,17 +160,20 @@ def engine_from_environment() -> EngineSettings:
 
 
 def data_dir_from_environment() -> Path:
-    """The data directory named by `HOSPITAL_DATA_DIR`, `data/` where it is unset."""
+    """The data directory named by `HOSPITAL_DATA_DIR`, `data/` where it is unset.
+
+    Only edges ask: the command, what Dagster loads by itself, the Spark stream's own process.
+    """
     return Path(os.environ.get("HOSPITAL_DATA_DIR", "data")).resolve()
 
 
-def load_settings(data_dir: Path | None = None) -> Settings:
+def load_settings(data_dir: Path) -> Settings:
     """Read `hospital.toml` of a data directory; defaults apply where the file is absent.
 
     Raises:
         SettingsError: the file is not TOML, or a key is unknown or has an unusable value.
     """
-    settings = Settings(data_dir=(data_dir or data_dir_from_environment()).resolve())
+    settings = Settings(data_dir=data_dir.resolve())
     if not settings.settings_file.exists():
         return settings
     try:

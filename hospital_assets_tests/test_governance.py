@@ -745,9 +745,9 @@ def test_a_killed_publication_changes_nothing(governed: Settings, tmp_path: Path
         "from hospital_assets.governance import publications as p\n"
         "p._switch = lambda *a: os.kill(os.getpid(), 9)\n"
         "from hospital_assets_tests.test_governance import make, NOW\n"
-        "from hospital_assets.settings import load_settings\n"
+        "from hospital_assets.settings import data_dir_from_environment, load_settings\n"
         "from datetime import timedelta\n"
-        "make(load_settings(), 'executive', NOW + timedelta(hours=1))\n"
+        "make(load_settings(data_dir_from_environment()), 'executive', NOW + timedelta(hours=1))\n"
     )
     shutil.copyfile(governed.settings_file, tmp_path / "hospital.toml")
     done = subprocess.run(

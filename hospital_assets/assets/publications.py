@@ -8,7 +8,6 @@ import functools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -20,7 +19,7 @@ from hospital_assets.publishing.claims import claim_of
 from hospital_assets.publishing.policy import Policy, RoleName, load_policy
 from hospital_assets.publishing.pseudonyms import SecretKey, load_key
 from hospital_assets.publishing.publications import DATABASE, LeakError, Made, audiences_of, publish_all
-from hospital_assets.settings import Settings, load_settings
+from hospital_assets.settings import Settings
 from hospital_assets.warehouse.io_manager import WarehouseResource
 
 GROUP = "publications"
@@ -63,7 +62,7 @@ def _publication(role: RoleName, policy: Policy) -> dg.AssetsDefinition:
     def publication(
         context: dg.AssetExecutionContext, warehouse: WarehouseResource, clock: ClockResource, audit: AuditResource
     ) -> Iterator[Any]:
-        settings = load_settings(Path(clock.data_dir))
+        settings = clock.settings
         own_policy = load_policy(settings)
         opened = warehouse.open_for_reading()
         key = _key_in_use(settings)

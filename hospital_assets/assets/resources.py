@@ -3,7 +3,7 @@
 The dashboard, the gateway and the listeners use those without it: an import of Dagster takes a process 30 MB.
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import dagster as dg
@@ -12,13 +12,22 @@ import polars as pl
 from hospital_assets.access.audit import Event, read_entries, record
 from hospital_assets.clock import hospital_now
 from hospital_assets.landing.registry import load_profiles
-from hospital_assets.settings import load_settings
+from hospital_assets.settings import Settings
 
 
 class ClockResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """Tells assets and checks the time; they never ask the system themselves."""
 
     data_dir: str
+    first_service_date: str
+    last_service_date: str | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """The data directory whose time it is."""
+        last = self.last_service_date
+        first = date.fromisoformat(self.first_service_date)
+        return Settings(Path(self.data_dir), first, None if last is None else date.fromisoformat(last))
 
     def wall(self) -> datetime:
         """The wall clock."""
@@ -26,7 +35,7 @@ class ClockResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def now(self) -> datetime:
         """The moment in the hospital."""
-        return hospital_now(load_settings(Path(self.data_dir)))
+        return hospital_now(self.settings)
 
 
 class AuditResource(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -36,11 +45,11 @@ class AuditResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def entries(self) -> pl.DataFrame:
         """All entries; none where nothing was ever audited."""
-        return read_entries(load_settings(Path(self.data_dir)))
+        return read_entries(Settings(Path(self.data_dir)))
 
     def record(self, event: Event) -> None:
         """Write one entry."""
-        record(load_settings(Path(self.data_dir)), event)
+        record(Settings(Path(self.data_dir)), event)
 
 
 def profiles_resource(folder: Path) -> dg.ResourceDefinition:

@@ -25,7 +25,7 @@ from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable, Sq
 from dagster._serdes import ConfigurableClassData, serialize_value
 from dagster_shared.record import replace
 
-from hospital_assets.settings import load_settings
+from hospital_assets.settings import data_dir_from_environment, load_settings
 
 _BATCH_SIZE = "1000"
 _BUSY_TIMEOUT_SECONDS = 300
@@ -52,7 +52,7 @@ class HospitalEventLogStorage(SqliteEventLogStorage):
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> HospitalEventLogStorage:
         """Make the storage in `$DAGSTER_HOME/history/runs`; without it, in the data directory."""
-        home = Path(os.environ.get("DAGSTER_HOME") or load_settings().dagster_home)
+        home = Path(os.environ.get("DAGSTER_HOME") or load_settings(data_dir_from_environment()).dagster_home)
         return cls(str(home / "history" / "runs"), inst_data)
 
     @contextmanager

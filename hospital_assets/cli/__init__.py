@@ -6,11 +6,11 @@ One module for each group of commands.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
+from pathlib import Path
 
 from hospital_assets.cli import findings, governance, landing, pages, recovery, tables
-from hospital_assets.settings import SettingsError, load_settings
+from hospital_assets.settings import SettingsError, data_dir_from_environment, load_settings
 
 _USAGE_ERROR = 2
 
@@ -19,10 +19,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    if options.data_dir:
-        os.environ["HOSPITAL_DATA_DIR"] = options.data_dir
     try:
-        settings = load_settings()
+        settings = load_settings(Path(options.data_dir) if options.data_dir else data_dir_from_environment())
         return int(options.run(options, settings))
     except (SettingsError, ValueError, FileNotFoundError) as error:
         print(f"hospital: {error}", file=sys.stderr)

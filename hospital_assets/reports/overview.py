@@ -14,7 +14,6 @@ import dagster as dg
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.publishing.policy import Policy, RoleName, load_policy
 from hospital_assets.reports.folder import ReportsResource
-from hospital_assets.settings import load_settings
 
 
 def overview_report(policy: Policy) -> dg.AssetsDefinition:
@@ -32,8 +31,7 @@ def overview_report(policy: Policy) -> dg.AssetsDefinition:
         Visits, waits, triage, departments, hours, people and workload, each with its n, its definition and,
         over time, its limits; from a publication, so it shows what that role may see.
         """
-        settings = load_settings(Path(clock.data_dir))
-        version, page = as_page(settings.data_dir, load_policy(settings).overview)
+        version, page = as_page(clock.settings.data_dir, load_policy(clock.settings).overview)
         path = reports.write("overview.html", page)
         return dg.MaterializeResult(
             metadata={

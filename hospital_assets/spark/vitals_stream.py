@@ -24,7 +24,7 @@ from hospital_assets.contracts import CONTRACTS
 from hospital_assets.files import replace_text
 from hospital_assets.landing.registry import Profiles, load_profiles
 from hospital_assets.live.copies import read_copy
-from hospital_assets.settings import engine_from_environment, load_settings
+from hospital_assets.settings import data_dir_from_environment, engine_from_environment, load_settings
 from hospital_assets.spark.session import start_session
 from hospital_assets.warehouse.dialect import lazy, literal
 
@@ -203,7 +203,7 @@ def statement(sink: Path, table: str = "vitals") -> str | None:
 
 def main() -> None:
     """Stream the native vital signs of the data directory until interrupted."""
-    settings, engine = load_settings(), engine_from_environment()
+    settings, engine = load_settings(data_dir_from_environment()), engine_from_environment()
     hospitals = read_copy(settings.warehouse_file, "hospitals")
     patients = read_copy(settings.warehouse_file, "patients")
     if hospitals is None or patients is None:
