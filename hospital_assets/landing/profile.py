@@ -68,6 +68,12 @@ PSEUDO = ("@line", "@part", "@landed_at")
 ELEMENT = "$each"
 
 
+@functools.cache
+def time_zones() -> frozenset[str]:
+    """The IANA time zones that this Python knows; it looks for them on disk, once."""
+    return frozenset(available_timezones())
+
+
 class ProfileError(ValueError):
     """A profile declares something that does not exist or cannot be."""
 
@@ -468,7 +474,7 @@ class Profile(_Declaration):
     @field_validator("time_zone")
     @classmethod
     def _is_a_zone(cls, value: str) -> str:
-        if value not in available_timezones():
+        if value not in time_zones():
             raise ValueError(f"'{value}' is not an IANA time zone, as in America/Chicago")
         return value
 

@@ -8,7 +8,6 @@ asked, so a landed file is never changed or moved.
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import os
@@ -32,7 +31,7 @@ from hospital_assets.landing.content import UnreadableError, is_finished, sha256
 from hospital_assets.landing.csv_records import csv_relation
 from hospital_assets.landing.drift import kinds_of
 from hospital_assets.landing.json_records import json_relation
-from hospital_assets.landing.profile import OTHER_RECORDS, Feed, Lookup, Profile, Subject, canonical_columns
+from hospital_assets.landing.profile import OTHER_RECORDS, Feed, Lookup, Profile, Subject, canonical_columns, time_zones
 from hospital_assets.landing.records import LandedFile, declared_rows
 from hospital_assets.landing.registry import Profiles, load_profiles
 from hospital_assets.landing.service_day import days_of_files, with_service_day
@@ -152,7 +151,7 @@ class LandingZone:
         return {
             row["hospital_id"].strip(): row["time_zone"].strip()
             for row in hospitals.filter(pl.col("source_profile").is_in(sharing)).rows(named=True)
-            if row["hospital_id"] and row["time_zone"] in _all_zones()
+            if row["hospital_id"] and row["time_zone"] in time_zones()
         }
 
     def _frames(
@@ -661,10 +660,3 @@ def _without_completed(unchanged: pl.DataFrame, listed: pl.DataFrame, profiles: 
         "source_file"
     ]
     return unchanged.filter(~pl.col("source_file").is_in(again.implode()))
-
-
-@functools.cache
-def _all_zones() -> set[str]:
-    from zoneinfo import available_timezones
-
-    return available_timezones()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from zoneinfo import available_timezones
-
 import dagster as dg
 import narwhals as nw
 
@@ -22,6 +20,7 @@ from hospital_assets.assets.cleaned.rules import (
 from hospital_assets.assets.declare import cleaned_and_quarantined
 from hospital_assets.assets.dedupe import newest_only
 from hospital_assets.contracts.cleaned import DEPARTMENTS
+from hospital_assets.landing.profile import time_zones
 from hospital_assets.landing.registry import Profiles
 from hospital_assets.warehouse.dialect import Frame, resolve_instants
 
@@ -106,10 +105,7 @@ def judge_hospitals(raw: Frame, profiles: Profiles) -> Frame:
         rule=first_broken(
             (HOSPITAL_ID_MISSING, nw.col("hospital_id").is_null()),
             (NAME_MISSING, nw.col("hospital_name").is_null()),
-            (
-                TIME_ZONE_UNKNOWN,
-                nw.col("time_zone").is_null() | ~nw.col("time_zone").is_in(sorted(available_timezones())),
-            ),
+            (TIME_ZONE_UNKNOWN, nw.col("time_zone").is_null() | ~nw.col("time_zone").is_in(sorted(time_zones()))),
         )
     )
     return newest_only(frame, ["hospital_id"], "source_file")
