@@ -57,9 +57,7 @@ def postgresql_server() -> Iterator[Server]:
         )
         try:
             ready = [psql, "-h", folder, "-U", "postgres", "-c", "create database hospital"]
-            for _ in range(200):
-                if subprocess.run(ready, capture_output=True).returncode == 0:
-                    break
+            while subprocess.run(ready, capture_output=True).returncode:
                 assert process.poll() is None, (folder / "log").read_text()
                 threading.Event().wait(0.05)
             yield Server(folder)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import dagster as dg
 import pytest
 import yaml
 
 from hospital_assets.automation.event_log import HospitalEventLogStorage
 from hospital_assets.automation.instance import POSTGRES_URL, dagster_instance, prepare_dagster_home
 from hospital_assets.settings import Settings, SettingsError
+from hospital_assets_tests.postgresql import postgresql_server
 
 
 def test_a_home_has_the_package_s_settings_and_its_history_in_files(tmp_path: Path) -> None:
@@ -29,3 +31,37 @@ def test_an_address_that_sqlalchemy_would_misread_is_refused_without_being_repea
     with pytest.raises(SettingsError, match=r"must begin with postgresql\+psycopg2://") as refused:
         prepare_dagster_home(Settings(tmp_path))
     assert "ada" not in str(refused.value)
+
+
+@dg.asset(partitions_def=dg.DailyPartitionsDefinition("2026-01-01"))
+def some_table() -> None: ...
+
+
+@dg.asset_check(asset=some_table)
+def has_rows() -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(passed=True)
+
+
+@pytest.mark.slow
+def test_history_can_be_in_postgresql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    postgres = pytest.importorskip("dagster_postgres", reason="dagster-postgres is not installed (dev extra)")
+    days = ("2026-01-01", "2026-01-02")
+    with postgresql_server() as server:
+        url = f"postgresql+psycopg2://postgres@/hospital?host={server.folder}"
+        monkeypatch.setenv(POSTGRES_URL, url)
+        with dagster_instance(Settings(tmp_path)) as instance:
+            assert isinstance(instance.run_storage, postgres.PostgresRunStorage)
+            assert isinstance(instance.event_log_storage, postgres.PostgresEventLogStorage)
+            assert isinstance(instance.schedule_storage, postgres.PostgresScheduleStorage)
+            for day in days:
+                assert dg.materialize([some_table, has_rows], instance=instance, partition_key=day).success
+        # Another process, another data directory: the history is in the database.
+        with dagster_instance(Settings(tmp_path / "other")) as instance:
+            assert instance.get_materialized_partitions(some_table.key) == set(days)
+            assert len(instance.get_run_records()) == 2
+            checks = instance.event_log_storage.get_asset_check_execution_history(has_rows.check_key, limit=9)
+            # The stock event log leaves a line of each day as planned beside its outcome.
+            assert [record.status.value for record in checks].count("SUCCEEDED") == 2
+        assert not (tmp_path / "dagster" / "history").exists()
+        # The address, which may hold a password, is written nowhere.
+        assert not [path for path in tmp_path.rglob("*") if path.is_file() and url.encode() in path.read_bytes()]

@@ -5,13 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
-import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -35,6 +31,7 @@ from hospital_assets.publishing.targets.postgres import (
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets_tests.helpers import warehouse_copy
+from hospital_assets_tests.postgresql import Server, postgresql_server
 
 driver = pytest.importorskip("adbc_driver_postgresql.dbapi")
 
@@ -45,54 +42,10 @@ LOGINS = {"ada": "admin", "bob": "analyst", "eve": "executive", "dora": "doctor-
 pytestmark = pytest.mark.slow
 
 
-@dataclass
-class Server:
-    """A PostgreSQL server on a socket of its own, without a password: access is what we test."""
-
-    folder: Path
-
-    def dsn(self, login: str = "postgres") -> str:
-        return f"postgresql:///hospital?host={self.folder}&user={login}"
-
-
-def _binary(name: str) -> str:
-    found = shutil.which(name) or next(
-        (str(p) for p in sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), reverse=True)), None
-    )
-    if found is None:
-        pytest.skip(f"PostgreSQL's {name} is not installed (Debian: apt-get install postgresql)")
-    return found
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    initdb, postgres, psql = _binary("initdb"), _binary("postgres"), _binary("psql")
-    # A socket's path may have about 100 characters, so not below pytest's own directory.
-    with tempfile.TemporaryDirectory(prefix="pg") as name:
-        folder = Path(name)
-        who: dict[str, str] = {}
-        if os.getuid() == 0:  # initdb refuses root
-            who = {"user": "nobody", "group": "nogroup"}
-            shutil.chown(folder, **who)
-        run = {"check": True, "capture_output": True, "cwd": folder, **who}
-        data = folder / "data"
-        subprocess.run([initdb, "-D", data, "-A", "trust", "-U", "postgres", "-N"], **run)  # type: ignore[call-overload]
-        process = subprocess.Popen(
-            [postgres, "-D", data, "-k", folder, "-c", "listen_addresses=", "-c", "fsync=off"],
-            cwd=folder,
-            stdout=subprocess.DEVNULL,
-            stderr=(folder / "log").open("w"),
-            **who,
-        )
-        try:
-            ready = [psql, "-h", folder, "-U", "postgres", "-c", "create database hospital"]
-            while subprocess.run(ready, capture_output=True).returncode:
-                assert process.poll() is None, (folder / "log").read_text()
-                threading.Event().wait(0.05)
-            yield Server(folder)
-        finally:
-            process.terminate()
-            process.wait()
+    with postgresql_server() as running:
+        yield running
 
 
 def _publish(settings: Settings, at: datetime) -> None:

@@ -51,9 +51,8 @@ def _dev(options: argparse.Namespace, settings: Settings) -> int:
 
     environment = {**os.environ, **dagster_environment(settings), "HOSPITAL_DATA_DIR": str(settings.data_dir)}
     beside: list[subprocess.Popen[bytes]] = []
-    commands = [
-        [str(Path(sys.executable).with_name("dagster")), "dev", "-m", "hospital_assets.definitions", "-p", options.port]
-    ]
+    # As a module of this Python: the script `dagster` need not lie beside it.
+    commands = [[sys.executable, "-m", "dagster", "dev", "-m", "hospital_assets.definitions", "-p", options.port]]
     if options.dashboard_port != "0":
         commands.append([sys.executable, "-m", "hospital_assets.cli", "dashboard", "--port", options.dashboard_port])
     stop = threading.Event()
