@@ -252,7 +252,7 @@ def test_the_daily_batch_takes_the_day_that_is_over_everywhere() -> None:
 
 
 def test_a_step_is_of_the_layer_of_its_tables_or_a_check() -> None:
-    definitions = build_definitions(load_settings())
+    definitions = DEFINITIONS
     layers = layers_of(definitions)
     assert {layers[name] for name in ("raw_vitals", "vitals", "fact_vitals", "kpi_waits_daily")} == {
         "raw",
