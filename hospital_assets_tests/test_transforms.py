@@ -12,8 +12,10 @@ from polars.testing import assert_frame_equal
 
 from hospital_assets.assets.dedupe import newest_of_each
 from hospital_assets.assets.dimensions.scd2 import changes_only, key_at, versions
+from hospital_assets.assets.facts import doctor_shifts
 from hospital_assets.assets.facts.emergency_visits import measured, other_ends
 from hospital_assets.assets.facts.patient_flow import admitted_visits, cancelled_visits, folded
+from hospital_assets.assets.facts.stale_partitions import by_day
 from hospital_assets.assets.facts.vitals import age_in_years
 from hospital_assets.assets.kpis.arrivals import arrivals_by_hour
 from hospital_assets.assets.kpis.people import age_band
@@ -510,6 +512,18 @@ def test_a_message_of_another_day_makes_the_day_of_its_visit_stale(on: Engine) -
     assert stale(ended_then, rows) == []
     cancelled = rows.with_columns(event_type=pl.Series(["A04", "A11"]), department_name=pl.lit("Emergency"))
     assert stale(stored, cancelled) == [day]
+
+
+def test_a_shift_that_a_correction_has_moved_makes_its_old_day_stale(on: Engine) -> None:
+    days = [date(2026, 1, 1), date(2026, 1, 2), date(2026, 1, 2)]
+    stored = on(pl.DataFrame({"shift_id": ["S", "S", "T"], "service_date": days}))
+    (moved,) = doctor_shifts.OTHER_DAYS
+    rows = moved.rows({"fact_doctor_shifts": stored, "cleaned_doctor_shifts": stored}, load_profiles(None))
+    named = collect(by_day(rows, "fact_doctor_shifts")).sort("stale_date")
+    assert named.select("table_name", "stale_date", "row_count").rows() == [
+        ("fact_doctor_shifts", days[0], 1),
+        ("fact_doctor_shifts", days[1], 1),
+    ]
 
 
 def departments(rows: list[tuple[str, str, str]], on: Engine) -> list[str]:
