@@ -23,7 +23,7 @@ import requests
 
 from hospital_assets.access.audit import AuditLog
 from hospital_assets.access.gateway import GatewayError, build_app, check_address
-from hospital_assets.access.sandbox import Answer, Limits, RefusedError, catalog_of, judge, planned, run_query
+from hospital_assets.access.sandbox import Answer, Limits, RefusedError, catalog_of, planned, run_query, validate
 from hospital_assets.access.users import LOCKED_FOR, MOST_FAILURES, TOKEN_LIFETIME, User, UserError, Users
 from hospital_assets.cli import main
 from hospital_assets.publishing.locked import locked_connection
@@ -108,13 +108,13 @@ def test_there_are_enough_attacks() -> None:
     assert len(STATEMENTS) + len(EXHAUSTING) >= 200
 
 
-def test_the_judge_alone_refuses_every_attack(place: Place) -> None:
+def test_validation_alone_refuses_every_attack(place: Place) -> None:
     with contextlib.closing(locked_connection(str(place.file), "256MB", 1)) as connection:
         catalog = catalog_of(connection)
     passed = []
     for group, sql in STATEMENTS:
         try:
-            judge(place.filled(sql), catalog)
+            validate(place.filled(sql), catalog)
         except RefusedError:
             continue
         passed.append((group, sql))
@@ -145,7 +145,7 @@ HARMLESS = {
 
 
 def test_the_locked_engine_alone_gives_nothing_away(place: Place) -> None:
-    """Without the judge: whatever gets past it meets this."""
+    """Without validation: whatever gets past it meets this."""
     before = place.files()
     done = subprocess.run(
         [sys.executable, "-c", LOCKED_LAYER, str(place.file)],
@@ -275,7 +275,7 @@ def test_reads_are_answered_and_their_columns_known(
     """In this process: the same functions the sandbox calls."""
     with contextlib.closing(locked_connection(str(place.file), "256MB", 1)) as connection:
         catalog = catalog_of(connection)
-        found = {table: set(columns) for table, columns in judge(sql, catalog).items()}
+        found = {table: set(columns) for table, columns in validate(sql, catalog).items()}
         for table, columns in planned(connection, sql, catalog).items():
             found.setdefault(table, set()).update(columns)
         assert len(connection.execute(sql).fetchall()) == rows

@@ -1,6 +1,6 @@
 """One query, in a process of its own that can read one file and do nothing else.
 
-What the statement is allowed to be is judged inside that process, too: a parser can be attacked like
+What the statement is allowed to be is decided inside that process, too: a parser can be attacked like
 anything else. Limits of memory, time and files are the kernel's; the parent kills what takes too long by
 the wall clock. Layers, from the outside in: the process; DuckDB read-only, without access to anything
 outside and with its configuration locked; exactly one SELECT; only tables of the publication and
@@ -123,14 +123,14 @@ def _since(started: float) -> float:
 
 
 def _answer(sender: Connection, file: str, sql: str, form: Format, limits: Limits) -> None:
-    """The child: judge, ask, answer."""
+    """The child: validate, ask, answer."""
     os.environ.clear()
     _limit(limits)
     objects: dict[str, list[str]] = {}
     try:
         connection = locked_connection(file, f"{limits.memory_mb}MB", 1)
         catalog = catalog_of(connection)
-        objects.update(judge(sql, catalog))
+        objects.update(validate(sql, catalog))
         statements = connection.extract_statements(sql)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             raise RefusedError("only a single SELECT is answered")
@@ -208,7 +208,7 @@ _FORBIDDEN: tuple[type[Any], ...] = (
 )
 
 
-def judge(sql: str, catalog: Catalog) -> dict[str, list[str]]:
+def validate(sql: str, catalog: Catalog) -> dict[str, list[str]]:
     """Refuse what is not a plain read of the catalog's tables; returns what it may read.
 
     The columns are those whose name occurs, all of them where a star, a whole row or a pattern could
@@ -217,6 +217,17 @@ def judge(sql: str, catalog: Catalog) -> dict[str, list[str]]:
     Raises:
         RefusedError: the message says why.
     """
+    tokens, statement = _parsed(sql)
+    nodes = list(statement.walk())
+    _validate_kinds(nodes)
+    _validate_calls(tokens, _aliases(nodes))
+    own = {node.alias_or_name.lower() for node in nodes if isinstance(node, exp.CTE)}
+    names = (_table_name(node, own, catalog) for node in nodes if isinstance(node, exp.Table))
+    return _columns_read([name for name in names if name], nodes, own, catalog)
+
+
+def _parsed(sql: str) -> tuple[list[Any], exp.Query]:
+    """Tokens and tree of exactly one query."""
     try:
         tokens = sqlglot.tokenize(sql, read="duckdb")
         parsed = sqlglot.parse(sql, read="duckdb")
@@ -230,26 +241,29 @@ def judge(sql: str, catalog: Catalog) -> dict[str, list[str]]:
     (statement,) = statements
     if not isinstance(statement, exp.Query):
         raise RefusedError("only SELECT is answered")
-    nodes = list(statement.walk())
+    return tokens, statement
+
+
+def _validate_kinds(nodes: Iterable[exp.Expr]) -> None:
+    """No statement or clause but those of a read."""
     for node in nodes:
         if isinstance(node, _FORBIDDEN) and not isinstance(node, exp.Query):
             raise RefusedError(f"{type(node).__name__.upper()} has no place in a read")
-    known = {node.alias_or_name.lower() for node in nodes if isinstance(node, exp.CTE)}
-    _judge_calls(tokens, _aliases(nodes))
-    read: dict[str, list[str]] = {}
-    for node in nodes:
-        if isinstance(node, exp.Table):
-            name = _table_name(node, known, catalog)
-            if name:
-                read[name] = []
-    names = {node.name.lower() for node in nodes if isinstance(node, exp.Identifier | exp.Column | exp.Dot)}
-    short = {name.split(".")[-1] for name in read}
-    aliases = {n.alias.lower() for n in nodes if isinstance(n, exp.Table) and n.alias}
-    columns_named = {n.name.lower() for n in nodes if isinstance(n, exp.Column)}
+
+
+def _columns_read(
+    tables: Iterable[str], nodes: list[exp.Expr], own: set[str], catalog: Catalog
+) -> dict[str, list[str]]:
+    """Table -> the columns that the statement could read of it; `own` are names it gives itself."""
+    tables = dict.fromkeys(tables)
+    named = {node.name.lower() for node in nodes if isinstance(node, exp.Identifier | exp.Column | exp.Dot)}
+    columns = {node.name.lower() for node in nodes if isinstance(node, exp.Column)}
+    whole_rows = {name.split(".")[-1] for name in tables} | own
+    whole_rows |= {node.alias.lower() for node in nodes if isinstance(node, exp.Table) and node.alias}
     # count(*) reads no column.
-    stars = [n for n in nodes if isinstance(n, exp.Star) and not isinstance(n.parent, exp.Count)]
-    is_any = bool(stars) or bool(columns_named & (short | aliases | known))
-    return {table: [c for c in catalog[table] if is_any or c.lower() in names] for table in read}
+    has_star = any(isinstance(node, exp.Star) and not isinstance(node.parent, exp.Count) for node in nodes)
+    is_any = has_star or bool(columns & whole_rows)
+    return {table: [c for c in catalog[table] if is_any or c.lower() in named] for table in tables}
 
 
 def _aliases(nodes: Iterable[exp.Expr]) -> set[str]:
@@ -261,7 +275,7 @@ def _aliases(nodes: Iterable[exp.Expr]) -> set[str]:
     return found - {""}
 
 
-def _judge_calls(tokens: list[Any], aliases: set[str]) -> None:
+def _validate_calls(tokens: list[Any], aliases: set[str]) -> None:
     """Every name in front of a parenthesis is a function of the list, a word, or an alias."""
     for token, following in itertools.pairwise(tokens):
         if following.token_type != sqlglot.TokenType.L_PAREN:
