@@ -13,7 +13,8 @@ from pathlib import Path
 
 import uvicorn
 
-from hospital_assets.dashboard.app import Access, Dashboard, create_app
+from hospital_assets.access.audit import Event
+from hospital_assets.dashboard.app import Dashboard, create_app
 from hospital_assets.dashboard.serve import dashboard_of
 from hospital_assets.live.copies import publish_copies
 from hospital_assets.publishing.policy import load_policy
@@ -53,13 +54,13 @@ class Served:
 
     address: str
     dashboard: Dashboard
-    seen: list[Access] = field(default_factory=list)
+    seen: list[Event] = field(default_factory=list)
 
 
 @contextmanager
 def serve(settings: Settings, audience: str = "admin") -> Iterator[Served]:
     """Serve a data directory until the block ends."""
-    seen: list[Access] = []
+    seen: list[Event] = []
     dashboard = dashboard_of(settings, audience, seen.append)
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(create_app(dashboard), log_level="error", timeout_graceful_shutdown=1))
@@ -73,3 +74,4 @@ def serve(settings: Settings, audience: str = "admin") -> Iterator[Served]:
     finally:
         server.should_exit = True
         thread.join(timeout=60)
+        dashboard.users.close()

@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -26,11 +26,12 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hospital_assets.access.serving import Address, ServingError
+from hospital_assets.access.users import NOT_LET_IN, User, Users, open_users
 from hospital_assets.assets.kpis.trend import drawing
 from hospital_assets.automation.build import BuildReport
 from hospital_assets.clock import last_whole_day
 from hospital_assets.dashboard import figures, mart, spc, svg
-from hospital_assets.dashboard.auth import Sessions, Viewer, add_account, is_loopback, read_accounts
 from hospital_assets.dashboard.live import LiveBoard
 from hospital_assets.dashboard.mart import Mart
 from hospital_assets.dashboard.pages.forecast_queries import daily_forecast
@@ -39,14 +40,14 @@ from hospital_assets.dashboard.pages.overview import overview
 from hospital_assets.dashboard.pages.overview_queries import waits_in_total
 from hospital_assets.dashboard.render import FOLDER, as_csv
 from hospital_assets.dashboard.render import query as as_query
-from hospital_assets.dashboard.serve import ExposedError, dashboard_of
+from hospital_assets.dashboard.serve import dashboard_of
 from hospital_assets.dashboard.slices import Known, Slice, read_slice
 from hospital_assets.dashboard.store import Store
 from hospital_assets.dashboard.store import open_mart as opened
 from hospital_assets.dashboard.svg import areas
 from hospital_assets.live.board import read_board, reference_of
 from hospital_assets.live.copies import merge_landed
-from hospital_assets.publishing.policy import POLICY_FILE
+from hospital_assets.publishing.policy import POLICY_FILE, PolicyError
 from hospital_assets.settings import Settings
 from hospital_assets_tests.dashboards import Served, published, serve
 from hospital_assets_tests.helpers import query
@@ -466,24 +467,10 @@ def test_looks_and_exports_are_audited_with_version_and_slice(served: Served) ->
     get(served, "/capacity?hospital=H3")
     requests.get(f"{served.address}/capacity.csv?figure=boarding&hospital=H3", timeout=120)
     version = open_mart(served).version
-    assert [(a.action, a.page, a.version, a.slice) for a in served.seen] == [
-        ("view", "capacity", version, "hospital=H3"),
-        ("export", "capacity.boarding", version, "hospital=H3"),
+    assert [(e.actor, e.action, e.role, e.statement, e.version) for e in served.seen] == [
+        ("local", "view", "admin", "view capacity?hospital=H3", version),
+        ("local", "export", "admin", "export capacity.boarding?hospital=H3", version),
     ]
-
-
-def test_the_audit_log_takes_what_the_dashboard_says(tmp_path: Path) -> None:
-    from hospital_assets.dashboard.app import Access
-    from hospital_assets.dashboard.audit import accesses, write_access
-
-    settings = Settings(tmp_path)
-    write = write_access(settings)
-    for action in ("view", "export", "acknowledge", "denied", "sign_in", "sign_in_failed"):
-        write(Access(Viewer("ann", "doctor", "doctor-H1"), action, "overview", "v1", "hospital=H1"))
-    found = accesses(settings)
-    assert found["actor"].to_list() == ["ann"] * 6
-    assert found["outcome"].to_list() == ["allowed"] * 3 + ["refused", "allowed", "refused"]
-    assert found["statement"][1] == "export overview?hospital=H1"
 
 
 def test_the_governance_page_repeats_no_query(shown: Settings, served: Served) -> None:
@@ -512,7 +499,9 @@ def test_an_executive_sees_figures_only(shown: Settings) -> None:
         assert requests.get(running.address + "/live", timeout=120).status_code == 403
         assert requests.get(running.address + "/live/events", timeout=120).status_code == 403
         assert requests.get(running.address + "/governance", timeout=120).status_code == 403
-        assert [a.action for a in running.seen] == ["denied", "denied"]
+        assert [(e.statement, e.outcome) for e in running.seen] == [
+            (f"view {name}", "refused") for name in ("live", "live/events", "governance")
+        ]
         page = get(running, "/flow")
         assert "The publication of this role holds figures only" in page
         assert "/live" not in page
@@ -533,79 +522,114 @@ def test_cells_that_a_spreadsheet_would_run_are_text() -> None:
 # --- sign-in
 
 
-def test_passwords_are_scrypt_and_five_wrong_ones_wait(tmp_path: Path) -> None:
-    add_account(tmp_path, "ann", "doctor", "doctor-H1", "correct horse battery")
-    stored = (tmp_path / "dashboard-accounts.json").read_text()
-    assert "correct" not in stored and (tmp_path / "dashboard-accounts.json").stat().st_mode & 0o077 == 0
-    sessions = Sessions(tmp_path)
-    token = sessions.sign_in("ann", "correct horse battery", now=0)
-    assert token and sessions.viewer(token, now=1) == Viewer("ann", "doctor", "doctor-H1")
-    assert sessions.viewer(token, now=10 * 3600) is None
-    assert sessions.viewer("made up", now=1) is None
-    for _ in range(5):
-        assert sessions.sign_in("ann", "wrong wrong wrong", now=5) is None
-    assert sessions.sign_in("ann", "correct horse battery", now=6) is None
-    assert sessions.sign_in("ann", "correct horse battery", now=66) is not None
-    with pytest.raises(ValueError, match="12 characters"):
-        add_account(tmp_path, "bob", "admin", "admin", "short")
+PASSWORD = "a long enough password"  # noqa: S105
 
 
-def test_other_addresses_than_loopback_need_accounts(shown: Settings, tmp_path: Path) -> None:
-    assert [is_loopback(h) for h in ("127.0.0.1", "localhost", "::1", EVERYWHERE, "10.1.2.3", "hospital")] == [
-        True,
-        True,
-        True,
-        False,
-        False,
-        False,
-    ]
-    with pytest.raises(ExposedError, match="--add-account"):
-        dashboard_of(shown, "admin", print, EVERYWHERE)
-    settings = Settings(tmp_path)
-    done = subprocess.run(
-        [
-            str(Path(sys.executable).with_name("hospital")),
-            "--data-dir",
-            str(settings.data_dir),
-            "dashboard",
-            "--host",
-            EVERYWHERE,
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 2 and "nobody could sign in" in done.stderr
+def test_other_addresses_than_loopback_need_users_and_a_certificate(shown: Settings, tmp_path: Path) -> None:
+    for address, says in (
+        (Address(EVERYWHERE), "nobody who could sign in"),
+        (Address(names=("ed.example.org",)), "nobody who could sign in"),
+    ):
+        with pytest.raises(ServingError, match=says):
+            dashboard_of(shown, "admin", print, address)
+    with pytest.raises(PolicyError, match="names no role 'nosuchrole'"):
+        dashboard_of(shown, "nosuchrole-H9", print)
+    hospital = [str(Path(sys.executable).with_name("hospital")), "--data-dir", str(tmp_path), "dashboard"]
+    done = subprocess.run([*hospital, "--host", EVERYWHERE], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "nobody who could sign in" in done.stderr
 
 
-def test_signing_in_shows_the_account_its_publication(shown: Settings) -> None:
-    add_account(shown.data_dir, "eve", "executive", "executive", "a long enough password")
-    try:
-        with serve(shown) as running:
-            session = requests.Session()
-            refused = session.get(running.address + "/overview", timeout=120, allow_redirects=False)
-            assert refused.status_code == 303 and refused.headers["location"] == "/login?next=overview"
-            assert session.get(running.address + "/overview.csv?figure=triage", timeout=120).status_code == 401
-            assert session.get(running.address + "/live/events", timeout=120).status_code == 403
-            form = {"name": "eve", "password": "wrong", "next": "flow"}
-            assert session.post(running.address + "/login", data=form, timeout=120).status_code == 401
-            form["password"] = "a long enough password"  # noqa: S105
-            other = session.post(
-                running.address + "/login", data=form, timeout=120, headers={"origin": "https://evil.example"}
-            )
-            assert other.status_code == 401
-            answer = session.post(running.address + "/login", data=form, timeout=120, allow_redirects=False)
-            cookie = answer.headers["set-cookie"].lower()
-            assert "httponly" in cookie and "samesite=strict" in cookie
-            assert answer.headers["location"] == "/flow"
-            assert "Role: executive" in session.get(running.address + "/flow", timeout=120).text
-            assert session.get(running.address + "/governance", timeout=120).status_code == 403
-            session.post(running.address + "/logout", timeout=120)
-            assert session.get(running.address + "/flow", timeout=120, allow_redirects=False).status_code == 303
-            assert [a.action for a in running.seen] == ["sign_in_failed", "sign_in_failed", "sign_in", "view", "denied"]
-    finally:
-        (shown.data_dir / "dashboard-accounts.json").unlink()
-    assert not read_accounts(shown.data_dir)
+@contextmanager
+def serve_users(shown: Settings, *users: User) -> Iterator[tuple[Served, Users]]:
+    """A dashboard with users; another process has their file open, too."""
+    with serve(shown) as running, closing(open_users(shown, running.seen.append)) as others:
+        for user in users:
+            others.add(user, PASSWORD, by="os:test")
+        running.seen.clear()
+        try:
+            yield running, others
+        finally:
+            for account in others.everybody():
+                others.remove(account.user.name, by="os:test")
+
+
+def signed_in(running: Served, name: str) -> requests.Session:
+    session = requests.Session()
+    form = {"name": name, "password": PASSWORD, "next": "flow"}
+    answer = session.post(running.address + "/login", data=form, timeout=120, allow_redirects=False)
+    assert answer.status_code == 303
+    return session
+
+
+def test_signing_in_shows_the_user_their_publication(shown: Settings) -> None:
+    with serve_users(shown, User("eve", "executive")) as (running, _):
+        session = requests.Session()
+        refused = session.get(running.address + "/overview", timeout=120, allow_redirects=False)
+        assert refused.status_code == 303 and refused.headers["location"] == "/login?next=overview"
+        assert session.get(running.address + "/overview.csv?figure=triage", timeout=120).status_code == 401
+        assert session.get(running.address + "/live/events", timeout=120).status_code == 401
+        assert session.post(running.address + "/live/acknowledge", timeout=120).status_code == 401
+        form = {"name": "eve", "password": "wrong", "next": "flow"}
+        failed = session.post(running.address + "/login", data=form, timeout=120)
+        assert failed.status_code == 401 and NOT_LET_IN in failed.text.replace("Wrong", "wrong")
+        form["password"] = PASSWORD
+        other = session.post(
+            running.address + "/login", data=form, timeout=120, headers={"origin": "https://evil.example"}
+        )
+        assert other.status_code == 401
+        answer = session.post(running.address + "/login", data=form, timeout=120, allow_redirects=False)
+        cookie = answer.headers["set-cookie"].lower()
+        assert "httponly" in cookie and "samesite=strict" in cookie
+        assert answer.headers["location"] == "/flow"
+        assert "Role: executive" in session.get(running.address + "/flow", timeout=120).text
+        assert session.get(running.address + "/governance", timeout=120).status_code == 403
+        assert session.get(running.address + "/nothing", timeout=120).status_code == 404
+        session.post(running.address + "/logout", timeout=120)
+        assert session.get(running.address + "/flow", timeout=120, allow_redirects=False).status_code == 303
+        assert [(e.actor, e.action, e.outcome, e.client) for e in running.seen] == [
+            ("eve", "login", "refused", "dashboard"),
+            ("", "login", "refused", "dashboard"),
+            ("eve", "login", "allowed", "dashboard"),
+            ("eve", "view", "allowed", "dashboard"),
+            ("eve", "view", "refused", "dashboard"),
+        ]
+
+
+def test_the_first_user_ends_looking_without_signing_in(shown: Settings) -> None:
+    with serve_users(shown) as (running, users):
+        assert requests.get(running.address + "/flow", timeout=120, allow_redirects=False).status_code == 200
+        users.add(User("eve", "executive"), PASSWORD, by="os:test")
+        users.disable("eve", by="os:test")
+        assert requests.get(running.address + "/flow", timeout=120, allow_redirects=False).status_code == 303
+
+
+@pytest.mark.parametrize("act", ["disable", "remove", "revoke"])
+def test_who_is_disabled_or_removed_is_out_at_once(shown: Settings, act: str) -> None:
+    with serve_users(shown, User("ann", "doctor", "H1"), User("bob", "doctor", "H1")) as (running, users):
+        session, other = signed_in(running, "ann"), signed_in(running, "bob")
+        with session.get(running.address + "/live/events", timeout=120, stream=True) as stream:
+            lines = stream.iter_lines()
+            assert next(lines) == b"retry: 1000"
+            getattr(users, act)("ann", by="os:test")
+            for _ in lines:  # until the server ends it
+                pass
+        assert session.get(running.address + "/flow", timeout=120, allow_redirects=False).status_code == 303
+        assert other.get(running.address + "/flow", timeout=120, allow_redirects=False).status_code == 200
+
+
+def test_a_session_outlives_a_restart_of_the_server(shown: Settings) -> None:
+    with serve_users(shown, User("eve", "executive")) as (running, _):
+        session = signed_in(running, "eve")
+        with serve(shown) as again:
+            found = session.get(again.address + "/flow", timeout=120, allow_redirects=False)
+            assert found.status_code == 200
+
+
+def test_acknowledging_an_alert_is_its_own_action(served: Served) -> None:
+    served.seen.clear()
+    answer = requests.post(f"{served.address}/live/acknowledge", data={"visit": "V000001"}, timeout=120)
+    assert answer.status_code == 204
+    assert [(e.action, e.statement) for e in served.seen] == [("acknowledge", "acknowledge live.V000001")]
 
 
 # --- versions
@@ -738,16 +762,16 @@ def test_newer_records_replace_older_ones_and_old_open_records_are_counted_apart
 
 def test_references_say_nothing_about_the_visit(tmp_path: Path) -> None:
     board = LiveBoard(landed(tmp_path, [visit("V000123", 5)]), lambda: NOW, lambda: True)
-    shown = board.page(Viewer("ann", "doctor", "doctor-H1"))
+    shown = board.page(User("ann", "doctor", "H1"))
     assert "000123" not in shown and "PV000123" not in shown and re.search(r"V\d{6}", shown)
-    assert "Nobody waits" in board.page(Viewer("bob", "doctor", "doctor-H2"))
+    assert "Nobody waits" in board.page(User("bob", "doctor", "H2"))
 
 
 def test_what_lands_is_pushed_to_the_browser(tmp_path: Path) -> None:
     board = LiveBoard(landed(tmp_path, [visit("a", 5)]), lambda: NOW, lambda: True)
 
     async def follow() -> list[str]:
-        stream = board.stream(Viewer("ann", "admin", "admin"))
+        stream = board.stream(User("ann", "admin"))
         events = [await anext(stream) for _ in range(3)]
         await asyncio.to_thread(landed, tmp_path, [visit("b", 9, triage_level=1)])
         events.append(await asyncio.wait_for(anext(stream), 5))

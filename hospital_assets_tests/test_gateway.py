@@ -12,8 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
@@ -22,12 +21,10 @@ import pytest
 import requests
 
 from hospital_assets.access.audit import AuditLog
-from hospital_assets.access.gateway import GatewayError, build_app, check_address
+from hospital_assets.access.gateway import build_app
 from hospital_assets.access.sandbox import Answer, Limits, RefusedError, catalog_of, planned, run_query, validate
-from hospital_assets.access.users import LOCKED_FOR, MOST_FAILURES, TOKEN_LIFETIME, User, UserError, Users
-from hospital_assets.cli import main
+from hospital_assets.access.users import User, open_users
 from hospital_assets.publishing.locked import locked_connection
-from hospital_assets.publishing.policy import shipped_policy
 from hospital_assets.settings import Settings
 from hospital_assets_tests.attacks import ATTACKS, EXHAUSTING
 
@@ -311,10 +308,10 @@ class Client:
 def gateway(place: Place) -> Iterator[tuple[str, Place]]:
     import uvicorn
 
-    app = build_app(place.settings, limits=Limits(seconds=120, rows=1_000))
-    users: Users = app.state.gate.users
+    app = build_app(place.settings, limits=Limits(seconds=10, rows=1_000))
+    users = app.state.gate.users
     for user in (User("ann", "analyst"), User("eve", "executive"), User("dora", "doctor", "H1")):
-        users.add(user, PASSWORD, shipped_policy())
+        users.add(user, PASSWORD, by="os:test")
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -418,8 +415,8 @@ def test_what_cannot_be_audited_is_not_answered(ann: Client, monkeypatch: pytest
         ("/v1/query", {"sql": "x" * 70_000}, {}, 413),
         ("/v1/query", {"sql": "x" * 55_000}, {}, 403),
         ("/v1/query", [], {}, 400),
-        ("/v1/query", {"sql": "select 1"}, {"host": "evil.example"}, 421),
-        ("/v1/query", {"sql": "select 1"}, {"host": "127.0.0.1.evil.example"}, 421),
+        ("/v1/query", {"sql": "select 1"}, {"host": "evil.example"}, 400),
+        ("/v1/query", {"sql": "select 1"}, {"host": "127.0.0.1.evil.example"}, 400),
         ("/v1/query", {"sql": "select 1"}, {"content-type": "text/plain"}, 415),
         ("/v1/query/../../etc/passwd", {}, {}, 404),
         ("/published/admin/current.json", {}, {}, 404),
@@ -441,91 +438,8 @@ def test_a_token_ends(gateway: tuple[str, Place], ann: Client) -> None:
     assert ann.ask("select 1 as one").status_code == 200
     assert ann.post("/v1/logout", {}).status_code == 200
     assert ann.ask("select 1 as one").status_code == 401
-    users = Users(gateway[1].settings.data_dir / "access" / "users.db")
     again = Client(gateway[0])
     again.log_in("ann")
-    assert users.revoke("ann") >= 1
+    with contextlib.closing(open_users(gateway[1].settings)) as users:
+        assert users.revoke("ann", by="os:test") >= 1
     assert again.ask("select 1 as one").status_code == 401
-    users.close()
-
-
-# Users
-
-
-@pytest.fixture
-def users(tmp_path: Path) -> Iterator[Users]:
-    users = Users(tmp_path / "access" / "users.db")
-    users.add(User("ann", "analyst"), PASSWORD, shipped_policy())
-    yield users
-    users.close()
-
-
-def test_tokens_expire_and_are_not_kept(users: Users, tmp_path: Path) -> None:
-    now = datetime.now(UTC)
-    found = users.log_in("ann", PASSWORD, now)
-    assert found is not None
-    _, token, expires_at = found
-    assert expires_at == now + TOKEN_LIFETIME
-    assert users.of_token(token, now) == User("ann", "analyst")
-    assert users.of_token(token, expires_at) is None
-    data = b"".join(path.read_bytes() for path in (tmp_path / "access").iterdir())
-    assert token.encode() not in data and PASSWORD.encode() not in data
-    assert (tmp_path / "access" / "users.db").stat().st_mode & 0o077 == 0
-
-
-def test_who_guesses_is_locked_out_for_a_while(users: Users) -> None:
-    now = datetime.now(UTC)
-    for _ in range(MOST_FAILURES):
-        assert users.log_in("ann", "wrong", now) is None
-    assert users.log_in("ann", PASSWORD, now + timedelta(seconds=1)) is None
-    assert users.log_in("ann", PASSWORD, now + LOCKED_FOR + timedelta(seconds=1)) is not None
-
-
-def test_a_new_password_or_disabling_ends_all_tokens(users: Users) -> None:
-    for change in (lambda: users.set_password("ann", PASSWORD), lambda: users.disable("ann")):
-        found = users.log_in("ann", PASSWORD)
-        assert found is not None
-        change()
-        assert users.of_token(found[1]) is None
-    assert users.log_in("ann", PASSWORD) is None
-
-
-@pytest.mark.parametrize(
-    ("user", "password", "says"),
-    [
-        (User("ann", "analyst"), PASSWORD, "already"),
-        (User("Ann!", "analyst"), PASSWORD, "lower-case"),
-        (User("bob", "analyst"), "short", "at least 12"),
-        (User("bob", "doctor"), PASSWORD, "say which"),
-        (User("bob", "analyst", "H1"), PASSWORD, "not at a hospital"),
-    ],
-)
-def test_odd_users_are_refused(users: Users, user: User, password: str, says: str) -> None:
-    with pytest.raises(UserError, match=says):
-        users.add(user, password, shipped_policy())
-
-
-def test_other_addresses_need_users_and_a_certificate(users: Users, tmp_path: Path) -> None:
-    nobody = Users(tmp_path / "none" / "users.db")
-    check_address("127.0.0.1", nobody, False)
-    with pytest.raises(GatewayError, match="nobody who could log in"):
-        check_address("0.0.0.0", nobody, True)  # noqa: S104
-    with pytest.raises(GatewayError, match="encrypted"):
-        check_address("0.0.0.0", users, False)  # noqa: S104
-    check_address("0.0.0.0", users, True)  # noqa: S104
-    nobody.close()
-
-
-def test_the_commands_manage_users(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("HOSPITAL_DATA_DIR", str(tmp_path))
-    monkeypatch.setattr("sys.stdin", io.StringIO(PASSWORD + "\n"))
-    assert main(["users", "add", "dora", "doctor", "--hospital", "H1"]) == 0
-    assert main(["users", "list"]) == 0
-    assert "dora" in capsys.readouterr().out
-    assert main(["users", "disable", "dora"]) == 0
-    assert main(["users", "disable", "nobody"]) == 2
-    with contextlib.closing(AuditLog(Settings(tmp_path))) as log:
-        assert log.entries()["statement"].to_list() == ["add dora", "disable dora"]
-    assert replace(Settings(tmp_path)) == Settings(tmp_path)

@@ -20,6 +20,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from hospital_assets.access.users import User
 from hospital_assets.alerts.outbox import Outbox, open_outbox, outbox_file
 from hospital_assets.assets.facts import vitals as vitals_module
 from hospital_assets.automation.build import BuildReport
@@ -28,7 +29,6 @@ from hospital_assets.automation.presence import is_watched, watch_lock
 from hospital_assets.automation.watch import BatchError, Loader
 from hospital_assets.clock import SimulatedClock, hospital_now, is_live, write_simulated_clock
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.dashboard.auth import Viewer
 from hospital_assets.dashboard.live import LiveBoard
 from hospital_assets.definitions import build_definitions
 from hospital_assets.landing.profile import FEEDS
@@ -237,7 +237,7 @@ def test_a_landed_file_is_pushed_to_whoever_watches_the_board(copied: Settings, 
     )
 
     async def follow() -> list[str]:
-        stream = board.stream(Viewer("ann", "admin", "admin"))
+        stream = board.stream(User("ann", "admin"))
         events = [await anext(stream) for _ in range(3)]
         land(copied, "pushed.csv", *lines, folder="er_visits")
         await asyncio.to_thread(monitor.look)

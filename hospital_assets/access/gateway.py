@@ -15,34 +15,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, get_args
 
 from starlette.applications import Starlette
+from starlette.authentication import requires
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from hospital_assets.access.audit import AuditError, AuditLog, Event
+from hospital_assets.access.authentication import SIGNED_IN, TokenBackend, bearer_token
 from hospital_assets.access.sandbox import Format, Limits, run_query
-from hospital_assets.access.users import User, Users, users_file
+from hospital_assets.access.serving import LOOPBACK_NAMES, Address, check, trusted_hosts
+from hospital_assets.access.users import GATEWAY, NOT_LET_IN, Users, open_users
 from hospital_assets.publishing.publications import DATABASE, PublicationError, version_folder
-from hospital_assets.settings import Settings, SettingsError
+from hospital_assets.settings import Settings
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MOST_BODY_BYTES = 64_000
 _MEDIA: dict[Format, str] = {
     "json": "application/json",
     "csv": "text/csv; charset=utf-8",
     "arrow": "application/vnd.apache.arrow.stream",
 }
-
-
-class GatewayError(SettingsError):
-    """The gateway must not be started like this; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,6 @@ class Gate:
         users: who may ask.
         audit: where everything is written down.
         limits: of one query.
-        hosts: names it answers to; a page of another site that points its name here is refused.
         slots: how many queries run at a time.
     """
 
@@ -62,102 +61,84 @@ class Gate:
     users: Users
     audit: AuditLog
     limits: Limits
-    hosts: frozenset[str]
     slots: asyncio.Semaphore
 
 
-class _RefusedRequestError(Exception):
-    def __init__(self, status: int, says: str) -> None:
-        super().__init__(says)
-        self.status = status
-
-
-def check_address(host: str, users: Users, has_certificate: bool) -> None:
-    """Refuse addresses that others can reach, unless there are users and the line is encrypted.
-
-    Raises:
-        GatewayError: what is missing.
-    """
-    if host in LOOPBACK:
-        return
-    if not any(not is_disabled for _, is_disabled, _ in users.everybody()):
-        raise GatewayError(
-            f"{host} can be reached by others, and there is nobody who could log in: "
-            "`hospital users add NAME ROLE` first"
-        )
-    if not has_certificate:
-        raise GatewayError(
-            f"{host} can be reached by others: passwords and answers must be encrypted; give "
-            "--certificate and --certificate-key, or keep to 127.0.0.1 behind a proxy that has them"
-        )
-
-
 def build_app(
-    settings: Settings, *, limits: Limits | None = None, hosts: frozenset[str] = frozenset(LOOPBACK), at_once: int = 2
+    settings: Settings, *, limits: Limits | None = None, hosts: tuple[str, ...] = LOOPBACK_NAMES, at_once: int = 2
 ) -> Starlette:
     """The gateway as an ASGI application.
 
     Args:
         settings: the data directory.
         limits: of one query.
-        hosts: names it answers to.
+        hosts: names it answers to; a page of another site that points its name here is refused.
         at_once: how many queries run at a time; others wait.
     """
-    gate = Gate(
-        settings, Users(users_file(settings)), AuditLog(settings), limits or Limits(), hosts, asyncio.Semaphore(at_once)
-    )
-
-    def route(path: str, method: str, answer: Callable[[Gate, Request], Awaitable[Response]]) -> Route:
-        async def handle(request: Request) -> Response:
-            try:
-                _check_host(gate, request)
-                return await answer(gate, request)
-            except _RefusedRequestError as error:
-                return JSONResponse({"error": str(error)}, error.status)
-            except AuditError:
-                return JSONResponse({"error": "it cannot be audited, so it is not answered"}, 503)
-
-        return Route(path, handle, methods=[method])
-
+    audit = AuditLog(settings)
+    users = open_users(settings, audit.append)
     app = Starlette(
         routes=[
-            route("/v1/login", "POST", _login),
-            route("/v1/logout", "POST", _logout),
-            route("/v1/tables", "GET", _tables),
-            route("/v1/query", "POST", _query),
-        ]
+            Route("/v1/login", _login, methods=["POST"]),
+            Route("/v1/logout", _logout, methods=["POST"]),
+            Route("/v1/tables", _tables, methods=["GET"]),
+            Route("/v1/query", _query, methods=["POST"]),
+        ],
+        middleware=[trusted_hosts(hosts), Middleware(AuthenticationMiddleware, backend=TokenBackend(users))],
+        exception_handlers={HTTPException: _refused, AuditError: _not_audited},
     )
-    app.state.gate = gate
+    app.state.gate = Gate(settings, users, audit, limits or Limits(), asyncio.Semaphore(at_once))
     return app
 
 
-def _check_host(gate: Gate, request: Request) -> None:
-    host = request.headers.get("host", "")
-    name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-    if name.strip("[]").lower() not in gate.hosts:
-        raise _RefusedRequestError(421, "this is not the host that was asked for")
+def _refused(request: Request, error: Exception) -> Response:
+    """Why not, as JSON; who has no token that is good is audited."""
+    assert isinstance(error, HTTPException)  # noqa: S101  (Starlette's handlers take any exception)
+    message = error.detail
+    if error.status_code == 401:
+        message = "log in first: POST /v1/login"
+        _gate(request).audit.append(
+            Event(
+                "",
+                "login",
+                outcome="refused",
+                client=_client(request),
+                statement=request.url.path.rpartition("/")[2],
+                reason="no token that is good",
+            )
+        )
+    return JSONResponse({"error": message}, error.status_code, error.headers)
+
+
+def _not_audited(_: Request, __: Exception) -> Response:
+    return JSONResponse({"error": "it cannot be audited, so it is not answered"}, 503)
+
+
+def _gate(request: Request) -> Gate:
+    found: Gate = request.app.state.gate
+    return found
 
 
 async def _body(request: Request, wanted: dict[str, type]) -> dict[str, Any]:
     """The JSON object of a request with exactly the keys that are known."""
     if request.headers.get("content-type", "").split(";")[0].strip() != "application/json":
-        raise _RefusedRequestError(415, "send application/json")
+        raise HTTPException(415, "send application/json")
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)
         if size > MOST_BODY_BYTES:
-            raise _RefusedRequestError(413, f"at most {MOST_BODY_BYTES:,} bytes")
+            raise HTTPException(413, f"at most {MOST_BODY_BYTES:,} bytes")
         parts.append(part)
     try:
         found = json.loads(b"".join(parts))
     except (ValueError, RecursionError):
-        raise _RefusedRequestError(400, "this is not JSON") from None
+        raise HTTPException(400, "this is not JSON") from None
     if not isinstance(found, dict):
-        raise _RefusedRequestError(400, "send a JSON object")
+        raise HTTPException(400, "send a JSON object")
     for key, value in found.items():
         if key not in wanted or not isinstance(value, wanted[key]) or isinstance(value, bool):
             known = ", ".join(wanted)
-            raise _RefusedRequestError(400, f"known keys: {known}; texts, but numbers for counts")
+            raise HTTPException(400, f"known keys: {known}; texts, but numbers for counts")
     return found
 
 
@@ -165,59 +146,38 @@ def _client(request: Request) -> str:
     return request.client.host if request.client else ""
 
 
-def _token(request: Request) -> str:
-    kind, _, token = request.headers.get("authorization", "").partition(" ")
-    return token.strip() if kind.lower() == "bearer" else ""
-
-
-async def _user(gate: Gate, request: Request, action: str) -> User:
-    user = await run_in_threadpool(gate.users.of_token, _token(request))
-    if user is None:
-        await run_in_threadpool(
-            gate.audit.append,
-            Event(
-                "",
-                "login",
-                outcome="refused",
-                client=_client(request),
-                statement=action,
-                reason="no token that is good",
-            ),
-        )
-        raise _RefusedRequestError(401, "log in first: POST /v1/login")
-    return user
-
-
-async def _login(gate: Gate, request: Request) -> Response:
+async def _login(request: Request) -> Response:
     body = await _body(request, {"user": str, "password": str})
-    name, password = body.get("user", ""), body.get("password", "")
-    found = await run_in_threadpool(gate.users.log_in, name, password)
-    event = Event(name[:64], "login", client=_client(request))
+    found = await run_in_threadpool(
+        _gate(request).users.sign_in, body.get("user", ""), body.get("password", ""), GATEWAY, client=_client(request)
+    )
     if found is None:
-        event = replace(event, outcome="refused", reason="wrong name or password, or locked")
-        await run_in_threadpool(gate.audit.append, event)
-        raise _RefusedRequestError(401, "wrong name or password, or too many tries")
-    user, token, expires_at = found
-    await run_in_threadpool(gate.audit.append, replace(event, role=user.role, audience=user.audience))
+        return JSONResponse({"error": NOT_LET_IN}, 401)
+    user = found.user
     return JSONResponse(
-        {"token": token, "expires_at": expires_at.isoformat(), "role": user.role, "audience": user.audience},
+        {
+            "token": found.token,
+            "expires_at": found.expires_at.isoformat(),
+            "role": user.role,
+            "audience": user.audience,
+        },
         headers={"cache-control": "no-store"},
     )
 
 
-async def _logout(gate: Gate, request: Request) -> Response:
-    await _user(gate, request, "logout")
-    await run_in_threadpool(gate.users.revoke_token, _token(request))
+@requires(SIGNED_IN, status_code=401)
+def _logout(request: Request) -> Response:
+    _gate(request).users.sign_out(bearer_token(request))
     return JSONResponse({"revoked": True})
 
 
-async def _tables(gate: Gate, request: Request) -> Response:
-    user = await _user(gate, request, "tables")
+@requires(SIGNED_IN, status_code=401)
+def _tables(request: Request) -> Response:
     try:
-        folder = version_folder(gate.settings.data_dir, user.audience)
+        folder = version_folder(_gate(request).settings.data_dir, request.user.audience)
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     except (PublicationError, FileNotFoundError):
-        raise _RefusedRequestError(404, "nothing is published for you yet") from None
+        raise HTTPException(404, "nothing is published for you yet") from None
     return JSONResponse(
         {
             "version": folder.name,
@@ -231,13 +191,14 @@ async def _tables(gate: Gate, request: Request) -> Response:
     )
 
 
-async def _query(gate: Gate, request: Request) -> Response:
-    user = await _user(gate, request, "query")
+@requires(SIGNED_IN, status_code=401)
+async def _query(request: Request) -> Response:
+    gate, user = _gate(request), request.user
     body = await _body(request, {"sql": str, "format": str, "as_of": str, "rows": int})
     sql, form = body.get("sql", ""), body.get("format", "json")
     event = Event(user.name, "query", user.role, audience=user.audience, statement=sql, client=_client(request))
     if form not in get_args(Format):
-        raise _RefusedRequestError(400, f"format is one of {', '.join(get_args(Format))}")
+        raise HTTPException(400, f"format is one of {', '.join(get_args(Format))}")
     limits = gate.limits
     if "rows" in body:
         limits = replace(limits, rows=max(1, min(int(body["rows"]), limits.rows)))
@@ -247,10 +208,10 @@ async def _query(gate: Gate, request: Request) -> Response:
             moment = moment.replace(tzinfo=UTC)
         folder = version_folder(gate.settings.data_dir, user.audience, moment)
     except (ValueError, OverflowError):
-        raise _RefusedRequestError(400, "as_of is a time, as in 2026-03-01T12:00:00Z") from None
+        raise HTTPException(400, "as_of is a time, as in 2026-03-01T12:00:00Z") from None
     except PublicationError as error:
         await run_in_threadpool(gate.audit.append, replace(event, outcome="failed", reason=str(error)))
-        raise _RefusedRequestError(404, str(error)) from None
+        raise HTTPException(404, str(error)) from None
     async with gate.slots:
         answer = await run_in_threadpool(run_query, folder / DATABASE, sql, form, limits)
     event = replace(
@@ -279,25 +240,12 @@ async def _query(gate: Gate, request: Request) -> Response:
     )
 
 
-def serve(
-    settings: Settings, host: str, port: int, certificate: str | None = None, certificate_key: str | None = None
-) -> None:
-    """Answer until ended.
+def app_at(settings: Settings, address: Address) -> Starlette:
+    """The gateway as it may be served at an address.
 
     Raises:
-        GatewayError: the address can be reached by others and something for that is missing.
+        ServingError: the address can be reached by others and something for that is missing.
     """
-    import uvicorn
-
-    with contextlib.closing(Users(users_file(settings))) as users:
-        check_address(host, users, bool(certificate and certificate_key))
-    uvicorn.run(
-        build_app(settings, hosts=frozenset({*LOOPBACK, host.lower()})),
-        host=host,
-        port=port,
-        ssl_certfile=certificate,
-        ssl_keyfile=certificate_key,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-    )
+    with contextlib.closing(open_users(settings)) as users:
+        check(address, has_users=users.has_active())
+    return build_app(settings, hosts=address.hosts())

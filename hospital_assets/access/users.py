@@ -1,7 +1,9 @@
-"""Users of the query gateway: passwords, roles, tokens.
+"""Users: who may sign in to the dashboard and the gateway, in which role, and their sessions.
 
-One SQLite file, `access/users.db`. Of passwords it keeps scrypt hashes, of tokens SHA-256 hashes: who reads
-the file can be nobody. A user has one role, for doctors at one hospital.
+One SQLite file, `access/users.db`, for both web applications; logins of PostgreSQL are given to its users, too
+(`access.logins`). Of passwords it holds scrypt hashes, of session tokens SHA-256 hashes: who reads the file
+can be nobody. A user has one role of the policy, for doctors at one hospital. Every act is audited inside
+the act: what cannot be audited does not happen, and what is refused is in the audit, too.
 """
 
 from __future__ import annotations
@@ -11,19 +13,37 @@ import hmac
 import re
 import secrets
 import sqlite3
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Literal
 
-from hospital_assets.publishing.policy import Policy, RoleName
+from starlette.authentication import BaseUser
+
+from hospital_assets.access.audit import Audit, Event, record
+from hospital_assets.publishing.audience import check_audience
+from hospital_assets.publishing.policy import Policy, PolicyError, load_policy
 from hospital_assets.settings import Settings
 
+#: What a session is for; a cookie of one application opens nothing in the other.
+Kind = Literal["dashboard", "gateway"]
+DASHBOARD: Kind = "dashboard"
+GATEWAY: Kind = "gateway"
 SHORTEST_PASSWORD = 12
-TOKEN_LIFETIME = timedelta(hours=8)
+#: A session ends so long after sign-in.
+SESSION_LIFETIME = timedelta(hours=8)
 #: After this many wrong passwords in a row a user waits before the next try.
 MOST_FAILURES = 5
 LOCKED_FOR = timedelta(minutes=5)
+#: What somebody is told who is not let in, whatever the reason.
+NOT_LET_IN = (
+    f"wrong name or password, or too many tries: after {MOST_FAILURES} wrong passwords "
+    f"a user waits {LOCKED_FOR.seconds // 60} minutes"
+)
 #: scrypt: 32 MB and some 60 ms a try (OWASP: N=2^15, r=8, p=3 or more costly).
 _COST, _BLOCK, _PARALLEL = 2**15, 8, 3
 _MEMORY = 128 * _COST * _BLOCK * 2
@@ -33,9 +53,9 @@ create table if not exists users (
     name text primary key, role text not null, hospital_id text, salt blob not null,
     password blob not null, created_at text not null, is_disabled integer not null default 0,
     failure_count integer not null default 0, failed_at text);
-create table if not exists tokens (
-    token_sha256 text primary key, name text not null references users, created_at text not null,
-    expires_at text not null, revoked_at text);
+create table if not exists sessions (
+    token_sha256 text primary key, kind text not null, name text not null references users,
+    created_at text not null, expires_at text not null);
 """
 
 
@@ -44,7 +64,7 @@ class UserError(ValueError):
 
 
 @dataclass(frozen=True)
-class User:
+class User(BaseUser):
     """Somebody who may ask.
 
     Attributes:
@@ -54,20 +74,80 @@ class User:
     """
 
     name: str
-    role: RoleName
+    role: str
     hospital_id: str | None = None
 
     @property
     def audience(self) -> str:
-        """Whose publication they read."""
+        """Whose publication they read, as in `analyst` or `doctor-H1`."""
         return self.role if self.hospital_id is None else f"{self.role}-{self.hospital_id}"
+
+    @property
+    def is_authenticated(self) -> bool:
+        """For Starlette: somebody known."""
+        return True
+
+    @property
+    def display_name(self) -> str:
+        """For Starlette: the name."""
+        return self.name
+
+    @property
+    def identity(self) -> str:
+        """For Starlette: the name, of which there is one."""
+        return self.name
+
+
+@dataclass(frozen=True)
+class Account:
+    """A user as the administrator sees them.
+
+    Attributes:
+        user: who.
+        is_disabled: whether they are let in no more.
+        locked_until: when wrong passwords are forgiven; None when nobody has to wait.
+        sessions: how many of theirs go on.
+    """
+
+    user: User
+    is_disabled: bool
+    locked_until: datetime | None
+    sessions: int
+
+
+@dataclass(frozen=True)
+class Session:
+    """Somebody has signed in.
+
+    Attributes:
+        user: who.
+        token: the secret that proves it; held nowhere else.
+        expires_at: until when.
+    """
+
+    user: User
+    token: str
+    expires_at: datetime
 
 
 class Users:
-    """The users of a data directory. Safe to use from several processes at once."""
+    """The users of a data directory. Safe to use from several processes and threads at once.
 
-    def __init__(self, file: Path) -> None:
-        """Open the file; made when absent, readable by its owner only."""
+    Administrative acts name who does them (`by`). A name of another kind of sign-in (an identity provider) would
+    come in where `sign_in` has checked the password, and open its session in the same way.
+    """
+
+    def __init__(self, file: Path, policy: Policy, audit: Audit) -> None:
+        """Open the file; made when absent, readable by its owner only.
+
+        Args:
+            file: the SQLite file.
+            policy: says which roles there are; a user of a role it does not name is not let in.
+            audit: writes an entry, or raises.
+        """
+        self._policy, self._audit = policy, audit
+        self._roles = {str(role) for role in policy.roles}
+        self._lock = threading.RLock()
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._connection = sqlite3.connect(file, timeout=30, isolation_level=None, check_same_thread=False)
         file.chmod(0o600)
@@ -77,120 +157,243 @@ class Users:
         """Close the file."""
         self._connection.close()
 
-    def add(self, user: User, password: str, policy: Policy, now: datetime | None = None) -> None:
-        """Add a user.
+    def add(self, user: User, password: str, *, by: str) -> None:
+        """Add a user; nobody is replaced.
 
         Raises:
-            UserError: the name is taken or odd, the password short, or the hospital missing.
+            UserError: the name is taken or odd, the password short, the policy has no such role, or the
+                hospital is missing.
+            AuditError: it cannot be audited.
         """
-        if not re.fullmatch(r"[a-z][a-z0-9._-]{0,62}", user.name):
-            raise UserError("a name is lower-case letters, digits, and . _ -, as in ann.smith")
-        if len(password) < SHORTEST_PASSWORD:
-            raise UserError(f"a password has at least {SHORTEST_PASSWORD} characters")
-        needs_hospital = policy.roles[user.role].rows == "own_hospital"
-        if needs_hospital != (user.hospital_id is not None):
-            raise UserError(
-                f"role '{user.role}' " + ("is at one hospital: say which" if needs_hospital else "is not at a hospital")
-            )
-        salt = secrets.token_bytes(16)
-        try:
-            self._connection.execute(
-                "insert into users (name, role, hospital_id, salt, password, created_at) values (?, ?, ?, ?, ?, ?)",
-                [user.name, user.role, user.hospital_id, salt, _hash(password, salt), _text(now)],
-            )
-        except sqlite3.IntegrityError:
-            raise UserError(f"there is a user '{user.name}' already") from None
+        with self._act(f"add {user.name[:64]} as {user.audience[:64]}", by, user.audience):
+            if not re.fullmatch(r"[a-z][a-z0-9._-]{0,62}", user.name):
+                raise UserError("a name is lower-case letters, digits, and . _ -, as in ann.smith")
+            try:
+                check_audience(self._policy, user.role, user.hospital_id)
+            except PolicyError as error:
+                raise UserError(str(error)) from None
+            try:
+                self._connection.execute(
+                    "insert into users (name, role, hospital_id, salt, password, created_at) values (?, ?, ?, ?, ?, ?)",
+                    [user.name, user.role, user.hospital_id, *_protected(password), _text(None)],
+                )
+            except sqlite3.IntegrityError:
+                raise UserError(f"there is a user '{user.name}' already; nothing was changed") from None
 
-    def set_password(self, name: str, password: str) -> None:
-        """Change a password; all tokens of the user end.
+    def set_password(self, name: str, password: str, *, by: str) -> None:
+        """Change a password; all sessions of the user end.
 
         Raises:
             UserError: nobody is called so, or the password is short.
         """
-        if len(password) < SHORTEST_PASSWORD:
-            raise UserError(f"a password has at least {SHORTEST_PASSWORD} characters")
-        salt = secrets.token_bytes(16)
-        self._change(name, "salt = ?, password = ?, failure_count = 0", salt, _hash(password, salt))
-        self.revoke(name)
+        with self._act(f"password {name[:64]}", by):
+            self._change(name, "salt = ?, password = ?, failure_count = 0", *_protected(password))
+            self._end_sessions(name)
 
-    def disable(self, name: str) -> None:
-        """Let a user in no more; all tokens of the user end.
+    def disable(self, name: str, *, by: str) -> None:
+        """Let a user in no more; all their sessions end at once.
 
         Raises:
             UserError: nobody is called so.
         """
-        self._change(name, "is_disabled = 1")
-        self.revoke(name)
+        with self._act(f"disable {name[:64]}", by):
+            self._change(name, "is_disabled = 1")
+            self._end_sessions(name)
 
-    def revoke(self, name: str, now: datetime | None = None) -> int:
-        """End all tokens of a user; returns how many."""
-        return self._connection.execute(
-            "update tokens set revoked_at = ? where name = ? and revoked_at is null", [_text(now), name]
-        ).rowcount
+    def enable(self, name: str, *, by: str) -> None:
+        """Let a user in again who was disabled or is locked out.
 
-    def revoke_token(self, token: str, now: datetime | None = None) -> None:
-        """End one token."""
-        self._connection.execute(
-            "update tokens set revoked_at = ? where token_sha256 = ? and revoked_at is null",
-            [_text(now), _digest(token)],
-        )
+        Raises:
+            UserError: nobody is called so.
+        """
+        with self._act(f"enable {name[:64]}", by):
+            self._change(name, "is_disabled = 0, failure_count = 0")
 
-    def log_in(self, name: str, password: str, now: datetime | None = None) -> tuple[User, str, datetime] | None:
-        """A new token and when it expires, or None: wrong, disabled or locked, all the same to them."""
+    def remove(self, name: str, *, by: str) -> None:
+        """Forget a user; all their sessions end at once.
+
+        Raises:
+            UserError: nobody is called so.
+        """
+        with self._act(f"remove {name[:64]}", by):
+            self._known(name)
+            self._end_sessions(name)
+            self._connection.execute("delete from users where name = ?", [name])
+
+    def revoke(self, name: str, *, by: str) -> int:
+        """End all sessions of a user; returns how many.
+
+        Raises:
+            UserError: nobody is called so.
+        """
+        with self._act(f"revoke {name[:64]}", by):
+            self._known(name)
+            return self._end_sessions(name)
+
+    def sign_in(
+        self, name: str, password: str, kind: Kind, *, client: str, now: datetime | None = None
+    ) -> Session | None:
+        """Begin a session; None when the name or password is wrong, or the user disabled or locked out.
+
+        Args:
+            name: as typed.
+            password: as typed.
+            kind: of which application.
+            client: where from, for the audit.
+            now: an instant; None for the wall clock's.
+
+        Raises:
+            AuditError: it cannot be audited; then nobody is let in.
+        """
         now = now or datetime.now(UTC)
-        found = self._connection.execute(
-            "select role, hospital_id, salt, password, is_disabled, failure_count, failed_at from users where name = ?",
-            [name],
-        ).fetchall()
-        # Somebody who does not exist takes as long as a wrong password.
-        role, hospital, salt, stored, is_disabled, failures, failed_at = (
-            found[0] if found else ("", None, b"\0" * 16, b"", 1, 0, None)
-        )
+        found = self._try(name, now)
+        # Somebody who does not exist or is locked out takes as long as a wrong password.
+        user, salt, stored, is_disabled = found or (User(name, ""), b"\0" * 16, b"", True)
         is_right = hmac.compare_digest(_hash(password, salt), stored)
-        is_locked = failures >= MOST_FAILURES and now < datetime.fromisoformat(str(failed_at)) + LOCKED_FOR
-        if not is_right or is_disabled or is_locked:
-            if found and not is_locked:
-                self._connection.execute(
-                    "update users set failure_count = failure_count + 1, failed_at = ? where name = ?",
-                    [_text(now), name],
-                )
+        event = Event(name[:64], "login", client=client)
+        if not is_right or is_disabled or user.role not in self._roles:
+            self._audit(replace(event, outcome="refused", reason=NOT_LET_IN))
             return None
-        token, expires_at = secrets.token_urlsafe(32), now + TOKEN_LIFETIME
-        self._connection.execute("update users set failure_count = 0 where name = ?", [name])
-        self._connection.execute(
-            "insert into tokens (token_sha256, name, created_at, expires_at) values (?, ?, ?, ?)",
-            [_digest(token), name, _text(now), _text(expires_at)],
-        )
-        return User(name, cast(RoleName, role), hospital), token, expires_at
+        self._audit(replace(event, role=user.role, audience=user.audience))
+        return self._open_session(user, kind, now)
 
-    def of_token(self, token: str, now: datetime | None = None) -> User | None:
-        """Whose token it is; None when it is nobody's, expired or revoked."""
-        found = self._connection.execute(
-            "select u.name, u.role, u.hospital_id from tokens t join users u using (name) "
-            "where token_sha256 = ? and revoked_at is null and expires_at > ? and not is_disabled",
-            [_digest(token), _text(now)],
-        ).fetchall()
-        return User(*found[0]) if found else None
+    def _try(self, name: str, now: datetime) -> tuple[User, bytes, bytes, bool] | None:
+        """Count a try as a failure before it is looked at, so that many at once are all counted.
 
-    def everybody(self) -> list[tuple[User, bool, int]]:
-        """Users, whether they are disabled, and how many tokens of theirs are good."""
-        rows = self._connection.execute(
-            "select name, role, hospital_id, is_disabled, (select count(*) from tokens t "
-            "where t.name = u.name and revoked_at is null and expires_at > ?) "
-            "from users u order by name",
-            [_text(None)],
-        ).fetchall()
-        return [(User(*row[:3]), bool(row[3]), row[4]) for row in rows]
+        Returns:
+            the user, salt and hash of the password, whether disabled; None: unknown or locked out.
+        """
+        with self._lock:
+            found = self._connection.execute(
+                "update users set failure_count = failure_count + 1, failed_at = ? "
+                "where name = ? and not (failure_count >= ? and failed_at > ?) "
+                "returning role, hospital_id, salt, password, is_disabled",
+                [_text(now), name, MOST_FAILURES, _text(now - LOCKED_FOR)],
+            ).fetchall()
+        if not found:
+            return None
+        ((role, hospital, salt, stored, is_disabled),) = found
+        return User(name, role, hospital), salt, stored, bool(is_disabled)
+
+    def _open_session(self, user: User, kind: Kind, now: datetime) -> Session:
+        token, expires_at = secrets.token_urlsafe(32), now + SESSION_LIFETIME
+        with self._transaction():
+            self._connection.execute("update users set failure_count = 0 where name = ?", [user.name])
+            self._connection.execute("delete from sessions where expires_at <= ?", [_text(now)])
+            self._connection.execute(
+                "insert into sessions (token_sha256, kind, name, created_at, expires_at) values (?, ?, ?, ?, ?)",
+                [_digest(token), kind, user.name, _text(now), _text(expires_at)],
+            )
+        return Session(user, token, expires_at)
+
+    def sign_out(self, token: str) -> None:
+        """End one session."""
+        with self._lock:
+            self._connection.execute("delete from sessions where token_sha256 = ?", [_digest(token)])
+
+    def user_of(self, token: str, kind: Kind, now: datetime | None = None) -> User | None:
+        """Whose session a token opens; None when it is nobody's, over, or of the other application."""
+        with self._lock:
+            found = self._connection.execute(
+                "select u.name, u.role, u.hospital_id from sessions s join users u using (name) "
+                "where token_sha256 = ? and kind = ? and expires_at > ? and not is_disabled",
+                [_digest(token), kind, _text(now)],
+            ).fetchall()
+        user = User(*found[0]) if found else None
+        return user if user is not None and user.role in self._roles else None
+
+    def everybody(self, now: datetime | None = None) -> list[Account]:
+        """All users, by name."""
+        now = now or datetime.now(UTC)
+        with self._lock:
+            rows = self._connection.execute(
+                "select name, role, hospital_id, is_disabled, failure_count, failed_at, (select count(*) from "
+                "sessions s where s.name = u.name and expires_at > ?) from users u order by name",
+                [_text(now)],
+            ).fetchall()
+        return [
+            Account(User(name, role, hospital), bool(is_disabled), _locked_until(failures, failed_at, now), sessions)
+            for name, role, hospital, is_disabled, failures, failed_at, sessions in rows
+        ]
+
+    def has_any(self) -> bool:
+        """Whether there is any user at all, disabled ones too."""
+        with self._lock:
+            return bool(self._connection.execute("select 1 from users limit 1").fetchall())
+
+    def has_active(self) -> bool:
+        """Whether there is anybody who could sign in."""
+        return any(not account.is_disabled and account.user.role in self._roles for account in self.everybody())
+
+    def active(self, name: str) -> User | None:
+        """The user of a name, when they may sign in."""
+        found = {account.user.name: account for account in self.everybody()}.get(name)
+        return None if found is None or found.is_disabled or found.user.role not in self._roles else found.user
+
+    @contextmanager
+    def _act(self, what: str, by: str, audience: str = "") -> Iterator[None]:
+        """An act of administration: it and its entry in the audit happen both or not at all."""
+        event = Event(by, "user", audience=audience, statement=what)
+        try:
+            with self._transaction():
+                yield
+                self._audit(event)
+        except UserError as error:
+            self._audit(replace(event, outcome="refused", reason=str(error)))
+            raise
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._lock:
+            self._connection.execute("begin immediate")
+            try:
+                yield
+            except BaseException:
+                self._connection.execute("rollback")
+                raise
+            self._connection.execute("commit")
 
     def _change(self, name: str, what: str, *values: object) -> None:
-        changed = self._connection.execute(f"update users set {what} where name = ?", [*values, name]).rowcount
-        if not changed:
+        self._known(name)
+        self._connection.execute(f"update users set {what} where name = ?", [*values, name])
+
+    def _known(self, name: str) -> None:
+        if not self._connection.execute("select 1 from users where name = ?", [name]).fetchall():
             raise UserError(f"there is no user '{name}'")
+
+    def _end_sessions(self, name: str) -> int:
+        return self._connection.execute("delete from sessions where name = ?", [name]).rowcount
+
+
+def open_users(settings: Settings, audit: Audit | None = None) -> Users:
+    """The users of a data directory, which need not exist yet, under its policy.
+
+    Args:
+        settings: the data directory.
+        audit: writes an entry; None for the audit of the data directory.
+
+    Raises:
+        PolicyError: the policy cannot be used.
+    """
+    return Users(users_file(settings), load_policy(settings), audit or partial(record, settings))
 
 
 def users_file(settings: Settings) -> Path:
     """Where the users are."""
     return settings.data_dir / "access" / "users.db"
+
+
+def _locked_until(failures: int, failed_at: str | None, now: datetime) -> datetime | None:
+    until = datetime.fromisoformat(failed_at) + LOCKED_FOR if failed_at and failures >= MOST_FAILURES else now
+    return until if until > now else None
+
+
+def _protected(password: str) -> tuple[bytes, bytes]:
+    """A new salt and the password's hash with it."""
+    if len(password) < SHORTEST_PASSWORD:
+        raise UserError(f"a password has at least {SHORTEST_PASSWORD} characters")
+    salt = secrets.token_bytes(16)
+    return salt, _hash(password, salt)
 
 
 def _hash(password: str, salt: bytes) -> bytes:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from hospital_assets.cli import deploy
 from hospital_assets.cli.console import definitions_of, terminal
+from hospital_assets.cli.serving import add_address, address_of
 from hospital_assets.settings import Settings
 
 if TYPE_CHECKING:
+    from hospital_assets.access.users import Account
     from hospital_assets.cli.console import Commands
 
 
@@ -41,17 +43,14 @@ def add_commands(commands: Commands) -> None:
     audit.set_defaults(run=_audit)
 
     served = commands.add_parser("serve", help="answer SQL over HTTP, to users, from their role's publication only")
-    served.add_argument("--host", default="127.0.0.1", help="address (default 127.0.0.1)")
-    served.add_argument("--port", type=int, default=8321)
-    served.add_argument("--certificate", help="PEM file, for addresses that others can reach")
-    served.add_argument("--certificate-key", help="its key")
+    add_address(served, 8321)
     served.set_defaults(run=_serve)
 
-    users = commands.add_parser("users", help="users of the gateway")
-    users.add_argument("action", choices=["list", "add", "password", "disable", "revoke"])
+    users = commands.add_parser("users", help="who may sign in to the dashboard and the gateway, in which role")
+    users.add_argument("action", choices=["list", "add", "disable", "enable", "remove", "password", "revoke"])
     users.add_argument("name", nargs="?")
     users.add_argument("role", nargs="?", help="of the policy: see hospital policy")
-    users.add_argument("--hospital", help="of a doctor, as in H1")
+    users.add_argument("--hospital", help="of a role at one hospital, as in H1")
     users.set_defaults(run=_users)
 
     key = commands.add_parser("key", help="the secret key of pseudonyms")
@@ -206,46 +205,59 @@ def _audit(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _serve(options: argparse.Namespace, settings: Settings) -> int:
-    from hospital_assets.access.gateway import serve
+    from hospital_assets.access.gateway import app_at
+    from hospital_assets.access.sandbox import Limits
+    from hospital_assets.access.serving import run
 
-    print(f"answering on {options.host}:{options.port}", flush=True)
-    serve(settings, options.host, options.port, options.certificate, options.certificate_key)
+    address = address_of(options)
+    app = app_at(settings, address)
+    print(f"answering on {address}", flush=True)
+    # A query that runs is answered; idle connections are not waited for longer than one may take.
+    run(app, address, graceful_seconds=int(Limits().seconds) + 2)
     return 0
 
 
 def _users(options: argparse.Namespace, settings: Settings) -> int:
-    import contextlib
+    from contextlib import closing
 
-    from rich.table import Table
+    from hospital_assets.access.audit import system_actor
+    from hospital_assets.access.users import User, open_users
 
-    from hospital_assets.access.audit import Event, record, system_actor
-    from hospital_assets.access.users import User, Users, users_file
-    from hospital_assets.publishing.policy import load_policy
-
-    with contextlib.closing(Users(users_file(settings))) as users:
+    by = system_actor()
+    with closing(open_users(settings)) as users:
         if options.action == "list":
-            shown = Table("name", "role", "hospital", "state", "tokens")
-            for user, is_disabled, tokens in users.everybody():
-                state = "disabled" if is_disabled else "active"
-                shown.add_row(user.name, user.role, user.hospital_id or "", state, str(tokens))
-            terminal().print(shown if shown.row_count else "no users: hospital users add NAME ROLE")
+            _print_users(users.everybody())
             return 0
         if not options.name:
             raise ValueError(f"say whom: hospital users {options.action} NAME")
-        event = Event(system_actor(), "user", statement=f"{options.action} {options.name}")
         if options.action == "add":
             if not options.role:
                 raise ValueError("say in which role: hospital users add NAME ROLE")
             user = User(options.name, options.role, options.hospital)
-            users.add(user, _password(), load_policy(settings))
+            users.add(user, _password(), by=by)
+            print(f"{user.name} may sign in and sees what '{user.audience}' sees")
         elif options.action == "password":
-            users.set_password(options.name, _password())
-        elif options.action == "disable":
-            users.disable(options.name)
+            users.set_password(options.name, _password(), by=by)
+        elif options.action == "revoke":
+            print(f"{users.revoke(options.name, by=by)} sessions ended")
         else:
-            print(f"{users.revoke(options.name)} tokens revoked")
-        record(settings, event)
+            {"disable": users.disable, "enable": users.enable, "remove": users.remove}[options.action](
+                options.name, by=by
+            )
     return 0
+
+
+def _print_users(accounts: list[Account]) -> None:
+    from rich.table import Table
+
+    shown = Table("name", "role", "hospital", "state", "sessions")
+    for account in accounts:
+        state = "disabled" if account.is_disabled else "active"
+        if account.locked_until and not account.is_disabled:
+            state = f"waits until {account.locked_until:%H:%M} UTC"
+        user = account.user
+        shown.add_row(user.name, user.role, user.hospital_id or "", state, str(account.sessions))
+    terminal().print(shown if shown.row_count else "no users: hospital users add NAME ROLE")
 
 
 def _password() -> str:

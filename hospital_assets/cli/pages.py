@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hospital_assets.cli.console import stopped_by_signals
+from hospital_assets.cli.serving import add_address, address_of
 from hospital_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,17 +24,11 @@ def add_commands(commands: Commands) -> None:
     dev.set_defaults(run=_dev)
 
     dashboard = commands.add_parser("dashboard", help="serve the pages people look at")
-    dashboard.add_argument("--port", type=int, default=8000)
-    dashboard.add_argument("--host", default="127.0.0.1", help="other than loopback needs accounts")
+    add_address(dashboard, 8000)
     dashboard.add_argument(
         "--audience",
         default="admin",
-        help="whose publication is shown where nobody signs in, as in executive or doctor-H1",
-    )
-    dashboard.add_argument(
-        "--add-account",
-        metavar="NAME",
-        help="let somebody sign in who sees what --audience sees; asks for a password, then ends",
+        help="whose publication is shown as long as there are no users, as in executive or doctor-H1",
     )
     dashboard.set_defaults(run=_dashboard)
 
@@ -72,32 +67,19 @@ def _dev(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _dashboard(options: argparse.Namespace, settings: Settings) -> int:
-    import uvicorn
+    from contextlib import closing
 
+    from hospital_assets.access.audit import AuditLog
+    from hospital_assets.access.serving import run
     from hospital_assets.dashboard.app import create_app
-    from hospital_assets.dashboard.audit import write_access
-    from hospital_assets.dashboard.auth import add_account
     from hospital_assets.dashboard.serve import dashboard_of, publish_first
 
-    if options.add_account:
-        import getpass
-
-        audience = options.audience
-        password = getpass.getpass("Password: ") if sys.stdin.isatty() else sys.stdin.readline().strip()
-        add_account(settings.data_dir, options.add_account, audience.partition("-")[0], audience, password)
-        print(f"{options.add_account} may sign in and sees what '{audience}' sees")
-        return 0
-    dashboard = dashboard_of(settings, options.audience, write_access(settings), options.host)
-    publish_first(settings, options.audience, lambda text: print(f"hospital: {text}", file=sys.stderr))
-    print(f"http://{options.host}:{options.port}", flush=True)
-    uvicorn.run(
-        create_app(dashboard),
-        host=options.host,
-        port=options.port,
-        log_level="warning",
-        server_header=False,
-        timeout_graceful_shutdown=2,
-    )
+    address = address_of(options)
+    with closing(AuditLog(settings)) as log:
+        dashboard = dashboard_of(settings, options.audience, log.append, address)
+        publish_first(settings, options.audience, lambda text: print(f"hospital: {text}", file=sys.stderr))
+        print(address, flush=True)
+        run(create_app(dashboard), address, graceful_seconds=2)
     return 0
 
 

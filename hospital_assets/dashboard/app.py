@@ -1,6 +1,6 @@
 """The server: routes, security headers, who may see what, and a note of every look.
 
-Belongs here: HTTP. What pages say is `pages`' matter, who signs in `auth`'s, the stream `live`'s.
+Belongs here: HTTP. What pages say is `pages`' matter, who signs in that of `access`, the stream `live`'s.
 """
 
 from __future__ import annotations
@@ -15,17 +15,22 @@ from urllib.parse import parse_qs
 import duckdb
 from anyio.to_thread import current_default_thread_limiter
 from starlette.applications import Starlette
+from starlette.authentication import has_required_scope, requires
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.middleware.gzip import GZipMiddleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from hospital_assets.dashboard.audit import Access
-from hospital_assets.dashboard.auth import COOKIE, SESSION_SECONDS, Sessions, Viewer
+from hospital_assets.access.audit import Audit, Event
+from hospital_assets.access.authentication import COOKIE, SIGNED_IN, SessionBackend
+from hospital_assets.access.serving import trusted_hosts
+from hospital_assets.access.users import DASHBOARD, NOT_LET_IN, SESSION_LIFETIME, User, Users
+from hospital_assets.contracts.facts import AuditAction, AuditOutcome
 from hospital_assets.dashboard.figures import Page
 from hospital_assets.dashboard.live import LiveBoard
 from hospital_assets.dashboard.mart import Mart
@@ -52,8 +57,11 @@ _HEADERS = {
 _STALE = timedelta(hours=36)
 _MOST_FORM_BYTES = 10_000
 _TOO_MUCH = "This slice needs more memory than the dashboard has: choose a shorter period or one hospital."
+_NOT_FOR_ROLE = "This page is not for your role."
 #: Requests that are worked on at the same time; others wait their turn.
 _THREADS = 4
+_ENTRIES = {entry.name: entry for entry in MENU}
+_LIVE = "live"
 
 
 @dataclass(frozen=True)
@@ -67,8 +75,8 @@ class Dashboard:
         own_pages: pages that are not made from a publication alone: name -> how.
         audit: told of every look; when it raises, nothing is shown.
         now: the hospital's clock.
-        sessions: who is signed in; None where no sign-in is asked for (loopback only).
-        local: who looks when there is no sign-in.
+        users: who may sign in.
+        local: who looks as long as there are no users; None where others can reach the server.
         hosts: names the server answers to.
     """
 
@@ -76,236 +84,305 @@ class Dashboard:
     board: LiveBoard
     policy: Policy
     own_pages: Mapping[str, Callable[[Mart], Page]]
-    audit: Callable[[Access], None]
+    audit: Audit
     now: Callable[[], datetime]
-    sessions: Sessions | None
-    local: Viewer
-    hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
+    users: Users
+    local: User | None
+    hosts: tuple[str, ...]
 
 
 def create_app(dashboard: Dashboard) -> Starlette:
     """The ASGI application."""
-    release = _release()
-    entries = {entry.name: entry for entry in MENU}
-
-    def viewer_of(request: Request) -> Viewer | None:
-        if dashboard.sessions is None:
-            return dashboard.local
-        return dashboard.sessions.viewer(request.cookies.get(COOKIE))
-
-    async def page(request: Request) -> Response:
-        entry = entries.get(request.path_params["page"])
-        viewer = viewer_of(request)
-        if viewer is None:
-            return RedirectResponse(f"/login?next={request.path_params['page']}", 303)
-        if entry is None:
-            return PlainTextResponse("There is no such page.", 404)
-        return await run_in_threadpool(_page, request, entry, viewer)
-
-    def _page(request: Request, entry: Entry, viewer: Viewer) -> Response:
-        if entry not in pages_of(dashboard.policy, viewer.role):
-            dashboard.audit(Access(viewer, "denied", entry.name))
-            return _message(entry, viewer, "This page is not for your role.", 403)
-        if entry.name == "live":
-            dashboard.audit(Access(viewer, "view", entry.name))
-            return HTMLResponse(render("live.html", **_frame(entry, viewer), rows=dashboard.board.page(viewer)))
-        try:
-            mart = dashboard.store.mart(viewer.audience)
-        except NothingPublishedError as error:
-            return _message(entry, viewer, str(error), 503)
-        where = read_slice(request.query_params, mart.known)
-        asked = query(where)
-        dashboard.audit(Access(viewer, "view", entry.name, mart.version, asked))
-        try:
-            body = _body(mart, entry, where, viewer)
-        except duckdb.OutOfMemoryException:
-            return _message(entry, viewer, _TOO_MUCH, 503)
-        if request.headers.get("x-fragment"):
-            return HTMLResponse(body, headers={"vary": "x-fragment"})
-        return HTMLResponse(
-            render(
-                "page.html",
-                **_frame(entry, viewer, asked),
-                where=where,
-                known=mart.known,
-                slicers=entry.has_slicers,
-                choices=choices(mart.known),
-                body=body,
-            ),
-            headers={"vary": "x-fragment"},
-        )
-
-    def _made(mart: Mart, entry: Entry, where: Slice) -> Page:
-        with dashboard.store.building:
-            if entry.build is not None:
-                return entry.build(mart, where)
-            return dashboard.own_pages[entry.name](mart)
-
-    def _body(mart: Mart, entry: Entry, where: Slice, viewer: Viewer) -> str:
-        behind = dashboard.now() - mart.data_as_of
-        stale = (
-            f"These data are {behind.days * 24 + behind.seconds // 3600:,} hours old: is anything "
-            "refreshing and publishing?"
-            if behind > _STALE and entry.has_slicers
-            else ""
-        )
-
-        def make() -> str:
-            return render(
-                "body.html",
-                page=_made(mart, entry, where),
-                title=entry.title,
-                current=entry.name,
-                where=where,
-                carried=query(where),
-                sliced=sentence(where, mart.known) if entry.has_slicers else "",
-                freshness=f"Data to {mart.known.last.isoformat()}, published {mart.published_at:%Y-%m-%d %H:%M} UTC",
-                stale=stale,
-                colophon=f"Publication {mart.audience} {mart.version}. Averages and percentiles of "
-                f"fewer than {mart.few} patients are not shown; counts are as the publication holds them.",
-            )
-
-        if entry.build is None:
-            return make()
-        key = (mart.audience, mart.version, entry.name, where, bool(stale) and behind.days)
-        return dashboard.store.remembered(key, make)
-
-    def _frame(entry: Entry, viewer: Viewer, asked: str = "") -> dict[str, object]:
-        return {
-            "title": entry.title,
-            "current": entry.name,
-            "viewer": viewer,
-            "carried": asked,
-            "menu": pages_of(dashboard.policy, viewer.role),
-            "can_sign_out": dashboard.sessions is not None,
-            "release": release,
-        }
-
-    def _message(entry: Entry, viewer: Viewer, text: str, status: int) -> Response:
-        return HTMLResponse(render("message.html", **_frame(entry, viewer), text=text), status_code=status)
-
-    async def export(request: Request) -> Response:
-        entry = entries.get(request.path_params["page"])
-        viewer = viewer_of(request)
-        if viewer is None:
-            return PlainTextResponse("Sign in first.", 401)
-        if entry is None or entry.name == "live" or entry not in pages_of(dashboard.policy, viewer.role):
-            dashboard.audit(Access(viewer, "denied", request.path_params["page"]))
-            return PlainTextResponse("Not for your role.", 403)
-        return await run_in_threadpool(_export, request, entry, viewer)
-
-    def _export(request: Request, entry: Entry, viewer: Viewer) -> Response:
-        try:
-            mart = dashboard.store.mart(viewer.audience)
-        except NothingPublishedError as error:
-            return PlainTextResponse(str(error), 503)
-        where = read_slice(request.query_params, mart.known)
-        wanted = request.query_params.get("figure")
-        try:
-            made = _made(mart, entry, where)
-        except duckdb.OutOfMemoryException:
-            return PlainTextResponse(_TOO_MUCH, 503)
-        for figure in made.figures:
-            if figure.id == wanted:
-                dashboard.audit(Access(viewer, "export", f"{entry.name}.{figure.id}", mart.version, query(where)))
-                return PlainTextResponse(
-                    as_csv(figure),
-                    media_type="text/csv; charset=utf-8",
-                    headers={"content-disposition": f'attachment; filename="{entry.name}-{figure.id}.csv"'},
-                )
-        return PlainTextResponse("There is no such figure.", 404)
-
-    async def events(request: Request) -> Response:
-        viewer = viewer_of(request)
-        if viewer is None or entries["live"] not in pages_of(dashboard.policy, viewer.role):
-            return PlainTextResponse("Not for your role.", 403)
-        return StreamingResponse(
-            dashboard.board.stream(viewer), media_type="text/event-stream", headers={"x-accel-buffering": "no"}
-        )
-
-    async def acknowledge(request: Request) -> Response:
-        viewer = viewer_of(request)
-        if viewer is None or entries["live"] not in pages_of(dashboard.policy, viewer.role):
-            return PlainTextResponse("Not for your role.", 403)
-        form = await _form(request)
-        dashboard.audit(Access(viewer, "acknowledge", f"live.{form.get('visit', '')[:40]}"))
-        return Response(status_code=204)
-
-    async def login(request: Request) -> Response:
-        if dashboard.sessions is None:
-            return RedirectResponse("/overview", 303)
-        if request.method == "GET":
-            return HTMLResponse(
-                render(
-                    "login.html",
-                    title="Sign in",
-                    failed=False,
-                    release=release,
-                    next=request.query_params.get("next", "overview"),
-                )
-            )
-        form = await _form(request)
-        name = form.get("name", "")
-        token = await run_in_threadpool(dashboard.sessions.sign_in, name, form.get("password", ""))
-        following = form.get("next", "") if form.get("next", "") in entries else "overview"
-        if token is None:
-            dashboard.audit(Access(Viewer(name[:80], "", ""), "sign_in_failed", "login"))
-            return HTMLResponse(
-                render("login.html", title="Sign in", failed=True, release=release, next=following), status_code=401
-            )
-        viewer = dashboard.sessions.viewer(token)
-        if viewer is not None:
-            dashboard.audit(Access(viewer, "sign_in", "login"))
-        answer = RedirectResponse(f"/{following}", 303)
-        answer.set_cookie(
-            COOKIE,
-            token,
-            max_age=SESSION_SECONDS,
-            httponly=True,
-            samesite="strict",
-            secure=request.url.scheme == "https",
-        )
-        return answer
-
-    async def logout(request: Request) -> Response:
-        if dashboard.sessions is not None:
-            dashboard.sessions.sign_out(request.cookies.get(COOKIE))
-        answer = RedirectResponse("/login", 303)
-        answer.delete_cookie(COOKIE)
-        return answer
-
-    @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        # DuckDB has threads of its own; more of ours would only take memory each.
-        current_default_thread_limiter().total_tokens = _THREADS
-        yield
-
-    async def home(_: Request) -> Response:
-        return RedirectResponse("/overview", 307)
-
-    async def healthy(_: Request) -> Response:
-        return PlainTextResponse("ok")
-
-    return Starlette(
-        lifespan=lifespan,
+    app = Starlette(
+        lifespan=_lifespan,
         routes=[
-            Route("/", home),
-            Route("/healthz", healthy),
-            Route("/login", login, methods=["GET", "POST"]),
-            Route("/logout", logout, methods=["POST"]),
-            Route("/live/events", events),
-            Route("/live/acknowledge", acknowledge, methods=["POST"]),
+            Route("/", _home),
+            Route("/healthz", _healthy),
+            Route("/login", _sign_in_form, methods=["GET"]),
+            Route("/login", _sign_in, methods=["POST"]),
+            Route("/logout", _sign_out, methods=["POST"]),
+            Route("/live/events", _events),
+            Route("/live/acknowledge", _acknowledge, methods=["POST"]),
             Mount("/static", StaticFiles(directory=FOLDER / "static")),
-            Route("/{page:str}.csv", export),
-            Route("/{page:str}", page),
+            Route("/{page:str}.csv", _export),
+            Route("/{page:str}", _page),
         ],
         middleware=[
-            # A page of elsewhere must not reach this one through a name of its own (DNS rebinding).
-            Middleware(TrustedHostMiddleware, allowed_hosts=list(dashboard.hosts)),
+            trusted_hosts(dashboard.hosts),
             Middleware(_Headers),
             Middleware(GZipMiddleware, minimum_size=1000, compresslevel=5),
+            Middleware(AuthenticationMiddleware, backend=_backend(dashboard)),
         ],
+        exception_handlers={
+            401: _sign_in_first,
+            403: _not_for_role,
+            NothingPublishedError: _nothing_published,
+            duckdb.OutOfMemoryException: _too_much,
+        },
     )
+    app.state.dashboard = dashboard
+    app.state.release = _release()
+    return app
+
+
+def _backend(dashboard: Dashboard) -> SessionBackend:
+    """Who asks; the scopes are the names of the pages of the role."""
+
+    def scopes(user: User) -> list[str]:
+        return [entry.name for entry in pages_of(dashboard.policy, user.role)]
+
+    return SessionBackend(dashboard.users, scopes, dashboard.local)
+
+
+@asynccontextmanager
+async def _lifespan(_: Starlette) -> AsyncIterator[None]:
+    # DuckDB has threads of its own; more of ours would only take memory each.
+    current_default_thread_limiter().total_tokens = _THREADS
+    yield
+
+
+async def _home(_: Request) -> Response:
+    return RedirectResponse("/overview", 307)
+
+
+async def _healthy(_: Request) -> Response:
+    return PlainTextResponse("ok")
+
+
+# --- pages
+
+
+@requires(SIGNED_IN, status_code=401)
+def _page(request: Request) -> Response:
+    entry, user, dashboard = _entry(request), request.user, _dashboard(request)
+    if entry.name == _LIVE:
+        _note(request, "view", entry.name)
+        return HTMLResponse(render("live.html", **_frame(request, entry), rows=dashboard.board.page(user)))
+    mart = dashboard.store.mart(user.audience)
+    where = read_slice(request.query_params, mart.known)
+    asked = query(where)
+    _note(request, "view", entry.name, mart.version, asked)
+    body = _body(dashboard, mart, entry, where)
+    if not request.headers.get("x-fragment"):
+        body = render(
+            "page.html",
+            **_frame(request, entry, asked),
+            where=where,
+            known=mart.known,
+            slicers=entry.has_slicers,
+            choices=choices(mart.known),
+            body=body,
+        )
+    return HTMLResponse(body, headers={"vary": "x-fragment"})
+
+
+@requires(SIGNED_IN, status_code=401)
+def _export(request: Request) -> Response:
+    entry, dashboard = _entry(request), _dashboard(request)
+    if entry.name == _LIVE:
+        raise HTTPException(404, "There is no such figure.")
+    mart = dashboard.store.mart(request.user.audience)
+    where = read_slice(request.query_params, mart.known)
+    wanted = request.query_params.get("figure")
+    for figure in _made(dashboard, mart, entry, where).figures:
+        if figure.id == wanted:
+            _note(request, "export", f"{entry.name}.{figure.id}", mart.version, query(where))
+            return PlainTextResponse(
+                as_csv(figure),
+                media_type="text/csv; charset=utf-8",
+                headers={"content-disposition": f'attachment; filename="{entry.name}-{figure.id}.csv"'},
+            )
+    raise HTTPException(404, "There is no such figure.")
+
+
+def _entry(request: Request) -> Entry:
+    """The page that was asked for, when it is for the role."""
+    entry = _ENTRIES.get(request.path_params["page"])
+    if entry is None:
+        raise HTTPException(404, "There is no such page.")
+    if not has_required_scope(request, [entry.name]):
+        raise HTTPException(403)
+    return entry
+
+
+def _made(dashboard: Dashboard, mart: Mart, entry: Entry, where: Slice) -> Page:
+    with dashboard.store.building:
+        if entry.build is not None:
+            return entry.build(mart, where)
+        return dashboard.own_pages[entry.name](mart)
+
+
+def _body(dashboard: Dashboard, mart: Mart, entry: Entry, where: Slice) -> str:
+    behind = dashboard.now() - mart.data_as_of
+    stale = (
+        f"These data are {behind.days * 24 + behind.seconds // 3600:,} hours old: is anything "
+        "refreshing and publishing?"
+        if behind > _STALE and entry.has_slicers
+        else ""
+    )
+
+    def make() -> str:
+        return render(
+            "body.html",
+            page=_made(dashboard, mart, entry, where),
+            title=entry.title,
+            current=entry.name,
+            where=where,
+            carried=query(where),
+            sliced=sentence(where, mart.known) if entry.has_slicers else "",
+            freshness=f"Data to {mart.known.last.isoformat()}, published {mart.published_at:%Y-%m-%d %H:%M} UTC",
+            stale=stale,
+            colophon=f"Publication {mart.audience} {mart.version}. Averages and percentiles of "
+            f"fewer than {mart.few} patients are not shown; counts are as the publication holds them.",
+        )
+
+    if entry.build is None:
+        return make()
+    key = (mart.audience, mart.version, entry.name, where, bool(stale) and behind.days)
+    return dashboard.store.remembered(key, make)
+
+
+def _frame(request: Request, entry: Entry, asked: str = "") -> dict[str, object]:
+    """What is around every page: menu, who looks, signing out."""
+    return {
+        "title": entry.title,
+        "current": entry.name,
+        "viewer": request.user,
+        "carried": asked,
+        "menu": pages_of(_dashboard(request).policy, request.user.role),
+        "can_sign_out": request.user is not _dashboard(request).local,
+        "release": request.app.state.release,
+    }
+
+
+# --- the live board
+
+
+@requires(SIGNED_IN, status_code=401)
+@requires(_LIVE, status_code=403)
+async def _events(request: Request) -> Response:
+    dashboard = _dashboard(request)
+    stream = _while_signed_in(request, _backend(dashboard), dashboard.board.stream(request.user))
+    return StreamingResponse(stream, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
+
+
+async def _while_signed_in(request: Request, backend: SessionBackend, events: AsyncIterator[str]) -> AsyncIterator[str]:
+    """Events, of which a beat comes every few seconds, until the session has ended."""
+    async for event in events:
+        if await run_in_threadpool(backend.user_of, request) != request.user:
+            return
+        yield event
+
+
+@requires(SIGNED_IN, status_code=401)
+@requires(_LIVE, status_code=403)
+async def _acknowledge(request: Request) -> Response:
+    form = await _form(request)
+    await run_in_threadpool(_note, request, "acknowledge", f"live.{form.get('visit', '')[:40]}")
+    return Response(status_code=204)
+
+
+# --- signing in and out
+
+
+def _sign_in_form(request: Request) -> Response:
+    if request.user is _dashboard(request).local:
+        return RedirectResponse("/overview", 303)
+    return _sign_in_page(request, _known_page(request.query_params.get("next", "")))
+
+
+async def _sign_in(request: Request) -> Response:
+    form = await _form(request)
+    following = _known_page(form.get("next", ""))
+    session = await run_in_threadpool(
+        _dashboard(request).users.sign_in, form.get("name", ""), form.get("password", ""), DASHBOARD, client=DASHBOARD
+    )
+    if session is None:
+        return _sign_in_page(request, following, f"{NOT_LET_IN[0].upper()}{NOT_LET_IN[1:]}.")
+    answer = RedirectResponse(f"/{following}", 303)
+    answer.set_cookie(
+        COOKIE,
+        session.token,
+        max_age=int(SESSION_LIFETIME.total_seconds()),
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
+    )
+    return answer
+
+
+def _sign_in_page(request: Request, following: str, failure: str = "") -> Response:
+    text = render(
+        "login.html", title="Sign in", failure=failure, release=request.app.state.release, next=_known_page(following)
+    )
+    return HTMLResponse(text, 401 if failure else 200)
+
+
+def _sign_out(request: Request) -> Response:
+    _dashboard(request).users.sign_out(request.cookies.get(COOKIE, ""))
+    answer = RedirectResponse("/login", 303)
+    answer.delete_cookie(COOKIE)
+    return answer
+
+
+def _known_page(name: str) -> str:
+    """Where to go after signing in; nothing but a page of ours."""
+    return name if name in _ENTRIES else "overview"
+
+
+# --- what goes otherwise
+
+
+def _sign_in_first(request: Request, _: Exception) -> Response:
+    page = request.path_params.get("page")
+    if page is None or request.url.path.endswith(".csv"):
+        return PlainTextResponse("Sign in first.", 401)
+    return RedirectResponse(f"/login?next={_known_page(page)}", 303)
+
+
+def _not_for_role(request: Request, _: Exception) -> Response:
+    about = str(request.path_params.get("page") or request.url.path.strip("/"))
+    _note(request, "view", about[:80], outcome="refused")
+    return _message(request, _NOT_FOR_ROLE, 403)
+
+
+def _nothing_published(request: Request, error: Exception) -> Response:
+    return _message(request, str(error), 503)
+
+
+def _too_much(request: Request, _: Exception) -> Response:
+    return _message(request, _TOO_MUCH, 503)
+
+
+def _message(request: Request, text: str, status: int) -> Response:
+    """A page that says why there is no page; plain text where no page was asked for."""
+    entry = _ENTRIES.get(request.path_params.get("page", ""))
+    if entry is None or request.url.path.endswith(".csv"):
+        return PlainTextResponse(text, status)
+    return HTMLResponse(render("message.html", **_frame(request, entry), text=text), status)
+
+
+def _note(
+    request: Request,
+    action: AuditAction,
+    about: str,
+    version: str = "",
+    asked: str = "",
+    outcome: AuditOutcome = "allowed",
+) -> None:
+    """Write down what somebody is about to see; what cannot be audited is not shown."""
+    user: User = request.user
+    statement = f"{action} {about}" + (f"?{asked}" if asked else "")
+    _dashboard(request).audit(
+        Event(
+            user.name, action, user.role, outcome, user.audience, version=version, statement=statement, client=DASHBOARD
+        )
+    )
+
+
+def _dashboard(request: Request) -> Dashboard:
+    found: Dashboard = request.app.state.dashboard
+    return found
 
 
 async def _form(request: Request) -> dict[str, str]:

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
 
+from hospital_assets.access.users import User
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.dashboard import svg
-from hospital_assets.dashboard.auth import Viewer
 from hospital_assets.dashboard.render import render
 from hospital_assets.live.board import Waiting, read_board
 from hospital_assets.live.copies import copies_changed
@@ -51,9 +51,9 @@ class LiveBoard:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _made: dict[str, tuple[object, float, str]] = field(default_factory=dict)
 
-    def page(self, viewer: Viewer) -> str:
+    def page(self, viewer: User) -> str:
         """The board as HTML."""
-        hospital = hospital_of(viewer)
+        hospital = viewer.hospital_id or ALL
         changed = copies_changed(self.warehouse_file)
         with self._lock:
             made = self._made.get(hospital)
@@ -74,7 +74,7 @@ class LiveBoard:
             self._made[hospital] = (changed, time.monotonic(), html)
             return html
 
-    async def stream(self, viewer: Viewer) -> AsyncIterator[str]:
+    async def stream(self, viewer: User) -> AsyncIterator[str]:
         """Server-sent events: the board when it changes, a beat every few seconds."""
         sent = ""
         beat = 0.0
@@ -94,12 +94,6 @@ class LiveBoard:
                 beat = moment
                 yield f"event: beat\ndata: {json.dumps(f'{self.now():%H:%M:%S}')}\n\n"
             await asyncio.sleep(_LOOK_SECONDS)
-
-
-def hospital_of(viewer: Viewer) -> str:
-    """The hospital a viewer's board shows."""
-    _, _, hospital = viewer.audience.partition("-")
-    return hospital or ALL
 
 
 def _bar(row: Waiting) -> str:

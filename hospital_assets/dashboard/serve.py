@@ -11,12 +11,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 
+from hospital_assets.access.audit import Audit
+from hospital_assets.access.serving import Address, check
+from hospital_assets.access.users import User, open_users
 from hospital_assets.clock import hospital_now, is_live
 from hospital_assets.dashboard.app import Dashboard
-from hospital_assets.dashboard.audit import Access
-from hospital_assets.dashboard.auth import Sessions, Viewer, is_loopback, read_accounts
 from hospital_assets.dashboard.live import LiveBoard
 from hospital_assets.dashboard.store import Store, open_mart
+from hospital_assets.publishing.audience import parse_audience
 from hospital_assets.publishing.policy import load_policy
 from hospital_assets.publishing.publications import PublicationError, current_version
 from hospital_assets.settings import Settings
@@ -52,30 +54,24 @@ def publish_first(settings: Settings, audience: str, say: Callable[[str], None])
         say("that failed, see above; once it is mended, run `hospital publish`")
 
 
-class ExposedError(ValueError):
-    """The dashboard was to be reachable from elsewhere without anybody signing in."""
-
-
-def dashboard_of(
-    settings: Settings, audience: str, audit: Callable[[Access], None], host: str = "127.0.0.1"
-) -> Dashboard:
+def dashboard_of(settings: Settings, audience: str, audit: Audit, address: Address | None = None) -> Dashboard:
     """The dashboard over a data directory.
 
     Args:
         settings: the data directory.
-        audience: whose publication is shown where nobody signs in.
+        audience: whose publication is shown as long as there are no users and only this machine can look.
         audit: told of every look.
-        host: address it will listen at; other than loopback everybody has to sign in.
+        address: where it will listen; None for loopback.
 
     Raises:
-        ExposedError: not loopback, and there are no accounts.
+        ServingError: others could reach it, and there is nobody who could sign in, or no certificate.
+        PolicyError: the policy names no such audience.
     """
-    accounts = read_accounts(settings.data_dir)
-    if not is_loopback(host) and not accounts:
-        raise ExposedError(
-            f"{host} can be reached from elsewhere, and nobody could sign in: add an account with "
-            "`hospital dashboard --add-account NAME --audience AUDIENCE`, or listen at 127.0.0.1"
-        )
+    address = address or Address()
+    policy = load_policy(settings)
+    role, hospital = parse_audience(policy, audience)
+    users = open_users(settings, audit)
+    check(address, has_users=users.has_active())
 
     def current(name: str) -> str | None:
         try:
@@ -89,14 +85,14 @@ def dashboard_of(
     return Dashboard(
         store=Store(current, partial(open_mart, settings.data_dir)),
         board=LiveBoard(settings.warehouse_file, lambda: hospital_now(settings), lambda: is_live(settings)),
-        policy=load_policy(settings),
+        policy=policy,
         own_pages={
             "quality": lambda mart: quality(settings),
             "governance": lambda mart: governance(settings, mart, datetime.now(UTC)),
         },
         audit=audit,
         now=lambda: hospital_now(settings),
-        sessions=Sessions(settings.data_dir) if accounts else None,
-        local=Viewer("local", audience.partition("-")[0], audience),
-        hosts=("*",) if not is_loopback(host) else ("localhost", "127.0.0.1", "[::1]"),
+        users=users,
+        local=None if address.is_reachable else User("local", role, hospital),
+        hosts=address.hosts(),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hospital_assets.contracts import Column, Contract
-from hospital_assets.publishing.policy import Mask, RoleName
+from hospital_assets.publishing.policy import Mask, Policy, PolicyError, RoleName
 from hospital_assets.warehouse.dialect import quoted
 
 
@@ -32,6 +32,31 @@ class Audience:
     def database(self) -> str:
         """What the publication is called while it is attached to the warehouse's connection."""
         return f"publication_{self.name}".replace("-", "_").lower()
+
+
+def check_audience(policy: Policy, role: str, hospital_id: str | None) -> None:
+    """Refuse a role that the policy does not name, or one with a hospital it does not need or lacks.
+
+    Raises:
+        PolicyError: what there is instead.
+    """
+    rules = {str(name): found for name, found in policy.roles.items()}.get(role)
+    if rules is None:
+        raise PolicyError(f"the policy names no role '{role[:64]}'; it names {', '.join(policy.roles)}")
+    if (rules.rows == "own_hospital") != bool(hospital_id):
+        needed = "is at one hospital: say which, as in H1" if not hospital_id else "is not at a hospital"
+        raise PolicyError(f"role '{role}' {needed}")
+
+
+def parse_audience(policy: Policy, text: str) -> tuple[str, str | None]:
+    """The role and hospital of an audience's name, as in `analyst` or `doctor-H1`.
+
+    Raises:
+        PolicyError: it is no audience of the policy.
+    """
+    role, _, hospital = text.partition("-")
+    check_audience(policy, role, hospital or None)
+    return role, hospital or None
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from typing import Any
 
 import polars as pl
 
+from hospital_assets.access.audit import read_entries
+from hospital_assets.access.users import DASHBOARD
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.dashboard import svg
-from hospital_assets.dashboard.audit import CLIENT, accesses
 from hospital_assets.dashboard.figures import Card, Cell, Column, Figure, Page, empty
 from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.pages.shared import plain_table
@@ -81,7 +82,7 @@ def governance(settings: Settings, mart: Mart, now: datetime) -> Page:
         for c in CONTRACTS.values()
         for m in c.measures
     ]
-    looks = accesses(settings)
+    looks = read_entries(settings)
     queue = retention_queue(settings, policy, looks, now)
     due = sum(bool(row["is_due"]) for row in queue)
     refused = 0 if looks.is_empty() else looks.filter(pl.col("outcome") == "refused").height
@@ -257,7 +258,7 @@ def _looked(looks: pl.DataFrame) -> Figure:
         looks.with_columns(
             day=pl.col("occurred_at").dt.date().cast(pl.String),
             # Queries may name a patient: of other clients, what was done is enough here.
-            what=pl.when(pl.col("client") == CLIENT)
+            what=pl.when(pl.col("client") == DASHBOARD)
             .then(pl.col("statement").str.split("?").list.first().str.slice(0, 80))
             .otherwise(pl.lit("")),
         )

@@ -1,0 +1,155 @@
+"""Where our web applications listen and who can reach them: one rule for the dashboard and the gateway.
+
+At loopback nothing is needed. Names that a reverse proxy answers to make it reachable by others: that needs
+users (the certificate is the proxy's). Any other address needs users and a certificate. Requests for a host
+name that was not stated are refused, so that a page of elsewhere cannot reach the application through a name
+of its own (DNS rebinding).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from hospital_assets.settings import SettingsError
+
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+
+
+class ServingError(SettingsError):
+    """An application must not be started like this; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where an application listens.
+
+    Attributes:
+        host: address or name to listen at.
+        port: TCP port.
+        certificate: PEM file.
+        certificate_key: PEM file with its key.
+        names: host names it is reached by through a reverse proxy or a name server, without port.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    certificate: Path | None = None
+    certificate_key: Path | None = None
+    names: tuple[str, ...] = ()
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it, a proxy on this machine included."""
+        return is_loopback(self.host)
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether others can reach it, directly or through a proxy."""
+        return not self.is_loopback or bool(self.names)
+
+    @property
+    def url(self) -> str:
+        """For people."""
+        return f"{'https' if self.certificate else 'http'}://{_bracketed(self.host)}:{self.port}"
+
+    def __str__(self) -> str:
+        return self.url + (f", under the host names {', '.join(self.hosts())}" if self.is_reachable else "")
+
+    def hosts(self) -> tuple[str, ...]:
+        """Host names it answers to, stated one by one: loopback, what it is bound to, the names given."""
+        bound = socket.gethostname() if _is_every_address(self.host) else _bracketed(self.host)
+        return tuple(dict.fromkeys(name.lower() for name in (*LOOPBACK_NAMES, bound, *self.names)))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check(address: Address, *, has_users: bool) -> None:
+    """Refuse an address that others can reach, unless somebody can sign in and the line is encrypted.
+
+    Raises:
+        ServingError: what is missing.
+    """
+    for name in address.names:
+        if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\]", name):
+            raise ServingError(f"'{name}' is no host name: say it as in ed.example.org, without https://, port or *")
+    if (address.certificate is None) != (address.certificate_key is None):
+        raise ServingError("a certificate and its key belong together: give --certificate and --certificate-key")
+    if address.certificate and address.certificate_key:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(address.certificate, address.certificate_key)
+        except OSError as error:
+            raise ServingError(
+                f"{address.certificate} and {address.certificate_key} are no PEM certificate and its key: {error}"
+            ) from None
+    reached = ", ".join(address.names) if address.is_loopback else address.host
+    if address.is_reachable and not has_users:
+        raise ServingError(
+            f"{reached} can be reached by others, and there is nobody who could sign in: "
+            "`hospital users add NAME ROLE` first, or keep to 127.0.0.1"
+        )
+    if not address.is_loopback and not address.certificate:
+        raise ServingError(
+            f"{reached} can be reached by others: passwords and answers must be encrypted; give --certificate and "
+            "--certificate-key, or keep to 127.0.0.1 behind a proxy that has them, with --allowed-host its name"
+        )
+
+
+def trusted_hosts(hosts: tuple[str, ...]) -> Middleware:
+    """Refuses requests for any host name but these."""
+    if "*" in hosts:
+        raise ServingError("host names are stated one by one")
+    return Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
+
+
+def run(app: Starlette, address: Address, *, graceful_seconds: int) -> None:
+    """Answer until ended.
+
+    Args:
+        app: what answers.
+        address: where; checked before.
+        graceful_seconds: how long running requests are waited for at the end.
+    """
+    import uvicorn
+
+    uvicorn.run(
+        app,
+        host=address.host,
+        port=address.port,
+        ssl_certfile=address.certificate,
+        ssl_keyfile=None if address.certificate_key is None else str(address.certificate_key),
+        # Who asks and by which scheme is taken from headers only where a proxy was announced.
+        proxy_headers=bool(address.names),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=graceful_seconds,
+    )
+
+
+def _is_every_address(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return not host
+
+
+def _bracketed(host: str) -> str:
+    """An address as it stands in a URL and a Host header."""
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,34 @@
+"""Options of the commands that serve: where they listen, and under which names."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hospital_assets.access.serving import Address
+
+
+def add_address(parser: argparse.ArgumentParser, port: int) -> None:
+    """Add the options to a command."""
+    parser.add_argument("--host", default="127.0.0.1", help="other than loopback needs users and a certificate")
+    parser.add_argument("--port", type=int, default=port, help=f"default {port}")
+    parser.add_argument("--certificate", type=Path, help="PEM file, for addresses that others can reach")
+    parser.add_argument("--certificate-key", type=Path, help="its key")
+    parser.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another host name it is reached by, as through a reverse proxy",
+    )
+
+
+def address_of(options: argparse.Namespace) -> Address:
+    """What the options say."""
+    from hospital_assets.access.serving import Address
+
+    return Address(
+        options.host, options.port, options.certificate, options.certificate_key, tuple(options.allowed_host)
+    )

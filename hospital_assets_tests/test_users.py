@@ -1,0 +1,384 @@
+"""Users: one store for both applications; every act audited inside the act; addresses, TLS and host names."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import requests
+from urllib3 import Retry
+
+from hospital_assets.access.audit import AuditError, AuditLog, Event
+from hospital_assets.access.serving import Address, ServingError, check, is_loopback
+from hospital_assets.access.users import (
+    DASHBOARD,
+    GATEWAY,
+    LOCKED_FOR,
+    MOST_FAILURES,
+    NOT_LET_IN,
+    SESSION_LIFETIME,
+    User,
+    UserError,
+    Users,
+    open_users,
+    users_file,
+)
+from hospital_assets.cli import main
+from hospital_assets.publishing.policy import POLICY_FILE, parse_policy, shipped_policy
+from hospital_assets.settings import Settings
+
+EVERYWHERE = "0.0.0.0"  # noqa: S104
+PASSWORD = "correct horse battery"  # noqa: S105
+NOW = datetime(2026, 3, 12, 20, tzinfo=UTC)
+BY = "os:test"
+
+
+@dataclass
+class Notes:
+    """An audit in memory that can fail."""
+
+    events: list[Event] = field(default_factory=list)
+    is_full: bool = False
+
+    def __call__(self, event: Event) -> None:
+        if self.is_full:
+            raise AuditError("the disk is full")
+        self.events.append(event)
+
+    def said(self) -> list[tuple[str, str, str]]:
+        return [(e.actor, e.statement or e.action, e.outcome) for e in self.events]
+
+
+@pytest.fixture
+def notes() -> Notes:
+    return Notes()
+
+
+@pytest.fixture
+def users(tmp_path: Path, notes: Notes) -> Iterator[Users]:
+    """In a directory that does not exist yet."""
+    users = Users(tmp_path / "new" / "access" / "users.db", shipped_policy(), notes)
+    users.add(User("ann", "analyst"), PASSWORD, by=BY)
+    notes.events.clear()
+    yield users
+    users.close()
+
+
+def sign_in(users: Users, name: str = "ann", password: str = PASSWORD, now: datetime = NOW) -> str | None:
+    found = users.sign_in(name, password, DASHBOARD, client="test", now=now)
+    return None if found is None else found.token
+
+
+# Sessions
+
+
+def test_sessions_expire_and_their_tokens_are_not_stored(users: Users, tmp_path: Path) -> None:
+    found = users.sign_in("ann", PASSWORD, GATEWAY, client="test", now=NOW)
+    assert found is not None and found.expires_at == NOW + SESSION_LIFETIME
+    assert users.user_of(found.token, GATEWAY, NOW) == User("ann", "analyst")
+    assert users.user_of(found.token, GATEWAY, found.expires_at) is None
+    assert users.user_of("made up", GATEWAY, NOW) is None
+    folder = tmp_path / "new" / "access"
+    data = b"".join(path.read_bytes() for path in folder.iterdir())
+    assert found.token.encode() not in data and PASSWORD.encode() not in data
+    assert (folder / "users.db").stat().st_mode & 0o077 == 0
+
+
+def test_a_session_of_one_application_opens_nothing_in_the_other(users: Users) -> None:
+    token = sign_in(users)
+    assert token and users.user_of(token, DASHBOARD, NOW) and users.user_of(token, GATEWAY, NOW) is None
+    users.sign_out(token)
+    assert users.user_of(token, DASHBOARD, NOW) is None
+
+
+def test_who_guesses_is_locked_out_for_a_while(users: Users, notes: Notes) -> None:
+    for _ in range(MOST_FAILURES):
+        assert sign_in(users, password="wrong") is None  # noqa: S106
+    assert sign_in(users, now=NOW + timedelta(seconds=1)) is None
+    assert users.everybody(NOW)[0].locked_until == NOW + LOCKED_FOR
+    assert {(e.actor, e.outcome, e.reason) for e in notes.events} == {("ann", "refused", NOT_LET_IN)}
+    assert sign_in(users, now=NOW + LOCKED_FOR + timedelta(seconds=1)) is not None
+    assert users.everybody(NOW)[0].locked_until is None
+
+
+def test_guesses_at_the_same_time_are_all_counted(users: Users) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        guesses = [f"guess {n}" for n in range(8)]
+        assert not any(pool.map(lambda guess: sign_in(users, password=guess), guesses))
+    assert sign_in(users) is None
+
+
+def test_enabling_ends_a_lock(users: Users) -> None:
+    for _ in range(MOST_FAILURES):
+        sign_in(users, password="wrong")  # noqa: S106
+    users.enable("ann", by=BY)
+    assert sign_in(users) is not None
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda users: users.set_password("ann", PASSWORD, by=BY),
+        lambda users: users.disable("ann", by=BY),
+        lambda users: users.remove("ann", by=BY),
+        lambda users: users.revoke("ann", by=BY),
+    ],
+)
+def test_sessions_end_with_a_new_password_and_when_disabled_removed_or_revoked(
+    users: Users, act: Callable[[Users], object]
+) -> None:
+    token = sign_in(users)
+    assert token and users.user_of(token, DASHBOARD, NOW)
+    act(users)
+    assert users.user_of(token, DASHBOARD, NOW) is None
+
+
+def test_a_removed_user_leaves_no_session_to_who_has_the_name_next(users: Users) -> None:
+    token = sign_in(users)
+    users.remove("ann", by=BY)
+    assert sign_in(users) is None
+    users.add(User("ann", "admin"), PASSWORD, by=BY)
+    assert token and users.user_of(token, DASHBOARD, NOW) is None
+
+
+def test_disabled_users_come_back_when_enabled(users: Users) -> None:
+    users.disable("ann", by=BY)
+    assert sign_in(users) is None and not users.has_active() and users.active("ann") is None
+    users.enable("ann", by=BY)
+    assert sign_in(users) is not None and users.active("ann") == User("ann", "analyst")
+
+
+def test_a_role_that_leaves_the_policy_lets_nobody_in(users: Users, tmp_path: Path, notes: Notes) -> None:
+    token = sign_in(users)
+    without = shipped_policy()
+    without = without.model_copy(update={"roles": {n: r for n, r in without.roles.items() if n != "analyst"}})
+    with contextlib.closing(Users(tmp_path / "new" / "access" / "users.db", without, notes)) as later:
+        assert token and later.user_of(token, DASHBOARD, NOW) is None
+        assert sign_in(later) is None and not later.has_active()
+
+
+# Acts
+
+
+@pytest.mark.parametrize(
+    ("user", "password", "says"),
+    [
+        (User("ann", "admin"), "another long password", "already; nothing was changed"),
+        (User("Ann!", "analyst"), PASSWORD, "lower-case"),
+        (User("bob", "analyst"), "short", "at least 12"),
+        (User("bob", "doctor"), PASSWORD, "say which"),
+        (User("bob", "analyst", "H1"), PASSWORD, "not at a hospital"),
+        (User("bob", "nosuchrole", "H9"), PASSWORD, "names no role 'nosuchrole'; it names admin, doctor"),
+    ],
+)
+def test_odd_users_are_refused_and_nobody_is_replaced(
+    users: Users, notes: Notes, user: User, password: str, says: str
+) -> None:
+    with pytest.raises(UserError, match=says):
+        users.add(user, password, by=BY)
+    assert [account.user for account in users.everybody()] == [User("ann", "analyst")]
+    assert sign_in(users) is not None
+    refused = notes.events[0]
+    assert (refused.action, refused.outcome) == ("user", "refused") and password not in str(refused)
+
+
+def test_every_act_is_audited_by_itself(users: Users, notes: Notes) -> None:
+    users.add(User("dora", "doctor", "H1"), PASSWORD, by="os:root")
+    users.set_password("dora", PASSWORD, by=BY)
+    users.disable("dora", by=BY)
+    users.enable("dora", by=BY)
+    users.revoke("dora", by=BY)
+    users.remove("dora", by="os:root")
+    with pytest.raises(UserError, match="no user 'dora'"):
+        users.disable("dora", by=BY)
+    assert notes.said() == [
+        ("os:root", "add dora as doctor-H1", "allowed"),
+        (BY, "password dora", "allowed"),
+        (BY, "disable dora", "allowed"),
+        (BY, "enable dora", "allowed"),
+        (BY, "revoke dora", "allowed"),
+        ("os:root", "remove dora", "allowed"),
+        (BY, "disable dora", "refused"),
+    ]
+
+
+def test_what_cannot_be_audited_does_not_happen(users: Users, notes: Notes) -> None:
+    token = sign_in(users)
+    notes.is_full = True
+    for act in (
+        lambda: users.add(User("bob", "analyst"), PASSWORD, by=BY),
+        lambda: users.disable("ann", by=BY),
+        lambda: users.remove("ann", by=BY),
+        lambda: users.set_password("ann", "another long password", by=BY),
+        lambda: sign_in(users),
+    ):
+        with pytest.raises(AuditError):
+            act()
+    notes.is_full = False
+    assert [account.user.name for account in users.everybody(NOW)] == ["ann"]
+    assert users.everybody(NOW)[0].sessions == 1
+    assert token and users.user_of(token, DASHBOARD, NOW) and sign_in(users)
+
+
+def test_the_commands_manage_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = Settings(tmp_path / "not" / "there" / "yet")
+    monkeypatch.setenv("HOSPITAL_DATA_DIR", str(settings.data_dir))
+
+    def hospital(*words: str, password: str = PASSWORD) -> int:
+        monkeypatch.setattr("sys.stdin", io.StringIO(password + "\n"))
+        return main(["users", *words])
+
+    assert hospital("add", "bob", "nosuchrole") == 2
+    assert "names no role 'nosuchrole'" in capsys.readouterr().err
+    assert hospital("add", "dora", "doctor", "--hospital", "H1") == 0
+    assert hospital("add", "dora", "admin", password="some other password") == 2  # noqa: S106
+    assert hospital("list") == 0
+    assert "doctor" in capsys.readouterr().out
+    for act in ("password", "revoke", "disable", "enable", "remove"):
+        assert hospital(act, "dora") == 0
+    assert hospital("disable", "nobody") == 2 and hospital("disable") == 2
+    with contextlib.closing(AuditLog(settings)) as log:
+        entries = log.entries()
+        assert log.verify().problems == ()
+    assert entries["statement"].to_list() == [
+        "add bob as nosuchrole",
+        "add dora as doctor-H1",
+        "add dora as admin",
+        *(f"{act} dora" for act in ("password", "revoke", "disable", "enable", "remove")),
+        "disable nobody",
+    ]
+    assert entries["outcome"].to_list() == ["refused", "allowed", "refused", *["allowed"] * 5, "refused"]
+    capsys.readouterr()
+    assert main(["audit"]) == 0
+    assert "add dora as doctor-H1" in capsys.readouterr().out
+
+
+def test_roles_are_those_of_the_data_directory(tmp_path: Path) -> None:
+    own = POLICY_FILE.read_text(encoding="utf-8")
+    assert "executive" in parse_policy(own, "policy.toml").roles
+    settings = Settings(tmp_path)
+    (tmp_path / POLICY_FILE.name).write_text("nonsense = ", encoding="utf-8")
+    with pytest.raises(ValueError, match="policy.toml"):
+        open_users(settings)
+    assert not users_file(settings).exists()
+
+
+# Addresses
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("tls")
+    files = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "1"),
+            *("-addext", "subjectAltName=DNS:localhost", "-out", str(files[0]), "-keyout", str(files[1])),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return files
+
+
+def test_loopback_is_what_the_system_calls_so() -> None:
+    hosts = ("127.0.0.1", "127.8.8.8", "localhost", "::1", EVERYWHERE, "::", "10.1.2.3", "hospital", "127.evil")
+    assert [is_loopback(host) for host in hosts] == [True] * 4 + [False] * 5
+
+
+def test_addresses_that_others_reach_need_users_and_a_certificate(certificate: tuple[Path, Path]) -> None:
+    check(Address(), has_users=False)
+    for others in (Address(EVERYWHERE), Address("10.1.2.3", 80, *certificate), Address(names=("ed.example.org",))):
+        with pytest.raises(ServingError, match="nobody who could sign in"):
+            check(others, has_users=False)
+    with pytest.raises(ServingError, match="encrypted"):
+        check(Address(EVERYWHERE), has_users=True)
+    check(Address(EVERYWHERE, 80, *certificate), has_users=True)
+    check(Address(names=("ed.example.org",)), has_users=True)  # the proxy has the certificate
+    with pytest.raises(ServingError, match="belong together"):
+        check(Address(EVERYWHERE, 80, certificate[0]), has_users=True)
+    with pytest.raises(ServingError, match="no PEM certificate"):
+        check(Address(EVERYWHERE, 80, certificate[0], certificate[0]), has_users=True)
+    with pytest.raises(ServingError, match="no PEM certificate"):
+        check(Address(EVERYWHERE, 80, Path("none"), Path("none")), has_users=True)
+
+
+@pytest.mark.parametrize("name", ["*", "*.example.org", "https://ed.example.org", "ed.example.org:8000", "", "a/b"])
+def test_host_names_are_stated_one_by_one(name: str) -> None:
+    with pytest.raises(ServingError, match="no host name"):
+        check(Address(names=(name,)), has_users=True)
+
+
+def test_an_address_answers_to_its_own_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "Ward7")
+    loopback = ("localhost", "127.0.0.1", "[::1]")
+    assert Address().hosts() == loopback
+    assert Address("10.1.2.3").hosts() == (*loopback, "10.1.2.3")
+    assert Address("fd00::5").hosts() == (*loopback, "[fd00::5]")
+    assert Address(EVERYWHERE, names=("ED.example.org",)).hosts() == (*loopback, "ward7", "ed.example.org")
+
+
+@pytest.mark.parametrize("command", ["dashboard", "serve"])
+def test_both_applications_follow_the_rule(command: str, tmp_path: Path, certificate: tuple[Path, Path]) -> None:
+    hospital = [str(Path(sys.executable).with_name("hospital")), "--data-dir", str(tmp_path), command]
+
+    def refused(*options: str) -> str:
+        done = subprocess.run([*hospital, *options], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2
+        return done.stderr
+
+    assert "nobody who could sign in" in refused("--host", EVERYWHERE)
+    with contextlib.closing(open_users(Settings(tmp_path))) as users:
+        users.add(User("ann", "analyst"), PASSWORD, by=BY)
+    assert "must be encrypted" in refused("--host", EVERYWHERE)
+    assert "belong together" in refused("--host", EVERYWHERE, "--certificate", str(certificate[0]))
+    assert "no host name" in refused("--allowed-host", "*")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.mark.parametrize("command", ["dashboard", "serve"])
+def test_both_applications_speak_tls_and_refuse_other_hosts(
+    command: str, tmp_path: Path, certificate: tuple[Path, Path]
+) -> None:
+    with contextlib.closing(open_users(Settings(tmp_path))) as users:
+        users.add(User("ann", "analyst"), PASSWORD, by=BY)
+    address = Address(EVERYWHERE, free_port(), *certificate)
+    options = ["--host", address.host, "--port", str(address.port)]
+    options += ["--certificate", str(certificate[0]), "--certificate-key", str(certificate[1])]
+    hospital = [str(Path(sys.executable).with_name("hospital")), "--data-dir", str(tmp_path)]
+    server = subprocess.Popen([*hospital, command, *options], stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None and "https://" in server.stdout.readline()
+        url = f"https://localhost:{address.port}"
+        with requests.Session() as session:
+            session.mount("https://", requests.adapters.HTTPAdapter(max_retries=Retry(10, backoff_factor=0.2)))
+            session.verify, session.trust_env = str(certificate[0]), False
+            if command == "dashboard":
+                form = {"name": "ann", "password": PASSWORD}
+                answer = session.post(f"{url}/login", data=form, allow_redirects=False, timeout=30)
+                assert answer.status_code == 303 and "; secure" in answer.headers["set-cookie"].lower()
+            else:
+                answer = session.post(f"{url}/v1/login", json={"user": "ann", "password": PASSWORD}, timeout=30)
+                assert answer.json()["audience"] == "analyst"
+            for host in ("evil.example", "localhost.evil.example", EVERYWHERE):
+                assert session.get(url, headers={"host": host}, timeout=30).status_code == 400
+    finally:
+        server.kill()
+        server.wait(timeout=30)
