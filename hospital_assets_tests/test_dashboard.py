@@ -532,7 +532,7 @@ def test_other_addresses_than_loopback_need_users_and_a_certificate(shown: Setti
     ):
         with pytest.raises(ServingError, match=says):
             dashboard_of(shown, "admin", print, address)
-    with pytest.raises(PolicyError, match="names no role 'nosuchrole'"):
+    with pytest.raises(PolicyError, match="no role 'nosuchrole'"):
         dashboard_of(shown, "nosuchrole-H9", print)
     hospital = [str(Path(sys.executable).with_name("hospital")), "--data-dir", str(tmp_path), "dashboard"]
     done = subprocess.run([*hospital, "--host", EVERYWHERE], capture_output=True, text=True, timeout=60)

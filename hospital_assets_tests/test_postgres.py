@@ -15,8 +15,10 @@ import duckdb
 import pytest
 
 from hospital_assets.access.audit import AuditLog
+from hospital_assets.access.users import User, open_users
 from hospital_assets.automation.build import BuildReport
 from hospital_assets.cli import main
+from hospital_assets.publishing.audience import parse_audience
 from hospital_assets.publishing.policy import POLICY_FILE, load_policy, parse_policy, shipped_policy
 from hospital_assets.publishing.pseudonyms import SecretKey
 from hospital_assets.publishing.publications import audiences_of, current_version, publish, published_folder
@@ -26,6 +28,7 @@ from hospital_assets.publishing.targets.postgres import (
     connect,
     grant_login,
     load_publications,
+    logins_of,
     revoke_login,
 )
 from hospital_assets.settings import Settings
@@ -231,8 +234,8 @@ def test_a_login_has_one_audience(served: Server) -> None:
     ("login", "audience", "says"),
     [
         ("x", "janitor", "no role 'janitor'"),
-        ("x", "doctor", "as in 'doctor-H1'"),
-        ("x", "analyst-H1", "as in 'analyst'"),
+        ("x", "doctor", "say which, as in H1"),
+        ("x", "analyst-H1", "not at a hospital"),
         ("Robert'); drop", "analyst", "lower-case"),
         ("hospital_admin", "analyst", "starts with neither"),
         ("postgres", "analyst", "go past every policy"),
@@ -346,25 +349,44 @@ def test_a_snapshot_from_before_the_switch_finds_its_rows_in_the_old_schema(
         assert before > 0 and cursor.fetchall() == [(0,)]
 
 
-def test_the_command_loads_grants_and_is_audited(
+def test_the_command_gives_logins_to_users_and_is_audited(
     served: Server, published: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    with connect(served.dsn()) as connection, contextlib.closing(open_users(published, lambda _: None)) as users:
+        for name, audience in logins_of(connection, shipped_policy()).items():
+            role, hospital = parse_audience(shipped_policy(), audience)
+            users.add(User(name, role, hospital), "a long enough password", by="os:test")
+        users.add(User("carl", "executive"), "a long enough password", by="os:test")
+        before = logins_of(connection, shipped_policy())
     command = ["--data-dir", str(published.data_dir), "deploy", "postgres", "--dsn", served.dsn()]
-    assert main([*command, "--role", "executive", "--login", "carl=executive"]) == 0
+    assert main([*command, "--login", "nobody"]) == 2
+    assert "no user 'nobody'" in capsys.readouterr().err
+    assert main([*command, "--role", "executive", "--login", "carl"]) == 0
     assert "loaded  executive" in capsys.readouterr().out
     assert ask(served, "carl", "select count(*) > 0 from kpi_waits") == [(True,)]
     assert main([*command, "--revoke", "carl"]) == 0
     assert main([*command, "--revoke", "carl"]) == 2
     assert "'carl' has no audience" in capsys.readouterr().err
+    assert main([*command, "--login", "carl"]) == 0
+    assert main(["--data-dir", str(published.data_dir), "users", "disable", "carl"]) == 0
+    assert main([*command, "--role", "executive"]) == 0
+    assert "revoked carl, who may not sign in any more" in capsys.readouterr().out
+    assert "denied" in refused(served, "carl", "select * from executive.kpi_waits")
+    with connect(served.dsn()) as connection:
+        assert logins_of(connection, shipped_policy()) == before
     with contextlib.closing(AuditLog(published)) as log:
-        said = log.entries()["statement"].to_list()
-    assert said == [
-        "deploy postgres executive",
-        "deploy postgres executive",
-        "postgres login carl=executive",
-        "postgres revoke carl",
-        "postgres revoke carl",
+        entries = log.entries("action = 'user' and outcome <> 'failed'")["statement"].to_list()
+        failed = log.entries("action = 'user' and outcome = 'failed'")["statement"].to_list()
+    grant, revoke = "postgres login carl as executive", "postgres revoke carl"
+    assert entries == [
+        "postgres login nobody as nobody",
+        *[grant] * 2,
+        *[revoke] * 3,
+        *[grant] * 2,
+        "disable carl",
+        *[revoke] * 2,
     ]
+    assert failed == ["postgres login nobody as nobody", revoke]
 
 
 def test_a_refusal_of_the_server_quotes_no_record(served: Server, published: Settings, tmp_path: Path) -> None:

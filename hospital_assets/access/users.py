@@ -146,7 +146,7 @@ class Users:
             audit: writes an entry, or raises.
         """
         self._policy, self._audit = policy, audit
-        self._roles = {str(role) for role in policy.roles}
+        self._roles = frozenset(policy.roles)
         self._lock = threading.RLock()
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._connection = sqlite3.connect(file, timeout=30, isolation_level=None, check_same_thread=False)

@@ -34,19 +34,11 @@ def add_commands(commands: Commands) -> None:
         "--login",
         action="append",
         default=[],
-        metavar="NAME=AUDIENCE",
-        type=_login,
-        help="give a login an audience, as in dora=doctor-H1; loads nothing unless --role is given",
+        metavar="NAME",
+        help="give a user of `hospital users` a login; loads nothing unless --role is given",
     )
     postgres.add_argument("--revoke", action="append", default=[], metavar="NAME", help="take a login's audience away")
     postgres.set_defaults(run=_postgres)
-
-
-def _login(text: str) -> tuple[str, str]:
-    name, separator, audience = text.partition("=")
-    if not (name and separator and audience):
-        raise argparse.ArgumentTypeError("say it as NAME=AUDIENCE, as in dora=doctor-H1")
-    return name, audience
 
 
 def _snowflake(options: argparse.Namespace, settings: Settings) -> int:
@@ -91,35 +83,33 @@ def _snowflake(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _postgres(options: argparse.Namespace, settings: Settings) -> int:
+    from contextlib import closing
     from datetime import UTC, datetime
 
+    from hospital_assets.access import logins
     from hospital_assets.access.audit import Event, record, system_actor
+    from hospital_assets.access.users import open_users
     from hospital_assets.publishing.policy import load_policy, role_named
-    from hospital_assets.publishing.targets.postgres import (
-        DSN_VARIABLE,
-        PostgresError,
-        connect,
-        grant_login,
-        load_publications,
-        revoke_login,
-    )
+    from hospital_assets.publishing.targets.postgres import DSN_VARIABLE, PostgresError, connect, load_publications
 
     dsn = options.dsn or os.environ.get(DSN_VARIABLE)
     if not dsn:
         raise ValueError(f"say where: --dsn postgresql:///hospital, or set {DSN_VARIABLE}")
-    policy = load_policy(settings)
+    policy, by = load_policy(settings), system_actor()
     roles = [role_named(policy, role) for role in options.role]
     try:
-        with connect(dsn) as connection:
+        with connect(dsn) as connection, closing(open_users(settings)) as users:
+            for line in logins.align(connection, settings, policy, users, by=by):
+                print(line)
             # First the entry, then the deed; the address may hold a password and is not in it.
             if options.role or not (options.login or options.revoke):
                 asked = f"deploy postgres {' '.join(options.role)}".rstrip()
-                record(settings, Event(system_actor(), "export", statement=asked))
+                record(settings, Event(by, "export", statement=asked))
                 for loaded in load_publications(connection, settings, policy, loaded_at=datetime.now(UTC), roles=roles):
                     record(
                         settings,
                         Event(
-                            system_actor(),
+                            by,
                             "export",
                             audience=loaded.audience,
                             version=loaded.version,
@@ -132,14 +122,10 @@ def _postgres(options: argparse.Namespace, settings: Settings) -> int:
                         f"{loaded.tables} tables  {loaded.rows:>12,} rows"
                     )
             for name in options.revoke:
-                record(settings, Event(system_actor(), "user", statement=f"postgres revoke {name}"))
-                revoke_login(connection, policy, name)
+                logins.revoke(connection, settings, policy, name, by=by)
                 print(f"revoked {name}")
-            for name, audience in options.login:
-                said = f"postgres login {name}={audience}"
-                record(settings, Event(system_actor(), "user", audience=audience, statement=said))
-                grant_login(connection, policy, name, audience)
-                print(f"granted {name} {audience}")
+            for name in options.login:
+                print(f"granted {name} {logins.grant(connection, settings, policy, users, name, by=by)}")
     except PostgresError as error:
         raise ValueError(str(error)) from error
     return 0

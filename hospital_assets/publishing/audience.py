@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hospital_assets.contracts import Column, Contract
-from hospital_assets.publishing.policy import Mask, Policy, PolicyError, RoleName
+from hospital_assets.publishing.policy import Mask, Policy, PolicyError, RoleName, role_named
 from hospital_assets.warehouse.dialect import quoted
 
 
@@ -40,9 +40,7 @@ def check_audience(policy: Policy, role: str, hospital_id: str | None) -> None:
     Raises:
         PolicyError: what there is instead.
     """
-    rules = {str(name): found for name, found in policy.roles.items()}.get(role)
-    if rules is None:
-        raise PolicyError(f"the policy names no role '{role[:64]}'; it names {', '.join(policy.roles)}")
+    rules = policy.roles[role_named(policy, role)]
     if (rules.rows == "own_hospital") != bool(hospital_id):
         needed = "is at one hospital: say which, as in H1" if not hospital_id else "is not at a hospital"
         raise PolicyError(f"role '{role}' {needed}")

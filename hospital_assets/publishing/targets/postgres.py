@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.publishing.policy import Policy, RoleName
+from hospital_assets.publishing.audience import parse_audience
+from hospital_assets.publishing.policy import Policy, PolicyError, RoleName
 from hospital_assets.publishing.publications import (
     PublicationError,
     current_version,
@@ -199,13 +200,10 @@ def grant_login(connection: Connection, policy: Policy, login: str, audience: st
         PostgresError: the name cannot be a login's, it has powers that no policy can bind, or there is
             no such audience.
     """
-    role, _, hospital = audience.partition("-")
-    if role not in policy.roles:
-        raise PostgresError(f"no role '{role}'; there are {', '.join(policy.roles)}")
-    rules = policy.roles[role]
-    if (rules.rows == "own_hospital") != bool(hospital):
-        example = f"{role}-H1" if rules.rows == "own_hospital" else role
-        raise PostgresError(f"'{audience}' is no audience of this policy; say it as in '{example}'")
+    try:
+        role, hospital = parse_audience(policy, audience)
+    except PolicyError as error:
+        raise PostgresError(f"'{audience}' is no audience: {error}") from None
     if not _LOGIN.fullmatch(login) or login.startswith(("pg_", "hospital_")):
         raise PostgresError(
             "a login is lower-case letters, digits, '.', '-' and '_', and starts with neither pg_ nor hospital_"
@@ -248,6 +246,14 @@ def revoke_login(connection: Connection, policy: Policy, login: str) -> None:
     with _transaction(connection):
         _leave_groups(connection, policy, login)
         _run(connection, f"delete from {ACCESS}.logins where login = {literal(login)}")
+
+
+def logins_of(connection: Connection, policy: Policy) -> dict[str, str]:
+    """The logins that have an audience, with it."""
+    with _without_values("reading the logins"):
+        _prepare(connection, policy)
+        rows = _rows(connection, f"select login, role, hospital_id from {ACCESS}.logins order by login")
+    return {login: f"{role}-{hospital}" if hospital else role for login, role, hospital in rows}
 
 
 def _leave_groups(connection: Connection, policy: Policy, login: str) -> None:
