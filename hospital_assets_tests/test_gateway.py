@@ -308,7 +308,7 @@ class Client:
 def gateway(place: Place) -> Iterator[tuple[str, Place]]:
     import uvicorn
 
-    app = build_app(place.settings, limits=Limits(seconds=10, rows=1_000))
+    app = build_app(place.settings, limits=Limits(seconds=120, rows=1_000))
     users = app.state.gate.users
     for user in (User("ann", "analyst"), User("eve", "executive"), User("dora", "doctor", "H1")):
         users.add(user, PASSWORD, by="os:test")

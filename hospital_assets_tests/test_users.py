@@ -334,7 +334,7 @@ def test_both_applications_follow_the_rule(command: str, tmp_path: Path, certifi
     hospital = [str(Path(sys.executable).with_name("hospital")), "--data-dir", str(tmp_path), command]
 
     def refused(*options: str) -> str:
-        done = subprocess.run([*hospital, *options], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([*hospital, *options], capture_output=True, text=True, timeout=120)
         assert done.returncode == 2
         return done.stderr
 
@@ -372,13 +372,13 @@ def test_both_applications_speak_tls_and_refuse_other_hosts(
             session.verify, session.trust_env = str(certificate[0]), False
             if command == "dashboard":
                 form = {"name": "ann", "password": PASSWORD}
-                answer = session.post(f"{url}/login", data=form, allow_redirects=False, timeout=30)
+                answer = session.post(f"{url}/login", data=form, allow_redirects=False, timeout=120)
                 assert answer.status_code == 303 and "; secure" in answer.headers["set-cookie"].lower()
             else:
-                answer = session.post(f"{url}/v1/login", json={"user": "ann", "password": PASSWORD}, timeout=30)
+                answer = session.post(f"{url}/v1/login", json={"user": "ann", "password": PASSWORD}, timeout=120)
                 assert answer.json()["audience"] == "analyst"
             for host in ("evil.example", "localhost.evil.example", EVERYWHERE):
-                assert session.get(url, headers={"host": host}, timeout=30).status_code == 400
+                assert session.get(url, headers={"host": host}, timeout=120).status_code == 400
     finally:
         server.kill()
-        server.wait(timeout=30)
+        server.wait(timeout=120)
