@@ -44,82 +44,16 @@ list_aggregate list_any_value list_apply list_avg list_concat list_contains list
 list_extract list_filter list_max list_min list_position list_reverse list_slice list_sort list_sum
 list_transform list_value len map map_entries map_extract map_keys map_values range row struct_extract
 struct_pack unnest json_extract json_extract_string json_array_length json_keys json_type json_valid to_json
-to_days array_contains array_distinct array_position array_slice error
+to_days array_contains array_distinct array_position array_slice
 """
 
-ALLOWED_FUNCTIONS = frozenset(" ".join((_AGGREGATES, _WINDOW, _NUMBERS, _TEXT, _TIME, _OTHER)).split()) - {"error"}
+ALLOWED_FUNCTIONS = frozenset(" ".join((_AGGREGATES, _WINDOW, _NUMBERS, _TEXT, _TIME, _OTHER)).split())
 
+_WORDS = """
+all and any as between by case cube distinct else except exclude exists filter from group grouping having in
+intersect is join lateral like ilike limit materialized not of offset on or order over partition pivot unpivot
+qualify recursive rename rollup select sets similar some then to union using values when where window with
+within within_group array for include nulls sample tablesample rows range interval decimal numeric varchar
+"""
 #: Words of the language that may stand before a parenthesis.
-WORDS = frozenset(
-    [
-        "all",
-        "and",
-        "any",
-        "as",
-        "between",
-        "by",
-        "case",
-        "cube",
-        "distinct",
-        "else",
-        "except",
-        "exclude",
-        "exists",
-        "filter",
-        "from",
-        "group",
-        "grouping",
-        "having",
-        "in",
-        "intersect",
-        "is",
-        "join",
-        "lateral",
-        "like",
-        "ilike",
-        "limit",
-        "materialized",
-        "not",
-        "of",
-        "offset",
-        "on",
-        "or",
-        "order",
-        "over",
-        "partition",
-        "pivot",
-        "unpivot",
-        "qualify",
-        "recursive",
-        "rename",
-        "rollup",
-        "select",
-        "sets",
-        "similar",
-        "some",
-        "then",
-        "to",
-        "union",
-        "using",
-        "values",
-        "when",
-        "where",
-        "window",
-        "with",
-        "within",
-        "within_group",
-        "array",
-        "columns",
-        "for",
-        "include",
-        "nulls",
-        "sample",
-        "tablesample",
-        "rows",
-        "range",
-        "interval",
-        "decimal",
-        "numeric",
-        "varchar",
-    ]
-) - {"columns"}
+WORDS = frozenset(_WORDS.split())

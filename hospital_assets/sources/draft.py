@@ -1,8 +1,8 @@
 """A first draft of a source profile, from a sample of what the source sends.
 
-Columns are matched to ours by their names (in the languages of the synonyms below) and by the look of
+Columns are matched to ours by their names (see `synonyms.toml`) and by the look of
 their values; whatever is a guess is said so in a comment. Pure functions of text. A draft is made to be
-read, mended and tried with `hospital profiles test`, not to be trusted.
+read, corrected and tried with `hospital profiles test`, not to be trusted.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import io
 import itertools
 import json
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from importlib import resources
 from pathlib import Path
 
 from hospital_assets.landing.content import as_json_lines, read_content
@@ -27,231 +29,17 @@ _SAMPLE = 2000
 #: How alike two names must be (0 to 1) to mean the same.
 _ALIKE = 0.84
 
-#: Subject -> our column -> how sources call it. English first; German, French, Spanish where common.
-SYNONYMS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "er_visits": {
-        "visit_id": (
-            "visit id",
-            "visit number",
-            "encounter id",
-            "stay id",
-            "case id",
-            "case number",
-            "fallnummer",
-            "fall id",
-            "episode id",
-            "admission id",
-            "account number",
-        ),
-        "patient_id": (
-            "patient id",
-            "mrn",
-            "subject id",
-            "pid",
-            "patient number",
-            "patient",
-            "patientennummer",
-            "patienten nr",
-            "patient nr",
-            "patienten id",
-            "pat nr",
-            "medical record number",
-        ),
-        "hospital_id": (
-            "hospital id",
-            "hospital",
-            "site id",
-            "site",
-            "facility id",
-            "facility",
-            "organization",
-            "klinik",
-            "standort",
-            "campus",
-        ),
-        "department": (
-            "department",
-            "department routed",
-            "ward",
-            "unit",
-            "service",
-            "abteilung",
-            "bereich",
-            "speciality",
-        ),
-        "doctor_id": (
-            "doctor id",
-            "doctor",
-            "doctor assigned",
-            "physician id",
-            "physician",
-            "provider id",
-            "arzt",
-            "medico",
-        ),
-        "arrival_mode": (
-            "arrival mode",
-            "arrival transport",
-            "mode of arrival",
-            "ankunftsart",
-            "zuweisung",
-            "transport",
-        ),
-        "arrival_time": (
-            "arrival time",
-            "arrival",
-            "arrived at",
-            "registration time",
-            "check in",
-            "intime",
-            "ankunft",
-            "ankunftszeit",
-            "aufnahmezeit",
-            "arrivee",
-            "llegada",
-            "arrival date time",
-        ),
-        "handover_time": ("handover time", "ambulance handover", "uebergabe"),
-        "triage_time": ("triage time", "triaged at", "triage start", "triagezeit", "ersteinschaetzung"),
-        "triage_level": (
-            "triage level",
-            "triage",
-            "acuity",
-            "esi",
-            "triage acuity",
-            "triage category",
-            "triagestufe",
-            "dringlichkeit",
-            "priority",
-            "severity",
-            "urgency",
-        ),
-        "room_time": ("room time", "roomed at", "bed time", "raum", "behandlungsraum"),
-        "provider_time": (
-            "provider time",
-            "treatment start time",
-            "seen by doctor",
-            "doctor seen",
-            "first contact",
-            "physician time",
-            "arztkontakt",
-            "behandlungsbeginn",
-        ),
-        "decision_time": ("decision time", "disposition time", "admit decision", "entscheidung"),
-        "departure_time": (
-            "departure time",
-            "discharge time",
-            "departure",
-            "discharged at",
-            "outtime",
-            "left at",
-            "check out",
-            "entlassung",
-            "entlassungszeit",
-            "abgang",
-        ),
-        "disposition": ("disposition", "outcome", "discharge disposition", "verbleib", "entlassungsart", "result"),
-        "chief_complaint": (
-            "chief complaint",
-            "complaint",
-            "reason",
-            "reason for visit",
-            "condition",
-            "leitsymptom",
-            "vorstellungsgrund",
-            "presenting complaint",
-            "motif",
-        ),
-        "recorded_at": ("recorded at", "updated at", "last modified", "modified at", "created at", "geaendert am"),
-    },
-    "patients": {
-        "patient_id": (
-            "patient id",
-            "mrn",
-            "subject id",
-            "pid",
-            "patient number",
-            "patient",
-            "patientennummer",
-            "patienten nr",
-            "patient nr",
-            "patienten id",
-            "medical record number",
-        ),
-        "first_name": ("first name", "given name", "vorname", "prenom", "nombre"),
-        "last_name": ("last name", "family name", "surname", "nachname", "apellido"),
-        "birth_date": (
-            "birth date",
-            "date of birth",
-            "dob",
-            "birthdate",
-            "geburtsdatum",
-            "geboren",
-            "date naissance",
-            "fecha nacimiento",
-        ),
-        "age_years": ("age", "age years", "patient age", "alter", "edad"),
-        "sex": ("sex", "gender", "geschlecht", "sexe", "sexo"),
-        "race": ("race",),
-        "ethnicity": ("ethnicity", "ethnic group"),
-        "blood_group": ("blood group", "blood type", "blutgruppe"),
-        "street": ("street", "address", "strasse"),
-        "city": ("city", "town", "ort"),
-        "state": ("state", "bundesland"),
-        "zip": ("zip", "zip code", "postal code", "postcode", "plz"),
-        "phone": ("phone", "telephone", "telefon"),
-        "insurer": ("insurer", "insurance", "payer", "kostentraeger", "krankenkasse"),
-        "pre_existing_condition": ("pre existing condition", "chronic condition", "vorerkrankung"),
-        "recorded_at": ("recorded at", "updated at", "last modified", "modified at"),
-    },
-    "vitals": {
-        "observation_id": ("observation id", "measurement id", "messung id"),
-        "visit_id": ("visit id", "encounter id", "stay id", "fallnummer", "encounter"),
-        "patient_id": (
-            "patient id",
-            "mrn",
-            "subject id",
-            "pid",
-            "patient",
-            "patientennummer",
-            "patienten nr",
-            "patient nr",
-        ),
-        "hospital_id": ("hospital id", "hospital", "site id", "facility id"),
-        "device_id": ("device id", "device", "monitor", "geraet"),
-        "measured_at": (
-            "measured at",
-            "charttime",
-            "measurement time",
-            "observed at",
-            "timestamp",
-            "messzeit",
-            "date time",
-            "recorded time",
-        ),
-    },
-    "diagnoses": {
-        "diagnosis_id": ("diagnosis id",),
-        "visit_id": ("visit id", "encounter id", "stay id", "fallnummer", "encounter"),
-        "patient_id": ("patient id", "mrn", "subject id", "patient", "patientennummer", "patienten nr", "patient nr"),
-        "hospital_id": ("hospital id", "hospital", "site id", "facility id"),
-        "encounter_date": ("encounter date", "visit date", "diagnosis date", "datum"),
-        "sequence": ("sequence", "seq num", "rank", "diagnosis number", "rang"),
-        "icd_code": ("icd code", "icd10 code", "icd 10", "icd", "diagnosis code", "dx code"),
-        "icd_version": ("icd version",),
-        "description": ("description", "icd title", "diagnosis", "diagnose", "bezeichnung"),
-    },
-    "adt_events": {
-        "message_id": ("message id", "message control id", "event id"),
-        "event_type": ("event type", "trigger event", "message type"),
-        "visit_id": ("visit id", "stay id", "encounter id", "admission id", "fallnummer"),
-        "patient_id": ("patient id", "mrn", "subject id", "patient", "patientennummer", "patienten nr", "patient nr"),
-        "hospital_id": ("hospital id", "hospital", "site id", "facility id"),
-        "department": ("department", "ward", "unit", "station"),
-        "bed_id": ("bed id", "bed", "bett"),
-        "event_at": ("event at", "event time", "occurred at"),
-        "visit_start_at": ("admission time", "admitted at", "visit start", "aufnahme"),
-    },
+_WORDS = tomllib.loads(resources.files(__package__).joinpath("synonyms.toml").read_text(encoding="utf-8"))
+#: Subject -> our column -> how sources call it.
+SYNONYMS: Mapping[str, Mapping[str, Sequence[str]]] = _WORDS["columns"]
+#: Vital sign -> how sources call its column, and the unit where its numbers say nothing else.
+VITAL_SIGNS: Mapping[str, tuple[Sequence[str], str | None]] = {
+    name: (stated["names"], stated.get("unit")) for name, stated in _WORDS["vital_signs"].items()
+}
+#: Our column -> what landed codes of any source mean.
+_CODES: Mapping[str, Mapping[str, str]] = {
+    column: {code: meaning for meaning, codes in meanings.items() for code in codes}
+    for column, meanings in _WORDS["codes"].items()
 }
 #: What a file of a subject cannot do without.
 _ESSENTIAL = {
@@ -267,118 +55,6 @@ _CLOCKS = {
     "diagnoses": "encounter_date",
     "adt_events": "visit_start_at",
     "patients": "recorded_at",
-}
-#: Vital sign -> how sources call its column, and the unit where its numbers say nothing else.
-VITAL_SIGNS: Mapping[str, tuple[tuple[str, ...], str | None]] = {
-    "heart_rate": (("heart rate", "hr", "pulse", "heartrate", "puls"), "/min"),
-    "respiratory_rate": (("respiratory rate", "rr", "resp rate", "resprate", "atemfrequenz"), "/min"),
-    "spo2": (("spo2", "o2sat", "oxygen saturation", "sauerstoffsaettigung"), "%"),
-    "systolic_bp": (("systolic bp", "sbp", "systolic", "systolisch"), "mm[Hg]"),
-    "diastolic_bp": (("diastolic bp", "dbp", "diastolic", "diastolisch"), "mm[Hg]"),
-    "temperature": (("temperature", "temp", "body temperature", "temperatur"), None),
-    "gcs": (("gcs", "glasgow coma scale"), None),
-    "pain": (("pain", "pain score", "schmerz"), None),
-}
-#: Our column -> what landed codes of any source mean.
-_CODES: Mapping[str, Mapping[str, str]] = {
-    "sex": {
-        "m": "male",
-        "f": "female",
-        "w": "female",
-        "male": "male",
-        "female": "female",
-        "mann": "male",
-        "frau": "female",
-        "maennlich": "male",
-        "männlich": "male",
-        "weiblich": "female",
-        "homme": "male",
-        "femme": "female",
-        "d": "other",
-        "x": "other",
-        "u": "unknown",
-        "unbekannt": "unknown",
-        "divers": "other",
-    },
-    "triage_level": {
-        "critical": "1",
-        "resuscitation": "1",
-        "immediate": "1",
-        "sofort": "1",
-        "rot": "1",
-        "red": "1",
-        "emergent": "2",
-        "high": "2",
-        "very urgent": "2",
-        "sehr dringend": "2",
-        "orange": "2",
-        "urgent": "3",
-        "medium": "3",
-        "dringend": "3",
-        "gelb": "3",
-        "yellow": "3",
-        "less urgent": "4",
-        "low": "4",
-        "standard": "4",
-        "normal": "4",
-        "gruen": "4",
-        "grün": "4",
-        "green": "4",
-        "non urgent": "5",
-        "non-urgent": "5",
-        "nicht dringend": "5",
-        "blau": "5",
-        "blue": "5",
-    },
-    "arrival_mode": {
-        "walk in": "walk_in",
-        "walk-in": "walk_in",
-        "self": "walk_in",
-        "zu fuss": "walk_in",
-        "selbst": "walk_in",
-        "selbsteinweiser": "walk_in",
-        "ambulance": "ambulance",
-        "ems": "ambulance",
-        "rettungsdienst": "ambulance",
-        "rtw": "ambulance",
-        "helicopter": "helicopter",
-        "hubschrauber": "helicopter",
-    },
-    "disposition": {
-        "home": "home",
-        "discharged": "home",
-        "entlassen": "home",
-        "ambulant": "home",
-        "nach hause": "home",
-        "admitted": "admitted",
-        "stationaer": "admitted",
-        "stationär": "admitted",
-        "transferred": "transferred",
-        "transfer": "transferred",
-        "verlegt": "transferred",
-        "lwbs": "left_without_being_seen",
-        "died": "expired",
-        "deceased": "expired",
-        "verstorben": "expired",
-        "ama": "against_medical_advice",
-    },
-    "department": {
-        "er": "Emergency",
-        "ed": "Emergency",
-        "emergency": "Emergency",
-        "notaufnahme": "Emergency",
-        "zna": "Emergency",
-        "chirurgie": "Surgery",
-        "surgery": "Surgery",
-        "kardiologie": "Cardiology",
-        "cardiology": "Cardiology",
-        "paediatrie": "Pediatrics",
-        "pädiatrie": "Pediatrics",
-        "icu": "ICU",
-        "intensiv": "ICU",
-        "onkologie": "Oncology",
-        "geburtshilfe": "Maternity",
-    },
 }
 _FORMATS = [
     f"{day}{gap}{time}"
