@@ -27,8 +27,8 @@ def add_commands(commands: Commands) -> None:
     add_address(dashboard, 8000)
     dashboard.add_argument(
         "--audience",
-        default="admin",
-        help="whose publication is shown as long as there are no users, as in executive or doctor-H1",
+        help="whose publication is shown as long as there are no users, as in executive or doctor-H1 "
+        "(default: the first role of the policy)",
     )
     dashboard.set_defaults(run=_dashboard)
 
@@ -73,11 +73,13 @@ def _dashboard(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.access.serving import run
     from hospital_assets.dashboard.app import create_app
     from hospital_assets.dashboard.serve import dashboard_of, publish_first
+    from hospital_assets.publishing.policy import load_policy
 
     address = address_of(options)
+    audience = options.audience or next(iter(load_policy(settings).roles))
     with closing(AuditLog(settings)) as log:
-        dashboard = dashboard_of(settings, options.audience, log.append, address)
-        publish_first(settings, options.audience, lambda text: print(f"hospital: {text}", file=sys.stderr))
+        dashboard = dashboard_of(settings, audience, log.append, address)
+        publish_first(settings, audience, lambda text: print(f"hospital: {text}", file=sys.stderr))
         print(address, flush=True)
         run(create_app(dashboard), address, graceful_seconds=2)
     return 0
