@@ -9,9 +9,11 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import duckdb
@@ -23,15 +25,22 @@ from hypothesis import strategies as st
 
 from hospital_assets.automation.build import BuildReport
 from hospital_assets.automation.schedules import overview_page_schedule
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.contracts.table import Measure
 from hospital_assets.dashboard import svg
-from hospital_assets.dashboard.figures import Away, Column, Figure, Page
+from hospital_assets.dashboard.figures import Away, Card, Column, Figure, Page
 from hospital_assets.dashboard.mart import Mart, Row, visits_since
 from hospital_assets.dashboard.pages.conditions_queries import condition_trends, is_by_month
+from hospital_assets.dashboard.pages.deterioration import deterioration
+from hospital_assets.dashboard.pages.deterioration_queries import intervals
 from hospital_assets.dashboard.pages.flow import flow
 from hospital_assets.dashboard.pages.forecast import forecast
+from hospital_assets.dashboard.pages.forecast_queries import FORECAST_OF
 from hospital_assets.dashboard.pages.governance import retention_queue
+from hospital_assets.dashboard.pages.menu import MENU
 from hospital_assets.dashboard.pages.quality import quality
 from hospital_assets.dashboard.pages.shared_queries import equity, people
+from hospital_assets.dashboard.pages.workforce_queries import shift_patterns
 from hospital_assets.dashboard.render import cell, render
 from hospital_assets.dashboard.serve import publish_first
 from hospital_assets.dashboard.slices import Known, Slice, read_slice
@@ -113,6 +122,155 @@ def test_ways_are_the_visits_of_the_facts(shown: Settings, admin: Mart) -> None:
         name = "Not triaged" if level is None else f"{level} {admin.known.triage[str(level)]}"
         assert of[mode.replace("_", " ").capitalize(), name] == n
     assert ways.n == wanted["n"].sum()
+
+
+def test_stages_and_handovers_are_those_of_the_visits(shown: Settings, admin: Mart) -> None:
+    page = flow(admin, read_slice({"hospital": "H1"}, admin.known))
+    visits = "facts.fact_emergency_visits join dimensions.dim_hospital using (hospital_key) where hospital_id = 'H1'"
+    wanted = query(
+        shown,
+        "select count(*), count(room_at), avg(epoch(room_at - triage_at) / 60) filter (room_at >= triage_at), "
+        f"count(departure_at) from {visits} and not is_cancelled",
+    ).row(0)
+    of = {row[0]: row for row in figure(page, "stages").rows}
+    assert (of["Arrival"][1], of["Treatment room"][1], of["Departure"][1]) == (wanted[0], wanted[1], wanted[3])
+    assert of["Treatment room"][4] == pytest.approx(wanted[2])
+    minutes = "epoch(handover_at - arrival_at) / 60"
+    late = query(
+        shown,
+        f"select count(*), count(*) filter ({minutes} > 15), count(*) filter ({minutes} > 30), "
+        f"count(*) filter ({minutes} > 60) from {visits} and not is_cancelled and arrival_mode = 'ambulance' "
+        "and handover_at >= arrival_at",
+    ).row(0)
+    handovers = figure(page, "handovers")
+    assert (handovers.n, *(row[2] for row in handovers.rows)) == late
+
+
+def test_shifts_and_rests_are_those_of_the_facts(shown: Settings, admin: Mart) -> None:
+    row = shift_patterns(admin, read_slice({}, admin.known))
+    assert row is not None
+    wanted = query(
+        shown,
+        "with s as (select *, hour(timezone(time_zone, shift_start_at)) >= 21 as is_night, "
+        "epoch(shift_start_at - lag(shift_end_at) over w) / 3600 as rest from facts.fact_doctor_shifts "
+        "join dimensions.dim_hospital using (hospital_key) "
+        "window w as (partition by doctor_key order by shift_start_at, shift_id)) "
+        "select count(*), count(*) filter (shift_hours >= 12), count(*) filter (is_night), count(*) filter (rest >= 0),"
+        " count(*) filter (rest >= 0 and rest < 11) from s",
+    ).row(0)
+    names = ("shifts_count", "long_count", "nights_count", "rests_count", "short_rest_count")
+    assert tuple(row[name] for name in names) == wanted
+
+
+def test_observations_are_those_of_the_facts(shown: Settings, admin: Mart) -> None:
+    where = read_slice({"hospital": "H1", "department": "Emergency"}, admin.known)
+    page = deterioration(admin, where)
+    sets = (
+        "with v as (select *, least(arrival_at, triage_at) as start_at from facts.fact_emergency_visits "
+        "join dimensions.dim_hospital using (hospital_key) join dimensions.dim_department using (department_key) "
+        "where dim_hospital.hospital_id = 'H1' and department_name = 'Emergency' and not is_cancelled), "
+        "o as (select v.*, measured_at, observation_id, news2_score, news2_missing_count, news2_response, "
+        "f.age_years as set_age, lead(measured_at) over (partition by visit_id order by measured_at, observation_id) "
+        "as next_at from v join facts.fact_vitals f using (visit_id) "
+        "where measured_at >= start_at and measured_at <= coalesce(departure_at, arrival_at + interval 3 days)) "
+    )
+    (scored, sick) = query(shown, f"{sets} select count(news2_score), count(*) filter (news2_score >= 7) from o").row(0)
+    bands = figure(page, "bands")
+    assert bands.n == scored
+    shares = [(row[1], row[-1]) for row in bands.rows]
+    assert sum(n * share / 100 for n, share in shares if share is not None) <= sick + 1e-6  # type: ignore[operator]
+    in_time = query(
+        shown,
+        f"{sets} select count(*) from (select visit_id, min(measured_at) as first_at, any_value(start_at) as start_at "
+        "from o where news2_missing_count = 0 and visit_id in (select visit_id from v where age_years >= 16) group by 1"
+        ") where epoch(first_at - start_at) / 60 <= 15",
+    ).item()
+    first = figure(page, "first-sets").rows[0]
+    assert first[3] == in_time
+    urgent = query(
+        shown,
+        f"{sets} select count(*) filter (epoch(next_at - measured_at) / 60 <= 60), "
+        "count(*) filter (epoch(next_at - measured_at) / 60 > 60) from o where news2_score in (5, 6)",
+    ).row(0)
+    found = intervals(admin, where)["score_5_to_6"]
+    assert (found["in_time"], found["late"]) == urgent
+
+
+# --- each figure and its definition
+
+
+def only(file: Path, tables: Collection[str]) -> Mart:
+    """A publication in which all facts and KPIs but some have no rows."""
+    connection = duckdb.connect()
+    connection.execute(f"attach '{file}' as published (read_only)")
+    found = connection.execute(
+        "select schema_name, table_name from duckdb_tables() where database_name = 'published'"
+    ).fetchall()
+    for schema, table in found:
+        connection.execute(f"create schema if not exists {schema}")
+        limit = "" if schema == "dimensions" or table in tables else "limit 0"
+        connection.execute(f"create table {schema}.{table} as from published.{schema}.{table} {limit}")
+    connection.execute("detach published")
+    return Mart(connection, "admin", "1", NOW, NOW, 11)
+
+
+def plain(value: Any) -> Any:
+    """What is shown, as plain values; sums of fractions depend on their order."""
+    if isinstance(value, float):
+        return round(value, 6)
+    if isinstance(value, dict):
+        return {name: plain(found) for name, found in value.items()}
+    return [plain(found) for found in value] if isinstance(value, list | tuple) else value
+
+
+def shown_by(mart: Mart) -> dict[tuple[str, str], Card | Figure]:
+    """Every card and figure of the pages that are made from a publication."""
+    where = read_slice({}, mart.known)
+    return {
+        (entry.name, f"{type(part).__name__} {part.id}"): part
+        for entry in MENU
+        if entry.build is not None
+        for page in [entry.build(mart, where)]
+        for part in (*page.cards, *page.figures)
+    }
+
+
+def tables_of(measure: Measure) -> frozenset[str]:
+    """The tables that a definition stands with."""
+    with_it = {contract.name for contract in CONTRACTS.values() if measure in contract.measures}
+    return frozenset(with_it or {FORECAST_OF[measure.name]})
+
+
+def test_every_figure_is_computed_from_the_table_whose_definition_it_opens(
+    shown: Settings, admin: Mart, tmp_path: Path
+) -> None:
+    version = published_folder(shown.data_dir) / "admin" / admin.version
+    (file,) = version.glob("*.duckdb")
+    copy = Path(shutil.copyfile(file, tmp_path / "publication.duckdb"))
+    whole = shown_by(admin)
+    assert all(part.measure is not None for part in whole.values()), "a figure without a definition"
+    by_tables: dict[frozenset[str], list[tuple[str, str]]] = {}
+    for place, part in whole.items():
+        assert part.measure is not None
+        by_tables.setdefault(tables_of(part.measure), []).append(place)
+    nothing = only(copy, ())
+    nothing.__dict__["known"] = admin.known
+    blank = shown_by(nothing)
+    wrong, same = [], []
+    for tables, places in by_tables.items():
+        mart = only(copy, tables)
+        # What can be chosen does not depend on the table.
+        mart.__dict__["known"] = admin.known
+        alone = shown_by(mart)
+        wrong += [p for p in places if p not in alone or plain(asdict(alone[p])) != plain(asdict(whole[p]))]
+        # A figure that shows the same without its table is not computed from it.
+        same += [place for place in places if blank.get(place) == whole[place] and not is_empty(whole[place])]
+        mart.connection.close()
+    assert not wrong and not same, (wrong, same)
+
+
+def is_empty(part: Card | Figure) -> bool:
+    return part.kind == "empty" if isinstance(part, Figure) else part.value in ("0", "\u2013")
 
 
 # --- who came

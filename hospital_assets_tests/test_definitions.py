@@ -85,11 +85,10 @@ def test_definitions_are_those_of_their_settings(tmp_path: Path) -> None:
 
 
 def undeclared(declared: Collection[OtherDays]) -> set[tuple[str, str]]:
-    """Facts, with the inputs they read of other days without saying so."""
+    """Facts (and the KPIs that ever declare any), with the inputs they read of other days without saying so."""
     found = set()
-    for name, contract in CONTRACTS.items():
-        if contract.layer != "facts" or not contract.partitioned:
-            continue
+    looked_at = {name for name, contract in CONTRACTS.items() if contract.layer == "facts" and contract.partitioned}
+    for name in looked_at | {other.fact for other in DECLARED}:
         fact = dg.AssetKey(name)
         said = {table for other in declared if other.fact == name for table in other.inputs} | REFERENCE_DATA
         for parent in GRAPH.get(fact).parent_keys:

@@ -69,6 +69,7 @@ def places() -> dict[str, dict[str, Any]]:
     from hospital_assets.live.alert_rules import visit_states, vital_signals
     from hospital_assets.live.board import read_board
     from hospital_assets.measures import news2 as score
+    from hospital_assets.measures.observations import FIRST_SET_LIMITS
     from hospital_assets.warehouse.dialect import lazy
     from hospital_assets_tests import test_dashboard as boards
     from hospital_assets_tests.test_kpis import (
@@ -288,6 +289,31 @@ def places() -> dict[str, dict[str, Any]]:
                 range(20),
             ),
             "rule": rule("news2_response", "emergency").says,
+        },
+        "HANDOVER_MINUTES": {"measure": measure("kpi_handovers_daily")},
+        "LATE_HANDOVER_MINUTES": {
+            "measure": measure("kpi_handovers_daily"),
+            "column": FIELDS["over_30_minutes_count"].description,
+        },
+        "LONG_HANDOVER_MINUTES": {
+            "measure": measure("kpi_handovers_daily"),
+            "column": FIELDS["over_60_minutes_count"].description,
+        },
+        "NEWS2_RESPONSE_MINUTES": {"measure": measure("kpi_news2_response_daily")},
+        "FIRST_SET_MINUTES": {"measure": measure("kpi_first_observations_daily"), "limits": FIRST_SET_LIMITS[0]},
+        "LATEST_FIRST_SET_MINUTES": {"measure": measure("kpi_first_observations_daily"), "limits": FIRST_SET_LIMITS[1]},
+        "LONG_SHIFT_HOURS": {
+            "measure": measure("kpi_shift_patterns_daily"),
+            "column": FIELDS["long_shifts_count"].description,
+        },
+        "NIGHT_STARTS_HOUR": {
+            "measure": measure("kpi_shift_patterns_daily", 1),
+            "column": FIELDS["nights_count"].description,
+        },
+        "NIGHT_AFTER_NIGHT_HOURS": {"measure": measure("kpi_shift_patterns_daily", 1)},
+        "SHORTEST_REST_HOURS": {
+            "measure": measure("kpi_shift_patterns_daily", 2),
+            "column": FIELDS["short_rests_count"].description,
         },
         "OVERSTAY_HOURS": {
             "kpi": first(lambda h: stayed(h) == 1, range(40, 80)) - 1,

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 #: Tables and their checks; pages and publications are made of them, each when it is asked for.
 TABLES = dg.AssetSelection.groups("raw", "cleaned", "dimensions", "facts", "kpis")
 
-#: Feeds whose records change the facts of their own days only.
+#: Feeds whose records change the facts of their own days only. KPIs of observations of the evening before are settled
+#: with the next batch, or the next visits.
 SETTLED_FEEDS = ("vitals",)
 
 #: A day's refresh: everything that is partitioned, and the tables it needs to be right.

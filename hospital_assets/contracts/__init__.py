@@ -7,13 +7,35 @@ nothing restates it. Does not belong here: how a table is computed, stored or ch
 
 from __future__ import annotations
 
-from hospital_assets.contracts import cleaned, dimensions, facts, kpis, kpis_emergency, kpis_flow, raw
+from hospital_assets.contracts import (
+    cleaned,
+    dimensions,
+    facts,
+    kpis,
+    kpis_deterioration,
+    kpis_emergency,
+    kpis_flow,
+    kpis_pathways,
+    kpis_shifts,
+    raw,
+)
 from hospital_assets.contracts.table import PARTITION_COLUMN, Column, Contract, Layer, Table
 
 #: Every contract by table name, in the order data passes through them.
 CONTRACTS: dict[str, Contract] = {
     model.contract().name: model.contract()
-    for layer in (raw, cleaned, dimensions, facts, kpis, kpis_emergency, kpis_flow)
+    for layer in (
+        raw,
+        cleaned,
+        dimensions,
+        facts,
+        kpis,
+        kpis_emergency,
+        kpis_pathways,
+        kpis_deterioration,
+        kpis_flow,
+        kpis_shifts,
+    )
     for model in layer.TABLES
 }
 

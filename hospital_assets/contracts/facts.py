@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from hospital_assets.contracts.table import Table, column
+from hospital_assets.contracts.table import Measure, Table, column
 from hospital_assets.measures import news2
 from hospital_assets.measures.waits import WAIT_EXCLUSIONS
 
@@ -36,6 +36,44 @@ class FactEmergencyVisits(
         room_minutes boarding_minutes quality_codes
     """,
     order_by=("service_date", "hospital_key", "arrival_at", "visit_id"),
+    measures=[
+        Measure(
+            "Distribution of waits",
+            "Visits with a valid wait by half-hours from door to provider (`wait_minutes`).",
+            "visits",
+            "single visits of the last days of a period that were not cancelled",
+            "CIHI and Ontario indicator library",
+            clock="as door-to-provider wait.",
+            exclusions="visits without a valid wait, by `wait_exclusion`.",
+        ),
+        Measure(
+            "Waits by hour of arrival",
+            "Median, 10th and 90th percentile of the door-to-provider wait by local hour of arrival.",
+            "min",
+            "single visits of the last days of a period that were not cancelled",
+            "CIHI and Ontario indicator library",
+            clock="as door-to-provider wait.",
+            exclusions="visits without a valid wait; hours with few visits are not shown.",
+        ),
+        Measure(
+            "Visits by age and sex",
+            "Visits by ten-year age band on the day of arrival and sex.",
+            "visits",
+            "single visits of the last days of a period that were not cancelled",
+            "as kpi_demographics",
+            exclusions="visits of unknown age.",
+        ),
+        Measure(
+            "Waits by who people are",
+            "Average door-to-provider wait by race, ethnicity and sex, with the interval that chance allows.",
+            "min",
+            "single visits of the last days of a period that were not cancelled",
+            "CIHI and Ontario indicator library",
+            clock="as door-to-provider wait.",
+            exclusions="visits without a valid wait; groups of few are not shown.",
+            variants="not adjusted for triage level, age or hour.",
+        ),
+    ],
 ):
     """Emergency visits with their clocks and the minutes between them."""
 
@@ -100,6 +138,15 @@ class FactBedOccupancy(
         patients_at_start_count arrivals_count departures_count
     """,
     order_by=("service_date", "hospital_key", "department_key", "hour_start_at"),
+    measures=[
+        Measure(
+            "Patients by hour",
+            "Patients in the department at the start of each hour, beside the beds that are staffed then.",
+            "patients",
+            "departments and hours of the last seven days of a period",
+            "periodic snapshot of location segments",
+        )
+    ],
 ):
     """Beds occupied and staffed in each department and hour that has begun."""
 

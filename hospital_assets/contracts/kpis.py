@@ -13,6 +13,8 @@ from hospital_assets.measures.thresholds import LONGEST_WAIT_MINUTES
 from hospital_assets.measures.waits import WAIT_EXCLUSIONS
 
 ALL = "all"
+#: Key columns in which `all` pools all values, where a table has pooled rows.
+POOLED = ("hospital_id", "department_name", "triage_group")
 
 
 class Kpi(Table, layer="kpis"):
@@ -59,6 +61,16 @@ class WaitFigures(
     excluded_negative_count = column("Provider before the patient.")
 
 
+VISITS_BY_LEVEL = Measure(
+    "Visits by triage level",
+    "Visits of each triage level, in percent of those with one; levels 1 and 2 are critical.",
+    "%",
+    "all visits, cancelled ones included, by day of arrival",
+    "ESI handbook",
+    exclusions="untriaged visits, which are counted beside.",
+)
+
+
 class KpiWaitsDaily(
     DailyKpi,
     WaitFigures,
@@ -66,7 +78,7 @@ class KpiWaitsDaily(
     grain="one day, hospital, department and triage level, and their totals",
     key=("service_date", "hospital_id", "department_name", "triage_group"),
     conserved={"visit_count": WAIT_PARTS},
-    measures=[WAITS],
+    measures=[WAITS, VISITS_BY_LEVEL],
 ):
     """Door-to-provider waits of each day by hospital, department and triage level."""
 
@@ -107,12 +119,23 @@ class KpiWaitsRolling(
     service_date = column("The last of the seven.")
 
 
+ARRIVALS = Measure(
+    "Arrivals per hour",
+    "Arrivals in a local hour of a weekday, per such hour that existed.",
+    "/h",
+    "all visits not cancelled",
+    "hillmaker",
+    variants="the hour skipped in spring existed 0 times that day, the one repeated twice.",
+)
+
+
 class KpiArrivalsHourly(
     DailyKpi,
     name="kpi_arrivals_hourly",
     grain="one day, hospital and local hour",
     key=("service_date", "hospital_id", "hour_of_day"),
     columns="iso_weekday_number existing_hours_count arrivals_count",
+    measures=[ARRIVALS],
 ):
     """Arrivals in every local hour that existed, empty hours included."""
 
@@ -128,16 +151,7 @@ class KpiPeakHours(
     grain="one hospital (and all), weekday and local hour",
     key=("hospital_id", "iso_weekday_number", "hour_of_day"),
     columns="existing_hours_count arrivals_count arrivals_per_hour busiest_rank",
-    measures=[
-        Measure(
-            "Arrivals per hour",
-            "Arrivals in a local hour of a weekday, per such hour that existed.",
-            "/h",
-            "all visits not cancelled",
-            "hillmaker",
-            variants="the hour skipped in spring existed 0 times that day, the one repeated twice.",
-        )
-    ],
+    measures=[ARRIVALS],
 ):
     """Arrivals per hour by weekday and local hour, per hour that existed."""
 
@@ -147,12 +161,32 @@ class KpiPeakHours(
     arrivals_count = column("Visits that arrived in the hour.")
 
 
+CONDITIONS = Measure(
+    "Commonest conditions",
+    "Visits by principal diagnosis, in percent of visits with one.",
+    "%",
+    "all visits not cancelled; those without a code are a row of their own",
+    "ICD-10-CM, ICD-9-CM",
+)
+
+
 class KpiConditionsDaily(
     DailyKpi,
     name="kpi_conditions_daily",
     grain="one day, hospital and principal diagnosis",
     key=("service_date", "hospital_id", "icd_version", "icd_code"),
     columns="visit_count",
+    measures=[
+        CONDITIONS,
+        Measure(
+            "Visits of watched groups",
+            "Visits a day whose principal diagnosis is in the clinical groups of a watched illness.",
+            "visits",
+            "all visits not cancelled that have a principal diagnosis",
+            "clinical groups of dim_condition",
+            variants="a day without any is 0; codes come late, so the newest days grow.",
+        ),
+    ],
 ):
     """Visits by principal diagnosis."""
 
@@ -166,15 +200,7 @@ class KpiConditions(
     grain="one hospital (and all) and principal diagnosis",
     key=("hospital_id", "icd_version", "icd_code"),
     columns="condition_name chapter_name visit_count coded_visit_count share_pct commonest_rank",
-    measures=[
-        Measure(
-            "Commonest conditions",
-            "Visits by principal diagnosis, in percent of visits with one.",
-            "%",
-            "all visits not cancelled; those without a code are a row of their own",
-            "ICD-10-CM, ICD-9-CM",
-        )
-    ],
+    measures=[CONDITIONS],
 ):
     """Commonest conditions: visits by principal diagnosis, with what is not coded."""
 
@@ -309,12 +335,24 @@ class KpiTriageMix(
     """Triage mix of the period and the share seen within the level's target."""
 
 
+WORKLOAD = Measure(
+    "Physician workload",
+    "New patients by first provider, per hour on shift.",
+    "/h",
+    "visits with a provider, and those of an unknown one",
+    "EMJ 2018;35:317",
+    variants="limits are three standard deviations of chance (Poisson) around what the "
+    "doctors of the hospital see per hour; without shifts, per doctor.",
+)
+
+
 class KpiPhysicianWorkloadDaily(
     DailyKpi,
     name="kpi_physician_workload_daily",
     grain="one day and doctor",
     key=("service_date", "doctor_key"),
     columns="visit_count shift_hours",
+    measures=[WORKLOAD],
 ):
     """New patients and shift hours of each doctor and day (day of arrival, day of shift start)."""
 
@@ -331,17 +369,7 @@ class KpiPhysicianWorkload(
         doctor_id hospital_key visit_count shift_hours visits_per_shift_hour active_days_count expected_visit_count
         lower_limit_count upper_limit_count is_outside
     """,
-    measures=[
-        Measure(
-            "Physician workload",
-            "New patients by first provider, per hour on shift.",
-            "/h",
-            "visits with a provider, and those of an unknown one",
-            "EMJ 2018;35:317",
-            variants="limits are three standard deviations of chance (Poisson) around what the "
-            "doctors of the hospital see per hour; without shifts, per doctor.",
-        )
-    ],
+    measures=[WORKLOAD],
 ):
     """Physician workload: new patients, shift hours, and patients per shift hour."""
 

@@ -195,9 +195,9 @@ class Page:
     figures: Sequence[Figure] = ()
 
 
-def measure_of(table: str, which: int = 0) -> Measure:
-    """The definition of a KPI table's figure, from its contract."""
-    return CONTRACTS[table].measures[which]
+def measure_of(table: str, name: str = "") -> Measure:
+    """The definition of a figure of a table, from its contract; the first where no name is given."""
+    return next(measure for measure in CONTRACTS[table].measures if name in ("", measure.name))
 
 
 def empty(figure_id: str, title: str, why: str, span: int = 6, measure: Measure | None = None) -> Figure:

@@ -255,3 +255,29 @@ def of_visits(mart: Mart, where: Slice, columns: str, then: str = "", patients: 
     of = _VISITS.format(patients=_PATIENTS if patients else "") + mart.only(where, "f")
     level = "" if where.triage == ALL else "and f.triage_level = $triage::integer"
     return mart.sliced(f"select {columns} {of} {level} {then}", where, since=visits_since(where))
+
+
+def of_table(
+    mart: Mart, where: Slice, table: str, columns: str, then: str = "", *, is_pooled: bool = True
+) -> list[Row]:
+    """A query over the rows of a KPI table that a slice is about; none where it is not published.
+
+    Args:
+        mart: the publication.
+        where: the slice; what the table has no column for does not narrow it.
+        table: the KPI table, by local day in `service_date`.
+        columns: what is selected.
+        then: further conditions, grouping, order.
+        is_pooled: whether the table has rows that pool (`all`); otherwise the slice's rows are added up.
+    """
+    if not mart.has(table, "service_date"):
+        return []
+    slicers = {"hospital_id": "hospital", "department_name": "department", "triage_group": "triage"}
+    conditions = " and ".join(
+        f"{column} = ${slicer}" if is_pooled else f"${slicer} in ('all', {column})"
+        for column, slicer in slicers.items()
+        if mart.has(table, column)
+    )
+    return mart.sliced(
+        f"select {columns} from kpis.{table} where {conditions} and service_date between $first and $last {then}", where
+    )

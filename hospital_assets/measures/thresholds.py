@@ -41,6 +41,13 @@ LONGEST_PRESENCE_HOURS = 72
 #: Patients per treatment space; above it more patients die within ten days (Nordic emergency departments).
 CROWDED_RATIO = 0.9
 
+# Ambulance handovers ------------------------------------------------------------------------------
+
+#: To be done within this; delays are counted over the other two (NHS England, ambulance quality indicators).
+HANDOVER_MINUTES = 15
+LATE_HANDOVER_MINUTES = 30
+LONG_HANDOVER_MINUTES = 60
+
 # NEWS2 --------------------------------------------------------------------------------------------
 
 #: NEWS2 applies from this age on (RCP 2017).
@@ -48,6 +55,12 @@ NEWS2_MINIMUM_AGE_YEARS = 16
 #: Scores from which on the response is urgent, and an emergency (RCP 2017).
 NEWS2_URGENT_SCORE = 5
 NEWS2_EMERGENCY_SCORE = 7
+#: An emergency score asks for an assessment within this (RCP 2017).
+NEWS2_RESPONSE_MINUTES = 30
+#: A full set of observations is to be there so long after arrival or triage (RCEM, Vital signs in majors).
+FIRST_SET_MINUTES = 15
+#: Nobody should be without one for longer than this (local).
+LATEST_FIRST_SET_MINUTES = 60
 
 # Beds and stays -----------------------------------------------------------------------------------
 
@@ -61,6 +74,17 @@ NOON_HOUR = 12
 FULL_PCT = 92
 #: A department whose bed-minutes are used to this share or more is a bottleneck (local).
 BOTTLENECK_PCT = 95
+
+# Shifts -------------------------------------------------------------------------------------------
+
+#: A shift of this or more is long (local).
+LONG_SHIFT_HOURS = 12
+#: A shift that starts at this local hour or later is a night (local).
+NIGHT_STARTS_HOUR = 21
+#: A night follows a night when less than this lies between them (local).
+NIGHT_AFTER_NIGHT_HOURS = 24
+#: Rest between two shifts is to be at least this (Directive 2003/88/EC, article 3).
+SHORTEST_REST_HOURS = 11
 
 # People -------------------------------------------------------------------------------------------
 

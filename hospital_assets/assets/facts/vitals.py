@@ -10,7 +10,9 @@ from hospital_assets.assets.dimensions.members import key_of
 from hospital_assets.assets.dimensions.scd2 import key_at
 from hospital_assets.assets.facts.other_days import OtherDays, moved, other_patients
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.contracts.kpis import ALL
 from hospital_assets.measures.news2 import points, scores
+from hospital_assets.measures.observations import is_around
 from hospital_assets.warehouse.dialect import Frame
 from hospital_assets.warehouse.io_manager import period_of
 
@@ -63,7 +65,42 @@ def age_in_years(birth_date: str, on: str, otherwise: str) -> nw.Expr:
     return nw.when(born.is_null()).then(nw.col(otherwise)).otherwise(completed)
 
 
+def other_observations(stored: Frame, observations: Frame, visits: Frame) -> Frame:
+    """Days whose visits have other observation sets on other days than the KPIs of the day have seen.
+
+    Args:
+        stored: kpi_news2_daily; what it counts of other days stands for all KPIs of observations.
+        observations: fact_vitals.
+        visits: fact_emergency_visits.
+    """
+    elsewhere = (
+        visits.select("visit_id", "service_date", "arrival_at")
+        .join(
+            observations.select("visit_id", "measured_at", "news2_score", _measured_date=nw.col("service_date")),
+            on="visit_id",
+            how="inner",
+        )
+        .filter(nw.col("_measured_date") != nw.col("service_date"), is_around())
+    )
+    now = elsewhere.select("service_date", _count=nw.lit(1), _score=nw.coalesce(nw.col("news2_score"), nw.lit(0)))
+    seen = stored.filter(nw.col("hospital_id") == ALL, nw.col("department_name") == ALL).select(
+        "service_date", _count=-nw.col("other_days_count"), _score=-nw.col("other_days_score_sum")
+    )
+    as_whole = [nw.col(name).cast(nw.Int64) for name in ("_count", "_score")]
+    changes = nw.concat([frame.select("service_date", *as_whole) for frame in (now, seen)], how="vertical")
+    return (
+        changes.group_by("service_date")
+        .agg(nw.col("_count").sum(), nw.col("_score").sum())
+        .filter((nw.col("_count") != 0) | (nw.col("_score") != 0))
+    )
+
+
 OTHER_DAYS = (
+    OtherDays(
+        "kpi_news2_daily",
+        ("fact_vitals", "fact_emergency_visits"),
+        lambda t, _: other_observations(t["kpi_news2_daily"], t["fact_vitals"], t["fact_emergency_visits"]),
+    ),
     OtherDays("fact_vitals", ("cleaned_vitals",), lambda t, _: moved(t["fact_vitals"], "observation_id")),
     OtherDays(
         "fact_vitals",

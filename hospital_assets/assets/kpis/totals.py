@@ -40,6 +40,7 @@ def rates(
     counted: Mapping[str, nw.Expr] = MappingProxyType({}),
     figures: Mapping[str, nw.Expr] = MappingProxyType({}),
     of: Sequence[str] = (),
+    also: Sequence[str] = (),
 ) -> Frame:
     """A rate for each group and its totals: the population, who was left out why, n, numerator.
 
@@ -52,6 +53,7 @@ def rates(
             among them, its share is `value_pct`.
         figures: further aggregations by name.
         of: columns that `figures` need; null for those left out.
+        also: columns that `figures` need of the whole population.
 
     Returns:
         by, totalled, population_count, excluded_<reason>_count, denominator_count, the counted
@@ -64,6 +66,7 @@ def rates(
     marked = frame.with_columns(_reason=reason).select(
         *by,
         *totalled,
+        *also,
         **{name: nw.when(is_in).then(nw.col(name)) for name in of},
         **{f"excluded_{name}_count": (nw.col("_reason") == name).cast(nw.Int64) for name in excluded},
         denominator_count=is_in.cast(nw.Int64),

@@ -62,7 +62,7 @@ def capacity(mart: Mart, where: Slice) -> Page:
             f"Boarded over {in_hours(thresholds.LONG_BOARDING_MINUTES)}",
             boarded.total,
             found["boarded"],
-            measure_of("kpi_boarding_daily", 1),
+            measure_of("kpi_boarding_daily", f"Boarded over {in_hours(thresholds.LONG_BOARDING_MINUTES)}"),
             ignores,
         ),
         rate_card(
@@ -171,7 +171,7 @@ def _wards(mart: Mart, where: Slice) -> Figure:
 
 def _census(mart: Mart, where: Slice) -> Figure:
     rows = queries.occupancy_by_hour(mart, where)
-    measure = measure_of("kpi_occupancy_daily")
+    measure = measure_of("fact_bed_occupancy")
     if len(rows) < 2:
         return empty("census", "Patients by hour", "No hourly census in this slice", 12, measure)
     peak = max(rows, key=lambda r: r["patients_count"])

@@ -143,7 +143,7 @@ def _groups(mart: Mart, where: Slice) -> Figure:
 
 
 def _surveillance(mart: Mart, where: Slice) -> list[Figure]:
-    measure = measure_of("kpi_conditions")
+    measure = measure_of("kpi_conditions_daily", "Visits of watched groups")
     watched = queries.surveillance(mart, where, {key: groups for key, (_, groups) in _WATCHED.items()})
     found = judged({key: (points, "lower") for key, points in watched.points.items()}, where)
     return [
@@ -197,7 +197,7 @@ def _people(mart: Mart, where: Slice, characteristic: str, label: str) -> Figure
 
 def _equity(mart: Mart, people: list[Row], where: Slice) -> Figure:
     rows = [r for r in people if r["characteristic"] and r["wait_count"] >= mart.few and r["error"] is not None]
-    measure = measure_of("kpi_waits")
+    measure = measure_of("fact_emergency_visits", "Waits by who people are")
     if not rows:
         return no_visits(mart, "equity", "Wait by group of people", measure)
     high = max(r["average"] + 1.96 * r["error"] for r in rows)

@@ -41,7 +41,10 @@ def flow(mart: Mart, where: Slice) -> Page:
     limit = thresholds.CRITICAL_WAIT_MINUTES
     names = {
         "four_hour": (f"Within {in_hours(thresholds.FOUR_HOUR_MINUTES)}", measure_of("kpi_four_hour_daily")),
-        "twelve": (f"Over {in_hours(thresholds.TWELVE_HOUR_MINUTES)}", measure_of("kpi_four_hour_daily", 1)),
+        "twelve": (
+            f"Over {in_hours(thresholds.TWELVE_HOUR_MINUTES)}",
+            measure_of("kpi_four_hour_daily", "Twelve-hour stays"),
+        ),
         "lwbs": ("Left without being seen", measure_of("kpi_lwbs_daily")),
         "critical": (f"Critical over {limit:g} minutes", measure_of("kpi_critical_waits_daily")),
     }
@@ -84,51 +87,49 @@ def flow(mart: Mart, where: Slice) -> Page:
     return Page(news(found), cards, figures)
 
 
+#: Stage -> what it is called.
+_STAGES = {
+    "triage": "Triage",
+    "room": "Treatment room",
+    "provider": "First provider",
+    "decision": "Decision",
+    "departure": "Departure",
+}
+
+
 def _stages(mart: Mart, where: Slice) -> Figure:
-    row = queries.stages(mart, where)
-    measure = measure_of("kpi_waits")
-    if row is None or row["arrival_n"] < mart.few:
-        return no_visits(mart, "stages", "The way through the department", measure, 12)
-    names = {
-        "arrival": "Arrival",
-        "triage": "Triage",
-        "room": "Treatment room",
-        "provider": "First provider",
-        "decision": "Decision",
-        "departure": "Departure",
-    }
-    longest = max((row[f"{name}_p90"] or 0) for name in names if name != "arrival") or 1
-    timed = [n for n in names if n != "arrival" and row[f"{n}_median"] is not None]
-    slowest = max(timed, key=lambda n: row[f"{n}_median"], default="departure")
-    cells: list[list[Cell]] = []
-    for name, label in names.items():
-        n = row[f"{name}_n"]
-        share = 100 * n / row["arrival_n"]
-        median, p90 = row.get(f"{name}_median"), row.get(f"{name}_p90")
-        cells.append(
-            [
-                label,
-                n,
-                share,
-                Drawn(svg.bar(n / row["arrival_n"])),
-                median,
-                p90,
-                Drawn(svg.range_mark(median / longest, p90 / longest))
-                if median is not None and p90 is not None
-                else "",
-            ]
+    rows = queries.stages(mart, where)
+    measure = measure_of("kpi_stages_daily")
+    title = "The way through the department"
+    n = max((row["visit_count"] for row in rows.values()), default=0)
+    timed = {stage: row for stage, row in rows.items() if row["timed_count"] >= mart.few and row["median"] is not None}
+    if n < mart.few or not timed:
+        return empty("stages", title, TOO_FEW, 12, measure)
+    longest = max(row["p90"] or 0 for row in timed.values()) or 1
+    slowest = max(timed, key=lambda stage: timed[stage]["median"])
+    cells: list[list[Cell]] = [["Arrival", n, 100.0, Drawn(svg.bar(1.0)), None, None, None, ""]]
+    for stage, label in _STAGES.items():
+        reached = rows[stage]["reached_count"]
+        row = timed.get(stage, {"average": None, "median": None, "p90": None})
+        drawn = (
+            Drawn(svg.range_mark(row["median"] / longest, row["p90"] / longest))
+            if row["median"] is not None and row["p90"] is not None
+            else ""
         )
+        bar = Drawn(svg.bar(min(reached / n, 1)))
+        cells.append([label, reached, 100 * reached / n, bar, row["average"], row["median"], row["p90"], drawn])
     return Figure(
         "stages",
-        f"The way through: the longest step is up to {names[slowest].lower()}, "
-        f"median {number(row[f'{slowest}_median'])} min",
-        f"Visits that reached each stage, and minutes since the stage before; {visit_days(where)}",
+        f"The way through: the longest step is up to {_STAGES[slowest].lower()}, "
+        f"median {number(timed[slowest]['median'])} min",
+        "Visits that reached each stage, and minutes since the stage before",
         "table",
         (
             Column("Stage"),
             Column("Visits", 0),
             Column("% of arrivals", 1),
             Column("", is_wide=True),
+            Column("Average min", 1),
             Column("Median min", 1),
             Column("90th min", 1),
             Column("Median to 90th", is_wide=True),
@@ -136,14 +137,14 @@ def _stages(mart: Mart, where: Slice) -> Figure:
         cells,
         span=12,
         measure=measure,
-        n=row["arrival_n"],
-        note=f"{number(row['lwbs_n'])} left without being seen.",
+        n=n,
+        note="Median and 90th percentile are those of a typical day (median over the days).",
     )
 
 
 def _histogram(mart: Mart, where: Slice) -> Figure:
     rows = queries.wait_histogram(mart, where)
-    measure = measure_of("kpi_waits")
+    measure = measure_of("fact_emergency_visits", "Distribution of waits")
     n = sum(row["visit_count"] for row in rows)
     if n < mart.few:
         return no_visits(mart, "histogram", "How long people wait", measure)
@@ -172,7 +173,7 @@ def _histogram(mart: Mart, where: Slice) -> Figure:
 
 def _waits_by_hour(mart: Mart, where: Slice) -> Figure:
     rows = queries.waits_by_hour(mart, where)
-    measure = measure_of("kpi_waits")
+    measure = measure_of("fact_emergency_visits", "Waits by hour of arrival")
     shown = [row for row in rows if row["wait_count"] >= mart.few]
     if len(shown) < 2:
         return no_visits(mart, "wait-hours", "Wait by hour of arrival", measure)
@@ -206,7 +207,7 @@ def _waits_by_hour(mart: Mart, where: Slice) -> Figure:
 
 def _pathways(mart: Mart, rows: list[Row], where: Slice) -> Figure:
     """From arrival mode over triage to disposition."""
-    measure = measure_of("kpi_lwbs_daily")
+    measure = measure_of("kpi_pathways_daily")
     n = sum(row["visit_count"] for row in rows)
     if n < mart.few:
         return no_visits(mart, "pathways", "Ways through the department", measure, 12)
@@ -243,7 +244,7 @@ def _pathways(mart: Mart, rows: list[Row], where: Slice) -> Figure:
     return Figure(
         "pathways",
         f"Commonest way: {way}, {number(100 * most['visit_count'] / n)} % of visits",
-        f"Visits from arrival over triage to how they ended; stronger colour is more urgent; {visit_days(where)}",
+        "Visits from arrival over triage to how they ended; stronger colour is more urgent",
         "sankey",
         (Column("From"), Column("To"), Column("Visits", 0), Column("% of from", 1)),
         table,
@@ -270,7 +271,7 @@ def _commonest(rows: list[Row], name: str) -> list[str]:
 
 
 def _endings(mart: Mart, rows: list[Row], where: Slice) -> Figure:
-    measure = measure_of("kpi_lwbs_daily")
+    measure = measure_of("kpi_pathways_daily")
     n = sum(row["visit_count"] for row in rows)
     if n < mart.few:
         return no_visits(mart, "endings", "How visits begin and end", measure)
@@ -289,7 +290,7 @@ def _endings(mart: Mart, rows: list[Row], where: Slice) -> Figure:
     return Figure(
         "endings",
         f"{number(home)} % go home from the department",
-        f"Percent of each arrival mode by how the visit ended, {visit_days(where)}",
+        "Percent of each arrival mode by how the visit ended",
         "table",
         (Column("Ended"), *(Column(m.replace("_", " ").capitalize(), 1) for m in modes), Column("Visits", 0)),
         [
@@ -304,27 +305,30 @@ def _endings(mart: Mart, rows: list[Row], where: Slice) -> Figure:
 
 def _handovers(mart: Mart, where: Slice) -> Figure:
     row = queries.handovers(mart, where)
-    measure = measure_of("kpi_four_hour_daily")
+    measure = measure_of("kpi_handovers_daily")
     if row is None or row["n"] < mart.few:
-        return no_visits(mart, "handovers", "Ambulance handovers", measure)
+        return empty("handovers", "Ambulance handovers", TOO_FEW, 6, measure)
+    average = f", average {number(row['average'], 1)} min" if row["average"] is not None else ""
+    limits = (
+        (thresholds.HANDOVER_MINUTES, "over"),
+        (thresholds.LATE_HANDOVER_MINUTES, "late"),
+        (thresholds.LONG_HANDOVER_MINUTES, "long"),
+    )
+    late = number(100 * row["over"] / row["n"], 1)
     return Figure(
         "handovers",
-        f"Ambulance handover: {number(100 * row['over_15'] / row['n'], 1)} % take over 15 minutes",
-        f"Arrival to handover, median {number(row['median'], 1)} min; {visit_days(where)}",
+        f"Ambulance handover: {late} % take over {thresholds.HANDOVER_MINUTES} minutes",
+        f"Arrival to handover{average}",
         "table",
         (Column("Longer than"), Column("", is_wide=True), Column("Handovers", 0), Column("%", 1)),
         [
-            [
-                f"{limit} min",
-                Drawn(svg.bar(row[f"over_{limit}"] / row["n"])),
-                row[f"over_{limit}"],
-                100 * row[f"over_{limit}"] / row["n"],
-            ]
-            for limit in (15, 30, 60)
+            [f"{limit} min", Drawn(svg.bar(row[name] / row["n"])), row[name], 100 * row[name] / row["n"]]
+            for limit, name in limits
         ],
         span=6,
         measure=measure,
         n=row["n"],
+        note=f"{number(row['unknown'])} more came by ambulance without a valid handover." if row["unknown"] else "",
     )
 
 

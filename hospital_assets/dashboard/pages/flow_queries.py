@@ -2,47 +2,38 @@
 
 from __future__ import annotations
 
-from hospital_assets.dashboard.mart import Mart, Row, of_visits
+from hospital_assets.dashboard.mart import Mart, Row, of_table, of_visits
 from hospital_assets.dashboard.slices import Slice
 
 
-def stages(mart: Mart, where: Slice) -> Row | None:
-    """How many visits reached each stage, and how long it took; None without visits."""
+def stages(mart: Mart, where: Slice) -> dict[str, Row]:
+    """How many visits reached each stage, and the minutes since the stage before; by stage.
 
-    def minutes(start: str, end: str, name: str) -> str:
-        taken = f"epoch(f.{end} - f.{start}) / 60"
-        return (
-            f"median({taken}) filter (where f.{end} >= f.{start}) as {name}_median, "
-            f"quantile_cont({taken}, 0.9) filter (where f.{end} >= f.{start}) as {name}_p90"
-        )
-
-    rows = of_visits(
+    Medians and 90th percentiles are those of a typical day: the median over the days.
+    """
+    rows = of_table(
         mart,
         where,
-        "count(*) as arrival_n, count(f.triage_at) as triage_n, count(f.room_at) as room_n, "
-        "count(f.provider_at) as provider_n, count(f.decision_at) as decision_n, "
-        "count(f.departure_at) as departure_n, "
-        "count(*) filter (where f.is_lwbs) as lwbs_n, "
-        + ", ".join(
-            [
-                minutes("arrival_at", "triage_at", "triage"),
-                minutes("triage_at", "room_at", "room"),
-                minutes("room_at", "provider_at", "provider"),
-                minutes("provider_at", "decision_at", "decision"),
-                minutes("decision_at", "departure_at", "departure"),
-            ]
-        ),
+        "kpi_stages_daily",
+        "stage, sum(denominator_count)::bigint as visit_count, sum(numerator_count)::bigint as reached_count, "
+        "sum(stage_sum_minutes) / nullif(sum(timed_count) filter (where stage_sum_minutes is not null), 0) as average, "
+        "median(stage_median_minutes) as median, median(stage_p90_minutes) as p90, "
+        "sum(timed_count)::bigint as timed_count",
+        "group by stage",
     )
-    return rows[0] if rows else None
+    return {row["stage"]: row for row in rows}
 
 
 def pathways(mart: Mart, where: Slice) -> list[Row]:
-    """Visits by arrival mode, triage level and how they ended."""
-    return of_visits(
+    """Visits by arrival mode, triage level (None: untriaged) and how they ended."""
+    return of_table(
         mart,
         where,
-        "f.arrival_mode, f.triage_level, coalesce(f.disposition, 'still open') as disposition, count(*) as visit_count",
-        "group by all order by visit_count desc, 1, 2, 3",
+        "kpi_pathways_daily",
+        "arrival_mode, try_cast(triage_group as bigint) as triage_level, disposition, "
+        "sum(visit_count)::bigint as visit_count",
+        "group by all having sum(visit_count) > 0 order by visit_count desc, 1, 2, 3",
+        is_pooled=False,
     )
 
 
@@ -69,14 +60,16 @@ def waits_by_hour(mart: Mart, where: Slice) -> list[Row]:
 
 
 def handovers(mart: Mart, where: Slice) -> Row | None:
-    """Ambulance handovers and how many took longer than 15, 30 and 60 minutes; None without visits."""
-    taken = "epoch(f.handover_at - f.arrival_at) / 60"
-    rows = of_visits(
+    """Ambulance handovers, how many were over each limit, and the average; None where not published."""
+    rows = of_table(
         mart,
         where,
-        f"count(*) as n, median({taken}) as median, "
-        + ", ".join(f"count(*) filter (where {taken} > {limit}) as over_{limit}" for limit in (15, 30, 60)),
-        "and f.handover_at >= f.arrival_at",
+        "kpi_handovers_daily",
+        "coalesce(sum(denominator_count), 0)::bigint as n, sum(numerator_count)::bigint as over, "
+        "sum(over_30_minutes_count)::bigint as late, sum(over_60_minutes_count)::bigint as long, "
+        "sum(excluded_no_handover_count + excluded_negative_count)::bigint as unknown, "
+        "sum(handover_sum_minutes) / nullif(sum(denominator_count) filter (where handover_sum_minutes is not null), 0) "
+        "as average",
     )
     return rows[0] if rows else None
 

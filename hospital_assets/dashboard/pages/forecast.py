@@ -3,89 +3,116 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
-from hospital_assets.dashboard.figures import (
-    Card,
-    Column,
-    Figure,
-    Page,
-    Slicer,
-    WhatIf,
-    empty,
-    line,
-    measure_of,
-    series,
-)
-from hospital_assets.dashboard.mart import Mart
+from hospital_assets.dashboard.figures import Card, Column, Figure, Page, WhatIf, empty, line, series
+from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.pages import forecast_queries as queries
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.svg import number
 from hospital_assets.measures.thresholds import FULL_PCT
 
 
+@dataclass(frozen=True)
+class _Record:
+    """How the baseline has done, of days that it forecast a week ahead.
+
+    Attributes:
+        errors: actual minus forecast, by day.
+        mean: arrivals a day.
+        within: whether a day fell into the inner band.
+        inside: whether it fell into the outer band.
+    """
+
+    errors: list[float]
+    mean: float | None
+    within: list[bool]
+    inside: list[bool]
+
+
 def forecast(mart: Mart, where: Slice) -> Page:
     """What is to come, by the seasonal baseline, and how well that has done."""
     rows = queries.daily_forecast(mart, where)
-    measure = measure_of("kpi_peak_hours")
-    ignores: tuple[Slicer, ...] = ("period", "department", "triage")
-    judged_days = [r for r in rows if r["actual"] is not None and r["baseline"] is not None and r["n"] >= 3]
     future = [r for r in rows if r["actual"] is None and r["baseline"] is not None]
+    others = [_beds(mart, where), _hourly_forecast(mart, where)]
     if not future:
-        return Page((), (), [empty("forecast", "Arrivals of the next 14 days", "No weeks to learn from", 12, measure)])
-    errors = [r["actual"] - r["baseline"] for r in judged_days]
-    mae = sum(map(abs, errors)) / len(errors) if errors else None
-    mean = sum(r["actual"] for r in judged_days) / len(judged_days) if judged_days else None
-    within = [r["low_inner"] <= r["actual"] <= r["high_inner"] for r in judged_days if r["low_inner"] is not None]
-    inside = [r["low_outer"] <= r["actual"] <= r["high_outer"] for r in judged_days]
-    weeks = max((r["n"] for r in future), default=0)
-    inner, outer = 100 * max(weeks - 3, 0) / (weeks + 1), 100 * max(weeks - 1, 0) / (weeks + 1)
-    cards = [
-        Card(
+        title, why = "Arrivals of the next 14 days", "No weeks to learn from"
+        return Page((), (), [empty("forecast", title, why, 12, queries.ARRIVALS_FORECAST), *others])
+    weeks = max(r["n"] for r in future)
+    return Page((), _cards(future, _record(rows), weeks), [_daily(mart, rows, future, weeks), *others])
+
+
+def _record(rows: list[Row]) -> _Record:
+    known = [r for r in rows if r["actual"] is not None and r["baseline"] is not None and r["n"] >= 3]
+    return _Record(
+        [r["actual"] - r["baseline"] for r in known],
+        sum(r["actual"] for r in known) / len(known) if known else None,
+        [r["low_inner"] <= r["actual"] <= r["high_inner"] for r in known if r["low_inner"] is not None],
+        [r["low_outer"] <= r["actual"] <= r["high_outer"] for r in known],
+    )
+
+
+def _likely(weeks: int) -> tuple[float, float]:
+    """How likely a new day falls into the inner and the outer band of so many weeks, in percent."""
+    return 100 * max(weeks - 3, 0) / (weeks + 1), 100 * max(weeks - 1, 0) / (weeks + 1)
+
+
+def _share(found: list[bool]) -> str:
+    return number(100 * sum(found) / len(found))
+
+
+def _cards(future: list[Row], record: _Record, weeks: int) -> list[Card]:
+    inner, outer = _likely(weeks)
+    days = len(record.errors)
+
+    def card(card_id: str, label: str, value: str, unit: str, detail: str) -> Card:
+        is_known = value != ""
+        return Card(
+            card_id,
+            label,
+            value if is_known else "\u2013",
+            unit if is_known else "",
+            detail,
+            measure=queries.ARRIVALS_FORECAST,
+            ignores=("period", "department", "triage"),
+        )
+
+    error = sum(map(abs, record.errors)) / days if days else 0.0
+    bias = sum(record.errors) / days if days else 0.0
+    usual = (
+        f"{number(100 * error / record.mean, 1)} % of the mean; {days} days, each forecast a week ahead"
+        if record.mean
+        else "not enough weeks to say"
+    )
+    meant = (
+        f"meant: {number(outer)} %; inner band {_share(record.within)} %, meant {number(inner)} %; {days} days"
+        if record.within
+        else ""
+    )
+    return [
+        card(
             "next-7",
             "Arrivals, next 7 days",
             number(sum(r["baseline"] for r in future[:7])),
             "",
             "sum of the daily medians",
-            measure=measure,
-            ignores=ignores,
         ),
-        Card(
-            "error",
-            "Usual error",
-            number(mae, 0) if mae is not None else "\u2013",
-            "arrivals a day" if mae is not None else "",
-            f"{number(100 * mae / mean, 1)} % of the mean; {len(errors)} days, each forecast a week ahead"
-            if mae is not None and mean
-            else "not enough weeks to say",
-            measure=measure,
-            ignores=ignores,
-        ),
-        Card(
-            "bias",
-            "Bias",
-            number(sum(errors) / len(errors), 1) if errors else "\u2013",
-            "a day" if errors else "",
-            "actual minus forecast",
-            measure=measure,
-            ignores=ignores,
-        ),
-        Card(
-            "coverage",
-            "Days inside the bands",
-            number(100 * sum(inside) / len(inside)) if inside else "\u2013",
-            "%" if inside else "",
-            f"meant: {number(outer)} %; inner band {number(100 * sum(within) / len(within))} %, meant "
-            f"{number(inner)} %; {len(inside)} days"
-            if inside and within
-            else "",
-            measure=measure,
-            ignores=ignores,
-        ),
+        card("error", "Usual error", number(error, 0) if days else "", "arrivals a day", usual),
+        card("bias", "Bias", number(bias, 1) if days else "", "a day", "actual minus forecast"),
+        card("coverage", "Days inside the bands", _share(record.inside) if days else "", "%", meant),
     ]
-    labels = [r["day"].isoformat() for r in rows]
-    coming = [r["actual"] is None for r in rows]
+
+
+def _daily(mart: Mart, rows: list[Row], future: list[Row], weeks: int) -> Figure:
+    """Arrivals a day: what was, and what is to come."""
+    inner, outer = _likely(weeks)
     busiest = max(future, key=lambda r: r["baseline"])
-    daily = Figure(
+
+    def coming(name: str) -> list[float | None]:
+        return [r[name] if r["actual"] is None else None for r in rows]
+
+    shown = ("actual", "baseline", "low_inner", "high_inner", "low_outer", "high_outer", "n")
+    return Figure(
         "forecast",
         f"Busiest of the next 14 days: {busiest['day']:%a} {busiest['day'].day} {busiest['day']:%b}, "
         f"{number(busiest['baseline'])} arrivals",
@@ -94,71 +121,35 @@ def forecast(mart: Mart, where: Slice) -> Page:
         "series",
         (
             Column("Day"),
-            Column("Actual", 0),
-            Column("Forecast", 0),
-            Column("Inner from", 0),
-            Column("to", 0),
-            Column("Outer from", 0),
-            Column("to", 0),
-            Column("Weeks (n)", 0),
+            *(Column(name, 0) for name in ("Actual", "Forecast", "Inner from", "to", "Outer from", "to", "Weeks (n)")),
         ),
-        [
-            [
-                r["day"].isoformat(),
-                r["actual"],
-                r["baseline"],
-                r["low_inner"],
-                r["high_inner"],
-                r["low_outer"],
-                r["high_outer"],
-                r["n"],
-            ]
-            for r in rows
-        ],
+        [[r["day"].isoformat(), *(r[name] for name in shown)] for r in rows],
         series(
-            labels,
-            [
-                line(
-                    "forecast",
-                    [r["baseline"] if new else None for r, new in zip(rows, coming, strict=True)],
-                    "forecast",
-                ),
-                line("actual", [r["actual"] for r in rows], "actual"),
-            ],
+            [r["day"].isoformat() for r in rows],
+            [line("forecast", coming("baseline"), "forecast"), line("actual", [r["actual"] for r in rows], "actual")],
             unit="arrivals",
             digits=0,
             bands=[
-                {
-                    "name": "outer band",
-                    "style": "wide",
-                    "low": [r["low_outer"] if new else None for r, new in zip(rows, coming, strict=True)],
-                    "high": [r["high_outer"] if new else None for r, new in zip(rows, coming, strict=True)],
-                },
-                {
-                    "name": "inner band",
-                    "style": "spread",
-                    "low": [r["low_inner"] if new else None for r, new in zip(rows, coming, strict=True)],
-                    "high": [r["high_inner"] if new else None for r, new in zip(rows, coming, strict=True)],
-                },
+                {"name": f"{band} band", "style": style, "low": coming(f"low_{band}"), "high": coming(f"high_{band}")}
+                for band, style in (("outer", "wide"), ("inner", "spread"))
             ],
             zero=True,
         ),
         12,
-        measure,
+        queries.ARRIVALS_FORECAST,
         None,
-        ignores,
+        ("period", "department", "triage"),
         f"Seasonal baseline, not a model: trained on the {queries.BASELINE_WEEKS} weeks to "
         f"{mart.known.complete_until.isoformat()}. "
         "The bands are the second lowest to the second highest, and the lowest to the highest, of those weeks.",
         280,
     )
-    return Page((), cards, [daily, _beds(mart, where), _hourly_forecast(mart, where)])
 
 
 def _beds(mart: Mart, where: Slice) -> Figure:
     """Beds that will be needed, against those there are or those a reader supposes."""
     rows = queries.beds_forecast(mart, where)
-    measure = measure_of("kpi_occupancy_daily")
+    measure = queries.BEDS_FORECAST
     title = "Beds needed in the next 14 days"
     if not rows or not rows[0]["beds"]:
         return empty("forecast-beds", title, "No department with known beds in this slice", 12, measure)
@@ -221,7 +212,7 @@ def _span(*beds: int) -> tuple[int, int]:
 
 def _hourly_forecast(mart: Mart, where: Slice) -> Figure:
     rows = [r for r in queries.hourly_forecast(mart, where) if r["baseline"] is not None]
-    measure = measure_of("kpi_peak_hours")
+    measure = queries.ARRIVALS_FORECAST
     if len(rows) < 2:
         return empty("forecast-hours", "Arrivals of the next 48 hours", "No weeks to learn from", 12, measure)
     peak = max(rows, key=lambda r: r["baseline"])

@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+from hospital_assets.contracts.table import Measure
 from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.slices import Slice
 
 #: The seasonal baseline looks this many weeks back.
 BASELINE_WEEKS = 8
+
+#: What the forecasts mean, and the tables they are computed from.
+ARRIVALS_FORECAST = Measure(
+    "Arrivals by the seasonal baseline",
+    f"Median of the arrivals on the same weekday (in the same hour of the week) of the last {BASELINE_WEEKS} weeks; "
+    "the bands are order statistics of those weeks. Error, bias and coverage are of the same rule a week ahead.",
+    "arrivals",
+    "arrivals that were not cancelled, by local day and hour (kpi_arrivals_hourly)",
+    "seasonal naive baseline",
+    variants="a baseline, not a model: it knows no holiday and no trend.",
+)
+BEDS_FORECAST = Measure(
+    "Beds by the seasonal baseline",
+    f"Median, lowest and highest of the mean number of occupied beds on the same weekday of the last {BASELINE_WEEKS} "
+    "weeks, against the beds staffed or supposed.",
+    "beds",
+    "departments with known beds (kpi_occupancy_daily)",
+    "seasonal naive baseline",
+    variants="it does not know who will be admitted.",
+)
+#: Measure -> the table it is computed from.
+FORECAST_OF = {ARRIVALS_FORECAST.name: "kpi_arrivals_hourly", BEDS_FORECAST.name: "kpi_occupancy_daily"}
 
 
 def daily_forecast(mart: Mart, where: Slice) -> list[Row]:

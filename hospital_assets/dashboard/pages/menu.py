@@ -9,6 +9,7 @@ from hospital_assets.dashboard.figures import Page
 from hospital_assets.dashboard.mart import Mart
 from hospital_assets.dashboard.pages.capacity import capacity
 from hospital_assets.dashboard.pages.conditions import conditions
+from hospital_assets.dashboard.pages.deterioration import deterioration
 from hospital_assets.dashboard.pages.flow import flow
 from hospital_assets.dashboard.pages.forecast import forecast
 from hospital_assets.dashboard.pages.overview import overview
@@ -40,6 +41,7 @@ MENU = (
     Entry("overview", "Overview", overview),
     Entry("flow", "Flow & waits", flow),
     Entry("live", "Live triage", None, has_slicers=False, is_for_everybody=False),
+    Entry("deterioration", "Deterioration", deterioration),
     Entry("capacity", "Capacity", capacity),
     Entry("workforce", "Workforce", workforce),
     Entry("conditions", "Conditions", conditions),

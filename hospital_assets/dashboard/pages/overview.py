@@ -180,12 +180,12 @@ def _critical_card(count: int, total: Row, control: Control) -> Card:
         share,
         control.latest,
         spark_of(control),
-        measure_of("kpi_triage_mix"),
+        measure_of("kpi_waits_daily", "Visits by triage level"),
     )
 
 
 def _funnel(mart: Mart, rows: list[Row]) -> Figure:
-    measure = measure_of("kpi_triage_mix")
+    measure = measure_of("kpi_waits_daily", "Visits by triage level")
     levels = [row for row in rows if row["triage_group"] in mart.known.triage]
     n = sum(row["visit_count"] or 0 for row in levels)
     if not n:

@@ -48,6 +48,9 @@ def news(found: Mapping[str, Control]) -> list[str]:
         "four_hour": f"The share of departures within {in_hours(thresholds.FOUR_HOUR_MINUTES)}",
         "lwbs": "The share who left without being seen",
         "occupancy": "Occupancy",
+        "first_15": "The share with a full set of observations within 15 minutes",
+        "response": "The share seen soon after an emergency score",
+        "frequency": "The share of observations repeated on time",
     }
     said = []
     for name, text in names.items():
@@ -174,7 +177,7 @@ def doctors(mart: Mart, where: Slice, span: int = 4) -> Figure:
 def pyramid(mart: Mart, people: list[Row], where: Slice) -> Figure:
     """Visits by age band and sex; of the published groups where the role has no persons."""
     rows = [row for row in people if row["decade"] is not None]
-    measure = measure_of("kpi_demographics")
+    measure = measure_of("fact_emergency_visits", "Visits by age and sex")
     if not mart.has("dim_patient", "sex"):
         return _sexes_and_ages(mart, where)
     counts: dict[int, dict[str, int]] = {}

@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from hospital_assets.dashboard.mart import Mart, Measured, OverTime, Row, of_visits, over_time
 from hospital_assets.dashboard.slices import Slice
+from hospital_assets.measures.observations import FIRST_SET_LIMITS
 
 _SHARE = "100.0 * numerator_count / nullif(denominator_count, 0)"
 
@@ -27,6 +28,25 @@ _RATES = {
     "lwbs": ("kpi_lwbs_daily", "service_date", "numerator_count", ""),
     "critical": ("kpi_critical_waits_daily", "service_date", "numerator_count", ""),
     "boarded": ("kpi_boarding_daily", "service_date", "numerator_count", "and destination_department = 'all'"),
+    "first_15": (
+        "kpi_first_observations_daily",
+        "service_date",
+        "numerator_count",
+        f"and department_name = $department and limit_minutes = {FIRST_SET_LIMITS[0]}",
+    ),
+    "first_60": (
+        "kpi_first_observations_daily",
+        "service_date",
+        "numerator_count",
+        f"and department_name = $department and limit_minutes = {FIRST_SET_LIMITS[1]}",
+    ),
+    "response": ("kpi_news2_response_daily", "service_date", "numerator_count", "and department_name = $department"),
+    "frequency": (
+        "kpi_observation_frequency_daily",
+        "service_date",
+        "numerator_count",
+        "and department_name = $department and news2_band = 'all'",
+    ),
     "before_noon": ("kpi_discharge_before_noon_daily", "period_date", "numerator_count", ""),
 }
 
@@ -34,6 +54,8 @@ _RATES = {
 def rate(mart: Mart, where: Slice, name: str) -> OverTime:
     """A rate, by the day it counts for, in percent; its total is numerator and denominator."""
     table, day, numerator, condition = _RATES[name]
+    if not mart.has(table, numerator):
+        return OverTime({name: []}, {"numerator_count": 0, "denominator_count": 0})
     return over_time(
         mart,
         where,

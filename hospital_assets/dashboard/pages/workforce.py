@@ -23,6 +23,7 @@ from hospital_assets.dashboard.pages import workforce_queries as queries
 from hospital_assets.dashboard.pages.shared import WEEKDAYS, doctors, doctors_card, news
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.svg import number
+from hospital_assets.measures.thresholds import LONG_SHIFT_HOURS, NIGHT_STARTS_HOUR, SHORTEST_REST_HOURS
 
 
 def workforce(mart: Mart, where: Slice) -> Page:
@@ -58,35 +59,7 @@ def workforce(mart: Mart, where: Slice) -> Page:
         ),
     ]
     if shifts:
-        cards += [
-            Card(
-                "long",
-                "Shifts of 12 h or more",
-                number(shifts["long_count"]),
-                "",
-                f"of {number(shifts['shifts_count'])} shifts",
-                measure=measure,
-                ignores=ignores,
-            ),
-            Card(
-                "nights",
-                "Nights after a night",
-                number(shifts["nights_in_a_row_count"]),
-                "",
-                f"of {number(shifts['nights_count'])} nights (start 21:00 or later)",
-                measure=measure,
-                ignores=ignores,
-            ),
-            Card(
-                "rest",
-                "Under 11 h rest",
-                number(shifts["short_rest_count"]),
-                "",
-                "between two shifts of a doctor",
-                measure=measure,
-                ignores=ignores,
-            ),
-        ]
+        cards += _shift_cards(shifts, ignores)
     return Page(
         news(found),
         cards,
@@ -110,8 +83,40 @@ def workforce(mart: Mart, where: Slice) -> Page:
     )
 
 
+def _shift_cards(shifts: Row, ignores: tuple[Slicer, ...]) -> list[Card]:
+    """Long shifts, nights in a row, short rests."""
+
+    def card(card_id: str, label: str, count: str, detail: str, measure: str) -> Card:
+        definition = measure_of("kpi_shift_patterns_daily", measure)
+        return Card(card_id, label, number(shifts[count]), "", detail, measure=definition, ignores=ignores)
+
+    return [
+        card(
+            "long",
+            f"Shifts of {LONG_SHIFT_HOURS} h or more",
+            "long_count",
+            f"of {number(shifts['shifts_count'])} shifts",
+            "Long shifts",
+        ),
+        card(
+            "nights",
+            "Nights after a night",
+            "nights_in_a_row_count",
+            f"of {number(shifts['nights_count'])} nights (start {NIGHT_STARTS_HOUR}:00 or later)",
+            "Nights after a night",
+        ),
+        card(
+            "rest",
+            f"Under {SHORTEST_REST_HOURS} h rest",
+            "short_rest_count",
+            f"of {number(shifts['rests_count'])} rests between two shifts of a doctor",
+            f"Rest under {SHORTEST_REST_HOURS} hours",
+        ),
+    ]
+
+
 def _staffing(rows: list[Row], where: Slice) -> Figure:
-    measure = measure_of("kpi_peak_hours")
+    measure = measure_of("kpi_staffing_hourly")
     known = [r for r in rows if r["arrivals_per_hour"] is not None and r["doctors"] is not None]
     if len(known) < 24:
         return empty("staffing", "Staff against arrivals", "No staffing in this slice", 12, measure)
@@ -151,7 +156,7 @@ def _staffing(rows: list[Row], where: Slice) -> Figure:
 
 
 def _pressure(rows: list[Row], where: Slice) -> Figure:
-    measure = measure_of("kpi_peak_hours")
+    measure = measure_of("kpi_staffing_hourly")
     cells: list[list[float | None]] = [[None] * 24 for _ in range(7)]
     worst: list[tuple[float, Row]] = []
     for r in rows:

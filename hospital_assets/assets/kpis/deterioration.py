@@ -1,0 +1,344 @@
+"""Deterioration: NEWS2 by hour of the visit, first observations, the response to an emergency score, repeat intervals.
+
+All count for the day of arrival, whenever a set was recorded: an evening's observations lie partly on the next day.
+"""
+
+from datetime import timedelta
+
+import dagster as dg
+import narwhals as nw
+
+from hospital_assets.assets.declare import all_days, table
+from hospital_assets.assets.kpis.totals import exact_sum, rates
+from hospital_assets.assets.resources import ClockResource
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.contracts.kpis_deterioration import LAST_HOUR
+from hospital_assets.measures import thresholds
+from hospital_assets.measures.observations import (
+    AFTER_DAYS,
+    BEFORE_DAYS,
+    FIRST_SET_LIMITS,
+    MONITORING_MINUTES,
+    NO_BAND,
+    is_around,
+    monitoring_minutes,
+    news2_band,
+)
+from hospital_assets.measures.waits import wait_start
+from hospital_assets.warehouse.database import Period
+from hospital_assets.warehouse.dialect import Frame, checkpoint, minutes_between
+from hospital_assets.warehouse.io_manager import period_of
+
+_PLACES = ("hospital_id", "department_name")
+
+
+@dg.asset(**table("kpi_news2_daily"), ins=all_days("fact_vitals"))
+def kpi_news2_daily(
+    context: dg.AssetExecutionContext,
+    fact_emergency_visits: Frame,
+    fact_vitals: Frame,
+    dim_hospital: Frame,
+    dim_department: Frame,
+    clock: ClockResource,
+) -> Frame:
+    """Observation sets by NEWS2 band and hour since arrival."""
+    visits = present(fact_emergency_visits, dim_hospital, dim_department, as_of(clock))
+    sets = sets_of(visits, around(fact_vitals, period_of(context)))
+    return news2_by_hour(sets).select(nw.col(*CONTRACTS["kpi_news2_daily"].column_names))
+
+
+@dg.asset(**table("kpi_first_observations_daily"), ins=all_days("fact_vitals"))
+def kpi_first_observations_daily(
+    context: dg.AssetExecutionContext,
+    fact_emergency_visits: Frame,
+    fact_vitals: Frame,
+    dim_hospital: Frame,
+    dim_department: Frame,
+    clock: ClockResource,
+) -> Frame:
+    """Who had a full set of observations soon after arrival."""
+    visits = present(fact_emergency_visits, dim_hospital, dim_department, as_of(clock))
+    sets = sets_of(visits, around(fact_vitals, period_of(context)))
+    return first_observations(visits, sets).select(nw.col(*CONTRACTS["kpi_first_observations_daily"].column_names))
+
+
+@dg.asset(**table("kpi_news2_response_daily"), ins=all_days("fact_vitals"))
+def kpi_news2_response_daily(
+    context: dg.AssetExecutionContext,
+    fact_emergency_visits: Frame,
+    fact_vitals: Frame,
+    dim_hospital: Frame,
+    dim_department: Frame,
+    clock: ClockResource,
+) -> Frame:
+    """How soon a provider came after the first emergency score."""
+    visits = present(fact_emergency_visits, dim_hospital, dim_department, as_of(clock))
+    sets = sets_of(visits, around(fact_vitals, period_of(context)))
+    return news2_response(sets).select(nw.col(*CONTRACTS["kpi_news2_response_daily"].column_names))
+
+
+@dg.asset(**table("kpi_observation_frequency_daily"), ins=all_days("fact_vitals"))
+def kpi_observation_frequency_daily(
+    context: dg.AssetExecutionContext,
+    fact_emergency_visits: Frame,
+    fact_vitals: Frame,
+    dim_hospital: Frame,
+    dim_department: Frame,
+    clock: ClockResource,
+) -> Frame:
+    """Whether observations were repeated as often as their score asks for."""
+    visits = present(fact_emergency_visits, dim_hospital, dim_department, as_of(clock))
+    sets = sets_of(visits, around(fact_vitals, period_of(context)))
+    return observation_frequency(sets).select(nw.col(*CONTRACTS["kpi_observation_frequency_daily"].column_names))
+
+
+def as_of(clock: ClockResource) -> nw.Expr:
+    """The hospital's time now: until when who is still there has been there."""
+    return nw.lit(clock.now()).cast(nw.Datetime("us", "UTC"))
+
+
+def around(observations: Frame, period: Period | None) -> Frame:
+    """Observation sets of the days on which visits that arrived in a period may have any."""
+    if period is None:
+        return observations
+    # A day more on either side: days have 23 to 25 hours.
+    first = period.first - timedelta(days=BEFORE_DAYS + 1)
+    end = period.end + timedelta(days=AFTER_DAYS + 1)
+    return observations.filter(nw.col("service_date") >= nw.lit(first), nw.col("service_date") < nw.lit(end))
+
+
+def present(visits: Frame, hospitals: Frame, departments: Frame, now: nw.Expr) -> Frame:
+    """Visits with where they were, and from when to when they were in the department.
+
+    Args:
+        visits: fact_emergency_visits.
+        hospitals: dim_hospital.
+        departments: dim_department.
+        now: until when who is still there has been there.
+
+    Returns:
+        The visits with hospital_id, department_name, as_of_at, `_start_at` (the earlier of triage and arrival),
+        `_left_at` (departure, or three days after arrival) and `_has_left` (by as_of_at).
+    """
+    named = (
+        visits.select(
+            "service_date",
+            "visit_id",
+            "hospital_key",
+            "department_key",
+            "is_cancelled",
+            "age_years",
+            "arrival_at",
+            "triage_at",
+            "provider_at",
+            "departure_at",
+        )
+        .join(hospitals.select("hospital_key", "hospital_id"), on="hospital_key", how="left")
+        .join(departments.select("department_key", "department_name"), on="department_key", how="left")
+    )
+    return checkpoint(
+        named.with_columns(
+            as_of_at=now,
+            _start_at=wait_start(),
+            _left_at=nw.coalesce(nw.col("departure_at"), nw.col("arrival_at").dt.offset_by(f"{AFTER_DAYS}d")),
+        ).with_columns(_has_left=~nw.col("departure_at").is_null() | (nw.col("_left_at") <= nw.col("as_of_at")))
+    )
+
+
+def sets_of(visits: Frame, observations: Frame) -> Frame:
+    """The observation sets of visits, with what is known of the visit and where in it they lie.
+
+    Args:
+        visits: as from `present`.
+        observations: fact_vitals.
+
+    Returns:
+        The columns of the visit, and of the set: observation_id, measured_at, measured_date, set_age_years,
+        news2_score, news2_band, is_full, has_emergency_score, minutes (since the start), is_before and is_after
+        (recorded before the visit, after it).
+    """
+    sets = observations.select(
+        "visit_id",
+        "observation_id",
+        "measured_at",
+        "news2_score",
+        measured_date=nw.col("service_date"),
+        set_age_years=nw.col("age_years"),
+        news2_band=news2_band(),
+        is_full=nw.col("news2_missing_count") == 0,
+        has_emergency_score=nw.coalesce(nw.col("news2_response") == "emergency", nw.lit(False)),
+    )
+    return checkpoint(
+        visits.join(sets, on="visit_id", how="inner")
+        .filter(is_around())
+        .with_columns(
+            minutes=minutes_between("_start_at", "measured_at"),
+            is_before=nw.col("measured_at") < nw.col("_start_at"),
+            is_after=nw.col("measured_at") > nw.col("_left_at"),
+        )
+    )
+
+
+def unscored(age: str) -> dict[str, nw.Expr]:
+    """Why NEWS2 says nothing: reason -> condition."""
+    return {"under_16": nw.col(age) < thresholds.NEWS2_MINIMUM_AGE_YEARS, "unknown_age": nw.col(age).is_null()}
+
+
+def news2_by_hour(sets: Frame) -> Frame:
+    """Sets by band, day of arrival, place and hour since the start of the visit.
+
+    Args:
+        sets: as from `sets_of`.
+    """
+    hour = (nw.col("minutes") / 60).floor().cast(nw.Int64)
+    elsewhere = nw.col("measured_date") != nw.col("service_date")
+    return rates(
+        sets.with_columns(
+            hours_since_arrival=nw.when(hour < 0)
+            .then(nw.lit(0))
+            .otherwise(nw.when(hour > LAST_HOUR).then(nw.lit(LAST_HOUR)).otherwise(hour))
+            .cast(nw.Int64),
+            _elsewhere=elsewhere.cast(nw.Int64),
+            _elsewhere_score=nw.when(elsewhere)
+            .then(nw.coalesce(nw.col("news2_score"), nw.lit(0)))
+            .otherwise(nw.lit(0)),
+            _score=nw.col("news2_score"),
+        ),
+        ("service_date", "hours_since_arrival"),
+        _PLACES,
+        excluded={
+            "cancelled": nw.col("is_cancelled"),
+            "before_arrival": nw.col("is_before"),
+            "after_departure": nw.col("is_after"),
+            **unscored("set_age_years"),
+            "incomplete": nw.col("news2_band") == NO_BAND,
+        },
+        counted={f"{band}_count": nw.col("news2_band") == band for band in MONITORING_MINUTES},
+        of=["_score"],
+        also=["_elsewhere", "_elsewhere_score"],
+        figures={
+            "score_sum": nw.coalesce(nw.col("_score").sum(), nw.lit(0)),
+            "other_days_count": nw.col("_elsewhere").sum(),
+            "other_days_score_sum": nw.col("_elsewhere_score").sum(),
+        },
+    )
+
+
+def first_observations(visits: Frame, sets: Frame) -> Frame:
+    """Visits by whether their first full set came within each limit.
+
+    Args:
+        visits: as from `present`.
+        sets: as from `sets_of`.
+    """
+    full = (
+        sets.filter(nw.col("is_full"), ~nw.col("is_before"), ~nw.col("is_after"))
+        .group_by("visit_id")
+        .agg(_minutes=nw.col("minutes").min())
+    )
+    observed = checkpoint(visits.join(full, on="visit_id", how="left"))
+    limited = nw.concat(
+        [
+            observed.with_columns(
+                limit_minutes=nw.lit(limit).cast(nw.Int64), _due_at=nw.col("_start_at").dt.offset_by(f"{limit}m")
+            )
+            for limit in FIRST_SET_LIMITS
+        ],
+        how="vertical",
+    )
+    is_on_time = nw.coalesce(nw.col("_minutes") <= nw.col("limit_minutes"), nw.lit(False))
+    return rates(
+        limited,
+        ("service_date", "as_of_at", "limit_minutes"),
+        _PLACES,
+        excluded={
+            "cancelled": nw.col("is_cancelled"),
+            **unscored("age_years"),
+            "left_early": ~is_on_time & nw.col("_has_left") & (nw.col("_left_at") < nw.col("_due_at")),
+            "not_due": ~is_on_time & ~nw.col("_has_left") & (nw.col("as_of_at") < nw.col("_due_at")),
+        },
+        counted={
+            "numerator_count": is_on_time,
+            "late_count": ~is_on_time & ~nw.col("_minutes").is_null(),
+            "no_full_set_count": nw.col("_minutes").is_null(),
+        },
+    )
+
+
+def news2_response(sets: Frame) -> Frame:
+    """Visits with an emergency score, by whether a provider came soon after the first.
+
+    Args:
+        sets: as from `sets_of`.
+    """
+    emergencies = sets.filter(nw.col("has_emergency_score"), ~nw.col("is_before"), ~nw.col("is_after"))
+    visit = ("service_date", "as_of_at", *_PLACES, "is_cancelled", "provider_at", "_left_at", "_has_left")
+    first = (
+        emergencies.group_by("visit_id", *visit)
+        .agg(_first_at=nw.col("measured_at").min())
+        .with_columns(
+            _due_at=nw.col("_first_at").dt.offset_by(f"{thresholds.NEWS2_RESPONSE_MINUTES}m"),
+            _minutes=minutes_between("_first_at", "provider_at"),
+        )
+    )
+    is_seen = ~nw.col("provider_at").is_null()
+    return rates(
+        first,
+        ("service_date", "as_of_at"),
+        _PLACES,
+        excluded={
+            "cancelled": nw.col("is_cancelled"),
+            "already_seen": nw.col("_minutes") <= 0,
+            "left_early": ~is_seen & nw.col("_has_left") & (nw.col("_left_at") < nw.col("_due_at")),
+            "not_due": ~is_seen & ~nw.col("_has_left") & (nw.col("as_of_at") < nw.col("_due_at")),
+        },
+        counted={
+            "numerator_count": nw.col("_minutes") <= thresholds.NEWS2_RESPONSE_MINUTES,
+            "seen_count": is_seen,
+            "left_unseen_count": ~is_seen & nw.col("_has_left"),
+            "waiting_count": ~is_seen & ~nw.col("_has_left"),
+        },
+        of=["_minutes"],
+        figures={"response_sum_minutes": exact_sum("_minutes")},
+    ).with_columns(response_sum_minutes=nw.coalesce(nw.col("response_sum_minutes"), nw.lit(0.0)))
+
+
+def observation_frequency(sets: Frame) -> Frame:
+    """Sets by whether the next one came as soon as their score asks for.
+
+    Args:
+        sets: as from `sets_of`.
+    """
+    order = ["measured_at", "observation_id"]
+    during = sets.filter(~nw.col("is_before"), ~nw.col("is_after")).with_columns(
+        _next_at=nw.col("measured_at").shift(-1).over("visit_id", order_by=order),
+        _due_minutes=monitoring_minutes("news2_band"),
+    )
+    judged = checkpoint(
+        during.with_columns(
+            _interval=minutes_between("measured_at", "_next_at"),
+            _stay=minutes_between("measured_at", "_left_at"),
+            _waited=minutes_between("measured_at", "as_of_at"),
+        )
+    )
+    has_next = ~nw.col("_next_at").is_null()
+    due = nw.col("_due_minutes")
+    return rates(
+        judged,
+        ("service_date", "as_of_at"),
+        (*_PLACES, "news2_band"),
+        excluded={
+            "cancelled": nw.col("is_cancelled"),
+            **unscored("set_age_years"),
+            "incomplete": nw.col("news2_band") == NO_BAND,
+            "left_early": ~has_next & nw.col("_has_left") & (nw.col("_stay") <= due),
+            "not_due": ~has_next & ~nw.col("_has_left") & (nw.col("_waited") <= due),
+        },
+        counted={
+            "numerator_count": nw.col("_interval") <= due,
+            "late_count": nw.col("_interval") > due,
+            "missed_count": ~has_next,
+        },
+        of=["_interval"],
+        figures={"interval_sum_minutes": exact_sum("_interval")},
+    ).with_columns(interval_sum_minutes=nw.coalesce(nw.col("interval_sum_minutes"), nw.lit(0.0)))
