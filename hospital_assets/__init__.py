@@ -9,6 +9,7 @@ The house, from the top; a package imports only from those below it (`make floor
 - `reports`: pages as assets, generated documents.
 - `spark`: everything about Spark, in one folder.
 - `dashboard`: the pages people look at, and their server.
+- `charts`: drawings of figures as SVG.
 - `checks`: asset checks derived from the contracts, and those that compare tables.
 - `live`: what is judged as it lands: alert rules, the monitor, the board's data.
 - `sources`: what a person uses to bring a source: drafts of profiles, dry runs.

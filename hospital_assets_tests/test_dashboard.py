@@ -30,6 +30,7 @@ from hospital_assets.access.serving import Address, ServingError
 from hospital_assets.access.users import NOT_LET_IN, User, Users, open_users
 from hospital_assets.assets.kpis.trend import drawing
 from hospital_assets.automation.build import BuildReport
+from hospital_assets.charts import areas
 from hospital_assets.clock import last_whole_day
 from hospital_assets.dashboard import figures, mart, spc, svg
 from hospital_assets.dashboard.live import LiveBoard
@@ -44,7 +45,6 @@ from hospital_assets.dashboard.serve import dashboard_of
 from hospital_assets.dashboard.slices import Known, Slice, read_slice
 from hospital_assets.dashboard.store import Store
 from hospital_assets.dashboard.store import open_mart as opened
-from hospital_assets.dashboard.svg import areas
 from hospital_assets.live.board import read_board, reference_of
 from hospital_assets.live.copies import merge_landed
 from hospital_assets.publishing.policy import POLICY_FILE, PolicyError

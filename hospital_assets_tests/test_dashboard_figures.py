@@ -23,11 +23,11 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hospital_assets import charts
 from hospital_assets.automation.build import BuildReport
 from hospital_assets.automation.schedules import overview_page_schedule
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.table import Measure
-from hospital_assets.dashboard import svg
 from hospital_assets.dashboard.figures import Away, Card, Column, Figure, Page
 from hospital_assets.dashboard.mart import Mart, Row, visits_since
 from hospital_assets.dashboard.pages.conditions_queries import condition_trends, is_by_month
@@ -94,7 +94,7 @@ def test_ribbons_fill_their_nodes_and_stay_inside(counts: list[int], starts: int
         }
         for side, size in (("start", starts), ("end", 3))
     ]
-    drawn = svg.sankey({"columns": columns, "flows": flows}, 1300, 360)
+    drawn = charts.sankey({"columns": columns, "flows": flows}, 1300, 360)
     nodes = [float(h) for h in re.findall(r'class="node"[^>]* height="([\d.]+)"', drawn)]
     bottoms = re.findall(r'class="node" x="[\d.]+" y="([\d.]+)"[^>]* height="([\d.]+)"', drawn)
     assert len(nodes) == starts + 3 and all(float(y) + float(h) <= 360 for y, h in bottoms)

@@ -7,6 +7,5 @@ tables hold; what a figure means stands in the contracts, its limits in `limits`
 - `slices`, `mart`: what can be chosen; all SQL.
 - `spc`: what a series says against chance.
 - `figures`, `pages`: what each page shows, in words and marks, one module per page; no HTML.
-- `svg`: the marks as SVG, for the page and the printed report.
 - `app`, `auth`, `live`: routes and security headers, sign-in, server-sent events.
 """

@@ -1,7 +1,7 @@
 """What a page is made of: cards, figures and their data tables, before any HTML.
 
 Belongs here: the shapes and how they are filled from rows; which figures a page has is `pages`'
-matter, how marks are drawn `svg`'s. Every figure carries the definition of its measure, its n, and
+matter, how marks are drawn that of `charts`. Every figure carries the definition of its measure, its n, and
 the rows it shows as a table.
 """
 
@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from hospital_assets import charts
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.table import Measure
-from hospital_assets.dashboard import svg
 from hospital_assets.dashboard.slices import Slice
-from hospital_assets.dashboard.spc import WORDS, Better, Control, Point, Verdict, controls
+from hospital_assets.dashboard.spc import Better, Control, Point, controls
+from hospital_assets.measures.natural_limits import WORDS, Verdict
 
 TOO_FEW = "Too few patients to show"
 
@@ -140,15 +141,15 @@ class Figure:
         width = {4: 420, 5: 560, 6: 640, 7: 760, 8: 860, 12: 1300}.get(self.span, 640)
         match self.kind:
             case "series":
-                return svg.lines(self.spec, width, self.height)
+                return charts.lines(self.spec, width, self.height)
             case "dots":
-                return svg.funnel(self.spec, self.height)
+                return charts.funnel(self.spec, self.height)
             case "heatmap":
-                return svg.heatmap(self.spec, self.height)
+                return charts.heatmap(self.spec, self.height)
             case "treemap":
-                return svg.treemap(self.spec, width, self.height)
+                return charts.treemap(self.spec, width, self.height)
             case "sankey":
-                return svg.sankey(self.spec, width, self.height)
+                return charts.sankey(self.spec, width, self.height)
             case _:
                 return ""
 
@@ -271,7 +272,7 @@ def control_figure(
     if upper is not None and is_share:
         upper = min(upper, 100.0)
     newest = control.points[-1]
-    value = f"{svg.number(newest.value, digits)} {unit}".strip()
+    value = f"{charts.number(newest.value, digits)} {unit}".strip()
     if upper is None:
         says = f"{len(control.points)} {each}s: too few to tell signal from noise, so no limits"
         title = f"{name}: {value}"
@@ -286,7 +287,7 @@ def control_figure(
         says = (
             f"XmR chart by {each}, newest {newest.day.day} {newest.day:%b}; "
             f"{' and '.join(counts) + f' of {len(control.points)} {each}s' if counts else 'no signals'}; "
-            f"expected {svg.number(control.lower or 0, digits)} to {svg.number(upper, digits)} {unit}"
+            f"expected {charts.number(control.lower or 0, digits)} to {charts.number(upper, digits)} {unit}"
         )
     rules = []
     if upper is not None and control.lower is not None:
@@ -342,4 +343,4 @@ def spark_of(control: Control) -> str:
     points = control.points[-40:]
     if len(points) < 2:
         return ""
-    return svg.sparkline([p.value for p in points], control.latest or "usual", (control.lower, control.upper))
+    return charts.sparkline([p.value for p in points], control.latest or "usual", (control.lower, control.upper))

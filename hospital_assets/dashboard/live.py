@@ -17,9 +17,9 @@ from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
 
+from hospital_assets import charts
 from hospital_assets.access.users import User
 from hospital_assets.contracts.kpis import ALL
-from hospital_assets.dashboard import svg
 from hospital_assets.dashboard.render import render
 from hospital_assets.live.board import Waiting, read_board
 from hospital_assets.live.copies import copies_changed
@@ -100,4 +100,4 @@ def _bar(row: Waiting) -> str:
     """Waited of two and a half hours, with the target as a tick."""
     style = "late" if row.past_minutes > 0 else ""
     target = None if row.target_minutes is None else row.target_minutes / 150
-    return svg.bar(row.waited_minutes / 150, style, target=target)
+    return charts.bar(row.waited_minutes / 150, style, target=target)

@@ -15,11 +15,11 @@ from urllib.parse import parse_qsl, urlencode
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup, escape
 
+from hospital_assets.charts import number, shape
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.dashboard.figures import Away, Card, Cell, Column, Drawn, Figure, Link
 from hospital_assets.dashboard.slices import Known, Slice, periods
-from hospital_assets.dashboard.spc import WORDS
-from hospital_assets.dashboard.svg import number, shape
+from hospital_assets.measures.natural_limits import WORDS
 
 FOLDER = Path(__file__).parent
 #: Text of fewer characters is not broken into lines.
@@ -117,7 +117,7 @@ _NONE = Markup('<span class="none" title="not shown">&ndash;</span>')
 def cell(value: Cell, column: Column, where: Slice) -> Markup:
     """A table's cell."""
     if isinstance(value, Drawn):
-        return Markup(value.svg)  # noqa: S704  (drawn by `svg`, which escapes names)
+        return Markup(value.svg)  # noqa: S704  (drawn by `charts`, which escapes names)
     if isinstance(value, Link):
         address = query(where, **{value.slicer: value.value})
         return Markup('<a href="?{}" data-slice>{}</a>').format(address, value.text)

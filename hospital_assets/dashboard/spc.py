@@ -1,7 +1,7 @@
 """What a series says against chance: limits and signals of the XmR chart.
 
 The limits and the two rules (outside the limits, eighth in a row on one side) are those of
-`limits`, as in the KPI tables. Belongs here: which points may be judged, and
+`measures.natural_limits`, as in the KPI tables. Belongs here: which points can have a verdict, and
 whether a signal is good news.
 """
 
@@ -13,17 +13,9 @@ from datetime import date
 from typing import Literal
 
 from hospital_assets.dashboard.slices import Grain
+from hospital_assets.measures.natural_limits import Verdict
 
 Better = Literal["lower", "higher", "neither"]
-Verdict = Literal["usual", "improving", "concern", "changed"]
-
-#: Verdict -> what it is called.
-WORDS: Mapping[Verdict, str] = {
-    "usual": "Usual range",
-    "improving": "Improving",
-    "concern": "Concern",
-    "changed": "Changed",
-}
 
 #: Fewer points are a run chart: no limits, no signals.
 LEAST_POINTS = 10

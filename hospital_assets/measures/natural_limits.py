@@ -5,8 +5,8 @@ Source: Wheeler, Understanding Variation; NHS England, Making Data Count.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import narwhals as nw
 
@@ -14,6 +14,16 @@ import narwhals as nw
 XMR_FACTOR = 2.66
 #: So many in a row on one side of the mean are no chance.
 RUN_LENGTH = 8
+
+Verdict = Literal["usual", "improving", "concern", "changed"]
+
+#: What chance says of a point -> what that is called (Making Data Count).
+WORDS: Mapping[Verdict, str] = {
+    "usual": "Usual range",
+    "improving": "Improving",
+    "concern": "Concern",
+    "changed": "Changed",
+}
 
 
 def with_natural_limits(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hospital_assets.dashboard import svg
+from hospital_assets import charts
+from hospital_assets.charts import number
 from hospital_assets.dashboard.figures import (
     TOO_FEW,
     Card,
@@ -24,7 +25,6 @@ from hospital_assets.dashboard.pages import capacity_queries as queries
 from hospital_assets.dashboard.pages import shared_queries
 from hospital_assets.dashboard.pages.shared import blood_group, news, rate_card
 from hospital_assets.dashboard.slices import Slice
-from hospital_assets.dashboard.svg import number
 from hospital_assets.measures import thresholds
 from hospital_assets.measures.words import in_hours
 
@@ -147,7 +147,7 @@ def _wards(mart: Mart, where: Slice) -> Figure:
                 mart.known.hospitals.get(r["hospital_id"], r["hospital_id"]),
                 r["department_name"],
                 Drawn(
-                    svg.bar(
+                    charts.bar(
                         (r["time_weighted_pct"] or 0) / most,
                         "full" if (r["time_weighted_pct"] or 0) > thresholds.FULL_PCT else "",
                         target=thresholds.FULL_PCT / most,
@@ -225,7 +225,7 @@ def _crowding(mart: Mart, where: Slice) -> Figure:
                 r["hospital_id"],
                 r["median"],
                 r["worst"],
-                Drawn(svg.bar((r["overcrowded_pct"] or 0) / 100)),
+                Drawn(charts.bar((r["overcrowded_pct"] or 0) / 100)),
                 r["overcrowded_pct"],
             ]
             for r in rows
@@ -297,7 +297,7 @@ def _boarding(mart: Mart, where: Slice) -> Figure:
         [
             [
                 r["destination_department"],
-                Drawn(svg.bar(r["average_minutes"] / longest["average_minutes"])),
+                Drawn(charts.bar(r["average_minutes"] / longest["average_minutes"])),
                 r["average_minutes"],
                 r["over_4_hours_count"],
                 r["over_12_hours_count"],
@@ -381,7 +381,7 @@ def _overstays(mart: Mart, where: Slice) -> Figure:
         [
             [
                 r["department_name"],
-                Drawn(svg.bar((r["value_pct"] or 0) / 100)),
+                Drawn(charts.bar((r["value_pct"] or 0) / 100)),
                 r["value_pct"],
                 r["numerator_count"],
                 r["open_numerator_count"],
@@ -413,7 +413,7 @@ def _blood_mix(mart: Mart, where: Slice) -> Figure:
         [
             [
                 blood_group(r["blood_group"]),
-                Drawn(svg.bar(r["share_pct"] / most, target=(r["reference_share_pct"] or 0) / most)),
+                Drawn(charts.bar(r["share_pct"] / most, target=(r["reference_share_pct"] or 0) / most)),
                 r["share_pct"],
                 r["reference_share_pct"],
                 r["patient_count"],

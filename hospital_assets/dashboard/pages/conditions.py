@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from hospital_assets import charts
+from hospital_assets.charts import number
 from hospital_assets.contracts.table import Measure
-from hospital_assets.dashboard import svg
 from hospital_assets.dashboard.figures import (
     TOO_FEW,
     Column,
@@ -21,7 +22,6 @@ from hospital_assets.dashboard.pages import conditions_queries as queries
 from hospital_assets.dashboard.pages import shared_queries
 from hospital_assets.dashboard.pages.shared import no_visits, pyramid, visit_days
 from hospital_assets.dashboard.slices import Slice
-from hospital_assets.dashboard.svg import number
 from hospital_assets.measures.thresholds import READMISSION_DAYS, RETURN_HOURS
 
 #: What is watched day by day -> label, groups of dim_condition.
@@ -75,11 +75,11 @@ def conditions(mart: Mart, where: Slice) -> Page:
                     [
                         r["condition_name"] or "",
                         r["icd_code"],
-                        Drawn(svg.bar(r["visit_count"] / most)),
+                        Drawn(charts.bar(r["visit_count"] / most)),
                         r["visit_count"],
                         r["share_pct"],
                         *(
-                            [Drawn(svg.sparkline(trends[r["icd_code"]], limits=(0, None), width=110, height=20))]
+                            [Drawn(charts.sparkline(trends[r["icd_code"]], limits=(0, None), width=110, height=20))]
                             if trends
                             else []
                         ),
@@ -132,7 +132,7 @@ def _groups(mart: Mart, where: Slice) -> Figure:
         "table",
         (Column("Group"), Column("", is_wide=True), Column("Visits", 0), Column("%", 1)),
         [
-            [r["condition_group"], Drawn(svg.bar(r["visit_count"] / most)), r["visit_count"], r["share_pct"]]
+            [r["condition_group"], Drawn(charts.bar(r["visit_count"] / most)), r["visit_count"], r["share_pct"]]
             for r in rows
         ],
         span=5,
@@ -181,7 +181,7 @@ def _people(mart: Mart, where: Slice, characteristic: str, label: str) -> Figure
         [
             [
                 r["category"],
-                Drawn(svg.bar(r["visit_count"] / most)),
+                Drawn(charts.bar(r["visit_count"] / most)),
                 r["visit_count"],
                 r["share_of_visits_pct"],
                 r["visit_count"] / r["patient_count"],
@@ -221,7 +221,7 @@ def _equity(mart: Mart, people: list[Row], where: Slice) -> Figure:
             [
                 r["category"],
                 Drawn(
-                    svg.range_mark(
+                    charts.range_mark(
                         max(r["average"] - 1.96 * r["error"], 0) / high, (r["average"] + 1.96 * r["error"]) / high
                     )
                 ),
@@ -253,7 +253,7 @@ def _procedures(mart: Mart, where: Slice) -> Figure:
         [
             [
                 r["procedure_name"] or r["procedure_code"],
-                Drawn(svg.bar(r["procedure_count"] / most)),
+                Drawn(charts.bar(r["procedure_count"] / most)),
                 r["procedure_count"],
                 r["share_pct"],
             ]
@@ -282,7 +282,7 @@ def _by_month(mart: Mart, figure_id: str, label: str, rows: list[Row], measure: 
         [
             [
                 f"{r['period_month']:%b %Y}",
-                Drawn(svg.bar(r["value_pct"] / most)),
+                Drawn(charts.bar(r["value_pct"] / most)),
                 r["value_pct"],
                 r["numerator_count"],
                 r["denominator_count"],

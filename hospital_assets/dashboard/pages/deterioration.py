@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hospital_assets.dashboard import svg
+from hospital_assets import charts
+from hospital_assets.charts import number
 from hospital_assets.dashboard.figures import (
     TOO_FEW,
     Column,
@@ -22,7 +23,6 @@ from hospital_assets.dashboard.pages import deterioration_queries as queries
 from hospital_assets.dashboard.pages import shared_queries
 from hospital_assets.dashboard.pages.shared import news, rate_card
 from hospital_assets.dashboard.slices import Slice
-from hospital_assets.dashboard.svg import number
 from hospital_assets.measures.observations import FIRST_SET_LIMITS, MONITORING_MINUTES
 from hospital_assets.measures.thresholds import NEWS2_RESPONSE_MINUTES
 
@@ -168,7 +168,7 @@ def _intervals(mart: Mart, where: Slice) -> Figure:
             [
                 _BANDS[band],
                 f"{minutes} min" if minutes < 120 else f"{minutes // 60} h",
-                Drawn(svg.bar(enough[band]["in_time"] / enough[band]["n"])) if band in enough else "too few",
+                Drawn(charts.bar(enough[band]["in_time"] / enough[band]["n"])) if band in enough else "too few",
                 100 * enough[band]["in_time"] / enough[band]["n"] if band in enough else None,
                 enough[band]["late"] if band in enough else None,
                 enough[band]["missed"] if band in enough else None,
@@ -211,7 +211,7 @@ def _first_sets(mart: Mart, where: Slice) -> Figure:
         [
             [
                 f"{row['limit_minutes']} min",
-                Drawn(svg.bar(row["in_time"] / row["n"])),
+                Drawn(charts.bar(row["in_time"] / row["n"])),
                 100 * row["in_time"] / row["n"],
                 row["in_time"],
                 row["late"],
@@ -248,7 +248,7 @@ def _responses(mart: Mart, where: Slice) -> Figure:
         f"Visits by what followed their first such score{average}",
         "table",
         (Column("Then"), Column("", is_wide=True), Column("Visits", 0), Column("%", 1)),
-        [[label, Drawn(svg.bar(count / n)), count, 100 * count / n] for label, count in parts.items()],
+        [[label, Drawn(charts.bar(count / n)), count, 100 * count / n] for label, count in parts.items()],
         span=6,
         measure=measure,
         n=n,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+from hospital_assets import charts
+from hospital_assets.charts import number
 from hospital_assets.contracts.table import Measure
-from hospital_assets.dashboard import svg
 from hospital_assets.dashboard.figures import (
     TOO_FEW,
     Cell,
@@ -28,7 +29,6 @@ from hospital_assets.dashboard.pages import shared_queries
 from hospital_assets.dashboard.pages.shared import news, no_visits, rate_card, visit_days
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.spc import Better
-from hospital_assets.dashboard.svg import number
 from hospital_assets.measures import thresholds
 from hospital_assets.measures.words import in_hours
 
@@ -107,16 +107,16 @@ def _stages(mart: Mart, where: Slice) -> Figure:
         return empty("stages", title, TOO_FEW, 12, measure)
     longest = max(row["p90"] or 0 for row in timed.values()) or 1
     slowest = max(timed, key=lambda stage: timed[stage]["median"])
-    cells: list[list[Cell]] = [["Arrival", n, 100.0, Drawn(svg.bar(1.0)), None, None, None, ""]]
+    cells: list[list[Cell]] = [["Arrival", n, 100.0, Drawn(charts.bar(1.0)), None, None, None, ""]]
     for stage, label in _STAGES.items():
         reached = rows[stage]["reached_count"]
         row = timed.get(stage, {"average": None, "median": None, "p90": None})
         drawn = (
-            Drawn(svg.range_mark(row["median"] / longest, row["p90"] / longest))
+            Drawn(charts.range_mark(row["median"] / longest, row["p90"] / longest))
             if row["median"] is not None and row["p90"] is not None
             else ""
         )
-        bar = Drawn(svg.bar(min(reached / n, 1)))
+        bar = Drawn(charts.bar(min(reached / n, 1)))
         cells.append([label, reached, 100 * reached / n, bar, row["average"], row["median"], row["p90"], drawn])
     return Figure(
         "stages",
@@ -156,7 +156,7 @@ def _histogram(mart: Mart, where: Slice) -> Figure:
         count = counts.get(step, 0)
         seen += count
         label = "240 and more" if step == 8 else f"{30 * step} to {30 * step + 30}"
-        cells.append([label, Drawn(svg.bar(count / most)), count, 100 * count / n, 100 * seen / n])
+        cells.append([label, Drawn(charts.bar(count / most)), count, 100 * count / n, 100 * seen / n])
     hour = 100 * sum(count for step, count in counts.items() if step < 2) / n
     return Figure(
         "histogram",
@@ -322,7 +322,7 @@ def _handovers(mart: Mart, where: Slice) -> Figure:
         "table",
         (Column("Longer than"), Column("", is_wide=True), Column("Handovers", 0), Column("%", 1)),
         [
-            [f"{limit} min", Drawn(svg.bar(row[name] / row["n"])), row[name], 100 * row[name] / row["n"]]
+            [f"{limit} min", Drawn(charts.bar(row[name] / row["n"])), row[name], 100 * row[name] / row["n"]]
             for limit, name in limits
         ],
         span=6,
@@ -348,7 +348,7 @@ def _op18(mart: Mart, where: Slice) -> Figure:
         [
             [
                 f"{r['period_month']:%b %Y}",
-                Drawn(svg.bar((r["median_minutes"] or 0) / max(k["median_minutes"] for k in known))),
+                Drawn(charts.bar((r["median_minutes"] or 0) / max(k["median_minutes"] for k in known))),
                 r["median_minutes"],
                 r["denominator_count"],
             ]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from hospital_assets.charts import number
 from hospital_assets.dashboard.figures import Card, Column, Figure, Page, WhatIf, empty, line, series
 from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.pages import forecast_queries as queries
 from hospital_assets.dashboard.slices import Slice
-from hospital_assets.dashboard.svg import number
 from hospital_assets.measures.thresholds import FULL_PCT
 
 

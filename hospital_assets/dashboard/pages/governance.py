@@ -12,10 +12,10 @@ from typing import Any
 
 import polars as pl
 
+from hospital_assets import charts
 from hospital_assets.access.audit import read_entries
 from hospital_assets.access.users import DASHBOARD
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.dashboard import svg
 from hospital_assets.dashboard.figures import Card, Cell, Column, Figure, Page, empty
 from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.pages.shared import plain_table
@@ -89,23 +89,23 @@ def governance(settings: Settings, mart: Mart, now: datetime) -> Page:
     return Page(
         (),
         [
-            Card("audiences", "Audiences", svg.number(len(audiences)), "", "each with its own masked copy"),
+            Card("audiences", "Audiences", charts.number(len(audiences)), "", "each with its own masked copy"),
             Card(
                 "columns",
                 "Columns with a mask decided",
-                svg.number(len(matrix)),
+                charts.number(len(matrix)),
                 "",
                 "identifying, clinical or sensitive",
             ),
             Card(
                 "looks",
                 "Entries in the audit",
-                svg.number(looks.height),
+                charts.number(looks.height),
                 "",
                 "views, exports, queries, publications, sign-ins",
             ),
-            Card("denied", "Refused", svg.number(refused), "", "pages not for the role, failed sign-ins"),
-            Card("due", "Due for deletion", svg.number(due), "", "old versions, erasures that were not finished"),
+            Card("denied", "Refused", charts.number(refused), "", "pages not for the role, failed sign-ins"),
+            Card("due", "Due for deletion", charts.number(due), "", "old versions, erasures that were not finished"),
         ],
         [
             _looked(looks),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from hospital_assets import charts
+from hospital_assets.charts import number
 from hospital_assets.contracts.kpis import ALL
-from hospital_assets.dashboard import svg
 from hospital_assets.dashboard.figures import (
     TOO_FEW,
     Card,
@@ -28,7 +29,6 @@ from hospital_assets.dashboard.pages import shared_queries
 from hospital_assets.dashboard.pages.shared import WEEKDAYS, blood_group, doctors, doctors_card, news, pyramid
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.spc import Control
-from hospital_assets.dashboard.svg import number
 from hospital_assets.measures.triage import CRITICAL_IN_SHORT, CRITICAL_LEVELS
 
 
@@ -202,7 +202,7 @@ def _funnel(mart: Mart, rows: list[Row]) -> Figure:
         [
             [
                 Link(f"{row['triage_group']} {mart.known.triage[row['triage_group']]}", "triage", row["triage_group"]),
-                Drawn(svg.bar((row["visit_count"] or 0) / most, f"t{row['triage_group']}", centred=True)),
+                Drawn(charts.bar((row["visit_count"] or 0) / most, f"t{row['triage_group']}", centred=True)),
                 row["visit_count"],
                 100 * (row["visit_count"] or 0) / n,
             ]
@@ -231,11 +231,11 @@ def _departments(mart: Mart, where: Slice) -> Figure:
         cells.append(
             [
                 Link(row["department_name"], "department", row["department_name"]),
-                Drawn(svg.bar(visits / most)),
+                Drawn(charts.bar(visits / most)),
                 row["visit_count"],
                 row["wait_median_minutes"] if shown else None,
                 row["wait_p90_minutes"] if shown else None,
-                Drawn(svg.range_mark(row["wait_median_minutes"] / longest, row["wait_p90_minutes"] / longest))
+                Drawn(charts.range_mark(row["wait_median_minutes"] / longest, row["wait_p90_minutes"] / longest))
                 if shown
                 else "too few",
                 100 * row["excluded_no_provider_count"] / visits

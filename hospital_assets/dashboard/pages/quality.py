@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 
 import polars as pl
 
-from hospital_assets.dashboard import svg
+from hospital_assets import charts
 from hospital_assets.dashboard.figures import Away, Card, Cell, Column, Drawn, Figure, Page, empty
 from hospital_assets.dashboard.pages.shared import plain_table
 from hospital_assets.settings import Settings
@@ -41,26 +41,26 @@ def quality(settings: Settings) -> Page:
         Card(
             "score",
             "Single checks passed",
-            svg.number(100 * passed / checks, 2) if checks else "\u2013",
+            charts.number(100 * passed / checks, 2) if checks else "\u2013",
             "%" if checks else "",
-            f"{svg.number(passed)} of {svg.number(checks)} that apply, {at}" if checks else at,
+            f"{charts.number(passed)} of {charts.number(checks)} that apply, {at}" if checks else at,
         ),
         Card(
             "failed",
             "Rules that failed",
-            svg.number(len(failed)),
+            charts.number(len(failed)),
             "",
             f"{sum(r['severity'] == 'ERROR' for r in failed)} of severity ERROR",
         ),
-        Card("quarantined", "Records set aside", svg.number(set_aside), "", "in quarantine, with the rule's name"),
+        Card("quarantined", "Records set aside", charts.number(set_aside), "", "in quarantine, with the rule's name"),
         Card(
             "balance",
             "Feeds that do not balance",
-            svg.number(len(lost)),
+            charts.number(len(lost)),
             "",
             f"of {len(balance)}: landed = cleaned + quarantined + duplicates",
         ),
-        Card("files", "Files set aside", svg.number(odd), "", f"of {svg.number(ledger.height)} landed"),
+        Card("files", "Files set aside", charts.number(odd), "", f"of {charts.number(ledger.height)} landed"),
     ]
     if not found:
         return Page((), cards, [empty("gathered", "Nothing gathered yet", _RUN, 12), _files(states)])
@@ -70,7 +70,7 @@ def quality(settings: Settings) -> Page:
         [
             plain_table(
                 "scores",
-                f"{svg.number(100 * passed / checks, 1)} % of single checks pass" if checks else "Score",
+                f"{charts.number(100 * passed / checks, 1)} % of single checks pass" if checks else "Score",
                 "Share of the single checks that passed, by layer and family",
                 scores,
                 {"layer": None, "family": None, "score_pct": 1, "passed": 0, "checks": 0},
@@ -106,7 +106,7 @@ def quality(settings: Settings) -> Page:
             _over_time(found.get("scores_by_day", [])),
             plain_table(
                 "quarantine",
-                f"{svg.number(set_aside)} records in quarantine",
+                f"{charts.number(set_aside)} records in quarantine",
                 "By feed and rule; the records themselves stay in the warehouse",
                 _by_rule(found.get("quarantine", [])),
                 {"subject": None, "rule": None, "says": None, "records": 0, "files": 0, "for_example": None},
@@ -172,13 +172,13 @@ def _over_time(rows: list[dict[str, Any]]) -> Figure:
     for layer, by_day in shares.items():
         at = sorted(by_day)
         values = [by_day.get(day) for day in days[-90:]]
-        drawn = svg.sparkline(values, limits=(None, None), width=300, height=22)
+        drawn = charts.sparkline(values, limits=(None, None), width=300, height=22)
         table.append(
             [layer, Drawn(drawn) if drawn else "one day so far", by_day[at[-1]], min(by_day.values()), at[0], len(at)]
         )
     return Figure(
         "score-trend",
-        f"{title}: {worst} is lowest, {svg.number(newest, 1)} %"
+        f"{title}: {worst} is lowest, {charts.number(newest, 1)} %"
         if newest < 100
         else f"{title}: every layer is at 100 %",
         "Percent of the single checks that passed, by layer and day of checking; each line has a scale of its own",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hospital_assets import charts
+from hospital_assets.charts import number
 from hospital_assets.contracts.table import Measure
-from hospital_assets.dashboard import svg
 from hospital_assets.dashboard.figures import (
     TOO_FEW,
     Card,
@@ -22,9 +23,9 @@ from hospital_assets.dashboard.figures import (
 from hospital_assets.dashboard.mart import Mart, Row, visits_since
 from hospital_assets.dashboard.pages import shared_queries as queries
 from hospital_assets.dashboard.slices import Slice
-from hospital_assets.dashboard.spc import WORDS, Control
-from hospital_assets.dashboard.svg import number
+from hospital_assets.dashboard.spc import Control
 from hospital_assets.measures import thresholds
+from hospital_assets.measures.natural_limits import WORDS
 from hospital_assets.measures.words import in_hours
 
 WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -197,9 +198,9 @@ def pyramid(mart: Mart, people: list[Row], where: Slice) -> Figure:
         [
             [
                 counts[band].get("female", 0),
-                Drawn(_mirrored(svg.bar(counts[band].get("female", 0) / most, "female"))),
+                Drawn(_mirrored(charts.bar(counts[band].get("female", 0) / most, "female"))),
                 "90+" if band == 9 else f"{10 * band}\u2013{10 * band + 9}",
-                Drawn(svg.bar(counts[band].get("male", 0) / most, "male")),
+                Drawn(charts.bar(counts[band].get("male", 0) / most, "male")),
                 counts[band].get("male", 0),
             ]
             for band in sorted(counts, reverse=True)
@@ -229,7 +230,7 @@ def _sexes_and_ages(mart: Mart, where: Slice) -> Figure:
         [
             [
                 _category(r["category"]),
-                Drawn(svg.bar((r["visit_count"] or 0) / most, "female" if r["category"] == "female" else "")),
+                Drawn(charts.bar((r["visit_count"] or 0) / most, "female" if r["category"] == "female" else "")),
                 r["visit_count"],
                 r["share_of_visits_pct"],
             ]
@@ -295,7 +296,7 @@ def plain_table(
     for row in rows:
         cells: list[Cell] = [row[name] for name in kept]
         if bar:
-            cells.insert(list(kept).index(bar), Drawn(svg.bar((row[bar] or 0) / most)))
+            cells.insert(list(kept).index(bar), Drawn(charts.bar((row[bar] or 0) / most)))
         shown.append(cells)
     heads = [Column(name.replace("_", " ").capitalize(), digits) for name, digits in kept.items()]
     if bar:

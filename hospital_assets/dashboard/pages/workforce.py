@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hospital_assets.charts import number
 from hospital_assets.dashboard.figures import (
     TOO_FEW,
     Card,
@@ -22,7 +23,6 @@ from hospital_assets.dashboard.pages import shared_queries
 from hospital_assets.dashboard.pages import workforce_queries as queries
 from hospital_assets.dashboard.pages.shared import WEEKDAYS, doctors, doctors_card, news
 from hospital_assets.dashboard.slices import Slice
-from hospital_assets.dashboard.svg import number
 from hospital_assets.measures.thresholds import LONG_SHIFT_HOURS, NIGHT_STARTS_HOUR, SHORTEST_REST_HOURS
 
 

@@ -8,8 +8,7 @@ from datetime import datetime
 from html import escape
 from typing import Any
 
-from hospital_assets.dashboard.spc import WORDS
-from hospital_assets.dashboard.svg.marks import (
+from hospital_assets.charts.marks import (
     STRETCH,
     Number,
     area,
@@ -25,6 +24,7 @@ from hospital_assets.dashboard.svg.marks import (
     ticks,
     title,
 )
+from hospital_assets.measures.natural_limits import WORDS
 
 #: Above and below the plot; the stylesheet's margins of `.fluid`.
 _AROUND = 12 + 26

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from hospital_assets.dashboard.svg.marks import number, scaled
+from hospital_assets.charts.marks import number, scaled
 
 #: Between two nodes of a column, so that the names beside them never touch.
 _NODE_GAP = 17

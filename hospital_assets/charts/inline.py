@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hospital_assets.dashboard.svg.marks import Number, scaled, shape, stroke
+from hospital_assets.charts.marks import Number, scaled, shape, stroke
 
 
 def bar(share: float, style: str = "", centred: bool = False, target: float | None = None) -> str:

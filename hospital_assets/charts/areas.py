@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from hospital_assets.dashboard.svg.marks import fluid, number, scaled, title
+from hospital_assets.charts.marks import fluid, number, scaled, title
 
 #: Above and below the cells; the stylesheet's margins of `.fluid.heat`.
 _AROUND = 2 + 44

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from hospital_assets.dashboard.svg.marks import (
+from hospital_assets.charts.marks import (
     STRETCH,
     area,
     fluid,
