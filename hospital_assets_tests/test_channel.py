@@ -205,7 +205,12 @@ def directory(folder: Path, days: tuple[date, date], visit: str, red: str, zone:
 #: The same profile name, the same folder, another meaning; days that have nothing in common.
 BERLIN = ((date(2020, 3, 28), date(2020, 3, 29)), "Fall", "rot", "Europe/Berlin")
 CHICAGO = ((date(2026, 1, 1), date(2026, 1, 2)), "case", "red", "America/Chicago")
-SELECTED = "+key:fact_emergency_visits"
+SELECTED = "+key:cleaned_er_visits or +key:dim_hospital or +key:dim_date"
+
+
+def failures(report: BuildReport) -> list[str]:
+    """What failed, but for checks that want tables which were not selected."""
+    return [failure for failure in report.failures if "is not in the warehouse yet" not in failure]
 
 
 @pytest.mark.slow
@@ -213,14 +218,15 @@ def test_two_directories_in_one_process_do_not_meet(tmp_path: Path) -> None:
     """Built day by day in turns, each is what it is alone."""
     alone = [directory(tmp_path / f"alone{n}", *what) for n, what in enumerate((BERLIN, CHICAGO))]
     for settings in alone:
-        assert run(settings, select=SELECTED).failures == []
+        assert failures(run(settings, select=SELECTED)) == []
     turns = [directory(tmp_path / f"turns{n}", *what) for n, what in enumerate((BERLIN, CHICAGO))]
     for day in range(2):
         for settings in turns:
             service_day = settings.first_service_date + timedelta(days=day)
-            assert run(settings, first=service_day, last=service_day, select=SELECTED).failures == []
+            report = run(settings, first=service_day, last=service_day, select=SELECTED)
+            assert failures(report) == []
     for one, other in zip(alone, turns, strict=True):
-        for name in ("cleaned_er_visits", "dim_hospital", "dim_date", "fact_emergency_visits"):
+        for name in ("cleaned_er_visits", "cleaned_hospitals", "dim_hospital", "dim_date"):
             contract = CONTRACTS[name]
             said = f"select * from {contract.qualified_name} order by all"
             assert_frame_equal(query(one, said), query(other, said))
