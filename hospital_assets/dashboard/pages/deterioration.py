@@ -35,6 +35,8 @@ _BANDS = {
     "score_5_to_6": "5\u20136",
     "score_7_or_more": "7 and more",
 }
+#: Bands that ask for an urgent or an emergency response, the sickest first -> as a chart writes them.
+_SICK = {"score_7_or_more": "\u2265 7", "score_5_to_6": "5\u20136", "red_parameter": "one 3"}
 #: Reason why somebody is left out -> in words.
 _REASONS = {
     "cancelled": "cancelled",
@@ -107,11 +109,11 @@ def _bands(mart: Mart, where: Slice) -> Figure:
 
     sickest = 100 * sum(row["score_7_or_more"] for row in rows) / n
     left_out: Row = {name: sum(row.get(name) or 0 for row in rows) for name in _REASONS}
-    bands = list(reversed(_BANDS))
     return Figure(
         "bands",
         f"NEWS2: {number(sickest, 1)} % of observation sets score 7 or more",
-        "Percent of the sets of each hour since arrival, by band of the score; stronger colour is more",
+        "Percent of the sets of each hour since arrival that ask for a response: emergency (7 or more), urgent (5 to "
+        "6), or ward review (less, but a parameter of 3); stronger colour is more",
         "heatmap",
         (Column("Hours since arrival"), Column("Sets (n)", 0), *(Column(f"{_BANDS[band]} %", 1) for band in _BANDS)),
         [
@@ -120,8 +122,8 @@ def _bands(mart: Mart, where: Slice) -> Figure:
             if hour in by_hour
         ],
         {
-            "cells": [[share(band, hour) for hour in range(last + 1)] for band in bands],
-            "rows": [_BANDS[band] for band in bands],
+            "cells": [[share(band, hour) for hour in range(last + 1)] for band in _SICK],
+            "rows": list(_SICK.values()),
             "columns": hours,
             "unit": "%",
         },
@@ -130,7 +132,7 @@ def _bands(mart: Mart, where: Slice) -> Figure:
         n,
         _IGNORES,
         f"Decision support, not a diagnosis. {_left_out(left_out)}".strip(),
-        250,
+        190,
     )
 
 
