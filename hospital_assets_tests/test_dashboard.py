@@ -26,13 +26,14 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hospital_assets import charts
 from hospital_assets.access.serving import Address, ServingError
 from hospital_assets.access.users import NOT_LET_IN, User, Users, open_users
 from hospital_assets.assets.kpis.trend import drawing
 from hospital_assets.automation.build import BuildReport
 from hospital_assets.charts import areas
 from hospital_assets.clock import last_whole_day
-from hospital_assets.dashboard import figures, mart, spc, svg
+from hospital_assets.dashboard import figures, mart, spc
 from hospital_assets.dashboard.live import LiveBoard
 from hospital_assets.dashboard.mart import Mart
 from hospital_assets.dashboard.pages.forecast_queries import daily_forecast
@@ -155,7 +156,7 @@ def test_long_periods_are_shown_in_whole_weeks_or_months(grain: str, span: int) 
 
 @given(st.floats(-1e6, 1e6), st.floats(0, 1e6), st.integers(2, 10))
 def test_axes_span_what_they_show(low: float, width: float, wanted: int) -> None:
-    scale = svg.ticks(low, low + width, wanted)
+    scale = charts.ticks(low, low + width, wanted)
     slack = 1e-6 * max(1.0, abs(low), width)
     assert scale[0] <= low + slack and scale[-1] >= low + width - slack and len(scale) >= 2
 
