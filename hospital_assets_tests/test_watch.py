@@ -10,30 +10,39 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import polars as pl
 import pytest
 
 from hospital_assets.access.users import User
 from hospital_assets.alerts.outbox import Outbox, open_outbox, outbox_file
 from hospital_assets.assets.facts import vitals as vitals_module
-from hospital_assets.automation.build import BuildReport
+from hospital_assets.automation.build import BuildReport, refresh
 from hospital_assets.automation.instance import dagster_instance
+from hospital_assets.automation.loading import Loading
 from hospital_assets.automation.presence import is_watched, watch_lock
+from hospital_assets.automation.refresh import MOST_TRIES, Request, State, decide
+from hospital_assets.automation.sensors import landing_sensor
 from hospital_assets.automation.watch import BatchError, Loader
+from hospital_assets.automation.watch import _carry_out as carry_out
+from hospital_assets.automation.watch import _step as step
 from hospital_assets.clock import SimulatedClock, hospital_now, is_live, write_simulated_clock
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.dashboard.live import LiveBoard
 from hospital_assets.definitions import build_definitions
 from hospital_assets.landing.profile import FEEDS
 from hospital_assets.landing.waiting import Waiting
-from hospital_assets.landing.zone import LandingResource
+from hospital_assets.landing.zone import LandingResource, LandingZone
+from hospital_assets.live.alert_rules import FILE_POISONED
 from hospital_assets.live.board import Waiting as OnBoard
 from hospital_assets.live.board import read_board
 from hospital_assets.live.monitor import Monitor, open_monitor
@@ -112,13 +121,18 @@ def land(settings: Settings, name: str, *lines: str, folder: str = "vitals") -> 
     return path
 
 
+def planned(waiting: Mapping[str, Sequence[Waiting]]) -> list[Request]:
+    files = [file for found in waiting.values() for file in found]
+    return decide(State(), files, {}, {}, now_ns=time.time_ns(), after_files=1, after_seconds=0).requests
+
+
 def test_a_batch_is_one_transaction_and_dagster_hears_of_it(
     copied: Settings, monitor: Monitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     patient = an_adult(copied)
     land(copied, "live.json", observation("L1", patient, 1), observation("L2", patient, 2))
     waiting = monitor.look().waiting
-    assert [len(waiting[feed]) for feed in FEEDS] == [1, 0, 0, 0]
+    assert {feed: len(files) for feed, files in waiting.items() if files} == {"vitals": 1}
     (file,) = waiting["vitals"]
     assert file.subjects == ("vitals",) and [str(day) for day in file.days] == ["2026-03-12"]
     count = "select count(*) from facts.fact_vitals where observation_id in ('L1', 'L2')"
@@ -130,13 +144,13 @@ def test_a_batch_is_one_transaction_and_dagster_hears_of_it(
         with monkeypatch.context() as patched:
             patched.setattr(vitals_module, "scored", _break)
             with pytest.raises(BatchError, match="fact_vitals: .*it broke"):
-                loader.load(waiting)
+                loader.load(planned(waiting))
         raw = "select count(*) from raw.raw_vitals where source_file like '%live.json'"
         assert query(copied, raw).item() == 0  # the raw rows went back with the rest
         assert query(copied, count).item() == 0
         assert monitor.look().waiting == waiting
 
-        batch = loader.load(waiting)
+        batch = loader.load(planned(waiting))
         assert query(copied, count).item() == 2
         assert query(copied, others).item() == before
         assert not any(monitor.look().waiting.values())
@@ -146,7 +160,7 @@ def test_a_batch_is_one_transaction_and_dagster_hears_of_it(
         assert event.asset_materialization.partition == "2026-03-12"
         names = {check.check_name for check in batch.checks if check.asset_key.path == ["fact_vitals"]}
         assert {"columns", "key", "required"} <= names
-        loader.load({"vitals": [replace(file, days=file.days)]})  # the same again, checks and all
+        loader.load(planned({"vitals": [file]}))  # the same again, checks and all
     assert query(copied, count).item() == 2
 
 
@@ -251,18 +265,20 @@ def test_a_landed_file_is_pushed_to_whoever_watches_the_board(copied: Settings, 
     assert "hiccups" not in first and "hiccups" in pushed
 
 
-def test_sensors_leave_fresh_files_to_the_watcher(copied: Settings) -> None:
-    land(copied, "live.json", observation("S1", "P1", 1))
+def test_sensors_leave_fresh_files_to_the_watcher(copied: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hospital_assets.automation.sensors.LOOK_SECONDS", 0)
+    landed = land(copied, "live.json", observation("S1", "P1", 1)).stat().st_mtime
     definitions = build_definitions(copied)
 
-    def asked() -> list[dg.RunRequest]:
+    def asked(seconds_later: float) -> list[dg.RunRequest]:
+        sensor = landing_sensor("vitals", copied, lambda: datetime.fromtimestamp(landed + seconds_later, UTC))
         with (
             dagster_instance(copied) as instance,
             dg.build_sensor_context(
                 instance=instance, definitions=definitions, resources={"landing": zone(definitions)}
             ) as context,
         ):
-            found = definitions.resolve_sensor_def("vitals_files").evaluate_tick(context)
+            found = sensor.evaluate_tick(context)
         return list(found.run_requests or [])
 
     assert not is_watched(copied)
@@ -270,11 +286,108 @@ def test_sensors_leave_fresh_files_to_the_watcher(copied: Settings) -> None:
         assert is_mine and is_watched(copied)
         with watch_lock(copied) as second:
             assert not second
-        assert asked() == []
-        old = time.time() - 60
-        os.utime(copied.landing / "native" / "vitals" / "live.json", (old, old))
-        assert len(asked()) == 1  # the watcher did not manage
+        assert asked(29) == []
+        assert len(asked(31)) == 1  # the watcher did not manage
     assert not is_watched(copied)
+    assert len(asked(29)) == 1
+
+
+def test_reference_data_is_loaded_once_by_sensor_and_by_watcher(
+    copied: Settings, monitor: Monitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hospital_assets.automation.sensors.LOOK_SECONDS", 0)
+    definitions = build_definitions(copied)
+    folder = copied.landing / "native" / "doctors"
+    lines = next(folder.glob("*.csv")).read_text().splitlines()
+    others = [name for name, contract in CONTRACTS.items() if contract.layer in ("facts", "kpis")]
+    before = {name: rows for name, rows in tables(copied) if name in others}
+
+    def is_known(doctor: str) -> bool:
+        return bool(query(copied, f"select count(*) from dimensions.dim_doctor where doctor_id = '{doctor}'").item())
+
+    def newcomer(doctor: str) -> float:
+        row = lines[1].replace(lines[1].split(",")[0], doctor, 1)
+        return land(copied, f"{doctor}.csv", lines[0], row, folder="doctors").stat().st_mtime
+
+    with dagster_instance(copied) as instance:
+        now = newcomer("D-SENSOR") + 60
+        sensor = landing_sensor("extracts", copied, lambda: datetime.fromtimestamp(now, UTC))
+
+        def asked() -> list[dg.RunRequest]:
+            with dg.build_sensor_context(
+                instance=instance, definitions=definitions, resources={"landing": zone(definitions)}
+            ) as context:
+                return list(sensor.evaluate_tick(context).run_requests or [])
+
+        (request,) = asked()
+        assert request.partition_key is None and request.asset_selection is not None
+        job = definitions.resolve_job_def("refresh_extracts")
+        assert job.execute_in_process(instance=instance, asset_selection=list(request.asset_selection)).success
+        assert is_known("D-SENSOR") and asked() == []
+
+        newcomer("D-WATCH")
+        Loader(definitions, copied, instance).load(planned(monitor.look().waiting))
+        assert is_known("D-WATCH") and not any(monitor.look().waiting.values())
+    assert {name: rows for name, rows in tables(copied) if name in others} == before
+
+
+def break_runs_with(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No run that reads this file gets through."""
+    read = LandingZone.read
+
+    def broken(self: LandingZone, subject: str, ledger: pl.DataFrame, period: Any = None) -> Any:
+        is_bad = pl.col("source_file").str.ends_with(name) & (pl.col("state") == "ready")
+        if subject == "vitals" and ledger.select(is_bad.any()).item():
+            raise RuntimeError("it broke")
+        return read(self, subject, ledger, period)
+
+    monkeypatch.setattr(LandingZone, "read", broken)
+
+
+@pytest.mark.slow
+def test_a_file_that_always_fails_is_quarantined_by_the_watcher_and_the_rest_goes_on(
+    copied: Settings, monitor: Monitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient = an_adult(copied)
+    land(copied, "good.json", observation("G1", patient, 1))
+    land(copied, "bad.json", observation("B1", patient, 2))
+    # The alerts' look reads files, too; here it is the loading that breaks.
+    waiting = monitor.look().waiting
+    said: list[str] = []
+    stop = threading.Event()
+    stop.set()  # no pause between the tries
+    with dagster_instance(copied) as instance, monkeypatch.context() as patched:
+        loader = Loader(build_definitions(copied), copied, instance)
+        intake = Loading(copied, monitor.landing, partial(carry_out, loader, monitor, stop, said.append))
+        break_runs_with("bad.json", patched)
+        while step(intake, [file for found in waiting.values() for file in found], said.append):
+            waiting = monitor.look().waiting
+    assert sum("quarantined" in line for line in said) == 1
+    assert sum("it broke" in line for line in said) == MOST_TRIES
+    stored = query(copied, "select observation_id from facts.fact_vitals where observation_id in ('G1', 'B1')")
+    assert stored["observation_id"].to_list() == ["G1"]
+    assert list(monitor.landing.set_aside().values()) == ["poisoned"]
+    raised = [row["subject"] for row in monitor.outbox.alerts() if row["rule"] == FILE_POISONED]
+    assert raised == ["native/vitals/bad.json"]
+
+
+@pytest.mark.slow
+def test_a_file_that_always_fails_is_quarantined_by_refresh_and_the_rest_goes_on(
+    copied: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient = an_adult(copied)
+    land(copied, "good.json", observation("G1", patient, 1))
+    land(copied, "bad.json", observation("B1", patient, 2))
+    definitions = build_definitions(copied)
+    with monkeypatch.context() as patched:
+        break_runs_with("bad.json", patched)
+        report = refresh(definitions, copied, zone(definitions))
+    assert report is not None and not report.succeeded
+    assert report.quarantined == ["native/vitals/bad.json"]
+    assert len(report.failures) == len(set(report.failures)) and "raw_vitals: " in report.failures[0]
+    stored = query(copied, "select observation_id from facts.fact_vitals where observation_id in ('G1', 'B1')")
+    assert stored["observation_id"].to_list() == ["G1"]
+    assert refresh(definitions, copied, zone(definitions)) is None  # it does not wait any more
 
 
 def test_the_clock(tmp_path: Path) -> None:
@@ -384,13 +497,13 @@ def test_a_watcher_killed_again_and_again_neither_loses_nor_repeats(
         """Let a watcher work until nothing waits, then end it politely."""
         process = watcher(other)
         landing = zone(build_definitions(other))
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 900
         subjects = [s for feed in FEEDS.values() for s in feed]
         while landing.waiting(subjects, {}) or is_behind(other):
             assert time.monotonic() < deadline, (other.data_dir / "watch.log").read_text()[-2000:]
             time.sleep(1)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        assert process.wait(300) == 0
 
     def is_behind(other: Settings) -> bool:
         with dagster_instance(other) as instance:

@@ -7,28 +7,26 @@ ordinary Dagster runs: they stand in the UI's history like any other.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime
 from typing import get_args
 
 import dagster as dg
-from dagster._core.definitions.asset_selection import DagsterInvalidAssetSelectionError
 
 from hospital_assets.automation.instance import dagster_instance
 from hospital_assets.automation.jobs import TABLES
-from hospital_assets.automation.sensors import days_named
+from hospital_assets.automation.loading import Loading, Span, execute, failure_of, outcome_of, refresh_stale, wall_clock
+from hospital_assets.automation.refresh import Outcome, Request
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.table import Layer
 from hospital_assets.landing.profile import LANDED
-from hospital_assets.landing.waiting import spans
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.partitions import period_start, range_tags, service_periods
 from hospital_assets.publishing.policy import RoleName
 from hospital_assets.settings import Settings
 
-#: A refreshed day can make another stale only through the beds; this is never reached in practice.
-MOST_ROUNDS = 5
 #: Where the seconds of checks are counted, beside the layers.
 CHECKS = "checks"
 
@@ -67,6 +65,7 @@ class BuildReport:
     checks: list[CheckOutcome] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     rows: dict[str, int] = field(default_factory=dict)
+    quarantined: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
@@ -112,7 +111,12 @@ def build(
             f"nothing has landed in {settings.landing}: run `hospital simulate`, or "
             "`hospital import PROFILE PATH`, or put files there"
         )
-    return _build_spans(definitions, settings, [(first, last)], select, progress)
+    days = _days(settings, first, last)
+    with _Runs(definitions, settings, days, progress) as runs:
+        runs.run("full_refresh", days, _selection(definitions, select))
+        if select is None:
+            runs.refresh_stale()
+    return runs.report
 
 
 def check(
@@ -137,14 +141,10 @@ def check(
     """
     if not settings.warehouse_file.exists():
         raise BuildError(f"{settings.warehouse_file} is missing: run `hospital build` first")
-    keys = _partition_keys(settings, first, last)
-    report = BuildReport(date.fromisoformat(keys[0]), date.fromisoformat(keys[-1]))
-    started = time.perf_counter()
-    with dagster_instance(settings) as instance:
-        job = definitions.resolve_job_def("all_checks")
-        _run(job, instance, keys, None, report, progress)
-    report.seconds = time.perf_counter() - started
-    return report
+    days = _days(settings, first, last)
+    with _Runs(definitions, settings, days, progress) as runs:
+        runs.run("all_checks", days)
+    return runs.report
 
 
 def publish(
@@ -166,13 +166,10 @@ def publish(
     """
     if not settings.warehouse_file.exists():
         raise BuildError(f"{settings.warehouse_file} is missing: run `hospital build` first")
-    report = BuildReport(date.today(), date.today())
-    started = time.perf_counter()
-    selection = {dg.AssetKey(f"publication_{role}") for role in roles} or None
-    with dagster_instance(settings) as instance:
-        _run(definitions.resolve_job_def("publish"), instance, (), selection, report, progress)
-    report.seconds = time.perf_counter() - started
-    return report
+    selection = {dg.AssetKey(f"publication_{role}") for role in roles}
+    with _Runs(definitions, settings, (date.today(), date.today()), progress) as runs:
+        runs.run("publish", None, selection)
+    return runs.report
 
 
 def refresh(
@@ -180,108 +177,90 @@ def refresh(
     settings: Settings,
     landing: LandingResource,
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
+    clock: Callable[[], datetime] = wall_clock,
 ) -> BuildReport | None:
     """Load the files that wait and refresh their days, as the sensors would; None when none wait.
+
+    A file whose runs fail is tried again, then alone, and then quarantined, so that the rest goes on.
 
     Args:
         definitions: what to run.
         settings: the data directory.
         landing: its landing zone.
         progress: as for `build`.
+        clock: the wall clock.
     """
-    files = landing.waiting([*LANDED, "unknown"], landing.set_aside())
-    if not files:
-        return None
-    days = {day for file in files for day in file.days}
-    # Without days there is master data, which concerns every day, or files to write down.
-    asked: list[tuple[date | None, date | None]] = [*spans(days)] or [(None, None)]
-    return _build_spans(definitions, settings, asked, None, progress)
+    with _Runs(definitions, settings, _days(settings, None, None), progress) as runs:
+        loading = Loading(settings, landing, runs.load)
+        is_unfinished = True
+        while is_unfinished:
+            waiting = landing.waiting([*LANDED, "unknown"], landing.set_aside())
+            is_unfinished, quarantined = loading.step(waiting, clock())
+            runs.report.quarantined += quarantined
+        runs.refresh_stale()
+    return runs.report if runs.report.steps or runs.report.quarantined else None
 
 
-def _build_spans(
-    definitions: dg.Definitions,
-    settings: Settings,
-    asked: Sequence[tuple[date | None, date | None]],
-    select: str | None,
-    progress: Callable[[str, int, int], None],
-) -> BuildReport:
-    """A run for each span of days, then the days that those have made stale."""
-    ranges = [_partition_keys(settings, first, last) for first, last in asked]
-    report = BuildReport(date.fromisoformat(ranges[0][0]), date.fromisoformat(ranges[-1][-1]))
-    started = time.perf_counter()
-    with dagster_instance(settings) as instance:
-        job = definitions.resolve_job_def("full_refresh")
-        selection = _selection(definitions, select)
-        for keys in ranges:
-            _run(job, instance, keys, selection, report, progress)
-        if select is None:
-            _refresh_stale_partitions(definitions, settings, instance, report, progress)
-    report.seconds = time.perf_counter() - started
-    return report
+class _Runs:
+    """Runs in this process, one after the other, and what they did."""
 
+    def __init__(
+        self, definitions: dg.Definitions, settings: Settings, days: Span, progress: Callable[[str, int, int], None]
+    ) -> None:
+        self.report = BuildReport(*days)
+        self._definitions, self._settings, self._progress = definitions, settings, progress
+        self._loaded: list[Span] = []
+        self._events: Sequence[dg.DagsterEvent] = ()
+        self._stack = ExitStack()
 
-def _refresh_stale_partitions(
-    definitions: dg.Definitions,
-    settings: Settings,
-    instance: dg.DagsterInstance,
-    report: BuildReport,
-    progress: Callable[[str, int, int], None],
-) -> None:
-    """Refresh the days that the runs so far have made stale."""
-    job = definitions.resolve_job_def("refresh_stale_partitions")
-    for _ in range(MOST_ROUNDS):
-        left = _stale_spans(instance, settings)
-        if not left or report.failures:
-            return
-        for low, high in left:
-            keys = _partition_keys(settings, low, high)
-            _run(job, instance, keys, None, report, progress)
+    def __enter__(self) -> _Runs:
+        self._started = time.perf_counter()
+        self._instance = self._stack.enter_context(dagster_instance(self._settings))
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+        self.report.seconds = time.perf_counter() - self._started
 
-def _run(
-    job: dg.JobDefinition,
-    instance: dg.DagsterInstance,
-    keys: Sequence[str],
-    selection: set[dg.AssetKey] | None,
-    report: BuildReport,
-    progress: Callable[[str, int, int], None],
-) -> None:
-    """One run, over a range of partitions where there are any, told to the report."""
-    run_id = dg.DagsterRun(job_name=job.name).run_id
-    steps = job.get_subset(asset_selection=selection) if selection else job
-    listener = _Listener(report, len(report.steps) + len(list(steps.graph.nodes)), progress)
-    instance.add_event_listener(run_id, listener)
-    result = job.execute_in_process(
-        instance=instance,
-        run_id=run_id,
-        raise_on_error=False,
-        asset_selection=sorted(selection) if selection else None,
-        # The report says what failed; Dagster's own log is in the UI.
-        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-        tags=range_tags(keys[0], keys[-1]) if keys else {},
-    )
-    for event in result.all_events:
-        if event.is_step_failure and not _is_blocked_check(event):
-            report.failures.append(failure_of(event))
+    def run(self, job_name: str, days: Span | None, selection: Collection[dg.AssetKey] = ()) -> Outcome:
+        """One run, over some service days where there are any, told to the report."""
+        job = self._definitions.resolve_job_def(job_name)
+        run_id = dg.DagsterRun(job_name=job.name).run_id
+        steps = job.get_subset(asset_selection=set(selection)) if selection else job
+        total = len(self.report.steps) + len(list(steps.graph.nodes))
+        self._instance.add_event_listener(run_id, _Listener(self.report, total, self._progress))
+        # A range, also of one day: a job of checks alone has no partitions of its own.
+        over = {"tags": range_tags(*(day.isoformat() for day in days))} if days else {}
+        result = execute(job, self._instance, over, selection, run_id)
+        failed = [event for event in result.all_events if event.is_step_failure]
+        broken = [failure_of(event) for event in failed if not _is_blocked_check(event)]
+        # What is tried again fails in the same words.
+        self.report.failures = list(dict.fromkeys([*self.report.failures, *broken]))
+        if not broken:
+            self._events = result.all_events
+        return outcome_of(failed) if failed else "succeeded"
 
+    def load(self, requests: Sequence[Request]) -> Outcome:
+        """The runs of a look at the landing folder."""
+        outcomes = set()
+        for request in requests:
+            # Without days there is reference data, which concerns every day, or files to write down.
+            days = _days(self._settings, *(request.days or (None, None)))
+            self._loaded.append(days)
+            self.report.first = min(first for first, _ in self._loaded)
+            self.report.last = max(last for _, last in self._loaded)
+            outcomes.add(self.run("full_refresh", days))
+        return next(outcome for outcome in ("stopped", "failed", "succeeded") if outcome in outcomes)
 
-def failure_of(event: dg.DagsterEvent) -> str:
-    """What a failed step says: its name and the message at the root of its error."""
-    cause = event.step_failure_data.error
-    while cause is not None and cause.cause is not None:
-        cause = cause.cause
-    return f"{event.step_key}: {cause.message.strip() if cause else 'failed'}"
+    def refresh_stale(self) -> None:
+        """Refresh the days that the last run which did not fail has left stale."""
 
+        def run(days: Span) -> Sequence[dg.DagsterEvent]:
+            before = self._events
+            self.run("refresh_stale_partitions", _days(self._settings, *days))
+            return [] if self._events is before else self._events
 
-def stale_spans(materialization: dg.AssetMaterialization | None, settings: Settings) -> list[tuple[date, date]]:
-    """Spans of days that a materialisation of `stale_partitions` names."""
-    return spans({period_start(day, settings) for day in days_named(materialization)})
-
-
-def _stale_spans(instance: dg.DagsterInstance, settings: Settings) -> list[tuple[date, date]]:
-    """Spans of days that the last run has made stale, as it said itself."""
-    event = instance.get_latest_materialization_event(dg.AssetKey("stale_partitions"))
-    return stale_spans(event.asset_materialization if event else None, settings)
+        refresh_stale(self._events, run, self._settings)
 
 
 def _is_blocked_check(event: dg.DagsterEvent) -> bool:
@@ -290,7 +269,8 @@ def _is_blocked_check(event: dg.DagsterEvent) -> bool:
     return error is not None and "DagsterAssetCheckFailedError" in (error.cls_name or "")
 
 
-def _partition_keys(settings: Settings, first: date | None, last: date | None) -> list[str]:
+def _days(settings: Settings, first: date | None, last: date | None) -> Span:
+    """First and last day of the partitions from `first` to `last`; default all there are."""
     all_keys = list(service_periods(settings).get_partition_keys())
     low = period_start(first, settings).isoformat() if first else all_keys[0]
     high = period_start(last, settings).isoformat() if last else all_keys[-1]
@@ -300,18 +280,18 @@ def _partition_keys(settings: Settings, first: date | None, last: date | None) -
             f"no service day between {low} and {high}: the data directory covers "
             f"{all_keys[0]} to {all_keys[-1]} (see {settings.settings_file})"
         )
-    return keys
+    return date.fromisoformat(keys[0]), date.fromisoformat(keys[-1])
 
 
-def _selection(definitions: dg.Definitions, select: str | None) -> set[dg.AssetKey] | None:
+def _selection(definitions: dg.Definitions, select: str | None) -> set[dg.AssetKey]:
     if select is None:
-        return None
+        return set()
     graph = definitions.resolve_asset_graph()
     try:
         # A cleaned table and its quarantine come from one step.
         selection = dg.AssetSelection.from_string(select).required_multi_asset_neighbors()
         keys = set((selection & TABLES).resolve(graph))
-    except (DagsterInvalidAssetSelectionError, dg.DagsterInvalidSubsetError):
+    except dg.DagsterError:
         keys = set()
     if not keys:
         raise BuildError(f"no table matches '{select}', as in 'group:kpis' or '+key:fact_vitals'")

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from hospital_assets.assets.publications import GROUP as PUBLICATIONS
 from hospital_assets.checks.standing import STANDING
 from hospital_assets.landing.profile import FEEDS, LANDED
-
-if TYPE_CHECKING:
-    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 #: Tables and their checks; pages and publications are made of them, each when it is asked for.
 TABLES = dg.AssetSelection.groups("raw", "cleaned", "dimensions", "facts", "kpis")
@@ -49,16 +45,6 @@ def refreshed_by(subjects: Collection[str]) -> dg.AssetSelection:
     if all(subject in FEEDS[feed] for subject in subjects for feed in SETTLED_FEEDS):
         selection = selection - dg.AssetSelection.assets("stale_partitions")
     return selection.required_multi_asset_neighbors()
-
-
-def refresh_job(feed: str) -> UnresolvedAssetJobDefinition:
-    """What a feed's sensor runs: the ledger, the feed's raw tables, and all that depends on them."""
-    return dg.define_asset_job(
-        f"refresh_{feed}",
-        selection=refreshed_by(FEEDS[feed]),
-        description=f"Refresh the service days of landed {feed} files and what depends on them.",
-        tags={"hospital/refresh": feed},
-    )
 
 
 #: Days that another day's records have touched: their facts, and what depends on those.
@@ -113,5 +99,14 @@ JOBS = [
     quality_page,
     refresh_stale_partitions,
     standing_checks,
-    *(refresh_job(feed) for feed in FEEDS),
+    # What a feed's sensor runs: the ledger, the feed's raw tables, and all that depends on them.
+    *(
+        dg.define_asset_job(
+            f"refresh_{feed}",
+            selection=refreshed_by(subjects),
+            description=f"Refresh the service days of landed {feed} files and what depends on them.",
+            tags={"hospital/refresh": feed},
+        )
+        for feed, subjects in FEEDS.items()
+    ),
 ]

@@ -1,6 +1,8 @@
-"""What a sensor decides at a look: which runs to ask for, which files to hold back.
+"""The planner: which runs to ask for now, which files to hold back.
 
-Pure: the landing folder, the runs and the clock come in, a decision goes out. Sensors carry it out.
+Pure: the landing folder, the runs and the clock come in, a decision goes out. The sensors, `hospital
+refresh` and `hospital watch` carry it out, each in its way; what becomes of a file whose runs fail is
+decided here for all three.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ class Pending(BaseModel):
 
 
 class State(BaseModel):
-    """What a sensor remembers between looks; its cursor.
+    """What a program that loads files remembers between looks; a sensor's cursor.
 
     Attributes:
         pending: runs asked for and not yet ended.
@@ -50,15 +52,31 @@ class State(BaseModel):
 
 
 class Request(BaseModel):
-    """A run to ask for: over a span of service days, or of the ledger alone (`days` is None)."""
+    """A run to ask for.
+
+    Attributes:
+        run_key: what it is asked for as.
+        days: first and last service day; None where the files have no days (reference data, or
+            files that are only to be written down).
+        files: content hash -> path of the files it loads.
+        subjects: what the files feed.
+    """
 
     run_key: str
     days: tuple[date, date] | None
-    files: int
+    files: dict[str, str] = Field(default_factory=dict)
+    subjects: frozenset[str] = frozenset()
 
 
 class Decision(BaseModel):
-    """What to do now, and what to remember."""
+    """What to do now, and what to remember.
+
+    Attributes:
+        requests: runs to ask for.
+        state: for the next look.
+        set_aside: content hash -> `held` or `poisoned`; runs leave these files out.
+        poisoned: paths of the files that have just been quarantined.
+    """
 
     requests: list[Request]
     state: State
@@ -76,15 +94,15 @@ def decide(
     after_files: int,
     after_seconds: float,
 ) -> Decision:
-    """Ask for runs when enough files wait; try again what failed; set aside what always fails.
+    """Ask for runs when enough files wait; try again what failed; quarantine what always fails.
 
     A file leaves the waiting ones only when its rows are committed, so nothing here can lose one.
     A batch that fails twice is held back and then tried file by file; a file that fails alone for
-    the third time is poisoned and the rest goes on.
+    the third time is quarantined and the rest goes on.
 
     Args:
         state: what the last look left.
-        waiting: files that wait, of this sensor's subjects.
+        waiting: files that wait, of this program's subjects.
         outcomes: run key -> how its run stands; `stopped` for a run that died without failing.
         set_aside: content hash -> `held` or `poisoned`.
         now_ns: the clock.
@@ -93,51 +111,69 @@ def decide(
     """
     failures, aside = dict(state.failures), dict(set_aside)
     pending: list[Pending] = []
-    poisoned: list[str] = []
+    quarantined: list[str] = []
     for run in state.pending:
         outcome = outcomes.get(run.run_key)
-        if outcome is None and run.looks < _PATIENCE:
-            pending.append(run.model_copy(update={"looks": run.looks + 1}))
-        elif outcome == "running":
+        if outcome == "running":
             pending.append(run)
+        elif outcome is None and run.looks < _PATIENCE:
+            pending.append(run.model_copy(update={"looks": run.looks + 1}))
         elif outcome == "succeeded":
             failures = {sha: n for sha, n in failures.items() if sha not in run.files}
         elif outcome == "failed":
-            for sha, path in run.files.items():
-                failures[sha] = failures.get(sha, 0) + 1
-                if len(run.files) == 1 and failures[sha] >= MOST_TRIES:
-                    aside[sha] = "poisoned"
-                    poisoned.append(path)
-                elif len(run.files) > 1 and failures[sha] >= MOST_TRIES - 1:
-                    aside[sha] = "held"
+            quarantined += _blame(run, failures, aside)
 
-    busy = {sha for run in pending for sha in run.files}
-    free = [f for f in waiting if f.file_sha256 not in busy and f.file_sha256 not in aside]
-    held = [sha for sha, why in aside.items() if why == "held"]
     requests: list[Request] = []
     serial = state.serial
-    # A file that is being tried alone is not waited for, and nothing is mixed into its run.
-    alone = [f for f in free if failures.get(f.file_sha256, 0) >= MOST_TRIES - 1]
-    batch = alone[:1] or free
-    if batch and not pending and (alone or is_due(batch, now_ns, after_files, after_seconds)):
-        serial += 1
-        days = sorted({day for file in batch for day in file.days})
-        asked: list[tuple[date, date] | None] = [*spans(days)] or [None]
-        for span in asked:
-            of_span = [
-                file
-                for file in batch
-                if span is None or not file.days or any(span[0] <= day <= span[1] for day in file.days)
-            ]
-            run_key = fingerprint(of_span, span, serial)
-            requests.append(Request(run_key=run_key, days=span, files=len(of_span)))
-            pending.append(Pending(run_key=run_key, files={f.file_sha256: f.source_file for f in of_span}))
-    elif held and not pending:
-        # Give the next held file its chance.
-        del aside[held[0]]
+    if not pending:
+        free = [file for file in waiting if file.file_sha256 not in aside]
+        # A file that is being tried alone is not waited for, and nothing is mixed into its run.
+        alone = [file for file in free if failures.get(file.file_sha256, 0) >= MOST_TRIES - 1][:1]
+        held = [sha for sha, why in aside.items() if why == "held"]
+        if alone or is_due(free, now_ns, after_files, after_seconds):
+            serial += 1
+            requests = _requests(alone or free, serial)
+        elif held:
+            # Give the next held file its chance.
+            del aside[held[0]]
+    pending += [Pending(run_key=request.run_key, files=request.files) for request in requests]
     return Decision(
         requests=requests,
         state=State(pending=pending, failures=failures, serial=serial),
         set_aside=aside,
-        poisoned=poisoned,
+        poisoned=quarantined,
     )
+
+
+def _blame(run: Pending, failures: dict[str, int], aside: dict[str, str]) -> list[str]:
+    """Count a failed run against its files; returns the paths of those that are now quarantined."""
+    quarantined = []
+    for sha, path in run.files.items():
+        failures[sha] = failures.get(sha, 0) + 1
+        if len(run.files) == 1 and failures[sha] >= MOST_TRIES:
+            aside[sha] = "poisoned"
+            quarantined.append(path)
+        elif len(run.files) > 1 and failures[sha] >= MOST_TRIES - 1:
+            aside[sha] = "held"
+    return quarantined
+
+
+def _requests(batch: Sequence[Waiting], serial: int) -> list[Request]:
+    """A run for each contiguous span of the days of some files; one without days where none has any."""
+    found: list[Request] = []
+    all_spans: list[tuple[date, date] | None] = [*spans({day for file in batch for day in file.days})]
+    for span in all_spans or [None]:
+        files = [
+            file
+            for file in batch
+            if span is None or not file.days or any(span[0] <= day <= span[1] for day in file.days)
+        ]
+        found.append(
+            Request(
+                run_key=fingerprint(files, span, serial),
+                days=span,
+                files={file.file_sha256: file.source_file for file in files},
+                subjects=frozenset(name for file in files for name in file.subjects),
+            )
+        )
+    return found

@@ -6,22 +6,20 @@ the warehouse, so it neither waits for a run nor stops one. What it decides is i
 
 import contextlib
 import time
-from collections.abc import Iterator
-from datetime import UTC, date, datetime
-from pathlib import Path
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
 
 import dagster as dg
 
-from hospital_assets.alerts.outbox import Signal, open_outbox
+from hospital_assets.automation.loading import days_named, note, outcome_of, over, remember, wall_clock, without_days
 from hospital_assets.automation.presence import is_watched
 from hospital_assets.automation.refresh import Outcome, Pending, Request, State, decide
-from hospital_assets.clock import hospital_now
 from hospital_assets.landing.profile import FEEDS
 from hospital_assets.landing.waiting import spans
-from hospital_assets.landing.zone import LandingResource, write_set_aside
-from hospital_assets.live.alert_rules import check_signals, poisoned_file, run_signal
+from hospital_assets.landing.zone import LandingResource
+from hospital_assets.live.alert_rules import check_signals, run_signal
 from hospital_assets.live.monitor import open_monitor
-from hospital_assets.partitions import period_start, range_tags
 from hospital_assets.settings import Settings
 
 #: A file modified this recently may still be growing.
@@ -32,17 +30,20 @@ PAUSE_SECONDS = 0.25
 #: Files younger than this are left to `hospital watch`, while it runs.
 WATCHER_SECONDS = 30.0
 
-#: Failures that say nothing about the file.
-_NOT_THE_FILES_FAULT = ("WarehouseLockedError",)
-
 
 def quiet_since_ns() -> int:
     """Files modified later may still be growing, where the system cannot tell."""
     return time.time_ns() - int(QUIET_SECONDS * 1e9)
 
 
-def landing_sensor(feed: str, settings: Settings) -> dg.SensorDefinition:
-    """The sensor of a feed: asks for one run over the service days of the files that wait."""
+def landing_sensor(feed: str, settings: Settings, clock: Callable[[], datetime] = wall_clock) -> dg.SensorDefinition:
+    """The sensor of a feed: asks for one run over the service days of the files that wait.
+
+    Args:
+        feed: one of `FEEDS`.
+        settings: the data directory.
+        clock: the wall clock, which says how old a file is.
+    """
 
     @dg.sensor(
         name=f"{feed}_files",
@@ -56,21 +57,21 @@ def landing_sensor(feed: str, settings: Settings) -> dg.SensorDefinition:
     )
     def sensor(context: dg.SensorEvaluationContext, landing: LandingResource) -> dg.SensorResult:
         state = State.model_validate_json(context.cursor) if context.cursor else State()
-        warehouse_file = Path(landing.warehouse.database)
         set_aside = landing.set_aside()
+        graph = context.repository_def.asset_graph if context.repository_def else None
         until = time.monotonic() + LOOK_SECONDS
         while True:
             started = time.monotonic()
-            waiting = landing.waiting(FEEDS[feed], set_aside, quiet_since_ns())
+            now_ns = int(clock().timestamp() * 1e9)
+            waiting = landing.waiting(FEEDS[feed], set_aside, now_ns - int(QUIET_SECONDS * 1e9))
             if is_watched(settings):
-                left = time.time_ns() - int(WATCHER_SECONDS * 1e9)
-                waiting = [file for file in waiting if file.since_ns < left]
+                waiting = [file for file in waiting if file.since_ns < now_ns - int(WATCHER_SECONDS * 1e9)]
             decision = decide(
                 state,
                 waiting,
                 _outcomes(context, state),
                 set_aside,
-                now_ns=time.time_ns(),
+                now_ns=now_ns,
                 after_files=settings.refresh_after_files,
                 after_seconds=settings.refresh_after_seconds,
             )
@@ -79,15 +80,11 @@ def landing_sensor(feed: str, settings: Settings) -> dg.SensorDefinition:
                 break
             # At most a tenth of a core, however many files there are.
             time.sleep(max(PAUSE_SECONDS, 10 * took))
-        if decision.set_aside != set_aside:
-            write_set_aside(warehouse_file.parent, decision.set_aside)
+        remember(decision, set_aside, settings, clock())
         for path in decision.poisoned:
-            context.log.error(f"{path}: every run with this file failed; it is set aside")
-        if decision.poisoned:
-            wall = datetime.now(UTC)
-            _note(settings, [poisoned_file(path, wall) for path in decision.poisoned])
+            context.log.error(f"{path}: every run with this file failed; it is quarantined")
         return dg.SensorResult(
-            run_requests=list(_run_requests(decision.requests, settings)),
+            run_requests=[_run_request(request, settings, graph) for request in decision.requests],
             cursor=decision.state.model_dump_json(),
             skip_reason=None if decision.requests else "no files wait, or their run is under way",
         )
@@ -114,10 +111,10 @@ def stale_partitions_sensor(settings: Settings) -> dg.SensorDefinition:
         if not days or str(record.storage_id) == context.cursor:
             return dg.SkipReason("no day is stale, or their refresh was asked for")
         requests = [
-            Request(run_key=f"stale-{record.storage_id}-{first}", days=(first, last), files=0)
-            for first, last in spans(days)
+            dg.RunRequest(run_key=f"stale-{record.storage_id}-{span[0]}", **over(span, settings))
+            for span in spans(days)
         ]
-        return dg.SensorResult(run_requests=list(_run_requests(requests, settings)), cursor=str(record.storage_id))
+        return dg.SensorResult(run_requests=requests, cursor=str(record.storage_id))
 
     return sensor
 
@@ -146,7 +143,7 @@ def alerts_sensor(settings: Settings) -> dg.SensorDefinition:
 def run_outcome_sensors(settings: Settings) -> list[dg.SensorDefinition]:
     """Sensors that see how runs end: failed runs and failed checks become alerts, and clear them."""
 
-    def note(context: dg.RunStatusSensorContext, has_failed: bool) -> None:
+    def note_end(context: dg.RunStatusSensorContext, has_failed: bool) -> None:
         run, instance = context.dagster_run, context.instance
         record = instance.get_run_record_by_id(run.run_id)
         ended = datetime.fromtimestamp((record and record.end_time) or time.time(), UTC)
@@ -156,7 +153,7 @@ def run_outcome_sensors(settings: Settings) -> list[dg.SensorDefinition]:
             failed = [entry.step_key or "" for entry in steps]
         entries = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
         evaluations = [entry.get_dagster_event().asset_check_evaluation_data for entry in entries]
-        _note(settings, [run_signal(run.job_name, run.run_id, failed, ended), *check_signals(evaluations, ended)])
+        note(settings, [run_signal(run.job_name, run.run_id, failed, ended), *check_signals(evaluations, ended)])
 
     @dg.run_failure_sensor(
         name="failed_runs",
@@ -164,7 +161,7 @@ def run_outcome_sensors(settings: Settings) -> list[dg.SensorDefinition]:
         description="Raises an alert for a failed run and for the checks that failed in it.",
     )
     def failed_runs(context: dg.RunFailureSensorContext) -> None:
-        note(context, has_failed=True)
+        note_end(context, has_failed=True)
 
     @dg.run_status_sensor(
         run_status=dg.DagsterRunStatus.SUCCESS,
@@ -173,23 +170,9 @@ def run_outcome_sensors(settings: Settings) -> list[dg.SensorDefinition]:
         description="Clears the alert of a failed run; raises and clears those of checks.",
     )
     def succeeded_runs(context: dg.RunStatusSensorContext) -> None:
-        note(context, has_failed=False)
+        note_end(context, has_failed=False)
 
     return [failed_runs, succeeded_runs]
-
-
-def _note(settings: Settings, signals: list[Signal]) -> None:
-    outbox = open_outbox(settings)
-    with contextlib.closing(outbox):
-        outbox.record(signals, hospital_now(settings))
-
-
-def days_named(materialization: dg.AssetMaterialization | None) -> list[date]:
-    """The days that a materialisation of `stale_partitions` names."""
-    if materialization is None:
-        return []
-    named = materialization.metadata["days"].value
-    return [date.fromisoformat(str(day)) for day in named]  # type: ignore[union-attr]
 
 
 def _outcomes(context: dg.SensorEvaluationContext, state: State) -> dict[str, Outcome]:
@@ -197,17 +180,12 @@ def _outcomes(context: dg.SensorEvaluationContext, state: State) -> dict[str, Ou
     return {run_key: outcome for run_key, outcome in found.items() if outcome is not None}
 
 
-def _run_requests(requests: list[Request], settings: Settings) -> Iterator[dg.RunRequest]:
-    for request in requests:
-        tags = {"hospital/files": str(request.files)}
-        if request.days is None:
-            yield dg.RunRequest(run_key=request.run_key, tags=tags, asset_selection=[dg.AssetKey("raw_landed_files")])
-            continue
-        first, last = (period_start(day, settings).isoformat() for day in request.days)
-        if first == last:
-            yield dg.RunRequest(run_key=request.run_key, tags=tags, partition_key=first)
-        else:
-            yield dg.RunRequest(run_key=request.run_key, tags={**tags, **range_tags(first, last)})
+def _run_request(request: Request, settings: Settings, graph: Any) -> dg.RunRequest:
+    arguments = over(request.days, settings)
+    tags = {"hospital/files": str(len(request.files)), **arguments.pop("tags", {})}
+    if request.days is None:
+        arguments["asset_selection"] = without_days(graph, request.subjects)
+    return dg.RunRequest(run_key=request.run_key, tags=tags, **arguments)
 
 
 def _outcome(context: dg.SensorEvaluationContext, pending: Pending) -> Outcome | None:
@@ -223,6 +201,4 @@ def _outcome(context: dg.SensorEvaluationContext, pending: Pending) -> Outcome |
     if run.status != dg.DagsterRunStatus.FAILURE:
         return "running"
     failures = context.instance.all_logs(run.run_id, of_type={dg.DagsterEventType.STEP_FAILURE})
-    said = [str(entry.dagster_event.event_specific_data.error) for entry in failures]  # type: ignore[union-attr]
-    is_the_files_fault = any(not any(name in text for name in _NOT_THE_FILES_FAULT) for text in said)
-    return "failed" if is_the_files_fault else "stopped"
+    return outcome_of([entry.get_dagster_event() for entry in failures])

@@ -12,26 +12,36 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from functools import partial
 
 import dagster as dg
-from dagster_shared.record import replace
 
-from hospital_assets.automation.build import MOST_ROUNDS, failure_of, stale_spans
+from hospital_assets.automation.event_log import evaluation_with
 from hospital_assets.automation.instance import dagster_instance
 from hospital_assets.automation.jobs import refreshed_by
+from hospital_assets.automation.loading import (
+    Loading,
+    Span,
+    execute,
+    failure_of,
+    outcome_of,
+    over,
+    refresh_stale,
+    wall_clock,
+    without_days,
+)
 from hospital_assets.automation.presence import watch_lock
+from hospital_assets.automation.refresh import Outcome, Request
 from hospital_assets.automation.sensors import quiet_since_ns
 from hospital_assets.landing.profile import FEEDS
-from hospital_assets.landing.waiting import Waiting, spans
+from hospital_assets.landing.waiting import Waiting
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.live.alert_rules import check_signals
 from hospital_assets.live.monitor import Monitor, open_monitor
-from hospital_assets.partitions import period_start, range_tags
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import WarehouseLockedError, open_warehouse
 
@@ -43,12 +53,22 @@ _DEBOUNCE_MS = 50
 _TICK_MS = 1000
 #: A run may have the warehouse; then the batch is tried again at the next tick.
 _WAIT_SECONDS = 0.2
+#: After a failure: what was wrong for a moment must not condemn a file.
+_PAUSE_SECONDS = 10.0
 #: Dagster's scratch instance keeps all events in memory, so it is made anew now and then.
 _BATCHES_PER_INSTANCE = 50
 
 
 class BatchError(Exception):
-    """A batch could not be loaded; nothing of it is stored."""
+    """A batch could not be loaded; nothing of it is stored.
+
+    Attributes:
+        outcome: what that says about its files.
+    """
+
+    def __init__(self, message: str, outcome: Outcome = "failed") -> None:
+        super().__init__(message)
+        self.outcome: Outcome = outcome
 
 
 @dataclass
@@ -88,12 +108,12 @@ def watch(
         monitor = open_monitor(settings, landing, FEEDS)
         stack.callback(monitor.outbox.close)
         loader = Loader(definitions, settings, instance)
+        intake = Loading(settings, landing, partial(_carry_out, loader, monitor, stop, say))
         # Loading takes longer than looking, and a receiver may not answer: neither holds up alerts.
         loading = stack.enter_context(ThreadPoolExecutor(1, "loading"))
         sending = stack.enter_context(ThreadPoolExecutor(1, "sending"))
-        load: Future[None] | None = None
+        load: Future[bool] | None = None
         sent: Future[int] | None = None
-        given_up: set[str] = set()
         has_news = True
         say(f"watching {settings.landing}")
         for found in changes(
@@ -112,17 +132,14 @@ def watch(
                 # A file whose writing the system cannot tell of waits for a quiet second.
                 look = monitor.look(quiet_since_ns=quiet_since_ns())
                 opened = look.opened
-                waiting = {
-                    feed: [file for file in files if file.file_sha256 not in given_up]
-                    for feed, files in look.waiting.items()
-                }
-                has_news = any(waiting.values())
-                if has_news and load is None:
-                    load = loading.submit(_load, loader, monitor, waiting, given_up, say)
+                waiting = [file for files in look.waiting.values() for file in files]
+                has_news = any(file.file_sha256 not in landing.set_aside() for file in waiting)
+                if load is None:
+                    load = loading.submit(_step, intake, waiting, say)
             else:
                 opened = monitor.see_who_waits()
             if load is not None and load.done():
-                load.result()
+                has_news = load.result() or has_news
                 load = None
             if opened:
                 say(f"{opened} alerts opened")
@@ -130,26 +147,31 @@ def watch(
                 sent = sending.submit(monitor.deliver)
 
 
-def _load(
-    loader: Loader,
-    monitor: Monitor,
-    waiting: Mapping[str, Sequence[Waiting]],
-    given_up: set[str],
-    say: Callable[[str], None],
-) -> None:
-    """Load a batch; one that fails is left to the sensors, which try its files one by one."""
+def _step(intake: Loading, waiting: Sequence[Waiting], say: Callable[[str], None]) -> bool:
+    """Load what waits; returns whether there is more to do."""
+    is_unfinished, quarantined = intake.step(waiting, wall_clock())
+    for path in quarantined:
+        say(f"quarantined  {path}: every run with it failed; deliver a mended file, or `hospital retry`")
+    return is_unfinished
+
+
+def _carry_out(
+    loader: Loader, monitor: Monitor, stop: threading.Event, say: Callable[[str], None], requests: Sequence[Request]
+) -> Outcome:
+    """Load a batch and say how that ended."""
     try:
-        batch = loader.load(waiting)
+        batch = loader.load(requests)
     except WarehouseLockedError:
-        return
+        return "stopped"
     except BatchError as error:
-        given_up |= {file.file_sha256 for files in waiting.values() for file in files}
-        say(f"failed   {error}; the sensors will try these files one by one")
-        return
+        say(f"failed   {error}; its files are tried again")
+        stop.wait(_PAUSE_SECONDS)
+        return error.outcome
     now = datetime.now(UTC)
     monitor.note(check_signals(batch.checks, now))
     days = f"{batch.days[0]} to {batch.days[-1]}" if batch.days else "no service days"
     say(f"loaded   {batch.files} files, {days}, in {batch.seconds:.1f} s")
+    return "succeeded"
 
 
 class Loader:
@@ -163,11 +185,11 @@ class Loader:
         self._scratch = dg.DagsterInstance.ephemeral()
         self._batches = 0
 
-    def load(self, waiting: Mapping[str, Sequence[Waiting]]) -> Batch:
+    def load(self, requests: Sequence[Request]) -> Batch:
         """Load some files and refresh what depends on them.
 
         Args:
-            waiting: files by feed.
+            requests: what the planner asks for.
 
         Raises:
             WarehouseLockedError: a run has the warehouse; nothing was done.
@@ -178,23 +200,20 @@ class Loader:
         if self._batches % _BATCHES_PER_INSTANCE == 0:
             self._scratch.dispose()
             self._scratch = dg.DagsterInstance.ephemeral()
-        files = {file.file_sha256 for found in waiting.values() for file in found}
-        days = sorted({day for found in waiting.values() for file in found for day in file.days})
-        batch = Batch(days, len(files))
+        days = sorted({day for request in requests for day in request.days or ()})
+        batch = Batch(days, len({sha for request in requests for sha in request.files}))
+        events: Sequence[dg.DagsterEvent] = ()
         with (
             open_warehouse(self._settings.warehouse_file, wait_seconds=_WAIT_SECONDS) as warehouse,
             warehouse.transaction(),
         ):
-            subjects = {name for found in waiting.values() for f in found for name in f.subjects}
-            selection = refreshed_by(subjects).resolve(self._graph)
-            # Without days there is master data, which the daily batch brings to every day.
-            for span in spans(days):
-                self._run("full_refresh", span, batch, selection)
-            if not days:
-                self._run("full_refresh", None, batch, {dg.AssetKey("raw_landed_files")})
-            for _ in range(MOST_ROUNDS):
-                for span in _stale_spans(batch, self._settings):
-                    self._run("refresh_stale_partitions", span, batch)
+            subjects = {name for request in requests for name in request.subjects}
+            for request in requests:
+                selection: Collection[dg.AssetKey] = refreshed_by(subjects).resolve(self._graph)
+                if request.days is None:
+                    selection = without_days(self._graph, subjects)
+                events = self._run("full_refresh", request.days, batch, selection)
+            refresh_stale(events, lambda span: self._run("refresh_stale_partitions", span, batch), self._settings)
         for materialization in batch.materializations:
             self._instance.report_runless_asset_event(materialization)
         for check in batch.checks:
@@ -203,36 +222,20 @@ class Loader:
         return batch
 
     def _run(
-        self,
-        job_name: str,
-        span: tuple[date, date] | None,
-        batch: Batch,
-        selection: AbstractSet[dg.AssetKey] | None = None,
-    ) -> None:
-        """A job over some days, as part of the transaction that is open."""
+        self, job_name: str, span: Span | None, batch: Batch, selection: Collection[dg.AssetKey] = ()
+    ) -> Sequence[dg.DagsterEvent]:
+        """A job over some days, as part of the transaction that is open; its events."""
         job = self._definitions.resolve_job_def(job_name)
-        first, last = (
-            (period_start(day, self._settings).isoformat() for day in span) if span is not None else (None, None)
-        )
-        result = job.execute_in_process(
-            instance=self._scratch,
-            raise_on_error=False,
-            partition_key=first if first == last else None,
-            tags=range_tags(first, last) if first and last and first != last else None,
-            asset_selection=sorted(selection) if selection else None,
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-        )
+        result = execute(job, self._scratch, over(span, self._settings), selection)
+        failed = [event for event in result.all_events if event.is_step_failure]
+        if failed:
+            raise BatchError(failure_of(failed[0]), outcome_of(failed))
         for event in result.all_events:
-            if event.is_step_failure:
-                raise BatchError(failure_of(event))
             if event.is_step_materialization:
                 batch.materializations.append(event.step_materialization_data.materialization)
             elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
                 # What it names as its target stands in the scratch instance only.
-                batch.checks.append(replace(event.asset_check_evaluation_data, target_materialization_data=None))
-
-
-def _stale_spans(batch: Batch, settings: Settings) -> list[tuple[date, date]]:
-    """The days that the newest `stale_partitions` of a batch names."""
-    named = [m for m in batch.materializations if m.asset_key.path == ["stale_partitions"]]
-    return stale_spans(named[-1] if named else None, settings)
+                batch.checks.append(
+                    evaluation_with(event.asset_check_evaluation_data, target_materialization_data=None)
+                )
+        return result.all_events

@@ -11,7 +11,6 @@ from typing import Any
 import dagster as dg
 import polars as pl
 from dagster import AssetCheckSeverity
-from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
 from hospital_assets.assets.declare import WAREHOUSE_POOL
 from hospital_assets.assets.resources import ClockResource
@@ -258,14 +257,12 @@ def not_failed(
 ) -> dg.AssetCheckResult:
     """Look for partitions whose last run failed, leaving out those that are being run now."""
     failed: dict[str, list[str]] = {}
+    others = sorted(set(periods.get_partition_keys()) - set(in_this_run))
     for name, contract in CONTRACTS.items():
         if not contract.partitioned:
             continue
-        status = get_and_update_asset_status_cache_value(instance, dg.AssetKey(name), periods)
-        if status is None:
-            continue
-        keys = set(status.deserialize_failed_partition_subsets(periods).get_partition_keys())
-        if left := sorted(keys - set(in_this_run)):
+        statuses = instance.get_status_by_partition(dg.AssetKey(name), others, periods) or {}
+        if left := [key for key, status in statuses.items() if status == dg.AssetPartitionStatus.FAILED]:
             failed[name] = left
     return dg.AssetCheckResult(
         asset_key=NOT_FAILED.asset_key,

@@ -145,6 +145,12 @@ def _print_report(report: BuildReport, definitions: dg.Definitions, settings: Se
     console.print(tables)
 
     print_checks(report)
+    for path in report.quarantined:
+        console.print(
+            f"[red]quarantined[/red] {path}: every run with it failed; deliver a mended file, or `hospital retry`",
+            highlight=False,
+            soft_wrap=True,
+        )
     console.print(
         f"Warehouse: {settings.warehouse_file}. Look around: hospital dev, then "
         "http://localhost:3000 (Dagster) and http://localhost:8000 (the dashboard)",

@@ -1,0 +1,204 @@
+"""What the programs that load files share: the sensors, `hospital refresh` and `hospital watch`.
+
+What to run is the planner's decision (`refresh`). Belongs here: how a request becomes a run, what the
+end of a run says about its files, who must know of a quarantined file, and the loop that refreshes the
+days which runs have left stale.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime
+from typing import Any
+
+import dagster as dg
+
+from hospital_assets.alerts.outbox import Signal, open_outbox
+from hospital_assets.automation.refresh import Decision, Outcome, Request, State, decide
+from hospital_assets.clock import hospital_now
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.landing.profile import LANDED
+from hospital_assets.landing.waiting import Waiting, spans
+from hospital_assets.landing.zone import LandingResource, write_set_aside
+from hospital_assets.live.alert_rules import poisoned_file
+from hospital_assets.partitions import period_start, range_tags
+from hospital_assets.settings import Settings
+
+#: First and last service day.
+Span = tuple[date, date]
+
+#: A refreshed day can make another stale only through the beds; this is never reached in practice.
+_MOST_ROUNDS = 5
+
+#: Failures that say nothing about the file.
+_NOT_THE_FILES_FAULT = ("WarehouseLockedError",)
+
+_STALE_DAYS = dg.AssetKey("stale_partitions")
+
+
+class Loading:
+    """A program's way of loading files in its own process, one look after the other.
+
+    Args:
+        settings: the data directory.
+        landing: its landing zone.
+        run: carries out the requests of a look and says how they ended.
+    """
+
+    def __init__(
+        self, settings: Settings, landing: LandingResource, run: Callable[[Sequence[Request]], Outcome]
+    ) -> None:
+        self._settings, self._landing, self._run = settings, landing, run
+        self._state = State()
+        self._outcomes: dict[str, Outcome] = {}
+
+    def step(self, waiting: Sequence[Waiting], now: datetime) -> tuple[bool, list[str]]:
+        """Load what waits, as far as the planner asks for it.
+
+        Returns:
+            whether there is more to do (a file to try again, or alone), and the paths of files that
+            are now quarantined.
+        """
+        set_aside = self._landing.set_aside()
+        decision = decide(
+            self._state,
+            waiting,
+            self._outcomes,
+            set_aside,
+            now_ns=int(now.timestamp() * 1e9),
+            after_files=1,
+            after_seconds=0.0,
+        )
+        remember(decision, set_aside, self._settings, now)
+        outcome = self._run(decision.requests) if decision.requests else None
+        self._outcomes = {} if outcome is None else {request.run_key: outcome for request in decision.requests}
+        self._state = decision.state
+        is_held = "held" in decision.set_aside.values() or len(decision.set_aside) < len(set_aside)
+        return outcome == "failed" or (is_held and outcome != "stopped"), decision.poisoned
+
+
+def remember(decision: Decision, set_aside: dict[str, str], settings: Settings, now: datetime) -> None:
+    """Store which files runs must leave out from now on, and raise an alert for a quarantined file."""
+    if decision.set_aside != set_aside:
+        write_set_aside(settings.warehouse_file.parent, decision.set_aside)
+    if decision.poisoned:
+        note(settings, [poisoned_file(path, now) for path in decision.poisoned])
+
+
+def note(settings: Settings, signals: Sequence[Signal]) -> None:
+    """Raise and clear alerts."""
+    with contextlib.closing(open_outbox(settings)) as outbox:
+        outbox.record(signals, hospital_now(settings))
+
+
+def over(days: Span | None, settings: Settings) -> dict[str, Any]:
+    """The arguments of a run over some service days: `partition_key` of one partition, `tags` of more."""
+    if days is None:
+        return {}
+    first, last = (period_start(day, settings).isoformat() for day in days)
+    return {"partition_key": first} if first == last else {"tags": range_tags(first, last)}
+
+
+def without_days(graph: Any, subjects: Collection[str]) -> list[dg.AssetKey]:
+    """What files without service days change: the ledger, and reference data up to its dimensions.
+
+    Args:
+        graph: the asset graph (Dagster's type for it is not public).
+        subjects: what the files feed.
+    """
+    raw = [f"raw_{name}" for name in subjects if name in LANDED and not CONTRACTS[f"raw_{name}"].partitioned]
+    selection = dg.AssetSelection.assets(*raw).downstream() & dg.AssetSelection.groups("raw", "cleaned", "dimensions")
+    found = selection.resolve(graph) if raw else set()
+    undated = {key for key in found if not CONTRACTS[key.path[-1]].partitioned}
+    return sorted({dg.AssetKey("raw_landed_files"), *undated})
+
+
+def execute(
+    job: dg.JobDefinition,
+    instance: dg.DagsterInstance,
+    days: Mapping[str, Any],
+    selection: Iterable[dg.AssetKey] | None = None,
+    run_id: str | None = None,
+) -> dg.ExecuteInProcessResult:
+    """A run in this process; its failures are in its result.
+
+    Args:
+        job: what to run.
+        instance: where the run is recorded.
+        days: the partitions, as `over` makes them.
+        selection: some of the job's tables; default all.
+        run_id: the run's own id; default a new one.
+    """
+    return job.execute_in_process(
+        instance=instance,
+        run_id=run_id,
+        raise_on_error=False,
+        asset_selection=sorted(selection) if selection else None,
+        # The report says what failed; Dagster's own log is in the UI.
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        **days,
+    )
+
+
+def outcome_of(failed_steps: Sequence[dg.DagsterEvent]) -> Outcome:
+    """What a run that failed says about its files, by its failed steps.
+
+    Returns:
+        `failed`, or `stopped` where it says nothing about them: a killed run, a warehouse in use.
+    """
+    said = [str(event.step_failure_data.error) for event in failed_steps]
+    return "failed" if any(not any(name in text for name in _NOT_THE_FILES_FAULT) for text in said) else "stopped"
+
+
+def failure_of(event: dg.DagsterEvent) -> str:
+    """What a failed step says: its name and the message at the root of its error."""
+    cause = event.step_failure_data.error
+    while cause is not None and cause.cause is not None:
+        cause = cause.cause
+    return f"{event.step_key}: {cause.message.strip() if cause else 'failed'}"
+
+
+def refresh_stale(
+    events: Iterable[dg.DagsterEvent], run: Callable[[Span], Sequence[dg.DagsterEvent]], settings: Settings
+) -> None:
+    """Refresh the days that runs have left stale, and those that this leaves stale in turn.
+
+    Args:
+        events: of the runs so far.
+        run: refreshes a span of days; returns its events, none to stop here.
+        settings: the data directory, for its partitions.
+    """
+    days = stale_days(events)
+    for _ in range(_MOST_ROUNDS):
+        left: list[date] = []
+        for span in spans({period_start(day, settings) for day in days}):
+            ended = run(span)
+            if not ended:
+                return
+            left = stale_days(ended)
+        days = left
+
+
+def stale_days(events: Iterable[dg.DagsterEvent]) -> list[date]:
+    """The service days that the last one of some events names as stale."""
+    found: list[date] = []
+    for event in events:
+        if event.is_step_materialization:
+            materialization = event.step_materialization_data.materialization
+            if materialization.asset_key == _STALE_DAYS:
+                found = days_named(materialization)
+    return found
+
+
+def days_named(materialization: dg.AssetMaterialization | None) -> list[date]:
+    """The days that a materialisation of `stale_partitions` names."""
+    if materialization is None:
+        return []
+    named = materialization.metadata["days"].value
+    return [date.fromisoformat(str(day)) for day in named]  # type: ignore[union-attr]
+
+
+def wall_clock() -> datetime:
+    """The time now, in UTC."""
+    return datetime.now(UTC)
