@@ -94,19 +94,19 @@ def work(read: Callable[[str], Any], store: Callable[[str, Any], Any]) -> dict[s
     import narwhals as nw
 
     from hospital_assets.assets.cleaned.er_visits import RULES as VISIT_RULES
-    from hospital_assets.assets.cleaned.er_visits import judge_er_visits
+    from hospital_assets.assets.cleaned.er_visits import validate_er_visits
     from hospital_assets.assets.cleaned.rules import split
-    from hospital_assets.assets.cleaned.vitals import RULES, judge_vitals
+    from hospital_assets.assets.cleaned.vitals import RULES, validate_vitals
     from hospital_assets.assets.facts.vitals import scored
     from hospital_assets.warehouse.dialect import minutes_between
 
     hospitals = read("cleaned_hospitals")
     raw = read("raw_vitals")
-    sound, aside = split(judge_vitals(raw, hospitals), raw, "vitals", RULES)
+    sound, aside = split(validate_vitals(raw, hospitals), raw, "vitals", RULES)
     vitals = store("vitals", sound)
     vitals_aside = store("vitals_aside", aside)
     raw = read("raw_er_visits")
-    sound, aside = split(judge_er_visits(raw, hospitals), raw, "er_visits", VISIT_RULES)
+    sound, aside = split(validate_er_visits(raw, hospitals), raw, "er_visits", VISIT_RULES)
     visits = store("visits", sound)
     visits_aside = store("visits_aside", aside)
     facts = store("facts", scored(vitals, read("dim_patient")))

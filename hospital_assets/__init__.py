@@ -11,13 +11,13 @@ The house, from the top; a package imports only from those below it (`make floor
 - `dashboard`: the pages people look at, and their server.
 - `charts`: drawings of figures as SVG.
 - `checks`: asset checks derived from the contracts, and those that compare tables.
-- `live`: what is judged as it lands: alert rules, the monitor, the board's data.
+- `live`: what is assessed as it lands: alert rules, the monitor, the board's data.
 - `sources`: what a person uses to bring a source: drafts of profiles, dry runs.
 - `assets`: one function per table, by layer: raw, cleaned, dimensions, facts, kpis.
 - `recovery`: snapshots, rebuilds as of a moment, erasing a person.
 - `access`: users and sign-in, the SQL gateway and its sandbox, the audit log.
 - `publishing`: policy, masks, pseudonyms, small cells, the leak check, publications.
-- `alerts`: what was raised and who is told.
+- `alerts`: what was raised and who is notified.
 - `listeners`: MLLP, Kafka, NATS.
 - `landing`: files on disk: discovery, verification, readers, source profiles.
 - `warehouse`: the DuckDB file: atomic writes, lazy reads, column lineage, engine dialects.

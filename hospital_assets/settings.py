@@ -96,7 +96,7 @@ class Settings:
 
     @property
     def alerts_file(self) -> Path:
-        """Thresholds of alerts, and who is told."""
+        """Thresholds of alerts, and who is notified."""
         return self.data_dir / "alerts.toml"
 
     @property

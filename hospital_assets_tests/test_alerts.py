@@ -146,14 +146,14 @@ def test_two_processes_share_the_work(tmp_path: Path) -> None:
     first, second = (Outbox(tmp_path / "outbox.sqlite", [LOG]) for _ in range(2))
     found = [signal(True, subject=f"V{number}") for number in range(20)]
     threads = [
-        threading.Thread(target=box.record, args=(found, NOW), kwargs={"judged": ["sha"]}) for box in (first, second)
+        threading.Thread(target=box.record, args=(found, NOW), kwargs={"assessed": ["sha"]}) for box in (first, second)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(first.alerts()) == 20
-    assert first.not_judged(["sha", "other"]) == {"other"}
+    assert first.not_assessed(["sha", "other"]) == {"other"}
     wall = datetime.now(UTC)
     assert len(first.due(wall)) + len(second.due(wall)) == 20
     first.close()

@@ -123,7 +123,7 @@ def test_landed_values_become_what_they_truly_were(built: tuple[Settings, BuildR
     )
     both = cleaned.join(truth, on="visit_id")
     assert both.height == cleaned.height  # no invented visit
-    # A spoiled arrival is set aside, never guessed: every arrival that stands is true.
+    # A spoiled arrival is quarantined, never guessed: every arrival that stands is true.
     assert both.filter(pl.col("arrival_at") != pl.col("arrival")).is_empty()
     known = both.filter(pl.col("department_name").is_not_null())
     assert known.filter(pl.col("department_name") != pl.col("routed")).is_empty()
@@ -263,11 +263,11 @@ def test_bad_files_are_named_and_stop_nothing(network: Settings, tmp_path: Path)
     problem = dict(ledger.select("source_file", "problem").iter_rows())
     assert "hospital_id" in problem["native/er_visits/lacks.csv"]
     assert "cut off" in problem["native/vitals/cut.json.gz"]
-    aside = query(
+    quarantined = query(
         settings,
         "select source_line, rule from cleaned.quarantine_er_visits where source_file = 'native/er_visits/ragged.csv'",
     )
-    assert aside.rows() == [(3, "wrong_field_count")]
+    assert quarantined.rows() == [(3, "wrong_field_count")]
 
 
 def test_a_planted_fault_turns_a_check_red(network: Settings, tmp_path: Path) -> None:
@@ -421,8 +421,8 @@ def test_mimic_iv_ed_through_the_same_graph(mimic: Path, tmp_path: Path) -> None
     assert celsius.item() == 36 + 1
 
     # What is odd in these real files is found and named, and no good row is condemned for it.
-    aside = [query(settings, f"select count(*) from cleaned.quarantine_{subject}").item() for subject in SUBJECTS]
-    assert sum(aside) == 0
+    quarantined = [query(settings, f"select count(*) from cleaned.quarantine_{subject}").item() for subject in SUBJECTS]
+    assert sum(quarantined) == 0
     results = query(
         settings,
         "select distinct table_name, kind, column_name, violated_count from quality.dq_results "
@@ -562,14 +562,14 @@ def refresh_killed(command: list[str], environment: Mapping[str, str], lines: in
 def test_files_in_any_order_with_kills_give_the_same_warehouse(
     built: tuple[Settings, BuildReport], tmp_path: Path
 ) -> None:
-    """Shuffled, copied, torn and mended files, with runs killed at random, end as one clean build."""
+    """Shuffled, copied, torn and corrected files, with runs killed at random, end as one clean build."""
     settings, _ = built
     rng = random.Random(20260115)
     other = replace(settings, data_dir=tmp_path)
     shutil.copyfile(settings.settings_file, tmp_path / "hospital.toml")
     names = sorted(p.relative_to(settings.landing) for p in settings.landing.rglob("*.*"))
-    masters = [n for n in names if n.parts[1] in ("hospitals", "departments", "doctors")]
-    rest = [n for n in names if n not in masters]
+    reference = [n for n in names if n.parts[1] in ("hospitals", "departments", "doctors")]
+    rest = [n for n in names if n not in reference]
     rng.shuffle(rest)
 
     def land(name: Path, cut: int | None = None, under: str | None = None) -> None:
@@ -581,7 +581,7 @@ def test_files_in_any_order_with_kills_give_the_same_warehouse(
 
     environment = {**os.environ, "HOSPITAL_DATA_DIR": str(tmp_path)}
     command = [sys.executable, "-m", "hospital_assets.cli", "refresh"]
-    for name in masters:
+    for name in reference:
         land(name)
     batches = [rest[n::5] for n in range(5)]
     kills = 0
@@ -605,7 +605,7 @@ def test_files_in_any_order_with_kills_give_the_same_warehouse(
     ledger = query(other, "select source_file, subject, state from raw.raw_landed_files")
     landed = {p.relative_to(other.landing).as_posix() for p in other.landing.rglob("*.*")}
     assert set(ledger["source_file"]) == landed  # every file is accounted for
-    assert ledger.filter(pl.col("state").is_in(["held", "poisoned"])).is_empty()
+    assert ledger.filter(pl.col("state").is_in(["held", "quarantined"])).is_empty()
 
 
 @pytest.mark.torture
@@ -615,11 +615,11 @@ def test_ten_thousand_small_files_with_fifty_kills(built: tuple[Settings, BuildR
     rng = random.Random(50)
     clean, other = (replace(settings, data_dir=tmp_path / name) for name in ("clean", "other"))
     names = sorted(p.relative_to(settings.landing) for p in settings.landing.rglob("*.*"))
-    masters = {"hospitals", "departments", "doctors"}
+    reference = {"hospitals", "departments", "doctors"}
     pieces: dict[Path, bytes] = {}
     for name in names:
         body = (settings.landing / name).read_bytes()
-        if name.parts[1] in masters or name.suffix == ".gz" or body[:3] == b"\xef\xbb\xbf":
+        if name.parts[1] in reference or name.suffix == ".gz" or body[:3] == b"\xef\xbb\xbf":
             pieces[name] = body
             continue
         lines = body.splitlines(keepends=True)
@@ -640,12 +640,12 @@ def test_ten_thousand_small_files_with_fifty_kills(built: tuple[Settings, BuildR
 
     for where in (clean, other):
         for name, body in pieces.items():
-            if where is clean or name.parts[1] in masters:
+            if where is clean or name.parts[1] in reference:
                 land(where, name, body)
         shutil.copyfile(settings.settings_file, where.data_dir / "hospital.toml")
     assert run(clean).succeeded
 
-    rest = [name for name in pieces if name.parts[1] not in masters]
+    rest = [name for name in pieces if name.parts[1] not in reference]
     rng.shuffle(rest)
     command = [sys.executable, "-m", "hospital_assets.cli", "refresh"]
     environment = {**os.environ, "HOSPITAL_DATA_DIR": str(other.data_dir)}
@@ -678,7 +678,7 @@ def test_ten_thousand_small_files_with_fifty_kills(built: tuple[Settings, BuildR
     ledger = query(other, "select source_file, state from raw.raw_landed_files")
     landed = {p.relative_to(other.landing).as_posix() for p in other.landing.rglob("*.*")}
     assert set(ledger["source_file"]) == landed
-    assert ledger.filter(pl.col("state").is_in(["held", "poisoned"])).is_empty()
+    assert ledger.filter(pl.col("state").is_in(["held", "quarantined"])).is_empty()
 
 
 @pytest.mark.parametrize("select", ["group:", "fact_vital", "quality_report"])

@@ -77,10 +77,10 @@ def test_status() -> None:
 
 def test_accounting_notices_its_faults() -> None:
     raw = pl.DataFrame({"source_file": ["f"] * 4, "source_line": [1, 2, 3, 4], "source_part": [1] * 4})
-    cleaned, aside = raw.head(2), raw.tail(2).with_columns(is_duplicate=pl.Series([True, False]))
+    cleaned, quarantined = raw.head(2), raw.tail(2).with_columns(is_duplicate=pl.Series([True, False]))
 
     def passed(kept: pl.DataFrame) -> bool:
-        return conservation("t", lazy(raw), lazy(kept), lazy(aside)).passed
+        return conservation("t", lazy(raw), lazy(kept), lazy(quarantined)).passed
 
     assert passed(cleaned)
     assert not passed(cleaned.head(1))  # a record has disappeared

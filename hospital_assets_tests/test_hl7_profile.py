@@ -20,12 +20,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from hospital_assets.assets.cleaned.adt_events import judge_adt_events
-from hospital_assets.assets.cleaned.coded import judge_diagnoses, judge_procedures
-from hospital_assets.assets.cleaned.er_visits import judge_er_visits
-from hospital_assets.assets.cleaned.masters import judge_hospitals
-from hospital_assets.assets.cleaned.patients import judge_patients
-from hospital_assets.assets.cleaned.vitals import judge_vitals
+from hospital_assets.assets.cleaned.adt_events import validate_adt_events
+from hospital_assets.assets.cleaned.diagnoses_and_procedures import validate_diagnoses, validate_procedures
+from hospital_assets.assets.cleaned.er_visits import validate_er_visits
+from hospital_assets.assets.cleaned.patients import validate_patients
+from hospital_assets.assets.cleaned.reference_data import validate_hospitals
+from hospital_assets.assets.cleaned.vitals import validate_vitals
 from hospital_assets.assets.dimensions.persons import surviving
 from hospital_assets.assets.facts.patient_flow import cancelled_visits, folded, of_their_patient
 from hospital_assets.contracts.cleaned import ADT_EVENTS
@@ -48,18 +48,18 @@ class Read:
 
     ledger: pl.DataFrame
     raw: dict[str, pl.DataFrame] = field(default_factory=dict)
-    judged: dict[str, pl.DataFrame] = field(default_factory=dict)
+    validated: dict[str, pl.DataFrame] = field(default_factory=dict)
 
     def cleaned(self, subject: str) -> pl.DataFrame:
         # Without the namespace that makes the source's numbers its own.
         return (
-            self.judged[subject]
+            self.validated[subject]
             .filter(pl.col("rule").is_null())
             .with_columns(pl.col("^.*_id$").str.replace("^hl7v2-adt:", ""))
         )
 
-    def aside(self, subject: str) -> dict[str, int]:
-        broken = self.judged[subject].filter(pl.col("rule").is_not_null())
+    def quarantined(self, subject: str) -> dict[str, int]:
+        broken = self.validated[subject].filter(pl.col("rule").is_not_null())
         return Counter(broken["rule"].to_list())
 
     def segments(self) -> pl.DataFrame:
@@ -84,20 +84,20 @@ def read(folder: Path, files: dict[str, bytes], facilities: str = "GENERAL") -> 
     with open_warehouse(folder / "warehouse" / "hospital.duckdb") as warehouse:
         zone = LandingZone(folder / "landing", folder / "spool", FIRST, LAST, warehouse.connection, load_profiles(None))
         found = Read(zone.discover())
-        hospitals = lazy(collected(judge_hospitals(zone.read("hospitals", found.ledger), zone.profiles)))
-        judges = {
-            "adt_events": lambda raw: judge_adt_events(raw, hospitals, zone.profiles),
-            "er_visits": lambda raw: judge_er_visits(raw, hospitals, zone.profiles),
-            "vitals": lambda raw: judge_vitals(raw, hospitals, zone.profiles),
-            "diagnoses": lambda raw: judge_diagnoses(raw, hospitals, zone.profiles),
-            "procedures": lambda raw: judge_procedures(raw, hospitals, zone.profiles),
-            "patients": lambda raw: judge_patients(raw, zone.profiles),
+        hospitals = lazy(collected(validate_hospitals(zone.read("hospitals", found.ledger), zone.profiles)))
+        validators = {
+            "adt_events": lambda raw: validate_adt_events(raw, hospitals, zone.profiles),
+            "er_visits": lambda raw: validate_er_visits(raw, hospitals, zone.profiles),
+            "vitals": lambda raw: validate_vitals(raw, hospitals, zone.profiles),
+            "diagnoses": lambda raw: validate_diagnoses(raw, hospitals, zone.profiles),
+            "procedures": lambda raw: validate_procedures(raw, hospitals, zone.profiles),
+            "patients": lambda raw: validate_patients(raw, zone.profiles),
         }
-        for subject in (*judges, "other_records"):
+        for subject in (*validators, "other_records"):
             raw = collected(zone.read(subject, found.ledger, ALL_DAYS))
             found.raw[subject] = raw
-            if subject in judges:
-                found.judged[subject] = collected(judges[subject](lazy(raw)))
+            if subject in validators:
+                found.validated[subject] = collected(validators[subject](lazy(raw)))
     return found
 
 
@@ -201,7 +201,7 @@ def test_what_each_event_does_to_stays(event: str, effects: Read) -> None:
 
 
 def test_no_event_is_set_aside(effects: Read) -> None:
-    assert not effects.aside("adt_events")
+    assert not effects.quarantined("adt_events")
     assert set(effects.cleaned("adt_events")["event_type"]) == set(ADT_EVENTS)
 
 
@@ -260,14 +260,16 @@ def test_a_visit_is_what_its_messages_say_together(visit_in_order: Read) -> None
 def test_duckdb_completes_visits_as_polars_does(visit_in_order: Read, tmp_path: Path) -> None:
     names = ["visit_id", "arrival_at", "departure_at", "disposition", "chief_complaint", "rule"]
     by = ["visit_id", "departure_at", "rule", "disposition"]
-    expected = visit_in_order.judged["er_visits"].select(names).sort(by)
+    expected = visit_in_order.validated["er_visits"].select(names).sort(by)
     hospitals = pl.DataFrame({"hospital_id": ["hl7v2-adt:GENERAL"], "time_zone": ["America/Chicago"]})
     with duckdb.connect() as connection:
         connection.execute("set TimeZone = 'UTC'")
         raw, known = (
             lazy(connection.from_arrow(frame.to_arrow())) for frame in (visit_in_order.raw["er_visits"], hospitals)
         )
-        assert_frame_equal(collected(judge_er_visits(raw, known, load_profiles(None))).select(names).sort(by), expected)
+        assert_frame_equal(
+            collected(validate_er_visits(raw, known, load_profiles(None))).select(names).sort(by), expected
+        )
 
 
 def test_a_cancelled_discharge_leaves_the_visit_open(tmp_path: Path) -> None:
@@ -339,7 +341,7 @@ def test_a_resend_is_the_same_message_and_a_reused_control_id_is_not(tmp_path: P
     reused = adt("A04", "20260501100000", "V9", patient="8").replace("A04V9", "A04V1")
     found = read(tmp_path, {"m.hl7": "".join([ARRIVES, ARRIVES, resent, reused]).encode()})
     assert found.cleaned("adt_events")["visit_id"].sort().to_list() == ["V1", "V9"]
-    assert found.aside("adt_events") == {"duplicate": 2}
+    assert found.quarantined("adt_events") == {"duplicate": 2}
 
 
 # --- vital signs and codes -----------------------------------------------------------------------------------
@@ -487,7 +489,7 @@ def test_the_sample_messages_are_all_accounted_for(samples: Path, tmp_path: Path
     }
     assert not found.raw["other_records"]["problem"].count()
     # One sender is no hospital of the network, and two messages are the same.
-    assert found.aside("adt_events") == {"hospital_unknown": 1, "duplicate": 1}
+    assert found.quarantined("adt_events") == {"hospital_unknown": 1, "duplicate": 1}
     # One message tells of a whole emergency visit, in class E.
     assert found.cleaned("er_visits")["source_file"].to_list() == ["hl7v2-adt/ADT04-251.hl7"]
     # The others were measured ten years after their message was written.

@@ -18,7 +18,7 @@ from hospital_assets.automation.refresh import MOST_TRIES, Outcome, State, decid
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.waiting import Waiting, is_due, spans, waiting_files
-from hospital_assets.landing.zone import LandingZone, read_set_aside, write_set_aside
+from hospital_assets.landing.zone import LandingZone, read_quarantine, write_quarantine
 from hospital_assets.warehouse.database import Period, Warehouse
 from hospital_assets.warehouse.loads import complete_loads, publish_ledger, read_ledger_copy, record_loads
 
@@ -173,9 +173,9 @@ def test_a_file_set_aside_is_left_out_until_it_is_let_in(zone: LandingZone) -> N
     ledger = zone.discover()
     name = "native/vitals/file.json"
     digest = str(entry(ledger, name)["file_sha256"])
-    aside = zone.discover(ledger, {digest: "poisoned"})
-    assert entry(aside, name)["state"] == "poisoned"
-    assert entry(zone.discover(aside), name)["state"] == "ready"
+    held_back = zone.discover(ledger, {digest: "quarantined"})
+    assert entry(held_back, name)["state"] == "quarantined"
+    assert entry(zone.discover(held_back), name)["state"] == "ready"
 
 
 # What waits ---------------------------------------------------------------------------------------
@@ -294,10 +294,12 @@ def look(
     state: State,
     files: list[Waiting],
     outcomes: Mapping[str, Outcome] | None = None,
-    aside: Mapping[str, str] | None = None,
+    held_back: Mapping[str, str] | None = None,
     now: float = 60,
 ):  # type: ignore[no-untyped-def]
-    return decide(state, files, outcomes or {}, aside or {}, now_ns=int(now * SECOND), after_files=5, after_seconds=5)
+    return decide(
+        state, files, outcomes or {}, held_back or {}, now_ns=int(now * SECOND), after_files=5, after_seconds=5
+    )
 
 
 def test_a_run_is_asked_for_when_enough_wait_or_one_has_waited_long() -> None:
@@ -330,23 +332,23 @@ def test_nothing_is_asked_twice_while_it_runs_and_again_after_it_failed() -> Non
     assert stopped.requests and stopped.state.failures == {}
 
 
-def test_a_poisoned_file_is_found_and_the_rest_goes_on() -> None:
+def test_a_quarantined_file_is_found_and_the_rest_goes_on() -> None:
     everything = {name: file(name, 1) for name in ("good", "bad", "fine")}
-    state, aside, loaded, poisoned = State(), {}, set(), []
+    state, held_back, loaded, quarantined = State(), {}, set(), []
     outcomes: dict[str, Outcome] = {}
     for _ in range(40):
-        held = {f"sha-{name}" for name in everything} & set(aside)
+        held = {f"sha-{name}" for name in everything} & set(held_back)
         files = [f for n, f in everything.items() if n not in loaded and f.file_sha256 not in held]
-        decision = look(state, files, outcomes, aside)
-        state, aside = decision.state, decision.set_aside
-        poisoned += decision.poisoned
+        decision = look(state, files, outcomes, held_back)
+        state, held_back = decision.state, decision.held_back
+        quarantined += decision.quarantined
         for run in state.pending:
             is_bad = "bad" in run.files.values()
             outcomes[run.run_key] = "failed" if is_bad else "succeeded"
             if not is_bad:
                 loaded |= set(run.files.values())
-    assert (loaded, poisoned) == ({"good", "fine"}, ["bad"])
-    assert aside == {"sha-bad": "poisoned"}
+    assert (loaded, quarantined) == ({"good", "fine"}, ["bad"])
+    assert held_back == {"sha-bad": "quarantined"}
     assert state.failures["sha-bad"] == MOST_TRIES
 
 
@@ -357,17 +359,17 @@ def test_a_poisoned_file_is_found_and_the_rest_goes_on() -> None:
         max_size=60,
     )
 )
-def test_every_file_ends_loaded_or_poisoned_whatever_happens(events: list[tuple[str, Outcome]]) -> None:
+def test_every_file_ends_loaded_or_quarantined_whatever_happens(events: list[tuple[str, Outcome]]) -> None:
     """After any history of outcomes, sound files get in as soon as runs succeed."""
     names = sorted({name for name, _ in events})
-    state, aside, loaded = State(), {}, set()
+    state, held_back, loaded = State(), {}, set()
     outcomes: dict[str, Outcome] = {}
 
     def step(outcome: Outcome) -> None:
-        nonlocal state, aside
-        files = [file(n, ord(n) - 96) for n in names if n not in loaded and f"sha-{n}" not in aside]
-        decision = look(state, files, outcomes, aside)
-        state, aside = decision.state, decision.set_aside
+        nonlocal state, held_back
+        files = [file(n, ord(n) - 96) for n in names if n not in loaded and f"sha-{n}" not in held_back]
+        decision = look(state, files, outcomes, held_back)
+        state, held_back = decision.state, decision.held_back
         for run in state.pending:
             outcomes[run.run_key] = outcome
             if outcome == "succeeded":
@@ -377,12 +379,12 @@ def test_every_file_ends_loaded_or_poisoned_whatever_happens(events: list[tuple[
         step(outcome)
     for _ in range(40):
         step("succeeded")
-    poisoned = {sha for sha, why in aside.items() if why == "poisoned"}
-    assert {f"sha-{name}" for name in names} == {f"sha-{name}" for name in loaded} | poisoned
-    assert "held" not in aside.values()
+    quarantined = {sha for sha, why in held_back.items() if why == "quarantined"}
+    assert {f"sha-{name}" for name in names} == {f"sha-{name}" for name in loaded} | quarantined
+    assert "held" not in held_back.values()
 
 
-def test_retry_lets_a_poisoned_file_in_again(
+def test_retry_lets_a_quarantined_file_in_again(
     zone: LandingZone, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hospital_assets.cli import main
@@ -392,7 +394,7 @@ def test_retry_lets_a_poisoned_file_in_again(
     vitals_file(zone, TEXT.encode())
     ledger = zone.discover(None, {})
     digest = str(entry(ledger, "native/vitals/file.json")["file_sha256"])
-    write_set_aside(folder, {digest: "poisoned", "another": "held"})
+    write_quarantine(folder, {digest: "quarantined", "another": "held"})
     none = pl.lit([], dtype=pl.List(pl.Date))
     ledger.with_columns(is_loaded=pl.lit(False), loaded_dates=none, outdated_dates=none).write_parquet(
         folder / "landed_files.parquet"
@@ -400,4 +402,4 @@ def test_retry_lets_a_poisoned_file_in_again(
     assert main(["retry", "native/vitals/other.json"]) == 2
     assert main(["retry", "native/vitals/file.json"]) == 0
     assert "let in   native/vitals/file.json" in capsys.readouterr().out
-    assert read_set_aside(folder) == {"another": "held"}
+    assert read_quarantine(folder) == {"another": "held"}

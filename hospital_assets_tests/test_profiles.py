@@ -11,7 +11,7 @@ import duckdb
 import polars as pl
 import pytest
 
-from hospital_assets.assets.cleaned.vitals import judge_vitals
+from hospital_assets.assets.cleaned.vitals import validate_vitals
 from hospital_assets.checks.accounting import unknown_kinds
 from hospital_assets.landing.profile import ProfileError, parse_profile
 from hospital_assets.landing.registry import load_profiles
@@ -513,8 +513,8 @@ def test_numbers_may_have_decimal_commas(zone: LandingZone, own: Own) -> None:
     hospitals = pl.DataFrame({"hospital_id": ["H1"], "time_zone": ["Europe/Berlin"]})
     raw = raw.with_columns(source_profile=pl.lit("mine"), service_date=date(2026, 1, 15)).head(5)
     for of in (lazy, lambda frame: lazy(zone.connection.from_arrow(frame.to_arrow()))):
-        judged = judge_vitals(of(raw), of(hospitals), zone.profiles).collect("polars").to_native()
-        found = judged.sort("source_line")
+        validated = validate_vitals(of(raw), of(hospitals), zone.profiles).collect("polars").to_native()
+        found = validated.sort("source_line")
         assert found["temperature_c"].to_list() == [37.5, 37.5, None, 38.0, None]
         assert found["heart_rate_bpm"].to_list() == [80.5] * 5
         is_doubted = found["quality_codes"].str.contains("value_unreadable")

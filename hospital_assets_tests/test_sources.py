@@ -400,5 +400,5 @@ def test_synthea_from_export_to_facts(tmp_path: Path) -> None:
         "select sum(denominator_count), sum(numerator_count) from kpis.kpi_readmissions where hospital_id = 'all'",
     )
     assert again.row(0) == (11, 0)
-    aside = query(settings, "select count(*) from cleaned.quarantine_er_visits, cleaned.quarantine_diagnoses")
-    assert aside.item() == 0
+    quarantined = query(settings, "select count(*) from cleaned.quarantine_er_visits, cleaned.quarantine_diagnoses")
+    assert quarantined.item() == 0

@@ -17,7 +17,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from hospital_assets.assets.cleaned.vitals import judge_vitals
+from hospital_assets.assets.cleaned.vitals import validate_vitals
 from hospital_assets.assets.facts.vitals import scored
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.registry import load_profiles
@@ -112,8 +112,8 @@ def by_the_batch(lines: list[str], landing: Path) -> pl.DataFrame:
             }
         )
     raw = pl.DataFrame(rows, schema={**contract.polars_schema, "payload": pl.String})
-    judged = judge_vitals(lazy(raw.drop("service_date")), lazy(HOSPITALS), load_profiles(None))
-    return collect(scored(judged, lazy(patients())))
+    validated = validate_vitals(lazy(raw.drop("service_date")), lazy(HOSPITALS), load_profiles(None))
+    return collect(scored(validated, lazy(patients())))
 
 
 def test_repetitions_are_one_and_bad_lines_are_kept(tmp_path: Path) -> None:
@@ -126,8 +126,8 @@ def test_repetitions_are_one_and_bad_lines_are_kept(tmp_path: Path) -> None:
     drain(landing, sink)
     out = written(sink)
     assert sorted(out["observation_id"]) == [f"O{n}" for n in range(5)]
-    aside = written(sink, "quarantine")
-    assert aside.rows() == [('{"torn": ', "unreadable_line", "a.json")]
+    quarantined = written(sink, "quarantine")
+    assert quarantined.rows() == [('{"torn": ', "unreadable_line", "a.json")]
     # In another run, too, and what is finished by then is read.
     land(landing, "c.json", [lines[1], lines[5]])
     drain(landing, sink)

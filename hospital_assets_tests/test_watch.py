@@ -42,7 +42,7 @@ from hospital_assets.definitions import build_definitions
 from hospital_assets.landing.profile import FEEDS
 from hospital_assets.landing.waiting import Waiting
 from hospital_assets.landing.zone import LandingResource, LandingZone
-from hospital_assets.live.alert_rules import FILE_POISONED
+from hospital_assets.live.alert_rules import FILE_QUARANTINED
 from hospital_assets.live.board import Waiting as OnBoard
 from hospital_assets.live.board import read_board
 from hospital_assets.live.monitor import Monitor, open_monitor
@@ -174,7 +174,7 @@ def test_alerts_come_before_the_load_and_once(copied: Settings, monitor: Monitor
     assert monitor.look().opened >= 1
     mine = [row for row in monitor.outbox.alerts() if row["subject"] == "WA1"]
     assert [row["state"] for row in mine] == ["open"]
-    assert monitor.look().opened == 0  # it waits still, but was judged
+    assert monitor.look().opened == 0  # it waits still, but was assessed
     land(copied, "again.json", observation("A1", patient, 1, respiratory_rate=26))
     assert monitor.look().opened == 0
     other = Monitor(copied, monitor.alerts, monitor.landing, open_outbox(copied), FEEDS)
@@ -366,8 +366,8 @@ def test_a_file_that_always_fails_is_quarantined_by_the_watcher_and_the_rest_goe
     assert sum("it broke" in line for line in said) == MOST_TRIES
     stored = query(copied, "select observation_id from facts.fact_vitals where observation_id in ('G1', 'B1')")
     assert stored["observation_id"].to_list() == ["G1"]
-    assert list(monitor.landing.set_aside().values()) == ["poisoned"]
-    raised = [row["subject"] for row in monitor.outbox.alerts() if row["rule"] == FILE_POISONED]
+    assert list(monitor.landing.held_back().values()) == ["quarantined"]
+    raised = [row["subject"] for row in monitor.outbox.alerts() if row["rule"] == FILE_QUARANTINED]
     assert raised == ["native/vitals/bad.json"]
 
 

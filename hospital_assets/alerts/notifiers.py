@@ -44,7 +44,7 @@ def deliver(outbox: Outbox, notifiers: Sequence[NotifierSettings], data_dir: Pat
             send(delivery.message, delivery.delivery_id)
         except NotDeliveredError as error:
             outbox.not_delivered(delivery, datetime.now(UTC), str(error))
-            _LOG.warning("%s could not be told: %s", delivery.notifier, error)
+            _LOG.warning("%s could not be notified: %s", delivery.notifier, error)
         else:
             outbox.delivered(delivery, datetime.now(UTC))
             arrived += 1

@@ -35,7 +35,7 @@ create table if not exists alerts (
     occurrence_count integer not null default 1);
 create index if not exists alerts_by_key on alerts (alert_key, opened_at);
 create table if not exists signals (alert_key text primary key, observed_at text not null);
-create table if not exists judged_files (file_sha256 text primary key, judged_at text not null);
+create table if not exists assessed_files (file_sha256 text primary key, assessed_at text not null);
 create table if not exists visits (
     visit_id text primary key, hospital_id text, department_name text, triage_level integer,
     start_at text not null, is_waiting integer not null, recorded_at text not null);
@@ -148,7 +148,7 @@ class Outbox:
         *,
         cooldown: timedelta = timedelta(0),
         snapshots: Mapping[str, datetime] | None = None,
-        judged: Collection[str] = (),
+        assessed: Collection[str] = (),
         visits: Iterable[VisitState] = (),
     ) -> int:
         """Take in what a look has found, all or nothing; returns how many alerts it opened.
@@ -162,7 +162,7 @@ class Outbox:
             cooldown: what is raised again within this time of its end is the same alert.
             snapshots: rules of which `signals` name everything that is raised, with the moment of
                 the look: their other alerts are over.
-            judged: content hashes of files that need not be judged again.
+            assessed: content hashes of files that need not be assessed again.
             visits: visits as just recorded.
         """
         opened = 0
@@ -178,7 +178,7 @@ class Outbox:
                     if row["alert_key"] not in still and row["observed_at"] <= _text(moment):
                         self._resolve(row, now)
             self._connection.executemany(
-                "insert or ignore into judged_files values (?, ?)", [(sha, _text(now)) for sha in judged]
+                "insert or ignore into assessed_files values (?, ?)", [(sha, _text(now)) for sha in assessed]
             )
         return opened
 
@@ -256,13 +256,13 @@ class Outbox:
         self._connection.execute(
             "update alerts set state = 'resolved', resolved_at = ? where alert_id = ?", (_text(now), row["alert_id"])
         )
-        # What is over before anybody was told need not be told.
-        untold = self._connection.execute(
+        # What is over before anybody was notified needs no notice.
+        unannounced = self._connection.execute(
             "delete from deliveries where alert_id = ? and attempt_count = 0 "
             "and delivered_at is null and next_attempt_at <= created_at",
             (row["alert_id"],),
         ).rowcount
-        if not untold:
+        if not unannounced:
             (resolved,) = self._rows("select * from alerts where alert_id = ?", row["alert_id"])
             self._tell(resolved, "resolved")
 
@@ -314,10 +314,10 @@ class Outbox:
             for row in self._rows("select * from visits where is_waiting and start_at >= ?", _text(since))
         ]
 
-    def not_judged(self, digests: Collection[str]) -> set[str]:
-        """Those of some content hashes that no look has judged."""
-        judged = {row[0] for row in self._connection.execute("select file_sha256 from judged_files")}
-        return set(digests) - judged
+    def not_assessed(self, digests: Collection[str]) -> set[str]:
+        """Those of some content hashes that no look has assessed."""
+        assessed = {row[0] for row in self._connection.execute("select file_sha256 from assessed_files")}
+        return set(digests) - assessed
 
     def open_subjects(self, rule: str) -> set[str]:
         """What a rule's open alerts are about."""

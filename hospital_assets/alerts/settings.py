@@ -26,7 +26,7 @@ class VitalThreshold(_Strict):
     Attributes:
         low: in the unit of the column; None for no such limit.
         high: as `low`.
-        minimum_age_years: the limit is not meant for younger patients; unknown ages are judged.
+        minimum_age_years: the limit is not meant for younger patients; unknown ages are assessed.
     """
 
     low: float | None = None

@@ -101,7 +101,7 @@ def build(
         first: first service day; default the directory's first.
         last: last service day, inclusive; default the directory's last.
         select: a Dagster asset selection such as `group:kpis` or `+key:fact_vitals`; default all.
-        progress: told the name of each finished step, how many are done and how many there are.
+        progress: is given the name of each finished step, how many are done and how many there are.
 
     Raises:
         BuildError: nothing has landed, or the selection or the days are not there.
@@ -194,7 +194,7 @@ def refresh(
         loading = Loading(settings, landing, runs.load)
         is_unfinished = True
         while is_unfinished:
-            waiting = landing.waiting([*LANDED, "unknown"], landing.set_aside())
+            waiting = landing.waiting([*LANDED, "unknown"], landing.held_back())
             is_unfinished, quarantined = loading.step(waiting, clock())
             runs.report.quarantined += quarantined
         runs.refresh_stale()

@@ -69,7 +69,7 @@ all_checks = dg.define_asset_job(
     description="Run every asset check on what is stored, without materialising anything.",
 )
 
-#: What was found and set aside, as a page.
+#: What was found and quarantined, as a page.
 quality_page = dg.define_asset_job(
     "quality_page",
     selection=dg.AssetSelection.assets("quality_report"),

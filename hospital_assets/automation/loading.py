@@ -20,8 +20,8 @@ from hospital_assets.clock import hospital_now
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.profile import LANDED
 from hospital_assets.landing.waiting import Waiting, spans
-from hospital_assets.landing.zone import LandingResource, write_set_aside
-from hospital_assets.live.alert_rules import poisoned_file
+from hospital_assets.landing.zone import LandingResource, write_quarantine
+from hospital_assets.live.alert_rules import quarantined_file
 from hospital_assets.partitions import period_start, range_tags
 from hospital_assets.settings import Settings
 
@@ -60,30 +60,30 @@ class Loading:
             whether there is more to do (a file to try again, or alone), and the paths of files that
             are now quarantined.
         """
-        set_aside = self._landing.set_aside()
+        held_back = self._landing.held_back()
         decision = decide(
             self._state,
             waiting,
             self._outcomes,
-            set_aside,
+            held_back,
             now_ns=int(now.timestamp() * 1e9),
             after_files=1,
             after_seconds=0.0,
         )
-        remember(decision, set_aside, self._settings, now)
+        remember(decision, held_back, self._settings, now)
         outcome = self._run(decision.requests) if decision.requests else None
         self._outcomes = {} if outcome is None else {request.run_key: outcome for request in decision.requests}
         self._state = decision.state
-        is_held = "held" in decision.set_aside.values() or len(decision.set_aside) < len(set_aside)
-        return outcome == "failed" or (is_held and outcome != "stopped"), decision.poisoned
+        is_held = "held" in decision.held_back.values() or len(decision.held_back) < len(held_back)
+        return outcome == "failed" or (is_held and outcome != "stopped"), decision.quarantined
 
 
-def remember(decision: Decision, set_aside: dict[str, str], settings: Settings, now: datetime) -> None:
+def remember(decision: Decision, held_back: dict[str, str], settings: Settings, now: datetime) -> None:
     """Store which files runs must leave out from now on, and raise an alert for a quarantined file."""
-    if decision.set_aside != set_aside:
-        write_set_aside(settings.warehouse_file.parent, decision.set_aside)
-    if decision.poisoned:
-        note(settings, [poisoned_file(path, now) for path in decision.poisoned])
+    if decision.held_back != held_back:
+        write_quarantine(settings.warehouse_file.parent, decision.held_back)
+    if decision.quarantined:
+        note(settings, [quarantined_file(path, now) for path in decision.quarantined])
 
 
 def note(settings: Settings, signals: Sequence[Signal]) -> None:

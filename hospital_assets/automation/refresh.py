@@ -74,21 +74,21 @@ class Decision(BaseModel):
     Attributes:
         requests: runs to ask for.
         state: for the next look.
-        set_aside: content hash -> `held` or `poisoned`; runs leave these files out.
-        poisoned: paths of the files that have just been quarantined.
+        held_back: content hash -> `held` or `quarantined`; runs leave these files out.
+        quarantined: paths of the files that have just been quarantined.
     """
 
     requests: list[Request]
     state: State
-    set_aside: dict[str, str]
-    poisoned: list[str]
+    held_back: dict[str, str]
+    quarantined: list[str]
 
 
 def decide(
     state: State,
     waiting: Sequence[Waiting],
     outcomes: Mapping[str, Outcome],
-    set_aside: Mapping[str, str],
+    held_back: Mapping[str, str],
     *,
     now_ns: int,
     after_files: int,
@@ -104,12 +104,12 @@ def decide(
         state: what the last look left.
         waiting: files that wait, of this program's subjects.
         outcomes: run key -> how its run stands; `stopped` for a run that died without failing.
-        set_aside: content hash -> `held` or `poisoned`.
+        held_back: content hash -> `held` or `quarantined`.
         now_ns: the clock.
         after_files: ask when this many files wait,
         after_seconds: or when one has waited this long.
     """
-    failures, aside = dict(state.failures), dict(set_aside)
+    failures, held_back = dict(state.failures), dict(held_back)
     pending: list[Pending] = []
     quarantined: list[str] = []
     for run in state.pending:
@@ -121,40 +121,40 @@ def decide(
         elif outcome == "succeeded":
             failures = {sha: n for sha, n in failures.items() if sha not in run.files}
         elif outcome == "failed":
-            quarantined += _blame(run, failures, aside)
+            quarantined += _blame(run, failures, held_back)
 
     requests: list[Request] = []
     serial = state.serial
     if not pending:
-        free = [file for file in waiting if file.file_sha256 not in aside]
+        free = [file for file in waiting if file.file_sha256 not in held_back]
         # A file that is being tried alone is not waited for, and nothing is mixed into its run.
         alone = [file for file in free if failures.get(file.file_sha256, 0) >= MOST_TRIES - 1][:1]
-        held = [sha for sha, why in aside.items() if why == "held"]
+        held = [sha for sha, why in held_back.items() if why == "held"]
         if alone or is_due(free, now_ns, after_files, after_seconds):
             serial += 1
             requests = _requests(alone or free, serial)
         elif held:
             # Give the next held file its chance.
-            del aside[held[0]]
+            del held_back[held[0]]
     pending += [Pending(run_key=request.run_key, files=request.files) for request in requests]
     return Decision(
         requests=requests,
         state=State(pending=pending, failures=failures, serial=serial),
-        set_aside=aside,
-        poisoned=quarantined,
+        held_back=held_back,
+        quarantined=quarantined,
     )
 
 
-def _blame(run: Pending, failures: dict[str, int], aside: dict[str, str]) -> list[str]:
+def _blame(run: Pending, failures: dict[str, int], held_back: dict[str, str]) -> list[str]:
     """Count a failed run against its files; returns the paths of those that are now quarantined."""
     quarantined = []
     for sha, path in run.files.items():
         failures[sha] = failures.get(sha, 0) + 1
         if len(run.files) == 1 and failures[sha] >= MOST_TRIES:
-            aside[sha] = "poisoned"
+            held_back[sha] = "quarantined"
             quarantined.append(path)
         elif len(run.files) > 1 and failures[sha] >= MOST_TRIES - 1:
-            aside[sha] = "held"
+            held_back[sha] = "held"
     return quarantined
 
 

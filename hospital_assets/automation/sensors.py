@@ -57,31 +57,31 @@ def landing_sensor(feed: str, settings: Settings, clock: Callable[[], datetime] 
     )
     def sensor(context: dg.SensorEvaluationContext, landing: LandingResource) -> dg.SensorResult:
         state = State.model_validate_json(context.cursor) if context.cursor else State()
-        set_aside = landing.set_aside()
+        held_back = landing.held_back()
         graph = context.repository_def.asset_graph if context.repository_def else None
         until = time.monotonic() + LOOK_SECONDS
         while True:
             started = time.monotonic()
             now_ns = int(clock().timestamp() * 1e9)
-            waiting = landing.waiting(FEEDS[feed], set_aside, now_ns - int(QUIET_SECONDS * 1e9))
+            waiting = landing.waiting(FEEDS[feed], held_back, now_ns - int(QUIET_SECONDS * 1e9))
             if is_watched(settings):
                 waiting = [file for file in waiting if file.since_ns < now_ns - int(WATCHER_SECONDS * 1e9)]
             decision = decide(
                 state,
                 waiting,
                 _outcomes(context, state),
-                set_aside,
+                held_back,
                 now_ns=now_ns,
                 after_files=settings.refresh_after_files,
                 after_seconds=settings.refresh_after_seconds,
             )
             took = time.monotonic() - started
-            if decision.requests or decision.set_aside != set_aside or started + took >= until:
+            if decision.requests or decision.held_back != held_back or started + took >= until:
                 break
             # At most a tenth of a core, however many files there are.
             time.sleep(max(PAUSE_SECONDS, 10 * took))
-        remember(decision, set_aside, settings, clock())
-        for path in decision.poisoned:
+        remember(decision, held_back, settings, clock())
+        for path in decision.quarantined:
             context.log.error(f"{path}: every run with this file failed; it is quarantined")
         return dg.SensorResult(
             run_requests=[_run_request(request, settings, graph) for request in decision.requests],
@@ -120,7 +120,7 @@ def stale_partitions_sensor(settings: Settings) -> dg.SensorDefinition:
 
 
 def alerts_sensor(settings: Settings) -> dg.SensorDefinition:
-    """The sensor that judges what lands and sends alerts, unless `hospital watch` does."""
+    """The sensor that assesses what lands and sends alerts, unless `hospital watch` does."""
 
     @dg.sensor(
         name="alerts",

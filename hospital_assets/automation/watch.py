@@ -91,7 +91,7 @@ def watch(
         definitions: what to run.
         settings: the data directory.
         stop: set to end.
-        say: told what happens, in words.
+        say: is given what happens, in words.
 
     Raises:
         BatchError: another process watches this directory already.
@@ -133,7 +133,7 @@ def watch(
                 look = monitor.look(quiet_since_ns=quiet_since_ns())
                 opened = look.opened
                 waiting = [file for files in look.waiting.values() for file in files]
-                has_news = any(file.file_sha256 not in landing.set_aside() for file in waiting)
+                has_news = any(file.file_sha256 not in landing.held_back() for file in waiting)
                 if load is None:
                     load = loading.submit(_step, intake, waiting, say)
             else:
@@ -151,7 +151,7 @@ def _step(intake: Loading, waiting: Sequence[Waiting], say: Callable[[str], None
     """Load what waits; returns whether there is more to do."""
     is_unfinished, quarantined = intake.step(waiting, wall_clock())
     for path in quarantined:
-        say(f"quarantined  {path}: every run with it failed; deliver a mended file, or `hospital retry`")
+        say(f"quarantined  {path}: every run with it failed; deliver a corrected file, or `hospital retry`")
     return is_unfinished
 
 

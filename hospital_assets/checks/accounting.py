@@ -96,20 +96,20 @@ def _count(frame: Frame) -> int:
     pool=WAREHOUSE_POOL,
 )
 def landed_files(ledger: pl.DataFrame, profiles: dg.ResourceParam[Profiles]) -> Iterator[dg.AssetCheckResult]:
-    """Name the files that were set aside, and columns nobody asked for."""
-    aside = ledger.filter(pl.col("state").is_in(["unreadable", "missing_column", "unrecognised", "empty"]))
+    """Name the files that were not loaded, and columns nobody asked for."""
+    not_loaded = ledger.filter(pl.col("state").is_in(["unreadable", "missing_column", "unrecognised", "empty"]))
     yield dg.AssetCheckResult(
         asset_key="raw_landed_files",
         check_name="files_readable",
-        passed=aside.is_empty(),
+        passed=not_loaded.is_empty(),
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{aside.height} landed files were set aside; see what is wrong in the metadata",
+        description=f"{not_loaded.height} landed files were not loaded; see what is wrong in the metadata",
         metadata={
-            "files": aside.height,
-            "set_aside": dg.MetadataValue.table(
+            "files": not_loaded.height,
+            "not_loaded": dg.MetadataValue.table(
                 [
                     dg.TableRecord({"file": r["source_file"], "state": r["state"], "problem": r["problem"] or ""})
-                    for r in aside.head(50).iter_rows(named=True)
+                    for r in not_loaded.head(50).iter_rows(named=True)
                 ]
                 or [dg.TableRecord({"file": "", "state": "", "problem": "none"})]
             ),

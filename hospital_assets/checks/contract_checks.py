@@ -141,7 +141,7 @@ def _adds_up(contract: Contract, frame: Frame, rows: int) -> list[Finding]:
 
 
 def _by_pandera(column: Column, checks: tuple[pa.Check, ...], frame: Frame, rows: int) -> list[Finding]:
-    """Let Pandera judge one column; only that column is brought into memory."""
+    """Let Pandera check one column; only that column is brought into memory."""
     # An eager frame: on a lazy one Pandera looks at names and types only.
     values = _values(column, frame)
     schema = pa.DataFrameSchema({column.name: pa.Column(column.dtype, list(checks), nullable=True)})

@@ -292,11 +292,11 @@ def _shows_instant(local: str, instant: str, of: str, by: str) -> Callable[[Fram
     return rows
 
 
-def _set_aside(subject: str, *, as_duplicates: bool) -> Callable[[Frames], Frame]:
+def _quarantined(subject: str, *, as_duplicates: bool) -> Callable[[Frames], Frame]:
     def rows(frames: Frames) -> Frame:
-        aside = nw.col("is_duplicate") if as_duplicates else ~nw.col("is_duplicate")
+        broken = nw.col("is_duplicate") if as_duplicates else ~nw.col("is_duplicate")
         kept = frames["_own"].select(_broken=nw.col("source_line") < 0)
-        return nw.concat([kept, frames[f"quarantine_{subject}"].select(_broken=aside)], how="vertical")
+        return nw.concat([kept, frames[f"quarantine_{subject}"].select(_broken=broken)], how="vertical")
 
     return rows
 
@@ -497,7 +497,7 @@ RELATIONS: tuple[Relation, ...] = (
             "record",
             "kept, not quarantined",
             (f"quarantine_{subject}",),
-            _set_aside(subject, as_duplicates=False),
+            _quarantined(subject, as_duplicates=False),
             5.0,
         )
         for subject in SUBJECTS
@@ -509,7 +509,7 @@ RELATIONS: tuple[Relation, ...] = (
             "record",
             "landed once",
             (f"quarantine_{subject}",),
-            _set_aside(subject, as_duplicates=True),
+            _quarantined(subject, as_duplicates=True),
             30.0,
         )
         for subject in SUBJECTS

@@ -69,15 +69,15 @@ def _none(table: str) -> Callable[[Tables], dict[str, pl.DataFrame]]:
 
 
 def _quarantined(*, as_duplicates: bool) -> Callable[[Tables], dict[str, pl.DataFrame]]:
-    """Half of the visits' records go aside."""
+    """Half of the visits' records go into quarantine."""
 
     def inject(tables: Tables) -> dict[str, pl.DataFrame]:
-        kept, aside = tables["cleaned_vitals"], tables["quarantine_vitals"]
+        kept, quarantined = tables["cleaned_vitals"], tables["quarantine_vitals"]
         half = kept.height // 2
         moved = pl.DataFrame({"is_duplicate": [as_duplicates] * half})
         return {
             "cleaned_vitals": kept.head(kept.height - half),
-            "quarantine_vitals": pl.concat([aside.select("is_duplicate"), moved]),
+            "quarantine_vitals": pl.concat([quarantined.select("is_duplicate"), moved]),
         }
 
     return inject

@@ -1,4 +1,4 @@
-"""What a single check found, how it is judged, shown and kept.
+"""What a single check found, how severe it is, shown and kept.
 
 Belongs here: findings, their status, what Dagster shows of them, and the table `quality.dq_results`
 that keeps every single one with its history.

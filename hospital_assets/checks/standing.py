@@ -40,7 +40,7 @@ _CHANCE = 4.0
 ACCOUNTED = dg.AssetCheckSpec(
     "files_accounted",
     asset="raw_landed_files",
-    description="landed = loaded + duplicate + set aside + waiting; nothing waits for over a day.",
+    description="landed = loaded + duplicate + not to be loaded + waiting; nothing waits for over a day.",
 )
 FRESH = dg.AssetCheckSpec(
     "feeds_fresh",
@@ -90,7 +90,7 @@ def standing_check(periods: dg.TimeWindowPartitionsDefinition) -> dg.AssetChecks
 
 
 def accounted(on_disk: pl.DataFrame, ledger: pl.DataFrame, loads: pl.DataFrame, wall: datetime) -> dg.AssetCheckResult:
-    """Every file on disk is loaded, a copy, set aside or waiting; every load has its file.
+    """Every file on disk is loaded, a copy, not to be loaded or waiting; every load has its file.
 
     Args:
         on_disk: source_file, file_modified_ns of the landing folder.
@@ -104,7 +104,7 @@ def accounted(on_disk: pl.DataFrame, ledger: pl.DataFrame, loads: pl.DataFrame, 
         place=pl.when(pl.col("state") == "duplicate")
         .then(pl.lit("duplicate"))
         .when(~pl.col("state").is_in(["ready", "companion"]))
-        .then(pl.lit("set_aside"))
+        .then(pl.lit("not_loaded"))
         .when(
             (pl.col("state") == "companion")
             | (
@@ -134,7 +134,7 @@ def accounted(on_disk: pl.DataFrame, ledger: pl.DataFrame, loads: pl.DataFrame, 
         ),
         metadata={
             "landed": landed,
-            **{name: counts.get(name, 0) for name in ("loaded", "duplicate", "set_aside")},
+            **{name: counts.get(name, 0) for name in ("loaded", "duplicate", "not_loaded")},
             "waiting": counts.get("waiting", 0) + unseen.height,
             "waiting_for_over_a_day": left["source_file"].n_unique() + lost.height,
             "gone": gone,

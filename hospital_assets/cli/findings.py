@@ -92,7 +92,7 @@ def _alerts(options: argparse.Namespace, settings: Settings) -> int:
             for row in outbox.alerts():
                 if row["rule"] == "test":
                     outbox.resolve(row["alert_id"], now)
-            print(f"{sent} of {len(alert_settings.notify)} notifiers were told")
+            print(f"{sent} of {len(alert_settings.notify)} notifiers were notified")
             return 0 if sent else 1
         if not options.alert:
             raise ValueError(f"say which: hospital alerts {options.action} ALERT")

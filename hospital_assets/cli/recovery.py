@@ -128,7 +128,7 @@ def _erase(options: argparse.Namespace, settings: Settings) -> int:
     outcome = f"left in {'; '.join(done.left)}" if done.left else "found nowhere any more"
     print(f"{count} records of {len(done.stripped)} landed files and {done.alerts} of alerts removed{when}; {outcome}")
     if not done.is_done:
-        print("Not finished: run it again when what stopped it is mended.", file=sys.stderr)
+        print("Not finished: run it again when what stopped it is corrected.", file=sys.stderr)
     return 0 if done.is_done else 1
 
 

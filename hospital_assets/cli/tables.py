@@ -38,7 +38,7 @@ def add_commands(commands: Commands) -> None:
     watched = commands.add_parser("watch", help="take in files as they land, within seconds, and raise alerts")
     watched.set_defaults(run=_watch)
 
-    retry = commands.add_parser("retry", help="give files another try that failed runs set aside")
+    retry = commands.add_parser("retry", help="let quarantined files in for another try")
     retry.add_argument("file", nargs="*", help="paths below the landing folder; default all")
     retry.set_defaults(run=_retry)
 
@@ -105,18 +105,18 @@ def _watch(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _retry(options: argparse.Namespace, settings: Settings) -> int:
-    from hospital_assets.landing.zone import read_set_aside, write_set_aside
+    from hospital_assets.landing.zone import read_quarantine, write_quarantine
     from hospital_assets.warehouse.loads import read_ledger_copy
 
     folder = settings.warehouse_file.parent
-    set_aside = read_set_aside(folder)
+    held_back = read_quarantine(folder)
     names = dict(read_ledger_copy(settings.warehouse_file).select("file_sha256", "source_file").iter_rows())
-    wanted = {sha for sha in set_aside if not options.file or names.get(sha) in options.file}
+    wanted = {sha for sha in held_back if not options.file or names.get(sha) in options.file}
     unknown = set(options.file) - {names.get(sha) for sha in wanted}
     if unknown:
-        raise ValueError(f"not set aside: {', '.join(sorted(unknown))}")
+        raise ValueError(f"not held back or quarantined: {', '.join(sorted(unknown))}")
     if wanted:
-        write_set_aside(folder, {sha: why for sha, why in set_aside.items() if sha not in wanted})
+        write_quarantine(folder, {sha: why for sha, why in held_back.items() if sha not in wanted})
     for sha in sorted(wanted, key=lambda sha: names.get(sha, sha)):
         print(f"let in   {names.get(sha, sha[:12])}")
     print(f"{len(wanted)} files get another try at a sensor's next look, or with `hospital build`")
@@ -147,7 +147,7 @@ def _print_report(report: BuildReport, definitions: dg.Definitions, settings: Se
     print_checks(report)
     for path in report.quarantined:
         console.print(
-            f"[red]quarantined[/red] {path}: every run with it failed; deliver a mended file, or `hospital retry`",
+            f"[red]quarantined[/red] {path}: every run with it failed; deliver a corrected file, or `hospital retry`",
             highlight=False,
             soft_wrap=True,
         )

@@ -1,4 +1,4 @@
-"""Contracts of the cleaned layer: typed, in UTC, one row per thing, beside what was set aside.
+"""Contracts of the cleaned layer: typed, in UTC, one row per thing, beside what was quarantined.
 
 Belongs here: one model per cleaned subject and one per quarantine table. A cleaned row keeps what
 was landed where it made sense, says in `quality_codes` what was corrected or doubted, and names
@@ -250,7 +250,7 @@ def _quarantine(subject: str, dated: bool) -> type[Table]:
     class Quarantine(
         base,  # type: ignore[valid-type, misc, call-arg]
         name=f"quarantine_{subject}",
-        grain="one landed record set aside",
+        grain="one quarantined record",
     ):
         __doc__ = document
 

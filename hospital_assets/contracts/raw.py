@@ -17,7 +17,7 @@ FILE_STATES = [
     "missing_column",
     "unrecognised",
     "held",
-    "poisoned",
+    "quarantined",
 ]
 _READING_PROBLEMS = [
     "unreadable_line",
@@ -76,7 +76,7 @@ class RawHospitals(
     grain="one landed hospital record",
     landed="hospital_id hospital_name city state time_zone trauma_level annual_ed_visits_band",
 ):
-    """Hospital master data as landed."""
+    """Hospital reference data as landed."""
 
     city = column(privacy="operational", because=PUBLIC_PLACE)
     state = column(privacy="operational", because=PUBLIC_PLACE)
@@ -88,7 +88,7 @@ class RawDepartments(
     grain="one landed department record",
     landed="department_id hospital_id department_name bed_capacity mean_stay_hours effective_date",
 ):
-    """Department master data as landed, one row per effective date."""
+    """Department reference data as landed, one row per effective date."""
 
 
 class RawDoctors(
@@ -97,7 +97,7 @@ class RawDoctors(
     grain="one landed doctor record",
     landed="doctor_id hospital_id department_id first_name last_name specialty npi hired_date",
 ):
-    """Doctor master data as landed."""
+    """Doctor reference data as landed."""
 
     department_id = column("The home department.")
 

@@ -188,7 +188,8 @@ class Measure:
     variants: str = ""
     owner: str = "clinical-analytics"
 
-    def says(self) -> str:
+    @property
+    def description(self) -> str:
         """The measure in a few sentences."""
         parts = (
             f"**{self.name}** ({self.unit}): {self.definition}",
@@ -237,7 +238,7 @@ class Contract:
     @property
     def description(self) -> str:
         """The summary, and what its figures mean."""
-        return "\n\n".join([self.summary, *(measure.says() for measure in self.measures)])
+        return "\n\n".join([self.summary, *(measure.description for measure in self.measures)])
 
     @property
     def qualified_name(self) -> str:

@@ -206,7 +206,7 @@ def empty(figure_id: str, title: str, why: str, span: int = 6, measure: Measure 
     return Figure(figure_id, title, why, "empty", span=span, measure=measure)
 
 
-def judged(series: Mapping[str, tuple[Sequence[Point], Better]], where: Slice) -> dict[str, Control]:
+def control_charts(series: Mapping[str, tuple[Sequence[Point], Better]], where: Slice) -> dict[str, Control]:
     """Several series of a slice against chance."""
     return controls(series, where.grain)
 
@@ -319,7 +319,7 @@ def control_figure(
             Column("Against chance"),
         ),
         [
-            [p.day.isoformat(), p.value, p.n, WORDS[p.verdict] if upper is not None else "not judged"]
+            [p.day.isoformat(), p.value, p.n, WORDS[p.verdict] if upper is not None else "no limits"]
             for p in control.points
         ],
         series(

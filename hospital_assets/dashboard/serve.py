@@ -51,7 +51,7 @@ def publish_first(settings: Settings, audience: str, say: Callable[[str], None])
         stdout=subprocess.DEVNULL,
     )
     if done.returncode:
-        say("that failed, see above; once it is mended, run `hospital publish`")
+        say("that failed, see above; once it is corrected, run `hospital publish`")
 
 
 def dashboard_of(settings: Settings, audience: str, audit: Audit, address: Address | None = None) -> Dashboard:

@@ -78,11 +78,11 @@ def controls(series: Mapping[str, tuple[Sequence[Point], Better]], grain: Grain 
     from hospital_assets.measures.natural_limits import with_natural_limits
     from hospital_assets.warehouse.dialect import lazy
 
-    judged = {name: found for name, (found, _) in series.items() if len(found) >= LEAST_POINTS}
+    long_enough = {name: found for name, (found, _) in series.items() if len(found) >= LEAST_POINTS}
     limits: dict[str, dict[date, dict[str, float]]] = {}
-    if judged:
+    if long_enough:
         frame = pl.DataFrame(
-            [(name, "", p.day, p.value) for name, points in judged.items() for p in points],
+            [(name, "", p.day, p.value) for name, points in long_enough.items() for p in points],
             schema={"metric": pl.String, "hospital_id": pl.String, "period_date": pl.Date, "value": pl.Float64},
             orient="row",
         )

@@ -18,7 +18,7 @@ import polars as pl
 from hospital_assets.files import replacing
 from hospital_assets.landing.content import read_content
 from hospital_assets.landing.profile import MEASURED, Observations, Parameter, Rest, Subject, Sum, canonical_columns
-from hospital_assets.landing.records import LandedFile, is_landed_at, judged_problem, map_table, mapped
+from hospital_assets.landing.records import LandedFile, is_landed_at, map_table, mapped, problem_sql
 from hospital_assets.warehouse.dialect import ISO_WALL_CLOCK_FORMATS, literal, quoted
 
 
@@ -362,7 +362,7 @@ def csv_relation(
     )
     return connection.sql(
         f"select m.source_file, r.source_line, r.source_part, r.record, "
-        f"{judged_problem(spec, 'r.problem')} as problem, m._fallback, {wanted} "
+        f"{problem_sql(spec, 'r.problem')} as problem, m._fallback, {wanted} "
         f"from read_parquet([{listed}], hive_partitioning = false) r "
         f"join {names} m on m.handle = r._sha"
     )

@@ -13,7 +13,7 @@ from hospital_assets.landing.profile import Profile, ProfileError
 
 
 def land(folder: Path, name: str, data: bytes) -> Path:
-    """Put a file into a folder in one step: written aside, flushed to disk, renamed, the rename flushed.
+    """Put a file into a folder in one step: written under another name, flushed to disk, renamed, the rename flushed.
 
     When this returns, the file survives a crash of the program and of the machine. Until then nobody
     sees it: its name begins with a dot and ends in `.tmp`. What a killed writer left is overwritten by

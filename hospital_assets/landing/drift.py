@@ -1,7 +1,7 @@
 """Schema drift: how the columns of a feed's files differ from its profile and from each other.
 
 Pure functions of the ledger. A changed feed never stops the others: what is new is kept word for word in
-`record`, what is missing is null, what is required and missing sets its file aside; each is said here.
+`record`, what is missing is null, what is required and missing keeps its file from being loaded; each is said here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ADVICE: dict[Verdict, str] = {
     "alias": "read as the column it is an alias of; nothing to do",
     "missing": "files of this feed used to have it; its values are null. Ask the source, or name its "
     "new name in the profile",
-    "blocked": "the file was set aside: it lacks a required column. Mend the delivery, or name the "
+    "blocked": "the file was not loaded: it lacks a required column. Correct the delivery, or name the "
     "column's new name in the profile",
     "retyped": "its values look different from what files of this feed usually hold (numbers, times or "
     "words); what cannot be read is quarantined. Ask the source, or name the format in the profile",

@@ -341,14 +341,14 @@ def _of_patient(segments: list[str], common: _Record, read: _Reader) -> _Record:
         elif kind not in seen:
             seen.add(kind)
             read.into(record, kind, segment)
-    _told_together(record)
+    _add_combined_fields(record)
     return record
 
 
 # What several fields say together ------------------------------------------------------------------
 
 
-def _told_together(record: _Record) -> None:
+def _add_combined_fields(record: _Record) -> None:
     """Add the `@` fields of a message (see `normalised`)."""
     event = record.get("MSH-9.2") or record.get("EVN-1")
     recorded = _said(record, "EVN-2") or _said(record, "MSH-7")

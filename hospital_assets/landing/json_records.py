@@ -37,26 +37,26 @@ def json_relation(
     spec: Subject,
     files: Sequence[LandedFile],
     spool: Path,
-    told: frozenset[str] = frozenset(),
+    named: frozenset[str] = frozenset(),
 ) -> duckdb.DuckDBPyRelation:
     """The columns `names` of JSON-lines files, read as text and taken apart inside DuckDB.
 
     A line that is not one JSON object is a record with the problem `unreadable_line`. NaN, which
     JSON does not have but many writers produce, stands for a value that is not a number. Files of
     other formats are read from their normalised lines, which need to hold no more than the source
-    names in `told`.
+    names in `named`.
     """
     laid_out = normaliser(spec.format)
     if laid_out is not None:
-        pieces = [piece for file in files for piece in _pieces(file, spec, spool, told)]
+        pieces = [piece for file in files for piece in _pieces(file, spec, spool, named)]
         lines = _numbered_lines(connection, pieces, laid_out.is_numbered) if pieces else _NO_LINES
-        judged = lines if laid_out.is_numbered else _judged_lines(lines)
+        checked = lines if laid_out.is_numbered else _checked_lines(lines)
         passes = math.ceil(sum(piece.stat().st_size for piece, *_ in pieces) / _GATHERED_BYTES)
         if spec.observations is not None and passes > 1 and "payload" in names:
-            return _gathered_in_passes(connection, json_query(names, spec, judged), passes)
-        return connection.sql(json_query(names, spec, judged).sql)
+            return _gathered_in_passes(connection, json_query(names, spec, checked), passes)
+        return connection.sql(json_query(names, spec, checked).sql)
     sources = []
-    for pieces in _batches([piece for file in files for piece in _pieces(file, spec, spool, told)]):
+    for pieces in _batches([piece for file in files for piece in _pieces(file, spec, spool, named)]):
         of_file = map_table(connection, [mapped(file, str(path), line) for path, file, line in pieces])
         listed = ", ".join(literal(str(path)) for path, *_ in pieces)
         sources.append(
@@ -74,8 +74,8 @@ def json_relation(
             -- Trimming long lines is slow, and a line that starts with a letter is not blank.
             where ascii(line) > 32 or trim(line, chr(32) || chr(9) || chr(13)) <> ''"""
         )
-    judged = _judged_lines(" union all ".join(sources) or _NO_LINES)
-    return connection.sql(json_query(names, spec, judged).sql)
+    checked = _checked_lines(" union all ".join(sources) or _NO_LINES)
+    return connection.sql(json_query(names, spec, checked).sql)
 
 
 #: No file may hold the kind of record that is asked for.
@@ -86,7 +86,7 @@ _NO_LINES = (
 )
 
 
-def _judged_lines(lines: str) -> str:
+def _checked_lines(lines: str) -> str:
     """SQL of lines with whether each is a JSON object."""
     return f"""
         -- JSON is an object when it opens like one (123 is the brace); json_type would parse it

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from hospital_assets.landing.formats import normaliser
 from hospital_assets.landing.profile import ELEMENT, MEASURED, Event, Observations, Rest, Subject, Sum
-from hospital_assets.landing.records import judged_problem
+from hospital_assets.landing.records import problem_sql
 from hospital_assets.warehouse.dialect import literal, quoted
 
 
@@ -74,7 +74,7 @@ def _text_at(source: str, path: str) -> str:
 
 
 class _JsonReading:
-    """The SQL of a subject's columns over `judged` lines (see `json_query`)."""
+    """The SQL of a subject's columns over `checked` lines (see `json_query`)."""
 
     def __init__(self, spec: Subject) -> None:
         self.spec = spec
@@ -231,13 +231,13 @@ class JsonQuery(NamedTuple):
         return f"{self.lines} select {self.records} from ({self.rows}) {self.kept}"
 
 
-def json_query(names: Sequence[str], spec: Subject, judged: str) -> JsonQuery:
+def json_query(names: Sequence[str], spec: Subject, checked: str) -> JsonQuery:
     """SQL from lines of JSON to a subject's raw records.
 
     Args:
         names: the columns wanted.
         spec: its declaration.
-        judged: SQL of the lines: `source_file`, `_fallback`, `landed_at`, `source_line`, `record`,
+        checked: SQL of the lines: `source_file`, `_fallback`, `landed_at`, `source_line`, `record`,
             and `is_sound`, whether that is a JSON object.
     """
     reading = _JsonReading(spec)
@@ -288,7 +288,7 @@ def json_query(names: Sequence[str], spec: Subject, judged: str) -> JsonQuery:
         kept = f"where case part % 1000 {cases} end"
     head = f"source_file, {reading.line} as source_line, cast(part as bigint) as source_part, "
     head += f"{reading.record} as record, _fallback, "
-    problem = judged_problem(spec, reading.problem, fields)
+    problem = problem_sql(spec, reading.problem, fields)
     last = f"{head} {problem} as problem, " + ", ".join(f"{sql} as {quoted(name)}" for name, sql in fields.items())
     by = ""
     if spec.observations is not None:
@@ -296,9 +296,9 @@ def json_query(names: Sequence[str], spec: Subject, judged: str) -> JsonQuery:
     if reading.element:
         rows = f"select *, {reading.element.sql()} from ({rows})"
     lines = f"""
-        with judged as ({judged}
+        with checked as ({checked}
         ), parsed as (
-            select * from (select *, {reading.whole.sql()} from judged) where {wanted}
+            select * from (select *, {reading.whole.sql()} from checked) where {wanted}
         )"""
     return JsonQuery(lines, rows, last, kept, by)
 

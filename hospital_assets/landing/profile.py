@@ -301,7 +301,7 @@ class Subject(_Declaration):
         unavailable: our columns that the source cannot deliver; nobody is warned that they are empty.
         unused: source names that are known and not needed; nobody is warned that they are there.
         join: companion files.
-        rows: records declared right here (a source without master data).
+        rows: records declared right here (a source without reference data).
         also: further declarations of the subject, for files of another layout; a file is read by the
             first that takes it.
     """
@@ -580,7 +580,7 @@ def parse_profile(text: str, file: str) -> Profile:
 
 
 def _in_words(problem: Any) -> str:
-    """A validation problem, said so that somebody who never saw Pydantic can mend it."""
+    """A validation problem, said so that somebody who never saw Pydantic can correct it."""
     if problem["type"] == "extra_forbidden":
         return "there is no such key here; see the reference in docs/bring-your-own.md"
     if problem["type"] == "missing":

@@ -56,7 +56,7 @@ def is_landed_at(column: str, spec: Subject) -> bool:
     return spec.source_names(column) == ("@landed_at",) and column not in spec.constants
 
 
-def judged_problem(spec: Subject, problem: str, of: Mapping[str, str] | None = None) -> str:
+def problem_sql(spec: Subject, problem: str, of: Mapping[str, str] | None = None) -> str:
     """The problem of a record, once its numbers are compared with what the source can mean.
 
     Args:
@@ -105,7 +105,7 @@ def map_table(connection: duckdb.DuckDBPyConnection, rows: Sequence[MapRow]) -> 
 
 
 def declared_rows(subject: str, profile: Profile) -> pl.DataFrame:
-    """Raw records that a profile declares itself, for sources without master data."""
+    """Raw records that a profile declares itself, for sources without reference data."""
     names = canonical_columns(subject)
     rows = [
         {

@@ -45,10 +45,10 @@ from hospital_assets.warehouse.loads import read_ledger_copy
 
 _LEDGER = CONTRACTS["raw_landed_files"]
 _UNFINISHED = (".tmp", ".part", ".crdownload")
-_SET_ASIDE_FILE = "set_aside.json"
-_SET_ASIDE = {
+_QUARANTINE_FILE = "quarantine.json"
+_QUARANTINED = {
     "held": "runs with this file failed; it is tried alone next",
-    "poisoned": "every run with this file failed; see the failed runs, deliver a mended file or "
+    "quarantined": "every run with this file failed; see the failed runs, deliver a corrected file or "
     "give it another try with `hospital retry`",
 }
 
@@ -76,7 +76,7 @@ class LandingZone:
     def discover(
         self,
         known: pl.DataFrame | None = None,
-        set_aside: Mapping[str, str] = MappingProxyType({}),
+        held_back: Mapping[str, str] = MappingProxyType({}),
         quiet_since_ns: int | None = None,
         subjects: Sequence[str] = (),
     ) -> pl.DataFrame:
@@ -86,15 +86,15 @@ class LandingZone:
 
         Args:
             known: an earlier ledger; files it knows unchanged (path, size, time) are not read.
-            set_aside: content hashes that must not be loaded now, with the state to give them
-                (`held`, `poisoned`).
+            held_back: content hashes that must not be loaded now, with the state to give them
+                (`held`, `quarantined`).
             quiet_since_ns: leave out new files modified after this time, unless the system says
                 that nobody is writing them: they may be growing.
             subjects: leave out new files of other subjects; default none.
         """
         listed = self.listed()
         profiles = self.profiles
-        unchanged = _unchanged(known, listed, set_aside, profiles)
+        unchanged = _unchanged(known, listed, held_back, profiles)
         if quiet_since_ns is not None:
             is_quiet = pl.col("file_modified_ns") <= quiet_since_ns
             finished = [name for name in listed.filter(~is_quiet)["source_file"] if is_finished(self.landing / name)]
@@ -112,8 +112,8 @@ class LandingZone:
             digests = pool.map(lambda name: sha256(self.landing / name), fresh["source_file"])
             fresh = fresh.with_columns(file_sha256=pl.Series(list(digests), dtype=pl.String))
             originals = _originals(unchanged, fresh, profiles)
-            judged = pool.map(lambda row: self._judged(row, originals, set_aside, profiles), fresh.rows(named=True))
-            rows = [row for rows in judged for row in rows]
+            examined = pool.map(lambda row: self._examined(row, originals, held_back, profiles), fresh.rows(named=True))
+            rows = [row for rows in examined for row in rows]
         ledger = pl.concat([unchanged, pl.DataFrame(rows, schema=_LEDGER.polars_schema)], how="vertical")
         return self._counted(ledger, fresh["source_file"].to_list(), profiles).sort("source_file", "subject")
 
@@ -144,7 +144,7 @@ class LandingZone:
         return frame
 
     def zones(self, ledger: pl.DataFrame, profile: Profile) -> dict[str, str]:
-        """IANA zone by hospital, from the landed master data and the profiles of its namespace."""
+        """IANA zone by hospital, from the landed reference data and the profiles of its namespace."""
         hospitals = self.read("hospitals", ledger).collect("polars").to_native()
         namespace = profile.identity_namespace
         sharing = [name for name, other in self.profiles.items() if other.identity_namespace == namespace]
@@ -217,7 +217,7 @@ class LandingZone:
         if spec.format == "csv":
             return csv_relation(self.connection, subject, spec, files, companions, self.spool)
         return json_relation(
-            self.connection, canonical_columns(subject), spec, files, self.spool, told=profile.names_of(spec.format)
+            self.connection, canonical_columns(subject), spec, files, self.spool, named=profile.names_of(spec.format)
         )
 
     def _filled(self, frame: Frame, profile: Profile, spec: Subject, lookup: Lookup, ledger: pl.DataFrame) -> Frame:
@@ -308,11 +308,11 @@ class LandingZone:
             orient="row",
         )
 
-    def _judged(
+    def _examined(
         self,
         entry: Mapping[str, object],
         originals: Mapping[str, str],
-        set_aside: Mapping[str, str],
+        held_back: Mapping[str, str],
         profiles: Profiles,
     ) -> list[dict[str, object]]:
         """Ledger rows of a file: one for each subject it feeds; counts come later."""
@@ -354,8 +354,8 @@ class LandingZone:
         if original != source_file:
             problem = f"same content as {original}, which is loaded; not loaded again"
             return [{**row, "subject": feed.subject, "state": "duplicate", "problem": problem} for feed in feeds]
-        if state := set_aside.get(str(row["file_sha256"])):
-            return [{**row, "subject": feed.subject, "state": state, "problem": _SET_ASIDE[state]} for feed in feeds]
+        if state := held_back.get(str(row["file_sha256"])):
+            return [{**row, "subject": feed.subject, "state": state, "problem": _QUARANTINED[state]} for feed in feeds]
         known = profile.known_columns(source_file.partition("/")[2])
         rows = [_verified(row, feed, path, known) for feed in feeds]
         stat = path.stat()
@@ -460,24 +460,24 @@ class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         return self._zone(connection)
 
     def waiting(
-        self, subjects: Sequence[str], set_aside: Mapping[str, str], quiet_since_ns: int | None = None
+        self, subjects: Sequence[str], held_back: Mapping[str, str], quiet_since_ns: int | None = None
     ) -> list[Waiting]:
         """Files of some subjects that wait to be loaded; the warehouse may be in use meanwhile.
 
         Args:
             subjects: the subjects asked for.
-            set_aside: as for `LandingZone.discover`.
+            held_back: as for `LandingZone.discover`.
             quiet_since_ns: as for `LandingZone.discover`.
         """
         published = read_ledger_copy(Path(self.warehouse.database))
         zone = self.open_beside()
         with contextlib.closing(zone.connection):
-            ledger = zone.discover(published, set_aside, quiet_since_ns, subjects)
+            ledger = zone.discover(published, held_back, quiet_since_ns, subjects)
         return waiting_files(ledger, published, subjects)
 
-    def set_aside(self) -> dict[str, str]:
+    def held_back(self) -> dict[str, str]:
         """Content hashes that runs must leave out now, with their state."""
-        return read_set_aside(Path(self.warehouse.database).parent)
+        return read_quarantine(Path(self.warehouse.database).parent)
 
     def known_files(self) -> pl.DataFrame | None:
         """The ledger as it was last stored, or None before the first time."""
@@ -489,18 +489,18 @@ class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         return known if set(_LEDGER.column_names) <= set(known.columns) else None
 
 
-def read_set_aside(folder: Path) -> dict[str, str]:
-    """Content hash -> state of the files that failed runs have set aside."""
+def read_quarantine(folder: Path) -> dict[str, str]:
+    """Content hash -> `held` or `quarantined`, of the files that no run may load now."""
     try:
-        kept = json.loads((folder / _SET_ASIDE_FILE).read_text(encoding="utf-8"))
+        kept = json.loads((folder / _QUARANTINE_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     return {str(digest): str(state) for digest, state in kept.items()}
 
 
-def write_set_aside(folder: Path, set_aside: Mapping[str, str]) -> None:
-    """Keep the files set aside, in one step."""
-    replace_text(folder / _SET_ASIDE_FILE, json.dumps(dict(set_aside), indent=1))
+def write_quarantine(folder: Path, held_back: Mapping[str, str]) -> None:
+    """Store which files are held back, in one step."""
+    replace_text(folder / _QUARANTINE_FILE, json.dumps(dict(held_back), indent=1))
 
 
 def import_files(profile: Profile, source: Path, landing: Path) -> tuple[list[str], list[str]]:
@@ -593,7 +593,7 @@ def _version(profile: Profile) -> str:
 def _why_unknown(folder: str, profiles: Profiles) -> str:
     """Why a folder below the landing folder has no usable profile, and what to do."""
     if folder in profiles.unusable:
-        return f"the profile cannot be used; mend it: {profiles.unusable[folder]}"
+        return f"the profile cannot be used; correct it: {profiles.unusable[folder]}"
     return (
         f"no source profile is called '{folder}'; move the file to landing/<profile>/, profiles "
         f"are {', '.join(profiles)}, or write one: hospital profiles new"
@@ -616,7 +616,7 @@ def _originals(unchanged: pl.DataFrame, fresh: pl.DataFrame, profiles: Mapping[s
 
 
 def _unchanged(
-    known: pl.DataFrame | None, listed: pl.DataFrame, set_aside: Mapping[str, str], profiles: Mapping[str, Profile]
+    known: pl.DataFrame | None, listed: pl.DataFrame, held_back: Mapping[str, str], profiles: Mapping[str, Profile]
 ) -> pl.DataFrame:
     if known is None:
         return pl.DataFrame(schema=_LEDGER.polars_schema)
@@ -630,11 +630,11 @@ def _unchanged(
     # A copy whose original is gone is not a copy any more.
     originals = still.filter(pl.col("state") != "duplicate")["file_sha256"]
     has_original = pl.col("file_sha256").is_in(originals.implode())
-    wanted = pl.col("file_sha256").replace_strict(dict(set_aside), default=None, return_dtype=pl.String)
-    is_aside = pl.when(pl.col("state").is_in(list(_SET_ASIDE))).then("state")
+    wanted = pl.col("file_sha256").replace_strict(dict(held_back), default=None, return_dtype=pl.String)
+    is_held_back = pl.when(pl.col("state").is_in(list(_QUARANTINED))).then("state")
     return still.filter(
         (pl.col("state") != "duplicate") | has_original,
-        wanted.eq_missing(is_aside) | ~pl.col("state").is_in(["ready", "companion", *_SET_ASIDE]),
+        wanted.eq_missing(is_held_back) | ~pl.col("state").is_in(["ready", "companion", *_QUARANTINED]),
     )
 
 

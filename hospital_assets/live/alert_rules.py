@@ -15,8 +15,8 @@ import polars as pl
 
 from hospital_assets.alerts.outbox import Signal, VisitState
 from hospital_assets.alerts.settings import AlertSettings, Level, VitalThreshold
-from hospital_assets.assets.cleaned.er_visits import judge_er_visits
-from hospital_assets.assets.cleaned.vitals import judge_vitals
+from hospital_assets.assets.cleaned.er_visits import validate_er_visits
+from hospital_assets.assets.cleaned.vitals import validate_vitals
 from hospital_assets.assets.facts.vitals import age_in_years, scored
 from hospital_assets.landing.registry import Profiles
 from hospital_assets.measures import news2
@@ -30,7 +30,7 @@ OVERSTAY = "overstay"
 OCCUPANCY = "occupancy"
 FEED_SILENT = "feed_silent"
 FILES_WAITING = "files_waiting"
-FILE_POISONED = "file_poisoned"
+FILE_QUARANTINED = "file_quarantined"
 RUN_FAILED = "run_failed"
 CHECK_FAILED = "check_failed"
 
@@ -48,7 +48,7 @@ _VITALS = {
 def scored_vitals(
     raw: pl.DataFrame, hospitals: pl.DataFrame, patients: pl.DataFrame, profiles: Profiles
 ) -> pl.DataFrame:
-    """Landed vital signs, judged and scored as the batch does it.
+    """Landed vital signs, validated and scored as the batch does it.
 
     Args:
         raw: records with the columns of raw_vitals.
@@ -56,8 +56,8 @@ def scored_vitals(
         patients: dim_patient, or the copy of it.
         profiles: the source profiles.
     """
-    judged = judge_vitals(lazy(raw), lazy(hospitals), profiles).filter(nw.col("rule").is_null())
-    return scored(judged, lazy(patients)).collect("polars").to_native()  # type: ignore[no-any-return]
+    validated = validate_vitals(lazy(raw), lazy(hospitals), profiles).filter(nw.col("rule").is_null())
+    return scored(validated, lazy(patients)).collect("polars").to_native()  # type: ignore[no-any-return]
 
 
 def vital_signals(observed: pl.DataFrame, settings: AlertSettings) -> list[Signal]:
@@ -141,8 +141,8 @@ def landed_visits(raw: pl.DataFrame, hospitals: pl.DataFrame, profiles: Profiles
         hospitals: hospital_id, time_zone.
         profiles: the source profiles.
     """
-    judged = judge_er_visits(lazy(raw), lazy(hospitals), profiles)
-    visits: pl.DataFrame = judged.filter(nw.col("rule").is_null()).collect("polars").to_native()
+    validated = validate_er_visits(lazy(raw), lazy(hospitals), profiles)
+    visits: pl.DataFrame = validated.filter(nw.col("rule").is_null()).collect("polars").to_native()
     return visits.sort("recorded_at", nulls_last=False).unique("visit_id", keep="last")
 
 
@@ -358,16 +358,16 @@ def files_waiting(since_ns: Sequence[int], minutes: float, wall: datetime) -> li
     ]
 
 
-def poisoned_file(path: str, wall: datetime) -> Signal:
-    """A file that made every run fail and was set aside."""
+def quarantined_file(path: str, wall: datetime) -> Signal:
+    """A file that made every run fail and was quarantined."""
     return Signal(
-        FILE_POISONED,
+        FILE_QUARANTINED,
         path,
         wall,
         True,
         "error",
-        f"{path}: every run with this file failed, it is set aside; the rest goes on. See the failed "
-        "runs, then deliver a mended file or use `hospital retry`",
+        f"{path}: every run with this file failed, it is quarantined; the rest goes on. See the failed "
+        "runs, then deliver a corrected file or use `hospital retry`",
     )
 
 

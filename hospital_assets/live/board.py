@@ -1,7 +1,7 @@
 """Who waits in the emergency departments, in what order: the board's data.
 
 Read from the live copies beside the warehouse (see `live.copies`), which are replaced when a batch is
-committed and, before that, when landed files were judged; so it never waits for a run. NEWS2 and its bands
+committed and, before that, when landed files were assessed; so it never waits for a run. NEWS2 and its bands
 are those of the facts. How it is shown and pushed is the dashboard's matter.
 """
 

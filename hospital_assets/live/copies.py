@@ -2,7 +2,7 @@
 
 Belongs here: what live alerts and the live board need to know about patients, hospitals, beds and who
 waits, as Parquet beside the warehouse. Written when a run has committed one of their tables, or when
-landed records were judged that no run has loaded yet; replaced in one step.
+landed records were assessed that no run has loaded yet; replaced in one step.
 """
 
 from __future__ import annotations

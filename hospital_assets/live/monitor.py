@@ -1,6 +1,6 @@
-"""The look: judge what has landed since the last one, see how long people wait, tell who must know.
+"""The look: assess what has landed since the last one, see how long people wait, tell who must know.
 
-One function for the long-lived watcher and for Dagster's sensor. What it has judged stands in the
+One function for the long-lived watcher and for Dagster's sensor. What it has assessed stands in the
 outbox, so they share the work, and a restart goes on where the last look ended.
 """
 
@@ -82,17 +82,17 @@ class Monitor:
         published = read_ledger_copy(warehouse_file)
         zone = self.landing.open_beside()
         with contextlib.closing(zone.connection):
-            ledger = zone.discover(published, self.landing.set_aside(), quiet_since_ns)
+            ledger = zone.discover(published, self.landing.held_back(), quiet_since_ns)
             waiting = {feed: waiting_files(ledger, published, subjects) for feed, subjects in self.feeds.items()}
             if not is_live(self.settings, wall):
                 return Look(waiting, 0)
-            signals, visits, judged = self._judge(zone, ledger, now)
+            signals, visits, assessed = self._assess(zone, ledger, now)
         since = [file.since_ns for files in waiting.values() for file in files]
         signals += files_waiting(since, self.alerts.waiting_minutes, wall)
         signals += silent_feeds(self._newest_files(ledger), self.alerts.feed_silence_minutes, wall)
         cooldown = timedelta(minutes=self.alerts.cooldown_minutes)
         opened = self.outbox.record(
-            signals, now, cooldown=cooldown, judged=judged, visits=visits, snapshots={FEED_SILENT: wall}
+            signals, now, cooldown=cooldown, assessed=assessed, visits=visits, snapshots={FEED_SILENT: wall}
         )
         return Look(waiting, opened + self.see_who_waits(wall))
 
@@ -123,32 +123,32 @@ class Monitor:
         """Send what is due; returns how many messages arrived."""
         return deliver(self.outbox, self.alerts.notify, self.settings.data_dir)
 
-    def _judge(
+    def _assess(
         self, zone: LandingZone, ledger: pl.DataFrame, now: datetime
     ) -> tuple[list[Signal], list[VisitState], set[str]]:
-        """Signals and visits of files that are news and were not judged yet."""
+        """Signals and visits of files that are news and were not assessed yet."""
         oldest = (now - timedelta(hours=self.alerts.lookback_hours) - _ZONES).date()
         news = ledger.filter(
             pl.col("subject").is_in(["vitals", "er_visits"]),
             pl.col("state") == "ready",
             pl.col("service_dates").list.max() >= oldest,
         )
-        todo = self.outbox.not_judged(news["file_sha256"].to_list())
+        todo = self.outbox.not_assessed(news["file_sha256"].to_list())
         if not todo:
             return [], [], set()
         warehouse_file = Path(self.landing.warehouse.database)
         hospitals = read_copy(warehouse_file, "hospitals")
         patients = read_copy(warehouse_file, "patients")
         if hospitals is None or patients is None:
-            # Nothing was ever built: without time zones and ages nothing can be judged.
+            # Nothing was ever built: without time zones and ages nothing can be assessed.
             return [], [], set()
         since = now - timedelta(hours=self.alerts.lookback_hours)
         new = news.filter(pl.col("file_sha256").is_in(list(todo)))
-        masters = ledger.filter(pl.col("subject") == "hospitals")
+        hospital_files = ledger.filter(pl.col("subject") == "hospitals")
 
         def records(subject: str) -> pl.DataFrame:
             files = new.filter(pl.col("subject") == subject)
-            frame = zone.read(subject, pl.concat([masters, files]))
+            frame = zone.read(subject, pl.concat([hospital_files, files]))
             return frame.collect("polars").to_native()  # type: ignore[no-any-return]
 
         subjects = set(new["subject"].to_list())

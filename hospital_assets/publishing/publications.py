@@ -224,7 +224,7 @@ def audiences_of(warehouse: Warehouse, policy: Policy, role: RoleName) -> list[A
         if not re.fullmatch(r"[A-Za-z0-9_]+", hospital):
             raise PublicationError(
                 f"hospital '{hospital}' has an identifier that no folder can have; use letters and "
-                "digits in the hospital master data"
+                "digits in the hospital reference data"
             )
     return [Audience(role, hospital, key) for hospital, key in found]
 

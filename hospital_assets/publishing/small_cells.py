@@ -22,7 +22,7 @@ from hospital_assets.publishing.audience import PublishedTable
 from hospital_assets.publishing.policy import Policy, Rounded, SmallCells, Suppressed
 from hospital_assets.warehouse.dialect import literal, quoted
 
-#: Larger systems of connected cells are judged by their sums alone, not solved as a whole.
+#: Larger systems of connected cells are checked by their sums alone, not solved as a whole.
 _MOST_SOLVED_CELLS = 3_000
 
 Cell = tuple[Any, ...]

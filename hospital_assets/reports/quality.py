@@ -1,4 +1,4 @@
-"""The quality page: what the checks found, what was set aside, what changed, what is late.
+"""The quality page: what the checks found, what was quarantined, what changed, what is late.
 
 Counts, rules, files and lines only; no value of a record is shown.
 """
@@ -12,7 +12,7 @@ from html import escape
 import dagster as dg
 import polars as pl
 
-from hospital_assets.assets.cleaned.all_rules import RULES
+from hospital_assets.assets.cleaned.subjects import RULES
 from hospital_assets.assets.declare import WAREHOUSE_POOL
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.checks.findings import newest_results, results_by_day, scores_by_day
@@ -65,7 +65,7 @@ class Quality:
         results: every single check as last evaluated.
         history: day, status, single checks: how the suite stood over time.
         scores: day, layer, checks, passed: single checks that apply, by layer.
-        quarantine: subject, source_file, rule, says, records: what was set aside, where and why.
+        quarantine: subject, source_file, rule, says, records: what was quarantined, where and why.
         quarantine_by_hospital: hospital, subject, rule, records; a hospital that is none of the
             network's is `not stated or unknown`.
         examples: subject, source_file, source_line, rule: where to look, not what it says.
@@ -97,7 +97,7 @@ def gather(warehouse: Warehouse, profiles: Profiles, as_of: datetime) -> Quality
         found: pl.DataFrame = connection.sql(query).pl()
         return found
 
-    aside = " union all ".join(
+    quarantined_sql = " union all ".join(
         f"select '{subject}' as subject, source_file, source_line, rule, {_hospital(subject)} as hospital "
         f"from cleaned.quarantine_{subject} q "
         f"join raw.raw_{subject} r using (source_file, source_line) where not is_duplicate"
@@ -116,9 +116,9 @@ def gather(warehouse: Warehouse, profiles: Profiles, as_of: datetime) -> Quality
         orient="row",
     )
     ledger: pl.DataFrame = warehouse.read(CONTRACTS["raw_landed_files"]).collect("polars").to_native()
-    set_aside = rows(
+    quarantined = rows(
         f"select a.* replace (coalesce(h.hospital_id, 'not stated or unknown') as hospital) "
-        f"from ({aside}) a left join cleaned.cleaned_hospitals h on trim(a.hospital) = h.hospital_id"
+        f"from ({quarantined_sql}) a left join cleaned.cleaned_hospitals h on trim(a.hospital) = h.hospital_id"
     )
     found = drifts(ledger, profiles)
     return Quality(
@@ -129,16 +129,16 @@ def gather(warehouse: Warehouse, profiles: Profiles, as_of: datetime) -> Quality
         .agg(pl.col("checks", "passed").sum())
         .sort("day", "layer"),
         quarantine=(
-            set_aside.group_by("subject", "source_file", "rule")
+            quarantined.group_by("subject", "source_file", "rule")
             .agg(pl.len().alias("records"))
             .join(says.unique("rule").drop("_of"), on="rule", how="left")
             .sort("records", descending=True)
             .select("subject", "source_file", "rule", "says", "records")
         ),
-        quarantine_by_hospital=set_aside.group_by("hospital", "subject", "rule")
+        quarantine_by_hospital=quarantined.group_by("hospital", "subject", "rule")
         .agg(pl.len().alias("records"))
         .sort("hospital", "records", descending=[False, True]),
-        examples=set_aside.drop("hospital").group_by("subject", "rule").head(3).sort("subject", "rule"),
+        examples=quarantined.drop("hospital").group_by("subject", "rule").head(3).sort("subject", "rule"),
         files=ledger.group_by("source_profile", "subject", "state", "problem")
         .agg(pl.col("source_file").n_unique().alias("files"), pl.col("source_file").min())
         .sort("source_profile", "subject", "state", "source_file"),
@@ -183,13 +183,13 @@ def as_page(quality: Quality) -> str:
         if bad.is_empty()
         else f'<p class="bad">{bad.height:,} of {evaluated.height:,} single checks failed.</p>'
     )
-    set_aside = quality.files.filter(~pl.col("state").is_in(["ready", "companion", "duplicate"])).select(
+    quarantined = quality.files.filter(~pl.col("state").is_in(["ready", "companion", "duplicate"])).select(
         "source_file", "subject", "state", "files", "problem"
     )
     sections = [
         ("Score by layer and family", "Share of the single checks that passed.", scores),
         ("Rules that failed", "Rows that broke the rule, of the rows it applies to.", bad),
-        ("Files that were set aside", "What is wrong and what to do.", set_aside),
+        ("Files that were not loaded", "What is wrong and what to do.", quarantined),
         ("Columns that changed", "", quality.drift),
         (
             "Records in quarantine",

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import get_args
 
-from hospital_assets.assets.cleaned.all_rules import RULES
+from hospital_assets.assets.cleaned.subjects import RULES
 from hospital_assets.checks.faults import FAULTS
 from hospital_assets.checks.kinds import CONTRACT_KINDS, QUALITY_KINDS
 from hospital_assets.contracts import CONTRACTS, Column, Contract, Layer
@@ -180,7 +180,7 @@ def cleaning_rules() -> str:
     parts = [
         "# Cleaning rules",
         "",
-        "Generated from the rules by `hospital docs`. `quarantine` sets a record aside in the "
+        "Generated from the rules by `hospital docs`. `quarantine` puts a record into the "
         "subject's quarantine table, `duplicate` does too as a repetition; `correct` and `flag` "
         "keep it and leave the rule's name in `quality_codes`. Nothing is clamped or invented.",
     ]

@@ -68,7 +68,7 @@ class _Tape(feeds.Landed):
         self.feeds: list[_Feed] = []
 
     def write(self, name: str, data: bytes) -> None:
-        """Master data: landed at once."""
+        """Reference data: landed at once."""
         _put(self.root, name, data)
 
     def csv_feed(
@@ -176,7 +176,7 @@ def go_live(
         keep: told the network each time something has landed, to be able to go on from there.
         is_over: waits for so many seconds; True ends the simulation.
         every_seconds: pause between deliveries.
-        say: told what happens, in words.
+        say: is given what happens, in words.
     """
     end = datetime.combine(network.last_day + timedelta(days=1), datetime.min.time(), UTC)
     until = network.landed_until

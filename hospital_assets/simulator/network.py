@@ -75,7 +75,7 @@ _SHIFT_SHARE = (0.26, 0.24, 0.24, 0.16, 0.13)
 
 @dataclass(frozen=True)
 class Network:
-    """Frames as the master data feeds need them, and the shifts as numbers.
+    """Frames as the reference data feeds need them, and the shifts as numbers.
 
     Attributes:
         hospitals: feed columns.

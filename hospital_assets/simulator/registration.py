@@ -179,7 +179,7 @@ def write_visits(
     records = dirt.clean_frame(records)
     alter = None
     if not clean:
-        # A closed record is final; spoiling an open one would be mended by the next.
+        # A closed record is final; spoiling an open one would be corrected by the next.
         is_final = pl.col("departure") >= 0
         final = records.filter(is_final & ~pl.col("visit").is_in(corrected["visit"].to_list()))
         rest = records.filter(~(is_final & ~pl.col("visit").is_in(corrected["visit"].to_list())))

@@ -123,7 +123,7 @@ def draft_profile(name: str, path: Path, time_zone: str = "America/New_York") ->
     formats = _timestamp_formats(sample, [matched[s] for s in subjects], doubts)
     maps = _code_maps(sample, {c: n for s in subjects for c, n in matched[s].items()}, doubts)
     head = [
-        f"# Drafted from {path.name}; read it, mend it, and try it: hospital profiles test {name} FILE",
+        f"# Drafted from {path.name}; read it, correct it, and try it: hospital profiles test {name} FILE",
         *(f"# LOOK: {doubt}" for doubt in doubts),
         f'name = "{name}"',
         f'description = "Drafted from {path.name}."',

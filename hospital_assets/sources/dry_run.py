@@ -1,6 +1,6 @@
 """Trying a source profile on files: what maps, what is missing, what would be quarantined, and why.
 
-The files are read and judged by the very functions that build the tables, in memory; nothing is
+The files are read and validated by the very functions that build the tables, in memory; nothing is
 stored, and no value of a record is shown but codes that no map knows.
 """
 
@@ -18,7 +18,7 @@ import duckdb
 import narwhals as nw
 import polars as pl
 
-from hospital_assets.assets.cleaned.all_rules import JUDGES
+from hospital_assets.assets.cleaned.subjects import VALIDATORS
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.profile import CODED, OTHER_RECORDS, SUBJECTS, Profile, Subject, canonical_columns
 from hospital_assets.landing.registry import Profiles
@@ -163,10 +163,12 @@ def _trial(zone: LandingZone, profile: Profile, ledger: pl.DataFrame, row: Mappi
     if subject == OTHER_RECORDS:
         kinds = _counted(raw, "kind")
         return replace(trial, flagged=kinds)
-    judged = checkpoint(JUDGES[subject](raw, _hospitals(zone, ledger), zone.profiles).select("rule", "quality_codes"))
-    rules = _counted(judged.filter(~nw.col("rule").is_null()), "rule")
+    validated = checkpoint(
+        VALIDATORS[subject](raw, _hospitals(zone, ledger), zone.profiles).select("rule", "quality_codes")
+    )
+    rules = _counted(validated.filter(~nw.col("rule").is_null()), "rule")
     codes: Counter[str] = Counter()
-    sound = judged.filter(nw.col("rule").is_null())
+    sound = validated.filter(nw.col("rule").is_null())
     for listed, count in _counted(sound, "quality_codes").items():
         codes.update(dict.fromkeys(filter(None, listed.split(";")), count))
     header = tuple(str(row["columns"] or "").split(","))
@@ -183,8 +185,8 @@ def _trial(zone: LandingZone, profile: Profile, ledger: pl.DataFrame, row: Mappi
 
 def _hospitals(zone: LandingZone, ledger: pl.DataFrame) -> Frame:
     """cleaned_hospitals, as far as the files tried say."""
-    judged = JUDGES["hospitals"](zone.read("hospitals", ledger), zone.read("hospitals", ledger), zone.profiles)
-    return checkpoint(judged.filter(nw.col("rule").is_null()).select("hospital_id", "time_zone"))
+    validated = VALIDATORS["hospitals"](zone.read("hospitals", ledger), zone.read("hospitals", ledger), zone.profiles)
+    return checkpoint(validated.filter(nw.col("rule").is_null()).select("hospital_id", "time_zone"))
 
 
 def read_from(spec: Subject, column: str, header: Sequence[str]) -> str:
@@ -217,13 +219,13 @@ def read_from(spec: Subject, column: str, header: Sequence[str]) -> str:
 
 def _unknown_codes(raw: Frame, profile: Profile, subject: str) -> dict[str, dict[str, int]]:
     """Landed codes that neither are ours nor have a translation."""
-    from hospital_assets.assets.cleaned import coded
+    from hospital_assets.assets.cleaned import diagnoses_and_procedures
     from hospital_assets.contracts import cleaned
 
     ours = {
         "arrival_mode": cleaned.ARRIVAL_MODES,
         "blood_group": cleaned.BLOOD_GROUPS,
-        "code_system": [*cleaned.CODE_SYSTEMS, *coded.CODE_SYSTEM_NAMES],
+        "code_system": [*cleaned.CODE_SYSTEMS, *diagnoses_and_procedures.CODE_SYSTEM_NAMES],
         "department": cleaned.DEPARTMENTS,
         "department_name": cleaned.DEPARTMENTS,
         "discharge_disposition": cleaned.DISPOSITIONS,

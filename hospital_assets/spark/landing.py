@@ -76,7 +76,7 @@ class SparkLandingZone(LandingZone):
         return LandingZone(**{name: getattr(self, name) for name in names})
 
     def zones(self, ledger: pl.DataFrame, profile: Profile) -> dict[str, str]:
-        """As for `LandingZone`; master data is small."""
+        """As for `LandingZone`; reference data is small."""
         return self._careful.zones(ledger, profile)
 
     def _frames(
@@ -196,7 +196,7 @@ def json_records(lines: DataFrame, subject: str, spec: Subject) -> DataFrame:
     is_sound = (
         F.ltrim("record").startswith("{") & F.rtrim("record").endswith("}") & F.try_parse_json(strict).isNotNull()
     )
-    judged = (
+    validated = (
         lines.withColumnRenamed("line", "record")
         .withColumn("record", F.regexp_replace("record", "\r+$", ""))
         .where(F.regexp_replace("record", "[ \t\r]", "") != "")
@@ -209,8 +209,8 @@ def json_records(lines: DataFrame, subject: str, spec: Subject) -> DataFrame:
         found = [F.get_json_object("_sound", path) for path in spec.source_names(column)]
         return F.coalesce(*found) if found else F.lit(None).cast("string")
 
-    return judged.select(
-        *(name for name in judged.columns if name != "_sound"),
+    return validated.select(
+        *(name for name in validated.columns if name != "_sound"),
         F.lit(1).cast("bigint").alias("source_part"),
         F.when(F.col("_sound").isNull(), "unreadable_line").alias("problem"),
         *(value(name).alias(name) for name in canonical_columns(subject)),

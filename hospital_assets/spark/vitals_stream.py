@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import narwhals as nw
 import polars as pl
 
-from hospital_assets.assets.cleaned.vitals import judge_vitals
+from hospital_assets.assets.cleaned.vitals import validate_vitals
 from hospital_assets.assets.facts.vitals import scored
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.files import replace_text
@@ -155,12 +155,12 @@ def start(
         if note.exists():
             return
         folder = f"v-{number:012d}-{uuid.uuid4().hex}"
-        judged = judge_vitals(lazy(batch), places, profiles)
-        kept: DataFrame = judged.to_native().persist()
+        validated = validate_vitals(lazy(batch), places, profiles)
+        kept: DataFrame = validated.to_native().persist()
         once = lazy(kept)
         sound = scored(once.filter(nw.col("rule").is_null()), people).select(*COLUMNS)
-        aside = once.filter(~nw.col("rule").is_null()).select("record", "rule", "source_file")
-        for name, rows in (("vitals", sound), ("quarantine", aside)):
+        quarantined = once.filter(~nw.col("rule").is_null()).select("record", "rule", "source_file")
+        for name, rows in (("vitals", sound), ("quarantine", quarantined)):
             rows.to_native().write.parquet((sink / folder / name).as_uri())
         kept.unpersist()
         forget_checkpoints()

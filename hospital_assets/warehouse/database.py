@@ -518,18 +518,18 @@ def _open(file: Path, wait_seconds: float, memory_limit: str, say: Callable[[str
     file.parent.mkdir(parents=True, exist_ok=True)
     lock = _FileLock(file.with_name(file.name + ".lock"))
     deadline = time.monotonic() + wait_seconds
-    told = False
+    is_announced = False
 
     def wait(holder: str) -> None:
-        nonlocal told
+        nonlocal is_announced
         if time.monotonic() >= deadline:
             raise WarehouseLockedError(
                 f"{file.name} is in use by {holder}; waited {wait_seconds:g} s. Let it finish or "
                 "end it, then run this again. To read while runs write, open a published copy."
             )
-        if not told:
+        if not is_announced:
             say(f"waiting for {file.name}, in use by {holder}")
-            told = True
+            is_announced = True
         # Without jitter, waiters would wake together and collide again.
         time.sleep(random.uniform(0.05, 0.15))  # noqa: S311
 

@@ -61,11 +61,11 @@ RULES = (
 def adt_events(
     raw_adt_events: Frame, cleaned_hospitals: Frame, profiles: dg.ResourceParam[Profiles]
 ) -> tuple[Frame, Frame]:
-    """ADT messages, judged and split."""
-    return split(judge_adt_events(raw_adt_events, cleaned_hospitals, profiles), raw_adt_events, "adt_events", RULES)
+    """ADT messages, validated and split."""
+    return split(validate_adt_events(raw_adt_events, cleaned_hospitals, profiles), raw_adt_events, "adt_events", RULES)
 
 
-def judge_adt_events(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
+def validate_adt_events(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
     """Every raw message with its cleaned columns, its quality codes, and the rule it broke."""
     frame = raw.with_columns(hospital_id=identity(profiles, "hospital_id")).join(
         hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"

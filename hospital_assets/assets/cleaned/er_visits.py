@@ -88,11 +88,11 @@ RULES = (
 def er_visits(
     raw_er_visits: Frame, cleaned_hospitals: Frame, profiles: dg.ResourceParam[Profiles]
 ) -> tuple[Frame, Frame]:
-    """Emergency visits, judged and split."""
-    return split(judge_er_visits(raw_er_visits, cleaned_hospitals, profiles), raw_er_visits, "er_visits", RULES)
+    """Emergency visits, validated and split."""
+    return split(validate_er_visits(raw_er_visits, cleaned_hospitals, profiles), raw_er_visits, "er_visits", RULES)
 
 
-def judge_er_visits(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
+def validate_er_visits(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
     """Every raw record with its cleaned columns, its quality codes, and the rule it broke.
 
     Args:

@@ -49,11 +49,11 @@ RULES = (
 
 @dg.multi_asset(**cleaned_and_quarantined("patients"))
 def patients(raw_patients: Frame, profiles: dg.ResourceParam[Profiles]) -> tuple[Frame, Frame]:
-    """Patients, judged and split."""
-    return split(judge_patients(raw_patients, profiles), raw_patients, "patients", RULES)
+    """Patients, validated and split."""
+    return split(validate_patients(raw_patients, profiles), raw_patients, "patients", RULES)
 
 
-def judge_patients(raw: Frame, profiles: Profiles) -> Frame:
+def validate_patients(raw: Frame, profiles: Profiles) -> Frame:
     """Every raw record with its cleaned columns, its quality codes, and the rule it broke.
 
     The EHR is the network's, not one hospital's: a `recorded_at` without an offset is read in the

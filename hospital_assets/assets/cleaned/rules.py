@@ -1,6 +1,6 @@
-"""Rules as data, and how a subject's records are judged by them.
+"""Rules as data, and how a subject's records are validated by them.
 
-Belongs here: what a rule is, and the tools every subject uses: mapping codes, splitting judged records into
+Belongs here: what a rule is, and the tools every subject uses: mapping codes, splitting validated records into
 cleaned and quarantined ones.
 """
 
@@ -36,7 +36,7 @@ class Rule:
     Attributes:
         name: stands in `rule` or `quality_codes`.
         says: the rule in words, for people.
-        action: quarantine sets the record aside; duplicate too, as a repetition; correct and flag
+        action: quarantine moves the record there; duplicate too, as a repetition; correct and flag
             keep it and leave a code.
         source: where the rule comes from.
     """
@@ -152,17 +152,17 @@ def in_future(profiles: Profiles, at: str, written: str) -> nw.Expr:
     )
 
 
-def first_broken(*judgements: tuple[Rule, nw.Expr]) -> nw.Expr:
+def first_broken(*conditions: tuple[Rule, nw.Expr]) -> nw.Expr:
     """The name of the first rule (in the order given) whose condition holds; null when none does."""
     return nw.coalesce(
-        nw.col("problem"), *(nw.when(condition).then(nw.lit(rule.name)) for rule, condition in judgements)
+        nw.col("problem"), *(nw.when(condition).then(nw.lit(rule.name)) for rule, condition in conditions)
     )
 
 
-def codes(*judgements: tuple[Rule, nw.Expr]) -> nw.Expr:
+def codes(*conditions: tuple[Rule, nw.Expr]) -> nw.Expr:
     """Names of all rules whose condition holds, as `a;b`; empty when none does."""
     return nw.concat_str(
-        *(nw.when(condition).then(nw.lit(rule.name)) for rule, condition in judgements),
+        *(nw.when(condition).then(nw.lit(rule.name)) for rule, condition in conditions),
         separator=";",
         ignore_nulls=True,
     )
@@ -288,12 +288,12 @@ def identity(profiles: Profiles, column: str) -> nw.Expr:
     return nw.when(~is_blank(column)).then(nw.concat_str(prefix, nw.col(column).str.strip_chars(), ignore_nulls=True))
 
 
-def split(judged: Frame, raw: Frame, subject: str, rules: Sequence[Rule]) -> tuple[Frame, Frame]:
+def split(validated: Frame, raw: Frame, subject: str, rules: Sequence[Rule]) -> tuple[Frame, Frame]:
     """Judged records as the subject's cleaned and quarantine tables.
 
     Args:
-        judged: all raw records with `rule` (null = sound) and the cleaned columns.
-        raw: the raw records, for the landed text of those set aside.
+        validated: all raw records with `rule` (null = sound) and the cleaned columns.
+        raw: the raw records, for the landed text of those quarantined.
         subject: the subject, as in `cleaned_<subject>`.
         rules: every rule that may stand in `rule`.
     """
@@ -301,11 +301,11 @@ def split(judged: Frame, raw: Frame, subject: str, rules: Sequence[Rule]) -> tup
     quarantine = CONTRACTS[f"quarantine_{subject}"]
     known = {rule.name: rule for rule in (*READING_RULES, DUPLICATE, SUPERSEDED, *rules)}
     # Both tables come from one evaluation of the plan. The landed text, most of the bytes, joins
-    # only the few records set aside instead of going through every step.
-    once = checkpoint(judged.select(nw.col(*dict.fromkeys(["rule", *cleaned.column_names]))))
+    # only the few records quarantined instead of going through every step.
+    once = checkpoint(validated.select(nw.col(*dict.fromkeys(["rule", *cleaned.column_names]))))
     place = ["source_file", "source_line", "source_part"]
     sound = once.filter(nw.col("rule").is_null()).select(nw.col(*cleaned.column_names))
-    aside = (
+    quarantined = (
         once.filter(~nw.col("rule").is_null())
         .join(raw.select(*place, "record"), on=place, how="left")
         .with_columns(
@@ -316,4 +316,4 @@ def split(judged: Frame, raw: Frame, subject: str, rules: Sequence[Rule]) -> tup
         )
         .select(nw.col(*quarantine.column_names))
     )
-    return sound, aside
+    return sound, quarantined

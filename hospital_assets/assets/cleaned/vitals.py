@@ -1,4 +1,4 @@
-"""Vital signs: one unit per parameter, values outside what a body can have set aside by value."""
+"""Vital signs: one unit per parameter, values outside what a body can have flagged by value."""
 
 from __future__ import annotations
 
@@ -119,11 +119,11 @@ _CELSIUS_UNITS = ["CEL", "C", "DEGC", "°C", "MDC_DIM_DEGC"]
 
 @dg.multi_asset(**cleaned_and_quarantined("vitals"))
 def vitals(raw_vitals: Frame, cleaned_hospitals: Frame, profiles: dg.ResourceParam[Profiles]) -> tuple[Frame, Frame]:
-    """Vital signs, judged and split."""
-    return split(judge_vitals(raw_vitals, cleaned_hospitals, profiles), raw_vitals, "vitals", RULES)
+    """Vital signs, validated and split."""
+    return split(validate_vitals(raw_vitals, cleaned_hospitals, profiles), raw_vitals, "vitals", RULES)
 
 
-def judge_vitals(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
+def validate_vitals(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
     """Every raw record with its cleaned columns, its quality codes, and the rule it broke.
 
     Args:

@@ -91,14 +91,14 @@ def ended(visits: Frame, events: Frame, profiles: Profiles) -> Frame:
         events: cleaned ADT events of these visits.
         profiles: the source profiles.
     """
-    told = sources_of(profiles, "er_visits", lambda spec: spec.is_partial)
-    is_told = nw.col("source_profile").is_in(told)
-    events = events.filter(is_told)
+    from_messages = sources_of(profiles, "er_visits", lambda spec: spec.is_partial)
+    is_message_sourced = nw.col("source_profile").is_in(from_messages)
+    events = events.filter(is_message_sourced)
     # Folding is a long plan, and most sources send nothing to fold.
     admissions = events.filter(nw.col("event_type") == "A06").select("visit_id")
     if admissions.head(1).collect("polars").is_empty():
         return visits
-    is_over = nw.col("departure_at").is_null() & is_told & ~nw.col("left_at").is_null()
+    is_over = nw.col("departure_at").is_null() & is_message_sourced & ~nw.col("left_at").is_null()
     return (
         visits.join(admitted_visits(events), on="visit_id", how="left")
         .with_columns(
@@ -207,15 +207,15 @@ def other_ends(stored: Frame, visits: Frame, events: Frame, profiles: Profiles) 
     """
     known = stored.select("visit_id", "service_date", "is_cancelled", _stored_at=nw.col("departure_at"))
     elsewhere = checkpoint(
-        events.select("visit_id", _told_date=nw.col("service_date"))
+        events.select("visit_id", _event_date=nw.col("service_date"))
         .join(known, on="visit_id", how="inner")
-        .filter(nw.col("_told_date") != nw.col("service_date"))
-        .drop("_told_date")
+        .filter(nw.col("_event_date") != nw.col("service_date"))
+        .drop("_event_date")
         .unique()
     )
-    told = checkpoint(events.join(elsewhere.select("visit_id"), on="visit_id", how="semi"))
-    now = ended(visits.join(elsewhere, on=["visit_id", "service_date"], how="inner"), told, profiles).join(
-        cancelled_visits(told).with_columns(_is_cancelled=nw.lit(True)), on="visit_id", how="left"
+    message_events = checkpoint(events.join(elsewhere.select("visit_id"), on="visit_id", how="semi"))
+    now = ended(visits.join(elsewhere, on=["visit_id", "service_date"], how="inner"), message_events, profiles).join(
+        cancelled_visits(message_events).with_columns(_is_cancelled=nw.lit(True)), on="visit_id", how="left"
     )
     differs = nw.any_horizontal(
         nw.coalesce(nw.col("_is_cancelled"), nw.lit(False)) != nw.col("is_cancelled"),

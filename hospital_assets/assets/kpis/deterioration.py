@@ -314,7 +314,7 @@ def observation_frequency(sets: Frame) -> Frame:
         _next_at=nw.col("measured_at").shift(-1).over("visit_id", order_by=order),
         _due_minutes=monitoring_minutes("news2_band"),
     )
-    judged = checkpoint(
+    assessed = checkpoint(
         during.with_columns(
             _interval=minutes_between("measured_at", "_next_at"),
             _stay=minutes_between("measured_at", "_left_at"),
@@ -324,7 +324,7 @@ def observation_frequency(sets: Frame) -> Frame:
     has_next = ~nw.col("_next_at").is_null()
     due = nw.col("_due_minutes")
     return rates(
-        judged,
+        assessed,
         ("service_date", "as_of_at"),
         (*_PLACES, "news2_band"),
         excluded={

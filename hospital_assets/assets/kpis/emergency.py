@@ -145,13 +145,13 @@ def seen_on_time(visits: Frame, scales: Frame) -> Frame:
         "scale", nw.col("level").alias("triage_level"), "target_minutes"
     )
     level = visits.select("service_date", "hospital_id", "triage_level", "wait_minutes", "is_cancelled")
-    judged = (
+    assessed = (
         level.join(targets.select("scale").unique(), how="cross")
         .join(targets, on=["scale", "triage_level"], how="left")
         .with_columns(_limit=wait_target(), _has_level=~nw.col("triage_level").is_null(), triage_group=triage_label())
     )
     found = rates(
-        judged,
+        assessed,
         ("service_date", "scale"),
         ("hospital_id", "triage_group"),
         excluded={

@@ -20,7 +20,7 @@ from hospital_assets.warehouse.io_manager import period_of
 def raw_landed_files(context: dg.AssetExecutionContext, landing: LandingResource) -> pl.DataFrame:
     """The ledger: every landed file, what it holds, and what became of it."""
     with without_values("the landed files could not be read"):
-        ledger = landing.open().discover(landing.known_files(), landing.set_aside())
+        ledger = landing.open().discover(landing.known_files(), landing.held_back())
     states = {f"files_{state}": count for state, count in ledger["state"].value_counts().iter_rows()}
     context.add_output_metadata({"files": ledger["source_file"].n_unique(), **states})
     return ledger

@@ -12,9 +12,9 @@ from hospital_assets.dashboard.figures import (
     Figure,
     Page,
     Slicer,
+    control_charts,
     control_figure,
     empty,
-    judged,
     line,
     measure_of,
     series,
@@ -34,7 +34,7 @@ def capacity(mart: Mart, where: Slice) -> Page:
     occupied = queries.occupancy(mart, where)
     beds = queries.bed_flow(mart, where)
     noon, boarded = shared_queries.rate(mart, where, "before_noon"), shared_queries.rate(mart, where, "boarded")
-    found = judged(
+    found = control_charts(
         {
             "occupancy": (occupied.points["occupancy"], "neither"),
             "before_noon": (noon.points["before_noon"], "higher"),

@@ -12,9 +12,9 @@ from hospital_assets.dashboard.figures import (
     Figure,
     Page,
     Slicer,
+    control_charts,
     control_figure,
     empty,
-    judged,
     measure_of,
 )
 from hospital_assets.dashboard.mart import Mart, Row
@@ -145,7 +145,7 @@ def _groups(mart: Mart, where: Slice) -> Figure:
 def _surveillance(mart: Mart, where: Slice) -> list[Figure]:
     measure = measure_of("kpi_conditions_daily", "Visits of watched groups")
     watched = queries.surveillance(mart, where, {key: groups for key, (_, groups) in _WATCHED.items()})
-    found = judged({key: (points, "lower") for key, points in watched.points.items()}, where)
+    found = control_charts({key: (points, "lower") for key, points in watched.points.items()}, where)
     return [
         control_figure(
             f"{key}-trend",

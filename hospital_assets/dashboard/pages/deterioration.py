@@ -13,9 +13,9 @@ from hospital_assets.dashboard.figures import (
     Figure,
     Page,
     Slicer,
+    control_charts,
     control_figure,
     empty,
-    judged,
     measure_of,
 )
 from hospital_assets.dashboard.mart import Mart, Row
@@ -63,7 +63,7 @@ def deterioration(mart: Mart, where: Slice) -> Page:
         "frequency": ("Observations repeated on time", measure_of("kpi_observation_frequency_daily")),
     }
     rates = {name: shared_queries.rate(mart, where, name) for name in names}
-    found = judged({name: (rates[name].points[name], "higher") for name in names}, where)
+    found = control_charts({name: (rates[name].points[name], "higher") for name in names}, where)
     cards = [
         rate_card(mart, name, label, rates[name].total, found[name], measure, _IGNORES)
         for name, (label, measure) in names.items()

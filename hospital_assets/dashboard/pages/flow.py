@@ -16,9 +16,9 @@ from hospital_assets.dashboard.figures import (
     Figure,
     Page,
     Slicer,
+    control_charts,
     control_figure,
     empty,
-    judged,
     line,
     measure_of,
     series,
@@ -37,7 +37,7 @@ def flow(mart: Mart, where: Slice) -> Page:
     """From arrival to departure: where time goes, and against which standard."""
     better: dict[str, Better] = {"four_hour": "higher", "twelve": "lower", "lwbs": "lower", "critical": "lower"}
     rates = {name: shared_queries.rate(mart, where, name) for name in better}
-    found = judged({name: (rates[name].points[name], better[name]) for name in better}, where)
+    found = control_charts({name: (rates[name].points[name], better[name]) for name in better}, where)
     limit = thresholds.CRITICAL_WAIT_MINUTES
     names = {
         "four_hour": (f"Within {in_hours(thresholds.FOUR_HOUR_MINUTES)}", measure_of("kpi_four_hour_daily")),

@@ -17,9 +17,9 @@ from hospital_assets.dashboard.figures import (
     Link,
     Page,
     Slicer,
+    control_charts,
     control_figure,
     empty,
-    judged,
     measure_of,
     spark_of,
 )
@@ -38,7 +38,7 @@ def overview(mart: Mart, where: Slice) -> Page:
     waits = queries.waits(mart, where)
     on_time = shared_queries.rate(mart, where, "on_time")
     critical = queries.critical(mart, where)
-    found = judged(
+    found = control_charts(
         {
             "visits": (waits.points["visits"], "neither"),
             "average": (waits.points["average"], "lower"),

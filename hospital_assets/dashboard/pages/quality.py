@@ -1,4 +1,4 @@
-"""Data quality: what the checks found, what was set aside, whether every record is accounted for.
+"""Data quality: what the checks found, what was quarantined, whether every record is accounted for.
 
 It is not cut from a publication: it shows what the asset `quality_report` has gathered (`reports/quality.json`:
 counts, rules and files, no value of a record) and the ledger's copy.
@@ -22,7 +22,7 @@ _RUN = "Run the job `quality_page` (or `hospital report quality`) to gather it"
 
 
 def quality(settings: Settings) -> Page:
-    """What the checks found, what was set aside, whether every record is accounted for."""
+    """What the checks found, what was quarantined, whether every record is accounted for."""
     try:
         found: dict[str, Any] = json.loads(settings.gathered_quality.read_text("utf-8"))
     except FileNotFoundError:
@@ -32,7 +32,7 @@ def quality(settings: Settings) -> Page:
     passed = sum(row["passed"] for row in scores)
     balance = found.get("reconciliation", [])
     lost = [r for r in balance if r["landed"] != r["cleaned"] + r["quarantined"] + r["duplicates"]]
-    set_aside = sum(row["records"] for row in found.get("quarantine", []))
+    quarantined = sum(row["records"] for row in found.get("quarantine", []))
     ledger = read_ledger_copy(settings.warehouse_file)
     states = ledger["state"].value_counts().sort("count", descending=True).to_dicts()
     odd = sum(row["count"] for row in states if row["state"] not in ("ready", "companion", "duplicate"))
@@ -52,7 +52,13 @@ def quality(settings: Settings) -> Page:
             "",
             f"{sum(r['severity'] == 'ERROR' for r in failed)} of severity ERROR",
         ),
-        Card("quarantined", "Records set aside", charts.number(set_aside), "", "in quarantine, with the rule's name"),
+        Card(
+            "quarantined",
+            "Records in quarantine",
+            charts.number(quarantined),
+            "",
+            "in quarantine, with the rule's name",
+        ),
         Card(
             "balance",
             "Feeds that do not balance",
@@ -60,7 +66,7 @@ def quality(settings: Settings) -> Page:
             "",
             f"of {len(balance)}: landed = cleaned + quarantined + duplicates",
         ),
-        Card("files", "Files set aside", charts.number(odd), "", f"of {charts.number(ledger.height)} landed"),
+        Card("files", "Files not loaded", charts.number(odd), "", f"of {charts.number(ledger.height)} landed"),
     ]
     if not found:
         return Page((), cards, [empty("gathered", "Nothing gathered yet", _RUN, 12), _files(states)])
@@ -106,7 +112,7 @@ def quality(settings: Settings) -> Page:
             _over_time(found.get("scores_by_day", [])),
             plain_table(
                 "quarantine",
-                f"{charts.number(set_aside)} records in quarantine",
+                f"{charts.number(quarantined)} records in quarantine",
                 "By feed and rule; the records themselves stay in the warehouse",
                 _by_rule(found.get("quarantine", [])),
                 {"subject": None, "rule": None, "says": None, "records": 0, "files": 0, "for_example": None},
@@ -198,7 +204,7 @@ def _over_time(rows: list[dict[str, Any]]) -> Figure:
 
 
 def _by_rule(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Records set aside by feed and rule, over all files."""
+    """Records in quarantine by feed and rule, over all files."""
     if not rows:
         return []
     return (

@@ -10,9 +10,9 @@ from hospital_assets.dashboard.figures import (
     Figure,
     Page,
     Slicer,
+    control_charts,
     control_figure,
     empty,
-    judged,
     line,
     measure_of,
     series,
@@ -28,7 +28,7 @@ from hospital_assets.measures.thresholds import LONG_SHIFT_HOURS, NIGHT_STARTS_H
 
 def workforce(mart: Mart, where: Slice) -> Page:
     """Doctors against demand: by hour, by day, by person within the limits of chance."""
-    found = judged({"load": (queries.workload(mart, where).points["load"], "neither")}, where)
+    found = control_charts({"load": (queries.workload(mart, where).points["load"], "neither")}, where)
     staff = queries.staff_by_hour(mart, where)
     active = shared_queries.active_doctors(mart, where)
     ignores: tuple[Slicer, ...] = ("department", "triage")

@@ -97,9 +97,9 @@ _OTHER_PATTERN = r"^[A-Z0-9-]{2,18}$"
 def diagnoses(
     raw_diagnoses: Frame, cleaned_hospitals: Frame, profiles: dg.ResourceParam[Profiles]
 ) -> tuple[Frame, Frame]:
-    """Diagnoses, judged and split."""
+    """Diagnoses, validated and split."""
     return split(
-        judge_diagnoses(raw_diagnoses, cleaned_hospitals, profiles), raw_diagnoses, "diagnoses", DIAGNOSIS_RULES
+        validate_diagnoses(raw_diagnoses, cleaned_hospitals, profiles), raw_diagnoses, "diagnoses", DIAGNOSIS_RULES
     )
 
 
@@ -107,13 +107,13 @@ def diagnoses(
 def procedures(
     raw_procedures: Frame, cleaned_hospitals: Frame, profiles: dg.ResourceParam[Profiles]
 ) -> tuple[Frame, Frame]:
-    """Procedures, judged and split."""
+    """Procedures, validated and split."""
     return split(
-        judge_procedures(raw_procedures, cleaned_hospitals, profiles), raw_procedures, "procedures", PROCEDURE_RULES
+        validate_procedures(raw_procedures, cleaned_hospitals, profiles), raw_procedures, "procedures", PROCEDURE_RULES
     )
 
 
-def judge_diagnoses(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
+def validate_diagnoses(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
     """Every raw diagnosis with its cleaned columns and the rule it broke."""
     frame = _with_recorded_at(raw, hospitals, profiles, "diagnoses", {})
     frame = read_numbers(frame, profiles, "diagnoses", {"_sequence": "sequence", "_version": "icd_version"})
@@ -177,7 +177,7 @@ def _ranked_by_record(frame: Frame) -> Frame:
     )
 
 
-def judge_procedures(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
+def validate_procedures(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
     """Every raw procedure with its cleaned columns and the rule it broke."""
     frame = raw.rename({"performed_at": "performed_at_text"})
     frame = _with_recorded_at(frame, hospitals, profiles, "procedures", {"performed_at": "performed_at_text"})

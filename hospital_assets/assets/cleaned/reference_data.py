@@ -1,4 +1,4 @@
-"""Master data: hospitals, departments over time, doctors, and the doctors' shifts."""
+"""Reference data: hospitals, departments over time, doctors, and the doctors' shifts."""
 
 from __future__ import annotations
 
@@ -53,17 +53,17 @@ SHIFT_RULES = (SHIFT_ID_MISSING, DOCTOR_ID_MISSING, HOSPITAL_UNKNOWN, SHIFT_TIME
 
 @dg.multi_asset(**cleaned_and_quarantined("hospitals"))
 def hospitals(raw_hospitals: Frame, profiles: dg.ResourceParam[Profiles]) -> tuple[Frame, Frame]:
-    """Hospitals, judged and split."""
-    return split(judge_hospitals(raw_hospitals, profiles), raw_hospitals, "hospitals", HOSPITAL_RULES)
+    """Hospitals, validated and split."""
+    return split(validate_hospitals(raw_hospitals, profiles), raw_hospitals, "hospitals", HOSPITAL_RULES)
 
 
 @dg.multi_asset(**cleaned_and_quarantined("departments"))
 def departments(
     raw_departments: Frame, cleaned_hospitals: Frame, profiles: dg.ResourceParam[Profiles]
 ) -> tuple[Frame, Frame]:
-    """Departments, judged and split."""
+    """Departments, validated and split."""
     return split(
-        judge_departments(raw_departments, cleaned_hospitals, profiles),
+        validate_departments(raw_departments, cleaned_hospitals, profiles),
         raw_departments,
         "departments",
         DEPARTMENT_RULES,
@@ -72,24 +72,24 @@ def departments(
 
 @dg.multi_asset(**cleaned_and_quarantined("doctors"))
 def doctors(raw_doctors: Frame, cleaned_hospitals: Frame, profiles: dg.ResourceParam[Profiles]) -> tuple[Frame, Frame]:
-    """Doctors, judged and split."""
-    return split(judge_doctors(raw_doctors, cleaned_hospitals, profiles), raw_doctors, "doctors", DOCTOR_RULES)
+    """Doctors, validated and split."""
+    return split(validate_doctors(raw_doctors, cleaned_hospitals, profiles), raw_doctors, "doctors", DOCTOR_RULES)
 
 
 @dg.multi_asset(**cleaned_and_quarantined("doctor_shifts"))
 def doctor_shifts(
     raw_doctor_shifts: Frame, cleaned_hospitals: Frame, profiles: dg.ResourceParam[Profiles]
 ) -> tuple[Frame, Frame]:
-    """Doctor shifts, judged and split."""
+    """Doctor shifts, validated and split."""
     return split(
-        judge_doctor_shifts(raw_doctor_shifts, cleaned_hospitals, profiles),
+        validate_doctor_shifts(raw_doctor_shifts, cleaned_hospitals, profiles),
         raw_doctor_shifts,
         "doctor_shifts",
         SHIFT_RULES,
     )
 
 
-def judge_hospitals(raw: Frame, profiles: Profiles) -> Frame:
+def validate_hospitals(raw: Frame, profiles: Profiles) -> Frame:
     """Every raw hospital with its cleaned columns and the rule it broke."""
     frame = read_numbers(raw, profiles, "hospitals", {"_level": "trauma_level"}).with_columns(
         hospital_id=identity(profiles, "hospital_id"),
@@ -111,7 +111,7 @@ def judge_hospitals(raw: Frame, profiles: Profiles) -> Frame:
     return newest_only(frame, ["hospital_id"], "source_file")
 
 
-def judge_departments(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
+def validate_departments(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
     """Every raw department version with its cleaned columns and the rule it broke."""
     frame = _with_hospital(raw, hospitals, profiles)
     frame = read_dates(frame, profiles, "departments", {"_effective": "effective_date"}).drop("effective_date")
@@ -139,7 +139,7 @@ def judge_departments(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame
     return newest_only(frame, ["department_id", "effective_date"], "source_file")
 
 
-def judge_doctors(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
+def validate_doctors(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
     """Every raw doctor with its cleaned columns and the rule it broke."""
     frame = _with_hospital(raw, hospitals, profiles)
     frame = read_dates(frame, profiles, "doctors", {"_hired": "hired_date"}).drop("hired_date")
@@ -164,7 +164,7 @@ def judge_doctors(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
     return newest_only(frame, ["doctor_id"], "source_file")
 
 
-def judge_doctor_shifts(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
+def validate_doctor_shifts(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
     """Every raw shift with its cleaned columns and the rule it broke."""
     frame = _with_hospital(raw, hospitals, profiles)
     frame = read_clocks(
