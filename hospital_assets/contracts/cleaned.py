@@ -257,23 +257,7 @@ def _quarantine(subject: str, dated: bool) -> type[Table]:
     return Quarantine
 
 
-QUARANTINES = {
-    subject: _quarantine(subject, dated)
-    for subject, dated in {
-        "hospitals": False,
-        "departments": False,
-        "doctors": False,
-        "doctor_shifts": True,
-        "patients": True,
-        "er_visits": True,
-        "vitals": True,
-        "adt_events": True,
-        "diagnoses": True,
-        "procedures": True,
-    }.items()
-}
-
-TABLES = (
+_CLEANED = (
     CleanedHospitals,
     CleanedDepartments,
     CleanedDoctors,
@@ -284,5 +268,10 @@ TABLES = (
     CleanedAdtEvents,
     CleanedDiagnoses,
     CleanedProcedures,
-    *QUARANTINES.values(),
 )
+QUARANTINES = {
+    (subject := cleaned.contract().name.removeprefix("cleaned_")): _quarantine(subject, cleaned.contract().partitioned)
+    for cleaned in _CLEANED
+}
+
+TABLES = (*_CLEANED, *QUARANTINES.values())
