@@ -9,7 +9,6 @@ The house, from the top; a package imports only from those below it (`make floor
 - `reports`: pages as assets, generated documents.
 - `spark`: everything about Spark, in one folder.
 - `dashboard`: the pages people look at, and their server.
-- `charts`: drawings of figures as SVG.
 - `checks`: asset checks derived from the contracts, and those that compare tables.
 - `live`: what is assessed as it lands: alert rules, the monitor, the board's data.
 - `sources`: what a person uses to bring a source: drafts of profiles, dry runs.
@@ -22,6 +21,7 @@ The house, from the top; a package imports only from those below it (`make floor
 - `landing`: files on disk: discovery, verification, readers, source profiles.
 - `warehouse`: the DuckDB file: atomic writes, lazy reads, column lineage, engine dialects.
 - `partitions`, `clock`: which service days exist, what time it is at the hospital.
+- `charts`: drawings of figures as SVG.
 - `contracts`: what each table is: columns, types, units, meaning, keys, allowed values.
 - `measures`: clinical and statistical definitions, without Dagster.
 - `settings`: where things are.

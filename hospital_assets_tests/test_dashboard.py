@@ -29,9 +29,8 @@ from hypothesis import strategies as st
 from hospital_assets import charts
 from hospital_assets.access.serving import Address, ServingError
 from hospital_assets.access.users import NOT_LET_IN, User, Users, open_users
-from hospital_assets.assets.kpis.trend import drawing
 from hospital_assets.automation.build import BuildReport
-from hospital_assets.charts import areas
+from hospital_assets.charts import areas, markdown_sparkline
 from hospital_assets.clock import last_whole_day
 from hospital_assets.dashboard import figures, mart, spc
 from hospital_assets.dashboard.live import LiveBoard
@@ -163,7 +162,10 @@ def test_axes_span_what_they_show(low: float, width: float, wanted: int) -> None
 
 @given(st.lists(st.floats(-1e5, 1e5), min_size=2, max_size=40))
 def test_a_sparkline_is_short_enough_for_dagster_to_show(values: list[float]) -> None:
-    assert len(drawing(values, "kpi_discharge_before_noon_daily: 40 periods, 100.0 to 100.0 %, now 100.0")) < 980
+    assert (
+        len(markdown_sparkline(values, "kpi_discharge_before_noon_daily: 40 periods, 100.0 to 100.0 %, now 100.0"))
+        < 980
+    )
 
 
 @given(st.lists(st.integers(1, 10_000), min_size=1, max_size=12))

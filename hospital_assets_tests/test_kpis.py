@@ -9,7 +9,6 @@ import narwhals as nw
 import polars as pl
 import pytest
 
-from hospital_assets.assets.dimensions.condition_groups import GROUPS
 from hospital_assets.assets.dimensions.persons import surviving
 from hospital_assets.assets.facts.emergency_visits import measured
 from hospital_assets.assets.kpis.chance import with_funnel_limits
@@ -32,6 +31,7 @@ from hospital_assets.assets.kpis.stays import before_noon, length_of_stay, overs
 from hospital_assets.checks.contract_checks import check_table
 from hospital_assets.checks.kinds import ADDS_UP
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.measures.condition_groups import GROUPS
 from hospital_assets.measures.natural_limits import with_natural_limits
 from hospital_assets.warehouse.dialect import Frame, explode_days, hash_keys
 from hospital_assets_tests.engines import Engine

@@ -16,11 +16,11 @@ from hospital_assets.assets.facts import doctor_shifts
 from hospital_assets.assets.facts.emergency_visits import measured, other_ends
 from hospital_assets.assets.facts.patient_flow import admitted_visits, cancelled_visits, folded
 from hospital_assets.assets.facts.stale_partitions import by_day
-from hospital_assets.assets.facts.vitals import age_in_years
 from hospital_assets.assets.kpis.arrivals import arrivals_by_hour
 from hospital_assets.assets.kpis.people import age_band
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.registry import load_profiles
+from hospital_assets.measures.age import age_in_years
 from hospital_assets.measures.news2 import points, scores
 from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import (

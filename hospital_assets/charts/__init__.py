@@ -12,6 +12,7 @@ from hospital_assets.charts.areas import heatmap as heatmap
 from hospital_assets.charts.areas import treemap as treemap
 from hospital_assets.charts.funnel import funnel as funnel
 from hospital_assets.charts.inline import bar as bar
+from hospital_assets.charts.inline import markdown_sparkline as markdown_sparkline
 from hospital_assets.charts.inline import range_mark as range_mark
 from hospital_assets.charts.inline import sparkline as sparkline
 from hospital_assets.charts.lines import lines as lines

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 
 from hospital_assets.charts.marks import Number, scaled, shape, stroke
+
+#: Of a picture within Markdown, which Dagster shows in place up to 1,000 characters.
+_MARKDOWN_WIDTH, _MARKDOWN_HEIGHT = 160, 32
 
 
 def bar(share: float, style: str = "", centred: bool = False, target: float | None = None) -> str:
@@ -70,3 +74,18 @@ def sparkline(
     if ys[-1] is not None:
         parts.append(shape(verdict, xs[-1], ys[-1], 3.4))
     return scaled(width, height, parts, "spark")
+
+
+def markdown_sparkline(values: Sequence[float], title: str) -> str:
+    """A sparkline as a Markdown picture, for at most 40 values; the newest are at the right."""
+    low, high = min(values), max(values)
+    gap = (high - low) or 1.0
+    path = " ".join(
+        f"{round((_MARKDOWN_WIDTH - 2) * i / (len(values) - 1))},{round((_MARKDOWN_HEIGHT - 2) * (high - v) / gap) + 1}"
+        for i, v in enumerate(values)
+    )
+    drawn = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_MARKDOWN_WIDTH}" height="{_MARKDOWN_HEIGHT}">'
+        f'<polyline points="{path}" fill="none" stroke="#0072b2"/></svg>'
+    )
+    return f"![{title}](data:image/svg+xml;base64,{base64.b64encode(drawn.encode()).decode()})"

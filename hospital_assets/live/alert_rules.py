@@ -17,9 +17,10 @@ from hospital_assets.alerts.outbox import Signal, VisitState
 from hospital_assets.alerts.settings import AlertSettings, Level, VitalThreshold
 from hospital_assets.assets.cleaned.er_visits import validate_er_visits
 from hospital_assets.assets.cleaned.vitals import validate_vitals
-from hospital_assets.assets.facts.vitals import age_in_years, scored
+from hospital_assets.assets.facts.vitals import scored
 from hospital_assets.landing.registry import Profiles
 from hospital_assets.measures import news2
+from hospital_assets.measures.age import age_in_years
 from hospital_assets.measures.triage import is_critical
 from hospital_assets.measures.waits import wait_start
 from hospital_assets.warehouse.dialect import lazy

@@ -6,9 +6,9 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import table
-from hospital_assets.assets.dimensions.condition_groups import GROUPS, MENTAL_HEALTH, MENTAL_HEALTH_CODES, UNMAPPED
 from hospital_assets.assets.dimensions.members import with_special_members
 from hospital_assets.contracts.dimensions import NOT_YET_KEY, UNKNOWN_KEY
+from hospital_assets.measures.condition_groups import GROUPS, MENTAL_HEALTH, MENTAL_HEALTH_CODES, UNMAPPED
 from hospital_assets.warehouse.dialect import Frame, checkpoint, hash_keys
 
 #: ICD version -> (first and last three-character category, chapter title). ICD-10-CM and

@@ -11,10 +11,10 @@ from hospital_assets.assets.dimensions.members import key_of
 from hospital_assets.assets.dimensions.scd2 import key_at
 from hospital_assets.assets.facts.other_days import OtherDays, moved, other_patients
 from hospital_assets.assets.facts.patient_flow import admitted_visits, cancelled_visits, of_their_patient
-from hospital_assets.assets.facts.vitals import age_in_years
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.dimensions import NOT_YET_KEY, UNKNOWN_KEY
 from hospital_assets.landing.registry import Profiles
+from hospital_assets.measures.age import age_in_years
 from hospital_assets.measures.four_hour import four_hour_start
 from hospital_assets.measures.lwbs import is_lwbs
 from hospital_assets.measures.triage import SCALE_IN_USE, is_critical

@@ -11,6 +11,7 @@ from hospital_assets.assets.dimensions.scd2 import key_at
 from hospital_assets.assets.facts.other_days import OtherDays, moved, other_patients
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.kpis import ALL
+from hospital_assets.measures.age import age_in_years
 from hospital_assets.measures.news2 import points, scores
 from hospital_assets.measures.observations import is_around
 from hospital_assets.warehouse.dialect import Frame
@@ -49,20 +50,6 @@ def scored(observations: Frame, patients: Frame) -> Frame:
         spo2_scale=nw.coalesce(nw.col("spo2_scale"), nw.lit(1)),
     )
     return frame.with_columns(**points()).with_columns(**scores())
-
-
-def age_in_years(birth_date: str, on: str, otherwise: str) -> nw.Expr:
-    """Completed years from a birth date to a local day; the age at extract where none is known.
-
-    The birthday itself completes the year; a child born after `on` has no age.
-    """
-    born, day = nw.col(birth_date), nw.col(on)
-    before_birthday = (day.dt.month() < born.dt.month()) | (
-        (day.dt.month() == born.dt.month()) & (day.dt.day() < born.dt.day())
-    )
-    years = (day.dt.year() - born.dt.year()).cast(nw.Int64) - before_birthday.cast(nw.Int64)
-    completed = nw.when(years >= 0).then(years)
-    return nw.when(born.is_null()).then(nw.col(otherwise)).otherwise(completed)
 
 
 def other_observations(stored: Frame, observations: Frame, visits: Frame) -> Frame:

@@ -1,20 +1,17 @@
 """A small picture of a KPI over time, for the metadata of its materialisation.
 
 Dagster shows Markdown of fewer than 1,000 characters in place, with pictures as data URIs. Belongs here:
-which figure of a table is drawn (all hospitals together, its newest periods) and the drawing.
+which figure of a table is drawn (all hospitals together, its newest periods).
 """
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Sequence
-
+from hospital_assets.charts import markdown_sparkline
 from hospital_assets.contracts import Contract
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.warehouse.database import Warehouse
 
 _MOST_POINTS = 40
-_WIDTH, _HEIGHT = 160, 32
 #: Columns that the figure of a table can be made of, and how; the first that are all there.
 _FIGURES = (
     (("numerator_count", "denominator_count"), "100.0 * sum(numerator_count) / nullif(sum(denominator_count), 0)", "%"),
@@ -49,19 +46,4 @@ def trend(warehouse: Warehouse, contract: Contract) -> str:
         return ""
     low, high = min(values), max(values)
     said = f"{contract.name}: {len(values)} periods, {low:,.1f} to {high:,.1f} {unit}, now {values[-1]:,.1f}"
-    return f"{drawing(values, said)} {values[-1]:,.1f} {unit}"
-
-
-def drawing(values: Sequence[float], title: str) -> str:
-    """A sparkline as a Markdown picture, for at most 40 values; the newest are at the right."""
-    low, high = min(values), max(values)
-    gap = (high - low) or 1.0
-    path = " ".join(
-        f"{round((_WIDTH - 2) * i / (len(values) - 1))},{round((_HEIGHT - 2) * (high - v) / gap) + 1}"
-        for i, v in enumerate(values)
-    )
-    drawn = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}">'
-        f'<polyline points="{path}" fill="none" stroke="#0072b2"/></svg>'
-    )
-    return f"![{title}](data:image/svg+xml;base64,{base64.b64encode(drawn.encode()).decode()})"
+    return f"{markdown_sparkline(values, said)} {values[-1]:,.1f} {unit}"
