@@ -54,15 +54,15 @@ def loads(*names: str, day: date = DAY) -> pl.DataFrame:
 
 
 def places(result: dg.AssetCheckResult) -> dict[str, object]:
-    names = ("landed", "loaded", "duplicate", "held_back", "waiting")
+    names = ("landed", "loaded", "duplicate", "not_loaded", "waiting")
     return {name: result.metadata[name].value for name in names}
 
 
-def test_landed_is_loaded_and_duplicate_and_set_aside_and_waiting() -> None:
+def test_landed_is_loaded_and_duplicate_and_not_loaded_and_waiting() -> None:
     files = ledger(a="ready", b="duplicate", c="unreadable", d="quarantined", e="ready")
     found = accounted(files, files, loads("a"), NOW)
     assert found.passed
-    assert places(found) == {"landed": 5, "loaded": 1, "duplicate": 1, "held_back": 2, "waiting": 1}
+    assert places(found) == {"landed": 5, "loaded": 1, "duplicate": 1, "not_loaded": 2, "waiting": 1}
 
 
 def test_a_file_of_which_a_day_is_missing_waits() -> None:
