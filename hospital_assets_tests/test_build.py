@@ -374,6 +374,7 @@ def test_nothing_landed_is_said_in_words(tmp_path: Path) -> None:
         run(Settings(tmp_path))
 
 
+@pytest.mark.slow
 def test_mimic_iv_ed_through_the_same_graph(mimic: Path, tmp_path: Path) -> None:
     def hospital(*arguments: str) -> None:
         # A process of its own: partitions follow the data directory, once, at import.

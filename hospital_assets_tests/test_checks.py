@@ -124,6 +124,7 @@ def test_occupancy_must_reconcile() -> None:
     assert not passed(midnight_patients_count=pl.Series([5, 5]))  # 5 + 2 - 3 is 4
 
 
+@pytest.mark.slow
 def test_check_builds_nothing_and_exits_by_severity(clean: tuple[Settings, BuildReport], tmp_path: Path) -> None:
     settings, _ = clean
     shutil.copytree(settings.data_dir, tmp_path, dirs_exist_ok=True)
