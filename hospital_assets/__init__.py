@@ -1,6 +1,6 @@
 """hospital_assets: landed hospital files become a star schema and KPIs, as Dagster assets.
 
-The house, from the top; a package imports only from those below it (`make floors` checks it):
+The packages, from the top; each imports only from those below it (`make floors` checks this):
 
 - `cli`: the `hospital` command, thin over functions of the other packages.
 - `definitions`: the one place where everything is wired into a Dagster `Definitions`.
@@ -8,22 +8,22 @@ The house, from the top; a package imports only from those below it (`make floor
 - `automation`: jobs, sensors, schedules, the run of a whole build, the watcher.
 - `reports`: pages as assets, generated documents.
 - `spark`: everything about Spark, in one folder.
-- `dashboard`: the pages people look at, and their server.
+- `dashboard`: its pages, and the server that answers for them.
 - `checks`: asset checks derived from the contracts, and those that compare tables.
-- `live`: what is assessed as it lands: alert rules, the monitor, the board's data.
-- `sources`: what a person uses to bring a source: drafts of profiles, dry runs.
+- `live`: assesses records as they land: alert rules, the monitor, the board's data.
+- `sources`: tools for adding a source: drafts of profiles, dry runs.
 - `assets`: one function per table, by layer: raw, cleaned, dimensions, facts, kpis.
 - `recovery`: snapshots, rebuilds as of a moment, erasing a person.
 - `access`: users and sign-in, the SQL gateway and its sandbox, the audit log.
 - `publishing`: policy, masks, pseudonyms, small cells, the leak check, publications.
-- `alerts`: what was raised and who is notified.
+- `alerts`: the outbox of alerts and the notifiers.
 - `listeners`: MLLP, Kafka, NATS.
 - `landing`: files on disk: discovery, verification, readers, source profiles.
 - `warehouse`: the DuckDB file: atomic writes, lazy reads, column lineage, engine dialects.
-- `partitions`, `clock`: which service days exist, what time it is at the hospital.
+- `partitions`, `clock`: which service days exist, and what time it is at the hospital.
 - `charts`: drawings of figures as SVG.
 - `contracts`: what each table is: columns, types, units, meaning, keys, allowed values.
 - `measures`: clinical and statistical definitions, without Dagster.
-- `settings`: where things are.
-- `files`, `toml_text`: how a file is replaced whole; where in a TOML text a mistake is.
+- `settings`: where things are, and what `hospital.toml` sets.
+- `files`, `toml_text`: atomic replacement of files; the line of a mistake in a TOML text.
 """

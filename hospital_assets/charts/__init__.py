@@ -1,9 +1,9 @@
-"""Every chart, drawn as SVG by the server: on the page, on a telephone, in print and in the report.
+"""Every chart, drawn as SVG by the server, for pages, phones, print and the report.
 
 Belongs here: scales, axes, paths, one module for each family of charts. Colours are classes; the stylesheet has
 them for light, dark and print. Does not: what a figure means.
 
-Charts over an axis (`lines`, `funnel`, `heatmap`) have no width of their own: places along x are percentages of
+Charts over an axis (`lines`, `funnel`, `heatmap`) have no fixed width: positions along x are percentages of
 the plot, whose margins the stylesheet sets, so text keeps its size on every screen. Every mark that can be pointed
 at carries its values as its `<title>`: the browser shows it, and `tips.js` does so faster and for the keyboard.
 """

@@ -1,7 +1,4 @@
-"""The `hospital` command: thin, over functions of the other packages.
-
-One module for each group of commands.
-"""
+"""The `hospital` command: a thin layer over functions of the other packages, one module for each group of commands."""
 
 from __future__ import annotations
 
@@ -31,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="hospital", description="Emergency-department data platform: land, build, look."
+        prog="hospital", description="Emergency-department data platform: land files, build tables, look at figures."
     )
     parser.add_argument("--data-dir", help="data directory (default: $HOSPITAL_DATA_DIR or data)")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

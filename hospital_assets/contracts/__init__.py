@@ -1,8 +1,8 @@
 """What each table is: one Pandera model per table, one module per layer.
 
-Belongs here: columns, types, units, meaning, keys, allowed values. From a contract follow the
-DuckDB types, Dagster's Columns tab, the asset checks, the data dictionary and the test frames;
-nothing restates it. Does not belong here: how a table is computed, stored or checked.
+Belongs here: columns, types, units, meaning, keys, allowed values. The DuckDB
+types, Dagster's Columns tab, the asset checks, the data dictionary and the test frames are derived from
+the contract; nothing restates it. Does not belong here: how a table is computed, stored or checked.
 """
 
 from __future__ import annotations

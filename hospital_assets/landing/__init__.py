@@ -1,4 +1,4 @@
-"""Files on disk: what landed, whether it can be read, and as which records.
+"""Files on disk: which have landed, whether they can be read, and their records.
 
 Belongs here: source profiles (declarations of how a source's files map to our subjects),
 discovery (the ledger of landed files), readers (files to raw records), and the resource that

@@ -1,7 +1,7 @@
-"""Listeners: long-running programs that bring what is sent to us into the landing folder.
+"""Listeners: long-running programs that write incoming messages to the landing folder.
 
-Belongs here: one module per protocol; each ends in files in the landing folder, landed whole by
-`landing.deliver` or, where each message must be answered, appended to (`mllp`), and in nothing else.
-Does not: reading those files (`landing`), or anything about the warehouse. A listener needs no lock
-on it and goes on while builds run.
+Belongs here: one module per protocol. A listener only writes files to the landing folder: whole ones, through
+`landing.deliver`, or, where each message must be answered, files it appends to (`mllp`). Does not belong here:
+reading those files (`landing`), or anything about the warehouse. A listener needs no lock on the warehouse and
+keeps running during builds.
 """

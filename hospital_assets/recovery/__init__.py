@@ -1,5 +1,5 @@
-"""Back in time, and out of it: snapshots of the warehouse, rebuilds as of a moment, erasing a person.
+"""Snapshots of the warehouse, rebuilds as of a moment, and erasing a person.
 
-Each act writes its own entries in the audit. What builds tables is handed in. Does not belong here: versions of
-publications, which `publishing` keeps.
+Each action writes its own entries in the audit. The function that builds tables is passed in. Does not belong here:
+versions of publications (`publishing`).
 """

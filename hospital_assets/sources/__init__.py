@@ -1,4 +1,4 @@
-"""What a person uses to bring a source: a draft of its profile, a dry run of its files.
+"""Tools for adding a source: a draft of its profile, a dry run of its files.
 
 Does not belong here: reading files in a run (`landing`).
 """
