@@ -425,6 +425,7 @@ def test_what_cannot_be_audited_is_not_answered(ann: Client, monkeypatch: pytest
         ("/v1/login", {"user": "nobody", "password": PASSWORD}, {}, 401),
         ("/v1/login", {"user": "ann' --", "password": PASSWORD}, {}, 401),
         ("/v1/login", {"user": "ann"}, {}, 401),
+        ("/v1/login", {"user": "ann", "password": "\ud800"}, {}, 400),
         ("/v1/login", {"user": {"$ne": ""}, "password": PASSWORD}, {}, 400),
     ],
 )

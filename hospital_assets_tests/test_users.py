@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -34,6 +35,7 @@ from hospital_assets.access.users import (
 )
 from hospital_assets.cli import main
 from hospital_assets.publishing.policy import POLICY_FILE, parse_policy, shipped_policy
+from hospital_assets.publishing.targets import postgres
 from hospital_assets.settings import Settings
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104
@@ -140,6 +142,42 @@ def test_sessions_end_with_a_new_password_and_when_disabled_removed_or_revoked(
     assert token and users.user_of(token, DASHBOARD, NOW)
     act(users)
     assert users.user_of(token, DASHBOARD, NOW) is None
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda users: users.set_password("ann", f"{PASSWORD}, changed", by=BY),
+        lambda users: users.disable("ann", by=BY),
+        lambda users: users.remove("ann", by=BY),
+    ],
+)
+def test_what_changes_while_a_password_is_checked_counts(
+    users: Users, notes: Notes, monkeypatch: pytest.MonkeyPatch, act: Callable[[Users], object]
+) -> None:
+    tried = users._try
+
+    def then_changed(*asked: Any) -> Any:
+        found = tried(*asked)
+        act(users)
+        return found
+
+    monkeypatch.setattr(users, "_try", then_changed)
+    assert sign_in(users) is None
+    assert notes.events[-1].outcome == "refused"
+    assert sum(account.sessions for account in users.everybody(NOW)) == 0
+
+
+def test_a_login_leaves_the_group_of_a_role_that_has_left_the_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    without = shipped_policy()
+    without = without.model_copy(update={"roles": {n: r for n, r in without.roles.items() if n != "analyst"}})
+    done: list[str] = []
+    monkeypatch.setattr(
+        postgres, "_rows", lambda _, sql: [("analyst",)] if ".logins" in sql else [("hospital_analyst",), ("staff",)]
+    )
+    monkeypatch.setattr(postgres, "_run", lambda _, sql: done.append(sql))
+    postgres._leave_groups(None, without, "max")  # type: ignore[arg-type]
+    assert done == ['revoke hospital_analyst from "max"']
 
 
 def test_a_removed_user_leaves_no_session_to_who_has_the_name_next(users: Users) -> None:

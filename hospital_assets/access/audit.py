@@ -174,9 +174,9 @@ class AuditLog:
         try:
             with self._lock:
                 number, mac = self._append(entry)
+                self._write_anchor(number, mac, at)
         except sqlite3.Error as error:
             raise AuditError(f"{self.file} cannot be written: {error}") from error
-        self._write_anchor(number, mac, at)
         return number
 
     def _append(self, entry: dict[str, Any]) -> tuple[int, str]:

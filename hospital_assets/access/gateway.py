@@ -131,6 +131,8 @@ async def _body(request: Request, wanted: dict[str, type]) -> dict[str, Any]:
         parts.append(part)
     try:
         found = json.loads(b"".join(parts))
+        # Half a surrogate pair is JSON, and no text that can be written down.
+        json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         raise HTTPException(400, "this is not JSON") from None
     if not isinstance(found, dict):

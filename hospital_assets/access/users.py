@@ -251,11 +251,13 @@ class Users:
         user, salt, stored, is_disabled = found or (User(name, ""), b"\0" * 16, b"", True)
         is_right = hmac.compare_digest(_hash(password, salt), stored)
         event = Event(name[:64], "login", client=client)
-        if not is_right or is_disabled or user.role not in self._roles:
+        session = None
+        if is_right and not is_disabled and user.role in self._roles:
+            allowed = replace(event, role=user.role, audience=user.audience)
+            session = self._open_session(user, stored, kind, now, allowed)
+        if session is None:
             self._audit(replace(event, outcome="refused", reason=NOT_LET_IN))
-            return None
-        self._audit(replace(event, role=user.role, audience=user.audience))
-        return self._open_session(user, kind, now)
+        return session
 
     def _try(self, name: str, now: datetime) -> tuple[User, bytes, bytes, bool] | None:
         """Count a try as a failure before it is looked at, so that many at once are all counted.
@@ -275,15 +277,22 @@ class Users:
         ((role, hospital, salt, stored, is_disabled),) = found
         return User(name, role, hospital), salt, stored, bool(is_disabled)
 
-    def _open_session(self, user: User, kind: Kind, now: datetime) -> Session:
+    def _open_session(self, user: User, stored: bytes, kind: Kind, now: datetime, event: Event) -> Session | None:
+        """A session, audited, unless the user was disabled, removed or given another password during the check."""
         token, expires_at = secrets.token_urlsafe(32), now + SESSION_LIFETIME
         with self._transaction():
-            self._connection.execute("update users set failure_count = 0 where name = ?", [user.name])
+            unchanged = self._connection.execute(
+                "update users set failure_count = 0 where name = ? and password = ? and not is_disabled",
+                [user.name, stored],
+            )
+            if not unchanged.rowcount:
+                return None
             self._connection.execute("delete from sessions where expires_at <= ?", [_text(now)])
             self._connection.execute(
                 "insert into sessions (token_sha256, kind, name, created_at, expires_at) values (?, ?, ?, ?, ?)",
                 [_digest(token), kind, user.name, _text(now), _text(expires_at)],
             )
+            self._audit(event)
         return Session(user, token, expires_at)
 
     def sign_out(self, token: str) -> None:

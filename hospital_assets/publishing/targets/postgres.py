@@ -265,7 +265,9 @@ def _leave_groups(connection: Connection, policy: Policy, login: str) -> None:
             f"join pg_roles l on l.oid = m.member where l.rolname = {literal(login)}",
         )
     }
-    for role in policy.roles:
+    # The policy may have dropped the role that the login has.
+    had = _rows(connection, f"select role from {ACCESS}.logins where login = {literal(login)}")
+    for role in dict.fromkeys([*policy.roles, *(role for (role,) in had)]):
         if _group(role) in held:
             _run(connection, f"revoke {_group(role)} from {quoted(login)}")
 
