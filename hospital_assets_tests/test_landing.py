@@ -352,6 +352,19 @@ def test_a_quarantined_file_is_found_and_the_rest_goes_on() -> None:
     assert state.failures["sha-bad"] == MOST_TRIES
 
 
+def test_a_file_of_several_spans_of_days_is_tried_as_often_as_any() -> None:
+    state, held_back, outcomes, tries = State(), {}, dict[str, Outcome](), 0
+    while not held_back:
+        decision = look(state, [file("a", 1, 10, 20)], outcomes, held_back)
+        # Runs of one attempt may end at different looks.
+        for run in decision.state.pending:
+            decision = look(decision.state, [], {**outcomes, run.run_key: "failed"}, held_back)
+            outcomes[run.run_key] = "failed"
+        state, held_back = decision.state, decision.held_back
+        tries += 1
+    assert (tries, decision.quarantined, state.failures) == (MOST_TRIES, ["a"], {"sha-a": MOST_TRIES})
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(

@@ -42,12 +42,14 @@ class State(BaseModel):
 
     Attributes:
         pending: runs asked for and not yet ended.
-        failures: content hash -> runs that failed with this file.
+        failures: content hash -> attempts that failed with this file.
+        blamed: files that the last attempt was counted against; it may have had several runs.
         serial: makes a later request for the same files another one.
     """
 
     pending: list[Pending] = Field(default_factory=list)
     failures: dict[str, int] = Field(default_factory=dict)
+    blamed: list[str] = Field(default_factory=list)
     serial: int = 0
 
 
@@ -112,6 +114,7 @@ def decide(
     failures, held_back = dict(state.failures), dict(held_back)
     pending: list[Pending] = []
     quarantined: list[str] = []
+    blamed = set(state.blamed)
     for run in state.pending:
         outcome = outcomes.get(run.run_key)
         if outcome == "running":
@@ -121,7 +124,7 @@ def decide(
         elif outcome == "succeeded":
             failures = {sha: n for sha, n in failures.items() if sha not in run.files}
         elif outcome == "failed":
-            quarantined += _blame(run, failures, held_back)
+            quarantined += _blame(run, failures, blamed, held_back)
 
     requests: list[Request] = []
     serial = state.serial
@@ -132,6 +135,7 @@ def decide(
         held = [sha for sha, why in held_back.items() if why == "held"]
         if alone or is_due(free, now_ns, after_files, after_seconds):
             serial += 1
+            blamed = set()
             requests = _requests(alone or free, serial)
         elif held:
             # Give the next held file its chance.
@@ -139,16 +143,20 @@ def decide(
     pending += [Pending(run_key=request.run_key, files=request.files) for request in requests]
     return Decision(
         requests=requests,
-        state=State(pending=pending, failures=failures, serial=serial),
+        state=State(pending=pending, failures=failures, blamed=sorted(blamed), serial=serial),
         held_back=held_back,
         quarantined=quarantined,
     )
 
 
-def _blame(run: Pending, failures: dict[str, int], held_back: dict[str, str]) -> list[str]:
-    """Count a failed run against its files; returns the paths of those that are now quarantined."""
+def _blame(run: Pending, failures: dict[str, int], blamed: set[str], held_back: dict[str, str]) -> list[str]:
+    """Count a failed run against its files, once an attempt; returns the paths of those that are now quarantined."""
     quarantined = []
     for sha, path in run.files.items():
+        # A file of several spans of days has several runs in one attempt.
+        if sha in blamed:
+            continue
+        blamed.add(sha)
         failures[sha] = failures.get(sha, 0) + 1
         if len(run.files) == 1 and failures[sha] >= MOST_TRIES:
             held_back[sha] = "quarantined"
