@@ -154,6 +154,10 @@ def test_the_policy_may_be_stricter_than_a_contract_but_not_laxer() -> None:
     bed = CONTRACTS["fact_patient_flow"].column("bed_id")
     assert shipped_policy().mask_of("analyst", "fact_patient_flow", bed).kind == "clear"
     assert stricter("fact_patient_flow.bed_id", "quasi_identifier").mask_of("analyst", "fact_patient_flow", bed) == DROP
+    # Every other `sex` stays what the role sees of it.
+    sex = CONTRACTS["dim_patient"].column("sex")
+    assert stricter("dim_patient.sex", "direct_identifier").mask_of("analyst", "dim_patient", sex) == DROP
+    assert stricter("fact_patient_flow.bed_id", "sensitive").mask_of("analyst", "dim_patient", sex).kind == "clear"
     with pytest.raises(PolicyError, match="its contract says direct_identifier"):
         stricter("fact_emergency_visits.visit_id", "operational")
     with pytest.raises(PolicyError, match="lists no such column"):

@@ -235,7 +235,8 @@ class Policy(_Strict):
         small_cells: what is done about counts of few patients.
         leaks: what the leak check has to know.
         tables: table -> its published columns. What is not listed is not published.
-        stricter: `table.column` -> the class it is masked as, where that is not its contract's.
+        stricter: `table.column` -> the class it is masked as, where that is not its contract's; a mask that a
+            role has for all columns of the name does not reach it.
     """
 
     version: Literal[1]
@@ -289,8 +290,9 @@ class Policy(_Strict):
         found = self.class_of.get((table, column.name))
         if found is None:
             return DROP
-        rules = self.roles[role]
-        for name in (f"{table}.{column.name}", column.name):
+        rules, full = self.roles[role], f"{table}.{column.name}"
+        # What was made stricter here is not shown because a column of the name is elsewhere.
+        for name in (full,) if full in self.stricter else (full, column.name):
             if name in rules.columns:
                 return rules.columns[name]
         return rules.classes.get(found, DROP)
