@@ -195,6 +195,9 @@ def test_rests_are_counted_by_the_shift_they_come_before(on: Engine) -> None:
                     shift("5", 2, "01-02 08:00", 11.5),
                     # The one before has not ended.
                     shift("6", 2, "01-02 12:00", 4),
+                    # Unknown doctors: one key, and perhaps two people.
+                    shift("7", -1, "01-05 08:00", 8),
+                    shift("8", -1, "01-05 20:00", 8),
                 ]
             )
         )
@@ -206,6 +209,8 @@ def test_rests_are_counted_by_the_shift_they_come_before(on: Engine) -> None:
     assert of(out, service_date=date(2026, 1, 3))["short_rests_count"] == 0
     fourth = of(out, service_date=date(2026, 1, 4), hospital_id="H2")
     assert (fourth["rests_count"], fourth["short_rests_count"]) == (1, 1)
+    unknown = of(out, service_date=date(2026, 1, 5))
+    assert (unknown["rests_count"], unknown["excluded_first_count"]) == (0, 2)
     adds_up("kpi_shift_patterns_daily", out)
 
 

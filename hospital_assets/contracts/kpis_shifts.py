@@ -52,7 +52,8 @@ class KpiShiftPatternsDaily(
             _SHIFTS,
             "Directive 2003/88/EC, article 3",
             clock="end of the last shift until the start of this one.",
-            exclusions="the first shift of a doctor that is known; shifts that start before the last one ended.",
+            exclusions="the first shift of a doctor that is known; shifts of unknown doctors; shifts that start before "
+            "the last one ended.",
         ),
     ],
 ):

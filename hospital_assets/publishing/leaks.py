@@ -28,7 +28,6 @@ from hospital_assets.warehouse.dialect import literal, quoted
 #: Shorter identifiers turn up inside ordinary words and numbers.
 SHORTEST = 6
 _NAMES = ("first_name", "last_name")
-_RECORD_NUMBERS = ("observation_id", "diagnosis_id", "procedure_id")
 #: In memory, and seen by all connections of the process.
 _SHARED = "identifiers"
 #: What systems write where they know no name.

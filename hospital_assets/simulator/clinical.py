@@ -9,7 +9,6 @@ import polars as pl
 
 from hospital_assets.simulator.people import CHILD, FERTILE
 
-_GROUPS = {"child": CHILD, "fertile": FERTILE}
 _INTERVAL_SECONDS = np.array([900, 1400, 2200, 2600, 2900])
 _MOST_SETS = 12
 

@@ -6,6 +6,7 @@ import narwhals as nw
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.kpis.totals import count_if, with_totals
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.contracts.dimensions import UNKNOWN_KEY
 from hospital_assets.measures.thresholds import (
     LONG_SHIFT_HOURS,
     NIGHT_AFTER_NIGHT_HOURS,
@@ -43,7 +44,8 @@ def shift_patterns(shifts: Frame) -> Frame:
             _was_night=nw.col("_is_night").shift(1).over("doctor_key", order_by=order),
         ).with_columns(_rest_hours=minutes_between("_last_end_at", "shift_start_at") / 60)
     )
-    rest = nw.col("_rest_hours")
+    # All unknown doctors have one key: whose shift was before, nobody knows.
+    rest = nw.when(nw.col("doctor_key") != UNKNOWN_KEY).then(nw.col("_rest_hours"))
     is_night = nw.col("_is_night") == 1
     return with_totals(
         frame,
