@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Mapping
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import duckdb
@@ -265,6 +265,16 @@ def test_files_without_records_wait_only_to_be_recorded(zone: LandingZone, wareh
     assert waiting(warehouse, zone) == {"file.json": ()}
     load(warehouse, zone, Period(DAY, date(2026, 1, 16)))
     assert waiting(warehouse, zone) == {}
+
+
+def test_a_file_that_is_looked_at_anew_was_still_first_seen_then(zone: LandingZone) -> None:
+    path = vitals_file(zone, TEXT.encode())
+    known = zone.discover().with_columns(first_seen_at=pl.lit(datetime(2026, 1, 1, tzinfo=UTC)))
+    digest = str(entry(known, "native/vitals/file.json")["file_sha256"])
+    held = entry(zone.discover(known, {digest: "held"}), "native/vitals/file.json")
+    assert (held["state"], held["first_seen_at"]) == ("held", datetime(2026, 1, 1, tzinfo=UTC))
+    path.write_text(TEXT + "\n")
+    assert entry(zone.discover(known), "native/vitals/file.json")["first_seen_at"] != held["first_seen_at"]
 
 
 def test_a_growing_file_is_left_for_the_next_look(zone: LandingZone) -> None:

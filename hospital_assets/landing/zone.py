@@ -113,7 +113,7 @@ class LandingZone:
             fresh = fresh.with_columns(file_sha256=pl.Series(list(digests), dtype=pl.String))
             originals = _originals(unchanged, fresh, profiles)
             examined = pool.map(lambda row: self._examined(row, originals, held_back, profiles), fresh.rows(named=True))
-            rows = [row for rows in examined for row in rows]
+            rows = _as_first_seen([row for rows in examined for row in rows], known)
         ledger = pl.concat([unchanged, pl.DataFrame(rows, schema=_LEDGER.polars_schema)], how="vertical")
         return self._counted(ledger, fresh["source_file"].to_list(), profiles).sort("source_file", "subject")
 
@@ -636,6 +636,20 @@ def _unchanged(
         (pl.col("state") != "duplicate") | has_original,
         wanted.eq_missing(is_held_back) | ~pl.col("state").is_in(["ready", "companion", *_QUARANTINED]),
     )
+
+
+def _as_first_seen(rows: Sequence[dict[str, object]], known: pl.DataFrame | None) -> list[dict[str, object]]:
+    """Ledger rows with the moment their content was first seen: files are looked at anew for other reasons, too."""
+    if known is None:
+        return list(rows)
+    names = known.filter(pl.col("source_file").is_in([row["source_file"] for row in rows]))
+    seen = {
+        (name, sha): at for name, sha, at in names.select("source_file", "file_sha256", "first_seen_at").iter_rows()
+    }
+    return [
+        {**row, "first_seen_at": seen.get((row["source_file"], row["file_sha256"]), row["first_seen_at"])}
+        for row in rows
+    ]
 
 
 def _is_unreadable() -> nw.Expr:
