@@ -240,6 +240,15 @@ def test_what_was_derived_is_gone_and_a_failed_build_is_not_the_end(known: tuple
     assert erase_person(settings, plan_erasure(settings, "P7", KEY), built_anew(settings, [])).is_done
 
 
+def test_a_lake_elsewhere_is_not_passed_over(
+    known: tuple[Settings, Erasure], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings, _ = known
+    monkeypatch.setenv("HOSPITAL_LAKE", str(settings.data_dir.parent / "lake"))
+    assert main(["--data-dir", str(settings.data_dir), "erase", "P7", "--yes"]) == 2
+    assert "HOSPITAL_LAKE" in capsys.readouterr().err and list(settings.data_dir.rglob("part.json"))
+
+
 def test_a_file_that_cannot_be_taken_apart_leaves_nothing_begun(known: tuple[Settings, Erasure]) -> None:
     settings, erasure = known
     landed(settings.data_dir, "odd.json", "<p>P7</p>")

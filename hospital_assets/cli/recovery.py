@@ -94,10 +94,8 @@ def _restore(options: argparse.Namespace, settings: Settings) -> int:
 
 def _as_of(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.recovery.as_of import build_as_of
-    from hospital_assets.settings import engine_from_environment
 
-    if engine_from_environment().lake:
-        raise ValueError("HOSPITAL_LAKE names the lake of the tables of today: unset it, and these lie in --into")
+    _refuse_lake("names the lake of the tables of today: unset it, and these lie in --into")
     made = build_as_of(settings, options.moment, options.into, lambda then: _rebuild(then)(False))
     print(
         f"{made.settings.warehouse_file}: made of the {made.files:,} files seen by {options.moment:%Y-%m-%d %H:%M %Z}, "
@@ -111,6 +109,10 @@ def _erase(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.publishing.pseudonyms import load_key
     from hospital_assets.recovery.erase import erase_person, plan_erasure
 
+    _refuse_lake(
+        "names a lake that erasing neither deletes nor searches: unset it to erase from the data directory, and "
+        "delete that lake, which is built anew"
+    )
     erasure = plan_erasure(settings, options.patient, load_key(settings))
     if erasure.was_begun:
         print("This erasure was begun before and not finished; it is done again from the start.")
@@ -130,6 +132,14 @@ def _erase(options: argparse.Namespace, settings: Settings) -> int:
     if not done.is_done:
         print("Not finished: run it again when what stopped it is corrected.", file=sys.stderr)
     return 0 if done.is_done else 1
+
+
+def _refuse_lake(why: str) -> None:
+    """Refuse a command that works on the data directory alone while its tables are in a lake elsewhere."""
+    from hospital_assets.settings import engine_from_environment
+
+    if engine_from_environment().lake:
+        raise ValueError(f"HOSPITAL_LAKE {why}")
 
 
 def _rebuild(settings: Settings) -> Callable[[bool], list[str]]:
