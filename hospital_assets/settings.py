@@ -111,7 +111,7 @@ class Settings:
 
     @property
     def configuration(self) -> tuple[Path, ...]:
-        """Files and folders that decide, beside what landed, how tables, publications and alerts come out.
+        """Files and folders that tables, publications and alerts depend on, in addition to landed files.
 
         Whatever makes a data directory from another takes these along. A new one is added here.
         """

@@ -3,7 +3,7 @@
 One SQLite file, `audit/audit.db` in the data directory: several processes append to it, nobody changes
 it. Each entry carries an HMAC over itself and the entry before, under a key that lies outside the data
 directory, so an entry that was changed, taken out or put in shows. What a chain cannot show is that its end
-was cut off; so the newest entry is also written down outside, beside the key (`anchor_file`). Whoever
+was cut off; so the newest entry is also stored outside, next to the key (`anchor_file`). Whoever
 can write there, too, can still rewrite history: copy that file somewhere else from time to time.
 
 The log is about patients as soon as somebody searches for one: treat it like the records.
@@ -272,7 +272,7 @@ class AuditLog:
 
 
 def anchor_file(settings: Settings, environment: Mapping[str, str] = os.environ) -> Path:
-    """Where the end of a data directory's log is written down: outside of it, beside the keys."""
+    """Where the end of a data directory's log is written down: outside of it, next to the keys."""
     name = hashlib.sha256(str(settings.data_dir).encode()).hexdigest()[:16]
     return key_file(environment).parent / f"audit-{name}.json"
 
@@ -302,7 +302,7 @@ class Ending:
 
 @contextlib.contextmanager
 def audited(settings: Settings, event: Event) -> Iterator[Ending]:
-    """Audit an act twice: before it is done, so that nobody can do it unseen, and how it ended and how long it took.
+    """Audit an action twice: before it is done, so that it cannot go unseen, and afterwards with outcome and duration.
 
     Of what is raised only the name is written down: its words may hold a value.
 
@@ -334,7 +334,7 @@ def read_entries(settings: Settings) -> pl.DataFrame:
 
 
 def about(entry: Mapping[str, Any]) -> str:
-    """What an entry was about, in a line: the SQL, who was added, what was restored, which publication."""
+    """The subject of an entry in one line: the SQL, the user added, the table restored, the publication."""
     if entry["action"] == "publish":
         return f"{entry['audience']} {entry['version']}".strip()
     words = entry["statement"] or entry["audience"]
@@ -394,7 +394,7 @@ def frame_schema() -> dict[str, Any]:
 
 
 def system_actor() -> str:
-    """Who runs this process, as the system knows them."""
+    """The system user who runs this process."""
     import getpass
 
     try:

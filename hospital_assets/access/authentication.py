@@ -36,7 +36,7 @@ class SessionBackend(AuthenticationBackend):
     local: User | None = None
 
     def user_of(self, connection: HTTPConnection) -> User | None:
-        """Who asks; None for nobody."""
+        """The user of a request; None if nobody is signed in."""
         found = self.users.user_of(connection.cookies.get(COOKIE, ""), DASHBOARD)
         if found is None and self.local is not None and not self.users.has_any():
             return self.local

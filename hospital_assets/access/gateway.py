@@ -47,7 +47,7 @@ _MEDIA: dict[Format, str] = {
 
 @dataclass(frozen=True)
 class Gate:
-    """What the gateway works with.
+    """Everything the gateway needs.
 
     Attributes:
         settings: the data directory.

@@ -155,7 +155,7 @@ def _answer(sender: Connection, file: str, sql: str, form: Format, limits: Limit
 
 
 def _limit(limits: Limits) -> None:
-    """What the kernel holds the process to."""
+    """Set the limits that the kernel enforces on the process."""
     space = limits.address_space_mb * _MEGABYTE
     seconds = int(limits.seconds) + 2
     for what, value in (
@@ -354,7 +354,7 @@ def planned(connection: duckdb.DuckDBPyConnection, sql: str, catalog: Catalog) -
 
 
 def said(error: duckdb.Error) -> str:
-    """What the engine says, without anything a cell may hold."""
+    """The engine's error message, without anything a cell may hold."""
     kind = type(error).__name__.removesuffix("Exception")
     first = str(error).splitlines()[0]
     # A name that does not exist helps who wrote it; a value that did not fit may be somebody's.

@@ -39,7 +39,7 @@ SESSION_LIFETIME = timedelta(hours=8)
 #: After this many wrong passwords in a row a user waits before the next try.
 MOST_FAILURES = 5
 LOCKED_FOR = timedelta(minutes=5)
-#: What somebody is told who is not let in, whatever the reason.
+#: The message for anyone who is not let in, whatever the reason.
 NOT_LET_IN = (
     f"wrong name or password, or too many tries: after {MOST_FAILURES} wrong passwords "
     f"a user waits {LOCKED_FOR.seconds // 60} minutes"
@@ -79,7 +79,7 @@ class User(BaseUser):
 
     @property
     def audience(self) -> str:
-        """Whose publication they read, as in `analyst` or `doctor-H1`."""
+        """The audience whose publication the user reads, as in `analyst` or `doctor-H1`."""
         return self.role if self.hospital_id is None else f"{self.role}-{self.hospital_id}"
 
     @property
@@ -158,7 +158,7 @@ class Users:
         self._connection.close()
 
     def add(self, user: User, password: str, *, by: str) -> None:
-        """Add a user; nobody is replaced.
+        """Add a user; an existing user is never replaced.
 
         Raises:
             UserError: the name is taken or odd, the password short, the policy has no such role, or the
@@ -301,7 +301,7 @@ class Users:
             self._connection.execute("delete from sessions where token_sha256 = ?", [_digest(token)])
 
     def user_of(self, token: str, kind: Kind, now: datetime | None = None) -> User | None:
-        """Whose session a token opens; None when it is nobody's, over, or of the other application."""
+        """The user of a session token; None if it is unknown, expired, or of the other application."""
         with self._lock:
             found = self._connection.execute(
                 "select u.name, u.role, u.hospital_id from sessions s join users u using (name) "

@@ -1,6 +1,6 @@
-"""The outbox: what was raised, what became of it, and what has still to be sent to whom.
+"""The outbox: alerts, their state, and the messages still to be sent.
 
-One SQLite file beside the warehouse, not a table in it: alerts must not wait for a run that has the
+One SQLite file next to the warehouse, not a table in it: alerts must not wait for a run that has the
 warehouse locked, and several processes write here. Everything a look has found is one transaction, and
 the same records looked at again change nothing, so a kill at any point neither loses an alert nor
 sends it as two. The asset `fact_alerts` brings the alerts into the warehouse.
@@ -320,7 +320,7 @@ class Outbox:
         return set(digests) - assessed
 
     def open_subjects(self, rule: str) -> set[str]:
-        """What a rule's open alerts are about."""
+        """The subjects of a rule's open alerts."""
         return {
             row["subject"]
             for row in self._rows("select subject from alerts where rule = ? and state <> 'resolved'", rule)
@@ -476,7 +476,7 @@ _SAID = (
 
 
 def message_of(row: sqlite3.Row | Mapping[str, Any], event: str) -> dict[str, Any]:
-    """What is sent of an alert: nothing that tells who the patient is."""
+    """The message of an alert: nothing in it identifies the patient."""
     return {"event": event, **{name: row[name] for name in _SAID}}
 
 

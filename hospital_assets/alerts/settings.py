@@ -79,7 +79,7 @@ class NotifierSettings(_Strict):
 
 
 class AlertSettings(_Strict):
-    """What is worth an alert, and who hears of it.
+    """Limits that raise alerts, and who is notified.
 
     Attributes:
         news2_score: NEWS2 at or above this is critical (RCP 2017: emergency response).

@@ -27,7 +27,7 @@ from hospital_assets.partitions import period_start, range_tags, service_periods
 from hospital_assets.publishing.policy import RoleName
 from hospital_assets.settings import Settings
 
-#: Where the seconds of checks are counted, beside the layers.
+#: The name under which seconds of checks are counted, in addition to the layers.
 CHECKS = "checks"
 
 
@@ -223,7 +223,7 @@ class _Runs:
         self.report.seconds = time.perf_counter() - self._started
 
     def run(self, job_name: str, days: Span | None, selection: Collection[dg.AssetKey] = ()) -> Outcome:
-        """One run, over some service days where there are any, told to the report."""
+        """One run, over a span of service days if it has partitions, added to the report."""
         job = self._definitions.resolve_job_def(job_name)
         run_id = dg.DagsterRun(job_name=job.name).run_id
         steps = job.get_subset(asset_selection=set(selection)) if selection else job

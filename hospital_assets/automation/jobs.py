@@ -21,7 +21,7 @@ SETTLED_FEEDS = ("vitals",)
 daily_batch = dg.define_asset_job(
     "daily_batch",
     selection=TABLES,
-    description="Read what landed for one service day and refresh everything that depends on it.",
+    description="Read the files that landed for one service day and refresh everything that depends on them.",
 )
 
 #: The same selection as one run over a range of days; `hospital build` runs it.
@@ -51,7 +51,7 @@ def refreshed_by(subjects: Collection[str]) -> dg.AssetSelection:
 refresh_stale_partitions = dg.define_asset_job(
     "refresh_stale_partitions",
     selection=(dg.AssetSelection.groups("facts").downstream() & TABLES) - dg.AssetSelection.assets("fact_alerts"),
-    description="Refresh facts of days that later records of other days have changed.",
+    description="Refresh the facts of days that later records of other days have changed.",
     tags={"hospital/refresh": "stale_partitions"},
 )
 
@@ -59,14 +59,14 @@ refresh_stale_partitions = dg.define_asset_job(
 standing_checks = dg.define_asset_job(
     "standing_checks",
     selection=dg.AssetSelection.checks(*(dg.AssetCheckKey(spec.asset_key, spec.name) for spec in STANDING)),
-    description="See whether any file, day or feed is left behind, late or missing.",
+    description="Look for files, days and feeds that are left behind, late or missing.",
 )
 
 #: Every check over what is stored, without rebuilding anything; `hospital check` runs it.
 all_checks = dg.define_asset_job(
     "all_checks",
     selection=dg.AssetSelection.all_asset_checks() - dg.AssetSelection.groups(PUBLICATIONS),
-    description="Run every asset check on what is stored, without materialising anything.",
+    description="Run every asset check on the stored tables, without materialising anything.",
 )
 
 #: What was found and quarantined, as a page.
@@ -80,7 +80,7 @@ quality_page = dg.define_asset_job(
 publish = dg.define_asset_job(
     "publish",
     selection=dg.AssetSelection.groups(PUBLICATIONS),
-    description="Publish what is stored to every audience: masked, searched for leaks, versioned.",
+    description="Publish the stored tables to every audience: masked, searched for leaks, versioned.",
 )
 
 #: What the policy's overview role may see, as a page; of the newest publication.

@@ -142,7 +142,7 @@ def execute(
 
 
 def outcome_of(failed_steps: Sequence[dg.DagsterEvent]) -> Outcome:
-    """What a run that failed says about its files, by its failed steps.
+    """The outcome for the files of a failed run, by its failed steps.
 
     Returns:
         `failed`, or `stopped` where it says nothing about them: a killed run, a warehouse in use.
@@ -152,7 +152,7 @@ def outcome_of(failed_steps: Sequence[dg.DagsterEvent]) -> Outcome:
 
 
 def failure_of(event: dg.DagsterEvent) -> str:
-    """What a failed step says: its name and the message at the root of its error."""
+    """A failed step's name and the message at the root of its error."""
     cause = event.step_failure_data.error
     while cause is not None and cause.cause is not None:
         cause = cause.cause

@@ -2,7 +2,7 @@
 
 It does what the sensors' runs do, with the same jobs, loader and ledger, but without waiting for the
 daemon's next look or for a process to start: alerts within a second, then the days of a batch in one
-DuckDB transaction, told to Dagster as runless events. While it runs, the sensors leave fresh files to
+DuckDB transaction, reported to Dagster as runless events. While it runs, the sensors leave fresh files to
 it. Belongs here: the loop and the batch. What is looked at is `alerts`' matter.
 """
 
@@ -73,7 +73,7 @@ class BatchError(Exception):
 
 @dataclass
 class Batch:
-    """What a batch has stored, to be told to Dagster."""
+    """What a batch has stored, to be reported to Dagster."""
 
     days: list[date]
     files: int
@@ -85,7 +85,7 @@ class Batch:
 def watch(
     definitions: dg.Definitions, settings: Settings, stop: threading.Event, say: Callable[[str], None] = lambda _: None
 ) -> None:
-    """Take in what lands until told to stop.
+    """Load files as they land, until stopped.
 
     Args:
         definitions: what to run.

@@ -96,7 +96,7 @@ def _count(frame: Frame) -> int:
     pool=WAREHOUSE_POOL,
 )
 def landed_files(ledger: pl.DataFrame, profiles: dg.ResourceParam[Profiles]) -> Iterator[dg.AssetCheckResult]:
-    """Name the files that were not loaded, and columns nobody asked for."""
+    """Name the files that were not loaded, and the columns that no profile names."""
     not_loaded = ledger.filter(pl.col("state").is_in(["unreadable", "missing_column", "unrecognised", "empty"]))
     yield dg.AssetCheckResult(
         asset_key="raw_landed_files",
@@ -211,7 +211,7 @@ def landed_count(raw: str, subject: str, frame: Frame, ledger: pl.DataFrame) -> 
 
 
 def other_records(periods: dg.TimeWindowPartitionsDefinition) -> dg.AssetChecksDefinition:
-    """Name the kinds of records that nobody has thought of."""
+    """Name the kinds of records that their profile does not expect."""
     spec = dg.AssetCheckSpec(
         "kinds_known",
         asset="raw_other_records",

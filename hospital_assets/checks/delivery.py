@@ -1,4 +1,4 @@
-"""What the sources in use cannot deliver, so that nobody is warned that it is not there.
+"""What the sources in use cannot deliver, so that no check warns about missing values.
 
 Pure functions of the profiles. A column that no source names is empty by declaration, not by accident;
 what follows from it is empty, too. Completeness checks of such columns are not applicable.

@@ -1,4 +1,4 @@
-"""What a single check found, how severe it is, shown and kept.
+"""Results of single checks: their severity, how they are shown and stored.
 
 Belongs here: findings, their status, what Dagster shows of them, and the table `quality.dq_results`
 that keeps every single one with its history.

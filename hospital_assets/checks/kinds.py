@@ -1,8 +1,8 @@
-"""The kinds of checks, as data: what each asks, in which of Kahn's families, and how grave it is.
+"""The kinds of checks, as data: the question each asks, its family (Kahn) and its severity.
 
 Families (Kahn et al., eGEMs 2016; as the OHDSI Data Quality Dashboard uses them): conformance asks
 whether data has its form, completeness whether it is there, plausibility whether it can be believed.
-A kind is one asset check per table; its single checks stand in `quality.dq_results`.
+A kind is one asset check per table; its single checks are in `quality.dq_results`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Kind:
     """One kind of check.
 
     Attributes:
-        name: of the asset check.
+        name: the name of the asset check.
         family: Kahn's.
         description: what it asks.
         severity: of a failure.
@@ -41,7 +41,7 @@ REQUIRED = Kind("required", "completeness", "Columns that must have a value have
 VALUES = Kind("values", "conformance", "Values lie in the domain the contract gives them.")
 PLAUSIBLE = Kind("plausible", "plausibility", "Values lie where they usually do.", _WARN)
 ADDS_UP = Kind(
-    "adds_up", "conformance", "Parts make up their whole in every row: a population is its n and all who were left out."
+    "adds_up", "conformance", "Parts make up their whole in every row: a population is its n and all exclusions."
 )
 REFERENCES = Kind("references", "conformance", "Every reference finds its row in the table it points to.")
 
@@ -49,7 +49,7 @@ TEXT_TRIMMED = Kind("text_trimmed", "conformance", "Cleaned texts have no blanks
 SERVICE_DAY = Kind("service_day", "conformance", "The service day is the local day of the event that gives it.")
 DATE_KEY = Kind("date_key", "conformance", "Date keys name the day of their clock.")
 LOCAL_TIME = Kind("local_time", "conformance", "Wall clocks show their instant in the hospital's zone.")
-FLAG_AGREES = Kind("flag_agrees", "conformance", "Flags say what the columns they sum up say.")
+FLAG_AGREES = Kind("flag_agrees", "conformance", "Flags agree with the columns they sum up.")
 SCORE_AGREES = Kind("score_agrees", "conformance", "Scores exist exactly where they may be given.")
 DURATION_AGREES = Kind("duration_agrees", "conformance", "Durations are those of their clocks.")
 VERSIONS = Kind("versions", "conformance", "Versions of a member have no gaps and no overlaps.")

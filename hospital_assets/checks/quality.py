@@ -142,7 +142,7 @@ def quality_check(table: str, periods: dg.TimeWindowPartitionsDefinition) -> dg.
 
 
 def _undeliverable(warehouse: Warehouse, profiles: Profiles) -> frozenset[str]:
-    """What the sources that have landed files cannot fill."""
+    """The columns that the sources with landed files cannot fill."""
     ledger = CONTRACTS["raw_landed_files"]
     if not warehouse.exists(ledger):
         return frozenset()

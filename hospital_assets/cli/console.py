@@ -1,4 +1,4 @@
-"""What the commands share: progress on the terminal, how checks are told, how to stop."""
+"""Shared by the commands: progress on the terminal, results of checks, stopping on a signal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def definitions_of(settings: Settings) -> dg.Definitions:
 
 @contextlib.contextmanager
 def stopped_by_signals(stop: threading.Event) -> Iterator[None]:
-    """Set an event at Ctrl-C or a polite kill, instead of ending in the middle."""
+    """Set an event at Ctrl-C or SIGTERM, instead of ending in the middle."""
     import signal
 
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -84,7 +84,7 @@ class StepProgress:
 
 
 def print_checks(report: BuildReport) -> None:
-    """What checks found that did not pass, and how many did."""
+    """Print the checks that did not pass, and how many did."""
     from rich.table import Table
 
     console = terminal()

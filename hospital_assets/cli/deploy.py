@@ -1,4 +1,4 @@
-"""`hospital deploy`: what is published, in a database server or a warehouse of somebody else's; thin."""
+"""`hospital deploy`: publications for PostgreSQL and Snowflake; thin."""
 
 from __future__ import annotations
 
@@ -15,17 +15,21 @@ if TYPE_CHECKING:
 
 def add_commands(commands: Commands) -> None:
     """Add `deploy` to the parser."""
-    deployed = commands.add_parser("deploy", help="bring publications to Snowflake or PostgreSQL")
+    deployed = commands.add_parser("deploy", help="load publications into PostgreSQL, or render them for Snowflake")
     targets = deployed.add_subparsers(required=True, metavar="TARGET")
 
-    snowflake = targets.add_parser("snowflake", help="render SnowDDL configuration, a load and a verification")
+    snowflake = targets.add_parser(
+        "snowflake", help="render SnowDDL configuration, a load script and a verification script"
+    )
     snowflake.add_argument("--out", type=Path, required=True, help="folder to write to")
-    snowflake.add_argument("--without-data", action="store_true", help="only what the policy says, no Parquet files")
+    snowflake.add_argument(
+        "--without-data", action="store_true", help="only what follows from the policy, no Parquet files"
+    )
     snowflake.set_defaults(run=_snowflake)
 
-    postgres = targets.add_parser("postgres", help="load the publications, give logins an audience")
+    postgres = targets.add_parser("postgres", help="load the publications and give logins an audience")
     postgres.add_argument(
-        "--dsn", help="what libpq understands, as in postgresql:///hospital (default: $HOSPITAL_POSTGRES_DSN)"
+        "--dsn", help="libpq connection string, as in postgresql:///hospital (default: $HOSPITAL_POSTGRES_DSN)"
     )
     postgres.add_argument(
         "--role", action="append", default=[], help="load only the publications of this role of the policy"
@@ -94,7 +98,7 @@ def _postgres(options: argparse.Namespace, settings: Settings) -> int:
 
     dsn = options.dsn or os.environ.get(DSN_VARIABLE)
     if not dsn:
-        raise ValueError(f"say where: --dsn postgresql:///hospital, or set {DSN_VARIABLE}")
+        raise ValueError(f"name the database: --dsn postgresql:///hospital, or set {DSN_VARIABLE}")
     policy, by = load_policy(settings), system_actor()
     roles = [role_named(policy, role) for role in options.role]
     try:

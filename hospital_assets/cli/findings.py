@@ -1,4 +1,4 @@
-"""The commands that say what was found: check, alerts, report, drift, score."""
+"""The commands about findings: check, alerts, report, drift and score."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 def add_commands(commands: Commands) -> None:
     """Add these commands to the parser."""
-    checks = commands.add_parser("check", help="run every check on what is stored; builds nothing")
+    checks = commands.add_parser("check", help="run every check on the stored tables; builds nothing")
     checks.add_argument(
         "--fail-on",
         choices=["error", "warn", "never"],
         default="error",
-        help="from which severity on the exit code is 1 (default error)",
+        help="lowest severity for which the exit code is 1 (default error)",
     )
     checks.add_argument("--json", type=Path, metavar="FILE", help="write the outcome as JSON")
     checks.add_argument("--junit", type=Path, metavar="FILE", help="write it as JUnit XML, for CI")
-    checks.add_argument("--last", action="store_true", help="run nothing; say kind by kind what was last found")
-    checks.add_argument("--failed", action="store_true", help="with --last: what failed, in full")
+    checks.add_argument("--last", action="store_true", help="run nothing; show the latest results by kind")
+    checks.add_argument("--failed", action="store_true", help="with --last: list every failed check")
     checks.add_argument(
         "--prove",
         action="store_true",
-        help="inject a fault for each kind into copies of the tables and see whether it is noticed",
+        help="inject a fault for each kind into copies of the tables and report whether it is noticed",
     )
     checks.set_defaults(run=_checks)
 
@@ -43,18 +43,18 @@ def add_commands(commands: Commands) -> None:
     alerts.add_argument("action", nargs="?", default="list", choices=["list", "show", "ack", "resolve", "test"])
     alerts.add_argument("alert", nargs="?", help="the alert's number")
     alerts.add_argument("--all", action="store_true", help="list resolved alerts too")
-    alerts.add_argument("--by", default=os.environ.get("USER", "somebody"), help="who takes care")
+    alerts.add_argument("--by", default=os.environ.get("USER", "somebody"), help="your name, for the record")
     alerts.set_defaults(run=_alerts)
 
-    reported = commands.add_parser("report", help="write a page for people")
+    reported = commands.add_parser("report", help="write a one-file page to read or print")
     reported.add_argument("page", choices=["quality", "overview"])
     reported.add_argument("--out", type=Path, help="default: reports/PAGE.html in the data dir")
     reported.set_defaults(run=_report)
 
-    drifted = commands.add_parser("drift", help="how the columns of landed files have changed")
+    drifted = commands.add_parser("drift", help="show how the columns of landed files have changed")
     drifted.set_defaults(run=_drift)
 
-    scored = commands.add_parser("score", help="how the cleaning did against the simulator's ground truth")
+    scored = commands.add_parser("score", help="compare the cleaning with the simulator's ground truth")
     scored.set_defaults(run=_score)
 
 
@@ -95,7 +95,7 @@ def _alerts(options: argparse.Namespace, settings: Settings) -> int:
             print(f"{sent} of {len(alert_settings.notify)} notifiers were notified")
             return 0 if sent else 1
         if not options.alert:
-            raise ValueError(f"say which: hospital alerts {options.action} ALERT")
+            raise ValueError(f"name the alert: hospital alerts {options.action} ALERT")
         if options.action == "show":
             found = [row for row in outbox.alerts(with_resolved=True) if row["alert_id"] == options.alert]
             if not found:
@@ -178,7 +178,7 @@ def _last_checks(options: argparse.Namespace, settings: Settings) -> int:
                     f"{r['threshold_pct']:g}",
                     r["status"],
                 )
-        console.print(bad if bad.row_count else "no single check failed")
+        console.print(bad if bad.row_count else "no check failed")
         return 1 if bad.row_count else 0
     counted: dict[tuple[str, str], dict[str, int]] = {}
     for r in results.iter_rows(named=True):
@@ -272,7 +272,7 @@ def _drift(options: argparse.Namespace, settings: Settings) -> int:
             ADVICE[drift.verdict],
         )
     console = terminal()
-    console.print(shown if shown.row_count else "no file's columns differ from its feed's")
+    console.print(shown if shown.row_count else "all files have the columns of their feed")
     return 0
 
 

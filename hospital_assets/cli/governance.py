@@ -1,4 +1,4 @@
-"""Commands about who sees what and who did what: thin, over functions of other packages."""
+"""The commands about who sees what and who did what; thin, over functions of other packages."""
 
 from __future__ import annotations
 
@@ -20,40 +20,40 @@ if TYPE_CHECKING:
 def add_commands(commands: Commands) -> None:
     """Add this package's commands to the parser."""
     published = commands.add_parser(
-        "publish", help="publish what is stored to every audience, masked and searched for leaks"
+        "publish", help="publish the stored tables to every audience, masked and searched for leaks"
     )
-    published.add_argument(
-        "--role", action="append", default=[], help="only the publications of this role of the policy"
-    )
+    published.add_argument("--role", action="append", default=[], help="only this role's publications")
     published.set_defaults(run=_publish)
 
-    publications = commands.add_parser("publications", help="what is published to whom, and which versions are kept")
+    publications = commands.add_parser("publications", help="list what is published to whom, with its versions")
     publications.set_defaults(run=_publications)
 
-    policy = commands.add_parser("policy", help="check the policy and say who sees what")
-    policy.add_argument("--missing", action="store_true", help="lines for columns it does not cover")
+    policy = commands.add_parser("policy", help="check the policy and show who sees what")
+    policy.add_argument("--missing", action="store_true", help="print lines for the columns it does not cover")
     policy.set_defaults(run=_policy)
 
-    audit = commands.add_parser("audit", help="who did what; verify that the log is whole")
+    audit = commands.add_parser("audit", help="show who did what; verify that the log is intact")
     audit.add_argument("action", nargs="?", default="list", choices=["list", "verify"])
-    audit.add_argument("--actor", help="only this one's entries")
+    audit.add_argument("--actor", help="only entries of this user")
     audit.add_argument("--table", help="only entries about this table, as in facts.fact_vitals")
     audit.add_argument("--outcome", choices=["allowed", "refused", "failed"])
     audit.add_argument("--last", type=int, default=50, help="how many (default 50)")
     audit.set_defaults(run=_audit)
 
-    served = commands.add_parser("serve", help="answer SQL over HTTP, to users, from their role's publication only")
+    served = commands.add_parser("serve", help="answer users' SQL over HTTP, from their role's publication only")
     add_address(served, 8321)
     served.set_defaults(run=_serve)
 
-    users = commands.add_parser("users", help="who may sign in to the dashboard and the gateway, in which role")
+    users = commands.add_parser(
+        "users", help="manage who may sign in to the dashboard and the gateway, and in which role"
+    )
     users.add_argument("action", choices=["list", "add", "disable", "enable", "remove", "password", "revoke"])
     users.add_argument("name", nargs="?")
-    users.add_argument("role", nargs="?", help="of the policy: see hospital policy")
-    users.add_argument("--hospital", help="of a role at one hospital, as in H1")
+    users.add_argument("role", nargs="?", help="a role of the policy: see hospital policy")
+    users.add_argument("--hospital", help="for a role at one hospital, as in H1")
     users.set_defaults(run=_users)
 
-    key = commands.add_parser("key", help="the secret key of pseudonyms")
+    key = commands.add_parser("key", help="create the secret key of pseudonyms, or show its id")
     key.add_argument("action", choices=["create", "show-id"])
     key.set_defaults(run=_key)
 
@@ -167,7 +167,7 @@ def _audit(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.access.audit import AuditLog, about, log_file
 
     if not log_file(settings).exists():
-        print("nothing was audited yet")
+        print("nothing has been audited yet")
         return 0
     with contextlib.closing(AuditLog(settings)) as log:
         if options.action == "verify":
@@ -229,10 +229,10 @@ def _users(options: argparse.Namespace, settings: Settings) -> int:
             _print_users(users.everybody())
             return 0
         if not options.name:
-            raise ValueError(f"say whom: hospital users {options.action} NAME")
+            raise ValueError(f"name the user: hospital users {options.action} NAME")
         if options.action == "add":
             if not options.role:
-                raise ValueError("say in which role: hospital users add NAME ROLE")
+                raise ValueError("name the role: hospital users add NAME ROLE")
             user = User(options.name, options.role, options.hospital)
             users.add(user, _password(), by=by)
             print(f"{user.name} may sign in and sees what '{user.audience}' sees")
@@ -268,5 +268,5 @@ def _password() -> str:
         return sys.stdin.readline().rstrip("\n")
     first = getpass.getpass("password: ")
     if getpass.getpass("again: ") != first:
-        raise ValueError("the two differ")
+        raise ValueError("the two passwords differ")
     return first

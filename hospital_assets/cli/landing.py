@@ -1,4 +1,4 @@
-"""The commands that bring files: simulate, import, profiles, listen."""
+"""The commands that bring in files: simulate, import, profiles and listen."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def add_commands(commands: Commands) -> None:
     simulate.add_argument("--seed", type=int, default=20260101)
     simulate.add_argument("--clean", action="store_true", help="without dirt")
     simulate.add_argument(
-        "--live", action="store_true", help="keep landing files as time passes, in a data directory of its own"
+        "--live", action="store_true", help="keep landing files in real time, in a data directory of its own"
     )
-    simulate.add_argument("--speed", type=float, default=1.0, help="live: seconds per second")
-    simulate.add_argument("--history", type=int, default=2, help="live: days before today")
+    simulate.add_argument("--speed", type=float, default=1.0, help="live: simulated seconds per second")
+    simulate.add_argument("--history", type=int, default=2, help="live: days of history before today")
     simulate.add_argument("--dirty", action="store_true", help="live: with dirt")
     simulate.set_defaults(run=_simulate)
 
@@ -60,7 +60,7 @@ def add_commands(commands: Commands) -> None:
     tried.add_argument("file", type=Path, help="a file, or a folder of them")
     tried.set_defaults(run=_profiles_test)
 
-    listen = commands.add_parser("listen", help="land what is sent to us, until stopped")
+    listen = commands.add_parser("listen", help="land incoming messages until stopped")
     sources = listen.add_subparsers(required=True, metavar="SOURCE")
     for name, stream, where, example in (
         ("kafka", "topic", "bootstrap", "host:9092"),
@@ -70,29 +70,31 @@ def add_commands(commands: Commands) -> None:
         source.add_argument(f"--{stream}", dest="stream", required=True)
         source.add_argument(f"--{where}", dest="where", required=True, help=f"as in {example}")
         source.add_argument("--profile", required=True, help="source profile that reads the messages")
-        source.add_argument("--subject", required=True, help="what they are, as in vitals")
+        source.add_argument("--subject", required=True, help="the subject they feed, as in vitals")
         source.add_argument(
             "--as", dest="landed_as", metavar="NAME", help=f"name in the files' names (default: the {stream}'s)"
         )
-        source.add_argument("--seconds", type=float, default=5.0, help="longest wait for a file")
-        source.add_argument("--max-mb", type=float, default=16.0, help="largest file, about")
+        source.add_argument("--seconds", type=float, default=5.0, help="longest wait before a file is finished")
+        source.add_argument("--max-mb", type=float, default=16.0, help="approximate size of the largest file")
         source.add_argument(
             "--config",
             type=Path,
             metavar="FILE",
-            help="the client's own settings, a key=value a line (TLS, credentials)",
+            help="the client's own settings, one key=value per line (TLS, credentials)",
         )
-        source.add_argument("--until-end", action="store_true", help=f"stop where the {stream} ends")
+        source.add_argument("--until-end", action="store_true", help=f"stop at the end of the {stream}")
         source.set_defaults(run=_listen_to_stream, source=name)
     listened = sources.add_parser(
-        "hl7", help="take HL7 v2 messages from the network (MLLP), acknowledge what has landed"
+        "hl7", help="receive HL7 v2 messages over the network (MLLP) and acknowledge what has landed"
     )
     listened.add_argument("--port", type=int, default=2575)
     listened.add_argument("--host", default="127.0.0.1", help="default: this machine only")
     listened.add_argument("--profile", default="hl7v2-adt", help="source profile to land for")
     listened.add_argument("--tls-cert", type=Path, metavar="PEM", help="server certificate chain")
     listened.add_argument("--tls-key", type=Path, metavar="PEM")
-    listened.add_argument("--tls-client-ca", type=Path, metavar="PEM", help="take only clients with its certificates")
+    listened.add_argument(
+        "--tls-client-ca", type=Path, metavar="PEM", help="accept only clients with a certificate from this authority"
+    )
     listened.add_argument(
         "--insecure-network",
         action="store_true",
@@ -106,7 +108,7 @@ def add_commands(commands: Commands) -> None:
     )
     listened.add_argument("--max-connections", type=int, default=64)
     listened.add_argument("--max-message-bytes", type=int, default=4_000_000)
-    listened.add_argument("--file-seconds", type=float, default=10, help="finish a file when it is so old")
+    listened.add_argument("--file-seconds", type=float, default=10, help="finish a file after this time")
     listened.set_defaults(run=_listen_to_mllp)
 
 

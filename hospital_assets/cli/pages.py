@@ -1,4 +1,4 @@
-"""The commands that serve or write pages: dev, dashboard, docs."""
+"""The commands that serve or write pages: dev, dashboard and docs."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 
 def add_commands(commands: Commands) -> None:
     """Add these commands to the parser."""
-    dev = commands.add_parser("dev", help="open the Dagster UI, and the dashboard beside it")
+    dev = commands.add_parser("dev", help="start the Dagster UI and the dashboard")
     dev.add_argument("--port", default="3000")
-    dev.add_argument("--dashboard-port", default="8000", help="of the dashboard; 0 starts none")
+    dev.add_argument("--dashboard-port", default="8000", help="port of the dashboard; 0 starts none")
     dev.set_defaults(run=_dev)
 
-    dashboard = commands.add_parser("dashboard", help="serve the pages people look at")
+    dashboard = commands.add_parser("dashboard", help="serve the dashboard")
     add_address(dashboard, 8000)
     dashboard.add_argument(
         "--audience",
-        help="whose publication is shown as long as there are no users, as in executive or doctor-H1 "
+        help="whose publication to show as long as there are no users, as in executive or doctor-H1 "
         "(default: the first role of the policy)",
     )
     dashboard.set_defaults(run=_dashboard)
 
     docs = commands.add_parser("docs", help="write the generated documentation")
-    docs.add_argument("--check", action="store_true", help="only say whether it is up to date")
-    docs.add_argument("--into", type=Path, metavar="DIR", help="where to (default: docs/ of the checkout you are in)")
+    docs.add_argument("--check", action="store_true", help="write nothing; only check whether it is up to date")
+    docs.add_argument("--into", type=Path, metavar="DIR", help="target folder (default: docs/ of the current checkout)")
     docs.set_defaults(run=_docs)
 
 
@@ -46,7 +46,7 @@ def _dev(options: argparse.Namespace, settings: Settings) -> int:
 
     environment = {**os.environ, **dagster_environment(settings), "HOSPITAL_DATA_DIR": str(settings.data_dir)}
     beside: list[subprocess.Popen[bytes]] = []
-    # As a module of this Python: the script `dagster` need not lie beside it.
+    # As a module of this Python: the script `dagster` need not be installed with it.
     commands = [[sys.executable, "-m", "dagster", "dev", "-m", "hospital_assets.definitions", "-p", options.port]]
     if options.dashboard_port != "0":
         commands.append([sys.executable, "-m", "hospital_assets.cli", "dashboard", "--port", options.dashboard_port])

@@ -1,4 +1,4 @@
-"""Commands that go back in time, and take a person out of it: thin, over functions of `recovery`."""
+"""The commands for snapshots, restores, as-of rebuilds and erasure; thin, over functions of `recovery`."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ if TYPE_CHECKING:
 
 def add_commands(commands: Commands) -> None:
     """Add these commands to the parser."""
-    taken = commands.add_parser("snapshot", help="copy the warehouse, to restore from")
+    taken = commands.add_parser("snapshot", help="copy the warehouse, to restore from later")
     taken.set_defaults(run=_snapshot)
 
-    listed = commands.add_parser("snapshots", help="which snapshots there are to restore from")
+    listed = commands.add_parser("snapshots", help="list the snapshots")
     listed.set_defaults(run=_snapshots)
 
-    restored = commands.add_parser("restore", help="make a table, or a day of it, what it was in a snapshot")
+    restored = commands.add_parser("restore", help="restore a table, or a day of it, from a snapshot")
     restored.add_argument("--table", required=True, help="as in fact_emergency_visits")
     restored.add_argument("--partition", type=date.fromisoformat, help="one service day")
     restored.add_argument(
-        "--as-of", type=_moment, help="the newest snapshot of a time or before, as in 2026-03-01T12:00 (UTC)"
+        "--as-of", type=_moment, help="use the newest snapshot taken by this time, as in 2026-03-01T12:00 (UTC)"
     )
     restored.set_defaults(run=_restore)
 
-    then = commands.add_parser("as-of", help="build every table and figure as they were known at a moment, elsewhere")
+    then = commands.add_parser("as-of", help="rebuild every table as it was known at a moment, in another directory")
     then.add_argument("moment", type=_moment, help="a time, as in 2026-03-01T12:00 (UTC)")
     then.add_argument("--into", type=Path, required=True, help="a new data directory")
     then.set_defaults(run=_as_of)
 
     erased = commands.add_parser(
-        "erase", help="remove a person: out of landed files and of all that is made of them, proved"
+        "erase", help="remove a person from landed files and everything made from them, and verify it"
     )
     erased.add_argument("patient", help="the record number")
-    erased.add_argument("--yes", action="store_true", help="do it; without, only say what it means")
+    erased.add_argument("--yes", action="store_true", help="do it; without this, only show what it involves")
     erased.set_defaults(run=_erase)
 
 
@@ -95,7 +95,7 @@ def _restore(options: argparse.Namespace, settings: Settings) -> int:
 def _as_of(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.recovery.as_of import build_as_of
 
-    _refuse_lake("names the lake of the tables of today: unset it, and these lie in --into")
+    _refuse_lake("names the lake of today's tables: unset it, so that the rebuilt tables go to --into")
     made = build_as_of(settings, options.moment, options.into, lambda then: _rebuild(then)(False))
     print(
         f"{made.settings.warehouse_file}: made of the {made.files:,} files seen by {options.moment:%Y-%m-%d %H:%M %Z}, "
@@ -115,10 +115,10 @@ def _erase(options: argparse.Namespace, settings: Settings) -> int:
     )
     erasure = plan_erasure(settings, options.patient, load_key(settings))
     if erasure.was_begun:
-        print("This erasure was begun before and not finished; it is done again from the start.")
+        print("This erasure was started before but not finished; it starts again from the beginning.")
     print(
         f"{len(erasure.person.record_numbers)} record numbers, {len(erasure.person.visit_numbers)} visits. Erasing "
-        "takes their records out of the landed files, deletes the warehouse, snapshots and publications, and builds "
+        "removes their records from the landed files, deletes the warehouse, snapshots and publications, and builds "
         "and publishes anew."
     )
     if not options.yes:
@@ -130,7 +130,7 @@ def _erase(options: argparse.Namespace, settings: Settings) -> int:
     outcome = f"left in {'; '.join(done.left)}" if done.left else "found nowhere any more"
     print(f"{count} records of {len(done.stripped)} landed files and {done.alerts} of alerts removed{when}; {outcome}")
     if not done.is_done:
-        print("Not finished: run it again when what stopped it is corrected.", file=sys.stderr)
+        print("Not finished: correct what stopped it, then run it again.", file=sys.stderr)
     return 0 if done.is_done else 1
 
 

@@ -1,4 +1,4 @@
-"""Options of the commands that serve: where they listen, and under which names."""
+"""Options of the commands that serve: addresses and host names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 def add_address(parser: argparse.ArgumentParser, port: int) -> None:
     """Add the options to a command."""
-    parser.add_argument("--host", default="127.0.0.1", help="other than loopback needs users and a certificate")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="any address other than loopback needs users and a certificate"
+    )
     parser.add_argument("--port", type=int, default=port, help=f"default {port}")
     parser.add_argument("--certificate", type=Path, help="PEM file, for addresses that others can reach")
     parser.add_argument("--certificate-key", type=Path, help="its key")
@@ -21,12 +23,12 @@ def add_address(parser: argparse.ArgumentParser, port: int) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="another host name it is reached by, as through a reverse proxy",
+        help="another host name it is reached by, for instance through a reverse proxy",
     )
 
 
 def address_of(options: argparse.Namespace) -> Address:
-    """What the options say."""
+    """The address, host names and certificate that the options name."""
     from hospital_assets.access.serving import Address
 
     return Address(

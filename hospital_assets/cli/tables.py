@@ -1,4 +1,4 @@
-"""The commands that make tables of files: build, refresh, watch, retry."""
+"""The commands that build tables from files: build, refresh, watch and retry."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def add_commands(commands: Commands) -> None:
     )
     built.set_defaults(run=_build)
 
-    refreshed = commands.add_parser("refresh", help="load the files that wait, as the sensors would")
+    refreshed = commands.add_parser("refresh", help="load the waiting files, as the sensors would")
     refreshed.set_defaults(run=_refresh)
 
-    watched = commands.add_parser("watch", help="take in files as they land, within seconds, and raise alerts")
+    watched = commands.add_parser("watch", help="load files within seconds of landing, and raise alerts")
     watched.set_defaults(run=_watch)
 
-    retry = commands.add_parser("retry", help="let quarantined files in for another try")
+    retry = commands.add_parser("retry", help="try quarantined files again")
     retry.add_argument("file", nargs="*", help="paths below the landing folder; default all")
     retry.set_defaults(run=_retry)
 
@@ -119,7 +119,7 @@ def _retry(options: argparse.Namespace, settings: Settings) -> int:
         write_quarantine(folder, {sha: why for sha, why in held_back.items() if sha not in wanted})
     for sha in sorted(wanted, key=lambda sha: names.get(sha, sha)):
         print(f"let in   {names.get(sha, sha[:12])}")
-    print(f"{len(wanted)} files get another try at a sensor's next look, or with `hospital build`")
+    print(f"{len(wanted)} files will be tried again at a sensor's next look, or by `hospital build`")
     return 0
 
 

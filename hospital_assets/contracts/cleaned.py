@@ -1,4 +1,4 @@
-"""Contracts of the cleaned layer: typed, in UTC, one row per thing, beside what was quarantined.
+"""Contracts of the cleaned layer: typed, in UTC, one row per thing; and the quarantine tables.
 
 Belongs here: one model per cleaned subject and one per quarantine table. A cleaned row keeps what
 was landed where it made sense, says in `quality_codes` what was corrected or doubted, and names

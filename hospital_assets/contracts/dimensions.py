@@ -72,7 +72,7 @@ class DimPatient(
 ):
     """Patients over time (SCD2 by when the record was written)."""
 
-    # A key is a hash of the record number: whoever can list the numbers can undo it.
+    # A key is a hash of the record number: anyone who can list the numbers can undo it.
     age_at_extract_years = column("As of the version; stated where no birth date is known.")
 
 

@@ -64,7 +64,7 @@ class FactEmergencyVisits(
             exclusions="visits of unknown age.",
         ),
         Measure(
-            "Waits by who people are",
+            "Waits by patient group",
             "Average door-to-provider wait by race, ethnicity and sex, with the interval that chance allows.",
             "min",
             "single visits of the last days of a period that were not cancelled",
@@ -141,7 +141,7 @@ class FactBedOccupancy(
     measures=[
         Measure(
             "Patients by hour",
-            "Patients in the department at the start of each hour, beside the beds that are staffed then.",
+            "Patients in the department at the start of each hour, and the beds staffed at that time.",
             "patients",
             "departments and hours of the last seven days of a period",
             "periodic snapshot of location segments",
@@ -215,7 +215,7 @@ class FactAuditEvents(
         outcome outcome_reason client
     """,
 ):
-    """Who did what to which tables and columns, and whether they might; as the audit has it."""
+    """The audit log: who did what to which tables and columns, and whether it was allowed."""
 
     occurred_at = column("By this machine's clock.")
     action = column(isin=get_args(AuditAction))

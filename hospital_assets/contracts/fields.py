@@ -34,7 +34,7 @@ Dates = Annotated[pl.List, pl.Date()]
 
 @dataclass(frozen=True)
 class Field:
-    """What a column name means, in whatever table it stands.
+    """The declaration of a column name, the same for every table.
 
     Attributes:
         dtype: Polars type.

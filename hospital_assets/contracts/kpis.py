@@ -1,4 +1,4 @@
-"""Contracts of the KPIs: what a hospital acts on, each with its n and what was left out.
+"""Contracts of the KPIs, each with its n and its exclusions.
 
 Belongs here: what all KPI tables share, and those about waits, arrivals, cases and people; emergency
 rates are in `kpis_emergency`, beds and stays in `kpis_flow`. Daily tables carry sums and counts (they add
@@ -30,7 +30,7 @@ class PeriodKpi(Kpi, columns="period_month"):
 
 
 class Rate(Kpi, columns="population_count denominator_count numerator_count value_pct"):
-    """A share: of whom, how many, and who was left out (`excluded_*` of each table)."""
+    """A share: its population, numerator and denominator; each table adds its exclusions (`excluded_*`)."""
 
 
 WAITS = Measure(
@@ -67,7 +67,7 @@ VISITS_BY_LEVEL = Measure(
     "%",
     "all visits, cancelled ones included, by day of arrival",
     "ESI handbook",
-    exclusions="untriaged visits, which are counted beside.",
+    exclusions="untriaged visits, which are counted separately.",
 )
 
 
@@ -180,7 +180,7 @@ class KpiConditionsDaily(
         CONDITIONS,
         Measure(
             "Visits of watched groups",
-            "Visits a day whose principal diagnosis is in the clinical groups of a watched illness.",
+            "Visits per day whose principal diagnosis is in the clinical groups of a watched illness.",
             "visits",
             "all visits not cancelled that have a principal diagnosis",
             "clinical groups of dim_condition",
@@ -202,7 +202,7 @@ class KpiConditions(
     columns="condition_name chapter_name visit_count coded_visit_count share_pct commonest_rank",
     measures=[CONDITIONS],
 ):
-    """Commonest conditions: visits by principal diagnosis, with what is not coded."""
+    """Most common conditions: visits by principal diagnosis, including visits without one."""
 
     icd_version = column(isin=[0, 9, 10])
     icd_code = column("`not_coded` where there is none.", privacy="operational", because=COUNTED)
@@ -227,7 +227,7 @@ class KpiConditionGroups(
         )
     ],
 ):
-    """Commonest groups of conditions, with what is unmapped and what is not coded."""
+    """Most common groups of conditions, including unmapped diagnoses and visits without one."""
 
     condition_group = column("`not_coded` for visits without a code.")
     share_pct = column("Of coded visits; null for `not_coded`.")
@@ -276,7 +276,7 @@ class KpiTrends(
         )
     ],
 ):
-    """Daily rates beside what chance alone makes of them."""
+    """Daily rates with the limits that chance alone gives them."""
 
     value = column("Of the day.", nullable=False)
     is_outside = column(nullable=False)
@@ -291,7 +291,7 @@ class KpiUnits(
     measures=[
         Measure(
             "Chance between hospitals",
-            "Each hospital's rate of the period beside that of all, with limits of three standard "
+            "Each hospital's rate of the period compared with that of all, with limits of three standard "
             "deviations (binomial) for its n.",
             "%",
             "as the metric",
@@ -300,7 +300,7 @@ class KpiUnits(
         )
     ],
 ):
-    """Rates of hospitals beside what chance alone makes of them."""
+    """Rates of hospitals with the limits that chance alone gives them."""
 
 
 class KpiTriageMixDaily(
@@ -388,7 +388,7 @@ class KpiBloodGroups(
     measures=[
         Measure(
             "Blood groups",
-            "Distinct persons seen by blood group, beside the reference mix of the US population.",
+            "Distinct persons seen by blood group, with the reference mix of the US population.",
             "%",
             "persons with a visit",
             "American Red Cross",
@@ -396,7 +396,7 @@ class KpiBloodGroups(
         )
     ],
 ):
-    """Blood groups of the patients seen, beside the US reference mix."""
+    """Blood groups of the patients seen, with the US reference mix."""
 
     blood_group = column("`unknown` included.", nullable=False, privacy="operational", because=COUNTED)
     share_pct = column("Of patients with a known group; null for `unknown`.")

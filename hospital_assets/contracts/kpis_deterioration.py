@@ -10,7 +10,7 @@ from hospital_assets.contracts.table import Measure, Table, column
 from hospital_assets.measures import thresholds
 from hospital_assets.measures.observations import FIRST_SET_LIMITS, MONITORING_MINUTES, NO_BAND
 
-#: Hours since arrival are told apart up to here; the last holds all later ones.
+#: Hours since arrival are counted singly up to here; the last holds all later ones.
 LAST_HOUR = 12
 BANDS = tuple(MONITORING_MINUTES)
 _CHILDREN = f"under {thresholds.NEWS2_MINIMUM_AGE_YEARS} years"
@@ -48,7 +48,7 @@ class KpiNews2Daily(
         )
     ],
 ):
-    """How sick patients are, hour by hour of their visit."""
+    """NEWS2 bands of observation sets, by hour of the visit."""
 
     hours_since_arrival = column(f"{LAST_HOUR} holds all later ones, 0 sets before arrival.", ge=0, le=LAST_HOUR)
     denominator_count = column("Sets with a score.")
@@ -80,7 +80,7 @@ class KpiFirstObservationsDaily(
         )
     ],
 ):
-    """Who had a full set of observations soon after arrival."""
+    """Visits with a full set of observations soon after arrival."""
 
     limit_minutes = column(isin=list(FIRST_SET_LIMITS))
 
@@ -100,18 +100,18 @@ class KpiNews2ResponseDaily(
         Measure(
             "Provider after NEWS2 of 7 or more",
             f"Visits whose first provider contact came within {thresholds.NEWS2_RESPONSE_MINUTES} minutes of their "
-            "first set with a score of 7 or more; beside it the sum of the minutes of those who were seen.",
+            "first set with a score of 7 or more; also the sum of the minutes of those who were seen.",
             "%",
             "visits with a score of 7 or more before departure, by day of arrival",
             "RCP NEWS2 2017 (emergency response)",
             clock="the first such set was recorded until first contact with a physician, NP or PA.",
             exclusions="cancelled; seen before that set already; left within the time unseen; still there and the time "
             "not yet up at `as_of_at`.",
-            variants="who was with a provider already is left out: records do not tell when the provider came back.",
+            variants="patients already with a provider are left out: records do not show when the provider came back.",
         )
     ],
 ):
-    """How soon a provider came after the first emergency score."""
+    """Time from the first emergency score to a provider."""
 
 
 class KpiObservationFrequencyDaily(
@@ -143,7 +143,7 @@ class KpiObservationFrequencyDaily(
         )
     ],
 ):
-    """Whether observations were repeated as often as their score asks for."""
+    """Observations repeated as often as their score requires."""
 
     news2_band = column(isin=["all", *BANDS, NO_BAND])
 

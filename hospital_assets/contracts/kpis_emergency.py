@@ -1,7 +1,7 @@
 """Contracts of the emergency department's KPIs.
 
-Belongs here: KPI tables whose population are emergency visits. Every rate says how many were looked
-at, who was left out and why, and of how many the share is; the rest is `contracts.kpis`' matter.
+Belongs here: KPI tables whose population are emergency visits. Every rate has its population,
+its exclusions by reason and its denominator. Does not belong here: other KPIs (`contracts.kpis`).
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class KpiBoardingDaily(
         ),
     ],
 ):
-    """How long admitted patients wait in the emergency department for their bed, by where they go."""
+    """How long admitted patients wait in the emergency department for a bed, by destination department."""
 
     excluded_negative_count = column("Decision after departure.")
     over_12_hours_count = column("From decision to departure.")
@@ -139,7 +139,7 @@ class KpiSeenOnTimeDaily(
         )
     ],
 ):
-    """Who was seen within the target of the triage level, under each scale."""
+    """Visits seen within the target of their triage level, under each scale."""
 
     scale = column("The one whose targets are used.")
 
@@ -170,7 +170,7 @@ class KpiCriticalWaitsDaily(
         )
     ],
 ):
-    """Critical patients who waited too long, those who left or still wait included."""
+    """Critical patients who waited too long, including those who left or are still waiting."""
 
 
 class KpiOp18(
@@ -263,7 +263,7 @@ class KpiReturns(
         )
     ],
 ):
-    """Returns to an emergency department soon after it was left."""
+    """Returns to an emergency department soon after a discharge."""
 
     hospital_id = column("Of the first visit.")
     variant = column(isin=["discharged", "with_left", "return_admitted"])

@@ -24,7 +24,7 @@ class KpiOccupancyDaily(
     measures=[
         Measure(
             "Occupancy, time-weighted",
-            "Minutes patients spent in the department, of the minutes its staffed beds offered.",
+            "Minutes patients spent in the department, as a share of the minutes its staffed beds offered.",
             "%",
             "location segments, each department's own capacity at the time",
             "KH03; kpis: occupancy (a)",
@@ -34,7 +34,7 @@ class KpiOccupancyDaily(
         )
     ],
 ):
-    """Occupied beds of the day, in the variants people mean by occupancy."""
+    """Occupied beds of the day, in the common variants of occupancy."""
 
     department_id = column("`<hospital>-INPATIENT` pools the inpatient ones.")
     department_name = column("`all inpatient` pools the inpatient ones.")
@@ -54,7 +54,7 @@ class KpiDepartmentFlowDaily(
     measures=[
         Measure(
             "Department flow",
-            "Patients who came, went and were there; mean census L, rate of patients per hour and "
+            "Patients who came, left and were present; mean census L, rate of patients per hour and "
             "mean hours W within the day, of which L is the product (Little's law).",
             "patients, h",
             "location segments that touch the day",
@@ -70,7 +70,7 @@ class KpiDepartmentFlowDaily(
         ),
     ],
 ):
-    """What flows through each department, and how fast beds turn over."""
+    """Patients entering, in and leaving each department, and how fast beds turn over."""
 
 
 class KpiLengthOfStay(
@@ -91,7 +91,7 @@ class KpiLengthOfStay(
             _STAYS,
             "HCUP NIS LOS; Tuva (min1)",
             clock="start of the stay until discharge; leave is not subtracted.",
-            exclusions="open stays (their days so far are shown apart), discharge before start.",
+            exclusions="open stays (their days so far are shown separately), discharge before start.",
         )
     ],
 ):

@@ -85,7 +85,7 @@ class KpiHandoversDaily(
     measures=[
         Measure(
             "Ambulance handover",
-            f"Handovers that took longer than {HANDOVER_MINUTES} minutes; beside them those over "
+            f"Handovers that took longer than {HANDOVER_MINUTES} minutes; also those over "
             f"{LATE_HANDOVER_MINUTES} and {LONG_HANDOVER_MINUTES} minutes, and the sum of the minutes.",
             "%",
             "visits that came by ambulance, by day of arrival",

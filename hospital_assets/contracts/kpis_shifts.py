@@ -71,7 +71,7 @@ class KpiStaffingHourly(
     measures=[
         Measure(
             "Arrivals per doctor",
-            "Arrivals in a local hour, beside the doctors of the emergency department on shift at its start.",
+            "Arrivals in a local hour, and the doctors of the emergency department on shift at its start.",
             "/h, doctors",
             "hours of the days with visits",
             "kpi_arrivals_hourly and kpi_crowding_hourly",
@@ -80,7 +80,7 @@ class KpiStaffingHourly(
         )
     ],
 ):
-    """Arrivals beside the emergency doctors on shift, hour by hour; sums, so that hours of the week add up."""
+    """Arrivals and the emergency doctors on shift, hour by hour; sums, so that hours of the week add up."""
 
 
 TABLES: tuple[type[Table], ...] = (KpiShiftPatternsDaily, KpiStaffingHourly)

@@ -74,7 +74,7 @@ def _instance(dtype: Any) -> pl.DataType:
 
 @dataclass(frozen=True)
 class Clause:
-    """What a table says about a column beyond, or other than, its field; made by `column`."""
+    """What a table adds to or overrides in a column's field; made by `column`."""
 
     note: str = ""
     nullable: bool | None = None
@@ -98,7 +98,7 @@ def column(
     privacy: Privacy | None = None,
     **checks: Any,
 ) -> Any:
-    """What is particular to a column in one table; everything else is its field's (contracts/fields.py).
+    """Declare what is particular to a column in one table; the rest comes from its field (contracts/fields.py).
 
     Args:
         note: what the value is here, said after the field's own words ("The first provider.").
@@ -145,7 +145,7 @@ def _as_pandera(name: str, table: str, stated: Field, clause: Clause) -> Any:
 
 @dataclass(frozen=True)
 class Column:
-    """What a contract says about one column."""
+    """One column of a contract."""
 
     name: str
     dtype: pl.DataType
@@ -175,7 +175,7 @@ class Measure:
         exclusions: who is left out, and why; counted by reason in the table.
         source: where the definition comes from.
         variants: how it differs from other figures of the same name.
-        owner: whom to ask.
+        owner: the team to ask.
     """
 
     name: str

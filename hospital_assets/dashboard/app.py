@@ -66,14 +66,14 @@ _LIVE = "live"
 
 @dataclass(frozen=True)
 class Dashboard:
-    """What the server needs.
+    """Everything the server needs.
 
     Attributes:
         store: open publications.
         board: the live board.
         policy: which pages a role may open.
         own_pages: pages that are not made from a publication alone: name -> how.
-        audit: told of every look; when it raises, nothing is shown.
+        audit: called for every page view; when it raises, nothing is shown.
         now: the hospital's clock.
         users: who may sign in.
         local: who looks as long as there are no users; None where others can reach the server.
@@ -126,7 +126,7 @@ def create_app(dashboard: Dashboard) -> Starlette:
 
 
 def _backend(dashboard: Dashboard) -> SessionBackend:
-    """Who asks; the scopes are the names of the pages of the role."""
+    """Authenticate a request; the scopes are the names of the role's pages."""
 
     def scopes(user: User) -> list[str]:
         return [entry.name for entry in pages_of(dashboard.policy, user.role)]
@@ -243,7 +243,7 @@ def _body(dashboard: Dashboard, mart: Mart, entry: Entry, where: Slice) -> str:
 
 
 def _frame(request: Request, entry: Entry, asked: str = "") -> dict[str, object]:
-    """What is around every page: menu, who looks, signing out."""
+    """The frame of every page: menu, the signed-in user, signing out."""
     return {
         "title": entry.title,
         "current": entry.name,

@@ -88,7 +88,7 @@ class WhatIf:
     Attributes:
         name: in the address.
         label: what it is.
-        value: what is supposed.
+        value: the assumed number.
         low: least.
         high: most.
     """
@@ -197,12 +197,12 @@ class Page:
 
 
 def measure_of(table: str, name: str = "") -> Measure:
-    """The definition of a figure of a table, from its contract; the first where no name is given."""
+    """A table's measure of this name, from its contract; the first one if no name is given."""
     return next(measure for measure in CONTRACTS[table].measures if name in ("", measure.name))
 
 
 def empty(figure_id: str, title: str, why: str, span: int = 6, measure: Measure | None = None) -> Figure:
-    """A figure that has nothing to show, and says why."""
+    """A figure that has nothing to show, and the reason."""
     return Figure(figure_id, title, why, "empty", span=span, measure=measure)
 
 
@@ -264,7 +264,7 @@ def control_figure(
     noun: str = "value",
     is_share: bool = False,
 ) -> Figure:
-    """An XmR chart: the dots, their limits and what they say; a run chart where points are few."""
+    """An XmR chart: points, limits and signals; a run chart where there are too few points for limits."""
     if not control.points:
         return empty(figure_id, name, TOO_FEW, span, measure)
     each = control.grain

@@ -39,7 +39,7 @@ class LiveBoard:
     """The board for many browsers: read once for all of a hospital, sent to each.
 
     Attributes:
-        warehouse_file: beside which the live copies are.
+        warehouse_file: the live copies are next to it.
         now: the hospital's clock.
         is_live: whether the service days still go on.
     """

@@ -1,7 +1,7 @@
 """One version of a publication, open for reading, and what every page's queries are made with.
 
 What was chosen is bound as parameters. Belongs here: opening, slicing, figures over time, single visits. Does not: a
-page's own queries, which stand beside the page (`pages/<page>_queries.py`).
+page's own queries, which are in the module next to it (`pages/<page>_queries.py`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hospital_assets.measures.triage import SCALE_IN_USE
 
 Row = dict[str, Any]
 
-#: Stages, histograms and pyramids read visits, not aggregates: of so many days at most.
+#: Histograms and pyramids read visits, not aggregates: those of this many days at most.
 VISIT_DAYS = 28
 _PARAMETER = re.compile(r"\$(\w+)")
 
@@ -113,7 +113,7 @@ class Mart:
 
     @cached_property
     def known(self) -> Known:
-        """What it can be sliced by."""
+        """The values by which the mart can be sliced."""
         (span,) = self.rows("select min(service_date) as first, max(service_date) as last from kpis.kpi_waits_daily")
         triage = self.rows(
             "select level::varchar as level, level_name, target_minutes from dimensions.dim_triage "

@@ -77,7 +77,7 @@ def sentence(where: Slice, known: Known) -> str:
 
 
 def choices(known: Known) -> dict[str, dict[str, str]]:
-    """What the slicers offer: value -> label."""
+    """The choices of the slicers: value -> label."""
     days = (known.last - known.first).days + 1
     return {
         "period": {

@@ -32,7 +32,7 @@ def publish_first(settings: Settings, audience: str, say: Callable[[str], None])
     Args:
         settings: the data directory.
         audience: who is to see something.
-        say: told what is done or missing, in words.
+        say: called with messages about what is done or missing.
     """
     try:
         current_version(settings.data_dir, audience)
@@ -60,7 +60,7 @@ def dashboard_of(settings: Settings, audience: str, audit: Audit, address: Addre
     Args:
         settings: the data directory.
         audience: whose publication is shown as long as there are no users and only this machine can look.
-        audit: told of every look.
+        audit: called for every page view.
         address: where it will listen; None for loopback.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a reader can choose, and what was chosen.
+"""The slicers of a page, and a reader's choice.
 
 Nothing that a browser says becomes a name in a statement: what is asked for is matched against the values
 the publication holds. Belongs here: periods and slices. Does not: SQL, words.
@@ -47,7 +47,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Slice:
-    """What a reader has chosen.
+    """A reader's choice of period, hospital, department and triage level.
 
     Attributes:
         period: `all`, `last-7`, `last-28`, `last-90`, a year, a month, or `days`.
@@ -76,7 +76,7 @@ class Slice:
 
     @property
     def grain(self) -> Grain:
-        """What a point of a series is, so that there are never too many to read."""
+        """The period of one point of a series: longer for long slices, so that charts stay readable."""
         if self.days <= MOST_POINTS:
             return "day"
         return "week" if self.days <= 7 * MOST_POINTS else "month"

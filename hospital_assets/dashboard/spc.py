@@ -1,4 +1,4 @@
-"""What a series says against chance: limits and signals of the XmR chart.
+"""Limits and signals of the XmR chart of a series.
 
 The limits and the two rules (outside the limits, eighth in a row on one side) are those of
 `measures.natural_limits`, as in the KPI tables. Belongs here: which points can have a verdict, and
@@ -58,7 +58,7 @@ class Control:
 
     @property
     def latest(self) -> Verdict | None:
-        """What the newest point says; None for a run chart."""
+        """The verdict on the newest point; None for a run chart."""
         return self.points[-1].verdict if self.points and self.upper is not None else None
 
     def count(self, verdict: Verdict) -> int:

@@ -124,7 +124,7 @@ def _is_no_text(beginning: str) -> bool:
 
 @dataclass(frozen=True)
 class Shape:
-    """What it takes to read a file line by line."""
+    """Everything needed to read a file line by line."""
 
     encoding: str
     compression: str
@@ -186,7 +186,7 @@ def _text_of(path: Path, encoding: str, compression: str) -> io.TextIOWrapper:
 
 
 def as_json_lines(text: str) -> str:
-    """JSON text as one object a line: arrays and pretty-printed objects are laid out anew.
+    """JSON text as one object a line: arrays and pretty-printed objects are rewritten.
 
     Text that already has an object on each line comes back unchanged.
 

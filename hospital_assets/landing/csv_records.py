@@ -419,7 +419,7 @@ def _joined(spec: Subject, files: Sequence[LandedFile], companions: Sequence[Lan
 
 
 def _joined_as(column: str) -> str:
-    """What a companion's column is called beside those of the main file."""
+    """The name of a companion's column among those of the main file."""
     return f"@joined {column}"
 
 

@@ -151,7 +151,7 @@ def _of_header(
 
 
 def kinds_of(columns: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """What the values of each column look like: `number`, `time`, `text`, or `` where they disagree.
+    """The kind of each column's values: `number`, `time`, `text`, or `` where they disagree.
 
     A tenth of them may be dirt; a handful of values says nothing.
 

@@ -33,7 +33,7 @@ class Normaliser(NamedTuple):
         variant: which of the record's fields the objects have, where not all.
         kind_path: JSON path of what says of which kind a record is; a subject that takes only some
             kinds then reads only those.
-        kind: the kind of a line, or `any` where that cannot be told from the text without parsing it.
+        kind: the kind of a line, or `any` where the text would have to be parsed to know.
     """
 
     lines: Lines

@@ -149,7 +149,7 @@ def normalised(lines: Iterable[str], encoding: str = "utf-8", wanted: frozenset[
     `""` (HL7's null: delete what you have) stays `""`, what is absent has no key. Timestamps are
     written as ISO 8601, `PID-7` as a date.
 
-    Beside them stand `@line` (physical line of the header), `@record` (the message verbatim, its
+    In addition there are `@line` (physical line of the header), `@record` (the message verbatim, its
     segments separated by CR), `@digest` (of the event and the content, without the rest of MSH, so
     that a message sent again is known again), and what several fields say together:
 
@@ -169,7 +169,7 @@ def normalised(lines: Iterable[str], encoding: str = "utf-8", wanted: frozenset[
         lines: the lines of the text with their ends, any of CR, LF, CRLF; MLLP frame bytes may
             stand in them.
         encoding: how the text was decoded; only `latin-1` leaves the choice to MSH-18.
-        wanted: names of the fields to tell, beside the `@` ones and what they are made of; default
+        wanted: names of the fields to return, in addition to the `@` ones and those they derive from; default
             all.
     """
     readers: dict[Delimiters, _Reader] = {}
@@ -242,7 +242,7 @@ class _Splitter:
             self._add(kind, line)
 
     def end(self) -> Iterator[_Text]:
-        """What is left when the text is over."""
+        """The remaining record at the end of the text."""
         yield from self._finished(is_cut_off=self.is_framed)
         if self.is_batch_file:
             # A file that says it is a batch and lacks its trailer was cut off somewhere.

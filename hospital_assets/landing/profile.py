@@ -209,7 +209,7 @@ class Event(_Declaration):
         event_type: HL7 trigger event, as in A01.
         event_at: source name of its time.
         where: as for the subject.
-        constants: our column -> value, beside those of the subject.
+        constants: our column -> value, in addition to those of the subject.
         columns: our column -> source names, instead of those of the subject.
         each: JSON path of a list; each element that has a time makes an event of its own.
         from_element: the first element that does; elements count from 1.
@@ -273,7 +273,7 @@ class Subject(_Declaration):
         delimiter: of CSV.
         decimal: the decimal mark of its numbers. Thousands must not be grouped.
         encoding: of the files, where the bytes do not tell: UTF-8 and UTF-16 are recognised,
-            anything else is read as Latin-1 unless this says what it is, as in cp1252.
+            anything else is read as Latin-1 unless this names the encoding, as in cp1252.
         where: source name -> values; the subject takes only records that have one of them in each
             (case and blanks around do not matter); `*` is any text, and a value that begins with `!`
             is one that a record must not have. What no subject takes is kept in `raw_other_records`.
@@ -338,7 +338,7 @@ class Subject(_Declaration):
 
     @property
     def layouts(self) -> tuple[Subject, ...]:
-        """This declaration and those beside it, one for each layout of the subject's files."""
+        """This declaration and its alternatives, one for each layout of the subject's files."""
         return (self, *self.also)
 
     @property
@@ -414,7 +414,7 @@ def _telling(where: dict[str, tuple[str, ...]]) -> list[str]:
 
 
 class Rest(Subject):
-    """What the subjects of a file leave of it. Made by `Profile.rest`, never declared.
+    """The records of a file that no subject takes. Made by `Profile.rest`, never declared.
 
     Attributes:
         takers: the subjects that the file feeds.
@@ -455,7 +455,7 @@ class Profile(_Declaration):
         timestamp_formats: strptime formats beyond ISO 8601. `%y` is two digits, 69 to 99 of the last
             century, the others of this one (POSIX): no good for births.
         ignored: kinds of records (as in `raw_other_records`, `*` for any text) that no subject
-            needs: they are kept, and nobody is told.
+            needs: they are stored without a warning.
         subjects: what it delivers.
         code_maps: our column -> landed code -> our code; case and blanks do not matter.
     """
@@ -610,7 +610,7 @@ def _mistakes(profile: Profile) -> _Mistakes:
 
 
 def _mistakes_of(subject: str, spec: Subject) -> _Mistakes:
-    """What is wrong with one declaration of a subject."""
+    """The mistakes in one declaration of a subject."""
     yield from _unknown_columns(subject, spec)
     if CONTRACTS[f"raw_{subject}"].partitioned and spec.files and not (spec.date or spec.date_from or spec.is_undated):
         yield (), "say which column dates its records (`date`, `date_from` or `is_undated`)"

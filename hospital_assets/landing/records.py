@@ -1,4 +1,4 @@
-"""What the readers of CSV and of JSON share: files to read, limits, and what DuckDB has to know of a file.
+"""Shared by the readers of CSV and JSON: files to read, limits, and what DuckDB needs to know about a file.
 
 Nothing is skipped: what cannot be read becomes a record with a `problem`.
 """

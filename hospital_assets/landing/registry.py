@@ -1,7 +1,7 @@
 """Which source profiles a data directory has: its own, and those that ship with the package.
 
 Its own lie in `<data directory>/profiles/`, one TOML file each, and come first; those that ship lie in
-`profiles/` beside this module. The edges read them once and hand them on as a value, so nothing below
+`profiles/` next to this module. The edges read them once and hand them on as a value, so nothing below
 depends on where they came from or on when it asks.
 """
 

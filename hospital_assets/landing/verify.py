@@ -1,4 +1,4 @@
-"""What a file is, before its records are read: encoding, compression, and a sample of its columns."""
+"""Verification of a file before its records are read: encoding, compression, and a sample of its columns."""
 
 from __future__ import annotations
 

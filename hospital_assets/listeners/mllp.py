@@ -50,8 +50,8 @@ class ListenerOptions:
         max_connections: further ones are closed at once.
         max_message_bytes: longer messages are rejected (AR) and skipped.
         frame_seconds: how long one message may take to arrive.
-        file_messages: a file is finished after so many messages,
-        file_bytes: after so many bytes,
+        file_messages: a file is finished after this many messages,
+        file_bytes: after this many bytes,
         file_seconds: and when its first message has waited so long,
         quiet_seconds: or nothing has come for so long.
         tls: certificate, key and protocol, or None for plain TCP.
@@ -330,7 +330,7 @@ class Listener:
 
         Args:
             stop: ends it.
-            ready: told the address and the port once connections are taken.
+            ready: called with the address and the port once connections are accepted.
 
         Raises:
             ListenerError: the address must not or cannot be used.
@@ -515,7 +515,7 @@ def listen(
     Args:
         options: how.
         stopped: arranges that the event is set when the process is asked to end.
-        ready: told address and port once connections are taken.
+        ready: called with address and port once connections are accepted.
 
     Raises:
         ListenerError: it cannot be started.

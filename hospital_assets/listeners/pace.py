@@ -10,7 +10,7 @@ from hospital_assets.landing.streams import Range, StreamLanding
 
 @dataclass(frozen=True)
 class Pace:
-    """When held messages become a file: after so many seconds or bytes, whichever is first."""
+    """When held messages become a file: after a number of seconds or bytes, whichever comes first."""
 
     seconds: float = 5.0
     max_bytes: int = 16_000_000

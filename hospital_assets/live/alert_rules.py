@@ -148,7 +148,7 @@ def landed_visits(raw: pl.DataFrame, hospitals: pl.DataFrame, profiles: Profiles
 
 
 def board_visits(visits: pl.DataFrame, patients: pl.DataFrame) -> pl.DataFrame:
-    """What the live board shows of visits, with the age on arrival.
+    """Visits as the live board shows them, with the age on arrival.
 
     Args:
         visits: as `landed_visits` has them.
@@ -183,7 +183,7 @@ def board_visits(visits: pl.DataFrame, patients: pl.DataFrame) -> pl.DataFrame:
 
 
 def board_vitals(observed: pl.DataFrame) -> pl.DataFrame:
-    """What the live board shows of vital signs: the newest NEWS2 of each visit.
+    """Vital signs as the live board shows them: the newest NEWS2 of each visit.
 
     Args:
         observed: as `scored_vitals` has them.
@@ -197,7 +197,7 @@ def board_vitals(observed: pl.DataFrame) -> pl.DataFrame:
 
 
 def visit_states(visits: pl.DataFrame) -> list[VisitState]:
-    """What the rule of critical waits has to know about visits.
+    """Visits as the rule of critical waits needs them.
 
     Args:
         visits: as `landed_visits` has them.
@@ -239,7 +239,7 @@ def critical_waits(visits: Sequence[VisitState], now: datetime, level: Level) ->
 
 
 def overstays(stays: pl.DataFrame, now: datetime, hours: float) -> list[Signal]:
-    """Departments with stays that have lasted longer than so many hours.
+    """Departments with stays that have lasted longer than a number of hours.
 
     Args:
         stays: the copy `open_stays`.
@@ -401,7 +401,7 @@ _TOLD_WARNINGS = {
 
 
 def check_signals(evaluations: Iterable[dg.AssetCheckEvaluation], moment: datetime) -> list[Signal]:
-    """Asset checks of severity ERROR, and the warnings told: the newest outcome of each decides."""
+    """Alerts on asset checks of severity ERROR and on the warnings that alert: the newest outcome of each decides."""
     newest = {
         f"{found.asset_key.path[-1]}.{found.check_name}": found
         for found in evaluations

@@ -1,6 +1,6 @@
-"""Who waits in the emergency departments, in what order: the board's data.
+"""The data of the live board: patients waiting in the emergency departments, in order.
 
-Read from the live copies beside the warehouse (see `live.copies`), which are replaced when a batch is
+Read from the live copies next to the warehouse (see `live.copies`), which are replaced when a batch is
 committed and, before that, when landed files were assessed; so it never waits for a run. NEWS2 and its bands
 are those of the facts. How it is shown and pushed is the dashboard's matter.
 """
@@ -122,12 +122,12 @@ class Board:
 
 
 def read_board(warehouse_file: Path, now: datetime, key: bytes, hospital: str = ALL) -> Board:
-    """Who waits, as the live copies say.
+    """The waiting patients, from the live copies.
 
     Landed records that no run has loaded yet replace older ones of the same visit.
 
     Args:
-        warehouse_file: the warehouse beside which the copies are.
+        warehouse_file: the warehouse; the copies are next to it.
         now: the hospital's time.
         key: makes references from visit numbers.
         hospital: its identifier, or `all`.

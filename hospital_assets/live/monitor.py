@@ -48,7 +48,7 @@ _ZONES = timedelta(days=1)
 
 @dataclass(frozen=True)
 class Look:
-    """What a look has found.
+    """The findings of one look.
 
     Attributes:
         waiting: files that wait to be loaded, by feed.
@@ -70,7 +70,7 @@ class Monitor:
     feeds: Mapping[str, Sequence[str]]
 
     def look(self, quiet_since_ns: int | None = None, wall: datetime | None = None) -> Look:
-        """Judge new files, raise and clear alerts; sends nothing.
+        """Assess new files, raise and clear alerts; sends nothing.
 
         Args:
             quiet_since_ns: as for `LandingZone.discover`.

@@ -12,12 +12,12 @@ import narwhals as nw
 
 #: From moving ranges of two to three standard deviations (Wheeler): 3 / 1.128.
 XMR_FACTOR = 2.66
-#: So many in a row on one side of the mean are no chance.
+#: This many in a row on one side of the mean are a signal, not chance.
 RUN_LENGTH = 8
 
 Verdict = Literal["usual", "improving", "concern", "changed"]
 
-#: What chance says of a point -> what that is called (Making Data Count).
+#: Verdict on a point -> its label (Making Data Count).
 WORDS: Mapping[Verdict, str] = {
     "usual": "Usual range",
     "improving": "Improving",

@@ -32,7 +32,7 @@ LONG_BOARDING_MINUTES = 240
 ECAT_ROOM_MINUTES = 61
 ECAT_BOARDING_MINUTES = 241
 ECAT_STAY_MINUTES = 481
-#: ECAT's z-scores compare hospitals within volume bands of so many visits a year.
+#: ECAT's z-scores compare hospitals within volume bands of this many visits a year.
 ECAT_BAND_VISITS = 20_000
 #: Returns count until this long after departure (WestJEM; Ontario ED Return Visit Program).
 RETURN_HOURS = 72
@@ -66,7 +66,7 @@ LATEST_FIRST_SET_MINUTES = 60
 
 #: A stay longer than this is an overstay (local).
 OVERSTAY_HOURS = 50
-#: Readmissions count until so many days after discharge (CMS HWR).
+#: Readmissions count until this many days after discharge (CMS HWR).
 READMISSION_DAYS = 30
 #: Discharges before this hour of the wall clock (Wertheimer et al., J Hosp Med 2014).
 NOON_HOUR = 12

@@ -19,7 +19,7 @@ def wait_start() -> nw.Expr:
 
 
 def is_possible(minutes: str) -> nw.Expr:
-    """Whether so many minutes can be a wait; null where they are null."""
+    """Whether a number of minutes can be a wait; null where it is null."""
     return (nw.col(minutes) >= 0) & (nw.col(minutes) < thresholds.LONGEST_WAIT_MINUTES)
 
 

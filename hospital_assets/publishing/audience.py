@@ -30,7 +30,7 @@ class Audience:
 
     @property
     def database(self) -> str:
-        """What the publication is called while it is attached to the warehouse's connection."""
+        """The name under which the publication is attached to the warehouse's connection."""
         return f"publication_{self.name}".replace("-", "_").lower()
 
 

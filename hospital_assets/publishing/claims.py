@@ -22,7 +22,7 @@ _TEXT: dict[Level, str] = {
     ),
     "safe_harbor_rules": (
         "The safe-harbor rules (45 CFR 164.514(b)(2)) that a machine can carry out were carried out. "
-        "That nobody can be recognised from what is left is for a person to judge."
+        "Whether somebody can still be recognised from what is left has to be assessed by a person."
     ),
     "figures": "Figures, no rows about persons.",
 }

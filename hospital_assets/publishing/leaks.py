@@ -57,7 +57,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class LeakReport:
-    """What the check did and found.
+    """The result of the leak check.
 
     Attributes:
         identifiers: values of identifiers that were looked for, repetitions included.

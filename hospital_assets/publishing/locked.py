@@ -1,4 +1,4 @@
-"""A DuckDB connection that can read one file and nothing else, and cannot be told otherwise."""
+"""A DuckDB connection that can read one file and nothing else; no statement can change that."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ SMALL_ZIP3 = (
 
 
 def masked(column: Column, mask: Mask, source: str, maps: Mapping[str, Mapping[str, str]], on: date) -> str:
-    """What a column becomes, as an SQL expression.
+    """The SQL expression of a masked column.
 
     Args:
         column: of the contract.

@@ -56,7 +56,7 @@ class _Strict(BaseModel):
 
 
 class Mask(_Strict):
-    """What becomes of a column's values.
+    """How a column's values are masked.
 
     Attributes:
         kind: one of a small closed vocabulary.
@@ -177,7 +177,7 @@ class Rounded(_Strict):
 
 
 class SmallCells(_Strict):
-    """What is done about counts of few patients.
+    """How counts of few patients are protected.
 
     Attributes:
         threshold: counts from 1 to below this are small (CMS cell size: 11).
@@ -196,7 +196,7 @@ class SmallCells(_Strict):
 
 
 class LeakRules(_Strict):
-    """What the leak check has to know.
+    """Settings of the leak check.
 
     Attributes:
         vocabulary: `table.column` whose words may be anybody's name (Hodgkin, Madison): a name
@@ -286,7 +286,7 @@ class Policy(_Strict):
         ]
 
     def mask_of(self, role: RoleName, table: str, column: Column) -> Mask:
-        """What becomes of a column for a role; dropped unless the policy says otherwise."""
+        """The mask of a column for a role; the column is dropped unless the policy names a mask."""
         found = self.class_of.get((table, column.name))
         if found is None:
             return DROP
@@ -411,7 +411,7 @@ class _Mistake:
 
 
 def _mistakes(policy: Policy) -> Iterator[_Mistake]:
-    """What the shape of the file cannot tell: names that do not exist, masks that do not fit."""
+    """Mistakes that the file's structure does not show: names that do not exist, masks that do not fit."""
     known = {*_LAYERS, *CONTRACTS}
     columns = {column.name for contract in CONTRACTS.values() for column in contract.columns}
     if policy.overview not in policy.roles:

@@ -3,7 +3,7 @@
 Two ways. `hmac`: HMAC-SHA256 under a secret key with the audience and the kind of identifier in the
 message, computed inside DuckDB; tokens stay the same from version to version, so an analyst's notes stay
 useful. `random`: numbers drawn by lot for each version; nothing about a person goes into them.
-The key is never stored beside the data, in a publication or in a log.
+The key is never stored with the data, in a publication or in a log.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def load_key(settings: Settings, environment: Mapping[str, str] = os.environ) ->
         raise KeyMissingError(f"no pseudonym key: {path} is not there; {remedy}") from None
     if path.resolve().is_relative_to(settings.data_dir):
         raise KeyMissingError(
-            f"{path} lies in the data directory: whoever copies the data would have the key; "
+            f"{path} lies in the data directory: anyone who copies the data would have the key; "
             f"move it elsewhere and set {KEY_FILE_VARIABLE}"
         )
     if stat.S_IMODE(mode) & 0o077:

@@ -2,9 +2,9 @@
 
 An audience is a role, for doctors a role at one hospital. Its publication is a DuckDB file and a set of
 Parquet files under `published/<audience>/<version>/`, built from nothing, with a `manifest.json` that
-says what is in it, what was masked how, and what may be claimed of it. `current.json` beside the versions
+says what is in it, what was masked how, and what may be claimed of it. `current.json` next to the versions
 names the one that counts; it is replaced in one step, so readers never wait and never see half of
-anything, and whoever has an older version open keeps it.
+anything, and a reader that has an older version open keeps it.
 
 To read one:
 
@@ -457,7 +457,7 @@ def plan(warehouse: Warehouse, policy: Policy, audience: Audience) -> list[Publi
 
 
 def _stored_columns(connection: duckdb.DuckDBPyConnection) -> dict[str, set[str]]:
-    """What is in the warehouse: table -> its columns."""
+    """The tables of the warehouse: table -> its columns."""
     found: dict[str, set[str]] = {}
     for table, column in connection.execute(
         "select schema_name || '.' || table_name, column_name from duckdb_columns() "

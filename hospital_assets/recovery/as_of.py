@@ -22,7 +22,7 @@ from hospital_assets.warehouse.loads import read_ledger_copy
 
 
 class AsOfError(ValueError):
-    """What was known at a moment cannot be made again; the message says why and what to do."""
+    """The state known at a moment cannot be rebuilt; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def prepare_as_of(settings: Settings, moment: datetime, into: Path) -> AsOf:
 
 
 def copy_configuration(settings: Settings, target: Settings) -> None:
-    """Copy what decides, beside landed files, how tables come out, to another data directory."""
+    """Copy the configuration that tables depend on to another data directory."""
     for source, copy in zip(settings.configuration, target.configuration, strict=True):
         if source.is_dir():
             shutil.copytree(source, copy, dirs_exist_ok=True)

@@ -105,7 +105,7 @@ class Erasure:
 
 @dataclass(frozen=True)
 class Erased:
-    """What an erasure did.
+    """The result of an erasure.
 
     Attributes:
         stripped: what was taken out of landed files, this time.
@@ -127,7 +127,7 @@ class Erased:
 
 @dataclass(frozen=True)
 class Stripped:
-    """What was taken out of a landed file.
+    """The records removed from a landed file.
 
     Attributes:
         file: below the landing folder.
@@ -139,7 +139,7 @@ class Stripped:
 
 
 def plan_erasure(settings: Settings, record_number: str, key: SecretKey) -> Erasure:
-    """Who is meant by a record number, and whether their erasure was begun before; changes nothing.
+    """Find the person of a record number, and whether their erasure was started before; changes nothing.
 
     Args:
         settings: the data directory.
@@ -172,7 +172,7 @@ def erase_person(settings: Settings, erasure: Erasure, rebuild: Callable[[bool],
     Args:
         settings: the data directory.
         erasure: as `plan_erasure` found it.
-        rebuild: builds every table anew, and publishes where told to; returns what failed.
+        rebuild: rebuilds every table, and publishes if asked to; returns what failed.
 
     Raises:
         EraseError: a landed file holds the person in a way that cannot be taken out; nothing was changed.
@@ -201,7 +201,7 @@ def erase_person(settings: Settings, erasure: Erasure, rebuild: Callable[[bool],
 
 
 def _notes_folder(settings: Settings) -> Path:
-    """Who is being erased: a file for each person, there from the first change to the proof."""
+    """The folder of running erasures: a file for each person, from the first change until the search finds nothing."""
     return settings.data_dir / "erasures"
 
 
@@ -224,7 +224,7 @@ def _write_note(settings: Settings, erasure: Erasure) -> Path:
 
 
 def find_person(warehouse: Warehouse, record_number: str) -> Person:
-    """Who is meant by a record number.
+    """Find the person of a record number.
 
     Raises:
         EraseError: nobody is.

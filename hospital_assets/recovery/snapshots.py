@@ -45,7 +45,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Restored:
-    """What a restore did.
+    """The result of a restore.
 
     Attributes:
         table: which.

@@ -40,11 +40,11 @@ def check_kinds() -> str:
         "# Checks",
         "",
         "Generated from the code by `hospital docs`. A kind is one asset check per table; each of its "
-        "single checks (a rule of a column) is kept in `quality.dq_results` with violated rows, "
+        "single checks (a rule of a column) is stored in `quality.dq_results` with violated rows, "
         "denominator, percent, threshold and a status: Passed, Failed, NotApplicable or Error. "
         "`hospital check` runs all of them on what is stored and exits with 1 when one of severity "
         "ERROR fails (`--fail-on warn` for warnings, too; `--json` and `--junit` write files for CI); "
-        "`--last` sums up what was last found, `--last --failed` lists what failed, and "
+        "`--last` sums up the latest results, `--last --failed` lists the failed checks, and "
         "`hospital check --prove` injects the faults below into copies of your own tables and "
         "reports which checks noticed. A test demands that each is noticed, and that clean data "
         "raises nothing.",
@@ -58,7 +58,7 @@ def check_kinds() -> str:
         parts.append(f"| `{kind.name}` | {kind.family} | {kind.description} | {grave} | {faults} |")
     parts += [
         "",
-        "Beside these: `landed_is_raw` and `conserved` (no record disappears), `files_readable`, "
+        "In addition: `landed_is_raw` and `conserved` (no record disappears), `files_readable`, "
         "`columns_known`, `columns_present`, `population_is_whole`, `reconciles`, and the standing checks "
         "`files_accounted`, `feeds_fresh`, `volume_usual` and `no_day_left_failed`.",
     ]
@@ -66,7 +66,7 @@ def check_kinds() -> str:
 
 
 def metrics() -> list[dict[str, object]]:
-    """The metric catalogue for machines: what each figure means, and where it is."""
+    """The metric catalogue for programs: what each figure means, and where it is."""
     return [
         {**asdict(measure), "table": contract.name, "grain": contract.grain}
         for contract in CONTRACTS.values()
@@ -79,8 +79,8 @@ def metric_catalogue() -> str:
     parts = [
         "# The KPI catalogue",
         "",
-        "Generated from the contracts by `hospital docs`; `kpis.json` says the same for machines. A "
-        "rate's population is its n (`denominator_count`) and everybody who was left out, counted by "
+        "Generated from the contracts by `hospital docs`; `kpis.json` holds the same for programs. A "
+        "rate's population is its n (`denominator_count`) and all exclusions, counted by "
         "reason (`excluded_*_count`); the check `adds_up` proves it in every row, "
         "`population_is_whole` that no row of the fact is missing. Durations are differences of "
         "instants; days, months and hours are those of the hospital's wall clock.",
@@ -112,10 +112,10 @@ def metric_catalogue() -> str:
 #: Layer -> what its tables are.
 _LAYERS: Mapping[Layer, str] = {
     "raw": "Records exactly as they landed, all text, with file and line.",
-    "cleaned": "Typed, in UTC, one row per thing; and the quarantine of what broke a rule.",
+    "cleaned": "Typed, in UTC, one row per thing; and a quarantine table for records that broke a rule.",
     "dimensions": "Who, where, when, how urgent, with what.",
     "facts": "What happened, at the finest grain.",
-    "kpis": "What a hospital acts on, each figure with its n and who was left out.",
+    "kpis": "What a hospital acts on, each figure with its n and its exclusions.",
 }
 
 
@@ -124,11 +124,12 @@ def data_dictionary() -> dict[str, str]:
     index = [
         "# Data dictionary",
         "",
-        "Generated from the contracts by `hospital docs`. A column name means one thing in every table: type, unit, "
-        "wording and privacy class stand once, in `hospital_assets/contracts/fields.py`; what is particular to a table "
-        "is said after it. Names carry their unit or kind: `_at` is a UTC instant, `_local` a wall clock at the "
-        "hospital, `_key` a surrogate key, `_id` a natural one. The raw layer has every landed value as text. The "
-        "privacy class decides what a role sees: [who sees what](../who-sees-what.md).",
+        "Generated from the contracts by `hospital docs`. A column name means one thing in every table: type, "
+        "unit, description and privacy class are declared once, in `hospital_assets/contracts/fields.py`; "
+        "anything particular to a table follows after it. Names carry their unit or kind: `_at` is a UTC instant, "
+        "`_local` a wall clock at the hospital, `_key` a surrogate key, `_id` a natural one. The raw layer has "
+        "every landed value as text. The privacy class decides what a role sees: [who sees "
+        "what](../who-sees-what.md).",
     ]
     pages = {}
     for layer in get_args(Layer):

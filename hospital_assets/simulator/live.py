@@ -173,8 +173,8 @@ def go_live(
         land: from `prepare`.
         network: where to go on.
         now: the simulated clock, UTC seconds.
-        keep: told the network each time something has landed, to be able to go on from there.
-        is_over: waits for so many seconds; True ends the simulation.
+        keep: called with the network each time something has landed, so that a restart continues from there.
+        is_over: waits for a number of seconds; True ends the simulation.
         every_seconds: pause between deliveries.
         say: is given what happens, in words.
     """

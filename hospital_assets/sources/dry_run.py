@@ -91,7 +91,7 @@ def _listed(counts: Mapping[str, int]) -> str:
 def try_profile(profiles: Profiles, name: str, path: Path) -> list[Trial]:
     """Read a file, or a folder of them, with a profile.
 
-    Of the files beside a single one those are read, too, that it needs: hospitals and companions.
+    For a single file, the files next to it that it needs are read, too: hospitals and companions.
 
     Args:
         profiles: the source profiles.
@@ -253,7 +253,7 @@ def _unknown_codes(raw: Frame, profile: Profile, subject: str) -> dict[str, dict
 
 
 def _counted(frame: Frame, column: str) -> dict[str, int]:
-    """How often each value stands in a column, the commonest first; blanks count as empty text."""
+    """How often each value stands in a column, the most frequent first; blanks count as empty text."""
     counts = (
         frame.with_columns(_value=nw.coalesce(nw.col(column), nw.lit("")))
         .group_by("_value")

@@ -188,7 +188,7 @@ def json_records(lines: DataFrame, subject: str, spec: Subject) -> DataFrame:
     """Records of JSON lines; `json_records` says what a record is.
 
     Args:
-        lines: source_file, source_line, line, and what else is to be kept beside a record.
+        lines: source_file, source_line, line, and what else is to be stored with a record.
         subject: what they are.
         spec: how the source names its fields.
     """

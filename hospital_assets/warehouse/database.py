@@ -490,8 +490,8 @@ def open_warehouse(
     Args:
         file: the DuckDB file; made with its folder when absent.
         wait_seconds: how long to wait while another process has it.
-        memory_limit: DuckDB's limit; beyond it, it spills to disk beside the file.
-        say: told once, in words, when we have to wait.
+        memory_limit: DuckDB's limit; beyond it, it spills to disk next to the file.
+        say: called once with a message when we have to wait.
 
     Raises:
         WarehouseLockedError: still locked after `wait_seconds`; names the holder.
@@ -569,7 +569,7 @@ def _connect(file: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
 
 
 def _set_session(connection: duckdb.DuckDBPyConnection) -> None:
-    """What every connection needs to be told."""
+    """Settings that every connection needs."""
     # Instants are UTC everywhere; local time is resolved once, by zone, as data.
     connection.execute("set TimeZone = 'UTC'")
     connection.execute(f"set search_path = '{','.join(['main', *_LAYERS])}'")

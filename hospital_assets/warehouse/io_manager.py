@@ -168,7 +168,7 @@ class WarehouseIOManager(dg.ConfigurableIOManager):
         return warehouse.bytes_on_disk()
 
     def _stored(self, warehouse: Warehouse, contract: Contract) -> dict[str, Any]:
-        """What else is done for a table that was stored, and told of it, by those who know what it means."""
+        """Hook for subclasses, called after a table was stored; returns extra metadata."""
         return {}
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:

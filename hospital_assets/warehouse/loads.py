@@ -3,7 +3,7 @@
 `raw.loaded_files` changes in the transaction that replaces the raw rows, so it never says other than
 what is stored. A file counts as loaded when the run that stored its rows has also done everything
 that depends on them: a run that dies half-way leaves its files waiting. Sensors need the answer while
-a run has the warehouse locked, so the ledger is also copied beside it, as Parquet.
+a run has the warehouse locked, so the ledger is also copied to a Parquet file next to it.
 """
 
 from __future__ import annotations

@@ -289,7 +289,7 @@ def identity(profiles: Profiles, column: str) -> nw.Expr:
 
 
 def split(validated: Frame, raw: Frame, subject: str, rules: Sequence[Rule]) -> tuple[Frame, Frame]:
-    """Judged records as the subject's cleaned and quarantine tables.
+    """Validated records as the subject's cleaned and quarantine tables.
 
     Args:
         validated: all raw records with `rule` (null = sound) and the cleaned columns.

@@ -1,4 +1,4 @@
-"""fact_alerts: the outbox of alerts, brought beside the other facts."""
+"""fact_alerts: the outbox of alerts as a fact table."""
 
 import dagster as dg
 import narwhals as nw
@@ -13,7 +13,7 @@ from hospital_assets.warehouse.dialect import Frame, lazy
 
 @dg.asset(**table("fact_alerts"))
 def fact_alerts(dim_hospital: pl.DataFrame, outbox: OutboxResource) -> Frame:
-    """Alerts with their hospital and how long they lasted; whom they were about stays behind."""
+    """Alerts with their hospital and duration, without the patient they were about."""
     return dated(lazy(outbox.alerts()), lazy(dim_hospital))
 
 

@@ -1,4 +1,4 @@
-"""fact_audit_events: the audit, brought beside the other facts."""
+"""fact_audit_events: the audit log as a fact table."""
 
 import dagster as dg
 import narwhals as nw

@@ -84,7 +84,7 @@ def fact_emergency_visits(
 def ended(visits: Frame, events: Frame, profiles: Profiles) -> Frame:
     """Visits of message feeds with the end that an admission under their own number gave them (A06).
 
-    Of other sources (profiles that are not `is_partial`) a visit says itself when it ended.
+    Of other sources (profiles that are not `is_partial`) a visit itself records when it ended.
 
     Args:
         visits: columns of cleaned_er_visits.

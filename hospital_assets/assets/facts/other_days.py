@@ -2,7 +2,7 @@
 
 Facts are stored by day, but what they say may depend on other days: a patient's record can land a
 week after the visit, a discharge ends a stay that began earlier. A run refreshes the days it was
-asked for. So each fact declares, beside itself, which of its inputs matter beyond their own day and
+asked for. So each fact declares, in its own module, which of its inputs matter beyond their own day and
 how to tell that a stored day is out of date; `stale_partitions` asks all of them.
 """
 

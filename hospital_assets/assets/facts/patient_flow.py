@@ -104,7 +104,7 @@ def admitted_visits(events: Frame) -> Frame:
 
 
 def of_their_patient(frame: Frame, events: Frame) -> Frame:
-    """Put what has a `visit_id` to the patient whom the visit was moved to (A45), if it was.
+    """Assign rows with a `visit_id` to the patient the visit was moved to (A45), if it was.
 
     Args:
         frame: rows with `visit_id` and `patient_id`.

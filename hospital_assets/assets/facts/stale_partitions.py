@@ -1,7 +1,7 @@
 """stale_partitions: service days whose stored facts no longer agree with what is known today.
 
 A run refreshes the days it was asked for; this table names the other days it touched, and the job
-`refresh_stale_partitions` refreshes them. What to look at, each fact says itself (`OTHER_DAYS`).
+`refresh_stale_partitions` refreshes them. Each fact declares what to look at (`OTHER_DAYS`).
 """
 
 import dagster as dg

@@ -1,4 +1,4 @@
-"""Comparison with chance: limits beside the value, so that no reader mistakes noise for a finding."""
+"""Limits of chance for trends and hospitals, so that no reader mistakes noise for a finding."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def kpi_units(
 
 
 def with_funnel_limits(rates: Mapping[str, Frame]) -> Frame:
-    """Each hospital's rate beside that of all, with binomial limits for its n.
+    """Each hospital's rate and that of all hospitals, with binomial limits for its n.
 
     Args:
         rates: metric -> hospital_id, n (numerator), d (denominator), p (population), and rows that

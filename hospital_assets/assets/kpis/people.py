@@ -98,7 +98,7 @@ def with_chance_limits(doctors: Frame) -> Frame:
 
 @dg.asset(**table("kpi_blood_groups"))
 def kpi_blood_groups(fact_emergency_visits: Frame, dim_patient: Frame, dim_person: Frame, dim_hospital: Frame) -> Frame:
-    """Blood groups of the distinct patients seen, beside the reference mix."""
+    """Blood groups of the distinct patients seen, with the reference mix."""
     visits = _with_patients(fact_emergency_visits, dim_patient, dim_person, dim_hospital, ["blood_group"]).with_columns(
         blood_group=nw.coalesce(nw.col("blood_group"), nw.lit("unknown"))
     )

@@ -75,7 +75,7 @@ def kpi_staffing_hourly(kpi_arrivals_hourly: Frame, kpi_crowding_hourly: Frame, 
 
 
 def staffing(arrivals: Frame, crowding: Frame, hospitals: Frame) -> Frame:
-    """Arrivals beside the doctors on shift at the start of the same local hours.
+    """Arrivals, and the doctors on shift at the start of the same local hours.
 
     Args:
         arrivals: kpi_arrivals_hourly.

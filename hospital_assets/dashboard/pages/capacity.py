@@ -1,4 +1,4 @@
-"""Capacity: beds, how full they are, how fast they turn over, who waits for one."""
+"""The Capacity page: occupancy, turnover, crowding, boarding, stays and overstays."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from hospital_assets.measures.words import in_hours
 
 
 def capacity(mart: Mart, where: Slice) -> Page:
-    """Beds: how full, how fast they turn over, who waits for one."""
+    """Beds: occupancy, turnover, boarding and stays."""
     occupied = queries.occupancy(mart, where)
     beds = queries.bed_flow(mart, where)
     noon, boarded = shared_queries.rate(mart, where, "before_noon"), shared_queries.rate(mart, where, "boarded")
@@ -94,7 +94,7 @@ def capacity(mart: Mart, where: Slice) -> Page:
             measure=measure_of("kpi_occupancy_daily"),
             ignores=("triage",),
             noun="occupancy",
-            note="Occupied of offered bed-minutes; n is beds, summed over the days.",
+            note="Occupied bed-minutes as a share of those offered; n is beds, summed over the days.",
         ),
         _crowding(mart, where),
         _wards(mart, where),
@@ -249,7 +249,7 @@ def _in_and_out(beds: OverTime, where: Slice) -> Figure:
     return Figure(
         "net-trend",
         f"In and out: {number(abs(net))} {'more came than left' if net >= 0 else 'more left than came'}",
-        f"Patients who entered and left {each}; without the emergency department unless it is chosen",
+        f"Patients who entered and left {each}; the emergency department only if it is selected",
         "series",
         (Column(where.grain.capitalize()), Column("In", 0), Column("Out", 0), Column("Net", 0)),
         [
@@ -368,7 +368,7 @@ def _overstays(mart: Mart, where: Slice) -> Figure:
     return Figure(
         "overstays",
         f"Overstays: {number(100 * count / n, 1)} % stay longer than {thresholds.OVERSTAY_HOURS:g} hours",
-        "Stays by the department they ended or are in",
+        "Stays by the department in which they ended or are now",
         "table",
         (
             Column("Department"),
@@ -406,7 +406,7 @@ def _blood_mix(mart: Mart, where: Slice) -> Figure:
     most = max(max(r["share_pct"], r["reference_share_pct"] or 0) for r in rows)
     return Figure(
         "blood-mix",
-        "Blood groups beside the US population",
+        "Blood groups compared with the US population",
         "Percent of patients with a known group; mark: US reference",
         "table",
         (Column("Group"), Column("", is_wide=True), Column("%", 1), Column("US %", 1), Column("Patients", 0)),

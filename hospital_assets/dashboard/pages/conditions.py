@@ -1,4 +1,4 @@
-"""Conditions: what people come with, who they are, whether they come back."""
+"""The Conditions page: diagnoses, patient groups, returns and readmissions."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _WATCHED = {
 
 
 def conditions(mart: Mart, where: Slice) -> Page:
-    """What people come with, who they are, whether they come back."""
+    """Diagnoses, patient groups, returns and readmissions."""
     people = shared_queries.equity(mart, where)
     rows = queries.conditions(mart, where)
     measure = measure_of("kpi_conditions")
@@ -59,8 +59,8 @@ def conditions(mart: Mart, where: Slice) -> Page:
         figures.append(
             Figure(
                 "conditions",
-                f"Commonest: {rows[0]['condition_name'] or rows[0]['icd_code']}",
-                "Visits by principal diagnosis, in percent of coded visits"
+                f"Most common: {rows[0]['condition_name'] or rows[0]['icd_code']}",
+                "Visits by principal diagnosis, in percent of visits with a diagnosis"
                 + (f"; lines: the last {history} {each}s, each on a scale of its own from 0" if trends else ""),
                 "table",
                 (
@@ -197,7 +197,7 @@ def _people(mart: Mart, where: Slice, characteristic: str, label: str) -> Figure
 
 def _equity(mart: Mart, people: list[Row], where: Slice) -> Figure:
     rows = [r for r in people if r["characteristic"] and r["wait_count"] >= mart.few and r["error"] is not None]
-    measure = measure_of("fact_emergency_visits", "Waits by who people are")
+    measure = measure_of("fact_emergency_visits", "Waits by patient group")
     if not rows:
         return no_visits(mart, "equity", "Wait by group of people", measure)
     high = max(r["average"] + 1.96 * r["error"] for r in rows)
@@ -246,7 +246,7 @@ def _procedures(mart: Mart, where: Slice) -> Figure:
     most = rows[0]["procedure_count"]
     return Figure(
         "procedures",
-        f"Commonest procedure: {rows[0]['procedure_name'] or rows[0]['procedure_code']}",
+        f"Most common procedure: {rows[0]['procedure_name'] or rows[0]['procedure_code']}",
         "Procedures by code",
         "table",
         (Column("Procedure"), Column("", is_wide=True), Column("Count", 0), Column("%", 1)),
@@ -263,7 +263,7 @@ def _procedures(mart: Mart, where: Slice) -> Figure:
         measure=measure,
         n=sum(r["procedure_count"] for r in rows),
         ignores=("period", "department", "triage"),
-        note="The commonest; n is those listed.",
+        note="The most common; n counts those listed.",
     )
 
 

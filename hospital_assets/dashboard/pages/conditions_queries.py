@@ -66,7 +66,7 @@ def is_by_month(mart: Mart) -> bool:
 
 
 def _months_before(day: date, months: int) -> date:
-    """The first of the month so many months before a day's."""
+    """The first day of the month that is a number of months before a day's month."""
     month = day.year * 12 + day.month - 1 - months
     return date(month // 12, month % 12 + 1, 1)
 

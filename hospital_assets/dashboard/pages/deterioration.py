@@ -87,7 +87,7 @@ def deterioration(mart: Mart, where: Slice) -> Page:
 
 
 def _left_out(row: Mapping[str, int]) -> str:
-    """Who was left out, by reason, the most first."""
+    """The exclusions by reason, the most frequent first."""
     reasons = sorted(((row[name], text) for name, text in _REASONS.items() if row.get(name)), reverse=True)
     return "Left out: " + ", ".join(f"{number(count)} {text}" for count, text in reasons) + "." if reasons else ""
 
@@ -112,8 +112,8 @@ def _bands(mart: Mart, where: Slice) -> Figure:
     return Figure(
         "bands",
         f"NEWS2: {number(sickest, 1)} % of observation sets score 7 or more",
-        "Percent of the sets of each hour since arrival that ask for a response: emergency (7 or more), urgent (5 to "
-        "6), or ward review (less, but a parameter of 3); stronger colour is more",
+        "Percent of the sets in each hour since arrival that call for a response: emergency (7 or more), urgent (5 to "
+        "6), or ward review (below 5, but one parameter of 3); stronger colour is more",
         "heatmap",
         (Column("Hours since arrival"), Column("Sets (n)", 0), *(Column(f"{_BANDS[band]} %", 1) for band in _BANDS)),
         [
@@ -184,7 +184,7 @@ def _intervals(mart: Mart, where: Slice) -> Figure:
         measure=measure,
         n=total["n"],
         ignores=_IGNORES,
-        note="At 7 and more the RCP asks for continuous monitoring; a set at least every 30 minutes stands for it. "
+        note="At 7 and more the RCP asks for continuous monitoring; here, a set every 30 minutes counts as that. "
         + _left_out(total),
     )
 

@@ -122,7 +122,7 @@ def _stages(mart: Mart, where: Slice) -> Figure:
         "stages",
         f"The way through: the longest step is up to {_STAGES[slowest].lower()}, "
         f"median {number(timed[slowest]['median'])} min",
-        "Visits that reached each stage, and minutes since the stage before",
+        "Visits that reached each stage, and minutes since the previous one",
         "table",
         (
             Column("Stage"),
@@ -186,7 +186,7 @@ def _waits_by_hour(mart: Mart, where: Slice) -> Figure:
 
     return Figure(
         "wait-hours",
-        f"Who arrives at {worst['hour_of_day']:02d}:00 waits longest: median {number(worst['median'])} min",
+        f"Patients who arrive at {worst['hour_of_day']:02d}:00 wait longest: median {number(worst['median'])} min",
         f"Minutes by local hour of arrival: median, and from the 10th to the 90th percentile; {visit_days(where)}",
         "series",
         (Column("Hour"), Column("n", 0), Column("10th", 1), Column("Median", 1), Column("90th", 1)),
@@ -243,8 +243,8 @@ def _pathways(mart: Mart, rows: list[Row], where: Slice) -> Figure:
     way = ", ".join(named(name, most[name]).lower() for name in ("arrival_mode", "triage_level", "disposition"))
     return Figure(
         "pathways",
-        f"Commonest way: {way}, {number(100 * most['visit_count'] / n)} % of visits",
-        "Visits from arrival over triage to how they ended; stronger colour is more urgent",
+        f"Most common path: {way}, {number(100 * most['visit_count'] / n)} % of visits",
+        "Visits from arrival through triage to disposition; stronger colour is more urgent",
         "sankey",
         (Column("From"), Column("To"), Column("Visits", 0), Column("% of from", 1)),
         table,
@@ -263,7 +263,7 @@ def _pathways(mart: Mart, rows: list[Row], where: Slice) -> Figure:
 
 
 def _commonest(rows: list[Row], name: str) -> list[str]:
-    """The values of a column, the commonest first."""
+    """The values of a column, the most common first."""
     counts: dict[str, int] = {}
     for row in rows:
         counts[row[name]] = counts.get(row[name], 0) + row["visit_count"]

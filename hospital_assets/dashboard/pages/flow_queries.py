@@ -85,7 +85,7 @@ def op18_by_month(mart: Mart, where: Slice) -> list[Row]:
 
 
 def units(mart: Mart, metric: str) -> list[Row]:
-    """Hospitals beside the chance limits of their n, whole period."""
+    """Hospitals against the chance limits for their n, whole period."""
     return mart.rows(
         "select hospital_id, denominator_count, numerator_count, value_pct, centre_pct, "
         "lower_limit_pct, upper_limit_pct, is_outside from kpis.kpi_units where metric = $metric "

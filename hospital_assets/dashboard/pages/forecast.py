@@ -1,4 +1,4 @@
-"""Forecast: what is to come, by the seasonal baseline, and how well that has done."""
+"""The Forecast page: arrivals and beds by the seasonal baseline, and how accurate it has been."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Record:
 
 
 def forecast(mart: Mart, where: Slice) -> Page:
-    """What is to come, by the seasonal baseline, and how well that has done."""
+    """Arrivals and beds by the seasonal baseline, and how accurate it has been."""
     rows = queries.daily_forecast(mart, where)
     future = [r for r in rows if r["actual"] is None and r["baseline"] is not None]
     others = [_beds(mart, where), _hourly_forecast(mart, where)]
@@ -53,7 +53,7 @@ def _record(rows: list[Row]) -> _Record:
 
 
 def _likely(weeks: int) -> tuple[float, float]:
-    """How likely a new day falls into the inner and the outer band of so many weeks, in percent."""
+    """The probability, in percent, that a new day falls within the inner and the outer band of `weeks` weeks."""
     return 100 * max(weeks - 3, 0) / (weeks + 1), 100 * max(weeks - 1, 0) / (weeks + 1)
 
 
@@ -85,7 +85,7 @@ def _cards(future: list[Row], record: _Record, weeks: int) -> list[Card]:
         else "not enough weeks to say"
     )
     meant = (
-        f"meant: {number(outer)} %; inner band {_share(record.within)} %, meant {number(inner)} %; {days} days"
+        f"expected: {number(outer)} %; inner band {_share(record.within)} %, expected {number(inner)} %; {days} days"
         if record.within
         else ""
     )
@@ -104,7 +104,7 @@ def _cards(future: list[Row], record: _Record, weeks: int) -> list[Card]:
 
 
 def _daily(mart: Mart, rows: list[Row], future: list[Row], weeks: int) -> Figure:
-    """Arrivals a day: what was, and what is to come."""
+    """Arrivals per day: observed and forecast."""
     inner, outer = _likely(weeks)
     busiest = max(future, key=lambda r: r["baseline"])
 
@@ -116,7 +116,7 @@ def _daily(mart: Mart, rows: list[Row], future: list[Row], weeks: int) -> Figure
         "forecast",
         f"Busiest of the next 14 days: {busiest['day']:%a} {busiest['day'].day} {busiest['day']:%b}, "
         f"{number(busiest['baseline'])} arrivals",
-        f"Arrivals a day: actual solid, forecast dashed (median of the same weekday, {weeks} weeks), inner "
+        f"Arrivals per day: actual solid, forecast dashed (median of the same weekday, {weeks} weeks), inner "
         f"band {number(inner)} %, outer {number(outer)} % likely",
         "series",
         (
@@ -147,7 +147,7 @@ def _daily(mart: Mart, rows: list[Row], future: list[Row], weeks: int) -> Figure
 
 
 def _beds(mart: Mart, where: Slice) -> Figure:
-    """Beds that will be needed, against those there are or those a reader supposes."""
+    """Beds that will be needed, against the staffed beds or the number a reader assumes."""
     rows = queries.beds_forecast(mart, where)
     measure = queries.BEDS_FORECAST
     title = "Beds needed in the next 14 days"
@@ -199,7 +199,7 @@ def _beds(mart: Mart, where: Slice) -> Figure:
         ("period", "triage"),
         f"{number(wanted)} beds would keep the fullest day ({worst['day']:%a} {worst['day'].day} "
         f"{worst['day']:%b}) at {number(FULL_PCT)} %. "
-        "Emergency department only where it is chosen.",
+        "The emergency department counts only if it is selected.",
         250,
         WhatIf("beds", "What if: staffed beds", beds, *_span(staffed, wanted, beds)),
     )
@@ -220,7 +220,7 @@ def _hourly_forecast(mart: Mart, where: Slice) -> Figure:
     return Figure(
         "forecast-hours",
         f"Next 48 hours: peak {peak['day']:%a} {peak['hour_of_day']:02d}:00, {number(peak['baseline'])} arrivals",
-        "Arrivals an hour: median and range of the same hour in the weeks before; local time of each hospital",
+        "Arrivals per hour: median and range of the same hour in the weeks before; local time of each hospital",
         "series",
         (Column("Hour"), Column("Forecast", 1), Column("Lowest", 1), Column("Highest", 1), Column("Weeks (n)", 0)),
         [

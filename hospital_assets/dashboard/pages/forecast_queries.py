@@ -1,4 +1,4 @@
-"""Queries of the forecast page: the seasonal baseline and how it has done."""
+"""Queries of the forecast page: the seasonal baseline and its accuracy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ARRIVALS_FORECAST = Measure(
 BEDS_FORECAST = Measure(
     "Beds by the seasonal baseline",
     f"Median, lowest and highest of the mean number of occupied beds on the same weekday of the last {BASELINE_WEEKS} "
-    "weeks, against the beds staffed or supposed.",
+    "weeks, against the beds staffed or assumed.",
     "beds",
     "departments with known beds (kpi_occupancy_daily)",
     "seasonal naive baseline",

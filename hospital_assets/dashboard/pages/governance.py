@@ -130,7 +130,7 @@ def governance(settings: Settings, mart: Mart, now: datetime) -> Page:
             Figure(
                 "masks",
                 "Who sees which column, and how",
-                "Mask of each role; operational columns are clear and not listed",
+                "Mask for each role; operational columns are shown in clear and not listed",
                 "table",
                 (Column("Column"), Column("Class"), *(Column(role.capitalize()) for role in roles)),
                 matrix,
@@ -157,7 +157,7 @@ def governance(settings: Settings, mart: Mart, now: datetime) -> Page:
 
 
 def retention_queue(settings: Settings, policy: Policy, looks: pl.DataFrame, now: datetime) -> list[dict[str, Any]]:
-    """What is kept until when, as the policy says, what is due first; persons are not named.
+    """How long everything is kept by the policy, the items due first; persons are not named.
 
     Args:
         settings: the data directory.
@@ -228,7 +228,7 @@ def retention_queue(settings: Settings, policy: Policy, looks: pl.DataFrame, now
             1,
             own[0]["occurred_at"],
             f"done {ended['occurred_at']:%Y-%m-%d}" if is_done else _AT_ONCE,
-            "proved: found nowhere any more" if is_done else "begun and not finished: run hospital erase again",
+            "verified: no longer found anywhere" if is_done else "started but not finished: run hospital erase again",
         )
     if events:
         add("Audit", "all entries", len(events), events[0]["occurred_at"], "never", "append-only, chained")
@@ -243,7 +243,7 @@ def _kept(queue: list[dict[str, Any]]) -> Figure:
     return plain_table(
         "retention",
         f"{due} things are due for deletion" if due else "Nothing is due for deletion",
-        "What is kept until when, by the policy's retention; landed files stay until a person is erased from them",
+        "How long everything is kept, by the policy's retention; landed files stay until a person is erased from them",
         queue,
         {"what": None, "which": None, "count": 0, "since": None, "due": None, "how": None},
         span=12,
@@ -253,7 +253,7 @@ def _kept(queue: list[dict[str, Any]]) -> Figure:
 def _looked(looks: pl.DataFrame) -> Figure:
     title = "Who looked at what"
     if looks.is_empty():
-        return empty("audit", title, "Nothing was audited yet", 12)
+        return empty("audit", title, "Nothing has been audited yet", 12)
     rows = (
         looks.with_columns(
             day=pl.col("occurred_at").dt.date().cast(pl.String),
@@ -271,7 +271,7 @@ def _looked(looks: pl.DataFrame) -> Figure:
     return plain_table(
         "audit",
         title,
-        "By day, account and action, of the dashboard by page; the log itself: hospital audit",
+        "By day, user and action, for the dashboard also by page; for the log itself: hospital audit",
         rows,
         {
             "day": None,

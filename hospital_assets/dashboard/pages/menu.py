@@ -1,4 +1,4 @@
-"""Which pages there are, in the order of the menu, and who may open them."""
+"""The pages, in the order of the menu, and who may open them."""
 
 from __future__ import annotations
 

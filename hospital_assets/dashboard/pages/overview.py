@@ -1,4 +1,4 @@
-"""Overview: the state of the department on a page."""
+"""The Overview page: the state of the department at a glance."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from hospital_assets.measures.triage import CRITICAL_IN_SHORT, CRITICAL_LEVELS
 
 
 def overview(mart: Mart, where: Slice) -> Page:
-    """Visits, waits, triage, departments, hours, people: the state of the department on a page."""
+    """Visits, waits, triage, departments, hours, people: the state of the department at a glance."""
     people = shared_queries.people(mart, where)
     waits = queries.waits(mart, where)
     on_time = shared_queries.rate(mart, where, "on_time")
@@ -95,7 +95,7 @@ def overview(mart: Mart, where: Slice) -> Page:
 
 
 def _before(mart: Mart, where: Slice) -> Row | None:
-    """The same number of days before the slice, where there are data of all of them."""
+    """The same number of days before the slice, if there are data for all of them."""
     first = where.first - timedelta(days=where.days)
     if where.is_whole or first < mart.known.first:
         return None
@@ -340,6 +340,6 @@ def _blood(mart: Mart, where: Slice) -> Figure:
         measure,
         total,
         ("period", "department", "triage"),
-        note="The groups of patients are not the demand for blood.",
+        note="The patients' groups are not the demand for blood.",
         height=310,
     )

@@ -22,7 +22,7 @@ _RUN = "Run the job `quality_page` (or `hospital report quality`) to gather it"
 
 
 def quality(settings: Settings) -> Page:
-    """What the checks found, what was quarantined, whether every record is accounted for."""
+    """Results of checks, quarantined records, and whether every record is accounted for."""
     try:
         found: dict[str, Any] = json.loads(settings.gathered_quality.read_text("utf-8"))
     except FileNotFoundError:
@@ -94,7 +94,7 @@ def quality(settings: Settings) -> Page:
             plain_table(
                 "rules",
                 f"{len(failed)} rules failed",
-                "Rows that broke a rule, of the rows it applies to; a kind leads to its check in Dagster",
+                "Rows that broke a rule, as a share of the rows it applies to; a kind links to its check in Dagster",
                 [row | {"kind": _in_dagster(settings, row)} for row in failed],
                 {
                     "severity": None,
@@ -122,7 +122,7 @@ def quality(settings: Settings) -> Page:
             plain_table(
                 "by-hospital",
                 "Quarantine by hospital",
-                "The hospital that the record states",
+                "The hospital named in the record",
                 found.get("quarantine_by_hospital", [])[:15],
                 {"hospital": None, "subject": None, "rule": None, "records": 0},
                 span=6,
@@ -132,7 +132,7 @@ def quality(settings: Settings) -> Page:
             plain_table(
                 "drift",
                 "Columns that changed",
-                "What each feed's files have that the others have not",
+                "Columns by which a file differs from the other files of its feed",
                 found.get("drift", []),
                 {"subject": None, "column": None, "verdict": None, "files": 0, "what_to_do": None},
                 span=6,
@@ -158,13 +158,13 @@ def quality(settings: Settings) -> Page:
 
 
 def _in_dagster(settings: Settings, row: dict[str, Any]) -> Away:
-    """A failed rule's kind, leading to that check of its table."""
+    """A failed rule's kind, as a link to that check of its table."""
     asked = urlencode({"view": "checks", "checkDetail": row["kind"]})
     return Away(row["kind"], f"{settings.dagster_url}/assets/{quote(row['table_name'])}?{asked}")
 
 
 def _over_time(rows: list[dict[str, Any]]) -> Figure:
-    """How each layer has done, day by day."""
+    """Each layer's share of passed checks, day by day."""
     title = "Score over time"
     if not rows:
         return empty("score-trend", title, "Nothing gathered yet", 12)
@@ -187,7 +187,7 @@ def _over_time(rows: list[dict[str, Any]]) -> Figure:
         f"{title}: {worst} is lowest, {charts.number(newest, 1)} %"
         if newest < 100
         else f"{title}: every layer is at 100 %",
-        "Percent of the single checks that passed, by layer and day of checking; each line has a scale of its own",
+        "Percent of the single checks that passed, by layer and day of checking; each line has its own scale",
         "table",
         (
             Column("Layer"),
@@ -199,7 +199,7 @@ def _over_time(rows: list[dict[str, Any]]) -> Figure:
         ),
         table,
         span=12,
-        note="" if len(days) > 1 else "A line needs checks of two days.",
+        note="" if len(days) > 1 else "A line needs checks from at least two days.",
     )
 
 

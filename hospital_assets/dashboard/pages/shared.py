@@ -1,4 +1,4 @@
-"""What several pages show: news, rates, doctors, people; and how days and groups are called."""
+"""Figures that several pages show: news, rates, doctors, people; and the names of days and groups."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _NOT_PUBLISHED = "The publication of this role holds figures only, no single vis
 
 
 def no_visits(mart: Mart, figure_id: str, title: str, measure: Measure, span: int = 6) -> Figure:
-    """A figure of single visits that has too few of them, or whose role sees none."""
+    """The empty figure shown for too few visits, or to a role that sees no single visits."""
     return empty(figure_id, title, TOO_FEW if mart.has_visits else _NOT_PUBLISHED, span, measure)
 
 
@@ -50,7 +50,7 @@ def news(found: Mapping[str, Control]) -> list[str]:
         "lwbs": "The share who left without being seen",
         "occupancy": "Occupancy",
         "first_15": "The share with a full set of observations within 15 minutes",
-        "response": "The share seen soon after an emergency score",
+        "response": "The share seen in time after an emergency score",
         "frequency": "The share of observations repeated on time",
     }
     said = []
@@ -61,7 +61,7 @@ def news(found: Mapping[str, Control]) -> list[str]:
         newest = control.points[-1]
         side = "above" if newest.value > control.centre else "below"
         said.append(
-            f"{text} is {side} what chance explains ({WORDS[newest.verdict].lower()}, "
+            f"{text} is {side} what chance would explain ({WORDS[newest.verdict].lower()}, "
             f"{newest.day.day} {newest.day:%b})."
         )
     if said:
@@ -74,7 +74,7 @@ def news(found: Mapping[str, Control]) -> list[str]:
 def rate_card(
     mart: Mart, card_id: str, label: str, total: Row, control: Control, measure: Measure, ignores: tuple[Slicer, ...]
 ) -> Card:
-    """A rate over the period: percent, count of n, what its newest point says."""
+    """A rate over the period: percent, count of n, and the signal at its newest point."""
     n = total["denominator_count"]
     if n < mart.few:
         return Card(card_id, label, "\u2013", "", TOO_FEW, measure=measure, ignores=ignores)
@@ -93,7 +93,7 @@ def rate_card(
 
 
 def doctors_card(row: Row) -> Card:
-    """How many doctors worked in the period, and how many new patients an hour."""
+    """The number of doctors who worked in the period, and their new patients per hour."""
     count = row["doctors_count"]
     hours = row["shift_hours"] or 0
     per_hour = f"{number(row['visit_count'] / hours, 2)} new patients per shift hour" if hours else ""
@@ -109,7 +109,7 @@ def doctors_card(row: Row) -> Card:
 
 
 def doctors(mart: Mart, where: Slice, span: int = 4) -> Figure:
-    """Doctors beside the limits that chance gives their hours; codes, no ranking."""
+    """Doctors against the chance limits for their hours; codes, no ranking."""
     rows = queries.physicians(mart, where)
     measure = measure_of("kpi_physician_workload")
     known = [
@@ -126,7 +126,7 @@ def doctors(mart: Mart, where: Slice, span: int = 4) -> Figure:
     return Figure(
         "doctors-chart",
         f"Physician workload: {outside} of {len(known)} outside chance",
-        "Patients seen in percent of what the hospital's doctors see in as many hours; band: chance alone (3\u03c3)",
+        "Patients seen, in percent of what the hospital's doctors see in the same hours; band: chance alone (3\u03c3)",
         "dots",
         (
             Column("Doctor"),
@@ -176,7 +176,7 @@ def doctors(mart: Mart, where: Slice, span: int = 4) -> Figure:
 
 
 def pyramid(mart: Mart, people: list[Row], where: Slice) -> Figure:
-    """Visits by age band and sex; of the published groups where the role has no persons."""
+    """Visits by age band and sex; from published groups where the role sees no single patients."""
     rows = [row for row in people if row["decade"] is not None]
     measure = measure_of("fact_emergency_visits", "Visits by age and sex")
     if not mart.has("dim_patient", "sex"):
@@ -244,7 +244,7 @@ def _sexes_and_ages(mart: Mart, where: Slice) -> Figure:
 
 
 def _category(name: str) -> str:
-    """`05-14` as people write it."""
+    """An age band such as `05-14` as people write it."""
     low, dash, high = name.partition("-")
     if dash and low.isdigit() and high.isdigit():
         return "under 1" if low == "00" else f"{int(low)}\u2013{int(high)}"
@@ -256,7 +256,7 @@ def _mirrored(drawn: str) -> str:
 
 
 def visit_days(where: Slice) -> str:
-    """Of which days the visits are that a figure reads one by one, in words."""
+    """The days of the visits that a figure reads one by one, in words."""
     days = (where.last - visits_since(where)).days + 1
     return f"last {days} days of the period" if days < where.days else "the whole period"
 

@@ -68,7 +68,7 @@ def rate(mart: Mart, where: Slice, name: str) -> OverTime:
 
 
 def physicians(mart: Mart, where: Slice) -> list[Row]:
-    """Doctors beside what chance makes of their hours, whole period; codes, no names."""
+    """Doctors against the chance limits for their hours, whole period; codes, no names."""
     return mart.sliced(
         "select doctor_id, visit_count, shift_hours, visits_per_shift_hour, expected_visit_count, "
         "lower_limit_count, upper_limit_count, is_outside "
@@ -96,7 +96,7 @@ def active_doctors(mart: Mart, where: Slice) -> Row:
 
 
 def blood_groups(mart: Mart, where: Slice) -> list[Row]:
-    """Patients by blood group beside the reference mix, whole period."""
+    """Patients by blood group, with the reference mix, whole period."""
     return mart.sliced(
         "select blood_group, patient_count, share_pct, reference_share_pct, known_patient_count "
         "from kpis.kpi_blood_groups where hospital_id = $hospital order by patient_count desc nulls last",

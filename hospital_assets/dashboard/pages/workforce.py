@@ -1,4 +1,4 @@
-"""Workforce: doctors against demand, by hour, by day, by person within the limits of chance."""
+"""The Workforce page: doctors against demand by hour and day, doctors within chance limits, shifts and rest."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from hospital_assets.measures.thresholds import LONG_SHIFT_HOURS, NIGHT_STARTS_H
 
 
 def workforce(mart: Mart, where: Slice) -> Page:
-    """Doctors against demand: by hour, by day, by person within the limits of chance."""
+    """Doctors against demand by hour and day, doctors within chance limits, shifts and rest."""
     found = control_charts({"load": (queries.workload(mart, where).points["load"], "neither")}, where)
     staff = queries.staff_by_hour(mart, where)
     active = shared_queries.active_doctors(mart, where)
@@ -165,12 +165,12 @@ def _pressure(rows: list[Row], where: Slice) -> Figure:
             cells[r["iso_weekday_number"] - 1][r["hour_of_day"]] = value
             worst.append((value, r))
     if not worst:
-        return empty("pressure", "Where a doctor more would help", "No staffing in this slice", 12, measure)
+        return empty("pressure", "Where one more doctor would help", "No staffing in this slice", 12, measure)
     worst.sort(key=lambda found: -found[0])
     best = ", ".join(f"{WEEKDAYS[r['iso_weekday_number'] - 1]} {r['hour_of_day']:02d}:00" for _, r in worst[:3])
     return Figure(
         "pressure",
-        f"One doctor more would help most at {best}",
+        f"One more doctor would help most at {best}",
         "Arrivals per doctor on shift, by weekday and local hour; stronger colour is more",
         "heatmap",
         (Column("Weekday"), Column("Hour"), Column("Arrivals per doctor", 2)),

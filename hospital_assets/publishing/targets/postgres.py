@@ -273,7 +273,7 @@ def _leave_groups(connection: Connection, policy: Policy, login: str) -> None:
 
 
 def _sources(data_dir: Path, policy: Policy, roles: Sequence[RoleName]) -> dict[RoleName, list[_Source]]:
-    """What is to be loaded, each file known to be what its manifest says."""
+    """The publications to load, each file verified against its manifest."""
     found: dict[RoleName, list[_Source]] = {}
     for audience in published_audiences(data_dir):
         folder = published_folder(data_dir) / audience / current_version(data_dir, audience)
@@ -441,7 +441,7 @@ def _finish_table(
 def _swap(connection: Connection, sources: Mapping[RoleName, list[_Source]], loaded_at: datetime) -> None:
     """Let the next schemas count, all in one transaction.
 
-    Renaming waits for no reader and lets none wait: whoever reads the old tables goes on reading them.
+    Renaming waits for no reader and lets none wait: readers of the old tables go on reading them.
     """
     schemas = {name for (name,) in _rows(connection, "select nspname from pg_namespace")}
     for role in sources:

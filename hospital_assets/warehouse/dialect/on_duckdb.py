@@ -1,4 +1,4 @@
-"""The dialect inside DuckDB; what each function does is said in the package."""
+"""The dialect inside DuckDB; the package documents what each function does."""
 
 from __future__ import annotations
 

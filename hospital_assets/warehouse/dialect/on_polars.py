@@ -1,4 +1,4 @@
-"""The dialect on Polars; what each function does is said in the package."""
+"""The dialect on Polars; the package documents what each function does."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Snowflake, rendered from the policy and the contracts: objects for SnowDDL, a load, a verification.
 
-Base tables hold what the role sees that sees everything, and beside each identifier the tokens that other
+Base tables hold what the role sees that sees everything, and next to each identifier the tokens that other
 roles see instead: the key of pseudonyms never reaches the account. Masking policies choose by
 `current_role()`, row access policies show a role of single hospitals the rows of its users' hospitals,
 and each role reads secure views in a schema of its own, without the columns its policy drops. Small

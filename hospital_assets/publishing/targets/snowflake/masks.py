@@ -12,7 +12,7 @@ from hospital_assets.warehouse.dialect import literal
 
 
 def mask_sql(mask: Mask, kind: str, value: str, maps: Mapping[str, Mapping[str, str]]) -> str:
-    """What a column becomes, as Snowflake SQL of the column's own type.
+    """The masked column as Snowflake SQL of the column's own type.
 
     Args:
         mask: not `token`, which is a column of its own.
