@@ -113,7 +113,7 @@ FIELDS: Mapping[str, Field] = {
     "subject": text("Subject the file feeds, or 'unknown'."),
     "source_profile": text("Source profile by which the file was read."),
     "profile_sha256": text(
-        "Hash of the profile it was read with; a file is looked at anew when that changes.", nullable=True
+        "Hash of the profile it was read with; a file is examined again when that changes.", nullable=True
     ),
     "file_sha256": text("Content hash; equal content is loaded once, whatever its name."),
     "file_bytes": whole("Size on disk.", unit="byte", ge=0),
@@ -619,7 +619,7 @@ FIELDS: Mapping[str, Field] = {
     "score_sum": whole("Sum of the scores.", ge=0),
     "other_days_count": count("Of all sets, recorded on another local day than that of arrival."),
     "other_days_score_sum": whole("Sum of the scores of those.", ge=0),
-    "limit_minutes": whole("Within so many minutes.", unit="min"),
+    "limit_minutes": whole("The limit, in minutes.", unit="min"),
     "late_count": count("Of n: it came, but later."),
     "no_full_set_count": count("Of n: no full set."),
     "seen_count": count("Of n: seen by a provider (n of the minutes)."),
