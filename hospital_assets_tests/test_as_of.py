@@ -130,7 +130,7 @@ def seen(settings: Settings) -> datetime:
 
 
 @pytest.mark.slow
-def test_a_past_figure_is_made_again_as_it_wprepare_as_of(
+def test_a_past_figure_is_made_again_as_it_was_known(
     built: tuple[Settings, BuildReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network, _ = built

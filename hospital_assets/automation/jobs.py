@@ -15,7 +15,7 @@ TABLES = dg.AssetSelection.groups("raw", "cleaned", "dimensions", "facts", "kpis
 
 #: Feeds whose records change the facts of their own days only. KPIs of observations of the evening before are settled
 #: with the next batch, or the next visits.
-SETTLED_FEEDS = ("vitals",)
+OWN_DAY_FEEDS = ("vitals",)
 
 #: A day's refresh: everything that is partitioned, and the tables it needs to be right.
 daily_batch = dg.define_asset_job(
@@ -42,7 +42,7 @@ def refreshed_by(subjects: Collection[str]) -> dg.AssetSelection:
     )
     if raw:
         selection = selection | (dg.AssetSelection.assets(*raw).downstream() & TABLES)
-    if all(subject in FEEDS[feed] for subject in subjects for feed in SETTLED_FEEDS):
+    if all(subject in FEEDS[feed] for subject in subjects for feed in OWN_DAY_FEEDS):
         selection = selection - dg.AssetSelection.assets("stale_partitions")
     return selection.required_multi_asset_neighbors()
 
