@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -14,11 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hospital_assets.automation.refresh import MOST_TRIES, Outcome, State, decide
+from hospital_assets.automation.loading import Loading
+from hospital_assets.automation.refresh import MOST_TRIES, Outcome, Request, State, decide
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.waiting import Waiting, is_due, spans, waiting_files
 from hospital_assets.landing.zone import LandingZone, read_quarantine, write_quarantine
+from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import Period, Warehouse
 from hospital_assets.warehouse.loads import complete_loads, publish_ledger, read_ledger_copy, record_loads
 
@@ -373,6 +375,31 @@ def test_a_file_of_several_spans_of_days_is_tried_as_often_as_any() -> None:
         state, held_back = decision.state, decision.held_back
         tries += 1
     assert (tries, decision.quarantined, state.failures) == (MOST_TRIES, ["a"], {"sha-a": MOST_TRIES})
+
+
+def test_a_program_goes_on_until_only_the_bad_file_is_left(tmp_path: Path) -> None:
+    settings = Settings(tmp_path)
+    settings.warehouse_file.parent.mkdir(parents=True, exist_ok=True)
+    everything = [file("bad", 1), file("good", 1)]
+    loaded: set[str] = set()
+
+    class Landing:
+        def held_back(self) -> dict[str, str]:
+            return read_quarantine(settings.warehouse_file.parent)
+
+    def run(requests: Sequence[Request]) -> Outcome:
+        paths = {path for request in requests for path in request.files.values()}
+        if "bad" in paths:
+            return "failed"
+        loaded.update(paths)
+        return "succeeded"
+
+    program = Loading(settings, Landing(), run)  # type: ignore[arg-type]
+    for _ in range(20):
+        waiting = [f for f in everything if f.source_file not in loaded and f.file_sha256 not in Landing().held_back()]
+        if not program.step(waiting, datetime(2026, 1, 2, tzinfo=UTC))[0]:
+            break
+    assert loaded == {"good"} and Landing().held_back() == {"sha-bad": "quarantined"}
 
 
 @settings(max_examples=200, deadline=None)

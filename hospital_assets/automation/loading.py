@@ -74,7 +74,8 @@ class Loading:
         outcome = self._run(decision.requests) if decision.requests else None
         self._outcomes = {} if outcome is None else {request.run_key: outcome for request in decision.requests}
         self._state = decision.state
-        is_held = "held" in decision.held_back.values() or len(decision.held_back) < len(held_back)
+        # A held file waits for its try, and one that was let go for the next look.
+        is_held = "held" in decision.held_back.values() or not held_back.keys() <= decision.held_back.keys()
         return outcome == "failed" or (is_held and outcome != "stopped"), decision.quarantined
 
 
