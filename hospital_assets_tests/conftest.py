@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # No test may touch the data directory of the checkout.
 os.environ["HOSPITAL_DATA_DIR"] = str(Path(__file__).parent / "no-data-here")
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 FIRST, LAST = date(2026, 3, 5), date(2026, 3, 12)
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 SHARED_IS_MISSING = "shared sample files"
+
+# No test depends on how quick the machine is.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.fixture(
