@@ -21,7 +21,7 @@ from hospital_assets.automation.loading import Loading, Span, execute, failure_o
 from hospital_assets.automation.refresh import Outcome, Request
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.table import Layer
-from hospital_assets.landing.profile import LANDED
+from hospital_assets.landing.profile import LANDED, UNRECOGNISED
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.partitions import period_start, range_tags, service_periods
 from hospital_assets.publishing.policy import RoleName
@@ -194,7 +194,7 @@ def refresh(
         loading = Loading(settings, landing, runs.load)
         is_unfinished = True
         while is_unfinished:
-            waiting = landing.waiting([*LANDED, "unknown"], landing.held_back())
+            waiting = landing.waiting([*LANDED, UNRECOGNISED], landing.held_back())
             is_unfinished, quarantined = loading.step(waiting, clock())
             runs.report.quarantined += quarantined
         runs.refresh_stale()

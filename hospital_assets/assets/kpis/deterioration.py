@@ -42,8 +42,7 @@ def kpi_news2_daily(
     clock: ClockResource,
 ) -> Frame:
     """Observation sets by NEWS2 band and hour since arrival."""
-    visits = present(fact_emergency_visits, dim_hospital, dim_department, as_of(clock))
-    sets = sets_of(visits, around(fact_vitals, period_of(context)))
+    sets = observed(context, fact_emergency_visits, fact_vitals, dim_hospital, dim_department, clock)[1]
     return news2_by_hour(sets).select(nw.col(*CONTRACTS["kpi_news2_daily"].column_names))
 
 
@@ -57,8 +56,7 @@ def kpi_first_observations_daily(
     clock: ClockResource,
 ) -> Frame:
     """Who had a full set of observations soon after arrival."""
-    visits = present(fact_emergency_visits, dim_hospital, dim_department, as_of(clock))
-    sets = sets_of(visits, around(fact_vitals, period_of(context)))
+    visits, sets = observed(context, fact_emergency_visits, fact_vitals, dim_hospital, dim_department, clock)
     return first_observations(visits, sets).select(nw.col(*CONTRACTS["kpi_first_observations_daily"].column_names))
 
 
@@ -72,8 +70,7 @@ def kpi_news2_response_daily(
     clock: ClockResource,
 ) -> Frame:
     """How soon a provider came after the first emergency score."""
-    visits = present(fact_emergency_visits, dim_hospital, dim_department, as_of(clock))
-    sets = sets_of(visits, around(fact_vitals, period_of(context)))
+    sets = observed(context, fact_emergency_visits, fact_vitals, dim_hospital, dim_department, clock)[1]
     return news2_response(sets).select(nw.col(*CONTRACTS["kpi_news2_response_daily"].column_names))
 
 
@@ -87,9 +84,21 @@ def kpi_observation_frequency_daily(
     clock: ClockResource,
 ) -> Frame:
     """Whether observations were repeated as often as their score asks for."""
-    visits = present(fact_emergency_visits, dim_hospital, dim_department, as_of(clock))
-    sets = sets_of(visits, around(fact_vitals, period_of(context)))
+    sets = observed(context, fact_emergency_visits, fact_vitals, dim_hospital, dim_department, clock)[1]
     return observation_frequency(sets).select(nw.col(*CONTRACTS["kpi_observation_frequency_daily"].column_names))
+
+
+def observed(
+    context: dg.AssetExecutionContext,
+    visits: Frame,
+    observations: Frame,
+    hospitals: Frame,
+    departments: Frame,
+    clock: ClockResource,
+) -> tuple[Frame, Frame]:
+    """What each of these KPIs is made of: the visits of a run (see `present`), and their sets (see `sets_of`)."""
+    here = present(visits, hospitals, departments, as_of(clock))
+    return here, sets_of(here, around(observations, period_of(context)))
 
 
 def as_of(clock: ClockResource) -> nw.Expr:
