@@ -47,7 +47,7 @@ test-slow: install
 test-all: test test-slow
 
 torture: install
-	$(BIN)/python -m pytest -m torture -s
+	$(BIN)/python -m pytest -m torture --timeout 0 -s
 
 lint: install
 	$(BIN)/ruff check .
