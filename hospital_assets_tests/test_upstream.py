@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import duckdb
 import pytest
 
 from hospital_assets.automation.event_log import HospitalEventLogStorage
@@ -39,7 +40,9 @@ FUNCTIONS = {
     f"{SQL}._event_to_row": ("self, event", "batches of events cannot be written"),
     f"{SQL}._store_asset_event": ("self, conn, event, event_id", "batched events do not reach their asset"),
     f"{SQL}._store_asset_event_tags": ("self, conn, events, event_ids", "batched events lose their tags"),
-    f"{SQL}.store_event_batch": ("self, events", "Dagster does not hand us batches"),
+    f"{STOCK}.store_event": ("self, event", "events are stored one by one again"),
+    f"{STOCK}.has_table": ("self, table_name", "each event of a check asks for a table again"),
+    f"{SQL}.store_asset_check_event": ("self, event, event_id", "outcomes of checks are not stored"),
     f"{SQL}._store_asset_check_evaluation_planned": ("self, event, event_id", "planning a check is slow again"),
     f"{SQL}._update_asset_check_evaluation": ("self, event, event_id", "days of a checked range stay planned"),
     f"{SQL}._store_runless_asset_check_evaluation": (
@@ -141,13 +144,27 @@ def test_the_event_log_guards_its_connections(attribute: str, tmp_path: Path) ->
         assert hasattr(instance.event_log_storage, attribute), f"{attribute} is gone: HospitalEventLogStorage._connect"
 
 
+@pytest.mark.parametrize("group", ["ASSET_EVENTS", "ASSET_CHECK_EVENTS", "EVENT_TYPE_TO_PIPELINE_RUN_STATUS"])
+def test_dagster_says_what_it_indexes(group: str) -> None:
+    assert found(f"dagster._core.events:{group}"), (
+        f"{group} is gone: HospitalEventLogStorage does not know what to index"
+    )
+
+
+def test_a_relation_knows_its_connection() -> None:
+    connection = duckdb.connect()
+    assert connection.sql("select 1")._con is connection, "dialect.checkpoint cannot make its table"
+
+
 # A public act reaches the override --------------------------------------------------------------------
 
 ACTS: dict[str, tuple[str, ...]] = {
     "a run over a range": (
         "_connect",
         "_initdb",
-        "store_event_batch",
+        "store_event",
+        "has_table",
+        "store_asset_check_event",
         "_event_to_row",
         "_store_asset_event",
         "_store_asset_event_tags",
@@ -160,7 +177,6 @@ ACTS: dict[str, tuple[str, ...]] = {
 
 @pytest.mark.parametrize("act", ACTS)
 def test_a_public_act_reaches_what_we_override(act: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", "1000")
     called: set[str] = set()
     for name in ACTS[act]:
         monkeypatch.setattr(HospitalEventLogStorage, name, noted(name, called))
@@ -188,11 +204,9 @@ def noted(name: str, called: set[str]) -> Callable[..., Any]:
 # The same run gives the same answers on stock storage --------------------------------------------------
 
 
-def test_the_same_runs_answer_as_on_stock_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", "0")
+def test_the_same_runs_answer_as_on_stock_storage(tmp_path: Path) -> None:
     with instance_of(EVENT_LOG, "SqliteEventLogStorage", tmp_path / "stock", stock=True) as instance:
         stock = answers(instance)
-    monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", "1000")
     with instance_of("hospital_assets.automation.event_log", "HospitalEventLogStorage", tmp_path / "ours") as instance:
         ours = answers(instance)
     for question, answer in stock.items():

@@ -1,27 +1,28 @@
 """Dagster's SQLite event log, made for runs over many days.
 
-A run over 90 days writes a planned and a materialised event per day and asset, and plans every
-check for every day. Dagster's own storage opens a connection per statement, stores a batch one by
-one, and reports a check over a range only once, so that its days stay "planned" for ever. Here
-connections are kept, a batch is one statement, and the outcome of a check over a range counts for
-each of its days. Of a build up to `fact_vitals` over 90 days (37 steps, 24.6 s of CPU) the connections
-save 6 s, the batches 8 s and the ranges 5 s; on stock storage it takes 60 s. Dagster makes batches when
-its environment says so (`instance`). Named in dagster.yaml; nothing else knows of it. Belongs here: only
-that. Every private name that it leans on is pinned by a test (test_upstream).
+A run over 90 days writes a planned and a materialised event per day and asset, plans every check for every day, and
+reports some five hundred checks. Dagster's own storage opens a connection per statement, stores events one by one, and
+reports a check over a range only once, so that its days stay "planned" for ever. Here connections are kept, events
+wait for a second at most to be stored together (whoever reads has them stored first), and the outcome of a check
+over a range counts for each of its days. Named in dagster.yaml; nothing else knows of it. Belongs here: only that.
+Every private name that it leans on is pinned by a test (test_upstream).
 """
 
 from __future__ import annotations
 
 import inspect
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as db
 from dagster import AssetCheckEvaluation, DagsterEventType, EventLogEntry
+from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS, EVENT_TYPE_TO_PIPELINE_RUN_STATUS
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable, SqlEventLogStorageTable
@@ -29,9 +30,12 @@ from dagster._serdes import ConfigurableClassData, serialize_value
 
 from hospital_assets.settings import data_dir_from_environment, load_settings
 
-#: What is written for each day of a run; Dagster's own storage has more kinds, and those are rare.
-_BATCHED = (DagsterEventType.ASSET_MATERIALIZATION, DagsterEventType.ASSET_MATERIALIZATION_PLANNED)
+#: What Dagster looks for across runs: stored in the index of all runs, too.
+_INDEXED = {*ASSET_EVENTS, *ASSET_CHECK_EVENTS, *EVENT_TYPE_TO_PIPELINE_RUN_STATUS}
 _BUSY_TIMEOUT_SECONDS = 300
+#: Events wait for others this long, and no longer than until there are so many.
+_WAIT_SECONDS = 1.0
+_MOST_WAITING = 1000
 #: Of an `AssetCheckEvaluation`, as its constructor takes them.
 _FIELDS = tuple(inspect.signature(AssetCheckEvaluation).parameters)
 #: The index of all runs and a few runs: each is a file.
@@ -39,11 +43,18 @@ _MOST_CONNECTIONS = 4
 
 
 class HospitalEventLogStorage(SqliteEventLogStorage):
-    """As Dagster's own, with kept connections, real batches, and checks that cover their range."""
+    """As Dagster's own, with kept connections, events stored together, and checks that cover their range."""
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         self._kept: dict[str, db.Connection] = {}
+        self._under_way: dict[str, db.Connection] = {}
+        self._tables: set[str] = set()
+        self._waiting: list[EventLogEntry] = []
+        self._is_storing = False
+        self._timer: threading.Timer | None = None
         super().__init__(base_dir, inst_data)
+        # What is stored together takes part in one transaction.
+        self._db_lock: Any = threading.RLock()
 
     @classmethod
     def config_type(cls) -> Mapping[str, Any]:
@@ -58,18 +69,32 @@ class HospitalEventLogStorage(SqliteEventLogStorage):
         home = Path(os.environ.get("DAGSTER_HOME") or load_settings(data_dir_from_environment()).dagster_home)
         return cls(str(home / "history" / "runs"), inst_data)
 
+    def has_table(self, table_name: str) -> bool:
+        """Whether the index has a table; Dagster asks at each event of a check, and none ever goes."""
+        if table_name not in self._tables and super().has_table(table_name):
+            self._tables.add(table_name)
+        return table_name in self._tables
+
     @contextmanager
     def _connect(self, shard: str) -> Iterator[db.Connection]:
         with self._db_lock:
+            self._store_waiting()
+            if shard in self._under_way:
+                yield self._under_way[shard]
+                return
             connection = self._kept.pop(shard, None)
             if connection is None or not Path(self.path_for_shard(shard)).exists():
                 connection = self._opened(shard)
             # Put back last, so that the first is the one unused for longest.
             self._kept[shard] = connection
             if len(self._kept) > _MOST_CONNECTIONS:
-                self._kept.pop(next(iter(self._kept))).close()
-            with connection.begin():
-                yield connection
+                self._kept.pop(next(name for name in self._kept if name not in self._under_way)).close()
+            self._under_way[shard] = connection
+            try:
+                with connection.begin():
+                    yield connection
+            finally:
+                del self._under_way[shard]
 
     def _opened(self, shard: str) -> db.Connection:
         engine = db.create_engine(
@@ -86,44 +111,66 @@ class HospitalEventLogStorage(SqliteEventLogStorage):
         return engine.connect()
 
     def dispose(self) -> None:
-        """Close what is open."""
-        super().dispose()
+        """Store what waits, and close what is open."""
         with self._db_lock:
+            self._store_waiting()
+            super().dispose()
             while self._kept:
                 _, connection = self._kept.popitem()
                 connection.close()
                 connection.engine.dispose()
 
-    def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
-        """Store planned and materialised events of one run; any other batch one by one."""
-        run_id = events[0].run_id
-        batched: list[EventLogEntry] = []
-        alone: list[EventLogEntry] = []
-        for event in events:
-            is_batched = event.run_id == run_id and event.is_dagster_event and event.dagster_event_type in _BATCHED
-            (batched if is_batched else alone).append(event)
-        if batched:
-            self._store_asset_events(run_id, batched)
-        for event in alone:
-            self.store_event(event)
+    def store_event(self, event: EventLogEntry) -> None:
+        """Store an event soon: at once where it ends or begins a run, else together with the next ones."""
+        with self._db_lock:
+            self._waiting.append(event)
+            if event.dagster_event_type in EVENT_TYPE_TO_PIPELINE_RUN_STATUS or len(self._waiting) >= _MOST_WAITING:
+                self._store_waiting()
+            elif self._timer is None:
+                self._timer = threading.Timer(_WAIT_SECONDS, self._store_in_time)
+                self._timer.daemon = True
+                self._timer.start()
 
-    def _store_asset_events(self, run_id: str, events: Sequence[EventLogEntry]) -> None:
-        rows = [self._event_to_row(event) for event in events]
-        with self.run_connection(run_id) as connection:
-            connection.execute(SqlEventLogStorageTable.insert(), rows)
+    def _store_in_time(self) -> None:
+        # What cannot be stored is still waiting: whoever stores or reads next is told.
+        with self._db_lock, suppress(db.exc.SQLAlchemyError, OSError):
+            self._timer = None
+            self._store_waiting()
+
+    def _store_waiting(self) -> None:
+        if self._is_storing or not self._waiting:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._is_storing = True
+        try:
+            for run_id, events in groupby(self._waiting, lambda event: event.run_id):
+                with self.run_connection(run_id) as connection:
+                    connection.execute(SqlEventLogStorageTable.insert(), [self._event_to_row(e) for e in events])
+            indexed = [e for e in self._waiting if e.is_dagster_event and e.dagster_event_type in _INDEXED]
+            if indexed:
+                self._store_in_index(indexed)
+            self._waiting.clear()
+        finally:
+            self._is_storing = False
+
+    def _store_in_index(self, events: Sequence[EventLogEntry]) -> None:
         with self.index_transaction() as connection:
-            connection.execute(SqlEventLogStorageTable.insert(), rows)
+            connection.execute(SqlEventLogStorageTable.insert(), [self._event_to_row(event) for event in events])
             last = connection.execute(db.select(db.func.max(SqlEventLogStorageTable.c.id))).scalar()
             assert last is not None  # noqa: S101  (rows were just inserted)
             # One transaction inserts in order, so the ids are the last ones, without gaps.
-            ids = range(last - len(events) + 1, last + 1)
-            self._store_asset_event_tags(connection, events, list(ids))
-            newest = {
-                (event.get_dagster_event().asset_key, event.dagster_event_type): (event, event_id)
-                for event, event_id in zip(events, ids, strict=True)
-            }
-            for event, event_id in newest.values():
-                self._store_asset_event(connection, event, event_id)
+            numbered = list(zip(events, range(last - len(events) + 1, last + 1), strict=True))
+            of_assets = [(event, number) for event, number in numbered if event.dagster_event_type in ASSET_EVENTS]
+            if of_assets:
+                self._store_asset_event_tags(connection, *map(list, zip(*of_assets, strict=True)))
+            newest = {(e.get_dagster_event().asset_key, e.dagster_event_type): (e, number) for e, number in of_assets}
+            for event, number in newest.values():
+                self._store_asset_event(connection, event, number)
+            for event, number in numbered:
+                if event.dagster_event_type in ASSET_CHECK_EVENTS:
+                    self.store_asset_check_event(event, number)
 
     def _store_asset_check_evaluation_planned(self, event: EventLogEntry, event_id: int | None) -> None:
         planned = event.get_dagster_event().asset_check_planned_data

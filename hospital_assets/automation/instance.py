@@ -21,8 +21,6 @@ from hospital_assets.settings import Settings, SettingsError
 POSTGRES_URL = "HOSPITAL_DAGSTER_POSTGRES_URL"
 #: SQLAlchemy takes `postgresql://` for psycopg 3; dagster-postgres is made for psycopg 2.
 _SCHEME = "postgresql+psycopg2://"
-#: Events of a run over many days are written in batches; Dagster itself writes them one by one.
-_BATCH = ("DAGSTER_EVENT_BATCH_SIZE", "1000")
 
 
 @contextmanager
@@ -43,9 +41,7 @@ def dagster_environment(settings: Settings) -> dict[str, str]:
     Raises:
         SettingsError: see `prepare_dagster_home`.
     """
-    home = prepare_dagster_home(settings)
-    name, size = _BATCH
-    return {"DAGSTER_HOME": str(home), name: os.environ.get(name, size)}
+    return {"DAGSTER_HOME": str(prepare_dagster_home(settings))}
 
 
 def prepare_dagster_home(settings: Settings) -> Path:
