@@ -9,18 +9,24 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
+import duckdb
+import pandera.polars as pa
 import polars as pl
 import pytest
 
 from hospital_assets.automation.build import BuildReport
 from hospital_assets.checks.accounting import conservation, landed_count, population_count, reconciled
+from hospital_assets.checks.contract_checks import _by_pandera, _counted, _finding, _of_pandera
 from hospital_assets.checks.faults import FAULTS, prove, sound_tables
 from hospital_assets.checks.findings import Finding, newest_results
-from hospital_assets.checks.kinds import CONTRACT_KINDS, QUALITY_KINDS
+from hospital_assets.checks.kinds import CONTRACT_KINDS, QUALITY_KINDS, VALUES
+from hospital_assets.contracts import CONTRACTS
 from hospital_assets.definitions import build_definitions
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.reports.quality import as_page, gather
@@ -206,3 +212,48 @@ def test_the_quality_page_is_an_asset(built: tuple[Settings, BuildReport], tmp_p
     assert event.metadata["sha256"].value == hashlib.sha256(page.encode()).hexdigest()
     assert event.metadata["quarantined_records"].value > 0
     assert "Quarantine by hospital" in page
+
+
+# The engine's count of a constraint is Pandera's ----------------------------------------------------
+
+NAN, INFINITE = float("nan"), float("inf")
+CONSTRAINTS: dict[str, tuple[pa.Check, list[Any]]] = {
+    "greater_than": (pa.Check.greater_than(0), [1.0, 0.0, -0.0, -1.0, NAN, INFINITE, -INFINITE, None]),
+    "greater_than_or_equal_to": (pa.Check.greater_than_or_equal_to(0), [1.0, 0.0, -0.0, -1e-9, NAN, INFINITE, None]),
+    "less_than": (pa.Check.less_than(300), [299.9, 300.0, 301.0, NAN, INFINITE, -INFINITE, None]),
+    "less_than_or_equal_to": (pa.Check.less_than_or_equal_to(5), [5, 6, 4, None]),
+    "in_range": (pa.Check.in_range(30, 43), [29.9, 30.0, 43.0, 43.1, NAN, None]),
+    "isin": (pa.Check.isin(["A", "it's"]), ["A", "a", "it's", " A", "", None]),
+    "str_matches": (
+        pa.Check.str_matches("^[A-Z0-9-]{2,18}$"),
+        ["A1", "A", "", "A1\n", "a1", "ÄÖ", "A1 B", "-" * 19, None],
+    ),
+}
+
+
+@pytest.mark.parametrize("engine", ["duckdb", "polars"])
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_the_engine_counts_what_pandera_finds(name: str, engine: str) -> None:
+    check, values = CONSTRAINTS[name]
+    frame = pl.DataFrame({"value": values})
+    column = replace(CONTRACTS["cleaned_vitals"].columns[0], name="value", dtype=frame["value"].dtype, duckdb_type="")
+    native = duckdb.connect().from_arrow(frame.to_arrow()) if engine == "duckdb" else frame
+    rule = _of_pandera(VALUES, column, check)
+    assert rule.broken is not None
+    assert _counted(lazy(native), [rule]) == (len(values), [_by_pandera(column, check, lazy(native))])
+
+
+def test_every_constraint_of_the_contracts_is_counted_by_the_engine() -> None:
+    used = {
+        str(check.name) for contract in CONTRACTS.values() for column in contract.columns for check in column.checks
+    }
+    assert used <= set(CONSTRAINTS)
+
+
+def test_a_constraint_the_engine_does_not_know_is_put_to_pandera() -> None:
+    column = replace(CONTRACTS["cleaned_vitals"].columns[0], name="value", dtype=pl.String(), duckdb_type="VARCHAR")
+    check = pa.Check.str_endswith("!")
+    rule, frame = _of_pandera(VALUES, column, check), lazy(pl.DataFrame({"value": ["a!", "b", None]}))
+    rows, counts = _counted(frame, [rule])
+    assert (rows, counts) == (3, [None])
+    assert _finding(rule, frame, rows, None).broken == 1
