@@ -1,6 +1,9 @@
 """The IO manager as Dagster uses it, column lineage, and the event log."""
 
 import os
+import sqlite3
+import time
+from contextlib import suppress
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,13 +13,14 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from hospital_assets.assets.declare import table
 from hospital_assets.automation.instance import dagster_instance
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import Period, open_warehouse
-from hospital_assets.warehouse.dialect import CHECKPOINT_QUERIES, Frame, checkpoint
+from hospital_assets.warehouse.dialect import Frame, checkpoint
 from hospital_assets.warehouse.io_manager import WarehouseIOManager, WarehouseResource
-from hospital_assets.warehouse.lineage import column_lineage, column_sources
+from hospital_assets.warehouse.lineage import column_sources, lineage_of
 
 DAYS = dg.DailyPartitionsDefinition("2026-01-01", end_date="2026-01-11")
 SHIFTS = CONTRACTS["fact_doctor_shifts"]
@@ -203,7 +207,8 @@ def test_twelve_parallel_steps_all_write(tmp_path: Path, monkeypatch: pytest.Mon
 def test_lineage_names_the_base_columns_behind_a_column() -> None:
     sources = column_sources(
         "with v as (select visit_id, arrival_at as a, triage_at from cleaned.cleaned_er_visits) "
-        "select visit_id, least(a, triage_at) as first_at, count(*) over () as n, 1 as one from v"
+        "select visit_id, least(a, triage_at) as first_at, count(*) over () as n, 1 as one from v",
+        {},
     )
     table = "cleaned_er_visits"
     assert sources["visit_id"] == ((table, "visit_id"),)
@@ -211,31 +216,27 @@ def test_lineage_names_the_base_columns_behind_a_column() -> None:
     assert sources["one"] == ()
 
 
-def test_lineage_looks_through_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lineage_looks_through_checkpoints() -> None:
     inner = "select visit_id as v, department_name as d from cleaned.cleaned_er_visits"
-    monkeypatch.setitem(CHECKPOINT_QUERIES, "checkpoint_999001", inner)
     outer = "select v || d as label from (select * from temp.main.checkpoint_999001) as t"
-    assert column_sources(outer)["label"] == (
+    assert column_sources(outer, {"checkpoint_999001": inner})["label"] == (
         ("cleaned_er_visits", "department_name"),
         ("cleaned_er_visits", "visit_id"),
     )
 
 
-def test_lineage_is_kept_and_resolved_anew_when_the_query_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    contract = CONTRACTS["fact_doctor_shifts"]
-    query = (
-        "select shift_id, doctor_id as doctor_key from cleaned.cleaned_doctor_shifts where service_date = '2026-01-0{}'"
-    )
-    first = column_lineage(contract, query.format(1), tmp_path)
-    monkeypatch.setattr("hospital_assets.warehouse.lineage.column_sources", lambda sql: pytest.fail("not kept"))
-    assert column_lineage(contract, query.format(2), tmp_path) == first  # dates do not matter
-    monkeypatch.undo()
-    other = column_lineage(contract, query.replace("doctor_id", "hospital_id").format(1), tmp_path)
-    assert other is not None and first is not None
-    (dep,) = other.deps_by_column["doctor_key"]
-    assert dep.column_name == "hospital_id"
+def test_lineage_is_stated_by_the_definition_and_by_each_run(resources: dict[str, Any]) -> None:
+    lineage = lineage_of(SHIFTS)
+    assert lineage is not None
+    (dep,) = lineage.deps_by_column["doctor_key"]
+    assert (dep.asset_key.path[-1], dep.column_name) == ("dim_doctor", "doctor_key")
+    result = dg.materialize([shifts_asset(frame(shift(1, 1)))], resources=resources, tags=RANGE)
+    stated = [
+        e.materialization.metadata.get("dagster/column_lineage") for e in result.get_asset_materialization_events()
+    ]
+    assert [found.value for found in stated if found] == [lineage]
+    assert table(SHIFTS.name)["metadata"]["dagster/column_lineage"] == lineage
+    assert lineage_of(CONTRACTS["raw_vitals"]) is None
 
 
 # The event log ------------------------------------------------------------------------------------
@@ -272,7 +273,7 @@ def test_a_check_over_a_range_counts_for_each_of_its_days(tmp_path: Path) -> Non
         assert sum("x" * 1000 in str(text) for text in texts) == 2
 
 
-def test_events_in_batches_are_what_dagster_reads_back(tmp_path: Path) -> None:
+def test_events_stored_together_are_what_dagster_reads_back(tmp_path: Path) -> None:
     days = [f"2026-01-{n:02d}" for n in range(1, 11)]
 
     @dg.asset(partitions_def=DAYS, backfill_policy=dg.BackfillPolicy.single_run())
@@ -286,6 +287,41 @@ def test_events_in_batches_are_what_dagster_reads_back(tmp_path: Path) -> None:
         assert sorted(r.partition_key or "" for r in records) == days
         in_run = instance.all_logs(result.run_id, of_type={dg.DagsterEventType.ASSET_MATERIALIZATION})
         assert len(in_run) == 10
+
+
+def test_an_event_waits_a_second_at_most_for_others_to_be_stored_with(tmp_path: Path) -> None:
+    with dagster_instance(Settings(tmp_path)) as instance:
+        run = instance.create_run_for_job(job_def=dg.GraphDefinition(name="nothing").to_job())
+        instance.report_engine_event("it goes on", run)
+        file = tmp_path / "dagster" / "history" / "runs" / f"{run.run_id}.db"
+
+        def stored() -> int:
+            """As another process sees it."""
+            with suppress(sqlite3.OperationalError), sqlite3.connect(f"file:{file}?mode=ro", uri=True) as connection:
+                return int(connection.execute("select count(*) from event_logs").fetchone()[0])
+            return 0
+
+        deadline = time.monotonic() + 60
+        while not stored() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert stored() == 1
+        # And the next one, too.
+        instance.report_engine_event("and on", run)
+        while stored() < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert stored() == 2
+
+
+def test_events_that_cannot_be_stored_are_not_lost_in_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with dagster_instance(Settings(tmp_path)) as instance:
+        run = instance.create_run_for_job(job_def=dg.GraphDefinition(name="nothing").to_job())
+        storage = instance.event_log_storage
+        with monkeypatch.context() as full:
+            full.setattr(storage, "run_connection", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+            instance.report_engine_event("it goes on", run)
+            with pytest.raises(OSError, match="disk full"):
+                instance.report_run_failed(run)
+        assert "it goes on" in str(instance.all_logs(run.run_id))
 
 
 def test_reading_back_gives_what_was_written(resources: dict[str, Any], tmp_path: Path) -> None:

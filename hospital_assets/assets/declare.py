@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 
 from hospital_assets.contracts import CONTRACTS, Contract
+from hospital_assets.warehouse.lineage import lineage_of, lineage_table
 
 #: DuckDB lets one process write at a time: every step that touches it takes this pool's only slot.
 WAREHOUSE_POOL = "warehouse"
@@ -94,7 +95,13 @@ def _backfill(contract: Contract) -> dict[str, Any]:
 
 
 def _metadata(contract: Contract) -> dict[str, Any]:
+    lineage = lineage_of(contract)
     return {
+        **(
+            {"dagster/column_lineage": lineage, "lineage": dg.MetadataValue.md(lineage_table(lineage))}
+            if lineage
+            else {}
+        ),
         "dagster/table_name": contract.qualified_name,
         "dagster/storage_kind": "duckdb",
         "dagster/column_schema": dg.TableSchema(

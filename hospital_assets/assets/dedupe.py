@@ -31,7 +31,7 @@ def newest_only(frame: Frame, key: Sequence[str], written: str) -> Frame:
         key: columns that identify the thing.
         written: column that says when the record was written; null counts as oldest.
     """
-    day = [PARTITION_COLUMN] if PARTITION_COLUMN in frame.collect_schema().names() else []
+    day = [PARTITION_COLUMN] if PARTITION_COLUMN in frame.columns else []
     per_thing = [*day, *key, "_is_sound"]
     ranked = _ranked(frame.with_columns(_is_sound=nw.col("rule").is_null()), per_thing, written).with_columns(
         _newest_written=nw.col(written).max().over(*per_thing)

@@ -86,14 +86,24 @@ def _dashboard(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _docs(options: argparse.Namespace, settings: Settings) -> int:
+    from tempfile import TemporaryDirectory
+
+    from hospital_assets.definitions import build_definitions
+    from hospital_assets.reports.lineage import lineage_document
     from hospital_assets.reports.reference import documents
+    from hospital_assets.warehouse.lineage import LINEAGE_FILE
 
     folder = options.into or Path("docs")
     if options.into is None and not folder.is_dir():
         raise FileNotFoundError(f"there is no {folder}/ here: say where to with --into DIR")
     stale = []
-    for name, text in documents().items():
-        path = folder / name
+    written = {folder / name: text for name, text in documents().items()}
+    if options.into is None:
+        # Lineage is part of the package, because every run states it.
+        with TemporaryDirectory() as empty:
+            nowhere = Settings(Path(empty))
+            written[LINEAGE_FILE] = lineage_document(build_definitions(nowhere), nowhere.first_service_date.isoformat())
+    for path, text in written.items():
         if path.exists() and path.read_text(encoding="utf-8") == text:
             continue
         stale.append(path)

@@ -31,7 +31,7 @@ def with_service_day(
         first: first service day.
         last: last service day, inclusive.
     """
-    names = set(frame.collect_schema().names())
+    names = set(frame.columns)
     clocks = {}
     if spec.date_from is not None:
         clocks["_found"] = "_looked_up"
@@ -60,7 +60,7 @@ def with_service_day(
         ).then(nw.col(f"{clock}_local").dt.date())
         for clock in clocks
     }
-    kept = [name for name in frame.collect_schema().names() if not name.startswith("_")]
+    kept = [name for name in frame.columns if not name.startswith("_")]
     days = nw.coalesce(*in_period.values(), nw.lit(None).cast(nw.Date))
     return (
         frame.with_columns(_day=days)

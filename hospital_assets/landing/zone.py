@@ -384,7 +384,7 @@ class LandingZone:
             frames = [
                 f.group_by(*by).agg(row_count=nw.len(), unreadable_count=_is_unreadable().cast(nw.Int64).sum())
                 for f in self._frames(profiles[profile_name], subject, files, ledger, for_dates=True)
-                if not is_dated or "_day" in f.collect_schema().names()
+                if not is_dated or "_day" in f.columns
             ]
             if not frames:
                 continue

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import narwhals as nw
 from dagster_pyspark import LazyPySparkResource
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
@@ -21,12 +20,10 @@ from hospital_assets.contracts import Contract
 from hospital_assets.live.io_manager import HospitalIOManager
 from hospital_assets.spark import dialect as on_spark
 from hospital_assets.spark.lake import Lake
-from hospital_assets.spark.lineage import column_sources
 from hospital_assets.spark.session import configuration, prepare_java, stated_defaults
 from hospital_assets.warehouse.database import Period, Warehouse, WarehouseError, Written
-from hospital_assets.warehouse.dialect import Frame, is_on_spark
+from hospital_assets.warehouse.dialect import Frame
 from hospital_assets.warehouse.io_manager import Also
-from hospital_assets.warehouse.lineage import lineage_of
 
 
 class SparkResource(LazyPySparkResource):
@@ -96,11 +93,6 @@ class LakeIOManager(HospitalIOManager):
             ) from None
         warehouse.show(contract, lake.select_statement(contract), also=also)
         return Written(rows=rows, seconds=time.perf_counter() - started)
-
-    def _lineage(self, warehouse: Warehouse, contract: Contract, frame: Frame) -> dg.TableColumnLineage | None:
-        if not is_on_spark(frame):
-            return super()._lineage(warehouse, contract, frame)
-        return lineage_of(contract, column_sources(nw.to_native(frame)))
 
     def _bytes_on_disk(self, warehouse: Warehouse, contract: Contract) -> int:
         if contract.name in self.tables_on_spark:

@@ -91,6 +91,7 @@ class Warehouse:
     connection: duckdb.DuckDBPyConnection
     writes: int = 0
     _known_tables: set[str] = field(default_factory=set)
+    _kinds: dict[str, str] | None = None
     _is_in_transaction: bool = False
     _after_commit: dict[str, Callable[[], None]] = field(default_factory=dict)
 
@@ -111,6 +112,7 @@ class Warehouse:
                 self.connection.rollback()
             self._after_commit.clear()
             self._known_tables.clear()
+            self._kinds = None
             raise
         finally:
             self._is_in_transaction = False
@@ -138,11 +140,21 @@ class Warehouse:
 
     def exists(self, contract: Contract) -> bool:
         """Whether the table has ever been written."""
-        found = self.connection.execute(
-            "select 1 from information_schema.tables where table_schema = ? and table_name = ?",
-            [contract.layer, contract.name],
-        ).fetchall()
-        return bool(found)
+        return contract.qualified_name in self._stored_kinds()
+
+    def is_view(self, contract: Contract) -> bool:
+        """Whether the rows are stored elsewhere, and the table only shows them."""
+        return self._stored_kinds().get(contract.qualified_name) == "VIEW"
+
+    def _stored_kinds(self) -> dict[str, str]:
+        """Qualified name -> `BASE TABLE` or `VIEW`, remembered until one is made, dropped or rolled back."""
+        if self._kinds is None:
+            self._kinds = dict(
+                self.connection.execute(
+                    "select table_schema || '.' || table_name, table_type from information_schema.tables"
+                ).fetchall()
+            )
+        return self._kinds
 
     def read(self, contract: Contract, period: Period | None = None) -> Frame:
         """A lazy frame over a table, or over some service days of it.
@@ -220,7 +232,8 @@ class Warehouse:
                 if period is None:
                     if shown_from_lake:
                         connection.execute(f"drop view {_qualified(contract)}")
-                    connection.execute(_create_table(contract, replace=True))
+                    connection.execute(f"create or replace table {_definition(contract)}")
+                    self._kinds = None
                 else:
                     self._prepare_partitioned(contract)
                     _delete(connection, contract, period)
@@ -276,9 +289,11 @@ class Warehouse:
 
     def _prepare_partitioned(self, contract: Contract) -> None:
         """Make the table, or bring an older one up to the contract where that loses nothing."""
-        self.connection.execute(_create_table(contract, replace=False))
         if contract.name in self._known_tables:
             return
+        if not self.exists(contract):
+            self.connection.execute(f"create table {_definition(contract)}")
+            self._kinds = None
         stored = dict(
             self.connection.execute(
                 "select column_name, data_type from duckdb_columns() where schema_name = ? and table_name = ?",
@@ -317,13 +332,7 @@ class Warehouse:
         kind = "view" if self.is_view(contract) else "table"
         self.connection.execute(f"drop {kind} if exists {_qualified(contract)}")
         self._known_tables.discard(contract.name)
-
-    def is_view(self, contract: Contract) -> bool:
-        """Whether the rows are stored elsewhere, and the table only shows them."""
-        found = self.connection.execute(
-            "select 1 from duckdb_views() where schema_name = ? and view_name = ?", [contract.layer, contract.name]
-        ).fetchall()
-        return bool(found)
+        self._kinds = None
 
     def show(
         self, contract: Contract, select: str, *, also: Callable[[duckdb.DuckDBPyConnection], None] = lambda _: None
@@ -340,6 +349,7 @@ class Warehouse:
             if not self.is_view(contract):
                 self.drop(contract)
             connection.execute(f"create or replace view {_qualified(contract)} as {select}")
+            self._kinds = None
             also(connection)
 
 
@@ -379,13 +389,12 @@ def _qualified(contract: Contract) -> str:
     return f"{quoted(contract.layer)}.{quoted(contract.name)}"
 
 
-def _create_table(contract: Contract, *, replace: bool) -> str:
+def _definition(contract: Contract) -> str:
     columns = ", ".join(
         f"{quoted(c.name)} {c.duckdb_type}" + (f" using compression {c.compression}" if c.compression else "")
         for c in contract.columns
     )
-    verb = "create or replace table" if replace else "create table if not exists"
-    return f"{verb} {_qualified(contract)} ({columns})"
+    return f"{_qualified(contract)} ({columns})"
 
 
 def _delete(connection: duckdb.DuckDBPyConnection, contract: Contract, period: Period) -> None:

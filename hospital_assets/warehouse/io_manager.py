@@ -22,8 +22,8 @@ from pydantic import PrivateAttr
 
 from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.warehouse.database import Period, Warehouse, WarehouseError, Written, open_warehouse
-from hospital_assets.warehouse.dialect import Frame, lazy, relation_of
-from hospital_assets.warehouse.lineage import column_lineage, lineage_table
+from hospital_assets.warehouse.dialect import Frame, lazy
+from hospital_assets.warehouse.lineage import lineage_of
 from hospital_assets.warehouse.loads import complete_loads, publish_ledger, record_loads
 
 #: Bookkeeping that is stored together with the rows.
@@ -156,13 +156,6 @@ class WarehouseIOManager(dg.ConfigurableIOManager):
         """Store the rows where the table lives; `also` belongs to it."""
         return warehouse.replace(contract, frame, period, also=also)
 
-    def _lineage(self, warehouse: Warehouse, contract: Contract, frame: Frame) -> dg.TableColumnLineage | None:
-        """What each column is computed from; None where the frame's engine does not tell."""
-        relation = relation_of(frame)
-        if relation is None:
-            return None
-        return column_lineage(contract, relation.sql_query(), warehouse.file.parent / "lineage")
-
     def _bytes_on_disk(self, warehouse: Warehouse, contract: Contract) -> int:
         """Size of what holds the table."""
         return warehouse.bytes_on_disk()
@@ -181,8 +174,6 @@ class WarehouseIOManager(dg.ConfigurableIOManager):
         period = period_of(context)
         if (period is not None) != contract.partitioned:
             raise WarehouseError(f"{contract.name}: the contract and the asset disagree on being partitioned")
-        # Raw tables come from files, not from columns.
-        lineage = None if contract.layer == "raw" else self._lineage(warehouse, contract, frame)
         is_landed = contract.layer == "raw" and contract.name != "raw_landed_files"
         written = self._replace(
             warehouse,
@@ -201,9 +192,8 @@ class WarehouseIOManager(dg.ConfigurableIOManager):
             "preview": dg.MetadataValue.md(_preview(warehouse, contract, period)),
             **self._stored(warehouse, contract),
         }
-        if lineage is not None:
+        if (lineage := lineage_of(contract)) is not None:
             details["dagster/column_lineage"] = lineage
-            details["lineage"] = dg.MetadataValue.md(lineage_table(lineage))
         if period is None:
             context.add_output_metadata({"dagster/row_count": written.rows, **details})
             return

@@ -264,7 +264,7 @@ def completed(raw: Frame, profiles: Profiles, subject: str, thing: Sequence[str]
     records = records.with_columns(
         nw.col(name).fill_null(strategy="forward").over("source_profile", *thing, order_by=order) for name in stated
     )
-    names = raw.collect_schema().names()
+    names = raw.columns
     return nw.concat([raw.filter(~is_partial).select(*names), records.select(*names)], how="vertical")
 
 

@@ -26,10 +26,9 @@ from hospital_assets.warehouse.dialect.frames import (
     quoted,
     relation_of,
 )
-from hospital_assets.warehouse.dialect.on_duckdb import CHECKPOINT_QUERIES, with_sql
+from hospital_assets.warehouse.dialect.on_duckdb import recorded_checkpoints, with_sql
 
 __all__ = [
-    "CHECKPOINT_QUERIES",
     "ISO_WALL_CLOCK_FORMATS",
     "SOURCE_COLUMN",
     "Engine",
@@ -52,6 +51,7 @@ __all__ = [
     "parse_wall_clocks",
     "polars_of",
     "quoted",
+    "recorded_checkpoints",
     "relation_of",
     "resolve_instants",
     "with_sql",

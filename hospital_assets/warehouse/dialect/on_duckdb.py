@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import duckdb
 import narwhals as nw
@@ -23,8 +24,19 @@ from hospital_assets.warehouse.dialect.frames import (
 
 _checkpoint_numbers = itertools.count(1)
 
-#: What filled each checkpoint of this process, so that lineage can look through it.
-CHECKPOINT_QUERIES: dict[str, str] = {}
+#: What filled each checkpoint, while somebody wants to know.
+_recorded: dict[str, str] | None = None
+
+
+@contextmanager
+def recorded_checkpoints() -> Iterator[dict[str, str]]:
+    """Note what fills each checkpoint (name -> query), so that lineage can look through it."""
+    global _recorded
+    _recorded = {}
+    try:
+        yield _recorded
+    finally:
+        _recorded = None
 
 
 def _relation(frame: Frame) -> duckdb.DuckDBPyRelation:
@@ -139,10 +151,13 @@ def hash_keys(frame: Frame, keys: Mapping[str, Sequence[str]]) -> Frame:
 def checkpoint(frame: Frame) -> Frame:
     """Put the rows into a temporary table, which may spill to disk."""
     relation = _relation(frame)
-    name = f"checkpoint_{next(_checkpoint_numbers)}"
-    CHECKPOINT_QUERIES[name] = relation.sql_query()
-    relation.query("plan", f"create temp table {name} as from plan")
-    return lazy(relation.query("plan", f"from temp.main.{name}"))
+    name, query = f"checkpoint_{next(_checkpoint_numbers)}", relation.sql_query()
+    if _recorded is not None:
+        _recorded[name] = query
+    # A private name, pinned by a test: what `relation.query` returns would keep the whole plan that led to it.
+    connection = relation._con
+    connection.execute(f"create temp table {name} as {query}")
+    return lazy(connection.table(f"temp.main.{name}"))
 
 
 def resolve_instants(frame: Frame, instants: Mapping[str, str], zone: str) -> Frame:
