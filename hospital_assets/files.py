@@ -6,17 +6,31 @@ Belongs here: how a file is written and where in a text a mistake is. Does not: 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import itertools
 import os
+import platform
+import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+
+#: What a file that is being written is called, after the name it will have: machine, process, number.
+_TEMPORARY = re.compile(r"\..*\.(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-\d+\.tmp")
+_NUMBERS = itertools.count(1)
+#: A name has 255 bytes at most, and those that are being written are longer than what they will be.
+_LONGEST_STEM = 180
+#: Folders in which this process has looked for what killed writers left.
+_SWEPT: set[Path] = set()
 
 
 @contextlib.contextmanager
 def replacing(path: Path, *, is_durable: bool = False, mode: int | None = None) -> Iterator[Path]:
     """A file to write instead of `path`; it takes that place in one step when the block has ended.
 
-    Readers see all of it or what was there before. Until then its name begins with a dot and ends in `.tmp`; an
-    error removes it, and what a killed writer left is overwritten by the next one.
+    Readers see all of it or what was there before. Until then it has a name that no other writer uses, which
+    begins with a dot and ends in `.tmp`. An error removes it; what a killed process left, the next one on the
+    same machine removes when it first writes into that folder.
 
     Args:
         path: the file; its folder is made.
@@ -24,10 +38,11 @@ def replacing(path: Path, *, is_durable: bool = False, mode: int | None = None) 
         mode: permissions of the file from its first byte on; None for the usual ones.
     """
     make_folder(path.parent, is_durable=is_durable)
-    temporary = path.with_name(f".{path.name}.tmp")
+    _sweep(path.parent)
+    stem = path.name.encode("utf-8", "surrogateescape")[:_LONGEST_STEM].decode("utf-8", "ignore")
+    temporary = path.with_name(f".{stem}.{_machine()}-{os.getpid()}-{next(_NUMBERS)}.tmp")
     try:
         if mode is not None:
-            temporary.unlink(missing_ok=True)
             os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
         yield temporary
         if is_durable:
@@ -50,6 +65,48 @@ def replace_bytes(path: Path, data: bytes, *, is_durable: bool = False) -> None:
     """Write a small file in one step; see `replacing`."""
     with replacing(path, is_durable=is_durable) as temporary:
         temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait for a lock on a side file and hold it: one process or thread at a time changes what it stands for.
+
+    Args:
+        path: the side file; it is made, with its folder, and stays. The system lets go of the lock of whoever dies.
+    """
+    make_folder(path.parent)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _machine() -> str:
+    return f"{zlib.crc32(platform.node().encode()):08x}"
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed writers of this machine left in a folder; once a process, however many files there are."""
+    if folder in _SWEPT:
+        return
+    _SWEPT.add(folder)
+    for entry in os.scandir(folder):
+        found = _TEMPORARY.fullmatch(entry.name)
+        if found and found["machine"] == _machine() and not _is_alive(int(found["process"])):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(entry.path)  # noqa: PTH108  (a hundred thousand entries are normal)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def make_folder(folder: Path, *, is_durable: bool = False) -> None:

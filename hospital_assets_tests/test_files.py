@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,11 +34,36 @@ def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path: Path) -> None
 
 def test_permissions_hold_from_the_first_byte_on(tmp_path: Path) -> None:
     path = tmp_path / "secret"
-    (tmp_path / ".secret.tmp").write_text("left by a killed writer", encoding="utf-8")
     with replacing(path, mode=0o600) as temporary:
         assert temporary.stat().st_mode & 0o777 == 0o600 and temporary.stat().st_size == 0
         temporary.write_text("x", encoding="utf-8")
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / ("long" * 60)
+    with replacing(path) as first:
+        with replacing(path) as second:
+            second.write_text("second", encoding="utf-8")
+            first.write_text("first", encoding="utf-8")
+        assert path.read_text(encoding="utf-8") == "second"
+    assert path.read_text(encoding="utf-8") == "first" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next_one_on_its_machine(tmp_path: Path) -> None:
+    write = (
+        "import os, sys; from pathlib import Path; from hospital_assets.files import replacing\n"
+        "with replacing(Path(sys.argv[1])) as temporary:\n"
+        "    temporary.write_text('half'); os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", write, str(tmp_path / "a")], check=False)
+    (left,) = tmp_path.iterdir()
+    others = left.with_name(left.name.replace(f".{left.name.split('.')[2].split('-')[0]}-", ".00000000-"))
+    others.touch()
+    ours = left.with_name(left.name.replace(left.name.split("-")[1], str(os.getppid())))
+    ours.touch()
+    replace_text(tmp_path / "b", "x")
+    assert {path for path in tmp_path.iterdir() if path.name.startswith(".")} == {others, ours}
 
 
 def test_a_durable_file_is_flushed_before_its_name_and_the_name_after(

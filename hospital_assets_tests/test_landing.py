@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -17,9 +18,10 @@ from hypothesis import strategies as st
 from hospital_assets.automation.loading import Loading
 from hospital_assets.automation.refresh import MOST_TRIES, Outcome, Request, State, decide
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.landing.quarantine import change_quarantine, read_quarantine
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.waiting import Waiting, is_due, spans, waiting_files
-from hospital_assets.landing.zone import LandingZone, read_quarantine, write_quarantine
+from hospital_assets.landing.zone import LandingZone
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import Period, Warehouse
 from hospital_assets.warehouse.loads import complete_loads, publish_ledger, read_ledger_copy, record_loads
@@ -446,7 +448,7 @@ def test_retry_lets_a_quarantined_file_in_again(
     vitals_file(zone, TEXT.encode())
     ledger = zone.discover(None, {})
     digest = str(entry(ledger, "native/vitals/file.json")["file_sha256"])
-    write_quarantine(folder, {digest: "quarantined", "another": "held"})
+    change_quarantine(folder, {}, {digest: "quarantined", "another": "held"})
     none = pl.lit([], dtype=pl.List(pl.Date))
     ledger.with_columns(is_loaded=pl.lit(False), loaded_dates=none, outdated_dates=none).write_parquet(
         folder / "landed_files.parquet"
@@ -455,3 +457,29 @@ def test_retry_lets_a_quarantined_file_in_again(
     assert main(["retry", "native/vitals/file.json"]) == 0
     assert "let in   native/vitals/file.json" in capsys.readouterr().out
     assert read_quarantine(folder) == {"another": "held"}
+
+
+def test_programs_that_hold_files_back_at_once_do_not_undo_each_other(tmp_path: Path) -> None:
+    change_quarantine(tmp_path, {}, {"a": "held", "b": "held", "c": "held"})
+    before = read_quarantine(tmp_path)
+    # A person lets `a` in, another program quarantines `c`, while this one decides about all three.
+    change_quarantine(tmp_path, before, {"b": "held", "c": "held"})
+    change_quarantine(tmp_path, {"c": "held"}, {"c": "quarantined"})
+    change_quarantine(tmp_path, before, {"c": "held", "b": "held", "a": "quarantined", "d": "held"})
+    assert list(read_quarantine(tmp_path).items()) == [("c", "quarantined"), ("b", "held"), ("d", "held")]
+    threads = [
+        threading.Thread(target=change_quarantine, args=(tmp_path, {}, {f"f{n}": "quarantined"})) for n in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {f"f{n}" for n in range(20)} <= set(read_quarantine(tmp_path))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"a": 1}', "[" * 100_000, "\x00", '{"a": "other"}'])
+def test_a_damaged_list_of_quarantined_files_holds_back_nothing(tmp_path: Path, content: str) -> None:
+    (tmp_path / "quarantine.json").write_text(content)
+    assert read_quarantine(tmp_path) == {}
+    change_quarantine(tmp_path, {}, {"a": "held"})
+    assert read_quarantine(tmp_path) == {"a": "held"}

@@ -262,9 +262,7 @@ class AuditLog:
                 # A log that replaced another must not cover up that it did.
                 return
         found = {"log_id": self.log_id, "sequence_number": number, "mac": mac, "occurred_at": at}
-        with contextlib.suppress(FileNotFoundError):
-            # Another process may have moved its own into place under the same temporary name.
-            replace_text(self._anchor, json.dumps(found) + "\n")
+        replace_text(self._anchor, json.dumps(found) + "\n")
 
     def _mac(self, previous: str, entry: Mapping[str, Any]) -> str:
         text = json.dumps([previous, *(entry[name] for name in _COLUMNS)], ensure_ascii=True)

@@ -19,8 +19,9 @@ from hospital_assets.automation.refresh import Decision, Outcome, Request, State
 from hospital_assets.clock import hospital_now
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.profile import LANDED
+from hospital_assets.landing.quarantine import change_quarantine
 from hospital_assets.landing.waiting import Waiting, spans
-from hospital_assets.landing.zone import LandingResource, write_quarantine
+from hospital_assets.landing.zone import LandingResource
 from hospital_assets.live.alert_rules import quarantined_file
 from hospital_assets.partitions import period_start, range_tags
 from hospital_assets.settings import Settings
@@ -81,8 +82,8 @@ class Loading:
 
 def remember(decision: Decision, held_back: dict[str, str], settings: Settings, now: datetime) -> None:
     """Store which files runs must leave out from now on, and raise an alert for a quarantined file."""
-    if decision.held_back != held_back:
-        write_quarantine(settings.warehouse_file.parent, decision.held_back)
+    if list(decision.held_back.items()) != list(held_back.items()):
+        change_quarantine(settings.warehouse_file.parent, held_back, decision.held_back)
     if decision.quarantined:
         note(settings, [quarantined_file(path, now) for path in decision.quarantined])
 

@@ -105,7 +105,7 @@ def _watch(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _retry(options: argparse.Namespace, settings: Settings) -> int:
-    from hospital_assets.landing.zone import read_quarantine, write_quarantine
+    from hospital_assets.landing.quarantine import change_quarantine, read_quarantine
     from hospital_assets.warehouse.loads import read_ledger_copy
 
     folder = settings.warehouse_file.parent
@@ -116,7 +116,7 @@ def _retry(options: argparse.Namespace, settings: Settings) -> int:
     if unknown:
         raise ValueError(f"not held back or quarantined: {', '.join(sorted(unknown))}")
     if wanted:
-        write_quarantine(folder, {sha: why for sha, why in held_back.items() if sha not in wanted})
+        change_quarantine(folder, held_back, {sha: why for sha, why in held_back.items() if sha not in wanted})
     for sha in sorted(wanted, key=lambda sha: names.get(sha, sha)):
         print(f"let in   {names.get(sha, sha[:12])}")
     print(f"{len(wanted)} files will be tried again at a sensor's next look, or by `hospital build`")

@@ -16,8 +16,7 @@ def land(folder: Path, name: str, data: bytes) -> Path:
     """Put a file into a folder in one step: written under another name, flushed to disk, renamed, the rename flushed.
 
     When this returns, the file survives a crash of the program and of the machine. Until then nobody
-    sees it: its name begins with a dot and ends in `.tmp`. What a killed writer left is overwritten by
-    the next one of that name.
+    sees it: its name begins with a dot and ends in `.tmp` (`files.replacing`).
 
     Returns:
         the landed file.

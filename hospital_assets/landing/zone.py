@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -26,12 +25,13 @@ import narwhals as nw
 import polars as pl
 
 from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN
-from hospital_assets.files import replace_text, replacing
+from hospital_assets.files import replacing
 from hospital_assets.landing.content import UnreadableError, is_finished, sha256
 from hospital_assets.landing.csv_records import csv_relation
 from hospital_assets.landing.drift import kinds_of
 from hospital_assets.landing.json_records import json_relation
 from hospital_assets.landing.profile import OTHER_RECORDS, Feed, Lookup, Profile, Subject, canonical_columns, time_zones
+from hospital_assets.landing.quarantine import HELD_BACK, read_quarantine
 from hospital_assets.landing.records import LandedFile, declared_rows
 from hospital_assets.landing.registry import Profiles, load_profiles
 from hospital_assets.landing.service_day import days_of_files, with_service_day
@@ -45,12 +45,6 @@ from hospital_assets.warehouse.loads import read_ledger_copy
 
 _LEDGER = CONTRACTS["raw_landed_files"]
 _UNFINISHED = (".tmp", ".part", ".crdownload")
-_QUARANTINE_FILE = "quarantine.json"
-_QUARANTINED = {
-    "held": "runs with this file failed; it is tried alone next",
-    "quarantined": "every run with this file failed; see the failed runs, deliver a corrected file or "
-    "give it another try with `hospital retry`",
-}
 
 
 @dataclass(frozen=True)
@@ -355,7 +349,7 @@ class LandingZone:
             problem = f"same content as {original}, which is loaded; not loaded again"
             return [{**row, "subject": feed.subject, "state": "duplicate", "problem": problem} for feed in feeds]
         if state := held_back.get(str(row["file_sha256"])):
-            return [{**row, "subject": feed.subject, "state": state, "problem": _QUARANTINED[state]} for feed in feeds]
+            return [{**row, "subject": feed.subject, "state": state, "problem": HELD_BACK[state]} for feed in feeds]
         known = profile.known_columns(source_file.partition("/")[2])
         rows = [_verified(row, feed, path, known) for feed in feeds]
         stat = path.stat()
@@ -489,20 +483,6 @@ class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         return known if set(_LEDGER.column_names) <= set(known.columns) else None
 
 
-def read_quarantine(folder: Path) -> dict[str, str]:
-    """Content hash -> `held` or `quarantined`, of the files that no run may load now."""
-    try:
-        kept = json.loads((folder / _QUARANTINE_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    return {str(digest): str(state) for digest, state in kept.items()}
-
-
-def write_quarantine(folder: Path, held_back: Mapping[str, str]) -> None:
-    """Store which files are held back, in one step."""
-    replace_text(folder / _QUARANTINE_FILE, json.dumps(dict(held_back), indent=1))
-
-
 def import_files(profile: Profile, source: Path, landing: Path) -> tuple[list[str], list[str]]:
     """Copy a source's files into the landing folder, bytes untouched, each appearing whole.
 
@@ -631,10 +611,10 @@ def _unchanged(
     originals = still.filter(pl.col("state") != "duplicate")["file_sha256"]
     has_original = pl.col("file_sha256").is_in(originals.implode())
     wanted = pl.col("file_sha256").replace_strict(dict(held_back), default=None, return_dtype=pl.String)
-    is_held_back = pl.when(pl.col("state").is_in(list(_QUARANTINED))).then("state")
+    is_held_back = pl.when(pl.col("state").is_in(list(HELD_BACK))).then("state")
     return still.filter(
         (pl.col("state") != "duplicate") | has_original,
-        wanted.eq_missing(is_held_back) | ~pl.col("state").is_in(["ready", "companion", *_QUARANTINED]),
+        wanted.eq_missing(is_held_back) | ~pl.col("state").is_in(["ready", "companion", *HELD_BACK]),
     )
 
 
