@@ -50,7 +50,7 @@ class HospitalEventLogStorage(SqliteEventLogStorage):
         self._under_way: dict[str, db.Connection] = {}
         self._tables: set[str] = set()
         self._waiting: list[EventLogEntry] = []
-        self._is_storing = False
+        self._rows: dict[int, dict[str, Any]] = {}
         self._timer: threading.Timer | None = None
         super().__init__(base_dir, inst_data)
         # What is stored together takes part in one transaction.
@@ -138,26 +138,27 @@ class HospitalEventLogStorage(SqliteEventLogStorage):
             self._store_waiting()
 
     def _store_waiting(self) -> None:
-        if self._is_storing or not self._waiting:
+        if self._rows or not self._waiting:
             return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._is_storing = True
+        # Each event is serialised once, though it is stored in up to three places.
+        self._rows = {id(event): self._event_to_row(event) for event in self._waiting}
         try:
             for run_id, events in groupby(self._waiting, lambda event: event.run_id):
                 with self.run_connection(run_id) as connection:
-                    connection.execute(SqlEventLogStorageTable.insert(), [self._event_to_row(e) for e in events])
+                    connection.execute(SqlEventLogStorageTable.insert(), [self._rows[id(event)] for event in events])
             indexed = [e for e in self._waiting if e.is_dagster_event and e.dagster_event_type in _INDEXED]
             if indexed:
                 self._store_in_index(indexed)
             self._waiting.clear()
         finally:
-            self._is_storing = False
+            self._rows = {}
 
     def _store_in_index(self, events: Sequence[EventLogEntry]) -> None:
         with self.index_transaction() as connection:
-            connection.execute(SqlEventLogStorageTable.insert(), [self._event_to_row(event) for event in events])
+            connection.execute(SqlEventLogStorageTable.insert(), [self._rows[id(event)] for event in events])
             last = connection.execute(db.select(db.func.max(SqlEventLogStorageTable.c.id))).scalar()
             assert last is not None  # noqa: S101  (rows were just inserted)
             # One transaction inserts in order, so the ids are the last ones, without gaps.
@@ -180,7 +181,7 @@ class HospitalEventLogStorage(SqliteEventLogStorage):
             "check_name": planned.check_name,
             "run_id": event.run_id,
             "execution_status": AssetCheckExecutionRecordStatus.PLANNED.value,
-            "evaluation_event": serialize_value(event),
+            "evaluation_event": self._rows[id(event)]["event"],
             "evaluation_event_timestamp": _written_at(event),
             "evaluation_event_storage_id": event_id,
         }
@@ -250,7 +251,7 @@ class HospitalEventLogStorage(SqliteEventLogStorage):
             connection.execute(
                 AssetCheckExecutionsTable.update()
                 .where(checks.id == last)
-                .values(evaluation_event=serialize_value(event))
+                .values(evaluation_event=self._rows[id(event)]["event"])
             )
         return True
 

@@ -20,7 +20,7 @@ from hospital_assets.warehouse.database import Period, Warehouse
 Status = Literal["Passed", "Failed", "NotApplicable", "Error"]
 
 _RESULTS = """
-create table if not exists quality.dq_results (
+create table quality.dq_results (
     run_id varchar not null, checked_at timestamptz not null, table_name varchar not null,
     kind varchar not null, family varchar not null, column_name varchar not null,
     rule varchar not null, violated_count bigint, denominator_count bigint, violated_pct double,
@@ -164,8 +164,7 @@ def store(
         orient="row",
     )
     with warehouse.transaction() as connection:
-        connection.execute("create schema if not exists quality")
-        connection.execute(_RESULTS)
+        warehouse.make_once("quality.dq_results", _RESULTS)
         source = connection.from_arrow(rows.to_arrow())
         connection.execute("insert into quality.dq_results by name from source")
         del source
@@ -200,8 +199,6 @@ def scores_by_day(warehouse: Warehouse) -> pl.DataFrame:
 
 
 def _results(warehouse: Warehouse, query: str) -> pl.DataFrame:
-    with warehouse.transaction() as connection:
-        connection.execute("create schema if not exists quality")
-        connection.execute(_RESULTS)
+    warehouse.make_once("quality.dq_results", _RESULTS)
     found: pl.DataFrame = warehouse.connection.sql(query).pl()
     return found

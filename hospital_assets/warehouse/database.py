@@ -142,6 +142,16 @@ class Warehouse:
         """Whether the table has ever been written."""
         return contract.qualified_name in self._stored_kinds()
 
+    def make_once(self, qualified_name: str, statement: str) -> None:
+        """Make a table that no contract describes, unless it is there.
+
+        Even where it is, `create if not exists` would have every lazy frame bound anew.
+        """
+        if qualified_name not in self._stored_kinds():
+            self.connection.execute(f"create schema if not exists {qualified_name.partition('.')[0]}")
+            self.connection.execute(statement)
+            self._kinds = None
+
     def is_view(self, contract: Contract) -> bool:
         """Whether the rows are stored elsewhere, and the table only shows them."""
         return self._stored_kinds().get(contract.qualified_name) == "VIEW"
@@ -151,7 +161,8 @@ class Warehouse:
         if self._kinds is None:
             self._kinds = dict(
                 self.connection.execute(
-                    "select table_schema || '.' || table_name, table_type from information_schema.tables"
+                    "select table_schema || '.' || table_name, table_type from information_schema.tables "
+                    "where table_catalog = current_database()"
                 ).fetchall()
             )
         return self._kinds
