@@ -685,6 +685,11 @@ def persons(on: Engine, numbers: list[str], *pairs: tuple[str, str, str]) -> dic
     return dict(joined.select("patient_id", "person_key").iter_rows())
 
 
+def key_of_number(on: Engine, number: str) -> int:
+    keyed = hash_keys(on(pl.DataFrame({"patient_id": [number]})), {"patient_durable_key": ["patient_id"]})
+    return int(collect(keyed)["patient_durable_key"][0])
+
+
 def test_merged_numbers_are_one_person(on: Engine) -> None:
     found = persons(on, ["P100", "P200", "P300"], ("26 10:00", "P200", "P100"))
     assert found["P200"] == found["P100"] != found["P300"]
@@ -692,6 +697,12 @@ def test_merged_numbers_are_one_person(on: Engine) -> None:
     assert len(set(chained.values())) == 1 and chained["A"] == chained["C"]
     corrected = persons(on, ["A", "B", "C"], ("01 10:00", "A", "B"), ("01 11:00", "A", "C"))
     assert corrected["A"] == corrected["C"] != corrected["B"]
+    undone = persons(on, ["A", "B", "C"], ("01 10:00", "A", "B"), ("01 11:00", "B", "A"), ("01 09:00", "C", "B"))
+    assert set(undone.values()) == {key_of_number(on, "A")}, "the latest merge of a circle decides who survives"
+    circle = [("01 12:00", "A", "B"), ("01 11:00", "B", "C"), ("01 10:00", "C", "A"), ("01 09:00", "D", "C")]
+    assert set(persons(on, ["A", "B", "C", "D"], *circle).values()) == {key_of_number(on, "B")}
+    long = [(f"01 10:{n:02}", f"N{n}", f"N{n + 1}") for n in range(7)]
+    assert len(set(persons(on, [f"N{n}" for n in range(8)], *long).values())) == 1
 
     rows = inpatients("P100 a H1 01-01 01-05 01 0 0 HF\nP200 a H1 01-20 01-25 01 0 0 HF")
     assert readmitted(on, rows) == (0, 2)

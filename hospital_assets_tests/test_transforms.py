@@ -14,7 +14,7 @@ from hospital_assets.assets.dedupe import newest_of_each
 from hospital_assets.assets.dimensions.scd2 import changes_only, key_at, versions
 from hospital_assets.assets.facts import doctor_shifts
 from hospital_assets.assets.facts.emergency_visits import measured, other_ends
-from hospital_assets.assets.facts.patient_flow import admitted_visits, cancelled_visits, folded
+from hospital_assets.assets.facts.patient_flow import cancelled_visits, folded, visit_ends
 from hospital_assets.assets.facts.stale_partitions import by_day
 from hospital_assets.assets.kpis.arrivals import arrivals_by_hour
 from hospital_assets.assets.kpis.people import age_band
@@ -473,16 +473,16 @@ def test_a_cancelled_registration_is_no_stay(on: Engine) -> None:
             ],
             None,
         ),
-        ([("A04", "01 10:00", "Emergency"), ("A06", "01 12:00", "Surgery"), ("A07", "01 12:10", "Emergency")], "no"),
-        ([("A04", "01 10:00", "Emergency"), ("A03", "01 12:00", None)], "no"),
+        ([("A04", "01 10:00", "Emergency"), ("A06", "01 12:00", "Surgery"), ("A07", "01 12:10", "Emergency")], None),
+        ([("A04", "01 10:00", "Emergency"), ("A03", "01 12:00", None)], "01 12:00"),
     ],
 )
-def test_when_admitted_visits_end(told: list[tuple[str, str, str | None]], left: str | None, on: Engine) -> None:
+def test_when_emergency_visits_end(told: list[tuple[str, str, str | None]], left: str | None, on: Engine) -> None:
     rows = events([(f"M{n}", kind, when) for n, (kind, when, _) in enumerate(told)]).with_columns(
         department_name=pl.Series([place for *_, place in told], dtype=pl.String)
     )
-    found = collect(admitted_visits(on(rows)))["left_at"].to_list()
-    assert found == ([] if left == "no" else [at(f"2026-01-{left}") if left else None])
+    found = collect(visit_ends(on(rows)))["left_at"].to_list()
+    assert found == [at(f"2026-01-{left}") if left else None]
 
 
 def test_a_message_of_another_day_makes_the_day_of_its_visit_stale(on: Engine) -> None:

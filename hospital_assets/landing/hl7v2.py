@@ -82,6 +82,7 @@ FRAME_START, FRAME_END = "\x0b", "\x1c"
 _FRAMED = re.compile("([\x0b\x1c])")
 _SEGMENT_ID = re.compile(r"[A-Z][A-Z0-9]{2}")
 _TIMESTAMP = re.compile(r"(\d{4})(\d\d)(\d\d)(?:(\d\d)(?:(\d\d)(?:(\d\d)(\.\d{1,9})?)?)?)?([+-]\d{4})?")
+_OFFSET = re.compile(r"[+-]\d\d:\d\d$")
 _FIELD = re.compile(r"[A-Z][A-Z0-9]{2}-\d+(?:\[\d+\])?(?:\.\d+){0,2}")
 #: What the `@` fields are made of.
 _NEEDED = frozenset(
@@ -160,7 +161,8 @@ def normalised(lines: Iterable[str], encoding: str = "utf-8", wanted: frozenset[
     - in each OBX, `@order` (which OBR it follows), `@observed_at` (OBX-14, else OBR-7, else MSH-7)
       and `@code` (the LOINC code where OBX-3 has one, else OBX-3).
 
-    Each further patient of a message (PID group) is a record of its own with the same MSH and EVN.
+    Each further patient of a message (PID group) is a record of its own with the same MSH and EVN, and so is each
+    further MRG with what follows it, and each further record number in an MRG-1.
 
     What cannot be read has only `@line`, `@record` and `@problem`: `no_message_header`,
     `delimiters_unusable`, `message_type_missing`, `message_cut_off` or `batch_count_wrong`.
@@ -173,8 +175,12 @@ def normalised(lines: Iterable[str], encoding: str = "utf-8", wanted: frozenset[
             all.
     """
     readers: dict[Delimiters, _Reader] = {}
+    last = 0
     for found in _messages(lines):
-        yield from map(_as_json, _records(found, encoding, wanted, readers))
+        for record in _records(found, encoding, wanted, readers):
+            # No two records stand on one line, even where a message has more of them than lines.
+            record["@line"] = last = max(record["@line"], last + 1)
+            yield _as_json(record)
 
 
 def named_fields(source_names: Iterable[str]) -> frozenset[str] | None:
@@ -295,12 +301,16 @@ def _records(
         segments = _redecoded(verbatim, codec).split("\r")
     read = readers.get(delimiters) or readers.setdefault(delimiters, _Reader(delimiters, wanted))
     common: _Record = {}
+    read.offset = ""
     read.into(common, "MSH", segments[0])
+    # Chapter 2: an offset in MSH-7 is the default of all times of the message.
+    if offset := _OFFSET.search(_said(common, "MSH-7") or ""):
+        read.offset = offset[0]
     if "MSH-9" not in common:
         yield {"@line": found.line, "@record": verbatim, "@problem": "message_type_missing"}
         return
-    said = "\r".join([str(common["MSH-9"]), str(common.get("MSH-9.2")), *segments[1:]])
-    common["@digest"] = hashlib.sha256(said.encode("utf-8", "replace")).hexdigest()[:12]
+    event = [str(common["MSH-9"]), str(common.get("MSH-9.2"))]
+    common["@digest"] = _digest([*event, *segments[1:]])
 
     patients: list[list[str]] = [[]]
     places = [0]
@@ -314,10 +324,40 @@ def _records(
         else:
             patients[-1].append(segment)
     for place, of_patient in zip(places, patients, strict=True):
-        record = _of_patient(of_patient, common, read)
-        record["@line"] = found.line + place
-        record["@record"] = verbatim if place == 0 else "\r".join([segments[0], *of_patient])
-        yield record
+        for turn, group in enumerate(_merged_one_by_one(of_patient, read.delimiters)):
+            record = _of_patient(group, common, read)
+            if place or turn:
+                record["@digest"] = _digest([*event, *segments[1:], *group])
+            record["@line"] = found.line + place
+            record["@record"] = verbatim if place == 0 and turn == 0 else "\r".join([segments[0], *group])
+            yield record
+
+
+def _digest(texts: Iterable[str]) -> str:
+    return hashlib.sha256("\r".join(texts).encode("utf-8", "replace")).hexdigest()[:12]
+
+
+def _merged_one_by_one(segments: list[str], delimiters: Delimiters) -> Iterator[list[str]]:
+    """The segments of a patient once for each MRG with what follows it, and each record number in its MRG-1."""
+    places = [place for place, segment in enumerate(segments) if segment[:3] == "MRG"]
+    if not places:
+        yield segments
+    for place, end in zip(places, [*places[1:], len(segments)], strict=False):
+        name, *fields = segments[place].split(delimiters.field)
+        for number in _record_numbers(fields[:1], delimiters) or [""]:
+            merging = delimiters.field.join([name, number, *fields[1:]])
+            yield [*segments[: places[0]], merging, *segments[place + 1 : end]]
+
+
+def _record_numbers(field_texts: list[str], delimiters: Delimiters) -> list[str]:
+    """The repetitions of a list of identifiers that are medical record numbers, else the first."""
+    repetitions = [text for whole in field_texts for text in whole.split(delimiters.repetition) if text]
+    numbers = [
+        text
+        for text in repetitions
+        if ([*text.split(delimiters.component), *[""] * 4][4] or _RECORD_NUMBER_TYPES[0]) in _RECORD_NUMBER_TYPES
+    ]
+    return numbers or repetitions[:1]
 
 
 def _of_patient(segments: list[str], common: _Record, read: _Reader) -> _Record:
@@ -394,6 +434,8 @@ class _Reader:
     def __init__(self, delimiters: Delimiters, wanted: frozenset[str] | None) -> None:
         d = self.delimiters = delimiters
         self.wanted = wanted and wanted | _NEEDED
+        #: Of the message that is read: of times without an offset.
+        self.offset = ""
         #: Segment -> places of the fields wanted of it.
         self.places: dict[str, list[int]] | None = None
         if self.wanted is not None:
@@ -442,7 +484,7 @@ class _Reader:
                 self._composed(record, name, value)
             else:
                 if name in _TIMES:
-                    value = iso_time(value)
+                    value = iso_time(value, self.offset)
                 elif name in _DATES:
                     value = iso_time(value)[:10]
                 record[name] = value
@@ -479,7 +521,7 @@ class _Reader:
                 component = self.decoded(component)
             if place == 1:
                 if name in _TIMES:
-                    component = iso_time(component)
+                    component = iso_time(component, self.offset)
                 elif name in _DATES:
                     component = iso_time(component)[:10]
                 if wanted is None or name in wanted:
@@ -541,10 +583,14 @@ def _names(kind: str) -> list[str]:
 
 
 @functools.lru_cache(maxsize=100_000)
-def iso_time(value: str) -> str:
+def iso_time(value: str, offset_by_default: str = "") -> str:
     """An HL7 timestamp (YYYYMMDD[HH[MM[SS[.S...]]]][+/-ZZZZ]) as ISO 8601; other text as it is.
 
     A year or a month alone is no day, so it stays as it is, too.
+
+    Args:
+        value: the timestamp.
+        offset_by_default: the offset, as in `-05:00`, of a time that states none.
     """
     match = _TIMESTAMP.fullmatch(value.strip())
     if match is None:
@@ -552,7 +598,7 @@ def iso_time(value: str) -> str:
     year, month, day, hour, minute, second, fraction, offset = match.groups()
     if hour is None:
         return f"{year}-{month}-{day}"
-    zone = f"{offset[:3]}:{offset[3:]}" if offset else ""
+    zone = f"{offset[:3]}:{offset[3:]}" if offset else offset_by_default
     return f"{year}-{month}-{day}T{hour}:{minute or '00'}:{second or '00'}{(fraction or '')[:7]}{zone}"
 
 

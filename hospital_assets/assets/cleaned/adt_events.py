@@ -75,12 +75,17 @@ def validate_adt_events(raw: Frame, hospitals: Frame, profiles: Profiles) -> Fra
     ).drop("event_at", "visit_start_at", "recorded_at")
     frame = resolve_instants(
         frame, {"event_at": "_event", "visit_start_at": "_start", "recorded_at": "_recorded"}, "time_zone"
-    ).with_columns(
+    ).with_columns(event_type=nw.coalesce(mapped(profiles, "event_type"), text("event_type")).str.to_uppercase())
+    is_about_person = nw.col("event_type").is_in(ADT_PERSON_EVENTS)
+    frame = frame.with_columns(
+        # What is about a person belongs to no visit, so no visit's start dates it.
+        visit_start_at=nw.when(is_about_person)
+        .then(nw.coalesce("visit_start_at", "event_at"))
+        .otherwise(nw.col("visit_start_at")),
         message_id=identity(profiles, "message_id"),
         visit_id=identity(profiles, "visit_id"),
         patient_id=identity(profiles, "patient_id"),
         prior_patient_id=identity(profiles, "prior_patient_id"),
-        event_type=nw.coalesce(mapped(profiles, "event_type"), text("event_type")).str.to_uppercase(),
         _landed_department=text("department"),
         department_name=mapped(profiles, "department", domain=DEPARTMENTS),
         patient_class=mapped(profiles, "patient_class", domain=PATIENT_CLASSES),
@@ -90,7 +95,7 @@ def validate_adt_events(raw: Frame, hospitals: Frame, profiles: Profiles) -> Fra
     frame = frame.with_columns(
         rule=first_broken(
             (MESSAGE_ID_MISSING, nw.col("message_id").is_null()),
-            (VISIT_ID_MISSING, nw.col("visit_id").is_null() & ~nw.col("event_type").is_in(ADT_PERSON_EVENTS)),
+            (VISIT_ID_MISSING, nw.col("visit_id").is_null() & ~is_about_person),
             (PATIENT_ID_MISSING, nw.col("patient_id").is_null()),
             (HOSPITAL_UNKNOWN, nw.col("time_zone").is_null()),
             (EVENT_TYPE_UNKNOWN, nw.col("event_type").is_null() | ~nw.col("event_type").is_in(ADT_EVENT_TYPES)),

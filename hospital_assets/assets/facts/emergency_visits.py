@@ -10,7 +10,7 @@ from hospital_assets.assets.dimensions.calendar import date_key, time_key
 from hospital_assets.assets.dimensions.members import key_of
 from hospital_assets.assets.dimensions.scd2 import key_at
 from hospital_assets.assets.facts.other_days import OtherDays, moved, other_patients
-from hospital_assets.assets.facts.patient_flow import admitted_visits, cancelled_visits, of_their_patient
+from hospital_assets.assets.facts.patient_flow import cancelled_visits, of_their_patient, visit_ends
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.dimensions import NOT_YET_KEY, UNKNOWN_KEY
 from hospital_assets.landing.registry import Profiles
@@ -82,7 +82,7 @@ def fact_emergency_visits(
 
 
 def ended(visits: Frame, events: Frame, profiles: Profiles) -> Frame:
-    """Visits of message feeds with the end that an admission under their own number gave them (A06).
+    """Visits of message feeds with the end that the messages of their own number gave them; see `visit_ends`.
 
     Of other sources (profiles that are not `is_partial`) a visit itself records when it ended.
 
@@ -95,19 +95,28 @@ def ended(visits: Frame, events: Frame, profiles: Profiles) -> Frame:
     is_message_sourced = nw.col("source_profile").is_in(from_messages)
     events = events.filter(is_message_sourced)
     # Folding is a long plan, and most sources send nothing to fold.
-    admissions = events.filter(nw.col("event_type") == "A06").select("visit_id")
-    if admissions.head(1).collect("polars").is_empty():
+    if events.head(1).collect("polars").is_empty():
         return visits
-    is_over = nw.col("departure_at").is_null() & is_message_sourced & ~nw.col("left_at").is_null()
+    # A discharge that still names class E ends the stay, not the visit.
+    is_over = (
+        is_message_sourced
+        & ~nw.col("left_at").is_null()
+        & (
+            nw.col("departure_at").is_null()
+            | nw.coalesce(nw.col("is_admitted") & (nw.col("left_at") < nw.col("departure_at")), nw.lit(False))
+        )
+    )
     return (
-        visits.join(admitted_visits(events), on="visit_id", how="left")
+        visits.join(visit_ends(events), on="visit_id", how="left")
         .with_columns(
             departure_at=nw.when(is_over).then(nw.col("left_at")).otherwise(nw.col("departure_at")),
-            disposition=nw.when(is_over)
-            .then(nw.coalesce(nw.col("disposition"), nw.lit("admitted")))
+            disposition=nw.when(is_over & nw.col("is_admitted"))
+            .then(nw.lit("admitted"))
+            .when(is_over)
+            .then(nw.coalesce("disposition", "left_as"))
             .otherwise(nw.col("disposition")),
         )
-        .drop("left_at")
+        .drop("left_at", "left_as", "is_admitted")
     )
 
 

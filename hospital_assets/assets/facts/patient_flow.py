@@ -12,14 +12,17 @@ from hospital_assets.assets.dedupe import newest_of_each
 from hospital_assets.assets.dimensions.calendar import date_key
 from hospital_assets.assets.dimensions.scd2 import key_at
 from hospital_assets.assets.facts.other_days import OtherDays, other_patients
-from hospital_assets.contracts import CONTRACTS
+from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN
 from hospital_assets.contracts.dimensions import NOT_YET_KEY
-from hospital_assets.warehouse.dialect import Frame, local_clocks, minutes_between
+from hospital_assets.warehouse.database import Period
+from hospital_assets.warehouse.dialect import Frame, checkpoint, local_clocks, minutes_between
 from hospital_assets.warehouse.io_manager import period_of
 
 #: Trigger events that put a patient somewhere (HL7 v2 chapter 3).
 MOVES = ("A01", "A02", "A04", "A06", "A07")
-ADMISSIONS = ("A01", "A06")
+#: Trigger events that make a visit one of a class, and of which unless PV1-2 (table 0004) says another; A06 is an
+#: admission whatever it says. A02 and A08 change the class only where PV1-2 does.
+CLASS_OF = {"A01": "inpatient", "A04": "emergency", "A06": "inpatient", "A07": "emergency"}
 
 
 @dg.asset(**table("fact_patient_flow"), ins=all_days("cleaned_adt_events"))
@@ -31,7 +34,7 @@ def fact_patient_flow(
     dim_department: Frame,
 ) -> Frame:
     """Location segments of every stay, keyed to their dimensions."""
-    frame = folded(newest_of_each(cleaned_adt_events, ["message_id"], period_of(context)))
+    frame = folded_days(cleaned_adt_events, period_of(context))
     frame = of_their_patient(frame, cleaned_adt_events).with_columns(
         _department=nw.concat_str("hospital_id", "department_name", separator="|")
     )
@@ -50,6 +53,21 @@ def fact_patient_flow(
     ).select(nw.col(*CONTRACTS["fact_patient_flow"].column_names))
 
 
+def folded_days(events: Frame, period: Period | None) -> Frame:
+    """The segments that began in some service days, folded with all messages of their visits, of whatever day.
+
+    Args:
+        events: cleaned ADT events of all days.
+        period: the service days asked for; None: all.
+    """
+    if period is None:
+        return folded(newest_of_each(events, ["message_id"]))
+    is_inside = (nw.col(PARTITION_COLUMN) >= nw.lit(period.first)) & (nw.col(PARTITION_COLUMN) < nw.lit(period.end))
+    visits = events.filter(is_inside).select("visit_id").unique()
+    of_visits = events.join(visits, on="visit_id", how="semi")
+    return folded(newest_of_each(of_visits, ["message_id"])).filter(is_inside)
+
+
 #: HL7 v2 orders a visit's messages by what happened, then by when it was written.
 ORDER = ("event_at", "recorded_at", "message_id")
 
@@ -64,42 +82,51 @@ def cancelled_visits(events: Frame) -> Frame:
     return last.filter(nw.col("event_type") == "A11").select("visit_id")
 
 
-def admitted_visits(events: Frame) -> Frame:
-    """When emergency visits ended that became inpatient stays under their own number (A06).
+def visit_ends(events: Frame) -> Frame:
+    """When emergency visits ended, as the messages of their own number have it.
 
-    Who boards is admitted and still in the department: the visit ends with the first location elsewhere,
-    or with the discharge.
+    An emergency visit ends with the discharge, or when the patient becomes an outpatient. One that becomes an
+    inpatient stay under its number (A01, A06, A08) ends with the first location elsewhere, or with the discharge:
+    who boards is admitted and still in the department.
 
     Args:
         events: columns of cleaned_adt_events.
 
     Returns:
-        visit_id, left_at (null: still in the department); not those that A07 has made outpatients again.
+        visit_id, left_at (null: still in the department), left_as (disposition), is_admitted.
     """
-    admitted = events.filter(nw.col("event_type") == "A06").select("visit_id").unique()
-    segments = folded(events.join(admitted, on="visit_id", how="semi")).with_columns(
+    segments = folded(events).with_columns(
         _is_inpatient=nw.col("stay_class") == "inpatient", _last_segment=nw.col("segment_number").max().over("visit_id")
-    )
-    inpatients = segments.filter(nw.col("_is_inpatient"), nw.col("segment_number") == nw.col("_last_segment")).select(
-        "visit_id"
     )
     located = segments.filter(~nw.col("_is_inpatient"), ~nw.col("department_name").is_null())
     emergency = located.filter(nw.col("segment_number") == nw.col("segment_number").max().over("visit_id")).select(
         "visit_id", _emergency=nw.col("department_name")
     )
+    is_last, is_inpatient = nw.col("segment_number") == nw.col("_last_segment"), nw.col("_is_inpatient")
+    is_elsewhere = nw.col("_emergency").is_null() | (nw.col("department_name") != nw.col("_emergency"))
     return (
-        segments.filter(nw.col("_is_inpatient"))
-        .join(inpatients, on="visit_id", how="semi")
-        .join(emergency, on="visit_id", how="left")
+        segments.join(emergency, on="visit_id", how="left")
         .with_columns(
-            _moved_at=nw.when(
-                ~nw.col("department_name").is_null(),
-                nw.col("_emergency").is_null() | (nw.col("department_name") != nw.col("_emergency")),
-            ).then(nw.col("segment_start_at"))
+            _moved_at=nw.when(is_inpatient, ~nw.col("department_name").is_null(), is_elsewhere).then(
+                nw.col("segment_start_at")
+            ),
+            _ended_at=nw.when(is_last).then(nw.col("stay_end_at")),
+            _admitted=nw.when(is_last).then(is_inpatient.cast(nw.Int64)),
         )
         .group_by("visit_id")
-        .agg(nw.col("_moved_at").min(), nw.col("stay_end_at").max())
-        .select("visit_id", left_at=nw.coalesce("_moved_at", "stay_end_at"))
+        .agg(
+            nw.col("_moved_at").min(),
+            nw.col("_ended_at").max(),
+            nw.col("_admitted").max(),
+            left_as=nw.col("discharge_disposition").max(),
+        )
+        .with_columns(is_admitted=nw.col("_admitted") == 1)
+        .select(
+            "visit_id",
+            left_at=nw.coalesce(nw.when(nw.col("is_admitted")).then(nw.col("_moved_at")), nw.col("_ended_at")),
+            left_as=nw.when(nw.col("is_admitted")).then(nw.lit("admitted")).otherwise(nw.col("left_as")),
+            is_admitted="is_admitted",
+        )
     )
 
 
@@ -159,12 +186,40 @@ def _with_open(moves: Frame, kind: str, cancels: str) -> Frame:
     ).drop("_change", "_sum", "_lowest", "_pending")
 
 
+def _with_class(moves: Frame) -> Frame:
+    """Add `stay_class`, in force from each message on, to moves and to the changes of details (A08) that change it.
+
+    Other A08 leave: they say nothing of where the patient is.
+    """
+    order = list(ORDER)
+    stated = nw.col("patient_class")
+    kind = nw.col("event_type")
+    by_event = nw.coalesce(*(nw.when(kind == event).then(nw.lit(of)) for event, of in CLASS_OF.items()))
+    # An admission of an outpatient (a day case) lies in a bed; only an emergency visit stays one.
+    decided = (
+        nw.when((kind == "A06") | ((kind == "A01") & (stated == "outpatient")))
+        .then(nw.lit("inpatient"))
+        .when((kind == "A07") & (stated == "inpatient"))
+        .then(nw.lit("emergency"))
+        .otherwise(nw.coalesce(stated, by_event))
+    )
+    with_class = moves.with_columns(_decided=decided).with_columns(
+        _in_force=nw.col("_decided").fill_null(strategy="forward").over("visit_id", order_by=order)
+    )
+    return (
+        with_class.with_columns(_before=nw.col("_in_force").shift(1).over("visit_id", order_by=order))
+        .filter((kind != "A08") | (nw.col("_in_force") != nw.col("_before")))
+        .with_columns(stay_class=nw.coalesce("_in_force", nw.lit("emergency")))
+        .drop("_decided", "_in_force", "_before")
+    )
+
+
 def folded(events: Frame) -> Frame:
     """Stays and their segments from a set of ADT messages (one row per message id).
 
     A11 cancels the visit and what was said of it before, A12 the last transfer before it, A13 the
-    discharge before it. A visit is an emergency stay from A04 until it is admitted (A01, A06), then
-    an inpatient stay until A03.
+    discharge before it. A visit is an emergency stay from A04 until it is admitted (A01, A06, or an A08 that
+    makes it an inpatient's), then an inpatient stay until A03.
     """
     order = list(ORDER)
     later_cancel = (nw.col("event_type") == "A11").cast(nw.Int64)
@@ -174,12 +229,9 @@ def folded(events: Frame) -> Frame:
         .filter(nw.col("_cancels_after") == 0)
         .drop("_cancel", "_cancels_after")
     )
-    # Outpatients come and go without a stay, unless they become inpatients.
-    is_outpatient = nw.coalesce(nw.col("patient_class") == "outpatient", nw.lit(False))
-    moves = events.filter(
-        nw.col("event_type").is_in([*MOVES, "A12"]), ~(is_outpatient & nw.col("event_type").is_in(["A02", "A04"]))
-    )
+    moves = events.filter(nw.col("event_type").is_in([*MOVES, "A08", "A12"]))
     moves = _with_open(moves, "A02", "A12").filter(nw.col("event_type") != "A12", ~_taken_back("A02", "A12"))
+    moves = _with_class(moves)
     discharges = (
         events.filter(nw.col("event_type").is_in(["A03", "A13"]))
         .with_columns(_reopened=(nw.col("event_type") == "A13").cast(nw.Int64))
@@ -201,21 +253,12 @@ def folded(events: Frame) -> Frame:
     segments = (
         moves.join(discharges, on="visit_id", how="left")
         .filter(nw.col("_discharged_at").is_null() | (nw.col("event_at") <= nw.col("_discharged_at")))
+        .with_columns(_next_start=nw.col("event_at").shift(-1).over("visit_id", order_by=order))
+        # Outpatients come and go without a stay, unless they become inpatients.
+        .filter(nw.col("stay_class") != "outpatient")
         .with_columns(
-            segment_number=nw.col("message_id").cum_count().over("visit_id", order_by=order),
-            _next_start=nw.col("event_at").shift(-1).over("visit_id", order_by=order),
-            _admissions=nw.col("event_type")
-            .is_in(ADMISSIONS)
-            .cast(nw.Int64)
-            .cum_sum()
-            .over("visit_id", order_by=order),
-        )
-        .with_columns(
-            segment_number=nw.col("segment_number").cast(nw.Int64),
+            segment_number=nw.col("message_id").cum_count().over("visit_id", order_by=order).cast(nw.Int64),
             segment_end_at=nw.coalesce(nw.col("_next_start"), nw.col("_discharged_at")),
-            stay_class=nw.when((nw.col("_admissions") > 0) & (nw.col("event_type") != "A07"))
-            .then(nw.lit("inpatient"))
-            .otherwise(nw.lit("emergency")),
         )
     )
     stay = ["visit_id", "stay_class"]
@@ -249,7 +292,33 @@ def other_patients_of_segments(stored: Frame, events: Frame, patients: Frame) ->
     return other_patients(stored, moves, patients, ["stay_id", "segment_start_at"], "stay_start_at")
 
 
+def other_segments(stored: Frame, events: Frame) -> Frame:
+    """Segments of visits with messages of several days whose stored end or class is not the one that holds now."""
+    spread = checkpoint(
+        events.group_by("visit_id")
+        .agg(_first=nw.col(PARTITION_COLUMN).min(), _last=nw.col(PARTITION_COLUMN).max())
+        .filter(nw.col("_first") != nw.col("_last"))
+        .select("visit_id")
+    )
+    now = folded(newest_of_each(events.join(spread, on="visit_id", how="semi"), ["message_id"]))
+    was = stored.join(spread, left_on="stay_id", right_on="visit_id", how="semi")
+    segment = [PARTITION_COLUMN, "stay_id", "stay_class", "segment_start_at", "segment_end_at", "stay_end_at"]
+    both = [frame.select(*segment, _count=nw.lit(count).cast(nw.Int64)) for frame, count in ((now, 1), (was, -1))]
+    return (
+        nw.concat(both, how="vertical")
+        .group_by(*segment)
+        .agg(nw.col("_count").sum())
+        .filter(nw.col("_count") != 0)
+        .join(stored.select(PARTITION_COLUMN).unique(), on=PARTITION_COLUMN, how="semi")
+    )
+
+
 OTHER_DAYS = (
+    OtherDays(
+        "fact_patient_flow",
+        ("cleaned_adt_events",),
+        lambda t, _: other_segments(t["fact_patient_flow"], t["cleaned_adt_events"]),
+    ),
     OtherDays(
         "fact_patient_flow",
         ("cleaned_adt_events", "dim_patient"),
