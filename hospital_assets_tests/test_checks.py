@@ -22,10 +22,12 @@ import pytest
 
 from hospital_assets.automation.build import BuildReport
 from hospital_assets.checks.accounting import conservation, landed_count, population_count, reconciled
-from hospital_assets.checks.contract_checks import _by_pandera, _counted, _finding, _of_pandera
+from hospital_assets.checks.contract_checks import _by_pandera, _counted, _finding, _of_pandera, _values, kinds_of
+from hospital_assets.checks.declared import resolved_rules
 from hospital_assets.checks.faults import FAULTS, prove, sound_tables
 from hospital_assets.checks.findings import Finding, newest_results
-from hospital_assets.checks.kinds import CONTRACT_KINDS, QUALITY_KINDS, VALUES
+from hospital_assets.checks.kinds import CONTRACT_KINDS, NOT_IN_FUTURE, QUALITY_KINDS, VALUES
+from hospital_assets.checks.quality import run_rules
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.definitions import build_definitions
 from hospital_assets.landing.registry import load_profiles
@@ -79,6 +81,33 @@ def test_status() -> None:
     assert Finding("r", "c", 100, 1, 1.0).status == "Passed"
     assert Finding("r", "c", 1000, 11, 1.0).status == "Failed"
     assert Finding("r", "c", 0, 0, 0.0, "cannot").status == "Error"
+
+
+def test_alerts_of_the_platform_go_by_the_wall_clock() -> None:
+    """A directory's days may be over for months when a run over it fails."""
+    alerts = pl.DataFrame(
+        {"hospital_key": [-1, 5], "observed_at": [datetime(2026, 3, 10, tzinfo=UTC)] * 2}
+    ).with_columns(pl.col("observed_at").dt.cast_time_unit("us"))
+    (rule,) = (
+        rule
+        for rule in resolved_rules(CONTRACTS["fact_alerts"], datetime(2026, 3, 1, tzinfo=UTC))
+        if (rule.kind, rule.column) == (NOT_IN_FUTURE, "observed_at")
+    )
+    ((_, platform),) = run_rules([rule], lazy(alerts.head(1)))
+    ((_, hospital),) = run_rules([rule], lazy(alerts.tail(1)))
+    assert (platform.status, hospital.status) == ("NotApplicable", "Failed")
+
+
+def test_no_table_may_hold_nan() -> None:
+    checked = 0
+    for contract in CONTRACTS.values():
+        if any(column.dtype == pl.Float64() for column in contract.columns):
+            assert VALUES in kinds_of(contract), contract.name
+            checked += 1
+    assert checked > 20
+    spoiled = pl.DataFrame({"arrivals_per_hour": [1.0, None, float("nan"), float("inf")]})
+    rule = _values(CONTRACTS["kpi_peak_hours"])[0]
+    assert _counted(lazy(spoiled), [rule]) == (4, [2])
 
 
 def test_accounting_notices_its_faults() -> None:

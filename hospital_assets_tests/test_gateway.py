@@ -352,6 +352,12 @@ def test_answers_come_as_json_csv_and_arrow(ann: Client) -> None:
     assert table.to_pydict() == {"hospital_id": ["H1", "H2"], "visit_count": [0, 1]}
 
 
+def test_what_is_no_number_is_null_in_json(ann: Client) -> None:
+    sql = "select cast('nan' as double) as a, cast('-inf' as float) as b, [1.5, cast('inf' as double)] as c"
+    answer = ann.ask(sql)
+    assert json.loads(answer.text, parse_constant=pytest.fail)["rows"] == [[None, None, [1.5, None]]]
+
+
 def test_answers_are_cut_and_say_so(ann: Client) -> None:
     answer = ann.ask("select * from range(5000)")
     assert len(answer.json()["rows"]) == 1000 and answer.headers["x-is-cut"] == "true"

@@ -483,6 +483,11 @@ def test_length_of_stay(on: Engine) -> None:
     assert out["los_hours_median"] == 12.0
     assert (out["denominator_count"], out["excluded_open_count"]) == (3, 1)  # not 8.75 with now()
     assert out["open_days_so_far_average"] == 30.0
+    none = of(length_of_stay(stays(on, ("01-01 00:00", None)), AS_OF))
+    averages = ("los_hcup_days_average", "los_min1_days_average", "los_hours_average", "los_hours_median")
+    assert [none[name] for name in averages] == [None] * 4  # nothing to average is null, not NaN
+    assert out["los_hcup_days_sum"] == 5 and none["los_hcup_days_sum"] == 0
+    assert of(length_of_stay(stays(on, ("01-01 00:00", "01-02 00:00")), AS_OF))["open_days_so_far_average"] is None
     short = of(length_of_stay(stays(on, ("01-01 23:50", "01-02 00:10")), AS_OF))
     assert round(short["los_hours_average"], 3) == 0.333
     assert short["los_hcup_days_average"] == 1.0

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import resource
@@ -396,6 +397,17 @@ def _fetch(connection: duckdb.DuckDBPyConnection, sql: str, form: Format, limits
         return text.getvalue().encode(), rows, is_cut
     body = {
         "columns": [{"name": f.name, "type": str(f.type)} for f in table.schema],
-        "rows": list(zip(*(column.to_pylist() for column in table.columns), strict=True)),
+        "rows": [[_in_json(value) for value in row] for row in zip(*(c.to_pylist() for c in table.columns), strict=True)],
     }
-    return json.dumps(body, default=str).encode(), rows, is_cut
+    return json.dumps(body, default=str, allow_nan=False).encode(), rows, is_cut
+
+
+def _in_json(value: Any) -> Any:
+    """A value as JSON can hold it: no number is null, in lists and structs, too."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, (list, tuple)):
+        return [_in_json(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _in_json(item) for key, item in value.items()}
+    return value

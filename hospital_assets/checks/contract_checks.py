@@ -27,7 +27,7 @@ from hospital_assets.warehouse.io_manager import WarehouseResource, period_of
 def kinds_of(contract: Contract) -> list[Kind]:
     """The kinds of checks a contract has rules for."""
     groups = [COLUMNS, KEY, REQUIRED]
-    if any(column.checks for column in contract.columns):
+    if _values(contract):
         groups.append(VALUES)
     if any(column.plausible for column in contract.columns):
         groups.append(PLAUSIBLE)
@@ -140,7 +140,15 @@ def _required(contract: Contract) -> list[_Rule]:
 
 
 def _values(contract: Contract) -> list[_Rule]:
-    return [_of_pandera(VALUES, column, check) for column in contract.columns for check in column.checks]
+    """What the contract says of values; of every fraction, that it is a number or null: never NaN, never infinite."""
+    return [
+        *(
+            _Rule(VALUES, "a number, or null", column.name, ~nw.coalesce(nw.col(column.name).is_finite(), nw.lit(True)))
+            for column in contract.columns
+            if column.dtype == pl.Float64()
+        ),
+        *(_of_pandera(VALUES, column, check) for column in contract.columns for check in column.checks),
+    ]
 
 
 def _plausible(contract: Contract) -> list[_Rule]:

@@ -690,10 +690,15 @@ def resolved_rules(contract: Contract, as_of: datetime, undeliverable: Collectio
                     column.name,
                     "not after tomorrow",
                     value > tomorrow,
-                    _has(column.name),
+                    _has(column.name) & _by_hospital_time(contract),
                 )
             )
     return rules
+
+
+def _by_hospital_time(contract: Contract) -> nw.Expr:
+    """Which rows go by the hospital's clock: not the alerts of the platform itself, which works on after its last day."""
+    return nw.col("hospital_key") != UNKNOWN_KEY if contract.name == "fact_alerts" else nw.lit(True)
 
 
 def relations_of(table: str) -> list[Relation]:

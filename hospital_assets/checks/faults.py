@@ -139,6 +139,12 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(kinds.VALUES, _VISITS, "a negative wait", _with(_VISITS, wait_minutes=_first("wait_minutes", pl.lit(-1.0)))),
     Fault(
+        kinds.VALUES,
+        _VISITS,
+        "a length of stay that is not a number",
+        _with(_VISITS, los_minutes=_first("los_minutes", pl.lit(float("nan")))),
+    ),
+    Fault(
         kinds.PLAUSIBLE,
         _VISITS,
         "a stay of a year",

@@ -88,15 +88,16 @@ def exact_sum(column: str) -> nw.Expr:
     """The sum of a column of fractions, the same in whatever order the rows come.
 
     Sums of floats depend on their order, and engines add in parallel; billionths are whole numbers.
-    Null where there is nothing to add.
+    0 where there is nothing to add.
     """
     billionths = (nw.col(column) * 1e9).round().cast(nw.Int64)
     return billionths.sum() / 1e9
 
 
 def exact_mean(column: str) -> nw.Expr:
-    """The mean of a column of fractions, the same in whatever order the rows come."""
-    return exact_sum(column) / nw.col(column).count()
+    """The mean of a column of fractions, the same in whatever order the rows come; null where there is none."""
+    count = nw.col(column).count()
+    return nw.when(count > 0).then(exact_sum(column) / count)
 
 
 def month_of(day: nw.Expr) -> nw.Expr:
