@@ -25,7 +25,7 @@ from hospital_assets.assets.kpis.emergency import (
 )
 from hospital_assets.assets.kpis.occupancy import department_flow, occupancy, peaks
 from hospital_assets.assets.kpis.people import with_chance_limits
-from hospital_assets.assets.kpis.readmissions import readmissions
+from hospital_assets.assets.kpis.readmissions import inpatient_stays, readmissions
 from hospital_assets.assets.kpis.returns import returns
 from hospital_assets.assets.kpis.stays import before_noon, length_of_stay, overstays
 from hospital_assets.checks.contract_checks import check_table
@@ -354,6 +354,27 @@ def test_returns(on: Engine) -> None:
     adds_up("kpi_returns", out.select(*CONTRACTS["kpi_returns"].column_names))
 
 
+def test_the_first_arrival_after_departure_decides(on: Engine) -> None:
+    end = nw.lit(at("2026-01-20 00:00")).cast(nw.Datetime("us", "UTC"))
+
+    def counts(*rows: tuple[str, str | None]) -> tuple[int, int, int]:
+        made = (fact(f"v{n}", *clocks) for n, clocks in enumerate(rows))
+        out = of(returns(visits(on, *made), end), variant="discharged")
+        return out["numerator_count"], out["denominator_count"], out["excluded_overlapping_count"]
+
+    first, next_day = ("01-01 10:00", "01-01 14:00"), ("01-02 09:00", "01-02 11:00")
+    assert counts(first, ("01-01 10:05", "01-01 10:30"), next_day) == (1, 2, 1)
+    assert counts(first, first, next_day) == (1, 2, 1)  # registered twice
+    assert counts(first, ("01-01 13:00", "01-01 16:00"), next_day) == (1, 2, 1)
+    # What begins as the other ends is the same episode; a minute later it is a return.
+    assert counts(first, ("01-01 14:00", "01-01 16:00")) == (0, 1, 1)
+    assert counts(first, ("01-01 14:01", "01-01 16:00")) == (1, 2, 0)
+    assert counts(first, ("01-01 14:00", "01-01 14:00")) == (0, 1, 1)
+    # An open record is under way for three days, not for ever.
+    assert counts(("01-01 09:00", None), first, next_day) == (0, 0, 2)
+    assert counts(("01-01 09:00", None), ("01-10 10:00", "01-10 12:00"), ("01-11 09:00", "01-11 10:00")) == (1, 2, 0)
+
+
 # G12 crowding -------------------------------------------------------------------------------------
 
 
@@ -639,6 +660,7 @@ def inpatients(text: str) -> pl.DataFrame:
                 "person_key": int(person[1:]),
                 "hospital_id": hospital,
                 "admitted_at": datetime.combine(started, datetime.min.time(), UTC),
+                "discharged_at": None if day(end) is None else datetime.combine(day(end), datetime.min.time(), UTC),
                 "admitted_date": started,
                 "discharged_date": day(end),
                 "disposition": DISPOSITION[how],
@@ -647,7 +669,10 @@ def inpatients(text: str) -> pl.DataFrame:
                 "is_cancer_medical": cancer == "1",
             }
         )
-    return pl.DataFrame(rows, schema_overrides={"admitted_at": pl.Datetime("us", "UTC"), "discharged_date": pl.Date})
+    instants = {name: pl.Datetime("us", "UTC") for name in ("admitted_at", "discharged_at")}
+    return pl.DataFrame(rows, schema_overrides={**instants, "discharged_date": pl.Date}).with_columns(
+        _until_at=pl.coalesce("discharged_at", pl.col("admitted_at").dt.offset_by("30d"))
+    )
 
 
 def readmitted(on: Engine, rows: pl.DataFrame) -> tuple[int, int]:
@@ -666,6 +691,85 @@ def test_readmissions(on: Engine) -> None:
         for name in ("open", "expired", "against_advice", "transferred", "continued", "cancer", "run_out")
     }
     assert left_out == dict.fromkeys(left_out, 1)
+
+
+def test_the_first_stay_after_discharge_decides(on: Engine) -> None:
+    nested = "P1 a H1 01-01 01-10 01 0 0 HF\nP1 b H1 01-03 01-04 01 0 0 HF\nP1 c H1 01-15 01-17 01 0 0 HF"
+    assert readmitted(on, inpatients(nested)) == (1, 2)  # the nested one is part of the first
+    out = collect(readmissions(on(inpatients(nested)), DATA_END)).filter(pl.col("hospital_id") == "all")
+    assert out["excluded_overlapping_count"].sum() == 1
+    overlapping = "P1 a H1 01-01 01-10 01 0 0 HF\nP1 b H1 01-09 01-12 01 0 0 HF\nP1 c H1 01-15 01-17 01 0 0 HF"
+    assert readmitted(on, inpatients(overlapping)) == (1, 2)
+    twice = "P1 a H1 01-01 01-10 01 0 0 HF\nP1 b H1 01-01 01-10 01 0 0 HF\nP1 c H1 01-15 01-17 01 0 0 HF"
+    assert readmitted(on, inpatients(twice)) == (1, 2)
+    # Somebody who never left hides nothing for ever.
+    left_open = "P1 a H1 01-01 - - 0 0 HF\nP1 b H1 02-10 02-12 01 0 0 HF\nP1 c H1 02-15 02-17 01 0 0 HF"
+    assert readmitted(on, inpatients(left_open)) == (1, 2)
+
+
+def test_stays_without_codes_are_not_of_one_condition(on: Engine) -> None:
+    same_day = "P1 a H1 01-01 01-05 01 0 0 X\nP1 b H1 01-05 01-09 01 0 0 X"
+    assert readmitted(on, inpatients(same_day)) == (0, 1)
+    uncoded = inpatients(same_day).with_columns(diagnosis=pl.lit(None, dtype=pl.String))
+    assert readmitted(on, uncoded) == (1, 2)
+
+
+CODES = {"Z5111": 10, "C509": 10, "D259": 10, "D059": 10, "D473": 10, "I509": 10, "1749": 9, "2189": 9}
+
+
+def coded_stays(on: Engine, *rows: tuple[str, str, str, str | None]) -> pl.DataFrame:
+    """Stays of one patient as `inpatient_stays` makes them: name, start, end, principal code; no ED visit at all."""
+    instants = {
+        name: pl.Datetime("us", "UTC")
+        for name in ("stay_start_at", "stay_end_at", "segment_start_at", "segment_end_at")
+    }
+    flow = pl.DataFrame(
+        [
+            {
+                "stay_id": name,
+                "stay_class": "inpatient",
+                "patient_key": 1,
+                "hospital_key": 1,
+                "discharge_disposition": "home",
+                "stay_start_at": clock(start),
+                "stay_end_at": clock(end),
+                "segment_start_at": clock(start),
+                "segment_end_at": clock(end),
+            }
+            for name, start, end, _ in rows
+        ],
+        schema_overrides=instants,
+    )
+    keys = {code: place for place, code in enumerate(CODES)}
+    principal = pl.DataFrame(
+        [{"visit_id": name, "condition_key": keys[code]} for name, _, _, code in rows if code],
+        schema={"visit_id": pl.String, "condition_key": pl.Int64},
+    )
+    conditions = pl.DataFrame(
+        [{"condition_key": keys[code], "icd_code": code, "icd_version": version} for code, version in CODES.items()]
+    )
+    hospitals = pl.DataFrame({"hospital_key": [1], "hospital_id": ["H1"], "time_zone": ["America/Chicago"]})
+    procedures = pl.DataFrame(schema={"visit_id": pl.String, "procedure_code": pl.String})
+    made = inpatient_stays(on(flow), on(principal), on(procedures), on(hospitals), on(conditions))
+    return collect(made.with_columns(person_key=nw.lit(1)))
+
+
+def test_a_stay_has_its_own_diagnoses(on: Engine) -> None:
+    chemotherapy = coded_stays(
+        on, ("a", "01-01 10:00", "01-05 10:00", "I509"), ("b", "01-14 10:00", "01-15 10:00", "Z5111")
+    )
+    assert readmitted(on, chemotherapy) == (0, 2)
+    unplanned = coded_stays(
+        on, ("a", "01-01 10:00", "01-05 10:00", "I509"), ("b", "01-14 10:00", "01-15 10:00", "I509")
+    )
+    assert readmitted(on, unplanned) == (1, 2)
+    cancer = coded_stays(
+        on, *((code, f"01-0{n} 10:00", f"01-0{n} 12:00", code) for n, code in enumerate(CODES, start=1))
+    )
+    is_cancer = dict(cancer.select("stay_id", "is_cancer_medical").iter_rows())
+    assert is_cancer == {code: code in ("C509", "D059", "D473", "1749") for code in CODES}  # not D25.9, a myoma
+    uncoded = coded_stays(on, ("a", "01-01 10:00", "01-05 10:00", None), ("b", "01-05 12:00", "01-15 10:00", None))
+    assert readmitted(on, uncoded) == (1, 2)
 
 
 def test_an_unknown_patient_is_never_readmitted(on: Engine) -> None:

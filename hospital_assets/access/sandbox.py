@@ -397,7 +397,9 @@ def _fetch(connection: duckdb.DuckDBPyConnection, sql: str, form: Format, limits
         return text.getvalue().encode(), rows, is_cut
     body = {
         "columns": [{"name": f.name, "type": str(f.type)} for f in table.schema],
-        "rows": [[_in_json(value) for value in row] for row in zip(*(c.to_pylist() for c in table.columns), strict=True)],
+        "rows": [
+            [_in_json(value) for value in row] for row in zip(*(c.to_pylist() for c in table.columns), strict=True)
+        ],
     }
     return json.dumps(body, default=str, allow_nan=False).encode(), rows, is_cut
 

@@ -697,7 +697,7 @@ def resolved_rules(contract: Contract, as_of: datetime, undeliverable: Collectio
 
 
 def _by_hospital_time(contract: Contract) -> nw.Expr:
-    """Which rows go by the hospital's clock: not the alerts of the platform itself, which works on after its last day."""
+    """Which rows go by the hospital's clock: not the platform's own alerts, which come after its last day, too."""
     return nw.col("hospital_key") != UNKNOWN_KEY if contract.name == "fact_alerts" else nw.lit(True)
 
 

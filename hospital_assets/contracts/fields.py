@@ -637,7 +637,7 @@ FIELDS: Mapping[str, Field] = {
     "rests_count": count("Shifts with a known rest before them (n of short rests)."),
     "short_rests_count": count(f"Of them, with less than {thresholds.SHORTEST_REST_HOURS} hours."),
     "excluded_first_count": count("Left out of rests: no earlier shift known."),
-    "excluded_overlapping_count": count("Left out of rests: the earlier shift had not ended."),
+    "excluded_overlapping_count": count("Left out: another of the same was under way."),
     "staffed_hours_count": count("Of the hours, those whose doctors are known (n of doctors).", le=2),
     "attendings_sum_count": count("Doctors on shift at the start of the hour, summed over those hours."),
 }

@@ -243,19 +243,21 @@ class KpiReturns(
     key=("period_month", "hospital_id", "variant"),
     columns="""
         excluded_cancelled_count excluded_open_count excluded_not_discharged_count excluded_left_count
-        excluded_unknown_patient_count excluded_run_out_count
+        excluded_unknown_patient_count excluded_overlapping_count excluded_run_out_count
     """,
     measures=[
         Measure(
             f"{thresholds.RETURN_HOURS}-hour returns",
             "Discharges whose patient arrives at any emergency department of the network within "
-            f"{thresholds.RETURN_HOURS} hours of departure; the next arrival decides.",
+            f"{thresholds.RETURN_HOURS} hours of departure; the first arrival after it decides.",
             "%",
             "all visits, by month of departure",
             "WestJEM; Ontario ED Return Visit Program",
-            clock="departure until the next arrival of the same person (merged numbers are one).",
+            clock="departure until the first later arrival of the same person (merged numbers are one); an "
+            "arrival at the very moment of departure continues the visit.",
             exclusions="cancelled, still there, admitted, transferred, observed or died, left (in "
-            "the variants without them), patient unknown, less than "
+            "the variants without them), patient unknown, another visit of the person under way at departure "
+            "(nested, overlapping or continued: the one that ends last is the index), less than "
             f"{thresholds.RETURN_HOURS} hours before the data end.",
             variants="`discharged`: index visits discharged after being seen; `with_left`: those who "
             "left unseen or against advice too; `return_admitted`: as `discharged`, and the return "
@@ -268,6 +270,7 @@ class KpiReturns(
     hospital_id = column("Of the first visit.")
     variant = column(isin=["discharged", "with_left", "return_admitted"])
     excluded_left_count = column("In the variants without them.")
+    excluded_overlapping_count = column("Another visit of the person was under way at departure.")
     excluded_run_out_count = column(f"The {thresholds.RETURN_HOURS} hours are not over.")
 
 

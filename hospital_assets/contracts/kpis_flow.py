@@ -154,7 +154,8 @@ class KpiReadmissions(
     key=("period_month", "hospital_id"),
     columns="""
         excluded_open_count excluded_expired_count excluded_against_advice_count excluded_transferred_count
-        excluded_continued_count excluded_cancer_count excluded_unknown_patient_count excluded_run_out_count
+        excluded_continued_count excluded_cancer_count excluded_unknown_patient_count excluded_overlapping_count
+        excluded_run_out_count
     """,
     measures=[
         Measure(
@@ -163,19 +164,23 @@ class KpiReadmissions(
             "%",
             "inpatient stays, by month of discharge",
             "CMS HWR; Tuva readmissions",
-            clock="local discharge date until the next admission date of the same person (merged "
-            f"numbers are one person): day 0 to {READMISSION_DAYS}.",
-            exclusions="not discharged, died, against advice, transferred (another hospital on the "
+            clock="local discharge date until the date of the first admission after discharge of the same person "
+            f"(merged numbers are one person): day 0 to {READMISSION_DAYS}.",
+            exclusions="not discharged, died, another stay of the person under way at discharge (nested or "
+            "overlapping: the one that ends last is the index), against advice, transferred (another hospital on the "
             "same or next day: the outcome is the last hospital's), same-day stay for the same "
-            "condition at the same hospital (the later one is the index), medical cancer treatment, "
+            "condition at the same hospital (the later one is the index; without codes nothing is the same), "
+            "medical cancer treatment (ICD-10 C00-C96, D00-D09, D37-D49 without surgery; benign neoplasms are none), "
             f"patient unknown, less than {READMISSION_DAYS} days of data after discharge.",
             variants="a planned first readmission hides later ones; a readmission may itself be an "
-            "index. Planned: chemo- and radiotherapy, rehabilitation, transplantation.",
+            "index. The condition is the principal diagnosis of the stay's own codes, whether or not it began in the "
+            "emergency department. Planned: chemo- and radiotherapy, rehabilitation, transplantation.",
         )
     ],
 ):
     """Unplanned readmissions by the hospital-wide rules."""
 
+    excluded_overlapping_count = column("Another stay of the person was under way at discharge.")
     excluded_run_out_count = column(f"The {READMISSION_DAYS} days are not over.")
 
 

@@ -6,7 +6,7 @@ Belongs here: KPI tables whose population are shifts, or hours with the staff on
 from __future__ import annotations
 
 from hospital_assets.contracts.kpis import Kpi
-from hospital_assets.contracts.table import Measure, Table
+from hospital_assets.contracts.table import Measure, Table, column
 from hospital_assets.measures.thresholds import (
     LONG_SHIFT_HOURS,
     NIGHT_AFTER_NIGHT_HOURS,
@@ -58,6 +58,8 @@ class KpiShiftPatternsDaily(
     ],
 ):
     """How long doctors' shifts are, how many nights follow a night, and how short rests are."""
+
+    excluded_overlapping_count = column("Of rests: the earlier shift had not ended.")
 
 
 class KpiStaffingHourly(

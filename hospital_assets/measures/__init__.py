@@ -1,6 +1,7 @@
 """Clinical and statistical definitions, without Dagster: each stated once, for facts, KPIs, alerts, checks and pages.
 
 - `thresholds`: every threshold, with unit and source.
+- `presence`: until when who has no recorded end counts as present.
 - `waits`: the start of a wait, and which visits have none. `four_hour`: the start of its clock. `lwbs`: who left.
 - `triage`: scales, the one in use, critical levels, targets. `news2`: points, score, response.
 - `observations`: full sets, repeat intervals. `age`, `condition_groups`: how people and conditions are grouped.

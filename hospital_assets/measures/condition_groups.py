@@ -7,6 +7,10 @@ ICD-9 codes are in no group and show as `Unmapped`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+import narwhals as nw
+
 UNMAPPED = "Unmapped"
 
 #: First and last three-character category (inclusive), group. The first that fits counts.
@@ -141,3 +145,22 @@ MENTAL_HEALTH: dict[int, tuple[tuple[str, str], ...]] = {
 }
 #: And whole codes: suicidal ideation is a symptom by chapter, a mental-health visit by nature.
 MENTAL_HEALTH_CODES = ("R45851", "V6284")
+#: ICD version -> ranges of categories that are cancer: malignant, in situ, or of uncertain behavior (CMS HWR, CCS 11
+#: to 44). Benign neoplasms are not.
+CANCER: dict[int, tuple[tuple[str, str], ...]] = {
+    10: (("C00", "C96"), ("D00", "D09"), ("D37", "D49")),
+    9: (("140", "209"), ("230", "239")),
+}
+
+
+def is_in_ranges(ranges: Mapping[int, Sequence[tuple[str, str]]]) -> nw.Expr:
+    """Whether the category of `icd_code`, by `icd_version`, lies in ranges of categories (inclusive)."""
+    category = nw.col("icd_code").str.slice(0, 3)
+    return nw.any_horizontal(
+        *(
+            (nw.col("icd_version") == version) & (category >= first) & (category <= last)
+            for version, those in ranges.items()
+            for first, last in those
+        ),
+        ignore_nulls=True,
+    )

@@ -36,7 +36,8 @@ ECAT_STAY_MINUTES = 481
 ECAT_BAND_VISITS = 20_000
 #: Returns count until this long after departure (WestJEM; Ontario ED Return Visit Program).
 RETURN_HOURS = 72
-#: Nobody is counted as present longer than this; a record left open is not a patient (ECDS).
+#: An emergency visit without an end counts as present until this long after arrival: a record left open is not a
+#: patient (ECDS leaves out attendances over 72 hours). A known departure is never cut.
 LONGEST_PRESENCE_HOURS = 72
 #: Patients per treatment space; above it more patients die within ten days (Nordic emergency departments).
 CROWDED_RATIO = 0.9
@@ -66,6 +67,9 @@ LATEST_FIRST_SET_MINUTES = 60
 
 #: A stay longer than this is an overstay (local).
 OVERSTAY_HOURS = 50
+#: An inpatient without an end counts as present until this long after the last message that placed the patient
+#: (local; the NHS reviews every stay of 21 days): 30 days.
+LONGEST_OPEN_STAY_HOURS = 720
 #: Readmissions count until this many days after discharge (CMS HWR).
 READMISSION_DAYS = 30
 #: Discharges before this hour of the wall clock (Wertheimer et al., J Hosp Med 2014).

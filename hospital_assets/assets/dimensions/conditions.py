@@ -8,7 +8,7 @@ import narwhals as nw
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.dimensions.members import with_special_members
 from hospital_assets.contracts.dimensions import NOT_YET_KEY, UNKNOWN_KEY
-from hospital_assets.measures.condition_groups import GROUPS, MENTAL_HEALTH, MENTAL_HEALTH_CODES, UNMAPPED
+from hospital_assets.measures.condition_groups import GROUPS, MENTAL_HEALTH, MENTAL_HEALTH_CODES, UNMAPPED, is_in_ranges
 from hospital_assets.warehouse.dialect import Frame, checkpoint, hash_keys
 
 #: ICD version -> (first and last three-character category, chapter title). ICD-10-CM and
@@ -106,15 +106,7 @@ def dim_condition(cleaned_diagnoses: Frame) -> Frame:
             ),
             nw.lit(UNMAPPED),
         ),
-        is_mental_health=nw.any_horizontal(
-            nw.col("icd_code").is_in(MENTAL_HEALTH_CODES),
-            *(
-                (nw.col("icd_version") == version) & (nw.col("_category") >= first) & (nw.col("_category") <= last)
-                for version, ranges in MENTAL_HEALTH.items()
-                for first, last in ranges
-            ),
-            ignore_nulls=True,
-        ),
+        is_mental_health=nw.col("icd_code").is_in(MENTAL_HEALTH_CODES) | is_in_ranges(MENTAL_HEALTH),
     )
     keyed = checkpoint(hash_keys(codes, {"condition_key": ["_version", "icd_code"]}))
     return with_special_members(keyed, "dim_condition", cleaned_diagnoses, [UNKNOWN_CONDITION, NOT_CODED_YET])

@@ -7,10 +7,14 @@ import narwhals as nw
 
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.dedupe import newest_of_each
+from hospital_assets.assets.facts.emergency_visits import principal_conditions
+from hospital_assets.assets.kpis.episodes import with_following
 from hospital_assets.assets.kpis.returns import persons_of
 from hospital_assets.assets.kpis.totals import month_of, rates
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.measures.condition_groups import CANCER, is_in_ranges
+from hospital_assets.measures.presence import segment_until
 from hospital_assets.measures.thresholds import READMISSION_DAYS
 from hospital_assets.warehouse.dialect import Frame, checkpoint, local_clocks
 
@@ -24,7 +28,7 @@ _SURGERY, _TRANSPLANTATION = "0", "Y"
 @dg.asset(**table("kpi_readmissions"))
 def kpi_readmissions(
     fact_patient_flow: Frame,
-    fact_emergency_visits: Frame,
+    cleaned_diagnoses: Frame,
     cleaned_procedures: Frame,
     dim_hospital: Frame,
     dim_condition: Frame,
@@ -35,7 +39,7 @@ def kpi_readmissions(
     """Unplanned readmissions, by month of the index discharge."""
     stays = inpatient_stays(
         fact_patient_flow,
-        fact_emergency_visits,
+        principal_conditions(cleaned_diagnoses, dim_condition),
         newest_of_each(cleaned_procedures, ["procedure_id"]),
         dim_hospital,
         dim_condition,
@@ -44,9 +48,19 @@ def kpi_readmissions(
     return readmissions(checkpoint(stays), data_end).select(nw.col(*CONTRACTS["kpi_readmissions"].column_names))
 
 
-def inpatient_stays(flow: Frame, visits: Frame, procedures: Frame, hospitals: Frame, conditions: Frame) -> Frame:
-    """One row per inpatient stay, with what the readmission rules ask of it."""
-    segments = flow.filter(nw.col("stay_class") == "inpatient")
+def inpatient_stays(flow: Frame, principal: Frame, procedures: Frame, hospitals: Frame, conditions: Frame) -> Frame:
+    """One row per inpatient stay, with what the readmission rules ask of it.
+
+    Args:
+        flow: fact_patient_flow.
+        principal: visit_id, condition_key of the principal diagnosis, of every visit and stay that has one.
+        procedures: cleaned procedures, one row each.
+        hospitals: dim_hospital.
+        conditions: dim_condition.
+    """
+    segments = flow.filter(nw.col("stay_class") == "inpatient").with_columns(
+        _counts_until=segment_until("segment_start_at", "segment_end_at")
+    )
     stays = (
         segments.group_by("stay_id")
         .agg(
@@ -54,13 +68,14 @@ def inpatient_stays(flow: Frame, visits: Frame, procedures: Frame, hospitals: Fr
             hospital_key=nw.col("hospital_key").max(),
             admitted_at=nw.col("stay_start_at").min(),
             discharged_at=nw.col("stay_end_at").max(),
+            _until_at=nw.col("_counts_until").max(),
             disposition=nw.col("discharge_disposition").max(),
         )
         .join(hospitals.select("hospital_key", "hospital_id", "time_zone"), on="hospital_key", how="left")
     )
     stays = local_clocks(stays, {"_admitted": "admitted_at", "_discharged": "discharged_at"}, "time_zone")
-    diagnoses = visits.select(nw.col("visit_id").alias("stay_id"), "condition_key").join(
-        conditions.select("condition_key", "icd_version", "icd_code", "chapter_name"), on="condition_key", how="left"
+    diagnoses = principal.select(nw.col("visit_id").alias("stay_id"), "condition_key").join(
+        conditions.select("condition_key", "icd_version", "icd_code"), on="condition_key", how="left"
     )
     code = nw.col("procedure_code")
     operated = (
@@ -84,11 +99,10 @@ def inpatient_stays(flow: Frame, visits: Frame, procedures: Frame, hospitals: Fr
         .with_columns(
             admitted_date=nw.col("_admitted").dt.date(),
             discharged_date=nw.col("_discharged").dt.date(),
-            diagnosis=nw.coalesce(nw.col("icd_code"), nw.lit("not_coded")),
+            diagnosis=nw.col("icd_code"),
             is_planned=nw.coalesce(is_planned_diagnosis | (nw.col("_transplant") == 1), nw.lit(False)),
             is_cancer_medical=nw.coalesce(
-                (nw.col("chapter_name") == "Neoplasms") & (nw.coalesce(nw.col("_surgical"), nw.lit(0)) == 0),
-                nw.lit(False),
+                is_in_ranges(CANCER) & (nw.coalesce(nw.col("_surgical"), nw.lit(0)) == 0), nw.lit(False)
             ),
         )
         .select(
@@ -96,6 +110,8 @@ def inpatient_stays(flow: Frame, visits: Frame, procedures: Frame, hospitals: Fr
             "patient_key",
             "hospital_id",
             "admitted_at",
+            "discharged_at",
+            "_until_at",
             "admitted_date",
             "discharged_date",
             "disposition",
@@ -110,21 +126,22 @@ def readmissions(stays: Frame, data_end: nw.Expr) -> Frame:
     """Index stays and whether the first stay after each is an unplanned one within `READMISSION_DAYS`.
 
     Args:
-        stays: stay_id, person_key (null: unknown), hospital_id, admitted_at, admitted_date,
-            discharged_date (null: open), disposition, diagnosis, is_planned, is_cancer_medical.
+        stays: stay_id, person_key (null: unknown), hospital_id, admitted_at, discharged_at (null: open), `_until_at`
+            (until when it counts), admitted_date, discharged_date, disposition, diagnosis (null: not coded, and then
+            like no other), is_planned, is_cancer_medical.
         data_end: the last day of which admissions are known.
     """
-    order = ["admitted_at", "stay_id"]
-    known = stays.filter(~nw.col("person_key").is_null())
-    following = known.select(
-        "stay_id",
-        **{
-            f"_next_{name}": nw.col(name).shift(-1).over("person_key", order_by=order)
-            for name in ("admitted_date", "hospital_id", "diagnosis", "is_planned")
-        },
-    )
     day = 86_400_000_000
-    frame = stays.join(following, on="stay_id", how="left").with_columns(
+    followed = with_following(
+        stays,
+        stays,
+        key="stay_id",
+        start="admitted_at",
+        end="discharged_at",
+        carried=["admitted_date", "hospital_id", "diagnosis", "is_planned"],
+        joins=False,
+    )
+    frame = followed.with_columns(
         _days=(
             nw.col("_next_admitted_date").cast(nw.Datetime("us")) - nw.col("discharged_date").cast(nw.Datetime("us"))
         ).dt.total_microseconds()
@@ -146,6 +163,7 @@ def readmissions(stays: Frame, data_end: nw.Expr) -> Frame:
             "open": nw.col("discharged_date").is_null(),
             "unknown_patient": nw.col("person_key").is_null(),
             "expired": nw.col("disposition") == "expired",
+            "overlapping": nw.col("_is_overlapped"),
             "against_advice": nw.col("disposition") == "against_medical_advice",
             "transferred": is_transferred,
             "continued": is_continued,

@@ -5,10 +5,12 @@ import narwhals as nw
 
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.kpis.emergency import with_hospital
+from hospital_assets.assets.kpis.episodes import with_following
 from hospital_assets.assets.kpis.totals import month_of, rates
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.measures.lwbs import LEFT, NOT_DISCHARGED
+from hospital_assets.measures.presence import visit_until
 from hospital_assets.measures.thresholds import RETURN_HOURS
 from hospital_assets.warehouse.dialect import Frame, checkpoint
 
@@ -53,21 +55,24 @@ def returns(visits: Frame, data_end: nw.Expr) -> Frame:
         visits: visits with hospital, period_date and person_key (null: unknown).
         data_end: the moment until which returns are known.
     """
-    # The next arrival of the same person; nobody's visits follow each other.
-    known = visits.filter(~nw.col("is_cancelled"), ~nw.col("person_key").is_null())
-    order = ["arrival_at", "visit_id"]
-    following = known.select(
-        "visit_id",
-        _next_arrival_at=nw.col("arrival_at").shift(-1).over("person_key", order_by=order),
-        _next_disposition=nw.col("disposition").shift(-1).over("person_key", order_by=order),
+    known = visits.filter(~nw.col("is_cancelled")).with_columns(_until_at=visit_until("arrival_at", "departure_at"))
+    followed = with_following(
+        visits,
+        known,
+        key="visit_id",
+        start="arrival_at",
+        end="departure_at",
+        carried=["arrival_at", "disposition"],
+        joins=True,
     )
-    frame = visits.join(following, on="visit_id", how="left").select(
+    frame = followed.select(
         "hospital_id",
         "is_cancelled",
         "departure_at",
         "disposition",
         "person_key",
         "_next_disposition",
+        "_is_overlapped",
         period_month=month_of(nw.col("period_date")),
         _hours=(nw.col("_next_arrival_at") - nw.col("departure_at")).dt.total_microseconds() / 3_600_000_000,
         _until_end_hours=(data_end - nw.col("departure_at")).dt.total_microseconds() / 3_600_000_000,
@@ -95,7 +100,8 @@ def returns(visits: Frame, data_end: nw.Expr) -> Frame:
             "not_discharged": nw.col("disposition").is_in(NOT_DISCHARGED),
             "left": nw.col("disposition").is_in(LEFT) & ~nw.col("_takes_left"),
             "unknown_patient": nw.col("person_key").is_null(),
+            "overlapping": nw.col("_is_overlapped"),
             "run_out": nw.col("_until_end_hours") < RETURN_HOURS,
         },
-        counted={"numerator_count": (nw.col("_hours") >= 0) & (nw.col("_hours") <= RETURN_HOURS) & nw.col("_counts")},
+        counted={"numerator_count": (nw.col("_hours") <= RETURN_HOURS) & nw.col("_counts")},
     )
