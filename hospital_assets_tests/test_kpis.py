@@ -12,7 +12,15 @@ import pytest
 from hospital_assets.assets.dimensions.persons import surviving
 from hospital_assets.assets.facts.emergency_visits import measured
 from hospital_assets.assets.kpis.chance import with_funnel_limits
-from hospital_assets.assets.kpis.crowding import crowding, edwin, nedocs, nedocs_level
+from hospital_assets.assets.kpis.crowding import (
+    crowding,
+    days_looked_at,
+    edwin,
+    nedocs,
+    nedocs_level,
+    on_days_with_patients,
+    with_presence,
+)
 from hospital_assets.assets.kpis.emergency import (
     boarding,
     critical_waits,
@@ -33,7 +41,7 @@ from hospital_assets.checks.kinds import ADDS_UP
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.measures.condition_groups import GROUPS
 from hospital_assets.measures.natural_limits import with_natural_limits
-from hospital_assets.warehouse.dialect import Frame, explode_days, hash_keys
+from hospital_assets.warehouse.dialect import Frame, checkpoint, explode_days, hash_keys
 from hospital_assets_tests.engines import Engine
 from hospital_assets_tests.test_transforms import VISIT_TYPES, at, collect, events
 
@@ -448,8 +456,16 @@ def test_crowding_counts_who_is_there_at_the_hour(on: Engine) -> None:
             for name in ("arrival_at", "departure_at", "room_at", "decision_at", "ventilated_at")
         },
     )
+    present = present.with_columns(_until_at=pl.coalesce("departure_at", pl.col("arrival_at").dt.offset_by("72h")))
+    # Two shifts of one doctor, one of another, and one that is over.
     shifts = pl.DataFrame(
-        {"hospital_id": ["H1"], "shift_start_at": [hours[0]], "shift_end_at": [hours[1]]},
+        {
+            "hospital_id": ["H1"] * 4,
+            "doctor_key": [5, 5, -1, 6],
+            "shift_id": ["a", "b", "c", "d"],
+            "shift_start_at": [hours[0], hours[0] - timedelta(hours=1), hours[0], hours[0] - timedelta(hours=1)],
+            "shift_end_at": [hours[1], hours[1], hours[1], hours[0]],
+        },
         schema_overrides={"shift_start_at": pl.Datetime("us", "UTC"), "shift_end_at": pl.Datetime("us", "UTC")},
     )
     out = collect(crowding(on(beds), on(present), on(shifts))).sort("hour_start_at")
@@ -457,9 +473,64 @@ def test_crowding_counts_who_is_there_at_the_hour(on: Engine) -> None:
     assert out["boarders_count"].to_list() == [0, 1]
     assert out["longest_boarding_hours"].to_list() == [0.0, 0.5]
     assert out["last_door_to_bed_hours"].to_list() == [0.5, 0.5]
-    assert out["attendings_count"].to_list() == [1, 0]
+    assert out["attendings_count"].to_list() == [2, 0]
     assert out["triage_weight_sum"].to_list() == [4, 4]
     assert out["hospital_bed_count"].to_list() == [10, 10]
+
+
+def test_a_known_departure_is_never_cut(on: Engine) -> None:
+    """A boarder of 70 hours counts, on days on which nobody else came, too."""
+    visit = pl.DataFrame(
+        {
+            "hospital_id": ["H1", "H1"],
+            "service_date": [date(2026, 1, 5), date(2026, 1, 20)],
+            "arrival_at": [at("2026-01-05 16:00"), at("2026-01-20 16:00")],
+            "departure_at": [at("2026-01-09 20:00"), None],
+            "decision_at": [at("2026-01-05 18:00"), None],
+            "room_at": [None, None],
+            "ventilated_at": [None, None],
+            "disposition": ["admitted", None],
+            "triage_level": [3, 3],
+        },
+        schema_overrides={
+            name: pl.Datetime("us", "UTC")
+            for name in ("arrival_at", "departure_at", "decision_at", "room_at", "ventilated_at")
+        },
+    )
+    period = days_looked_at(on(visit), at("2026-02-01 12:00"), date(2026, 1, 31))
+    assert (period.first, period.end) == (date(2026, 1, 5), date(2026, 1, 25))
+    assert days_looked_at(on(visit), at("2026-01-22 12:00"), date(2026, 1, 21)).end == date(2026, 1, 22)
+    hours = [at("2026-01-05 00:00") + timedelta(hours=n) for n in range(24 * 19)]
+    beds = pl.DataFrame(
+        {
+            "service_date": [hour.date() for hour in hours for _ in range(2)],
+            "hospital_id": "H1",
+            "department_name": ["Emergency", "ICU"] * len(hours),
+            "hour_start_at": [hour for hour in hours for _ in range(2)],
+            "bed_capacity": 10,
+        },
+        schema_overrides={"hour_start_at": pl.Datetime("us", "UTC")},
+    )
+    none = pl.DataFrame(
+        schema={
+            "hospital_id": pl.String,
+            "doctor_key": pl.Int64,
+            "shift_id": pl.String,
+            "shift_start_at": pl.Datetime("us", "UTC"),
+            "shift_end_at": pl.Datetime("us", "UTC"),
+        }
+    )
+    present = checkpoint(with_presence(on(visit), period))
+    looked_at = checkpoint(on_days_with_patients(on(beds), present))
+    out = collect(crowding(looked_at, present, on(none))).sort("hour_start_at")
+    days = out["service_date"].unique().sort().to_list()
+    assert days == [date(2026, 1, day) for day in (5, 6, 7, 8, 9, 20, 21, 22, 23)]
+    (row,) = out.filter(pl.col("hour_start_at") == at("2026-01-08 16:00")).iter_rows(named=True)
+    assert (row["boarders_count"], row["longest_boarding_hours"]) == (1, 70.0)
+    assert row["nedocs_score"] == pytest.approx(85.8 / 10 + 600 / 10 + 0.93 * 70 - 20)
+    counted = out.filter(pl.col("ed_patients_count") > 0)
+    # 17:00 on the 5th until 20:00 on the 9th, and three days of the open record.
+    assert counted.height == 100 + 72
 
 
 # G7 length of stay, overstays, noon ---------------------------------------------------------------

@@ -58,6 +58,7 @@ _FOLLOWS: Mapping[str, tuple[str, ...]] = {
     "er_visits.triage_level": ("fact_emergency_visits.triage_key",),
     "er_visits.doctor_id": ("fact_emergency_visits.doctor_key",),
     "er_visits.department": ("fact_emergency_visits.department_key",),
+    "doctors.department_id": ("fact_doctor_shifts.department_key",),
     "adt_events.department": ("fact_patient_flow.department_key",),
     "departments.bed_capacity": ("fact_bed_occupancy.staffed_bed_minutes",),
     **{

@@ -160,11 +160,12 @@ class FactDoctorShifts(
     name="fact_doctor_shifts",
     grain="one doctor shift",
     key=("shift_id",),
-    columns="doctor_key hospital_key start_date_key shift_start_at shift_end_at shift_hours",
+    columns="doctor_key hospital_key department_key start_date_key shift_start_at shift_end_at shift_hours",
     order_by=("service_date", "hospital_key", "shift_id"),
 ):
     """Hours doctors were on shift."""
 
+    department_key = column("Where the shift is worked; the doctor's own department where that is not said.")
     start_date_key = column("Of the shift.")
     shift_hours = column(plausible=(1, 24), gt=0)
 

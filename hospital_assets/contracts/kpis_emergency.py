@@ -274,6 +274,12 @@ class KpiReturns(
     excluded_run_out_count = column(f"The {thresholds.RETURN_HOURS} hours are not over.")
 
 
+_PRESENT = (
+    "patients present at the start of the hour, until their departure, however late; without one until "
+    f"{thresholds.LONGEST_PRESENCE_HOURS} hours after arrival"
+)
+
+
 class KpiCrowdingHourly(
     Kpi,
     name="kpi_crowding_hourly",
@@ -291,7 +297,7 @@ class KpiCrowdingHourly(
             "85.8 x ED patients / ED beds + 600 x boarders / hospital beds + 13.4 x ventilated + 0.93 "
             "x longest boarding (h) + 5.64 x last door to bed (h) - 20, held within 0 to 200.",
             "points",
-            "patients present at the start of the hour",
+            _PRESENT,
             "Weiss et al., Acad Emerg Med 2004;11:38-50",
             exclusions="null where beds are unknown. Ventilation is known from procedures (ICD-10-PCS 5A19).",
         ),
@@ -299,9 +305,10 @@ class KpiCrowdingHourly(
             "EDWIN",
             "Sum over present patients of (6 - triage level) / (attendings x (ED beds - boarders)).",
             "points",
-            "patients present at the start of the hour",
+            _PRESENT,
             "Bernstein et al. 2003",
-            exclusions="untriaged patients; null without attendings or free beds.",
+            exclusions="untriaged patients; null without attendings or free beds. Attendings are the different doctors "
+            "on a shift that is worked in the department.",
             variants="the level is reversed (6 - ESI); unreversed it would rate the sickest lowest.",
         ),
     ],

@@ -7,6 +7,7 @@ from hospital_assets.assets.declare import all_days, table
 from hospital_assets.assets.dedupe import newest_of_each
 from hospital_assets.assets.dimensions.calendar import date_key
 from hospital_assets.assets.dimensions.members import key_of
+from hospital_assets.assets.dimensions.scd2 import key_at
 from hospital_assets.assets.facts.other_days import OtherDays, moved
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.warehouse.dialect import Frame, local_clocks, minutes_between
@@ -15,9 +16,13 @@ from hospital_assets.warehouse.io_manager import period_of
 
 @dg.asset(**table("fact_doctor_shifts"), ins=all_days("cleaned_doctor_shifts"))
 def fact_doctor_shifts(
-    context: dg.AssetExecutionContext, cleaned_doctor_shifts: Frame, dim_doctor: Frame, dim_hospital: Frame
+    context: dg.AssetExecutionContext,
+    cleaned_doctor_shifts: Frame,
+    dim_doctor: Frame,
+    dim_hospital: Frame,
+    dim_department: Frame,
 ) -> Frame:
-    """Shifts keyed to doctor and hospital, with their hours."""
+    """Shifts keyed to doctor, hospital and department, with their hours."""
     frame = key_of(
         newest_of_each(cleaned_doctor_shifts, ["shift_id"], period_of(context)),
         dim_doctor.select("doctor_id", "doctor_key"),
@@ -25,6 +30,12 @@ def fact_doctor_shifts(
         key="doctor_key",
     )
     frame = frame.join(dim_hospital.select("hospital_id", "hospital_key", "time_zone"), on="hospital_id", how="left")
+    # Where a shift is worked decides, not where the doctor belongs; that stands in where it is not said.
+    own = dim_doctor.select("doctor_id", _own_department_id=nw.col("department_id"))
+    frame = frame.join(own, on="doctor_id", how="left").with_columns(
+        department_id=nw.coalesce("department_id", "_own_department_id")
+    )
+    frame = key_at(frame, dim_department, natural="department_id", at="shift_start_at", key="department_key")
     frame = local_clocks(frame, {"_start_local": "shift_start_at"}, "time_zone")
     return frame.with_columns(
         start_date_key=date_key("_start_local"), shift_hours=minutes_between("shift_start_at", "shift_end_at") / 60

@@ -1,6 +1,6 @@
 """Crowding of emergency departments, hour by hour: NEDOCS and EDWIN."""
 
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
 import narwhals as nw
@@ -9,8 +9,10 @@ from hospital_assets.assets.declare import table
 from hospital_assets.assets.dedupe import newest_of_each
 from hospital_assets.assets.facts.bed_occupancy import department_hours
 from hospital_assets.assets.kpis.occupancy import EMERGENCY
+from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.measures.thresholds import LONGEST_PRESENCE_HOURS
+from hospital_assets.contracts.dimensions import UNKNOWN_KEY
+from hospital_assets.measures.presence import visit_until
 from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import Frame, checkpoint, explode_hours
 
@@ -33,21 +35,14 @@ def kpi_crowding_hourly(
     cleaned_procedures: Frame,
     dim_hospital: Frame,
     dim_department: Frame,
-    dim_doctor: Frame,
     dim_date: Frame,
+    clock: ClockResource,
 ) -> Frame:
-    """Crowding of each emergency department at the start of every hour of the days with visits.
+    """Crowding of each emergency department at the start of every hour of the days on which somebody came or was there.
 
     Not partitioned: who arrived on one day is still there on the next.
     """
-    span = fact_emergency_visits.select(
-        _first=nw.col("service_date").min(), _last=nw.col("service_date").max()
-    ).collect("polars")
-    first, last = span["_first"].item(), span["_last"].item()
-    if first is None:
-        # Nobody ever came: no day, no hour.
-        first = last = date(1970, 1, 1)
-    period = Period(first, last + timedelta(days=1))
+    period = days_looked_at(fact_emergency_visits, clock.now(), clock.settings.last_service_date)
     beds = department_hours(dim_department, dim_hospital, dim_date, period).join(
         dim_department.select("department_key", "department_name"), on="department_key", how="left"
     )
@@ -60,22 +55,64 @@ def kpi_crowding_hourly(
         .group_by("visit_id")
         .agg(ventilated_at=nw.col("performed_at").min())
     )
-    doctors = dim_doctor.join(
-        dim_department.filter(nw.col("is_current")).select("department_id", "department_name"),
-        on="department_id",
-        how="left",
-    )
+    departments = dim_department.select("department_key", "department_name")
     shifts = (
-        fact_doctor_shifts.join(doctors.select("doctor_key", "department_name"), on="doctor_key", how="left")
+        fact_doctor_shifts.join(departments, on="department_key", how="left")
         .filter(nw.col("department_name") == EMERGENCY)
         .join(dim_hospital.select("hospital_key", "hospital_id"), on="hospital_key", how="left")
     )
-    visits = visits.join(ventilated, on="visit_id", how="left")
-    visits = checkpoint(visits)
-    # De-identified data lie decades apart; a day without anybody is not looked at.
-    days = visits.select("service_date", "hospital_id").unique()
-    beds = checkpoint(beds.join(days, on=["service_date", "hospital_id"], how="semi"))
+    now = nw.lit(clock.now()).cast(nw.Datetime("us", "UTC"))
+    visits = checkpoint(with_presence(visits.join(ventilated, on="visit_id", how="left"), period))
+    beds = checkpoint(on_days_with_patients(beds.filter(nw.col("hour_start_at") <= now), visits))
     return crowding(beds, visits, checkpoint(shifts)).select(nw.col(*CONTRACTS["kpi_crowding_hourly"].column_names))
+
+
+def days_looked_at(visits: Frame, now: datetime, last_service_date: date | None) -> Period:
+    """The days from the first arrival until the last patient was gone, of those that the directory covers.
+
+    Args:
+        visits: fact_emergency_visits.
+        now: the hospital's time; nobody is known to be there later.
+        last_service_date: the last day of which arrivals are landed; None: there is none.
+    """
+    until = visit_until("arrival_at", "departure_at")
+    span = visits.select(
+        _first=nw.col("service_date").min(), _last=nw.col("service_date").max(), _until=until.max()
+    ).collect("polars")
+    first, last, gone = span["_first"].item(), span["_last"].item(), span["_until"].item()
+    if first is None:
+        # Nobody ever came: no day, no hour.
+        return Period(date(1970, 1, 1), date(1970, 1, 2))
+    covered = min(now.date(), last_service_date or now.date())
+    if gone is not None:
+        # No local day is more than this ahead of the day in UTC.
+        last = max(last, min((gone + timedelta(hours=14)).date(), covered))
+    return Period(first, last + timedelta(days=1))
+
+
+def with_presence(visits: Frame, period: Period) -> Frame:
+    """Add until when each visit counts as present (`_until_at`), at most until the end of the days looked at."""
+    # A margin of a day holds every zone's local days.
+    end = datetime.combine(period.end + timedelta(days=1), datetime.min.time(), UTC)
+    return visits.with_columns(
+        _until_at=nw.min_horizontal(
+            visit_until("arrival_at", "departure_at"), nw.lit(end).cast(nw.Datetime("us", "UTC"))
+        )
+    )
+
+
+def on_days_with_patients(beds: Frame, visits: Frame) -> Frame:
+    """The hours of the days of each hospital on which somebody came or was there.
+
+    De-identified data lie decades apart; a day without anybody is not looked at.
+    """
+    day = ["service_date", "hospital_id"]
+    there = explode_hours(visits.select("hospital_id", "arrival_at", "_until_at"), "arrival_at", "_until_at", "_hour")
+    there = there.select("hospital_id", "_hour").unique()
+    hours = beds.select(*day, _hour=nw.col("hour_start_at").dt.truncate("1h")).unique()
+    occupied = hours.join(there, on=["hospital_id", "_hour"], how="semi").select(*day)
+    days = nw.concat([visits.select(*day), occupied], how="vertical").unique()
+    return beds.join(days, on=day, how="semi")
 
 
 def crowding(beds: Frame, visits: Frame, shifts: Frame) -> Frame:
@@ -83,9 +120,9 @@ def crowding(beds: Frame, visits: Frame, shifts: Frame) -> Frame:
 
     Args:
         beds: service_date, hospital_id, department_name, hour_start_at, bed_capacity.
-        visits: hospital_id, arrival_at, departure_at (null: open), room_at, decision_at,
+        visits: hospital_id, arrival_at, `_until_at` (until when it counts as present), room_at, decision_at,
             disposition, triage_level, ventilated_at.
-        shifts: hospital_id, shift_start_at, shift_end_at of emergency doctors.
+        shifts: hospital_id, doctor_key, shift_id, shift_start_at, shift_end_at of shifts in the department.
     """
     key = ["hospital_id", "hour_start_at"]
     is_ed = nw.col("department_name") == EMERGENCY
@@ -93,13 +130,7 @@ def crowding(beds: Frame, visits: Frame, shifts: Frame) -> Frame:
         ed_bed_count=nw.when(is_ed).then(nw.col("bed_capacity")).sum(),
         hospital_bed_count=nw.when(~is_ed).then(nw.col("bed_capacity")).sum(),
     )
-    stay_end = nw.col("arrival_at").dt.offset_by(f"{LONGEST_PRESENCE_HOURS}h")
-    present = explode_hours(
-        visits.with_columns(_until_at=nw.min_horizontal(nw.coalesce(nw.col("departure_at"), stay_end), stay_end)),
-        "arrival_at",
-        "_until_at",
-        "hour_start_at",
-    ).filter(nw.col("hour_start_at") >= nw.col("arrival_at"))
+    present = explode_at(grid, visits, "arrival_at", "_until_at")
     hour = nw.col("hour_start_at")
     boards = nw.coalesce((nw.col("disposition") == "admitted") & (nw.col("decision_at") <= hour), nw.lit(False))
     present = checkpoint(
@@ -126,11 +157,16 @@ def crowding(beds: Frame, visits: Frame, shifts: Frame) -> Frame:
         .group_by(*key)
         .agg(last_door_to_bed_hours=nw.col("_door_to_bed_hours").max())
     )
+    # Two shifts of one doctor are one doctor; all unknown doctors have one key.
+    doctor = (
+        nw.when(nw.col("doctor_key") == UNKNOWN_KEY)
+        .then(nw.col("shift_id"))
+        .otherwise(nw.col("doctor_key").cast(nw.String))
+    )
     attending = (
-        explode_hours(shifts, "shift_start_at", "shift_end_at", "hour_start_at")
-        .filter(nw.col("hour_start_at") >= nw.col("shift_start_at"))
+        explode_at(grid, shifts.with_columns(_doctor=doctor), "shift_start_at", "shift_end_at")
         .group_by(*key)
-        .agg(attendings_count=nw.len())
+        .agg(attendings_count=nw.col("_doctor").n_unique())
     )
     zero = {
         name: nw.coalesce(nw.col(name), nw.lit(0))
@@ -147,6 +183,24 @@ def crowding(beds: Frame, visits: Frame, shifts: Frame) -> Frame:
         nedocs_score=nedocs(),
         edwin_score=edwin(),
     ).with_columns(nedocs_level=nedocs_level("nedocs_score"), edwin_level=edwin_level("edwin_score"))
+
+
+def explode_at(grid: Frame, spans: Frame, start: str, end: str) -> Frame:
+    """One row for each hour of the grid in whose first moment a span of its hospital goes on.
+
+    Args:
+        grid: hospital_id, hour_start_at.
+        spans: hospital_id and the instants `start` and `end`.
+        start: from when (included).
+        end: until when (excluded).
+    """
+    hours = grid.select("hospital_id", "hour_start_at", _hour=nw.col("hour_start_at").dt.truncate("1h"))
+    return (
+        explode_hours(spans, start, end, "_hour")
+        .join(hours, on=["hospital_id", "_hour"], how="inner")
+        .filter(nw.col("hour_start_at") >= nw.col(start), nw.col("hour_start_at") < nw.col(end))
+        .drop("_hour")
+    )
 
 
 def nedocs() -> nw.Expr:
