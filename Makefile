@@ -30,6 +30,7 @@ install: $(VENV)/.installed
 demo: install
 	$(BIN)/hospital simulate
 	$(BIN)/hospital build
+	$(BIN)/hospital key create --if-missing
 
 dev: install
 	$(BIN)/hospital dev

@@ -21,13 +21,13 @@ from hospital_assets.automation.jobs import JOBS
 from hospital_assets.automation.schedules import (
     daily_batch_schedule,
     overview_page_schedule,
-    publish_schedule,
     quality_page_schedule,
     standing_checks_schedule,
 )
 from hospital_assets.automation.sensors import (
     alerts_sensor,
     landing_sensor,
+    publications_sensor,
     run_outcome_sensors,
     stale_partitions_sensor,
 )
@@ -75,7 +75,6 @@ def build_definitions(settings: Settings, engine: EngineSettings | None = None) 
         jobs=JOBS,
         schedules=[
             daily_batch_schedule(settings),
-            publish_schedule(settings),
             standing_checks_schedule,
             quality_page_schedule,
             overview_page_schedule(settings),
@@ -83,6 +82,7 @@ def build_definitions(settings: Settings, engine: EngineSettings | None = None) 
         sensors=[
             *(landing_sensor(feed, settings) for feed in FEEDS),
             stale_partitions_sensor(settings),
+            publications_sensor(settings),
             alerts_sensor(settings),
             *run_outcome_sensors(settings),
         ],

@@ -8,6 +8,7 @@ import html
 import io
 import itertools
 import json
+import os
 import random
 import re
 import subprocess
@@ -17,6 +18,7 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import parse_qsl
 
 import duckdb
@@ -33,6 +35,7 @@ from hospital_assets.automation.build import BuildReport
 from hospital_assets.charts import areas, markdown_sparkline
 from hospital_assets.clock import last_whole_day
 from hospital_assets.dashboard import figures, mart, spc
+from hospital_assets.dashboard.app import _stale
 from hospital_assets.dashboard.live import LiveBoard
 from hospital_assets.dashboard.mart import Mart
 from hospital_assets.dashboard.pages.forecast_queries import daily_forecast
@@ -41,7 +44,7 @@ from hospital_assets.dashboard.pages.overview import overview
 from hospital_assets.dashboard.pages.overview_queries import waits_in_total
 from hospital_assets.dashboard.render import FOLDER, as_csv
 from hospital_assets.dashboard.render import query as as_query
-from hospital_assets.dashboard.serve import dashboard_of
+from hospital_assets.dashboard.serve import dashboard_of, loaded_after
 from hospital_assets.dashboard.slices import Known, Slice, read_slice
 from hospital_assets.dashboard.store import Store
 from hospital_assets.dashboard.store import open_mart as opened
@@ -49,6 +52,7 @@ from hospital_assets.live.board import read_board, reference_of
 from hospital_assets.live.copies import merge_landed
 from hospital_assets.publishing.policy import POLICY_FILE, PolicyError
 from hospital_assets.settings import Settings
+from hospital_assets.warehouse.loads import ledger_copy
 from hospital_assets_tests.dashboards import Served, published, serve
 from hospital_assets_tests.helpers import query
 
@@ -845,3 +849,33 @@ def test_the_overview_report_is_one_file_with_the_executives_figures(shown: Sett
     )
     assert card(page, "visits") == f"{visits:,}" and visits % 5 == 0
     assert "What the figures mean" in page and "CIHI and Ontario" in page
+
+
+def test_files_loaded_after_a_publication_are_not_taken_for_shown(tmp_path: Path) -> None:
+    settings = Settings(tmp_path)
+    published_at = datetime.now(UTC) - timedelta(hours=1)
+    assert loaded_after(settings, published_at) is None  # nothing was ever loaded
+    copy = ledger_copy(settings.warehouse_file)
+    copy.parent.mkdir(parents=True)
+    copy.touch()
+
+    def loaded(minutes_ago: float) -> datetime | None:
+        moment = datetime.now(UTC).timestamp() - minutes_ago * 60
+        os.utime(copy, (moment, moment))
+        return loaded_after(settings, published_at)
+
+    assert loaded(90) is None  # before it was published
+    assert loaded(1) is None  # on its way to the pages
+    late = loaded(20)
+    assert late is not None and late > published_at
+
+
+def test_a_page_is_stale_when_old_or_when_newer_files_are_not_in_it() -> None:
+    def words(hours_old: float, not_shown_since: datetime | None) -> str:
+        dashboard = SimpleNamespace(now=lambda: NOW, not_shown_since=lambda published_at: not_shown_since)
+        mart = SimpleNamespace(data_as_of=NOW - timedelta(hours=hours_old), published_at=NOW)
+        return _stale(dashboard, mart)  # type: ignore[arg-type]
+
+    assert words(1, None) == ""
+    assert words(50, None).startswith("These data are 50 hours old")
+    assert words(1, datetime(2026, 3, 1, 9, 30, tzinfo=UTC)).startswith("Files loaded at 2026-03-01 09:30 UTC are not")

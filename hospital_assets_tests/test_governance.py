@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import dagster as dg
 import duckdb
@@ -24,7 +25,8 @@ from hypothesis import strategies as st
 
 from hospital_assets.automation.build import BuildReport
 from hospital_assets.automation.build import publish as run_publish
-from hospital_assets.automation.schedules import publish_schedule
+from hospital_assets.automation.instance import dagster_instance
+from hospital_assets.automation.sensors import _rests, publications_sensor
 from hospital_assets.cli import main
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.dashboard.pages.menu import MENU, pages_of
@@ -51,8 +53,10 @@ from hospital_assets.publishing.publications import (
     Made,
     PublicationError,
     audiences_of,
+    delete_old_versions,
     open_publication,
     publish,
+    published_folder,
     versions,
 )
 from hospital_assets.publishing.small_cells import Line, determined, suppress
@@ -835,24 +839,73 @@ def test_publications_are_assets_with_their_tables() -> None:
         assert not any(name.startswith("publication_") for name in names)
 
 
-def test_what_was_built_is_published_within_the_hour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_built_is_published_once_it_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(tmp_path)
-    schedule = publish_schedule(settings)
+    repository = build_definitions(settings).get_repository_def()
+    sensor = publications_sensor(settings)
 
-    def asked(instance: dg.DagsterInstance) -> object:
-        return schedule(dg.build_schedule_context(instance))
+    def asked(instance: dg.DagsterInstance) -> set[str] | str:
+        """The publications that are asked for, or why none is."""
+        answer = sensor(dg.build_sensor_context(instance, repository_def=repository))
+        if isinstance(answer, dg.SkipReason):
+            return str(answer.skip_message)
+        assert isinstance(answer, dg.RunRequest) and answer.asset_selection
+        return {key.path[-1] for key in answer.asset_selection}
 
-    with dg.instance_for_test() as instance:
+    def made(*names: str) -> None:
+        for name in names:
+            instance.report_runless_asset_event(dg.AssetMaterialization(name))
+
+    def checked(*, passed: bool) -> None:
+        instance.report_runless_asset_event(
+            dg.AssetCheckEvaluation(dg.AssetKey("dim_doctor"), "key", passed=passed, blocking=True)
+        )
+
+    everybody = {f"publication_{role}" for role in shipped_policy().roles}
+    with dagster_instance(settings) as instance:
+        assert "nothing was built" in asked(instance)
+        made("kpi_waits_rolling")
+        # Without a key, those who need none are served, and the others are named.
+        monkeypatch.delenv("HOSPITAL_PSEUDONYM_KEY", raising=False)
         monkeypatch.setenv("HOSPITAL_PSEUDONYM_KEY_FILE", str(tmp_path.parent / "no-key"))
-        skipped = asked(instance)
-        assert isinstance(skipped, dg.SkipReason)
-        assert "hospital key create" in str(skipped.skip_message)
+        assert asked(instance) == {"publication_admin", "publication_doctor"}
+        made("publication_admin", "publication_doctor")
+        assert "hospital key create" in asked(instance)
         monkeypatch.setenv("HOSPITAL_PSEUDONYM_KEY", KEY.value.hex())
-        assert isinstance(asked(instance), dg.SkipReason)
-        instance.report_runless_asset_event(dg.AssetMaterialization("kpi_waits_rolling"))
-        assert isinstance(asked(instance), dg.RunRequest)
-        instance.report_runless_asset_event(dg.AssetMaterialization("publication_admin"))
-        assert isinstance(asked(instance), dg.SkipReason)
+        assert asked(instance) == everybody
+        made(*everybody)
+        assert "nothing was built since" in asked(instance)
+        made("kpi_conditions")
+        checked(passed=False)
+        assert "held until it passes: key of dim_doctor" in asked(instance)
+        checked(passed=True)
+        run = instance.create_run_for_job(
+            build_definitions(settings).resolve_job_def("daily_batch"), status=dg.DagsterRunStatus.STARTED
+        )
+        assert "what is running" in asked(instance)
+        instance.report_run_failed(run)
+        assert asked(instance) == everybody
+
+
+def test_a_publication_leaves_the_warehouse_to_others_for_a_while() -> None:
+    def rests(start: float | None, end: float | None) -> bool:
+        return _rests(SimpleNamespace(start_time=start, end_time=end), 1000.0)  # type: ignore[arg-type]
+
+    assert rests(900, 950) and rests(980, 999)
+    assert not rests(900, 930) and not rests(None, None) and not rests(990, None)
+
+
+def test_of_an_hour_that_is_over_the_newest_version_is_kept(tmp_path: Path) -> None:
+    policy = load_policy(Settings(tmp_path))
+    folder = published_folder(tmp_path) / "admin"
+    names = [f"20260510T{time}00000000Z" for time in ("0901", "0959", "1000", "1030", "1059", "1100", "1101", "1102")]
+    for name in names:
+        (folder / name).mkdir(parents=True)
+    # A version of 10:30 counts, because those after it were withdrawn.
+    (folder / "current.json").write_text(json.dumps({"version": names[3]}))
+    now = datetime(2026, 5, 10, 11, 3, tzinfo=UTC)
+    assert list(delete_old_versions(tmp_path, "admin", policy, now)) == [names[0], names[2]]
+    assert versions(tmp_path, "admin") == [names[1], *names[3:]]
 
 
 # Small cells

@@ -1,12 +1,10 @@
-"""What runs by the clock: the daily batch (the net under the sensors), checks, publications, pages."""
+"""What runs by the clock: the daily batch (the net under the sensors), checks, pages."""
 
 import dagster as dg
 
 from hospital_assets.clock import last_whole_day
-from hospital_assets.contracts import CONTRACTS
 from hospital_assets.partitions import period_start, service_periods
 from hospital_assets.publishing.policy import usable_policy
-from hospital_assets.publishing.pseudonyms import KeyMissingError, load_key
 from hospital_assets.publishing.publications import PublicationError, current_version
 from hospital_assets.settings import Settings
 
@@ -32,30 +30,6 @@ def daily_batch_schedule(settings: Settings) -> dg.ScheduleDefinition:
     return schedule
 
 
-def publish_schedule(settings: Settings) -> dg.ScheduleDefinition:
-    """Publish every hour in which something was built; without a pseudonym key, say how to make one."""
-
-    @dg.schedule(
-        name="publish_schedule",
-        job_name="publish",
-        cron_schedule="37 * * * *",
-        default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Every hour, publish what was built since the last time.",
-    )
-    def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        try:
-            load_key(settings)
-        except KeyMissingError as error:
-            return dg.SkipReason(str(error))
-        published = _last_made(context.instance, f"publication_{next(iter(usable_policy(settings).roles))}")
-        built = max(filter(None, (_last_made(context.instance, kpi) for kpi in _KPIS)), default=None)
-        if built is None or (published is not None and published > built):
-            return dg.SkipReason("nothing was built since the last publication")
-        return dg.RunRequest(run_key=f"built at {built}")
-
-    return schedule
-
-
 def overview_page_schedule(settings: Settings) -> dg.ScheduleDefinition:
     """Write the overview every morning; without a publication to make it of, say what to do."""
 
@@ -74,15 +48,6 @@ def overview_page_schedule(settings: Settings) -> dg.ScheduleDefinition:
         return dg.RunRequest(run_key=f"{context.scheduled_execution_time:%Y-%m-%d}")
 
     return schedule
-
-
-#: What builds and refreshes end with.
-_KPIS = tuple(name for name, contract in CONTRACTS.items() if contract.layer == "kpis")
-
-
-def _last_made(instance: dg.DagsterInstance, asset: str) -> float | None:
-    event = instance.get_latest_materialization_event(dg.AssetKey(asset))
-    return None if event is None else event.timestamp
 
 
 standing_checks_schedule = dg.ScheduleDefinition(

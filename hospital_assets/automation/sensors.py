@@ -6,20 +6,24 @@ the warehouse, so it neither waits for a run nor stops one. What it decides is i
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from hospital_assets.automation.loading import days_named, note, outcome_of, over, remember, wall_clock, without_days
 from hospital_assets.automation.presence import is_watched
 from hospital_assets.automation.refresh import Outcome, Pending, Request, State, decide
+from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.profile import FEEDS
 from hospital_assets.landing.waiting import spans
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.live.alert_rules import check_signals, run_signal
 from hospital_assets.live.monitor import open_monitor
+from hospital_assets.publishing.policy import usable_policy
+from hospital_assets.publishing.pseudonyms import KeyMissingError, load_key
 from hospital_assets.settings import Settings
 
 #: A file modified this recently may still be growing.
@@ -117,6 +121,84 @@ def stale_partitions_sensor(settings: Settings) -> dg.SensorDefinition:
         return dg.SensorResult(run_requests=requests, cursor=str(record.storage_id))
 
     return sensor
+
+
+def publications_sensor(settings: Settings, clock: Callable[[], datetime] = wall_clock) -> dg.SensorDefinition:
+    """The sensor that publishes what a build or refresh has changed, once it has ended.
+
+    One try for each change: a publication that fails waits for the next build. Days that did not pass a blocking check
+    hold all publications until they do.
+    """
+
+    @dg.sensor(
+        name="publications",
+        job_name="publish",
+        minimum_interval_seconds=5,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Publishes what was built, unless a blocking check has failed for a day of it.",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        policy = usable_policy(settings)
+        try:
+            load_key(settings)
+            roles, without_key = list(policy.roles), ""
+        except KeyMissingError as error:
+            roles = [role for role in policy.roles if not policy.needs_key(role)]
+            without_key = f"; for other roles than {', '.join(roles) or 'none'}: {error}"
+        made = _last_made(context.instance, [*_KPIS, *(f"publication_{role}" for role in roles)])
+        built = max((made[name] for name in _KPIS if name in made), default=None)
+        if built is None:
+            return dg.SkipReason("nothing was built yet")
+        if not any(made.get(f"publication_{role}", 0.0) < built for role in roles):
+            return dg.SkipReason(f"nothing was built since the last publication{without_key}")
+        if context.instance.get_runs_count(dg.RunsFilter(statuses=_UNFINISHED)):
+            return dg.SkipReason("waiting for the end of what is running")
+        last = context.instance.get_run_records(dg.RunsFilter(job_name="publish"), limit=1)
+        if last and _rests(last[0], clock().timestamp()):
+            return dg.SkipReason("a publication has only just ended")
+        graph = context.repository_def.asset_graph if context.repository_def else None
+        if held := _held_by(context.instance, graph):
+            return dg.SkipReason(f"held until it passes: {held}")
+        return dg.RunRequest(
+            run_key=f"built at {built}", asset_selection=[dg.AssetKey(f"publication_{role}") for role in roles]
+        )
+
+    return sensor
+
+
+#: What builds and refreshes end with.
+_KPIS = tuple(name for name, contract in CONTRACTS.items() if contract.layer == "kpis")
+_UNFINISHED = [dg.DagsterRunStatus[name] for name in ("QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING")]
+
+
+def _rests(publication: dg.RunRecord, now: float) -> bool:
+    """Whether the warehouse is left to others for a while: publishing takes at most a third of its time."""
+    if publication.start_time is None or publication.end_time is None:
+        return False
+    return now - publication.end_time < 2 * (publication.end_time - publication.start_time)
+
+
+def _last_made(instance: dg.DagsterInstance, assets: Sequence[str]) -> dict[str, float]:
+    """When each asset was last made, as far as it was."""
+    records = instance.get_asset_records([dg.AssetKey(name) for name in assets])
+    entries = [(record.asset_entry.asset_key.path[-1], record.asset_entry.last_materialization) for record in records]
+    return {name: event.timestamp for name, event in entries if event is not None}
+
+
+def _held_by(instance: dg.DagsterInstance, graph: Any) -> str:
+    """The blocking check of a table that has failed for a day and has not passed since; empty where none has."""
+    if graph is None:
+        return ""
+    blocking = [
+        key
+        for key in graph.asset_check_keys
+        if graph.get_check_spec(key).blocking and key.asset_key.path[-1] in CONTRACTS
+    ]
+    for info in instance.event_log_storage.get_asset_check_partition_info(blocking):
+        if info.latest_execution_status is AssetCheckExecutionRecordStatus.FAILED:
+            day = f" of {info.partition_key}" if info.partition_key else ""
+            return f"{info.check_key.name} of {info.check_key.asset_key.path[-1]}{day}"
+    return ""
 
 
 def alerts_sensor(settings: Settings) -> dg.SensorDefinition:

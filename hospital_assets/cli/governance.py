@@ -55,6 +55,7 @@ def add_commands(commands: Commands) -> None:
 
     key = commands.add_parser("key", help="create the secret key of pseudonyms, or show its id")
     key.add_argument("action", choices=["create", "show-id"])
+    key.add_argument("--if-missing", action="store_true", help="create: keep a key that is there")
     key.set_defaults(run=_key)
 
     deploy.add_commands(commands)
@@ -150,11 +151,10 @@ def _policy(options: argparse.Namespace, settings: Settings) -> int:
 
 def _key(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.access.audit import make_key, system_actor
-    from hospital_assets.publishing.pseudonyms import load_key
+    from hospital_assets.publishing.pseudonyms import KEEP_KEY, has_key, load_key
 
-    if options.action == "create":
-        path = make_key(settings, system_actor())
-        print(f"{path} (mode 0600). Keep a copy where you keep secrets, never with the data.")
+    if options.action == "create" and not (options.if_missing and has_key()):
+        print(f"{make_key(settings, system_actor())} {KEEP_KEY}")
     print(f"key id {load_key(settings).key_id}")
     return 0
 

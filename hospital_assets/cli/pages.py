@@ -42,8 +42,13 @@ def _dev(options: argparse.Namespace, settings: Settings) -> int:
     import subprocess
     import threading
 
+    from hospital_assets.access.audit import make_key, system_actor
     from hospital_assets.automation.instance import dagster_environment
+    from hospital_assets.publishing.pseudonyms import KEEP_KEY, has_key
 
+    if not has_key():
+        # Without it, most publications would wait for one.
+        print(f"hospital: made the secret key of pseudonyms: {make_key(settings, system_actor())} {KEEP_KEY}")
     environment = {**os.environ, **dagster_environment(settings), "HOSPITAL_DATA_DIR": str(settings.data_dir)}
     beside: list[subprocess.Popen[bytes]] = []
     # As a module of this Python: the script `dagster` need not be installed with it.

@@ -75,6 +75,7 @@ class Dashboard:
         own_pages: pages that are not made from a publication alone: name -> how.
         audit: called for every page view; when it raises, nothing is shown.
         now: the hospital's clock.
+        not_shown_since: when files were loaded that are not in a publication of that moment; None where all are.
         users: who may sign in.
         local: who looks as long as there are no users; None where others can reach the server.
         hosts: names the server answers to.
@@ -86,6 +87,7 @@ class Dashboard:
     own_pages: Mapping[str, Callable[[Mart], Page]]
     audit: Audit
     now: Callable[[], datetime]
+    not_shown_since: Callable[[datetime], datetime | None]
     users: Users
     local: User | None
     hosts: tuple[str, ...]
@@ -213,13 +215,7 @@ def _made(dashboard: Dashboard, mart: Mart, entry: Entry, where: Slice) -> Page:
 
 
 def _body(dashboard: Dashboard, mart: Mart, entry: Entry, where: Slice) -> str:
-    behind = dashboard.now() - mart.data_as_of
-    stale = (
-        f"These data are {behind.days * 24 + behind.seconds // 3600:,} hours old: is anything "
-        "refreshing and publishing?"
-        if behind > _STALE and entry.has_slicers
-        else ""
-    )
+    stale = _stale(dashboard, mart) if entry.has_slicers else ""
 
     def make() -> str:
         return render(
@@ -238,8 +234,21 @@ def _body(dashboard: Dashboard, mart: Mart, entry: Entry, where: Slice) -> str:
 
     if entry.build is None:
         return make()
-    key = (mart.audience, mart.version, entry.name, where, bool(stale) and behind.days)
-    return dashboard.store.remembered(key, make)
+    return dashboard.store.remembered((mart.audience, mart.version, entry.name, where, stale), make)
+
+
+def _stale(dashboard: Dashboard, mart: Mart) -> str:
+    """Why a publication is not to be taken for the present; empty where it may be."""
+    behind = dashboard.now() - mart.data_as_of
+    if behind > _STALE:
+        return f"These data are {behind // timedelta(hours=1):,} hours old: is anything refreshing and publishing?"
+    since = dashboard.not_shown_since(mart.published_at)
+    if since is None:
+        return ""
+    return (
+        f"Files loaded at {since:%Y-%m-%d %H:%M} UTC are not in these figures yet: publications follow a refresh "
+        "while `hospital dev` runs; else `hospital publish`."
+    )
 
 
 def _frame(request: Request, entry: Entry, asked: str = "") -> dict[str, object]:

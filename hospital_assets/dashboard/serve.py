@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from hospital_assets.access.audit import Audit
@@ -22,6 +22,10 @@ from hospital_assets.publishing.audience import parse_audience
 from hospital_assets.publishing.policy import load_policy
 from hospital_assets.publishing.publications import PublicationError, current_version
 from hospital_assets.settings import Settings
+from hospital_assets.warehouse.loads import ledger_copy
+
+#: A refresh and the publication that follows it may take this long.
+_TIME_TO_PUBLISH = timedelta(minutes=5)
 
 
 def publish_first(settings: Settings, audience: str, say: Callable[[str], None]) -> None:
@@ -52,6 +56,16 @@ def publish_first(settings: Settings, audience: str, say: Callable[[str], None])
     )
     if done.returncode:
         say("that failed, see above; once it is corrected, run `hospital publish`")
+
+
+def loaded_after(settings: Settings, published_at: datetime) -> datetime | None:
+    """When files were last loaded, where that is long enough after a publication for it to be out of date."""
+    try:
+        loaded_at = datetime.fromtimestamp(ledger_copy(settings.warehouse_file).stat().st_mtime, UTC)
+    except OSError:
+        return None
+    is_late = loaded_at > published_at and datetime.now(UTC) - loaded_at > _TIME_TO_PUBLISH
+    return loaded_at if is_late else None
 
 
 def dashboard_of(settings: Settings, audience: str, audit: Audit, address: Address | None = None) -> Dashboard:
@@ -92,6 +106,7 @@ def dashboard_of(settings: Settings, audience: str, audit: Audit, address: Addre
         },
         audit=audit,
         now=lambda: hospital_now(settings),
+        not_shown_since=partial(loaded_after, settings),
         users=users,
         local=None if address.is_reachable else User("local", role, hospital),
         hosts=address.hosts(),

@@ -25,6 +25,8 @@ from hospital_assets.warehouse.dialect import literal, quoted
 
 KEY_VARIABLE = "HOSPITAL_PSEUDONYM_KEY"
 KEY_FILE_VARIABLE = "HOSPITAL_PSEUDONYM_KEY_FILE"
+#: What whoever has made a key is told with its path.
+KEEP_KEY = "(mode 0600). Keep a copy where you keep secrets, never with the data."
 _BLOCK_BYTES = 64
 _KEY_BYTES = 32
 #: Characters of a text token: 80 bits, so that not even 10^9 values are likely to collide.
@@ -91,6 +93,11 @@ def load_key(settings: Settings, environment: Mapping[str, str] = os.environ) ->
     if stat.S_IMODE(mode) & 0o077:
         raise KeyMissingError(f"others can read {path}: chmod 600 {path}")
     return _parse(said, str(path), remedy)
+
+
+def has_key(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether a key was ever made or given, usable or not."""
+    return bool(environment.get(KEY_VARIABLE, "").strip()) or key_file(environment).exists()
 
 
 def create_key(settings: Settings, environment: Mapping[str, str] = os.environ) -> Path:

@@ -204,6 +204,10 @@ def _version_of(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y%m%dT%H%M%S%f}Z"
 
 
+def _hour_of(version: str) -> str:
+    return version[: len("20260101T00")]
+
+
 def moment_of(version: str) -> datetime:
     """When a version was published, by its name."""
     return datetime.strptime(version, "%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC)
@@ -379,11 +383,18 @@ def _publish(
 
 
 def delete_old_versions(data_dir: Path, audience: str, policy: Policy, now: datetime) -> Iterator[str]:
-    """Delete versions that have been kept for long enough; never the one that counts."""
+    """Delete versions that have been kept for long enough; never the one that counts.
+
+    Of those published within an hour, once that hour is over, the newest is kept.
+    """
     oldest = _version_of(now - timedelta(days=policy.retention.keep_days))
+    this_hour = _hour_of(_version_of(now))
     current = current_version(data_dir, audience)
-    for version in versions(data_dir, audience):
-        if version < oldest and version != current:
+    found = versions(data_dir, audience)
+    newest_of_hour = {_hour_of(version): version for version in found}
+    for version in found:
+        is_one_of_many = _hour_of(version) != this_hour and newest_of_hour[_hour_of(version)] != version
+        if (version < oldest or is_one_of_many) and version != current:
             shutil.rmtree(_audience_folder(data_dir, audience) / version)
             yield version
 
