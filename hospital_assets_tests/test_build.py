@@ -211,12 +211,12 @@ def test_a_code_dated_on_another_day_reaches_its_visit(built: tuple[Settings, Bu
 
 
 @pytest.mark.slow
-def test_day_by_day_in_any_order_is_the_same_as_at_once(built: tuple[Settings, BuildReport], tmp_path: Path) -> None:
+def test_days_in_any_order_are_the_same_as_at_once(built: tuple[Settings, BuildReport], tmp_path: Path) -> None:
     settings, _ = built
     other = copy_of(settings, tmp_path)
-    for offset in (3, 0, 7, 5, 1, 6, 2, 4):
-        day = settings.first_service_date + timedelta(days=offset)
-        report = run(other, first=day, last=day)
+    for first, last in ((3, 3), (0, 0), (6, 7), (1, 2), (4, 5)):
+        day = settings.first_service_date
+        report = run(other, first=day + timedelta(days=first), last=day + timedelta(days=last))
         assert report.succeeded, report.failures or report.failed_checks
     assert dict(tables(other)) == dict(tables(settings))
 
