@@ -13,10 +13,18 @@ from pathlib import Path
 from hospital_assets.settings import Settings
 
 
-@contextlib.contextmanager
-def watch_lock(settings: Settings) -> Iterator[bool]:
+def watch_lock(settings: Settings) -> contextlib.AbstractContextManager[bool]:
     """Hold the place of the one watcher of a data directory; False where another has it."""
-    path = _lock_file(settings)
+    return _held(_lock_file(settings))
+
+
+def dev_lock(settings: Settings) -> contextlib.AbstractContextManager[bool]:
+    """Hold the place of the one `hospital dev` of a data directory; False where another has it."""
+    return _held(settings.warehouse_file.with_name("dev.lock"))
+
+
+@contextlib.contextmanager
+def _held(path: Path) -> Iterator[bool]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         try:

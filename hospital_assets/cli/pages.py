@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hospital_assets.cli.console import stopped_by_signals
 from hospital_assets.cli.serving import add_address, address_of
-from hospital_assets.settings import Settings
+from hospital_assets.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
+    import threading
+    from collections.abc import Mapping, Sequence
+
     from hospital_assets.cli.console import Commands
 
 
@@ -39,36 +44,78 @@ def add_commands(commands: Commands) -> None:
 
 
 def _dev(options: argparse.Namespace, settings: Settings) -> int:
-    import subprocess
     import threading
 
     from hospital_assets.access.audit import make_key, system_actor
     from hospital_assets.automation.instance import dagster_environment
+    from hospital_assets.automation.presence import dev_lock
     from hospital_assets.publishing.pseudonyms import KEEP_KEY, has_key
 
-    if not has_key():
-        # Without it, most publications would wait for one.
-        print(f"hospital: made the secret key of pseudonyms: {make_key(settings, system_actor())} {KEEP_KEY}")
-    environment = {**os.environ, **dagster_environment(settings), "HOSPITAL_DATA_DIR": str(settings.data_dir)}
-    beside: list[subprocess.Popen[bytes]] = []
-    # As a module of this Python: the script `dagster` need not be installed with it.
-    commands = [[sys.executable, "-m", "dagster", "dev", "-m", "hospital_assets.definitions", "-p", options.port]]
-    if options.dashboard_port != "0":
-        commands.append([sys.executable, "-m", "hospital_assets.cli", "dashboard", "--port", options.dashboard_port])
+    addresses = {"Dagster": options.port, "the dashboard": options.dashboard_port}
+    addresses = {name: int(port) for name, port in addresses.items() if port != "0"}
+    for name, port in addresses.items():
+        if _answers(port):
+            raise SettingsError(
+                f"port {port}, where {name} would be, is in use: end what uses it, or choose another with --port "
+                "or --dashboard-port"
+            )
     stop = threading.Event()
-    with stopped_by_signals(stop):
-        try:
-            beside += [subprocess.Popen(command, env=environment) for command in commands]  # noqa: S603
-            while not stop.wait(0.5) and beside[0].poll() is None:
-                for ended in [p for p in beside[1:] if p.poll() is not None]:
-                    print("hospital: the dashboard has ended; see above", file=sys.stderr)
-                    beside.remove(ended)
-        finally:
-            for process in beside:
-                process.terminate()
-            for process in beside:
-                process.wait()
-    return 0 if stop.is_set() else beside[0].returncode
+    with dev_lock(settings) as is_the_only_one, stopped_by_signals(stop):
+        if not is_the_only_one:
+            raise SettingsError(f"hospital dev runs on {settings.data_dir} already: use that one, or end it first")
+        if not has_key():
+            # Without it, most publications would wait for one.
+            print(f"hospital: made the secret key of pseudonyms: {make_key(settings, system_actor())} {KEEP_KEY}")
+        environment = {
+            **os.environ,
+            **dagster_environment(settings),
+            "HOSPITAL_DATA_DIR": str(settings.data_dir),
+            # Dagster would have another command started, which a hospital does not need to install.
+            "PYTHONWARNINGS": "ignore:Function `dev_command` is superseded",
+        }
+        # As modules of this Python: the scripts need not be on the path.
+        module = [sys.executable, "-m"]
+        commands = {"Dagster": [*module, "dagster", "dev", "-m", "hospital_assets.definitions", "-p", options.port]}
+        if options.dashboard_port != "0":
+            dashboard = ["hospital_assets.cli", "dashboard", "--port", options.dashboard_port]
+            commands["the dashboard"] = [*module, *dashboard]
+        return _run_together(commands, environment, addresses, stop)
+
+
+def _run_together(
+    commands: Mapping[str, Sequence[str]],
+    environment: Mapping[str, str],
+    addresses: Mapping[str, int],
+    stop: threading.Event,
+) -> int:
+    """Run programs until one ends or we are told to stop; then end all."""
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    is_announced = False
+    try:
+        for name, command in commands.items():
+            running[name] = subprocess.Popen(command, env=environment)  # noqa: S603
+        while not stop.wait(0.5):
+            ended = [name for name, process in running.items() if process.poll() is not None]
+            if ended:
+                print(f"hospital: {ended[0]} has ended, see above; stopping the rest", file=sys.stderr)
+                return running[ended[0]].returncode or 1
+            if not is_announced and all(map(_answers, addresses.values())):
+                urls = ", ".join(f"{name} http://localhost:{port}" for name, port in addresses.items())
+                print(f"hospital: ready: {urls} (Ctrl-C ends both)", flush=True)
+                is_announced = True
+        return 0
+    finally:
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            process.wait()
+
+
+def _answers(port: int) -> bool:
+    """Whether something listens at a port of this machine."""
+    with socket.socket() as probe:
+        probe.settimeout(0.2)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _dashboard(options: argparse.Namespace, settings: Settings) -> int:
