@@ -20,7 +20,7 @@ def watch_lock(settings: Settings) -> contextlib.AbstractContextManager[bool]:
 
 def dev_lock(settings: Settings) -> contextlib.AbstractContextManager[bool]:
     """Hold the place of the one `hospital dev` of a data directory; False where another has it."""
-    return _held(settings.warehouse_file.with_name("dev.lock"))
+    return _held(_dev_file(settings))
 
 
 @contextlib.contextmanager
@@ -37,14 +37,27 @@ def _held(path: Path) -> Iterator[bool]:
 
 def is_watched(settings: Settings) -> bool:
     """Whether a watcher is at work on the data directory."""
+    return _is_held(_lock_file(settings))
+
+
+def is_served(settings: Settings) -> bool:
+    """Whether `hospital dev` is at work on the data directory."""
+    return _is_held(_dev_file(settings))
+
+
+def _is_held(path: Path) -> bool:
     try:
-        with _lock_file(settings).open("r") as file:
+        with path.open("r") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
     except BlockingIOError:
         return True
     return False
+
+
+def _dev_file(settings: Settings) -> Path:
+    return settings.warehouse_file.with_name("dev.lock")
 
 
 def _lock_file(settings: Settings) -> Path:

@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from hospital_assets.cli import findings, governance, landing, pages, recovery, tables
+from hospital_assets.cli import findings, governance, landing, pages, recovery, status, tables
+from hospital_assets.cli.console import Commands
 from hospital_assets.settings import SettingsError, data_dir_from_environment, load_settings
 
 _USAGE_ERROR = 2
@@ -26,12 +27,37 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
+#: What `hospital --help` lists: heading -> commands, and an example.
+GROUPS: dict[str, tuple[tuple[str, ...], str]] = {
+    "daily work": (("status", "build", "refresh", "watch", "check", "publish"), "hospital build --select group:kpis"),
+    "bring data": (
+        ("simulate", "import", "profiles", "listen", "retry", "drift", "score"),
+        "hospital profiles new mine export.csv",
+    ),
+    "look": (("dev", "dashboard", "report", "alerts"), "hospital dev"),
+    "govern": (
+        ("policy", "publications", "key", "users", "serve", "audit", "deploy", "erase"),
+        "hospital users add ann analyst",
+    ),
+    "operate": (("snapshot", "snapshots", "restore", "as-of", "docs"), "hospital as-of 2026-03-01T12:00 --into then"),
+}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="hospital", description="Emergency-department data platform: land files, build tables, look at figures."
+        prog="hospital",
+        usage="hospital [-h] [--data-dir DATA_DIR] COMMAND ...",
+        description="Emergency-department data platform: land files, build tables, look at figures.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--data-dir", help="data directory (default: $HOSPITAL_DATA_DIR or data)")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (landing, tables, findings, pages, governance, recovery):
+    commands = Commands(
+        parser.add_subparsers(prog="hospital", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
+    )
+    for group in (landing, tables, findings, status, pages, governance, recovery):
         group.add_commands(commands)
+    parser.epilog = "\n\n".join(
+        "\n".join([f"{heading}, as in: {example}", *(f"  {name:<14} {commands.described[name]}" for name in names)])
+        for heading, (names, example) in GROUPS.items()
+    )
     return parser

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import threading
@@ -18,7 +18,18 @@ if TYPE_CHECKING:
     from hospital_assets.automation.build import BuildReport
     from hospital_assets.settings import Settings
 
-    Commands = _SubParsersAction[argparse.ArgumentParser]
+
+class Commands:
+    """The commands of `hospital`, and what each is for."""
+
+    def __init__(self, parsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+        self.described: dict[str, str] = {}
+        self._parsers = parsers
+
+    def add_parser(self, name: str, *, help: str, **options: Any) -> argparse.ArgumentParser:  # noqa: A002
+        """Add a command; what `--help` lists is how its own help begins."""
+        self.described[name] = help
+        return self._parsers.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", **options)
 
 
 def definitions_of(settings: Settings) -> dg.Definitions:

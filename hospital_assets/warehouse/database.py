@@ -491,6 +491,21 @@ class _FileLock:
             self._file = None
 
 
+def holder_of(file: Path) -> str:
+    """Which process has the warehouse file open for writing; empty where none has."""
+    lock = _FileLock(_lock_file(file))
+    if not lock.path.exists():
+        return ""
+    if lock.try_acquire():
+        lock.release()
+        return ""
+    return lock.holder()
+
+
+def _lock_file(file: Path) -> Path:
+    return file.with_name(file.name + ".lock")
+
+
 @dataclass
 class _Opened:
     """A warehouse this process has open, and for how many users."""
@@ -536,7 +551,7 @@ def open_warehouse(
 
 def _open(file: Path, wait_seconds: float, memory_limit: str, say: Callable[[str], None]) -> _Opened:
     file.parent.mkdir(parents=True, exist_ok=True)
-    lock = _FileLock(file.with_name(file.name + ".lock"))
+    lock = _FileLock(_lock_file(file))
     deadline = time.monotonic() + wait_seconds
     is_announced = False
 

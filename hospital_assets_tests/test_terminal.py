@@ -1,21 +1,26 @@
-"""`hospital dev`: what it checks before it starts, and that its parts live and end together."""
+"""The terminal: what `hospital dev` checks before it starts, `hospital status`, and the list of commands."""
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import socket
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from hospital_assets.automation.build import BuildReport
 from hospital_assets.automation.presence import dev_lock
-from hospital_assets.cli import main
+from hospital_assets.cli import GROUPS, _parser, main
 from hospital_assets.cli.pages import _run_together
 from hospital_assets.settings import Settings
+from hospital_assets.warehouse.database import open_warehouse
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 
@@ -57,3 +62,38 @@ def test_both_addresses_are_told_once_both_answer(taken: int, capfd: pytest.Capt
     threading.Timer(2.0, stop.set).start()
     assert _run_together({"one": SLEEP, "two": SLEEP}, os.environ, {"one": taken, "two": taken}, stop) == 0
     assert capfd.readouterr().out.count(f"one http://localhost:{taken}, two http://localhost:{taken}") == 1
+
+
+def test_each_command_is_listed_once_with_an_example_that_is_one() -> None:
+    parser = _parser()
+    listed = [name for names, _ in GROUPS.values() for name in names]
+    for name in listed:
+        assert f"  {name} " in str(parser.epilog)
+    commands = next(action.choices for action in parser._actions if action.choices)
+    assert sorted(listed) == sorted(commands or ())
+    for names, example in GROUPS.values():
+        program, *arguments = example.split()
+        assert program == "hospital" and arguments[0] in names
+        parser.parse_args(arguments)
+
+
+def test_status_of_an_empty_directory_says_how_to_begin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--data-dir", str(tmp_path / "new"), "status"]) == 0
+    said = capsys.readouterr().out
+    assert "nothing has landed" in said and "hospital simulate" in said
+    assert not (tmp_path / "new").exists()
+
+
+def test_status_counts_what_landed_ran_and_waits(
+    built: tuple[Settings, BuildReport], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = replace(built[0], data_dir=tmp_path / "copy")
+    shutil.copytree(built[0].data_dir, settings.data_dir, copy_function=shutil.copy2)
+    (settings.landing / "native" / "vitals" / "late.json").write_text('{"observation_id": "L1"}\n')
+    with dev_lock(settings), open_warehouse(settings.warehouse_file):
+        assert main(["--data-dir", str(settings.data_dir), "status"]) == 0
+    said = capsys.readouterr().out
+    assert "hospital dev (" in said and f"being written by process {os.getpid()}" in said
+    assert re.search(r"\d+ loaded", said) and "1 waiting to be loaded" in said
+    assert re.search(r"success +full_refresh \d{4}", said)
+    assert "none yet: `hospital publish`" in said and "GB free" in said

@@ -1,0 +1,164 @@
+"""The command that shows on one screen what is going on in a data directory."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shutil
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hospital_assets.cli.console import definitions_of, terminal
+from hospital_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from hospital_assets.cli.console import Commands
+
+#: Runs of Dagster that are shown, newest first.
+_MOST_RUNS = 5
+#: States of landed files that nobody has to do anything about.
+_SOUND = ("ready", "companion", "duplicate", "empty")
+
+
+def add_commands(commands: Commands) -> None:
+    """Add this command to the parser."""
+    status = commands.add_parser("status", help="one screen: files, runs, alerts, publications, disk")
+    status.set_defaults(run=_status)
+
+
+def _status(options: argparse.Namespace, settings: Settings) -> int:
+    from rich.table import Table
+
+    shown = Table(box=None, show_header=False, padding=(0, 2))
+    wall = datetime.now(UTC)
+    for name, lines in (
+        ("directory", _directory(settings)),
+        ("at work", _at_work(settings)),
+        ("files", _files(settings)),
+        ("runs", _runs(settings)),
+        ("alerts", _alerts(settings)),
+        ("publications", _publications(settings, wall)),
+        ("disk", _disk(settings)),
+    ):
+        for place, line in enumerate(lines):
+            shown.add_row("" if place else f"[bold]{name}[/bold]", line)
+    terminal(highlight=False).print(shown)
+    return 0
+
+
+def _directory(settings: Settings) -> list[str]:
+    from hospital_assets.clock import hospital_now
+
+    last = settings.last_service_date
+    days = f"{settings.first_service_date} to {last}" if last else f"{settings.first_service_date} on"
+    return [f"{settings.data_dir}, service days {days}, clock {hospital_now(settings):%Y-%m-%d %H:%M} UTC"]
+
+
+def _at_work(settings: Settings) -> list[str]:
+    from hospital_assets.automation.presence import is_served, is_watched
+    from hospital_assets.warehouse.database import holder_of
+
+    holder = holder_of(settings.warehouse_file)
+    found = [
+        "hospital dev (sensors, schedules, pages)" if is_served(settings) else "",
+        "hospital watch" if is_watched(settings) else "",
+        f"the warehouse is being written by {holder}" if holder else "",
+    ]
+    return [line for line in found if line] or ["nothing: `hospital dev` or `hospital watch` load what lands"]
+
+
+def _files(settings: Settings) -> list[str]:
+    """Landed files by what became of them, with what to do."""
+    from hospital_assets.landing.profile import LANDED, UNRECOGNISED
+    from hospital_assets.landing.zone import LandingResource
+    from hospital_assets.warehouse.loads import read_ledger_copy
+
+    if not settings.landing.exists():
+        return ["nothing has landed: `hospital simulate`, or `hospital import PROFILE PATH`"]
+    landing = (definitions_of(settings).resources or {})["landing"]
+    assert isinstance(landing, LandingResource)  # noqa: S101  (for the type checker)
+    ledger = read_ledger_copy(settings.warehouse_file)
+    held_back = landing.held_back()
+    waiting = landing.waiting([*LANDED, UNRECOGNISED], held_back)
+    loaded = ledger.filter(ledger["is_loaded"])
+    newest = loaded["first_seen_at"].max() if loaded.height else None
+    lines = [
+        f"{loaded['source_file'].n_unique():,} loaded"
+        + (f", the newest first seen {newest:%Y-%m-%d %H:%M} UTC" if isinstance(newest, datetime) else "")
+    ]
+    if waiting:
+        lines.append(f"{len(waiting):,} waiting to be loaded")
+    for state, count in sorted(Counter(ledger["state"].to_list()).items()):
+        if state not in _SOUND:
+            lines.append(f"{count:,} {state}: see `hospital check --last` and the quality page")
+    if held_back:
+        lines.append(f"{len(held_back):,} held back or quarantined: `hospital retry` tries them again")
+    return lines
+
+
+def _runs(settings: Settings) -> list[str]:
+    from hospital_assets.automation.instance import dagster_instance
+
+    if not settings.dagster_home.exists():
+        return ["none yet: `hospital build`"]
+    with dagster_instance(settings) as instance:
+        records = instance.get_run_records(limit=_MOST_RUNS)
+    lines = []
+    for record in records:
+        run = record.dagster_run
+        started = datetime.fromtimestamp(record.start_time, UTC) if record.start_time else None
+        took = f", {record.end_time - record.start_time:.0f} s" if record.start_time and record.end_time else ""
+        since = f" {started:%Y-%m-%d %H:%M} UTC" if started else ""
+        lines.append(f"{run.status.value.lower():<9} {run.job_name}{since}{took}")
+    return lines or ["none yet: `hospital build`"]
+
+
+def _alerts(settings: Settings) -> list[str]:
+    from hospital_assets.alerts.outbox import open_outbox, outbox_file
+    from hospital_assets.alerts.settings import load_alert_settings
+
+    if not outbox_file(settings).exists():
+        return ["none open"]
+    with contextlib.closing(open_outbox(settings, load_alert_settings(settings))) as outbox:
+        counts = Counter(row["severity"] for row in outbox.alerts())
+    stated = ", ".join(f"{count:,} {severity}" for severity, count in sorted(counts.items()))
+    return [f"{stated} open: `hospital alerts`" if counts else "none open"]
+
+
+def _publications(settings: Settings, wall: datetime) -> list[str]:
+    from hospital_assets.publishing.publications import current_version, moment_of, published_audiences
+    from hospital_assets.warehouse.loads import ledger_copy
+
+    moments = [moment_of(current_version(settings.data_dir, name)) for name in published_audiences(settings.data_dir)]
+    if not moments:
+        return ["none yet: `hospital publish`"]
+    oldest = min(moments)
+    line = f"for {len(moments)} audiences, {_age(wall - oldest)} old at most"
+    copy = ledger_copy(settings.warehouse_file)
+    if copy.exists() and datetime.fromtimestamp(copy.stat().st_mtime, UTC) > oldest:
+        line += "; files were loaded since: `hospital publish`, or leave it to `hospital dev`"
+    return [line]
+
+
+def _disk(settings: Settings) -> list[str]:
+    parts = {
+        "landed files": settings.landing,
+        "warehouse": settings.warehouse_file.parent,
+        "publications": settings.data_dir / "published",
+        "Dagster's history": settings.dagster_home,
+    }
+    sizes = [f"{name} {_bytes(folder) / 1e6:,.0f} MB" for name, folder in parts.items() if folder.exists()]
+    existing = next(folder for folder in (settings.data_dir, *settings.data_dir.resolve().parents) if folder.exists())
+    return [*([", ".join(sizes)] if sizes else []), f"{shutil.disk_usage(existing).free / 1e9:,.1f} GB free"]
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+
+
+def _age(span: timedelta) -> str:
+    if span < timedelta(hours=1):
+        return f"{max(0, span // timedelta(minutes=1))} min"
+    return f"{span // timedelta(hours=1):,} h" if span < timedelta(days=2) else f"{span.days:,} days"
