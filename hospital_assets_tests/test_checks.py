@@ -139,7 +139,8 @@ def test_occupancy_must_reconcile() -> None:
             "department_id": ["D"] * 2,
             "patient_hours": [10.0, 20.0],
             "inflow_count": [3, 2],
-            "outflow_count": [1, 3],
+            "outflow_count": [1, 2],
+            "lapsed_count": [0, 1],
         }
     )
     occupancy = pl.DataFrame(
@@ -156,7 +157,9 @@ def test_occupancy_must_reconcile() -> None:
 
     assert passed()
     assert not passed(occupied_bed_minutes=pl.Series([600.0, 1201.0]))
-    assert not passed(midnight_patients_count=pl.Series([5, 5]))  # 5 + 2 - 3 is 4
+    assert not passed(midnight_patients_count=pl.Series([5, 5]))  # 5 + 2 - 2 - 1 is 4
+    wrong = reconciled(lazy(occupancy.with_columns(occupied_bed_minutes=pl.Series([600.0, 1201.0]))), lazy(flow))
+    assert wrong.description == "1 department-days on which bed-minutes by the hour are not those by the stay"
 
 
 @pytest.mark.slow

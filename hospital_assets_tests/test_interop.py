@@ -118,9 +118,10 @@ def test_a_message_of_another_day_closes_the_stay_that_is_stored(tmp_path: Path,
         segment_end_at=pl.lit(None, dtype=instant), stay_end_at=pl.lit(None, dtype=instant)
     )
     events = found.cleaned("adt_events")
-    stale = collected(other_segments(on(before), on(events)))
+    register = on(found.cleaned("er_visits").clear())
+    stale = collected(other_segments(on(before), on(events), register))
     assert {str(day) for day in stale["service_date"]} == {"2026-05-01"}
-    assert collected(other_segments(on(found.segments()), on(events))).is_empty()
+    assert collected(other_segments(on(found.segments()), on(events), register)).is_empty()
 
 
 # --- whose numbers they are -------------------------------------------------------------------------

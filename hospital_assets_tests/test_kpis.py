@@ -552,6 +552,8 @@ def stays(on: Engine, *rows: tuple[str, str | None]) -> Frame:
         ],
         schema_overrides={name: pl.Datetime("us", "UTC") for name in ("stay_start_at", "stay_end_at")},
     ).with_columns(
+        segment_start_at=pl.col("stay_start_at"),
+        segment_end_at=pl.col("stay_end_at"),
         start_local=pl.col("stay_start_at").dt.replace_time_zone(None),
         end_local=pl.col("stay_end_at").dt.replace_time_zone(None),
     )
@@ -569,6 +571,10 @@ def test_length_of_stay(on: Engine) -> None:
         ("01-01 00:00", "01-05 00:00"),
         ("01-01 00:00", None),
     )
+    # The whole of January; a minute longer, and nobody believes it.
+    lapsed = of(length_of_stay(stays(on, ("01-01 00:00", None)), AS_OF + timedelta(minutes=1)))
+    assert (lapsed["excluded_lapsed_count"], lapsed["excluded_open_count"]) == (1, 0)
+    assert lapsed["open_days_so_far_average"] is None
     out = of(length_of_stay(frame, AS_OF))
     assert round(out["los_hcup_days_average"], 3) == 1.667
     assert out["los_min1_days_average"] == 2.0
@@ -624,6 +630,7 @@ def segments(on: Engine, *rows: tuple[str, str | None]) -> Frame:
                 "until_at": high if lasts or ends is None else ends,
                 "starts": int(begins >= low),
                 "ends": int(not lasts),
+                "lapses": 0,
                 "lasts": int(lasts),
             }
         )
@@ -645,6 +652,7 @@ def hours_of(on: Engine, occupied_hours: float, beds: int = 2) -> Frame:
                     "bed_capacity": beds,
                     "occupied_bed_minutes": each,
                     "hour_start_at": at("2026-01-10 00:00") + timedelta(hours=hour),
+                    "hour_minutes": 60.0,
                     "staffed_bed_minutes": beds * 60.0,
                 }
                 for hour in range(24)

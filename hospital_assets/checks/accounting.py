@@ -66,8 +66,17 @@ def conservation(name: str, raw: Frame, cleaned: Frame, quarantine: Frame) -> dg
         check_name="conserved",
         passed=is_conserved,
         severity=dg.AssetCheckSeverity.ERROR,
+        description=None
+        if is_conserved
+        else f"{counts['raw']:,} raw records: "
+        + ", ".join(f"{n:,} {what}" for what, n in counts.items() if what != "raw"),
         metadata=counts,
     )
+
+
+def _if_any(*counted: tuple[int, str]) -> str | None:
+    """What is wrong, in words; None where nothing is."""
+    return "; ".join(f"{count:,} {what}" for count, what in counted if count) or None
 
 
 def _count(frame: Frame) -> int:
@@ -304,6 +313,9 @@ def population_count(kpi: str, rates: Frame, facts: Frame) -> dg.AssetCheckResul
         check_name="population_is_whole",
         passed=populations == {rows},
         severity=dg.AssetCheckSeverity.ERROR,
+        description=_if_any(
+            (sum(n != rows for n in populations), f"populations of {kpi} do not have the {rows:,} rows of the fact")
+        ),
         metadata={"population": next((n for n in sorted(populations) if n != rows), rows), "fact_rows": rows},
     )
 
@@ -338,7 +350,7 @@ def reconciled(occupancy: Frame, flow: Frame) -> dg.AssetCheckResult:
         pl.col("service_date").dt.offset_by("1d"), "department_id", pl.col("midnight_patients_count").alias("_before")
     )
     chained = frame.join(before, on=day, how="inner")
-    expected = pl.col("_before") + pl.col("inflow_count") - pl.col("outflow_count")
+    expected = pl.col("_before") + pl.col("inflow_count") - pl.col("outflow_count") - pl.col("lapsed_count")
     wrong_minutes = frame.filter((minutes > 0.01) | minutes.is_null()).height
     wrong_midnights = chained.filter(pl.col("midnight_patients_count") != expected).height
     return dg.AssetCheckResult(
@@ -346,6 +358,10 @@ def reconciled(occupancy: Frame, flow: Frame) -> dg.AssetCheckResult:
         check_name="reconciles",
         passed=not wrong_minutes and not wrong_midnights,
         severity=dg.AssetCheckSeverity.ERROR,
+        description=_if_any(
+            (wrong_minutes, "department-days on which bed-minutes by the hour are not those by the stay"),
+            (wrong_midnights, "midnights that are not the one before, plus who came, minus who left"),
+        ),
         metadata={
             "department_days": frame.height,
             "days_with_other_minutes": wrong_minutes,

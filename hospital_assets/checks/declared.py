@@ -21,6 +21,7 @@ from hospital_assets.contracts.dimensions import UNKNOWN_KEY
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.landing.profile import SUBJECTS
 from hospital_assets.measures import news2, thresholds
+from hospital_assets.measures.presence import segment_until, visit_until
 from hospital_assets.measures.triage import CRITICAL_IN_WORDS, is_critical
 from hospital_assets.warehouse.dialect import Frame, local_clocks, minutes_between
 
@@ -600,6 +601,20 @@ RELATIONS: tuple[Relation, ...] = (
     ),
 )
 
+#: Table -> until when an open row can be believed, the end it lacks, and the rule in words.
+_OPEN: Mapping[str, tuple[nw.Expr, str, str]] = {
+    _VISITS: (
+        visit_until("arrival_at", "departure_at"),
+        "departure_at",
+        f"known {thresholds.LONGEST_PRESENCE_HOURS} hours after arrival",
+    ),
+    _FLOW: (
+        segment_until("segment_start_at", "segment_end_at"),
+        "segment_end_at",
+        f"known {thresholds.LONGEST_PRESENCE_HOURS} hours after an emergency segment began, "
+        f"{thresholds.LONGEST_OPEN_STAY_HOURS / 24:g} days after an inpatient one",
+    ),
+}
 #: Nullable columns that may well be empty in every row: nothing is wrong, nothing was said, or the
 #: case is rare.
 MAY_BE_EMPTY = frozenset(
@@ -647,7 +662,11 @@ def resolved_rules(contract: Contract, as_of: datetime, undeliverable: Collectio
                 _OUTSIDE_PCT,
             )
         )
-    tomorrow = nw.lit(as_of).cast(nw.Datetime("us", "UTC")).dt.offset_by("1d")
+    moment = nw.lit(as_of).cast(nw.Datetime("us", "UTC"))
+    if longest := _OPEN.get(contract.name):
+        until, end, says = longest
+        rules.append(Rule(kinds.ENDS, contract.name, end, says, until < moment, nw.col(end).is_null()))
+    tomorrow = moment.dt.offset_by("1d")
     for column in contract.columns:
         value = nw.col(column.name)
         if column.duckdb_type == "VARCHAR" and column.name not in ("record", "quality_codes"):

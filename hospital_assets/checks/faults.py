@@ -145,6 +145,16 @@ FAULTS: tuple[Fault, ...] = (
         _with(_VISITS, los_minutes=_first("los_minutes", pl.lit(float("nan")))),
     ),
     Fault(
+        kinds.ENDS,
+        _FLOW,
+        "a patient whom nobody discharged for a year",
+        _with(
+            _FLOW,
+            segment_start_at=_first("segment_start_at", pl.col("segment_start_at") - 365 * _DAY),
+            segment_end_at=_first("segment_end_at", pl.lit(None, dtype=pl.Datetime("us", "UTC"))),
+        ),
+    ),
+    Fault(
         kinds.PLAUSIBLE,
         _VISITS,
         "a stay of a year",

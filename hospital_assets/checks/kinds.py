@@ -66,6 +66,8 @@ HAS_DIAGNOSIS = Kind("has_diagnosis", "completeness", "Most closed visits have a
 HAS_MESSAGES = Kind("has_messages", "completeness", "Most visits have ADT messages.", _WARN)
 SEEN_AGAIN = Kind("has_visits", "completeness", "Most patients on record have a visit.", _WARN)
 
+ENDS = Kind("ends", "completeness", "Nothing is open for longer than it can last.", _WARN)
+
 CLOCK_ORDER = Kind("clock_order", "plausibility", "Clocks of one visit follow each other.", _WARN)
 NOT_IN_FUTURE = Kind("not_in_future", "plausibility", "Nothing happened after now.")
 AFTER_BIRTH = Kind("after_birth", "plausibility", "Nobody comes before being born.", _WARN)
@@ -103,6 +105,7 @@ QUALITY_KINDS = (
     HAS_DIAGNOSIS,
     HAS_MESSAGES,
     SEEN_AGAIN,
+    ENDS,
     CLOCK_ORDER,
     NOT_IN_FUTURE,
     AFTER_BIRTH,

@@ -134,7 +134,7 @@ class FactBedOccupancy(
     grain="one department and hour (periodic snapshot)",
     key=("department_id", "hour_start_at"),
     columns="""
-        hospital_key department_key date_key hour_start_local occupied_bed_minutes staffed_bed_minutes
+        hospital_key department_key date_key hour_start_local hour_minutes occupied_bed_minutes staffed_bed_minutes
         patients_at_start_count arrivals_count departures_count
     """,
     order_by=("service_date", "hospital_key", "department_key", "hour_start_at"),
@@ -152,7 +152,7 @@ class FactBedOccupancy(
 
     department_key = column("As of the hour.")
     occupied_bed_minutes = column("Within the hour.")
-    arrivals_count = column("Segments that start within the hour.")
+    arrivals_count = column("Patients who came within the hour; moves from bed to bed are none.")
 
 
 class FactDoctorShifts(

@@ -7,9 +7,19 @@ from __future__ import annotations
 
 from hospital_assets.contracts.kpis import DailyKpi, PeriodKpi, Rate
 from hospital_assets.contracts.table import Measure, Table, column
-from hospital_assets.measures.thresholds import NOON_HOUR, OVERSTAY_HOURS, READMISSION_DAYS
+from hospital_assets.measures.thresholds import (
+    LONGEST_OPEN_STAY_HOURS,
+    LONGEST_PRESENCE_HOURS,
+    NOON_HOUR,
+    OVERSTAY_HOURS,
+    READMISSION_DAYS,
+)
 
 _STAYS = "stays, by month of discharge"
+_UNTIL = (
+    f"who has no recorded end counts as there until {LONGEST_PRESENCE_HOURS} hours after an emergency segment began, "
+    f"{LONGEST_OPEN_STAY_HOURS / 24:g} days after an inpatient one"
+)
 
 
 class KpiOccupancyDaily(
@@ -28,7 +38,8 @@ class KpiOccupancyDaily(
             "%",
             "location segments, each department's own capacity at the time",
             "KH03; kpis: occupancy (a)",
-            clock="segment start to end, cut at local midnights; days have 23 to 25 hours.",
+            clock="segment start to end, cut at local midnights; days have 23 to 25 hours, and hours are those of the "
+            f"local wall clock, whatever the zone's offset; {_UNTIL}.",
             variants="`hourly_mean_pct` is the mean of the hours; `midnight_pct` counts patients at "
             "24:00 (NHS KH03); `peak_pct` the most at one moment. Over 100 % is possible.",
         )
@@ -47,7 +58,7 @@ class KpiDepartmentFlowDaily(
     grain="one day and department",
     key=("service_date", "department_id"),
     columns="""
-        hospital_id department_name window_hours patients_count inflow_count outflow_count patient_hours
+        hospital_id department_name window_hours patients_count inflow_count outflow_count lapsed_count patient_hours
         mean_census_count patients_per_hour mean_hours_per_patient turnover_per_bed turnover_interval_hours
         is_bottleneck
     """,
@@ -57,8 +68,9 @@ class KpiDepartmentFlowDaily(
             "Patients who came, left and were present; mean census L, rate of patients per hour and "
             "mean hours W within the day, of which L is the product (Little's law).",
             "patients, h",
-            "location segments that touch the day",
+            "patients in the department at some time of the day; moves from bed to bed within it are no arrivals",
             "Little 1961",
+            clock=f"as occupancy: {_UNTIL}, and is then in `lapsed_count`, not among those who left.",
         ),
         Measure(
             "Bed turnover",
@@ -79,7 +91,8 @@ class KpiLengthOfStay(
     grain="one month of discharge, hospital (and all) and class of stay",
     key=("period_month", "hospital_id", "stay_class"),
     columns="""
-        as_of_at population_count excluded_open_count excluded_negative_count denominator_count los_hcup_days_sum
+        as_of_at population_count excluded_open_count excluded_lapsed_count excluded_negative_count denominator_count
+        los_hcup_days_sum
         los_hcup_days_average los_min1_days_average los_hours_average los_hours_median open_days_so_far_average
     """,
     measures=[
@@ -91,7 +104,8 @@ class KpiLengthOfStay(
             _STAYS,
             "HCUP NIS LOS; Tuva (min1)",
             clock="start of the stay until discharge; leave is not subtracted.",
-            exclusions="open stays (their days so far are shown separately), discharge before start.",
+            exclusions="open stays (their days so far are shown separately), those open for longer than a stay can "
+            "last (see department flow), discharge before start.",
         )
     ],
 ):
@@ -106,7 +120,7 @@ class KpiOverstays(
     name="kpi_overstays",
     grain="one hospital (and all) and last department (and all)",
     key=("hospital_id", "department_name"),
-    columns="as_of_at excluded_negative_count open_numerator_count",
+    columns="as_of_at excluded_lapsed_count excluded_negative_count open_numerator_count",
     measures=[
         Measure(
             "Overstays",
@@ -114,7 +128,7 @@ class KpiOverstays(
             "%",
             "all stays, by the department they ended or are in",
             "brief: overstays",
-            exclusions="discharge before start.",
+            exclusions="discharge before start; open for longer than a stay can last (see department flow).",
         )
     ],
 ):

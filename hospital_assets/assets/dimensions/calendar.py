@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date
 
 import dagster as dg
@@ -11,6 +12,7 @@ import polars as pl
 from hospital_assets.assets.declare import table
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.dimensions import NOT_YET_KEY, UNKNOWN_KEY
+from hospital_assets.warehouse.dialect import Frame, explode_hours, local_clocks, minutes_between
 
 _SPECIAL_LABELS = {UNKNOWN_KEY: "unknown", NOT_YET_KEY: "not yet happened"}
 
@@ -53,6 +55,40 @@ def calendar_days(span: tuple[date, date] | None) -> pl.DataFrame:
         is_weekend=day.dt.weekday() >= 6,
     )
     return pl.concat([special, days.select(contract.column_names)])
+
+
+#: Zones differ by whole quarters of an hour, and so do their clocks before and after a change.
+_QUARTERS = (0, 15, 30, 45)
+
+
+def local_hours(spans: Frame, start: str, end: str, by: Sequence[str]) -> Frame:
+    """Every hour of the wall clock, from where it begins in local time until the next one begins.
+
+    An hour begins when the clock shows minute 0, and anew where it is put forward or back: a repeated hour is two, and
+    where daylight saving moves the clock by half an hour one of them has 30 minutes.
+
+    Args:
+        spans: `start`, `end`, `time_zone` (IANA) and the columns `by`.
+        start: instant column, a full hour of UTC.
+        end: instant column, likewise.
+        by: columns that tell the spans apart; those of one must not overlap.
+
+    Returns:
+        the columns of spans, hour_start_at, hour_end_at, hour_start_local (naive), hour_minutes.
+    """
+    hours = explode_hours(spans, start, end, "_hour_at")
+    quarters = nw.concat(
+        [hours.with_columns(hour_start_at=nw.col("_hour_at").dt.offset_by(f"{n}m")) for n in _QUARTERS], how="vertical"
+    ).with_columns(_before_at=nw.col("hour_start_at").dt.offset_by("-15m"))
+    quarters = local_clocks(quarters, {"hour_start_local": "hour_start_at", "_before_local": "_before_at"}, "time_zone")
+    passed = (nw.col("hour_start_local") - nw.col("_before_local")).dt.total_microseconds()
+    starts = quarters.filter((nw.col("hour_start_local").dt.minute() == 0) | (passed != 15 * 60_000_000))
+    following = nw.col("hour_start_at").shift(-1).over(*by, order_by="hour_start_at")
+    return (
+        starts.with_columns(hour_end_at=nw.coalesce(following, nw.col("hour_start_at").dt.offset_by("1h")))
+        .with_columns(hour_minutes=minutes_between("hour_start_at", "hour_end_at"))
+        .drop("_hour_at", "_before_at", "_before_local")
+    )
 
 
 @dg.asset(**table("dim_time"))

@@ -6,12 +6,13 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import table
-from hospital_assets.assets.dimensions.calendar import date_key
+from hospital_assets.assets.dimensions.calendar import date_key, local_hours
 from hospital_assets.assets.facts.other_days import OtherDays
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.measures.presence import segment_until
 from hospital_assets.warehouse.database import Period
-from hospital_assets.warehouse.dialect import Frame, checkpoint, explode_hours, local_clocks, minutes_between
+from hospital_assets.warehouse.dialect import Frame, checkpoint, explode_hours, minutes_between
 from hospital_assets.warehouse.io_manager import period_of
 
 
@@ -43,7 +44,7 @@ def fact_bed_occupancy(
 def department_hours(departments: Frame, hospitals: Frame, dates: Frame, period: Period) -> Frame:
     """Every hour of the local service days, for every department, with its capacity then.
 
-    A day has the hours its wall clock had: 23 when it goes forward, 25 when it goes back.
+    A day has the hours its wall clock had, see `local_hours`: 23 when it goes forward, 25 when it goes back.
     """
     days = (
         dates.filter(
@@ -53,57 +54,119 @@ def department_hours(departments: Frame, hospitals: Frame, dates: Frame, period:
         .select(_day=nw.col("calendar_date").cast(nw.Datetime("us", "UTC")))
         .with_columns(_day_after=nw.col("_day").dt.offset_by("1d"))
     )
-    hours = explode_hours(days, "_day", "_day_after", "hour_start_at").select("hour_start_at")
-    hours = hours.join(
-        hospitals.select("hospital_id", "hospital_key", "time_zone").filter(nw.col("hospital_key") > 0), how="cross"
-    )
-    hours = local_clocks(hours, {"hour_start_local": "hour_start_at"}, "time_zone")
+    places = hospitals.select("hospital_id", "hospital_key", "time_zone").filter(nw.col("hospital_key") > 0)
+    zones = days.join(places.select("time_zone").unique(), how="cross")
+    hours = local_hours(zones, "_day", "_day_after", ["time_zone"])
     hours = hours.with_columns(service_date=nw.col("hour_start_local").dt.date()).filter(
         nw.col("service_date") >= nw.lit(period.first), nw.col("service_date") < nw.lit(period.end)
     )
+    hours = hours.join(places, on="time_zone", how="inner")
     versions = departments.select(
         "hospital_id", "department_id", "department_key", "bed_capacity", "valid_from_at", "valid_to_at"
     )
     return (
         hours.join(versions, on="hospital_id", how="inner")
         .filter(nw.col("hour_start_at") >= nw.col("valid_from_at"), nw.col("hour_start_at") < nw.col("valid_to_at"))
-        .with_columns(date_key=date_key("hour_start_local"), staffed_bed_minutes=nw.col("bed_capacity") * 60.0)
+        .with_columns(
+            date_key=date_key("hour_start_local"), staffed_bed_minutes=nw.col("bed_capacity") * nw.col("hour_minutes")
+        )
+    )
+
+
+def department_stays(flow: Frame, departments: Frame) -> Frame:
+    """Who was in which department from when to when: moves from bed to bed within one are no arrivals.
+
+    Args:
+        flow: fact_patient_flow.
+        departments: dim_department.
+
+    Returns:
+        stay_id, hospital_key, department_id, department_name, segment_start_at, segment_end_at (null: not known), and
+        `_until_at`, until when the patient counts as there (`measures.presence`).
+    """
+    placed = flow.select(
+        "stay_id",
+        "stay_class",
+        "segment_number",
+        "hospital_key",
+        "department_key",
+        "segment_start_at",
+        "segment_end_at",
+    ).join(departments.select("department_key", "department_id", "department_name"), on="department_key", how="inner")
+    order = ["segment_start_at", "segment_number"]
+    before = {
+        f"_before_{name}": nw.col(name).shift(1).over("stay_id", order_by=order)
+        for name in ("department_id", "segment_end_at")
+    }
+    goes_on = (nw.col("department_id") == nw.col("_before_department_id")) & (
+        nw.col("segment_start_at") == nw.col("_before_segment_end_at")
+    )
+    return (
+        placed.with_columns(_until_at=segment_until("segment_start_at", "segment_end_at"), **before)
+        .with_columns(_begins=(~nw.coalesce(goes_on, nw.lit(False))).cast(nw.Int64))
+        .with_columns(_number=nw.col("_begins").cum_sum().over("stay_id", order_by=order))
+        .group_by("stay_id", "department_id", "_number")
+        .agg(
+            hospital_key=nw.col("hospital_key").max(),
+            department_name=nw.col("department_name").max(),
+            segment_start_at=nw.col("segment_start_at").min(),
+            _last_end_at=nw.col("segment_end_at").max(),
+            _open=nw.col("segment_end_at").is_null().cast(nw.Int64).sum(),
+            _until_at=nw.col("_until_at").max(),
+        )
+        .with_columns(segment_end_at=nw.when(nw.col("_open") == 0).then(nw.col("_last_end_at")))
+        .drop("_last_end_at", "_open", "_number")
     )
 
 
 def occupied(hours: Frame, flow: Frame, departments: Frame, period: Period) -> Frame:
-    """The hours with the minutes, census, arrivals and departures of the segments in them.
+    """The hours with the minutes, census, arrivals and departures of the patients in them.
 
-    A segment without an end occupies its bed until the end of the period.
+    Args:
+        hours: as from `department_hours`.
+        flow: fact_patient_flow.
+        departments: dim_department.
+        period: the days of the hours.
     """
     # A margin of a day on both sides holds every zone's local days.
-    first = datetime.combine(period.first - timedelta(days=1), datetime.min.time(), UTC)
-    end = datetime.combine(period.end + timedelta(days=1), datetime.min.time(), UTC)
-    segments = (
-        flow.select("department_key", "segment_start_at", "segment_end_at")
-        .filter(
-            nw.col("segment_start_at") < nw.lit(end),
-            nw.col("segment_end_at").is_null() | (nw.col("segment_end_at") > nw.lit(first)),
-        )
-        .join(departments.select("department_key", "department_id"), on="department_key")
+    first = nw.lit(datetime.combine(period.first - timedelta(days=1), datetime.min.time(), UTC))
+    end = nw.lit(datetime.combine(period.end + timedelta(days=1), datetime.min.time(), UTC))
+    stays = (
+        department_stays(flow, departments)
+        .filter(nw.col("segment_start_at") < end, nw.col("_until_at") >= first)
         .with_columns(
-            _start=nw.max_horizontal(nw.col("segment_start_at"), nw.lit(first)),
-            _end=nw.min_horizontal(nw.coalesce(nw.col("segment_end_at"), nw.lit(end)), nw.lit(end)),
+            _start=nw.max_horizontal(nw.col("segment_start_at"), first),
+            _end=nw.min_horizontal(nw.col("_until_at"), end),
+        )
+        # Who comes and goes at one moment comes and goes.
+        .with_columns(
+            _to=nw.when(nw.col("_end") > nw.col("_start"))
+            .then(nw.col("_end"))
+            .otherwise(nw.col("_start").dt.offset_by("1m"))
         )
     )
+    # Hours of the wall clock need not begin with those of UTC, by which both are matched.
+    of_utc = explode_hours(
+        hours.select("department_id", "hour_start_at", "hour_end_at"), "hour_start_at", "hour_end_at", "_utc_hour"
+    )
+    low = nw.max_horizontal("hour_start_at", "_utc_hour")
+    high = nw.min_horizontal("hour_end_at", "_utc_hour_end")
+    came, left = nw.col("segment_start_at"), nw.col("segment_end_at")
+    came_in = (came >= nw.col("_low")) & (came < nw.col("_high"))
+    left_in = (left > nw.col("_low")) & (left <= nw.col("_high"))
+    is_there = (nw.col("_start") <= nw.col("hour_start_at")) & (nw.col("_end") > nw.col("hour_start_at"))
     per_hour = (
-        explode_hours(segments, "_start", "_end", "hour_start_at")
-        .with_columns(_hour_end=nw.col("hour_start_at").dt.offset_by("1h"))
+        explode_hours(stays, "_start", "_to", "_utc_hour")
+        .join(of_utc, on=["department_id", "_utc_hour"], how="inner")
+        .with_columns(_utc_hour_end=nw.col("_utc_hour").dt.offset_by("1h"))
+        .with_columns(_low=low, _high=high)
+        .with_columns(_from=nw.max_horizontal("_start", "_low"), _until=nw.min_horizontal("_end", "_high"))
         .with_columns(
-            _from=nw.max_horizontal("_start", "hour_start_at"),
-            _until=nw.min_horizontal("_end", "_hour_end"),
-            _present=((nw.col("_start") <= nw.col("hour_start_at")) & (nw.col("_end") > nw.col("hour_start_at"))).cast(
-                nw.Int64
-            ),
-            _arrived=(nw.col("segment_start_at") >= nw.col("hour_start_at")).cast(nw.Int64),
-            _left=nw.coalesce(nw.col("segment_end_at") <= nw.col("_hour_end"), nw.lit(False)).cast(nw.Int64),
+            _present=(is_there & (nw.col("hour_start_at") == nw.col("_low"))).cast(nw.Int64),
+            _arrived=came_in.cast(nw.Int64),
+            _left=nw.coalesce(nw.when(came == left).then(came_in).otherwise(left_in), nw.lit(False)).cast(nw.Int64),
+            _minutes=nw.max_horizontal(minutes_between("_from", "_until"), nw.lit(0.0)),
         )
-        .with_columns(_minutes=minutes_between("_from", "_until"))
         .group_by("department_id", "hour_start_at")
         .agg(
             occupied_bed_minutes=(nw.col("_minutes") * 1e9).round().cast(nw.Int64).sum() / 1e9,

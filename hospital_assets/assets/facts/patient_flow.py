@@ -25,16 +25,17 @@ MOVES = ("A01", "A02", "A04", "A06", "A07")
 CLASS_OF = {"A01": "inpatient", "A04": "emergency", "A06": "inpatient", "A07": "emergency"}
 
 
-@dg.asset(**table("fact_patient_flow"), ins=all_days("cleaned_adt_events"))
+@dg.asset(**table("fact_patient_flow"), ins=all_days("cleaned_adt_events", "cleaned_er_visits"))
 def fact_patient_flow(
     context: dg.AssetExecutionContext,
     cleaned_adt_events: Frame,
+    cleaned_er_visits: Frame,
     dim_patient: Frame,
     dim_hospital: Frame,
     dim_department: Frame,
 ) -> Frame:
     """Location segments of every stay, keyed to their dimensions."""
-    frame = folded_days(cleaned_adt_events, period_of(context))
+    frame = folded_days(cleaned_adt_events, cleaned_er_visits, period_of(context))
     frame = of_their_patient(frame, cleaned_adt_events).with_columns(
         _department=nw.concat_str("hospital_id", "department_name", separator="|")
     )
@@ -53,19 +54,21 @@ def fact_patient_flow(
     ).select(nw.col(*CONTRACTS["fact_patient_flow"].column_names))
 
 
-def folded_days(events: Frame, period: Period | None) -> Frame:
+def folded_days(events: Frame, visits: Frame, period: Period | None) -> Frame:
     """The segments that began in some service days, folded with all messages of their visits, of whatever day.
 
     Args:
         events: cleaned ADT events of all days.
+        visits: cleaned_er_visits of all days.
         period: the service days asked for; None: all.
     """
     if period is None:
-        return folded(newest_of_each(events, ["message_id"]))
+        return ended_by_register(folded(newest_of_each(events, ["message_id"])), visits)
     is_inside = (nw.col(PARTITION_COLUMN) >= nw.lit(period.first)) & (nw.col(PARTITION_COLUMN) < nw.lit(period.end))
-    visits = events.filter(is_inside).select("visit_id").unique()
-    of_visits = events.join(visits, on="visit_id", how="semi")
-    return folded(newest_of_each(of_visits, ["message_id"])).filter(is_inside)
+    asked_for = events.filter(is_inside).select("visit_id").unique()
+    of_visits = events.join(asked_for, on="visit_id", how="semi")
+    segments = folded(newest_of_each(of_visits, ["message_id"]))
+    return ended_by_register(segments, visits.join(asked_for, on="visit_id", how="semi")).filter(is_inside)
 
 
 #: HL7 v2 orders a visit's messages by what happened, then by when it was written.
@@ -274,12 +277,71 @@ def folded(events: Frame) -> Frame:
     )
     return segments.with_columns(
         stay_id=nw.col("visit_id"),
-        segment_hours=minutes_between("segment_start_at", "segment_end_at") / 60,
-        length_of_stay_hours=nw.when(nw.col("segment_number") == nw.col("_last_number")).then(
-            minutes_between("stay_start_at", "stay_end_at") / 60
-        ),
+        **lengths(),
         discharge_disposition=nw.when(nw.col("_next_start").is_null()).then(nw.col("_disposition")),
     )
+
+
+#: Dispositions after which a patient of the register is still in the house.
+STAYS_IN_HOUSE = ("admitted", "observation")
+
+
+def ended_by_register(segments: Frame, visits: Frame) -> Frame:
+    """Segments with the end that the register of visits knows and no message (A03) brought.
+
+    The register's departure ends the emergency part of a visit; of an inpatient only where it says that the patient
+    has left the house.
+
+    Args:
+        segments: as from `folded`.
+        visits: cleaned_er_visits of all days.
+    """
+    registered = (
+        newest_of_each(visits, ["visit_id"])
+        .filter(~nw.col("departure_at").is_null())
+        .select(
+            stay_id=nw.col("visit_id"), _departure_at=nw.col("departure_at"), _visit_disposition=nw.col("disposition")
+        )
+    )
+    has_left = nw.coalesce(~nw.col("_visit_disposition").is_in(STAYS_IN_HOUSE), nw.lit(False))
+    is_ended = (
+        nw.col("segment_end_at").is_null()
+        & (nw.col("_departure_at") >= nw.col("segment_start_at"))
+        & ((nw.col("stay_class") == "emergency") | has_left)
+    )
+    # Of the stay's rows only the last can be open.
+    ended = segments.join(registered, on="stay_id", how="left").with_columns(
+        _ended_at=nw.when(is_ended).then(nw.col("_departure_at"))
+    )
+    ended = ended.with_columns(
+        _stay_ended_at=nw.col("_ended_at").max().over("stay_id", "stay_class"),
+        segment_end_at=nw.coalesce("segment_end_at", "_ended_at"),
+        discharge_disposition=nw.when(~nw.col("_ended_at").is_null())
+        .then(nw.coalesce("discharge_disposition", "_visit_disposition"))
+        .otherwise(nw.col("discharge_disposition")),
+    )
+    ended = ended.with_columns(stay_end_at=nw.coalesce("stay_end_at", "_stay_ended_at"))
+    return ended.with_columns(is_open=nw.col("stay_end_at").is_null(), **lengths()).drop(
+        "_departure_at", "_visit_disposition", "_ended_at", "_stay_ended_at"
+    )
+
+
+def lengths() -> dict[str, nw.Expr]:
+    """Hours of a segment, and of the whole stay in its last one."""
+    return {
+        "segment_hours": minutes_between("segment_start_at", "segment_end_at") / 60,
+        "length_of_stay_hours": nw.when(nw.col("segment_number") == nw.col("_last_number")).then(
+            minutes_between("stay_start_at", "stay_end_at") / 60
+        ),
+    }
+
+
+def other_ends_of_stays(stored: Frame, visits: Frame) -> Frame:
+    """Open segments that the register ends now: its record came later than the run over their day."""
+    still_open = stored.filter(nw.col("segment_end_at").is_null()).with_columns(_last_number=nw.col("segment_number"))
+    # A year's register is longer than the list of who is still there.
+    theirs = visits.join(still_open.select(visit_id=nw.col("stay_id")).unique(), on="visit_id", how="semi")
+    return ended_by_register(still_open, theirs).filter(~nw.col("segment_end_at").is_null())
 
 
 def other_patients_of_segments(stored: Frame, events: Frame, patients: Frame) -> Frame:
@@ -292,7 +354,7 @@ def other_patients_of_segments(stored: Frame, events: Frame, patients: Frame) ->
     return other_patients(stored, moves, patients, ["stay_id", "segment_start_at"], "stay_start_at")
 
 
-def other_segments(stored: Frame, events: Frame) -> Frame:
+def other_segments(stored: Frame, events: Frame, visits: Frame) -> Frame:
     """Segments of visits with messages of several days whose stored end or class is not the one that holds now."""
     spread = checkpoint(
         events.group_by("visit_id")
@@ -300,7 +362,10 @@ def other_segments(stored: Frame, events: Frame) -> Frame:
         .filter(nw.col("_first") != nw.col("_last"))
         .select("visit_id")
     )
-    now = folded(newest_of_each(events.join(spread, on="visit_id", how="semi"), ["message_id"]))
+    now = ended_by_register(
+        folded(newest_of_each(events.join(spread, on="visit_id", how="semi"), ["message_id"])),
+        visits.join(spread, on="visit_id", how="semi"),
+    )
     was = stored.join(spread, left_on="stay_id", right_on="visit_id", how="semi")
     segment = [PARTITION_COLUMN, "stay_id", "stay_class", "segment_start_at", "segment_end_at", "stay_end_at"]
     both = [frame.select(*segment, _count=nw.lit(count).cast(nw.Int64)) for frame, count in ((now, 1), (was, -1))]
@@ -316,8 +381,13 @@ def other_segments(stored: Frame, events: Frame) -> Frame:
 OTHER_DAYS = (
     OtherDays(
         "fact_patient_flow",
-        ("cleaned_adt_events",),
-        lambda t, _: other_segments(t["fact_patient_flow"], t["cleaned_adt_events"]),
+        ("cleaned_er_visits",),
+        lambda t, _: other_ends_of_stays(t["fact_patient_flow"], t["cleaned_er_visits"]),
+    ),
+    OtherDays(
+        "fact_patient_flow",
+        ("cleaned_adt_events", "cleaned_er_visits"),
+        lambda t, _: other_segments(t["fact_patient_flow"], t["cleaned_adt_events"], t["cleaned_er_visits"]),
     ),
     OtherDays(
         "fact_patient_flow",

@@ -6,9 +6,10 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import table
+from hospital_assets.assets.dimensions.calendar import local_hours
 from hospital_assets.assets.kpis.totals import with_totals
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.warehouse.dialect import Frame, checkpoint, explode_hours, local_clocks
+from hospital_assets.warehouse.dialect import Frame, checkpoint, explode_hours
 
 
 @dg.asset(**table("kpi_arrivals_hourly"))
@@ -45,11 +46,10 @@ def arrivals_by_hour(visits: Frame, days: Frame) -> Frame:
     midnight = nw.col("service_date").cast(nw.Datetime("us", "UTC"))
     # From a day before to a day after in UTC holds the local day in every zone.
     around = days.with_columns(_from=midnight.dt.offset_by("-1d"), _until=midnight.dt.offset_by("2d"))
-    instants = explode_hours(around, "_from", "_until", "_hour_at")
-    instants = local_clocks(instants, {"_hour_local": "_hour_at"}, "time_zone")
     existing = (
-        instants.filter(nw.col("_hour_local").dt.date() == nw.col("service_date"))
-        .with_columns(hour_of_day=nw.col("_hour_local").dt.hour().cast(nw.Int64))
+        local_hours(around, "_from", "_until", ["service_date", "hospital_id"])
+        .filter(nw.col("hour_start_local").dt.date() == nw.col("service_date"))
+        .with_columns(hour_of_day=nw.col("hour_start_local").dt.hour().cast(nw.Int64))
         .group_by("service_date", "hospital_id", "hour_of_day")
         .agg(existing_hours_count=nw.len())
     )

@@ -6,6 +6,7 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import table
+from hospital_assets.assets.facts.bed_occupancy import department_stays
 from hospital_assets.assets.kpis.totals import exact_mean, exact_sum
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.measures.thresholds import BOTTLENECK_PCT
@@ -70,6 +71,7 @@ def labelled_hours(hours: Frame, departments: Frame) -> Frame:
         "department_id",
         "department_name",
         "hour_start_at",
+        "hour_minutes",
         "bed_capacity",
         "occupied_bed_minutes",
         "staffed_bed_minutes",
@@ -78,12 +80,17 @@ def labelled_hours(hours: Frame, departments: Frame) -> Frame:
 
 def end_of(hours: Frame) -> datetime | None:
     """When the last of the hours ends; of a day in progress not all hours have begun."""
-    last = hours.select(nw.col("hour_start_at").max()).collect("polars")["hour_start_at"].item()
-    return None if last is None else last + timedelta(hours=1)
+    minutes = (nw.col("hour_minutes") * 60_000_000).cast(nw.Int64)
+    ends = hours.select(nw.col("hour_start_at"), minutes.alias("_microseconds")).sort("hour_start_at", descending=True)
+    last = ends.head(1).collect("polars")
+    if last.is_empty():
+        return None
+    end: datetime = last["hour_start_at"].item() + timedelta(microseconds=last["_microseconds"].item())
+    return end
 
 
 def on_days(flow: Frame, departments: Frame, hospitals: Frame, period: Period | None, until: datetime | None) -> Frame:
-    """Location segments on each local day they touch, cut at midnight.
+    """Patients' stays in departments on each local day they touch, cut at midnight.
 
     Args:
         flow: fact_patient_flow.
@@ -95,29 +102,23 @@ def on_days(flow: Frame, departments: Frame, hospitals: Frame, period: Period | 
 
     Returns:
         service_date, hospital_id, department_id, department_name, `from_at` and `until_at` (within
-        the day), `starts` and `ends` (in it), `lasts` (beyond its end).
+        the day), `starts` and `ends` (in it), `lapses` (counted no longer, for want of an end), `lasts` (beyond its
+        end).
     """
-    placed = (
-        flow.select("department_key", "hospital_key", "segment_start_at", "segment_end_at")
-        .join(
-            departments.select("department_key", "department_id", "department_name"), on="department_key", how="inner"
-        )
-        .join(hospitals.select("hospital_key", "hospital_id", "time_zone"), on="hospital_key", how="inner")
+    placed = department_stays(flow, departments).join(
+        hospitals.select("hospital_key", "hospital_id", "time_zone"), on="hospital_key", how="inner"
     )
     if period is not None:
         # A margin of a day holds every zone's local days.
         first = nw.lit(period.first).cast(nw.Datetime("us", "UTC")).dt.offset_by("-1d")
         end = nw.lit(period.end).cast(nw.Datetime("us", "UTC")).dt.offset_by("1d")
-        placed = placed.filter(
-            nw.col("segment_start_at") < end, nw.col("segment_end_at").is_null() | (nw.col("segment_end_at") > first)
-        ).with_columns(
+        placed = placed.filter(nw.col("segment_start_at") < end, nw.col("_until_at") >= first).with_columns(
             _from_at=nw.max_horizontal(nw.col("segment_start_at"), first),
-            _until_at=nw.min_horizontal(nw.coalesce(nw.col("segment_end_at"), end), end),
+            _last_at=nw.min_horizontal(nw.col("_until_at"), end),
         )
     else:
-        last = nw.coalesce(nw.col("segment_end_at"), nw.col("segment_start_at"))
-        placed = placed.with_columns(_from_at=nw.col("segment_start_at"), _until_at=last)
-    placed = local_clocks(placed, {"_from_local": "_from_at", "_until_local": "_until_at"}, "time_zone")
+        placed = placed.with_columns(_from_at=nw.col("segment_start_at"), _last_at=nw.col("_until_at"))
+    placed = local_clocks(placed, {"_from_local": "_from_at", "_until_local": "_last_at"}, "time_zone")
     days = explode_days(
         placed.with_columns(_first_day=nw.col("_from_local").dt.date(), _last_day=nw.col("_until_local").dt.date()),
         "_first_day",
@@ -131,16 +132,24 @@ def on_days(flow: Frame, departments: Frame, hospitals: Frame, period: Period | 
         day_end_at=nw.min_horizontal(nw.col("day_end_at"), begun)
     )
     # Who is there when the day begins did not start in it, and an end at 24:00 is the day's.
-    is_after = nw.col("segment_end_at").is_null() | (nw.col("segment_end_at") > nw.col("day_end_at"))
+    is_after = nw.col("_until_at") > nw.col("day_end_at")
+    starts = nw.col("segment_start_at") >= nw.col("day_start_at")
+    passes_through = starts & (nw.col("segment_start_at") == nw.col("_until_at"))
     return (
         days.with_columns(
             from_at=nw.max_horizontal("segment_start_at", "day_start_at"),
-            until_at=nw.when(is_after).then(nw.col("day_end_at")).otherwise(nw.col("segment_end_at")),
-            starts=(nw.col("segment_start_at") >= nw.col("day_start_at")).cast(nw.Int64),
-            ends=(~is_after).cast(nw.Int64),
+            until_at=nw.when(is_after).then(nw.col("day_end_at")).otherwise(nw.col("_until_at")),
+            starts=starts.cast(nw.Int64),
+            ends=(~is_after & ~nw.col("segment_end_at").is_null()).cast(nw.Int64),
+            lapses=(~is_after & nw.col("segment_end_at").is_null()).cast(nw.Int64),
             lasts=is_after.cast(nw.Int64),
+            _passes=passes_through,
         )
-        .filter(nw.col("from_at") < nw.col("until_at"))
+        # Who comes and goes at one moment has been there.
+        .filter(
+            (nw.col("from_at") < nw.col("until_at"))
+            | (nw.col("_passes") & (nw.col("segment_start_at") < nw.col("day_end_at")))
+        )
         .select(
             "service_date",
             "hospital_id",
@@ -150,6 +159,7 @@ def on_days(flow: Frame, departments: Frame, hospitals: Frame, period: Period | 
             "until_at",
             "starts",
             "ends",
+            "lapses",
             "lasts",
         )
     )
@@ -249,7 +259,7 @@ def department_flow(hours: Frame, segments: Frame) -> Frame:
     """
     day = ["service_date", "department_id"]
     offered = hours.group_by(*day, "hospital_id", "department_name").agg(
-        window_hours=nw.len() * 1.0, _staffed=exact_sum("staffed_bed_minutes")
+        window_hours=nw.col("hour_minutes").sum() / 60.0, _staffed=exact_sum("staffed_bed_minutes")
     )
     flow = (
         segments.with_columns(_hours=(nw.col("until_at") - nw.col("from_at")).dt.total_microseconds() / 3_600_000_000)
@@ -258,10 +268,11 @@ def department_flow(hours: Frame, segments: Frame) -> Frame:
             patients_count=nw.len(),
             inflow_count=nw.col("starts").sum(),
             outflow_count=nw.col("ends").sum(),
+            lapsed_count=nw.col("lapses").sum(),
             patient_hours=exact_sum("_hours"),
         )
     )
-    counts = ("patients_count", "inflow_count", "outflow_count")
+    counts = ("patients_count", "inflow_count", "outflow_count", "lapsed_count")
     frame = offered.join(flow, on=day, how="left").with_columns(
         patient_hours=nw.coalesce(nw.col("patient_hours"), nw.lit(0.0)),
         **{name: nw.coalesce(nw.col(name), nw.lit(0)) for name in counts},

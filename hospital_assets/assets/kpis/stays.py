@@ -7,6 +7,7 @@ from hospital_assets.assets.declare import table
 from hospital_assets.assets.kpis.totals import exact_mean, month_of, rates, with_totals
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.measures.presence import segment_until
 from hospital_assets.measures.thresholds import NOON_HOUR, OVERSTAY_HOURS
 from hospital_assets.warehouse.dialect import Frame, local_clocks
 
@@ -20,6 +21,11 @@ def stays_of(flow: Frame, hospitals: Frame, departments: Frame) -> Frame:
         departments.select("department_key", "department_name"), on="department_key", how="left"
     )
     return local_clocks(stays, {"start_local": "stay_start_at", "end_local": "stay_end_at"}, "time_zone")
+
+
+def has_lapsed() -> nw.Expr:
+    """Whether a stay has been open for longer than one can last, by `as_of_at` and its last segment."""
+    return nw.col("stay_end_at").is_null() & (segment_until("segment_start_at", "segment_end_at") < nw.col("as_of_at"))
 
 
 @dg.asset(**table("kpi_length_of_stay"))
@@ -36,8 +42,8 @@ def length_of_stay(stays: Frame, as_of: nw.Expr) -> Frame:
     """Lengths in their named variants; open stays are counted and lasted until `as_of`.
 
     Args:
-        stays: hospital_id, stay_class, stay_start_at, stay_end_at (null: open), start_local,
-            end_local.
+        stays: hospital_id, stay_class, stay_start_at, stay_end_at (null: open), segment_start_at and segment_end_at of
+            the last segment, start_local, end_local.
         as_of: the moment until which open stays have lasted.
     """
     day = 86_400_000_000.0
@@ -50,18 +56,21 @@ def length_of_stay(stays: Frame, as_of: nw.Expr) -> Frame:
             _hours=(nw.col("stay_end_at") - nw.col("stay_start_at")).dt.total_microseconds() / (day / 24),
             _so_far=(nw.col("as_of_at") - nw.col("stay_start_at")).dt.total_microseconds() / day,
             _is_open=nw.col("stay_end_at").is_null(),
+            _has_lapsed=has_lapsed(),
         )
         .with_columns(
             _min1=nw.when(nw.col("_hcup") < 1).then(nw.lit(1)).otherwise(nw.col("_hcup")),
             # Of open stays only.
-            _open_days=nw.when(nw.col("_is_open") & (nw.col("_so_far") >= 0)).then(nw.col("_so_far")),
+            _open_days=nw.when(nw.col("_is_open") & ~nw.col("_has_lapsed") & (nw.col("_so_far") >= 0)).then(
+                nw.col("_so_far")
+            ),
         )
     )
     lengths = rates(
         frame,
         ("period_month", "as_of_at", "stay_class"),
         ("hospital_id",),
-        excluded={"open": nw.col("_is_open"), "negative": nw.col("_hours") < 0},
+        excluded={"lapsed": nw.col("_has_lapsed"), "open": nw.col("_is_open"), "negative": nw.col("_hours") < 0},
         of=["_hcup", "_min1", "_hours"],
         figures={
             "los_hcup_days_sum": nw.col("_hcup").sum(),
@@ -104,7 +113,7 @@ def overstays(stays: Frame, as_of: nw.Expr) -> Frame:
         frame,
         ("as_of_at",),
         ("hospital_id", "department_name"),
-        excluded={"negative": nw.col("_hours") < 0},
+        excluded={"lapsed": has_lapsed(), "negative": nw.col("_hours") < 0},
         counted={"numerator_count": is_over, "open_numerator_count": is_over & nw.col("_is_open")},
     )
 

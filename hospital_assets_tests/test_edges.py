@@ -1,0 +1,229 @@
+"""Beds, hours and days at their edges, on every engine: odd zones, moves from bed to bed, ends that nobody recorded."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import polars as pl
+import pytest
+
+from hospital_assets.assets.dimensions.calendar import calendar_days
+from hospital_assets.assets.facts.bed_occupancy import department_hours, occupied
+from hospital_assets.assets.facts.patient_flow import ended_by_register, folded
+from hospital_assets.assets.kpis.arrivals import arrivals_by_hour
+from hospital_assets.assets.kpis.occupancy import department_flow, labelled_hours, occupancy, on_days
+from hospital_assets.checks.accounting import reconciled
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.warehouse.database import Period
+from hospital_assets.warehouse.dialect import checkpoint, lazy
+from hospital_assets_tests.engines import Engine
+from hospital_assets_tests.test_transforms import at, collect, events
+
+UTC_INSTANT = pl.Datetime("us", "UTC")
+BEDS = 4
+
+
+def instant(text: str, zone: str, fold: int = 0) -> datetime:
+    """The instant of a wall clock: `2026-01-10 06:00`."""
+    return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone), fold=fold)
+
+
+def hospital(zone: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+    hospitals = pl.DataFrame({"hospital_id": ["H1"], "hospital_key": [1], "time_zone": [zone]})
+    departments = pl.DataFrame(
+        {
+            "hospital_id": ["H1", "H1"],
+            "department_id": ["ICU", "ED"],
+            "department_key": [10, 11],
+            "department_name": ["ICU", "Emergency"],
+            "bed_capacity": [BEDS, 2],
+            "valid_from_at": [at("1900-01-01 00:00")] * 2,
+            "valid_to_at": [at("9999-12-31 00:00")] * 2,
+        },
+        schema_overrides={"valid_from_at": UTC_INSTANT, "valid_to_at": UTC_INSTANT},
+    )
+    return hospitals, departments
+
+
+def segment(stay: str, start: datetime, end: datetime | None, number: int = 1, key: int = 10) -> dict[str, Any]:
+    return {
+        "stay_id": stay,
+        "stay_class": "inpatient" if key == 10 else "emergency",
+        "segment_number": number,
+        "hospital_key": 1,
+        "department_key": key,
+        "segment_start_at": start,
+        "segment_end_at": end,
+    }
+
+
+def days(
+    on: Engine, zone: str, first: date, last: date, *rows: dict[str, Any]
+) -> tuple[dict[date, dict[str, Any]], dict[date, dict[str, Any]], pl.DataFrame]:
+    """Occupancy and flow of the ICU by day, and its hours; both tables must agree."""
+    hospitals, departments = (on(frame) for frame in hospital(zone))
+    dates = on(calendar_days((first - timedelta(days=5), last + timedelta(days=5))).drop_nulls("calendar_date"))
+    flow = on(
+        pl.DataFrame(list(rows), schema_overrides={"segment_start_at": UTC_INSTANT, "segment_end_at": UTC_INSTANT})
+    )
+    period = Period(first, last + timedelta(days=1))
+    hours = checkpoint(occupied(department_hours(departments, hospitals, dates, period), flow, departments, period))
+    labelled = checkpoint(labelled_hours(hours, departments))
+    until = at(f"{last + timedelta(days=3)} 00:00")
+    on_each = checkpoint(on_days(flow, departments, hospitals, period, until))
+    beds, moves = occupancy(labelled, on_each), department_flow(labelled, on_each)
+    checked = reconciled(lazy(collect(beds)), lazy(collect(moves)))
+    assert checked.passed, checked.description
+    of_icu = (
+        {row["service_date"]: row for row in collect(frame).iter_rows(named=True) if row["department_id"] == "ICU"}
+        for frame in (beds, moves)
+    )
+    return (*of_icu, collect(hours).filter(pl.col("department_id") == "ICU").sort("hour_start_at"))  # type: ignore[return-value]
+
+
+ZONES = ("America/Chicago", "Asia/Kolkata", "Asia/Kathmandu", "Australia/Adelaide", "Pacific/Chatham", "Europe/London")
+DAY, NEXT = date(2026, 1, 10), date(2026, 1, 11)
+
+
+@pytest.mark.parametrize("zone", ZONES)
+def test_a_bed_that_is_full_all_day_has_the_minutes_of_that_day(on: Engine, zone: str) -> None:
+    full = segment("a", instant("2026-01-10 00:00", zone), instant("2026-01-11 00:00", zone))
+    beds, flow, hours = days(on, zone, date(2026, 1, 9), NEXT, full)
+    assert [beds[day]["occupied_bed_minutes"] for day in beds if day == DAY] == [1440.0]
+    assert beds[date(2026, 1, 9)]["occupied_bed_minutes"] == beds[NEXT]["occupied_bed_minutes"] == 0.0
+    assert (flow[DAY]["inflow_count"], flow[DAY]["outflow_count"], flow[DAY]["patient_hours"]) == (1, 1, 24.0)
+    assert hours.filter(pl.col("service_date") == DAY).height == 24
+    assert set(hours["hour_start_local"].dt.minute().unique()) == {0}
+
+
+#: Zone, day, its minutes, its hours of the clock.
+CHANGES = (
+    ("Australia/Lord_Howe", date(2026, 4, 5), 1470, 25),
+    ("Australia/Lord_Howe", date(2026, 10, 4), 1410, 24),
+    ("America/St_Johns", date(2026, 11, 1), 1500, 25),
+    ("America/St_Johns", date(2026, 3, 8), 1380, 23),
+    ("Europe/London", date(2026, 10, 25), 1500, 25),
+    ("Australia/Adelaide", date(2026, 10, 4), 1380, 23),
+    # From 3:45 back to 2:45: three quarters, a quarter and a whole hour.
+    ("Pacific/Chatham", date(2026, 4, 5), 1500, 26),
+)
+
+
+@pytest.mark.parametrize(("zone", "day", "minutes", "hours_of_day"), CHANGES)
+def test_days_on_which_the_clock_changes(on: Engine, zone: str, day: date, minutes: int, hours_of_day: int) -> None:
+    after = day + timedelta(days=1)
+    full = segment("a", instant(f"{day} 00:00", zone), instant(f"{after} 00:00", zone))
+    beds, flow, hours = days(on, zone, day - timedelta(days=1), after, full)
+    assert {one: row["occupied_bed_minutes"] for one, row in beds.items()} == {
+        day - timedelta(days=1): 0.0,
+        day: float(minutes),
+        after: 0.0,
+    }
+    assert beds[day]["staffed_bed_minutes"] == BEDS * minutes and beds[day]["time_weighted_pct"] == 100.0 / BEDS
+    assert flow[day]["window_hours"] == minutes / 60
+    assert hours.filter(pl.col("service_date") == day).height == hours_of_day
+
+
+def test_arrivals_in_the_half_hours_that_lord_howe_repeats_and_skips(on: Engine) -> None:
+    zone = "Australia/Lord_Howe"
+    of_days = pl.DataFrame(
+        {
+            "service_date": [date(2026, 4, 5), date(2026, 10, 4)],
+            "hospital_id": ["H1"] * 2,
+            "time_zone": [zone] * 2,
+            "iso_weekday_number": [7, 7],
+        }
+    )
+    visits = pl.DataFrame(
+        {"service_date": [date(2026, 10, 4)], "hospital_id": ["H1"], "arrival_local": [datetime(2026, 10, 4, 2, 45)]},
+        schema_overrides={"arrival_local": pl.Datetime("us")},
+    )
+    out = collect(arrivals_by_hour(on(visits), on(of_days)))
+    counts = {
+        (row["service_date"].month, row["hour_of_day"]): (row["existing_hours_count"], row["arrivals_count"])
+        for row in out.iter_rows(named=True)
+    }
+    assert counts[(4, 1)] == (2, 0) and counts[(4, 2)] == (1, 0)
+    assert counts[(10, 1)] == (1, 0) and counts[(10, 2)] == (1, 1)
+    assert sum(count for count, _ in counts.values()) == 25 + 24
+
+
+def test_moves_from_bed_to_bed_are_not_patients(on: Engine) -> None:
+    zone = "America/Chicago"
+    times = [instant(f"2026-01-10 {hour}:00", zone) for hour in ("06", "08", "10", "12")]
+    moves = [segment("a", times[n], times[n + 1], n + 1) for n in range(3)]
+    _, flow, hours = days(on, zone, DAY, DAY, *moves)
+    row = flow[DAY]
+    assert (row["patients_count"], row["inflow_count"], row["outflow_count"]) == (1, 1, 1)
+    assert (row["mean_hours_per_patient"], row["turnover_per_bed"]) == (6.0, 1 / BEDS)
+    assert (hours["arrivals_count"].sum(), hours["departures_count"].sum()) == (1, 1)
+    # Out and back again is two; so is another patient in the same bed.
+    back = [
+        segment("a", times[0], times[1]),
+        segment("a", times[1], times[2], 2, 11),
+        segment("a", times[2], times[3], 3),
+    ]
+    _, flow, _ = days(on, zone, DAY, DAY, *back, segment("b", times[1], times[2]))
+    assert (flow[DAY]["patients_count"], flow[DAY]["inflow_count"], flow[DAY]["outflow_count"]) == (3, 3, 3)
+
+
+def test_who_comes_and_goes_at_one_moment_has_been_there(on: Engine) -> None:
+    zone = "America/Chicago"
+    noon, midnight = instant("2026-01-10 12:00", zone), instant("2026-01-11 00:00", zone)
+    _, flow, hours = days(on, zone, DAY, NEXT, segment("a", noon, noon), segment("b", midnight, midnight))
+    for day in (DAY, NEXT):
+        row = flow[day]
+        assert (row["patients_count"], row["inflow_count"], row["outflow_count"], row["patient_hours"]) == (
+            1,
+            1,
+            1,
+            0.0,
+        )
+    assert (hours["arrivals_count"].sum(), hours["departures_count"].sum()) == (2, 2)
+
+
+def test_nobody_lies_in_a_bed_for_ever(on: Engine) -> None:
+    zone = "America/Chicago"
+    came = instant("2026-01-01 12:00", zone)
+    beds, flow, _ = days(on, zone, date(2026, 1, 29), date(2026, 2, 2), segment("a", came, None))
+    minutes = [beds[day]["occupied_bed_minutes"] for day in sorted(beds)]
+    assert minutes == [1440.0, 1440.0, 720.0, 0.0, 0.0]  # thirty days, then no longer
+    assert [flow[day]["lapsed_count"] for day in sorted(flow)] == [0, 0, 1, 0, 0]
+    assert sum(row["outflow_count"] for row in flow.values()) == 0
+
+
+def registered(visit_id: str, departure: str | None, disposition: str | None) -> pl.DataFrame:
+    contract = CONTRACTS["cleaned_er_visits"]
+    values = {
+        **dict.fromkeys(contract.column_names),
+        "visit_id": visit_id,
+        "departure_at": None if departure is None else at(f"2026-01-{departure}"),
+        "disposition": disposition,
+        "source_file": "f",
+        "source_line": 1,
+        "source_part": 1,
+        "service_date": DAY,
+        "recorded_at": at("2026-01-05 00:00"),
+    }
+    return pl.DataFrame([values], schema=contract.polars_schema)
+
+
+def test_the_registers_departure_ends_a_stay_that_messages_forgot(on: Engine) -> None:
+    def ends(messages: list[tuple[str, str, str]], departure: str | None, disposition: str | None) -> list[Any]:
+        register = on(registered("V", departure, disposition))
+        frame = collect(ended_by_register(folded(on(events(messages))), register)).sort("segment_number")
+        assert (frame["is_open"] == frame["stay_end_at"].is_null()).all()
+        return frame["segment_end_at"].to_list()
+
+    arrived = [("1", "A04", "01 10:00")]
+    assert ends(arrived, "01 14:00", "home") == [at("2026-01-01 14:00")]
+    assert ends(arrived, "01 14:00", "admitted") == [at("2026-01-01 14:00")]
+    assert ends(arrived, None, None) == [None]
+    assert ends(arrived, "01 09:00", "home") == [None]  # before it began: no end
+    discharged = [*arrived, ("2", "A03", "01 13:00")]
+    assert ends(discharged, "01 14:00", "home") == [at("2026-01-01 13:00")]  # the message knows
+    inside = [*arrived, ("2", "A01", "01 12:00")]
+    assert ends(inside, "01 14:00", "admitted") == [at("2026-01-01 12:00"), None]  # on the ward
+    assert ends(inside, "03 14:00", "home") == [at("2026-01-01 12:00"), at("2026-01-03 14:00")]
