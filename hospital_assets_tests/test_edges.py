@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 import polars as pl
 import pytest
 
+from hospital_assets.assets.cleaned.er_visits import in_order
 from hospital_assets.assets.dimensions.calendar import calendar_days
 from hospital_assets.assets.facts.bed_occupancy import department_hours, occupied
 from hospital_assets.assets.facts.patient_flow import ended_by_register, folded
@@ -17,7 +18,7 @@ from hospital_assets.assets.kpis.occupancy import department_flow, labelled_hour
 from hospital_assets.checks.accounting import reconciled
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.warehouse.database import Period
-from hospital_assets.warehouse.dialect import checkpoint, lazy
+from hospital_assets.warehouse.dialect import checkpoint, lazy, resolve_instants
 from hospital_assets_tests.engines import Engine
 from hospital_assets_tests.test_transforms import at, collect, events
 
@@ -227,3 +228,72 @@ def test_the_registers_departure_ends_a_stay_that_messages_forgot(on: Engine) ->
     inside = [*arrived, ("2", "A01", "01 12:00")]
     assert ends(inside, "01 14:00", "admitted") == [at("2026-01-01 12:00"), None]  # on the ward
     assert ends(inside, "03 14:00", "home") == [at("2026-01-01 12:00"), at("2026-01-03 14:00")]
+
+
+# Repeated and skipped hours -----------------------------------------------------------------------
+
+#: Zones whose clocks go by half an hour, at odd offsets, at midnight, or twice a year the other way round.
+ODD_ZONES = (
+    "America/Chicago",
+    "Australia/Lord_Howe",
+    "America/St_Johns",
+    "Pacific/Chatham",
+    "Asia/Kathmandu",
+    "Africa/Casablanca",
+    "America/Havana",
+    "Europe/Dublin",
+    "Asia/Beirut",
+    "Antarctica/Troll",
+)
+
+
+def around_changes(zone: str, year: int) -> list[datetime]:
+    """Wall clocks, every quarter of an hour, around each change of the zone's clock in a year."""
+    tz, found = ZoneInfo(zone), []
+    moment = datetime(year, 1, 1, tzinfo=ZoneInfo("UTC"))
+    while moment.year == year:
+        later = moment + timedelta(hours=1)
+        if moment.astimezone(tz).utcoffset() != later.astimezone(tz).utcoffset():
+            local = moment.astimezone(tz).replace(tzinfo=None, minute=0)
+            found += [local + timedelta(minutes=15 * n) for n in range(-16, 24)]
+        moment = later
+    return found
+
+
+def test_every_reading_of_a_wall_clock_is_that_of_the_zone(on: Engine) -> None:
+    rows = [(zone, local) for zone in ODD_ZONES for local in around_changes(zone, 2026)]
+    frame = pl.DataFrame(rows, schema={"z": pl.String, "c": pl.Datetime("us")}, orient="row").with_columns(
+        c_offset_minutes=pl.lit(None, dtype=pl.Int32)
+    )
+    read = collect(resolve_instants(on(frame), {"i": "c"}, "z"))
+    assert read.height == len(rows) > 400
+    for zone, local, first, second, is_missing in read.select("z", "c", "i", "i_second", "i_is_missing").iter_rows():
+        readings = [local.replace(tzinfo=ZoneInfo(zone), fold=fold).astimezone(ZoneInfo("UTC")) for fold in (0, 1)]
+        exists = any(one.astimezone(ZoneInfo(zone)).replace(tzinfo=None) == local for one in readings)
+        assert is_missing is not exists, (zone, local)
+        # Of a skipped time there is one reading, by the old offset.
+        assert [first, second] == (readings if exists else [readings[0]] * 2), (zone, local)
+
+
+@pytest.mark.parametrize(
+    ("zone", "clocks", "minutes"),
+    [
+        ("America/Chicago", ("2026-11-01 00:50", "2026-11-01 01:50", "2026-11-01 01:10"), (60, 80)),
+        ("America/Chicago", ("2026-11-01 01:50", "2026-11-01 01:10", "2026-11-01 01:20"), (20, 30)),
+        ("America/Chicago", ("2026-11-01 01:10", "2026-11-01 01:20", "2026-11-01 01:30"), (10, 20)),
+        ("America/Chicago", ("2026-11-01 01:50", "2026-11-01 01:55", "2026-11-01 02:10"), (5, 80)),
+        ("Australia/Lord_Howe", ("2026-04-05 01:20", "2026-04-05 01:50", "2026-04-05 01:40"), (30, 50)),
+    ],
+)
+def test_the_reading_that_keeps_all_clocks_in_order(
+    on: Engine, zone: str, clocks: tuple[str, str, str], minutes: tuple[int, int]
+) -> None:
+    names = ("arrival", "provider", "departure")
+    frame = pl.DataFrame(
+        {"z": [zone], **{name: [datetime.fromisoformat(text)] for name, text in zip(names, clocks, strict=True)}},
+        schema_overrides=dict.fromkeys(names, pl.Datetime("us")),
+    ).with_columns(**{f"{name}_offset_minutes": pl.lit(None, dtype=pl.Int32) for name in names})
+    read = in_order(resolve_instants(on(frame), {f"{n}_at": n for n in names}, "z"), [f"{n}_at" for n in names])
+    (row,) = collect(read).iter_rows(named=True)
+    waited, stayed = (row[f"{name}_at"] - row["arrival_at"] for name in names[1:])
+    assert (waited, stayed) == tuple(timedelta(minutes=n) for n in minutes)

@@ -282,7 +282,8 @@ def forget_checkpoints() -> None:
 
 
 def resolve_instants(frame: Frame, instants: Mapping[str, str], zone: str) -> Frame:
-    hour = F.expr("interval 1 hour")
+    # An hour repeats, or half of one; no change of a clock is longer than three hours.
+    after = F.expr("interval 3 hours")
     first: dict[str, Column] = {}
     rest: dict[str, Column] = {}
     for out, clock in instants.items():
@@ -295,9 +296,9 @@ def resolve_instants(frame: Frame, instants: Mapping[str, str], zone: str) -> Fr
         def shown(instant: Column) -> Column:
             return F.from_utc_timestamp(instant, _col(zone)).cast("timestamp_ntz")
 
-        rest[f"{out}_second"] = F.when(
-            offset.isNull() & (shown(_col(out) + hour) == local), _col(out) + hour
-        ).otherwise(_col(out))
+        # By the offset of some time after it, it is read the second time.
+        second = F.to_utc_timestamp((local + after).cast("timestamp"), _col(zone)) - after
+        rest[f"{out}_second"] = F.when(offset.isNull() & (shown(second) == local), second).otherwise(_col(out))
         rest[f"{out}_is_missing"] = F.coalesce(offset.isNull() & (shown(_col(out)) != local), F.lit(False))
     return _with(_with(frame, first), rest)
 

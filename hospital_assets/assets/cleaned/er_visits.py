@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import dagster as dg
 import narwhals as nw
 
@@ -58,7 +60,8 @@ DEPARTURE_BEFORE_ARRIVAL = Rule("departure_before_arrival", "Departure precedes 
 AMBIGUOUS_HOUR = Rule(
     "ambiguous_hour",
     "A clock lies in the hour that happened twice; the reading that keeps the visit's clocks in "
-    "order was taken, the first one where both do.",
+    "order was taken: of each in turn, from arrival to departure, the first that is not before one of those before it; "
+    "the first one where both or neither are.",
     "flag",
 )
 MISSING_HOUR = Rule("missing_hour", "A clock lies in the hour that was skipped.", "flag")
@@ -114,20 +117,12 @@ def validate_er_visits(raw: Frame, hospitals: Frame, profiles: Profiles) -> Fram
     frame = frame.with_columns(_level_text=nw.coalesce(mapped(profiles, "triage_level"), nw.col("triage_level")))
     frame = read_numbers(frame, profiles, "er_visits", {"_triage_level": "_level_text"})
 
-    # Within the repeated hour a later clock takes the first reading not before the arrival.
-    later = [f"{clock}_at" for clock in CLOCKS[1:]]
     is_ambiguous = [nw.col(f"{clock}_at") != nw.col(f"{clock}_at_second") for clock in CLOCKS]
     frame = frame.with_columns(
         _has_ambiguous=nw.any_horizontal(*is_ambiguous, ignore_nulls=True),
         _has_missing=nw.any_horizontal(*(nw.col(f"{clock}_at_is_missing") for clock in CLOCKS), ignore_nulls=True),
-    ).with_columns(
-        **{
-            clock: nw.when((nw.col(clock) < nw.col("arrival_at")) & (nw.col(f"{clock}_second") >= nw.col("arrival_at")))
-            .then(nw.col(f"{clock}_second"))
-            .otherwise(nw.col(clock))
-            for clock in later
-        }
     )
+    frame = in_order(frame, [f"{clock}_at" for clock in CLOCKS])
     frame = local_clocks(frame, {"arrival_local": "arrival_at"}, "time_zone")
 
     level = nw.col("_triage_level")
@@ -188,6 +183,24 @@ def validate_er_visits(raw: Frame, hospitals: Frame, profiles: Profiles) -> Fram
         .otherwise(nw.col("rule"))
     )
     return newest_only(frame, ["visit_id"], "recorded_at")
+
+
+def in_order(frame: Frame, clocks: Sequence[str]) -> Frame:
+    """Read clocks of a repeated hour so that they follow each other, each taking the first reading that does.
+
+    Args:
+        frame: with the instants `clocks` and their other readings `<clock>_second`.
+        clocks: in the order in which they are reached.
+    """
+    # Step by step: what one clock is decides about the next.
+    frame = frame.with_columns(_latest=nw.col(clocks[0]))
+    for clock in clocks[1:]:
+        first, second = nw.col(clock), nw.col(f"{clock}_second")
+        is_second = (first < nw.col("_latest")) & (second >= nw.col("_latest"))
+        frame = frame.with_columns(nw.when(is_second).then(second).otherwise(first).alias(clock)).with_columns(
+            _latest=nw.max_horizontal("_latest", clock)
+        )
+    return frame.drop("_latest")
 
 
 def _derived_clocks(profiles: Profiles) -> list[nw.Expr]:

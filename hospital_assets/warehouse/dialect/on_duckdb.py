@@ -160,12 +160,16 @@ def checkpoint(frame: Frame) -> Frame:
     return lazy(connection.table(f"temp.main.{name}"))
 
 
+#: No change of a clock is longer than this, and none follows another as soon.
+_BEFORE_A_CHANGE = "interval 3 hours"
+
+
 def resolve_instants(frame: Frame, instants: Mapping[str, str], zone: str) -> Frame:
     # Step by step, because each conversion costs, and would be computed anew in each place.
     read: dict[str, str] = {}
     shown: dict[str, str] = {}
     added: dict[str, str] = {}
-    tz, hour = quoted(zone), "interval 1 hour"
+    tz, before = quoted(zone), _BEFORE_A_CHANGE
     for out, clock in instants.items():
         local, at = quoted(clock), quoted(out)
         offset = quoted(f"{clock}_offset_minutes")
@@ -175,12 +179,16 @@ def resolve_instants(frame: Frame, instants: Mapping[str, str], zone: str) -> Fr
             f"case when {is_written} then timezone('UTC', {local}) - {offset} * interval 1 minute "
             f"else timezone({tz}, {local}) end"
         )
-        # ICU reads a repeated hour the second time, and a skipped one by the old offset.
-        shown[f"{out}_earlier"] = f"case when {is_written} then false else timezone({tz}, {at} - {hour}) = {local} end"
+        # ICU reads a repeated hour the second time, and a skipped one by the old offset. By the offset of some time
+        # before it is read the first time, whether an hour repeats or half of one.
+        first = f"timezone({tz}, {local} - {before}) + {before}"
+        shown[f"{out}_earlier"] = (
+            f"case when {is_written} then {at} when timezone({tz}, {first}) = {local} then {first} else {at} end"
+        )
         shown[f"{out}_shows"] = f"case when {is_written} then {local} else timezone({tz}, {at}) end"
         added[f"{out}_second"] = at
         added[f"{out}_is_missing"] = f"coalesce({shows} <> {local}, false)"
-        added[out] = f"case when {earlier} then {at} - {hour} else {at} end"
+        added[out] = earlier
     return with_sql(with_sql(with_sql(frame, read), shown), added).drop(*shown)
 
 

@@ -172,9 +172,9 @@ def _read_in_zones(clock: str, zone: str, zones: Sequence[str], reading: Any, *,
 
         instant = localized(pl.col(clock))
         if forward:
-            # A skipped 02:30 is 03:30 under the new offset: one hour on, one hour back.
-            hour = pl.duration(hours=1)
-            instant = pl.coalesce(instant, localized(pl.col(clock) + hour))
+            # A skipped time is read by the old offset: that of some time before it.
+            before = pl.duration(hours=3)
+            instant = pl.coalesce(instant, localized(pl.col(clock) - before) + before)
         read.append(pl.when(pl.col(zone) == name).then(instant))
     none = pl.lit(None, dtype=pl.Datetime("us", "UTC"))
     return pl.coalesce(*read, none)
