@@ -7,6 +7,7 @@ commands and tests call `build_definitions` for a directory of theirs. Nothing e
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import dagster as dg
@@ -107,6 +108,7 @@ def _engine_resources(
         "warehouse": warehouse,
         "landing": str(settings.landing),
         "profiles": str(settings.profiles_folder),
+        "limits": asdict(settings.limits),
         **_service_days(settings),
     }
     if engine.engine == "duckdb":

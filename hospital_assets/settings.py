@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import Literal
@@ -27,6 +27,29 @@ class SettingsError(ValueError):
 
 
 @dataclass(frozen=True)
+class FileLimits:
+    """What one landed file may cost. Beyond, its state is `unreadable` and the rest goes on.
+
+    The keys of `hospital.toml` are called alike, with `most_file_` before: `most_file_megabytes`.
+
+    Attributes:
+        megabytes: its size, as landed and unpacked (millions of bytes).
+        ratio: how many times its own size it may become when it is unpacked, from 64 MB on: text packs
+            by 3 to 50 times, a bomb by 1,000.
+        seconds: how long it may take to be read.
+        memory_megabytes: the memory that its reader may take (where the system tells: Linux).
+    """
+
+    megabytes: int = 4_000
+    ratio: int = 200
+    seconds: int = 600
+    memory_megabytes: int = 8_000
+
+
+DEFAULT_LIMITS = FileLimits()
+
+
+@dataclass(frozen=True)
 class Settings:
     """One data directory: its paths, its period, its source profiles.
 
@@ -39,6 +62,7 @@ class Settings:
         refresh_after_files: a sensor asks for a run when this many files wait,
         refresh_after_seconds: or when one has waited this long.
         dagster_url: where people open Dagster, for links to it.
+        limits: what one landed file may cost.
     """
 
     data_dir: Path
@@ -48,6 +72,7 @@ class Settings:
     refresh_after_files: int = 5
     refresh_after_seconds: int = 1
     dagster_url: str = "http://localhost:3000"
+    limits: FileLimits = DEFAULT_LIMITS
 
     @property
     def landing(self) -> Path:
@@ -167,6 +192,10 @@ def data_dir_from_environment() -> Path:
     return Path(os.environ.get("HOSPITAL_DATA_DIR", "data")).resolve()
 
 
+_LIMIT = "most_file_"
+_LIMITS = {f"{_LIMIT}{key}": value for key, value in asdict(DEFAULT_LIMITS).items()}
+
+
 def load_settings(data_dir: Path) -> Settings:
     """Read `hospital.toml` of a data directory; defaults apply where the file is absent.
 
@@ -188,12 +217,14 @@ def load_settings(data_dir: Path) -> Settings:
         "refresh_after_files": int,
         "refresh_after_seconds": int,
         "dagster_url": str,
+        **dict.fromkeys(_LIMITS, int),
     }
     for key, value in values.items():
         if key not in known:
             raise SettingsError(f"{settings.settings_file}: unknown key '{key}'; known keys: {', '.join(known)}")
         if type(value) is not known[key]:
-            example = {date: "2026-01-01", str: f'"{getattr(settings, key)}"', int: "5"}[known[key]]
+            as_text = f'"{getattr(settings, key, "")}"'
+            example = {date: "2026-01-01", str: as_text, int: str(_LIMITS.get(key, 5))}[known[key]]
             raise SettingsError(
                 f"{settings.settings_file}: '{key}' must be a {known[key].__name__}, as in {key} = {example}"
             )
@@ -205,13 +236,16 @@ def load_settings(data_dir: Path) -> Settings:
     if last is not None and last < first:
         raise SettingsError(f"{settings.settings_file}: last_service_date {last} is before first_service_date {first}")
     waits = {key: values.get(key, getattr(settings, key)) for key in ("refresh_after_files", "refresh_after_seconds")}
-    for key, least in (("refresh_after_files", 1), ("refresh_after_seconds", 0)):
-        if waits[key] < least:
+    limits = {key: values.get(key, default) for key, default in _LIMITS.items()}
+    for key, value in {**waits, **limits}.items():
+        least = 0 if key == "refresh_after_seconds" else 1
+        if value < least:
             raise SettingsError(f"{settings.settings_file}: '{key}' must be at least {least}")
     url = values.get("dagster_url", settings.dagster_url).rstrip("/")
     if not url.startswith(("http://", "https://")):
         raise SettingsError(f"{settings.settings_file}: 'dagster_url' must begin with http:// or https://")
-    return Settings(settings.data_dir, first, last, grain, **waits, dagster_url=url)
+    of_files = FileLimits(**{key.removeprefix(_LIMIT): value for key, value in limits.items()})
+    return Settings(settings.data_dir, first, last, grain, **waits, dagster_url=url, limits=of_files)
 
 
 def write_settings(settings: Settings) -> None:
@@ -228,4 +262,7 @@ def write_settings(settings: Settings) -> None:
     lines.append(f"refresh_after_seconds = {settings.refresh_after_seconds}")
     if settings.dagster_url != Settings.dagster_url:
         lines.append(f'dagster_url = "{settings.dagster_url}"')
+    if settings.limits != DEFAULT_LIMITS:
+        lines.append("# What one landed file may cost; beyond, it is `unreadable` and the rest goes on.")
+        lines += [f"{_LIMIT}{key} = {value}" for key, value in asdict(settings.limits).items()]
     replace_text(settings.settings_file, "\n".join(lines) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import threading
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hospital_assets.automation.loading import Loading
-from hospital_assets.automation.refresh import MOST_TRIES, Outcome, Request, State, decide
+from hospital_assets.automation.refresh import MOST_IN_A_ROW, MOST_TRIES, Outcome, Request, State, decide
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.quarantine import change_quarantine, read_quarantine
 from hospital_assets.landing.registry import load_profiles
@@ -391,19 +392,66 @@ def test_a_program_goes_on_until_only_the_bad_file_is_left(tmp_path: Path) -> No
         def held_back(self) -> dict[str, str]:
             return read_quarantine(settings.warehouse_file.parent)
 
-    def run(requests: Sequence[Request]) -> Outcome:
+    def run(requests: Sequence[Request]) -> dict[str, Outcome]:
         paths = {path for request in requests for path in request.files.values()}
         if "bad" in paths:
-            return "failed"
+            return dict.fromkeys([request.run_key for request in requests], "failed")
         loaded.update(paths)
-        return "succeeded"
+        return dict.fromkeys([request.run_key for request in requests], "succeeded")
 
     program = Loading(settings, Landing(), run)  # type: ignore[arg-type]
     for _ in range(20):
         waiting = [f for f in everything if f.source_file not in loaded and f.file_sha256 not in Landing().held_back()]
-        if not program.step(waiting, datetime(2026, 1, 2, tzinfo=UTC))[0]:
+        if not program.step(waiting, datetime(2026, 1, 2, tzinfo=UTC)).is_unfinished:
             break
     assert loaded == {"good"} and Landing().held_back() == {"sha-bad": "quarantined"}
+
+
+def test_a_fault_that_is_no_files_condemns_none_and_good_files_get_in_when_it_is_over() -> None:
+    names = [f"f{n}" for n in range(10)]
+    state, held_back, outcomes, loaded, tries = State(), {}, dict[str, Outcome](), set(), 0
+    stops = []
+
+    def step(broken: set[str], now: float) -> None:
+        nonlocal state, held_back, tries
+        files = [file(name, 1) for name in names if name not in loaded and f"sha-{name}" not in held_back]
+        decision = look(state, files, outcomes, held_back, now=now)
+        state, held_back = decision.state, decision.held_back
+        tries += len(decision.requests)
+        stops.extend([now] * decision.has_stopped)
+        for run in state.pending:
+            paths = set(run.files.values())
+            outcomes[run.run_key] = "failed" if paths & broken else "succeeded"
+            loaded.update(paths - broken if not paths & broken else ())
+
+    for now in range(60, 160):  # the disk is full
+        step(set(names), now)
+    assert tries == 2 + MOST_IN_A_ROW and len(stops) == 1
+    assert set(held_back.values()) == {"held"}
+    for now in range(2000, 2020):  # nobody has mended it yet: one try a pause
+        step(set(names), now)
+    assert tries == 3 + MOST_IN_A_ROW and len(stops) == 2
+    for now in range(4000, 4100):  # now; and one file really is bad
+        step({"f0"}, now)
+    assert loaded == set(names) - {"f0"} and held_back == {"sha-f0": "quarantined"}
+
+
+def test_each_run_of_a_look_has_its_own_outcome(tmp_path: Path) -> None:
+    files = [file("near", 1), file("far", 20)]
+    blamed = []
+
+    class Landing:
+        def held_back(self) -> dict[str, str]:
+            return {}
+
+    def run(requests: Sequence[Request]) -> dict[str, Outcome]:
+        blamed.append([list(request.files.values()) for request in requests])
+        return {r.run_key: "failed" if "far" in r.files.values() else "succeeded" for r in requests}
+
+    program = Loading(Settings(tmp_path), Landing(), run)  # type: ignore[arg-type]
+    program.step(files, datetime(2026, 1, 2, tzinfo=UTC))
+    program.step(files[1:], datetime(2026, 1, 2, tzinfo=UTC))
+    assert program._state.failures == {"sha-far": 1}
 
 
 @settings(max_examples=200, deadline=None)
@@ -419,10 +467,12 @@ def test_every_file_ends_loaded_or_quarantined_whatever_happens(events: list[tup
     state, held_back, loaded = State(), {}, set()
     outcomes: dict[str, Outcome] = {}
 
+    clock = itertools.count(60, 1000)
+
     def step(outcome: Outcome) -> None:
         nonlocal state, held_back
         files = [file(n, ord(n) - 96) for n in names if n not in loaded and f"sha-{n}" not in held_back]
-        decision = look(state, files, outcomes, held_back)
+        decision = look(state, files, outcomes, held_back, now=next(clock))
         state, held_back = decision.state, decision.held_back
         for run in state.pending:
             outcomes[run.run_key] = outcome

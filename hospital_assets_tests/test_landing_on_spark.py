@@ -41,8 +41,8 @@ VISITS = {
 def on_spark(zone: LandingZone) -> LandingZone:  # noqa: F811
     from hospital_assets.spark.landing import SparkLandingZone
 
-    values = (getattr(zone, field.name) for field in fields(LandingZone))
-    return SparkLandingZone(*values, spark_session(), Lake(str(zone.spool / "lake")))
+    values = {field.name: getattr(zone, field.name) for field in fields(LandingZone)}
+    return SparkLandingZone(**values, session=spark_session(), lake=Lake(str(zone.spool / "lake")))
 
 
 def rows(frame: Frame, *without: str) -> pl.DataFrame:

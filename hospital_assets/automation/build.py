@@ -66,6 +66,7 @@ class BuildReport:
     failures: list[str] = field(default_factory=list)
     rows: dict[str, int] = field(default_factory=dict)
     quarantined: list[str] = field(default_factory=list)
+    suspects: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
@@ -195,8 +196,10 @@ def refresh(
         is_unfinished = True
         while is_unfinished:
             waiting = landing.waiting([*LANDED, UNRECOGNISED], landing.held_back())
-            is_unfinished, quarantined = loading.step(waiting, clock())
-            runs.report.quarantined += quarantined
+            step = loading.step(waiting, clock())
+            is_unfinished = step.is_unfinished
+            runs.report.quarantined += step.quarantined
+            runs.report.suspects += step.suspects
         runs.refresh_stale()
     return runs.report if runs.report.steps or runs.report.quarantined else None
 
@@ -240,17 +243,17 @@ class _Runs:
             self._events = result.all_events
         return outcome_of(failed) if failed else "succeeded"
 
-    def load(self, requests: Sequence[Request]) -> Outcome:
+    def load(self, requests: Sequence[Request]) -> dict[str, Outcome]:
         """The runs of a look at the landing folder."""
-        outcomes = set()
+        outcomes: dict[str, Outcome] = {}
         for request in requests:
             # Without days there is reference data, which concerns every day, or files to write down.
             days = _days(self._settings, *(request.days or (None, None)))
             self._loaded.append(days)
             self.report.first = min(first for first, _ in self._loaded)
             self.report.last = max(last for _, last in self._loaded)
-            outcomes.add(self.run("full_refresh", days))
-        return next(outcome for outcome in ("stopped", "failed", "succeeded") if outcome in outcomes)
+            outcomes[request.run_key] = self.run("full_refresh", days)
+        return outcomes
 
     def refresh_stale(self) -> None:
         """Refresh the days that the last run which did not fail has left stale."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -22,7 +23,7 @@ from hospital_assets.landing.profile import LANDED
 from hospital_assets.landing.quarantine import change_quarantine
 from hospital_assets.landing.waiting import Waiting, spans
 from hospital_assets.landing.zone import LandingResource
-from hospital_assets.live.alert_rules import quarantined_file
+from hospital_assets.live.alert_rules import loading_stopped, quarantined_file
 from hospital_assets.partitions import period_start, range_tags
 from hospital_assets.settings import Settings
 
@@ -32,10 +33,49 @@ Span = tuple[date, date]
 #: A refreshed day can make another stale only through the beds; this is never reached in practice.
 _MOST_ROUNDS = 5
 
-#: Failures that say nothing about the file.
-_NOT_THE_FILES_FAULT = ("WarehouseLockedError",)
+#: Failures that say nothing about the file: the machine's or the warehouse's.
+_NOT_THE_FILES_FAULT = (
+    "WarehouseLockedError",
+    "No space left on device",
+    "Disk quota exceeded",
+    "Read-only file system",
+    "database or disk is full",
+    "database has been invalidated",
+)
 
 _STALE_DAYS = dg.AssetKey("stale_partitions")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a program that loads files has come to.
+
+    Attributes:
+        is_unfinished: there is more to do: a file to try again, or alone.
+        quarantined: paths of files that are now quarantined.
+        suspects: paths of files that failed alone, one after the other, until loading stopped: the fault is in none.
+    """
+
+    is_unfinished: bool
+    quarantined: list[str]
+    suspects: list[str]
+
+    def in_words(self) -> list[str]:
+        """What a person should know of it."""
+        said = [
+            f"quarantined  {path}: every run with it failed; deliver a corrected file, or `hospital retry`"
+            for path in self.quarantined
+        ]
+        return [*said, stopped_in_words(self.suspects)] if self.suspects else said
+
+
+def stopped_in_words(suspects: Sequence[str]) -> str:
+    """That loading has stopped, and why."""
+    return (
+        f"stopped  {len(suspects)} files failed alone, one after the other, and none got through: the fault is likely "
+        "in no file. Nothing was quarantined for it. See the errors above, mend their cause and run `hospital "
+        "refresh`; `hospital watch` and the sensors try again every ten minutes"
+    )
 
 
 class Loading:
@@ -44,48 +84,52 @@ class Loading:
     Args:
         settings: the data directory.
         landing: its landing zone.
-        run: carries out the requests of a look and says how they ended.
+        run: carries out the requests of a look and says how each ended, by its run key.
     """
 
     def __init__(
-        self, settings: Settings, landing: LandingResource, run: Callable[[Sequence[Request]], Outcome]
+        self, settings: Settings, landing: LandingResource, run: Callable[[Sequence[Request]], Mapping[str, Outcome]]
     ) -> None:
         self._settings, self._landing, self._run = settings, landing, run
         self._state = State()
-        self._outcomes: dict[str, Outcome] = {}
+        self._outcomes: Mapping[str, Outcome] = {}
 
-    def step(self, waiting: Sequence[Waiting], now: datetime) -> tuple[bool, list[str]]:
-        """Load what waits, as far as the planner asks for it.
+    def resumes(self, now: datetime) -> bool:
+        """Whether loading had stopped, and the pause is over."""
+        return 0 < self._state.stopped_until_ns <= _nanoseconds(now)
 
-        Returns:
-            whether there is more to do (a file to try again, or alone), and the paths of files that
-            are now quarantined.
-        """
+    def step(self, waiting: Sequence[Waiting], now: datetime) -> Step:
+        """Load what waits, as far as the planner asks for it."""
         held_back = self._landing.held_back()
         decision = decide(
-            self._state,
-            waiting,
-            self._outcomes,
-            held_back,
-            now_ns=int(now.timestamp() * 1e9),
-            after_files=1,
-            after_seconds=0.0,
+            self._state, waiting, self._outcomes, held_back, now_ns=_nanoseconds(now), after_files=1, after_seconds=0.0
         )
         remember(decision, held_back, self._settings, now)
-        outcome = self._run(decision.requests) if decision.requests else None
-        self._outcomes = {} if outcome is None else {request.run_key: outcome for request in decision.requests}
+        self._outcomes = self._run(decision.requests) if decision.requests else {}
         self._state = decision.state
+        outcomes = set(self._outcomes.values())
         # A held file waits for its try, and one that was let go for the next look.
         is_held = "held" in decision.held_back.values() or not held_back.keys() <= decision.held_back.keys()
-        return outcome == "failed" or (is_held and outcome != "stopped"), decision.quarantined
+        is_at_rest = "stopped" in outcomes or _nanoseconds(now) < decision.state.stopped_until_ns
+        is_unfinished = "failed" in outcomes or (is_held and not is_at_rest)
+        return Step(is_unfinished, decision.quarantined, list(decision.state.suspects.values()) * decision.has_stopped)
+
+
+def _nanoseconds(moment: datetime) -> int:
+    return int(moment.timestamp() * 1e9)
 
 
 def remember(decision: Decision, held_back: dict[str, str], settings: Settings, now: datetime) -> None:
     """Store which files runs must leave out from now on, and raise an alert for a quarantined file."""
     if list(decision.held_back.items()) != list(held_back.items()):
         change_quarantine(settings.warehouse_file.parent, held_back, decision.held_back)
-    if decision.quarantined:
-        note(settings, [quarantined_file(path, now) for path in decision.quarantined])
+    signals = [quarantined_file(path, now) for path in decision.quarantined]
+    if decision.has_stopped:
+        signals.append(loading_stopped(len(decision.state.suspects), now))
+    elif decision.has_resumed:
+        signals.append(loading_stopped(0, now))
+    if signals:
+        note(settings, signals)
 
 
 def note(settings: Settings, signals: Sequence[Signal]) -> None:

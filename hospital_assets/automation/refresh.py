@@ -7,7 +7,7 @@ decided here for all three.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from datetime import date
 from typing import Literal
 
@@ -19,6 +19,11 @@ Outcome = Literal["running", "succeeded", "failed", "stopped"]
 
 #: A file is tried this often; the last time alone.
 MOST_TRIES = 3
+#: When this many different files have failed alone and no run has succeeded meanwhile, the fault is no file's: a full
+#: disk, a table that cannot be written, a mistake in this program.
+MOST_IN_A_ROW = 3
+#: Then nothing is tried for this long.
+_PAUSE_NS = 600 * 1_000_000_000
 #: Looks after which a run that never showed up is asked for again.
 _PATIENCE = 60
 
@@ -45,12 +50,18 @@ class State(BaseModel):
         failures: content hash -> attempts that failed with this file.
         blamed: files that the last attempt was counted against; it may have had several runs.
         serial: makes a later request for the same files another one.
+        suspects: content hash -> path of files that failed alone; no run has succeeded since.
+        doubted: files that were suspects when loading stopped, before a run succeeded again: they are tried once more.
+        stopped_until_ns: nothing is tried before; 0 where nothing has stopped.
     """
 
     pending: list[Pending] = Field(default_factory=list)
     failures: dict[str, int] = Field(default_factory=dict)
     blamed: list[str] = Field(default_factory=list)
     serial: int = 0
+    suspects: dict[str, str] = Field(default_factory=dict)
+    doubted: list[str] = Field(default_factory=list)
+    stopped_until_ns: int = 0
 
 
 class Request(BaseModel):
@@ -78,12 +89,16 @@ class Decision(BaseModel):
         state: for the next look.
         held_back: content hash -> `held` or `quarantined`; runs leave these files out.
         quarantined: paths of the files that have just been quarantined.
+        has_stopped: it has just turned out that the fault is no file's.
+        has_resumed: it had, and a run has succeeded.
     """
 
     requests: list[Request]
     state: State
     held_back: dict[str, str]
     quarantined: list[str]
+    has_stopped: bool = False
+    has_resumed: bool = False
 
 
 def decide(
@@ -99,8 +114,11 @@ def decide(
     """Ask for runs when enough files wait; try again what failed; quarantine what always fails.
 
     A file leaves the waiting ones only when its rows are committed, so nothing here can lose one.
-    A batch that fails twice is held back and then tried file by file; a file that fails alone for
-    the third time is quarantined and the rest goes on.
+    A batch that fails twice is held back and then tried file by file. A file that fails alone for the
+    third time is quarantined as soon as another one gets through, or where there is no other, and the
+    rest goes on. Where `MOST_IN_A_ROW` files fail alone and none gets through, nothing is quarantined:
+    after a pause the others have their turn, one after the other, then these again. Once one gets
+    through, these are tried once more: the fault may have been mended since.
 
     Args:
         state: what the last look left.
@@ -115,6 +133,11 @@ def decide(
     pending: list[Pending] = []
     quarantined: list[str] = []
     blamed = set(state.blamed)
+    # Whoever was let in by hand is no suspect any more.
+    known = {*held_back, *(sha for run in state.pending for sha in run.files)}
+    suspects = {sha: path for sha, path in state.suspects.items() if sha in known}
+    doubted = set(state.doubted)
+    stopped_until_ns, has_stopped = state.stopped_until_ns, False
     for run in state.pending:
         outcome = outcomes.get(run.run_key)
         if outcome == "running":
@@ -123,35 +146,59 @@ def decide(
             pending.append(run.model_copy(update={"looks": run.looks + 1}))
         elif outcome == "succeeded":
             failures = {sha: n for sha, n in failures.items() if sha not in run.files}
-        elif outcome == "failed":
-            quarantined += _blame(run, failures, blamed, held_back)
+            if stopped_until_ns:
+                doubted |= suspects.keys()
+                suspects, stopped_until_ns = {}, 0
+            doubted -= run.files.keys()
+            quarantined += _convict(suspects, held_back, spared=run.files.keys())
+        elif outcome == "failed" and _blame(run, failures, blamed, held_back, suspects):
+            if doubted & run.files.keys():
+                quarantined += _convict(suspects, held_back, spared=suspects.keys() - run.files.keys())
+            has_stopped = len(suspects) >= MOST_IN_A_ROW
+            stopped_until_ns = now_ns + _PAUSE_NS if has_stopped else stopped_until_ns
 
     requests: list[Request] = []
     serial = state.serial
-    if not pending:
+    if not pending and now_ns >= stopped_until_ns:
         free = [file for file in waiting if file.file_sha256 not in held_back]
         # A file that is being tried alone is not waited for, and nothing is mixed into its run.
         alone = [file for file in free if failures.get(file.file_sha256, 0) >= MOST_TRIES - 1][:1]
         held = [sha for sha, why in held_back.items() if why == "held"]
+        held.sort(key=suspects.__contains__)
         if alone or is_due(free, now_ns, after_files, after_seconds):
             serial += 1
             blamed = set()
             requests = _requests(alone or free, serial)
+        elif held and len(suspects) < MOST_IN_A_ROW and set(held) <= set(suspects):
+            # There is no other to compare with.
+            quarantined += _convict(suspects, held_back)
         elif held:
             # Give the next held file its chance.
             del held_back[held[0]]
     pending += [Pending(run_key=request.run_key, files=request.files) for request in requests]
     return Decision(
         requests=requests,
-        state=State(pending=pending, failures=failures, blamed=sorted(blamed), serial=serial),
+        state=State(
+            pending=pending,
+            failures=failures,
+            blamed=sorted(blamed),
+            serial=serial,
+            suspects=suspects,
+            doubted=sorted(doubted),
+            stopped_until_ns=stopped_until_ns,
+        ),
         held_back=held_back,
         quarantined=quarantined,
+        has_stopped=has_stopped,
+        has_resumed=state.stopped_until_ns > 0 and stopped_until_ns == 0,
     )
 
 
-def _blame(run: Pending, failures: dict[str, int], blamed: set[str], held_back: dict[str, str]) -> list[str]:
-    """Count a failed run against its files, once an attempt; returns the paths of those that are now quarantined."""
-    quarantined = []
+def _blame(
+    run: Pending, failures: dict[str, int], blamed: set[str], held_back: dict[str, str], suspects: dict[str, str]
+) -> bool:
+    """Count a failed run against its files, once an attempt; returns whether a file has failed alone to the end."""
+    is_last_try = False
     for sha, path in run.files.items():
         # A file of several spans of days has several runs in one attempt.
         if sha in blamed:
@@ -159,11 +206,21 @@ def _blame(run: Pending, failures: dict[str, int], blamed: set[str], held_back: 
         blamed.add(sha)
         failures[sha] = failures.get(sha, 0) + 1
         if len(run.files) == 1 and failures[sha] >= MOST_TRIES:
-            held_back[sha] = "quarantined"
-            quarantined.append(path)
+            # Behind the others: their turn is first.
+            held_back.pop(sha, None)
+            held_back[sha] = "held"
+            suspects[sha] = path
+            is_last_try = True
         elif len(run.files) > 1 and failures[sha] >= MOST_TRIES - 1:
             held_back[sha] = "held"
-    return quarantined
+    return is_last_try
+
+
+def _convict(suspects: dict[str, str], held_back: dict[str, str], spared: Set[str] = frozenset()) -> list[str]:
+    """Quarantine the files that failed alone, but those spared; returns their paths."""
+    convicted = {sha: suspects.pop(sha) for sha in list(suspects) if sha not in spared}
+    held_back.update(dict.fromkeys(convicted, "quarantined"))
+    return list(convicted.values())
 
 
 def _requests(batch: Sequence[Waiting], serial: int) -> list[Request]:

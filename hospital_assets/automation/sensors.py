@@ -13,7 +13,16 @@ from typing import Any
 import dagster as dg
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
-from hospital_assets.automation.loading import days_named, note, outcome_of, over, remember, wall_clock, without_days
+from hospital_assets.automation.loading import (
+    days_named,
+    note,
+    outcome_of,
+    over,
+    remember,
+    stopped_in_words,
+    wall_clock,
+    without_days,
+)
 from hospital_assets.automation.presence import is_watched
 from hospital_assets.automation.refresh import Outcome, Pending, Request, State, decide
 from hospital_assets.contracts import CONTRACTS
@@ -87,6 +96,8 @@ def landing_sensor(feed: str, settings: Settings, clock: Callable[[], datetime] 
         remember(decision, held_back, settings, clock())
         for path in decision.quarantined:
             context.log.error(f"{path}: every run with this file failed; it is quarantined")
+        if decision.has_stopped:
+            context.log.error(stopped_in_words(list(decision.state.suspects)))
         return dg.SensorResult(
             run_requests=[_run_request(request, settings, graph) for request in decision.requests],
             cursor=decision.state.model_dump_json(),

@@ -12,15 +12,17 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import partial
+from pathlib import Path
 
 import dagster as dg
 
 from hospital_assets.automation.event_log import evaluation_with
+from hospital_assets.automation.failures import in_words
 from hospital_assets.automation.instance import dagster_instance
 from hospital_assets.automation.jobs import refreshed_by
 from hospital_assets.automation.loading import (
@@ -37,6 +39,8 @@ from hospital_assets.automation.loading import (
 from hospital_assets.automation.presence import watch_lock
 from hospital_assets.automation.refresh import Outcome, Request
 from hospital_assets.automation.sensors import quiet_since_ns
+from hospital_assets.landing.content import FAILURES
+from hospital_assets.landing.listing import folders
 from hospital_assets.landing.profile import FEEDS
 from hospital_assets.landing.waiting import Waiting
 from hospital_assets.landing.zone import LandingResource
@@ -63,12 +67,14 @@ class BatchError(Exception):
     """A batch could not be loaded; nothing of it is stored.
 
     Attributes:
-        outcome: what that says about its files.
+        outcome: what that says about the files of the request that failed.
+        run_key: that request's; None where all of them are concerned.
     """
 
     def __init__(self, message: str, outcome: Outcome = "failed") -> None:
         super().__init__(message)
         self.outcome: Outcome = outcome
+        self.run_key: str | None = None
 
 
 @dataclass
@@ -96,8 +102,6 @@ def watch(
     Raises:
         BatchError: another process watches this directory already.
     """
-    from watchfiles import watch as changes
-
     landing = (definitions.resources or {})["landing"]
     assert isinstance(landing, LandingResource)  # noqa: S101  (build_definitions puts it there)
     settings.landing.mkdir(parents=True, exist_ok=True)
@@ -116,62 +120,96 @@ def watch(
         sent: Future[int] | None = None
         has_news = True
         say(f"watching {settings.landing}")
-        for found in changes(
-            settings.landing,
-            stop_event=stop,
-            debounce=_DEBOUNCE_MS,
-            step=_DEBOUNCE_MS // 2,
-            rust_timeout=_TICK_MS,
-            yield_on_timeout=True,
-            watch_filter=None,
-            raise_interrupt=False,
-        ):
-            has_news = has_news or bool(found) or load is not None
+        for has_changed in _changes(settings.landing, stop):
+            has_news = has_news or has_changed or load is not None or intake.resumes(wall_clock())
             opened = 0
-            if has_news:
-                # A file whose writing the system cannot tell of waits for a quiet second.
-                look = monitor.look(quiet_since_ns=quiet_since_ns())
-                opened = look.opened
-                waiting = [file for files in look.waiting.values() for file in files]
-                has_news = any(file.file_sha256 not in landing.held_back() for file in waiting)
-                if load is None:
-                    load = loading.submit(_step, intake, waiting, say)
-            else:
-                opened = monitor.see_who_waits()
-            if load is not None and load.done():
-                has_news = load.result() or has_news
-                load = None
+            try:
+                if has_news:
+                    # A file whose writing the system cannot tell of waits for a quiet second.
+                    look = monitor.look(quiet_since_ns=quiet_since_ns())
+                    opened = look.opened
+                    waiting = [file for files in look.waiting.values() for file in files]
+                    has_news = any(file.file_sha256 not in landing.held_back() for file in waiting)
+                    if load is None:
+                        load = loading.submit(_step, intake, waiting, say)
+                else:
+                    opened = monitor.see_who_waits()
+                if load is not None and load.done():
+                    done, load = load, None
+                    has_news = done.result() or has_news
+                if sent is None or sent.done():
+                    done_sending, sent = sent, sending.submit(monitor.deliver)
+                    if done_sending is not None:
+                        done_sending.result()
+            except FAILURES as error:
+                # Whatever it is: people rely on the next look.
+                say(f"failed   {in_words(error) or f'a look ended in {type(error).__name__}'}; it goes on")
+                _LOG.debug("a look failed", exc_info=error)
+                has_news = True
+                stop.wait(_PAUSE_SECONDS)
             if opened:
                 say(f"{opened} alerts opened")
-            if sent is None or sent.done():
-                sent = sending.submit(monitor.deliver)
+
+
+def _changes(landing: Path, stop: threading.Event) -> Iterator[bool]:
+    """Whether anything has changed below the landing folder; at least every second, until stopped.
+
+    Each folder is watched by itself: in a tree that is watched as a whole, links would be followed.
+    """
+    from watchfiles import watch as changes
+
+    while not stop.is_set():
+        watched = set(folders(landing))
+        # What has landed before they were watched.
+        yield True
+        try:
+            for found in changes(
+                *watched,
+                stop_event=stop,
+                debounce=_DEBOUNCE_MS,
+                step=_DEBOUNCE_MS // 2,
+                rust_timeout=_TICK_MS,
+                yield_on_timeout=True,
+                watch_filter=None,
+                raise_interrupt=False,
+                recursive=False,
+            ):
+                yield bool(found)
+                paths = [Path(path) for _, path in found]
+                if any(path in watched or (path.is_dir() and not path.is_symlink()) for path in paths):
+                    break
+        except OSError:
+            # A folder has gone meanwhile, or the system watches no more of them: looking helps, too.
+            stop.wait(_TICK_MS / 1000)
 
 
 def _step(intake: Loading, waiting: Sequence[Waiting], say: Callable[[str], None]) -> bool:
     """Load what waits; returns whether there is more to do."""
-    is_unfinished, quarantined = intake.step(waiting, wall_clock())
-    for path in quarantined:
-        say(f"quarantined  {path}: every run with it failed; deliver a corrected file, or `hospital retry`")
-    return is_unfinished
+    step = intake.step(waiting, wall_clock())
+    for words in step.in_words():
+        say(words)
+    return step.is_unfinished
 
 
 def _carry_out(
     loader: Loader, monitor: Monitor, stop: threading.Event, say: Callable[[str], None], requests: Sequence[Request]
-) -> Outcome:
-    """Load a batch and say how that ended."""
+) -> dict[str, Outcome]:
+    """Load a batch and say how that ended, for each request: nothing of it is stored where one failed."""
+    keys = [request.run_key for request in requests]
     try:
         batch = loader.load(requests)
     except WarehouseLockedError:
-        return "stopped"
+        return dict.fromkeys(keys, "stopped")
     except BatchError as error:
         say(f"failed   {error}; its files are tried again")
         stop.wait(_PAUSE_SECONDS)
-        return error.outcome
+        failed = {key for key in keys if error.run_key in (None, key)}
+        return {key: error.outcome if key in failed else "stopped" for key in keys}
     now = datetime.now(UTC)
     monitor.note(check_signals(batch.checks, now))
     days = f"{batch.days[0]} to {batch.days[-1]}" if batch.days else "no service days"
     say(f"loaded   {batch.files} files, {days}, in {batch.seconds:.1f} s")
-    return "succeeded"
+    return dict.fromkeys(keys, "succeeded")
 
 
 class Loader:
@@ -212,7 +250,11 @@ class Loader:
                 selection: Collection[dg.AssetKey] = refreshed_by(subjects).resolve(self._graph)
                 if request.days is None:
                     selection = without_days(self._graph, subjects)
-                events = self._run("full_refresh", request.days, batch, selection)
+                try:
+                    events = self._run("full_refresh", request.days, batch, selection)
+                except BatchError as error:
+                    error.run_key = request.run_key
+                    raise
             refresh_stale(events, lambda span: self._run("refresh_stale_partitions", span, batch), self._settings)
         for materialization in batch.materializations:
             self._instance.report_runless_asset_event(materialization)

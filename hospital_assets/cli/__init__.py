@@ -25,6 +25,14 @@ def main(arguments: list[str] | None = None) -> int:
         return _USAGE_ERROR
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        from hospital_assets.automation.failures import in_words
+
+        words = in_words(error)
+        if words is None:
+            raise
+        print(f"hospital: {words}", file=sys.stderr)
+        return 1
 
 
 #: What `hospital --help` lists: heading -> commands, and an example.

@@ -127,6 +127,7 @@ def _print_report(report: BuildReport, definitions: dg.Definitions, settings: Se
     from rich.table import Table
 
     from hospital_assets.automation.build import CHECKS, layers_of, seconds_by_layer
+    from hospital_assets.automation.loading import Step
     from hospital_assets.contracts import CONTRACTS
 
     console = terminal()
@@ -145,12 +146,8 @@ def _print_report(report: BuildReport, definitions: dg.Definitions, settings: Se
     console.print(tables)
 
     print_checks(report)
-    for path in report.quarantined:
-        console.print(
-            f"[red]quarantined[/red] {path}: every run with it failed; deliver a corrected file, or `hospital retry`",
-            highlight=False,
-            soft_wrap=True,
-        )
+    for said in Step(False, report.quarantined, report.suspects).in_words():
+        console.print(said, style="red", markup=False, highlight=False, soft_wrap=True)
     console.print(
         f"Warehouse: {settings.warehouse_file}. Look around: hospital dev, then "
         "http://localhost:3000 (Dagster) and http://localhost:8000 (the dashboard)",

@@ -7,22 +7,83 @@ it safe to hand files to fast readers that would guess, skip or fill in.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import gzip
 import hashlib
 import io
 import json
 import os
+import re
 import signal
+import stat
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import Any, BinaryIO
+
+import duckdb
+import polars as pl
+
+from hospital_assets.settings import DEFAULT_LIMITS, FileLimits
 
 
 class UnreadableError(ValueError):
-    """The bytes are not a whole file of their kind; the message says what to do."""
+    """The bytes are not a whole file of their kind, or cost too much; the message says what to do."""
+
+
+class TooLargeError(UnreadableError):
+    """Unpacked, a file is over the limits."""
+
+
+def open_landed(path: Path) -> BinaryIO:
+    """Open a landed file: a regular one, no link to another, and without waiting for anybody.
+
+    Raises:
+        UnreadableError: it is a link, a pipe, a socket, a device or a folder.
+        OSError: it cannot be opened.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK):  # EMLINK: FreeBSD's word for it
+            raise UnreadableError(LINK) from None
+        if error.errno in (errno.ENXIO, errno.ENODEV, errno.EOPNOTSUPP):
+            raise UnreadableError(SPECIAL) from None
+        raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise UnreadableError(SPECIAL)
+    return os.fdopen(handle, "rb")
+
+
+#: Whatever reading a file may raise; Polars' panics are no `Exception`. What ends the program is not among them.
+FAILURES: tuple[type[BaseException], ...] = (Exception, pl.exceptions.PanicException)
+
+
+def why_unreadable(error: BaseException) -> str:
+    """Why a file is `unreadable`, in words that quote nothing of it, with what to do."""
+    match error:
+        case UnreadableError():
+            return str(error)
+        case OSError():
+            return f"it cannot be read ({error.strerror or type(error).__name__}); let this program read it"
+        case MemoryError() | duckdb.OutOfMemoryException():
+            return "reading it takes more memory than there is; deliver it in parts"
+        case duckdb.InterruptException():
+            return "reading it takes longer than most_file_seconds in hospital.toml; deliver it in parts, or raise that"
+        case RecursionError():
+            return _NESTED
+        case _:
+            return (
+                f"no reader of its format gets through it ({type(error).__name__}); check what was delivered, "
+                "and tell the makers of this program"
+            )
+
+
+LINK = "it is a link, and links are not followed; put the file itself here"
+SPECIAL = "it is a pipe, a socket, a device or a folder, not a file, and was not opened; put a file here"
 
 
 @dataclass(frozen=True)
@@ -39,10 +100,20 @@ class Content:
         return self.encoding == "utf-8" and self.compression == "none"
 
 
-def sha256(path: Path) -> str:
-    """The content hash of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256(path: Path, most_bytes: int) -> str:
+    """The content hash of a file, as far as it goes when it grows meanwhile.
+
+    Args:
+        path: the file.
+        most_bytes: how long it was when it was found: reading ends soon behind that.
+    """
+    digest = hashlib.sha256()
+    with open_landed(path) as file:
+        left = most_bytes + 1
+        while left > 0 and (piece := file.read(min(left, _PIECE))):
+            digest.update(piece)
+            left -= len(piece)
+    return digest.hexdigest()
 
 
 def is_finished(path: Path) -> bool:
@@ -54,7 +125,7 @@ def is_finished(path: Path) -> bool:
     if not hasattr(fcntl, "F_SETLEASE"):
         return False
     try:
-        handle = os.open(path, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     try:
@@ -75,7 +146,46 @@ _TORN_GZIP = "the gzip file is cut off or damaged; nothing of it was loaded, del
 _NO_TEXT = "the bytes are not text; check what was delivered"
 
 
-def read_content(path: Path, encoding: str | None = None) -> Content:
+#: How much is read at once.
+_PIECE = 1 << 20
+#: Unpacked, this much is no bomb whatever it was packed to.
+_HARMLESS = 64_000_000
+
+
+class _Unpacked(io.RawIOBase):
+    """A gzip file's content, as far as the limits go: neither memory nor time are a bomb's to take."""
+
+    def __init__(self, path: Path, limits: FileLimits) -> None:
+        self._file = open_landed(path)
+        self._packed = gzip.GzipFile(fileobj=self._file)
+        size = os.fstat(self._file.fileno()).st_size
+        self._ratio = limits.ratio
+        self._most = min(limits.megabytes * 1_000_000, max(_HARMLESS, limits.ratio * size))
+        self._megabytes = limits.megabytes
+        self._found = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._packed.read(len(buffer))
+        self._found += len(data)
+        if self._found > self._most:
+            raise TooLargeError(
+                f"unpacked, it is over {self._most // 1_000_000:,} MB; the limits are {self._megabytes:,} MB and "
+                f"{self._ratio} times its own size. Deliver it in parts, or raise most_file_megabytes or "
+                "most_file_ratio in hospital.toml"
+            )
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._packed.close()
+        self._file.close()
+        super().close()
+
+
+def read_content(path: Path, encoding: str | None = None, limits: FileLimits = DEFAULT_LIMITS) -> Content:
     """Decompress and decode a file, checking that it is whole.
 
     UTF-8 (with or without BOM), UTF-16 with BOM, otherwise what the profile says, otherwise Latin-1,
@@ -84,22 +194,21 @@ def read_content(path: Path, encoding: str | None = None) -> Content:
     Args:
         path: the file.
         encoding: what the profile says.
+        limits: of what it may become when it is unpacked.
 
     Raises:
-        UnreadableError: a gzip file is cut off or damaged, or the bytes are not text.
+        UnreadableError: a gzip file is cut off or damaged or becomes too large, or the bytes are not text.
     """
-    data = path.read_bytes()
-    compression = "none"
-    if data[:2] == b"\x1f\x8b":
-        compression = "gzip"
-        try:
-            data = gzip.decompress(data)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise UnreadableError(_TORN_GZIP) from error
+    compression = _compression(path)
+    try:
+        with _bytes_of(path, compression, limits) as file:
+            data = file.read()
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UnreadableError(_TORN_GZIP) from error
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         try:
             return Content(data.decode("utf-16"), "utf-16", compression)
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:
             raise UnreadableError("the UTF-16 text is damaged; deliver it again") from error
     try:
         text, found = data.decode("utf-8-sig"), "utf-8"
@@ -109,7 +218,7 @@ def read_content(path: Path, encoding: str | None = None) -> Content:
         found = encoding or "latin-1"
         try:
             text = data.decode(found)
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:
             raise UnreadableError(f"the text is not {found}, as its profile says") from error
     if _is_no_text(text[:4096]):
         raise UnreadableError(_NO_TEXT)
@@ -131,20 +240,23 @@ class Shape:
     is_blank: bool
 
 
-def shape_of(path: Path, encoding: str | None = None) -> Shape:
+def shape_of(path: Path, encoding: str | None = None, limits: FileLimits = DEFAULT_LIMITS) -> Shape:
     """What `read_content` finds out, without holding the file: it is read once, in pieces.
 
     Args:
         path: the file.
         encoding: what the profile says.
+        limits: as `read_content`.
 
     Raises:
         UnreadableError: as `read_content`.
     """
-    with path.open("rb") as file:
-        compression = "gzip" if file.read(2) == b"\x1f\x8b" else "none"
-    with _bytes_of(path, compression) as file:
-        marks = file.read(3)
+    compression = _compression(path)
+    try:
+        with _bytes_of(path, compression, limits) as file:
+            marks = file.read(3)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UnreadableError(_TORN_GZIP) from error
     if marks[:2] in (b"\xff\xfe", b"\xfe\xff"):
         candidates = ["utf-16"]
     elif marks == b"\xef\xbb\xbf":
@@ -154,11 +266,11 @@ def shape_of(path: Path, encoding: str | None = None) -> Shape:
     for candidate in candidates:
         try:
             is_blank, beginning = True, ""
-            with _text_of(path, candidate, compression) as lines:
-                while piece := lines.read(1 << 20):
+            with _text_of(path, candidate, compression, limits) as lines:
+                while piece := lines.read(_PIECE):
                     beginning = beginning or piece[:4096]
                     is_blank = is_blank and not piece.strip()
-        except UnicodeDecodeError:
+        except UnicodeError:
             continue
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise UnreadableError(_TORN_GZIP) from error
@@ -169,20 +281,25 @@ def shape_of(path: Path, encoding: str | None = None) -> Shape:
 
 
 @contextlib.contextmanager
-def open_lines(path: Path, shape: Shape) -> Iterator[Iterator[str]]:
+def open_lines(path: Path, shape: Shape, limits: FileLimits) -> Iterator[Iterator[str]]:
     """The lines of a file, line ends as they are, one at a time."""
-    with _text_of(path, shape.encoding, shape.compression) as lines:
+    with _text_of(path, shape.encoding, shape.compression, limits) as lines:
         yield lines
 
 
-def _bytes_of(path: Path, compression: str) -> IO[bytes]:
-    return gzip.open(path) if compression == "gzip" else path.open("rb")  # type: ignore[return-value]
+def _compression(path: Path) -> str:
+    with open_landed(path) as file:
+        return "gzip" if file.read(2) == b"\x1f\x8b" else "none"
 
 
-def _text_of(path: Path, encoding: str, compression: str) -> io.TextIOWrapper:
+def _bytes_of(path: Path, compression: str, limits: FileLimits) -> BinaryIO:
+    return io.BufferedReader(_Unpacked(path, limits), _PIECE) if compression == "gzip" else open_landed(path)
+
+
+def _text_of(path: Path, encoding: str, compression: str, limits: FileLimits) -> io.TextIOWrapper:
     codec = "utf-8-sig" if encoding == "utf-8-bom" else encoding
     # Line ends stay as they are: any of the three ends a line here, as HL7 uses each of them.
-    return io.TextIOWrapper(_bytes_of(path, compression), encoding=codec, newline="")
+    return io.TextIOWrapper(_bytes_of(path, compression, limits), encoding=codec, newline="")
 
 
 def as_json_lines(text: str) -> str:
@@ -205,6 +322,8 @@ def as_json_lines(text: str) -> str:
         raise UnreadableError("the text is not JSON; check what was delivered")
     try:
         parsed = json.loads(text)
+    except RecursionError:
+        raise UnreadableError(_NESTED) from None
     except ValueError:
         if start == "[":
             raise UnreadableError(
@@ -214,4 +333,18 @@ def as_json_lines(text: str) -> str:
     objects = parsed if isinstance(parsed, list) else [parsed]
     if not all(isinstance(item, dict) for item in objects):
         raise UnreadableError("the JSON holds no objects; deliver one object a line")
-    return "\n".join(json.dumps(item, ensure_ascii=False) for item in objects) + "\n"
+    try:
+        return with_escapes("\n".join(json.dumps(item, ensure_ascii=False) for item in objects) + "\n")
+    except RecursionError:
+        raise UnreadableError(_NESTED) from None
+
+
+_NESTED = "the JSON is nested too deep to be a record; check what was delivered"
+
+
+def with_escapes(text: str) -> str:
+    """JSON that UTF-8 can hold: half of a surrogate pair becomes the escape again that it was."""
+    return _SURROGATE.sub(lambda half: f"\\u{ord(half.group()):04x}", text)
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,15 +17,34 @@ import duckdb
 import polars as pl
 
 from hospital_assets.files import replacing
-from hospital_assets.landing.content import read_content
+from hospital_assets.landing.content import UnreadableError, read_content
 from hospital_assets.landing.profile import MEASURED, Observations, Parameter, Rest, Subject, Sum, canonical_columns
 from hospital_assets.landing.records import LandedFile, is_landed_at, map_table, mapped, problem_sql
 from hospital_assets.warehouse.dialect import ISO_WALL_CLOCK_FORMATS, literal, quoted
 
+#: A field may be as long as its file; what that may be is a limit of its own.
+csv.field_size_limit(sys.maxsize)
+#: More columns than this no table has.
+_MOST_COLUMNS = 5_000
+
+
+def with_line_feeds(text: str) -> str:
+    """Any of the three line ends as a line feed."""
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
 
 def csv_columns(text: str, delimiter: str) -> list[str]:
-    """The header of a CSV text."""
-    return next(csv.reader(io.StringIO(text.split("\n", 1)[0]), delimiter=delimiter), [])
+    """The header of a CSV text whose lines end with a line feed.
+
+    Raises:
+        UnreadableError: it has thousands of columns.
+    """
+    header = next(csv.reader(io.StringIO(text.split("\n", 1)[0]), delimiter=delimiter), [])
+    if len(header) > _MOST_COLUMNS:
+        raise UnreadableError(
+            f"line 1 has over {_MOST_COLUMNS:,} columns, so it is no header; check what was delivered"
+        )
+    return header
 
 
 def parse_csv(text: str, delimiter: str) -> pl.DataFrame:
@@ -34,14 +54,14 @@ def parse_csv(text: str, delimiter: str) -> pl.DataFrame:
         the columns as landed, then `@line` (physical line, the header is 1), `@problem`
         (`wrong_field_count` or null) and `@record` (JSON of the columns as landed).
     """
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = with_line_feeds(text)
     header = csv_columns(text, delimiter)
     lines = text.count("\n") + (0 if text.endswith("\n") or not text else 1)
     frame: pl.DataFrame | None = None
-    if len(set(header)) == len(header) and "\n\n" not in text:
+    if header == _unique(header) and "\n\n" not in text:
         try:
             frame = pl.read_csv(io.BytesIO(text.encode()), separator=delimiter, infer_schema=False)
-        except pl.exceptions.PolarsError:
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
             frame = None
     # Polars fills short lines with nulls and says nothing, so the fields are counted too.
     if '"' in text:
@@ -101,10 +121,11 @@ def _parse_csv_carefully(text: str, delimiter: str) -> pl.DataFrame:
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """Header names, repeated ones numbered, so that no column hides another."""
+    """Header names, repeated ones numbered, so that no column hides another; what begins with `@` is ours."""
     seen: dict[str, int] = {}
     out = []
     for name in names:
+        name = f" {name}" if name.startswith("@") else name
         seen[name] = seen.get(name, 0) + 1
         out.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
     return out
@@ -322,6 +343,19 @@ def _payload(parameters: Mapping[str, Parameter], landed: Sequence[str]) -> pl.E
     return pl.struct(fields).struct.json_encode()
 
 
+def csv_copy(file: LandedFile, subject: str, spec: Subject, spool: Path) -> Path:
+    """The Parquet copy of a file's records, made where absent."""
+    copy = spool / f"{file.sha256[:32]}.{subject}.{_version(spec)}.parquet"
+    if not copy.exists():
+        parsed = parse_csv(read_content(file.path, spec.encoding, file.limits).text, spec.delimiter)
+        _write(to_canonical(parsed, subject, spec, file.sha256), copy)
+    return copy
+
+
+def _version(spec: Subject) -> str:
+    return hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:8]
+
+
 def csv_relation(
     connection: duckdb.DuckDBPyConnection,
     subject: str,
@@ -331,23 +365,14 @@ def csv_relation(
     spool: Path,
 ) -> duckdb.DuckDBPyRelation:
     """Records of CSV files, from their Parquet copies in the spool (made where absent)."""
-    version = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:8]
     copies: list[Path] = []
     if spec.join is None:
-        copies = [spool / f"{file.sha256[:32]}.{subject}.{version}.parquet" for file in files]
-
-        def copied(file: LandedFile, copy: Path) -> None:
-            content = read_content(file.path, spec.encoding)
-            parsed = parse_csv(content.text, spec.delimiter)
-            _write(to_canonical(parsed, subject, spec, file.sha256), copy)
-
-        absent = {copy: file for file, copy in zip(files, copies, strict=True) if not copy.exists()}
         # Polars lets go of the interpreter while it parses and writes.
         with ThreadPoolExecutor() as pool:
-            list(pool.map(copied, absent.values(), absent.keys()))
+            copies = list(pool.map(lambda file: csv_copy(file, subject, spec, spool), files))
     elif files:
         together = hashlib.sha256("".join(file.sha256 for file in (*files, *companions)).encode()).hexdigest()
-        copy = spool / f"{together[:32]}.{subject}.{version}.parquet"
+        copy = spool / f"{together[:32]}.{subject}.{_version(spec)}.parquet"
         if not copy.exists():
             joined = _joined(spec, files, companions)
             _write(to_canonical(joined, subject, spec, ""), copy)
@@ -376,7 +401,7 @@ def _joined(spec: Subject, files: Sequence[LandedFile], companions: Sequence[Lan
     def read(landed: Sequence[LandedFile]) -> pl.DataFrame:
         return pl.concat(
             [
-                parse_csv(read_content(file.path, spec.encoding).text, spec.delimiter).with_columns(
+                parse_csv(read_content(file.path, spec.encoding, file.limits).text, spec.delimiter).with_columns(
                     pl.lit(file.sha256).alias("@sha")
                 )
                 for file in landed

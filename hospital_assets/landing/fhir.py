@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 #: Raised when the output changes, so that kept copies are made anew.
 VERSION = 2
 
-_decode = json.JSONDecoder().raw_decode
+_raw_decode = json.JSONDecoder().raw_decode
 _BLANK = re.compile(r"[ \t\r\n]*")
 #: JSON texts have no line break inside a string, so what surrounds one is layout.
 _LAYOUT = re.compile(r"[ \t]*[\r\n]+[ \t\r\n]*")
@@ -39,6 +39,14 @@ class _Entry(NamedTuple):
     identity: str | None
     url: str | None
     request: Any
+
+
+def _decode(text: str, position: int) -> tuple[Any, int]:
+    """The JSON value at a place, and where it ends; ValueError where it is damaged or nested too deep."""
+    try:
+        return _raw_decode(text, position)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
 
 
 def json_lines(lines: Iterator[str]) -> Iterator[str]:
@@ -75,7 +83,7 @@ def _is_whole(text: str) -> bool:
         return False
     try:
         json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         # `{"a": {` cannot end in a brace that closes; `{"a": {}` can, and goes on below.
         return text.count("{") <= text.count("}")
     return True
@@ -102,7 +110,7 @@ def _of_bundle_line(text: str, number: int) -> list[str] | None:
     """The lines of a Bundle that stands on one line; None where it is no Bundle."""
     try:
         is_bundle = json.loads(text).get("resourceType") == "Bundle"
-    except (ValueError, AttributeError):
+    except (ValueError, RecursionError, AttributeError):
         return None
     return list(_of_bundle(text, text.index("{"), number)) if is_bundle else None
 

@@ -534,31 +534,26 @@ class _Reader:
         escape = self.delimiters.escape
         if not escape or escape not in value:
             return value
-        out: list[str] = []
-        rest = value
-        while True:
-            before, opened, rest = rest.partition(escape)
-            out.append(before)
-            if not opened:
-                return "".join(out)
-            sequence, closed, after = rest.partition(escape)
-            if not closed:
-                return "".join([*out, opened, rest])
-            meant = self._meant(sequence)
-            if meant is None:
-                # Its closing character may open the next one.
-                out.append(opened + sequence)
-                rest = escape + after
-                if not sequence or not self._opens(after):
-                    out.append(escape)
-                    rest = after
+        pieces = value.split(escape)
+        last = len(pieces) - 1
+        out = [pieces[0]]
+        place = 1
+        while place <= last:
+            # The piece stands behind an escape character that opens, and before one that closes.
+            meant = self._meant(pieces[place]) if place < last else None
+            if place == last:
+                out += [escape, pieces[place]]
+            elif meant is not None:
+                out += [meant, pieces[place + 1]]
+                place += 1
+            elif pieces[place] and place + 1 < last and self._meant(pieces[place + 1]) is not None:
+                # Its closing character opens the next one.
+                out += [escape, pieces[place]]
             else:
-                out.append(meant)
-                rest = after
-
-    def _opens(self, after: str) -> bool:
-        sequence, closed, _ = after.partition(self.delimiters.escape)
-        return bool(closed) and self._meant(sequence) is not None
+                out += [escape, pieces[place], escape, pieces[place + 1]]
+                place += 1
+            place += 1
+        return "".join(out)
 
     def _meant(self, sequence: str) -> str | None:
         if sequence in self.escapes:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import duckdb
 
 from hospital_assets.files import replace_text
-from hospital_assets.landing.content import as_json_lines, open_lines, read_content, shape_of
+from hospital_assets.landing.content import as_json_lines, open_lines, read_content, shape_of, with_escapes
 from hospital_assets.landing.formats import ANY_KIND, normaliser
 from hospital_assets.landing.json_sql import JsonQuery, json_query
 from hospital_assets.landing.profile import Rest, Subject
@@ -27,6 +29,8 @@ _BATCH_BYTES = 128_000_000
 _SMALL_BATCH = 16_000_000
 #: Into how many files the records of a batch are sorted at most.
 _MOST_KINDS = 100
+#: Names that DuckDB takes for a file: others are patterns to it, or say how files are partitioned.
+_PLAIN_NAME = re.compile(r"[^*?\[\]{}=]+")
 #: How much text of observations is gathered into sets at once.
 _GATHERED_BYTES = 100_000_000
 
@@ -48,7 +52,7 @@ def json_relation(
     """
     laid_out = normaliser(spec.format)
     if laid_out is not None:
-        pieces = [piece for file in files for piece in _pieces(file, spec, spool, named)]
+        pieces = [piece for file in files for piece in pieces_of(file, spec, spool, named)]
         lines = _numbered_lines(connection, pieces, laid_out.is_numbered) if pieces else _NO_LINES
         checked = lines if laid_out.is_numbered else _checked_lines(lines)
         passes = math.ceil(sum(piece.stat().st_size for piece, *_ in pieces) / _GATHERED_BYTES)
@@ -56,7 +60,7 @@ def json_relation(
             return _gathered_in_passes(connection, json_query(names, spec, checked), passes)
         return connection.sql(json_query(names, spec, checked).sql)
     sources = []
-    for pieces in _batches([piece for file in files for piece in _pieces(file, spec, spool, named)]):
+    for pieces in _batches([piece for file in files for piece in pieces_of(file, spec, spool, named)]):
         of_file = map_table(connection, [mapped(file, str(path), line) for path, file, line in pieces])
         listed = ", ".join(literal(str(path)) for path, *_ in pieces)
         sources.append(
@@ -146,7 +150,7 @@ def _gathered_in_passes(
     return connection.table(records)
 
 
-def _pieces(
+def pieces_of(
     file: LandedFile, spec: Subject, spool: Path, names: frozenset[str] = frozenset()
 ) -> list[tuple[Path, LandedFile, int]]:
     """What is read for a file (itself, or normalised copies in the spool), with its first line."""
@@ -156,19 +160,25 @@ def _pieces(
 
         def records() -> Iterator[str]:
             # Only once: to find out how a file is to be read takes reading it.
-            with open_lines(file.path, shape_of(file.path, spec.encoding)) as lines:
+            with open_lines(file.path, shape_of(file.path, spec.encoding, file.limits), file.limits) as lines:
                 yield from laid_out.lines(lines)
 
         pieces = _cut(records(), laid_out.kind, spool, stem, _BATCH_BYTES, with_numbers=not laid_out.is_numbered)
         if wanted := _kinds(spec, laid_out.kind_path):
             pieces = [piece for piece in pieces if piece.name.split(".")[-3].upper() in wanted]
-    elif file.is_plain and file.path.stat().st_size <= _BATCH_BYTES:
+    elif file.is_plain and _PLAIN_NAME.fullmatch(file.source_file) and _is_small(file.path):
         return [(file.path, file, 1)]
     else:
-        text = as_json_lines(read_content(file.path, spec.encoding).text)
+        text = as_json_lines(read_content(file.path, spec.encoding, file.limits).text)
         lines = (line.removesuffix("\n") for line in io.StringIO(text))
         pieces = _cut(lines, lambda line: ANY_KIND, spool, file.sha256[:32], _BATCH_BYTES)
     return [(piece, file, int(piece.name.split(".")[-2])) for piece in pieces]
+
+
+def _is_small(path: Path) -> bool:
+    """Whether DuckDB may read a file itself, which it does by name: a link is none that has landed."""
+    found = path.lstat()
+    return stat.S_ISREG(found.st_mode) and found.st_size <= _BATCH_BYTES
 
 
 def _kinds(spec: Subject, kind_path: str) -> set[str]:
@@ -209,7 +219,7 @@ def _cut(
 
         def write() -> None:
             for name, texts in held.items():
-                replace_text(spool / f"{stem}.{name}.{first:012d}.jsonl", "".join(texts))
+                replace_text(spool / f"{stem}.{name}.{first:012d}.jsonl", with_escapes("".join(texts)))
 
         for line in lines:
             name = kind(line)

@@ -15,6 +15,7 @@ import duckdb
 import polars as pl
 
 from hospital_assets.landing.profile import Profile, Subject, canonical_columns
+from hospital_assets.settings import DEFAULT_LIMITS, FileLimits
 from hospital_assets.warehouse.dialect import quoted
 
 #: Numbers of temporary tables, which one process does not repeat.
@@ -35,6 +36,7 @@ class LandedFile:
         is_packed: the same in gzip.
         fallback: the service day of its records that state none.
         modified_ns: when it was delivered.
+        limits: what it may cost.
     """
 
     path: Path
@@ -44,6 +46,7 @@ class LandedFile:
     is_packed: bool = False
     fallback: date | None = None
     modified_ns: int = 0
+    limits: FileLimits = DEFAULT_LIMITS
 
     @property
     def landed_at(self) -> str:

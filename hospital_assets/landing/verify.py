@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hospital_assets.landing.content import as_json_lines, read_content, shape_of
-from hospital_assets.landing.csv_records import csv_columns
+from hospital_assets.landing.csv_records import csv_columns, with_line_feeds
 from hospital_assets.landing.formats import normaliser
 from hospital_assets.landing.profile import Subject
+from hospital_assets.settings import FileLimits
 
 #: What is looked at of each end of a file, to see what its columns hold.
 _SAMPLE_LINES = 15
@@ -37,16 +38,16 @@ class Verified:
     sample: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-def verified(path: Path, spec: Subject) -> Verified:
+def verified(path: Path, spec: Subject, limits: FileLimits) -> Verified:
     """How a file is to be read, and what its columns hold.
 
     Raises `UnreadableError` as `read_content`. A JSON file that is not one object a line says so in
     its `encoding`.
     """
     if normaliser(spec.format) is not None:
-        shape = shape_of(path, spec.encoding)
+        shape = shape_of(path, spec.encoding, limits)
         return Verified(f"{shape.encoding}, {spec.format}", shape.compression, shape.is_blank)
-    content = read_content(path, spec.encoding)
+    content = read_content(path, spec.encoding, limits)
     encoding, is_blank = content.encoding, not content.text.strip()
     if spec.format == "csv":
         return Verified(encoding, content.compression, is_blank, _csv_sample(content.text, spec))
@@ -57,6 +58,7 @@ def verified(path: Path, spec: Subject) -> Verified:
 
 
 def _csv_sample(text: str, spec: Subject) -> dict[str, list[str]]:
+    text = with_line_feeds(text)
     header = csv_columns(text, spec.delimiter)
     rows = csv.reader(io.StringIO("\n".join(_sampled(text)[1:])), delimiter=spec.delimiter)
     whole = [row for row in rows if len(row) == len(header)]
@@ -66,7 +68,7 @@ def _csv_sample(text: str, spec: Subject) -> dict[str, list[str]]:
 def _json_sample(text: str) -> dict[str, list[str]]:
     fields: dict[str, list[str]] = {}
     for line in _sampled(text):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             landed = json.loads(line)
             for name, value in landed.items() if isinstance(landed, dict) else ():
                 values = fields.setdefault(name, [])

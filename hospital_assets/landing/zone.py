@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
+import json
 import shutil
+import threading
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, date, datetime
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
+from typing import Any
 
 import dagster as dg
 import duckdb
@@ -26,25 +28,39 @@ import polars as pl
 
 from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN
 from hospital_assets.files import replacing
-from hospital_assets.landing.content import UnreadableError, is_finished, sha256
-from hospital_assets.landing.csv_records import csv_relation
+from hospital_assets.landing.content import (
+    FAILURES,
+    TooLargeError,
+    UnreadableError,
+    is_finished,
+    sha256,
+    why_unreadable,
+)
+from hospital_assets.landing.csv_records import csv_copy, csv_relation
 from hospital_assets.landing.drift import kinds_of
-from hospital_assets.landing.json_records import json_relation
+from hospital_assets.landing.json_records import json_relation, pieces_of
+from hospital_assets.landing.listing import listed
 from hospital_assets.landing.profile import OTHER_RECORDS, Feed, Lookup, Profile, Subject, canonical_columns, time_zones
 from hospital_assets.landing.quarantine import HELD_BACK, read_quarantine
 from hospital_assets.landing.records import LandedFile, declared_rows
 from hospital_assets.landing.registry import Profiles, load_profiles
 from hospital_assets.landing.service_day import days_of_files, with_service_day
-from hospital_assets.landing.verify import verified
+from hospital_assets.landing.verify import Verified, verified
 from hospital_assets.landing.waiting import Waiting, waiting_files
+from hospital_assets.landing.worker import Worker, most_bytes_here
 from hospital_assets.partitions import latest_day
+from hospital_assets.settings import DEFAULT_LIMITS, FileLimits
 from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import Frame, lazy
 from hospital_assets.warehouse.io_manager import WarehouseResource
 from hospital_assets.warehouse.loads import read_ledger_copy
 
 _LEDGER = CONTRACTS["raw_landed_files"]
-_UNFINISHED = (".tmp", ".part", ".crdownload")
+#: Instead of an encoding: nobody has looked into the file.
+_NOT_OPENED = "not opened"
+#: For each of these many bytes, the files that are read together have the time of one file again.
+_BYTES_IN_A_TURN = 1_000_000_000
+_COUNTS = {"source_file": pl.String, "_day": pl.Date, "row_count": pl.Int64, "unreadable_count": pl.Int64}
 
 
 @dataclass(frozen=True)
@@ -58,6 +74,7 @@ class LandingZone:
         last: last service day, inclusive.
         connection: the warehouse's connection, so that reading and storing is one plan.
         profiles: the source profiles.
+        limits: what one file may cost.
     """
 
     landing: Path
@@ -66,6 +83,7 @@ class LandingZone:
     last: date
     connection: duckdb.DuckDBPyConnection
     profiles: Profiles
+    limits: FileLimits = field(default=DEFAULT_LIMITS, kw_only=True)
 
     def discover(
         self,
@@ -76,7 +94,8 @@ class LandingZone:
     ) -> pl.DataFrame:
         """The ledger: every landed file with what it is, what it holds, and whether it can be read.
 
-        A file that changes while it is read is not in it; the next look finds it.
+        A file that changes while it is read is not in it; the next look finds it. What cannot be read, whatever
+        the reason, is `unreadable` with what to do, and stops no other file.
 
         Args:
             known: an earlier ledger; files it knows unchanged (path, size, time) are not read.
@@ -86,15 +105,16 @@ class LandingZone:
                 that nobody is writing them: they may be growing.
             subjects: leave out new files of other subjects; default none.
         """
-        listed = self.listed()
+        found = self.listed()
         profiles = self.profiles
-        unchanged = _unchanged(known, listed, held_back, profiles)
+        unchanged = _unchanged(known, found, held_back, profiles, self.limits)
         if quiet_since_ns is not None:
             is_quiet = pl.col("file_modified_ns") <= quiet_since_ns
-            finished = [name for name in listed.filter(~is_quiet)["source_file"] if is_finished(self.landing / name)]
-            listed = listed.filter(is_quiet | pl.col("source_file").is_in(finished))
-        unchanged = _without_completed(unchanged, listed, profiles)
-        fresh = listed.join(unchanged.select("source_file").unique(), on="source_file", how="anti")
+            loud = found.filter(~is_quiet, pl.col("obstacle").is_null())["source_file"]
+            finished = [name for name in loud if is_finished(self.landing / name)]
+            found = found.filter(is_quiet | pl.col("source_file").is_in(finished))
+        unchanged = _without_completed(unchanged, found, profiles)
+        fresh = found.join(unchanged.select("source_file").unique(), on="source_file", how="anti")
         if subjects and not fresh.is_empty():
             fed = [
                 bool({feed.subject for feed in _fed_by(name, profiles)} & set(subjects))
@@ -103,11 +123,15 @@ class LandingZone:
             ]
             fresh = fresh.filter(pl.Series(fed))
         with ThreadPoolExecutor() as pool:
-            digests = pool.map(lambda name: sha256(self.landing / name), fresh["source_file"])
-            fresh = fresh.with_columns(file_sha256=pl.Series(list(digests), dtype=pl.String))
-            originals = _originals(unchanged, fresh, profiles)
-            examined = pool.map(lambda row: self._examined(row, originals, held_back, profiles), fresh.rows(named=True))
-            rows = _as_first_seen([row for rows in examined for row in rows], known)
+            hashed = pl.DataFrame(
+                [row for row in pool.map(self._hashed, fresh.rows(named=True)) if row is not None],
+                schema={**fresh.schema, "file_sha256": pl.String},
+            )
+            originals = _originals(unchanged, hashed, profiles)
+            with Worker(self.limits) as worker:
+                entries = hashed.rows(named=True)
+                examined = pool.map(lambda row: self._examined(row, originals, held_back, profiles, worker), entries)
+                rows = _as_first_seen([row for rows in examined for row in rows], known)
         ledger = pl.concat([unchanged, pl.DataFrame(rows, schema=_LEDGER.polars_schema)], how="vertical")
         return self._counted(ledger, fresh["source_file"].to_list(), profiles).sort("source_file", "subject")
 
@@ -254,13 +278,10 @@ class LandingZone:
             pl.col("subject") == spec.date_from.subject,
             pl.col("state").is_in(["ready", "companion"]),
         )
-        days = nw.concat(
-            [
-                f.select(spec.date_from.on, PARTITION_COLUMN)
-                for f in self._frames(profile, spec.date_from.subject, visits, ledger, for_dates=True)
-            ],
-            how="vertical",
-        )
+        dated = self._frames(profile, spec.date_from.subject, visits, ledger, for_dates=True)
+        if not dated:
+            return frame.with_columns(_looked_up=nw.lit(None).cast(nw.String))
+        days = nw.concat([f.select(spec.date_from.on, PARTITION_COLUMN) for f in dated], how="vertical")
         day = days.group_by(spec.date_from.on).agg(_looked_up=nw.col(PARTITION_COLUMN).min().cast(nw.String))
         return frame.join(day, on=spec.date_from.on, how="left")
 
@@ -274,33 +295,27 @@ class LandingZone:
                 is_packed=row["encoding"] == "utf-8" and row["compression"] == "gzip",
                 fallback=row["fallback_date"],
                 modified_ns=row["file_modified_ns"],
+                limits=self.limits,
             )
             for row in files.sort("source_file").iter_rows(named=True)
         ]
 
     def listed(self) -> pl.DataFrame:
-        """Every finished file below the landing folder: source_file, file_bytes, file_modified_ns."""
-        entries: list[tuple[str, int, int]] = []
-        # Folders below the landing folder, as paths from there; a hundred thousand files are normal.
-        waiting = [""]
-        while waiting:
-            inside = waiting.pop()
+        """What stands in the landing folder; see `listing.listed`."""
+        return listed(self.landing, self.limits, lambda name: bool(_fed_by(name, self.profiles)))
+
+    def _hashed(self, entry: Mapping[str, Any]) -> dict[str, object] | None:
+        """An entry of `listed` with its content's hash, or that of why it has none; None when it is gone."""
+        name, obstacle = entry["source_file"], entry["obstacle"]
+        if obstacle is None:
             try:
-                found = list(os.scandir(self.landing / inside))
+                return {**entry, "file_sha256": sha256(self.landing / name, entry["file_bytes"])}
             except FileNotFoundError:
-                continue
-            for entry in found:
-                name = f"{inside}{entry.name}"
-                if entry.is_dir():
-                    waiting.append(f"{name}/")
-                elif not entry.name.startswith(".") and not entry.name.endswith(_UNFINISHED):
-                    stat = entry.stat()
-                    entries.append((name, stat.st_size, stat.st_mtime_ns))
-        return pl.DataFrame(
-            sorted(entries),
-            schema={"source_file": pl.String, "file_bytes": pl.Int64, "file_modified_ns": pl.Int64},
-            orient="row",
-        )
+                return None
+            except (OSError, UnreadableError) as error:
+                obstacle = why_unreadable(error)
+        not_opened = hashlib.sha256(f"{_NOT_OPENED}|{name}|{obstacle}".encode()).hexdigest()
+        return {**entry, "obstacle": obstacle, "file_sha256": not_opened}
 
     def _examined(
         self,
@@ -308,13 +323,14 @@ class LandingZone:
         originals: Mapping[str, str],
         held_back: Mapping[str, str],
         profiles: Profiles,
+        worker: Worker,
     ) -> list[dict[str, object]]:
         """Ledger rows of a file: one for each subject it feeds; counts come later."""
         source_file = str(entry["source_file"])
         path = self.landing / source_file
         folder = source_file.partition("/")[0]
         row: dict[str, object] = {
-            **entry,
+            **{name: value for name, value in entry.items() if name != "obstacle"},
             "first_seen_at": datetime.now(UTC),
             "source_profile": folder,
             "profile_sha256": None,
@@ -332,11 +348,15 @@ class LandingZone:
             "problem": None,
         }
         profile = profiles.get(folder)
+        feeds = _fed_by(source_file, profiles)
+        if profile is not None:
+            row["profile_sha256"] = _version(profile, self.limits)
+        if entry["obstacle"] is not None:
+            row |= {"state": "unreadable", "problem": entry["obstacle"], "encoding": _NOT_OPENED}
+            return [{**row, "subject": feed.subject} for feed in feeds] or [row]
         if profile is None:
             row["problem"] = _why_unknown(folder, profiles)
             return [row]
-        row["profile_sha256"] = _version(profile)
-        feeds = _fed_by(source_file, profiles)
         if not feeds:
             row["problem"] = f"no subject of the profile '{folder}' takes a file of this name; it is not used"
             return [row]
@@ -351,43 +371,61 @@ class LandingZone:
         if state := held_back.get(str(row["file_sha256"])):
             return [{**row, "subject": feed.subject, "state": state, "problem": HELD_BACK[state]} for feed in feeds]
         known = profile.known_columns(source_file.partition("/")[2])
-        rows = [_verified(row, feed, path, known) for feed in feeds]
-        stat = path.stat()
+        rows = [self._verified(row, feed, path, known, worker) for feed in feeds]
+        try:
+            stat = path.lstat()
+        except OSError:
+            return []
         is_whole = (stat.st_size, stat.st_mtime_ns) == (entry["file_bytes"], entry["file_modified_ns"])
         return rows if is_whole else []
+
+    def _verified(
+        self, row: Mapping[str, Any], feed: Feed, path: Path, known: AbstractSet[str], worker: Worker
+    ) -> dict[str, object]:
+        """The ledger row of one subject that a file feeds; a large file is also made ready, by the worker."""
+        spec, found = feed.spec, {**row, "subject": feed.subject}
+        most = most_bytes_here(spec.format)
+        here = replace(self.limits, megabytes=min(self.limits.megabytes, most // 1_000_000))
+        is_large = row["file_bytes"] > most
+        try:
+            try:
+                file = None if is_large else verified(path, spec, here)
+            except TooLargeError:
+                file, is_large = None, True
+            found = _with_state(found, file or worker.run(verified, path, spec, self.limits), feed, known)
+            if is_large and found["state"] == "ready" and spec.join is None:
+                (landed,) = self._landed(pl.DataFrame([found], schema=_LEDGER.polars_schema))
+                names = self.profiles[str(row["source_profile"])].names_of(spec.format)
+                worker.run(made_ready, landed, feed.subject, spec, names, self.spool)
+        except FAILURES as error:
+            return {**found, "state": "unreadable", "problem": why_unreadable(error)}
+        return found
 
     def _counted(self, ledger: pl.DataFrame, fresh: Sequence[str], profiles: Mapping[str, Profile]) -> pl.DataFrame:
         """Fill in rows, unreadable rows and service days of freshly found files."""
         is_fresh = pl.col("source_file").is_in(list(fresh))
-        todo = ledger.filter(is_fresh, pl.col("state").is_in(["ready", "companion"]))
-        counted = []
-        for profile_name, subject in (
-            todo.select("source_profile", "subject").unique().sort("source_profile", "subject").rows()
-        ):
-            # What is only looked up in completes new files, too, however long it has been there.
-            specs = profiles[profile_name].subjects
-            is_lookup = subject in specs and any(s.join_is_lookup for s in specs[subject].layouts)
-            is_beside = (pl.col("state") == "companion") & pl.lit(is_lookup)
-            files = ledger.filter(
-                pl.col("source_profile") == profile_name,
-                pl.col("subject") == subject,
-                (is_fresh & pl.col("state").is_in(["ready", "companion"])) | is_beside,
-            )
-            is_dated = CONTRACTS[f"raw_{subject}"].partitioned
-            by = ["source_file", *(["_day"] if is_dated else [])]
-            frames = [
-                f.group_by(*by).agg(row_count=nw.len(), unreadable_count=_is_unreadable().cast(nw.Int64).sum())
-                for f in self._frames(profiles[profile_name], subject, files, ledger, for_dates=True)
-                if not is_dated or "_day" in f.columns
-            ]
-            if not frames:
-                continue
-            counts = nw.concat(frames, how="vertical").collect("polars").to_native()
-            counted.append(days_of_files(counts, is_dated, self.first).with_columns(subject=pl.lit(subject)))
+        is_todo = is_fresh & pl.col("state").is_in(["ready", "companion"])
+        groups: list[tuple[str, str]] = ledger.filter(is_todo).select("source_profile", "subject").unique().rows()
+        counted: dict[tuple[str, str], pl.DataFrame] = {}
+        failed: list[tuple[str, str]] = []
+        for group in sorted(groups):
+            try:
+                counted[group] = self._count(*group, ledger, is_todo)
+            except FAILURES:
+                failed.append(group)
+        # Reference data first: others cannot be dated without it.
+        failed.sort(key=lambda group: CONTRACTS[f"raw_{group[1]}"].partitioned)
+        for group in failed:
+            ledger = self._without_unreadable(*group, ledger, is_todo)
+        for group in failed:
+            try:
+                counted[group] = self._count(*group, ledger, is_todo)
+            except FAILURES as error:
+                ledger = _unreadable(ledger, is_todo & _of_group(*group), error)
         if not counted:
             return ledger
         names = ["row_count", "unreadable_count", "service_dates", "fallback_date"]
-        found = pl.concat(counted).rename({name: f"_{name}" for name in names})
+        found = pl.concat(counted.values()).rename({name: f"_{name}" for name in names})
         ledger = ledger.join(found, on=["source_file", "subject"], how="left").with_columns(
             **{name: pl.coalesce(f"_{name}", name) for name in names}
         )
@@ -414,12 +452,64 @@ class LandingZone:
             .select(_LEDGER.column_names)
         )
 
+    def _count(self, profile_name: str, subject: str, ledger: pl.DataFrame, is_todo: pl.Expr) -> pl.DataFrame:
+        """Rows, unreadable rows and service days of a subject's files; see `days_of_files`."""
+        profile = self.profiles[profile_name]
+        # What is only looked up in completes new files, too, however long it has been there.
+        is_lookup = subject in profile.subjects and any(s.join_is_lookup for s in profile.subjects[subject].layouts)
+        is_beside = (pl.col("state") == "companion") & pl.lit(is_lookup)
+        files = ledger.filter(_of_group(profile_name, subject), is_todo | is_beside)
+        is_dated = CONTRACTS[f"raw_{subject}"].partitioned
+        by = ["source_file", *(["_day"] if is_dated else [])]
+        counts = pl.DataFrame(schema=_COUNTS)
+        seconds = self.limits.seconds * (1 + int(files["file_bytes"].sum()) // _BYTES_IN_A_TURN)
+        # DuckDB can be stopped by another thread only.
+        timer = threading.Timer(seconds, self.connection.interrupt)
+        timer.daemon = True
+        timer.start()
+        try:
+            frames = [
+                f.group_by(*by).agg(row_count=nw.len(), unreadable_count=_is_unreadable().cast(nw.Int64).sum())
+                for f in self._frames(profile, subject, files, ledger, for_dates=True)
+                if not is_dated or "_day" in f.collect_schema().names()
+            ]
+            if frames:
+                counts = nw.concat(frames, how="vertical").collect("polars").to_native()
+        finally:
+            timer.cancel()
+        return days_of_files(counts, is_dated, self.first).with_columns(subject=pl.lit(subject))
+
+    def _without_unreadable(
+        self, profile_name: str, subject: str, ledger: pl.DataFrame, is_todo: pl.Expr
+    ) -> pl.DataFrame:
+        """The ledger with those files of a subject `unreadable` that cannot be read alone, by halves."""
+        of_group = _of_group(profile_name, subject)
+        # What others have not got through yet must not be looked up in.
+        settled = ledger.filter(~is_todo)
+        waiting = [ledger.filter(is_todo, of_group)["source_file"].to_list()]
+        while waiting:
+            names = waiting.pop()
+            tried = ledger.filter(is_todo, of_group, pl.col("source_file").is_in(names))
+            try:
+                # A connection of its own: what breaks one breaks no other.
+                with contextlib.closing(_side_connection()) as connection:
+                    zone = replace(self, connection=connection)
+                    zone._count(profile_name, subject, pl.concat([settled, tried]), is_todo)
+            except FAILURES as error:
+                if len(names) == 1:
+                    is_bad = of_group & pl.col("source_file").is_in(names)
+                    ledger = _unreadable(ledger, is_todo & is_bad, error)
+                else:
+                    half = len(names) // 2
+                    waiting += [names[:half], names[half:]]
+        return ledger
+
 
 class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """Brings the landing zone to the assets that read files.
 
     `profiles` is the folder of the directory's own profiles. Without `last_service_date` the service days go
-    on, up to the latest one that has begun anywhere.
+    on, up to the latest one that has begun anywhere. `limits` are those of `FileLimits` that differ from its own.
     """
 
     warehouse: WarehouseResource
@@ -427,6 +517,7 @@ class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     profiles: str
     first_service_date: str
     last_service_date: str | None = None
+    limits: dict[str, int] = {}
 
     def open(self, table: str = "") -> LandingZone:
         """The landing zone, reading through the warehouse's connection.
@@ -445,13 +536,12 @@ class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             last=latest_day(datetime.now(UTC)) if last is None else date.fromisoformat(last),
             connection=connection,
             profiles=load_profiles(Path(self.profiles)),
+            limits=FileLimits(**self.limits),
         )
 
     def open_beside(self) -> LandingZone:
         """The landing zone without the warehouse, for sensors: they must not wait for a run."""
-        connection = duckdb.connect(config={"memory_limit": "500MB"})
-        connection.execute("set TimeZone = 'UTC'")
-        return self._zone(connection)
+        return self._zone(_side_connection())
 
     def waiting(
         self, subjects: Sequence[str], held_back: Mapping[str, str], quiet_since_ns: int | None = None
@@ -521,14 +611,17 @@ def observed_period(zone: LandingZone) -> tuple[date, date] | None:
     return None if days.is_empty() else (days.min(), days.max())  # type: ignore[return-value]
 
 
-def _verified(row: Mapping[str, object], feed: Feed, path: Path, known: AbstractSet[str]) -> dict[str, object]:
+def made_ready(file: LandedFile, subject: str, spec: Subject, names: frozenset[str], spool: Path) -> None:
+    """Make the copies in the spool that a file's records are read from."""
+    if spec.format == "csv":
+        csv_copy(file, subject, spec, spool)
+    else:
+        pieces_of(file, spec, spool, names)
+
+
+def _with_state(found: dict[str, object], file: Verified, feed: Feed, known: AbstractSet[str]) -> dict[str, object]:
     """The ledger row of one subject that a file feeds, once its bytes and header were looked at."""
     spec = feed.spec
-    found = {**row, "subject": feed.subject}
-    try:
-        file = verified(path, spec)
-    except UnreadableError as error:
-        return {**found, "state": "unreadable", "problem": str(error)}
     found |= {"encoding": file.encoding, "compression": file.compression}
     if file.is_blank:
         return {**found, "state": "empty", "problem": "the file holds no records"}
@@ -560,14 +653,33 @@ def _verified(row: Mapping[str, object], feed: Feed, path: Path, known: Abstract
     return {**found, "state": "ready"}
 
 
+def _of_group(profile_name: str, subject: str) -> pl.Expr:
+    return (pl.col("source_profile") == profile_name) & (pl.col("subject") == subject)
+
+
+def _unreadable(ledger: pl.DataFrame, which: pl.Expr, error: BaseException) -> pl.DataFrame:
+    return ledger.with_columns(
+        state=pl.when(which).then(pl.lit("unreadable")).otherwise("state"),
+        problem=pl.when(which).then(pl.lit(why_unreadable(error))).otherwise("problem"),
+    )
+
+
+def _side_connection() -> duckdb.DuckDBPyConnection:
+    """DuckDB without the warehouse."""
+    connection = duckdb.connect(config={"memory_limit": "500MB"})
+    connection.execute("set TimeZone = 'UTC'")
+    return connection
+
+
 def _inside(source_file: str) -> PurePosixPath:
     """A landed file's path below its profile's folder."""
     return PurePosixPath(source_file.partition("/")[2])
 
 
-def _version(profile: Profile) -> str:
-    """A hash that changes when a profile says something else."""
-    return hashlib.sha256(profile.model_dump_json().encode()).hexdigest()
+def _version(profile: Profile, limits: FileLimits) -> str:
+    """A hash that changes when a profile says something else, or the limits: files are then looked at anew."""
+    stated = "" if limits == DEFAULT_LIMITS else json.dumps(asdict(limits))
+    return hashlib.sha256(f"{profile.model_dump_json()}{stated}".encode()).hexdigest()
 
 
 def _why_unknown(folder: str, profiles: Profiles) -> str:
@@ -596,15 +708,23 @@ def _originals(unchanged: pl.DataFrame, fresh: pl.DataFrame, profiles: Mapping[s
 
 
 def _unchanged(
-    known: pl.DataFrame | None, listed: pl.DataFrame, held_back: Mapping[str, str], profiles: Mapping[str, Profile]
+    known: pl.DataFrame | None,
+    listed: pl.DataFrame,
+    held_back: Mapping[str, str],
+    profiles: Mapping[str, Profile],
+    limits: FileLimits,
 ) -> pl.DataFrame:
     if known is None:
         return pl.DataFrame(schema=_LEDGER.polars_schema)
-    still = known.join(listed, on=["source_file", "file_bytes", "file_modified_ns"], how="semi").select(
-        _LEDGER.column_names
+    # What was not opened is as it was for as long as the reason is the same.
+    reason = pl.when(pl.col("encoding") == _NOT_OPENED).then("problem")
+    still = (
+        known.join(listed, on=["source_file", "file_bytes", "file_modified_ns"], how="inner")
+        .filter(pl.col("obstacle").eq_missing(reason))
+        .select(_LEDGER.column_names)
     )
     # A profile that says something else may read the file otherwise.
-    versions = {name: _version(profile) for name, profile in profiles.items()}
+    versions = {name: _version(profile, limits) for name, profile in profiles.items()}
     version = pl.col("source_profile").replace_strict(versions, default=None, return_dtype=pl.String)
     still = still.filter(pl.col("profile_sha256").eq_missing(version))
     # A copy whose original is gone is not a copy any more.

@@ -31,6 +31,7 @@ OVERSTAY = "overstay"
 OCCUPANCY = "occupancy"
 FEED_SILENT = "feed_silent"
 FILES_WAITING = "files_waiting"
+FILES_UNREADABLE = "files_unreadable"
 FILE_QUARANTINED = "file_quarantined"
 RUN_FAILED = "run_failed"
 CHECK_FAILED = "check_failed"
@@ -359,6 +360,33 @@ def files_waiting(since_ns: Sequence[int], minutes: float, wall: datetime) -> li
     ]
 
 
+def unreadable_files(ledger: pl.DataFrame, wall: datetime) -> list[Signal]:
+    """Sources of which landed files cannot be read: one alert for each, which names the first.
+
+    Args:
+        ledger: raw_landed_files.
+        wall: the wall clock.
+    """
+    found = (
+        ledger.filter(pl.col("state") == "unreadable")
+        .sort("source_file")
+        .group_by("source_profile", maintain_order=True)
+        .agg(pl.col("source_file").n_unique().alias("files"), pl.col("source_file", "problem").first())
+    )
+    return [
+        Signal(
+            FILES_UNREADABLE,
+            profile,
+            wall,
+            True,
+            "warning",
+            f"{files} landed files of {profile} cannot be read, the first is {first}: {problem}",
+            float(files),
+        )
+        for profile, files, first, problem in found.select("source_profile", "files", "source_file", "problem").rows()
+    ]
+
+
 def quarantined_file(path: str, wall: datetime) -> Signal:
     """A file that made every run fail and was quarantined."""
     return Signal(
@@ -369,6 +397,19 @@ def quarantined_file(path: str, wall: datetime) -> Signal:
         "error",
         f"{path}: every run with this file failed, it is quarantined; the rest goes on. See the failed "
         "runs, then deliver a corrected file or use `hospital retry`",
+    )
+
+
+def loading_stopped(files: int, wall: datetime) -> Signal:
+    """Whether loading has stopped, because files failed alone one after the other and none got through."""
+    return Signal(
+        RUN_FAILED,
+        "loading",
+        wall,
+        files > 0,
+        "error",
+        f"loading has stopped: {files} files failed alone, one after the other, and none got through; the fault is "
+        "likely in no file. See the failed runs; it is tried again every ten minutes",
     )
 
 

@@ -7,6 +7,7 @@ outbox, so they share the work, and a restart goes on where the last look ended.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,12 +19,14 @@ from hospital_assets.alerts.notifiers import deliver
 from hospital_assets.alerts.outbox import Outbox, Signal, VisitState, open_outbox
 from hospital_assets.alerts.settings import AlertSettings, load_alert_settings
 from hospital_assets.clock import hospital_now, is_live
+from hospital_assets.landing.content import FAILURES
 from hospital_assets.landing.waiting import Waiting, waiting_files
 from hospital_assets.landing.zone import LandingResource, LandingZone
 from hospital_assets.live.alert_rules import (
     CRITICAL_VITALS,
     CRITICAL_WAIT,
     FEED_SILENT,
+    FILES_UNREADABLE,
     OCCUPANCY,
     OVERSTAY,
     board_visits,
@@ -35,12 +38,15 @@ from hospital_assets.live.alert_rules import (
     overstays,
     scored_vitals,
     silent_feeds,
+    unreadable_files,
     visit_states,
     vital_signals,
 )
 from hospital_assets.live.copies import merge_landed, read_copy
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.loads import read_ledger_copy
+
+_LOG = logging.getLogger("hospital.alerts")
 
 #: A landed record this much older than the lookback can still be of a day within it (time zones).
 _ZONES = timedelta(days=1)
@@ -89,10 +95,16 @@ class Monitor:
             signals, visits, assessed = self._assess(zone, ledger, now)
         since = [file.since_ns for files in waiting.values() for file in files]
         signals += files_waiting(since, self.alerts.waiting_minutes, wall)
+        signals += unreadable_files(ledger, wall)
         signals += silent_feeds(self._newest_files(ledger), self.alerts.feed_silence_minutes, wall)
         cooldown = timedelta(minutes=self.alerts.cooldown_minutes)
         opened = self.outbox.record(
-            signals, now, cooldown=cooldown, assessed=assessed, visits=visits, snapshots={FEED_SILENT: wall}
+            signals,
+            now,
+            cooldown=cooldown,
+            assessed=assessed,
+            visits=visits,
+            snapshots={FEED_SILENT: wall, FILES_UNREADABLE: wall},
         )
         return Look(waiting, opened + self.see_who_waits(wall))
 
@@ -145,6 +157,34 @@ class Monitor:
         since = now - timedelta(hours=self.alerts.lookback_hours)
         new = news.filter(pl.col("file_sha256").is_in(list(todo)))
         hospital_files = ledger.filter(pl.col("subject") == "hospitals")
+        try:
+            return *self._of_files(zone, hospital_files, new, hospitals, patients, since), todo
+        except FAILURES:
+            # One of them: each by itself, and that one is not looked at again. Loading it says what is wrong with it.
+            signals: list[Signal] = []
+            visits: list[VisitState] = []
+            for (sha,), rows in new.group_by("file_sha256", maintain_order=True):
+                try:
+                    found = self._of_files(zone, hospital_files, rows, hospitals, patients, since)
+                except FAILURES as error:
+                    _LOG.warning("%s raises no alerts: %s", rows["source_file"][0], type(error).__name__)
+                    _LOG.debug("file %s", sha, exc_info=error)
+                    continue
+                signals += found[0]
+                visits += found[1]
+            return signals, visits, todo
+
+    def _of_files(
+        self,
+        zone: LandingZone,
+        hospital_files: pl.DataFrame,
+        new: pl.DataFrame,
+        hospitals: pl.DataFrame,
+        patients: pl.DataFrame,
+        since: datetime,
+    ) -> tuple[list[Signal], list[VisitState]]:
+        """Signals and visits of some files."""
+        warehouse_file = Path(self.landing.warehouse.database)
 
         def records(subject: str) -> pl.DataFrame:
             files = new.filter(pl.col("subject") == subject)
@@ -168,7 +208,7 @@ class Monitor:
                 warehouse_file, "landed_visits", board_visits(landed, patients), "visit_id", "recorded_at", since
             )
             visits = visit_states(landed)
-        return signals, visits, todo
+        return signals, visits
 
     def _newest_files(self, ledger: pl.DataFrame) -> dict[str, datetime]:
         newest = {}

@@ -140,7 +140,7 @@ def draft_profile(name: str, path: Path, time_zone: str = "America/New_York") ->
 
 
 def _sampled(path: Path) -> _Sample:
-    content = read_content(path)
+    content = read_content(path.resolve())
     if content.text.lstrip()[:1] in ("{", "["):
         lines = as_json_lines(content.text).splitlines()[:_SAMPLE]
         values: dict[str, list[str]] = {}

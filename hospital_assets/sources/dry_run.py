@@ -6,6 +6,7 @@ stored, and no value of a record is shown but codes that no map knows.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -110,9 +111,9 @@ def try_profile(profiles: Profiles, name: str, path: Path) -> list[Trial]:
             Path(folder) / "landing", Path(folder) / "spool", date(1900, 1, 1), date(2999, 12, 31), connection, profiles
         )
         for inside, file in files.items():
-            link = zone.landing / name / inside
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(file.resolve())
+            landed = zone.landing / name / inside
+            landed.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(file, landed)  # no link: those are not followed
         ledger = zone.discover()
         asked = {f"{name}/{inside}" for inside in files} if path.is_dir() else {f"{name}/{path.name}"}
         return [

@@ -138,6 +138,7 @@ class SparkLandingResource(LandingResource):
             zone.profiles,
             self.spark.spark_session,
             Lake(self.lake),
+            limits=zone.limits,
         )
 
 

@@ -1,0 +1,67 @@
+"""Failures of the machine in words: what happened, and what to do.
+
+Belongs here: what a person who runs a command can mend. A mistake in this program has no words here: its traceback
+tells those who can mend it where to look.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import sqlite3
+
+import duckdb
+
+from hospital_assets.warehouse.database import WarehouseError, redacted
+
+_FULL = (
+    "the disk is full: make room (the folders `spool` and `spill` in the warehouse's may be emptied), then run this "
+    "again. What is stored is whole: a step that failed has changed nothing"
+)
+_IS_FULL = re.compile("no space left|disk is full|quota exceeded", re.IGNORECASE)
+_SQLITE = "a database of the data directory cannot be used"
+
+
+def in_words(error: BaseException) -> str | None:
+    """What happened and what to do; None where only a programmer can tell."""
+    causes = list(_causes(error))
+    if any(isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT) for cause in causes) or any(
+        isinstance(cause, (OSError, duckdb.Error, sqlite3.Error, WarehouseError)) and _IS_FULL.search(str(cause))
+        for cause in causes
+    ):
+        return _FULL
+    for cause in causes:
+        match cause:
+            case WarehouseError() if "cannot be opened" in str(cause):
+                return f"{cause}. {RESTORE[0].upper()}{RESTORE[1:]}"
+            case WarehouseError():
+                return str(cause)
+            case MemoryError() | duckdb.OutOfMemoryException():
+                return "there is not enough memory: end other programs, or build fewer days at once (--from, --to)"
+            case duckdb.FatalException() | duckdb.InternalException() | duckdb.SerializationException():
+                return f"the warehouse file is damaged or was changed by another program ({redacted(cause)}); {RESTORE}"
+            case duckdb.IOException():
+                return f"the warehouse cannot be read or written ({redacted(cause)})"
+            case sqlite3.Error():
+                return f"{_SQLITE} ({cause}): another program has it, or it is damaged"
+            case PermissionError() | NotADirectoryError() | IsADirectoryError():
+                return f"{cause.filename}: {cause.strerror}"
+            case OSError() if cause.errno in (errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE):
+                return f"{cause.filename or 'the disk'}: {cause.strerror}"
+    return None
+
+
+RESTORE = (
+    "restore a snapshot (`hospital snapshots`), or move the file away and run `hospital build`, made anew "
+    "from the landed files"
+)
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """An error and what led to it, the last one first."""
+    found: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in found:
+        found.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return found
