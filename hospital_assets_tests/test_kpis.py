@@ -128,6 +128,50 @@ def test_lwbs(on: Engine) -> None:
     assert (out["population_count"], out["numerator_count"], out["denominator_count"]) == (10, 1, 9)
     assert round(out["value_pct"], 2) == 11.11
     assert out["excluded_cancelled_count"] == 1
+    adds_up("kpi_lwbs_daily", lwbs(visits(on, *rows)).select(*CONTRACTS["kpi_lwbs_daily"].column_names))
+
+
+def test_lwbs_goes_by_what_happened_not_by_the_code(on: Engine) -> None:
+    seen = {"provider_at": "01-01 10:30"}
+    rows = [
+        fact("a", "01-01 10:00", "01-01 12:00", disposition="eloped"),
+        fact("b", "01-01 10:00", "01-01 12:00", disposition="against_medical_advice"),
+        fact("c", "01-01 10:00", "01-01 12:00", disposition="left_without_being_seen", **seen),
+        fact("d", "01-01 10:00", "01-01 12:00", disposition="eloped", **seen),
+        fact("e", "01-01 10:00", "01-01 12:00", disposition="home", **seen),
+        fact("f", "01-01 10:00", "01-01 12:00", disposition="home"),
+    ]
+    out = of(lwbs(visits(on, *rows)))
+    assert (out["numerator_count"], out["denominator_count"]) == (2, 6)
+    # A source without dispositions cannot be judged: no rate, not one of 0 %.
+    none = [fact(f"n{n}", "01-01 10:00", "01-01 12:00", disposition=None, **seen) for n in range(3)]
+    out = of(lwbs(visits(on, *none)))
+    assert (out["numerator_count"], out["denominator_count"], out["excluded_unknown_count"]) == (0, 0, 3)
+    assert out["value_pct"] is None
+    end = nw.lit(at("2026-01-20 00:00")).cast(nw.Datetime("us", "UTC"))
+    back = of(returns(visits(on, *none), end), variant="discharged")
+    assert (back["denominator_count"], back["excluded_unknown_count"], back["value_pct"]) == (0, 3, None)
+
+
+def test_a_provider_after_departure_is_no_wait(on: Engine) -> None:
+    rows = [
+        fact("a", "01-01 10:00", "01-01 11:00", provider_at="01-01 11:30"),
+        fact("b", "01-01 10:00", "01-01 11:00", provider_at="01-01 11:00"),
+        fact("c", "01-01 10:00", None, provider_at="01-01 11:30"),
+    ]
+    frame = collect(visits(on, *rows)).sort("visit_id")
+    assert frame["wait_exclusion"].to_list() == ["after_departure", None, None]
+    assert frame["wait_minutes"].to_list() == [None, 60.0, 90.0]
+
+
+def test_an_ambulance_gone_before_the_clock_starts_is_within_four_hours(on: Engine) -> None:
+    by_ambulance = {"arrival_mode": "ambulance", "handover_at": "01-01 10:20"}
+    rows = [
+        fact("a", "01-01 10:00", "01-01 10:10", **by_ambulance),
+        fact("b", "01-01 10:00", "01-01 09:50", **by_ambulance),  # gone before it came
+        fact("c", "01-01 10:00", "01-01 10:00"),
+    ]
+    assert collect(visits(on, *rows)).sort("visit_id")["four_hour_minutes"].to_list() == [0.0, None, 0.0]
 
 
 # G4 OP-18 -----------------------------------------------------------------------------------------
@@ -536,12 +580,12 @@ def test_a_known_departure_is_never_cut(on: Engine) -> None:
 # G7 length of stay, overstays, noon ---------------------------------------------------------------
 
 
-def stays(on: Engine, *rows: tuple[str, str | None]) -> Frame:
+def stays(on: Engine, *rows: tuple[str, str | None], stay_class: str = "inpatient") -> Frame:
     frame = pl.DataFrame(
         [
             {
                 "hospital_id": "H1",
-                "stay_class": "inpatient",
+                "stay_class": stay_class,
                 "department_name": "ICU",
                 "service_date": DAY,
                 "discharge_disposition": "home",
@@ -592,9 +636,17 @@ def test_length_of_stay(on: Engine) -> None:
 
 
 def test_overstays(on: Engine) -> None:
-    frame = stays(
-        on, ("01-01 00:00", "01-03 02:00"), ("01-01 00:00", "01-03 02:01"), ("01-28 00:00", None), ("01-30 00:00", None)
+    rows = (
+        ("01-01 00:00", "01-03 02:00"),
+        ("01-01 00:00", "01-03 02:01"),
+        ("01-28 12:00", None),
+        ("01-30 00:00", None),
     )
+    # Fifty hours in an ICU say nothing; three weeks do.
+    inside = (*rows, ("01-01 00:00", "01-22 00:00"), ("01-01 00:00", "01-22 00:01"))
+    of_inpatients = of(overstays(stays(on, *inside), AS_OF), department_name="all")
+    assert (of_inpatients["population_count"], of_inpatients["numerator_count"]) == (6, 1)
+    frame = stays(on, *rows, stay_class="emergency")
     out = of(overstays(frame, AS_OF), department_name="all")
     assert (out["population_count"], out["numerator_count"]) == (4, 2)
     assert out["open_numerator_count"] == 1
@@ -916,6 +968,9 @@ def test_workload_is_per_hour(on: Engine) -> None:
     expected = dict(out.select("doctor_key", "expected_visit_count").iter_rows())
     assert expected[1] == pytest.approx(26 * 8 / 12) and expected[-1] is None
     assert out.filter(pl.col("doctor_key") > 0)["is_outside"].to_list() == [False, False]
+    # Who has no hours says nothing about the others.
+    out = collect(with_chance_limits(on(doctors((1, 16, 8.0), (2, 10, 4.0), (3, 90, 0.0))))).sort("doctor_key")
+    assert out["expected_visit_count"].to_list() == [pytest.approx(26 * 8 / 12), pytest.approx(26 * 4 / 12), None]
 
 
 def test_twenty_doctors_between_228_and_281_visits_are_noise(on: Engine) -> None:

@@ -165,8 +165,8 @@ def places() -> dict[str, dict[str, Any]]:
         rows = inpatients(f"P1 a H1 01-01 01-02 01 0 0 HF\nP1 b H1 {again} - - 0 0 HF")
         return total(readmissions(on(rows), DATA_END), "numerator_count")
 
-    def stayed(hours: int) -> int:
-        frame = stays(on, ("01-01 00:00", later("01-01 00:00", 60 * hours)))
+    def stayed(hours: int, stay_class: str) -> int:
+        frame = stays(on, ("01-01 00:00", later("01-01 00:00", 60 * hours)), stay_class=stay_class)
         return total(overstays(frame, AS_OF), "numerator_count", department_name="all")
 
     def left_at(hour: int) -> int:
@@ -316,10 +316,11 @@ def places() -> dict[str, dict[str, Any]]:
             "column": FIELDS["short_rests_count"].description,
         },
         "OVERSTAY_HOURS": {
-            "kpi": first(lambda h: stayed(h) == 1, range(40, 80)) - 1,
+            "kpi": first(lambda h: stayed(h, "emergency") == 1, range(40, 80)) - 1,
             "alert": int(alerts.overstay_hours),
             "measure": measure("kpi_overstays"),
         },
+        "INPATIENT_OVERSTAY_HOURS": {"kpi": first(lambda h: stayed(h, "inpatient") == 1, range(490, 540)) - 1},
         "READMISSION_DAYS": {
             "kpi": first(lambda d: readmitted(d) == 0, range(20, 60)) - 1,
             "measure": measure("kpi_readmissions"),

@@ -123,8 +123,8 @@ class DimDate(
     grain="one calendar day",
     key=("date_key",),
     columns="""
-        calendar_date date_label year_number quarter_number month_number month_name day_of_month iso_week_number
-        iso_weekday_number weekday_name is_weekend
+        calendar_date date_label year_number quarter_number month_number month_name day_of_month iso_year_number
+        iso_week_number iso_weekday_number weekday_name is_weekend
     """,
 ):
     """Calendar days; keys are YYYYMMDD."""

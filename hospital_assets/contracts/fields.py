@@ -402,6 +402,7 @@ FIELDS: Mapping[str, Field] = {
     "month_number": whole("Month 1 to 12.", nullable=True),
     "month_name": text("Month.", nullable=True),
     "day_of_month": whole("Day 1 to 31.", nullable=True),
+    "iso_year_number": whole("ISO 8601 year, to which the week belongs.", nullable=True),
     "iso_week_number": whole("ISO 8601 week.", nullable=True),
     "iso_weekday_number": whole("1 Monday to 7 Sunday."),
     "weekday_name": text("Weekday.", nullable=True),

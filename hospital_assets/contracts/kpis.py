@@ -41,6 +41,7 @@ WAITS = Measure(
     "CIHI and Ontario indicator library",
     clock="earlier of triage and registration until first assessment by a physician, NP or PA.",
     exclusions="cancelled; no provider (left unseen, open); no start; provider before the patient; "
+    "provider after departure; "
     f"{LONGEST_WAIT_MINUTES:,} minutes or more.",
 )
 
@@ -52,13 +53,14 @@ class WaitFigures(
     Kpi,
     columns="""
         visit_count wait_count excluded_cancelled_count excluded_no_provider_count excluded_no_start_count
-        excluded_negative_count excluded_too_long_count wait_sum_minutes wait_average_minutes wait_median_minutes
-        wait_p90_minutes wait_max_minutes
+        excluded_negative_count excluded_after_departure_count excluded_too_long_count wait_sum_minutes
+        wait_average_minutes wait_median_minutes wait_p90_minutes wait_max_minutes
     """,
 ):
     """Door-to-provider waits of one group of visits."""
 
     excluded_negative_count = column("Provider before the patient.")
+    excluded_after_departure_count = column("Provider after the patient had left.")
 
 
 VISITS_BY_LEVEL = Measure(
@@ -339,7 +341,7 @@ WORKLOAD = Measure(
     "Physician workload",
     "New patients by first provider, per hour on shift.",
     "/h",
-    "visits with a provider, and those of an unknown one",
+    "visits with a provider, and those of an unknown one; who left without being seen is nobody's workload",
     "EMJ 2018;35:317",
     variants="limits are three standard deviations of chance (Poisson) around what the "
     "doctors of the hospital see per hour; without shifts, per doctor.",

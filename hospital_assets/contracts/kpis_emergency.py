@@ -26,7 +26,7 @@ class KpiLwbsDaily(
     name="kpi_lwbs_daily",
     grain="one day of arrival and hospital (and all)",
     key=("service_date", "hospital_id"),
-    columns="excluded_cancelled_count",
+    columns="excluded_cancelled_count excluded_unknown_count",
     population_of="fact_emergency_visits",
     measures=[
         Measure(
@@ -35,8 +35,10 @@ class KpiLwbsDaily(
             "%",
             "all visits registered (A04)",
             "NQF 0499; CMS OP-22",
-            exclusions="registrations that were cancelled (A11).",
-            variants="who leaves against advice or elopes after being seen is not counted.",
+            exclusions="registrations that were cancelled (A11); visits whose disposition is not known (yet): where a "
+            "source delivers none, the rate cannot be judged and is null.",
+            variants="nobody saw the patient and the patient left: unseen, against advice or eloped without a provider "
+            "contact. Who has one is not counted, whatever the code.",
         )
     ],
 ):
@@ -59,8 +61,9 @@ class KpiFourHourDaily(
             "visits that departed, by day of departure",
             "NHS England ECDS; AIHW NEAT 489630",
             clock="walk-ins: arrival; ambulance: handover, at the latest "
-            f"{thresholds.HANDOVER_GRACE_MINUTES} minutes after arrival; stops at physical departure.",
-            exclusions="cancelled, still there, departure before the start.",
+            f"{thresholds.HANDOVER_GRACE_MINUTES} minutes after arrival; stops at physical departure. Who left before "
+            "the clock started was there for no minute of it.",
+            exclusions="cancelled, still there, departure before arrival.",
         ),
         Measure(
             "Twelve-hour stays",
@@ -75,7 +78,7 @@ class KpiFourHourDaily(
     """Departures within the four-hour standard."""
 
     period_date = column("Of departure; of arrival while the visit is open.")
-    excluded_negative_count = column("Departure before the start.")
+    excluded_negative_count = column("Departure before arrival.")
     over_12_hours_count = column("From arrival to departure.")
 
 
@@ -242,8 +245,8 @@ class KpiReturns(
     grain="one month of departure, hospital (and all) and variant",
     key=("period_month", "hospital_id", "variant"),
     columns="""
-        excluded_cancelled_count excluded_open_count excluded_not_discharged_count excluded_left_count
-        excluded_unknown_patient_count excluded_overlapping_count excluded_run_out_count
+        excluded_cancelled_count excluded_open_count excluded_not_discharged_count excluded_unknown_count
+        excluded_left_count excluded_unknown_patient_count excluded_overlapping_count excluded_run_out_count
     """,
     measures=[
         Measure(
@@ -255,7 +258,7 @@ class KpiReturns(
             "WestJEM; Ontario ED Return Visit Program",
             clock="departure until the first later arrival of the same person (merged numbers are one); an "
             "arrival at the very moment of departure continues the visit.",
-            exclusions="cancelled, still there, admitted, transferred, observed or died, left (in "
+            exclusions="cancelled, still there, admitted, transferred, observed or died, disposition unknown, left (in "
             "the variants without them), patient unknown, another visit of the person under way at departure "
             "(nested, overlapping or continued: the one that ends last is the index), less than "
             f"{thresholds.RETURN_HOURS} hours before the data end.",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from hospital_assets.contracts.kpis import DailyKpi, PeriodKpi, Rate
 from hospital_assets.contracts.table import Measure, Table, column
 from hospital_assets.measures.thresholds import (
+    INPATIENT_OVERSTAY_HOURS,
     LONGEST_OPEN_STAY_HOURS,
     LONGEST_PRESENCE_HOURS,
     NOON_HOUR,
@@ -124,10 +125,11 @@ class KpiOverstays(
     measures=[
         Measure(
             "Overstays",
-            f"Stays of more than {OVERSTAY_HOURS:g} hours, open ones until `as_of_at`.",
+            f"Emergency stays of more than {OVERSTAY_HOURS:g} hours and inpatient stays of more than "
+            f"{INPATIENT_OVERSTAY_HOURS / 24:g} days; open ones until `as_of_at`.",
             "%",
             "all stays, by the department they ended or are in",
-            "brief: overstays",
+            "local (emergency); NHS England, long lengths of stay (inpatient)",
             exclusions="discharge before start; open for longer than a stay can last (see department flow).",
         )
     ],

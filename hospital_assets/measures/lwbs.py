@@ -1,6 +1,7 @@
 """Left without being seen (LWBS), and the other ends of a visit that rates tell apart.
 
-Source: NQF 0499; CMS OP-22. Who leaves against advice or elopes after being seen is not LWBS.
+Source: NQF 0499; CMS OP-22. The definition is that nobody saw the patient and the patient left: who leaves against
+advice or elopes without a provider contact counts, whatever the code, and who was seen does not.
 """
 
 from __future__ import annotations
@@ -15,5 +16,14 @@ NOT_DISCHARGED = ("admitted", "transferred", "observation", "expired")
 
 
 def is_lwbs() -> nw.Expr:
-    """Whether a visit left without being seen; false while it is open, and where it was cancelled."""
-    return nw.coalesce(nw.col("disposition") == LWBS, nw.lit(False)) & ~nw.col("is_cancelled")
+    """Whether a visit left without being seen; false while it is open, and where it was cancelled.
+
+    By `disposition`, `provider_at` and `is_cancelled`; false, too, where no disposition is known: see `is_judged`.
+    """
+    has_left = nw.coalesce(nw.col("disposition").is_in(LEFT), nw.lit(False))
+    return has_left & nw.col("provider_at").is_null() & ~nw.col("is_cancelled")
+
+
+def is_judged() -> nw.Expr:
+    """Whether it can be said if a visit left unseen: its disposition is known."""
+    return ~nw.col("disposition").is_null()

@@ -65,8 +65,10 @@ LATEST_FIRST_SET_MINUTES = 60
 
 # Beds and stays -----------------------------------------------------------------------------------
 
-#: A stay longer than this is an overstay (local).
+#: An emergency stay longer than this is an overstay (local).
 OVERSTAY_HOURS = 50
+#: An inpatient stay longer than this is one: 21 days (NHS England, long lengths of stay).
+INPATIENT_OVERSTAY_HOURS = 504
 #: An inpatient without an end counts as present until this long after the last message that placed the patient
 #: (local; the NHS reviews every stay of 21 days): 30 days.
 LONGEST_OPEN_STAY_HOURS = 720

@@ -10,7 +10,7 @@ import narwhals as nw
 from hospital_assets.measures import thresholds
 
 #: Why a visit has no valid wait; the first reason that holds counts.
-WAIT_EXCLUSIONS = ("cancelled", "no_provider", "no_start", "negative", "too_long")
+WAIT_EXCLUSIONS = ("cancelled", "no_provider", "no_start", "negative", "after_departure", "too_long")
 
 
 def wait_start() -> nw.Expr:
@@ -35,5 +35,6 @@ def wait_exclusion(start: str, minutes: str) -> nw.Expr:
         nw.when(nw.col("provider_at").is_null()).then(nw.lit("no_provider")),
         nw.when(nw.col(start).is_null()).then(nw.lit("no_start")),
         nw.when(nw.col(minutes) < 0).then(nw.lit("negative")),
+        nw.when(nw.col("provider_at") > nw.col("departure_at")).then(nw.lit("after_departure")),
         nw.when(~is_possible(minutes)).then(nw.lit("too_long")),
     )

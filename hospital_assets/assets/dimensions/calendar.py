@@ -49,6 +49,7 @@ def calendar_days(span: tuple[date, date] | None) -> pl.DataFrame:
         month_number=day.dt.month().cast(pl.Int64),
         month_name=day.dt.to_string("%B"),
         day_of_month=day.dt.day().cast(pl.Int64),
+        iso_year_number=day.dt.iso_year().cast(pl.Int64),
         iso_week_number=day.dt.week().cast(pl.Int64),
         iso_weekday_number=day.dt.weekday().cast(pl.Int64),
         weekday_name=day.dt.to_string("%A"),

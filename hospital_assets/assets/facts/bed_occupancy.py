@@ -138,12 +138,8 @@ def occupied(hours: Frame, flow: Frame, departments: Frame, period: Period) -> F
             _start=nw.max_horizontal(nw.col("segment_start_at"), first),
             _end=nw.min_horizontal(nw.col("_until_at"), end),
         )
-        # Who comes and goes at one moment comes and goes.
-        .with_columns(
-            _to=nw.when(nw.col("_end") > nw.col("_start"))
-            .then(nw.col("_end"))
-            .otherwise(nw.col("_start").dt.offset_by("1m"))
-        )
+        # Who leaves as an hour begins leaves in it.
+        .with_columns(_to=nw.col("_end").dt.offset_by("1m"))
     )
     # Hours of the wall clock need not begin with those of UTC, by which both are matched.
     of_utc = explode_hours(
@@ -153,7 +149,7 @@ def occupied(hours: Frame, flow: Frame, departments: Frame, period: Period) -> F
     high = nw.min_horizontal("hour_end_at", "_utc_hour_end")
     came, left = nw.col("segment_start_at"), nw.col("segment_end_at")
     came_in = (came >= nw.col("_low")) & (came < nw.col("_high"))
-    left_in = (left > nw.col("_low")) & (left <= nw.col("_high"))
+    left_in = (left >= nw.col("_low")) & (left < nw.col("_high"))
     is_there = (nw.col("_start") <= nw.col("hour_start_at")) & (nw.col("_end") > nw.col("hour_start_at"))
     per_hour = (
         explode_hours(stays, "_start", "_to", "_utc_hour")
@@ -164,7 +160,7 @@ def occupied(hours: Frame, flow: Frame, departments: Frame, period: Period) -> F
         .with_columns(
             _present=(is_there & (nw.col("hour_start_at") == nw.col("_low"))).cast(nw.Int64),
             _arrived=came_in.cast(nw.Int64),
-            _left=nw.coalesce(nw.when(came == left).then(came_in).otherwise(left_in), nw.lit(False)).cast(nw.Int64),
+            _left=nw.coalesce(left_in, nw.lit(False)).cast(nw.Int64),
             _minutes=nw.max_horizontal(minutes_between("_from", "_until"), nw.lit(0.0)),
         )
         .group_by("department_id", "hour_start_at")

@@ -172,7 +172,8 @@ def measured(frame: Frame) -> Frame:
         is_open=nw.col("departure_at").is_null(),
         is_critical=is_critical(),
         is_lwbs=is_lwbs(),
-        four_hour_minutes=nw.when(nw.col("_four_hour") >= 0).then(nw.col("_four_hour")),
+        # Who left before the clock started was there for no minute of it.
+        four_hour_minutes=nw.when(nw.col("_los") >= 0).then(nw.max_horizontal(nw.col("_four_hour"), nw.lit(0.0))),
         room_minutes=nw.when(nw.col("_room") >= 0).then(nw.col("_room")),
         boarding_minutes=nw.when((nw.col("_boarding") >= 0) & (nw.col("disposition") == "admitted")).then(
             nw.col("_boarding")

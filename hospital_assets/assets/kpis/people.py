@@ -23,7 +23,7 @@ AGE_BANDS = (0, 1, 5, 15, 18, 25, 35, 45, 55, 65, 75, 85, 90)
 def kpi_physician_workload_daily(fact_emergency_visits: Frame, fact_doctor_shifts: Frame) -> Frame:
     """New patients and shift hours of each doctor and day."""
     seen = (
-        fact_emergency_visits.filter(nw.col("doctor_key") != NOT_YET_KEY, ~nw.col("is_cancelled"))
+        fact_emergency_visits.filter(nw.col("doctor_key") != NOT_YET_KEY, ~nw.col("is_cancelled"), ~nw.col("is_lwbs"))
         .group_by("service_date", "doctor_key")
         .agg(visit_count=nw.len())
         .with_columns(shift_hours=nw.lit(0.0))
@@ -66,14 +66,18 @@ def with_chance_limits(doctors: Frame) -> Frame:
     """What each doctor would see at the hospital's rate, and three sigma of chance around it.
 
     Visits are counts (Poisson). Where nobody of a hospital has shifts, all doctors should see as
-    many; a doctor without shifts among colleagues with them, or an unknown one, has no limits.
+    many; a doctor without shifts among colleagues with them, or an unknown one, has no limits and is not compared.
 
     Args:
         doctors: doctor_key, hospital_key, visit_count, shift_hours.
     """
     known = nw.col("doctor_key") > 0
+    on_shift = doctors.filter(known).group_by("hospital_key").agg(_all_hours=exact_sum("shift_hours"))
+    doctors = doctors.join(on_shift, on="hospital_key", how="left")
+    # Visits of doctors without hours are not what those with hours see in theirs.
+    compared = known & ((nw.col("_all_hours") == 0) | (nw.col("shift_hours") > 0))
     totals = (
-        doctors.filter(known)
+        doctors.filter(compared)
         .group_by("hospital_key")
         .agg(_visits=nw.col("visit_count").sum(), _hours=exact_sum("shift_hours"), _doctors=nw.len())
     )
@@ -81,7 +85,7 @@ def with_chance_limits(doctors: Frame) -> Frame:
         nw.when(nw.col("_hours") > 0).then(nw.col("shift_hours") / nw.col("_hours")).otherwise(1.0 / nw.col("_doctors"))
     )
     frame = doctors.join(totals, on="hospital_key", how="left").with_columns(
-        _expected=nw.when(known).then(nw.col("_visits") * share)
+        _expected=nw.when(compared).then(nw.col("_visits") * share)
     )
     frame = frame.with_columns(
         expected_visit_count=nw.when(nw.col("_expected") > 0).then(nw.col("_expected"))

@@ -98,6 +98,7 @@ def returns(visits: Frame, data_end: nw.Expr) -> Frame:
             "cancelled": nw.col("is_cancelled"),
             "open": nw.col("departure_at").is_null(),
             "not_discharged": nw.col("disposition").is_in(NOT_DISCHARGED),
+            "unknown": nw.col("disposition").is_null(),
             "left": nw.col("disposition").is_in(LEFT) & ~nw.col("_takes_left"),
             "unknown_patient": nw.col("person_key").is_null(),
             "overlapping": nw.col("_is_overlapped"),

@@ -8,7 +8,7 @@ from hospital_assets.assets.kpis.totals import exact_mean, month_of, rates, with
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.measures.presence import segment_until
-from hospital_assets.measures.thresholds import NOON_HOUR, OVERSTAY_HOURS
+from hospital_assets.measures.thresholds import INPATIENT_OVERSTAY_HOURS, NOON_HOUR, OVERSTAY_HOURS
 from hospital_assets.warehouse.dialect import Frame, local_clocks
 
 
@@ -97,7 +97,7 @@ def kpi_overstays(fact_patient_flow: Frame, dim_hospital: Frame, dim_department:
 
 
 def overstays(stays: Frame, as_of: nw.Expr) -> Frame:
-    """Stays of more than `OVERSTAY_HOURS`; open ones until `as_of`."""
+    """Stays longer than the limit of their class; open ones until `as_of`."""
     frame = stays.with_columns(
         as_of_at=as_of,
         department_name=nw.coalesce(nw.col("department_name"), nw.lit("unknown")),
@@ -108,7 +108,8 @@ def overstays(stays: Frame, as_of: nw.Expr) -> Frame:
         ).dt.total_microseconds()
         / 3_600_000_000
     )
-    is_over = nw.col("_hours") > OVERSTAY_HOURS
+    limit = nw.when(nw.col("stay_class") == "emergency").then(OVERSTAY_HOURS).otherwise(INPATIENT_OVERSTAY_HOURS)
+    is_over = nw.col("_hours") > limit
     return rates(
         frame,
         ("as_of_at",),

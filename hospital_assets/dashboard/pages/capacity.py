@@ -367,14 +367,14 @@ def _overstays(mart: Mart, where: Slice) -> Figure:
     count = sum(r["numerator_count"] or 0 for r in rows)
     return Figure(
         "overstays",
-        f"Overstays: {number(100 * count / n, 1)} % stay longer than {thresholds.OVERSTAY_HOURS:g} hours",
+        f"Overstays: {number(100 * count / n, 1)} % stay too long",
         "Stays by the department in which they ended or are now",
         "table",
         (
             Column("Department"),
             Column("", is_wide=True),
             Column("%", 1),
-            Column(f"Over {thresholds.OVERSTAY_HOURS:g} h", 0),
+            Column("Too long", 0),
             Column("Still there", 0),
             Column("n", 0),
         ),
