@@ -9,7 +9,8 @@ from zoneinfo import ZoneInfo
 import polars as pl
 import pytest
 
-from hospital_assets.assets.cleaned.er_visits import in_order
+from hospital_assets.assets.cleaned.er_visits import in_order, validate_er_visits
+from hospital_assets.assets.cleaned.rules import read_clocks, read_dates
 from hospital_assets.assets.dimensions.calendar import calendar_days
 from hospital_assets.assets.facts.bed_occupancy import department_hours, occupied
 from hospital_assets.assets.facts.patient_flow import ended_by_register, folded
@@ -17,6 +18,7 @@ from hospital_assets.assets.kpis.arrivals import arrivals_by_hour
 from hospital_assets.assets.kpis.occupancy import department_flow, labelled_hours, occupancy, on_days
 from hospital_assets.checks.accounting import reconciled
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.landing.registry import load_profiles
 from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import checkpoint, lazy, resolve_instants
 from hospital_assets_tests.engines import Engine
@@ -297,3 +299,61 @@ def test_the_reading_that_keeps_all_clocks_in_order(
     (row,) = collect(read).iter_rows(named=True)
     waited, stayed = (row[f"{name}_at"] - row["arrival_at"] for name in names[1:])
     assert (waited, stayed) == tuple(timedelta(minutes=n) for n in minutes)
+
+
+# Dates that stand for none ------------------------------------------------------------------------
+
+NONE = (
+    "9999-12-31",
+    "9999-12-31 23:59:59",
+    "1900-01-01",
+    "19000101",
+    "1753-01-01 00:00:00",
+    "0001-01-01",
+    "31.12.2099",
+)
+
+
+def test_dates_that_stand_for_none_are_null_with_a_reason(on: Engine) -> None:
+    profiles = {
+        "s": load_profiles(None)["hl7v2-adt"].model_copy(
+            update={"placeholders": (" 31.12.2099 ",), "timestamp_formats": ("%Y%m%d", "%d.%m.%Y"), "subjects": {}}
+        )
+    }
+    texts = [*NONE, "1900-01-02 00:00", "2026-01-01 10:00", "30.12.2099", "1752-12-31", ""]
+    frame = pl.DataFrame({"t": texts, "n": range(len(texts)), "source_profile": "s"})
+    for read, landed in ((read_clocks, frame), (read_dates, frame.filter(~pl.col("t").str.contains(":")))):
+        out = collect(read(on(landed), profiles, "er_visits", {"c": "t"})).sort("n")
+        assert out.filter(pl.col("c_is_placeholder"))["t"].to_list() == [t for t in NONE if t in landed["t"]], read
+        assert out.filter("c_is_placeholder")["c"].drop_nulls().is_empty()
+        assert out.filter(pl.col("t").is_in(["30.12.2099"]))["c"].null_count() == 0
+
+
+def test_a_placeholder_is_no_departure_and_no_birth(on: Engine) -> None:
+    contract = CONTRACTS["raw_er_visits"]
+    base = {
+        **dict.fromkeys(contract.column_names),
+        "source_profile": "native",
+        "source_file": "f",
+        "source_part": 1,
+        "service_date": DAY,
+        "hospital_id": "H1",
+        "patient_id": "P",
+        "arrival_time": "2026-01-10 10:00:00",
+        "recorded_at": "2026-01-10 12:00:00",
+    }
+    rows = [
+        {**base, "source_line": 1, "visit_id": "a", "departure_time": "9999-12-31 00:00:00"},
+        {**base, "source_line": 2, "visit_id": "b", "departure_time": "soon"},
+        {**base, "source_line": 3, "visit_id": "c", "departure_time": "2026-01-10 11:00:00"},
+        {**base, "source_line": 4, "visit_id": "d", "arrival_time": "1900-01-01 00:00:00"},
+    ]
+    schema = {name: dtype for name, dtype in contract.polars_schema.items() if name != "record"}
+    raw = pl.DataFrame([{name: row[name] for name in schema} for row in rows], schema=schema)
+    hospitals = pl.DataFrame({"hospital_id": ["H1"], "time_zone": ["America/Chicago"]})
+    out = collect(validate_er_visits(on(raw), on(hospitals), load_profiles(None))).sort("source_line")
+    assert out["departure_at"].is_null().to_list() == [True, True, False, True]
+    codes = [(code or "").split("|") if "|" in (code or "") else [code] for code in out["quality_codes"]]
+    assert "placeholder_date" in str(codes[0]) and "clock_unreadable" not in str(codes[0])
+    assert "clock_unreadable" in str(codes[1]) and "placeholder_date" not in str(codes[1])
+    assert out["rule"].to_list() == [None, None, None, "arrival_missing"]

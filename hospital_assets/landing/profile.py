@@ -454,6 +454,8 @@ class Profile(_Declaration):
             happened; what lies later is in the future and is quarantined.
         timestamp_formats: strptime formats beyond ISO 8601. `%y` is two digits, 69 to 99 of the last
             century, the others of this one (POSIX): no good for births.
+        placeholders: texts that stand for no clock or date, beside 9999-12-31, 1900-01-01, 1753-01-01 and 0001-01-01;
+            case and blanks around do not matter.
         ignored: kinds of records (as in `raw_other_records`, `*` for any text) that no subject
             needs: they are stored without a warning.
         subjects: what it delivers.
@@ -467,6 +469,7 @@ class Profile(_Declaration):
     dates_shifted: bool = False
     latest_after_written_minutes: int = Field(default=1440, ge=0)
     timestamp_formats: tuple[str, ...] = ()
+    placeholders: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     subjects: dict[str, Subject]
     code_maps: dict[str, dict[str, str]] = {}

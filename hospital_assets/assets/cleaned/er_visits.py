@@ -8,6 +8,7 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.cleaned.rules import (
+    PLACEHOLDER,
     Rule,
     codes,
     completed,
@@ -80,6 +81,7 @@ RULES = (
     DISPOSITION_UNKNOWN,
     CLOCK_DERIVED,
     CLOCK_UNREADABLE,
+    PLACEHOLDER,
     PROVIDER_BEFORE_ARRIVAL,
     DEPARTURE_BEFORE_ARRIVAL,
     AMBIGUOUS_HOUR,
@@ -141,7 +143,10 @@ def validate_er_visits(raw: Frame, hospitals: Frame, profiles: Profiles) -> Fram
         _landed_level=text("triage_level"),
         triage_level=nw.when(valid_level).then(level.cast(nw.Int64)),
     )
-    unreadable = [nw.when(nw.col(f"{clock}_at").is_null()).then(~is_blank(f"{clock}_time")) for clock in CLOCKS[1:]]
+    unreadable = [
+        nw.when(nw.col(f"{clock}_at").is_null()).then(~is_blank(f"{clock}_time") & ~nw.col(f"_{clock}_is_placeholder"))
+        for clock in CLOCKS[1:]
+    ]
     frame = frame.with_columns(
         rule=first_broken(
             (VISIT_ID_MISSING, nw.col("visit_id").is_null()),
@@ -161,6 +166,10 @@ def validate_er_visits(raw: Frame, hospitals: Frame, profiles: Profiles) -> Fram
             (DISPOSITION_UNKNOWN, nw.col("disposition").is_null() & ~nw.col("_landed_disposition").is_null()),
             (CLOCK_DERIVED, nw.any_horizontal(*_derived_clocks(profiles), ignore_nulls=True)),
             (CLOCK_UNREADABLE, nw.any_horizontal(*unreadable, ignore_nulls=True)),
+            (
+                PLACEHOLDER,
+                nw.any_horizontal(*(nw.col(f"_{clock}_is_placeholder") for clock in CLOCKS), ignore_nulls=True),
+            ),
             (
                 PROVIDER_BEFORE_ARRIVAL,
                 (nw.col("provider_at") < nw.col("arrival_at"))

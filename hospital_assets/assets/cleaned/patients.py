@@ -6,6 +6,7 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.cleaned.rules import (
+    PLACEHOLDER,
     Rule,
     codes,
     first_broken,
@@ -39,6 +40,7 @@ RULES = (
     PATIENT_ID_MISSING,
     RECORDED_AT_MISSING,
     BIRTH_DATE_UNREADABLE,
+    PLACEHOLDER,
     BIRTH_DATE_IN_FUTURE,
     AGE_OUT_OF_RANGE,
     SEX_MAPPED,
@@ -101,7 +103,13 @@ def validate_patients(raw: Frame, profiles: Profiles) -> Frame:
             (PATIENT_ID_MISSING, nw.col("patient_id").is_null()), (RECORDED_AT_MISSING, nw.col("recorded_at").is_null())
         ),
         quality_codes=codes(
-            (BIRTH_DATE_UNREADABLE, nw.col("_birth_date").is_null() & ~nw.col("_landed_birth_date").is_null()),
+            (
+                BIRTH_DATE_UNREADABLE,
+                nw.col("_birth_date").is_null()
+                & ~nw.col("_landed_birth_date").is_null()
+                & ~nw.col("_birth_date_is_placeholder"),
+            ),
+            (PLACEHOLDER, nw.col("_birth_date_is_placeholder")),
             (BIRTH_DATE_IN_FUTURE, nw.col("_birth_date") > recorded_on),
             (AGE_OUT_OF_RANGE, ~valid_age),
             (SEX_MAPPED, nw.col("sex") != nw.col("_landed_sex")),

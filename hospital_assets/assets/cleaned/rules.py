@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from types import MappingProxyType
 from typing import Literal
 
@@ -54,6 +55,15 @@ READING_RULES = (
     Rule("unmatched_join", "A companion record has no main record to belong to.", "quarantine"),
     Rule("outside_limits", "A number lies outside of what its source's profile says it can be.", "quarantine"),
 )
+PLACEHOLDER = Rule(
+    "placeholder_date",
+    "A clock or date is one that stands for none: 9999-12-31, 1900-01-01, 1753-01-01, 0001-01-01, or what the profile "
+    "names (`placeholders`). It is not used.",
+    "flag",
+)
+#: Days that programs write for want of one, and the year from which on nothing ends.
+_PLACEHOLDER_DAYS = (date(1, 1, 1), date(1753, 1, 1), date(1900, 1, 1))
+_ENDLESS_YEAR = 9999
 DUPLICATE = Rule(dedupe.DUPLICATE, "The same record was landed before.", "duplicate")
 SUPERSEDED = Rule(dedupe.SUPERSEDED, "A newer record of the same thing was landed.", "duplicate")
 
@@ -68,7 +78,7 @@ def sources_of(profiles: Profiles, subject: str, declares: Callable[[Subject], b
 
 
 def read_clocks(frame: Frame, profiles: Profiles, subject: str, columns: Mapping[str, str], suffix: str = "") -> Frame:
-    """Add wall clocks read by the formats of each record's source; see `parse_wall_clocks`.
+    """Add wall clocks read by the formats of each record's source; see `parse_wall_clocks`, `without_placeholders`.
 
     Args:
         frame: records with `source_profile`.
@@ -77,7 +87,8 @@ def read_clocks(frame: Frame, profiles: Profiles, subject: str, columns: Mapping
         columns: new wall clock column -> text column.
         suffix: of text columns that were renamed out of the way.
     """
-    return parse_wall_clocks(frame, columns, _formats(profiles, subject, columns, suffix))
+    frame = parse_wall_clocks(frame, columns, _formats(profiles, subject, columns, suffix))
+    return without_placeholders(frame, profiles, columns)
 
 
 def read_numbers(frame: Frame, profiles: Profiles, subject: str, columns: Mapping[str, str]) -> Frame:
@@ -108,14 +119,47 @@ def read_numbers(frame: Frame, profiles: Profiles, subject: str, columns: Mappin
 
 
 def read_dates(frame: Frame, profiles: Profiles, subject: str, columns: Mapping[str, str]) -> Frame:
-    """Add dates read by the formats of each record's source; see `parse_dates`."""
-    return parse_dates(
+    """Add dates read by the formats of each record's source; see `parse_dates`, `without_placeholders`."""
+    frame = parse_dates(
         frame,
         columns,
         {
             text: {name: ("%Y-%m-%d", *own) for name, own in by_source.items()}
             for text, by_source in _formats(profiles, subject, columns).items()
         },
+    )
+    return without_placeholders(frame, profiles, columns)
+
+
+def without_placeholders(frame: Frame, profiles: Profiles, columns: Mapping[str, str]) -> Frame:
+    """Make clocks and dates null that stand for none, and add `<column>_is_placeholder` for each.
+
+    Args:
+        frame: records with `source_profile`, the read columns and their texts.
+        profiles: the source profiles, which may name further texts (`placeholders`).
+        columns: read column -> text column.
+    """
+    own = {
+        name: [text.strip().lower() for text in profile.placeholders]
+        for name, profile in profiles.items()
+        if profile.placeholders
+    }
+
+    def stands_for_none(read: str, text: str) -> nw.Expr:
+        day = nw.col(read).dt.date()
+        landed = nw.col(text).str.strip_chars().str.to_lowercase()
+        return nw.any_horizontal(
+            day.dt.year() >= _ENDLESS_YEAR,
+            *(day == nw.lit(none) for none in _PLACEHOLDER_DAYS),
+            *((nw.col("source_profile") == name) & landed.is_in(texts) for name, texts in own.items()),
+            ignore_nulls=True,
+        )
+
+    frame = frame.with_columns(
+        **{f"{read}_is_placeholder": stands_for_none(read, text) for read, text in columns.items()}
+    )
+    return frame.with_columns(
+        **{read: nw.when(~nw.col(f"{read}_is_placeholder")).then(nw.col(read)) for read in columns}
     )
 
 
