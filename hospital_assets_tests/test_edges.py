@@ -9,12 +9,13 @@ from zoneinfo import ZoneInfo
 import polars as pl
 import pytest
 
+from hospital_assets.assets.cleaned.diagnoses_and_procedures import validate_diagnoses
 from hospital_assets.assets.cleaned.er_visits import in_order, validate_er_visits
 from hospital_assets.assets.cleaned.rules import read_clocks, read_dates
 from hospital_assets.assets.dimensions.calendar import calendar_days
 from hospital_assets.assets.facts.bed_occupancy import department_hours, occupied
 from hospital_assets.assets.facts.patient_flow import ended_by_register, folded
-from hospital_assets.assets.kpis.arrivals import arrivals_by_hour
+from hospital_assets.assets.kpis.arrivals import arrivals_by_hour, peak_hours
 from hospital_assets.assets.kpis.occupancy import department_flow, labelled_hours, occupancy, on_days
 from hospital_assets.checks.accounting import reconciled
 from hospital_assets.contracts import CONTRACTS
@@ -357,3 +358,79 @@ def test_a_placeholder_is_no_departure_and_no_birth(on: Engine) -> None:
     assert "placeholder_date" in str(codes[0]) and "clock_unreadable" not in str(codes[0])
     assert "clock_unreadable" in str(codes[1]) and "placeholder_date" not in str(codes[1])
     assert out["rule"].to_list() == [None, None, None, "arrival_missing"]
+
+
+def test_hours_in_which_nobody_came_count(on: Engine) -> None:
+    """One arrival at ten on one of ten Mondays is a tenth of an arrival an hour."""
+    hospitals, _ = hospital("America/Chicago")
+    dates = calendar_days((date(2025, 12, 1), date(2027, 5, 1))).drop_nulls("calendar_date")
+    mondays = [date(2026, 1, 5) + timedelta(weeks=n) for n in range(10)]
+    hourly = pl.DataFrame(
+        [
+            {
+                "service_date": day,
+                "hospital_id": "H1",
+                "iso_weekday_number": day.isoweekday(),
+                "hour_of_day": hour,
+                "existing_hours_count": 1,
+                "arrivals_count": int((day, hour) == (mondays[3], 10)),
+            }
+            for day in (mondays[0], mondays[3], mondays[7], mondays[9])
+            for hour in range(24)
+        ]
+    )
+
+    def rate(frame: pl.DataFrame) -> float:
+        out = collect(peak_hours(on(frame), on(hospitals), on(dates)))
+        (found,) = out.filter(hospital_id="all", iso_weekday_number=1, hour_of_day=10)["arrivals_per_hour"]
+        return float(found)
+
+    assert rate(hourly) == 0.1
+    # De-identified visits lie years apart: what is between is no day without patients.
+    far = hourly.with_columns(pl.col("service_date").replace({mondays[9]: date(2027, 3, 1)}))
+    assert rate(far) == 1 / 9
+
+
+def diagnosis(line: int, code: str, rank: str, written: str | None, file: str = "f") -> dict[str, Any]:
+    return {
+        **dict.fromkeys(CONTRACTS["raw_diagnoses"].column_names),
+        "source_profile": "native",
+        "source_file": file,
+        "source_line": line,
+        "source_part": 1,
+        "service_date": DAY,
+        "hospital_id": "H1",
+        "patient_id": "P",
+        "visit_id": "V",
+        "icd_code": code,
+        "icd_version": "10",
+        "sequence": rank,
+        "recorded_at": written,
+    }
+
+
+def test_two_diagnoses_of_one_rank_both_stand(on: Engine) -> None:
+    contract = CONTRACTS["raw_diagnoses"]
+    schema = {name: dtype for name, dtype in contract.polars_schema.items() if name != "record"}
+    hospitals = pl.DataFrame({"hospital_id": ["H1"], "time_zone": ["America/Chicago"]})
+    early, late = "2026-01-10 10:00:00", "2026-01-10 12:00:00"
+
+    def rules(*rows: dict[str, Any]) -> list[tuple[str, str | None, bool]]:
+        raw = pl.DataFrame([{name: row[name] for name in schema} for row in rows], schema=schema)
+        out = collect(validate_diagnoses(on(raw), on(hospitals), load_profiles(None)))
+        found = out.sort("source_file", "source_line").select("icd_code", "rule", "quality_codes")
+        return [(code, rule, "rank_conflict" in str(codes)) for code, rule, codes in found.iter_rows()]
+
+    together = (diagnosis(1, "I50.9", "1", early), diagnosis(2, "J18.9", "1", early), diagnosis(3, "E11.9", "2", early))
+    assert rules(*together) == [("I509", None, True), ("J189", None, True), ("E119", None, False)]
+    # What is written later corrects; what is written again is a repetition.
+    assert rules(diagnosis(1, "I50.9", "1", early), diagnosis(2, "J18.9", "1", late)) == [
+        ("I509", "superseded", False),
+        ("J189", None, False),
+    ]
+    assert rules(diagnosis(1, "I50.9", "1", early), diagnosis(2, "I50.9", "1", early)) == [
+        ("I509", "duplicate", False),
+        ("I509", None, False),
+    ]
+    undated = (diagnosis(1, "I50.9", "1", None), diagnosis(2, "J18.9", "1", None))
+    assert rules(*undated) == [("I509", None, True), ("J189", None, True)]

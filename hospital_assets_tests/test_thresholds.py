@@ -53,7 +53,7 @@ CHANGED: dict[str, Any] = {
     "MAXIMUM_AGE_YEARS": 118,
 }
 #: Used at one place, where the tests of that place see it.
-USED_ONCE = {"LONGEST_PRESENCE_HOURS", "LONGEST_OPEN_STAY_HOURS"}
+USED_ONCE = {"LONGEST_PRESENCE_HOURS", "LONGEST_OPEN_STAY_HOURS", "LONGEST_QUIET_DAYS"}
 LEVELS, SCALE = [1, 2, 3], "CTAS"
 PACKAGE = Path(hospital_assets.__file__).parent
 

@@ -199,8 +199,8 @@ class CleanedDiagnoses(
     DatedCleanedRecord,
     name="cleaned_diagnoses",
     grain="one diagnosis of a visit",
-    key=("service_date", "visit_id", "sequence"),
-    columns="diagnosis_id patient_id hospital_id icd_version code_system icd_code description",
+    key=("service_date", "visit_id", "sequence", "icd_version", "icd_code"),
+    columns="diagnosis_id patient_id hospital_id code_system description",
 ):
     """Coded diagnoses; the service day is that of their visit's arrival."""
 

@@ -9,7 +9,7 @@ column means the row pools all values of that column.
 from __future__ import annotations
 
 from hospital_assets.contracts.table import COUNTED, Measure, Table, column
-from hospital_assets.measures.thresholds import LONGEST_WAIT_MINUTES
+from hospital_assets.measures.thresholds import LONGEST_QUIET_DAYS, LONGEST_WAIT_MINUTES
 from hospital_assets.measures.waits import WAIT_EXCLUSIONS
 
 ALL = "all"
@@ -127,7 +127,8 @@ ARRIVALS = Measure(
     "/h",
     "all visits not cancelled",
     "hillmaker",
-    variants="the hour skipped in spring existed 0 times that day, the one repeated twice.",
+    variants="the hour skipped in spring existed 0 times that day, the one repeated twice. Hours in which nobody came "
+    f"count, on days without any record, too, in gaps of up to {LONGEST_QUIET_DAYS} days.",
 )
 
 

@@ -18,7 +18,8 @@ from hospital_assets.assets.cleaned.rules import (
     text,
 )
 from hospital_assets.assets.declare import cleaned_and_quarantined
-from hospital_assets.assets.dedupe import newest_only
+from hospital_assets.assets.dedupe import SUPERSEDED, newest_only
+from hospital_assets.contracts import PARTITION_COLUMN
 from hospital_assets.contracts.cleaned import CODE_SYSTEMS
 from hospital_assets.landing.registry import Profiles
 from hospital_assets.warehouse.dialect import Frame, resolve_instants
@@ -32,6 +33,9 @@ SEQUENCE_DERIVED = Rule(
     "sequence_derived", "The source states no rank; the order of the records stands for it.", "flag"
 )
 SEQUENCE_INVALID = Rule("sequence_invalid", "The rank is not a whole number from 1.", "quarantine")
+RANK_CONFLICT = Rule(
+    "rank_conflict", "Another code of the visit was recorded at the same time with the same rank; both stand.", "flag"
+)
 VERSION_INVALID = Rule("icd_version_invalid", "Neither a code system is stated nor ICD version 9 or 10.", "quarantine")
 PROCEDURE_ID_MISSING = Rule("procedure_id_missing", "A procedure record needs an identifier.", "quarantine")
 PERFORMED_AT_UNREADABLE = Rule("performed_at_unreadable", "The time of the procedure cannot be read.", "flag")
@@ -45,6 +49,7 @@ DIAGNOSIS_RULES = (
     VERSION_INVALID,
     NOT_ICD,
     SEQUENCE_DERIVED,
+    RANK_CONFLICT,
 )
 PROCEDURE_RULES = (
     PROCEDURE_ID_MISSING,
@@ -149,10 +154,36 @@ def validate_diagnoses(raw: Frame, hospitals: Frame, profiles: Profiles) -> Fram
             (VERSION_INVALID, nw.col("code_system").is_null()),
             (CODE_INVALID, _is_no_code("icd_code")),
             (SEQUENCE_INVALID, nw.col("sequence").is_null()),
-        ),
-        quality_codes=codes((NOT_ICD, nw.col("icd_version") == 0), (SEQUENCE_DERIVED, ~nw.col("_is_ranked"))),
+        )
     )
-    return newest_only(frame, ["visit_id", "sequence"], "recorded_at")
+    frame = _one_rank(newest_only(frame, ["visit_id", "sequence", "icd_version", "icd_code"], "recorded_at"))
+    return frame.with_columns(
+        quality_codes=codes(
+            (NOT_ICD, nw.col("icd_version") == 0),
+            (SEQUENCE_DERIVED, ~nw.col("_is_ranked")),
+            (RANK_CONFLICT, nw.col("_shares_rank")),
+        )
+    )
+
+
+def _one_rank(frame: Frame) -> Frame:
+    """Let a code that was recorded later replace others of its rank; of those recorded together all stand.
+
+    Args:
+        frame: diagnoses without repetitions of a code, with their `rule`.
+    """
+    rank = [*([PARTITION_COLUMN] if PARTITION_COLUMN in frame.columns else []), "visit_id", "sequence", "_is_sound"]
+    frame = frame.with_columns(_is_sound=nw.col("rule").is_null()).with_columns(
+        _newest=nw.col("recorded_at").max().over(*rank)
+    )
+    is_newest = nw.coalesce(nw.col("recorded_at") == nw.col("_newest"), nw.col("_newest").is_null())
+    frame = frame.with_columns(_is_newest=is_newest).with_columns(
+        _newest_count=nw.col("_is_newest").cast(nw.Int64).sum().over(*rank)
+    )
+    return frame.with_columns(
+        rule=nw.when(nw.col("_is_sound") & ~nw.col("_is_newest")).then(nw.lit(SUPERSEDED)).otherwise(nw.col("rule")),
+        _shares_rank=nw.col("_is_sound") & nw.col("_is_newest") & (nw.col("_newest_count") > 1),
+    ).drop("_is_sound", "_newest", "_is_newest", "_newest_count")
 
 
 def _ranked_by_record(frame: Frame) -> Frame:

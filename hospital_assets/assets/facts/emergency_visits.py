@@ -124,7 +124,8 @@ def principal_conditions(diagnoses: Frame, conditions: Frame) -> Frame:
     """The condition each visit was mainly for: its diagnosis of the lowest rank.
 
     Args:
-        diagnoses: cleaned diagnoses; of a rank that was recorded twice, the newest counts.
+        diagnoses: cleaned diagnoses; of a rank that was recorded twice, the newest counts, of codes recorded
+            together the last in its file.
         conditions: dim_condition.
 
     Returns:

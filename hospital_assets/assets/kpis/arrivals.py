@@ -1,7 +1,5 @@
 """Peak hours: arrivals by local hour and weekday, per hour that existed."""
 
-from __future__ import annotations
-
 import dagster as dg
 import narwhals as nw
 
@@ -9,31 +7,59 @@ from hospital_assets.assets.declare import table
 from hospital_assets.assets.dimensions.calendar import local_hours
 from hospital_assets.assets.kpis.totals import with_totals
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.warehouse.dialect import Frame, checkpoint, explode_hours
+from hospital_assets.measures.thresholds import LONGEST_QUIET_DAYS
+from hospital_assets.warehouse.dialect import Frame, checkpoint, explode_days, explode_hours
+from hospital_assets.warehouse.io_manager import period_of
 
 
 @dg.asset(**table("kpi_arrivals_hourly"))
-def kpi_arrivals_hourly(fact_emergency_visits: Frame, dim_hospital: Frame, dim_date: Frame) -> Frame:
-    """Arrivals in every local hour of each day on which the hospital had visits.
+def kpi_arrivals_hourly(
+    context: dg.AssetExecutionContext, fact_emergency_visits: Frame, dim_hospital: Frame, dim_date: Frame
+) -> Frame:
+    """Arrivals in every local hour of each of the run's days, at every hospital, whether or not anybody came.
 
     The hours of a day are counted on the clock: the hour that is skipped in spring has existed 0
     times, the one repeated in autumn twice.
     """
     visits = checkpoint(
         fact_emergency_visits.filter(~nw.col("is_cancelled"))
-        .join(dim_hospital.select("hospital_key", "hospital_id", "time_zone"), on="hospital_key", how="left")
-        .select("service_date", "hospital_id", "time_zone", "arrival_local")
+        .join(dim_hospital.select("hospital_key", "hospital_id"), on="hospital_key", how="left")
+        .select("service_date", "hospital_id", "arrival_local")
     )
-    days = (
-        visits.select("service_date", "hospital_id", "time_zone")
-        .unique()
-        .join(
-            dim_date.select(nw.col("calendar_date").alias("service_date"), "iso_weekday_number"),
-            on="service_date",
-            how="inner",
+    period = period_of(context)
+    assert period is not None  # noqa: S101  (the asset is partitioned)
+    run_days = dim_date.filter(
+        nw.col("calendar_date") >= nw.lit(period.first), nw.col("calendar_date") < nw.lit(period.end)
+    ).select(service_date=nw.col("calendar_date"))
+    days = checkpoint(at_hospitals(run_days, dim_hospital, dim_date))
+    return arrivals_by_hour(visits, days).select(nw.col(*CONTRACTS["kpi_arrivals_hourly"].column_names))
+
+
+def at_hospitals(days: Frame, hospitals: Frame, dates: Frame) -> Frame:
+    """Days at every hospital: service_date, hospital_id, time_zone, iso_weekday_number."""
+    return (
+        days.join(
+            dates.select("iso_weekday_number", service_date=nw.col("calendar_date")), on="service_date", how="inner"
         )
+        .join(hospitals.filter(nw.col("hospital_key") > 0).select("hospital_id", "time_zone"), how="cross")
+        .filter(~nw.col("time_zone").is_null())
     )
-    return arrivals_by_hour(visits, checkpoint(days)).select(nw.col(*CONTRACTS["kpi_arrivals_hourly"].column_names))
+
+
+def days_between(days: Frame) -> Frame:
+    """The days that lie between others and are not among them, in gaps that are no gaps in the data.
+
+    Args:
+        days: `service_date`, each once.
+    """
+    following = days.with_columns(_all=nw.lit(1)).with_columns(
+        _next=nw.col("service_date").shift(-1).over("_all", order_by="service_date")
+    )
+    gaps = following.filter(nw.col("_next") <= nw.col("service_date").dt.offset_by(f"{LONGEST_QUIET_DAYS}d")).select(
+        _first=nw.col("service_date").dt.offset_by("1d").cast(nw.Date),
+        _last=nw.col("_next").dt.offset_by("-1d").cast(nw.Date),
+    )
+    return explode_days(gaps, "_first", "_last", "service_date").select("service_date")
 
 
 def arrivals_by_hour(visits: Frame, days: Frame) -> Frame:
@@ -76,11 +102,38 @@ def arrivals_by_hour(visits: Frame, days: Frame) -> Frame:
 
 
 @dg.asset(**table("kpi_peak_hours"))
-def kpi_peak_hours(kpi_arrivals_hourly: Frame) -> Frame:
+def kpi_peak_hours(kpi_arrivals_hourly: Frame, dim_hospital: Frame, dim_date: Frame) -> Frame:
     """Arrivals per existing hour by weekday and hour, for each hospital and all of them."""
+    return peak_hours(kpi_arrivals_hourly, dim_hospital, dim_date).select(
+        nw.col(*CONTRACTS["kpi_peak_hours"].column_names)
+    )
+
+
+def peak_hours(hourly: Frame, hospitals: Frame, dates: Frame) -> Frame:
+    """Arrivals per hour that existed, days without any record among them.
+
+    Args:
+        hourly: kpi_arrivals_hourly.
+        hospitals: dim_hospital.
+        dates: dim_date.
+    """
+    quiet = at_hospitals(days_between(hourly.select("service_date").unique()), hospitals, dates)
+    nobody = hourly.filter(nw.col("arrivals_count") < 0).select(
+        "service_date", "hospital_id", arrival_local=nw.col("service_date").cast(nw.Datetime("us"))
+    )
+    columns = ("hospital_id", "iso_weekday_number", "hour_of_day", "existing_hours_count", "arrivals_count")
+    hours = [hourly, arrivals_by_hour(nobody, checkpoint(quiet))]
+    counts = ("iso_weekday_number", "hour_of_day", "existing_hours_count", "arrivals_count")
+    all_hours = nw.concat(
+        [
+            frame.select("hospital_id", *(nw.col(name).cast(nw.Int64) for name in counts)).select(*columns)
+            for frame in hours
+        ],
+        how="vertical",
+    )
     summed = checkpoint(
         with_totals(
-            kpi_arrivals_hourly,
+            all_hours,
             ("iso_weekday_number", "hour_of_day"),
             ("hospital_id",),
             {
@@ -98,4 +151,4 @@ def kpi_peak_hours(kpi_arrivals_hourly: Frame) -> Frame:
         .rank("min", descending=True)
         .over("hospital_id")
         .cast(nw.Int64)
-    ).select(nw.col(*CONTRACTS["kpi_peak_hours"].column_names))
+    )
