@@ -11,6 +11,7 @@ import pytest
 
 from hospital_assets.assets.cleaned.diagnoses_and_procedures import validate_diagnoses
 from hospital_assets.assets.cleaned.er_visits import in_order, validate_er_visits
+from hospital_assets.assets.cleaned.reference_data import validate_departments
 from hospital_assets.assets.cleaned.rules import read_clocks, read_dates
 from hospital_assets.assets.dimensions.calendar import calendar_days
 from hospital_assets.assets.facts.bed_occupancy import department_hours, occupied
@@ -34,7 +35,7 @@ def instant(text: str, zone: str, fold: int = 0) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone), fold=fold)
 
 
-def hospital(zone: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+def hospital(zone: str, opened: datetime | None = None) -> tuple[pl.DataFrame, pl.DataFrame]:
     hospitals = pl.DataFrame({"hospital_id": ["H1"], "hospital_key": [1], "time_zone": [zone]})
     departments = pl.DataFrame(
         {
@@ -43,10 +44,11 @@ def hospital(zone: str) -> tuple[pl.DataFrame, pl.DataFrame]:
             "department_key": [10, 11],
             "department_name": ["ICU", "Emergency"],
             "bed_capacity": [BEDS, 2],
+            "first_effective_at": [opened or at("1900-01-01 00:00")] * 2,
             "valid_from_at": [at("1900-01-01 00:00")] * 2,
             "valid_to_at": [at("9999-12-31 00:00")] * 2,
         },
-        schema_overrides={"valid_from_at": UTC_INSTANT, "valid_to_at": UTC_INSTANT},
+        schema_overrides=dict.fromkeys(("first_effective_at", "valid_from_at", "valid_to_at"), UTC_INSTANT),
     )
     return hospitals, departments
 
@@ -198,6 +200,15 @@ def test_nobody_lies_in_a_bed_for_ever(on: Engine) -> None:
     assert sum(row["outflow_count"] for row in flow.values()) == 0
 
 
+def test_beds_count_from_the_day_a_department_opens(on: Engine) -> None:
+    zone = "America/Chicago"
+    hospitals, departments = (on(frame) for frame in hospital(zone, instant("2026-01-10 00:00", zone)))
+    dates = on(calendar_days((date(2026, 1, 1), date(2026, 1, 20))).drop_nulls("calendar_date"))
+    hours = collect(department_hours(departments, hospitals, dates, Period(date(2026, 1, 9), date(2026, 1, 11))))
+    staffed = hours.filter(department_id="ICU").group_by("service_date").agg(pl.col("staffed_bed_minutes").sum())
+    assert dict(staffed.iter_rows()) == {date(2026, 1, 9): 0.0, date(2026, 1, 10): BEDS * 1440.0}
+
+
 def registered(visit_id: str, departure: str | None, disposition: str | None) -> pl.DataFrame:
     contract = CONTRACTS["cleaned_er_visits"]
     values = {
@@ -328,6 +339,27 @@ def test_dates_that_stand_for_none_are_null_with_a_reason(on: Engine) -> None:
         assert out.filter(pl.col("c_is_placeholder"))["t"].to_list() == [t for t in NONE if t in landed["t"]], read
         assert out.filter("c_is_placeholder")["c"].drop_nulls().is_empty()
         assert out.filter(pl.col("t").is_in(["30.12.2099"]))["c"].null_count() == 0
+
+
+def test_a_department_may_be_there_since_ever(on: Engine) -> None:
+    """Profiles of sources that do not date their departments say so with 1900-01-01."""
+    contract = CONTRACTS["raw_departments"]
+    values = {
+        "source_profile": "native",
+        "source_file": "f",
+        "source_line": 1,
+        "source_part": 1,
+        "department_id": "D",
+        "hospital_id": "H1",
+        "department_name": "ICU",
+        "bed_capacity": "4",
+        "effective_date": "1900-01-01",
+    }
+    schema = {name: dtype for name, dtype in contract.polars_schema.items() if name != "record"}
+    raw = pl.DataFrame([{**dict.fromkeys(schema), **values}], schema=schema)
+    hospitals = pl.DataFrame({"hospital_id": ["H1"], "time_zone": ["America/Chicago"]})
+    (row,) = collect(validate_departments(on(raw), on(hospitals), load_profiles(None))).iter_rows(named=True)
+    assert (row["rule"], row["effective_date"]) == (None, date(1900, 1, 1))
 
 
 def test_a_placeholder_is_no_departure_and_no_birth(on: Engine) -> None:

@@ -40,7 +40,7 @@ class DimDepartment(
     name="dim_department",
     grain="one version of a department",
     key=("department_key",),
-    columns="department_id department_name hospital_key hospital_id bed_capacity mean_stay_hours",
+    columns="department_id department_name hospital_key hospital_id first_effective_at bed_capacity mean_stay_hours",
     order_by=("department_id", "valid_from_at"),
 ):
     """Departments with their capacity over time (SCD2 by effective date)."""

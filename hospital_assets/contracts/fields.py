@@ -364,6 +364,9 @@ FIELDS: Mapping[str, Field] = {
         "Stay start until discharge, on the last segment only, so that it adds up.", nullable=True
     ),
     "hour_start_at": instant("Start of the hour of the wall clock."),
+    "first_effective_at": instant(
+        "Local midnight of the first effective date; its beds count from then.", nullable=True
+    ),
     "hour_minutes": minutes("How long the hour lasts: 60; less or more where the clock is changed within it."),
     "date_key": key("Local day as YYYYMMDD, or a special member.", "dim_date.date_key"),
     "hour_start_local": wall_clock("Start of the hour on the wall clock; not unique on the day clocks go back."),

@@ -40,7 +40,8 @@ class KpiOccupancyDaily(
             "location segments, each department's own capacity at the time",
             "KH03; kpis: occupancy (a)",
             clock="segment start to end, cut at local midnights; days have 23 to 25 hours, and hours are those of the "
-            f"local wall clock, whatever the zone's offset; {_UNTIL}.",
+            "local wall clock, whatever the zone's offset; beds count from the department's first effective date; "
+            f"{_UNTIL}.",
             variants="`hourly_mean_pct` is the mean of the hours; `midnight_pct` counts patients at "
             "24:00 (NHS KH03); `peak_pct` the most at one moment. Over 100 % is possible.",
         )

@@ -114,7 +114,9 @@ def validate_hospitals(raw: Frame, profiles: Profiles) -> Frame:
 def validate_departments(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
     """Every raw department version with its cleaned columns and the rule it broke."""
     frame = _with_hospital(raw, hospitals, profiles)
-    frame = read_dates(frame, profiles, "departments", {"_effective": "effective_date"}).drop("effective_date")
+    frame = read_dates(frame, profiles, "departments", {"_effective": "effective_date"}, from_the_beginning=True).drop(
+        "effective_date"
+    )
     frame = frame.with_columns(_beds_text=text("bed_capacity"))
     frame = read_numbers(frame, profiles, "departments", {"_beds": "bed_capacity", "_stay": "mean_stay_hours"})
     beds = nw.col("_beds")

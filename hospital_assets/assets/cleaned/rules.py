@@ -118,8 +118,18 @@ def read_numbers(frame: Frame, profiles: Profiles, subject: str, columns: Mappin
     ).drop([f"{number}_pointed" for number in columns])
 
 
-def read_dates(frame: Frame, profiles: Profiles, subject: str, columns: Mapping[str, str]) -> Frame:
-    """Add dates read by the formats of each record's source; see `parse_dates`, `without_placeholders`."""
+def read_dates(
+    frame: Frame, profiles: Profiles, subject: str, columns: Mapping[str, str], *, from_the_beginning: bool = False
+) -> Frame:
+    """Add dates read by the formats of each record's source; see `parse_dates`, `without_placeholders`.
+
+    Args:
+        frame: records with `source_profile`.
+        profiles: the source profiles.
+        subject: whose records they are.
+        columns: new date column -> text column.
+        from_the_beginning: whether the dates say since when something holds: 1900-01-01 is since ever then.
+    """
     frame = parse_dates(
         frame,
         columns,
@@ -128,7 +138,7 @@ def read_dates(frame: Frame, profiles: Profiles, subject: str, columns: Mapping[
             for text, by_source in _formats(profiles, subject, columns).items()
         },
     )
-    return without_placeholders(frame, profiles, columns)
+    return frame if from_the_beginning else without_placeholders(frame, profiles, columns)
 
 
 def without_placeholders(frame: Frame, profiles: Profiles, columns: Mapping[str, str]) -> Frame:

@@ -61,6 +61,7 @@ def dim_department(cleaned_departments: Frame, dim_hospital: Frame) -> Frame:
         _midnight=nw.col("effective_date").cast(nw.Datetime("us")), _midnight_offset_minutes=nw.lit(None).cast(nw.Int32)
     )
     frame = resolve_instants(frame, {"effective_at": "_midnight"}, "time_zone")
+    frame = frame.with_columns(first_effective_at=nw.col("effective_at").min().over("department_id"))
     changed = changes_only(
         frame, "department_id", "effective_at", ("department_name", "hospital_id", "bed_capacity", "mean_stay_hours")
     )

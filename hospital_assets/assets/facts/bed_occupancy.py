@@ -62,11 +62,23 @@ def department_hours(departments: Frame, hospitals: Frame, dates: Frame, period:
     )
     hours = hours.join(places, on="time_zone", how="inner")
     versions = departments.select(
-        "hospital_id", "department_id", "department_key", "bed_capacity", "valid_from_at", "valid_to_at"
+        "hospital_id",
+        "department_id",
+        "department_key",
+        "bed_capacity",
+        "first_effective_at",
+        "valid_from_at",
+        "valid_to_at",
     )
     return (
         hours.join(versions, on="hospital_id", how="inner")
         .filter(nw.col("hour_start_at") >= nw.col("valid_from_at"), nw.col("hour_start_at") < nw.col("valid_to_at"))
+        # The first version holds from the beginning, for patients; beds are there from the day the department opens.
+        .with_columns(
+            bed_capacity=nw.when(nw.col("hour_start_at") < nw.col("first_effective_at"))
+            .then(nw.lit(0))
+            .otherwise(nw.col("bed_capacity"))
+        )
         .with_columns(
             date_key=date_key("hour_start_local"), staffed_bed_minutes=nw.col("bed_capacity") * nw.col("hour_minutes")
         )
