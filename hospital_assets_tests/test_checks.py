@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import dagster as dg
 import duckdb
 import pandera.polars as pa
 import polars as pl
 import pytest
 
-from hospital_assets.automation.build import BuildReport
+from hospital_assets.automation.build import BuildError, BuildReport, check
+from hospital_assets.automation.instance import dagster_instance
 from hospital_assets.checks.accounting import conservation, landed_count, population_count, reconciled
 from hospital_assets.checks.contract_checks import _by_pandera, _counted, _finding, _of_pandera, _values, kinds_of
 from hospital_assets.checks.declared import resolved_rules
@@ -289,3 +291,23 @@ def test_a_constraint_the_engine_does_not_know_is_put_to_pandera() -> None:
     rows, counts = _counted(frame, [rule])
     assert (rows, counts) == (3, [None])
     assert _finding(rule, frame, rows, None).broken == 1
+
+
+def test_one_table_is_checked_for_one_day(clean: tuple[Settings, BuildReport]) -> None:
+    settings, _ = clean
+    report = check(build_definitions(settings), settings, first=FIRST, last=FIRST, table="fact_doctor_shifts")
+    assert {found.table for found in report.checks} == {"fact_doctor_shifts"} and report.succeeded
+    assert {"key", "values", "local_time"} & {found.name for found in report.checks}
+    with pytest.raises(BuildError, match="no table 'nosuch'"):
+        check(build_definitions(settings), settings, table="nosuch")
+
+
+def test_a_single_check_of_a_step_is_evaluated_alone(clean: tuple[Settings, BuildReport]) -> None:
+    settings, _ = clean
+    job = build_definitions(settings).resolve_job_def("all_checks")
+    names = {"dim_doctor": "key", "raw_landed_files": "feeds_fresh"}
+    keys = [dg.AssetCheckKey(dg.AssetKey(table), name) for table, name in names.items()]
+    with dagster_instance(settings) as instance:
+        result = job.get_subset(asset_check_selection=set(keys)).execute_in_process(instance=instance)
+    found = [(e.asset_key, e.check_name) for e in result.get_asset_check_evaluations()]
+    assert sorted(found) == sorted((key.asset_key, key.name) for key in keys)

@@ -263,3 +263,10 @@ def test_a_step_is_of_the_layer_of_its_tables_or_a_check() -> None:
     checks = {check.op.name for check in definitions.asset_checks or () if isinstance(check, dg.AssetChecksDefinition)}
     assert steps - set(layers) <= checks
     assert not checks & set(layers)
+
+
+def test_a_single_check_can_be_asked_for() -> None:
+    """In the UI, where a step of several checks has to say that it can give some of them."""
+    for definition in DEFINITIONS.asset_checks or ():
+        assert isinstance(definition, dg.AssetChecksDefinition)
+        assert definition.can_subset or len(definition.check_keys) == 1, definition.op.name

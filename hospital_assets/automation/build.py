@@ -126,6 +126,7 @@ def check(
     *,
     first: date | None = None,
     last: date | None = None,
+    table: str | None = None,
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> BuildReport:
     """Run every check on what is stored for the days from `first` to `last`; builds nothing.
@@ -135,16 +136,21 @@ def check(
         settings: the data directory.
         first: first service day; default the directory's first.
         last: last service day, inclusive; default the directory's last.
+        table: only the checks of this one.
         progress: as for `build`.
 
     Raises:
-        BuildError: nothing was ever built.
+        BuildError: nothing was ever built, or there is no such table.
     """
     if not settings.warehouse_file.exists():
         raise BuildError(f"{settings.warehouse_file} is missing: run `hospital build` first")
     days = _days(settings, first, last)
+    keys = definitions.resolve_asset_graph().asset_check_keys if table else set()
+    checks = {key for key in keys if key.asset_key == dg.AssetKey(table or "")}
+    if table and not checks:
+        raise BuildError(f"there is no table '{table}'; docs/data-dictionary lists all")
     with _Runs(definitions, settings, days, progress) as runs:
-        runs.run("all_checks", days)
+        runs.run("all_checks", days, checks=checks)
     return runs.report
 
 
@@ -225,10 +231,18 @@ class _Runs:
         self._stack.close()
         self.report.seconds = time.perf_counter() - self._started
 
-    def run(self, job_name: str, days: Span | None, selection: Collection[dg.AssetKey] = ()) -> Outcome:
+    def run(
+        self,
+        job_name: str,
+        days: Span | None,
+        selection: Collection[dg.AssetKey] = (),
+        checks: Collection[dg.AssetCheckKey] = (),
+    ) -> Outcome:
         """One run, over a span of service days if it has partitions, added to the report."""
         job = self._definitions.resolve_job_def(job_name)
         run_id = dg.DagsterRun(job_name=job.name).run_id
+        if checks:
+            job = job.get_subset(asset_check_selection=set(checks))
         steps = job.get_subset(asset_selection=set(selection)) if selection else job
         total = len(self.report.steps) + len(list(steps.graph.nodes))
         self._instance.add_event_listener(run_id, _Listener(self.report, total, self._progress))

@@ -1,7 +1,5 @@
 """Checks that nothing is lost: landed = raw, and raw = cleaned + quarantined + duplicates."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Any
@@ -102,10 +100,19 @@ def _count(frame: Frame) -> int:
         ),
     ],
     ins={"ledger": dg.AssetIn("raw_landed_files")},
+    can_subset=True,
     pool=WAREHOUSE_POOL,
 )
-def landed_files(ledger: pl.DataFrame, profiles: dg.ResourceParam[Profiles]) -> Iterator[dg.AssetCheckResult]:
+def landed_files(
+    context: dg.AssetCheckExecutionContext, ledger: pl.DataFrame, profiles: dg.ResourceParam[Profiles]
+) -> Iterator[dg.AssetCheckResult]:
     """Name the files that were not loaded, and the columns that no profile names."""
+    asked = {key.name for key in context.selected_asset_check_keys}
+    yield from (found for found in files_checked(ledger, profiles) if found.check_name in asked)
+
+
+def files_checked(ledger: pl.DataFrame, profiles: Profiles) -> Iterator[dg.AssetCheckResult]:
+    """The outcomes of all checks of landed files."""
     not_loaded = ledger.filter(pl.col("state").is_in(["unreadable", "missing_column", "unrecognised", "empty"]))
     yield dg.AssetCheckResult(
         asset_key="raw_landed_files",

@@ -4,7 +4,7 @@ The same function decides which groups a table has and which rules run, so specs
 cannot drift apart. A rule that nothing broke reports too, so its history has no holes.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,18 @@ from pandera.errors import SchemaErrors
 
 from hospital_assets.assets.declare import WAREHOUSE_POOL, partitions_of
 from hospital_assets.assets.resources import ClockResource
-from hospital_assets.checks.findings import Finding, result, store
-from hospital_assets.checks.kinds import ADDS_UP, COLUMNS, KEY, PLAUSIBLE, REFERENCES, REQUIRED, VALUES, Kind
+from hospital_assets.checks.findings import Finding, asked_for, described, result, store
+from hospital_assets.checks.kinds import (
+    ADDS_UP,
+    COLUMNS,
+    CONTRACT_KINDS,
+    KEY,
+    PLAUSIBLE,
+    REFERENCES,
+    REQUIRED,
+    VALUES,
+    Kind,
+)
 from hospital_assets.contracts import CONTRACTS, Column, Contract
 from hospital_assets.warehouse.database import without_values
 from hospital_assets.warehouse.dialect import Frame, json_fields, relation_of
@@ -39,20 +49,23 @@ def kinds_of(contract: Contract) -> list[Kind]:
 
 
 def check_table(
-    contract: Contract, frame: Frame, referenced: Mapping[str, Frame]
+    contract: Contract, frame: Frame, referenced: Mapping[str, Frame], kinds: Collection[Kind] = CONTRACT_KINDS
 ) -> Iterator[tuple[Kind, list[Finding]]]:
-    """Run every rule of a contract over a table.
+    """Run the rules of a contract over a table.
 
     Args:
         contract: what the table should be.
         frame: the table, or the service days of it that a run covers.
         referenced: the tables its references point to, by name.
+        kinds: those asked for.
     """
-    yield COLUMNS, _columns(contract, frame)
-    rules = [*_required(contract), *_values(contract), *_plausible(contract), *_adds_up(contract)]
+    if COLUMNS in kinds:
+        yield COLUMNS, _columns(contract, frame)
+    every_rule = [*_required(contract), *_values(contract), *_plausible(contract), *_adds_up(contract)]
+    rules = [rule for rule in every_rule if rule.kind in kinds]
     rows, broken = _counted(frame, rules)
     counts = dict(zip(rules, broken, strict=True))
-    for group in kinds_of(contract):
+    for group in [kind for kind in kinds_of(contract) if kind in kinds]:
         if group is KEY:
             yield group, [_key(contract, frame, rows)]
         elif group is REFERENCES:
@@ -237,7 +250,7 @@ def contract_check(contract: Contract, periods: dg.TimeWindowPartitionsDefinitio
         dg.AssetCheckSpec(
             group.name,
             asset=contract.name,
-            description=group.description,
+            description=described(group, is_partitioned=contract.partitioned),
             additional_deps=tables if group is REFERENCES else (),
             blocking=group.blocking,
             partitions_def=partitions_of(contract.name, periods),
@@ -249,13 +262,15 @@ def contract_check(contract: Contract, periods: dg.TimeWindowPartitionsDefinitio
         name=f"{contract.name}_contract",
         specs=specs,
         ins={name: dg.AssetIn(name) for name in (contract.name, *tables)},
+        can_subset=True,
         pool=WAREHOUSE_POOL,
     )
     def check(
         context: dg.AssetCheckExecutionContext, warehouse: WarehouseResource, clock: ClockResource, **frames: Any
     ) -> Iterator[dg.AssetCheckResult]:
         with without_values(f"{contract.name} could not be checked"):
-            found = list(check_table(contract, frames[contract.name], frames))
+            asked = asked_for(context, CONTRACT_KINDS)
+            found = list(check_table(contract, frames[contract.name], frames, asked))
             period = period_of(context) if contract.partitioned else None
             store(warehouse.open(), context.run.run_id, clock.wall(), contract.name, found, period)
         for kind, findings in found:

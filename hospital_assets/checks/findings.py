@@ -64,6 +64,19 @@ class Finding:
         return "Failed" if 100.0 * self.broken / self.rows > self.threshold_pct else "Passed"
 
 
+def described(kind: Kind, *, is_partitioned: bool) -> str:
+    """What a check asks, and how to run it again where the UI cannot: for a table of service days."""
+    if not is_partitioned:
+        return kind.description
+    return f"{kind.description} To run it again for a day: `hospital check --day DAY --table TABLE`."
+
+
+def asked_for(context: dg.AssetCheckExecutionContext, kinds: Sequence[Kind]) -> list[Kind]:
+    """Of some kinds those that a step is to evaluate; a person may ask for a single check."""
+    names = {key.name for key in context.selected_asset_check_keys}
+    return [kind for kind in kinds if kind.name in names]
+
+
 def result(table: str, kind: Kind, findings: Sequence[Finding]) -> dg.AssetCheckResult:
     """What Dagster shows of a kind: passed or not, counts, and one line per single check."""
     bad = [finding for finding in findings if finding.status in ("Failed", "Error")]

@@ -17,7 +17,7 @@ from hospital_assets.assets.dimensions.scd2 import END_OF_TIME
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.checks.declared import Relation, Rule, checked_tables, relations_of, resolved_rules
 from hospital_assets.checks.delivery import in_use, undeliverable
-from hospital_assets.checks.findings import Finding, result, store
+from hospital_assets.checks.findings import Finding, asked_for, described, result, store
 from hospital_assets.checks.kinds import QUALITY_KINDS, Kind
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.registry import Profiles
@@ -71,7 +71,11 @@ def run_relation(relation: Relation, frames: Mapping[str, Frame]) -> Finding:
 
 
 def check_quality(
-    table: str, frames: Mapping[str, Frame], as_of: datetime, undeliverable: Collection[str] = ()
+    table: str,
+    frames: Mapping[str, Frame],
+    as_of: datetime,
+    undeliverable: Collection[str] = (),
+    kinds: Collection[Kind] = QUALITY_KINDS,
 ) -> list[tuple[Kind, list[Finding]]]:
     """All declared and resolved checks of a table, by kind.
 
@@ -80,8 +84,10 @@ def check_quality(
         frames: it and every table its relations need, by name.
         as_of: the hospital's time.
         undeliverable: what no source in use can fill, see `delivery`.
+        kinds: those asked for.
     """
-    found = run_rules(resolved_rules(CONTRACTS[table], as_of, undeliverable), frames[table])
+    rules = [rule for rule in resolved_rules(CONTRACTS[table], as_of, undeliverable) if rule.kind in kinds]
+    found = run_rules(rules, frames[table])
     found += [
         (
             relation.kind,
@@ -90,6 +96,7 @@ def check_quality(
             else run_relation(relation, frames),
         )
         for relation in relations_of(table)
+        if relation.kind in kinds
     ]
     return [
         (kind, [finding for its, finding in found if its is kind])
@@ -109,7 +116,7 @@ def quality_check(table: str, periods: dg.TimeWindowPartitionsDefinition) -> dg.
         dg.AssetCheckSpec(
             kind.name,
             asset=table,
-            description=kind.description,
+            description=described(kind, is_partitioned=contract.partitioned),
             additional_deps=sorted({name for r in relations if r.kind is kind for name in r.needs}),
             blocking=kind.blocking,
             partitions_def=partitions_of(table, periods),
@@ -122,6 +129,7 @@ def quality_check(table: str, periods: dg.TimeWindowPartitionsDefinition) -> dg.
         name=f"{table}_quality",
         specs=specs,
         ins={name: dg.AssetIn(name) for name in (table, *needs)},
+        can_subset=True,
         pool=WAREHOUSE_POOL,
     )
     def check(
@@ -132,7 +140,9 @@ def quality_check(table: str, periods: dg.TimeWindowPartitionsDefinition) -> dg.
         **frames: Any,
     ) -> Iterator[dg.AssetCheckResult]:
         with without_values(f"{table} could not be checked"):
-            found = check_quality(table, frames, clock.now(), _undeliverable(warehouse.open(), profiles))
+            opened = warehouse.open()
+            asked = asked_for(context, QUALITY_KINDS)
+            found = check_quality(table, frames, clock.now(), _undeliverable(opened, profiles), asked)
             period = period_of(context) if contract.partitioned else None
             store(warehouse.open(), context.run.run_id, clock.wall(), table, found, period)
         for kind, findings in found:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ def add_commands(commands: Commands) -> None:
         default="error",
         help="lowest severity for which the exit code is 1 (default error)",
     )
+    checks.add_argument("--day", type=date.fromisoformat, help="only this service day, as in 2026-03-01")
+    checks.add_argument("--table", help="only the checks of this table, as in fact_vitals")
     checks.add_argument("--json", type=Path, metavar="FILE", help="write the outcome as JSON")
     checks.add_argument("--junit", type=Path, metavar="FILE", help="write it as JUnit XML, for CI")
     checks.add_argument("--last", action="store_true", help="run nothing; show the latest results by kind")
@@ -138,7 +141,8 @@ def _checks(options: argparse.Namespace, settings: Settings) -> int:
 
     with StepProgress() as progress:
         try:
-            report = check(definitions_of(settings), settings, progress=progress)
+            graph, day = definitions_of(settings), options.day
+            report = check(graph, settings, first=day, last=day, table=options.table, progress=progress)
         except BuildError as error:
             raise ValueError(str(error)) from error
     for path, written in ((options.json, as_json), (options.junit, as_junit)):
