@@ -61,8 +61,8 @@ PLACEHOLDER = Rule(
     "names (`placeholders`). It is not used.",
     "flag",
 )
-#: Days that programs write for want of one, and the year from which on nothing ends.
-_PLACEHOLDER_DAYS = (date(1, 1, 1), date(1753, 1, 1), date(1900, 1, 1))
+#: Days that programs write for want of one, beside those of the year 1, and the year from which on nothing ends.
+_PLACEHOLDER_DAYS = (date(1753, 1, 1), date(1900, 1, 1))
 _ENDLESS_YEAR = 9999
 DUPLICATE = Rule(dedupe.DUPLICATE, "The same record was landed before.", "duplicate")
 SUPERSEDED = Rule(dedupe.SUPERSEDED, "A newer record of the same thing was landed.", "duplicate")
@@ -159,7 +159,7 @@ def without_placeholders(frame: Frame, profiles: Profiles, columns: Mapping[str,
         day = nw.col(read).dt.date()
         landed = nw.col(text).str.strip_chars().str.to_lowercase()
         return nw.any_horizontal(
-            day.dt.year() >= _ENDLESS_YEAR,
+            (day.dt.year() >= _ENDLESS_YEAR) | (day.dt.year() <= 1),
             *(day == nw.lit(none) for none in _PLACEHOLDER_DAYS),
             *((nw.col("source_profile") == name) & landed.is_in(texts) for name, texts in own.items()),
             ignore_nulls=True,
