@@ -91,14 +91,23 @@ def test_what_comes_back_within_its_cooldown_is_the_same_alert(outbox: Outbox) -
     assert [(row["state"], row["occurrence_count"]) for row in rows] == [("open", 1), ("resolved", 2)]
 
 
+def delivery_counts(outbox: Outbox) -> dict[str, int]:
+    """Messages by how they stand: delivered, waiting, given_up."""
+    rows = outbox._rows(
+        "select case when delivered_at is not null then 'delivered' when given_up_at is not null then 'given_up' "
+        "else 'waiting' end, count(*) from deliveries group by 1"
+    )
+    return dict(tuple(row) for row in rows)
+
+
 def test_what_was_over_before_anybody_was_told_is_not_told(outbox: Outbox, tmp_path: Path) -> None:
     outbox.record([signal(True), signal(False, NOW + MINUTE)], NOW + MINUTE)
-    assert outbox.delivery_counts() == {}
+    assert delivery_counts(outbox) == {}
     outbox.record([signal(True, subject="V2")], NOW)
     assert deliver(outbox, [LOG], tmp_path) == 1
     outbox.record([signal(False, NOW + MINUTE, subject="V2")], NOW + MINUTE)
     assert deliver(outbox, [LOG], tmp_path) == 1  # who was told hears that it is over
-    assert outbox.delivery_counts() == {"delivered": 2}
+    assert delivery_counts(outbox) == {"delivered": 2}
 
 
 def test_a_snapshot_ends_what_it_does_not_name(outbox: Outbox) -> None:
@@ -399,7 +408,7 @@ def test_two_503_and_then_success_is_one_delivery(
     assert deliver(outbox, [hook], tmp_path) == 1
     overdue(outbox)
     assert deliver(outbox, [hook], tmp_path) == 0
-    assert outbox.delivery_counts() == {"delivered": 1}
+    assert delivery_counts(outbox) == {"delivered": 1}
     keys = {headers["Idempotency-Key"] for headers, _ in receiver.received}
     assert len(receiver.received) == 3 and len(keys) == 1
     body = receiver.received[-1][1]
@@ -434,7 +443,7 @@ def test_a_receiver_that_is_down_is_tried_again_and_fails_nothing(
     assert deliver(outbox, notifiers, tmp_path) == 1
     said = json.loads((tmp_path / "out" / "alerts.jsonl").read_text())
     assert said["event"] == "opened" and said["rule"] == "critical_vitals"
-    assert outbox.delivery_counts() == {"delivered": 1, "waiting": 3}
+    assert delivery_counts(outbox) == {"delivered": 1, "waiting": 3}
     errors = [row["last_error"] for row in outbox._rows("select last_error from deliveries")]
     assert any("cannot be reached" in (error or "") for error in errors)
     assert any("set IS_NOT_SET" in (error or "") for error in errors)
@@ -456,7 +465,7 @@ def test_the_pause_grows_and_ends(tmp_path: Path) -> None:
     assert [pause.total_seconds() for pause in pauses[:3]] == [2, 4, 8]
     assert max(pauses) == timedelta(minutes=10)
     assert outbox.due(wall + timedelta(days=1)) == []
-    assert outbox.delivery_counts() == {"given_up": 1}
+    assert delivery_counts(outbox) == {"given_up": 1}
     outbox.close()
 
 

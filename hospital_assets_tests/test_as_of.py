@@ -45,13 +45,12 @@ def looked(settings: Settings) -> pl.DataFrame:
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def own(tmp_path: Path) -> Settings:
     """A directory with all configuration of its own and a file of its own source, which was seen once."""
     folder = tmp_path / "own"
     for name, text in {**CONFIGURATION, "landing/klinik/doctors/d.csv": "doctor_id,hospital_id\nD1,H1\n"}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
-    monkeypatch.setenv("HOSPITAL_DATA_DIR", str(folder))
     settings = load_settings(folder)
     settings.warehouse_file.parent.mkdir()
     looked(settings).write_parquet(ledger_copy(settings.warehouse_file))
@@ -64,13 +63,10 @@ def test_the_configuration_is_all_that_a_directory_holds_of_it(own: Settings) ->
     }
 
 
-def test_own_configuration_is_found_as_of_a_moment(
-    own: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_own_configuration_is_found_as_of_a_moment(own: Settings, tmp_path: Path) -> None:
     into = tmp_path / "then"
 
     def build(then: Settings) -> list[str]:
-        monkeypatch.setenv("HOSPITAL_DATA_DIR", str(then.data_dir))
         (state,) = looked(then)["state"]
         return [] if state == "ready" else [f"the file is {state}"]
 
@@ -78,7 +74,9 @@ def test_own_configuration_is_found_as_of_a_moment(
     assert made.failures == () and (made.files, made.later) == (1, 0)
     for name, text in CONFIGURATION.items():
         if name != "simulated_clock.json":
-            assert (into / name).read_text() == text, name
+            # Limits of alerts come along, but nobody is notified.
+            nobody = "notify = []\n" if name == "alerts.toml" else ""
+            assert (into / name).read_text() == nobody + text, name
     then = load_settings(into)
     assert then == made.settings
     assert load_policy(then).retention.keep_days == 30
@@ -114,11 +112,42 @@ def test_only_what_had_been_seen_and_is_unchanged_is_taken(own: Settings, tmp_pa
         prepare_as_of(own, moments["later.csv"], tmp_path / "changed")
 
 
+def test_a_file_that_was_overwritten_later_is_named(
+    own: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = looked(own)
+    before = known["first_seen_at"].item()
+    (own.landing / "klinik" / "doctors" / "d.csv").write_text("doctor_id,hospital_id\nD1,H2\nD3,H2\n")
+    zone = build_definitions(own).resources["landing"].open_beside()
+    with contextlib.closing(zone.connection):
+        again = zone.discover(known)
+    assert again["first_seen_at"].item() > before == again["name_first_seen_at"].item()
+    again.write_parquet(ledger_copy(own.warehouse_file))
+    into = tmp_path / "then"
+    assert main(["--data-dir", str(own.data_dir), "as-of", before.isoformat(), "--into", str(into)]) == 2
+    assert "klinik/doctors/d.csv" in capsys.readouterr().err and not into.exists()
+    # What is in it now is known as of now.
+    assert prepare_as_of(own, datetime.now(UTC), into).files == 1
+
+
+def test_nobody_is_notified_of_the_past(own: Settings, tmp_path: Path) -> None:
+    own.alerts_file.write_text(
+        'waiting_minutes = 7\n[[notify]]\nname = "ward"\nkind = "log"\n[vitals.spo2_pct]\nlow = 80\n'
+        '[[notify]]\nname = "other"\nkind = "file"\n'
+    )
+    then = load_alert_settings(prepare_as_of(own, datetime.now(UTC), tmp_path / "then").settings)
+    assert then.notify == [] and then.vitals["spo2_pct"].low == 80 and then.waiting_minutes == 7
+    own.alerts_file.write_text('notify = [{ name = "ward", kind = "log" }]\n')
+    with pytest.raises(AsOfError, match=r"alerts\.toml: write every notifier as a table"):
+        prepare_as_of(own, datetime.now(UTC), tmp_path / "other")
+
+
 def test_the_lake_of_today_is_not_written_to(
     own: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HOSPITAL_LAKE", str(tmp_path / "lake"))
-    assert main(["as-of", "2026-03-06T12:00", "--into", str(tmp_path / "then")]) == 2
+    command = ["--data-dir", str(own.data_dir), "as-of", "2026-03-06T12:00", "--into", str(tmp_path / "then")]
+    assert main(command) == 2
     assert "HOSPITAL_LAKE" in capsys.readouterr().err and not (tmp_path / "then").exists()
 
 
@@ -130,9 +159,7 @@ def seen(settings: Settings) -> datetime:
 
 
 @pytest.mark.slow
-def test_a_past_figure_is_made_again_as_it_was_known(
-    built: tuple[Settings, BuildReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_past_figure_is_made_again_as_it_was_known(built: tuple[Settings, BuildReport], tmp_path: Path) -> None:
     network, _ = built
     settings = copy_of(network, tmp_path / "now")
     assert run(settings).succeeded
@@ -154,9 +181,8 @@ def test_a_past_figure_is_made_again_as_it_was_known(
     assert run(settings, first=first, last=first).succeeded
     after = dict(tables(settings))
     assert after["kpi_conditions"] != before["kpi_conditions"]
-    monkeypatch.setenv("HOSPITAL_DATA_DIR", str(settings.data_dir))
     into = tmp_path / "then"
-    assert main(["as-of", moment.isoformat(), "--into", str(into)]) == 0
+    assert main(["--data-dir", str(settings.data_dir), "as-of", moment.isoformat(), "--into", str(into)]) == 0
     then = dict(tables(replace(settings, data_dir=into)))
     assert then == before
     with contextlib.closing(AuditLog(settings)) as log:

@@ -597,11 +597,12 @@ def test_signing_in_shows_the_user_their_publication(shown: Settings) -> None:
         session.post(running.address + "/logout", timeout=120)
         assert session.get(running.address + "/flow", timeout=120, allow_redirects=False).status_code == 303
         assert [(e.actor, e.action, e.outcome, e.client) for e in running.seen] == [
-            ("eve", "login", "refused", "dashboard"),
-            ("", "login", "refused", "dashboard"),
-            ("eve", "login", "allowed", "dashboard"),
+            ("eve", "login", "refused", "127.0.0.1"),
+            ("", "login", "refused", "127.0.0.1"),
+            ("eve", "login", "allowed", "127.0.0.1"),
             ("eve", "view", "allowed", "dashboard"),
             ("eve", "view", "refused", "dashboard"),
+            ("eve", "logout", "allowed", "127.0.0.1"),
         ]
 
 
@@ -640,6 +641,11 @@ def test_acknowledging_an_alert_is_its_own_action(served: Served) -> None:
     answer = requests.post(f"{served.address}/live/acknowledge", data={"visit": "V000001"}, timeout=120)
     assert answer.status_code == 204
     assert [(e.action, e.statement) for e in served.seen] == [("acknowledge", "acknowledge live.V000001")]
+    for origin in ("null", "https://evil.example"):
+        other = requests.post(
+            f"{served.address}/live/acknowledge", data={"visit": "V000002"}, timeout=120, headers={"origin": origin}
+        )
+        assert other.status_code == 403 and len(served.seen) == 1
 
 
 # --- versions

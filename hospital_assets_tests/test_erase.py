@@ -6,15 +6,18 @@ import contextlib
 import gzip
 import json
 from collections.abc import Callable
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from dagster._daemon.types import DaemonHeartbeat
 from hypothesis import given
 from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
 from hospital_assets.access.audit import AuditLog
+from hospital_assets.automation.instance import dagster_instance
+from hospital_assets.automation.presence import at_work, watch_lock
 from hospital_assets.cli import main
 from hospital_assets.publishing.pseudonyms import SecretKey
 from hospital_assets.recovery import erase
@@ -247,6 +250,22 @@ def test_a_lake_elsewhere_is_not_passed_over(
     monkeypatch.setenv("HOSPITAL_LAKE", str(settings.data_dir.parent / "lake"))
     assert main(["--data-dir", str(settings.data_dir), "erase", "P7", "--yes"]) == 2
     assert "HOSPITAL_LAKE" in capsys.readouterr().err and list(settings.data_dir.rglob("part.json"))
+
+
+def test_who_could_load_the_person_again_is_stopped_first(
+    known: tuple[Settings, Erasure], capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings, _ = known
+    command = ["--data-dir", str(settings.data_dir), "erase", "P7", "--yes"]
+    with watch_lock(settings) as is_ours:
+        assert is_ours and main(command) == 2
+    assert "hospital watch" in capsys.readouterr().err
+    now = datetime.now(UTC)
+    with dagster_instance(settings) as instance:
+        instance.add_daemon_heartbeat(DaemonHeartbeat(now.timestamp(), "SENSOR", "here", None))
+    assert main(command) == 2
+    assert "Dagster's daemon" in capsys.readouterr().err and list(settings.data_dir.rglob("part.json"))
+    assert at_work(settings, now + timedelta(minutes=2)) == []
 
 
 def test_a_file_that_cannot_be_taken_apart_leaves_nothing_begun(known: tuple[Settings, Erasure]) -> None:

@@ -32,6 +32,7 @@ from hospital_assets.contracts import CONTRACTS
 from hospital_assets.dashboard.pages.menu import MENU, pages_of
 from hospital_assets.definitions import build_definitions
 from hospital_assets.publishing import leaks, publications
+from hospital_assets.publishing.audience import PublishedTable
 from hospital_assets.publishing.claims import claim_of
 from hospital_assets.publishing.masks import holds, masked
 from hospital_assets.publishing.policy import (
@@ -59,7 +60,7 @@ from hospital_assets.publishing.publications import (
     published_folder,
     versions,
 )
-from hospital_assets.publishing.small_cells import Line, determined, suppress
+from hospital_assets.publishing.small_cells import Line, determined, protect_small_cells, suppress
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import Warehouse, open_warehouse
 from hospital_assets_tests.helpers import warehouse_copy
@@ -981,6 +982,112 @@ def bounds(
                     low[cell], high[cell] = max(low[cell], down), min(high[cell], up)
                     changed = True
     return {c: (low[c], high[c]) for c in published}
+
+
+def protected(tables: dict[str, list[dict[str, object]]], *, absent: str = "") -> dict[str, list[dict[str, object]]]:
+    """KPI tables with some rows, as they are published to whom small cells are protected from; other columns are 0."""
+    with duckdb.connect() as connection:
+        connection.execute("create schema kpis")
+        published = []
+        for name, given in tables.items():
+            contract = CONTRACTS[name]
+            stored = [c for c in contract.columns if c.name != absent]
+            columns = ", ".join(f'"{c.name}" {c.duckdb_type}' for c in stored)
+            connection.execute(f"create table {contract.qualified_name} ({columns})")
+            for row in given:
+                values = [row.get(c.name, "all" if c.duckdb_type == "VARCHAR" else 0) for c in stored]
+                values = [NOW if c.duckdb_type == "TIMESTAMPTZ" else v for c, v in zip(stored, values, strict=True)]
+                marks = ", ".join("?" for _ in values)
+                connection.execute(f"insert into {contract.qualified_name} values ({marks})", values)
+            masks = tuple((c, shipped_policy().mask_of("executive", name, c)) for c in contract.columns)
+            source = contract.qualified_name
+            published.append(PublishedTable(contract, masks, "", source, absent=frozenset([absent] if absent else ())))
+        found, _ = protect_small_cells(connection, shipped_policy(), published, b"secret")
+        shown: dict[str, list[dict[str, object]]] = {}
+        for table in found:
+            result = connection.execute(f"select * from {table.source} order by all")
+            names = [str(column[0]) for column in result.description]
+            shown[table.contract.name] = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+        return shown
+
+
+def test_one_number_is_rounded_once_for_all_tables() -> None:
+    """The mean of several draws of one count would be the count."""
+    days = [date(2026, 1, 1) + timedelta(days=n) for n in range(40)]
+    where = [{"service_date": day, "hospital_id": hospital} for day in days for hospital in ("H1", "all")]
+    counts = [{**row, "population_count": 7, "visit_count": 7, "denominator_count": 6} for row in where]
+    tables = protected(
+        {
+            "kpi_waits_daily": counts,
+            "kpi_triage_mix_daily": counts,
+            "kpi_lwbs_daily": counts,
+            "kpi_stages_daily": [{**row, "stage": stage} for row in counts for stage in ("door", "room")],
+            "kpi_first_observations_daily": [{**row, "limit_minutes": limit} for row in counts for limit in (15, 60)],
+        }
+    )
+    shown: dict[tuple[object, ...], set[object]] = {}
+    for name, found in tables.items():
+        for row in found:
+            count = row["visit_count" if "visit_count" in row else "population_count"]
+            shown.setdefault((row["service_date"], row["hospital_id"]), set()).add(count)
+            assert "denominator_count" not in row or row["denominator_count"] <= count, name  # type: ignore[operator]
+    assert len(shown) == 80 and all(len(numbers) == 1 for numbers in shown.values())
+    # Not all the same way: places and days have draws of their own.
+    assert {n for numbers in shown.values() for n in numbers} == {5, 10}
+
+
+def test_many_observation_sets_of_few_visits_are_left_out() -> None:
+    key = ("hospital_id", "department_name", "hours_since_arrival")
+    counts = {
+        ("H1", "A", 0): (30, 90),
+        ("H1", "B", 0): (3, 60),
+        ("H1", "C", 0): (14, 50),
+        ("H1", "all", 0): (47, 200),
+        ("all", "A", 0): (30, 90),
+        ("all", "B", 0): (3, 60),
+        ("all", "C", 0): (14, 50),
+        ("all", "all", 0): (47, 200),
+        # Sets that were left out only, of nobody knows how many visits.
+        ("H1", "A", 1): (0, 0),
+    }
+    rows = [
+        {
+            "service_date": NOW.date(),
+            **dict(zip(key, cell, strict=True)),
+            "population_count": 250,
+            "scored_visit_count": visits,
+            "denominator_count": sets,
+            "score_0_count": sets,
+            "score_sum": 0,
+        }
+        for cell, (visits, sets) in counts.items()
+    ]
+    (found,) = protected({"kpi_news2_daily": rows}).values()
+    shown = {tuple(row[name] for name in key): row for row in found}
+    hidden = {cell for cell, row in shown.items() if row["denominator_count"] is None}
+    # C goes with B: the total of the hospital minus A and C would be B.
+    assert hidden == {cell for cell in counts if cell[1] in "BC" or cell[2] == 1}
+    assert all(row["population_count"] is None for cell, row in shown.items() if cell in hidden)
+    assert shown["H1", "all", 0]["scored_visit_count"] in (45, 50)
+    (found,) = protected({"kpi_news2_daily": rows}, absent="scored_visit_count").values()
+    assert all(row["denominator_count"] is None for row in found)
+
+
+def test_what_is_made_stricter_counts_as_such_for_claims_and_leaks() -> None:
+    ours = '[stricter]\n"fact_patient_flow.bed_id" = { privacy = "direct_identifier", because = "beds of one" }\n'
+    policy = parse_policy(TEXT + ours, "mine.toml")
+    assert ("raw.raw_adt_events", "bed_id") in set(leaks._identifier_columns(policy))
+    assert ("raw.raw_adt_events", "bed_id") not in set(leaks._identifier_columns(shipped_policy()))
+    shown = "fact_patient_flow.bed_id is shown"
+    assert shown in claim_of(policy, "admin").because and shown not in claim_of(shipped_policy(), "admin").because
+
+
+def test_a_rule_for_few_visits_names_columns_that_exist() -> None:
+    rule = 'visits = "scored_visit_count"'
+    with pytest.raises(PolicyError, match=r"kpi_news2_daily has no column 'visits_count'"):
+        parse_policy(TEXT.replace(rule, 'visits = "visits_count"'), "mine.toml")
+    with pytest.raises(PolicyError, match="along which the table has totals"):
+        parse_policy(TEXT.replace('parts = [["hospital_id"], ["department_name"]]', ""), "mine.toml")
 
 
 def test_rounded_tables_give_no_small_count_away(governed: Settings) -> None:

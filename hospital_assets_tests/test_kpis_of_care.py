@@ -316,6 +316,8 @@ def test_scores_stand_by_hour_of_the_visit(on: Engine) -> None:
     second = rows[1]
     assert (second["denominator_count"], second["red_parameter_count"], second["score_sum"]) == (1, 1, 3)
     assert second["excluded_incomplete_count"] == 2
+    # The two sets of the first hour are of one visit, sets that do not count of none.
+    assert (first["scored_visit_count"], rows[3]["scored_visit_count"]) == (1, 0)
     assert (second["excluded_under_16_count"], second["excluded_unknown_age_count"]) == (1, 1)
     assert rows[3]["excluded_after_departure_count"] == 1
     assert rows[11]["score_5_to_6_count"] == 1 and rows[12]["score_7_or_more_count"] == 1
@@ -438,6 +440,7 @@ def test_repeat_intervals_are_held_against_the_frequency_of_their_score(on: Engi
     total = of(out)
     assert (total["population_count"], total["denominator_count"], total["numerator_count"]) == (9, 6, 3)
     assert (total["excluded_incomplete_count"], total["excluded_under_16_count"]) == (1, 1)
+    assert [total["scored_visit_count"], five["scored_visit_count"]] == [2, 1]
     assert total["interval_sum_minutes"] == 30 + 61 + 360 + 30
     adds_up("kpi_observation_frequency_daily", out)
 

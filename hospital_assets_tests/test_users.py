@@ -34,9 +34,9 @@ from hospital_assets.access.users import (
     users_file,
 )
 from hospital_assets.cli import main
-from hospital_assets.publishing.policy import POLICY_FILE, parse_policy, shipped_policy
+from hospital_assets.publishing.policy import POLICY_FILE, CurrentPolicy, parse_policy, shipped_policy
 from hospital_assets.publishing.targets import postgres
-from hospital_assets.settings import Settings
+from hospital_assets.settings import Settings, load_settings
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104
 PASSWORD = "correct horse battery"  # noqa: S105
@@ -68,7 +68,7 @@ def notes() -> Notes:
 @pytest.fixture
 def users(tmp_path: Path, notes: Notes) -> Iterator[Users]:
     """In a directory that does not exist yet."""
-    users = Users(tmp_path / "new" / "access" / "users.db", shipped_policy(), notes)
+    users = Users(tmp_path / "new" / "access" / "users.db", shipped_policy, notes)
     users.add(User("ann", "analyst"), PASSWORD, by=BY)
     notes.events.clear()
     yield users
@@ -98,8 +98,28 @@ def test_sessions_expire_and_their_tokens_are_not_stored(users: Users, tmp_path:
 def test_a_session_of_one_application_opens_nothing_in_the_other(users: Users) -> None:
     token = sign_in(users)
     assert token and users.user_of(token, DASHBOARD, NOW) and users.user_of(token, GATEWAY, NOW) is None
-    users.sign_out(token)
+    users.sign_out(token, client="test")
     assert users.user_of(token, DASHBOARD, NOW) is None
+
+
+def test_signing_out_is_audited_once(users: Users, notes: Notes) -> None:
+    token = sign_in(users)
+    for _ in range(2):
+        users.sign_out(token or "", client="10.0.0.7")
+    assert [(e.actor, e.action, e.client) for e in notes.events[1:]] == [("ann", "logout", "10.0.0.7")]
+
+
+def test_a_policy_that_changes_holds_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = load_settings(tmp_path)
+    policy = CurrentPolicy(settings)
+    assert "analyst" in policy().roles and policy() is policy()
+    text = POLICY_FILE.read_text(encoding="utf-8")
+    settings.policy_file.write_text(text.replace("[roles.analyst", "[roles.researcher"), encoding="utf-8")
+    assert "researcher" in policy().roles and "analyst" not in policy().roles
+    settings.policy_file.write_text("version = 2\n", encoding="utf-8")
+    assert "researcher" in policy().roles and "stays in force" in caplog.text
+    settings.policy_file.unlink()
+    assert "analyst" in policy().roles
 
 
 def test_who_guesses_is_locked_out_for_a_while(users: Users, notes: Notes) -> None:
@@ -199,7 +219,7 @@ def test_a_role_that_leaves_the_policy_lets_nobody_in(users: Users, tmp_path: Pa
     token = sign_in(users)
     without = shipped_policy()
     without = without.model_copy(update={"roles": {n: r for n, r in without.roles.items() if n != "analyst"}})
-    with contextlib.closing(Users(tmp_path / "new" / "access" / "users.db", without, notes)) as later:
+    with contextlib.closing(Users(tmp_path / "new" / "access" / "users.db", lambda: without, notes)) as later:
         assert token and later.user_of(token, DASHBOARD, NOW) is None
         assert sign_in(later) is None and not later.has_active()
 

@@ -64,6 +64,11 @@ class TokenBackend(AuthenticationBackend):
         return None if user is None else (AuthCredentials([SIGNED_IN]), user)
 
 
+def client_address(connection: HTTPConnection) -> str:
+    """The address a request comes from, for the audit."""
+    return connection.client.host if connection.client else ""
+
+
 def bearer_token(connection: HTTPConnection) -> str:
     """The token of a request; empty where there is none."""
     kind, _, token = connection.headers.get("authorization", "").partition(" ")

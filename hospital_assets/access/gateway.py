@@ -30,7 +30,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from hospital_assets.access.audit import AuditError, AuditLog, Event
-from hospital_assets.access.authentication import SIGNED_IN, TokenBackend, bearer_token
+from hospital_assets.access.authentication import SIGNED_IN, TokenBackend, bearer_token, client_address
 from hospital_assets.access.sandbox import Format, Limits, run_query
 from hospital_assets.access.serving import LOOPBACK_NAMES, Address, check, trusted_hosts
 from hospital_assets.access.users import GATEWAY, NOT_LET_IN, Users, open_users
@@ -102,7 +102,7 @@ def _refused(request: Request, error: Exception) -> Response:
                 "",
                 "login",
                 outcome="refused",
-                client=_client(request),
+                client=client_address(request),
                 statement=request.url.path.rpartition("/")[2],
                 reason="no token that is good",
             )
@@ -144,14 +144,14 @@ async def _body(request: Request, wanted: dict[str, type]) -> dict[str, Any]:
     return found
 
 
-def _client(request: Request) -> str:
-    return request.client.host if request.client else ""
-
-
 async def _login(request: Request) -> Response:
     body = await _body(request, {"user": str, "password": str})
     found = await run_in_threadpool(
-        _gate(request).users.sign_in, body.get("user", ""), body.get("password", ""), GATEWAY, client=_client(request)
+        _gate(request).users.sign_in,
+        body.get("user", ""),
+        body.get("password", ""),
+        GATEWAY,
+        client=client_address(request),
     )
     if found is None:
         return JSONResponse({"error": NOT_LET_IN}, 401)
@@ -169,7 +169,7 @@ async def _login(request: Request) -> Response:
 
 @requires(SIGNED_IN, status_code=401)
 def _logout(request: Request) -> Response:
-    _gate(request).users.sign_out(bearer_token(request))
+    _gate(request).users.sign_out(bearer_token(request), client=client_address(request))
     return JSONResponse({"revoked": True})
 
 
@@ -198,7 +198,7 @@ async def _query(request: Request) -> Response:
     gate, user = _gate(request), request.user
     body = await _body(request, {"sql": str, "format": str, "as_of": str, "rows": int})
     sql, form = body.get("sql", ""), body.get("format", "json")
-    event = Event(user.name, "query", user.role, audience=user.audience, statement=sql, client=_client(request))
+    event = Event(user.name, "query", user.role, audience=user.audience, statement=sql, client=client_address(request))
     if form not in get_args(Format):
         raise HTTPException(400, f"format is one of {', '.join(get_args(Format))}")
     limits = gate.limits

@@ -14,7 +14,7 @@ import re
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -26,7 +26,7 @@ from starlette.authentication import BaseUser
 
 from hospital_assets.access.audit import Audit, Event, record
 from hospital_assets.publishing.audience import check_audience
-from hospital_assets.publishing.policy import Policy, PolicyError, load_policy
+from hospital_assets.publishing.policy import CurrentPolicy, Policy, PolicyError
 from hospital_assets.settings import Settings
 
 #: What a session is for; a cookie of one application opens nothing in the other.
@@ -137,16 +137,15 @@ class Users:
     come in where `sign_in` has checked the password, and open its session in the same way.
     """
 
-    def __init__(self, file: Path, policy: Policy, audit: Audit) -> None:
+    def __init__(self, file: Path, policy: Callable[[], Policy], audit: Audit) -> None:
         """Open the file; made when absent, readable by its owner only.
 
         Args:
             file: the SQLite file.
-            policy: says which roles there are; a user of a role it does not name is not let in.
+            policy: returns the policy, which names the roles; a user of another role is not let in.
             audit: writes an entry, or raises.
         """
         self._policy, self._audit = policy, audit
-        self._roles = frozenset(policy.roles)
         self._lock = threading.RLock()
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._connection = sqlite3.connect(file, timeout=30, isolation_level=None, check_same_thread=False)
@@ -169,7 +168,7 @@ class Users:
             if not re.fullmatch(r"[a-z][a-z0-9._-]{0,62}", user.name):
                 raise UserError("a name is lower-case letters, digits, and . _ -, as in ann.smith")
             try:
-                check_audience(self._policy, user.role, user.hospital_id)
+                check_audience(self._policy(), user.role, user.hospital_id)
             except PolicyError as error:
                 raise UserError(str(error)) from None
             try:
@@ -252,7 +251,7 @@ class Users:
         is_right = hmac.compare_digest(_hash(password, salt), stored)
         event = Event(name[:64], "login", client=client)
         session = None
-        if is_right and not is_disabled and user.role in self._roles:
+        if is_right and not is_disabled and user.role in self._policy().roles:
             allowed = replace(event, role=user.role, audience=user.audience)
             session = self._open_session(user, stored, kind, now, allowed)
         if session is None:
@@ -295,10 +294,22 @@ class Users:
             self._audit(event)
         return Session(user, token, expires_at)
 
-    def sign_out(self, token: str) -> None:
-        """End one session."""
-        with self._lock:
-            self._connection.execute("delete from sessions where token_sha256 = ?", [_digest(token)])
+    def sign_out(self, token: str, *, client: str) -> None:
+        """End one session; a token that opens none ends nothing.
+
+        Args:
+            token: of the session.
+            client: where from, for the audit.
+
+        Raises:
+            AuditError: it cannot be audited; then the session goes on.
+        """
+        with self._transaction():
+            ended = self._connection.execute(
+                "delete from sessions where token_sha256 = ? returning name", [_digest(token)]
+            ).fetchall()
+            for (name,) in ended:
+                self._audit(Event(name, "logout", client=client))
 
     def user_of(self, token: str, kind: Kind, now: datetime | None = None) -> User | None:
         """The user of a session token; None if it is unknown, expired, or of the other application."""
@@ -309,7 +320,7 @@ class Users:
                 [_digest(token), kind, _text(now)],
             ).fetchall()
         user = User(*found[0]) if found else None
-        return user if user is not None and user.role in self._roles else None
+        return user if user is not None and user.role in self._policy().roles else None
 
     def everybody(self, now: datetime | None = None) -> list[Account]:
         """All users, by name."""
@@ -332,12 +343,14 @@ class Users:
 
     def has_active(self) -> bool:
         """Whether there is anybody who could sign in."""
-        return any(not account.is_disabled and account.user.role in self._roles for account in self.everybody())
+        return any(
+            not account.is_disabled and account.user.role in self._policy().roles for account in self.everybody()
+        )
 
     def active(self, name: str) -> User | None:
         """The user of a name, when they may sign in."""
         found = {account.user.name: account for account in self.everybody()}.get(name)
-        return None if found is None or found.is_disabled or found.user.role not in self._roles else found.user
+        return None if found is None or found.is_disabled or found.user.role not in self._policy().roles else found.user
 
     @contextmanager
     def _act(self, what: str, by: str, audience: str = "") -> Iterator[None]:
@@ -384,7 +397,7 @@ def open_users(settings: Settings, audit: Audit | None = None) -> Users:
     Raises:
         PolicyError: the policy cannot be used.
     """
-    return Users(users_file(settings), load_policy(settings), audit or partial(record, settings))
+    return Users(users_file(settings), CurrentPolicy(settings), audit or partial(record, settings))
 
 
 def users_file(settings: Settings) -> Path:

@@ -397,16 +397,6 @@ class Outbox:
                 ),
             )
 
-    def delivery_counts(self) -> dict[str, int]:
-        """Messages by how they stand: delivered, waiting, given_up."""
-        return dict(
-            self._connection.execute(
-                "select case when delivered_at is not null then 'delivered' "
-                "when given_up_at is not null then 'given_up' else 'waiting' end, count(*) "
-                "from deliveries group by 1"
-            ).fetchall()
-        )
-
     def _rows(self, statement: str, *values: object) -> list[sqlite3.Row]:
         return self._connection.execute(statement, values).fetchall()
 

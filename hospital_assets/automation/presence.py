@@ -1,6 +1,7 @@
-"""Whether a watcher is at work, so that sensors leave fresh files to it.
+"""Who is at work on a data directory: a watcher, so that sensors leave fresh files to it, or Dagster's daemon.
 
-A lock held for as long as the process lives: the system lets go of it whatever happens.
+A watcher holds a lock for as long as the process lives: the system lets go of it whatever happens. The daemon
+leaves a heartbeat in its instance.
 """
 
 from __future__ import annotations
@@ -8,9 +9,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
+from hospital_assets.automation.instance import dagster_instance
 from hospital_assets.settings import Settings
+
+#: A daemon that lives has left a heartbeat within this time: Dagster writes one every 30 seconds.
+_HEARTBEAT_SECONDS = 90
 
 
 def watch_lock(settings: Settings) -> contextlib.AbstractContextManager[bool]:
@@ -54,6 +60,25 @@ def _is_held(path: Path) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+def at_work(settings: Settings, now: datetime) -> list[str]:
+    """What loads or publishes by itself in a data directory: for commands that must be alone.
+
+    Args:
+        settings: the data directory.
+        now: the wall clock.
+
+    Returns:
+        Each as a person knows it.
+    """
+    found = ["the watcher (`hospital watch`)"] if is_watched(settings) else []
+    if is_served(settings):
+        return [*found, "`hospital dev`"]
+    with dagster_instance(settings) as instance:
+        since = now.timestamp() - _HEARTBEAT_SECONDS
+        has_daemon = any(beat.timestamp >= since for beat in instance.get_daemon_heartbeats().values())
+    return [*found, "Dagster's daemon"] if has_daemon else found
 
 
 def _dev_file(settings: Settings) -> Path:

@@ -106,6 +106,7 @@ def _as_of(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _erase(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.automation.presence import at_work
     from hospital_assets.publishing.pseudonyms import load_key
     from hospital_assets.recovery.erase import erase_person, plan_erasure
 
@@ -113,6 +114,11 @@ def _erase(options: argparse.Namespace, settings: Settings) -> int:
         "names a lake that erasing neither deletes nor searches: unset it to erase from the data directory, and "
         "delete that lake, which is built anew"
     )
+    if options.yes and (others := at_work(settings, datetime.now(UTC))):
+        raise ValueError(
+            f"{' and '.join(others)} at work on this data directory could load the person again while they are "
+            "erased. Stop it, wait two minutes, and run this again; nothing was changed"
+        )
     erasure = plan_erasure(settings, options.patient, load_key(settings))
     if erasure.was_begun:
         print("This erasure was started before but not finished; it starts again from the beginning.")

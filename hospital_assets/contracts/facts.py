@@ -14,7 +14,18 @@ from hospital_assets.measures.waits import WAIT_EXCLUSIONS
 
 STAY_CLASSES = ["emergency", "inpatient"]
 AuditAction = Literal[
-    "query", "publish", "view", "login", "user", "key", "restore", "erase", "export", "acknowledge", "snapshot"
+    "query",
+    "publish",
+    "view",
+    "login",
+    "logout",
+    "user",
+    "key",
+    "restore",
+    "erase",
+    "export",
+    "acknowledge",
+    "snapshot",
 ]
 AuditOutcome = Literal["allowed", "refused", "failed"]
 

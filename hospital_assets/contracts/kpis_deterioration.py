@@ -29,8 +29,8 @@ class KpiNews2Daily(
     columns="""
         population_count excluded_cancelled_count excluded_before_arrival_count excluded_after_departure_count
         excluded_under_16_count excluded_unknown_age_count excluded_incomplete_count denominator_count
-        score_0_count score_1_to_4_count red_parameter_count score_5_to_6_count score_7_or_more_count score_sum
-        other_days_count other_days_score_sum
+        scored_visit_count score_0_count score_1_to_4_count red_parameter_count score_5_to_6_count score_7_or_more_count
+        score_sum other_days_count other_days_score_sum
     """,
     conserved={"denominator_count": tuple(f"{band}_count" for band in BANDS)},
     measures=[
@@ -122,8 +122,8 @@ class KpiObservationFrequencyDaily(
     key=("service_date", "hospital_id", "department_name", "news2_band"),
     columns="""
         as_of_at excluded_cancelled_count excluded_under_16_count excluded_unknown_age_count
-        excluded_incomplete_count excluded_left_early_count excluded_not_due_count late_count missed_count
-        interval_sum_minutes
+        excluded_incomplete_count excluded_left_early_count excluded_not_due_count scored_visit_count
+        late_count missed_count interval_sum_minutes
     """,
     conserved={"denominator_count": ("numerator_count", "late_count", "missed_count")},
     measures=[

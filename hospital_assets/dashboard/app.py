@@ -27,7 +27,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from hospital_assets.access.audit import Audit, Event
-from hospital_assets.access.authentication import COOKIE, SIGNED_IN, SessionBackend
+from hospital_assets.access.authentication import COOKIE, SIGNED_IN, SessionBackend, client_address
 from hospital_assets.access.serving import trusted_hosts
 from hospital_assets.access.users import DASHBOARD, NOT_LET_IN, SESSION_LIFETIME, User, Users
 from hospital_assets.contracts.facts import AuditAction, AuditOutcome
@@ -48,7 +48,7 @@ _POLICY = (
 _HEADERS = {
     "content-security-policy": _POLICY,
     "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
@@ -71,7 +71,7 @@ class Dashboard:
     Attributes:
         store: open publications.
         board: the live board.
-        policy: which pages a role may open.
+        policy: returns the policy, which says what pages a role may open.
         own_pages: pages that are not made from a publication alone: name -> how.
         audit: called for every page view; when it raises, nothing is shown.
         now: the hospital's clock.
@@ -83,7 +83,7 @@ class Dashboard:
 
     store: Store
     board: LiveBoard
-    policy: Policy
+    policy: Callable[[], Policy]
     own_pages: Mapping[str, Callable[[Mart], Page]]
     audit: Audit
     now: Callable[[], datetime]
@@ -131,7 +131,7 @@ def _backend(dashboard: Dashboard) -> SessionBackend:
     """Authenticate a request; the scopes are the names of the role's pages."""
 
     def scopes(user: User) -> list[str]:
-        return [entry.name for entry in pages_of(dashboard.policy, user.role)]
+        return [entry.name for entry in pages_of(dashboard.policy(), user.role)]
 
     return SessionBackend(dashboard.users, scopes, dashboard.local)
 
@@ -258,7 +258,7 @@ def _frame(request: Request, entry: Entry, asked: str = "") -> dict[str, object]
         "current": entry.name,
         "viewer": request.user,
         "carried": asked,
-        "menu": pages_of(_dashboard(request).policy, request.user.role),
+        "menu": pages_of(_dashboard(request).policy(), request.user.role),
         "can_sign_out": request.user is not _dashboard(request).local,
         "release": request.app.state.release,
     }
@@ -286,8 +286,10 @@ async def _while_signed_in(request: Request, backend: SessionBackend, events: As
 @requires(SIGNED_IN, status_code=401)
 @requires(_LIVE, status_code=403)
 async def _acknowledge(request: Request) -> Response:
-    form = await _form(request)
-    await run_in_threadpool(_note, request, "acknowledge", f"live.{form.get('visit', '')[:40]}")
+    visit = (await _form(request)).get("visit", "")
+    if not visit:
+        return PlainTextResponse("Acknowledge a visit from the page of this server.", 403)
+    await run_in_threadpool(_note, request, "acknowledge", f"live.{visit[:40]}")
     return Response(status_code=204)
 
 
@@ -304,7 +306,11 @@ async def _sign_in(request: Request) -> Response:
     form = await _form(request)
     following = _known_page(form.get("next", ""))
     session = await run_in_threadpool(
-        _dashboard(request).users.sign_in, form.get("name", ""), form.get("password", ""), DASHBOARD, client=DASHBOARD
+        _dashboard(request).users.sign_in,
+        form.get("name", ""),
+        form.get("password", ""),
+        DASHBOARD,
+        client=client_address(request),
     )
     if session is None:
         return _sign_in_page(request, following, f"{NOT_LET_IN[0].upper()}{NOT_LET_IN[1:]}.")
@@ -328,7 +334,7 @@ def _sign_in_page(request: Request, following: str, failure: str = "") -> Respon
 
 
 def _sign_out(request: Request) -> Response:
-    _dashboard(request).users.sign_out(request.cookies.get(COOKIE, ""))
+    _dashboard(request).users.sign_out(request.cookies.get(COOKIE, ""), client=client_address(request))
     answer = RedirectResponse("/login", 303)
     answer.delete_cookie(COOKIE)
     return answer
@@ -395,9 +401,12 @@ def _dashboard(request: Request) -> Dashboard:
 
 
 async def _form(request: Request) -> dict[str, str]:
-    """A small form, and only from a page of this server."""
+    """A small form, and only from a page of this server.
+
+    A page that hides where it is from (`Origin: null`, as a sandboxed frame) is not one: ours name their origin.
+    """
     origin = request.headers.get("origin")
-    if origin not in (None, "null") and origin.split("://")[-1] != request.headers.get("host"):
+    if origin is not None and origin.split("://")[-1] != request.headers.get("host"):
         return {}
     body = await request.body()
     if len(body) > _MOST_FORM_BYTES:

@@ -19,7 +19,7 @@ from hospital_assets.dashboard.app import Dashboard
 from hospital_assets.dashboard.live import LiveBoard
 from hospital_assets.dashboard.store import Store, open_mart
 from hospital_assets.publishing.audience import parse_audience
-from hospital_assets.publishing.policy import load_policy
+from hospital_assets.publishing.policy import CurrentPolicy
 from hospital_assets.publishing.publications import PublicationError, current_version
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.loads import ledger_copy
@@ -82,8 +82,8 @@ def dashboard_of(settings: Settings, audience: str, audit: Audit, address: Addre
         PolicyError: the policy names no such audience.
     """
     address = address or Address()
-    policy = load_policy(settings)
-    role, hospital = parse_audience(policy, audience)
+    policy = CurrentPolicy(settings)
+    role, hospital = parse_audience(policy(), audience)
     users = open_users(settings, audit)
     check(address, has_users=users.has_active())
 

@@ -331,7 +331,8 @@ class LandingZone:
         folder = source_file.partition("/")[0]
         row: dict[str, object] = {
             **{name: value for name, value in entry.items() if name != "obstacle"},
-            "first_seen_at": datetime.now(UTC),
+            "first_seen_at": (now := datetime.now(UTC)),
+            "name_first_seen_at": now,
             "source_profile": folder,
             "profile_sha256": None,
             "subject": "unknown",
@@ -739,15 +740,24 @@ def _unchanged(
 
 
 def _as_first_seen(rows: Sequence[dict[str, object]], known: pl.DataFrame | None) -> list[dict[str, object]]:
-    """Ledger rows with the moment their content was first seen: files are looked at anew for other reasons, too."""
+    """Ledger rows with the moments their content and name were first seen: files are looked at anew for other reasons.
+
+    A name that had been seen before its content has been overwritten.
+    """
     if known is None:
         return list(rows)
     names = known.filter(pl.col("source_file").is_in([row["source_file"] for row in rows]))
-    seen = {
-        (name, sha): at for name, sha, at in names.select("source_file", "file_sha256", "first_seen_at").iter_rows()
-    }
+    seen, named = {}, {}
+    columns = ("source_file", "file_sha256", "first_seen_at", "name_first_seen_at")
+    for name, sha, at, name_at in names.select(columns).iter_rows():
+        seen[name, sha] = at
+        named[name] = name_at or at
     return [
-        {**row, "first_seen_at": seen.get((row["source_file"], row["file_sha256"]), row["first_seen_at"])}
+        {
+            **row,
+            "first_seen_at": seen.get((row["source_file"], row["file_sha256"]), row["first_seen_at"]),
+            "name_first_seen_at": named.get(row["source_file"], row["name_first_seen_at"]),
+        }
         for row in rows
     ]
 

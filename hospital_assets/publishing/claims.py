@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hospital_assets.contracts import Column, Contract
+from hospital_assets.contracts.fields import Privacy
 from hospital_assets.publishing.policy import Mask, Policy, RoleName
 
 Level = Literal["identified", "pseudonymised", "safe_harbor_rules", "figures"]
@@ -62,7 +63,7 @@ def claim_of(policy: Policy, role: RoleName) -> Claim:
             found = policy.class_of[contract.name, column.name]
             if mask.kind == "clear" and found == "direct_identifier":
                 shown.append(f"{name} is shown")
-            reasons += [f"{name} {why}" for why in _against_safe_harbor(policy, role, column, mask)]
+            reasons += [f"{name} {why}" for why in _against_safe_harbor(policy, role, column, found, mask)]
     if shown:
         level: Level = "identified"
     elif reasons:
@@ -86,7 +87,7 @@ def _is_about_persons(policy: Policy, contract: Contract) -> bool:
     return any(name in policy.domain_of for name in contract.column_names)
 
 
-def _against_safe_harbor(policy: Policy, role: RoleName, column: Column, mask: Mask) -> list[str]:
+def _against_safe_harbor(policy: Policy, role: RoleName, column: Column, privacy: Privacy, mask: Mask) -> list[str]:
     found = []
     if mask.kind == "token" and policy.roles[role].surrogates == "hmac":
         found.append("is a token derived from an identifier")
@@ -99,6 +100,6 @@ def _against_safe_harbor(policy: Policy, role: RoleName, column: Column, mask: M
         found.append("is smaller than a state")
     if column.name in policy.domain_of and mask.kind == "clear":
         found.append("is an identifier or derived from one")
-    if column.privacy in ("free_text", "direct_identifier") and mask.kind == "clear":
-        found.append(f"is shown although it is {column.privacy.replace('_', ' ')}")
+    if privacy in ("free_text", "direct_identifier") and mask.kind == "clear":
+        found.append(f"is shown although it is {privacy.replace('_', ' ')}")
     return found

@@ -98,7 +98,7 @@ def check_leaks(
     if policy.sees_everything(audience.role):
         # Nothing is hidden from this role, so there is nothing to look for.
         return LeakReport(0, 0, len(promised), tuple(findings))
-    sources = collect_identifiers(warehouse)
+    sources = collect_identifiers(warehouse, policy)
     ((identifiers,),) = connection.execute(f"select sum(n)::bigint from {_SHARED}.beginnings").fetchall()
     texts = _collect_texts(connection, policy, tables)
     _collect_whole_numbers(connection, tables)
@@ -183,16 +183,23 @@ def normalised(expression: str, between: str = "") -> str:
     )
 
 
-def _identifier_columns() -> Iterator[tuple[str, str]]:
-    """Text columns of the layers below the KPIs that hold a direct identifier."""
+def _identifier_columns(policy: Policy) -> Iterator[tuple[str, str]]:
+    """Text columns of the layers below the KPIs that hold a direct identifier, by their contract or the policy."""
     for contract in CONTRACTS.values():
         for column in contract.columns:
             if (
-                column.privacy == "direct_identifier"
+                (column.privacy == "direct_identifier" or column.name in _made_identifiers(policy))
                 and column.duckdb_type == "VARCHAR"
                 and column.name not in (*_NAMES, "record", "birth_date")
             ):
                 yield contract.qualified_name, column.name
+
+
+def _made_identifiers(policy: Policy) -> frozenset[str]:
+    """Names of columns that only the policy makes direct identifiers: what is published of them landed elsewhere."""
+    return frozenset(
+        name.partition(".")[2] for name, rule in policy.stricter.items() if rule.privacy == "direct_identifier"
+    )
 
 
 def _name_tables() -> Iterator[str]:
@@ -225,10 +232,12 @@ class Source:
     column: str
 
 
-def _identifier_sources(stored: Collection[str]) -> list[Source]:
+def _identifier_sources(policy: Policy, stored: Collection[str]) -> list[Source]:
     """Where everything that identifies a patient stands; spellings of names are made first."""
     numbers = [
-        Source("number", table, quoted(column)) for table, column in _identifier_columns() if _is_source(table, stored)
+        Source("number", table, quoted(column))
+        for table, column in _identifier_columns(policy)
+        if _is_source(table, stored)
     ]
     return [
         *numbers,
@@ -244,7 +253,7 @@ def _is_source(table: str, stored: Collection[str]) -> bool:
     return table in stored and (table.startswith("raw.") or not is_landed)
 
 
-def collect_identifiers(warehouse: Warehouse) -> list[Source]:
+def collect_identifiers(warehouse: Warehouse, policy: Policy) -> list[Source]:
     """Note how every identifier begins, so that only what may occur is looked up; says where they are.
 
     There are millions of identifiers and few texts: whatever occurs in a text, its beginning does, and
@@ -252,8 +261,8 @@ def collect_identifiers(warehouse: Warehouse) -> list[Source]:
     """
     connection = warehouse.connection
     stored = _stored(connection)
-    sources = _identifier_sources(stored)
-    state = f"identifiers of state {warehouse.writes}"
+    sources = _identifier_sources(policy, stored)
+    state = f"identifiers of state {warehouse.writes}, {', '.join(sorted(_made_identifiers(policy)))}"
     if connection.execute(
         "select 1 from duckdb_tables() where table_name = 'beginnings' and comment = ?", [state]
     ).fetchall():

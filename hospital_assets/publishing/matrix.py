@@ -137,5 +137,6 @@ def _treatment(policy: Policy, role: str, contract: Contract) -> str:
     if contract.name in cells.suppress:
         return f"counts below {cells.threshold} left out"
     if contract.name in cells.rounded:
-        return f"counts rounded to {cells.base}"
+        few = f", of fewer than {cells.threshold} visits left out" if cells.rounded[contract.name].visits else ""
+        return f"counts rounded to {cells.base}{few}"
     return "shown"

@@ -8,6 +8,7 @@ publication, and a class without a mask is dropped. What class a column is of, i
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -157,6 +158,9 @@ class Rounded(_Strict):
 
     Attributes:
         n: the count behind averages and percentiles; below the threshold these are left out.
+        visits: the count of visits that is held against the threshold where the other counts are of something a
+            visit has many of: rows with fewer are left out, and others with them.
+        parts: of such a table, as in `Suppressed`.
         except_counts: columns whose name ends in `_count` that count something else.
         sums: sums over the n: they become their average, as shown, times the rounded n.
         shares: share in percent -> (numerator, denominator), computed anew from what is shown.
@@ -167,6 +171,8 @@ class Rounded(_Strict):
     """
 
     n: str = ""
+    visits: str = ""
+    parts: tuple[tuple[str, ...], ...] = ()
     except_counts: tuple[str, ...] = ()
     sums: tuple[str, ...] = ()
     shares: dict[str, tuple[str, str]] = Field(default_factory=dict)
@@ -355,6 +361,42 @@ def load_policy(settings: Settings) -> Policy:
     return parse_policy(own.read_text(encoding="utf-8"), str(own))
 
 
+class CurrentPolicy:
+    """The policy of a data directory as its file is now: for processes that live long.
+
+    A file that cannot be used is reported in the log, and what it said before stays in force.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Load it.
+
+        Raises:
+            PolicyError: the file cannot be used.
+        """
+        self._settings = settings
+        self._version = _version_of(settings.policy_file)
+        self._policy = load_policy(settings)
+
+    def __call__(self) -> Policy:
+        """The policy; the file is only read again when it has changed."""
+        version = _version_of(self._settings.policy_file)
+        if version != self._version:
+            self._version = version
+            try:
+                self._policy = load_policy(self._settings)
+            except PolicyError as error:
+                logging.getLogger(__name__).error("the policy of before stays in force: %s", error)
+        return self._policy
+
+
+def _version_of(file: Path) -> tuple[int, int, int] | None:
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
 def usable_policy(settings: Settings) -> Policy:
     """The policy of a data directory, or the one that ships while that cannot be used.
 
@@ -434,9 +476,15 @@ def _mistakes(policy: Policy) -> Iterator[_Mistake]:
     for name, rule in policy.stricter.items():
         yield from _stricter_mistakes(policy, name, rule)
     for section in ("suppress", "rounded", "exempt"):
-        for table in getattr(policy.small_cells, section):
+        for table, how in getattr(policy.small_cells, section).items():
+            place = ("small_cells", section, table)
             if table not in CONTRACTS:
-                yield _Mistake(("small_cells", section, table), "no contract has this name")
+                yield _Mistake(place, "no contract has this name")
+            elif isinstance(how, Rounded) and how.visits:
+                if how.visits not in CONTRACTS[table].column_names:
+                    yield _Mistake((*place, "visits"), f"{table} has no column '{how.visits}'")
+                if not how.parts or {c for part in how.parts for c in part} - {*CONTRACTS[table].key}:
+                    yield _Mistake((*place, "parts"), "the key columns along which the table has totals go here")
     for role, rules in policy.roles.items():
         yield from _role_mistakes(policy, role, rules, known)
 

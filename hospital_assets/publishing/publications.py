@@ -324,7 +324,7 @@ def publish_all(
     hides_something = not all(policy.sees_everything(audience.role) for audience in audiences)
     if hides_something and warehouse.exists(CONTRACTS["dim_hospital"]):
         # Once, before they share it.
-        collect_identifiers(warehouse)
+        collect_identifiers(warehouse, policy)
     at_once = min(len(audiences), os.cpu_count() or 1)
     with _in_order(warehouse), ThreadPoolExecutor(max(1, at_once)) as pool:
         yield from zip(audiences, pool.map(made, audiences), strict=True)

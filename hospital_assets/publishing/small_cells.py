@@ -25,6 +25,25 @@ from hospital_assets.warehouse.dialect import literal, quoted
 #: Larger systems of connected cells are checked by their sums alone, not solved as a whole.
 _MOST_SOLVED_CELLS = 3_000
 
+#: Columns of keys that name when, where and which patients. The others (which limit, which stage, which variant)
+#: name what is asked of the same patients, whose number is the same.
+_WHOM = (
+    "service_date",
+    "period_month",
+    "period_year",
+    "hospital_id",
+    "department_name",
+    "destination_department",
+    "doctor_key",
+    "triage_group",
+    "arrival_mode",
+    "disposition",
+    "stratum",
+    "stay_class",
+    "hours_since_arrival",
+    "news2_band",
+)
+
 Cell = tuple[Any, ...]
 
 
@@ -196,7 +215,11 @@ def protect_small_cells(
         The tables, and what was done for the manifest.
     """
     rules = policy.small_cells
-    hidden = _hidden_rows(connection, rules, {t.contract.name for t in tables})
+    hidden = _hidden_rows(connection, rules, {t.contract.name for t in tables}) | {
+        t.contract.name: _rows_of_few_visits(connection, t, rules.rounded[t.contract.name], rules.threshold)
+        for t in tables
+        if t.contract.name in rules.rounded and rules.rounded[t.contract.name].visits
+    }
     done: dict[str, Any] = {"threshold": rules.threshold, "base": rules.base, "tables": {}}
     found = []
     for table in tables:
@@ -207,8 +230,10 @@ def protect_small_cells(
             done["tables"][name] = {"suppressed_rows": len(hidden[name])}
             dropped: tuple[str, ...] = how.drop
         elif name in rules.rounded:
-            _round_table(connection, table, rules, rules.rounded[name], secret)
+            _round_table(connection, table, rules, rules.rounded[name], hidden.get(name, set()), secret)
             done["tables"][name] = {"rounded_to": rules.base}
+            if name in hidden:
+                done["tables"][name]["suppressed_rows"] = len(hidden[name])
             dropped = rules.rounded[name].drop
         else:
             found.append(table)
@@ -236,7 +261,7 @@ def _hidden_rows(connection: duckdb.DuckDBPyConnection, rules: SmallCells, wante
         width = len(contract.key)
         table = {(name, *row[:width]): tuple(n or 0 for n in row[width:]) for row in rows}
         values |= table
-        lines += _lines_of_table(contract, how, table)
+        lines += _lines_of_table(contract, how.parts, table)
         if how.group and how.group_table in names:
             lines += _lines_of_groups(connection, contract, how)
     # Groups may have been named before their table was read.
@@ -249,11 +274,34 @@ def _hidden_rows(connection: duckdb.DuckDBPyConnection, rules: SmallCells, wante
     return hidden
 
 
-def _lines_of_table(contract: Contract, how: Suppressed, cells: Iterable[Cell]) -> list[Line]:
+def _rows_of_few_visits(
+    connection: duckdb.DuckDBPyConnection, table: PublishedTable, how: Rounded, threshold: int
+) -> set[Cell]:
+    """Rows of a rounded table to be left out: all of them while their visits are not stored yet."""
+    contract = table.contract
+    added = {column for part in how.parts for column in part}
+    apart = [at for at, column in enumerate(contract.key) if column not in added]
+    visits_of_row = "0" if how.visits in table.absent else quoted(how.visits)
+    rows = connection.execute(
+        f"select {', '.join(map(quoted, contract.key))}, {visits_of_row} from {contract.qualified_name}"
+    ).fetchall()
+    # Only rows with the same values outside the `parts` add up.
+    groups: dict[tuple[Any, ...], dict[Cell, tuple[int]]] = defaultdict(dict)
+    for *key, visits in rows:
+        # A row without visits has counts of what was left out, of few visits as well.
+        groups[tuple(key[at] for at in apart)][contract.name, *key] = (max(visits, 1),)
+    return {
+        cell[1:]
+        for values in groups.values()
+        for cell in suppress(values, _lines_of_table(contract, how.parts, values), threshold)
+    }
+
+
+def _lines_of_table(contract: Contract, parts: Sequence[Sequence[str]], cells: Iterable[Cell]) -> list[Line]:
     """For each way its counts add up: the cells that differ in those columns only."""
     found: dict[tuple[Any, ...], Line] = defaultdict(Line)
     for cell in cells:
-        for part in how.parts:
+        for part in parts:
             places = [contract.key.index(column) + 1 for column in part]
             others = tuple(v for at, v in enumerate(cell) if at not in places)
             line = found[part, others]
@@ -289,15 +337,6 @@ def _suppress_table(
 ) -> None:
     """A copy of the table in which the hidden rows have keys only."""
     contract = table.contract
-    key = ", ".join(quoted(column) for column in contract.key)
-    connection.execute(
-        f"create or replace temp table hidden_rows as select {key} from {contract.qualified_name} limit 0"
-    )
-    if hidden:
-        connection.executemany(
-            f"insert into hidden_rows values ({', '.join('?' for _ in contract.key)})",
-            [list(cell) for cell in sorted(hidden, key=str)],
-        )
     expressions = []
     for column in _stored_columns(table):
         name = f"s.{quoted(column.name)}"
@@ -309,19 +348,36 @@ def _suppress_table(
         expressions.append(name)
     connection.execute(
         f"create or replace temp table {quoted(f'protected_{contract.name}')} as "
-        f"select {', '.join(expressions)} from {contract.qualified_name} s "
-        f"left join (select *, true as is_hidden from hidden_rows) h using ({key})"
+        f"select {', '.join(expressions)} from {contract.qualified_name} s {_with_hidden(connection, contract, hidden)}"
     )
 
 
+def _with_hidden(connection: duckdb.DuckDBPyConnection, contract: Contract, hidden: set[Cell]) -> str:
+    """A join that marks the hidden rows of a table: `h.is_hidden` is null in the others."""
+    key = ", ".join(quoted(column) for column in contract.key)
+    connection.execute(
+        f"create or replace temp table hidden_rows as select {key} from {contract.qualified_name} limit 0"
+    )
+    if hidden:
+        connection.executemany(
+            f"insert into hidden_rows values ({', '.join('?' for _ in contract.key)})",
+            [list(cell) for cell in sorted(hidden, key=str)],
+        )
+    return f"left join (select *, true as is_hidden from hidden_rows) h using ({key})"
+
+
 def _round_table(
-    connection: duckdb.DuckDBPyConnection, table: PublishedTable, rules: SmallCells, how: Rounded, secret: bytes
+    connection: duckdb.DuckDBPyConnection,
+    table: PublishedTable,
+    rules: SmallCells,
+    how: Rounded,
+    hidden: set[Cell],
+    secret: bytes,
 ) -> None:
-    """A copy of the table with rounded counts and what follows from them."""
+    """A copy of the table with rounded counts and what follows from them; in hidden rows the keys only."""
     contract = table.contract
 
     def rounded(column: str) -> str:
-        # One draw per row: the order of a row's counts stays, so no part exceeds its whole.
         return f"(floor({quoted(column)} / {rules.base}.0 + draw) * {rules.base})"
 
     enough = f"{quoted(how.n)} >= {rules.threshold}" if how.n else "true"
@@ -343,13 +399,29 @@ def _round_table(
             made = rounded(column.name)
         else:
             made = name
+        if column.name not in contract.key:
+            made = f"case when is_hidden is null then {made} end"
         expressions.append(f"({made})::{kind} as {name}")
-    key = " || '|' || ".join(f"{quoted(column)}::varchar" for column in contract.key)
     only = f" where hospital_id = {literal(ALL)}" if how.only_totals else ""
     connection.execute(
         f"create or replace temp table {quoted(f'protected_{contract.name}')} as "
-        f"select {', '.join(expressions)} from (select *, "
-        f"('0x' || left(sha256($secret || encode({literal(contract.name + '|')} || {key})), 8))::bigint "
-        f"/ 4294967296.0 as draw from {contract.qualified_name}{only})",
+        f"select {', '.join(expressions)} from (select *, {_draw(contract)} as draw "
+        f"from {contract.qualified_name} {_with_hidden(connection, contract, hidden)}{only})",
         {"secret": secret},
     )
+
+
+def _draw(contract: Contract) -> str:
+    """The lot, from 0 to below 1, by which a row's counts are rounded up or down.
+
+    It depends on whom the row is about (when, where, which group of patients) and on nothing else: a number that
+    stands in several tables, or in several rows by measure, is rounded the same way in all of them, so that nobody
+    can average the rounding away. And all counts of the same patients keep their order: no part exceeds its whole.
+    """
+    whom = " || ".join(
+        f"case when {quoted(column)}::varchar <> {literal(ALL)} "
+        f"then {literal(f'|{column}=')} || {quoted(column)}::varchar else '' end"
+        for column in _WHOM
+        if column in contract.key
+    )
+    return f"('0x' || left(sha256($secret || encode({whom})), 8))::bigint / 4294967296.0"

@@ -2,12 +2,14 @@
 
 A table is a function of the landed files, the directory's configuration and the hospital's time, and the ledger
 knows when each file was first seen. So what was known at a moment is what the files seen by then say. The program
-and the configuration (profiles, policy, alerts) are those of today.
+and the configuration (profiles, policy, limits of alerts) are those of today; nobody is notified.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -19,6 +21,11 @@ from hospital_assets.access.audit import Event, audited, system_actor
 from hospital_assets.clock import SimulatedClock, hospital_now, write_simulated_clock
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.loads import read_ledger_copy
+
+#: A notifier of an alerts.toml: from its header to the next one.
+_NOTIFIER = re.compile(r"^[ \t]*\[\[notify\]\].*?(?=^[ \t]*\[|\Z)", re.MULTILINE | re.DOTALL)
+#: How many files a message names.
+_MOST_NAMED = 5
 
 
 class AsOfError(ValueError):
@@ -76,7 +83,9 @@ def prepare_as_of(settings: Settings, moment: datetime, into: Path) -> AsOf:
         raise AsOfError(f"{into} is not empty; name a new folder")
     ledger = read_ledger_copy(settings.warehouse_file).unique("source_file")
     seen = ledger.filter(pl.col("first_seen_at") <= moment)
-    if seen.is_empty():
+    # Of what was overwritten later, the ledger has the new content, first seen later, and since when it knows the name.
+    overwritten = ledger.filter(pl.col("first_seen_at") > moment, pl.col("name_first_seen_at") <= moment)
+    if seen.is_empty() and overwritten.is_empty():
         first = ledger.select(pl.col("first_seen_at").min()).item()
         since = f"the first was at {first:%Y-%m-%d %H:%M}" if first else "nothing was built yet"
         raise AsOfError(f"no landed file had been seen by {moment:%Y-%m-%d %H:%M} UTC; {since}")
@@ -85,10 +94,13 @@ def prepare_as_of(settings: Settings, moment: datetime, into: Path) -> AsOf:
         for row in seen.iter_rows(named=True)
         if not _is_as_seen(settings.landing / row["source_file"], row)
     ]
+    changed += overwritten["source_file"].to_list()
     if changed:
+        more = f" and {len(changed) - _MOST_NAMED} more" if len(changed) > _MOST_NAMED else ""
         raise AsOfError(
             f"{len(changed)} landed files are not what they were when they were seen, so what was known "
-            f"then cannot be made again: {', '.join(sorted(changed)[:5])}"
+            f"then cannot be made again: {', '.join(sorted(changed)[:_MOST_NAMED])}{more}. Put back what they were, or "
+            "name a moment after they were overwritten"
         )
     then = replace(settings, data_dir=into.resolve())
     then.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -105,13 +117,31 @@ def prepare_as_of(settings: Settings, moment: datetime, into: Path) -> AsOf:
 
 
 def copy_configuration(settings: Settings, target: Settings) -> None:
-    """Copy the configuration that tables depend on to another data directory."""
+    """Copy the configuration that tables depend on to another data directory, but not whom alerts are sent to."""
     for source, copy in zip(settings.configuration, target.configuration, strict=True):
         if source.is_dir():
             shutil.copytree(source, copy, dirs_exist_ok=True)
         elif source.exists():
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, copy)
+    target.alerts_file.write_text(_without_notifiers(settings.alerts_file), encoding="utf-8")
+
+
+def _without_notifiers(alerts_file: Path) -> str:
+    """What an alerts.toml says, with nobody to notify: nothing that is found in the past is news.
+
+    Raises:
+        AsOfError: it names notifiers otherwise than in tables of their own.
+    """
+    text = alerts_file.read_text(encoding="utf-8") if alerts_file.exists() else ""
+    rest = "notify = []\n" + _NOTIFIER.sub("", text)
+    try:
+        is_same = tomllib.loads(rest) == tomllib.loads(text) | {"notify": []}
+    except tomllib.TOMLDecodeError:
+        is_same = False
+    if not is_same:
+        raise AsOfError(f"{alerts_file}: write every notifier as a table [[notify]], so that it can be left out")
+    return rest
 
 
 def _is_as_seen(path: Path, row: dict[str, object]) -> bool:

@@ -22,12 +22,14 @@ from pydantic import PrivateAttr
 
 from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.warehouse.database import Period, Warehouse, WarehouseError, Written, open_warehouse
-from hospital_assets.warehouse.dialect import Frame, lazy
+from hospital_assets.warehouse.dialect import Frame, lazy, quoted
 from hospital_assets.warehouse.lineage import lineage_of
 from hospital_assets.warehouse.loads import complete_loads, publish_ledger, record_loads
 
 #: Bookkeeping that is stored together with the rows.
 Also = Callable[[duckdb.DuckDBPyConnection], None]
+#: Metadata of an input that an asset can do without: where the table was never written, it has no rows.
+MAY_BE_ABSENT = "hospital/may_be_absent"
 #: Classes of columns a preview may show: nothing that tells who a row is about.
 PREVIEW_PRIVACY = {"operational"}
 _PREVIEW_ROWS = 5
@@ -148,7 +150,11 @@ class WarehouseIOManager(dg.ConfigurableIOManager):
 
     def _read(self, context: dg.InputContext, contract: Contract, period: Period | None) -> Frame:
         """The upstream table, on the engine that the step's assets run on."""
-        return self.warehouse.open_for_reading().read(contract, period)
+        warehouse = self.warehouse.open_for_reading()
+        if MAY_BE_ABSENT in (context.definition_metadata or {}) and not warehouse.exists(contract):
+            columns = ", ".join(f"cast(null as {c.duckdb_type}) as {quoted(c.name)}" for c in contract.columns)
+            return lazy(warehouse.connection.sql(f"select {columns} where false"))
+        return warehouse.read(contract, period)
 
     def _replace(
         self, warehouse: Warehouse, contract: Contract, frame: Frame, period: Period | None, also: Also

@@ -13,6 +13,7 @@ from hospital_assets.assets.facts.other_days import OtherDays
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.registry import Profiles
 from hospital_assets.warehouse.dialect import Frame, checkpoint
+from hospital_assets.warehouse.io_manager import MAY_BE_ABSENT
 
 DECLARED: tuple[OtherDays, ...] = (
     *emergency_visits.OTHER_DAYS,
@@ -21,11 +22,20 @@ DECLARED: tuple[OtherDays, ...] = (
     *patient_flow.OTHER_DAYS,
     *bed_occupancy.OTHER_DAYS,
 )
-#: Every table that any of them reads.
-_INPUTS = sorted({name for declared in DECLARED for name in (declared.fact, *declared.inputs)})
+#: Every table that any of them reads, and whether it is one whose stored days they compare.
+_INPUTS = {name: False for declared in DECLARED for name in declared.inputs} | {
+    declared.fact: True for declared in DECLARED
+}
 
 
-@dg.asset(**table("stale_partitions"), ins={name: dg.AssetIn(name) for name in _INPUTS})
+@dg.asset(
+    **table("stale_partitions"),
+    ins={
+        # A table that was never built has no day that could be stale.
+        name: dg.AssetIn(name, metadata={MAY_BE_ABSENT: True} if is_compared else None)
+        for name, is_compared in sorted(_INPUTS.items())
+    },
+)
 def stale_partitions(context: dg.AssetExecutionContext, profiles: dg.ResourceParam[Profiles], **tables: Frame) -> Frame:
     """Days whose facts are not what they would be now."""
     days = nw.concat(

@@ -9,7 +9,7 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import all_days, table
-from hospital_assets.assets.kpis.totals import exact_sum, rates
+from hospital_assets.assets.kpis.totals import distinct_count, exact_sum, rates
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.kpis_deterioration import LAST_HOUR
@@ -212,6 +212,7 @@ def news2_by_hour(sets: Frame) -> Frame:
             .then(nw.coalesce(nw.col("news2_score"), nw.lit(0)))
             .otherwise(nw.lit(0)),
             _score=nw.col("news2_score"),
+            _visit=nw.col("visit_id"),
         ),
         ("service_date", "hours_since_arrival"),
         _PLACES,
@@ -223,9 +224,10 @@ def news2_by_hour(sets: Frame) -> Frame:
             "incomplete": nw.col("news2_band") == NO_BAND,
         },
         counted={f"{band}_count": nw.col("news2_band") == band for band in MONITORING_MINUTES},
-        of=["_score"],
+        of=["_score", "_visit"],
         also=["_elsewhere", "_elsewhere_score"],
         figures={
+            "scored_visit_count": distinct_count("_visit"),
             "score_sum": nw.coalesce(nw.col("_score").sum(), nw.lit(0)),
             "other_days_count": nw.col("_elsewhere").sum(),
             "other_days_score_sum": nw.col("_elsewhere_score").sum(),
@@ -325,6 +327,7 @@ def observation_frequency(sets: Frame) -> Frame:
     )
     assessed = checkpoint(
         during.with_columns(
+            _visit=nw.col("visit_id"),
             _interval=minutes_between("measured_at", "_next_at"),
             _stay=minutes_between("measured_at", "_left_at"),
             _waited=minutes_between("measured_at", "as_of_at"),
@@ -348,6 +351,6 @@ def observation_frequency(sets: Frame) -> Frame:
             "late_count": nw.col("_interval") > due,
             "missed_count": ~has_next,
         },
-        of=["_interval"],
-        figures={"interval_sum_minutes": exact_sum("_interval")},
+        of=["_interval", "_visit"],
+        figures={"scored_visit_count": distinct_count("_visit"), "interval_sum_minutes": exact_sum("_interval")},
     ).with_columns(interval_sum_minutes=nw.coalesce(nw.col("interval_sum_minutes"), nw.lit(0.0)))

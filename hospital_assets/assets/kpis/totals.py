@@ -100,6 +100,11 @@ def exact_mean(column: str) -> nw.Expr:
     return nw.when(count > 0).then(exact_sum(column) / count)
 
 
+def distinct_count(column: str) -> nw.Expr:
+    """How many different values there are, as an aggregation; null is none."""
+    return nw.col(column).n_unique() - (nw.col(column).count() < nw.len()).cast(nw.Int64)
+
+
 def month_of(day: nw.Expr) -> nw.Expr:
     """The first day of a date's month."""
     return day.dt.truncate("1mo").cast(nw.Date)

@@ -20,7 +20,7 @@ def bands_by_hour(mart: Mart, where: Slice) -> list[Row]:
         where,
         "kpi_news2_daily",
         f"hours_since_arrival, sum(denominator_count)::bigint as n, {counts}, {reasons}",
-        "group by 1 order by 1",
+        "and denominator_count is not null group by 1 order by 1",
     )
 
 
@@ -63,6 +63,6 @@ def intervals(mart: Mart, where: Slice) -> dict[str, Row]:
         "sum(interval_sum_minutes) / nullif(sum(numerator_count + late_count) "
         "filter (where interval_sum_minutes is not null), 0) as average, "
         + _left_out("cancelled", "under_16", "unknown_age", "incomplete", "left_early", "not_due"),
-        "group by 1",
+        "and denominator_count is not null group by 1",
     )
     return {row["news2_band"]: row for row in rows}

@@ -61,7 +61,8 @@ def rate(mart: Mart, where: Slice, name: str) -> OverTime:
         where,
         f"select {day} as day, sum({numerator}) as numerator_count, "
         f"sum(denominator_count) as denominator_count from kpis.{table} "
-        f"where hospital_id = $hospital and {day} between $first and $last {condition} group by 1",
+        f"where hospital_id = $hospital and {day} between $first and $last {condition} "
+        "and denominator_count is not null group by 1",
         {name: Measured(_SHARE, "denominator_count")},
         _SHARE_TOTALS,
     )
