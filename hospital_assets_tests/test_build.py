@@ -281,6 +281,7 @@ def test_a_planted_fault_turns_a_check_red(network: Settings, tmp_path: Path) ->
         "shift_id": "S1",
         "doctor_key": 1,
         "hospital_key": 1,
+        "department_key": 1,
         "start_date_key": 1,
         "shift_start_at": None,
         "shift_end_at": None,
@@ -288,7 +289,12 @@ def test_a_planted_fault_turns_a_check_red(network: Settings, tmp_path: Path) ->
     }
     rows = [sound, {**sound, "shift_hours": -1.0}, {**sound, "shift_id": "S2", "shift_hours": 99.0}]
     frame = lazy(pl.DataFrame(rows, schema=contract.polars_schema))
-    dimension = {"dim_doctor": "doctor_key", "dim_hospital": "hospital_key", "dim_date": "date_key"}
+    dimension = {
+        "dim_doctor": "doctor_key",
+        "dim_hospital": "hospital_key",
+        "dim_department": "department_key",
+        "dim_date": "date_key",
+    }
     known = {t: lazy(pl.DataFrame({key: [1 if t != "dim_date" else 2]})) for t, key in dimension.items()}
     broken = {
         group.name: sum(finding.broken for finding in findings)

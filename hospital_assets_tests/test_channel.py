@@ -85,7 +85,9 @@ def call(asset: dg.AssetsDefinition, tables: dict[str, pl.DataFrame], now: datet
     )
     given: dict[str, Any] = {
         "context": context,
-        "clock": SimpleNamespace(now=lambda: now, wall=lambda: now),
+        "clock": SimpleNamespace(
+            now=lambda: now, wall=lambda: now, settings=SimpleNamespace(last_service_date=period[1])
+        ),
         "profiles": PROFILES,
     }
     arguments: dict[str, Any] = {}

@@ -46,6 +46,7 @@ def shifts(day: date, count: int, hours: float = 8.0, prefix: str = "s") -> pl.D
             "shift_id": [f"{prefix}{day}-{n}" for n in range(count)],
             "doctor_key": range(count),
             "hospital_key": [1] * count,
+            "department_key": [1] * count,
             "start_date_key": [20260101] * count,
             "shift_start_at": [datetime(2026, 1, 1, 7, tzinfo=UTC)] * count,
             "shift_end_at": [datetime(2026, 1, 1, 15, tzinfo=UTC)] * count,
@@ -162,8 +163,8 @@ def test_a_failing_plan_keeps_the_old_rows_and_shows_no_value(warehouse: Warehou
     columns = ", ".join(c for c in SHIFTS.column_names if c != "doctor_key")
     failing = warehouse.connection.sql(
         f"select {columns}, cast('{secret}' || shift_id as bigint) as doctor_key from "
-        "(values (date '2026-01-01', 's', 1, 1, now(), now(), 1.0::double)) "
-        "t(service_date, shift_id, hospital_key, start_date_key, shift_start_at, shift_end_at, "
+        "(values (date '2026-01-01', 's', 1, 1, 1, now(), now(), 1.0::double)) "
+        "t(service_date, shift_id, hospital_key, department_key, start_date_key, shift_start_at, shift_end_at, "
         "shift_hours)"
     )
     with pytest.raises(WarehouseError, match="fact_doctor_shifts.*unchanged") as raised:
