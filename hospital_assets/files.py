@@ -105,7 +105,8 @@ def _is_alive(process: int) -> bool:
     except ProcessLookupError:
         return False
     except (PermissionError, OverflowError):
-        return True
+        # It is somebody else's, or no number of a process: what it left is not ours to remove.
+        pass
     return True
 
 

@@ -198,7 +198,7 @@ def load(warehouse: Warehouse, zone: LandingZone, period: Period, run_id: str = 
         contract,
         zone.read("vitals", ledger, period),
         period,
-        also=lambda connection: record_loads(connection, contract, period, run_id),
+        also=lambda _: record_loads(warehouse, contract, period, run_id),
     )
     publish_ledger(warehouse)
     if is_done:
@@ -243,8 +243,8 @@ def test_a_crash_between_ledger_and_rows_leaves_the_file_waiting(zone: LandingZo
     contract = CONTRACTS["raw_vitals"]
     period = Period(DAY, date(2026, 1, 16))
 
-    def crash(connection: duckdb.DuckDBPyConnection) -> None:
-        record_loads(connection, contract, period, "run")
+    def crash(_: duckdb.DuckDBPyConnection) -> None:
+        record_loads(warehouse, contract, period, "run")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -145,8 +145,8 @@ def check(
     if not settings.warehouse_file.exists():
         raise BuildError(f"{settings.warehouse_file} is missing: run `hospital build` first")
     days = _days(settings, first, last)
-    keys = definitions.resolve_asset_graph().asset_check_keys if table else set()
-    checks = {key for key in keys if key.asset_key == dg.AssetKey(table or "")}
+    graph = definitions.resolve_asset_graph()
+    checks = graph.get_check_keys_for_assets({dg.AssetKey(table)}) if table else set()
     if table and not checks:
         raise BuildError(f"there is no table '{table}'; docs/data-dictionary lists all")
     with _Runs(definitions, settings, days, progress) as runs:

@@ -9,6 +9,7 @@ import narwhals as nw
 import polars as pl
 
 from hospital_assets.assets.declare import WAREHOUSE_POOL, partitions_of
+from hospital_assets.checks.findings import names_asked_for
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.kpis import ALL, POOLED
 from hospital_assets.landing.drift import ADVICE, NOTEWORTHY, drifts
@@ -107,7 +108,7 @@ def landed_files(
     context: dg.AssetCheckExecutionContext, ledger: pl.DataFrame, profiles: dg.ResourceParam[Profiles]
 ) -> Iterator[dg.AssetCheckResult]:
     """Name the files that were not loaded, and the columns that no profile names."""
-    asked = {key.name for key in context.selected_asset_check_keys}
+    asked = names_asked_for(context)
     yield from (found for found in files_checked(ledger, profiles) if found.check_name in asked)
 
 

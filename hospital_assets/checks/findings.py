@@ -19,13 +19,15 @@ from hospital_assets.warehouse.database import Period, Warehouse
 
 Status = Literal["Passed", "Failed", "NotApplicable", "Error"]
 
-_RESULTS = """
-create table quality.dq_results (
+_RESULTS = (
+    "quality.dq_results",
+    """
     run_id varchar not null, checked_at timestamptz not null, table_name varchar not null,
     kind varchar not null, family varchar not null, column_name varchar not null,
     rule varchar not null, violated_count bigint, denominator_count bigint, violated_pct double,
-    threshold_pct double not null, status varchar not null, first_date date, end_date date)
-"""
+    threshold_pct double not null, status varchar not null, first_date date, end_date date
+    """,
+)
 _MOST_SHOWN = 50
 
 
@@ -71,9 +73,14 @@ def described(kind: Kind, *, is_partitioned: bool) -> str:
     return f"{kind.description} To run it again for a day: `hospital check --day DAY --table TABLE`."
 
 
+def names_asked_for(context: dg.AssetCheckExecutionContext) -> set[str]:
+    """The checks that a step is to evaluate; a person may ask for a single one."""
+    return {key.name for key in context.selected_asset_check_keys}
+
+
 def asked_for(context: dg.AssetCheckExecutionContext, kinds: Sequence[Kind]) -> list[Kind]:
-    """Of some kinds those that a step is to evaluate; a person may ask for a single check."""
-    names = {key.name for key in context.selected_asset_check_keys}
+    """Of some kinds those that a step is to evaluate."""
+    names = names_asked_for(context)
     return [kind for kind in kinds if kind.name in names]
 
 
@@ -177,7 +184,7 @@ def store(
         orient="row",
     )
     with warehouse.transaction() as connection:
-        warehouse.make_once("quality.dq_results", _RESULTS)
+        warehouse.make_once(*_RESULTS)
         source = connection.from_arrow(rows.to_arrow())
         connection.execute("insert into quality.dq_results by name from source")
         del source
@@ -212,6 +219,6 @@ def scores_by_day(warehouse: Warehouse) -> pl.DataFrame:
 
 
 def _results(warehouse: Warehouse, query: str) -> pl.DataFrame:
-    warehouse.make_once("quality.dq_results", _RESULTS)
+    warehouse.make_once(*_RESULTS)
     found: pl.DataFrame = warehouse.connection.sql(query).pl()
     return found

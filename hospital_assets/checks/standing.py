@@ -14,6 +14,7 @@ from dagster import AssetCheckSeverity
 
 from hospital_assets.assets.declare import WAREHOUSE_POOL
 from hospital_assets.assets.resources import ClockResource
+from hospital_assets.checks.findings import names_asked_for
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.streams import faults, ranges
 from hospital_assets.landing.zone import LandingResource
@@ -91,7 +92,7 @@ def standing_check(periods: dg.TimeWindowPartitionsDefinition) -> dg.AssetChecks
             NOT_FAILED.name: lambda: not_failed(context.instance, periods, _days_of_run(context, periods)),
             STREAMS.name: lambda: stream_offsets(ledger["source_file"].unique()),
         }
-        asked = {key.name for key in context.selected_asset_check_keys}
+        asked = names_asked_for(context)
         yield from (outcome() for name, outcome in outcomes.items() if name in asked)
 
     return standing

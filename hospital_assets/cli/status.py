@@ -129,15 +129,15 @@ def _alerts(settings: Settings) -> list[str]:
 
 def _publications(settings: Settings, wall: datetime) -> list[str]:
     from hospital_assets.publishing.publications import current_version, moment_of, published_audiences
-    from hospital_assets.warehouse.loads import ledger_copy
+    from hospital_assets.warehouse.loads import last_loaded_at
 
     moments = [moment_of(current_version(settings.data_dir, name)) for name in published_audiences(settings.data_dir)]
     if not moments:
         return ["none yet: `hospital publish`"]
     oldest = min(moments)
     line = f"for {len(moments)} audiences, {_age(wall - oldest)} old at most"
-    copy = ledger_copy(settings.warehouse_file)
-    if copy.exists() and datetime.fromtimestamp(copy.stat().st_mtime, UTC) > oldest:
+    loaded_at = last_loaded_at(settings.warehouse_file)
+    if loaded_at is not None and loaded_at > oldest:
         line += "; files were loaded since: `hospital publish`, or leave it to `hospital dev`"
     return [line]
 

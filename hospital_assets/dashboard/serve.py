@@ -22,7 +22,7 @@ from hospital_assets.publishing.audience import parse_audience
 from hospital_assets.publishing.policy import CurrentPolicy
 from hospital_assets.publishing.publications import PublicationError, current_version
 from hospital_assets.settings import Settings
-from hospital_assets.warehouse.loads import ledger_copy
+from hospital_assets.warehouse.loads import last_loaded_at
 
 #: A refresh and the publication that follows it may take this long.
 _TIME_TO_PUBLISH = timedelta(minutes=5)
@@ -60,12 +60,10 @@ def publish_first(settings: Settings, audience: str, say: Callable[[str], None])
 
 def loaded_after(settings: Settings, published_at: datetime) -> datetime | None:
     """When files were last loaded, where that is long enough after a publication for it to be out of date."""
-    try:
-        loaded_at = datetime.fromtimestamp(ledger_copy(settings.warehouse_file).stat().st_mtime, UTC)
-    except OSError:
+    loaded_at = last_loaded_at(settings.warehouse_file)
+    if loaded_at is None or loaded_at <= published_at:
         return None
-    is_late = loaded_at > published_at and datetime.now(UTC) - loaded_at > _TIME_TO_PUBLISH
-    return loaded_at if is_late else None
+    return loaded_at if datetime.now(UTC) - loaded_at > _TIME_TO_PUBLISH else None
 
 
 def dashboard_of(settings: Settings, audience: str, audit: Audit, address: Address | None = None) -> Dashboard:

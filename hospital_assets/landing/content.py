@@ -37,6 +37,10 @@ class TooLargeError(UnreadableError):
     """Unpacked, a file is over the limits."""
 
 
+#: How what has landed is opened: no link is followed, and nobody waited for.
+_AS_LANDED = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
 def open_landed(path: Path) -> BinaryIO:
     """Open a landed file: a regular one, no link to another, and without waiting for anybody.
 
@@ -45,7 +49,7 @@ def open_landed(path: Path) -> BinaryIO:
         OSError: it cannot be opened.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = os.open(path, _AS_LANDED)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EMLINK):  # EMLINK: FreeBSD's word for it
             raise UnreadableError(LINK) from None
@@ -125,7 +129,7 @@ def is_finished(path: Path) -> bool:
     if not hasattr(fcntl, "F_SETLEASE"):
         return False
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = os.open(path, _AS_LANDED)
     except OSError:
         return False
     try:

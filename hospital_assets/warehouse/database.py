@@ -142,14 +142,14 @@ class Warehouse:
         """Whether the table has ever been written."""
         return contract.qualified_name in self._stored_kinds()
 
-    def make_once(self, qualified_name: str, statement: str) -> None:
-        """Make a table that no contract describes, unless it is there.
+    def make_once(self, qualified_name: str, columns: str) -> None:
+        """Make a table that no contract describes, with columns as SQL has them, unless it is there.
 
         Even where it is, `create if not exists` would have every lazy frame bound anew.
         """
         if qualified_name not in self._stored_kinds():
             self.connection.execute(f"create schema if not exists {qualified_name.partition('.')[0]}")
-            self.connection.execute(statement)
+            self.connection.execute(f"create table {qualified_name} ({columns})")
             self._kinds = None
 
     def is_view(self, contract: Contract) -> bool:

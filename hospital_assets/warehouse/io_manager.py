@@ -186,7 +186,7 @@ class WarehouseIOManager(dg.ConfigurableIOManager):
             contract,
             frame,
             period,
-            lambda connection: record_loads(connection, contract, period, context.run_id) if is_landed else None,
+            lambda _: record_loads(warehouse, contract, period, context.run_id) if is_landed else None,
         )
         if contract.layer == "raw":
             warehouse.after_commit("ledger", lambda: publish_ledger(warehouse))

@@ -8,9 +8,9 @@ a run has the warehouse locked, so the ledger is also copied to a Parquet file n
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
-import duckdb
 import polars as pl
 
 from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN, Contract
@@ -18,19 +18,21 @@ from hospital_assets.files import replacing
 from hospital_assets.warehouse.database import Period, Warehouse
 from hospital_assets.warehouse.dialect import literal, quoted
 
-_LOADS = """
-create table if not exists raw.loaded_files (
+_LOADS = (
+    "raw.loaded_files",
+    """
     subject varchar not null, source_file varchar not null, file_sha256 varchar,
     service_date date, row_count bigint not null, unreadable_count bigint not null,
-    run_id varchar not null, is_complete boolean not null default false)
-"""
+    run_id varchar not null, is_complete boolean not null default false
+    """,
+)
 
 
-def record_loads(connection: duckdb.DuckDBPyConnection, contract: Contract, period: Period | None, run_id: str) -> None:
+def record_loads(warehouse: Warehouse, contract: Contract, period: Period | None, run_id: str) -> None:
     """Note which files the rows of a raw table came from; call it in their transaction.
 
     Args:
-        connection: with the transaction that has just replaced the rows.
+        warehouse: in the transaction that has just replaced the rows.
         contract: the raw table of a subject.
         period: the service days that were replaced; None for the whole table.
         run_id: the Dagster run.
@@ -41,7 +43,8 @@ def record_loads(connection: duckdb.DuckDBPyConnection, contract: Contract, peri
     if period is not None:
         days = "and service_date >= ? and service_date < ?"
         bound = [period.first, period.end]
-    connection.execute(_LOADS)
+    warehouse.make_once(*_LOADS)
+    connection = warehouse.connection
     connection.execute(f"delete from raw.loaded_files where subject = ? {days}", [subject, *bound])
     connection.execute(
         f"""
@@ -67,7 +70,7 @@ def complete_loads(warehouse: Warehouse, run_id: str) -> None:
 
 def read_loads(warehouse: Warehouse) -> pl.DataFrame:
     """Which file's rows are stored for which day: the table `raw.loaded_files`."""
-    warehouse.connection.execute(_LOADS)
+    warehouse.make_once(*_LOADS)
     loads: pl.DataFrame = warehouse.connection.sql("from raw.loaded_files").pl()
     return loads
 
@@ -93,7 +96,7 @@ _LEDGER_COPY = """
 
 def publish_ledger(warehouse: Warehouse) -> None:
     """Copy the ledger, with what is loaded of each file, to where it can be read at any time."""
-    warehouse.connection.execute(_LOADS)
+    warehouse.make_once(*_LOADS)
     with replacing(ledger_copy(warehouse.file)) as temporary:
         warehouse.connection.execute(f"copy ({_LEDGER_COPY}) to {literal(str(temporary))} (format parquet)")
 
@@ -101,6 +104,14 @@ def publish_ledger(warehouse: Warehouse) -> None:
 def ledger_copy(warehouse_file: Path) -> Path:
     """Where `publish_ledger` puts the copy."""
     return warehouse_file.with_name("landed_files.parquet")
+
+
+def last_loaded_at(warehouse_file: Path) -> datetime | None:
+    """When files were last loaded; None before the first time. The warehouse may be in use meanwhile."""
+    try:
+        return datetime.fromtimestamp(ledger_copy(warehouse_file).stat().st_mtime, UTC)
+    except OSError:
+        return None
 
 
 def read_ledger_copy(warehouse_file: Path) -> pl.DataFrame:

@@ -121,14 +121,10 @@ def peak_hours(hourly: Frame, hospitals: Frame, dates: Frame) -> Frame:
     nobody = hourly.filter(nw.col("arrivals_count") < 0).select(
         "service_date", "hospital_id", arrival_local=nw.col("service_date").cast(nw.Datetime("us"))
     )
-    columns = ("hospital_id", "iso_weekday_number", "hour_of_day", "existing_hours_count", "arrivals_count")
     hours = [hourly, arrivals_by_hour(nobody, checkpoint(quiet))]
     counts = ("iso_weekday_number", "hour_of_day", "existing_hours_count", "arrivals_count")
     all_hours = nw.concat(
-        [
-            frame.select("hospital_id", *(nw.col(name).cast(nw.Int64) for name in counts)).select(*columns)
-            for frame in hours
-        ],
+        [frame.select("hospital_id", *(nw.col(name).cast(nw.Int64) for name in counts)) for frame in hours],
         how="vertical",
     )
     summed = checkpoint(
