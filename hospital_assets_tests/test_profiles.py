@@ -177,7 +177,7 @@ def test_one_record_of_a_stay_is_its_events(zone: LandingZone, own: Own, kind: s
     ]
     visits = records(zone, "er_visits", ledger)
     assert visits["visit_id"].to_list() == ["1", "4"]
-    assert visits["provider_time"].to_list() == ["2026-01-15 10:12:30", None]
+    assert visits["provider_time"].to_list() == ["2026-01-15 10:00:00 + 12.5 min", None]
     assert visits["problem"].to_list() == [None, "outside_limits"]
     assert visits["recorded_at"].str.ends_with("+00:00").all()
     # What nobody takes is kept, word for word, and dated by itself.

@@ -81,9 +81,15 @@ def test_a_draft_of_other_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     drafted = draft_profile("monitor", vitals)
     assert drafted.subjects == ("vitals",)
     assert drafted.profile.subjects["vitals"].payload["spo2"].column == "$.SpO2"
-    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(DraftError, match="look like no subject's"):
-        draft_profile("x", tmp_path / "x.csv")
+    # Nothing is recognised: a skeleton, and the names that could be it.
+    (tmp_path / "x.csv").write_text("a,b\n1,2026-03-02 10:00\n")
+    skeleton = draft_profile("x", tmp_path / "x.csv")
+    assert skeleton.subjects == ("er_visits",)
+    assert "no arrival was understood: fill in arrival_time below (candidates: b)" in skeleton.doubts[0]
+    assert '# arrival_time = "?"' in skeleton.text and '# patient_id = "?"' in skeleton.text
+    (tmp_path / "y.csv").write_text("1,2\n3,4\n")
+    with pytest.raises(DraftError, match="deliver the file with column names"):
+        draft_profile("y", tmp_path / "y.csv")
 
 
 def test_profiles_are_listed_and_shown(sample: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -246,6 +246,24 @@ RULES: tuple[Rule, ...] = (
         for table in ("cleaned_er_visits", "cleaned_vitals")
     ),
     Rule(
+        kinds.CLOCK_READING,
+        "cleaned_er_visits",
+        "quality_codes",
+        "no clock that can be read in two ways, and none without a time of day",
+        _CODED.str.contains("clock_ambiguous") | _CODED.str.contains("clock_without_time"),
+        None,
+        0.0,
+    ),
+    Rule(
+        kinds.CLOCK_READING,
+        "quarantine_er_visits",
+        "rule",
+        "no arrival that is a date without a time of day",
+        nw.col("rule") == "arrival_time_unknown",
+        None,
+        0.0,
+    ),
+    Rule(
         kinds.AGE_FITS,
         _VISITS,
         "age_years",

@@ -328,6 +328,12 @@ FAULTS: tuple[Fault, ...] = (
         "a tenth in the hour that is skipped",
         _with("cleaned_er_visits", quality_codes=_some("quality_codes", pl.lit("missing_hour"))),
     ),
+    Fault(
+        kinds.CLOCK_READING,
+        "cleaned_er_visits",
+        "a tenth with a clock that two formats read",
+        _with("cleaned_er_visits", quality_codes=_some("quality_codes", pl.lit("clock_ambiguous"))),
+    ),
 )
 
 

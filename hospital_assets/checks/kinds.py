@@ -54,6 +54,9 @@ SCORE_AGREES = Kind("score_agrees", "conformance", "Scores exist exactly where t
 DURATION_AGREES = Kind("duration_agrees", "conformance", "Durations are those of their clocks.")
 VERSIONS = Kind("versions", "conformance", "Versions of a member have no gaps and no overlaps.")
 ONE_CURRENT = Kind("one_current", "conformance", "Each member has one current version.")
+CLOCK_READING = Kind(
+    "clock_reading", "conformance", "Clocks state a time of day, and can be read in one way only.", _WARN
+)
 UNIT = Kind("unit", "conformance", "No value looks as if it were in another unit.", _WARN)
 
 NEVER_EMPTY = Kind("never_empty", "completeness", "Columns that may lack values do not lack all of them.", _WARN)
@@ -98,6 +101,7 @@ QUALITY_KINDS = (
     UNIT,
     NEVER_EMPTY,
     KNOWN_MEMBER,
+    CLOCK_READING,
     READABLE,
     QUARANTINED,
     DUPLICATED,

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 #: Dagster looks at every partition of every table, so daily ones are for some years at most.
 _MOST_DAILY_DAYS = 5 * 366
 
+#: States of files of which nothing is loaded until somebody does something.
+_NOT_LOADED = ("unreadable", "missing_column", "empty")
+
 
 def add_commands(commands: Commands) -> None:
     """Add these commands to the parser."""
@@ -210,21 +213,30 @@ def _import(options: argparse.Namespace, settings: Settings) -> int:
 
     profiles = load_profiles(settings.profiles_folder)
     used, unused = import_files(profiles.named(options.profile), options.path, settings.landing)
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        zone = LandingZone(
+            settings.landing,
+            settings.warehouse_file.parent / "spool",
+            date(1900, 1, 1),
+            date(2999, 12, 31),
+            warehouse.connection,
+            profiles,
+        )
+        ledger = zone.discover()
+    observed = observed_period(zone, ledger)
+    problems = {
+        name.partition("/")[2]: f"{state}: {problem}"
+        for name, state, problem in ledger.select("source_file", "state", "problem").iter_rows()
+        if name.partition("/")[0] == options.profile and state in _NOT_LOADED
+    }
     for name in used:
-        print(f"landed   {name}")
+        if name not in problems:
+            print(f"landed   {name}")
     for name in unused:
         print(f"not used {name}")
-    with open_warehouse(settings.warehouse_file) as warehouse:
-        observed = observed_period(
-            LandingZone(
-                settings.landing,
-                settings.warehouse_file.parent / "spool",
-                date(1900, 1, 1),
-                date(2999, 12, 31),
-                warehouse.connection,
-                profiles,
-            )
-        )
+    failed = [name for name in used if name in problems]
+    for name in failed:
+        print(f"not loaded {name}: {problems[name]}", file=sys.stderr)
     if observed is not None:
         first, last = observed
         # A century of days would be 30,000 partitions: what spans decades is partitioned by year.
@@ -232,7 +244,7 @@ def _import(options: argparse.Namespace, settings: Settings) -> int:
         grain = "yearly" if is_long else settings.partitions
         write_settings(replace(settings, first_service_date=first, last_service_date=last, partitions=grain))
         print(f"service days {first} to {last}, {grain} partitions")
-    return 0
+    return 1 if failed else 0
 
 
 def _profiles_list(options: argparse.Namespace, settings: Settings) -> int:
@@ -280,8 +292,9 @@ def _profiles_test(options: argparse.Namespace, settings: Settings) -> int:
     from rich.markup import escape
     from rich.table import Table
 
-    from hospital_assets.landing.registry import load_profiles
+    from hospital_assets.landing.registry import load_profiles, profile_text
     from hospital_assets.sources.dry_run import try_profile
+    from hospital_assets.toml_text import line_of
 
     console = terminal(highlight=False)
     trials = try_profile(load_profiles(settings.profiles_folder), options.profile, options.file)
@@ -297,7 +310,16 @@ def _profiles_test(options: argparse.Namespace, settings: Settings) -> int:
             console.print(table)
         for title, said in trial.remarks():
             console.print(f"  {title}: {escape(said)}", soft_wrap=True)
-    return 0 if any(trial.clean for trial in trials) else 1
+    mistakes = [(trial.subject, column, names) for trial in trials for column, names in trial.lacking.items()]
+    text = profile_text(settings.profiles_folder, options.profile) if mistakes else ""
+    for subject, column, names in mistakes:
+        where = ("subjects", subject, "derived", column)
+        lacks = " and ".join(f"'{name}'" for name in names)
+        print(
+            f"{options.profile}.toml:{line_of(text, where)}: {'.'.join(where)}: the file has no column {lacks}",
+            file=sys.stderr,
+        )
+    return 0 if any(trial.clean for trial in trials) and not mistakes else 1
 
 
 def _listen_to_stream(options: argparse.Namespace, settings: Settings) -> int:

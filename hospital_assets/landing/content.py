@@ -26,6 +26,7 @@ from typing import Any, BinaryIO
 import duckdb
 import polars as pl
 
+from hospital_assets.landing.foreign import HEAD_BYTES, foreign_kind
 from hospital_assets.settings import DEFAULT_LIMITS, FileLimits
 
 
@@ -209,6 +210,8 @@ def read_content(path: Path, encoding: str | None = None, limits: FileLimits = D
             data = file.read()
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UnreadableError(_TORN_GZIP) from error
+    if foreign := foreign_kind(data[:HEAD_BYTES]):
+        raise UnreadableError(foreign)
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         try:
             return Content(data.decode("utf-16"), "utf-16", compression)
@@ -258,9 +261,12 @@ def shape_of(path: Path, encoding: str | None = None, limits: FileLimits = DEFAU
     compression = _compression(path)
     try:
         with _bytes_of(path, compression, limits) as file:
-            marks = file.read(3)
+            head = file.read(HEAD_BYTES)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UnreadableError(_TORN_GZIP) from error
+    if foreign := foreign_kind(head):
+        raise UnreadableError(foreign)
+    marks = head[:3]
     if marks[:2] in (b"\xff\xfe", b"\xfe\xff"):
         candidates = ["utf-16"]
     elif marks == b"\xef\xbb\xbf":

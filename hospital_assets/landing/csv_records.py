@@ -17,10 +17,20 @@ import duckdb
 import polars as pl
 
 from hospital_assets.files import replacing
+from hospital_assets.landing.clocks import MIDNIGHT, MINUTES, NO_DAY, SUM
 from hospital_assets.landing.content import UnreadableError, read_content
-from hospital_assets.landing.profile import MEASURED, Observations, Parameter, Rest, Subject, Sum, canonical_columns
+from hospital_assets.landing.profile import (
+    MEASURED,
+    DateAndTime,
+    Observations,
+    Parameter,
+    Rest,
+    Subject,
+    Sum,
+    canonical_columns,
+)
 from hospital_assets.landing.records import LandedFile, is_landed_at, map_table, mapped, problem_sql
-from hospital_assets.warehouse.dialect import ISO_WALL_CLOCK_FORMATS, literal, quoted
+from hospital_assets.warehouse.dialect import literal, quoted
 
 #: A field may be as long as its file; what that may be is a limit of its own.
 csv.field_size_limit(sys.maxsize)
@@ -45,6 +55,20 @@ def csv_columns(text: str, delimiter: str) -> list[str]:
             f"line 1 has over {_MOST_COLUMNS:,} columns, so it is no header; check what was delivered"
         )
     return header
+
+
+def below_titles(text: str, spec: Subject) -> str:
+    """A CSV text from its header on; titles may stand above it."""
+    return text.split("\n", spec.header_line - 1)[-1] if text.count("\n") >= spec.header_line - 1 else ""
+
+
+def records_of(text: str, spec: Subject) -> pl.DataFrame:
+    """All records of a CSV text as a profile says where they begin; see `parse_csv`."""
+    if spec.header_line == 1:
+        return parse_csv(text, spec.delimiter)
+    return parse_csv(below_titles(with_line_feeds(text), spec), spec.delimiter).with_columns(
+        pl.col("@line") + spec.header_line - 1
+    )
 
 
 def parse_csv(text: str, delimiter: str) -> pl.DataFrame:
@@ -77,9 +101,18 @@ def parse_csv(text: str, delimiter: str) -> pl.DataFrame:
     else:
         frame = _parse_csv_carefully(text, delimiter)
     landed = [name for name in frame.columns if not name.startswith("@")]
+    if has_blank_rows(text, delimiter, len(header)):
+        is_blank = pl.all_horizontal(pl.col(name).is_null() | (pl.col(name) == "") for name in landed)
+        frame = frame.filter(~is_blank | pl.col("@problem").is_not_null())
     if "@record" not in frame.columns:
         frame = frame.with_columns(pl.struct(landed).struct.json_encode().alias("@record"))
     return frame
+
+
+def has_blank_rows(text: str, delimiter: str, width: int) -> bool:
+    """Whether some lines are nothing but delimiters, as spreadsheets leave them: they are no records."""
+    row = delimiter * (width - 1)
+    return width > 1 and (f"\n{row}\n" in text or text.endswith(f"\n{row}"))
 
 
 def _parse_csv_carefully(text: str, delimiter: str) -> pl.DataFrame:
@@ -187,8 +220,10 @@ def _csv_column(name: str, spec: Subject, landed: Sequence[str]) -> pl.Expr:
         return pl.concat_str(pl.lit(""), *kinds, separator=" ", ignore_nulls=True).str.strip_chars()
     if name in spec.derived:
         parts = spec.derived[name]
+        if isinstance(parts, DateAndTime):
+            return _csv_date_and_time(parts, landed)
         if isinstance(parts, Sum):
-            return _csv_sum(parts, spec.formats.get(name, ()), landed)
+            return _csv_sum(parts, landed)
         return pl.concat_str(
             [
                 _csv_part(part, landed)
@@ -217,21 +252,23 @@ def _csv_part(part: str, landed: Sequence[str]) -> pl.Expr:
     return pl.col(part) if part in landed else pl.lit(None, dtype=pl.String)
 
 
-def _csv_sum(parts: Sum, formats: Sequence[str], landed: Sequence[str]) -> pl.Expr:
-    """A clock some minutes after another one; null where either cannot be read."""
-    if parts.at not in landed or parts.plus_minutes not in landed:
-        return pl.lit(None, dtype=pl.String)
-    written = pl.col(parts.at).str.strip_chars()
-    at = pl.coalesce(
-        *(
-            written.str.replace("T", " ", literal=True).str.to_datetime(known, time_unit="us", strict=False)
-            for known in ISO_WALL_CLOCK_FORMATS
-        ),
-        *(written.str.to_datetime(known, time_unit="us", strict=False) for known in formats),
-    )
-    minutes = pl.col(parts.plus_minutes).str.strip_chars().cast(pl.Float64, strict=False)
-    seconds = (pl.when(minutes.is_finite()).then(minutes) * 60).round().cast(pl.Int64)
-    return (at + pl.duration(seconds=seconds)).dt.strftime("%Y-%m-%d %H:%M:%S")
+def _csv_date_and_time(parts: DateAndTime, landed: Sequence[str]) -> pl.Expr:
+    """A date and a time as one text; the date alone where there is no time."""
+    date = _stripped(parts.date, landed).str.replace(MIDNIGHT, "")
+    time = _stripped(parts.time, landed).str.replace(NO_DAY, "")
+    return pl.concat_str(date, pl.coalesce(pl.concat_str(pl.lit(" "), time), pl.lit("")))
+
+
+def _csv_sum(parts: Sum, landed: Sequence[str]) -> pl.Expr:
+    """A clock and minutes from there, as `read_sums` reads them; null where either is not stated."""
+    at = parts.at
+    written = _stripped(at, landed) if isinstance(at, str) else _csv_date_and_time(at, landed)
+    return pl.concat_str(written, pl.lit(SUM), _stripped(parts.plus_minutes, landed), pl.lit(MINUTES))
+
+
+def _stripped(part: str, landed: Sequence[str]) -> pl.Expr:
+    text = _csv_part(part, landed).str.strip_chars()
+    return pl.when(text != "").then(text)
 
 
 def _is_among(values: pl.Expr, wanted: Sequence[str]) -> pl.Expr:
@@ -347,7 +384,7 @@ def csv_copy(file: LandedFile, subject: str, spec: Subject, spool: Path) -> Path
     """The Parquet copy of a file's records, made where absent."""
     copy = spool / f"{file.sha256[:32]}.{subject}.{_version(spec)}.parquet"
     if not copy.exists():
-        parsed = parse_csv(read_content(file.path, spec.encoding, file.limits).text, spec.delimiter)
+        parsed = records_of(read_content(file.path, spec.encoding, file.limits).text, spec)
         _write(to_canonical(parsed, subject, spec, file.sha256), copy)
     return copy
 
@@ -401,7 +438,7 @@ def _joined(spec: Subject, files: Sequence[LandedFile], companions: Sequence[Lan
     def read(landed: Sequence[LandedFile]) -> pl.DataFrame:
         return pl.concat(
             [
-                parse_csv(read_content(file.path, spec.encoding, file.limits).text, spec.delimiter).with_columns(
+                records_of(read_content(file.path, spec.encoding, file.limits).text, spec).with_columns(
                     pl.lit(file.sha256).alias("@sha")
                 )
                 for file in landed

@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from hospital_assets.landing.clocks import MIDNIGHT, MINUTES, NO_DAY, SUM
 from hospital_assets.landing.formats import normaliser
-from hospital_assets.landing.profile import ELEMENT, MEASURED, Event, Observations, Rest, Subject, Sum
+from hospital_assets.landing.profile import ELEMENT, MEASURED, DateAndTime, Event, Observations, Rest, Subject, Sum
 from hospital_assets.landing.records import problem_sql
 from hospital_assets.warehouse.dialect import literal, quoted
 
@@ -112,7 +113,9 @@ class _JsonReading:
         if name in spec.derived:
             parts = spec.derived[name]
             if isinstance(parts, Sum):
-                return self._sum(parts, spec.formats.get(name, ()))
+                return self._sum(parts)
+            if isinstance(parts, DateAndTime):
+                return self._date_and_time(parts)
             return " || '-' || ".join(
                 self.source(part)
                 if isinstance(part, str)
@@ -134,14 +137,18 @@ class _JsonReading:
             return f"nullif(regexp_extract({value}, {literal(spec.patterns[name])}, 1), '')"
         return value
 
-    def _sum(self, parts: Sum, formats: Sequence[str]) -> str:
-        at, minutes = self.source(parts.at), self.source(parts.plus_minutes)
-        clock = f"try_cast({at} as timestamp)"
-        if formats:
-            listed = ", ".join(literal(known) for known in formats)
-            clock = f"coalesce({clock}, try_strptime({at}, [{listed}]))"
-        seconds = f"cast(round(try_cast({minutes} as double) * 60) as bigint)"
-        return f"strftime({clock} + to_seconds({seconds}), '%Y-%m-%d %H:%M:%S')"
+    def _stripped(self, name: str) -> str:
+        return f"nullif(trim({self.source(name)}), '')"
+
+    def _date_and_time(self, parts: DateAndTime) -> str:
+        date = f"regexp_replace({self._stripped(parts.date)}, {literal(MIDNIGHT)}, '')"
+        time = f"regexp_replace({self._stripped(parts.time)}, {literal(NO_DAY)}, '')"
+        return f"{date} || coalesce(' ' || {time}, '')"
+
+    def _sum(self, parts: Sum) -> str:
+        """A clock and minutes from there, as `read_sums` reads them."""
+        at = self._stripped(parts.at) if isinstance(parts.at, str) else self._date_and_time(parts.at)
+        return f"{at} || {literal(SUM)} || {self._stripped(parts.plus_minutes)} || {literal(MINUTES)}"
 
     @staticmethod
     def _payload(values: Mapping[str, tuple[str, str]]) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import re
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Literal
 from zoneinfo import available_timezones
@@ -47,15 +47,20 @@ CODED = (
     "arrival_mode",
     "blood_group",
     "code_system",
+    "consciousness",
     "department",
     "department_name",
     "discharge_disposition",
     "disposition",
     "ethnicity",
     "event_type",
+    "gcs",
+    "on_oxygen",
+    "pain",
     "patient_class",
     "race",
     "sex",
+    "spo2_scale",
     "triage_level",
 )
 #: Vital signs that a payload may hold; those of the second line stand without a unit.
@@ -135,16 +140,44 @@ class DateLookup(_Declaration):
     on: str
 
 
+class DateAndTime(_Declaration):
+    """A clock that the source states as a date and a time of day, in two columns.
+
+    They are read as one text with a blank between, by the formats of the clock (as in `%d.%m.%Y %H:%M`); a date
+    that is written with midnight, as spreadsheets do, counts as the date. Without a time the text is a date.
+
+    Attributes:
+        date: source name of the date.
+        time: source name of the time of day.
+    """
+
+    date: str
+    time: str
+
+
 class Sum(_Declaration):
     """A clock that the source states as another clock and minutes from there.
 
+    The other clock is read by the formats of the profile, and the minutes are added to its instant: they are
+    minutes on a day on which the clocks change, too.
+
     Attributes:
-        at: source name of the clock.
+        at: source name of the clock, or its date and time.
         plus_minutes: source name of the minutes, which may have a fraction.
     """
 
-    at: str
+    at: str | DateAndTime
     plus_minutes: str
+
+    @property
+    def named(self) -> frozenset[str]:
+        """The source names that it uses."""
+        at = {self.at} if isinstance(self.at, str) else {self.at.date, self.at.time}
+        return frozenset({*at, self.plus_minutes})
+
+
+#: What a derived column is made of.
+Derived = tuple[str | tuple[str, ...], ...] | Sum | DateAndTime
 
 
 class Limits(_Declaration):
@@ -271,6 +304,7 @@ class Subject(_Declaration):
         files: glob patterns below `landing/<profile>/`.
         format: `csv`, `jsonl` (one JSON object a line, or one JSON text), `hl7v2`, or `fhir`.
         delimiter: of CSV.
+        header_line: of CSV, the line with the column names; titles above it are not read.
         decimal: the decimal mark of its numbers. Thousands must not be grouped.
         encoding: of the files, where the bytes do not tell: UTF-8 and UTF-16 are recognised,
             anything else is read as Latin-1 unless this names the encoding, as in cp1252.
@@ -287,7 +321,7 @@ class Subject(_Declaration):
         required: our columns without which a CSV file is refused.
         constants: our column -> value for all records.
         derived: our column -> source names (or lists of them, in order of preference) and texts
-            joined by `-`, or a clock plus minutes.
+            joined by `-`, or a date and a time, or a clock plus minutes.
         formats: our column -> strptime formats of its clocks or dates, instead of the profile's.
         limits: our column -> what its numbers can be.
         payload: vital sign -> flat column and unit, for sources without a nested payload.
@@ -309,6 +343,7 @@ class Subject(_Declaration):
     files: tuple[str, ...] = ()
     format: Literal["csv", "jsonl", "hl7v2", "fhir"] = "csv"
     delimiter: str = Field(default=",", min_length=1, max_length=1)
+    header_line: int = Field(default=1, ge=1)
     decimal: Literal[".", ","] = "."
     encoding: str | None = None
     where: dict[str, tuple[str, ...]] = {}
@@ -320,7 +355,7 @@ class Subject(_Declaration):
     lookups: tuple[Lookup, ...] = ()
     required: tuple[str, ...] = ()
     constants: dict[str, str] = {}
-    derived: dict[str, tuple[str | tuple[str, ...], ...] | Sum] = {}
+    derived: dict[str, Derived] = {}
     formats: dict[str, tuple[str, ...]] = {}
     limits: dict[str, Limits] = {}
     payload: dict[str, Parameter] = {}
@@ -401,11 +436,28 @@ class Subject(_Declaration):
         )
 
 
-def _parts_of(parts: tuple[str | tuple[str, ...], ...] | Sum) -> set[str]:
+def _parts_of(parts: Derived) -> set[str]:
     """Every source name that a derived column uses."""
     if isinstance(parts, Sum):
-        return {parts.at, parts.plus_minutes}
+        return set(parts.named)
+    if isinstance(parts, DateAndTime):
+        return {parts.date, parts.time}
     return {name for part in parts for name in ((part,) if isinstance(part, str) else part)}
+
+
+def lacking_of(spec: Subject, column: str, header: Collection[str]) -> list[str]:
+    """Source names that a derived column of a CSV file needs and the header does not have.
+
+    Of names in order of preference one is enough.
+    """
+    parts = spec.derived[column]
+    needed = [(name,) for name in sorted(_parts_of(parts))] if isinstance(parts, Sum | DateAndTime) else parts
+    return [
+        " or ".join(names)
+        for part in needed
+        for names in [(part,) if isinstance(part, str) else part]
+        if not any(name in header or name in PSEUDO or name.startswith("=") for name in names)
+    ]
 
 
 def _telling(where: dict[str, tuple[str, ...]]) -> list[str]:
@@ -447,13 +499,18 @@ class Profile(_Declaration):
         description: what the source is.
         time_zone: IANA zone of clocks that belong to no hospital.
         namespace: whose numbers its identifiers are. Equal numbers of two namespaces are two things
-            (patients, visits, hospitals, doctors); of one namespace they are the same. Default: the
+            (patients, visits, hospitals, doctors); of one namespace they are the same. Equal means
+            character by character: `a1` and `A1` are two, as identifiers in HL7 FHIR are. Default: the
             profile's name; state one where several sources share a master index, and "" for ours.
         dates_shifted: dates were moved for de-identification; nothing is "in the future" then.
         latest_after_written_minutes: how long after it was written a record may say that something
             happened; what lies later is in the future and is quarantined.
-        timestamp_formats: strptime formats beyond ISO 8601. `%y` is two digits, 69 to 99 of the last
-            century, the others of this one (POSIX): no good for births.
+        timestamp_formats: strptime formats beyond ISO 8601, or `excel` (days as spreadsheets count
+            them), `epoch_s`, `epoch_ms` (since 1970 in UTC). A text that two of them read as two
+            moments is flagged (`clock_ambiguous`), and so is ISO 8601 with a day that could be the month
+            where all of them have day or month first: name `%Y-%m-%d %H:%M:%S`, too, if the source
+            writes both. `%y` is two digits, 69 to 99 of the last century, the others of this one
+            (POSIX): no good for births.
         placeholders: texts that stand for no clock or date, beside 9999-12-31, 1900-01-01, 1753-01-01 and 0001-01-01;
             case and blanks around do not matter.
         ignored: kinds of records (as in `raw_other_records`, `*` for any text) that no subject
@@ -545,6 +602,7 @@ class Profile(_Declaration):
             files=takers[0].files,
             format=takers[0].format,
             delimiter=takers[0].delimiter,
+            header_line=takers[0].header_line,
             encoding=takers[0].encoding,
             columns={"occurred_at": tuple(clocks)},
             date="occurred_at",
@@ -618,6 +676,7 @@ def _mistakes_of(subject: str, spec: Subject) -> _Mistakes:
     if CONTRACTS[f"raw_{subject}"].partitioned and spec.files and not (spec.date or spec.date_from or spec.is_undated):
         yield (), "say which column dates its records (`date`, `date_from` or `is_undated`)"
     yield from _misplaced_names(spec)
+    yield from _our_names(subject, spec)
     yield from _wrong_patterns(spec)
     yield from _unfit_for_format(spec)
     yield from _misplaced_observations(subject, spec)
@@ -670,6 +729,17 @@ def _misplaced_names(spec: Subject) -> _Mistakes:
             yield _place_of(spec, name), f"'{name}' must be a JSON path, as in $.{name}"
         if name.startswith(ELEMENT) and spec.each is None and not _is_of_event(spec, name):
             yield _place_of(spec, name), f"'{name}' needs `each`, the list it is an element of"
+
+
+def _our_names(subject: str, spec: Subject) -> _Mistakes:
+    """Our names in `derived` where the source has another name for the column."""
+    ours = set(canonical_columns(subject)) - {name for c in spec.columns for name in spec.source_names(c)}
+    for column, parts in spec.derived.items():
+        for name in sorted(_parts_of(parts) & ours):
+            if named := spec.source_names(name):
+                yield ("derived", column), f"'{name}' is our name; here it is called {' or '.join(named)}"
+            elif name in spec.derived:
+                yield ("derived", column), f"'{name}' is our name, and derived itself; name columns of the source"
 
 
 def _wrong_patterns(spec: Subject) -> _Mistakes:

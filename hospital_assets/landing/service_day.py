@@ -14,8 +14,9 @@ import narwhals as nw
 import polars as pl
 
 from hospital_assets.contracts import PARTITION_COLUMN
-from hospital_assets.landing.profile import Profile, Subject
-from hospital_assets.warehouse.dialect import Frame, local_clocks, parse_wall_clocks, resolve_instants
+from hospital_assets.landing.clocks import split_sums, without_sum_is_zero
+from hospital_assets.landing.profile import Profile, Subject, Sum
+from hospital_assets.warehouse.dialect import Frame, local_clocks, parse_numbers, parse_wall_clocks, resolve_instants
 
 
 def with_service_day(
@@ -48,9 +49,14 @@ def with_service_day(
             nw.lit(profile.time_zone),
         )
     frame = frame.with_columns(_zone=zone)
-    for clock, text in clocks.items():
-        formats = spec.formats.get(text, profile.timestamp_formats)
-        frame = parse_wall_clocks(frame, {clock: text}, formats)
+    summed = {column for column, parts in spec.derived.items() if isinstance(parts, Sum)}
+    frame, texts = split_sums(frame, clocks, summed)
+    for clock, column in clocks.items():
+        formats = spec.formats.get(column, profile.timestamp_formats)
+        frame = parse_wall_clocks(frame, {clock: texts[clock]}, formats)
+        if texts[clock] != column:
+            sums = {f"{clock}_plus_minutes": f"{clock}_minutes"}
+            frame = without_sum_is_zero(parse_numbers(frame, sums), sums)
     frame = resolve_instants(frame, {f"{c}_at": c for c in clocks}, "_zone")
     frame = local_clocks(frame, {f"{c}_local": f"{c}_at" for c in clocks}, "_zone")
     in_period = {

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hospital_assets.landing.content import as_json_lines, read_content, shape_of
-from hospital_assets.landing.csv_records import csv_columns, with_line_feeds
+from hospital_assets.landing.csv_records import below_titles, csv_columns, with_line_feeds
 from hospital_assets.landing.formats import normaliser
 from hospital_assets.landing.profile import Subject
 from hospital_assets.settings import FileLimits
@@ -58,7 +58,7 @@ def verified(path: Path, spec: Subject, limits: FileLimits) -> Verified:
 
 
 def _csv_sample(text: str, spec: Subject) -> dict[str, list[str]]:
-    text = with_line_feeds(text)
+    text = below_titles(with_line_feeds(text), spec)
     header = csv_columns(text, spec.delimiter)
     rows = csv.reader(io.StringIO("\n".join(_sampled(text)[1:])), delimiter=spec.delimiter)
     whole = [row for row in rows if len(row) == len(header)]

@@ -40,7 +40,16 @@ from hospital_assets.landing.csv_records import csv_copy, csv_relation
 from hospital_assets.landing.drift import kinds_of
 from hospital_assets.landing.json_records import json_relation, pieces_of
 from hospital_assets.landing.listing import listed
-from hospital_assets.landing.profile import OTHER_RECORDS, Feed, Lookup, Profile, Subject, canonical_columns, time_zones
+from hospital_assets.landing.profile import (
+    OTHER_RECORDS,
+    Feed,
+    Lookup,
+    Profile,
+    Subject,
+    canonical_columns,
+    lacking_of,
+    time_zones,
+)
 from hospital_assets.landing.quarantine import HELD_BACK, read_quarantine
 from hospital_assets.landing.records import LandedFile, declared_rows
 from hospital_assets.landing.registry import Profiles, load_profiles
@@ -604,9 +613,9 @@ def import_files(profile: Profile, source: Path, landing: Path) -> tuple[list[st
     return used, unused
 
 
-def observed_period(zone: LandingZone) -> tuple[date, date] | None:
+def observed_period(zone: LandingZone, ledger: pl.DataFrame) -> tuple[date, date] | None:
     """First and last service day found in the landed files, or None where there are none."""
-    days = zone.discover()["service_dates"].explode().drop_nulls()
+    days = ledger["service_dates"].explode().drop_nulls()
     # Records without any clock stand on the zone's first day, which is not a day of theirs.
     days = days.filter(days > zone.first)
     return None if days.is_empty() else (days.min(), days.max())  # type: ignore[return-value]
@@ -641,11 +650,11 @@ def _with_state(found: dict[str, object], file: Verified, feed: Feed, known: Abs
             name
             for name in spec.required
             if name not in spec.constants
-            and name not in spec.derived
+            and (name not in spec.derived or lacking_of(spec, name, header))
             and not set(spec.source_names(name)) & {*header, "@landed_at"}
         ]
         if lacking:
-            wanted = "; ".join(f"{name} (as {' or '.join(spec.source_names(name))})" for name in lacking)
+            wanted = "; ".join(f"{name} (as {_wanted_for(spec, name, header)})" for name in lacking)
             return {
                 **found,
                 "state": "missing_column",
@@ -670,6 +679,13 @@ def _side_connection() -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(config={"memory_limit": "500MB"})
     connection.execute("set TimeZone = 'UTC'")
     return connection
+
+
+def _wanted_for(spec: Subject, column: str, header: Sequence[str]) -> str:
+    """Source names without which a file cannot fill one of our columns."""
+    if column in spec.derived:
+        return " and ".join(lacking_of(spec, column, header))
+    return " or ".join(spec.source_names(column))
 
 
 def _inside(source_file: str) -> PurePosixPath:

@@ -226,6 +226,7 @@ _DECLARATIONS = {
     "Join": "`[subjects.<subject>.join]`",
     "Lookup": "`[[subjects.<subject>.lookups]]`",
     "DateLookup": "`date_from`",
+    "DateAndTime": "A date and a time in `derived`",
     "Sum": "A sum in `derived`",
     "Limits": "A column's `limits`",
     "Event": "`[[subjects.adt_events.events]]`",

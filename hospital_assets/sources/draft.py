@@ -9,23 +9,29 @@ from __future__ import annotations
 
 import csv
 import difflib
+import functools
 import io
 import itertools
 import json
 import re
 import tomllib
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from importlib import resources
 from pathlib import Path
 
+from hospital_assets.landing.clocks import MIDNIGHT, NO_DAY
 from hospital_assets.landing.content import as_json_lines, read_content
 from hospital_assets.landing.profile import Profile, parse_profile
+from hospital_assets.sources.readings import Reading, has_no_time, reading_of, readings
+from hospital_assets.warehouse.dialect import NUMBER_FORMATS
 
 #: How many records are looked at.
 _SAMPLE = 2000
+#: How many lines of titles may stand above a header.
+_MOST_TITLES = 30
 #: How alike two names must be (0 to 1) to mean the same.
 _ALIKE = 0.84
 
@@ -36,6 +42,13 @@ SYNONYMS: Mapping[str, Mapping[str, Sequence[str]]] = _WORDS["columns"]
 VITAL_SIGNS: Mapping[str, tuple[Sequence[str], str | None]] = {
     name: (stated["names"], stated.get("unit")) for name, stated in _WORDS["vital_signs"].items()
 }
+#: Subject -> our column -> names that say little: taken where nothing else fits.
+_WEAK: Mapping[str, Mapping[str, Sequence[str]]] = _WORDS["weak"]
+#: Words that say whose a column is: `patient_gender` is a gender.
+_QUALIFIERS = frozenset(_WORDS["words"]["qualifiers"])
+_DATE_WORDS = frozenset(_WORDS["words"]["date"])
+_TIME_WORDS = frozenset(_WORDS["words"]["time"])
+_WAIT_WORDS: Sequence[str] = _WORDS["words"]["wait"]
 #: Our column -> what landed codes of any source mean.
 _CODES: Mapping[str, Mapping[str, str]] = {
     column: {code: meaning for meaning, codes in meanings.items() for code in codes}
@@ -56,12 +69,16 @@ _CLOCKS = {
     "adt_events": "visit_start_at",
     "patients": "recorded_at",
 }
-_FORMATS = [
-    f"{day}{gap}{time}"
-    for day in ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d", "%Y%m%d")
-    for gap, time in ((" ", "%H:%M:%S"), (" ", "%H:%M"), (" ", "%I:%M %p"), ("", "%H%M%S"))
-]
-_DATE_FORMATS = ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y%m%d")
+#: Clocks of a visit in their order: which of them a date and a time of day in two columns make.
+_VISIT_CLOCKS = (
+    "arrival_time",
+    "handover_time",
+    "triage_time",
+    "room_time",
+    "provider_time",
+    "decision_time",
+    "departure_time",
+)
 
 
 @dataclass
@@ -93,6 +110,7 @@ class _Sample:
     format: str
     delimiter: str
     encoding: str
+    header_line: int = 1
 
 
 def draft_profile(name: str, path: Path, time_zone: str = "America/New_York") -> Draft:
@@ -110,18 +128,29 @@ def draft_profile(name: str, path: Path, time_zone: str = "America/New_York") ->
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
         raise DraftError(f"'{name}' cannot be a folder's name: lower-case letters, digits, hyphens")
     sample = _sampled(path)
+    is_american = time_zone.startswith(("America/", "US/", "Pacific/Honolulu"))
     matched = {subject: _matches(sample, subject) for subject in SYNONYMS}
-    subjects = _subjects(matched, sample)
-    if not subjects:
-        raise DraftError(
-            f"{path.name}: its columns ({', '.join(sample.values)}) look like no subject's; a visit "
-            "needs a patient and an arrival, a patient a number and a sex, vital signs a patient and "
-            "a time. Write the profile by hand, see docs/bring-your-own.md"
-        )
     doubts: list[str] = []
-    body = [_subject(s, matched[s], sample, path, subjects, doubts) for s in subjects]
-    formats = _timestamp_formats(sample, [matched[s] for s in subjects], doubts)
-    maps = _code_maps(sample, {c: n for s in subjects for c, n in matched[s].items()}, doubts)
+    subjects = _subjects(matched, sample)
+    if "er_visits" in subjects or not subjects or _looks_like_visits(matched, subjects, sample):
+        _add_weak(matched["er_visits"], "er_visits", sample)
+        joined = _joined_clocks(matched["er_visits"], sample, doubts)
+        is_understood = "arrival_time" in {**matched["er_visits"], **joined} and "patient_id" in matched["er_visits"]
+        # A list of patients that is one by its look stays one.
+        if not is_understood:
+            doubts.insert(0, _not_understood(matched["er_visits"], joined, sample))
+        subjects = ("patients", "er_visits") if "patients" in subjects else ("er_visits",)
+    else:
+        joined = {}
+    doubts += _identifier_doubts({c: n for s in subjects for c, n in matched[s].items()}, sample)
+    if any(name == "" for name in sample.values):
+        doubts.append("a column has no name (an index, as programs write it); it is not used")
+    clocks = _readings(sample, [matched[s] for s in subjects], joined, doubts, is_american=is_american)
+    formats = list(dict.fromkeys(f for reading in clocks.values() for f in reading.formats))
+    body = [_subject(s, matched[s], sample, path, subjects, doubts, joined, is_american) for s in subjects]
+    doctors = matched["er_visits"].get("doctor_id") if "er_visits" in subjects else None
+    coded = {c: n for s in subjects for c, n in matched[s].items()}
+    maps = _code_maps(sample, coded | (_vital_columns(sample) if "vitals" in subjects else {}), doubts)
     head = [
         f"# Drafted from {path.name}; read it, correct it, and try it: hospital profiles test {name} FILE",
         *(f"# LOOK: {doubt}" for doubt in doubts),
@@ -131,6 +160,7 @@ def draft_profile(name: str, path: Path, time_zone: str = "America/New_York") ->
         *([f"timestamp_formats = {_toml(formats)}"] if formats else []),
         "",
         *_hospitals(sample, matched[subjects[0]], path, time_zone, "er_visits" in subjects),
+        *(_doctors(doctors, matched["er_visits"].get("hospital_id"), sample, path) if doctors else []),
     ]
     text = "\n".join([*head, *itertools.chain.from_iterable(body), *maps]).rstrip() + "\n"
     return Draft(text, parse_profile(text, f"{name}.toml"), subjects, doubts)
@@ -149,22 +179,50 @@ def _sampled(path: Path) -> _Sample:
                 record = json.loads(line)
             except ValueError:
                 continue
-            for place, value in _flat(record, "$"):
-                values.setdefault(place, []).append(value)
+            for inside, value in _flat(record, "$"):
+                values.setdefault(inside, []).append(value)
         return _Sample(values, "jsonl", ",", content.encoding)
-    lines = content.text.splitlines()[: _SAMPLE + 1]
-    if not lines:
+    lines = content.text.replace("\r\n", "\n").replace("\r", "\n").split("\n")[: _SAMPLE + _MOST_TITLES]
+    if not any(line.strip() for line in lines):
         raise DraftError(f"{path.name} is empty")
-    delimiter = max(",;\t|", key=lambda mark: min(line.count(mark) for line in lines[:20] if line))
-    rows = list(csv.reader(io.StringIO("\n".join(lines)), delimiter=delimiter))
-    header = rows[0]
-    if len(header) < 2 or any(re.fullmatch(r"[\d.,:/ -]*", name) for name in header):
-        raise DraftError(f"{path.name}: line 1 is no header; deliver the file with column names")
+    delimiter, place = max(
+        ((mark, *_header_of(lines, mark)) for mark in ",;\t|"), key=lambda found: found[2], default=(",", 0, 0)
+    )[:2]
+    rows = list(csv.reader(io.StringIO("\n".join(lines[place:])), delimiter=delimiter))
+    header = rows[0] if rows else []
+    if len(header) < 2 or _is_data(header):
+        raise DraftError(
+            f"{path.name}: no line among the first {_MOST_TITLES} is a header (column names, and below it as many "
+            "values); deliver the file with column names"
+        )
     columns = {
         name: [row[n].strip() for row in rows[1:] if len(row) == len(header) and row[n].strip()]
         for n, name in enumerate(header)
     }
-    return _Sample(columns, "csv", delimiter, content.encoding)
+    return _Sample(columns, "csv", delimiter, content.encoding, place + 1)
+
+
+def _is_data(row: Sequence[str]) -> bool:
+    """Whether a row holds values, not names: figures and dates."""
+    return any(re.fullmatch(r"\s*[\d.,:/ +-]*\d[\d.,:/ +-]*\s*", cell) for cell in row)
+
+
+def _header_of(lines: Sequence[str], delimiter: str) -> tuple[int, int]:
+    """Where the header stands, as titles may be above it, and how sure that is.
+
+    Returns:
+        the place of its line, and the number of its columns; 0 where there is no header.
+    """
+    rows = list(csv.reader(lines[: 2 * _MOST_TITLES], delimiter=delimiter))
+    best = (0, 0)
+    for place, row in enumerate(rows[:_MOST_TITLES]):
+        named = [cell for cell in row if cell.strip()]
+        below = [other for other in rows[place + 1 : place + 11] if any(cell.strip() for cell in other)]
+        fitting = sum(len(other) == len(row) for other in below)
+        is_header = len(named) >= max(2, len(row) - 1) and not _is_data(row)
+        if is_header and len(row) > best[1] and 2 * fitting >= len(below):
+            best = (place, len(row))
+    return best
 
 
 def _flat(value: object, place: str) -> Iterable[tuple[str, str]]:
@@ -176,25 +234,39 @@ def _flat(value: object, place: str) -> Iterable[tuple[str, str]]:
         yield place, str(value).strip()
 
 
+@functools.lru_cache(maxsize=10_000)
 def _words(name: str) -> str:
     """A column's name as words: `PatientID`, `patient_id` and `$.patient.id` are `patient id`."""
     name = name.removeprefix("$.")
     name = re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", name)
     plain = name.lower()
-    for letter, written in (("ä", "ae"), ("ö", "oe"), ("ü", "ue"), ("ß", "ss")):
+    for letter, written in (("ä", "ae"), ("ö", "oe"), ("ü", "ue"), ("ß", "ss"), ("ø", "oe"), ("å", "aa"), ("æ", "ae")):
         plain = plain.replace(letter, written)
-    return " ".join(re.findall(r"[a-z0-9]+", plain))
+    plain = unicodedata.normalize("NFKD", plain)
+    return " ".join(re.findall(r"[a-z0-9]+", "".join(c for c in plain if not unicodedata.combining(c))))
+
+
+def _unqualified(words: str) -> str:
+    """Words without those before them that say whose the column is."""
+    left = words.split()
+    while len(left) > 1 and left[0] in _QUALIFIERS:
+        left = left[1:]
+    return " ".join(left)
 
 
 def _likeness(name: str, synonyms: Sequence[str]) -> float:
     words = _words(name)
     squeezed = words.replace(" ", "")
+    bare = _unqualified(words).replace(" ", "")
     best = 0.0
     for place, synonym in enumerate(synonyms):
-        if squeezed == synonym.replace(" ", ""):
+        plain = _words(synonym).replace(" ", "")
+        if squeezed == plain:
             return 1.0 - place / 1000
-        ratio = difflib.SequenceMatcher(None, squeezed, synonym.replace(" ", "")).ratio()
-        best = max(best, ratio * 0.95)
+        if bare == plain:
+            best = max(best, 0.965 - place / 10_000)
+        elif len(plain) > 3:
+            best = max(best, difflib.SequenceMatcher(None, squeezed, plain).ratio() * 0.95)
     return best
 
 
@@ -222,8 +294,10 @@ def _looks_like(column: str, values: Sequence[str]) -> bool:
     some = values[:200]
     if not some:
         return True
-    if column.endswith(("_time", "_at")) or column in ("encounter_date", "birth_date"):
-        return _share(some, lambda v: bool(_reads_as(v))) > 0.8
+    if column in ("encounter_date", "birth_date"):
+        return _share(some, lambda v: bool(readings(v))) > 0.8
+    if column.endswith(("_time", "_at")):
+        return _share(some, lambda v: bool(readings(v))) > 0.6
     if column == "age_years":
         return _share(some, lambda v: 0 <= (-1 if (n := _number(v)) is None else n) < 200) > 0.8
     if column == "icd_code":
@@ -251,22 +325,142 @@ def _number(value: str) -> float | None:
         return None
 
 
-def _reads_as(value: str) -> list[str]:
-    """The formats a text can be read by; `iso` for ISO 8601."""
-    try:
-        datetime.fromisoformat(value)
-    except ValueError:
-        pass
-    else:
-        return ["iso"] if not value.isdigit() else []
-    found = []
-    for known in (*_FORMATS, *_DATE_FORMATS):
-        try:
-            datetime.strptime(value, known)
-        except ValueError:
+def _add_weak(found: dict[str, str], subject: str, sample: _Sample) -> None:
+    """Take names that say little for columns that no other name fits."""
+    for column, names in _WEAK[subject].items():
+        for source, values in sample.values.items():
+            fits = _likeness(source, names) > 0.95 and _looks_like(column, values)
+            if column not in found and source not in found.values() and fits:
+                found[column] = source
+
+
+def _looks_like_visits(matched: Mapping[str, Mapping[str, str]], subjects: Sequence[str], sample: _Sample) -> bool:
+    """Whether a file that was taken for patients alone has columns that only a visit has."""
+    of_both = {"patient_id", "hospital_id", "recorded_at"}
+    arrivals: dict[str, str] = {}
+    _add_weak(arrivals, "er_visits", sample)
+    clocks = sample.values[arrivals["arrival_time"]] if "arrival_time" in arrivals else ()
+    has_clock = any(not has_no_time(known, value) for value in clocks[:50] for known in readings(value))
+    has_wait = any(_is_wait(name, values) for name, values in sample.values.items())
+    return subjects == ("patients",) and (has_clock or has_wait or bool(set(matched["er_visits"]) - of_both))
+
+
+def _is_time_of_day(values: Sequence[str]) -> bool:
+    times = r"((1899-12-3[01]|1900-01-0[01])[ T])?\d{1,2}[:.h]\d{2}(:\d{2}(\.\d+)?)?( ?[AaPp][Mm])?"
+    return bool(values) and _share(values[:200], lambda v: bool(re.fullmatch(times, v))) > 0.8
+
+
+def _is_date(values: Sequence[str]) -> bool:
+    return (
+        bool(values)
+        and _share(values[:200], lambda v: any(has_no_time(k, v) for k in readings(v)) or v.endswith(" 00:00:00")) > 0.8
+    )
+
+
+def _joined_clocks(found: dict[str, str], sample: _Sample, doubts: list[str]) -> dict[str, tuple[str, str]]:
+    """Clocks of a visit that stand in two columns: our column -> source names of its date and its time of day."""
+    times = [name for name, values in sample.values.items() if _is_time_of_day(values)]
+    dates = [name for name, values in sample.values.items() if _is_date(values)]
+    joined: dict[str, tuple[str, str]] = {}
+    for column in _VISIT_CLOCKS:
+        synonyms = (*SYNONYMS["er_visits"][column], *_WEAK["er_visits"].get(column, ()))
+        if column in found and not _is_date(sample.values[found[column]]):
             continue
-        found.append(known)
+        alike = [(_likeness(time, synonyms), time) for time in times]
+        likeness, time = max((pair for pair in alike if pair[0] >= _ALIKE), default=(0.0, ""))
+        if not likeness:
+            continue
+        times.remove(time)
+        own = {word for word in _words(time).split() if word not in _TIME_WORDS}
+        date = next((d for d in dates if {w for w in _words(d).split() if w not in _DATE_WORDS} == own), None)
+        if date is None and column in found:
+            date = found[column]
+        if date is None:
+            date = joined["arrival_time"][0] if "arrival_time" in joined else dates[0] if len(dates) == 1 else None
+            if date is not None and column != "arrival_time":
+                doubts.append(
+                    f"'{time}' has no date of its own; that of the arrival is taken, so that what is after midnight "
+                    "comes out a day early and is flagged"
+                )
+        if date is not None:
+            joined[column] = (date, time)
+            found.pop(column, None)
+    return joined
+
+
+def _not_understood(found: Mapping[str, str], joined: Mapping[str, object], sample: _Sample) -> str:
+    """What of a visit was not found, with the columns that could be it."""
+    lacking = [c for c in ("patient_id", "arrival_time") if c not in found and c not in joined]
+    used = {*found.values()}
+    like_clocks = [
+        n for n, values in sample.values.items() if n not in used and _looks_like("arrival_time", values[:50])
+    ]
+    rest = [n for n in sample.values if n and n not in used and n not in like_clocks]
+    said = {"patient_id": ("patient", rest), "arrival_time": ("arrival", like_clocks or rest)}
+    return "; ".join(
+        f"no {said[column][0]} was understood: fill in {column} below"
+        + (f" (candidates: {', '.join(said[column][1][:8])})" if said[column][1] else "")
+        for column in lacking
+    )
+
+
+def _identifier_doubts(columns: Mapping[str, str], sample: _Sample) -> list[str]:
+    """Identifiers of a sample that differ in case only: they are two."""
+    doubts = []
+    for column in ("patient_id", "visit_id", "doctor_id", "hospital_id"):
+        values = set(sample.values.get(columns.get(column, ""), ()))
+        if len({value.casefold() for value in values}) < len(values):
+            doubts.append(f"identifiers in '{columns[column]}' differ in case only: they are different ones here")
+    return doubts
+
+
+def _readings(
+    sample: _Sample,
+    matched: Sequence[Mapping[str, str]],
+    joined: Mapping[str, tuple[str, str]],
+    doubts: list[str],
+    *,
+    is_american: bool,
+) -> dict[str, Reading]:
+    """How each column of clocks is written; what is doubtful about one is added to `doubts`."""
+    columns = {
+        source: sample.values.get(source, ())
+        for found in matched
+        for column, source in found.items()
+        if column.endswith(("_time", "_at"))
+    }
+    for date, time in joined.values():
+        days = [re.sub(MIDNIGHT, "", value) for value in sample.values[date]]
+        times = [re.sub(NO_DAY, "", value) for value in sample.values[time]]
+        columns[f"{date} {time}"] = [f"{d} {t}" for d, t in zip(days, times, strict=False)]
+    found = {}
+    said: dict[tuple[str, ...], None] = {}
+    for source, values in columns.items():
+        if not values:
+            continue
+        reading = reading_of(values, source, is_american=is_american)
+        found[source] = reading
+        # The same doubt about each clock of a visit is one doubt.
+        if reading.doubts and reading.formats not in said:
+            said[reading.formats] = None
+            doubts += [doubt for doubt in reading.doubts if doubt not in doubts]
+        if reading.days > 0.5:
+            doubts.append(
+                f"'{source}' holds days without a time of day: unknown times, not midnight; as an arrival such a "
+                "record is quarantined (arrival_time_unknown): deliver it with the time"
+            )
+        counted = [known for known in reading.formats if known in NUMBER_FORMATS]
+        if counted:
+            doubts.append(f"'{source}' is taken for numbers of {_COUNTED[counted[0]]}")
     return found
+
+
+#: What number formats count, in words.
+_COUNTED = {
+    "excel": "days, as spreadsheets store clocks (excel)",
+    "epoch_s": "seconds since 1970 in UTC (epoch_s)",
+    "epoch_ms": "milliseconds since 1970 in UTC (epoch_ms)",
+}
 
 
 def _subjects(matched: Mapping[str, Mapping[str, str]], sample: _Sample) -> tuple[str, ...]:
@@ -307,6 +501,8 @@ def _files(path: Path) -> str:
 
 def _reading(sample: _Sample) -> list[str]:
     lines = [] if sample.format == "csv" else [f'format = "{sample.format}"']
+    if sample.header_line > 1:
+        lines.append(f"header_line = {sample.header_line}")
     if sample.delimiter != ",":
         lines.append(f"delimiter = {_toml(sample.delimiter)}")
     if _has_decimal_commas(sample):
@@ -314,6 +510,23 @@ def _reading(sample: _Sample) -> list[str]:
     if sample.encoding == "latin-1":
         lines.append('encoding = "cp1252"  # not UTF-8; Windows, most likely')
     return lines
+
+
+def _doctors(source: str, hospital: str | None, sample: _Sample, path: Path) -> list[str]:
+    """The lines that take the doctors from the visits."""
+    return [
+        "# The visits are all that says which doctors there are; better is a list of them with names.",
+        "[subjects.doctors]",
+        f"files = {_files(path)}",
+        *_reading(sample),
+        f'where = {{ {_toml(source)} = ["*"] }}',
+        *([] if hospital else ['constants = { hospital_id = "1" }']),
+        'unavailable = ["department_id", "first_name", "last_name", "specialty", "npi", "hired_date"]',
+        "[subjects.doctors.columns]",
+        f"doctor_id = {_toml(source)}",
+        *([f"hospital_id = {_toml(hospital)}"] if hospital else []),
+        "",
+    ]
 
 
 def _hospitals(sample: _Sample, columns: Mapping[str, str], path: Path, zone: str, with_department: bool) -> list[str]:
@@ -388,19 +601,31 @@ class _Declared:
 
 
 def _subject(
-    subject: str, columns: Mapping[str, str], sample: _Sample, path: Path, subjects: Sequence[str], doubts: list[str]
+    subject: str,
+    columns: Mapping[str, str],
+    sample: _Sample,
+    path: Path,
+    subjects: Sequence[str],
+    doubts: list[str],
+    joined: Mapping[str, tuple[str, str]],
+    is_american: bool,
 ) -> list[str]:
     """The lines that declare a subject; what was guessed is added to `doubts`."""
     declared = _Declared(dict(columns), doubts=doubts)
+    if subject == "er_visits":
+        for column, (date, time) in joined.items():
+            declared.derived[column] = _table({"date": _toml(date), "time": _toml(time)})
     if subject != "patients" and "hospital_id" not in columns:
         declared.constants["hospital_id"] = "1"
     if complete := _COMPLETED.get(subject):
         complete(declared, sample)
     columns = declared.columns
     clock = _CLOCKS[subject]
-    is_undated = clock not in columns or columns[clock] == "@landed_at"
-    required = [c for c in _ESSENTIAL[subject] if c in columns and c != "sex"]
-    birth = _formats_of(sample.values.get(columns.get("birth_date", ""), ()))
+    is_dated = clock in {**columns, **declared.derived} and columns.get(clock) != "@landed_at"
+    # Without its clock a skeleton of visits is there to be filled in.
+    is_undated = not is_dated and subject != "er_visits"
+    required = [c for c in _ESSENTIAL[subject] if c in {**columns, **declared.derived} and c != "sex"]
+    birth = reading_of(sample.values.get(columns.get("birth_date", ""), ()), "", is_american=is_american).formats
     unused = _unused(subject, declared, sample, subjects)
     lines = [
         f"[subjects.{subject}]",
@@ -413,12 +638,34 @@ def _subject(
         lines.append(f"constants = {_table({name: _toml(value) for name, value in declared.constants.items()})}")
     if declared.derived:
         lines.append(f"derived = {_table(declared.derived)}")
-    if birth and birth != ["iso"]:
-        lines.append(f"formats = {_table({'birth_date': _toml(birth[:1])})}")
+    if birth:
+        lines.append(f"formats = {_table({'birth_date': _toml(list(birth[:1]))})}")
     if unused:
         lines.append("# Nothing was made of these; name them under `columns`, or leave them here.")
         lines.append(f"unused = {_toml(unused)}")
-    return [*lines, f"[subjects.{subject}.columns]", *_column_lines(subject, columns, sample), *declared.tables, ""]
+    missing = [c for c in _SKELETON.get(subject, ()) if c not in {**columns, **declared.derived, **declared.constants}]
+    return [
+        *lines,
+        f"[subjects.{subject}.columns]",
+        *_column_lines(subject, columns, sample),
+        *(f'# {column} = "?"' for column in missing),
+        *declared.tables,
+        "",
+    ]
+
+
+#: What a reader of a draft looks for first, found or not.
+_SKELETON = {
+    "er_visits": (
+        "visit_id",
+        "patient_id",
+        "arrival_time",
+        "triage_level",
+        "provider_time",
+        "departure_time",
+        "disposition",
+    )
+}
 
 
 def _table(values: Mapping[str, str]) -> str:
@@ -442,12 +689,14 @@ def _unused(subject: str, declared: _Declared, sample: _Sample, subjects: Sequen
     taken = {*declared.columns.values(), *_vital_columns(sample).values()}
     taken |= {s for s in sample.values if any(_toml(s) in text for text in declared.derived.values())}
     taken |= {source for other in subjects if other != subject for source in _matches(sample, other).values()}
-    return [name for name in sample.values if name not in taken]
+    return [name for name in sample.values if name and name not in taken]
 
 
 def _complete_patients(declared: _Declared, sample: _Sample) -> None:
     if "recorded_at" not in declared.columns:
-        arrival = _matches(sample, "er_visits").get("arrival_time")
+        found = _matches(sample, "er_visits")
+        _add_weak(found, "er_visits", sample)
+        arrival = found.get("arrival_time")
         declared.columns["recorded_at"] = arrival or "@landed_at"
 
 
@@ -455,13 +704,16 @@ def _complete_visits(declared: _Declared, sample: _Sample) -> None:
     columns = declared.columns
     if "department" not in columns:
         declared.constants["department"] = "Emergency"
-    if "visit_id" not in columns:
-        declared.derived["visit_id"] = _toml([columns["patient_id"], columns["arrival_time"]])
+    arrival = [columns["arrival_time"]] if "arrival_time" in columns else []
+    if "arrival_time" in declared.derived:
+        arrival = list(tomllib.loads(f"x = {declared.derived['arrival_time']}")["x"].values())
+    if "visit_id" not in columns and arrival and "patient_id" in columns:
+        declared.derived["visit_id"] = _toml([columns["patient_id"], *arrival])
         declared.doubts.append("no visit number was found; patient and arrival together stand for it")
     waits = [name for name, values in sample.values.items() if _is_wait(name, values)]
-    if waits and "provider_time" not in columns:
-        sum_of = {"at": _toml(columns["arrival_time"]), "plus_minutes": _toml(waits[0])}
-        declared.derived["provider_time"] = _table(sum_of)
+    if waits and arrival and not {"provider_time"} & {*columns, *declared.derived}:
+        at = _toml(arrival[0]) if len(arrival) == 1 else declared.derived["arrival_time"]
+        declared.derived["provider_time"] = _table({"at": at, "plus_minutes": _toml(waits[0])})
         declared.doubts.append(f"'{waits[0]}' is taken for minutes from arrival to the first provider")
     # Of two deliveries of a visit the later one counts.
     columns.setdefault("recorded_at", "@landed_at")
@@ -469,7 +721,8 @@ def _complete_visits(declared: _Declared, sample: _Sample) -> None:
 
 def _is_wait(name: str, values: Sequence[str]) -> bool:
     """Whether a column holds minutes that somebody waited."""
-    is_named_so = bool({"wait", "waiting", "wartezeit"} & set(_words(name).split()))
+    squeezed = _words(name).replace(" ", "")
+    is_named_so = any(word in squeezed for word in _WAIT_WORDS)
     return is_named_so and bool(values) and _share(values[:200], lambda v: _number(v) is not None) > 0.8
 
 
@@ -499,41 +752,10 @@ _COMPLETED: Mapping[str, Callable[[_Declared, _Sample], None]] = {
 }
 
 
-def _formats_of(values: Sequence[str]) -> list[str]:
-    """Formats that read all of some texts, the likeliest first."""
-    some = values[:_SAMPLE]
-    if not some:
-        return []
-    read: Counter[str] = Counter()
-    for value in some:
-        read.update(_reads_as(value))
-    return [known for known, count in read.most_common() if count >= 0.9 * len(some)]
-
-
-def _timestamp_formats(sample: _Sample, matched: Sequence[Mapping[str, str]], doubts: list[str]) -> list[str]:
-    """Formats of the clocks beyond ISO 8601; months and days that could be swapped are a doubt."""
-    found: list[str] = []
-    for columns in matched:
-        for column, source in columns.items():
-            if not column.endswith(("_time", "_at")):
-                continue
-            formats = _formats_of(sample.values.get(source, ()))
-            if not formats or formats[0] == "iso":
-                continue
-            fits = [known for known in formats if known not in _DATE_FORMATS] or formats
-            if fits[0] not in found:
-                found.append(fits[0])
-            if len(fits) > 1:
-                said = f"clocks as in '{source}' fit {' and '.join(fits[:2])}; the first is taken"
-                if said not in doubts:
-                    doubts.append(said)
-    return found
-
-
 def _code_maps(sample: _Sample, columns: Mapping[str, str], doubts: list[str]) -> list[str]:
     lines: list[str] = []
     for column, meanings in _CODES.items():
-        values = sample.values.get(columns.get(column, ""), ())
+        values = sample.values.get(columns[column], ()) if column in columns else ()
         codes = [code for code, _ in Counter(values).most_common(40)]
         if column == "triage_level" and all(code in "12345" for code in codes):
             continue

@@ -21,7 +21,15 @@ import polars as pl
 
 from hospital_assets.assets.cleaned.subjects import VALIDATORS
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.landing.profile import CODED, OTHER_RECORDS, SUBJECTS, Profile, Subject, canonical_columns
+from hospital_assets.landing.profile import (
+    CODED,
+    OTHER_RECORDS,
+    SUBJECTS,
+    Profile,
+    Subject,
+    canonical_columns,
+    lacking_of,
+)
 from hospital_assets.landing.registry import Profiles
 from hospital_assets.landing.zone import LandingZone
 from hospital_assets.warehouse.dialect import Frame, checkpoint
@@ -48,6 +56,7 @@ class Trial:
         flagged: quality code -> records.
         unknown_codes: our column -> landed codes that no map knows -> records.
         unused: columns of the file that nothing reads.
+        lacking: our derived column -> source names it is made of that the file does not have.
     """
 
     source_file: str
@@ -61,6 +70,7 @@ class Trial:
     flagged: Mapping[str, int] = field(default_factory=dict)
     unknown_codes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     unused: Sequence[str] = ()
+    lacking: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def outcome(self) -> str:
         """What became of the records, in words."""
@@ -181,6 +191,7 @@ def _trial(zone: LandingZone, profile: Profile, ledger: pl.DataFrame, row: Mappi
         quarantined=rules,
         flagged=dict(codes),
         unknown_codes=_unknown_codes(raw, profile, subject),
+        lacking={c: names for c in spec.derived if spec.format == "csv" and (names := lacking_of(spec, c, header))},
     )
 
 

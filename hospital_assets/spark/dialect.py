@@ -19,6 +19,8 @@ from pyspark.sql import types as T  # noqa: N812
 
 from hospital_assets.warehouse.dialect import add_engine
 from hospital_assets.warehouse.dialect.frames import (
+    HAS_OFFSET,
+    ISO,
     LAST_SHORT_YEAR,
     OFFSET,
     SOURCE_COLUMN,
@@ -30,7 +32,6 @@ from hospital_assets.warehouse.dialect.frames import (
 
 #: What is readable as a number everywhere; Java's own reader would also take `1d` and `0x1p3`.
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
-_ISO = r"^\d{4}-\d{1,2}-\d{1,2}( \d{1,2}:\d{2}(:\d{2}(\.\d+)?)?)?$"
 #: strptime directive -> Java pattern, between separators and next to another directive.
 _JAVA = {
     "%Y": ("yyyy", "yyyy"),
@@ -215,11 +216,12 @@ def parse_wall_clocks(frame: Frame, columns: Mapping[str, str], formats: Formats
     parsed: dict[str, Column] = {}
     for out, src in columns.items():
         text = F.trim(_col(src))
-        # A date alone may end in "-2026"; only what has a time of day can have an offset.
-        endings[f"{out}_ending"] = F.when(text.contains(":"), F.regexp_extract(text, f"({OFFSET})", 1)).otherwise("")
+        endings[f"{out}_ending"] = F.when(text.rlike(HAS_OFFSET), F.regexp_extract(text, f"({OFFSET})", 1)).otherwise(
+            ""
+        )
         ending, bare = _col(f"{out}_ending"), _col(out)
         unzoned[out] = F.trim(F.replace(F.left(text, F.length(text) - F.length(ending)), F.lit("T"), F.lit(" ")))
-        iso = F.when(bare.rlike(_ISO), bare.try_cast("timestamp_ntz"))
+        iso = F.when(bare.rlike(ISO), bare.try_cast("timestamp_ntz"))
         parsed[out] = F.coalesce(iso, _first_format(bare, src, formats).cast("timestamp_ntz"))
         figures = F.replace(F.substring(ending, 2, 5), F.lit(":"))
         minutes = F.left(figures, F.lit(2)).cast("int") * 60 + F.right(figures, F.lit(2)).cast("int")
@@ -230,6 +232,15 @@ def parse_wall_clocks(frame: Frame, columns: Mapping[str, str], formats: Formats
             .cast("int")
         )
     return _with(_with(_with(frame, endings), unzoned), parsed).drop(*endings)
+
+
+def plus_minutes(frame: Frame, clocks: Mapping[str, str]) -> Frame:
+    def later(clock: str, minutes: str) -> Column:
+        microseconds = F.round(_col(minutes) * 60_000_000).cast("bigint")
+        # Seconds as a decimal keep all of them.
+        return _col(clock) + F.make_dt_interval(secs=(microseconds / F.lit(1_000_000)).cast("decimal(18,6)"))
+
+    return _with(frame, {clock: later(clock, minutes) for clock, minutes in clocks.items()})
 
 
 def without_nan(text: Column) -> Column:

@@ -276,6 +276,7 @@ def _parsed(session: SparkSession, header: Sequence[str], delimiter: str, files:
         .withColumn(
             "_is_awkward",
             (line == "")
+            | (line == delimiter * (len(header) - 1))
             | line.contains("\r")
             | (quotes % 2 == 1)
             | F.col("_fields._corrupt").isNotNull()

@@ -8,10 +8,13 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.cleaned.rules import (
+    CLOCK_AMBIGUOUS,
     PLACEHOLDER,
     Rule,
+    clock_doubts,
     codes,
     completed,
+    derived_clocks,
     first_broken,
     identity,
     in_future,
@@ -26,7 +29,7 @@ from hospital_assets.assets.cleaned.rules import (
 from hospital_assets.assets.declare import cleaned_and_quarantined
 from hospital_assets.assets.dedupe import newest_only
 from hospital_assets.contracts.cleaned import ARRIVAL_MODES, DEPARTMENTS, DISPOSITIONS
-from hospital_assets.landing.profile import Sum
+from hospital_assets.landing.clocks import is_day
 from hospital_assets.landing.registry import Profiles
 from hospital_assets.warehouse.dialect import Frame, local_clocks, resolve_instants
 
@@ -36,6 +39,9 @@ VISIT_ID_MISSING = Rule("visit_id_missing", "A visit needs a visit number.", "qu
 PATIENT_ID_MISSING = Rule("patient_id_missing", "A visit needs a patient.", "quarantine")
 HOSPITAL_UNKNOWN = Rule("hospital_unknown", "The hospital is not one of the network's hospitals.", "quarantine")
 ARRIVAL_MISSING = Rule("arrival_missing", "The arrival is missing or unreadable.", "quarantine")
+ARRIVAL_TIME_UNKNOWN = Rule(
+    "arrival_time_unknown", "The arrival is a date without a time of day: an unknown time, not midnight.", "quarantine"
+)
 ARRIVAL_IN_FUTURE = Rule(
     "arrival_in_future", "The arrival is later than its record (by more than its profile allows).", "quarantine"
 )
@@ -51,6 +57,11 @@ CLOCK_DERIVED = Rule(
     "clock_derived", "A clock is not the source's own: its profile computes it as another clock plus minutes.", "flag"
 )
 CLOCK_UNREADABLE = Rule("clock_unreadable", "A clock other than arrival cannot be read.", "flag")
+CLOCK_WITHOUT_TIME = Rule(
+    "clock_without_time",
+    "A clock other than arrival is a date without a time of day: an unknown time, not midnight; it is not used.",
+    "flag",
+)
 PROVIDER_BEFORE_ARRIVAL = Rule(
     "provider_before_arrival",
     "First provider contact precedes both arrival and triage.",
@@ -72,6 +83,7 @@ RULES = (
     PATIENT_ID_MISSING,
     HOSPITAL_UNKNOWN,
     ARRIVAL_MISSING,
+    ARRIVAL_TIME_UNKNOWN,
     ARRIVAL_IN_FUTURE,
     VISIT_ID_CONFLICT,
     DEPARTMENT_MAPPED,
@@ -82,6 +94,8 @@ RULES = (
     CLOCK_DERIVED,
     CLOCK_UNREADABLE,
     PLACEHOLDER,
+    CLOCK_WITHOUT_TIME,
+    CLOCK_AMBIGUOUS,
     PROVIDER_BEFORE_ARRIVAL,
     DEPARTURE_BEFORE_ARRIVAL,
     AMBIGUOUS_HOUR,
@@ -111,6 +125,14 @@ def validate_er_visits(raw: Frame, hospitals: Frame, profiles: Profiles) -> Fram
     )
     frame = read_clocks(
         frame, profiles, "er_visits", {f"_{clock}": f"{clock}_time" for clock in CLOCKS} | {"_recorded": "recorded_at"}
+    )
+    frame, doubts = clock_doubts(frame, profiles, "er_visits", {f"_{clock}": f"{clock}_time" for clock in CLOCKS})
+    # Before anything compares them.
+    frame = frame.with_columns(
+        _is_doubtful=nw.any_horizontal(*doubts, ignore_nulls=True),
+        **{f"_{clock}_is_day": ~nw.col(f"_{clock}").is_null() & is_day(f"{clock}_time") for clock in CLOCKS},
+    ).with_columns(
+        **{f"_{clock}": nw.when(~nw.col(f"_{clock}_is_day")).then(nw.col(f"_{clock}")) for clock in CLOCKS[1:]}
     )
     frame = frame.rename({"recorded_at": "_recorded_text"})
     frame = resolve_instants(
@@ -144,7 +166,9 @@ def validate_er_visits(raw: Frame, hospitals: Frame, profiles: Profiles) -> Fram
         triage_level=nw.when(valid_level).then(level.cast(nw.Int64)),
     )
     unreadable = [
-        nw.when(nw.col(f"{clock}_at").is_null()).then(~is_blank(f"{clock}_time") & ~nw.col(f"_{clock}_is_placeholder"))
+        nw.when(nw.col(f"{clock}_at").is_null()).then(
+            ~is_blank(f"{clock}_time") & ~nw.col(f"_{clock}_is_placeholder") & ~nw.col(f"_{clock}_is_day")
+        )
         for clock in CLOCKS[1:]
     ]
     frame = frame.with_columns(
@@ -153,6 +177,7 @@ def validate_er_visits(raw: Frame, hospitals: Frame, profiles: Profiles) -> Fram
             (PATIENT_ID_MISSING, nw.col("patient_id").is_null()),
             (HOSPITAL_UNKNOWN, nw.col("time_zone").is_null()),
             (ARRIVAL_MISSING, nw.col("arrival_at").is_null()),
+            (ARRIVAL_TIME_UNKNOWN, nw.col("_arrival_is_day")),
             (ARRIVAL_IN_FUTURE, in_future(profiles, "arrival_at", "recorded_at")),
         ),
         quality_codes=codes(
@@ -170,6 +195,11 @@ def validate_er_visits(raw: Frame, hospitals: Frame, profiles: Profiles) -> Fram
                 PLACEHOLDER,
                 nw.any_horizontal(*(nw.col(f"_{clock}_is_placeholder") for clock in CLOCKS), ignore_nulls=True),
             ),
+            (
+                CLOCK_WITHOUT_TIME,
+                nw.any_horizontal(*(nw.col(f"_{clock}_is_day") for clock in CLOCKS[1:]), ignore_nulls=True),
+            ),
+            (CLOCK_AMBIGUOUS, nw.col("_is_doubtful")),
             (
                 PROVIDER_BEFORE_ARRIVAL,
                 (nw.col("provider_at") < nw.col("arrival_at"))
@@ -214,13 +244,7 @@ def in_order(frame: Frame, clocks: Sequence[str]) -> Frame:
 
 def _derived_clocks(profiles: Profiles) -> list[nw.Expr]:
     """For each clock, whether it is there and its source's profile has computed it."""
-    by_clock: dict[str, list[str]] = {}
-    for name, profile in profiles.items():
-        declared = profile.subjects.get("er_visits")
-        for spec in declared.layouts if declared is not None else ():
-            for column, how in spec.derived.items():
-                if isinstance(how, Sum):
-                    by_clock.setdefault(column, []).append(name)
     return [nw.lit(False)] + [
-        nw.when(is_one_of("source_profile", names)).then(~is_blank(column)) for column, names in by_clock.items()
+        nw.when(is_one_of("source_profile", names)).then(~is_blank(column))
+        for column, names in derived_clocks(profiles, "er_visits").items()
     ]

@@ -37,6 +37,7 @@ SHIFT_ID_MISSING = Rule("shift_id_missing", "A shift needs an identifier.", "qua
 SHIFT_TIMES_INVALID = Rule(
     "shift_times_invalid", "A shift's start or end is missing, or it ends before it starts.", "quarantine"
 )
+DOCTOR_NAME_MISSING = Rule("doctor_name_missing", "The doctor has no name; the number stands for it.", "flag")
 
 HOSPITAL_RULES = (HOSPITAL_ID_MISSING, NAME_MISSING, TIME_ZONE_UNKNOWN)
 DEPARTMENT_RULES = (
@@ -47,7 +48,7 @@ DEPARTMENT_RULES = (
     EFFECTIVE_DATE_MISSING,
     DEPARTMENT_MAPPED,
 )
-DOCTOR_RULES = (DOCTOR_ID_MISSING, HOSPITAL_UNKNOWN, NAME_MISSING)
+DOCTOR_RULES = (DOCTOR_ID_MISSING, HOSPITAL_UNKNOWN, DOCTOR_NAME_MISSING)
 SHIFT_RULES = (SHIFT_ID_MISSING, DOCTOR_ID_MISSING, HOSPITAL_UNKNOWN, SHIFT_TIMES_INVALID)
 
 
@@ -151,16 +152,18 @@ def validate_doctors(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
         full_name=nw.concat_str(
             text("first_name"), text("last_name"), separator=" ", ignore_nulls=True
         ).str.strip_chars(),
+        _number=text("doctor_id"),
         specialty=text("specialty"),
         npi=text("npi"),
         hired_date=nw.col("_hired"),
-        quality_codes=nw.lit(""),
+    ).with_columns(_is_nameless=nw.col("full_name").is_null() | (nw.col("full_name") == ""))
+    frame = frame.with_columns(
+        full_name=nw.when(nw.col("_is_nameless")).then(nw.col("_number")).otherwise(nw.col("full_name")),
+        quality_codes=codes((DOCTOR_NAME_MISSING, nw.col("_is_nameless"))),
     )
     frame = frame.with_columns(
         rule=first_broken(
-            (DOCTOR_ID_MISSING, nw.col("doctor_id").is_null()),
-            (HOSPITAL_UNKNOWN, nw.col("time_zone").is_null()),
-            (NAME_MISSING, nw.col("full_name").is_null() | (nw.col("full_name") == "")),
+            (DOCTOR_ID_MISSING, nw.col("doctor_id").is_null()), (HOSPITAL_UNKNOWN, nw.col("time_zone").is_null())
         )
     )
     return newest_only(frame, ["doctor_id"], "source_file")

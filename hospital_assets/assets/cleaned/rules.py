@@ -6,6 +6,7 @@ cleaned and quarantined ones.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -16,9 +17,11 @@ import narwhals as nw
 
 from hospital_assets.assets import dedupe
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.landing.profile import Subject, canonical_columns
+from hospital_assets.landing.clocks import split_sums, without_sum_is_zero
+from hospital_assets.landing.profile import Subject, Sum, canonical_columns
 from hospital_assets.landing.registry import Profiles
 from hospital_assets.warehouse.dialect import (
+    NUMBER_FORMATS,
     Frame,
     checkpoint,
     parse_dates,
@@ -64,6 +67,12 @@ PLACEHOLDER = Rule(
 #: Days that programs write for want of one, beside those of the year 1, and the year from which on nothing ends.
 _PLACEHOLDER_DAYS = (date(1753, 1, 1), date(1900, 1, 1))
 _ENDLESS_YEAR = 9999
+CLOCK_AMBIGUOUS = Rule(
+    "clock_ambiguous",
+    "A clock can be read in two ways: by two formats of its profile, or it is written as ISO 8601 in a source that "
+    "writes day and month first, and its day could be the month (as spreadsheets leave it). The first reading counts.",
+    "flag",
+)
 DUPLICATE = Rule(dedupe.DUPLICATE, "The same record was landed before.", "duplicate")
 SUPERSEDED = Rule(dedupe.SUPERSEDED, "A newer record of the same thing was landed.", "duplicate")
 
@@ -80,6 +89,8 @@ def sources_of(profiles: Profiles, subject: str, declares: Callable[[Subject], b
 def read_clocks(frame: Frame, profiles: Profiles, subject: str, columns: Mapping[str, str], suffix: str = "") -> Frame:
     """Add wall clocks read by the formats of each record's source; see `parse_wall_clocks`, `without_placeholders`.
 
+    A clock that a profile derives as a sum gets its minutes, too, for `resolve_instants` to add.
+
     Args:
         frame: records with `source_profile`.
         profiles: the source profiles.
@@ -87,8 +98,68 @@ def read_clocks(frame: Frame, profiles: Profiles, subject: str, columns: Mapping
         columns: new wall clock column -> text column.
         suffix: of text columns that were renamed out of the way.
     """
-    frame = parse_wall_clocks(frame, columns, _formats(profiles, subject, columns, suffix))
-    return without_placeholders(frame, profiles, columns)
+    summed = {f"{column}{suffix}" for column in derived_clocks(profiles, subject)}
+    formats = _formats(profiles, subject, columns, suffix)
+    frame, texts = split_sums(frame, columns, summed)
+    frame = parse_wall_clocks(frame, texts, {texts[clock]: formats[text] for clock, text in columns.items()})
+    frame = without_placeholders(frame, profiles, texts)
+    sums = {f"{clock}_plus_minutes": f"{clock}_minutes" for clock, text in texts.items() if text != columns[clock]}
+    return without_sum_is_zero(read_numbers(frame, profiles, subject, sums), sums) if sums else frame
+
+
+def derived_clocks(profiles: Profiles, subject: str) -> dict[str, list[str]]:
+    """Our columns that profiles derive as a clock plus minutes -> the profiles."""
+    found: dict[str, list[str]] = {}
+    for name, profile in profiles.items():
+        declared = profile.subjects.get(subject)
+        for spec in declared.layouts if declared is not None else ():
+            for column, how in spec.derived.items():
+                if isinstance(how, Sum):
+                    found.setdefault(column, []).append(name)
+    return found
+
+
+def clock_doubts(
+    frame: Frame, profiles: Profiles, subject: str, columns: Mapping[str, str]
+) -> tuple[Frame, list[nw.Expr]]:
+    """For each clock, whether its text can be read in two ways that are not the same moment.
+
+    That is where several formats of its source read it, and where it is written as ISO 8601 although the source
+    writes only day or month first: spreadsheets that take 02/03 for February leave such dates, with the two swapped.
+
+    Args:
+        frame: with the wall clocks, as `read_clocks` adds them.
+        profiles: the source profiles.
+        subject: whose records they are.
+        columns: wall clock column -> text column.
+    """
+    formats = _formats(profiles, subject, columns, "")
+    doubts: list[nw.Expr] = []
+    for clock, text in columns.items():
+        written = {
+            source: [f for f in known if f not in NUMBER_FORMATS] for source, known in formats[text].items() if known
+        }
+        rivals = {source: _rivals(known) for source, known in written.items()}
+        for place in range(max(map(len, rivals.values()), default=0)):
+            by_source = {source: (known[place],) for source, known in rivals.items() if place < len(known)}
+            other = f"{clock}_read_{place}"
+            frame = parse_wall_clocks(frame, {other: text}, {text: by_source})
+            doubts.append(nw.col(other) != nw.col(clock))
+        day_first = [
+            source for source, known in written.items() if known and not any(f.startswith("%Y") for f in known)
+        ]
+        if day_first:
+            local = nw.col(clock).dt
+            could_be_swapped = (local.day() <= 12) & (local.day() != local.month())
+            is_iso = nw.col(text).str.contains(r"^\s*\d{4}-")
+            doubts.append(nw.when(is_one_of("source_profile", day_first)).then(is_iso & could_be_swapped))
+    return frame, doubts or [nw.lit(False)]
+
+
+def _rivals(formats: Sequence[str]) -> list[str]:
+    """Those of some formats that may read one text as different days: they differ in the order of day and month."""
+    shapes = [re.sub("%[dmyY]", "#", known.replace("%-", "%")) for known in formats]
+    return [known for known, shape in zip(formats, shapes, strict=True) if shapes.count(shape) > 1]
 
 
 def read_numbers(frame: Frame, profiles: Profiles, subject: str, columns: Mapping[str, str]) -> Frame:
@@ -249,7 +320,12 @@ def translated(column: str, table: Mapping[str, str]) -> nw.Expr:
 
 
 def mapped(
-    profiles: Profiles, column: str, *, domain: Sequence[str] = (), standard: Mapping[str, str] = MappingProxyType({})
+    profiles: Profiles,
+    column: str,
+    *,
+    domain: Sequence[str] = (),
+    standard: Mapping[str, str] = MappingProxyType({}),
+    landed: str | None = None,
 ) -> nw.Expr:
     """A landed code translated by the code maps of the profiles; null where nothing fits.
 
@@ -258,9 +334,10 @@ def mapped(
 
     Args:
         profiles: the source profiles.
-        column: the text column.
+        column: the text column, and what code maps call it.
         domain: our codes.
         standard: landed code -> our code, as every source may say it; profiles come first.
+        landed: the text column, where it is called otherwise.
     """
     by_table: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for profile in profiles.values():
@@ -273,7 +350,7 @@ def mapped(
         return nw.lit(None, dtype=nw.String)
     return nw.coalesce(
         *(
-            nw.when(is_one_of("source_profile", names)).then(translated(column, dict(table)))
+            nw.when(is_one_of("source_profile", names)).then(translated(landed or column, dict(table)))
             for table, names in by_table.items()
         )
     )

@@ -13,6 +13,7 @@ from hospital_assets.assets.cleaned.rules import (
     in_future,
     is_blank,
     is_one_of,
+    mapped,
     read_clocks,
     read_numbers,
     split,
@@ -54,6 +55,18 @@ CELSIUS_INFERRED = Rule(
 SPO2_FRACTION = Rule("spo2_fraction", "The oxygen saturation was sent as a fraction and multiplied by 100.", "correct")
 PRESSURES_SWAPPED = Rule("diastolic_above_systolic", "The diastolic pressure exceeds the systolic one.", "flag")
 VALUE_UNREADABLE = Rule("value_unreadable", "A measured value is not a number and is not used.", "flag")
+CONSCIOUSNESS_UNKNOWN = Rule(
+    "consciousness_unknown", "The level of consciousness is no word that is known or mapped; it is not used.", "flag"
+)
+ON_OXYGEN_UNKNOWN = Rule(
+    "on_oxygen_unknown", "Whether oxygen is given is no word that is known or mapped; it is not used.", "flag"
+)
+SCORE_INVALID = Rule(
+    "score_invalid",
+    "The GCS is not 3 to 15, or the SpO2 scale not 1 or 2; it is not used.",
+    "flag",
+    "Teasdale 1974; NEWS2",
+)
 PAIN_NOT_NUMERIC = Rule("pain_not_numeric", "The pain score is words or outside 0 to 10.", "flag")
 MISSING_HOUR = Rule("missing_hour", "Measured in the hour that was skipped.", "flag")
 AMBIGUOUS_HOUR = Rule("ambiguous_hour", "Measured in the hour that happened twice, without an offset.", "flag")
@@ -91,13 +104,16 @@ RULES = (
     SPO2_FRACTION,
     PRESSURES_SWAPPED,
     VALUE_UNREADABLE,
+    CONSCIOUSNESS_UNKNOWN,
+    ON_OXYGEN_UNKNOWN,
+    SCORE_INVALID,
     PAIN_NOT_NUMERIC,
     MISSING_HOUR,
     AMBIGUOUS_HOUR,
     *OUT_OF_BOUNDS.values(),
 )
 
-#: ACVPU letters, and the words that sources write for them.
+#: ACVPU letters, and the words that sources write for them; a profile's `code_maps` come first.
 _CONSCIOUSNESS = {
     "A": "A",
     "ALERT": "A",
@@ -112,6 +128,11 @@ _CONSCIOUSNESS = {
     "PAIN": "P",
     "U": "U",
     "UNRESPONSIVE": "U",
+}
+#: What sources write for breathing oxygen, and for room air.
+_ON_OXYGEN = {
+    **dict.fromkeys(("TRUE", "T", "YES", "Y", "1", "1.0", "OXYGEN", "O2", "SUPPLEMENTAL OXYGEN"), "true"),
+    **dict.fromkeys(("FALSE", "F", "NO", "N", "0", "0.0", "AIR", "ROOM AIR", "RA"), "false"),
 }
 _FAHRENHEIT_UNITS = ["[DEGF]", "F", "DEGF", "°F", "MDC_DIM_FAHR"]
 _CELSIUS_UNITS = ["CEL", "C", "DEGC", "°C", "MDC_DIM_DEGC"]
@@ -148,6 +169,7 @@ def validate_vitals(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
     frame = frame.with_columns(hospital_id=identity(profiles, "hospital_id")).join(
         hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
     )
+    frame = _with_mapped(frame, profiles)
     frame = read_clocks(frame, profiles, "vitals", {"_measured": "measured_at", "_recorded": "recorded_at"}).drop(
         "measured_at", "recorded_at"
     )
@@ -162,7 +184,7 @@ def validate_vitals(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
     )
     frame = _in_one_unit(frame)
 
-    raw_pain, on_oxygen = nw.col("_pain"), nw.col("_on_oxygen").str.to_lowercase()
+    raw_pain = nw.col("_pain")
     unreadable = nw.any_horizontal(
         *(
             ~nw.col(f"_{name}_text").is_null() & nw.col(f"_{name}").is_null()
@@ -186,14 +208,16 @@ def validate_vitals(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
         patient_id=identity(profiles, "patient_id"),
         device_id=text("device_id"),
         consciousness=translated("_consciousness", _CONSCIOUSNESS),
-        is_on_oxygen=nw.coalesce(
-            nw.when(on_oxygen == "true").then(nw.lit(True)), nw.when(on_oxygen == "false").then(nw.lit(False))
-        ),
+        is_on_oxygen=translated("_on_oxygen", _ON_OXYGEN) == "true",
         spo2_scale=nw.when(nw.col("_spo2_scale").is_in([1.0, 2.0])).then(nw.col("_spo2_scale").cast(nw.Int64)),
         gcs_score=nw.when((nw.col("_gcs") >= 3) & (nw.col("_gcs") <= 15)).then(nw.col("_gcs").cast(nw.Int64)),
         pain_score=nw.when((raw_pain >= 0) & (raw_pain <= 10) & (raw_pain.floor() == raw_pain)).then(
             raw_pain.cast(nw.Int64)
         ),
+    )
+    invalid = (
+        nw.col(column).is_null() & ~nw.col(number).is_null()
+        for column, number in (("spo2_scale", "_spo2_scale"), ("gcs_score", "_gcs"))
     )
     frame = frame.with_columns(
         rule=first_broken(
@@ -211,6 +235,9 @@ def validate_vitals(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
             (SPO2_FRACTION, nw.col("_is_fraction")),
             (PRESSURES_SWAPPED, nw.col("diastolic_mmhg") > nw.col("systolic_mmhg")),
             (VALUE_UNREADABLE, unreadable),
+            (CONSCIOUSNESS_UNKNOWN, nw.col("consciousness").is_null() & ~is_blank("_consciousness")),
+            (ON_OXYGEN_UNKNOWN, nw.col("is_on_oxygen").is_null() & ~is_blank("_on_oxygen")),
+            (SCORE_INVALID, nw.any_horizontal(*invalid, ignore_nulls=True)),
             (PAIN_NOT_NUMERIC, nw.col("pain_score").is_null() & ~is_blank("_pain_text")),
             (AMBIGUOUS_HOUR, nw.col("measured_at") != nw.col("measured_at_second")),
             (MISSING_HOUR, nw.col("measured_at_is_missing")),
@@ -218,6 +245,28 @@ def validate_vitals(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
         ),
     )
     return newest_only(frame, ["observation_id"], "recorded_at")
+
+
+#: Vital sign whose codes a profile may map -> the column of its text.
+_CODED_SIGNS = {
+    "consciousness": "_consciousness",
+    "on_oxygen": "_on_oxygen",
+    "spo2_scale": "_spo2_scale_text",
+    "gcs": "_gcs_text",
+    "pain": "_pain_text",
+}
+
+
+def _with_mapped(frame: Frame, profiles: Profiles) -> Frame:
+    """Texts of scores and states by the code maps of their profiles."""
+    wanted = {
+        text: mapped(profiles, sign, landed=text)
+        for sign, text in _CODED_SIGNS.items()
+        if any(sign in profile.code_maps for profile in profiles.values())
+    }
+    if not wanted:
+        return frame
+    return frame.with_columns(**{text: nw.coalesce(expr, nw.col(text)) for text, expr in wanted.items()})
 
 
 def _in_one_unit(frame: Frame) -> Frame:

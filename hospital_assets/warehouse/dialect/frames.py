@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import duckdb
 import narwhals as nw
@@ -28,6 +29,37 @@ YEAR = r"^\d{4}|^\S.*\d{4}"
 LAST_SHORT_YEAR = 2068
 #: A UTC offset at the end of a wall clock.
 OFFSET = r"(?:[Zz]|[+-]\d{2}:?\d{2})$"
+#: Texts that can have one: what follows a date is a time of day (`2026-03-02-08:15` is a date and a time).
+HAS_OFFSET = r"(?::\d{2}(?:\.\d+)?|[AaPp][Mm]) ?(?:[Zz]|[+-]\d{2}:?\d{2})$"
+#: ISO 8601 dates and date-times, a blank for `T`, less their offset.
+ISO = r"^\d{4}-\d{1,2}-\d{1,2}( \d{1,2}:\d{2}(:\d{2}(\.\d+)?)?)?$"
+
+
+class NumberFormat(NamedTuple):
+    """Clocks that are written as a number of units since a moment.
+
+    Attributes:
+        since: the moment.
+        minutes: in a unit.
+        at_least: the smallest number that is such a clock.
+        below: the numbers from here on are none.
+        is_utc: the moment is one in UTC; else a wall clock.
+    """
+
+    since: datetime
+    minutes: float
+    at_least: float
+    below: float
+    is_utc: bool
+
+
+#: Formats beside strptime's: spreadsheets count days (from 1927 on are clocks here), programs seconds or
+#: milliseconds (from 1973 on).
+NUMBER_FORMATS: Mapping[str, NumberFormat] = {
+    "excel": NumberFormat(datetime(1899, 12, 30), 1440, 10_000, 100_000, is_utc=False),
+    "epoch_s": NumberFormat(datetime(1970, 1, 1), 1 / 60, 1e8, 1e10, is_utc=True),
+    "epoch_ms": NumberFormat(datetime(1970, 1, 1), 1 / 60_000, 1e11, 1e13, is_utc=True),
+}
 
 
 def states_year(known: str) -> str:

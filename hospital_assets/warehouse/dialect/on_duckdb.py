@@ -11,6 +11,8 @@ import narwhals as nw
 from duckdb import SQLExpression, StarExpression
 
 from hospital_assets.warehouse.dialect.frames import (
+    HAS_OFFSET,
+    ISO,
     OFFSET,
     SOURCE_COLUMN,
     Formats,
@@ -103,14 +105,14 @@ def parse_wall_clocks(frame: Frame, columns: Mapping[str, str], formats: Formats
     parts: dict[str, str] = {}
     for out, src in columns.items():
         text, ending, bare = f"trim({quoted(src)})", quoted(f"{out}_ending"), quoted(out)
-        # A date alone may end in "-2026"; only what has a time of day can have an offset.
         endings[f"{out}_ending"] = (
-            f"case when contains({text}, ':') then regexp_extract({text}, {literal(OFFSET)}) else '' end"
+            f"case when contains({text}, ':') and regexp_matches({text}, {literal(HAS_OFFSET)}) "
+            f"then regexp_extract({text}, {literal(OFFSET)}) else '' end"
         )
         unzoned[out] = f"replace(left({text}, length({text}) - length({ending})), 'T', ' ')"
         # A cast alone would read "10:00 PM" as ten in the morning and 24:00 as the next day.
         parts[out] = (
-            f"case when regexp_full_match({bare}, '\\d{{4}}-[0-9: .-]*\\d *') and not contains({bare}, ' 24:')"
+            f"case when regexp_matches(rtrim({bare}), {literal(ISO)}) and not contains({bare}, ' 24:')"
             f" then try_cast({bare} as timestamp) end"
         )
         if formats:
@@ -123,6 +125,16 @@ def parse_wall_clocks(frame: Frame, columns: Mapping[str, str], formats: Formats
         )
     stepwise = with_sql(with_sql(frame, endings), unzoned)
     return with_sql(stepwise, parts).drop(*endings)
+
+
+def plus_minutes(frame: Frame, clocks: Mapping[str, str]) -> Frame:
+    return with_sql(
+        frame,
+        {
+            clock: f"{quoted(clock)} + to_microseconds(cast(round({quoted(minutes)} * 60000000) as bigint))"
+            for clock, minutes in clocks.items()
+        },
+    )
 
 
 def json_fields(frame: Frame, column: str, fields: Mapping[str, str]) -> Frame:

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from hospital_assets.warehouse.dialect.frames import (
+    HAS_OFFSET,
     ISO_WALL_CLOCK_FORMATS,
     LAST_SHORT_YEAR,
     OFFSET,
@@ -74,7 +75,7 @@ def parse_wall_clocks(frame: Frame, columns: Mapping[str, str], formats: Formats
     expressions: dict[str, pl.Expr] = {}
     for out, src in columns.items():
         written = pl.col(src).str.strip_chars(" ")
-        ending = pl.when(written.str.contains(":", literal=True)).then(written.str.extract(f"({OFFSET})", 1))
+        ending = pl.when(written.str.contains(HAS_OFFSET)).then(written.str.extract(f"({OFFSET})", 1))
         unzoned = pl.when(ending.is_null()).then(written).otherwise(written.str.replace(OFFSET, ""))
         # Polars would turn a leap second into the next minute; DuckDB knows none.
         unzoned = pl.when(~unzoned.str.contains(":60", literal=True)).then(unzoned.str.strip_chars(" "))
@@ -102,6 +103,13 @@ def parse_wall_clocks(frame: Frame, columns: Mapping[str, str], formats: Formats
             .otherwise(minutes)
         )
     return lazy(polars_of(frame).with_columns(**expressions))
+
+
+def plus_minutes(frame: Frame, clocks: Mapping[str, str]) -> Frame:
+    def later(clock: str, minutes: str) -> pl.Expr:
+        return pl.col(clock) + pl.duration(microseconds=(pl.col(minutes) * 60_000_000).round().cast(pl.Int64))
+
+    return lazy(polars_of(frame).with_columns(**{clock: later(clock, minutes) for clock, minutes in clocks.items()}))
 
 
 def json_fields(frame: Frame, column: str, fields: Mapping[str, str]) -> Frame:
