@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from datetime import date
 from pathlib import Path
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
 
+from hospital_assets.assets.cleaned.vitals import HARD_BOUNDS, validate_vitals
 from hospital_assets.assets.dimensions.persons import surviving
 from hospital_assets.assets.facts.patient_flow import other_segments, visit_ends
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.landing.registry import load_profiles
 from hospital_assets.warehouse.dialect import hash_keys, lazy
 from hospital_assets_tests.engines import Engine
 from hospital_assets_tests.test_hl7_profile import Read, adt, collected, read
@@ -16,11 +24,11 @@ from hospital_assets_tests.test_hl7_profile import Read, adt, collected, read
 FIRST = "20260501100000"
 
 
-def hl7(folder: Path, *messages: str, facilities: str = "GENERAL") -> Read:
-    return read(folder, {"m.hl7": "".join(messages).encode()}, facilities)
+def hl7(folder: Path, *messages: str, facilities: str = "GENERAL", only: tuple[str, ...] = ()) -> Read:
+    return read(folder, {"m.hl7": "".join(messages).encode()}, facilities, only)
 
 
-def flow(found: Read) -> list[tuple[str, str, str, str | None]]:
+def flow(found: Read, visit: str = "V1") -> list[tuple[str, str, str, str | None]]:
     """Class, department, start and end of each segment, in Chicago's time."""
 
     def chicago(column: str) -> pl.Expr:
@@ -28,15 +36,16 @@ def flow(found: Read) -> list[tuple[str, str, str, str | None]]:
 
     return (
         found.segments()
+        .filter(pl.col("stay_id") == visit)
         .select("stay_class", "department_name", chicago("segment_start_at"), chicago("segment_end_at"))
         .rows()
     )
 
 
-def left(found: Read) -> list[tuple[str | None, str | None]]:
+def left(found: Read, visit: str) -> list[tuple[str | None, str | None]]:
     ends = collected(visit_ends(lazy(found.cleaned("adt_events"))))
     local = pl.col("left_at").dt.convert_time_zone("America/Chicago").dt.strftime("%d %H:%M")
-    return ends.select(local, "left_as").rows()
+    return ends.filter(pl.col("visit_id") == visit).select(local, "left_as").rows()
 
 
 # --- one visit number through the classes (PV1-2, table 0004) --------------------------------------
@@ -99,18 +108,24 @@ CLASSES: dict[str, tuple[list[str], Segments, tuple[str | None, str | None]]] = 
 }
 
 
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> Read:
+    """All of them at once, each with a visit of its own, the newest message first."""
+    texts = [message.replace("|V1|", f"|{case}|") for case, (told, *_) in CLASSES.items() for message in reversed(told)]
+    return hl7(tmp_path_factory.mktemp("classes"), *texts, only=("adt_events",))
+
+
 @pytest.mark.parametrize("case", CLASSES)
-def test_one_visit_number_goes_through_the_classes(case: str, tmp_path: Path) -> None:
-    messages, expected, ended = CLASSES[case]
-    found = hl7(tmp_path, *reversed(messages))
-    assert flow(found) == expected
-    assert left(found) == [ended]
+def test_one_visit_number_goes_through_the_classes(case: str, classes: Read) -> None:
+    _, expected, ended = CLASSES[case]
+    assert flow(classes, case) == expected
+    assert left(classes, case) == [ended]
 
 
 def test_a_message_of_another_day_closes_the_stay_that_is_stored(tmp_path: Path, on: Engine) -> None:
     late = adt("A03", "20260502100000", start="", end="20260502100000")
-    found = hl7(tmp_path, adt("A01", FIRST, cls="I"), late)
-    assert [str(day)[-2:] for day in found.cleaned("adt_events")["service_date"]] == ["01", "02"]
+    found = hl7(tmp_path, adt("A01", FIRST, cls="I"), late, only=("adt_events", "er_visits"))
+    assert [str(day)[-2:] for day in found.cleaned("adt_events")["service_date"].sort()] == ["01", "02"]
     assert flow(found) == [("inpatient", "Emergency", "01 10:00", "02 10:00")]
     # As the first day had it before the second was landed.
     instant = pl.Datetime("us", "UTC")
@@ -139,7 +154,7 @@ def test_the_same_numbers_of_two_facilities_are_two_persons_and_two_visits(tmp_p
         raw = found.raw[subject]
         assert set(raw["visit_id"]) == {"GENERAL-V1", "NORTH-V1"}
         assert set(raw["patient_id"]) == {"GENERAL-7", "NORTH-7"}
-    assert len(flow(found)) == 2 and found.cleaned("er_visits").height == 2
+    assert found.segments().height == 2 and found.cleaned("er_visits").height == 2
 
 
 def test_a_number_without_an_authority_is_its_facilitys(tmp_path: Path) -> None:
@@ -179,3 +194,180 @@ def test_the_offset_of_the_message_is_that_of_times_without_one(tmp_path: Path) 
     found = hl7(tmp_path, utc, own)
     at = dict(found.cleaned("er_visits").select("visit_id", pl.col("arrival_at").dt.strftime("%H:%M")).iter_rows())
     assert at == {"V1": "15:00", "V2": "19:00"}
+
+
+# --- versions, withdrawals and sets of vital signs ----------------------------------------------------
+
+SIGNS = {"hr": ("8867-4", "/min"), "rr": ("9279-1", "/min"), "spo2": ("59408-5", "%"), "sbp": ("8480-6", "mm[Hg]")}
+
+
+def oru(sent: str, *observations: tuple[str, str, str], at: str = "20260501100500", kind: str = "NM") -> str:
+    """A message of observations: which, its value (with its unit, if it is another), its status (OBX-11)."""
+    obx = []
+    for place, (sign, value, status) in enumerate(observations, 1):
+        code, unit = SIGNS[sign]
+        number, _, other = value.partition(" ")
+        obx.append(f"OBX|{place}|{kind}|{code}^{sign}^LN||{number}|{other or unit}|||||{status}")
+    return "\r".join(
+        [
+            f"MSH|^~\\&|MON|GENERAL|ED|HERE|{sent}||ORU^R01|M{sent}{len(obx)}|P|2.5.1",
+            "PID|1||7^^^H^MR",
+            f"PV1|1|E|ED{'|' * 16}V1",
+            f"OBR|1|{sent}||VS^Vital signs^L|||{at}",
+            *obx,
+            "",
+        ]
+    )
+
+
+def of_patient(message: str, number: int) -> str:
+    return message.replace("PID|1||7^", f"PID|1||{number}^")
+
+
+COLUMNS = ("heart_rate_bpm", "respiratory_rate_per_min", "spo2_pct", "systolic_mmhg")
+
+
+def sets(found: Read, number: int = 7) -> list[tuple[float | None, ...]]:
+    of = pl.col("patient_id") == str(number)
+    return found.cleaned("vitals").filter(of).sort("measured_at").select(COLUMNS).rows()
+
+
+VERSIONS: dict[str, tuple[list[str], list[tuple[float | None, ...]]]] = {
+    "posted as wrong, then corrected": (
+        [
+            oru("20260501101000", ("spo2", "69", "F")),
+            oru("20260501101500", ("spo2", "69", "W")),
+            oru("20260501101600", ("spo2", "96", "C")),
+        ],
+        [(None, None, 96, None)],
+    ),
+    "withdrawn wholly": ([oru("20260501101000", ("spo2", "69", "F")), oru("20260501101500", ("spo2", "69", "D"))], []),
+    "one of a set withdrawn": (
+        [oru("20260501101000", ("spo2", "69", "F"), ("hr", "80", "F")), oru("20260501101500", ("spo2", "", "X"))],
+        [(80, None, None, None)],
+    ),
+    "never counted": ([oru("20260501101000", ("spo2", "69", "N"), ("hr", "80", "F"))], [(80, None, None, None)]),
+    "split over messages": (
+        [oru("20260501101000", ("spo2", "91", "F")), oru("20260501101001", ("hr", "80", "F"), ("rr", "20", "P"))],
+        [(80, 20, 91, None)],
+    ),
+    "of two times": (
+        [oru("20260501101000", ("hr", "80", "F")), oru("20260501101000", ("hr", "90", "F"), at="20260501101000")],
+        [(80, None, None, None), (90, None, None, None)],
+    ),
+    "status final without the value again": (
+        [oru("20260501101000", ("hr", "80", "P")), oru("20260501101100", ("hr", "", "U"))],
+        [(80, None, None, None)],
+    ),
+}
+
+
+@pytest.mark.parametrize("files", [1, 4])
+def test_the_newest_version_of_each_vital_sign_counts(files: int, tmp_path: Path) -> None:
+    by_file: dict[str, bytes] = {}
+    for number, (messages, _) in enumerate(VERSIONS.values()):
+        for place, message in enumerate(messages):
+            name = f"{place % files}.hl7"
+            by_file[name] = by_file.get(name, b"") + of_patient(message, number).encode()
+    found = read(tmp_path, by_file, only=("vitals",))
+    got = {case: sets(found, number) for number, case in enumerate(VERSIONS)}
+    assert got == {case: expected for case, (_, expected) in VERSIONS.items()}
+    assert set(found.quarantined("vitals")) <= {"merged_into_set", "withdrawn"}
+
+
+_versions = st.tuples(st.sampled_from(list(SIGNS)), st.integers(40, 69), st.sampled_from("FFFPCWDX"))
+
+
+@settings(max_examples=4)
+@given(told=st.lists(_versions, min_size=2, max_size=8), data=st.data())
+def test_versions_in_any_order_and_any_files_give_the_same_set(
+    told: list[tuple[str, int, str]], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    messages = [oru(f"202605011010{n:02}", (sign, str(value), status)) for n, (sign, value, status) in enumerate(told)]
+    newest: dict[str, float | None] = dict.fromkeys(SIGNS)
+    for sign, value, status in told:
+        newest[sign] = None if status in "WDX" else value
+    expected = [tuple(newest.values())] if any(value is not None for value in newest.values()) else []
+    files: dict[str, bytes] = {}
+    for message in data.draw(st.permutations(messages + messages[:2])):
+        name = f"{data.draw(st.integers(0, 2))}.hl7"
+        files[name] = files.get(name, b"") + message.encode()
+    found = read(tmp_path_factory.mktemp("versions"), files, only=("vitals",))
+    assert sets(found) == expected
+
+
+def test_sets_are_made_alike_on_every_engine(tmp_path: Path, on: Engine) -> None:
+    told = [of_patient(text, n) for n, (messages, _) in enumerate(VERSIONS.values()) for text in messages]
+    found = read(tmp_path, {f"{n % 3}.hl7": text.encode() for n, text in enumerate(told)}, only=("vitals",))
+    hospitals = pl.DataFrame({"hospital_id": ["hl7v2-adt:GENERAL"], "time_zone": ["America/Chicago"]})
+    names = ["observation_id", "rule", "quality_codes", *COLUMNS]
+    again = collected(validate_vitals(on(found.raw["vitals"]), on(hospitals), load_profiles(None))).select(names)
+    by = ["observation_id", "rule"]
+    assert_frame_equal(again.sort(by), found.validated["vitals"].select(names).sort(by))
+
+
+VALUES: dict[str, tuple[str, str, tuple[float | None, ...], str, str | None]] = {
+    "structured numeric": ("SN", "^95", (None, None, 95, None), "", None),
+    "structured range": ("SN", "94^-^96", (None,) * 4, "value_inexact", "spo2 94-96 %"),
+    "structured range, no comparator": ("SN", "^94^-^96", (None,) * 4, "value_inexact", "spo2 94-96 %"),
+    "structured comparator": ("SN", "<^70", (None,) * 4, "value_inexact", "spo2 <70 %"),
+    "equal": ("SN", "=^95", (None, None, 95, None), "", None),
+    "comparator in a text": ("ST", ">95", (None,) * 4, "value_inexact", "spo2 >95 %"),
+    "unit of something else": ("NM", "95 mmol/L", (None,) * 4, "unit_unknown", "spo2 95 mmol/L"),
+}
+
+
+def test_what_is_no_exact_value_in_a_known_unit_is_kept_and_not_used(tmp_path: Path) -> None:
+    told = [
+        of_patient(oru("20260501101000", ("spo2", value, "F"), kind=kind), number)
+        for number, (kind, value, *_) in enumerate(VALUES.values())
+    ]
+    found = hl7(tmp_path, *told, only=("vitals",))
+    rows = {row["patient_id"]: row for row in found.cleaned("vitals").iter_rows(named=True)}
+    for number, (case, (_, _, expected, code, kept)) in enumerate(VALUES.items()):
+        row = rows[str(number)]
+        got = tuple(row[name] for name in COLUMNS)
+        assert (got, row["quality_codes"], row["inexact_values"]) == (expected, code, kept), case
+
+
+UNITS_TRIED = {
+    ("systolic_bp", "16.0", "kPa"): 120.0,
+    ("systolic_bp", "160", "mbar"): 120.0,
+    ("systolic_bp", "120", "mmHg"): 120.0,
+    ("heart_rate", "1.5", "Hz"): 90.0,
+    ("heart_rate", "80", "MDC_DIM_BEAT_PER_MIN"): 80.0,
+    ("respiratory_rate", "0.25", "/s"): 15.0,
+    ("spo2", "0.97", "mol/mol"): 97.0,
+    ("temperature", "98.6", "[degF]"): 37.0,
+    ("temperature", "310.15", "K"): 37.0,
+    ("temperature", "37", "mol"): None,
+    ("heart_rate", "80", "mm[Hg]"): None,
+    ("systolic_bp", "5", "mol"): None,
+}
+
+
+def test_units_are_converted_or_the_value_is_not_used(on: Engine) -> None:
+    rows = [
+        {
+            **dict.fromkeys(CONTRACTS["raw_vitals"].column_names),
+            "source_profile": "native",
+            "source_file": "native/v.json",
+            "source_line": place,
+            "source_part": 1,
+            "service_date": date(2026, 5, 1),
+            "observation_id": f"O{place:02}",
+            "patient_id": "P",
+            "hospital_id": "H1",
+            "measured_at": "2026-05-01T10:00:00Z",
+            "recorded_at": "2026-05-01T10:00:00Z",
+            "payload": json.dumps({sign: {"value": value, "unit": unit}}),
+        }
+        for place, (sign, value, unit) in enumerate(UNITS_TRIED)
+    ]
+    raw = pl.DataFrame(rows, schema=CONTRACTS["raw_vitals"].polars_schema)
+    hospitals = on(pl.DataFrame({"hospital_id": ["H1"], "time_zone": ["America/Chicago"]}))
+    found = collected(validate_vitals(on(raw), hospitals, load_profiles(None))).sort("observation_id")
+    columns = {parameter: column for parameter, (column, *_) in HARD_BOUNDS.items()}
+    got = [row[columns[sign]] for row, (sign, *_) in zip(found.iter_rows(named=True), UNITS_TRIED, strict=True)]
+    assert got == list(UNITS_TRIED.values())
+    assert found["rule"].null_count() == len(rows)

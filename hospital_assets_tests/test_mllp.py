@@ -34,6 +34,7 @@ from hospital_assets.listeners.mllp import (
     ListenerError,
     ListenerOptions,
     acknowledgement,
+    answer,
     refuse_open_network,
     rejection,
     server_tls,
@@ -58,7 +59,8 @@ def framed(content: bytes) -> bytes:
 def answers(data: bytes) -> list[tuple[str, str]]:
     """(code, control id) of each acknowledgement."""
     return [
-        (code.decode(), number.decode("latin-1")) for code, number in re.findall(rb"\rMSA\|(A[AER])\|([^|\r]*)", data)
+        (code.decode(), number.decode("latin-1"))
+        for code, number in re.findall(rb"\rMSA\|([AC][AER])\|([^|\r]*)", data)
     ]
 
 
@@ -298,6 +300,49 @@ def test_slow_silent_and_too_many_clients(options: ListenerOptions) -> None:
     listener = with_listener(replace(options, max_connections=2, frame_seconds=0.5), client)
     assert {record["MSH-10"] for record in landed(options.folder)} == {"2", "3"}
     assert listener.counts.refused_connections == 1
+
+
+def test_one_sender_does_not_take_all_connections(options: ListenerOptions) -> None:
+    async def client(port: int, listener: Listener) -> None:
+        own = [await asyncio.open_connection("127.0.0.1", port) for _ in range(4)]
+        assert await own[3][0].read() == b"", "the fourth of one sender is closed"
+        other = await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.2", 0))
+        other[1].write(framed(message(1)))
+        assert answers(await other[0].readuntil(b"\x1c")) == [("AA", "1")]
+        for _, writer in (*own, other):
+            writer.close()
+
+    assert with_listener(replace(options, max_connections=4), client).counts.refused_connections == 1
+
+
+ENHANCED = {
+    ("AL", "NE"): ["CA"],
+    ("NE", "AL"): ["AA"],
+    ("AL", "AL"): ["CA", "AA"],
+    ("NE", "NE"): [],
+    ("ER", "SU"): ["AA"],
+    ("AL", ""): ["CA"],
+}
+
+
+@pytest.mark.parametrize("conditions", ENHANCED)
+def test_enhanced_mode_answers_as_the_sender_asks(conditions: tuple[str, str]) -> None:
+    text = b"MSH|^~\\&|S|F|R|R|20260501101500||ADT^A04|7|P|2.5|||" + "|".join(conditions).encode() + b"\rPID|1||7\r"
+    header = Header.of(text)
+    now = datetime(2026, 5, 1, tzinfo=UTC)
+    assert rejection(text, header, ("P",)) is None
+    assert [code for code, _ in answers(answer(header, "AA", None, now))] == ENHANCED[conditions]
+    refused = {"AL": 1, "ER": 1}
+    assert len(answers(answer(header, "AR", "why", now))) == sum(refused.get(c, 0) for c in conditions)
+
+
+@pytest.mark.parametrize("before", [b"\r\n", b"\n", b"\r", b"\xef\xbb\xbf"])
+def test_empty_lines_before_a_message_are_no_second_one(before: bytes, options: ListenerOptions) -> None:
+    async def client(port: int, listener: Listener) -> None:
+        assert answers(await exchange(port, framed(before + message(1)))) == [("AA", "1")]
+
+    with_listener(options, client)
+    assert [record["MSH-10"] for record in landed(options.folder)] == ["1"]
 
 
 def test_files_are_finished_when_full_or_old(options: ListenerOptions) -> None:

@@ -27,6 +27,8 @@ DISPOSITIONS = [
 ]
 DEPARTMENTS = ["Emergency", "Surgery", "ICU", "Pediatrics", "Maternity", "Oncology", "Cardiology"]
 CODE_SYSTEMS = ["ICD-10-CM", "ICD-9-CM", "ICD-10-PCS", "SNOMED CT", "CPT", "HCPCS", "other"]
+#: What a source says of a record that was wrong.
+RECORD_STATUSES = ["withdrawn"]
 #: HL7 v2 trigger events (chapter 3) and what each does to stays; a new one is an entry here and, where
 #: it has an effect, its place in facts/patient_flow.py.
 ADT_EVENTS = {
@@ -158,7 +160,7 @@ class CleanedVitals(
     columns="""
         visit_id patient_id hospital_id device_id measured_at measured_local heart_rate_bpm respiratory_rate_per_min
         spo2_pct systolic_mmhg diastolic_mmhg temperature_c consciousness is_on_oxygen spo2_scale gcs_score
-        pain_score
+        pain_score inexact_values
     """,
 ):
     """Vital-sign observation sets in one unit per parameter."""

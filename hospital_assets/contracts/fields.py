@@ -315,6 +315,13 @@ FIELDS: Mapping[str, Field] = {
     "spo2_scale": whole("NEWS2 SpO2 scale; 2 only when set by a clinician.", nullable=True),
     "gcs_score": whole("Glasgow Coma Scale.", privacy="clinical", source="LOINC 9269-2", nullable=True, ge=3, le=15),
     "pain_score": whole("Pain, 0 to 10.", privacy="clinical", source="LOINC 72514-3", nullable=True, ge=0, le=10),
+    "inexact_values": text(
+        "What is stated with a comparator, as a range or in a unit that cannot be converted, as in `spo2 <70 %`; in no "
+        "other column, and in no score.",
+        privacy="clinical",
+        source="FHIR Quantity.comparator, HL7 v2 SN, UCUM",
+        nullable=True,
+    ),
     "measured_at_source": text("Which clock of the source stands for the time of measurement; blank where it is that."),
     "payload": text(
         "The measured values with their units, as landed; null where the record is unreadable.",
@@ -382,6 +389,11 @@ FIELDS: Mapping[str, Field] = {
     "sequence": whole("Rank; 1 is the principal diagnosis.", source="HL7 DG1-15", ge=1),
     "diagnosis_id": text("Diagnosis record identifier.", privacy="direct_identifier", nullable=True),
     "icd_version": whole("ICD version, 9 or 10; 0 where the code is of another system or there is none."),
+    "record_status": text(
+        "Whether the source stands by the record: `withdrawn` where it says that it was wrong; blank: it does.",
+        source="FHIR Condition.verificationStatus, Procedure.status; HL7 DG1-21",
+        nullable=True,
+    ),
     "code_system": text("What the code is a code of.", source="HL7 DG1-3.3, PR1-3.3; FHIR Coding.system"),
     "icd_code": text("Diagnosis code: ICD-CM, or what `code_system` says.", privacy="sensitive", source="HL7 DG1-3"),
     "description": text("Title as landed.", privacy="sensitive", nullable=True),

@@ -172,7 +172,7 @@ class RawDiagnoses(
     grain="one landed diagnosis record",
     landed="""
         diagnosis_id visit_id patient_id hospital_id encounter_date sequence icd_code icd_version code_system
-        description recorded_at
+        description record_status recorded_at
     """,
 ):
     """Coded diagnoses of visits as landed."""
@@ -186,7 +186,7 @@ class RawProcedures(
     grain="one landed procedure record",
     landed="""
         procedure_id visit_id patient_id hospital_id encounter_date performed_at procedure_code code_system
-        description recorded_at
+        description record_status recorded_at
     """,
 ):
     """Coded procedures of visits as landed."""

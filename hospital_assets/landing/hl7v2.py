@@ -97,10 +97,16 @@ _NEEDED = frozenset(
         "PV1-44",
         "PV1-45",
         "OBR-7",
+        "OBX-2",
         "OBX-3",
         "OBX-3.3",
         "OBX-3.4",
         "OBX-3.6",
+        "OBX-5",
+        "OBX-5.1",
+        "OBX-5.2",
+        "OBX-5.3",
+        "OBX-5.4",
         "OBX-14",
     }
 )
@@ -158,8 +164,9 @@ def normalised(lines: Iterable[str], encoding: str = "utf-8", wanted: frozenset[
     - `@event_at`: EVN-6, else PV1-44 of A01 and A04, PV1-45 of A03, else EVN-2, else MSH-7.
     - `@arrived_at`: PV1-44, else the event's time of A01 and A04.
     - `@discharged_at`, `@disposition`: PV1-45 (else the event's time of A03) and PV1-36; null of A13.
-    - in each OBX, `@order` (which OBR it follows), `@observed_at` (OBX-14, else OBR-7, else MSH-7)
-      and `@code` (the LOINC code where OBX-3 has one, else OBX-3).
+    - in each OBX, `@order` (which OBR it follows), `@observed_at` (OBX-14, else OBR-7, else MSH-7),
+      `@code` (the LOINC code where OBX-3 has one, else OBX-3) and `@value` (OBX-5; of a structured numeric, type SN,
+      comparator, number, separator and second number in one text, as in `<70` or `94-96`; `=` goes without saying).
 
     Each further patient of a message (PID group) is a record of its own with the same MSH and EVN, and so is each
     further MRG with what follows it, and each further record number in an MRG-1.
@@ -202,12 +209,10 @@ def _messages(lines: Iterable[str]) -> Iterator[_Text]:
     splitter = _Splitter()
     for number, landed in enumerate(lines, start=1):
         landed = landed.rstrip("\r\n")
-        if number == 1:
-            landed = landed.removeprefix("\ufeff")
         has_frame = FRAME_START in landed or FRAME_END in landed
         splitter.number = number
         for line in _FRAMED.split(landed) if has_frame else (landed,):
-            yield from splitter.take(line)
+            yield from splitter.take(line.removeprefix("\ufeff"))
     yield from splitter.end()
 
 
@@ -418,6 +423,13 @@ def _said(record: _Record, name: str) -> str | None:
 def _observed(observation: _Record, order: int, ordered_at: str | None) -> None:
     """Add the `@` fields of an OBX."""
     observation["@order"] = order
+    value = observation.get("OBX-5")
+    if observation.get("OBX-2") == "SN":
+        comparator = str(observation.get("OBX-5.1", ""))
+        rest = (str(observation.get(f"OBX-5.{place}", "")) for place in (2, 3, 4))
+        value = ("" if comparator == "=" else comparator) + "".join(rest)
+    if value:
+        observation["@value"] = value
     if at := _said(observation, "OBX-14") or ordered_at:
         observation["@observed_at"] = at
     for system, code in (("OBX-3.3", "OBX-3"), ("OBX-3.6", "OBX-3.4")):

@@ -318,18 +318,26 @@ def _gathered_sql(
     code = f"upper(trim({reading.source(long.code)}))"
     value = f"coalesce({', '.join(reading.source(v) for v in long.values)}, null)"
     unit = reading.source(long.unit) if long.unit else "cast(null as varchar)"
-    values = {}
-    for name in dict.fromkeys(long.gathered.values()):
-        codes = _listed([c for c, n in long.gathered.items() if n == name])
-        these = f"filter (where {code} in ({codes}) and {value} is not null)"
-        values[name] = (
-            _flagged(f"arg_min({value}, {place}) {these}", name in long.flags.values()),
-            f"arg_min({unit}, {place}) {these}",
-        )
-    selected = {
-        name: reading._payload(values) if name == "payload" else f"arg_min({sql}, {place})"
-        for name, sql in fields.items()
+    signs = " ".join(
+        f"when {code} in ({_listed([c for c, n in long.gathered.items() if n == name])}) then {literal(name)}"
+        for name in dict.fromkeys(long.gathered.values())
+    )
+    is_flag = f"{code} in ({_listed(tuple(long.flags))})" if long.flags else "false"
+    written = [reading.source(name) for name in long.written]
+    observation = {
+        "sign": f"case {signs} end",
+        "code": code,
+        "value": f"case when {is_flag} then cast(try_cast({value} as double) > 0 as varchar) else {value} end",
+        "unit": unit,
+        "written": f"coalesce({', '.join(written)}, null)" if written else "cast(null as varchar)",
+        **{
+            part: reading.source(name) if name else "cast(null as varchar)"
+            for part, name in (("id", long.id), ("status", long.status), ("comparator", long.comparator))
+        },
     }
+    listed_values = ", ".join(f"{literal(part)}: {sql}" for part, sql in observation.items())
+    payload = f"cast(json_object('observations', to_json(list({{{listed_values}}} order by {place}))) as varchar)"
+    selected = {name: payload if name == "payload" else f"arg_min({sql}, {place})" for name, sql in fields.items()}
     listed = (
         # Elements share their record.
         f"string_agg(distinct {reading.record}, ',' order by {reading.record})"
@@ -347,11 +355,6 @@ def _gathered_sql(
         "cast(null as varchar) as problem, " + ", ".join(f"{selected[name]} as {quoted(name)}" for name in names)
     )
     return last, f"where {code} in ({known}) group by {by}", by
-
-
-def _flagged(value: str, is_flag: bool) -> str:
-    """A number as whether it is above 0."""
-    return f"cast(try_cast({value} as double) > 0 as varchar)" if is_flag else value
 
 
 def _has_one_of(text: str, values: Sequence[str]) -> str:

@@ -59,6 +59,7 @@ CODED = (
     "pain",
     "patient_class",
     "race",
+    "record_status",
     "sex",
     "spo2_scale",
     "triage_level",
@@ -266,11 +267,18 @@ class Event(_Declaration):
 class Observations(_Declaration):
     """Vital signs in long form (a record or a list element for each), gathered into sets.
 
-    Only what has one of the codes is gathered; the first value of a code counts. The records stay
-    together, word for word, in `record`.
+    Only what has one of the codes is gathered; of several codes of a vital sign the first of `codes` counts. The
+    records stay together, word for word, in `record`. Of formats other than CSV the newest version of each observation
+    counts, in whatever file it landed, and a withdrawn one is none.
 
     Attributes:
         by: source names that together identify a set.
+        id: source name of an observation's own id; without one, the set and the code say which observation it is.
+        status: source name of its status.
+        withdrawn: statuses (case does not matter) that take a value back, or say that there is none.
+        corrected: statuses that correct: they count before others written at the same moment.
+        written: source names of when the version was written, in order of preference; default that of `recorded_at`.
+        comparator: source name of what stands before the value where it is no exact one, as in `<`.
         code: source name of the code.
         value: source name, or names in order of preference, of the value.
         unit: source name of the unit (UCUM).
@@ -283,6 +291,12 @@ class Observations(_Declaration):
     code: str
     value: str | tuple[str, ...]
     unit: str | None = None
+    id: str | None = None
+    status: str | None = None
+    withdrawn: tuple[str, ...] = ()
+    corrected: tuple[str, ...] = ()
+    written: tuple[str, ...] = ()
+    comparator: str | None = None
     codes: dict[str, str]
     flags: dict[str, str] = {}
 
@@ -290,6 +304,12 @@ class Observations(_Declaration):
     def gathered(self) -> dict[str, str]:
         """Every landed code that is gathered -> the vital sign it stands for."""
         return {**self.codes, **self.flags}
+
+    @property
+    def named(self) -> frozenset[str]:
+        """Every source name that the declaration uses."""
+        single = (self.code, self.unit, self.id, self.status, self.comparator)
+        return frozenset({*self.by, *self.values, *self.written, *(name for name in single if name)})
 
     @property
     def values(self) -> tuple[str, ...]:
@@ -419,8 +439,7 @@ class Subject(_Declaration):
         if self.join is not None:
             names.add(self.join.on)
         if self.observations is not None:
-            names |= {self.observations.code, *self.observations.by, *self.observations.values}
-            names |= {self.observations.unit} if self.observations.unit else set()
+            names |= self.observations.named
         for event in self.events:
             names |= event.named
         return frozenset(n for n in names if n not in PSEUDO and not n.startswith("="))
@@ -818,7 +837,7 @@ def _place_of(spec: Subject, name: str) -> tuple[str | int, ...]:
             return ("events", place)
     long = spec.observations
     if long is not None:
-        for key in ("code", "value", "unit", "by"):
+        for key in ("code", "value", "unit", "by", "id", "status", "written", "comparator"):
             said = getattr(long, key)
             if name == said or (isinstance(said, tuple) and name in said):
                 return ("observations", key)

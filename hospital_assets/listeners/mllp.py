@@ -21,6 +21,7 @@ import re
 import secrets
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -32,6 +33,10 @@ from hospital_assets.landing.hl7v2 import Delimiters
 
 START, END = b"\x0b", b"\x1c"
 _READ_BYTES = 65_536
+#: What may stand before a message in its frame: a byte-order mark, empty lines.
+_BEFORE_HEADER = b"\xef\xbb\xbf\r\n"
+#: Enhanced mode: code of the application's acknowledgement -> that of the accept acknowledgement (table 0008).
+_COMMIT = {"AA": "CA", "AE": "CE", "AR": "CR"}
 #: HL7 v2.1 to v2.9 share their syntax.
 _VERSION = re.compile(r"2(\.[1-9](\.\d)?)?")
 
@@ -47,7 +52,8 @@ class ListenerOptions:
         host: address to listen on.
         port: TCP port; 0 lets the system choose.
         processing_ids: MSH-11 codes that are accepted: P production, D debugging, T training.
-        max_connections: further ones are closed at once.
+        max_connections: further ones are closed at once; of one address, three quarters of them, so that no sender
+            keeps out all others.
         max_message_bytes: longer messages are rejected (AR) and skipped.
         frame_seconds: how long one message may take to arrive.
         file_messages: a file is finished after this many messages,
@@ -128,7 +134,7 @@ class Header:
     @staticmethod
     def of(message: bytes) -> Header | None:
         """The header of a message, or None where it has none that can be used."""
-        first = re.split(rb"[\r\n]", message.lstrip(b"\xef\xbb\xbf\r\n"), maxsplit=1)[0]
+        first = re.split(rb"[\r\n]", message.lstrip(_BEFORE_HEADER), maxsplit=1)[0]
         text = first.decode("latin-1")
         delimiters = Delimiters.of(text) if text.startswith("MSH") else None
         if delimiters is None:
@@ -144,7 +150,7 @@ def rejection(message: bytes, header: Header | None, processing_ids: tuple[str, 
     """
     if header is None:
         return "no message header (MSH) with usable delimiters"
-    if len(re.findall(rb"[\r\n]MSH" + re.escape(header.delimiters.field.encode("latin-1")), message)):
+    if re.search(rb"[\r\n]MSH" + re.escape(header.delimiters.field.encode("latin-1")), message.lstrip(_BEFORE_HEADER)):
         return "more than one message in a frame"
     component = header.delimiters.component
     if not header[9]:
@@ -188,6 +194,24 @@ def acknowledgement(header: Header | None, code: str, reason: str | None, now: d
     )
     msa = f.join(["MSA", code, said[10], *([reason] if reason else [])])
     return START + f"{msh}\r{msa}\r".encode("latin-1", "replace") + END + b"\r"
+
+
+def answer(header: Header | None, code: str, reason: str | None, now: datetime) -> bytes:
+    """What goes back for a message, as its sender asked for it (chapter 2, MSH-15 and MSH-16, table 0155).
+
+    Without either it is the original mode: one acknowledgement. With one of them it is the enhanced mode: an accept
+    acknowledgement (CA, CE, CR) where MSH-15 wants one, then an application acknowledgement where MSH-16 does;
+    an empty field of the two wants none.
+    """
+    wanted = (header[15].strip().upper(), header[16].strip().upper()) if header else ("", "")
+    if not any(wanted):
+        return acknowledgement(header, code, reason, now)
+    codes = (_COMMIT[code], code)
+    return b"".join(
+        acknowledgement(header, said, reason, now)
+        for condition, said in zip(wanted, codes, strict=True)
+        if condition == "AL" or (condition == "SU" and code == "AA") or (condition == "ER" and code != "AA")
+    )
 
 
 # Landing --------------------------------------------------------------------------------------------
@@ -341,6 +365,8 @@ class Listener:
         self._arrived = asyncio.Event()
         self._is_ending = False
         self._connections: set[asyncio.Task[None]] = set()
+        #: Address -> its connections.
+        self._peers: Counter[str] = Counter()
         try:
             server = await asyncio.start_server(
                 self._connected, self.options.host, self.options.port, ssl=self.options.tls, limit=_READ_BYTES
@@ -391,12 +417,18 @@ class Listener:
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  (called by the event loop)
-        if len(self._connections) >= self.options.max_connections:
+        peer = str((writer.get_extra_info("peername") or ("",))[0])
+        most = self.options.max_connections
+        # A quarter, one at least where there are more than two, is kept for other senders.
+        if len(self._connections) >= most or self._peers[peer] >= max(most - max(most // 4, most > 2), 1):
             self.counts.refused_connections += 1
-            _log.warning("connection refused: %d are open", len(self._connections))
+            _log.warning(
+                "connection refused: %d are open, %d of its address", len(self._connections), self._peers[peer]
+            )
             writer.close()
             return
         self._connections.add(task)
+        self._peers[peer] += 1
         self.counts.connections += 1
         # A peer that vanished must not keep its place for ever.
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -410,6 +442,7 @@ class Listener:
                 raise
         finally:
             self._connections.discard(task)
+            self._peers[peer] -= 1
             writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -439,7 +472,7 @@ class Listener:
         if reason is not None:
             self.counts.rejected += 1
             _log.warning("message rejected: %s", reason)
-            return acknowledgement(header, "AR", reason, self.now())
+            return answer(header, "AR", reason, self.now())
         landed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append((frame.content, landed))
         self._arrived.set()
@@ -447,9 +480,9 @@ class Listener:
             await landed
         except OSError:
             self.counts.failed += 1
-            return acknowledgement(header, "AE", "could not be stored; send it again", self.now())
+            return answer(header, "AE", "could not be stored; send it again", self.now())
         self.counts.accepted += 1
-        return acknowledgement(header, "AA", None, self.now())
+        return answer(header, "AA", None, self.now())
 
 
 @dataclass(frozen=True)

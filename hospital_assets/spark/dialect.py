@@ -259,6 +259,14 @@ def json_fields(frame: Frame, column: str, fields: Mapping[str, str]) -> Frame:
     return _with(parsed, {out: F.col(f"_found.{path}") for out, path in below.items()}).drop("_found")
 
 
+def json_rows(frame: Frame, column: str, items: str, fields: Sequence[str]) -> Frame:
+    item = T.StructType([T.StructField(name, T.StringType()) for name in fields])
+    schema = T.StructType([T.StructField(items, T.ArrayType(item))])
+    parsed = _native(_with(frame, {"_found": F.from_json(without_nan(_col(column)), schema)})).drop(column)
+    rows = lazy(parsed.withColumn("_item", F.explode(F.col(f"_found.{items}"))).drop("_found"))
+    return _with(rows, {name: F.col(f"_item.{name}") for name in fields}).drop("_item")
+
+
 def _schema_of_paths(paths: Sequence[Sequence[str]]) -> T.StructType:
     """Objects in objects, as deep as the paths, with texts at their ends."""
     below: dict[str, list[Sequence[str]]] = {}

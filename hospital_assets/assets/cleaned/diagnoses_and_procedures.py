@@ -20,7 +20,7 @@ from hospital_assets.assets.cleaned.rules import (
 from hospital_assets.assets.declare import cleaned_and_quarantined
 from hospital_assets.assets.dedupe import SUPERSEDED, newest_only
 from hospital_assets.contracts import PARTITION_COLUMN
-from hospital_assets.contracts.cleaned import CODE_SYSTEMS
+from hospital_assets.contracts.cleaned import CODE_SYSTEMS, RECORD_STATUSES
 from hospital_assets.landing.registry import Profiles
 from hospital_assets.warehouse.dialect import Frame, resolve_instants
 
@@ -37,6 +37,12 @@ RANK_CONFLICT = Rule(
     "rank_conflict", "Another code of the visit was recorded at the same time with the same rank; both stand.", "flag"
 )
 VERSION_INVALID = Rule("icd_version_invalid", "Neither a code system is stated nor ICD version 9 or 10.", "quarantine")
+WITHDRAWN = Rule(
+    "withdrawn",
+    "The newest version of the record says that it was wrong.",
+    "quarantine",
+    "FHIR Condition.verificationStatus, Procedure.status; HL7 table 0206",
+)
 PROCEDURE_ID_MISSING = Rule("procedure_id_missing", "A procedure record needs an identifier.", "quarantine")
 PERFORMED_AT_UNREADABLE = Rule("performed_at_unreadable", "The time of the procedure cannot be read.", "flag")
 
@@ -47,6 +53,7 @@ DIAGNOSIS_RULES = (
     CODE_INVALID,
     SEQUENCE_INVALID,
     VERSION_INVALID,
+    WITHDRAWN,
     NOT_ICD,
     SEQUENCE_DERIVED,
     RANK_CONFLICT,
@@ -57,6 +64,7 @@ PROCEDURE_RULES = (
     PATIENT_ID_MISSING,
     HOSPITAL_UNKNOWN,
     CODE_INVALID,
+    WITHDRAWN,
     PERFORMED_AT_UNREADABLE,
 )
 
@@ -156,7 +164,11 @@ def validate_diagnoses(raw: Frame, hospitals: Frame, profiles: Profiles) -> Fram
             (SEQUENCE_INVALID, nw.col("sequence").is_null()),
         )
     )
-    frame = _one_rank(newest_only(frame, ["visit_id", "sequence", "icd_version", "icd_code"], "recorded_at"))
+    # Of an id that the source gave the newest version counts, whatever its code or rank was before.
+    frame = frame.with_columns(_own_id=nw.coalesce(nw.col("diagnosis_id"), nw.concat_str("visit_id", "icd_code")))
+    frame = newest_only(frame, ["visit_id", "_own_id"], "recorded_at")
+    frame = newest_only(frame, ["visit_id", "sequence", "icd_version", "icd_code"], "recorded_at")
+    frame = _one_rank(_without_withdrawn(frame, profiles))
     return frame.with_columns(
         quality_codes=codes(
             (NOT_ICD, nw.col("icd_version") == 0),
@@ -184,6 +196,13 @@ def _one_rank(frame: Frame) -> Frame:
         rule=nw.when(nw.col("_is_sound") & ~nw.col("_is_newest")).then(nw.lit(SUPERSEDED)).otherwise(nw.col("rule")),
         _shares_rank=nw.col("_is_sound") & nw.col("_is_newest") & (nw.col("_newest_count") > 1),
     ).drop("_is_sound", "_newest", "_is_newest", "_newest_count")
+
+
+def _without_withdrawn(frame: Frame, profiles: Profiles) -> Frame:
+    """Quarantine what is withdrawn; its older versions are quarantined already."""
+    status = mapped(profiles, "record_status", domain=RECORD_STATUSES)
+    is_withdrawn = nw.col("rule").is_null() & (status == "withdrawn")
+    return frame.with_columns(rule=nw.when(is_withdrawn).then(nw.lit(WITHDRAWN.name)).otherwise(nw.col("rule")))
 
 
 def _ranked_by_record(frame: Frame) -> Frame:
@@ -230,7 +249,7 @@ def validate_procedures(raw: Frame, hospitals: Frame, profiles: Profiles) -> Fra
             (CODE_INVALID, _is_no_code("procedure_code")),
         )
     )
-    return newest_only(frame, ["procedure_id"], "recorded_at")
+    return _without_withdrawn(newest_only(frame, ["procedure_id"], "recorded_at"), profiles)
 
 
 def _with_recorded_at(raw: Frame, hospitals: Frame, profiles: Profiles, subject: str, clocks: dict[str, str]) -> Frame:

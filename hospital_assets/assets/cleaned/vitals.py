@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.cleaned.rules import (
+    DUPLICATE,
+    SUPERSEDED,
     Rule,
     codes,
     first_broken,
@@ -16,14 +20,17 @@ from hospital_assets.assets.cleaned.rules import (
     mapped,
     read_clocks,
     read_numbers,
+    sources_of,
     split,
     text,
     translated,
 )
 from hospital_assets.assets.declare import cleaned_and_quarantined
 from hospital_assets.assets.dedupe import newest_only
+from hospital_assets.contracts import PARTITION_COLUMN
+from hospital_assets.landing.profile import Subject
 from hospital_assets.landing.registry import Profiles
-from hospital_assets.warehouse.dialect import Frame, json_fields, local_clocks, resolve_instants
+from hospital_assets.warehouse.dialect import Frame, json_fields, json_rows, local_clocks, resolve_instants
 
 OBSERVATION_ID_MISSING = Rule("observation_id_missing", "An observation set needs an identifier.", "quarantine")
 PATIENT_ID_MISSING = Rule("patient_id_missing", "A measurement needs a patient.", "quarantine")
@@ -54,6 +61,27 @@ CELSIUS_INFERRED = Rule(
 )
 SPO2_FRACTION = Rule("spo2_fraction", "The oxygen saturation was sent as a fraction and multiplied by 100.", "correct")
 PRESSURES_SWAPPED = Rule("diastolic_above_systolic", "The diastolic pressure exceeds the systolic one.", "flag")
+VALUE_INEXACT = Rule(
+    "value_inexact",
+    "A value is stated with a comparator (as in <70) or as a range: kept in inexact_values, used for nothing.",
+    "flag",
+    "FHIR Quantity.comparator; HL7 v2 data type SN",
+)
+UNIT_CONVERTED = Rule("unit_converted", "A value was sent in another unit and converted.", "correct", "UCUM")
+UNIT_UNKNOWN = Rule(
+    "unit_unknown", "A value's unit cannot be converted: kept in inexact_values, used for nothing.", "flag", "UCUM"
+)
+MERGED = Rule(
+    "merged_into_set",
+    "The record holds some vital signs, or versions of them, of a set that stands in another row: they are in it.",
+    "duplicate",
+)
+WITHDRAWN = Rule(
+    "withdrawn",
+    "The source has withdrawn every value of the set, or has none.",
+    "quarantine",
+    "HL7 table 0085; FHIR observation-status",
+)
 VALUE_UNREADABLE = Rule("value_unreadable", "A measured value is not a number and is not used.", "flag")
 CONSCIOUSNESS_UNKNOWN = Rule(
     "consciousness_unknown", "The level of consciousness is no word that is known or mapped; it is not used.", "flag"
@@ -103,6 +131,11 @@ RULES = (
     CELSIUS_INFERRED,
     SPO2_FRACTION,
     PRESSURES_SWAPPED,
+    VALUE_INEXACT,
+    UNIT_CONVERTED,
+    UNIT_UNKNOWN,
+    MERGED,
+    WITHDRAWN,
     VALUE_UNREADABLE,
     CONSCIOUSNESS_UNKNOWN,
     ON_OXYGEN_UNKNOWN,
@@ -136,6 +169,42 @@ _ON_OXYGEN = {
 }
 _FAHRENHEIT_UNITS = ["[DEGF]", "F", "DEGF", "°F", "MDC_DIM_FAHR"]
 _CELSIUS_UNITS = ["CEL", "C", "DEGC", "°C", "MDC_DIM_DEGC"]
+_KELVIN_UNITS = ["K", "MDC_DIM_X_KELVIN", "MDC_DIM_KELVIN"]
+_PER_MINUTE = {
+    **dict.fromkeys(("/MIN", "1/MIN", "MIN-1", "BPM", "{BEATS}/MIN", "BEATS/MIN", "{BEAT}/MIN", "BEAT/MIN"), 1.0),
+    **dict.fromkeys(("{BREATHS}/MIN", "BREATHS/MIN", "{COUNTS}/MIN", "{RESP}/MIN", "RPM", "BR/MIN"), 1.0),
+    **dict.fromkeys(("MDC_DIM_BEAT_PER_MIN", "MDC_DIM_RESP_PER_MIN", "PER MINUTE", "/MINUTE"), 1.0),
+    **dict.fromkeys(("HZ", "/S", "1/S", "S-1", "MDC_DIM_HZ", "MDC_DIM_X_HZ"), 60.0),
+    **dict.fromkeys(("/H", "1/H", "H-1"), 1 / 60),
+}
+# A conventional millimetre of mercury is 133.322387415 Pa (UCUM m[Hg]).
+_PRESSURE = {
+    **dict.fromkeys(("MM[HG]", "MMHG", "MM HG", "MM(HG)", "MDC_DIM_MMHG"), 1.0),
+    **dict.fromkeys(("KPA", "MDC_DIM_KILO_PASCAL"), 1000 / 133.322387415),
+    **dict.fromkeys(("HPA", "MBAR"), 100 / 133.322387415),
+    "PA": 1 / 133.322387415,
+    "CM[HG]": 10.0,
+    "M[HG]": 1000.0,
+    **dict.fromkeys(("CM[H2O]", "CMH2O", "MDC_DIM_CM_H2O"), 98.0665 / 133.322387415),
+}
+_SATURATION = {
+    **dict.fromkeys(("%", "PERCENT", "%{SATURATION}", "% SATURATION", "MDC_DIM_PERCENT"), 1.0),
+    # Fractions are recognised by their size; see `spo2_fraction`.
+    **dict.fromkeys(("1", "MOL/MOL", "{FRACTION}", "{RATIO}"), 1.0),
+    "[PPTH]": 0.1,
+}
+#: Parameter -> unit in capitals (UCUM's, and those that senders write for it) -> how many of ours one is. A table and
+#: no library of units (pint, ucumvert): the conversion runs inside the engines, and they know only numbers.
+UNITS = {
+    "heart_rate": _PER_MINUTE,
+    "respiratory_rate": _PER_MINUTE,
+    "spo2": _SATURATION,
+    "systolic_bp": _PRESSURE,
+    "diastolic_bp": _PRESSURE,
+}
+_TEMPERATURE_UNITS = [*_FAHRENHEIT_UNITS, *_CELSIUS_UNITS, *_KELVIN_UNITS]
+#: What stands before or in a number that is none exactly.
+_INEXACT = r"^\s*(?:[<>~≤≥]|ad|sa)\s*=?\s*\d|^\s*\d+(?:\.\d+)?\s*[-:/+]\s*\d*(?:\.\d+)?\s*$"
 
 
 @dg.multi_asset(**cleaned_and_quarantined("vitals"))
@@ -152,24 +221,15 @@ def validate_vitals(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
         hospitals: cleaned_hospitals, for the time zones.
         profiles: the source profiles.
     """
-    # First of all, so that the payload is not carried through what follows.
-    frame = json_fields(
-        raw,
-        "payload",
-        {
-            **{f"_{parameter}_text": f"$.{parameter}.value" for parameter in HARD_BOUNDS},
-            "_temperature_unit": "$.temperature.unit",
-            "_consciousness": "$.consciousness",
-            "_on_oxygen": "$.on_oxygen",
-            "_spo2_scale_text": "$.spo2_scale",
-            "_gcs_text": "$.gcs",
-            "_pain_text": "$.pain",
-        },
-    ).drop("payload")
-    frame = frame.with_columns(hospital_id=identity(profiles, "hospital_id")).join(
+    frame = raw.with_columns(hospital_id=identity(profiles, "hospital_id")).join(
         hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
     )
+<<<<<<< HEAD
     frame = _with_mapped(frame, profiles)
+=======
+    gathered = sources_of(profiles, "vitals", _is_gathered)
+    frame = _with_texts(frame, profiles, gathered)
+>>>>>>> e7e381e (HL7 v2 and FHIR: the newest version counts, sets are whole, values are exact or said not to be)
     frame = read_clocks(frame, profiles, "vitals", {"_measured": "measured_at", "_recorded": "recorded_at"}).drop(
         "measured_at", "recorded_at"
     )
@@ -179,7 +239,7 @@ def validate_vitals(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
         frame,
         profiles,
         "vitals",
-        {f"_{parameter}": f"_{parameter}_text" for parameter in HARD_BOUNDS}
+        {f"_{parameter}_number": f"_{parameter}_text" for parameter in HARD_BOUNDS}
         | {"_spo2_scale": "_spo2_scale_text", "_gcs": "_gcs_text", "_pain": "_pain_text"},
     )
     frame = _in_one_unit(frame)
@@ -187,9 +247,10 @@ def validate_vitals(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
     raw_pain = nw.col("_pain")
     unreadable = nw.any_horizontal(
         *(
-            ~nw.col(f"_{name}_text").is_null() & nw.col(f"_{name}").is_null()
-            for name in (*HARD_BOUNDS, "spo2_scale", "gcs")
+            ~nw.col(f"_{name}_text").is_null() & nw.col(f"_{name}_number").is_null() & ~_is_inexact(name)
+            for name in HARD_BOUNDS
         ),
+        *(~nw.col(f"_{name}_text").is_null() & nw.col(f"_{name}").is_null() for name in ("spo2_scale", "gcs")),
         ignore_nulls=True,
     )
     frame = frame.with_columns(
@@ -207,6 +268,7 @@ def validate_vitals(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
         visit_id=identity(profiles, "visit_id"),
         patient_id=identity(profiles, "patient_id"),
         device_id=text("device_id"),
+        inexact_values=_inexact_values(),
         consciousness=translated("_consciousness", _CONSCIOUSNESS),
         is_on_oxygen=translated("_on_oxygen", _ON_OXYGEN) == "true",
         spo2_scale=nw.when(nw.col("_spo2_scale").is_in([1.0, 2.0])).then(nw.col("_spo2_scale").cast(nw.Int64)),
@@ -226,6 +288,7 @@ def validate_vitals(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
             (HOSPITAL_UNKNOWN, nw.col("time_zone").is_null()),
             (MEASURED_AT_MISSING, nw.col("measured_at").is_null()),
             (MEASURED_IN_FUTURE, in_future(profiles, "measured_at", "recorded_at")),
+            (WITHDRAWN, nw.col("_is_withdrawn")),
         ),
         quality_codes=codes(
             (MEASURED_AT_ASSUMED, ~is_blank("measured_at_source")),
@@ -234,6 +297,9 @@ def validate_vitals(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
             (CELSIUS_INFERRED, nw.col("_is_inferred_celsius")),
             (SPO2_FRACTION, nw.col("_is_fraction")),
             (PRESSURES_SWAPPED, nw.col("diastolic_mmhg") > nw.col("systolic_mmhg")),
+            (VALUE_INEXACT, nw.any_horizontal(*map(_is_inexact, HARD_BOUNDS), ignore_nulls=True)),
+            (UNIT_CONVERTED, _any_of("is_converted")),
+            (UNIT_UNKNOWN, _any_of("is_foreign")),
             (VALUE_UNREADABLE, unreadable),
             (CONSCIOUSNESS_UNKNOWN, nw.col("consciousness").is_null() & ~is_blank("_consciousness")),
             (ON_OXYGEN_UNKNOWN, nw.col("is_on_oxygen").is_null() & ~is_blank("_on_oxygen")),
@@ -244,7 +310,177 @@ def validate_vitals(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
             *((rule, nw.col(f"_{parameter}_is_out")) for parameter, rule in OUT_OF_BOUNDS.items()),
         ),
     )
-    return newest_only(frame, ["observation_id"], "recorded_at")
+    frame = newest_only(frame, ["observation_id"], "recorded_at")
+    # What another row of the set holds, too, is no repetition of it.
+    is_part = nw.col("source_profile").is_in(gathered) & nw.col("rule").is_in([DUPLICATE.name, SUPERSEDED.name])
+    return frame.with_columns(rule=nw.when(is_part).then(nw.lit(MERGED.name)).otherwise(nw.col("rule")))
+
+
+# Texts of the payload -------------------------------------------------------------------------------
+
+
+def _is_gathered(spec: Subject) -> bool:
+    """Whether a source sends observations one by one, in versions."""
+    return any(own.observations is not None and own.format != "csv" for own in spec.layouts)
+
+
+#: Column of a text -> where a payload of a whole set has it.
+_TEXTS = {
+    **{f"_{parameter}_text": f"$.{parameter}.value" for parameter in HARD_BOUNDS},
+    **{f"_{parameter}_unit": f"$.{parameter}.unit" for parameter in HARD_BOUNDS},
+    "_consciousness": "$.consciousness",
+    "_on_oxygen": "$.on_oxygen",
+    "_spo2_scale_text": "$.spo2_scale",
+    "_gcs_text": "$.gcs",
+    "_pain_text": "$.pain",
+}
+_PLACE = ("source_file", "source_line", "source_part")
+_SET = ("source_profile", PARTITION_COLUMN, "observation_id")
+
+
+def _with_texts(frame: Frame, profiles: Profiles, gathered: Sequence[str]) -> Frame:
+    """The texts of each vital sign in place of the payload, and `_is_withdrawn`: a set without any value.
+
+    Every record of a set that is gathered from single observations has the texts of the whole set.
+    """
+    is_gathered = nw.col("source_profile").is_in(gathered)
+    # First of all, so that the payload is not carried through what follows.
+    whole = json_fields(frame.filter(~is_gathered), "payload", _TEXTS).with_columns(_is_withdrawn=nw.lit(False))
+    single = frame.filter(is_gathered)
+    sets = single.drop("payload").join(_newest_texts(single, profiles), on=list(_SET), how="left")
+    sets = sets.with_columns(
+        _is_withdrawn=nw.col("_count").is_null(),
+        # A correction need not repeat to which visit it belongs.
+        visit_id=nw.coalesce(text("visit_id"), text("visit_id").max().over(*_SET)),
+    )
+    names = [name for name in frame.collect_schema().names() if name != "payload"] + [*_TEXTS, "_is_withdrawn"]
+    return nw.concat([whole.select(*names), sets.select(*names)], how="vertical")
+
+
+def _newest_texts(records: Frame, profiles: Profiles) -> Frame:
+    """The texts of each set of observations: of each the newest version, without what is withdrawn.
+
+    Returns:
+        the columns of `_SET`, a text for each of `_TEXTS`, and `_count`: how many values; only sets that have any.
+    """
+    parts = ("sign", "code", "value", "unit", "written", "id", "status", "comparator")
+    each = json_rows(
+        records.select(*_SET, *_PLACE, "time_zone", "recorded_at", "payload"), "payload", "observations", parts
+    )
+    each = each.with_columns(_written_text=nw.coalesce("written", "recorded_at"))
+    each = read_clocks(each, profiles, "vitals", {"_written": "_written_text"}, suffix="_text")
+    each = resolve_instants(each, {"_written_at": "_written"}, "time_zone")
+    each = each.with_columns(
+        _is_withdrawn=_has_status(profiles, "withdrawn"),
+        _is_corrected=_has_status(profiles, "corrected"),
+        _rank=_rank_of_code(profiles),
+        _has_written=(~nw.col("_written_at").is_null()).cast(nw.Int32),
+        _version=nw.coalesce(nw.concat_str(nw.lit("id:"), nw.col("id")), "observation_id"),
+    ).with_columns(
+        _weight=nw.col("_is_withdrawn").cast(nw.Int32) * 2 + nw.col("_is_corrected").cast(nw.Int32),
+        # Of repetitions in one message the first counts.
+        _line=-nw.col("source_line"),
+        _part=-nw.col("source_part"),
+    )
+    # An observation without an id that states no value is no version of another.
+    each = each.filter(nw.col("_is_withdrawn") | ~nw.col("id").is_null() | ~nw.col("value").is_null())
+    newest_first = ["_has_written", "_written_at", "_weight", "source_file", "_line", "_part", "value"]
+    each = (
+        each.with_columns(
+            _newer_count=nw.col("source_line")
+            .cum_count(reverse=True)
+            .over("source_profile", PARTITION_COLUMN, "_version", "code", order_by=newest_first)
+        )
+        .filter(nw.col("_newer_count") == 1, ~nw.col("_is_withdrawn"), ~nw.col("value").is_null())
+        .with_columns(_turn=nw.col("source_line").cum_count().over(*_SET, "sign", order_by=["_rank", "_version"]))
+        .filter(nw.col("_turn") == 1)
+    )
+    stated = nw.concat_str(
+        nw.coalesce(nw.when(~is_blank("comparator")).then(nw.col("comparator")), nw.lit("")), nw.col("value")
+    )
+    each = each.with_columns(_stated=stated)
+
+    def of(sign: str, column: str) -> nw.Expr:
+        return nw.when(nw.col("sign") == sign).then(nw.col(column))
+
+    signs = {
+        **{f"_{sign}_text": (sign, "_stated") for sign in (*HARD_BOUNDS, "spo2_scale", "gcs", "pain")},
+        **{f"_{sign}_unit": (sign, "unit") for sign in HARD_BOUNDS},
+        "_consciousness": ("consciousness", "_stated"),
+        "_on_oxygen": ("on_oxygen", "_stated"),
+    }
+    each = each.with_columns(**{out: of(*found) for out, found in signs.items()})
+    return each.group_by(*_SET).agg(nw.len().alias("_count"), *(nw.col(out).max() for out in signs))
+
+
+def _has_status(profiles: Profiles, kind: str) -> nw.Expr:
+    """Whether an observation has one of the statuses that its source's profile names as `kind`."""
+    said = nw.col("status").str.strip_chars().str.to_uppercase()
+    found = [
+        (nw.col("source_profile") == name)
+        & said.is_in(
+            [
+                status.upper()
+                for own in profile.subjects["vitals"].layouts
+                if own.observations
+                for status in getattr(own.observations, kind)
+            ]
+        )
+        for name, profile in profiles.items()
+        if "vitals" in profile.subjects and _is_gathered(profile.subjects["vitals"])
+    ]
+    return nw.coalesce(nw.any_horizontal(*found, nw.lit(False), ignore_nulls=True), nw.lit(False))
+
+
+def _rank_of_code(profiles: Profiles) -> nw.Expr:
+    """The place of an observation's code among those its source's profile lists."""
+    ranks = [
+        nw.when(nw.col("source_profile") == name).then(
+            nw.col("code").replace_strict(
+                list(places), list(places.values()), default=len(places), return_dtype=nw.Int64
+            )
+        )
+        for name, profile in profiles.items()
+        if "vitals" in profile.subjects
+        for own in profile.subjects["vitals"].layouts
+        if own.observations is not None and own.format != "csv"
+        for places in [{code.strip().upper(): place for place, code in enumerate(own.observations.gathered)}]
+    ]
+    return nw.coalesce(*ranks, nw.lit(0))
+
+
+# Values ---------------------------------------------------------------------------------------------
+
+
+def _is_inexact(parameter: str) -> nw.Expr:
+    return nw.col(f"_{parameter}_number").is_null() & nw.coalesce(
+        nw.col(f"_{parameter}_text").str.contains(_INEXACT), nw.lit(False)
+    )
+
+
+def _any_of(kind: str) -> nw.Expr:
+    return nw.any_horizontal(*(nw.col(f"_{parameter}_{kind}") for parameter in HARD_BOUNDS), ignore_nulls=True)
+
+
+def _inexact_values() -> nw.Expr:
+    """What a set states that is no number in a known unit, as in `spo2 <70 %; heart_rate 80 foo`; null for nothing."""
+    kept = nw.concat_str(
+        *(
+            nw.when(_is_inexact(parameter) | nw.col(f"_{parameter}_is_foreign")).then(
+                nw.concat_str(
+                    nw.lit(parameter),
+                    nw.col(f"_{parameter}_text"),
+                    nw.col(f"_{parameter}_unit"),
+                    separator=" ",
+                    ignore_nulls=True,
+                )
+            )
+            for parameter in HARD_BOUNDS
+        ),
+        separator="; ",
+        ignore_nulls=True,
+    )
+    return nw.when(kept != "").then(kept)
 
 
 #: Vital sign whose codes a profile may map -> the column of its text.
@@ -270,17 +506,60 @@ def _with_mapped(frame: Frame, profiles: Profiles) -> Frame:
 
 
 def _in_one_unit(frame: Frame) -> Frame:
-    """Temperature in degrees Celsius and saturation in percent, with how they got there."""
-    frame = frame.with_columns(_temperature_unit=nw.col("_temperature_unit").str.strip_chars().str.to_uppercase())
+    """Every measured value in its parameter's unit, and how it got there.
+
+    Adds `_<parameter>` (null where the unit cannot be converted), `_<parameter>_is_converted` and
+    `_<parameter>_is_foreign`; needs `_<parameter>_number` and `_<parameter>_unit`.
+    """
+    frame = frame.with_columns(
+        **{
+            f"_{parameter}_unit": nw.when(~is_blank(f"_{parameter}_unit")).then(
+                nw.col(f"_{parameter}_unit").str.strip_chars()
+            )
+            for parameter in HARD_BOUNDS
+        }
+    ).with_columns(
+        **{f"_{parameter}_said": nw.col(f"_{parameter}_unit").str.to_uppercase() for parameter in HARD_BOUNDS}
+    )
+    frame = frame.with_columns(
+        **{
+            f"_{parameter}_factor": nw.coalesce(
+                nw.when(nw.col(f"_{parameter}_said").is_null()).then(nw.lit(1.0)),
+                *(
+                    nw.when(is_one_of(f"_{parameter}_said", [unit for unit, of in units.items() if of == factor])).then(
+                        nw.lit(factor)
+                    )
+                    for factor in dict.fromkeys(units.values())
+                ),
+            )
+            for parameter, units in UNITS.items()
+        },
+        _temperature_factor=nw.when(
+            nw.col("_temperature_said").is_null() | is_one_of("_temperature_said", _TEMPERATURE_UNITS)
+        ).then(nw.lit(1.0)),
+    )
+    values: dict[str, nw.Expr] = {}
+    for p in HARD_BOUNDS:
+        number, factor = nw.col(f"_{p}_number"), nw.col(f"_{p}_factor")
+        values |= {
+            f"_{p}": nw.when(factor == 1.0).then(number).otherwise((number * factor).round(1)),
+            f"_{p}_is_foreign": factor.is_null() & ~number.is_null(),
+            f"_{p}_is_converted": (factor != 1.0) & ~number.is_null(),
+        }
+    frame = frame.with_columns(**values)
+    is_kelvin = nw.coalesce(is_one_of("_temperature_said", _KELVIN_UNITS), nw.lit(False))
+    frame = frame.with_columns(
+        _temperature=nw.when(is_kelvin)
+        .then((nw.col("_temperature") - 273.15).round(1))
+        .otherwise(nw.col("_temperature")),
+        _temperature_is_converted=is_kelvin & ~nw.col("_temperature").is_null(),
+        _says_celsius=nw.coalesce(is_one_of("_temperature_said", _CELSIUS_UNITS), nw.lit(False)) | is_kelvin,
+        _says_fahrenheit=nw.coalesce(is_one_of("_temperature_said", _FAHRENHEIT_UNITS), nw.lit(False)),
+    )
     value = nw.col("_temperature")
-    says_fahrenheit = is_one_of("_temperature_unit", _FAHRENHEIT_UNITS)
-    says_celsius = is_one_of("_temperature_unit", _CELSIUS_UNITS)
     fits_fahrenheit = (value >= 70) & (value <= 120)
     fits_celsius = (value >= 10) & (value <= 50)
     frame = frame.with_columns(
-        _says_fahrenheit=nw.coalesce(says_fahrenheit, nw.lit(False)),
-        _says_celsius=nw.coalesce(says_celsius, nw.lit(False)),
-    ).with_columns(
         _is_fahrenheit=nw.col("_says_fahrenheit") & ~fits_celsius,
         _is_inferred_fahrenheit=~nw.col("_says_fahrenheit") & fits_fahrenheit,
         _is_inferred_celsius=~nw.col("_says_celsius") & fits_celsius,

@@ -45,6 +45,7 @@ __all__ = [
     "is_on_spark",
     "join_valid",
     "json_fields",
+    "json_rows",
     "lazy",
     "literal",
     "local_clocks",
@@ -70,6 +71,7 @@ class Engine(Protocol):
     def parse_wall_clocks(self, frame: Frame, columns: Mapping[str, str], formats: Formats, /) -> Frame: ...
     def plus_minutes(self, frame: Frame, clocks: Mapping[str, str], /) -> Frame: ...
     def json_fields(self, frame: Frame, column: str, fields: Mapping[str, str], /) -> Frame: ...
+    def json_rows(self, frame: Frame, column: str, items: str, fields: Sequence[str], /) -> Frame: ...
     def hash_keys(self, frame: Frame, keys: Mapping[str, Sequence[str]], /) -> Frame: ...
     def checkpoint(self, frame: Frame, /) -> Frame: ...
     def resolve_instants(self, frame: Frame, instants: Mapping[str, str], zone: str, /) -> Frame: ...
@@ -196,6 +198,18 @@ def json_fields(frame: Frame, column: str, fields: Mapping[str, str]) -> Frame:
     The column may be JSON text, or DuckDB's VARIANT.
     """
     return _engine(frame).json_fields(frame, column, fields)
+
+
+def json_rows(frame: Frame, column: str, items: str, fields: Sequence[str]) -> Frame:
+    """One row per object in a list that a JSON column holds, in place of the column.
+
+    Args:
+        frame: any frame.
+        column: the JSON column, of objects; rows whose list is empty or missing give none.
+        items: the member that is the list.
+        fields: members of the objects in it, all texts; added as columns.
+    """
+    return _engine(frame).json_rows(frame, column, items, fields)
 
 
 def hash_keys(frame: Frame, keys: Mapping[str, Sequence[str]]) -> Frame:

@@ -150,6 +150,14 @@ def json_fields(frame: Frame, column: str, fields: Mapping[str, str]) -> Frame:
     return with_sql(found, {out: f"_found[{place}]" for place, out in enumerate(fields, start=1)}).drop("_found")
 
 
+def json_rows(frame: Frame, column: str, items: str, fields: Sequence[str]) -> Frame:
+    listed = f"json_extract(cast({quoted(column)} as json), {literal(f'$.{items}[*]')})"
+    rows = lazy(
+        _relation(frame).select(StarExpression(exclude=[column]), SQLExpression(f"unnest({listed})").alias("_item"))
+    )
+    return json_fields(rows, "_item", {name: f"$.{name}" for name in fields}).drop("_item")
+
+
 def hash_keys(frame: Frame, keys: Mapping[str, Sequence[str]]) -> Frame:
     return with_sql(
         frame,

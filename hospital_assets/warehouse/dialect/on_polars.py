@@ -120,6 +120,18 @@ def json_fields(frame: Frame, column: str, fields: Mapping[str, str]) -> Frame:
     )
 
 
+def json_rows(frame: Frame, column: str, items: str, fields: Sequence[str]) -> Frame:
+    item = pl.Struct(dict.fromkeys(fields, pl.String))
+    rows = (
+        polars_of(frame)
+        .with_columns(_item=pl.col(column).str.json_decode(pl.Struct({items: pl.List(item)})).struct.field(items))
+        .drop(column)
+        .explode("_item")
+        .filter(pl.col("_item").is_not_null())
+    )
+    return lazy(rows.with_columns(pl.col("_item").struct.field(*fields)).drop("_item"))
+
+
 def hash_keys(frame: Frame, keys: Mapping[str, Sequence[str]]) -> Frame:
     return lazy(
         polars_of(frame).with_columns(
