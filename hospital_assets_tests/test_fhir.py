@@ -16,14 +16,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hospital_assets.assets.cleaned.vitals import validate_vitals
 from hospital_assets.landing import json_records
 from hospital_assets.landing.fhir import json_lines, resource_type
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.zone import LandingZone
 from hospital_assets.settings import Settings, write_settings
 from hospital_assets.simulator import simulate
+from hospital_assets.warehouse.dialect import lazy
 from hospital_assets_tests.fhir_rendering import Rendering, land_bundle, land_ndjson, prepare
 from hospital_assets_tests.helpers import query, run
+from hospital_assets_tests.test_hl7_profile import collected
 
 FIRST = date(2026, 3, 7)  # the day after has 23 hours
 FACTS = " or ".join(
@@ -332,11 +335,13 @@ FILES = {
         encounter("A2", "IMP", partOf={"reference": "Encounter/A1"}, location=PLACES),
     ),
     "values": ndjson(
-        observation("V1", "8867-4", 300, status="entered-in-error"),
+        observation("V1", "8867-4", 300, status="entered-in-error", id="wrong"),
         observation("V1", "8867-4", 81),
         observation("V1", "9279-1", dataAbsentReason={"coding": [{"code": "not-performed"}]}),
         observation("V1", "85354-9", component=PRESSURES),
-        observation("V1", "2708-6", 97, effectiveDateTime="2026-03-07T11:00:00-05:00"),
+        observation(
+            "V1", "2708-6", valueQuantity={"value": 97, "code": "%"}, effectiveDateTime="2026-03-07T11:00:00-05:00"
+        ),
         observation("V1", "3151-8", 2),
         encounter("V1"),
     ),
@@ -447,15 +452,13 @@ def test_who_is_admitted_goes_on_in_the_encounter_that_is_part_of_the_visit(land
 
 def test_what_is_no_value_is_not_used(landed: Read) -> None:
     sets = of(landed["vitals"], "values").sort("measured_at")
-    first, second = (json.loads(payload) for payload in sets["payload"])
-    assert first["heart_rate"]["value"] == "81"
-    assert first["respiratory_rate"] is None
-    assert (first["systolic_bp"]["value"], first["diastolic_bp"]["unit"]) == ("120", "mm[Hg]")
-    assert first["on_oxygen"] == "true"
-    assert second["spo2"]["value"] == "97"
-    assert second["heart_rate"] is None
+    hospitals = pl.DataFrame({"hospital_id": ["fhir-r4:H1"], "time_zone": ["America/Denver"]})
+    validated = collected(validate_vitals(lazy(sets), lazy(hospitals), load_profiles(None))).sort("measured_at")
+    assert validated.select(
+        "heart_rate_bpm", "respiratory_rate_per_min", "systolic_mmhg", "diastolic_mmhg", "is_on_oxygen", "spo2_pct"
+    ).rows() == [(81, None, 120, 70, True, None), (None, None, None, None, None, 97)]
     assert sets["hospital_id"].to_list() == ["H1", "H1"]  # looked up in the encounter
-    assert of(landed["other_records"], "values")["kind"].to_list() == ["Observation 8867-4 entered-in-error"]
+    assert of(landed["other_records"], "values").is_empty()  # what is withdrawn is a version of a vital sign
 
 
 def test_ranks_hospitals_and_triage_come_from_other_resources(landed: Read) -> None:
@@ -464,10 +467,11 @@ def test_ranks_hospitals_and_triage_come_from_other_resources(landed: Read) -> N
     assert diagnoses.select(wanted).rows() == [
         ("C1", "22298006", SCT, None, "H1", DAY),
         ("C2", "R07.9", ICD, "1", "H1", DAY),
+        ("C3", "Z00", ICD, None, "H1", DAY),  # withdrawn when it is cleaned
     ]
+    assert diagnoses["record_status"].to_list() == [None, None, "entered-in-error"]
     assert of(landed["er_visits"], "ranks")["triage_level"].to_list() == ["2"]
     assert sorted(of(landed["other_records"], "conditions", "triage")["kind"]) == [
-        "Condition",
         "Condition",
         "Observation 54094-8 final",
     ]

@@ -209,13 +209,12 @@ def test_long_observations_become_sets(zone: LandingZone, own: Own, kind: str) -
         "P2-2026-01-15 10:00:00",
         "P1-2026-01-15 11:00:00",
     ]
-    first = json.loads(sets["payload"][0])
-    assert first == {
-        "heart_rate": {"value": "80", "unit": "/min"},
-        "temperature": {"value": "98.6", "unit": "[degF]"},
-        "pain": None,
-    }
-    assert json.loads(sets["payload"][1])["pain"] == "3"
+    values = [
+        [(one["sign"], one["value"], one["unit"]) for one in json.loads(payload)["observations"]]
+        for payload in sets["payload"]
+    ]
+    assert values[0][:2] == [("heart_rate", "80", "/min"), ("temperature", "98.6", "[degF]")]
+    assert values[1][0][:2] == ("pain", "3")
     assert [r["CODE"] for r in json.loads(sets["record"][0])] == ["8867-4", "8310-5", "8867-4"]
     assert records(zone, "other_records", ledger)["kind"].to_list() == ["8302-2"]
 
@@ -249,7 +248,8 @@ def test_each_element_of_a_list_is_a_row(zone: LandingZone, own: Own) -> None:
         (1, 1, "2026-01-15 10:00:00"),
         (1, 3, "2026-01-15 11:00:00"),
     ]
-    assert json.loads(sets["payload"][0])["temperature"] == {"value": "37", "unit": "Cel"}
+    second = json.loads(sets["payload"][0])["observations"][1]
+    assert (second["sign"], second["value"], second["unit"]) == ("temperature", "37", "Cel")
     assert json.loads(sets["record"][0]) == message
     rest = records(zone, "other_records", ledger)
     assert rest["source_line"].to_list() == [2, 3, 4, 5]
@@ -311,7 +311,7 @@ def test_a_flag_is_whether_a_value_is_above_zero(zone: LandingZone, own: Own, ki
     rows = [{**VALUES[0], "WHO": f"P{n}", "CODE": "3151-8", "VALUE": v} for n, v in enumerate(litres)]
     land(zone, "obs", rows, kind)
     sets = records(zone, "vitals", zone.discover())
-    found = [json.loads(payload)["on_oxygen"] for payload in sets["payload"]]
+    found = [json.loads(payload)["observations"][0]["value"] for payload in sets["payload"]]
     assert found == ["true", "false", None, None]
 
 

@@ -233,9 +233,10 @@ def _csv_column(name: str, spec: Subject, landed: Sequence[str]) -> pl.Expr:
             ],
             separator="-",
         )
-    if name == "payload" and (spec.payload or spec.observations):
-        parameters = spec.payload or _gathered_payload(spec.observations)
-        return _payload(parameters, landed)
+    if name == "payload" and spec.observations:
+        return pl.col("@payload")
+    if name == "payload" and spec.payload:
+        return _payload(spec.payload, landed)
     names = spec.source_names(name)
     if spec.join is not None and name in spec.join.columns:
         names = (_joined_as(name),)
@@ -322,42 +323,41 @@ def _made_events(spec: Subject, landed: Sequence[str]) -> list[pl.Expr]:
     return made
 
 
-def _gathered_payload(observations: Observations | None) -> dict[str, Parameter]:
-    """The flat columns that `_gathered` makes, as a declaration of a payload."""
-    assert observations is not None  # noqa: S101  (only called where there are observations)
-    return {name: Parameter(column=f"@{name}") for name in dict.fromkeys(observations.gathered.values())}
-
-
 def _gathered(frame: pl.DataFrame, long: Observations) -> pl.DataFrame:
-    """Observation sets: one row for each key, a column for each vital sign and one for its unit."""
+    """Observation sets: one row for each key, its observations as JSON in `@payload`."""
     names = {code.strip().upper(): name for code, name in long.gathered.items()}
     by = list(long.by) if set(long.by) <= set(frame.columns) else ["@line"]
-    values = [pl.col(name) for name in long.values if name in frame.columns]
-    frame = frame.sort("@line").with_columns(
-        pl.col(long.code)
-        .str.strip_chars()
-        .str.to_uppercase()
-        .replace_strict(names, default=None, return_dtype=pl.String)
-        .alias("@name"),
-        pl.coalesce(*values, pl.lit(None, dtype=pl.String)).alias("@value"),
-        (pl.col(long.unit) if long.unit in frame.columns else pl.lit(None, dtype=pl.String)).alias("@unit"),
-    )
-    kept = [n for n in frame.columns if n not in (*by, "@record", "@name", "@value", "@unit")]
-    found = [
-        pl.col(source).filter(pl.col("@name") == name, pl.col("@value").is_not_null()).first().alias(f"@{name}{suffix}")
-        for name in dict.fromkeys(names.values())
-        for source, suffix in (("@value", ""), ("@unit", "_unit"))
-    ]
+    code = pl.col(long.code).str.strip_chars().str.to_uppercase()
+    value = pl.coalesce(*(pl.col(name) for name in long.values if name in frame.columns), pl.lit(None, dtype=pl.String))
+
+    def landed(*sources: str | None) -> pl.Expr:
+        known = [pl.col(source) for source in sources if source in frame.columns]
+        return pl.coalesce(*known, pl.lit(None, dtype=pl.String))
+
+    is_flag = code.is_in([flag.strip().upper() for flag in long.flags])
+    observation = {
+        "sign": code.replace_strict(names, default=None, return_dtype=pl.String),
+        "code": code,
+        "value": pl.when(is_flag).then((value.cast(pl.Float64, strict=False) > 0).cast(pl.String)).otherwise(value),
+        "unit": landed(long.unit),
+        "written": landed(*long.written),
+        "place": pl.col("@line").cast(pl.String),
+        "id": landed(long.id),
+        "status": landed(long.status),
+        "comparator": landed(long.comparator),
+    }
+    kept = [name for name in frame.columns if name not in (*by, "@record")]
     joined = pl.col("@record").str.join(",")
     records = pl.when(pl.len() > 1).then(pl.concat_str(pl.lit("["), joined, pl.lit("]"))).otherwise(joined)
     return (
-        frame.group_by(by, maintain_order=True)
-        .agg(*(pl.col(name).first() for name in kept), *found, records.alias("@record"))
+        frame.sort("@line")
+        .with_columns(pl.struct([value.alias(part) for part, value in observation.items()]).alias("@observation"))
+        .group_by(by, maintain_order=True)
+        .agg(*(pl.col(name).first() for name in kept), pl.col("@observation"), records.alias("@record"))
         .with_columns(
-            (pl.col(f"@{name}").cast(pl.Float64, strict=False) > 0).cast(pl.String).alias(f"@{name}")
-            for name in dict.fromkeys(long.flags.values())
+            pl.struct(pl.col("@observation").alias("observations")).struct.json_encode().alias("@payload"),
+            pl.lit(1, dtype=pl.Int64).alias("@part"),
         )
-        .with_columns(pl.lit(1, dtype=pl.Int64).alias("@part"))
     )
 
 
@@ -370,8 +370,6 @@ def _payload(parameters: Mapping[str, Parameter], landed: Sequence[str]) -> pl.E
         value = pl.col(parameter.column)
         if name in MEASURED:
             unit = pl.lit(parameter.unit, dtype=pl.String)
-            if f"{parameter.column}_unit" in landed and parameter.column.startswith("@"):
-                unit = pl.col(f"{parameter.column}_unit")
             fields.append(
                 pl.when(value.is_not_null()).then(pl.struct(value.alias("value"), unit.alias("unit"))).alias(name)
             )

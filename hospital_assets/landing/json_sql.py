@@ -329,6 +329,7 @@ def _gathered_sql(
         "code": code,
         "value": f"case when {is_flag} then cast(try_cast({value} as double) > 0 as varchar) else {value} end",
         "unit": unit,
+        "place": f"cast({place} as varchar)",
         "written": f"coalesce({', '.join(written)}, null)" if written else "cast(null as varchar)",
         **{
             part: reading.source(name) if name else "cast(null as varchar)"

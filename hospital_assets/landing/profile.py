@@ -268,8 +268,8 @@ class Observations(_Declaration):
     """Vital signs in long form (a record or a list element for each), gathered into sets.
 
     Only what has one of the codes is gathered; of several codes of a vital sign the first of `codes` counts. The
-    records stay together, word for word, in `record`. Of formats other than CSV the newest version of each observation
-    counts, in whatever file it landed, and a withdrawn one is none.
+    records stay together, word for word, in `record`. The newest version of each observation counts, in whatever file
+    it landed, and a withdrawn one is none.
 
     Attributes:
         by: source names that together identify a set.

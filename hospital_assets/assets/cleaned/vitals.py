@@ -321,7 +321,7 @@ def validate_vitals(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
 
 def _is_gathered(spec: Subject) -> bool:
     """Whether a source sends observations one by one, in versions."""
-    return any(own.observations is not None and own.format != "csv" for own in spec.layouts)
+    return any(own.observations is not None for own in spec.layouts)
 
 
 #: Column of a text -> where a payload of a whole set has it.
@@ -363,7 +363,7 @@ def _newest_texts(records: Frame, profiles: Profiles) -> Frame:
     Returns:
         the columns of `_SET`, a text for each of `_TEXTS`, and `_count`: how many values; only sets that have any.
     """
-    parts = ("sign", "code", "value", "unit", "written", "id", "status", "comparator")
+    parts = ("sign", "code", "value", "unit", "written", "place", "id", "status", "comparator")
     each = json_rows(
         records.select(*_SET, *_PLACE, "time_zone", "recorded_at", "payload"), "payload", "observations", parts
     )
@@ -379,12 +379,11 @@ def _newest_texts(records: Frame, profiles: Profiles) -> Frame:
     ).with_columns(
         _weight=nw.col("_is_withdrawn").cast(nw.Int32) * 2 + nw.col("_is_corrected").cast(nw.Int32),
         # Of repetitions in one message the first counts.
-        _line=-nw.col("source_line"),
-        _part=-nw.col("source_part"),
+        _place=-nw.col("place").cast(nw.Int64),
     )
     # An observation without an id that states no value is no version of another.
     each = each.filter(nw.col("_is_withdrawn") | ~nw.col("id").is_null() | ~nw.col("value").is_null())
-    newest_first = ["_has_written", "_written_at", "_weight", "source_file", "_line", "_part", "value"]
+    newest_first = ["_has_written", "_written_at", "_weight", "source_file", "_place", "value"]
     each = (
         each.with_columns(
             _newer_count=nw.col("source_line")
@@ -443,7 +442,7 @@ def _rank_of_code(profiles: Profiles) -> nw.Expr:
         for name, profile in profiles.items()
         if "vitals" in profile.subjects
         for own in profile.subjects["vitals"].layouts
-        if own.observations is not None and own.format != "csv"
+        if own.observations is not None
         for places in [{code.strip().upper(): place for place, code in enumerate(own.observations.gathered)}]
     ]
     return nw.coalesce(*ranks, nw.lit(0))
