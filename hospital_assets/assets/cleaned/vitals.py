@@ -224,12 +224,9 @@ def validate_vitals(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
     frame = raw.with_columns(hospital_id=identity(profiles, "hospital_id")).join(
         hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
     )
-<<<<<<< HEAD
-    frame = _with_mapped(frame, profiles)
-=======
     gathered = sources_of(profiles, "vitals", _is_gathered)
     frame = _with_texts(frame, profiles, gathered)
->>>>>>> e7e381e (HL7 v2 and FHIR: the newest version counts, sets are whole, values are exact or said not to be)
+    frame = _with_mapped(frame, profiles)
     frame = read_clocks(frame, profiles, "vitals", {"_measured": "measured_at", "_recorded": "recorded_at"}).drop(
         "measured_at", "recorded_at"
     )
