@@ -647,6 +647,7 @@ MAY_BE_EMPTY = frozenset(
         "age_at_extract_years",
         "gcs_score",
         "pain_score",
+        "inexact_values",
     }
 )
 #: Instants that lie ahead by their nature; the audit goes by the wall clock, not by the hospital's.
