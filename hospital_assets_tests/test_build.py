@@ -72,7 +72,10 @@ def test_every_spoiled_record_ends_where_the_truth_expects(built: tuple[Settings
         ]
     )
     fates = truth.join(placed, on=["subject", "file", "line"], how="left").with_columns(
-        pl.when(pl.col("fate") != "kept")
+        # Monitors go on after the last midnight: what they measure then is left out, spoiled or not.
+        pl.when(pl.col("codes") == "outside_service_period")
+        .then(pl.lit("duplicate"))
+        .when(pl.col("fate") != "kept")
         .then("fate")
         .when(pl.col("codes") == "")
         .then(pl.lit("keep"))

@@ -11,8 +11,9 @@ import pytest
 
 from hospital_assets.assets.cleaned.diagnoses_and_procedures import validate_diagnoses
 from hospital_assets.assets.cleaned.er_visits import in_order, validate_er_visits
-from hospital_assets.assets.cleaned.reference_data import validate_departments
+from hospital_assets.assets.cleaned.reference_data import validate_departments, validate_doctor_shifts
 from hospital_assets.assets.cleaned.rules import read_clocks, read_dates
+from hospital_assets.assets.cleaned.vitals import validate_vitals
 from hospital_assets.assets.dimensions.calendar import calendar_days
 from hospital_assets.assets.facts.bed_occupancy import department_hours, occupied
 from hospital_assets.assets.facts.patient_flow import ended_by_register, folded
@@ -390,6 +391,50 @@ def test_a_placeholder_is_no_departure_and_no_birth(on: Engine) -> None:
     assert "placeholder_date" in str(codes[0]) and "clock_unreadable" not in str(codes[0])
     assert "clock_unreadable" in str(codes[1]) and "placeholder_date" not in str(codes[1])
     assert out["rule"].to_list() == [None, None, None, "arrival_missing"]
+
+
+def raw_rows(subject: str, rows: list[dict[str, object]]) -> pl.DataFrame:
+    """Records of the source `native` as they land."""
+    schema = {name: dtype for name, dtype in CONTRACTS[f"raw_{subject}"].polars_schema.items() if name != "record"}
+    common = {
+        "source_profile": "native",
+        "source_file": "f",
+        "source_part": 1,
+        "service_date": DAY,
+        "hospital_id": "H1",
+    }
+    return pl.DataFrame(
+        [{**dict.fromkeys(schema), **common, "source_line": line, **row} for line, row in enumerate(rows, 1)],
+        schema=schema,
+    )
+
+
+def test_a_record_outside_the_service_days_counts_on_no_other_day(on: Engine) -> None:
+    hospitals = on(pl.DataFrame({"hospital_id": ["H1"], "time_zone": ["America/Chicago"]}))
+    days = Period(DAY, DAY + timedelta(days=2))
+    # The first midnight, the last one, and a year before; 05:30 UTC is still the day before in Chicago.
+    clocks = ["2026-01-09 23:59", "2026-01-10 00:00", "2026-01-11 23:59", "2026-01-12 00:00", "2025-01-10 10:00"]
+    clocks += ["2026-01-10T05:30:00Z", "2026-01-12T05:30:00Z"]
+    inside = [False, True, True, False, False, False, True]
+    profiles = load_profiles(None)
+    visits = raw_rows(
+        "er_visits", [{"visit_id": str(n), "patient_id": "P", "arrival_time": c} for n, c in enumerate(clocks)]
+    )
+    sets = raw_rows(
+        "vitals", [{"observation_id": str(n), "patient_id": "P", "measured_at": c} for n, c in enumerate(clocks)]
+    )
+    shifts = raw_rows(
+        "doctor_shifts",
+        [
+            {"shift_id": str(n), "doctor_id": "D", "shift_start": c, "shift_end": "2026-02-01 00:00"}
+            for n, c in enumerate(clocks)
+        ],
+    )
+    for validate, raw in ((validate_er_visits, visits), (validate_vitals, sets), (validate_doctor_shifts, shifts)):
+        out = collect(validate(on(raw), hospitals, profiles, days)).sort("source_line")
+        assert out["rule"].to_list() == [None if good else "outside_service_period" for good in inside]
+        # Where nobody says which the service days are, as for live alerts, none lies outside.
+        assert collect(validate(on(raw), hospitals, profiles))["rule"].null_count() == len(clocks)
 
 
 def test_hours_in_which_nobody_came_count(on: Engine) -> None:

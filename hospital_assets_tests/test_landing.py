@@ -7,6 +7,7 @@ import itertools
 import json
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -533,3 +534,18 @@ def test_a_damaged_list_of_quarantined_files_holds_back_nothing(tmp_path: Path, 
     assert read_quarantine(tmp_path) == {}
     change_quarantine(tmp_path, {}, {"a": "held"})
     assert read_quarantine(tmp_path) == {"a": "held"}
+
+
+def test_other_service_days_date_files_anew(zone: LandingZone) -> None:
+    vitals_file(zone, TEXT.encode())
+    before = replace(zone, first=date(2026, 12, 1)).discover()
+    row = entry(before, "native/vitals/file.json")
+    # No record lies in the service days: all stand on the first one.
+    assert row["service_dates"] == [date(2026, 12, 1)]
+    assert entry(zone.discover(before), "native/vitals/file.json")["service_dates"] != row["service_dates"]
+    # An open end moves on by itself: nothing is read anew for that.
+    open_ended = replace(zone, is_open_ended=True)
+    versions = [
+        replace(open_ended, last=last).discover()["profile_sha256"].to_list() for last in (zone.last, zone.first)
+    ]
+    assert versions[0] == versions[1]

@@ -3,7 +3,7 @@
 The dashboard, the gateway and the listeners use those without it: an import of Dagster takes a process 30 MB.
 """
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -12,7 +12,9 @@ import polars as pl
 from hospital_assets.access.audit import Event, read_entries, record
 from hospital_assets.clock import hospital_now
 from hospital_assets.landing.registry import load_profiles
+from hospital_assets.partitions import latest_day
 from hospital_assets.settings import Settings
+from hospital_assets.warehouse.database import Period
 
 
 class ClockResource(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -28,6 +30,13 @@ class ClockResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         last = self.last_service_date
         first = date.fromisoformat(self.first_service_date)
         return Settings(Path(self.data_dir), first, None if last is None else date.fromisoformat(last))
+
+    @property
+    def service_days(self) -> Period:
+        """The service days there are by now, wherever the hospitals lie."""
+        settings = self.settings
+        last = settings.last_service_date or latest_day(self.wall())
+        return Period(settings.first_service_date, last + timedelta(days=1))
 
     def wall(self) -> datetime:
         """The wall clock."""

@@ -10,11 +10,14 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import get_args
 
 import dagster as dg
+import narwhals as nw
 
+from hospital_assets.assets.cleaned.rules import OUTSIDE_PERIOD
+from hospital_assets.assets.cleaned.subjects import RULES
 from hospital_assets.automation.instance import dagster_instance
 from hospital_assets.automation.jobs import TABLES
 from hospital_assets.automation.loading import Loading, Span, execute, failure_of, outcome_of, refresh_stale, wall_clock
@@ -26,6 +29,7 @@ from hospital_assets.landing.zone import LandingResource
 from hospital_assets.partitions import period_start, range_tags, service_periods
 from hospital_assets.publishing.policy import RoleName
 from hospital_assets.settings import Settings
+from hospital_assets.warehouse.database import Period, open_warehouse
 
 #: The name under which seconds of checks are counted, in addition to the layers.
 CHECKS = "checks"
@@ -57,7 +61,7 @@ class CheckOutcome:
 
 @dataclass
 class BuildReport:
-    """What a build did."""
+    """What a build did; `outside` counts, by subject, the records left out because their day is no service day."""
 
     first: date
     last: date
@@ -67,6 +71,7 @@ class BuildReport:
     rows: dict[str, int] = field(default_factory=dict)
     quarantined: list[str] = field(default_factory=list)
     suspects: list[str] = field(default_factory=list)
+    outside: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
@@ -117,7 +122,21 @@ def build(
         runs.run("full_refresh", days, _selection(definitions, select))
         if select is None:
             runs.refresh_stale()
+    runs.report.outside = _outside_period(settings, days)
     return runs.report
+
+
+def _outside_period(settings: Settings, days: Span) -> dict[str, int]:
+    """Subject -> how many stored records of some days are left out because their day is no service day."""
+    subjects = [subject for subject, rules in RULES.items() if OUTSIDE_PERIOD in rules]
+    found = {}
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        for subject in subjects:
+            contract = CONTRACTS[f"quarantine_{subject}"]
+            if warehouse.exists(contract):
+                rows = warehouse.read(contract, Period(days[0], days[1] + timedelta(days=1)))
+                found[subject] = len(rows.filter(nw.col("rule") == OUTSIDE_PERIOD.name).collect("polars"))
+    return {subject: count for subject, count in found.items() if count}
 
 
 def check(

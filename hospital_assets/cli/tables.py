@@ -146,6 +146,16 @@ def _print_report(report: BuildReport, definitions: dg.Definitions, settings: Se
     console.print(tables)
 
     print_checks(report)
+    for subject, count in report.outside.items():
+        days = f"{settings.first_service_date} to {settings.last_service_date or 'today'}"
+        console.print(
+            f"left out  {count:,} {subject}: they lie outside the service days, {days}. To count them, "
+            f"change {settings.settings_file} and build again",
+            style="yellow",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     for said in Step(False, report.quarantined, report.suspects).in_words():
         console.print(said, style="red", markup=False, highlight=False, soft_wrap=True)
     console.print(

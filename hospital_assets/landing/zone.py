@@ -84,6 +84,7 @@ class LandingZone:
         connection: the warehouse's connection, so that reading and storing is one plan.
         profiles: the source profiles.
         limits: what one file may cost.
+        is_open_ended: whether the last service day is only the latest one so far.
     """
 
     landing: Path
@@ -93,6 +94,7 @@ class LandingZone:
     connection: duckdb.DuckDBPyConnection
     profiles: Profiles
     limits: FileLimits = field(default=DEFAULT_LIMITS, kw_only=True)
+    is_open_ended: bool = field(default=False, kw_only=True)
 
     def discover(
         self,
@@ -116,7 +118,7 @@ class LandingZone:
         """
         found = self.listed()
         profiles = self.profiles
-        unchanged = _unchanged(known, found, held_back, profiles, self.limits)
+        unchanged = _unchanged(known, found, held_back, self)
         if quiet_since_ns is not None:
             is_quiet = pl.col("file_modified_ns") <= quiet_since_ns
             loud = found.filter(~is_quiet, pl.col("obstacle").is_null())["source_file"]
@@ -360,7 +362,7 @@ class LandingZone:
         profile = profiles.get(folder)
         feeds = _fed_by(source_file, profiles)
         if profile is not None:
-            row["profile_sha256"] = _version(profile, self.limits)
+            row["profile_sha256"] = _version(profile, self)
         if entry["obstacle"] is not None:
             row |= {"state": "unreadable", "problem": entry["obstacle"], "encoding": _NOT_OPENED}
             return [{**row, "subject": feed.subject} for feed in feeds] or [row]
@@ -547,6 +549,7 @@ class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             connection=connection,
             profiles=load_profiles(Path(self.profiles)),
             limits=FileLimits(**self.limits),
+            is_open_ended=last is None,
         )
 
     def open_beside(self) -> LandingZone:
@@ -693,10 +696,11 @@ def _inside(source_file: str) -> PurePosixPath:
     return PurePosixPath(source_file.partition("/")[2])
 
 
-def _version(profile: Profile, limits: FileLimits) -> str:
-    """A hash that changes when a profile says something else, or the limits: files are then looked at anew."""
-    stated = "" if limits == DEFAULT_LIMITS else json.dumps(asdict(limits))
-    return hashlib.sha256(f"{profile.model_dump_json()}{stated}".encode()).hexdigest()
+def _version(profile: Profile, zone: LandingZone) -> str:
+    """A hash of all that decides how a file is read and dated: where it changes, files are looked at anew."""
+    limits = "" if zone.limits == DEFAULT_LIMITS else json.dumps(asdict(zone.limits))
+    days = f"{zone.first} {'' if zone.is_open_ended else zone.last}"
+    return hashlib.sha256(f"{profile.model_dump_json()}{limits}{days}".encode()).hexdigest()
 
 
 def _why_unknown(folder: str, profiles: Profiles) -> str:
@@ -725,11 +729,7 @@ def _originals(unchanged: pl.DataFrame, fresh: pl.DataFrame, profiles: Mapping[s
 
 
 def _unchanged(
-    known: pl.DataFrame | None,
-    listed: pl.DataFrame,
-    held_back: Mapping[str, str],
-    profiles: Mapping[str, Profile],
-    limits: FileLimits,
+    known: pl.DataFrame | None, listed: pl.DataFrame, held_back: Mapping[str, str], zone: LandingZone
 ) -> pl.DataFrame:
     if known is None:
         return pl.DataFrame(schema=_LEDGER.polars_schema)
@@ -740,8 +740,8 @@ def _unchanged(
         .filter(pl.col("obstacle").eq_missing(reason))
         .select(_LEDGER.column_names)
     )
-    # A profile that says something else may read the file otherwise.
-    versions = {name: _version(profile, limits) for name, profile in profiles.items()}
+    # A profile that says something else may read the file otherwise, and other service days date it otherwise.
+    versions = {name: _version(profile, zone) for name, profile in zone.profiles.items()}
     version = pl.col("source_profile").replace_strict(versions, default=None, return_dtype=pl.String)
     still = still.filter(pl.col("profile_sha256").eq_missing(version))
     # A copy whose original is gone is not a copy any more.

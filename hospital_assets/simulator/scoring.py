@@ -10,7 +10,7 @@ from __future__ import annotations
 import polars as pl
 
 from hospital_assets.assets.cleaned import adt_events, er_visits, patients, vitals
-from hospital_assets.assets.cleaned.rules import READING_RULES, Rule
+from hospital_assets.assets.cleaned.rules import OUTSIDE_PERIOD, READING_RULES, Rule
 from hospital_assets.warehouse.database import Warehouse
 
 _RULES: dict[str, tuple[Rule, ...]] = {
@@ -20,7 +20,7 @@ _RULES: dict[str, tuple[Rule, ...]] = {
     "adt_events": adt_events.RULES,
 }
 #: Rules that note what is no fault: other units and hours that really were ambiguous.
-NEUTRAL = ("fahrenheit_converted", "ambiguous_hour", "missing_hour")
+NEUTRAL = ("fahrenheit_converted", "ambiguous_hour", "missing_hour", OUTSIDE_PERIOD.name)
 
 #: Another date format is read as what it is; there is nothing to mark.
 _READ = ("time_format",)
@@ -59,7 +59,8 @@ def recall(truth: pl.DataFrame, found: pl.DataFrame) -> pl.DataFrame:
         pl.col("fate").fill_null("lost")
     )
     is_marked = (pl.col("fate") == "kept") & (pl.col("codes") != "")
-    is_gone = pl.col("fate") == "duplicate"
+    # Monitors go on after the last midnight: what they measure then is left out, spoiled or not.
+    is_gone = (pl.col("fate") == "duplicate") | (pl.col("codes") == OUTSIDE_PERIOD.name)
     handled = (
         pl.when(pl.col("expected") == "quarantine")
         .then(pl.col("fate") == "quarantined")

@@ -139,6 +139,7 @@ class SparkLandingResource(LandingResource):
             self.spark.spark_session,
             Lake(self.lake),
             limits=zone.limits,
+            is_open_ended=zone.is_open_ended,
         )
 
 

@@ -9,6 +9,7 @@ import narwhals as nw
 
 from hospital_assets.assets.cleaned.rules import (
     CLOCK_AMBIGUOUS,
+    OUTSIDE_PERIOD,
     PLACEHOLDER,
     Rule,
     clock_doubts,
@@ -21,6 +22,7 @@ from hospital_assets.assets.cleaned.rules import (
     is_blank,
     is_one_of,
     mapped,
+    outside_period,
     read_clocks,
     read_numbers,
     split,
@@ -28,9 +30,11 @@ from hospital_assets.assets.cleaned.rules import (
 )
 from hospital_assets.assets.declare import cleaned_and_quarantined
 from hospital_assets.assets.dedupe import newest_only
+from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts.cleaned import ARRIVAL_MODES, DEPARTMENTS, DISPOSITIONS
 from hospital_assets.landing.clocks import is_day
 from hospital_assets.landing.registry import Profiles
+from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import Frame, local_clocks, resolve_instants
 
 CLOCKS = ("arrival", "handover", "triage", "room", "provider", "decision", "departure")
@@ -85,6 +89,7 @@ RULES = (
     ARRIVAL_MISSING,
     ARRIVAL_TIME_UNKNOWN,
     ARRIVAL_IN_FUTURE,
+    OUTSIDE_PERIOD,
     VISIT_ID_CONFLICT,
     DEPARTMENT_MAPPED,
     DEPARTMENT_UNKNOWN,
@@ -105,19 +110,21 @@ RULES = (
 
 @dg.multi_asset(**cleaned_and_quarantined("er_visits"))
 def er_visits(
-    raw_er_visits: Frame, cleaned_hospitals: Frame, profiles: dg.ResourceParam[Profiles]
+    raw_er_visits: Frame, cleaned_hospitals: Frame, profiles: dg.ResourceParam[Profiles], clock: ClockResource
 ) -> tuple[Frame, Frame]:
     """Emergency visits, validated and split."""
-    return split(validate_er_visits(raw_er_visits, cleaned_hospitals, profiles), raw_er_visits, "er_visits", RULES)
+    validated = validate_er_visits(raw_er_visits, cleaned_hospitals, profiles, clock.service_days)
+    return split(validated, raw_er_visits, "er_visits", RULES)
 
 
-def validate_er_visits(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
+def validate_er_visits(raw: Frame, hospitals: Frame, profiles: Profiles, period: Period | None = None) -> Frame:
     """Every raw record with its cleaned columns, its quality codes, and the rule it broke.
 
     Args:
         raw: raw_er_visits.
         hospitals: cleaned_hospitals, for the time zones.
         profiles: the source profiles.
+        period: the service days; None: not known, and no visit lies outside of them.
     """
     raw = completed(raw, profiles, "er_visits", ["hospital_id", "patient_id", "visit_id"])
     frame = raw.with_columns(hospital_id=identity(profiles, "hospital_id")).join(
@@ -179,6 +186,7 @@ def validate_er_visits(raw: Frame, hospitals: Frame, profiles: Profiles) -> Fram
             (ARRIVAL_MISSING, nw.col("arrival_at").is_null()),
             (ARRIVAL_TIME_UNKNOWN, nw.col("_arrival_is_day")),
             (ARRIVAL_IN_FUTURE, in_future(profiles, "arrival_at", "recorded_at")),
+            (OUTSIDE_PERIOD, outside_period(period, "arrival_local")),
         ),
         quality_codes=codes(
             (DEPARTMENT_MAPPED, nw.col("department_name") != nw.col("_landed_department")),

@@ -6,11 +6,13 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.cleaned.rules import (
+    OUTSIDE_PERIOD,
     Rule,
     codes,
     first_broken,
     identity,
     mapped,
+    outside_period,
     read_clocks,
     read_dates,
     read_numbers,
@@ -19,10 +21,12 @@ from hospital_assets.assets.cleaned.rules import (
 )
 from hospital_assets.assets.declare import cleaned_and_quarantined
 from hospital_assets.assets.dedupe import newest_only
+from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts.cleaned import DEPARTMENTS
 from hospital_assets.landing.profile import time_zones
 from hospital_assets.landing.registry import Profiles
-from hospital_assets.warehouse.dialect import Frame, resolve_instants
+from hospital_assets.warehouse.database import Period
+from hospital_assets.warehouse.dialect import Frame, local_clocks, resolve_instants
 
 HOSPITAL_ID_MISSING = Rule("hospital_id_missing", "A hospital needs an identifier.", "quarantine")
 NAME_MISSING = Rule("name_missing", "It needs a name.", "quarantine")
@@ -49,7 +53,7 @@ DEPARTMENT_RULES = (
     DEPARTMENT_MAPPED,
 )
 DOCTOR_RULES = (DOCTOR_ID_MISSING, HOSPITAL_UNKNOWN, DOCTOR_NAME_MISSING)
-SHIFT_RULES = (SHIFT_ID_MISSING, DOCTOR_ID_MISSING, HOSPITAL_UNKNOWN, SHIFT_TIMES_INVALID)
+SHIFT_RULES = (SHIFT_ID_MISSING, DOCTOR_ID_MISSING, HOSPITAL_UNKNOWN, SHIFT_TIMES_INVALID, OUTSIDE_PERIOD)
 
 
 @dg.multi_asset(**cleaned_and_quarantined("hospitals"))
@@ -79,11 +83,11 @@ def doctors(raw_doctors: Frame, cleaned_hospitals: Frame, profiles: dg.ResourceP
 
 @dg.multi_asset(**cleaned_and_quarantined("doctor_shifts"))
 def doctor_shifts(
-    raw_doctor_shifts: Frame, cleaned_hospitals: Frame, profiles: dg.ResourceParam[Profiles]
+    raw_doctor_shifts: Frame, cleaned_hospitals: Frame, profiles: dg.ResourceParam[Profiles], clock: ClockResource
 ) -> tuple[Frame, Frame]:
     """Doctor shifts, validated and split."""
     return split(
-        validate_doctor_shifts(raw_doctor_shifts, cleaned_hospitals, profiles),
+        validate_doctor_shifts(raw_doctor_shifts, cleaned_hospitals, profiles, clock.service_days),
         raw_doctor_shifts,
         "doctor_shifts",
         SHIFT_RULES,
@@ -169,15 +173,16 @@ def validate_doctors(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
     return newest_only(frame, ["doctor_id"], "source_file")
 
 
-def validate_doctor_shifts(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
-    """Every raw shift with its cleaned columns and the rule it broke."""
+def validate_doctor_shifts(raw: Frame, hospitals: Frame, profiles: Profiles, period: Period | None = None) -> Frame:
+    """Every raw shift with its cleaned columns and the rule it broke; `period` as for visits."""
     frame = _with_hospital(raw, hospitals, profiles)
     frame = read_clocks(
         frame, profiles, "doctor_shifts", {"_start": "shift_start", "_end": "shift_end", "_recorded": "recorded_at"}
     ).drop("recorded_at")
     frame = resolve_instants(
         frame, {"shift_start_at": "_start", "shift_end_at": "_end", "recorded_at": "_recorded"}, "time_zone"
-    ).with_columns(
+    )
+    frame = local_clocks(frame, {"_start_local": "shift_start_at"}, "time_zone").with_columns(
         shift_id=identity(profiles, "shift_id"),
         doctor_id=identity(profiles, "doctor_id"),
         department_id=identity(profiles, "department_id"),
@@ -194,6 +199,7 @@ def validate_doctor_shifts(raw: Frame, hospitals: Frame, profiles: Profiles) -> 
                 | nw.col("shift_end_at").is_null()
                 | (nw.col("shift_end_at") <= nw.col("shift_start_at")),
             ),
+            (OUTSIDE_PERIOD, outside_period(period, "_start_local")),
         )
     )
     return newest_only(frame, ["shift_id"], "recorded_at")

@@ -20,6 +20,7 @@ from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.clocks import split_sums, without_sum_is_zero
 from hospital_assets.landing.profile import Subject, Sum, canonical_columns
 from hospital_assets.landing.registry import Profiles
+from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import (
     NUMBER_FORMATS,
     Frame,
@@ -63,6 +64,12 @@ PLACEHOLDER = Rule(
     "A clock or date is one that stands for none: 9999-12-31, 1900-01-01, 1753-01-01, 0001-01-01, or what the profile "
     "names (`placeholders`). It is not used.",
     "flag",
+)
+OUTSIDE_PERIOD = Rule(
+    "outside_service_period",
+    "The day of the event is none of the data directory's service days (first_service_date to last_service_date in "
+    "hospital.toml): it is left out, and counted on no other day.",
+    "quarantine",
 )
 #: Days that programs write for want of one, beside those of the year 1, and the year from which on nothing ends.
 _PLACEHOLDER_DAYS = (date(1753, 1, 1), date(1900, 1, 1))
@@ -257,6 +264,14 @@ def _formats(
             formats = profile.timestamp_formats if own is None else own
             found.setdefault(text, {})[name] = formats
     return found
+
+
+def outside_period(period: Period | None, local: str) -> nw.Expr:
+    """Whether the wall clock `local` lies on none of the service days; never where nobody says which they are."""
+    if period is None:
+        return nw.lit(False)
+    day = nw.col(local).dt.date()
+    return (day < nw.lit(period.first)) | (day >= nw.lit(period.end))
 
 
 def in_future(profiles: Profiles, at: str, written: str) -> nw.Expr:

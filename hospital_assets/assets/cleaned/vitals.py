@@ -9,6 +9,7 @@ import narwhals as nw
 
 from hospital_assets.assets.cleaned.rules import (
     DUPLICATE,
+    OUTSIDE_PERIOD,
     SUPERSEDED,
     Rule,
     codes,
@@ -18,6 +19,7 @@ from hospital_assets.assets.cleaned.rules import (
     is_blank,
     is_one_of,
     mapped,
+    outside_period,
     read_clocks,
     read_numbers,
     sources_of,
@@ -27,9 +29,11 @@ from hospital_assets.assets.cleaned.rules import (
 )
 from hospital_assets.assets.declare import cleaned_and_quarantined
 from hospital_assets.assets.dedupe import newest_only
+from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import PARTITION_COLUMN
 from hospital_assets.landing.profile import Subject
 from hospital_assets.landing.registry import Profiles
+from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import Frame, json_fields, json_rows, local_clocks, resolve_instants
 
 OBSERVATION_ID_MISSING = Rule("observation_id_missing", "An observation set needs an identifier.", "quarantine")
@@ -125,6 +129,7 @@ RULES = (
     HOSPITAL_UNKNOWN,
     MEASURED_AT_MISSING,
     MEASURED_IN_FUTURE,
+    OUTSIDE_PERIOD,
     MEASURED_AT_ASSUMED,
     FAHRENHEIT_CONVERTED,
     FAHRENHEIT_INFERRED,
@@ -208,18 +213,22 @@ _INEXACT = r"^\s*(?:[<>~≤≥]|ad|sa)\s*=?\s*\d|^\s*\d+(?:\.\d+)?\s*[-:/+]\s*\d
 
 
 @dg.multi_asset(**cleaned_and_quarantined("vitals"))
-def vitals(raw_vitals: Frame, cleaned_hospitals: Frame, profiles: dg.ResourceParam[Profiles]) -> tuple[Frame, Frame]:
+def vitals(
+    raw_vitals: Frame, cleaned_hospitals: Frame, profiles: dg.ResourceParam[Profiles], clock: ClockResource
+) -> tuple[Frame, Frame]:
     """Vital signs, validated and split."""
-    return split(validate_vitals(raw_vitals, cleaned_hospitals, profiles), raw_vitals, "vitals", RULES)
+    validated = validate_vitals(raw_vitals, cleaned_hospitals, profiles, clock.service_days)
+    return split(validated, raw_vitals, "vitals", RULES)
 
 
-def validate_vitals(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
+def validate_vitals(raw: Frame, hospitals: Frame, profiles: Profiles, period: Period | None = None) -> Frame:
     """Every raw record with its cleaned columns, its quality codes, and the rule it broke.
 
     Args:
         raw: raw_vitals.
         hospitals: cleaned_hospitals, for the time zones.
         profiles: the source profiles.
+        period: as for `validate_er_visits`.
     """
     frame = raw.with_columns(hospital_id=identity(profiles, "hospital_id")).join(
         hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
@@ -285,6 +294,7 @@ def validate_vitals(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
             (HOSPITAL_UNKNOWN, nw.col("time_zone").is_null()),
             (MEASURED_AT_MISSING, nw.col("measured_at").is_null()),
             (MEASURED_IN_FUTURE, in_future(profiles, "measured_at", "recorded_at")),
+            (OUTSIDE_PERIOD, outside_period(period, "measured_local")),
             (WITHDRAWN, nw.col("_is_withdrawn")),
         ),
         quality_codes=codes(
