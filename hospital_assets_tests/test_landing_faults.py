@@ -206,6 +206,7 @@ FHIR: Mapping[str, Fault] = {
     "lone surrogate in an address": text(
         '{"resourceType": "Bundle", "entry": [{"fullUrl": "urn:\\ud800", "resource": {"resourceType": "Patient"}}]}'
     ),
+    "UTF-16 without a mark (FHIR)": text(RESOURCE.format(1).encode("utf-16-le")),
     "XML": text('<?xml version="1.0"?>\n<!DOCTYPE a [<!ENTITY a "&a;&a;">]>\n<Patient>&a;</Patient>\n'),
     "100,000 empty arrays": text("[]" * 100_000),
 }

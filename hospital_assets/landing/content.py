@@ -353,8 +353,8 @@ _NESTED = "the JSON is nested too deep to be a record; check what was delivered"
 
 
 def with_escapes(text: str) -> str:
-    """JSON that UTF-8 can hold: half of a surrogate pair becomes the escape again that it was."""
-    return _SURROGATE.sub(lambda half: f"\\u{ord(half.group()):04x}", text)
+    """JSON that a reader of lines can hold: half of a surrogate pair, or a NUL, as its escape."""
+    return _UNFIT.sub(lambda half: f"\\u{ord(half.group()):04x}", text)
 
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
+_UNFIT = re.compile("[\x00\ud800-\udfff]")
