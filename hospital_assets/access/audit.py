@@ -29,8 +29,8 @@ from typing import Any
 
 import polars as pl
 
+from hospital_assets.access.anchors import PLACES_VARIABLE, Anchor, Anchors, End, log_file_in
 from hospital_assets.contracts.facts import AuditAction, AuditOutcome
-from hospital_assets.files import replace_text
 from hospital_assets.publishing.pseudonyms import KeyMissingError, create_key, key_file, load_key
 from hospital_assets.settings import Settings, SettingsError
 
@@ -136,7 +136,9 @@ class AuditLog:
         """
         self._key = _load_or_create_key(settings, environment)
         self._lock = threading.Lock()
-        self._anchor = anchor_file(settings, environment)
+        self.anchors = Anchors(
+            self._key, key_file(environment).parent, settings.data_dir, environment.get(PLACES_VARIABLE, "")
+        )
         self.file = log_file(settings)
         self.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
@@ -162,43 +164,80 @@ class AuditLog:
             AuditError: it could not be written.
         """
         at = (occurred_at or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="microseconds")
-        values = asdict(event)
-        statement = values.pop("statement")
-        entry: dict[str, Any] = {
-            **values,
-            "occurred_at": at,
-            "statement": statement[:MOST_STATEMENT_CHARACTERS],
-            "statement_sha256": hashlib.sha256(statement.encode()).hexdigest() if statement else "",
-            "objects": json.dumps(values["objects"], sort_keys=True),
-        }
+        entry = _entry_of(event, at)
         try:
-            with self._lock:
-                number, mac = self._append(entry)
-                self._write_anchor(number, mac, at)
-        except sqlite3.Error as error:
-            raise AuditError(f"{self.file} cannot be written: {error}") from error
+            with self._lock, self.anchors.alone():
+                number, anchor = self._append(entry)
+                self.anchors.confirm(anchor)
+        except (sqlite3.Error, OSError) as error:
+            raise AuditError(f"{self.file} or its anchor cannot be written: {error}") from error
         return number
 
-    def _append(self, entry: dict[str, Any]) -> tuple[int, str]:
-        """Chain an entry to the last one, in one transaction; its number and MAC."""
+    def accept(self, reason: str, actor: str) -> int:
+        """Say why what was found is no attack, as in "restored from the backup of 3 March"; in the log for good.
+
+        Raises:
+            AuditError: it could not be written.
+        """
+        return self.append(Event(actor, "audit", statement=reason))
+
+    def _append(self, entry: dict[str, Any]) -> tuple[int, Anchor]:
+        """Chain an entry to the last one, in one transaction, after one about what the anchors contradict."""
         self._connection.execute("begin immediate")
         try:
-            last = self._connection.execute(
-                "select sequence_number, mac from entries order by sequence_number desc limit 1"
-            ).fetchall()
-            number, previous = last[0] if last else (0, self.log_id)
-            entry["sequence_number"] = number + 1
-            mac = self._mac(previous, entry)
-            self._connection.execute(
-                f"insert into entries ({', '.join(_COLUMNS)}, mac) "
-                f"values ({', '.join('?' for _ in (*_COLUMNS, 'mac'))})",
-                [*(entry[name] for name in _COLUMNS), mac],
-            )
+            end = self._end()
+            counter = self.anchors.next_counter(end)
+            problems, others = self.anchors.compare(end)
+            number, mac, log_id = end.number, end.mac_of(end.number) or "", end.log_ids[-1]
+            if problems:
+                log_id = secrets.token_hex(8)
+                finding = Event(
+                    system_actor(),
+                    "audit",
+                    outcome="failed",
+                    version=log_id,
+                    statement=" ".join(others),
+                    reason="; ".join(problems),
+                )
+                number, mac = self._insert(_entry_of(finding, entry["occurred_at"]), number, mac)
+            number, mac = self._insert(entry, number, mac)
+            before = end.mac_of(end.number) or ""
+            at, directory = entry["occurred_at"], str(self.file.parent.parent)
+            anchor = Anchor(log_id, number, mac, end.number, before, counter, at, directory)
+            self.anchors.announce(anchor)
             self._connection.execute("commit")
         except BaseException:
             self._connection.execute("rollback")
             raise
-        return int(number) + 1, mac
+        return number, anchor
+
+    def _insert(self, entry: dict[str, Any], number: int, previous: str) -> tuple[int, str]:
+        """Insert an entry after another; its number and MAC."""
+        entry["sequence_number"] = number + 1
+        mac = self._mac(previous, entry)
+        self._connection.execute(
+            f"insert into entries ({', '.join(_COLUMNS)}, mac) values ({', '.join('?' for _ in (*_COLUMNS, 'mac'))})",
+            [*(entry[name] for name in _COLUMNS), mac],
+        )
+        return number + 1, mac
+
+    def _end(self) -> End:
+        """What the log says about its own end, for the anchors."""
+        ((log_id,),) = self._connection.execute("select log_id from log").fetchall()
+        ((number,),) = self._connection.execute("select coalesce(max(sequence_number), 0) from entries").fetchall()
+        findings = self._connection.execute(
+            "select version, statement from entries where action = 'audit' and outcome = 'failed' "
+            "order by sequence_number"
+        ).fetchall()
+        own = [str(log_id), *(version for version, _ in findings)]
+        return End(own, {other for _, others in findings for other in others.split()}, int(number), self._mac_of)
+
+    def _mac_of(self, number: int) -> str | None:
+        if not number:
+            ((log_id,),) = self._connection.execute("select log_id from log").fetchall()
+            return str(log_id)
+        found = self._connection.execute("select mac from entries where sequence_number = ?", [number]).fetchall()
+        return str(found[0][0]) if found else None
 
     def entries(self, where: str = "true", values: tuple[Any, ...] = ()) -> pl.DataFrame:
         """Entries, oldest first.
@@ -216,11 +255,12 @@ class AuditLog:
         )
 
     def verify(self) -> Verification:
-        """Go through the chain and compare its end with what was written down outside."""
-        problems = []
-        ((log_id,),) = self._connection.execute("select log_id from log").fetchall()
-        previous, expected = log_id, 1
-        macs: dict[int, str] = {}
+        """Go through the chain, compare its end with the anchors, and tell what was found earlier and not accepted."""
+        problems: list[str] = []
+        found: list[str] = []
+        end = self._end()
+        previous, expected = end.log_ids[0], 1
+        count = 0
         for row in self._connection.execute(f"select {', '.join(_COLUMNS)}, mac from entries order by sequence_number"):
             entry = dict(zip(_COLUMNS, row, strict=False))
             number, mac = entry["sequence_number"], row[-1]
@@ -228,51 +268,30 @@ class AuditLog:
                 problems.append(f"entries {expected} to {number - 1} are missing")
             if not hmac.compare_digest(self._mac(previous, entry), mac):
                 problems.append(f"entry {number} is not what was written, or not after its predecessor")
+            if entry["action"] == "audit":
+                is_finding = entry["outcome"] == "failed"
+                found = [*found, f"found at {entry['occurred_at']}: {entry['reason']}"] if is_finding else []
             previous, expected = mac, number + 1
-            macs[number] = mac
-        problems += self._against_anchor(log_id, macs)
-        return Verification(len(macs), tuple(problems), previous)
-
-    def _against_anchor(self, log_id: str, macs: Mapping[int, str]) -> Iterator[str]:
-        try:
-            anchor = json.loads(self._anchor.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            if macs:
-                yield f"{self._anchor} is missing, so a cut-off end would not show"
-            return
-        if anchor["log_id"] != log_id:
-            yield (
-                f"this is not the log whose end was written down in {self._anchor}: it was replaced. If "
-                "you started afresh yourself, remove that file"
-            )
-        elif anchor["sequence_number"] not in macs:
-            yield (
-                f"the log ended with entry {anchor['sequence_number']} at {anchor['occurred_at']}; "
-                f"now with {max(macs, default=0)}: its end was cut off"
-            )
-        elif macs[anchor["sequence_number"]] != anchor["mac"]:
-            yield f"entry {anchor['sequence_number']} is not the one that was written down outside"
-
-    def _write_anchor(self, number: int, mac: str, at: str) -> None:
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            known = json.loads(self._anchor.read_text(encoding="utf-8"))
-            if known["log_id"] == self.log_id and known["sequence_number"] >= number:
-                return
-            if known["log_id"] != self.log_id:
-                # A log that replaced another must not cover up that it did.
-                return
-        found = {"log_id": self.log_id, "sequence_number": number, "mac": mac, "occurred_at": at}
-        replace_text(self._anchor, json.dumps(found) + "\n")
+            count += 1
+        problems += [*self.anchors.compare(end)[0], *found]
+        return Verification(count, tuple(problems), previous)
 
     def _mac(self, previous: str, entry: Mapping[str, Any]) -> str:
         text = json.dumps([previous, *(entry[name] for name in _COLUMNS)], ensure_ascii=True)
         return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()
 
 
-def anchor_file(settings: Settings, environment: Mapping[str, str] = os.environ) -> Path:
-    """Where the end of a data directory's log is written down: outside of it, next to the keys."""
-    name = hashlib.sha256(str(settings.data_dir).encode()).hexdigest()[:16]
-    return key_file(environment).parent / f"audit-{name}.json"
+def _entry_of(event: Event, at: str) -> dict[str, Any]:
+    """An entry without its number."""
+    values = asdict(event)
+    statement = values.pop("statement")
+    return {
+        **values,
+        "occurred_at": at,
+        "statement": statement[:MOST_STATEMENT_CHARACTERS],
+        "statement_sha256": hashlib.sha256(statement.encode()).hexdigest() if statement else "",
+        "objects": json.dumps(values["objects"], sort_keys=True),
+    }
 
 
 def record(settings: Settings, event: Event) -> int:
@@ -377,7 +396,7 @@ def note_key(settings: Settings, key_id: str) -> bool:
 
 def log_file(settings: Settings) -> Path:
     """Where the log is."""
-    return settings.data_dir / "audit" / "audit.db"
+    return log_file_in(settings.data_dir)
 
 
 def frame_schema() -> dict[str, Any]:

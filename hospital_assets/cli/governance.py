@@ -33,7 +33,8 @@ def add_commands(commands: Commands) -> None:
     policy.set_defaults(run=_policy)
 
     audit = commands.add_parser("audit", help="show who did what; verify that the log is intact")
-    audit.add_argument("action", nargs="?", default="list", choices=["list", "verify"])
+    audit.add_argument("action", nargs="?", default="list", choices=["list", "verify", "accept"])
+    audit.add_argument("--reason", help="accept: why what was found is no attack, as in 'restored from a backup'")
     audit.add_argument("--actor", help="only entries of this user")
     audit.add_argument("--table", help="only entries about this table, as in facts.fact_vitals")
     audit.add_argument("--outcome", choices=["allowed", "refused", "failed"])
@@ -164,9 +165,9 @@ def _audit(options: argparse.Namespace, settings: Settings) -> int:
 
     from rich.table import Table
 
-    from hospital_assets.access.audit import AuditLog, about, log_file
+    from hospital_assets.access.audit import AuditLog, about, log_file, system_actor
 
-    if not log_file(settings).exists():
+    if not log_file(settings).exists() and (options.action == "list" or not settings.data_dir.exists()):
         print("nothing has been audited yet")
         return 0
     with contextlib.closing(AuditLog(settings)) as log:
@@ -177,6 +178,11 @@ def _audit(options: argparse.Namespace, settings: Settings) -> int:
             verdict = "broken" if found.problems else "whole"
             print(f"{found.entries:,} entries, {verdict}; newest {found.head}")
             return 1 if found.problems else 0
+        if options.action == "accept":
+            if not (options.reason or "").strip():
+                raise ValueError("say why: hospital audit accept --reason '...'; it stays in the log")
+            log.accept(options.reason, system_actor())
+            return 0
         conditions, values = ["true"], []
         for name in ("actor", "outcome"):
             if getattr(options, name):
