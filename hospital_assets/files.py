@@ -67,6 +67,20 @@ def replace_bytes(path: Path, data: bytes, *, is_durable: bool = False) -> None:
         temporary.write_bytes(data)
 
 
+def append_text(path: Path, text: str) -> None:
+    """Append to a file that only its owner can read, in one write; a link in its place is not followed.
+
+    Raises:
+        OSError: it cannot be written, or a link is in its place.
+    """
+    make_folder(path.parent)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(handle, text.encode())
+    finally:
+        os.close(handle)
+
+
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Wait for a lock on a side file and hold it: one process or thread at a time changes what it stands for.

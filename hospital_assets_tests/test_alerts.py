@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 import threading
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -15,6 +16,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from hospital_assets.alerts.notifiers import deliver
 from hospital_assets.alerts.outbox import Outbox, OutboxResource, Signal, VisitState
@@ -30,6 +32,7 @@ from hospital_assets.live.alert_rules import (
     full_departments,
     landed_visits,
     overstays,
+    places,
     run_signal,
     scored_vitals,
     silent_feeds,
@@ -316,6 +319,34 @@ def test_departments() -> None:
     assert full["ed"].is_raised is False
 
 
+def test_sets_of_one_patient_are_of_one_visit_and_say_where() -> None:
+    stays = pl.DataFrame({"stay_id": ["V-adult"], "patient_id": ["adult"], "department_name": ["ICU"], "bed_id": ["7"]})
+    visits = pl.DataFrame(
+        {"visit_id": ["V-adult", "V-child"], "patient_id": ["adult", "child"], "department_name": ["Emergency"] * 2}
+    ).with_columns(departure_at=pl.lit(None, pl.Datetime("us", "UTC")))
+    where = places(stays, visits)
+    rows = raw(
+        "raw_vitals",
+        landed_vitals("adult", 0, spo2=80),
+        landed_vitals("adult", 1, spo2=81) | {"visit_id": None},
+        landed_vitals("child", 2, spo2=82) | {"visit_id": None},
+    )
+    observed = scored_vitals(rows, HOSPITALS, PATIENTS, load_profiles(None))
+    found = vital_signals(observed, AlertSettings(), where)
+    assert {(s.subject, s.department_name, s.summary.startswith("bed 7, ")) for s in found} == {
+        ("V-adult", "ICU", True),
+        ("V-child", "Emergency", False),
+    }
+    assert {s.department_name for s in vital_signals(observed, AlertSettings(), places(None))} == {None}
+
+
+def test_limits_are_inclusive_as_the_documentation_says() -> None:
+    (feed,) = silent_feeds({"vitals": NOW - 60 * MINUTE}, {"vitals": 60}, NOW)
+    since = int((NOW - 15 * MINUTE).timestamp() * 1e9)
+    assert feed.is_raised and files_waiting([since], 15, NOW)[0].is_raised
+    assert not files_waiting([], 0, NOW)[0].is_raised
+
+
 def test_silence_and_files_left_waiting() -> None:
     feeds = {"vitals": NOW - 61 * MINUTE, "adt": NOW - 59 * MINUTE, "other": NOW - timedelta(days=9)}
     found = {s.subject: s.is_raised for s in silent_feeds(feeds, {"vitals": 60, "adt": 60}, NOW)}
@@ -416,6 +447,68 @@ def test_two_503_and_then_success_is_one_delivery(
     assert "V1" not in json.dumps(body)
     assert "SECRET" not in caplog.text and receiver.url not in caplog.text
     assert "SECRET" not in repr(hook)
+    outbox.close()
+
+
+def test_redirects_are_not_followed(receiver: Receiver, tmp_path: Path) -> None:
+    hook = NotifierSettings(name="hook", kind="webhook", url=receiver.url)
+    outbox = Outbox(tmp_path / "outbox.sqlite", [hook])
+    outbox.record([signal(True)], NOW)
+    receiver.answers = [307]
+    assert deliver(outbox, [hook], tmp_path) == 0 and len(receiver.received) == 1
+    (alert,) = outbox.alerts()
+    assert "redirects are not followed" in "".join(outbox.explain(alert["alert_id"], NOW))
+    outbox.close()
+
+
+def test_files_stay_in_the_data_directory(tmp_path: Path) -> None:
+    for path in ("/etc/cron.d/x", "../x", "a/../../x", ""):
+        with pytest.raises(ValidationError, match="below the data directory"):
+            NotifierSettings(name="file", kind="file", path=path)
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "out").symlink_to(tmp_path)
+    (data / "link.jsonl").symlink_to(tmp_path / "elsewhere.jsonl")
+    for path, arrives in (("out/x.jsonl", 0), ("link.jsonl", 0), ("own/x.jsonl", 1)):
+        notifier = NotifierSettings(name="file", kind="file", path=path)
+        outbox = Outbox(data / f"{arrives}{path[:3]}.sqlite", [notifier])
+        outbox.record([signal(True)], NOW)
+        assert deliver(outbox, [notifier], data) == arrives
+        outbox.close()
+    assert stat.S_IMODE((data / "own" / "x.jsonl").stat().st_mode) == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_somebody_can_have_it_silent_and_sees_why(tmp_path: Path) -> None:
+    wall = datetime.now(UTC)
+    outbox = Outbox(tmp_path / "outbox.sqlite", [LOG])
+    outbox.record([signal(True)], NOW)
+    (alert,) = outbox.alerts()
+    number = outbox.silence(2 * 60 * MINUTE, "the sensor is being changed", "ann", wall, alert_id=alert["alert_id"])
+    outbox.silence(60 * MINUTE, "a drill", "bob", wall, rule="critical_vitals", hospital_id="H2")
+    assert deliver(outbox, [LOG], tmp_path) == 0
+    words = "\n".join(outbox.explain(alert["alert_id"], wall))
+    assert "by ann: the sensor is being changed" in words and "opened, log: next attempt" in words
+    # Others go out; at its end, or when it is ended, what is open is sent.
+    outbox.record([signal(True, subject="V2")], NOW)
+    assert deliver(outbox, [LOG], tmp_path) == 1
+    assert [delivery.notifier for delivery in outbox.due(wall + 3 * 60 * MINUTE)] == ["log"]
+    assert outbox.end_silence(number, wall) and not outbox.end_silence(number, wall)
+    assert len(outbox.silences(wall)) == 1
+    # What is over before it ends needs no message at all.
+    outbox.record([signal(True, subject="V3")], NOW)
+    (third,) = (row for row in outbox.alerts() if row["subject"] == "V3")
+    outbox.silence(MINUTE, "a drill", "bob", wall, alert_id=third["alert_id"])
+    outbox.record([signal(False, NOW + MINUTE, "V3")], NOW)
+    assert not outbox.explain(third["alert_id"], wall)[2:]
+    for wrong in (
+        {"span": timedelta(days=2), "reason": "x", "rule": "occupancy"},
+        {"span": MINUTE, "reason": " ", "rule": "occupancy"},
+        {"span": MINUTE, "reason": "x"},
+        {"span": MINUTE, "reason": "x", "alert_id": "none"},
+    ):
+        with pytest.raises(ValueError, match="silence|silent|no alert"):
+            outbox.silence(by="ann", wall=wall, **wrong)  # type: ignore[arg-type]
     outbox.close()
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import socket
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -16,6 +18,7 @@ from typing import Any
 
 import pytest
 import requests
+from starlette.requests import Request
 from urllib3 import Retry
 
 from hospital_assets.access.audit import AuditError, AuditLog, Event
@@ -93,6 +96,84 @@ def test_sessions_expire_and_their_tokens_are_not_stored(users: Users, tmp_path:
     data = b"".join(path.read_bytes() for path in folder.iterdir())
     assert found.token.encode() not in data and PASSWORD.encode() not in data
     assert (folder / "users.db").stat().st_mode & 0o077 == 0
+
+
+def test_a_session_that_is_not_used_ends_and_use_does_not_outlast_its_limit(users: Users) -> None:
+    minute = timedelta(minutes=1)
+    token, other = sign_in(users), sign_in(users)
+    assert token and other
+    now = NOW
+    while now < NOW + timedelta(hours=7, minutes=50):
+        assert users.user_of(token, DASHBOARD, now)
+        now += 50 * minute
+    assert users.user_of(other, DASHBOARD, NOW + 61 * minute) is None
+    assert users.user_of(other, DASHBOARD, NOW + 59 * minute)
+    assert [account.sessions for account in users.everybody(NOW + 62 * minute)] == [2]
+    assert users.user_of(token, DASHBOARD, NOW + timedelta(hours=8)) is None
+
+
+def test_administrators_see_sessions_and_end_one(users: Users, notes: Notes) -> None:
+    token, other = sign_in(users), sign_in(users)
+    found = users.sessions(NOW)
+    assert [session.name for session in found] == ["ann", "ann"] and token not in str(found)
+    users.end(found[0].session_id, by=BY)
+    assert [bool(t and users.user_of(t, DASHBOARD, NOW)) for t in (token, other)].count(True) == 1
+    with pytest.raises(UserError, match="no session"):
+        users.end(found[0].session_id, by=BY)
+    for attack in ("%", "", "' or 1=1 --"):
+        with pytest.raises(UserError):
+            users.end(attack, by=BY)
+    assert notes.said()[-2][2] == "refused" and len(users.sessions(NOW)) == 1
+
+
+def test_a_file_of_before_is_used(tmp_path: Path, users: Users) -> None:
+    file = tmp_path / "old.db"
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute(
+            "create table sessions (token_sha256 text primary key, kind text, name text, created_at text, "
+            "expires_at text)"
+        )
+        connection.execute("insert into sessions values ('a', 'dashboard', 'ann', '2026', '2099')")
+    with contextlib.closing(Users(file, users._policy, lambda _: None)) as old:
+        assert old.sessions(NOW) == []
+
+
+ENDINGS: dict[str, Callable[[Users, str], object]] = {
+    "disable": lambda users, _: users.disable("ann", by=BY),
+    "remove": lambda users, _: users.remove("ann", by=BY),
+    "password": lambda users, _: users.set_password("ann", "another long password", by=BY),
+    "revoke": lambda users, _: users.revoke("ann", by=BY),
+    "sign out": lambda users, token: users.sign_out(token, client="test"),
+    "session ended": lambda users, _: users.end(users.sessions()[0].session_id, by=BY),
+    "too old": lambda users, _: users._connection.execute("update sessions set expires_at = '2020'"),
+    "not used": lambda users, _: users._connection.execute("update sessions set used_at = '2020'"),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_event_streams_end_with_the_session(users: Users, ending: str) -> None:
+    from hospital_assets.access.authentication import COOKIE, SessionBackend
+    from hospital_assets.dashboard.app import _while_signed_in
+
+    found = users.sign_in("ann", PASSWORD, DASHBOARD, client="test")
+    assert found
+    backend = SessionBackend(users, lambda _: [], User("local", "admin"))
+    headers = [(b"cookie", f"{COOKIE}={found.token}".encode())]
+    request = Request({"type": "http", "headers": headers, "user": found.user})
+
+    async def board() -> AsyncIterator[str]:
+        for number in range(10):
+            yield f"event {number}"
+
+    async def follow() -> list[str]:
+        seen = []
+        async for event in _while_signed_in(request, backend, board()):
+            seen.append(event)
+            if len(seen) == 2:
+                ENDINGS[ending](users, found.token)
+        return seen
+
+    assert asyncio.run(follow()) == ["event 0", "event 1"]
 
 
 def test_a_session_of_one_application_opens_nothing_in_the_other(users: Users) -> None:

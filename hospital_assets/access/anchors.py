@@ -14,7 +14,6 @@ import hashlib
 import hmac
 import json
 import logging.handlers
-import os
 import sqlite3
 import threading
 import time
@@ -23,7 +22,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from hospital_assets.files import locked, replace_text
+from hospital_assets.files import append_text, locked, replace_text
 from hospital_assets.settings import SettingsError
 
 PLACES_VARIABLE = "HOSPITAL_AUDIT_ANCHORS"
@@ -135,7 +134,7 @@ class Anchors:
         for place in self._places:
             try:
                 if place.startswith("file:"):
-                    _append(Path(place[5:]), text)
+                    append_text(Path(place[5:]), text)
                 elif _is_due(place):
                     (_to_syslog if place.startswith("syslog:") else _to_webhook)(place, text)
             except OSError as error:
@@ -275,14 +274,6 @@ def _log_id_in(data_dir: Path) -> str | None:
             return str(connection.execute("select log_id from log").fetchone()[0])
     except (sqlite3.Error, TypeError, ValueError):
         return None
-
-
-def _append(file: Path, text: str) -> None:
-    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(handle, text.encode())
-    finally:
-        os.close(handle)
 
 
 def _is_due(place: str) -> bool:

@@ -34,8 +34,12 @@ Kind = Literal["dashboard", "gateway"]
 DASHBOARD: Kind = "dashboard"
 GATEWAY: Kind = "gateway"
 SHORTEST_PASSWORD = 12
-#: A session ends so long after sign-in.
+#: A session ends so long after sign-in, whatever it is used for,
 SESSION_LIFETIME = timedelta(hours=8)
+#: and earlier when it was not used for so long. A live board that is shown uses it.
+SESSION_IDLE = timedelta(hours=1)
+#: Use is written down this often at most.
+_USE_NOTED_EVERY = timedelta(minutes=1)
 #: After this many wrong passwords in a row a user waits before the next try.
 MOST_FAILURES = 5
 LOCKED_FOR = timedelta(minutes=5)
@@ -55,8 +59,11 @@ create table if not exists users (
     failure_count integer not null default 0, failed_at text);
 create table if not exists sessions (
     token_sha256 text primary key, kind text not null, name text not null references users,
-    created_at text not null, expires_at text not null);
+    created_at text not null, expires_at text not null, used_at text not null default '', client text not null
+    default '');
 """
+#: Columns that files of before do not have.
+_ADDED = ("used_at text not null default ''", "client text not null default ''")
 
 
 class UserError(ValueError):
@@ -130,6 +137,29 @@ class Session:
     expires_at: datetime
 
 
+@dataclass(frozen=True)
+class OpenSession:
+    """A session as the administrator sees it.
+
+    Attributes:
+        session_id: the beginning of its token's hash; opens nothing.
+        name: whose.
+        kind: of which application.
+        client: where it was signed in from.
+        created_at: since when, UTC.
+        used_at: when it was last used, to the minute, UTC.
+        expires_at: when it ends at the latest, UTC.
+    """
+
+    session_id: str
+    name: str
+    kind: str
+    client: str
+    created_at: datetime
+    used_at: datetime
+    expires_at: datetime
+
+
 class Users:
     """The users of a data directory. Safe to use from several processes and threads at once.
 
@@ -151,6 +181,10 @@ class Users:
         self._connection = sqlite3.connect(file, timeout=30, isolation_level=None, check_same_thread=False)
         file.chmod(0o600)
         self._connection.executescript(_SCHEMA)
+        known = {row[1] for row in self._connection.execute("pragma table_info(sessions)")}
+        for column in _ADDED:
+            if column.split()[0] not in known:
+                self._connection.execute(f"alter table sessions add column {column}")
 
     def close(self) -> None:
         """Close the file."""
@@ -229,6 +263,29 @@ class Users:
             self._known(name)
             return self._end_sessions(name)
 
+    def sessions(self, now: datetime | None = None) -> list[OpenSession]:
+        """The sessions that go on, by name and time of sign-in."""
+        with self._lock:
+            rows = self._connection.execute(
+                "select substr(token_sha256, 1, 12), name, kind, client, created_at, used_at, expires_at from sessions "
+                "where expires_at > ? and used_at > ? order by name, created_at",
+                self._still_open(now),
+            ).fetchall()
+        return [OpenSession(*row[:4], *map(datetime.fromisoformat, row[4:])) for row in rows]
+
+    def end(self, session_id: str, *, by: str) -> None:
+        """End one session.
+
+        Raises:
+            UserError: there is no such session.
+        """
+        with self._act(f"end session {session_id[:12]}", by):
+            ended = self._connection.execute(
+                "delete from sessions where substr(token_sha256, 1, 12) = ?", [session_id]
+            ).rowcount
+            if not ended:
+                raise UserError(f"there is no session '{session_id[:12]}': see `hospital users sessions`")
+
     def sign_in(
         self, name: str, password: str, kind: Kind, *, client: str, now: datetime | None = None
     ) -> Session | None:
@@ -286,10 +343,13 @@ class Users:
             )
             if not unchanged.rowcount:
                 return None
-            self._connection.execute("delete from sessions where expires_at <= ?", [_text(now)])
             self._connection.execute(
-                "insert into sessions (token_sha256, kind, name, created_at, expires_at) values (?, ?, ?, ?, ?)",
-                [_digest(token), kind, user.name, _text(now), _text(expires_at)],
+                "delete from sessions where not (expires_at > ? and used_at > ?)", self._still_open(now)
+            )
+            self._connection.execute(
+                "insert into sessions (token_sha256, kind, name, created_at, expires_at, used_at, client) "
+                "values (?, ?, ?, ?, ?, ?, ?)",
+                [_digest(token), kind, user.name, _text(now), _text(expires_at), _text(now), event.client],
             )
             self._audit(event)
         return Session(user, token, expires_at)
@@ -312,14 +372,19 @@ class Users:
                 self._audit(Event(name, "logout", client=client))
 
     def user_of(self, token: str, kind: Kind, now: datetime | None = None) -> User | None:
-        """The user of a session token; None if it is unknown, expired, or of the other application."""
+        """The user of a session token, which this uses; None if it is unknown, over, or of the other application."""
+        now = now or datetime.now(UTC)
         with self._lock:
             found = self._connection.execute(
-                "select u.name, u.role, u.hospital_id from sessions s join users u using (name) "
-                "where token_sha256 = ? and kind = ? and expires_at > ? and not is_disabled",
-                [_digest(token), kind, _text(now)],
+                "select u.name, u.role, u.hospital_id, s.used_at from sessions s join users u using (name) "
+                "where token_sha256 = ? and kind = ? and expires_at > ? and used_at > ? and not is_disabled",
+                [_digest(token), kind, *self._still_open(now)],
             ).fetchall()
-        user = User(*found[0]) if found else None
+            if found and found[0][3] <= _text(now - _USE_NOTED_EVERY):
+                self._connection.execute(
+                    "update sessions set used_at = ? where token_sha256 = ?", [_text(now), _digest(token)]
+                )
+        user = User(*found[0][:3]) if found else None
         return user if user is not None and user.role in self._policy().roles else None
 
     def everybody(self, now: datetime | None = None) -> list[Account]:
@@ -328,8 +393,8 @@ class Users:
         with self._lock:
             rows = self._connection.execute(
                 "select name, role, hospital_id, is_disabled, failure_count, failed_at, (select count(*) from "
-                "sessions s where s.name = u.name and expires_at > ?) from users u order by name",
-                [_text(now)],
+                "sessions s where s.name = u.name and expires_at > ? and used_at > ?) from users u order by name",
+                self._still_open(now),
             ).fetchall()
         return [
             Account(User(name, role, hospital), bool(is_disabled), _locked_until(failures, failed_at, now), sessions)
@@ -382,6 +447,12 @@ class Users:
     def _known(self, name: str) -> None:
         if not self._connection.execute("select 1 from users where name = ?", [name]).fetchall():
             raise UserError(f"there is no user '{name}'")
+
+    @staticmethod
+    def _still_open(now: datetime | None) -> list[str]:
+        """What `expires_at` and `used_at` of a session that goes on are greater than."""
+        now = now or datetime.now(UTC)
+        return [_text(now), _text(now - SESSION_IDLE)]
 
     def _end_sessions(self, name: str) -> int:
         return self._connection.execute("delete from sessions where name = ?", [name]).rowcount

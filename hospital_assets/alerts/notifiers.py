@@ -15,6 +15,7 @@ from typing import Any
 
 from hospital_assets.alerts.outbox import Outbox
 from hospital_assets.alerts.settings import NotifierSettings
+from hospital_assets.files import append_text
 
 _LOG = logging.getLogger("hospital.alerts")
 _TIMEOUT_SECONDS = 5.0
@@ -67,17 +68,18 @@ def _sender(notifier: NotifierSettings, data_dir: Path) -> Send:
     if notifier.kind == "log":
         return lambda message, _: _LOG.warning("%s", text_of(message))
     if notifier.kind == "file":
-        return lambda message, delivery_id: _append(data_dir / notifier.path, message, delivery_id)
+        return lambda message, delivery_id: _append(data_dir, notifier.path, message, delivery_id)
     if notifier.kind == "webhook":
         return lambda message, delivery_id: _post(notifier, message, delivery_id)
     return lambda message, _: _by_apprise(notifier, message)
 
 
-def _append(path: Path, message: Message, delivery_id: str) -> None:
+def _append(data_dir: Path, name: str, message: Message, delivery_id: str) -> None:
+    path = data_dir / name
+    if not path.resolve().is_relative_to(data_dir.resolve()):
+        raise NotDeliveredError(f"{path.name} lies outside the data directory")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**message, "delivery_id": delivery_id}) + "\n")
+        append_text(path, json.dumps({**message, "delivery_id": delivery_id}) + "\n")
     except OSError as error:
         raise NotDeliveredError(f"{path.name} cannot be written ({error.strerror})") from None
 
@@ -96,13 +98,19 @@ def _post(notifier: NotifierSettings, message: Message, delivery_id: str) -> Non
     body = {"text": text_of(message)} if notifier.form == "slack" else {**message, "delivery_id": delivery_id}
     try:
         answer = requests.post(
-            _address(notifier), json=body, headers={"Idempotency-Key": delivery_id}, timeout=_TIMEOUT_SECONDS
+            _address(notifier),
+            json=body,
+            headers={"Idempotency-Key": delivery_id},
+            timeout=_TIMEOUT_SECONDS,
+            # What is sent to one receiver is not for another.
+            allow_redirects=False,
         )
     except requests.RequestException as error:
         # The error's own text would quote the address.
         raise NotDeliveredError(f"it cannot be reached ({type(error).__name__})") from None
-    if not answer.ok:
-        raise NotDeliveredError(f"it answered {answer.status_code}")
+    if not 200 <= answer.status_code < 300:
+        moved = "; redirects are not followed" if 300 <= answer.status_code < 400 else ""
+        raise NotDeliveredError(f"it answered {answer.status_code}{moved}")
 
 
 def _by_apprise(notifier: NotifierSettings, message: Message) -> None:

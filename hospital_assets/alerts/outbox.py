@@ -42,8 +42,13 @@ create table if not exists visits (
 create table if not exists deliveries (
     delivery_id text primary key, alert_id text not null, notifier text not null, event text not null,
     message text not null, created_at text not null, attempt_count integer not null default 0,
-    next_attempt_at text not null, delivered_at text, given_up_at text, last_error text);
+    next_attempt_at text not null, delivered_at text, given_up_at text, last_error text, silence_id text);
+create table if not exists silences (
+    silence_id text primary key, alert_key text, rule text, hospital_id text, department_name text,
+    until_at text not null, reason text not null, silenced_by text not null, created_at text not null);
 """
+#: Silence is for hours, not for good: what stays true should have another limit in `alerts.toml`.
+LONGEST_SILENCE = timedelta(hours=24)
 #: Seconds until the next attempt: doubled each time, up to the last.
 _FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 600.0
 _MOST_ATTEMPTS = 30
@@ -136,6 +141,8 @@ class Outbox:
         self._connection.row_factory = sqlite3.Row
         self._connection.execute("pragma journal_mode = wal")
         self._connection.executescript(_SCHEMA)
+        if "silence_id" not in {row["name"] for row in self._rows("pragma table_info(deliveries)")}:
+            self._connection.execute("alter table deliveries add column silence_id text")
 
     def close(self) -> None:
         """Close the file."""
@@ -259,7 +266,7 @@ class Outbox:
         # What is over before anybody was notified needs no notice.
         unannounced = self._connection.execute(
             "delete from deliveries where alert_id = ? and attempt_count = 0 "
-            "and delivered_at is null and next_attempt_at <= created_at",
+            "and delivered_at is null and (next_attempt_at <= created_at or silence_id is not null)",
             (row["alert_id"],),
         ).rowcount
         if not unannounced:
@@ -269,6 +276,7 @@ class Outbox:
     def _tell(self, row: sqlite3.Row, event: str) -> None:
         """Queue a message for each notifier that wants it."""
         wall = _text(datetime.now(UTC))
+        silence = self._silence_of(row, wall)
         for notifier in self._notifiers:
             if not notifier.wants(row["severity"]):
                 continue
@@ -277,7 +285,7 @@ class Outbox:
             turn = f"{row['alert_id']}-{event}-{row['occurrence_count']}"
             self._connection.execute(
                 "insert or ignore into deliveries (delivery_id, alert_id, notifier, event, message, "
-                "created_at, next_attempt_at) values (?, ?, ?, ?, ?, ?, ?)",
+                "created_at, next_attempt_at, silence_id) values (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     f"{turn}-{notifier.name}",
                     row["alert_id"],
@@ -285,9 +293,20 @@ class Outbox:
                     event,
                     json.dumps(message_of(row, event)),
                     wall,
-                    wall,
+                    silence["until_at"] if silence else wall,
+                    silence["silence_id"] if silence else None,
                 ),
             )
+
+    def _silence_of(self, row: sqlite3.Row, wall: str) -> sqlite3.Row | None:
+        """The silence that an alert falls under; of several the one that ends last."""
+        found = self._rows(
+            "select * from silences where until_at > ? and coalesce(alert_key, ?) = ? and coalesce(rule, ?) = ? "
+            "and coalesce(hospital_id, ?) is ? and coalesce(department_name, ?) is ? order by until_at desc limit 1",
+            wall,
+            *(row[name] for name in ("alert_key", "rule", "hospital_id", "department_name") for _ in range(2)),
+        )
+        return found[0] if found else None
 
     def _put_visit(self, visit: VisitState) -> None:
         values = asdict(visit) | {"start_at": _text(visit.start_at), "recorded_at": _text(visit.recorded_at)}
@@ -351,6 +370,100 @@ class Outbox:
                 self._resolve(found[0], now)
         return bool(found)
 
+    def silence(
+        self,
+        span: timedelta,
+        reason: str,
+        by: str,
+        wall: datetime,
+        *,
+        alert_id: str | None = None,
+        rule: str | None = None,
+        hospital_id: str | None = None,
+        department_name: str | None = None,
+    ) -> str:
+        """Send no messages about an alert, or about a rule (at a place), for some time; returns the silence's number.
+
+        Alerts are raised, listed and counted as ever. What is still open when the silence ends is sent then.
+
+        Args:
+            span: for how long.
+            reason: why, for those who look.
+            by: who.
+            wall: the wall clock.
+            alert_id: only what this alert is about.
+            rule: only this rule's.
+            hospital_id: only at this hospital.
+            department_name: only in this department.
+
+        Raises:
+            ValueError: neither an alert nor a rule is named, there is no such alert, it is for too long, or without a
+                reason.
+        """
+        if not timedelta(0) < span <= LONGEST_SILENCE:
+            raise ValueError(f"a silence lasts up to {LONGEST_SILENCE // timedelta(hours=1)} hours")
+        if not reason.strip() or not (alert_id or rule):
+            raise ValueError("say what is to be silent (an alert or a rule), and why")
+        with self._transaction():
+            found = self._rows("select alert_key from alerts where alert_id = ?", alert_id)
+            if alert_id and not found:
+                raise ValueError(f"there is no alert {alert_id}")
+            key = found[0]["alert_key"] if found else None
+            until = _text(wall + span)
+            number = hashlib.sha256(f"{key}|{rule}|{hospital_id}|{department_name}|{wall}".encode()).hexdigest()[:12]
+            self._connection.execute(
+                "insert into silences values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (number, key, rule, hospital_id, department_name, until, reason, by, _text(wall)),
+            )
+            # What was not sent yet is silent, too.
+            for row in self._rows("select * from alerts where state <> 'resolved'"):
+                if (silence := self._silence_of(row, _text(wall))) and silence["silence_id"] == number:
+                    self._connection.execute(
+                        "update deliveries set next_attempt_at = ?, silence_id = ? where alert_id = ? "
+                        "and delivered_at is null and given_up_at is null",
+                        (until, number, row["alert_id"]),
+                    )
+        return number
+
+    def end_silence(self, silence_id: str, wall: datetime) -> bool:
+        """Let messages through again at once; False when there is no such silence any more."""
+        with self._transaction():
+            ended = self._connection.execute(
+                "update silences set until_at = ? where silence_id = ? and until_at > ?",
+                (_text(wall), silence_id, _text(wall)),
+            ).rowcount
+            self._connection.execute(
+                "update deliveries set next_attempt_at = ? where silence_id = ? and delivered_at is null",
+                (_text(wall), silence_id),
+            )
+        return bool(ended)
+
+    def silences(self, wall: datetime) -> list[dict[str, Any]]:
+        """What is silent now, until when and why."""
+        return [dict(row) for row in self._rows("select * from silences where until_at > ?", _text(wall))]
+
+    def explain(self, alert_id: str, wall: datetime) -> list[str]:
+        """Why an alert is there and who was notified of it, in lines; empty when there is none."""
+        found = self._rows("select * from alerts where alert_id = ?", alert_id)
+        if not found:
+            return []
+        (row,) = found
+        lines = [f"{row['rule']}: {row['summary']}; seen from {row['observed_at']} to {row['last_seen_at']}"]
+        silence = self._silence_of(row, _text(wall))
+        if silence:
+            lines.append(f"silent until {silence['until_at']}, by {silence['silenced_by']}: {silence['reason']}")
+        for sent in self._rows("select * from deliveries where alert_id = ? order by created_at", alert_id):
+            if sent["delivered_at"]:
+                became = f"delivered at {sent['delivered_at']}"
+            elif sent["given_up_at"]:
+                became = f"given up at {sent['given_up_at']}: {sent['last_error']}"
+            else:
+                became = f"next attempt at {sent['next_attempt_at']}" + (
+                    f": {sent['last_error']}" if sent["last_error"] else ""
+                )
+            lines.append(f"{sent['event']}, {sent['notifier']}: {became}")
+        return lines
+
     # For delivery --------------------------------------------------------------------------------
 
     def due(self, wall: datetime, most: int = 50) -> list[Delivery]:
@@ -363,7 +476,7 @@ class Outbox:
                 most,
             )
             self._connection.executemany(
-                "update deliveries set next_attempt_at = ? where delivery_id = ?",
+                "update deliveries set next_attempt_at = ?, silence_id = null where delivery_id = ?",
                 [(_text(wall + _LEASE), row["delivery_id"]) for row in rows],
             )
         return [

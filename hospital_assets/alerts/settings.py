@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import tomllib
+from pathlib import PurePath
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from hospital_assets.measures import thresholds
 from hospital_assets.settings import Settings, SettingsError
@@ -68,6 +69,13 @@ class NotifierSettings(_Strict):
     path: str = "alerts.jsonl"
     least_severity: Severity = "warning"
     says_resolved: bool = True
+
+    @field_validator("path")
+    @classmethod
+    def _is_below(cls, path: str) -> str:
+        if not path or PurePath(path).is_absolute() or ".." in PurePath(path).parts or "\0" in path:
+            raise ValueError("a path below the data directory, without '..'")
+        return path
 
     def address(self) -> str:
         """The URL, from the environment where it is kept there; empty when it is not set."""

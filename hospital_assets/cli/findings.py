@@ -43,8 +43,18 @@ def add_commands(commands: Commands) -> None:
     checks.set_defaults(run=_checks)
 
     alerts = commands.add_parser("alerts", help="open alerts: list, acknowledge, resolve, test")
-    alerts.add_argument("action", nargs="?", default="list", choices=["list", "show", "ack", "resolve", "test"])
-    alerts.add_argument("alert", nargs="?", help="the alert's number")
+    alerts.add_argument(
+        "action",
+        nargs="?",
+        default="list",
+        choices=["list", "show", "ack", "resolve", "silence", "end-silence", "test"],
+    )
+    alerts.add_argument("alert", nargs="?", help="the alert's number; of `end-silence` the silence's")
+    alerts.add_argument("--rule", help="silence: every alert of this rule, as in occupancy")
+    alerts.add_argument("--hospital", help="silence: only at this hospital")
+    alerts.add_argument("--department", help="silence: only in this department")
+    alerts.add_argument("--minutes", type=int, default=60, help="silence: for how long (default 60)")
+    alerts.add_argument("--reason", default="", help="silence: why")
     alerts.add_argument("--all", action="store_true", help="list resolved alerts too")
     alerts.add_argument("--by", default=os.environ.get("USER", "somebody"), help="your name, for the record")
     alerts.set_defaults(run=_alerts)
@@ -62,7 +72,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def _alerts(options: argparse.Namespace, settings: Settings) -> int:
-    from datetime import UTC, datetime
+    from datetime import UTC, datetime, timedelta
 
     from hospital_assets.alerts.notifiers import deliver
     from hospital_assets.alerts.outbox import Signal, open_outbox
@@ -75,6 +85,25 @@ def _alerts(options: argparse.Namespace, settings: Settings) -> int:
     with contextlib.closing(outbox):
         if options.action == "list":
             _print_alerts(outbox.alerts(with_resolved=options.all))
+            for silence in outbox.silences(datetime.now(UTC)):
+                what = " ".join(silence[name] or "" for name in ("rule", "hospital_id", "department_name")).strip()
+                print(
+                    f"silence {silence['silence_id']}: {what or 'one alert'} until {silence['until_at'][:16]} UTC, by "
+                    f"{silence['silenced_by']}: {silence['reason']}"
+                )
+            return 0
+        if options.action == "silence":
+            silence_id = outbox.silence(
+                timedelta(minutes=options.minutes),
+                options.reason,
+                options.by,
+                datetime.now(UTC),
+                alert_id=options.alert,
+                rule=options.rule,
+                hospital_id=options.hospital,
+                department_name=options.department,
+            )
+            print(f"silence {silence_id}; alerts go on being raised, and what is open at its end is sent then")
             return 0
         if options.action == "test":
             moment = datetime.now(UTC)
@@ -105,6 +134,11 @@ def _alerts(options: argparse.Namespace, settings: Settings) -> int:
                 raise ValueError(f"there is no alert {options.alert}")
             for name, value in found[0].items():
                 print(f"{name:<18} {'' if value is None else value}")
+            print("\n".join(["", *outbox.explain(options.alert, datetime.now(UTC))]))
+            return 0
+        if options.action == "end-silence":
+            if not outbox.end_silence(options.alert, datetime.now(UTC)):
+                raise ValueError(f"there is no silence {options.alert}")
             return 0
         done = (
             outbox.acknowledge(options.alert, options.by, now)

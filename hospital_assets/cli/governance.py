@@ -13,7 +13,7 @@ from hospital_assets.cli.serving import add_address, address_of
 from hospital_assets.settings import Settings
 
 if TYPE_CHECKING:
-    from hospital_assets.access.users import Account
+    from hospital_assets.access.users import Account, OpenSession
     from hospital_assets.cli.console import Commands
 
 
@@ -48,8 +48,10 @@ def add_commands(commands: Commands) -> None:
     users = commands.add_parser(
         "users", help="manage who may sign in to the dashboard and the gateway, and in which role"
     )
-    users.add_argument("action", choices=["list", "add", "disable", "enable", "remove", "password", "revoke"])
-    users.add_argument("name", nargs="?")
+    users.add_argument(
+        "action", choices=["list", "add", "disable", "enable", "remove", "password", "revoke", "sessions", "end"]
+    )
+    users.add_argument("name", nargs="?", help="the user; of `end` the session, as `sessions` lists it")
     users.add_argument("role", nargs="?", help="a role of the policy: see hospital policy")
     users.add_argument("--hospital", help="for a role at one hospital, as in H1")
     users.set_defaults(run=_users)
@@ -234,6 +236,9 @@ def _users(options: argparse.Namespace, settings: Settings) -> int:
         if options.action == "list":
             _print_users(users.everybody())
             return 0
+        if options.action == "sessions":
+            _print_sessions([s for s in users.sessions() if options.name in (None, s.name)])
+            return 0
         if not options.name:
             raise ValueError(f"name the user: hospital users {options.action} NAME")
         if options.action == "add":
@@ -247,9 +252,9 @@ def _users(options: argparse.Namespace, settings: Settings) -> int:
         elif options.action == "revoke":
             print(f"{users.revoke(options.name, by=by)} sessions ended")
         else:
-            {"disable": users.disable, "enable": users.enable, "remove": users.remove}[options.action](
-                options.name, by=by
-            )
+            {"disable": users.disable, "enable": users.enable, "remove": users.remove, "end": users.end}[
+                options.action
+            ](options.name, by=by)
     return 0
 
 
@@ -264,6 +269,16 @@ def _print_users(accounts: list[Account]) -> None:
         user = account.user
         shown.add_row(user.name, user.role, user.hospital_id or "", state, str(account.sessions))
     terminal().print(shown if shown.row_count else "no users: hospital users add NAME ROLE")
+
+
+def _print_sessions(sessions: list[OpenSession]) -> None:
+    from rich.table import Table
+
+    shown = Table("session", "name", "application", "from", "since (UTC)", "last used", "ends")
+    for session in sessions:
+        moments = (f"{at:%Y-%m-%d %H:%M}" for at in (session.created_at, session.used_at, session.expires_at))
+        shown.add_row(session.session_id, session.name, session.kind, session.client, *moments)
+    terminal().print(shown if sessions else "nobody is signed in")
 
 
 def _password() -> str:

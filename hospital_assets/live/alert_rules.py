@@ -62,16 +62,53 @@ def scored_vitals(
     return scored(validated, lazy(patients)).collect("polars").to_native()  # type: ignore[no-any-return]
 
 
-def vital_signals(observed: pl.DataFrame, settings: AlertSettings) -> list[Signal]:
-    """How the patients of some vital signs stand: one signal per observation set.
+#: Where patients are now, as `vital_signals` wants it.
+PLACES_SCHEMA = dict.fromkeys(("visit_id", "patient_id", "department_name", "bed_id"), pl.String)
+
+
+def places(stays: pl.DataFrame | None, *visits: pl.DataFrame | None) -> pl.DataFrame:
+    """Where patients are now: one row a visit, by its stay where it has one, else by its registration.
+
+    Args:
+        stays: the copy `open_stays`; None before the first one.
+        visits: the copies of visits, the newest last.
+    """
+    found = [
+        None if stays is None else stays.rename({"stay_id": "visit_id"}),
+        *(None if frame is None else frame.filter(pl.col("departure_at").is_null()) for frame in reversed(visits)),
+    ]
+    shaped = [
+        frame.select(
+            (pl.col(name) if name in frame.columns else pl.lit(None)).cast(kind).alias(name)
+            for name, kind in PLACES_SCHEMA.items()
+        )
+        for frame in found
+        if frame is not None
+    ]
+    return pl.concat([pl.DataFrame(schema=PLACES_SCHEMA), *shaped]).unique(
+        "visit_id", keep="first", maintain_order=True
+    )
+
+
+def vital_signals(observed: pl.DataFrame, settings: AlertSettings, where: pl.DataFrame | None = None) -> list[Signal]:
+    """How the patients of some vital signs stand: one signal per observation set, about the patient's visit.
 
     A set that is not critical clears only when it is complete; what is missing may be what was
-    critical.
+    critical. A set without a visit is of the one visit that its patient has now.
 
     Args:
         observed: as `scored_vitals` has them.
         settings: the limits.
+        where: as `places` has them.
     """
+    where = pl.DataFrame(schema=PLACES_SCHEMA) if where is None else where
+    only = where.filter(pl.col("patient_id").is_not_null() & pl.col("patient_id").is_unique())
+    observed = (
+        observed.join(only.select("patient_id", _visit="visit_id"), on="patient_id", how="left")
+        .with_columns(visit_id=pl.coalesce("visit_id", "_visit"))
+        .drop("_visit")
+        .join(where.select("visit_id", _department="department_name", _bed="bed_id"), on="visit_id", how="left")
+    )
     has_score = pl.col("news2_score") >= settings.news2_score
     is_red = pl.col("has_news2_red_parameter") & pl.lit(settings.red_parameter)
     limits = {
@@ -96,6 +133,8 @@ def vital_signals(observed: pl.DataFrame, settings: AlertSettings) -> list[Signa
         subject=pl.coalesce("visit_id", "patient_id"),
         hospital_id="hospital_id",
         observed_at="measured_at",
+        department_name="_department",
+        bed=pl.when(pl.col("_bed").is_not_null()).then(pl.format("bed {}, ", "_bed")).otherwise(pl.lit("")),
         score=pl.col("news2_score").cast(pl.Float64),
         why=pl.concat_str(said, separator="; ", ignore_nulls=True),
         is_raised=pl.when(is_critical).then(True).when(is_whole).then(False),
@@ -107,12 +146,12 @@ def vital_signals(observed: pl.DataFrame, settings: AlertSettings) -> list[Signa
             row["observed_at"],
             row["is_raised"],
             "critical",
-            f"critical vital signs: {row['why']}",
+            f"{row['bed']}critical vital signs: {row['why']}",
             row["score"],
             float(settings.news2_score),
             "NEWS2",
             row["hospital_id"],
-            None,
+            row["department_name"],
         )
         for row in rows.iter_rows(named=True)
     ]
@@ -323,7 +362,7 @@ def silent_feeds(newest: Mapping[str, datetime], limits: Mapping[str, float], wa
                     FEED_SILENT,
                     feed,
                     wall,
-                    minutes > limit,
+                    minutes >= limit,
                     "error",
                     f"nothing of the feed '{feed}' has landed for {minutes:.0f} min (limit {limit:g})",
                     round(minutes, 1),
@@ -349,7 +388,7 @@ def files_waiting(since_ns: Sequence[int], minutes: float, wall: datetime) -> li
             FILES_WAITING,
             "landing",
             wall,
-            waited > minutes,
+            bool(since_ns) and waited >= minutes,
             "error",
             f"{len(since_ns)} landed files wait to be loaded, the oldest for {waited:.0f} min: is "
             "`hospital dev` or `hospital watch` running?",

@@ -30,11 +30,12 @@ _COPIES: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     # One row per open stay: where the patient is now, and what that department holds.
     "open_stays": (
-        ("fact_patient_flow", "dim_department"),
+        ("fact_patient_flow", "dim_department", "dim_patient"),
         """
-        select f.stay_id, f.stay_class, f.stay_start_at, c.hospital_id, c.department_id,
+        select f.stay_id, p.patient_id, f.bed_id, f.stay_class, f.stay_start_at, c.hospital_id, c.department_id,
                c.department_name, c.bed_capacity
         from facts.fact_patient_flow f
+        left join dimensions.dim_patient p on p.patient_key = f.patient_key
         join dimensions.dim_department d on d.department_key = f.department_key
         join dimensions.dim_department c on c.department_id = d.department_id and c.is_current
         where f.is_open and f.segment_end_at is null

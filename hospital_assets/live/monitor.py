@@ -36,6 +36,7 @@ from hospital_assets.live.alert_rules import (
     full_departments,
     landed_visits,
     overstays,
+    places,
     scored_vitals,
     silent_feeds,
     unreadable_files,
@@ -197,7 +198,8 @@ class Monitor:
         if "vitals" in subjects:
             observed = scored_vitals(records("vitals"), hospitals, patients, zone.profiles)
             merge_landed(warehouse_file, "landed_vitals", board_vitals(observed), "visit_id", "measured_at", since)
-            found = vital_signals(observed, self.alerts)
+            copies = (read_copy(warehouse_file, name) for name in ("open_stays", "open_visits", "landed_visits"))
+            found = vital_signals(observed, self.alerts, places(*copies))
             # What is well and never was otherwise needs no memory.
             known = self.outbox.open_subjects(CRITICAL_VITALS)
             ill = known | {signal.subject for signal in found if signal.is_raised}
