@@ -7,13 +7,14 @@ the rows it shows as a table.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from hospital_assets import charts
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.table import Measure
+from hospital_assets.dashboard.mart import Row
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.spc import Better, Control, Point, controls
 from hospital_assets.measures.natural_limits import WORDS, Verdict
@@ -63,6 +64,9 @@ class Drawn:
     svg: str
 
 
+Cell = str | int | float | None | Link | Away | Drawn
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of a data table.
@@ -70,15 +74,24 @@ class Column:
     Attributes:
         name: heading.
         digits: decimals of its numbers; None for text.
+        of: what it shows of a row: one of its values by name, or something made of them.
         is_wide: whether it takes the room that is left.
     """
 
     name: str
     digits: int | None = None
+    of: str | Callable[[Row], Cell] = ""
     is_wide: bool = False
 
+    def cell(self, row: Row) -> Cell:
+        """What it shows of a row."""
+        cell: Cell = row[self.of] if isinstance(self.of, str) else self.of(row)
+        return cell
 
-Cell = str | int | float | None | Link | Away | Drawn
+
+def bars(share: Callable[[Row], float], style: Callable[[Row], str] = lambda row: "", name: str = "") -> Column:
+    """A column of bars, each as long as a row's share of the longest."""
+    return Column(name, of=lambda row: Drawn(charts.bar(share(row), style(row))), is_wide=True)
 
 
 @dataclass(frozen=True)
@@ -199,6 +212,31 @@ class Page:
 def measure_of(table: str, name: str = "") -> Measure:
     """A table's measure of this name, from its contract; the first one if no name is given."""
     return next(measure for measure in CONTRACTS[table].measures if name in ("", measure.name))
+
+
+def figure(
+    figure_id: str,
+    title: str,
+    subtitle: str,
+    rows: Iterable[Row],
+    *columns: Column,
+    kind: Kind = "table",
+    spec: dict[str, Any] | None = None,
+    span: int = 6,
+    measure: Measure | None = None,
+    n: int | None = None,
+    ignores: tuple[Slicer, ...] = (),
+    note: str = "",
+    height: int = 250,
+    what_if: WhatIf | None = None,
+) -> Figure:
+    """A figure whose data table shows rows of a query, each in the same columns; the rest as in `Figure`."""
+    cells = [[column.cell(row) for column in columns] for row in rows]
+    # The figure is plain values: its cells are made.
+    heads = tuple(replace(column, of="") for column in columns)
+    return Figure(
+        figure_id, title, subtitle, kind, heads, cells, spec or {}, span, measure, n, ignores, note, height, what_if
+    )
 
 
 def empty(figure_id: str, title: str, why: str, span: int = 6, measure: Measure | None = None) -> Figure:

@@ -12,15 +12,17 @@ from hospital_assets.dashboard.figures import (
     Figure,
     Page,
     Slicer,
+    bars,
     control_charts,
     control_figure,
     empty,
+    figure,
     line,
     measure_of,
     series,
     spark_of,
 )
-from hospital_assets.dashboard.mart import Mart, OverTime
+from hospital_assets.dashboard.mart import Mart, OverTime, Row
 from hospital_assets.dashboard.pages import capacity_queries as queries
 from hospital_assets.dashboard.pages import shared_queries
 from hospital_assets.dashboard.pages.shared import blood_group, news, rate_card
@@ -127,40 +129,25 @@ def _wards(mart: Mart, where: Slice) -> Figure:
     most = max([*(r["peak_pct"] or 0 for r in rows), 100.0])
     limit = number(thresholds.FULL_PCT)
     full = [r for r in rows if (r["time_weighted_pct"] or 0) > thresholds.FULL_PCT]
-    return Figure(
+
+    def occupied(row: Row) -> Drawn:
+        pct = row["time_weighted_pct"] or 0
+        style = "full" if pct > thresholds.FULL_PCT else ""
+        return Drawn(charts.bar(pct / most, style, target=thresholds.FULL_PCT / most))
+
+    return figure(
         "wards",
         f"{len(full)} of {len(rows)} departments over {limit} % on {where.last.day} {where.last:%b}",
         f"Time-weighted occupancy, bar to {number(most)} %; mark: {limit} %",
-        "table",
-        (
-            Column("Hospital"),
-            Column("Department"),
-            Column("", is_wide=True),
-            Column("%", 1),
-            Column("Beds", 0),
-            Column("At midnight", 0),
-            Column("Peak", 0),
-            Column("Peak %", 0),
-        ),
-        [
-            [
-                mart.known.hospitals.get(r["hospital_id"], r["hospital_id"]),
-                r["department_name"],
-                Drawn(
-                    charts.bar(
-                        (r["time_weighted_pct"] or 0) / most,
-                        "full" if (r["time_weighted_pct"] or 0) > thresholds.FULL_PCT else "",
-                        target=thresholds.FULL_PCT / most,
-                    )
-                ),
-                r["time_weighted_pct"],
-                r["bed_capacity"],
-                r["midnight_patients_count"],
-                r["peak_patients_count"],
-                r["peak_pct"],
-            ]
-            for r in sorted(rows, key=lambda r: -(r["time_weighted_pct"] or 0))[:20]
-        ],
+        sorted(rows, key=lambda r: -(r["time_weighted_pct"] or 0))[:20],
+        Column("Hospital", of=lambda r: mart.known.hospitals.get(r["hospital_id"], r["hospital_id"])),
+        Column("Department", of="department_name"),
+        Column("", of=occupied, is_wide=True),
+        Column("%", 1, "time_weighted_pct"),
+        Column("Beds", 0, "bed_capacity"),
+        Column("At midnight", 0, "midnight_patients_count"),
+        Column("Peak", 0, "peak_patients_count"),
+        Column("Peak %", 0, "peak_pct"),
         span=12,
         measure=measure,
         n=sum(r["bed_capacity"] for r in rows),
@@ -175,14 +162,16 @@ def _census(mart: Mart, where: Slice) -> Figure:
     if len(rows) < 2:
         return empty("census", "Patients by hour", "No hourly census in this slice", 12, measure)
     peak = max(rows, key=lambda r: r["patients_count"])
-    return Figure(
+    return figure(
         "census",
         f"Most patients at once: {number(peak['patients_count'])}, {peak['hour_local']:%a %H:%M}",
         "Patients at the start of each local hour of the last seven days, and staffed beds",
-        "series",
-        (Column("Hour"), Column("Patients", 0), Column("Staffed beds", 0)),
-        [[f"{r['hour_local']:%Y-%m-%d %H:%M}", r["patients_count"], r["beds"]] for r in rows],
-        series(
+        rows,
+        Column("Hour", of=lambda r: f"{r['hour_local']:%Y-%m-%d %H:%M}"),
+        Column("Patients", 0, "patients_count"),
+        Column("Staffed beds", 0, "beds"),
+        kind="series",
+        spec=series(
             [r["hour_local"].isoformat(timespec="minutes") for r in rows],
             [
                 line("beds", [r["beds"] for r in rows], "step"),
@@ -192,10 +181,9 @@ def _census(mart: Mart, where: Slice) -> Figure:
             digits=0,
             zero=True,
         ),
-        12,
-        measure,
-        None,
-        ("triage",),
+        span=12,
+        measure=measure,
+        ignores=("triage",),
         height=230,
     )
 
@@ -208,28 +196,16 @@ def _crowding(mart: Mart, where: Slice) -> Figure:
         return empty("crowding", "Crowding", "No NEDOCS in this slice", 4, measure)
     worst = max(known, key=lambda r: r["overcrowded_pct"])
     name = worst["hospital_id"]
-    return Figure(
+    return figure(
         "crowding",
         f"Overcrowded most often: {name}, {number(worst['overcrowded_pct'], 1)} % of hours",
         "NEDOCS at the start of each hour: median, worst, share of hours over 100",
-        "table",
-        (
-            Column("Hospital"),
-            Column("Median", 0),
-            Column("Worst", 0),
-            Column("", is_wide=True),
-            Column("Over 100 %", 1),
-        ),
-        [
-            [
-                r["hospital_id"],
-                r["median"],
-                r["worst"],
-                Drawn(charts.bar((r["overcrowded_pct"] or 0) / 100)),
-                r["overcrowded_pct"],
-            ]
-            for r in rows
-        ],
+        rows,
+        Column("Hospital", of="hospital_id"),
+        Column("Median", 0, "median"),
+        Column("Worst", 0, "worst"),
+        bars(lambda r: (r["overcrowded_pct"] or 0) / 100),
+        Column("Over 100 %", 1, "overcrowded_pct"),
         span=4,
         measure=measure,
         n=sum(r["hours_count"] for r in rows),
@@ -281,31 +257,17 @@ def _boarding(mart: Mart, where: Slice) -> Figure:
     if not known:
         return empty("boarding", "Waiting for a bed", TOO_FEW, 6, measure)
     longest = max(known, key=lambda r: r["average_minutes"])
-    return Figure(
+    return figure(
         "boarding",
         f"Longest wait for a bed: {longest['destination_department']}, {number(longest['average_minutes'])} min",
         "Average minutes from decision to departure, by the department admitted to",
-        "table",
-        (
-            Column("Admitted to"),
-            Column("", is_wide=True),
-            Column("Average min", 0),
-            Column(f"Over {thresholds.LONG_BOARDING_MINUTES / 60:g} h", 0),
-            Column(f"Over {thresholds.TWELVE_HOUR_MINUTES / 60:g} h", 0),
-            Column("n", 0),
-        ),
-        [
-            [
-                r["destination_department"],
-                Drawn(charts.bar(r["average_minutes"] / longest["average_minutes"])),
-                r["average_minutes"],
-                r["over_4_hours_count"],
-                r["over_12_hours_count"],
-                r["denominator_count"],
-            ]
-            for r in known
-        ],
-        span=6,
+        known,
+        Column("Admitted to", of="destination_department"),
+        bars(lambda r: r["average_minutes"] / longest["average_minutes"]),
+        Column("Average min", 0, "average_minutes"),
+        Column(f"Over {thresholds.LONG_BOARDING_MINUTES / 60:g} h", 0, "over_4_hours_count"),
+        Column(f"Over {thresholds.TWELVE_HOUR_MINUTES / 60:g} h", 0, "over_12_hours_count"),
+        Column("n", 0, "denominator_count"),
         measure=measure,
         n=sum(r["denominator_count"] for r in known),
         ignores=("department", "triage"),
@@ -324,33 +286,18 @@ def _stays(mart: Mart, where: Slice) -> Figure:
         if inpatient
         else "Length of stay"
     )
-    return Figure(
+    return figure(
         "stays",
         title,
         "By month of discharge and class of stay",
-        "table",
-        (
-            Column("Class"),
-            Column("Month"),
-            Column("Median h", 1),
-            Column("Average h", 1),
-            Column("Calendar days", 2),
-            Column("n", 0),
-            Column("Open", 0),
-        ),
-        [
-            [
-                r["stay_class"],
-                f"{r['period_month']:%b %Y}",
-                r["los_hours_median"],
-                r["los_hours_average"],
-                r["los_hcup_days_average"],
-                r["denominator_count"],
-                r["excluded_open_count"],
-            ]
-            for r in known
-        ],
-        span=6,
+        known,
+        Column("Class", of="stay_class"),
+        Column("Month", of=lambda r: f"{r['period_month']:%b %Y}"),
+        Column("Median h", 1, "los_hours_median"),
+        Column("Average h", 1, "los_hours_average"),
+        Column("Calendar days", 2, "los_hcup_days_average"),
+        Column("n", 0, "denominator_count"),
+        Column("Open", 0, "excluded_open_count"),
         measure=measure,
         n=sum(r["denominator_count"] for r in known),
         ignores=("department", "triage"),
@@ -365,31 +312,17 @@ def _overstays(mart: Mart, where: Slice) -> Figure:
         return empty("overstays", "Overstays", TOO_FEW, 6, measure)
     n = sum(r["denominator_count"] for r in rows)
     count = sum(r["numerator_count"] or 0 for r in rows)
-    return Figure(
+    return figure(
         "overstays",
         f"Overstays: {number(100 * count / n, 1)} % stay too long",
         "Stays by the department in which they ended or are now",
-        "table",
-        (
-            Column("Department"),
-            Column("", is_wide=True),
-            Column("%", 1),
-            Column("Too long", 0),
-            Column("Still there", 0),
-            Column("n", 0),
-        ),
-        [
-            [
-                r["department_name"],
-                Drawn(charts.bar((r["value_pct"] or 0) / 100)),
-                r["value_pct"],
-                r["numerator_count"],
-                r["open_numerator_count"],
-                r["denominator_count"],
-            ]
-            for r in rows
-        ],
-        span=6,
+        rows,
+        Column("Department", of="department_name"),
+        bars(lambda r: (r["value_pct"] or 0) / 100),
+        Column("%", 1, "value_pct"),
+        Column("Too long", 0, "numerator_count"),
+        Column("Still there", 0, "open_numerator_count"),
+        Column("n", 0, "denominator_count"),
         measure=measure,
         n=n,
         ignores=("period", "department", "triage"),
@@ -404,23 +337,20 @@ def _blood_mix(mart: Mart, where: Slice) -> Figure:
     order = {"O-": 0, "O+": 1, "A-": 2, "A+": 3, "B-": 4, "B+": 5, "AB-": 6, "AB+": 7}
     rows.sort(key=lambda r: order.get(r["blood_group"], 9))
     most = max(max(r["share_pct"], r["reference_share_pct"] or 0) for r in rows)
-    return Figure(
+    return figure(
         "blood-mix",
         "Blood groups compared with the US population",
         "Percent of patients with a known group; mark: US reference",
-        "table",
-        (Column("Group"), Column("", is_wide=True), Column("%", 1), Column("US %", 1), Column("Patients", 0)),
-        [
-            [
-                blood_group(r["blood_group"]),
-                Drawn(charts.bar(r["share_pct"] / most, target=(r["reference_share_pct"] or 0) / most)),
-                r["share_pct"],
-                r["reference_share_pct"],
-                r["patient_count"],
-            ]
-            for r in rows
-        ],
-        span=6,
+        rows,
+        Column("Group", of=lambda r: blood_group(r["blood_group"])),
+        Column(
+            "",
+            of=lambda r: Drawn(charts.bar(r["share_pct"] / most, target=(r["reference_share_pct"] or 0) / most)),
+            is_wide=True,
+        ),
+        Column("%", 1, "share_pct"),
+        Column("US %", 1, "reference_share_pct"),
+        Column("Patients", 0, "patient_count"),
         measure=measure,
         n=rows[0]["known_patient_count"],
         ignores=("period", "department", "triage"),

@@ -12,9 +12,11 @@ from hospital_assets.dashboard.figures import (
     Figure,
     Page,
     Slicer,
+    bars,
     control_charts,
     control_figure,
     empty,
+    figure,
     measure_of,
 )
 from hospital_assets.dashboard.mart import Mart, Row
@@ -125,16 +127,15 @@ def _groups(mart: Mart, where: Slice) -> Figure:
     if not rows:
         return empty("groups", "Groups of conditions", TOO_FEW, 5, measure)
     most = max(r["visit_count"] for r in rows)
-    return Figure(
+    return figure(
         "groups",
         f"Largest group: {rows[0]['condition_group']}",
         "Visits by clinical group of the principal diagnosis",
-        "table",
-        (Column("Group"), Column("", is_wide=True), Column("Visits", 0), Column("%", 1)),
-        [
-            [r["condition_group"], Drawn(charts.bar(r["visit_count"] / most)), r["visit_count"], r["share_pct"]]
-            for r in rows
-        ],
+        rows,
+        Column("Group", of="condition_group"),
+        bars(lambda r: r["visit_count"] / most),
+        Column("Visits", 0, "visit_count"),
+        Column("%", 1, "share_pct"),
         span=5,
         measure=measure,
         n=rows[0]["coded_visit_count"],
@@ -172,22 +173,16 @@ def _people(mart: Mart, where: Slice, characteristic: str, label: str) -> Figure
         return empty(characteristic, label, TOO_FEW, 4, measure)
     known.sort(key=lambda r: -r["visit_count"])
     most = max(r["visit_count"] for r in known)
-    return Figure(
+    return figure(
         characteristic,
         f"{label}: {known[0]['category']} {number(known[0]['share_of_visits_pct'])} %",
         "Visits, and visits per patient; shares of the population are not in the data",
-        "table",
-        (Column(label), Column("", is_wide=True), Column("Visits", 0), Column("%", 1), Column("Per patient", 2)),
-        [
-            [
-                r["category"],
-                Drawn(charts.bar(r["visit_count"] / most)),
-                r["visit_count"],
-                r["share_of_visits_pct"],
-                r["visit_count"] / r["patient_count"],
-            ]
-            for r in known
-        ],
+        known,
+        Column(label, of="category"),
+        bars(lambda r: r["visit_count"] / most),
+        Column("Visits", 0, "visit_count"),
+        Column("%", 1, "share_of_visits_pct"),
+        Column("Per patient", 2, lambda r: r["visit_count"] / r["patient_count"]),
         span=4,
         measure=measure,
         n=sum(r["visit_count"] for r in known),
@@ -204,35 +199,25 @@ def _equity(mart: Mart, people: list[Row], where: Slice) -> Figure:
     sexes = [r for r in rows if r["characteristic"] == "sex"] or rows
     overall = sum(r["average"] * r["wait_count"] for r in sexes) / sum(r["wait_count"] for r in sexes)
     apart = sum(abs(r["average"] - overall) > 1.96 * r["error"] for r in rows)
-    return Figure(
+    return figure(
         "equity",
         f"Wait by group: {apart} of {len(rows)} differ from the average of {number(overall, 1)} min",
         f"Average minutes and its 95 % interval, not adjusted for triage; {visit_days(where)}",
-        "table",
-        (
-            Column("Group"),
-            Column("95 % interval", is_wide=True),
-            Column("Average", 1),
-            Column("from", 1),
-            Column("to", 1),
-            Column("n", 0),
+        rows,
+        Column("Group", of="category"),
+        Column(
+            "95 % interval",
+            of=lambda r: Drawn(
+                charts.range_mark(
+                    max(r["average"] - 1.96 * r["error"], 0) / high, (r["average"] + 1.96 * r["error"]) / high
+                )
+            ),
+            is_wide=True,
         ),
-        [
-            [
-                r["category"],
-                Drawn(
-                    charts.range_mark(
-                        max(r["average"] - 1.96 * r["error"], 0) / high, (r["average"] + 1.96 * r["error"]) / high
-                    )
-                ),
-                r["average"],
-                r["average"] - 1.96 * r["error"],
-                r["average"] + 1.96 * r["error"],
-                r["wait_count"],
-            ]
-            for r in rows
-        ],
-        span=6,
+        Column("Average", 1, "average"),
+        Column("from", 1, lambda r: r["average"] - 1.96 * r["error"]),
+        Column("to", 1, lambda r: r["average"] + 1.96 * r["error"]),
+        Column("n", 0, "wait_count"),
         measure=measure,
         n=sum(r["wait_count"] for r in rows if r["characteristic"] == "sex"),
     )
@@ -244,22 +229,15 @@ def _procedures(mart: Mart, where: Slice) -> Figure:
     if not rows:
         return empty("procedures", "Procedures", TOO_FEW, 6, measure)
     most = rows[0]["procedure_count"]
-    return Figure(
+    return figure(
         "procedures",
         f"Most common procedure: {rows[0]['procedure_name'] or rows[0]['procedure_code']}",
         "Procedures by code",
-        "table",
-        (Column("Procedure"), Column("", is_wide=True), Column("Count", 0), Column("%", 1)),
-        [
-            [
-                r["procedure_name"] or r["procedure_code"],
-                Drawn(charts.bar(r["procedure_count"] / most)),
-                r["procedure_count"],
-                r["share_pct"],
-            ]
-            for r in rows[:12]
-        ],
-        span=6,
+        rows[:12],
+        Column("Procedure", of=lambda r: r["procedure_name"] or r["procedure_code"]),
+        bars(lambda r: r["procedure_count"] / most),
+        Column("Count", 0, "procedure_count"),
+        Column("%", 1, "share_pct"),
         measure=measure,
         n=sum(r["procedure_count"] for r in rows),
         ignores=("period", "department", "triage"),
@@ -273,23 +251,16 @@ def _by_month(mart: Mart, figure_id: str, label: str, rows: list[Row], measure: 
         return empty(figure_id, label, "No month with enough patients whose time is over", 6, measure)
     most = max(r["value_pct"] for r in known) or 1
     newest = known[-1]
-    return Figure(
+    return figure(
         figure_id,
         f"{label}: {number(newest['value_pct'], 1)} %, {newest['period_month']:%B}",
         measure.definition,
-        "table",
-        (Column("Month"), Column("", is_wide=True), Column("%", 1), Column("Count", 0), Column("n", 0)),
-        [
-            [
-                f"{r['period_month']:%b %Y}",
-                Drawn(charts.bar(r["value_pct"] / most)),
-                r["value_pct"],
-                r["numerator_count"],
-                r["denominator_count"],
-            ]
-            for r in known
-        ],
-        span=6,
+        known,
+        Column("Month", of=lambda r: f"{r['period_month']:%b %Y}"),
+        bars(lambda r: r["value_pct"] / most),
+        Column("%", 1, "value_pct"),
+        Column("Count", 0, "numerator_count"),
+        Column("n", 0, "denominator_count"),
         measure=measure,
         n=sum(r["denominator_count"] for r in known),
         ignores=("department", "triage"),

@@ -13,9 +13,11 @@ from hospital_assets.dashboard.figures import (
     Figure,
     Page,
     Slicer,
+    bars,
     control_charts,
     control_figure,
     empty,
+    figure,
     measure_of,
 )
 from hospital_assets.dashboard.mart import Mart, Row
@@ -196,33 +198,18 @@ def _first_sets(mart: Mart, where: Slice) -> Figure:
     if not rows:
         return empty("first-sets", "First full set of observations", TOO_FEW, 6, measure)
     first = rows[0]
-    return Figure(
+    return figure(
         "first-sets",
         f"{number(100 * first['in_time'] / first['n'])} % have a full set within {first['limit_minutes']} minutes",
         "Visits by when the first full set was recorded",
-        "table",
-        (
-            Column("Within"),
-            Column("", is_wide=True),
-            Column("%", 1),
-            Column("Visits", 0),
-            Column("Later", 0),
-            Column("Never", 0),
-            Column("n", 0),
-        ),
-        [
-            [
-                f"{row['limit_minutes']} min",
-                Drawn(charts.bar(row["in_time"] / row["n"])),
-                100 * row["in_time"] / row["n"],
-                row["in_time"],
-                row["late"],
-                row["never"],
-                row["n"],
-            ]
-            for row in rows
-        ],
-        span=6,
+        rows,
+        Column("Within", of=lambda row: f"{row['limit_minutes']} min"),
+        bars(lambda row: row["in_time"] / row["n"]),
+        Column("%", 1, lambda row: 100 * row["in_time"] / row["n"]),
+        Column("Visits", 0, "in_time"),
+        Column("Later", 0, "late"),
+        Column("Never", 0, "never"),
+        Column("n", 0, "n"),
         measure=measure,
         n=first["n"],
         ignores=_IGNORES,

@@ -16,9 +16,11 @@ from hospital_assets.dashboard.figures import (
     Figure,
     Page,
     Slicer,
+    bars,
     control_charts,
     control_figure,
     empty,
+    figure,
     line,
     measure_of,
     series,
@@ -184,23 +186,26 @@ def _waits_by_hour(mart: Mart, where: Slice) -> Figure:
     def values(name: str) -> list[float | None]:
         return [by_hour[h][name] if h in by_hour else None for h in hours]
 
-    return Figure(
+    return figure(
         "wait-hours",
         f"Patients who arrive at {worst['hour_of_day']:02d}:00 wait longest: median {number(worst['median'])} min",
         f"Minutes by local hour of arrival: median, and from the 10th to the 90th percentile; {visit_days(where)}",
-        "series",
-        (Column("Hour"), Column("n", 0), Column("10th", 1), Column("Median", 1), Column("90th", 1)),
-        [[f"{r['hour_of_day']:02d}:00", r["wait_count"], r["p10"], r["median"], r["p90"]] for r in shown],
-        series(
+        shown,
+        Column("Hour", of=lambda r: f"{r['hour_of_day']:02d}:00"),
+        Column("n", 0, "wait_count"),
+        Column("10th", 1, "p10"),
+        Column("Median", 1, "median"),
+        Column("90th", 1, "p90"),
+        kind="series",
+        spec=series(
             [f"{h:02d}:00" for h in hours],
             [line("median", values("median"), "actual")],
             unit="min",
             bands=[{"name": "10th to 90th", "low": values("p10"), "high": values("p90"), "style": "spread"}],
             zero=True,
         ),
-        6,
-        measure,
-        sum(r["wait_count"] for r in shown),
+        measure=measure,
+        n=sum(r["wait_count"] for r in shown),
         height=300,
     )
 
@@ -339,21 +344,15 @@ def _op18(mart: Mart, where: Slice) -> Figure:
     if not known:
         return empty("op18", "OP-18", TOO_FEW, 12, measure)
     newest = known[-1]
-    return Figure(
+    return figure(
         "op18",
         f"OP-18b: discharged patients spend {number(newest['median_minutes'])} min, {newest['period_month']:%B}",
         "Median minutes from arrival to departure by month of departure, without mental health and transfers",
-        "table",
-        (Column("Month"), Column("", is_wide=True), Column("Median min", 1), Column("n", 0)),
-        [
-            [
-                f"{r['period_month']:%b %Y}",
-                Drawn(charts.bar((r["median_minutes"] or 0) / max(k["median_minutes"] for k in known))),
-                r["median_minutes"],
-                r["denominator_count"],
-            ]
-            for r in rows
-        ],
+        rows,
+        Column("Month", of=lambda r: f"{r['period_month']:%b %Y}"),
+        bars(lambda r: (r["median_minutes"] or 0) / max(k["median_minutes"] for k in known)),
+        Column("Median min", 1, "median_minutes"),
+        Column("n", 0, "denominator_count"),
         span=12,
         measure=measure,
         n=sum(r["denominator_count"] or 0 for r in known),
@@ -371,23 +370,18 @@ def _units(mart: Mart, metric: str, label: str, measure: Measure) -> Figure:
     if len(known) < 2:
         return empty(f"{metric}-units", label, TOO_FEW, 6, measure)
     outside = sum(bool(r["is_outside"]) for r in known)
-    return Figure(
+    return figure(
         f"{metric}-units",
         f"{label}: {outside} of {len(known)} outside chance",
         "Percent by n; band: chance alone (3\u03c3) around all hospitals together",
-        "dots",
-        (Column("Hospital"), Column("n", 0), Column("%", 2), Column("Limits"), Column("Outside")),
-        [
-            [
-                mart.known.hospitals.get(r["hospital_id"], r["hospital_id"]),
-                r["denominator_count"],
-                r["value_pct"],
-                f"{number(r['lower_limit_pct'], 1)} to {number(r['upper_limit_pct'], 1)}",
-                "yes" if r["is_outside"] else "no",
-            ]
-            for r in known
-        ],
-        {
+        known,
+        Column("Hospital", of=lambda r: mart.known.hospitals.get(r["hospital_id"], r["hospital_id"])),
+        Column("n", 0, "denominator_count"),
+        Column("%", 2, "value_pct"),
+        Column("Limits", of=lambda r: f"{number(r['lower_limit_pct'], 1)} to {number(r['upper_limit_pct'], 1)}"),
+        Column("Outside", of=lambda r: "yes" if r["is_outside"] else "no"),
+        kind="dots",
+        spec={
             "points": [
                 {
                     "name": mart.known.hospitals.get(r["hospital_id"], r["hospital_id"]),
@@ -403,8 +397,7 @@ def _units(mart: Mart, metric: str, label: str, measure: Measure) -> Figure:
             "unit": "%",
             "x_name": "visits (n)",
         },
-        6,
-        measure,
-        sum(r["denominator_count"] for r in known),
-        ("period", "hospital", "department", "triage"),
+        measure=measure,
+        n=sum(r["denominator_count"] for r in known),
+        ignores=("period", "hospital", "department", "triage"),
     )

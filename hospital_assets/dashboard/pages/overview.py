@@ -20,6 +20,7 @@ from hospital_assets.dashboard.figures import (
     control_charts,
     control_figure,
     empty,
+    figure,
     measure_of,
     spark_of,
 )
@@ -193,21 +194,24 @@ def _funnel(mart: Mart, rows: list[Row]) -> Figure:
     most = max(row["visit_count"] or 0 for row in levels)
     critical = sum(row["visit_count"] or 0 for row in levels if row["triage_group"] in map(str, CRITICAL_LEVELS))
     untriaged = sum(row["visit_count"] or 0 for row in rows) - n
-    return Figure(
+    return figure(
         "triage",
         f"Triage severity: {number(100 * critical / n, 1)} % are level {CRITICAL_IN_SHORT}",
         "Visits by level, in percent of triaged visits; select a level to filter",
-        "table",
-        (Column("Level"), Column("", is_wide=True), Column("Visits", 0), Column("%", 1)),
-        [
-            [
-                Link(f"{row['triage_group']} {mart.known.triage[row['triage_group']]}", "triage", row["triage_group"]),
-                Drawn(charts.bar((row["visit_count"] or 0) / most, f"t{row['triage_group']}", centred=True)),
-                row["visit_count"],
-                100 * (row["visit_count"] or 0) / n,
-            ]
-            for row in levels
-        ],
+        levels,
+        Column(
+            "Level",
+            of=lambda row: Link(
+                f"{row['triage_group']} {mart.known.triage[row['triage_group']]}", "triage", row["triage_group"]
+            ),
+        ),
+        Column(
+            "",
+            of=lambda row: Drawn(charts.bar((row["visit_count"] or 0) / most, f"t{row['triage_group']}", centred=True)),
+            is_wide=True,
+        ),
+        Column("Visits", 0, "visit_count"),
+        Column("%", 1, lambda row: 100 * (row["visit_count"] or 0) / n),
         span=4,
         measure=measure,
         n=n,
@@ -282,28 +286,23 @@ def _hours(mart: Mart, where: Slice) -> Figure:
     peak = max(known, key=lambda row: row["arrivals_per_hour"])
     hours = [f"{hour:02d}" for hour in range(24)]
     per = "hospital and hour" if where.hospital == ALL else "hour"
-    return Figure(
+    return figure(
         "hours",
         f"Peak hours: {WEEKDAYS[peak['iso_weekday_number'] - 1]} {peak['hour_of_day']:02d}:00, "
         f"{number(peak['arrivals_per_hour'], 1)} an hour",
         f"Mean arrivals per {per}, by weekday and local hour",
-        "heatmap",
-        (Column("Weekday"), Column("Hour"), Column("Arrivals", 0), Column("Hours (n)", 0), Column("Per hour", 2)),
-        [
-            [
-                WEEKDAYS[r["iso_weekday_number"] - 1],
-                f"{r['hour_of_day']:02d}:00",
-                r["arrivals_count"],
-                r["existing_hours_count"],
-                r["arrivals_per_hour"],
-            ]
-            for r in rows
-        ],
-        {"cells": cells, "rows": list(WEEKDAYS), "columns": hours, "unit": "/h"},
-        5,
-        measure,
-        sum(r["arrivals_count"] or 0 for r in rows),
-        ("department", "triage"),
+        rows,
+        Column("Weekday", of=lambda r: WEEKDAYS[r["iso_weekday_number"] - 1]),
+        Column("Hour", of=lambda r: f"{r['hour_of_day']:02d}:00"),
+        Column("Arrivals", 0, "arrivals_count"),
+        Column("Hours (n)", 0, "existing_hours_count"),
+        Column("Per hour", 2, "arrivals_per_hour"),
+        kind="heatmap",
+        spec={"cells": cells, "rows": list(WEEKDAYS), "columns": hours, "unit": "/h"},
+        span=5,
+        measure=measure,
+        n=sum(r["arrivals_count"] or 0 for r in rows),
+        ignores=("department", "triage"),
         height=290,
     )
 
@@ -318,14 +317,17 @@ def _blood(mart: Mart, where: Slice) -> Figure:
     top = ", ".join(
         f"{blood_group(r['blood_group'])} {number(100 * r['patient_count'] / total, 1)} %" for r in known[:2]
     )
-    return Figure(
+    return figure(
         "blood",
         f"Blood groups: {top}",
         "Patients seen by ABO and Rh group; hatched is RhD negative",
-        "treemap",
-        (Column("Group"), Column("Patients", 0), Column("%", 1), Column("US reference %", 1)),
-        [[blood_group(r["blood_group"]), r["patient_count"], r["share_pct"], r["reference_share_pct"]] for r in rows],
-        {
+        rows,
+        Column("Group", of=lambda r: blood_group(r["blood_group"])),
+        Column("Patients", 0, "patient_count"),
+        Column("%", 1, "share_pct"),
+        Column("US reference %", 1, "reference_share_pct"),
+        kind="treemap",
+        spec={
             "items": [
                 {
                     "name": blood_group(r["blood_group"]),
@@ -336,10 +338,10 @@ def _blood(mart: Mart, where: Slice) -> Figure:
                 for r in known
             ]
         },
-        4,
-        measure,
-        total,
-        ("period", "department", "triage"),
+        span=4,
+        measure=measure,
+        n=total,
+        ignores=("period", "department", "triage"),
         note="The patients' groups are not the demand for blood.",
         height=310,
     )

@@ -16,7 +16,9 @@ from hospital_assets.dashboard.figures import (
     Drawn,
     Figure,
     Slicer,
+    bars,
     empty,
+    figure,
     measure_of,
     spark_of,
 )
@@ -123,35 +125,27 @@ def doctors(mart: Mart, where: Slice, span: int = 4) -> Figure:
     if len(known) < 2:
         return empty("doctors-chart", "Physician workload", TOO_FEW, span, measure)
     outside = sum(bool(r["is_outside"]) for r in known)
-    return Figure(
+    return figure(
         "doctors-chart",
         f"Physician workload: {outside} of {len(known)} outside chance",
         "Patients seen, in percent of what the hospital's doctors see in the same hours; band: chance alone (3\u03c3)",
-        "dots",
-        (
-            Column("Doctor"),
-            Column("Visits", 0),
-            Column("Shift hours", 0),
-            Column("Per hour", 2),
-            Column("Expected", 0),
-            Column("Limits"),
-            Column("Outside"),
-        ),
-        [
-            [
-                r["doctor_id"],
-                r["visit_count"],
-                r["shift_hours"],
-                r["visits_per_shift_hour"],
-                r["expected_visit_count"],
+        rows,
+        Column("Doctor", of="doctor_id"),
+        Column("Visits", 0, "visit_count"),
+        Column("Shift hours", 0, "shift_hours"),
+        Column("Per hour", 2, "visits_per_shift_hour"),
+        Column("Expected", 0, "expected_visit_count"),
+        Column(
+            "Limits",
+            of=lambda r: (
                 ""
                 if r["lower_limit_count"] is None
-                else f"{number(r['lower_limit_count'])} to {number(r['upper_limit_count'])}",
-                "" if r["is_outside"] is None else "yes" if r["is_outside"] else "no",
-            ]
-            for r in rows
-        ],
-        {
+                else f"{number(r['lower_limit_count'])} to {number(r['upper_limit_count'])}"
+            ),
+        ),
+        Column("Outside", of=lambda r: "" if r["is_outside"] is None else "yes" if r["is_outside"] else "no"),
+        kind="dots",
+        spec={
             "points": [
                 {
                     "name": r["doctor_id"],
@@ -167,10 +161,10 @@ def doctors(mart: Mart, where: Slice, span: int = 4) -> Figure:
             "unit": "%",
             "x_name": "expected patients in the doctor's hours",
         },
-        span,
-        measure,
-        sum(r["visit_count"] for r in known),
-        ("period", "department", "triage"),
+        span=span,
+        measure=measure,
+        n=sum(r["visit_count"] for r in known),
+        ignores=("period", "department", "triage"),
         height=320,
     )
 
@@ -181,30 +175,25 @@ def pyramid(mart: Mart, people: list[Row], where: Slice) -> Figure:
     measure = measure_of("fact_emergency_visits", "Visits by age and sex")
     if not mart.has("dim_patient", "sex"):
         return _sexes_and_ages(mart, where)
-    counts: dict[int, dict[str, int]] = {}
+    bands: dict[int, Row] = {}
     for row in rows:
-        counts.setdefault(row["decade"], {})[row["sex"]] = row["visit_count"]
+        band = bands.setdefault(row["decade"], {"band": row["decade"], "female": 0, "male": 0})
+        band[row["sex"]] = row["visit_count"]
     n = sum(row["visit_count"] for row in rows)
     if n < mart.few:
         return empty("people", "Age and sex", TOO_FEW, 4, measure)
-    most = max(max(found.get("female", 0), found.get("male", 0)) for found in counts.values()) or 1
-    women = sum(found.get("female", 0) for found in counts.values())
-    return Figure(
+    most = max(max(row["female"], row["male"]) for row in bands.values()) or 1
+    women = sum(row["female"] for row in bands.values())
+    return figure(
         "people",
         f"Age and sex: {number(100 * women / n, 1)} % female",
         f"Visits by ten-year age band, {visit_days(where)}",
-        "table",
-        (Column("Female", 0), Column("", is_wide=True), Column("Age"), Column("", is_wide=True), Column("Male", 0)),
-        [
-            [
-                counts[band].get("female", 0),
-                Drawn(_mirrored(charts.bar(counts[band].get("female", 0) / most, "female"))),
-                "90+" if band == 9 else f"{10 * band}\u2013{10 * band + 9}",
-                Drawn(charts.bar(counts[band].get("male", 0) / most, "male")),
-                counts[band].get("male", 0),
-            ]
-            for band in sorted(counts, reverse=True)
-        ],
+        sorted(bands.values(), key=lambda row: -row["band"]),
+        Column("Female", 0, "female"),
+        Column("", of=lambda row: Drawn(_mirrored(charts.bar(row["female"] / most, "female"))), is_wide=True),
+        Column("Age", of=lambda row: "90+" if row["band"] == 9 else f"{10 * row['band']}\u2013{10 * row['band'] + 9}"),
+        bars(lambda row: row["male"] / most, lambda row: "male"),
+        Column("Male", 0, "male"),
         span=4,
         measure=measure,
         n=n,
@@ -221,21 +210,15 @@ def _sexes_and_ages(mart: Mart, where: Slice) -> Figure:
     most = max(r["visit_count"] for r in known)
     women = next((r["share_of_visits_pct"] for r in known if r["category"] == "female"), None)
     says = f": {number(women, 1)} % female" if women is not None else ""
-    return Figure(
+    return figure(
         "people",
         f"Age and sex{says}",
         "Visits by sex and by age band",
-        "table",
-        (Column("Group"), Column("", is_wide=True), Column("Visits", 0), Column("%", 1)),
-        [
-            [
-                _category(r["category"]),
-                Drawn(charts.bar((r["visit_count"] or 0) / most, "female" if r["category"] == "female" else "")),
-                r["visit_count"],
-                r["share_of_visits_pct"],
-            ]
-            for r in sorted(shown, key=lambda r: (r["characteristic"] != "sex", r["category"]))
-        ],
+        sorted(shown, key=lambda r: (r["characteristic"] != "sex", r["category"])),
+        Column("Group", of=lambda r: _category(r["category"])),
+        bars(lambda r: (r["visit_count"] or 0) / most, lambda r: "female" if r["category"] == "female" else ""),
+        Column("Visits", 0, "visit_count"),
+        Column("%", 1, "share_of_visits_pct"),
         span=4,
         measure=measure,
         n=sum(r["visit_count"] for r in known if r["characteristic"] == "sex"),
