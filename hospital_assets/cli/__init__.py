@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from hospital_assets.cli import findings, governance, landing, pages, recovery, status, tables
+from hospital_assets.cli import explain, findings, governance, landing, pages, recovery, status, tables
 from hospital_assets.cli.console import Commands
 from hospital_assets.settings import SettingsError, data_dir_from_environment, load_settings
 
@@ -42,7 +42,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], str]] = {
         ("simulate", "import", "profiles", "listen", "retry", "drift", "score"),
         "hospital profiles new mine export.csv",
     ),
-    "look": (("dev", "dashboard", "report", "alerts"), "hospital dev"),
+    "look": (("dev", "dashboard", "explain", "report", "alerts"), "hospital dev"),
     "govern": (
         ("policy", "publications", "key", "users", "serve", "audit", "deploy", "erase"),
         "hospital users add ann analyst",
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = Commands(
         parser.add_subparsers(prog="hospital", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
     )
-    for group in (landing, tables, findings, status, pages, governance, recovery):
+    for group in (landing, tables, findings, explain, status, pages, governance, recovery):
         group.add_commands(commands)
     parser.epilog = "\n\n".join(
         "\n".join([f"{heading}, as in: {example}", *(f"  {name:<14} {commands.described[name]}" for name in names)])
