@@ -37,6 +37,7 @@ from hospital_assets.checks.contract_checks import contract_checks
 from hospital_assets.checks.quality import quality_checks
 from hospital_assets.checks.standing import standing_check
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.files import keep_private
 from hospital_assets.landing.profile import FEEDS
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.live.io_manager import HospitalIOManager
@@ -149,4 +150,5 @@ def _service_days(settings: Settings) -> dict[str, Any]:
 @dg.definitions
 def definitions() -> dg.Definitions:
     """What Dagster loads: the data directory and the engine that the environment names."""
+    keep_private()
     return build_definitions(load_settings(data_dir_from_environment()), engine_from_environment())

@@ -11,6 +11,7 @@ import itertools
 import os
 import platform
 import re
+import stat
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +66,24 @@ def replace_bytes(path: Path, data: bytes, *, is_durable: bool = False) -> None:
     """Write a small file in one step; see `replacing`."""
     with replacing(path, is_durable=is_durable) as temporary:
         temporary.write_bytes(data)
+
+
+def keep_private() -> None:
+    """Let nobody but the owner read what this process and its children create from now on; called where one begins."""
+    os.umask(os.umask(0o777) | 0o077)
+
+
+def open_to_others(folder: Path) -> Iterator[Path]:
+    """Files and folders in a folder, itself included, that others than their owner may read, write or enter."""
+    if folder.exists() and folder.lstat().st_mode & 0o077:
+        yield folder
+    for root, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            path = Path(root, name)
+            with contextlib.suppress(OSError):
+                mode = path.lstat().st_mode
+                if not stat.S_ISLNK(mode) and mode & 0o077:
+                    yield path
 
 
 def append_text(path: Path, text: str) -> None:

@@ -38,7 +38,7 @@ from hospital_assets.dashboard.pages.forecast import forecast
 from hospital_assets.dashboard.pages.forecast_queries import FORECAST_OF
 from hospital_assets.dashboard.pages.governance import retention_queue
 from hospital_assets.dashboard.pages.menu import MENU
-from hospital_assets.dashboard.pages.quality import quality
+from hospital_assets.dashboard.pages.quality import quality, sight_of
 from hospital_assets.dashboard.pages.shared_queries import equity, people
 from hospital_assets.dashboard.pages.workforce_queries import shift_patterns
 from hospital_assets.dashboard.render import cell, render
@@ -46,7 +46,7 @@ from hospital_assets.dashboard.serve import publish_first
 from hospital_assets.dashboard.slices import Known, Slice, read_slice
 from hospital_assets.dashboard.store import open_mart
 from hospital_assets.files import replace_text
-from hospital_assets.publishing.policy import load_policy
+from hospital_assets.publishing.policy import load_policy, shipped_policy
 from hospital_assets.publishing.publications import current_version, published_folder
 from hospital_assets.settings import Settings, SettingsError, load_settings
 from hospital_assets_tests.dashboards import published, serve
@@ -462,6 +462,41 @@ def test_failed_rules_lead_to_their_checks_and_layers_have_their_days(tmp_path: 
     trend = figure(page, "score-trend")
     assert trend.title == "Score over time: facts is lowest, 90.0 %"
     assert [(r[0], r[2], r[3], r[5]) for r in trend.rows] == [("raw", 98.0, 98.0, 2), ("facts", 90.0, 80.0, 2)]
+
+
+def test_the_quality_page_is_cut_to_what_an_audience_may_see(tmp_path: Path) -> None:
+    settings = Settings(tmp_path)
+    policy = shipped_policy()
+    of = {"subject": "vitals", "rule": "no_time", "says": "no time of measurement"}
+    gathered = {
+        "as_of": "2026-03-12T00:00:00+00:00",
+        "scores": [{"layer": "raw", "family": "f", "checks": 4, "passed": 3, "score_pct": 75.0}],
+        "failed": [
+            {"severity": "WARN", "table_name": "t", "kind": "k", "column_name": "c", "rule": "r", "status": "Failed"}
+            | {"broken": 3, "of": 4, "%": 75.0}
+        ],
+        "quarantine": [of | {"source_file": "H2/smith_john.csv", "records": 40}],
+        "quarantine_by_hospital": [of | {"hospital": "H1", "records": 3}, of | {"hospital": "H2", "records": 37}],
+        "drift": [of | {"column": "x", "verdict": "new", "files": 1, "what_to_do": "", "first_file": "smith_john.csv"}],
+        "reconciliation": [{"subject": "vitals", "landed": 77, "cleaned": 37, "quarantined": 40, "duplicates": 0}],
+    }
+    replace_text(settings.gathered_quality, json.dumps(gathered))
+
+    def shown(audience: str) -> str:
+        page = quality(settings, sight_of(policy, audience))
+        return json.dumps([page.cards, page.figures], default=str)
+
+    admin, doctor, analyst = (shown(audience) for audience in ("admin", "doctor-H1", "analyst"))
+    assert "smith_john" in admin and "H2" in admin and "77" in admin
+    assert "smith_john" not in doctor + analyst and "77" not in doctor + analyst
+    assert "H2" not in doctor and "37" not in doctor and "no time of measurement" in doctor
+    by_hospital = figure(quality(settings, sight_of(policy, "analyst")), "by-hospital")
+    assert [row[-1] for row in by_hospital.rows] == [None, 37]
+    (own,) = figure(quality(settings, sight_of(policy, "doctor-H1")), "by-hospital").rows
+    assert own[0] == "H1" and own[-1] == 3
+    # Nothing was gathered yet: nothing to cut.
+    settings.gathered_quality.unlink()
+    assert quality(settings, sight_of(policy, "doctor-H1")).figures
 
 
 def test_where_dagster_is_stands_in_the_settings(tmp_path: Path) -> None:

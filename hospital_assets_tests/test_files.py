@@ -9,8 +9,39 @@ from pathlib import Path
 
 import pytest
 
-from hospital_assets.files import make_folder, replace_bytes, replace_text, replacing
+from hospital_assets.cli import main
+from hospital_assets.files import make_folder, open_to_others, replace_bytes, replace_text, replacing
 from hospital_assets.toml_text import line_of
+
+
+def test_what_is_made_is_the_owners_whatever_the_umask(tmp_path: Path) -> None:
+    """The command, not the library: it is where a process begins."""
+    data = tmp_path / "data"
+    script = (
+        "import os, sys; os.umask(0); from hospital_assets.cli import main; "
+        "main(['--data-dir', sys.argv[1], 'users', 'add', 'ann', 'analyst']); "
+        "main(['--data-dir', sys.argv[1], 'alerts', 'test'])"
+    )
+    environment = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path / "config")}
+    subprocess.run(
+        [sys.executable, "-c", script, str(data)], input=b"a long password\n", env=environment, check=True, timeout=120
+    )
+    made = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"users.db", "audit.db", "outbox.sqlite"} <= {path.name for path in made}
+    assert list(open_to_others(data)) == [] and list(open_to_others(tmp_path / "config")) == []
+
+
+def test_what_is_open_to_others_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tmp_path.chmod(0o700)
+    (tmp_path / "landing").mkdir(mode=0o700)
+    (tmp_path / "landing" / "wide.csv").touch(mode=0o600)
+    (tmp_path / "landing" / "link").symlink_to("wide.csv")
+    assert list(open_to_others(tmp_path)) == []
+    (tmp_path / "landing" / "wide.csv").chmod(0o640)
+    assert list(open_to_others(tmp_path)) == [tmp_path / "landing" / "wide.csv"]
+    assert main(["--data-dir", str(tmp_path), "status"]) == 0
+    shown = "".join(capsys.readouterr().out.split())
+    assert "landing/wide.csv" in shown and "chmod-Rgo=" in shown
 
 
 def test_a_file_is_replaced_in_one_step(tmp_path: Path) -> None:

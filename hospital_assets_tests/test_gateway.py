@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import json
@@ -21,6 +22,7 @@ import pytest
 import requests
 
 from hospital_assets.access.audit import AuditLog
+from hospital_assets.access.fairness import TooManyWaitingError, Turns
 from hospital_assets.access.gateway import build_app
 from hospital_assets.access.sandbox import Answer, Limits, RefusedError, catalog_of, planned, run_query, validate
 from hospital_assets.access.users import User, open_users
@@ -439,6 +441,54 @@ def test_odd_requests_are_refused(ann: Client, path: str, body: object, headers:
     answer = ann.post(path, body, **headers)
     assert answer.status_code == status, answer.text
     assert SECRET not in answer.text and "Traceback" not in answer.text
+
+
+@pytest.mark.parametrize("text", ["select '\0'", "select '\x07'", "select '\ufffe'", "\x1b[2J"])
+def test_invalid_text_is_a_bad_request(ann: Client, text: str) -> None:
+    assert ann.ask(text).status_code == 400
+    raw = {"authorization": f"Bearer {ann.token}", "content-type": "application/json"}
+    for body in (b'{"sql": "\xff\xfe"}', b'{"sql": "\\ud800"}', b'{"sql": "a', b"\xff"):
+        assert requests.post(f"{ann.url}/v1/query", data=body, headers=raw, timeout=60).status_code == 400
+
+
+def test_csv_is_no_formula(ann: Client) -> None:
+    sql = "select '=1+1' as \"=cmd|x\", ' @SUM(1)' as b, '\uff1d1' as c, -5 as d, 'plain-text' as e"
+    assert ann.ask(sql, format="csv").text.splitlines() == ["'=cmd|x,b,c,d,e", "'=1+1,' @SUM(1),'\uff1d1,-5,plain-text"]
+
+
+def test_users_take_turns() -> None:
+    async def run() -> list[str]:
+        turns, order, gate = Turns(2, most_waiting=6), [], asyncio.Event()
+
+        async def ask(user: str) -> None:
+            async with turns.place(user):
+                order.append(user)
+                await gate.wait()
+
+        heavy = [asyncio.create_task(ask("ann")) for _ in range(6)]
+        await asyncio.sleep(0)
+        light = asyncio.create_task(ask("bob"))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        # One place stays for others, whoever came first.
+        assert order == ["ann", "bob"]
+        with pytest.raises(TooManyWaitingError):
+            for _ in range(3):
+                heavy.append(asyncio.create_task(ask("ann")))
+                await asyncio.sleep(0)
+            async with turns.place("ann"):
+                pass
+        # Who stops waiting leaves no gap, and who comes later has a turn before the rest of the first one.
+        heavy[3].cancel()
+        third = asyncio.create_task(ask("cyd"))
+        await asyncio.sleep(0)
+        gate.set()
+        await asyncio.gather(*heavy, light, third, return_exceptions=True)
+        assert turns._free == 2 and not turns._waiting and not +turns._running
+        return order
+
+    order = asyncio.run(run())
+    assert order.index("cyd") <= 3 and order.count("ann") == 6
 
 
 def test_a_token_ends(gateway: tuple[str, Place], ann: Client) -> None:

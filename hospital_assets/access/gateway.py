@@ -12,9 +12,9 @@ in the audit before anything is answered; what cannot be audited is not answered
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
+import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, get_args
@@ -31,6 +31,7 @@ from starlette.routing import Route
 
 from hospital_assets.access.audit import AuditError, AuditLog, Event
 from hospital_assets.access.authentication import SIGNED_IN, TokenBackend, bearer_token, client_address
+from hospital_assets.access.fairness import TooManyWaitingError, Turns
 from hospital_assets.access.sandbox import Format, Limits, run_query
 from hospital_assets.access.serving import LOOPBACK_NAMES, Address, check, trusted_hosts
 from hospital_assets.access.users import GATEWAY, NOT_LET_IN, Users, open_users
@@ -38,6 +39,8 @@ from hospital_assets.publishing.publications import DATABASE, PublicationError, 
 from hospital_assets.settings import Settings
 
 MOST_BODY_BYTES = 64_000
+#: Control characters but tab and line ends, and code points that are no characters.
+_NO_TEXT = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f\\ufdd0-\\ufdef\\ufffe\\uffff]")
 _MEDIA: dict[Format, str] = {
     "json": "application/json",
     "csv": "text/csv; charset=utf-8",
@@ -54,14 +57,14 @@ class Gate:
         users: who may ask.
         audit: where everything is written down.
         limits: of one query.
-        slots: how many queries run at a time.
+        turns: how many queries run at a time, and whose.
     """
 
     settings: Settings
     users: Users
     audit: AuditLog
     limits: Limits
-    slots: asyncio.Semaphore
+    turns: Turns
 
 
 def build_app(
@@ -73,7 +76,7 @@ def build_app(
         settings: the data directory.
         limits: of one query.
         hosts: names it answers to; a page of another site that points its name here is refused.
-        at_once: how many queries run at a time; others wait.
+        at_once: how many queries run at a time, of one user one fewer; others wait, users in turn.
     """
     audit = AuditLog(settings)
     users = open_users(settings, audit.append)
@@ -87,7 +90,7 @@ def build_app(
         middleware=[trusted_hosts(hosts), Middleware(AuthenticationMiddleware, backend=TokenBackend(users))],
         exception_handlers={HTTPException: _refused, AuditError: _not_audited},
     )
-    app.state.gate = Gate(settings, users, audit, limits or Limits(), asyncio.Semaphore(at_once))
+    app.state.gate = Gate(settings, users, audit, limits or Limits(), Turns(at_once))
     return app
 
 
@@ -141,6 +144,8 @@ async def _body(request: Request, wanted: dict[str, type]) -> dict[str, Any]:
         if key not in wanted or not isinstance(value, wanted[key]) or isinstance(value, bool):
             known = ", ".join(wanted)
             raise HTTPException(400, f"known keys: {known}; texts, but numbers for counts")
+        if isinstance(value, str) and _NO_TEXT.search(value):
+            raise HTTPException(400, f"'{key}' holds characters that are no text")
     return found
 
 
@@ -214,8 +219,13 @@ async def _query(request: Request) -> Response:
     except PublicationError as error:
         await run_in_threadpool(gate.audit.append, replace(event, outcome="failed", reason=str(error)))
         raise HTTPException(404, str(error)) from None
-    async with gate.slots:
-        answer = await run_in_threadpool(run_query, folder / DATABASE, sql, form, limits)
+    try:
+        async with gate.turns.place(user.name):
+            answer = await run_in_threadpool(run_query, folder / DATABASE, sql, form, limits)
+    except TooManyWaitingError:
+        reason = "too many queries of yours wait already"
+        await run_in_threadpool(gate.audit.append, replace(event, outcome="refused", reason=reason))
+        raise HTTPException(429, reason) from None
     event = replace(
         event,
         version=folder.name,

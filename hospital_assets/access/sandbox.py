@@ -30,6 +30,7 @@ import sqlglot
 from sqlglot import exp
 
 from hospital_assets.access.functions import ALLOWED_FUNCTIONS, WORDS
+from hospital_assets.access.spreadsheets import as_csv
 from hospital_assets.publishing.locked import locked_connection
 
 Format = Literal["json", "csv", "arrow"]
@@ -386,15 +387,12 @@ def _fetch(connection: duckdb.DuckDBPyConnection, sql: str, form: Format, limits
             writer.write_table(table)
         return sink.getvalue().to_pybytes(), rows, is_cut
     if form == "csv":
-        import csv
-        import io
-
-        text = io.StringIO()
-        out = csv.writer(text)
-        out.writerow(table.column_names)
-        for batch in table.to_batches(1_000):
-            out.writerows(zip(*(column.to_pylist() for column in batch.columns), strict=True))
-        return text.getvalue().encode(), rows, is_cut
+        of_batches = (
+            row
+            for batch in table.to_batches(1_000)
+            for row in zip(*(column.to_pylist() for column in batch.columns), strict=True)
+        )
+        return as_csv(table.column_names, of_batches).encode(), rows, is_cut
     body = {
         "columns": [{"name": f.name, "type": str(f.type)} for f in table.schema],
         "rows": [

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hospital_assets.cli import explain, findings, governance, landing, pages, recovery, status, tables
 from hospital_assets.cli.console import Commands
+from hospital_assets.files import keep_private
 from hospital_assets.settings import SettingsError, data_dir_from_environment, load_settings
 
 _USAGE_ERROR = 2
@@ -15,6 +16,7 @@ _USAGE_ERROR = 2
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    keep_private()
     parser = _parser()
     options = parser.parse_args(arguments)
     try:

@@ -41,6 +41,7 @@ def _status(options: argparse.Namespace, settings: Settings) -> int:
         ("alerts", _alerts(settings)),
         ("publications", _publications(settings, wall)),
         ("disk", _disk(settings)),
+        ("permissions", _permissions(settings)),
     ):
         for place, line in enumerate(lines):
             shown.add_row("" if place else f"[bold]{name}[/bold]", line)
@@ -152,6 +153,21 @@ def _disk(settings: Settings) -> list[str]:
     sizes = [f"{name} {_bytes(folder) / 1e6:,.0f} MB" for name, folder in parts.items() if folder.exists()]
     existing = next(folder for folder in (settings.data_dir, *settings.data_dir.resolve().parents) if folder.exists())
     return [*([", ".join(sizes)] if sizes else []), f"{shutil.disk_usage(existing).free / 1e9:,.1f} GB free"]
+
+
+def _permissions(settings: Settings) -> list[str]:
+    """Whether others than the owner can read what is in the directory, and what to do."""
+    from hospital_assets.files import open_to_others
+
+    found = list(open_to_others(settings.data_dir))
+    if not found:
+        return ["only the owner can read the directory"]
+    first = [str(path.relative_to(settings.data_dir)) for path in found[:3]]
+    protected = "" if found[0] == settings.data_dir else ", which the directory itself keeps from them"
+    return [
+        f"{len(found):,} files and folders are open to others{protected}: {', '.join(first)}, ...",
+        f"`chmod -R go= {settings.data_dir}`; who else must read or write a folder, let in by an access list (setfacl)",
+    ]
 
 
 def _bytes(folder: Path) -> int:

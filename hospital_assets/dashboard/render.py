@@ -5,8 +5,6 @@ Belongs here: filters, addresses, the CSV of a figure. Does not: what a page say
 
 from __future__ import annotations
 
-import csv
-import io
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from urllib.parse import parse_qsl, urlencode
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup, escape
 
+from hospital_assets.access.spreadsheets import as_csv as csv_of
 from hospital_assets.charts import number, shape
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.dashboard.figures import Away, Card, Cell, Column, Drawn, Figure, Link
@@ -153,15 +152,8 @@ def not_followed(shown: Figure | Card, where: Slice) -> str:
 def as_csv(figure: Figure) -> str:
     """The data table of a figure."""
     kept = [i for i, _ in enumerate(figure.columns) if not any(isinstance(row[i], Drawn) for row in figure.rows)]
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow([figure.columns[i].name for i in kept])
-    for row in figure.rows:
-        writer.writerow([_plain(row[i]) for i in kept])
-    return out.getvalue()
+    return csv_of([figure.columns[i].name for i in kept], ([_plain(row[i]) for i in kept] for row in figure.rows))
 
 
 def _plain(value: Cell) -> object:
-    text = value.text if isinstance(value, Link | Away) else value
-    # A spreadsheet must not take a name for a formula.
-    return f"'{text}" if isinstance(text, str) and text[:1] in "=+-@\t\r" else text
+    return value.text if isinstance(value, Link | Away) else value

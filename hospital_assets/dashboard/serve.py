@@ -92,14 +92,14 @@ def dashboard_of(settings: Settings, audience: str, audit: Audit, address: Addre
             return None
 
     from hospital_assets.dashboard.pages.governance import governance
-    from hospital_assets.dashboard.pages.quality import quality
+    from hospital_assets.dashboard.pages.quality import quality, sight_of
 
     return Dashboard(
         store=Store(current, partial(open_mart, settings.data_dir)),
         board=LiveBoard(settings.warehouse_file, lambda: hospital_now(settings), lambda: is_live(settings)),
         policy=policy,
         own_pages={
-            "quality": lambda mart: quality(settings),
+            "quality": lambda mart: quality(settings, sight_of(policy(), mart.audience)),
             "governance": lambda mart: governance(settings, mart, datetime.now(UTC)),
         },
         audit=audit,

@@ -60,6 +60,8 @@ LOCAL: Mapping[str, str] = MappingProxyType(
         "spark.sql.codegen.hugeMethodLimit": "65535",
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
+        # Hadoop sets permissions itself, whatever the process was started with.
+        "spark.hadoop.fs.permissions.umask-mode": "077",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.shuffle.partitions": "8",

@@ -21,7 +21,7 @@ import polars as pl
 from hospital_assets.assets.cleaned.vitals import validate_vitals
 from hospital_assets.assets.facts.vitals import scored
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.files import replace_text
+from hospital_assets.files import keep_private, replace_text
 from hospital_assets.landing.registry import Profiles, load_profiles
 from hospital_assets.live.copies import read_copy
 from hospital_assets.settings import data_dir_from_environment, engine_from_environment, load_settings
@@ -203,6 +203,7 @@ def statement(sink: Path, table: str = "vitals") -> str | None:
 
 def main() -> None:
     """Stream the native vital signs of the data directory until interrupted."""
+    keep_private()
     settings, engine = load_settings(data_dir_from_environment()), engine_from_environment()
     hospitals = read_copy(settings.warehouse_file, "hospitals")
     patients = read_copy(settings.warehouse_file, "patients")

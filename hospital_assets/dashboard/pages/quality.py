@@ -1,12 +1,14 @@
 """Data quality: what the checks found, what was quarantined, whether every record is accounted for.
 
 It is not cut from a publication: it shows what the asset `quality_report` has gathered (`reports/quality.json`:
-counts, rules and files, no value of a record) and the ledger's copy.
+counts, rules and files, no value of a record) and the ledger's copy, cut to what an audience may see: names of files
+and counts of the whole network only where every patient may be seen, else one's own hospital, or no count of few.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -15,26 +17,96 @@ import polars as pl
 from hospital_assets import charts
 from hospital_assets.dashboard.figures import Away, Card, Cell, Column, Drawn, Figure, Page, empty
 from hospital_assets.dashboard.pages.shared import plain_table
+from hospital_assets.publishing.audience import parse_audience
+from hospital_assets.publishing.policy import Policy
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.loads import read_ledger_copy
 
 _RUN = "Run the job `quality_page` (or `hospital report quality`) to gather it"
 
 
-def quality(settings: Settings) -> Page:
-    """Results of checks, quarantined records, and whether every record is accounted for."""
+@dataclass(frozen=True)
+class Sight:
+    """What somebody may see of it.
+
+    Attributes:
+        hospital_id: only this hospital's records; None for the network's.
+        fewest: smaller counts, but 0, are not shown; 1 shows all.
+    """
+
+    hospital_id: str | None = None
+    fewest: int = 1
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether everything may be seen, names of files, too."""
+        return self.hospital_id is None and self.fewest <= 1
+
+
+def sight_of(policy: Policy, audience: str) -> Sight:
+    """What an audience may see, by the policy."""
+    role, hospital = parse_audience(policy, audience)
+    return Sight(hospital, 1 if policy.roles[role].small_cells == "show" else policy.small_cells.threshold)
+
+
+def cut(found: dict[str, Any], sight: Sight) -> dict[str, Any]:
+    """What was gathered, as somebody may see it."""
+    if sight.is_whole or not found:
+        return found
+    reasons = {row["rule"]: row["says"] for row in found.get("quarantine", [])}
+    if sight.hospital_id is None:
+        rows = [row | {"source_file": None} for row in found.get("quarantine", [])]
+        by_hospital = found.get("quarantine_by_hospital", [])
+    else:
+        by_hospital = [r for r in found.get("quarantine_by_hospital", []) if r["hospital"] == sight.hospital_id]
+        rows = [
+            {"subject": row["subject"], "source_file": None, "rule": row["rule"], "says": reasons.get(row["rule"])}
+            | {"records": row["records"]}
+            for row in by_hospital
+        ]
+    own = {
+        "quarantine": _not_few(_summed(rows), sight.fewest),
+        "quarantine_by_hospital": _not_few(by_hospital, sight.fewest),
+        "failed": [row | {"broken": None, "of": None, "%": None} for row in found.get("failed", [])],
+    }
+    # Of the network, with counts of files and records.
+    return found | own | {name: [] for name in ("reconciliation", "drift")}
+
+
+def _summed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records by feed and rule, without the files."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        at = found.setdefault((row["subject"], row["rule"]), row | {"records": 0})
+        at["records"] += row["records"]
+    return list(found.values())
+
+
+def _not_few(rows: list[dict[str, Any]], fewest: int) -> list[dict[str, Any]]:
+    return [row | {"records": row["records"] if row["records"] >= fewest else None} for row in rows]
+
+
+def quality(settings: Settings, sight: Sight | None = None) -> Page:
+    """Results of checks, quarantined records, and whether every record is accounted for.
+
+    Args:
+        settings: the data directory.
+        sight: what may be seen; None for everything.
+    """
+    sight = sight or Sight()
     try:
         found: dict[str, Any] = json.loads(settings.gathered_quality.read_text("utf-8"))
     except FileNotFoundError:
         found = {}
+    found = cut(found, sight)
     scores, failed = found.get("scores", []), found.get("failed", [])
     checks = sum(row["checks"] for row in scores)
     passed = sum(row["passed"] for row in scores)
     balance = found.get("reconciliation", [])
     lost = [r for r in balance if r["landed"] != r["cleaned"] + r["quarantined"] + r["duplicates"]]
-    quarantined = sum(row["records"] for row in found.get("quarantine", []))
+    quarantined = sum(row["records"] or 0 for row in found.get("quarantine", []))
     ledger = read_ledger_copy(settings.warehouse_file)
-    states = ledger["state"].value_counts().sort("count", descending=True).to_dicts()
+    states = ledger["state"].value_counts().sort("count", descending=True).to_dicts() if sight.is_whole else []
     odd = sum(row["count"] for row in states if row["state"] not in ("ready", "companion", "duplicate"))
     at = f"as of {found['as_of'][:16].replace('T', ' ')} UTC" if found else _RUN
     cards = [
@@ -68,6 +140,8 @@ def quality(settings: Settings) -> Page:
         ),
         Card("files", "Files not loaded", charts.number(odd), "", f"of {charts.number(ledger.height)} landed"),
     ]
+    if not sight.is_whole:
+        cards = [card for card in cards if card.id not in ("balance", "files")]
     if not found:
         return Page((), cards, [empty("gathered", "Nothing gathered yet", _RUN, 12), _files(states)])
     return Page(
@@ -205,8 +279,9 @@ def _over_time(rows: list[dict[str, Any]]) -> Figure:
 
 def _by_rule(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Records in quarantine by feed and rule, over all files."""
-    if not rows:
-        return []
+    if not any(row["source_file"] for row in rows):
+        # Summed before, without what may not be seen.
+        return [{name: value for name, value in row.items() if name != "source_file"} for row in rows]
     return (
         pl.DataFrame(rows)
         .group_by("subject", "rule", "says")
