@@ -12,7 +12,7 @@ import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, time, timedelta
 
-from hospital_assets.files import replace_text
+from hospital_assets.files import StateError, read_state, replace_text
 from hospital_assets.settings import Settings
 
 #: When the last local day has ended everywhere on Earth, in UTC.
@@ -48,9 +48,12 @@ def hospital_now(settings: Settings, wall: datetime | None = None) -> datetime:
     """The moment in the hospital: simulated or real, and never after the last service day."""
     wall = wall or datetime.now(UTC)
     try:
-        now = SimulatedClock(**json.loads(settings.clock_file.read_text(encoding="utf-8"))).now(wall)
+        stated = read_state(settings.clock_file, "remove it, or `hospital simulate` anew")
+        now = SimulatedClock(**stated).now(wall)
     except FileNotFoundError:
         now = wall
+    except (TypeError, AttributeError):
+        raise StateError(f"{settings.clock_file} is not what was written there: remove it") from None
     end = _end(settings)
     if end is None:
         return now

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import itertools
+import json
 import os
 import platform
 import re
@@ -15,6 +16,7 @@ import stat
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 #: What a file that is being written is called, after the name it will have: machine, process, number.
 _TEMPORARY = re.compile(r"\..*\.(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-\d+\.tmp")
@@ -84,6 +86,31 @@ def open_to_others(folder: Path) -> Iterator[Path]:
                 mode = path.lstat().st_mode
                 if not stat.S_ISLNK(mode) and mode & 0o077:
                     yield path
+
+
+class StateError(ValueError):
+    """A file that this program wrote is not what it wrote; the message names it and says what to do."""
+
+
+def read_state(path: Path, remedy: str, *keys: str) -> dict[str, Any]:
+    """A JSON object that this program wrote for itself.
+
+    Args:
+        path: the file.
+        remedy: what to do when it is something else.
+        keys: what it must have.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        StateError: it is something else.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not found.keys() >= set(keys):
+        raise StateError(f"{path} is not what was written there: {remedy}")
+    return found
 
 
 def append_text(path: Path, text: str) -> None:

@@ -263,15 +263,22 @@ class _Runs:
         if checks:
             job = job.get_subset(asset_check_selection=set(checks))
         steps = job.get_subset(asset_selection=set(selection)) if selection else job
-        total = len(self.report.steps) + len(list(steps.graph.nodes))
+        planned = [node.name for node in steps.graph.nodes]
+        total = len(self.report.steps) + len(planned)
         self._instance.add_event_listener(run_id, _Listener(self.report, total, self._progress))
         # A range, also of one day: a job of checks alone has no partitions of its own.
         over = {"tags": range_tags(*(day.isoformat() for day in days))} if days else {}
-        result = execute(job, self._instance, over, selection, run_id)
+        ran = len(self.report.steps)
+        try:
+            result = execute(job, self._instance, over, selection, run_id)
+        except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
+            raise BuildError(_interrupted(planned, {step.name for step in self.report.steps[ran:]})) from None
         failed = [event for event in result.all_events if event.is_step_failure]
         broken = [failure_of(event) for event in failed if not _is_blocked_check(event)]
         # What is tried again fails in the same words.
         self.report.failures = list(dict.fromkeys([*self.report.failures, *broken]))
+        if not result.success and not failed:
+            raise BuildError(_interrupted(planned, {e.step_key for e in result.all_events if e.is_step_success}))
         if not broken:
             self._events = result.all_events
         return outcome_of(failed) if failed else "succeeded"
@@ -297,6 +304,16 @@ class _Runs:
             return [] if self._events is before else self._events
 
         refresh_stale(self._events, run, self._settings)
+
+
+def _interrupted(planned: Sequence[str], ran: Collection[str | None]) -> str:
+    """What did not run, in words."""
+    missing = [name for name in planned if name not in ran]
+    more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+    return (
+        f"interrupted: {len(planned) - len(missing)} of {len(planned)} steps ran and are stored whole; not "
+        f"{', '.join(missing[:10])}{more}. Run it again"
+    )
 
 
 def _is_blocked_check(event: dg.DagsterEvent) -> bool:

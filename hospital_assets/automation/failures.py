@@ -7,10 +7,10 @@ tells those who can mend it where to look.
 from __future__ import annotations
 
 import errno
-import re
 import sqlite3
 
 import duckdb
+import polars as pl
 
 from hospital_assets.warehouse.database import WarehouseError, redacted
 
@@ -18,7 +18,8 @@ _FULL = (
     "the disk is full: make room (the folders `spool` and `spill` in the warehouse's may be emptied), then run this "
     "again. What is stored is whole: a step that failed has changed nothing"
 )
-_IS_FULL = re.compile("no space left|disk is full|quota exceeded", re.IGNORECASE)
+#: How the system and the databases word it.
+FULL_DISK = ("no space left on device", "disk is full", "quota exceeded")
 _SQLITE = "a database of the data directory cannot be used"
 
 
@@ -26,7 +27,7 @@ def in_words(error: BaseException) -> str | None:
     """What happened and what to do; None where only a programmer can tell."""
     causes = list(_causes(error))
     if any(isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT) for cause in causes) or any(
-        isinstance(cause, (OSError, duckdb.Error, sqlite3.Error, WarehouseError)) and _IS_FULL.search(str(cause))
+        isinstance(cause, _OF_THE_MACHINE) and any(words in str(cause).lower() for words in FULL_DISK)
         for cause in causes
     ):
         return _FULL
@@ -51,6 +52,7 @@ def in_words(error: BaseException) -> str | None:
     return None
 
 
+_OF_THE_MACHINE = (OSError, duckdb.Error, sqlite3.Error, pl.exceptions.PolarsError, WarehouseError)
 RESTORE = (
     "restore a snapshot (`hospital snapshots`), or move the file away and run `hospital build`, made anew "
     "from the landed files"

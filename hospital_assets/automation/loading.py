@@ -16,6 +16,7 @@ from typing import Any
 import dagster as dg
 
 from hospital_assets.alerts.outbox import Signal, open_outbox
+from hospital_assets.automation.failures import FULL_DISK
 from hospital_assets.automation.refresh import Decision, Outcome, Request, State, decide
 from hospital_assets.clock import hospital_now
 from hospital_assets.contracts import CONTRACTS
@@ -34,14 +35,7 @@ Span = tuple[date, date]
 _MOST_ROUNDS = 5
 
 #: Failures that say nothing about the file: the machine's or the warehouse's.
-_NOT_THE_FILES_FAULT = (
-    "WarehouseLockedError",
-    "No space left on device",
-    "Disk quota exceeded",
-    "Read-only file system",
-    "database or disk is full",
-    "database has been invalidated",
-)
+_NOT_THE_FILES_FAULT = (*FULL_DISK, "warehouselockederror", "read-only file system", "database has been invalidated")
 
 _STALE_DAYS = dg.AssetKey("stale_partitions")
 
@@ -193,7 +187,7 @@ def outcome_of(failed_steps: Sequence[dg.DagsterEvent]) -> Outcome:
     Returns:
         `failed`, or `stopped` where it says nothing about them: a killed run, a warehouse in use.
     """
-    said = [str(event.step_failure_data.error) for event in failed_steps]
+    said = [str(event.step_failure_data.error).lower() for event in failed_steps]
     return "failed" if any(not any(name in text for name in _NOT_THE_FILES_FAULT) for text in said) else "stopped"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from hospital_assets.cli import explain, findings, governance, landing, pages, recovery, status, tables
 from hospital_assets.cli.console import Commands
 from hospital_assets.files import keep_private
-from hospital_assets.settings import SettingsError, data_dir_from_environment, load_settings
+from hospital_assets.settings import Settings, SettingsError, data_dir_from_environment, load_settings
 
 _USAGE_ERROR = 2
 
@@ -21,6 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         settings = load_settings(Path(options.data_dir) if options.data_dir else data_dir_from_environment())
+        _say_who_holds_it(options.command, settings)
         return int(options.run(options, settings))
     except (SettingsError, ValueError, FileNotFoundError) as error:
         print(f"hospital: {error}", file=sys.stderr)
@@ -35,6 +36,19 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"hospital: {words}", file=sys.stderr)
         return 1
+
+
+#: Commands that open the warehouse and wait while another process has it.
+_WAITING = ("build", "refresh", "check", "publish", "snapshot", "restore", "erase", "score", "report", "drift")
+
+
+def _say_who_holds_it(command: str, settings: Settings) -> None:
+    """Say at once why a command waits, not when it gives up."""
+    if command in _WAITING and settings.warehouse_file.exists():
+        from hospital_assets.warehouse.database import holder_of
+
+        if holder := holder_of(settings.warehouse_file):
+            print(f"hospital: {settings.warehouse_file.name} is in use by {holder}: waiting for it", file=sys.stderr)
 
 
 #: What `hospital --help` lists: heading -> commands, and an example.
@@ -62,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--data-dir", help="data directory (default: $HOSPITAL_DATA_DIR or data)")
     commands = Commands(
-        parser.add_subparsers(prog="hospital", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
+        parser.add_subparsers(prog="hospital", required=True, metavar="COMMAND", dest="command", help=argparse.SUPPRESS)
     )
     for group in (landing, tables, findings, explain, status, pages, governance, recovery):
         group.add_commands(commands)

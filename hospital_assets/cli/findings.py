@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import sys
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -201,6 +202,9 @@ def _last_checks(options: argparse.Namespace, settings: Settings) -> int:
         if options.prove:
             return _prove(settings, warehouse, console)
         results = newest_results(warehouse)
+    if results.is_empty():
+        print("nothing was ever checked here: run `hospital check`, or `hospital build`", file=sys.stderr)
+        return 1
     if options.failed:
         bad = Table("table", "kind", "column", "rule", "broken", "of", "%", "limit %", "status")
         for r in results.iter_rows(named=True):

@@ -16,6 +16,7 @@ from hospital_assets.contracts import CONTRACTS
 from hospital_assets.files import replacing
 from hospital_assets.warehouse.database import Warehouse
 from hospital_assets.warehouse.dialect import literal
+from hospital_assets.warehouse.loads import read_whole
 
 #: Copy -> the tables it is made from, and how.
 _COPIES: dict[str, tuple[tuple[str, ...], str]] = {
@@ -96,11 +97,8 @@ def merge_landed(warehouse_file: Path, name: str, found: pl.DataFrame, key: str,
 
 
 def read_copy(warehouse_file: Path, name: str) -> pl.DataFrame | None:
-    """A copy as last written, or None before the first time."""
-    try:
-        return pl.read_parquet(_file(warehouse_file, name))
-    except FileNotFoundError:
-        return None
+    """A copy as last written, or None before the first time and where it is damaged."""
+    return read_whole(_file(warehouse_file, name))
 
 
 def copies_changed(warehouse_file: Path) -> tuple[tuple[str, int], ...]:

@@ -33,7 +33,7 @@ from typing import Any, Self
 import duckdb
 
 from hospital_assets.contracts import CONTRACTS, Contract
-from hospital_assets.files import flush_all, replace_text
+from hospital_assets.files import StateError, flush_all, read_state, replace_text
 from hospital_assets.publishing.audience import Audience, PublishedTable
 from hospital_assets.publishing.claims import claim_of
 from hospital_assets.publishing.leaks import Finding, LeakReport, check_leaks, collect_identifiers
@@ -166,7 +166,9 @@ def current_version(data_dir: Path, audience: str) -> str:
     """
     pointer = _audience_folder(data_dir, audience) / _POINTER
     try:
-        return str(json.loads(pointer.read_text(encoding="utf-8"))["version"])
+        return str(read_state(pointer, "remove it and `hospital publish`", "version")["version"])
+    except StateError as error:
+        raise PublicationError(str(error)) from None
     except FileNotFoundError:
         known = ", ".join(published_audiences(data_dir)) or "none"
         raise PublicationError(

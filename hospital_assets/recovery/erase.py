@@ -27,7 +27,7 @@ from pathlib import Path
 from hospital_assets.access.audit import Event, audited, system_actor
 from hospital_assets.alerts.outbox import outbox_file
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.files import replace_text
+from hospital_assets.files import read_state, replace_text
 from hospital_assets.publishing.pseudonyms import SecretKey
 from hospital_assets.publishing.publications import published_audiences, published_folder
 from hospital_assets.recovery.records import entries_of, lines_of, without_records
@@ -208,7 +208,7 @@ def _notes_folder(settings: Settings) -> Path:
 def _begun(settings: Settings) -> Iterator[Erasure]:
     """Erasures that were begun and are not done."""
     for note in sorted(_notes_folder(settings).glob("*.json")):
-        noted = json.loads(note.read_text(encoding="utf-8"))
+        noted = read_state(note, "an erasure is not finished; restore the note or erase the person anew", "person")
         names = {name: tuple(listed) for name, listed in noted["person"].items()}
         yield Erasure(Person(**names), note.stem, noted["was_published"], was_begun=True)
 

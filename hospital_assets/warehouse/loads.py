@@ -8,6 +8,7 @@ a run has the warehouse locked, so the ledger is also copied to a Parquet file n
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN, Contract
 from hospital_assets.files import replacing
 from hospital_assets.warehouse.database import Period, Warehouse
 from hospital_assets.warehouse.dialect import literal, quoted
+
+_LOG = logging.getLogger("hospital.warehouse")
 
 _LOADS = (
     "raw.loaded_files",
@@ -122,11 +125,29 @@ def read_ledger_copy(warehouse_file: Path) -> pl.DataFrame:
     schema = CONTRACTS["raw_landed_files"].polars_schema
     schema["is_loaded"] = pl.Boolean()
     schema["loaded_dates"] = schema["outdated_dates"] = pl.List(pl.Date)
+    published = read_whole(ledger_copy(warehouse_file))
     try:
-        published = pl.read_parquet(ledger_copy(warehouse_file))
-    except FileNotFoundError:
+        # Columns that an older version did not write are null, as in the table.
+        return pl.concat(
+            [pl.DataFrame(schema=schema), *([] if published is None else [published])], how="diagonal_relaxed"
+        ).select(pl.col(name).cast(dtype) for name, dtype in schema.items())
+    except pl.exceptions.PolarsError:
+        _LOG.warning("%s has another shape than this program writes: %s", ledger_copy(warehouse_file), _ANEW)
         return pl.DataFrame(schema=schema)
-    # Columns that an older version did not write are null, as in the table.
-    return pl.concat([pl.DataFrame(schema=schema), published], how="diagonal_relaxed").select(
-        pl.col(name).cast(dtype) for name, dtype in schema.items()
-    )
+
+
+_ANEW = "it is taken as missing, and the next run writes it anew"
+
+
+def read_whole(file: Path) -> pl.DataFrame | None:
+    """A Parquet file of ours next to the warehouse; None where it is missing or damaged, which is logged.
+
+    What is in such a file is in the warehouse, too: the next run writes it anew.
+    """
+    try:
+        return pl.read_parquet(file)
+    except FileNotFoundError:
+        return None
+    except (pl.exceptions.PolarsError, OSError) as error:
+        _LOG.warning("%s is damaged (%s): %s", file, type(error).__name__, _ANEW)
+        return None

@@ -7,7 +7,6 @@ and counts of the whole network only where every patient may be seen, else one's
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -17,6 +16,7 @@ import polars as pl
 from hospital_assets import charts
 from hospital_assets.dashboard.figures import Away, Card, Cell, Column, Drawn, Figure, Page, empty
 from hospital_assets.dashboard.pages.shared import plain_table
+from hospital_assets.files import StateError, read_state
 from hospital_assets.publishing.audience import parse_audience
 from hospital_assets.publishing.policy import Policy
 from hospital_assets.settings import Settings
@@ -95,8 +95,8 @@ def quality(settings: Settings, sight: Sight | None = None) -> Page:
     """
     sight = sight or Sight()
     try:
-        found: dict[str, Any] = json.loads(settings.gathered_quality.read_text("utf-8"))
-    except FileNotFoundError:
+        found = read_state(settings.gathered_quality, _RUN, "as_of")
+    except (FileNotFoundError, StateError):
         found = {}
     found = cut(found, sight)
     scores, failed = found.get("scores", []), found.get("failed", [])

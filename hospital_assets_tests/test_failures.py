@@ -1,0 +1,125 @@
+"""Failures of the machine and its files are said in words, at the terminal, and stop nothing they need not."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sqlite3
+import types
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pytest
+
+from hospital_assets.automation.failures import FULL_DISK, in_words
+from hospital_assets.cli import main
+from hospital_assets.files import replace_text
+from hospital_assets.publishing.publications import PublicationError, current_version
+from hospital_assets.settings import Settings
+from hospital_assets.warehouse.database import open_warehouse
+from hospital_assets.warehouse.loads import ledger_copy, read_ledger_copy
+
+FULL = [
+    OSError(errno.ENOSPC, "No space left on device"),
+    OSError(errno.EDQUOT, "Disk quota exceeded"),
+    sqlite3.OperationalError("database or disk is full"),
+    duckdb.IOException('Could not write file "x": No space left on device'),
+    pl.exceptions.ComputeError("No space left on device (os error 28)"),
+]
+
+
+@pytest.mark.parametrize("error", FULL, ids=repr)
+def test_a_full_disk_is_said_in_words_and_is_no_files_fault(error: Exception) -> None:
+    assert "the disk is full" in (in_words(error) or "")
+    wrapped = ValueError("x")
+    wrapped.__cause__ = error
+    assert "the disk is full" in (in_words(wrapped) or "")
+    assert any(words in str(error).lower() for words in FULL_DISK)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, 4096, 12288, -1, "foreign", "sqlite"])
+def test_a_warehouse_file_that_is_none_is_said_in_words(tmp_path: Path, kept: int | str) -> None:
+    file = tmp_path / "warehouse" / "hospital.duckdb"
+    with open_warehouse(file) as warehouse:
+        warehouse.connection.execute("create table t as select range as a from range(100000)")
+    whole = file.read_bytes()
+    if kept == "sqlite":
+        file.unlink()
+        with contextlib.closing(sqlite3.connect(file)) as connection:
+            connection.execute("create table t (a)")
+    else:
+        file.write_bytes(b"a,b,c\n1,2,3\n" * 1000 if isinstance(kept, str) else whole[:kept])
+    try:
+        with open_warehouse(file) as warehouse:
+            warehouse.connection.execute("select sum(a) from t").fetchall()
+    except Exception as error:
+        words = in_words(error)
+        # An empty file is a new warehouse without the table; that is no damage.
+        assert kept in (0, -1) or (words and "hospital.duckdb" in words) or "damaged" in str(words), error
+
+
+@pytest.mark.parametrize("data", [b"", b"PAR1", b"{}", None])
+def test_a_copy_that_is_damaged_is_as_one_that_is_missing(
+    tmp_path: Path, data: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "warehouse" / "hospital.duckdb"
+    copy = ledger_copy(file)
+    copy.parent.mkdir()
+    pl.DataFrame({"source_file": ["a"], "is_loaded": [True]}).write_parquet(copy)
+    assert read_ledger_copy(file).height == 1
+    copy.write_bytes(copy.read_bytes()[:-9] if data is None else data)
+    assert read_ledger_copy(file).is_empty() and "is damaged" in caplog.text
+    pl.DataFrame({"source_file": [1], "is_loaded": ["perhaps"]}).write_parquet(copy)
+    assert read_ledger_copy(file).is_empty() and "another shape" in caplog.text
+
+
+def test_the_terminal_says_at_once_who_holds_the_warehouse(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(tmp_path)
+    with open_warehouse(settings.warehouse_file):
+        monkeypatch.setattr("hospital_assets.recovery.snapshots.take_snapshot", lambda *_: ([], []))
+        assert main(["--data-dir", str(tmp_path), "snapshot"]) == 0
+    assert f"in use by process {os.getpid()}" in capsys.readouterr().err
+
+
+def test_checks_of_a_directory_where_nothing_was_checked_are_no_success(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option in ("--last", "--failed"):
+        assert main(["--data-dir", str(tmp_path), "check", option]) == 1
+        assert "nothing was ever checked" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("is_swallowed", [False, True])
+def test_an_interrupted_build_says_what_did_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_swallowed: bool
+) -> None:
+    (tmp_path / "landing").mkdir()
+
+    def interrupted(*_: object) -> object:
+        if not is_swallowed:
+            raise KeyboardInterrupt
+        return types.SimpleNamespace(all_events=[], success=False)
+
+    monkeypatch.setattr("hospital_assets.automation.build.execute", interrupted)
+    assert main(["--data-dir", str(tmp_path), "build", "--select", "kpi_waits"]) == 2
+    shown = capsys.readouterr()
+    assert "interrupted: 0 of " in shown.err and "kpi_waits" in shown.err
+    assert "errors" not in shown.out
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"speed": "fast"}', "\0", "[" * 100_000])
+def test_state_files_of_another_shape_are_said_in_words(
+    tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = Settings(tmp_path)
+    replace_text(settings.clock_file, text)
+    assert main(["--data-dir", str(tmp_path), "alerts"]) == 2
+    assert "is not what was written there" in capsys.readouterr().err
+    settings.clock_file.unlink()
+    replace_text(tmp_path / "published" / "admin" / "current.json", text)
+    with pytest.raises(PublicationError, match="is not what was written there"):
+        current_version(tmp_path, "admin")
