@@ -31,6 +31,7 @@ from hospital_assets.live.alert_rules import (
     files_waiting,
     full_departments,
     landed_visits,
+    not_lapsed,
     overstays,
     places,
     run_signal,
@@ -309,11 +310,20 @@ def test_departments() -> None:
             "department_id": ["icu"] * 3 + ["ed"] * 2,
             "department_name": ["ICU"] * 3 + ["Emergency"] * 2,
             "bed_capacity": [3] * 3 + [4] * 2,
-            "stay_start_at": [NOW - timedelta(hours=h) for h in (50, 51, 99, 1, 2)],
+            "stay_class": ["emergency"] * 3 + ["inpatient", "emergency"],
+            "stay_start_at": [NOW - timedelta(hours=h) for h in (50, 51, 99, 500, 2)],
         }
+    ).with_columns(
+        segment_start_at=pl.lit(NOW - timedelta(hours=1)), segment_end_at=pl.lit(None, dtype=pl.Datetime("us", "UTC"))
     )
-    (over,) = overstays(stays, NOW, 50)
+    limits = AlertSettings().overstay_hours
+    (over,) = overstays(stays, NOW, limits)
     assert (over.subject, over.value) == ("icu", 2.0) and "the longest 99 h" in over.summary
+    # Who lies in a ward for three weeks is one; who was placed there longer ago than anybody stays is no patient.
+    later = NOW + timedelta(hours=5)
+    assert {s.subject for s in overstays(not_lapsed(stays, later), later, limits)} == {"icu", "ed"}
+    long_ago = stays.with_columns(segment_start_at=pl.lit(NOW - timedelta(hours=73)))
+    assert not_lapsed(long_ago, NOW)["stay_class"].to_list() == ["inpatient"]
     full = {s.subject: s for s in full_departments(stays, NOW, Level(raise_at=100, clear_at=95))}
     assert full["icu"].is_raised is True and full["icu"].value == 100.0
     assert full["ed"].is_raised is False

@@ -151,6 +151,7 @@ def test_occupancy_must_reconcile() -> None:
             "department_id": ["D"] * 2,
             "occupied_bed_minutes": [600.0, 1200.0],
             "midnight_patients_count": [5, 4],
+            "came_at_midnight_count": [0, 0],
         }
     )
 

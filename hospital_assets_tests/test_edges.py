@@ -191,6 +191,27 @@ def test_who_comes_and_goes_at_one_moment_has_been_there(on: Engine) -> None:
     assert (hours["arrivals_count"].sum(), hours["departures_count"].sum()) == (2, 2)
 
 
+@pytest.mark.parametrize("zone", ZONES)
+def test_the_census_at_midnight_is_half_open(on: Engine, zone: str) -> None:
+    """At 24:00 sharp one comes, one goes, one stays: two are there, one of them an arrival of the next day."""
+    midnight = instant(f"{NEXT} 00:00", zone)
+    beds, moves, hours = days(
+        on,
+        zone,
+        DAY,
+        NEXT,
+        segment("comes", midnight, instant(f"{NEXT} 08:00", zone)),
+        segment("goes", instant(f"{DAY} 12:00", zone), midnight),
+        segment("stays", instant(f"{DAY} 12:00", zone), instant(f"{NEXT} 12:00", zone)),
+        segment("moment", midnight, midnight),
+    )
+    assert (beds[DAY]["midnight_patients_count"], beds[DAY]["came_at_midnight_count"]) == (2, 1)
+    assert (beds[DAY]["peak_patients_count"], moves[DAY]["patients_count"], moves[DAY]["inflow_count"]) == (2, 2, 2)
+    assert (moves[NEXT]["inflow_count"], moves[NEXT]["patients_count"]) == (2, 3)
+    first = hours.filter(pl.col("service_date") == NEXT).row(0, named=True)
+    assert first["patients_at_start_count"] == beds[DAY]["midnight_patients_count"]
+
+
 def test_nobody_lies_in_a_bed_for_ever(on: Engine) -> None:
     zone = "America/Chicago"
     came = instant("2026-01-01 12:00", zone)

@@ -11,6 +11,7 @@ import pytest
 
 from hospital_assets.assets.dimensions.persons import surviving
 from hospital_assets.assets.facts.emergency_visits import measured
+from hospital_assets.assets.facts.undelivered import undelivered
 from hospital_assets.assets.kpis.chance import with_funnel_limits
 from hospital_assets.assets.kpis.crowding import (
     crowding,
@@ -39,9 +40,11 @@ from hospital_assets.assets.kpis.stays import before_noon, length_of_stay, overs
 from hospital_assets.checks.contract_checks import check_table
 from hospital_assets.checks.kinds import ADDS_UP
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.landing.profile import canonical_columns
+from hospital_assets.landing.registry import load_profiles
 from hospital_assets.measures.condition_groups import GROUPS
 from hospital_assets.measures.natural_limits import with_natural_limits
-from hospital_assets.warehouse.dialect import Frame, checkpoint, explode_days, hash_keys
+from hospital_assets.warehouse.dialect import Frame, checkpoint, explode_days, hash_keys, lazy
 from hospital_assets_tests.engines import Engine
 from hospital_assets_tests.test_transforms import VISIT_TYPES, at, collect, events
 
@@ -80,6 +83,7 @@ def fact(name: str, arrival: str, departure: str | None = None, **values: Any) -
         "service_date": DAY,
         "is_mental_health": False,
         "person_key": 1,
+        "undelivered": "",
         **values,
     }
 
@@ -467,7 +471,7 @@ def test_crowding_counts_who_is_there_at_the_hour(on: Engine) -> None:
         ],
         schema_overrides={"hour_start_at": pl.Datetime("us", "UTC")},
     )
-    none = {"room_at": None, "decision_at": None, "ventilated_at": None, "disposition": "home"}
+    none = {"room_at": None, "decision_at": None, "ventilated_at": None, "disposition": "home", "undelivered": ""}
     present = pl.DataFrame(
         [
             {
@@ -526,6 +530,7 @@ def test_a_known_departure_is_never_cut(on: Engine) -> None:
     """A boarder of 70 hours counts, on days on which nobody else came, too."""
     visit = pl.DataFrame(
         {
+            "undelivered": ["", ""],
             "hospital_id": ["H1", "H1"],
             "service_date": [date(2026, 1, 5), date(2026, 1, 20)],
             "arrival_at": [at("2026-01-05 16:00"), at("2026-01-20 16:00")],
@@ -577,6 +582,55 @@ def test_a_known_departure_is_never_cut(on: Engine) -> None:
     assert counted.height == 100 + 72
 
 
+def test_a_source_that_does_not_deliver_an_input_is_not_judged(on: Engine) -> None:
+    """The figure is null, not 0 %, and who is left out stands in it by reason; other hospitals are judged."""
+    seen = {"provider_at": "01-01 10:30", "triage_level": 2}
+    lacking = "er_visits.room_time;er_visits.provider_time;diagnoses"
+    both = visits(
+        on,
+        fact("a", "01-01 10:00", "01-01 12:00", **seen),
+        fact("b", "01-01 10:00", "01-01 20:00", hospital_id="H2", undelivered=lacking, **seen),
+    )
+    for frame, figure, where in (
+        (ecat(both), "value_pct", {"stratum": "all"}),
+        (critical_waits(both, AS_OF), "value_pct", {}),
+        (op18(both), "median_minutes", {"stratum": "reported"}),
+    ):
+        judged, left_out, pooled = (of(frame, **where, hospital_id=name) for name in ("H1", "H2", "all"))
+        assert judged[figure] is not None and judged["excluded_undelivered_count"] == 0
+        assert left_out[figure] is None and left_out["excluded_undelivered_count"] == 1
+        assert pooled[figure] == judged[figure] and pooled["population_count"] == 2
+    ends = collect(stays(on, ("01-01 10:00", "01-03 10:00")))
+    row = of(before_noon(on(ends.with_columns(undelivered=pl.lit("adt_events.discharge_disposition")))))
+    assert (row["value_pct"], row["excluded_undelivered_count"]) == (None, 1)
+    stay = inpatients("P1 a H1 01-01 01-05 01 0 0 HF").with_columns(undelivered=pl.lit("diagnoses"))
+    row = of(readmissions(on(stay), DATA_END))
+    assert (row["value_pct"], row["excluded_undelivered_count"]) == (None, 1)
+
+
+def test_what_sources_lack_is_what_their_profiles_say() -> None:
+    profiles = load_profiles(None)
+    frame = lazy(pl.DataFrame({"source_profile": list(profiles)})).with_columns(lacks=undelivered(profiles))
+    lacking = dict(collect(frame).select("source_profile", "lacks").iter_rows())
+    assert lacking["native"] == ""
+    assert lacking["er-log-csv"].split(";") == [
+        "adt_events.discharge_disposition",
+        "diagnoses",
+        "er_visits.decision_time",
+        "er_visits.room_time",
+        "er_visits.triage_time",
+        "procedures",
+        "vitals",
+    ]
+    assert "er_visits.departure_time" in lacking["er-visits-csv"]
+    for contract in CONTRACTS.values():
+        for need in contract.needs:
+            subject, _, column = need.partition(".")
+            assert not column or column in canonical_columns(subject), need
+        if contract.needs and "population_count" in contract.column_names:
+            assert "excluded_undelivered_count" in contract.column_names, contract.name
+
+
 # G7 length of stay, overstays, noon ---------------------------------------------------------------
 
 
@@ -589,6 +643,7 @@ def stays(on: Engine, *rows: tuple[str, str | None], stay_class: str = "inpatien
                 "department_name": "ICU",
                 "service_date": DAY,
                 "discharge_disposition": "home",
+                "undelivered": "",
                 "stay_start_at": clock(start),
                 "stay_end_at": clock(end),
             }
@@ -682,6 +737,7 @@ def segments(on: Engine, *rows: tuple[str, str | None]) -> Frame:
                 "until_at": high if lasts or ends is None else ends,
                 "starts": int(begins >= low),
                 "ends": int(not lasts),
+                "is_eve": False,
                 "lapses": 0,
                 "lasts": int(lasts),
             }
@@ -796,6 +852,7 @@ def inpatients(text: str) -> pl.DataFrame:
                 "discharged_date": day(end),
                 "disposition": DISPOSITION[how],
                 "diagnosis": diagnosis,
+                "undelivered": "",
                 "is_planned": planned == "1",
                 "is_cancer_medical": cancer == "1",
             }
@@ -862,6 +919,7 @@ def coded_stays(on: Engine, *rows: tuple[str, str, str, str | None]) -> pl.DataF
                 "patient_key": 1,
                 "hospital_key": 1,
                 "discharge_disposition": "home",
+                "undelivered": "",
                 "stay_start_at": clock(start),
                 "stay_end_at": clock(end),
                 "segment_start_at": clock(start),

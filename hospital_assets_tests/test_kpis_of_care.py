@@ -51,6 +51,7 @@ def visit(name: str, arrival: str, departure: str | None = None, **values: Any) 
         "disposition": "home",
         "is_cancelled": False,
         "age_years": 40,
+        "undelivered": "",
         **clocks,
         "arrival_at": clock(arrival),
         "departure_at": clock(departure),

@@ -317,10 +317,13 @@ def places() -> dict[str, dict[str, Any]]:
         },
         "OVERSTAY_HOURS": {
             "kpi": first(lambda h: stayed(h, "emergency") == 1, range(40, 80)) - 1,
-            "alert": int(alerts.overstay_hours),
+            "alert": int(alerts.overstay_hours["emergency"]),
             "measure": measure("kpi_overstays"),
         },
-        "INPATIENT_OVERSTAY_HOURS": {"kpi": first(lambda h: stayed(h, "inpatient") == 1, range(490, 540)) - 1},
+        "INPATIENT_OVERSTAY_HOURS": {
+            "kpi": first(lambda h: stayed(h, "inpatient") == 1, range(490, 540)) - 1,
+            "alert": int(alerts.overstay_hours["inpatient"]),
+        },
         "READMISSION_DAYS": {
             "kpi": first(lambda d: readmitted(d) == 0, range(20, 60)) - 1,
             "measure": measure("kpi_readmissions"),

@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from hospital_assets.measures import thresholds
+from hospital_assets.measures.presence import OVERSTAY_HOURS
 from hospital_assets.settings import Settings, SettingsError
 
 Severity = Literal["critical", "error", "warning"]
@@ -94,7 +95,7 @@ class AlertSettings(_Strict):
         red_parameter: whether a single NEWS2 parameter of 3 points is.
         vitals: further limits, by column of fact_vitals.
         critical_wait_minutes: critical patients without a provider.
-        overstay_hours: a longer stay is one.
+        overstay_hours: a longer stay is one, by its class (emergency, inpatient).
         occupancy_pct: patients in a department, in percent of its beds.
         feed_silence_minutes: a feed is silent when nothing of it has landed for this long.
         waiting_minutes: files that wait this long mean that nothing refreshes.
@@ -114,7 +115,7 @@ class AlertSettings(_Strict):
         }
     )
     critical_wait_minutes: Level = Level.of(thresholds.CRITICAL_WAIT_MINUTES, 0.8)
-    overstay_hours: float = thresholds.OVERSTAY_HOURS
+    overstay_hours: dict[str, float] = Field(default_factory=lambda: dict(OVERSTAY_HOURS))
     occupancy_pct: Level = Level(raise_at=100, clear_at=95)
     feed_silence_minutes: dict[str, float] = Field(
         default_factory=lambda: {"vitals": 60.0, "adt": 60.0, "visits": 26 * 60.0}

@@ -351,16 +351,19 @@ def occupancy_reconciles(periods: dg.TimeWindowPartitionsDefinition) -> dg.Asset
 def reconciled(occupancy: Frame, flow: Frame) -> dg.AssetCheckResult:
     """Compare bed-minutes with patient-hours, and each midnight with the one before."""
     day = ["service_date", "department_id"]
-    both = flow.join(occupancy.select(*day, "occupied_bed_minutes", "midnight_patients_count"), on=day, how="left")
+    # Who comes at midnight sharp is in its census, and among the arrivals of the day that begins.
+    before_midnight = nw.col("midnight_patients_count") - nw.col("came_at_midnight_count")
+    census = occupancy.select(*day, "occupied_bed_minutes", _census=before_midnight)
+    both = flow.join(census, on=day, how="left")
     frame: pl.DataFrame = both.collect("polars").to_native()
     minutes = (pl.col("occupied_bed_minutes") - pl.col("patient_hours") * 60).abs()
     before = frame.select(
-        pl.col("service_date").dt.offset_by("1d"), "department_id", pl.col("midnight_patients_count").alias("_before")
+        pl.col("service_date").dt.offset_by("1d"), "department_id", pl.col("_census").alias("_before")
     )
     chained = frame.join(before, on=day, how="inner")
     expected = pl.col("_before") + pl.col("inflow_count") - pl.col("outflow_count") - pl.col("lapsed_count")
     wrong_minutes = frame.filter((minutes > 0.01) | minutes.is_null()).height
-    wrong_midnights = chained.filter(pl.col("midnight_patients_count") != expected).height
+    wrong_midnights = chained.filter(pl.col("_census") != expected).height
     return dg.AssetCheckResult(
         asset_key="kpi_occupancy_daily",
         check_name="reconciles",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.landing.profile import MEASURED, SCORED, SUBJECTS, Profile, Subject, canonical_columns
+from hospital_assets.landing.profile import MEASURED, SCORED, SUBJECTS, Profile, canonical_columns, delivers
 
 #: Raw column -> its cleaned name, where that is another one.
 _CLEANED_AS = {
@@ -70,27 +70,6 @@ _FOLLOWS: Mapping[str, tuple[str, ...]] = {
         for name in (*MEASURED, "consciousness", "on_oxygen")
     },
 }
-
-
-def delivers(spec: Subject, subject: str) -> set[str]:
-    """Our columns, and vital signs, that a declaration can fill at all."""
-    if spec.rows and not spec.files:
-        return {column for row in spec.rows for column in row}
-    filled = {
-        column
-        for column in canonical_columns(subject)
-        if spec.source_names(column) and spec.source_names(column) != ("",)
-    }
-    filled |= {*spec.constants, *spec.derived, *spec.defaults}
-    filled |= {lookup.column for lookup in spec.lookups}
-    filled |= {name for event in spec.events for name in (*event.constants, *event.columns)}
-    filled |= {"event_type", "event_at"} if spec.events else set()
-    filled |= set(spec.join.columns) if spec.join else set()
-    if subject == "vitals":
-        long = set(spec.observations.gathered.values()) if spec.observations else set()
-        named = {*spec.payload, *long}
-        filled |= named or ({*MEASURED, *SCORED} if "payload" in filled else set())
-    return filled - set(spec.unavailable)
 
 
 def undeliverable(profiles: Iterable[Profile]) -> frozenset[str]:

@@ -45,7 +45,7 @@ class FactEmergencyVisits(
         arrival_time_key provider_date_key departure_date_key arrival_at arrival_local handover_at triage_at room_at
         provider_at decision_at departure_at arrival_mode disposition triage_level is_critical is_lwbs is_open
         is_cancelled age_years wait_minutes wait_exclusion treatment_minutes los_minutes four_hour_minutes
-        room_minutes boarding_minutes quality_codes
+        room_minutes boarding_minutes quality_codes undelivered
     """,
     order_by=("service_date", "hospital_key", "arrival_at", "visit_id"),
     measures=[
@@ -128,6 +128,7 @@ class FactPatientFlow(
     columns="""
         patient_key hospital_key department_key start_date_key end_date_key bed_id stay_class segment_start_at
         segment_end_at segment_hours stay_start_at stay_end_at length_of_stay_hours is_open discharge_disposition
+        undelivered
     """,
     order_by=("service_date", "hospital_key", "stay_id", "segment_number"),
 ):

@@ -471,6 +471,10 @@ FIELDS: Mapping[str, Field] = {
     "excluded_no_provider_count": count("Left out: no provider contact (LWBS, open)."),
     "excluded_no_start_count": count("Left out: neither arrival nor triage known."),
     "excluded_negative_count": count("Left out: clocks in the wrong order."),
+    "undelivered": text(
+        "What KPIs need and the source, by its profile, does not deliver, as `a;b`; empty where it delivers all."
+    ),
+    "excluded_undelivered_count": count("Left out: the source does not deliver what the figure is made of."),
     "excluded_lapsed_count": count("Left out: no end was recorded for as long as a stay can last."),
     "excluded_too_long_count": count(f"Left out: {thresholds.LONGEST_WAIT_MINUTES:,} minutes or more."),
     "excluded_count": count("Left out, for whatever reason."),
@@ -587,6 +591,7 @@ FIELDS: Mapping[str, Field] = {
     # KPIs: beds and stays
     "time_weighted_pct": percent("Occupied of offered.", nullable=True, plausible=(0, 150), ge=0),
     "hourly_mean_pct": percent("Mean of the hours.", nullable=True, ge=0),
+    "came_at_midnight_count": count("Of the patients at 24:00, those who came then sharp: the next day's arrivals."),
     "midnight_patients_count": count("Patients at 24:00."),
     "midnight_pct": percent("Of the beds then.", nullable=True, ge=0),
     "peak_patients_count": count("Most patients at one moment."),

@@ -61,9 +61,10 @@ class KpiFirstObservationsDaily(
     grain="one day of arrival, hospital and department (and their totals) and limit",
     key=("service_date", "hospital_id", "department_name", "limit_minutes"),
     columns="""
-        as_of_at excluded_cancelled_count excluded_under_16_count excluded_unknown_age_count excluded_left_early_count
-        excluded_not_due_count late_count no_full_set_count
+        as_of_at excluded_cancelled_count excluded_undelivered_count excluded_under_16_count
+        excluded_unknown_age_count excluded_left_early_count excluded_not_due_count late_count no_full_set_count
     """,
+    needs="vitals",
     population_of="fact_emergency_visits",
     conserved={"denominator_count": ("numerator_count", "late_count", "no_full_set_count")},
     measures=[
@@ -92,9 +93,11 @@ class KpiNews2ResponseDaily(
     grain="one day of arrival, hospital and department, and their totals",
     key=("service_date", "hospital_id", "department_name"),
     columns="""
-        as_of_at excluded_cancelled_count excluded_already_seen_count excluded_left_early_count excluded_not_due_count
-        seen_count left_unseen_count waiting_count response_sum_minutes
+        as_of_at excluded_cancelled_count excluded_undelivered_count excluded_already_seen_count
+        excluded_left_early_count excluded_not_due_count seen_count left_unseen_count waiting_count
+        response_sum_minutes
     """,
+    needs="er_visits.provider_time",
     conserved={"denominator_count": ("seen_count", "left_unseen_count", "waiting_count")},
     measures=[
         Measure(

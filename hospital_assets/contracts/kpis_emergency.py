@@ -154,10 +154,11 @@ class KpiCriticalWaitsDaily(
     grain="one day and hospital (and all)",
     key=("service_date", "hospital_id"),
     columns="""
-        as_of_at excluded_cancelled_count excluded_pending_count excluded_invalid_count seen_late_count
-        left_late_count waiting_late_count
+        as_of_at excluded_cancelled_count excluded_undelivered_count excluded_lapsed_count excluded_pending_count
+        excluded_invalid_count seen_late_count left_late_count waiting_late_count
     """,
     conserved={"numerator_count": ("seen_late_count", "left_late_count", "waiting_late_count")},
+    needs="er_visits.provider_time",
     measures=[
         Measure(
             f"Critical patients over {_CRITICAL_WAIT}",
@@ -168,7 +169,8 @@ class KpiCriticalWaitsDaily(
             "CTAS level 2",
             clock="earlier of triage and arrival; stops at first provider contact, at departure of "
             "who left unseen, or at `as_of_at`.",
-            exclusions=f"cancelled; still within {_CRITICAL_WAIT}; clocks that cannot be.",
+            exclusions=f"cancelled; still within {_CRITICAL_WAIT}; clocks that cannot be; neither seen nor gone "
+            f"{thresholds.LONGEST_PRESENCE_HOURS} hours after arrival (a record left open is no patient who waits).",
             variants="averages of those who were seen leave out the worst cases.",
         )
     ],
@@ -183,8 +185,10 @@ class KpiOp18(
     key=("period_month", "hospital_id", "stratum"),
     columns="""
         population_count excluded_cancelled_count excluded_admitted_count excluded_expired_count excluded_left_count
-        excluded_unknown_count excluded_clock_count excluded_other_stratum_count denominator_count median_minutes
+        excluded_unknown_count excluded_clock_count excluded_undelivered_count excluded_other_stratum_count
+        denominator_count median_minutes
     """,
+    needs="diagnoses",
     measures=[
         Measure(
             "OP-18 median ED time of discharged patients",
@@ -194,7 +198,8 @@ class KpiOp18(
             "CMS OP-18, NQF 0496; CMS32v4 strata",
             clock="earliest arrival until physical departure.",
             exclusions="admitted (not in scope), died, left (unseen, against advice, eloped), "
-            "disposition unknown, a clock missing or reversed, cancelled, of another stratum.",
+            "disposition unknown, a clock missing or reversed, cancelled, of another stratum; in the strata by mental "
+            "health visits of sources without diagnoses.",
             variants="`all` is OP-18a, `reported` OP-18b (without mental health and transfers), "
             "`mental_health` OP-18c, `transferred` OP-18d.",
         )
@@ -212,9 +217,10 @@ class KpiEcat(
     grain="one calendar year, hospital (and all) and stratum",
     key=("period_year", "hospital_id", "stratum"),
     columns="""
-        excluded_cancelled_count excluded_open_count room_count left_count boarded_count long_stay_count volume_band
-        z_score
+        excluded_cancelled_count excluded_open_count excluded_undelivered_count room_count left_count boarded_count
+        long_stay_count volume_band z_score
     """,
+    needs="er_visits.room_time er_visits.decision_time er_visits.disposition",
     measures=[
         Measure(
             "ECAT: emergency care access and timeliness",
@@ -283,6 +289,12 @@ _PRESENT = (
 )
 
 
+#: Inputs of both scores, and those of either.
+BOARDERS_NEED = "er_visits.departure_time er_visits.decision_time er_visits.disposition"
+NEDOCS_NEEDS = "er_visits.room_time procedures"
+EDWIN_NEEDS = "er_visits.triage_level"
+
+
 class KpiCrowdingHourly(
     Kpi,
     name="kpi_crowding_hourly",
@@ -294,6 +306,7 @@ class KpiCrowdingHourly(
         triage_weight_sum edwin_score edwin_level
     """,
     order_by=("service_date", "hospital_id", "hour_start_at"),
+    needs=f"{BOARDERS_NEED} {NEDOCS_NEEDS} {EDWIN_NEEDS}",
     measures=[
         Measure(
             "NEDOCS",
@@ -302,7 +315,8 @@ class KpiCrowdingHourly(
             "points",
             _PRESENT,
             "Weiss et al., Acad Emerg Med 2004;11:38-50",
-            exclusions="null where beds are unknown. Ventilation is known from procedures (ICD-10-PCS 5A19).",
+            exclusions="null where beds are unknown, and of hospitals with a source that does not deliver departures, "
+            "decisions, dispositions, rooms or procedures. Ventilation is known from procedures (ICD-10-PCS 5A19).",
         ),
         Measure(
             "EDWIN",
@@ -310,8 +324,9 @@ class KpiCrowdingHourly(
             "points",
             _PRESENT,
             "Bernstein et al. 2003",
-            exclusions="untriaged patients; null without attendings or free beds. Attendings are the different doctors "
-            "on a shift that is worked in the department.",
+            exclusions="untriaged patients; null without attendings or free beds, and of hospitals with a source that "
+            "does not deliver departures, decisions, dispositions or triage levels. Attendings are the different "
+            "doctors on a shift that is worked in the department.",
             variants="the level is reversed (6 - ESI); unreversed it would rate the sickest lowest.",
         ),
     ],

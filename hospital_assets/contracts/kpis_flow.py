@@ -30,7 +30,7 @@ class KpiOccupancyDaily(
     key=("service_date", "department_id"),
     columns="""
         hospital_id department_name bed_capacity occupied_bed_minutes staffed_bed_minutes time_weighted_pct
-        hourly_mean_pct midnight_patients_count midnight_pct peak_patients_count peak_pct
+        hourly_mean_pct midnight_patients_count came_at_midnight_count midnight_pct peak_patients_count peak_pct
     """,
     measures=[
         Measure(
@@ -42,8 +42,9 @@ class KpiOccupancyDaily(
             clock="segment start to end, cut at local midnights; days have 23 to 25 hours, and hours are those of the "
             "local wall clock, whatever the zone's offset; beds count from the department's first effective date; "
             f"{_UNTIL}.",
-            variants="`hourly_mean_pct` is the mean of the hours; `midnight_pct` counts patients at "
-            "24:00 (NHS KH03); `peak_pct` the most at one moment. Over 100 % is possible.",
+            variants="`hourly_mean_pct` is the mean of the hours; `midnight_pct` counts patients at 24:00 (NHS KH03): "
+            "who leaves at 24:00 sharp is gone, who comes then is there (the next day's arrival); `peak_pct` the "
+            "most at one moment. Over 100 % is possible.",
         )
     ],
 ):
@@ -146,7 +147,8 @@ class KpiDischargeBeforeNoonDaily(
     name="kpi_discharge_before_noon_daily",
     grain="one day the visit began, day of discharge and hospital (and all)",
     key=("service_date", "period_date", "hospital_id"),
-    columns="excluded_open_count excluded_expired_count",
+    columns="excluded_open_count excluded_expired_count excluded_undelivered_count",
+    needs="adt_events.discharge_disposition",
     measures=[
         Measure(
             "Discharged before noon",
@@ -172,8 +174,9 @@ class KpiReadmissions(
     columns="""
         excluded_open_count excluded_expired_count excluded_against_advice_count excluded_transferred_count
         excluded_continued_count excluded_cancer_count excluded_unknown_patient_count excluded_overlapping_count
-        excluded_run_out_count
+        excluded_run_out_count excluded_undelivered_count
     """,
+    needs="adt_events.discharge_disposition diagnoses",
     measures=[
         Measure(
             f"{READMISSION_DAYS}-day readmissions",

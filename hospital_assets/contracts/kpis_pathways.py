@@ -21,8 +21,12 @@ class KpiStagesDaily(
     grain="one day of arrival, hospital, department and triage level (and their totals) and stage",
     key=("service_date", "hospital_id", "department_name", "triage_group", "stage"),
     columns="""
-        excluded_cancelled_count timed_count untimed_count stage_sum_minutes stage_median_minutes
-        stage_p90_minutes
+        excluded_cancelled_count excluded_undelivered_count timed_count untimed_count stage_sum_minutes
+        stage_median_minutes stage_p90_minutes
+    """,
+    needs="""
+        er_visits.triage_time er_visits.room_time er_visits.provider_time er_visits.decision_time
+        er_visits.departure_time
     """,
     population_of="fact_emergency_visits",
     conserved={"numerator_count": ("timed_count", "untimed_count")},
@@ -36,8 +40,9 @@ class KpiStagesDaily(
             "NHS England ECDS clocks",
             clock="arrival to triage, triage to treatment room, room to first provider contact, provider contact to "
             "disposition decision, decision to physical departure.",
-            exclusions="cancelled. Who has not reached a stage (left, or still on the way) is in the denominator; "
-            "minutes are of visits with both clocks in their order (`timed_count`).",
+            exclusions="cancelled; visits of sources without the stage's own clock. Who has not reached a stage (left, "
+            "or still on the way) is in the denominator; minutes are of visits with both clocks in their order "
+            "(`timed_count`).",
             variants="sums and counts add up over days; medians and percentiles do not, and a period shows the median "
             "of its days.",
         )

@@ -216,6 +216,7 @@ class Contract:
     measures: tuple[Measure, ...] = ()
     conserved: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     population_of: str = ""
+    needs: tuple[str, ...] = ()
 
     @property
     def adds_up(self) -> dict[str, tuple[str, ...]]:
@@ -322,6 +323,7 @@ class Table(pa.DataFrameModel):
         measures: Sequence[Measure] = (),
         conserved: Mapping[str, Sequence[str]] = MappingProxyType({}),
         population_of: str = "",
+        needs: str = "",
         **kwargs: Any,
     ) -> None:
         """Attach the contract; classes without a name are shared bases.
@@ -342,6 +344,8 @@ class Table(pa.DataFrameModel):
                 `population_count` = `denominator_count` + their exclusions by themselves.
             population_of: the fact table each of whose rows counts once in `population_count` of
                 the rows that pool everything.
+            needs: inputs (`subject.column`, or a whole subject) without which a figure cannot be judged; rows of
+                sources that do not deliver them are left out as `undelivered` (`assets.facts.undelivered`).
             kwargs: Pandera's own.
 
         Raises:
@@ -370,6 +374,7 @@ class Table(pa.DataFrameModel):
                 tuple(measures),
                 {whole: tuple(parts) for whole, parts in conserved.items()},
                 population_of,
+                tuple(needs.split()),
             )
 
     @classmethod

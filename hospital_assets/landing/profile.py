@@ -84,6 +84,27 @@ class ProfileError(ValueError):
     """A profile declares something that does not exist or cannot be."""
 
 
+def delivers(spec: Subject, subject: str) -> set[str]:
+    """Our columns, and vital signs, that a declaration can fill at all."""
+    if spec.rows and not spec.files:
+        return {column for row in spec.rows for column in row}
+    filled = {
+        column
+        for column in canonical_columns(subject)
+        if spec.source_names(column) and spec.source_names(column) != ("",)
+    }
+    filled |= {*spec.constants, *spec.derived, *spec.defaults}
+    filled |= {lookup.column for lookup in spec.lookups}
+    filled |= {name for event in spec.events for name in (*event.constants, *event.columns)}
+    filled |= {"event_type", "event_at"} if spec.events else set()
+    filled |= set(spec.join.columns) if spec.join else set()
+    if subject == "vitals":
+        long = set(spec.observations.gathered.values()) if spec.observations else set()
+        named = {*spec.payload, *long}
+        filled |= named or ({*MEASURED, *SCORED} if "payload" in filled else set())
+    return filled - set(spec.unavailable)
+
+
 def canonical_columns(subject: str) -> list[str]:
     """The columns a source may fill for a subject."""
     return [name for name in CONTRACTS[f"raw_{subject}"].column_names if name not in _BOOKKEEPING]

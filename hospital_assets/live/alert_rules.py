@@ -21,6 +21,7 @@ from hospital_assets.assets.facts.vitals import scored
 from hospital_assets.landing.registry import Profiles
 from hospital_assets.measures import news2
 from hospital_assets.measures.age import age_in_years
+from hospital_assets.measures.presence import segment_until
 from hospital_assets.measures.triage import is_critical
 from hospital_assets.measures.waits import wait_start
 from hospital_assets.warehouse.dialect import lazy
@@ -278,19 +279,27 @@ def critical_waits(visits: Sequence[VisitState], now: datetime, level: Level) ->
     return signals
 
 
-def overstays(stays: pl.DataFrame, now: datetime, hours: float) -> list[Signal]:
-    """Departments with stays that have lasted longer than a number of hours.
+def not_lapsed(stays: pl.DataFrame, now: datetime) -> pl.DataFrame:
+    """The open stays whose patients still count as there (`measures.presence`), of the copy `open_stays`."""
+    until = segment_until("segment_start_at", "segment_end_at")
+    found: pl.DataFrame = nw.from_native(stays).filter(until > nw.lit(now)).to_native()
+    return found
+
+
+def overstays(stays: pl.DataFrame, now: datetime, hours: Mapping[str, float]) -> list[Signal]:
+    """Departments with stays that have lasted longer than the limit of their class.
 
     Args:
-        stays: the copy `open_stays`.
+        stays: as from `not_lapsed`.
         now: the hospital's time.
-        hours: the limit.
+        hours: class of stay -> the limit; other classes have none.
     """
-    long = stays.with_columns(hours=(pl.lit(now) - pl.col("stay_start_at")).dt.total_seconds() / 3600).filter(
-        pl.col("hours") > hours
-    )
+    long = stays.with_columns(
+        hours=(pl.lit(now) - pl.col("stay_start_at")).dt.total_seconds() / 3600,
+        limit=pl.col("stay_class").replace_strict(dict(hours), default=None, return_dtype=pl.Float64),
+    ).filter(pl.col("hours") > pl.col("limit"))
     rows = long.group_by("hospital_id", "department_id", "department_name").agg(
-        pl.len().alias("count"), pl.col("hours").max()
+        pl.len().alias("count"), pl.col("hours").max(), pl.col("limit").min()
     )
     return [
         Signal(
@@ -299,10 +308,10 @@ def overstays(stays: pl.DataFrame, now: datetime, hours: float) -> list[Signal]:
             now,
             True,
             "warning",
-            f"{row['count']} {'stay' if row['count'] == 1 else 'stays'} longer than {hours:g} h, "
+            f"{row['count']} {'stay' if row['count'] == 1 else 'stays'} longer than {row['limit']:g} h, "
             f"the longest {row['hours']:.0f} h",
             float(row["count"]),
-            hours,
+            row["limit"],
             "h",
             row["hospital_id"],
             row["department_name"],
@@ -315,7 +324,7 @@ def full_departments(stays: pl.DataFrame, now: datetime, level: Level) -> list[S
     """Departments with more patients than their beds allow; those of unknown capacity are left out.
 
     Args:
-        stays: the copy `open_stays`.
+        stays: as from `not_lapsed`.
         now: the hospital's time.
         level: in percent of the beds.
     """

@@ -33,8 +33,8 @@ _COPIES: dict[str, tuple[tuple[str, ...], str]] = {
     "open_stays": (
         ("fact_patient_flow", "dim_department", "dim_patient"),
         """
-        select f.stay_id, p.patient_id, f.bed_id, f.stay_class, f.stay_start_at, c.hospital_id, c.department_id,
-               c.department_name, c.bed_capacity
+        select f.stay_id, p.patient_id, f.bed_id, f.stay_class, f.stay_start_at, f.segment_start_at, f.segment_end_at,
+               c.hospital_id, c.department_id, c.department_name, c.bed_capacity
         from facts.fact_patient_flow f
         left join dimensions.dim_patient p on p.patient_key = f.patient_key
         join dimensions.dim_department d on d.department_key = f.department_key

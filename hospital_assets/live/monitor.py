@@ -35,6 +35,7 @@ from hospital_assets.live.alert_rules import (
     files_waiting,
     full_departments,
     landed_visits,
+    not_lapsed,
     overstays,
     places,
     scored_vitals,
@@ -120,6 +121,7 @@ class Monitor:
         snapshots = {CRITICAL_WAIT: now}
         stays = read_copy(Path(self.landing.warehouse.database), "open_stays")
         if stays is not None:
+            stays = not_lapsed(stays, now)
             signals += overstays(stays, now, self.alerts.overstay_hours)
             signals += full_departments(stays, now, self.alerts.occupancy_pct)
             snapshots |= {OVERSTAY: now, OCCUPANCY: now}

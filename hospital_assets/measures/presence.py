@@ -11,6 +11,12 @@ import narwhals as nw
 
 from hospital_assets.measures import thresholds
 
+#: Class of stay -> the hours beyond which a stay of it is an overstay.
+OVERSTAY_HOURS: dict[str, float] = {
+    "emergency": thresholds.OVERSTAY_HOURS,
+    "inpatient": thresholds.INPATIENT_OVERSTAY_HOURS,
+}
+
 
 def visit_until(start: str, end: str) -> nw.Expr:
     """Until when an emergency visit counts: its end, or where it is open as long as a patient may be there.

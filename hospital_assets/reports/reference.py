@@ -82,7 +82,9 @@ def metric_catalogue() -> str:
         "Generated from the contracts by `hospital docs`; `kpis.json` holds the same for programs. A "
         "rate's population is its n (`denominator_count`) and all exclusions, counted by "
         "reason (`excluded_*_count`); the check `adds_up` proves it in every row, "
-        "`population_is_whole` that no row of the fact is missing. Durations are differences of "
+        "`population_is_whole` that no row of the fact is missing. Rows of sources whose profile "
+        "does not deliver what a figure needs are left out as `undelivered`; where all are, the figure "
+        "is null: it cannot be judged. Durations are differences of "
         "instants; days, months and hours are those of the hospital's wall clock.",
         "",
         "| figure | unit | table |",
@@ -103,6 +105,7 @@ def metric_catalogue() -> str:
                 f"- Population: {measure.population}.",
                 *([f"- Clock: {measure.clock}"] if measure.clock else []),
                 *([f"- Left out: {measure.exclusions}"] if measure.exclusions else []),
+                *([f"- Needs: {', '.join(f'`{need}`' for need in contract.needs)}."] if contract.needs else []),
                 *([f"- Variants: {measure.variants}"] if measure.variants else []),
                 f"- Source: {measure.source}. Owner: {measure.owner}.",
             ]

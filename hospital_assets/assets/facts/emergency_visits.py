@@ -11,6 +11,7 @@ from hospital_assets.assets.dimensions.members import key_of
 from hospital_assets.assets.dimensions.scd2 import key_at
 from hospital_assets.assets.facts.other_days import OtherDays, moved, other_patients
 from hospital_assets.assets.facts.patient_flow import cancelled_visits, of_their_patient, visit_ends
+from hospital_assets.assets.facts.undelivered import undelivered
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.dimensions import NOT_YET_KEY, UNKNOWN_KEY
 from hospital_assets.landing.registry import Profiles
@@ -78,7 +79,9 @@ def fact_emergency_visits(
         .with_columns(is_cancelled=nw.coalesce(nw.col("is_cancelled"), nw.lit(False)))
     )
     frame = local_clocks(frame, {"_provider_local": "provider_at", "_departure_local": "departure_at"}, "time_zone")
-    return measured(frame).select(nw.col(*CONTRACTS["fact_emergency_visits"].column_names))
+    return measured(frame.with_columns(undelivered=undelivered(profiles))).select(
+        nw.col(*CONTRACTS["fact_emergency_visits"].column_names)
+    )
 
 
 def ended(visits: Frame, events: Frame, profiles: Profiles) -> Frame:

@@ -12,8 +12,10 @@ from hospital_assets.assets.dedupe import newest_of_each
 from hospital_assets.assets.dimensions.calendar import date_key
 from hospital_assets.assets.dimensions.scd2 import key_at
 from hospital_assets.assets.facts.other_days import OtherDays, other_patients
+from hospital_assets.assets.facts.undelivered import undelivered
 from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN
 from hospital_assets.contracts.dimensions import NOT_YET_KEY
+from hospital_assets.landing.registry import Profiles
 from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import Frame, checkpoint, local_clocks, minutes_between
 from hospital_assets.warehouse.io_manager import period_of
@@ -33,6 +35,7 @@ def fact_patient_flow(
     dim_patient: Frame,
     dim_hospital: Frame,
     dim_department: Frame,
+    profiles: dg.ResourceParam[Profiles],
 ) -> Frame:
     """Location segments of every stay, keyed to their dimensions."""
     frame = folded_days(cleaned_adt_events, cleaned_er_visits, period_of(context))
@@ -50,7 +53,9 @@ def fact_patient_flow(
     frame = frame.join(dim_hospital.select("hospital_id", "hospital_key", "time_zone"), on="hospital_id", how="left")
     frame = local_clocks(frame, {"_start_local": "segment_start_at", "_end_local": "segment_end_at"}, "time_zone")
     return frame.with_columns(
-        start_date_key=date_key("_start_local"), end_date_key=nw.coalesce(date_key("_end_local"), nw.lit(NOT_YET_KEY))
+        undelivered=undelivered(profiles),
+        start_date_key=date_key("_start_local"),
+        end_date_key=nw.coalesce(date_key("_end_local"), nw.lit(NOT_YET_KEY)),
     ).select(nw.col(*CONTRACTS["fact_patient_flow"].column_names))
 
 

@@ -8,10 +8,12 @@ import narwhals as nw
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.dedupe import newest_of_each
 from hospital_assets.assets.facts.bed_occupancy import department_hours
+from hospital_assets.assets.facts.undelivered import lacks_any
 from hospital_assets.assets.kpis.occupancy import EMERGENCY
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.dimensions import UNKNOWN_KEY
+from hospital_assets.contracts.kpis_emergency import BOARDERS_NEED, EDWIN_NEEDS, NEDOCS_NEEDS
 from hospital_assets.measures.presence import visit_until
 from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import Frame, checkpoint, explode_hours
@@ -121,7 +123,7 @@ def crowding(beds: Frame, visits: Frame, shifts: Frame) -> Frame:
     Args:
         beds: service_date, hospital_id, department_name, hour_start_at, bed_capacity.
         visits: hospital_id, arrival_at, `_until_at` (until when it counts as present), room_at, decision_at,
-            disposition, triage_level, ventilated_at.
+            disposition, triage_level, ventilated_at, undelivered.
         shifts: hospital_id, doctor_key, shift_id, shift_start_at, shift_end_at of shifts in the department.
     """
     key = ["hospital_id", "hour_start_at"]
@@ -168,20 +170,26 @@ def crowding(beds: Frame, visits: Frame, shifts: Frame) -> Frame:
         .group_by(*key)
         .agg(attendings_count=nw.col("_doctor").n_unique())
     )
+    # A source without an input says nothing of its hospital, at any hour.
+    nedocs_lacks, edwin_lacks = (
+        lacks_any(*f"{BOARDERS_NEED} {needs}".split()).cast(nw.Int64).max() for needs in (NEDOCS_NEEDS, EDWIN_NEEDS)
+    )
+    sources = visits.group_by("hospital_id").agg(_nedocs_lacks=nedocs_lacks, _edwin_lacks=edwin_lacks)
     zero = {
         name: nw.coalesce(nw.col(name), nw.lit(0))
         for name in ("ed_patients_count", "boarders_count", "ventilated_count", "triage_weight_sum", "attendings_count")
     } | {name: nw.coalesce(nw.col(name), nw.lit(0.0)) for name in ("longest_boarding_hours", "last_door_to_bed_hours")}
     frame = (
         grid.join(counts, on=key, how="left")
+        .join(sources, on="hospital_id", how="left")
         .join(last_roomed, on=key, how="left")
         .join(attending, on=key, how="left")
         .with_columns(**zero)
     )
     return frame.with_columns(
         occupancy_ratio=nw.when(nw.col("ed_bed_count") > 0).then(nw.col("ed_patients_count") / nw.col("ed_bed_count")),
-        nedocs_score=nedocs(),
-        edwin_score=edwin(),
+        nedocs_score=nw.when(nw.coalesce(nw.col("_nedocs_lacks"), nw.lit(0)) == 0).then(nedocs()),
+        edwin_score=nw.when(nw.coalesce(nw.col("_edwin_lacks"), nw.lit(0)) == 0).then(edwin()),
     ).with_columns(nedocs_level=nedocs_level("nedocs_score"), edwin_level=edwin_level("edwin_score"))
 
 

@@ -9,6 +9,7 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import all_days, table
+from hospital_assets.assets.facts.undelivered import lacks
 from hospital_assets.assets.kpis.totals import distinct_count, exact_sum, rates
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import CONTRACTS
@@ -141,6 +142,7 @@ def present(visits: Frame, hospitals: Frame, departments: Frame, now: nw.Expr) -
             "triage_at",
             "provider_at",
             "departure_at",
+            "undelivered",
         )
         .join(hospitals.select("hospital_key", "hospital_id"), on="hospital_key", how="left")
         .join(departments.select("department_key", "department_name"), on="department_key", how="left")
@@ -264,6 +266,7 @@ def first_observations(visits: Frame, sets: Frame) -> Frame:
         _PLACES,
         excluded={
             "cancelled": nw.col("is_cancelled"),
+            "undelivered": lacks("kpi_first_observations_daily"),
             **unscored("age_years"),
             "left_early": ~is_on_time & nw.col("_has_left") & (nw.col("_left_at") < nw.col("_due_at")),
             "not_due": ~is_on_time & ~nw.col("_has_left") & (nw.col("as_of_at") < nw.col("_due_at")),
@@ -283,7 +286,16 @@ def news2_response(sets: Frame) -> Frame:
         sets: as from `sets_of`.
     """
     emergencies = sets.filter(nw.col("has_emergency_score"), ~nw.col("is_before"), ~nw.col("is_after"))
-    visit = ("service_date", "as_of_at", *_PLACES, "is_cancelled", "provider_at", "_left_at", "_has_left")
+    visit = (
+        "service_date",
+        "as_of_at",
+        *_PLACES,
+        "is_cancelled",
+        "undelivered",
+        "provider_at",
+        "_left_at",
+        "_has_left",
+    )
     first = (
         emergencies.group_by("visit_id", *visit)
         .agg(_first_at=nw.col("measured_at").min())
@@ -299,6 +311,7 @@ def news2_response(sets: Frame) -> Frame:
         _PLACES,
         excluded={
             "cancelled": nw.col("is_cancelled"),
+            "undelivered": lacks("kpi_news2_response_daily"),
             "already_seen": nw.col("_minutes") <= 0,
             "left_early": ~is_seen & nw.col("_has_left") & (nw.col("_left_at") < nw.col("_due_at")),
             "not_due": ~is_seen & ~nw.col("_has_left") & (nw.col("as_of_at") < nw.col("_due_at")),

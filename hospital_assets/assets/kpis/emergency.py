@@ -8,6 +8,7 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import table
+from hospital_assets.assets.facts.undelivered import lacks
 from hospital_assets.assets.kpis.totals import exact_sum, month_of, rates
 from hospital_assets.assets.kpis.waits import triage_label
 from hospital_assets.assets.resources import ClockResource
@@ -16,6 +17,7 @@ from hospital_assets.contracts.kpis import ALL
 from hospital_assets.measures import thresholds
 from hospital_assets.measures.four_hour import is_within_four_hours
 from hospital_assets.measures.lwbs import LEFT, is_judged
+from hospital_assets.measures.presence import visit_until
 from hospital_assets.measures.triage import is_critical, wait_target
 from hospital_assets.measures.waits import is_possible, wait_start
 from hospital_assets.warehouse.dialect import Frame, checkpoint, local_clocks
@@ -193,6 +195,8 @@ def critical_waits(visits: Frame, as_of: nw.Expr) -> Frame:
         ("hospital_id",),
         excluded={
             "cancelled": nw.col("is_cancelled"),
+            "undelivered": lacks("kpi_critical_waits_daily"),
+            "lapsed": ~is_seen & ~has_left & (visit_until("arrival_at", "departure_at") <= nw.col("as_of_at")),
             "invalid": nw.col("_elapsed").is_null() | ~is_possible("_elapsed"),
             "pending": ~is_seen & ~has_left & ~late,
         },
@@ -225,6 +229,7 @@ def op18(visits: Frame) -> Frame:
         "is_cancelled",
         "los_minutes",
         "disposition",
+        "undelivered",
         period_month=month_of(nw.col("period_date")),
         _is_psychiatric=nw.coalesce(nw.col("is_mental_health"), nw.lit(False)),
         _is_transfer=nw.coalesce(nw.col("disposition") == "transferred", nw.lit(False)),
@@ -250,6 +255,7 @@ def op18(visits: Frame) -> Frame:
             "expired": nw.col("disposition") == "expired",
             "left": nw.col("disposition").is_in(LEFT),
             "unknown": nw.col("disposition").is_null() | (nw.col("disposition") == "other"),
+            "undelivered": (nw.col("stratum").is_in(["reported", "mental_health"])) & lacks("kpi_op18"),
             "other_stratum": ~nw.col("_is_in_stratum"),
         },
         of=["los_minutes"],
@@ -287,6 +293,7 @@ def ecat(visits: Frame) -> Frame:
         "is_lwbs",
         "boarding_minutes",
         "los_minutes",
+        "undelivered",
         period_year=nw.col("period_date").dt.year().cast(nw.Int64),
         _stratum=nw.concat_str(group, suffix),
         _is_observed=nw.coalesce(nw.col("disposition") == "observation", nw.lit(False)),
@@ -310,7 +317,11 @@ def ecat(visits: Frame) -> Frame:
         frame,
         ("period_year", "stratum"),
         ("hospital_id",),
-        excluded={"cancelled": nw.col("is_cancelled"), "open": nw.col("departure_at").is_null()},
+        excluded={
+            "cancelled": nw.col("is_cancelled"),
+            "open": nw.col("departure_at").is_null(),
+            "undelivered": lacks("kpi_ecat"),
+        },
         counted={"numerator_count": nw.any_horizontal(*components.values(), ignore_nulls=True), **components},
     )
 

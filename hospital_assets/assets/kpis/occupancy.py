@@ -103,7 +103,7 @@ def on_days(flow: Frame, departments: Frame, hospitals: Frame, period: Period | 
     Returns:
         service_date, hospital_id, department_id, department_name, `from_at` and `until_at` (within
         the day), `starts` and `ends` (in it), `lapses` (counted no longer, for want of an end), `lasts` (beyond its
-        end).
+        end), `is_eve` (there at its end only: begins at midnight sharp, and is the next day's).
     """
     placed = department_stays(flow, departments).join(
         hospitals.select("hospital_key", "hospital_id", "time_zone"), on="hospital_key", how="inner"
@@ -119,8 +119,10 @@ def on_days(flow: Frame, departments: Frame, hospitals: Frame, period: Period | 
     else:
         placed = placed.with_columns(_from_at=nw.col("segment_start_at"), _last_at=nw.col("_until_at"))
     placed = local_clocks(placed, {"_from_local": "_from_at", "_until_local": "_last_at"}, "time_zone")
+    # Who comes at midnight sharp is there at 24:00 of the day before, too: intervals are half-open.
+    eve = nw.col("_from_local").dt.offset_by("-1us").dt.date()
     days = explode_days(
-        placed.with_columns(_first_day=nw.col("_from_local").dt.date(), _last_day=nw.col("_until_local").dt.date()),
+        placed.with_columns(_first_day=eve, _last_day=nw.col("_until_local").dt.date()),
         "_first_day",
         "_last_day",
         "service_date",
@@ -143,11 +145,13 @@ def on_days(flow: Frame, departments: Frame, hospitals: Frame, period: Period | 
             ends=(~is_after & ~nw.col("segment_end_at").is_null()).cast(nw.Int64),
             lapses=(~is_after & nw.col("segment_end_at").is_null()).cast(nw.Int64),
             lasts=is_after.cast(nw.Int64),
+            is_eve=nw.col("segment_start_at") == nw.col("day_end_at"),
             _passes=passes_through,
         )
         # Who comes and goes at one moment has been there.
         .filter(
             (nw.col("from_at") < nw.col("until_at"))
+            | (nw.col("is_eve") & is_after)
             | (nw.col("_passes") & (nw.col("segment_start_at") < nw.col("day_end_at")))
         )
         .select(
@@ -161,6 +165,7 @@ def on_days(flow: Frame, departments: Frame, hospitals: Frame, period: Period | 
             "ends",
             "lapses",
             "lasts",
+            "is_eve",
         )
     )
 
@@ -213,13 +218,16 @@ def occupancy(hours: Frame, segments: Frame) -> Frame:
         )
     )
     at_end = per_hour.select(*day, nw.col("hour_start_at").alias("_last_hour"), bed_capacity=nw.col("_beds"))
-    census = segments.group_by(*day).agg(midnight_patients_count=nw.col("lasts").sum())
+    census = segments.group_by(*day).agg(
+        midnight_patients_count=nw.col("lasts").sum(), came_at_midnight_count=nw.col("is_eve").cast(nw.Int64).sum()
+    )
     frame = (
         per_day.join(at_end, on=[*day, "_last_hour"], how="left")
         .join(census, on=day, how="left")
         .join(peaks(segments), on=day, how="left")
         .with_columns(
             midnight_patients_count=nw.coalesce(nw.col("midnight_patients_count"), nw.lit(0)),
+            came_at_midnight_count=nw.coalesce(nw.col("came_at_midnight_count"), nw.lit(0)),
             peak_patients_count=nw.coalesce(nw.col("peak_patients_count"), nw.lit(0)),
         )
     )
@@ -240,6 +248,7 @@ def peaks(segments: Frame) -> Frame:
     Who leaves at a moment is gone before who comes then: a bed handed over is one bed.
     """
     day = ["service_date", "department_id"]
+    segments = segments.filter(~nw.col("is_eve"))
     came = segments.select(*day, _at=nw.col("from_at"), _change=nw.lit(1))
     left = segments.filter(nw.col("lasts") == 0).select(*day, _at=nw.col("until_at"), _change=nw.lit(-1))
     changes = nw.concat([came, left], how="vertical").group_by(*day, "_at").agg(_change=nw.col("_change").sum())
@@ -262,7 +271,8 @@ def department_flow(hours: Frame, segments: Frame) -> Frame:
         window_hours=nw.col("hour_minutes").sum() / 60.0, _staffed=exact_sum("staffed_bed_minutes")
     )
     flow = (
-        segments.with_columns(_hours=(nw.col("until_at") - nw.col("from_at")).dt.total_microseconds() / 3_600_000_000)
+        segments.filter(~nw.col("is_eve"))
+        .with_columns(_hours=(nw.col("until_at") - nw.col("from_at")).dt.total_microseconds() / 3_600_000_000)
         .group_by(*day)
         .agg(
             patients_count=nw.len(),

@@ -4,6 +4,7 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import table
+from hospital_assets.assets.facts.undelivered import lacks_any
 from hospital_assets.assets.kpis.totals import exact_sum, rates
 from hospital_assets.assets.kpis.waits import GROUPS, labelled
 from hospital_assets.contracts import CONTRACTS
@@ -42,6 +43,7 @@ def stages(visits: Frame) -> Frame:
                 "is_cancelled",
                 stage=nw.lit(stage),
                 _is_reached=~nw.col(end).is_null(),
+                _is_undelivered=lacks_any(f"er_visits.{stage}_time"),
                 _minutes=minutes_between(start, end),
             )
             for stage, (start, end) in STAGES.items()
@@ -52,7 +54,7 @@ def stages(visits: Frame) -> Frame:
         reached,
         ("service_date", "stage"),
         GROUPS,
-        excluded={"cancelled": nw.col("is_cancelled")},
+        excluded={"cancelled": nw.col("is_cancelled"), "undelivered": nw.col("_is_undelivered")},
         counted={
             "numerator_count": nw.col("_is_reached"),
             "timed_count": ~nw.col("_taken").is_null(),

@@ -8,6 +8,7 @@ import narwhals as nw
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.dedupe import newest_of_each
 from hospital_assets.assets.facts.emergency_visits import principal_conditions
+from hospital_assets.assets.facts.undelivered import lacks
 from hospital_assets.assets.kpis.episodes import with_following
 from hospital_assets.assets.kpis.returns import persons_of
 from hospital_assets.assets.kpis.totals import month_of, rates
@@ -70,6 +71,7 @@ def inpatient_stays(flow: Frame, principal: Frame, procedures: Frame, hospitals:
             discharged_at=nw.col("stay_end_at").max(),
             _until_at=nw.col("_counts_until").max(),
             disposition=nw.col("discharge_disposition").max(),
+            undelivered=nw.col("undelivered").max(),
         )
         .join(hospitals.select("hospital_key", "hospital_id", "time_zone"), on="hospital_key", how="left")
     )
@@ -115,6 +117,7 @@ def inpatient_stays(flow: Frame, principal: Frame, procedures: Frame, hospitals:
             "admitted_date",
             "discharged_date",
             "disposition",
+            "undelivered",
             "diagnosis",
             "is_planned",
             "is_cancer_medical",
@@ -128,7 +131,7 @@ def readmissions(stays: Frame, data_end: nw.Expr) -> Frame:
     Args:
         stays: stay_id, person_key (null: unknown), hospital_id, admitted_at, discharged_at (null: open), `_until_at`
             (until when it counts), admitted_date, discharged_date, disposition, diagnosis (null: not coded, and then
-            like no other), is_planned, is_cancer_medical.
+            like no other), is_planned, is_cancer_medical, undelivered.
         data_end: the last day of which admissions are known.
     """
     day = 86_400_000_000
@@ -168,6 +171,7 @@ def readmissions(stays: Frame, data_end: nw.Expr) -> Frame:
             "transferred": is_transferred,
             "continued": is_continued,
             "cancer": nw.col("is_cancer_medical"),
+            "undelivered": lacks("kpi_readmissions"),
             "run_out": nw.col("_days_of_data") < READMISSION_DAYS,
         },
         counted={

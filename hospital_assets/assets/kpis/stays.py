@@ -4,11 +4,12 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import table
+from hospital_assets.assets.facts.undelivered import lacks
 from hospital_assets.assets.kpis.totals import exact_mean, month_of, rates, with_totals
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.measures.presence import segment_until
-from hospital_assets.measures.thresholds import INPATIENT_OVERSTAY_HOURS, NOON_HOUR, OVERSTAY_HOURS
+from hospital_assets.measures.presence import OVERSTAY_HOURS, segment_until
+from hospital_assets.measures.thresholds import NOON_HOUR
 from hospital_assets.warehouse.dialect import Frame, local_clocks
 
 
@@ -108,8 +109,8 @@ def overstays(stays: Frame, as_of: nw.Expr) -> Frame:
         ).dt.total_microseconds()
         / 3_600_000_000
     )
-    limit = nw.when(nw.col("stay_class") == "emergency").then(OVERSTAY_HOURS).otherwise(INPATIENT_OVERSTAY_HOURS)
-    is_over = nw.col("_hours") > limit
+    limits = (nw.when(nw.col("stay_class") == of).then(nw.lit(hours)) for of, hours in OVERSTAY_HOURS.items())
+    is_over = nw.col("_hours") > nw.coalesce(*limits)
     return rates(
         frame,
         ("as_of_at",),
@@ -135,6 +136,10 @@ def before_noon(stays: Frame) -> Frame:
         inpatient,
         ("service_date", "period_date"),
         ("hospital_id",),
-        excluded={"open": nw.col("stay_end_at").is_null(), "expired": nw.col("discharge_disposition") == "expired"},
+        excluded={
+            "open": nw.col("stay_end_at").is_null(),
+            "expired": nw.col("discharge_disposition") == "expired",
+            "undelivered": lacks("kpi_discharge_before_noon_daily"),
+        },
         counted={"numerator_count": nw.col("end_local").dt.hour() < NOON_HOUR},
     )
