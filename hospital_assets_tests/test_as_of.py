@@ -38,7 +38,7 @@ CONFIGURATION = {
 
 def looked(settings: Settings) -> pl.DataFrame:
     """The ledger of what has landed, as a directory's own settings make it."""
-    zone = build_definitions(settings).resources["landing"].open_beside()
+    zone = build_definitions(settings).resources["landing"].without_warehouse()
     with contextlib.closing(zone.connection):
         found: pl.DataFrame = zone.discover()
         return found
@@ -118,7 +118,7 @@ def test_a_file_that_was_overwritten_later_is_named(
     known = looked(own)
     before = known["first_seen_at"].item()
     (own.landing / "klinik" / "doctors" / "d.csv").write_text("doctor_id,hospital_id\nD1,H2\nD3,H2\n")
-    zone = build_definitions(own).resources["landing"].open_beside()
+    zone = build_definitions(own).resources["landing"].without_warehouse()
     with contextlib.closing(zone.connection):
         again = zone.discover(known)
     assert again["first_seen_at"].item() > before == again["name_first_seen_at"].item()

@@ -260,5 +260,5 @@ def test_settings_reach_every_resource(tmp_path: Path) -> None:
     given = replace(written, first_service_date=date(2020, 1, 1), last_service_date=date(2020, 1, 3))
     resources = build_definitions(given).resources or {}
     assert resources["clock"].now() == datetime(2020, 1, 4, 12, tzinfo=UTC)
-    assert resources["landing"].open_beside().last == date(2020, 1, 3)
+    assert resources["landing"].without_warehouse().last == date(2020, 1, 3)
     assert isinstance(resources["outbox"], OutboxResource)

@@ -234,7 +234,7 @@ def test_an_open_ended_directory_has_the_day_that_it_is_anywhere(tmp_path: Path)
         warehouse=warehouse, landing=str(tmp_path), profiles=str(tmp_path), first_service_date=first.isoformat()
     )
     before = latest_day(datetime.now(UTC))
-    zone = landing.open_beside()
+    zone = landing.without_warehouse()
     zone.connection.close()
     assert before <= zone.last <= latest_day(datetime.now(UTC))
 

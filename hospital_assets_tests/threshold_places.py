@@ -105,7 +105,7 @@ def places() -> dict[str, dict[str, Any]]:
         return " ".join(str(part) for part in vars(CONTRACTS[table].measures[place]).values())
 
     def rule(column: str, says: str) -> Any:
-        return next(r for r in RULES if r.column == column and says in r.says)
+        return next(r for r in RULES if r.column == column and says in r.description)
 
     def breaks(found: Any, row: dict[str, Any]) -> bool:
         return bool(pl.DataFrame([row]).lazy().pipe(lazy).select(x=found.broken).collect("polars")["x"][0])
@@ -288,7 +288,7 @@ def places() -> dict[str, dict[str, Any]]:
                 lambda n: breaks(rule("news2_response", "emergency"), {"news2_response": "low", "news2_score": n}),
                 range(20),
             ),
-            "rule": rule("news2_response", "emergency").says,
+            "rule": rule("news2_response", "emergency").description,
         },
         "HANDOVER_MINUTES": {"measure": measure("kpi_handovers_daily")},
         "LATE_HANDOVER_MINUTES": {
@@ -340,8 +340,8 @@ def places() -> dict[str, dict[str, Any]]:
         },
         "MAXIMUM_AGE_YEARS": {
             "check": first(lambda age: breaks(rule("age_years", "at most"), {"age_years": age}), range(100, 140)) - 1,
-            "rule": rule("age_years", "at most").says,
-            "cleaning": AGE_OUT_OF_RANGE.says,
+            "rule": rule("age_years", "at most").description,
+            "cleaning": AGE_OUT_OF_RANGE.description,
         },
         "levels": {
             "fact": levels,

@@ -389,8 +389,8 @@ def note_key(settings: Settings, key_id: str) -> bool:
         known = log.entries("action = 'key' and outcome = 'allowed'")["version"].to_list()
         if known and known[-1] == key_id:
             return False
-        said = f"the key in use changed from {known[-1]}" if known else "first use of the key"
-        log.append(Event(system_actor(), "key", version=key_id, statement=said))
+        statement = f"the key in use changed from {known[-1]}" if known else "first use of the key"
+        log.append(Event(system_actor(), "key", version=key_id, statement=statement))
     return True
 
 
@@ -421,9 +421,9 @@ def system_actor() -> str:
 
 
 def _load_or_create_key(settings: Settings, environment: Mapping[str, str]) -> bytes:
-    said = environment.get(KEY_VARIABLE, "").strip()
+    text = environment.get(KEY_VARIABLE, "").strip()
     path = key_file(environment).with_name("audit.key")
-    if not said:
+    if not text:
         if path.resolve().is_relative_to(settings.data_dir):
             raise AuditError(f"{path} lies in the data directory, whose log it is to protect")
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -438,9 +438,9 @@ def _load_or_create_key(settings: Settings, environment: Mapping[str, str]) -> b
             temporary.unlink()
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
             raise AuditError(f"others can read {path}: chmod 600 {path}")
-        said = path.read_text(encoding="ascii").strip()
+        text = path.read_text(encoding="ascii").strip()
     try:
-        value = bytes.fromhex(said)
+        value = bytes.fromhex(text)
     except ValueError:
         value = b""
     if len(value) < 32:

@@ -143,7 +143,7 @@ def _answer(sender: Connection, file: str, sql: str, form: Format, limits: Limit
     except RefusedError as error:
         head, body = {"outcome": "refused", "reason": str(error)}, b""
     except duckdb.Error as error:
-        head, body = {"outcome": "failed", "reason": said(error)}, b""
+        head, body = {"outcome": "failed", "reason": message_of(error)}, b""
     except MemoryError:
         head, body = ({"outcome": "failed", "reason": "it needed more memory than a query may have"}, b"")
     except Exception as error:
@@ -355,7 +355,7 @@ def planned(connection: duckdb.DuckDBPyConnection, sql: str, catalog: Catalog) -
     return {table: sorted(columns) for table, columns in found.items()}
 
 
-def said(error: duckdb.Error) -> str:
+def message_of(error: duckdb.Error) -> str:
     """The engine's error message, without anything a cell may hold."""
     kind = type(error).__name__.removesuffix("Exception")
     first = str(error).splitlines()[0]

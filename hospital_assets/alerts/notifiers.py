@@ -60,8 +60,8 @@ def text_of(message: Message) -> str:
         if message["event"] == "resolved"
         else _SIGNS.get(message["severity"], "\N{LARGE YELLOW CIRCLE}")
     )
-    said = f"{sign} {f'{where}: ' if where else ''}{message['summary']}"
-    return f"{said} (alert {message['alert_id']})"
+    text = f"{sign} {f'{where}: ' if where else ''}{message['summary']}"
+    return f"{text} (alert {message['alert_id']})"
 
 
 def _sender(notifier: NotifierSettings, data_dir: Path) -> Send:

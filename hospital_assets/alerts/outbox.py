@@ -228,8 +228,8 @@ class Outbox:
         return False
 
     def _open(self, signal: Signal, now: datetime) -> bool:
-        said = f"{signal.key}|{_text(signal.observed_at)}"
-        alert_id = hashlib.sha256(said.encode()).hexdigest()[:16]
+        identity = f"{signal.key}|{_text(signal.observed_at)}"
+        alert_id = hashlib.sha256(identity.encode()).hexdigest()[:16]
         added = self._connection.execute(
             "insert or ignore into alerts (alert_id, alert_key, rule, severity, state, hospital_id, "
             "department_name, subject, summary, value, worst_value, threshold, unit, observed_at, "

@@ -13,7 +13,7 @@ from hospital_assets.landing.profile import FEEDS, LANDED
 #: Tables and their checks; pages and publications are made of them, each when it is asked for.
 TABLES = dg.AssetSelection.groups("raw", "cleaned", "dimensions", "facts", "kpis")
 
-#: Feeds whose records change the facts of their own days only. KPIs of observations of the evening before are settled
+#: Feeds whose records change the facts of their own days only. KPIs of observations of the evening before are refreshed
 #: with the next batch, or the next visits.
 OWN_DAY_FEEDS = ("vitals",)
 

@@ -56,11 +56,11 @@ class Step:
 
     def in_words(self) -> list[str]:
         """What a person should know of it."""
-        said = [
+        lines = [
             f"quarantined  {path}: every run with it failed; deliver a corrected file, or `hospital retry`"
             for path in self.quarantined
         ]
-        return [*said, stopped_in_words(self.suspects)] if self.suspects else said
+        return [*lines, stopped_in_words(self.suspects)] if self.suspects else lines
 
 
 def stopped_in_words(suspects: Sequence[str]) -> str:
@@ -187,8 +187,8 @@ def outcome_of(failed_steps: Sequence[dg.DagsterEvent]) -> Outcome:
     Returns:
         `failed`, or `stopped` where it says nothing about them: a killed run, a warehouse in use.
     """
-    said = [str(event.step_failure_data.error).lower() for event in failed_steps]
-    return "failed" if any(not any(name in text for name in _NOT_THE_FILES_FAULT) for text in said) else "stopped"
+    errors = [str(event.step_failure_data.error).lower() for event in failed_steps]
+    return "failed" if any(not any(name in text for name in _NOT_THE_FILES_FAULT) for text in errors) else "stopped"
 
 
 def failure_of(event: dg.DagsterEvent) -> str:

@@ -32,10 +32,10 @@ def heatmap(spec: dict[str, Any], height: int = 236) -> str:
         )
         for c, v in enumerate(line):
             step = 0 if v is None else min(_SHADES - 1, int(_SHADES * v / most))
-            said = f"{name} {columns[c]}: {number(v, 1)} {spec['unit']}".rstrip()
+            label = f"{name} {columns[c]}: {number(v, 1)} {spec['unit']}".rstrip()
             parts.append(
                 f'<rect class="heat h{step}" x="{wide * c:.3f}%" y="{tall * r:.1f}" width="{wide:.3f}%" '
-                f'height="{tall:.1f}">{title(said)}</rect>'
+                f'height="{tall:.1f}">{title(label)}</rect>'
             )
     every = 1 if len(columns) <= 12 else 2
     parts += [
@@ -72,8 +72,8 @@ def treemap(spec: dict[str, Any], width: int = 420, height: int = 250) -> str:
     ]
     for item, (x, y, w, h) in zip(items, _squarified([i["value"] / total for i in items], width, height), strict=True):
         box = f'x="{x + 1:.1f}" y="{y + 1:.1f}" width="{max(w - 2, 0):.1f}" height="{max(h - 2, 0):.1f}"'
-        said = f"{item['name']}: {number(item['value'])}, {number(100 * item['value'] / total, 1)} %"
-        parts.append(f'<rect class="area {item["style"]}" {box}>{title(said)}</rect>')
+        label = f"{item['name']}: {number(item['value'])}, {number(100 * item['value'] / total, 1)} %"
+        parts.append(f'<rect class="area {item["style"]}" {box}>{title(label)}</rect>')
         if item.get("is_hatched"):
             parts.append(f'<rect fill="url(#hatch)" pointer-events="none" {box}/>')
         if w > 34 and h > 16:

@@ -59,14 +59,14 @@ def funnel(spec: dict[str, Any], height: int = 250) -> str:
         stretched(inner, [limits]),
         level("rule centre", y_of(spec["centre"])),
         *(
-            placed("changed" if p["is_outside"] else "usual", x_of(p["x"]), y_of(p["y"]), 3.6, _said(spec, p))
+            placed("changed" if p["is_outside"] else "usual", x_of(p["x"]), y_of(p["y"]), 3.6, _tip_of(spec, p))
             for p in points
         ),
     ]
     return fluid(inner, parts, "funnel")
 
 
-def _said(spec: dict[str, Any], point: dict[str, Any]) -> str:
+def _tip_of(spec: dict[str, Any], point: dict[str, Any]) -> str:
     return (
         f"{point['name']}\n{number(point['y'], 1)} {spec['unit']}".rstrip()
         + f"\n{spec['x_name']}: {number(point['x'])}"

@@ -174,23 +174,23 @@ def _columns(spec: dict[str, Any], shares: Sequence[float], inner: float) -> lis
         left, right = max(share - half, 0.0), min(share + half, 1.0)
         parts.append(
             f'<rect class="hit" x="{100 * left:.2f}%" width="{100 * (right - left):.2f}%" height="{inner:g}">'
-            f"{title(_said(spec, i))}</rect>"
+            f"{title(_tip_of(spec, i))}</rect>"
         )
     return parts
 
 
-def _said(spec: dict[str, Any], i: int) -> str:
+def _tip_of(spec: dict[str, Any], i: int) -> str:
     """Every value of an x, a line each."""
     unit, digits = spec["unit"], spec["digits"]
     has_limits = any(rule["style"] == "limit" for rule in spec["rules"])
-    said = [_label(spec["x"][i])]
+    lines = [_label(spec["x"][i])]
     for line in spec["lines"]:
         value = line["values"][i]
         if value is not None:
             word = f", {WORDS[line['marks'][i]].lower()}" if line["marks"] and has_limits else ""
-            said.append(f"{line['name']}: {number(value, digits)} {unit}".rstrip() + word)
+            lines.append(f"{line['name']}: {number(value, digits)} {unit}".rstrip() + word)
     for band in spec["bands"]:
         low, high = band["low"][i], band["high"][i]
         if low is not None and high is not None:
-            said.append(f"{band['name']}: {number(low, digits)} to {number(high, digits)}")
-    return "\n".join(said)
+            lines.append(f"{band['name']}: {number(low, digits)} to {number(high, digits)}")
+    return "\n".join(lines)

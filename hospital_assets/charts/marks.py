@@ -63,10 +63,10 @@ def shape(kind: str, x: float, y: float, size: float) -> str:
     return f'<polygon class="mark {kind}" points="{points}"/>'
 
 
-def placed(kind: str, share: float, y: float, size: float, said: str = "") -> str:
+def placed(kind: str, share: float, y: float, size: float, label: str = "") -> str:
     """A point at a share of the plot's width."""
     mark = shape(kind, 0, 0, size)
-    tip = title(said) if said else ""
+    tip = title(label) if label else ""
     return f'<svg class="at" x="{100 * share:.2f}%" y="{y:.1f}" overflow="visible">{mark}{tip}</svg>'
 
 

@@ -40,12 +40,12 @@ def sankey(spec: dict[str, Any], width: int = 1300, height: int = 360) -> str:
         for node in column["nodes"]:
             places[-1].append(y)
             tall = scale * node["value"]
-            says = f"{escape(node['name'])} {number(100 * node['value'] / total, 1)} %"
+            label = f"{escape(node['name'])} {number(100 * node['value'] / total, 1)} %"
             marks.append(
                 f'<rect class="node" x="{x:.1f}" y="{y:.1f}" width="{_NODE_WIDTH}" '
-                f'height="{max(tall, 1):.1f}"><title>{says}: {number(node["value"])}</title></rect>'
+                f'height="{max(tall, 1):.1f}"><title>{label}: {number(node["value"])}</title></rect>'
                 f'<text class="node-name{"" if is_first or is_last else " halo"}" x="{beside:.1f}" '
-                f'y="{y + tall / 2:.1f}" dy="4" text-anchor="{anchor}">{says}</text>'
+                f'y="{y + tall / 2:.1f}" dy="4" text-anchor="{anchor}">{label}</text>'
             )
             y += tall + _NODE_GAP
     ribbons = []
@@ -59,10 +59,10 @@ def sankey(spec: dict[str, Any], width: int = 1300, height: int = 360) -> str:
         leaves[at][start] += tall
         enters[at + 1][end] += tall
         names = columns[at]["nodes"][start]["name"], columns[at + 1]["nodes"][end]["name"]
-        says = f"{escape(names[0])} to {escape(names[1])}: {number(flow['value'])}"
+        label = f"{escape(names[0])} to {escape(names[1])}: {number(flow['value'])}"
         ribbons.append(
             f'<path class="flow {flow["style"]}" d="M{x0:.1f} {y0:.1f}C{middle:.1f} {y0:.1f} {middle:.1f} '
             f"{y1:.1f} {x1:.1f} {y1:.1f}V{y1 + tall:.1f}C{middle:.1f} {y1 + tall:.1f} {middle:.1f} "
-            f'{y0 + tall:.1f} {x0:.1f} {y0 + tall:.1f}Z"><title>{says}</title></path>'
+            f'{y0 + tall:.1f} {x0:.1f} {y0 + tall:.1f}Z"><title>{label}</title></path>'
         )
     return scaled(width, height, [*ribbons, *marks])

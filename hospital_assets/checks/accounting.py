@@ -133,7 +133,7 @@ def files_checked(ledger: pl.DataFrame, profiles: Profiles) -> Iterator[dg.Asset
         },
     )
     found = [drift for drift in drifts(ledger, profiles) if drift.verdict in NOTEWORTHY]
-    for name, verdicts, says in (
+    for name, verdicts, description in (
         ("columns_known", ("new",), "columns without a place in their profile"),
         ("columns_present", ("missing", "blocked"), "columns that files of a feed lack"),
     ):
@@ -143,7 +143,7 @@ def files_checked(ledger: pl.DataFrame, profiles: Profiles) -> Iterator[dg.Asset
             check_name=name,
             passed=not these,
             severity=dg.AssetCheckSeverity.WARN,
-            description=f"{says}: " + (", ".join(sorted({f"{d.subject}.{d.column}" for d in these})) or "none"),
+            description=f"{description}: " + (", ".join(sorted({f"{d.subject}.{d.column}" for d in these})) or "none"),
             metadata={
                 "drift": dg.MetadataValue.table(
                     [

@@ -45,7 +45,7 @@ class Rule:
     kind: Kind
     table: str
     column: str
-    says: str
+    description: str
     broken: nw.Expr
     applies: nw.Expr | None = None
     threshold_pct: float = 0.0
@@ -69,7 +69,7 @@ class Relation:
     kind: Kind
     table: str
     column: str
-    says: str
+    description: str
     needs: tuple[str, ...]
     rows: Callable[[Frames], Frame]
     threshold_pct: float = 0.0
@@ -325,9 +325,13 @@ def _lost(landed: str, cleaned: str, raw: str) -> Callable[[Frames], Frame]:
 
     def rows(frames: Frames) -> Frame:
         line = ["source_file", "source_line", "source_part"]
-        said = frames[raw].filter(nw.coalesce(nw.col(landed).str.strip_chars(), nw.lit("")) != "")
+        landed_values = frames[raw].filter(nw.coalesce(nw.col(landed).str.strip_chars(), nw.lit("")) != "")
         kept = frames["_own"].select(*line, _value=nw.col(cleaned))
-        return said.select(*line).join(kept, on=line, how="inner").with_columns(_broken=nw.col("_value").is_null())
+        return (
+            landed_values.select(*line)
+            .join(kept, on=line, how="inner")
+            .with_columns(_broken=nw.col("_value").is_null())
+        )
 
     return rows
 
@@ -610,9 +614,9 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(kinds.ONE_BIRTH, "dim_patient", "birth_date", "one per person", (), _born_twice, 1.0),
     *(
-        Relation(kind, table, member, says, (), rows(member))
+        Relation(kind, table, member, description, (), rows(member))
         for table, member in (("dim_patient", "patient_id"), ("dim_department", "department_id"))
-        for kind, says, rows in (
+        for kind, description, rows in (
             (kinds.VERSIONS, "each version ends where the next begins", _gaps),
             (kinds.ONE_CURRENT, "one current version", _currents),
         )
@@ -633,7 +637,7 @@ _OPEN: Mapping[str, tuple[nw.Expr, str, str]] = {
         f"{thresholds.LONGEST_OPEN_STAY_HOURS / 24:g} days after an inpatient one",
     ),
 }
-#: Nullable columns that may well be empty in every row: nothing is wrong, nothing was said, or the
+#: Nullable columns that may well be empty in every row: nothing is wrong, nothing was delivered, or the
 #: case is rare.
 MAY_BE_EMPTY = frozenset(
     {
@@ -683,8 +687,8 @@ def resolved_rules(contract: Contract, as_of: datetime, undeliverable: Collectio
         )
     moment = nw.lit(as_of).cast(nw.Datetime("us", "UTC"))
     if longest := _OPEN.get(contract.name):
-        until, end, says = longest
-        rules.append(Rule(kinds.ENDS, contract.name, end, says, until < moment, nw.col(end).is_null()))
+        until, end, description = longest
+        rules.append(Rule(kinds.ENDS, contract.name, end, description, until < moment, nw.col(end).is_null()))
     tomorrow = moment.dt.offset_by("1d")
     for column in contract.columns:
         value = nw.col(column.name)

@@ -42,7 +42,7 @@ class Fault:
 
     kind: Kind
     table: str
-    says: str
+    description: str
     inject: Callable[[Tables], dict[str, pl.DataFrame]]
 
 
@@ -405,7 +405,7 @@ def prove(tables: Tables, as_of: datetime) -> pl.DataFrame:
                 "kind": fault.kind.name,
                 "family": fault.kind.family,
                 "table": fault.table,
-                "fault": fault.says,
+                "fault": fault.description,
                 "is_caught": fault.kind.name in noticed,
                 "also_failed": ", ".join(sorted(noticed - {fault.kind.name})),
             }

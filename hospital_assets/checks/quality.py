@@ -41,7 +41,7 @@ def run_rules(rules: Sequence[Rule], frame: Frame) -> list[tuple[Kind, Finding]]
         (
             rule.kind,
             Finding(
-                rule.says,
+                rule.description,
                 rule.column,
                 int(counted[f"_rows_{place}"].item() or 0),
                 int(counted[f"_broken_{place}"].item() or 0),
@@ -53,16 +53,16 @@ def run_rules(rules: Sequence[Rule], frame: Frame) -> list[tuple[Kind, Finding]]
 
 
 def run_relation(relation: Relation, frames: Mapping[str, Frame]) -> Finding:
-    """Evaluate a relation; what it cannot be evaluated for is said, not raised."""
+    """Evaluate a relation; an error of the database becomes its finding and is not raised."""
     try:
         rows = relation.rows({**frames, "_own": frames[relation.table]})
         counted = rows.select(
             rows=nw.len(), broken=nw.coalesce(nw.col("_broken"), nw.lit(False)).cast(nw.Int64).sum()
         ).collect("polars")
     except duckdb.Error as error:
-        return Finding(relation.says, relation.column, 0, 0, relation.threshold_pct, redacted(error))
+        return Finding(relation.description, relation.column, 0, 0, relation.threshold_pct, redacted(error))
     return Finding(
-        relation.says,
+        relation.description,
         relation.column,
         int(counted["rows"].item() or 0),
         int(counted["broken"].item() or 0),
@@ -91,7 +91,7 @@ def check_quality(
     found += [
         (
             relation.kind,
-            Finding(relation.says, relation.column, 0, 0, relation.threshold_pct)
+            Finding(relation.description, relation.column, 0, 0, relation.threshold_pct)
             if relation.about in undeliverable
             else run_relation(relation, frames),
         )

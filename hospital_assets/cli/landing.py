@@ -308,8 +308,8 @@ def _profiles_test(options: argparse.Namespace, settings: Settings) -> int:
             for column, source in mapped.items():
                 table.add_row(column, escape(source))  # a path may look like markup
             console.print(table)
-        for title, said in trial.remarks():
-            console.print(f"  {title}: {escape(said)}", soft_wrap=True)
+        for title, remark in trial.remarks():
+            console.print(f"  {title}: {escape(remark)}", soft_wrap=True)
     mistakes = [(trial.subject, column, names) for trial in trials for column, names in trial.lacking.items()]
     text = profile_text(settings.profiles_folder, options.profile) if mistakes else ""
     for subject, column, names in mistakes:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def as_json(report: BuildReport) -> str:
     """The outcome of a run of checks as JSON."""
-    said = {
+    summary = {
         "first": report.first.isoformat(),
         "last": report.last.isoformat(),
         "seconds": round(report.seconds, 1),
@@ -26,7 +26,7 @@ def as_json(report: BuildReport) -> str:
         "failures": report.failures,
         "checks": [asdict(check) for check in report.checks],
     }
-    return json.dumps(said, indent=1) + "\n"
+    return json.dumps(summary, indent=1) + "\n"
 
 
 def as_junit(report: BuildReport) -> str:

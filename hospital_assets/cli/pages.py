@@ -88,7 +88,7 @@ def _run_together(
     addresses: Mapping[str, int],
     stop: threading.Event,
 ) -> int:
-    """Run programs until one ends or we are told to stop; then end all."""
+    """Run programs until one ends or a signal to stop comes; then end all."""
     running: dict[str, subprocess.Popen[bytes]] = {}
     is_announced = False
     try:

@@ -156,8 +156,8 @@ def _print_report(report: BuildReport, definitions: dg.Definitions, settings: Se
             highlight=False,
             soft_wrap=True,
         )
-    for said in Step(False, report.quarantined, report.suspects).in_words():
-        console.print(said, style="red", markup=False, highlight=False, soft_wrap=True)
+    for line in Step(False, report.quarantined, report.suspects).in_words():
+        console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
     console.print(
         f"Warehouse: {settings.warehouse_file}. Look around: hospital dev, then "
         "http://localhost:3000 (Dagster) and http://localhost:8000 (the dashboard)",

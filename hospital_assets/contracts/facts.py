@@ -178,7 +178,7 @@ class FactDoctorShifts(
 ):
     """Hours doctors were on shift."""
 
-    department_key = column("Where the shift is worked; the doctor's own department where that is not said.")
+    department_key = column("Where the shift is worked; the doctor's own department where that is not given.")
     start_date_key = column("Of the shift.")
     shift_hours = column(plausible=(1, 24), gt=0)
 

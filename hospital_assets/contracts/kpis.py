@@ -248,7 +248,7 @@ class KpiProcedures(
             "Procedures",
             "Procedures by code, and the visits they belong to.",
             "procedures",
-            "all coded procedures",
+            "all procedures",
             "ICD-10-PCS",
         )
     ],

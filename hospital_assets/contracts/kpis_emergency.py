@@ -36,7 +36,7 @@ class KpiLwbsDaily(
             "all visits registered (A04)",
             "NQF 0499; CMS OP-22",
             exclusions="registrations that were cancelled (A11); visits whose disposition is not known (yet): where a "
-            "source delivers none, the rate cannot be judged and is null.",
+            "source delivers none, the rate is not known and is null.",
             variants="nobody saw the patient and the patient left: unseen, against advice or eloped without a provider "
             "contact. Who has one is not counted, whatever the code.",
         )

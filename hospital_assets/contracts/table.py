@@ -101,7 +101,7 @@ def column(
     """Declare what is particular to a column in one table; the rest comes from its field (contracts/fields.py).
 
     Args:
-        note: what the value is here, said after the field's own words ("The first provider.").
+        note: what the value is here, added after the field's own words ("The first provider.").
         nullable: whether the value may be missing here.
         references: `table.column` whose values this column must be among here.
         plausible: bounds (inclusive) outside of which a value is odd but possible: a warning.
@@ -344,7 +344,7 @@ class Table(pa.DataFrameModel):
                 `population_count` = `denominator_count` + their exclusions by themselves.
             population_of: the fact table each of whose rows counts once in `population_count` of
                 the rows that pool everything.
-            needs: inputs (`subject.column`, or a whole subject) without which a figure cannot be judged; rows of
+            needs: inputs (`subject.column`, or a whole subject) without which a figure cannot be computed; rows of
                 sources that do not deliver them are left out as `undelivered` (`assets.facts.undelivered`).
             kwargs: Pandera's own.
 

@@ -177,7 +177,7 @@ class Card:
         value: formatted.
         unit: of the value.
         detail: n, comparison, in a line.
-        verdict: what the newest point says against chance; None where nothing can be said.
+        verdict: what the newest point says against chance; None where there is too little to tell.
         spark: SVG.
         measure: what it means.
         ignores: slicers it does not follow.
@@ -312,7 +312,7 @@ def control_figure(
     newest = control.points[-1]
     value = f"{charts.number(newest.value, digits)} {unit}".strip()
     if upper is None:
-        says = f"{len(control.points)} {each}s: too few to tell signal from noise, so no limits"
+        subtitle = f"{len(control.points)} {each}s: too few to tell signal from noise, so no limits"
         title = f"{name}: {value}"
     else:
         word = WORDS[newest.verdict].lower()
@@ -322,7 +322,7 @@ def control_figure(
             for verdict in ("improving", "concern", "changed")
             if control.count(verdict)
         ]
-        says = (
+        subtitle = (
             f"XmR chart by {each}, newest {newest.day.day} {newest.day:%b}; "
             f"{' and '.join(counts) + f' of {len(control.points)} {each}s' if counts else 'no signals'}; "
             f"expected {charts.number(control.lower or 0, digits)} to {charts.number(upper, digits)} {unit}"
@@ -338,7 +338,7 @@ def control_figure(
     if target is not None:
         rules.append({"name": "target", "value": target, "style": "target"})
         if upper is not None and control.lower is not None:
-            says += "; " + (
+            subtitle += "; " + (
                 "target: reliably met"
                 if upper <= target
                 else "target: will be missed"
@@ -348,7 +348,7 @@ def control_figure(
     return Figure(
         figure_id,
         title,
-        says,
+        subtitle,
         "series",
         (
             Column(each.capitalize()),

@@ -1,7 +1,7 @@
 """Schema drift: how the columns of a feed's files differ from its profile and from each other.
 
 Pure functions of the ledger. A changed feed never stops the others: what is new is kept word for word in
-`record`, what is missing is null, what is required and missing keeps its file from being loaded; each is said here.
+`record`, what is missing is null, what is required and missing keeps its file from being loaded; each is reported here.
 """
 
 from __future__ import annotations

@@ -226,7 +226,7 @@ class _Splitter:
         messages: seen since the batch began.
         batches: seen since the file began.
         is_framed: within an MLLP frame.
-        is_batch_file: the file said that it is a batch, and has not ended.
+        is_batch_file: the file began as a batch, and has not ended.
     """
 
     number: int = 0
@@ -309,7 +309,7 @@ def _records(
     read.offset = ""
     read.into(common, "MSH", segments[0])
     # Chapter 2: an offset in MSH-7 is the default of all times of the message.
-    if offset := _OFFSET.search(_said(common, "MSH-7") or ""):
+    if offset := _OFFSET.search(_stated(common, "MSH-7") or ""):
         read.offset = offset[0]
     if "MSH-9" not in common:
         yield {"@line": found.line, "@record": verbatim, "@problem": "message_type_missing"}
@@ -396,10 +396,10 @@ def _of_patient(segments: list[str], common: _Record, read: _Reader) -> _Record:
 def _add_combined_fields(record: _Record) -> None:
     """Add the `@` fields of a message (see `normalised`)."""
     event = record.get("MSH-9.2") or record.get("EVN-1")
-    recorded = _said(record, "EVN-2") or _said(record, "MSH-7")
+    recorded = _stated(record, "EVN-2") or _stated(record, "MSH-7")
     own = {"A01": "PV1-44", "A04": "PV1-44", "A03": "PV1-45"}.get(str(event))
-    occurred = _said(record, "EVN-6") or (own and _said(record, own)) or recorded
-    arrived = _said(record, "PV1-44") or (occurred if event in ("A01", "A04") else None)
+    occurred = _stated(record, "EVN-6") or (own and _stated(record, own)) or recorded
+    arrived = _stated(record, "PV1-44") or (occurred if event in ("A01", "A04") else None)
     discharged = record.get("PV1-45") or (occurred if event == "A03" else None)
     disposition = record.get("PV1-36")
     if event == "A13":
@@ -415,7 +415,7 @@ def _add_combined_fields(record: _Record) -> None:
     record.update((name, value) for name, value in together.items() if value)
 
 
-def _said(record: _Record, name: str) -> str | None:
+def _stated(record: _Record, name: str) -> str | None:
     value = record.get(name)
     return None if value is None or value == NULL else str(value)
 
@@ -430,7 +430,7 @@ def _observed(observation: _Record, order: int, ordered_at: str | None) -> None:
         value = ("" if comparator == "=" else comparator) + "".join(rest)
     if value:
         observation["@value"] = value
-    if at := _said(observation, "OBX-14") or ordered_at:
+    if at := _stated(observation, "OBX-14") or ordered_at:
         observation["@observed_at"] = at
     for system, code in (("OBX-3.3", "OBX-3"), ("OBX-3.6", "OBX-3.4")):
         if str(observation.get(system)).upper() in ("LN", "LOINC") and _LOINC.fullmatch(str(observation.get(code))):

@@ -372,7 +372,7 @@ class Subject(_Declaration):
         date_from: look the day up in the visit; `date` then is for records whose visit is unknown.
         is_undated: the records have no clock; all stand on the first service day.
         is_partial: a record states only what it knows; what it lacks is what earlier records of the
-            same visit said (er_visits).
+            same visit delivered (er_visits).
         unavailable: our columns that the source cannot deliver; nobody is warned that they are empty.
         unused: source names that are known and not needed; nobody is warned that they are there.
         join: companion files.
@@ -674,14 +674,14 @@ def parse_profile(text: str, file: str) -> Profile:
         problems = list(_mistakes(profile))
         if not problems:
             return profile
-    said = "\n".join(
+    message = "\n".join(
         f"{file}:{line_of(text, where)}: {'.'.join(map(str, where)) or 'profile'}: {what}" for where, what in problems
     )
-    raise ProfileError(said)
+    raise ProfileError(message)
 
 
 def _in_words(problem: Any) -> str:
-    """A validation problem, said so that somebody who never saw Pydantic can correct it."""
+    """A validation problem, described so that somebody who never saw Pydantic can correct it."""
     if problem["type"] == "extra_forbidden":
         return "there is no such key here; see the reference in docs/bring-your-own.md"
     if problem["type"] == "missing":
@@ -859,8 +859,8 @@ def _place_of(spec: Subject, name: str) -> tuple[str | int, ...]:
     long = spec.observations
     if long is not None:
         for key in ("code", "value", "unit", "by", "id", "status", "written", "comparator"):
-            said = getattr(long, key)
-            if name == said or (isinstance(said, tuple) and name in said):
+            names = getattr(long, key)
+            if name == names or (isinstance(names, tuple) and name in names):
                 return ("observations", key)
     return ("join", "on")
 

@@ -124,5 +124,5 @@ def spans(days: Collection[date]) -> list[tuple[date, date]]:
 
 def fingerprint(files: Sequence[Waiting], *also: object) -> str:
     """A run key: the same for the same contents, whatever the time."""
-    said = "|".join([*sorted(f"{f.source_file}:{f.file_sha256}" for f in files), *map(str, also)])
-    return hashlib.sha256(said.encode()).hexdigest()[:32]
+    identity = "|".join([*sorted(f"{f.source_file}:{f.file_sha256}" for f in files), *map(str, also)])
+    return hashlib.sha256(identity.encode()).hexdigest()[:32]

@@ -497,7 +497,7 @@ class LandingZone:
         """The ledger with those files of a subject `unreadable` that cannot be read alone, by halves."""
         of_group = _of_group(profile_name, subject)
         # What others have not got through yet must not be looked up in.
-        settled = ledger.filter(~is_todo)
+        done = ledger.filter(~is_todo)
         waiting = [ledger.filter(is_todo, of_group)["source_file"].to_list()]
         while waiting:
             names = waiting.pop()
@@ -506,7 +506,7 @@ class LandingZone:
                 # A connection of its own: what breaks one breaks no other.
                 with contextlib.closing(_side_connection()) as connection:
                     zone = replace(self, connection=connection)
-                    zone._count(profile_name, subject, pl.concat([settled, tried]), is_todo)
+                    zone._count(profile_name, subject, pl.concat([done, tried]), is_todo)
             except FAILURES as error:
                 if len(names) == 1:
                     is_bad = of_group & pl.col("source_file").is_in(names)
@@ -552,7 +552,7 @@ class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             is_open_ended=last is None,
         )
 
-    def open_beside(self) -> LandingZone:
+    def without_warehouse(self) -> LandingZone:
         """The landing zone without the warehouse, for sensors: they must not wait for a run."""
         return self._zone(_side_connection())
 
@@ -567,7 +567,7 @@ class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             quiet_since_ns: as for `LandingZone.discover`.
         """
         published = read_ledger_copy(Path(self.warehouse.database))
-        zone = self.open_beside()
+        zone = self.without_warehouse()
         with contextlib.closing(zone.connection):
             ledger = zone.discover(published, held_back, quiet_since_ns, subjects)
         return waiting_files(ledger, published, subjects)

@@ -151,11 +151,11 @@ def _start(consumer: Consumer, topic: str, partition: int, landing: StreamLandin
 
 def _once(say: Callable[[str], None]) -> Callable[[KafkaError], None]:
     """Say each kind of trouble with the brokers once, not at every attempt."""
-    said: set[Any] = set()
+    reported: set[Any] = set()
 
     def tell(error: KafkaError) -> None:
-        if error.code() not in said:
-            said.add(error.code())
+        if error.code() not in reported:
+            reported.add(error.code())
             say(f"{error.str()}; trying again")
 
     return tell

@@ -7,7 +7,7 @@ A message is acknowledged with AA only when its bytes are on disk under their fi
 waits for each answer, so a file for every message would make millions; instead messages are appended
 to a file that is open for some seconds (readers leave a file alone that somebody writes, and read it
 again when it has grown), and synced together with whatever else has arrived meanwhile. Each message keeps
-its MLLP frame, so a message that a crash cut off is recognised; its sender was never told that it had
+its MLLP frame, so a message that a crash cut off is recognised; its sender had no acknowledgement that it
 landed, and sends it again.
 """
 
@@ -172,27 +172,27 @@ def acknowledgement(header: Header | None, code: str, reason: str | None, now: d
     """
     delimiters = header.delimiters if header else Delimiters()
     f, c = delimiters.field, delimiters.component
-    said = header or ("",) * 13
+    fields = header or ("",) * 13
     declared = header[2] if header else "^~\\&"
-    event = said[9].split(c)
+    event = fields[9].split(c)
     kind = c.join(["ACK", *event[1:2], *(["ACK"] if len(event) > 2 else [])])
     msh = f.join(
         [
             "MSH",
             declared,
-            said[5],
-            said[6],
-            said[3],
-            said[4],
+            fields[5],
+            fields[6],
+            fields[3],
+            fields[4],
             now.strftime("%Y%m%d%H%M%S+0000"),
             "",
             kind,
             secrets.token_hex(10),
-            said[11] or "P",
-            said[12] or "2.3",
+            fields[11] or "P",
+            fields[12] or "2.3",
         ]
     )
-    msa = f.join(["MSA", code, said[10], *([reason] if reason else [])])
+    msa = f.join(["MSA", code, fields[10], *([reason] if reason else [])])
     return START + f"{msh}\r{msa}\r".encode("latin-1", "replace") + END + b"\r"
 
 
@@ -208,8 +208,8 @@ def answer(header: Header | None, code: str, reason: str | None, now: datetime) 
         return acknowledgement(header, code, reason, now)
     codes = (_COMMIT[code], code)
     return b"".join(
-        acknowledgement(header, said, reason, now)
-        for condition, said in zip(wanted, codes, strict=True)
+        acknowledgement(header, answered, reason, now)
+        for condition, answered in zip(wanted, codes, strict=True)
         if condition == "AL" or (condition == "SU" and code == "AA") or (condition == "ER" and code != "AA")
     )
 

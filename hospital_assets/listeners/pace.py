@@ -1,4 +1,4 @@
-"""What listeners to streams have in common: when a file is made, and what is said about it."""
+"""What listeners to streams have in common: when a file is made, and what is reported about it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def commit(landing: StreamLanding, say: Callable[[str], None]) -> list[Range]:
 
 
 def go_on_behind_loss(landing: StreamLanding, partition: int, oldest: int, say: Callable[[str], None]) -> None:
-    """Go on at the oldest message there is; what is held lands first, and what is skipped is said."""
+    """Go on at the oldest message there is; what is held lands first, and what is skipped is reported."""
     commit(landing, say)
     if missed := landing.begin_at(partition, oldest):
         say(

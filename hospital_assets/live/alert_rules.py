@@ -1,6 +1,6 @@
 """Alert rules: pure functions from what is known to signals.
 
-Belongs here: what is worth an alert, in the clinic and in the pipeline, and how it is said. NEWS2,
+Belongs here: what is worth an alert, in the clinic and in the pipeline, and how it is worded. NEWS2,
 cleaning and the start of a wait are those of the assets; limits come from the settings.
 """
 
@@ -118,11 +118,11 @@ def vital_signals(observed: pl.DataFrame, settings: AlertSettings, where: pl.Dat
         for side in ("low", "high")
         if getattr(threshold, side) is not None
     }
-    said = [
+    reasons = [
         pl.when(has_score).then(pl.format(f"NEWS2 {{}} (limit {settings.news2_score})", pl.col("news2_score"))),
         pl.when(is_red).then(pl.lit("a NEWS2 parameter of 3 points")),
         *(
-            pl.when(beyond).then(_said(column, getattr(settings.vitals[column], side)))
+            pl.when(beyond).then(_in_words(column, getattr(settings.vitals[column], side)))
             for (column, side), beyond in limits.items()
         ),
     ]
@@ -137,7 +137,7 @@ def vital_signals(observed: pl.DataFrame, settings: AlertSettings, where: pl.Dat
         department_name="_department",
         bed=pl.when(pl.col("_bed").is_not_null()).then(pl.format("bed {}, ", "_bed")).otherwise(pl.lit("")),
         score=pl.col("news2_score").cast(pl.Float64),
-        why=pl.concat_str(said, separator="; ", ignore_nulls=True),
+        why=pl.concat_str(reasons, separator="; ", ignore_nulls=True),
         is_raised=pl.when(is_critical).then(True).when(is_whole).then(False),
     )
     return [
@@ -170,7 +170,7 @@ def _beyond(column: str, side: str, threshold: VitalThreshold) -> pl.Expr:
     return passed & is_meant
 
 
-def _said(column: str, limit: float) -> pl.Expr:
+def _in_words(column: str, limit: float) -> pl.Expr:
     name, unit = _VITALS.get(column, (column, ""))
     return pl.format(f"{name} {{}} {unit} (limit {limit:g})", pl.col(column).round(1))
 

@@ -88,7 +88,7 @@ class Monitor:
         now = hospital_now(self.settings, wall)
         warehouse_file = Path(self.landing.warehouse.database)
         published = read_ledger_copy(warehouse_file)
-        zone = self.landing.open_beside()
+        zone = self.landing.without_warehouse()
         with contextlib.closing(zone.connection):
             ledger = zone.discover(published, self.landing.held_back(), quiet_since_ns)
             waiting = {feed: waiting_files(ledger, published, subjects) for feed, subjects in self.feeds.items()}

@@ -18,12 +18,12 @@ NOT_DISCHARGED = ("admitted", "transferred", "observation", "expired")
 def is_lwbs() -> nw.Expr:
     """Whether a visit left without being seen; false while it is open, and where it was cancelled.
 
-    By `disposition`, `provider_at` and `is_cancelled`; false, too, where no disposition is known: see `is_judged`.
+    By `disposition`, `provider_at` and `is_cancelled`; false, too, where no disposition is known: see `is_known`.
     """
     has_left = nw.coalesce(nw.col("disposition").is_in(LEFT), nw.lit(False))
     return has_left & nw.col("provider_at").is_null() & ~nw.col("is_cancelled")
 
 
-def is_judged() -> nw.Expr:
-    """Whether it can be said if a visit left unseen: its disposition is known."""
+def is_known() -> nw.Expr:
+    """Whether the disposition of a visit is known, and with it whether the visit left unseen."""
     return ~nw.col("disposition").is_null()

@@ -33,7 +33,7 @@ _TIME_KEYS = ("dim_date.date_key", "dim_time.time_key")
 
 @dataclass(frozen=True)
 class Claim:
-    """What may be said of a publication, and why not more.
+    """What may be claimed of a publication, and why not more.
 
     Attributes:
         level: in a word.

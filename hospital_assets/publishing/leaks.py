@@ -125,7 +125,7 @@ class _Promise:
     table: PublishedTable
     column: str
     condition: str
-    says: str
+    description: str
 
 
 def _promises(policy: Policy, audience: Audience, table: PublishedTable) -> Iterator[_Promise]:
@@ -141,12 +141,12 @@ def _promises(policy: Policy, audience: Audience, table: PublishedTable) -> Iter
             yield _Promise(table, column.name, f"{name} in ({tokens})", "values that are no tokens")
         if audience.hospital_key is None:
             continue
-        says = "rows of another hospital"
+        description = "rows of another hospital"
         if column.name == "hospital_key":
-            yield _Promise(table, column.name, f"{name} in ({audience.hospital_key}, -1, -2)", says)
+            yield _Promise(table, column.name, f"{name} in ({audience.hospital_key}, -1, -2)", description)
         elif column.name == "hospital_id":
             own = literal(audience.hospital_id or "")
-            yield _Promise(table, column.name, f"{name} in ({own}, 'all', 'unknown')", says)
+            yield _Promise(table, column.name, f"{name} in ({own}, 'all', 'unknown')", description)
         elif column.name == "patient_key":
             seen = f"{name} in (select patient_key from temp.seen_patients) or {name} < 0"
             yield _Promise(table, column.name, seen, "patients of another hospital")
@@ -164,7 +164,7 @@ def _broken(connection: duckdb.DuckDBPyConnection, promised: list[_Promise]) -> 
         )
     ).fetchall()
     return [
-        Finding(promised[n].table.contract.name, promised[n].column, promised[n].says, count)
+        Finding(promised[n].table.contract.name, promised[n].column, promised[n].description, count)
         for n, count in counts
         if count
     ]

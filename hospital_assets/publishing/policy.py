@@ -70,8 +70,8 @@ class Mask(_Strict):
     @model_validator(mode="after")
     def _argument_fits(self) -> Self:
         if (self.kind in _NEED_ARGUMENT) != bool(self.argument):
-            says = "needs" if self.kind in _NEED_ARGUMENT else "takes no"
-            raise ValueError(f"{self.kind} {says} an argument, as in '{self.kind}:...'")
+            verb = "needs" if self.kind in _NEED_ARGUMENT else "takes no"
+            raise ValueError(f"{self.kind} {verb} an argument, as in '{self.kind}:...'")
         if self.kind == "round" and not re.fullmatch(r"[1-9][0-9]*(\.[0-9]+)?", self.argument):
             raise ValueError("round needs a step, as in 'round:5'")
         return self
@@ -364,7 +364,7 @@ def load_policy(settings: Settings) -> Policy:
 class CurrentPolicy:
     """The policy of a data directory as its file is now: for processes that live long.
 
-    A file that cannot be used is reported in the log, and what it said before stays in force.
+    A file that cannot be used is reported in the log, and the last usable version stays in force.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -438,7 +438,7 @@ def parse_policy(text: str, name: str) -> Policy:
         raise PolicyError(
             "\n".join(
                 [f"{name} cannot be used:"]
-                + [f"  line {line_of(text, m.path)}: {'.'.join(m.path)}: {m.says}" for m in wrong]
+                + [f"  line {line_of(text, m.path)}: {'.'.join(m.path)}: {m.problem}" for m in wrong]
             )
         )
     return policy
@@ -449,7 +449,7 @@ class _Mistake:
     """Something wrong at a place of the file."""
 
     path: tuple[str, ...]
-    says: str
+    problem: str
 
 
 def _mistakes(policy: Policy) -> Iterator[_Mistake]:

@@ -76,13 +76,13 @@ def load_key(settings: Settings, environment: Mapping[str, str] = os.environ) ->
         KeyMissingError: there is none, it is too short, or it lies where others can get at it.
     """
     remedy = f"make one with `hospital key create`, or set {KEY_VARIABLE} to 64 hex digits"
-    said = environment.get(KEY_VARIABLE, "").strip()
-    if said:
-        return _parse(said, KEY_VARIABLE, remedy)
+    text = environment.get(KEY_VARIABLE, "").strip()
+    if text:
+        return _parse(text, KEY_VARIABLE, remedy)
     path = key_file(environment)
     try:
         mode = path.stat().st_mode
-        said = path.read_text(encoding="ascii").strip()
+        text = path.read_text(encoding="ascii").strip()
     except FileNotFoundError:
         raise KeyMissingError(f"no pseudonym key: {path} is not there; {remedy}") from None
     if path.resolve().is_relative_to(settings.data_dir):
@@ -92,7 +92,7 @@ def load_key(settings: Settings, environment: Mapping[str, str] = os.environ) ->
         )
     if stat.S_IMODE(mode) & 0o077:
         raise KeyMissingError(f"others can read {path}: chmod 600 {path}")
-    return _parse(said, str(path), remedy)
+    return _parse(text, str(path), remedy)
 
 
 def has_key(environment: Mapping[str, str] = os.environ) -> bool:

@@ -317,7 +317,7 @@ def publish_all(
     """
 
     def made(audience: Audience) -> Made | LeakError:
-        with warehouse.beside() as own:
+        with warehouse.second_connection() as own:
             try:
                 return _publish(own, settings, policy, audience, key, published_at, data_as_of, run_id)
             except LeakError as error:

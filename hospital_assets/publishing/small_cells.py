@@ -88,7 +88,7 @@ def suppress(values: Mapping[Cell, Sequence[int]], lines: Sequence[Line], thresh
             return min(shown, key=lambda c: (values[c], str(c)))
         return line.total if line.total is not None and line.total not in hidden else None
 
-    def settle(waiting: list[int]) -> None:
+    def protect(waiting: list[int]) -> None:
         while waiting:
             line = lines[waiting.pop()]
             if not _gives_away(line, values, hidden, threshold):
@@ -100,13 +100,13 @@ def suppress(values: Mapping[Cell, Sequence[int]], lines: Sequence[Line], thresh
 
     # Sums of sums can determine a cell that no single sum does.
     small = frozenset(hidden)
-    settle(list(range(len(lines))))
+    protect(list(range(len(lines))))
     while found := determined(hidden, lines) & small:
         more = _neighbour(found, values, lines, lines_of, hidden)
         if more is None:
             break
         hidden.add(more)
-        settle(list(lines_of[more]))
+        protect(list(lines_of[more]))
     return hidden
 
 

@@ -2,7 +2,8 @@
 
 How a KPI follows from its facts is stated once, in its transform; so the transform itself is asked. It is run with each
 row of a fact as a hospital of its own, and what it then finds for such a hospital is what the row contributes. The
-contributions must add up to the stored counts: where they do not, the KPI is not explained to rows, and that is told.
+contributions must add up to the stored counts: where they do not, the KPI is not explained to rows, and
+a message says so.
 """
 
 from __future__ import annotations
@@ -177,13 +178,13 @@ def _rows_of(
         pl.when(pl.col(name) > 0).then(pl.lit(name.removeprefix("excluded_").removesuffix("_count")))
         for name in reasons
     ]
-    told = parts.select(
+    stated = parts.select(
         "_row",
         _left_out=pl.coalesce(*left_out) if left_out else pl.lit(None, pl.String),
         _contributes=pl.col(asked.column) if asked.column in parts.columns else pl.lit(None, pl.String),
     )
     shown = list(dict.fromkeys([*fact.key, *asked.sources(fact.name)]))
-    rows = reader.tagged(shown).join(told, on="_row", how="inner").sort("_row").drop("_row")
+    rows = reader.tagged(shown).join(stated, on="_row", how="inner").sort("_row").drop("_row")
     return Rows(fact, rows, adds_up, tuple(name for name in additive if name not in adds_up))
 
 

@@ -65,7 +65,7 @@ class Quality:
         results: every single check as last evaluated.
         history: day, status, single checks: how the suite stood over time.
         scores: day, layer, checks, passed: single checks that apply, by layer.
-        quarantine: subject, source_file, rule, says, records: what was quarantined, where and why.
+        quarantine: subject, source_file, rule, description, records: what was quarantined, where and why.
         quarantine_by_hospital: hospital, subject, rule, records; a hospital that is none of the
             network's is `not stated or unknown`.
         examples: subject, source_file, source_line, rule: where to look, not what it says.
@@ -110,9 +110,9 @@ def gather(warehouse: Warehouse, profiles: Profiles, as_of: datetime) -> Quality
         f"(select count(*) from cleaned.quarantine_{subject} where is_duplicate) as duplicates"
         for subject in SUBJECTS
     )
-    says = pl.DataFrame(
-        [(subject, rule.name, rule.says) for subject, rules in RULES.items() for rule in rules],
-        schema=["_of", "rule", "says"],
+    descriptions = pl.DataFrame(
+        [(subject, rule.name, rule.description) for subject, rules in RULES.items() for rule in rules],
+        schema=["_of", "rule", "description"],
         orient="row",
     )
     ledger: pl.DataFrame = warehouse.read(CONTRACTS["raw_landed_files"]).collect("polars").to_native()
@@ -131,9 +131,9 @@ def gather(warehouse: Warehouse, profiles: Profiles, as_of: datetime) -> Quality
         quarantine=(
             quarantined.group_by("subject", "source_file", "rule")
             .agg(pl.len().alias("records"))
-            .join(says.unique("rule").drop("_of"), on="rule", how="left")
+            .join(descriptions.unique("rule").drop("_of"), on="rule", how="left")
             .sort("records", descending=True)
-            .select("subject", "source_file", "rule", "says", "records")
+            .select("subject", "source_file", "rule", "description", "records")
         ),
         quarantine_by_hospital=quarantined.group_by("hospital", "subject", "rule")
         .agg(pl.len().alias("records"))
@@ -203,7 +203,8 @@ def as_page(quality: Quality) -> str:
         ("History", "Single checks by day and status.", quality.history.tail(60)),
     ]
     body = "".join(
-        f"<h2>{escape(title)}</h2><p class=muted>{escape(says)}</p>{_table(frame)}" for title, says, frame in sections
+        f"<h2>{escape(title)}</h2><p class=muted>{escape(description)}</p>{_table(frame)}"
+        for title, description, frame in sections
     )
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Data quality</title>'

@@ -1,7 +1,7 @@
 """A first draft of a source profile, from a sample of what the source sends.
 
 Columns are matched to ours by their names (see `synonyms.toml`) and by the look of
-their values; whatever is a guess is said so in a comment. Pure functions of text. A draft is made to be
+their values; a comment marks whatever is a guess. Pure functions of text. A draft is made to be
 read, corrected and tried with `hospital profiles test`, not to be trusted.
 """
 
@@ -396,10 +396,10 @@ def _not_understood(found: Mapping[str, str], joined: Mapping[str, object], samp
         n for n, values in sample.values.items() if n not in used and _looks_like("arrival_time", values[:50])
     ]
     rest = [n for n in sample.values if n and n not in used and n not in like_clocks]
-    said = {"patient_id": ("patient", rest), "arrival_time": ("arrival", like_clocks or rest)}
+    choices = {"patient_id": ("patient", rest), "arrival_time": ("arrival", like_clocks or rest)}
     return "; ".join(
-        f"no {said[column][0]} was understood: fill in {column} below"
-        + (f" (candidates: {', '.join(said[column][1][:8])})" if said[column][1] else "")
+        f"no {choices[column][0]} was understood: fill in {column} below"
+        + (f" (candidates: {', '.join(choices[column][1][:8])})" if choices[column][1] else "")
         for column in lacking
     )
 
@@ -434,15 +434,15 @@ def _readings(
         times = [re.sub(NO_DAY, "", value) for value in sample.values[time]]
         columns[f"{date} {time}"] = [f"{d} {t}" for d, t in zip(days, times, strict=False)]
     found = {}
-    said: dict[tuple[str, ...], None] = {}
+    choices: dict[tuple[str, ...], None] = {}
     for source, values in columns.items():
         if not values:
             continue
         reading = reading_of(values, source, is_american=is_american)
         found[source] = reading
         # The same doubt about each clock of a visit is one doubt.
-        if reading.doubts and reading.formats not in said:
-            said[reading.formats] = None
+        if reading.doubts and reading.formats not in choices:
+            choices[reading.formats] = None
             doubts += [doubt for doubt in reading.doubts if doubt not in doubts]
         if reading.days > 0.5:
             doubts.append(

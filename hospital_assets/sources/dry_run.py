@@ -83,16 +83,16 @@ class Trial:
         return f"{self.records:,} records: {self.clean:,} clean, {broken:,} quarantined, {repeated:,} repetitions"
 
     def remarks(self) -> list[tuple[str, str]]:
-        """What somebody should look at: title and what is said."""
+        """What somebody should look at: title and text."""
         missing = [column for column, source in self.columns.items() if source == "—"]
-        said = {
+        remarks = {
             "missing (null, unless the profile names them)": ", ".join(missing),
             "quarantined by rule": _listed(self.quarantined),
             "kinds" if self.subject == OTHER_RECORDS else "kept, with a code": _listed(self.flagged),
             "columns nobody reads": ", ".join(self.unused),
             **{f"codes of {column} that no map knows": _listed(codes) for column, codes in self.unknown_codes.items()},
         }
-        return [(title, text) for title, text in said.items() if text]
+        return [(title, text) for title, text in remarks.items() if text]
 
 
 def _listed(counts: Mapping[str, int]) -> str:

@@ -88,8 +88,8 @@ def _wait(running: list[subprocess.Popen[bytes]], page: int, workers: int, folde
                 if json.load(answer)["aliveworkers"] >= workers:
                     return
         time.sleep(0.2)
-    said = "".join(log.read_text(errors="replace")[-500:] for log in sorted(folder.glob("*.log")))
-    raise SparkUnavailableError(f"the Spark cluster did not come up: {said}")
+    logs = "".join(log.read_text(errors="replace")[-500:] for log in sorted(folder.glob("*.log")))
+    raise SparkUnavailableError(f"the Spark cluster did not come up: {logs}")
 
 
 def _free_port() -> int:

@@ -1,4 +1,4 @@
-"""The dialect on Spark; what each function does is said in `warehouse.dialect`.
+"""The dialect on Spark; what each function does is described in `warehouse.dialect`.
 
 Imported by those who have a Spark frame only. The session's time zone must be UTC: then casting
 between Spark's TIMESTAMP (an instant) and TIMESTAMP_NTZ (a wall clock) changes no figure.

@@ -98,10 +98,10 @@ class Lake:
         files, _ = self._files()
         try:
             with files.open_input_stream(f"{self._table(contract)}/{_MANIFEST}") as stream:
-                said = json.loads(stream.read())
+                stored = json.loads(stream.read())
         except FileNotFoundError:
             return None
-        return Manifest(said["folders"], said["rows"], tuple(said["previous"]))
+        return Manifest(stored["folders"], stored["rows"], tuple(stored["previous"]))
 
     def read(self, session: SparkSession, contract: Contract, period: Period | None) -> Frame:
         """A lazy Spark frame over a table, or over some service days of it; its plan names the table.
@@ -216,9 +216,9 @@ class Lake:
         files, _ = self._files()
         table = self._table(contract)
         temporary = f"{table}/.{_MANIFEST}.{uuid.uuid4().hex}"
-        said = {"folders": manifest.folders, "rows": manifest.rows, "previous": manifest.previous}
+        stored = {"folders": manifest.folders, "rows": manifest.rows, "previous": manifest.previous}
         with files.open_output_stream(temporary) as stream:
-            stream.write(json.dumps(said, indent=0).encode())
+            stream.write(json.dumps(stored, indent=0).encode())
         files.move(temporary, f"{table}/{_MANIFEST}")
 
     def _forget_all_but(self, contract: Contract, manifest: Manifest) -> None:

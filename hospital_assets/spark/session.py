@@ -113,12 +113,12 @@ def java_home(wrapped: Path) -> Path:
 def _version(java: Path) -> int | None:
     """The feature release of a Java, or None where it does not run."""
     try:
-        said = subprocess.run(  # noqa: S603  (the Java the user has)
+        output = subprocess.run(  # noqa: S603  (the Java the user has)
             [str(java), "-version"], capture_output=True, text=True, check=True, timeout=60
         ).stderr
     except (OSError, subprocess.SubprocessError):
         return None
-    found = re.search(r'version "(?:1\.)?(\d+)', said)
+    found = re.search(r'version "(?:1\.)?(\d+)', output)
     return int(found.group(1)) if found else None
 
 

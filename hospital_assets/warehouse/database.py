@@ -120,7 +120,7 @@ class Warehouse:
             self._after_commit.pop(next(iter(self._after_commit)))()
 
     @contextlib.contextmanager
-    def beside(self) -> Iterator[Warehouse]:
+    def second_connection(self) -> Iterator[Warehouse]:
         """The same file on a connection of its own, for another thread; so are its temporary tables."""
         with contextlib.closing(self.connection.cursor()) as connection:
             _set_session(connection)
@@ -369,13 +369,15 @@ _COLUMN_NAMES = frozenset(c.name for contract in CONTRACTS.values() for c in con
 
 
 def redacted(error: duckdb.Error) -> str:
-    """What DuckDB says of an error, without any value: its own text may quote a cell.
+    """DuckDB's message of an error without any value: its own text may quote a cell.
 
     Names of columns stay; every other quoted text, and all that follows `Input`, is left out.
     """
-    said = re.split(r"\bInput:|\bStack Trace|\n", str(error).strip(), maxsplit=1)[0]
-    said = re.sub(r"([\"'])(.*?)\1", lambda found: found.group(0) if found.group(2) in _COLUMN_NAMES else "'...'", said)
-    return f"{type(error).__name__}: {re.sub(r'[0-9]{3,}', '...', said)[:200]}"
+    message = re.split(r"\bInput:|\bStack Trace|\n", str(error).strip(), maxsplit=1)[0]
+    message = re.sub(
+        r"([\"'])(.*?)\1", lambda found: found.group(0) if found.group(2) in _COLUMN_NAMES else "'...'", message
+    )
+    return f"{type(error).__name__}: {re.sub(r'[0-9]{3,}', '...', message)[:200]}"
 
 
 @contextlib.contextmanager
@@ -479,8 +481,8 @@ class _FileLock:
 
     def holder(self) -> str:
         try:
-            said = json.loads(self.path.read_text(encoding="utf-8"))
-            return f"process {said['pid']} since {said['since']}"
+            holder = json.loads(self.path.read_text(encoding="utf-8"))
+            return f"process {holder['pid']} since {holder['since']}"
         except (OSError, ValueError, KeyError):
             return "another process"
 

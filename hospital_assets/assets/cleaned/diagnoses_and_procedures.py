@@ -253,7 +253,7 @@ def validate_procedures(raw: Frame, hospitals: Frame, profiles: Profiles) -> Fra
 
 
 def _with_recorded_at(raw: Frame, hospitals: Frame, profiles: Profiles, subject: str, clocks: dict[str, str]) -> Frame:
-    """Zone, `recorded_at` and other instants of a coded record."""
+    """Zone, `recorded_at` and other instants of a diagnosis or procedure."""
     frame = raw.with_columns(hospital_id=identity(profiles, "hospital_id")).join(
         hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
     )

@@ -47,7 +47,7 @@ class Rule:
     """
 
     name: str
-    says: str
+    description: str
     action: Action
     source: str = ""
 
@@ -456,7 +456,7 @@ def split(validated: Frame, raw: Frame, subject: str, rules: Sequence[Rule]) -> 
         .join(raw.select(*place, "record"), on=place, how="left")
         .with_columns(
             reason=nw.col("rule").replace_strict(
-                list(known), [rule.says for rule in known.values()], default=None, return_dtype=nw.String
+                list(known), [rule.description for rule in known.values()], default=None, return_dtype=nw.String
             ),
             is_duplicate=nw.col("rule").is_in([rule.name for rule in known.values() if rule.action == "duplicate"]),
         )

@@ -421,10 +421,10 @@ def _newest_texts(records: Frame, profiles: Profiles) -> Frame:
 
 def _has_status(profiles: Profiles, kind: str) -> nw.Expr:
     """Whether an observation has one of the statuses that its source's profile names as `kind`."""
-    said = nw.col("status").str.strip_chars().str.to_uppercase()
+    status = nw.col("status").str.strip_chars().str.to_uppercase()
     found = [
         (nw.col("source_profile") == name)
-        & said.is_in(
+        & status.is_in(
             [
                 status.upper()
                 for own in profile.subjects["vitals"].layouts

@@ -30,7 +30,7 @@ def fact_doctor_shifts(
         key="doctor_key",
     )
     frame = frame.join(dim_hospital.select("hospital_id", "hospital_key", "time_zone"), on="hospital_id", how="left")
-    # Where a shift is worked decides, not where the doctor belongs; that stands in where it is not said.
+    # Where a shift is worked decides, not where the doctor belongs; that stands in where the department is not given.
     own = dim_doctor.select("doctor_id", _own_department_id=nw.col("department_id"))
     frame = frame.join(own, on="doctor_id", how="left").with_columns(
         department_id=nw.coalesce("department_id", "_own_department_id")

@@ -225,7 +225,7 @@ def _with_class(moves: Frame) -> Frame:
 def folded(events: Frame) -> Frame:
     """Stays and their segments from a set of ADT messages (one row per message id).
 
-    A11 cancels the visit and what was said of it before, A12 the last transfer before it, A13 the
+    A11 cancels the visit and every event before it, A12 the last transfer before it, A13 the
     discharge before it. A visit is an emergency stay from A04 until it is admitted (A01, A06, or an A08 that
     makes it an inpatient's), then an inpatient stay until A03.
     """

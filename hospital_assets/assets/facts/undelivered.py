@@ -2,7 +2,7 @@
 
 A KPI declares in its contract what it `needs`. Facts carry what the source of each row cannot fill (`undelivered`, by
 its profile, never by what happened to be empty), and the KPI leaves such rows out by that name: where none is left, it
-is null and cannot be judged.
+is null: it cannot be computed.
 """
 
 from __future__ import annotations

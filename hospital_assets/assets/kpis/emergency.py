@@ -16,7 +16,7 @@ from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.measures import thresholds
 from hospital_assets.measures.four_hour import is_within_four_hours
-from hospital_assets.measures.lwbs import LEFT, is_judged
+from hospital_assets.measures.lwbs import LEFT, is_known
 from hospital_assets.measures.presence import visit_until
 from hospital_assets.measures.triage import is_critical, wait_target
 from hospital_assets.measures.waits import is_possible, wait_start
@@ -47,7 +47,7 @@ def lwbs(visits: Frame) -> Frame:
         visits,
         ("service_date",),
         ("hospital_id",),
-        excluded={"cancelled": nw.col("is_cancelled"), "unknown": ~is_judged()},
+        excluded={"cancelled": nw.col("is_cancelled"), "unknown": ~is_known()},
         counted={"numerator_count": nw.col("is_lwbs")},
     )
 

@@ -45,5 +45,5 @@ def trend(warehouse: Warehouse, contract: Contract) -> str:
     if len(values) < 2:
         return ""
     low, high = min(values), max(values)
-    said = f"{contract.name}: {len(values)} periods, {low:,.1f} to {high:,.1f} {unit}, now {values[-1]:,.1f}"
-    return f"{markdown_sparkline(values, said)} {values[-1]:,.1f} {unit}"
+    label = f"{contract.name}: {len(values)} periods, {low:,.1f} to {high:,.1f} {unit}, now {values[-1]:,.1f}"
+    return f"{markdown_sparkline(values, label)} {values[-1]:,.1f} {unit}"

@@ -288,7 +288,7 @@ def _endings(mart: Mart, rows: list[Row], where: Slice) -> Figure:
     of_mode = {m: sum(counts.get((m, e), 0) for e in ends) for m in modes}
     home = 100 * sum(counts.get((m, "home"), 0) for m in modes) / n
 
-    def said(mode: str, end: str) -> Cell:
+    def share(mode: str, end: str) -> Cell:
         count = counts.get((mode, end), 0)
         return "too few" if 0 < count < mart.few else 100 * count / of_mode[mode]
 
@@ -299,7 +299,7 @@ def _endings(mart: Mart, rows: list[Row], where: Slice) -> Figure:
         "table",
         (Column("Ended"), *(Column(m.replace("_", " ").capitalize(), 1) for m in modes), Column("Visits", 0)),
         [
-            [e.replace("_", " ").capitalize(), *(said(m, e) for m in modes), sum(counts.get((m, e), 0) for m in modes)]
+            [e.replace("_", " ").capitalize(), *(share(m, e) for m in modes), sum(counts.get((m, e), 0) for m in modes)]
             for e in ends
         ],
         span=6,

@@ -38,7 +38,7 @@ def daily_forecast(mart: Mart, where: Slice) -> list[Row]:
     The bands are order statistics of those n weeks, without any distribution assumed: a new value
     falls within their range with probability (n - 1) / (n + 1), between the second lowest and the
     second highest with (n - 3) / (n + 1), if weeks are exchangeable. Rows of the past carry
-    `actual`, and what the same rule would have said a week ahead, for its accuracy.
+    `actual`, and what the same rule would have forecast a week ahead, for its accuracy.
     """
     return mart.sliced(
         """

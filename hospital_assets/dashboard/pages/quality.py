@@ -189,7 +189,7 @@ def quality(settings: Settings, sight: Sight | None = None) -> Page:
                 f"{charts.number(quarantined)} records in quarantine",
                 "By feed and rule; the records themselves stay in the warehouse",
                 _by_rule(found.get("quarantine", [])),
-                {"subject": None, "rule": None, "says": None, "records": 0, "files": 0, "for_example": None},
+                {"subject": None, "rule": None, "description": None, "records": 0, "files": 0, "for_example": None},
                 span=12,
                 bar="records",
             ),
@@ -284,7 +284,7 @@ def _by_rule(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [{name: value for name, value in row.items() if name != "source_file"} for row in rows]
     return (
         pl.DataFrame(rows)
-        .group_by("subject", "rule", "says")
+        .group_by("subject", "rule", "description")
         .agg(
             pl.col("records").sum(),
             files=pl.col("source_file").n_unique(),

@@ -55,19 +55,19 @@ def news(found: Mapping[str, Control]) -> list[str]:
         "response": "The share seen in time after an emergency score",
         "frequency": "The share of observations repeated on time",
     }
-    said = []
+    sentences = []
     for name, text in names.items():
         control = found.get(name)
         if control is None or control.latest in (None, "usual") or control.centre is None:
             continue
         newest = control.points[-1]
         side = "above" if newest.value > control.centre else "below"
-        said.append(
+        sentences.append(
             f"{text} is {side} what chance would explain ({WORDS[newest.verdict].lower()}, "
             f"{newest.day.day} {newest.day:%b})."
         )
-    if said:
-        return said[:3]
+    if sentences:
+        return sentences[:3]
     if all(control.latest is None for control in found.values()):
         return ["Too few days or patients to tell signals from noise."]
     return ["On the newest day nothing here is outside its usual range."]
@@ -209,10 +209,10 @@ def _sexes_and_ages(mart: Mart, where: Slice) -> Figure:
         return empty("people", "Age and sex", TOO_FEW, 4, measure)
     most = max(r["visit_count"] for r in known)
     women = next((r["share_of_visits_pct"] for r in known if r["category"] == "female"), None)
-    says = f": {number(women, 1)} % female" if women is not None else ""
+    women_in_words = f": {number(women, 1)} % female" if women is not None else ""
     return figure(
         "people",
-        f"Age and sex{says}",
+        f"Age and sex{women_in_words}",
         "Visits by sex and by age band",
         sorted(shown, key=lambda r: (r["characteristic"] != "sex", r["category"])),
         Column("Group", of=lambda r: _category(r["category"])),
