@@ -7,7 +7,7 @@ HOSPITAL_DATA_DIR ?= data
 PARALLEL ?= -n auto --dist loadfile --no-loadscope-reorder
 export HOSPITAL_DATA_DIR
 
-.PHONY: help install demo dev spark-cluster test test-slow test-all torture lint types floors check docs requirements clean
+.PHONY: help install demo dev spark-cluster test test-slow test-all torture lint types floors check docs requirements audit sbom clean
 
 help:
 	@echo "make demo      generate a hospital network, build every table, run every check"
@@ -15,6 +15,7 @@ help:
 	@echo "make spark-cluster  a Spark master and two workers on this machine, until Ctrl-C"
 	@echo "make test      fast tests; make test-slow the slow ones; make test-all both; .ci/run what CI runs"
 	@echo "make check     lint, types, import rules (make floors), and whether generated docs are up to date"
+	@echo "make audit     known vulnerabilities of the pinned packages; make sbom writes build/sbom.json"
 	@echo "make docs      write the generated docs"
 
 # Bytecode is compiled at installation: without it every run process starts two to three times slower.
@@ -70,6 +71,19 @@ requirements:
 	$(BIN)/python -m pip install --quiet pip-tools
 	$(BIN)/pip-compile --quiet --extra dev --strip-extras --no-emit-index-url \
 		--no-emit-find-links --no-header --annotation-style line --output-file requirements.txt pyproject.toml
+
+# Tools of their own environment: they are about the pinned set, not of it.
+build/tools/.installed:
+	$(PYTHON) -m venv build/tools
+	build/tools/bin/python -m pip install --quiet 'pip-audit>=2.10,<3' 'cyclonedx-bom>=7,<8'
+	@touch $@
+
+audit: build/tools/.installed
+	build/tools/bin/pip-audit --no-deps --disable-pip --requirement requirements.txt
+
+sbom: build/tools/.installed
+	build/tools/bin/cyclonedx-py requirements requirements.txt --pyproject pyproject.toml --output-reproducible \
+		--output-file build/sbom.json
 
 clean:
 	rm -rf $(VENV) build *.egg-info

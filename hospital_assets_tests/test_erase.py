@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import gzip
+import io
+import itertools
 import json
+import lzma
+import multiprocessing
+import os
+import random
+import sqlite3
+import sys
+import zipfile
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import duckdb
+import polars as pl
 import pytest
 from dagster._daemon.types import DaemonHeartbeat
 from hypothesis import given
@@ -19,6 +32,7 @@ from hospital_assets.access.audit import AuditLog
 from hospital_assets.automation.instance import dagster_instance
 from hospital_assets.automation.presence import at_work, watch_lock
 from hospital_assets.cli import main
+from hospital_assets.files import replace_bytes
 from hospital_assets.publishing.pseudonyms import SecretKey
 from hospital_assets.recovery import erase
 from hospital_assets.recovery.erase import (
@@ -28,8 +42,10 @@ from hospital_assets.recovery.erase import (
     erase_person,
     find_person,
     find_traces,
+    not_reached,
     plan_erasure,
     strip_landing,
+    unsearched,
     with_references,
 )
 from hospital_assets.settings import Settings, write_settings
@@ -150,6 +166,122 @@ def test_what_is_not_one_record_per_line_stops_everything(tmp_path: Path, text: 
     assert len(list(settings.landing.rglob("*"))) == 3
 
 
+ESCAPED = "".join(f"\\u{ord(c):04x}" for c in "P7")
+
+
+@pytest.mark.parametrize(
+    "spelling", ["P7", "p7", "P-7", "p 7", "P_7", ESCAPED, ESCAPED.replace("5", "7", 1), "P\\u0037", "v1", "V-1"]
+)
+@pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "utf-16-le", "utf-16-be"])
+def test_every_spelling_and_encoding_is_taken_out(tmp_path: Path, spelling: str, codec: str) -> None:
+    mark = {"utf-16-le": b"\xff\xfe", "utf-16-be": b"\xfe\xff"}.get(codec, b"")
+    others = '{"p": "P70", "x": "\u00e9"}\n{"p": "XP7"}\n'
+    text = others.splitlines(keepends=True)
+    text.insert(1, '{"p": "' + spelling + '"}\n')
+    settings, path = landed(tmp_path, "a.jsonl", mark + "".join(text).encode(codec))
+    before = path.stat().st_mode
+    (stripped,) = strip_landing(settings, PERSON)
+    assert stripped.records == 1 and path.read_bytes() == mark + others.encode(codec)
+    assert path.stat().st_mode == before
+
+
+def test_digits_alone_are_no_date() -> None:
+    finder = Person(("20260301",), ()).pattern
+    assert finder.search(b"x,20260301,y") and not finder.search(b"2026-03-01")
+    assert Person(("12-345",), ()).pattern.search(b"|12345|")
+    finder = Person(("mimic:1001", "mimic:20001", "other:30001"), ()).within("mimic")
+    assert finder.search(b"20001") and not finder.search(b"1001") and not finder.search(b"30001")
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return packed.getvalue()
+
+
+PLACES: dict[str, bytes] = {
+    "spool/a.txt": b"... P7 ...",
+    "logs/a.log.gz": gzip.compress(b"x" * 99 + b" P7"),
+    "logs/two.gz": gzip.compress(b"x ") + gzip.compress(b"P7"),
+    "logs/a.bz2": bz2.compress(b"P7"),
+    "logs/a.xz": lzma.compress(b"P7"),
+    "dagster/a.zip": zipped({"a.csv": b"x", "deep/b.zip": zipped({"c.json.gz": gzip.compress(b'{"p": "\\u00507"}')})}),
+    "kept/utf16.csv": b"\xff\xfe" + "id\nP7\n".encode("utf-16-le"),
+    "kept/torn.gz": gzip.compress(b"P7 " + random.Random(1).randbytes(9_000))[:-500],
+    "kept/P7.txt": b"",
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_the_search_reads_all_bytes_of_whatever_they_lie_in(tmp_path: Path, name: str) -> None:
+    settings = Settings(tmp_path)
+    replace_bytes(tmp_path / name, PLACES[name])
+    replace_bytes(tmp_path / "kept" / "other", b"P70 XP7 nothing")
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        (place,) = find_traces(warehouse, settings, PERSON)
+    assert place.startswith(name)
+    assert unsearched(settings) == (["kept/torn.gz"] if "torn" in name else [])
+
+
+def test_the_search_reads_parquet_and_databases(tmp_path: Path) -> None:
+    settings = Settings(tmp_path)
+    (tmp_path / "lake").mkdir()
+    pl.DataFrame({"a": [None, {"b": ["x", "p-7"]}]}).write_parquet(tmp_path / "lake" / "part.parquet")
+    (tmp_path / "published").mkdir()
+    with contextlib.closing(duckdb.connect(str(tmp_path / "published" / "publication.duckdb"))) as connection:
+        connection.execute("create table t as select ['P7'] as a")
+    with contextlib.closing(sqlite3.connect(tmp_path / "other.sqlite")) as other:
+        other.execute("create table t (a)")
+        other.execute("insert into t values ('V1')")
+        other.commit()
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        warehouse.connection.execute("create table facts.t as select {'a': 'P8'} as a")
+        warehouse.connection.execute("checkpoint")
+        assert sorted(find_traces(warehouse, settings, PERSON)) == [
+            "facts.t.a (1 rows)",
+            "lake/part.parquet (1 rows)",
+            "other.sqlite",
+            "published/publication.duckdb (main.t.a)",
+        ]
+
+
+def test_members_of_archives_are_named_and_torn_files_stop_nothing(tmp_path: Path) -> None:
+    settings, other = landed(tmp_path, "a.csv", "id,x\nP7,1\n")
+    landed(tmp_path, "torn.csv.gz", gzip.compress(b"id,x\nP7,1\n" + random.Random(1).randbytes(9_000))[:-500])
+    assert [stripped.file for stripped in strip_landing(settings, PERSON)] == ["native/a.csv"]
+    assert other.read_text() == "id,x\n"
+    landed(tmp_path, "b.zip", zipped({"b.csv": b"id\nP7\n"}))
+    with pytest.raises(EraseError, match=r"native/b\.zip"):
+        strip_landing(settings, PERSON)
+
+
+def test_no_link_is_followed(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "a.csv").write_text("id,x\nP7,1\n")
+    settings, _ = landed(tmp_path / "data", "a.csv", "id,x\nP9,1\n")
+    (settings.landing / "native" / "b.csv").symlink_to(outside / "a.csv")
+    (settings.landing / "linked").symlink_to(outside)
+    assert strip_landing(settings, PERSON) == []
+    assert any("linked" in place for place in not_reached(settings, {}))
+    assert "the lake (HOSPITAL_LAKE)" in not_reached(settings, {"HOSPITAL_LAKE": "s3://lake"})
+    (settings.data_dir / "reports").symlink_to(outside)
+    with pytest.raises(EraseError, match="is a link"):
+        plan_erasure(settings, "P7", KEY)
+    assert (outside / "a.csv").read_text() == "id,x\nP7,1\n"
+
+
+def test_who_is_gone_from_the_tables_is_found_in_what_landed(tmp_path: Path) -> None:
+    settings, _ = landed(tmp_path, "a.csv", "id,x\nP7,1\n")
+    with open_warehouse(settings.warehouse_file):
+        pass
+    assert plan_erasure(settings, "P7", KEY).person.record_numbers == ("P7",)
+    with pytest.raises(EraseError, match="nobody has"):
+        plan_erasure(settings, "P6", KEY)
+
+
 KEY = SecretKey(b"0123456789abcdef" * 2)
 
 
@@ -228,6 +360,65 @@ def test_an_erasure_that_was_interrupted_is_run_again_to_its_end(
         entries = log.entries("action = 'erase'")
     assert entries["outcome"].to_list() == ["allowed", "failed", "allowed", "allowed"]
     assert entries["statement"].unique().to_list() == ["person abc"]
+
+
+CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.truncate", "open")
+
+
+def erase_until(data: Path, last: int) -> None:
+    """Erase P7 in a process that dies at a change of a file, counted as the interpreter tells them; 0 for none."""
+    settings, seen = Settings(data), itertools.count(1)
+    erasure = plan_erasure(settings, "P7", KEY)
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event not in CHANGES or (event == "open" and not (isinstance(arguments[2], int) and arguments[2] & 0o1103)):
+            return
+        if (event != "open" or str(data) in str(arguments[0])) and next(seen) == last:
+            os._exit(9)
+
+    sys.addaudithook(hook)
+    os._exit(0 if erase_person(settings, erasure, built_anew(settings, [])).is_done else 1)
+
+
+def erased_in_a_process(data: Path, last: int) -> int | None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    process = context.Process(target=erase_until, args=(data, last))
+    process.start()
+    process.join(120)
+    return process.exitcode
+
+
+@pytest.mark.slow
+def test_an_erasure_killed_at_any_change_of_a_file_is_run_again_to_its_end(tmp_path: Path) -> None:
+    killed_at = 0
+    for number in itertools.count(1):
+        data = tmp_path / str(number)
+        settings, _ = landed(data, "a.csv", "id,x\nP7,1\nP9,2\n")
+        landed(data, "b.csv.gz", gzip.compress(b"id,x\nP9,1\nP7,2\n"))
+        for folder in ("snapshots/x", "published/admin", "reports"):
+            replace_bytes(data / folder / "part.json", b"P7")
+        with open_warehouse(settings.warehouse_file):
+            pass
+        died = erased_in_a_process(data, number)
+        if died == 9:
+            killed_at += 1
+            try:
+                plan_erasure(settings, "P7", KEY)
+            except EraseError as error:
+                # Killed after its last change: nobody is left to erase.
+                assert "nobody has" in str(error)
+            else:
+                assert erased_in_a_process(data, 0) == 0
+        else:
+            assert died == 0
+        left = {str(p.relative_to(settings.landing)): p.read_bytes() for p in settings.landing.rglob("*.*")}
+        assert left["native/a.csv"] == b"id,x\nP9,2\n" and len(left) == 2
+        assert gzip.decompress(left["native/b.csv.gz"]) == b"id,x\nP9,1\n"
+        assert not list(data.rglob("part.json")) and not list(data.glob("erasures/*.json"))
+        if died == 0:
+            break
+    assert killed_at > 10
 
 
 def test_what_was_derived_is_gone_and_a_failed_build_is_not_the_end(known: tuple[Settings, Erasure]) -> None:

@@ -108,7 +108,7 @@ def _as_of(options: argparse.Namespace, settings: Settings) -> int:
 def _erase(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.automation.presence import at_work
     from hospital_assets.publishing.pseudonyms import load_key
-    from hospital_assets.recovery.erase import erase_person, plan_erasure
+    from hospital_assets.recovery.erase import erase_person, not_reached, plan_erasure
 
     _refuse_lake(
         "names a lake that erasing neither deletes nor searches: unset it to erase from the data directory, and "
@@ -127,6 +127,9 @@ def _erase(options: argparse.Namespace, settings: Settings) -> int:
         "removes their records from the landed files, deletes the warehouse, snapshots and publications, and builds "
         "and publishes anew."
     )
+    print("It does not reach:")
+    for place in not_reached(settings):
+        print(f"  {place}")
     if not options.yes:
         print("Nothing was changed; add --yes to do it.")
         return 0
@@ -135,6 +138,8 @@ def _erase(options: argparse.Namespace, settings: Settings) -> int:
     when = " this time" if erasure.was_begun else ""
     outcome = f"left in {'; '.join(done.left)}" if done.left else "found nowhere any more"
     print(f"{count} records of {len(done.stripped)} landed files and {done.alerts} of alerts removed{when}; {outcome}")
+    if done.unsearched:
+        print(f"torn or under a password, so not searched whole: {'; '.join(done.unsearched)}", file=sys.stderr)
     if not done.is_done:
         print("Not finished: correct what stopped it, then run it again.", file=sys.stderr)
     return 0 if done.is_done else 1

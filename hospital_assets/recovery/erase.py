@@ -17,29 +17,36 @@ import gzip
 import hashlib
 import hmac
 import json
-import re
+import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+import duckdb
 
 from hospital_assets.access.audit import Event, audited, system_actor
 from hospital_assets.alerts.outbox import outbox_file
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.files import read_state, replace_text
+from hospital_assets.files import read_state, replace_text, replacing
+from hospital_assets.landing.registry import load_profiles
 from hospital_assets.publishing.pseudonyms import SecretKey
 from hospital_assets.publishing.publications import published_audiences, published_folder
 from hospital_assets.recovery.records import entries_of, lines_of, without_records
 from hospital_assets.recovery.snapshots import snapshots_folder
+from hospital_assets.recovery.spellings import PACKED, Finder, as_utf8, like, pieces, unpack
 from hospital_assets.settings import EngineSettings, Settings
 from hospital_assets.warehouse.database import Warehouse, open_warehouse
-from hospital_assets.warehouse.dialect import quoted
+from hospital_assets.warehouse.dialect import literal, quoted
 
 _GZIP = b"\x1f\x8b"
 #: Columns by which a record says whose it is.
 _RECORD_COLUMNS = ("patient_id", "prior_patient_id")
 _UNFINISHED = ".erasing"
+#: A shorter number of a source of a namespace could be any other value of a record.
+_SHORTEST_BARE = 5
 
 
 class EraseError(ValueError):
@@ -69,21 +76,18 @@ class Person:
         )
 
     @property
-    def pattern(self) -> re.Pattern[bytes]:
+    def pattern(self) -> Finder:
         """Finds any of the numbers or references where it is not part of a longer one."""
-        found = [(self.record_numbers + self.visit_numbers, rb"A-Za-z0-9")]
-        if self.references:
-            found.append((self.references, rb"A-Za-z0-9.\-"))
-        return re.compile(
-            b"|".join(
-                rb"(?<![A-Za-z0-9])(?:"
-                + b"|".join(re.escape(name.encode()) for name in sorted(names, key=len, reverse=True))
-                + rb")(?!["
-                + more
-                + rb"])"
-                for names, more in found
-            )
-        )
+        return self.within("")
+
+    def within(self, namespace: str) -> Finder:
+        """Finds them as a source of a namespace writes them: `mimic:17` is 17 there."""
+        numbers = (*self.record_numbers, *self.visit_numbers)
+        if namespace:
+            start = f"{namespace}:"
+            own = (name.removeprefix(start) for name in numbers if name.startswith(start))
+            numbers = (*numbers, *(name for name in own if len(name) >= _SHORTEST_BARE))
+        return Finder(numbers, self.references)
 
 
 @dataclass(frozen=True)
@@ -112,12 +116,14 @@ class Erased:
         alerts: how many rows of alerts were deleted.
         failures: what failed when everything was built anew.
         left: where the person still is.
+        unsearched: files that could not be searched whole.
     """
 
     stripped: tuple[Stripped, ...]
     alerts: int
     failures: tuple[str, ...]
     left: tuple[str, ...]
+    unsearched: tuple[str, ...] = ()
 
     @property
     def is_done(self) -> bool:
@@ -150,11 +156,19 @@ def plan_erasure(settings: Settings, record_number: str, key: SecretKey) -> Eras
         EraseError: nobody has the number, or nothing was ever built.
     """
     begun = next((e for e in _begun(settings) if record_number in e.person.record_numbers), None)
+    if linked := [folder for folder in (*_derived(settings), settings.landing) if folder.is_symlink()]:
+        raise EraseError(f"{linked[0]} is a link, which erasing does not follow; nothing was changed")
     if begun is None and not settings.warehouse_file.exists():
         raise EraseError(f"{settings.warehouse_file} is missing: run `hospital build` first")
     if begun is None:
-        with open_warehouse(settings.warehouse_file) as warehouse:
-            person = find_person(warehouse, record_number)
+        try:
+            with open_warehouse(settings.warehouse_file) as warehouse:
+                person = find_person(warehouse, record_number)
+        except EraseError:
+            # Gone from the tables, or never in them, but not from what has landed.
+            person = Person((record_number,), ())
+            if not any(person.pattern.search(text) for _, text in _landed(settings)):
+                raise
         hashed = hmac.new(key.derived("erased"), record_number.encode(), hashlib.sha256).hexdigest()[:16]
         begun = Erasure(person, hashed, bool(published_audiences(settings.data_dir)))
     elif settings.warehouse_file.exists():
@@ -192,7 +206,7 @@ def erase_person(settings: Settings, erasure: Erasure, rebuild: Callable[[bool],
         failures = tuple(rebuild(erasure.was_published))
         with open_warehouse(settings.warehouse_file) as warehouse:
             left = tuple(find_traces(warehouse, settings, person))
-        erased = Erased(tuple(stripped), alerts, failures, left)
+        erased = Erased(tuple(stripped), alerts, failures, left, tuple(unsearched(settings)))
         ending.row_count = sum(file.records for file in stripped)
         ending.failure = "; ".join([*(f"left in {place}" for place in left), *["the build failed"][: len(failures)]])
         if erased.is_done:
@@ -304,38 +318,59 @@ def _names_of(piece: bytes) -> set[str]:
     return set()
 
 
+def _files(folder: Path) -> Iterator[Path]:
+    """The regular files of a folder; no link is followed out of it."""
+    for root, folders, names in os.walk(folder):
+        folders.sort()
+        for path in (Path(root, name) for name in sorted(names)):
+            with contextlib.suppress(OSError):
+                if stat.S_ISREG(path.lstat().st_mode):
+                    yield path
+
+
 def _landed(settings: Settings) -> Iterator[tuple[Path, bytes]]:
-    """Every landed file with its text, unpacked."""
-    for path in sorted(p for p in settings.landing.rglob("*") if p.is_file()):
+    """Every landed file with its text, unpacked and in UTF-8; of a torn one what can be unpacked."""
+    for path in _files(settings.landing):
         data = path.read_bytes()
-        yield path, gzip.decompress(data) if data.startswith(_GZIP) else data
+        unpacked, _ = unpack(data)
+        yield path, as_utf8(data if unpacked is None else unpacked)
 
 
 def strip_landing(settings: Settings, person: Person) -> list[Stripped]:
     """Take the person's records out of the landed files; every other record stays as it is.
 
-    All files are made ready before the first is replaced.
+    All files are made ready before the first is replaced. A torn file, of which nothing was ever loaded, is left alone:
+    the search names it.
 
     Raises:
         EraseError: a file names the person in a way that cannot be taken out record by record.
     """
-    for unfinished in settings.landing.rglob(f".*{_UNFINISHED}"):
-        unfinished.unlink()
+    for unfinished in _files(settings.landing):
+        if unfinished.name.startswith(".") and unfinished.name.endswith(_UNFINISHED):
+            unfinished.unlink()
     ready: list[tuple[Path, Path, int]] = []
     stubborn = []
-    pattern = person.pattern
+    namespaces = {name: profile.identity_namespace for name, profile in load_profiles(settings.profiles_folder).items()}
+    finders = {name: person.within(namespace) for name, namespace in namespaces.items()}
     try:
-        for path, text in _landed(settings):
-            if not pattern.search(text):
+        for path in _files(settings.landing):
+            below = path.relative_to(settings.landing)
+            pattern = finders.get(below.parts[0]) or person.pattern
+            data = path.read_bytes()
+            hits = [piece for piece in pieces(data) if pattern.search(piece.data)]
+            unpacked, is_whole = unpack(data)
+            if not hits or not is_whole:
                 continue
-            kept, taken = without_records(text, pattern, is_csv=".csv" in path.name.lower())
-            if kept is None or pattern.search(kept):
-                stubborn.append(str(path.relative_to(settings.landing)))
+            text = data if unpacked is None else unpacked
+            kept, taken = without_records(as_utf8(text), pattern, is_csv=".csv" in path.name.lower())
+            is_other = unpacked is not None and not data.startswith(_GZIP)
+            if kept is None or not taken or pattern.search(kept) or is_other:
+                stubborn.append(str(below))
                 continue
-            with path.open("rb") as file:
-                is_packed = file.read(2) == _GZIP
+            kept = like(text, kept)
             temporary = path.with_name(f".{path.name}{_UNFINISHED}")
-            temporary.write_bytes(gzip.compress(kept, mtime=0) if is_packed else kept)
+            with replacing(temporary, mode=stat.S_IMODE(path.stat().st_mode)) as made:
+                made.write_bytes(kept if unpacked is None else gzip.compress(kept, mtime=0))
             ready.append((path, temporary, taken))
         if stubborn:
             raise EraseError(
@@ -352,17 +387,49 @@ def strip_landing(settings: Settings, person: Person) -> list[Stripped]:
     return [Stripped(str(p.relative_to(settings.landing)), taken) for p, _, taken in ready]
 
 
-def delete_derived_files(settings: Settings) -> list[str]:
-    """Delete every file that was derived from landed ones; returns what was deleted."""
-    gone = []
-    for folder in (
+def _derived(settings: Settings) -> tuple[Path, ...]:
+    """Folders of what was made from landed files."""
+    return (
         settings.warehouse_file.parent,
         snapshots_folder(settings),
         published_folder(settings.data_dir),
         settings.reports,
         Path(EngineSettings().lake_of(settings)),
         settings.streamed_vitals,
-    ):
+    )
+
+
+def not_reached(settings: Settings, environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Places that erasing neither changes nor searches, in words; what is configured is named."""
+    named = [
+        f"{what} ({name})"
+        for name, what in (
+            ("HOSPITAL_LAKE", "the lake"),
+            ("HOSPITAL_DAGSTER_POSTGRES_URL", "Dagster's history in PostgreSQL"),
+            ("HOSPITAL_POSTGRES_URL", "publications in PostgreSQL"),
+            ("HOSPITAL_AUDIT_ANCHORS", "anchors of the audit, which name nobody"),
+        )
+        if environment.get(name)
+    ]
+    linked = [
+        str(Path(root, name))
+        for root, folders, names in os.walk(settings.data_dir)
+        for name in (*folders, *names)
+        if Path(root, name).is_symlink()
+    ]
+    return [
+        *named,
+        *(f"what the link {path} leads to" for path in linked[:10]),
+        "the audit, which is append-only: it holds who asked for whom before, and a keyed hash of the number",
+        "backups, `as-of` folders, publications that were handed out or deployed elsewhere, messages that were sent",
+        "the simulator's ground truth, outside the directory",
+    ]
+
+
+def delete_derived_files(settings: Settings) -> list[str]:
+    """Delete every file that was derived from landed ones; returns what was deleted."""
+    gone = []
+    for folder in _derived(settings):
         if folder.exists():
             gone.append(folder.name)
             shutil.rmtree(folder)
@@ -395,40 +462,65 @@ def delete_alerts(settings: Settings, person: Person) -> int:
 def find_traces(warehouse: Warehouse, settings: Settings, person: Person) -> list[str]:
     """Where the person still is: tables and columns of the warehouse, landed and other files.
 
-    Every text of every table is searched, and every file but the audit, the notes of erasures, and compressed copies
-    of tables, which are as new as the tables.
+    Every text of every table is searched, and every byte of every other file, unpacked: members of archives, Parquet,
+    publications, databases of others. Not the audit, and the notes of erasures.
     """
-    found = []
-    found_in_text = [
-        "(" + "|".join(re.escape(name) for name in names) + f")([^{more}]|$)"
-        for names, more in (
-            ((*person.record_numbers, *person.visit_numbers), "A-Za-z0-9"),
-            (person.references, "A-Za-z0-9.-"),
-        )
-        if names
+    found = [
+        f"{table}.{column} ({count} rows)" for table, column, count in _rows_with(warehouse.connection, person.pattern)
     ]
-    pattern = f"(^|[^A-Za-z0-9])({'|'.join(found_in_text)})"
-    rows = warehouse.connection.execute(
+    namespaces = {name: profile.identity_namespace for name, profile in load_profiles(settings.profiles_folder).items()}
+    for path in _files(settings.data_dir):
+        below = path.relative_to(settings.data_dir)
+        if below.parts[0] in ("audit", _notes_folder(settings).name) or path == settings.warehouse_file:
+            continue
+        is_landed = path.is_relative_to(settings.landing)
+        searched = person.within(namespaces.get(below.parts[1], "") if is_landed else "")
+        found += [str(below) + (f" ({where})" if where else "") for where in _places_in(path, searched)]
+    return found
+
+
+def unsearched(settings: Settings) -> list[str]:
+    """Landed files and others that are torn or under a password, so that not all of them could be searched."""
+    torn = []
+    for path in _files(settings.data_dir):
+        with path.open("rb") as file:
+            head = file.read(6)
+        if head.startswith(PACKED) and not all(piece.is_whole for piece in pieces(path.read_bytes())):
+            torn.append(str(path.relative_to(settings.data_dir)))
+    return torn
+
+
+def _places_in(path: Path, searched: Finder) -> Iterator[str]:
+    """Where in a file any of the names is, once each."""
+    if searched.search(str(path.name).encode(errors="replace")):
+        yield "its name"
+    if path.suffix == ".parquet":
+        with contextlib.closing(duckdb.connect()) as connection:
+            ((count,),) = connection.execute(
+                f"select count(*) from read_parquet({literal(str(path))}) t where regexp_matches(t::varchar, ?)",
+                [searched.sql],
+            ).fetchall()
+        if count:
+            yield f"{count} rows"
+    elif path.suffix == ".duckdb":
+        with contextlib.closing(duckdb.connect(str(path), read_only=True)) as connection:
+            yield from (f"{table}.{column}" for table, column, _ in _rows_with(connection, searched))
+    else:
+        inside = {piece.inside for piece in pieces(path.read_bytes()) if searched.search(piece.data)}
+        yield from sorted(inside)
+
+
+def _rows_with(connection: duckdb.DuckDBPyConnection, searched: Finder) -> Iterator[tuple[str, str, int]]:
+    """Table, column and number of rows in which any of the names is."""
+    columns = connection.execute(
         "select schema_name, table_name, column_name from duckdb_columns() "
         "where not internal and database_name = current_database() "
-        "and (data_type in ('VARCHAR', 'JSON', 'VARIANT') or data_type like '%[]')"
+        "and (data_type in ('VARCHAR', 'JSON', 'VARIANT') or data_type like '%[]' or data_type like 'STRUCT%')"
     ).fetchall()
-    for schema, table, column in rows:
-        name = f"{quoted(schema)}.{quoted(table)}"
-        ((count,),) = warehouse.connection.execute(
-            f"select count(*) from {name} where regexp_matches({quoted(column)}::varchar, ?)", [pattern]
+    for schema, table, column in columns:
+        ((count,),) = connection.execute(
+            f"select count(*) from {quoted(schema)}.{quoted(table)} where regexp_matches({quoted(column)}::varchar, ?)",
+            [searched.sql],
         ).fetchall()
         if count:
-            found.append(f"{schema}.{table}.{column} ({count} rows)")
-    searched = person.pattern
-    for path in sorted(p for p in settings.data_dir.rglob("*") if p.is_file()):
-        if path.suffix in (".duckdb", ".wal", ".parquet"):
-            continue
-        if path.relative_to(settings.data_dir).parts[0] in ("audit", _notes_folder(settings).name):
-            continue
-        data = path.read_bytes()
-        if data.startswith(_GZIP):
-            data = gzip.decompress(data)
-        if searched.search(data):
-            found.append(str(path.relative_to(settings.data_dir)))
-    return found
+            yield f"{schema}.{table}", column, count

@@ -10,6 +10,8 @@ import json
 import re
 from collections.abc import Iterator
 
+from hospital_assets.recovery.spellings import Finder
+
 _JSON = json.JSONDecoder(strict=False)
 _SPACE = re.compile(r"[ \t\r\n]*")
 #: Where a message, or a segment of the envelope around messages, begins.
@@ -17,7 +19,7 @@ _HL7_PIECE = re.compile(rb"(?:(?<=[\r\n\x1c])|^)\x0b?(?=(?:MSH|FHS|BHS|BTS|FTS)\
 _HL7_COUNT = re.compile(rb"^(BTS\W)([0-9]+)")
 
 
-def without_records(text: bytes, pattern: re.Pattern[bytes], *, is_csv: bool) -> tuple[bytes | None, int]:
+def without_records(text: bytes, pattern: Finder, *, is_csv: bool) -> tuple[bytes | None, int]:
     """A file's text without the records that match, every other byte kept, and how many those were.
 
     A record is a line, an HL7 message, an entry of a FHIR bundle or an object of a JSON array. None where
@@ -65,7 +67,7 @@ def lines_of(text: bytes, is_csv: bool) -> Iterator[tuple[int, int]]:
         yield start, position
 
 
-def _without_messages(text: bytes, pattern: re.Pattern[bytes]) -> tuple[bytes | None, int]:
+def _without_messages(text: bytes, pattern: Finder) -> tuple[bytes | None, int]:
     """HL7 v2 without the messages that match; what a batch says of their number follows."""
     starts = [m.start() for m in _HL7_PIECE.finditer(text)]
     pieces = [text[start:end] for start, end in zip([0, *starts], [*starts, len(text)], strict=True) if end > start]
@@ -83,9 +85,7 @@ def _without_messages(text: bytes, pattern: re.Pattern[bytes]) -> tuple[bytes | 
     return b"".join(kept), taken
 
 
-def _without_elements(
-    text: bytes, elements: list[tuple[int, int]], pattern: re.Pattern[bytes]
-) -> tuple[bytes | None, int]:
+def _without_elements(text: bytes, elements: list[tuple[int, int]], pattern: Finder) -> tuple[bytes | None, int]:
     """A JSON text without those elements of an array that match."""
     kept = [n for n, (start, end) in enumerate(elements) if not pattern.search(text, start, end)]
     if len(kept) == len(elements):
@@ -104,7 +104,7 @@ def _without_elements(
     return b"".join(parts), len(elements) - len(kept)
 
 
-def _others(piece: bytes, pattern: re.Pattern[bytes]) -> bool:
+def _others(piece: bytes, pattern: Finder) -> bool:
     """Whether a FHIR resource refers to patients that the pattern does not know, as a Group does."""
     if b'"resourceType"' not in piece:
         return False
