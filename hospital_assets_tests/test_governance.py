@@ -11,7 +11,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -1034,6 +1034,74 @@ def test_one_number_is_rounded_once_for_all_tables() -> None:
     assert len(shown) == 80 and all(len(numbers) == 1 for numbers in shown.values())
     # Not all the same way: places and days have draws of their own.
     assert {n for numbers in shown.values() for n in numbers} == {5, 10}
+
+
+def candidates(
+    shown: Mapping[Hashable, int], sums: Sequence[tuple[Hashable, Sequence[Hashable]]]
+) -> dict[Hashable, int]:
+    """How many numbers each cell can be, to somebody who knows all rounded ones (to 5) and what adds up to what.
+
+    Bounds are propagated through all sums until none becomes tighter.
+    """
+    low = {cell: max(0, n - 4) for cell, n in shown.items()}
+    high = {cell: n + 4 for cell, n in shown.items()}
+    is_tighter = True
+    while is_tighter:
+        before = (dict(low), dict(high))
+        for whole, parts in sums:
+            low[whole] = max(low[whole], sum(low[part] for part in parts))
+            high[whole] = min(high[whole], sum(high[part] for part in parts))
+            for part in parts:
+                low[part] = max(low[part], low[whole] - sum(high[other] for other in parts if other != part))
+                high[part] = min(high[part], high[whole] - sum(low[other] for other in parts if other != part))
+        is_tighter = before != (low, high)
+    return {cell: high[cell] - low[cell] + 1 for cell in shown}
+
+
+def test_the_solver_finds_what_two_draws_of_one_number_give_away() -> None:
+    assert candidates({"a": 0, "all": 0}, [("all", ["a"])]) == {"a": 5, "all": 5}
+    assert candidates({"a": 0, "all": 5}, [("all", ["a"])])["a"] == 4
+    assert candidates({"a": 0, "b": 0, "c": 0, "all": 15}, [("all", ["a", "b", "c"])])["a"] == 2
+
+
+@pytest.mark.parametrize("hospitals", [1, 2, 7])
+def test_the_only_part_of_a_whole_is_rounded_with_it(hospitals: int) -> None:
+    """What stands in several rows and tables has one draw, and yesterday's version told of it what today's does."""
+    lot = random.Random(hospitals)
+    days = [date(2026, 1, 1) + timedelta(days=n) for n in range(30)]
+    counts = {(day, f"H{n}"): lot.choice([0, 0, 1, 2, 3, 7, 12]) for day in days for n in range(hospitals)}
+
+    def version(until: date) -> dict[tuple[date, str], int]:
+        exact = {cell: n for cell, n in counts.items() if cell[0] <= until}
+        exact |= {(day, "all"): sum(n for (d, _), n in exact.items() if d == day) for day in days if day <= until}
+        rows = [
+            {"service_date": day, "hospital_id": hospital, "population_count": n, "visit_count": n, "wait_count": n}
+            for (day, hospital), n in exact.items()
+        ]
+        tables = protected({"kpi_waits_daily": rows, "kpi_triage_mix_daily": rows})
+        shown = {
+            name: {
+                (row["service_date"], row["hospital_id"]): row["wait_count" if "waits" in name else "visit_count"]
+                for row in found
+            }
+            for name, found in tables.items()
+        }
+        assert shown["kpi_waits_daily"] == shown["kpi_triage_mix_daily"]
+        return shown["kpi_waits_daily"]  # type: ignore[return-value]
+
+    today = version(days[-1])
+    yesterday = version(days[-2])
+    assert all(today[cell] == n for cell, n in yesterday.items())
+    for day in days:
+        parts = {n: today[day, f"H{n}"] for n in range(hospitals)}
+        exact = {n: counts[day, f"H{n}"] for n in range(hospitals)}
+        present = [n for n in exact if exact[n]]
+        if len(present) == 1:
+            assert today[day, "all"] == parts[present[0]]
+        sums = [("all", list(parts))]
+        for n, number in candidates({**parts, "all": today[day, "all"]}, sums).items():
+            # Where a part is alone, no sum helps; else the stated bound is what the sum leaves.
+            assert number >= (5 if len(present) <= 1 else 2), (day, n)
 
 
 def test_many_observation_sets_of_few_visits_are_left_out() -> None:

@@ -405,23 +405,36 @@ def _round_table(
     only = f" where hospital_id = {literal(ALL)}" if how.only_totals else ""
     connection.execute(
         f"create or replace temp table {quoted(f'protected_{contract.name}')} as "
-        f"select {', '.join(expressions)} from (select *, {_draw(contract)} as draw "
-        f"from {contract.qualified_name} {_with_hidden(connection, contract, hidden)}{only})",
+        f"select {', '.join(expressions)} from (select *, {_draw(table)} as draw "
+        f"from {contract.qualified_name} {_with_hidden(connection, contract, hidden)}){only}",
         {"secret": secret},
     )
 
 
-def _draw(contract: Contract) -> str:
+def _draw(table: PublishedTable) -> str:
     """The lot, from 0 to below 1, by which a row's counts are rounded up or down.
 
     It depends on whom the row is about (when, where, which group of patients) and on nothing else: a number that
     stands in several tables, or in several rows by measure, is rounded the same way in all of them, so that nobody
     can average the rounding away. And all counts of the same patients keep their order: no part exceeds its whole.
+    What is the only part of its whole (the one hospital, the one department that had patients that day) is the same
+    number as the whole and is rounded with it: its own column does not count.
     """
+    key = table.contract.key
+    counts = [quoted(c.name) for c in _stored_columns(table) if c.name.endswith("_count")]
+    is_somebody = f"greatest({', '.join(f'coalesce({count}, 0)' for count in counts)}, 0) > 0" if counts else "true"
+
+    def only_part(column: str) -> str:
+        others = ", ".join(quoted(other) for other in key if other != column) or "1"
+        part = f"case when {quoted(column)}::varchar <> {literal(ALL)} and {is_somebody} then {quoted(column)} end"
+        whole = f"bool_or({quoted(column)}::varchar = {literal(ALL)})"
+        over = f"over (partition by {others})"
+        return f"({whole} {over} and min({part}) {over} is not distinct from max({part}) {over} and {is_somebody})"
+
     whom = " || ".join(
-        f"case when {quoted(column)}::varchar <> {literal(ALL)} "
+        f"case when {quoted(column)}::varchar <> {literal(ALL)} and not {only_part(column)} "
         f"then {literal(f'|{column}=')} || {quoted(column)}::varchar else '' end"
         for column in _WHOM
-        if column in contract.key
+        if column in key
     )
     return f"('0x' || left(sha256($secret || encode({whom})), 8))::bigint / 4294967296.0"
