@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import sqlite3
 import stat
@@ -216,6 +217,22 @@ def test_a_process_that_died_before_its_commit_has_hidden_nothing(
     assert log.verify().problems == ()
     log.append(Event("ann", "query"))
     assert log.verify().problems == () and log.entries("action = 'audit'").height == 0
+
+
+def test_two_folders_of_keys_take_turns(log: AuditLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a gateway in a container, which is given the key by its environment."""
+    monkeypatch.setenv("HOSPITAL_AUDIT_KEY", (tmp_path / "config" / "hospital_assets" / "audit.key").read_text())
+    settings = Settings(tmp_path / "data")
+    own = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path / "other")}
+    with contextlib.closing(AuditLog(settings, own)) as other:
+        for _ in range(2):
+            other.append(Event("ann", "query"))
+            log.append(Event("ann", "query"))
+        assert log.verify().problems == () and other.verify().problems == ()
+        other.append(Event("ann", "query"))
+        cut(log, 13)
+        log.append(Event("ann", "query"))
+    assert "cut off" in log.entries("action = 'audit'")["reason"][0]
 
 
 def test_a_renamed_directory_has_the_same_log(log: AuditLog, tmp_path: Path) -> None:

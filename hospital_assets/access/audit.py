@@ -203,7 +203,7 @@ class AuditLog:
             number, mac = self._insert(entry, number, mac)
             before = end.mac_of(end.number) or ""
             at, directory = entry["occurred_at"], str(self.file.parent.parent)
-            anchor = Anchor(log_id, number, mac, end.number, before, counter, at, directory)
+            anchor = Anchor(log_id, number, mac, end.number, before, counter, at, directory, self.anchors.keys)
             self.anchors.announce(anchor)
             self._connection.execute("commit")
         except BaseException:
