@@ -13,11 +13,11 @@ from typing import Any
 import dagster as dg
 
 from hospital_assets import reports
-from hospital_assets.alerts.outbox import OutboxResource, outbox_file
+from hospital_assets.alerts.outbox import outbox_file
 from hospital_assets.assets.declare import ENGINE_TAG
 from hospital_assets.assets.layers import table_assets
 from hospital_assets.assets.publications import publication_assets
-from hospital_assets.assets.resources import AuditResource, ClockResource, profiles_resource
+from hospital_assets.assets.resources import AuditResource, ClockResource, OutboxResource, profiles_resource
 from hospital_assets.automation.jobs import JOBS
 from hospital_assets.automation.schedules import (
     daily_batch_schedule,

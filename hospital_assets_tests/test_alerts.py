@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hospital_assets.alerts.notifiers import deliver
-from hospital_assets.alerts.outbox import Outbox, OutboxResource, Signal, VisitState
+from hospital_assets.alerts.outbox import Outbox, Signal, VisitState
 from hospital_assets.alerts.settings import AlertSettings, Level, NotifierSettings, load_alert_settings
 from hospital_assets.assets.facts.alerts import dated
+from hospital_assets.assets.resources import OutboxResource
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.live.alert_rules import (

@@ -19,8 +19,8 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from hospital_assets.alerts.outbox import OutboxResource
 from hospital_assets.assets.layers import table_assets
+from hospital_assets.assets.resources import OutboxResource
 from hospital_assets.automation.build import BuildReport
 from hospital_assets.cli import main
 from hospital_assets.clock import hospital_now

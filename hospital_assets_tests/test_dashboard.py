@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import parse_qsl
@@ -31,6 +32,7 @@ from hypothesis import strategies as st
 from hospital_assets import charts
 from hospital_assets.access.serving import Address, ServingError
 from hospital_assets.access.users import NOT_LET_IN, User, Users, open_users
+from hospital_assets.alerts.outbox import Outbox, Signal, outbox_file
 from hospital_assets.automation.build import BuildReport
 from hospital_assets.charts import areas, markdown_sparkline
 from hospital_assets.clock import last_whole_day
@@ -636,16 +638,29 @@ def test_a_session_outlives_a_restart_of_the_server(shown: Settings) -> None:
             assert found.status_code == 200
 
 
-def test_acknowledging_an_alert_is_its_own_action(served: Served) -> None:
-    served.seen.clear()
-    answer = requests.post(f"{served.address}/live/acknowledge", data={"visit": "V000001"}, timeout=120)
-    assert answer.status_code == 204
-    assert [(e.action, e.statement) for e in served.seen] == [("acknowledge", "acknowledge live.V000001")]
-    for origin in ("null", "https://evil.example"):
-        other = requests.post(
-            f"{served.address}/live/acknowledge", data={"visit": "V000002"}, timeout=120, headers={"origin": origin}
-        )
-        assert other.status_code == 403 and len(served.seen) == 1
+def test_acknowledging_an_alert_is_its_own_action(shown: Settings) -> None:
+    with closing(Outbox(outbox_file(shown))) as outbox:
+        signal = Signal("critical_vitals", "V1", NOW, True, "critical", "NEWS2 9", hospital_id="H1")
+        outbox.record([signal], NOW)
+        (alert,) = outbox.alerts()
+    try:
+        with serve(shown) as running:
+            url = f"{running.address}/live/acknowledge"
+            for origin in ("null", "https://evil.example"):
+                other = requests.post(url, data={"alert": alert["alert_id"]}, timeout=120, headers={"origin": origin})
+                assert other.status_code == 403 and not running.seen
+            assert requests.post(url, data={"alert": "none-such"}, timeout=120).status_code == 404
+            assert requests.post(url, data={"alert": alert["alert_id"]}, timeout=120).status_code == 204
+            assert [e.statement for e in running.seen if e.action == "acknowledge"] == [
+                "acknowledge alert none-such",
+                f"acknowledge alert {alert['alert_id']}",
+            ]
+            assert requests.post(url, data={"alert": alert["alert_id"]}, timeout=120).status_code == 404
+        with closing(Outbox(outbox_file(shown))) as outbox:
+            (row,) = outbox.alerts()
+        assert (row["state"], row["acknowledged_by"]) == ("acknowledged", "local")
+    finally:
+        outbox_file(shown).unlink()
 
 
 # --- versions
@@ -757,8 +772,13 @@ def test_the_board_is_ordered_by_response_then_level_then_minutes_past_target(tm
         "five",
         "untriaged",
     ]
-    tiles = {label: value for label, value, _, _ in board.tiles()}
-    assert tiles["Waiting now"] == "7" and tiles["NEWS2 7 or more"] == "1" and tiles["Past triage target"] == "3"
+    tiles = {tile.label: tile.value for tile in board.tiles()}
+    assert (
+        tiles["Waiting now"] == "7"
+        and tiles["In treatment"] == "1"
+        and tiles["NEWS2 7 or more"] == "1"
+        and tiles["Past triage target"] == "3"
+    )
     assert board.waiting[3].action == "50 min past target"
 
 
@@ -766,6 +786,120 @@ def test_news2_is_not_shown_for_children(tmp_path: Path) -> None:
     board = read_board(landed(tmp_path, [visit("child", 5, age_years=15)], [news2("child", 9, red=True)]), NOW, b"key")
     (row,) = board.waiting
     assert (row.is_adult, row.news2, row.band, row.action) == (False, None, 2, "")
+
+
+def test_who_is_not_triaged_in_time_is_late_and_near_the_top(tmp_path: Path) -> None:
+    rows = [
+        visit("child", 366, triage_level=None, age_years=4),
+        visit("new", 14, triage_level=None),
+        visit("one", 3, triage_level=1),
+        visit("three", 70),
+    ]
+    board = read_board(landed(tmp_path, rows), NOW, b"key")
+    child = board.waiting[1]
+    assert [row.triage_level for row in board.waiting] == [1, None, 3, None]
+    assert child.reference == reference_of("child", b"key") and child.action == "351 min past triage time"
+    tiles = {tile.label: tile for tile in board.tiles()}
+    assert tiles["Not triaged over 15 min"][1:] == ("1", "patients", "urgent", child.reference)
+    assert tiles["Longest wait"].of_whom == child.reference
+    page = LiveBoard(tmp_path / "hospital.duckdb", lambda: NOW, lambda: True).page(User("ann", "admin"))
+    assert page.count("untriaged-late") == 1 and "inf" not in page
+
+
+def test_everybody_in_the_department_is_on_the_board(tmp_path: Path) -> None:
+    ago = partial(timedelta, minutes=1)
+    rows = [
+        visit("boards", 300, provider_at=NOW - 250 * ago(), decision_at=NOW - 60 * ago(), disposition="admitted"),
+        visit("goes home", 90, provider_at=NOW - 40 * ago(), decision_at=NOW - 5 * ago(), disposition="home"),
+        visit("treated", 90, provider_at=NOW - 30 * ago(), doctor_id="D1"),
+        visit("waits", 5),
+        visit("left", 90, departure_at=NOW),
+        visit("never left", 60 * 73, provider_at=NOW - ago(), recorded_at=NOW),
+    ]
+    warehouse = landed(tmp_path, rows)
+    folder = tmp_path / "live"
+    pl.DataFrame({"doctor_id": ["D1"], "full_name": ["Dr. Ada Ng"]}).write_parquet(folder / "doctors.parquet")
+    pl.DataFrame({"stay_id": ["treated"], "bed_id": ["B7"]}).write_parquet(folder / "open_stays.parquet")
+    hospitals = {"hospital_id": ["H1"], "hospital_name": ["Lakeside"], "time_zone": ["America/Chicago"]}
+    pl.DataFrame(hospitals).write_parquet(folder / "hospitals.parquet")
+    board = read_board(warehouse, NOW, b"key")
+    names = {reference_of(str(row["visit_id"]), b"key"): row["visit_id"] for row in rows}
+    assert [(names[row.reference], row.status, row.status_minutes) for row in board.patients] == [
+        ("waits", "waiting", 5.0),
+        ("goes home", "in treatment", 40.0),
+        ("treated", "in treatment", 30.0),
+        ("boards", "boarding", 60.0),
+    ]
+    treated = board.patients[2]
+    assert (treated.doctor, treated.bed, treated.hospital_name) == ("Dr. Ada Ng", "B7", "Lakeside")
+    assert (treated.waited_minutes, treated.action, board.left_open) == (60.0, "", 1)
+    assert board.zone == "America/Chicago" and f"{board.local(NOW):%Z}" in ("CST", "CDT")
+
+
+def test_the_trend_of_news2_is_against_the_score_before(tmp_path: Path) -> None:
+    warehouse = landed(tmp_path, [visit("a", 30), visit("b", 20)], [news2("a", 6)])
+    before = pl.DataFrame([visit("a", 30), visit("b", 20)]).with_columns(
+        is_cancelled=pl.lit(False),
+        news2_score=pl.lit(2),
+        has_news2_red_parameter=pl.lit(False),
+        measured_at=pl.lit(NOW - timedelta(minutes=20)),
+        previous_news2_score=pl.lit(4),
+        previous_measured_at=pl.lit(NOW - timedelta(minutes=50)),
+    )
+    before.write_parquet(tmp_path / "live" / "open_visits.parquet")
+    board = read_board(warehouse, NOW, b"key")
+    assert [(row.news2, row.news2_change) for row in board.patients] == [(6, 4), (2, -2)]
+
+
+def test_open_alerts_are_on_the_board_of_their_hospital_and_name_the_row(tmp_path: Path) -> None:
+    def alert(number: str, subject: str, hospital: str | None, severity: str, by: str = "") -> dict[str, object]:
+        return {
+            "alert_id": number, "subject": subject, "hospital_id": hospital, "department_name": "Emergency",
+            "severity": severity, "summary": f"summary {number}", "acknowledged_by": by,
+            "opened_at": (NOW - timedelta(minutes=7)).isoformat(),
+        }  # fmt: skip
+
+    alerts = [
+        alert("a1", "secret", "H1", "warning"),
+        alert("a2", "a", "H1", "critical", by="eve"),
+        alert("a3", "a", "H1", "critical"),
+        alert("a4", "feed", None, "error"),
+    ]
+    taken: list[tuple[str, str]] = []
+
+    def take_care(alert_id: str, by: str) -> bool:
+        taken.append((alert_id, by))
+        return True
+
+    board = LiveBoard(landed(tmp_path, [visit("a", 5)]), lambda: NOW, lambda: True, lambda: alerts, take_care)
+    ann, whole = User("ann", "doctor", "H1"), User("bob", "admin")
+    found = read_board(board.warehouse_file, NOW, b"key", "H1", alerts)
+    assert [(a.alert_id, a.since_minutes) for a in found.alerts] == [("a3", 7.0), ("a1", 7.0), ("a2", 7.0)]
+    assert found.alerts[0].reference == found.patients[0].reference
+    page = board.page(ann)
+    assert "secret" not in page and "summary a4" not in page and "summary a4" in board.page(whole)
+    assert not board.acknowledge(ann, "a4") and not board.acknowledge(ann, "none")
+    assert board.acknowledge(ann, "a3") and taken == [("a3", "ann")]
+
+
+def test_a_hospital_can_be_chosen_by_who_sees_all(shown: Settings) -> None:
+    with serve(shown) as running:
+        names = running.dashboard.board.hospitals(User("bob", "admin"))
+        page = requests.get(running.address + "/live?hospital=H1", timeout=120).text
+        assert "H1" in names and f'<option value="H1" selected>{names["H1"]}' in page
+        assert 'data-stream="/live/events?hospital=H1"' in page
+        assert running.seen[-1].statement == "view live?hospital=H1"
+        assert 'data-stream="/live/events"' in requests.get(running.address + "/live?hospital=nope", timeout=120).text
+        assert running.dashboard.board.hospitals(User("ann", "doctor", "H1")) == {}
+
+
+def test_an_old_board_is_grey_and_says_so_in_words(tmp_path: Path) -> None:
+    warehouse = landed(tmp_path, [visit("a", 31)])
+    board = LiveBoard(warehouse, lambda: NOW, lambda: True)
+    page = board.page(User("ann", "admin"))
+    assert 'class="outdated"' in page and "Stale: do not rely on this board" in page and "31 minutes old" in page
+    landed(tmp_path, [visit("b", 1)])
+    assert 'class="outdated"' not in board.page(User("ann", "admin"))
 
 
 def test_newer_records_replace_older_ones_and_old_open_records_are_counted_apart(tmp_path: Path) -> None:
@@ -780,7 +914,7 @@ def test_references_say_nothing_about_the_visit(tmp_path: Path) -> None:
     board = LiveBoard(landed(tmp_path, [visit("V000123", 5)]), lambda: NOW, lambda: True)
     shown = board.page(User("ann", "doctor", "H1"))
     assert "000123" not in shown and "PV000123" not in shown and re.search(r"V\d{6}", shown)
-    assert "Nobody waits" in board.page(User("bob", "doctor", "H2"))
+    assert "Nobody is in the department" in board.page(User("bob", "doctor", "H2"))
 
 
 def test_what_lands_is_pushed_to_the_browser(tmp_path: Path) -> None:

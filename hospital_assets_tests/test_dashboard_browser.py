@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import date
 from itertools import combinations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pytest
 
+from hospital_assets.alerts.outbox import Outbox, Signal, outbox_file
 from hospital_assets.automation.build import BuildReport
 from hospital_assets.dashboard.pages.menu import MENU
 from hospital_assets.settings import Settings, load_settings, write_settings
@@ -404,6 +406,8 @@ def test_the_board_shows_what_lands_and_says_when_it_lost_its_stream(
     folder = settings.warehouse_file.parent
     (folder / "live" / "open_visits.parquet").unlink()
     landed(folder, [visit("a", 5)])
+    with closing(Outbox(outbox_file(settings))) as outbox:
+        outbox.record([Signal("critical_wait", "a", NOW, True, "critical", "a long wait", hospital_id="H1")], NOW)
     with serve(settings) as running:
         object.__setattr__(running.dashboard.board, "now", lambda: NOW)
         opened = open_page(browser, running.address + "/live")
@@ -419,8 +423,8 @@ def test_the_board_shows_what_lands_and_says_when_it_lost_its_stream(
         assert page.locator("tr.changed").count() >= 1
         page.locator("#only").select_option("ICU")
         assert page.locator("tr[data-visit]:visible").count() == 1
-        page.locator("tr[data-visit]:visible .ack").click()
-        page.get_by_text("Noted").wait_for()
+        page.locator(".alerts .ack").click()
+        page.get_by_text("Noted").or_(page.locator(".alerts").get_by_text("local")).first.wait_for()
         assert running.seen[-1].action == "acknowledge"
         assert opened.problems == []
     page.get_by_text("connection lost").wait_for(timeout=60_000)
@@ -466,7 +470,7 @@ def test_axe_finds_nothing_on_a_full_board(browser: Browser, served: Served, sch
     fill_board(served)
     opened = open_page(browser, f"{served.address}/live", color_scheme=scheme, bypass_csp=True)
     opened.page.get_by_text("live, ").wait_for()
-    assert not violations(opened.page) and opened.page.locator("tr[data-visit]").count() == 24
+    assert not violations(opened.page) and opened.page.locator("tr[data-visit]").count() == 31
     opened.context.close()
 
 

@@ -233,6 +233,12 @@ def places() -> dict[str, dict[str, Any]]:
             "board": int(board([boards.visit("a", 1, triage_level=1)]).waiting[0].target_minutes),
             "measure": measure("kpi_seen_on_time_daily"),
         },
+        "TRIAGE_MINUTES": {
+            "board": first(
+                lambda m: board([boards.visit("a", m, triage_level=None)]).waiting[0].is_untriaged_late, range(5, 60)
+            )
+            - 1
+        },
         "LONGEST_WAITING_HOURS": {"board": 40 - old.left_open},
         "FOUR_HOUR_MINUTES": {
             "kpi": first(lambda m: total(four_hour(at_departure(m)), "numerator_count") == 0, range(200, 400)) - 1,

@@ -18,9 +18,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
-import polars as pl
-
 from hospital_assets.alerts.settings import AlertSettings, NotifierSettings, Severity, load_alert_settings
 from hospital_assets.settings import Settings
 
@@ -522,31 +519,6 @@ class Outbox:
             self._connection.execute("rollback")
             raise
         self._connection.execute("commit")
-
-
-class OutboxResource(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """Brings the outbox to the asset that reads it."""
-
-    file: str
-
-    def alerts(self) -> pl.DataFrame:
-        """All alerts, resolved ones too, with their instants; empty where none was ever raised."""
-        instants = ("observed_at", "opened_at", "acknowledged_at", "resolved_at")
-        texts = ("alert_id", "rule", "severity", "state", "hospital_id", "department_name", "unit")
-        numbers = ("value", "worst_value", "threshold")
-        schema: dict[str, type[pl.DataType]] = dict.fromkeys((*texts, *instants), pl.String) | dict.fromkeys(
-            numbers, pl.Float64
-        )
-        schema["occurrence_count"] = pl.Int64
-        rows = []
-        if Path(self.file).exists():
-            outbox = Outbox(Path(self.file))
-            with contextlib.closing(outbox):
-                rows = outbox.alerts(with_resolved=True)
-        frame = pl.DataFrame([{name: row[name] for name in schema} for row in rows], schema=schema)
-        return frame.with_columns(
-            pl.col(*instants).str.to_datetime("%Y-%m-%dT%H:%M:%S%.fZ", time_unit="us", time_zone="UTC")
-        )
 
 
 def outbox_file(settings: Settings) -> Path:

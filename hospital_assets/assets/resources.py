@@ -3,6 +3,7 @@
 The dashboard, the gateway and the listeners use those without it: an import of Dagster takes a process 30 MB.
 """
 
+import contextlib
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import dagster as dg
 import polars as pl
 
 from hospital_assets.access.audit import Event, read_entries, record
+from hospital_assets.alerts.outbox import Outbox
 from hospital_assets.clock import hospital_now
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.partitions import latest_day
@@ -68,3 +70,28 @@ def profiles_resource(folder: Path) -> dg.ResourceDefinition:
         folder: `Settings.profiles_folder`.
     """
     return dg.ResourceDefinition(lambda _: load_profiles(folder), description="The source profiles.")
+
+
+class OutboxResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """Brings the outbox to the asset that reads it."""
+
+    file: str
+
+    def alerts(self) -> pl.DataFrame:
+        """All alerts, resolved ones too, with their instants; empty where none was ever raised."""
+        instants = ("observed_at", "opened_at", "acknowledged_at", "resolved_at")
+        texts = ("alert_id", "rule", "severity", "state", "hospital_id", "department_name", "unit")
+        numbers = ("value", "worst_value", "threshold")
+        schema: dict[str, type[pl.DataType]] = dict.fromkeys((*texts, *instants), pl.String) | dict.fromkeys(
+            numbers, pl.Float64
+        )
+        schema["occurrence_count"] = pl.Int64
+        rows = []
+        if Path(self.file).exists():
+            outbox = Outbox(Path(self.file))
+            with contextlib.closing(outbox):
+                rows = outbox.alerts(with_resolved=True)
+        frame = pl.DataFrame([{name: row[name] for name in schema} for row in rows], schema=schema)
+        return frame.with_columns(
+            pl.col(*instants).str.to_datetime("%Y-%m-%dT%H:%M:%S%.fZ", time_unit="us", time_zone="UTC")
+        )

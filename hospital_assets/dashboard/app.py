@@ -158,8 +158,11 @@ async def _healthy(_: Request) -> Response:
 def _page(request: Request) -> Response:
     entry, user, dashboard = _entry(request), request.user, _dashboard(request)
     if entry.name == _LIVE:
-        _note(request, "view", entry.name)
-        return HTMLResponse(render("live.html", **_frame(request, entry), rows=dashboard.board.page(user)))
+        hospitals, hospital = dashboard.board.hospitals(user), _hospital(request)
+        _note(request, "view", entry.name, asked=f"hospital={hospital}" if hospital else "")
+        rows = dashboard.board.page(user, hospital)
+        frame = _frame(request, entry)
+        return HTMLResponse(render("live.html", **frame, rows=rows, hospitals=hospitals, hospital=hospital))
     mart = dashboard.store.mart(user.audience)
     where = read_slice(request.query_params, mart.known)
     asked = query(where)
@@ -271,7 +274,7 @@ def _frame(request: Request, entry: Entry, asked: str = "") -> dict[str, object]
 @requires(_LIVE, status_code=403)
 async def _events(request: Request) -> Response:
     dashboard = _dashboard(request)
-    stream = _while_signed_in(request, _backend(dashboard), dashboard.board.stream(request.user))
+    stream = _while_signed_in(request, _backend(dashboard), dashboard.board.stream(request.user, _hospital(request)))
     return StreamingResponse(stream, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
 
@@ -286,11 +289,19 @@ async def _while_signed_in(request: Request, backend: SessionBackend, events: As
 @requires(SIGNED_IN, status_code=401)
 @requires(_LIVE, status_code=403)
 async def _acknowledge(request: Request) -> Response:
-    visit = (await _form(request)).get("visit", "")
-    if not visit:
-        return PlainTextResponse("Acknowledge a visit from the page of this server.", 403)
-    await run_in_threadpool(_note, request, "acknowledge", f"live.{visit[:40]}")
+    alert = (await _form(request)).get("alert", "")
+    if not alert:
+        return PlainTextResponse("Acknowledge an alert from the page of this server.", 403)
+    await run_in_threadpool(_note, request, "acknowledge", f"alert {alert[:40]}")
+    if not await run_in_threadpool(_dashboard(request).board.acknowledge, request.user, alert):
+        return PlainTextResponse("There is no such open alert.", 404)
     return Response(status_code=204)
+
+
+def _hospital(request: Request) -> str:
+    """The hospital that was chosen for the board; empty for all, or where there is no such one."""
+    chosen = request.query_params.get("hospital", "")
+    return chosen if chosen in _dashboard(request).board.hospitals(request.user) else ""
 
 
 # --- signing in and out

@@ -8,12 +8,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 
 from hospital_assets.access.audit import Audit
 from hospital_assets.access.serving import Address, check
 from hospital_assets.access.users import User, open_users
+from hospital_assets.alerts.outbox import Outbox, outbox_file
 from hospital_assets.clock import hospital_now, is_live
 from hospital_assets.dashboard.app import Dashboard
 from hospital_assets.dashboard.live import LiveBoard
@@ -96,7 +99,13 @@ def dashboard_of(settings: Settings, audience: str, audit: Audit, address: Addre
 
     return Dashboard(
         store=Store(current, partial(open_mart, settings.data_dir)),
-        board=LiveBoard(settings.warehouse_file, lambda: hospital_now(settings), lambda: is_live(settings)),
+        board=LiveBoard(
+            settings.warehouse_file,
+            lambda: hospital_now(settings),
+            lambda: is_live(settings),
+            partial(_open_alerts, settings),
+            partial(_take_care, settings),
+        ),
         policy=policy,
         own_pages={
             "quality": lambda mart: quality(settings, sight_of(policy(), mart.audience)),
@@ -109,3 +118,15 @@ def dashboard_of(settings: Settings, audience: str, audit: Audit, address: Addre
         local=None if address.is_reachable else User("local", role, hospital),
         hosts=address.hosts(),
     )
+
+
+def _open_alerts(settings: Settings) -> list[dict[str, Any]]:
+    if not outbox_file(settings).exists():
+        return []
+    with closing(Outbox(outbox_file(settings))) as outbox:
+        return outbox.alerts()
+
+
+def _take_care(settings: Settings, alert_id: str, by: str) -> bool:
+    with closing(Outbox(outbox_file(settings))) as outbox:
+        return outbox.acknowledge(alert_id, by, hospital_now(settings))

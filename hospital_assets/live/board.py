@@ -1,4 +1,4 @@
-"""The data of the live board: patients waiting in the emergency departments, in order.
+"""The data of the live board: everybody in the emergency departments, the most urgent first.
 
 Read from the live copies next to the warehouse (see `live.copies`), which are replaced when a batch is
 committed and, before that, when landed files were assessed; so it never waits for a run. NEWS2 and its bands
@@ -8,11 +8,12 @@ are those of the facts. How it is shown and pushed is the dashboard's matter.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
+from zoneinfo import ZoneInfo
 
 import narwhals as nw
 import polars as pl
@@ -20,63 +21,133 @@ import polars as pl
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.live.copies import read_copy
 from hospital_assets.measures import news2, thresholds
-from hospital_assets.measures.triage import CRITICAL_IN_SHORT, SCALE_IN_USE, is_critical, wait_target
+from hospital_assets.measures.triage import CRITICAL_IN_SHORT, CRITICAL_LEVELS, SCALE_IN_USE, is_critical, wait_target
 from hospital_assets.measures.waits import wait_start
 from hospital_assets.measures.words import span
 
+Status = Literal["waiting", "in treatment", "boarding"]
+#: In the order of the board: who waits has nobody yet.
+STATUSES: tuple[Status, ...] = ("waiting", "in treatment", "boarding")
 #: Bands of the RCP: rank, what to do.
 _BANDS = {0: "Emergency response", 1: "Urgent review", 2: ""}
 #: The band of each response of NEWS2.
 _BAND_OF = {"emergency": 0, "urgent": 1, "urgent_ward_review": 1}
+#: Of how many patients a tile names the references.
+_MOST_NAMED = 3
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """Somebody who waits for a provider.
+class Patient:
+    """Somebody in the department.
 
     Attributes:
         reference: pseudonym of the visit, the same as long as the server runs.
+        status: waits for a provider, is in treatment, or waits for a bed elsewhere.
         hospital_id: where.
+        hospital_name: where, for people.
         department: routed to.
+        bed: where the patient lies; empty where no message tells.
+        doctor: the first provider; empty where nobody is known.
         triage_level: 1 to 5; None before triage.
         triage_name: of the level.
         news2: score; None where it is unknown or does not apply.
+        news2_change: how much it differs from the score before; None without one.
         has_red: whether a parameter scores 3.
         is_adult: whether NEWS2 is meant for the patient; None where the age is unknown.
         is_critical: of a critical triage level.
         age_years: on arrival.
         complaint: in words.
-        waited_minutes: since the earlier of arrival and triage.
-        target_minutes: of the level; None before triage.
+        arrived_at: by the hospital's own clock.
+        waited_minutes: from the earlier of arrival and triage until a provider came, or until now.
+        status_minutes: how long this status has lasted.
+        target_minutes: of the level; before triage the time in which triage is to happen.
         band: 0 emergency, 1 urgent, 2 neither.
     """
 
     reference: str
+    status: Status
     hospital_id: str
+    hospital_name: str
     department: str
+    bed: str
+    doctor: str
     triage_level: int | None
     triage_name: str
     news2: int | None
+    news2_change: int | None
     has_red: bool
     is_adult: bool | None
     is_critical: bool
     age_years: int | None
     complaint: str
+    arrived_at: datetime
     waited_minutes: float
+    status_minutes: float
     target_minutes: float | None
     band: int
 
     @property
     def past_minutes(self) -> float:
-        """Minutes past the target; below 0 while there is time."""
-        return self.waited_minutes - (self.target_minutes or float("inf"))
+        """Minutes a waiting patient is past the target; 0 or less while there is time, or none is known."""
+        if self.status != "waiting" or self.target_minutes is None:
+            return 0.0
+        return self.waited_minutes - self.target_minutes
+
+    @property
+    def is_untriaged_late(self) -> bool:
+        """Whether nobody has triaged the patient in the time in which it is to happen."""
+        return self.triage_level is None and self.past_minutes > 0
 
     @property
     def action(self) -> str:
         """What to do, in words."""
         if self.band < 2:
             return _BANDS[self.band]
-        return f"{self.past_minutes:.0f} min past target" if self.past_minutes > 0 else ""
+        if self.past_minutes <= 0:
+            return ""
+        return f"{self.past_minutes:.0f} min past " + ("triage time" if self.triage_level is None else "target")
+
+    @property
+    def urgency(self) -> tuple[float, ...]:
+        """The place on the board, the smallest first.
+
+        Who is not triaged in time can be anybody, also of a critical level.
+        """
+        level = CRITICAL_LEVELS[-1] if self.is_untriaged_late else self.triage_level or 9
+        return (STATUSES.index(self.status), self.band, level, -self.past_minutes, -self.status_minutes)
+
+
+@dataclass(frozen=True)
+class OpenAlert:
+    """An alert that is not resolved.
+
+    Attributes:
+        alert_id: its number.
+        severity: how urgent.
+        summary: what is the matter; names no patient.
+        place: where, in words.
+        reference: of the patient on the board it is about; empty where it is about none.
+        since_minutes: how long it has been open.
+        acknowledged_by: who takes care of it; empty for nobody yet.
+    """
+
+    alert_id: str
+    severity: str
+    summary: str
+    place: str
+    reference: str
+    since_minutes: float
+    acknowledged_by: str
+
+
+class Tile(NamedTuple):
+    """A figure above the board: what it counts, and the references of whom."""
+
+    label: str
+    value: str
+    unit: str
+    style: str
+    of_whom: str
 
 
 @dataclass(frozen=True)
@@ -84,45 +155,74 @@ class Board:
     """The board at a moment.
 
     Attributes:
-        waiting: who waits, most urgent first.
-        left_open: open records older than anybody waits.
-        arrivals: arrivals in each of the last six hours, oldest first, of those still known.
+        patients: everybody in the department: who waits, most urgent first, then who is in treatment, then who boards.
+        left_open: open records older than anybody waits or stays.
         newest_at: when the newest record was written; None without any.
         now: the hospital's time.
+        zone: the one zone of all hospitals shown; UTC where there are several.
+        alerts: open ones, the most urgent first.
     """
 
-    waiting: tuple[Waiting, ...]
+    patients: tuple[Patient, ...]
     left_open: int
     newest_at: datetime | None
     now: datetime
+    zone: str = "UTC"
+    alerts: tuple[OpenAlert, ...] = ()
 
-    def tiles(self) -> list[tuple[str, str, str, str]]:
-        """Label, value, unit, style."""
-        count = len(self.waiting)
+    @property
+    def waiting(self) -> list[Patient]:
+        """Who waits for a provider, most urgent first."""
+        return [row for row in self.patients if row.status == "waiting"]
 
-        def how_many(rule: Callable[[Waiting], bool]) -> int:
-            return sum(rule(row) for row in self.waiting)
+    @property
+    def newest_minutes(self) -> float | None:
+        """How old the newest record is; None without any."""
+        return None if self.newest_at is None else (self.now - self.newest_at).total_seconds() / 60
 
-        emergency = how_many(lambda row: row.band == 0)
-        urgent = how_many(lambda row: row.band == 1)
-        limit = thresholds.CRITICAL_WAIT_MINUTES
-        critical = how_many(lambda row: row.is_critical and row.waited_minutes > limit)
-        severe = thresholds.NEWS2_EMERGENCY_SCORE
+    def local(self, moment: datetime) -> datetime:
+        """A moment by the clock of `zone`."""
+        return moment.astimezone(ZoneInfo(self.zone))
+
+    def tiles(self) -> list[Tile]:
+        """The figures above the board, each with those it counts."""
+        severe, limit = thresholds.NEWS2_EMERGENCY_SCORE, thresholds.CRITICAL_WAIT_MINUTES
         scores = span(thresholds.NEWS2_URGENT_SCORE, severe - 1)
-        late = how_many(lambda row: row.past_minutes > 0)
-        longest = max((row.waited_minutes for row in self.waiting), default=0)
+
+        def counted(label: str, rule: Callable[[Patient], bool], unit: str = "patients", style: str = "") -> Tile:
+            found = [row for row in self.patients if rule(row)]
+            named = ", ".join(row.reference for row in found[:_MOST_NAMED]) if style else ""
+            more = f" and {len(found) - _MOST_NAMED} more" if named and len(found) > _MOST_NAMED else ""
+            return Tile(label, f"{len(found)}", unit, style if found else "", named + more)
+
+        longest = max(self.waiting, key=lambda row: row.waited_minutes, default=None)
         return [
-            ("Waiting now", f"{count}", "patients", ""),
-            (f"NEWS2 {severe} or more", f"{emergency}", "emergency response", "emergency" if emergency else ""),
-            (f"NEWS2 {scores} or single red", f"{urgent}", "urgent review", "urgent" if urgent else ""),
-            (f"Level {CRITICAL_IN_SHORT} over {limit} min", f"{critical}", "patients", "emergency" if critical else ""),
-            ("Past triage target", f"{late}", "patients", "urgent" if late else ""),
-            ("Longest wait", f"{longest:.0f}", "min", ""),
+            counted("Waiting now", lambda row: row.status == "waiting"),
+            counted("In treatment", lambda row: row.status == "in treatment"),
+            counted("Boarding", lambda row: row.status == "boarding", "wait for a bed"),
+            counted(f"NEWS2 {severe} or more", lambda row: row.band == 0, "emergency response", "emergency"),
+            counted(f"NEWS2 {scores} or single red", lambda row: row.band == 1, "urgent review", "urgent"),
+            counted(
+                f"Level {CRITICAL_IN_SHORT} over {limit} min",
+                lambda row: row.status == "waiting" and row.is_critical and row.waited_minutes > limit,
+                style="emergency",
+            ),
+            counted(
+                f"Not triaged over {thresholds.TRIAGE_MINUTES} min", lambda row: row.is_untriaged_late, style="urgent"
+            ),
+            counted(
+                "Past triage target", lambda row: row.triage_level is not None and row.past_minutes > 0, style="urgent"
+            ),
+            Tile("Longest wait", "0", "min", "", "")
+            if longest is None
+            else Tile("Longest wait", f"{longest.waited_minutes:.0f}", "min", "", longest.reference),
         ]
 
 
-def read_board(warehouse_file: Path, now: datetime, key: bytes, hospital: str = ALL) -> Board:
-    """The waiting patients, from the live copies.
+def read_board(
+    warehouse_file: Path, now: datetime, key: bytes, hospital: str = ALL, alerts: Sequence[Mapping[str, Any]] = ()
+) -> Board:
+    """Everybody in the department, from the live copies.
 
     Landed records that no run has loaded yet replace older ones of the same visit.
 
@@ -131,28 +231,96 @@ def read_board(warehouse_file: Path, now: datetime, key: bytes, hospital: str = 
         now: the hospital's time.
         key: makes references from visit numbers.
         hospital: its identifier, or `all`.
+        alerts: those of the outbox that are not resolved; of one hospital only its own are on the board.
     """
     visits, newest_at = _visits(warehouse_file)
-    if visits is None or visits.is_empty():
-        return Board((), 0, newest_at, now)
-    if hospital != ALL:
+    zones = _zones(warehouse_file, hospital)
+    zone = zones.pop() if len(zones) == 1 else "UTC"
+    if visits is not None and hospital != ALL:
         visits = visits.filter(pl.col("hospital_id") == hospital)
-    is_waiting = (
-        pl.col("provider_at").is_null()
-        & pl.col("departure_at").is_null()
-        & ~pl.col("is_cancelled").fill_null(False)
-        & (pl.col("arrival_at") <= now)
+    if visits is None or visits.is_empty():
+        return Board((), 0, newest_at, now, zone, _alerts(alerts, {}, now, hospital))
+    is_there = (
+        pl.col("departure_at").is_null() & ~pl.col("is_cancelled").fill_null(False) & (pl.col("arrival_at") <= now)
     )
-    waits = _measured(visits.filter(is_waiting)).with_columns(
-        minutes=(pl.lit(now) - pl.col("start_at")).dt.total_seconds() / 60
+    is_seen = pl.col("provider_at").is_not_null()
+    boards = (pl.col("decision_at") <= now) & (pl.col("disposition").fill_null("admitted") == "admitted")
+    there = _measured(visits.filter(is_there)).with_columns(
+        status=pl.when(boards)
+        .then(pl.lit("boarding"))
+        .when(is_seen)
+        .then(pl.lit("in treatment"))
+        .otherwise(pl.lit("waiting"))
     )
-    recent = waits.filter(pl.col("minutes") <= 60 * thresholds.LONGEST_WAITING_HOURS)
-    targets = _targets(warehouse_file)
+    there = there.with_columns(
+        waited=_minutes(pl.coalesce("provider_at", pl.lit(now)), pl.col("start_at")),
+        minutes=_minutes(
+            pl.lit(now),
+            pl.when(pl.col("status") == "boarding")
+            .then("decision_at")
+            .when(pl.col("status") == "in treatment")
+            .then("provider_at")
+            .otherwise("start_at"),
+        ),
+        stayed=_minutes(pl.lit(now), pl.col("start_at")),
+    )
+    longest = (
+        pl.when(pl.col("status") == "waiting")
+        .then(thresholds.LONGEST_WAITING_HOURS)
+        .otherwise(thresholds.LONGEST_PRESENCE_HOURS)
+    )
+    recent = there.filter(pl.col("stayed") <= 60 * longest)
+    targets, names = _targets(warehouse_file), _names(warehouse_file, "hospitals", "hospital_id", "hospital_name")
+    doctors = _names(warehouse_file, "doctors", "doctor_id", "full_name")
     rows = sorted(
-        (_waiting(row, targets, key) for row in recent.iter_rows(named=True)),
-        key=lambda row: (row.band, row.triage_level or 9, -row.past_minutes, -row.waited_minutes),
+        (_patient(row, targets, names, doctors, key) for row in recent.iter_rows(named=True)),
+        key=lambda row: row.urgency,
     )
-    return Board(tuple(rows), waits.height - recent.height, newest_at, now)
+    references = {visit: reference_of(visit, key) for visit in recent["visit_id"]}
+    found = _alerts(alerts, references, now, hospital)
+    return Board(tuple(rows), there.height - recent.height, newest_at, now, zone, found)
+
+
+def hospitals_on_board(warehouse_file: Path) -> dict[str, str]:
+    """The hospitals one can choose: identifier -> name."""
+    return dict(sorted(_names(warehouse_file, "hospitals", "hospital_id", "hospital_name").items()))
+
+
+def _alerts(
+    alerts: Sequence[Mapping[str, Any]], references: Mapping[str, str], now: datetime, hospital: str
+) -> tuple[OpenAlert, ...]:
+    """Open alerts of a hospital, the most urgent first; those nobody takes care of before the others."""
+    found = [
+        OpenAlert(
+            row["alert_id"],
+            row["severity"],
+            row["summary"],
+            " ".join(part for part in (row["hospital_id"], row["department_name"]) if part),
+            references.get(row["subject"], ""),
+            max(0.0, (now - datetime.fromisoformat(row["opened_at"])).total_seconds() / 60),
+            row["acknowledged_by"] or "",
+        )
+        for row in alerts
+        if hospital in (ALL, row["hospital_id"])
+    ]
+    severities = ("critical", "error", "warning")
+    return tuple(sorted(found, key=lambda a: (bool(a.acknowledged_by), severities.index(a.severity), -a.since_minutes)))
+
+
+def _minutes(until: pl.Expr, since: pl.Expr) -> pl.Expr:
+    return (until - since).dt.total_seconds() / 60
+
+
+def _names(warehouse_file: Path, copy: str, key: str, name: str) -> dict[str, str]:
+    frame = read_copy(warehouse_file, copy)
+    return {} if frame is None else dict(frame.select(key, name).drop_nulls().iter_rows())
+
+
+def _zones(warehouse_file: Path, hospital: str) -> set[str]:
+    frame = read_copy(warehouse_file, "hospitals")
+    if frame is None:
+        return set()
+    return set(frame.filter((pl.col("hospital_id") == hospital) | (hospital == ALL))["time_zone"].drop_nulls())
 
 
 def _visits(warehouse_file: Path) -> tuple[pl.DataFrame | None, datetime | None]:
@@ -174,27 +342,49 @@ def _visits(warehouse_file: Path) -> tuple[pl.DataFrame | None, datetime | None]
         visits = visits.with_columns(is_cancelled=pl.col("visit_id").is_in(cancelled.to_list()))
     if "is_cancelled" not in visits.columns:
         visits = visits.with_columns(is_cancelled=pl.lit(False))
-    scores = [
-        frame.select("visit_id", "measured_at", "news2_score", "has_news2_red_parameter")
-        for frame in (loaded, read_copy(warehouse_file, "landed_vitals"))
-        if frame is not None
-    ]
-    if not scores:
-        visits = visits.with_columns(
-            news2_score=pl.lit(None, dtype=pl.Int64), has_news2_red_parameter=pl.lit(None, dtype=pl.Boolean)
-        )
-    else:
-        newest = (
-            pl.concat(scores, how="vertical_relaxed")
-            .drop_nulls("measured_at")
-            .sort("measured_at")
-            .unique("visit_id", keep="last")
-        )
-        visits = visits.drop(["measured_at", "news2_score", "has_news2_red_parameter"], strict=False).join(
-            newest, on="visit_id", how="left"
-        )
+    # What the rest of the board needs and older copies or a landed record lack.
+    missing = {name: dtype for name, dtype in _KNOWN.items() if name not in visits.columns}
+    visits = visits.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in missing.items())
+    visits = visits.drop([name for name in (*_SCORE, "previous_news2_score") if name != "visit_id"], strict=False).join(
+        _newest_scores(loaded, read_copy(warehouse_file, "landed_vitals")), on="visit_id", how="left"
+    )
+    stays = read_copy(warehouse_file, "open_stays")
+    if stays is not None and "bed_id" in stays.columns:
+        beds = stays.select(pl.col("stay_id").alias("visit_id"), "bed_id").unique("visit_id")
+        visits = visits.drop("bed_id").join(beds, on="visit_id", how="left")
     newest_at = visits["recorded_at"].max()
     return visits, newest_at if isinstance(newest_at, datetime) else None
+
+
+_INSTANT = pl.Datetime("us", "UTC")
+_KNOWN = {"decision_at": _INSTANT, "disposition": pl.String(), "doctor_id": pl.String(), "bed_id": pl.String()}
+_SCORE = {
+    "visit_id": pl.String(),
+    "measured_at": _INSTANT,
+    "news2_score": pl.Int64(),
+    "has_news2_red_parameter": pl.Boolean(),
+}
+
+
+def _newest_scores(loaded: pl.DataFrame | None, landed: pl.DataFrame | None) -> pl.DataFrame:
+    """The newest NEWS2 of each visit and, as `previous_news2_score`, the one before."""
+    known = [frame.select(*_SCORE) for frame in (loaded, landed) if frame is not None]
+    if loaded is not None and "previous_measured_at" in loaded.columns:
+        previous = loaded.select(
+            "visit_id",
+            pl.col("previous_measured_at").alias("measured_at"),
+            pl.col("previous_news2_score").alias("news2_score"),
+            pl.lit(None, pl.Boolean).alias("has_news2_red_parameter"),
+        )
+        known.insert(0, previous)
+    scores = pl.concat([pl.DataFrame(schema=_SCORE), *known], how="vertical_relaxed").drop_nulls("measured_at")
+    return (
+        # Of equally new ones the landed one, which is listed last, counts.
+        scores.unique(["visit_id", "measured_at"], keep="last", maintain_order=True)
+        .sort("measured_at", maintain_order=True)
+        .with_columns(previous_news2_score=pl.col("news2_score").shift(1).over("visit_id"))
+        .unique("visit_id", keep="last", maintain_order=True)
+    )
 
 
 def _measured(visits: pl.DataFrame) -> pl.DataFrame:
@@ -220,22 +410,35 @@ def _targets(warehouse_file: Path) -> dict[int, tuple[str, float]]:
     return {row["level"]: (row["level_name"], row["target"]) for row in targets.iter_rows(named=True)}
 
 
-def _waiting(row: dict[str, Any], targets: dict[int, tuple[str, float]], key: bytes) -> Waiting:
-    level = row["triage_level"]
-    name, target = targets.get(level, ("Not triaged", None))
-    return Waiting(
+def _patient(
+    row: dict[str, Any],
+    targets: dict[int, tuple[str, float]],
+    hospitals: Mapping[str, str],
+    doctors: Mapping[str, str],
+    key: bytes,
+) -> Patient:
+    level, score, previous = row["triage_level"], row["news2_score"], row["previous_news2_score"]
+    name, target = targets.get(level, ("", None)) if level else ("Not triaged", float(thresholds.TRIAGE_MINUTES))
+    return Patient(
         reference=reference_of(row["visit_id"], key),
+        status=row["status"],
         hospital_id=row["hospital_id"],
+        hospital_name=hospitals.get(row["hospital_id"], row["hospital_id"]),
         department=row["department_name"] or "Unknown",
+        bed=row["bed_id"] or "",
+        doctor=doctors.get(row["doctor_id"], row["doctor_id"] or ""),
         triage_level=level,
         triage_name=name,
-        news2=row["news2_score"],
+        news2=score,
+        news2_change=None if score is None or previous is None else score - previous,
         has_red=row["has_red"],
         is_adult=row["is_adult"],
         is_critical=row["is_critical"],
         age_years=row["age_years"],
         complaint=row.get("chief_complaint") or "",
-        waited_minutes=max(row["minutes"], 0.0),
+        arrived_at=row["arrival_local"],
+        waited_minutes=max(row["waited"], 0.0),
+        status_minutes=max(row["minutes"], 0.0),
         target_minutes=target,
         band=_BAND_OF.get(row["response"], 2),
     )

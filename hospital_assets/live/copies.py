@@ -42,34 +42,38 @@ _COPIES: dict[str, tuple[tuple[str, ...], str]] = {
         where f.is_open and f.segment_end_at is null
         """,
     ),
-    # One row per visit that nobody has ended, of the newest two service days, with its newest NEWS2.
+    # One row per visit that nobody has ended, of the newest two service days, with its two newest NEWS2.
     "open_visits": (
-        ("fact_emergency_visits", "cleaned_er_visits", "fact_vitals", "dim_department"),
+        ("fact_emergency_visits", "cleaned_er_visits", "fact_vitals", "dim_department", "dim_doctor"),
         """
         with newest as (
             select max(service_date) - 1 as since from facts.fact_emergency_visits
         ), observed as (
             select visit_id, max_by(struct_pack(news2_score, has_news2_red_parameter, measured_at),
-                                    measured_at) as news2
+                                    measured_at, 2) as news2
             from facts.fact_vitals, newest where service_date >= since and visit_id is not null
             group by visit_id
         )
         select f.visit_id, c.patient_id, c.hospital_id, d.department_name, f.triage_level,
                f.arrival_at, f.arrival_local, f.triage_at, f.provider_at, f.departure_at,
-               f.is_cancelled, c.chief_complaint, f.age_years,
+               f.decision_at, f.disposition, r.doctor_id, f.is_cancelled, c.chief_complaint, f.age_years,
                coalesce(c.recorded_at, f.arrival_at) as recorded_at,
-               o.news2.news2_score as news2_score,
-               o.news2.has_news2_red_parameter as has_news2_red_parameter,
-               o.news2.measured_at as measured_at
+               o.news2[1].news2_score as news2_score,
+               o.news2[1].has_news2_red_parameter as has_news2_red_parameter,
+               o.news2[1].measured_at as measured_at,
+               o.news2[2].news2_score as previous_news2_score,
+               o.news2[2].measured_at as previous_measured_at
         from facts.fact_emergency_visits f
         cross join newest
         join cleaned.cleaned_er_visits c
           on c.visit_id = f.visit_id and c.service_date = f.service_date
         join dimensions.dim_department d on d.department_key = f.department_key
+        left join dimensions.dim_doctor r on r.doctor_key = f.doctor_key and r.doctor_key > 0
         left join observed o on o.visit_id = f.visit_id
         where f.service_date >= since and f.is_open
         """,
     ),
+    "doctors": (("dim_doctor",), "select doctor_id, full_name from dimensions.dim_doctor where doctor_key > 0"),
     "triage_targets": (
         ("dim_triage",),
         "select scale, level, level_name, target_minutes from dimensions.dim_triage where level is not null",

@@ -15,6 +15,8 @@ LONGEST_WAIT_MINUTES = 100_000
 CRITICAL_WAIT_MINUTES = 15
 #: A target of 0 minutes, "immediately", is met within this (METEOR 395017).
 IMMEDIATE_MINUTES = 2
+#: Triage is to happen within this after arrival (NHS England ECDS, time to initial assessment).
+TRIAGE_MINUTES = 15
 #: Who arrived longer ago is, on the live board, an open record rather than a person who waits.
 LONGEST_WAITING_HOURS = 24
 

@@ -4,9 +4,9 @@ import dagster as dg
 import narwhals as nw
 import polars as pl
 
-from hospital_assets.alerts.outbox import OutboxResource
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.dimensions.members import key_of
+from hospital_assets.assets.resources import OutboxResource
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.warehouse.dialect import Frame, lazy
 

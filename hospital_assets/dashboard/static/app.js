@@ -117,14 +117,14 @@ if (board) {
   const source = new EventSource(document.querySelector("main.live").dataset.stream);
   source.addEventListener("board", (event) => {
     const before = remember();
-    const held = document.activeElement?.dataset?.visit;
+    const held = document.activeElement?.dataset?.alert;
     board.innerHTML = JSON.parse(event.data);
     for (const row of board.querySelectorAll("tr[data-visit]")) {
       if (before.size && before.get(row.dataset.visit) !== row.dataset.state) row.classList.add("changed");
     }
     choices();
     narrow();
-    if (held) board.querySelector(`button[data-visit="${held}"]`)?.focus();
+    if (held) board.querySelector(`button[data-alert="${held}"]`)?.focus();
     board.dataset.updates = String(Number(board.dataset.updates ?? 0) + 1);
   });
   const alive = (shown) => {
@@ -142,16 +142,17 @@ if (board) {
     text.textContent = "connection lost, last update " + lastShown;
   }, 1000);
   only.addEventListener("change", narrow);
+  document.getElementById("hospital")?.addEventListener("change", (event) => event.target.form.submit());
   choices();
   board.addEventListener("click", async (event) => {
     const button = event.target.closest("button.ack");
     if (!button) return;
     const answer = await fetch("/live/acknowledge", {
       method: "POST", headers: { "content-type": "application/x-www-form-urlencoded" },
-      body: new URLSearchParams({ visit: button.dataset.visit }),
+      body: new URLSearchParams({ alert: button.dataset.alert }),
     });
     button.textContent = answer.ok ? "Noted" : "Failed";
-    document.getElementById("said").textContent = button.dataset.visit + (answer.ok ? " acknowledged" : " could not be acknowledged");
+    document.getElementById("said").textContent = "alert " + (answer.ok ? "acknowledged" : "could not be acknowledged");
   });
   const wall = document.getElementById("wall");
   wall.addEventListener("click", () => {
