@@ -13,6 +13,7 @@ from hospital_assets.assets.cleaned.diagnoses_and_procedures import validate_dia
 from hospital_assets.assets.cleaned.er_visits import in_order, validate_er_visits
 from hospital_assets.assets.cleaned.reference_data import validate_departments, validate_doctor_shifts
 from hospital_assets.assets.cleaned.rules import read_clocks, read_dates
+from hospital_assets.assets.cleaned.subjects import VALIDATORS
 from hospital_assets.assets.cleaned.vitals import validate_vitals
 from hospital_assets.assets.dimensions.calendar import calendar_days
 from hospital_assets.assets.facts.bed_occupancy import department_hours, occupied
@@ -311,6 +312,28 @@ def test_every_reading_of_a_wall_clock_is_that_of_the_zone(on: Engine) -> None:
         assert [first, second] == (readings if exists else [readings[0]] * 2), (zone, local)
 
 
+def test_clocks_of_true_visits_never_run_backwards(on: Engine) -> None:
+    """Three instants in order around each change of odd zones: as read from their wall clocks, they are in order."""
+    rows = []
+    for zone in ODD_ZONES:
+        for start in around_changes(zone, 2026)[::3]:
+            came = start.replace(tzinfo=ZoneInfo(zone)).astimezone(ZoneInfo("UTC"))
+            true = [came, came + timedelta(minutes=25), came + timedelta(minutes=70)]
+            rows.append((zone, *(at.astimezone(ZoneInfo(zone)).replace(tzinfo=None) for at in true)))
+    names = ("arrival", "provider", "departure")
+    schema = {"z": pl.String, **dict.fromkeys(names, pl.Datetime("us"))}
+    frame = pl.DataFrame(rows, schema=schema, orient="row").with_columns(
+        **{f"{name}_offset_minutes": pl.lit(None, dtype=pl.Int32) for name in names}
+    )
+    clocks = {f"{name}_at": name for name in names}
+    read = collect(in_order(resolve_instants(on(frame), clocks, "z"), list(clocks)))
+    assert read.height > 200
+    for row in read.iter_rows(named=True):
+        instants = [row[at] for at in clocks]
+        assert instants == sorted(instants), row
+        assert [at.astimezone(ZoneInfo(row["z"])).replace(tzinfo=None) for at in instants] == [row[n] for n in names]
+
+
 @pytest.mark.parametrize(
     ("zone", "clocks", "minutes"),
     [
@@ -424,10 +447,60 @@ def raw_rows(subject: str, rows: list[dict[str, object]]) -> pl.DataFrame:
         "service_date": DAY,
         "hospital_id": "H1",
     }
+    common = {name: value for name, value in common.items() if name in schema}
     return pl.DataFrame(
         [{**dict.fromkeys(schema), **common, "source_line": line, **row} for line, row in enumerate(rows, 1)],
         schema=schema,
     )
+
+
+#: Subject -> a sound record, and its clocks and dates: each is null, with a reason, where it stands for none.
+PLACEHOLDERS: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
+    "er_visits": (
+        {"visit_id": "V", "patient_id": "P", "arrival_time": "2026-01-10 10:00"},
+        ("triage_time", "provider_time", "departure_time", "recorded_at"),
+    ),
+    "vitals": ({"observation_id": "O", "patient_id": "P", "measured_at": "2026-01-10 10:00"}, ("recorded_at",)),
+    "adt_events": (
+        {
+            "message_id": "M",
+            "visit_id": "V",
+            "patient_id": "P",
+            "event_type": "A01",
+            "event_at": "2026-01-10 10:00",
+            "visit_start_at": "2026-01-10 10:00",
+        },
+        ("recorded_at",),
+    ),
+    "diagnoses": (
+        {"visit_id": "V", "patient_id": "P", "sequence": "1", "icd_version": "10", "icd_code": "I10"},
+        ("recorded_at",),
+    ),
+    "procedures": (
+        {"procedure_id": "C", "visit_id": "V", "patient_id": "P", "procedure_code": "5A1935Z"},
+        ("performed_at", "recorded_at"),
+    ),
+    "doctors": ({"doctor_id": "D", "last_name": "Who"}, ("hired_date",)),
+    "doctor_shifts": (
+        {"shift_id": "S", "doctor_id": "D", "shift_start": "2026-01-10 10:00", "shift_end": "2026-01-10 18:00"},
+        ("recorded_at",),
+    ),
+    "patients": ({"patient_id": "P", "recorded_at": "2026-01-10 10:00"}, ("birth_date",)),
+}
+
+
+@pytest.mark.parametrize("none", ["9999-12-31", "1900-01-01", "0001-01-01"])
+@pytest.mark.parametrize("subject", PLACEHOLDERS)
+def test_a_clock_that_stands_for_none_is_null_with_a_reason(on: Engine, subject: str, none: str) -> None:
+    sound, clocks = PLACEHOLDERS[subject]
+    hospitals = on(pl.DataFrame({"hospital_id": ["H1"], "time_zone": ["America/Chicago"]}))
+    for clock in clocks:
+        raw = raw_rows(subject, [{**sound, clock: none}])
+        (row,) = collect(VALIDATORS[subject](on(raw), hospitals, load_profiles(None))).iter_rows(named=True)
+        assert row["rule"] is None and "placeholder_date" in row["quality_codes"], (clock, row)
+        assert "unreadable" not in row["quality_codes"]
+        cleaned = clock.replace("_time", "_at")
+        assert row[cleaned] is None, clock
 
 
 def test_a_record_outside_the_service_days_counts_on_no_other_day(on: Engine) -> None:

@@ -6,12 +6,14 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.cleaned.rules import (
+    PLACEHOLDER,
     Rule,
     codes,
     first_broken,
     identity,
     in_future,
     mapped,
+    placeholders,
     read_clocks,
     split,
     text,
@@ -52,6 +54,7 @@ RULES = (
     EVENT_AT_MISSING,
     EVENT_BEFORE_VISIT,
     EVENT_IN_FUTURE,
+    PLACEHOLDER,
     DEPARTMENT_MAPPED,
     DEPARTMENT_UNKNOWN,
 )
@@ -104,6 +107,7 @@ def validate_adt_events(raw: Frame, hospitals: Frame, profiles: Profiles) -> Fra
             (EVENT_IN_FUTURE, in_future(profiles, "event_at", "recorded_at")),
         ),
         quality_codes=codes(
+            placeholders("_event", "_start", "_recorded"),
             (DEPARTMENT_MAPPED, nw.col("department_name") != nw.col("_landed_department")),
             (DEPARTMENT_UNKNOWN, nw.col("department_name").is_null() & ~nw.col("_landed_department").is_null()),
         ),

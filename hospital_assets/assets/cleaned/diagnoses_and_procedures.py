@@ -6,12 +6,14 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.cleaned.rules import (
+    PLACEHOLDER,
     Rule,
     codes,
     first_broken,
     identity,
     is_blank,
     mapped,
+    placeholders,
     read_clocks,
     read_numbers,
     split,
@@ -54,6 +56,7 @@ DIAGNOSIS_RULES = (
     SEQUENCE_INVALID,
     VERSION_INVALID,
     WITHDRAWN,
+    PLACEHOLDER,
     NOT_ICD,
     SEQUENCE_DERIVED,
     RANK_CONFLICT,
@@ -65,6 +68,7 @@ PROCEDURE_RULES = (
     HOSPITAL_UNKNOWN,
     CODE_INVALID,
     WITHDRAWN,
+    PLACEHOLDER,
     PERFORMED_AT_UNREADABLE,
 )
 
@@ -171,6 +175,7 @@ def validate_diagnoses(raw: Frame, hospitals: Frame, profiles: Profiles) -> Fram
     frame = _one_rank(_without_withdrawn(frame, profiles))
     return frame.with_columns(
         quality_codes=codes(
+            placeholders("_recorded"),
             (NOT_ICD, nw.col("icd_version") == 0),
             (SEQUENCE_DERIVED, ~nw.col("_is_ranked")),
             (RANK_CONFLICT, nw.col("_shares_rank")),
@@ -237,7 +242,13 @@ def validate_procedures(raw: Frame, hospitals: Frame, profiles: Profiles) -> Fra
         code_system=nw.coalesce(_code_system(profiles), nw.lit("ICD-10-PCS")),
         description=text("description"),
         quality_codes=codes(
-            (PERFORMED_AT_UNREADABLE, nw.col("performed_at").is_null() & ~text("performed_at_text").is_null())
+            (
+                PERFORMED_AT_UNREADABLE,
+                nw.col("performed_at").is_null()
+                & ~text("performed_at_text").is_null()
+                & ~nw.col("_performed_at_is_placeholder"),
+            ),
+            placeholders("_performed_at", "_recorded"),
         ),
     )
     frame = frame.with_columns(

@@ -23,6 +23,7 @@ from hospital_assets.assets.cleaned.rules import (
     is_one_of,
     mapped,
     outside_period,
+    placeholders,
     read_clocks,
     read_numbers,
     split,
@@ -199,10 +200,7 @@ def validate_er_visits(raw: Frame, hospitals: Frame, profiles: Profiles, period:
             (DISPOSITION_UNKNOWN, nw.col("disposition").is_null() & ~nw.col("_landed_disposition").is_null()),
             (CLOCK_DERIVED, nw.any_horizontal(*_derived_clocks(profiles), ignore_nulls=True)),
             (CLOCK_UNREADABLE, nw.any_horizontal(*unreadable, ignore_nulls=True)),
-            (
-                PLACEHOLDER,
-                nw.any_horizontal(*(nw.col(f"_{clock}_is_placeholder") for clock in CLOCKS), ignore_nulls=True),
-            ),
+            placeholders(*(f"_{clock}" for clock in CLOCKS), "_recorded"),
             (
                 CLOCK_WITHOUT_TIME,
                 nw.any_horizontal(*(nw.col(f"_{clock}_is_day") for clock in CLOCKS[1:]), ignore_nulls=True),

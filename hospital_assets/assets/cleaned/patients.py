@@ -12,6 +12,7 @@ from hospital_assets.assets.cleaned.rules import (
     first_broken,
     identity,
     mapped,
+    placeholders,
     read_clocks,
     read_dates,
     read_numbers,
@@ -109,7 +110,7 @@ def validate_patients(raw: Frame, profiles: Profiles) -> Frame:
                 & ~nw.col("_landed_birth_date").is_null()
                 & ~nw.col("_birth_date_is_placeholder"),
             ),
-            (PLACEHOLDER, nw.col("_birth_date_is_placeholder")),
+            placeholders("_birth_date", "_recorded"),
             (BIRTH_DATE_IN_FUTURE, nw.col("_birth_date") > recorded_on),
             (AGE_OUT_OF_RANGE, ~valid_age),
             (SEX_MAPPED, nw.col("sex") != nw.col("_landed_sex")),

@@ -7,12 +7,14 @@ import narwhals as nw
 
 from hospital_assets.assets.cleaned.rules import (
     OUTSIDE_PERIOD,
+    PLACEHOLDER,
     Rule,
     codes,
     first_broken,
     identity,
     mapped,
     outside_period,
+    placeholders,
     read_clocks,
     read_dates,
     read_numbers,
@@ -52,8 +54,8 @@ DEPARTMENT_RULES = (
     EFFECTIVE_DATE_MISSING,
     DEPARTMENT_MAPPED,
 )
-DOCTOR_RULES = (DOCTOR_ID_MISSING, HOSPITAL_UNKNOWN, DOCTOR_NAME_MISSING)
-SHIFT_RULES = (SHIFT_ID_MISSING, DOCTOR_ID_MISSING, HOSPITAL_UNKNOWN, SHIFT_TIMES_INVALID, OUTSIDE_PERIOD)
+DOCTOR_RULES = (DOCTOR_ID_MISSING, HOSPITAL_UNKNOWN, DOCTOR_NAME_MISSING, PLACEHOLDER)
+SHIFT_RULES = (SHIFT_ID_MISSING, DOCTOR_ID_MISSING, HOSPITAL_UNKNOWN, SHIFT_TIMES_INVALID, OUTSIDE_PERIOD, PLACEHOLDER)
 
 
 @dg.multi_asset(**cleaned_and_quarantined("hospitals"))
@@ -163,7 +165,7 @@ def validate_doctors(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
     ).with_columns(_is_nameless=nw.col("full_name").is_null() | (nw.col("full_name") == ""))
     frame = frame.with_columns(
         full_name=nw.when(nw.col("_is_nameless")).then(nw.col("_number")).otherwise(nw.col("full_name")),
-        quality_codes=codes((DOCTOR_NAME_MISSING, nw.col("_is_nameless"))),
+        quality_codes=codes((DOCTOR_NAME_MISSING, nw.col("_is_nameless")), placeholders("_hired")),
     )
     frame = frame.with_columns(
         rule=first_broken(
@@ -186,7 +188,7 @@ def validate_doctor_shifts(raw: Frame, hospitals: Frame, profiles: Profiles, per
         shift_id=identity(profiles, "shift_id"),
         doctor_id=identity(profiles, "doctor_id"),
         department_id=identity(profiles, "department_id"),
-        quality_codes=nw.lit(""),
+        quality_codes=codes(placeholders("_start", "_end", "_recorded")),
     )
     frame = frame.with_columns(
         rule=first_broken(

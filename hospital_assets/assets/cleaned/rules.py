@@ -251,6 +251,11 @@ def without_placeholders(frame: Frame, profiles: Profiles, columns: Mapping[str,
     )
 
 
+def placeholders(*read: str) -> tuple[Rule, nw.Expr]:
+    """The reason of clocks and dates that are null because they stood for none, for `codes`; see `read_clocks`."""
+    return PLACEHOLDER, nw.any_horizontal(*(nw.col(f"{column}_is_placeholder") for column in read), ignore_nulls=True)
+
+
 def _formats(
     profiles: Profiles, subject: str, columns: Mapping[str, str], suffix: str = ""
 ) -> dict[str, dict[str, tuple[str, ...]]]:

@@ -10,6 +10,7 @@ import narwhals as nw
 from hospital_assets.assets.cleaned.rules import (
     DUPLICATE,
     OUTSIDE_PERIOD,
+    PLACEHOLDER,
     SUPERSEDED,
     Rule,
     codes,
@@ -20,6 +21,7 @@ from hospital_assets.assets.cleaned.rules import (
     is_one_of,
     mapped,
     outside_period,
+    placeholders,
     read_clocks,
     read_numbers,
     sources_of,
@@ -130,6 +132,7 @@ RULES = (
     MEASURED_AT_MISSING,
     MEASURED_IN_FUTURE,
     OUTSIDE_PERIOD,
+    PLACEHOLDER,
     MEASURED_AT_ASSUMED,
     FAHRENHEIT_CONVERTED,
     FAHRENHEIT_INFERRED,
@@ -298,6 +301,7 @@ def validate_vitals(raw: Frame, hospitals: Frame, profiles: Profiles, period: Pe
             (WITHDRAWN, nw.col("_is_withdrawn")),
         ),
         quality_codes=codes(
+            placeholders("_measured", "_recorded"),
             (MEASURED_AT_ASSUMED, ~is_blank("measured_at_source")),
             (FAHRENHEIT_CONVERTED, nw.col("_is_fahrenheit")),
             (FAHRENHEIT_INFERRED, nw.col("_is_inferred_fahrenheit")),
