@@ -67,7 +67,8 @@ def build_definitions(settings: Settings, engine: EngineSettings | None = None) 
     policy = usable_policy(settings)
     pages = [*dg.load_assets_from_package_module(reports), overview_report(policy)]
     return dg.Definitions(
-        assets=[*tables, *pages, *publication_assets(policy)],
+        # Each with the file and line of its code, for the link in the UI.
+        assets=dg.with_source_code_references([*tables, *pages, *publication_assets(policy)]),
         asset_checks=[
             *contract_checks(periods),
             *quality_checks(periods),

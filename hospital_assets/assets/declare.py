@@ -33,7 +33,7 @@ _KINDS = {
     "cleaned": {"duckdb", "table"},
     "dimensions": {"duckdb", "table"},
     "facts": {"duckdb", "table"},
-    "kpis": {"duckdb", "dashboard"},
+    "kpis": {"duckdb", "kpi"},
 }
 
 

@@ -18,7 +18,7 @@ from hospital_assets.assets.resources import AuditResource, ClockResource
 from hospital_assets.publishing.claims import claim_of
 from hospital_assets.publishing.policy import Policy, RoleName, load_policy
 from hospital_assets.publishing.pseudonyms import SecretKey, load_key
-from hospital_assets.publishing.publications import DATABASE, LeakError, Made, audiences_of, publish_all
+from hospital_assets.publishing.publications import DATABASE, FRESH_FOR, LeakError, Made, audiences_of, publish_all
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.io_manager import WarehouseResource
 
@@ -56,6 +56,7 @@ def _publication(role: RoleName, policy: Policy) -> dg.AssetsDefinition:
         kinds={"duckdb", "parquet"},
         deps=[contract.name for contract in policy.tables_of(role)],
         check_specs=[spec],
+        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=FRESH_FOR),
         pool=WAREHOUSE_POOL,
         output_required=False,
     )

@@ -16,6 +16,7 @@ from pandera.errors import SchemaErrors
 
 from hospital_assets.assets.declare import WAREHOUSE_POOL, partitions_of
 from hospital_assets.assets.resources import ClockResource
+from hospital_assets.checks.evidence import evidence
 from hospital_assets.checks.findings import Finding, asked_for, described, result, store
 from hospital_assets.checks.kinds import (
     ADDS_UP,
@@ -113,7 +114,10 @@ def _counted(frame: Frame, rules: Sequence[_Rule]) -> tuple[int, list[int | None
 def _finding(rule: _Rule, frame: Frame, rows: int, broken: int | None) -> Finding:
     if rule.check and broken != 0:
         broken = _by_pandera(*rule.check, frame)
-    return Finding(rule.text, rule.column, rows, broken or 0)
+    broken_rows = None
+    if broken and rule.broken is not None:
+        broken_rows = frame.filter(nw.coalesce(rule.broken, nw.lit(True)))
+    return Finding(rule.text, rule.column, rows, broken or 0, broken_rows=broken_rows)
 
 
 def _columns(contract: Contract, frame: Frame) -> list[Finding]:
@@ -139,9 +143,10 @@ def _key(contract: Contract, frame: Frame, rows: int) -> Finding:
     """Count rows whose key is incomplete or not the only one of its kind."""
     per_key = frame.group_by(*contract.key).agg(_rows=nw.len())
     incomplete = nw.any_horizontal(*(nw.col(name).is_null() for name in contract.key), ignore_nulls=True)
-    bad = per_key.filter((nw.col("_rows") > 1) | incomplete).select(nw.col("_rows").sum())
-    broken = bad.collect("polars").item()
-    return Finding("one row per key", ", ".join(contract.key), rows, int(broken or 0))
+    bad = per_key.filter((nw.col("_rows") > 1) | incomplete)
+    broken = int(bad.select(nw.col("_rows").sum()).collect("polars").item() or 0)
+    broken_rows = frame.join(bad.select(*contract.key), on=list(contract.key), how="semi") if broken else None
+    return Finding("one row per key", ", ".join(contract.key), rows, broken, broken_rows=broken_rows)
 
 
 def _required(contract: Contract) -> list[_Rule]:
@@ -233,14 +238,9 @@ def _by_pandera(column: Column, check: pa.Check, frame: Frame) -> int:
 def _reference(column: Column, frame: Frame, referenced: Mapping[str, Frame], rows: int) -> Finding:
     table, _, name = column.references.partition(".")
     known = referenced[table].select(nw.col(name).alias(column.name)).unique()
-    lost = (
-        frame.filter(~nw.col(column.name).is_null())
-        .join(known, on=column.name, how="anti")
-        .select(nw.len())
-        .collect("polars")
-        .item()
-    )
-    return Finding(f"is in {table}", column.name, rows, int(lost))
+    lost = frame.filter(~nw.col(column.name).is_null()).join(known, on=column.name, how="anti")
+    count = int(lost.select(nw.len()).collect("polars").item())
+    return Finding(f"is in {table}", column.name, rows, count, broken_rows=lost if count else None)
 
 
 def contract_check(contract: Contract, periods: dg.TimeWindowPartitionsDefinition) -> dg.AssetChecksDefinition:
@@ -271,10 +271,11 @@ def contract_check(contract: Contract, periods: dg.TimeWindowPartitionsDefinitio
         with without_values(f"{contract.name} could not be checked"):
             asked = asked_for(context, CONTRACT_KINDS)
             found = list(check_table(contract, frames[contract.name], frames, asked))
+            opened = warehouse.open()
+            shown = [result(contract.name, kind, each, evidence(opened, contract, each)) for kind, each in found]
             period = period_of(context) if contract.partitioned else None
-            store(warehouse.open(), context.run.run_id, clock.wall(), contract.name, found, period)
-        for kind, findings in found:
-            yield result(contract.name, kind, findings)
+            store(opened, context.run.run_id, clock.wall(), contract.name, found, period)
+        yield from shown
 
     return check
 

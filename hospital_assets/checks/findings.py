@@ -6,16 +6,18 @@ that keeps every single one with its history.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, Literal
 
 import dagster as dg
 import polars as pl
 
 from hospital_assets.checks.kinds import Kind
 from hospital_assets.warehouse.database import Period, Warehouse
+from hospital_assets.warehouse.dialect import Frame
 
 Status = Literal["Passed", "Failed", "NotApplicable", "Error"]
 
@@ -42,6 +44,7 @@ class Finding:
         broken: rows that break it.
         threshold_pct: how many percent may.
         error: why it could not be evaluated.
+        broken_rows: those that break it, not computed yet; None where none do, or they are not rows.
     """
 
     rule: str
@@ -50,6 +53,7 @@ class Finding:
     broken: int
     threshold_pct: float = 0.0
     error: str = ""
+    broken_rows: Frame | None = field(default=None, compare=False, repr=False)
 
     @property
     def broken_pct(self) -> float | None:
@@ -84,8 +88,10 @@ def asked_for(context: dg.AssetCheckExecutionContext, kinds: Sequence[Kind]) -> 
     return [kind for kind in kinds if kind.name in names]
 
 
-def result(table: str, kind: Kind, findings: Sequence[Finding]) -> dg.AssetCheckResult:
-    """What Dagster shows of a kind: passed or not, counts, and one line per single check."""
+def result(
+    table: str, kind: Kind, findings: Sequence[Finding], evidence: Mapping[str, Any] = MappingProxyType({})
+) -> dg.AssetCheckResult:
+    """What Dagster shows of a kind: passed or not, counts, one line per single check, and the evidence."""
     bad = [finding for finding in findings if finding.status in ("Failed", "Error")]
     order = {"Error": 0, "Failed": 1, "Passed": 2, "NotApplicable": 3}
     shown = sorted(findings, key=lambda f: (order[f.status], -f.broken))[:_MOST_SHOWN]
@@ -102,6 +108,7 @@ def result(table: str, kind: Kind, findings: Sequence[Finding]) -> dg.AssetCheck
             or None
         ),
         metadata={
+            **evidence,
             "rules": len(findings),
             "rows": max((f.rows for f in findings), default=0),
             "broken_rows": sum(f.broken for f in findings),

@@ -17,6 +17,7 @@ from hospital_assets.assets.dimensions.scd2 import END_OF_TIME
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.checks.declared import Relation, Rule, checked_tables, relations_of, resolved_rules
 from hospital_assets.checks.delivery import in_use, undeliverable
+from hospital_assets.checks.evidence import evidence
 from hospital_assets.checks.findings import Finding, asked_for, described, result, store
 from hospital_assets.checks.kinds import QUALITY_KINDS, Kind
 from hospital_assets.contracts import CONTRACTS
@@ -37,19 +38,14 @@ def run_rules(rules: Sequence[Rule], frame: Frame) -> list[tuple[Kind, Finding]]
         figures[f"_rows_{place}"] = is_in.cast(nw.Int64)
         figures[f"_broken_{place}"] = nw.coalesce(is_in & rule.broken, nw.lit(False)).cast(nw.Int64)
     counted = frame.select(**figures).select(nw.all().sum()).collect("polars")
-    return [
-        (
-            rule.kind,
-            Finding(
-                rule.description,
-                rule.column,
-                int(counted[f"_rows_{place}"].item() or 0),
-                int(counted[f"_broken_{place}"].item() or 0),
-                rule.threshold_pct,
-            ),
-        )
-        for place, rule in enumerate(rules)
-    ]
+
+    def finding(place: int, rule: Rule) -> Finding:
+        rows, broken = (int(counted[f"_{name}_{place}"].item() or 0) for name in ("rows", "broken"))
+        applies = nw.lit(True) if rule.applies is None else rule.applies
+        broken_rows = frame.filter(nw.coalesce(applies & rule.broken, nw.lit(False))) if broken else None
+        return Finding(rule.description, rule.column, rows, broken, rule.threshold_pct, broken_rows=broken_rows)
+
+    return [(rule.kind, finding(place, rule)) for place, rule in enumerate(rules)]
 
 
 def run_relation(relation: Relation, frames: Mapping[str, Frame]) -> Finding:
@@ -67,6 +63,7 @@ def run_relation(relation: Relation, frames: Mapping[str, Frame]) -> Finding:
         int(counted["rows"].item() or 0),
         int(counted["broken"].item() or 0),
         relation.threshold_pct,
+        broken_rows=rows.filter(nw.coalesce(nw.col("_broken"), nw.lit(False))),
     )
 
 
@@ -144,9 +141,9 @@ def quality_check(table: str, periods: dg.TimeWindowPartitionsDefinition) -> dg.
             asked = asked_for(context, QUALITY_KINDS)
             found = check_quality(table, frames, clock.now(), _undeliverable(opened, profiles), asked)
             period = period_of(context) if contract.partitioned else None
-            store(warehouse.open(), context.run.run_id, clock.wall(), table, found, period)
-        for kind, findings in found:
-            yield result(table, kind, findings)
+            shown = [result(table, kind, each, evidence(opened, contract, each)) for kind, each in found]
+            store(opened, context.run.run_id, clock.wall(), table, found, period)
+        yield from shown
 
     return check
 

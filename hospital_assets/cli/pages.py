@@ -75,7 +75,10 @@ def _dev(options: argparse.Namespace, settings: Settings) -> int:
         }
         # As modules of this Python: the scripts need not be on the path.
         module = [sys.executable, "-m"]
-        commands = {"Dagster": [*module, "dagster", "dev", "-m", "hospital_assets.definitions", "-p", options.port]}
+        # Each look of each sensor is a line else.
+        quiet = ["--log-level", "warning"]
+        dagster = ["dagster", "dev", "-m", "hospital_assets.definitions", "-p", options.port, *quiet]
+        commands = {"Dagster": [*module, *dagster]}
         if options.dashboard_port != "0":
             dashboard = ["hospital_assets.cli", "dashboard", "--port", options.dashboard_port]
             commands["the dashboard"] = [*module, *dashboard]

@@ -39,6 +39,7 @@ from hospital_assets.dashboard.render import FOLDER, as_csv, choices, query, ren
 from hospital_assets.dashboard.slices import Slice, read_slice
 from hospital_assets.dashboard.store import NothingPublishedError, Store
 from hospital_assets.publishing.policy import Policy
+from hospital_assets.publishing.publications import FRESH_FOR
 
 #: Nothing from elsewhere, no inline script, no inline style.
 _POLICY = (
@@ -53,8 +54,6 @@ _HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
-#: Data this much older than the hospital's clock are called stale.
-_STALE = timedelta(hours=36)
 _MOST_FORM_BYTES = 10_000
 _TOO_MUCH = "This slice needs more memory than the dashboard has: choose a shorter period or one hospital."
 _NOT_FOR_ROLE = "This page is not for your role."
@@ -243,7 +242,7 @@ def _body(dashboard: Dashboard, mart: Mart, entry: Entry, where: Slice) -> str:
 def _stale(dashboard: Dashboard, mart: Mart) -> str:
     """Why a publication is not to be taken for the present; empty where it may be."""
     behind = dashboard.now() - mart.data_as_of
-    if behind > _STALE:
+    if behind > FRESH_FOR:
         return f"These data are {behind // timedelta(hours=1):,} hours old: is anything refreshing and publishing?"
     since = dashboard.not_shown_since(mart.published_at)
     if since is None:

@@ -56,6 +56,9 @@ _POINTER = "current.json"
 _BUILDING = ".building-"
 _VERSION = re.compile(r"\d{8}T\d{12}Z")
 
+#: What is older than this against the hospital's clock is stale: on the pages, and in Dagster.
+FRESH_FOR = timedelta(hours=36)
+
 
 class PublicationError(Exception):
     """A publication cannot be made or opened; the message says why and what to do."""

@@ -1,0 +1,97 @@
+"""What a failed check shows beside its counts: which records, how to look further, and what to do.
+
+A record is named by its line in a landed file, or by a key that is about nobody (a KPI's day and hospital). Never by a
+value of it: what a check shows stays in Dagster's event log for good.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import dagster as dg
+import duckdb
+
+from hospital_assets.checks.findings import Finding
+from hospital_assets.contracts import CONTRACTS, Contract
+from hospital_assets.warehouse.database import Warehouse
+from hospital_assets.warehouse.dialect import Frame, is_on_spark, relation_of
+from hospital_assets.warehouse.lineage import lineage_of
+
+#: Records named in all, and rules whose SQL is written out.
+MOST_RECORDS, _MOST_QUERIES = 20, 3
+_LINE = ("source_file", "source_line", "source_part")
+_SOURCE = (
+    "Look at these records in their files. Where the source is wrong, have it send them corrected: newer records "
+    "replace them. Where the rule is wrong, it is a line in hospital_assets/checks or in a contract."
+)
+_PROGRAM = (
+    "KPIs are computed from stored facts only: either the facts changed since (build the table again) or the transform "
+    "is wrong. `hospital explain TABLE --hospital H --day DAY` shows what a figure is made of."
+)
+
+
+def evidence(warehouse: Warehouse, contract: Contract, findings: Sequence[Finding]) -> dict[str, Any]:
+    """Metadata for the findings of a check that did not pass; empty where all did.
+
+    Args:
+        warehouse: open.
+        contract: the table that was checked.
+        findings: its single checks.
+    """
+    bad = [finding for finding in findings if finding.status in ("Failed", "Error")]
+    if not bad:
+        return {}
+    records: list[dg.TableRecord] = []
+    queries: list[str] = []
+    for finding in bad:
+        if finding.broken_rows is None:
+            continue
+        relation = relation_of(finding.broken_rows)
+        sql = "" if relation is None else relation.sql_query()
+        # A checkpoint is gone when the run ends.
+        if sql and "checkpoint_" not in sql and len(queries) < _MOST_QUERIES:
+            queries.append(f"-- {finding.column}: {finding.rule}\n{sql};")
+        # What helps to look further must not fail the check.
+        with contextlib.suppress(duckdb.Error):
+            places = _places(warehouse, contract, finding.broken_rows, MOST_RECORDS - len(records))
+            records += [
+                dg.TableRecord({"column": finding.column, "rule": finding.rule, "record": place}) for place in places
+            ]
+    advice = _PROGRAM if contract.layer == "kpis" else _SOURCE
+    day = " --day DAY" if contract.partitioned else ""
+    shown: dict[str, Any] = {
+        "what_to_do": dg.MetadataValue.md(f"{advice} Then run it again: `hospital check{day} --table {contract.name}`.")
+    }
+    if records:
+        columns = [dg.TableColumn(name, "string") for name in ("column", "rule", "record")]
+        shown["records"] = dg.MetadataValue.table(records, schema=dg.TableSchema(columns))
+    if queries:
+        shown["sql"] = dg.MetadataValue.md("```sql\n" + "\n\n".join(queries) + "\n```")
+    return shown
+
+
+def _places(warehouse: Warehouse, contract: Contract, broken: Frame, most: int) -> list[str]:
+    """Where some rows are: their landed lines, or their keys where those are about nobody."""
+    # On Spark another pass over the table is a job of its own: the SQL and the counts have to do.
+    if most <= 0 or is_on_spark(broken):
+        return []
+    names = broken.collect_schema().names()
+    if not set(_LINE) <= set(names):
+        if set(contract.key) <= set(names) and all(contract.column(k).privacy == "operational" for k in contract.key):
+            rows = broken.select(*contract.key).unique().sort(*contract.key).head(most).collect("polars").to_native()
+            return [", ".join(f"{name} {value}" for name, value in row.items()) for row in rows.iter_rows(named=True)]
+        lineage = lineage_of(contract)
+        origins = lineage.deps_by_column.get(contract.key[0], ()) if lineage else ()
+        cleaned = next((dep for dep in origins if dep.asset_key.path[-1].startswith("cleaned_")), None)
+        if cleaned is None or contract.key[0] not in names or relation_of(broken) is None:
+            return []
+        origin = CONTRACTS[cleaned.asset_key.path[-1]]
+        if not warehouse.exists(origin):
+            return []
+        broken = warehouse.read(origin).join(
+            broken.select(contract.key[0]).unique(), left_on=cleaned.column_name, right_on=contract.key[0], how="semi"
+        )
+    rows = broken.select(*_LINE).unique().sort(*_LINE).head(most).collect("polars").to_native()
+    return [f"{file}:{line}" for file, line, _ in rows.iter_rows()]
