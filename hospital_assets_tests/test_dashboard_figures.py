@@ -467,7 +467,7 @@ def test_failed_rules_lead_to_their_checks_and_layers_have_their_days(tmp_path: 
 def test_the_quality_page_is_cut_to_what_an_audience_may_see(tmp_path: Path) -> None:
     settings = Settings(tmp_path)
     policy = shipped_policy()
-    of = {"subject": "vitals", "rule": "no_time", "says": "no time of measurement"}
+    of = {"subject": "vitals", "rule": "no_time", "description": "no time of measurement"}
     gathered = {
         "as_of": "2026-03-12T00:00:00+00:00",
         "scores": [{"layer": "raw", "family": "f", "checks": 4, "passed": 3, "score_pct": 75.0}],

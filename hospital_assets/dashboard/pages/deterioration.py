@@ -15,7 +15,6 @@ from hospital_assets.dashboard.figures import (
     Slicer,
     bars,
     control_charts,
-    control_figure,
     empty,
     figure,
     measure_of,
@@ -23,7 +22,7 @@ from hospital_assets.dashboard.figures import (
 from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.pages import deterioration_queries as queries
 from hospital_assets.dashboard.pages import shared_queries
-from hospital_assets.dashboard.pages.shared import news, rate_card
+from hospital_assets.dashboard.pages.shared import news, rate_card, share_trends
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.measures.observations import FIRST_SET_LIMITS, MONITORING_MINUTES
 from hospital_assets.measures.thresholds import NEWS2_RESPONSE_MINUTES
@@ -70,20 +69,7 @@ def deterioration(mart: Mart, where: Slice) -> Page:
         rate_card(mart, name, label, rates[name].total, found[name], measure, _IGNORES)
         for name, (label, measure) in names.items()
     ]
-    trends = [
-        control_figure(
-            f"{name}-trend",
-            label,
-            found[name],
-            unit="%",
-            measure=measure,
-            span=6,
-            ignores=_IGNORES,
-            height=210,
-            is_share=True,
-        )
-        for name, (label, measure) in names.items()
-    ]
+    trends = share_trends(names, found, _IGNORES)
     figures = [_bands(mart, where), _intervals(mart, where), _first_sets(mart, where), _responses(mart, where), *trends]
     return Page(news(found), cards, figures)
 

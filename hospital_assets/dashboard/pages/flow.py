@@ -18,7 +18,6 @@ from hospital_assets.dashboard.figures import (
     Slicer,
     bars,
     control_charts,
-    control_figure,
     empty,
     figure,
     line,
@@ -28,7 +27,7 @@ from hospital_assets.dashboard.figures import (
 from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.pages import flow_queries as queries
 from hospital_assets.dashboard.pages import shared_queries
-from hospital_assets.dashboard.pages.shared import news, no_visits, rate_card, visit_days
+from hospital_assets.dashboard.pages.shared import news, no_visits, rate_card, share_trends, visit_days
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.spc import Better
 from hospital_assets.measures import thresholds
@@ -59,20 +58,7 @@ def flow(mart: Mart, where: Slice) -> Page:
     figures = [
         _stages(mart, where),
         _pathways(mart, ways, where),
-        *(
-            control_figure(
-                f"{name}-trend",
-                label,
-                found[name],
-                unit="%",
-                measure=measure,
-                span=6,
-                ignores=ignores,
-                height=210,
-                is_share=True,
-            )
-            for name, (label, measure) in names.items()
-        ),
+        *share_trends(names, found, ignores),
         _histogram(mart, where),
         _waits_by_hour(mart, where),
         _endings(mart, ways, where),

@@ -53,14 +53,19 @@ def cut(found: dict[str, Any], sight: Sight) -> dict[str, Any]:
     """What was gathered, as somebody may see it."""
     if sight.is_whole or not found:
         return found
-    reasons = {row["rule"]: row["says"] for row in found.get("quarantine", [])}
+    reasons = {row["rule"]: row["description"] for row in found.get("quarantine", [])}
     if sight.hospital_id is None:
         rows = [row | {"source_file": None} for row in found.get("quarantine", [])]
         by_hospital = found.get("quarantine_by_hospital", [])
     else:
         by_hospital = [r for r in found.get("quarantine_by_hospital", []) if r["hospital"] == sight.hospital_id]
         rows = [
-            {"subject": row["subject"], "source_file": None, "rule": row["rule"], "says": reasons.get(row["rule"])}
+            {
+                "subject": row["subject"],
+                "source_file": None,
+                "rule": row["rule"],
+                "description": reasons.get(row["rule"]),
+            }
             | {"records": row["records"]}
             for row in by_hospital
         ]
@@ -106,7 +111,11 @@ def quality(settings: Settings, sight: Sight | None = None) -> Page:
     lost = [r for r in balance if r["landed"] != r["cleaned"] + r["quarantined"] + r["duplicates"]]
     quarantined = sum(row["records"] or 0 for row in found.get("quarantine", []))
     ledger = read_ledger_copy(settings.warehouse_file)
-    states = ledger["state"].value_counts().sort("count", descending=True).to_dicts() if sight.is_whole else []
+    states = (
+        ledger["state"].value_counts().sort("count", "state", descending=[True, False]).to_dicts()
+        if sight.is_whole
+        else []
+    )
     odd = sum(row["count"] for row in states if row["state"] not in ("ready", "companion", "duplicate"))
     at = f"as of {found['as_of'][:16].replace('T', ' ')} UTC" if found else _RUN
     cards = [

@@ -11,12 +11,12 @@ from hospital_assets.contracts.table import Measure
 from hospital_assets.dashboard.figures import (
     TOO_FEW,
     Card,
-    Cell,
     Column,
     Drawn,
     Figure,
     Slicer,
     bars,
+    control_figure,
     empty,
     figure,
     measure_of,
@@ -92,6 +92,26 @@ def rate_card(
         measure,
         ignores,
     )
+
+
+def share_trends(
+    names: Mapping[str, tuple[str, Measure]], found: Mapping[str, Control], ignores: tuple[Slicer, ...]
+) -> list[Figure]:
+    """The control chart of each rate: name -> label and measure."""
+    return [
+        control_figure(
+            f"{name}-trend",
+            label,
+            found[name],
+            unit="%",
+            measure=measure,
+            span=6,
+            ignores=ignores,
+            height=210,
+            is_share=True,
+        )
+        for name, (label, measure) in names.items()
+    ]
 
 
 def doctors_card(row: Row) -> Card:
@@ -273,15 +293,11 @@ def plain_table(
     """
     if not rows:
         return empty(figure_id, title, "Nothing", span)
-    kept = {name: digits for name, digits in columns.items() if name in rows[0]}
-    most = max((row[bar] or 0 for row in rows), default=1) or 1 if bar else 1
-    shown: list[list[Cell]] = []
-    for row in rows:
-        cells: list[Cell] = [row[name] for name in kept]
-        if bar:
-            cells.insert(list(kept).index(bar), Drawn(charts.bar((row[bar] or 0) / most)))
-        shown.append(cells)
-    heads = [Column(name.replace("_", " ").capitalize(), digits) for name, digits in kept.items()]
-    if bar:
-        heads.insert(list(kept).index(bar), Column("", is_wide=True))
-    return Figure(figure_id, title, subtitle, "table", tuple(heads), shown, span=span, note=note)
+    most = max((row[bar] or 0 for row in rows), default=0) or 1 if bar else 1
+    shown: list[Column] = []
+    for name, digits in columns.items():
+        if name == bar:
+            shown.append(bars(lambda row: (row[bar] or 0) / most))
+        if name in rows[0]:
+            shown.append(Column(name.replace("_", " ").capitalize(), digits, name))
+    return figure(figure_id, title, subtitle, rows, *shown, span=span, note=note)
