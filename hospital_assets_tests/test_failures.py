@@ -93,16 +93,23 @@ def test_checks_of_a_directory_where_nothing_was_checked_are_no_success(
         assert "nothing was ever checked" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("is_swallowed", [False, True])
+INTERRUPTED = types.SimpleNamespace(
+    is_step_success=False,
+    is_step_failure=True,
+    step_failure_data=types.SimpleNamespace(error=types.SimpleNamespace(cls_name="DagsterExecutionInterruptedError")),
+)
+
+
+@pytest.mark.parametrize("events", [None, [], [INTERRUPTED]], ids=["raised", "swallowed", "a failure of its step"])
 def test_an_interrupted_build_says_what_did_not_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_swallowed: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], events: list[object] | None
 ) -> None:
     (tmp_path / "landing").mkdir()
 
     def interrupted(*_: object) -> object:
-        if not is_swallowed:
+        if events is None:
             raise KeyboardInterrupt
-        return types.SimpleNamespace(all_events=[], success=False)
+        return types.SimpleNamespace(all_events=events, success=False)
 
     monkeypatch.setattr("hospital_assets.automation.build.execute", interrupted)
     assert main(["--data-dir", str(tmp_path), "build", "--select", "kpi_waits"]) == 2

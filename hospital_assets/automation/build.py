@@ -274,11 +274,11 @@ class _Runs:
         except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
             raise BuildError(_interrupted(planned, {step.name for step in self.report.steps[ran:]})) from None
         failed = [event for event in result.all_events if event.is_step_failure]
+        if not result.success and (not failed or any(map(_is_interrupted, failed))):
+            raise BuildError(_interrupted(planned, {e.step_key for e in result.all_events if e.is_step_success}))
         broken = [failure_of(event) for event in failed if not _is_blocked_check(event)]
         # What is tried again fails in the same words.
         self.report.failures = list(dict.fromkeys([*self.report.failures, *broken]))
-        if not result.success and not failed:
-            raise BuildError(_interrupted(planned, {e.step_key for e in result.all_events if e.is_step_success}))
         if not broken:
             self._events = result.all_events
         return outcome_of(failed) if failed else "succeeded"
@@ -314,6 +314,11 @@ def _interrupted(planned: Sequence[str], ran: Collection[str | None]) -> str:
         f"interrupted: {len(planned) - len(missing)} of {len(planned)} steps ran and are stored whole; not "
         f"{', '.join(missing[:10])}{more}. Run it again"
     )
+
+
+def _is_interrupted(event: dg.DagsterEvent) -> bool:
+    error = event.step_failure_data.error
+    return error is not None and error.cls_name == dg.DagsterExecutionInterruptedError.__name__
 
 
 def _is_blocked_check(event: dg.DagsterEvent) -> bool:
