@@ -81,6 +81,7 @@ def fact(name: str, arrival: str, departure: str | None = None, **values: Any) -
         "arrival_mode": "walk_in",
         "hospital_id": "H1",
         "service_date": DAY,
+        "quality_codes": "",
         "is_mental_health": False,
         "person_key": 1,
         "undelivered": "",
@@ -655,6 +656,7 @@ def stays(on: Engine, *rows: tuple[str, str | None], stay_class: str = "inpatien
         segment_end_at=pl.col("stay_end_at"),
         start_local=pl.col("stay_start_at").dt.replace_time_zone(None),
         end_local=pl.col("stay_end_at").dt.replace_time_zone(None),
+        length_of_stay_hours=(pl.col("stay_end_at") - pl.col("stay_start_at")).dt.total_minutes() / 60,
     )
     return on(frame)
 

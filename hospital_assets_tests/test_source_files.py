@@ -235,9 +235,16 @@ def test_a_date_without_a_time_is_an_unknown_time(landed: Landed, on: Engine) ->
         "9,1,2026-03-02 09:00,yesterday",
     ]
     found = landed.validated(profile, {"a.csv": "\n".join(lines)}, on=on)
-    assert found["rule"].to_list() == ["arrival_time_unknown"] * 3 + [None, None]
+    assert found["rule"].to_list() == [None] * 5
+    assert (
+        found["arrival_at"].is_null().to_list()
+        == found["arrival_local"].is_null().to_list()
+        == [True] * 3 + [False] * 2
+    )
+    assert [str(day) for day in found["service_date"]] == ["2026-03-02"] * 5
     assert found["departure_at"].to_list() == [None, None, None, utc("2026-03-01 23:00"), None]
-    assert ["clock_without_time" in found for found in codes(found)] == [True, True, True, False, False]
+    by_day = {"arrival_time_unknown", "departure_time_unknown"}
+    assert [by_day & found for found in codes(found)] == [by_day] * 3 + [set()] * 2
     assert "clock_unreadable" in codes(found)[4]
 
 
@@ -250,7 +257,9 @@ def test_days_of_arrival_are_not_midnight(landed: Landed) -> None:
         + 'arrival_time = "Arrival Time"\n'
     )
     found = landed.validated(profile, {"dateonly.csv": (files / "dateonly.csv").read_bytes()})
-    assert found["rule"].to_list() == ["arrival_time_unknown"] * 60
+    assert found["rule"].to_list() == [None] * 60
+    assert found["arrival_at"].null_count() == 60
+    assert all("arrival_time_unknown" in of for of in codes(found))
 
 
 def test_a_text_that_can_be_read_in_two_ways_is_flagged(landed: Landed, on: Engine) -> None:
@@ -281,7 +290,8 @@ def test_numbers_of_days_and_seconds_are_clocks(landed: Landed, on: Engine) -> N
     found = landed.validated(profile, {"a.csv": "\n".join(lines)}, on=on)
     # Days are a wall clock, seconds an instant.
     assert found["arrival_at"].to_list()[:2] == [utc("2026-03-01 23:10"), utc("2026-03-02 00:10")]
-    assert found["rule"].to_list() == [None, None, None, "arrival_time_unknown", "arrival_time_unknown"]
+    assert found["rule"].to_list() == [None] * 5
+    assert ["arrival_time_unknown" in of for of in codes(found)] == [False] * 3 + [True] * 2
 
 
 # --- drafts of profiles ------------------------------------------------------------------------------
@@ -296,7 +306,7 @@ CASES: dict[str, tuple[int, str | None, str]] = {
     "epoch_s.csv": (60, "2026-03-02 00:10", "seconds since 1970"),
     "excel_serial.csv": (60, "2026-03-01 23:10", "days, as spreadsheets store clocks"),
     "excel_damaged_iso.csv": (58, None, "mixes readings"),
-    "dateonly.csv": (0, None, "days without a time of day"),
+    "dateonly.csv": (60, None, "days without a time of day"),
     "pandas_index.csv": (60, "2026-03-01 23:10", "a column has no name"),
     "title_rows.csv": (60, "2026-03-01 23:10", ""),
     "urgences.csv": (60, "2026-03-01 23:10", "fit %d/%m/%Y %H:%M and %m/%d/%Y %H:%M"),

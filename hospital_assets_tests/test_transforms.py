@@ -174,6 +174,8 @@ def visit(name: str, arrival: str, triage: str | None, provider: str | None, **o
         "triage_key": 13,
         "condition_key": 7,
         "arrival_local": datetime(2026, 1, 1),
+        "service_date": date(2026, 1, 1),
+        "quality_codes": "",
         "_provider_local": None,
         "_departure_local": None,
         "is_cancelled": False,
@@ -500,7 +502,7 @@ def test_a_message_of_another_day_makes_the_day_of_its_visit_stale(on: Engine) -
         schema=contract.polars_schema,
     )
     stored = pl.DataFrame(
-        {"visit_id": ["V"], "service_date": [day], "is_cancelled": [False], "departure_at": [None]},
+        {"visit_id": ["V"], "service_date": [day], "is_cancelled": [False], "departure_at": [None], "is_open": [True]},
         schema_overrides={"departure_at": contract.polars_schema["departure_at"]},
     )
 
@@ -509,7 +511,7 @@ def test_a_message_of_another_day_makes_the_day_of_its_visit_stale(on: Engine) -
 
     assert stale(stored, rows) == [day]
     assert stale(stored, rows.head(1)) == []
-    ended_then = stored.with_columns(departure_at=rows["event_at"][1])
+    ended_then = stored.with_columns(departure_at=rows["event_at"][1], is_open=False)
     assert stale(ended_then, rows) == []
     cancelled = rows.with_columns(event_type=pl.Series(["A04", "A11"]), department_name=pl.lit("Emergency"))
     assert stale(stored, cancelled) == [day]

@@ -153,8 +153,8 @@ RULES: tuple[Rule, ...] = (
         kinds.FLAG_AGREES,
         _VISITS,
         "is_open",
-        "exactly where there is no departure",
-        nw.col("is_open") != nw.col("departure_at").is_null(),
+        "exactly where there is no departure, nor the day of one",
+        nw.col("is_open") != (nw.col("departure_at").is_null() & ~_CODED.str.contains("departure_time_unknown")),
     ),
     Rule(
         kinds.FLAG_AGREES,
@@ -250,18 +250,25 @@ RULES: tuple[Rule, ...] = (
         "cleaned_er_visits",
         "quality_codes",
         "no clock that can be read in two ways, and none without a time of day",
-        _CODED.str.contains("clock_ambiguous") | _CODED.str.contains("clock_without_time"),
+        _CODED.str.contains("clock_ambiguous|clock_without_time|arrival_time_unknown|departure_time_unknown"),
         None,
         0.0,
     ),
     Rule(
         kinds.CLOCK_READING,
-        "quarantine_er_visits",
-        "rule",
-        "no arrival that is a date without a time of day",
-        nw.col("rule") == "arrival_time_unknown",
+        "cleaned_adt_events",
+        "quality_codes",
+        "no event that is a date without a time of day",
+        _CODED.str.contains("event_time_unknown"),
         None,
         0.0,
+    ),
+    Rule(
+        kinds.FLAG_AGREES,
+        _VISITS,
+        "arrival_at",
+        "known, unless only its day is (arrival_time_unknown)",
+        nw.col("arrival_at").is_null() & ~_CODED.str.contains("arrival_time_unknown"),
     ),
     Rule(
         kinds.AGE_FITS,
@@ -688,7 +695,11 @@ def resolved_rules(contract: Contract, as_of: datetime, undeliverable: Collectio
     moment = nw.lit(as_of).cast(nw.Datetime("us", "UTC"))
     if longest := _OPEN.get(contract.name):
         until, end, description = longest
-        rules.append(Rule(kinds.ENDS, contract.name, end, description, until < moment, nw.col(end).is_null()))
+        rules.append(
+            Rule(
+                kinds.ENDS, contract.name, end, description, until < moment, nw.col("is_open") & nw.col(end).is_null()
+            )
+        )
     tomorrow = moment.dt.offset_by("1d")
     for column in contract.columns:
         value = nw.col(column.name)

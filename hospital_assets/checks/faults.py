@@ -129,7 +129,13 @@ FAULTS: tuple[Fault, ...] = (
     Fault(kinds.KEY, _VISITS, "a row stands twice", _twice(_VISITS)),
     Fault(kinds.KEY, _VISITS, "a key is missing", _with(_VISITS, visit_id=_first("visit_id", pl.lit(None)))),
     Fault(
-        kinds.REQUIRED, _VISITS, "one arrival is missing", _with(_VISITS, arrival_at=_first("arrival_at", pl.lit(None)))
+        kinds.REQUIRED, _VISITS, "one key is missing", _with(_VISITS, hospital_key=_first("hospital_key", pl.lit(None)))
+    ),
+    Fault(
+        kinds.FLAG_AGREES,
+        _VISITS,
+        "one arrival is missing",
+        _with(_VISITS, arrival_at=_first("arrival_at", pl.lit(None))),
     ),
     Fault(
         kinds.VALUES,

@@ -222,8 +222,12 @@ FIELDS: Mapping[str, Field] = {
     # Emergency visits
     "visit_id": text("Visit number.", privacy="direct_identifier", source="HL7 PV1-19"),
     "arrival_mode": text("How the patient arrived.", source="HL7 PV2-38"),
-    "arrival_at": instant("Arrival (registration).", source="HL7 PV1-44"),
-    "arrival_local": wall_clock("Arrival on the hospital's wall clock."),
+    "arrival_at": instant(
+        "Arrival (registration); null where only its day is known.", source="HL7 PV1-44", nullable=True
+    ),
+    "arrival_local": wall_clock(
+        "Arrival on the hospital's wall clock; null where only its day is known.", nullable=True
+    ),
     "handover_at": instant("Ambulance handover.", nullable=True),
     "triage_at": instant("Triage.", nullable=True),
     "triage_level": whole("Triage level, 1 most urgent.", nullable=True, ge=1, le=5),
@@ -244,7 +248,7 @@ FIELDS: Mapping[str, Field] = {
     "triage_key": key("Surrogate key of the triage level; -1 untriaged.", "dim_triage.triage_key"),
     "condition_key": key("Surrogate key of the diagnosis code.", "dim_condition.condition_key"),
     "arrival_date_key": key("Local day of arrival.", "dim_date.date_key"),
-    "arrival_time_key": key("Local minute of arrival.", "dim_time.time_key"),
+    "arrival_time_key": key("Local minute of arrival; -1 where only its day is known.", "dim_time.time_key"),
     "provider_date_key": key("Local day of first provider contact.", "dim_date.date_key"),
     "departure_date_key": key("Local day of departure.", "dim_date.date_key"),
     "is_critical": flag(f"Triage level {CRITICAL_IN_SHORT}."),

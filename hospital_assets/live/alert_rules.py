@@ -15,7 +15,7 @@ import polars as pl
 
 from hospital_assets.alerts.outbox import Signal, VisitState
 from hospital_assets.alerts.settings import AlertSettings, Level, VitalThreshold
-from hospital_assets.assets.cleaned.er_visits import validate_er_visits
+from hospital_assets.assets.cleaned.er_visits import DEPARTURE_TIME_UNKNOWN, validate_er_visits
 from hospital_assets.assets.cleaned.vitals import validate_vitals
 from hospital_assets.assets.facts.vitals import scored
 from hospital_assets.landing.registry import Profiles
@@ -184,7 +184,14 @@ def landed_visits(raw: pl.DataFrame, hospitals: pl.DataFrame, profiles: Profiles
         profiles: the source profiles.
     """
     validated = validate_er_visits(lazy(raw), lazy(hospitals), profiles)
-    visits: pl.DataFrame = validated.filter(nw.col("rule").is_null()).collect("polars").to_native()
+    is_over = nw.col("quality_codes").str.contains(DEPARTURE_TIME_UNKNOWN.name, literal=True)
+    visits: pl.DataFrame = (
+        validated.filter(nw.col("rule").is_null())
+        # Who left at an unknown time of a known day has left: as of the record.
+        .with_columns(departure_at=nw.coalesce("departure_at", nw.when(is_over).then(nw.col("recorded_at"))))
+        .collect("polars")
+        .to_native()
+    )
     return visits.sort("recorded_at", nulls_last=False).unique("visit_id", keep="last")
 
 
@@ -251,8 +258,12 @@ def visit_states(visits: pl.DataFrame) -> list[VisitState]:
         "hospital_id",
         "department_name",
         "triage_level",
-        "start_at",
-        is_waiting=pl.col("_is_critical") & pl.col("provider_at").is_null() & pl.col("departure_at").is_null(),
+        # Nobody can say how long somebody waits who came at an unknown time.
+        start_at=pl.coalesce("start_at", "recorded_at"),
+        is_waiting=pl.col("start_at").is_not_null()
+        & pl.col("_is_critical")
+        & pl.col("provider_at").is_null()
+        & pl.col("departure_at").is_null(),
         recorded_at=pl.coalesce("recorded_at", "arrival_at"),
     )
     return [VisitState(**row) for row in rows.iter_rows(named=True)]

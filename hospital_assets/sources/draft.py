@@ -446,8 +446,8 @@ def _readings(
             doubts += [doubt for doubt in reading.doubts if doubt not in doubts]
         if reading.days > 0.5:
             doubts.append(
-                f"'{source}' holds days without a time of day: unknown times, not midnight; as an arrival such a "
-                "record is quarantined (arrival_time_unknown): deliver it with the time"
+                f"'{source}' holds days without a time of day: unknown times, not midnight: visits count "
+                "on their day, what is measured from or to such a clock is null; deliver it with the time"
             )
         counted = [known for known in reading.formats if known in NUMBER_FORMATS]
         if counted:

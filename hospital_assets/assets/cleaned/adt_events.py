@@ -27,6 +27,7 @@ from hospital_assets.contracts.cleaned import (
     DISPOSITIONS,
     PATIENT_CLASSES,
 )
+from hospital_assets.landing.clocks import is_day
 from hospital_assets.landing.registry import Profiles
 from hospital_assets.warehouse.dialect import Frame, resolve_instants
 
@@ -42,6 +43,13 @@ EVENT_BEFORE_VISIT = Rule("event_before_visit", "The event precedes the start of
 EVENT_IN_FUTURE = Rule(
     "event_in_future", "The event is later than its message (by more than its profile allows).", "quarantine"
 )
+EVENT_TIME_UNKNOWN = Rule(
+    "event_time_unknown",
+    "The event is dated without a time of day: an unknown time, not midnight. It counts as of the latest moment it can "
+    "have been (the end of that day, or when its message was written that day); lengths from it or to it are null.",
+    "flag",
+    "HL7 v2 chapter 2A, DTM: precision",
+)
 DEPARTMENT_MAPPED = Rule("department_mapped", "The department's spelling was translated.", "correct")
 DEPARTMENT_UNKNOWN = Rule("department_unknown", "No such department is known.", "flag")
 
@@ -55,6 +63,7 @@ RULES = (
     EVENT_BEFORE_VISIT,
     EVENT_IN_FUTURE,
     PLACEHOLDER,
+    EVENT_TIME_UNKNOWN,
     DEPARTMENT_MAPPED,
     DEPARTMENT_UNKNOWN,
 )
@@ -75,10 +84,26 @@ def validate_adt_events(raw: Frame, hospitals: Frame, profiles: Profiles) -> Fra
     )
     frame = read_clocks(
         frame, profiles, "adt_events", {"_event": "event_at", "_start": "visit_start_at", "_recorded": "recorded_at"}
-    ).drop("event_at", "visit_start_at", "recorded_at")
+    ).with_columns(_is_day=nw.coalesce(is_day("event_at"), nw.lit(False)))
+    frame = frame.with_columns(_day_end=nw.when(nw.col("_is_day")).then(nw.col("_event").dt.offset_by("1439m"))).drop(
+        "event_at", "visit_start_at", "recorded_at"
+    )
     frame = resolve_instants(
-        frame, {"event_at": "_event", "visit_start_at": "_start", "recorded_at": "_recorded"}, "time_zone"
-    ).with_columns(event_type=nw.coalesce(mapped(profiles, "event_type"), text("event_type")).str.to_uppercase())
+        frame,
+        {"event_at": "_event", "_day_end_at": "_day_end", "visit_start_at": "_start", "recorded_at": "_recorded"},
+        "time_zone",
+    )
+    was_written_that_day = (nw.col("recorded_at") >= nw.col("event_at")) & (
+        nw.col("recorded_at") <= nw.col("_day_end_at")
+    )
+    frame = frame.with_columns(
+        event_at=nw.when(~nw.col("_is_day"))
+        .then(nw.col("event_at"))
+        .when(was_written_that_day)
+        .then(nw.col("recorded_at"))
+        .otherwise(nw.col("_day_end_at")),
+        event_type=nw.coalesce(mapped(profiles, "event_type"), text("event_type")).str.to_uppercase(),
+    )
     is_about_person = nw.col("event_type").is_in(ADT_PERSON_EVENTS)
     frame = frame.with_columns(
         # What is about a person belongs to no visit, so no visit's start dates it.
@@ -108,6 +133,7 @@ def validate_adt_events(raw: Frame, hospitals: Frame, profiles: Profiles) -> Fra
         ),
         quality_codes=codes(
             placeholders("_event", "_start", "_recorded"),
+            (EVENT_TIME_UNKNOWN, nw.col("_is_day")),
             (DEPARTMENT_MAPPED, nw.col("department_name") != nw.col("_landed_department")),
             (DEPARTMENT_UNKNOWN, nw.col("department_name").is_null() & ~nw.col("_landed_department").is_null()),
         ),

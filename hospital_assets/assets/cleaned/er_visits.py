@@ -45,7 +45,16 @@ PATIENT_ID_MISSING = Rule("patient_id_missing", "A visit needs a patient.", "qua
 HOSPITAL_UNKNOWN = Rule("hospital_unknown", "The hospital is not one of the network's hospitals.", "quarantine")
 ARRIVAL_MISSING = Rule("arrival_missing", "The arrival is missing or unreadable.", "quarantine")
 ARRIVAL_TIME_UNKNOWN = Rule(
-    "arrival_time_unknown", "The arrival is a date without a time of day: an unknown time, not midnight.", "quarantine"
+    "arrival_time_unknown",
+    "The arrival is a date without a time of day: an unknown time, not midnight. The visit counts on its day; its "
+    "hour and what is measured from the arrival are null.",
+    "flag",
+)
+DEPARTURE_TIME_UNKNOWN = Rule(
+    "departure_time_unknown",
+    "The departure is a date without a time of day: an unknown time, not midnight. The visit is over; what is measured "
+    "until the departure is null.",
+    "flag",
 )
 ARRIVAL_IN_FUTURE = Rule(
     "arrival_in_future", "The arrival is later than its record (by more than its profile allows).", "quarantine"
@@ -64,7 +73,8 @@ CLOCK_DERIVED = Rule(
 CLOCK_UNREADABLE = Rule("clock_unreadable", "A clock other than arrival cannot be read.", "flag")
 CLOCK_WITHOUT_TIME = Rule(
     "clock_without_time",
-    "A clock other than arrival is a date without a time of day: an unknown time, not midnight; it is not used.",
+    "A clock between arrival and departure is a date without a time of day: an unknown time, not midnight; it is not "
+    "used.",
     "flag",
 )
 PROVIDER_BEFORE_ARRIVAL = Rule(
@@ -88,7 +98,6 @@ RULES = (
     PATIENT_ID_MISSING,
     HOSPITAL_UNKNOWN,
     ARRIVAL_MISSING,
-    ARRIVAL_TIME_UNKNOWN,
     ARRIVAL_IN_FUTURE,
     OUTSIDE_PERIOD,
     VISIT_ID_CONFLICT,
@@ -100,6 +109,8 @@ RULES = (
     CLOCK_DERIVED,
     CLOCK_UNREADABLE,
     PLACEHOLDER,
+    ARRIVAL_TIME_UNKNOWN,
+    DEPARTURE_TIME_UNKNOWN,
     CLOCK_WITHOUT_TIME,
     CLOCK_AMBIGUOUS,
     PROVIDER_BEFORE_ARRIVAL,
@@ -139,9 +150,7 @@ def validate_er_visits(raw: Frame, hospitals: Frame, profiles: Profiles, period:
     frame = frame.with_columns(
         _is_doubtful=nw.any_horizontal(*doubts, ignore_nulls=True),
         **{f"_{clock}_is_day": ~nw.col(f"_{clock}").is_null() & is_day(f"{clock}_time") for clock in CLOCKS},
-    ).with_columns(
-        **{f"_{clock}": nw.when(~nw.col(f"_{clock}_is_day")).then(nw.col(f"_{clock}")) for clock in CLOCKS[1:]}
-    )
+    ).with_columns(**{f"_{clock}": nw.when(~nw.col(f"_{clock}_is_day")).then(nw.col(f"_{clock}")) for clock in CLOCKS})
     frame = frame.rename({"recorded_at": "_recorded_text"})
     frame = resolve_instants(
         frame, {f"{clock}_at": f"_{clock}" for clock in CLOCKS} | {"recorded_at": "_recorded"}, "time_zone"
@@ -184,8 +193,7 @@ def validate_er_visits(raw: Frame, hospitals: Frame, profiles: Profiles, period:
             (VISIT_ID_MISSING, nw.col("visit_id").is_null()),
             (PATIENT_ID_MISSING, nw.col("patient_id").is_null()),
             (HOSPITAL_UNKNOWN, nw.col("time_zone").is_null()),
-            (ARRIVAL_MISSING, nw.col("arrival_at").is_null()),
-            (ARRIVAL_TIME_UNKNOWN, nw.col("_arrival_is_day")),
+            (ARRIVAL_MISSING, nw.col("arrival_at").is_null() & ~nw.col("_arrival_is_day")),
             (ARRIVAL_IN_FUTURE, in_future(profiles, "arrival_at", "recorded_at")),
             (OUTSIDE_PERIOD, outside_period(period, "arrival_local")),
         ),
@@ -201,9 +209,11 @@ def validate_er_visits(raw: Frame, hospitals: Frame, profiles: Profiles, period:
             (CLOCK_DERIVED, nw.any_horizontal(*_derived_clocks(profiles), ignore_nulls=True)),
             (CLOCK_UNREADABLE, nw.any_horizontal(*unreadable, ignore_nulls=True)),
             placeholders(*(f"_{clock}" for clock in CLOCKS), "_recorded"),
+            (ARRIVAL_TIME_UNKNOWN, nw.col("_arrival_is_day")),
+            (DEPARTURE_TIME_UNKNOWN, nw.col("_departure_is_day")),
             (
                 CLOCK_WITHOUT_TIME,
-                nw.any_horizontal(*(nw.col(f"_{clock}_is_day") for clock in CLOCKS[1:]), ignore_nulls=True),
+                nw.any_horizontal(*(nw.col(f"_{clock}_is_day") for clock in CLOCKS[1:-1]), ignore_nulls=True),
             ),
             (CLOCK_AMBIGUOUS, nw.col("_is_doubtful")),
             (

@@ -3,6 +3,7 @@
 import dagster as dg
 import narwhals as nw
 
+from hospital_assets.assets.cleaned.er_visits import DEPARTURE_TIME_UNKNOWN
 from hospital_assets.assets.cleaned.rules import sources_of
 from hospital_assets.assets.declare import all_days, table
 from hospital_assets.assets.dedupe import newest_of_each
@@ -45,10 +46,10 @@ def fact_emergency_visits(
     # A message is dated by its own record, too.
     events = cleaned_adt_events.join(visits.select("visit_id"), on="visit_id", how="semi")
     frame = key_at(
-        of_their_patient(ended(visits, events, profiles), events),
+        of_their_patient(ended(visits, events, profiles), events).with_columns(_arrived_at=arrived_by()),
         dim_patient,
         natural="patient_id",
-        at="arrival_at",
+        at="_arrived_at",
         key="patient_key",
         also=["birth_date", "age_at_extract_years"],
     )
@@ -59,7 +60,7 @@ def fact_emergency_visits(
         frame,
         dim_department.with_columns(_department=nw.concat_str("hospital_id", "department_name", separator="|")),
         natural="_department",
-        at="arrival_at",
+        at="_arrived_at",
         key="department_key",
     )
     frame = key_of(frame, dim_doctor, natural="doctor_id", key="doctor_key")
@@ -84,6 +85,12 @@ def fact_emergency_visits(
     )
 
 
+def arrived_by() -> nw.Expr:
+    """As of when a visit's patient and department are meant: its arrival, or noon (UTC) where only its day is known."""
+    noon = nw.col("service_date").cast(nw.Datetime("us", "UTC")).dt.offset_by("12h")
+    return nw.coalesce("arrival_at", noon)
+
+
 def ended(visits: Frame, events: Frame, profiles: Profiles) -> Frame:
     """Visits of message feeds with the end that the messages of their own number gave them; see `visit_ends`.
 
@@ -103,7 +110,7 @@ def ended(visits: Frame, events: Frame, profiles: Profiles) -> Frame:
     # A discharge that still names class E ends the stay, not the visit.
     is_over = (
         is_message_sourced
-        & ~nw.col("left_at").is_null()
+        & (~nw.col("left_at").is_null() | nw.coalesce(nw.col("is_by_day"), nw.lit(False)))
         & (
             nw.col("departure_at").is_null()
             | nw.coalesce(nw.col("is_admitted") & (nw.col("left_at") < nw.col("departure_at")), nw.lit(False))
@@ -118,9 +125,24 @@ def ended(visits: Frame, events: Frame, profiles: Profiles) -> Frame:
             .when(is_over)
             .then(nw.coalesce("disposition", "left_as"))
             .otherwise(nw.col("disposition")),
+            quality_codes=nw.when(is_over & nw.col("is_by_day") & ~ends_by_day())
+            .then(
+                nw.concat_str(
+                    nw.when(nw.col("quality_codes") != "").then(nw.col("quality_codes")),
+                    nw.lit(DEPARTURE_TIME_UNKNOWN.name),
+                    separator=";",
+                    ignore_nulls=True,
+                )
+            )
+            .otherwise(nw.col("quality_codes")),
         )
-        .drop("left_at", "left_as", "is_admitted")
+        .drop("left_at", "left_as", "is_admitted", "is_by_day")
     )
+
+
+def ends_by_day() -> nw.Expr:
+    """Whether only the day of a visit's departure is known: it is over, and nobody knows since when."""
+    return nw.coalesce(nw.col("quality_codes").str.contains(DEPARTURE_TIME_UNKNOWN.name, literal=True), nw.lit(False))
 
 
 def principal_conditions(diagnoses: Frame, conditions: Frame) -> Frame:
@@ -156,7 +178,8 @@ def measured(frame: Frame) -> Frame:
     A visit whose registration was cancelled (`is_cancelled`) has no wait and nobody left it.
     """
     frame = frame.with_columns(
-        _start_at=wait_start(),
+        _start_at=nw.when(~nw.col("arrival_at").is_null()).then(wait_start()),
+        _arrival_day=nw.coalesce("arrival_local", nw.col("service_date").cast(nw.Datetime("us"))),
         _treated_until=nw.coalesce(nw.col("decision_at"), nw.col("departure_at")),
         _four_hour_start_at=four_hour_start(),
     ).with_columns(
@@ -173,7 +196,7 @@ def measured(frame: Frame) -> Frame:
         wait_minutes=nw.when(exclusion.is_null()).then(nw.col("_wait")),
         treatment_minutes=nw.when(nw.col("_treatment") >= 0).then(nw.col("_treatment")),
         los_minutes=nw.when(nw.col("_los") >= 0).then(nw.col("_los")),
-        is_open=nw.col("departure_at").is_null(),
+        is_open=nw.col("departure_at").is_null() & ~ends_by_day(),
         is_critical=is_critical(),
         is_lwbs=is_lwbs(),
         # Who left before the clock started was there for no minute of it.
@@ -182,16 +205,18 @@ def measured(frame: Frame) -> Frame:
         boarding_minutes=nw.when((nw.col("_boarding") >= 0) & (nw.col("disposition") == "admitted")).then(
             nw.col("_boarding")
         ),
-        age_years=age_in_years("birth_date", "arrival_local", "age_at_extract_years"),
+        age_years=age_in_years("birth_date", "_arrival_day", "age_at_extract_years"),
         doctor_key=nw.when(nw.col("doctor_id").is_null() & nw.col("provider_at").is_null())
         .then(nw.lit(NOT_YET_KEY))
         .otherwise(nw.col("doctor_key")),
         triage_key=nw.coalesce(nw.col("triage_key"), nw.lit(UNKNOWN_KEY)),
         condition_key=nw.coalesce(nw.col("condition_key"), nw.lit(NOT_YET_KEY)),
-        arrival_date_key=date_key("arrival_local"),
-        arrival_time_key=time_key("arrival_local"),
+        arrival_date_key=date_key("_arrival_day"),
+        arrival_time_key=nw.coalesce(time_key("arrival_local"), nw.lit(UNKNOWN_KEY)),
         provider_date_key=nw.coalesce(date_key("_provider_local"), nw.lit(NOT_YET_KEY)),
-        departure_date_key=nw.coalesce(date_key("_departure_local"), nw.lit(NOT_YET_KEY)),
+        departure_date_key=nw.coalesce(
+            date_key("_departure_local"), nw.when(ends_by_day()).then(nw.lit(UNKNOWN_KEY)), nw.lit(NOT_YET_KEY)
+        ),
     )
 
 
@@ -219,7 +244,9 @@ def other_ends(stored: Frame, visits: Frame, events: Frame, profiles: Profiles) 
 
     Only visits with a message that is dated on another day are looked at, as for conditions.
     """
-    known = stored.select("visit_id", "service_date", "is_cancelled", _stored_at=nw.col("departure_at"))
+    known = stored.select(
+        "visit_id", "service_date", "is_cancelled", _stored_at=nw.col("departure_at"), _was_open=nw.col("is_open")
+    )
     elsewhere = checkpoint(
         events.select("visit_id", _event_date=nw.col("service_date"))
         .join(known, on="visit_id", how="inner")
@@ -234,6 +261,7 @@ def other_ends(stored: Frame, visits: Frame, events: Frame, profiles: Profiles) 
     differs = nw.any_horizontal(
         nw.coalesce(nw.col("_is_cancelled"), nw.lit(False)) != nw.col("is_cancelled"),
         nw.col("departure_at").is_null() != nw.col("_stored_at").is_null(),
+        (nw.col("departure_at").is_null() & ~ends_by_day()) != nw.col("_was_open"),
         nw.col("departure_at") != nw.col("_stored_at"),
         ignore_nulls=True,
     )
@@ -248,11 +276,11 @@ OTHER_DAYS = (
         "fact_emergency_visits",
         ("cleaned_er_visits", "cleaned_adt_events", "dim_patient"),
         lambda t, _: other_patients(
-            t["fact_emergency_visits"],
+            t["fact_emergency_visits"].with_columns(_arrived_at=arrived_by()),
             of_their_patient(t["cleaned_er_visits"], t["cleaned_adt_events"]),
             t["dim_patient"],
             ["visit_id"],
-            "arrival_at",
+            "_arrived_at",
         ),
     ),
     OtherDays(

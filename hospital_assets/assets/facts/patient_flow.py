@@ -7,6 +7,7 @@ permutation, repetition or replay of a visit's messages gives the same segments.
 import dagster as dg
 import narwhals as nw
 
+from hospital_assets.assets.cleaned.adt_events import EVENT_TIME_UNKNOWN
 from hospital_assets.assets.declare import all_days, table
 from hospital_assets.assets.dedupe import newest_of_each
 from hospital_assets.assets.dimensions.calendar import date_key
@@ -101,7 +102,8 @@ def visit_ends(events: Frame) -> Frame:
         events: columns of cleaned_adt_events.
 
     Returns:
-        visit_id, left_at (null: still in the department), left_as (disposition), is_admitted.
+        visit_id, left_at (null: still in the department, or `is_by_day`), is_by_day (only the day is known), left_as
+        (disposition), is_admitted.
     """
     segments = folded(events).with_columns(
         _is_inpatient=nw.col("stay_class") == "inpatient", _last_segment=nw.col("segment_number").max().over("visit_id")
@@ -119,6 +121,7 @@ def visit_ends(events: Frame) -> Frame:
                 nw.col("segment_start_at")
             ),
             _ended_at=nw.when(is_last).then(nw.col("stay_end_at")),
+            _ended_by_day=nw.when(is_last).then(nw.col("_ends_by_day")),
             _admitted=nw.when(is_last).then(is_inpatient.cast(nw.Int64)),
         )
         .group_by("visit_id")
@@ -126,12 +129,18 @@ def visit_ends(events: Frame) -> Frame:
             nw.col("_moved_at").min(),
             nw.col("_ended_at").max(),
             nw.col("_admitted").max(),
+            nw.col("_ended_by_day").max(),
             left_as=nw.col("discharge_disposition").max(),
         )
         .with_columns(is_admitted=nw.col("_admitted") == 1)
+        .with_columns(_moved_at=nw.when(nw.col("is_admitted")).then(nw.col("_moved_at")))
+        .with_columns(
+            is_by_day=nw.col("_moved_at").is_null() & ~nw.col("_ended_at").is_null() & (nw.col("_ended_by_day") == 1)
+        )
         .select(
             "visit_id",
-            left_at=nw.coalesce(nw.when(nw.col("is_admitted")).then(nw.col("_moved_at")), nw.col("_ended_at")),
+            "is_by_day",
+            left_at=nw.coalesce("_moved_at", nw.when(~nw.col("is_by_day")).then(nw.col("_ended_at"))),
             left_as=nw.when(nw.col("is_admitted")).then(nw.lit("admitted")).otherwise(nw.col("left_as")),
             is_admitted="is_admitted",
         )
@@ -256,12 +265,23 @@ def folded(events: Frame) -> Frame:
             "visit_id",
             nw.col("event_at").alias("_discharged_at"),
             nw.col("discharge_disposition").alias("_disposition"),
+            _discharged_by_day=_is_by_day(),
         )
     )
     segments = (
         moves.join(discharges, on="visit_id", how="left")
         .filter(nw.col("_discharged_at").is_null() | (nw.col("event_at") <= nw.col("_discharged_at")))
-        .with_columns(_next_start=nw.col("event_at").shift(-1).over("visit_id", order_by=order))
+        .with_columns(
+            _next_start=nw.col("event_at").shift(-1).over("visit_id", order_by=order),
+            _starts_by_day=_is_by_day().cast(nw.Int64),
+        )
+        .with_columns(
+            _ends_by_day=nw.coalesce(
+                nw.col("_starts_by_day").shift(-1).over("visit_id", order_by=order),
+                nw.col("_discharged_by_day").cast(nw.Int64),
+                nw.lit(0),
+            )
+        )
         # Outpatients come and go without a stay, unless they become inpatients.
         .filter(nw.col("stay_class") != "outpatient")
         .with_columns(
@@ -279,6 +299,14 @@ def folded(events: Frame) -> Frame:
         is_open=nw.col("_open_count") > 0,
         stay_end_at=nw.when(nw.col("_open_count") == 0).then(nw.col("_last_end")),
         segment_start_at=nw.col("event_at"),
+        _is_by_day=nw.max_horizontal("_starts_by_day", "_ends_by_day") > 0,
+        _edges_by_day=nw.max_horizontal(
+            nw.when(nw.col("event_at") == nw.col("stay_start_at")).then(nw.col("_starts_by_day")),
+            nw.when(nw.col("segment_number") == nw.col("_last_number")).then(nw.col("_ends_by_day")),
+        ),
+    )
+    segments = segments.with_columns(
+        _stay_is_by_day=nw.coalesce(nw.col("_edges_by_day").max().over(*stay) > 0, nw.lit(False))
     )
     return segments.with_columns(
         stay_id=nw.col("visit_id"),
@@ -332,18 +360,28 @@ def ended_by_register(segments: Frame, visits: Frame) -> Frame:
 
 
 def lengths() -> dict[str, nw.Expr]:
-    """Hours of a segment, and of the whole stay in its last one."""
+    """Hours of a segment, and of the whole stay in its last one; null where an end of it is known by its day only."""
+    is_last = nw.col("segment_number") == nw.col("_last_number")
     return {
-        "segment_hours": minutes_between("segment_start_at", "segment_end_at") / 60,
-        "length_of_stay_hours": nw.when(nw.col("segment_number") == nw.col("_last_number")).then(
+        "segment_hours": nw.when(~nw.col("_is_by_day")).then(
+            minutes_between("segment_start_at", "segment_end_at") / 60
+        ),
+        "length_of_stay_hours": nw.when(is_last & ~nw.col("_stay_is_by_day")).then(
             minutes_between("stay_start_at", "stay_end_at") / 60
         ),
     }
 
 
+def _is_by_day() -> nw.Expr:
+    """Whether a message's event is known by its day only; see the rule `event_time_unknown`."""
+    return nw.coalesce(nw.col("quality_codes").str.contains(EVENT_TIME_UNKNOWN.name, literal=True), nw.lit(False))
+
+
 def other_ends_of_stays(stored: Frame, visits: Frame) -> Frame:
     """Open segments that the register ends now: its record came later than the run over their day."""
-    still_open = stored.filter(nw.col("segment_end_at").is_null()).with_columns(_last_number=nw.col("segment_number"))
+    still_open = stored.filter(nw.col("segment_end_at").is_null()).with_columns(
+        _last_number=nw.col("segment_number"), _is_by_day=nw.lit(False), _stay_is_by_day=nw.lit(False)
+    )
     # A year's register is longer than the list of who is still there.
     theirs = visits.join(still_open.select(visit_id=nw.col("stay_id")).unique(), on="visit_id", how="semi")
     return ended_by_register(still_open, theirs).filter(~nw.col("segment_end_at").is_null())

@@ -48,7 +48,9 @@ def kpi_crowding_hourly(
     beds = department_hours(dim_department, dim_hospital, dim_date, period).join(
         dim_department.select("department_key", "department_name"), on="department_key", how="left"
     )
-    visits = fact_emergency_visits.filter(~nw.col("is_cancelled")).join(
+    # Of an arrival or departure known by its day only nobody can say at which hours the patient was there.
+    is_timed = ~nw.col("arrival_at").is_null() & (nw.col("is_open") | ~nw.col("departure_at").is_null())
+    visits = fact_emergency_visits.filter(~nw.col("is_cancelled"), is_timed).join(
         dim_hospital.select("hospital_key", "hospital_id"), on="hospital_key", how="left"
     )
     ventilated = (

@@ -152,7 +152,10 @@ def present(visits: Frame, hospitals: Frame, departments: Frame, now: nw.Expr) -
             as_of_at=now,
             _start_at=wait_start(),
             _left_at=nw.coalesce(nw.col("departure_at"), nw.col("arrival_at").dt.offset_by(f"{AFTER_DAYS}d")),
-        ).with_columns(_has_left=~nw.col("departure_at").is_null() | (nw.col("_left_at") <= nw.col("as_of_at")))
+        )
+        .with_columns(_has_left=~nw.col("departure_at").is_null() | (nw.col("_left_at") <= nw.col("as_of_at")))
+        # Of an arrival known by its day only there is nothing to measure from.
+        .filter(~nw.col("_start_at").is_null(), ~nw.col("arrival_at").is_null())
     )
 
 

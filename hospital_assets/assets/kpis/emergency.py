@@ -26,11 +26,12 @@ from hospital_assets.warehouse.dialect import Frame, checkpoint, local_clocks
 def with_hospital(visits: Frame, hospitals: Frame) -> Frame:
     """Visits with their hospital's identifier and zone, and the local days of arrival and departure.
 
-    `period_date` is the local day of departure, of arrival while the visit is open.
+    `period_date` is the local day of departure, of arrival while the visit is open or its departure's time unknown.
     """
     frame = visits.join(hospitals.select("hospital_key", "hospital_id", "time_zone"), on="hospital_key", how="left")
     frame = local_clocks(frame, {"departure_local": "departure_at"}, "time_zone")
-    return frame.with_columns(period_date=nw.coalesce(nw.col("departure_local"), nw.col("arrival_local")).dt.date())
+    local = nw.coalesce("departure_local", "arrival_local")
+    return frame.with_columns(period_date=nw.coalesce(local.dt.date(), nw.col("service_date")))
 
 
 @dg.asset(**table("kpi_lwbs_daily"))
@@ -184,8 +185,8 @@ def critical_waits(visits: Frame, as_of: nw.Expr) -> Frame:
     """
     critical = visits.filter(is_critical()).with_columns(as_of_at=as_of)
     is_seen = ~nw.col("provider_at").is_null()
-    has_left = ~nw.col("departure_at").is_null()
-    until = nw.coalesce(nw.col("departure_at"), nw.col("as_of_at"))
+    has_left = ~nw.col("is_open")
+    until = nw.coalesce(nw.col("departure_at"), nw.when(nw.col("is_open")).then(nw.col("as_of_at")))
     elapsed = (until - wait_start()).dt.total_microseconds() / 60_000_000
     critical = critical.with_columns(_elapsed=nw.when(is_seen).then(nw.col("wait_minutes")).otherwise(elapsed))
     late = nw.col("_elapsed") > thresholds.CRITICAL_WAIT_MINUTES

@@ -43,8 +43,8 @@ def length_of_stay(stays: Frame, as_of: nw.Expr) -> Frame:
     """Lengths in their named variants; open stays are counted and lasted until `as_of`.
 
     Args:
-        stays: hospital_id, stay_class, stay_start_at, stay_end_at (null: open), segment_start_at and segment_end_at of
-            the last segment, start_local, end_local.
+        stays: hospital_id, stay_class, stay_start_at, stay_end_at (null: open), length_of_stay_hours, segment_start_at
+            and segment_end_at of the last segment, start_local, end_local.
         as_of: the moment until which open stays have lasted.
     """
     day = 86_400_000_000.0
@@ -54,7 +54,10 @@ def length_of_stay(stays: Frame, as_of: nw.Expr) -> Frame:
         .with_columns(
             period_month=month_of(nw.coalesce(nw.col("end_local").dt.date(), nw.col("as_of_at").dt.date())),
             _hcup=((end - start).dt.total_microseconds() / day).round().cast(nw.Int64),
-            _hours=(nw.col("stay_end_at") - nw.col("stay_start_at")).dt.total_microseconds() / (day / 24),
+            # Of an end known by its day only there are days, but no hours.
+            _hours=nw.when(~nw.col("length_of_stay_hours").is_null()).then(
+                (nw.col("stay_end_at") - nw.col("stay_start_at")).dt.total_microseconds() / (day / 24)
+            ),
             _so_far=(nw.col("as_of_at") - nw.col("stay_start_at")).dt.total_microseconds() / day,
             _is_open=nw.col("stay_end_at").is_null(),
             _has_lapsed=has_lapsed(),
@@ -71,7 +74,11 @@ def length_of_stay(stays: Frame, as_of: nw.Expr) -> Frame:
         frame,
         ("period_month", "as_of_at", "stay_class"),
         ("hospital_id",),
-        excluded={"lapsed": nw.col("_has_lapsed"), "open": nw.col("_is_open"), "negative": nw.col("_hours") < 0},
+        excluded={
+            "lapsed": nw.col("_has_lapsed"),
+            "open": nw.col("_is_open"),
+            "negative": nw.col("stay_end_at") < nw.col("stay_start_at"),
+        },
         of=["_hcup", "_min1", "_hours"],
         figures={
             "los_hcup_days_sum": nw.col("_hcup").sum(),

@@ -55,7 +55,7 @@ def waits_by_hour(mart: Mart, where: Slice) -> list[Row]:
         "hour(f.arrival_local) as hour_of_day, count(f.wait_minutes) as wait_count, "
         "quantile_cont(f.wait_minutes, 0.1) as p10, median(f.wait_minutes) as median, "
         "quantile_cont(f.wait_minutes, 0.9) as p90",
-        "group by 1 order by 1",
+        "and f.arrival_local is not null group by 1 order by 1",
     )
 
 
