@@ -184,6 +184,24 @@ def test_every_group_of_a_merge_and_every_number_in_it_counts(tmp_path: Path) ->
     assert found.validated["adt_events"]["rule"].null_count() == 4
 
 
+def test_what_neighbours_of_an_event_say_is_applied(tmp_path: Path) -> None:
+    merges = [
+        adt("A18", "20260501130000", visit="", patient="1", prior="2"),
+        adt("A47", "20260501130000", visit="", patient="3", prior="4"),
+    ]
+    account = adt("A44", "20260501140000", visit="V1", patient="8", prior="7")
+    # Two patients swap their beds: a group for each.
+    swap = adt("A17", "20260501150000", "V2", patient="9", place="SURG^1^A")
+    swap += adt("A17", "20260501150000", "V3", patient="10", place="ED^2^A").split("\r", 2)[2]
+    arrivals = [adt("A04", FIRST), adt("A04", FIRST, "V2", patient="9"), adt("A04", FIRST, "V3", patient="10")]
+    found = hl7(tmp_path, *merges, account, swap, *arrivals, only=("adt_events",))
+    assert merged_away(found, *"1234") == {"2": "1", "4": "3"}
+    assert found.segments().filter(pl.col("stay_id") == "V1")["patient_id"].to_list() == ["8"]
+    assert [row[1:3] for row in flow(found, "V2")] == [("Emergency", "01 10:00"), ("Surgery", "01 15:00")]
+    assert [row[1:3] for row in flow(found, "V3")] == [("Emergency", "01 10:00"), ("Emergency", "01 15:00")]
+    assert found.quarantined("adt_events") == {}
+
+
 # --- times ------------------------------------------------------------------------------------------
 
 

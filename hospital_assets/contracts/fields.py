@@ -359,6 +359,12 @@ FIELDS: Mapping[str, Field] = {
     "prior_patient_id": text(
         "Merged-away record number of an A40.", privacy="direct_identifier", source="HL7 MRG-1", nullable=True
     ),
+    "part_of_visit_id": text(
+        "The emergency visit that this record is a part of, where a source splits one into several encounters.",
+        privacy="direct_identifier",
+        source="FHIR Encounter.partOf",
+        nullable=True,
+    ),
     "bed_id": text("Bed.", source="HL7 PV1-3.3", nullable=True),
     "event_at": instant("When it happened.", source="HL7 EVN-6"),
     "visit_start_at": instant("Start of the visit.", source="HL7 PV1-44"),

@@ -135,6 +135,7 @@ class RawErVisits(
     landed="""
         visit_id patient_id hospital_id department doctor_id arrival_mode arrival_time handover_time triage_time
         triage_level room_time provider_time decision_time departure_time disposition chief_complaint recorded_at
+        part_of_visit_id
     """,
 ):
     """Emergency visits as landed from registration systems."""
@@ -160,7 +161,7 @@ class RawAdtEvents(
     grain="one landed ADT message",
     landed="""
         message_id event_type visit_id patient_class patient_id prior_patient_id hospital_id department bed_id
-        event_at visit_start_at recorded_at discharge_disposition
+        event_at visit_start_at recorded_at discharge_disposition part_of_visit_id
     """,
 ):
     """Admission, discharge and transfer messages as landed; dated by the start of their visit."""

@@ -3,12 +3,14 @@
 NDJSON passes untouched; what is in a resource is the profile's and DuckDB's matter. A Bundle
 (collection, transaction, searchset, history) becomes a line for each entry, and its own internal links
 are made plain: a reference to another entry's `fullUrl`, as in `urn:uuid:...`, becomes `Type/id`, and a
-resource that has no id yet takes that of its `fullUrl`. The entry itself stays word for word in
+resource that has no id yet takes that of its `fullUrl`. A contained resource becomes a line of its own, with the id
+`<id of what contains it>-<its own>`, to which references (`#its-own`) lead. Each resource stays word for word in
 `@record`. A Bundle is held in memory whole; NDJSON never is.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import re
@@ -16,7 +18,7 @@ from collections.abc import Generator, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 #: Raised when the output changes, so that kept copies are made anew.
-VERSION = 2
+VERSION = 3
 
 _raw_decode = json.JSONDecoder().raw_decode
 _BLANK = re.compile(r"[ \t\r\n]*")
@@ -95,6 +97,8 @@ def _of_lines(lines: Iterator[str]) -> Iterator[str]:
     for number, line in enumerate(lines, start=1):
         text = line.rstrip("\r\n")
         made = _of_bundle_line(text, max(number, last + 1)) if '"Bundle"' in text else None
+        if made is None and '"contained"' in text:
+            made = _apart(text, text, max(number, last + 1))
         if made is not None:
             yield from made or [""]  # a Bundle of nothing is a blank line
             last = max(number, last + 1) + max(len(made), 1) - 1
@@ -127,8 +131,9 @@ def _of_text(text: str) -> Iterator[str]:
                 while start is not None:
                     position = start
                     _, end = _decode(text, start)
-                    number = max(lines.at(start), number + 1)
-                    yield _line(text[start:end], text[start:end], number)
+                    for made in _apart(text[start:end], text[start:end], max(lines.at(start), number + 1)):
+                        number = max(lines.at(start), number + 1)
+                        yield made
                     position = end
                     start = _send(walk, end)
                 position = _skip(text, text.index("]", position) + 1)
@@ -141,8 +146,9 @@ def _of_text(text: str) -> Iterator[str]:
                     yield made
                 number = max(lines.at(end), number)
             else:
-                number = max(lines.at(position), number + 1)
-                yield _line(text[position:end], text[position:end], number)
+                for made in _apart(text[position:end], text[position:end], max(lines.at(position), number + 1)):
+                    number = max(lines.at(position), number + 1)
+                    yield made
             position = _skip(text, end)
     except ValueError:
         damaged = text[position:]
@@ -191,8 +197,9 @@ def _of_bundle(text: str, position: int, number: int, lines: _Lines | None = Non
     }
     for entry in entries:
         number = max(number, lines.at(entry.begins) if lines else 0)
-        yield _entry_line(text, entry, ids, number)
-        number += 1
+        for made in _entry_lines(text, entry, ids, number):
+            yield made
+            number += 1
     if is_damaged:
         yield _unreadable(text[reached:], max(number, lines.at(reached) if lines else 0))
 
@@ -218,9 +225,9 @@ def _entry(text: str, position: int) -> _Entry:
     return _Entry(position, text.index("}", end) + 1, resource, kind, identity, url, request)
 
 
-def _entry_line(text: str, entry: _Entry, ids: dict[str, str], number: int) -> str:
+def _entry_lines(text: str, entry: _Entry, ids: dict[str, str], number: int) -> list[str]:
     if entry.resource is None:
-        return _line(_without_resource(entry.request), text[entry.begins : entry.ends], number)
+        return [_line(_without_resource(entry.request), text[entry.begins : entry.ends], number)]
     record = text[slice(*entry.resource)]
     body = _LAYOUT.sub(" ", record)
     if ids:
@@ -229,7 +236,43 @@ def _entry_line(text: str, entry: _Entry, ids: dict[str, str], number: int) -> s
         )
     if entry.identity is None and entry.url:
         body = _with_members(body, {"id": _tail(entry.url)})
-    return _line(body, record, number)
+    return _apart(body, record, number)
+
+
+def _apart(body: str, record: str, number: int) -> list[str]:
+    """The line of a resource, and one for each that it contains, on the lines from `number` on."""
+    contained = _contained(body) if '"contained"' in body else None
+    if contained is None:
+        return [_line(body, record, number)]
+    whole, inner = contained
+    identity = whole.get("id") or hashlib.sha256(record.encode("utf-8", "replace")).hexdigest()[:16]
+    ids = {"#": f"{whole.get('resourceType')}/{identity}"}
+    ids |= {f"#{one.get('id')}": f"{one['resourceType']}/{identity}-{one.get('id')}" for one in inner}
+
+    def resolved(text: str) -> str:
+        return _REFERENCE.sub(
+            lambda match: f"{match[1]}{json.dumps(ids.get(match[2], match[2]), ensure_ascii=False)}", text
+        )
+
+    made = [_line(resolved(body if "id" in whole else _with_members(body, {"id": identity})), record, number)]
+    # The version of what is contained is that of what contains it.
+    written = {"meta": whole["meta"]} if "meta" in whole else {}
+    for place, one in enumerate(inner, start=1):
+        kind = {"resourceType": one["resourceType"], "id": f"{identity}-{one.get('id')}"}
+        text = json.dumps({**kind, **written, **one, **kind}, ensure_ascii=False)
+        made.append(_line(resolved(text), json.dumps(one, ensure_ascii=False), number + place))
+    return made
+
+
+def _contained(body: str) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
+    """A resource and those it contains; None where it contains none, or is damaged."""
+    try:
+        whole = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    inner = whole.get("contained") if isinstance(whole, dict) else None
+    found = [one for one in inner or () if isinstance(one, dict) and isinstance(one.get("resourceType"), str)]
+    return (whole, found) if found else None
 
 
 def _without_resource(request: Any) -> str:

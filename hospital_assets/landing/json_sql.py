@@ -8,7 +8,17 @@ from typing import NamedTuple
 
 from hospital_assets.landing.clocks import MIDNIGHT, MINUTES, NO_DAY, SUM
 from hospital_assets.landing.formats import normaliser
-from hospital_assets.landing.profile import ELEMENT, MEASURED, DateAndTime, Event, Observations, Rest, Subject, Sum
+from hospital_assets.landing.profile import (
+    ELEMENT,
+    JOINED,
+    MEASURED,
+    DateAndTime,
+    Event,
+    Observations,
+    Rest,
+    Subject,
+    Sum,
+)
 from hospital_assets.landing.records import problem_sql
 from hospital_assets.warehouse.dialect import literal, quoted
 
@@ -38,8 +48,8 @@ class _Paths:
         return f"cast({plain} as varchar[]) as {self._found}, cast([{picked}] as varchar[]) as {self._found}_picked"
 
 
-#: `[key=value]` or `[key!=value]` in a path; the key may be a path itself.
-_PICK = re.compile(r"\[(?P<key>[A-Za-z_@][^\]=!]*(?:\[\d+\][^\]=!]*)*)(?P<sign>!?=)(?P<value>[^\]]*)\]")
+#: `[key=value]` or `[key!=value]` in a path; the key may be a path itself, and `|` stands between several values.
+_PICK = re.compile(r"\[(?P<key>[A-Za-z_@][^\]=!]*(?:\[(?:\d+|\*)\][^\]=!]*)*)(?P<sign>!?=)(?P<value>[^\]]*)\]")
 
 
 def _elements_at(source: str, path: str, depth: int = 0) -> str:
@@ -48,10 +58,8 @@ def _elements_at(source: str, path: str, depth: int = 0) -> str:
     if pick is None:
         return f"json_extract({source}, {literal(path if '[*]' in path else f'{path}[*]')})"
     element = f"e{depth}"
-    has = f"json_extract_string({element}, {literal('$.' + pick['key'])})"
-    sign = "is not distinct from" if pick["sign"] == "=" else "is distinct from"
     found = f"json_extract({source}, {literal(path[: pick.start()] + '[*]')})"
-    picked = f"list_filter({found}, lambda {element}: {has} {sign} {literal(pick['value'])})"
+    picked = f"list_filter({found}, lambda {element}: {_fits(element, pick)})"
     rest = path[pick.end() :]
     if not rest:
         return picked
@@ -67,6 +75,19 @@ def _elements_at(source: str, path: str, depth: int = 0) -> str:
         f"list_filter(list_transform({picked}, lambda {inner}: "
         f"json_extract({inner}, {literal('$' + rest)})), lambda {inner}: {inner} is not null)"
     )
+
+
+def _fits(element: str, pick: re.Match[str]) -> str:
+    """SQL of whether an element holds what a pick says; of a list at its key (`[*]`) any may."""
+    values = pick["value"].split("|")
+    has = f"json_extract_string({element}, {literal('$.' + pick['key'])})"
+    if "[*]" in pick["key"]:
+        fits = f"list_has_any(cast({has} as varchar[]), [{', '.join(map(literal, values))}])"
+    elif len(values) > 1:
+        fits = f"{has} in ({', '.join(map(literal, values))})"
+    else:
+        fits = f"{has} is not distinct from {literal(values[0])}"
+    return f"coalesce({fits}, false)" if pick["sign"] == "=" else f"not coalesce({fits}, false)"
 
 
 def _text_at(source: str, path: str) -> str:
@@ -99,6 +120,9 @@ class _JsonReading:
             return "landed_at"
         if name.startswith("="):
             return literal(name[1:])
+        if JOINED in name:
+            parts = [self.source(part) for part in name.split(JOINED)]
+            return f"case when {parts[-1]} is not null then concat_ws('|', {', '.join(parts)}) end"
         if name.startswith(ELEMENT):
             return self.element["$" + name.removeprefix(ELEMENT)]
         return self.whole[name]

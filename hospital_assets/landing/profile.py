@@ -7,8 +7,11 @@ not: which profiles there are (`registry`), reading landed files.
 A *source name* is how a profile points into a landed record: a CSV column; for all other formats a
 JSON path (`$.patient.id`), or `$each.code` for a path within one element of the list named by
 `each`. A path may pick the elements of a list by what they hold: `$.name[use=official].family`,
-`[use!=old]`.  Everywhere, `@line` is the line of the record, `@part` counts the rows made from one record,
-`@landed_at` is when the file was delivered, and in `derived` `=text` is the text itself.
+`[use!=old]`, `[code=home|snf]`, `[type[*].coding[*].code=ATND]`; `[code={disposition}]` stands for the codes of that
+code map, `[code={observations}]` for those of vital signs. ` | ` between paths joins what they hold, as in
+`$.identifier.system | $.identifier.value`; what is absent is left out, but without the last there is nothing.
+Everywhere, `@line` is the line of the record, `@part` counts the rows made from one record, `@landed_at` is when the
+file was delivered, and in `derived` `=text` is the text itself.
 """
 
 from __future__ import annotations
@@ -72,6 +75,8 @@ _BOOKKEEPING = frozenset(DatedRecord.to_schema().columns) | frozenset(LandedReco
 #: Parts of a file's record that every format has.
 PSEUDO = ("@line", "@part", "@landed_at")
 ELEMENT = "$each"
+#: Between the paths of a token, as in FHIR's search: `$.identifier.system | $.identifier.value` is `system|value`.
+JOINED = " | "
 
 
 @functools.cache
@@ -228,6 +233,7 @@ class Lookup(_Declaration):
         value: source name, or names in order of preference, of what is taken; the smallest of several.
         pattern: regular expression for the key; what its first group matches is compared.
         value_pattern: the same for the value.
+        among: what is found counts only if it is the `$.id` of a record that has these; as `where`.
     """
 
     column: str
@@ -239,6 +245,7 @@ class Lookup(_Declaration):
     value: str | tuple[str, ...]
     pattern: str | None = None
     value_pattern: str | None = None
+    among: dict[str, tuple[str, ...]] = {}
 
     def spec(self, subject: Subject) -> Subject:
         """The records looked at as a declaration, of the columns `key` and `value`."""
@@ -662,7 +669,7 @@ def parse_profile(text: str, file: str) -> Profile:
         ProfileError: not TOML, or a declaration is wrong; names file, line, key and reason.
     """
     try:
-        profile = Profile.model_validate(tomllib.loads(text))
+        profile = Profile.model_validate(_with_codes(tomllib.loads(text)))
     except tomllib.TOMLDecodeError as error:
         raise ProfileError(f"{file}: not valid TOML: {error}") from error
     except ValidationError as error:
@@ -678,6 +685,28 @@ def parse_profile(text: str, file: str) -> Profile:
         f"{file}:{line_of(text, where)}: {'.'.join(map(str, where)) or 'profile'}: {what}" for where, what in problems
     )
     raise ProfileError(message)
+
+
+#: The codes of a code map in a path, as in `[code={disposition}]`.
+_CODES = re.compile(r"(?<==)\{(\w+)\}(?=\])")
+
+
+def _with_codes(declared: dict[str, Any]) -> dict[str, Any]:
+    """A profile's declarations with the codes that its paths name by their code map."""
+    tables = {name: "|".join(table) for name, table in declared.get("code_maps", {}).items() if isinstance(table, dict)}
+
+    def filled(value: Any, own: dict[str, str]) -> Any:
+        if isinstance(value, str):
+            return _CODES.sub(lambda named: own.get(named[1], named[0]), value)
+        if isinstance(value, list):
+            return [filled(each, own) for each in value]
+        if not isinstance(value, dict):
+            return value
+        if isinstance(long := value.get("observations"), dict):
+            own = {**own, "observations": "|".join([*long.get("codes", {}), *long.get("flags", {})])}
+        return {filled(name, own): filled(each, own) for name, each in value.items()}
+
+    return {**declared, "subjects": filled(declared.get("subjects"), tables)} if "subjects" in declared else declared
 
 
 def _in_words(problem: Any) -> str:
@@ -763,6 +792,8 @@ def _misplaced_names(spec: Subject) -> _Mistakes:
     """Source names that the format cannot have: paths in CSV, columns in JSON, elements of no list."""
     for name in sorted(spec.named):
         is_path = name.startswith("$")
+        if unknown := _CODES.search(name):
+            yield _place_of(spec, name), f"'{unknown[1]}' is no code map of this profile"
         if spec.format == "csv" and is_path:
             yield _place_of(spec, name), f"'{name}' is a JSON path; CSV files have column names"
         if spec.format != "csv" and not is_path:

@@ -269,6 +269,12 @@ class LandingZone:
             .group_by("_key")
             .agg(_found=nw.col("value").min())
         )
+        if lookup.among:
+            wanted = others.model_copy(
+                update={"where": lookup.among, "each": None, "columns": {"key": "$.id"}, "patterns": {}}
+            )
+            ids = lazy(json_relation(self.connection, ["key"], wanted, self._landed(files), self.spool))
+            found = found.join(ids.select(_found=nw.col("key")).unique(), on="_found", how="semi")
         filled = (
             nw.coalesce(nw.col("_found"), nw.col(lookup.column))
             if lookup.column == lookup.on

@@ -12,6 +12,7 @@ from hospital_assets.assets.cleaned.rules import (
     first_broken,
     identity,
     in_future,
+    is_blank,
     mapped,
     placeholders,
     read_clocks,
@@ -50,6 +51,12 @@ EVENT_TIME_UNKNOWN = Rule(
     "flag",
     "HL7 v2 chapter 2A, DTM: precision",
 )
+PART_OF_VISIT = Rule(
+    "part_of_visit",
+    "The end of an encounter that is a part of another emergency visit ends nothing: the visit has an end of its own.",
+    "duplicate",
+    "FHIR Encounter.partOf",
+)
 DEPARTMENT_MAPPED = Rule("department_mapped", "The department's spelling was translated.", "correct")
 DEPARTMENT_UNKNOWN = Rule("department_unknown", "No such department is known.", "flag")
 
@@ -63,6 +70,7 @@ RULES = (
     EVENT_BEFORE_VISIT,
     EVENT_IN_FUTURE,
     PLACEHOLDER,
+    PART_OF_VISIT,
     EVENT_TIME_UNKNOWN,
     DEPARTMENT_MAPPED,
     DEPARTMENT_UNKNOWN,
@@ -85,9 +93,10 @@ def validate_adt_events(raw: Frame, hospitals: Frame, profiles: Profiles) -> Fra
     frame = read_clocks(
         frame, profiles, "adt_events", {"_event": "event_at", "_start": "visit_start_at", "_recorded": "recorded_at"}
     ).with_columns(_is_day=nw.coalesce(is_day("event_at"), nw.lit(False)))
-    frame = frame.with_columns(_day_end=nw.when(nw.col("_is_day")).then(nw.col("_event").dt.offset_by("1439m"))).drop(
-        "event_at", "visit_start_at", "recorded_at"
-    )
+    frame = frame.with_columns(
+        _day_end=nw.when(nw.col("_is_day")).then(nw.col("_event").dt.offset_by("1439m")),
+        _day_end_offset_minutes="_event_offset_minutes",
+    ).drop("event_at", "visit_start_at", "recorded_at")
     frame = resolve_instants(
         frame,
         {"event_at": "_event", "_day_end_at": "_day_end", "visit_start_at": "_start", "recorded_at": "_recorded"},
@@ -111,7 +120,7 @@ def validate_adt_events(raw: Frame, hospitals: Frame, profiles: Profiles) -> Fra
         .then(nw.coalesce("visit_start_at", "event_at"))
         .otherwise(nw.col("visit_start_at")),
         message_id=identity(profiles, "message_id"),
-        visit_id=identity(profiles, "visit_id"),
+        visit_id=nw.coalesce(identity(profiles, "part_of_visit_id"), identity(profiles, "visit_id")),
         patient_id=identity(profiles, "patient_id"),
         prior_patient_id=identity(profiles, "prior_patient_id"),
         _landed_department=text("department"),
@@ -119,6 +128,12 @@ def validate_adt_events(raw: Frame, hospitals: Frame, profiles: Profiles) -> Fra
         patient_class=mapped(profiles, "patient_class", domain=PATIENT_CLASSES),
         bed_id=text("bed_id"),
         discharge_disposition=mapped(profiles, "discharge_disposition", domain=DISPOSITIONS),
+    )
+    # An inpatient encounter that is part of it does end the stay.
+    ends_a_part = (
+        ~is_blank("part_of_visit_id")
+        & nw.col("event_type").is_in(["A03", "A11"])
+        & nw.coalesce(nw.col("patient_class") == "emergency", nw.lit(False))
     )
     frame = frame.with_columns(
         rule=first_broken(
@@ -130,6 +145,7 @@ def validate_adt_events(raw: Frame, hospitals: Frame, profiles: Profiles) -> Fra
             (EVENT_AT_MISSING, nw.col("event_at").is_null() | nw.col("visit_start_at").is_null()),
             (EVENT_BEFORE_VISIT, nw.col("event_at") < nw.col("visit_start_at")),
             (EVENT_IN_FUTURE, in_future(profiles, "event_at", "recorded_at")),
+            (PART_OF_VISIT, ends_a_part),
         ),
         quality_codes=codes(
             placeholders("_event", "_start", "_recorded"),

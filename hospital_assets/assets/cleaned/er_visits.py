@@ -62,6 +62,12 @@ ARRIVAL_IN_FUTURE = Rule(
 VISIT_ID_CONFLICT = Rule(
     "visit_id_conflict", "The visit number already belongs to another patient, recorded earlier.", "quarantine"
 )
+PART_OF_VISIT = Rule(
+    "part_of_visit",
+    "The record is a part of another emergency visit, which stands in another record.",
+    "duplicate",
+    "FHIR Encounter.partOf",
+)
 DEPARTMENT_MAPPED = Rule("department_mapped", "The department's spelling was translated.", "correct")
 DEPARTMENT_UNKNOWN = Rule("department_unknown", "No such department is known.", "flag")
 TRIAGE_LEVEL_INVALID = Rule("triage_level_invalid", "The triage level is not 1 to 5.", "flag")
@@ -101,6 +107,7 @@ RULES = (
     ARRIVAL_IN_FUTURE,
     OUTSIDE_PERIOD,
     VISIT_ID_CONFLICT,
+    PART_OF_VISIT,
     DEPARTMENT_MAPPED,
     DEPARTMENT_UNKNOWN,
     TRIAGE_LEVEL_INVALID,
@@ -192,6 +199,7 @@ def validate_er_visits(raw: Frame, hospitals: Frame, profiles: Profiles, period:
         rule=first_broken(
             (VISIT_ID_MISSING, nw.col("visit_id").is_null()),
             (PATIENT_ID_MISSING, nw.col("patient_id").is_null()),
+            (PART_OF_VISIT, ~is_blank("part_of_visit_id")),
             (HOSPITAL_UNKNOWN, nw.col("time_zone").is_null()),
             (ARRIVAL_MISSING, nw.col("arrival_at").is_null() & ~nw.col("_arrival_is_day")),
             (ARRIVAL_IN_FUTURE, in_future(profiles, "arrival_at", "recorded_at")),

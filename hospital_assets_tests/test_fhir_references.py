@@ -1,0 +1,138 @@
+"""FHIR R4: who and what resources refer to, whatever the form of the reference, and what one visit is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from hospital_assets.landing.fhir import json_lines
+from hospital_assets_tests.engines import ENGINES
+from hospital_assets_tests.test_cases import Case, landed
+
+AT = {"meta": {"lastUpdated": "2026-05-01T16:00:00-04:00"}}
+PROVIDER = {"coding": [{"code": "hospital"}, {"code": "prov"}]}
+LOINC = "http://loinc.org"
+
+
+def resource(kind: str, identity: str, **values: Any) -> dict[str, Any]:
+    return {"resourceType": kind, "id": identity, **AT, **values}
+
+
+def of(kind: str, system: str | None, value: str) -> dict[str, Any]:
+    """A reference by identifier, as FHIR has it; see `queried` for Synthea's form."""
+    return {"type": kind, "identifier": {**({"system": system} if system else {}), "value": value}}
+
+
+def queried(kind: str, token: str) -> dict[str, str]:
+    return {"reference": f"{kind}?identifier={token}"}
+
+
+def identified(system: str, value: str) -> dict[str, Any]:
+    return {"identifier": [{"system": "urn:other", "value": "0"}, {"system": system, "value": value}]}
+
+
+def encounter(identity: str, start: str, end: str, **values: Any) -> dict[str, Any]:
+    usual: dict[str, Any] = {
+        "status": "finished",
+        "class": {"code": "EMER"},
+        "subject": {"reference": "Patient/p"},
+        "serviceProvider": {"reference": "Organization/h"},
+        "location": [{"location": {"reference": "Location/er"}}],
+        "period": {"start": f"2026-05-01T{start}:00-04:00", "end": f"2026-05-01T{end}:00-04:00"},
+    }
+    return resource("Encounter", identity, **usual | values)
+
+
+def rate(identity: str, value: int, **values: Any) -> dict[str, Any]:
+    coded = {"coding": [{"system": LOINC, "code": "55284-4"}, {"system": LOINC, "code": "8867-4"}]}
+    usual: dict[str, Any] = {
+        "status": "final",
+        "code": coded,
+        "subject": {"reference": "Patient/p"},
+        "effectiveDateTime": "2026-05-01T10:30:00-04:00",
+        "valueQuantity": {"value": value, "code": "/min"},
+    }
+    return resource("Observation", identity, **usual | values)
+
+
+LANDED = [
+    resource("Organization", "h", name="H", type=[PROVIDER], **identified("urn:sites", "7")),
+    resource("Location", "er", name="Emergency", managingOrganization=queried("Organization", "urn:sites|7"),
+             physicalType={"coding": [{"code": "x"}, {"code": "wa"}]}, **identified("urn:rooms", "E")),
+    resource("Location", "room", name="Room 1", physicalType={"coding": [{"code": "x"}, {"code": "ro"}]}),
+    resource("Practitioner", "dr", name=[{"family": "Low"}], **identified("urn:npi", "99")),
+    resource("PractitionerRole", "role", practitioner=of("Practitioner", "urn:npi", "99"),
+             organization=of("Organization", None, "7")),
+    resource("Patient", "p", birthDate="1980-01-02", **identified("urn:mrn", "15")),
+    # All by identifier: to what has landed, and to two persons of one number who have not.
+    encounter("e1", "10:00", "12:00", subject=of("Patient", "urn:mrn", "15"),
+              serviceProvider=of("Organization", "urn:sites", "7"),
+              location=[{"location": queried("Location", "urn:rooms|E")}],
+              participant=[{"type": [{"coding": [{"code": "REF"}]}], "individual": queried("Practitioner", "1")},
+                           {"type": [{"coding": [{"code": "y"}, {"code": "ATND"}]}],
+                            "individual": of("Practitioner", "urn:npi", "99")}],
+              hospitalization={"dischargeDisposition": {"coding": [{"system": "urn:x", "code": "?"}, {"code": "01"}]}},
+              **identified("urn:visits", "V")),
+    encounter("e2", "10:00", "11:00", subject=of("Patient", "urn:north", "15")),
+    encounter("e3", "10:00", "11:00", subject=queried("Patient", "urn:south|15")),
+    rate("o1", 80, subject=queried("Patient", "urn:mrn|15"), encounter=of("Encounter", "urn:visits", "V")),
+    rate("o2", 60, subject=of("Patient", "urn:north", "15")),
+    # One visit in two encounters, the second of which leads to a bed.
+    encounter("whole", "08:00", "15:00", location=[{"location": {"reference": "Location/er"}}]),
+    encounter("part", "09:00", "11:00", partOf={"reference": "Encounter/whole"}),
+    encounter("bed", "15:00", "18:00", partOf={"reference": "Encounter/part"}, **{"class": {"code": "IMP"}}),
+    encounter("stay", "08:00", "18:00", **{"class": {"code": "IMP"}}),
+    encounter("inside", "12:00", "13:00", partOf={"reference": "Encounter/stay"}),
+    rate("o3", 70, encounter={"reference": "Encounter/part"}, effectiveDateTime="2026-05-01T09:30:00-04:00"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=list(ENGINES))
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
+    content = "\n".join(map(json.dumps, LANDED)).encode()
+    with landed(tmp_path_factory.mktemp("fhir"), ENGINES[request.param], "fhir-r4", {"a.ndjson": content}) as found:
+        yield found
+
+
+def test_references_by_identifier_lead_to_what_has_landed(case: Case) -> None:
+    visits = {row["visit_id"]: row for row in case.cleaned("er_visits").iter_rows(named=True)}
+    names = ("patient_id", "hospital_id", "department_name", "doctor_id", "disposition")
+    assert [visits["e1"][name] for name in names] == ["p", "h", "Emergency", "dr", "home"]
+    (vital,) = case.cleaned("vitals").filter(heart_rate_bpm=80).iter_rows(named=True)
+    assert [vital[name] for name in ("patient_id", "visit_id", "hospital_id")] == ["p", "e1", "h"]
+    assert case.cleaned("departments").select("department_id", "hospital_id").rows() == [("er", "h")]
+    assert case.cleaned("doctors").select("doctor_id", "hospital_id").rows() == [("dr", "h")]
+
+
+def test_a_number_is_one_of_its_system(case: Case) -> None:
+    people = dict(case.cleaned("er_visits").select("visit_id", "patient_id").iter_rows())
+    assert (people["e2"], people["e3"]) == ("urn:north|15", "urn:south|15")
+    assert case.validated("vitals").filter(patient_id="fhir-r4:urn:north|15").height == 1
+
+
+def test_an_emergency_encounter_that_is_part_of_another_is_no_visit(case: Case) -> None:
+    visits = case.visits()
+    assert {"whole", "inside"} <= set(visits) and "part" not in visits
+    assert visits["whole"]["los_minutes"] == 420
+    assert [row[:3] for row in case.flow("whole")] == [
+        ("emergency", "01 12:00", "01 13:00"),
+        ("emergency", "01 13:00", "01 19:00"),
+        ("inpatient", "01 19:00", "01 22:00"),
+    ]
+    assert case.cleaned("vitals").filter(heart_rate_bpm=70)["visit_id"].to_list() == ["whole"]
+
+
+def test_contained_resources_are_lines_of_their_own() -> None:
+    inner = {"resourceType": "Patient", "id": "x", "generalPractitioner": [{"reference": "#"}]}
+    whole = {**resource("Encounter", "e", subject={"reference": "#x"}), "contained": [inner]}
+    bundle = {"resourceType": "Bundle", "entry": [{"resource": whole}, {"resource": resource("Patient", "y")}]}
+    for text in (json.dumps(whole) + "\n" + json.dumps(resource("Patient", "y")), json.dumps(bundle, indent=1)):
+        made = [json.loads(line) for line in json_lines(iter(text.splitlines(keepends=True)))]
+        assert [one["id"] for one in made] == ["e", "e-x", "y"]
+        assert made[0]["subject"] == {"reference": "Patient/e-x"} and made[1]["meta"] == AT["meta"]
+        assert made[1]["generalPractitioner"] == [{"reference": "Encounter/e"}]
+        lines = [one.get("@line") for one in made if "@line" in one]
+        assert lines == sorted(set(lines)) and json.loads(made[1]["@record"]) == inner
