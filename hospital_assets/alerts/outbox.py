@@ -69,6 +69,8 @@ class Signal:
         unit: of both.
         hospital_id: where.
         department_name: where.
+        is_correction: the source has corrected or withdrawn what was known: this holds, whatever was said of later
+            moments.
     """
 
     rule: str
@@ -82,6 +84,7 @@ class Signal:
     unit: str | None = None
     hospital_id: str | None = None
     department_name: str | None = None
+    is_correction: bool = False
 
     @property
     def key(self) -> str:
@@ -157,8 +160,8 @@ class Outbox:
     ) -> int:
         """Take in what a look has found, all or nothing; returns how many alerts it opened.
 
-        An older signal never overrules a newer one of the same thing, and the same signal again
-        changes nothing.
+        An older signal never overrules a newer one of the same thing, unless it is a correction, and the same signal
+        again changes nothing.
 
         Args:
             signals: in any order.
@@ -188,7 +191,7 @@ class Outbox:
 
     def _take(self, signal: Signal, now: datetime, cooldown: timedelta) -> bool:
         seen = self._rows("select observed_at from signals where alert_key = ?", signal.key)
-        if seen and seen[0]["observed_at"] >= _text(signal.observed_at):
+        if seen and seen[0]["observed_at"] >= _text(signal.observed_at) and not signal.is_correction:
             return False
         found = self._rows(
             "select * from alerts where alert_key = ? order by opened_at desc, rowid desc limit 1", signal.key

@@ -632,9 +632,9 @@ class Profile(_Declaration):
             for name in (
                 *_telling(spec.where),
                 *(name for event in spec.events for name in _telling(event.where)),
-                *([spec.observations.code] if spec.observations and not spec.each else []),
+                *([_any_code(spec.observations.code)] if spec.observations and not spec.each else []),
                 *(
-                    [spec.observations.code.replace(ELEMENT, "$", 1)]
+                    [_any_code(spec.observations.code.replace(ELEMENT, "$", 1))]
                     if spec.observations and spec.is_element_itself
                     else []
                 ),
@@ -685,6 +685,11 @@ def parse_profile(text: str, file: str) -> Profile:
         f"{file}:{line_of(text, where)}: {'.'.join(map(str, where)) or 'profile'}: {what}" for where, what in problems
     )
     raise ProfileError(message)
+
+
+def _any_code(path: str) -> str:
+    """A path to whatever code there is: what nobody takes has none of those that a path picks."""
+    return re.sub(r"\[[^\]]*=[^\]]*\|[^\]]*\]", "[0]", path)
 
 
 #: The codes of a code map in a path, as in `[code={disposition}]`.

@@ -6,7 +6,9 @@ cleaning and the start of a wait are those of the assets; limits come from the s
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -103,12 +105,8 @@ def vital_signals(observed: pl.DataFrame, settings: AlertSettings, where: pl.Dat
         where: as `places` has them.
     """
     where = pl.DataFrame(schema=PLACES_SCHEMA) if where is None else where
-    only = where.filter(pl.col("patient_id").is_not_null() & pl.col("patient_id").is_unique())
-    observed = (
-        observed.join(only.select("patient_id", _visit="visit_id"), on="patient_id", how="left")
-        .with_columns(visit_id=pl.coalesce("visit_id", "_visit"))
-        .drop("_visit")
-        .join(where.select("visit_id", _department="department_name", _bed="bed_id"), on="visit_id", how="left")
+    observed = _with_visit(observed, where).join(
+        where.select("visit_id", _department="department_name", _bed="bed_id"), on="visit_id", how="left"
     )
     has_score = pl.col("news2_score") >= settings.news2_score
     is_red = pl.col("has_news2_red_parameter") & pl.lit(settings.red_parameter)
@@ -156,6 +154,117 @@ def vital_signals(observed: pl.DataFrame, settings: AlertSettings, where: pl.Dat
         )
         for row in rows.iter_rows(named=True)
     ]
+
+
+def _with_visit(observed: pl.DataFrame, where: pl.DataFrame) -> pl.DataFrame:
+    """Sets without a visit as those of the one visit that their patient has now."""
+    only = where.filter(pl.col("patient_id").is_not_null() & pl.col("patient_id").is_unique())
+    return (
+        observed.join(only.select("patient_id", _visit="visit_id"), on="patient_id", how="left")
+        .with_columns(visit_id=pl.coalesce("visit_id", "_visit"))
+        .drop("_visit")
+    )
+
+
+#: What identifies a landed record.
+_PLACE = ["source_file", "source_line", "source_part"]
+
+
+def corrections(raw: pl.DataFrame, profiles: Profiles) -> pl.DataFrame:
+    """The records of landed vital signs that correct or take back what others say: their profile and place.
+
+    Args:
+        raw: records with the columns of raw_vitals.
+        profiles: the source profiles.
+    """
+    statuses = {
+        name: {status.upper() for status in (*long.withdrawn, *long.corrected)}
+        for name, profile in profiles.items()
+        if "vitals" in profile.subjects
+        for spec in profile.subjects["vitals"].layouts
+        if (long := spec.observations) is not None
+    }
+
+    def corrects(profile: str, payload: str) -> bool:
+        said = (str(one.get("status")).strip().upper() for one in json.loads(payload)["observations"])
+        return any(status in statuses[profile] for status in said)
+
+    gathered = raw.filter(pl.col("source_profile").is_in(list(statuses)), pl.col("payload").is_not_null())
+    rows = gathered.select("source_profile", "payload").iter_rows()
+    return gathered.filter(pl.Series([corrects(*row) for row in rows], dtype=pl.Boolean)).select(
+        "source_profile", *_PLACE
+    )
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """What stands of the patients whose vital signs were corrected.
+
+    Attributes:
+        subjects: visits, or patients where the visit is unknown; as of the signals of vital signs.
+        signals: one for each of them.
+        board: the newest NEWS2 that stands of each visit, as `board_vitals`, as of the newest set it ever had.
+    """
+
+    subjects: frozenset[str]
+    signals: list[Signal]
+    board: pl.DataFrame
+
+
+def corrected_vitals(
+    raw: pl.DataFrame,
+    corrected: pl.DataFrame,
+    hospitals: pl.DataFrame,
+    patients: pl.DataFrame,
+    profiles: Profiles,
+    settings: AlertSettings,
+    where: pl.DataFrame,
+) -> Corrected:
+    """Assess patients anew of whose sets some records were corrections: by all sets that stand.
+
+    The newest set that stands and says whether its patient is critical decides; without any, the alert is over.
+
+    Args:
+        raw: raw_vitals of all files that may hold versions of the sets.
+        corrected: the records that are corrections, as from `corrections`.
+        hospitals: hospital_id, time_zone.
+        patients: dim_patient, or the copy of it.
+        profiles: the source profiles.
+        settings: the limits.
+        where: as `places` has them.
+    """
+    found: pl.DataFrame = validate_vitals(lazy(raw), lazy(hospitals), profiles).collect("polars").to_native()
+    found = _with_visit(found, where).with_columns(subject=pl.coalesce("visit_id", "patient_id"))
+    sets = found.join(corrected, on=_PLACE, how="semi")["observation_id"].unique()
+    subjects = found.filter(pl.col("observation_id").is_in(sets.to_list()))["subject"].drop_nulls().unique()
+    found = found.filter(pl.col("subject").is_in(subjects.to_list()))
+    standing: pl.DataFrame = (
+        scored(lazy(found.filter(pl.col("rule").is_null())), lazy(patients)).collect("polars").to_native()
+    )
+    by_subject: dict[str, Signal] = {}
+    for signal in sorted(vital_signals(standing, settings, where), key=lambda signal: signal.observed_at):
+        if signal.is_raised is not None:
+            by_subject[signal.subject] = replace(signal, is_correction=True)
+    ever = found.drop_nulls("measured_at").group_by("subject", "visit_id").agg(pl.col("measured_at").max())
+    for subject, measured_at in ever.select("subject", "measured_at").iter_rows():
+        by_subject.setdefault(
+            subject,
+            Signal(
+                CRITICAL_VITALS,
+                subject,
+                measured_at,
+                False,
+                "critical",
+                "the critical vital signs were withdrawn",
+                is_correction=True,
+            ),
+        )
+    board = (
+        ever.filter(pl.col("visit_id").is_not_null())
+        .select("visit_id", "measured_at")
+        .join(board_vitals(standing).drop("measured_at"), on="visit_id", how="left")
+    )
+    return Corrected(frozenset(subjects), list(by_subject.values()), board)
 
 
 def _with(frame: pl.DataFrame, **columns: nw.Expr) -> pl.DataFrame:

@@ -95,7 +95,11 @@ def merge_landed(warehouse_file: Path, name: str, found: pl.DataFrame, key: str,
     """Add landed records to what is known of others: the newest of each key, none before `since`."""
     known = read_copy(warehouse_file, name)
     merged = found if known is None else pl.concat([known, found], how="diagonal_relaxed")
-    newest = merged.filter(pl.col(order) >= since).sort(order).unique(key, keep="last", maintain_order=True)
+    newest = (
+        merged.filter(pl.col(order) >= since)
+        .sort(order, maintain_order=True)
+        .unique(key, keep="last", maintain_order=True)
+    )
     with replacing(_file(warehouse_file, name)) as temporary:
         newest.write_parquet(temporary)
 

@@ -31,6 +31,8 @@ from hospital_assets.live.alert_rules import (
     OVERSTAY,
     board_visits,
     board_vitals,
+    corrected_vitals,
+    corrections,
     critical_waits,
     files_waiting,
     full_departments,
@@ -159,16 +161,15 @@ class Monitor:
             return [], [], set()
         since = now - timedelta(hours=self.alerts.lookback_hours)
         new = news.filter(pl.col("file_sha256").is_in(list(todo)))
-        hospital_files = ledger.filter(pl.col("subject") == "hospitals")
         try:
-            return *self._of_files(zone, hospital_files, new, hospitals, patients, since), todo
+            return *self._of_files(zone, ledger, new, hospitals, patients, since), todo
         except FAILURES:
             # One of them: each by itself, and that one is not looked at again. Loading it says what is wrong with it.
             signals: list[Signal] = []
             visits: list[VisitState] = []
             for (sha,), rows in new.group_by("file_sha256", maintain_order=True):
                 try:
-                    found = self._of_files(zone, hospital_files, rows, hospitals, patients, since)
+                    found = self._of_files(zone, ledger, rows, hospitals, patients, since)
                 except FAILURES as error:
                     _LOG.warning("%s raises no alerts: %s", rows["source_file"][0], type(error).__name__)
                     _LOG.debug("file %s", sha, exc_info=error)
@@ -180,13 +181,14 @@ class Monitor:
     def _of_files(
         self,
         zone: LandingZone,
-        hospital_files: pl.DataFrame,
+        ledger: pl.DataFrame,
         new: pl.DataFrame,
         hospitals: pl.DataFrame,
         patients: pl.DataFrame,
         since: datetime,
     ) -> tuple[list[Signal], list[VisitState]]:
-        """Signals and visits of some files."""
+        """Signals and visits of some files (`new`) of those that have landed."""
+        hospital_files = ledger.filter(pl.col("subject") == "hospitals")
         warehouse_file = Path(self.landing.warehouse.database)
 
         def records(subject: str) -> pl.DataFrame:
@@ -198,20 +200,35 @@ class Monitor:
         signals: list[Signal] = []
         visits: list[VisitState] = []
         if "vitals" in subjects:
-            observed = scored_vitals(records("vitals"), hospitals, patients, zone.profiles)
+            landed = records("vitals")
+            observed = scored_vitals(landed, hospitals, patients, zone.profiles)
             merge_landed(warehouse_file, "landed_vitals", board_vitals(observed), "visit_id", "measured_at", since)
             copies = (read_copy(warehouse_file, name) for name in ("open_stays", "open_visits", "landed_visits"))
-            found = vital_signals(observed, self.alerts, places(*copies))
+            where = places(*copies)
+            found = vital_signals(observed, self.alerts, where)
+            if not (corrected := corrections(landed, zone.profiles)).is_empty():
+                versions = zone.read("vitals", pl.concat([hospital_files, _with_versions(ledger, new, corrected)]))
+                again = corrected_vitals(
+                    versions.collect("polars").to_native(),
+                    corrected,
+                    hospitals,
+                    patients,
+                    zone.profiles,
+                    self.alerts,
+                    where,
+                )
+                merge_landed(warehouse_file, "landed_vitals", again.board, "visit_id", "measured_at", since)
+                found = [signal for signal in found if signal.subject not in again.subjects] + again.signals
             # What is well and never was otherwise needs no memory.
             known = self.outbox.open_subjects(CRITICAL_VITALS)
             ill = known | {signal.subject for signal in found if signal.is_raised}
             signals = [signal for signal in found if signal.subject in ill]
         if "er_visits" in subjects:
-            landed = landed_visits(records("er_visits"), hospitals, zone.profiles)
+            arrived = landed_visits(records("er_visits"), hospitals, zone.profiles)
             merge_landed(
-                warehouse_file, "landed_visits", board_visits(landed, patients), "visit_id", "recorded_at", since
+                warehouse_file, "landed_visits", board_visits(arrived, patients), "visit_id", "recorded_at", since
             )
-            visits = visit_states(landed)
+            visits = visit_states(arrived)
         return signals, visits
 
     def _newest_files(self, ledger: pl.DataFrame) -> dict[str, datetime]:
@@ -221,6 +238,15 @@ class Monitor:
             if landed.len():
                 newest[feed] = datetime.fromtimestamp(int(landed.max()) / 1e9, UTC)  # type: ignore[arg-type]
         return newest
+
+
+def _with_versions(ledger: pl.DataFrame, new: pl.DataFrame, corrected: pl.DataFrame) -> pl.DataFrame:
+    """The landed files that may hold other versions of corrected sets: those of their sources and days."""
+    is_source = pl.col("source_profile").is_in(corrected["source_profile"].unique().to_list())
+    is_of = is_source & (pl.col("subject") == "vitals") & (pl.col("state") == "ready")
+    days = new.filter(is_of)["service_dates"].explode().unique().to_list()
+    shares_day = pl.any_horizontal(pl.col("service_dates").list.contains(day) for day in days)
+    return ledger.filter(is_of, shares_day)
 
 
 def open_monitor(settings: Settings, landing: LandingResource, feeds: Mapping[str, Sequence[str]]) -> Monitor:

@@ -1,0 +1,92 @@
+"""Vital signs that are corrected or withdrawn leave open alerts and the live board, as they leave the facts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import polars as pl
+import pytest
+
+from hospital_assets.alerts.outbox import Outbox
+from hospital_assets.alerts.settings import AlertSettings
+from hospital_assets.live.board import read_board
+from hospital_assets.live.copies import read_copy
+from hospital_assets.live.monitor import Monitor
+from hospital_assets.settings import Settings
+from hospital_assets_tests.engines import ENGINES
+from hospital_assets_tests.test_alerts import PATIENTS
+from hospital_assets_tests.test_cases import FACILITIES, Case, landed
+from hospital_assets_tests.test_hl7_profile import adt
+from hospital_assets_tests.test_interop import oru
+
+NOW = datetime(2026, 5, 1, 16, 0, tzinfo=UTC)
+HOSPITALS = pl.DataFrame({"hospital_id": ["hl7v2-adt:GENERAL"], "time_zone": ["America/Chicago"]})
+LATER = "20260501103000"
+
+#: Case -> messages in the order in which they land, each as a file, and after each whether an alert is open.
+TOLD: dict[str, list[tuple[str, bool]]] = {
+    "posted as wrong": [
+        (oru("20260501101000", ("spo2", "69", "F")), True),
+        (oru("20260501101500", ("spo2", "69", "W")), False),
+    ],
+    "corrected, of a set that is not whole": [
+        (oru("20260501101000", ("spo2", "69", "F"), ("hr", "80", "F")), True),
+        (oru("20260501101600", ("spo2", "96", "C")), False),
+    ],
+    "one of two critical values": [
+        (oru("20260501101000", ("spo2", "69", "F"), ("hr", "150", "F")), True),
+        (oru("20260501101500", ("spo2", "69", "D")), True),
+    ],
+    "the newest of two sets": [
+        (oru("20260501101000", ("spo2", "69", "F")), True),
+        (oru(LATER, ("spo2", "60", "F"), at=LATER), True),
+        (oru("20260501103100", ("spo2", "60", "W"), at=LATER), True),  # the first stands
+        (oru("20260501103200", ("spo2", "69", "W")), False),
+    ],
+}
+
+
+@pytest.fixture(params=TOLD)
+def told(request: pytest.FixtureRequest) -> list[tuple[str, bool]]:
+    return TOLD[request.param]
+
+
+@pytest.fixture
+def case(told: list[tuple[str, bool]], tmp_path: Path) -> Iterator[Case]:
+    files = {f"{place}.hl7": message.encode() for place, (message, _) in enumerate(told)}
+    visit = adt("A04", "20260501100000").encode()
+    with landed(
+        tmp_path, ENGINES["polars"], "hl7v2-adt", {**files, "visit.hl7": visit, "hospitals.csv": FACILITIES.encode()}
+    ) as found:
+        yield found
+
+
+def test_a_withdrawal_ends_what_the_value_raised(case: Case, told: list[tuple[str, bool]], tmp_path: Path) -> None:
+    warehouse = tmp_path / "warehouse" / "hospital.duckdb"
+    (warehouse.parent / "live").mkdir(parents=True)
+    outbox = Outbox(tmp_path / "outbox.sqlite")
+    landing: Any = SimpleNamespace(warehouse=SimpleNamespace(database=str(warehouse)))
+    monitor = Monitor(Settings(tmp_path), AlertSettings(), landing, outbox, {})
+    patients = PATIENTS.clear()
+
+    there = ["hl7v2-adt/hospitals.csv"]
+
+    def assess(file: str) -> None:
+        there.append(f"hl7v2-adt/{file}")
+        ledger = case.ledger.filter(pl.col("source_file").is_in(there))
+        new = ledger.filter(pl.col("source_file") == there[-1])
+        signals, _ = monitor._of_files(case.zone, ledger, new, HOSPITALS, patients, NOW - timedelta(days=1))
+        outbox.record(signals, NOW)
+
+    assess("visit.hl7")
+    for place, (_, is_open) in enumerate(told):
+        assess(f"{place}.hl7")
+        assert bool(outbox.open_subjects("critical_vitals")) is is_open, place
+    scores = read_copy(warehouse, "landed_vitals")
+    assert scores is not None and scores["visit_id"].to_list() == ["hl7v2-adt:GENERAL-V1"]
+    assert len(read_board(warehouse, NOW, b"key").waiting) == 1
+    outbox.close()
