@@ -693,7 +693,9 @@ def resolved_rules(contract: Contract, as_of: datetime, undeliverable: Collectio
             )
         )
     moment = nw.lit(as_of).cast(nw.Datetime("us", "UTC"))
-    if longest := _OPEN.get(contract.name):
+    longest = _OPEN.get(contract.name)
+    # Of a source that never says when a visit ended, all are open, and nothing is wrong with that.
+    if longest and f"{contract.name}.{longest[1]}" not in undeliverable:
         until, end, description = longest
         rules.append(
             Rule(

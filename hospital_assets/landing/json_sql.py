@@ -61,6 +61,9 @@ def _elements_at(source: str, path: str, depth: int = 0) -> str:
     found = f"json_extract({source}, {literal(path[: pick.start()] + '[*]')})"
     picked = f"list_filter({found}, lambda {element}: {_fits(element, pick)})"
     rest = path[pick.end() :]
+    while further := _PICK.match(rest):  # of those, what it picks
+        picked = f"list_filter({picked}, lambda {element}: {_fits(element, further)})"
+        rest = rest[further.end() :]
     if not rest:
         return picked
     if rest.startswith("[") and not _PICK.match(rest):  # the n-th of them

@@ -689,7 +689,7 @@ def parse_profile(text: str, file: str) -> Profile:
 
 def _any_code(path: str) -> str:
     """A path to whatever code there is: what nobody takes has none of those that a path picks."""
-    return re.sub(r"\[[^\]]*=[^\]]*\|[^\]]*\]", "[0]", path)
+    return re.sub(r"\[[^\]]*=[^\]]*\|[^\]]*\]", "", path)
 
 
 #: The codes of a code map in a path, as in `[code={disposition}]`.
