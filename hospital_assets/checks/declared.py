@@ -698,9 +698,7 @@ def resolved_rules(contract: Contract, as_of: datetime, undeliverable: Collectio
     if longest and f"{contract.name}.{longest[1]}" not in undeliverable:
         until, end, description = longest
         rules.append(
-            Rule(
-                kinds.ENDS, contract.name, end, description, until < moment, nw.col("is_open") & nw.col(end).is_null()
-            )
+            Rule(kinds.ENDS, contract.name, end, description, until < moment, nw.col("is_open") & nw.col(end).is_null())
         )
     tomorrow = moment.dt.offset_by("1d")
     for column in contract.columns:
