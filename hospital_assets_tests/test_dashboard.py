@@ -35,6 +35,7 @@ from hospital_assets.access.users import NOT_LET_IN, User, Users, open_users
 from hospital_assets.alerts.outbox import Outbox, Signal, outbox_file
 from hospital_assets.automation.build import BuildReport
 from hospital_assets.charts import areas, markdown_sparkline
+from hospital_assets.charts.marks import short
 from hospital_assets.clock import last_whole_day
 from hospital_assets.dashboard import figures, mart, spc
 from hospital_assets.dashboard.app import _stale
@@ -44,10 +45,10 @@ from hospital_assets.dashboard.pages.forecast_queries import daily_forecast
 from hospital_assets.dashboard.pages.menu import MENU, Entry
 from hospital_assets.dashboard.pages.overview import overview
 from hospital_assets.dashboard.pages.overview_queries import waits_in_total
-from hospital_assets.dashboard.render import FOLDER, as_csv
+from hospital_assets.dashboard.render import FOLDER, as_csv, file_name
 from hospital_assets.dashboard.render import query as as_query
 from hospital_assets.dashboard.serve import dashboard_of, loaded_after
-from hospital_assets.dashboard.slices import Known, Slice, read_slice
+from hospital_assets.dashboard.slices import Known, Slice, not_found, read_slice
 from hospital_assets.dashboard.store import Store
 from hospital_assets.dashboard.store import open_mart as opened
 from hospital_assets.live.board import read_board, reference_of
@@ -264,6 +265,70 @@ def test_who_has_one_hospital_sees_that_hospital() -> None:
     assert read_slice({"hospital": "all"}, known).hospital == "H2"
 
 
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({}, ""),
+        ({"hospital": "all", "triage": "", "period": "last-7"}, ""),
+        ({"hospital": "H9"}, "Hospital H9 was not found; showing all that there is."),
+        ({"period": "1999", "triage": "9"}, "Period 1999 and triage 9 were not found; showing all that there is."),
+    ],
+)
+def test_what_is_not_found_is_said(asked: dict[str, str], says: str) -> None:
+    assert not_found(asked, KNOWN) == says
+
+
+@pytest.mark.parametrize(
+    ("count", "of", "digits", "says"),
+    [
+        (9_999_999, 10_000_000, 1, "99.9"),
+        (10, 10, 1, "100.0"),
+        (1, 10_000_000, 1, "0.1"),
+        (0, 10, 1, "0.0"),
+        (199_999, 200_000, 2, "99.99"),
+        (199, 200, 0, "99"),
+        (1, 3, 1, "33.3"),
+    ],
+)
+def test_a_share_is_rounded_neither_to_all_nor_to_none(count: int, of: int, digits: int, says: str) -> None:
+    assert charts.percentage(count, of, digits) == says
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "days", "says"),
+    [
+        (46.1, 40.0, 4, "6.1 min longer than in the 4 days before"),
+        (33.9, 40.0, 1, "6.1 min shorter than on the day before"),
+        (40.02, 40.0, 7, "about as in the 7 days before"),
+        (None, 40.0, 7, ""),
+        (40.0, None, 7, ""),
+    ],
+)
+def test_a_comparison_says_its_direction(now: float | None, before: float | None, days: int, says: str) -> None:
+    assert figures.comparison(now, before, days, "longer", "shorter", "min") == says
+
+
+def test_a_relative_comparison_needs_something_to_compare_with() -> None:
+    assert figures.comparison(90, 120, 7, "more", "fewer") == "25.0 % fewer than in the 7 days before"
+    assert figures.comparison(90, 0, 7, "more", "fewer") == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "says"), [(9_500, "9,500"), (12_500, "12.5k"), (15_000, "15k"), (-12_500, "\u221212.5k")]
+)
+def test_an_axis_has_its_numbers_as_they_are(value: float, says: str) -> None:
+    assert short(value) == says
+
+
+def test_an_export_is_rounded_as_shown_and_named_after_its_slice() -> None:
+    shown = figures.Figure(
+        "x", "", "", "table", (figures.Column("a", 1), figures.Column("b", 0)), [[1.26, 2.6], [None, 3]]
+    )
+    assert as_csv(shown).splitlines() == ["a,b", "1.3,3", ",3"]
+    where = Slice("all", date(2026, 3, 1), date(2026, 3, 4), "H1", 'A "b"/c', "2")
+    assert file_name("flow", "x", where) == "flow_x_2026-03-01_2026-03-04_H1_A-b-c_triage-2.csv"
+
+
 # --- numbers
 
 
@@ -474,6 +539,14 @@ def test_another_name_for_this_server_is_refused(served: Served) -> None:
     assert answer.status_code == 400
 
 
+def test_a_slice_that_is_not_there_is_said_and_not_counted_as_such(served: Served) -> None:
+    served.seen.clear()
+    shown = requests.get(f"{served.address}/overview?hospital=H9%3Cb%3E", timeout=120).text
+    assert "Hospital H9&lt;b&gt; was not found; showing all that there is." in shown
+    assert [event.statement for event in served.seen] == ["view overview"]
+    assert "was not found" not in requests.get(f"{served.address}/overview?hospital=H1", timeout=120).text
+
+
 def test_looks_and_exports_are_audited_with_version_and_slice(served: Served) -> None:
     served.seen.clear()
     get(served, "/capacity?hospital=H3")
@@ -595,7 +668,8 @@ def test_signing_in_shows_the_user_their_publication(shown: Settings) -> None:
         assert answer.headers["location"] == "/flow"
         assert "Role: executive" in session.get(running.address + "/flow", timeout=120).text
         assert session.get(running.address + "/governance", timeout=120).status_code == 403
-        assert session.get(running.address + "/nothing", timeout=120).status_code == 404
+        missing = session.get(running.address + "/nothing", timeout=120)
+        assert missing.status_code == 404 and 'href="/flow"' in missing.text
         session.post(running.address + "/logout", timeout=120)
         assert session.get(running.address + "/flow", timeout=120, allow_redirects=False).status_code == 303
         assert [(e.actor, e.action, e.outcome, e.client) for e in running.seen] == [

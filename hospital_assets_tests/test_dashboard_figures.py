@@ -464,6 +464,12 @@ def test_failed_rules_lead_to_their_checks_and_layers_have_their_days(tmp_path: 
     assert [(r[0], r[2], r[3], r[5]) for r in trend.rows] == [("raw", 98.0, 98.0, 2), ("facts", 90.0, 80.0, 2)]
 
 
+def test_what_was_not_gathered_has_no_number(tmp_path: Path) -> None:
+    cards = {card.id: card for card in quality(Settings(tmp_path)).cards}
+    for name in ("score", "failed", "quarantined", "balance"):
+        assert cards[name].value == "\u2013" and not re.search(r"[0-9]", cards[name].detail)
+
+
 def test_the_quality_page_is_cut_to_what_an_audience_may_see(tmp_path: Path) -> None:
     settings = Settings(tmp_path)
     policy = shipped_policy()

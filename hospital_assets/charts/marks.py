@@ -24,10 +24,20 @@ def number(value: Number, digits: int = 0) -> str:
     return f"{value:,.{digits}f}".replace("-", "\u2212")
 
 
+def percentage(count: float, of: float, digits: int = 1) -> str:
+    """A share in percent; neither 100 where one is missing nor 0 where there is one, however it would be rounded."""
+    shown, least = round(100 * count / of, digits), float(f"1e-{digits}")
+    if count < of and shown >= 100:
+        shown = 100 - least
+    elif count > 0 and shown <= 0:
+        shown = least
+    return number(shown, digits)
+
+
 def short(value: float) -> str:
     """A number for an axis."""
     if abs(value) >= 10_000:
-        return f"{value / 1000:,.0f}k".replace("-", "\u2212")
+        return f"{value / 1000:,.10g}k".replace("-", "\u2212")
     return f"{value:,.10g}".replace("-", "\u2212")
 
 

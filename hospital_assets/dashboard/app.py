@@ -35,8 +35,8 @@ from hospital_assets.dashboard.figures import Page
 from hospital_assets.dashboard.live import LiveBoard
 from hospital_assets.dashboard.mart import Mart
 from hospital_assets.dashboard.pages.menu import MENU, Entry, pages_of
-from hospital_assets.dashboard.render import FOLDER, as_csv, choices, query, render, sentence
-from hospital_assets.dashboard.slices import Slice, read_slice
+from hospital_assets.dashboard.render import FOLDER, as_csv, choices, file_name, query, render, sentence
+from hospital_assets.dashboard.slices import Slice, not_found, read_slice
 from hospital_assets.dashboard.store import NothingPublishedError, Store
 from hospital_assets.publishing.policy import Policy
 from hospital_assets.publishing.publications import FRESH_FOR
@@ -117,6 +117,7 @@ def create_app(dashboard: Dashboard) -> Starlette:
         exception_handlers={
             401: _sign_in_first,
             403: _not_for_role,
+            404: _nothing_there,
             NothingPublishedError: _nothing_published,
             duckdb.OutOfMemoryException: _too_much,
         },
@@ -166,7 +167,8 @@ def _page(request: Request) -> Response:
     where = read_slice(request.query_params, mart.known)
     asked = query(where)
     _note(request, "view", entry.name, mart.version, asked)
-    body = _body(dashboard, mart, entry, where)
+    missing = not_found(request.query_params, mart.known) if entry.has_slicers else ""
+    body = (render("not_found.html", text=missing) if missing else "") + _body(dashboard, mart, entry, where)
     if not request.headers.get("x-fragment"):
         body = render(
             "page.html",
@@ -194,7 +196,7 @@ def _export(request: Request) -> Response:
             return PlainTextResponse(
                 as_csv(figure),
                 media_type="text/csv; charset=utf-8",
-                headers={"content-disposition": f'attachment; filename="{entry.name}-{figure.id}.csv"'},
+                headers={"content-disposition": f'attachment; filename="{file_name(entry.name, figure.id, where)}"'},
             )
     raise HTTPException(404, "There is no such figure.")
 
@@ -369,6 +371,16 @@ def _not_for_role(request: Request, _: Exception) -> Response:
     about = str(request.path_params.get("page") or request.url.path.strip("/"))
     _note(request, "view", about[:80], outcome="refused")
     return _message(request, _NOT_FOR_ROLE, 403)
+
+
+def _nothing_there(request: Request, error: Exception) -> Response:
+    """A page with the menu, for somebody who asked for a page that is not there."""
+    text = error.detail if isinstance(error, HTTPException) else str(error)
+    asks_for_page = request.path_params.get("page") and not request.url.path.endswith(".csv")
+    if not asks_for_page or not has_required_scope(request, [SIGNED_IN]):
+        return PlainTextResponse(text, 404)
+    frame = _frame(request, MENU[0]) | {"title": "Not found", "current": ""}
+    return HTMLResponse(render("message.html", **frame, text=f"{text} The menu has those there are."), 404)
 
 
 def _nothing_published(request: Request, error: Exception) -> Response:

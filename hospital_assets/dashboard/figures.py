@@ -209,6 +209,27 @@ class Page:
     figures: Sequence[Figure] = ()
 
 
+def comparison(now: float | None, before: float | None, days: int, more: str, less: str, unit: str = "%") -> str:
+    """What changed against the days before, in words with a direction; empty where that is not known.
+
+    Args:
+        now: the figure.
+        before: the figure of the days before.
+        days: how many days before.
+        more: the word where it rose, such as `longer`.
+        less: the word where it fell.
+        unit: of the figure; `%` for a change relative to the days before.
+    """
+    if now is None or before is None or (unit == "%" and not before):
+        return ""
+    change = 100 * (now - before) / before if unit == "%" else now - before
+    than = "the day before" if days == 1 else f"the {charts.number(days)} days before"
+    size = charts.number(abs(change), 1)
+    if size == "0.0":
+        return f"about as in {than}" if days != 1 else "about as on the day before"
+    return f"{size} {unit} {more if change > 0 else less} than {'on' if days == 1 else 'in'} {than}"
+
+
 def measure_of(table: str, name: str = "") -> Measure:
     """A table's measure of this name, from its contract; the first one if no name is given."""
     return next(measure for measure in CONTRACTS[table].measures if name in ("", measure.name))

@@ -5,6 +5,7 @@ Belongs here: filters, addresses, the CSV of a figure. Does not: what a page say
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -150,10 +151,23 @@ def not_followed(shown: Figure | Card, where: Slice) -> str:
 
 
 def as_csv(figure: Figure) -> str:
-    """The data table of a figure."""
+    """The data table of a figure, its numbers rounded as they are shown."""
     kept = [i for i, _ in enumerate(figure.columns) if not any(isinstance(row[i], Drawn) for row in figure.rows)]
-    return csv_of([figure.columns[i].name for i in kept], ([_plain(row[i]) for i in kept] for row in figure.rows))
+    return csv_of(
+        [figure.columns[i].name for i in kept],
+        ([_plain(row[i], figure.columns[i].digits) for i in kept] for row in figure.rows),
+    )
 
 
-def _plain(value: Cell) -> object:
+def file_name(page: str, figure: str, where: Slice) -> str:
+    """The name of an export: what it is of, and of which slice."""
+    chosen = [v for v in (where.hospital, where.department) if v != ALL]
+    chosen += [] if where.triage == ALL else [f"triage-{where.triage}"]
+    parts = [page, figure, where.first.isoformat(), where.last.isoformat(), *chosen]
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", "_".join(parts)) + ".csv"
+
+
+def _plain(value: Cell, digits: int | None) -> object:
+    if isinstance(value, float) and digits is not None:
+        return round(value, digits) if digits else round(value)
     return value.text if isinstance(value, Link | Away) else value

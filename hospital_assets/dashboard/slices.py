@@ -113,6 +113,21 @@ def read_slice(asked: Mapping[str, str], known: Known) -> Slice:
     )
 
 
+def not_found(asked: Mapping[str, str], known: Known) -> str:
+    """Which values of a query string a publication does not hold, in words; empty where it holds all."""
+    values: dict[str, Any] = {
+        "period": {*_PRESETS, *periods(known), "days"},
+        "hospital": known.hospitals,
+        "department": known.departments,
+        "triage": known.triage,
+    }
+    missing = [f"{name} {asked[name][:40]}" for name in values if asked.get(name, ALL) not in {*values[name], ALL, ""}]
+    if not missing:
+        return ""
+    text = " and ".join(missing)
+    return f"{text[0].upper()}{text[1:]} {'was' if len(missing) == 1 else 'were'} not found; showing all that there is."
+
+
 def periods(known: Known) -> dict[str, str]:
     """Value -> label of the calendar years and months with data, newest first."""
     found = {}

@@ -17,6 +17,7 @@ from hospital_assets.dashboard.figures import (
     Link,
     Page,
     Slicer,
+    comparison,
     control_charts,
     control_figure,
     empty,
@@ -60,12 +61,12 @@ def overview(mart: Mart, where: Slice) -> Page:
             "ED visits",
             number(total["visit_count"]),
             "",
-            _change(total["visit_count"], before["visit_count"] if before else None),
+            comparison(total["visit_count"], before["visit_count"] if before else None, where.days, "more", "fewer"),
             found["visits"].latest,
             spark_of(found["visits"]),
             measure,
         ),
-        _average_card(mart, total, before, found["average"]),
+        _average_card(mart, where, total, before, found["average"]),
         _longest_card(mart, total, found["p90"]),
         _on_time_card(mart, on_time.total, found["on_time"]),
         doctors_card(shared_queries.active_doctors(mart, where)),
@@ -104,15 +105,7 @@ def _before(mart: Mart, where: Slice) -> Row | None:
     return queries.waits_in_total(mart, days)
 
 
-def _change(now: float | None, before: float | None, unit: str = "%") -> str:
-    if now is None or not before:
-        return ""
-    if unit == "%":
-        return f"{number(100 * (now - before) / before, 1)} % on the days before"
-    return f"{number(now - before, 1)} {unit} on the days before"
-
-
-def _average_card(mart: Mart, total: Row, before: Row | None, control: Control) -> Card:
+def _average_card(mart: Mart, where: Slice, total: Row, before: Row | None, control: Control) -> Card:
     n = total["wait_count"] or 0
     measure = measure_of("kpi_waits")
     if n < mart.few or total["wait_average_minutes"] is None:
@@ -120,7 +113,9 @@ def _average_card(mart: Mart, total: Row, before: Row | None, control: Control) 
     kind = "median" if total["is_exact"] else "median of the daily medians"
     detail = f"{kind} {number(total['wait_median_minutes'], 1)} min, n {number(n)}"
     if before and (before["wait_count"] or 0) >= mart.few:
-        detail += f"; {_change(total['wait_average_minutes'], before['wait_average_minutes'], 'min')}"
+        average = total["wait_average_minutes"], before["wait_average_minutes"]
+        change = comparison(*average, where.days, "longer", "shorter", "min")
+        detail += f"; {change}" if change else ""
     return Card(
         "average-wait",
         "Average wait",

@@ -84,7 +84,7 @@ def rate_card(
     return Card(
         card_id,
         label,
-        number(100 * count / n, 1),
+        charts.percentage(count, n),
         "%",
         f"{number(count)} of {number(n)}",
         control.latest,
