@@ -435,6 +435,14 @@ def test_rows_are_sorted_by_hospital_and_arrival(governed: Settings) -> None:
     assert again == found
 
 
+def test_every_duckdb_client_since_1_0_can_open_it(governed: Settings) -> None:
+    # A client refuses a file whose number is higher than its own; 64 is that of 1.0.
+    with open_publication(governed.data_dir, "admin") as publication:
+        file = publication.path / "publication.duckdb"
+    header = file.read_bytes()[:20]
+    assert (header[8:12], int.from_bytes(header[12:], "little")) == (b"DUCK", 64)
+
+
 def test_the_manifest_says_what_is_there(governed: Settings) -> None:
     with open_publication(governed.data_dir, "analyst") as publication:
         manifest, folder = publication.manifest, publication.path

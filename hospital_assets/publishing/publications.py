@@ -46,8 +46,8 @@ from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import Warehouse, without_values
 from hospital_assets.warehouse.dialect import literal, quoted
 
-#: Files of this format can be opened by DuckDB 1.5 and newer.
-STORAGE_VERSION = "v1.5.0"
+#: Files of this format can be opened by every DuckDB client since 1.0, those inside BI tools included.
+STORAGE_VERSION = "v1.0.0"
 DATABASE = "publication.duckdb"
 #: Values of a column in a row group for which Parquet keeps a dictionary; trying longer ones costs a quarter
 #: of the writing and saves three hundredths of the size.
@@ -591,7 +591,7 @@ def _write(connection: duckdb.DuckDBPyConnection, table: PublishedTable, policy:
     # DuckDB would look for a dictionary where nearly every value is another one: twice the time.
     types = connection.execute(f"describe {select}").fetchall()
     columns = ", ".join(
-        f"{quoted(name)} {kind}{' using compression zstd' if name in numbers else ''}" for name, kind, *_ in types
+        f"{quoted(name)} {kind}{' using compression fsst' if name in numbers else ''}" for name, kind, *_ in types
     )
     connection.execute(f"create table {table.target} ({columns})")
     connection.execute(f"insert into {table.target} {select} order by {order}")
