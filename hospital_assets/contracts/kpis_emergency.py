@@ -196,7 +196,7 @@ class KpiOp18(
             "min",
             "all visits by month of departure",
             "CMS OP-18, NQF 0496; CMS32v4 strata",
-            clock="earliest arrival until physical departure.",
+            clock="the earlier of arrival and triage until physical departure.",
             exclusions="admitted (not in scope), died, left (unseen, against advice, eloped), "
             "disposition unknown, a clock missing or reversed, cancelled, of another stratum; in the strata by mental "
             "health visits of sources without diagnoses.",

@@ -11,6 +11,8 @@ from hospital_assets.measures.thresholds import HANDOVER_MINUTES, LATE_HANDOVER_
 
 #: What the disposition says of a visit that has not ended.
 STILL_OPEN = "still open"
+#: What it says of one that ended nobody knows how.
+UNKNOWN = "unknown"
 _STAGES = ["triage", "room", "provider", "decision", "departure"]
 
 
@@ -68,13 +70,16 @@ class KpiPathwaysDaily(
             "visits",
             "visits that were not cancelled, by day of arrival",
             "HL7 PV2-38, PV1-36",
-            exclusions="cancelled; they are counted in kpi_lwbs_daily. A visit that has not ended is `still open`.",
+            exclusions="cancelled; they are counted in kpi_lwbs_daily. A visit that has not ended is `still open`, "
+            "one that ended nobody knows how is `unknown`.",
         )
     ],
 ):
     """Visits by arrival, triage level and disposition; no totals, rows add up."""
 
-    disposition = column("`still open` where it has not.", nullable=False)
+    disposition = column(
+        "`still open` where the visit has not ended, `unknown` where nobody knows how it did.", nullable=False
+    )
 
 
 class KpiHandoversDaily(

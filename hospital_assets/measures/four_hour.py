@@ -8,11 +8,15 @@ from hospital_assets.measures import thresholds
 
 
 def four_hour_start() -> nw.Expr:
-    """Arrival; with an ambulance its handover, at the latest some minutes after arrival."""
+    """Arrival; with an ambulance its handover, at the latest some minutes after arrival.
+
+    A handover before arrival cannot be, and counts as none.
+    """
     latest = nw.col("arrival_at").dt.offset_by(f"{thresholds.HANDOVER_GRACE_MINUTES}m")
+    handover = nw.col("handover_at")
     return (
         nw.when(nw.col("arrival_mode") == "ambulance")
-        .then(nw.min_horizontal(nw.col("handover_at"), latest))
+        .then(nw.min_horizontal(nw.when(handover >= nw.col("arrival_at")).then(handover), latest))
         .otherwise(nw.col("arrival_at"))
     )
 

@@ -7,7 +7,7 @@ import narwhals as nw
 
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.dedupe import newest_of_each
-from hospital_assets.assets.kpis.totals import share_pct, with_totals
+from hospital_assets.assets.kpis.totals import distinct_count, share_pct, with_totals
 from hospital_assets.assets.kpis.waits import triage_label
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.measures.triage import wait_target
@@ -96,7 +96,7 @@ def kpi_procedures(cleaned_procedures: Frame) -> Frame:
             ("hospital_id",),
             {
                 "procedure_count": nw.len(),
-                "visit_count": nw.col("visit_id").n_unique(),
+                "visit_count": distinct_count("visit_id"),
                 "procedure_name": nw.col("procedure_name").min(),
             },
         )

@@ -20,7 +20,7 @@ from hospital_assets.measures.lwbs import LEFT, is_known
 from hospital_assets.measures.presence import visit_until
 from hospital_assets.measures.triage import is_critical, wait_target
 from hospital_assets.measures.waits import is_possible, wait_start
-from hospital_assets.warehouse.dialect import Frame, checkpoint, local_clocks
+from hospital_assets.warehouse.dialect import Frame, checkpoint, local_clocks, minutes_between
 
 
 def with_hospital(visits: Frame, hospitals: Frame) -> Frame:
@@ -225,12 +225,12 @@ def op18(visits: Frame) -> Frame:
     Args:
         visits: visits with hospital, period_date and is_mental_health.
     """
-    frame = visits.select(
+    frame = visits.with_columns(_start_at=wait_start()).select(
         "hospital_id",
         "is_cancelled",
-        "los_minutes",
         "disposition",
         "undelivered",
+        _minutes=minutes_between("_start_at", "departure_at"),
         period_month=month_of(nw.col("period_date")),
         _is_psychiatric=nw.coalesce(nw.col("is_mental_health"), nw.lit(False)),
         _is_transfer=nw.coalesce(nw.col("disposition") == "transferred", nw.lit(False)),
@@ -251,7 +251,7 @@ def op18(visits: Frame) -> Frame:
         ("hospital_id",),
         excluded={
             "cancelled": nw.col("is_cancelled"),
-            "clock": nw.col("los_minutes").is_null(),
+            "clock": nw.coalesce(nw.col("_minutes") < 0, nw.lit(True)),
             "admitted": nw.col("disposition") == "admitted",
             "expired": nw.col("disposition") == "expired",
             "left": nw.col("disposition").is_in(LEFT),
@@ -259,8 +259,8 @@ def op18(visits: Frame) -> Frame:
             "undelivered": (nw.col("stratum").is_in(["reported", "mental_health"])) & lacks("kpi_op18"),
             "other_stratum": ~nw.col("_is_in_stratum"),
         },
-        of=["los_minutes"],
-        figures={"median_minutes": nw.col("los_minutes").median()},
+        of=["_minutes"],
+        figures={"median_minutes": nw.col("_minutes").median()},
     )
 
 

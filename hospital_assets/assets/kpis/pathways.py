@@ -8,7 +8,7 @@ from hospital_assets.assets.facts.undelivered import lacks_any
 from hospital_assets.assets.kpis.totals import exact_sum, rates
 from hospital_assets.assets.kpis.waits import GROUPS, labelled
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.contracts.kpis_pathways import STILL_OPEN
+from hospital_assets.contracts.kpis_pathways import STILL_OPEN, UNKNOWN
 from hospital_assets.measures.thresholds import HANDOVER_MINUTES, LATE_HANDOVER_MINUTES, LONG_HANDOVER_MINUTES
 from hospital_assets.warehouse.dialect import Frame, minutes_between
 
@@ -84,7 +84,13 @@ def pathways(visits: Frame) -> Frame:
     """
     return (
         visits.filter(~nw.col("is_cancelled"))
-        .with_columns(disposition=nw.coalesce(nw.col("disposition"), nw.lit(STILL_OPEN)))
+        .with_columns(
+            disposition=nw.coalesce(
+                nw.col("disposition"),
+                nw.when(nw.col("departure_at").is_null()).then(nw.lit(STILL_OPEN)),
+                nw.lit(UNKNOWN),
+            )
+        )
         .group_by("service_date", *GROUPS, "arrival_mode", "disposition")
         .agg(visit_count=nw.len())
     )

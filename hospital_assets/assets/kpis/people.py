@@ -8,7 +8,7 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import table
-from hospital_assets.assets.kpis.totals import exact_sum, share_pct, with_totals
+from hospital_assets.assets.kpis.totals import distinct_count, exact_sum, share_pct, with_totals
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.dimensions import NOT_YET_KEY
 from hospital_assets.warehouse.dialect import Frame, checkpoint
@@ -111,7 +111,7 @@ def kpi_blood_groups(fact_emergency_visits: Frame, dim_patient: Frame, dim_perso
             visits,
             ("blood_group",),
             ("hospital_id",),
-            {"patient_count": nw.col("person_key").n_unique(), "visit_count": nw.len()},
+            {"patient_count": distinct_count("person_key"), "visit_count": nw.len()},
         )
     )
     is_known = nw.col("blood_group") != "unknown"
@@ -148,7 +148,7 @@ def kpi_demographics(fact_emergency_visits: Frame, dim_patient: Frame, dim_perso
                     ),
                     ("characteristic", "category"),
                     ("hospital_id",),
-                    {"patient_count": nw.col("person_key").n_unique(), "visit_count": nw.len()},
+                    {"patient_count": distinct_count("person_key"), "visit_count": nw.len()},
                 )
                 for name in ("age_band", "sex", "race", "ethnicity")
             ],
@@ -174,11 +174,12 @@ def age_band(column: str) -> nw.Expr:
 
 
 def _with_patients(visits: Frame, patients: Frame, persons: Frame, hospitals: Frame, attributes: list[str]) -> Frame:
-    """Visits with their hospital's id, the person, and attributes of the patient as of arrival."""
+    """Visits with their hospital's id, the person (null: unknown), and attributes of the patient as of arrival."""
     return (
         visits.filter(~nw.col("is_cancelled"))
         .select("hospital_key", "patient_key", "age_years")
         .join(hospitals.select("hospital_key", "hospital_id"), on="hospital_key", how="left")
         .join(patients.select("patient_key", "patient_durable_key", *attributes), on="patient_key", how="left")
         .join(persons.select("patient_durable_key", "person_key"), on="patient_durable_key", how="left")
+        .with_columns(person_key=nw.when(nw.col("patient_key") > 0).then(nw.col("person_key")))
     )
