@@ -28,6 +28,7 @@ from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.partitions import service_periods
 from hospital_assets.settings import Settings, write_settings
+from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import lazy
 from hospital_assets_tests.helpers import query, run
 
@@ -86,7 +87,10 @@ def call(asset: dg.AssetsDefinition, tables: dict[str, pl.DataFrame], now: datet
     given: dict[str, Any] = {
         "context": context,
         "clock": SimpleNamespace(
-            now=lambda: now, wall=lambda: now, settings=SimpleNamespace(last_service_date=period[1])
+            now=lambda: now,
+            wall=lambda: now,
+            service_days=Period(period[0], period[1] + timedelta(days=1)),
+            settings=SimpleNamespace(last_service_date=period[1]),
         ),
         "profiles": PROFILES,
     }

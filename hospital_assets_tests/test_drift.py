@@ -23,7 +23,8 @@ from hospital_assets.warehouse.database import Period, Warehouse, WarehouseError
 from hospital_assets.warehouse.dialect import lazy
 
 SPEC = load_profiles(None)["native"].subjects["er_visits"]
-COLUMNS = canonical_columns("er_visits")
+#: Those that native files have.
+COLUMNS = tuple(column for column in canonical_columns("er_visits") if SPEC.source_names(column))
 FIRST_NAMES = {column: SPEC.source_names(column)[0] for column in COLUMNS}
 ALIASES = {c: SPEC.source_names(c)[1] for c in COLUMNS if len(SPEC.source_names(c)) > 1}
 PERIOD = Period(date(2026, 1, 1), date(2027, 1, 1))

@@ -43,8 +43,7 @@ from hospital_assets.landing.profile import FEEDS
 from hospital_assets.landing.waiting import Waiting
 from hospital_assets.landing.zone import LandingResource, LandingZone
 from hospital_assets.live.alert_rules import FILE_QUARANTINED
-from hospital_assets.live.board import Waiting as OnBoard
-from hospital_assets.live.board import read_board
+from hospital_assets.live.board import Patient, read_board
 from hospital_assets.live.monitor import Monitor, open_monitor
 from hospital_assets.settings import Settings
 from hospital_assets.simulator.live import LiveNetwork, go_live, land_history, prepare, read_network, write_network
@@ -225,7 +224,7 @@ def test_the_board_shows_who_waits_before_their_files_are_loaded(copied: Setting
     arrived = f"W90,{patient},H1,Emergency,2026-03-12 14:50:00,2026-03-12 14:52:00,3,"
     land(copied, "board.csv", header, f"{arrived},hiccups,2026-03-12 14:53:00", folder="er_visits")
 
-    def row() -> list[OnBoard]:
+    def row() -> list[Patient]:
         board = read_board(copied.warehouse_file, NOW, b"key")
         return [found for found in board.waiting if found.complaint == "hiccups"]
 

@@ -158,6 +158,7 @@ FAULTS: tuple[Fault, ...] = (
             _FLOW,
             segment_start_at=_first("segment_start_at", pl.col("segment_start_at") - 365 * _DAY),
             segment_end_at=_first("segment_end_at", pl.lit(None, dtype=pl.Datetime("us", "UTC"))),
+            is_open=_first("is_open", pl.lit(True)),
         ),
     ),
     Fault(
