@@ -405,6 +405,8 @@ def test_other_records_fill_in_and_lists_make_events(zone: LandingZone, own: Own
         (LAB.replace('"temperature"', '"fever"'), '"8310-5" = ', "'fever' is not a vital sign"),
         (LAB.replace('"CODE"', '"$.code"'), 'code = "$.code"', "CSV files have column names"),
         (STAYS + '[code_maps.bed_id]\n"A" = "B"\n', "[code_maps", "only codes are translated"),
+        (STAYS + '[code_maps]\nsex = "gender"\n', "sex = ", "valid dictionary"),
+        (TRIMMED.replace("^P0*([0-9]+)$", "{digits}"), "patterns = ", "needs a group"),
         (HEAD + 'x = "y"\n[subjects]\n', 'x = "y"', "there is no such key"),
         (HEAD + HOSPITAL.replace("hospital_name", "nam"), "nam = ", "'nam' is not a column"),
         (LAB.replace('date = "measured_at"', ""), "[subjects.vitals]", "say which column dates"),
@@ -416,6 +418,14 @@ def test_a_mistake_is_named_by_its_line(text: str, at: str, says: str) -> None:
         parse_profile(text, "mine.toml")
     assert f"mine.toml:{line}:" in str(raised.value)
     assert says in str(raised.value)
+
+
+def test_code_maps_and_expressions_are_stated_once() -> None:
+    text = STAYS.replace("date = ", 'patterns = { visit_id = "{digits}" }\ndate = ', 1)
+    maps = '[code_maps]\ndischarge_disposition = "disposition"\n[code_maps.disposition]\n"01" = "home"\n'
+    profile = parse_profile(f"{text}{maps}[expressions]\ndigits = '([0-9]+)'\n", "mine.toml")
+    assert profile.code_maps["discharge_disposition"] == profile.code_maps["disposition"] == {"01": "home"}
+    assert profile.subjects["adt_events"].patterns == {"visit_id": "([0-9]+)"}
 
 
 def test_a_profile_of_the_data_directory_is_seen_as_it_is_now(zone: LandingZone, own: Own) -> None:

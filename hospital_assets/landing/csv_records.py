@@ -261,7 +261,7 @@ def _csv_date_and_time(parts: DateAndTime, landed: Sequence[str]) -> pl.Expr:
 
 
 def _csv_sum(parts: Sum, landed: Sequence[str]) -> pl.Expr:
-    """A clock and minutes from there, as `read_sums` reads them; null where either is not stated."""
+    """A clock and minutes from there, as `split_sums` takes them apart; null where either is not stated."""
     at = parts.at
     written = _stripped(at, landed) if isinstance(at, str) else _csv_date_and_time(at, landed)
     return pl.concat_str(written, pl.lit(SUM), _stripped(parts.plus_minutes, landed), pl.lit(MINUTES))

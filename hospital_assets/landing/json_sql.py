@@ -173,7 +173,7 @@ class _JsonReading:
         return f"{date} || coalesce(' ' || {time}, '')"
 
     def _sum(self, parts: Sum) -> str:
-        """A clock and minutes from there, as `read_sums` reads them."""
+        """A clock and minutes from there, as `split_sums` takes them apart."""
         at = self._stripped(parts.at) if isinstance(parts.at, str) else self._date_and_time(parts.at)
         return f"{at} || {literal(SUM)} || {self._stripped(parts.plus_minutes)} || {literal(MINUTES)}"
 

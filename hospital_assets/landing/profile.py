@@ -563,7 +563,9 @@ class Profile(_Declaration):
         ignored: kinds of records (as in `raw_other_records`, `*` for any text) that no subject
             needs: they are stored without a warning.
         subjects: what it delivers.
-        code_maps: our column -> landed code -> our code; case and blanks do not matter.
+        code_maps: our column -> landed code -> our code; case and blanks do not matter. Or our column -> another one
+            whose codes it shares, as in `discharge_disposition = "disposition"`.
+        expressions: name -> a regular expression; `patterns`, `pattern` and `value_pattern` may say `{name}`.
     """
 
     name: str
@@ -577,6 +579,7 @@ class Profile(_Declaration):
     ignored: tuple[str, ...] = ()
     subjects: dict[str, Subject]
     code_maps: dict[str, dict[str, str]] = {}
+    expressions: dict[str, str] = {}
 
     @field_validator("time_zone")
     @classmethod
@@ -669,7 +672,7 @@ def parse_profile(text: str, file: str) -> Profile:
         ProfileError: not TOML, or a declaration is wrong; names file, line, key and reason.
     """
     try:
-        profile = Profile.model_validate(_with_codes(tomllib.loads(text)))
+        profile = Profile.model_validate(_spelled_out(tomllib.loads(text)))
     except tomllib.TOMLDecodeError as error:
         raise ProfileError(f"{file}: not valid TOML: {error}") from error
     except ValidationError as error:
@@ -696,13 +699,18 @@ def _any_code(path: str) -> str:
 _CODES = re.compile(r"(?<==)\{(\w+)\}(?=\])")
 
 
-def _with_codes(declared: dict[str, Any]) -> dict[str, Any]:
-    """A profile's declarations with the codes that its paths name by their code map."""
-    tables = {name: "|".join(table) for name, table in declared.get("code_maps", {}).items() if isinstance(table, dict)}
+def _spelled_out(declared: dict[str, Any]) -> dict[str, Any]:
+    """A profile's declarations with what they name in place: shared code maps, their codes, regular expressions."""
+    maps = declared.get("code_maps", {})
+    if isinstance(maps, dict):
+        maps = {name: maps.get(table, table) if isinstance(table, str) else table for name, table in maps.items()}
+        declared = {**declared, "code_maps": maps}
+    tables = {name: "|".join(table) for name, table in dict(maps).items() if isinstance(table, dict)}
+    expressions = {f"{{{name}}}": expression for name, expression in dict(declared.get("expressions", {})).items()}
 
     def filled(value: Any, own: dict[str, str]) -> Any:
         if isinstance(value, str):
-            return _CODES.sub(lambda named: own.get(named[1], named[0]), value)
+            return expressions.get(value) or _CODES.sub(lambda named: own.get(named[1], named[0]), value)
         if isinstance(value, list):
             return [filled(each, own) for each in value]
         if not isinstance(value, dict):
