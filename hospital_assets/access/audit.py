@@ -66,6 +66,7 @@ create trigger if not exists entries_are_not_changed before update on entries
 begin select raise(abort, 'the audit is append-only'); end;
 create trigger if not exists entries_are_not_deleted before delete on entries
 begin select raise(abort, 'the audit is append-only'); end;
+create index if not exists findings on entries (sequence_number) where action = 'audit' and outcome = 'failed';
 """
 
 
@@ -188,7 +189,8 @@ class AuditLog:
             end = self._end()
             counter = self.anchors.next_counter(end)
             problems, others = self.anchors.compare(end)
-            number, mac, log_id = end.number, end.mac_of(end.number) or "", end.log_ids[-1]
+            before = end.mac_of(end.number) or ""
+            number, mac, log_id = end.number, before, end.log_ids[-1]
             if problems:
                 log_id = secrets.token_hex(8)
                 finding = Event(
@@ -201,7 +203,6 @@ class AuditLog:
                 )
                 number, mac = self._insert(_entry_of(finding, entry["occurred_at"]), number, mac)
             number, mac = self._insert(entry, number, mac)
-            before = end.mac_of(end.number) or ""
             at, directory = entry["occurred_at"], str(self.file.parent.parent)
             anchor = Anchor(log_id, number, mac, end.number, before, counter, at, directory, self.anchors.keys)
             self.anchors.announce(anchor)

@@ -135,7 +135,8 @@ def _outside_period(settings: Settings, days: Span) -> dict[str, int]:
             contract = CONTRACTS[f"quarantine_{subject}"]
             if warehouse.exists(contract):
                 rows = warehouse.read(contract, Period(days[0], days[1] + timedelta(days=1)))
-                found[subject] = len(rows.filter(nw.col("rule") == OUTSIDE_PERIOD.name).collect("polars"))
+                left_out = rows.filter(nw.col("rule") == OUTSIDE_PERIOD.name).select(nw.len())
+                found[subject] = int(left_out.collect("polars").item())
     return {subject: count for subject, count in found.items() if count}
 
 

@@ -12,6 +12,9 @@ from datetime import datetime
 
 import narwhals as nw
 
+from hospital_assets.assets.cleaned.adt_events import EVENT_TIME_UNKNOWN
+from hospital_assets.assets.cleaned.er_visits import ARRIVAL_TIME_UNKNOWN, CLOCK_WITHOUT_TIME, DEPARTURE_TIME_UNKNOWN
+from hospital_assets.assets.cleaned.rules import CLOCK_AMBIGUOUS, has_code
 from hospital_assets.assets.dimensions.calendar import date_key
 from hospital_assets.assets.dimensions.scd2 import END_OF_TIME
 from hospital_assets.checks import kinds
@@ -154,7 +157,7 @@ RULES: tuple[Rule, ...] = (
         _VISITS,
         "is_open",
         "exactly where there is no departure, nor the day of one",
-        nw.col("is_open") != (nw.col("departure_at").is_null() & ~_CODED.str.contains("departure_time_unknown")),
+        nw.col("is_open") != (nw.col("departure_at").is_null() & ~has_code(DEPARTURE_TIME_UNKNOWN)),
     ),
     Rule(
         kinds.FLAG_AGREES,
@@ -250,7 +253,7 @@ RULES: tuple[Rule, ...] = (
         "cleaned_er_visits",
         "quality_codes",
         "no clock that can be read in two ways, and none without a time of day",
-        _CODED.str.contains("clock_ambiguous|clock_without_time|arrival_time_unknown|departure_time_unknown"),
+        has_code(CLOCK_AMBIGUOUS, CLOCK_WITHOUT_TIME, ARRIVAL_TIME_UNKNOWN, DEPARTURE_TIME_UNKNOWN),
         None,
         0.0,
     ),
@@ -259,7 +262,7 @@ RULES: tuple[Rule, ...] = (
         "cleaned_adt_events",
         "quality_codes",
         "no event that is a date without a time of day",
-        _CODED.str.contains("event_time_unknown"),
+        has_code(EVENT_TIME_UNKNOWN),
         None,
         0.0,
     ),
@@ -268,7 +271,7 @@ RULES: tuple[Rule, ...] = (
         _VISITS,
         "arrival_at",
         "known, unless only its day is (arrival_time_unknown)",
-        nw.col("arrival_at").is_null() & ~_CODED.str.contains("arrival_time_unknown"),
+        nw.col("arrival_at").is_null() & ~has_code(ARRIVAL_TIME_UNKNOWN),
     ),
     Rule(
         kinds.AGE_FITS,

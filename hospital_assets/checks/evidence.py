@@ -77,7 +77,7 @@ def _places(warehouse: Warehouse, contract: Contract, broken: Frame, most: int) 
     # On Spark another pass over the table is a job of its own: the SQL and the counts have to do.
     if most <= 0 or is_on_spark(broken):
         return []
-    names = broken.collect_schema().names()
+    names = broken.columns
     if not set(_LINE) <= set(names):
         if set(contract.key) <= set(names) and all(contract.column(k).privacy == "operational" for k in contract.key):
             rows = broken.select(*contract.key).unique().sort(*contract.key).head(most).collect("polars").to_native()

@@ -18,6 +18,7 @@ import polars as pl
 from hospital_assets.alerts.outbox import Signal, VisitState
 from hospital_assets.alerts.settings import AlertSettings, Level, VitalThreshold
 from hospital_assets.assets.cleaned.er_visits import DEPARTURE_TIME_UNKNOWN, validate_er_visits
+from hospital_assets.assets.cleaned.rules import has_code, layouts_of
 from hospital_assets.assets.cleaned.vitals import validate_vitals
 from hospital_assets.assets.facts.vitals import scored
 from hospital_assets.landing.registry import Profiles
@@ -179,10 +180,8 @@ def corrections(raw: pl.DataFrame, profiles: Profiles) -> pl.DataFrame:
     """
     statuses = {
         name: {status.upper() for status in (*long.withdrawn, *long.corrected)}
-        for name, profile in profiles.items()
-        if "vitals" in profile.subjects
-        for spec in profile.subjects["vitals"].layouts
-        if (long := spec.observations) is not None
+        for name, layout in layouts_of(profiles, "vitals")
+        if (long := layout.observations) is not None
     }
 
     def corrects(profile: str, payload: str) -> bool:
@@ -293,11 +292,11 @@ def landed_visits(raw: pl.DataFrame, hospitals: pl.DataFrame, profiles: Profiles
         profiles: the source profiles.
     """
     validated = validate_er_visits(lazy(raw), lazy(hospitals), profiles)
-    is_over = nw.col("quality_codes").str.contains(DEPARTURE_TIME_UNKNOWN.name, literal=True)
+    # Who left at an unknown time of a known day has left: as of the record.
+    left_at = nw.when(has_code(DEPARTURE_TIME_UNKNOWN)).then(nw.col("recorded_at"))
     visits: pl.DataFrame = (
         validated.filter(nw.col("rule").is_null())
-        # Who left at an unknown time of a known day has left: as of the record.
-        .with_columns(departure_at=nw.coalesce("departure_at", nw.when(is_over).then(nw.col("recorded_at"))))
+        .with_columns(departure_at=nw.coalesce("departure_at", left_at))
         .collect("polars")
         .to_native()
     )

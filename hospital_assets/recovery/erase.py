@@ -36,12 +36,11 @@ from hospital_assets.publishing.pseudonyms import SecretKey
 from hospital_assets.publishing.publications import published_audiences, published_folder
 from hospital_assets.recovery.records import entries_of, lines_of, without_records
 from hospital_assets.recovery.snapshots import snapshots_folder
-from hospital_assets.recovery.spellings import PACKED, Finder, as_utf8, like, pieces, unpack
+from hospital_assets.recovery.spellings import GZIP, PACKED, Finder, as_utf8, like, pieces, unpack
 from hospital_assets.settings import EngineSettings, Settings
 from hospital_assets.warehouse.database import Warehouse, open_warehouse
 from hospital_assets.warehouse.dialect import literal, quoted
 
-_GZIP = b"\x1f\x8b"
 #: Columns by which a record says whose it is.
 _RECORD_COLUMNS = ("patient_id", "prior_patient_id")
 _UNFINISHED = ".erasing"
@@ -167,7 +166,8 @@ def plan_erasure(settings: Settings, record_number: str, key: SecretKey) -> Eras
         except EraseError:
             # Gone from the tables, or never in them, but not from what has landed.
             person = Person((record_number,), ())
-            if not any(person.pattern.search(text) for _, text in _landed(settings)):
+            finder = person.pattern
+            if not any(finder.search(text) for _, text in _landed(settings)):
                 raise
         hashed = hmac.new(key.derived("erased"), record_number.encode(), hashlib.sha256).hexdigest()[:16]
         begun = Erasure(person, hashed, bool(published_audiences(settings.data_dir)))
@@ -328,6 +328,20 @@ def _files(folder: Path) -> Iterator[Path]:
                     yield path
 
 
+def _finders(settings: Settings, person: Person) -> Callable[[Path], Finder]:
+    """What finds the person in a file: in a landed one as its source writes numbers."""
+    profiles = load_profiles(settings.profiles_folder)
+    by_source = {name: person.within(profile.identity_namespace) for name, profile in profiles.items()}
+    anywhere = person.pattern
+
+    def of(path: Path) -> Finder:
+        if not path.is_relative_to(settings.landing):
+            return anywhere
+        return by_source.get(path.relative_to(settings.landing).parts[0], anywhere)
+
+    return of
+
+
 def _landed(settings: Settings) -> Iterator[tuple[Path, bytes]]:
     """Every landed file with its text, unpacked and in UTF-8; of a torn one what can be unpacked."""
     for path in _files(settings.landing):
@@ -350,20 +364,20 @@ def strip_landing(settings: Settings, person: Person) -> list[Stripped]:
             unfinished.unlink()
     ready: list[tuple[Path, Path, int]] = []
     stubborn = []
-    namespaces = {name: profile.identity_namespace for name, profile in load_profiles(settings.profiles_folder).items()}
-    finders = {name: person.within(namespace) for name, namespace in namespaces.items()}
+    finder_of = _finders(settings, person)
     try:
         for path in _files(settings.landing):
             below = path.relative_to(settings.landing)
-            pattern = finders.get(below.parts[0]) or person.pattern
+            pattern = finder_of(path)
             data = path.read_bytes()
-            hits = [piece for piece in pieces(data) if pattern.search(piece.data)]
+            if not any(pattern.search(piece.data) for piece in pieces(data)):
+                continue
             unpacked, is_whole = unpack(data)
-            if not hits or not is_whole:
+            if not is_whole:
                 continue
             text = data if unpacked is None else unpacked
             kept, taken = without_records(as_utf8(text), pattern, is_csv=".csv" in path.name.lower())
-            is_other = unpacked is not None and not data.startswith(_GZIP)
+            is_other = unpacked is not None and not data.startswith(GZIP)
             if kept is None or not taken or pattern.search(kept) or is_other:
                 stubborn.append(str(below))
                 continue
@@ -468,14 +482,12 @@ def find_traces(warehouse: Warehouse, settings: Settings, person: Person) -> lis
     found = [
         f"{table}.{column} ({count} rows)" for table, column, count in _rows_with(warehouse.connection, person.pattern)
     ]
-    namespaces = {name: profile.identity_namespace for name, profile in load_profiles(settings.profiles_folder).items()}
+    finder_of = _finders(settings, person)
     for path in _files(settings.data_dir):
         below = path.relative_to(settings.data_dir)
         if below.parts[0] in ("audit", _notes_folder(settings).name) or path == settings.warehouse_file:
             continue
-        is_landed = path.is_relative_to(settings.landing)
-        searched = person.within(namespaces.get(below.parts[1], "") if is_landed else "")
-        found += [str(below) + (f" ({where})" if where else "") for where in _places_in(path, searched)]
+        found += [str(below) + (f" ({where})" if where else "") for where in _places_in(path, finder_of(path))]
     return found
 
 

@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-_GZIP = b"\x1f\x8b"
+GZIP = b"\x1f\x8b"
 _UNPACKERS: dict[bytes, Callable[[], bz2.BZ2Decompressor | lzma.LZMADecompressor]] = {
     b"BZh": bz2.BZ2Decompressor,
     b"\xfd7zXZ": lzma.LZMADecompressor,
 }
 _ZIP = b"PK\x03\x04"
 #: How packed files begin.
-PACKED = (_GZIP, _ZIP, *_UNPACKERS)
+PACKED = (GZIP, _ZIP, *_UNPACKERS)
 #: Archives in archives are opened this deep, and this much of each is unpacked.
 _DEEPEST, _MOST_BYTES = 4, 4_000_000_000
 _UTF16 = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
@@ -149,7 +149,7 @@ def _members(data: bytes, inside: str, depth: int) -> Iterator[Piece]:
 
 def unpack(data: bytes) -> tuple[bytes | None, bool]:
     """What a packed file holds as far as it can be unpacked, and whether that is all; None where it is not packed."""
-    if data.startswith(_GZIP):
+    if data.startswith(GZIP):
         return _unpack_gzip(data)
     for magic, unpacker in _UNPACKERS.items():
         if data.startswith(magic):
@@ -164,7 +164,7 @@ def unpack(data: bytes) -> tuple[bytes | None, bool]:
 def _unpack_gzip(data: bytes) -> tuple[bytes, bool]:
     parts: list[bytes] = []
     size = 0
-    while data.startswith(_GZIP) and size < _MOST_BYTES:
+    while data.startswith(GZIP) and size < _MOST_BYTES:
         worker = zlib.decompressobj(wbits=31)
         for start in range(0, len(data), 65_536):
             try:

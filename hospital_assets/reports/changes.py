@@ -15,8 +15,7 @@ from typing import Any
 import duckdb
 import polars as pl
 
-from hospital_assets.contracts import PARTITION_COLUMN, Contract
-from hospital_assets.contracts.kpis import ALL
+from hospital_assets.contracts import Contract
 from hospital_assets.publishing.publications import Publication, moment_of, open_publication, versions
 from hospital_assets.reports.explain import Asked, ExplainError, stored_row
 from hospital_assets.warehouse.dialect import quoted
@@ -86,17 +85,11 @@ def changed_rows(
         since: when the version was published.
     """
     columns = [name for name in now.columns if name not in fact.key]
-    conditions, values = ["true"], list[Any]()
-    if asked.hospital_id != ALL:
-        conditions.append("hospital_key in (select hospital_key from dimensions.dim_hospital where hospital_id = ?)")
-        values.append(asked.hospital_id)
-    if asked.kpi.partitioned and asked.day is not None:
-        conditions.append(f"{PARTITION_COLUMN} = ?")
-        values.append(asked.day)
+    of_it, values = asked.rows_of(fact)
     with open_publication(data_dir, audience, since) as publication:
         names = ", ".join(map(quoted, [*fact.key, *columns]))
         before: pl.DataFrame = publication.connection.sql(
-            f"select {names} from {fact.qualified_name} where {' and '.join(conditions)}", params=values
+            f"select {names} from {fact.qualified_name} where {of_it}", params=values
         ).pl()
     both = before.with_columns(_was=True).join(now.with_columns(_is=True), on=fact.key, how="full", coalesce=True)
     differs = {name: pl.col(name).ne_missing(pl.col(f"{name}_right")) for name in columns}

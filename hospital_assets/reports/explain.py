@@ -52,6 +52,19 @@ class Asked:
     day: date | None = None
     where: Mapping[str, str] = field(default_factory=dict)
 
+    def rows_of(self, fact: Contract, margin: timedelta = timedelta(0)) -> tuple[str, list[Any]]:
+        """The SQL condition, with its values, for a fact's rows of the hospital and the day, give or take a margin."""
+        conditions, values = ["true"], list[Any]()
+        if self.hospital_id != ALL:
+            conditions.append(
+                "hospital_key in (select hospital_key from dimensions.dim_hospital where hospital_id = ?)"
+            )
+            values.append(self.hospital_id)
+        if self.kpi.partitioned and fact.partitioned and self.day is not None:
+            conditions.append(f"{PARTITION_COLUMN} between ? and ?")
+            values += [self.day - margin, self.day + margin]
+        return " and ".join(conditions), values
+
     def sources(self, table: str) -> list[str]:
         """The columns of a table that the figure, or any of the KPI's, is computed from."""
         lineage = lineage_of(self.kpi)
@@ -195,19 +208,11 @@ class _RowByRow(dg.IOManager):
         self.contributions = pl.DataFrame()
         self._warehouse, self._asked, self._row, self._fact = warehouse, asked, row, fact
         keys = ", ".join(map(quoted, fact.key))
-        conditions, values = ["true"], list[Any]()
-        if asked.hospital_id != ALL:
-            conditions.append(
-                "hospital_key in (select hospital_key from dimensions.dim_hospital where hospital_id = ?)"
-            )
-            values.append(asked.hospital_id)
-        if asked.kpi.partitioned and asked.day is not None and fact.partitioned:
-            conditions.append(f"{PARTITION_COLUMN} between ? and ?")
-            values += [asked.day - _MARGIN, asked.day + _MARGIN]
+        of_it, values = asked.rows_of(fact, _MARGIN)
         warehouse.connection.execute(
             f"create or replace temp table explained_rows as select {keys}, hospital_key as _own, "
             f"{_FIRST_KEY} + row_number() over (order by {keys}) as _row "
-            f"from {fact.qualified_name} where {' and '.join(conditions)}",
+            f"from {fact.qualified_name} where {of_it}",
             values,
         )
 

@@ -7,7 +7,7 @@ cleaned and quarantined ones.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from types import MappingProxyType
@@ -93,6 +93,20 @@ def sources_of(profiles: Profiles, subject: str, declares: Callable[[Subject], b
     ]
 
 
+def layouts_of(profiles: Profiles, subject: str) -> Iterator[tuple[str, Subject]]:
+    """Each way in which a source delivers a subject, with the name of its profile."""
+    for name, profile in profiles.items():
+        if subject in profile.subjects:
+            yield from ((name, layout) for layout in profile.subjects[subject].layouts)
+
+
+def has_code(*rules: Rule) -> nw.Expr:
+    """Whether `quality_codes` names any of some rules."""
+    codes_in = nw.col("quality_codes")
+    named = (codes_in.str.contains(rule.name, literal=True) for rule in rules)
+    return nw.coalesce(nw.any_horizontal(*named, ignore_nulls=True), nw.lit(False))
+
+
 def read_clocks(frame: Frame, profiles: Profiles, subject: str, columns: Mapping[str, str], suffix: str = "") -> Frame:
     """Add wall clocks read by the formats of each record's source; see `parse_wall_clocks`, `without_placeholders`.
 
@@ -117,12 +131,10 @@ def read_clocks(frame: Frame, profiles: Profiles, subject: str, columns: Mapping
 def derived_clocks(profiles: Profiles, subject: str) -> dict[str, list[str]]:
     """Our columns that profiles derive as a clock plus minutes -> the profiles."""
     found: dict[str, list[str]] = {}
-    for name, profile in profiles.items():
-        declared = profile.subjects.get(subject)
-        for spec in declared.layouts if declared is not None else ():
-            for column, how in spec.derived.items():
-                if isinstance(how, Sum):
-                    found.setdefault(column, []).append(name)
+    for name, layout in layouts_of(profiles, subject):
+        for column, how in layout.derived.items():
+            if isinstance(how, Sum):
+                found.setdefault(column, []).append(name)
     return found
 
 

@@ -19,6 +19,7 @@ from hospital_assets.assets.cleaned.rules import (
     in_future,
     is_blank,
     is_one_of,
+    layouts_of,
     mapped,
     outside_period,
     placeholders,
@@ -364,7 +365,7 @@ def _with_texts(frame: Frame, profiles: Profiles, gathered: Sequence[str]) -> Fr
         # A correction need not repeat to which visit it belongs.
         visit_id=nw.coalesce(text("visit_id"), text("visit_id").max().over(*_SET)),
     )
-    names = [name for name in frame.collect_schema().names() if name != "payload"] + [*_TEXTS, "_is_withdrawn"]
+    names = [name for name in frame.columns if name != "payload"] + [*_TEXTS, "_is_withdrawn"]
     return nw.concat([whole.select(*names), sets.select(*names)], how="vertical")
 
 
@@ -427,17 +428,9 @@ def _has_status(profiles: Profiles, kind: str) -> nw.Expr:
     """Whether an observation has one of the statuses that its source's profile names as `kind`."""
     status = nw.col("status").str.strip_chars().str.to_uppercase()
     found = [
-        (nw.col("source_profile") == name)
-        & status.is_in(
-            [
-                status.upper()
-                for own in profile.subjects["vitals"].layouts
-                if own.observations
-                for status in getattr(own.observations, kind)
-            ]
-        )
-        for name, profile in profiles.items()
-        if "vitals" in profile.subjects and _is_gathered(profile.subjects["vitals"])
+        (nw.col("source_profile") == name) & status.is_in([stated.upper() for stated in getattr(long, kind)])
+        for name, layout in layouts_of(profiles, "vitals")
+        if (long := layout.observations) is not None
     ]
     return nw.coalesce(nw.any_horizontal(*found, nw.lit(False), ignore_nulls=True), nw.lit(False))
 
@@ -450,11 +443,9 @@ def _rank_of_code(profiles: Profiles) -> nw.Expr:
                 list(places), list(places.values()), default=len(places), return_dtype=nw.Int64
             )
         )
-        for name, profile in profiles.items()
-        if "vitals" in profile.subjects
-        for own in profile.subjects["vitals"].layouts
-        if own.observations is not None
-        for places in [{code.strip().upper(): place for place, code in enumerate(own.observations.gathered)}]
+        for name, layout in layouts_of(profiles, "vitals")
+        if layout.observations is not None
+        for places in [{code.strip().upper(): place for place, code in enumerate(layout.observations.gathered)}]
     ]
     return nw.coalesce(*ranks, nw.lit(0))
 

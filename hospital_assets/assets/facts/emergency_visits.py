@@ -4,7 +4,7 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.cleaned.er_visits import DEPARTURE_TIME_UNKNOWN
-from hospital_assets.assets.cleaned.rules import sources_of
+from hospital_assets.assets.cleaned.rules import has_code, sources_of
 from hospital_assets.assets.declare import all_days, table
 from hospital_assets.assets.dedupe import newest_of_each
 from hospital_assets.assets.dimensions.calendar import date_key, time_key
@@ -142,7 +142,7 @@ def ended(visits: Frame, events: Frame, profiles: Profiles) -> Frame:
 
 def ends_by_day() -> nw.Expr:
     """Whether only the day of a visit's departure is known: it is over, and nobody knows since when."""
-    return nw.coalesce(nw.col("quality_codes").str.contains(DEPARTURE_TIME_UNKNOWN.name, literal=True), nw.lit(False))
+    return has_code(DEPARTURE_TIME_UNKNOWN)
 
 
 def principal_conditions(diagnoses: Frame, conditions: Frame) -> Frame:

@@ -8,6 +8,7 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.cleaned.adt_events import EVENT_TIME_UNKNOWN
+from hospital_assets.assets.cleaned.rules import has_code
 from hospital_assets.assets.declare import all_days, table
 from hospital_assets.assets.dedupe import newest_of_each
 from hospital_assets.assets.dimensions.calendar import date_key
@@ -265,7 +266,7 @@ def folded(events: Frame) -> Frame:
             "visit_id",
             nw.col("event_at").alias("_discharged_at"),
             nw.col("discharge_disposition").alias("_disposition"),
-            _discharged_by_day=_is_by_day(),
+            _discharged_by_day=has_code(EVENT_TIME_UNKNOWN),
         )
     )
     segments = (
@@ -273,7 +274,7 @@ def folded(events: Frame) -> Frame:
         .filter(nw.col("_discharged_at").is_null() | (nw.col("event_at") <= nw.col("_discharged_at")))
         .with_columns(
             _next_start=nw.col("event_at").shift(-1).over("visit_id", order_by=order),
-            _starts_by_day=_is_by_day().cast(nw.Int64),
+            _starts_by_day=has_code(EVENT_TIME_UNKNOWN).cast(nw.Int64),
         )
         .with_columns(
             _ends_by_day=nw.coalesce(
@@ -370,11 +371,6 @@ def lengths() -> dict[str, nw.Expr]:
             minutes_between("stay_start_at", "stay_end_at") / 60
         ),
     }
-
-
-def _is_by_day() -> nw.Expr:
-    """Whether a message's event is known by its day only; see the rule `event_time_unknown`."""
-    return nw.coalesce(nw.col("quality_codes").str.contains(EVENT_TIME_UNKNOWN.name, literal=True), nw.lit(False))
 
 
 def other_ends_of_stays(stored: Frame, visits: Frame) -> Frame:

@@ -65,8 +65,8 @@ def cut(found: dict[str, Any], sight: Sight) -> dict[str, Any]:
                 "source_file": None,
                 "rule": row["rule"],
                 "description": reasons.get(row["rule"]),
+                "records": row["records"],
             }
-            | {"records": row["records"]}
             for row in by_hospital
         ]
     own = {
