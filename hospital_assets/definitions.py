@@ -92,7 +92,11 @@ def build_definitions(settings: Settings, engine: EngineSettings | None = None) 
         resources={
             **_engine_resources(settings, engine or EngineSettings(), tables),
             "audit": AuditResource(data_dir=str(settings.data_dir)),
-            "clock": ClockResource(data_dir=str(settings.data_dir), **_service_days(settings)),
+            "clock": ClockResource(
+                data_dir=str(settings.data_dir),
+                baselines_from=[day.isoformat() for day in settings.baselines_from],
+                **_service_days(settings),
+            ),
             "profiles": profiles_resource(settings.profiles_folder),
             "reports": ReportsResource(folder=str(settings.reports)),
             "outbox": OutboxResource(file=str(outbox_file(settings))),

@@ -63,6 +63,8 @@ class Settings:
         refresh_after_seconds: or when one has waited this long.
         dagster_url: where people open Dagster, for links to it.
         limits: what one landed file may cost.
+        baselines_from: days from which the limits of chance of all series are computed anew, after a change that is
+            understood; otherwise they are those of a series' first days for ever.
     """
 
     data_dir: Path
@@ -73,6 +75,7 @@ class Settings:
     refresh_after_seconds: int = 1
     dagster_url: str = "http://localhost:3000"
     limits: FileLimits = DEFAULT_LIMITS
+    baselines_from: tuple[date, ...] = ()
 
     @property
     def landing(self) -> Path:
@@ -217,6 +220,7 @@ def load_settings(data_dir: Path) -> Settings:
         "refresh_after_files": int,
         "refresh_after_seconds": int,
         "dagster_url": str,
+        "baselines_from": list,
         **dict.fromkeys(_LIMITS, int),
     }
     for key, value in values.items():
@@ -224,7 +228,9 @@ def load_settings(data_dir: Path) -> Settings:
             raise SettingsError(f"{settings.settings_file}: unknown key '{key}'; known keys: {', '.join(known)}")
         if type(value) is not known[key]:
             as_text = f'"{getattr(settings, key, "")}"'
-            example = {date: "2026-01-01", str: as_text, int: str(_LIMITS.get(key, 5))}[known[key]]
+            example = {date: "2026-01-01", str: as_text, int: str(_LIMITS.get(key, 5)), list: "[2026-03-01]"}[
+                known[key]
+            ]
             raise SettingsError(
                 f"{settings.settings_file}: '{key}' must be a {known[key].__name__}, as in {key} = {example}"
             )
@@ -244,8 +250,20 @@ def load_settings(data_dir: Path) -> Settings:
     url = values.get("dagster_url", settings.dagster_url).rstrip("/")
     if not url.startswith(("http://", "https://")):
         raise SettingsError(f"{settings.settings_file}: 'dagster_url' must begin with http:// or https://")
+    baselines = values.get("baselines_from", [])
+    if any(type(day) is not date for day in baselines):
+        raise SettingsError(f"{settings.settings_file}: 'baselines_from' must be days, as in [2026-03-01]")
     of_files = FileLimits(**{key.removeprefix(_LIMIT): value for key, value in limits.items()})
-    return Settings(settings.data_dir, first, last, grain, **waits, dagster_url=url, limits=of_files)
+    return Settings(
+        settings.data_dir,
+        first,
+        last,
+        grain,
+        **waits,
+        dagster_url=url,
+        limits=of_files,
+        baselines_from=tuple(sorted(baselines)),
+    )
 
 
 def write_settings(settings: Settings) -> None:
@@ -265,4 +283,7 @@ def write_settings(settings: Settings) -> None:
     if settings.limits != DEFAULT_LIMITS:
         lines.append("# What one landed file may cost; beyond, it is `unreadable` and the rest goes on.")
         lines += [f"{_LIMIT}{key} = {value}" for key, value in asdict(settings.limits).items()]
+    if settings.baselines_from:
+        lines.append("# Limits of chance are computed anew from these days on.")
+        lines.append(f"baselines_from = [{', '.join(day.isoformat() for day in settings.baselines_from)}]")
     replace_text(settings.settings_file, "\n".join(lines) + "\n")

@@ -1537,20 +1537,27 @@ def kpi_units(stored: Stored) -> Expected:
 
 
 def kpi_trends(stored: Stored) -> Expected:
-    """XmR: the mean and 2.66 mean moving ranges around it, from the values the table itself shows."""
+    """XmR: the mean and 2.66 screened mean moving ranges of the first 28 days the table itself shows."""
     series: dict[tuple[str, str], list[tuple[date, float]]] = defaultdict(list)
     for row in stored.rows("kpis.kpi_trends"):
         series[row["metric"], row["hospital_id"]].append((row["period_date"], row["value"]))
     found: Expected = {}
     for (metric, hospital), points in series.items():
         points.sort()
-        values = [value for _, value in points]
+        values = [value for _, value in points[:28]]
         centre = fmean(values)
         moving = [abs(b - a) for a, b in pairwise(values)]
         for day, value in points:
-            figures: Row = {"centre": centre}
-            if moving:
-                reach = 2.66 * fmean(moving)
+            figures: Row = {"centre": centre, "baseline_first_date": points[0][0]}
+            figures["baseline_last_date"] = points[:28][-1][0]
+            if len(points) < 12:
+                figures |= {"lower_limit": None, "upper_limit": None, "is_outside": False, "is_run": False}
+            elif moving:
+                # Whatever is beyond is no chance, and counts neither for nor against it.
+                cut = 3.267 * fmean(moving)
+                usual = [one for one in moving if one < cut]
+                # Rare events are all that moves.
+                reach = 2.66 * fmean(usual if any(usual) else moving)
                 figures["is_outside"] = abs(value - centre) > reach + 1e-9
             found[metric, hospital, day] = figures
     return found

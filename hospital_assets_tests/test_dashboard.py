@@ -48,11 +48,12 @@ from hospital_assets.dashboard.pages.overview_queries import waits_in_total
 from hospital_assets.dashboard.render import FOLDER, as_csv, file_name
 from hospital_assets.dashboard.render import query as as_query
 from hospital_assets.dashboard.serve import dashboard_of, loaded_after
-from hospital_assets.dashboard.slices import Known, Slice, not_found, read_slice
+from hospital_assets.dashboard.slices import MOST_POINTS, Known, Slice, not_found, read_slice
 from hospital_assets.dashboard.store import Store
 from hospital_assets.dashboard.store import open_mart as opened
 from hospital_assets.live.board import read_board, reference_of
 from hospital_assets.live.copies import merge_landed
+from hospital_assets.measures.natural_limits import Better
 from hospital_assets.publishing.policy import POLICY_FILE, PolicyError
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.loads import ledger_copy
@@ -86,32 +87,93 @@ def days(values: list[float], n: int = 100) -> list[spc.Point]:
     return [spc.Point(date(2026, 1, 1) + timedelta(days=i), v, n) for i, v in enumerate(values)]
 
 
+EVERY_DAY = Slice("all", date(2026, 1, 1), date(2026, 12, 31))
+
+
+def chance(
+    values: list[float], better: Better = "lower", where: Slice = EVERY_DAY, baselines_from: tuple[date, ...] = ()
+) -> spc.Control:
+    # More days than are shown by day make points of weeks.
+    of_days = replace(where, last=min(where.last, where.first + timedelta(days=MOST_POINTS - 1)))
+    return spc.controls({"wait": (days(values), better)}, of_days, baselines_from)["wait"]
+
+
 def test_a_point_outside_the_limits_is_a_signal_and_which_way_decides_what_it_means() -> None:
-    values = [10.0, 11, 10, 9, 10, 11, 9, 10, 11, 10, 9, 30]
-    found = spc.controls(
-        {"wait": (days(values), "lower"), "share": (days(values), "higher"), "visits": (days(values), "neither")}
-    )
-    assert [found[name].latest for name in ("wait", "share", "visits")] == ["concern", "improving", "changed"]
-    control = found["wait"]
-    moving = [abs(b - a) for a, b in itertools.pairwise(values)]
-    mean = sum(values) / len(values)
+    values = [*[10.0, 11, 9] * 10, 30]
+    ways: tuple[Better, ...] = ("lower", "higher", "neither")
+    assert [chance(values, better).latest for better in ways] == ["concern", "improving", "changed"]
+    control = chance(values)
+    moving = [abs(b - a) for a, b in itertools.pairwise(values[:28])]
+    mean = sum(values[:28]) / 28
     assert control.centre == pytest.approx(mean)
     assert control.upper == pytest.approx(mean + 2.66 * sum(moving) / len(moving))
-    assert control.count("concern") == 1
+    assert (control.times("concern"), control.of_period, control.direction) == (1, "concern", 1)
 
 
-def test_the_eighth_point_on_one_side_is_a_signal_and_the_seventh_is_none() -> None:
-    # Alternating far away, so that limits are wide; then eight a little below the mean.
-    values = [10.0, 14, 10, 14, 10, 14, 10, 14, 10, 14, *[11.0] * 8]
-    found = spc.controls({"wait": (days(values), "lower")})["wait"]
-    assert [p.verdict for p in found.points][-2:] == ["usual", "improving"]
+def test_all_of_seven_points_on_one_side_are_signals_and_six_are_none() -> None:
+    # Alternating far away, so that limits are wide; then some a little below the mean.
+    values = [10.0, 14] * 14
+    assert chance([*values, *[11.0] * 6]).latest == "usual"
+    found = chance([*values, *[11.0] * 7])
+    assert [p.verdict for p in found.points][-8:] == ["usual", *["improving"] * 7]
+    assert {p.rule for p in found.points[-7:]} == {"is_run"}
 
 
 def test_few_points_are_a_run_chart_without_limits() -> None:
-    found = spc.controls({"wait": (days([1.0, 2, 3, 4, 5, 6, 7, 8, 100]), "lower")})["wait"]
-    assert (found.upper, found.lower, found.latest) == (None, None, None)
+    found = chance([1.0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 100])
+    assert (found.upper, found.lower, found.latest, found.of_period) == (None, None, None, None)
     drawn = figures.control_figure("x", "Wait", found, unit="min", measure=figures.measure_of("kpi_waits"))
-    assert "too few to tell" in drawn.subtitle and not any(r["style"] == "limit" for r in drawn.spec["rules"])
+    assert "so no limits" in drawn.subtitle and not any(r["style"] == "limit" for r in drawn.spec["rules"])
+    assessed = figures.against_chance(found)
+    assert assessed is not None and assessed.words == "Cannot be assessed: 11 of the 12 days it takes"
+
+
+def test_rare_events_are_signals_and_the_days_between_are_none() -> None:
+    values = [0.0] * 14 + [4.0] + [0.0] * 6 + [3.0] + [0.0] * 20
+    found = chance(values)
+    assert [p.value for p in found.points if p.rule == "is_outside"] == [4.0, 3.0]
+
+
+def test_a_card_is_validated_over_its_own_days() -> None:
+    values = [10.0, 11, 10, 9] * 7 + [10.0, 30.0, 10.0, 11.0]
+    last_four = replace(EVERY_DAY, first=date(2026, 1, 29))
+    assessed = figures.against_chance(chance(values, where=last_four))
+    assert assessed is not None and assessed.words == "Concern on 1 of 4 days"
+    newest = figures.against_chance(chance(values, where=last_four), is_newest=True)
+    assert newest is not None and newest.words == "Usual range"
+    before = figures.against_chance(chance(values, where=replace(EVERY_DAY, last=date(2026, 1, 28))))
+    assert before is not None and before.words == "Usual range on all 28 days"
+
+
+@given(st.lists(st.floats(0, 100), min_size=20, max_size=90), st.integers(0, 89), st.integers(0, 89))
+def test_no_choice_of_days_changes_limits_or_verdicts(values: list[float], one: int, other: int) -> None:
+    whole = chance(values)
+    first, last = (date(2026, 1, 1) + timedelta(days=at) for at in sorted((one, other)))
+    part = chance(values, where=replace(EVERY_DAY, first=first, last=last))
+    assert list(part.points) == [p for p in whole.points if first <= p.day <= last]
+    if part.points:
+        assert (part.centre, part.lower, part.upper) == (whole.centre, whole.lower, whole.upper)
+
+
+def test_limits_set_anew_are_drawn_from_that_day_on() -> None:
+    values = [*[10.0, 12.0] * 20, *[30.0, 32.0] * 20]
+    control = chance(values, baselines_from=(date(2026, 2, 10),))
+    assert control.centre == 31 and control.since == 40 and control.baseline[0] == date(2026, 2, 10)  # type: ignore[index]
+    assert control.of_period == "usual"
+    drawn = figures.control_figure("x", "Wait", control, unit="min", measure=figures.measure_of("kpi_waits"))
+    before = [one for one in drawn.spec["lines"] if one["style"] == "limit"]
+    assert len(before) == 2 and before[1]["values"][39] == pytest.approx(16.32) and before[1]["values"][40] is None
+    # The day before is above the mean, too, and so one of the run.
+    assert chance(values).times("concern") == 41
+
+
+def test_lines_do_not_join_what_a_day_without_data_parts() -> None:
+    points = [p for p in days([float(i % 5) for i in range(20)]) if p.day.day not in (8, 9)]
+    control = spc.controls({"wait": (points, "lower")}, replace(EVERY_DAY, last=date(2026, 3, 1)))["wait"]
+    drawn = figures.control_figure("x", "Wait", control, unit="min", measure=figures.measure_of("kpi_waits"))
+    assert drawn.spec["x"][7:9] == ["2026-01-08", "2026-01-09"]
+    assert drawn.spec["lines"][0]["values"][6:10] == [1.0, None, None, 4.0]
+    assert re.findall("M", re.findall(r'class="line actual" d="([^"]+)"', drawn.drawing())[0]) == ["M", "M"]
 
 
 @pytest.mark.parametrize(("grain", "span"), [("day", 100), ("week", 400), ("month", 1200)])

@@ -352,10 +352,10 @@ def overlap(one: Any, other: Any) -> bool:
 def test_text_of_a_figure_keeps_its_size_and_none_lies_over_another(
     browser: Browser, served: Served, width: int
 ) -> None:
-    for name in ("overview", "forecast", "workforce"):
+    for name in ("overview", "flow", "forecast", "workforce"):
         opened = open_page(browser, f"{served.address}/{name}", width=width)
         for figure in opened.page.locator(".fluid").all():
-            boxes = figure.locator(".tick:visible, .name:visible").all()
+            boxes = figure.locator(".tick:visible, .name:visible, .unit:visible").all()
             drawn = [box for box in (text.bounding_box() for text in boxes) if box]
             assert len(drawn) > 3 and all(10 <= box["height"] <= 16 for box in drawn)
             assert not [name for one, other in combinations(drawn, 2) if overlap(one, other)]

@@ -28,8 +28,8 @@ from hospital_assets.automation.build import BuildReport
 from hospital_assets.automation.schedules import overview_page_schedule
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.table import Measure
-from hospital_assets.dashboard.figures import Away, Card, Column, Figure, Page
-from hospital_assets.dashboard.mart import Mart, Row, visits_since
+from hospital_assets.dashboard.figures import Away, Card, Column, Figure, Page, control_charts
+from hospital_assets.dashboard.mart import Mart, Measured, Row, over_time, visits_since
 from hospital_assets.dashboard.pages.conditions_queries import condition_trends, is_by_month
 from hospital_assets.dashboard.pages.deterioration import deterioration
 from hospital_assets.dashboard.pages.deterioration_queries import intervals
@@ -44,6 +44,7 @@ from hospital_assets.dashboard.pages.workforce_queries import shift_patterns
 from hospital_assets.dashboard.render import cell, render
 from hospital_assets.dashboard.serve import publish_first
 from hospital_assets.dashboard.slices import Known, Slice, read_slice
+from hospital_assets.dashboard.spc import Control
 from hospital_assets.dashboard.store import open_mart
 from hospital_assets.files import replace_text
 from hospital_assets.publishing.policy import load_policy, shipped_policy
@@ -76,6 +77,40 @@ def in_memory(first: date, last: date) -> Mart:
     found = Mart(duckdb.connect(), "admin", "1", NOW, NOW, 11)
     found.__dict__["known"] = Known(first, last, last, {"H1": "One"}, ("Emergency",), {}, {})
     return found
+
+
+# --- chance
+
+
+@pytest.mark.parametrize("baselines_from", [(), (date(2025, 2, 10),)])
+def test_no_slice_moves_the_limits_of_a_series(baselines_from: tuple[date, ...]) -> None:
+    """A long series of which a slice reads a part, with days of too few patients, or none, among its first."""
+    first = date(2024, 1, 10)
+    chance = random.Random(5)
+    rows = [
+        (first + timedelta(days=i), chance.randrange(5, 9), chance.choice((0, 3, 20, 30)))
+        for i in range(900)
+        if chance.random() > 0.3
+    ]
+    mart = in_memory(first, first + timedelta(days=899))
+    mart.baselines_from = baselines_from
+    mart.connection.execute("create table t (day date, wait double, n bigint)")
+    mart.connection.executemany("insert into t values (?, ?, ?)", rows)
+    measured = {"wait": Measured("wait", "n"), "visits": Measured("n", "n", 1, is_count=True)}
+
+    def control(where: Slice, name: str) -> Control:
+        found = over_time(mart, where, "from t where day between $first and $last", measured, "coalesce(sum(n),0) as n")
+        assert found.total["n"] == sum(n for day, _, n in rows if where.first <= day <= where.last)
+        return control_charts(mart, where, {name: (found.points[name], "lower")})[name]
+
+    for name in measured:
+        seen: dict[date, Any] = {}
+        for start, days in ((0, 130), (60, 130), (190, 7), (320, 30), (330, 130), (640, 28), (640, 1), (870, 30)):
+            where = Slice("days", first + timedelta(days=start), first + timedelta(days=start + days - 1))
+            for point in control(where, name).points:
+                assert seen.setdefault(point.day, point) == point
+        limits = {point.limits for point in seen.values()}
+        assert len(limits) == 1 + len(baselines_from) and None not in limits
 
 
 # --- ways through the department

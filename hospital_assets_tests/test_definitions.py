@@ -204,6 +204,8 @@ def test_a_wrong_profile_says_where(text: str, says: str) -> None:
     [
         ("first_service_date = 'x'", "must be a date"),
         ("colour = 1", "unknown key 'colour'"),
+        ("baselines_from = 2026-03-01", "must be a list"),
+        ("baselines_from = ['2026-03-01']", "must be days"),
         ("partitions = 'hourly'", "daily, monthly or yearly"),
         ("first_service_date = 2026-02-01\nlast_service_date = 2026-01-01", "is before"),
         ("=", "not valid TOML"),

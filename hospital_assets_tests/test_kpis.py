@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -43,7 +44,7 @@ from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.profile import canonical_columns
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.measures.condition_groups import GROUPS
-from hospital_assets.measures.natural_limits import with_natural_limits
+from hospital_assets.measures.natural_limits import BASELINE_POINTS, Assurance, Better, assurance, with_natural_limits
 from hospital_assets.warehouse.dialect import Frame, checkpoint, explode_days, hash_keys, lazy
 from hospital_assets_tests.engines import Engine
 from hospital_assets_tests.test_transforms import VISIT_TYPES, at, collect, events
@@ -1044,23 +1045,127 @@ def test_twenty_doctors_between_228_and_281_visits_are_noise(on: Engine) -> None
 
 
 def test_natural_limits(on: Engine) -> None:
+    out = series_on(on, [10.0, 12.0] * 6)
     # Moving ranges 2, 2, 2, ...: mean 2; mean 11; limits 11 -+ 5.32.
-    values = [10.0, 12.0] * 6
-    days = [DAY + timedelta(days=n) for n in range(len(values))]
-
-    def limits(values: list[float]) -> pl.DataFrame:
-        frame = pl.DataFrame({"metric": "m", "hospital_id": "H1", "period_date": days[: len(values)], "value": values})
-        return collect(with_natural_limits(on(frame))).sort("period_date")
-
-    out = limits(values)
     assert out["centre"].unique().to_list() == [11.0]
     assert out["upper_limit"][0] == pytest.approx(16.32)
     assert out["lower_limit"][0] == pytest.approx(5.68)
-    assert not out["is_outside"].any() and not out["is_run_of_eight"].any()
-    jumped = limits([10.0, 12.0] * 5 + [10.0, 60.0])
-    assert jumped["is_outside"].to_list() == [False] * 11 + [True]
-    shifted = limits([9.0] * 4 + [12.0] * 8)
-    assert shifted["is_run_of_eight"].to_list() == [False] * 11 + [True]
+    assert not out["is_outside"].any() and not out["is_run"].any()
+    assert out["baseline_first_date"].unique().to_list() == [DAY]
+    assert out["baseline_last_date"].unique().to_list() == [DAY + timedelta(days=11)]
+    few = series_on(on, [10.0, 12.0] * 5 + [60.0])
+    assert few["upper_limit"].null_count() == 11 and not few["is_outside"].any()
+
+
+def series_on(
+    on: Engine, values: list[float], points: int = BASELINE_POINTS, baselines_from: tuple[date, ...] = ()
+) -> pl.DataFrame:
+    days = [DAY + timedelta(days=n) for n in range(len(values))]
+    frame = pl.DataFrame({"metric": "m", "hospital_id": "H1", "period_date": days, "value": values})
+    return collect(with_natural_limits(on(frame), baselines_from=baselines_from, baseline_points=points)).sort(
+        "period_date"
+    )
+
+
+BASE = [52.0, 48, 55, 50, 47, 53, 49, 51, 54, 46, 50, 52, 48, 53, 51]
+
+
+@pytest.mark.parametrize(
+    ("values", "points", "centre", "limits", "signals"),
+    [
+        (BASE, 15, 50.6, (39.39, 61.81), {}),
+        # Its moving ranges of 29 are no chance: without screening 32.07 to 72.73.
+        ([*BASE[:7], 78.0, *BASE[8:]], 15, 52.4, (36.44, 68.36), {"is_outside": [8]}),
+        (
+            [*BASE, 60, 58, 45, 51, 52, 53, 54, 55, 52, 51, 49, 63],
+            15,
+            50.6,
+            (39.39, 61.81),
+            {"is_outside": [27], "is_run": [*range(19, 26)]},
+        ),
+        # Limits from what is to be told apart see nothing of it outside; fixed ones do.
+        ([*BASE, *(v + 8 for v in BASE)], 30, 54.6, (42.95, 66.25), {"is_run": [*range(4, 25)]}),
+        (
+            [*BASE, *(v + 8 for v in BASE)],
+            15,
+            50.6,
+            (39.39, 61.81),
+            {"is_outside": [18, 24], "is_run": [*range(14, 31)], "is_two_of_three": [21, 23, 27, 29, 30]},
+        ),
+        ([*BASE, *range(47, 54)], 15, 50.6, (39.39, 61.81), {"is_trend": [*range(16, 23)]}),
+        ([*BASE, *range(47, 53)], 15, 50.6, (39.39, 61.81), {}),
+        ([*BASE, 60, 59, 51], 15, 50.6, (39.39, 61.81), {"is_two_of_three": [16, 17]}),
+    ],
+)
+def test_limits_and_signals_of_known_series(
+    on: Engine,
+    values: list[float],
+    points: int,
+    centre: float,
+    limits: tuple[float, float],
+    signals: dict[str, list[int]],
+) -> None:
+    out = series_on(on, [float(v) for v in values], points)
+    assert out["centre"][0] == pytest.approx(centre)
+    assert (out["lower_limit"][0], out["upper_limit"][0]) == pytest.approx(limits, abs=0.005)
+    for rule in ("is_outside", "is_run", "is_trend", "is_two_of_three"):
+        assert [i + 1 for i, hit in enumerate(out[rule]) if hit] == signals.get(rule, []), rule
+    hit = [i + 1 for i, way in enumerate(out["signal_direction"]) if way]
+    assert hit == sorted({at for found in signals.values() for at in found})
+
+
+def test_limits_are_set_anew_from_a_stated_day_only(on: Engine) -> None:
+    values = [*BASE, *BASE, *(v + 8 for v in BASE)]
+    kept = series_on(on, values)
+    assert kept["centre"].n_unique() == 1 and kept["is_run"][-1]
+    start = DAY + timedelta(days=30)
+    anew = series_on(on, values, baselines_from=(start,))
+    assert anew["centre"].unique().sort().to_list() == pytest.approx([kept["centre"][0], 58.6])
+    assert not anew["is_run"].any() and not anew["is_outside"].any()
+    assert anew["baseline_first_date"].unique().sort().to_list() == [DAY, start]
+
+
+@pytest.mark.parametrize(
+    ("target", "better", "says"),
+    [
+        (65.0, "lower", "met"),
+        (35.0, "lower", "missed"),
+        (50.0, "lower", "either"),
+        (65.0, "higher", "missed"),
+        (35.0, "higher", "met"),
+        (50.0, "higher", "either"),
+        (50.0, "neither", None),
+        (None, "lower", None),
+    ],
+)
+def test_a_target_beyond_the_limits_is_always_or_never_met(
+    target: float | None, better: Better, says: Assurance | None
+) -> None:
+    assert assurance(target, 39.39, 61.81, better) == says
+
+
+def test_funnel_limits_of_many_hospitals_allow_for_how_much_they_differ(on: Engine) -> None:
+    n = [52, 61, 18, 95, 33, 74, 12, 120, 40, 66, 29, 88]
+    d = [400, 520, 210, 610, 300, 455, 150, 980, 260, 700, 190, 505]
+    rate = pl.DataFrame({"hospital_id": [f"H{i:02}" for i in range(12)], "n": n, "d": d, "p": d})
+    out = collect(with_funnel_limits({"m": on(rate)})).sort("hospital_id")
+    assert out["centre_pct"][0] == pytest.approx(13.0303, abs=5e-5)
+    assert out["dispersion"].unique().to_list() == pytest.approx([2.33465], abs=5e-6)
+    # By hand: sin(asin(sqrt(p)) -+ 3 sqrt(1 / 4n + tau squared)) squared, with tau squared 0.00090193.
+    middle = math.asin(math.sqrt(688 / 5280))
+    reach = 3 * math.sqrt(1 / (4 * 505) + 0.00090193)
+    assert out["lower_limit_pct"][11] == pytest.approx(100 * math.sin(middle - reach) ** 2, abs=0.01)
+    assert out["upper_limit_pct"][11] == pytest.approx(100 * math.sin(middle + reach) ** 2, abs=0.01)
+    # Chance alone would have called the last one an outlier (8.54 to 17.52 %).
+    assert not out["is_outside"].any()
+    nine = collect(with_funnel_limits({"m": on(rate[:9])})).sort("hospital_id")
+    assert nine["dispersion"].null_count() == 9
+    alike = rate.with_columns(n=pl.col("d") // 10)
+    even = collect(with_funnel_limits({"m": on(alike)})).sort("hospital_id")
+    # Less than by chance is no less than chance.
+    assert even["upper_limit_pct"][11] == pytest.approx(
+        100 * math.sin(math.asin(math.sqrt(even["centre_pct"][0] / 100)) + 3 / math.sqrt(4 * 505)) ** 2, abs=1e-4
+    )
 
 
 def test_funnel_limits(on: Engine) -> None:

@@ -25,6 +25,12 @@ class ClockResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     data_dir: str
     first_service_date: str
     last_service_date: str | None = None
+    baselines_from: list[str] = []
+
+    @property
+    def baselines(self) -> tuple[date, ...]:
+        """Days from which limits of chance are computed anew."""
+        return tuple(map(date.fromisoformat, self.baselines_from))
 
     @property
     def settings(self) -> Settings:

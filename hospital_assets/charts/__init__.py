@@ -11,6 +11,8 @@ at carries its values as its `<title>`: the browser shows it, and `tips.js` does
 from hospital_assets.charts.areas import heatmap as heatmap
 from hospital_assets.charts.areas import treemap as treemap
 from hospital_assets.charts.funnel import funnel as funnel
+from hospital_assets.charts.icons import assurance as assurance
+from hospital_assets.charts.icons import variation as variation
 from hospital_assets.charts.inline import bar as bar
 from hospital_assets.charts.inline import markdown_sparkline as markdown_sparkline
 from hospital_assets.charts.inline import range_mark as range_mark

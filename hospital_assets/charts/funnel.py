@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
@@ -21,6 +22,10 @@ from hospital_assets.charts.marks import (
 
 #: Above and below the plot; the stylesheet's margins of `.fluid.funnel`.
 _AROUND = 12 + 40
+#: Of more points only those outside are named.
+_MOST_NAMED = 15
+#: Names are placed as on the narrowest plot.
+_NARROWEST = 260
 
 
 def funnel(spec: dict[str, Any], height: int = 250) -> str:
@@ -63,7 +68,32 @@ def funnel(spec: dict[str, Any], height: int = 250) -> str:
             for p in points
         ),
     ]
-    return fluid(inner, parts, "funnel")
+    return fluid(inner, [*parts, *_names(points, x_of, y_of)], "funnel")
+
+
+def _names(
+    points: Sequence[dict[str, Any]], x_of: Callable[[float], float], y_of: Callable[[float], float]
+) -> list[str]:
+    """Names beside the points, those outside first; where there is no room, pointing at them tells."""
+    taken: list[tuple[float, float, float]] = []
+    parts = []
+    for point in sorted(points, key=lambda p: not p["is_outside"]):
+        if len(points) > _MOST_NAMED and not point["is_outside"]:
+            break
+        share, y = x_of(point["x"]), y_of(point["y"])
+        width = (len(point["name"]) * 7 + 12) / _NARROWEST
+        left = share if share + width <= 1 else share - width
+        at = left, left + width, y
+        if left < 0 or any(at[0] < right and start < at[1] and abs(y - other) < 14 for start, right, other in taken):
+            continue
+        if any(left < x_of(p["x"]) < at[1] and abs(y_of(p["y"]) - y) < 8 for p in points if p is not point):
+            continue
+        taken.append(at)
+        side = 'dx="7"' if left == share else 'dx="-7" text-anchor="end"'
+        parts.append(
+            f'<text class="unit" x="{100 * share:.2f}%" y="{y:.1f}" dy="4" {side}>{escape(point["name"])}</text>'
+        )
+    return parts
 
 
 def _tip_of(spec: dict[str, Any], point: dict[str, Any]) -> str:

@@ -60,7 +60,7 @@ def lines(spec: dict[str, Any], width: int = 860, height: int = 250) -> str:
         *rows(scale, y_of),
         *_x_axis(spec["x"], shares, width, inner),
         stretched(inner, [*_bands(spec, shares, y_of), *_strokes(spec, shares, y_of)]),
-        *(level(f"rule {rule['style']}", y_of(rule["value"])) for rule in spec["rules"]),
+        *(level(f"rule {rule['style']}", y_of(rule["value"]), shares[rule.get("since", 0)]) for rule in spec["rules"]),
         *beside,
         *_points(spec, shares, y_of),
         *_columns(spec, shares, inner),
@@ -102,7 +102,7 @@ def _points(spec: dict[str, Any], shares: Sequence[float], y_of: Callable[[float
         placed(mark, share, y_of(value), size)
         for line in spec["lines"]
         for mark, share, value in zip(line["marks"], shares, line["values"], strict=False)
-        if value is not None
+        if value is not None and mark
     ]
 
 
@@ -186,7 +186,7 @@ def _tip_of(spec: dict[str, Any], i: int) -> str:
     lines = [_label(spec["x"][i])]
     for line in spec["lines"]:
         value = line["values"][i]
-        if value is not None:
+        if value is not None and line["name"]:
             word = f", {WORDS[line['marks'][i]].lower()}" if line["marks"] and has_limits else ""
             lines.append(f"{line['name']}: {number(value, digits)} {unit}".rstrip() + word)
     for band in spec["bands"]:

@@ -102,9 +102,9 @@ def area(xs: Sequence[float], lows: Sequence[Number], highs: Sequence[Number], n
     return f'<polygon class="band {name}" points="{" ".join(outline)}"/>'
 
 
-def level(name: str, y: float) -> str:
-    """A line from the left of the plot to its right."""
-    return f'<line class="{name}" x1="0" x2="100%" y1="{y:.1f}" y2="{y:.1f}"/>'
+def level(name: str, y: float, start: float = 0) -> str:
+    """A line from a share of the plot's width to its right."""
+    return f'<line class="{name}" x1="{100 * start:.6g}%" x2="100%" y1="{y:.1f}" y2="{y:.1f}"/>'
 
 
 def rows(scale: Sequence[float], y_of: Callable[[float], float]) -> list[str]:

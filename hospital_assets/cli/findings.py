@@ -287,7 +287,7 @@ def _report_overview(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.reports.overview import as_page
 
     try:
-        _, page = as_page(settings.data_dir, load_policy(settings).overview)
+        _, page = as_page(settings.data_dir, load_policy(settings).overview, settings.baselines_from)
     except PublicationError as error:
         raise ValueError(str(error)) from error
     path = options.out or settings.reports / "overview.html"

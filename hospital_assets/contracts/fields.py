@@ -551,11 +551,18 @@ FIELDS: Mapping[str, Field] = {
     "category": text("Category, or `unknown`."),
     "share_of_visits_pct": percent("Share of the hospital's visits.", ge=0, le=100),
     "metric": text("Which figure."),
-    "centre": real("Mean of all days."),
+    "centre": real("Mean of the baseline."),
+    "baseline_first_date": day("First day of the baseline, from which the limits are computed."),
+    "baseline_last_date": day("Last day of the baseline."),
     "lower_limit": real("Natural lower limit, not below 0.", nullable=True),
     "upper_limit": real("Natural upper limit.", nullable=True),
-    "is_run_of_eight": flag("Eighth or later day in a row on one side of the centre."),
+    "is_run": flag("One of seven or more days in a row on one side of the centre."),
     "centre_pct": percent("Rate of all hospitals together.", nullable=True),
+    "dispersion": real(
+        "How many times as much as by chance the squared distances of hospitals from the rate of all are; null for "
+        "too few hospitals to tell.",
+        nullable=True,
+    ),
     "lower_limit_pct": percent("Lower limit.", nullable=True, ge=0),
     "upper_limit_pct": percent("Upper limit.", nullable=True, le=100),
     # KPIs: the emergency department

@@ -9,6 +9,8 @@ column means the row pools all values of that column.
 from __future__ import annotations
 
 from hospital_assets.contracts.table import COUNTED, Measure, Table, column
+from hospital_assets.measures.funnel_limits import LEAST_UNITS
+from hospital_assets.measures.natural_limits import BASELINE_POINTS, LEAST_POINTS, RUN_LENGTH
 from hospital_assets.measures.thresholds import LONGEST_QUIET_DAYS, LONGEST_WAIT_MINUTES
 from hospital_assets.measures.waits import WAIT_EXCLUSIONS
 
@@ -266,16 +268,20 @@ class KpiTrends(
     name="kpi_trends",
     grain="one metric, hospital (and all) and day",
     key=("metric", "hospital_id", "period_date"),
-    columns="value centre lower_limit upper_limit is_outside is_run_of_eight",
+    columns="""
+        value baseline_first_date baseline_last_date centre lower_limit upper_limit is_outside is_run
+    """,
     measures=[
         Measure(
             "Chance in time (XmR)",
-            "Daily values with their mean and natural limits: mean +- 2.66 x mean moving range.",
+            f"Daily values with the mean and natural limits of their baseline, the first {BASELINE_POINTS} days of the "
+            "series: mean +- 2.66 x mean moving range, moving ranges beyond 3.267 times their mean left out once.",
             "as the metric",
             "days with a value",
             "Wheeler, Understanding Variation; NHS Making Data Count",
-            variants="a day outside the limits, or the eighth in a row on one side of the mean, is a "
-            "signal; everything else is noise.",
+            variants=f"a day outside the limits, or one of {RUN_LENGTH} or more in a row on one side of the mean, is a "
+            f"signal; everything else is noise. Fewer than {LEAST_POINTS} days have no limits. They are set anew only "
+            "on purpose, from the days in `baselines_from` of `hospital.toml` on.",
         )
     ],
 ):
@@ -290,12 +296,13 @@ class KpiUnits(
     name="kpi_units",
     grain="one metric and hospital",
     key=("metric", "hospital_id"),
-    columns="excluded_count centre_pct lower_limit_pct upper_limit_pct is_outside",
+    columns="excluded_count centre_pct dispersion lower_limit_pct upper_limit_pct is_outside",
     measures=[
         Measure(
             "Chance between hospitals",
             "Each hospital's rate of the period compared with that of all, with limits of three standard "
-            "deviations (binomial) for its n.",
+            f"deviations for its n: from {LEAST_UNITS} hospitals on those of chance and of how much hospitals differ "
+            "anyway (additive overdispersion, arcsine scale), of fewer those of chance alone (binomial).",
             "%",
             "as the metric",
             "Spiegelhalter, Stat Med 2005 (funnel plots)",

@@ -9,15 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
 from typing import Any, Literal
 
 from hospital_assets import charts
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.table import Measure
-from hospital_assets.dashboard.mart import Row
+from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.slices import Slice
-from hospital_assets.dashboard.spc import Better, Control, Point, controls
-from hospital_assets.measures.natural_limits import WORDS, Verdict
+from hospital_assets.dashboard.spc import Control, Point, controls
+from hospital_assets.measures.natural_limits import (
+    ASSURANCES,
+    LEAST_POINTS,
+    RUN_LENGTH,
+    WORDS,
+    Assurance,
+    Better,
+    assurance,
+)
 
 TOO_FEW = "Too few patients to show"
 
@@ -132,6 +141,7 @@ class Figure:
         note: a caveat.
         height: of the drawing.
         what_if: what a reader may suppose.
+        icons: what chance and its target say of its newest point, as SVG.
     """
 
     id: str
@@ -148,6 +158,7 @@ class Figure:
     note: str = ""
     height: int = 250
     what_if: WhatIf | None = None
+    icons: str = ""
 
     def drawing(self) -> str:
         """The figure as SVG; empty for tables."""
@@ -168,6 +179,58 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Chance:
+    """What chance says of a card's figure.
+
+    Attributes:
+        words: the verdict, on which days.
+        icon: of the variation, as SVG; empty where it cannot be assessed.
+        target: what the limits say of the target.
+        spark: the series as SVG.
+    """
+
+    words: str
+    icon: str = ""
+    target: Assurance | None = None
+    spark: str = ""
+
+
+def against_chance(control: Control, *, is_newest: bool = False, target: float | None = None) -> Chance | None:
+    """What chance says of a card's figure; None where there is none.
+
+    Args:
+        control: the series of that very figure.
+        is_newest: whether the card shows the newest point; otherwise it is about all days of the slice.
+        target: of the figure.
+    """
+    if not control.points:
+        return None
+    each, count = control.grain, len(control.points)
+    verdict = control.latest if is_newest else control.of_period
+    if verdict is None or control.lower is None or control.upper is None:
+        words = f"Cannot be assessed: {control.count} of the {LEAST_POINTS} {each}s it takes"
+        return Chance(words, spark=spark_of(control))
+    words = WORDS[verdict]
+    direction = control.points[-1].direction if is_newest else control.direction
+    if not is_newest and count == 1:
+        words += f" on this {each}"
+    elif not is_newest:
+        signals = [(control.times(one), WORDS[one].lower()) for one in ("improving", "concern", "changed")]
+        signals = [(found, word) for found, word in signals if found]
+        of = f"{count} {each}s"
+        if len(signals) > 1:
+            words += f": {' and '.join(f'{found} {word}' for found, word in signals)} of {of}"
+        else:
+            words += f" on {f'{signals[0][0]} of' if signals else 'all'} {of}"
+    return Chance(
+        words,
+        charts.variation(verdict, direction),
+        assurance(target, control.lower, control.upper, control.better),
+        spark_of(control),
+    )
+
+
+@dataclass(frozen=True)
 class Card:
     """A key figure.
 
@@ -177,8 +240,7 @@ class Card:
         value: formatted.
         unit: of the value.
         detail: n, comparison, in a line.
-        verdict: what the newest point says against chance; None where there is too little to tell.
-        spark: SVG.
+        chance: what chance says of this very figure; None where it has no series.
         measure: what it means.
         ignores: slicers it does not follow.
     """
@@ -188,8 +250,7 @@ class Card:
     value: str
     unit: str = ""
     detail: str = ""
-    verdict: Verdict | None = None
-    spark: str = ""
+    chance: Chance | None = None
     measure: Measure | None = None
     ignores: tuple[Slicer, ...] = ()
 
@@ -202,11 +263,13 @@ class Page:
         sentences: what is new, at most three.
         cards: key figures.
         figures: in the order they are read.
+        basis: what verdicts rest on.
     """
 
     sentences: Sequence[str] = ()
     cards: Sequence[Card] = ()
     figures: Sequence[Figure] = ()
+    basis: str = ""
 
 
 def comparison(now: float | None, before: float | None, days: int, more: str, less: str, unit: str = "%") -> str:
@@ -265,9 +328,11 @@ def empty(figure_id: str, title: str, why: str, span: int = 6, measure: Measure 
     return Figure(figure_id, title, why, "empty", span=span, measure=measure)
 
 
-def control_charts(series: Mapping[str, tuple[Sequence[Point], Better]], where: Slice) -> dict[str, Control]:
-    """Several series of a slice against chance."""
-    return controls(series, where.grain)
+def control_charts(
+    mart: Mart, where: Slice, series: Mapping[str, tuple[Sequence[Point], Better]]
+) -> dict[str, Control]:
+    """Several series against chance, the part of a slice."""
+    return controls(series, where, mart.baselines_from)
 
 
 def line(name: str, values: Sequence[float | None], style: str, marks: Sequence[str] | None = None) -> dict[str, Any]:
@@ -293,7 +358,7 @@ def series(
         unit: of the values.
         digits: decimals shown.
         bands: name, low, high, style.
-        rules: name, value, style: horizontal lines.
+        rules: name, value, style: horizontal lines; with `since`, from that x on.
         zero: whether the axis starts at 0.
     """
     return {
@@ -327,45 +392,47 @@ def control_figure(
     if not control.points:
         return empty(figure_id, name, TOO_FEW, span, measure)
     each = control.grain
-    upper = control.upper
-    if upper is not None and is_share:
-        upper = min(upper, 100.0)
+    top = 100.0 if is_share else float("inf")
     newest = control.points[-1]
     value = f"{charts.number(newest.value, digits)} {unit}".strip()
-    if upper is None:
-        subtitle = f"{len(control.points)} {each}s: too few to tell signal from noise, so no limits"
+    icons = ""
+    if control.lower is None or control.upper is None or control.baseline is None:
+        subtitle = f"{control.count} {each}s: it takes {LEAST_POINTS} to tell signal from noise, so no limits"
         title = f"{name}: {value}"
     else:
         word = WORDS[newest.verdict].lower()
         title = f"{name}: {value}, {'in its usual range' if word == 'usual range' else word}"
         counts = [
-            f"{control.count(verdict)} {WORDS[verdict].lower()}"
+            f"{control.times(verdict)} {WORDS[verdict].lower()}"
             for verdict in ("improving", "concern", "changed")
-            if control.count(verdict)
+            if control.times(verdict)
         ]
         subtitle = (
-            f"XmR chart by {each}, newest {newest.day.day} {newest.day:%b}; "
-            f"{' and '.join(counts) + f' of {len(control.points)} {each}s' if counts else 'no signals'}; "
-            f"expected {charts.number(control.lower or 0, digits)} to {charts.number(upper, digits)} {unit}"
+            f"XmR chart by {each}, newest {_day(newest.day)}; "
+            f"{' and '.join(counts) + f' of {len(control.points)} {each}s' if counts else 'no signals'}; expected "
+            f"{charts.number(control.lower, digits)} to {charts.number(min(control.upper, top), digits)} {unit}, "
+            f"as from {_day(control.baseline[0])} to {_day(control.baseline[1])} {control.baseline[1].year}"
         )
-    rules = []
-    if upper is not None and control.lower is not None:
+        met = assurance(target, control.lower, control.upper, control.better)
+        icons = charts.variation(newest.verdict, newest.direction) + (charts.assurance(met) if met else "")
+        subtitle += f"; {ASSURANCES[met]}" if met else ""
+    whole = control.whole
+    shown = [point for _, point in whole]
+    lines = [line(name, [p.value if p else None for p in shown], "actual", [p.verdict if p else "" for p in shown])]
+    rules: list[dict[str, Any]] = []
+    if control.lower is not None and control.upper is not None:
+        since = next((i for i, p in enumerate(shown) if p is control.points[control.since]), 0)
+        limits = [p.limits if p and i < since else None for i, p in enumerate(shown)]
+        if any(limits):
+            lines += [line("", [one and min(one[side], top) for one in limits], "limit") for side in (0, 1)]
         rules = [
-            {"name": "upper", "value": upper, "style": "limit"},
-            {"name": "lower", "value": control.lower, "style": "limit"},
+            {"name": "upper", "value": min(control.upper, top), "style": "limit", "since": since},
+            {"name": "lower", "value": control.lower, "style": "limit", "since": since},
         ]
     if control.centre is not None:
         rules.append({"name": "mean", "value": control.centre, "style": "centre"})
     if target is not None:
         rules.append({"name": "target", "value": target, "style": "target"})
-        if upper is not None and control.lower is not None:
-            subtitle += "; " + (
-                "target: reliably met"
-                if upper <= target
-                else "target: will be missed"
-                if control.lower > target
-                else "target: hit or miss"
-            )
     return Figure(
         figure_id,
         title,
@@ -378,23 +445,31 @@ def control_figure(
             Column("Against chance"),
         ),
         [
-            [p.day.isoformat(), p.value, p.n, WORDS[p.verdict] if upper is not None else "no limits"]
+            [p.day.isoformat(), p.value, p.n, WORDS[p.verdict] + _RULES.get(p.rule, "") if p.limits else "no limits"]
             for p in control.points
         ],
-        series(
-            [p.day.isoformat() for p in control.points],
-            [line(name, [p.value for p in control.points], "actual", [p.verdict for p in control.points])],
-            unit=unit,
-            digits=digits,
-            rules=rules,
-        ),
+        series([day.isoformat() for day, _ in whole], lines, unit=unit, digits=digits, rules=rules),
         span,
         measure,
         sum(p.n for p in control.points),
         ignores,
         note,
         height,
+        icons=icons,
     )
+
+
+#: Rule that a point meets -> in words.
+_RULES = {
+    "is_outside": ": outside the limits",
+    "is_run": f": {RUN_LENGTH} or more on one side of the mean",
+    "is_trend": f": {RUN_LENGTH} or more rising or falling",
+    "is_two_of_three": ": two of three near a limit",
+}
+
+
+def _day(day: date) -> str:
+    return f"{day.day} {day:%b}"
 
 
 def spark_of(control: Control) -> str:
@@ -402,4 +477,4 @@ def spark_of(control: Control) -> str:
     points = control.points[-40:]
     if len(points) < 2:
         return ""
-    return charts.sparkline([p.value for p in points], control.latest or "usual", (control.lower, control.upper))
+    return charts.sparkline([p.value for p in points], control.latest or "usual", points[-1].limits or (None, None))

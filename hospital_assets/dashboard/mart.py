@@ -7,9 +7,8 @@ page's own queries, which are in the module next to it (`pages/<page>_queries.py
 from __future__ import annotations
 
 import re
-from calendar import monthrange
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from functools import cached_property
 from typing import Any
@@ -18,8 +17,9 @@ import duckdb
 
 from hospital_assets.clock import last_whole_day
 from hospital_assets.contracts.kpis import ALL
-from hospital_assets.dashboard.slices import Grain, Known, Slice
-from hospital_assets.dashboard.spc import Point
+from hospital_assets.dashboard.slices import Known, Slice
+from hospital_assets.dashboard.spc import Point, end_of
+from hospital_assets.measures.natural_limits import BASELINE_POINTS
 from hospital_assets.measures.triage import SCALE_IN_USE
 
 Row = dict[str, Any]
@@ -39,6 +39,7 @@ class Mart:
         version: which version.
         published_at: when it was published.
         data_as_of: the hospital's time then.
+        baselines_from: days from which limits of chance are computed anew (`Settings`).
         few: averages and percentiles of fewer patients are not shown, they say more about them than about the
             care: the small-cell threshold of the policy it was published under.
     """
@@ -49,6 +50,7 @@ class Mart:
     published_at: datetime
     data_as_of: datetime
     few: int
+    baselines_from: tuple[date, ...] = ()
 
     def rows(self, sql: str, **values: Any) -> list[Row]:
         """The rows of a query, as dictionaries."""
@@ -116,7 +118,7 @@ class Mart:
         """The values by which the mart can be sliced."""
         (span,) = self.rows("select min(service_date) as first, max(service_date) as last from kpis.kpi_waits_daily")
         triage = self.rows(
-            "select level::varchar as level, level_name, target_minutes from dimensions.dim_triage "
+            "select level::varchar as level, level_name, target_minutes, target_pct from dimensions.dim_triage "
             "where scale = $scale order by level",
             scale=SCALE_IN_USE,
         )
@@ -141,6 +143,7 @@ class Mart:
             ),
             triage={row["level"]: row["level_name"] for row in triage},
             targets_minutes={row["level"]: row["target_minutes"] for row in triage},
+            targets_pct={row["level"]: row["target_pct"] for row in triage if row["target_pct"] is not None},
         )
 
 
@@ -166,7 +169,7 @@ class OverTime:
     """Figures over time.
 
     Attributes:
-        points: name -> its points, in order of time.
+        points: name -> points in order of time: of the slice, of the baseline, and of some time around the slice.
         total: sums over all days of the slice.
     """
 
@@ -182,13 +185,14 @@ def over_time(
     Args:
         mart: the publication.
         where: the slice; its grain decides.
-        daily: a query with one row for each `day`.
+        daily: a query with one row for each `day` from $first to $last, which are bound to all days there are.
         figures: what to follow.
         totals: columns of the total, as SQL over the rows of `daily`.
         **values: bound, besides the slice.
     """
-    bucket = "day" if where.grain == "day" else f"date_trunc('{where.grain}', day)::date"
-    columns = [f"{totals}, "] if totals else []
+    grain, whole = where.grain, replace(where, first=mart.known.first, last=mart.known.last)
+    start, end = _BUCKETS[grain]
+    columns, places, baselines = [f"{totals}, "] if totals else [], [], []
     for name, of in figures.items():
         known = f"filter (where day <= $until and {of.value} is not null)"
         value = (
@@ -197,32 +201,55 @@ def over_time(
             else f"sum(({of.value}) * ({of.n})) {known} / nullif(sum({of.n}) {known}, 0)"
         )
         columns.append(f"({value})::double as {name}_value, coalesce(sum({of.n}) {known}, 0)::bigint as {name}_n, ")
-    until = min(mart.known.complete_until, where.last)
+        is_point = f"(is_whole and {name}_value is not null and {name}_n >= {_least(mart, of)})"
+        places.append(f", {is_point} as {name}_is, count_if({name}_is) over series as {name}_at")
+        baselines.append(f"({name}_is and {name}_at <= {BASELINE_POINTS})")
+    anew = " + ".join(f"(start >= date '{day}')::int" for day in mart.baselines_from) or "0"
     rows = mart.sliced(
-        f"with daily as ({daily}), placed as (select {bucket} as start, * from daily) "
-        f"select {''.join(columns)}start, grouping(start) = 1 as is_total from placed "
-        "group by grouping sets ((start), ()) order by is_total, start",
-        where,
-        until=until,
+        f"with daily as ({daily}), "
+        f"placed as (select {start} as start, day between $since and $upto as inside, * from daily), "
+        f"found as (select {''.join(columns)}start, inside, grouping(start) = 1 as is_total from placed "
+        "group by grouping sets ((start), (inside))), "
+        f"spans as (select *, coalesce(start >= $first and {end} <= $until, false) as is_whole from found), "
+        f"ranked as (select *{''.join(places)} from spans "
+        f"window series as (partition by is_total, {anew} order by start)) "
+        "select * from ranked where (is_total and inside) or start between $before and $after "
+        f"or {' or '.join(baselines)} order by start",
+        whole,
+        until=mart.known.complete_until,
+        since=where.first,
+        upto=where.last,
+        before=where.first - _AROUND[grain],
+        after=where.last + _AROUND[grain],
+        days=whole.days,
         **values,
     )
-    *placed, total = rows
+    total = next((row for row in rows if row["is_total"]), None)
+    if total is None and totals:
+        # No day of the slice has a row: sums of nothing, as the query has them.
+        nothing = f"with daily as ({daily}) select {totals} from daily where false"
+        (total,) = mart.sliced(nothing, whole, days=whole.days, **values)
     points: dict[str, list[Point]] = {name: [] for name in figures}
-    for row in placed:
-        days = _days_of(where.grain, row["start"])
-        if row["start"] < where.first or row["start"] + timedelta(days=days - 1) > until:
-            continue
+    for row in rows:
         for name, of in figures.items():
-            value, n = row[f"{name}_value"], row[f"{name}_n"]
-            if value is not None and n >= (mart.few if of.least is None else of.least):
-                points[name].append(Point(row["start"], value / days if of.is_count else value, n))
-    return OverTime(points, total)
+            if row[f"{name}_is"]:
+                days = (end_of(row["start"], grain) - row["start"]).days + 1 if of.is_count else 1
+                points[name].append(Point(row["start"], row[f"{name}_value"] / days, row[f"{name}_n"]))
+    return OverTime(points, total or {})
 
 
-def _days_of(grain: Grain, start: date) -> int:
-    if grain == "month":
-        return monthrange(start.year, start.month)[1]
-    return 7 if grain == "week" else 1
+#: Grain -> where the point of a day begins and ends, as SQL.
+_BUCKETS = {
+    "day": ("day", "start"),
+    "week": ("date_trunc('week', day)::date", "start + 6"),
+    "month": ("date_trunc('month', day)::date", "last_day(start)"),
+}
+#: Points before and after the slice that are read, too: runs and trends reach beyond it.
+_AROUND = {"day": timedelta(days=60), "week": timedelta(weeks=60), "month": timedelta(days=1860)}
+
+
+def _least(mart: Mart, of: Measured) -> int:
+    return mart.few if of.least is None else of.least
 
 
 _VISITS = """

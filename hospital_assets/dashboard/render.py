@@ -15,11 +15,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from markupsafe import Markup, escape
 
 from hospital_assets.access.spreadsheets import as_csv as csv_of
-from hospital_assets.charts import number, shape
+from hospital_assets.charts import assurance, number
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.dashboard.figures import Away, Card, Cell, Column, Drawn, Figure, Link
 from hospital_assets.dashboard.slices import Known, Slice, periods
-from hospital_assets.measures.natural_limits import WORDS
+from hospital_assets.measures.natural_limits import ASSURANCES
 
 FOLDER = Path(__file__).parent
 #: Text of fewer characters is not broken into lines.
@@ -38,9 +38,9 @@ def templates() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals |= {
-        "words": WORDS,
+        "assurances": ASSURANCES,
+        "assurance": assurance,
         "table_rows": table_rows,
-        "icon": icon,
         "not_followed": not_followed,
         "Markup": Markup,
         "number": number,
@@ -128,14 +128,6 @@ def cell(value: Cell, column: Column, where: Slice) -> Markup:
     if isinstance(value, str):
         return escape(value)
     return Markup(number(value, column.digits or 0))  # noqa: S704  (digits only)
-
-
-def icon(verdict: str) -> Markup:
-    """The shape of a verdict."""
-    return Markup(  # noqa: S704
-        '<svg class="icon" viewBox="0 0 12 12" width="12" height="12" aria-hidden="true">'
-        f"{shape(verdict, 6, 6, 3.8)}</svg>"
-    )
 
 
 def not_followed(shown: Figure | Card, where: Slice) -> str:

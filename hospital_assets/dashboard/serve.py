@@ -98,7 +98,7 @@ def dashboard_of(settings: Settings, audience: str, audit: Audit, address: Addre
     from hospital_assets.dashboard.pages.quality import quality, sight_of
 
     return Dashboard(
-        store=Store(current, partial(open_mart, settings.data_dir)),
+        store=Store(current, partial(open_mart, settings.data_dir, baselines_from=settings.baselines_from)),
         board=LiveBoard(
             settings.warehouse_file,
             lambda: hospital_now(settings),

@@ -7,7 +7,7 @@ the publication holds. Belongs here: periods and slices. Does not: SQL, words.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import Any, Literal
 
@@ -34,6 +34,7 @@ class Known:
         departments: names.
         triage: level -> its name, levels as text.
         targets_minutes: level -> longest wait, of the scale in use.
+        targets_pct: level -> the share that is to be seen within it.
     """
 
     first: date
@@ -43,6 +44,7 @@ class Known:
     departments: tuple[str, ...]
     triage: Mapping[str, str]
     targets_minutes: Mapping[str, float]
+    targets_pct: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,18 @@
-"""Limits and signals of the XmR chart of a series.
+"""The XmR chart of a series: what chance says of its points.
 
-The limits and the two rules (outside the limits, eighth in a row on one side) are those of
-`measures.natural_limits`, as in the KPI tables. Belongs here: which points can have a verdict, and
-whether a signal is good news.
+Limits and rules are those of `measures.natural_limits`, as in the KPI tables. They are computed from the whole series,
+whatever part of it is shown, so no choice of a reader moves them. Belongs here: which part is shown, and what its
+signals mean.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import date
-from typing import Literal
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
 
-from hospital_assets.dashboard.slices import Grain
-from hospital_assets.measures.natural_limits import Verdict
-
-Better = Literal["lower", "higher", "neither"]
-
-#: Fewer points are a run chart: no limits, no signals.
-LEAST_POINTS = 10
+from hospital_assets.dashboard.slices import Grain, Slice
+from hospital_assets.measures.natural_limits import Better, Verdict, verdict_of
 
 
 @dataclass(frozen=True)
@@ -30,24 +24,34 @@ class Point:
         value: the figure.
         n: of how many.
         verdict: what chance says of it.
+        direction: of its signal: 1 upwards, -1 downwards, 0 for none.
+        rule: the first rule that it meets; empty for none.
+        limits: lower and upper; None without.
     """
 
     day: date
     value: float
     n: int
     verdict: Verdict = "usual"
+    direction: int = 0
+    rule: str = ""
+    limits: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
 class Control:
-    """A series with its limits.
+    """The part of a series that is shown, with the limits of the series.
 
     Attributes:
         points: in order of time.
-        centre: mean; None without points.
-        lower: natural lower limit; None for a run chart.
+        centre: mean of the baseline; None without points.
+        lower: natural lower limit at the newest point; None for a run chart.
         upper: natural upper limit.
         grain: what a point is.
+        better: which way is good news.
+        baseline: first and last day, week or month of the newest point's baseline.
+        since: since when the limits are so, as the index of a point; 0 where they always were.
+        count: how many points the series has, shown or not.
     """
 
     points: tuple[Point, ...]
@@ -55,62 +59,114 @@ class Control:
     lower: float | None
     upper: float | None
     grain: Grain = "day"
+    better: Better = "neither"
+    baseline: tuple[date, date] | None = None
+    since: int = 0
+    count: int = 0
 
     @property
     def latest(self) -> Verdict | None:
         """The verdict on the newest point; None for a run chart."""
         return self.points[-1].verdict if self.points and self.upper is not None else None
 
-    def count(self, verdict: Verdict) -> int:
-        """How many points say so."""
+    def times(self, verdict: Verdict) -> int:
+        """How many points have this verdict."""
         return sum(point.verdict == verdict for point in self.points)
 
+    @property
+    def of_period(self) -> Verdict | None:
+        """The verdict on all points that are shown; `changed` where they point both ways; None for a run chart."""
+        if not self.points or self.upper is None:
+            return None
+        found = {point.verdict for point in self.points} - {"usual"}
+        return "usual" if not found else found.pop() if len(found) == 1 else "changed"
 
-def controls(series: Mapping[str, tuple[Sequence[Point], Better]], grain: Grain = "day") -> dict[str, Control]:
+    @property
+    def direction(self) -> int:
+        """The way of the newest signal among the points that are shown; 0 for none."""
+        return next((point.direction for point in reversed(self.points) if point.direction), 0)
+
+    @property
+    def whole(self) -> list[tuple[date, Point | None]]:
+        """Every day, week or month from the first to the last point; None where there is no figure."""
+        return gapless(self.points, self.grain)
+
+
+def controls(
+    series: Mapping[str, tuple[Sequence[Point], Better]], where: Slice, baselines_from: Sequence[date] = ()
+) -> dict[str, Control]:
     """Limits and signals of several series at once.
 
     Args:
-        series: name -> its points in order of time, and which way is better.
-        grain: what a point is.
+        series: name -> all its points in order of time, and which way is better.
+        where: what is shown of them: the points that lie in its days as a whole.
+        baselines_from: days from which limits are computed anew.
     """
     import polars as pl
 
     from hospital_assets.measures.natural_limits import with_natural_limits
     from hospital_assets.warehouse.dialect import lazy
 
-    long_enough = {name: found for name, (found, _) in series.items() if len(found) >= LEAST_POINTS}
-    limits: dict[str, dict[date, dict[str, float]]] = {}
-    if long_enough:
-        frame = pl.DataFrame(
-            [(name, "", p.day, p.value) for name, points in long_enough.items() for p in points],
-            schema={"metric": pl.String, "hospital_id": pl.String, "period_date": pl.Date, "value": pl.Float64},
-            orient="row",
-        )
-        limited: pl.DataFrame = with_natural_limits(lazy(frame)).collect("polars").to_native()
-        for row in limited.iter_rows(named=True):
-            limits.setdefault(row["metric"], {})[row["period_date"]] = row
+    frame = pl.DataFrame(
+        [(name, "", point.day, point.value) for name, (points, _) in series.items() for point in points],
+        schema={"metric": pl.String, "hospital_id": pl.String, "period_date": pl.Date, "value": pl.Float64},
+        orient="row",
+    )
+    limited: pl.DataFrame = (
+        with_natural_limits(lazy(frame), baselines_from=baselines_from).collect("polars").to_native()
+    )
+    rows = {(row["metric"], row["period_date"]): row for row in limited.iter_rows(named=True)}
     found = {}
     for name, (points, better) in series.items():
-        rows = limits.get(name)
-        if rows is None:
-            centre = sum(p.value for p in points) / len(points) if points else None
-            found[name] = Control(tuple(points), centre, None, None, grain)
-            continue
-        first = next(iter(rows.values()))
+        placed = [_placed(point, rows[name, point.day], better) for point in shown(points, where)]
+        newest = rows[name, placed[-1].day] if placed else {}
+        baselines = [rows[name, point.day]["baseline_first_date"] for point in placed]
         found[name] = Control(
-            tuple(Point(p.day, p.value, p.n, _verdict(rows[p.day], better)) for p in points),
-            first["centre"],
-            first["lower_limit"],
-            first["upper_limit"],
-            grain,
+            tuple(placed),
+            newest.get("centre"),
+            newest.get("lower_limit"),
+            newest.get("upper_limit"),
+            where.grain,
+            better,
+            (newest["baseline_first_date"], newest["baseline_last_date"]) if placed else None,
+            baselines.index(baselines[-1]) if placed else 0,
+            len(points),
         )
     return found
 
 
-def _verdict(row: Mapping[str, float], better: Better) -> Verdict:
-    if not (row["is_outside"] or row["is_run_of_eight"]):
-        return "usual"
-    if better == "neither":
-        return "changed"
-    is_lower = row["value"] < row["centre"]
-    return "improving" if is_lower == (better == "lower") else "concern"
+def shown(points: Sequence[Point], where: Slice) -> list[Point]:
+    """The points that lie in the days of a slice as a whole."""
+    return [point for point in points if where.first <= point.day and end_of(point.day, where.grain) <= where.last]
+
+
+def gapless(points: Sequence[Point], grain: Grain) -> list[tuple[date, Point | None]]:
+    """Every day, week or month from the first to the last point; None where there is no figure."""
+    of = {point.day: point for point in points}
+    found, day = [], points[0].day if points else date.max
+    while points and day <= points[-1].day:
+        found.append((day, of.get(day)))
+        day = end_of(day, grain) + timedelta(days=1)
+    return found
+
+
+def end_of(day: date, grain: Grain) -> date:
+    """The last day of a day, a week or a month that begins on a day."""
+    if grain == "month":
+        return (day + timedelta(days=31)).replace(day=1) - timedelta(days=1)
+    return day + timedelta(days=6 if grain == "week" else 0)
+
+
+_RULES = ("is_outside", "is_run", "is_trend", "is_two_of_three")
+
+
+def _placed(point: Point, row: Mapping[str, object], better: Better) -> Point:
+    direction = int(row["signal_direction"])  # type: ignore[call-overload]
+    upper = row["upper_limit"]
+    return replace(
+        point,
+        verdict=verdict_of(direction, better),
+        direction=direction,
+        rule=next((rule for rule in _RULES if row[rule]), ""),
+        limits=None if upper is None else (row["lower_limit"], upper),  # type: ignore[arg-type]
+    )

@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 
 from hospital_assets.dashboard.mart import Mart
@@ -78,8 +78,13 @@ class Store:
         return made
 
 
-def open_mart(data_dir: Path, audience: str) -> Mart:
+def open_mart(data_dir: Path, audience: str, baselines_from: tuple[date, ...] = ()) -> Mart:
     """The newest version of an audience's publication, open for reading.
+
+    Args:
+        data_dir: where publications are.
+        audience: whose.
+        baselines_from: days from which limits of chance are computed anew.
 
     Raises:
         PublicationError: there is none.
@@ -94,4 +99,5 @@ def open_mart(data_dir: Path, audience: str) -> Mart:
         found.published_at,
         datetime.fromisoformat(found.manifest["data_as_of"]),
         found.manifest.get("small_cell_threshold", SmallCells().threshold),
+        baselines_from,
     )

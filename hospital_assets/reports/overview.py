@@ -7,6 +7,7 @@ dashboard's first page, drawn as SVG, without a script.
 import hashlib
 import re
 from contextlib import closing
+from datetime import date
 from pathlib import Path
 
 import dagster as dg
@@ -31,7 +32,7 @@ def overview_report(policy: Policy) -> dg.AssetsDefinition:
         Visits, waits, triage, departments, hours, people and workload, each with its n, its definition and,
         over time, its limits; from a publication, so it shows what that role may see.
         """
-        version, page = as_page(clock.settings.data_dir, load_policy(clock.settings).overview)
+        version, page = as_page(clock.settings.data_dir, load_policy(clock.settings).overview, clock.baselines)
         path = reports.write("overview.html", page)
         return dg.MaterializeResult(
             metadata={
@@ -45,12 +46,13 @@ def overview_report(policy: Policy) -> dg.AssetsDefinition:
     return overview_report
 
 
-def as_page(data_dir: Path, role: RoleName) -> tuple[str, str]:
+def as_page(data_dir: Path, role: RoleName, baselines_from: tuple[date, ...] = ()) -> tuple[str, str]:
     """The version that is shown, and the page.
 
     Args:
         data_dir: the data directory.
         role: whose publication is shown; a role of the whole network.
+        baselines_from: days from which limits of chance are computed anew.
 
     Raises:
         PublicationError: nothing is published for that role.
@@ -61,7 +63,7 @@ def as_page(data_dir: Path, role: RoleName) -> tuple[str, str]:
     from hospital_assets.dashboard.slices import read_slice
     from hospital_assets.dashboard.store import open_mart
 
-    mart = open_mart(data_dir, role)
+    mart = open_mart(data_dir, role, baselines_from)
     with closing(mart.connection):
         where = read_slice({}, mart.known)
         shown = overview(mart, where)

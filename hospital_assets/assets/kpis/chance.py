@@ -9,8 +9,10 @@ import narwhals as nw
 
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.kpis.totals import share_pct
+from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.kpis import ALL
+from hospital_assets.measures import funnel_limits
 from hospital_assets.measures.natural_limits import with_natural_limits
 from hospital_assets.warehouse.dialect import Frame, checkpoint
 
@@ -22,6 +24,7 @@ def kpi_trends(
     kpi_boarding_daily: Frame,
     kpi_critical_waits_daily: Frame,
     kpi_waits_daily: Frame,
+    clock: ClockResource,
 ) -> Frame:
     """Daily values of the main rates and of the wait, with their natural limits."""
     daily = {
@@ -36,7 +39,9 @@ def kpi_trends(
     values = nw.concat(
         [frame.with_columns(metric=nw.lit(name)) for name, frame in daily.items()], how="vertical"
     ).filter(~nw.col("value").is_null())
-    return with_natural_limits(checkpoint(values), checkpoint).select(nw.col(*CONTRACTS["kpi_trends"].column_names))
+    return with_natural_limits(checkpoint(values), checkpoint, clock.baselines).select(
+        nw.col(*CONTRACTS["kpi_trends"].column_names)
+    )
 
 
 def by_day(lwbs: Frame, four_hour: Frame, boarding: Frame, critical: Frame) -> dict[str, Frame]:
@@ -60,13 +65,13 @@ def by_day(lwbs: Frame, four_hour: Frame, boarding: Frame, critical: Frame) -> d
 def kpi_units(
     kpi_lwbs_daily: Frame, kpi_four_hour_daily: Frame, kpi_boarding_daily: Frame, kpi_critical_waits_daily: Frame
 ) -> Frame:
-    """Rates of the whole period by hospital, with three-sigma limits around that of all."""
+    """Rates of the whole period by hospital, with limits around that of all."""
     rates = by_day(kpi_lwbs_daily, kpi_four_hour_daily, kpi_boarding_daily, kpi_critical_waits_daily)
     return with_funnel_limits(rates).select(nw.col(*CONTRACTS["kpi_units"].column_names))
 
 
 def with_funnel_limits(rates: Mapping[str, Frame]) -> Frame:
-    """Each hospital's rate and that of all hospitals, with binomial limits for its n.
+    """Each hospital's rate and that of all hospitals, with limits for its n.
 
     Args:
         rates: metric -> hospital_id, n (numerator), d (denominator), p (population), and rows that
@@ -88,20 +93,14 @@ def with_funnel_limits(rates: Mapping[str, Frame]) -> Frame:
             how="vertical",
         )
     )
-    frame = summed.with_columns(
-        _all_n=nw.col("numerator_count").sum().over("metric"),
-        _all_d=nw.col("denominator_count").sum().over("metric"),
+    frame = funnel_limits.with_funnel_limits(summed, checkpoint).with_columns(
         excluded_count=nw.col("population_count") - nw.col("denominator_count"),
         value_pct=share_pct("numerator_count", "denominator_count"),
-    ).with_columns(centre_pct=share_pct("_all_n", "_all_d"))
-    p = nw.col("centre_pct") / 100.0
-    sigma = (p * (1.0 - p) / nw.col("denominator_count")).sqrt() * 100.0
-    frame = frame.with_columns(_sigma=nw.when(nw.col("denominator_count") > 0).then(sigma)).with_columns(
-        _low=nw.col("centre_pct") - 3.0 * nw.col("_sigma"), _high=nw.col("centre_pct") + 3.0 * nw.col("_sigma")
+        centre_pct=100.0 * nw.col("centre"),
+        lower_limit_pct=100.0 * nw.col("lower"),
+        upper_limit_pct=100.0 * nw.col("upper"),
+        dispersion=nw.when(nw.col("unit_count") >= funnel_limits.LEAST_UNITS).then(nw.col("dispersion")),
     )
     return frame.with_columns(
-        lower_limit_pct=nw.when(nw.col("_low") < 0).then(nw.lit(0.0)).otherwise(nw.col("_low")),
-        upper_limit_pct=nw.when(nw.col("_high") > 100).then(nw.lit(100.0)).otherwise(nw.col("_high")),
-    ).with_columns(
         is_outside=(nw.col("value_pct") < nw.col("lower_limit_pct")) | (nw.col("value_pct") > nw.col("upper_limit_pct"))
     )

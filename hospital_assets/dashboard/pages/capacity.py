@@ -12,6 +12,7 @@ from hospital_assets.dashboard.figures import (
     Figure,
     Page,
     Slicer,
+    against_chance,
     bars,
     control_charts,
     control_figure,
@@ -20,13 +21,13 @@ from hospital_assets.dashboard.figures import (
     line,
     measure_of,
     series,
-    spark_of,
 )
 from hospital_assets.dashboard.mart import Mart, OverTime, Row
 from hospital_assets.dashboard.pages import capacity_queries as queries
 from hospital_assets.dashboard.pages import shared_queries
-from hospital_assets.dashboard.pages.shared import blood_group, news, rate_card
+from hospital_assets.dashboard.pages.shared import BASIS, blood_group, news, rate_card
 from hospital_assets.dashboard.slices import Slice
+from hospital_assets.dashboard.spc import gapless, shown
 from hospital_assets.measures import thresholds
 from hospital_assets.measures.words import in_hours
 
@@ -37,12 +38,13 @@ def capacity(mart: Mart, where: Slice) -> Page:
     beds = queries.bed_flow(mart, where)
     noon, boarded = shared_queries.rate(mart, where, "before_noon"), shared_queries.rate(mart, where, "boarded")
     found = control_charts(
+        mart,
+        where,
         {
             "occupancy": (occupied.points["occupancy"], "neither"),
             "before_noon": (noon.points["before_noon"], "higher"),
             "boarded": (boarded.points["boarded"], "lower"),
         },
-        where,
     )
     ignores: tuple[Slicer, ...] = ("department", "triage")
     newest = found["occupancy"].points[-1:] or None
@@ -53,8 +55,7 @@ def capacity(mart: Mart, where: Slice) -> Page:
             number(newest[0].value, 1) if newest else "\u2013",
             "%" if newest else "",
             f"{newest[0].day.day} {newest[0].day:%b}, {number(newest[0].n)} beds" if newest else TOO_FEW,
-            found["occupancy"].latest,
-            spark_of(found["occupancy"]),
+            against_chance(found["occupancy"], is_newest=True),
             measure_of("kpi_occupancy_daily"),
             ("triage",),
         ),
@@ -118,7 +119,7 @@ def capacity(mart: Mart, where: Slice) -> Page:
         _overstays(mart, where),
         _blood_mix(mart, where),
     ]
-    return Page(news(found), cards, figures)
+    return Page(news(found), cards, figures, BASIS)
 
 
 def _wards(mart: Mart, where: Slice) -> Figure:
@@ -216,11 +217,11 @@ def _crowding(mart: Mart, where: Slice) -> Figure:
 
 def _in_and_out(beds: OverTime, where: Slice) -> Figure:
     measure = measure_of("kpi_department_flow_daily")
-    inflow, outflow = beds.points["inflow"], beds.points["outflow"]
-    if len(inflow) < 2:
+    inflow, outflow = (gapless(shown(beds.points[name], where), where.grain) for name in ("inflow", "outflow"))
+    known = [(day, came, left) for (day, came), (_, left) in zip(inflow, outflow, strict=True) if came and left]
+    if len(known) < 2:
         return empty("net-trend", "In and out", "No moves in this slice", 6, measure)
     net = beds.total["net"] or 0
-    days = [point.day.isoformat() for point in inflow]
     each = "by day" if where.grain == "day" else f"a day, by {where.grain}"
     return Figure(
         "net-trend",
@@ -228,15 +229,12 @@ def _in_and_out(beds: OverTime, where: Slice) -> Figure:
         f"Patients who entered and left {each}; the emergency department only if it is selected",
         "series",
         (Column(where.grain.capitalize()), Column("In", 0), Column("Out", 0), Column("Net", 0)),
-        [
-            [day, came.value, left.value, came.value - left.value]
-            for day, came, left in zip(days, inflow, outflow, strict=True)
-        ],
+        [[day.isoformat(), came.value, left.value, came.value - left.value] for day, came, left in known],
         series(
-            days,
+            [day.isoformat() for day, _ in inflow],
             [
-                line("out", [point.value for point in outflow], "light"),
-                line("in", [point.value for point in inflow], "actual"),
+                line("out", [point.value if point else None for _, point in outflow], "light"),
+                line("in", [point.value if point else None for _, point in inflow], "actual"),
             ],
             unit="patients",
             digits=0,

@@ -22,7 +22,7 @@ from hospital_assets.dashboard.figures import (
 from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.pages import conditions_queries as queries
 from hospital_assets.dashboard.pages import shared_queries
-from hospital_assets.dashboard.pages.shared import no_visits, pyramid, visit_days
+from hospital_assets.dashboard.pages.shared import BASIS, no_visits, pyramid, visit_days
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.measures.thresholds import READMISSION_DAYS, RETURN_HOURS
 
@@ -118,7 +118,7 @@ def conditions(mart: Mart, where: Slice) -> Page:
             measure_of("kpi_readmissions"),
         ),
     ]
-    return Page((), (), figures)
+    return Page((), (), figures, BASIS)
 
 
 def _groups(mart: Mart, where: Slice) -> Figure:
@@ -146,7 +146,7 @@ def _groups(mart: Mart, where: Slice) -> Figure:
 def _surveillance(mart: Mart, where: Slice) -> list[Figure]:
     measure = measure_of("kpi_conditions_daily", "Visits of watched groups")
     watched = queries.surveillance(mart, where, {key: groups for key, (_, groups) in _WATCHED.items()})
-    found = control_charts({key: (points, "lower") for key, points in watched.points.items()}, where)
+    found = control_charts(mart, where, {key: (points, "lower") for key, points in watched.points.items()})
     return [
         control_figure(
             f"{key}-trend",

@@ -118,7 +118,6 @@ def surveillance(mart: Mart, where: Slice, watched: Mapping[str, tuple[str, ...]
         "and list_contains($all_groups, c.condition_group) "
         "and k.service_date between $first and $last) using (day) group by 1",
         {name: Measured(name, name, 0, is_count=True) for name in watched},
-        days=where.days,
         **bound,
     )
 

@@ -22,7 +22,7 @@ from hospital_assets.dashboard.figures import (
 from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.pages import deterioration_queries as queries
 from hospital_assets.dashboard.pages import shared_queries
-from hospital_assets.dashboard.pages.shared import news, rate_card, share_trends
+from hospital_assets.dashboard.pages.shared import BASIS, news, rate_card, share_trends
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.measures.observations import FIRST_SET_LIMITS, MONITORING_MINUTES
 from hospital_assets.measures.thresholds import NEWS2_RESPONSE_MINUTES
@@ -64,14 +64,14 @@ def deterioration(mart: Mart, where: Slice) -> Page:
         "frequency": ("Observations repeated on time", measure_of("kpi_observation_frequency_daily")),
     }
     rates = {name: shared_queries.rate(mart, where, name) for name in names}
-    found = control_charts({name: (rates[name].points[name], "higher") for name in names}, where)
+    found = control_charts(mart, where, {name: (rates[name].points[name], "higher") for name in names})
     cards = [
         rate_card(mart, name, label, rates[name].total, found[name], measure, _IGNORES)
         for name, (label, measure) in names.items()
     ]
     trends = share_trends(names, found, _IGNORES)
     figures = [_bands(mart, where), _intervals(mart, where), _first_sets(mart, where), _responses(mart, where), *trends]
-    return Page(news(found), cards, figures)
+    return Page(news(found), cards, figures, BASIS)
 
 
 def _left_out(row: Mapping[str, int]) -> str:

@@ -27,10 +27,10 @@ from hospital_assets.dashboard.figures import (
 from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.pages import flow_queries as queries
 from hospital_assets.dashboard.pages import shared_queries
-from hospital_assets.dashboard.pages.shared import news, no_visits, rate_card, share_trends, visit_days
+from hospital_assets.dashboard.pages.shared import BASIS, news, no_visits, rate_card, share_trends, visit_days
 from hospital_assets.dashboard.slices import Slice
-from hospital_assets.dashboard.spc import Better
 from hospital_assets.measures import thresholds
+from hospital_assets.measures.natural_limits import Better
 from hospital_assets.measures.words import in_hours
 
 
@@ -38,7 +38,7 @@ def flow(mart: Mart, where: Slice) -> Page:
     """From arrival to departure: where time goes, and against which standard."""
     better: dict[str, Better] = {"four_hour": "higher", "twelve": "lower", "lwbs": "lower", "critical": "lower"}
     rates = {name: shared_queries.rate(mart, where, name) for name in better}
-    found = control_charts({name: (rates[name].points[name], better[name]) for name in better}, where)
+    found = control_charts(mart, where, {name: (rates[name].points[name], better[name]) for name in better})
     limit = thresholds.CRITICAL_WAIT_MINUTES
     names = {
         "four_hour": (f"Within {in_hours(thresholds.FOUR_HOUR_MINUTES)}", measure_of("kpi_four_hour_daily")),
@@ -72,7 +72,7 @@ def flow(mart: Mart, where: Slice) -> Page:
             )
         ),
     ]
-    return Page(news(found), cards, figures)
+    return Page(news(found), cards, figures, BASIS)
 
 
 #: Stage -> what it is called.
@@ -356,10 +356,19 @@ def _units(mart: Mart, metric: str, label: str, measure: Measure) -> Figure:
     if len(known) < 2:
         return empty(f"{metric}-units", label, TOO_FEW, 6, measure)
     outside = sum(bool(r["is_outside"]) for r in known)
+    dispersion = known[0]["dispersion"]
+    spread = "chance alone" if dispersion is None else "chance, and how much hospitals differ anyway"
+    note = (
+        "Too few hospitals to tell how much they differ anyway."
+        if dispersion is None
+        else f"Hospitals differ {number(dispersion, 1)} times as much as by chance; the band allows for it."
+        if dispersion > 1
+        else ""
+    )
     return figure(
         f"{metric}-units",
-        f"{label}: {outside} of {len(known)} outside chance",
-        "Percent by n; band: chance alone (3\u03c3) around all hospitals together",
+        f"{label}: {outside} of {len(known)} outside the limits",
+        f"Percent by number of visits, a point for each hospital; band: {spread} (3\u03c3), around all together",
         known,
         Column("Hospital", of=lambda r: mart.known.hospitals.get(r["hospital_id"], r["hospital_id"])),
         Column("n", 0, "denominator_count"),
@@ -383,6 +392,7 @@ def _units(mart: Mart, metric: str, label: str, measure: Measure) -> Figure:
             "unit": "%",
             "x_name": "visits (n)",
         },
+        note=note,
         measure=measure,
         n=sum(r["denominator_count"] for r in known),
         ignores=("period", "hospital", "department", "triage"),

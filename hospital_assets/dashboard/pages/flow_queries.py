@@ -85,9 +85,10 @@ def op18_by_month(mart: Mart, where: Slice) -> list[Row]:
 
 
 def units(mart: Mart, metric: str) -> list[Row]:
-    """Hospitals against the chance limits for their n, whole period."""
+    """Hospitals against the limits for their n, whole period."""
+    dispersion = "dispersion" if mart.has("kpi_units", "dispersion") else "null"
     return mart.rows(
-        "select hospital_id, denominator_count, numerator_count, value_pct, centre_pct, "
+        f"select hospital_id, denominator_count, numerator_count, value_pct, centre_pct, {dispersion} as dispersion, "
         "lower_limit_pct, upper_limit_pct, is_outside from kpis.kpi_units where metric = $metric "
         "order by hospital_id",
         metric=metric,

@@ -17,18 +17,18 @@ from hospital_assets.dashboard.figures import (
     Link,
     Page,
     Slicer,
+    against_chance,
     comparison,
     control_charts,
     control_figure,
     empty,
     figure,
     measure_of,
-    spark_of,
 )
 from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.pages import overview_queries as queries
 from hospital_assets.dashboard.pages import shared_queries
-from hospital_assets.dashboard.pages.shared import WEEKDAYS, blood_group, doctors, doctors_card, news, pyramid
+from hospital_assets.dashboard.pages.shared import BASIS, WEEKDAYS, blood_group, doctors, doctors_card, news, pyramid
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.spc import Control
 from hospital_assets.measures.triage import CRITICAL_IN_SHORT, CRITICAL_LEVELS
@@ -41,15 +41,15 @@ def overview(mart: Mart, where: Slice) -> Page:
     on_time = shared_queries.rate(mart, where, "on_time")
     critical = queries.critical(mart, where)
     found = control_charts(
+        mart,
+        where,
         {
             "visits": (waits.points["visits"], "neither"),
             "average": (waits.points["average"], "lower"),
             "median": (waits.points["median"], "lower"),
-            "p90": (waits.points["p90"], "lower"),
             "on_time": (on_time.points["on_time"], "higher"),
             "critical": (critical.points["critical"], "neither"),
         },
-        where,
     )
     total = waits.total
     before = _before(mart, where)
@@ -62,13 +62,12 @@ def overview(mart: Mart, where: Slice) -> Page:
             number(total["visit_count"]),
             "",
             comparison(total["visit_count"], before["visit_count"] if before else None, where.days, "more", "fewer"),
-            found["visits"].latest,
-            spark_of(found["visits"]),
+            against_chance(found["visits"]),
             measure,
         ),
         _average_card(mart, where, total, before, found["average"]),
-        _longest_card(mart, total, found["p90"]),
-        _on_time_card(mart, on_time.total, found["on_time"]),
+        _longest_card(mart, total),
+        _on_time_card(mart, where, on_time.total, found["on_time"]),
         doctors_card(shared_queries.active_doctors(mart, where)),
         _critical_card(critical.total["visit_count"], total, found["critical"]),
     ]
@@ -93,7 +92,7 @@ def overview(mart: Mart, where: Slice) -> Page:
         pyramid(mart, people.result(), where),
         doctors(mart, where),
     ]
-    return Page(news(found), cards, figures)
+    return Page(news(found), cards, figures, BASIS)
 
 
 def _before(mart: Mart, where: Slice) -> Row | None:
@@ -122,13 +121,12 @@ def _average_card(mart: Mart, where: Slice, total: Row, before: Row | None, cont
         number(total["wait_average_minutes"], 1),
         "min",
         detail,
-        control.latest,
-        spark_of(control),
+        against_chance(control),
         measure,
     )
 
 
-def _longest_card(mart: Mart, total: Row, control: Control) -> Card:
+def _longest_card(mart: Mart, total: Row) -> Card:
     measure = measure_of("kpi_waits")
     if (total["wait_count"] or 0) < mart.few or total["wait_max_minutes"] is None:
         return Card("longest-wait", "Longest wait", "\u2013", "", TOO_FEW, measure=measure)
@@ -139,27 +137,25 @@ def _longest_card(mart: Mart, total: Row, control: Control) -> Card:
         number(total["wait_max_minutes"]),
         "min",
         f"one patient; {kind} {number(total['wait_p90_minutes'])} min",
-        control.latest,
-        spark_of(control),
-        measure,
+        # One patient's wait has no usual range.
+        measure=measure,
     )
 
 
-def _on_time_card(mart: Mart, total: Row, control: Control) -> Card:
+def _on_time_card(mart: Mart, where: Slice, total: Row, control: Control) -> Card:
     n = total["denominator_count"]
     measure = measure_of("kpi_seen_on_time_daily")
     ignores: tuple[Slicer, ...] = ("department",)
     if n < mart.few:
         return Card("on-time", "Seen within target", "\u2013", "", TOO_FEW, measure=measure, ignores=ignores)
-    share = 100 * total["numerator_count"] / n
+    target = mart.known.targets_pct.get(where.triage)
     return Card(
         "on-time",
         "Seen within target",
-        number(share, 1),
+        charts.percentage(total["numerator_count"], n),
         "%",
-        f"of {number(n)} with a level and a wait",
-        control.latest,
-        spark_of(control),
+        f"of {number(n)} with a level and a wait" + (f"; target {number(target)} %" if target else ""),
+        against_chance(control, target=target),
         measure,
         ignores,
     )
@@ -174,8 +170,7 @@ def _critical_card(count: int, total: Row, control: Control) -> Card:
         number(count),
         "",
         share,
-        control.latest,
-        spark_of(control),
+        against_chance(control),
         measure_of("kpi_waits_daily", "Visits by triage level"),
     )
 

@@ -29,14 +29,14 @@ _CRITICAL = sql_list(CRITICAL_LEVELS)
 
 
 def waits(mart: Mart, where: Slice) -> OverTime:
-    """Visits and waits (average, median, 90th percentile) over time; its total see `waits_in_total`."""
+    """Visits and waits (average, median) over time; its total see `waits_in_total`."""
     found = over_time(
         mart,
         where,
         f"select service_date as day, * {_WAITS}",
         {
             "visits": Measured("visit_count", "visit_count", 1, is_count=True),
-            **{name: Measured(f"wait_{name}_minutes", "wait_count") for name in ("average", "median", "p90")},
+            **{name: Measured(f"wait_{name}_minutes", "wait_count") for name in ("average", "median")},
         },
         _WAIT_TOTALS,
     )

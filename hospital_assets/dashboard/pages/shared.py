@@ -15,19 +15,19 @@ from hospital_assets.dashboard.figures import (
     Drawn,
     Figure,
     Slicer,
+    against_chance,
     bars,
     control_figure,
     empty,
     figure,
     measure_of,
-    spark_of,
 )
 from hospital_assets.dashboard.mart import Mart, Row, visits_since
 from hospital_assets.dashboard.pages import shared_queries as queries
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.spc import Control
 from hospital_assets.measures import thresholds
-from hospital_assets.measures.natural_limits import WORDS
+from hospital_assets.measures.natural_limits import BASELINE_POINTS, LEAST_POINTS, RUN_LENGTH, WORDS
 from hospital_assets.measures.words import in_hours
 
 WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -61,16 +61,28 @@ def news(found: Mapping[str, Control]) -> list[str]:
         if control is None or control.latest in (None, "usual") or control.centre is None:
             continue
         newest = control.points[-1]
-        side = "above" if newest.value > control.centre else "below"
-        sentences.append(
-            f"{text} is {side} what chance would explain ({WORDS[newest.verdict].lower()}, "
-            f"{newest.day.day} {newest.day:%b})."
-        )
+        up = newest.direction > 0
+        happened = {
+            "is_outside": f"is {'above' if up else 'below'} what chance would explain",
+            "is_run": f"has been {'above' if up else 'below'} its usual mean for {RUN_LENGTH} {control.grain}s or more",
+            "is_trend": f"has been {'rising' if up else 'falling'} for {RUN_LENGTH} {control.grain}s or more",
+            "is_two_of_three": f"was near its {'upper' if up else 'lower'} limit on two of three {control.grain}s",
+        }[newest.rule]
+        sentences.append(f"{text} {happened} ({WORDS[newest.verdict].lower()}, {newest.day.day} {newest.day:%b}).")
     if sentences:
         return sentences[:3]
     if all(control.latest is None for control in found.values()):
         return ["Too few days or patients to tell signals from noise."]
-    return ["On the newest day nothing here is outside its usual range."]
+    newest_of = next(iter(found.values())).grain
+    return [f"On the newest {newest_of} nothing here is outside its usual range."]
+
+
+#: Where limits come from, said once on each page that has them.
+BASIS = (
+    f"Limits of chance are those of the first {BASELINE_POINTS} days, weeks or months of a series ({LEAST_POINTS} at "
+    "least); nothing that is chosen above moves them. They are set anew only on purpose, from a day stated in "
+    "hospital.toml."
+)
 
 
 def rate_card(
@@ -87,8 +99,7 @@ def rate_card(
         charts.percentage(count, n),
         "%",
         f"{number(count)} of {number(n)}",
-        control.latest,
-        spark_of(control),
+        against_chance(control),
         measure,
         ignores,
     )
@@ -148,7 +159,8 @@ def doctors(mart: Mart, where: Slice, span: int = 4) -> Figure:
     return figure(
         "doctors-chart",
         f"Physician workload: {outside} of {len(known)} outside chance",
-        "Patients seen, in percent of what the hospital's doctors see in the same hours; band: chance alone (3\u03c3)",
+        "A point for each doctor: patients seen, in percent of what the hospital's doctors see in the same hours; "
+        "band: chance alone (3\u03c3)",
         rows,
         Column("Doctor", of="doctor_id"),
         Column("Visits", 0, "visit_count"),

@@ -10,25 +10,25 @@ from hospital_assets.dashboard.figures import (
     Figure,
     Page,
     Slicer,
+    against_chance,
     control_charts,
     control_figure,
     empty,
     line,
     measure_of,
     series,
-    spark_of,
 )
 from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.pages import shared_queries
 from hospital_assets.dashboard.pages import workforce_queries as queries
-from hospital_assets.dashboard.pages.shared import WEEKDAYS, doctors, doctors_card, news
+from hospital_assets.dashboard.pages.shared import BASIS, WEEKDAYS, doctors, doctors_card, news
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.measures.thresholds import LONG_SHIFT_HOURS, NIGHT_STARTS_HOUR, SHORTEST_REST_HOURS
 
 
 def workforce(mart: Mart, where: Slice) -> Page:
     """Doctors against demand by hour and day, doctors within chance limits, shifts and rest."""
-    found = control_charts({"load": (queries.workload(mart, where).points["load"], "neither")}, where)
+    found = control_charts(mart, where, {"load": (queries.workload(mart, where).points["load"], "neither")})
     staff = queries.staff_by_hour(mart, where)
     active = shared_queries.active_doctors(mart, where)
     ignores: tuple[Slicer, ...] = ("department", "triage")
@@ -43,8 +43,7 @@ def workforce(mart: Mart, where: Slice) -> Page:
             number(newest[0].value, 2) if newest else "\u2013",
             "/h" if newest else "",
             f"{newest[0].day.day} {newest[0].day:%b}" if newest else TOO_FEW,
-            found["load"].latest,
-            spark_of(found["load"]),
+            against_chance(found["load"], is_newest=True),
             measure,
             ignores,
         ),
@@ -80,6 +79,7 @@ def workforce(mart: Mart, where: Slice) -> Page:
             _staffing(staff, where),
             _pressure(staff, where),
         ],
+        BASIS,
     )
 
 
