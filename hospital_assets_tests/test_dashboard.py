@@ -45,7 +45,8 @@ from hospital_assets.dashboard.pages.forecast_queries import daily_forecast
 from hospital_assets.dashboard.pages.menu import MENU, Entry
 from hospital_assets.dashboard.pages.overview import overview
 from hospital_assets.dashboard.pages.overview_queries import waits_in_total
-from hospital_assets.dashboard.render import FOLDER, as_csv, file_name
+from hospital_assets.dashboard.pages.shared import month_column, newest_complete, why_none
+from hospital_assets.dashboard.render import FOLDER, as_csv, file_name, table_rows
 from hospital_assets.dashboard.render import query as as_query
 from hospital_assets.dashboard.serve import dashboard_of, loaded_after
 from hospital_assets.dashboard.slices import MOST_POINTS, Known, Slice, not_found, read_slice
@@ -131,7 +132,9 @@ def test_few_points_are_a_run_chart_without_limits() -> None:
 def test_rare_events_are_signals_and_the_days_between_are_none() -> None:
     values = [0.0] * 14 + [4.0] + [0.0] * 6 + [3.0] + [0.0] * 20
     found = chance(values)
-    assert [p.value for p in found.points if p.rule == "is_outside"] == [4.0, 3.0]
+    assert [p.value for p in found.points if p.rule] == [4.0, 3.0]
+    cap = chance([100.0] * 14 + [80.0] + [100.0] * 6 + [85.0] + [100.0] * 20, "higher")
+    assert [p.value for p in cap.points if p.rule] == [80.0, 85.0]
 
 
 def test_a_card_is_validated_over_its_own_days() -> None:
@@ -220,6 +223,58 @@ def test_long_periods_are_shown_in_whole_weeks_or_months(grain: str, span: int) 
     for name, points in wanted.items():
         assert [(p.day, p.n) for p in over.points[name]] == [(p.day, p.n) for p in points]
         assert [p.value for p in over.points[name]] == pytest.approx([p.value for p in points])
+
+
+def test_every_share_goes_through_the_one_function() -> None:
+    for module in (FOLDER / "pages").glob("*.py"):
+        code = module.read_text(encoding="utf-8")
+        # The forecast's error and the chance of its bands are no shares of anything counted.
+        found = [] if module.stem == "forecast" else re.findall(r"number\(100 \* .*|number\([^()]*_pct'\].*", code)
+        assert [line for line in found if "limit_pct" not in line] == [], module.name
+
+
+def test_a_column_of_percents_is_rounded_to_neither_all_nor_none() -> None:
+    shown = figures.figure(
+        "x",
+        "",
+        "",
+        [{"share": 99.96, "n": 99.96}, {"share": 0.01, "n": 0.01}, {"share": 100.0, "n": 100.0}],
+        figures.Column("% seen", 1, "share"),
+        figures.Column("Minutes", 1, "n"),
+    )
+    assert re.findall(r">([\d.]+)<", table_rows(shown, EVERY_DAY)) == ["99.9", "100.0", "0.1", "0.0", "100.0", "100.0"]
+    assert as_csv(shown).splitlines()[1:] == ["99.9,100.0", "0.1,0.0", "100.0,100.0"]
+    assert charts.measured(99.99, "%") == "99.9 %" and charts.measured(99.99, "min") == "100.0 min"
+
+
+def test_no_data_has_another_shade_than_none() -> None:
+    spec = {"rows": ["Mon"], "columns": ["00", "01", "02"], "cells": [[0.0, None, 4.0]], "unit": "/h"}
+    drawn = areas.heatmap(spec)
+    assert re.findall(r'class="heat (\w+)" x="[\d.]+%"', drawn) == ["h0", "none", "h8"]
+    assert "Mon 01: no data" in drawn and ">no data</text>" in drawn
+    assert ">no data</text>" not in areas.heatmap(spec | {"cells": [[0.0, 1.0, 4.0]]})
+
+
+def test_a_month_that_is_not_over_is_no_headline() -> None:
+    with duckdb.connect() as connection:
+        found = Mart(connection, "admin", "1", NOW, NOW, 11)
+        days = {"first": date(2026, 1, 5), "last": date(2026, 3, 31), "complete_until": date(2026, 3, 30)}
+        found.__dict__["known"] = replace(KNOWN, **days)
+        rows = [{"period_month": date(2026, month, 1)} for month in (1, 2, 3)]
+        assert newest_complete(found, rows) == rows[1]
+        assert [month_column(found).cell(row) for row in rows] == [
+            "Jan 2026, incomplete",
+            "Feb 2026",
+            "Mar 2026, incomplete",
+        ]
+        # Thirty days after February are over on 30 March, thirty-one are not.
+        assert newest_complete(found, rows, 30) == rows[1] and newest_complete(found, rows, 31) is None
+
+
+def test_what_a_source_does_not_deliver_is_not_too_few() -> None:
+    too_few = {"numerator_count": 0, "denominator_count": 0, "undelivered_count": 0}
+    assert why_none(too_few) == figures.TOO_FEW
+    assert why_none(too_few | {"undelivered_count": 1200}).startswith("Cannot be assessed: its source does not deliver")
 
 
 @given(st.floats(-1e6, 1e6), st.floats(0, 1e6), st.integers(2, 10))

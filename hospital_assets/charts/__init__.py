@@ -18,6 +18,7 @@ from hospital_assets.charts.inline import markdown_sparkline as markdown_sparkli
 from hospital_assets.charts.inline import range_mark as range_mark
 from hospital_assets.charts.inline import sparkline as sparkline
 from hospital_assets.charts.lines import lines as lines
+from hospital_assets.charts.marks import measured as measured
 from hospital_assets.charts.marks import number as number
 from hospital_assets.charts.marks import percentage as percentage
 from hospital_assets.charts.marks import shape as shape

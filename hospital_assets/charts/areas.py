@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from hospital_assets.charts.marks import fluid, number, scaled, title
+from hospital_assets.charts.marks import fluid, measured, number, percentage, scaled, title
 
 #: Above and below the cells; the stylesheet's margins of `.fluid.heat`.
 _AROUND = 2 + 44
@@ -31,10 +31,10 @@ def heatmap(spec: dict[str, Any], height: int = 236) -> str:
             f'<text class="tick" x="-8" y="{tall * (r + 0.5):.1f}" dy="4" text-anchor="end">{escape(name)}</text>'
         )
         for c, v in enumerate(line):
-            step = 0 if v is None else min(_SHADES - 1, int(_SHADES * v / most))
-            label = f"{name} {columns[c]}: {number(v, 1)} {spec['unit']}".rstrip()
+            step = "none" if v is None else f"h{min(_SHADES - 1, int(_SHADES * v / most))}"
+            label = f"{name} {columns[c]}: {'no data' if v is None else measured(v, spec['unit'])}"
             parts.append(
-                f'<rect class="heat h{step}" x="{wide * c:.3f}%" y="{tall * r:.1f}" width="{wide:.3f}%" '
+                f'<rect class="heat {step}" x="{wide * c:.3f}%" y="{tall * r:.1f}" width="{wide:.3f}%" '
                 f'height="{tall:.1f}">{title(label)}</rect>'
             )
     every = 1 if len(columns) <= 12 else 2
@@ -43,10 +43,11 @@ def heatmap(spec: dict[str, Any], height: int = 236) -> str:
         f'text-anchor="middle">{escape(columns[c])}</text>'
         for c in range(0, len(columns), every)
     ]
-    return fluid(inner, [*parts, _key(most, spec["unit"], inner)], "heat-map")
+    has_gaps = any(v is None for line in cells for v in line)
+    return fluid(inner, [*parts, _key(most, spec["unit"], inner, has_gaps)], "heat-map")
 
 
-def _key(most: float, unit: str, inner: float) -> str:
+def _key(most: float, unit: str, inner: float, has_gaps: bool) -> str:
     """What the shades mean, below the cells."""
     # In the middle with the words to its right.
     left, right = -120, -120 + _SHADES * _KEY_WIDTH
@@ -54,6 +55,11 @@ def _key(most: float, unit: str, inner: float) -> str:
         f'<rect class="heat h{i}" x="{left + _KEY_WIDTH * i}" y="-10" width="{_KEY_WIDTH}" height="10"/>'
         for i in range(_SHADES)
     )
+    if has_gaps:
+        shades += (
+            f'<rect class="heat none" x="{left - 96}" y="-10" width="{_KEY_WIDTH}" height="10"/>'
+            f'<text class="tick" x="{left - 72}">no data</text>'
+        )
     return (
         f'<svg x="50%" y="{inner + 41:.1f}" overflow="visible">{shades}'
         f'<text class="tick" x="{left - 8}" text-anchor="end">0</text>'
@@ -85,7 +91,7 @@ def treemap(spec: dict[str, Any], width: int = 420, height: int = 250) -> str:
             if fits:
                 parts.append(
                     f'<text class="on-area" x="{x + w / 2:.1f}" y="{y + h / 2 + 13:.1f}" '
-                    f'text-anchor="middle">{number(100 * item["value"] / total, 1)} %</text>'
+                    f'text-anchor="middle">{percentage(item["value"], total)} %</text>'
                 )
     return scaled(width, height, parts)
 

@@ -11,6 +11,7 @@ from hospital_assets.charts.marks import (
     area,
     fluid,
     level,
+    measured,
     number,
     placed,
     rows,
@@ -24,8 +25,9 @@ from hospital_assets.charts.marks import (
 _AROUND = 12 + 40
 #: Of more points only those outside are named.
 _MOST_NAMED = 15
-#: Names are placed as on the narrowest plot.
-_NARROWEST = 260
+#: Plots of these widths have room for names; the stylesheet hides those that need the wide one.
+_NARROW, _WIDE = 260, 470
+_LINE = 13
 
 
 def funnel(spec: dict[str, Any], height: int = 250) -> str:
@@ -75,29 +77,42 @@ def _names(
     points: Sequence[dict[str, Any]], x_of: Callable[[float], float], y_of: Callable[[float], float]
 ) -> list[str]:
     """Names beside the points, those outside first; where there is no room, pointing at them tells."""
-    taken: list[tuple[float, float, float]] = []
-    parts = []
-    for point in sorted(points, key=lambda p: not p["is_outside"]):
-        if len(points) > _MOST_NAMED and not point["is_outside"]:
-            break
-        share, y = x_of(point["x"]), y_of(point["y"])
-        width = (len(point["name"]) * 7 + 12) / _NARROWEST
-        left = share if share + width <= 1 else share - width
-        at = left, left + width, y
-        if left < 0 or any(at[0] < right and start < at[1] and abs(y - other) < 14 for start, right, other in taken):
-            continue
-        if any(left < x_of(p["x"]) < at[1] and abs(y_of(p["y"]) - y) < 8 for p in points if p is not point):
-            continue
-        taken.append(at)
-        side = 'dx="7"' if left == share else 'dx="-7" text-anchor="end"'
-        parts.append(
-            f'<text class="unit" x="{100 * share:.2f}%" y="{y:.1f}" dy="4" {side}>{escape(point["name"])}</text>'
-        )
-    return parts
+    named = [p for p in points if p["is_outside"] or len(points) <= _MOST_NAMED]
+    named.sort(key=lambda p: not p["is_outside"])
+    chosen: list[tuple[dict[str, Any], bool, str]] = []
+    for plot, room in ((_NARROW, ""), (_WIDE, " wide")):
+        for point in named:
+            if all(point is not other for other, *_ in chosen):
+                is_left = x_of(point["x"]) + _width(point, plot) > 1
+                box = _box(point, is_left, plot, x_of, y_of)
+                others = [_box(other, left, plot, x_of, y_of) for other, left, _ in chosen]
+                dots = [(x_of(p["x"]), x_of(p["x"]), y_of(p["y"])) for p in points if p is not point]
+                if box[0] >= 0 and not any(_meet(box, other) for other in (*others, *dots)):
+                    chosen.append((point, is_left, room))
+    return [
+        f'<text class="unit{room}" x="{100 * x_of(p["x"]):.2f}%" y="{y_of(p["y"]):.1f}" dy="4" '
+        + ('dx="-7" text-anchor="end">' if is_left else 'dx="7">')
+        + f"{escape(p['name'])}</text>"
+        for p, is_left, room in chosen
+    ]
+
+
+def _width(point: dict[str, Any], plot: int) -> float:
+    """Of a name, as a share of the plot's width."""
+    return float(len(point["name"]) * 6.4 + 12) / plot
+
+
+def _box(
+    point: dict[str, Any], is_left: bool, plot: int, x_of: Callable[[float], float], y_of: Callable[[float], float]
+) -> tuple[float, float, float]:
+    """Left, right and middle of a name."""
+    x, width = x_of(point["x"]), _width(point, plot)
+    return (x - width, x, y_of(point["y"])) if is_left else (x, x + width, y_of(point["y"]))
+
+
+def _meet(one: tuple[float, float, float], other: tuple[float, float, float]) -> bool:
+    return one[0] <= other[1] and other[0] <= one[1] and abs(one[2] - other[2]) < _LINE
 
 
 def _tip_of(spec: dict[str, Any], point: dict[str, Any]) -> str:
-    return (
-        f"{point['name']}\n{number(point['y'], 1)} {spec['unit']}".rstrip()
-        + f"\n{spec['x_name']}: {number(point['x'])}"
-    )
+    return f"{point['name']}\n{measured(point['y'], spec['unit'])}\n{spec['x_name']}: {number(point['x'])}"

@@ -14,6 +14,7 @@ from hospital_assets.charts.marks import (
     area,
     fluid,
     level,
+    measured,
     number,
     placed,
     rows,
@@ -188,7 +189,7 @@ def _tip_of(spec: dict[str, Any], i: int) -> str:
         value = line["values"][i]
         if value is not None and line["name"]:
             word = f", {WORDS[line['marks'][i]].lower()}" if line["marks"] and has_limits else ""
-            lines.append(f"{line['name']}: {number(value, digits)} {unit}".rstrip() + word)
+            lines.append(f"{line['name']}: {measured(value, unit, digits)}{word}")
     for band in spec["bands"]:
         low, high = band["low"][i], band["high"][i]
         if low is not None and high is not None:

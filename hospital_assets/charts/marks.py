@@ -34,6 +34,12 @@ def percentage(count: float, of: float, digits: int = 1) -> str:
     return number(shown, digits)
 
 
+def measured(value: Number, unit: str, digits: int = 1) -> str:
+    """A value with its unit."""
+    text = percentage(value, 100, digits) if unit == "%" and value is not None else number(value, digits)
+    return f"{text} {unit}".rstrip()
+
+
 def short(value: float) -> str:
     """A number for an axis."""
     if abs(value) >= 10_000:

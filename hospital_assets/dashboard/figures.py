@@ -92,6 +92,11 @@ class Column:
     of: str | Callable[[Row], Cell] = ""
     is_wide: bool = False
 
+    @property
+    def is_share(self) -> bool:
+        """Whether its numbers are percents, which are rounded to neither 0 nor 100."""
+        return "%" in self.name
+
     def cell(self, row: Row) -> Cell:
         """What it shows of a row."""
         cell: Cell = row[self.of] if isinstance(self.of, str) else self.of(row)
@@ -394,7 +399,7 @@ def control_figure(
     each = control.grain
     top = 100.0 if is_share else float("inf")
     newest = control.points[-1]
-    value = f"{charts.number(newest.value, digits)} {unit}".strip()
+    value = charts.measured(newest.value, unit, digits)
     icons = ""
     if control.lower is None or control.upper is None or control.baseline is None:
         subtitle = f"{control.count} {each}s: it takes {LEAST_POINTS} to tell signal from noise, so no limits"
@@ -473,8 +478,9 @@ def _day(day: date) -> str:
 
 
 def spark_of(control: Control) -> str:
-    """The last 40 points of a series as a sparkline."""
-    points = control.points[-40:]
-    if len(points) < 2:
+    """The last 40 days, weeks or months of a series as a sparkline; blank where there is no figure."""
+    points = [point for _, point in control.whole[-40:]]
+    if sum(point is not None for point in points) < 2:
         return ""
-    return charts.sparkline([p.value for p in points], control.latest or "usual", points[-1].limits or (None, None))
+    limits = control.points[-1].limits or (None, None)
+    return charts.sparkline([p.value if p else None for p in points], control.latest or "usual", limits)

@@ -221,14 +221,13 @@ def over_time(
         upto=where.last,
         before=where.first - _AROUND[grain],
         after=where.last + _AROUND[grain],
-        days=whole.days,
         **values,
     )
     total = next((row for row in rows if row["is_total"]), None)
     if total is None and totals:
         # No day of the slice has a row: sums of nothing, as the query has them.
         nothing = f"with daily as ({daily}) select {totals} from daily where false"
-        (total,) = mart.sliced(nothing, whole, days=whole.days, **values)
+        (total,) = mart.sliced(nothing, whole, **values)
     points: dict[str, list[Point]] = {name: [] for name in figures}
     for row in rows:
         for name, of in figures.items():

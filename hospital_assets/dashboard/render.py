@@ -5,6 +5,7 @@ Belongs here: filters, addresses, the CSV of a figure. Does not: what a page say
 
 from __future__ import annotations
 
+import math
 import re
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from markupsafe import Markup, escape
 
 from hospital_assets.access.spreadsheets import as_csv as csv_of
-from hospital_assets.charts import assurance, number
+from hospital_assets.charts import assurance, number, percentage
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.dashboard.figures import Away, Card, Cell, Column, Drawn, Figure, Link
 from hospital_assets.dashboard.slices import Known, Slice, periods
@@ -127,7 +128,12 @@ def cell(value: Cell, column: Column, where: Slice) -> Markup:
         return _NONE
     if isinstance(value, str):
         return escape(value)
-    return Markup(number(value, column.digits or 0))  # noqa: S704  (digits only)
+    return Markup(_rounded(value, column))  # noqa: S704  (digits only)
+
+
+def _rounded(value: float, column: Column) -> str:
+    digits = column.digits or 0
+    return percentage(value, 100, digits) if column.is_share else number(value, digits)
 
 
 def not_followed(shown: Figure | Card, where: Slice) -> str:
@@ -147,7 +153,7 @@ def as_csv(figure: Figure) -> str:
     kept = [i for i, _ in enumerate(figure.columns) if not any(isinstance(row[i], Drawn) for row in figure.rows)]
     return csv_of(
         [figure.columns[i].name for i in kept],
-        ([_plain(row[i], figure.columns[i].digits) for i in kept] for row in figure.rows),
+        ([_plain(row[i], figure.columns[i]) for i in kept] for row in figure.rows),
     )
 
 
@@ -159,7 +165,9 @@ def file_name(page: str, figure: str, where: Slice) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", "_".join(parts)) + ".csv"
 
 
-def _plain(value: Cell, digits: int | None) -> object:
-    if isinstance(value, float) and digits is not None:
-        return round(value, digits) if digits else round(value)
+def _plain(value: Cell, column: Column) -> object:
+    if isinstance(value, float) and column.digits is not None:
+        if column.is_share and math.isfinite(value):
+            value = float(percentage(value, 100, column.digits).replace(",", "").replace("\u2212", "-"))
+        return round(value, column.digits) if column.digits else round(value)
     return value.text if isinstance(value, Link | Away) else value

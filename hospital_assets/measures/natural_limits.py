@@ -75,8 +75,9 @@ def with_natural_limits(
     """XmR: baseline, mean, natural limits and signals of each metric and hospital.
 
     All points of a run or trend are signals, and of two out of three near one limit those two. `signal_direction` is 1
-    or -1 for the way of a signal, 0 where there is none. Of fewer than `LEAST_POINTS` points there are no limits and no
-    signals.
+    or -1 for the way of a signal, 0 where there is none. A series that stands at its least or most on most days of its
+    baseline (rare events, or all within a target) has no runs. Of fewer than `LEAST_POINTS` points there are no limits
+    and no signals.
 
     Args:
         values: metric, hospital_id, period_date, value; a row per day, none missing matters.
@@ -99,6 +100,7 @@ def with_natural_limits(
         _count=nw.col("value").count().over(*series),
         _range=nw.when(of_baseline).then(nw.col("_step").abs()),
         _day=nw.when(of_baseline).then(nw.col("period_date")),
+        _base=nw.when(of_baseline).then(nw.col("value")),
         # Rounded, because sums of fractions depend on their order.
         centre=nw.when(of_baseline).then(nw.col("value")).mean().over(*series).round(9),
     )
@@ -108,6 +110,20 @@ def with_natural_limits(
             _mean_range=nw.col("_range").mean().over(*series).round(9),
             baseline_first_date=nw.col("_day").min().over(*series),
             baseline_last_date=nw.col("_day").max().over(*series),
+            _least=nw.col("_base").min().over(*series),
+            _most=nw.col("_base").max().over(*series),
+        )
+        .with_columns(
+            _is_least=nw.when(nw.col("_base") == nw.col("_least")).then(1.0).otherwise(0.0),
+            _is_most=nw.when(nw.col("_base") == nw.col("_most")).then(1.0).otherwise(0.0),
+            _places=nw.col("_base").count().over(*series),
+        )
+        .with_columns(
+            # Most days without an event, or all of it: the mean is beside where the series usually stands.
+            _is_capped=nw.max_horizontal(
+                nw.col("_is_least").sum().over(*series), nw.col("_is_most").sum().over(*series)
+            )
+            > nw.col("_places") / 2
         )
         .with_columns(_screened=nw.when(screened).then(nw.col("_range")).mean().over(*series).round(9))
         .with_columns(
@@ -167,7 +183,7 @@ def _with_signals(
     steps = nw.col("value").count().over(*series, "_bend") >= RUN_LENGTH - 1
     return (
         turned.with_columns(
-            is_run=known & (nw.col("_side") != 0) & run,
+            is_run=known & ~nw.col("_is_capped") & (nw.col("_side") != 0) & run,
             is_two_of_three=known & (nw.col("_near") != 0) & nw.col("_is_pair"),
             _trend=nw.when(known & steps).then(nw.col("_way")).otherwise(nw.lit(0)),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hospital_assets import charts
-from hospital_assets.charts import number
+from hospital_assets.charts import number, percentage
 from hospital_assets.dashboard.figures import (
     TOO_FEW,
     Card,
@@ -25,7 +25,15 @@ from hospital_assets.dashboard.figures import (
 from hospital_assets.dashboard.mart import Mart, OverTime, Row
 from hospital_assets.dashboard.pages import capacity_queries as queries
 from hospital_assets.dashboard.pages import shared_queries
-from hospital_assets.dashboard.pages.shared import BASIS, blood_group, news, rate_card
+from hospital_assets.dashboard.pages.shared import (
+    BASIS,
+    NO_MONTH,
+    blood_group,
+    month_column,
+    newest_complete,
+    news,
+    rate_card,
+)
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.spc import gapless, shown
 from hospital_assets.measures import thresholds
@@ -199,7 +207,7 @@ def _crowding(mart: Mart, where: Slice) -> Figure:
     name = worst["hospital_id"]
     return figure(
         "crowding",
-        f"Overcrowded most often: {name}, {number(worst['overcrowded_pct'], 1)} % of hours",
+        f"Overcrowded most often: {name}, {percentage(worst['overcrowded_pct'], 100)} % of hours",
         "NEDOCS at the start of each hour: median, worst, share of hours over 100",
         rows,
         Column("Hospital", of="hospital_id"),
@@ -279,10 +287,12 @@ def _stays(mart: Mart, where: Slice) -> Figure:
     if not known:
         return empty("stays", "Length of stay", TOO_FEW, 6, measure)
     inpatient = [r for r in known if r["stay_class"] == "inpatient" and r["los_hours_median"] is not None]
+    newest = newest_complete(mart, inpatient)
     title = (
-        f"Length of stay: inpatients {number(inpatient[-1]['los_hours_median'], 1)} h in the middle"
-        if inpatient
-        else "Length of stay"
+        f"Length of stay: inpatients {number(newest['los_hours_median'], 1)} h in the middle, "
+        f"{newest['period_month']:%B}"
+        if newest
+        else f"Length of stay: {NO_MONTH}"
     )
     return figure(
         "stays",
@@ -290,7 +300,7 @@ def _stays(mart: Mart, where: Slice) -> Figure:
         "By month of discharge and class of stay",
         known,
         Column("Class", of="stay_class"),
-        Column("Month", of=lambda r: f"{r['period_month']:%b %Y}"),
+        month_column(mart),
         Column("Median h", 1, "los_hours_median"),
         Column("Average h", 1, "los_hours_average"),
         Column("Calendar days", 2, "los_hcup_days_average"),
@@ -312,7 +322,7 @@ def _overstays(mart: Mart, where: Slice) -> Figure:
     count = sum(r["numerator_count"] or 0 for r in rows)
     return figure(
         "overstays",
-        f"Overstays: {number(100 * count / n, 1)} % stay too long",
+        f"Overstays: {percentage(count, n)} % stay too long",
         "Stays by the department in which they ended or are now",
         rows,
         Column("Department", of="department_name"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hospital_assets import charts
-from hospital_assets.charts import number
+from hospital_assets.charts import number, percentage
 from hospital_assets.contracts.table import Measure
 from hospital_assets.dashboard.figures import (
     TOO_FEW,
@@ -22,7 +22,15 @@ from hospital_assets.dashboard.figures import (
 from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.pages import conditions_queries as queries
 from hospital_assets.dashboard.pages import shared_queries
-from hospital_assets.dashboard.pages.shared import BASIS, no_visits, pyramid, visit_days
+from hospital_assets.dashboard.pages.shared import (
+    BASIS,
+    NO_MONTH,
+    month_column,
+    newest_complete,
+    no_visits,
+    pyramid,
+    visit_days,
+)
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.measures.thresholds import READMISSION_DAYS, RETURN_HOURS
 
@@ -109,6 +117,7 @@ def conditions(mart: Mart, where: Slice) -> Page:
             f"Back within {RETURN_HOURS} hours",
             queries.returns_by_month(mart, where),
             measure_of("kpi_returns"),
+            -(-RETURN_HOURS // 24),
         ),
         _by_month(
             mart,
@@ -116,6 +125,7 @@ def conditions(mart: Mart, where: Slice) -> Page:
             f"Readmitted within {READMISSION_DAYS} days",
             queries.readmissions_by_month(mart, where),
             measure_of("kpi_readmissions"),
+            READMISSION_DAYS,
         ),
     ]
     return Page((), (), figures, BASIS)
@@ -175,7 +185,7 @@ def _people(mart: Mart, where: Slice, characteristic: str, label: str) -> Figure
     most = max(r["visit_count"] for r in known)
     return figure(
         characteristic,
-        f"{label}: {known[0]['category']} {number(known[0]['share_of_visits_pct'])} %",
+        f"{label}: {known[0]['category']} {percentage(known[0]['share_of_visits_pct'], 100, 0)} %",
         "Visits, and visits per patient; shares of the population are not in the data",
         known,
         Column(label, of="category"),
@@ -245,18 +255,20 @@ def _procedures(mart: Mart, where: Slice) -> Figure:
     )
 
 
-def _by_month(mart: Mart, figure_id: str, label: str, rows: list[Row], measure: Measure) -> Figure:
+def _by_month(mart: Mart, figure_id: str, label: str, rows: list[Row], measure: Measure, run_out: int) -> Figure:
     known = [r for r in rows if (r["denominator_count"] or 0) >= mart.few and r["value_pct"] is not None]
     if not known:
         return empty(figure_id, label, "No month with enough patients whose time is over", 6, measure)
     most = max(r["value_pct"] for r in known) or 1
-    newest = known[-1]
+    newest = newest_complete(mart, known, run_out)
     return figure(
         figure_id,
-        f"{label}: {number(newest['value_pct'], 1)} %, {newest['period_month']:%B}",
+        f"{label}: {percentage(newest['value_pct'], 100)} %, {newest['period_month']:%B}"
+        if newest
+        else f"{label}: {NO_MONTH}",
         measure.definition,
         known,
-        Column("Month", of=lambda r: f"{r['period_month']:%b %Y}"),
+        month_column(mart, run_out),
         bars(lambda r: r["value_pct"] / most),
         Column("%", 1, "value_pct"),
         Column("Count", 0, "numerator_count"),

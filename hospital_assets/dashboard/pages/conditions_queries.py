@@ -92,7 +92,7 @@ def procedures(mart: Mart, where: Slice) -> list[Row]:
 
 
 def surveillance(mart: Mart, where: Slice, watched: Mapping[str, tuple[str, ...]]) -> OverTime:
-    """Visits whose principal diagnosis is in some clinical groups; a day without any is 0.
+    """Visits whose principal diagnosis is in some clinical groups; a day with diagnoses and none of these is 0.
 
     Args:
         mart: the publication.
@@ -111,7 +111,8 @@ def surveillance(mart: Mart, where: Slice, watched: Mapping[str, tuple[str, ...]
         mart,
         where,
         f"select day, {sums} from "
-        "(select $first::date + i::integer as day from range($days::bigint) r(i)) "
+        "(select distinct service_date as day from kpis.kpi_conditions_daily "
+        "where $hospital in ('all', hospital_id) and service_date between $first and $last) "
         "left join (select k.service_date as day, k.visit_count, c.condition_group "
         "from kpis.kpi_conditions_daily k join dimensions.dim_condition c "
         "using (icd_version, icd_code) where $hospital in ('all', k.hospital_id) "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hospital_assets import charts
-from hospital_assets.charts import number
+from hospital_assets.charts import number, percentage
 from hospital_assets.dashboard.figures import (
     TOO_FEW,
     Column,
@@ -95,11 +95,11 @@ def _bands(mart: Mart, where: Slice) -> Figure:
         row = by_hour.get(hour)
         return 100 * row[band] / row["n"] if row and row["n"] >= mart.few else None
 
-    sickest = 100 * sum(row["score_7_or_more"] for row in rows) / n
+    sickest = percentage(sum(row["score_7_or_more"] for row in rows), n)
     left_out: Row = {name: sum(row.get(name) or 0 for row in rows) for name in _REASONS}
     return Figure(
         "bands",
-        f"NEWS2: {number(sickest, 1)} % of observation sets score 7 or more",
+        f"NEWS2: {sickest} % of observation sets score 7 or more",
         "Percent of the sets in each hour since arrival that call for a response: emergency (7 or more), urgent (5 to "
         "6), or ward review (below 5, but one parameter of 3); stronger colour is more",
         "heatmap",
@@ -135,7 +135,7 @@ def _intervals(mart: Mart, where: Slice) -> Figure:
     worst = min(enough, key=lambda band: enough[band]["in_time"] / enough[band]["n"], default=None)
     title = (
         f"Repeat observations: least on time at NEWS2 {_BANDS[worst]}, "
-        f"{number(100 * enough[worst]['in_time'] / enough[worst]['n'])} %"
+        f"{percentage(enough[worst]['in_time'], enough[worst]['n'], 0)} %"
         if worst
         else "Repeat observations"
     )
@@ -186,7 +186,7 @@ def _first_sets(mart: Mart, where: Slice) -> Figure:
     first = rows[0]
     return figure(
         "first-sets",
-        f"{number(100 * first['in_time'] / first['n'])} % have a full set within {first['limit_minutes']} minutes",
+        f"{percentage(first['in_time'], first['n'], 0)} % have a full set within {first['limit_minutes']} minutes",
         "Visits by when the first full set was recorded",
         rows,
         Column("Within", of=lambda row: f"{row['limit_minutes']} min"),
@@ -219,7 +219,7 @@ def _responses(mart: Mart, where: Slice) -> Figure:
     }
     return Figure(
         "responses",
-        f"After NEWS2 \u2265 7, {number(100 * row['in_time'] / n)} % are seen within {NEWS2_RESPONSE_MINUTES} minutes",
+        f"After NEWS2 \u2265 7, {percentage(row['in_time'], n, 0)} % are seen within {NEWS2_RESPONSE_MINUTES} minutes",
         f"Visits by what followed their first such score{average}",
         "table",
         (Column("Then"), Column("", is_wide=True), Column("Visits", 0), Column("%", 1)),

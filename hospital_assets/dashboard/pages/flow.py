@@ -6,7 +6,7 @@ import itertools
 from typing import Any
 
 from hospital_assets import charts
-from hospital_assets.charts import number
+from hospital_assets.charts import number, percentage
 from hospital_assets.contracts.table import Measure
 from hospital_assets.dashboard.figures import (
     TOO_FEW,
@@ -27,7 +27,17 @@ from hospital_assets.dashboard.figures import (
 from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.pages import flow_queries as queries
 from hospital_assets.dashboard.pages import shared_queries
-from hospital_assets.dashboard.pages.shared import BASIS, news, no_visits, rate_card, share_trends, visit_days
+from hospital_assets.dashboard.pages.shared import (
+    BASIS,
+    NO_MONTH,
+    month_column,
+    newest_complete,
+    news,
+    no_visits,
+    rate_card,
+    share_trends,
+    visit_days,
+)
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.measures import thresholds
 from hospital_assets.measures.natural_limits import Better
@@ -145,10 +155,10 @@ def _histogram(mart: Mart, where: Slice) -> Figure:
         seen += count
         label = "240 and more" if step == 8 else f"{30 * step} to {30 * step + 30}"
         cells.append([label, Drawn(charts.bar(count / most)), count, 100 * count / n, 100 * seen / n])
-    hour = 100 * sum(count for step, count in counts.items() if step < 2) / n
+    hour = percentage(sum(count for step, count in counts.items() if step < 2), n, 0)
     return Figure(
         "histogram",
-        f"{number(hour)} % are seen within the hour",
+        f"{hour} % are seen within the hour",
         f"Visits by minutes from door to provider, {visit_days(where)}",
         "table",
         (Column("Minutes"), Column("", is_wide=True), Column("Visits", 0), Column("%", 1), Column("Seen by then %", 1)),
@@ -234,7 +244,7 @@ def _pathways(mart: Mart, rows: list[Row], where: Slice) -> Figure:
     way = ", ".join(named(name, most[name]).lower() for name in ("arrival_mode", "triage_level", "disposition"))
     return Figure(
         "pathways",
-        f"Most common path: {way}, {number(100 * most['visit_count'] / n)} % of visits",
+        f"Most common path: {way}, {percentage(most['visit_count'], n, 0)} % of visits",
         "Visits from arrival through triage to disposition; stronger colour is more urgent",
         "sankey",
         (Column("From"), Column("To"), Column("Visits", 0), Column("% of from", 1)),
@@ -272,7 +282,7 @@ def _endings(mart: Mart, rows: list[Row], where: Slice) -> Figure:
         pair = row["arrival_mode"], row["disposition"]
         counts[pair] = counts.get(pair, 0) + row["visit_count"]
     of_mode = {m: sum(counts.get((m, e), 0) for e in ends) for m in modes}
-    home = 100 * sum(counts.get((m, "home"), 0) for m in modes) / n
+    home = percentage(sum(counts.get((m, "home"), 0) for m in modes), n, 0)
 
     def share(mode: str, end: str) -> Cell:
         count = counts.get((mode, end), 0)
@@ -280,7 +290,7 @@ def _endings(mart: Mart, rows: list[Row], where: Slice) -> Figure:
 
     return Figure(
         "endings",
-        f"{number(home)} % go home from the department",
+        f"{home} % go home from the department",
         "Percent of each arrival mode by how the visit ended",
         "table",
         (Column("Ended"), *(Column(m.replace("_", " ").capitalize(), 1) for m in modes), Column("Visits", 0)),
@@ -305,7 +315,7 @@ def _handovers(mart: Mart, where: Slice) -> Figure:
         (thresholds.LATE_HANDOVER_MINUTES, "late"),
         (thresholds.LONG_HANDOVER_MINUTES, "long"),
     )
-    late = number(100 * row["over"] / row["n"], 1)
+    late = percentage(row["over"], row["n"])
     return Figure(
         "handovers",
         f"Ambulance handover: {late} % take over {thresholds.HANDOVER_MINUTES} minutes",
@@ -329,13 +339,15 @@ def _op18(mart: Mart, where: Slice) -> Figure:
     known = [r for r in rows if r["median_minutes"] is not None and (r["denominator_count"] or 0) >= mart.few]
     if not known:
         return empty("op18", "OP-18", TOO_FEW, 12, measure)
-    newest = known[-1]
+    newest = newest_complete(mart, known)
     return figure(
         "op18",
-        f"OP-18b: discharged patients spend {number(newest['median_minutes'])} min, {newest['period_month']:%B}",
+        f"OP-18b: discharged patients spend {number(newest['median_minutes'])} min, {newest['period_month']:%B}"
+        if newest
+        else f"OP-18b: {NO_MONTH}",
         "Median minutes from arrival to departure by month of departure, without mental health and transfers",
         rows,
-        Column("Month", of=lambda r: f"{r['period_month']:%b %Y}"),
+        month_column(mart),
         bars(lambda r: (r["median_minutes"] or 0) / max(k["median_minutes"] for k in known)),
         Column("Median min", 1, "median_minutes"),
         Column("n", 0, "denominator_count"),

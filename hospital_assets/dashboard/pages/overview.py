@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from hospital_assets import charts
-from hospital_assets.charts import number
+from hospital_assets.charts import number, percentage
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.dashboard.figures import (
     TOO_FEW,
@@ -28,7 +28,16 @@ from hospital_assets.dashboard.figures import (
 from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.pages import overview_queries as queries
 from hospital_assets.dashboard.pages import shared_queries
-from hospital_assets.dashboard.pages.shared import BASIS, WEEKDAYS, blood_group, doctors, doctors_card, news, pyramid
+from hospital_assets.dashboard.pages.shared import (
+    BASIS,
+    WEEKDAYS,
+    blood_group,
+    doctors,
+    doctors_card,
+    news,
+    pyramid,
+    why_none,
+)
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.spc import Control
 from hospital_assets.measures.triage import CRITICAL_IN_SHORT, CRITICAL_LEVELS
@@ -147,12 +156,12 @@ def _on_time_card(mart: Mart, where: Slice, total: Row, control: Control) -> Car
     measure = measure_of("kpi_seen_on_time_daily")
     ignores: tuple[Slicer, ...] = ("department",)
     if n < mart.few:
-        return Card("on-time", "Seen within target", "\u2013", "", TOO_FEW, measure=measure, ignores=ignores)
+        return Card("on-time", "Seen within target", "\u2013", "", why_none(total), measure=measure, ignores=ignores)
     target = mart.known.targets_pct.get(where.triage)
     return Card(
         "on-time",
         "Seen within target",
-        charts.percentage(total["numerator_count"], n),
+        percentage(total["numerator_count"], n),
         "%",
         f"of {number(n)} with a level and a wait" + (f"; target {number(target)} %" if target else ""),
         against_chance(control, target=target),
@@ -163,7 +172,7 @@ def _on_time_card(mart: Mart, where: Slice, total: Row, control: Control) -> Car
 
 def _critical_card(count: int, total: Row, control: Control) -> Card:
     visits = total["visit_count"] or 0
-    share = f"{number(100 * count / visits, 1)} % of visits" if visits else ""
+    share = f"{percentage(count, visits)} % of visits" if visits else ""
     return Card(
         "critical",
         f"Critical (level {CRITICAL_IN_SHORT})",
@@ -186,7 +195,7 @@ def _funnel(mart: Mart, rows: list[Row]) -> Figure:
     untriaged = sum(row["visit_count"] or 0 for row in rows) - n
     return figure(
         "triage",
-        f"Triage severity: {number(100 * critical / n, 1)} % are level {CRITICAL_IN_SHORT}",
+        f"Triage severity: {percentage(critical, n)} % are level {CRITICAL_IN_SHORT}",
         "Visits by level, in percent of triaged visits; select a level to filter",
         levels,
         Column(
@@ -238,11 +247,11 @@ def _departments(mart: Mart, where: Slice) -> Figure:
             ]
         )
     busiest = rows[0]
-    share = 100 * (busiest["visit_count"] or 0) / max(sum(r["visit_count"] or 0 for r in rows), 1)
+    share = percentage(busiest["visit_count"] or 0, max(sum(r["visit_count"] or 0 for r in rows), 1), 0)
     exact = "" if where.is_whole else " Median and 90th are those of a typical day (median over the days)."
     return Figure(
         "departments",
-        f"Department load: {busiest['department_name']} takes {number(share)} % of visits",
+        f"Department load: {busiest['department_name']} takes {share} % of visits",
         "Ordered by visits; wait in minutes from median (bar) to 90th percentile (dot), one scale; select a "
         "name to filter",
         "table",
@@ -304,9 +313,7 @@ def _blood(mart: Mart, where: Slice) -> Figure:
     if not known:
         return empty("blood", "Blood groups", TOO_FEW, 4, measure)
     total = sum(r["patient_count"] for r in known)
-    top = ", ".join(
-        f"{blood_group(r['blood_group'])} {number(100 * r['patient_count'] / total, 1)} %" for r in known[:2]
-    )
+    top = ", ".join(f"{blood_group(r['blood_group'])} {percentage(r['patient_count'], total)} %" for r in known[:2])
     return figure(
         "blood",
         f"Blood groups: {top}",

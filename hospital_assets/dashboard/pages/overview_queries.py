@@ -116,14 +116,14 @@ def arrivals_by_hour(mart: Mart, where: Slice) -> list[Row]:
 
 
 def critical(mart: Mart, where: Slice) -> OverTime:
-    """Visits of critical patients."""
+    """Visits of critical patients; none on a day with visits is 0."""
     return over_time(
         mart,
         where,
-        "select service_date as day, sum(visit_count) as visit_count from kpis.kpi_waits_daily "
-        "where hospital_id = $hospital and department_name = $department "
-        f"and triage_group in {_CRITICAL} and $triage in ('all', triage_group) "
+        "select service_date as day, coalesce(sum(visit_count) filter "
+        f"(where triage_group in {_CRITICAL} and $triage in ('all', triage_group)), 0) as visit_count "
+        "from kpis.kpi_waits_daily where hospital_id = $hospital and department_name = $department "
         "and service_date between $first and $last group by 1",
-        {"critical": Measured("visit_count", "visit_count", 1, is_count=True)},
+        {"critical": Measured("visit_count", "visit_count", 0, is_count=True)},
         "coalesce(sum(visit_count), 0)::bigint as visit_count",
     )

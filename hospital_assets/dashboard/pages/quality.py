@@ -159,7 +159,7 @@ def quality(settings: Settings, sight: Sight | None = None) -> Page:
         [
             plain_table(
                 "scores",
-                f"{charts.number(100 * passed / checks, 1)} % of single checks pass" if checks else "Score",
+                f"{charts.percentage(passed, checks)} % of single checks pass" if checks else "Score",
                 "Share of the single checks that passed, by layer and family",
                 scores,
                 {"layer": None, "family": None, "score_pct": 1, "passed": 0, "checks": 0},

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
 from typing import Any
 
 from hospital_assets import charts
-from hospital_assets.charts import number
+from hospital_assets.charts import number, percentage
 from hospital_assets.contracts.table import Measure
 from hospital_assets.dashboard.figures import (
     TOO_FEW,
@@ -25,7 +26,7 @@ from hospital_assets.dashboard.figures import (
 from hospital_assets.dashboard.mart import Mart, Row, visits_since
 from hospital_assets.dashboard.pages import shared_queries as queries
 from hospital_assets.dashboard.slices import Slice
-from hospital_assets.dashboard.spc import Control
+from hospital_assets.dashboard.spc import Control, end_of
 from hospital_assets.measures import thresholds
 from hospital_assets.measures.natural_limits import BASELINE_POINTS, LEAST_POINTS, RUN_LENGTH, WORDS
 from hospital_assets.measures.words import in_hours
@@ -85,18 +86,24 @@ BASIS = (
 )
 
 
+def why_none(total: Row) -> str:
+    """Why a rate is not shown."""
+    missing = total["undelivered_count"]
+    return f"Cannot be assessed: its source does not deliver what it takes, n {number(missing)}" if missing else TOO_FEW
+
+
 def rate_card(
     mart: Mart, card_id: str, label: str, total: Row, control: Control, measure: Measure, ignores: tuple[Slicer, ...]
 ) -> Card:
     """A rate over the period: percent, count of n, and the signal at its newest point."""
     n = total["denominator_count"]
     if n < mart.few:
-        return Card(card_id, label, "\u2013", "", TOO_FEW, measure=measure, ignores=ignores)
+        return Card(card_id, label, "\u2013", "", why_none(total), measure=measure, ignores=ignores)
     count = total["numerator_count"]
     return Card(
         card_id,
         label,
-        charts.percentage(count, n),
+        percentage(count, n),
         "%",
         f"{number(count)} of {number(n)}",
         against_chance(control),
@@ -218,7 +225,7 @@ def pyramid(mart: Mart, people: list[Row], where: Slice) -> Figure:
     women = sum(row["female"] for row in bands.values())
     return figure(
         "people",
-        f"Age and sex: {number(100 * women / n, 1)} % female",
+        f"Age and sex: {percentage(women, n)} % female",
         f"Visits by ten-year age band, {visit_days(where)}",
         sorted(bands.values(), key=lambda row: -row["band"]),
         Column("Female", 0, "female"),
@@ -241,7 +248,7 @@ def _sexes_and_ages(mart: Mart, where: Slice) -> Figure:
         return empty("people", "Age and sex", TOO_FEW, 4, measure)
     most = max(r["visit_count"] for r in known)
     women = next((r["share_of_visits_pct"] for r in known if r["category"] == "female"), None)
-    women_in_words = f": {number(women, 1)} % female" if women is not None else ""
+    women_in_words = f": {percentage(women, 100)} % female" if women is not None else ""
     return figure(
         "people",
         f"Age and sex{women_in_words}",
@@ -268,6 +275,31 @@ def _category(name: str) -> str:
 
 def _mirrored(drawn: str) -> str:
     return drawn.replace('class="bar"', 'class="bar mirrored"', 1)
+
+
+def is_complete(mart: Mart, month: date, run_out_days: int = 0) -> bool:
+    """Whether all days of a month are published, and the days after it within which something may follow."""
+    last = end_of(month, "month") + timedelta(days=run_out_days)
+    return month >= mart.known.first and last <= mart.known.complete_until
+
+
+def month_column(mart: Mart, run_out_days: int = 0) -> Column:
+    """The months of a table; those that are not complete say so."""
+
+    def name(row: Row) -> str:
+        month: date = row["period_month"]
+        return f"{month:%b %Y}" + ("" if is_complete(mart, month, run_out_days) else ", incomplete")
+
+    return Column("Month", of=name)
+
+
+def newest_complete(mart: Mart, rows: Sequence[Row], run_out_days: int = 0) -> Row | None:
+    """The row of the newest month that is complete: no other is a headline."""
+    return next((row for row in reversed(rows) if is_complete(mart, row["period_month"], run_out_days)), None)
+
+
+#: What is said where no month is over.
+NO_MONTH = "no month is complete yet"
 
 
 def visit_days(where: Slice) -> str:

@@ -12,7 +12,8 @@ _SHARE = "100.0 * numerator_count / nullif(denominator_count, 0)"
 
 _SHARE_TOTALS = (
     "coalesce(sum(numerator_count), 0)::bigint as numerator_count, "
-    "coalesce(sum(denominator_count), 0)::bigint as denominator_count"
+    "coalesce(sum(denominator_count), 0)::bigint as denominator_count, "
+    "coalesce(sum(undelivered_count), 0)::bigint as undelivered_count"
 )
 
 #: Rates by hospital and day -> table, its day, its numerator, further conditions.
@@ -52,17 +53,18 @@ _RATES = {
 
 
 def rate(mart: Mart, where: Slice, name: str) -> OverTime:
-    """A rate, by the day it counts for, in percent; its total is numerator and denominator."""
+    """A rate in percent, by the day it counts for; its total has how many a source does not deliver, too."""
     table, day, numerator, condition = _RATES[name]
     if not mart.has(table, numerator):
-        return OverTime({name: []}, {"numerator_count": 0, "denominator_count": 0})
+        return OverTime({name: []}, {"numerator_count": 0, "denominator_count": 0, "undelivered_count": 0})
+    column = "excluded_undelivered_count"
+    undelivered = column if mart.has(table, column) else "0"
     return over_time(
         mart,
         where,
         f"select {day} as day, sum({numerator}) as numerator_count, "
-        f"sum(denominator_count) as denominator_count from kpis.{table} "
-        f"where hospital_id = $hospital and {day} between $first and $last {condition} "
-        "and denominator_count is not null group by 1",
+        f"sum(denominator_count) as denominator_count, sum({undelivered}) as undelivered_count from kpis.{table} "
+        f"where hospital_id = $hospital and {day} between $first and $last {condition} group by 1",
         {name: Measured(_SHARE, "denominator_count")},
         _SHARE_TOTALS,
     )
