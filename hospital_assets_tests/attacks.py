@@ -1,10 +1,14 @@
-"""Statements that must reach nothing, by group. `{...}` are places that hold the planted secret.
+"""Statements and requests that must reach nothing, by group. `{...}` are filled by the tests: places that hold a
+planted secret, tokens of others.
 
 Groups follow what an attacker tries: read files, write files, attach other databases, load extensions, change
 settings, reach Python objects, look around, write tables, hide one statement in another, exhaust.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
+from urllib.parse import quote
 
 ATTACKS: dict[str, list[str]] = {
     "read files": [
@@ -244,6 +248,108 @@ ATTACKS: dict[str, list[str]] = {
         "\x00select 1",
         "select 1 from kpis.kpi_waits where (select 1 from read_text('{csv}')) = '1'",
     ],
+    "other publications": [
+        "select * from '{folder}/../published/doctor-H1/20260302T000000000000Z/publication.duckdb'",
+        "attach '{folder}/../published/executive/20260302T000000000000Z/publication.duckdb' as e",
+        "select * from read_duckdb('{folder}/../published/executive/20260302T000000000000Z/publication.duckdb')",
+        "select * from glob('{folder}/../published/*/*/*')",
+        "select * from read_json('{folder}/../published/*/current.json')",
+        "select * from read_parquet('{folder}/../published/*/*/parquet/**')",
+        "select * from publication_admin.kpis.kpi_waits",
+        "select * from executive.kpis.kpi_waits",
+        'select * from "doctor-H1".kpis.kpi_waits',
+        "select * from publication.kpis.kpi_waits",
+        "select * from memory.kpis.kpi_waits",
+        "select * from temp.kpis.kpi_waits",
+        "select * from system.information_schema.tables",
+        "select * from kpis.kpi_waits at (version => 1)",
+        "select * from kpis.kpi_waits at (timestamp => now())",
+        "select * from raw.raw_patients",
+        "select * from main.kpi_waits",
+        "select * from facts.fact_emergency_visits",
+        'select * from kpis."kpi_waits\' union select 1 --"',
+        "select * from kpis.kpi_waits, dimensions.dim_patient",
+        "select (select any_value(p) from dimensions.dim_patient p)",
+        "select 1 where exists (select 1 from facts.fact_audit_events)",
+        "select * from kpis.kpi_waits positional join dimensions.dim_patient",
+        "select * from kpis.kpi_waits asof join facts.fact_vitals using (hospital_id)",
+        "select * from kpis.kpi_waits semi join dimensions.dim_patient on true",
+    ],
+    "functions in disguise": [
+        "select '{csv}'.read_text()",
+        "select ('{csv}').read_csv_auto()",
+        "from read_text ('{csv}')",
+        "from read_text\n\t('{csv}')",
+        "from read_text--\n('{csv}')",
+        "from \"READ_TEXT\"('{csv}')",
+        "from 'read_text'('{csv}')",
+        "from ((((read_text('{csv}')))))",
+        "from (from (from read_blob('{csv}')))",
+        "select * from (table '{csv}')",
+        "(from '{csv}') union (from '{json}')",
+        "select * from unnest([(select content from read_text('{csv}'))])",
+        "select list_transform(['{csv}'], lambda f: read_text(f))",
+        "select list_transform(['{csv}'], f -> getenv(f))",
+        "select list_reduce(['SECRET'], (a, b) -> getenv(b))",
+        "select apply(['SECRET'], getenv)",
+        "select columns(c -> getenv(c)) from kpis.kpi_waits",
+        "select coalesce(null, getenv('SECRET'))",
+        "select case when true then getenv('SECRET') end",
+        "select count(*) filter (where getenv('SECRET') like 'T%')",
+        "select sum(length(getenv('SECRET'))) over ()",
+        "select 1 order by getenv('SECRET')",
+        "select 1 limit (select length(getenv('SECRET')))",
+        "select 1 qualify getenv('SECRET') = 'x'",
+        "select 1 group by getenv('SECRET')",
+        "select 1 having getenv('SECRET') = 'x'",
+        "values (getenv('SECRET'))",
+        "select getenv/*x*/('SECRET')",
+        "select \"getenv\"('SECRET')",
+        "select main.getenv('SECRET')",
+        "select system.main.getenv('SECRET')",
+        "select 'SECRET'.getenv()",
+        "select {'a': getenv('SECRET')}",
+        "select [getenv('SECRET')]",
+        "select map {'a': getenv('SECRET')}",
+        "select getenv('SEC' || 'RET')",
+        "select e'\\x67etenv'('SECRET')",
+        "select u&'\\0067etenv'('SECRET')",
+        "with recursive t(x) as (select getenv('SECRET') union all select x from t where false) from t",
+        "select x.getenv('SECRET') from (select 1) as x",
+        "select current_setting('secret_directory') from kpis.kpi_waits",
+        "select current_query()",
+        "select pg_typeof(1), pg_table_size('x')",
+        "select nextval('seq'), currval('seq')",
+        "select setseed(0.5)",
+        "select sleep_ms(1000)",
+        "select in_search_path('memory', 'main')",
+        "select has_table_privilege('x', 'y', 'select')",
+        "select parse_path('{csv}'), parse_filename('{csv}')",
+        "select add_parquet_key('k', '0123456789112345')",
+        "select icu_sort_key('a', 'de'), create_sort_key('a', 'ASC')",
+        "select json_serialize_sql('select 1')",
+        "select json_deserialize_sql('{}')",
+        "select * from json_each('[1]'), read_text('{csv}')",
+        "select * from summary((from '{csv}'))",
+        "select * from checkpoint()",
+        "select * from force_checkpoint()",
+        "select * from duckdb_constraints()",
+        "select * from duckdb_views()",
+        "select * from duckdb_optimizers()",
+        "select * from duckdb_keywords()",
+        "select * from duckdb_dependencies()",
+        "select * from storage_info('kpi_waits')",
+        "select * from pragma_metadata_info()",
+        "select * from pragma_table_info('kpis.kpi_waits')",
+        "select * from sql_auto_complete('sel')",
+        "select * from read_avro('{csv}')",
+        "select * from iceberg_scan('{folder}')",
+        "select * from delta_scan('{folder}')",
+        "select * from postgres_scan('', 'public', 'x')",
+        "select * from mysql_scan('', '', 'x')",
+        "select * from read_vortex('{csv}')",
+        "select * from ducklake_snapshots('x')",
+    ],
 }
 
 EXHAUSTING = [
@@ -262,3 +368,268 @@ EXHAUSTING = [
     "select array_agg(range) from range(200000000)",
     "select count(distinct range) from range(2000000000)",
 ]
+
+
+# --- the dashboard
+
+
+class WebAttack(NamedTuple):
+    """A request that must get nothing, and what a good answer is.
+
+    Attributes:
+        target: path and query, as they are sent.
+        statuses: good answers; 0 for a closed connection.
+        method: of HTTP.
+        headers: besides Host, unless it is among them.
+        body: of the request.
+        user: who is signed in; empty for nobody.
+    """
+
+    target: str
+    statuses: tuple[int, ...]
+    method: str = "GET"
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+    user: str = "dora"
+
+
+#: Texts that would do something where they are taken for anything but text.
+WEB_TEXTS = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "'><svg/onload=alert(1)>",
+    "javascript:alert(1)",
+    "{{7*7}}",
+    "${7*7}",
+    "{% include '/etc/passwd' %}",
+    "' or 1=1 --",
+    "H1'; drop schema kpis cascade; --",
+    "H1' union select * from read_text('/etc/passwd') --",
+    "%27%20or%201=1",
+    "H2",
+    "H1,H2",
+    "doctor-H2",
+    "../doctor-H2",
+    "all\x00",
+    "\r\nSet-Cookie: a=b",
+    "\u202eH2",
+    "H\uff12",
+    "\ud800".encode("utf-8", "surrogatepass").decode("latin-1"),
+    "A" * 5_000,
+    "-1",
+    "9" * 400,
+    "1e309",
+    "NaN",
+    "0x41",
+    "\u0661\u0662",
+]
+
+_FORM = (("content-type", "application/x-www-form-urlencoded"),)
+_SECRETS = ("hospital.toml", "policy.toml", "access/users.db", "published/doctor-H2/current.json", "warehouse")
+_UP = (
+    "../",
+    "..%2f",
+    "%2e%2e/",
+    "%2e%2e%2f",
+    "..%5c",
+    "..\\",
+    "....//",
+    "%252e%252e%252f",
+    "..%c0%af",
+    "..;/",
+    "%00../",
+)
+_PAGES_OF_NOBODY = ("overview", "flow", "live", "quality", "governance", "overview.csv?figure=triage", "live/events")
+
+REQUESTS: dict[str, list[WebAttack]] = {
+    "path traversal": [
+        *(WebAttack(f"/static/{up * 6}{name}", (400, 401, 404)) for up in _UP for name in _SECRETS[:3]),
+        *(WebAttack(f"/{up * 4}{name}", (400, 404)) for up in _UP for name in ("etc/passwd", _SECRETS[3])),
+        *(WebAttack(f"/{name}", (404,)) for name in (*_SECRETS, "static", "static/", "static//etc/passwd")),
+        WebAttack("/static/app.js/../../app.py", (400, 404)),
+        WebAttack("/static/%00app.js", (400, 404)),
+        WebAttack("/static/app.js%00.css", (400, 404)),
+        WebAttack("//evil.example/overview", (404,)),
+        WebAttack("/\\evil.example", (404,)),
+        WebAttack("http://evil.example/overview", (0, 200, 400, 404)),
+        WebAttack("*", (0, 400, 404), "OPTIONS"),
+    ],
+    "without signing in": [
+        *(WebAttack(f"/{page}", (303, 401), user="") for page in _PAGES_OF_NOBODY),
+        *(WebAttack(f"/{page}", (303, 401), "HEAD", user="") for page in _PAGES_OF_NOBODY[:5]),
+        *(
+            WebAttack("/governance", (303,), headers=((name, text),), user="")
+            for name, text in (
+                ("x-forwarded-for", "127.0.0.1"),
+                ("x-forwarded-user", "root"),
+                ("x-remote-user", "root"),
+                ("authorization", "Basic cm9vdDpyb290"),
+                ("authorization", "Bearer root"),
+                ("x-original-url", "/login"),
+                ("x-rewrite-url", "/login"),
+                ("x-http-method-override", "POST"),
+                ("x-fragment", "1"),
+                ("forwarded", "for=127.0.0.1;host=localhost"),
+            )
+        ),
+        WebAttack("/governance?user=root&role=admin", (303,), user=""),
+        WebAttack("/live/acknowledge", (401, 403), "POST", _FORM, b"alert=1", user=""),
+    ],
+    "session tricks": [
+        *(
+            WebAttack("/overview", (303,), headers=(("cookie", cookie),), user="")
+            for cookie in (
+                "hospital_session=",
+                "hospital_session=root",
+                "hospital_session=null",
+                "hospital_session=' or 1=1 --",
+                "hospital_session=%",
+                "hospital_session=" + "a" * 4_000,
+                "hospital_session=..%2f..%2faccess%2fusers.db",
+                "hospital_session=\xff\xfe",
+                "HOSPITAL_SESSION={root}",
+                "hospital_session={root}x",
+                "hospital_session=x{root}",
+                "hospital_session={ROOT}",
+                "hospital_session={root}; hospital_session=x",
+                "$Version=1; session={root}",
+            )
+        ),
+        WebAttack("/overview?hospital_session={root}", (303,), user=""),
+        WebAttack("/governance", (303,), headers=(("authorization", "Bearer {root}"),), user=""),
+    ],
+    "another name for the server": [
+        *(
+            WebAttack("/overview", (0, 400), headers=(("host", host),))
+            for host in (
+                "evil.example",
+                "evil.example:80",
+                "localhost.evil.example",
+                "localhost@evil.example",
+                "evil.example#localhost",
+                "localhost, evil.example",
+                "",
+                " ",
+                "127.0.0.1.nip.io",
+                "0.0.0.0",  # noqa: S104
+                "[::ffff:127.0.0.1]",
+                "localhost/evil",
+                "\xff",
+                "2130706433",
+            )
+        ),
+        WebAttack("/overview", (0, 400), headers=(("host", "localhost"), ("host", "evil.example"))),
+        WebAttack("/overview", (200,), headers=(("x-forwarded-host", "evil.example"),)),
+        WebAttack("/", (307,), headers=(("x-forwarded-host", "evil.example"), ("x-forwarded-proto", "https"))),
+    ],
+    "forged forms": [
+        *(
+            WebAttack("/live/acknowledge", (403,), "POST", (*_FORM, ("origin", origin)), b"alert=1")
+            for origin in (
+                "https://evil.example",
+                "null",
+                "http://localhost.evil.example",
+                "http://evil.example?localhost",
+                "http://localhost:1",
+                "localhost.evil.example",
+                "file://",
+                "",
+                "http://localhost http://evil.example",
+            )
+        ),
+        WebAttack("/live/acknowledge", (403,), "POST", (*_FORM, ("sec-fetch-site", "cross-site")), b"alert=1"),
+        WebAttack("/live/acknowledge", (403,), "POST", (*_FORM, ("sec-fetch-site", "same-site")), b"alert=1"),
+        WebAttack("/live/acknowledge", (403, 404), "POST", (("content-type", "text/plain"),), b"alert=1"),
+        WebAttack("/live/acknowledge", (403, 404), "POST", (("content-type", "application/json"),), b'{"alert": "1"}'),
+        WebAttack("/live/acknowledge?alert={alert}", (403,), "POST"),
+        WebAttack("/live/acknowledge", (404,), "POST", _FORM, b"alert={alert}"),
+        WebAttack("/live/acknowledge", (404,), "POST", _FORM, b"alert=%27+or+1%3D1+--"),
+        WebAttack("/live/acknowledge", (404,), "POST", _FORM, b"alert=" + b"A" * 9_000),
+        WebAttack("/live/acknowledge?alert={alert}", (404, 405)),
+        WebAttack("/logout", (404, 405)),
+        WebAttack("/logout", (403,), "POST", (*_FORM, ("sec-fetch-site", "cross-site")), b"x=1"),
+        WebAttack("/logout", (403,), "POST", (*_FORM, ("origin", "https://evil.example")), b"x=1"),
+        *(
+            WebAttack("/login", (401,), "POST", (*_FORM, *more), b"name=root&password=correct+horse+battery", user="")
+            for more in (
+                (("origin", "https://evil.example"),),
+                (("origin", "null"),),
+                (("sec-fetch-site", "cross-site"),),
+            )
+        ),
+    ],
+    "open redirects": [
+        *(
+            WebAttack(f"/login?next={following}", (200,), user="")
+            for following in (
+                "https://evil.example",
+                "//evil.example",
+                "/%5cevil.example",
+                "javascript:alert(1)",
+                "overview%0d%0aset-cookie:a=b",
+                "%2e%2e/%2e%2e",
+                "logout",
+                "data:text/html,x",
+                "%00",
+            )
+        ),
+        *(
+            WebAttack(f"{path}/", (303, 307, 404), user="")
+            for path in ("/overview", "//evil.example", "/%2f%2fevil.example")
+        ),
+    ],
+    "what is asked of a page": [
+        WebAttack(f"/overview?{name}={quote(text, safe='')}", (200,))
+        for name in ("hospital", "department", "triage", "period")
+        for text in WEB_TEXTS
+    ]
+    + [WebAttack(f"/overview.csv?figure={quote(text, safe='')}", (404,)) for text in WEB_TEXTS[:12]]
+    + [WebAttack(f"/{quote(text, safe='')}", (404,)) for text in WEB_TEXTS[:12]]
+    + [
+        WebAttack("/live?hospital=H2", (200,)),
+        WebAttack("/live?hospital=all", (200,)),
+        WebAttack("/overview?hospital=H1&hospital=H2", (200,)),
+        WebAttack("/overview?hospital[]=H2&hospital%5B%24ne%5D=H1", (200,)),
+        WebAttack("/overview?audience=admin&role=admin&as=root", (200,)),
+        WebAttack("/overview?period=days&from=0001-01-01&to=9999-12-31", (200,)),
+        WebAttack("/overview?period=days&from=2026-02-30&to=x", (200,)),
+        WebAttack("/overview?" + "&".join(f"a{n}=1" for n in range(5_000)), (200, 400)),
+        WebAttack("/overview?%", (200,)),
+        WebAttack("/overview?=&&&=", (200,)),
+        WebAttack("/overview?hospital=%ff%fe", (200,)),
+        WebAttack("/forecast?beds=99999999999999999999", (200,)),
+        WebAttack("/forecast?beds=-5", (200,)),
+    ],
+    "too much, or otherwise": [
+        WebAttack("/" + "a" * 70_000, (0, 400, 404, 414)),
+        WebAttack("/overview", (0, 400, 431), headers=(("x-large", "a" * 200_000),)),
+        WebAttack("/login", (401, 413), "POST", _FORM, b"name=" + b"a" * 2_000_000, user=""),
+        WebAttack("/login", (401,), "POST", _FORM, b"&".join([b"a=1"] * 2_400), user=""),
+        WebAttack("/login", (401,), "POST", _FORM, b"name=root&password=%ff%fe%00", user=""),
+        WebAttack("/login", (401,), "POST", _FORM, b"name=root&name=dora&password=x", user=""),
+        WebAttack("/login", (401,), "POST", (("content-type", "multipart/form-data; boundary=x"),), b"--x--", user=""),
+        *(
+            WebAttack("/overview", (0, 400, 405, 501), method)
+            for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "PROPFIND", "GETX", "get")
+        ),
+        *(
+            WebAttack(f"/static/app.js?{n}", (200, 206, 400, 416), headers=(("range", value),))
+            for n, value in enumerate(
+                ("bytes=0-", "bytes=" + ",".join(f"{n}-" for n in range(500)), "bytes=9-1", "bytes=a-b", "lines=1-2")
+            )
+        ),
+        WebAttack("/overview", (200,), headers=(("accept-encoding", "gzip;q=0, identity"),)),
+        WebAttack("/overview", (200,), headers=(("accept-language", "A" * 4_000),)),
+        WebAttack(
+            "/login",
+            (0, 400, 401),
+            "POST",
+            (*_FORM, ("content-length", "5"), ("transfer-encoding", "chunked")),
+            b"0\r\n\r\nGET /governance HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            user="",
+        ),
+        WebAttack("/login", (0, 400), "POST", (*_FORM, ("content-length", "-1")), b"x", user=""),
+        WebAttack("/login", (0, 400, 501), "POST", (*_FORM, ("transfer-encoding", "gzip, chunked, x")), b"x", user=""),
+        WebAttack("/overview HTTP/1.1\r\nHost: localhost\r\n\r\nGET /governance", (0, 303, 400), user=""),
+    ],
+}

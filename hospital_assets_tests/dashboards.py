@@ -14,6 +14,7 @@ from pathlib import Path
 import uvicorn
 
 from hospital_assets.access.audit import Event
+from hospital_assets.access.serving import PARSING
 from hospital_assets.dashboard.app import Dashboard, create_app
 from hospital_assets.dashboard.serve import dashboard_of
 from hospital_assets.live.copies import publish_copies
@@ -63,7 +64,9 @@ def serve(settings: Settings, audience: str = "admin") -> Iterator[Served]:
     seen: list[Event] = []
     dashboard = dashboard_of(settings, audience, seen.append)
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app(dashboard), log_level="error", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(dashboard), log_level="error", timeout_graceful_shutdown=1, **PARSING)
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     while not server.started:

@@ -48,7 +48,7 @@ from hospital_assets.dashboard.spc import Control
 from hospital_assets.dashboard.store import open_mart
 from hospital_assets.files import replace_text
 from hospital_assets.publishing.policy import load_policy, shipped_policy
-from hospital_assets.publishing.publications import current_version, published_folder
+from hospital_assets.publishing.publications import current_version, published_audiences, published_folder
 from hospital_assets.settings import Settings, SettingsError, load_settings
 from hospital_assets_tests.dashboards import published, serve
 from hospital_assets_tests.helpers import query
@@ -582,7 +582,7 @@ def test_old_versions_are_due_after_the_days_of_the_policy(tmp_path: Path) -> No
         },
         orient="row",
     )
-    queue = retention_queue(settings, policy, looks, NOW)
+    queue = retention_queue(settings, policy, looks, NOW, published_audiences(settings.data_dir))
     due = [(row["what"], row["due"]) for row in queue if row["is_due"]]
     assert sorted(due) == [("Erasure", "at once"), ("Old versions", f"{NOW - timedelta(days=1):%Y-%m-%d}")]
     # What is due stands first, and no erasure says whose it was.

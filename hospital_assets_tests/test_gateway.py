@@ -25,6 +25,7 @@ from hospital_assets.access.audit import AuditLog
 from hospital_assets.access.fairness import TooManyWaitingError, Turns
 from hospital_assets.access.gateway import build_app
 from hospital_assets.access.sandbox import Answer, Limits, RefusedError, catalog_of, planned, run_query, validate
+from hospital_assets.access.serving import PARSING
 from hospital_assets.access.users import User, open_users
 from hospital_assets.publishing.locked import locked_connection
 from hospital_assets.settings import Settings
@@ -104,7 +105,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 
 def test_there_are_enough_attacks() -> None:
-    assert len(STATEMENTS) + len(EXHAUSTING) >= 200
+    assert len(STATEMENTS) + len(EXHAUSTING) >= 300
 
 
 def test_validation_alone_refuses_every_attack(place: Place) -> None:
@@ -315,7 +316,7 @@ def gateway(place: Place) -> Iterator[tuple[str, Place]]:
     for user in (User("ann", "analyst"), User("eve", "executive"), User("dora", "doctor", "H1")):
         users.add(user, PASSWORD, by="os:test")
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", **PARSING))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     while not server.started:

@@ -12,8 +12,10 @@ import ipaddress
 import re
 import socket
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -21,6 +23,8 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from hospital_assets.settings import SettingsError
 
+#: How requests are read: by a parser that limits the size of headers and takes one Host; nothing is said of it.
+PARSING: Mapping[str, Any] = {"http": "h11", "access_log": False, "server_header": False}
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -137,8 +141,7 @@ def run(app: Starlette, address: Address, *, graceful_seconds: int) -> None:
         # Who asks and by which scheme is taken from headers only where a proxy was announced.
         proxy_headers=bool(address.names),
         log_level="warning",
-        access_log=False,
-        server_header=False,
+        **PARSING,
         timeout_graceful_shutdown=graceful_seconds,
     )
 

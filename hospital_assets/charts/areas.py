@@ -79,7 +79,7 @@ def treemap(spec: dict[str, Any], width: int = 420, height: int = 250) -> str:
     for item, (x, y, w, h) in zip(items, _squarified([i["value"] / total for i in items], width, height), strict=True):
         box = f'x="{x + 1:.1f}" y="{y + 1:.1f}" width="{max(w - 2, 0):.1f}" height="{max(h - 2, 0):.1f}"'
         label = f"{item['name']}: {number(item['value'])}, {number(100 * item['value'] / total, 1)} %"
-        parts.append(f'<rect class="area {item["style"]}" {box}>{title(label)}</rect>')
+        parts.append(f'<rect class="area {escape(item["style"])}" {box}>{title(label)}</rect>')
         if item.get("is_hatched"):
             parts.append(f'<rect fill="url(#hatch)" pointer-events="none" {box}/>')
         if w > 34 and h > 16:

@@ -346,6 +346,8 @@ def _sign_in_page(request: Request, following: str, failure: str = "") -> Respon
 
 
 def _sign_out(request: Request) -> Response:
+    if not _is_from_here(request):
+        return PlainTextResponse("Sign out from the page of this server.", 403)
     _dashboard(request).users.sign_out(request.cookies.get(COOKIE, ""), client=client_address(request))
     answer = RedirectResponse("/login", 303)
     answer.delete_cookie(COOKIE)
@@ -422,17 +424,25 @@ def _dashboard(request: Request) -> Dashboard:
     return found
 
 
-async def _form(request: Request) -> dict[str, str]:
-    """A small form, and only from a page of this server.
+def _is_from_here(request: Request) -> bool:
+    """Whether a page of this server sent a form; a client that names neither page nor site is no browser.
 
     A page that hides where it is from (`Origin: null`, as a sandboxed frame) is not one: ours name their origin.
     """
-    origin = request.headers.get("origin")
-    if origin is not None and origin.split("://")[-1] != request.headers.get("host"):
+    origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "same-origin")
+    is_own = origin is None or origin.split("://")[-1] == request.headers.get("host")
+    return is_own and site in ("same-origin", "none")
+
+
+async def _form(request: Request) -> dict[str, str]:
+    """A small form, and only from a page of this server; else it is empty."""
+    if not _is_from_here(request):
         return {}
-    body = await request.body()
-    if len(body) > _MOST_FORM_BYTES:
-        return {}
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > _MOST_FORM_BYTES:
+            return {}
     return {name: values[0] for name, values in parse_qs(body.decode("utf-8", "replace")).items()}
 
 

@@ -233,11 +233,13 @@ def read_board(
         hospital: its identifier, or `all`.
         alerts: those of the outbox that are not resolved; of one hospital only its own are on the board.
     """
-    visits, newest_at = _visits(warehouse_file)
+    visits = _visits(warehouse_file)
     zones = _zones(warehouse_file, hospital)
     zone = zones.pop() if len(zones) == 1 else "UTC"
     if visits is not None and hospital != ALL:
         visits = visits.filter(pl.col("hospital_id") == hospital)
+    newest = None if visits is None else visits["recorded_at"].max()
+    newest_at = newest if isinstance(newest, datetime) else None
     if visits is None or visits.is_empty():
         return Board((), 0, newest_at, now, zone, _alerts(alerts, {}, now, hospital))
     is_there = (
@@ -323,13 +325,13 @@ def _zones(warehouse_file: Path, hospital: str) -> set[str]:
     return set(frame.filter((pl.col("hospital_id") == hospital) | (hospital == ALL))["time_zone"].drop_nulls())
 
 
-def _visits(warehouse_file: Path) -> tuple[pl.DataFrame | None, datetime | None]:
-    """Open visits of the last commit, overlaid with what has landed since; and how new that is."""
+def _visits(warehouse_file: Path) -> pl.DataFrame | None:
+    """Open visits of the last commit, overlaid with what has landed since; None where there are no copies."""
     loaded = read_copy(warehouse_file, "open_visits")
     landed = read_copy(warehouse_file, "landed_visits")
     known = [frame for frame in (loaded, landed) if frame is not None]
     if not known:
-        return None, None
+        return None
     visits = (
         pl.concat(known, how="diagonal_relaxed")
         # Of equally new records the landed one, which is listed last, knows more.
@@ -352,8 +354,7 @@ def _visits(warehouse_file: Path) -> tuple[pl.DataFrame | None, datetime | None]
     if stays is not None and "bed_id" in stays.columns:
         beds = stays.select(pl.col("stay_id").alias("visit_id"), "bed_id").unique("visit_id")
         visits = visits.drop("bed_id").join(beds, on="visit_id", how="left")
-    newest_at = visits["recorded_at"].max()
-    return visits, newest_at if isinstance(newest_at, datetime) else None
+    return visits
 
 
 _INSTANT = pl.Datetime("us", "UTC")

@@ -146,7 +146,7 @@ def _promises(policy: Policy, audience: Audience, table: PublishedTable) -> Iter
             yield _Promise(table, column.name, f"{name} in ({audience.hospital_key}, -1, -2)", description)
         elif column.name == "hospital_id":
             own = literal(audience.hospital_id or "")
-            yield _Promise(table, column.name, f"{name} in ({own}, 'all', 'unknown')", description)
+            yield _Promise(table, column.name, f"{name} in ({own}, 'unknown')", description)
         elif column.name == "patient_key":
             seen = f"{name} in (select patient_key from temp.seen_patients) or {name} < 0"
             yield _Promise(table, column.name, seen, "patients of another hospital")

@@ -507,7 +507,8 @@ def _own_rows(contract: Contract, audience: Audience) -> str:
         special = " or s.hospital_key < 0" if contract.layer == "dimensions" else ""
         return f"(s.hospital_key = {audience.hospital_key}{special})"
     if "hospital_id" in names:
-        return f"s.hospital_id in ({literal(audience.hospital_id)}, 'all')"
+        # No totals of the network: less one's own they are those of the others.
+        return f"s.hospital_id = {literal(audience.hospital_id)}"
     if "patient_key" in names:
         return "(s.patient_key in (from seen_patients) or s.patient_key < 0)"
     if "patient_durable_key" in names:

@@ -107,7 +107,7 @@ def _stages(mart: Mart, where: Slice) -> Figure:
     slowest = max(timed, key=lambda stage: timed[stage]["median"])
     cells: list[list[Cell]] = [["Arrival", n, 100.0, Drawn(charts.bar(1.0)), None, None, None, ""]]
     for stage, label in _STAGES.items():
-        reached = rows[stage]["reached_count"]
+        reached = rows[stage]["reached_count"] if stage in rows else 0
         row = timed.get(stage, {"average": None, "median": None, "p90": None})
         drawn = (
             Drawn(charts.range_mark(row["median"] / longest, row["p90"] / longest))

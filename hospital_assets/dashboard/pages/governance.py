@@ -7,6 +7,7 @@ and the audit.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -19,6 +20,7 @@ from hospital_assets.contracts import CONTRACTS
 from hospital_assets.dashboard.figures import Card, Cell, Column, Figure, Page, empty
 from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.pages.shared import plain_table
+from hospital_assets.publishing.audience import parse_audience
 from hospital_assets.publishing.policy import Policy, load_policy
 from hospital_assets.publishing.publications import (
     current_version,
@@ -40,8 +42,15 @@ def governance(settings: Settings, mart: Mart, now: datetime) -> Page:
         now: the wall clock.
     """
     policy = load_policy(settings)
+    _, hospital = parse_audience(policy, mart.audience)
+    looks = read_entries(settings)
+    published = published_audiences(settings.data_dir)
+    if hospital is not None:
+        # Who sees one hospital sees its publication and who looked at that.
+        looks = looks.filter(pl.col("audience") == mart.audience)
+        published = [name for name in published if name == mart.audience]
     audiences = []
-    for name in published_audiences(settings.data_dir):
+    for name in published:
         version = current_version(settings.data_dir, name)
         manifest = json.loads(
             (published_folder(settings.data_dir) / name / version / "manifest.json").read_text("utf-8")
@@ -82,8 +91,7 @@ def governance(settings: Settings, mart: Mart, now: datetime) -> Page:
         for c in CONTRACTS.values()
         for m in c.measures
     ]
-    looks = read_entries(settings)
-    queue = retention_queue(settings, policy, looks, now)
+    queue = retention_queue(settings, policy, looks, now, published)
     due = sum(bool(row["is_due"]) for row in queue)
     refused = 0 if looks.is_empty() else looks.filter(pl.col("outcome") == "refused").height
     return Page(
@@ -156,7 +164,9 @@ def governance(settings: Settings, mart: Mart, now: datetime) -> Page:
     )
 
 
-def retention_queue(settings: Settings, policy: Policy, looks: pl.DataFrame, now: datetime) -> list[dict[str, Any]]:
+def retention_queue(
+    settings: Settings, policy: Policy, looks: pl.DataFrame, now: datetime, audiences: Sequence[str]
+) -> list[dict[str, Any]]:
     """How long everything is kept by the policy, the items due first; persons are not named.
 
     Args:
@@ -164,6 +174,7 @@ def retention_queue(settings: Settings, policy: Policy, looks: pl.DataFrame, now
         policy: how long versions and how many snapshots are kept.
         looks: the audit, which says what erasures were begun and finished.
         now: the wall clock.
+        audiences: whose publications.
 
     Returns:
         rows with what, which, count, since, due, how and is_due.
@@ -185,7 +196,7 @@ def retention_queue(settings: Settings, policy: Policy, looks: pl.DataFrame, now
         )
 
     days = policy.retention.keep_days
-    for audience in published_audiences(settings.data_dir):
+    for audience in audiences:
         current = current_version(settings.data_dir, audience)
         by_day: dict[date, list[datetime]] = {}
         for version in versions(settings.data_dir, audience):

@@ -74,8 +74,9 @@ def cut(found: dict[str, Any], sight: Sight) -> dict[str, Any]:
         "quarantine_by_hospital": _not_few(by_hospital, sight.fewest),
         "failed": [row | {"broken": None, "of": None, "%": None} for row in found.get("failed", [])],
     }
-    # Of the network, with counts of files and records.
-    return found | own | {name: [] for name in ("reconciliation", "drift")}
+    # Of the network, with counts of files and records; the newest day of a feed is that of any hospital.
+    network = ("reconciliation", "drift", *(("freshness",) if sight.hospital_id else ()))
+    return found | own | {name: [] for name in network}
 
 
 def _summed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

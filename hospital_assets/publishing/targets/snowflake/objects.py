@@ -195,7 +195,7 @@ def render_governance(made: Rendering, policy: Policy) -> None:
     conditions = {
         "rows_by_hospital_key": own_keys,
         "dimension_rows_by_hospital_key": f"key_of_row < 0 or {own_keys}",
-        "rows_by_hospital_id": (f"key_of_row = 'all' or key_of_row in (select u.hospital_id from {mine})"),
+        "rows_by_hospital_id": f"key_of_row in (select u.hospital_id from {mine})",
     }
     for key in ("patient_key", "patient_durable_key", "doctor_key"):
         special = "" if key == "doctor_key" else "key_of_row < 0 or "
