@@ -12,6 +12,7 @@ import lzma
 import multiprocessing
 import os
 import random
+import re
 import sqlite3
 import sys
 import zipfile
@@ -29,6 +30,7 @@ from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
 from hospital_assets.access.audit import AuditLog
+from hospital_assets.alerts.outbox import Outbox, Signal, outbox_file
 from hospital_assets.automation.instance import dagster_instance
 from hospital_assets.automation.presence import at_work, watch_lock
 from hospital_assets.cli import main
@@ -45,7 +47,6 @@ from hospital_assets.recovery.erase import (
     not_reached,
     plan_erasure,
     strip_landing,
-    unsearched,
     with_references,
 )
 from hospital_assets.settings import Settings, write_settings
@@ -210,6 +211,8 @@ PLACES: dict[str, bytes] = {
     "dagster/a.zip": zipped({"a.csv": b"x", "deep/b.zip": zipped({"c.json.gz": gzip.compress(b'{"p": "\\u00507"}')})}),
     "kept/utf16.csv": b"\xff\xfe" + "id\nP7\n".encode("utf-16-le"),
     "kept/torn.gz": gzip.compress(b"P7 " + random.Random(1).randbytes(9_000))[:-500],
+    "kept/torn.parquet": b"PAR1 P7",
+    "kept/torn.duckdb": b"not DuckDB P7",
     "kept/P7.txt": b"",
 }
 
@@ -220,9 +223,10 @@ def test_the_search_reads_all_bytes_of_whatever_they_lie_in(tmp_path: Path, name
     replace_bytes(tmp_path / name, PLACES[name])
     replace_bytes(tmp_path / "kept" / "other", b"P70 XP7 nothing")
     with open_warehouse(settings.warehouse_file) as warehouse:
-        (place,) = find_traces(warehouse, settings, PERSON)
+        found = find_traces(warehouse, settings, PERSON)
+    (place,) = found.left
     assert place.startswith(name)
-    assert unsearched(settings) == (["kept/torn.gz"] if "torn" in name else [])
+    assert found.unsearched == ((name,) if "torn" in name else ())
 
 
 def test_the_search_reads_parquet_and_databases(tmp_path: Path) -> None:
@@ -239,7 +243,7 @@ def test_the_search_reads_parquet_and_databases(tmp_path: Path) -> None:
     with open_warehouse(settings.warehouse_file) as warehouse:
         warehouse.connection.execute("create table facts.t as select {'a': 'P8'} as a")
         warehouse.connection.execute("checkpoint")
-        assert sorted(find_traces(warehouse, settings, PERSON)) == [
+        assert sorted(find_traces(warehouse, settings, PERSON).left) == [
             "facts.t.a (1 rows)",
             "lake/part.parquet (1 rows)",
             "other.sqlite",
@@ -287,6 +291,73 @@ KEY = SecretKey(b"0123456789abcdef" * 2)
 
 class Killed(BaseException):
     """The process ends here."""
+
+
+def written(settings: Settings) -> None:
+    """Landed files of every format and spelling, and everything else that a data directory can hold."""
+    resource = '{"resourceType": "Observation", "id": "o", "subject": {"reference": "Patient/17"}}'
+    patient = entry("Patient", "17", identifier=[{"value": "P7"}])
+    message = f"{HEAD}|1\rPID|1||P7\r{HEAD}|2\rPID|1||P9\r"
+    texts: dict[str, str | bytes] = {
+        "a.csv": "id,x\nP7,1\nP9,2\n",
+        "utf16.csv": b"\xff\xfe" + "id,x\nP-7,1\nP9,2\n".encode("utf-16-le"),
+        "a.csv.gz": gzip.compress(b"id,x\np7,1\nP9,2\n"),
+        "a.jsonl": '{"p": "\\u00507"}\n{"p": "P9"}\n',
+        "a.json": '[{"p": "P7"}, {"p": "P9"}]',
+        "bundle.json": '{"resourceType": "Bundle", "entry": [%s, %s]}'
+        % (patient, entry("Patient", "18", identifier=[{"value": "P9"}])),
+        "export.ndjson": resource + "\n" + resource.replace("17", "18") + "\n",
+        "export.ndjson.gz": gzip.compress((resource + "\n" + resource.replace("17", "18") + "\n").encode()),
+        "a.hl7": message,
+    }
+    for name, text in texts.items():
+        landed(settings.data_dir, name, text)
+    for folder in ("snapshots", "published/admin/v", "reports", "lake/facts/fact_vitals", "live_vitals"):
+        replace_bytes(settings.data_dir / folder / "part.json", b"P7")
+    pl.DataFrame({"a": ["P7"]}).write_parquet(settings.data_dir / "lake" / "facts" / "fact_vitals" / "0.parquet")
+    for name, data in PLACES.items():
+        replace_bytes(settings.data_dir / name, data)
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        replace_bytes(warehouse.file.parent / "spool" / "m.hl7", message.encode())
+        warehouse.connection.execute("create table facts.t as select 'P7' as a")
+    with contextlib.closing(Outbox(outbox_file(settings))) as outbox:
+        at = datetime(2026, 3, 1, tzinfo=UTC)
+        outbox.record([Signal("critical_vitals", "V1", at, True, "critical", "NEWS2 9", hospital_id="H1")], at)
+
+
+def test_of_every_format_and_a_lake_nothing_is_left_but_what_is_listed(tmp_path: Path) -> None:
+    settings = Settings(tmp_path)
+    written(settings)
+    erased = erase_person(
+        settings, Erasure(with_references(settings, PERSON), "abc", was_published=True), built_anew(settings, [])
+    )
+    assert len(erased.stripped) == 9 and sum(file.records for file in erased.stripped) == 9 and erased.alerts > 0
+    # Files that nobody made from landed ones are not ours to change: each is named.
+    assert {place.partition(" ")[0] for place in erased.left} == set(PLACES)
+    listed = {tmp_path / name for name in PLACES}
+    spelled = re.compile(rb"(?i)(?<![a-z0-9])(p-?[78]|v1|\\u00507|patient/17)(?![a-z0-9])")
+    for path in (p for p in tmp_path.rglob("*") if p.is_file() and p not in listed):
+        below = path.relative_to(tmp_path).parts[0]
+        data = path.read_bytes()
+        data = gzip.decompress(data) if path.suffix == ".gz" else data.replace(b"\0", b"")
+        assert below in ("audit", "erasures") or not spelled.search(data), path
+
+
+def test_every_place_that_a_variable_names_is_listed(tmp_path: Path) -> None:
+    """A variable that is new is a place that erasing does not reach, or stands here."""
+    no_places = {"HOSPITAL_DATA_DIR", "HOSPITAL_ENGINE", "HOSPITAL_AUDIT_KEY"}
+    no_places |= {"HOSPITAL_PSEUDONYM_KEY", "HOSPITAL_PSEUDONYM_KEY_FILE"}
+    package = Path(erase.__file__).parents[1]
+    named = {
+        name
+        for file in package.rglob("*.py")
+        for name in re.findall(r"[\"`$](HOSPITAL_[A-Z_]+)", file.read_text("utf-8"))
+    }
+    assert named - no_places == {name for name in erase.OUTSIDE if name.startswith("HOSPITAL_")}
+    places = not_reached(Settings(tmp_path), dict.fromkeys(erase.OUTSIDE, "x"))
+    assert all(any(f"({name})" in place for place in places) for name in erase.OUTSIDE)
+    (tmp_path / "alerts.toml").write_text('[[notify]]\nname = "ward"\nkind = "webhook"\nurl = "https://x.example"\n')
+    assert any("ward" in place for place in not_reached(Settings(tmp_path), {}))
 
 
 def killed(*_: object, **__: object) -> None:
@@ -490,7 +561,7 @@ def test_a_person_is_gone_from_everything(
     )["patient_id"]
     with open_warehouse(settings.warehouse_file) as warehouse:
         person = find_person(warehouse, patient)
-        assert find_traces(warehouse, settings, person)  # they are everywhere
+        assert find_traces(warehouse, settings, person).left  # they are everywhere
         visits = warehouse.connection.execute("select count(*) from facts.fact_emergency_visits")
         ((before,),) = visits.fetchall()
     assert main(["erase", "P-NOBODY"]) == 2
@@ -499,7 +570,7 @@ def test_a_person_is_gone_from_everything(
     assert main(["erase", patient, "--yes"]) == 0
     assert "found nowhere any more" in capsys.readouterr().out
     with open_warehouse(settings.warehouse_file) as warehouse:
-        assert find_traces(warehouse, settings, person) == []
+        assert find_traces(warehouse, settings, person).left == ()
         ((after,),) = warehouse.connection.execute("select count(*) from facts.fact_emergency_visits").fetchall()
     assert 0 < before - after <= len(person.visit_numbers)
     assert not (settings.data_dir / "snapshots").exists()

@@ -29,20 +29,31 @@ import duckdb
 
 from hospital_assets.access.audit import Event, audited, system_actor
 from hospital_assets.alerts.outbox import outbox_file
+from hospital_assets.alerts.settings import load_alert_settings
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.files import read_state, replace_text, replacing
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.publishing.pseudonyms import SecretKey
 from hospital_assets.publishing.publications import published_audiences, published_folder
+from hospital_assets.publishing.targets.postgres import DSN_VARIABLE
 from hospital_assets.recovery.records import entries_of, lines_of, without_records
 from hospital_assets.recovery.snapshots import snapshots_folder
-from hospital_assets.recovery.spellings import GZIP, PACKED, Finder, as_utf8, like, pieces, unpack
-from hospital_assets.settings import EngineSettings, Settings
+from hospital_assets.recovery.spellings import GZIP, Finder, as_utf8, like, pieces, unpack
+from hospital_assets.settings import EngineSettings, Settings, SettingsError
 from hospital_assets.warehouse.database import Warehouse, open_warehouse
 from hospital_assets.warehouse.dialect import literal, quoted
 
 #: Columns by which a record says whose it is.
 _RECORD_COLUMNS = ("patient_id", "prior_patient_id")
+#: Variables that name a place outside the data directory, and what of a person can be there.
+OUTSIDE: Mapping[str, str] = {
+    "HOSPITAL_LAKE": "the lake",
+    "HOSPITAL_DAGSTER_POSTGRES_URL": "Dagster's history in PostgreSQL",
+    "DAGSTER_HOME": "Dagster's history and logs, where they are elsewhere",
+    DSN_VARIABLE: "publications in PostgreSQL",
+    "HOSPITAL_SPARK_MASTER": "what the Spark cluster keeps while it works",
+    "HOSPITAL_AUDIT_ANCHORS": "anchors of the audit, which name nobody",
+}
 _UNFINISHED = ".erasing"
 #: A shorter number of a source of a namespace could be any other value of a record.
 _SHORTEST_BARE = 5
@@ -205,10 +216,12 @@ def erase_person(settings: Settings, erasure: Erasure, rebuild: Callable[[bool],
         delete_derived_files(settings)
         failures = tuple(rebuild(erasure.was_published))
         with open_warehouse(settings.warehouse_file) as warehouse:
-            left = tuple(find_traces(warehouse, settings, person))
-        erased = Erased(tuple(stripped), alerts, failures, left, tuple(unsearched(settings)))
+            search = find_traces(warehouse, settings, person)
+        erased = Erased(tuple(stripped), alerts, failures, search.left, search.unsearched)
         ending.row_count = sum(file.records for file in stripped)
-        ending.failure = "; ".join([*(f"left in {place}" for place in left), *["the build failed"][: len(failures)]])
+        ending.failure = "; ".join(
+            [*(f"left in {place}" for place in search.left), *["the build failed"][: len(failures)]]
+        )
         if erased.is_done:
             note.unlink()
     return erased
@@ -415,16 +428,12 @@ def _derived(settings: Settings) -> tuple[Path, ...]:
 
 def not_reached(settings: Settings, environment: Mapping[str, str] = os.environ) -> list[str]:
     """Places that erasing neither changes nor searches, in words; what is configured is named."""
-    named = [
-        f"{what} ({name})"
-        for name, what in (
-            ("HOSPITAL_LAKE", "the lake"),
-            ("HOSPITAL_DAGSTER_POSTGRES_URL", "Dagster's history in PostgreSQL"),
-            ("HOSPITAL_POSTGRES_URL", "publications in PostgreSQL"),
-            ("HOSPITAL_AUDIT_ANCHORS", "anchors of the audit, which name nobody"),
-        )
-        if environment.get(name)
-    ]
+    named = [f"{what} ({name})" for name, what in OUTSIDE.items() if environment.get(name)]
+    try:
+        notifiers = [n.name for n in load_alert_settings(settings).notify if n.kind in ("webhook", "apprise")]
+    except SettingsError:
+        notifiers = ["of alerts.toml, which cannot be read"]
+    named += [f"messages sent to the notifier {name} (alerts.toml)" for name in notifiers]
     linked = [
         str(Path(root, name))
         for root, folders, names in os.walk(settings.data_dir)
@@ -435,7 +444,8 @@ def not_reached(settings: Settings, environment: Mapping[str, str] = os.environ)
         *named,
         *(f"what the link {path} leads to" for path in linked[:10]),
         "the audit, which is append-only: it holds who asked for whom before, and a keyed hash of the number",
-        "backups, `as-of` folders, publications that were handed out or deployed elsewhere, messages that were sent",
+        "backups, `as-of` folders, publications that were handed out or deployed elsewhere (Snowflake), messages that "
+        "were sent, and what a broker (Kafka, NATS), a database or an object store still holds for sources",
         "the simulator's ground truth, outside the directory",
     ]
 
@@ -473,53 +483,64 @@ def delete_alerts(settings: Settings, person: Person) -> int:
     return deleted
 
 
-def find_traces(warehouse: Warehouse, settings: Settings, person: Person) -> list[str]:
-    """Where the person still is: tables and columns of the warehouse, landed and other files.
+@dataclass(frozen=True)
+class Search:
+    """What a search of the whole directory found.
+
+    Attributes:
+        left: where the person still is.
+        unsearched: files that are torn or under a password, so that not all of them could be searched.
+    """
+
+    left: tuple[str, ...]
+    unsearched: tuple[str, ...]
+
+
+def find_traces(warehouse: Warehouse, settings: Settings, person: Person) -> Search:
+    """Where the person still is: tables and columns of the warehouse, landed and other files; each is read once.
 
     Every text of every table is searched, and every byte of every other file, unpacked: members of archives, Parquet,
     publications, databases of others. Not the audit, and the notes of erasures.
     """
-    found = [
+    left = [
         f"{table}.{column} ({count} rows)" for table, column, count in _rows_with(warehouse.connection, person.pattern)
     ]
+    torn = []
     finder_of = _finders(settings, person)
     for path in _files(settings.data_dir):
         below = path.relative_to(settings.data_dir)
         if below.parts[0] in ("audit", _notes_folder(settings).name) or path == settings.warehouse_file:
             continue
-        found += [str(below) + (f" ({where})" if where else "") for where in _places_in(path, finder_of(path))]
-    return found
+        places, is_whole = _places_in(path, finder_of(path))
+        left += [str(below) + (f" ({where})" if where else "") for where in places]
+        torn += [] if is_whole else [str(below)]
+    return Search(tuple(left), tuple(torn))
 
 
-def unsearched(settings: Settings) -> list[str]:
-    """Landed files and others that are torn or under a password, so that not all of them could be searched."""
-    torn = []
-    for path in _files(settings.data_dir):
-        with path.open("rb") as file:
-            head = file.read(6)
-        if head.startswith(PACKED) and not all(piece.is_whole for piece in pieces(path.read_bytes())):
-            torn.append(str(path.relative_to(settings.data_dir)))
-    return torn
-
-
-def _places_in(path: Path, searched: Finder) -> Iterator[str]:
-    """Where in a file any of the names is, once each."""
-    if searched.search(str(path.name).encode(errors="replace")):
-        yield "its name"
-    if path.suffix == ".parquet":
-        with contextlib.closing(duckdb.connect()) as connection:
-            ((count,),) = connection.execute(
-                f"select count(*) from read_parquet({literal(str(path))}) t where regexp_matches(t::varchar, ?)",
-                [searched.sql],
-            ).fetchall()
-        if count:
-            yield f"{count} rows"
-    elif path.suffix == ".duckdb":
-        with contextlib.closing(duckdb.connect(str(path), read_only=True)) as connection:
-            yield from (f"{table}.{column}" for table, column, _ in _rows_with(connection, searched))
-    else:
-        inside = {piece.inside for piece in pieces(path.read_bytes()) if searched.search(piece.data)}
-        yield from sorted(inside)
+def _places_in(path: Path, searched: Finder) -> tuple[list[str], bool]:
+    """Where in a file any of the names is, once each; and whether all of it could be searched."""
+    found = ["its name"] if searched.search(str(path.name).encode(errors="replace")) else []
+    is_whole = True
+    try:
+        if path.suffix == ".parquet":
+            with contextlib.closing(duckdb.connect()) as connection:
+                ((count,),) = connection.execute(
+                    f"select count(*) from read_parquet({literal(str(path))}) t where regexp_matches(t::varchar, ?)",
+                    [searched.sql],
+                ).fetchall()
+            return found + ([f"{count} rows"] if count else []), True
+        if path.suffix == ".duckdb":
+            with contextlib.closing(duckdb.connect(str(path), read_only=True)) as connection:
+                return [*found, *(f"{table}.{column}" for table, column, _ in _rows_with(connection, searched))], True
+    except duckdb.Error:
+        # Torn, or not what it is called: its bytes are searched.
+        is_whole = False
+    inside = set()
+    for piece in pieces(path.read_bytes()):
+        is_whole &= piece.is_whole
+        if searched.search(piece.data):
+            inside.add(piece.inside)
+    return [*found, *sorted(inside)], is_whole
 
 
 def _rows_with(connection: duckdb.DuckDBPyConnection, searched: Finder) -> Iterator[tuple[str, str, int]]:
