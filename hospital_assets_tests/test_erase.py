@@ -296,7 +296,7 @@ class Killed(BaseException):
 def written(settings: Settings) -> None:
     """Landed files of every format and spelling, and everything else that a data directory can hold."""
     resource = '{"resourceType": "Observation", "id": "o", "subject": {"reference": "Patient/17"}}'
-    patient = entry("Patient", "17", identifier=[{"value": "P7"}])
+    patient, other = (entry("Patient", i, identifier=[{"value": n}]) for i, n in (("17", "P7"), ("18", "P9")))
     message = f"{HEAD}|1\rPID|1||P7\r{HEAD}|2\rPID|1||P9\r"
     texts: dict[str, str | bytes] = {
         "a.csv": "id,x\nP7,1\nP9,2\n",
@@ -304,8 +304,7 @@ def written(settings: Settings) -> None:
         "a.csv.gz": gzip.compress(b"id,x\np7,1\nP9,2\n"),
         "a.jsonl": '{"p": "\\u00507"}\n{"p": "P9"}\n',
         "a.json": '[{"p": "P7"}, {"p": "P9"}]',
-        "bundle.json": '{"resourceType": "Bundle", "entry": [%s, %s]}'
-        % (patient, entry("Patient", "18", identifier=[{"value": "P9"}])),
+        "bundle.json": f'{{"resourceType": "Bundle", "entry": [{patient}, {other}]}}',
         "export.ndjson": resource + "\n" + resource.replace("17", "18") + "\n",
         "export.ndjson.gz": gzip.compress((resource + "\n" + resource.replace("17", "18") + "\n").encode()),
         "a.hl7": message,

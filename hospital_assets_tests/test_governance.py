@@ -1046,7 +1046,7 @@ Sums = Sequence[tuple[Hashable, Sequence[Hashable]]]
 
 
 def tightened(low: dict[Hashable, int], high: dict[Hashable, int], sums: Sums) -> bool:
-    """Draw the bounds of counts in by what adds up to what, until none becomes tighter; False where none is possible."""
+    """Draw bounds in by what adds up to what, until none becomes tighter; False where no number is left."""
     is_tighter = True
     while is_tighter:
         is_tighter = False
@@ -1174,7 +1174,7 @@ def published_counts(counts: Mapping[Where, int], period: str) -> tuple[dict[Whe
     tables: dict[str, list[dict[str, object]]] = {}
     named = ("service_date", "hospital_id", "department_name", "triage_group")
     for cell, n in found.items():
-        day, hospital, department, group = cell
+        day, _, department, group = cell
         row = dict(zip(named, cell, strict=True)) | {"visit_count": n, "wait_count": n, "population_count": n}
         row |= {"denominator_count": n, "numerator_count": 0}
         if day == period:
