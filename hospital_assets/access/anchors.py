@@ -241,7 +241,7 @@ class Anchors:
             values = json.loads(data)
             stamp = values.pop("stamp")
             anchor = Anchor(**values)
-        except (ValueError, TypeError, AttributeError, KeyError):
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
             return None
         is_ours = isinstance(stamp, str) and hmac.compare_digest(stamp.encode(), self._stamp(values).encode())
         return anchor if is_ours else None

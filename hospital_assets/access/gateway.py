@@ -35,7 +35,8 @@ from hospital_assets.access.fairness import TooManyWaitingError, Turns
 from hospital_assets.access.sandbox import Format, Limits, run_query
 from hospital_assets.access.serving import LOOPBACK_NAMES, Address, check, trusted_hosts
 from hospital_assets.access.users import GATEWAY, NOT_LET_IN, Users, open_users
-from hospital_assets.publishing.publications import DATABASE, PublicationError, version_folder
+from hospital_assets.files import StateError
+from hospital_assets.publishing.publications import DATABASE, PublicationError, read_manifest, version_folder
 from hospital_assets.settings import Settings
 
 MOST_BODY_BYTES = 64_000
@@ -182,9 +183,11 @@ def _logout(request: Request) -> Response:
 def _tables(request: Request) -> Response:
     try:
         folder = version_folder(_gate(request).settings.data_dir, request.user.audience)
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = read_manifest(folder)
     except (PublicationError, FileNotFoundError):
         raise HTTPException(404, "nothing is published for you yet") from None
+    except StateError:
+        raise HTTPException(503, "your publication is damaged; it has to be published again") from None
     return JSONResponse(
         {
             "version": folder.name,

@@ -12,6 +12,7 @@ import sqlite3
 import duckdb
 import polars as pl
 
+from hospital_assets.publishing.publications import PublicationError
 from hospital_assets.warehouse.database import WarehouseError, redacted
 
 _FULL = (
@@ -35,12 +36,14 @@ def in_words(error: BaseException) -> str | None:
         match cause:
             case WarehouseError() if "cannot be opened" in str(cause):
                 return f"{cause}. {RESTORE[0].upper()}{RESTORE[1:]}"
-            case WarehouseError():
+            case WarehouseError() | PublicationError():
                 return str(cause)
             case MemoryError() | duckdb.OutOfMemoryException():
                 return "there is not enough memory: end other programs, or build fewer days at once (--from, --to)"
             case duckdb.FatalException() | duckdb.InternalException() | duckdb.SerializationException():
                 return f"the warehouse file is damaged or was changed by another program ({redacted(cause)}); {RESTORE}"
+            case duckdb.IOException() if "enough bytes" in str(cause):
+                return f"the warehouse file is cut short ({redacted(cause)}); {RESTORE}"
             case duckdb.IOException():
                 return f"the warehouse cannot be read or written ({redacted(cause)})"
             case sqlite3.Error():

@@ -21,6 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         settings = load_settings(Path(options.data_dir) if options.data_dir else data_dir_from_environment())
+        if options.command in _OF_TABLES and not settings.warehouse_file.exists():
+            raise FileNotFoundError(f"there are no tables in {settings.data_dir} yet: run `hospital build`")
         _say_who_holds_it(options.command, settings)
         return int(options.run(options, settings))
     except (SettingsError, ValueError, FileNotFoundError) as error:
@@ -38,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
+#: Commands about tables that are there; they make no directory.
+_OF_TABLES = ("explain", "report", "publish", "snapshot")
 #: Commands that open the warehouse and wait while another process has it.
 _WAITING = ("build", "refresh", "check", "publish", "snapshot", "restore", "erase", "score", "report", "drift")
 

@@ -303,8 +303,11 @@ def _drift(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.landing.registry import load_profiles
     from hospital_assets.warehouse.loads import read_ledger_copy
 
+    ledger = read_ledger_copy(settings.warehouse_file)
+    if ledger.is_empty():
+        raise FileNotFoundError(f"nothing was loaded in {settings.data_dir} yet: run `hospital build`")
     shown = Table("feed", "column", "verdict", "files", "first file", "what to do")
-    for drift in drifts(read_ledger_copy(settings.warehouse_file), load_profiles(settings.profiles_folder)):
+    for drift in drifts(ledger, load_profiles(settings.profiles_folder)):
         shown.add_row(
             f"{drift.profile} {drift.subject}",
             drift.column,

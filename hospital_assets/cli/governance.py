@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import TYPE_CHECKING
 
@@ -89,7 +88,13 @@ def _publish(options: argparse.Namespace, settings: Settings) -> int:
 def _publications(options: argparse.Namespace, settings: Settings) -> int:
     from rich.table import Table
 
-    from hospital_assets.publishing.publications import current_version, published_audiences, published_folder, versions
+    from hospital_assets.publishing.publications import (
+        current_version,
+        published_audiences,
+        published_folder,
+        read_manifest,
+        versions,
+    )
 
     shown = Table("audience", "version", "tables", "rows", "MB", "kept", "kept MB", "claim")
     for name in ("tables", "rows", "MB", "kept", "kept MB"):
@@ -97,7 +102,7 @@ def _publications(options: argparse.Namespace, settings: Settings) -> int:
     for audience in published_audiences(settings.data_dir):
         folder = published_folder(settings.data_dir) / audience
         version = current_version(settings.data_dir, audience)
-        manifest = json.loads((folder / version / "manifest.json").read_text(encoding="utf-8"))
+        manifest = read_manifest(folder / version, "files")
         kept = versions(settings.data_dir, audience)
         size = sum(file["bytes"] for file in manifest["files"].values())
         total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -38,8 +38,9 @@ from hospital_assets.dashboard.pages.menu import MENU, Entry, pages_of
 from hospital_assets.dashboard.render import FOLDER, as_csv, choices, file_name, query, render, sentence
 from hospital_assets.dashboard.slices import Slice, not_found, read_slice
 from hospital_assets.dashboard.store import NothingPublishedError, Store
+from hospital_assets.files import StateError
 from hospital_assets.publishing.policy import Policy
-from hospital_assets.publishing.publications import FRESH_FOR
+from hospital_assets.publishing.publications import FRESH_FOR, PublicationError
 
 #: Nothing from elsewhere, no inline script, no inline style.
 _POLICY = (
@@ -119,6 +120,8 @@ def create_app(dashboard: Dashboard) -> Starlette:
             403: _not_for_role,
             404: _nothing_there,
             NothingPublishedError: _nothing_published,
+            StateError: _nothing_published,
+            PublicationError: _nothing_published,
             duckdb.OutOfMemoryException: _too_much,
         },
     )

@@ -23,7 +23,7 @@ from hospital_assets.dashboard.live import LiveBoard
 from hospital_assets.dashboard.store import Store, open_mart
 from hospital_assets.publishing.audience import parse_audience
 from hospital_assets.publishing.policy import CurrentPolicy
-from hospital_assets.publishing.publications import PublicationError, current_version
+from hospital_assets.publishing.publications import PublicationError, current_version, published_audiences
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.loads import last_loaded_at
 
@@ -89,10 +89,8 @@ def dashboard_of(settings: Settings, audience: str, audit: Audit, address: Addre
     check(address, has_users=users.has_active())
 
     def current(name: str) -> str | None:
-        try:
-            return current_version(settings.data_dir, name)
-        except PublicationError:
-            return None
+        # A pointer that is damaged is said, not taken for none.
+        return current_version(settings.data_dir, name) if name in published_audiences(settings.data_dir) else None
 
     from hospital_assets.dashboard.pages.governance import governance
     from hospital_assets.dashboard.pages.quality import quality, sight_of

@@ -132,13 +132,13 @@ def open_publication(
     for attempt in (1, 2):
         folder = version_folder(data_dir, audience, as_of)
         try:
-            manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+            manifest = read_manifest(folder)
             connection = locked_connection(str(folder / DATABASE), memory_limit, threads)
         except (FileNotFoundError, duckdb.IOException) as error:
             # It may have been replaced and deleted since the pointer was read.
             if attempt == 1:
                 continue
-            raise PublicationError(f"{folder} cannot be opened: {error}") from error
+            raise PublicationError(f"{folder} cannot be opened: {error}. Delete it and `hospital publish`") from error
         return Publication(audience, folder.name, folder, manifest, connection)
     raise AssertionError
 
@@ -146,6 +146,21 @@ def open_publication(
 def published_folder(data_dir: Path) -> Path:
     """Where the publications of a data directory are."""
     return data_dir / "published"
+
+
+def read_manifest(folder: Path, *keys: str) -> dict[str, Any]:
+    """What a version says of itself.
+
+    Args:
+        folder: of the version.
+        keys: what it must have, besides what every manifest has.
+
+    Raises:
+        FileNotFoundError: there is none.
+        StateError: it is not what was written there.
+    """
+    remedy = "delete the version's folder and `hospital publish`"
+    return read_state(folder / "manifest.json", remedy, "published_at", "claim", "rows", "tables", *keys)
 
 
 def published_audiences(data_dir: Path) -> list[str]:

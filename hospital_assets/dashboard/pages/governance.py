@@ -6,7 +6,6 @@ and the audit.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -27,6 +26,7 @@ from hospital_assets.publishing.publications import (
     moment_of,
     published_audiences,
     published_folder,
+    read_manifest,
     versions,
 )
 from hospital_assets.recovery.snapshots import snapshots
@@ -52,9 +52,8 @@ def governance(settings: Settings, mart: Mart, now: datetime) -> Page:
     audiences = []
     for name in published:
         version = current_version(settings.data_dir, name)
-        manifest = json.loads(
-            (published_folder(settings.data_dir) / name / version / "manifest.json").read_text("utf-8")
-        )
+        folder = published_folder(settings.data_dir) / name / version
+        manifest = read_manifest(folder, "policy_sha256", "files")
         audiences.append(
             {
                 "audience": name,

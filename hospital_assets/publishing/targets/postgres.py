@@ -13,7 +13,6 @@ statement sees the old version or the new one.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from hospital_assets.publishing.publications import (
     current_version,
     published_audiences,
     published_folder,
+    read_manifest,
 )
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.dialect import literal, quoted
@@ -277,7 +277,7 @@ def _sources(data_dir: Path, policy: Policy, roles: Sequence[RoleName]) -> dict[
     found: dict[RoleName, list[_Source]] = {}
     for audience in published_audiences(data_dir):
         folder = published_folder(data_dir) / audience / current_version(data_dir, audience)
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = read_manifest(folder, "role", "policy_sha256")
         role: RoleName = manifest["role"]
         if role not in policy.roles or (roles and role not in roles):
             continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.publishing.policy import Policy, RoleName
 from hospital_assets.publishing.pseudonyms import SecretKey, make_tokens
-from hospital_assets.publishing.publications import current_version, published_folder
+from hospital_assets.publishing.publications import current_version, published_folder, read_manifest
 from hospital_assets.publishing.targets.snowflake.model import (
     GOVERNANCE,
     VARIANTS,
@@ -75,7 +74,7 @@ def _schemas(rendering: Rendering) -> set[str]:
 def _version(settings: Settings, policy: Policy, audience: str) -> Path:
     folder = published_folder(settings.data_dir) / audience
     version = folder / current_version(settings.data_dir, audience)
-    manifest = json.loads((version / "manifest.json").read_text(encoding="utf-8"))
+    manifest = read_manifest(version, "policy_sha256")
     if manifest["policy_sha256"] != policy.sha256:
         raise SnowflakeError(
             f"'{audience}' was published under another policy than the present one; run `hospital publish` first"
