@@ -46,13 +46,14 @@ from hospital_assets.dashboard.pages.menu import MENU, Entry
 from hospital_assets.dashboard.pages.overview import overview
 from hospital_assets.dashboard.pages.overview_queries import waits_in_total
 from hospital_assets.dashboard.pages.shared import month_column, newest_complete, why_none
+from hospital_assets.dashboard.pages.today import now
 from hospital_assets.dashboard.render import FOLDER, as_csv, file_name, table_rows
 from hospital_assets.dashboard.render import query as as_query
 from hospital_assets.dashboard.serve import dashboard_of, loaded_after
 from hospital_assets.dashboard.slices import MOST_POINTS, Known, Slice, not_found, read_slice
 from hospital_assets.dashboard.store import Store
 from hospital_assets.dashboard.store import open_mart as opened
-from hospital_assets.live.board import read_board, reference_of
+from hospital_assets.live.board import OpenAlert, read_board, reference_of
 from hospital_assets.live.copies import merge_landed
 from hospital_assets.measures.natural_limits import Better
 from hospital_assets.publishing.policy import POLICY_FILE, PolicyError
@@ -1091,6 +1092,18 @@ def test_an_old_board_is_grey_and_says_so_in_words(tmp_path: Path) -> None:
     assert 'class="outdated"' in page and "Stale: do not rely on this board" in page and "31 minutes old" in page
     landed(tmp_path, [visit("b", 1)])
     assert 'class="outdated"' not in board.page(User("ann", "admin"))
+
+
+def test_the_overview_says_who_waits_now_and_what_is_open(tmp_path: Path) -> None:
+    seen = visit("c", 60, provider_at=NOW - timedelta(minutes=20))
+    warehouse = landed(tmp_path, [visit("a", 12), visit("b", 47, recorded_at=NOW - timedelta(minutes=4)), seen])
+    board = replace(read_board(warehouse, NOW, b"key"), alerts=(OpenAlert("1", "urgent", "many wait", "", "", 3, ""),))
+    waiting, opened_alerts = now(board, is_stale=False)
+    assert waiting.value == "2" and waiting.detail.startswith("longest 47 min, ")
+    assert "1 in treatment, 0 boarding; newest record 4 min old" in waiting.detail
+    assert opened_alerts.value == "1" and opened_alerts.detail == "1 of them nobody takes care of; urgent: many wait"
+    stale, _ = now(board, is_stale=True)
+    assert stale.value == "\u2013" and stale.detail == "unknown: the newest record is 4 minutes old"
 
 
 def test_newer_records_replace_older_ones_and_old_open_records_are_counted_apart(tmp_path: Path) -> None:

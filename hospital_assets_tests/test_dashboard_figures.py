@@ -36,10 +36,12 @@ from hospital_assets.dashboard.pages.deterioration_queries import intervals
 from hospital_assets.dashboard.pages.flow import flow
 from hospital_assets.dashboard.pages.forecast import forecast
 from hospital_assets.dashboard.pages.forecast_queries import FORECAST_OF
+from hospital_assets.dashboard.pages.forecast_queries import today as queried_today
 from hospital_assets.dashboard.pages.governance import retention_queue
 from hospital_assets.dashboard.pages.menu import MENU
 from hospital_assets.dashboard.pages.quality import quality, sight_of
 from hospital_assets.dashboard.pages.shared_queries import equity, people
+from hospital_assets.dashboard.pages.today import today
 from hospital_assets.dashboard.pages.workforce_queries import shift_patterns
 from hospital_assets.dashboard.render import cell, render
 from hospital_assets.dashboard.serve import publish_first
@@ -111,6 +113,44 @@ def test_no_slice_moves_the_limits_of_a_series(baselines_from: tuple[date, ...])
                 assert seen.setdefault(point.day, point) == point
         limits = {point.limits for point in seen.values()}
         assert len(limits) == 1 + len(baselines_from) and None not in limits
+
+
+# --- today and tomorrow
+
+
+def test_today_is_compared_with_the_same_weekdays_up_to_the_same_hour_of_each_hospitals_clock() -> None:
+    """An arrival an hour at H1, two at H2; at 11:30 and 9:30 on a Wednesday eleven and nine hours are over."""
+    mart = in_memory(date(2026, 1, 1), date(2026, 3, 11))
+    mart.data_as_of = datetime(2026, 3, 11, 15, 30, tzinfo=UTC)
+    mart.connection.execute(
+        """
+        create schema kpis; create schema dimensions;
+        create table dimensions.dim_hospital as select * from (
+            values (1, 'H1', 'America/New_York'), (2, 'H2', 'America/Denver')) t(hospital_key, hospital_id, time_zone);
+        create table kpis.kpi_arrivals_hourly as
+        select date '2026-01-01' + d::integer as service_date, h as hour_of_day, hospital_id,
+               n + (d = 62 and h = 3)::integer as arrivals_count
+        from range(69) a(d), range(24) b(h), (values ('H1', 1), ('H2', 2)) c(hospital_id, n)
+        union all select date '2026-03-11', h, 'H1', 3 from range(10) b(h);
+        """
+    )
+    whole, one = (Slice("all", mart.known.first, mart.known.last, hospital) for hospital in ("all", "H1"))
+    found = queried_today(mart, whole)
+    assert found is not None and (found["weeks"], found["tomorrow_weeks"], found["is_one_hour"]) == (8, 8, False)
+    assert (found["arrivals"], found["so_far_low"], found["so_far_median"], found["so_far_high"]) == (30, 29, 29, 31)
+    assert (found["today_median"], found["today_high"], found["tomorrow_median"]) == (72, 74, 72)
+    cards = {card.id: card for card in today(mart, one)}
+    arrived = cards["today-arrivals"]
+    assert (arrived.label, arrived.value) == ("Arrived on Wednesday 11 Mar so far", "30")
+    usual = "by 11:00; 11, 11 to 12 on the last eight Wednesdays: more than on any of them"
+    assert arrived.detail == usual
+    assert (cards["today-expected"].value, cards["tomorrow-expected"].value) == ("24", "24")
+    assert cards["tomorrow-expected"].label == "Expected on Thursday 12 Mar"
+    mart.data_as_of += timedelta(days=2)
+    later = today(mart, one)[0]
+    assert later.value == "\u2013" and later.detail.startswith("none of this day is published yet; usual by 11:00: 11")
+    mart.data_as_of = datetime(2026, 1, 9, 15, 30, tzinfo=UTC)
+    assert [card.detail for card in today(mart, one)][1:] == ["too few weeks to tell"] * 2
 
 
 # --- ways through the department

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
 from urllib.parse import parse_qs
@@ -31,7 +31,7 @@ from hospital_assets.access.authentication import COOKIE, SIGNED_IN, SessionBack
 from hospital_assets.access.serving import trusted_hosts
 from hospital_assets.access.users import DASHBOARD, NOT_LET_IN, SESSION_LIFETIME, User, Users
 from hospital_assets.contracts.facts import AuditAction, AuditOutcome
-from hospital_assets.dashboard.figures import Page
+from hospital_assets.dashboard.figures import Card, Page
 from hospital_assets.dashboard.live import LiveBoard
 from hospital_assets.dashboard.mart import Mart
 from hospital_assets.dashboard.pages.menu import MENU, Entry, pages_of
@@ -171,7 +171,9 @@ def _page(request: Request) -> Response:
     asked = query(where)
     _note(request, "view", entry.name, mart.version, asked)
     missing = not_found(request.query_params, mart.known) if entry.has_slicers else ""
-    body = (render("not_found.html", text=missing) if missing else "") + _body(dashboard, mart, entry, where)
+    body = (render("not_found.html", text=missing) if missing else "") + _body(
+        dashboard, mart, entry, where, _today(request, entry, where)
+    )
     if not request.headers.get("x-fragment"):
         body = render(
             "page.html",
@@ -221,13 +223,21 @@ def _made(dashboard: Dashboard, mart: Mart, entry: Entry, where: Slice) -> Page:
         return dashboard.own_pages[entry.name](mart)
 
 
-def _body(dashboard: Dashboard, mart: Mart, entry: Entry, where: Slice) -> str:
+def _today(request: Request, entry: Entry, where: Slice) -> tuple[Card, ...]:
+    """What the overview says of this moment, for who may see the live board."""
+    if entry is not MENU[0] or not has_required_scope(request, [_LIVE]):
+        return ()
+    return _dashboard(request).board.today(request.user, where.hospital)
+
+
+def _body(dashboard: Dashboard, mart: Mart, entry: Entry, where: Slice, today: tuple[Card, ...] = ()) -> str:
     stale = _stale(dashboard, mart) if entry.has_slicers else ""
 
     def make() -> str:
+        page = _made(dashboard, mart, entry, where)
         return render(
             "body.html",
-            page=_made(dashboard, mart, entry, where),
+            page=replace(page, today=(*page.today, *today)),
             title=entry.title,
             current=entry.name,
             where=where,
@@ -241,7 +251,7 @@ def _body(dashboard: Dashboard, mart: Mart, entry: Entry, where: Slice) -> str:
 
     if entry.build is None:
         return make()
-    return dashboard.store.remembered((mart.audience, mart.version, entry.name, where, stale), make)
+    return dashboard.store.remembered((mart.audience, mart.version, entry.name, where, stale, today), make)
 
 
 def _stale(dashboard: Dashboard, mart: Mart) -> str:

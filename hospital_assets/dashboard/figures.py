@@ -269,12 +269,14 @@ class Page:
         cards: key figures.
         figures: in the order they are read.
         basis: what verdicts rest on.
+        today: today and tomorrow, whatever the period.
     """
 
     sentences: Sequence[str] = ()
     cards: Sequence[Card] = ()
     figures: Sequence[Figure] = ()
     basis: str = ""
+    today: Sequence[Card] = ()
 
 
 def comparison(now: float | None, before: float | None, days: int, more: str, less: str, unit: str = "%") -> str:

@@ -21,6 +21,8 @@ from starlette.concurrency import run_in_threadpool
 from hospital_assets import charts
 from hospital_assets.access.users import User
 from hospital_assets.contracts.kpis import ALL
+from hospital_assets.dashboard.figures import Card
+from hospital_assets.dashboard.pages.today import now
 from hospital_assets.dashboard.render import render
 from hospital_assets.live.board import Patient, hospitals_on_board, read_board
 from hospital_assets.live.copies import copies_changed
@@ -54,6 +56,7 @@ class LiveBoard:
     _key: bytes = field(default_factory=lambda: secrets.token_bytes(16))
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _made: dict[str, tuple[object, float, str]] = field(default_factory=dict)
+    _cards: dict[str, tuple[object, float, tuple[Card, ...]]] = field(default_factory=dict)
     _acknowledged: int = 0
 
     def hospitals(self, viewer: User) -> dict[str, str]:
@@ -87,6 +90,26 @@ class LiveBoard:
             )
             self._made[hospital] = (changed, time.monotonic(), html)
             return html
+
+    def today(self, viewer: User, hospital: str) -> tuple[Card, ...]:
+        """Who waits now and what is open, as cards for the overview.
+
+        Args:
+            viewer: who looks; who is of one hospital sees only that.
+            hospital: its identifier, or `all`.
+        """
+        hospital = viewer.hospital_id or hospital
+        changed = self._changed()
+        with self._lock:
+            made = self._cards.get(hospital)
+            if not made or made[0] != changed or time.monotonic() - made[1] >= _REFRESH_SECONDS:
+                board = read_board(self.warehouse_file, self.now(), self._key, hospital, self.alerts())
+                # Of service days that are over, too: nobody who waited then waits now.
+                age = board.newest_minutes
+                is_stale = age is not None and age > _STALE_MINUTES
+                made = changed, time.monotonic(), tuple(now(board, is_stale))
+                self._cards[hospital] = made
+            return made[2]
 
     def acknowledge(self, viewer: User, alert_id: str) -> bool:
         """Note that a viewer takes care of an alert; False when it is not open, or not one the viewer sees."""

@@ -7,6 +7,7 @@ dashboard's first page, drawn as SVG, without a script.
 import hashlib
 import re
 from contextlib import closing
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -66,7 +67,8 @@ def as_page(data_dir: Path, role: RoleName, baselines_from: tuple[date, ...] = (
     mart = open_mart(data_dir, role, baselines_from)
     with closing(mart.connection):
         where = read_slice({}, mart.known)
-        shown = overview(mart, where)
+        # What is sent and printed is about the period.
+        shown = replace(overview(mart, where), today=())
         parts: list[Card | Figure] = [*shown.cards, *shown.figures]
         measures = dict.fromkeys(part.measure for part in parts)
         body = render(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from zoneinfo import ZoneInfo
+
 from hospital_assets.contracts.table import Measure
 from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.slices import Slice
@@ -132,3 +134,59 @@ def hourly_forecast(mart: Mart, where: Slice) -> list[Row]:
         until=mart.known.complete_until,
         weeks=BASELINE_WEEKS,
     )
+
+
+def today(mart: Mart, where: Slice) -> Row | None:
+    """Arrivals of the day in progress and of the same weekdays before; None without hospitals or arrivals.
+
+    Each hospital's day and hour are those of its own clock when the data were published; only hours that are over
+    count. Expected is what `daily_forecast` expects: the median of the same weekday.
+
+    Returns:
+        day and hour (of the first hospital; `is_one_hour` where all have the same), arrivals (None where none of that
+        day is published), weeks, and low, median, high of `so_far`, `today` and `tomorrow`.
+    """
+    if not mart.has("dim_hospital", "time_zone"):
+        return None
+    clocks = {
+        row["hospital_id"]: mart.data_as_of.astimezone(ZoneInfo(row["time_zone"]))
+        for row in mart.sliced(
+            "select hospital_id, time_zone from dimensions.dim_hospital where hospital_key > 0 "
+            "and time_zone is not null and $hospital in ('all', hospital_id) order by 1",
+            where,
+        )
+    }
+    if not clocks:
+        return None
+    (row,) = mart.rows(
+        """
+        with places as (
+            select unnest($hospitals) as hospital_id, unnest($days)::date as today, unnest($hours)::bigint as hour
+        ), looked as (
+            select a.service_date - p.today as behind, sum(arrivals_count)::bigint as arrivals,
+                   coalesce(sum(arrivals_count) filter (hour_of_day < p.hour), 0)::bigint as so_far
+            from kpis.kpi_arrivals_hourly a join places p using (hospital_id)
+            where a.service_date between p.today - 7 * $weeks::integer and p.today
+            group by 1
+        ), known as (
+            select behind, so_far, arrivals, behind < 0 and behind % 7 = 0 as is_same, (behind - 1) % 7 = 0 as is_next
+            from looked
+        )
+        select max(so_far) filter (behind = 0) as arrivals,
+               count(*) filter (is_same) as weeks, count(*) filter (is_next) as tomorrow_weeks,
+               min(so_far) filter (is_same) as so_far_low, median(so_far) filter (is_same) as so_far_median,
+               max(so_far) filter (is_same) as so_far_high,
+               min(arrivals) filter (is_same) as today_low, median(arrivals) filter (is_same) as today_median,
+               max(arrivals) filter (is_same) as today_high,
+               min(arrivals) filter (is_next) as tomorrow_low, median(arrivals) filter (is_next) as tomorrow_median,
+               max(arrivals) filter (is_next) as tomorrow_high
+        from known
+        """,
+        hospitals=list(clocks),
+        days=[clock.date() for clock in clocks.values()],
+        hours=[clock.hour for clock in clocks.values()],
+        weeks=BASELINE_WEEKS,
+    )
+    first = next(iter(clocks.values()))
+    hours = {(clock.date(), clock.hour) for clock in clocks.values()}
+    return row | {"day": first.date(), "hour": first.hour, "is_one_hour": len(hours) == 1}

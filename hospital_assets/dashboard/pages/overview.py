@@ -38,6 +38,7 @@ from hospital_assets.dashboard.pages.shared import (
     pyramid,
     why_none,
 )
+from hospital_assets.dashboard.pages.today import today
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.spc import Control
 from hospital_assets.measures.triage import CRITICAL_IN_SHORT, CRITICAL_LEVELS
@@ -101,7 +102,7 @@ def overview(mart: Mart, where: Slice) -> Page:
         pyramid(mart, people.result(), where),
         doctors(mart, where),
     ]
-    return Page(news(found), cards, figures, BASIS)
+    return Page(news(found), cards, figures, BASIS, today(mart, where))
 
 
 def _before(mart: Mart, where: Slice) -> Row | None:

@@ -1,0 +1,95 @@
+"""Today and tomorrow, at the top of the overview: what came in so far, what is expected, who waits, what is open."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+
+from hospital_assets.charts import number
+from hospital_assets.dashboard.figures import Card, Slicer
+from hospital_assets.dashboard.mart import Mart, Row
+from hospital_assets.dashboard.pages import forecast_queries as queries
+from hospital_assets.dashboard.slices import Slice
+from hospital_assets.live.board import Board
+from hospital_assets.measures.words import in_words
+
+_IGNORES: tuple[Slicer, ...] = ("department", "triage")
+#: Fewer weeks are no expectation.
+_LEAST_WEEKS = 3
+
+
+def today(mart: Mart, where: Slice) -> list[Card]:
+    """Arrivals of the day in progress against expectation, and what is expected of this day and the next."""
+    found = queries.today(mart, where)
+    if found is None:
+        return []
+    day, hour = found["day"], found["hour"]
+    by = f"by {hour:02d}:00" if found["is_one_hour"] else "by now"
+    usual = _usual(found, "so_far", day)
+    cards = []
+    if found["arrivals"] is None:
+        detail = f"none of this day is published yet; usual {by}: {usual}" if usual else "none is published yet"
+        cards.append(_card("today-arrivals", f"Arrived on {_name(day)}", "\u2013", detail))
+    else:
+        detail = f"{by}; {_against(found, day)}" if usual else by
+        cards.append(_card("today-arrivals", f"Arrived on {_name(day)} so far", number(found["arrivals"]), detail))
+    for of, at in (("today", day), ("tomorrow", day + timedelta(days=1))):
+        words = _usual(found, of, at)
+        value = number(found[f"{of}_median"]) if words else "\u2013"
+        cards.append(_card(f"{of}-expected", f"Expected on {_name(at)}", value, words or "too few weeks to tell"))
+    return cards
+
+
+def now(board: Board, is_stale: bool) -> list[Card]:
+    """Who waits now, and which alerts are open, from the live board."""
+    waiting = board.waiting
+    status = {name: sum(row.status == name for row in board.patients) for name in ("in treatment", "boarding")}
+    age = board.newest_minutes
+    late = sum(row.past_minutes > 0 for row in waiting)
+    longest = f"longest {max(row.waited_minutes for row in waiting):.0f} min, {late} past target; " if waiting else ""
+    others = ", ".join(f"{count} {name}" for name, count in status.items())
+    known = age is not None and not is_stale
+    if age is None:
+        detail = "no record has landed"
+    elif is_stale:
+        detail = f"unknown: the newest record is {number(age)} minutes old"
+    else:
+        detail = f"{longest}{others}; newest record {number(age)} min old"
+    unattended = sum(not alert.acknowledged_by for alert in board.alerts)
+    first = f"; {board.alerts[0].severity}: {board.alerts[0].summary}" if board.alerts else ""
+    return [
+        Card("waiting-now", "Waiting now", number(len(waiting)) if known else "\u2013", "", detail, ignores=_IGNORES),
+        Card(
+            "open-alerts",
+            "Open alerts",
+            number(len(board.alerts)),
+            "",
+            f"{number(unattended)} of them nobody takes care of{first}" if board.alerts else "nothing is open",
+            ignores=_IGNORES,
+        ),
+    ]
+
+
+def _card(card_id: str, label: str, value: str, detail: str) -> Card:
+    return Card(card_id, label, value, "", detail, measure=queries.ARRIVALS_FORECAST, ignores=_IGNORES)
+
+
+def _name(day: date) -> str:
+    return f"{day:%A} {day.day} {day:%b}"
+
+
+def _usual(found: Row, of: str, day: date) -> str:
+    """What is usual, in words; empty where there are too few weeks."""
+    weeks = found["tomorrow_weeks" if of == "tomorrow" else "weeks"]
+    if weeks < _LEAST_WEEKS:
+        return ""
+    low, middle, high = (found[f"{of}_{name}"] for name in ("low", "median", "high"))
+    shown = f"{number(middle)}, " if of == "so_far" else ""
+    return f"{shown}{number(low)} to {number(high)} on the last {in_words(weeks)} {day:%A}s"
+
+
+def _against(found: Row, day: date) -> str:
+    """What came against what is usual, in words."""
+    came, usual = found["arrivals"], _usual(found, "so_far", day)
+    if came > found["so_far_high"]:
+        return f"{usual}: more than on any of them"
+    return f"{usual}: fewer than on any of them" if came < found["so_far_low"] else f"as usual: {usual}"
