@@ -47,7 +47,7 @@ from hospital_assets.dashboard.pages.overview import overview
 from hospital_assets.dashboard.pages.overview_queries import waits_in_total
 from hospital_assets.dashboard.pages.shared import month_column, newest_complete, why_none
 from hospital_assets.dashboard.pages.today import now
-from hospital_assets.dashboard.render import FOLDER, as_csv, file_name, table_rows
+from hospital_assets.dashboard.render import FOLDER, as_csv, file_name, largest_flows, table_rows
 from hospital_assets.dashboard.render import query as as_query
 from hospital_assets.dashboard.serve import dashboard_of, loaded_after
 from hospital_assets.dashboard.slices import MOST_POINTS, Known, Slice, not_found, read_slice
@@ -246,6 +246,12 @@ def test_a_column_of_percents_is_rounded_to_neither_all_nor_none() -> None:
     assert re.findall(r">([\d.]+)<", table_rows(shown, EVERY_DAY)) == ["99.9", "100.0", "0.1", "0.0", "100.0", "100.0"]
     assert as_csv(shown).splitlines()[1:] == ["99.9,100.0", "0.1,0.0", "100.0,100.0"]
     assert charts.measured(99.99, "%") == "99.9 %" and charts.measured(99.99, "min") == "100.0 min"
+
+
+def test_the_largest_flows_stand_for_a_diagram_that_does_not_fit() -> None:
+    rows = [["Walk in", "3 Urgent", count, None] for count in range(1, 12)]
+    drawn = figures.Figure("x", "", "", "sankey", rows=rows, n=200)
+    assert [share for *_, share in largest_flows(drawn)] == ["5.5", "5.0", "4.5", "4.0", "3.5", "3.0", "2.5", "2.0"]
 
 
 def test_no_data_has_another_shade_than_none() -> None:

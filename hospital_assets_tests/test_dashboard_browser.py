@@ -168,6 +168,11 @@ def test_a_telephone_shows_everything_without_scrolling_sideways(browser: Browse
         ".map(e => [e.textContent.trim(), e.getBoundingClientRect().height]).filter(([, h]) => h < 24)"
     )
     assert small == []
+    # Rows of wide tables are cards, a diagram that does not fit is a list: nothing of them is cut off.
+    wide = opened.page.locator(".figure > .as-cards")
+    assert all(table.evaluate("t => t.scrollWidth <= t.clientWidth") for table in wide.all())
+    for sankey in opened.page.locator(".sankey").all():
+        assert not sankey.locator(".plot").is_visible() and sankey.locator(".flows li").first.is_visible()
     opened.context.close()
 
 

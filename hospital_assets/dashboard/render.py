@@ -42,6 +42,7 @@ def templates() -> Environment:
         "assurances": ASSURANCES,
         "assurance": assurance,
         "table_rows": table_rows,
+        "largest_flows": largest_flows,
         "not_followed": not_followed,
         "Markup": Markup,
         "number": number,
@@ -93,8 +94,14 @@ def choices(known: Known) -> dict[str, dict[str, str]]:
     }
 
 
-def table_rows(figure: Figure, where: Slice) -> Markup:
-    """The rows of a data table; a page has thousands of cells, too many for a template's loop."""
+def table_rows(figure: Figure, where: Slice, as_cards: bool = False) -> Markup:
+    """The rows of a data table; a page has thousands of cells, too many for a template's loop.
+
+    Args:
+        figure: whose table.
+        where: the slice, for links.
+        as_cards: each cell names its column, so that a telephone can show a row as a card.
+    """
     styles = [
         ' class="n"' if column.digits is not None else ' class="wide"' if column.is_wide else ""
         for column in figure.columns
@@ -107,9 +114,20 @@ def table_rows(figure: Figure, where: Slice) -> Markup:
             style = styles[i]
             if not style and isinstance(value, str) and len(value) < _SHORT:
                 style = ' class="s"'
-            parts.append(f"<td{style}>{cell(value, figure.columns[i], where)}</td>")
+            named = f' data-label="{escape(figure.columns[i].name)}"' if as_cards else ""
+            parts.append(f"<td{style}{named}>{cell(value, figure.columns[i], where)}</td>")
         parts.append("</tr>")
     return Markup("".join(parts))  # noqa: S704  (every cell is escaped or drawn here)
+
+
+#: So many flows stand for a Sankey diagram where there is no room for it.
+_MOST_FLOWS = 8
+
+
+def largest_flows(figure: Figure) -> list[tuple[Cell, Cell, str]]:
+    """The largest flows of a Sankey diagram, in percent of all: from, to, share."""
+    flows = sorted(figure.rows, key=lambda row: -float(row[2]))[:_MOST_FLOWS]  # type: ignore[arg-type]
+    return [(row[0], row[1], percentage(float(row[2]), figure.n or 1)) for row in flows]  # type: ignore[arg-type]
 
 
 _NONE = Markup('<span class="none" title="not shown">&ndash;</span>')
