@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import stat
 import threading
@@ -35,9 +36,11 @@ from hospital_assets.live.alert_rules import (
     not_lapsed,
     overstays,
     places,
+    quarantined_file,
     run_signal,
     scored_vitals,
     silent_feeds,
+    unreadable_files,
     visit_states,
     vital_signals,
 )
@@ -621,3 +624,15 @@ def test_fact_alerts(tmp_path: Path) -> None:
     assert rows.columns == CONTRACTS["fact_alerts"].column_names
     assert rows["hospital_key"].to_list() == [7, -1]
     assert rows["open_minutes"].to_list() == [5.0, None]
+
+
+def test_an_alert_does_not_repeat_the_name_of_a_file() -> None:
+    """Somebody may have landed it under a patient's name."""
+    path = "native/vitals/smith_john_1961.json"
+    ledger = pl.DataFrame(
+        {"state": ["unreadable"], "source_file": [path], "source_profile": ["native"], "problem": ["torn"]}
+    )
+    signals = [quarantined_file(path, NOW), *unreadable_files(ledger, NOW)]
+    number = hashlib.sha256(path.encode()).hexdigest()[:8]
+    for signal in signals:
+        assert "smith" not in signal.summary and f"file {number} of native" in signal.summary

@@ -17,11 +17,12 @@ import logging.handlers
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from hospital_assets.alerts.webhooks import post_json
 from hospital_assets.files import append_text, locked, replace_text
 from hospital_assets.settings import SettingsError
 
@@ -84,6 +85,21 @@ class End:
     mac_of: MacOf
 
 
+@dataclass(frozen=True)
+class Compared:
+    """A log's end against its anchors.
+
+    Attributes:
+        problems: what they contradict, in words.
+        others: ids of other logs that they name.
+        next_counter: one more than any anchor of this data directory has.
+    """
+
+    problems: list[str]
+    others: list[str]
+    next_counter: int
+
+
 class Anchors:
     """The anchors of one data directory."""
 
@@ -112,13 +128,21 @@ class Anchors:
         """The anchor next to the keys."""
         return self._folder / f"audit-{self._name}-{log_id}.json"
 
-    def compare(self, end: End) -> tuple[list[str], list[str]]:
-        """What the anchors contradict, in words, and the ids of other logs that they name."""
+    def compare(self, end: End) -> Compared:
+        """Read all anchors and compare a log's end with them."""
+        files = {
+            *self._folder.glob(f"audit-{self._name}-*.json"),
+            *self._own_files(end.log_ids[-1]),
+            *([self._witness] if self._witness.exists() else []),
+        }
+        found = {file: self._read(file) for file in sorted(files)}
+        last = list(self._last_ones(end))
         problems, others = [], []
-        for problem, other in self._contradictions(end):
+        for problem, other in self._contradictions(end, found, last):
             problems.append(problem)
             others += [other] if other else []
-        return list(dict.fromkeys(problems)), sorted(set(others))
+        counters = [anchor.counter for anchor in (*found.values(), *(anchor for _, anchor in last)) if anchor]
+        return Compared(list(dict.fromkeys(problems)), sorted(set(others)), 1 + max(counters, default=0))
 
     def alone(self) -> AbstractContextManager[None]:
         """One process or thread at a time appends and writes anchors, so that they agree exactly."""
@@ -139,7 +163,9 @@ class Anchors:
                 if place.startswith("file:"):
                     append_text(Path(place[5:]), text)
                 elif _is_due(place):
-                    (_to_syslog if place.startswith("syslog:") else _to_webhook)(place, text)
+                    _to_syslog(place, text) if place.startswith("syslog:") else post_json(
+                        place, text, seconds=_TIMEOUT_SECONDS
+                    )
             except OSError as error:
                 _LOG.warning("an anchor of the audit could not be written to a second place: %s", type(error).__name__)
 
@@ -151,40 +177,37 @@ class Anchors:
                 # The data directory was renamed.
                 other.unlink(missing_ok=True)
 
-    def next_counter(self, end: End) -> int:
-        """One more than any anchor of this data directory has."""
-        files = [*self._folder.glob(f"audit-{self._name}-*.json"), *self._own_files(end.log_ids[-1]), self._witness]
-        known = [self._read(file) for file in files] + [last for _, last in self._last_ones(end)]
-        return 1 + max((anchor.counter for anchor in known if anchor), default=0)
-
-    def _contradictions(self, end: End) -> Iterator[tuple[str, str]]:
+    def _contradictions(
+        self, end: End, found: Mapping[Path, Anchor | None], last: Sequence[tuple[str, Anchor]]
+    ) -> Iterator[tuple[str, str]]:
         """Problems, each with the id that an anchor names where that is another log's."""
         own = end.log_ids[-1]
-        files = self._own_files(own)
-        if not files and end.number and not self._is_led_elsewhere(end):
+        is_led_elsewhere = self._is_led_elsewhere(end, found.get(self._witness))
+        files = [file for file in found if file != self._witness and file.stem.endswith(f"-{own}")]
+        if not files and end.number and not is_led_elsewhere:
             yield f"{self.file_of(own)} is missing, so a cut-off end would not show", ""
         for file in files:
-            yield from ((problem, "") for problem in self._next_to_the_keys(file, end))
-        for file in sorted(self._folder.glob(f"audit-{self._name}-*.json")):
-            anchor = self._read(file)
+            yield from ((p, "") for p in self._next_to_the_keys(file, found[file], end, is_led_elsewhere))
+        for file, anchor in found.items():
+            if file == self._witness or not file.stem.startswith(f"audit-{self._name}-"):
+                continue
             if file.stem.rpartition("-")[2] in (*end.log_ids, *end.known_ids) or anchor is None:
                 continue
             # A part of a log that was begun, but not committed, is no other log.
             if end.mac_of(anchor.before_number) != anchor.before_mac:
                 yield from _against(anchor, end, str(file))
-        if self._witness.exists():
-            anchor = self._read(self._witness)
+        if self._witness in found:
+            anchor = found[self._witness]
             if anchor is None:
                 yield f"{self._witness} is not what was written", ""
             elif anchor.log_id not in end.known_ids:
                 yield from _against(anchor, end, str(self._witness))
-        for place, anchor in self._last_ones(end):
-            if anchor.log_id not in end.known_ids:
-                yield from _against(anchor, end, place)
+        for place, stated in last:
+            if stated.log_id not in end.known_ids:
+                yield from _against(stated, end, place)
 
-    def _next_to_the_keys(self, file: Path, end: End) -> Iterator[str]:
+    def _next_to_the_keys(self, file: Path, anchor: Anchor | None, end: End, is_led_elsewhere: bool) -> Iterator[str]:
         """Against the one anchor that is exact."""
-        anchor = self._read(file)
         if anchor is None:
             yield f"{file} is not what was written"
             return
@@ -195,16 +218,15 @@ class Anchors:
         if end.number == anchor.before_number:
             # Written before the commit: whoever died in between left the anchor one step ahead.
             number, mac = anchor.before_number, anchor.before_mac
-        if end.number > number and not self._is_led_elsewhere(end):
+        if end.number > number and not is_led_elsewhere:
             yield f"{file} is old: it states entry {number} as the newest of {end.number}"
         if end.mac_of(number) is None:
             yield _cut(anchor, end)
         elif end.mac_of(number) != mac:
             yield f"entry {number} is not the one that was written down outside"
 
-    def _is_led_elsewhere(self, end: End) -> bool:
-        """Whether the newest entry was written by who has another folder of keys, and says so."""
-        anchor = self._read(self._witness)
+    def _is_led_elsewhere(self, end: End, anchor: Anchor | None) -> bool:
+        """Whether who has another folder of keys wrote the newest entry, as the anchor in `access/` says."""
         return (
             anchor is not None
             and anchor.keys != self.keys
@@ -309,20 +331,3 @@ def _to_syslog(place: str, text: str) -> None:
 class _Syslog(logging.handlers.SysLogHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (its name in logging)
         raise OSError("syslog cannot be reached")
-
-
-def _to_webhook(place: str, text: str) -> None:
-    import requests
-
-    try:
-        answer = requests.post(
-            place,
-            data=text,
-            headers={"content-type": "application/json"},
-            timeout=_TIMEOUT_SECONDS,
-            allow_redirects=False,
-        )
-    except requests.RequestException as error:
-        raise OSError(type(error).__name__) from None
-    if not 200 <= answer.status_code < 300:
-        raise OSError(f"it answered {answer.status_code}")

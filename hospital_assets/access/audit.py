@@ -187,24 +187,25 @@ class AuditLog:
         self._connection.execute("begin immediate")
         try:
             end = self._end()
-            counter = self.anchors.next_counter(end)
-            problems, others = self.anchors.compare(end)
+            compared = self.anchors.compare(end)
             before = end.mac_of(end.number) or ""
             number, mac, log_id = end.number, before, end.log_ids[-1]
-            if problems:
+            if compared.problems:
                 log_id = secrets.token_hex(8)
                 finding = Event(
                     system_actor(),
                     "audit",
                     outcome="failed",
                     version=log_id,
-                    statement=" ".join(others),
-                    reason="; ".join(problems),
+                    statement=" ".join(compared.others),
+                    reason="; ".join(compared.problems),
                 )
                 number, mac = self._insert(_entry_of(finding, entry["occurred_at"]), number, mac)
             number, mac = self._insert(entry, number, mac)
             at, directory = entry["occurred_at"], str(self.file.parent.parent)
-            anchor = Anchor(log_id, number, mac, end.number, before, counter, at, directory, self.anchors.keys)
+            anchor = Anchor(
+                log_id, number, mac, end.number, before, compared.next_counter, at, directory, self.anchors.keys
+            )
             self.anchors.announce(anchor)
             self._connection.execute("commit")
         except BaseException:
@@ -274,7 +275,7 @@ class AuditLog:
                 found = [*found, f"found at {entry['occurred_at']}: {entry['reason']}"] if is_finding else []
             previous, expected = mac, number + 1
             count += 1
-        problems += [*self.anchors.compare(end)[0], *found]
+        problems += [*self.anchors.compare(end).problems, *found]
         return Verification(count, tuple(problems), previous)
 
     def _mac(self, previous: str, entry: Mapping[str, Any]) -> str:

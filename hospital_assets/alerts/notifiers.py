@@ -15,10 +15,10 @@ from typing import Any
 
 from hospital_assets.alerts.outbox import Outbox
 from hospital_assets.alerts.settings import NotifierSettings
+from hospital_assets.alerts.webhooks import post_json
 from hospital_assets.files import append_text
 
 _LOG = logging.getLogger("hospital.alerts")
-_TIMEOUT_SECONDS = 5.0
 _SIGNS = {"critical": "\N{LARGE RED CIRCLE}", "error": "\N{LARGE ORANGE CIRCLE}"}
 
 Message = Mapping[str, Any]
@@ -93,24 +93,12 @@ def _address(notifier: NotifierSettings) -> str:
 
 
 def _post(notifier: NotifierSettings, message: Message, delivery_id: str) -> None:
-    import requests
-
     body = {"text": text_of(message)} if notifier.form == "slack" else {**message, "delivery_id": delivery_id}
+    address = _address(notifier)
     try:
-        answer = requests.post(
-            _address(notifier),
-            json=body,
-            headers={"Idempotency-Key": delivery_id},
-            timeout=_TIMEOUT_SECONDS,
-            # What is sent to one receiver is not for another.
-            allow_redirects=False,
-        )
-    except requests.RequestException as error:
-        # The error's own text would quote the address.
-        raise NotDeliveredError(f"it cannot be reached ({type(error).__name__})") from None
-    if not 200 <= answer.status_code < 300:
-        moved = "; redirects are not followed" if 300 <= answer.status_code < 400 else ""
-        raise NotDeliveredError(f"it answered {answer.status_code}{moved}")
+        post_json(address, json.dumps(body), {"Idempotency-Key": delivery_id})
+    except OSError as error:
+        raise NotDeliveredError(str(error)) from None
 
 
 def _by_apprise(notifier: NotifierSettings, message: Message) -> None:

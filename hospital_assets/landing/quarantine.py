@@ -5,6 +5,7 @@ Belongs here: the file. What becomes of a file whose runs fail is the planner's 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -21,6 +22,14 @@ HELD_BACK = {
     "quarantined": "every run with this file failed; see the failed runs, deliver a corrected file or "
     "give it another try with `hospital retry`",
 }
+
+
+def label_of(source_file: str) -> str:
+    """How alerts and logs call a landed file: its source and the beginning of a hash of its path.
+
+    A path may name a patient, so it is shown only where the ledger may be: quality page, `hospital status`, terminal.
+    """
+    return f"file {hashlib.sha256(source_file.encode(errors='replace')).hexdigest()[:8]} of {source_file.split('/')[0]}"
 
 
 def read_quarantine(folder: Path) -> dict[str, str]:

@@ -21,6 +21,7 @@ from hospital_assets.assets.cleaned.er_visits import DEPARTURE_TIME_UNKNOWN, val
 from hospital_assets.assets.cleaned.rules import has_code, layouts_of
 from hospital_assets.assets.cleaned.vitals import validate_vitals
 from hospital_assets.assets.facts.vitals import scored
+from hospital_assets.landing.quarantine import label_of
 from hospital_assets.landing.registry import Profiles
 from hospital_assets.measures import news2
 from hospital_assets.measures.age import age_in_years
@@ -550,7 +551,7 @@ def unreadable_files(ledger: pl.DataFrame, wall: datetime) -> list[Signal]:
             wall,
             True,
             "warning",
-            f"{files} landed files of {profile} cannot be read, the first is {first}: {problem}",
+            f"{files} landed files of {profile} cannot be read, the first is {label_of(first)}: {problem}",
             float(files),
         )
         for profile, files, first, problem in found.select("source_profile", "files", "source_file", "problem").rows()
@@ -565,7 +566,7 @@ def quarantined_file(path: str, wall: datetime) -> Signal:
         wall,
         True,
         "error",
-        f"{path}: every run with this file failed, it is quarantined; the rest goes on. See the failed "
+        f"{label_of(path)}: every run with it failed, it is quarantined; the rest goes on. See the failed "
         "runs, then deliver a corrected file or use `hospital retry`",
     )
 

@@ -20,6 +20,7 @@ from hospital_assets.alerts.outbox import Outbox, Signal, VisitState, open_outbo
 from hospital_assets.alerts.settings import AlertSettings, load_alert_settings
 from hospital_assets.clock import hospital_now, is_live
 from hospital_assets.landing.content import FAILURES
+from hospital_assets.landing.quarantine import label_of
 from hospital_assets.landing.waiting import Waiting, waiting_files
 from hospital_assets.landing.zone import LandingResource, LandingZone
 from hospital_assets.live.alert_rules import (
@@ -171,7 +172,7 @@ class Monitor:
                 try:
                     found = self._of_files(zone, ledger, rows, hospitals, patients, since)
                 except FAILURES as error:
-                    _LOG.warning("%s raises no alerts: %s", rows["source_file"][0], type(error).__name__)
+                    _LOG.warning("%s raises no alerts: %s", label_of(rows["source_file"][0]), type(error).__name__)
                     _LOG.debug("file %s", sha, exc_info=error)
                     continue
                 signals += found[0]
