@@ -1,4 +1,4 @@
-"""A message to a webhook: one way for alerts and for anchors of the audit. Addresses are secrets: no error quotes one."""
+"""A message to a webhook, for alerts and anchors of the audit. Addresses are secrets: no error quotes one."""
 
 from __future__ import annotations
 
