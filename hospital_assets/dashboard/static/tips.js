@@ -57,7 +57,8 @@ document.addEventListener("pointerover", (event) => {
   const plot = event.target.closest?.(".plot");
   const mark = event.target.closest?.(".plot svg :has(> title), .plot svg .on");
   if (plot && mark) show(plot, mark);
-  else if (!tip.contains(event.target)) hide();
+  // What the keyboard shows stays when the page scrolls under the mouse.
+  else if (!tip.contains(event.target) && !document.querySelector(".plot:focus-visible")) hide();
 });
 document.documentElement.addEventListener("pointerleave", hide);
 document.addEventListener("focusout", hide);
