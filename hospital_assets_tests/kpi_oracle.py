@@ -116,6 +116,25 @@ class Stored:
         return found
 
 
+def left_by_day(visit: Row) -> bool:
+    """Whether the visit is over and only the day of its departure is known."""
+    return "departure_time_unknown" in (visit["quality_codes"] or "").split(";")
+
+
+def gone_by(visit: Row, as_of: datetime) -> datetime | None:
+    """When the patient had left; at an unknown time of a known day: at the latest after three days, or by now."""
+    if left_by_day(visit):
+        return min(as_of, visit["arrival_at"] + 72 * HOUR)
+    return visit["departure_at"]  # type: ignore[no-any-return]
+
+
+def _without_end(visit: Row) -> str | None:
+    """Why nobody can say how long a visit took: it is not over, or a time is unknown."""
+    if visit["departure_at"] is None and not left_by_day(visit):
+        return "open"
+    return "untimed" if visit["departure_at"] is None or visit["arrival_at"] is None else None
+
+
 def minutes(start: datetime | None, end: datetime | None) -> float | None:
     return (end - start) / timedelta(minutes=1) if start and end else None
 
@@ -540,9 +559,7 @@ def kpi_four_hour_daily(stored: Stored) -> Expected:
     def reason(visit: Row) -> str | None:
         if visit["is_cancelled"]:
             return "cancelled"
-        if visit["departure_at"] is None:
-            return "open"
-        return "negative" if visit["departure_at"] < visit["arrival_at"] else None
+        return _without_end(visit) or ("negative" if visit["departure_at"] < visit["arrival_at"] else None)
 
     def clock(visit: Row) -> float:
         start = visit["arrival_at"]
@@ -562,7 +579,7 @@ def kpi_four_hour_daily(stored: Stored) -> Expected:
         key,
         (2,),
         reason,
-        ("cancelled", "open", "negative"),
+        ("cancelled", "open", "untimed", "negative"),
         lambda v: clock(v) <= 240,
         lambda members: {
             "over_12_hours_count": sum(1 for v in members if v["departure_at"] - v["arrival_at"] > 12 * HOUR)
@@ -577,10 +594,17 @@ def kpi_critical_waits_daily(stored: Stored) -> Expected:
         start, seen, left = visit["start"], visit["provider_at"], visit["departure_at"]
         if visit["is_cancelled"]:
             return "cancelled"
-        end = seen or left or stored.as_of
-        if not seen and not left and visit["arrival_at"] + 72 * HOUR <= stored.as_of:
+        by_day = left_by_day(visit)
+        end = seen or left or (None if by_day else stored.as_of)
+        if not seen and not left and not by_day and visit["arrival_at"] + 72 * HOUR <= stored.as_of:
             return "lapsed"
-        if start is None or end < start or (seen and left and seen > left) or end - start >= timedelta(minutes=100_000):
+        if (
+            start is None
+            or end is None
+            or end < start
+            or (seen and left and seen > left)
+            or end - start >= timedelta(minutes=100_000)
+        ):
             return "invalid"
         if end - start > limit:
             return "seen_late" if seen else "left_late" if left else "waiting_late"
@@ -686,6 +710,10 @@ def kpi_stages_daily(stored: Stored) -> Expected:
         ("decision", "provider_at", "decision_at"),
         ("departure", "decision_at", "departure_at"),
     )
+
+    def is_reached(visit: Row, clock: str) -> bool:
+        return visit[clock] is not None or (clock == "departure_at" and left_by_day(visit))
+
     found: Expected = {}
     for stage, since, until in steps:
 
@@ -695,7 +723,7 @@ def kpi_stages_daily(stored: Stored) -> Expected:
 
         def figures(members: list[Row], until: str = until, timed: Callable[[Row], float | None] = timed) -> Row:
             taken = [t for v in members if (t := timed(v)) is not None]
-            reached = sum(1 for v in members if v[until])
+            reached = sum(1 for v in members if is_reached(v, until))
             return {
                 "timed_count": len(taken),
                 "untimed_count": reached - len(taken),
@@ -710,7 +738,7 @@ def kpi_stages_daily(stored: Stored) -> Expected:
             (1, 2, 3),
             lambda v: "cancelled" if v["is_cancelled"] else None,
             ("cancelled",),
-            lambda v, until=until: v[until] is not None,  # type: ignore[misc]
+            lambda v, until=until: is_reached(v, until),  # type: ignore[misc]
             figures,
         )
     return found
@@ -719,7 +747,7 @@ def kpi_stages_daily(stored: Stored) -> Expected:
 def kpi_pathways_daily(stored: Stored) -> Expected:
     def key(visit: Row) -> tuple[Any, ...]:
         how = visit["disposition"]
-        ended = how or ("unknown" if visit["departure_at"] else "still open")
+        ended = how or ("unknown" if visit["departure_at"] or left_by_day(visit) else "still open")
         return visit["service_date"], *_place(visit), visit["arrival_mode"], ended
 
     return {key: {"visit_count": len(group)} for key, group in grouped(_real(stored.visits), key, ()).items()}
@@ -774,7 +802,7 @@ def kpi_ecat(stored: Stored) -> Expected:
     def reason(visit: Row) -> str | None:
         if visit["is_cancelled"]:
             return "cancelled"
-        return "open" if visit["departure_at"] is None else None
+        return _without_end(visit)
 
     def strata(visit: Row) -> list[str]:
         age, mental = visit["age_years"], visit["condition"]["is_mental_health"]
@@ -794,7 +822,7 @@ def kpi_ecat(stored: Stored) -> Expected:
             key,
             (1,),
             reason,
-            ("cancelled", "open"),
+            ("cancelled", "open", "untimed"),
             lambda v: any(parts(v).values()),
             lambda members: {
                 f"{name}_count": sum(1 for v in members if parts(v)[name])
@@ -817,7 +845,7 @@ def kpi_returns(stored: Stored) -> Expected:
         if visit["is_cancelled"]:
             return "cancelled"
         if end is None:
-            return "open"
+            return _without_end(visit)
         if how in ("admitted", "transferred", "observation", "expired"):
             return "not_discharged"
         if how is None:
@@ -832,6 +860,8 @@ def kpi_returns(stored: Stored) -> Expected:
         return "run_out" if end + window > stored.as_of else None
 
     def _ends_later(other: Row, visit: Row) -> bool:
+        if left_by_day(other):
+            return False
         if other["departure_at"] is None:
             return bool(other["arrival_at"] + window > visit["departure_at"])
         mine, its = visit["departure_at"], other["departure_at"]
@@ -859,7 +889,17 @@ def kpi_returns(stored: Stored) -> Expected:
             key,
             (1,),
             lambda v, variant=variant: reason(v, variant == "with_left"),  # type: ignore[misc]
-            ("cancelled", "open", "not_discharged", "unknown", "left", "unknown_patient", "overlapping", "run_out"),
+            (
+                "cancelled",
+                "open",
+                "untimed",
+                "not_discharged",
+                "unknown",
+                "left",
+                "unknown_patient",
+                "overlapping",
+                "run_out",
+            ),
             hit,
         )
     return found
@@ -876,7 +916,7 @@ def kpi_boarding_daily(stored: Stored) -> Expected:
 
     def reason(visit: Row) -> str | None:
         if visit["departure_at"] is None:
-            return "open"
+            return _without_end(visit)
         if visit["decision_at"] is None:
             return "no_decision"
         return "negative" if visit["departure_at"] < visit["decision_at"] else None
@@ -899,7 +939,7 @@ def kpi_boarding_daily(stored: Stored) -> Expected:
         lambda v: (*_day(v), destination.get(v["visit_id"], "unknown")),
         (1, 2),
         reason,
-        ("open", "no_decision", "negative"),
+        ("open", "untimed", "no_decision", "negative"),
         lambda v: boarded(v) > 240,
         figures,
     )
@@ -1017,9 +1057,10 @@ def kpi_first_observations_daily(stored: Stored) -> Expected:
             if in_time(visit):
                 return None
             due = visit["start"] + timedelta(minutes=limit)
-            if visit["departure_at"] and visit["departure_at"] < due:
+            left = gone_by(visit, stored.as_of)
+            if left and left < due:
                 return "left_early"
-            return "not_due" if not visit["departure_at"] and stored.as_of < due else None
+            return "not_due" if not left and stored.as_of < due else None
 
         found |= rate(
             stored.visits,
@@ -1040,7 +1081,7 @@ def kpi_news2_response_daily(stored: Stored) -> Expected:
     limit = timedelta(minutes=30)
 
     def reason(visit: Row) -> str | None:
-        alarm, seen, left = alarms[visit["visit_id"]], visit["provider_at"], visit["departure_at"]
+        alarm, seen, left = alarms[visit["visit_id"]], visit["provider_at"], gone_by(visit, stored.as_of)
         assert alarm is not None
         if visit["is_cancelled"]:
             return "cancelled"
@@ -1089,9 +1130,10 @@ def kpi_observation_frequency_daily(stored: Stored) -> Expected:
         due = row["measured_at"] + allowed[row["band"]]
         if row["next"]:
             return None
-        if visit["departure_at"] and visit["departure_at"] < due:
+        left = gone_by(visit, stored.as_of)
+        if left and left < due:
             return "left_early"
-        return "not_due" if not visit["departure_at"] and stored.as_of < due else None
+        return "not_due" if not left and stored.as_of < due else None
 
     return rate(
         rows,
@@ -1444,6 +1486,8 @@ def kpi_crowding_hourly(stored: Stored) -> Expected:
     departments, beds = stored.dimension("department"), _beds(stored)
     by_hospital: dict[str, list[Row]] = defaultdict(list)
     for visit in _real(stored.visits):
+        if left_by_day(visit) or visit["arrival_at"] is None:
+            continue
         until = visit["departure_at"] or visit["arrival_at"] + 72 * HOUR
         by_hospital[visit["hospital_id"]].append({**visit, "until": until})
     on_shift: dict[str, list[Row]] = defaultdict(list)

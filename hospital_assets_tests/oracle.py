@@ -66,6 +66,7 @@ class Oracle:
         start = min(c for c in (row["arrival_at"], row["triage_at"]) if c is not None)
         arrived, left, seen = row["arrival_at"], row["departure_at"], row["provider_at"]
         cancelled = bool(registrations) and registrations[-1] == "A11"
+        by_day = "departure_time_unknown" in (row["quality_codes"] or "").split(";")
         clock = arrived
         if row["arrival_mode"] == "ambulance":
             clock = min(c for c in (row["handover_at"], arrived + 15 * MINUTE) if c is not None)
@@ -102,7 +103,9 @@ class Oracle:
             "is_lwbs": not cancelled and seen is None and row["disposition"] in LEFT,
             "period_date": local_end.date(),
             "is_psychiatric": bool(condition.get("is_mental_health")),
-            "ends": left or arrived + ED_HOURS * HOUR,
+            "left_by_day": by_day,
+            # Who left at an unknown time overlaps nobody.
+            "ends": left or (arrived if by_day else arrived + ED_HOURS * HOUR),
         }
 
     def _stays(self, events: Sequence[Row]) -> Iterator[Row]:
@@ -171,7 +174,9 @@ class Oracle:
         def why(v: Row) -> str | None:
             if v["is_cancelled"]:
                 return "cancelled"
-            return "open" if v["departure_at"] is None else "negative" if v["four_hour"] is None else None
+            if v["departure_at"] is None:
+                return "untimed" if v["left_by_day"] else "open"
+            return "negative" if v["four_hour"] is None else None
 
         return rates(
             self.visits,
@@ -231,11 +236,12 @@ class Oracle:
             if v["triage_level"] in (1, 2):
                 waited = v["wait"]
                 if v["provider_at"] is None:
-                    waited = minutes(v["start_at"], v["departure_at"] or self.now)
+                    until = v["departure_at"] or (None if v["left_by_day"] else self.now)
+                    waited = None if until is None else minutes(v["start_at"], until)
                 critical.append({**v, "waited": waited, "late": waited is not None and waited > 15})
 
         def why(v: Row) -> str | None:
-            unseen, gone = v["provider_at"] is None, v["departure_at"] is not None
+            unseen, gone = v["provider_at"] is None, v["departure_at"] is not None or v["left_by_day"]
             if v["is_cancelled"]:
                 return "cancelled"
             if unseen and not gone and v["arrival_at"] + ED_HOURS * HOUR <= self.now:
@@ -256,7 +262,7 @@ class Oracle:
 
         def why(v: Row) -> str | None:
             if v["departure_at"] is None:
-                return "open"
+                return "untimed" if v["left_by_day"] else "open"
             return "no_decision" if v["decision_at"] is None else "negative" if v["boarded"] is None else None
 
         return rates(
@@ -302,7 +308,15 @@ class Oracle:
         return rates(
             self.visits,
             lambda v: [(v["period_date"].year, h, "all") for h in (v["hospital_id"], ALL)],
-            lambda v: "cancelled" if v["is_cancelled"] else "open" if v["departure_at"] is None else None,
+            lambda v: (
+                "cancelled"
+                if v["is_cancelled"]
+                else None
+                if v["departure_at"] is not None
+                else "untimed"
+                if v["left_by_day"]
+                else "open"
+            ),
             {"numerator_count": lambda v: any(met(v) for met in components.values()), **components},
         )
 
@@ -330,7 +344,7 @@ class Oracle:
             if v["is_cancelled"]:
                 return "cancelled"
             if v["departure_at"] is None:
-                return "open"
+                return "untimed" if v["left_by_day"] else "open"
             if v["disposition"] in ("admitted", "transferred", "observation", "expired"):
                 return "not_discharged"
             if v["disposition"] is None:

@@ -232,13 +232,14 @@ def test_beds_count_from_the_day_a_department_opens(on: Engine) -> None:
     assert dict(staffed.iter_rows()) == {date(2026, 1, 9): 0.0, date(2026, 1, 10): BEDS * 1440.0}
 
 
-def registered(visit_id: str, departure: str | None, disposition: str | None) -> pl.DataFrame:
+def registered(visit_id: str, departure: str | None, disposition: str | None, codes: str = "") -> pl.DataFrame:
     contract = CONTRACTS["cleaned_er_visits"]
     values = {
         **dict.fromkeys(contract.column_names),
         "visit_id": visit_id,
         "departure_at": None if departure is None else at(f"2026-01-{departure}"),
         "disposition": disposition,
+        "quality_codes": codes,
         "source_file": "f",
         "source_line": 1,
         "source_part": 1,
@@ -246,6 +247,16 @@ def registered(visit_id: str, departure: str | None, disposition: str | None) ->
         "recorded_at": at("2026-01-05 00:00"),
     }
     return pl.DataFrame([values], schema=contract.polars_schema)
+
+
+def test_a_departure_by_day_ends_the_emergency_part_at_an_unknown_time(on: Engine) -> None:
+    """The latest that it can have been is when its record was written, and never longer than a patient may be there."""
+    register = on(registered("V", None, "home", "departure_time_unknown"))
+    for came, ends in (("04 10:00", at("2026-01-05 00:00")), ("01 10:00", at("2026-01-04 10:00"))):
+        frame = collect(ended_by_register(folded(on(events([("1", "A04", came)]))), register))
+        assert frame["segment_end_at"].to_list() == frame["stay_end_at"].to_list() == [ends]
+        assert frame["is_open"].to_list() == [False]
+        assert frame["segment_hours"].to_list() == frame["length_of_stay_hours"].to_list() == [None]
 
 
 def test_the_registers_departure_ends_a_stay_that_messages_forgot(on: Engine) -> None:

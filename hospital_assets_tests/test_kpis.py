@@ -321,6 +321,38 @@ def test_four_hours(on: Engine) -> None:
     assert out["excluded_open_count"].sum() == 1 and out["excluded_negative_count"].sum() == 1
 
 
+def test_who_left_at_an_unknown_time_of_a_known_day_is_not_there(on: Engine) -> None:
+    """Over, and without a length: left out by its own reason, never as still there; an open visit stays open."""
+    by_day = {"quality_codes": "departure_time_unknown"}
+    admitted = {"disposition": "admitted", "destination_department": "ICU", "decision_at": "01-01 12:00"}
+    rows = [
+        fact("timed", "01-01 10:00", "01-01 12:00", **{**admitted, "disposition": "home"}),
+        fact("by_day", "01-01 10:00", **by_day, **admitted),
+        fact("unsaid", "01-01 10:00", person_key=2, destination_department="ICU", disposition=None, **by_day),
+        fact("open", "01-01 10:00", person_key=3, **admitted),
+    ]
+    frame = visits(on, *rows)
+    end = nw.lit(at("2026-01-20 00:00")).cast(nw.Datetime("us", "UTC"))
+    hours = collect(four_hour(frame)).filter(pl.col("hospital_id") == "all")
+    found = {
+        "four hours": {name: hours[name].sum() for name in hours.columns if name.endswith("_count")},
+        "ecat": of(ecat(frame), stratum="all"),
+        "returns": of(returns(frame, end), variant="discharged"),
+        "boarding": of(boarding(frame.filter(nw.col("disposition") == "admitted")), destination_department="all"),
+    }
+    counts = {
+        name: (row["denominator_count"], row["excluded_open_count"], row["excluded_untimed_count"])
+        for name, row in found.items()
+    }
+    assert counts == {
+        "four hours": (1, 1, 2),
+        "ecat": (1, 1, 2),
+        # Nor is the second visit of the person under way when the first ends.
+        "returns": (1, 1, 2),
+        "boarding": (0, 1, 1),
+    }
+
+
 def test_an_ambulance_without_a_handover_has_fifteen_minutes(on: Engine) -> None:
     frame = visits(on, fact("a", "01-01 10:00", "01-01 14:15", arrival_mode="ambulance"))
     assert collect(frame)["four_hour_minutes"].to_list() == [240.0]
@@ -540,6 +572,7 @@ def test_a_known_departure_is_never_cut(on: Engine) -> None:
             "decision_at": [at("2026-01-05 18:00"), None],
             "room_at": [None, None],
             "ventilated_at": [None, None],
+            "is_open": [False, True],
             "disposition": ["admitted", None],
             "triage_level": [3, 3],
         },

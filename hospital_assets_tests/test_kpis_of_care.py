@@ -55,6 +55,7 @@ def visit(name: str, arrival: str, departure: str | None = None, **values: Any) 
         **clocks,
         "arrival_at": clock(arrival),
         "departure_at": clock(departure),
+        "is_open": departure is None,
         **values,
     }
 
@@ -130,11 +131,13 @@ def test_pathways_add_up_to_the_visits_that_were_not_cancelled(on: Engine) -> No
         visit("C", "10:00", "12:00", arrival_mode="ambulance", disposition="admitted"),
         visit("D", "10:00", disposition=None),
         visit("E", "10:00", is_cancelled=True),
+        visit("F", "10:00", disposition=None, arrival_mode="other", is_open=False),
     ]
     out = collect(pathways(visits(on, *rows))).sort("visit_count", "disposition")
     assert out.select("arrival_mode", "disposition", "visit_count").rows() == [
         ("ambulance", "admitted", 1),
         ("walk_in", "still open", 1),
+        ("other", "unknown", 1),
         ("walk_in", "home", 2),
     ]
 

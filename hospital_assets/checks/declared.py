@@ -351,7 +351,7 @@ def _lacks(other: str, on: str = "visit_id") -> Callable[[Frames], Frame]:
 
     def rows(frames: Frames) -> Frame:
         found = frames[other].select(on).unique().with_columns(_found=nw.lit(True))
-        closed = frames["_own"].filter(~nw.col("is_cancelled"), _has("departure_at"))
+        closed = frames["_own"].filter(~nw.col("is_cancelled"), ~nw.col("is_open"))
         return closed.select(on).join(found, on=on, how="left").with_columns(_broken=nw.col("_found").is_null())
 
     return rows

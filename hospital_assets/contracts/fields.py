@@ -489,6 +489,7 @@ FIELDS: Mapping[str, Field] = {
     "excluded_too_long_count": count(f"Left out: {thresholds.LONGEST_WAIT_MINUTES:,} minutes or more."),
     "excluded_count": count("Left out, for whatever reason."),
     "excluded_open_count": count("Left out: not over yet."),
+    "excluded_untimed_count": count("Left out: over, but the time of the arrival or departure is unknown."),
     "excluded_no_decision_count": count("Left out: no decision recorded."),
     "excluded_untriaged_count": count("Left out: no level."),
     "excluded_no_wait_count": count("Left out: no valid wait."),

@@ -51,7 +51,9 @@ class KpiFourHourDaily(
     name="kpi_four_hour_daily",
     grain="one day of arrival, day of departure and hospital (and all)",
     key=("service_date", "period_date", "hospital_id"),
-    columns="excluded_cancelled_count excluded_open_count excluded_negative_count over_12_hours_count",
+    columns="""
+        excluded_cancelled_count excluded_open_count excluded_untimed_count excluded_negative_count over_12_hours_count
+    """,
     population_of="fact_emergency_visits",
     measures=[
         Measure(
@@ -63,7 +65,7 @@ class KpiFourHourDaily(
             clock="walk-ins: arrival; ambulance: handover, at the latest "
             f"{thresholds.HANDOVER_GRACE_MINUTES} minutes after arrival; stops at physical departure. Who left before "
             "the clock started was there for no minute of it.",
-            exclusions="cancelled, still there, departure before arrival.",
+            exclusions="cancelled, still there, a time unknown (known by its day only), departure before arrival.",
         ),
         Measure(
             "Twelve-hour stays",
@@ -89,8 +91,8 @@ class KpiBoardingDaily(
     grain="one day of arrival, hospital (and all) and department admitted to (and all)",
     key=("service_date", "hospital_id", "destination_department"),
     columns="""
-        excluded_open_count excluded_no_decision_count excluded_negative_count boarding_sum_minutes
-        boarding_median_minutes boarding_max_minutes over_12_hours_count
+        excluded_open_count excluded_untimed_count excluded_no_decision_count excluded_negative_count
+        boarding_sum_minutes boarding_median_minutes boarding_max_minutes over_12_hours_count
     """,
     measures=[
         Measure(
@@ -101,7 +103,7 @@ class KpiBoardingDaily(
             "CMS111v9 (ED-2)",
             clock="the decision (order, assessment, bed request or acceptance), never the bed's "
             "assignment; stops at departure.",
-            exclusions="still there, no decision recorded, decision after departure.",
+            exclusions="still there, departure known by its day only, no decision recorded, decision after departure.",
         ),
         Measure(
             f"Boarded over {in_hours(thresholds.LONG_BOARDING_MINUTES)}",
@@ -217,8 +219,8 @@ class KpiEcat(
     grain="one calendar year, hospital (and all) and stratum",
     key=("period_year", "hospital_id", "stratum"),
     columns="""
-        excluded_cancelled_count excluded_open_count excluded_undelivered_count room_count left_count boarded_count
-        long_stay_count volume_band z_score
+        excluded_cancelled_count excluded_open_count excluded_untimed_count excluded_undelivered_count room_count
+        left_count boarded_count long_stay_count volume_band z_score
     """,
     needs="er_visits.room_time er_visits.decision_time er_visits.disposition",
     measures=[
@@ -232,7 +234,8 @@ class KpiEcat(
             "visits that ended in the year",
             "CMS1244 (ECAT)",
             clock="whole minutes.",
-            exclusions="cancelled; not ended. Observation stays are exempt from the last two components.",
+            exclusions="cancelled; not ended; arrival or departure known by its day only. Observation stays are exempt "
+            "from the last two components.",
             variants="age is that at the visit's start, as in the rural (REH) version; HOQR uses the "
             "start of the year. `z_score` compares hospitals of the same "
             f"{thresholds.ECAT_BAND_VISITS:,}-visit volume band, with the sample standard deviation; above 0 is worse.",
@@ -251,8 +254,9 @@ class KpiReturns(
     grain="one month of departure, hospital (and all) and variant",
     key=("period_month", "hospital_id", "variant"),
     columns="""
-        excluded_cancelled_count excluded_open_count excluded_not_discharged_count excluded_unknown_count
-        excluded_left_count excluded_unknown_patient_count excluded_overlapping_count excluded_run_out_count
+        excluded_cancelled_count excluded_open_count excluded_untimed_count excluded_not_discharged_count
+        excluded_unknown_count excluded_left_count excluded_unknown_patient_count excluded_overlapping_count
+        excluded_run_out_count
     """,
     measures=[
         Measure(
@@ -264,10 +268,10 @@ class KpiReturns(
             "WestJEM; Ontario ED Return Visit Program",
             clock="departure until the first later arrival of the same person (merged numbers are one); an "
             "arrival at the very moment of departure continues the visit.",
-            exclusions="cancelled, still there, admitted, transferred, observed or died, disposition unknown, left (in "
-            "the variants without them), patient unknown, another visit of the person under way at departure "
-            "(nested, overlapping or continued: the one that ends last is the index), less than "
-            f"{thresholds.RETURN_HOURS} hours before the data end.",
+            exclusions="cancelled, still there, departure known by its day only, admitted, transferred, observed or "
+            "died, disposition unknown, left (in the variants without them), patient unknown, another visit of the "
+            "person under way at departure (nested, overlapping or continued: the one that ends last is the index), "
+            f"less than {thresholds.RETURN_HOURS} hours before the data end.",
             variants="`discharged`: index visits discharged after being seen; `with_left`: those who "
             "left unseen or against advice too; `return_admitted`: as `discharged`, and the return "
             "ends in admission.",

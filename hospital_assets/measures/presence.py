@@ -19,13 +19,16 @@ OVERSTAY_HOURS: dict[str, float] = {
 
 
 def visit_until(start: str, end: str) -> nw.Expr:
-    """Until when an emergency visit counts: its end, or where it is open as long as a patient may be there.
+    """Until when an emergency visit (`is_open`) counts: its end, or where it is open as long as a patient may be there.
+
+    Null where only the day of the end is known: the visit is over, and nobody knows since when.
 
     Args:
         start: the instant column of the arrival.
         end: the instant column of the departure.
     """
-    return nw.coalesce(nw.col(end), nw.col(start).dt.offset_by(f"{thresholds.LONGEST_PRESENCE_HOURS}h"))
+    longest = nw.col(start).dt.offset_by(f"{thresholds.LONGEST_PRESENCE_HOURS}h")
+    return nw.coalesce(nw.col(end), nw.when(nw.col("is_open")).then(longest))
 
 
 def segment_until(start: str, end: str) -> nw.Expr:

@@ -8,6 +8,7 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.cleaned.adt_events import EVENT_TIME_UNKNOWN
+from hospital_assets.assets.cleaned.er_visits import DEPARTURE_TIME_UNKNOWN
 from hospital_assets.assets.cleaned.rules import has_code
 from hospital_assets.assets.declare import all_days, table
 from hospital_assets.assets.dedupe import newest_of_each
@@ -18,6 +19,7 @@ from hospital_assets.assets.facts.undelivered import undelivered
 from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN
 from hospital_assets.contracts.dimensions import NOT_YET_KEY
 from hospital_assets.landing.registry import Profiles
+from hospital_assets.measures.presence import segment_until
 from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import Frame, checkpoint, local_clocks, minutes_between
 from hospital_assets.warehouse.io_manager import period_of
@@ -332,9 +334,13 @@ def ended_by_register(segments: Frame, visits: Frame) -> Frame:
     """
     registered = (
         newest_of_each(visits, ["visit_id"])
-        .filter(~nw.col("departure_at").is_null())
+        .filter(~nw.col("departure_at").is_null() | has_code(DEPARTURE_TIME_UNKNOWN))
         .select(
-            stay_id=nw.col("visit_id"), _departure_at=nw.col("departure_at"), _visit_disposition=nw.col("disposition")
+            stay_id=nw.col("visit_id"),
+            # Of a departure known by its day only: when its record was written, the latest that it can have been.
+            _departure_at=nw.coalesce("departure_at", "recorded_at"),
+            _departs_by_day=nw.col("departure_at").is_null(),
+            _visit_disposition=nw.col("disposition"),
         )
     )
     has_left = nw.coalesce(~nw.col("_visit_disposition").is_in(STAYS_IN_HOUSE), nw.lit(False))
@@ -345,7 +351,13 @@ def ended_by_register(segments: Frame, visits: Frame) -> Frame:
     )
     # Of the stay's rows only the last can be open.
     ended = segments.join(registered, on="stay_id", how="left").with_columns(
-        _ended_at=nw.when(is_ended).then(nw.col("_departure_at"))
+        _ended_at=nw.when(is_ended).then(
+            nw.when(nw.col("_departs_by_day"))
+            .then(nw.min_horizontal(nw.col("_departure_at"), segment_until("segment_start_at", "segment_end_at")))
+            .otherwise(nw.col("_departure_at"))
+        ),
+        _is_by_day=nw.col("_is_by_day") | nw.coalesce(is_ended & nw.col("_departs_by_day"), nw.lit(False)),
+        _stay_is_by_day=nw.col("_stay_is_by_day") | nw.coalesce(is_ended & nw.col("_departs_by_day"), nw.lit(False)),
     )
     ended = ended.with_columns(
         _stay_ended_at=nw.col("_ended_at").max().over("stay_id", "stay_class"),
@@ -356,7 +368,7 @@ def ended_by_register(segments: Frame, visits: Frame) -> Frame:
     )
     ended = ended.with_columns(stay_end_at=nw.coalesce("stay_end_at", "_stay_ended_at"))
     return ended.with_columns(is_open=nw.col("stay_end_at").is_null(), **lengths()).drop(
-        "_departure_at", "_visit_disposition", "_ended_at", "_stay_ended_at"
+        "_departure_at", "_departs_by_day", "_visit_disposition", "_ended_at", "_stay_ended_at"
     )
 
 

@@ -128,7 +128,7 @@ def present(visits: Frame, hospitals: Frame, departments: Frame, now: nw.Expr) -
 
     Returns:
         The visits with hospital_id, department_name, as_of_at, `_start_at` (the earlier of triage and arrival),
-        `_left_at` (departure, or three days after arrival) and `_has_left` (by as_of_at).
+        `_left_at` (departure; of an unknown one at the latest three days after arrival) and `_has_left` (by as_of_at).
     """
     named = (
         visits.select(
@@ -142,6 +142,7 @@ def present(visits: Frame, hospitals: Frame, departments: Frame, now: nw.Expr) -
             "triage_at",
             "provider_at",
             "departure_at",
+            "is_open",
             "undelivered",
         )
         .join(hospitals.select("hospital_key", "hospital_id"), on="hospital_key", how="left")
@@ -149,11 +150,17 @@ def present(visits: Frame, hospitals: Frame, departments: Frame, now: nw.Expr) -
     )
     return checkpoint(
         named.with_columns(
-            as_of_at=now,
-            _start_at=wait_start(),
-            _left_at=nw.coalesce(nw.col("departure_at"), nw.col("arrival_at").dt.offset_by(f"{AFTER_DAYS}d")),
+            as_of_at=now, _start_at=wait_start(), _longest=nw.col("arrival_at").dt.offset_by(f"{AFTER_DAYS}d")
         )
-        .with_columns(_has_left=~nw.col("departure_at").is_null() | (nw.col("_left_at") <= nw.col("as_of_at")))
+        .with_columns(
+            _left_at=nw.coalesce(
+                nw.col("departure_at"),
+                # Who left at an unknown time had left by now.
+                nw.when(nw.col("is_open")).then(nw.col("_longest")),
+                nw.min_horizontal("_longest", "as_of_at"),
+            )
+        )
+        .with_columns(_has_left=~nw.col("is_open") | (nw.col("_left_at") <= nw.col("as_of_at")))
         # Of an arrival known by its day only there is nothing to measure from.
         .filter(~nw.col("_start_at").is_null(), ~nw.col("arrival_at").is_null())
     )

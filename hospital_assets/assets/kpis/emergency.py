@@ -69,7 +69,8 @@ def four_hour(visits: Frame) -> Frame:
         ("hospital_id",),
         excluded={
             "cancelled": nw.col("is_cancelled"),
-            "open": nw.col("departure_at").is_null(),
+            "open": nw.col("is_open"),
+            "untimed": nw.col("departure_at").is_null() | nw.col("arrival_at").is_null(),
             "negative": nw.col("four_hour_minutes").is_null(),
         },
         counted={
@@ -112,7 +113,8 @@ def boarding(visits: Frame) -> Frame:
         ("service_date",),
         ("hospital_id", "destination_department"),
         excluded={
-            "open": nw.col("departure_at").is_null(),
+            "open": nw.col("is_open"),
+            "untimed": nw.col("departure_at").is_null(),
             "no_decision": nw.col("decision_at").is_null(),
             "negative": nw.col("boarding_minutes").is_null(),
         },
@@ -289,7 +291,7 @@ def ecat(visits: Frame) -> Frame:
     frame = visits.select(
         "hospital_id",
         "is_cancelled",
-        "departure_at",
+        "is_open",
         "room_minutes",
         "is_lwbs",
         "boarding_minutes",
@@ -298,6 +300,7 @@ def ecat(visits: Frame) -> Frame:
         period_year=nw.col("period_date").dt.year().cast(nw.Int64),
         _stratum=nw.concat_str(group, suffix),
         _is_observed=nw.coalesce(nw.col("disposition") == "observation", nw.lit(False)),
+        _is_untimed=nw.col("departure_at").is_null() | nw.col("arrival_at").is_null(),
     )
     frame = nw.concat(
         [
@@ -320,7 +323,8 @@ def ecat(visits: Frame) -> Frame:
         ("hospital_id",),
         excluded={
             "cancelled": nw.col("is_cancelled"),
-            "open": nw.col("departure_at").is_null(),
+            "open": nw.col("is_open"),
+            "untimed": nw.col("_is_untimed"),
             "undelivered": lacks("kpi_ecat"),
         },
         counted={"numerator_count": nw.any_horizontal(*components.values(), ignore_nulls=True), **components},

@@ -42,7 +42,8 @@ def stages(visits: Frame) -> Frame:
                 *GROUPS,
                 "is_cancelled",
                 stage=nw.lit(stage),
-                _is_reached=~nw.col(end).is_null(),
+                # Who left at an unknown time of a known day has left.
+                _is_reached=~nw.col("is_open") if stage == "departure" else ~nw.col(end).is_null(),
                 _is_undelivered=lacks_any(f"er_visits.{stage}_time"),
                 _minutes=minutes_between(start, end),
             )
@@ -86,9 +87,7 @@ def pathways(visits: Frame) -> Frame:
         visits.filter(~nw.col("is_cancelled"))
         .with_columns(
             disposition=nw.coalesce(
-                nw.col("disposition"),
-                nw.when(nw.col("departure_at").is_null()).then(nw.lit(STILL_OPEN)),
-                nw.lit(UNKNOWN),
+                nw.col("disposition"), nw.when(nw.col("is_open")).then(nw.lit(STILL_OPEN)), nw.lit(UNKNOWN)
             )
         )
         .group_by("service_date", *GROUPS, "arrival_mode", "disposition")
