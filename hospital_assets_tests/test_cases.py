@@ -262,6 +262,16 @@ def test_each_line_of_synthea_is_a_procedure(tmp_path: Path) -> None:
             assert case.validated("procedures")["rule"].to_list() == [None] * 3
 
 
+def test_a_file_that_cannot_be_read_stops_no_other(tmp_path: Path) -> None:
+    head = "visit_id,patient_id,arrival_time,triage_level,wait_time_minutes,department_routed\n"
+    good = {"er_visits_data.csv": f"{head}sound,P1,2026-05-01 08:00,3,10,Trauma\n".encode()}
+    bad = {f"er_visits_data_{path.name}": path.read_bytes() for path in shared("../cases/landing").iterdir()}
+    assert bad
+    with landed(tmp_path, ENGINES["polars"], "er-visits-csv", {**good, **bad}) as case:
+        visits = case.cleaned("er_visits")
+    assert visits.filter(pl.col("visit_id") == "sound").height == 1
+
+
 def test_every_case_has_a_test() -> None:
     there = {path.name for path in shared("../cases/interop").iterdir()} - {"fhir_00_master.ndjson"}
     tested = ("mllp_leading_cr.bin", *OF_HL7, *OF_FHIR)

@@ -190,7 +190,8 @@ class KpiReadmissions(
             "overlapping: the one that ends last is the index), against advice, transferred (another hospital on the "
             "same or next day: the outcome is the last hospital's), same-day stay for the same "
             "condition at the same hospital (the later one is the index; without codes nothing is the same), "
-            "medical cancer treatment (ICD-10 C00-C96, D00-D09, D37-D49 without surgery; benign neoplasms are none), "
+            "medical cancer treatment (ICD-10 C00-C96, D00-D09, D37-D49, CCS 11-44 as in CMS HWR, without surgery; "
+            "benign neoplasms are none), "
             f"patient unknown, less than {READMISSION_DAYS} days of data after discharge.",
             variants="a planned first readmission hides later ones; a readmission may itself be an "
             "index. The condition is the principal diagnosis of the stay's own codes, whether or not it began in the "
