@@ -109,7 +109,7 @@ def _engine_resources(
     settings: Settings, engine: EngineSettings, assets: Sequence[dg.AssetsDefinition]
 ) -> dict[str, Any]:
     """Where tables are read and written, by the engine that computes them."""
-    warehouse = WarehouseResource(database=str(settings.warehouse_file))
+    warehouse = WarehouseResource(database=str(settings.warehouse_file), in_memory_rows=engine.in_memory_rows)
     landing: dict[str, Any] = {
         "warehouse": warehouse,
         "landing": str(settings.landing),

@@ -158,11 +158,14 @@ class EngineSettings:
             with the tag `hospital/engine: spark` on Spark, the others on DuckDB.
         spark_master: as Spark has it: `local[2]`, `spark://host:7077`, `yarn`, `k8s://...`.
         lake: folder or object store address of the lake; default `lake/` in the data directory.
+        in_memory_rows: what a step on DuckDB reads is computed in memory, by Polars, up to so many rows in all:
+            planning SQL takes longer than computing so few. The results are the same; 0 computes all on DuckDB.
     """
 
     engine: Engine = "duckdb"
     spark_master: str = "local[*]"
     lake: str = ""
+    in_memory_rows: int = 50_000
 
     def lake_of(self, settings: Settings) -> str:
         """Where the tables of a data directory are when Spark makes them."""
@@ -170,20 +173,24 @@ class EngineSettings:
 
 
 def engine_from_environment() -> EngineSettings:
-    """The engine named by `HOSPITAL_ENGINE`, `HOSPITAL_SPARK_MASTER` and `HOSPITAL_LAKE`.
+    """The engine named by `HOSPITAL_ENGINE`, `HOSPITAL_SPARK_MASTER`, `HOSPITAL_LAKE` and `HOSPITAL_IN_MEMORY_ROWS`.
 
     Raises:
-        SettingsError: there is no such engine.
+        SettingsError: there is no such engine, or the rows are no whole number.
     """
     engines: tuple[Engine, ...] = ("duckdb", "spark", "mixed")
     named = os.environ.get("HOSPITAL_ENGINE", "duckdb")
     engine = next((engine for engine in engines if engine == named), None)
     if engine is None:
         raise SettingsError(f"HOSPITAL_ENGINE must be duckdb, spark or mixed, not '{named}'")
+    rows = os.environ.get("HOSPITAL_IN_MEMORY_ROWS", str(EngineSettings.in_memory_rows))
+    if not rows.isdecimal():
+        raise SettingsError(f"HOSPITAL_IN_MEMORY_ROWS must be a whole number of rows, not '{rows}'")
     return EngineSettings(
         engine,
         os.environ.get("HOSPITAL_SPARK_MASTER", EngineSettings.spark_master),
         os.environ.get("HOSPITAL_LAKE", ""),
+        int(rows),
     )
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+import math
+import random
+import statistics
+from datetime import UTC, date, datetime, timedelta
 
 import polars as pl
 import pytest
@@ -25,11 +28,17 @@ from hospital_assets.measures.news2 import points, scores
 from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import (
     Frame,
+    exact_mean,
+    exact_median,
+    exact_quantile,
+    exact_sum,
     explode_hours,
     hash_keys,
+    hours_between,
     json_fields,
     lazy,
     local_clocks,
+    minutes_between,
     parse_dates,
     parse_numbers,
     parse_wall_clocks,
@@ -46,6 +55,42 @@ def collect(frame: Frame) -> pl.DataFrame:
 
 def at(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+# Arithmetic ---------------------------------------------------------------------------------------
+
+
+def test_figures_are_the_same_to_the_last_digit(on: Engine) -> None:
+    drawn = random.Random(3)
+    spans = [timedelta(microseconds=drawn.randrange(10**10)) for _ in range(500)]
+    start, groups = at("2026-03-01T10:00:00"), [*(n % 7 for n in range(500)), 0]
+    frame = on(
+        pl.DataFrame({"group": groups, "end": [*(start + span for span in spans), None]}).with_columns(start=start)
+    )
+    taken = collect(frame.select("group", minutes=minutes_between("start", "end"), hours=hours_between("start", "end")))
+    microseconds = [span // timedelta(microseconds=1) for span in spans]
+    exact = sorted((each / 60_000_000, each / 3_600_000_000) for each in microseconds)
+    assert sorted(taken.drop_nulls().select("minutes", "hours").rows()) == exact
+
+    figures = {
+        "total": exact_sum("minutes"),
+        "mean": exact_mean("minutes"),
+        "median": exact_median("minutes"),
+        "p90": exact_quantile("minutes", 0.9),
+    }
+    found = collect(on(taken).group_by("group").agg(**figures).sort("group"))
+    for group, *row in found.rows():
+        of_group = sorted(taken.filter(pl.col("group") == group)["minutes"].drop_nulls())
+        total = sum(math.floor(value * 1e9 + 0.5) for value in of_group) / 1e9
+        place = 0.9 * (len(of_group) - 1)
+        below, above = of_group[int(place)], of_group[int(place) + 1]
+        wanted = [statistics.median(of_group), below + (above - below) * (place - int(place))]
+        assert row == [total, total / len(of_group), *(math.floor(value * 1e9 + 0.5) / 1e9 for value in wanted)]
+
+
+def test_halves_are_rounded_up_on_every_engine(on: Engine) -> None:
+    frame = on(pl.DataFrame({"value": [0.5e-9, 1.5e-9, 2.5e-9]}))
+    assert collect(frame.select(exact_sum("value"))).item() == 6e-9
 
 
 # Text and time ------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from pandera.errors import SchemaErrors
 from hospital_assets.assets.declare import WAREHOUSE_POOL, partitions_of
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.checks.evidence import evidence
-from hospital_assets.checks.findings import Finding, asked_for, described, result, store
+from hospital_assets.checks.findings import Finding, asked_for, described, evaluated, result, store
 from hospital_assets.checks.kinds import (
     ADDS_UP,
     COLUMNS,
@@ -270,10 +270,12 @@ def contract_check(contract: Contract, periods: dg.TimeWindowPartitionsDefinitio
     ) -> Iterator[dg.AssetCheckResult]:
         with without_values(f"{contract.name} could not be checked"):
             asked = asked_for(context, CONTRACT_KINDS)
-            found = list(check_table(contract, frames[contract.name], frames, asked))
             opened = warehouse.open()
-            shown = [result(contract.name, kind, each, evidence(opened, contract, each)) for kind, each in found]
             period = period_of(context) if contract.partitioned else None
+            found = evaluated(
+                opened, frames, period, lambda tables: list(check_table(contract, tables[contract.name], tables, asked))
+            )
+            shown = [result(contract.name, kind, each, evidence(opened, contract, each)) for kind, each in found]
             store(opened, context.run.run_id, clock.wall(), contract.name, found, period)
         yield from shown
 

@@ -6,7 +6,7 @@ that keeps every single one with its history.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from types import MappingProxyType
@@ -16,6 +16,7 @@ import dagster as dg
 import polars as pl
 
 from hospital_assets.checks.kinds import Kind
+from hospital_assets.contracts import CONTRACTS
 from hospital_assets.warehouse.database import Period, Warehouse
 from hospital_assets.warehouse.dialect import Frame
 
@@ -86,6 +87,27 @@ def asked_for(context: dg.AssetCheckExecutionContext, kinds: Sequence[Kind]) -> 
     """Of some kinds those that a step is to evaluate."""
     names = names_asked_for(context)
     return [kind for kind in kinds if kind.name in names]
+
+
+def evaluated(
+    warehouse: Warehouse,
+    frames: Mapping[str, Frame],
+    period: Period | None,
+    check: Callable[[Mapping[str, Frame]], list[tuple[Kind, list[Finding]]]],
+) -> list[tuple[Kind, list[Finding]]]:
+    """What a check finds: in memory where its tables are small; by SQL where a rule is broken, to show how to look on.
+
+    Args:
+        warehouse: open.
+        frames: the tables that the check reads, by name, as the warehouse gives them.
+        period: the service days it covers of the tables that have them; None for all.
+        check: gives findings by kind; may be called twice.
+    """
+    if warehouse.fits_in_memory((CONTRACTS[name], period) for name in frames):
+        found = check({name: warehouse.in_memory(CONTRACTS[name], frame) for name, frame in frames.items()})
+        if all(finding.status in ("Passed", "NotApplicable") for _, findings in found for finding in findings):
+            return found
+    return check(frames)
 
 
 def result(

@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 import duckdb
 import narwhals as nw
+import polars as pl
 
 from hospital_assets.assets.declare import WAREHOUSE_POOL, partitions_of
 from hospital_assets.assets.dimensions.scd2 import END_OF_TIME
@@ -18,7 +19,7 @@ from hospital_assets.assets.resources import ClockResource
 from hospital_assets.checks.declared import Relation, Rule, checked_tables, relations_of, resolved_rules
 from hospital_assets.checks.delivery import in_use, undeliverable
 from hospital_assets.checks.evidence import evidence
-from hospital_assets.checks.findings import Finding, asked_for, described, result, store
+from hospital_assets.checks.findings import Finding, asked_for, described, evaluated, result, store
 from hospital_assets.checks.kinds import QUALITY_KINDS, Kind
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.registry import Profiles
@@ -49,13 +50,13 @@ def run_rules(rules: Sequence[Rule], frame: Frame) -> list[tuple[Kind, Finding]]
 
 
 def run_relation(relation: Relation, frames: Mapping[str, Frame]) -> Finding:
-    """Evaluate a relation; an error of the database becomes its finding and is not raised."""
+    """Evaluate a relation; an error of the engine becomes its finding and is not raised."""
     try:
         rows = relation.rows({**frames, "_own": frames[relation.table]})
         counted = rows.select(
             rows=nw.len(), broken=nw.coalesce(nw.col("_broken"), nw.lit(False)).cast(nw.Int64).sum()
         ).collect("polars")
-    except duckdb.Error as error:
+    except (duckdb.Error, pl.exceptions.PolarsError) as error:
         return Finding(relation.description, relation.column, 0, 0, relation.threshold_pct, redacted(error))
     return Finding(
         relation.description,
@@ -139,8 +140,9 @@ def quality_check(table: str, periods: dg.TimeWindowPartitionsDefinition) -> dg.
         with without_values(f"{table} could not be checked"):
             opened = warehouse.open()
             asked = asked_for(context, QUALITY_KINDS)
-            found = check_quality(table, frames, clock.now(), _undeliverable(opened, profiles), asked)
             period = period_of(context) if contract.partitioned else None
+            as_of, cannot = clock.now(), _undeliverable(opened, profiles)
+            found = evaluated(opened, frames, period, lambda tables: check_quality(table, tables, as_of, cannot, asked))
             shown = [result(table, kind, each, evidence(opened, contract, each)) for kind, each in found]
             store(opened, context.run.run_id, clock.wall(), table, found, period)
         yield from shown

@@ -18,7 +18,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -26,8 +26,10 @@ from typing import IO, ClassVar
 
 import duckdb
 import narwhals as nw
+import polars as pl
 
-from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN, Contract
+from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN, Column, Contract
+from hospital_assets.settings import EngineSettings
 from hospital_assets.warehouse.dialect import Frame, lazy, polars_of, quoted, relation_of, with_sql
 
 #: Stored type <- delivered types that become it without changing a value.
@@ -84,11 +86,13 @@ class Warehouse:
     Attributes:
         file: the DuckDB file.
         connection: to it.
+        in_memory_rows: how many rows at most are read into memory to be computed there.
         writes: how often tables were replaced or dropped since it was opened.
     """
 
     file: Path
     connection: duckdb.DuckDBPyConnection
+    in_memory_rows: int = EngineSettings.in_memory_rows
     writes: int = 0
     _known_tables: set[str] = field(default_factory=set)
     _kinds: dict[str, str] | None = None
@@ -124,7 +128,7 @@ class Warehouse:
         """The same file on a connection of its own, for another thread; so are its temporary tables."""
         with contextlib.closing(self.connection.cursor()) as connection:
             _set_session(connection)
-            yield Warehouse(self.file, connection, self.writes)
+            yield Warehouse(self.file, connection, self.in_memory_rows, self.writes)
 
     def after_commit(self, name: str, action: Callable[[], None]) -> None:
         """Do something once the rows are stored: now, or when the transaction around it ends.
@@ -192,6 +196,26 @@ class Warehouse:
             )
         return frame
 
+    def fits_in_memory(self, asked: Iterable[tuple[Contract, Period | None]]) -> bool:
+        """Whether tables, or some service days of them, are so small together that memory is the quicker place."""
+        return sum(self.count(contract, period) for contract, period in asked if self.exists(contract)) <= (
+            self.in_memory_rows
+        )
+
+    def in_memory(self, contract: Contract, frame: Frame) -> Frame:
+        """The rows of a frame over a table as a Polars frame; JSON is text there.
+
+        Args:
+            contract: of the table.
+            frame: a frame that `read` gave, or another over the table.
+        """
+        texts = {
+            c.name: f"cast(cast({quoted(c.name)} as json) as varchar)"
+            for c in contract.columns
+            if c.duckdb_type == "VARIANT" and c.name in frame.columns
+        }
+        return lazy((with_sql(frame, texts) if texts else frame).collect("polars").to_native())
+
     def replace(
         self,
         contract: Contract,
@@ -228,15 +252,11 @@ class Warehouse:
             )
         source = relation_of(frame)
         if source is None:
-            collected = polars_of(frame).collect()
+            with without_values(f"{contract.name}: the rows could not be computed; the table is unchanged"):
+                collected = polars_of(frame).collect()
             source = self.connection.from_arrow(collected.to_arrow())
         assert_columns(contract, dict(zip(source.columns, map(str, source.types), strict=True)))
-        selected = ", ".join(
-            f"cast({quoted(c.name)} as json)::variant as {quoted(c.name)}"
-            if c.duckdb_type == "VARIANT"
-            else quoted(c.name)
-            for c in contract.columns
-        )
+        selected = ", ".join(map(_stored, contract.columns))
         order = ", ".join(quoted(name) for name in contract.order_by)
         try:
             with self.transaction() as connection:
@@ -269,8 +289,13 @@ class Warehouse:
 
     def count(self, contract: Contract, period: Period | None = None) -> int:
         """Rows of a table, or of some service days of it."""
-        counted = self.read(contract, period).select(nw.len()).collect("polars")
-        return int(counted.item())
+        days = f" where {quoted(PARTITION_COLUMN)} >= ? and {quoted(PARTITION_COLUMN)} < ?"
+        of_period = period is not None and contract.partitioned
+        ((rows,),) = self.connection.execute(
+            f"select count(*) from {_qualified(contract)}{days if of_period else ''}",
+            [period.first, period.end] if of_period and period else [],
+        ).fetchall()
+        return int(rows)
 
     def count_by_key(self, contract: Contract, keys: Sequence[str]) -> dict[str, int]:
         """Rows of each partition of a contiguous range; keys are the first days of periods."""
@@ -368,8 +393,8 @@ _LAYERS = sorted({contract.layer for contract in CONTRACTS.values()})
 _COLUMN_NAMES = frozenset(c.name for contract in CONTRACTS.values() for c in contract.columns)
 
 
-def redacted(error: duckdb.Error) -> str:
-    """DuckDB's message of an error without any value: its own text may quote a cell.
+def redacted(error: duckdb.Error | pl.exceptions.PolarsError) -> str:
+    """An engine's message of an error without any value: its own text may quote a cell.
 
     Names of columns stay; every other quoted text, and all that follows `Input`, is left out.
     """
@@ -382,20 +407,28 @@ def redacted(error: duckdb.Error) -> str:
 
 @contextlib.contextmanager
 def without_values(doing: str) -> Iterator[None]:
-    """Turn DuckDB's errors into ours, so that no value of a record reaches a log.
+    """Turn an engine's errors into ours, so that no value of a record reaches a log.
 
     Raises:
-        WarehouseError: says what was being done and DuckDB's redacted reason.
+        WarehouseError: says what was being done and the engine's redacted reason.
     """
     try:
         yield
-    except duckdb.Error as error:
+    except (duckdb.Error, pl.exceptions.PolarsError) as error:
         raise WarehouseError(f"{doing}: {redacted(error)}") from None
 
 
 def _spelled(duckdb_type: str) -> str:
     """A type as DuckDB's catalog spells it."""
     return re.sub(r"\bTIMESTAMPTZ\b", "TIMESTAMP WITH TIME ZONE", duckdb_type)
+
+
+def _stored(column: Column) -> str:
+    """What is stored of a column of a frame."""
+    name = quoted(column.name)
+    if column.duckdb_type == "VARIANT":
+        return f"cast({name} as json)::variant as {name}"
+    return name
 
 
 def _qualified(contract: Contract) -> str:
@@ -520,7 +553,12 @@ class _Opened:
 
 @contextlib.contextmanager
 def open_warehouse(
-    file: Path, *, wait_seconds: float = 60.0, memory_limit: str = "1GB", say: Callable[[str], None] = lambda _: None
+    file: Path,
+    *,
+    wait_seconds: float = 60.0,
+    memory_limit: str = "1GB",
+    in_memory_rows: int = EngineSettings.in_memory_rows,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Warehouse]:
     """Open the warehouse; users within one process share one connection.
 
@@ -528,6 +566,7 @@ def open_warehouse(
         file: the DuckDB file; made with its folder when absent.
         wait_seconds: how long to wait while another process has it.
         memory_limit: DuckDB's limit; beyond it, it spills to disk next to the file.
+        in_memory_rows: how many rows at most are computed in memory; the first user decides.
         say: called once with a message when we have to wait.
 
     Raises:
@@ -536,7 +575,7 @@ def open_warehouse(
     file = file.resolve()
     opened = _Opened.by_file.get(file)
     if opened is None:
-        opened = _open(file, wait_seconds, memory_limit, say)
+        opened = _open(file, wait_seconds, memory_limit, in_memory_rows, say)
         _Opened.by_file[file] = opened
     opened.users += 1
     try:
@@ -551,7 +590,9 @@ def open_warehouse(
                 opened.lock.release()
 
 
-def _open(file: Path, wait_seconds: float, memory_limit: str, say: Callable[[str], None]) -> _Opened:
+def _open(
+    file: Path, wait_seconds: float, memory_limit: str, in_memory_rows: int, say: Callable[[str], None]
+) -> _Opened:
     file.parent.mkdir(parents=True, exist_ok=True)
     lock = _FileLock(_lock_file(file))
     deadline = time.monotonic() + wait_seconds
@@ -586,7 +627,7 @@ def _open(file: Path, wait_seconds: float, memory_limit: str, say: Callable[[str
     except BaseException:
         lock.release()
         raise
-    return _Opened(Warehouse(file, connection), lock)
+    return _Opened(Warehouse(file, connection, in_memory_rows), lock)
 
 
 def _connect(file: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:

@@ -21,8 +21,9 @@ from dagster_duckdb import DuckDBResource
 from pydantic import PrivateAttr
 
 from hospital_assets.contracts import CONTRACTS, Contract
+from hospital_assets.settings import EngineSettings
 from hospital_assets.warehouse.database import Period, Warehouse, WarehouseError, Written, open_warehouse
-from hospital_assets.warehouse.dialect import Frame, lazy, quoted
+from hospital_assets.warehouse.dialect import Frame, lazy, quoted, relation_of
 from hospital_assets.warehouse.lineage import lineage_of
 from hospital_assets.warehouse.loads import complete_loads, publish_ledger, record_loads
 
@@ -46,6 +47,7 @@ class WarehouseResource(DuckDBResource):
 
     wait_seconds: float = 60.0
     memory_limit: str = "1GB"
+    in_memory_rows: int = EngineSettings.in_memory_rows
 
     _stack: contextlib.ExitStack = PrivateAttr(default_factory=contextlib.ExitStack)
     _warehouse: Warehouse | None = PrivateAttr(default=None)
@@ -60,6 +62,7 @@ class WarehouseResource(DuckDBResource):
                     Path(self.database),
                     wait_seconds=self.wait_seconds,
                     memory_limit=self.memory_limit,
+                    in_memory_rows=self.in_memory_rows,
                     say=dg.get_dagster_logger().info,
                 )
             )
@@ -127,6 +130,14 @@ def period_of(context: Any) -> Period | None:
     return Period(_day(window.start), _day(window.end))
 
 
+def _period_read(step: Any, name: str) -> Period | None:
+    """The service days of an input that a step reads; None where it reads the whole table."""
+    if not step.has_asset_partitions_for_input(name):
+        return None
+    window = step.asset_partitions_time_window_for_input(name)
+    return Period(_day(window.start), _day(window.end))
+
+
 def _day(moment: datetime) -> date:
     return date(moment.year, moment.month, moment.day)
 
@@ -136,17 +147,30 @@ class WarehouseIOManager(dg.ConfigurableIOManager):
 
     An asset returns a lazy Narwhals frame or a Polars frame. An input annotated
     `pl.DataFrame` is collected; any other is a lazy frame over the table (over the run's service
-    days where both sides are partitioned), so that the transform runs inside DuckDB.
+    days where both sides are partitioned), so that the transform runs inside DuckDB; or, where all
+    that a step reads is small, in memory by Polars: the results are the same.
     """
 
     warehouse: WarehouseResource
 
     def load_input(self, context: dg.InputContext) -> Frame | pl.DataFrame:
         """A frame over the upstream table."""
-        frame = self._read(context, contract_of(context.asset_key), period_of(context))
+        contract = contract_of(context.asset_key)
+        frame = self._read(context, contract, period_of(context))
         if context.dagster_type.typing_type is pl.DataFrame:
             return frame.collect("polars").to_native()  # type: ignore[no-any-return]
-        return frame
+        warehouse = self.warehouse.open()
+        return warehouse.in_memory(contract, frame) if self._is_in_memory(context, warehouse, frame) else frame
+
+    def _is_in_memory(self, context: dg.InputContext, warehouse: Warehouse, frame: Frame) -> bool:
+        """Whether the step that asks is computed in memory; checks decide by themselves, after a look at the types."""
+        step = context.step_context
+        if step.assets_def is None or not step.assets_def.keys or relation_of(frame) is None:
+            return False
+        asked = [
+            (contract_of(key), _period_read(step, name)) for name, key in step.assets_def.keys_by_input_name.items()
+        ]
+        return warehouse.fits_in_memory(asked)
 
     def _read(self, context: dg.InputContext, contract: Contract, period: Period | None) -> Frame:
         """The upstream table, on the engine that the step's assets run on."""

@@ -37,7 +37,7 @@ from hospital_assets.contracts import PARTITION_COLUMN
 from hospital_assets.landing.profile import Subject
 from hospital_assets.landing.registry import Profiles
 from hospital_assets.warehouse.database import Period
-from hospital_assets.warehouse.dialect import Frame, json_fields, json_rows, local_clocks, resolve_instants
+from hospital_assets.warehouse.dialect import Frame, divided, json_fields, json_rows, local_clocks, resolve_instants
 
 OBSERVATION_ID_MISSING = Rule("observation_id_missing", "An observation set needs an identifier.", "quarantine")
 PATIENT_ID_MISSING = Rule("patient_id_missing", "A measurement needs a patient.", "quarantine")
@@ -569,7 +569,7 @@ def _in_one_unit(frame: Frame) -> Frame:
     return frame.with_columns(
         # To a tenth of a degree, as charted: 98.6 degrees Fahrenheit is 37.0, not 36.99999.
         _temperature=nw.when(nw.col("_is_fahrenheit") | nw.col("_is_inferred_fahrenheit"))
-        .then(((value - 32) / 1.8).round(1))
+        .then(divided(value - 32, 1.8).round(1))
         .otherwise(value),
         _spo2=nw.when(nw.col("_is_fraction")).then((nw.col("_spo2") * 100).round(1)).otherwise(nw.col("_spo2")),
     )

@@ -8,7 +8,7 @@ from hospital_assets.assets.declare import table
 from hospital_assets.assets.dimensions.members import key_of
 from hospital_assets.assets.resources import OutboxResource
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.warehouse.dialect import Frame, lazy
+from hospital_assets.warehouse.dialect import Frame, lazy, minutes_between
 
 
 @dg.asset(**table("fact_alerts"))
@@ -19,7 +19,7 @@ def fact_alerts(dim_hospital: pl.DataFrame, outbox: OutboxResource) -> Frame:
 
 def dated(alerts: Frame, hospitals: Frame) -> Frame:
     """Alerts keyed to their hospital, with the minutes they were open."""
-    minutes = (nw.col("resolved_at") - nw.col("opened_at")).dt.total_microseconds() / 60_000_000
+    minutes = minutes_between("opened_at", "resolved_at")
     return (
         key_of(alerts, hospitals, natural="hospital_id", key="hospital_key")
         .with_columns(open_minutes=minutes, alert_state=nw.col("state"))

@@ -10,7 +10,7 @@ from hospital_assets.assets.dimensions.members import key_of
 from hospital_assets.assets.dimensions.scd2 import key_at
 from hospital_assets.assets.facts.other_days import OtherDays, moved
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.warehouse.dialect import Frame, local_clocks, minutes_between
+from hospital_assets.warehouse.dialect import Frame, hours_between, local_clocks
 from hospital_assets.warehouse.io_manager import period_of
 
 
@@ -38,7 +38,7 @@ def fact_doctor_shifts(
     frame = key_at(frame, dim_department, natural="department_id", at="shift_start_at", key="department_key")
     frame = local_clocks(frame, {"_start_local": "shift_start_at"}, "time_zone")
     return frame.with_columns(
-        start_date_key=date_key("_start_local"), shift_hours=minutes_between("shift_start_at", "shift_end_at") / 60
+        start_date_key=date_key("_start_local"), shift_hours=hours_between("shift_start_at", "shift_end_at")
     ).select(nw.col(*CONTRACTS["fact_doctor_shifts"].column_names))
 
 

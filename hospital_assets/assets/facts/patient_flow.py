@@ -21,7 +21,7 @@ from hospital_assets.contracts.dimensions import NOT_YET_KEY
 from hospital_assets.landing.registry import Profiles
 from hospital_assets.measures.presence import segment_until
 from hospital_assets.warehouse.database import Period
-from hospital_assets.warehouse.dialect import Frame, checkpoint, local_clocks, minutes_between
+from hospital_assets.warehouse.dialect import Frame, checkpoint, hours_between, local_clocks
 from hospital_assets.warehouse.io_manager import period_of
 
 #: Trigger events that put a patient somewhere (HL7 v2 chapter 3).
@@ -376,11 +376,9 @@ def lengths() -> dict[str, nw.Expr]:
     """Hours of a segment, and of the whole stay in its last one; null where an end of it is known by its day only."""
     is_last = nw.col("segment_number") == nw.col("_last_number")
     return {
-        "segment_hours": nw.when(~nw.col("_is_by_day")).then(
-            minutes_between("segment_start_at", "segment_end_at") / 60
-        ),
+        "segment_hours": nw.when(~nw.col("_is_by_day")).then(hours_between("segment_start_at", "segment_end_at")),
         "length_of_stay_hours": nw.when(is_last & ~nw.col("_stay_is_by_day")).then(
-            minutes_between("stay_start_at", "stay_end_at") / 60
+            hours_between("stay_start_at", "stay_end_at")
         ),
     }
 

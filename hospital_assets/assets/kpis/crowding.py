@@ -16,7 +16,7 @@ from hospital_assets.contracts.dimensions import UNKNOWN_KEY
 from hospital_assets.contracts.kpis_emergency import BOARDERS_NEED, EDWIN_NEEDS, NEDOCS_NEEDS
 from hospital_assets.measures.presence import visit_until
 from hospital_assets.warehouse.database import Period
-from hospital_assets.warehouse.dialect import Frame, checkpoint, explode_hours
+from hospital_assets.warehouse.dialect import Frame, checkpoint, explode_hours, hours_between, hours_of
 
 #: ICD-10-PCS 5A19: performance of respiratory ventilation.
 VENTILATION = "5A19"
@@ -140,11 +140,11 @@ def crowding(beds: Frame, visits: Frame, shifts: Frame) -> Frame:
     present = checkpoint(
         present.with_columns(
             _boards=boards.cast(nw.Int64),
-            _boarded_hours=nw.when(boards).then((hour - nw.col("decision_at")).dt.total_microseconds() / 3_600_000_000),
+            _boarded_hours=nw.when(boards).then(hours_of(hour - nw.col("decision_at"))),
             _ventilated=nw.coalesce(nw.col("ventilated_at") <= hour, nw.lit(False)).cast(nw.Int64),
             _weight=6 - nw.col("triage_level"),
             _roomed_at=nw.when(nw.col("room_at") <= hour).then(nw.col("room_at")),
-            _door_to_bed_hours=(nw.col("room_at") - nw.col("arrival_at")).dt.total_microseconds() / 3_600_000_000,
+            _door_to_bed_hours=hours_between("arrival_at", "room_at"),
         )
     )
     counts = present.group_by(*key).agg(

@@ -10,7 +10,7 @@ import narwhals as nw
 
 from hospital_assets.assets.declare import all_days, table
 from hospital_assets.assets.facts.undelivered import lacks
-from hospital_assets.assets.kpis.totals import distinct_count, exact_sum, rates
+from hospital_assets.assets.kpis.totals import distinct_count, rates
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.kpis_deterioration import LAST_HOUR
@@ -27,7 +27,7 @@ from hospital_assets.measures.observations import (
 )
 from hospital_assets.measures.waits import wait_start
 from hospital_assets.warehouse.database import Period
-from hospital_assets.warehouse.dialect import Frame, checkpoint, minutes_between
+from hospital_assets.warehouse.dialect import Frame, checkpoint, divided, exact_sum, minutes_between
 from hospital_assets.warehouse.io_manager import period_of
 
 _PLACES = ("hospital_id", "department_name")
@@ -211,7 +211,7 @@ def news2_by_hour(sets: Frame) -> Frame:
     Args:
         sets: as from `sets_of`.
     """
-    hour = (nw.col("minutes") / 60).floor().cast(nw.Int64)
+    hour = divided(nw.col("minutes"), 60).floor().cast(nw.Int64)
     elsewhere = nw.col("measured_date") != nw.col("service_date")
     return rates(
         sets.with_columns(

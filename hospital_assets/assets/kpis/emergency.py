@@ -9,7 +9,7 @@ import narwhals as nw
 
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.facts.undelivered import lacks
-from hospital_assets.assets.kpis.totals import exact_sum, month_of, rates
+from hospital_assets.assets.kpis.totals import month_of, rates
 from hospital_assets.assets.kpis.waits import triage_label
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import CONTRACTS
@@ -20,7 +20,15 @@ from hospital_assets.measures.lwbs import LEFT, is_known
 from hospital_assets.measures.presence import visit_until
 from hospital_assets.measures.triage import is_critical, wait_target
 from hospital_assets.measures.waits import is_possible, wait_start
-from hospital_assets.warehouse.dialect import Frame, checkpoint, local_clocks, minutes_between
+from hospital_assets.warehouse.dialect import (
+    Frame,
+    checkpoint,
+    exact_median,
+    exact_sum,
+    local_clocks,
+    minutes_between,
+    minutes_of,
+)
 
 
 def with_hospital(visits: Frame, hospitals: Frame) -> Frame:
@@ -125,7 +133,7 @@ def boarding(visits: Frame) -> Frame:
         of=["boarding_minutes"],
         figures={
             "boarding_sum_minutes": exact_sum("boarding_minutes"),
-            "boarding_median_minutes": nw.col("boarding_minutes").median(),
+            "boarding_median_minutes": exact_median("boarding_minutes"),
             "boarding_max_minutes": nw.col("boarding_minutes").max(),
         },
     ).with_columns(boarding_sum_minutes=nw.coalesce(nw.col("boarding_sum_minutes"), nw.lit(0.0)))
@@ -189,7 +197,7 @@ def critical_waits(visits: Frame, as_of: nw.Expr) -> Frame:
     is_seen = ~nw.col("provider_at").is_null()
     has_left = ~nw.col("is_open")
     until = nw.coalesce(nw.col("departure_at"), nw.when(nw.col("is_open")).then(nw.col("as_of_at")))
-    elapsed = (until - wait_start()).dt.total_microseconds() / 60_000_000
+    elapsed = minutes_of(until - wait_start())
     critical = critical.with_columns(_elapsed=nw.when(is_seen).then(nw.col("wait_minutes")).otherwise(elapsed))
     late = nw.col("_elapsed") > thresholds.CRITICAL_WAIT_MINUTES
     return rates(
@@ -262,7 +270,7 @@ def op18(visits: Frame) -> Frame:
             "other_stratum": ~nw.col("_is_in_stratum"),
         },
         of=["_minutes"],
-        figures={"median_minutes": nw.col("_minutes").median()},
+        figures={"median_minutes": exact_median("_minutes")},
     )
 
 

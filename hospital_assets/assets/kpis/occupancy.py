@@ -7,11 +7,20 @@ import narwhals as nw
 
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.facts.bed_occupancy import department_stays
-from hospital_assets.assets.kpis.totals import exact_mean, exact_sum
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.measures.thresholds import BOTTLENECK_PCT
 from hospital_assets.warehouse.database import Period
-from hospital_assets.warehouse.dialect import Frame, checkpoint, explode_days, local_clocks, resolve_instants
+from hospital_assets.warehouse.dialect import (
+    Frame,
+    checkpoint,
+    divided,
+    exact_mean,
+    exact_sum,
+    explode_days,
+    hours_between,
+    local_clocks,
+    resolve_instants,
+)
 from hospital_assets.warehouse.io_manager import period_of
 
 EMERGENCY = "Emergency"
@@ -268,11 +277,11 @@ def department_flow(hours: Frame, segments: Frame) -> Frame:
     """
     day = ["service_date", "department_id"]
     offered = hours.group_by(*day, "hospital_id", "department_name").agg(
-        window_hours=nw.col("hour_minutes").sum() / 60.0, _staffed=exact_sum("staffed_bed_minutes")
+        window_hours=divided(nw.col("hour_minutes").sum(), 60), _staffed=exact_sum("staffed_bed_minutes")
     )
     flow = (
         segments.filter(~nw.col("is_eve"))
-        .with_columns(_hours=(nw.col("until_at") - nw.col("from_at")).dt.total_microseconds() / 3_600_000_000)
+        .with_columns(_hours=hours_between("from_at", "until_at"))
         .group_by(*day)
         .agg(
             patients_count=nw.len(),
@@ -287,7 +296,7 @@ def department_flow(hours: Frame, segments: Frame) -> Frame:
         patient_hours=nw.coalesce(nw.col("patient_hours"), nw.lit(0.0)),
         **{name: nw.coalesce(nw.col(name), nw.lit(0)) for name in counts},
     )
-    frame = frame.with_columns(_beds=nw.col("_staffed") / 60.0 / nw.col("window_hours"))
+    frame = frame.with_columns(_beds=divided(nw.col("_staffed"), 60) / nw.col("window_hours"))
     return frame.with_columns(
         mean_census_count=nw.col("patient_hours") / nw.col("window_hours"),
         patients_per_hour=nw.col("patients_count") / nw.col("window_hours"),
@@ -296,7 +305,7 @@ def department_flow(hours: Frame, segments: Frame) -> Frame:
         ),
         turnover_per_bed=nw.when(nw.col("_beds") > 0).then(nw.col("outflow_count") / nw.col("_beds")),
         turnover_interval_hours=nw.when((nw.col("_beds") > 0) & (nw.col("outflow_count") > 0)).then(
-            (nw.col("_staffed") / 60.0 - nw.col("patient_hours")) / nw.col("outflow_count")
+            (divided(nw.col("_staffed"), 60) - nw.col("patient_hours")) / nw.col("outflow_count")
         ),
         is_bottleneck=nw.coalesce(
             nw.col("patient_hours") * 6_000.0 >= float(BOTTLENECK_PCT) * nw.col("_staffed"), nw.lit(False)

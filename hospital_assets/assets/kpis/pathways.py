@@ -5,12 +5,12 @@ import narwhals as nw
 
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.facts.undelivered import lacks_any
-from hospital_assets.assets.kpis.totals import exact_sum, rates
+from hospital_assets.assets.kpis.totals import rates
 from hospital_assets.assets.kpis.waits import GROUPS, labelled
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.kpis_pathways import STILL_OPEN, UNKNOWN
 from hospital_assets.measures.thresholds import HANDOVER_MINUTES, LATE_HANDOVER_MINUTES, LONG_HANDOVER_MINUTES
-from hospital_assets.warehouse.dialect import Frame, minutes_between
+from hospital_assets.warehouse.dialect import Frame, exact_median, exact_quantile, exact_sum, minutes_between
 
 #: Stage -> the clock before it and its own.
 STAGES = {
@@ -64,8 +64,8 @@ def stages(visits: Frame) -> Frame:
         of=["_taken"],
         figures={
             "stage_sum_minutes": exact_sum("_taken"),
-            "stage_median_minutes": nw.col("_taken").median(),
-            "stage_p90_minutes": nw.col("_taken").quantile(0.9, interpolation="linear"),
+            "stage_median_minutes": exact_median("_taken"),
+            "stage_p90_minutes": exact_quantile("_taken", 0.9),
         },
     ).with_columns(stage_sum_minutes=nw.coalesce(nw.col("stage_sum_minutes"), nw.lit(0.0)))
 

@@ -8,10 +8,10 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import table
-from hospital_assets.assets.kpis.totals import distinct_count, exact_sum, share_pct, with_totals
+from hospital_assets.assets.kpis.totals import distinct_count, share_pct, with_totals
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.dimensions import NOT_YET_KEY
-from hospital_assets.warehouse.dialect import Frame, checkpoint
+from hospital_assets.warehouse.dialect import Frame, checkpoint, exact_sum
 
 #: Share of the US population in percent (American Red Cross).
 REFERENCE_BLOOD_MIX_PCT = {"O+": 38.0, "A+": 34.0, "B+": 9.0, "O-": 7.0, "A-": 6.0, "AB+": 3.0, "B-": 2.0, "AB-": 1.0}

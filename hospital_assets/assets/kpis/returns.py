@@ -12,7 +12,7 @@ from hospital_assets.contracts import CONTRACTS
 from hospital_assets.measures.lwbs import LEFT, NOT_DISCHARGED
 from hospital_assets.measures.presence import visit_until
 from hospital_assets.measures.thresholds import RETURN_HOURS
-from hospital_assets.warehouse.dialect import Frame, checkpoint
+from hospital_assets.warehouse.dialect import Frame, checkpoint, hours_between, hours_of
 
 
 def persons_of(patients: Frame, persons: Frame) -> Frame:
@@ -76,8 +76,8 @@ def returns(visits: Frame, data_end: nw.Expr) -> Frame:
         "_next_disposition",
         "_is_overlapped",
         period_month=month_of(nw.col("period_date")),
-        _hours=(nw.col("_next_arrival_at") - nw.col("departure_at")).dt.total_microseconds() / 3_600_000_000,
-        _until_end_hours=(data_end - nw.col("departure_at")).dt.total_microseconds() / 3_600_000_000,
+        _hours=hours_between("departure_at", "_next_arrival_at"),
+        _until_end_hours=hours_of(data_end - nw.col("departure_at")),
     )
     variants = {
         "discharged": (nw.lit(False), nw.lit(True)),

@@ -13,7 +13,7 @@ from hospital_assets.measures.thresholds import (
     NIGHT_STARTS_HOUR,
     SHORTEST_REST_HOURS,
 )
-from hospital_assets.warehouse.dialect import Frame, checkpoint, local_clocks, minutes_between
+from hospital_assets.warehouse.dialect import Frame, checkpoint, hours_between, local_clocks
 
 
 @dg.asset(**table("kpi_shift_patterns_daily"))
@@ -42,7 +42,7 @@ def shift_patterns(shifts: Frame) -> Frame:
         frame.with_columns(
             _last_end_at=nw.col("shift_end_at").shift(1).over("doctor_key", order_by=order),
             _was_night=nw.col("_is_night").shift(1).over("doctor_key", order_by=order),
-        ).with_columns(_rest_hours=minutes_between("_last_end_at", "shift_start_at") / 60)
+        ).with_columns(_rest_hours=hours_between("_last_end_at", "shift_start_at"))
     )
     # All unknown doctors have one key: whose shift was before, nobody knows.
     rest = nw.when(nw.col("doctor_key") != UNKNOWN_KEY).then(nw.col("_rest_hours"))

@@ -5,12 +5,20 @@ import narwhals as nw
 
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.facts.undelivered import lacks
-from hospital_assets.assets.kpis.totals import exact_mean, month_of, rates, with_totals
+from hospital_assets.assets.kpis.totals import month_of, rates, with_totals
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.measures.presence import OVERSTAY_HOURS, segment_until
 from hospital_assets.measures.thresholds import NOON_HOUR
-from hospital_assets.warehouse.dialect import Frame, local_clocks
+from hospital_assets.warehouse.dialect import (
+    Frame,
+    divided,
+    exact_mean,
+    exact_median,
+    hours_between,
+    hours_of,
+    local_clocks,
+)
 
 
 def stays_of(flow: Frame, hospitals: Frame, departments: Frame) -> Frame:
@@ -47,18 +55,17 @@ def length_of_stay(stays: Frame, as_of: nw.Expr) -> Frame:
             and segment_end_at of the last segment, start_local, end_local.
         as_of: the moment until which open stays have lasted.
     """
-    day = 86_400_000_000.0
     start, end = (nw.col(name).dt.date().cast(nw.Datetime("us")) for name in ("start_local", "end_local"))
     frame = (
         stays.with_columns(as_of_at=as_of)
         .with_columns(
             period_month=month_of(nw.coalesce(nw.col("end_local").dt.date(), nw.col("as_of_at").dt.date())),
-            _hcup=((end - start).dt.total_microseconds() / day).round().cast(nw.Int64),
+            _hcup=_days_of(end - start).round().cast(nw.Int64),
             # Of an end known by its day only there are days, but no hours.
             _hours=nw.when(~nw.col("length_of_stay_hours").is_null()).then(
-                (nw.col("stay_end_at") - nw.col("stay_start_at")).dt.total_microseconds() / (day / 24)
+                hours_between("stay_start_at", "stay_end_at")
             ),
-            _so_far=(nw.col("as_of_at") - nw.col("stay_start_at")).dt.total_microseconds() / day,
+            _so_far=_days_of(nw.col("as_of_at") - nw.col("stay_start_at")),
             _is_open=nw.col("stay_end_at").is_null(),
             _has_lapsed=has_lapsed(),
         )
@@ -85,7 +92,7 @@ def length_of_stay(stays: Frame, as_of: nw.Expr) -> Frame:
             "los_hcup_days_average": nw.col("_hcup").mean(),
             "los_min1_days_average": nw.col("_min1").mean(),
             "los_hours_average": exact_mean("_hours"),
-            "los_hours_median": nw.col("_hours").median(),
+            "los_hours_median": exact_median("_hours"),
         },
     )
     open_days = with_totals(
@@ -104,18 +111,17 @@ def kpi_overstays(fact_patient_flow: Frame, dim_hospital: Frame, dim_department:
     return overstays(stays, as_of).select(nw.col(*CONTRACTS["kpi_overstays"].column_names))
 
 
+def _days_of(span: nw.Expr) -> nw.Expr:
+    return divided(span.dt.total_microseconds(), 86_400_000_000)
+
+
 def overstays(stays: Frame, as_of: nw.Expr) -> Frame:
     """Stays longer than the limit of their class; open ones until `as_of`."""
     frame = stays.with_columns(
         as_of_at=as_of,
         department_name=nw.coalesce(nw.col("department_name"), nw.lit("unknown")),
         _is_open=nw.col("stay_end_at").is_null(),
-    ).with_columns(
-        _hours=(
-            nw.coalesce(nw.col("stay_end_at"), nw.col("as_of_at")) - nw.col("stay_start_at")
-        ).dt.total_microseconds()
-        / 3_600_000_000
-    )
+    ).with_columns(_hours=hours_of(nw.coalesce(nw.col("stay_end_at"), nw.col("as_of_at")) - nw.col("stay_start_at")))
     limits = (nw.when(nw.col("stay_class") == of).then(nw.lit(hours)) for of, hours in OVERSTAY_HOURS.items())
     is_over = nw.col("_hours") > nw.coalesce(*limits)
     return rates(

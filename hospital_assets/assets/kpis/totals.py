@@ -84,22 +84,6 @@ def rates(
     return found.with_columns(value_pct=share_pct("numerator_count", "denominator_count"))
 
 
-def exact_sum(column: str) -> nw.Expr:
-    """The sum of a column of fractions, the same in whatever order the rows come.
-
-    Sums of floats depend on their order, and engines add in parallel; billionths are whole numbers.
-    0 where there is nothing to add.
-    """
-    billionths = (nw.col(column) * 1e9).round().cast(nw.Int64)
-    return billionths.sum() / 1e9
-
-
-def exact_mean(column: str) -> nw.Expr:
-    """The mean of a column of fractions, the same in whatever order the rows come; null where there is none."""
-    count = nw.col(column).count()
-    return nw.when(count > 0).then(exact_sum(column) / count)
-
-
 def distinct_count(column: str) -> nw.Expr:
     """How many different values there are, as an aggregation; null is none."""
     return nw.col(column).n_unique() - (nw.col(column).count() < nw.len()).cast(nw.Int64)

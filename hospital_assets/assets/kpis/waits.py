@@ -6,11 +6,11 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import table
-from hospital_assets.assets.kpis.totals import exact_sum, with_totals
+from hospital_assets.assets.kpis.totals import with_totals
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.measures.waits import WAIT_EXCLUSIONS
-from hospital_assets.warehouse.dialect import Frame, checkpoint
+from hospital_assets.warehouse.dialect import Frame, checkpoint, exact_median, exact_quantile, exact_sum
 
 ROLLING_DAYS = 7
 GROUPS = ("hospital_id", "department_name", "triage_group")
@@ -104,8 +104,8 @@ def wait_figures(visits: Frame, by: tuple[str, ...]) -> Frame:
             "wait_count": nw.col("wait_minutes").count(),
             **{name: nw.col(name).sum() for name in excluded},
             "wait_sum_minutes": exact_sum("wait_minutes"),
-            "wait_median_minutes": nw.col("wait_minutes").median(),
-            "wait_p90_minutes": nw.col("wait_minutes").quantile(0.9, interpolation="linear"),
+            "wait_median_minutes": exact_median("wait_minutes"),
+            "wait_p90_minutes": exact_quantile("wait_minutes", 0.9),
             "wait_max_minutes": nw.col("wait_minutes").max(),
         },
     ).with_columns(

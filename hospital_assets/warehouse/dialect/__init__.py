@@ -2,8 +2,9 @@
 
 Transforms use Narwhals; the few things it lacks (tolerant parsing of text, JSON paths, stable
 hashes, evaluating a plan once) stand here, each as a function from frame to frame that means the
-same on every engine. `on_duckdb` and `on_polars` say how those engines do it; the package `spark` brings
-its own half and adds itself. Does not belong here: any rule about hospital data.
+same on every engine; `exact` holds arithmetic that is the same to the last digit. `on_duckdb` and
+`on_polars` say how those engines do it; the package `spark` brings its own half and adds itself.
+Does not belong here: any rule about hospital data.
 """
 
 from __future__ import annotations
@@ -14,6 +15,17 @@ from typing import Protocol
 import narwhals as nw
 
 from hospital_assets.warehouse.dialect import on_duckdb, on_polars
+from hospital_assets.warehouse.dialect.exact import (
+    divided,
+    exact_mean,
+    exact_median,
+    exact_quantile,
+    exact_sum,
+    hours_between,
+    hours_of,
+    minutes_between,
+    minutes_of,
+)
 from hospital_assets.warehouse.dialect.frames import (
     ISO_WALL_CLOCK_FORMATS,
     NUMBER_FORMATS,
@@ -39,9 +51,16 @@ __all__ = [
     "Frame",
     "add_engine",
     "checkpoint",
+    "divided",
+    "exact_mean",
+    "exact_median",
+    "exact_quantile",
+    "exact_sum",
     "explode_days",
     "explode_hours",
     "hash_keys",
+    "hours_between",
+    "hours_of",
     "is_on_spark",
     "join_valid",
     "json_fields",
@@ -50,6 +69,7 @@ __all__ = [
     "literal",
     "local_clocks",
     "minutes_between",
+    "minutes_of",
     "parse_dates",
     "parse_numbers",
     "parse_wall_clocks",
@@ -176,7 +196,7 @@ def _parse_counted(frame: Frame, out: str, text: str, by_source: Mapping[str | N
     frame = frame.with_columns(
         chosen(lambda known: nw.lit(known.since).cast(nw.Datetime("us"))).alias(out),
         # Days with six digits behind the point are no whole seconds.
-        (chosen(lambda known: nw.col(number) * (known.minutes * 60)).round(0) / 60).alias(number),
+        divided(chosen(lambda known: nw.col(number) * (known.minutes * 60)).round(0), 60).alias(number),
         chosen(lambda known: nw.lit(known.is_utc)).alias(f"{out}_is_utc"),
     )
     return plus_minutes(frame, {out: number}).drop(number)
@@ -224,11 +244,6 @@ def hash_keys(frame: Frame, keys: Mapping[str, Sequence[str]]) -> Frame:
 def checkpoint(frame: Frame) -> Frame:
     """Evaluate a plan once, for frames that several outputs are made from."""
     return _engine(frame).checkpoint(frame)
-
-
-def minutes_between(start: str, end: str) -> nw.Expr:
-    """Minutes from one instant column to another, with their fraction; null when either is."""
-    return (nw.col(end) - nw.col(start)).dt.total_microseconds() / 60_000_000
 
 
 def resolve_instants(frame: Frame, instants: Mapping[str, str], zone: str) -> Frame:
