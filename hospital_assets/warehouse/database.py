@@ -289,13 +289,15 @@ class Warehouse:
 
     def count(self, contract: Contract, period: Period | None = None) -> int:
         """Rows of a table, or of some service days of it."""
-        days = f" where {quoted(PARTITION_COLUMN)} >= ? and {quoted(PARTITION_COLUMN)} < ?"
-        of_period = period is not None and contract.partitioned
-        ((rows,),) = self.connection.execute(
-            f"select count(*) from {_qualified(contract)}{days if of_period else ''}",
-            [period.first, period.end] if of_period and period else [],
-        ).fetchall()
+        ((rows,),) = self.connection.execute(f"select count(*) from {_rows_of(contract, period)}").fetchall()
         return int(rows)
+
+    def head(self, contract: Contract, period: Period | None, columns: Sequence[str], rows: int) -> pl.DataFrame:
+        """Some rows of a table, or of some service days of it."""
+        selected = ", ".join(map(quoted, columns))
+        query = f"select {selected} from {_rows_of(contract, period)} limit {rows:d}"
+        found: pl.DataFrame = self.connection.sql(query).pl()
+        return found
 
     def count_by_key(self, contract: Contract, keys: Sequence[str]) -> dict[str, int]:
         """Rows of each partition of a contiguous range; keys are the first days of periods."""
@@ -429,6 +431,14 @@ def _stored(column: Column) -> str:
     if column.duckdb_type == "VARIANT":
         return f"cast({name} as json)::variant as {name}"
     return name
+
+
+def _rows_of(contract: Contract, period: Period | None) -> str:
+    """The rows of a table, or of some service days of it, as they follow `from`."""
+    if period is None or not contract.partitioned:
+        return _qualified(contract)
+    day = quoted(PARTITION_COLUMN)
+    return f"{_qualified(contract)} where {day} >= date '{period.first}' and {day} < date '{period.end}'"
 
 
 def _qualified(contract: Contract) -> str:

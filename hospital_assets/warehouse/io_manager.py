@@ -15,7 +15,6 @@ from typing import Any
 
 import dagster as dg
 import duckdb
-import narwhals as nw
 import polars as pl
 from dagster_duckdb import DuckDBResource
 from pydantic import PrivateAttr
@@ -152,6 +151,8 @@ class WarehouseIOManager(dg.ConfigurableIOManager):
     """
 
     warehouse: WarehouseResource
+    #: The step that read last, as run and step, and whether it is computed in memory.
+    _decided: tuple[tuple[str, str], bool] | None = PrivateAttr(default=None)
 
     def load_input(self, context: dg.InputContext) -> Frame | pl.DataFrame:
         """A frame over the upstream table."""
@@ -167,10 +168,11 @@ class WarehouseIOManager(dg.ConfigurableIOManager):
         step = context.step_context
         if step.assets_def is None or not step.assets_def.keys or relation_of(frame) is None:
             return False
-        asked = [
-            (contract_of(key), _period_read(step, name)) for name, key in step.assets_def.keys_by_input_name.items()
-        ]
-        return warehouse.fits_in_memory(asked)
+        if self._decided is None or self._decided[0] != (step.run_id, step.step.key):
+            inputs = step.assets_def.keys_by_input_name.items()
+            fits = warehouse.fits_in_memory((contract_of(key), _period_read(step, name)) for name, key in inputs)
+            self._decided = ((step.run_id, step.step.key), fits)
+        return self._decided[1]
 
     def _read(self, context: dg.InputContext, contract: Contract, period: Period | None) -> Frame:
         """The upstream table, on the engine that the step's assets run on."""
@@ -260,7 +262,7 @@ def _preview(warehouse: Warehouse, contract: Contract, period: Period | None) ->
         for c in contract.columns
         if c.privacy in PREVIEW_PRIVACY and c.duckdb_type != "VARIANT" and not c.name.endswith("[]")
     ]
-    rows = warehouse.read(contract, period).select(nw.col(*shown)).head(_PREVIEW_ROWS).collect("polars").to_native()
+    rows = warehouse.head(contract, period, shown, _PREVIEW_ROWS)
     if rows.is_empty():
         return "No rows."
     head = f"| {' | '.join(shown)} |\n|{'---|' * len(shown)}\n"
