@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pickle
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -23,6 +25,8 @@ from hospital_assets_tests.engines import ALL_ENGINES, Engine
 
 if TYPE_CHECKING:
     from hospital_assets.automation.build import BuildReport
+
+_Made = TypeVar("_Made")
 
 FIRST, LAST = date(2026, 3, 5), date(2026, 3, 12)
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -69,22 +73,37 @@ def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
 
 
 @pytest.fixture(scope="session")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def network(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Settings:
     """Eight dirty days (8 March has 23 hours) of a tenth of the network, landed but not built."""
     from hospital_assets.simulator import simulate
 
-    settings = Settings(tmp_path_factory.mktemp("network"), first_service_date=FIRST, last_service_date=LAST)
-    simulate(settings.landing, settings.ground_truth, start=FIRST, days=8, scale=0.1, seed=7)
-    write_settings(settings)
-    return settings
+    def make(folder: Path) -> Settings:
+        settings = Settings(folder / "network", first_service_date=FIRST, last_service_date=LAST)
+        simulate(settings.landing, settings.ground_truth, start=FIRST, days=8, scale=0.1, seed=7)
+        write_settings(settings)
+        return settings
+
+    return made_once("network", tmp_path_factory, worker_id, make)
 
 
 @pytest.fixture(scope="session")
-def built(network: Settings) -> tuple[Settings, BuildReport]:
+def built(network: Settings, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> tuple[Settings, BuildReport]:
     """The small network, built; copy it before changing anything."""
     from hospital_assets_tests.helpers import run
 
-    return network, run(network)
+    return made_once("built", tmp_path_factory, worker_id, lambda _: (network, run(network)))
+
+
+def made_once(name: str, folders: pytest.TempPathFactory, worker: str, make: Callable[[Path], _Made]) -> _Made:
+    """What all processes of a test run share: the first that asks makes it, the others wait."""
+    base = folders.getbasetemp()
+    base = base if worker == "master" else base.parent
+    with (base / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = base / f"{name}.pickle"
+        if not made.exists():
+            made.write_bytes(pickle.dumps(make(base)))
+        return pickle.loads(made.read_bytes())  # type: ignore[no-any-return]  # noqa: S301  (our own, a moment ago)
 
 
 @pytest.fixture(scope="session")
