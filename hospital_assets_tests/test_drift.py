@@ -19,8 +19,9 @@ from hospital_assets.landing.drift import ADVICE, Drift, drifts
 from hospital_assets.landing.profile import canonical_columns
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.zone import LandingZone
-from hospital_assets.warehouse.database import Period, Warehouse, WarehouseError
+from hospital_assets.warehouse.database import Period, Warehouse
 from hospital_assets.warehouse.dialect import lazy
+from hospital_assets.warehouse.errors import WarehouseError
 
 SPEC = load_profiles(None)["native"].subjects["er_visits"]
 #: Those that native files have.

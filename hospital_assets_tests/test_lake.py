@@ -18,14 +18,9 @@ from polars.testing import assert_frame_equal
 
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.spark.lake import Lake
-from hospital_assets.warehouse.database import (
-    PartitionMismatchError,
-    Period,
-    SchemaMismatchError,
-    Warehouse,
-    WarehouseError,
-)
+from hospital_assets.warehouse.database import PartitionMismatchError, Period, SchemaMismatchError, Warehouse
 from hospital_assets.warehouse.dialect import Frame, lazy
+from hospital_assets.warehouse.errors import WarehouseError
 from hospital_assets_tests.engines import spark_session
 
 pytestmark = pytest.mark.slow

@@ -16,7 +16,8 @@ from hospital_assets.contracts import CONTRACTS
 from hospital_assets.recovery import snapshots as module
 from hospital_assets.recovery.snapshots import SnapshotError, restore_table, snapshot_of, snapshots, take_snapshot
 from hospital_assets.settings import Settings
-from hospital_assets.warehouse.database import Period, Warehouse, WarehouseError, open_warehouse
+from hospital_assets.warehouse.database import Period, Warehouse, open_warehouse
+from hospital_assets.warehouse.errors import WarehouseError
 from hospital_assets_tests.helpers import tables, warehouse_copy
 
 NOW = datetime(2026, 3, 14, 9, 0, tzinfo=UTC)

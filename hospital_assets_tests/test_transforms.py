@@ -7,6 +7,7 @@ import random
 import statistics
 from datetime import UTC, date, datetime, timedelta
 
+import narwhals as nw
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -28,6 +29,7 @@ from hospital_assets.measures.news2 import points, scores
 from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import (
     Frame,
+    checkpoint,
     exact_mean,
     exact_median,
     exact_quantile,
@@ -44,6 +46,7 @@ from hospital_assets.warehouse.dialect import (
     parse_wall_clocks,
     resolve_instants,
 )
+from hospital_assets.warehouse.errors import WarehouseError
 from hospital_assets_tests.engines import ENGINES, Engine
 
 
@@ -91,6 +94,18 @@ def test_figures_are_the_same_to_the_last_digit(on: Engine) -> None:
 def test_halves_are_rounded_up_on_every_engine(on: Engine) -> None:
     frame = on(pl.DataFrame({"value": [0.5e-9, 1.5e-9, 2.5e-9]}))
     assert collect(frame.select(exact_sum("value"))).item() == 6e-9
+
+
+@pytest.mark.parametrize("on", ENGINES.values(), ids=ENGINES)
+def test_what_cannot_be_computed_quotes_no_value(on: Engine) -> None:
+    numbers = on(pl.DataFrame({"spo2_pct": ["97", "Erika Mustermann 4711"]})).with_columns(
+        nw.col("spo2_pct").cast(nw.Int64)
+    )
+    with pytest.raises(WarehouseError) as refused:
+        checkpoint(numbers)
+    assert "could not be computed" in str(refused.value)
+    assert "Mustermann" not in str(refused.value)
+    assert "4711" not in str(refused.value)
 
 
 # Text and time ------------------------------------------------------------------------------------

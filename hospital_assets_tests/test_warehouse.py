@@ -25,12 +25,11 @@ from hospital_assets.warehouse.database import (
     Period,
     SchemaMismatchError,
     Warehouse,
-    WarehouseError,
     WarehouseLockedError,
     open_warehouse,
-    redacted,
 )
 from hospital_assets.warehouse.dialect import lazy
+from hospital_assets.warehouse.errors import WarehouseError, redacted
 
 SHIFTS = CONTRACTS["fact_doctor_shifts"]
 HOSPITALS = CONTRACTS["dim_hospital"]

@@ -13,7 +13,7 @@ import duckdb
 import polars as pl
 
 from hospital_assets.publishing.publications import PublicationError
-from hospital_assets.warehouse.database import WarehouseError, redacted
+from hospital_assets.warehouse.errors import WarehouseError, redacted
 
 _FULL = (
     "the disk is full: make room (the folders `spool` and `spill` in the warehouse's may be emptied), then run this "

@@ -30,8 +30,8 @@ from hospital_assets.checks.kinds import (
     Kind,
 )
 from hospital_assets.contracts import CONTRACTS, Column, Contract
-from hospital_assets.warehouse.database import without_values
 from hospital_assets.warehouse.dialect import Frame, json_fields, relation_of
+from hospital_assets.warehouse.errors import without_values
 from hospital_assets.warehouse.io_manager import WarehouseResource, period_of
 
 

@@ -23,8 +23,9 @@ from hospital_assets.checks.findings import Finding, asked_for, described, evalu
 from hospital_assets.checks.kinds import QUALITY_KINDS, Kind
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.registry import Profiles
-from hospital_assets.warehouse.database import Warehouse, redacted, without_values
+from hospital_assets.warehouse.database import Warehouse
 from hospital_assets.warehouse.dialect import Frame
+from hospital_assets.warehouse.errors import redacted, without_values
 from hospital_assets.warehouse.io_manager import WarehouseResource, period_of
 
 

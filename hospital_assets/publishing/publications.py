@@ -43,8 +43,9 @@ from hospital_assets.publishing.policy import Policy, PolicyError, RoleName
 from hospital_assets.publishing.pseudonyms import KeyMissingError, SecretKey, make_tokens
 from hospital_assets.publishing.small_cells import protect_small_cells
 from hospital_assets.settings import Settings
-from hospital_assets.warehouse.database import Warehouse, without_values
+from hospital_assets.warehouse.database import Warehouse
 from hospital_assets.warehouse.dialect import literal, quoted
+from hospital_assets.warehouse.errors import without_values
 
 #: Files of this format can be opened by every DuckDB client since 1.0, those inside BI tools included.
 STORAGE_VERSION = "v1.0.0"

@@ -18,8 +18,9 @@ from hospital_assets.access.audit import Event, audited, system_actor
 from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN, Contract
 from hospital_assets.files import replacing
 from hospital_assets.settings import Settings
-from hospital_assets.warehouse.database import Period, Warehouse, open_warehouse, without_values
+from hospital_assets.warehouse.database import Period, Warehouse, open_warehouse
 from hospital_assets.warehouse.dialect import literal, quoted
+from hospital_assets.warehouse.errors import without_values
 
 _NAME = re.compile(r"\d{8}T\d{12}Z")
 

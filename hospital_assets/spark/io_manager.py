@@ -21,8 +21,9 @@ from hospital_assets.live.io_manager import HospitalIOManager
 from hospital_assets.spark import dialect as on_spark
 from hospital_assets.spark.lake import Lake
 from hospital_assets.spark.session import configuration, prepare_java, stated_defaults
-from hospital_assets.warehouse.database import Period, Warehouse, WarehouseError, Written
+from hospital_assets.warehouse.database import Period, Warehouse, Written
 from hospital_assets.warehouse.dialect import Frame
+from hospital_assets.warehouse.errors import WarehouseError
 from hospital_assets.warehouse.io_manager import Also
 
 

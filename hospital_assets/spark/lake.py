@@ -20,15 +20,10 @@ from typing import TYPE_CHECKING
 import narwhals as nw
 
 from hospital_assets.contracts import PARTITION_COLUMN, Contract
-from hospital_assets.warehouse.database import (
-    PartitionMismatchError,
-    Period,
-    WarehouseError,
-    assert_columns,
-    without_values,
-)
+from hospital_assets.warehouse.database import PartitionMismatchError, Period, assert_columns
 from hospital_assets.warehouse.dialect import Frame, lazy, literal, polars_of, quoted, with_sql
 from hospital_assets.warehouse.dialect.frames import is_on_spark, relation_of
+from hospital_assets.warehouse.errors import WarehouseError, without_values
 
 if TYPE_CHECKING:
     import pyarrow.fs as arrow_fs

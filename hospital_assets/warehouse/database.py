@@ -31,6 +31,7 @@ import polars as pl
 from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN, Column, Contract
 from hospital_assets.settings import EngineSettings
 from hospital_assets.warehouse.dialect import Frame, lazy, polars_of, quoted, relation_of, with_sql
+from hospital_assets.warehouse.errors import WarehouseError, redacted, without_values
 
 #: Stored type <- delivered types that become it without changing a value.
 _LOSSLESS: dict[str, frozenset[str]] = {
@@ -42,10 +43,6 @@ _LOSSLESS: dict[str, frozenset[str]] = {
     "VARCHAR": frozenset({"JSON"}),
     "VARIANT": frozenset({"VARCHAR", "JSON"}),
 }
-
-
-class WarehouseError(Exception):
-    """A table could not be written or read; the message says which, why, and what to do."""
 
 
 class SchemaMismatchError(WarehouseError):
@@ -392,32 +389,6 @@ class Warehouse:
 
 
 _LAYERS = sorted({contract.layer for contract in CONTRACTS.values()})
-_COLUMN_NAMES = frozenset(c.name for contract in CONTRACTS.values() for c in contract.columns)
-
-
-def redacted(error: duckdb.Error | pl.exceptions.PolarsError) -> str:
-    """An engine's message of an error without any value: its own text may quote a cell.
-
-    Names of columns stay; every other quoted text, and all that follows `Input`, is left out.
-    """
-    message = re.split(r"\bInput:|\bStack Trace|\n", str(error).strip(), maxsplit=1)[0]
-    message = re.sub(
-        r"([\"'])(.*?)\1", lambda found: found.group(0) if found.group(2) in _COLUMN_NAMES else "'...'", message
-    )
-    return f"{type(error).__name__}: {re.sub(r'[0-9]{3,}', '...', message)[:200]}"
-
-
-@contextlib.contextmanager
-def without_values(doing: str) -> Iterator[None]:
-    """Turn an engine's errors into ours, so that no value of a record reaches a log.
-
-    Raises:
-        WarehouseError: says what was being done and the engine's redacted reason.
-    """
-    try:
-        yield
-    except (duckdb.Error, pl.exceptions.PolarsError) as error:
-        raise WarehouseError(f"{doing}: {redacted(error)}") from None
 
 
 def _spelled(duckdb_type: str) -> str:

@@ -21,8 +21,9 @@ from pydantic import PrivateAttr
 
 from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.settings import EngineSettings
-from hospital_assets.warehouse.database import Period, Warehouse, WarehouseError, Written, open_warehouse
+from hospital_assets.warehouse.database import Period, Warehouse, Written, open_warehouse
 from hospital_assets.warehouse.dialect import Frame, lazy, quoted, relation_of
+from hospital_assets.warehouse.errors import WarehouseError
 from hospital_assets.warehouse.lineage import lineage_of
 from hospital_assets.warehouse.loads import complete_loads, publish_ledger, record_loads
 

@@ -11,8 +11,8 @@ from hospital_assets.assets.declare import table
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.profile import LANDED
 from hospital_assets.landing.zone import LandingResource
-from hospital_assets.warehouse.database import without_values
 from hospital_assets.warehouse.dialect import Frame
+from hospital_assets.warehouse.errors import without_values
 from hospital_assets.warehouse.io_manager import period_of
 
 

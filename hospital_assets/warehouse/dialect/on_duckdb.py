@@ -23,6 +23,7 @@ from hospital_assets.warehouse.dialect.frames import (
     relation_of,
     states_year,
 )
+from hospital_assets.warehouse.errors import without_values
 
 _checkpoint_numbers = itertools.count(1)
 
@@ -176,7 +177,8 @@ def checkpoint(frame: Frame) -> Frame:
         _recorded[name] = query
     # A private name, pinned by a test: what `relation.query` returns would keep the whole plan that led to it.
     connection = relation._con
-    connection.execute(f"create temp table {name} as {query}")
+    with without_values("what a step reads could not be computed"):
+        connection.execute(f"create temp table {name} as {query}")
     return lazy(connection.table(f"temp.main.{name}"))
 
 

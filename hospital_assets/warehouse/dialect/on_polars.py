@@ -20,6 +20,7 @@ from hospital_assets.warehouse.dialect.frames import (
     polars_of,
     states_year,
 )
+from hospital_assets.warehouse.errors import without_values
 
 
 def parse_numbers(frame: Frame, columns: Mapping[str, str]) -> Frame:
@@ -156,7 +157,12 @@ def _md5_keys(texts: pl.Series) -> pl.Series:
 
 def checkpoint(frame: Frame) -> Frame:
     """Collect the rows."""
-    return lazy(polars_of(frame).collect())
+    return lazy(_collected(polars_of(frame)))
+
+
+def _collected(plan: pl.LazyFrame) -> pl.DataFrame:
+    with without_values("what a step reads could not be computed"):
+        return plan.collect()
 
 
 def resolve_instants(frame: Frame, instants: Mapping[str, str], zone: str) -> Frame:
@@ -178,7 +184,7 @@ def resolve_instants(frame: Frame, instants: Mapping[str, str], zone: str) -> Fr
 
 
 def _zones(plan: pl.LazyFrame, zone: str) -> list[str]:
-    found: list[str] = plan.select(pl.col(zone).unique()).collect().to_series().drop_nulls().to_list()
+    found: list[str] = _collected(plan.select(pl.col(zone).unique())).to_series().drop_nulls().to_list()
     return found
 
 
@@ -225,7 +231,7 @@ def local_clocks(frame: Frame, clocks: Mapping[str, str], zone: str) -> Frame:
 def join_valid(frame: Frame, versions: Frame, on: str, at: str, valid: tuple[str, str]) -> Frame:
     start, end = valid
     # Collected, because a plan that is run twice may number its rows differently.
-    numbered = polars_of(frame).collect().with_row_index("_row").lazy()
+    numbered = _collected(polars_of(frame)).with_row_index("_row").lazy()
     found = (
         numbered.select("_row", on, at)
         .join(polars_of(versions), on=on)
