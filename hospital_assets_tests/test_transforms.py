@@ -108,6 +108,18 @@ def test_what_cannot_be_computed_quotes_no_value(on: Engine) -> None:
     assert "4711" not in str(refused.value)
 
 
+def test_json_with_numbers_that_are_none_is_read_alike(on: Engine) -> None:
+    texts = [
+        '{"a": NaN, "b": -Infinity, "c": "x, NaN, y"}',
+        '{"a": "he said \\": NaN, ok", "b": 1.50}',
+        '{"a":Infinity,"b":[NaN,1],"c":null}',
+        None,
+    ]
+    frame = on(pl.DataFrame({"place": range(4), "record": texts}))
+    read = collect(json_fields(frame, "record", {name: f"$.{name}" for name in "ac"}).sort("place")).select("a", "c")
+    assert read.rows() == [("NaN", "x, NaN, y"), ('he said ": NaN, ok', None), ("Infinity", None), (None, None)]
+
+
 # Text and time ------------------------------------------------------------------------------------
 
 CLOCKS = [

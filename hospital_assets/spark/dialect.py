@@ -251,18 +251,24 @@ def without_nan(text: Column) -> Column:
     return F.when(is_strict, text).otherwise(quoted_nan)
 
 
+#: Many writers produce NaN, which is read as the text it is; Spark puts it into quotes.
+_ANY_NUMBER = {"allowNonNumericNumbers": "true"}
+_QUOTED_NAN = r'^"(-?(?:NaN|Infinity))"$'
+
+
 def json_fields(frame: Frame, column: str, fields: Mapping[str, str]) -> Frame:
     # One schema for all paths: the text of a record is parsed once, not once per field.
     below = {out: path.removeprefix("$.") for out, path in fields.items()}
     schema = _schema_of_paths([path.split(".") for path in below.values()])
-    parsed = _with(frame, {"_found": F.from_json(without_nan(_col(column)), schema)})
-    return _with(parsed, {out: F.col(f"_found.{path}") for out, path in below.items()}).drop("_found")
+    parsed = _with(frame, {"_found": F.from_json(_col(column), schema, _ANY_NUMBER)})
+    found = {out: F.regexp_replace(F.col(f"_found.{path}"), _QUOTED_NAN, "$1") for out, path in below.items()}
+    return _with(parsed, found).drop("_found")
 
 
 def json_rows(frame: Frame, column: str, items: str, fields: Sequence[str]) -> Frame:
     item = T.StructType([T.StructField(name, T.StringType()) for name in fields])
     schema = T.StructType([T.StructField(items, T.ArrayType(item))])
-    parsed = _native(_with(frame, {"_found": F.from_json(without_nan(_col(column)), schema)})).drop(column)
+    parsed = _native(_with(frame, {"_found": F.from_json(_col(column), schema, _ANY_NUMBER)})).drop(column)
     rows = lazy(parsed.withColumn("_item", F.explode(F.col(f"_found.{items}"))).drop("_found"))
     return _with(rows, {name: F.col(f"_item.{name}") for name in fields}).drop("_item")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -114,11 +115,25 @@ def plus_minutes(frame: Frame, clocks: Mapping[str, str]) -> Frame:
 
 
 def json_fields(frame: Frame, column: str, fields: Mapping[str, str]) -> Frame:
-    # Polars takes JSON at its word; DuckDB reads the NaN that many writers produce.
-    strict = pl.col(column).str.replace_all(r"([:\[,]\s*)-?(?:NaN|Infinity)\b", "${1}null")
+    strict = pl.col(column).map_batches(_strict_json, return_dtype=pl.String)
     return lazy(
         polars_of(frame).with_columns(**{out: strict.str.json_path_match(path) for out, path in fields.items()})
     )
+
+
+#: A string, which is left alone, or a number that is none.
+_NO_NUMBER = re.compile(r'"(?:\\.|[^"\\])*"|(-?(?:NaN|Infinity))\b')
+
+
+def _strict_json(texts: pl.Series) -> pl.Series:
+    """JSON as Polars reads it: the NaN that many writers produce is text, as DuckDB gives it."""
+    if not texts.str.contains("NaN|Infinity").any():
+        return texts
+
+    def strict(text: str | None) -> str | None:
+        return text and _NO_NUMBER.sub(lambda found: f'"{found[1]}"' if found[1] else found[0], text)
+
+    return pl.Series(texts.name, map(strict, texts), dtype=pl.String)
 
 
 def json_rows(frame: Frame, column: str, items: str, fields: Sequence[str]) -> Frame:
