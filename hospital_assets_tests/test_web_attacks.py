@@ -64,8 +64,8 @@ def value(contract: Contract, column: Column, hospital: int, kind: str) -> Any:
         return f"H{hospital}" if hospital < 3 else "all"
     if name.endswith("_key") and dtype == pl.Int64:
         return min(hospital, 2)
-    if name == "scale":
-        return SCALE_IN_USE
+    if name in ("scale", "time_zone"):
+        return SCALE_IN_USE if name == "scale" else "America/Chicago"
     whose = hospital if set(HOSPITAL_COLUMNS) & set(contract.column_names) else 0
     if dtype == pl.String:
         listed = allowed(column)
