@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import duckdb
+import polars as pl
 
 from hospital_assets.contracts import CONTRACTS, Column, Contract
 from hospital_assets.contracts.kpis import ALL
@@ -355,14 +356,10 @@ def _suppress_table(
 def _with_hidden(connection: duckdb.DuckDBPyConnection, contract: Contract, hidden: set[Cell]) -> str:
     """A join that marks the hidden rows of a table: `h.is_hidden` is null in the others."""
     key = ", ".join(quoted(column) for column in contract.key)
-    connection.execute(
-        f"create or replace temp table hidden_rows as select {key} from {contract.qualified_name} limit 0"
-    )
-    if hidden:
-        connection.executemany(
-            f"insert into hidden_rows values ({', '.join('?' for _ in contract.key)})",
-            [list(cell) for cell in sorted(hidden, key=str)],
-        )
+    schema = {column: contract.column(column).dtype for column in contract.key}
+    rows = connection.from_arrow(pl.DataFrame(list(hidden), schema=schema, orient="row").to_arrow())
+    connection.execute("create or replace temp table hidden_rows as from rows")
+    del rows
     return f"left join (select *, true as is_hidden from hidden_rows) h using ({key})"
 
 
