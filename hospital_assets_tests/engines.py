@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from hospital_assets.spark.session import SparkUnavailableError, start_session
+from hospital_assets.warehouse.database import scratch_connection
 from hospital_assets.warehouse.dialect import Frame, lazy
 
 if TYPE_CHECKING:
@@ -22,9 +23,7 @@ Engine = Callable[[pl.DataFrame], Frame]
 
 @functools.cache
 def _connection() -> duckdb.DuckDBPyConnection:
-    connection = duckdb.connect()
-    connection.execute("set TimeZone = 'UTC'")
-    return connection
+    return scratch_connection()
 
 
 _numbers = itertools.count()

@@ -18,6 +18,7 @@ from hospital_assets.assets.facts.emergency_visits import ended, measured
 from hospital_assets.assets.facts.patient_flow import ended_by_register, folded
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.zone import LandingZone
+from hospital_assets.warehouse.database import scratch_connection
 from hospital_assets.warehouse.dialect import Frame, hash_keys
 from hospital_assets_tests.conftest import shared
 from hospital_assets_tests.engines import ENGINES, Engine
@@ -215,7 +216,7 @@ def on(request: pytest.FixtureRequest) -> Engine:
 
 @contextmanager
 def landed(folder: Path, on: Engine, profile: str, files: dict[str, bytes]) -> Iterator[Case]:
-    with closing(duckdb.connect()) as connection:
+    with closing(scratch_connection()) as connection:
         connection.execute("set TimeZone = 'UTC'")
         yield Case(folder, connection, on, profile, files)
 

@@ -7,7 +7,6 @@ import tempfile
 from datetime import date
 from pathlib import Path
 
-import duckdb
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -19,7 +18,7 @@ from hospital_assets.landing.drift import ADVICE, Drift, drifts
 from hospital_assets.landing.profile import canonical_columns
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.zone import LandingZone
-from hospital_assets.warehouse.database import Period, Warehouse
+from hospital_assets.warehouse.database import Period, Warehouse, scratch_connection
 from hospital_assets.warehouse.dialect import lazy
 from hospital_assets.warehouse.errors import WarehouseError
 
@@ -36,7 +35,7 @@ def zone_in(folder: Path) -> LandingZone:
     for name in ("hospitals", "er_visits"):
         (native / name).mkdir(parents=True)
     (native / "hospitals" / "hospitals.csv").write_text("hospital_id,hospital_name,time_zone\nH1,One,America/Chicago\n")
-    connection = duckdb.connect()
+    connection = scratch_connection()
     connection.execute("set TimeZone = 'UTC'")
     return LandingZone(
         folder / "landing", folder / "spool", PERIOD.first, date(2026, 12, 31), connection, load_profiles(None)

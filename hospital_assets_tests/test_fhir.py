@@ -10,7 +10,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -23,6 +22,7 @@ from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.zone import LandingZone
 from hospital_assets.settings import Settings, write_settings
 from hospital_assets.simulator import simulate
+from hospital_assets.warehouse.database import scratch_connection
 from hospital_assets.warehouse.dialect import lazy
 from hospital_assets_tests.fhir_rendering import Rendering, land_bundle, land_ndjson, prepare
 from hospital_assets_tests.helpers import query, run
@@ -369,7 +369,7 @@ def landed(tmp_path_factory: pytest.TempPathFactory) -> Read:
         path = folder / "landing" / "fhir-r4" / f"{name}.ndjson"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    with contextlib.closing(duckdb.connect()) as connection:
+    with contextlib.closing(scratch_connection()) as connection:
         connection.execute("set TimeZone = 'UTC'")
         zone = LandingZone(folder / "landing", folder / "spool", DAY, DAY, connection, load_profiles(None))
         ledger = zone.discover()
@@ -389,7 +389,7 @@ def test_gathering_some_sets_at_a_time_gives_the_same(
     passes = []
     in_passes = json_records._gathered_in_passes
     monkeypatch.setattr(json_records, "_gathered_in_passes", lambda *a: passes.append(a[2]) or in_passes(*a))
-    with contextlib.closing(duckdb.connect()) as connection:
+    with contextlib.closing(scratch_connection()) as connection:
         connection.execute("set TimeZone = 'UTC'")
         zone = LandingZone(tmp_path / "landing", tmp_path / "spool", DAY, DAY, connection, load_profiles(None))
         vitals = zone.read("vitals", zone.discover()).collect("polars").to_native()

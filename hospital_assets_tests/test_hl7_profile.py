@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
-import duckdb
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -32,7 +31,7 @@ from hospital_assets.contracts.cleaned import ADT_EVENTS
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.zone import LandingZone
 from hospital_assets.settings import Settings, write_settings
-from hospital_assets.warehouse.database import Period, open_warehouse
+from hospital_assets.warehouse.database import Period, open_warehouse, scratch_connection
 from hospital_assets.warehouse.dialect import Frame, hash_keys, lazy
 from hospital_assets_tests.helpers import query
 from hospital_assets_tests.test_hl7v2 import samples  # noqa: F401
@@ -262,7 +261,7 @@ def test_duckdb_completes_visits_as_polars_does(visit_in_order: Read, tmp_path: 
     by = ["visit_id", "departure_at", "rule", "disposition"]
     expected = visit_in_order.validated["er_visits"].select(names).sort(by)
     hospitals = pl.DataFrame({"hospital_id": ["hl7v2-adt:GENERAL"], "time_zone": ["America/Chicago"]})
-    with duckdb.connect() as connection:
+    with scratch_connection() as connection:
         connection.execute("set TimeZone = 'UTC'")
         raw, known = (
             lazy(connection.from_arrow(frame.to_arrow())) for frame in (visit_in_order.raw["er_visits"], hospitals)

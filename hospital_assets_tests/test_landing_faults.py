@@ -24,7 +24,7 @@ from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.worker import Worker
 from hospital_assets.landing.zone import LandingZone
 from hospital_assets.settings import FileLimits
-from hospital_assets.warehouse.database import Period
+from hospital_assets.warehouse.database import Period, scratch_connection
 
 LIMITS = FileLimits(megabytes=70, seconds=60)
 HOSPITALS = "hospital_id,hospital_name,city,state,time_zone,trauma_level\nH1,One,Chicago,IL,America/Chicago,1\n"
@@ -252,7 +252,7 @@ def zone_of(folder: Path, connection: duckdb.DuckDBPyConnection) -> LandingZone:
 
 @pytest.fixture(scope="module")
 def landed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LandingZone, pl.DataFrame]]:
-    with duckdb.connect() as connection:
+    with scratch_connection() as connection:
         connection.execute("set TimeZone = 'UTC'")
         zone = zone_of(tmp_path_factory.mktemp("faults"), connection)
         for folder, (ending, good, faults) in FOLDERS.items():
@@ -349,7 +349,7 @@ def test_large_files_are_read_by_a_process_of_their_own_with_the_same_result(
     ledgers = []
     for most in (10**9, 10):
         monkeypatch.setattr("hospital_assets.landing.zone.most_bytes_here", lambda _, most=most: most)
-        with duckdb.connect() as connection:
+        with scratch_connection() as connection:
             connection.execute("set TimeZone = 'UTC'")
             zone = zone_of(tmp_path / str(most), connection)
             for folder in ("native/er_visits", "hl7v2-adt"):
@@ -369,7 +369,7 @@ def test_large_files_are_read_by_a_process_of_their_own_with_the_same_result(
 
 
 def test_raised_limits_take_effect_at_the_next_look(tmp_path: Path) -> None:
-    with duckdb.connect() as connection:
+    with scratch_connection() as connection:
         connection.execute("set TimeZone = 'UTC'")
         zone = replace(zone_of(tmp_path, connection), limits=FileLimits(megabytes=1))
         place = zone.landing / "native" / "er_visits"
@@ -406,7 +406,7 @@ def test_files_that_fail_together_are_found_by_halves(tmp_path: Path, monkeypatc
         return count(self, profile, subject, ledger, is_todo)
 
     monkeypatch.setattr(LandingZone, "_count", fails)
-    with duckdb.connect() as connection:
+    with scratch_connection() as connection:
         connection.execute("set TimeZone = 'UTC'")
         zone = zone_of(tmp_path, connection)
         place = zone.landing / "native" / "er_visits"

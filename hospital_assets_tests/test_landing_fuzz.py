@@ -26,6 +26,7 @@ from hospital_assets.landing.records import LandedFile
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.verify import verified
 from hospital_assets.settings import FileLimits
+from hospital_assets.warehouse.database import scratch_connection
 from hospital_assets_tests.test_landing_faults import MESSAGE, RESOURCE, VISIT, csv, vitals
 
 ROUNDS = int(os.environ.get("HOSPITAL_FUZZ_ROUNDS", "120"))
@@ -130,7 +131,7 @@ def records(
 
 @pytest.fixture(scope="module")
 def connection() -> Iterator[duckdb.DuckDBPyConnection]:
-    with duckdb.connect() as opened:
+    with scratch_connection() as opened:
         yield opened
 
 

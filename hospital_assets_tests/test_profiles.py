@@ -7,7 +7,6 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
-import duckdb
 import polars as pl
 import pytest
 
@@ -18,6 +17,7 @@ from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.waiting import waiting_files
 from hospital_assets.landing.zone import LandingZone
 from hospital_assets.sources.draft import draft_profile
+from hospital_assets.warehouse.database import scratch_connection
 from hospital_assets.warehouse.dialect import lazy
 
 HEAD = 'name = "mine"\ndescription = "x"\ntime_zone = "America/Chicago"\n'
@@ -134,7 +134,7 @@ def own(tmp_path: Path, zone: LandingZone) -> Own:
 
 @pytest.fixture
 def zone(tmp_path: Path) -> LandingZone:
-    connection = duckdb.connect()
+    connection = scratch_connection()
     connection.execute("set TimeZone = 'UTC'")
     (tmp_path / "landing" / "mine").mkdir(parents=True)
     days = date(2026, 1, 1), date(2026, 12, 31)

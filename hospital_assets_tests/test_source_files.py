@@ -18,6 +18,7 @@ from hospital_assets.landing.profile import Profile, ProfileError, parse_profile
 from hospital_assets.landing.registry import Profiles, load_profiles, profile_text
 from hospital_assets.landing.zone import LandingZone
 from hospital_assets.sources.draft import draft_profile
+from hospital_assets.warehouse.database import scratch_connection
 from hospital_assets.warehouse.dialect import lazy
 from hospital_assets_tests.conftest import shared
 from hospital_assets_tests.engines import ENGINES, Engine
@@ -90,7 +91,7 @@ class Landed:
 
 @pytest.fixture
 def landed(tmp_path: Path) -> Iterator[Landed]:
-    with closing(duckdb.connect()) as connection:
+    with closing(scratch_connection()) as connection:
         connection.execute("set TimeZone = 'UTC'")
         yield Landed(tmp_path, connection)
 

@@ -59,7 +59,7 @@ from hospital_assets.landing.waiting import Waiting, waiting_files
 from hospital_assets.landing.worker import Worker, most_bytes_here
 from hospital_assets.partitions import latest_day
 from hospital_assets.settings import DEFAULT_LIMITS, FileLimits
-from hospital_assets.warehouse.database import Period
+from hospital_assets.warehouse.database import Period, scratch_connection
 from hospital_assets.warehouse.dialect import Frame, lazy
 from hospital_assets.warehouse.io_manager import WarehouseResource
 from hospital_assets.warehouse.loads import read_ledger_copy
@@ -510,7 +510,7 @@ class LandingZone:
             tried = ledger.filter(is_todo, of_group, pl.col("source_file").is_in(names))
             try:
                 # A connection of its own: what breaks one breaks no other.
-                with contextlib.closing(_side_connection()) as connection:
+                with contextlib.closing(scratch_connection(memory_limit="500MB")) as connection:
                     zone = replace(self, connection=connection)
                     zone._count(profile_name, subject, pl.concat([done, tried]), is_todo)
             except FAILURES as error:
@@ -560,7 +560,7 @@ class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def without_warehouse(self) -> LandingZone:
         """The landing zone without the warehouse, for sensors: they must not wait for a run."""
-        return self._zone(_side_connection())
+        return self._zone(scratch_connection(memory_limit="500MB"))
 
     def waiting(
         self, subjects: Sequence[str], held_back: Mapping[str, str], quiet_since_ns: int | None = None
@@ -681,13 +681,6 @@ def _unreadable(ledger: pl.DataFrame, which: pl.Expr, error: BaseException) -> p
         state=pl.when(which).then(pl.lit("unreadable")).otherwise("state"),
         problem=pl.when(which).then(pl.lit(why_unreadable(error))).otherwise("problem"),
     )
-
-
-def _side_connection() -> duckdb.DuckDBPyConnection:
-    """DuckDB without the warehouse."""
-    connection = duckdb.connect(config={"memory_limit": "500MB"})
-    connection.execute("set TimeZone = 'UTC'")
-    return connection
 
 
 def _wanted_for(spec: Subject, column: str, header: Sequence[str]) -> str:

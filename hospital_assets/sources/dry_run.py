@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 
-import duckdb
 import narwhals as nw
 import polars as pl
 
@@ -32,6 +31,7 @@ from hospital_assets.landing.profile import (
 )
 from hospital_assets.landing.registry import Profiles
 from hospital_assets.landing.zone import LandingZone
+from hospital_assets.warehouse.database import scratch_connection
 from hospital_assets.warehouse.dialect import Frame, checkpoint
 
 #: Rules whose broken records are repetitions, not mistakes.
@@ -115,8 +115,7 @@ def try_profile(profiles: Profiles, name: str, path: Path) -> list[Trial]:
     """
     profile = profiles.named(name)
     files = _files(profile, path)
-    with tempfile.TemporaryDirectory() as folder, closing(duckdb.connect()) as connection:
-        connection.execute("set TimeZone = 'UTC'")
+    with tempfile.TemporaryDirectory() as folder, closing(scratch_connection()) as connection:
         zone = LandingZone(
             Path(folder) / "landing", Path(folder) / "spool", date(1900, 1, 1), date(2999, 12, 31), connection, profiles
         )
