@@ -316,6 +316,7 @@ def tables_of(measure: Measure) -> frozenset[str]:
     return frozenset(with_it or {FORECAST_OF[measure.name]})
 
 
+@pytest.mark.slow
 def test_every_figure_is_computed_from_the_table_whose_definition_it_opens(
     shown: Settings, admin: Mart, tmp_path: Path
 ) -> None:

@@ -378,6 +378,7 @@ def landed(tmp_path_factory: pytest.TempPathFactory) -> Read:
     return {**found, "ledger": ledger}
 
 
+@pytest.mark.slow
 def test_gathering_some_sets_at_a_time_gives_the_same(
     landed: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -144,6 +144,7 @@ HARMLESS = {
 }
 
 
+@pytest.mark.slow
 def test_the_locked_engine_alone_gives_nothing_away(place: Place) -> None:
     """Without validation: whatever gets past it meets this."""
     before = place.files()

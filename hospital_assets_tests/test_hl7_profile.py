@@ -315,6 +315,7 @@ def _told(found: Read) -> tuple[pl.DataFrame, ...]:
     return visits.sort("visit_id"), flow, people.sort("patient_id")
 
 
+@pytest.mark.slow
 @settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rng=st.randoms(use_true_random=False))
 def test_the_order_repetition_and_files_of_messages_do_not_matter(

@@ -269,6 +269,7 @@ def name_of(folder: str, kind: str) -> str:
     return f"{folder}/{named}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("folder", "kind"), [(folder, kind) for folder, (_, _, faults) in FOLDERS.items() for kind in faults]
 )
@@ -287,6 +288,7 @@ def test_at_least_sixty_kinds_are_tried() -> None:
     assert sum(len(faults) for _, _, faults in FOLDERS.values()) >= 60
 
 
+@pytest.mark.slow
 def test_every_good_file_beside_them_is_loaded(landed: tuple[LandingZone, pl.DataFrame]) -> None:
     zone, ledger = landed
     good = ledger.filter(pl.col("source_file").str.contains("/good\\."))
@@ -338,6 +340,7 @@ def test_a_reader_that_dies_is_no_end_and_its_errors_quote_nothing() -> None:
     assert "Erika" not in str(error.value) and error.value.__cause__ is None
 
 
+@pytest.mark.slow
 def test_large_files_are_read_by_a_process_of_their_own_with_the_same_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

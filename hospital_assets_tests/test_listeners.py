@@ -329,6 +329,7 @@ def tansu_broker(port: int) -> Iterator[Kafka]:
         yield Kafka(bootstrap, kafka.Producer({"bootstrap.servers": bootstrap, "log_level": 0}), "vitals")
 
 
+@pytest.mark.slow
 def test_a_kafka_listener_killed_again_and_again(tmp_path: Path, mock_kafka: Kafka) -> None:
     killed_again_and_again(tmp_path, mock_kafka.produce, 2, mock_kafka.listen)
 
@@ -360,6 +361,7 @@ def test_a_topic_that_was_made_anew_is_not_mixed_with_the_old_one(tmp_path: Path
     assert sorted(p.name.split("@")[0] for p in folder.glob("*.jsonl")) == ["vitals", "vitals-2"]
 
 
+@pytest.mark.slow
 def test_what_the_topic_dropped_before_it_was_read_is_said(tmp_path: Path, mock_kafka: Kafka) -> None:
     mock_kafka.produce(0, [b"{}"] * 50)
     Listener(tmp_path, *mock_kafka.listen, "--until-end").said()
@@ -442,6 +444,7 @@ def jetstream(tmp_path: Path) -> Iterator[Nats]:
         yield server_of_its_own
 
 
+@pytest.mark.slow
 def test_a_nats_listener_killed_again_and_again(tmp_path: Path, jetstream: Nats) -> None:
     killed_again_and_again(tmp_path, jetstream.produce, 2, jetstream.listen)
 

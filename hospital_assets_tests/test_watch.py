@@ -291,6 +291,7 @@ def test_sensors_leave_fresh_files_to_the_watcher(copied: Settings, monkeypatch:
     assert len(asked(29)) == 1
 
 
+@pytest.mark.slow
 def test_reference_data_is_loaded_once_by_sensor_and_by_watcher(
     copied: Settings, monitor: Monitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
