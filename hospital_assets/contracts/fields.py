@@ -545,7 +545,7 @@ FIELDS: Mapping[str, Field] = {
     "lower_limit_count": real("Chance limit.", nullable=True, ge=0),
     "upper_limit_count": real("Chance limit.", nullable=True, ge=0),
     "is_outside": flag("Outside the limits: not explained by chance.", nullable=True),
-    "patient_count": whole("Distinct patients seen.", ge=1),
+    "patient_count": count("Distinct patients seen; an unknown one is nobody."),
     "known_patient_count": count("Patients with a known group (n)."),
     "reference_share_pct": percent("US reference share.", source="American Red Cross", nullable=True),
     "characteristic": text("What is counted."),
