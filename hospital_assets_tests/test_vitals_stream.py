@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import duckdb
@@ -112,7 +112,9 @@ def by_the_batch(lines: list[str], landing: Path) -> pl.DataFrame:
             }
         )
     raw = pl.DataFrame(rows, schema={**contract.polars_schema, "payload": pl.String})
-    validated = validate_vitals(lazy(raw.drop("service_date")), lazy(HOSPITALS), load_profiles(None))
+    validated = validate_vitals(
+        lazy(raw.with_columns(service_date=date(1970, 1, 1))), lazy(HOSPITALS), load_profiles(None)
+    )
     return collect(scored(validated, lazy(patients())))
 
 

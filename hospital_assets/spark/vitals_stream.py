@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ import polars as pl
 
 from hospital_assets.assets.cleaned.vitals import validate_vitals
 from hospital_assets.assets.facts.vitals import scored
-from hospital_assets.contracts import CONTRACTS
+from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN
 from hospital_assets.files import keep_private, replace_text
 from hospital_assets.landing.registry import Profiles, load_profiles
 from hospital_assets.live.copies import read_copy
@@ -145,6 +146,8 @@ def start(
         profile: the source the lines come from.
         until_done: end when everything that is there has been read, instead of waiting for more.
     """
+    from pyspark.sql import functions as F  # noqa: N812
+
     from hospital_assets.spark.dialect import forget_checkpoints, from_polars
 
     places = lazy(from_polars(session, hospitals))
@@ -155,7 +158,9 @@ def start(
         if note.exists():
             return
         folder = f"v-{number:012d}-{uuid.uuid4().hex}"
-        validated = validate_vitals(lazy(batch), places, profiles)
+        # Nothing is stored by day here, so that the parts of a set are looked for in the whole batch.
+        on_a_day = batch.withColumn(PARTITION_COLUMN, F.lit(date(1970, 1, 1)))
+        validated = validate_vitals(lazy(on_a_day), places, profiles)
         kept: DataFrame = validated.to_native().persist()
         once = lazy(kept)
         sound = scored(once.filter(nw.col("rule").is_null()), people).select(*COLUMNS)
