@@ -282,6 +282,8 @@ def test_a_visit_waits_until_it_is_seen_or_gone() -> None:
         record("seen", 1),
         record("seen", 9, provider_time="2026-01-15 06:08:00"),
         record("left", 1, departure_time="2026-01-15 06:20:00"),
+        record("left that day", 1, departure_time="2026-01-15"),
+        record("left that day, written nobody knows when", 1, departure_time="2026-01-15", recorded_at=None),
         record("minor", 1, triage_level="4"),
     )
     visits = {visit.visit_id: visit for visit in visit_states(landed_visits(rows, HOSPITALS, load_profiles(None)))}

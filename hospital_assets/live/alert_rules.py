@@ -294,7 +294,7 @@ def landed_visits(raw: pl.DataFrame, hospitals: pl.DataFrame, profiles: Profiles
     """
     validated = validate_er_visits(lazy(raw), lazy(hospitals), profiles)
     # Who left at an unknown time of a known day has left: as of the record.
-    left_at = nw.when(has_code(DEPARTURE_TIME_UNKNOWN)).then(nw.col("recorded_at"))
+    left_at = nw.when(has_code(DEPARTURE_TIME_UNKNOWN)).then(nw.coalesce("recorded_at", "arrival_at"))
     visits: pl.DataFrame = (
         validated.filter(nw.col("rule").is_null())
         .with_columns(departure_at=nw.coalesce("departure_at", left_at))
