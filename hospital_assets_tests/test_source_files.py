@@ -341,6 +341,15 @@ def test_minutes_after_the_change_of_clocks(landed: Landed) -> None:
     assert waits(landed.validated(text, {path.name: path.read_bytes()})) == [87, 38]
 
 
+@pytest.mark.parametrize("mark", [",", "."])
+def test_a_sum_of_clock_and_minutes_has_the_day_it_falls_on(landed: Landed, mark: str) -> None:
+    profile = HEAD + 'timestamp_formats = ["%d.%m.%Y %H:%M"]\n' + PLACE + f'decimal = "{mark}"\ndelimiter = ";"\n'
+    profile += 'derived = { arrival_time = { at = "came", plus_minutes = "wait" } }\n' + COLUMNS
+    lines = ["id;who;came;wait"] + [f"A{day};1;0{day}.03.2026 23:50;20{mark}5" for day in (2, 3, 4)]
+    found = landed.validated(profile, {"a.csv": "\n".join([*lines, f"B;1;02.03.2026 08:00;20{mark}5"])})
+    assert found["service_date"].to_list() == [date(2026, 3, day) for day in (3, 4, 5, 2)]
+
+
 #: Columns in the order of `WANTED`, as systems of a country name them.
 HEADERS = {
     "English": "Encounter Number|MRN|Arrival Date/Time|Triage Category|"

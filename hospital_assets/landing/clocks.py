@@ -66,3 +66,9 @@ def without_sum_is_zero(frame: Frame, sums: Mapping[str, str]) -> Frame:
 def is_day(text: str) -> nw.Expr:
     """Whether a text is a date without a time of day; such a clock is an unknown time, not midnight."""
     return ~nw.col(text).str.contains(":", literal=True) & nw.col(text).str.contains(_DAY)
+
+
+def with_point(number: nw.Expr) -> nw.Expr:
+    """A number written with a decimal comma, with a point instead; with both marks it groups thousands, and stays."""
+    pointed = number.str.replace_all(",", ".", literal=True)
+    return nw.when(~number.str.contains(".", literal=True)).then(pointed).otherwise(number)

@@ -14,7 +14,7 @@ import narwhals as nw
 import polars as pl
 
 from hospital_assets.contracts import PARTITION_COLUMN
-from hospital_assets.landing.clocks import split_sums, without_sum_is_zero
+from hospital_assets.landing.clocks import split_sums, with_point, without_sum_is_zero
 from hospital_assets.landing.profile import Profile, Subject, Sum
 from hospital_assets.warehouse.dialect import Frame, local_clocks, parse_numbers, parse_wall_clocks, resolve_instants
 
@@ -56,6 +56,8 @@ def with_service_day(
         frame = parse_wall_clocks(frame, {clock: texts[clock]}, formats)
         if texts[clock] != column:
             sums = {f"{clock}_plus_minutes": f"{clock}_minutes"}
+            if any(own.decimal == "," for own in spec.layouts):
+                frame = frame.with_columns(with_point(nw.col(f"{clock}_minutes")).alias(f"{clock}_minutes"))
             frame = without_sum_is_zero(parse_numbers(frame, sums), sums)
     frame = resolve_instants(frame, {f"{c}_at": c for c in clocks}, "_zone")
     frame = local_clocks(frame, {f"{c}_local": f"{c}_at" for c in clocks}, "_zone")

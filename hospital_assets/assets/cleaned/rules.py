@@ -17,7 +17,7 @@ import narwhals as nw
 
 from hospital_assets.assets import dedupe
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.landing.clocks import split_sums, without_sum_is_zero
+from hospital_assets.landing.clocks import split_sums, with_point, without_sum_is_zero
 from hospital_assets.landing.profile import Subject, Sum, canonical_columns
 from hospital_assets.landing.registry import Profiles
 from hospital_assets.warehouse.database import Period
@@ -193,14 +193,11 @@ def read_numbers(frame: Frame, profiles: Profiles, subject: str, columns: Mappin
     with_comma = sources_of(profiles, subject, lambda spec: any(own.decimal == "," for own in spec.layouts))
     if not with_comma:
         return parse_numbers(frame, columns)
-    # A text with both marks groups its thousands: that is no number.
     has_comma = nw.col("source_profile").is_in(with_comma)
     return parse_numbers(
         frame.with_columns(
             **{
-                f"{number}_pointed": nw.when(has_comma & ~nw.col(text).str.contains(".", literal=True))
-                .then(nw.col(text).str.replace_all(",", ".", literal=True))
-                .otherwise(nw.col(text))
+                f"{number}_pointed": nw.when(has_comma).then(with_point(nw.col(text))).otherwise(nw.col(text))
                 for number, text in columns.items()
             }
         ),
