@@ -109,7 +109,10 @@ def _engine_resources(
     settings: Settings, engine: EngineSettings, assets: Sequence[dg.AssetsDefinition]
 ) -> dict[str, Any]:
     """Where tables are read and written, by the engine that computes them."""
-    warehouse = WarehouseResource(database=str(settings.warehouse_file), in_memory_rows=engine.in_memory_rows)
+    # Polars knows no summer time after 2037; de-identified days may lie there.
+    is_known = settings.last_service_date is None or settings.last_service_date.year < 2037
+    rows = engine.in_memory_rows if is_known else 0
+    warehouse = WarehouseResource(database=str(settings.warehouse_file), in_memory_rows=rows)
     landing: dict[str, Any] = {
         "warehouse": warehouse,
         "landing": str(settings.landing),
