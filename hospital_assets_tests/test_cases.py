@@ -217,7 +217,6 @@ def on(request: pytest.FixtureRequest) -> Engine:
 @contextmanager
 def landed(folder: Path, on: Engine, profile: str, files: dict[str, bytes]) -> Iterator[Case]:
     with closing(scratch_connection()) as connection:
-        connection.execute("set TimeZone = 'UTC'")
         yield Case(folder, connection, on, profile, files)
 
 

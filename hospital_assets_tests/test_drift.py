@@ -36,7 +36,6 @@ def zone_in(folder: Path) -> LandingZone:
         (native / name).mkdir(parents=True)
     (native / "hospitals" / "hospitals.csv").write_text("hospital_id,hospital_name,time_zone\nH1,One,America/Chicago\n")
     connection = scratch_connection()
-    connection.execute("set TimeZone = 'UTC'")
     return LandingZone(
         folder / "landing", folder / "spool", PERIOD.first, date(2026, 12, 31), connection, load_profiles(None)
     )

@@ -370,7 +370,6 @@ def landed(tmp_path_factory: pytest.TempPathFactory) -> Read:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     with contextlib.closing(scratch_connection()) as connection:
-        connection.execute("set TimeZone = 'UTC'")
         zone = LandingZone(folder / "landing", folder / "spool", DAY, DAY, connection, load_profiles(None))
         ledger = zone.discover()
         subjects = ("er_visits", "vitals", "adt_events", "diagnoses", "hospitals", "other_records")
@@ -391,7 +390,6 @@ def test_gathering_some_sets_at_a_time_gives_the_same(
     in_passes = json_records._gathered_in_passes
     monkeypatch.setattr(json_records, "_gathered_in_passes", lambda *a: passes.append(a[2]) or in_passes(*a))
     with contextlib.closing(scratch_connection()) as connection:
-        connection.execute("set TimeZone = 'UTC'")
         zone = LandingZone(tmp_path / "landing", tmp_path / "spool", DAY, DAY, connection, load_profiles(None))
         vitals = zone.read("vitals", zone.discover()).collect("polars").to_native()
     order = ["source_file", "source_line", "source_part"]

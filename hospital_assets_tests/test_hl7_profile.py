@@ -262,7 +262,6 @@ def test_duckdb_completes_visits_as_polars_does(visit_in_order: Read, tmp_path: 
     expected = visit_in_order.validated["er_visits"].select(names).sort(by)
     hospitals = pl.DataFrame({"hospital_id": ["hl7v2-adt:GENERAL"], "time_zone": ["America/Chicago"]})
     with scratch_connection() as connection:
-        connection.execute("set TimeZone = 'UTC'")
         raw, known = (
             lazy(connection.from_arrow(frame.to_arrow())) for frame in (visit_in_order.raw["er_visits"], hospitals)
         )

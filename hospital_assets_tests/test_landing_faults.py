@@ -253,7 +253,6 @@ def zone_of(folder: Path, connection: duckdb.DuckDBPyConnection) -> LandingZone:
 @pytest.fixture(scope="module")
 def landed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LandingZone, pl.DataFrame]]:
     with scratch_connection() as connection:
-        connection.execute("set TimeZone = 'UTC'")
         zone = zone_of(tmp_path_factory.mktemp("faults"), connection)
         for folder, (ending, good, faults) in FOLDERS.items():
             place = zone.landing / folder
@@ -353,7 +352,6 @@ def test_large_files_are_read_by_a_process_of_their_own_with_the_same_result(
     for most in (10**9, 10):
         monkeypatch.setattr("hospital_assets.landing.zone.most_bytes_here", lambda _, most=most: most)
         with scratch_connection() as connection:
-            connection.execute("set TimeZone = 'UTC'")
             zone = zone_of(tmp_path / str(most), connection)
             for folder in ("native/er_visits", "hl7v2-adt"):
                 ending, good, _ = FOLDERS[folder]
@@ -373,7 +371,6 @@ def test_large_files_are_read_by_a_process_of_their_own_with_the_same_result(
 
 def test_raised_limits_take_effect_at_the_next_look(tmp_path: Path) -> None:
     with scratch_connection() as connection:
-        connection.execute("set TimeZone = 'UTC'")
         zone = replace(zone_of(tmp_path, connection), limits=FileLimits(megabytes=1))
         place = zone.landing / "native" / "er_visits"
         place.mkdir()
@@ -410,7 +407,6 @@ def test_files_that_fail_together_are_found_by_halves(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(LandingZone, "_count", fails)
     with scratch_connection() as connection:
-        connection.execute("set TimeZone = 'UTC'")
         zone = zone_of(tmp_path, connection)
         place = zone.landing / "native" / "er_visits"
         place.mkdir()

@@ -135,7 +135,6 @@ def own(tmp_path: Path, zone: LandingZone) -> Own:
 @pytest.fixture
 def zone(tmp_path: Path) -> LandingZone:
     connection = scratch_connection()
-    connection.execute("set TimeZone = 'UTC'")
     (tmp_path / "landing" / "mine").mkdir(parents=True)
     days = date(2026, 1, 1), date(2026, 12, 31)
     return LandingZone(tmp_path / "landing", tmp_path / "spool", *days, connection, load_profiles(None))

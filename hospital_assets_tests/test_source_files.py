@@ -92,7 +92,6 @@ class Landed:
 @pytest.fixture
 def landed(tmp_path: Path) -> Iterator[Landed]:
     with closing(scratch_connection()) as connection:
-        connection.execute("set TimeZone = 'UTC'")
         yield Landed(tmp_path, connection)
 
 

@@ -162,10 +162,12 @@ class Anchors:
             try:
                 if place.startswith("file:"):
                     append_text(Path(place[5:]), text)
-                elif _is_due(place):
-                    _to_syslog(place, text) if place.startswith("syslog:") else post_json(
-                        place, text, seconds=_TIMEOUT_SECONDS
-                    )
+                elif not _is_due(place):
+                    continue
+                elif place.startswith("syslog:"):
+                    _to_syslog(place, text)
+                else:
+                    post_json(place, text, seconds=_TIMEOUT_SECONDS)
             except OSError as error:
                 _LOG.warning("an anchor of the audit could not be written to a second place: %s", type(error).__name__)
 

@@ -16,8 +16,8 @@ from pandera.errors import SchemaErrors
 
 from hospital_assets.assets.declare import WAREHOUSE_POOL, partitions_of
 from hospital_assets.assets.resources import ClockResource
-from hospital_assets.checks.evidence import evidence
-from hospital_assets.checks.findings import Finding, asked_for, described, evaluated, result, store
+from hospital_assets.checks.evidence import results
+from hospital_assets.checks.findings import Finding, asked_for, described
 from hospital_assets.checks.kinds import (
     ADDS_UP,
     COLUMNS,
@@ -32,7 +32,7 @@ from hospital_assets.checks.kinds import (
 from hospital_assets.contracts import CONTRACTS, Column, Contract
 from hospital_assets.warehouse.dialect import Frame, json_fields, relation_of
 from hospital_assets.warehouse.errors import without_values
-from hospital_assets.warehouse.io_manager import WarehouseResource, period_of
+from hospital_assets.warehouse.io_manager import WarehouseResource
 
 
 def kinds_of(contract: Contract) -> list[Kind]:
@@ -270,14 +270,14 @@ def contract_check(contract: Contract, periods: dg.TimeWindowPartitionsDefinitio
     ) -> Iterator[dg.AssetCheckResult]:
         with without_values(f"{contract.name} could not be checked"):
             asked = asked_for(context, CONTRACT_KINDS)
-            opened = warehouse.open()
-            period = period_of(context) if contract.partitioned else None
-            found = evaluated(
-                opened, frames, period, lambda tables: list(check_table(contract, tables[contract.name], tables, asked))
+            yield from results(
+                context,
+                warehouse.open(),
+                clock.wall(),
+                contract,
+                frames,
+                lambda tables: list(check_table(contract, tables[contract.name], tables, asked)),
             )
-            shown = [result(contract.name, kind, each, evidence(opened, contract, each)) for kind, each in found]
-            store(opened, context.run.run_id, clock.wall(), contract.name, found, period)
-        yield from shown
 
     return check
 

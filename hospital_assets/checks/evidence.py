@@ -7,16 +7,18 @@ value of it: what a check shows stays in Dagster's event log for good.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import dagster as dg
 import duckdb
 
-from hospital_assets.checks.findings import Finding
+from hospital_assets.checks.findings import Check, Finding, evaluated, result, store
 from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.warehouse.database import Warehouse
 from hospital_assets.warehouse.dialect import Frame, is_on_spark, relation_of
+from hospital_assets.warehouse.io_manager import period_of
 from hospital_assets.warehouse.lineage import lineage_of
 
 #: Records named in all, and rules whose SQL is written out.
@@ -69,6 +71,31 @@ def evidence(warehouse: Warehouse, contract: Contract, findings: Sequence[Findin
         shown["records"] = dg.MetadataValue.table(records, schema=dg.TableSchema(columns))
     if queries:
         shown["sql"] = dg.MetadataValue.md("```sql\n" + "\n\n".join(queries) + "\n```")
+    return shown
+
+
+def results(
+    context: dg.AssetCheckExecutionContext,
+    warehouse: Warehouse,
+    checked_at: datetime,
+    contract: Contract,
+    frames: Mapping[str, Frame],
+    check: Check,
+) -> list[dg.AssetCheckResult]:
+    """Evaluate the checks of a table in a step, keep every single result, and show them with their evidence.
+
+    Args:
+        context: of the step.
+        warehouse: open.
+        checked_at: the wall clock.
+        contract: the table.
+        frames: it and the tables that the check reads, by name, as the warehouse gives them.
+        check: see `findings.evaluated`.
+    """
+    period = period_of(context) if contract.partitioned else None
+    found = evaluated(warehouse, frames, period, check)
+    shown = [result(contract.name, kind, each, evidence(warehouse, contract, each)) for kind, each in found]
+    store(warehouse, context.run.run_id, checked_at, contract.name, found, period)
     return shown
 
 

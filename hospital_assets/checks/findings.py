@@ -71,6 +71,10 @@ class Finding:
         return "Failed" if 100.0 * self.broken / self.rows > self.threshold_pct else "Passed"
 
 
+#: Gives findings by kind of the tables that it reads, by name.
+Check = Callable[[Mapping[str, Frame]], list[tuple[Kind, list[Finding]]]]
+
+
 def described(kind: Kind, *, is_partitioned: bool) -> str:
     """What a check asks, and how to run it again where the UI cannot: for a table of service days."""
     if not is_partitioned:
@@ -90,10 +94,7 @@ def asked_for(context: dg.AssetCheckExecutionContext, kinds: Sequence[Kind]) -> 
 
 
 def evaluated(
-    warehouse: Warehouse,
-    frames: Mapping[str, Frame],
-    period: Period | None,
-    check: Callable[[Mapping[str, Frame]], list[tuple[Kind, list[Finding]]]],
+    warehouse: Warehouse, frames: Mapping[str, Frame], period: Period | None, check: Check
 ) -> list[tuple[Kind, list[Finding]]]:
     """What a check finds: in memory where its tables are small; by SQL where a rule is broken, to show how to look on.
 

@@ -18,15 +18,15 @@ from hospital_assets.assets.dimensions.scd2 import END_OF_TIME
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.checks.declared import Relation, Rule, checked_tables, relations_of, resolved_rules
 from hospital_assets.checks.delivery import in_use, undeliverable
-from hospital_assets.checks.evidence import evidence
-from hospital_assets.checks.findings import Finding, asked_for, described, evaluated, result, store
+from hospital_assets.checks.evidence import results
+from hospital_assets.checks.findings import Finding, asked_for, described
 from hospital_assets.checks.kinds import QUALITY_KINDS, Kind
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.registry import Profiles
 from hospital_assets.warehouse.database import Warehouse
 from hospital_assets.warehouse.dialect import Frame
 from hospital_assets.warehouse.errors import redacted, without_values
-from hospital_assets.warehouse.io_manager import WarehouseResource, period_of
+from hospital_assets.warehouse.io_manager import WarehouseResource
 
 
 def run_rules(rules: Sequence[Rule], frame: Frame) -> list[tuple[Kind, Finding]]:
@@ -141,12 +141,15 @@ def quality_check(table: str, periods: dg.TimeWindowPartitionsDefinition) -> dg.
         with without_values(f"{table} could not be checked"):
             opened = warehouse.open()
             asked = asked_for(context, QUALITY_KINDS)
-            period = period_of(context) if contract.partitioned else None
             as_of, cannot = clock.now(), _undeliverable(opened, profiles)
-            found = evaluated(opened, frames, period, lambda tables: check_quality(table, tables, as_of, cannot, asked))
-            shown = [result(table, kind, each, evidence(opened, contract, each)) for kind, each in found]
-            store(opened, context.run.run_id, clock.wall(), table, found, period)
-        yield from shown
+            yield from results(
+                context,
+                opened,
+                clock.wall(),
+                contract,
+                frames,
+                lambda tables: check_quality(table, tables, as_of, cannot, asked),
+            )
 
     return check
 

@@ -220,13 +220,11 @@ def against_chance(control: Control, *, is_newest: bool = False, target: float |
     if not is_newest and count == 1:
         words += f" on this {each}"
     elif not is_newest:
-        signals = [(control.times(one), WORDS[one].lower()) for one in ("improving", "concern", "changed")]
-        signals = [(found, word) for found, word in signals if found]
-        of = f"{count} {each}s"
+        signals, of = list(control.signals.values()), f"{count} {each}s"
         if len(signals) > 1:
-            words += f": {' and '.join(f'{found} {word}' for found, word in signals)} of {of}"
+            words += f": {_counted(control)} of {of}"
         else:
-            words += f" on {f'{signals[0][0]} of' if signals else 'all'} {of}"
+            words += f" on {f'{signals[0]} of' if signals else 'all'} {of}"
     return Chance(
         words,
         charts.variation(verdict, direction),
@@ -409,14 +407,10 @@ def control_figure(
     else:
         word = WORDS[newest.verdict].lower()
         title = f"{name}: {value}, {'in its usual range' if word == 'usual range' else word}"
-        counts = [
-            f"{control.times(verdict)} {WORDS[verdict].lower()}"
-            for verdict in ("improving", "concern", "changed")
-            if control.times(verdict)
-        ]
+        counted = f"{_counted(control)} of {len(control.points)} {each}s" if control.signals else "no signals"
         subtitle = (
             f"XmR chart by {each}, newest {_day(newest.day)}; "
-            f"{' and '.join(counts) + f' of {len(control.points)} {each}s' if counts else 'no signals'}; expected "
+            f"{counted}; expected "
             f"{charts.number(control.lower, digits)} to {charts.number(min(control.upper, top), digits)} {unit}, "
             f"as from {_day(control.baseline[0])} to {_day(control.baseline[1])} {control.baseline[1].year}"
         )
@@ -473,6 +467,10 @@ _RULES = {
     "is_trend": f": {RUN_LENGTH} or more rising or falling",
     "is_two_of_three": ": two of three near a limit",
 }
+
+
+def _counted(control: Control) -> str:
+    return " and ".join(f"{count} {WORDS[verdict].lower()}" for verdict, count in control.signals.items())
 
 
 def _day(day: date) -> str:

@@ -74,12 +74,18 @@ class Control:
         return sum(point.verdict == verdict for point in self.points)
 
     @property
+    def signals(self) -> dict[Verdict, int]:
+        """Verdicts other than the usual one, and how many of the points that are shown have them."""
+        verdicts: tuple[Verdict, ...] = ("improving", "concern", "changed")
+        return {verdict: count for verdict in verdicts if (count := self.times(verdict))}
+
+    @property
     def of_period(self) -> Verdict | None:
         """The verdict on all points that are shown; `changed` where they point both ways; None for a run chart."""
         if not self.points or self.upper is None:
             return None
-        found = {point.verdict for point in self.points} - {"usual"}
-        return "usual" if not found else found.pop() if len(found) == 1 else "changed"
+        found = list(self.signals)
+        return "usual" if not found else found[0] if len(found) == 1 else "changed"
 
     @property
     def direction(self) -> int:

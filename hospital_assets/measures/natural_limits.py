@@ -96,13 +96,14 @@ def with_natural_limits(
         )
     )
     of_baseline = nw.col("_place") <= baseline_points
+    base = nw.when(of_baseline).then(nw.col("value"))
     spread = ranged.with_columns(
         _count=nw.col("value").count().over(*series),
         _range=nw.when(of_baseline).then(nw.col("_step").abs()),
         _day=nw.when(of_baseline).then(nw.col("period_date")),
-        _base=nw.when(of_baseline).then(nw.col("value")),
+        _base=base,
         # Rounded, because sums of fractions depend on their order.
-        centre=nw.when(of_baseline).then(nw.col("value")).mean().over(*series).round(9),
+        centre=base.mean().over(*series).round(9),
     )
     screened = nw.col("_range") < (SCREEN_FACTOR * nw.col("_mean_range")).round(9)
     limited = evaluated(

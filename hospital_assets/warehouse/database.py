@@ -267,11 +267,7 @@ class Warehouse:
                     _delete(connection, contract, period)
                 rows = _insert(connection, contract, source, selected, order)
                 if period is not None:
-                    inside = connection.execute(
-                        f"select count(*) from {_qualified(contract)} "
-                        f"where {quoted(PARTITION_COLUMN)} >= ? and {quoted(PARTITION_COLUMN)} < ?",
-                        [period.first, period.end],
-                    ).fetchall()[0][0]
+                    inside = self.count(contract, period)
                     if inside != rows:
                         raise PartitionMismatchError(
                             f"{contract.name}: {rows - inside:,} of {rows:,} rows have a "

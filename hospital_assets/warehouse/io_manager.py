@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +126,7 @@ def period_of(context: Any) -> Period | None:
         if not context.has_partition_key and not context.has_partition_key_range:
             return None
         window = context.partition_time_window
-    return Period(_day(window.start), _day(window.end))
+    return _days(window)
 
 
 def _period_read(step: Any, name: str) -> Period | None:
@@ -135,11 +134,11 @@ def _period_read(step: Any, name: str) -> Period | None:
     if not step.has_asset_partitions_for_input(name):
         return None
     window = step.asset_partitions_time_window_for_input(name)
-    return Period(_day(window.start), _day(window.end))
+    return _days(window)
 
 
-def _day(moment: datetime) -> date:
-    return date(moment.year, moment.month, moment.day)
+def _days(window: dg.TimeWindow) -> Period:
+    return Period(window.start.date(), window.end.date())
 
 
 class WarehouseIOManager(dg.ConfigurableIOManager):
@@ -165,7 +164,7 @@ class WarehouseIOManager(dg.ConfigurableIOManager):
         return warehouse.in_memory(contract, frame) if self._is_in_memory(context, warehouse, frame) else frame
 
     def _is_in_memory(self, context: dg.InputContext, warehouse: Warehouse, frame: Frame) -> bool:
-        """Whether the step that asks is computed in memory; checks decide by themselves, after a look at the types."""
+        """Whether the step that asks is computed in memory; of checks, `checks.findings.evaluated` decides."""
         step = context.step_context
         if step.assets_def is None or not step.assets_def.keys or relation_of(frame) is None:
             return False

@@ -12,7 +12,7 @@ from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.measures.presence import segment_until
 from hospital_assets.warehouse.database import Period
-from hospital_assets.warehouse.dialect import Frame, checkpoint, divided, explode_hours, minutes_between
+from hospital_assets.warehouse.dialect import Frame, checkpoint, exact_sum, explode_hours, minutes_between
 from hospital_assets.warehouse.io_manager import period_of
 
 
@@ -177,7 +177,7 @@ def occupied(hours: Frame, flow: Frame, departments: Frame, period: Period) -> F
         )
         .group_by("department_id", "hour_start_at")
         .agg(
-            occupied_bed_minutes=divided((nw.col("_minutes") * 1e9).round().cast(nw.Int64).sum(), 1e9),
+            occupied_bed_minutes=exact_sum("_minutes"),
             patients_at_start_count=nw.col("_present").sum(),
             arrivals_count=nw.col("_arrived").sum(),
             departures_count=nw.col("_left").sum(),
