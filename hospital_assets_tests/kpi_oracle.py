@@ -864,8 +864,8 @@ def kpi_returns(stored: Stored) -> Expected:
             return False
         if other["departure_at"] is None:
             return bool(other["arrival_at"] + window > visit["departure_at"])
-        mine, its = visit["departure_at"], other["departure_at"]
-        return bool((its, other["visit_id"]) > (mine, visit["visit_id"]))
+        mine, its = ((v["departure_at"], v["arrival_at"], v["visit_id"]) for v in (visit, other))
+        return bool(its > mine)
 
     def returned(visit: Row) -> Row | None:
         since = max(visit["arrival_at"], visit["departure_at"])
@@ -1269,9 +1269,7 @@ def kpi_readmissions(stored: Stored) -> Expected:
         later = [
             s
             for s in by_person[stay["person"]]
-            if s is not stay
-            and s["stay_start_at"] >= stay["stay_end_at"]
-            and (s["stay_start_at"], s["stay_id"]) > (stay["stay_start_at"], stay["stay_id"])
+            if s["stay_start_at"] >= stay["stay_end_at"] and s["stay_start_at"] > stay["stay_start_at"]
         ]
         return min(later, key=lambda s: (s["stay_start_at"], s["stay_id"]), default=None)
 
@@ -1291,8 +1289,9 @@ def kpi_readmissions(stored: Stored) -> Expected:
         if stay["discharge_disposition"] == "expired":
             return "expired"
         end = stay["stay_end_at"]
-        others = [s for s in by_person[stay["person"]] if s is not stay and s["stay_start_at"] < end]
-        if any((s["until"], s["stay_id"]) > (end, stay["stay_id"]) and s["until"] >= end for s in others):
+        begun = stay["stay_start_at"]
+        others = [s for s in by_person[stay["person"]] if s["stay_start_at"] < end or s["stay_start_at"] == begun]
+        if any((s["until"], s["stay_start_at"], s["stay_id"]) > (end, begun, stay["stay_id"]) for s in others):
             return "overlapping"
         if stay["discharge_disposition"] == "against_medical_advice":
             return "against_advice"

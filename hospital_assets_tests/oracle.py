@@ -334,8 +334,9 @@ class Oracle:
             if left is not None and not v["is_cancelled"]:
                 later = [o for o in others if o["arrival_at"] > left]
                 following = min(later, key=lambda o: (o["arrival_at"], o["visit_id"]), default=None)
+                mine = (left, v["arrival_at"], v["visit_id"])
                 overlapped = any(
-                    o["arrival_at"] <= left and (o["ends"], o["visit_id"]) > (left, v["visit_id"]) for o in others
+                    o["arrival_at"] <= left and (o["ends"], o["arrival_at"], o["visit_id"]) > mine for o in others
                 )
             known = {**v, "next": following, "overlapped": overlapped}
             looks += [{**known, "variant": variant} for variant in ("discharged", "with_left", "return_admitted")]
@@ -477,14 +478,13 @@ class Oracle:
             others = [o for o in of_person[s["person"]] if o["stay_id"] != s["stay_id"]]
             s["next"], s["overlapped"] = None, False
             if s["end"] is not None:
-                later = [
-                    o
-                    for o in others
-                    if o["start"] >= s["end"] and (o["start"], o["stay_id"]) > (s["start"], s["stay_id"])
-                ]
+                later = [o for o in others if o["start"] >= s["end"] and o["start"] > s["start"]]
                 s["next"] = min(later, key=lambda o: (o["start"], o["stay_id"]), default=None)
+                mine = (s["end"], s["start"], s["stay_id"])
                 s["overlapped"] = any(
-                    o["start"] < s["end"] and (o["until"], o["stay_id"]) > (s["end"], s["stay_id"]) for o in others
+                    (o["start"] < s["end"] or o["start"] == s["start"])
+                    and (o["until"], o["start"], o["stay_id"]) > mine
+                    for o in others
                 )
 
         def gap(s: Row) -> int | None:
@@ -684,16 +684,14 @@ def _order(event: Row) -> Any:
 
 
 def _persons(events: Iterable[Row]) -> dict[str, str]:
-    """Number -> the number that stands for its person, by A40 merges (each number's latest; chains are followed)."""
-    merges = sorted((e for e in events if e["event_type"] == "A40" and e["prior_patient_id"]), key=_order)
-    into = {e["prior_patient_id"]: e["patient_id"] for e in merges if e["prior_patient_id"] != e["patient_id"]}
-    found = {}
-    for number in into:
-        seen = [number]
-        while seen[-1] in into and into[seen[-1]] not in seen:
-            seen.append(into[seen[-1]])
-        found[number] = seen[-1]
-    return found
+    """Number -> the number that stands for its person: all that A40 merges connect are one."""
+    members: dict[str, set[str]] = {}
+    for event in events:
+        if event["event_type"] == "A40" and event["prior_patient_id"]:
+            both = {event["prior_patient_id"], event["patient_id"]}
+            one = set().union(*(members.get(number, {number}) for number in both))
+            members |= dict.fromkeys(one, one)
+    return {number: min(one) for number, one in members.items()}
 
 
 def _principal(rows: Iterable[Row]) -> dict[str, tuple[int, str]]:

@@ -83,7 +83,7 @@ class DimPerson(
     key=("patient_durable_key",),
     columns="person_key is_merged",
 ):
-    """Which person each medical record number stands for, once merges are applied (HL7 A40)."""
+    """Which person each medical record number stands for: all numbers that merges connect are one (HL7 A40)."""
 
 
 class DimTriage(

@@ -267,10 +267,12 @@ class KpiReturns(
             "all visits, by month of departure",
             "WestJEM; Ontario ED Return Visit Program",
             clock="departure until the first later arrival of the same person (merged numbers are one); an "
-            "arrival at the very moment of departure continues the visit.",
+            "arrival at the very moment of departure continues the visit, one of the next minute is a return. A visit "
+            "of no length is one like any other.",
             exclusions="cancelled, still there, departure known by its day only, admitted, transferred, observed or "
             "died, disposition unknown, left (in the variants without them), patient unknown, another visit of the "
-            "person under way at departure (nested, overlapping or continued: the one that ends last is the index), "
+            "person under way at departure (nested, overlapping or continued: the one that ends last is the index; of "
+            "those that end together the one that began last, then that of the higher number), "
             f"less than {thresholds.RETURN_HOURS} hours before the data end.",
             variants="`discharged`: index visits discharged after being seen; `with_left`: those who "
             "left unseen or against advice too; `return_admitted`: as `discharged`, and the return "

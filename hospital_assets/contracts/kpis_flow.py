@@ -39,8 +39,10 @@ class KpiOccupancyDaily(
             "%",
             "location segments, each department's own capacity at the time",
             "KH03; kpis: occupancy (a)",
-            clock="segment start to end, cut at local midnights; days have 23 to 25 hours, and hours are those of the "
-            "local wall clock, whatever the zone's offset; beds count from the department's first effective date; "
+            clock="segment start to end, cut at local midnights; hours are those of the local wall clock, whatever the "
+            "zone's offset, and a day is as long as it was there: 23 or 25 hours when the clock changes, 22 or 26 at "
+            "Troll, 23.5 or 24.5 on Lord Howe (a bed that is full all of its long day: 1,470 minutes); beds count from "
+            "the department's first effective date; "
             f"{_UNTIL}.",
             variants="`hourly_mean_pct` is the mean of the hours; `midnight_pct` counts patients at 24:00 (NHS KH03): "
             "who leaves at 24:00 sharp is gone, who comes then is there (the next day's arrival); `peak_pct` the "
@@ -71,7 +73,8 @@ class KpiDepartmentFlowDaily(
             "Patients who came, left and were present; mean census L, rate of patients per hour and "
             "mean hours W within the day, of which L is the product (Little's law).",
             "patients, h",
-            "patients in the department at some time of the day; moves from bed to bed within it are no arrivals",
+            "patients in the department at some time of the day, also those who came and went at one moment; moves "
+            "from bed to bed within it are no arrivals",
             "Little 1961",
             clock=f"as occupancy: {_UNTIL}, and is then in `lapsed_count`, not among those who left.",
         ),
@@ -185,9 +188,11 @@ class KpiReadmissions(
             "inpatient stays, by month of discharge",
             "CMS HWR; Tuva readmissions",
             clock="local discharge date until the date of the first admission after discharge of the same person "
-            f"(merged numbers are one person): day 0 to {READMISSION_DAYS}.",
+            f"(merged numbers are one person): day 0 to {READMISSION_DAYS}; an admission at the very moment of "
+            "discharge is the first. A stay of no length is nested where another one is under way or begins.",
             exclusions="not discharged, died, another stay of the person under way at discharge (nested or "
-            "overlapping: the one that ends last is the index), against advice, transferred (another hospital on the "
+            "overlapping: the one that ends last is the index; of those that end together the one that began last, "
+            "then that of the higher number), against advice, transferred (another hospital on the "
             "same or next day: the outcome is the last hospital's), same-day stay for the same "
             "condition at the same hospital (the later one is the index; without codes nothing is the same), "
             "medical cancer treatment (ICD-10 C00-C96, D00-D09, D37-D49, CCS 11-44 as in CMS HWR, without surgery; "

@@ -15,7 +15,9 @@ def with_following(
     """Add the next episode of the same person, and whether another one was under way at the end of this one.
 
     The next is the first that begins after the end, however many are nested in this one. Of several under way at
-    one moment only the one that ends last is followed by anything.
+    one moment only the one that ends last is followed by anything; of those that end together, the one that began
+    last; of those that also began together, the one with the higher `key`. One of no length is an episode like any
+    other: inside another one, or where another one begins, it is nested; where another one ends, it comes after it.
 
     Args:
         frame: episodes with `key` and `person_key` (null: unknown, followed by nothing).
@@ -40,15 +42,14 @@ def with_following(
         **{f"_next_{name}": nw.col(name) for name in carried},
     )
     pairs = mine.join(theirs, on="person_key", how="inner").filter(nw.col(key) != nw.col("_other"))
-    begins, ends = nw.col("_other_start"), nw.col("_end")
-    is_under_way = (begins <= ends if joins else begins < ends) & (
-        (nw.col("_other_until") > ends) | ((nw.col("_other_until") == ends) & (nw.col("_other") > nw.col(key)))
-    )
+    begins, started, ends = nw.col("_other_start"), nw.col("_start"), nw.col("_end")
+    is_later = (begins > started) | ((begins == started) & (nw.col("_other") > nw.col(key)))
+    is_there = (begins <= ends) if joins else (begins < ends) | (begins == started)
+    is_under_way = is_there & ((nw.col("_other_until") > ends) | ((nw.col("_other_until") == ends) & is_later))
     overlapped = pairs.filter(is_under_way).select(key).unique().with_columns(_is_overlapped=nw.lit(True))
-    follows = (begins > ends) if joins else (begins >= ends)
-    comes_after = (begins > nw.col("_start")) | ((begins == nw.col("_start")) & (nw.col("_other") > nw.col(key)))
+    follows = ((begins > ends) if joins else (begins >= ends)) & (begins > started)
     following = (
-        pairs.filter(follows & comes_after)
+        pairs.filter(follows)
         .with_columns(_place=nw.col("_other").cum_count().over(key, order_by=["_other_start", "_other"]))
         .filter(nw.col("_place") == 1)
         .select(key, *(f"_next_{name}" for name in carried))
