@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import polars as pl
 import pytest
 
 from hospital_assets.landing.fhir import json_lines
@@ -83,10 +84,17 @@ LANDED = [
     # One visit in two encounters, the second of which leads to a bed.
     encounter("whole", "08:00", "15:00", location=[{"location": {"reference": "Location/er"}}]),
     encounter("part", "09:00", "11:00", partOf={"reference": "Encounter/whole"}),
-    encounter("bed", "15:00", "18:00", partOf={"reference": "Encounter/part"}, **{"class": {"code": "IMP"}}),
+    encounter("part of part", "09:30", "10:30", partOf={"reference": "Encounter/part"}),
+    encounter("bed", "15:00", "18:00", partOf={"reference": "Encounter/part of part"}, **{"class": {"code": "IMP"}}),
+    encounter("ward", "18:00", "20:00", partOf={"reference": "Encounter/bed"}, **{"class": {"code": "ACUTE"}}),
+    # Two that are part of each other have no whole.
+    encounter("egg", "08:00", "09:00", partOf={"reference": "Encounter/hen"}),
+    encounter("hen", "10:00", "11:00", partOf={"reference": "Encounter/egg"}),
     encounter("stay", "08:00", "18:00", **{"class": {"code": "IMP"}}),
     encounter("inside", "12:00", "13:00", partOf={"reference": "Encounter/stay"}),
     rate("o3", 70, encounter={"reference": "Encounter/part"}, effectiveDateTime="2026-05-01T09:30:00-04:00"),
+    rate("o4", 71, encounter={"reference": "Encounter/part of part"}, effectiveDateTime="2026-05-01T09:45:00-04:00"),
+    rate("o5", 72, encounter={"reference": "Encounter/ward"}, effectiveDateTime="2026-05-01T19:00:00-04:00"),
 ]  # fmt: skip
 
 
@@ -115,14 +123,17 @@ def test_a_number_is_one_of_its_system(case: Case) -> None:
 
 def test_an_emergency_encounter_that_is_part_of_another_is_no_visit(case: Case) -> None:
     visits = case.visits()
-    assert {"whole", "inside"} <= set(visits) and "part" not in visits
+    assert {"whole", "inside", "hen", "egg"} <= set(visits) and not {"part", "part of part"} & set(visits)
     assert visits["whole"]["los_minutes"] == 420
     assert [row[:3] for row in case.flow("whole")] == [
         ("emergency", "01 12:00", "01 13:00"),
-        ("emergency", "01 13:00", "01 19:00"),
+        ("emergency", "01 13:00", "01 13:30"),
+        ("emergency", "01 13:30", "01 19:00"),
         ("inpatient", "01 19:00", "01 22:00"),
+        ("inpatient", "01 22:00", "02 00:00"),
     ]
-    assert case.cleaned("vitals").filter(heart_rate_bpm=70)["visit_id"].to_list() == ["whole"]
+    of_whole = case.cleaned("vitals").filter(pl.col("heart_rate_bpm").is_between(70, 72))
+    assert of_whole["visit_id"].to_list() == ["whole"] * 3
 
 
 def test_contained_resources_are_lines_of_their_own() -> None:

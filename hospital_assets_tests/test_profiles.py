@@ -324,6 +324,7 @@ format = "jsonl"
 date = "visit_start_at"
 where = { "$.kind" = ["stay"] }
 derived = { message_id = ["$.id"] }
+lookups = ["house", "ward"]
 [subjects.adt_events.columns]
 visit_id = "$.id"
 patient_id = "$.who"
@@ -338,15 +339,15 @@ each = "$.places[type!=bed]"
 from_element = 2
 event_at = "$each.at"
 columns = { department = "$each.code" }
-[[subjects.adt_events.lookups]]
+[lookups.house]
 column = "hospital_id"
 on = "visit_id"
 where = { "$.kind" = ["booking"] }
 each = "$.stays"
-key = "$each.id"
+key = ["$each.number", "$each.id"]
 value = "$.house"
 pattern = "#(.*)"
-[[subjects.adt_events.lookups]]
+[lookups.ward]
 column = "department"
 on = "department"
 where = { "$.kind" = ["ward"] }
@@ -397,6 +398,7 @@ def test_other_records_fill_in_and_lists_make_events(zone: LandingZone, own: Own
         (TRIMMED.replace("defaults = { t", "defaults = { T"), "defaults = ", "is not a column"),
         (FILLED_IN.replace('on = "department"', 'on = "ward"'), 'on = "ward"', "is not a column"),
         (FILLED_IN.replace('pattern = "#(.*)"', 'pattern = "#"'), 'pattern = "#"', "needs a group"),
+        (FILLED_IN.replace('lookups = ["house"', 'lookups = ["home"'), "lookups = ", "neither a lookup nor the name"),
         (FILLED_IN.replace('each = "$.places[type!=bed]"\n', ""), "[[subjects.adt_events.events]]", "needs `each`"),
         (STAYS.replace('visit_id = "ID"', 'visit = "ID"', 1), 'visit = "ID"', "'visit' is not a"),
         (STAYS.replace("at_most", "most"), "limits = ", "there is no such key"),

@@ -229,11 +229,12 @@ class Lookup(_Declaration):
         files: glob patterns of the files that hold the other records; default the subject's own.
         where: as for the subject.
         each: JSON path of a list; each of its elements is looked at.
-        key: source name of what `on` must equal.
+        key: source name of what `on` must equal, or several of which one must.
         value: source name, or names in order of preference, of what is taken; the smallest of several.
         pattern: regular expression for the key; what its first group matches is compared.
         value_pattern: the same for the value.
         among: what is found counts only if it is the `$.id` of a record that has these; as `where`.
+        is_chain: what is found is itself looked up, until it leads no further; a circle finds nothing.
     """
 
     column: str
@@ -241,22 +242,29 @@ class Lookup(_Declaration):
     files: tuple[str, ...] = ()
     where: dict[str, tuple[str, ...]] = {}
     each: str | None = None
-    key: str
+    key: str | tuple[str, ...]
     value: str | tuple[str, ...]
     pattern: str | None = None
     value_pattern: str | None = None
     among: dict[str, tuple[str, ...]] = {}
+    is_chain: bool = False
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """Columns of `spec` that what points is compared with -> their source names."""
+        names = (self.key,) if isinstance(self.key, str) else self.key
+        return {f"key_{place}": name for place, name in enumerate(names)}
 
     def spec(self, subject: Subject) -> Subject:
-        """The records looked at as a declaration, of the columns `key` and `value`."""
-        patterns = {"key": self.pattern, "value": self.value_pattern}
+        """The records looked at as a declaration, of the columns `keys` and `value`."""
+        patterns = {**dict.fromkeys(self.keys, self.pattern), "value": self.value_pattern}
         return Subject(
             files=self.files or subject.files,
             format=subject.format,
             encoding=subject.encoding,
             where=self.where,
             each=self.each,
-            columns={"key": self.key, "value": self.value},
+            columns={**self.keys, "value": self.value},
             patterns={name: pattern for name, pattern in patterns.items() if pattern},
         )
 
@@ -363,7 +371,7 @@ class Subject(_Declaration):
         is_element_itself: the record is an element, too, behind those of its list.
         defaults: our column -> value for records that state none.
         patterns: our column -> regular expression; what its first group matches is the value.
-        lookups: our columns that other records of the source fill.
+        lookups: our columns that other records of the source fill; a text names one of the profile's `lookups`.
         columns: our column -> source name, or names in order of preference. Empty means the source
             uses our names.
         required: our columns without which a CSV file is refused.
@@ -566,6 +574,7 @@ class Profile(_Declaration):
         code_maps: our column -> landed code -> our code; case and blanks do not matter. Or our column -> another one
             whose codes it shares, as in `discharge_disposition = "disposition"`.
         expressions: name -> a regular expression; `patterns`, `pattern` and `value_pattern` may say `{name}`.
+        lookups: name -> a lookup that several subjects have.
     """
 
     name: str
@@ -580,6 +589,7 @@ class Profile(_Declaration):
     subjects: dict[str, Subject]
     code_maps: dict[str, dict[str, str]] = {}
     expressions: dict[str, str] = {}
+    lookups: dict[str, Lookup] = {}
 
     @field_validator("time_zone")
     @classmethod
@@ -671,8 +681,10 @@ def parse_profile(text: str, file: str) -> Profile:
     Raises:
         ProfileError: not TOML, or a declaration is wrong; names file, line, key and reason.
     """
+    declared: dict[str, Any] = {}
     try:
-        profile = Profile.model_validate(_spelled_out(tomllib.loads(text)))
+        declared = tomllib.loads(text)
+        profile = Profile.model_validate(_spelled_out(declared))
     except tomllib.TOMLDecodeError as error:
         raise ProfileError(f"{file}: not valid TOML: {error}") from error
     except ValidationError as error:
@@ -684,10 +696,21 @@ def parse_profile(text: str, file: str) -> Profile:
         problems = list(_mistakes(profile))
         if not problems:
             return profile
+    places = dict.fromkeys((_declared_at(declared, where), what) for where, what in problems)
     message = "\n".join(
-        f"{file}:{line_of(text, where)}: {'.'.join(map(str, where)) or 'profile'}: {what}" for where, what in problems
+        f"{file}:{line_of(text, where)}: {'.'.join(map(str, where)) or 'profile'}: {what}" for where, what in places
     )
     raise ProfileError(message)
+
+
+def _declared_at(declared: dict[str, Any], where: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """The place of a declaration: of a lookup that a subject names, that below the profile's `lookups`."""
+    if where[0:1] != ("subjects",) or where[2:3] != ("lookups",):
+        return where
+    named = declared["subjects"][where[1]]["lookups"]
+    place = where[3] if len(where) > 3 else None
+    name = named[place] if isinstance(named, list) and isinstance(place, int) else None
+    return ("lookups", name, *where[4:]) if isinstance(name, str) and name in declared.get("lookups", {}) else where
 
 
 def _any_code(path: str) -> str:
@@ -700,13 +723,14 @@ _CODES = re.compile(r"(?<==)\{(\w+)\}(?=\])")
 
 
 def _spelled_out(declared: dict[str, Any]) -> dict[str, Any]:
-    """A profile's declarations with what they name in place: shared code maps, their codes, regular expressions."""
+    """A profile's declarations with what they name in place: shared code maps and lookups, codes, expressions."""
     maps = declared.get("code_maps", {})
     if isinstance(maps, dict):
         maps = {name: maps.get(table, table) if isinstance(table, str) else table for name, table in maps.items()}
         declared = {**declared, "code_maps": maps}
     tables = {name: "|".join(table) for name, table in dict(maps).items() if isinstance(table, dict)}
     expressions = {f"{{{name}}}": expression for name, expression in dict(declared.get("expressions", {})).items()}
+    lookups = dict(declared.get("lookups", {}))
 
     def filled(value: Any, own: dict[str, str]) -> Any:
         if isinstance(value, str):
@@ -717,6 +741,8 @@ def _spelled_out(declared: dict[str, Any]) -> dict[str, Any]:
             return value
         if isinstance(long := value.get("observations"), dict):
             own = {**own, "observations": "|".join([*long.get("codes", {}), *long.get("flags", {})])}
+        if isinstance(named := value.get("lookups"), list):
+            value = {**value, "lookups": [lookups.get(each, each) if isinstance(each, str) else each for each in named]}
         return {filled(name, own): filled(each, own) for name, each in value.items()}
 
     return {**declared, "subjects": filled(declared.get("subjects"), tables)} if "subjects" in declared else declared
@@ -728,6 +754,8 @@ def _in_words(problem: Any) -> str:
         return "there is no such key here; see the reference in docs/bring-your-own.md"
     if problem["type"] == "missing":
         return "this key is missing"
+    if problem["type"] == "model_type" and "lookups" in problem["loc"]:
+        return "this is neither a lookup nor the name of one in `[lookups]`"
     return str(problem["msg"]).removeprefix("Value error, ")
 
 

@@ -72,6 +72,17 @@ _BYTES_IN_A_TURN = 1_000_000_000
 _COUNTS = {"source_file": pl.String, "_day": pl.Date, "row_count": pl.Int64, "unreadable_count": pl.Int64}
 
 
+#: Of what each key leads to, what leads no further; a circle has no end, so its keys find nothing.
+_CHAIN_ENDS = """
+    with recursive chain as (
+        select _key, _found from found
+        union
+        select chain._key, found._found from chain join found on found._key = chain._found
+    )
+    select _key, _found from chain where _found not in (select _key from found)
+"""
+
+
 @dataclass(frozen=True)
 class LandingZone:
     """The landing folder of a data directory, and the connection that reads it.
@@ -262,10 +273,10 @@ class LandingZone:
         files = ledger.filter(pl.col("source_file").is_in(names), pl.col("state") == "ready").unique("source_file")
         if files.is_empty():
             return frame
+        pairs = lazy(json_relation(self.connection, [*lookup.keys, "value"], others, self._landed(files), self.spool))
         found = (
-            lazy(json_relation(self.connection, ["key", "value"], others, self._landed(files), self.spool))
-            .filter(~nw.col("key").is_null(), ~nw.col("value").is_null())
-            .rename({"key": "_key"})
+            nw.concat([pairs.select("value", _key=key) for key in lookup.keys])
+            .filter(~nw.col("_key").is_null(), ~nw.col("value").is_null())
             .group_by("_key")
             .agg(_found=nw.col("value").min())
         )
@@ -275,6 +286,8 @@ class LandingZone:
             )
             ids = lazy(json_relation(self.connection, ["key"], wanted, self._landed(files), self.spool))
             found = found.join(ids.select(_found=nw.col("key")).unique(), on="_found", how="semi")
+        if lookup.is_chain:
+            found = lazy(found.to_native().query("found", _CHAIN_ENDS))
         filled = (
             nw.coalesce(nw.col("_found"), nw.col(lookup.column))
             if lookup.column == lookup.on

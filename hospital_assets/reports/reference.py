@@ -231,7 +231,7 @@ _DECLARATIONS = {
     "Profile": "The profile",
     "Subject": "`[subjects.<subject>]`",
     "Join": "`[subjects.<subject>.join]`",
-    "Lookup": "`[[subjects.<subject>.lookups]]`",
+    "Lookup": "`[lookups.<name>]` and `[[subjects.<subject>.lookups]]`",
     "DateLookup": "`date_from`",
     "DateAndTime": "A date and a time in `derived`",
     "Sum": "A sum in `derived`",

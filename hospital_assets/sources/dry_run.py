@@ -220,7 +220,7 @@ def read_from(spec: Subject, column: str, header: Sequence[str]) -> str:
         return "the events declared"
     names = spec.source_names(column)
     found = [n for n in names if n in header or n.startswith("@") or spec.format != "csv"]
-    looked_up = [lookup.key for lookup in spec.lookups if lookup.column == column]
+    looked_up = [key for lookup in spec.lookups if lookup.column == column for key in lookup.keys.values()]
     if found or looked_up:
         return " or ".join([*found, *(f"looked up by {key}" for key in looked_up)])
     if column in spec.defaults:
