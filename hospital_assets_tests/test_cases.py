@@ -18,6 +18,7 @@ from hospital_assets.assets.facts.emergency_visits import ended, measured
 from hospital_assets.assets.facts.patient_flow import ended_by_register, folded
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.zone import LandingZone
+from hospital_assets.listeners.mllp import Frames, Header, rejection
 from hospital_assets.warehouse.database import scratch_connection
 from hospital_assets.warehouse.dialect import Frame, hash_keys
 from hospital_assets_tests.conftest import shared
@@ -40,10 +41,10 @@ class Case:
     def __init__(
         self, folder: Path, connection: duckdb.DuckDBPyConnection, on: Engine, profile: str, files: dict[str, bytes]
     ) -> None:
-        landing = folder / "landing" / profile
-        landing.mkdir(parents=True)
         for name, content in files.items():
-            (landing / name).write_bytes(content)
+            path = folder / "landing" / profile / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
         self.on, self.profiles = on, load_profiles(None)
         days = date(1900, 1, 1), date(2999, 12, 31)
         self.zone = LandingZone(folder / "landing", folder / "spool", *days, connection, self.profiles)
@@ -247,6 +248,19 @@ def test_a_case_of_resources(name: str, resources: Case) -> None:
     OF_FHIR[name](resources)
 
 
+#: Bytes as a sender writes them to the MLLP listener.
+MESSAGE_BEHIND_A_CR = "mllp_leading_cr.bin"
+
+
+def test_a_message_behind_an_empty_line_is_accepted() -> None:
+    frames = Frames(10_000)
+    frames.feed((shared("../cases/interop") / MESSAGE_BEHIND_A_CR).read_bytes())
+    (frame,) = frames.complete()
+    header = Header.of(frame.content)
+    assert header is not None and header[10] == "LCR"
+    assert rejection(frame.content, header, ("P",)) is None
+
+
 def test_each_line_of_synthea_is_a_procedure(tmp_path: Path) -> None:
     """A procedure may be done twice in an encounter at one time; older exports have a date only."""
     places = "Id,NAME,ADDRESS,CITY,STATE,ZIP\no1,H,x,Boston,MA,02101\n"
@@ -262,17 +276,30 @@ def test_each_line_of_synthea_is_a_procedure(tmp_path: Path) -> None:
             assert case.validated("procedures")["rule"].to_list() == [None] * 3
 
 
-def test_a_file_that_cannot_be_read_stops_no_other(tmp_path: Path) -> None:
-    head = "visit_id,patient_id,arrival_time,triage_level,wait_time_minutes,department_routed\n"
-    good = {"er_visits_data.csv": f"{head}sound,P1,2026-05-01 08:00,3,10,Trauma\n".encode()}
-    bad = {f"er_visits_data_{path.name}": path.read_bytes() for path in shared("../cases/landing").iterdir()}
-    assert bad
-    with landed(tmp_path, ENGINES["polars"], "er-visits-csv", {**good, **bad}) as case:
-        visits = case.cleaned("er_visits")
-    assert visits.filter(pl.col("visit_id") == "sound").height == 1
+#: Case of landing -> where it lands, and the state of the file.
+OF_LANDING = {
+    "cr_only.csv": ("er_visits", "ready"),
+    "deep.json": ("vitals", "ready"),
+    "lone_surrogate_array.json": ("vitals", "unreadable"),
+}
+
+
+def test_a_file_that_cannot_be_read_stops_no_other(on: Engine, tmp_path: Path) -> None:
+    read = {name: path.read_bytes() for name in OF_LANDING if (path := shared("../cases/landing") / name).exists()}
+    files = {f"{OF_LANDING[name][0]}/{name}": content for name, content in read.items()}
+    sign = b'{"observation_id": "%s", "patient_id": "P", "hospital_id": "H1", "measured_at": "2026-03-02T10:00:00"}\n'
+    files |= {"hospitals/h.csv": f"{HOSPITALS}H1,H,Chicago,IL,America/Chicago\n".encode(), "vitals/z.json": sign % b"z"}
+    with landed(tmp_path, on, "native", files) as case:
+        states = case.ledger.select(pl.col("source_file").str.split("/").list.last(), "state").rows()
+        visits, vitals = case.cleaned("er_visits"), case.validated("vitals")
+    assert set(states) >= {(name, state) for name, (_, state) in OF_LANDING.items()} | {("z.json", "ready")}
+    assert visits["visit_id"].to_list() == ["V1"]
+    assert dict(vitals.select("observation_id", "rule").iter_rows()) == {"O8": "patient_id_missing", "z": None}
 
 
 def test_every_case_has_a_test() -> None:
+    """Those of `files` are in test_source_files.py."""
     there = {path.name for path in shared("../cases/interop").iterdir()} - {"fhir_00_master.ndjson"}
-    tested = ("mllp_leading_cr.bin", *OF_HL7, *OF_FHIR)
+    tested = (MESSAGE_BEHIND_A_CR, *OF_HL7, *OF_FHIR)
     assert [name for name in sorted(there) if not name.startswith(tested)] == []
+    assert {path.name for path in shared("../cases/landing").iterdir()} == set(OF_LANDING)

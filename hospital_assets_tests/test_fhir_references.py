@@ -16,6 +16,8 @@ from hospital_assets_tests.test_cases import Case, landed
 AT = {"meta": {"lastUpdated": "2026-05-01T16:00:00-04:00"}}
 PROVIDER = {"coding": [{"code": "hospital"}, {"code": "prov"}]}
 LOINC = "http://loinc.org"
+E1 = {"reference": "Encounter/e1"}
+ELEVEN = {"effectiveDateTime": "2026-05-01T11:00:00-04:00"}
 
 
 def resource(kind: str, identity: str, **values: Any) -> dict[str, Any]:
@@ -93,6 +95,9 @@ LANDED = [
     encounter("stay", "08:00", "18:00", **{"class": {"code": "IMP"}}),
     encounter("inside", "12:00", "13:00", partOf={"reference": "Encounter/stay"}),
     rate("o3", 70, encounter={"reference": "Encounter/part"}, effectiveDateTime="2026-05-01T09:30:00-04:00"),
+    rate("Hz", 0, encounter=E1, valueQuantity={"value": 1.5, "code": "Hz"}, **ELEVEN),
+    rate("kPa", 0, encounter=E1, valueQuantity={"value": 16.0, "code": "kPa"}, **ELEVEN,
+         code={"coding": [{"system": LOINC, "code": "8480-6"}]}),
     rate("o4", 71, encounter={"reference": "Encounter/part of part"}, effectiveDateTime="2026-05-01T09:45:00-04:00"),
     rate("o5", 72, encounter={"reference": "Encounter/ward"}, effectiveDateTime="2026-05-01T19:00:00-04:00"),
 ]  # fmt: skip
@@ -134,6 +139,11 @@ def test_an_emergency_encounter_that_is_part_of_another_is_no_visit(case: Case) 
     ]
     of_whole = case.cleaned("vitals").filter(pl.col("heart_rate_bpm").is_between(70, 72))
     assert of_whole["visit_id"].to_list() == ["whole"] * 3
+
+
+def test_units_are_converted(case: Case) -> None:
+    converted = case.cleaned("vitals").filter(heart_rate_bpm=90)
+    assert converted.select("heart_rate_bpm", "systolic_mmhg").rows() == [(90.0, 120.0)]
 
 
 def test_contained_resources_are_lines_of_their_own() -> None:

@@ -248,7 +248,7 @@ def test_a_date_without_a_time_is_an_unknown_time(landed: Landed, on: Engine) ->
     assert "clock_unreadable" in codes(found)[4]
 
 
-def test_days_of_arrival_are_not_midnight(landed: Landed) -> None:
+def test_days_of_arrival_are_not_midnight(landed: Landed, on: Engine) -> None:
     files = shared("../cases/files")
     profile = (
         HEAD
@@ -256,7 +256,7 @@ def test_days_of_arrival_are_not_midnight(landed: Landed) -> None:
         + COLUMNS.replace('"id"', '"Visit Number"').replace('"who"', '"Patient ID"')
         + 'arrival_time = "Arrival Time"\n'
     )
-    found = landed.validated(profile, {"dateonly.csv": (files / "dateonly.csv").read_bytes()})
+    found = landed.validated(profile, {"dateonly.csv": (files / "dateonly.csv").read_bytes()}, on=on)
     assert found["rule"].to_list() == [None] * 60
     assert found["arrival_at"].null_count() == 60
     assert all("arrival_time_unknown" in of for of in codes(found))
@@ -313,14 +313,19 @@ CASES: dict[str, tuple[int, str | None, str]] = {
 }
 
 
+def test_every_case_is_here() -> None:
+    there = {path.name for path in shared("../cases/files").iterdir()} - {"date_times.toml", "visits.xlsx"}
+    assert there == set(CASES)
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_a_case_is_drafted_and_read(name: str, landed: Landed) -> None:
+def test_a_case_is_drafted_and_read(name: str, landed: Landed, on: Engine) -> None:
     path = shared("../cases/files") / name
     sound, first, says = CASES[name]
     draft = draft_profile("mine", path, "Europe/Berlin")
     assert "er_visits" in draft.subjects
     assert any(says in doubt for doubt in draft.doubts) if says else draft.doubts == []
-    found = landed.validated(draft.text, {name: path.read_bytes()})
+    found = landed.validated(draft.text, {name: path.read_bytes()}, on=on)
     assert found["rule"].null_count() == sound
     if first is not None:
         assert found["arrival_at"][0] == utc(first)
@@ -334,10 +339,10 @@ def test_a_case_is_drafted_and_read(name: str, landed: Landed) -> None:
         assert sum("clock_ambiguous" in codes for codes in codes(found)) == 22
 
 
-def test_minutes_after_the_change_of_clocks(landed: Landed) -> None:
+def test_minutes_after_the_change_of_clocks(landed: Landed, on: Engine) -> None:
     path = shared("../cases/files") / "dst-er_visits_data.csv"
     text = draft_profile("mine", path, "America/New_York").text
-    assert waits(landed.validated(text, {path.name: path.read_bytes()})) == [87, 38]
+    assert waits(landed.validated(text, {path.name: path.read_bytes()}, on=on)) == [87, 38]
 
 
 @pytest.mark.parametrize("mark", [",", "."])
