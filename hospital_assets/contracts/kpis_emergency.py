@@ -38,7 +38,9 @@ class KpiLwbsDaily(
             exclusions="registrations that were cancelled (A11); visits whose disposition is not known (yet): where a "
             "source delivers none, the rate is not known and is null.",
             variants="nobody saw the patient and the patient left: unseen, against advice or eloped without a provider "
-            "contact. Who has one is not counted, whatever the code.",
+            "contact. Who has one is not counted, whatever the code. Who was sent home (or admitted, transferred, "
+            "died) without a recorded provider contact is not counted either: somebody decided that, so it is the "
+            "clock that is missing; the visit has no wait, and is a discharge like others in OP-18 and in returns.",
         )
     ],
 ):
@@ -203,7 +205,8 @@ class KpiOp18(
             "disposition unknown, a clock missing or reversed, cancelled, of another stratum; in the strata by mental "
             "health visits of sources without diagnoses.",
             variants="`all` is OP-18a, `reported` OP-18b (without mental health and transfers), "
-            "`mental_health` OP-18c, `transferred` OP-18d.",
+            "`mental_health` OP-18c, `transferred` OP-18d. Who is transferred and of mental health is in OP-18d alone, "
+            "so that the visits of b, c and d add up to those of a: such a patient waits for a place elsewhere.",
         )
     ],
 ):

@@ -74,6 +74,17 @@ def metrics() -> list[dict[str, object]]:
     ]
 
 
+_SHARED_RULES = (
+    "- What cannot be computed is null, never NaN or infinite: a check looks at every fraction of every table.",
+    "- `as_of_at` is now, in all rows alike. Where the last service day is over it is when that day has ended "
+    "everywhere on Earth, 12:00 UTC of the next: up to a day after the last record. Who is still there then has been "
+    "there until then, so the visits that were open when the records end look longer than they may have been.",
+    "- Who is transferred to another hospital has departed, and is neither discharged nor admitted here: in the "
+    "four-hour standard, the rates of leaving and ECAT as any visit, in OP-18 a stratum of its own, in boarding not at "
+    "all, in returns no index; of readmissions the hospital that took over has the index.",
+)
+
+
 def metric_catalogue() -> str:
     """The metric catalogue for people."""
     parts = [
@@ -86,6 +97,8 @@ def metric_catalogue() -> str:
         "does not deliver what a figure needs are left out as `undelivered`; where all are, the figure "
         "is null: it cannot be computed. Durations are differences of "
         "instants; days, months and hours are those of the hospital's wall clock.",
+        "",
+        *_SHARED_RULES,
         "",
         "| figure | unit | table |",
         "|---|---|---|",
