@@ -213,8 +213,8 @@ def _read_in_zones(clock: str, zone: str, zones: Sequence[str], reading: Any, *,
 
         instant = localized(pl.col(clock))
         if forward:
-            # A skipped time is read by the old offset: that of some time before it.
-            before = pl.duration(hours=3)
+            # A skipped time is read by the old offset: that of the day before (Apia skipped a whole one).
+            before = pl.duration(hours=24)
             instant = pl.coalesce(instant, localized(pl.col(clock) - before) + before)
         read.append(pl.when(pl.col(zone) == name).then(instant))
     none = pl.lit(None, dtype=pl.Datetime("us", "UTC"))
