@@ -51,6 +51,10 @@ class Case:
         self.ledger = self.zone.discover()
         self._validated: dict[str, pl.DataFrame] = {}
 
+    def validate_on(self, on: Engine) -> None:
+        """Forget what was validated, and validate on another engine."""
+        self.on, self._validated = on, {}
+
     def validated(self, subject: str) -> pl.DataFrame:
         if subject not in self._validated:
             raw = collected(self.zone.read(subject, self.ledger))

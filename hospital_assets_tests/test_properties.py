@@ -6,15 +6,18 @@ Each is held against a few lines of plain Python that know nothing of the transf
 from __future__ import annotations
 
 import functools
+import json
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from random import Random
 from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
 import narwhals as nw
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from hospital_assets.assets.dimensions.calendar import date_key, time_key
@@ -25,8 +28,11 @@ from hospital_assets.assets.kpis.returns import returns
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.service_day import with_service_day
 from hospital_assets.warehouse.dialect import hash_keys, local_clocks, resolve_instants
-from hospital_assets_tests.engines import ALL_ENGINES, Engine
+from hospital_assets_tests.engines import ALL_ENGINES, ENGINES, Engine
+from hospital_assets_tests.test_cases import FACILITIES, HOSPITALS, landed
 from hospital_assets_tests.test_edges import BEDS, days, segment
+from hospital_assets_tests.test_hl7_profile import adt
+from hospital_assets_tests.test_interop import oru
 from hospital_assets_tests.test_kpis import fact, visits
 from hospital_assets_tests.test_transforms import at, collect, events
 
@@ -440,3 +446,232 @@ def test_no_odd_zone_is_forgotten() -> None:
 
     known = {kind(zone) for zone in ODD_ZONES.split()}
     assert {zone for zone in available_timezones() if is_odd(zone) and kind(zone) not in known} == set()
+
+
+# Versions and withdrawals ----------------------------------------------------------------------------
+
+#: A vital sign, which of two times, its value (None: none is stated) and its status, in the order they were written.
+Version = tuple[str, int, int | None, str]
+#: Which diagnosis or what rank, its code, and whether it is stated (A) or withdrawn (D).
+Coded = tuple[int, str, str]
+SIGN_CODES = {"heart_rate_bpm": "8867-4", "respiratory_rate_per_min": "9279-1", "spo2_pct": "59408-5"}
+CODES = ("J209", "I10", "R079")
+TIMES = ("1005", "1035")
+PATIENTS = 10
+
+
+def some_versions(rng: Random, statuses: str) -> list[Version]:
+    return [
+        (
+            rng.choice(list(SIGN_CODES)),
+            rng.randrange(2),
+            None if rng.random() < 0.2 else rng.randint(40, 69),
+            rng.choice(statuses.split()),
+        )
+        for _ in range(rng.randint(1, 7))
+    ]
+
+
+def some_codes(rng: Random) -> list[Coded]:
+    return [(rng.randint(1, 3), rng.choice(CODES), rng.choice("AAAD")) for _ in range(rng.randint(0, 5))]
+
+
+def sets_by_hand(versions: list[Version], withdrawn: str, *, none_is_stated: bool) -> list[tuple[int | None, ...]]:
+    """The vital signs of each time: of each the last version, where that states a value.
+
+    Args:
+        versions: as they were written.
+        withdrawn: statuses that take a value back.
+        none_is_stated: whether a version without a value states that there is none; else it states nothing.
+    """
+    newest: dict[tuple[int, str], int | None] = {}
+    for sign, time, value, status in versions:
+        if status in withdrawn.split():
+            newest[time, sign] = None
+        elif value is not None or none_is_stated:
+            newest[time, sign] = value
+    found = [tuple(newest.get((time, sign)) for sign in SIGN_CODES) for time in (0, 1)]
+    return [values for values in found if any(value is not None for value in values)]
+
+
+def ranked_by_hand(stated: list[Coded]) -> list[tuple[int, str]]:
+    """Rank and code of what stands: of a code its last record counts, of the codes of one rank the last written."""
+    last = {code: place for place, (_, code, _) in enumerate(stated)}
+    of_rank = {
+        stated[place][0]: code
+        for code, place in sorted(last.items(), key=lambda found: found[1])
+        if stated[place][2] == "A"
+    }
+    return sorted(of_rank.items())
+
+
+def dotted(code: str) -> str:
+    return code if len(code) == 3 else f"{code[:3]}.{code[3:]}"
+
+
+def in_files(rng: Random, records: list[str], ending: str, head: str = "") -> dict[str, bytes]:
+    """Records in any order, a quarter of them twice, over three files."""
+    again = [*records, *rng.sample(records, len(records) // 4)]
+    rng.shuffle(again)
+    files = {f"{name}.{ending}": head.encode() for name in "bca"}
+    for record in again:
+        files[f"{rng.choice('bca')}.{ending}"] += record.encode()
+    return files
+
+
+def of_patients(frame: pl.DataFrame, by: list[str], columns: list[str]) -> list[list[Any]]:
+    """Rows of each patient."""
+    rows = frame.with_columns(_n=pl.col("patient_id").str.extract(r"P(\d)$").cast(pl.Int64)).sort(by)
+    return [rows.filter(pl.col("_n") == n).select(columns).rows() for n in range(PATIENTS)]
+
+
+def messages_hold(rng: Random, folder: Path, engines: list[Engine]) -> None:
+    """OBX-11 (U: final, the value is not sent again) and DG1-21: what was written last counts."""
+    signs = dict(zip(SIGN_CODES, ("hr", "rr", "spo2"), strict=True))
+    messages, sets, diagnoses = [], [], []
+    for n in range(PATIENTS):
+        written = [
+            (sign, time, None if status == "U" else value or 50, status)
+            for sign, time, value, status in some_versions(rng, "F F P C W D X N U")
+        ]
+        for second, (sign, time, value, status) in enumerate(written):
+            stated = (signs[sign], "" if value is None else str(value), status)
+            text = oru(f"20260501110{n}{second:02}", stated, at=f"20260501{TIMES[time]}00")
+            messages.append(text.replace("PID|1||7^", f"PID|1||P{n}^").replace("|V1", f"|V{n}"))
+        sets.append(sets_by_hand(written, "W D X N", none_is_stated=False))
+        # What takes something back states it alone, as the first of its message; it may be sent days later.
+        codes = [(rank if action == "A" else 1, code, action) for rank, code, action in some_codes(rng)]
+        for place, (rank, code, action) in enumerate(codes):
+            more = "|".join(["DG1", str(rank), "I10", f"{dotted(code)}^x^I10", *[""] * 17, action])
+            messages.append(adt("A08", f"2026050{1 + place // 3}1{place}3000", f"V{n}", patient=f"P{n}", more=more))
+        diagnoses.append(ranked_by_hand(codes))
+    files = {**in_files(rng, messages, "hl7"), "hospitals.csv": FACILITIES.encode()}
+    with landed(folder, engines[0], "hl7v2-adt", files) as case:
+        for on in engines:
+            case.validate_on(on)
+            assert of_patients(case.cleaned("vitals"), ["measured_at"], list(SIGN_CODES)) == sets
+            assert of_patients(case.cleaned("diagnoses"), ["sequence"], ["sequence", "icd_code"]) == diagnoses
+
+
+AT = "2026-05-01T{}:00-05:00"
+TIME_ZONE = {"url": "http://hl7.org/fhir/StructureDefinition/timezone", "valueCode": "America/Chicago"}
+ICD = "http://hl7.org/fhir/sid/icd-10-cm"
+
+
+def resource(kind: str, identity: str, written: str, **values: Any) -> str:
+    return json.dumps({"resourceType": kind, "id": identity, "meta": {"lastUpdated": written}, **values}) + "\n"
+
+
+def resources_hold(rng: Random, folder: Path, engines: list[Engine]) -> None:
+    """Of an Observation, Condition and Encounter what was written last (meta.lastUpdated) counts."""
+    provider = {"type": [{"coding": [{"code": "prov"}]}], "name": "H", "extension": [TIME_ZONE]}
+    records = [resource("Organization", "H", AT.format("00:00"), **provider)]
+    sets, diagnoses, visits = [], [], []
+    for n in range(PATIENTS):
+        whose = {"subject": {"reference": f"Patient/P{n}"}, "encounter": {"reference": f"Encounter/E{n}"}}
+        versions = some_versions(rng, "final final preliminary amended corrected entered-in-error cancelled")
+        for second, (sign, time, value, status) in enumerate(versions):
+            stated = {"dataAbsentReason": {}} if value is None else {"valueQuantity": {"value": value}}
+            of_sign = {"code": {"coding": [{"system": "http://loinc.org", "code": SIGN_CODES[sign]}]}, "status": status}
+            measured = {"effectiveDateTime": AT.format(f"{TIMES[time][:2]}:{TIMES[time][2:]}")}
+            written = f"2026-05-0{2 + second // 2}T10:00:{second:02}Z"
+            name = f"O{n}{time}{SIGN_CODES[sign]}"
+            records.append(resource("Observation", name, written, **of_sign, **measured, **stated, **whose))
+        sets.append(sets_by_hand(versions, "entered-in-error cancelled", none_is_stated=True))
+
+        conditions = some_codes(rng)
+        for second, (which, code, action) in enumerate(conditions):
+            verified = rng.choice(["refuted", "entered-in-error"]) if action == "D" else "confirmed"
+            stated = {
+                "recordedDate": AT.format("11:00"),
+                "verificationStatus": {"coding": [{"code": verified}]},
+                "code": {"coding": [{"system": ICD, "code": dotted(code)}]},
+            }
+            written = f"2026-05-0{2 + second // 2}T11:00:{second:02}Z"
+            records.append(resource("Condition", f"C{n}{which}", written, **stated, **whose))
+        # Codes rank in the order first recorded; of each condition its last version counts.
+        ranks = {code: rank for rank, code in enumerate(dict.fromkeys(code for _, code, _ in conditions), 1)}
+        newest = {which: (code, action) for which, code, action in conditions}
+        diagnoses.append(sorted({(ranks[code], code) for code, action in newest.values() if action == "A"}))
+
+        is_emergency = n % 2 == 0
+        for second in range(rng.randint(1, 4)):
+            status = rng.choice(["in-progress", "finished", "finished", "entered-in-error", "cancelled"])
+            minute = rng.randrange(60)
+            end = {"end": AT.format(f"14:{minute:02}")} if status == "finished" else {}
+            stated = {
+                "status": status,
+                "class": {"code": "EMER" if is_emergency else "IMP"},
+                "serviceProvider": {"reference": "Organization/H"},
+                "period": {"start": AT.format("10:00"), **end},
+                "subject": whose["subject"],
+            }
+            records.append(resource("Encounter", f"E{n}", f"2026-05-02T12:00:{second:02}Z", **stated))
+        is_cancelled = status in ("entered-in-error", "cancelled")
+        visits.append((is_cancelled, 240 + minute if status == "finished" else None))
+    with landed(folder, engines[0], "fhir-r4", in_files(rng, records, "ndjson")) as case:
+        for on in engines:
+            case.validate_on(on)
+            assert of_patients(case.cleaned("vitals"), ["measured_at"], list(SIGN_CODES)) == sets
+            assert of_patients(case.cleaned("diagnoses"), ["sequence"], ["sequence", "icd_code"]) == diagnoses
+            stay = (pl.col("event_at") - pl.col("visit_start_at")).dt.total_minutes()
+            events = of_patients(
+                case.cleaned("adt_events").with_columns(stay=stay), ["event_type"], ["event_type", "stay"]
+            )
+            assert [(("A11", 0) in rows, dict(rows).get("A03")) for rows in events] == visits
+            stay = (pl.col("departure_at") - pl.col("arrival_at")).dt.total_minutes()
+            ends = of_patients(case.cleaned("er_visits").with_columns(stay=stay), ["visit_id"], ["stay"])
+            assert ends == [[(end,)] if n % 2 == 0 else [] for n, (_, end) in enumerate(visits)]
+
+
+def rows_hold(rng: Random, folder: Path, engines: list[Engine]) -> None:
+    """The native feed: of a visit, an observation set and a diagnosis what was recorded last counts, as a whole."""
+    visits, vitals, diagnoses = [], [], []
+    newest: dict[int, tuple[int | None, str, int]] = {}
+    for second in range(50):
+        n, code, rank = rng.randrange(PATIENTS), rng.choice(CODES), rng.randint(1, 3)
+        value = None if rng.random() < 0.2 else rng.randint(10, 59)
+        written = f"2026-05-01 13:00:{second:02}"
+        left = "" if value is None else f"2026-05-01 12:{value:02}:00"
+        visits.append(f"V{n},P{n},H1,2026-05-01 10:00:00,{left},{written}\n")
+        whose = {"observation_id": f"O{n}", "patient_id": f"P{n}", "hospital_id": "H1", "recorded_at": written}
+        signs = {} if value is None else {"heart_rate": {"value": value, "unit": "/min"}}
+        vitals.append(json.dumps({**whose, "measured_at": "2026-05-01 10:05:00", "vitals": signs}) + "\n")
+        diagnoses.append(f"D{n},V{n},P{n},H1,2026-05-01,{rank},{dotted(code)},{written}\n")
+        newest[n] = (value, code, rank)
+    heads = {
+        "er_visits": "visit_id,patient_id,hospital_id,arrival_time,departure_time,recorded_at\n",
+        "vitals": "",
+        "diagnoses": "diagnosis_id,visit_id,patient_id,hospital_id,encounter_date,sequence,icd10_code,recorded_at\n",
+    }
+    files = {"hospitals/h.csv": f"{HOSPITALS}H1,H,Chicago,IL,America/Chicago\n".encode()}
+    for (subject, head), rows in zip(heads.items(), (visits, vitals, diagnoses), strict=True):
+        split = in_files(rng, rows, "csv" if head else "json", head)
+        files |= {f"{subject}/{name}": content for name, content in split.items()}
+    with landed(folder, engines[0], "native", files) as case:
+        for on in engines:
+            case.validate_on(on)
+            ends = case.cleaned("er_visits").select("patient_id", pl.col("departure_at").dt.minute().cast(pl.Int64))
+            rates = case.cleaned("vitals").select("patient_id", pl.col("heart_rate_bpm").cast(pl.Int64))
+            codes = case.cleaned("diagnoses").select("patient_id", "icd_code", "sequence")
+            expected = {f"P{n}": value for n, (value, _, _) in newest.items()}
+            assert dict(ends.iter_rows()) == dict(rates.iter_rows()) == expected
+            assert sorted(codes.rows()) == sorted((f"P{n}", code, rank) for n, (_, code, rank) in newest.items())
+
+
+SOURCES = {"messages": messages_hold, "resources": resources_hold, "rows": rows_hold}
+
+
+@pytest.mark.parametrize("source", ["messages", "rows", pytest.param("resources", marks=[pytest.mark.slow])])
+def test_versions_in_any_order_and_any_files_give_the_same(source: str, tmp_path: Path) -> None:
+    SOURCES[source](Random(1), tmp_path, [ENGINES["polars"]])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", SOURCES)
+@settings(few, phases=[Phase.generate])  # shrinking would land files for hours
+@given(seed=st.integers(0, 1_000_000))
+def test_versions_give_the_same_on_every_engine(
+    source: str, seed: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    SOURCES[source](Random(seed), tmp_path_factory.mktemp(source), list(ALL_ENGINES.values()))

@@ -20,7 +20,7 @@ DUPLICATE, SUPERSEDED = "duplicate", "superseded"
 _PLACE = ["source_file", "source_line", "source_part"]
 
 
-def newest_only(frame: Frame, key: Sequence[str], written: str) -> Frame:
+def newest_only(frame: Frame, key: Sequence[str], written: str, *then: str) -> Frame:
     """Give repetitions their rule: of the unbroken records of one key only the newest stands.
 
     The outcome does not depend on the order in which files arrive. Records are compared within their service
@@ -30,10 +30,12 @@ def newest_only(frame: Frame, key: Sequence[str], written: str) -> Frame:
         frame: records with a `rule` column, null where none is broken.
         key: columns that identify the thing.
         written: column that says when the record was written; null counts as oldest.
+        then: columns by which, ascending, records that were written at one moment follow each other.
     """
     day = [PARTITION_COLUMN] if PARTITION_COLUMN in frame.columns else []
     per_thing = [*day, *key, "_is_sound"]
-    ranked = _ranked(frame.with_columns(_is_sound=nw.col("rule").is_null()), per_thing, written).with_columns(
+    sound = frame.with_columns(_is_sound=nw.col("rule").is_null())
+    ranked = _ranked(sound, per_thing, written, *then).with_columns(
         _newest_written=nw.col(written).max().over(*per_thing)
     )
     repeats = (nw.col("_newest_written") == nw.col(written)) | nw.col("_newest_written").is_null()

@@ -16,11 +16,13 @@ from hospital_assets.assets.cleaned.rules import (
     mapped,
     placeholders,
     read_clocks,
+    sources_of,
     split,
     text,
 )
 from hospital_assets.assets.declare import cleaned_and_quarantined
-from hospital_assets.assets.dedupe import newest_only
+from hospital_assets.assets.dedupe import SUPERSEDED, newest_only
+from hospital_assets.contracts import PARTITION_COLUMN
 from hospital_assets.contracts.cleaned import (
     ADT_EVENT_TYPES,
     ADT_PERSON_EVENTS,
@@ -75,6 +77,9 @@ RULES = (
     DEPARTMENT_MAPPED,
     DEPARTMENT_UNKNOWN,
 )
+
+#: What makes a message id of the id of a record that describes several events.
+_EVENT_OF_RECORD = r"-A\d\d(-\d+)?$"
 
 
 @dg.multi_asset(**cleaned_and_quarantined("adt_events"))
@@ -154,4 +159,27 @@ def validate_adt_events(raw: Frame, hospitals: Frame, profiles: Profiles) -> Fra
             (DEPARTMENT_UNKNOWN, nw.col("department_name").is_null() & ~nw.col("_landed_department").is_null()),
         ),
     )
-    return newest_only(frame, ["message_id"], "recorded_at")
+    return newest_only(_of_newest_records(frame, profiles), ["message_id"], "recorded_at")
+
+
+def _of_newest_records(frame: Frame, profiles: Profiles) -> Frame:
+    """Let the newest version of a record that describes several events (as FHIR's Encounter) decide which there are.
+
+    Args:
+        frame: events with their `rule`; those of one record have its id, `-`, and what they are as `message_id`.
+        profiles: the source profiles.
+    """
+    from_records = sources_of(profiles, "adt_events", lambda spec: any(own.events for own in spec.layouts))
+    record = nw.when(nw.col("source_profile").is_in(from_records)).then(
+        nw.col("message_id").str.replace_all(_EVENT_OF_RECORD, "")
+    )
+    frame = frame.with_columns(
+        _record=nw.coalesce(record, nw.col("message_id")),
+        _written=nw.when(nw.col("rule").is_null()).then(nw.col("recorded_at")),
+    )
+    of_record = [PARTITION_COLUMN, "_record"] if PARTITION_COLUMN in frame.columns else ["_record"]
+    is_older = nw.col("_written") < nw.col("_written").max().over(*of_record)
+    is_left = nw.coalesce(is_older & ~record.is_null(), nw.lit(False))
+    return frame.with_columns(rule=nw.when(is_left).then(nw.lit(SUPERSEDED)).otherwise(nw.col("rule"))).drop(
+        "_record", "_written"
+    )

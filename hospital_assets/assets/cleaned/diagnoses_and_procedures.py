@@ -168,11 +168,16 @@ def validate_diagnoses(raw: Frame, hospitals: Frame, profiles: Profiles) -> Fram
             (SEQUENCE_INVALID, nw.col("sequence").is_null()),
         )
     )
-    # Of an id that the source gave the newest version counts, whatever its code or rank was before.
-    frame = frame.with_columns(_own_id=nw.coalesce(nw.col("diagnosis_id"), nw.concat_str("visit_id", "icd_code")))
-    frame = newest_only(frame, ["visit_id", "_own_id"], "recorded_at")
+    # Of an id that the source gave the newest version counts, whatever its code or rank was before; without ids, of a
+    # code. Of those written at one moment a withdrawal counts first, then the lowest rank.
+    frame = _with_withdrawal(frame, profiles).with_columns(
+        _own_id=nw.coalesce(nw.col("diagnosis_id"), nw.concat_str("visit_id", "icd_code")),
+        _lower_rank=-nw.col("sequence"),
+    )
+    frame = newest_only(frame, ["visit_id", "_own_id"], "recorded_at", "_is_withdrawn", "_lower_rank")
+    frame = _without_withdrawn(frame)
     frame = newest_only(frame, ["visit_id", "sequence", "icd_version", "icd_code"], "recorded_at")
-    frame = _one_rank(_without_withdrawn(frame, profiles))
+    frame = _one_rank(frame)
     return frame.with_columns(
         quality_codes=codes(
             placeholders("_recorded"),
@@ -203,21 +208,28 @@ def _one_rank(frame: Frame) -> Frame:
     ).drop("_is_sound", "_newest", "_is_newest", "_newest_count")
 
 
-def _without_withdrawn(frame: Frame, profiles: Profiles) -> Frame:
-    """Quarantine what is withdrawn; its older versions are quarantined already."""
+def _with_withdrawal(frame: Frame, profiles: Profiles) -> Frame:
+    """Add `_is_withdrawn`: 1 where a record takes back what it is a version of, else 0."""
     status = mapped(profiles, "record_status", domain=RECORD_STATUSES)
-    is_withdrawn = nw.col("rule").is_null() & (status == "withdrawn")
+    return frame.with_columns(_is_withdrawn=nw.coalesce((status == "withdrawn").cast(nw.Int32), nw.lit(0)))
+
+
+def _without_withdrawn(frame: Frame) -> Frame:
+    """Quarantine what is withdrawn; its older versions are quarantined already."""
+    is_withdrawn = nw.col("rule").is_null() & (nw.col("_is_withdrawn") == 1)
     return frame.with_columns(rule=nw.when(is_withdrawn).then(nw.lit(WITHDRAWN.name)).otherwise(nw.col("rule")))
 
 
 def _ranked_by_record(frame: Frame) -> Frame:
     """Give diagnoses without a stated rank one: each code of a visit in the order first recorded.
 
-    Repeated records of a code share its rank, so that they are repetitions of each other.
+    Of those recorded at one moment the order in their files counts. Repeated records of a code share its rank, so that
+    they are repetitions of each other.
     """
-    order = ["source_file", "source_line", "source_part"]
+    order = ["_has_recorded", "recorded_at", "source_file", "source_line", "source_part"]
     visit = ["service_date", "visit_id", "_is_ranked"]
-    placed = frame.with_columns(_place=nw.col("source_line").cum_count().over(*visit, order_by=order)).with_columns(
+    dated = frame.with_columns(_has_recorded=(~nw.col("recorded_at").is_null()).cast(nw.Int32))
+    placed = dated.with_columns(_place=nw.col("source_line").cum_count().over(*visit, order_by=order)).with_columns(
         _first=nw.col("_place").min().over(*visit, "icd_code")
     )
     counted = placed.with_columns(_is_new=(nw.col("_place") == nw.col("_first")).cast(nw.Int64)).with_columns(
@@ -228,7 +240,7 @@ def _ranked_by_record(frame: Frame) -> Frame:
         .with_columns(
             sequence=nw.when(nw.col("_is_ranked")).then(nw.col("sequence")).otherwise(nw.col("_rank").cast(nw.Int64))
         )
-        .drop("_place", "_first", "_is_new", "_rank")
+        .drop("_has_recorded", "_place", "_first", "_is_new", "_rank")
     )
 
 
@@ -260,7 +272,8 @@ def validate_procedures(raw: Frame, hospitals: Frame, profiles: Profiles) -> Fra
             (CODE_INVALID, _is_no_code("procedure_code")),
         )
     )
-    return _without_withdrawn(newest_only(frame, ["procedure_id"], "recorded_at"), profiles)
+    frame = newest_only(_with_withdrawal(frame, profiles), ["procedure_id"], "recorded_at", "_is_withdrawn")
+    return _without_withdrawn(frame)
 
 
 def _with_recorded_at(raw: Frame, hospitals: Frame, profiles: Profiles, subject: str, clocks: dict[str, str]) -> Frame:

@@ -348,6 +348,8 @@ _TEXTS = {
 }
 _PLACE = ("source_file", "source_line", "source_part")
 _SET = ("source_profile", PARTITION_COLUMN, "observation_id")
+#: A place in a payload is the line of its message, times this, and its part of it.
+_PARTS = 1_000_000
 
 
 def _with_texts(frame: Frame, profiles: Profiles, gathered: Sequence[str]) -> Frame:
@@ -362,8 +364,8 @@ def _with_texts(frame: Frame, profiles: Profiles, gathered: Sequence[str]) -> Fr
     sets = single.drop("payload").join(_newest_texts(single, profiles), on=list(_SET), how="left")
     sets = sets.with_columns(
         _is_withdrawn=nw.col("_count").is_null(),
-        # A correction need not repeat to which visit it belongs.
-        visit_id=nw.coalesce(text("visit_id"), text("visit_id").max().over(*_SET)),
+        # A correction need not repeat to which visit it belongs, nor by which device it was measured.
+        **{name: text(name).max().over(*_SET) for name in ("visit_id", "device_id")},
     )
     names = [name for name in frame.columns if name != "payload"] + [*_TEXTS, "_is_withdrawn"]
     return nw.concat([whole.select(*names), sets.select(*names)], how="vertical")
@@ -390,12 +392,12 @@ def _newest_texts(records: Frame, profiles: Profiles) -> Frame:
         _version=nw.coalesce(nw.concat_str(nw.lit("id:"), nw.col("id")), "observation_id"),
     ).with_columns(
         _weight=nw.col("_is_withdrawn").cast(nw.Int32) * 2 + nw.col("_is_corrected").cast(nw.Int32),
-        # Of repetitions in one message the first counts.
-        _place=-nw.col("place").cast(nw.Int64),
+        # Of repetitions in one message the first counts; where messages stand in files says nothing.
+        _place=-(nw.col("place").cast(nw.Int64) % _PARTS),
     )
     # An observation without an id that states no value is no version of another.
     each = each.filter(nw.col("_is_withdrawn") | ~nw.col("id").is_null() | ~nw.col("value").is_null())
-    newest_first = ["_has_written", "_written_at", "_weight", "source_file", "_place", "value"]
+    newest_first = ["_has_written", "_written_at", "_weight", "_place", "value", "unit"]
     each = (
         each.with_columns(
             _newer_count=nw.col("source_line")
