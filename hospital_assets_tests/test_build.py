@@ -593,7 +593,7 @@ def test_files_in_any_order_with_kills_give_the_same_warehouse(
     command = [sys.executable, "-m", "hospital_assets.cli", "refresh"]
     for name in reference:
         land(name)
-    batches = [rest[n::5] for n in range(5)]
+    batches = [rest[n::3] for n in range(3)]
     kills = 0
     for number, batch in enumerate(batches):
         torn = rng.sample(batch, 3)

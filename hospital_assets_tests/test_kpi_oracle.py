@@ -31,6 +31,8 @@ ODD_ZONES = (
     "America/New_York",
     "Pacific/Chatham",
 )
+#: One more quality code of a record.
+_CODE = "concat_ws(';', nullif(quality_codes, ''), '{}')"
 _VISITS = (
     "departure_at = null, disposition = null",
     "departure_at = arrival_at - interval 10 minute",
@@ -52,6 +54,8 @@ _VISITS = (
     "departure_at = arrival_at",
     "disposition = 'left_without_being_seen', provider_at = null, departure_at = arrival_at + interval 15 minute",
     "patient_id = 'nobody'",
+    f"departure_at = null, quality_codes = {_CODE.format('departure_time_unknown')}",
+    f"arrival_at = null, arrival_local = null, quality_codes = {_CODE.format('arrival_time_unknown')}",
 )
 #: A few persons for everything, so that their visits and stays follow, nest in and overlap each other.
 _FEW_PERSONS = """

@@ -12,11 +12,12 @@ import hashlib
 import json
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
@@ -60,7 +61,7 @@ from hospital_assets.landing.worker import Worker, most_bytes_here
 from hospital_assets.partitions import latest_day
 from hospital_assets.settings import DEFAULT_LIMITS, FileLimits
 from hospital_assets.warehouse.database import Period, scratch_connection
-from hospital_assets.warehouse.dialect import Frame, lazy
+from hospital_assets.warehouse.dialect import Frame, checkpoint, lazy, quoted
 from hospital_assets.warehouse.io_manager import WarehouseResource
 from hospital_assets.warehouse.loads import read_ledger_copy
 
@@ -106,6 +107,8 @@ class LandingZone:
     profiles: Profiles
     limits: FileLimits = field(default=DEFAULT_LIMITS, kw_only=True)
     is_open_ended: bool = field(default=False, kw_only=True)
+    #: What was looked up in which files: subjects share it, and plans stay small.
+    _found: dict[tuple[object, ...], Frame] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def discover(
         self,
@@ -215,10 +218,8 @@ class LandingZone:
             companions = [file for file in beside if spec.joins_file(_inside(file.source_file))]
             frame = lazy(self._relation(profile, subject, spec, main, companions))
             dating = {"hospital_id", spec.date, spec.date_from and spec.date_from.on}
-            for lookup in spec.lookups:
-                if for_dates and lookup.column not in dating:
-                    continue
-                frame = self._filled(frame, profile, spec, lookup, ledger)
+            lookups = [lookup for lookup in spec.lookups if not for_dates or lookup.column in dating]
+            frame = self._filled(frame, profile, spec, lookups, ledger)
             if spec.defaults:
                 # Behind the lookups: a default stands where nothing at all was found.
                 frame = frame.with_columns(
@@ -260,20 +261,36 @@ class LandingZone:
             self.connection, canonical_columns(subject), spec, files, self.spool, named=profile.names_of(spec.format)
         )
 
-    def _filled(self, frame: Frame, profile: Profile, spec: Subject, lookup: Lookup, ledger: pl.DataFrame) -> Frame:
-        """Fill a column from another kind of record of the source, landed in whatever file."""
-        others = lookup.spec(spec)
-        names = [
-            name
-            for name in ledger.filter(pl.col("source_profile") == profile.name, pl.col("state") == "ready")[
-                "source_file"
-            ].unique()
-            if any(PurePosixPath(name).match(pattern) for pattern in others.files)
-        ]
-        files = ledger.filter(pl.col("source_file").is_in(names), pl.col("state") == "ready").unique("source_file")
-        if files.is_empty():
+    def _filled(
+        self, frame: Frame, profile: Profile, spec: Subject, lookups: Sequence[Lookup], ledger: pl.DataFrame
+    ) -> Frame:
+        """Fill columns from other kinds of records of the source, landed in whatever files."""
+        ready = ledger.filter(pl.col("source_profile") == profile.name, pl.col("state") == "ready")
+        # One statement for all: DuckDB binds anew, with each step, all that led to it.
+        steps: list[str] = []
+        for lookup in lookups:
+            others = lookup.spec(spec)
+            is_one = [any(PurePosixPath(n).match(p) for p in others.files) for n in ready["source_file"]]
+            files = ready.filter(pl.Series(is_one, dtype=pl.Boolean)).unique("source_file")
+            if files.is_empty():
+                continue
+            asked = others.model_dump_json(), lookup.model_dump_json()
+            found = self._once(partial(self._pairs, lookup, others, files), *asked, files=files)
+            column, on = quoted(lookup.column), quoted(lookup.on)
+            # Where it points at itself, what is found takes the place of the pointer.
+            first, second = ("f._found", f"r.{column}") if column == on else (f"r.{column}", "f._found")
+            steps.append(
+                f"step_{len(steps) + 1} as (select r.* replace (coalesce({first}, {second}) as {column}) "
+                f"from step_{len(steps)} r left join ({found.to_native().sql_query()}) f on r.{on} = f._key)"
+            )
+        if not steps:
             return frame
-        pairs = lazy(json_relation(self.connection, [*lookup.keys, "value"], others, self._landed(files), self.spool))
+        return lazy(frame.to_native().query("step_0", f"with {', '.join(steps)} from step_{len(steps)}"))
+
+    def _pairs(self, lookup: Lookup, others: Subject, files: pl.DataFrame) -> Frame:
+        """What the records looked at say: each `_key` once, with its `_found`."""
+        landed = self._landed(files)
+        pairs = lazy(json_relation(self.connection, [*lookup.keys, "value"], others, landed, self.spool))
         found = (
             nw.concat([pairs.select("value", _key=key) for key in lookup.keys])
             .filter(~nw.col("_key").is_null(), ~nw.col("value").is_null())
@@ -284,21 +301,16 @@ class LandingZone:
             wanted = others.model_copy(
                 update={"where": lookup.among, "each": None, "columns": {"key": "$.id"}, "patterns": {}}
             )
-            ids = lazy(json_relation(self.connection, ["key"], wanted, self._landed(files), self.spool))
+            ids = lazy(json_relation(self.connection, ["key"], wanted, landed, self.spool))
             found = found.join(ids.select(_found=nw.col("key")).unique(), on="_found", how="semi")
-        if lookup.is_chain:
-            found = lazy(found.to_native().query("found", _CHAIN_ENDS))
-        filled = (
-            nw.coalesce(nw.col("_found"), nw.col(lookup.column))
-            if lookup.column == lookup.on
-            else nw.coalesce(nw.col(lookup.column), nw.col("_found"))
-        )
-        return (
-            frame.with_columns(_key=nw.col(lookup.on))
-            .join(found, on="_key", how="left")
-            .with_columns(filled.alias(lookup.column))
-            .drop("_key", "_found")
-        )
+        return lazy(found.to_native().query("found", _CHAIN_ENDS)) if lookup.is_chain else found
+
+    def _once(self, make: Callable[[], Frame], *asked: str, files: pl.DataFrame) -> Frame:
+        """A frame made of what stands in files of the ledger, stored when it is first asked for."""
+        of = (*asked, frozenset(files.select("source_file", "subject", "file_sha256", "state", "fallback_date").rows()))
+        if of not in self._found:
+            self._found[of] = checkpoint(make())
+        return self._found[of]
 
     def _with_looked_up_day(self, frame: Frame, profile: Profile, spec: Subject, ledger: pl.DataFrame) -> Frame:
         """Add the day of the visit that each record belongs to."""
@@ -308,12 +320,17 @@ class LandingZone:
             pl.col("subject") == spec.date_from.subject,
             pl.col("state").is_in(["ready", "companion"]),
         )
-        dated = self._frames(profile, spec.date_from.subject, visits, ledger, for_dates=True)
-        if not dated:
+        on, subject = spec.date_from.on, spec.date_from.subject
+
+        def day_of_each() -> Frame:
+            dated = self._frames(profile, subject, visits, ledger, for_dates=True)
+            days = nw.concat([f.select(on, PARTITION_COLUMN) for f in dated], how="vertical")
+            return days.group_by(on).agg(_looked_up=nw.col(PARTITION_COLUMN).min().cast(nw.String))
+
+        if visits.is_empty():
             return frame.with_columns(_looked_up=nw.lit(None).cast(nw.String))
-        days = nw.concat([f.select(spec.date_from.on, PARTITION_COLUMN) for f in dated], how="vertical")
-        day = days.group_by(spec.date_from.on).agg(_looked_up=nw.col(PARTITION_COLUMN).min().cast(nw.String))
-        return frame.join(day, on=spec.date_from.on, how="left")
+        days = self._once(day_of_each, profile.name, subject, on, files=ledger)
+        return frame.join(days, on=on, how="left")
 
     def _landed(self, files: pl.DataFrame) -> list[LandedFile]:
         return [

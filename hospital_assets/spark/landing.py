@@ -72,7 +72,7 @@ class SparkLandingZone(LandingZone):
 
     @property
     def _careful(self) -> LandingZone:
-        names = (field.name for field in dataclasses.fields(LandingZone))
+        names = (field.name for field in dataclasses.fields(LandingZone) if field.init)
         return LandingZone(**{name: getattr(self, name) for name in names})
 
     def zones(self, ledger: pl.DataFrame, profile: Profile) -> dict[str, str]:
