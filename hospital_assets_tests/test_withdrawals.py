@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -65,28 +66,45 @@ def case(told: list[tuple[str, bool]], tmp_path: Path) -> Iterator[Case]:
         yield found
 
 
-def test_a_withdrawal_ends_what_the_value_raised(case: Case, told: list[tuple[str, bool]], tmp_path: Path) -> None:
-    warehouse = tmp_path / "warehouse" / "hospital.duckdb"
+@contextmanager
+def monitored(case: Case, folder: Path) -> Iterator[Callable[[str], bool]]:
+    """Lets a monitor see the visit, then what is asked for; gives whether an alert is open."""
+    warehouse = folder / "warehouse" / "hospital.duckdb"
     (warehouse.parent / "live").mkdir(parents=True)
-    outbox = Outbox(tmp_path / "outbox.sqlite")
+    outbox = Outbox(folder / "outbox.sqlite")
     landing: Any = SimpleNamespace(warehouse=SimpleNamespace(database=str(warehouse)))
-    monitor = Monitor(Settings(tmp_path), AlertSettings(), landing, outbox, {})
+    monitor = Monitor(Settings(folder), AlertSettings(), landing, outbox, {})
     patients = PATIENTS.clear()
 
     there = ["hl7v2-adt/hospitals.csv"]
 
-    def assess(file: str) -> None:
+    def assess(file: str) -> bool:
         there.append(f"hl7v2-adt/{file}")
         ledger = case.ledger.filter(pl.col("source_file").is_in(there))
         new = ledger.filter(pl.col("source_file") == there[-1])
         signals, _ = monitor._of_files(case.zone, ledger, new, HOSPITALS, patients, NOW - timedelta(days=1))
         outbox.record(signals, NOW)
+        return bool(outbox.open_subjects("critical_vitals"))
 
     assess("visit.hl7")
-    for place, (_, is_open) in enumerate(told):
-        assess(f"{place}.hl7")
-        assert bool(outbox.open_subjects("critical_vitals")) is is_open, place
-    scores = read_copy(warehouse, "landed_vitals")
-    assert scores is not None and scores["visit_id"].to_list() == ["hl7v2-adt:GENERAL-V1"]
-    assert len(read_board(warehouse, NOW, b"key").waiting) == 1
+    yield assess
     outbox.close()
+
+
+def test_a_withdrawal_ends_what_the_value_raised(case: Case, told: list[tuple[str, bool]], tmp_path: Path) -> None:
+    warehouse = tmp_path / "warehouse" / "hospital.duckdb"
+    with monitored(case, tmp_path) as assess:
+        for place, (_, is_open) in enumerate(told):
+            assert assess(f"{place}.hl7") is is_open, place
+        scores = read_copy(warehouse, "landed_vitals")
+        assert scores is not None and scores["visit_id"].to_list() == ["hl7v2-adt:GENERAL-V1"]
+        assert len(read_board(warehouse, NOW, b"key").waiting) == 1
+
+
+def test_a_value_that_lands_after_its_withdrawal_raises_nothing_for_long(
+    case: Case, told: list[tuple[str, bool]], tmp_path: Path
+) -> None:
+    """Whatever the order in which messages land, in the end that is open which would be in the order of writing."""
+    with monitored(case, tmp_path) as assess:
+        found = [assess(f"{place}.hl7") for place in reversed(range(len(told)))]
+    assert found[-1] is told[-1][1]

@@ -7,7 +7,7 @@ cleaning and the start of a wait are those of the assets; limits come from the s
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -194,6 +194,26 @@ def corrections(raw: pl.DataFrame, profiles: Profiles) -> pl.DataFrame:
     return gathered.filter(pl.Series([corrects(*row) for row in rows], dtype=pl.Boolean)).select(
         "source_profile", *_PLACE
     )
+
+
+def older_perhaps(
+    observed: pl.DataFrame, signals: Sequence[Signal], known: Set[str], where: pl.DataFrame, profiles: Profiles
+) -> pl.DataFrame:
+    """The records that would open or end an alert and may be older than what has landed, as `corrections` has them.
+
+    Messages need not land in the order in which they were written: a value may come after its own withdrawal.
+
+    Args:
+        observed: the sets of these records, as from `scored_vitals`.
+        signals: what they say.
+        known: subjects with an open alert.
+        where: as `places` has them.
+        profiles: the source profiles.
+    """
+    versioned = [name for name, layout in layouts_of(profiles, "vitals") if layout.observations is not None]
+    changed = [s.subject for s in signals if s.is_raised is not None and s.is_raised is not (s.subject in known)]
+    sets = _with_visit(observed, where).filter(pl.coalesce("visit_id", "patient_id").is_in(changed))
+    return sets.filter(pl.col("source_profile").is_in(versioned)).select("source_profile", *_PLACE)
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ from hospital_assets.live.alert_rules import (
     full_departments,
     landed_visits,
     not_lapsed,
+    older_perhaps,
     overstays,
     places,
     scored_vitals,
@@ -207,7 +208,10 @@ class Monitor:
             copies = (read_copy(warehouse_file, name) for name in ("open_stays", "open_visits", "landed_visits"))
             where = places(*copies)
             found = vital_signals(observed, self.alerts, where)
-            if not (corrected := corrections(landed, zone.profiles)).is_empty():
+            known = self.outbox.open_subjects(CRITICAL_VITALS)
+            late = older_perhaps(observed, found, known, where, zone.profiles)
+            corrected = pl.concat([corrections(landed, zone.profiles), late]).unique()
+            if not corrected.is_empty():
                 versions = zone.read("vitals", pl.concat([hospital_files, _with_versions(ledger, new, corrected)]))
                 again = corrected_vitals(
                     versions.collect("polars").to_native(),
@@ -221,7 +225,6 @@ class Monitor:
                 merge_landed(warehouse_file, "landed_vitals", again.board, "visit_id", "measured_at", since)
                 found = [signal for signal in found if signal.subject not in again.subjects] + again.signals
             # What is well and never was otherwise needs no memory.
-            known = self.outbox.open_subjects(CRITICAL_VITALS)
             ill = known | {signal.subject for signal in found if signal.is_raised}
             signals = [signal for signal in found if signal.subject in ill]
         if "er_visits" in subjects:
