@@ -23,6 +23,7 @@ The packages, from the top; each imports only from those below it (`make floors`
 - `partitions`, `clock`: which service days exist, and what time it is at the hospital.
 - `charts`: drawings of figures as SVG.
 - `contracts`: what each table is: columns, types, units, meaning, keys, allowed values.
+- `forecasting`: forecasts of arrivals and their scores: pure functions, without Dagster.
 - `measures`: clinical and statistical definitions, without Dagster.
 - `settings`: where things are, and what `hospital.toml` sets.
 - `files`, `toml_text`: atomic replacement of files; the line of a mistake in a TOML text.

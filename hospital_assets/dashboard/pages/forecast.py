@@ -10,6 +10,7 @@ from hospital_assets.dashboard.figures import Card, Column, Figure, Page, WhatIf
 from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.pages import forecast_queries as queries
 from hospital_assets.dashboard.slices import Slice
+from hospital_assets.forecasting.slots import SLOT_WEEKS
 from hospital_assets.measures.thresholds import FULL_PCT
 
 
@@ -139,7 +140,7 @@ def _daily(mart: Mart, rows: list[Row], future: list[Row], weeks: int) -> Figure
         queries.ARRIVALS_FORECAST,
         None,
         ("period", "department", "triage"),
-        f"Seasonal baseline, not a model: trained on the {queries.BASELINE_WEEKS} weeks to "
+        f"Seasonal baseline, not a model: trained on the {SLOT_WEEKS} weeks to "
         f"{mart.known.complete_until.isoformat()}. "
         "The bands are the second lowest to the second highest, and the lowest to the highest, of those weeks.",
         280,

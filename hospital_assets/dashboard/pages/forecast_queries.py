@@ -7,14 +7,12 @@ from zoneinfo import ZoneInfo
 from hospital_assets.contracts.table import Measure
 from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.slices import Slice
-
-#: The seasonal baseline looks this many weeks back.
-BASELINE_WEEKS = 8
+from hospital_assets.forecasting.slots import SLOT_WEEKS
 
 #: What the forecasts mean, and the tables they are computed from.
 ARRIVALS_FORECAST = Measure(
     "Arrivals by the seasonal baseline",
-    f"Median of the arrivals on the same weekday (in the same hour of the week) of the last {BASELINE_WEEKS} weeks; "
+    f"Median of the arrivals on the same weekday (in the same hour of the week) of the last {SLOT_WEEKS} weeks; "
     "the bands are order statistics of those weeks. Error, bias and coverage are of the same rule a week ahead.",
     "arrivals",
     "arrivals that were not cancelled, by local day and hour (kpi_arrivals_hourly)",
@@ -23,7 +21,7 @@ ARRIVALS_FORECAST = Measure(
 )
 BEDS_FORECAST = Measure(
     "Beds by the seasonal baseline",
-    f"Median, lowest and highest of the mean number of occupied beds on the same weekday of the last {BASELINE_WEEKS} "
+    f"Median, lowest and highest of the mean number of occupied beds on the same weekday of the last {SLOT_WEEKS} "
     "weeks, against the beds staffed or assumed.",
     "beds",
     "departments with known beds (kpi_occupancy_daily)",
@@ -76,7 +74,7 @@ def daily_forecast(mart: Mart, where: Slice) -> list[Row]:
         """,
         where,
         until=mart.known.complete_until,
-        weeks=BASELINE_WEEKS,
+        weeks=SLOT_WEEKS,
     )
 
 
@@ -107,7 +105,7 @@ def beds_forecast(mart: Mart, where: Slice) -> list[Row]:
         """,
         where,
         until=mart.known.complete_until,
-        weeks=BASELINE_WEEKS,
+        weeks=SLOT_WEEKS,
     )
 
 
@@ -132,7 +130,7 @@ def hourly_forecast(mart: Mart, where: Slice) -> list[Row]:
         """,
         where,
         until=mart.known.complete_until,
-        weeks=BASELINE_WEEKS,
+        weeks=SLOT_WEEKS,
     )
 
 
@@ -185,7 +183,7 @@ def today(mart: Mart, where: Slice) -> Row | None:
         hospitals=list(clocks),
         days=[clock.date() for clock in clocks.values()],
         hours=[clock.hour for clock in clocks.values()],
-        weeks=BASELINE_WEEKS,
+        weeks=SLOT_WEEKS,
     )
     first = next(iter(clocks.values()))
     hours = {(clock.date(), clock.hour) for clock in clocks.values()}

@@ -1,0 +1,14 @@
+"""Forecasts of arrivals: pure functions of counts and calendars, on numpy, without Dagster, clocks or files.
+
+- `calendar`: hours that exist on a local day, public holidays.
+- `counts`: Poisson and negative binomial distributions of whole numbers.
+- `regression`: the ridge Poisson regression on the calendar, its level and its dispersion.
+- `slots`: the same hour of the week over eight weeks: the rule to beat, and what ships where it is not beaten.
+- `series`: one hospital's arrivals, and what either method forecasts from them at any origin.
+- `gate`: which of the two ships.
+- `network`: the forecasts of all hospitals and of their sum, each with its method.
+- `scores`: errors, skill and calibration of forecasts.
+
+Belongs here: how a forecast is made and assessed. Does not: reading tables, contracts, pages. numpy and `holidays` are
+imported with these modules only; whoever needs one constant of them takes it from `slots`, which needs neither.
+"""

@@ -1,0 +1,73 @@
+"""Distributions of counts: Poisson, and negative binomial with variance m + a m²; without scipy.
+
+All functions take arrays of means and one dispersion a >= 0 (0 is Poisson), and agree with each other to the last
+quantile: a quantile is the smallest whole number k with CDF(k) >= q.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+#: What the forecasts state of each distribution.
+QUANTILES = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
+#: A CDF this little below q has reached it: sums of 16ths and the like are to be exact.
+ROUNDING = 1e-12
+#: Standard deviations above the mean that hold all of a count's distribution (the NB tail is exponential).
+_TAIL = 12.0
+_LEAST_SUPPORT = 20
+
+
+def pmf(means: Array, dispersion: float, support: int | None = None) -> Array:
+    """Probabilities of 0, 1, ... support - 1.
+
+    Args:
+        means: n means >= 0.
+        dispersion: a in variance = m + a m².
+        support: how many counts; default: enough for the widest of the distributions.
+
+    Returns:
+        n x support.
+    """
+    size = support or support_of(means, dispersion)
+    k = np.arange(1, size, dtype=np.float64)
+    with np.errstate(divide="ignore"):
+        if dispersion > 0:
+            # p(k) / p(k-1) = (1 + a (k-1)) m / (k (1 + a m))
+            start = -np.log1p(dispersion * means) / dispersion
+            growth = np.log(means / (1 + dispersion * means))
+            steps = np.log((1 + dispersion * (k - 1)) / k)
+        else:
+            start, growth, steps = -means, np.log(means), -np.log(k)
+    logs = np.empty((len(means), size))
+    logs[:, 0] = start
+    logs[:, 1:] = start[:, None] + np.cumsum(steps)[None, :] + k[None, :] * growth[:, None]
+    return np.exp(logs)
+
+
+def support_of(means: Array, dispersion: float) -> int:
+    """How many counts hold the widest of the distributions."""
+    most = float(means.max(initial=0.0))
+    spread = np.sqrt(most + dispersion * most * most)
+    return int(most + _TAIL * spread * (1 + dispersion)) + _LEAST_SUPPORT
+
+
+def cdf(means: Array, dispersion: float, support: int | None = None) -> Array:
+    """P(Y <= k) for k = 0, 1, ...; n x support."""
+    return np.minimum(np.cumsum(pmf(means, dispersion, support), axis=1), 1.0)
+
+
+def quantiles(means: Array, dispersion: float, levels: Sequence[float] = QUANTILES) -> npt.NDArray[np.int64]:
+    """The smallest whole numbers k with CDF(k) >= q; n x levels."""
+    below = cdf(means, dispersion)
+    return np.stack([(below < q - ROUNDING).sum(axis=1) for q in levels], axis=1)
+
+
+def estimated_dispersion(actual: Array, means: Array) -> float:
+    """A by moments: max(0, sum((y - m)² - m) / sum(m²)); 0 where nothing was expected."""
+    squares = float(np.sum(means * means))
+    return max(0.0, float(np.sum((actual - means) ** 2 - means)) / squares) if squares > 0 else 0.0

@@ -1,0 +1,273 @@
+"""One hospital's arrivals by local hour, and what each method forecasts from them at any origin.
+
+An origin is the last local day that is over. A forecast made there reads nothing after it. The regression is fitted
+anew every Sunday (every day while the history is short); its level follows every day.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from typing import Literal
+
+import numpy as np
+
+from hospital_assets.forecasting.calendar import HOURS_PER_DAY, existing_hours, holiday_calendar, public_holidays
+from hospital_assets.forecasting.counts import Array, estimated_dispersion
+from hospital_assets.forecasting.regression import Fit, fit_calendar, level_factors
+from hospital_assets.forecasting.slots import slot_rates, slot_rates_a_week_ahead
+
+#: `regression` and `slot_mean` are rivals; the other two are for hospitals without enough history for either.
+Method = Literal["regression", "slot_mean", "network_profile", "prior"]
+RIVALS: tuple[Method, Method] = ("regression", "slot_mean")
+
+#: Hours are forecast, and scored, for two days; days for two weeks.
+Grain = Literal["hour", "day"]
+GRAINS: tuple[Grain, Grain] = ("hour", "day")
+DAYS_AHEAD = 14
+DAYS_OF: dict[Grain, int] = {"hour": 2, "day": DAYS_AHEAD}
+#: No fit looks further back.
+MOST_DAYS = 1_096
+#: Below: mean arrivals of the volume band; the network's profile at the hospital's own mean.
+PRIOR_DAYS, PROFILE_DAYS = 3, 14
+#: Below, the regression is fitted every day and there is no backtest that could decide about it.
+SHORT_DAYS = 56
+#: Residuals of a year tell the dispersion.
+DISPERSION_DAYS = 365
+#: (Days of history below which it holds, least dispersion of hours, of days): residuals within a short history are
+#: too small. Set where 80 % intervals held 80 % (forecasting reference; days interpolated).
+DISPERSION_FLOORS = (
+    (PRIOR_DAYS, 0.04, 0.04),
+    (PROFILE_DAYS, 0.03, 0.02),
+    (28, 0.02, 0.008),
+    (SHORT_DAYS, 0.015, 0.006),
+    (365, 0.01, 0.005),
+)
+#: A day without any arrival is missing, not empty, where so many come on a day: P(0) of Poisson 10 is 5e-5.
+_EMPTY_DAY_MEAN = 10
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What one method forecasts from one origin.
+
+    Attributes:
+        method: which.
+        means: days ahead x 24; the day's mean is their sum.
+        hour_dispersion: of each hour.
+        day_dispersion: of the day's total: hours of a day move together, so it is not theirs.
+        level: the factor of lately over the calendar; 1 where the method has none.
+        training_days: days of history that were used.
+        training_to: the last day the fit has seen.
+    """
+
+    method: Method
+    means: Array
+    hour_dispersion: float
+    day_dispersion: float
+    level: float
+    training_days: int
+    training_to: date
+
+    def dispersion(self, grain: Grain) -> float:
+        """Of an hour, or of a day's total."""
+        return self.hour_dispersion if grain == "hour" else self.day_dispersion
+
+
+@dataclass(frozen=True)
+class Series:
+    """A hospital's arrivals on consecutive local days.
+
+    Attributes:
+        hospital_id: whose.
+        first: the first day.
+        counts: days x 24; NaN where nothing is known.
+        time_zone: IANA name.
+        calendar: whose public holidays it keeps, see `calendar.holiday_calendar`.
+        yearly_visits: by its volume band; None where unknown.
+    """
+
+    hospital_id: str
+    first: date
+    counts: Array
+    time_zone: str
+    calendar: str = ""
+    yearly_visits: float | None = None
+    hours: Array = field(init=False, repr=False)
+    _fits: dict[tuple[int, int], tuple[Fit, Array]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        hours = existing_hours(self.first, len(self.counts) + DAYS_AHEAD, self.time_zone)
+        object.__setattr__(self, "hours", hours)
+
+    def day(self, index: int) -> date:
+        """The date of a row."""
+        return self.first + timedelta(days=index)
+
+    def index(self, day: date) -> int:
+        """The row of a date."""
+        return (day - self.first).days
+
+    @property
+    def holidays(self) -> dict[date, str]:
+        """Public holidays of all days there are and are forecast."""
+        last = self.day(len(self.counts) + DAYS_AHEAD)
+        return public_holidays(self.calendar, self.first.year - 1, last.year)
+
+    def start(self, origin: int) -> int:
+        """The first row that is used at an origin."""
+        return max(0, origin + 1 - MOST_DAYS)
+
+    def known_days(self, origin: int) -> int:
+        """Days of history at an origin, missing ones left out."""
+        return int((~np.isnan(self.counts[self.start(origin) : origin + 1, 0])).sum())
+
+    def regression(self, origin: int) -> Forecast:
+        """The calendar's rates times the level of the last ten weeks."""
+        past, rates, level, trained_to = self._regressed(origin)
+        hours = self.hours[origin + 1 : origin + 1 + DAYS_AHEAD]
+        by_hour, by_day = dispersions(*self._recent(origin, past))
+        return self._forecast("regression", origin, rates * hours * level, by_hour, by_day, level, trained_to)
+
+    def slot_mean(self, origin: int) -> Forecast:
+        """The mean of the same hour of the week over the last weeks there are, up to eight."""
+        start = self.start(origin)
+        counts, hours = self.counts[start : origin + 1], self.hours[start : origin + 1]
+        by_hour, by_day = dispersions(*self.one_step("slot_mean", origin))
+        rates = slot_rates(counts, hours, DAYS_AHEAD)
+        # A weekday that was missing in all of these weeks is like the others.
+        usual = float(np.nansum(counts) / hours[~np.isnan(counts)].sum())
+        by_clock = np.nan_to_num(np.ma.masked_invalid(rates).mean(axis=0).filled(usual), nan=usual)
+        rates = np.where(np.isnan(rates), by_clock[None, :], rates)
+        means = rates * self.hours[origin + 1 : origin + 1 + DAYS_AHEAD]
+        return self._forecast("slot_mean", origin, means, by_hour, by_day, 1.0, self.day(origin))
+
+    def one_step(self, method: Method, origin: int) -> tuple[Array, Array]:
+        """Counts of the last year, and what the method had for each day before it; days x 24, NaN where unknown."""
+        if method == "regression":
+            return self._recent(origin, self._regressed(origin)[0])
+        start = self.start(origin)
+        counts, hours = self.counts[start : origin + 1], self.hours[start : origin + 1]
+        return self._recent(origin, slot_rates_a_week_ahead(counts, hours) * hours)
+
+    def _regressed(self, origin: int) -> tuple[Array, Array, float, date]:
+        """Means of the past, each at the level known the day before; rates ahead; the level; the last day fitted."""
+        start = self.start(origin)
+        fit, rates = self._fitted(start, origin)
+        days = origin + 1 - start
+        means = rates[:days] * self.hours[start : origin + 1]
+        levels = level_factors(self.counts[start : origin + 1].sum(axis=1), means.sum(axis=1))
+        return means * levels[:-1, None], rates[days : days + DAYS_AHEAD], float(levels[-1]), fit.training_to
+
+    def _recent(self, origin: int, means: Array) -> tuple[Array, Array]:
+        return self.counts[self.start(origin) : origin + 1][-DISPERSION_DAYS:], means[-DISPERSION_DAYS:]
+
+    def rival(self, method: Method, origin: int) -> Forecast:
+        """What one of the two rivals forecasts."""
+        return self.regression(origin) if method == "regression" else self.slot_mean(origin)
+
+    def compared(self, made: Forecast, origin: int, grain: Grain) -> tuple[Array, Array]:
+        """What came and what was expected, of the hours or days a forecast is scored on, as far as they are known."""
+        came = self.counts[origin + 1 : origin + 1 + DAYS_OF[grain]]
+        means, hours = made.means[: len(came)], self.hours[origin + 1 : origin + 1 + len(came)]
+        if grain == "hour":
+            used = ~np.isnan(came) & (hours > 0)
+            return came[used], means[used]
+        known = ~np.isnan(came).any(axis=1)
+        return came[known].sum(axis=1), means[known].sum(axis=1)
+
+    def prior(self, origin: int) -> Forecast:
+        """The visits a year of the hospital's volume band, spread evenly; only for a hospital that begins."""
+        ahead = self.hours[origin + 1 : origin + 1 + DAYS_AHEAD]
+        rate = (self.yearly_visits or 0.0) / 365 / HOURS_PER_DAY
+        return self._forecast("prior", origin, rate * ahead, 0.0, 0.0, 1.0, self.day(origin))
+
+    def network_profile(self, origin: int, profile: Array) -> Forecast:
+        """The network's hours and weekdays at the hospital's own mean.
+
+        Args:
+            origin: the row.
+            profile: from the first row used until the last day forecast, x 24, relative rates.
+        """
+        start = self.start(origin)
+        counts, hours = self.counts[start : origin + 1], self.hours[start : origin + 1]
+        expected = profile[: len(counts)] * hours
+        known = ~np.isnan(counts)
+        own = counts[known].sum() / max(expected[known].sum(), 1e-9)
+        by_hour, by_day = dispersions(counts, own * expected)
+        ahead = own * profile[len(counts) :] * self.hours[origin + 1 : origin + 1 + DAYS_AHEAD]
+        return self._forecast("network_profile", origin, ahead, by_hour, by_day, 1.0, self.day(origin))
+
+    def _forecast(
+        self, method: Method, origin: int, means: Array, by_hour: float, by_day: float, level: float, trained_to: date
+    ) -> Forecast:
+        days = self.known_days(origin)
+        least = next(((hour, day) for below, hour, day in DISPERSION_FLOORS if days < below), (0.0, 0.0))
+        return Forecast(method, means, max(by_hour, least[0]), max(by_day, least[1]), level, days, trained_to)
+
+    def _fitted(self, start: int, origin: int) -> tuple[Fit, Array]:
+        """The fit in force at an origin, and its rates from `start` until two weeks after the next fit."""
+        fitted = origin if self.known_days(origin) < SHORT_DAYS else origin - self.day(origin).isoweekday() % 7
+        start_of_fit = self.start(fitted)
+        if (key := (start_of_fit, fitted)) not in self._fits:
+            rows = slice(start_of_fit, fitted + 1)
+            holidays = self.holidays
+            fit = fit_calendar(self.day(start_of_fit), self.counts[rows], self.hours[rows], holidays)
+            until = fitted + 7 + DAYS_AHEAD
+            self._fits[key] = fit, fit.rates(self.day(start_of_fit), until - start_of_fit, holidays)
+        fit, rates = self._fits[key]
+        return fit, rates[start - start_of_fit :]
+
+
+def dispersions(counts: Array, means: Array) -> tuple[float, float]:
+    """Of hours and of days, by moments over what was both forecast and observed."""
+    known = ~(np.isnan(counts) | np.isnan(means))
+    days = known.all(axis=1)
+    by_hour = estimated_dispersion(counts[known], means[known])
+    return by_hour, estimated_dispersion(counts[days].sum(axis=1), means[days].sum(axis=1))
+
+
+def series_of(
+    hospital_id: str,
+    by_day: dict[date, Array],
+    time_zone: str,
+    last: date,
+    stated_calendar: str = "",
+    state: str = "",
+    visits_band: str | None = None,
+) -> Series | None:
+    """A hospital's series from its first arrival until `last`; None where nobody ever came.
+
+    A day without any arrival is one on which nothing was delivered where at least ten come on other days.
+
+    Args:
+        hospital_id: whose.
+        by_day: arrivals by local day, 24 each; days that are not there are missing.
+        time_zone: IANA name.
+        last: the last day.
+        stated_calendar: whose holidays it keeps, where the settings name them.
+        state: of the hospital.
+        visits_band: of a year, as in `20000-39999`.
+    """
+    came = {day: hours for day, hours in by_day.items() if day <= last and hours.sum() > 0}
+    if not came:
+        return None
+    first = min(came)
+    counts = np.full(((last - first).days + 1, HOURS_PER_DAY), np.nan)
+    total = 0.0
+    busy_days = 0
+    for day, hours in sorted(by_day.items()):
+        if day in came:
+            total, busy_days = total + float(hours.sum()), busy_days + 1
+        # Decided by the days before alone: what comes later changes no forecast made earlier.
+        is_empty = day not in came and total < _EMPTY_DAY_MEAN * busy_days
+        if first <= day <= last and (day in came or is_empty):
+            counts[(day - first).days] = hours
+    calendar = holiday_calendar(stated_calendar, time_zone, state)
+    return Series(hospital_id, first, counts, time_zone, calendar, visits_of_band(visits_band))
+
+
+def visits_of_band(band: str | None) -> float | None:
+    """The middle of a volume band: `20000-39999`, `<20000`, `80000+`, with or without commas; None where unreadable."""
+    numbers = [int(part) for part in "".join(c if c.isdigit() else " " for c in (band or "").replace(",", "")).split()]
+    return sum(numbers) / len(numbers) if numbers else None
