@@ -47,6 +47,7 @@ from hospital_assets.dashboard.pages.overview import overview
 from hospital_assets.dashboard.pages.overview_queries import waits_in_total
 from hospital_assets.dashboard.pages.shared import month_column, newest_complete, why_none
 from hospital_assets.dashboard.pages.today import now
+from hospital_assets.dashboard.pages.visits import of_visits, visits
 from hospital_assets.dashboard.render import FOLDER, as_csv, file_name, largest_flows, table_rows
 from hospital_assets.dashboard.render import query as as_query
 from hospital_assets.dashboard.serve import dashboard_of, loaded_after
@@ -245,7 +246,7 @@ def test_a_column_of_percents_is_rounded_to_neither_all_nor_none() -> None:
         figures.Column("Minutes", 1, "n"),
     )
     assert re.findall(r">([\d.]+)<", table_rows(shown, EVERY_DAY)) == ["99.9", "100.0", "0.1", "0.0", "100.0", "100.0"]
-    assert as_csv(shown).splitlines()[1:] == ["99.9,100.0", "0.1,0.0", "100.0,100.0"]
+    assert as_csv(shown, "").splitlines()[2:] == ["99.9,100.0", "0.1,0.0", "100.0,100.0"]
     assert charts.measured(99.99, "%") == "99.9 %" and charts.measured(99.99, "min") == "100.0 min"
 
 
@@ -449,7 +450,7 @@ def test_an_export_is_rounded_as_shown_and_named_after_its_slice() -> None:
     shown = figures.Figure(
         "x", "", "", "table", (figures.Column("a", 1), figures.Column("b", 0)), [[1.26, 2.6], [None, 3]]
     )
-    assert as_csv(shown).splitlines() == ["a,b", "1.3,3", ",3"]
+    assert as_csv(shown, "H1, all").splitlines() == ['"# . H1, all"', "a,b", "1.3,3", ",3"]
     where = Slice("all", date(2026, 3, 1), date(2026, 3, 4), "H1", 'A "b"/c', "2")
     assert file_name("flow", "x", where) == "flow_x_2026-03-01_2026-03-04_H1_A-b-c_triage-2.csv"
 
@@ -502,8 +503,8 @@ def test_figures_on_the_page_are_those_of_the_kpi_tables(shown: Settings, served
         "order by visit_count desc",
     )
     listed = {cells[0]: cells for cells in table(page, "departments")}
-    for name, visits, median in departments.iter_rows():
-        assert listed[name][2:4] == [f"{visits:,}", f"{median:.1f}"]
+    for name, count, median in departments.iter_rows():
+        assert listed[name][2:4] == [f"{count:,}", f"{median:.1f}"]
     triage = dict(
         query(
             shown,
@@ -532,7 +533,14 @@ def test_a_slice_of_the_page_is_the_slice_of_the_kpi_table(shown: Settings, serv
 
 
 def test_peak_hours_are_those_of_the_kpi_table(shown: Settings, served: Served) -> None:
-    found = requests.get(f"{served.address}/overview.csv?figure=hours&hospital=H1", timeout=120).text
+    about, found = requests.get(f"{served.address}/overview.csv?figure=hours&hospital=H1", timeout=120).text.split(
+        "\r\n", 1
+    )
+    assert (
+        about.startswith('"# ')
+        and "2026-03-05 to 2026-03-12, Lakeside University Hospital, all" in about
+        and "Publication admin" in about
+    )
     listed = {(r["Weekday"], r["Hour"]): float(r["Per hour"] or 0) for r in csv.DictReader(io.StringIO(found))}
     wanted = query(shown, "select * from kpis.kpi_peak_hours where hospital_id = 'H1' and existing_hours_count > 0")
     assert wanted.height > 150
@@ -683,6 +691,49 @@ def test_looks_and_exports_are_audited_with_version_and_slice(served: Served) ->
     ]
 
 
+def test_the_visits_behind_a_figure_are_those_of_its_slice(shown: Settings, served: Served) -> None:
+    slice_ = "hospital=H2&department=Emergency&triage=3&period=days&from=2026-03-07&to=2026-03-09"
+    page = get(served, f"/flow?{slice_}")
+    links = set(re.findall(r'href="(/visits[^"]*)"', page))
+    assert {frozenset(parse_qsl(link.partition("?")[2].replace("&amp;", "&"))) for link in links} == {
+        frozenset(parse_qsl(slice_))
+    }
+    found = requests.get(f"{served.address}/visits.csv?figure=visits&{slice_}", timeout=120).text.split("\r\n", 1)
+    assert "2026-03-07 to 2026-03-09" in found[0] and open_mart(served).version in found[0]
+    listed = list(csv.DictReader(io.StringIO(found[1])))
+    wanted = query(
+        shown,
+        "select f.visit_id, round(f.wait_minutes) as wait from facts.fact_emergency_visits f "
+        "join dimensions.dim_hospital h using (hospital_key) join dimensions.dim_department d using (department_key) "
+        "where h.hospital_id = 'H2' and d.department_name = 'Emergency' and f.triage_level = 3 "
+        "and f.service_date between date '2026-03-07' and date '2026-03-09'",
+    )
+    assert len(listed) == wanted.height > 0
+    assert sum(bool(row["Wait min"]) for row in listed) == wanted["wait"].count()
+
+
+def test_the_whole_publication_is_the_file_of_the_role(served: Served) -> None:
+    served.seen.clear()
+    mart = open_mart(served)
+    answer = requests.get(f"{served.address}/publication.duckdb", timeout=120)
+    assert mart.file is not None and answer.content == mart.file.read_bytes()
+    assert f"admin-{mart.version}.duckdb" in answer.headers["content-disposition"]
+    assert [(e.action, e.statement, e.version) for e in served.seen] == [("export", "export publication", mart.version)]
+    assert 'href="/publication.duckdb"' in get(served, "/capacity")
+
+
+def test_measures_of_visits_are_those_computed_from_visits() -> None:
+    by_name = {measure.name for measure in of_visits()}
+    assert {"Left without being seen", "Four-hour standard", "Triage mix", "Rolling average wait"} <= by_name
+    assert not {"Length of stay", "Occupancy, time-weighted", "Long shifts"} & by_name
+
+
+def test_who_gets_figures_only_sees_no_visits(served: Served) -> None:
+    mart = served.dashboard.store.mart("executive")
+    (only,) = visits(mart, read_slice({}, mart.known)).figures
+    assert only.kind == "empty" and "holds figures only" in only.subtitle
+
+
 def test_the_governance_page_repeats_no_query(shown: Settings, served: Served) -> None:
     from hospital_assets.access.audit import Event, record
     from hospital_assets.dashboard.pages.governance import governance
@@ -726,7 +777,7 @@ def test_cells_that_a_spreadsheet_would_run_are_text() -> None:
         (figures.Column("a"), figures.Column("b", 0)),
         [["=1+1", -3], [figures.Link("@x", "department", "@x"), None]],
     )
-    assert as_csv(figure).splitlines() == ["a,b", "'=1+1,-3", "'@x,"]
+    assert as_csv(figure, "").splitlines()[1:] == ["a,b", "'=1+1,-3", "'@x,"]
 
 
 # --- sign-in

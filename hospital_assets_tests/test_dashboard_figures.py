@@ -487,6 +487,7 @@ def test_without_scripts_what_is_supposed_is_a_form_with_the_slice(admin: Mart) 
         sliced="",
         freshness="",
         stale="",
+        is_served=False,
         colophon="",
     )
     form = html.split('<form class="what-if" method="get">')[1].split("</form>")[0]

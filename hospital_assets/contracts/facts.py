@@ -50,6 +50,13 @@ class FactEmergencyVisits(
     order_by=("service_date", "hospital_key", "arrival_at", "visit_id"),
     measures=[
         Measure(
+            "Visits",
+            "Emergency visits one by one, with what their figures are computed from.",
+            "visits",
+            "all visits by local day of arrival, cancelled ones included",
+            "registration (HL7 v2 A04; FHIR Encounter of class EMER)",
+        ),
+        Measure(
             "Distribution of waits",
             "Visits with a valid wait by half-hours from door to provider (`wait_minutes`).",
             "visits",

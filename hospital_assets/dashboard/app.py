@@ -22,7 +22,14 @@ from starlette.middleware import Middleware
 from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import (
+    FileResponse,
+    HTMLResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -106,6 +113,7 @@ def create_app(dashboard: Dashboard) -> Starlette:
             Route("/live/events", _events),
             Route("/live/acknowledge", _acknowledge, methods=["POST"]),
             Mount("/static", StaticFiles(directory=FOLDER / "static")),
+            Route("/publication.duckdb", _whole),
             Route("/{page:str}.csv", _export),
             Route("/{page:str}", _page),
         ],
@@ -198,12 +206,31 @@ def _export(request: Request) -> Response:
     for figure in _made(dashboard, mart, entry, where).figures:
         if figure.id == wanted:
             _note(request, "export", f"{entry.name}.{figure.id}", mart.version, query(where))
+            about = f"{_of_slice(mart, entry, where)} {_of_publication(mart)}"
             return PlainTextResponse(
-                as_csv(figure),
+                as_csv(figure, about),
                 media_type="text/csv; charset=utf-8",
                 headers={"content-disposition": f'attachment; filename="{file_name(entry.name, figure.id, where)}"'},
             )
     raise HTTPException(404, "There is no such figure.")
+
+
+@requires(SIGNED_IN, status_code=401)
+def _whole(request: Request) -> Response:
+    """The publication of the role as a DuckDB file: what the pages are made from, and all that they leave out."""
+    mart = _dashboard(request).store.mart(request.user.audience)
+    if mart.file is None or not mart.file.is_file():
+        raise HTTPException(404, "This version has just been replaced: try again.")
+    _note(request, "export", "publication", mart.version)
+    return FileResponse(mart.file, filename=f"{mart.audience}-{mart.version}.duckdb")
+
+
+def _of_slice(mart: Mart, entry: Entry, where: Slice) -> str:
+    return sentence(where, mart.known) if entry.has_slicers else ""
+
+
+def _of_publication(mart: Mart) -> str:
+    return f"Publication {mart.audience} {mart.version}."
 
 
 def _entry(request: Request) -> Entry:
@@ -242,10 +269,12 @@ def _body(dashboard: Dashboard, mart: Mart, entry: Entry, where: Slice, today: t
             current=entry.name,
             where=where,
             carried=query(where),
-            sliced=sentence(where, mart.known) if entry.has_slicers else "",
+            sliced=_of_slice(mart, entry, where),
+            has_visits=mart.has_visits,
+            is_served=True,
             freshness=f"Data to {mart.known.last.isoformat()}, published {mart.published_at:%Y-%m-%d %H:%M} UTC",
             stale=stale,
-            colophon=f"Publication {mart.audience} {mart.version}. Averages and percentiles of "
+            colophon=f"{_of_publication(mart)} Averages and percentiles of "
             f"fewer than {mart.few} patients are not shown; counts are as the publication holds them.",
         )
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -42,6 +43,7 @@ class Mart:
         baselines_from: days from which limits of chance are computed anew (`Settings`).
         few: averages and percentiles of fewer patients are not shown, they say more about them than about the
             care: the small-cell threshold of the policy it was published under.
+        file: the publication as a DuckDB file.
     """
 
     connection: duckdb.DuckDBPyConnection = field(repr=False)
@@ -51,6 +53,7 @@ class Mart:
     data_as_of: datetime
     few: int
     baselines_from: tuple[date, ...] = ()
+    file: Path | None = None
 
     def rows(self, sql: str, **values: Any) -> list[Row]:
         """The rows of a query, as dictionaries."""

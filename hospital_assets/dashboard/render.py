@@ -19,6 +19,7 @@ from hospital_assets.access.spreadsheets import as_csv as csv_of
 from hospital_assets.charts import assurance, number, percentage
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.dashboard.figures import Away, Card, Cell, Column, Drawn, Figure, Link
+from hospital_assets.dashboard.pages.visits import of_visits
 from hospital_assets.dashboard.slices import Known, Slice, periods
 from hospital_assets.measures.natural_limits import ASSURANCES
 
@@ -44,6 +45,7 @@ def templates() -> Environment:
         "table_rows": table_rows,
         "largest_flows": largest_flows,
         "not_followed": not_followed,
+        "of_visits": of_visits(),
         "Markup": Markup,
         "number": number,
         "pairs": parse_qsl,
@@ -166,13 +168,19 @@ def not_followed(shown: Figure | Card, where: Slice) -> str:
     return f"Not by {' or '.join(missing)}" if missing else ""
 
 
-def as_csv(figure: Figure) -> str:
-    """The data table of a figure, its numbers rounded as they are shown."""
+def as_csv(figure: Figure, about: str) -> str:
+    """The data table of a figure, its numbers rounded as they are shown, below a line that says what it is.
+
+    Args:
+        figure: whose table.
+        about: the slice and the publication, in words.
+    """
     kept = [i for i, _ in enumerate(figure.columns) if not any(isinstance(row[i], Drawn) for row in figure.rows)]
-    return csv_of(
+    table = csv_of(
         [figure.columns[i].name for i in kept],
         ([_plain(row[i], figure.columns[i]) for i in kept] for row in figure.rows),
     )
+    return csv_of([f"# {' '.join(f'{figure.title}. {about}'.split())}"], []) + table
 
 
 def file_name(page: str, figure: str, where: Slice) -> str:

@@ -89,7 +89,7 @@ def open_mart(data_dir: Path, audience: str, baselines_from: tuple[date, ...] = 
     Raises:
         PublicationError: there is none.
     """
-    from hospital_assets.publishing.publications import open_publication
+    from hospital_assets.publishing.publications import DATABASE, open_publication
 
     found = open_publication(data_dir, audience, memory_limit=_MEMORY, threads=_DUCKDB_THREADS)
     return Mart(
@@ -100,4 +100,5 @@ def open_mart(data_dir: Path, audience: str, baselines_from: tuple[date, ...] = 
         datetime.fromisoformat(found.manifest["data_as_of"]),
         found.manifest.get("small_cell_threshold", SmallCells().threshold),
         baselines_from,
+        found.path / DATABASE,
     )

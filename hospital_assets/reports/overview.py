@@ -81,6 +81,7 @@ def as_page(data_dir: Path, role: RoleName, baselines_from: tuple[date, ...] = (
             sliced=sentence(where, mart.known),
             freshness=f"Data to {mart.known.last.isoformat()}, published {mart.published_at:%Y-%m-%d %H:%M} UTC",
             stale="",
+            is_served=False,
             colophon=f"Publication {role} {mart.version}. Averages and percentiles of fewer than {mart.few} "
             "patients are not shown; counts of few patients are protected as the publication's policy says.",
         )

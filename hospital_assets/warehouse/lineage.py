@@ -13,10 +13,12 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-
-import dagster as dg
+from typing import TYPE_CHECKING
 
 from hospital_assets.contracts import CONTRACTS, Contract
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 #: Output column -> the base columns `(table, column)` it is computed from.
 Sources = Mapping[str, tuple[tuple[str, str], ...]]
@@ -29,11 +31,21 @@ _CHECKPOINT = re.compile(r"\bcheckpoint_\d+\b")
 
 def lineage_of(contract: Contract) -> dg.TableColumnLineage | None:
     """What is known of a table's columns, as Dagster has it; None where none comes from another table."""
+    import dagster as dg  # the dashboard asks for `made_from` only, and does without
+
     deps_by_column = {
         column: [dg.TableColumnDep(dg.AssetKey(table), name) for table, name in (dep.split(".") for dep in deps)]
         for column, deps in _stated().get(contract.name, {}).items()
     }
     return dg.TableColumnLineage(deps_by_column) if deps_by_column else None
+
+
+def made_from(table: str, fact: str) -> bool:
+    """Whether a table is a fact, or computed from its columns, through whatever other tables."""
+    if table == fact:
+        return True
+    sources = {dep.partition(".")[0] for deps in _stated().get(table, {}).values() for dep in deps}
+    return any(made_from(source, fact) for source in sources - {table} if CONTRACTS[source].layer in ("facts", "kpis"))
 
 
 def lineage_table(lineage: dg.TableColumnLineage) -> str:

@@ -13,6 +13,7 @@ from hospital_assets.dashboard.pages.deterioration import deterioration
 from hospital_assets.dashboard.pages.flow import flow
 from hospital_assets.dashboard.pages.forecast import forecast
 from hospital_assets.dashboard.pages.overview import overview
+from hospital_assets.dashboard.pages.visits import visits
 from hospital_assets.dashboard.pages.workforce import workforce
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.publishing.policy import Policy, RoleName
@@ -45,6 +46,7 @@ MENU = (
     Entry("capacity", "Capacity", capacity),
     Entry("workforce", "Workforce", workforce),
     Entry("conditions", "Conditions", conditions),
+    Entry("visits", "Visits", visits),
     Entry("quality", "Data quality", None, has_slicers=False),
     Entry("forecast", "Forecast", forecast),
     Entry("governance", "Governance", None, has_slicers=False, is_for_everybody=False),

@@ -34,12 +34,12 @@ from hospital_assets.measures.words import in_hours
 WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
-_NOT_PUBLISHED = "The publication of this role holds figures only, no single visits"
+NOT_PUBLISHED = "The publication of this role holds figures only, no single visits"
 
 
 def no_visits(mart: Mart, figure_id: str, title: str, measure: Measure, span: int = 6) -> Figure:
     """The empty figure shown for too few visits, or to a role that sees no single visits."""
-    return empty(figure_id, title, TOO_FEW if mart.has_visits else _NOT_PUBLISHED, span, measure)
+    return empty(figure_id, title, TOO_FEW if mart.has_visits else NOT_PUBLISHED, span, measure)
 
 
 def news(found: Mapping[str, Control]) -> list[str]:
