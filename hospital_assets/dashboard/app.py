@@ -206,7 +206,7 @@ def _export(request: Request) -> Response:
     for figure in _made(dashboard, mart, entry, where).figures:
         if figure.id == wanted:
             _note(request, "export", f"{entry.name}.{figure.id}", mart.version, query(where))
-            about = f"{_of_slice(mart, entry, where)} {_of_publication(mart)}"
+            about = ". ".join(filter(None, (_of_slice(mart, entry, where), _of_publication(mart))))
             return PlainTextResponse(
                 as_csv(figure, about),
                 media_type="text/csv; charset=utf-8",
@@ -304,7 +304,7 @@ def _frame(request: Request, entry: Entry, asked: str = "") -> dict[str, object]
         "current": entry.name,
         "viewer": request.user,
         "carried": asked,
-        "menu": pages_of(_dashboard(request).policy(), request.user.role),
+        "menu": [page for page in pages_of(_dashboard(request).policy(), request.user.role) if page.is_in_menu],
         "can_sign_out": request.user is not _dashboard(request).local,
         "release": request.app.state.release,
     }

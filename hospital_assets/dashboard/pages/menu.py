@@ -29,6 +29,7 @@ class Entry:
         build: what is on it; None where the page is made elsewhere.
         has_slicers: whether the slicer bar is shown.
         is_for_everybody: whether every role may open it; else those whose `pages` in the policy name it.
+        is_in_menu: whether the menu has it; else other pages lead to it.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Entry:
     build: Callable[[Mart, Slice], Page] | None
     has_slicers: bool = True
     is_for_everybody: bool = True
+    is_in_menu: bool = True
 
 
 MENU = (
@@ -46,7 +48,7 @@ MENU = (
     Entry("capacity", "Capacity", capacity),
     Entry("workforce", "Workforce", workforce),
     Entry("conditions", "Conditions", conditions),
-    Entry("visits", "Visits", visits),
+    Entry("visits", "Visits", visits, is_in_menu=False),
     Entry("quality", "Data quality", None, has_slicers=False),
     Entry("forecast", "Forecast", forecast),
     Entry("governance", "Governance", None, has_slicers=False, is_for_everybody=False),

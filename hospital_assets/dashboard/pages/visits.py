@@ -25,12 +25,12 @@ _COLUMNS = (
     ("Department", None, "department_key", "d.department_name"),
     ("Triage", 0, "triage_level", "f.triage_level"),
     ("Age", 0, "age_years", "f.age_years"),
-    ("Came by", None, "arrival_mode", "f.arrival_mode"),
+    ("Came by", None, "arrival_mode", "replace(f.arrival_mode, '_', ' ')"),
     ("Wait min", 0, "wait_minutes", "f.wait_minutes"),
-    ("Why no wait", None, "wait_exclusion", "f.wait_exclusion"),
+    ("Why no wait", None, "wait_exclusion", "replace(f.wait_exclusion, '_', ' ')"),
     ("Stay min", 0, "los_minutes", "f.los_minutes"),
     ("Boarding min", 0, "boarding_minutes", "f.boarding_minutes"),
-    ("Disposition", None, "disposition", "f.disposition"),
+    ("Disposition", None, "disposition", "replace(f.disposition, '_', ' ')"),
     ("Flags", None, "quality_codes", "f.quality_codes"),
 )
 
