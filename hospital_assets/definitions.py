@@ -95,6 +95,7 @@ def build_definitions(settings: Settings, engine: EngineSettings | None = None) 
             "clock": ClockResource(
                 data_dir=str(settings.data_dir),
                 baselines_from=[day.isoformat() for day in settings.baselines_from],
+                holiday_calendars=dict(settings.holiday_calendars),
                 **_service_days(settings),
             ),
             "profiles": profiles_resource(settings.profiles_folder),

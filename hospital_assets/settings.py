@@ -10,6 +10,7 @@ Belongs here: paths and the period. Does not: anything about a table, a file for
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -65,6 +66,8 @@ class Settings:
         limits: what one landed file may cost.
         baselines_from: days from which the limits of chance of all series are computed anew, after a change that is
             understood; otherwise they are those of a series' first days for ever.
+        holiday_calendars: hospital and whose public holidays it keeps for forecasts (`US-WI`, `GB-SCT`, `none`); others
+            keep those of their time zone's country and their state.
     """
 
     data_dir: Path
@@ -76,6 +79,7 @@ class Settings:
     dagster_url: str = "http://localhost:3000"
     limits: FileLimits = DEFAULT_LIMITS
     baselines_from: tuple[date, ...] = ()
+    holiday_calendars: tuple[tuple[str, str], ...] = ()
 
     @property
     def landing(self) -> Path:
@@ -202,6 +206,7 @@ def data_dir_from_environment() -> Path:
     return Path(os.environ.get("HOSPITAL_DATA_DIR", "data")).resolve()
 
 
+_HOLIDAY_CALENDAR = re.compile("[A-Z]{2}(-[A-Z0-9]{1,4})?|none")
 _LIMIT = "most_file_"
 _LIMITS = {f"{_LIMIT}{key}": value for key, value in asdict(DEFAULT_LIMITS).items()}
 
@@ -220,7 +225,7 @@ def load_settings(data_dir: Path) -> Settings:
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{settings.settings_file}: not valid TOML ({error})") from error
 
-    known = {
+    known: dict[str, type] = {
         "first_service_date": date,
         "last_service_date": date,
         "partitions": str,
@@ -228,6 +233,7 @@ def load_settings(data_dir: Path) -> Settings:
         "refresh_after_seconds": int,
         "dagster_url": str,
         "baselines_from": list,
+        "holidays": dict,
         **dict.fromkeys(_LIMITS, int),
     }
     for key, value in values.items():
@@ -235,12 +241,15 @@ def load_settings(data_dir: Path) -> Settings:
             raise SettingsError(f"{settings.settings_file}: unknown key '{key}'; known keys: {', '.join(known)}")
         if type(value) is not known[key]:
             as_text = f'"{getattr(settings, key, "")}"'
-            example = {date: "2026-01-01", str: as_text, int: str(_LIMITS.get(key, 5)), list: "[2026-03-01]"}[
-                known[key]
-            ]
-            raise SettingsError(
-                f"{settings.settings_file}: '{key}' must be a {known[key].__name__}, as in {key} = {example}"
-            )
+            examples: dict[type, str] = {
+                date: "2026-01-01",
+                str: as_text,
+                int: str(_LIMITS.get(key, 5)),
+                list: "[2026-03-01]",
+                dict: '{ H1 = "US-WI" }',
+            }
+            example, name = examples[known[key]], "table" if known[key] is dict else known[key].__name__
+            raise SettingsError(f"{settings.settings_file}: '{key}' must be a {name}, as in {key} = {example}")
     first = values.get("first_service_date", settings.first_service_date)
     last = values.get("last_service_date")
     grain = values.get("partitions", settings.partitions)
@@ -260,6 +269,12 @@ def load_settings(data_dir: Path) -> Settings:
     baselines = values.get("baselines_from", [])
     if any(type(day) is not date for day in baselines):
         raise SettingsError(f"{settings.settings_file}: 'baselines_from' must be days, as in [2026-03-01]")
+    calendars = values.get("holidays", {})
+    if any(type(of) is not str or not _HOLIDAY_CALENDAR.fullmatch(of) for of in calendars.values()):
+        raise SettingsError(
+            f"{settings.settings_file}: 'holidays' must name a country, or country and region, of each hospital, "
+            'as in holidays = { H1 = "US-WI", H2 = "none" }'
+        )
     of_files = FileLimits(**{key.removeprefix(_LIMIT): value for key, value in limits.items()})
     return Settings(
         settings.data_dir,
@@ -270,6 +285,7 @@ def load_settings(data_dir: Path) -> Settings:
         dagster_url=url,
         limits=of_files,
         baselines_from=tuple(sorted(baselines)),
+        holiday_calendars=tuple(sorted(calendars.items())),
     )
 
 
@@ -293,4 +309,8 @@ def write_settings(settings: Settings) -> None:
     if settings.baselines_from:
         lines.append("# Limits of chance are computed anew from these days on.")
         lines.append(f"baselines_from = [{', '.join(day.isoformat() for day in settings.baselines_from)}]")
+    if settings.holiday_calendars:
+        lines.append("# Whose public holidays hospitals keep, for forecasts.")
+        named = ", ".join(f'"{hospital}" = "{of}"' for hospital, of in settings.holiday_calendars)
+        lines.append(f"holidays = {{ {named} }}")
     replace_text(settings.settings_file, "\n".join(lines) + "\n")

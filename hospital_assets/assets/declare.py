@@ -27,6 +27,7 @@ _OWNERS = {
     "dimensions": "team:data-engineering",
     "facts": "team:data-engineering",
     "kpis": "team:clinical-analytics",
+    "forecasts": "team:clinical-analytics",
 }
 _KINDS = {
     "raw": {"duckdb", "file"},
@@ -34,6 +35,7 @@ _KINDS = {
     "dimensions": {"duckdb", "table"},
     "facts": {"duckdb", "table"},
     "kpis": {"duckdb", "kpi"},
+    "forecasts": {"duckdb", "table"},
 }
 
 
@@ -55,16 +57,21 @@ def table(name: str) -> dict[str, Any]:
 
 def cleaned_and_quarantined(subject: str) -> dict[str, Any]:
     """Keyword arguments of `@dg.multi_asset` for a subject's cleaned and quarantine tables."""
-    names = (f"cleaned_{subject}", f"quarantine_{subject}")
+    return several_tables(subject, f"cleaned_{subject}", f"quarantine_{subject}")
+
+
+def several_tables(step: str, *names: str) -> dict[str, Any]:
+    """Keyword arguments of `@dg.multi_asset` for tables of one layer that one step makes."""
+    layer = CONTRACTS[names[0]].layer
     return {
-        "name": subject,
+        "name": step,
         "outs": {
             name: dg.AssetOut(
                 key=name,
-                group_name=CONTRACTS[name].layer,
+                group_name=layer,
                 description=CONTRACTS[name].description,
-                owners=[_OWNERS["cleaned"]],
-                kinds=_KINDS["cleaned"],
+                owners=[_OWNERS[layer]],
+                kinds=_KINDS[layer],
                 metadata=_metadata(CONTRACTS[name]),
                 tags=_tags(name),
             )

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import dagster as dg
 
-from hospital_assets.assets import cleaned, dimensions, facts, kpis, raw
+from hospital_assets.assets import cleaned, dimensions, facts, forecasts, kpis, raw
 from hospital_assets.assets.declare import partitions_of
 
-LAYERS = (raw, cleaned, dimensions, facts, kpis)
+LAYERS = (raw, cleaned, dimensions, facts, kpis, forecasts)
 
 
 def table_assets(periods: dg.TimeWindowPartitionsDefinition) -> list[dg.AssetsDefinition]:

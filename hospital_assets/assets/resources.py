@@ -26,6 +26,7 @@ class ClockResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     first_service_date: str
     last_service_date: str | None = None
     baselines_from: list[str] = []
+    holiday_calendars: dict[str, str] = {}
 
     @property
     def baselines(self) -> tuple[date, ...]:

@@ -11,7 +11,7 @@ from hospital_assets.checks.standing import STANDING
 from hospital_assets.landing.profile import FEEDS, LANDED
 
 #: Tables and their checks; pages and publications are made of them, each when it is asked for.
-TABLES = dg.AssetSelection.groups("raw", "cleaned", "dimensions", "facts", "kpis")
+TABLES = dg.AssetSelection.groups("raw", "cleaned", "dimensions", "facts", "kpis", "forecasts")
 
 #: Feeds whose records change the facts of their own days only. KPIs of observations of the evening before are refreshed
 #: with the next batch, or the next visits.

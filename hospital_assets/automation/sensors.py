@@ -156,8 +156,8 @@ def publications_sensor(settings: Settings, clock: Callable[[], datetime] = wall
         except KeyMissingError as error:
             roles = [role for role in policy.roles if not policy.needs_key(role)]
             without_key = f"; for other roles than {', '.join(roles) or 'none'}: {error}"
-        made = _last_made(context.instance, [*_KPIS, *(f"publication_{role}" for role in roles)])
-        built = max((made[name] for name in _KPIS if name in made), default=None)
+        made = _last_made(context.instance, [*_LAST_TABLES, *(f"publication_{role}" for role in roles)])
+        built = max((made[name] for name in _LAST_TABLES if name in made), default=None)
         if built is None:
             return dg.SkipReason("nothing was built yet")
         if not any(made.get(f"publication_{role}", 0.0) < built for role in roles):
@@ -178,7 +178,7 @@ def publications_sensor(settings: Settings, clock: Callable[[], datetime] = wall
 
 
 #: What builds and refreshes end with.
-_KPIS = tuple(name for name, contract in CONTRACTS.items() if contract.layer == "kpis")
+_LAST_TABLES = tuple(name for name, contract in CONTRACTS.items() if contract.layer in ("kpis", "forecasts"))
 _UNFINISHED = [dg.DagsterRunStatus[name] for name in ("QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING")]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 
 import narwhals as nw
 
@@ -104,6 +105,23 @@ def _lasts(table: str, column: str, start: str, end: str, unit_minutes: float = 
     )
 
 
+_FORECASTS = ("forecast_arrivals_hourly", "forecast_arrivals_daily")
+_ACCURACY = "kpi_forecast_accuracy"
+#: 80 % intervals are assessed from so many forecasts on, and may hold this much.
+LEAST_FORECASTS, PIT_80_PCT = 1_000, (76.0, 84.0)
+#: Three weeks of forecasts by the day.
+_LEAST_OF_DAYS = 280
+#: A forecast leans where its bias is beyond both two standard errors and this share of what came.
+MOST_BIAS_PCT = 5.0
+_RISING = ("p025_count", "p10_count", "p25_count", "p50_count", "p75_count", "p90_count", "p975_count")
+
+
+def _falls(names: tuple[str, ...]) -> nw.Expr:
+    """Whether a value is below the one before it."""
+    falling = (nw.col(after) < nw.col(before) for before, after in pairwise(names))
+    return nw.any_horizontal(*falling, ignore_nulls=True)
+
+
 _VISITS, _VITALS, _FLOW = "fact_emergency_visits", "fact_vitals", "fact_patient_flow"
 _CODED = nw.col("quality_codes")
 
@@ -113,6 +131,56 @@ SERVICE_CLOCKS = {_VISITS: "arrival_local", "cleaned_er_visits": "arrival_local"
 _OUTSIDE_PCT = 2.0
 
 RULES: tuple[Rule, ...] = (
+    *(Rule(kinds.QUANTILES, name, "p975_count", "quantiles rise", _falls(_RISING)) for name in _FORECASTS),
+    *(
+        Rule(
+            kinds.QUANTILES,
+            name,
+            "expected_arrivals",
+            "nobody where no hour exists",
+            nw.col("expected_arrivals") > 0,
+            nw.col("existing_hours") == 0,
+        )
+        for name in _FORECASTS
+    ),
+    *(
+        Rule(kinds.AHEAD, name, "target_date", "after the as-of day", nw.col("target_date") <= nw.col("service_date"))
+        for name in _FORECASTS
+    ),
+    Rule(
+        kinds.CALIBRATED,
+        _ACCURACY,
+        "pit_80_pct",
+        f"{PIT_80_PCT[0]:g} to {PIT_80_PCT[1]:g} % from {LEAST_FORECASTS:,} forecasts on",
+        (nw.col("pit_80_pct") < PIT_80_PCT[0]) | (nw.col("pit_80_pct") > PIT_80_PCT[1]),
+        nw.col("forecasts_count") >= LEAST_FORECASTS,
+    ),
+    Rule(
+        kinds.CALIBRATED,
+        _ACCURACY,
+        "bias",
+        f"within two standard errors or {MOST_BIAS_PCT:g} % of what came",
+        (nw.col("bias").abs() > 2 * nw.col("bias_error"))
+        & (nw.col("bias").abs() * nw.col("forecasts_count") * 100.0 > nw.col("arrivals_count") * MOST_BIAS_PCT),
+        _has("bias_error")
+        & (nw.col("horizon_band") == ALL)
+        & (nw.col("shipped_count") * 2 > nw.col("forecasts_count"))
+        & (
+            (nw.col("forecasts_count") >= LEAST_FORECASTS)
+            | ((nw.col("grain") == "day") & (nw.col("forecasts_count") >= _LEAST_OF_DAYS))
+        ),
+    ),
+    Rule(
+        kinds.SKILL,
+        _ACCURACY,
+        "skill_pct",
+        "not below 0 where the regression shipped",
+        nw.col("skill_pct") < 0,
+        _has("skill_pct")
+        & (nw.col("method") == "regression")
+        & (nw.col("shipped_count") * 2 > nw.col("forecasts_count"))
+        & (nw.col("forecasts_count") >= LEAST_FORECASTS),
+    ),
     *(
         _order(_VISITS, first, last)
         for first, last in (
@@ -498,7 +566,62 @@ def _currents(member: str) -> Callable[[Frames], Frame]:
     return rows
 
 
+#: Sums of so many means differ by rounding alone.
+_SUMS_ALIKE = 1e-9
+
+
+def _differ(one: str, other: str) -> nw.Expr:
+    return (nw.col(one) - nw.col(other)).abs() > _SUMS_ALIKE * (1.0 + nw.col(one).abs())
+
+
+def _hours_and_days(frames: Frames) -> Frame:
+    """Days whose hours are forecast, too, by the same method."""
+    key = ["service_date", "hospital_id", "target_date", "method"]
+    hours = frames["forecast_arrivals_hourly"].group_by(key).agg(_sum=nw.col("expected_arrivals").sum())
+    return frames["_own"].join(hours, on=key, how="inner").with_columns(_broken=_differ("expected_arrivals", "_sum"))
+
+
+def _total_forecast(*at: str) -> Callable[[Frames], Frame]:
+    """Rows of all hospitals against what ships at each."""
+
+    def rows(frames: Frames) -> Frame:
+        own, key = frames["_own"], ["service_date", *at]
+        ships = nw.col("is_shipped") & (nw.col("hospital_id") != ALL)
+        parts = own.filter(ships).group_by(key).agg(_sum=nw.col("expected_arrivals").sum())
+        total = own.filter(nw.col("hospital_id") == ALL).join(parts, on=key, how="left")
+        return total.with_columns(_broken=nw.coalesce(_differ("expected_arrivals", "_sum"), nw.lit(True)))
+
+    return rows
+
+
+def _shipped_once(frames: Frames) -> Frame:
+    """As-of days, hospitals and days ahead, each with what ships."""
+    shipped = (
+        frames["_own"]
+        .with_columns(_ships=nw.col("is_shipped").cast(nw.Int64))
+        .group_by("service_date", "hospital_id", "target_date")
+        .agg(_ships=nw.col("_ships").sum())
+    )
+    return shipped.with_columns(_broken=nw.col("_ships") != 1)
+
+
 RELATIONS: tuple[Relation, ...] = (
+    Relation(
+        kinds.COHERENT,
+        "forecast_arrivals_daily",
+        "expected_arrivals",
+        "the sum of its hours, where those are forecast",
+        ("forecast_arrivals_hourly",),
+        _hours_and_days,
+    ),
+    *(
+        Relation(kinds.COHERENT, name, "expected_arrivals", "`all` is the sum of what ships", (), _total_forecast(*by))
+        for name, *by in (
+            ("forecast_arrivals_hourly", "target_date", "hour_of_day"),
+            ("forecast_arrivals_daily", "target_date"),
+        )
+    ),
+    Relation(kinds.AHEAD, "forecast_arrivals_daily", "is_shipped", "one ships per hospital and day", (), _shipped_once),
     Relation(
         kinds.LOCAL_TIME,
         _VISITS,

@@ -61,7 +61,7 @@ def evidence(warehouse: Warehouse, contract: Contract, findings: Sequence[Findin
             records += [
                 dg.TableRecord({"column": finding.column, "rule": finding.rule, "record": place}) for place in places
             ]
-    advice = _PROGRAM if contract.layer == "kpis" else _SOURCE
+    advice = _PROGRAM if contract.layer in ("kpis", "forecasts") else _SOURCE
     day = " --day DAY" if contract.partitioned else ""
     shown: dict[str, Any] = {
         "what_to_do": dg.MetadataValue.md(f"{advice} Then run it again: `hospital check{day} --table {contract.name}`.")

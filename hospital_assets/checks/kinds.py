@@ -69,6 +69,12 @@ HAS_DIAGNOSIS = Kind("has_diagnosis", "completeness", "Most closed visits have a
 HAS_MESSAGES = Kind("has_messages", "completeness", "Most visits have ADT messages.", _WARN)
 SEEN_AGAIN = Kind("has_visits", "completeness", "Most patients on record have a visit.", _WARN)
 
+QUANTILES = Kind("quantiles", "conformance", "Quantiles of a forecast rise, and lie about its mean.")
+COHERENT = Kind("coherent", "conformance", "Means add up: hours to days, hospitals to all of them.")
+AHEAD = Kind("ahead", "conformance", "A forecast is of days after the one it was made at, once per day.")
+CALIBRATED = Kind("calibrated", "plausibility", "Intervals hold as much as they promise, and nothing leans.", _WARN)
+SKILL = Kind("skill", "plausibility", "What ships is not worse than the slot mean it replaces.", _WARN)
+
 ENDS = Kind("ends", "completeness", "Nothing is open for longer than it can last.", _WARN)
 
 CLOCK_ORDER = Kind("clock_order", "plausibility", "Clocks of one visit follow each other.", _WARN)
@@ -109,6 +115,11 @@ QUALITY_KINDS = (
     HAS_DIAGNOSIS,
     HAS_MESSAGES,
     SEEN_AGAIN,
+    QUANTILES,
+    COHERENT,
+    AHEAD,
+    CALIBRATED,
+    SKILL,
     ENDS,
     CLOCK_ORDER,
     NOT_IN_FUTURE,

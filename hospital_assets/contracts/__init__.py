@@ -11,6 +11,7 @@ from hospital_assets.contracts import (
     cleaned,
     dimensions,
     facts,
+    forecasts,
     kpis,
     kpis_deterioration,
     kpis_emergency,
@@ -35,6 +36,7 @@ CONTRACTS: dict[str, Contract] = {
         kpis_deterioration,
         kpis_flow,
         kpis_shifts,
+        forecasts,
     )
     for model in layer.TABLES
 }

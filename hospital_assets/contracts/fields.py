@@ -609,6 +609,59 @@ FIELDS: Mapping[str, Field] = {
     # KPIs: beds and stays
     "time_weighted_pct": percent("Occupied of offered.", nullable=True, plausible=(0, 150), ge=0),
     "hourly_mean_pct": percent("Mean of the hours.", nullable=True, ge=0),
+    # Forecasts
+    "target_date": day("Local day that is forecast."),
+    "method": text("How it was forecast."),
+    "is_shipped": flag("Whether this is the forecast that readers get."),
+    "horizon_hours": whole("Hours of the clock from the end of the as-of day to the end of the hour.", ge=1),
+    "horizon_days": whole("Days from the as-of day.", ge=1),
+    "existing_hours": hours("How long it exists on the clock of that day."),
+    "holiday_name": text("Public holiday of the day at the hospital.", nullable=True),
+    "expected_arrivals": real("Mean of the forecast; means add up.", unit="arrivals", ge=0),
+    "count_dispersion": real("a in the variance m + a m² of the forecast counts; 0 is Poisson.", unit="1", ge=0),
+    **{
+        f"p{name}_count": count(f"Arrivals not exceeded with a probability of {share} %: the smallest such number.")
+        for name, share in (("025", 2.5), ("10", 10), ("25", 25), ("50", 50), ("75", 75), ("90", 90), ("975", 97.5))
+    },
+    "training_days_count": count("Days of history it was learned from."),
+    "training_to_date": day("The last day that the fit has seen.", nullable=True),
+    "level_factor": real(
+        "Arrivals of the last ten weeks over what the calendar explains.", unit="1", ge=0, plausible=(0.85, 1.15)
+    ),
+    "holiday_calendar": text("Whose public holidays, as country or country-region; empty without any."),
+    "calendar_version": text("The library that the holidays come from."),
+    **{
+        f"{grain}_{name}": field
+        for grain in ("hour", "day")
+        for name, field in (
+            ("origins_count", count(f"Past forecasts by the {grain} that the gate compared.")),
+            (
+                "skill_pct",
+                percent(
+                    f"CRPS of the regression below that of the slot mean, by the {grain}; null where the gate had too "
+                    "few to compare.",
+                    nullable=True,
+                ),
+            ),
+        )
+    },
+    "is_hour_gate_passed": flag("Whether the regression beat the slot mean by the hour.", nullable=True),
+    "is_day_gate_passed": flag("Whether the regression beat the slot mean by the day.", nullable=True),
+    "grain": text("What is forecast: the arrivals of an hour or of a day.", isin=["hour", "day"]),
+    "horizon_band": text("How far ahead, in hours or days."),
+    "forecasts_count": count("Forecasts whose hour or day is over (n)."),
+    "shipped_count": count("Of these, the ones that readers got."),
+    "mae": real("Mean absolute error of the medians.", unit="arrivals", ge=0),
+    "mase": real("Mean absolute error over that of the same slot a week before.", unit="1", nullable=True, ge=0),
+    "floor_mase": real("What it would be if all rates were known: chance alone.", unit="1", nullable=True, ge=0),
+    "bias": real("Mean forecast minus mean arrivals.", unit="arrivals"),
+    "bias_error": real("Standard error of the bias, over the days forecast.", unit="arrivals", nullable=True, ge=0),
+    **{f"pinball_{q}": real(f"Pinball loss of the {q} % quantile.", unit="arrivals", ge=0) for q in (10, 50, 90)},
+    "crps": real("Continuous ranked probability score.", unit="arrivals", ge=0),
+    **{f"pit_{q}_pct": percent(f"Randomised PIT values within the middle {q} %.", ge=0, le=100) for q in (50, 80, 95)},
+    "skill_pct": percent(
+        "CRPS below that of the slot mean over the same hours or days; of these two methods only.", nullable=True
+    ),
     "came_at_midnight_count": count("Of the patients at 24:00, those who came then sharp: the next day's arrivals."),
     "midnight_patients_count": count("Patients at 24:00."),
     "midnight_pct": percent("Of the beds then.", nullable=True, ge=0),

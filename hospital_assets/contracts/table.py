@@ -29,7 +29,7 @@ import polars as pl
 
 from hospital_assets.contracts.fields import FIELDS, Field, Privacy, as_landed
 
-Layer = Literal["raw", "cleaned", "dimensions", "facts", "kpis"]
+Layer = Literal["raw", "cleaned", "dimensions", "facts", "kpis", "forecasts"]
 
 _DUCKDB_TYPES: Mapping[type[pl.DataType], str] = {
     pl.String: "VARCHAR",

@@ -94,6 +94,7 @@ def public_holidays(calendar: str, first_year: int, last_year: int) -> dict[date
     return dict(holidays.country_holidays(country, subdiv=region or None, years=years, language="en_US"))
 
 
+@functools.cache
 def calendar_version() -> str:
     """The version of the library that the holidays come from; part of what a forecast was made of."""
     return f"holidays {importlib.metadata.version('holidays')}"

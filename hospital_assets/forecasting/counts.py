@@ -1,7 +1,7 @@
 """Distributions of counts: Poisson, and negative binomial with variance m + a m²; without scipy.
 
-All functions take arrays of means and one dispersion a >= 0 (0 is Poisson), and agree with each other to the last
-quantile: a quantile is the smallest whole number k with CDF(k) >= q.
+All functions take arrays of means and a dispersion a >= 0 (0 is Poisson), one or one each. A quantile is the smallest
+whole number k with CDF(k) >= q.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ ROUNDING = 1e-12
 #: Standard deviations above the mean that hold all of a count's distribution (the NB tail is exponential).
 _TAIL = 12.0
 _LEAST_SUPPORT = 20
+_LEAST_DISPERSION = 1e-12
 
 
-def pmf(means: Array, dispersion: float, support: int | None = None) -> Array:
+def pmf(means: Array, dispersion: float | Array, support: int | None = None) -> Array:
     """Probabilities of 0, 1, ... support - 1.
 
     Args:
         means: n means >= 0.
-        dispersion: a in variance = m + a m².
+        dispersion: a in variance = m + a m², of all or of each.
         support: how many counts; default: enough for the widest of the distributions.
 
     Returns:
@@ -35,33 +36,33 @@ def pmf(means: Array, dispersion: float, support: int | None = None) -> Array:
     """
     size = support or support_of(means, dispersion)
     k = np.arange(1, size, dtype=np.float64)
+    # Poisson is the limit of a = 0; from here on its difference is below what a float holds.
+    a = np.maximum(np.atleast_1d(dispersion), _LEAST_DISPERSION)[:, None]
     with np.errstate(divide="ignore"):
-        if dispersion > 0:
-            # p(k) / p(k-1) = (1 + a (k-1)) m / (k (1 + a m))
-            start = -np.log1p(dispersion * means) / dispersion
-            growth = np.log(means / (1 + dispersion * means))
-            steps = np.log((1 + dispersion * (k - 1)) / k)
-        else:
-            start, growth, steps = -means, np.log(means), -np.log(k)
+        # p(k) / p(k-1) = (1 + a (k-1)) m / (k (1 + a m))
+        start = -np.log1p(a[:, 0] * means) / a[:, 0]
+        growth = np.log(means / (1 + a[:, 0] * means))
+    steps = np.log1p(a * (k - 1)) - np.log(k)
     logs = np.empty((len(means), size))
     logs[:, 0] = start
-    logs[:, 1:] = start[:, None] + np.cumsum(steps)[None, :] + k[None, :] * growth[:, None]
+    logs[:, 1:] = start[:, None] + np.cumsum(steps, axis=1) + k[None, :] * growth[:, None]
     return np.exp(logs)
 
 
-def support_of(means: Array, dispersion: float) -> int:
+def support_of(means: Array, dispersion: float | Array) -> int:
     """How many counts hold the widest of the distributions."""
     most = float(means.max(initial=0.0))
-    spread = np.sqrt(most + dispersion * most * most)
-    return int(most + _TAIL * spread * (1 + dispersion)) + _LEAST_SUPPORT
+    widest = float(np.max(dispersion, initial=0.0))
+    spread = np.sqrt(most + widest * most * most)
+    return int(most + _TAIL * spread * (1 + widest)) + _LEAST_SUPPORT
 
 
-def cdf(means: Array, dispersion: float, support: int | None = None) -> Array:
+def cdf(means: Array, dispersion: float | Array, support: int | None = None) -> Array:
     """P(Y <= k) for k = 0, 1, ...; n x support."""
     return np.minimum(np.cumsum(pmf(means, dispersion, support), axis=1), 1.0)
 
 
-def quantiles(means: Array, dispersion: float, levels: Sequence[float] = QUANTILES) -> npt.NDArray[np.int64]:
+def quantiles(means: Array, dispersion: float | Array, levels: Sequence[float] = QUANTILES) -> npt.NDArray[np.int64]:
     """The smallest whole numbers k with CDF(k) >= q; n x levels."""
     below = cdf(means, dispersion)
     return np.stack([(below < q - ROUNDING).sum(axis=1) for q in levels], axis=1)

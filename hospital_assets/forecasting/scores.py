@@ -52,13 +52,13 @@ class Outcomes:
         return float(np.mean(pit_share(self.pit_low, self.pit_high, low, high)))
 
 
-def outcomes(actual: Array, means: Array, dispersion: float) -> Outcomes:
-    """Score forecasts of one dispersion.
+def outcomes(actual: Array, means: Array, dispersion: float | Array) -> Outcomes:
+    """Score forecasts.
 
     Args:
         actual: n counts that came.
         means: n forecast means.
-        dispersion: a.
+        dispersion: a, of all or of each.
     """
     below = cdf_up_to(actual, means, dispersion)
     at = actual.astype(np.int64)
@@ -69,7 +69,7 @@ def outcomes(actual: Array, means: Array, dispersion: float) -> Outcomes:
     return Outcomes(actual, means, median, crps(actual, below), low, high, poisson_floor(means))
 
 
-def cdf_up_to(actual: Array, means: Array, dispersion: float) -> Array:
+def cdf_up_to(actual: Array, means: Array, dispersion: float | Array) -> Array:
     """P(Y <= k), as far as the distributions and the counts that came reach."""
     return cdf(means, dispersion, max(int(actual.max(initial=0.0)) + 2, support_of(means, dispersion)))
 

@@ -132,6 +132,7 @@ _LAYERS: Mapping[Layer, str] = {
     "dimensions": "Who, where, when, how urgent, with what.",
     "facts": "What happened, at the finest grain.",
     "kpis": "What a hospital acts on, each figure with its n and its exclusions.",
+    "forecasts": "What is expected, with how sure it is and how well it was forecast before.",
 }
 
 

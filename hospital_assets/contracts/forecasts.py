@@ -1,0 +1,127 @@
+"""Contracts of the forecasts. `service_date` is the as-of day: the last local day that was over when it was made.
+
+Each hospital has a row for each method that was tried, so that skill can be shown later; `is_shipped` marks the one
+that readers get. `all` in `hospital_id` is the sum of what ships at the hospitals.
+"""
+
+from __future__ import annotations
+
+from hospital_assets.contracts.kpis import ALL
+from hospital_assets.contracts.table import Measure, Table, column
+
+#: How a hospital was forecast; the last two where it has less than 14, and less than 3, days of history.
+METHODS = ("regression", "slot_mean", "network_profile", "prior")
+#: How `all` was.
+SUM_OF_HOSPITALS = "sum_of_hospitals"
+#: Grain -> name and last hour (day) of each horizon band.
+BANDS = {
+    "hour": (("hours 1-6", 6), ("hours 7-24", 24), ("hours 25-48", 48)),
+    "day": (("days 1-2", 2), ("days 3-7", 7), ("days 8-14", 14)),
+}
+
+EXPECTED_ARRIVALS = Measure(
+    "Expected arrivals",
+    "Mean of the forecast, and the numbers of arrivals that are not exceeded with a probability of 2.5 to 97.5 %. "
+    "Regression: ridge Poisson regression on hour, weekday, public holidays, season and trend, times the level of the "
+    "last ten weeks. Slot mean: mean of the same hour of the week over eight weeks. Both have negative "
+    "binomial intervals.",
+    "arrivals",
+    "arrivals that were not cancelled, by local day and hour (kpi_arrivals_hourly), up to the as-of day",
+    "Rostami-Tabar, Browell and Svetunkov 2023 (count regression on the calendar); Hyndman and Athanasopoulos 2021",
+    exclusions="days on which nothing was delivered; as-of days that are not over.",
+    variants="the regression ships where it beat the slot mean in the last 28 forecasts that are over, by hours and by "
+    "days, or where there are less than eight weeks of history. It knows no event that is not in the calendar.",
+)
+FORECAST_ACCURACY = Measure(
+    "Forecast accuracy",
+    "Errors of the medians and means, CRPS, and the share of randomised PIT values within the middle 50, 80 and 95 %.",
+    "arrivals",
+    "stored forecasts of hours and days that are over, of the last 13 months",
+    "Gneiting and Raftery 2007; Czado, Gneiting and Held 2009; Hyndman and Koehler 2006",
+    variants="coverage is that of the randomised PIT, which is the nominal one for a perfect forecast; the share of "
+    "counts within closed intervals is larger. The floor of MASE is what is left where all rates are known.",
+)
+
+
+class Forecast(Table, layer="forecasts"):
+    """A row of forecasts."""
+
+
+class Distribution(
+    Forecast,
+    partitioned=True,
+    columns="""
+        hospital_id method existing_hours expected_arrivals count_dispersion p025_count p10_count p25_count p50_count
+        p75_count p90_count p975_count is_shipped
+    """,
+):
+    """A forecast distribution of arrivals."""
+
+    service_date = column("The as-of day: nothing after it was used.")
+    hospital_id = column("`all`: the sum of what ships.", references="")
+    method = column(isin=[*METHODS, SUM_OF_HOSPITALS])
+
+
+class ForecastArrivalsHourly(
+    Distribution,
+    name="forecast_arrivals_hourly",
+    grain="one as-of day, hospital, local hour of the two days ahead, and method",
+    key=("service_date", "hospital_id", "target_date", "hour_of_day", "method"),
+    columns="horizon_hours",
+    measures=[EXPECTED_ARRIVALS],
+):
+    """Arrivals expected in each local hour of the next two days."""
+
+    hour_of_day = column(ge=0, le=23)
+    existing_hours = column("0 when clocks go forward, 2 when they go back.", ge=0, le=2)
+
+
+class ForecastArrivalsDaily(
+    Distribution,
+    name="forecast_arrivals_daily",
+    grain="one as-of day, hospital, local day of the two weeks ahead, and method",
+    key=("service_date", "hospital_id", "target_date", "method"),
+    columns="horizon_days holiday_name",
+    measures=[EXPECTED_ARRIVALS],
+):
+    """Arrivals expected on each local day of the next two weeks."""
+
+    existing_hours = column("Of all hospitals, where it is their sum.")
+
+
+class ForecastModels(
+    Forecast,
+    name="forecast_models",
+    grain="one as-of day and hospital",
+    key=("service_date", "hospital_id"),
+    columns="""
+        method training_days_count training_to_date level_factor holiday_calendar calendar_version
+        hour_origins_count hour_skill_pct is_hour_gate_passed day_origins_count day_skill_pct is_day_gate_passed
+    """,
+    partitioned=True,
+):
+    """Which method ships at each hospital, what it was learned from, and what the gate found."""
+
+    method = column("The one that ships.", isin=METHODS)
+
+
+class KpiForecastAccuracy(
+    Forecast,
+    name="kpi_forecast_accuracy",
+    grain="one month of forecast days, hospital, grain, horizon band and method",
+    key=("period_month", "hospital_id", "grain", "horizon_band", "method"),
+    columns="""
+        forecasts_count shipped_count arrivals_count mae mase floor_mase bias bias_error pinball_10 pinball_50
+        pinball_90 crps pit_50_pct pit_80_pct pit_95_pct skill_pct
+    """,
+    measures=[FORECAST_ACCURACY],
+):
+    """How good the stored forecasts were."""
+
+    hospital_id = column("`all`: the sum of what shipped.", references="")
+    horizon_band = column("`all`: pooled.", isin=[ALL, *(name for bands in BANDS.values() for name, _ in bands)])
+    method = column(isin=[*METHODS, SUM_OF_HOSPITALS])
+    arrivals_count = column("That came in the hours or days forecast, each counted once per forecast.")
+
+
+TABLES = (ForecastArrivalsHourly, ForecastArrivalsDaily, ForecastModels, KpiForecastAccuracy)

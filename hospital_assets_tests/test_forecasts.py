@@ -1,0 +1,222 @@
+"""The tables of forecasts: what they hold, what makes their checks red, and that nothing later changes them."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from hospital_assets.assets.forecasts.accuracy import accuracy
+from hospital_assets.assets.forecasts.arrivals import Made, forecasts
+from hospital_assets.checks.quality import check_quality
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.contracts.forecasts import SUM_OF_HOSPITALS
+from hospital_assets.contracts.kpis import ALL
+from hospital_assets.settings import Settings, SettingsError, load_settings, write_settings
+from hospital_assets.warehouse.dialect import lazy
+
+FIRST, DAYS = date(2026, 8, 1), 90
+LATER = datetime(2027, 6, 1, tzinfo=UTC)
+AS_OF = [FIRST + timedelta(days=n) for n in range(66, 76)]
+
+
+def hospitals(*zones: str) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "hospital_key": [-1, *range(1, len(zones) + 1)],
+            "hospital_id": ["unknown", *(f"H{n}" for n in range(1, len(zones) + 1))],
+            "time_zone": [None, *zones],
+            "state": [None, *["TX"] * len(zones)],
+            "annual_ed_visits_band": [None, *["20000-39999"] * len(zones)],
+        }
+    )
+
+
+def arrivals_of(days: int, hospitals: int = 2, seed: int = 1, first: date = FIRST) -> pl.DataFrame:
+    """kpi_arrivals_hourly of hospitals with a shape of the day."""
+    rng = np.random.default_rng(seed)
+    shape = 2 + 1.5 * np.sin((np.arange(24) - 9) / 24 * 2 * np.pi)
+    rows = [
+        (first + timedelta(days=n), f"H{h}", hour, (first + timedelta(days=n)).isoweekday(), 1, int(count))
+        for n in range(days)
+        for h in range(1, hospitals + 1)
+        for hour, count in enumerate(rng.poisson(h * shape))
+    ]
+    return pl.DataFrame(rows, schema=CONTRACTS["kpi_arrivals_hourly"].polars_schema, orient="row")
+
+
+@pytest.fixture(scope="module")
+def arrived() -> pl.DataFrame:
+    return arrivals_of(DAYS)
+
+
+@pytest.fixture(scope="module")
+def made(arrived: pl.DataFrame) -> Made:
+    return forecasts(arrived, hospitals("America/Chicago", "America/Phoenix"), AS_OF, LATER, {"H2": "none"})
+
+
+def test_rows_are_as_the_contracts_have_them(made: Made, arrived: pl.DataFrame) -> None:
+    scored = accuracy(made.hourly, made.daily, arrived)
+    names = ("forecast_arrivals_hourly", "forecast_arrivals_daily", "forecast_models", "kpi_forecast_accuracy")
+    for name, frame in zip(names, (made.hourly, made.daily, made.models, scored), strict=True):
+        contract = CONTRACTS[name]
+        contract.schema.validate(frame)
+        assert frame.columns == contract.column_names and not frame.select(contract.key).is_duplicated().any()
+    # Two methods at two hospitals, one of all; 48 hours and 14 days.
+    assert len(made.hourly) == len(AS_OF) * 5 * 48 and len(made.daily) == len(AS_OF) * 5 * 14
+    assert made.models["holiday_calendar"].unique().sort().to_list() == ["", "US-TX"]
+
+
+def test_nothing_to_forecast_gives_empty_tables() -> None:
+    nobody = arrivals_of(0)
+    found = forecasts(nobody, hospitals("America/Chicago"), [], LATER, {})
+    assert found.hourly.is_empty() and found.daily.schema == CONTRACTS["forecast_arrivals_daily"].polars_schema
+    assert accuracy(found.hourly, found.daily, nobody).schema == CONTRACTS["kpi_forecast_accuracy"].polars_schema
+
+
+def test_a_day_that_is_not_over_is_no_as_of_day(arrived: pl.DataFrame) -> None:
+    """At 06:30 UTC it is still the day before in Phoenix, and no longer in Chicago."""
+    day = AS_OF[0]
+    now = datetime(day.year, day.month, day.day, 6, 30, tzinfo=UTC) + timedelta(days=1)
+    found = forecasts(arrived, hospitals("America/Chicago", "America/Phoenix"), [day], now, {})
+    assert found.models["hospital_id"].to_list() == ["H1"]
+
+
+def test_later_records_change_no_forecast(made: Made, arrived: pl.DataFrame) -> None:
+    as_of = AS_OF[3]
+    of_day = pl.col("service_date") == as_of
+    altered = arrived.with_columns(
+        arrivals_count=pl.when(pl.col("service_date") > as_of)
+        .then(pl.col("arrivals_count") * 7 + 1)
+        .otherwise(pl.col("arrivals_count"))
+    )
+    places = hospitals("America/Chicago", "America/Phoenix")
+    for rest in (altered, arrived.filter(pl.col("service_date") <= as_of)):
+        again = forecasts(rest, places, [as_of], LATER, {"H2": "none"})
+        for before, after in zip(vars(made).values(), vars(again).values(), strict=True):
+            assert_frame_equal(before.filter(of_day), after, check_exact=True)
+    changed = altered.with_columns(arrivals_count=pl.col("arrivals_count") + of_day.cast(pl.Int64))
+    assert not forecasts(changed, places, [as_of], LATER, {"H2": "none"}).daily.equals(made.daily.filter(of_day))
+
+
+def test_christmas_is_named_where_it_is_kept() -> None:
+    first = date(2026, 12, 1)
+    found = forecasts(
+        arrivals_of(20, first=first),
+        hospitals("America/Chicago", "America/Phoenix"),
+        [date(2026, 12, 20)],
+        LATER,
+        {"H2": "none"},
+    ).daily.filter(pl.col("holiday_name").is_not_null())
+    named = found.filter(pl.col("target_date") == date(2026, 12, 25))
+    assert named["hospital_id"].unique().to_list() == ["H1"] and named["holiday_name"][0] == "Christmas Day"
+
+
+def _statuses(made: Made, scored: pl.DataFrame) -> dict[tuple[str, str], set[str]]:
+    frames = {
+        "forecast_arrivals_hourly": lazy(made.hourly),
+        "forecast_arrivals_daily": lazy(made.daily),
+        "kpi_forecast_accuracy": lazy(scored),
+    }
+    return {
+        (table, kind.name): {finding.status for finding in findings}
+        for table in frames
+        for kind, findings in check_quality(table, frames, LATER)
+    }
+
+
+def test_checks_pass_and_each_planted_fault_turns_one_red(made: Made, arrived: pl.DataFrame) -> None:
+    scored = accuracy(made.hourly, made.daily, arrived)
+    assert not {"Failed", "Error"} & set().union(*_statuses(made, scored).values())
+    hourly, daily = "forecast_arrivals_hourly", "forecast_arrivals_daily"
+    total, first = pl.col("hospital_id") == ALL, pl.col("horizon_days") == 1
+    more = pl.col("expected_arrivals") + 1e-3
+
+    def with_daily(**columns: pl.Expr) -> Made:
+        return Made(made.hourly, made.daily.with_columns(**columns), made.models)
+
+    faults = {
+        (daily, "quantiles"): with_daily(p10_count=pl.col("p90_count") + 1),
+        (daily, "coherent"): with_daily(expected_arrivals=pl.when(first).then(more).otherwise("expected_arrivals")),
+        (daily, "ahead"): with_daily(is_shipped=pl.lit(True)),
+        (hourly, "coherent"): Made(
+            made.hourly.with_columns(expected_arrivals=pl.when(total).then(more).otherwise("expected_arrivals")),
+            made.daily,
+            made.models,
+        ),
+        (hourly, "ahead"): Made(made.hourly.with_columns(target_date="service_date"), made.daily, made.models),
+        (hourly, "quantiles"): Made(made.hourly.with_columns(existing_hours=pl.lit(0.0)), made.daily, made.models),
+    }
+    for at, faulty in faults.items():
+        assert "Failed" in _statuses(faulty, scored)[at], at
+    many = scored.with_columns(forecasts_count=pl.lit(2_000), shipped_count=pl.lit(2_000))
+    for kind, columns in (
+        ("calibrated", {"pit_80_pct": pl.lit(70.0)}),
+        ("calibrated", {"bias": pl.lit(5.0), "bias_error": pl.lit(0.1)}),
+        ("skill", {"skill_pct": pl.lit(-1.0)}),
+    ):
+        assert "Failed" in _statuses(made, many.with_columns(**columns))["kpi_forecast_accuracy", kind], kind
+
+
+def test_accuracy_by_hand() -> None:
+    """One forecast of Poisson 2 for each of two days on which 1 and 3 came."""
+    arrived = arrivals_of(15, hospitals=1).with_columns(arrivals_count=pl.lit(0, pl.Int64))
+    came = {date(2026, 8, 14): 1, date(2026, 8, 15): 3}
+    for day, count in came.items():
+        at = (pl.col("service_date") == day) & (pl.col("hour_of_day") == 12)
+        arrived = arrived.with_columns(arrivals_count=pl.when(at).then(count).otherwise("arrivals_count"))
+    rows = [
+        {
+            "service_date": date(2026, 8, 13),
+            "hospital_id": "H1",
+            "target_date": day,
+            "method": "slot_mean",
+            "existing_hours": 24.0,
+            "expected_arrivals": 2.0,
+            "count_dispersion": 0.0,
+            "p025_count": 0,
+            "p10_count": 0,
+            "p25_count": 1,
+            "p50_count": 2,
+            "p75_count": 3,
+            "p90_count": 4,
+            "p975_count": 5,
+            "is_shipped": True,
+            "horizon_days": number,
+            "holiday_name": None,
+        }
+        for number, day in enumerate(came, start=1)
+    ]
+    contract = CONTRACTS["forecast_arrivals_daily"]
+    daily = pl.DataFrame(rows, schema_overrides=contract.polars_schema).select(contract.column_names)
+    # A forecast made on the last day shows that this day is over.
+    newest = daily.with_columns(
+        service_date=date(2026, 8, 15), target_date=pl.col("target_date").dt.offset_by("2d"), horizon_days=pl.lit(1)
+    )
+    hourly = pl.DataFrame(schema=CONTRACTS["forecast_arrivals_hourly"].polars_schema)
+    scored = accuracy(hourly, pl.concat([daily, newest.cast(daily.schema)]), arrived).row(0, named=True)
+    assert (scored["forecasts_count"], scored["arrivals_count"], scored["mae"], scored["bias"]) == (2, 4, 1.0, 0.0)
+    assert scored["bias_error"] == pytest.approx(1.0) and scored["skill_pct"] == 0
+    # CDF of Poisson 2: .1353, .4060, .6767, .8571, .9473, ...
+    below = np.cumsum([np.exp(-2) * 2**k / np.prod(np.arange(1, k + 1), dtype=float) for k in range(30)])
+    expected = [np.sum((below - (np.arange(30) >= y)) ** 2) for y in (1, 3)]
+    assert scored["crps"] == pytest.approx(np.mean(expected))
+    of_one = (min(below[1], 0.75) - 0.25) / (below[1] - below[0])
+    assert scored["pit_50_pct"] == pytest.approx(100 * (of_one + (0.75 - below[2]) / (below[3] - below[2])) / 2)
+
+
+def test_only_the_sum_of_what_ships_is_forecast_for_all(made: Made) -> None:
+    assert made.daily.filter(pl.col("hospital_id") == ALL)["method"].unique().to_list() == [SUM_OF_HOSPITALS]
+
+
+def test_holiday_calendars_are_settings(tmp_path: Path) -> None:
+    write_settings(Settings(tmp_path, FIRST, holiday_calendars=(("H1", "US-WI"), ("H 2", "none"))))
+    assert load_settings(tmp_path).holiday_calendars == (("H 2", "none"), ("H1", "US-WI"))
+    for wrong in ('holidays = "US"', 'holidays = { H1 = "Wisconsin" }', "holidays = { H1 = 1 }"):
+        (tmp_path / "hospital.toml").write_text(wrong)
+        with pytest.raises(SettingsError, match="holidays"):
+            load_settings(tmp_path)
