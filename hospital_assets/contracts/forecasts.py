@@ -36,7 +36,7 @@ FORECAST_ACCURACY = Measure(
     "Forecast accuracy",
     "Errors of the medians and means, CRPS, and the share of randomised PIT values within the middle 50, 80 and 95 %.",
     "arrivals",
-    "stored forecasts of hours and days that are over, of the last 13 months",
+    "stored forecasts of hours and days that are over, of this month and the two or three before",
     "Gneiting and Raftery 2007; Czado, Gneiting and Held 2009; Hyndman and Koehler 2006",
     variants="coverage is that of the randomised PIT, which is the nominal one for a perfect forecast; the share of "
     "counts within closed intervals is larger. The floor of MASE is what is left where all rates are known.",

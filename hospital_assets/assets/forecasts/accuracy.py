@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     from hospital_assets.forecasting.counts import Array
 
-#: Older forecasts stay stored; their accuracy is no longer computed at every run.
-_MOST_DAYS = 396
+#: Days before the newest whose months are scored, from their first day on: scoring a year at every run would cost more
+#: than the forecasts. Older forecasts stay stored.
+_SCORED_DAYS = 62
 #: So many distributions of counts are in memory at a time.
 _CHUNK = 4_000
 _SEASONS = {"hour": 7 * 24, "day": 7}
@@ -60,7 +61,7 @@ def accuracy(hourly: pl.DataFrame, daily: pl.DataFrame, arrivals: pl.DataFrame) 
         )
         actual = came.group_by(key).agg(pl.col("arrivals").sum())
         joined = made.filter(
-            pl.col("target_date") > over - timedelta(days=_MOST_DAYS), pl.col("existing_hours") > 0
+            pl.col("target_date") >= (over - timedelta(days=_SCORED_DAYS)).replace(day=1), pl.col("existing_hours") > 0
         ).join(actual, on=key, how="inner")
         if not joined.is_empty():
             frames.append(_scored(joined.with_columns(grain=pl.lit(grain), horizon_band=band), came))
