@@ -274,6 +274,42 @@ FAULTS: tuple[Fault, ...] = (
     Fault(kinds.HAS_VITALS, _VISITS, "no vital signs landed", _none(_VITALS)),
     Fault(kinds.HAS_DIAGNOSIS, _VISITS, "no diagnoses landed", _none("cleaned_diagnoses")),
     Fault(kinds.HAS_MESSAGES, _VISITS, "no ADT messages landed", _none("cleaned_adt_events")),
+    Fault(
+        kinds.QUANTILES,
+        "forecast_arrivals_hourly",
+        "the 10 % quantile is above the 90 % one",
+        _with("forecast_arrivals_hourly", p10_count=_some("p10_count", pl.col("p90_count") + 1)),
+    ),
+    Fault(
+        kinds.COHERENT,
+        "forecast_arrivals_daily",
+        "a day is rounded, its hours are not",
+        _with("forecast_arrivals_daily", expected_arrivals=pl.col("expected_arrivals").round() + 0.25),
+    ),
+    Fault(
+        kinds.AHEAD,
+        "forecast_arrivals_daily",
+        "a forecast of the day it was made at",
+        _with("forecast_arrivals_daily", target_date=_first("target_date", pl.col("service_date"))),
+    ),
+    Fault(
+        kinds.CALIBRATED,
+        "kpi_forecast_accuracy",
+        "intervals that are much too narrow",
+        _with("kpi_forecast_accuracy", pit_80_pct=pl.lit(50.0), forecasts_count=pl.lit(10_000, dtype=pl.Int64)),
+    ),
+    Fault(
+        kinds.SKILL,
+        "kpi_forecast_accuracy",
+        "a regression shipped that the slot mean beats",
+        _with(
+            "kpi_forecast_accuracy",
+            method=pl.lit("regression"),
+            skill_pct=pl.lit(-5.0),
+            forecasts_count=pl.lit(10_000, dtype=pl.Int64),
+            shipped_count=pl.lit(10_000, dtype=pl.Int64),
+        ),
+    ),
     Fault(kinds.SEEN_AGAIN, "dim_patient", "no visits landed", _none(_VISITS)),
     Fault(
         kinds.CLOCK_ORDER,
