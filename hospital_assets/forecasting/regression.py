@@ -85,15 +85,15 @@ class Design:
             residual: r, by row.
         """
         n = len(self.by_slot)
-        summed = self._by_slot_sum(weights)
+        summed = self.by_slot_sum(weights)
         weighted = self.dense * weights[:, None]
-        crossed = np.column_stack([self.by_slot * summed[:, None], *map(self._by_slot_sum, weighted.T)])
+        crossed = np.column_stack([self.by_slot * summed[:, None], *map(self.by_slot_sum, weighted.T)])
         corner = self.by_slot.T @ crossed[:, self.by_slot.shape[1] :]
         rest = np.block(
             [[self.by_slot.T @ crossed[:, : self.by_slot.shape[1]], corner], [corner.T, self._gram(weighted)]]
         )
         rest[np.diag_indices_from(rest)] += self.precision
-        slope = self._by_slot_sum(residual)
+        slope = self.by_slot_sum(residual)
         slopes = np.concatenate([self.by_slot.T @ slope, np.einsum("ij,i->j", self.dense, residual)])
         slope, slopes = slope - self.slot_precision * b[:n], slopes - self.precision * b[n:]
         diagonal = (summed + self.slot_precision)[:, None]
@@ -101,7 +101,8 @@ class Design:
         others = np.linalg.solve(rest - np.einsum("ij,ik->jk", crossed, reduced), slopes - reduced.T @ slope)
         return np.concatenate([(slope - crossed @ others) / diagonal[:, 0], others])
 
-    def _by_slot_sum(self, values: Array) -> Array:
+    def by_slot_sum(self, values: Array) -> Array:
+        """The sum of a value of every row by slot."""
         return np.asarray(np.bincount(self.slot, values, minlength=len(self.by_slot)), dtype=np.float64)
 
     def _gram(self, weighted: Array) -> Array:
@@ -124,6 +125,10 @@ def fit_poisson(design: Design, counts: Array, hours: Array, weights: Array) -> 
     w, y, offset = np.where(used, weights, 0.0), np.where(used, counts, 0.0), np.log(np.where(used, hours, 1.0))
     priors = design.priors
     b = np.zeros(len(priors))
+    # Newton starts from each slot's own rate: near the fitted means, if not near the coefficients.
+    came, existed = design.by_slot_sum(w * y), design.by_slot_sum(w * np.where(used, hours, 0.0))
+    mean = came.sum() / existed.sum() if came.sum() > 0 else 1.0
+    b[: len(came)] = np.log((came + 0.5) / (existed + 0.5 / mean))
 
     def objective(at: Array) -> float:
         eta = design.predictor(at) + offset

@@ -30,8 +30,10 @@ DAYS_OF: dict[Grain, int] = {"hour": 2, "day": DAYS_AHEAD}
 MOST_DAYS = 1_096
 #: Below: mean arrivals of the volume band; the network's profile at the hospital's own mean.
 PRIOR_DAYS, PROFILE_DAYS = 3, 14
-#: Below, the regression is fitted every day and there is no backtest that could decide about it.
+#: Below, there is no backtest that could decide about the regression.
 SHORT_DAYS = 56
+#: Below, the regression is fitted every day instead of every Sunday: a day more still changes it.
+_DAILY_FIT_DAYS = 28
 #: Residuals of a year tell the dispersion.
 DISPERSION_DAYS = 365
 #: (Days of history below which it holds, least dispersion of hours, of days): residuals within a short history are
@@ -207,7 +209,7 @@ class Series:
 
     def _fitted(self, start: int, origin: int) -> tuple[Fit, Array]:
         """The fit in force at an origin, and its rates from `start` until two weeks after the next fit."""
-        fitted = origin if self.known_days(origin) < SHORT_DAYS else origin - self.day(origin).isoweekday() % 7
+        fitted = origin if self.known_days(origin) < _DAILY_FIT_DAYS else origin - self.day(origin).isoweekday() % 7
         start_of_fit = self.start(fitted)
         if (key := (start_of_fit, fitted)) not in self._fits:
             rows = slice(start_of_fit, fitted + 1)
