@@ -7,7 +7,7 @@ HOSPITAL_DATA_DIR ?= data
 PARALLEL ?= -n auto --dist loadfile --no-loadscope-reorder
 export HOSPITAL_DATA_DIR
 
-.PHONY: help install demo dev spark-cluster test test-slow test-all torture lint types floors check docs requirements audit sbom clean
+.PHONY: help install demo dev spark-cluster test test-slow test-oracles test-all torture lint types floors check docs requirements audit sbom clean
 
 help:
 	@echo "make demo      generate a hospital network, build every table, run every check"
@@ -45,6 +45,10 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest $(PARALLEL) -m slow
+
+# Those of the slow ones that hold figures against plain Python, on networks of their own.
+test-oracles: install
+	$(BIN)/python -m pytest $(PARALLEL) -m slow hospital_assets_tests/test_oracle.py hospital_assets_tests/test_kpi_oracle.py
 
 test-all: test test-slow
 
