@@ -76,7 +76,8 @@ class Stored:
         found = []
         for row in self.rows("facts.fact_emergency_visits"):
             hospital = self.hospitals[row["hospital_key"]]
-            starts = [t for t in (row["arrival_at"], row["triage_at"]) if t]
+            # Of an arrival known by its day nobody knows whether triage came earlier.
+            starts = [t for t in (row["arrival_at"], row["triage_at"]) if t and row["arrival_at"]]
             found.append(
                 {
                     **row,
@@ -306,7 +307,8 @@ def kpi_arrivals_hourly(stored: Stored) -> Expected:
     days = _quiet_filled(visit["service_date"] for visit in stored.visits)
     hospitals = [row["hospital_id"] for key, row in stored.hospitals.items() if key > 0]
     for visit in stored.visits:
-        if not visit["is_cancelled"]:
+        # An arrival known by its day has no hour.
+        if not visit["is_cancelled"] and visit["arrival_at"] is not None:
             local = visit["arrival_at"].astimezone(visit["zone"])
             arrivals[visit["service_date"], visit["hospital_id"], local.hour] += 1
     return {
@@ -759,6 +761,8 @@ def kpi_handovers_daily(stored: Stored) -> Expected:
             return "cancelled"
         if visit["handover_at"] is None:
             return "no_handover"
+        if visit["arrival_at"] is None:
+            return "no_handover"
         return "negative" if visit["handover_at"] < visit["arrival_at"] else None
 
     def taken(visit: Row) -> float:
@@ -855,7 +859,7 @@ def kpi_returns(stored: Stored) -> Expected:
         if visit["person"] is None:
             return "unknown_patient"
         others = [v for v in by_person[visit["person"]] if v is not visit]
-        if any(v["arrival_at"] <= end and _ends_later(v, visit) for v in others):
+        if any(v["arrival_at"] and v["arrival_at"] <= end and _ends_later(v, visit) for v in others):
             return "overlapping"
         return "run_out" if end + window > stored.as_of else None
 
@@ -868,8 +872,8 @@ def kpi_returns(stored: Stored) -> Expected:
         return bool(its > mine)
 
     def returned(visit: Row) -> Row | None:
-        since = max(visit["arrival_at"], visit["departure_at"])
-        later = [v for v in by_person[visit["person"]] if v["arrival_at"] > since]
+        since = max(filter(None, (visit["arrival_at"], visit["departure_at"])))
+        later = [v for v in by_person[visit["person"]] if v["arrival_at"] and v["arrival_at"] > since]
         first = min(later, key=lambda v: (v["arrival_at"], v["visit_id"]), default=None)
         return first if first and first["arrival_at"] <= visit["departure_at"] + window else None
 
@@ -882,7 +886,8 @@ def kpi_returns(stored: Stored) -> Expected:
 
         def key(visit: Row, variant: str = variant) -> tuple[Any, ...]:
             end = visit["departure_at"] or visit["arrival_at"]
-            return end.astimezone(visit["zone"]).date().replace(day=1), visit["hospital_id"], variant
+            day = end.astimezone(visit["zone"]).date() if end else visit["service_date"]
+            return day.replace(day=1), visit["hospital_id"], variant
 
         found |= rate(
             stored.visits,
@@ -1045,11 +1050,15 @@ def kpi_first_observations_daily(stored: Stored) -> Expected:
 
         def in_time(visit: Row, limit: int = limit) -> bool:
             first = full.get(visit["visit_id"])
-            return first is not None and first <= visit["start"] + timedelta(minutes=limit)
+            return (
+                visit["start"] is not None and first is not None and first <= visit["start"] + timedelta(minutes=limit)
+            )
 
         def reason(visit: Row, limit: int = limit, in_time: Callable[[Row], bool] = in_time) -> str | None:
             if visit["is_cancelled"]:
                 return "cancelled"
+            if visit["start"] is None:
+                return "untimed"
             if visit["age_years"] is None:
                 return "unknown_age"
             if visit["age_years"] < 16:
@@ -1067,7 +1076,7 @@ def kpi_first_observations_daily(stored: Stored) -> Expected:
             lambda v, limit=limit: (*_ward(v), limit),  # type: ignore[misc]
             (1, 2),
             reason,
-            ("cancelled", "under_16", "unknown_age", "left_early", "not_due"),
+            ("cancelled", "untimed", "under_16", "unknown_age", "left_early", "not_due"),
             in_time,
         )
     return found
@@ -1177,7 +1186,10 @@ def kpi_length_of_stay(stored: Stored) -> Expected:
 
     def figures(members: list[Row]) -> Row:
         days = [(local(s, s["stay_end_at"]) - local(s, s["stay_start_at"])).days for s in members]
-        hours = [(s["stay_end_at"] - s["stay_start_at"]) / HOUR for s in members]
+        # Of a stay whose start or end is known by its day whole days are known, hours are not.
+        hours = [
+            (s["stay_end_at"] - s["stay_start_at"]) / HOUR for s in members if s["length_of_stay_hours"] is not None
+        ]
         return {
             "los_hcup_days_sum": sum(days),
             "los_hcup_days_average": mean(days),

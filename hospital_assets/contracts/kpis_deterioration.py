@@ -61,7 +61,7 @@ class KpiFirstObservationsDaily(
     grain="one day of arrival, hospital and department (and their totals) and limit",
     key=("service_date", "hospital_id", "department_name", "limit_minutes"),
     columns="""
-        as_of_at excluded_cancelled_count excluded_undelivered_count excluded_under_16_count
+        as_of_at excluded_cancelled_count excluded_undelivered_count excluded_untimed_count excluded_under_16_count
         excluded_unknown_age_count excluded_left_early_count excluded_not_due_count late_count no_full_set_count
     """,
     needs="vitals",
@@ -76,8 +76,9 @@ class KpiFirstObservationsDaily(
             "all visits, by day of arrival",
             "RCEM, Vital signs in majors; RCP NEWS2 2017",
             clock="earlier of arrival and triage until the first full set during the visit.",
-            exclusions=f"cancelled; {_CHILDREN} and of unknown age (other scores hold for "
-            "children); left before the time was up without one; still there and the time not yet up at `as_of_at`.",
+            exclusions=f"cancelled; arrival known by its day only; {_CHILDREN} and of unknown age (other scores hold "
+            "for children); left before the time was up without one; still there and the time not yet up at "
+            "`as_of_at`.",
         )
     ],
 ):

@@ -387,8 +387,8 @@ def visit_states(visits: pl.DataFrame) -> list[VisitState]:
         "hospital_id",
         "department_name",
         "triage_level",
-        # Nobody can say how long somebody waits who came at an unknown time.
-        start_at=pl.coalesce("start_at", "recorded_at"),
+        # Who came at an unknown time waits since the triage, or since the record was written, at least.
+        start_at=pl.coalesce("start_at", "triage_at", "recorded_at"),
         is_waiting=pl.col("start_at").is_not_null()
         & pl.col("_is_critical")
         & pl.col("provider_at").is_null()

@@ -393,7 +393,10 @@ def _measured(visits: pl.DataFrame) -> pl.DataFrame:
     # Of an unknown age a score counts: better one look too many.
     is_meant = nw.coalesce(nw.col("is_adult"), nw.lit(True))
     frame = nw.from_native(visits).with_columns(
-        start_at=wait_start(), is_critical=is_critical(), is_adult=news2.applies()
+        # Who came at an unknown time waits since the triage at least.
+        start_at=nw.coalesce(wait_start(), nw.col("triage_at")),
+        is_critical=is_critical(),
+        is_adult=news2.applies(),
     )
     frame = frame.with_columns(
         news2_score=nw.when(is_meant).then(nw.col("news2_score")),

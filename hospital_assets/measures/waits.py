@@ -14,8 +14,11 @@ WAIT_EXCLUSIONS = ("cancelled", "no_provider", "no_start", "negative", "after_de
 
 
 def wait_start() -> nw.Expr:
-    """The start of a wait: the earlier of `arrival_at` and `triage_at`; null when neither is known."""
-    return nw.min_horizontal("arrival_at", "triage_at")
+    """The start of a wait: the earlier of `arrival_at` and `triage_at`.
+
+    Null where the time of the arrival is unknown: nobody knows how long before the triage it was.
+    """
+    return nw.when(~nw.col("arrival_at").is_null()).then(nw.min_horizontal("arrival_at", "triage_at"))
 
 
 def is_possible(minutes: str) -> nw.Expr:

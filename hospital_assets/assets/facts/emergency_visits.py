@@ -178,7 +178,7 @@ def measured(frame: Frame) -> Frame:
     A visit whose registration was cancelled (`is_cancelled`) has no wait and nobody left it.
     """
     frame = frame.with_columns(
-        _start_at=nw.when(~nw.col("arrival_at").is_null()).then(wait_start()),
+        _start_at=wait_start(),
         _arrival_day=nw.coalesce("arrival_local", nw.col("service_date").cast(nw.Datetime("us"))),
         _treated_until=nw.coalesce(nw.col("decision_at"), nw.col("departure_at")),
         _four_hour_start_at=four_hour_start(),

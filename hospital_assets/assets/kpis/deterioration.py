@@ -127,7 +127,8 @@ def present(visits: Frame, hospitals: Frame, departments: Frame, now: nw.Expr) -
         now: until when who is still there has been there.
 
     Returns:
-        The visits with hospital_id, department_name, as_of_at, `_start_at` (the earlier of triage and arrival),
+        The visits with hospital_id, department_name, as_of_at, `_start_at` (of the wait; null where there is nothing to
+        measure from),
         `_left_at` (departure; of an unknown one at the latest three days after arrival) and `_has_left` (by as_of_at).
     """
     named = (
@@ -161,8 +162,6 @@ def present(visits: Frame, hospitals: Frame, departments: Frame, now: nw.Expr) -
             )
         )
         .with_columns(_has_left=~nw.col("is_open") | (nw.col("_left_at") <= nw.col("as_of_at")))
-        # Of an arrival known by its day only there is nothing to measure from.
-        .filter(~nw.col("_start_at").is_null(), ~nw.col("arrival_at").is_null())
     )
 
 
@@ -277,6 +276,7 @@ def first_observations(visits: Frame, sets: Frame) -> Frame:
         excluded={
             "cancelled": nw.col("is_cancelled"),
             "undelivered": lacks("kpi_first_observations_daily"),
+            "untimed": nw.col("_start_at").is_null(),
             **unscored("age_years"),
             "left_early": ~is_on_time & nw.col("_has_left") & (nw.col("_left_at") < nw.col("_due_at")),
             "not_due": ~is_on_time & ~nw.col("_has_left") & (nw.col("as_of_at") < nw.col("_due_at")),

@@ -43,11 +43,13 @@ def with_following(
     )
     pairs = mine.join(theirs, on="person_key", how="inner").filter(nw.col(key) != nw.col("_other"))
     begins, started, ends = nw.col("_other_start"), nw.col("_start"), nw.col("_end")
+    # Where only the day of its start is known, an episode is followed by what begins after its end.
+    begins_later = nw.coalesce(begins > started, nw.lit(True))
     is_later = (begins > started) | ((begins == started) & (nw.col("_other") > nw.col(key)))
     is_there = (begins <= ends) if joins else (begins < ends) | (begins == started)
     is_under_way = is_there & ((nw.col("_other_until") > ends) | ((nw.col("_other_until") == ends) & is_later))
     overlapped = pairs.filter(is_under_way).select(key).unique().with_columns(_is_overlapped=nw.lit(True))
-    follows = ((begins > ends) if joins else (begins >= ends)) & (begins > started)
+    follows = ((begins > ends) if joins else (begins >= ends)) & begins_later
     following = (
         pairs.filter(follows)
         .with_columns(_place=nw.col("_other").cum_count().over(key, order_by=["_other_start", "_other"]))
