@@ -616,25 +616,29 @@ def test_the_threshold_of_few_patients_is_the_policys(
     assert "fewer than 20 patients" in as_page(settings.data_dir, "admin")[1]
 
 
-def test_forecast_baseline_is_the_median_of_the_same_weekdays(shown: Settings, served: Served) -> None:
+@pytest.mark.parametrize("hospital", ["all", "H1"])
+def test_the_forecast_on_the_page_is_the_one_that_ships(shown: Settings, served: Served, hospital: str) -> None:
     found = open_mart(served)
-    where = read_slice({}, found.known)
-    daily = dict(
-        query(
-            shown, "select service_date, sum(arrivals_count)::bigint from kpis.kpi_arrivals_hourly group by 1"
-        ).iter_rows()
-    )
+    where = read_slice({"hospital": hospital}, found.known)
     rows = daily_forecast(found, where)
     future = [row for row in rows if row["actual"] is None]
-    assert len(future) == 14
-    until = found.known.complete_until
-    for row in future:
-        same = sorted(v for d, v in daily.items() if d <= until and d.isoweekday() == row["day"].isoweekday())
-        assert row["n"] == len(same) and row["baseline"] == pytest.approx(pl.Series(same).median())
-    # Of the past, nothing that was not known a week before.
-    for row in rows:
-        if row["actual"] is not None and row["baseline"] is not None:
-            assert row["n"] <= sum(d <= row["day"] - timedelta(days=7) for d in daily)
+    shipped = query(
+        shown,
+        "select target_date, expected_arrivals, p10_count, p90_count from forecasts.forecast_arrivals_daily "
+        f"where is_shipped and hospital_id = '{hospital}' "
+        "qualify service_date = max(service_date) over () order by 1",
+    ).rows()
+    assert [(r["day"], r["expected"], r["p10"], r["p90"]) for r in future] == shipped and len(shipped) == 14
+    came = query(
+        shown,
+        "select service_date, sum(arrivals_count)::double from kpis.kpi_arrivals_hourly "
+        f"where '{hospital}' in ('all', hospital_id) group by 1",
+    )
+    past = {r["day"]: r["actual"] for r in rows if r["actual"] is not None}
+    assert past and past.items() <= dict(came.iter_rows()).items()
+    assert max(past) < min(r["day"] for r in future)
+    page = get(served, f"/forecast?hospital={hospital}")
+    assert card(page, "next-7") == f"{sum(row[1] for row in shipped[:7]):,.0f}"
 
 
 # --- HTTP

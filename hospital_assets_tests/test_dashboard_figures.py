@@ -136,21 +136,48 @@ def test_today_is_compared_with_the_same_weekdays_up_to_the_same_hour_of_each_ho
     )
     whole, one = (Slice("all", mart.known.first, mart.known.last, hospital) for hospital in ("all", "H1"))
     found = queried_today(mart, whole)
-    assert found is not None and (found["weeks"], found["tomorrow_weeks"], found["is_one_hour"]) == (8, 8, False)
+    assert found is not None and (found["weeks"], found["is_one_hour"]) == (8, False)
     assert (found["arrivals"], found["so_far_low"], found["so_far_median"], found["so_far_high"]) == (30, 29, 29, 31)
-    assert (found["today_median"], found["today_high"], found["tomorrow_median"]) == (72, 74, 72)
     cards = {card.id: card for card in today(mart, one)}
     arrived = cards["today-arrivals"]
     assert (arrived.label, arrived.value) == ("Arrived on Wednesday 11 Mar so far", "30")
     usual = "by 11:00; 11, 11 to 12 on the last eight Wednesdays: more than on any of them"
     assert arrived.detail == usual
-    assert (cards["today-expected"].value, cards["tomorrow-expected"].value) == ("24", "24")
-    assert cards["tomorrow-expected"].label == "Expected on Thursday 12 Mar"
+    assert [(card.value, card.detail) for card in today(mart, one)][1:] == [("\u2013", "no forecast yet")] * 2
     mart.data_as_of += timedelta(days=2)
     later = today(mart, one)[0]
     assert later.value == "\u2013" and later.detail.startswith("none of this day is published yet; usual by 11:00: 11")
     mart.data_as_of = datetime(2026, 1, 9, 15, 30, tzinfo=UTC)
-    assert [card.detail for card in today(mart, one)][1:] == ["too few weeks to tell"] * 2
+    assert today(mart, one)[0].detail == "by 10:00"
+
+
+def test_what_is_expected_is_the_newest_forecast_that_ships_of_that_day() -> None:
+    mart = in_memory(date(2026, 3, 1), date(2026, 3, 11))
+    mart.data_as_of = datetime(2026, 3, 11, 15, 30, tzinfo=UTC)
+    mart.connection.execute(
+        """
+        create schema kpis; create schema dimensions; create schema forecasts;
+        create table dimensions.dim_hospital as select 1 as hospital_key, 'H1' as hospital_id, 'UTC' as time_zone;
+        create table kpis.kpi_arrivals_hourly as
+        select date '2026-03-11' as service_date, 0 as hour_of_day, 'H1' as hospital_id, 1 as arrivals_count;
+        create table forecasts.forecast_arrivals_daily as
+        select made::date as service_date, hospital as hospital_id, target::date as target_date, method, expected
+               as expected_arrivals, 0 as p025_count, low as p10_count, 0 as p25_count, 0 as p50_count, 0 as p75_count,
+               high as p90_count, 0 as p975_count, method <> 'slot_mean' as is_shipped
+        from (values ('2026-03-09', 'H1', '2026-03-11', 'regression', 99.0, 1, 2),
+                     ('2026-03-10', 'H1', '2026-03-11', 'regression', 50.4, 40, 61),
+                     ('2026-03-10', 'H1', '2026-03-11', 'slot_mean', 70.0, 1, 2),
+                     ('2026-03-10', 'H2', '2026-03-11', 'regression', 80.0, 1, 2))
+             t(made, hospital, target, method, expected, low, high);
+        """
+    )
+    _, this, next_ = today(mart, Slice("all", mart.known.first, mart.known.last, "H1"))
+    assert (this.label, this.value, this.detail) == (
+        "Expected on Wednesday 11 Mar",
+        "50",
+        "40 to 61 on four of five such days",
+    )
+    assert (next_.label, next_.value) == ("Expected on Thursday 12 Mar", "\u2013")
 
 
 # --- ways through the department

@@ -1,149 +1,163 @@
-"""The Forecast page: arrivals and beds by the seasonal baseline, and how accurate it has been."""
+"""The Forecast page: arrivals as forecast and how good that was, beds by the seasonal baseline."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import Any
 
 from hospital_assets.charts import number
-from hospital_assets.dashboard.figures import Card, Column, Figure, Page, WhatIf, empty, line, series
+from hospital_assets.contracts.forecasts import EXPECTED_ARRIVALS, FORECAST_ACCURACY
+from hospital_assets.contracts.table import Measure
+from hospital_assets.dashboard.figures import Card, Column, Figure, Page, Slicer, WhatIf, empty, figure, line, series
 from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.pages import forecast_queries as queries
 from hospital_assets.dashboard.slices import Slice
-from hospital_assets.forecasting.slots import SLOT_WEEKS
 from hospital_assets.measures.thresholds import FULL_PCT
 
-
-@dataclass(frozen=True)
-class _Record:
-    """How the baseline has done, of days that it forecast a week ahead.
-
-    Attributes:
-        errors: actual minus forecast, by day.
-        mean: arrivals a day.
-        within: whether a day fell into the inner band.
-        inside: whether it fell into the outer band.
-    """
-
-    errors: list[float]
-    mean: float | None
-    within: list[bool]
-    inside: list[bool]
+_IGNORES: tuple[Slicer, ...] = ("period", "department", "triage")
+_TITLE, _HOURS = "Arrivals of the next 14 days", "Arrivals of the next 48 hours"
+_NONE = "No forecast has been published"
+_READ = "mean of the forecast dashed, within bands that hold 50, 80 and 95 % of what comes"
+#: Band -> the quantiles it lies between, and how it is drawn; in percent of what comes.
+_BANDS = (("95 %", "p025", "p975", "wide"), ("80 %", "p10", "p90", "spread"), ("50 %", "p25", "p75", "spread"))
+_METHODS = {
+    "regression": "regression on the calendar",
+    "slot_mean": "mean of the same hours of eight weeks",
+    "network_profile": "the network's profile",
+    "prior": "its yearly volume",
+    "sum_of_hospitals": "sum of the hospitals",
+}
 
 
 def forecast(mart: Mart, where: Slice) -> Page:
-    """Arrivals and beds by the seasonal baseline, and how accurate it has been."""
+    """Arrivals as they were forecast, how good that was, and beds by the seasonal baseline."""
     rows = queries.daily_forecast(mart, where)
-    future = [r for r in rows if r["actual"] is None and r["baseline"] is not None]
-    others = [_beds(mart, where), _hourly_forecast(mart, where)]
+    future = [r for r in rows if r["actual"] is None]
+    others = [_hours(mart, where), _beds(mart, where)]
     if not future:
-        title, why = "Arrivals of the next 14 days", "No weeks to learn from"
-        return Page((), (), [empty("forecast", title, why, 12, queries.ARRIVALS_FORECAST), *others])
-    weeks = max(r["n"] for r in future)
-    return Page((), _cards(future, _record(rows), weeks), [_daily(mart, rows, future, weeks), *others])
+        return Page((), (), [empty("forecast", _TITLE, _NONE, 12, EXPECTED_ARRIVALS), *others])
+    return Page((), _cards(future, queries.accuracy(mart, where)), [_daily(rows, future), *others])
 
 
-def _record(rows: list[Row]) -> _Record:
-    known = [r for r in rows if r["actual"] is not None and r["baseline"] is not None and r["n"] >= 3]
-    return _Record(
-        [r["actual"] - r["baseline"] for r in known],
-        sum(r["actual"] for r in known) / len(known) if known else None,
-        [r["low_inner"] <= r["actual"] <= r["high_inner"] for r in known if r["low_inner"] is not None],
-        [r["low_outer"] <= r["actual"] <= r["high_outer"] for r in known],
-    )
-
-
-def _likely(weeks: int) -> tuple[float, float]:
-    """The probability, in percent, that a new day falls within the inner and the outer band of `weeks` weeks."""
-    return 100 * max(weeks - 3, 0) / (weeks + 1), 100 * max(weeks - 1, 0) / (weeks + 1)
-
-
-def _share(found: list[bool]) -> str:
-    return number(100 * sum(found) / len(found))
-
-
-def _cards(future: list[Row], record: _Record, weeks: int) -> list[Card]:
-    inner, outer = _likely(weeks)
-    days = len(record.errors)
-
-    def card(card_id: str, label: str, value: str, unit: str, detail: str) -> Card:
+def _cards(future: list[Row], known: Row | None) -> list[Card]:
+    def card(card_id: str, label: str, value: str, unit: str, detail: str, measure: Measure) -> Card:
         is_known = value != ""
-        return Card(
-            card_id,
-            label,
-            value if is_known else "\u2013",
-            unit if is_known else "",
-            detail,
-            measure=queries.ARRIVALS_FORECAST,
-            ignores=("period", "department", "triage"),
-        )
+        shown = value if is_known else "\u2013"
+        return Card(card_id, label, shown, unit if is_known else "", detail, measure=measure, ignores=_IGNORES)
 
-    error = sum(map(abs, record.errors)) / days if days else 0.0
-    bias = sum(record.errors) / days if days else 0.0
-    usual = (
-        f"{number(100 * error / record.mean, 1)} % of the mean; {days} days, each forecast a week ahead"
-        if record.mean
-        else "not enough weeks to say"
-    )
-    meant = (
-        f"expected: {number(outer)} %; inner band {_share(record.within)} %, expected {number(inner)} %; {days} days"
-        if record.within
-        else ""
+    none = "no day that was forecast is over"
+    count = number(known["forecasts_count"]) if known else ""
+    skill = known["skill_pct"] if known else None
+    error = (
+        f"{number(100 * known['mae'] / known['mean'], 1)} % of the mean; {count} forecasts"
+        + (f", {number(skill, 1)} % better than the mean of eight weeks" if skill is not None else "")
+        if known and known["mean"]
+        else none
     )
     return [
         card(
             "next-7",
             "Arrivals, next 7 days",
-            number(sum(r["baseline"] for r in future[:7])),
+            number(sum(r["expected"] for r in future[:7])),
             "",
-            "sum of the daily medians",
+            f"sum of the daily means; by {_METHODS[future[0]['method']]}",
+            EXPECTED_ARRIVALS,
         ),
-        card("error", "Usual error", number(error, 0) if days else "", "arrivals a day", usual),
-        card("bias", "Bias", number(bias, 1) if days else "", "a day", "actual minus forecast"),
-        card("coverage", "Days inside the bands", _share(record.inside) if days else "", "%", meant),
+        card(
+            "error", "Usual error", number(known["mae"], 1) if known else "", "arrivals a day", error, FORECAST_ACCURACY
+        ),
+        card(
+            "bias",
+            "Bias",
+            number(known["bias"], 1) if known else "",
+            "a day",
+            "mean forecast minus actual" if known else none,
+            FORECAST_ACCURACY,
+        ),
+        card(
+            "coverage",
+            "Inside the 80 % intervals",
+            number(known["pit_80_pct"]) if known else "",
+            "%",
+            f"80 for a perfect forecast (randomised PIT); {count} forecasts" if known else none,
+            FORECAST_ACCURACY,
+        ),
     ]
 
 
-def _daily(mart: Mart, rows: list[Row], future: list[Row], weeks: int) -> Figure:
+def _fan(labels: list[str], rows: list[Row], digits: int) -> dict[str, Any]:
+    """Actual solid, expected dashed, between the 50, 80 and 95 % bands."""
+    actual = [row.get("actual") for row in rows]
+    lines = [line("forecast", [row["expected"] for row in rows], "forecast")]
+    return series(
+        labels,
+        [*lines, line("actual", actual, "actual")] if any(v is not None for v in actual) else lines,
+        unit="arrivals",
+        digits=digits,
+        zero=True,
+        bands=[
+            {"name": name, "style": style, "low": [r[low] for r in rows], "high": [r[high] for r in rows]}
+            for name, low, high, style in _BANDS
+        ],
+    )
+
+
+#: The data table of a distribution.
+_COLUMNS = (
+    Column("Forecast", 1, "expected"),
+    *(
+        Column(name, 0, quantile)
+        for name, quantile in (
+            *(("2.5 %", "p025"), ("10 %", "p10"), ("25 %", "p25"), ("Median", "p50"), ("75 %", "p75")),
+            *(("90 %", "p90"), ("97.5 %", "p975")),
+        )
+    ),
+)
+
+
+def _daily(rows: list[Row], future: list[Row]) -> Figure:
     """Arrivals per day: observed and forecast."""
-    inner, outer = _likely(weeks)
-    busiest = max(future, key=lambda r: r["baseline"])
-
-    def coming(name: str) -> list[float | None]:
-        return [r[name] if r["actual"] is None else None for r in rows]
-
-    shown = ("actual", "baseline", "low_inner", "high_inner", "low_outer", "high_outer", "n")
-    return Figure(
+    busiest = max(future, key=lambda r: r["expected"])
+    holidays = [f"{r['day'].day} {r['day']:%b} {r['holiday_name']}" for r in future if r["holiday_name"]]
+    labels = [r["day"].isoformat() for r in rows]
+    return figure(
         "forecast",
         f"Busiest of the next 14 days: {busiest['day']:%a} {busiest['day'].day} {busiest['day']:%b}, "
-        f"{number(busiest['baseline'])} arrivals",
-        f"Arrivals per day: actual solid, forecast dashed (median of the same weekday, {weeks} weeks), inner "
-        f"band {number(inner)} %, outer {number(outer)} % likely",
-        "series",
-        (
-            Column("Day"),
-            *(Column(name, 0) for name in ("Actual", "Forecast", "Inner from", "to", "Outer from", "to", "Weeks (n)")),
-        ),
-        [[r["day"].isoformat(), *(r[name] for name in shown)] for r in rows],
-        series(
-            [r["day"].isoformat() for r in rows],
-            [line("forecast", coming("baseline"), "forecast"), line("actual", [r["actual"] for r in rows], "actual")],
-            unit="arrivals",
-            digits=0,
-            bands=[
-                {"name": f"{band} band", "style": style, "low": coming(f"low_{band}"), "high": coming(f"high_{band}")}
-                for band, style in (("outer", "wide"), ("inner", "spread"))
-            ],
-            zero=True,
-        ),
-        12,
-        queries.ARRIVALS_FORECAST,
-        None,
-        ("period", "department", "triage"),
-        f"Seasonal baseline, not a model: trained on the {SLOT_WEEKS} weeks to "
-        f"{mart.known.complete_until.isoformat()}. "
-        "The bands are the second lowest to the second highest, and the lowest to the highest, of those weeks.",
-        280,
+        f"{number(busiest['expected'])} arrivals",
+        f"Arrivals per day: actual solid, {_READ}",
+        rows,
+        Column("Day", of=lambda r: r["day"].isoformat()),
+        Column("Actual", 0, "actual"),
+        *_COLUMNS,
+        kind="series",
+        spec=_fan(labels, rows, 0),
+        span=12,
+        measure=EXPECTED_ARRIVALS,
+        ignores=_IGNORES,
+        note=f"Public holidays: {', '.join(holidays)}." if holidays else "",
+        height=280,
+    )
+
+
+def _hours(mart: Mart, where: Slice) -> Figure:
+    rows = queries.hourly_forecast(mart, where)
+    if len(rows) < 2:
+        return empty("forecast-hours", _HOURS, _NONE, 12, EXPECTED_ARRIVALS)
+    peak = max(rows, key=lambda r: r["expected"])
+    labels = [f"{r['day'].isoformat()}T{r['hour_of_day']:02d}:00" for r in rows]
+    return figure(
+        "forecast-hours",
+        f"Next 48 hours: peak {peak['day']:%a} {peak['hour_of_day']:02d}:00, {number(peak['expected'], 1)} arrivals",
+        f"Arrivals per hour: {_READ}; local time of each hospital",
+        rows,
+        Column("Hour", of=lambda r: f"{r['day'].isoformat()} {r['hour_of_day']:02d}:00"),
+        *_COLUMNS,
+        kind="series",
+        spec=_fan(labels, rows, 1),
+        span=12,
+        measure=EXPECTED_ARRIVALS,
+        ignores=_IGNORES,
+        height=240,
     )
 
 
@@ -209,43 +223,3 @@ def _beds(mart: Mart, where: Slice) -> Figure:
 def _span(*beds: int) -> tuple[int, int]:
     """From half of the fewest to half as much again as the most."""
     return max(1, min(beds) // 2), max(beds) * 3 // 2
-
-
-def _hourly_forecast(mart: Mart, where: Slice) -> Figure:
-    rows = [r for r in queries.hourly_forecast(mart, where) if r["baseline"] is not None]
-    measure = queries.ARRIVALS_FORECAST
-    if len(rows) < 2:
-        return empty("forecast-hours", "Arrivals of the next 48 hours", "No weeks to learn from", 12, measure)
-    peak = max(rows, key=lambda r: r["baseline"])
-    labels = [f"{r['day'].isoformat()}T{r['hour_of_day']:02d}:00" for r in rows]
-    return Figure(
-        "forecast-hours",
-        f"Next 48 hours: peak {peak['day']:%a} {peak['hour_of_day']:02d}:00, {number(peak['baseline'])} arrivals",
-        "Arrivals per hour: median and range of the same hour in the weeks before; local time of each hospital",
-        "series",
-        (Column("Hour"), Column("Forecast", 1), Column("Lowest", 1), Column("Highest", 1), Column("Weeks (n)", 0)),
-        [
-            [label.replace("T", " "), r["baseline"], r["low_outer"], r["high_outer"], r["n"]]
-            for label, r in zip(labels, rows, strict=True)
-        ],
-        series(
-            labels,
-            [line("forecast", [r["baseline"] for r in rows], "forecast")],
-            unit="arrivals",
-            digits=1,
-            zero=True,
-            bands=[
-                {
-                    "name": "range",
-                    "style": "spread",
-                    "low": [r["low_outer"] for r in rows],
-                    "high": [r["high_outer"] for r in rows],
-                }
-            ],
-        ),
-        12,
-        measure,
-        None,
-        ("period", "department", "triage"),
-        height=240,
-    )

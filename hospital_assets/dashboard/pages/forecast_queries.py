@@ -1,7 +1,8 @@
-"""Queries of the forecast page: the seasonal baseline and its accuracy."""
+"""Queries of the forecast page: forecasts of arrivals and their accuracy, the seasonal baseline of beds."""
 
 from __future__ import annotations
 
+from datetime import date
 from zoneinfo import ZoneInfo
 
 from hospital_assets.contracts.table import Measure
@@ -9,16 +10,6 @@ from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.forecasting.slots import SLOT_WEEKS
 
-#: What the forecasts mean, and the tables they are computed from.
-ARRIVALS_FORECAST = Measure(
-    "Arrivals by the seasonal baseline",
-    f"Median of the arrivals on the same weekday (in the same hour of the week) of the last {SLOT_WEEKS} weeks; "
-    "the bands are order statistics of those weeks. Error, bias and coverage are of the same rule a week ahead.",
-    "arrivals",
-    "arrivals that were not cancelled, by local day and hour (kpi_arrivals_hourly)",
-    "seasonal naive baseline",
-    variants="a baseline, not a model: it knows no holiday and no trend.",
-)
 BEDS_FORECAST = Measure(
     "Beds by the seasonal baseline",
     f"Median, lowest and highest of the mean number of occupied beds on the same weekday of the last {SLOT_WEEKS} "
@@ -29,53 +20,97 @@ BEDS_FORECAST = Measure(
     variants="it does not know who will be admitted.",
 )
 #: Measure -> the table it is computed from.
-FORECAST_OF = {ARRIVALS_FORECAST.name: "kpi_arrivals_hourly", BEDS_FORECAST.name: "kpi_occupancy_daily"}
+FORECAST_OF = {BEDS_FORECAST.name: "kpi_occupancy_daily"}
+#: What is read of a forecast distribution.
+_DISTRIBUTION = (
+    "method, expected_arrivals as expected, p025_count as p025, p10_count as p10, p25_count as p25, p50_count as p50, "
+    "p75_count as p75, p90_count as p90, p975_count as p975"
+)
+#: Days before the forecast that are shown with it.
+_DAYS_BEFORE = 56
 
 
 def daily_forecast(mart: Mart, where: Slice) -> list[Row]:
-    """Arrivals by day for the next 14 days: the median of the same weekday in the weeks before.
-
-    The bands are order statistics of those n weeks, without any distribution assumed: a new value
-    falls within their range with probability (n - 1) / (n + 1), between the second lowest and the
-    second highest with (n - 3) / (n + 1), if weeks are exchangeable. Rows of the past carry
-    `actual`, and what the same rule would have forecast a week ahead, for its accuracy.
-    """
+    """Arrivals of the last eight weeks by day (`actual`), and what the newest forecast expects of the 14 days after."""
+    if not mart.has("forecast_arrivals_daily", "expected_arrivals"):
+        return []
     return mart.sliced(
-        """
-        with daily as (
-            select service_date, sum(arrivals_count)::double as arrivals
-            from kpis.kpi_arrivals_hourly
-            where $hospital in ('all', hospital_id)
-              and service_date between $until::date - 63 - 7 * $weeks::integer and $until
-            group by 1
-        ), wanted as (
-            select $until::date + i::integer as day from range(-55, 15) r(i)
-        ), looked as (
-            select w.day, d.arrivals
-            from wanted w join daily d
-              on isodow(d.service_date) = isodow(w.day)
-             -- A week ahead at least: what was known when that day was forecast.
-             and d.service_date between least(w.day - 7, $until::date) - 7 * $weeks::integer + 1
-                                    and least(w.day - 7, $until::date)
+        f"""
+        with made as (
+            select *, max(service_date) over () as as_of from forecasts.forecast_arrivals_daily
+            where is_shipped and hospital_id = $hospital
         )
-        select w.day, a.arrivals as actual, f.n,
-               f.baseline, f.low_inner, f.high_inner, f.low_outer, f.high_outer
-        from wanted w
-        left join daily a on a.service_date = w.day
-        left join (
-            select day, count(*) as n, median(arrivals) as baseline,
-                   case when count(*) > 3 then list_sort(list(arrivals))[2] end as low_inner,
-                   case when count(*) > 3 then list_sort(list(arrivals))[-2] end as high_inner,
-                   min(arrivals) as low_outer, max(arrivals) as high_outer
-            from looked group by 1
-        ) f using (day)
-        where a.arrivals is not null or w.day > $until
-        order by 1
+        select target_date as day, null::double as actual, holiday_name, {_DISTRIBUTION}
+        from made where service_date = as_of
+        union all by name
+        select service_date as day, sum(arrivals_count)::double as actual
+        from kpis.kpi_arrivals_hourly, (select max(as_of) as as_of from made)
+        where $hospital in ('all', hospital_id) and service_date between as_of - $days::integer + 1 and as_of
+        group by 1
+        order by day
         """,
         where,
-        until=mart.known.complete_until,
-        weeks=SLOT_WEEKS,
+        days=_DAYS_BEFORE,
     )
+
+
+def hourly_forecast(mart: Mart, where: Slice) -> list[Row]:
+    """What the newest forecast expects of each local hour of the two days after it; hours that exist."""
+    if not mart.has("forecast_arrivals_hourly", "expected_arrivals"):
+        return []
+    return mart.sliced(
+        f"""
+        select target_date as day, hour_of_day, {_DISTRIBUTION} from forecasts.forecast_arrivals_hourly
+        where is_shipped and hospital_id = $hospital and existing_hours > 0 and service_date = (
+            select max(service_date) from forecasts.forecast_arrivals_daily
+            where is_shipped and hospital_id = $hospital
+        )
+        order by 1, 2
+        """,
+        where,
+    )
+
+
+def accuracy(mart: Mart, where: Slice) -> Row | None:
+    """How the forecasts of days that shipped have done, over the months there are; None where none is over.
+
+    Returns:
+        forecasts_count, mean (arrivals a day), and weighted by the number of forecasts mae, bias, pit_80_pct and
+        skill_pct (against the mean of eight weeks; None where that is what shipped).
+    """
+    if not mart.has("kpi_forecast_accuracy", "mae"):
+        return None
+    (row,) = mart.sliced(
+        """
+        select sum(forecasts_count)::bigint as forecasts_count,
+               sum(arrivals_count) / nullif(sum(forecasts_count), 0) as mean,
+               sum(mae * forecasts_count) / nullif(sum(forecasts_count), 0) as mae,
+               sum(bias * forecasts_count) / nullif(sum(forecasts_count), 0) as bias,
+               sum(pit_80_pct * forecasts_count) / nullif(sum(forecasts_count), 0) as pit_80_pct,
+               sum(skill_pct * forecasts_count) filter (skill_pct is not null)
+                   / nullif(sum(forecasts_count) filter (skill_pct is not null), 0) as skill_pct
+        from forecasts.kpi_forecast_accuracy
+        where hospital_id = $hospital and grain = 'day' and horizon_band = 'all' and shipped_count > 0
+        """,
+        where,
+    )
+    return row if row["forecasts_count"] else None
+
+
+def expected(mart: Mart, where: Slice, days: tuple[date, ...]) -> dict[date, Row]:
+    """What was expected of some days by the newest forecast made before each."""
+    if not mart.has("forecast_arrivals_daily", "expected_arrivals"):
+        return {}
+    rows = mart.sliced(
+        f"""
+        select target_date as day, {_DISTRIBUTION} from forecasts.forecast_arrivals_daily
+        where is_shipped and hospital_id = $hospital and list_contains($days, target_date)
+        qualify row_number() over (partition by target_date order by service_date desc) = 1
+        """,
+        where,
+        days=list(days),
+    )
+    return {row["day"]: row for row in rows}
 
 
 def beds_forecast(mart: Mart, where: Slice) -> list[Row]:
@@ -109,40 +144,15 @@ def beds_forecast(mart: Mart, where: Slice) -> list[Row]:
     )
 
 
-def hourly_forecast(mart: Mart, where: Slice) -> list[Row]:
-    """Arrivals by hour for the next 48 hours: the median of the same hour of the week."""
-    return mart.sliced(
-        """
-        with hourly as (
-            select service_date, hour_of_day, sum(arrivals_count)::double as arrivals
-            from kpis.kpi_arrivals_hourly
-            where $hospital in ('all', hospital_id) and existing_hours_count > 0
-              and service_date between $until::date - 7 * $weeks::integer + 1 and $until
-            group by 1, 2
-        )
-        select w.day, w.hour_of_day, count(h.arrivals) as n, median(h.arrivals) as baseline,
-               min(h.arrivals) as low_outer, max(h.arrivals) as high_outer
-        from (select $until::date + 1 + (i // 24)::integer as day, (i % 24)::bigint as hour_of_day
-              from range(48) r(i)) w
-        left join hourly h on isodow(h.service_date) = isodow(w.day)
-         and h.hour_of_day = w.hour_of_day
-        group by 1, 2 order by 1, 2
-        """,
-        where,
-        until=mart.known.complete_until,
-        weeks=SLOT_WEEKS,
-    )
-
-
 def today(mart: Mart, where: Slice) -> Row | None:
     """Arrivals of the day in progress and of the same weekdays before; None without hospitals or arrivals.
 
     Each hospital's day and hour are those of its own clock when the data were published; only hours that are over
-    count. Expected is what `daily_forecast` expects: the median of the same weekday.
+    count.
 
     Returns:
         day and hour (of the first hospital; `is_one_hour` where all have the same), arrivals (None where none of that
-        day is published), weeks, and low, median, high of `so_far`, `today` and `tomorrow`.
+        day is published), weeks, and low, median, high of `so_far`.
     """
     if not mart.has("dim_hospital", "time_zone"):
         return None
@@ -161,23 +171,18 @@ def today(mart: Mart, where: Slice) -> Row | None:
         with places as (
             select unnest($hospitals) as hospital_id, unnest($days)::date as today, unnest($hours)::bigint as hour
         ), looked as (
-            select a.service_date - p.today as behind, sum(arrivals_count)::bigint as arrivals,
+            select a.service_date - p.today as behind,
                    coalesce(sum(arrivals_count) filter (hour_of_day < p.hour), 0)::bigint as so_far
             from kpis.kpi_arrivals_hourly a join places p using (hospital_id)
             where a.service_date between p.today - 7 * $weeks::integer and p.today
             group by 1
         ), known as (
-            select behind, so_far, arrivals, behind < 0 and behind % 7 = 0 as is_same, (behind - 1) % 7 = 0 as is_next
-            from looked
+            select behind, so_far, behind < 0 and behind % 7 = 0 as is_same from looked
         )
         select max(so_far) filter (behind = 0) as arrivals,
-               count(*) filter (is_same) as weeks, count(*) filter (is_next) as tomorrow_weeks,
+               count(*) filter (is_same) as weeks,
                min(so_far) filter (is_same) as so_far_low, median(so_far) filter (is_same) as so_far_median,
-               max(so_far) filter (is_same) as so_far_high,
-               min(arrivals) filter (is_same) as today_low, median(arrivals) filter (is_same) as today_median,
-               max(arrivals) filter (is_same) as today_high,
-               min(arrivals) filter (is_next) as tomorrow_low, median(arrivals) filter (is_next) as tomorrow_median,
-               max(arrivals) filter (is_next) as tomorrow_high
+               max(so_far) filter (is_same) as so_far_high
         from known
         """,
         hospitals=list(clocks),

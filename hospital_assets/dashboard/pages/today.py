@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import date, timedelta
 
 from hospital_assets.charts import number
-from hospital_assets.dashboard.figures import Card, Slicer
+from hospital_assets.contracts.forecasts import EXPECTED_ARRIVALS
+from hospital_assets.contracts.table import Measure
+from hospital_assets.dashboard.figures import Card, Slicer, measure_of
 from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.pages import forecast_queries as queries
 from hospital_assets.dashboard.slices import Slice
@@ -24,18 +26,23 @@ def today(mart: Mart, where: Slice) -> list[Card]:
         return []
     day, hour = found["day"], found["hour"]
     by = f"by {hour:02d}:00" if found["is_one_hour"] else "by now"
-    usual = _usual(found, "so_far", day)
-    cards = []
+    usual = _usual(found, day)
+    cards, came = [], measure_of("kpi_arrivals_hourly")
     if found["arrivals"] is None:
         detail = f"none of this day is published yet; usual {by}: {usual}" if usual else "none is published yet"
-        cards.append(_card("today-arrivals", f"Arrived on {_name(day)}", "\u2013", detail))
+        cards.append(_card("today-arrivals", f"Arrived on {_name(day)}", "\u2013", detail, came))
     else:
         detail = f"{by}; {_against(found, day)}" if usual else by
-        cards.append(_card("today-arrivals", f"Arrived on {_name(day)} so far", number(found["arrivals"]), detail))
-    for of, at in (("today", day), ("tomorrow", day + timedelta(days=1))):
-        words = _usual(found, of, at)
-        value = number(found[f"{of}_median"]) if words else "\u2013"
-        cards.append(_card(f"{of}-expected", f"Expected on {_name(at)}", value, words or "too few weeks to tell"))
+        cards.append(
+            _card("today-arrivals", f"Arrived on {_name(day)} so far", number(found["arrivals"]), detail, came)
+        )
+    ahead = day, day + timedelta(days=1)
+    forecast = queries.expected(mart, where, ahead)
+    for of, at in zip(("today", "tomorrow"), ahead, strict=True):
+        row = forecast.get(at)
+        value = number(row["expected"]) if row else "\u2013"
+        words = f"{number(row['p10'])} to {number(row['p90'])} on four of five such days" if row else "no forecast yet"
+        cards.append(_card(f"{of}-expected", f"Expected on {_name(at)}", value, words, EXPECTED_ARRIVALS))
     return cards
 
 
@@ -69,27 +76,25 @@ def now(board: Board, is_stale: bool) -> list[Card]:
     ]
 
 
-def _card(card_id: str, label: str, value: str, detail: str) -> Card:
-    return Card(card_id, label, value, "", detail, measure=queries.ARRIVALS_FORECAST, ignores=_IGNORES)
+def _card(card_id: str, label: str, value: str, detail: str, measure: Measure) -> Card:
+    return Card(card_id, label, value, "", detail, measure=measure, ignores=_IGNORES)
 
 
 def _name(day: date) -> str:
     return f"{day:%A} {day.day} {day:%b}"
 
 
-def _usual(found: Row, of: str, day: date) -> str:
-    """What is usual, in words; empty where there are too few weeks."""
-    weeks = found["tomorrow_weeks" if of == "tomorrow" else "weeks"]
-    if weeks < _LEAST_WEEKS:
+def _usual(found: Row, day: date) -> str:
+    """What had come by then on the same weekdays, in words; empty where there are too few weeks."""
+    if found["weeks"] < _LEAST_WEEKS:
         return ""
-    low, middle, high = (found[f"{of}_{name}"] for name in ("low", "median", "high"))
-    shown = f"{number(middle)}, " if of == "so_far" else ""
-    return f"{shown}{number(low)} to {number(high)} on the last {in_words(weeks)} {day:%A}s"
+    low, middle, high = (number(found[f"so_far_{name}"]) for name in ("low", "median", "high"))
+    return f"{middle}, {low} to {high} on the last {in_words(found['weeks'])} {day:%A}s"
 
 
 def _against(found: Row, day: date) -> str:
     """What came against what is usual, in words."""
-    came, usual = found["arrivals"], _usual(found, "so_far", day)
+    came, usual = found["arrivals"], _usual(found, day)
     if came > found["so_far_high"]:
         return f"{usual}: more than on any of them"
     return f"{usual}: fewer than on any of them" if came < found["so_far_low"] else f"as usual: {usual}"
