@@ -92,6 +92,7 @@ def call(asset: dg.AssetsDefinition, tables: dict[str, pl.DataFrame], now: datet
             service_days=Period(period[0], period[1] + timedelta(days=1)),
             settings=SimpleNamespace(last_service_date=period[1]),
             baselines=(),
+            holiday_calendars={},
         ),
         "profiles": PROFILES,
     }
