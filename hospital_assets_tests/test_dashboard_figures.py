@@ -340,7 +340,7 @@ def shown_by(mart: Mart) -> dict[tuple[str, str], Card | Figure]:
 def tables_of(measure: Measure) -> frozenset[str]:
     """The tables that a definition stands with."""
     with_it = {contract.name for contract in CONTRACTS.values() if measure in contract.measures}
-    return frozenset(with_it or {FORECAST_OF[measure.name]})
+    return frozenset(with_it | ({FORECAST_OF[measure.name]} if measure.name in FORECAST_OF else set()))
 
 
 @pytest.mark.slow

@@ -33,10 +33,9 @@ def forecast(mart: Mart, where: Slice) -> Page:
     """Arrivals as they were forecast, how good that was, and beds by the seasonal baseline."""
     rows = queries.daily_forecast(mart, where)
     future = [r for r in rows if r["actual"] is None]
-    others = [_hours(mart, where), _beds(mart, where)]
-    if not future:
-        return Page((), (), [empty("forecast", _TITLE, _NONE, 12, EXPECTED_ARRIVALS), *others])
-    return Page((), _cards(future, queries.accuracy(mart, where)), [_daily(rows, future), *others])
+    days = _daily(rows, future) if future else empty("forecast", _TITLE, _NONE, 12, EXPECTED_ARRIVALS)
+    cards = _cards(future, queries.accuracy(mart, where))
+    return Page((), cards, [days, _hours(mart, where), _beds(mart, where)])
 
 
 def _cards(future: list[Row], known: Row | None) -> list[Card]:
@@ -58,9 +57,9 @@ def _cards(future: list[Row], known: Row | None) -> list[Card]:
         card(
             "next-7",
             "Arrivals, next 7 days",
-            number(sum(r["expected"] for r in future[:7])),
+            number(sum(r["expected"] for r in future[:7])) if future else "",
             "",
-            f"sum of the daily means; by {_METHODS[future[0]['method']]}",
+            f"sum of the daily means; by {_METHODS[future[0]['method']]}" if future else _NONE,
             EXPECTED_ARRIVALS,
         ),
         card(

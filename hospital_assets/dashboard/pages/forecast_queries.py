@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import date
 from zoneinfo import ZoneInfo
 
+from hospital_assets.contracts.forecasts import EXPECTED_ARRIVALS
 from hospital_assets.contracts.table import Measure
 from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.slices import Slice
@@ -19,8 +20,8 @@ BEDS_FORECAST = Measure(
     "seasonal naive baseline",
     variants="it does not know who will be admitted.",
 )
-#: Measure -> the table it is computed from.
-FORECAST_OF = {BEDS_FORECAST.name: "kpi_occupancy_daily"}
+#: Measure -> the table that its figures show besides those with the definition: what came.
+FORECAST_OF = {BEDS_FORECAST.name: "kpi_occupancy_daily", EXPECTED_ARRIVALS.name: "kpi_arrivals_hourly"}
 #: What is read of a forecast distribution.
 _DISTRIBUTION = (
     "method, expected_arrivals as expected, p025_count as p025, p10_count as p10, p25_count as p25, p50_count as p50, "
