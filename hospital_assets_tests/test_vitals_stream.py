@@ -155,6 +155,7 @@ stream.start(session, lines, t.HOSPITALS, t.patients(), Path(sys.argv[2]), t.loa
 def test_killed_at_random_it_loses_and_repeats_nothing(tmp_path: Path) -> None:
     landing, sink = tmp_path / "vitals", tmp_path / "sink"
     landing.mkdir()
+    log = tmp_path / "log"
     chance = random.Random(5)
     number = 0
 
@@ -173,7 +174,7 @@ def test_killed_at_random_it_loses_and_repeats_nothing(tmp_path: Path) -> None:
             [sys.executable, "-c", RUN, str(landing), str(sink)],
             cwd=Path(__file__).parents[1],
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=log.open("a"),
             start_new_session=True,
         )
         try:
@@ -181,7 +182,7 @@ def test_killed_at_random_it_loses_and_repeats_nothing(tmp_path: Path) -> None:
             # So many, however long a slow machine takes.
             meanwhile = 5
             while len(list(sink.glob("batches/*.json"))) <= notes:
-                assert time.monotonic() < deadline and runs.poll() is None
+                assert time.monotonic() < deadline and runs.poll() is None, log.read_text()[-2000:]
                 time.sleep(0.02)
                 if meanwhile and chance.random() < 0.02:
                     land_some(1)
