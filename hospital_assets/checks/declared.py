@@ -22,6 +22,7 @@ from hospital_assets.checks import kinds
 from hospital_assets.checks.kinds import Kind
 from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.contracts.dimensions import UNKNOWN_KEY
+from hospital_assets.contracts.forecasts import QUANTILE_COLUMNS
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.landing.profile import SUBJECTS
 from hospital_assets.measures import news2, thresholds
@@ -113,7 +114,6 @@ LEAST_FORECASTS, PIT_80_PCT = 1_000, (76.0, 84.0)
 _LEAST_OF_DAYS = 280
 #: A forecast leans where its bias is beyond both two standard errors and this share of what came.
 MOST_BIAS_PCT = 5.0
-_RISING = ("p025_count", "p10_count", "p25_count", "p50_count", "p75_count", "p90_count", "p975_count")
 
 
 def _falls(names: tuple[str, ...]) -> nw.Expr:
@@ -131,7 +131,7 @@ SERVICE_CLOCKS = {_VISITS: "arrival_local", "cleaned_er_visits": "arrival_local"
 _OUTSIDE_PCT = 2.0
 
 RULES: tuple[Rule, ...] = (
-    *(Rule(kinds.QUANTILES, name, "p975_count", "quantiles rise", _falls(_RISING)) for name in _FORECASTS),
+    *(Rule(kinds.QUANTILES, name, "p975_count", "quantiles rise", _falls(QUANTILE_COLUMNS)) for name in _FORECASTS),
     *(
         Rule(
             kinds.QUANTILES,

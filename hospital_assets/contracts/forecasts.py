@@ -13,6 +13,8 @@ from hospital_assets.contracts.table import Measure, Table, column
 METHODS = ("regression", "slot_mean", "network_profile", "prior")
 #: How `all` was.
 SUM_OF_HOSPITALS = "sum_of_hospitals"
+#: Numbers that are not exceeded with a probability of 2.5 to 97.5 %, rising.
+QUANTILE_COLUMNS = ("p025_count", "p10_count", "p25_count", "p50_count", "p75_count", "p90_count", "p975_count")
 #: Grain -> name and last hour (day) of each horizon band.
 BANDS = {
     "hour": (("hours 1-6", 6), ("hours 7-24", 24), ("hours 25-48", 48)),
@@ -50,9 +52,8 @@ class Forecast(Table, layer="forecasts"):
 class Distribution(
     Forecast,
     partitioned=True,
-    columns="""
-        hospital_id method existing_hours expected_arrivals count_dispersion p025_count p10_count p25_count p50_count
-        p75_count p90_count p975_count is_shipped
+    columns=f"""
+        hospital_id method existing_hours expected_arrivals count_dispersion {" ".join(QUANTILE_COLUMNS)} is_shipped
     """,
 ):
     """A forecast distribution of arrivals."""

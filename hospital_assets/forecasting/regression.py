@@ -246,7 +246,7 @@ def fit_calendar(first: date, counts: Array, hours: Array, holidays: Mapping[dat
     return Fit(b, features, known, last)
 
 
-def level_factor(actual: Array, fitted: Array) -> float:
+def level_factors(actual: Array, fitted: Array) -> Array:
     """How much more comes lately than the calendar explains: (sum w y + k) / (sum w m + k), newest day last.
 
     w halves every 14 days and ends after 70; k is 1.25 days' mean arrivals.
@@ -254,12 +254,10 @@ def level_factor(actual: Array, fitted: Array) -> float:
     Args:
         actual: arrivals by day; NaN where nothing is known.
         fitted: what the regression has for these days.
+
+    Returns:
+        The level as it was known before each day, and after the last; days + 1 values, the first being 1.
     """
-    return float(level_factors(actual, fitted)[-1])
-
-
-def level_factors(actual: Array, fitted: Array) -> Array:
-    """The level as it was known before each day, and after the last; days + 1 values, the first being 1."""
     known = ~np.isnan(actual)
     came, expected = np.where(known, actual, 0.0), np.where(known, fitted, 0.0)
     weights = 0.5 ** (np.arange(LEVEL_DAYS) / LEVEL_HALF_LIFE_DAYS)

@@ -266,12 +266,17 @@ class LandingZone:
     ) -> Frame:
         """Fill columns from other kinds of records of the source, landed in whatever files."""
         ready = ledger.filter(pl.col("source_profile") == profile.name, pl.col("state") == "ready")
+        looked_at: dict[tuple[str, ...], pl.DataFrame] = {}
         # One statement for all: DuckDB binds anew, with each step, all that led to it.
         steps: list[str] = []
         for lookup in lookups:
             others = lookup.spec(spec)
-            is_one = [any(PurePosixPath(n).match(p) for p in others.files) for n in ready["source_file"]]
-            files = ready.filter(pl.Series(is_one, dtype=pl.Boolean)).unique("source_file")
+            if others.files not in looked_at:
+                is_one = [any(PurePosixPath(n).match(p) for p in others.files) for n in ready["source_file"]]
+                found_in = ready.filter(pl.Series(is_one, dtype=pl.Boolean))
+                # Always the same row of a file that feeds several subjects: what is found there is asked for by it.
+                looked_at[others.files] = found_in.unique("source_file", keep="first", maintain_order=True)
+            files = looked_at[others.files]
             if files.is_empty():
                 continue
             asked = others.model_dump_json(), lookup.model_dump_json()

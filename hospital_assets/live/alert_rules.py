@@ -27,7 +27,7 @@ from hospital_assets.measures import news2
 from hospital_assets.measures.age import age_in_years
 from hospital_assets.measures.presence import segment_until
 from hospital_assets.measures.triage import is_critical
-from hospital_assets.measures.waits import wait_start
+from hospital_assets.measures.waits import waiting_since
 from hospital_assets.warehouse.dialect import lazy
 
 CRITICAL_VITALS = "critical_vitals"
@@ -382,13 +382,13 @@ def visit_states(visits: pl.DataFrame) -> list[VisitState]:
     Args:
         visits: as `landed_visits` has them.
     """
-    rows = _with(visits, start_at=wait_start(), _is_critical=is_critical()).select(
+    rows = _with(visits, start_at=waiting_since(), _is_critical=is_critical()).select(
         "visit_id",
         "hospital_id",
         "department_name",
         "triage_level",
-        # Who came at an unknown time waits since the triage, or since the record was written, at least.
-        start_at=pl.coalesce("start_at", "triage_at", "recorded_at"),
+        # Nobody can say how long somebody waits who came at an unknown time: since the record was written, at least.
+        start_at=pl.coalesce("start_at", "recorded_at"),
         is_waiting=pl.col("start_at").is_not_null()
         & pl.col("_is_critical")
         & pl.col("provider_at").is_null()

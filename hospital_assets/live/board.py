@@ -22,7 +22,7 @@ from hospital_assets.contracts.kpis import ALL
 from hospital_assets.live.copies import read_copy
 from hospital_assets.measures import news2, thresholds
 from hospital_assets.measures.triage import CRITICAL_IN_SHORT, CRITICAL_LEVELS, SCALE_IN_USE, is_critical, wait_target
-from hospital_assets.measures.waits import wait_start
+from hospital_assets.measures.waits import waiting_since
 from hospital_assets.measures.words import span
 
 Status = Literal["waiting", "in treatment", "boarding"]
@@ -393,10 +393,7 @@ def _measured(visits: pl.DataFrame) -> pl.DataFrame:
     # Of an unknown age a score counts: better one look too many.
     is_meant = nw.coalesce(nw.col("is_adult"), nw.lit(True))
     frame = nw.from_native(visits).with_columns(
-        # Who came at an unknown time waits since the triage at least.
-        start_at=nw.coalesce(wait_start(), nw.col("triage_at")),
-        is_critical=is_critical(),
-        is_adult=news2.applies(),
+        start_at=waiting_since(), is_critical=is_critical(), is_adult=news2.applies()
     )
     frame = frame.with_columns(
         news2_score=nw.when(is_meant).then(nw.col("news2_score")),

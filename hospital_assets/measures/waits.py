@@ -13,12 +13,17 @@ from hospital_assets.measures import thresholds
 WAIT_EXCLUSIONS = ("cancelled", "no_provider", "no_start", "negative", "after_departure", "too_long")
 
 
+def waiting_since() -> nw.Expr:
+    """Since when somebody who is here waits at least: the earlier of `arrival_at` and `triage_at`, as far as known."""
+    return nw.min_horizontal("arrival_at", "triage_at")
+
+
 def wait_start() -> nw.Expr:
     """The start of a wait: the earlier of `arrival_at` and `triage_at`.
 
     Null where the time of the arrival is unknown: nobody knows how long before the triage it was.
     """
-    return nw.when(~nw.col("arrival_at").is_null()).then(nw.min_horizontal("arrival_at", "triage_at"))
+    return nw.when(~nw.col("arrival_at").is_null()).then(waiting_since())
 
 
 def is_possible(minutes: str) -> nw.Expr:

@@ -107,7 +107,7 @@ def _scored(joined: pl.DataFrame, came: pl.DataFrame) -> pl.DataFrame:
         arrivals_count=pl.col("arrivals").sum(),
         mae=(pl.col("arrivals") - pl.col("p50_count")).abs().mean(),
         bias=mean_error,
-        **{f"pinball_{q}": _pinball(f"p{q}_count", q / 100).mean() for q in (10, 50, 90)},
+        **{f"pinball_{q}": pl.col(f"pinball_{q}").mean() for q in (10, 50, 90)},
         crps=pl.col("crps").mean(),
         floor=pl.col("floor").mean(),
         **{f"pit_{q}_pct": 100 * pl.col(f"pit_{q}").mean() for q in (50, 80, 95)},
@@ -132,14 +132,12 @@ def _scored(joined: pl.DataFrame, came: pl.DataFrame) -> pl.DataFrame:
                 100 * (1 - pl.col("crps") / pl.col("rule"))
             ),
         )
-        .drop("rule", "scale", "floor")
-        .select(CONTRACTS["kpi_forecast_accuracy"].column_names)
     )
 
 
 def _outcomes(rows: pl.DataFrame) -> pl.DataFrame:
-    """CRPS, the Poisson floor, and the share of each PIT interval within the middle 50, 80 and 95 %."""
-    from hospital_assets.forecasting.scores import outcomes, pit_share
+    """CRPS, the Poisson floor, pinball losses, and the share of each PIT interval within the middle 50, 80 and 95 %."""
+    from hospital_assets.forecasting.scores import outcomes, pinball, pit_share
 
     def values(name: str) -> Array:
         found: np.ndarray[Any, Any] = rows[name].cast(pl.Float64).to_numpy()
@@ -149,12 +147,8 @@ def _outcomes(rows: pl.DataFrame) -> pl.DataFrame:
     shares = {
         f"pit_{q}": pit_share(scored.pit_low, scored.pit_high, 0.5 - q / 200, 0.5 + q / 200) for q in (50, 80, 95)
     }
-    return pl.DataFrame({"crps": scored.crps, "floor": scored.floor, **shares})
-
-
-def _pinball(forecast: str, level: float) -> pl.Expr:
-    over = pl.col("arrivals") - pl.col(forecast)
-    return pl.max_horizontal(level * over, (level - 1) * over)
+    losses = {f"pinball_{q}": pinball(scored.actual, values(f"p{q}_count"), q / 100) for q in (10, 50, 90)}
+    return pl.DataFrame({"crps": scored.crps, "floor": scored.floor, **losses, **shares})
 
 
 def _scale(came: pl.DataFrame, grain: str, hospital: str, month: date) -> float | None:

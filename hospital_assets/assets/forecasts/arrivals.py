@@ -12,17 +12,16 @@ import polars as pl
 from hospital_assets.assets.declare import all_days, several_tables
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.contracts.forecasts import SUM_OF_HOSPITALS
+from hospital_assets.contracts.forecasts import QUANTILE_COLUMNS, SUM_OF_HOSPITALS
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.warehouse.io_manager import period_of
 
 if TYPE_CHECKING:
     from hospital_assets.forecasting.counts import Array
     from hospital_assets.forecasting.network import HospitalForecast, Network, Total
-    from hospital_assets.forecasting.series import Series
+    from hospital_assets.forecasting.series import Forecast, Series
 
 _TABLES = ("forecast_arrivals_hourly", "forecast_arrivals_daily", "forecast_models")
-_QUANTILES = ("p025_count", "p10_count", "p25_count", "p50_count", "p75_count", "p90_count", "p975_count")
 
 
 @dg.multi_asset(**several_tables("forecast_arrivals", *_TABLES), ins=all_days("kpi_arrivals_hourly"))
@@ -130,7 +129,7 @@ class _Rows:
             names = holiday_names(own, as_of)
             for made in one.rivals:
                 stated = {"hospital_id": one.hospital_id, "method": made.method, "is_shipped": made is one.shipped}
-                self._distributions(as_of, stated, made.means, hours, made.hour_dispersion, made.day_dispersion, names)
+                self._distributions(as_of, stated, made, hours, names)
             self.models.append(_model(as_of, one, own.calendar, calendar_version()))
         total = network.total(hospitals, as_of)
         if total is not None:
@@ -142,62 +141,46 @@ class _Rows:
         hours = existing[0].copy()
         for other in existing[1:]:
             hours = hours.clip(min=other)
-        self._distributions(as_of, stated, total.means, hours, total.hour_dispersion, total.day_dispersion, {})
+        self._distributions(as_of, stated, total, hours, {})
 
     def _distributions(
         self,
         as_of: date,
         stated: Mapping[str, Any],
-        means: "Array",
+        made: "Forecast | Total",
         hours: "Array",
-        hour_dispersion: float,
-        day_dispersion: float,
         holidays: Mapping[date, str],
     ) -> None:
         """The rows of one method's forecast: of the hours of two days, and of two weeks' days."""
         from hospital_assets.forecasting.counts import quantiles
         from hospital_assets.forecasting.series import DAYS_OF
 
-        near = means[: DAYS_OF["hour"]].ravel()
-        by_hour = quantiles(near, hour_dispersion)
+        stated = {**stated, "service_date": as_of}
+        near = made.means[: DAYS_OF["hour"]].ravel()
+        by_hour = quantiles(near, made.hour_dispersion)
         for n, mean in enumerate(near):
             target = as_of + timedelta(days=1 + n // 24)
-            row = {
-                **stated,
-                "service_date": as_of,
-                "target_date": target,
-                "hour_of_day": n % 24,
-                "horizon_hours": n + 1,
-            }
+            row = {**stated, "target_date": target, "hour_of_day": n % 24, "horizon_hours": n + 1}
             row |= {"existing_hours": float(hours[n // 24, n % 24]), "expected_arrivals": float(mean)}
-            self.hourly.append(row | {"count_dispersion": hour_dispersion} | _of(by_hour[n]))
-        of_days = means.sum(axis=1)
-        by_day = quantiles(of_days, day_dispersion)
+            self.hourly.append(row | {"count_dispersion": made.hour_dispersion} | _of(by_hour[n]))
+        of_days = made.means.sum(axis=1)
+        by_day = quantiles(of_days, made.day_dispersion)
         for n, mean in enumerate(of_days):
             target = as_of + timedelta(days=1 + n)
-            row = {**stated, "service_date": as_of, "target_date": target, "horizon_days": n + 1}
+            row = {**stated, "target_date": target, "horizon_days": n + 1}
             row |= {"existing_hours": float(hours[n].sum()), "expected_arrivals": float(mean)}
-            row |= {"holiday_name": holidays.get(target), "count_dispersion": day_dispersion}
+            row |= {"holiday_name": holidays.get(target), "count_dispersion": made.day_dispersion}
             self.daily.append(row | _of(by_day[n]))
 
     def made(self) -> Made:
         """The rows as tables."""
-        tables = ((name, rows) for name, rows in zip(_TABLES, (self.hourly, self.daily, self.models), strict=True))
-        return Made(
-            *(
-                pl.DataFrame(rows, schema=CONTRACTS[name].polars_schema, orient="row")
-                if not rows
-                else pl.DataFrame(rows, schema_overrides=CONTRACTS[name].polars_schema).select(
-                    CONTRACTS[name].column_names
-                )
-                for name, rows in tables
-            )
-        )
+        tables = zip(_TABLES, (self.hourly, self.daily, self.models), strict=True)
+        return Made(*(pl.DataFrame(rows, schema=CONTRACTS[name].polars_schema) for name, rows in tables))
 
 
 def _of(levels: Iterable[Any]) -> dict[str, int]:
     """The quantiles of one row."""
-    return dict(zip(_QUANTILES, map(int, levels), strict=True))
+    return dict(zip(QUANTILE_COLUMNS, map(int, levels), strict=True))
 
 
 def _model(as_of: date, one: "HospitalForecast", calendar: str, version: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date
 from zoneinfo import ZoneInfo
 
-from hospital_assets.contracts.forecasts import EXPECTED_ARRIVALS
+from hospital_assets.contracts.forecasts import EXPECTED_ARRIVALS, QUANTILE_COLUMNS
 from hospital_assets.contracts.table import Measure
 from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.slices import Slice
@@ -23,9 +23,11 @@ BEDS_FORECAST = Measure(
 #: Measure -> the table that its figures show besides those with the definition: what came.
 FORECAST_OF = {BEDS_FORECAST.name: "kpi_occupancy_daily", EXPECTED_ARRIVALS.name: "kpi_arrivals_hourly"}
 #: What is read of a forecast distribution.
-_DISTRIBUTION = (
-    "method, expected_arrivals as expected, p025_count as p025, p10_count as p10, p25_count as p25, p50_count as p50, "
-    "p75_count as p75, p90_count as p90, p975_count as p975"
+_DISTRIBUTION = ", ".join(
+    [
+        "method, expected_arrivals as expected",
+        *(f"{name} as {name.removesuffix('_count')}" for name in QUANTILE_COLUMNS),
+    ]
 )
 #: Days before the forecast that are shown with it.
 _DAYS_BEFORE = 56

@@ -15,7 +15,7 @@ from hospital_assets.live.board import Board
 from hospital_assets.measures.words import in_words
 
 _IGNORES: tuple[Slicer, ...] = ("department", "triage")
-#: Fewer weeks are no expectation.
+#: Fewer weeks are not compared.
 _LEAST_WEEKS = 3
 
 
