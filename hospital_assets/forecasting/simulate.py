@@ -1,0 +1,229 @@
+"""A simulated emergency department that tells how a roster would do: a queue by triage level, event by event.
+
+Who is triaged waits for a doctor: the most urgent first, then in order of triage. A doctor on shift takes the next
+patient while having fewer than `places`; who has waited longer than the patience there is leaves. A patient of level
+1 is seen by a doctor on shift in any case. A doctor whose shift has ended finishes with the patients there are.
+
+Times are hours since the beginning. Only the random numbers that are given are used: the same patients can be seen by
+different rosters.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from hospital_assets.forecasting.calendar import HOURS_PER_DAY
+from hospital_assets.forecasting.counts import Array
+from hospital_assets.forecasting.shifts import Roster
+
+LEVELS = 5
+#: Begin and end of a doctor's shift.
+Shift = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Care:
+    """What patients of a department are like, by triage level 1 to 5.
+
+    Attributes:
+        shares: of arrivals.
+        treatments: durations from first provider to decision, in hours; as they were seen.
+        leaving: of those who wait, how many leave an hour.
+        to_triage: mean hours from arrival to triage.
+        places: patients whom a doctor treats at a time.
+        targets: longest wait for a doctor, in hours.
+    """
+
+    shares: Array
+    treatments: tuple[Array, ...]
+    leaving: Array
+    to_triage: Array
+    places: int
+    targets: Array
+
+    @property
+    def stays(self) -> Array:
+        """Treatments of all levels as often as they come, in hours: 500 quantiles."""
+        counts = np.round(self.shares * 500).astype(int)
+        levels = (np.arange(1, n + 1) - 0.5 for n in counts)
+        return np.concatenate(
+            [np.quantile(seen, at / n) for seen, at, n in zip(self.treatments, levels, counts, strict=True) if n]
+        )
+
+    @property
+    def mean_leaving(self) -> float:
+        """Of those who wait, how many leave an hour; over all levels."""
+        return float(self.shares @ self.leaving)
+
+
+@dataclass(frozen=True)
+class Patients:
+    """Patients in order of triage.
+
+    Attributes:
+        arrival: hour.
+        triage: hour.
+        level: 0 (most urgent) to 4.
+        treatment: hours from first provider to decision.
+        patience: hours from arrival until the patient leaves unseen; infinite: never.
+    """
+
+    arrival: Array
+    triage: Array
+    level: npt.NDArray[np.int64]
+    treatment: Array
+    patience: Array
+
+    def __len__(self) -> int:
+        return len(self.arrival)
+
+
+def drawn(rng: np.random.Generator, rates: Array, care: Care, day_dispersion: float = 0.0) -> Patients:
+    """Patients who could come.
+
+    Args:
+        rng: what chance does.
+        rates: mean arrivals by hour.
+        care: what they are like.
+        day_dispersion: variance of the factor by which whole days are busier or quieter than expected.
+    """
+    days = -(-len(rates) // HOURS_PER_DAY)
+    factors = rng.gamma(1 / day_dispersion, day_dispersion, days) if day_dispersion > 0 else np.ones(days)
+    counts = rng.poisson(rates * np.repeat(factors, HOURS_PER_DAY)[: len(rates)])
+    n = int(counts.sum())
+    arrival = np.repeat(np.arange(len(rates)), counts) + rng.random(n)
+    level = rng.choice(LEVELS, n, p=care.shares)
+    at = rng.random(n)
+    treatment, patience = np.empty(n), np.full(n, math.inf)
+    for number, seen in enumerate(care.treatments):
+        mine = level == number
+        if mine.any():
+            treatment[mine] = seen[(at[mine] * len(seen)).astype(int)]
+    leaves = care.leaving[level]
+    patience[leaves > 0] = rng.exponential(1.0, n)[leaves > 0] / leaves[leaves > 0]
+    triage = arrival + care.to_triage[level] * rng.gamma(2.0, 0.5, n)
+    order = np.argsort(triage, kind="stable")
+    return Patients(arrival[order], triage[order], level[order], treatment[order], patience[order])
+
+
+def waits(patients: Patients, shifts: Sequence[Shift], places: int) -> Array:
+    """Hours from arrival to the first provider; NaN for who leaves unseen or is never seen.
+
+    Args:
+        patients: in order of triage.
+        shifts: in order of their begin.
+        places: patients whom a doctor treats at a time; level 1 is seen beyond that.
+    """
+    found = np.full(len(patients), math.nan)
+    triage, level, treatment = patients.triage.tolist(), patients.level.tolist(), patients.treatment.tolist()
+    gives_up = (patients.arrival + patients.patience).tolist()
+    arrival = patients.arrival.tolist()
+    waiting: list[tuple[int, float, int]] = []
+    busy: list[tuple[float, int]] = []
+    load = [0] * len(shifts)
+    on: list[int] = []
+    begun = come = 0
+    while come < len(triage) or waiting:
+        now = min(
+            triage[come] if come < len(triage) else math.inf,
+            busy[0][0] if busy else math.inf,
+            shifts[begun][0] if begun < len(shifts) else math.inf,
+        )
+        if now == math.inf:
+            break
+        while begun < len(shifts) and shifts[begun][0] <= now:
+            on.append(begun)
+            begun += 1
+        while busy and busy[0][0] <= now:
+            load[heapq.heappop(busy)[1]] -= 1
+        while come < len(triage) and triage[come] <= now:
+            heapq.heappush(waiting, (level[come], triage[come], come))
+            come += 1
+        if not waiting:
+            continue
+        on = [doctor for doctor in on if shifts[doctor][1] > now]
+        while waiting and on:
+            free = min(on, key=load.__getitem__)
+            if load[free] >= places and waiting[0][0] > 0:
+                break
+            patient = heapq.heappop(waiting)[2]
+            if gives_up[patient] < now:
+                continue
+            found[patient] = now - arrival[patient]
+            load[free] += 1
+            heapq.heappush(busy, (now + treatment[patient], free))
+    return found
+
+
+#: The measures of a simulated week, as tables and pages call them.
+MEASURES = ("wait_mean_minutes", "wait_p90_minutes", "unseen_pct", "within_target_pct")
+
+
+def measured(patients: Patients, waited: Array, care: Care, first: float, last: float) -> Array:
+    """`MEASURES` of who arrived within a span of hours; NaN where nobody did.
+
+    The wait is of who was seen; who left unseen was not within the target.
+    """
+    mine = (patients.arrival >= first) & (patients.arrival < last)
+    of, level = waited[mine], patients.level[mine]
+    seen = of[~np.isnan(of)]
+    if not len(seen):
+        return np.full(len(MEASURES), math.nan)
+    within = np.nan_to_num(of, nan=math.inf) <= care.targets[level]
+    return np.array(
+        [60 * seen.mean(), 60 * np.quantile(seen, 0.9), 100 * (1 - len(seen) / len(of)), 100 * within.mean()]
+    )
+
+
+@dataclass(frozen=True)
+class Week:
+    """A week that is simulated again and again, after a day of the roster that there is.
+
+    Attributes:
+        rates: mean arrivals by hour of the day before and the seven days.
+        care: what patients are like.
+        day_dispersion: see `drawn`.
+        before: shifts of the days before: (hour of start, length) with hours before the week below zero.
+        replicates: how many times.
+        seed: of the random numbers.
+    """
+
+    rates: Array
+    care: Care
+    day_dispersion: float
+    before: Roster
+    replicates: int
+    seed: int
+    _patients: list[Patients] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def results(self, roster: Roster) -> Array:
+        """`MEASURES` of each replicate; each roster sees the same patients."""
+        if not self._patients:
+            # A generator for each: one more replicate changes none of the others.
+            seeds = np.random.SeedSequence(self.seed).spawn(self.replicates)
+            for seed in seeds:
+                patients = drawn(np.random.default_rng(seed), self.rates, self.care, self.day_dispersion)
+                self._patients.append(patients)
+        shifts = placed({**self.before, **roster}, HOURS_PER_DAY)
+        end = len(self.rates)
+        return np.stack(
+            [
+                measured(one, waits(one, shifts, self.care.places), self.care, HOURS_PER_DAY, end)
+                for one in self._patients
+            ]
+        )
+
+
+def placed(roster: Roster, offset: int = 0) -> list[Shift]:
+    """Each shift of a roster, in order of begin."""
+    return sorted(
+        (float(start + offset), float(start + offset + length))
+        for (start, length), count in roster.items()
+        for _ in range(count)
+    )

@@ -1,0 +1,231 @@
+"""Queues, shifts and staffing: golden cases that can be checked by hand, each with the usual wrong answer."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hospital_assets.forecasting import queues, shifts, simulate
+
+# Queues -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("servers", "load", "share"), [(2, 1, 1 / 5), (3, 2, 4 / 19), (5, 3, 0.11005)])
+def test_erlang_b(servers: int, load: float, share: float) -> None:
+    assert queues.erlang_b(servers, load) == pytest.approx(share, abs=5e-6)
+
+
+@pytest.mark.parametrize(
+    ("servers", "load", "share"), [(1, 0.5, 1 / 2), (2, 1, 1 / 3), (3, 2, 4 / 9), (5, 4, 0.55411), (10, 8, 0.40918)]
+)
+def test_erlang_c_is_more_than_erlang_b(servers: int, load: float, share: float) -> None:
+    assert queues.erlang_c(servers, load) == pytest.approx(share, abs=5e-6)
+    # Who waits keeps the servers busy: the share that finds them all so is no Erlang B.
+    assert queues.erlang_c(servers, load) > queues.erlang_b(servers, load) + 0.1
+    assert queues.erlang_c(servers, servers) == 1
+
+
+def test_waits_of_three_servers() -> None:
+    """Four an hour, 30 minutes each."""
+    assert queues.mean_wait(3, 2, 30) == pytest.approx(40 / 3)
+    assert 1 - queues.share_within(3, 2, 30, 15) == pytest.approx(4 / 9 * math.exp(-0.5), abs=1e-9)
+    assert 1 - queues.share_within(3, 2, 30, 30) == pytest.approx(4 / 9 * math.exp(-1), abs=1e-9)
+    # The mean of those who wait is 30 minutes, not of all.
+    assert queues.mean_wait(3, 2, 30) != pytest.approx(30)
+    assert queues.mean_wait(2, 2, 30) == math.inf
+
+
+def test_servers_needed_for_a_target() -> None:
+    assert queues.servers_needed(2, 30, 15, 0.8) == 4
+    assert queues.servers_needed(2, 30, 30, 0.8) == 3
+    assert queues.share_within(4, 2, 30, 15) == pytest.approx(0.9360, abs=5e-5)
+    assert queues.share_within(3, 2, 30, 15) == pytest.approx(0.7304, abs=5e-5)
+    assert queues.share_within(3, 2, 30, 30) == pytest.approx(0.8365, abs=5e-5)
+    # As many servers as load would be a queue without end.
+    assert queues.share_within(2, 2, 30, 30) == 0
+    with pytest.raises(ValueError, match="target"):
+        queues.servers_needed(math.inf, 30, 30, 0.8)
+
+
+def test_patients_who_leave() -> None:
+    found = queues.erlang_a(3, 2, 1)
+    # As fast to leave as to be treated: the number there is Poisson with the load as its mean.
+    assert found.waits == pytest.approx(1 - math.exp(-2) * (1 + 2 + 2), abs=1e-9)
+    assert found.waits == pytest.approx(0.32332, abs=5e-6) and found.waits < queues.erlang_c(3, 2)
+    patient = queues.erlang_a(3, 2, 0)
+    assert (patient.waits, patient.leaves, patient.waiting) == pytest.approx((4 / 9, 0, 8 / 9))
+    nearly = queues.erlang_a(3, 2, 1e-6)
+    assert (nearly.waits, nearly.waiting) == pytest.approx((4 / 9, 8 / 9), rel=1e-3)
+
+
+def test_overload_is_bounded_where_patients_leave() -> None:
+    found = queues.erlang_a(1, 2, 1)
+    assert found.waits == pytest.approx(1 - math.exp(-2)) and found.leaves == pytest.approx(0.56767, abs=5e-6)
+    assert queues.erlang_c(1, 2) == 1 and queues.erlang_a(1, 2, 0).waiting == math.inf
+    # What is not served leaves: no more than one in two is.
+    assert found.leaves > 0.5
+    nobody = queues.erlang_a(0, 2, 0.5)
+    assert (nobody.waits, nobody.leaves, nobody.waiting) == pytest.approx((1, 1, 4))
+    assert queues.erlang_a(2, 0, 0.5) == queues.Impatient(0, 0, 0)
+
+
+def test_each_further_server_saves_less() -> None:
+    waiting = [queues.erlang_a(n, 7.3, 0.05).waiting for n in range(30)]
+    gains = -np.diff(waiting)
+    assert (gains > 0).all() and (np.diff(gains) < 1e-9).all()
+
+
+def test_square_root_staffing() -> None:
+    assert queues.halfin_whitt(0.5) == pytest.approx(0.50454, abs=5e-6)
+    assert queues.halfin_whitt(1) == pytest.approx(0.22336, abs=5e-6)
+    assert queues.halfin_whitt_beta(0.2) == pytest.approx(1.0615, abs=5e-5)
+    assert queues.halfin_whitt_beta(0.5) == pytest.approx(0.5061, abs=5e-5)
+    servers = math.ceil(25 + queues.halfin_whitt_beta(0.2) * math.sqrt(25))
+    assert servers == 31 and queues.erlang_c(31, 25) == pytest.approx(0.1798, abs=5e-5)
+    # The normal quantile of 80 % would be 30 servers, with which one in four waits.
+    assert queues.erlang_c(30, 25) == pytest.approx(0.2499, abs=5e-5) and math.ceil(25 + 0.84 * 5) == 30
+
+
+def test_offered_load_lags_arrivals() -> None:
+    arrivals = np.array([6.0, 0, 0, 0])
+    load = queues.offered_load(arrivals, queues.presence(np.array([1.0]), 4))
+    assert load == pytest.approx([3, 3, 0, 0])
+    # Arrivals times the mean stay would have all six there in the first hour.
+    assert load[0] != pytest.approx(6)
+    steady = queues.offered_load(np.full(48, 4.0), queues.presence(np.array([0.25, 0.75]), 24))
+    assert steady[-1] == pytest.approx(2)
+    assert queues.presence(np.array([0.4, 5.3, 2.0]), 12).sum() == pytest.approx(7.7 / 3)
+
+
+def test_a_queue_that_starts_empty_fills_slowly() -> None:
+    busy, waiting = queues.transient(np.full(40, 4.0), [3] * 40, 0.5)
+    assert waiting[0] == pytest.approx(0.080, abs=2e-3)
+    assert busy[-1] == pytest.approx(4 / 9, abs=1e-3) and waiting[-1] == pytest.approx(0.889, abs=1e-3)
+    # The steady state is wrong for the first hour by a factor of ten.
+    assert waiting[0] < 0.1 * queues.erlang_a(3, 2, 0).waiting
+    leaving = queues.transient(np.full(30, 4.0), [3] * 30, 0.5, 2.0)[0]
+    assert leaving[-1] == pytest.approx(0.32332, abs=1e-4)
+
+
+def test_nurses_by_ratio_are_rounded_up_once() -> None:
+    present, each = (0.4, 2, 6, 3, 1), (1, 2, 4, 4, 4)
+    assert queues.nurses_needed(present, each, 2) == 6
+    # Rounded up by level it would be 1 + 1 + 2 + 1 + 1.
+    assert (
+        queues.nurses_needed(present, each, 0) == 4 != sum(math.ceil(n / k) for n, k in zip(present, each, strict=True))
+    )
+    assert queues.nurses_needed((0.1, 0.2, 0, 0, 0), (0.1, 0.1, 1, 1, 1), 0) == 3
+
+
+# Shifts -------------------------------------------------------------------------------------------
+
+GAINS = np.array([[5.0, 0.5], [1, 0], [1, 0], [5, 0.5]])
+FOUR_HOURS = shifts.Rules(starts=(0, 1, 2, 3), lengths=(2,), least=0, most=2)
+
+
+def test_shifts_cover_where_they_gain_most() -> None:
+    one = shifts.suggested(GAINS, 2, FOUR_HOURS)
+    # Over midnight: a week that ends at hour 4 would see no shift that covers 3 and 0.
+    assert one.roster == {(3, 2): 1} and one.gain == 10 and one.outcome == "suggested"
+    two = shifts.suggested(GAINS, 4, FOUR_HOURS)
+    assert two.gain == 12 and two.roster in ({(0, 2): 1, (2, 2): 1}, {(1, 2): 1, (3, 2): 1})
+    # Both at the best hour is not twice as good.
+    others = {((0, 2), (3, 2)): 11.5, ((2, 2), (3, 2)): 11.5, ((3, 2),): 11, ((0, 2), (1, 2)): 7}
+    for places, gain in others.items():
+        assert shifts.gain_of({place: 3 - len(places) for place in places}, GAINS) == gain
+    assert shifts.hours_of(two.roster) == 4
+
+
+def test_the_rules_are_kept() -> None:
+    hours = np.tile(np.concatenate([np.full(12, 1.0), np.full(12, 6.0)]), 2)
+    gains = np.stack([hours, hours / 2, hours / 4], axis=1)
+    rules = shifts.Rules(starts=(0, 6, 12, 18), lengths=(6, 8), least=1, most=3)
+    free = shifts.suggested(gains, 80, rules)
+    on = shifts.coverage(free.roster, 48)
+    assert on.min() >= 1 and on.max() <= 3 and shifts.hours_of(free.roster) <= 80
+    assert on[:12].sum() < on[12:24].sum()
+    few = shifts.suggested(gains, 80, replace(rules, distinct_starts=2, lengths=(12,)))
+    assert len({start % 24 for start, _ in few.roster}) == 2 and shifts.coverage(few.roster, 48).min() >= 1
+    # Four doctors who rest eleven hours: who worked six hours is not there for the next 17.
+    rest = shifts.suggested(gains, 80, replace(rules, rest_hours=11, doctors=4))
+    assert shifts.coverage(rest.roster, 48, rest=11).max() <= 4
+    assert shifts.coverage(free.roster, 48, rest=11).max() > 4
+    assert shifts.suggested(gains, 20, rules) == shifts.Suggestion({}, "infeasible", 0)
+
+
+def test_what_gains_nothing_is_not_moved() -> None:
+    gains = np.tile([[1.0, 0.1]], (24, 1))
+    rules = shifts.Rules(starts=(0, 4, 8, 12, 16, 20), lengths=(8,), least=1, most=2)
+    present = {(4, 8): 1, (12, 8): 1, (20, 8): 1}
+    found = shifts.suggested(gains, 24, rules, present)
+    assert found.roster == present and shifts.hours_moved(present, found.roster, 24) == 0
+    # A shift that the rules no longer allow to plan may stay.
+    odd = {(3, 7): 1, (10, 9): 1, (19, 8): 1}
+    assert shifts.suggested(gains, 24, rules, odd).roster == odd
+    assert shifts.hours_moved(present, {(0, 8): 1, (12, 8): 1, (20, 8): 1}, 24) == 4
+
+
+def test_without_the_solver_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "highspy", None)
+    with pytest.raises(shifts.SolverMissingError, match=re.escape("pip install 'hospital-assets[staffing]'")):
+        shifts.suggested(GAINS, 2, FOUR_HOURS)
+
+
+# Simulation ---------------------------------------------------------------------------------------
+
+
+def care(places: int = 1, leaving: float = 0.0, treatment: tuple[float, ...] = (0.5,)) -> simulate.Care:
+    """One kind of patient, of level 3, triaged at once."""
+    third = np.array([0.0, 0, 1, 0, 0])
+    return simulate.Care(
+        third, (np.array(treatment),) * 5, leaving * third, np.zeros(5), places, np.array([2, 10, 30, 60, 120]) / 60
+    )
+
+
+def patients(*rows: tuple[float, int, float, float]) -> simulate.Patients:
+    """Arrival, level 1 to 5, treatment, patience."""
+    at, level, treatment, patience = (np.array(values) for values in zip(*rows, strict=True))
+    return simulate.Patients(at, at, level - 1, treatment, patience)
+
+
+def test_who_is_seen_when_by_hand() -> None:
+    came = patients((0, 3, 2, 9), (0.5, 4, 1, 9), (1, 2, 1, 9), (1.5, 3, 1, 0.5), (1.6, 1, 1, 9))
+    # One doctor with one place: level 1 at once, level 2 before level 4 who came first; one has left by 2.
+    assert simulate.waits(came, [(0, 9)], 1) == pytest.approx([0, 3.1, 1.6, math.nan, 0], nan_ok=True)
+    assert simulate.waits(came, [(0, 9)], 2) == pytest.approx([0, 0, 0.5, math.nan, 0], nan_ok=True)
+    # Who is on shift no longer takes nobody, but finishes; the next doctor begins with free places.
+    assert simulate.waits(patients((0, 3, 5, 9), (1, 3, 1, 9)), [(0, 1), (2, 9)], 1) == pytest.approx([0, 1])
+    assert np.isnan(simulate.waits(came, [], 1)).all()
+
+
+def test_the_simulated_queue_is_the_one_of_theory() -> None:
+    """Four an hour, three places, half an hour each: a mean wait of 13.3 minutes."""
+    rng = np.random.default_rng(1)
+    exponential = tuple(-np.log(1 - (np.arange(4_000) + 0.5) / 4_000) * 0.5)
+    rates = np.full(24 * 400, 4.0)
+    one = care(3, treatment=exponential)
+    came = simulate.drawn(rng, rates, one)
+    waited = simulate.waits(came, [(0, len(rates))], 3)
+    found = simulate.measured(came, waited, one, 24, len(rates))
+    assert found[0] == pytest.approx(40 / 3, rel=0.08) and found[2] == 0
+    assert found[3] == pytest.approx(83.65, abs=1.5)
+    # As fast to leave as to be treated: see Erlang A.
+    hasty = care(3, leaving=2.0, treatment=exponential)
+    came = simulate.drawn(rng, rates, hasty)
+    left = simulate.measured(came, simulate.waits(came, [(0, len(rates))], 3), hasty, 24, len(rates))
+    assert left[2] / 100 == pytest.approx(queues.erlang_a(3, 2, 1).leaves, abs=0.01)
+
+
+def test_replicates_are_the_same_patients_for_every_roster() -> None:
+    week = simulate.Week(np.full(8 * 24, 2.0), care(2, 0.1, (0.5, 1.0)), 0.02, {(-24, 24): 1}, 6, 5)
+    thin, thick = {(day * 24, 24): 1 for day in range(7)}, {(day * 24, 24): 2 for day in range(7)}
+    first, again = week.results(thin), week.results(thin)
+    assert (first == again).all() and (week.results(thick)[:, 0] < first[:, 0]).all()
+    more = replace(week, replicates=8).results(thin)
+    assert more[:6] == pytest.approx(first) and more.shape == (8, len(simulate.MEASURES))
+    assert not (replace(week, seed=6).results(thin) == first).all()
