@@ -141,6 +141,26 @@ def test_repetitions_are_one_and_bad_lines_are_kept(tmp_path: Path) -> None:
     assert out["news2_score"].n_unique() > 1
 
 
+def errors_in(log: Path) -> str:
+    """Why a stream ended by itself."""
+    return "\n".join(line for line in log.read_text().splitlines() if "Exception" in line or "ERROR" in line)
+
+
+def test_a_batch_that_was_written_but_not_known_as_such_is_not_repeated(tmp_path: Path) -> None:
+    landing, sink = tmp_path / "vitals", tmp_path / "sink"
+    landing.mkdir()
+    land(landing, "a.json", [message(n) for n in range(4)])
+    drain(landing, sink)
+    last = max(
+        (file for file in (sink / "checkpoint" / "commits").iterdir() if file.name.isdigit()), key=lambda f: int(f.name)
+    )
+    for file in (last, last.with_name(f".{last.name}.crc")):
+        file.unlink()
+    land(landing, "b.json", [message(n) for n in range(2, 6)])
+    drain(landing, sink)
+    assert sorted(written(sink)["observation_id"]) == [f"O{n}" for n in range(6)]
+
+
 RUN = """
 import sys
 from pathlib import Path
@@ -182,7 +202,7 @@ def test_killed_at_random_it_loses_and_repeats_nothing(tmp_path: Path) -> None:
             # So many, however long a slow machine takes.
             meanwhile = 5
             while len(list(sink.glob("batches/*.json"))) <= notes:
-                assert time.monotonic() < deadline and runs.poll() is None, log.read_text()[-2000:]
+                assert time.monotonic() < deadline and runs.poll() is None, errors_in(log)
                 time.sleep(0.02)
                 if meanwhile and chance.random() < 0.02:
                     land_some(1)

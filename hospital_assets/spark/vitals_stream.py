@@ -156,6 +156,8 @@ def start(
     def write(batch: DataFrame, number: int) -> None:
         note = sink / _NOTES / f"{number:012d}.json"
         if note.exists():
+            # Written, but killed before Spark knew: what it remembers of the batch comes only from running it.
+            batch.write.format("noop").mode("overwrite").save()
             return
         folder = f"v-{number:012d}-{uuid.uuid4().hex}"
         # Nothing is stored by day here, so that the parts of a set are looked for in the whole batch.
