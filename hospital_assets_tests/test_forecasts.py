@@ -209,6 +209,13 @@ def test_accuracy_by_hand() -> None:
     assert scored["pit_50_pct"] == pytest.approx(100 * (of_one + (0.75 - below[2]) / (below[3] - below[2])) / 2)
 
 
+def test_accuracy_does_not_depend_on_the_order_of_rows(made: Made, arrived: pl.DataFrame) -> None:
+    scored = accuracy(made.hourly, made.daily, arrived)
+    for seed in range(3):
+        shuffled = [frame.sample(fraction=1, shuffle=True, seed=seed) for frame in (made.hourly, made.daily, arrived)]
+        assert accuracy(*shuffled).equals(scored)
+
+
 def test_only_the_sum_of_what_ships_is_forecast_for_all(made: Made) -> None:
     assert made.daily.filter(pl.col("hospital_id") == ALL)["method"].unique().to_list() == [SUM_OF_HOSPITALS]
 

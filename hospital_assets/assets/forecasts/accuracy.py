@@ -67,7 +67,9 @@ def accuracy(hourly: pl.DataFrame, daily: pl.DataFrame, arrivals: pl.DataFrame) 
             frames.append(_scored(joined.with_columns(grain=pl.lit(grain), horizon_band=band), came))
     if not frames:
         return pl.DataFrame(schema=contract.polars_schema)
-    return pl.concat(frames).select(contract.column_names).cast(contract.polars_schema).sort(contract.key)
+    # Rounded, because sums of fractions depend on their order.
+    scores = pl.concat(frames).with_columns(pl.selectors.float().round(9))
+    return scores.select(contract.column_names).cast(contract.polars_schema).sort(contract.key)
 
 
 def _band(grain: str, horizon: int) -> str:
