@@ -242,6 +242,35 @@ def answers(instance: dg.DagsterInstance) -> dict[str, Any]:
     }
 
 
+def test_the_newest_record_of_an_asset_is_never_an_older_one(tmp_path: Path) -> None:
+    """They are remembered: what writes to the log, here or in another process, is seen at once."""
+    ours = ("hospital_assets.automation.event_log", "HospitalEventLogStorage", tmp_path)
+    with instance_of(*ours) as instance, instance_of(*ours) as another:
+
+        def newest() -> list[list[str | None]]:
+            """What both say of the days, one after the other."""
+            return [
+                [
+                    record.asset_entry.last_materialization_record
+                    and record.asset_entry.last_materialization_record.partition_key
+                    for record in each.get_asset_records([ASSET, dg.AssetKey("unknown")])
+                ]
+                for each in (instance, another)
+            ]
+
+        assert newest() == [[], []]
+        dg.materialize([vitals, fits], instance=instance, partition_key="2026-01-02")
+        assert newest() == [["2026-01-02"]] * 2
+        for teller, day in ((another, "2026-01-03"), (instance, "2026-01-01"), (another, "2026-01-04")):
+            teller.report_runless_asset_event(dg.AssetMaterialization(ASSET, partition=day))
+            # Without a run: stored by and by, and read from memory by whoever did not write it.
+            assert newest()[instance is not teller] == [day]
+            teller.event_log_storage.dispose()
+            assert newest() == [[day]] * 2
+        another.wipe_assets([ASSET])
+        assert newest() == [[], []]
+
+
 def rows_of(record: dg.EventLogRecord) -> Any:
     assert record.asset_materialization is not None
     return record.asset_materialization.metadata["rows"].value

@@ -3,8 +3,9 @@
 A run over 90 days writes a planned and a materialised event per day and asset, plans every check for every day, and
 reports some five hundred checks. Dagster's own storage opens a connection per statement, stores events one by one, and
 reports a check over a range only once, so that its days stay "planned" for ever. Here connections are kept, events
-wait for a second at most to be stored together (whoever reads has them stored first), and the outcome of a check
-over a range counts for each of its days. Named in dagster.yaml; nothing else knows of it. Belongs here: only that.
+wait for a second at most to be stored together (whoever reads has them stored first), the newest records of assets,
+which each step asks for, are remembered until something is written of them, and the outcome of a check over a range
+counts for each of its days. Named in dagster.yaml; nothing else knows of it. Belongs here: only that.
 Every private name that it leans on is pinned by a test (test_upstream).
 """
 
@@ -21,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as db
-from dagster import AssetCheckEvaluation, DagsterEventType, EventLogEntry
+from dagster import AssetCheckEvaluation, AssetKey, DagsterEventType, EventLogEntry
 from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS, EVENT_TYPE_TO_PIPELINE_RUN_STATUS
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
-from dagster._core.storage.event_log import SqliteEventLogStorage
+from dagster._core.storage.event_log import AssetRecord, SqliteEventLogStorage
 from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable, SqlEventLogStorageTable
+from dagster._core.storage.event_log.sqlite.sqlite_event_log import INDEX_SHARD_NAME
 from dagster._serdes import ConfigurableClassData, serialize_value
 
 from hospital_assets.settings import data_dir_from_environment, load_settings
@@ -49,6 +51,9 @@ class HospitalEventLogStorage(SqliteEventLogStorage):
         self._kept: dict[str, db.Connection] = {}
         self._under_way: dict[str, db.Connection] = {}
         self._tables: set[str] = set()
+        self._migrated: set[str] = set()
+        self._records: dict[AssetKey, AssetRecord | None] = {}
+        self._known_at: tuple[int, int] | None = None
         self._waiting: list[EventLogEntry] = []
         self._rows: dict[int, dict[str, Any]] = {}
         self._timer: threading.Timer | None = None
@@ -75,6 +80,36 @@ class HospitalEventLogStorage(SqliteEventLogStorage):
             self._tables.add(table_name)
         return table_name in self._tables
 
+    def has_secondary_index(self, name: str) -> bool:
+        """Whether a migration of the index was made; none is ever unmade."""
+        if name not in self._migrated and super().has_secondary_index(name):
+            self._migrated.add(name)
+        return name in self._migrated
+
+    def get_asset_records(self, asset_keys: Sequence[AssetKey] | None = None) -> Sequence[AssetRecord]:
+        """The newest records of assets: as read before, where nothing was written since."""
+        if asset_keys is None:
+            return super().get_asset_records()
+        with self._db_lock:
+            if any(_asset_key(event) in asset_keys for event in self._waiting):
+                self._store_waiting()
+            if self._known_at != self._writes():
+                self._records.clear()
+            unknown = [key for key in asset_keys if key not in self._records]
+            if unknown:
+                found = {record.asset_entry.asset_key: record for record in super().get_asset_records(unknown)}
+                self._records.update((key, found.get(key)) for key in unknown)
+                self._known_at = self._writes()
+            known = sorted(set(asset_keys), key=AssetKey.to_string)
+            return [record for key in known if (record := self._records[key])]
+
+    def _writes(self) -> tuple[int, int] | None:
+        """Numbers that change with every write to the index, here or by another process; None where it is closed."""
+        if INDEX_SHARD_NAME not in self._kept:
+            return None
+        raw: Any = self._kept[INDEX_SHARD_NAME].connection.driver_connection
+        return raw.total_changes, raw.execute("pragma data_version").fetchone()[0]
+
     @contextmanager
     def _connect(self, shard: str) -> Iterator[db.Connection]:
         with self._db_lock:
@@ -97,6 +132,8 @@ class HospitalEventLogStorage(SqliteEventLogStorage):
                 del self._under_way[shard]
 
     def _opened(self, shard: str) -> db.Connection:
+        if shard == INDEX_SHARD_NAME:
+            self._records.clear()
         engine = db.create_engine(
             self.conn_string_for_shard(shard),
             poolclass=db.pool.StaticPool,
@@ -158,6 +195,7 @@ class HospitalEventLogStorage(SqliteEventLogStorage):
 
     def _store_in_index(self, events: Sequence[EventLogEntry]) -> None:
         with self.index_transaction() as connection:
+            known = self._known_at == self._writes()
             connection.execute(SqlEventLogStorageTable.insert(), [self._rows[id(event)] for event in events])
             last = connection.execute(db.select(db.func.max(SqlEventLogStorageTable.c.id))).scalar()
             assert last is not None  # noqa: S101  (rows were just inserted)
@@ -166,12 +204,16 @@ class HospitalEventLogStorage(SqliteEventLogStorage):
             of_assets = [(event, number) for event, number in numbered if event.dagster_event_type in ASSET_EVENTS]
             if of_assets:
                 self._store_asset_event_tags(connection, *map(list, zip(*of_assets, strict=True)))
-            newest = {(e.get_dagster_event().asset_key, e.dagster_event_type): (e, number) for e, number in of_assets}
+            newest = {(_asset_key(e), e.dagster_event_type): (e, number) for e, number in of_assets}
             for event, number in newest.values():
                 self._store_asset_event(connection, event, number)
             for event, number in numbered:
                 if event.dagster_event_type in ASSET_CHECK_EVENTS:
                     self.store_asset_check_event(event, number)
+            for asset_key, _ in newest:
+                self._records.pop(asset_key, None)
+            if known:
+                self._known_at = self._writes()
 
     def _store_asset_check_evaluation_planned(self, event: EventLogEntry, event_id: int | None) -> None:
         planned = event.get_dagster_event().asset_check_planned_data
@@ -259,6 +301,11 @@ class HospitalEventLogStorage(SqliteEventLogStorage):
 def evaluation_with(evaluation: AssetCheckEvaluation, **changes: Any) -> AssetCheckEvaluation:
     """A check's outcome with some of its fields changed."""
     return AssetCheckEvaluation(**{**{name: getattr(evaluation, name) for name in _FIELDS}, **changes})
+
+
+def _asset_key(event: EventLogEntry) -> AssetKey:
+    key = event.dagster_event and event.dagster_event.asset_key
+    return key or AssetKey([])
 
 
 def _without_findings(event: EventLogEntry) -> EventLogEntry:
