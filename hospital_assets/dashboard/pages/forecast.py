@@ -19,7 +19,7 @@ _TITLE, _HOURS = "Arrivals of the next 14 days", "Arrivals of the next 48 hours"
 _NONE = "No forecast has been published"
 _READ = "mean of the forecast dashed, within bands that hold 50, 80 and 95 % of what comes"
 #: Band -> the quantiles it lies between, and how it is drawn; in percent of what comes.
-_BANDS = (("95 %", "p025", "p975", "wide"), ("80 %", "p10", "p90", "spread"), ("50 %", "p25", "p75", "spread"))
+_BANDS = (("95 %", "p025", "p975", "wide"), ("80 %", "p10", "p90", "spread"), ("50 %", "p25", "p75", "core"))
 _METHODS = {
     "regression": "regression on the calendar",
     "slot_mean": "mean of the same hours of eight weeks",
