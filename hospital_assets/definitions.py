@@ -99,6 +99,7 @@ def build_definitions(settings: Settings, engine: EngineSettings | None = None) 
                 **_service_days(settings),
             ),
             "profiles": profiles_resource(settings.profiles_folder),
+            "rostering": dg.ResourceDefinition.hardcoded_resource(settings.staffing, "The rules of rosters."),
             "reports": ReportsResource(folder=str(settings.reports)),
             "outbox": OutboxResource(file=str(outbox_file(settings))),
         },

@@ -15,7 +15,7 @@ import tomllib
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from hospital_assets.files import replace_text
 
@@ -51,6 +51,55 @@ DEFAULT_LIMITS = FileLimits()
 
 
 @dataclass(frozen=True)
+class StaffingSettings:
+    """The rules of the emergency doctors' rosters and the ratios of nurses: the table `[staffing]` of `hospital.toml`.
+
+    Attributes:
+        shift_starts: local hours at which a shift may start.
+        shift_hours: how long one may last.
+        least_doctors: on shift in every hour.
+        most_doctors: on shift in any hour.
+        distinct_starts: at most so many different hours at which shifts start; 0: any number.
+        rest_hours: between two shifts of a doctor (Directive 2003/88/EC, article 3: 11).
+        target_minutes: so fast are patients to be seen ...
+        target_pct: ... of so many of them (local).
+        hours_a_week: doctors' hours of each hospital; others keep those of their present roster.
+        patients_per_nurse: at triage levels 1 to 5: 1:1 in resuscitation (RCN and RCEM, Nursing Workforce Standards for
+            Type 1 Emergency Departments, 2020), 1:2, 1:4 (NICE draft of January 2015, withdrawn before it was final).
+        fixed_nurses: posts besides, always filled: triage, in charge (the same draft).
+    """
+
+    shift_starts: tuple[int, ...] = (7, 9, 11, 13, 15, 17, 19, 21, 23)
+    shift_hours: tuple[int, ...] = (8, 10)
+    least_doctors: int = 1
+    most_doctors: int = 12
+    distinct_starts: int = 0
+    rest_hours: int = 11
+    target_minutes: int = 30
+    target_pct: int = 80
+    hours_a_week: tuple[tuple[str, int], ...] = ()
+    patients_per_nurse: tuple[int, ...] = (1, 2, 4, 4, 4)
+    fixed_nurses: int = 2
+
+
+#: Key of `[staffing]` -> least and most that its numbers may be.
+_STAFFING_RANGES = {
+    "shift_starts": (0, 23),
+    "shift_hours": (1, 24),
+    "least_doctors": (0, 100),
+    "most_doctors": (1, 100),
+    "distinct_starts": (0, 24),
+    "rest_hours": (0, 48),
+    "target_minutes": (1, 1_440),
+    "target_pct": (1, 99),
+    "hours_a_week": (1, 100_000),
+    "patients_per_nurse": (1, 100),
+    "fixed_nurses": (0, 100),
+}
+_TRIAGE_LEVELS = 5
+
+
+@dataclass(frozen=True)
 class Settings:
     """One data directory: its paths, its period, its source profiles.
 
@@ -68,6 +117,7 @@ class Settings:
             understood; otherwise they are those of a series' first days for ever.
         holiday_calendars: hospital and whose public holidays it keeps for forecasts (`US-WI`, `GB-SCT`, `none`); others
             keep those of their time zone's country and their state.
+        staffing: rules of rosters.
     """
 
     data_dir: Path
@@ -80,6 +130,7 @@ class Settings:
     limits: FileLimits = DEFAULT_LIMITS
     baselines_from: tuple[date, ...] = ()
     holiday_calendars: tuple[tuple[str, str], ...] = ()
+    staffing: StaffingSettings = StaffingSettings()
 
     @property
     def landing(self) -> Path:
@@ -234,6 +285,7 @@ def load_settings(data_dir: Path) -> Settings:
         "dagster_url": str,
         "baselines_from": list,
         "holidays": dict,
+        "staffing": dict,
         **dict.fromkeys(_LIMITS, int),
     }
     for key, value in values.items():
@@ -246,7 +298,7 @@ def load_settings(data_dir: Path) -> Settings:
                 str: as_text,
                 int: str(_LIMITS.get(key, 5)),
                 list: "[2026-03-01]",
-                dict: '{ H1 = "US-WI" }',
+                dict: "{ shift_hours = [8, 10] }" if key == "staffing" else '{ H1 = "US-WI" }',
             }
             example, name = examples[known[key]], "table" if known[key] is dict else known[key].__name__
             raise SettingsError(f"{settings.settings_file}: '{key}' must be a {name}, as in {key} = {example}")
@@ -286,7 +338,46 @@ def load_settings(data_dir: Path) -> Settings:
         limits=of_files,
         baselines_from=tuple(sorted(baselines)),
         holiday_calendars=tuple(sorted(calendars.items())),
+        staffing=_staffing(settings.settings_file, values.get("staffing", {})),
     )
+
+
+def _staffing(file: Path, values: dict[str, object]) -> StaffingSettings:
+    """The table `[staffing]`.
+
+    Raises:
+        SettingsError: a key is unknown, has an unusable value, or contradicts another.
+    """
+    stated: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in _STAFFING_RANGES:
+            known = ", ".join(_STAFFING_RANGES)
+            raise SettingsError(f"{file}: unknown key 'staffing.{key}'; known keys: {known}")
+        stated[key] = _staffing_value(file, key, value)
+    found = StaffingSettings(**stated)
+    if found.least_doctors > found.most_doctors:
+        raise SettingsError(f"{file}: 'staffing.least_doctors' is more than 'staffing.most_doctors'")
+    if len(found.patients_per_nurse) != _TRIAGE_LEVELS:
+        raise SettingsError(f"{file}: 'staffing.patients_per_nurse' must have {_TRIAGE_LEVELS} numbers, one a level")
+    return found
+
+
+def _staffing_value(file: Path, key: str, value: object) -> object:
+    """A value as the settings hold it: a number, numbers, or numbers by hospital."""
+    default = getattr(StaffingSettings, key)
+    low, high = _STAFFING_RANGES[key]
+    shape, example, numbers = "a whole number", str(default), [value]
+    if key == "hours_a_week":
+        shape, example = "whole numbers by hospital", "{ H1 = 560 }"
+        numbers = [*value.values()] if isinstance(value, dict) else []
+    elif isinstance(default, tuple):
+        shape, example = "a list of whole numbers", str(list(default))
+        numbers = value if isinstance(value, list) else []
+    if not numbers or any(type(one) is not int or not low <= one <= high for one in numbers):
+        raise SettingsError(f"{file}: 'staffing.{key}' must be {shape} from {low} to {high:,}, as in {key} = {example}")
+    if isinstance(value, dict):
+        return tuple(sorted(value.items()))
+    return tuple(numbers) if isinstance(default, tuple) else value
 
 
 def write_settings(settings: Settings) -> None:
@@ -313,4 +404,11 @@ def write_settings(settings: Settings) -> None:
         lines.append("# Whose public holidays hospitals keep, for forecasts.")
         named = ", ".join(f'"{hospital}" = "{of}"' for hospital, of in settings.holiday_calendars)
         lines.append(f"holidays = {{ {named} }}")
+    if settings.staffing != StaffingSettings():
+        lines += ["", "# Rules of the rosters that are suggested.", "[staffing]"]
+        for key, value in asdict(settings.staffing).items():
+            if value != getattr(StaffingSettings, key):
+                named = ", ".join(f'"{hospital}" = {number}' for hospital, number in settings.staffing.hours_a_week)
+                as_list = list(value) if isinstance(value, tuple) else value
+                lines.append(f"{key} = " + (f"{{ {named} }}" if key == "hours_a_week" else str(as_list)))
     replace_text(settings.settings_file, "\n".join(lines) + "\n")

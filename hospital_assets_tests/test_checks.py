@@ -63,9 +63,9 @@ def test_clean_data_raises_nothing(clean: tuple[Settings, BuildReport]) -> None:
     kinds = {kind.name for kind in (*CONTRACT_KINDS, *QUALITY_KINDS)}
     assert set(results["kind"]) == kinds and len(kinds) >= 32
     assert set(results["family"]) == {"conformance", "completeness", "plausibility"}
-    # All apply, but those that need more patients, deaths or forecasts than four days have.
+    # All apply, but those that need more patients, deaths, forecasts or weeks than four days have.
     applied = set(results.filter(pl.col("status") != "NotApplicable")["kind"])
-    assert kinds - applied <= {"blood_mix", "triage_mix", "before_death", "calibrated", "skill"}
+    assert kinds - applied <= {"blood_mix", "triage_mix", "before_death", "calibrated", "skill", "roster"}
 
 
 def test_every_fault_is_noticed(clean: tuple[Settings, BuildReport]) -> None:

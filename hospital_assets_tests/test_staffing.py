@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import re
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hospital_assets.forecasting import queues, shifts, simulate
+from hospital_assets.forecasting import learned, queues, shifts, simulate, staffing
+from hospital_assets.settings import Settings, SettingsError, StaffingSettings, load_settings, write_settings
 
 # Queues -------------------------------------------------------------------------------------------
 
@@ -229,3 +232,166 @@ def test_replicates_are_the_same_patients_for_every_roster() -> None:
     more = replace(week, replicates=8).results(thin)
     assert more[:6] == pytest.approx(first) and more.shape == (8, len(simulate.MEASURES))
     assert not (replace(week, seed=6).results(thin) == first).all()
+
+
+# Learned from visits ------------------------------------------------------------------------------
+
+
+def test_patience_is_over_all_who_waited() -> None:
+    assert learned.leaving_rate(3, 50) == pytest.approx(0.06)
+    # Over the leavers alone, who waited 5 of the 50 hours, patience would be ten times too short.
+    assert learned.leaving_rate(3, 5) == pytest.approx(0.6) and learned.leaving_rate(0, 0) == 0
+
+
+def test_care_is_learned_from_the_queue_it_makes() -> None:
+    """Five places a doctor, leaving at .2 an hour: recovered from the visits that a simulated queue makes."""
+    rng = np.random.default_rng(3)
+    shares, leaving = np.array([0.02, 0.15, 0.43, 0.3, 0.1]), np.array([0.0, 0.2, 0.2, 0.2, 0.2])
+    treatments = tuple(rng.gamma(4, mean / 4, 400) for mean in (3.0, 2.5, 2.2, 1.2, 0.8))
+    true = simulate.Care(shares, treatments, leaving, np.full(5, 0.1), 5, np.array([2, 10, 30, 60, 120]) / 60)
+    days = 40
+    came = simulate.drawn(rng, np.full(24 * days, 5.0), true)
+    on = [(8.0 * n, 8.0 * n + 8) for n in range(3 * days) for _ in range(2)]
+    waited = simulate.waits(came, on, 5)
+    provider, unseen = came.arrival + waited, np.isnan(waited)
+    gone = np.where(unseen, came.arrival + came.patience, provider + came.treatment)
+    seen = learned.Visits(came.arrival, came.triage, provider, provider + came.treatment, gone, came.level + 1, unseen)
+    begin, end = (np.array(values) for values in zip(*on, strict=True))
+    assert learned.places_per_doctor(seen, begin, end) == 5
+    found = learned.care_of(seen, 5, true.targets)
+    assert found is not None
+    assert found.shares == pytest.approx(shares, abs=0.02) and found.to_triage == pytest.approx(0.1, abs=0.02)
+    assert found.leaving[2] == pytest.approx(0.2, rel=0.15) and found.leaving[0] == 0
+    # The median over moments with a queue is no higher than the places: leaving doctors finish.
+    assert found.stays.mean() == pytest.approx(
+        sum(s * t.mean() for s, t in zip(shares, treatments, strict=True)), rel=0.05
+    )
+    stays = learned.stays_by_level(seen)
+    assert stays[2].mean() > treatments[2].mean()
+
+
+def test_too_little_teaches_nothing() -> None:
+    few = learned.Visits(*(np.arange(5.0) + n for n in range(5)), np.full(5, 3), np.zeros(5, dtype=bool))
+    assert learned.care_of(few, 5, np.ones(5)) is None
+    assert learned.places_per_doctor(few, np.array([0.0]), np.array([9.0])) is None
+
+
+# A department's week ------------------------------------------------------------------------------
+
+
+def department(**stated: object) -> staffing.Department:
+    """Ten weeks of 72 a day, most of whom come by day; three shifts of eight hours with two doctors each."""
+    shape = np.where((np.arange(24) >= 9) & (np.arange(24) < 21), 5.0, 1.0)
+    history = np.tile(shape, (70, 1))
+    history[-7::-7] *= 1.25
+    day_means = history[-7:].sum(axis=1)
+    present = {(24 * day + clock, 8): 2 for day in range(7) for clock in (7, 15, 23)}
+    rules = shifts.Rules(starts=tuple(range(24)), lengths=(8,), least=1, most=5)
+    values = {
+        "history": history, "day_means": day_means, "day_dispersion": 0.01, "care": care(5, 0.05, (1.5, 2.0, 2.5)),
+        "present": present, "rules": rules, "budget": shifts.hours_of(present), "target": staffing.Target(0.8, 0.5),
+        "seed": 3,
+    }  # fmt: skip
+    return staffing.Department(**(values | stated))  # type: ignore[arg-type]
+
+
+def test_days_are_spread_over_their_hours() -> None:
+    history = department().history
+    rates = staffing.spread_over_hours(np.array([100.0, 80, 80, 80, 80, 80, 0]), history)
+    assert rates.sum(axis=1) == pytest.approx([100, 80, 80, 80, 80, 80, 0])
+    assert rates[1, 12] / rates[1, 3] == pytest.approx(5, rel=0.01)
+    assert staffing.weekday_means(history) == pytest.approx([90, 72, 72, 72, 72, 72, 72])
+    gap = history.copy()
+    gap[-7::-7] = math.nan
+    assert staffing.weekday_means(gap)[1] == pytest.approx(72)
+    assert staffing.spread_over_hours(np.array([90.0]), gap).sum() == pytest.approx(90)
+
+
+def test_the_need_covers_the_load_after_the_arrivals() -> None:
+    one = department()
+    day = one.rates[24:48]
+    # Two hours each: the most are there at the end of the busy hours, not in their middle.
+    assert one.load[24:48].argmax() > day.argmax() and one.load.sum() == pytest.approx(one.rates.sum() * 2)
+    assert (one.needed() * one.care.places > one.planned_load).all() and one.needed().min() >= 1
+    assert one.planned_load.mean() == pytest.approx(one.load.mean() * (1 + 0.12816))
+
+
+def test_a_better_roster_is_suggested_with_the_same_hours() -> None:
+    one = department()
+    found = staffing.plan(one, replicates=8)
+    suggested = found.rosters["suggested"]
+    assert found.outcome == "suggested" and shifts.hours_of(suggested) <= one.budget
+    assert staffing.mean_wait(found.results["suggested"]) < 0.7 * staffing.mean_wait(found.results["present"])
+    assert set(found.rosters) == set(found.results) == {"present", "suggested", "by_shape"}
+    again = staffing.plan(one, replicates=8)
+    assert again.rosters == found.rosters and (again.results["suggested"] == found.results["suggested"]).all()
+
+
+def test_what_is_no_better_is_not_suggested(monkeypatch: pytest.MonkeyPatch) -> None:
+    best = staffing.plan(department(), replicates=4).rosters["suggested"]
+    found = staffing.plan(department(present=best), replicates=4)
+    assert found.outcome == "no_gain" and set(found.rosters) == {"present"}
+    assert staffing.plan(department(budget=100), replicates=2).outcome == "infeasible"
+    monkeypatch.setitem(sys.modules, "highspy", None)
+    missing = staffing.plan(department(), replicates=2)
+    assert missing.outcome == "solver_missing" and missing.results["present"].shape == (2, 4)
+
+
+def test_nurses_follow_who_is_there() -> None:
+    rates = np.full(168, 4.0)
+    stays = (np.array([]), np.array([1.0]), np.array([2.0]), np.array([1.0]), np.array([]))
+    present, needed = staffing.nurses_needed(rates, np.array([0, 0.25, 0.5, 0.25, 0]), stays, (1, 2, 4, 4, 4), 2)
+    assert (
+        present == pytest.approx(np.full(168, 1 + 4 + 1)) and needed.tolist() == [math.ceil(0.5 + 1 + 0.25) + 2] * 168
+    )
+
+
+# Settings -----------------------------------------------------------------------------------------
+
+
+def test_rules_of_rosters_are_settings(tmp_path: Path) -> None:
+    stated = StaffingSettings(shift_hours=(8, 12), least_doctors=2, hours_a_week=(("H 2", 300), ("H1", 560)))
+    write_settings(Settings(tmp_path, staffing=stated))
+    assert load_settings(tmp_path).staffing == stated
+    write_settings(Settings(tmp_path))
+    assert load_settings(tmp_path).staffing == StaffingSettings()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("shift_start = [7]", "unknown key 'staffing.shift_start'; known keys: shift_starts, "),
+        ("shift_starts = [7, 24]", "'staffing.shift_starts' must be a list of whole numbers from 0 to 23, as in "),
+        ("shift_hours = []", "as in shift_hours = [8, 10]"),
+        (
+            "least_doctors = true",
+            "'staffing.least_doctors' must be a whole number from 0 to 100, as in least_doctors = 1",
+        ),
+        ("least_doctors = 5\nmost_doctors = 4", "'staffing.least_doctors' is more than 'staffing.most_doctors'"),
+        ("hours_a_week = 500", "'staffing.hours_a_week' must be whole numbers by hospital from 1 to 100,000, as in "),
+        ("patients_per_nurse = [1, 4]", "'staffing.patients_per_nurse' must have 5 numbers, one a level"),
+    ],
+)
+def test_a_rule_that_cannot_be_used_is_named(tmp_path: Path, line: str, said: str) -> None:
+    (tmp_path / "hospital.toml").write_text(f"[staffing]\n{line}\n")
+    with pytest.raises(SettingsError, match=re.escape(said)):
+        load_settings(tmp_path)
+
+
+# The simulator ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_suggested_rosters_do_better_on_the_patients_that_came() -> None:
+    """With the same doctors' hours; `python benchmarks/staffing.py` measures nine weeks."""
+    path = Path(__file__).parents[1] / "benchmarks" / "staffing.py"
+    spec = importlib.util.spec_from_file_location("benchmark_of_staffing", path)
+    assert spec and spec.loader
+    benchmark = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = benchmark
+    spec.loader.exec_module(benchmark)
+    found = benchmark.weeks(2, 1.0, 7)
+    before, after = (np.array([getattr(week, name)[0] for week in found]) for name in ("before", "after"))
+    # A week whose waits were short anyway may by chance be as short as before.
+    assert len(found) == 14 and (after < before + 0.5).all() and (after < before).sum() >= 13
+    assert after.mean() < 0.85 * before.mean()

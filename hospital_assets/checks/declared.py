@@ -107,6 +107,7 @@ def _lasts(table: str, column: str, start: str, end: str, unit_minutes: float = 
 
 
 _FORECASTS = ("forecast_arrivals_hourly", "forecast_arrivals_daily")
+_NEED, _SHIFTS, _COMPARED = "staffing_need_hourly", "staffing_shifts_suggested", "kpi_staffing_comparison"
 _ACCURACY = "kpi_forecast_accuracy"
 #: 80 % intervals are assessed from so many forecasts on, and may hold this much.
 LEAST_FORECASTS, PIT_80_PCT = 1_000, (76.0, 84.0)
@@ -145,7 +146,29 @@ RULES: tuple[Rule, ...] = (
     ),
     *(
         Rule(kinds.AHEAD, name, "target_date", "after the as-of day", nw.col("target_date") <= nw.col("service_date"))
-        for name in _FORECASTS
+        for name in (*_FORECASTS, _NEED, _SHIFTS)
+    ),
+    Rule(
+        kinds.ROSTER,
+        _NEED,
+        "needed_count",
+        "covers the load",
+        nw.col("needed_count") * nw.col("places_count") < nw.col("offered_load"),
+    ),
+    Rule(
+        kinds.ROSTER,
+        _NEED,
+        "suggested_count",
+        "the least staff at least",
+        nw.col("suggested_count") < nw.col("least_count"),
+    ),
+    Rule(
+        kinds.ROSTER,
+        _COMPARED,
+        "doctor_hours",
+        "no more than the budget",
+        nw.col("doctor_hours") > nw.col("budget_hours"),
+        nw.col("roster") != "present",
     ),
     Rule(
         kinds.CALIBRATED,
@@ -605,7 +628,17 @@ def _shipped_once(frames: Frames) -> Frame:
     return shipped.with_columns(_broken=nw.col("_ships") != 1)
 
 
+def _hours_of_shifts(frames: Frames) -> Frame:
+    """Rosters that are suggested, and the hours of their shifts."""
+    key = ["service_date", "hospital_id"]
+    hours = nw.col("shift_hours") * nw.col("suggested_count")
+    shifts = frames[_SHIFTS].with_columns(_hours=hours).group_by(key).agg(_sum=nw.col("_hours").sum())
+    suggested = frames["_own"].filter(nw.col("roster") == "suggested").join(shifts, on=key, how="left")
+    return suggested.with_columns(_broken=nw.coalesce(_differ("doctor_hours", "_sum"), nw.lit(True)))
+
+
 RELATIONS: tuple[Relation, ...] = (
+    Relation(kinds.ROSTER, _COMPARED, "doctor_hours", "the sum of its shifts", (_SHIFTS,), _hours_of_shifts),
     Relation(
         kinds.COHERENT,
         "forecast_arrivals_daily",

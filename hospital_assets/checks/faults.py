@@ -64,6 +64,11 @@ def _twice(table: str) -> Callable[[Tables], dict[str, pl.DataFrame]]:
     return lambda tables: {table: pl.concat([tables[table], tables[table].head(1)])}
 
 
+def _row(table: str, **values: float) -> Callable[[Tables], dict[str, pl.DataFrame]]:
+    """A row more; a table may be empty in few days."""
+    return lambda tables: {table: pl.concat([tables[table], pl.DataFrame([values], schema=tables[table].schema)])}
+
+
 def _none(table: str) -> Callable[[Tables], dict[str, pl.DataFrame]]:
     return lambda tables: {table: tables[table].clear()}
 
@@ -309,6 +314,12 @@ FAULTS: tuple[Fault, ...] = (
             forecasts_count=pl.lit(10_000, dtype=pl.Int64),
             shipped_count=pl.lit(10_000, dtype=pl.Int64),
         ),
+    ),
+    Fault(
+        kinds.ROSTER,
+        "staffing_need_hourly",
+        "less staff is needed than there is work for",
+        _row("staffing_need_hourly", needed_count=1, places_count=5, offered_load=9.0),
     ),
     Fault(kinds.SEEN_AGAIN, "dim_patient", "no visits landed", _none(_VISITS)),
     Fault(

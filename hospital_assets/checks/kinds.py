@@ -74,6 +74,9 @@ COHERENT = Kind("coherent", "conformance", "Means add up: hours to days, hospita
 AHEAD = Kind("ahead", "conformance", "A forecast is of days after the one it was made at, once per day.")
 CALIBRATED = Kind("calibrated", "plausibility", "Intervals hold as much as they promise, and nothing leans.", _WARN)
 SKILL = Kind("skill", "plausibility", "What ships is not worse than the slot mean it replaces.", _WARN)
+ROSTER = Kind(
+    "roster", "conformance", "A suggested roster keeps to its hours and the least staff; the need covers the load."
+)
 
 ENDS = Kind("ends", "completeness", "Nothing is open for longer than it can last.", _WARN)
 
@@ -120,6 +123,7 @@ QUALITY_KINDS = (
     AHEAD,
     CALIBRATED,
     SKILL,
+    ROSTER,
     ENDS,
     CLOCK_ORDER,
     NOT_IN_FUTURE,

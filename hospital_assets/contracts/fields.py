@@ -662,6 +662,46 @@ FIELDS: Mapping[str, Field] = {
     "skill_pct": percent(
         "CRPS below that of the slot mean over the same hours or days; of these two methods only.", nullable=True
     ),
+    "staff_role": text("Who is meant.", isin=["doctor", "nurse"]),
+    "offered_load": real(
+        "Patients in treatment (doctors) or there (nurses) at a time, if a place were always free; mean of the hour; "
+        "of doctors on a day that only one in ten exceeds.",
+        unit="patients",
+        ge=0,
+    ),
+    "places_count": count(
+        "Patients whom a doctor treats at a time, as learned from moments with a queue.", nullable=True
+    ),
+    "needed_count": count("Doctors who meet the target of service on such a day; nurses by ratio."),
+    "least_count": count("Least staff by the hospital's rules.", nullable=True),
+    "present_count": count("By the roster of the seven days up to the as-of day.", nullable=True),
+    "suggested_count": count("By the roster that is suggested; null where none is.", nullable=True),
+    "gap_count": whole("Needed less present.", nullable=True),
+    "change_count": whole("Suggested less present."),
+    "roster": text("Which roster."),
+    "suggestion_outcome": text("How the search for a roster ended."),
+    "budget_hours": hours("Doctors' hours that the week may have.", nullable=True),
+    "doctor_hours": hours("Doctors' hours that it has.", nullable=True),
+    "moved_hours": hours("Of these, at hours that the present roster does not have.", nullable=True),
+    "replicates_count": count("Weeks that were simulated; each roster on the same patients."),
+    **{
+        f"{stem}_{which}_{unit}": field
+        for stem, unit, made in (
+            ("wait_mean", "minutes", minutes),
+            ("wait_p90", "minutes", minutes),
+            ("unseen", "pct", percent),
+            ("within_target", "pct", percent),
+        )
+        for which, field in (
+            ("low", made("10th percentile of the simulated weeks.", nullable=True)),
+            ("high", made("90th percentile of the simulated weeks.", nullable=True)),
+        )
+    },
+    "wait_mean_minutes": minutes("Mean wait from door to provider of those seen.", nullable=True),
+    "unseen_pct": percent("Share that left without being seen.", nullable=True, ge=0, le=100),
+    "better_weeks_pct": percent(
+        "Simulated weeks in which the mean wait was shorter than by the present roster.", nullable=True, ge=0, le=100
+    ),
     "came_at_midnight_count": count("Of the patients at 24:00, those who came then sharp: the next day's arrivals."),
     "midnight_patients_count": count("Patients at 24:00."),
     "midnight_pct": percent("Of the beds then.", nullable=True, ge=0),

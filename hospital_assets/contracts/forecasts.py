@@ -44,6 +44,50 @@ FORECAST_ACCURACY = Measure(
     "counts within closed intervals is larger. The floor of MASE is what is left where all rates are known.",
 )
 
+DOCTOR, NURSE = "doctor", "nurse"
+#: Rosters that are compared, and what each is.
+ROSTERS = {
+    "present": "the roster of the last seven days",
+    "suggested": "the roster that is suggested from the forecast",
+    "by_shape": "what the same programme makes of the mean week of eight weeks, without the forecast",
+}
+#: How the search for a roster ended -> the same in words.
+OUTCOMES = {
+    "suggested": "a roster is suggested",
+    "time_limit": "a roster is suggested, the best found within the time limit",
+    "no_gain": "the present roster does as well as any that was found",
+    "infeasible": "the rules of [staffing] in hospital.toml cannot be kept with these hours",
+    "solver_missing": "no roster is suggested: pip install 'hospital-assets[staffing]'",
+    "no_queue": "no roster is suggested: there is hardly ever a queue",
+    "no_roster": "no roster is suggested: no shifts are known on some of the last seven days",
+    "too_few_visits": "no roster is suggested: there are too few days or visits to learn from",
+}
+
+STAFF_NEEDED = Measure(
+    "Staff needed",
+    "Doctors: the fewest with whom the share of patients that [staffing] asks for is seen in time (Erlang C), at the "
+    "offered load of the hour on a day that only one in ten exceeds. Nurses: patients there by triage level over the "
+    "patients per nurse, rounded up, and the fixed posts.",
+    "doctors, nurses",
+    "emergency departments, hours of the week after each Sunday",
+    "Green, Kolesar and Whitt 2007 (offered load); ratios: RCN and RCEM 2020, and the NICE draft of 2015, which was "
+    "withdrawn",
+    exclusions="hospitals with less than 14 days or 100 visits to learn from; boarders, who need nurses, too.",
+    variants="a need, no gap, of nurses: no roster of nurses is landed.",
+)
+ROSTER_COMPARED = Measure(
+    "Rosters compared",
+    "Mean and 90th percentile of the wait for a doctor, left unseen, and seen within the target of the triage level, "
+    "by the present and the suggested roster, on the same simulated patients; means and the middle 80 % of the weeks "
+    "simulated. The suggested roster is the integer programme's that saves most waiting with the same doctors' hours.",
+    "min, %",
+    "simulated weeks after each Sunday",
+    "event simulation with arrivals as forecast; treatment, patience, triage mix and patients per doctor of the last "
+    "eight weeks",
+    exclusions="who left unseen has no wait, and was not seen within the target.",
+    variants="what the roster by shape gains does not rest on the forecast. A suggestion: it changes nothing.",
+)
+
 
 class Forecast(Table, layer="forecasts"):
     """A row of forecasts."""
@@ -125,4 +169,71 @@ class KpiForecastAccuracy(
     arrivals_count = column("That came in the hours or days forecast, each counted once per forecast.")
 
 
-TABLES = (ForecastArrivalsHourly, ForecastArrivalsDaily, ForecastModels, KpiForecastAccuracy)
+class StaffingNeedHourly(
+    Forecast,
+    name="staffing_need_hourly",
+    grain="one as-of day (Sundays), hospital, local hour of the week ahead, and role",
+    key=("service_date", "hospital_id", "target_date", "hour_of_day", "staff_role"),
+    columns="""
+        expected_arrivals offered_load places_count needed_count least_count present_count suggested_count gap_count
+    """,
+    measures=[STAFF_NEEDED],
+    partitioned=True,
+):
+    """Doctors and nurses needed in each hour of the week ahead, beside those who are on."""
+
+    hour_of_day = column(ge=0, le=23)
+    places_count = column("Of doctors.")
+    least_count = column("Of doctors.")
+    present_count = column("Of doctors.")
+
+
+class StaffingShiftsSuggested(
+    Forecast,
+    name="staffing_shifts_suggested",
+    grain="one as-of day (Sundays), hospital, day and hour of start, and length; present or suggested",
+    key=("service_date", "hospital_id", "target_date", "hour_of_day", "shift_hours"),
+    columns="present_count suggested_count change_count",
+    measures=[ROSTER_COMPARED],
+    partitioned=True,
+):
+    """Doctors' shifts of the week ahead as suggested, beside those of the week before; empty without a suggestion."""
+
+    hour_of_day = column("In which the shift starts, rounded.", ge=0, le=23)
+    shift_hours = column("Rounded to whole ones.", gt=0)
+    present_count = column(nullable=False)
+    suggested_count = column(nullable=False)
+
+
+class KpiStaffingComparison(
+    Forecast,
+    name="kpi_staffing_comparison",
+    grain="one as-of day (Sundays), hospital and roster",
+    key=("service_date", "hospital_id", "roster"),
+    columns="""
+        suggestion_outcome places_count budget_hours doctor_hours moved_hours replicates_count
+        wait_mean_minutes wait_mean_low_minutes wait_mean_high_minutes
+        wait_p90_minutes wait_p90_low_minutes wait_p90_high_minutes
+        unseen_pct unseen_low_pct unseen_high_pct
+        within_target_pct within_target_low_pct within_target_high_pct
+        better_weeks_pct
+    """,
+    measures=[ROSTER_COMPARED],
+    partitioned=True,
+):
+    """How the present and the suggested roster do in the week ahead, simulated; and why none is suggested."""
+
+    roster = column(isin=[*ROSTERS])
+    suggestion_outcome = column(isin=[*OUTCOMES])
+    wait_p90_minutes = column("Mean of the simulated weeks.")
+
+
+TABLES = (
+    ForecastArrivalsHourly,
+    ForecastArrivalsDaily,
+    ForecastModels,
+    KpiForecastAccuracy,
+    StaffingNeedHourly,
+    StaffingShiftsSuggested,
+    KpiStaffingComparison,
+)

@@ -26,7 +26,7 @@ Outcome = Literal["suggested", "time_limit", "infeasible"]
 _GAP = 1e-3
 _SECONDS = 20.0
 #: An hour of a doctor is moved where it saves at least so many hours of waiting.
-KEPT_HOUR = 0.05
+KEPT_HOUR = 0.1
 
 
 class SolverMissingError(RuntimeError):

@@ -1,0 +1,429 @@
+"""What each emergency department needs in the coming week, and the roster that is suggested for it; on Sundays."""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+import narwhals as nw
+import polars as pl
+
+from hospital_assets.assets.declare import all_days, several_tables
+from hospital_assets.assets.kpis.occupancy import EMERGENCY
+from hospital_assets.assets.resources import ClockResource
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.contracts.dimensions import UNKNOWN_KEY
+from hospital_assets.contracts.forecasts import DOCTOR, NURSE, OUTCOMES
+from hospital_assets.contracts.kpis import ALL
+from hospital_assets.measures.thresholds import IMMEDIATE_MINUTES
+from hospital_assets.measures.triage import SCALE_IN_USE, SCALES
+from hospital_assets.settings import StaffingSettings
+from hospital_assets.warehouse.dialect import Frame
+
+if TYPE_CHECKING:
+    from hospital_assets.forecasting.counts import Array
+    from hospital_assets.forecasting.learned import Visits
+    from hospital_assets.forecasting.shifts import Roster
+    from hospital_assets.forecasting.simulate import Care
+    from hospital_assets.forecasting.staffing import Department, Plan
+
+_TABLES = ("staffing_need_hourly", "staffing_shifts_suggested", "kpi_staffing_comparison")
+#: Weeks of rosters begin on Monday: suggestions are made from the end of the day before.
+_LAST_WEEKDAY = 7
+_WEEK = 7
+#: Days before the as-of day of which visits, arrivals and doctors are read.
+_DAYS_READ = 56
+#: Doctors who were on in so many days can be on in the next week.
+_HEADCOUNT_DAYS = 28
+_LEAST_DAYS = 14
+#: Of the replicates, the middle so many percent lie between low and high.
+_MIDDLE_PCT = 80
+_CLOCKS = {
+    "arrival": "arrival_at",
+    "triage": "triage_at",
+    "provider": "provider_at",
+    "decision": "decision_at",
+    "departure": "departure_at",
+}
+
+
+@dg.multi_asset(
+    **several_tables("staffing", *_TABLES),
+    ins=all_days("kpi_arrivals_hourly", "fact_emergency_visits", "fact_doctor_shifts"),
+)
+def staffing(
+    context: dg.AssetExecutionContext,
+    forecast_arrivals_daily: pl.DataFrame,
+    kpi_arrivals_hourly: Frame,
+    fact_emergency_visits: Frame,
+    fact_doctor_shifts: Frame,
+    dim_department: pl.DataFrame,
+    dim_hospital: pl.DataFrame,
+    clock: ClockResource,
+    rostering: dg.ResourceParam[StaffingSettings],
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Needs and suggestions from the end of each Sunday of the run that was forecast from."""
+    ahead = forecast_arrivals_daily.filter(
+        pl.col("is_shipped"),
+        pl.col("hospital_id") != ALL,
+        pl.col("horizon_days") <= _WEEK,
+        pl.col("service_date").dt.weekday() == _LAST_WEEKDAY,
+    )
+    first, last = ahead["service_date"].min(), ahead["service_date"].max()
+    if not isinstance(first, date) or not isinstance(last, date):
+        made = Made.empty()
+    else:
+        first -= timedelta(days=_DAYS_READ)
+        arrivals, visits, shifts = (
+            _of_days(frame, first, last) for frame in (kpi_arrivals_hourly, fact_emergency_visits, fact_doctor_shifts)
+        )
+        made = suggestions(ahead, arrivals, visits, shifts, dim_department, dim_hospital, rostering)
+    for name in _TABLES:
+        context.add_output_metadata({"outcomes": made.outcomes}, output_name=name)
+    return made.need, made.shifts, made.comparison
+
+
+def _of_days(frame: Frame, first: date, last: date) -> pl.DataFrame:
+    day = nw.col("service_date")
+    found: pl.DataFrame = frame.filter(day >= nw.lit(first), day <= nw.lit(last)).collect("polars").to_native()
+    return found
+
+
+@dataclass(frozen=True)
+class Made:
+    """The rows of the three tables, and how often each search for a roster ended how."""
+
+    need: pl.DataFrame
+    shifts: pl.DataFrame
+    comparison: pl.DataFrame
+    outcomes: dict[str, int]
+
+    @classmethod
+    def empty(cls) -> "Made":
+        """No rows."""
+        return _Rows().made()
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows that are gathered hospital by hospital."""
+
+    need: list[dict[str, Any]] = field(default_factory=list)
+    shifts: list[dict[str, Any]] = field(default_factory=list)
+    comparison: list[dict[str, Any]] = field(default_factory=list)
+
+    def made(self) -> "Made":
+        """The rows as tables."""
+        need, shifts, comparison = (
+            pl.DataFrame(rows, schema=CONTRACTS[name].polars_schema)
+            for name, rows in zip(_TABLES, (self.need, self.shifts, self.comparison), strict=True)
+        )
+        ended = (
+            comparison.filter(pl.col("roster") == "present")["suggestion_outcome"]
+            .value_counts()
+            .sort("suggestion_outcome")
+        )
+        return Made(need, shifts, comparison, {OUTCOMES[name]: count for name, count in ended.iter_rows()})
+
+
+def suggestions(
+    ahead: pl.DataFrame,
+    arrivals: pl.DataFrame,
+    visits: pl.DataFrame,
+    shifts: pl.DataFrame,
+    departments: pl.DataFrame,
+    hospitals: pl.DataFrame,
+    rules: StaffingSettings,
+) -> "Made":
+    """Needs, suggested shifts and their comparison, of each as-of day and hospital that was forecast.
+
+    Args:
+        ahead: the rows of forecast_arrivals_daily that ship, of the seven days after each as-of day.
+        arrivals: kpi_arrivals_hourly; of this and the next two, what lies after an as-of day is not used for it.
+        visits: fact_emergency_visits.
+        shifts: fact_doctor_shifts.
+        departments: dim_department.
+        hospitals: dim_hospital.
+        rules: of the rosters.
+    """
+    rows = _Rows()
+    emergency = departments.filter(pl.col("department_name") == EMERGENCY)["department_key"].unique()
+    shifts = shifts.filter(pl.col("department_key").is_in(emergency.implode()))
+    members = {member["hospital_id"]: member for member in hospitals.iter_rows(named=True)}
+    for (as_of, hospital_id), days in sorted(ahead.partition_by("service_date", "hospital_id", as_dict=True).items()):
+        member = members[hospital_id]
+        of_hospital = pl.col("hospital_key") == member["hospital_key"]
+        known = Known(
+            as_of,
+            hospital_id,
+            member["time_zone"],
+            days.sort("target_date"),
+            arrivals.filter(pl.col("hospital_id") == hospital_id),
+            visits.filter(of_hospital, ~pl.col("is_cancelled")),
+            shifts.filter(of_hospital),
+        )
+        _add(rows, known, rules)
+    return rows.made()
+
+
+def _add(rows: _Rows, known: "Known", rules: StaffingSettings) -> None:
+    """One hospital's rows."""
+    from hospital_assets.forecasting.learned import care_of, places_per_doctor
+    from hospital_assets.forecasting.staffing import plan, spread_over_hours
+
+    history, visits, present = known.history(), known.seen(), known.present()
+    targets = [max(target, IMMEDIATE_MINUTES) / 60 for _, target, _ in SCALES[SCALE_IN_USE]]
+    begin, end = known.spans()
+    places = places_per_doctor(visits, begin, end)
+    care = care_of(visits, places or 1, _array(targets))
+    if history is None or care is None:
+        rows.comparison.append(known.nothing("too_few_visits"))
+        return
+    rates = spread_over_hours(known.day_means, history).ravel()
+    rows.need.extend(_nurses(known, rates, care, visits, rules))
+    if not present or places is None:
+        rows.comparison.append(known.nothing("no_queue" if present else "no_roster"))
+        return
+    department = known.department(history, care, present, rules)
+    made = plan(department)
+    rows.need.extend(_doctors(known, department, made))
+    rows.shifts.extend(_shifts(known, made))
+    rows.comparison.extend(_comparison(known, department, made))
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a hospital on an as-of day; its frames may hold more, which is not used."""
+
+    as_of: date
+    hospital_id: str
+    time_zone: str
+    ahead: pl.DataFrame
+    arrivals: pl.DataFrame
+    visits: pl.DataFrame
+    shifts: pl.DataFrame
+
+    @property
+    def end(self) -> datetime:
+        """The end of the as-of day, on the hospital's clock."""
+        return datetime.combine(self.as_of + timedelta(days=1), datetime.min.time())
+
+    @property
+    def day_means(self) -> "Array":
+        """What is forecast of the seven days."""
+        found: Array = self.ahead["expected_arrivals"].to_numpy()
+        return found
+
+    def history(self) -> "Array | None":
+        """Arrivals of the last weeks, days x 24; None where there are too few days."""
+        from hospital_assets.forecasting.series import series_of
+
+        rows = self.arrivals.filter(self._within(_DAYS_READ)).sort("service_date", "hour_of_day")
+        counts = rows["arrivals_count"].cast(pl.Float64).to_numpy().reshape(-1, 24)
+        days = rows["service_date"].gather_every(24).to_list()
+        made = series_of(self.hospital_id, dict(zip(days, counts, strict=True)), self.time_zone, self.as_of, "none")
+        return made.counts if made is not None and len(made.counts) >= _LEAST_DAYS else None
+
+    def seen(self) -> "Visits":
+        """Visits of the last weeks, as they were known at the end of the as-of day; times in hours."""
+        from hospital_assets.forecasting.learned import Visits
+
+        rows = self.visits.filter(self._within(_DAYS_READ))
+        end = pl.lit(self.end.replace(tzinfo=ZoneInfo(self.time_zone)).astimezone(UTC))
+        # What happened later was not known then.
+        clocks = rows.select(
+            **{
+                name: pl.when(pl.col(column) < end).then(pl.col(column)).dt.epoch("us") / 3.6e9
+                for name, column in _CLOCKS.items()
+            },
+            unseen=pl.col("is_lwbs").fill_null(False) & (pl.col("departure_at") < end).fill_null(False),
+            level=pl.col("triage_level").fill_null(0),
+        )
+        decided = clocks.with_columns(decision=pl.coalesce("decision", "departure"))
+        clock = {name: decided[name].cast(pl.Float64).fill_null(float("nan")).to_numpy() for name in _CLOCKS}
+        return Visits(
+            clock["arrival"],
+            clock["triage"],
+            clock["provider"],
+            clock["decision"],
+            clock["departure"],
+            decided["level"].cast(pl.Int64).to_numpy(),
+            decided["unseen"].to_numpy(),
+        )
+
+    def spans(self) -> "tuple[Array, Array]":
+        """Begin and end of the shifts of the last weeks, in hours of the same clock."""
+        rows = self.shifts.filter(self._within(_DAYS_READ))
+        begin, end = ((rows[name].dt.epoch("us") / 3.6e9).to_numpy() for name in ("shift_start_at", "shift_end_at"))
+        return begin, end
+
+    def present(self) -> "Roster":
+        """The shifts that began in the last seven days, by hour of that week and length in whole hours.
+
+        Empty where there is none on some day: then the roster was not delivered.
+        """
+        rows = self.shifts.filter(self._within(_WEEK))
+        if rows["service_date"].n_unique() < _WEEK:
+            return {}
+        since = pl.col("shift_start_at").dt.convert_time_zone(self.time_zone).dt.replace_time_zone(None) - (
+            self.end - timedelta(days=_WEEK)
+        )
+        rows = rows.select(
+            start=(since.dt.total_minutes() / 60).round().cast(pl.Int64) % (_WEEK * 24),
+            length=pl.col("shift_hours").round().clip(1, 24).cast(pl.Int64),
+        )
+        return {
+            (start, length): n for start, length, n in rows.group_by("start", "length").len().sort(pl.all()).iter_rows()
+        }
+
+    def doctors(self) -> int:
+        """How many worked in the last weeks; 0 where it is not known."""
+        keys = self.shifts.filter(self._within(_HEADCOUNT_DAYS))["doctor_key"]
+        return 0 if (keys == UNKNOWN_KEY).any() else keys.n_unique()
+
+    def department(self, history: "Array", care: "Care", present: "Roster", rules: StaffingSettings) -> "Department":
+        """The department as the search for a roster takes it."""
+        from hospital_assets.forecasting.shifts import Rules, hours_of
+        from hospital_assets.forecasting.staffing import Department, Target
+
+        return Department(
+            history,
+            self.day_means,
+            float(self.ahead["count_dispersion"][0]),
+            care,
+            present,
+            Rules(
+                rules.shift_starts,
+                rules.shift_hours,
+                rules.least_doctors,
+                rules.most_doctors,
+                rules.distinct_starts,
+                rules.rest_hours,
+                self.doctors(),
+            ),
+            dict(rules.hours_a_week).get(self.hospital_id, hours_of(present)),
+            Target(rules.target_pct / 100, rules.target_minutes / 60),
+            # The same week and hospital is always simulated with the same random numbers.
+            zlib.crc32(f"{self.as_of.isoformat()} {self.hospital_id}".encode()),
+        )
+
+    def row(self, **values: Any) -> dict[str, Any]:
+        """A row of this as-of day and hospital."""
+        return {"service_date": self.as_of, "hospital_id": self.hospital_id, **values}
+
+    def hour(self, hour: int) -> dict[str, Any]:
+        """The day and hour of an hour of the week ahead."""
+        return {"target_date": self.as_of + timedelta(days=1 + hour // 24), "hour_of_day": hour % 24}
+
+    def nothing(self, outcome: str) -> dict[str, Any]:
+        """The row of a hospital without a comparison, and why there is none."""
+        return self.row(roster="present", suggestion_outcome=outcome, replicates_count=0)
+
+    def _within(self, days: int) -> pl.Expr:
+        return pl.col("service_date").is_between(self.as_of - timedelta(days=days), self.as_of, closed="right")
+
+
+def _array(values: Sequence[float]) -> "Array":
+    import numpy as np
+
+    return np.array(values, dtype=np.float64)
+
+
+def _nurses(
+    known: "Known", rates: "Array", care: "Care", visits: "Visits", rules: StaffingSettings
+) -> list[dict[str, Any]]:
+    from hospital_assets.forecasting.learned import stays_by_level
+    from hospital_assets.forecasting.staffing import nurses_needed
+
+    present, needed = nurses_needed(
+        rates, care.shares, stays_by_level(visits), rules.patients_per_nurse, rules.fixed_nurses
+    )
+    return [
+        known.row(
+            **known.hour(hour),
+            staff_role=NURSE,
+            expected_arrivals=float(rates[hour]),
+            offered_load=float(present[hour]),
+            needed_count=int(needed[hour]),
+        )
+        for hour in range(len(rates))
+    ]
+
+
+def _doctors(known: "Known", department: "Department", made: "Plan") -> list[dict[str, Any]]:
+    from hospital_assets.forecasting.shifts import coverage
+
+    hours = len(department.rates)
+    on = {name: coverage(roster, hours) for name, roster in made.rosters.items()}
+    needed, suggested = department.needed(), on.get("suggested")
+    return [
+        known.row(
+            **known.hour(hour),
+            staff_role=DOCTOR,
+            expected_arrivals=float(department.rates[hour]),
+            offered_load=float(department.planned_load[hour]),
+            places_count=department.care.places,
+            needed_count=int(needed[hour]),
+            least_count=department.rules.least,
+            present_count=int(on["present"][hour]),
+            suggested_count=None if suggested is None else int(suggested[hour]),
+            gap_count=int(needed[hour] - on["present"][hour]),
+        )
+        for hour in range(hours)
+    ]
+
+
+def _shifts(known: "Known", made: "Plan") -> list[dict[str, Any]]:
+    present, suggested = made.rosters["present"], made.rosters.get("suggested")
+    if suggested is None:
+        return []
+    return [
+        known.row(
+            **known.hour(start),
+            shift_hours=float(length),
+            present_count=present.get((start, length), 0),
+            suggested_count=suggested.get((start, length), 0),
+            change_count=suggested.get((start, length), 0) - present.get((start, length), 0),
+        )
+        for start, length in sorted({*present, *suggested})
+    ]
+
+
+def _comparison(known: "Known", department: "Department", made: "Plan") -> list[dict[str, Any]]:
+    """A row for each roster: what the simulated weeks were like, on average and in the middle of them."""
+    import numpy as np
+
+    from hospital_assets.forecasting.shifts import hours_moved, hours_of
+    from hospital_assets.forecasting.simulate import MEASURES
+
+    present, before = made.rosters["present"], made.results["present"]
+    low, high = 50 - _MIDDLE_PCT / 2, 50 + _MIDDLE_PCT / 2
+    found = []
+    for name, results in made.results.items():
+        roster = made.rosters[name]
+        measures: dict[str, float | None] = {}
+        for number, measure in enumerate(MEASURES):
+            stem, unit = measure.rsplit("_", 1)
+            values = results[:, number]
+            measures[measure] = float(values.mean())
+            measures[f"{stem}_low_{unit}"], measures[f"{stem}_high_{unit}"] = map(
+                float, np.percentile(values, (low, high))
+            )
+        is_known = not np.isnan(results).any()
+        found.append(
+            known.row(
+                roster=name,
+                suggestion_outcome=made.outcome,
+                places_count=department.care.places,
+                budget_hours=float(department.budget),
+                doctor_hours=float(hours_of(roster)),
+                moved_hours=float(hours_moved(present, roster, len(department.rates))),
+                replicates_count=len(results),
+                **{measure: value if is_known else None for measure, value in measures.items()},
+                better_weeks_pct=None if name == "present" else float(100 * (results[:, 0] < before[:, 0]).mean()),
+            )
+        )
+    return found

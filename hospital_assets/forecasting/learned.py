@@ -1,0 +1,122 @@
+"""What a simulated department has to know of the real one, learned from visits and shifts of the last weeks.
+
+Times are hours of any clock without jumps (NaN where there is none), levels 1 to 5 (0 where not triaged).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hospital_assets.forecasting.counts import Array
+from hospital_assets.forecasting.simulate import LEVELS, Care
+
+#: So far back: long enough for rare levels, short enough to be like today.
+LEARNED_DAYS = 56
+#: A queue shows how many patients a doctor takes: moments with so many who have waited so long (hours) ...
+_QUEUE, _QUEUE_HOURS = 2, 1 / 6
+#: ... of which there have to be so many, ...
+LEAST_MOMENTS = 20
+#: ... and of which the lowest tenth counts: doctors who have gone home finish with their patients.
+_LOWEST = 0.1
+#: Moments that are looked at, in hours.
+_STEP = 0.25
+#: Visits from which on anything is learned.
+LEAST_VISITS = 100
+
+
+@dataclass(frozen=True)
+class Visits:
+    """Visits of an emergency department.
+
+    Attributes:
+        arrival: of all of them.
+        triage: where it happened.
+        provider: first seen by; NaN: never, or not yet.
+        decision: end of the treatment.
+        departure: NaN while there.
+        level: 1 to 5; 0: not triaged.
+        unseen: whether the patient left without being seen.
+    """
+
+    arrival: Array
+    triage: Array
+    provider: Array
+    decision: Array
+    departure: Array
+    level: npt.NDArray[np.int64]
+    unseen: npt.NDArray[np.bool_]
+
+
+def leaving_rate(left: int, waited_hours: float) -> float:
+    """How many of those who wait leave an hour: those who left, over the hours that all have waited.
+
+    Who was seen would have left later (a censored exponential): the mean wait of the leavers alone is too short.
+    """
+    return left / waited_hours if waited_hours > 0 else 0.0
+
+
+def there_at(moments: Array, begin: Array, end: Array) -> npt.NDArray[np.int64]:
+    """How many spans go on at each moment; those without a begin, or that end before it, are none."""
+    used = end > begin
+    begun = np.searchsorted(np.sort(begin[used]), moments, side="right")
+    found: npt.NDArray[np.int64] = begun - np.searchsorted(np.sort(end[used]), moments, side="right")
+    return found
+
+
+def places_per_doctor(visits: Visits, shift_begin: Array, shift_end: Array) -> int | None:
+    """Patients whom a doctor treats at a time; None where there hardly ever was a queue that would show it.
+
+    The 10th percentile, over moments at which at least two have waited for ten minutes since triage, of the patients
+    in treatment for each doctor on shift.
+    """
+    if not len(visits.arrival) or not len(shift_begin):
+        return None
+    moments = np.arange(visits.arrival.min(), visits.arrival.max(), _STEP)
+    seen_or_gone = np.where(np.isnan(visits.provider), visits.departure, visits.provider)
+    waiting = there_at(moments, visits.triage + _QUEUE_HOURS, seen_or_gone)
+    treated = there_at(moments, visits.provider, visits.decision)
+    doctors = there_at(moments, shift_begin, shift_end)
+    is_queue = (waiting >= _QUEUE) & (doctors > 0)
+    if is_queue.sum() < LEAST_MOMENTS:
+        return None
+    return max(1, round(float(np.quantile(treated[is_queue] / doctors[is_queue], _LOWEST))))
+
+
+def care_of(visits: Visits, places: int, targets: Array) -> Care | None:
+    """What patients are like; None where there are too few to say.
+
+    Args:
+        visits: of the last weeks.
+        places: see `places_per_doctor`.
+        targets: longest wait for a doctor by level, in hours.
+    """
+    treatment = visits.decision - visits.provider
+    waited = np.where(visits.unseen, visits.departure, visits.provider) - visits.arrival
+    to_triage = visits.triage - visits.arrival
+    known = treatment[treatment > 0]
+    if len(known) < LEAST_VISITS or not (visits.level > 0).any():
+        return None
+    treatments, leaving, delays = [], np.zeros(LEVELS), np.zeros(LEVELS)
+    for number in range(LEVELS):
+        mine = visits.level == number + 1
+        own = treatment[mine & (treatment > 0)]
+        treatments.append(own if len(own) else known)
+        hours = waited[mine & (waited >= 0)]
+        leaving[number] = leaving_rate(int(visits.unseen[mine].sum()), float(hours.sum()))
+        own_delay = to_triage[mine & (to_triage >= 0)]
+        delays[number] = own_delay.mean() if len(own_delay) else 0.0
+    counts = np.bincount(visits.level[visits.level > 0] - 1, minlength=LEVELS)
+    return Care(counts / counts.sum(), tuple(treatments), leaving, delays, places, targets)
+
+
+def stays_by_level(visits: Visits) -> tuple[Array, ...]:
+    """Hours from arrival until the treatment ended or the patient left unseen, by triage level.
+
+    Who boards afterwards is not counted.
+    """
+    until = np.where(visits.unseen, visits.departure, visits.decision)
+    stays = until - visits.arrival
+    return tuple(stays[(visits.level == level) & (stays > 0)] for level in range(1, LEVELS + 1))

@@ -1,0 +1,226 @@
+"""The tables of staffing: what they hold, that nothing later changes them, and what turns their checks red."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, date, datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from hospital_assets.assets.forecasts.staffing import Made, suggestions
+from hospital_assets.checks.quality import check_quality
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.contracts.forecasts import OUTCOMES
+from hospital_assets.forecasting import simulate
+from hospital_assets.settings import StaffingSettings
+from hospital_assets.warehouse.dialect import lazy
+
+#: A Sunday, eight weeks of history before it and a week after it.
+AS_OF = date(2026, 6, 28)
+FIRST = AS_OF - timedelta(days=55)
+DAYS = 63
+ZONE = "America/Chicago"
+RULES = StaffingSettings(shift_starts=tuple(range(0, 24, 2)), shift_hours=(8,), most_doctors=5)
+#: Three shifts of eight hours, two doctors each.
+STARTS = (7, 15, 23)
+
+
+def tables(places: int = 5) -> dict[str, pl.DataFrame]:
+    """What `suggestions` reads, of one hospital whose evenings are busy, and whose doctors have so many places."""
+    rng = np.random.default_rng(4)
+    shape = np.where((np.arange(24) >= 11) & (np.arange(24) < 22), 4.6, 1.0)
+    levels = np.array([0.02, 0.15, 0.43, 0.3, 0.1])
+    care = simulate.Care(
+        levels, (rng.gamma(4, 0.45, 300),) * 5, np.full(5, 0.15), np.full(5, 0.1), places, np.full(5, 0.5)
+    )
+    came = simulate.drawn(rng, np.tile(shape, DAYS), care)
+    starts = np.array([24 * day + hour for day in range(-1, DAYS) for hour in STARTS for _ in range(2)])
+    waited = simulate.waits(came, [(start, start + 8) for start in starts], places)
+    at, leaves = came.arrival, np.isnan(waited)
+    provider = at + waited
+    gone = np.where(leaves, at + came.patience, provider + came.treatment)
+    counts = np.bincount(at.astype(int), minlength=DAYS * 24).reshape(-1, 24)
+    midnight = datetime(FIRST.year, FIRST.month, FIRST.day, 5, tzinfo=UTC)
+    n = len(at)
+    starts = starts[starts >= 0]
+
+    def clock(hours: np.ndarray) -> pl.Series:
+        micros = pl.Series(np.nan_to_num(hours * 3.6e9, nan=-1).astype(np.int64))
+        begin = int(midnight.timestamp() * 1e6)
+        return pl.select(pl.when(micros >= 0).then(micros + begin)).to_series().cast(pl.Datetime("us", "UTC"))
+
+    def days_of(hours: np.ndarray) -> list[date]:
+        return [FIRST + timedelta(days=int(hour // 24)) for hour in hours]
+
+    visits = {
+        "service_date": days_of(at),
+        "hospital_key": [1] * n,
+        "is_cancelled": [False] * n,
+        "arrival_at": clock(at),
+        "triage_at": clock(came.triage),
+        "provider_at": clock(provider),
+        "decision_at": clock(np.where(leaves, np.nan, gone)),
+        "departure_at": clock(gone),
+        "is_lwbs": leaves,
+        "triage_level": came.level + 1,
+    }
+    shifts = {
+        "service_date": days_of(starts),
+        "hospital_key": [1] * len(starts),
+        "department_key": [7] * len(starts),
+        "doctor_key": [1 + number % 12 for number in range(len(starts))],
+        "shift_start_at": clock(starts),
+        "shift_end_at": clock(starts + 8),
+        "shift_hours": [8.0] * len(starts),
+    }
+    arrivals = [
+        (FIRST + timedelta(days=day), "H1", hour, int(count))
+        for day, row in enumerate(counts)
+        for hour, count in enumerate(row)
+    ]
+    ahead = {
+        "service_date": [AS_OF] * 7,
+        "hospital_id": ["H1"] * 7,
+        "target_date": [AS_OF + timedelta(days=n) for n in range(1, 8)],
+        "expected_arrivals": [float(shape.sum())] * 7,
+        "count_dispersion": [0.005] * 7,
+    }
+    return {
+        "ahead": pl.DataFrame(ahead),
+        "arrivals": pl.DataFrame(
+            arrivals, schema=["service_date", "hospital_id", "hour_of_day", "arrivals_count"], orient="row"
+        ),
+        "visits": pl.DataFrame(visits),
+        "shifts": pl.DataFrame(shifts),
+        "departments": pl.DataFrame({"department_key": [7, 8], "department_name": ["Emergency", "Surgery"]}),
+        "hospitals": pl.DataFrame({"hospital_id": ["H1"], "hospital_key": [1], "time_zone": [ZONE]}),
+    }
+
+
+@pytest.fixture(scope="module")
+def made() -> Made:
+    return suggestions(**tables(), rules=RULES)
+
+
+def outcome_of(found: Made) -> str:
+    assert found.need.is_empty() or set(found.need["staff_role"]) == {"nurse"}
+    assert found.shifts.is_empty()
+    (outcome,) = found.comparison["suggestion_outcome"]
+    assert found.outcomes == {OUTCOMES[outcome]: 1}
+    return str(outcome)
+
+
+def test_rows_are_as_the_contracts_have_them(made: Made) -> None:
+    names = ("staffing_need_hourly", "staffing_shifts_suggested", "kpi_staffing_comparison")
+    for name, frame in zip(names, (made.need, made.shifts, made.comparison), strict=True):
+        contract = CONTRACTS[name]
+        contract.schema.validate(frame)
+        assert frame.columns == contract.column_names and not frame.select(contract.key).is_duplicated().any()
+    assert made.need.group_by("staff_role").len().sort("staff_role")["len"].to_list() == [168, 168]
+    assert made.outcomes == {OUTCOMES["suggested"]: 1}
+
+
+def test_the_suggestion_follows_the_evening(made: Made) -> None:
+    rows = {row["roster"]: row for row in made.comparison.iter_rows(named=True)}
+    present, suggested = rows["present"], rows["suggested"]
+    assert present["doctor_hours"] == present["budget_hours"] == 336 and present["moved_hours"] == 0
+    assert suggested["doctor_hours"] <= 336 and suggested["moved_hours"] > 0
+    assert suggested["wait_mean_minutes"] < present["wait_mean_minutes"] and suggested["better_weeks_pct"] > 80
+    assert suggested["wait_mean_low_minutes"] < suggested["wait_mean_minutes"] < suggested["wait_mean_high_minutes"]
+    doctors = made.need.filter(pl.col("staff_role") == "doctor")
+    assert doctors["present_count"].unique().to_list() == [2] and doctors["suggested_count"].min() == 1
+    # Present and suggested shifts of the same hours, each start once.
+    hours = made.shifts.select((pl.col("shift_hours") * pl.col("suggested_count")).sum()).item()
+    assert hours == suggested["doctor_hours"] == doctors["suggested_count"].sum()
+    first = made.shifts.filter(pl.col("present_count") > 0, target_date=AS_OF + timedelta(days=1))
+    assert first["hour_of_day"].to_list() == list(STARTS)
+
+
+def test_nurses_are_needed_by_ratio(made: Made) -> None:
+    nurses = made.need.filter(pl.col("staff_role") == "nurse")
+    assert nurses["needed_count"].min() >= RULES.fixed_nurses + 1 and nurses["present_count"].is_null().all()
+    evening = nurses.filter(pl.col("hour_of_day") == 19)["needed_count"].mean()
+    assert evening > nurses.filter(pl.col("hour_of_day") == 6)["needed_count"].mean()
+
+
+def test_later_records_change_nothing(made: Made) -> None:
+    """Rows of later days, and clocks of visits that went on after the as-of day."""
+    read = tables()
+    later = pl.col("service_date") > AS_OF
+    midnight = datetime(2026, 6, 29, 5, tzinfo=UTC)
+    altered = read | {
+        "arrivals": read["arrivals"].with_columns(
+            arrivals_count=pl.when(later).then(pl.col("arrivals_count") * 9 + 1).otherwise("arrivals_count")
+        ),
+        "visits": read["visits"].with_columns(
+            departure_at=pl.when(pl.col("departure_at") >= midnight)
+            .then(pl.col("departure_at").dt.offset_by("30h"))
+            .otherwise("departure_at"),
+            triage_level=pl.when(later).then(1).otherwise("triage_level"),
+        ),
+        "shifts": read["shifts"].filter(~later),
+    }
+    again = suggestions(**altered, rules=RULES)
+    for before, after in zip(vars(made).values(), vars(again).values(), strict=True):
+        if isinstance(before, pl.DataFrame):
+            assert_frame_equal(before, after, check_exact=True)
+    fewer = read | {"visits": read["visits"].filter(pl.col("service_date") != AS_OF)}
+    assert not suggestions(**fewer, rules=RULES).comparison.equals(made.comparison)
+
+
+def test_why_there_is_no_suggestion(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = tables()
+    assert outcome_of(suggestions(**read | {"visits": read["visits"].clear()}, rules=RULES)) == "too_few_visits"
+    gap = pl.col("service_date") != AS_OF - timedelta(days=2)
+    assert outcome_of(suggestions(**read | {"shifts": read["shifts"].filter(gap)}, rules=RULES)) == "no_roster"
+    elsewhere = read["shifts"].with_columns(department_key=pl.lit(8, dtype=pl.Int64))
+    assert outcome_of(suggestions(**read | {"shifts": elsewhere}, rules=RULES)) == "no_roster"
+    assert outcome_of(suggestions(**tables(places=20), rules=RULES)) == "no_queue"
+    scarce = suggestions(**read, rules=StaffingSettings(hours_a_week=(("H1", 100),)))
+    assert scarce.comparison["suggestion_outcome"].to_list() == ["infeasible"] and scarce.shifts.is_empty()
+    monkeypatch.setitem(sys.modules, "highspy", None)
+    without = suggestions(**read, rules=RULES)
+    assert without.comparison["suggestion_outcome"].to_list() == ["solver_missing"] and without.shifts.is_empty()
+    assert without.need["suggested_count"].is_null().all() and without.comparison["wait_mean_minutes"][0] > 0
+    assert "pip install 'hospital-assets[staffing]'" in next(iter(without.outcomes))
+
+
+def test_nothing_ahead_gives_empty_tables() -> None:
+    read = tables()
+    found = suggestions(**read | {"ahead": read["ahead"].clear()}, rules=RULES)
+    assert found.need.is_empty() and found.shifts.schema == CONTRACTS["staffing_shifts_suggested"].polars_schema
+
+
+def test_checks_pass_and_each_planted_fault_turns_one_red(made: Made) -> None:
+    sound = {
+        "staffing_need_hourly": made.need,
+        "staffing_shifts_suggested": made.shifts,
+        "kpi_staffing_comparison": made.comparison,
+    }
+
+    def statuses(tables: dict[str, pl.DataFrame]) -> dict[tuple[str, str], set[str]]:
+        frames = {name: lazy(frame) for name, frame in tables.items()}
+        return {
+            (table, kind.name): {finding.status for finding in findings}
+            for table in frames
+            for kind, findings in check_quality(table, frames, datetime(2026, 7, 1, tzinfo=UTC))
+        }
+
+    assert {"Passed"} == set().union(*statuses(sound).values())
+    need, shift, compared = sound
+    faults = {
+        (need, "roster"): {"needed_count": pl.lit(1, pl.Int64), "offered_load": pl.lit(9.0)},
+        (need, "ahead"): {"target_date": pl.col("service_date")},
+        (shift, "ahead"): {"target_date": pl.col("service_date")},
+        (compared, "roster"): {"doctor_hours": pl.col("budget_hours") + 8},
+    }
+    for (table, kind), columns in faults.items():
+        spoiled = sound | {table: sound[table].with_columns(**columns)}
+        assert "Failed" in statuses(spoiled)[table, kind], (table, kind)
+    fewer = sound | {need: made.need.with_columns(suggested_count=pl.col("least_count") - 1)}
+    assert "Failed" in statuses(fewer)[need, "roster"]
+    lost = sound | {shift: made.shifts.head(5)}
+    assert "Failed" in statuses(lost)[compared, "roster"]
