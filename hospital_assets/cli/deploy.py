@@ -1,4 +1,4 @@
-"""`hospital deploy`: publications for PostgreSQL and Snowflake; thin."""
+"""`hospital deploy`: publications for PostgreSQL, Snowflake and BI tools; thin."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 def add_commands(commands: Commands) -> None:
     """Add `deploy` to the parser."""
-    deployed = commands.add_parser("deploy", help="load publications into PostgreSQL, or render them for Snowflake")
+    deployed = commands.add_parser(
+        "deploy", help="load publications into PostgreSQL, or render them for Snowflake and BI tools"
+    )
     targets = deployed.add_subparsers(required=True, metavar="TARGET")
 
     snowflake = targets.add_parser(
@@ -43,6 +45,20 @@ def add_commands(commands: Commands) -> None:
     )
     postgres.add_argument("--revoke", action="append", default=[], metavar="NAME", help="take a login's audience away")
     postgres.set_defaults(run=_postgres)
+
+    for name, text, source in (
+        (
+            "powerbi",
+            "write a Power BI project for each publication",
+            "folder of the publications as Power BI sees it, or ",
+        ),
+        ("superset", "write the datasets of each publication for Apache Superset", ""),
+    ):
+        tool = targets.add_parser(name, help=text)
+        tool.add_argument("--out", type=Path, required=True, help="folder to write to; one is made for each audience")
+        tool.add_argument("--role", action="append", default=[], help="only for the publications of this role")
+        tool.add_argument("--source", help=f"{source}postgresql://SERVER/DATABASE that was loaded before")
+        tool.set_defaults(run=_bi_tool, tool=name)
 
 
 def _snowflake(options: argparse.Namespace, settings: Settings) -> int:
@@ -83,6 +99,40 @@ def _snowflake(options: argparse.Namespace, settings: Settings) -> int:
             "identified patient data, delete it once it is loaded"
         )
     print("next: snowddl -c config plan, then load.sql, then verify.sql (docs/snowflake.md)")
+    return 0
+
+
+def _bi_tool(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.publishing.policy import load_policy, role_named
+    from hospital_assets.publishing.publications import (
+        PublicationError,
+        published_audiences,
+        read_manifest,
+        version_folder,
+    )
+    from hospital_assets.publishing.semantic import semantic_model
+    from hospital_assets.publishing.targets import powerbi, superset, write_new
+
+    render, source = {
+        "powerbi": (powerbi.render, powerbi.DEFAULT_SOURCE),
+        "superset": (superset.render, superset.DEFAULT_SOURCE),
+    }[options.tool]
+    policy = load_policy(settings)
+    roles = [role_named(policy, role) for role in options.role]
+    try:
+        manifests = [
+            read_manifest(version_folder(settings.data_dir, audience), "audience", "role")
+            for audience in published_audiences(settings.data_dir)
+        ]
+        models = [semantic_model(manifest) for manifest in manifests if not roles or manifest["role"] in roles]
+        if not models:
+            raise PublicationError("nothing is published for them; run `hospital publish`")
+        for model in models:
+            write_new(render(model, options.source or source), options.out / model.audience)
+            figures = sum(len(table.figures) for table in model.tables)
+            print(f"{options.out / model.audience}: {len(model.tables)} tables, {figures} figures; no data")
+    except PublicationError as error:
+        raise ValueError(str(error)) from error
     return 0
 
 

@@ -1,0 +1,111 @@
+"""KPI tables as Apache Superset datasets over PostgreSQL (`targets.postgres`): columns, and figures as SQL metrics.
+
+A dataset is a query for the rows that add up (`publishing.semantic`). The files are what `superset import_datasources`
+takes as a ZIP; each is JSON, which is YAML. Superset knows its objects by UUID, so importing again updates them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+from hospital_assets.publishing.semantic import Figure, Kept, Model, ModelTable, Unit
+from hospital_assets.warehouse.dialect import literal, quoted
+
+#: An address without a user: Superset asks who connects.
+DEFAULT_SOURCE = "postgresql://localhost/hospital"
+_FORMATS: Mapping[Unit, str] = {"": ",d", "%": ".1%", "min": ",.1f", "d": ".1f", "/h": ".2f", "points": ".1f"}
+_TYPES = {"string": "TEXT", "int64": "BIGINT", "double": "FLOAT", "boolean": "BOOLEAN", "dateTime": "TIMESTAMP"}
+
+
+def render(model: Model, source: str = DEFAULT_SOURCE) -> dict[str, str]:
+    """The files of an import, by path.
+
+    Args:
+        model: of the publication.
+        source: the address of the database.
+    """
+    name = f"hospital-{model.audience}"
+    database = _stable_id(name)
+    files: dict[str, dict[str, Any]] = {
+        # A date of its own, so that the same publication gives the same bytes.
+        "metadata.yaml": {"type": "SqlaTable", "timestamp": "2026-01-01T00:00:00+00:00"},
+        f"databases/{name}.yaml": {"database_name": name, "sqlalchemy_uri": source, "uuid": database},
+    }
+    for table in model.tables:
+        if table.figures:
+            files[f"datasets/{name}/{table.contract.name}.yaml"] = _dataset(model, table, database)
+    return {
+        f"{name}/{path}": json.dumps({"version": "1.0.0", **values}, indent=1) + "\n" for path, values in files.items()
+    }
+
+
+def _dataset(model: Model, table: ModelTable, database: str) -> dict[str, Any]:
+    days = [column.source for column in table.columns if column.kind == "dateTime"]
+    return {
+        "table_name": f"{table.contract.name} ({model.audience})",
+        "description": table.contract.summary,
+        "schema": model.role,
+        "sql": rows_of(table, model.role),
+        "main_dttm_col": next((day for day in days if day != "service_date"), days[0]),
+        "uuid": _stable_id(model.audience, table.contract.name),
+        "database_uuid": database,
+        "columns": [
+            {
+                "column_name": column.source,
+                "verbose_name": column.name,
+                "description": column.description,
+                "type": _TYPES[column.kind],
+                "is_dttm": column.kind == "dateTime",
+                "groupby": column.source not in _summed(table),
+                "filterable": True,
+            }
+            for column in table.columns
+        ],
+        "metrics": [
+            {
+                "metric_name": figure.sums.name,
+                "verbose_name": figure.sums.name,
+                "expression": sql(figure),
+                "description": figure.description,
+                "d3format": _FORMATS[figure.sums.unit],
+            }
+            for figure in table.figures
+        ],
+    }
+
+
+def _summed(table: ModelTable) -> set[str]:
+    return {name for figure in table.figures for name in (figure.sums.numerator, figure.sums.denominator)}
+
+
+def rows_of(table: ModelTable, schema: str) -> str:
+    """The query for the rows and columns of a table that the model has."""
+    columns = ", ".join(quoted(column.source) for column in table.columns)
+    where = " and ".join(_condition(kept) for kept in table.kept)
+    return f"select {columns} from {quoted(schema)}.{quoted(table.contract.name)}{f' where {where}' if where else ''}"
+
+
+def _condition(kept: Kept) -> str:
+    if kept.value is None:
+        return f"{quoted(kept.column)} is {'' if kept.is_equal else 'not '}null"
+    return f"{quoted(kept.column)} {'=' if kept.is_equal else '<>'} {literal(kept.value)}"
+
+
+def sql(figure: Figure) -> str:
+    """A figure as SQL over the rows of its table."""
+    numerator, denominator = quoted(figure.sums.numerator), quoted(figure.sums.denominator)
+    value = f"sum({numerator})"
+    if figure.sums.denominator:
+        over = f"sum({denominator})"
+        if figure.is_guarded:
+            value += f" filter (where {denominator} is not null)"
+            over += f" filter (where {numerator} is not null)"
+        value = f"{value} / nullif({over}, 0)"
+    return f"case when count(distinct {quoted(figure.choose)}) = 1 then {value} end" if figure.choose else value
+
+
+def _stable_id(*of: str) -> str:
+    return str(uuid5(NAMESPACE_URL, "/".join(("hospital_assets", "superset", *of))))
