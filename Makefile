@@ -7,7 +7,7 @@ HOSPITAL_DATA_DIR ?= data
 PARALLEL ?= -n auto --dist loadfile --no-loadscope-reorder
 export HOSPITAL_DATA_DIR
 
-.PHONY: help install demo dev spark-cluster test test-slow test-oracles test-all torture lint types floors check docs requirements audit sbom clean
+.PHONY: help install demo dev spark-cluster test test-slow test-nightly test-all torture lint types floors check docs requirements audit sbom clean
 
 help:
 	@echo "make demo      generate a hospital network, build every table, run every check"
@@ -40,20 +40,22 @@ dev: install
 spark-cluster: install
 	$(BIN)/python -m hospital_assets.spark.cluster
 
+# Compiled test files are kept: collecting them takes half as long the next time.
+PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
+
 test: install
-	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not torture"
+	$(PYTEST) $(PARALLEL) -m "not slow and not nightly and not torture"
 
 test-slow: install
-	$(BIN)/python -m pytest $(PARALLEL) -m slow
+	$(PYTEST) $(PARALLEL) -m "slow and not nightly and not torture"
 
-# Those of the slow ones that hold figures against plain Python, on networks of their own.
-test-oracles: install
-	$(BIN)/python -m pytest $(PARALLEL) -m slow hospital_assets_tests/test_oracle.py hospital_assets_tests/test_kpi_oracle.py
+test-nightly: install
+	$(PYTEST) $(PARALLEL) -m "nightly and not torture"
 
-test-all: test test-slow
+test-all: test test-slow test-nightly
 
 torture: install
-	$(BIN)/python -m pytest -m torture --timeout 0 -s
+	$(PYTEST) -m torture --timeout 0 -s
 
 lint: install
 	$(BIN)/ruff check .

@@ -48,6 +48,15 @@ def on(request: pytest.FixtureRequest) -> Engine:
     return request.param  # type: ignore[no-any-return]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test with `fast_as("polars")`, the parameters with that in their names run fast; the others are slow."""
+    for item in items:
+        marker = item.get_closest_marker("fast_as")
+        if marker is not None and not any(name in item.name for name in marker.args):
+            item.add_marker(pytest.mark.slow)
+
+
 def shared(folder: str) -> Path:
     """A folder of sample files that are not ours and lie beside the checkout; without it, skips loudly."""
     found = SHARED / folder

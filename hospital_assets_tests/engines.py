@@ -63,3 +63,5 @@ def _on_spark(frame: pl.DataFrame) -> Frame:
 #: The engines every machine has.
 ENGINES: dict[str, Engine] = {"polars": lambda frame: lazy(frame), "duckdb": _on_duckdb}
 ALL_ENGINES: dict[str, Engine] = {**ENGINES, "spark": _on_spark}
+#: Their names, for what takes seconds to plan on DuckDB: there it is slow.
+DUCKDB_SLOW = ["polars", pytest.param("duckdb", marks=pytest.mark.slow)]

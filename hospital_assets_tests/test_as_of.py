@@ -158,7 +158,7 @@ def seen(settings: Settings) -> datetime:
     return found.replace(tzinfo=UTC)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_past_figure_is_made_again_as_it_was_known(built: tuple[Settings, BuildReport], tmp_path: Path) -> None:
     network, _ = built
     settings = copy_of(network, tmp_path / "now")

@@ -326,6 +326,7 @@ for n in range(25):
 """
 
 
+@pytest.mark.slow
 def test_many_writers_make_one_chain(log: AuditLog, tmp_path: Path) -> None:
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "data"), str(n)]) for n in range(3)]
     assert [writer.wait(timeout=300) for writer in writers] == [0, 0, 0]

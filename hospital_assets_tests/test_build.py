@@ -213,7 +213,7 @@ def test_a_code_dated_on_another_day_reaches_its_visit(built: tuple[Settings, Bu
     assert counted.item() == procedures
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_days_in_any_order_are_the_same_as_at_once(built: tuple[Settings, BuildReport], tmp_path: Path) -> None:
     settings, _ = built
     other = copy_of(settings, tmp_path)
@@ -224,7 +224,7 @@ def test_days_in_any_order_are_the_same_as_at_once(built: tuple[Settings, BuildR
     assert dict(tables(other)) == dict(tables(settings))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_killed_build_leaves_what_a_later_build_completes(
     built: tuple[Settings, BuildReport], tmp_path: Path
 ) -> None:
@@ -383,7 +383,7 @@ def test_nothing_landed_is_said_in_words(tmp_path: Path) -> None:
         run(Settings(tmp_path))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_mimic_iv_ed_through_the_same_graph(mimic: Path, tmp_path: Path) -> None:
     def hospital(*arguments: str) -> None:
         # A process of its own: partitions follow the data directory, once, at import.
@@ -568,7 +568,7 @@ def refresh_killed(command: list[str], environment: Mapping[str, str], lines: in
     return process.returncode == -signal.SIGKILL
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_files_in_any_order_with_kills_give_the_same_warehouse(
     built: tuple[Settings, BuildReport], tmp_path: Path
 ) -> None:

@@ -549,6 +549,7 @@ def test_peak_hours_are_those_of_the_kpi_table(shown: Settings, served: Served) 
         assert listed[name, f"{row['hour_of_day']:02d}:00"] == pytest.approx(row["arrivals_per_hour"])
 
 
+@pytest.mark.fast_as("executive")
 @pytest.mark.parametrize("audience", ["admin", "executive", "doctor-H1"])
 def test_every_page_says_something_for_every_slice(served: Served, audience: str) -> None:
     found = open_mart(served, audience)
@@ -870,6 +871,7 @@ def test_the_first_user_ends_looking_without_signing_in(shown: Settings) -> None
         assert requests.get(running.address + "/flow", timeout=120, allow_redirects=False).status_code == 303
 
 
+@pytest.mark.fast_as("disable")
 @pytest.mark.parametrize("act", ["disable", "remove", "revoke"])
 def test_who_is_disabled_or_removed_is_out_at_once(shown: Settings, act: str) -> None:
     with serve_users(shown, User("ann", "doctor", "H1"), User("bob", "doctor", "H1")) as (running, users):
@@ -1220,6 +1222,7 @@ def test_every_script_is_ours_and_changes_the_release() -> None:
     assert max(path.stat().st_size for path in (FOLDER / "static").iterdir()) < 30_000
 
 
+@pytest.mark.slow
 def test_the_dashboard_costs_nothing_until_it_runs() -> None:
     done = subprocess.run(
         [

@@ -665,6 +665,7 @@ def test_old_versions_are_due_after_the_days_of_the_policy(tmp_path: Path) -> No
 # --- the first start, the morning's page
 
 
+@pytest.mark.slow
 def test_a_first_start_publishes_what_there_is(shown: Settings, tmp_path: Path) -> None:
     said: list[str] = []
     publish_first(shown, "admin", said.append)
@@ -713,6 +714,7 @@ def test_a_slice_that_needs_too_much_memory_says_what_to_do(shown: Settings, mon
         assert requests.get(f"{running.address}/capacity?hospital=H2", timeout=120).ok
 
 
+@pytest.mark.slow
 def test_the_server_needs_no_dagster() -> None:
     code = (
         "import sys, hospital_assets.cli, hospital_assets.dashboard.serve, hospital_assets.measures.natural_limits, "

@@ -116,6 +116,7 @@ def test_a_declaration_reads_only_what_it_names() -> None:
         sneaky.rows(dict.fromkeys(["fact_vitals", "cleaned_vitals", "dim_patient"]), load_profiles(None))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_importing_the_definitions_builds_nothing() -> None:
     code = (
         "import gc, dagster as dg, hospital_assets.definitions; "
@@ -164,6 +165,7 @@ def test_generated_documents_are_up_to_date() -> None:
     assert stale == [], "run `make docs`"
 
 
+@pytest.mark.slow
 def test_importing_the_definitions_pulls_in_nothing_heavy() -> None:
     code = (
         "import sys, hospital_assets.definitions; "

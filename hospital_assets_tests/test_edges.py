@@ -119,6 +119,7 @@ CHANGES = (
 )
 
 
+@pytest.mark.fast_as("polars")
 @pytest.mark.parametrize(("zone", "day", "minutes", "hours_of_day"), CHANGES)
 def test_days_on_which_the_clock_changes(on: Engine, zone: str, day: date, minutes: int, hours_of_day: int) -> None:
     after = day + timedelta(days=1)
@@ -192,6 +193,7 @@ def test_who_comes_and_goes_at_one_moment_has_been_there(on: Engine) -> None:
     assert (hours["arrivals_count"].sum(), hours["departures_count"].sum()) == (2, 2)
 
 
+@pytest.mark.fast_as("polars")
 @pytest.mark.parametrize("zone", ZONES)
 def test_the_census_at_midnight_is_half_open(on: Engine, zone: str) -> None:
     """At 24:00 sharp one comes, one goes, one stays: two are there, one of them an arrival of the next day."""
@@ -500,6 +502,7 @@ PLACEHOLDERS: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
 }
 
 
+@pytest.mark.fast_as("polars")
 @pytest.mark.parametrize("subject", PLACEHOLDERS)
 def test_a_clock_that_stands_for_none_is_null_with_a_reason(on: Engine, subject: str) -> None:
     sound, clocks = PLACEHOLDERS[subject]
@@ -515,6 +518,7 @@ def test_a_clock_that_stands_for_none_is_null_with_a_reason(on: Engine, subject:
         assert row[clock.replace("_time", "_at")] is None, (clock, none)
 
 
+@pytest.mark.fast_as("polars")
 def test_a_record_outside_the_service_days_counts_on_no_other_day(on: Engine) -> None:
     hospitals = on(pl.DataFrame({"hospital_id": ["H1"], "time_zone": ["America/Chicago"]}))
     days = Period(DAY, DAY + timedelta(days=2))
@@ -592,6 +596,7 @@ def diagnosis(line: int, code: str, rank: str, written: str | None, file: str = 
     }
 
 
+@pytest.mark.fast_as("polars")
 def test_two_diagnoses_of_one_rank_both_stand(on: Engine) -> None:
     contract = CONTRACTS["raw_diagnoses"]
     schema = {name: dtype for name, dtype in contract.polars_schema.items() if name != "record"}

@@ -146,7 +146,7 @@ def test_spark_gives_the_same_tables(tiny: Settings, on_duckdb: Settings, tmp_pa
     assert_same_tables(on_duckdb, settings)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_heavy_assets_on_spark_and_the_rest_on_duckdb(tiny: Settings, on_duckdb: Settings, tmp_path: Path) -> None:
     spark_session()
     settings = built(tiny, tmp_path / "m", on_engine("mixed"))

@@ -539,7 +539,7 @@ def test_a_file_that_cannot_be_taken_apart_leaves_nothing_begun(known: tuple[Set
         plan_erasure(settings, "P7", KEY)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_person_is_gone_from_everything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -100,6 +100,7 @@ INTERRUPTED = types.SimpleNamespace(
 )
 
 
+@pytest.mark.fast_as("raised")
 @pytest.mark.parametrize("events", [None, [], [INTERRUPTED]], ids=["raised", "swallowed", "a failure of its step"])
 def test_an_interrupted_build_says_what_did_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], events: list[object] | None

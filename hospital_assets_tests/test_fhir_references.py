@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from hospital_assets.landing.fhir import json_lines
-from hospital_assets_tests.engines import ENGINES
+from hospital_assets_tests.engines import DUCKDB_SLOW, ENGINES
 from hospital_assets_tests.test_cases import Case, landed
 
 AT = {"meta": {"lastUpdated": "2026-05-01T16:00:00-04:00"}}
@@ -103,7 +103,7 @@ LANDED = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=list(ENGINES))
+@pytest.fixture(scope="module", params=DUCKDB_SLOW)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
     content = "\n".join(map(json.dumps, LANDED)).encode()
     with landed(tmp_path_factory.mktemp("fhir"), ENGINES[request.param], "fhir-r4", {"a.ndjson": content}) as found:

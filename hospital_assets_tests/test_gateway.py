@@ -180,6 +180,7 @@ def outcomes(place: Place, statements: list[str], limits: Limits) -> list[tuple[
     return [(sql, run_query(place.file, place.filled(sql), "json", limits)) for sql in statements]
 
 
+@pytest.mark.slow
 def test_a_sample_of_attacks_through_the_sandbox(place: Place) -> None:
     before = place.files()
     sample = [sql for statements in ATTACKS.values() for sql in statements[::12]]
@@ -189,7 +190,7 @@ def test_a_sample_of_attacks_through_the_sandbox(place: Place) -> None:
     assert place.files() == before
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_all_attacks_through_the_sandbox(place: Place) -> None:
     before = place.files()
     counts: dict[str, int] = {}

@@ -371,6 +371,7 @@ def test_tokens_join_within_a_publication(governed: Settings) -> None:
     assert rows(governed, "analyst", vitals) == rows(governed, "admin", vitals)
 
 
+@pytest.mark.slow
 def test_a_policy_may_keep_diagnoses_to_their_chapter(spoilt: tuple[Settings, Warehouse]) -> None:
     """The recipe of docs/governance.md for records that 42 CFR Part 2 protects."""
     settings, _ = spoilt
@@ -456,6 +457,7 @@ def test_the_manifest_says_what_is_there(governed: Settings) -> None:
     assert KEY.value not in every_byte and KEY.value.hex().encode() not in every_byte
 
 
+@pytest.mark.slow
 def test_no_raw_value_is_anywhere_in_the_bytes_of_a_file(spoilt: tuple[Settings, Warehouse]) -> None:
     """Free blocks included. Compression would hide values from the search, so here there is none."""
     settings, warehouse = spoilt
@@ -477,6 +479,7 @@ def test_no_raw_value_is_anywhere_in_the_bytes_of_a_file(spoilt: tuple[Settings,
     assert found("executive") == 0
 
 
+@pytest.mark.fast_as("sql5")
 @pytest.mark.parametrize(
     ("sql", "audience", "place"),
     [
@@ -1340,6 +1343,7 @@ def test_published_small_cells_cannot_be_solved(governed: Settings) -> None:
     assert determined(hidden, lines) & small == set()
 
 
+@pytest.mark.slow
 def test_the_same_draws_every_time(governed: Settings) -> None:
     """Publishing often must not let anybody average the rounding away."""
     sql = "select * from kpis.kpi_waits order by all"

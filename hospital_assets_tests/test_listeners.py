@@ -334,7 +334,7 @@ def test_a_kafka_listener_killed_again_and_again(tmp_path: Path, mock_kafka: Kaf
     killed_again_and_again(tmp_path, mock_kafka.produce, 2, mock_kafka.listen)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_kafka_listener_killed_thirty_times(tmp_path: Path, mock_kafka: Kafka) -> None:
     killed_again_and_again(tmp_path, mock_kafka.produce, 30, mock_kafka.listen)
 
@@ -449,7 +449,7 @@ def test_a_nats_listener_killed_again_and_again(tmp_path: Path, jetstream: Nats)
     killed_again_and_again(tmp_path, jetstream.produce, 2, jetstream.listen)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_nats_listener_killed_thirty_times(tmp_path: Path, jetstream: Nats) -> None:
     killed_again_and_again(tmp_path, jetstream.produce, 30, jetstream.listen)
 
@@ -504,7 +504,7 @@ def test_a_stream_that_forgets_what_was_taken_is_refused(tmp_path: Path) -> None
 # --- large backlogs --------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("broker", ["kafka", "nats"])
 def test_a_large_backlog_is_landed_in_bounded_memory(tmp_path: Path, broker: str) -> None:
     """Three hundred megabytes; what is held in memory does not depend on it."""

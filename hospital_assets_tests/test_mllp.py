@@ -551,6 +551,7 @@ def check_kills(data_dir: Path, clients: int, count: int, kills: int, seed: int)
         assert record == sent[number].decode().rstrip("\r"), "not one byte is another"
 
 
+@pytest.mark.slow
 def test_nothing_acknowledged_is_lost_when_the_listener_is_killed(tmp_path: Path) -> None:
     check_kills(tmp_path, clients=4, count=150, kills=3, seed=11)
 

@@ -70,6 +70,7 @@ def undeclared(folder: Path, own: set[str], declared: set[str]) -> dict[str, str
     }
 
 
+@pytest.mark.slow
 def test_everything_imported_is_declared(tmp_path: Path) -> None:
     extras: dict[str, list[str]] = project()["project"]["optional-dependencies"]
     core = {_name(r) for r in project()["project"]["dependencies"]}
@@ -229,7 +230,7 @@ def test_a_wheel_holds_the_package_its_licence_and_nothing_else(installed: Insta
     assert found.stdout.startswith(str(installed.bin.parent)), found.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_wheel_builds_checks_and_serves_from_an_empty_folder(installed: Installed) -> None:
     hospital = str(installed.bin / "hospital")
     for command in (

@@ -106,7 +106,7 @@ def test_profiles_are_listed_and_shown(sample: Path, capsys: pytest.CaptureFixtu
     assert "takes no file called so; it takes" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_command_of_the_tutorial_runs(sample: Path) -> None:
     folder = sample.parent
     script = "set -e\n" + "\n".join(blocks("sh")[:5])

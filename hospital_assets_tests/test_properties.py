@@ -181,6 +181,7 @@ def named(data: st.DataObject, count: int) -> tuple[list[str], list[int]]:
     return list(names), list(data.draw(st.permutations(range(count))))
 
 
+@pytest.mark.fast_as("polars")
 @on_each_engine
 @few
 @given(episodes=_episodes, data=st.data())
@@ -201,6 +202,7 @@ def test_returns_of_any_visits(on: Engine, episodes: list[Episode], data: st.Dat
     assert totals(out) == followed_by_hand(episodes, names, joins=True, longest=6, window=6)
 
 
+@pytest.mark.fast_as("polars")
 @on_each_engine
 @few
 @given(episodes=_episodes, data=st.data())
@@ -387,6 +389,7 @@ def _change_and_stays(draw: st.DrawFn) -> tuple[str, datetime, list[tuple[int, i
     return zone, draw(st.sampled_from(moments_of_interest(zone))), stays
 
 
+@pytest.mark.fast_as("polars")
 @on_each_engine
 @settings(few, max_examples=3)
 @given(given_stays=_change_and_stays())
@@ -680,6 +683,7 @@ def rows_hold(rng: Random, folder: Path, engines: list[Engine]) -> None:
 SOURCES = {"messages": messages_hold, "resources": resources_hold, "rows": rows_hold}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["messages", "rows", pytest.param("resources", marks=[pytest.mark.slow])])
 def test_versions_in_any_order_and_any_files_give_the_same(source: str, tmp_path: Path) -> None:
     SOURCES[source](Random(1), tmp_path, [ENGINES["polars"]])

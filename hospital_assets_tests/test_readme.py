@@ -107,7 +107,7 @@ def test_every_command_is_one_that_there_is() -> None:
     assert named - known == set()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_command_of_the_readme_runs(tmp_path: Path) -> None:
     environment = {
         **os.environ,

@@ -44,6 +44,7 @@ def read_csvs(root: Path, subject: str) -> pl.DataFrame:
     return pl.concat([pl.read_csv(f, infer_schema=False) for f in files])
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_in_another_process(network: Settings, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], check=True)
     assert digest(tmp_path / "landing") == digest(network.landing)

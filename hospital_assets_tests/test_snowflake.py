@@ -203,6 +203,7 @@ def test_a_folder_of_somebody_elses_is_left_alone(rendering: Rendering, tmp_path
     assert (tmp_path / "config").is_dir()
 
 
+@pytest.mark.slow
 def test_files_say_what_was_rendered_and_are_replaced(rendering: Rendering, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     write(rendering, folder)

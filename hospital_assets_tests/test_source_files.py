@@ -21,7 +21,7 @@ from hospital_assets.sources.draft import draft_profile
 from hospital_assets.warehouse.database import scratch_connection
 from hospital_assets.warehouse.dialect import lazy
 from hospital_assets_tests.conftest import shared
-from hospital_assets_tests.engines import ENGINES, Engine
+from hospital_assets_tests.engines import DUCKDB_SLOW, ENGINES, Engine
 
 HEAD = """
 name = "mine"
@@ -95,7 +95,7 @@ def landed(tmp_path: Path) -> Iterator[Landed]:
         yield Landed(tmp_path, connection)
 
 
-@pytest.fixture(params=list(ENGINES))
+@pytest.fixture(params=DUCKDB_SLOW)
 def on(request: pytest.FixtureRequest) -> Engine:
     return ENGINES[request.param]
 

@@ -251,6 +251,7 @@ def of_source(settings: Settings, select: str, source: str) -> tuple[object, ...
     ).row(0)
 
 
+@pytest.mark.slow
 def test_every_landed_record_is_in_one_place(network: Network) -> None:
     settings, _ = network
     for subject in ("patients", "er_visits", "adt_events", "hospitals", "diagnoses"):
@@ -265,6 +266,7 @@ def test_every_landed_record_is_in_one_place(network: Network) -> None:
         assert counts[0] == counts[1] == counts[2] + declared
 
 
+@pytest.mark.slow
 def test_the_two_file_extract_has_exactly_its_critical_visits(network: Network) -> None:
     settings, _ = network
     assert of_source(
@@ -289,6 +291,7 @@ def test_the_two_file_extract_has_exactly_its_critical_visits(network: Network) 
     assert ages.row(0) == (800, 0, 800)  # ages as landed; no birth date is made of them
 
 
+@pytest.mark.slow
 def test_the_flat_log_has_named_levels(network: Network) -> None:
     settings, _ = network
     assert of_source(
@@ -301,6 +304,7 @@ def test_the_flat_log_has_named_levels(network: Network) -> None:
     assert derived == (0,)
 
 
+@pytest.mark.slow
 def test_the_tutorials_dirt_is_quarantined_and_not_clamped(network: Network) -> None:
     settings, planted = network
     rules = dict(
@@ -358,7 +362,7 @@ def test_the_same_numbers_of_two_sources_are_two_people(network: Network) -> Non
     assert versions.height == 4 and set(versions[:, 1]) == {1}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_synthea_from_export_to_facts(tmp_path: Path) -> None:
     samples = shared("synthea_dbt_seeds")
 

@@ -103,6 +103,7 @@ def test_a_threshold_arrives_everywhere(
     arrives(changed[name], CHANGED[name])
 
 
+@pytest.mark.slow
 def test_critical_levels_and_the_scale_in_use_arrive_everywhere(
     unchanged: dict[str, dict[str, Any]], changed: dict[str, dict[str, Any]]
 ) -> None:

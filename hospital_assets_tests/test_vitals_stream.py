@@ -172,6 +172,7 @@ stream.start(session, lines, t.HOSPITALS, t.patients(), Path(sys.argv[2]), t.loa
 """
 
 
+@pytest.mark.nightly
 def test_killed_at_random_it_loses_and_repeats_nothing(tmp_path: Path) -> None:
     landing, sink = tmp_path / "vitals", tmp_path / "sink"
     landing.mkdir()

@@ -371,7 +371,7 @@ def test_a_file_that_always_fails_is_quarantined_by_the_watcher_and_the_rest_goe
     assert raised == ["native/vitals/bad.json"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_file_that_always_fails_is_quarantined_by_refresh_and_the_rest_goes_on(
     copied: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -454,7 +454,7 @@ def test_a_stopped_simulation_goes_on_and_lands_every_record_once(tmp_path: Path
 # The process --------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_watcher_killed_again_and_again_neither_loses_nor_repeats(
     built: tuple[Settings, BuildReport], tmp_path: Path
 ) -> None:

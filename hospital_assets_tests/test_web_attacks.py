@@ -266,6 +266,7 @@ def of_others(text: str) -> list[str]:
     return [sign for sign in (OTHERS, "H2", *map(str, OTHERS_NUMBERS), "06:58:00") if sign in plain]
 
 
+@pytest.mark.slow
 def test_who_is_of_one_hospital_sees_nothing_of_another(attacked: Attacked) -> None:
     shown = everything_shown(attacked, "dora")
     assert len(shown) > 40 and {a: found for a, text in shown.items() if (found := of_others(text))} == {}

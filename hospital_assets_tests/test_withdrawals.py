@@ -51,7 +51,9 @@ TOLD: dict[str, list[tuple[str, bool]]] = {
 }
 
 
-@pytest.fixture(params=TOLD)
+@pytest.fixture(
+    params=[told if told == "posted as wrong" else pytest.param(told, marks=pytest.mark.slow) for told in TOLD]
+)
 def told(request: pytest.FixtureRequest) -> list[tuple[str, bool]]:
     return TOLD[request.param]
 
