@@ -27,7 +27,7 @@ from hospital_assets.clock import hospital_now
 from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.partitions import service_periods
-from hospital_assets.settings import Settings, write_settings
+from hospital_assets.settings import Settings, StaffingSettings, write_settings
 from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import lazy
 from hospital_assets_tests.helpers import query, run
@@ -82,7 +82,7 @@ def call(asset: dg.AssetsDefinition, tables: dict[str, pl.DataFrame], now: datet
             start=datetime.combine(period[0], datetime.min.time(), UTC),
             end=datetime.combine(period[1] + timedelta(days=1), datetime.min.time(), UTC),
         ),
-        add_output_metadata=lambda _: None,
+        add_output_metadata=lambda _, **__: None,
     )
     given: dict[str, Any] = {
         "context": context,
@@ -95,6 +95,7 @@ def call(asset: dg.AssetsDefinition, tables: dict[str, pl.DataFrame], now: datet
             holiday_calendars={},
         ),
         "profiles": PROFILES,
+        "rostering": StaffingSettings(),
     }
     arguments: dict[str, Any] = {}
     for name, parameter in inspect.signature(function).parameters.items():
@@ -159,13 +160,18 @@ def test_what_reads_a_file_or_the_environment_is_noticed(tmp_path: Path) -> None
 
 def test_only_assets_that_bring_something_name_what_it_is() -> None:
     """The others have no resource that could open a file: a clock, and the profiles as a value."""
+    brought = {
+        "fact_alerts": {"outbox"},
+        "fact_audit_events": {"audit"},
+        **dict.fromkeys(("staffing_need_hourly", "staffing_shifts_suggested", "kpi_staffing_comparison"), {"rostering"}),
+    }
     for asset in table_assets(service_periods(Settings(Path("nowhere")))):
         name = next(iter(asset.keys)).path[-1]
         resources = asset.required_resource_keys - {"io_manager", "clock", "profiles"}
         if CONTRACTS[name].layer == "raw":
             assert resources == {"landing"}
         else:
-            assert resources == {"fact_alerts": {"outbox"}, "fact_audit_events": {"audit"}}.get(name, set()), name
+            assert resources == brought.get(name, set()), name
 
 
 MINE = """
