@@ -163,7 +163,9 @@ def test_only_assets_that_bring_something_name_what_it_is() -> None:
     brought = {
         "fact_alerts": {"outbox"},
         "fact_audit_events": {"audit"},
-        **dict.fromkeys(("staffing_need_hourly", "staffing_shifts_suggested", "kpi_staffing_comparison"), {"rostering"}),
+        "staffing_need_hourly": {"rostering"},
+        "staffing_shifts_suggested": {"rostering"},
+        "kpi_staffing_comparison": {"rostering"},
     }
     for asset in table_assets(service_periods(Settings(Path("nowhere")))):
         name = next(iter(asset.keys)).path[-1]
