@@ -43,6 +43,7 @@ from hospital_assets.dashboard.pages.quality import quality, sight_of
 from hospital_assets.dashboard.pages.shared_queries import equity, people
 from hospital_assets.dashboard.pages.today import today
 from hospital_assets.dashboard.pages.workforce_queries import shift_patterns
+from hospital_assets.dashboard.pages.workforce_rosters import week_ahead
 from hospital_assets.dashboard.render import cell, render
 from hospital_assets.dashboard.serve import publish_first
 from hospital_assets.dashboard.slices import Known, Slice, read_slice
@@ -178,6 +179,55 @@ def test_what_is_expected_is_the_newest_forecast_that_ships_of_that_day() -> Non
         "40 to 61 on four of five such days",
     )
     assert (next_.label, next_.value) == ("Expected on Thursday 12 Mar", "\u2013")
+
+
+def test_the_week_ahead_is_the_newest_suggestion() -> None:
+    mart = in_memory(date(2026, 3, 1), date(2026, 3, 11))
+    one, both = (Slice("all", mart.known.first, mart.known.last, hospital) for hospital in ("H1", "all"))
+    assert {shown.kind for shown in week_ahead(in_memory(date(2026, 3, 1), date(2026, 3, 11)), one)} == {"empty"}
+    mart.connection.execute(
+        """
+        create schema forecasts;
+        create table forecasts.staffing_need_hourly as
+        select made::date as service_date, hospital as hospital_id, made::date + 1 as target_date, hour as hour_of_day,
+               role as staff_role, 4.5 as offered_load, need as needed_count, present as present_count,
+               suggested as suggested_count
+        from (values ('2026-03-01', 'H1', 7, 'doctor', 9, 1, 9), ('2026-03-08', 'H1', 7, 'doctor', 2, 1, 2),
+                     ('2026-03-08', 'H1', 8, 'doctor', 2, 2, 2), ('2026-03-08', 'H2', 7, 'doctor', 1, 1, null),
+                     ('2026-03-08', 'H1', 7, 'nurse', 5, null, null))
+             t(made, hospital, hour, role, need, present, suggested);
+        create table forecasts.staffing_shifts_suggested as
+        select date '2026-03-08' as service_date, 'H1' as hospital_id, date '2026-03-09' as target_date,
+               hour as hour_of_day, 8.0 as shift_hours, present as present_count, suggested as suggested_count
+        from (values (7, 1, 1), (9, 0, 1), (11, 1, 0)) t(hour, present, suggested);
+        create table forecasts.kpi_staffing_comparison as
+        select date '2026-03-08' as service_date, hospital as hospital_id, roster, outcome as suggestion_outcome,
+               16.0 as doctor_hours, 2.0 as moved_hours, n as replicates_count, wait as wait_mean_minutes,
+               wait - 2 as wait_mean_low_minutes, wait + 2 as wait_mean_high_minutes, 2 * wait as wait_p90_minutes,
+               1.0 as unseen_pct, 0.5 as unseen_low_pct, 1.5 as unseen_high_pct, 90.0 as within_target_pct,
+               88.0 as within_target_low_pct, 92.0 as within_target_high_pct, 95.0 as better_weeks_pct
+        from (values ('H1', 'by_shape', 'suggested', 20, 17.0), ('H1', 'present', 'suggested', 20, 20.0),
+                     ('H1', 'suggested', 'suggested', 20, 16.0), ('H2', 'present', 'no_queue', 0, null))
+             t(hospital, roster, outcome, n, wait);
+        """
+    )
+    need, compared, shifts, nurses = week_ahead(mart, one)
+    assert need.title == "Fewer doctors than needed in 1 of 2 hours; most short Mon 07:00" and len(need.rows) == 2
+    assert [shown["name"] for shown in need.spec["lines"]] == ["present roster", "needed", "suggested"]
+    assert compared.title == "Same hours, other shifts: mean wait 20.0 to 16.0 min, simulated"
+    assert [row[1] for row in compared.rows] == ["present", "suggested", "without the forecast"]
+    assert compared.rows[1][5] == "14.0 to 18.0" and compared.note.startswith("Of the 4.0 min, 3.0 are gained without")
+    assert shifts.title == "2 shifts would be added or dropped"
+    assert [row[1:] for row in shifts.rows] == [
+        ["07:00, 8 h", "1"],
+        ["09:00, 8 h", "0 \u2192 1"],
+        ["11:00, 8 h", "1 \u2192 0"],
+    ]
+    assert nurses.rows[0][-1] == 5 and "RCN" in nurses.note
+    need, compared, *_ = week_ahead(mart, both)
+    # One of two hospitals has no suggestion: no roster of both is drawn, and the reason is there.
+    assert len(need.spec["lines"]) == 2 and need.rows[0][2:4] == [3, 2]
+    assert "H2: no roster is suggested: there is hardly ever a queue" in compared.note
 
 
 # --- ways through the department

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -12,10 +13,12 @@ from polars.testing import assert_frame_equal
 
 from hospital_assets.assets.forecasts.staffing import Made, suggestions
 from hospital_assets.checks.quality import check_quality
+from hospital_assets.cli import main, rosters
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.forecasts import OUTCOMES
 from hospital_assets.forecasting import simulate
-from hospital_assets.settings import StaffingSettings
+from hospital_assets.settings import Settings, StaffingSettings
+from hospital_assets.warehouse.database import Period, open_warehouse
 from hospital_assets.warehouse.dialect import lazy
 
 #: A Sunday, eight weeks of history before it and a week after it.
@@ -224,3 +227,90 @@ def test_checks_pass_and_each_planted_fault_turns_one_red(made: Made) -> None:
     assert "Failed" in statuses(fewer)[need, "roster"]
     lost = sound | {shift: made.shifts.head(5)}
     assert "Failed" in statuses(lost)[compared, "roster"]
+
+
+# The command --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data_dir(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A warehouse with nothing but what the command reads."""
+    settings = Settings(tmp_path_factory.mktemp("staffing"))
+    hospital = {"hospital_key": [1], "hospital_id": ["H1"], "time_zone": [ZONE]}
+    directory = pl.DataFrame(
+        hospital | {name: [None] for name in CONTRACTS["dim_hospital"].column_names if name not in hospital}
+    ).cast(CONTRACTS["dim_hospital"].polars_schema)
+    stored = {
+        "dim_hospital": directory.select(CONTRACTS["dim_hospital"].column_names),
+        "staffing_shifts_suggested": made.shifts,
+        "kpi_staffing_comparison": made.comparison,
+    }
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        for name, frame in stored.items():
+            week = Period(AS_OF, AS_OF + timedelta(days=1)) if CONTRACTS[name].partitioned else None
+            warehouse.replace(CONTRACTS[name], lazy(frame), week)
+    return settings.data_dir
+
+
+def test_the_command_shows_both_rosters_and_writes_the_suggested_one(
+    data_dir: Path, made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [tmp_path / "roster.csv", tmp_path / "roster.ics"]
+    arguments = ["--data-dir", str(data_dir), "staffing", "--csv", str(files[0]), "--ics", str(files[1])]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    suggested = made.comparison.row(by_predicate=pl.col("roster") == "suggested", named=True)
+    assert f"{suggested['wait_mean_minutes']:.1f} ({suggested['wait_mean_low_minutes']:.1f} to " in said
+    assert "it changes nothing" in said and "without the forecast" in said
+    table = pl.read_csv(files[0])
+    assert table["suggested"].to_list() == made.shifts["suggested_count"].to_list()
+    assert table.filter(start="07:00")["present"].to_list() == [2] * 7
+    calendar = files[1].read_bytes().decode()
+    assert calendar.count("BEGIN:VEVENT") == made.shifts.filter(pl.col("suggested_count") > 0).height
+    before = files[1].read_bytes()
+    main(arguments)
+    assert files[1].read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--hospital", "H9"], "no hospital is called 'H9'; there are H1"),
+        (["--as-of", "2026-06-21"], "nothing was suggested on 2026-06-21; the newest is of 2026-06-28"),
+    ],
+)
+def test_what_was_not_suggested_is_named(
+    data_dir: Path, options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--data-dir", str(data_dir), "staffing", *options]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_calendar_is_one_by_the_standard() -> None:
+    shift = {
+        "service_date": date(2026, 3, 1),
+        "hospital_id": "H, 1",
+        "target_date": date(2026, 3, 7),
+        "hour_of_day": 23,
+        "shift_hours": 8.0,
+        "present_count": 1,
+        "suggested_count": 2,
+        "change_count": 1,
+    }
+    text = rosters.as_calendar([shift, shift | {"suggested_count": 0}], {"H, 1": ZONE})
+    lines = text.split("\r\n")
+    assert lines[0] == "BEGIN:VCALENDAR" and lines[-2:] == ["END:VCALENDAR", ""] and "\n" not in "".join(lines)
+    assert all(len(line.encode()) <= 75 for line in lines) and text.count("BEGIN:VEVENT") == 1
+    unfolded = text.replace("\r\n ", "").split("\r\n")
+    # 23:00 in Chicago before the change of clocks on the 8th is 05:00 UTC; eight hours are eight hours.
+    assert "DTSTART:20260308T050000Z" in unfolded and "DTEND:20260308T130000Z" in unfolded
+    assert "SUMMARY:H\\, 1: 2 doctors\\, 23:00\\, 8 h" in unfolded
+    assert "STATUS:TENTATIVE" in unfolded and "DTSTAMP:20260302T000000Z" in unfolded
+
+
+def test_long_lines_are_folded_between_characters() -> None:
+    line = "SUMMARY:" + "\u00e9" * 100
+    parts = rosters.folded(line).split("\r\n")
+    assert [len(part.encode()) <= 75 for part in parts] == [True] * len(parts) and len(parts) == 3
+    assert parts[0] + "".join(part[1:] for part in parts[1:]) == line
+    assert rosters.escaped("a;b\\c\nd") == "a\\;b\\\\c\\nd"

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from hospital_assets.cli import explain, findings, governance, landing, pages, recovery, status, tables
+from hospital_assets.cli import explain, findings, governance, landing, pages, recovery, staffing, status, tables
 from hospital_assets.cli.console import Commands
 from hospital_assets.files import keep_private
 from hospital_assets.settings import Settings, SettingsError, data_dir_from_environment, load_settings
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 #: Commands about tables that are there; they make no directory.
-_OF_TABLES = ("explain", "report", "publish", "snapshot")
+_OF_TABLES = ("explain", "staffing", "report", "publish", "snapshot")
 #: Commands that open the warehouse and wait while another process has it.
 _WAITING = ("build", "refresh", "check", "publish", "snapshot", "restore", "erase", "score", "report", "drift")
 
@@ -62,7 +62,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], str]] = {
         ("simulate", "import", "profiles", "listen", "retry", "drift", "score"),
         "hospital profiles new mine export.csv",
     ),
-    "look": (("dev", "dashboard", "explain", "report", "alerts"), "hospital dev"),
+    "look": (("dev", "dashboard", "explain", "staffing", "report", "alerts"), "hospital dev"),
     "govern": (
         ("policy", "publications", "key", "users", "serve", "audit", "deploy", "erase"),
         "hospital users add ann analyst",
@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = Commands(
         parser.add_subparsers(prog="hospital", required=True, metavar="COMMAND", dest="command", help=argparse.SUPPRESS)
     )
-    for group in (landing, tables, findings, explain, status, pages, governance, recovery):
+    for group in (landing, tables, findings, explain, staffing, status, pages, governance, recovery):
         group.add_commands(commands)
     parser.epilog = "\n\n".join(
         "\n".join([f"{heading}, as in: {example}", *(f"  {name:<14} {commands.described[name]}" for name in names)])

@@ -45,12 +45,9 @@ FORECAST_ACCURACY = Measure(
 )
 
 DOCTOR, NURSE = "doctor", "nurse"
-#: Rosters that are compared, and what each is.
-ROSTERS = {
-    "present": "the roster of the last seven days",
-    "suggested": "the roster that is suggested from the forecast",
-    "by_shape": "what the same programme makes of the mean week of eight weeks, without the forecast",
-}
+#: Rosters that are compared, and what pages call them: that of the last seven days; the one suggested from the
+#: forecast; what the same programme makes of the mean week of eight weeks.
+ROSTERS = {"present": "present", "suggested": "suggested", "by_shape": "without the forecast"}
 #: How the search for a roster ended -> the same in words.
 OUTCOMES = {
     "suggested": "a roster is suggested",
@@ -223,7 +220,11 @@ class KpiStaffingComparison(
 ):
     """How the present and the suggested roster do in the week ahead, simulated; and why none is suggested."""
 
-    roster = column(isin=[*ROSTERS])
+    roster = column(
+        "`present`: of the last seven days; `suggested`: from the forecast; `by_shape`: likewise from the mean week of "
+        "eight weeks.",
+        isin=[*ROSTERS],
+    )
     suggestion_outcome = column(isin=[*OUTCOMES])
     wait_p90_minutes = column("Mean of the simulated weeks.")
 

@@ -1,4 +1,4 @@
-"""The Workforce page: doctors against demand by hour and day, doctors within chance limits, shifts and rest."""
+"""The Workforce page: doctors against demand by hour and day, within chance limits, shifts, rest, the week ahead."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.pages import shared_queries
 from hospital_assets.dashboard.pages import workforce_queries as queries
 from hospital_assets.dashboard.pages.shared import BASIS, WEEKDAYS, doctors, doctors_card, news
+from hospital_assets.dashboard.pages.workforce_rosters import week_ahead
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.measures.thresholds import LONG_SHIFT_HOURS, NIGHT_STARTS_HOUR, SHORTEST_REST_HOURS
 
@@ -78,6 +79,7 @@ def workforce(mart: Mart, where: Slice) -> Page:
             doctors(mart, where, span=4),
             _staffing(staff, where),
             _pressure(staff, where),
+            *week_ahead(mart, where),
         ],
         BASIS,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from hospital_assets.contracts.forecasts import ROSTERS
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.dashboard.mart import Mart, Measured, OverTime, Row, of_table, over_time
 from hospital_assets.dashboard.slices import Slice
@@ -48,3 +49,58 @@ def shift_patterns(mart: Mart, where: Slice) -> Row | None:
         "sum(rests_count)::bigint as rests_count, sum(short_rests_count)::bigint as short_rest_count",
     )
     return rows[0] if rows and rows[0]["shifts_count"] else None
+
+
+def staff_needed(mart: Mart, where: Slice, role: str) -> list[Row]:
+    """The newest need by local hour of the week ahead, sum of the hospitals.
+
+    Returns:
+        day, hour_of_day, offered_load, needed; of doctors present and suggested, null where a hospital has none.
+    """
+    if not mart.has("staffing_need_hourly", "needed_count"):
+        return []
+    return mart.sliced(
+        """
+        select target_date as day, hour_of_day, sum(offered_load) as offered_load,
+               sum(needed_count)::bigint as needed, sum(present_count)::bigint as present,
+               case when count(*) = count(suggested_count) then sum(suggested_count)::bigint end as suggested
+        from forecasts.staffing_need_hourly
+        where staff_role = $role and $hospital in ('all', hospital_id)
+          and service_date = (select max(service_date) from forecasts.staffing_need_hourly)
+        group by all order by 1, 2
+        """,
+        where,
+        role=role,
+    )
+
+
+def rosters_compared(mart: Mart, where: Slice) -> list[Row]:
+    """The newest comparison of rosters, by hospital and roster, the present one first."""
+    if not mart.has("kpi_staffing_comparison", "roster"):
+        return []
+    return mart.sliced(
+        """
+        select * from forecasts.kpi_staffing_comparison
+        where $hospital in ('all', hospital_id)
+          and service_date = (select max(service_date) from forecasts.kpi_staffing_comparison)
+        order by hospital_id, list_position($rosters, roster)
+        """,
+        where,
+        rosters=list(ROSTERS),
+    )
+
+
+def suggested_shifts(mart: Mart, where: Slice) -> list[Row]:
+    """The newest suggested shifts beside the present ones, by hospital, day and hour of start, and length."""
+    if not mart.has("staffing_shifts_suggested", "suggested_count"):
+        return []
+    return mart.sliced(
+        """
+        select hospital_id, target_date as day, hour_of_day, shift_hours, present_count, suggested_count
+        from forecasts.staffing_shifts_suggested
+        where $hospital in ('all', hospital_id)
+          and service_date = (select max(service_date) from forecasts.staffing_shifts_suggested)
+        order by 1, 3, 4, 2
+        """,
+        where,
+    )

@@ -1,0 +1,203 @@
+"""The part of the Workforce page about the week ahead: who is needed, the roster suggested, how rosters compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hospital_assets.charts import number
+from hospital_assets.contracts.forecasts import DOCTOR, NURSE, OUTCOMES, ROSTER_COMPARED, ROSTERS, STAFF_NEEDED
+from hospital_assets.dashboard.figures import Column, Figure, Slicer, empty, figure, line, series
+from hospital_assets.dashboard.mart import Mart, Row
+from hospital_assets.dashboard.pages import workforce_queries as queries
+from hospital_assets.dashboard.pages.shared import WEEKDAYS
+from hospital_assets.dashboard.slices import Slice
+
+_IGNORES: tuple[Slicer, ...] = ("period", "department", "triage")
+_NONE = "Nothing has been published: needs and rosters of the week ahead are made on Sundays, from two weeks of data on"
+_SUGGESTION = "A suggestion: it changes nothing, and a person decides."
+
+
+def week_ahead(mart: Mart, where: Slice) -> list[Figure]:
+    """Need against roster by hour, how rosters compare, suggested shifts beside present ones, nurses by ratio."""
+    compared = queries.rosters_compared(mart, where)
+    return [
+        _need(queries.staff_needed(mart, where, DOCTOR), compared),
+        _compared(compared),
+        _shifts(queries.suggested_shifts(mart, where), compared),
+        _nurses(queries.staff_needed(mart, where, NURSE)),
+    ]
+
+
+def _reasons(compared: list[Row]) -> str:
+    """Why there is no suggestion, of each hospital without."""
+    without: dict[str, list[str]] = {}
+    suggested = {row["hospital_id"] for row in compared if row["roster"] == "suggested"}
+    for row in compared:
+        if row["hospital_id"] not in suggested:
+            without.setdefault(row["suggestion_outcome"], []).append(row["hospital_id"])
+    return "; ".join(f"{', '.join(hospitals)}: {OUTCOMES[outcome]}" for outcome, hospitals in without.items())
+
+
+def _hour(row: Row) -> str:
+    return f"{WEEKDAYS[row['day'].weekday()]} {row['hour_of_day']:02d}:00"
+
+
+def _need(rows: list[Row], compared: list[Row]) -> Figure:
+    title = "Doctors needed in the week ahead"
+    if not rows:
+        return empty("staff-need", title, _reasons(compared) or _NONE, 12, STAFF_NEEDED)
+    short = [row for row in rows if row["needed"] > row["present"]]
+    worst = max(rows, key=lambda row: (row["needed"] - row["present"], row["offered_load"]))
+    labels = [f"{row['day'].isoformat()}T{row['hour_of_day']:02d}:00" for row in rows]
+    lines = [
+        line("present roster", [row["present"] for row in rows], "step"),
+        line("needed", [row["needed"] for row in rows], "actual"),
+    ]
+    if rows[0]["suggested"] is not None:
+        lines.append(line("suggested", [row["suggested"] for row in rows], "forecast"))
+    return figure(
+        "staff-need",
+        f"Fewer doctors than needed in {number(len(short))} of {number(len(rows))} hours; most short {_hour(worst)}"
+        if short
+        else "The present roster has the doctors needed in every hour",
+        f"Doctors by local hour of the week from {rows[0]['day'].day} {rows[0]['day']:%B}: those on by the "
+        " roster of the last seven days, and those needed for the target on a day that one in ten exceeds",
+        rows,
+        Column("Hour", of=_hour),
+        Column("Patients in treatment", 1, "offered_load"),
+        Column("Needed", 0, "needed"),
+        Column("Present", 0, "present"),
+        Column("Suggested", 0, "suggested"),
+        kind="series",
+        spec=series(labels, lines, unit="doctors", digits=0, zero=True),
+        span=12,
+        measure=STAFF_NEEDED,
+        ignores=_IGNORES,
+        height=260,
+    )
+
+
+def _between(stem: str, unit: str) -> Callable[[Row], str]:
+    def shown(row: Row) -> str:
+        low, high = row[f"{stem}_low_{unit}"], row[f"{stem}_high_{unit}"]
+        return "\u2013" if low is None else f"{number(low, 1)} to {number(high, 1)}"
+
+    return shown
+
+
+def _mean_waits(rows: list[Row]) -> list[float]:
+    """By each of `ROSTERS`, the mean over hospitals for which a roster is suggested; none where there is none."""
+    waits = {(row["hospital_id"], row["roster"]): row["wait_mean_minutes"] for row in rows}
+    hospitals = [hospital for hospital, roster in waits if roster == "suggested"]
+    return [
+        sum(waits.get((hospital, roster), waits[hospital, "present"]) for hospital in hospitals) / len(hospitals)
+        for roster in ROSTERS
+        if hospitals
+    ]
+
+
+def _compared(rows: list[Row]) -> Figure:
+    title = "How a roster with the same hours would do"
+    simulated = [row for row in rows if row["replicates_count"]]
+    if not simulated:
+        return empty("rosters", title, _reasons(rows) or _NONE, 12, ROSTER_COMPARED)
+    gain = ""
+    if waits := _mean_waits(simulated):
+        title = f"Same hours, other shifts: mean wait {number(waits[0], 1)} to {number(waits[1], 1)} min, simulated"
+        without = min(max(0.0, waits[0] - waits[2]), waits[0] - waits[1])
+        gain = (
+            f"Of the {number(waits[0] - waits[1], 1)} min, {number(without, 1)} are gained without the forecast, by "
+            "the shape of the day and week alone."
+        )
+    note = " ".join(part for part in (gain, _reasons(rows), _SUGGESTION) if part)
+    return figure(
+        "rosters",
+        title,
+        f"Mean of {number(simulated[0]['replicates_count'])} simulated weeks after "
+        f"{simulated[0]['service_date'].day} {simulated[0]['service_date']:%B}, and the middle 80 % of them; every "
+        "roster on the same patients",
+        simulated,
+        Column("Hospital", of="hospital_id"),
+        Column("Roster", of=lambda row: ROSTERS[row["roster"]]),
+        Column("Doctors' hours", 0, "doctor_hours"),
+        Column("Hours moved", 0, "moved_hours"),
+        Column("Mean wait, min", 1, "wait_mean_minutes"),
+        Column("80 % of weeks", of=_between("wait_mean", "minutes")),
+        Column("Wait of one in ten, min", 0, "wait_p90_minutes"),
+        Column("% left unseen", 1, "unseen_pct"),
+        Column("80 % of weeks", of=_between("unseen", "pct")),
+        Column("% seen in time", 1, "within_target_pct"),
+        Column("80 % of weeks", of=_between("within_target", "pct")),
+        Column("% of weeks better", 0, "better_weeks_pct"),
+        span=12,
+        measure=ROSTER_COMPARED,
+        ignores=_IGNORES,
+        note=note,
+    )
+
+
+def _shifts(rows: list[Row], compared: list[Row]) -> Figure:
+    """Shifts by start and length, a column for each day: `1`, or `1 > 2` where the suggestion changes it."""
+    title = "Suggested shifts beside the present ones"
+    if not rows:
+        return empty("shifts-suggested", title, _reasons(compared) or _NONE, 12, ROSTER_COMPARED)
+    days = sorted({row["day"] for row in rows})
+    no_shift = {day.isoformat(): "" for day in days}
+    by_shift: dict[tuple[str, int, float], Row] = {}
+    for row in rows:
+        present, suggested = row["present_count"], row["suggested_count"]
+        shift = by_shift.setdefault((row["hospital_id"], row["hour_of_day"], row["shift_hours"]), {})
+        shift[row["day"].isoformat()] = f"{present}" if present == suggested else f"{present} \u2192 {suggested}"
+    shown = [
+        {"hospital": hospital, "shift": f"{start:02d}:00, {number(length)} h", **no_shift, **of_days}
+        for (hospital, start, length), of_days in by_shift.items()
+    ]
+    changed = sum(abs(row["suggested_count"] - row["present_count"]) for row in rows)
+    return figure(
+        "shifts-suggested",
+        f"{number(changed)} shifts would be added or dropped",
+        f"Doctors' shifts of the week from {days[0].day} {days[0]:%B} by start and length: present \u2192 suggested",
+        shown,
+        Column("Hospital", of="hospital"),
+        Column("Shift", of="shift"),
+        *(Column(WEEKDAYS[day.weekday()], of=day.isoformat()) for day in days),
+        span=12,
+        measure=ROSTER_COMPARED,
+        ignores=_IGNORES,
+        note=f"{_SUGGESTION} The command hospital staffing writes it as a table or a calendar.",
+    )
+
+
+def _nurses(rows: list[Row]) -> Figure:
+    title = "Nurses needed in the week ahead"
+    if not rows:
+        return empty("nurse-need", title, _NONE, 12, STAFF_NEEDED)
+    most = max(rows, key=lambda row: row["needed"])
+    labels = [f"{row['day'].isoformat()}T{row['hour_of_day']:02d}:00" for row in rows]
+    return figure(
+        "nurse-need",
+        f"By ratio {number(min(row['needed'] for row in rows))} to {number(most['needed'])} nurses are needed; most "
+        f"{_hour(most)}",
+        "Nurses by hour for the patients expected in the department by triage level, and the fixed posts",
+        rows,
+        Column("Hour", of=_hour),
+        Column("Patients there", 1, "offered_load"),
+        Column("Nurses needed", 0, "needed"),
+        kind="series",
+        spec=series(
+            labels,
+            [
+                line("patients", [row["offered_load"] for row in rows], "step"),
+                line("nurses needed", [row["needed"] for row in rows], "actual"),
+            ],
+            unit="",
+            digits=0,
+            zero=True,
+        ),
+        span=12,
+        measure=STAFF_NEEDED,
+        ignores=_IGNORES,
+        note="A need, no gap: no roster of nurses is landed. Ratios of the settings, by default 1:1 in resuscitation "
+        "(RCN and RCEM 2020), 1:2 and 1:4 (NICE draft of 2015, withdrawn before it was final). Boarders do not count.",
+        height=220,
+    )
