@@ -19,7 +19,7 @@ from hospital_assets.contracts.kpis import ALL
 from hospital_assets.publishing.masks import masked
 from hospital_assets.publishing.policy import Mask, Policy, shipped_policy
 from hospital_assets.publishing.publications import STORAGE_VERSION, PublicationError
-from hospital_assets.publishing.semantic import ADDITIVE, Figure, Model, semantic_model
+from hospital_assets.publishing.semantic import ADDITIVE, Figure, Model, rows_of, semantic_model
 from hospital_assets.publishing.targets import powerbi, superset
 from hospital_assets.settings import Settings
 from hospital_assets_tests.conftest import shared
@@ -122,7 +122,7 @@ def golden() -> duckdb.DuckDBPyConnection:
 )
 def test_golden_figures(golden: duckdb.DuckDBPyConnection, table: str, name: str, value: float) -> None:
     model = model_of("admin")
-    rows = superset.rows_of(model.table(table), model.role)
+    rows = rows_of(model.table(table), model.role)
     assert golden.execute(f"select {superset.sql(figure(model, name))} from ({rows})").fetchone() == (value,)
 
 
@@ -140,7 +140,7 @@ def test_the_kept_rows_of_a_day_add_up_to_its_total(built: tuple[Settings, Build
     parts, total = (
         query(built[0], f"select {', '.join(rest)}, {sums} from ({rows}) group by {', '.join(rest)} order by all")
         for rows in (
-            superset.rows_of(table, "kpis"),
+            rows_of(table, "kpis"),
             f"from kpis.{name} where " + " and ".join(f"{column} = 'all'" for column in ADDITIVE[name].pooled),
         )
     )

@@ -121,6 +121,50 @@ def test_every_table_arrives_as_it_was_published(served: Server, published: Sett
                 assert (len(theirs), differing) == (expected, 0), (audience, name)
 
 
+# What BI tools look for
+
+
+def test_tables_and_columns_say_what_they_are(served: Server) -> None:
+    silent = (
+        "select c.relname, a.attname from pg_class c join pg_namespace n on n.oid = c.relnamespace "
+        "join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped "
+        "where n.nspname = '{role}' and c.relkind in ('r', 'v') "
+        "and (col_description(c.oid, a.attnum) is null or obj_description(c.oid, 'pg_class') is null)"
+    )
+    for login, role in (("ada", "admin"), ("bob", "analyst"), ("eve", "executive"), ("dora", "doctor")):
+        assert ask(served, login, silent.format(role=role)) == []
+
+
+def test_foreign_keys_lead_from_facts_to_dimensions(served: Server) -> None:
+    keys = (
+        "select conrelid::regclass::text, confrelid::regclass::text, pg_get_constraintdef(oid) from pg_constraint "
+        "where contype = 'f' and connamespace = '{role}'::regnamespace"
+    )
+    found = {
+        login: ask(served, login, keys.format(role=role)) for login, role in (("bob", "analyst"), ("dora", "doctor"))
+    }
+    triage = "FOREIGN KEY (triage_key) REFERENCES dim_triage(triage_key) NOT VALID"
+    assert ("fact_emergency_visits", "dim_triage", triage) in found["bob"]
+    assert all("(audience_hospital_id, " in str(definition) for _, _, definition in found["dora"])
+    assert len(found["bob"]) > 20
+    # Not valid, since nobody looked here; of a role that sees the whole network they hold nonetheless.
+    for table, other, definition in found["bob"]:
+        column = str(definition).split("(")[1].split(")")[0]
+        missing = f"select count(*) from {table} where {column} not in (select {column} from {other})"
+        if f"REFERENCES {other}({column})" in str(definition):
+            assert ask(served, "bob", missing) == [(0,)]
+
+
+def test_a_view_adds_up_and_shows_the_own_hospital_only(served: Server) -> None:
+    days = "select service_date, sum(wait_count) from {} group by 1 order by 1"
+    total = "kpi_waits_daily where department_name = 'all' and triage_group = 'all' and hospital_id = '{}'"
+    for login, hospital in (("ada", "all"), ("dora", "H1"), ("dan", "H2")):
+        parts = ask(served, login, days.format("kpi_waits_daily_additive"))
+        assert parts and parts == ask(served, login, days.format(total.format(hospital)))
+    assert ask(served, "dora", "select distinct hospital_id from kpi_waits_daily_additive") == [("H1",)]
+    assert "does not exist" in refused(served, "ada", "select wait_median_minutes from kpi_waits_daily_additive")
+
+
 # The 27 checks
 
 

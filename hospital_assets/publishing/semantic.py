@@ -2,7 +2,7 @@
 
 One model, made from the contracts (names, descriptions, references, the definitions of figures) and the manifest of a
 publication, so that nothing stands in it which the audience does not have. `targets.powerbi` and `targets.superset`
-write it down for their tools.
+write it down for their tools, `targets.postgres` as keys and views.
 
 A tool adds up whatever it is given, so the model holds dimensions, facts, and those KPI tables that add up:
 without the rows that pool others (`all`), with counts and sums only. Every figure is a sum of these over a sum of
@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from hospital_assets.contracts import CONTRACTS, Column, Contract
 from hospital_assets.contracts.kpis import ALL
+from hospital_assets.warehouse.dialect import literal, quoted
 
 Unit = Literal["", "%", "min", "d", "/h", "points"]
 
@@ -330,6 +331,19 @@ def _relationships(tables: list[ModelTable], masks: Mapping[str, Any]) -> Iterat
             is_active = table.contract.layer != "dimensions" and to_table not in active
             active.add(to_table)
             yield Relationship(name, source, to_table, to_column, is_active)
+
+
+def rows_of(table: ModelTable, schema: str) -> str:
+    """The query for the rows and columns of a table that the model has, as SQL."""
+    columns = ", ".join(quoted(column.source) for column in table.columns)
+    where = " and ".join(_condition(kept) for kept in table.kept)
+    return f"select {columns} from {quoted(schema)}.{quoted(table.contract.name)}{f' where {where}' if where else ''}"
+
+
+def _condition(kept: Kept) -> str:
+    if kept.value is None:
+        return f"{quoted(kept.column)} is {'' if kept.is_equal else 'not '}null"
+    return f"{quoted(kept.column)} {'=' if kept.is_equal else '<>'} {literal(kept.value)}"
 
 
 def in_words(name: str) -> str:

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hospital_assets.contracts import CONTRACTS
+from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.publishing.audience import parse_audience
 from hospital_assets.publishing.policy import Policy, PolicyError, RoleName
 from hospital_assets.publishing.publications import (
@@ -31,6 +31,7 @@ from hospital_assets.publishing.publications import (
     published_folder,
     read_manifest,
 )
+from hospital_assets.publishing.semantic import Model, rows_of, semantic_model
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.dialect import literal, quoted
 
@@ -45,6 +46,8 @@ ACCESS = "access"
 DSN_VARIABLE = "HOSPITAL_POSTGRES_DSN"
 #: Any number, always the same: one load at a time.
 _LOAD_LOCK = 4_072_026_112
+#: Since this version a view can have the rights of who reads it.
+_VIEWS_SINCE = 150000
 _LOGIN = re.compile(r"[a-z_][a-z0-9_.-]{0,62}")
 
 #: Parquet's types (as Arrow calls them) -> PostgreSQL's.
@@ -368,6 +371,7 @@ def _load_role(connection: Connection, policy: Policy, role: RoleName, sources: 
             if rows != expected:
                 raise PostgresError(f"{role}: {name} has {rows} rows of {expected}; nothing changed")
             _finish_table(connection, role, target, name, arrow.names, holders[0], by_hospital)
+        _relate(connection, role, schema, semantic_model(sources[0].manifest), by_hospital)
         _run(connection, f"grant usage on schema {schema} to {_group(role)}")
     # Outside of the transaction that loaded them, or there would be no visible rows to look at.
     for name in names:
@@ -424,6 +428,9 @@ def _finish_table(
     elif by_hospital:
         _run(connection, f"create index on {target} ({AUDIENCE_COLUMN})")
     _run(connection, f"comment on table {target} is {literal(contract.summary)}")
+    _describe(connection, target, contract, columns)
+    for column in scope:
+        _run(connection, f"comment on column {target}.{column} is 'The hospital that the row was published for.'")
     # Column by column: one that is not in the manifest stays closed, whoever may add it.
     granted = ", ".join(quoted(column) for column in [*scope, *columns])
     _run(connection, f"grant select ({granted}) on {target} to {_group(role)}")
@@ -436,6 +443,37 @@ def _finish_table(
             f"({AUDIENCE_COLUMN} = (select hospital_id from {ACCESS}.logins "
             f"where login = session_user and role = {literal(role)}))",
         )
+
+
+def _describe(connection: Connection, target: str, contract: Contract, columns: Iterable[str]) -> None:
+    for column in columns:
+        _run(
+            connection, f"comment on column {target}.{quoted(column)} is {literal(contract.column(column).description)}"
+        )
+
+
+def _relate(connection: Connection, role: RoleName, schema: str, model: Model, by_hospital: bool) -> None:
+    """What BI tools look for: foreign keys, and views of the KPI tables without the rows that pool others."""
+    scope = f"{AUDIENCE_COLUMN}, " if by_hospital else ""
+    for found in model.relationships:
+        if CONTRACTS[found.to_table].key == (found.to_column,):
+            # They are checked where the tables are built; a publication of a hospital may lack a doctor of another.
+            _run(
+                connection,
+                f"alter table {schema}.{found.table} add foreign key ({scope}{quoted(found.column)}) "
+                f"references {schema}.{found.to_table} ({scope}{quoted(found.to_column)}) not valid",
+            )
+    ((version,),) = _rows(connection, "select current_setting('server_version_num')::int")
+    for table in model.tables:
+        # Before 15 a view has its owner's rights, for whom no row policy holds.
+        if version >= _VIEWS_SINCE and table.figures and table.kept:
+            view = f"{schema}.{table.contract.name}_additive"
+            columns = [column.source for column in table.columns]
+            _run(connection, f"create view {view} with (security_invoker = true) as {rows_of(table, schema)}")
+            text = f"{table.contract.summary} Without rows that hold totals of others: sums of its counts are right."
+            _run(connection, f"comment on view {view} is {literal(text)}")
+            _describe(connection, view, table.contract, columns)
+            _run(connection, f"grant select ({', '.join(map(quoted, columns))}) on {view} to {_group(role)}")
 
 
 def _swap(connection: Connection, sources: Mapping[RoleName, list[_Source]], loaded_at: datetime) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
-from hospital_assets.publishing.semantic import Figure, Kept, Model, ModelTable, Unit
-from hospital_assets.warehouse.dialect import literal, quoted
+from hospital_assets.publishing.semantic import Figure, Model, ModelTable, Unit, rows_of
+from hospital_assets.warehouse.dialect import quoted
 
 #: An address without a user: Superset asks who connects.
 DEFAULT_SOURCE = "postgresql://localhost/hospital"
@@ -43,6 +43,7 @@ def render(model: Model, source: str = DEFAULT_SOURCE) -> dict[str, str]:
 
 
 def _dataset(model: Model, table: ModelTable, database: str) -> dict[str, Any]:
+    summed = {name for figure in table.figures for name in (figure.sums.numerator, figure.sums.denominator)}
     days = [column.source for column in table.columns if column.kind == "dateTime"]
     return {
         "table_name": f"{table.contract.name} ({model.audience})",
@@ -59,7 +60,7 @@ def _dataset(model: Model, table: ModelTable, database: str) -> dict[str, Any]:
                 "description": column.description,
                 "type": _TYPES[column.kind],
                 "is_dttm": column.kind == "dateTime",
-                "groupby": column.source not in _summed(table),
+                "groupby": column.source not in summed,
                 "filterable": True,
             }
             for column in table.columns
@@ -75,23 +76,6 @@ def _dataset(model: Model, table: ModelTable, database: str) -> dict[str, Any]:
             for figure in table.figures
         ],
     }
-
-
-def _summed(table: ModelTable) -> set[str]:
-    return {name for figure in table.figures for name in (figure.sums.numerator, figure.sums.denominator)}
-
-
-def rows_of(table: ModelTable, schema: str) -> str:
-    """The query for the rows and columns of a table that the model has."""
-    columns = ", ".join(quoted(column.source) for column in table.columns)
-    where = " and ".join(_condition(kept) for kept in table.kept)
-    return f"select {columns} from {quoted(schema)}.{quoted(table.contract.name)}{f' where {where}' if where else ''}"
-
-
-def _condition(kept: Kept) -> str:
-    if kept.value is None:
-        return f"{quoted(kept.column)} is {'' if kept.is_equal else 'not '}null"
-    return f"{quoted(kept.column)} {'=' if kept.is_equal else '<>'} {literal(kept.value)}"
 
 
 def sql(figure: Figure) -> str:
