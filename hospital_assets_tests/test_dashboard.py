@@ -48,7 +48,7 @@ from hospital_assets.dashboard.pages.overview_queries import waits_in_total
 from hospital_assets.dashboard.pages.shared import month_column, newest_complete, why_none
 from hospital_assets.dashboard.pages.today import now
 from hospital_assets.dashboard.pages.visits import of_visits, visits
-from hospital_assets.dashboard.render import FOLDER, as_csv, file_name, largest_flows, table_rows
+from hospital_assets.dashboard.render import FOLDER, as_csv, file_name, how_explained, largest_flows, table_rows
 from hospital_assets.dashboard.render import query as as_query
 from hospital_assets.dashboard.serve import dashboard_of, loaded_after
 from hospital_assets.dashboard.slices import MOST_POINTS, Known, Slice, not_found, read_slice
@@ -731,6 +731,30 @@ def test_measures_of_visits_are_those_computed_from_visits() -> None:
     by_name = {measure.name for measure in of_visits()}
     assert {"Left without being seen", "Four-hour standard", "Triage mix", "Rolling average wait"} <= by_name
     assert not {"Length of stay", "Occupancy, time-weighted", "Long shifts"} & by_name
+
+
+@pytest.mark.parametrize(
+    ("table", "where", "audience", "command"),
+    [
+        ("kpi_waits_daily", {}, "analyst", "kpi_waits_daily --hospital all --day 2026-03-02 --role analyst"),
+        (
+            "kpi_waits_daily",
+            {"hospital": "H1", "department": "Intensive Care", "triage": "2"},
+            "admin",
+            "kpi_waits_daily --hospital H1 --day 2026-03-02 --where 'department_name=Intensive Care' "
+            "--where triage_group=2 --role admin",
+        ),
+        ("kpi_returns", {}, "doctor-H2", "kpi_returns --hospital H2 --day 2026-03-02 --role doctor-H2"),
+        ("fact_emergency_visits", {}, "admin", None),
+        ("kpi_demographics", {}, "admin", None),
+    ],
+)
+def test_a_definition_names_the_command_that_explains_the_figure(
+    table: str, where: dict[str, str], audience: str, command: str | None
+) -> None:
+    day = date(2026, 3, 2)
+    found = how_explained(figures.measure_of(table), Slice("all", day, day, **where), audience)
+    assert found == (f"hospital explain {command}" if command else "")
 
 
 def test_who_gets_figures_only_sees_no_visits(served: Served) -> None:

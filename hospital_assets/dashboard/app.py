@@ -271,6 +271,7 @@ def _body(dashboard: Dashboard, mart: Mart, entry: Entry, where: Slice, today: t
             carried=query(where),
             sliced=_of_slice(mart, entry, where),
             has_visits=mart.has_visits,
+            audience=mart.audience,
             is_served=True,
             freshness=f"Data to {mart.known.last.isoformat()}, published {mart.published_at:%Y-%m-%d %H:%M} UTC",
             stale=stale,

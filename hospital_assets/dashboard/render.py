@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from markupsafe import Markup, escape
 
 from hospital_assets.access.spreadsheets import as_csv as csv_of
 from hospital_assets.charts import assurance, number, percentage
+from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.kpis import ALL
+from hospital_assets.contracts.table import Measure
 from hospital_assets.dashboard.figures import Away, Card, Cell, Column, Drawn, Figure, Link
 from hospital_assets.dashboard.pages.visits import of_visits
 from hospital_assets.dashboard.slices import Known, Slice, periods
@@ -26,6 +29,8 @@ from hospital_assets.measures.natural_limits import ASSURANCES
 FOLDER = Path(__file__).parent
 #: Text of fewer characters is not broken into lines.
 _SHORT = 16
+#: Keys of KPIs that a day leads to.
+_BY_TIME = {"service_date", "period_month", "period_year"}
 _NAMES = {"period": "period", "hospital": "hospital", "department": "department", "triage": "triage"}
 
 
@@ -46,6 +51,7 @@ def templates() -> Environment:
         "largest_flows": largest_flows,
         "not_followed": not_followed,
         "of_visits": of_visits(),
+        "how_explained": how_explained,
         "Markup": Markup,
         "number": number,
         "pairs": parse_qsl,
@@ -69,6 +75,23 @@ def query(where: Slice, **changes: str) -> str:
         **({"beds": str(where.beds)} if where.beds else {}),
     } | changes
     return urlencode({name: value for name, value in values.items() if value != ALL})
+
+
+def how_explained(measure: Measure, where: Slice, audience: str) -> str:
+    """The command that leads from a measure, on the last day of a slice, to its rows; empty where it is of no KPI."""
+    kpis = [
+        contract
+        for contract in CONTRACTS.values()
+        if contract.layer == "kpis" and measure in contract.measures and _BY_TIME & {*contract.key}
+    ]
+    if not kpis:
+        return ""
+    # The publication of one hospital has no rows of all.
+    hospital = audience.partition("-")[2] or where.hospital
+    keys = {"department_name": where.department, "triage_group": where.triage}
+    chosen = [f"{key}={value}" for key, value in keys.items() if key in kpis[0].key and value != ALL]
+    words = ["hospital", "explain", kpis[0].name, "--hospital", hospital, "--day", where.last.isoformat()]
+    return shlex.join([*words, *(word for one in chosen for word in ("--where", one)), "--role", audience])
 
 
 def sentence(where: Slice, known: Known) -> str:
