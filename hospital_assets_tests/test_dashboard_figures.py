@@ -196,6 +196,12 @@ def test_the_week_ahead_is_the_newest_suggestion() -> None:
                      ('2026-03-08', 'H1', 8, 'doctor', 2, 2, 2), ('2026-03-08', 'H2', 7, 'doctor', 1, 1, null),
                      ('2026-03-08', 'H1', 7, 'nurse', 5, null, null))
              t(made, hospital, hour, role, need, present, suggested);
+        create table forecasts.forecast_waits_hourly as
+        select made::date as service_date, 'H1' as hospital_id, date '2026-03-09' as target_date, hour as hour_of_day,
+               low as mean_wait_p10_minutes, 9.0 as mean_wait_p50_minutes, high as mean_wait_p90_minutes,
+               0.0 as over_60_pct, 90.0 as within_target_pct, 28 as days_count
+        from (values ('2026-03-07', 8, 5.0, 99.0), ('2026-03-08', 7, 5.0, 30.0), ('2026-03-08', 8, 5.0, 40.0))
+             t(made, hour, low, high);
         create table forecasts.staffing_shifts_suggested as
         select date '2026-03-08' as service_date, 'H1' as hospital_id, date '2026-03-09' as target_date,
                hour as hour_of_day, 8.0 as shift_hours, present as present_count, suggested as suggested_count
@@ -211,7 +217,7 @@ def test_the_week_ahead_is_the_newest_suggestion() -> None:
              t(hospital, roster, outcome, n, wait);
         """
     )
-    need, compared, shifts, nurses = week_ahead(mart, one)
+    need, compared, shifts, nurses, waits = week_ahead(mart, one)
     assert need.title == "Fewer doctors than needed in 1 of 2 hours; most short Mon 07:00" and len(need.rows) == 2
     assert [shown["name"] for shown in need.spec["lines"]] == ["present roster", "needed", "suggested"]
     assert compared.title == "Same hours, other shifts: mean wait 20.0 to 16.0 min, simulated"
@@ -224,7 +230,9 @@ def test_the_week_ahead_is_the_newest_suggestion() -> None:
         ["11:00, 8 h", "1 \u2192 0"],
     ]
     assert nurses.rows[0][-1] == 5 and "RCN" in nurses.note
-    need, compared, *_ = week_ahead(mart, both)
+    assert waits.title == "Longest waits expected Mon 08:00: 5 to 40 min" and len(waits.spec["bands"]) == 1
+    need, compared, *_, waits = week_ahead(mart, both)
+    assert waits.kind == "empty" and "Choose a hospital" in waits.subtitle
     # One of two hospitals has no suggestion: no roster of both is drawn, and the reason is there.
     assert len(need.spec["lines"]) == 2 and need.rows[0][2:4] == [3, 2]
     assert "H2: no roster is suggested: there is hardly ever a queue" in compared.note

@@ -662,6 +662,14 @@ FIELDS: Mapping[str, Field] = {
     "skill_pct": percent(
         "CRPS below that of the slot mean over the same hours or days; of these two methods only.", nullable=True
     ),
+    **{
+        f"mean_wait_p{level}_minutes": minutes(
+            f"Mean wait of those who come in the hour, not exceeded with a probability of {level} %."
+        )
+        for level in (10, 50, 90)
+    },
+    "days_count": count("Days that it is learned from (n)."),
+    "over_60_pct": percent("Chance that the mean wait of the hour is over an hour.", ge=0, le=100),
     "staff_role": text("Who is meant.", isin=["doctor", "nurse"]),
     "offered_load": real(
         "Patients in treatment (doctors) or there (nurses) at a time, if a place were always free; mean of the hour; "

@@ -44,6 +44,10 @@ FORECAST_ACCURACY = Measure(
     "counts within closed intervals is larger. The floor of MASE is what is left where all rates are known.",
 )
 
+#: How waits are forecast.
+SAME_HOUR = "same_hour"
+#: A mean wait of an hour over this is long (local).
+LONG_WAIT_MINUTES = 60
 DOCTOR, NURSE = "doctor", "nurse"
 #: Rosters that are compared, and what pages call them: that of the last seven days; the one suggested from the
 #: forecast; what the same programme makes of the mean week of eight weeks.
@@ -60,6 +64,18 @@ OUTCOMES = {
     "too_few_visits": "no roster is suggested: there are too few days or visits to learn from",
 }
 
+EXPECTED_WAIT = Measure(
+    "Expected wait",
+    "Median, 10th and 90th percentile of the mean door-to-provider wait of those who came in the same local hour of "
+    "the last 28 days, and how often it was over an hour.",
+    "min",
+    "visits with a valid wait, by local hour of arrival, up to the as-of day",
+    "local",
+    clock="as door-to-provider wait.",
+    exclusions="hours with a wait on fewer than 14 of the days; who left unseen.",
+    variants="it knows neither tomorrow's roster nor how many will come: with the same roster every day a simulation "
+    "of the queue does not do better two days ahead.",
+)
 STAFF_NEEDED = Measure(
     "Staff needed",
     "Doctors: the fewest with whom the share of patients that [staffing] asks for is seen in time (Erlang C), at the "
@@ -166,6 +182,24 @@ class KpiForecastAccuracy(
     arrivals_count = column("That came in the hours or days forecast, each counted once per forecast.")
 
 
+class ForecastWaitsHourly(
+    Forecast,
+    name="forecast_waits_hourly",
+    grain="one as-of day, hospital and local hour of the two days ahead",
+    key=("service_date", "hospital_id", "target_date", "hour_of_day"),
+    columns="""
+        horizon_hours method days_count expected_arrivals
+        mean_wait_p10_minutes mean_wait_p50_minutes mean_wait_p90_minutes over_60_pct within_target_pct
+    """,
+    measures=[EXPECTED_WAIT],
+    partitioned=True,
+):
+    """Waits of those who come in each local hour of the next two days, as a band."""
+
+    hour_of_day = column(ge=0, le=23)
+    method = column("`same_hour`: as in the same hour of the last 28 days.", isin=[SAME_HOUR])
+
+
 class StaffingNeedHourly(
     Forecast,
     name="staffing_need_hourly",
@@ -234,6 +268,7 @@ TABLES = (
     ForecastArrivalsDaily,
     ForecastModels,
     KpiForecastAccuracy,
+    ForecastWaitsHourly,
     StaffingNeedHourly,
     StaffingShiftsSuggested,
     KpiStaffingComparison,

@@ -231,7 +231,8 @@ class Known:
         """Visits of the last weeks, as they were known at the end of the as-of day; times in hours."""
         from hospital_assets.forecasting.learned import Visits
 
-        rows = self.visits.filter(self._within(_DAYS_READ))
+        # In one order, however they are stored: what is drawn depends on it.
+        rows = self.visits.filter(self._within(_DAYS_READ)).sort(*_CLOCKS.values(), "triage_level")
         end = pl.lit(self.end.replace(tzinfo=ZoneInfo(self.time_zone)).astimezone(UTC))
         # What happened later was not known then.
         clocks = rows.select(

@@ -104,3 +104,20 @@ def suggested_shifts(mart: Mart, where: Slice) -> list[Row]:
         """,
         where,
     )
+
+
+def waits_ahead(mart: Mart, where: Slice) -> list[Row]:
+    """The newest band of waits by local hour of the two days ahead, of one hospital."""
+    if not mart.has("forecast_waits_hourly", "mean_wait_p50_minutes"):
+        return []
+    return mart.sliced(
+        """
+        select target_date as day, hour_of_day, mean_wait_p10_minutes as low, mean_wait_p50_minutes as middle,
+               mean_wait_p90_minutes as high, over_60_pct, within_target_pct, days_count
+        from forecasts.forecast_waits_hourly
+        where hospital_id = $hospital
+        qualify service_date = max(service_date) over ()
+        order by 1, 2
+        """,
+        where,
+    )

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hospital_assets.charts import number
-from hospital_assets.contracts.forecasts import DOCTOR, NURSE, OUTCOMES, ROSTER_COMPARED, ROSTERS, STAFF_NEEDED
+from hospital_assets.contracts.forecasts import (
+    DOCTOR,
+    EXPECTED_WAIT,
+    NURSE,
+    OUTCOMES,
+    ROSTER_COMPARED,
+    ROSTERS,
+    STAFF_NEEDED,
+)
+from hospital_assets.contracts.kpis import ALL
 from hospital_assets.dashboard.figures import Column, Figure, Slicer, empty, figure, line, series
 from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.pages import workforce_queries as queries
@@ -25,6 +34,7 @@ def week_ahead(mart: Mart, where: Slice) -> list[Figure]:
         _compared(compared),
         _shifts(queries.suggested_shifts(mart, where), compared),
         _nurses(queries.staff_needed(mart, where, NURSE)),
+        _waits(queries.waits_ahead(mart, where), where),
     ]
 
 
@@ -199,5 +209,52 @@ def _nurses(rows: list[Row]) -> Figure:
         ignores=_IGNORES,
         note="A need, no gap: no roster of nurses is landed. Ratios of the settings, by default 1:1 in resuscitation "
         "(RCN and RCEM 2020), 1:2 and 1:4 (NICE draft of 2015, withdrawn before it was final). Boarders do not count.",
+        height=220,
+    )
+
+
+def _waits(rows: list[Row], where: Slice) -> Figure:
+    """The band of the mean wait of each hour of the next two days; never the middle without it."""
+    title = "Waits of the next 48 hours"
+    if len(rows) < 2:
+        why = (
+            "Choose a hospital: waits of several do not add up" if where.hospital == ALL else "Too few days with waits"
+        )
+        return empty("waits-ahead", title, why, 12, EXPECTED_WAIT)
+    longest = max(rows, key=lambda row: row["high"])
+    labels = [f"{row['day'].isoformat()}T{row['hour_of_day']:02d}:00" for row in rows]
+    return figure(
+        "waits-ahead",
+        f"Longest waits expected {_hour(longest)}: {number(longest['low'])} to {number(longest['high'])} min",
+        "Mean wait for a doctor of those who come in the hour: median, and the band that holds 80 % of the same hours "
+        "of the last 28 days",
+        rows,
+        Column("Hour", of=_hour),
+        Column("10 %", 0, "low"),
+        Column("Median, min", 0, "middle"),
+        Column("90 %", 0, "high"),
+        Column("% over an hour", 0, "over_60_pct"),
+        Column("% seen in time", 0, "within_target_pct"),
+        Column("Days (n)", 0, "days_count"),
+        kind="series",
+        spec=series(
+            labels,
+            [line("same hour, 28 days", [row["middle"] for row in rows], "forecast")],
+            unit="min",
+            digits=0,
+            zero=True,
+            bands=[
+                {
+                    "name": "80 %",
+                    "style": "spread",
+                    "low": [row["low"] for row in rows],
+                    "high": [row["high"] for row in rows],
+                }
+            ],
+        ),
+        span=12,
+        measure=EXPECTED_WAIT,
+        ignores=_IGNORES,
+        note="Not a forecast of the queue: what the same hour was like. It knows no roster of tomorrow, nor who comes.",
         height=220,
     )
