@@ -3,6 +3,7 @@
 The packages, from the top; each imports only from those below it (`make floors` checks this):
 
 - `cli`: the `hospital` command, thin over functions of the other packages.
+- `operations`: what a hospital's IT runs: services, and the doctor of an installation.
 - `definitions`: the one place where everything is wired into a Dagster `Definitions`.
 - `simulator`: a generated hospital network that lands files like a real one.
 - `automation`: jobs, sensors, schedules, the run of a whole build, the watcher.

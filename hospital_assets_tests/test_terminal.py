@@ -52,16 +52,22 @@ def test_a_second_one_on_the_same_directory_is_refused(tmp_path: Path, capsys: p
 
 
 def test_when_a_part_fails_all_end(capfd: pytest.CaptureFixture[str]) -> None:
-    commands = {"one": SLEEP, "two": [sys.executable, "-c", "import sys; sys.exit(7)"]}
-    assert _run_together(commands, os.environ, {}, threading.Event()) == 7
-    assert "two has ended" in capfd.readouterr().err
+    fails = [sys.executable, "-c", "import sys; sys.exit(7)"]
+    programs = {"one": (SLEEP, lambda: True), "two": (fails, lambda: False)}
+    assert _run_together(programs, os.environ, "ready", threading.Event()) == 7
+    said = capfd.readouterr()
+    assert "two has ended" in said.err and "ready" not in said.out
 
 
-def test_both_addresses_are_told_once_both_answer(taken: int, capfd: pytest.CaptureFixture[str]) -> None:
-    stop = threading.Event()
-    threading.Timer(2.0, stop.set).start()
-    assert _run_together({"one": SLEEP, "two": SLEEP}, os.environ, {"one": taken, "two": taken}, stop) == 0
-    assert capfd.readouterr().out.count(f"one http://localhost:{taken}, two http://localhost:{taken}") == 1
+def test_the_others_start_once_the_first_is_ready_and_that_all_are_is_told_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stop, mark = threading.Event(), tmp_path / "ready"
+    writes = [sys.executable, "-c", f"import pathlib, time; pathlib.Path({str(mark)!r}).touch(); time.sleep(60)"]
+    needs = [sys.executable, "-c", f"import pathlib, time; assert pathlib.Path({str(mark)!r}).exists(); time.sleep(60)"]
+    threading.Timer(3.0, stop.set).start()
+    assert _run_together({"one": (writes, mark.exists), "two": (needs, lambda: True)}, os.environ, "all", stop) == 0
+    assert capfd.readouterr().out.count("hospital: all") == 1
 
 
 def test_each_command_is_listed_once_with_an_example_that_is_one() -> None:

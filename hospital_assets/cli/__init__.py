@@ -6,7 +6,18 @@ import argparse
 import sys
 from pathlib import Path
 
-from hospital_assets.cli import explain, findings, governance, landing, pages, recovery, staffing, status, tables
+from hospital_assets.cli import (
+    explain,
+    findings,
+    governance,
+    landing,
+    operations,
+    pages,
+    recovery,
+    staffing,
+    status,
+    tables,
+)
 from hospital_assets.cli.console import Commands
 from hospital_assets.files import keep_private
 from hospital_assets.settings import Settings, SettingsError, data_dir_from_environment, load_settings
@@ -67,7 +78,10 @@ GROUPS: dict[str, tuple[tuple[str, ...], str]] = {
         ("policy", "publications", "key", "users", "serve", "audit", "deploy", "erase"),
         "hospital users add ann analyst",
     ),
-    "operate": (("snapshot", "snapshots", "restore", "as-of", "docs"), "hospital as-of 2026-03-01T12:00 --into then"),
+    "operate": (
+        ("doctor", "dagster", "snapshot", "snapshots", "restore", "as-of", "docs"),
+        "hospital as-of 2026-03-01T12:00 --into then",
+    ),
 }
 
 
@@ -82,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = Commands(
         parser.add_subparsers(prog="hospital", required=True, metavar="COMMAND", dest="command", help=argparse.SUPPRESS)
     )
-    for group in (landing, tables, findings, explain, staffing, status, pages, governance, recovery):
+    for group in (landing, tables, findings, explain, staffing, status, pages, governance, operations, recovery):
         group.add_commands(commands)
     parser.epilog = "\n\n".join(
         "\n".join([f"{heading}, as in: {example}", *(f"  {name:<14} {commands.described[name]}" for name in names)])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hospital_assets.settings import Settings
+from hospital_assets.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     from hospital_assets.cli.console import Commands
@@ -28,6 +29,20 @@ def add_commands(commands: Commands) -> None:
         "--without-data", action="store_true", help="only what follows from the policy, no Parquet files"
     )
     snowflake.set_defaults(run=_snowflake)
+
+    systemd = targets.add_parser("systemd", help="write the units of the services, for a machine that systemd runs")
+    systemd.add_argument("--into", type=Path, required=True, help="folder to write to, as in /etc/systemd/system")
+    systemd.add_argument("--user", default="hospital", help="who the services run as (default hospital)")
+    systemd.add_argument(
+        "--keys",
+        type=Path,
+        default=Path("/var/lib/hospital-keys"),
+        help="folder of the keys and of the audit log's anchors (default /var/lib/hospital-keys)",
+    )
+    systemd.add_argument(
+        "--with", dest="also", action="append", default=[], choices=["watch", "gateway", "hl7"], help="also this one"
+    )
+    systemd.set_defaults(run=_systemd)
 
     postgres = targets.add_parser("postgres", help="load the publications and give logins an audience")
     postgres.add_argument(
@@ -59,6 +74,24 @@ def add_commands(commands: Commands) -> None:
         tool.add_argument("--role", action="append", default=[], help="only for the publications of this role")
         tool.add_argument("--source", help=f"{source}postgresql://SERVER/DATABASE that was loaded before")
         tool.set_defaults(run=_bi_tool, tool=name)
+
+
+def _systemd(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.operations.services import ENVIRONMENT_FILE, systemd_units, write_units
+
+    program = Path(sys.executable).with_name("hospital")
+    if not program.exists():
+        raise SettingsError(f"{program} is not there: install the package with pip, then run this with its command")
+    units = systemd_units(
+        program, settings.data_dir.resolve(), options.user, options.keys.resolve(), tuple(options.also)
+    )
+    for path in write_units(units, options.into):
+        print(path)
+    print(
+        f"hospital: secrets and settings of the environment go into {ENVIRONMENT_FILE}; then `systemctl daemon-reload` "
+        "and `systemctl enable --now hospital.target`"
+    )
+    return 0
 
 
 def _snowflake(options: argparse.Namespace, settings: Settings) -> int:

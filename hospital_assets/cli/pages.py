@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
-import socket
+import socket as connections
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from hospital_assets.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from hospital_assets.cli.console import Commands
 
@@ -47,66 +47,77 @@ def _dev(options: argparse.Namespace, settings: Settings) -> int:
     import threading
 
     from hospital_assets.access.audit import make_key, system_actor
-    from hospital_assets.automation.instance import dagster_environment
     from hospital_assets.automation.presence import dev_lock
+    from hospital_assets.automation.processes import command_of, environment_of
     from hospital_assets.publishing.pseudonyms import KEEP_KEY, has_key
 
-    addresses = {"Dagster": options.port, "the dashboard": options.dashboard_port}
-    addresses = {name: int(port) for name, port in addresses.items() if port != "0"}
-    for name, port in addresses.items():
+    ports = {"Dagster": int(options.port), "the dashboard": int(options.dashboard_port)}
+    ports = {name: port for name, port in ports.items() if port}
+    for name, port in ports.items():
         if _answers(port):
             raise SettingsError(
                 f"port {port}, where {name} would be, is in use: end what uses it, or choose another with --port "
                 "or --dashboard-port"
             )
     stop = threading.Event()
-    with dev_lock(settings) as is_the_only_one, stopped_by_signals(stop):
+    with (
+        dev_lock(settings) as is_the_only_one,
+        stopped_by_signals(stop),
+        # Its name is short, as a socket's must be, and only the owner may enter it.
+        tempfile.TemporaryDirectory(prefix="hospital-") as folder,
+    ):
         if not is_the_only_one:
             raise SettingsError(f"hospital dev runs on {settings.data_dir} already: use that one, or end it first")
         if not has_key():
             # Without it, most publications would wait for one.
             print(f"hospital: made the secret key of pseudonyms: {make_key(settings, system_actor())} {KEEP_KEY}")
-        environment = {
-            **os.environ,
-            **dagster_environment(settings),
-            "HOSPITAL_DATA_DIR": str(settings.data_dir),
-            # Dagster would have another command started, which a hospital does not need to install.
-            "PYTHONWARNINGS": "ignore:Function `dev_command` is superseded",
+
+        def answers(name: str) -> Callable[[], bool]:
+            return lambda: name not in ports or _answers(ports[name])
+
+        socket = Path(folder) / "code.sock"
+        environment = environment_of(settings)
+        programs = {
+            # The others look for the definitions at their start.
+            "Dagster's code server": (command_of("code", settings, socket), socket.exists),
+            "Dagster": (command_of("webserver", settings, socket, int(options.port)), answers("Dagster")),
+            "Dagster's daemon": (command_of("daemon", settings, socket), lambda: True),
         }
-        # As modules of this Python: the scripts need not be on the path.
-        module = [sys.executable, "-m"]
-        # Each look of each sensor is a line else.
-        quiet = ["--log-level", "warning"]
-        dagster = ["dagster", "dev", "-m", "hospital_assets.definitions", "-p", options.port, *quiet]
-        commands = {"Dagster": [*module, *dagster]}
-        if options.dashboard_port != "0":
-            dashboard = ["hospital_assets.cli", "dashboard", "--port", options.dashboard_port]
-            commands["the dashboard"] = [*module, *dashboard]
-        return _run_together(commands, environment, addresses, stop)
+        if "the dashboard" in ports:
+            dashboard = [sys.executable, "-m", "hospital_assets.cli", "dashboard", "--port", options.dashboard_port]
+            programs["the dashboard"] = (dashboard, answers("the dashboard"))
+        urls = ", ".join(f"{name} http://localhost:{port}" for name, port in ports.items())
+        return _run_together(programs, environment, f"ready: {urls} (Ctrl-C ends both)", stop)
 
 
 def _run_together(
-    commands: Mapping[str, Sequence[str]],
+    programs: Mapping[str, tuple[Sequence[str], Callable[[], bool]]],
     environment: Mapping[str, str],
-    addresses: Mapping[str, int],
+    announcement: str,
     stop: threading.Event,
 ) -> int:
-    """Run programs until one ends or a signal to stop comes; then end all."""
+    """Run programs, the others after the first is ready, until one ends or a signal to stop comes; then end all."""
     running: dict[str, subprocess.Popen[bytes]] = {}
+    first, *others = programs
+    starting = [first]
     is_announced = False
     try:
-        for name, command in commands.items():
-            running[name] = subprocess.Popen(command, env=environment)  # noqa: S603
-        while not stop.wait(0.5):
+        while True:
+            for name in starting:
+                running[name] = subprocess.Popen(programs[name][0], env=environment)  # noqa: S603
+            starting = []
+            if stop.wait(0.2):
+                return 0
             ended = [name for name, process in running.items() if process.poll() is not None]
             if ended:
                 print(f"hospital: {ended[0]} has ended, see above; stopping the rest", file=sys.stderr)
                 return running[ended[0]].returncode or 1
-            if not is_announced and all(map(_answers, addresses.values())):
-                urls = ", ".join(f"{name} http://localhost:{port}" for name, port in addresses.items())
-                print(f"hospital: ready: {urls} (Ctrl-C ends both)", flush=True)
+            ready = [is_ready() for name, (_, is_ready) in programs.items() if name in running]
+            if all(ready) and len(running) == 1:
+                starting = others
+            elif all(ready) and not is_announced:
+                print(f"hospital: {announcement}", flush=True)
                 is_announced = True
-        return 0
     finally:
         for process in running.values():
             process.terminate()
@@ -116,7 +127,7 @@ def _run_together(
 
 def _answers(port: int) -> bool:
     """Whether something listens at a port of this machine."""
-    with socket.socket() as probe:
+    with connections.socket() as probe:
         probe.settimeout(0.2)
         return probe.connect_ex(("127.0.0.1", port)) == 0
 

@@ -1,0 +1,53 @@
+"""The commands of who runs an installation: doctor, and Dagster's processes one by one."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hospital_assets.settings import Settings, engine_from_environment
+
+if TYPE_CHECKING:
+    from hospital_assets.cli.console import Commands
+
+
+def add_commands(commands: Commands) -> None:
+    """Add these commands to the parser."""
+    doctor = commands.add_parser("doctor", help="say what is missing or wrong with the installation, and what to do")
+    doctor.add_argument(
+        "--certificate", type=Path, action="append", default=[], help="PEM file of a service whose end to look at"
+    )
+    doctor.set_defaults(run=_doctor)
+
+    dagster = commands.add_parser("dagster", help="run one of Dagster's processes alone, as a service does")
+    dagster.add_argument("process", choices=["code", "webserver", "daemon"])
+    dagster.add_argument("--port", type=int, default=3000, help="of the webserver, on this machine only (default 3000)")
+    dagster.add_argument(
+        "--path-prefix", default="", help="path under which a proxy shows the webserver, as in /dagster"
+    )
+    dagster.set_defaults(run=_dagster)
+
+
+def _doctor(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.operations.doctor import examine
+
+    marks = {"ok": "ok     ", "warning": "WARNING", "error": "ERROR  "}
+    levels = []
+    for finding in examine(settings, engine_from_environment(), datetime.now(UTC), tuple(options.certificate)):
+        levels.append(finding.level)
+        print(f"{marks[finding.level]}  {finding.subject}: {finding.what}", flush=True)
+        if finding.remedy:
+            print(f"         {finding.remedy}")
+    return int("error" in levels)
+
+
+def _dagster(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.automation.processes import code_socket, command_of, environment_of
+
+    environment = environment_of(settings)
+    command = command_of(options.process, settings, code_socket(settings), options.port, options.path_prefix)
+    # In its place, so that signals and the exit code are its own.
+    os.execve(command[0], command, environment)  # noqa: S606

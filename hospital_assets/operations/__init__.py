@@ -1,0 +1,4 @@
+"""What a hospital's IT runs: the services of an installation, and the doctor that says what is wrong with it.
+
+Belongs here: how the parts are started, kept going and looked after. Does not: what they do.
+"""

@@ -1,0 +1,233 @@
+"""What a hospital's IT runs: units of systemd, Dagster's processes one by one, and the doctor."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from hospital_assets.automation.processes import CODE_SOCKET, code_socket
+from hospital_assets.cli import _parser, main
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.operations import doctor
+from hospital_assets.operations.services import SERVICES, systemd_units, write_units
+from hospital_assets.settings import EngineSettings, Settings, SettingsError, write_settings
+from hospital_assets.warehouse.database import open_warehouse
+from hospital_assets_tests.test_readme import free_port, until
+
+NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
+OPTIONAL = tuple(service.name for service in SERVICES if service.is_optional)
+PROGRAM = Path(sys.executable).with_name("hospital")
+
+
+# Units -------------------------------------------------------------------------------------------------
+
+
+def units(tmp_path: Path) -> dict[str, str]:
+    return systemd_units(PROGRAM, tmp_path, "daemon", tmp_path / "keys", OPTIONAL)
+
+
+def test_systemd_finds_no_fault_with_any_unit(tmp_path: Path) -> None:
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("systemd is not installed")
+    written = write_units(units(tmp_path), tmp_path / "units")
+    # Keys that it does not know are warnings: nothing may be said at all.
+    verified = subprocess.run([analyze, "verify", *map(str, written)], capture_output=True, text=True)
+    assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
+    spoilt = tmp_path / "units" / "hospital-spoilt.service"
+    spoilt.write_text(written[0].read_text().replace("ProtectSystem", "ProtectSystm"))
+    assert "ProtectSystm" in subprocess.run([analyze, "verify", str(spoilt)], capture_output=True, text=True).stderr
+
+
+def test_every_unit_runs_a_command_that_there_is_and_the_target_wants_it(tmp_path: Path) -> None:
+    made = units(tmp_path)
+    assert set(made) == {*(f"hospital-{service.name}.service" for service in SERVICES), "hospital.target"}
+    for service in SERVICES:
+        _parser().parse_args(service.command.split())
+        assert f"ExecStart={PROGRAM} {service.command}\n" in made[f"hospital-{service.name}.service"]
+        assert f"hospital-{service.name}.service" in made["hospital.target"]
+        assert {f"hospital-{name}.service" for name in service.after} <= set(made)
+
+
+def test_services_that_nobody_asked_for_are_not_installed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--data-dir", str(tmp_path / "data"), "deploy", "systemd", "--into", str(tmp_path / "units")]
+    assert main([*command, "--with", "watch"]) == 0
+    found = {path.name for path in (tmp_path / "units").iterdir()}
+    assert "hospital-watch.service" in found and "hospital-hl7.service" not in found
+    assert "systemctl enable" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["with space", "100%", "two\nlines", 'quote"', "päth"])
+def test_a_path_that_systemd_takes_for_something_else_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot stand in a unit"):
+        systemd_units(PROGRAM, tmp_path / name, "daemon", tmp_path)
+
+
+# Dagster's processes -----------------------------------------------------------------------------------
+
+
+def test_a_path_too_long_for_a_socket_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError, match=CODE_SOCKET):
+        code_socket(Settings(tmp_path / ("x" * 100)))
+    monkeypatch.setenv(CODE_SOCKET, "/run/hospital-code/code.sock")
+    assert code_socket(Settings(tmp_path / ("x" * 100))) == Path("/run/hospital-code/code.sock")
+
+
+@pytest.mark.slow
+def test_each_process_may_be_killed_and_started_again(tmp_path: Path) -> None:
+    settings = Settings(tmp_path / "data")
+    write_settings(settings)
+    folder = tempfile.TemporaryDirectory(prefix="hospital-")  # short, as the name of a socket must be
+    socket = Path(folder.name) / "code.sock"
+    environment = {**os.environ, "HOSPITAL_DATA_DIR": str(settings.data_dir), CODE_SOCKET: str(socket)}
+    port = free_port()
+
+    @contextmanager
+    def running(*process: str) -> Iterator[subprocess.Popen[bytes]]:
+        command = [sys.executable, "-m", "hospital_assets.cli", "dagster", *process]
+        started = subprocess.Popen(command, env=environment, start_new_session=True)
+        try:
+            yield started
+        finally:
+            if started.poll() is None:
+                os.killpg(started.pid, signal.SIGKILL)
+            started.wait()
+
+    def answer(query: str) -> str:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/graphql",
+            json.dumps({"query": query}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=30) as found:  # noqa: S310
+                return str(found.read().decode())
+        except OSError:
+            return ""
+
+    reloaded = 'mutation { reloadRepositoryLocation(repositoryLocationName: "hospital_assets") { __typename } }'
+    healthy = "{ instance { daemonHealth { allDaemonStatuses { daemonType healthy } } } }"
+    known = "{ repositoriesOrError { ... on RepositoryConnection { nodes { sensors { name } } } } }"
+    try:
+        with running("webserver", "--port", str(port)), running("daemon"):
+            with running("code"):
+                until(lambda: "vitals_files" in answer(known))
+                until(lambda: '"healthy":true' in answer(healthy).replace(" ", ""))
+            # Killed: another takes its place at the same socket, which the killed one left behind.
+            with running("code"):
+                until(lambda: "WorkspaceLocationEntry" in answer(reloaded) and "vitals_files" in answer(known))
+    finally:
+        folder.cleanup()
+
+
+# The doctor --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """A directory with nothing wrong but that nobody is at work and a test may run as root."""
+    monkeypatch.setenv("HOSPITAL_PSEUDONYM_KEY_FILE", str(tmp_path / "key"))
+    settings = Settings(tmp_path / "data")
+    settings.data_dir.mkdir(mode=0o700)
+    write_settings(settings)
+    settings.settings_file.chmod(0o600)
+    assert main(["--data-dir", str(settings.data_dir), "key", "create"]) == 0
+    with open_warehouse(settings.warehouse_file):
+        pass
+    for path in settings.data_dir.rglob("*"):
+        path.chmod(0o700 if path.is_dir() else 0o600)
+    return settings
+
+
+def found(settings: Settings, *certificates: Path) -> dict[str, list[doctor.Finding]]:
+    by_subject: dict[str, list[doctor.Finding]] = {}
+    for finding in doctor.examine(settings, EngineSettings(), NOW, certificates):
+        by_subject.setdefault(finding.subject, []).append(finding)
+    return by_subject
+
+
+def test_nothing_is_wrong_with_a_sound_directory(sound: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    findings = [finding for of in found(sound).values() for finding in of]
+    assert {f.subject for f in findings if f.level != "ok"} <= {"user", "at work", "clock"}
+    assert all(finding.remedy for finding in findings if finding.level == "warning")
+    assert main(["--data-dir", str(sound.data_dir), "doctor"]) == 0
+    assert f"0 of {len(CONTRACTS)} tables" in capsys.readouterr().out
+
+
+def write(name: str, text: str) -> Callable[[Settings], None]:
+    return lambda settings: (settings.data_dir / name).write_text(text) and None  # type: ignore[func-returns-value]
+
+
+def land_from_tomorrow(settings: Settings) -> None:
+    path = settings.landing / "native" / "vitals" / "a.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    ahead = (NOW + timedelta(days=1)).timestamp()
+    os.utime(path, (ahead, ahead))
+
+
+def truncate(settings: Settings) -> None:
+    settings.warehouse_file.write_bytes(settings.warehouse_file.read_bytes()[:5000])
+
+
+FAULTS: dict[str, tuple[str, str, Callable[[Settings], object]]] = {
+    "no directory": ("directory", "not there", lambda settings: shutil.rmtree(settings.data_dir)),
+    "open to others": ("directory", "open to others", lambda settings: settings.data_dir.chmod(0o755)),
+    "a policy that is none": ("configuration", "policy.toml", write("policy.toml", "version = ")),
+    "alerts that are none": ("configuration", "alerts.toml", write("alerts.toml", "x = [")),
+    "a file of tomorrow": ("clock", "1 landed files", land_from_tomorrow),
+    "a key others can read": (
+        "keys",
+        "others can read",
+        lambda settings: (settings.data_dir.parent / "key").chmod(0o644),
+    ),
+    "no key": ("keys", "no secret key", lambda settings: (settings.data_dir.parent / "key").unlink()),
+    "a torn warehouse": ("warehouse", "hospital.duckdb", truncate),
+    "no warehouse": ("warehouse", "nothing is built", lambda settings: settings.warehouse_file.unlink()),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_is_named_with_a_remedy(fault: str, sound: Settings) -> None:
+    subject, words, plant = FAULTS[fault]
+    plant(sound)
+    wrong = [finding for finding in found(sound)[subject] if finding.level != "ok"]
+    assert any(words in finding.what for finding in wrong), wrong
+
+
+def test_what_the_machine_lacks_is_named(sound: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.0" if name == "duckdb" else real(name))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 99, 1))  # type: ignore[attr-defined]
+    monkeypatch.setattr(doctor, "_file_system", lambda _: "nfs4")
+    wrong = {subject: of[0] for subject, of in found(sound).items() if of[0].level == "error"}
+    assert set(wrong) == {"packages", "disk", "directory"}
+    assert "duckdb is 1.0" in wrong["packages"].what and "nfs4" in wrong["directory"].what
+
+
+def test_certificates_are_looked_at_before_they_end(sound: Settings, tmp_path: Path) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed")
+    levels = {}
+    for days in (5, 100):
+        file = tmp_path / f"{days}.pem"
+        made = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x", "-days", str(days)]
+        subprocess.run([*made, "-out", str(file), "-keyout", str(tmp_path / "k")], check=True, capture_output=True)
+        levels[days] = found(sound, file)["certificates"][0].level
+    assert levels == {5: "warning", 100: "ok"}
+    (tmp_path / "none.pem").write_text("none")
+    assert [f.level for f in found(sound, tmp_path / "none.pem", tmp_path / "absent")["certificates"]] == ["error"] * 2
