@@ -131,13 +131,13 @@ class Retention(_Strict):
 
 
 class Suppressed(_Strict):
-    """Tables whose small cells are left out, with others so that no sum gives them away.
+    """Tables whose small cells are left out, with others so that no sum gives them away; the rest is rounded.
 
     Attributes:
         counts: columns that count patients or visits; they are left out together.
         parts: key columns along which the counts add up to a total somebody may know, each way of
             adding up a list of its own.
-        shares: figures computed from the counts; left out with them.
+        shares: share in percent -> the count it is of; computed anew from what is shown, left out with the counts.
         drop: columns that would give counts away.
         group: column of dim_condition that groups the rows; the groups' own counts are in
         group_table: this table, so that the two must be looked at together.
@@ -145,7 +145,7 @@ class Suppressed(_Strict):
 
     counts: tuple[str, ...]
     parts: tuple[tuple[str, ...], ...]
-    shares: tuple[str, ...] = ()
+    shares: dict[str, str] = Field(default_factory=dict)
     drop: tuple[str, ...] = ()
     group: str = ""
     group_table: str = ""
@@ -166,6 +166,11 @@ class Rounded(_Strict):
         shares: share in percent -> (numerator, denominator), computed anew from what is shown.
         averages: figures of the group of n patients, shown to `decimals`.
         drop: columns that would give the counts away.
+        sum_of: the table whose rows, as they are shown, add up to these; `rates` is what the tables of `metrics` show.
+        renamed: population -> what it is called there, and parts of it that are there, too; the other counts are
+            rounded as parts of the rest.
+        ratios: figure -> (count, hours), computed anew from what is shown.
+        pooled: share in percent of all hospitals together -> (numerator, denominator), computed anew.
         decimals: of averages.
         only_totals: whether only rows of all hospitals together are shown.
     """
@@ -178,6 +183,10 @@ class Rounded(_Strict):
     shares: dict[str, tuple[str, str]] = Field(default_factory=dict)
     averages: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
+    sum_of: str = ""
+    renamed: dict[str, str] = Field(default_factory=dict)
+    ratios: dict[str, tuple[str, str]] = Field(default_factory=dict)
+    pooled: dict[str, tuple[str, str]] = Field(default_factory=dict)
     decimals: int = Field(default=1, ge=0, le=3)
     only_totals: bool = False
 
@@ -190,6 +199,7 @@ class SmallCells(_Strict):
         base: counts are rounded to multiples of this.
         suppress: tables with complementary suppression.
         rounded: tables with rounding.
+        metrics: metric of kpi_trends and kpi_units -> the table of its rate, and the column of the day it counts for.
         exempt: tables that count beds, hours or staff rather than a characteristic of patients,
             with the reason.
     """
@@ -198,6 +208,7 @@ class SmallCells(_Strict):
     base: int = Field(default=5, ge=3)
     suppress: dict[str, Suppressed] = Field(default_factory=dict)
     rounded: dict[str, Rounded] = Field(default_factory=dict)
+    metrics: dict[str, tuple[str, str]] = Field(default_factory=dict)
     exempt: dict[str, str] = Field(default_factory=dict)
 
 
@@ -485,6 +496,12 @@ def _mistakes(policy: Policy) -> Iterator[_Mistake]:
                     yield _Mistake((*place, "visits"), f"{table} has no column '{how.visits}'")
                 if not how.parts or {c for part in how.parts for c in part} - {*CONTRACTS[table].key}:
                     yield _Mistake((*place, "parts"), "the key columns along which the table has totals go here")
+    finest = {name for name, how in policy.small_cells.rounded.items() if not how.sum_of}
+    for name, how in policy.small_cells.rounded.items():
+        if how.sum_of and how.sum_of not in {*finest, "rates"}:
+            yield _Mistake(
+                ("small_cells", "rounded", name, "sum_of"), "name a rounded table that is no sum itself, or 'rates'"
+            )
     for role, rules in policy.roles.items():
         yield from _role_mistakes(policy, role, rules, known)
 

@@ -10,7 +10,7 @@ with the same expectation, and everything computed from them is computed anew.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,22 +28,26 @@ _MOST_SOLVED_CELLS = 3_000
 
 #: Columns of keys that name when, where and which patients. The others (which limit, which stage, which variant)
 #: name what is asked of the same patients, whose number is the same.
-_WHOM = (
-    "service_date",
-    "period_month",
-    "period_year",
-    "hospital_id",
+_WHOM = ("service_date", "period_month", "period_year", "hospital_id", "doctor_key", "stratum", "hours_since_arrival")
+#: Columns of keys that take those patients apart, in the order in which their counts are rounded: a table that has
+#: only the first of these of another shows the same numbers.
+_SPLITS = (
+    "triage_group",
     "department_name",
     "destination_department",
-    "doctor_key",
-    "triage_group",
     "arrival_mode",
     "disposition",
-    "stratum",
-    "stay_class",
-    "hours_since_arrival",
     "news2_band",
+    "stay_class",
+    "period_date",
+    "hour_of_day",
 )
+#: Lots are drawn from this many.
+_LOTS = 2**32
+#: The temporary table of rates by metric, hospital and day, from the protected tables.
+_RATES = "rates"
+_KEY_OF_RATES = ("metric", "hospital_id", "period_date")
+_COUNTS_OF_RATES = ("numerator_count", "denominator_count", "population_count", "excluded_count")
 
 Cell = tuple[Any, ...]
 
@@ -222,31 +226,39 @@ def protect_small_cells(
         if t.contract.name in rules.rounded and rules.rounded[t.contract.name].visits
     }
     done: dict[str, Any] = {"threshold": rules.threshold, "base": rules.base, "tables": {}}
-    found = []
-    for table in tables:
+    dropped: dict[str, tuple[str, ...]] = {}
+    there: dict[str, Sequence[str]] = {}
+    # What is the sum of other tables' rows comes after them.
+    for table in sorted(tables, key=lambda t: _depth(rules, t)):
         name = table.contract.name
         if name in rules.suppress:
-            how = rules.suppress[name]
-            _suppress_table(connection, table, how, hidden[name], rules.threshold)
+            _suppress_table(connection, table, rules, hidden[name], secret)
             done["tables"][name] = {"suppressed_rows": len(hidden[name])}
-            dropped: tuple[str, ...] = how.drop
+            dropped[name] = rules.suppress[name].drop
         elif name in rules.rounded:
-            _round_table(connection, table, rules, rules.rounded[name], hidden.get(name, set()), secret)
+            if rules.rounded[name].sum_of == _RATES and _make_rates(connection, rules, there):
+                there[_RATES] = _COUNTS_OF_RATES
+            _round_table(connection, table, rules, hidden.get(name, set()), secret, there)
+            there[name] = [column.name for column in _stored_columns(table)]
             done["tables"][name] = {"rounded_to": rules.base}
             if name in hidden:
                 done["tables"][name]["suppressed_rows"] = len(hidden[name])
-            dropped = rules.rounded[name].drop
-        else:
-            found.append(table)
-            continue
-        found.append(
-            replace(
-                table,
-                source=f"temp.protected_{name}",
-                columns=tuple((c, mask) for c, mask in table.columns if c.name not in dropped),
-            )
+            dropped[name] = rules.rounded[name].drop
+    return [
+        replace(
+            table,
+            source=f"temp.protected_{name}",
+            columns=tuple((c, mask) for c, mask in table.columns if c.name not in dropped[name]),
         )
-    return found, done
+        if (name := table.contract.name) in dropped
+        else table
+        for table in tables
+    ], done
+
+
+def _depth(rules: SmallCells, table: PublishedTable) -> int:
+    how = rules.rounded.get(table.contract.name)
+    return 0 if how is None or not how.sum_of else 2 if how.sum_of == _RATES else 1
 
 
 def _hidden_rows(connection: duckdb.DuckDBPyConnection, rules: SmallCells, wanted: set[str]) -> dict[str, set[Cell]]:
@@ -334,22 +346,37 @@ def _stored_columns(table: PublishedTable) -> list[Column]:
 
 
 def _suppress_table(
-    connection: duckdb.DuckDBPyConnection, table: PublishedTable, how: Suppressed, hidden: set[Cell], threshold: int
+    connection: duckdb.DuckDBPyConnection, table: PublishedTable, rules: SmallCells, hidden: set[Cell], secret: bytes
 ) -> None:
-    """A copy of the table in which the hidden rows have keys only."""
-    contract = table.contract
+    """A copy of the table in which the hidden rows have keys only, and the others rounded counts.
+
+    Two versions of an exact count told those who came between them.
+    """
+    contract, how = table.contract, rules.suppress[table.contract.name]
+
+    def shown(count: str) -> str:
+        return f"(({count})::bigint * {_LOTS} + lot) // {rules.base * _LOTS} * {rules.base}"
+
     expressions = []
     for column in _stored_columns(table):
-        name = f"s.{quoted(column.name)}"
-        if column.name in (*how.counts, *how.shares):
-            name = f"case when h.is_hidden is null then {name} end as {quoted(column.name)}"
+        name = made = quoted(column.name)
+        if column.name in how.shares:
+            count = quoted(how.shares[column.name])
+            whole = shown(f"round(100 * {count} / {name})")
+            made = f"case when {name} = 0 then 0 when {name} > 0 then 100.0 * {shown(count)} / nullif({whole}, 0) end"
         elif column.name.endswith("_count"):
-            # A total of the hospital that is small itself.
-            name = f"case when {name} not between 1 and {threshold - 1} then {name} end as {quoted(column.name)}"
-        expressions.append(name)
+            made = shown(name)
+            if column.name not in how.counts:
+                # A total of the hospital that is small itself.
+                made = f"case when {name} not between 1 and {rules.threshold - 1} then {made} end"
+        if column.name in (*how.counts, *how.shares):
+            made = f"case when is_hidden is null then {made} end"
+        expressions.append(f"({made})::{column.duckdb_type} as {name}")
     connection.execute(
         f"create or replace temp table {quoted(f'protected_{contract.name}')} as "
-        f"select {', '.join(expressions)} from {contract.qualified_name} s {_with_hidden(connection, contract, hidden)}"
+        f"select {', '.join(expressions)} from (select *, {_lot(contract, rules.base)} as lot "
+        f"from {contract.qualified_name} {_with_hidden(connection, contract, hidden)})",
+        {"secret": secret},
     )
 
 
@@ -367,71 +394,236 @@ def _round_table(
     connection: duckdb.DuckDBPyConnection,
     table: PublishedTable,
     rules: SmallCells,
-    how: Rounded,
     hidden: set[Cell],
     secret: bytes,
+    there: Mapping[str, Sequence[str]],
 ) -> None:
-    """A copy of the table with rounded counts and what follows from them; in hidden rows the keys only."""
-    contract = table.contract
+    """A copy of the table with rounded counts and what follows from them; in hidden rows the keys only.
 
-    def rounded(column: str) -> str:
-        return f"(floor({quoted(column)} / {rules.base}.0 + draw) * {rules.base})"
-
-    enough = f"{quoted(how.n)} >= {rules.threshold}" if how.n else "true"
-    expressions = []
-    for column in _stored_columns(table):
-        name, kind = quoted(column.name), column.duckdb_type
-        if column.name in how.averages:
-            made = f"case when {enough} then round({name}, {how.decimals}) end"
-        elif column.name in how.sums:
-            average = f"round({name} / {quoted(how.n)}, {how.decimals})"
-            made = f"case when {enough} then {average} * {rounded(how.n)} end"
-        elif column.name in how.shares:
-            part, whole = how.shares[column.name]
-            made = (
-                f"case when {quoted(whole)} >= {rules.threshold} and {name} is not null "
-                f"then 100.0 * {rounded(part)} / {rounded(whole)} end"
-            )
-        elif column.name.endswith("_count") and column.name not in how.except_counts:
-            made = rounded(column.name)
-        else:
-            made = name
-        if column.name not in contract.key:
-            made = f"case when is_hidden is null then {made} end"
-        expressions.append(f"({made})::{kind} as {name}")
+    The finest rows are rounded (or are sums of what another table shows); every total is the sum of what is shown.
+    So what is shown could be the truth, and so could what differs from it in one count by less than the base, with
+    all totals: no sum of anything tells a count better than its own rounding.
+    """
+    contract, how = table.contract, rules.rounded[table.contract.name]
+    counts = [c.name for c in _stored_columns(table) if c.name.endswith("_count") and c.name not in how.except_counts]
+    axes = _axes(connection, table)
+    key = ", ".join(map(quoted, contract.key))
+    plain = ", ".join(quoted(column) for column in contract.key if column not in axes)
+    source = _source_of(contract, how, counts, there)
+    summed = [count for count in counts if count != how.visits]
+    shown = "".join(
+        f", {_rounded(count, contract, rules.base, source)} as {quoted(f'shown {count}')}" for count in counts
+    )
+    steps = [
+        f"marked as (select *, {_is_finest(axes)} as is_finest from {contract.qualified_name} "
+        f"{_with_hidden(connection, contract, hidden)})",
+        f"drawn as (select *, {_draw(contract, counts, rules.base)} as draw from marked)",
+        f"rounded as (select *{shown} from drawn"
+        + (f" left join ({source.query}) using ({', '.join(map(quoted, source.by))})" if source else "")
+        + ")",
+    ]
+    joined = "rounded"
+    if axes and summed:
+        named = ", ".join(f"coalesce({quoted(axis)}, {literal(ALL)}) as {quoted(axis)}" for axis in axes)
+        totals = ", ".join(f"sum({quoted('shown ' + c)}) as {quoted('total ' + c)}" for c in summed)
+        groups = ", ".join(filter(None, [plain, f"cube({', '.join(map(quoted, axes))})"]))
+        steps.append(
+            f"totals as (select {', '.join(filter(None, [plain, named]))}, {totals} "
+            f"from rounded where is_finest group by {groups})"
+        )
+        joined = f"rounded left join totals using ({key})"
+        replaced = ", ".join(
+            f"case when {quoted(c)} is not null then coalesce({quoted('total ' + c)}, {quoted('shown ' + c)}) end "
+            f"as {quoted('shown ' + c)}"
+            for c in summed
+        )
+        steps.append(f"final as (select * replace ({replaced}) from {joined})")
+        joined = "final"
     only = f" where hospital_id = {literal(ALL)}" if how.only_totals else ""
     connection.execute(
-        f"create or replace temp table {quoted(f'protected_{contract.name}')} as "
-        f"select {', '.join(expressions)} from (select *, {_draw(table)} as draw "
-        f"from {contract.qualified_name} {_with_hidden(connection, contract, hidden)}){only}",
+        f"create or replace temp table {quoted(f'protected_{contract.name}')} as with {', '.join(steps)} "
+        f"select {', '.join(_made(table, rules, counts, source))} from {joined}{only}",
         {"secret": secret},
     )
 
 
-def _draw(table: PublishedTable) -> str:
-    """The lot, from 0 to below 1, by which a row's counts are rounded up or down.
+def _made(table: PublishedTable, rules: SmallCells, counts: Sequence[str], source: _Source | None) -> Iterator[str]:
+    """The columns of a rounded table, from its own and those that are called `shown ...`."""
+    how = rules.rounded[table.contract.name]
 
-    It depends on whom the row is about (when, where, which group of patients) and on nothing else: a number that
-    stands in several tables, or in several rows by measure, is rounded the same way in all of them, so that nobody
-    can average the rounding away. And all counts of the same patients keep their order: no part exceeds its whole.
-    What is the only part of its whole (the one hospital, the one department that had patients that day) is the same
-    number as the whole and is rounded with it: its own column does not count.
+    def shown(count: str) -> str:
+        if count in counts:
+            return quoted(f"shown {count}")
+        return source.columns.get(count, "null") if source else "null"
+
+    def is_enough(count: str) -> str:
+        # Also as it is shown, or the figure beside it would tell that there are more.
+        both = [quoted(count), shown(count)] if count in counts else [shown(count)]
+        return " and ".join(f"{n} >= {rules.threshold}" for n in both)
+
+    enough = is_enough(how.n) if how.n else "true"
+    for column in _stored_columns(table):
+        name, kind = quoted(column.name), column.duckdb_type
+        if column.name in how.sums:
+            made = f"case when {enough} then round({name} / {quoted(how.n)}, {how.decimals}) * {shown(how.n)} end"
+        elif column.name in how.pooled:
+            part, whole = how.pooled[column.name]
+            over = ", ".join(quoted(c) for c in table.contract.key if c != "hospital_id")
+            made = (
+                f"case when {enough} and {name} is not null then 100.0 * sum({shown(part)}) over (partition by {over}) "
+                f"/ sum({shown(whole)}) over (partition by {over}) end"
+            )
+        elif column.name in how.shares:
+            part, whole = how.shares[column.name]
+            made = (
+                f"case when {is_enough(whole)} and {name} is not null then 100.0 * {shown(part)} / {shown(whole)} end"
+            )
+            if column.name in how.averages:
+                made = f"case when {shown(whole)} is null then round({name}, {how.decimals}) else {made} end"
+        elif column.name in how.ratios:
+            part, hours = how.ratios[column.name]
+            made = f"case when {enough} and {name} is not null then {shown(part)} / {quoted(hours)} end"
+        elif column.name in how.averages:
+            made = f"case when {enough} then round({name}, {how.decimals}) end"
+        else:
+            made = shown(column.name) if column.name in counts else name
+        if column.name not in table.contract.key:
+            made = f"case when is_hidden is null then {made} end"
+        yield f"({made})::{kind} as {name}"
+
+
+def _axes(connection: duckdb.DuckDBPyConnection, table: PublishedTable) -> list[str]:
+    """Columns of the key along which a table has parts, and may have totals of them."""
+    contract = table.contract
+    names = [
+        column
+        for column in ("hospital_id", *_SPLITS)
+        if column in contract.key and contract.column(column).duckdb_type == "VARCHAR"
+    ]
+    if not names:
+        return []
+    parts = ", ".join(f"coalesce(bool_or({quoted(name)} <> {literal(ALL)}), false)" for name in names)
+    (found,) = connection.execute(f"select {parts} from {contract.qualified_name}").fetchall()
+    return [name for name, has_parts in zip(names, found, strict=True) if has_parts]
+
+
+def _is_finest(axes: Sequence[str]) -> str:
+    return " and ".join(f"{quoted(axis)} <> {literal(ALL)}" for axis in axes) or "true"
+
+
+def _draw(contract: Contract, counts: Sequence[str], base: int) -> str:
+    """The lot by which a row's counts are rounded up or down, from 0 to below `base` times `_LOTS`.
+
+    It is drawn for when and where a row is about, so that a number that stands in several tables is rounded the same
+    way in all of them, in every version: nobody can average the rounding away. Rows that take the same patients
+    apart begin where the row before them ended, so that their sum is rounded like their total; all counts of a row
+    keep their order: no part exceeds its whole.
     """
-    key = table.contract.key
-    counts = [quoted(c.name) for c in _stored_columns(table) if c.name.endswith("_count")]
-    is_somebody = f"greatest({', '.join(f'coalesce({count}, 0)' for count in counts)}, 0) > 0" if counts else "true"
-
-    def only_part(column: str) -> str:
-        others = ", ".join(quoted(other) for other in key if other != column) or "1"
-        part = f"case when {quoted(column)}::varchar <> {literal(ALL)} and {is_somebody} then {quoted(column)} end"
-        whole = f"bool_or({quoted(column)}::varchar = {literal(ALL)})"
-        over = f"over (partition by {others})"
-        return f"({whole} {over} and min({part}) {over} is not distinct from max({part}) {over} and {is_somebody})"
-
-    whom = " || ".join(
-        f"case when {quoted(column)}::varchar <> {literal(ALL)} and not {only_part(column)} "
-        f"then {literal(f'|{column}=')} || {quoted(column)}::varchar else '' end"
-        for column in _WHOM
-        if column in key
+    apart = [column for column in _SPLITS if column in contract.key]
+    if not apart or not counts:
+        return _lot(contract, base)
+    same = ", ".join(quoted(column) for column in contract.key if column not in apart)
+    before = (
+        f"coalesce(sum({quoted(counts[0])}) filter (is_finest) over (partition by {same} "
+        f"order by {', '.join(map(quoted, apart))} rows between unbounded preceding and 1 preceding), 0)"
     )
-    return f"('0x' || left(sha256($secret || encode({whom})), 8))::bigint / 4294967296.0"
+    lot = _lot(contract, base)
+    return f"case when is_finest then ({lot} + {before} * {_LOTS}) % {base * _LOTS} else {lot} end::bigint"
+
+
+def _lot(contract: Contract, base: int) -> str:
+    whom = " || ".join(
+        f"{literal(f'|{column}=')} || {quoted(column)}::varchar" for column in _WHOM if column in contract.key
+    )
+    return f"('0x' || left(sha256($secret || encode({whom or literal('')})), 8))::bigint * {base}"
+
+
+def _rounded(count: str, contract: Contract, base: int, source: _Source | None) -> str:
+    """A count of the finest rows as it is shown: what another table shows of it, or rounded by the row's draw.
+
+    Counts that add up to another one begin where the one before them ended, too.
+    """
+    scale = f" * ({source.rest_shown}) // nullif({source.rest}, 0)" if source and source.rest else ""
+    taken = source.columns if source else {}
+    before = "0"
+    for parts in contract.adds_up.values():
+        if count in parts:
+            before = " + ".join(
+                ["0", *(f"coalesce({quoted(part)}, 0)" for part in parts[: parts.index(count)] if part not in taken)]
+            )
+
+    def up_to(number: str) -> str:
+        return f"(draw + coalesce(({number}) * {_LOTS}::hugeint{scale}, 0)) // {base * _LOTS}"
+
+    made = f"({up_to(f'{before} + {quoted(count)}')} - {up_to(before)}) * {base}"
+    if count in taken:
+        made = f"coalesce({taken[count]}, {made})"
+    return f"case when {quoted(count)} is not null then {made} end"
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What another table shows of the same patients, summed up to the rows of a table.
+
+    Attributes:
+        query: it.
+        by: the columns of the key to join by.
+        columns: count -> its column in the query.
+        rest: what is left of the population without the parts in the query, and is the whole of the other counts;
+            empty where all are in the query.
+        rest_shown: the same as it is shown.
+    """
+
+    query: str
+    by: list[str]
+    columns: dict[str, str]
+    rest: str = ""
+    rest_shown: str = ""
+
+
+def _source_of(
+    contract: Contract, how: Rounded, counts: Sequence[str], there: Mapping[str, Sequence[str]]
+) -> _Source | None:
+    """Where a table's counts are shown in parts; None where that table is not published."""
+    if how.sum_of not in there:
+        return None
+    key = _KEY_OF_RATES if how.sum_of == _RATES else CONTRACTS[how.sum_of].key
+    periods = {"period_month": "date_trunc('month', service_date)::date", "iso_weekday_number": "isodow(service_date)"}
+    by = {column: periods.get(column, quoted(column)) for column in contract.key if column in {*key, *periods}}
+    wanted = dict.fromkeys([*counts, *(count for share in how.shares.values() for count in share)])
+    names = how.renamed or {count: count for count in wanted if count in there[how.sum_of]}
+    query = (
+        f"select {', '.join(f'{made} as {quoted(column)}' for column, made in by.items())}, "
+        + ", ".join(f"sum({quoted(name)}) as {quoted(f'taken {count}')}" for count, name in names.items())
+        + f" from temp.protected_{how.sum_of} {_where_total(key, by)} group by all"
+    )
+    columns = {count: quoted(f"taken {count}") for count in names}
+    if not how.renamed:
+        return _Source(query, list(by), columns)
+    rest = " - ".join(f"coalesce({quoted(count)}, 0)" for count in names)
+    return _Source(query, list(by), columns, f"({rest})", " - ".join(f"coalesce({c}, 0)" for c in columns.values()))
+
+
+def _make_rates(connection: duckdb.DuckDBPyConnection, rules: SmallCells, there: Collection[str]) -> bool:
+    """The rates of the metrics by hospital and day, as their tables show them; False where there are none."""
+    parts = [
+        f"select {literal(metric)} as metric, hospital_id, {quoted(day)} as period_date, "
+        + ", ".join(f"sum({count}) as {count}" for count in _COUNTS_OF_RATES[:3])
+        + ", sum(population_count) - sum(denominator_count) as excluded_count "
+        f"from temp.protected_{name}{_where_total(CONTRACTS[name].key, ())} group by all"
+        for metric, (name, day) in rules.metrics.items()
+        if name in there
+    ]
+    if parts:
+        connection.execute(f"create or replace temp table protected_{_RATES} as {' union all '.join(parts)}")
+    return bool(parts)
+
+
+def _where_total(key: Sequence[str], apart: Collection[str]) -> str:
+    """The rows of a table that are not taken apart but by some columns."""
+    whole = [
+        f"{quoted(column)} = {literal(ALL)}"
+        for column in _SPLITS
+        if column in key and column not in apart and column not in ("period_date", "hour_of_day")
+    ]
+    return f" where {' and '.join(whole)}" if whole else ""
