@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
+import polars as pl
 import pytest
 
 from hospital_assets.access.users import User, open_users
@@ -19,6 +23,7 @@ from hospital_assets.publishing.policy import load_policy
 from hospital_assets.publishing.publications import PublicationError, audiences_of, publish
 from hospital_assets.settings import Settings, write_settings
 from hospital_assets.warehouse.database import open_warehouse
+from hospital_assets.warehouse.io_manager import WarehouseResource
 from hospital_assets_tests.dashboards import KEY
 from hospital_assets_tests.test_web_attacks import DAY, NOW, fill, fill_live
 
@@ -50,7 +55,12 @@ READ_BY = {
     "alerts/outbox.sqlite": ["alerts", "status"],
     "reports/quality.json": ["status"],
     "erasures/abc.json": ["erase P1", "status"],
-    "ground_truth/clock.json": ["status", "alerts"],
+    "simulated_clock.json": ["status", "alerts"],
+    "ground_truth/dirt.parquet": ["score"],
+    "ground_truth/live.json": ["simulate --live"],
+    "snapshots/20260312T120000000000Z.duckdb": ["snapshots", "restore --table kpi_waits"],
+    "warehouse/quarantine.json": ["status", "retry all"],
+    "warehouse/landed_files.parquet": ["status", "drift"],
     WAREHOUSE: ["explain kpi_waits", "report quality", "check --last", "erase P1", "snapshot", "status"],
     "warehouse/live/landed_visits.parquet": ["status"],
     "warehouse/live/ledger.parquet": ["status"],
@@ -109,7 +119,7 @@ def test_a_state_file_of_another_shape_is_said_in_words(
                 with contextlib.suppress(StateError, PublicationError):
                     look()
     # Taken for missing: what is made anew by itself.
-    made_anew = ("reports/", "warehouse/live", "ground_truth/", f"{VERSION}/publication.duckdb")
+    made_anew = ("reports/", "warehouse/", "ground_truth/live", f"{VERSION}/publication.duckdb")
     assert failed or name.startswith(made_anew)
 
 
@@ -159,6 +169,129 @@ def test_commands_say_that_there_is_nothing(
     assert code == IN_NOTHING[command], (said.out, said.err)
     assert (said.err if code else said.out).strip()
     assert not (data / "warehouse" / "hospital.duckdb").exists() or command == "check --last"
+
+
+#: Commands that open the warehouse, and wait for it.
+WAITING = (
+    "build --select kpi_waits",
+    "check --failed",
+    "check --last",
+    "erase P1",
+    "explain kpi_waits",
+    "import mimic-iv-ed {mimic}",
+    "publish --role admin",
+    "refresh",
+    "report quality",
+    "restore --table kpi_waits",
+    "score",
+    "snapshot",
+)
+
+
+@pytest.fixture
+def opened(kept: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """A copy of the directory, with what some commands ask for first."""
+    monkeypatch.setenv("HOSPITAL_PSEUDONYM_KEY", "ab" * 32)
+    shutil.copytree(kept.data_dir, tmp_path / "data")
+    settings = Settings(tmp_path / "data", first_service_date=DAY, last_service_date=DAY)
+    (settings.landing / "unknown").mkdir(parents=True)
+    (settings.landing / "unknown" / "a.csv").write_text("a,b\n1,2\n")
+    settings.ground_truth.mkdir(exist_ok=True)
+    pl.DataFrame({"source_file": ["a"]}).write_parquet(settings.ground_truth / "dirt.parquet")
+    (settings.data_dir / "snapshots").mkdir()
+    shutil.copyfile(settings.warehouse_file, settings.data_dir / "snapshots" / "20260312T120000000000Z.duckdb")
+    return settings
+
+
+@pytest.mark.parametrize("command", WAITING)
+def test_a_command_says_at_once_who_has_the_warehouse_and_fails_in_words(
+    opened: Settings, mimic: Path, command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(open_warehouse.__wrapped__.__kwdefaults__, "wait_seconds", 0.1)  # type: ignore[attr-defined]
+    monkeypatch.setattr(
+        WarehouseResource,
+        "open",
+        lambda self: self._stack.enter_context(open_warehouse(Path(self.database), wait_seconds=0.1)),
+    )
+    lock = opened.warehouse_file.with_name(opened.warehouse_file.name + ".lock")
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        json.dump({"pid": 4711, "since": "12:34:56"}, file)
+        file.flush()
+        code = main(["--data-dir", str(opened.data_dir), *command.format(mimic=mimic).split()])
+    said = capsys.readouterr()
+    assert code in (1, 2) and "Traceback" not in said.err
+    at_once = "hospital: hospital.duckdb is in use by process 4711 since 12:34:56: waiting for it\n"
+    assert said.err.startswith(at_once)
+    assert "Let it finish or end it" in " ".join((said.out + said.err).split()), said
+
+
+#: How much of the file is left, and what stands there in its place.
+CUTS = {
+    "a byte": 1,
+    "a header": 4096,
+    "all headers": 12_288,
+    "a quarter": 0.25,
+    "half": 0.5,
+    "all but the last page": -1,
+}
+OPENING = (
+    "status",
+    "build --select kpi_waits",
+    "check --last",
+    "snapshot",
+    "restore --table kpi_waits",
+    "publish --role admin",
+)
+
+
+@pytest.mark.parametrize("cut", [*CUTS, "foreign"])
+def test_a_cut_or_foreign_warehouse_file_is_said_in_words_with_a_remedy(
+    opened: Settings, cut: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = opened.warehouse_file.read_bytes()
+    left = CUTS.get(cut, 0)
+    keep = len(whole) - 262_144 if left == -1 else int(left if left >= 1 else left * len(whole))
+    content = b"a,b\n1,2\n" * 9_000 if cut == "foreign" else whole[:keep]
+    for command in OPENING:
+        opened.warehouse_file.write_bytes(content)
+        code = main(["--data-dir", str(opened.data_dir), *command.split()])
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err, (command, said.err)
+        # Where there are pages, a command may not need those that are missing; a snapshot needs all.
+        is_needed = command != "status" and cut in ("a byte", "a header", "all headers", "foreign")
+        assert code == 1 or (code == 0 and not is_needed), (command, said)
+        words = " ".join((said.out + said.err).split())
+        assert code == 0 or "hospital snapshots" in words or "nothing was ever checked" in words, (command, said)
+        assert code == 1 or command != "snapshot", (command, said)
+    assert [file.name for file in (opened.data_dir / "snapshots").glob("*Z.duckdb")] == [
+        "20260312T120000000000Z.duckdb"
+    ]
+
+
+@pytest.mark.parametrize("page", range(8))
+def test_a_snapshot_of_a_damaged_warehouse_is_never_taken_for_good(
+    opened: Settings, page: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pages that nothing has looked at for long: a snapshot is the whole of what was there, or there is none."""
+    with open_warehouse(opened.warehouse_file) as warehouse:
+        connection = warehouse.connection
+        connection.execute("create table main.seen as select hash(range) as a, hash(-range) as b from range(300000)")
+        connection.execute("checkpoint")
+    content = bytearray(opened.warehouse_file.read_bytes())
+    pages = len(content) // 262_144
+    at = 12_288 + (page * pages // 8) * 262_144
+    content[at + 1000 : at + 200_000] = bytes(199_000)
+    opened.warehouse_file.write_bytes(content)
+    code = main(["--data-dir", str(opened.data_dir), "snapshot"])
+    said = capsys.readouterr()
+    taken = [f for f in (opened.data_dir / "snapshots").glob("*Z.duckdb") if not f.name.startswith("20260312")]
+    if code:
+        assert not taken and "hospital snapshots" in said.err and "Traceback" not in said.err
+    else:
+        # The page held nothing.
+        with duckdb.connect(str(taken[0]), read_only=True) as connection:
+            assert connection.execute("select count(*), count(distinct a + b::hugeint) from main.seen").fetchall()
 
 
 def test_a_warehouse_that_was_cut_in_the_middle_is_said_in_words(

@@ -34,12 +34,12 @@ def in_words(error: BaseException) -> str | None:
         return _FULL
     for cause in causes:
         match cause:
-            case WarehouseError() if "cannot be opened" in str(cause):
-                return f"{cause}. {RESTORE[0].upper()}{RESTORE[1:]}"
             case WarehouseError() | PublicationError():
-                return str(cause)
+                return with_remedy(str(cause))
             case MemoryError() | duckdb.OutOfMemoryException():
                 return "there is not enough memory: end other programs, or build fewer days at once (--from, --to)"
+            case duckdb.Error() if "orrupt database file" in str(cause):
+                return f"the warehouse file is damaged ({redacted(cause)}); {RESTORE}"
             case duckdb.FatalException() | duckdb.InternalException() | duckdb.SerializationException():
                 return f"the warehouse file is damaged or was changed by another program ({redacted(cause)}); {RESTORE}"
             case duckdb.IOException() if "enough bytes" in str(cause):
@@ -60,6 +60,16 @@ RESTORE = (
     "restore a snapshot (`hospital snapshots`), or move the file away and run `hospital build`, made anew "
     "from the landed files"
 )
+
+
+#: How DuckDB, and we, word that a file is not the one that was written.
+_DAMAGED = ("cannot be opened", "enough bytes", "not a valid DuckDB", "orrupt database file", "has been invalidated")
+
+
+def with_remedy(failure: str) -> str:
+    """What failed, and what to do where it is the warehouse file that is damaged."""
+    is_damaged = any(words in failure for words in _DAMAGED) and RESTORE not in failure
+    return f"{failure.rstrip('. ')}. {RESTORE[0].upper()}{RESTORE[1:]}" if is_damaged else failure
 
 
 def _causes(error: BaseException) -> list[BaseException]:

@@ -16,7 +16,7 @@ from typing import Any
 import dagster as dg
 
 from hospital_assets.alerts.outbox import Signal, open_outbox
-from hospital_assets.automation.failures import FULL_DISK
+from hospital_assets.automation.failures import FULL_DISK, with_remedy
 from hospital_assets.automation.refresh import Decision, Outcome, Request, State, decide
 from hospital_assets.clock import hospital_now
 from hospital_assets.contracts import CONTRACTS
@@ -192,11 +192,11 @@ def outcome_of(failed_steps: Sequence[dg.DagsterEvent]) -> Outcome:
 
 
 def failure_of(event: dg.DagsterEvent) -> str:
-    """A failed step's name and the message at the root of its error."""
+    """A failed step's name and the message at the root of its error; for a damaged warehouse file, what to do."""
     cause = event.step_failure_data.error
     while cause is not None and cause.cause is not None:
         cause = cause.cause
-    return f"{event.step_key}: {cause.message.strip() if cause else 'failed'}"
+    return with_remedy(f"{event.step_key}: {cause.message.strip() if cause else 'failed'}")
 
 
 def refresh_stale(

@@ -54,7 +54,9 @@ def main(arguments: list[str] | None = None) -> int:
 #: Commands about tables that are there; they make no directory.
 _OF_TABLES = ("explain", "staffing", "report", "publish", "snapshot")
 #: Commands that open the warehouse and wait while another process has it.
-_WAITING = ("build", "refresh", "check", "publish", "snapshot", "restore", "erase", "score", "report", "drift")
+_WAITING = (
+    *("build", "refresh", "check", "publish", "snapshot", "restore", "erase", "score", "report", "explain", "import"),
+)
 
 
 def _say_who_holds_it(command: str, settings: Settings) -> None:

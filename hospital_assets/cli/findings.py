@@ -331,7 +331,10 @@ def _score(options: argparse.Namespace, settings: Settings) -> int:
     path = settings.ground_truth / "dirt.parquet"
     if not path.exists():
         raise ValueError(f"{path} is missing: only what `hospital simulate` landed can be scored")
-    truth = pl.read_parquet(path)
+    try:
+        truth = pl.read_parquet(path)
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(f"{path} is not what `hospital simulate` wrote there; simulate anew") from error
     with open_warehouse(settings.warehouse_file) as warehouse:
         found = fates(warehouse)
     console = terminal()

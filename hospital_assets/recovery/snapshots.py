@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+import duckdb
+
 from hospital_assets.access.audit import Event, audited, system_actor
 from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN, Contract
 from hospital_assets.files import replacing
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import Period, Warehouse, open_warehouse
 from hospital_assets.warehouse.dialect import literal, quoted
-from hospital_assets.warehouse.errors import without_values
+from hospital_assets.warehouse.errors import redacted, without_values
 
 _NAME = re.compile(r"\d{8}T\d{12}Z")
 
@@ -134,6 +136,35 @@ def _copy(warehouse: Warehouse, settings: Settings, taken_at: datetime) -> None:
     file = folder / f"{taken_at.astimezone(UTC):%Y%m%dT%H%M%S%f}Z.duckdb"
     with replacing(file, is_durable=True, mode=0o600) as temporary:
         shutil.copyfile(warehouse.file, temporary)
+        _read_whole(warehouse.connection, temporary)
+
+
+def _read_whole(connection: duckdb.DuckDBPyConnection, copy: Path) -> None:
+    """Read every value of a copy once: DuckDB compares the checksums of the blocks it reads, and of those only.
+
+    Raises:
+        SnapshotError: a block is missing or not what was written; the message names a table it belongs to.
+    """
+    connection.execute(f"attach {literal(str(copy))} as copied (read_only)")
+    try:
+        columns: dict[str, list[str]] = {}
+        for schema, table, column, kind in connection.execute(
+            "select schema_name, table_name, column_name, data_type from duckdb_columns() c "
+            "join duckdb_tables() using (database_name, schema_name, table_name) where database_name = 'copied'"
+        ).fetchall():
+            value = f"{quoted(column)}::varchar" if kind == "VARIANT" else quoted(column)
+            columns.setdefault(f"copied.{quoted(schema)}.{quoted(table)}", []).append(f"bit_xor(hash({value}))")
+        for name, values in columns.items():
+            try:
+                connection.execute(f"select {', '.join(values)} from {name}").fetchall()
+            except duckdb.Error as error:
+                raise SnapshotError(
+                    f"the warehouse file is damaged: {name.removeprefix('copied.')} cannot be read whole "
+                    f"({redacted(error)}). No snapshot was taken: restore an earlier one (`hospital snapshots`), "
+                    "or move the file away and run `hospital build`, made anew from the landed files"
+                ) from None
+    finally:
+        connection.execute("detach copied")
 
 
 def restore_table(settings: Settings, snapshot: Snapshot, contract: Contract, period: Period | None = None) -> Restored:

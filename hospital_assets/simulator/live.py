@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from hospital_assets.files import replace_bytes, replace_text
+from hospital_assets.files import read_state, replace_bytes, replace_text
 from hospital_assets.simulator import feed_network, feeds
 
 _DAY = 86_400
@@ -191,11 +191,17 @@ def go_live(
 
 
 def read_network(path: Path) -> LiveNetwork | None:
-    """The network that is simulated in a data directory, or None."""
+    """The network that is simulated in a data directory, or None.
+
+    Raises:
+        StateError: the file is not what `write_network` wrote.
+    """
+    names = [field.name for field in fields(LiveNetwork)]
     try:
-        return LiveNetwork(**json.loads(path.read_text(encoding="utf-8")))
+        found = read_state(path, "begin anew in another data directory", *names)
     except FileNotFoundError:
         return None
+    return LiveNetwork(**{name: found[name] for name in names})
 
 
 def write_network(path: Path, network: LiveNetwork) -> None:

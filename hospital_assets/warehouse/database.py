@@ -493,7 +493,7 @@ class _FileLock:
         try:
             holder = json.loads(self.path.read_text(encoding="utf-8"))
             return f"process {holder['pid']} since {holder['since']}"
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return "another process"
 
     def release(self) -> None:
