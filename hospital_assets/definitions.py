@@ -65,6 +65,8 @@ def build_definitions(settings: Settings, engine: EngineSettings | None = None) 
     periods = service_periods(settings)
     tables = table_assets(periods)
     policy = usable_policy(settings)
+    engine_resources = _engine_resources(settings, engine or EngineSettings(), tables)
+    landing = engine_resources["landing"]
     pages = [*dg.load_assets_from_package_module(reports), overview_report(policy)]
     return dg.Definitions(
         # Each with the file and line of its code, for the link in the UI.
@@ -83,14 +85,14 @@ def build_definitions(settings: Settings, engine: EngineSettings | None = None) 
             overview_page_schedule(settings),
         ],
         sensors=[
-            *(landing_sensor(feed, settings) for feed in FEEDS),
+            *(landing_sensor(feed, settings, landing) for feed in FEEDS),
             stale_partitions_sensor(settings),
             publications_sensor(settings),
-            alerts_sensor(settings),
+            alerts_sensor(settings, landing),
             *run_outcome_sensors(settings),
         ],
         resources={
-            **_engine_resources(settings, engine or EngineSettings(), tables),
+            **engine_resources,
             "audit": AuditResource(data_dir=str(settings.data_dir)),
             "clock": ClockResource(
                 data_dir=str(settings.data_dir),

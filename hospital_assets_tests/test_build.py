@@ -488,7 +488,6 @@ def test_a_late_file_reaches_its_day_through_the_sensor(
     built: tuple[Settings, BuildReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, _ = built
-    monkeypatch.setattr("hospital_assets.automation.sensors.LOOK_SECONDS", 0)
     other = copy_of(settings, tmp_path)
     shutil.copytree(settings.warehouse_file.parent, other.warehouse_file.parent)
     definitions = build_definitions(other)
@@ -509,12 +508,7 @@ def test_a_late_file_reaches_its_day_through_the_sensor(
 
         def look() -> list[dg.RunRequest]:
             nonlocal cursor
-            with dg.build_sensor_context(
-                instance=instance,
-                cursor=cursor,
-                definitions=definitions,
-                resources={"landing": (definitions.resources or {})["landing"]},
-            ) as context:
+            with dg.build_sensor_context(instance=instance, cursor=cursor, definitions=definitions) as context:
                 found = definitions.resolve_sensor_def("vitals_files").evaluate_tick(context)
             cursor = found.cursor
             return list(found.run_requests or [])

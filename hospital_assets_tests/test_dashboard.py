@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import parse_qsl
+from zoneinfo import ZoneInfo
 
 import duckdb
 import polars as pl
@@ -1020,6 +1021,45 @@ def landed(folder: Path, visits: list[dict[str, object]], vitals: list[dict[str,
 
 def news2(name: str, score: int | None, red: bool = False) -> dict[str, object]:
     return {"visit_id": name, "measured_at": NOW, "news2_score": score, "has_news2_red_parameter": red}
+
+
+def test_the_board_says_who_came_and_who_is_expected_by_the_hour(tmp_path: Path) -> None:
+    # A zone of half an hour: the hour in progress began where its own clock says so.
+    zone, minutes = "Asia/Kolkata", (5, 50, 100, 400)
+    warehouse = landed(tmp_path, [visit(f"v{n}", ago) for n, ago in enumerate(minutes)])
+    live = tmp_path / "live"
+    pl.DataFrame({"hospital_id": ["H1"], "hospital_name": ["One"], "time_zone": [zone]}).write_parquet(
+        live / "hospitals.parquet"
+    )
+    # As committed: one that has landed, too, one who has left, one elsewhere.
+    before = [NOW - timedelta(minutes=ago) for ago in (5, 130, 10)]
+    pl.DataFrame(
+        {"visit_id": ["v0", "left", "other"], "hospital_id": ["H1", "H1", "H2"], "arrival_at": before}
+    ).write_parquet(live / "recent_arrivals.parquet")
+    clock = NOW.astimezone(ZoneInfo(zone))
+    rows = [("H1", clock.date(), hour, hour / 2, hour, hour + 2) for hour in range(24)]
+    names = ("hospital_id", "target_date", "hour_of_day", "expected_arrivals", "p10_count", "p90_count")
+    pl.DataFrame(rows, schema=names, orient="row").write_parquet(live / "expected_arrivals.parquet")
+    hours = read_board(warehouse, NOW, b"key", "H1").hours
+    assert [hour.starts_at.replace(tzinfo=None) for hour in hours] == [
+        clock.replace(minute=0, second=0, microsecond=0, tzinfo=None) + timedelta(hours=ahead) for ahead in range(-6, 6)
+    ]
+    came = dict.fromkeys((hour.starts_at for hour in hours[:7]), 0)
+    for ago in (*minutes, 130):
+        label = (clock - timedelta(minutes=ago)).replace(minute=0, second=0, microsecond=0, tzinfo=None)
+        if label in came:
+            came[label] += 1
+    assert sum(came.values()) >= 4 and [hour.came for hour in hours] == [*came.values(), *[None] * 5]
+    for hour in hours:
+        known = hour.starts_at.date() == clock.date()
+        assert hour.expected == (hour.starts_at.hour / 2 if known else None)
+    page = LiveBoard(warehouse, lambda: NOW, lambda: True).page(User("ann", "admin"), "H1")
+    assert "Arrivals by the hour" in page and "so far" in page
+    # Hospitals of two zones have no hour in common.
+    pl.DataFrame(
+        {"hospital_id": ["H1", "H2"], "hospital_name": ["One", "Two"], "time_zone": [zone, "UTC"]}
+    ).write_parquet(live / "hospitals.parquet")
+    assert read_board(warehouse, NOW, b"key").hours == ()
 
 
 def test_the_board_is_ordered_by_response_then_level_then_minutes_past_target(tmp_path: Path) -> None:

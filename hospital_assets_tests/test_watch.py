@@ -264,18 +264,17 @@ def test_a_landed_file_is_pushed_to_whoever_watches_the_board(copied: Settings, 
     assert "hiccups" not in first and "hiccups" in pushed
 
 
-def test_sensors_leave_fresh_files_to_the_watcher(copied: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hospital_assets.automation.sensors.LOOK_SECONDS", 0)
+def test_sensors_leave_fresh_files_to_the_watcher(copied: Settings) -> None:
     landed = land(copied, "live.json", observation("S1", "P1", 1)).stat().st_mtime
     definitions = build_definitions(copied)
 
     def asked(seconds_later: float) -> list[dg.RunRequest]:
-        sensor = landing_sensor("vitals", copied, lambda: datetime.fromtimestamp(landed + seconds_later, UTC))
+        sensor = landing_sensor(
+            "vitals", copied, zone(definitions), lambda: datetime.fromtimestamp(landed + seconds_later, UTC)
+        )
         with (
             dagster_instance(copied) as instance,
-            dg.build_sensor_context(
-                instance=instance, definitions=definitions, resources={"landing": zone(definitions)}
-            ) as context,
+            dg.build_sensor_context(instance=instance, definitions=definitions) as context,
         ):
             found = sensor.evaluate_tick(context)
         return list(found.run_requests or [])
@@ -292,10 +291,7 @@ def test_sensors_leave_fresh_files_to_the_watcher(copied: Settings, monkeypatch:
 
 
 @pytest.mark.slow
-def test_reference_data_is_loaded_once_by_sensor_and_by_watcher(
-    copied: Settings, monitor: Monitor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("hospital_assets.automation.sensors.LOOK_SECONDS", 0)
+def test_reference_data_is_loaded_once_by_sensor_and_by_watcher(copied: Settings, monitor: Monitor) -> None:
     definitions = build_definitions(copied)
     folder = copied.landing / "native" / "doctors"
     lines = next(folder.glob("*.csv")).read_text().splitlines()
@@ -311,12 +307,10 @@ def test_reference_data_is_loaded_once_by_sensor_and_by_watcher(
 
     with dagster_instance(copied) as instance:
         now = newcomer("D-SENSOR") + 60
-        sensor = landing_sensor("extracts", copied, lambda: datetime.fromtimestamp(now, UTC))
+        sensor = landing_sensor("extracts", copied, zone(definitions), lambda: datetime.fromtimestamp(now, UTC))
 
         def asked() -> list[dg.RunRequest]:
-            with dg.build_sensor_context(
-                instance=instance, definitions=definitions, resources={"landing": zone(definitions)}
-            ) as context:
+            with dg.build_sensor_context(instance=instance, definitions=definitions) as context:
                 return list(sensor.evaluate_tick(context).run_requests or [])
 
         (request,) = asked()

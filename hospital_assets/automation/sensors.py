@@ -13,6 +13,7 @@ from typing import Any
 import dagster as dg
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
+from hospital_assets.automation.instance import kept_instance
 from hospital_assets.automation.loading import (
     days_named,
     note,
@@ -37,9 +38,6 @@ from hospital_assets.settings import Settings
 
 #: A file modified this recently may still be growing.
 QUIET_SECONDS = 1.0
-#: The daemon calls a sensor every five seconds; in between the sensor looks for itself.
-LOOK_SECONDS = 4.0
-PAUSE_SECONDS = 0.25
 #: Files younger than this are left to `hospital watch`, while it runs.
 WATCHER_SECONDS = 30.0
 
@@ -49,12 +47,15 @@ def quiet_since_ns() -> int:
     return time.time_ns() - int(QUIET_SECONDS * 1e9)
 
 
-def landing_sensor(feed: str, settings: Settings, clock: Callable[[], datetime] = wall_clock) -> dg.SensorDefinition:
+def landing_sensor(
+    feed: str, settings: Settings, landing: LandingResource, clock: Callable[[], datetime] = wall_clock
+) -> dg.SensorDefinition:
     """The sensor of a feed: asks for one run over the service days of the files that wait.
 
     Args:
         feed: one of `FEEDS`.
         settings: the data directory.
+        landing: where files land. Not a resource of the sensor, for which Dagster would make an instance at each tick.
         clock: the wall clock, which says how old a file is.
     """
 
@@ -68,31 +69,23 @@ def landing_sensor(feed: str, settings: Settings, clock: Callable[[], datetime] 
             f" wait or one has waited {settings.refresh_after_seconds} s."
         ),
     )
-    def sensor(context: dg.SensorEvaluationContext, landing: LandingResource) -> dg.SensorResult:
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         state = State.model_validate_json(context.cursor) if context.cursor else State()
         held_back = landing.held_back()
         graph = context.repository_def.asset_graph if context.repository_def else None
-        until = time.monotonic() + LOOK_SECONDS
-        while True:
-            started = time.monotonic()
-            now_ns = int(clock().timestamp() * 1e9)
-            waiting = landing.waiting(FEEDS[feed], held_back, now_ns - int(QUIET_SECONDS * 1e9))
-            if is_watched(settings):
-                waiting = [file for file in waiting if file.since_ns < now_ns - int(WATCHER_SECONDS * 1e9)]
-            decision = decide(
-                state,
-                waiting,
-                _outcomes(context, state),
-                held_back,
-                now_ns=now_ns,
-                after_files=settings.refresh_after_files,
-                after_seconds=settings.refresh_after_seconds,
-            )
-            took = time.monotonic() - started
-            if decision.requests or decision.held_back != held_back or started + took >= until:
-                break
-            # At most a tenth of a core, however many files there are.
-            time.sleep(max(PAUSE_SECONDS, 10 * took))
+        now_ns = int(clock().timestamp() * 1e9)
+        waiting = landing.waiting(FEEDS[feed], held_back, now_ns - int(QUIET_SECONDS * 1e9))
+        if is_watched(settings):
+            waiting = [file for file in waiting if file.since_ns < now_ns - int(WATCHER_SECONDS * 1e9)]
+        decision = decide(
+            state,
+            waiting,
+            _outcomes(context, state),
+            held_back,
+            now_ns=now_ns,
+            after_files=settings.refresh_after_files,
+            after_seconds=settings.refresh_after_seconds,
+        )
         remember(decision, held_back, settings, clock())
         for path in decision.quarantined:
             context.log.error(f"{path}: every run with this file failed; it is quarantined")
@@ -118,7 +111,7 @@ def stale_partitions_sensor(settings: Settings) -> dg.SensorDefinition:
         description="Asks for the days that the table stale_partitions names.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        found = context.instance.fetch_materializations(dg.AssetKey("stale_partitions"), limit=1)
+        found = kept_instance(context).fetch_materializations(dg.AssetKey("stale_partitions"), limit=1)
         if not found.records:
             return dg.SkipReason("nothing was built yet")
         record = found.records[0]
@@ -149,26 +142,26 @@ def publications_sensor(settings: Settings, clock: Callable[[], datetime] = wall
         description="Publishes what was built, unless a blocking check has failed for a day of it.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        policy = usable_policy(settings)
+        policy, instance = usable_policy(settings), kept_instance(context)
         try:
             load_key(settings)
             roles, without_key = list(policy.roles), ""
         except KeyMissingError as error:
             roles = [role for role in policy.roles if not policy.needs_key(role)]
             without_key = f"; for other roles than {', '.join(roles) or 'none'}: {error}"
-        made = _last_made(context.instance, [*_LAST_TABLES, *(f"publication_{role}" for role in roles)])
+        made = _last_made(instance, [*_LAST_TABLES, *(f"publication_{role}" for role in roles)])
         built = max((made[name] for name in _LAST_TABLES if name in made), default=None)
         if built is None:
             return dg.SkipReason("nothing was built yet")
         if not any(made.get(f"publication_{role}", 0.0) < built for role in roles):
             return dg.SkipReason(f"nothing was built since the last publication{without_key}")
-        if context.instance.get_runs_count(dg.RunsFilter(statuses=_UNFINISHED)):
+        if instance.get_runs_count(dg.RunsFilter(statuses=_UNFINISHED)):
             return dg.SkipReason("waiting for the end of what is running")
-        last = context.instance.get_run_records(dg.RunsFilter(job_name="publish"), limit=1)
+        last = instance.get_run_records(dg.RunsFilter(job_name="publish"), limit=1)
         if last and _rests(last[0], clock().timestamp()):
             return dg.SkipReason("a publication has only just ended")
         graph = context.repository_def.asset_graph if context.repository_def else None
-        if held := _held_by(context.instance, graph):
+        if held := _held_by(instance, graph):
             return dg.SkipReason(f"held until it passes: {held}")
         return dg.RunRequest(
             run_key=f"built at {built}", asset_selection=[dg.AssetKey(f"publication_{role}") for role in roles]
@@ -212,7 +205,7 @@ def _held_by(instance: dg.DagsterInstance, graph: Any) -> str:
     return ""
 
 
-def alerts_sensor(settings: Settings) -> dg.SensorDefinition:
+def alerts_sensor(settings: Settings, landing: LandingResource) -> dg.SensorDefinition:
     """The sensor that assesses what lands and sends alerts, unless `hospital watch` does."""
 
     @dg.sensor(
@@ -221,7 +214,7 @@ def alerts_sensor(settings: Settings) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=("Raises and clears alerts from landed files, waits and silence, and sends what is due."),
     )
-    def sensor(context: dg.SensorEvaluationContext, landing: LandingResource) -> dg.SkipReason:
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         if is_watched(settings):
             return dg.SkipReason("hospital watch is at work")
         monitor = open_monitor(settings, landing, FEEDS)
@@ -283,7 +276,7 @@ def _run_request(request: Request, settings: Settings, graph: Any) -> dg.RunRequ
 
 def _outcome(context: dg.SensorEvaluationContext, pending: Pending) -> Outcome | None:
     """How the run of a request stands; None where there is none yet."""
-    runs = context.instance.get_runs(dg.RunsFilter(tags={"dagster/run_key": pending.run_key}), limit=1)
+    runs = kept_instance(context).get_runs(dg.RunsFilter(tags={"dagster/run_key": pending.run_key}), limit=1)
     if not runs:
         return None
     run = runs[0]
@@ -293,5 +286,5 @@ def _outcome(context: dg.SensorEvaluationContext, pending: Pending) -> Outcome |
         return "stopped"
     if run.status != dg.DagsterRunStatus.FAILURE:
         return "running"
-    failures = context.instance.all_logs(run.run_id, of_type={dg.DagsterEventType.STEP_FAILURE})
+    failures = kept_instance(context).all_logs(run.run_id, of_type={dg.DagsterEventType.STEP_FAILURE})
     return outcome_of([entry.get_dagster_event() for entry in failures])

@@ -19,6 +19,7 @@ import narwhals as nw
 import polars as pl
 
 from hospital_assets.contracts.kpis import ALL
+from hospital_assets.live.arrivals import Hour, hours_around
 from hospital_assets.live.copies import read_copy
 from hospital_assets.measures import news2, thresholds
 from hospital_assets.measures.triage import CRITICAL_IN_SHORT, CRITICAL_LEVELS, SCALE_IN_USE, is_critical, wait_target
@@ -161,6 +162,7 @@ class Board:
         now: the hospital's time.
         zone: the one zone of all hospitals shown; UTC where there are several.
         alerts: open ones, the most urgent first.
+        hours: arrivals by the hour around now; none where hospitals of several zones are shown.
     """
 
     patients: tuple[Patient, ...]
@@ -169,6 +171,7 @@ class Board:
     now: datetime
     zone: str = "UTC"
     alerts: tuple[OpenAlert, ...] = ()
+    hours: tuple[Hour, ...] = ()
 
     @property
     def waiting(self) -> list[Patient]:
@@ -235,13 +238,14 @@ def read_board(
     """
     visits = _visits(warehouse_file)
     zones = _zones(warehouse_file, hospital)
-    zone = zones.pop() if len(zones) == 1 else "UTC"
+    zone = next(iter(zones)) if len(zones) == 1 else "UTC"
+    hours = hours_around(warehouse_file, now, hospital, zone) if len(zones) == 1 else ()
     if visits is not None and hospital != ALL:
         visits = visits.filter(pl.col("hospital_id") == hospital)
     newest = None if visits is None else visits["recorded_at"].max()
     newest_at = newest if isinstance(newest, datetime) else None
     if visits is None or visits.is_empty():
-        return Board((), 0, newest_at, now, zone, _alerts(alerts, {}, now, hospital))
+        return Board((), 0, newest_at, now, zone, _alerts(alerts, {}, now, hospital), hours)
     is_there = (
         pl.col("departure_at").is_null() & ~pl.col("is_cancelled").fill_null(False) & (pl.col("arrival_at") <= now)
     )
@@ -280,7 +284,7 @@ def read_board(
     )
     references = {visit: reference_of(visit, key) for visit in recent["visit_id"]}
     found = _alerts(alerts, references, now, hospital)
-    return Board(tuple(rows), there.height - recent.height, newest_at, now, zone, found)
+    return Board(tuple(rows), there.height - recent.height, newest_at, now, zone, found, hours)
 
 
 def hospitals_on_board(warehouse_file: Path) -> dict[str, str]:

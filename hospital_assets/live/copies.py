@@ -1,7 +1,7 @@
 """Small copies of tables that have to be read while a run has the warehouse locked.
 
-Belongs here: what live alerts and the live board need to know about patients, hospitals, beds and who
-waits, as Parquet next to the warehouse. Written when a run has committed one of their tables, or when
+Belongs here: what live alerts and the live board need to know about patients, hospitals, beds, who waits
+and who is expected, as Parquet next to the warehouse. Written when a run has committed one of their tables, or when
 landed records were assessed that no run has loaded yet; replaced in one step.
 """
 
@@ -71,6 +71,24 @@ _COPIES: dict[str, tuple[tuple[str, ...], str]] = {
         left join dimensions.dim_doctor r on r.doctor_key = f.doctor_key and r.doctor_key > 0
         left join observed o on o.visit_id = f.visit_id
         where f.service_date >= since and f.is_open
+        """,
+    ),
+    # Who came on the newest two service days, gone or not.
+    "recent_arrivals": (
+        ("fact_emergency_visits", "dim_hospital"),
+        """
+        select f.visit_id, h.hospital_id, f.arrival_at
+        from facts.fact_emergency_visits f join dimensions.dim_hospital h using (hospital_key)
+        where f.service_date >= (select max(service_date) - 1 from facts.fact_emergency_visits)
+          and not coalesce(f.is_cancelled, false)
+        """,
+    ),
+    "expected_arrivals": (
+        ("forecast_arrivals_hourly",),
+        """
+        select hospital_id, target_date, hour_of_day, expected_arrivals, p10_count, p90_count
+        from forecasts.forecast_arrivals_hourly
+        where is_shipped and service_date = (select max(service_date) from forecasts.forecast_arrivals_hourly)
         """,
     ),
     "doctors": (("dim_doctor",), "select doctor_id, full_name from dimensions.dim_doctor where doctor_key > 0"),
