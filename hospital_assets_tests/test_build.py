@@ -484,9 +484,7 @@ def test_mimic_iv_ed_through_the_same_graph(mimic: Path, tmp_path: Path) -> None
     )
 
 
-def test_a_late_file_reaches_its_day_through_the_sensor(
-    built: tuple[Settings, BuildReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_late_file_reaches_its_day_through_the_sensor(built: tuple[Settings, BuildReport], tmp_path: Path) -> None:
     settings, _ = built
     other = copy_of(settings, tmp_path)
     shutil.copytree(settings.warehouse_file.parent, other.warehouse_file.parent)

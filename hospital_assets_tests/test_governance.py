@@ -861,13 +861,19 @@ def test_what_was_built_is_published_once_it_has_ended(tmp_path: Path, monkeypat
     repository = build_definitions(settings).get_repository_def()
     sensor = publications_sensor(settings)
 
+    cursor: str | None = None
+
     def asked(instance: dg.DagsterInstance) -> set[str] | str:
         """The publications that are asked for, or why none is."""
-        answer = sensor(dg.build_sensor_context(instance, repository_def=repository))
+        nonlocal cursor
+        answer = sensor(dg.build_sensor_context(instance, cursor, repository_def=repository))
         if isinstance(answer, dg.SkipReason):
             return str(answer.skip_message)
-        assert isinstance(answer, dg.RunRequest) and answer.asset_selection
-        return {key.path[-1] for key in answer.asset_selection}
+        assert isinstance(answer, dg.SensorResult) and answer.run_requests
+        (request,) = answer.run_requests
+        assert request.asset_selection and request.run_key == answer.cursor != cursor
+        cursor = answer.cursor
+        return {key.path[-1] for key in request.asset_selection}
 
     def made(*names: str) -> None:
         for name in names:
@@ -890,6 +896,8 @@ def test_what_was_built_is_published_once_it_has_ended(tmp_path: Path, monkeypat
         assert "hospital key create" in asked(instance)
         monkeypatch.setenv("HOSPITAL_PSEUDONYM_KEY", KEY.value.hex())
         assert asked(instance) == everybody
+        # It failed, say: one try for each change.
+        assert "was tried" in asked(instance)
         made(*everybody)
         assert "nothing was built since" in asked(instance)
         made("kpi_conditions")

@@ -141,7 +141,7 @@ def publications_sensor(settings: Settings, clock: Callable[[], datetime] = wall
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Publishes what was built, unless a blocking check has failed for a day of it.",
     )
-    def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         policy, instance = usable_policy(settings), kept_instance(context)
         try:
             load_key(settings)
@@ -155,6 +155,9 @@ def publications_sensor(settings: Settings, clock: Callable[[], datetime] = wall
             return dg.SkipReason("nothing was built yet")
         if not any(made.get(f"publication_{role}", 0.0) < built for role in roles):
             return dg.SkipReason(f"nothing was built since the last publication{without_key}")
+        run_key = f"built at {built} for {', '.join(roles)}"
+        if context.cursor == run_key:
+            return dg.SkipReason("what was built was tried to publish; the next build is tried again")
         if instance.get_runs_count(dg.RunsFilter(statuses=_UNFINISHED)):
             return dg.SkipReason("waiting for the end of what is running")
         last = instance.get_run_records(dg.RunsFilter(job_name="publish"), limit=1)
@@ -163,9 +166,8 @@ def publications_sensor(settings: Settings, clock: Callable[[], datetime] = wall
         graph = context.repository_def.asset_graph if context.repository_def else None
         if held := _held_by(instance, graph):
             return dg.SkipReason(f"held until it passes: {held}")
-        return dg.RunRequest(
-            run_key=f"built at {built}", asset_selection=[dg.AssetKey(f"publication_{role}") for role in roles]
-        )
+        request = dg.RunRequest(run_key=run_key, asset_selection=[dg.AssetKey(f"publication_{role}") for role in roles])
+        return dg.SensorResult(run_requests=[request], cursor=run_key)
 
     return sensor
 
