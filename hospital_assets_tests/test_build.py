@@ -43,6 +43,8 @@ def test_every_table_is_built_and_no_error_check_fails(built: tuple[Settings, Bu
         "fact_alerts",
         "fact_audit_events",
         "raw_other_records",
+        "forecast_waits_hourly",
+        "kpi_staffing_realised",
         "staffing_need_hourly",
         "staffing_shifts_suggested",
         "stale_partitions",

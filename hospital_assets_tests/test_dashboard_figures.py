@@ -202,6 +202,11 @@ def test_the_week_ahead_is_the_newest_suggestion() -> None:
                0.0 as over_60_pct, 90.0 as within_target_pct, 28 as days_count
         from (values ('2026-03-07', 8, 5.0, 99.0), ('2026-03-08', 7, 5.0, 30.0), ('2026-03-08', 8, 5.0, 40.0))
              t(made, hour, low, high);
+        create table forecasts.kpi_staffing_realised as
+        select made::date as service_date, 'H1' as hospital_id, roster, wait as wait_mean_minutes
+        from (values ('2026-03-01', 'present', 90.0), ('2026-03-08', 'present', 21.0),
+                     ('2026-03-08', 'suggested', 17.0))
+             t(made, roster, wait);
         create table forecasts.staffing_shifts_suggested as
         select date '2026-03-08' as service_date, 'H1' as hospital_id, date '2026-03-09' as target_date,
                hour as hour_of_day, 8.0 as shift_hours, present as present_count, suggested as suggested_count
@@ -223,6 +228,7 @@ def test_the_week_ahead_is_the_newest_suggestion() -> None:
     assert compared.title == "Same hours, other shifts: mean wait 20.0 to 16.0 min, simulated"
     assert [row[1] for row in compared.rows] == ["present", "suggested", "without the forecast"]
     assert compared.rows[1][5] == "14.0 to 18.0" and compared.note.startswith("Of the 4.0 min, 3.0 are gained without")
+    assert "in the week to 8 March would have waited 17.0 min by the roster suggested for it, 21.0" in compared.note
     assert shifts.title == "2 shifts would be added or dropped"
     assert [row[1:] for row in shifts.rows] == [
         ["07:00, 8 h", "1"],

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from hospital_assets.assets.forecasts.staffing import Made, suggestions
+from hospital_assets.assets.forecasts.staffing import Made, realised, suggestions
 from hospital_assets.assets.forecasts.waits import waits
 from hospital_assets.checks.quality import check_quality
 from hospital_assets.cli import main, rosters
@@ -230,6 +230,25 @@ def test_checks_pass_and_each_planted_fault_turns_one_red(made: Made) -> None:
     assert "Failed" in statuses(fewer)[need, "roster"]
     lost = sound | {shift: made.shifts.head(5)}
     assert "Failed" in statuses(lost)[compared, "roster"]
+
+
+def test_what_came_is_seen_by_both_rosters(made: Made) -> None:
+    read = tables()
+    over = made.shifts.with_columns(pl.col("service_date").dt.offset_by("7d"))
+    names = ("visits", "shifts", "departments", "hospitals")
+    found = realised(over, *(read[name] for name in names))
+    CONTRACTS["kpi_staffing_realised"].schema.validate(found)
+    worked, suggested = found.sort("roster").iter_rows(named=True)
+    assert worked["service_date"] == AS_OF + timedelta(days=7) and worked["doctor_hours"] == 336
+    assert worked["arrivals_count"] == read["visits"].filter(pl.col("service_date") > AS_OF).height
+    # The roster that was worked does in the simulation as it did.
+    seen = read["visits"].filter(pl.col("service_date") > AS_OF, pl.col("provider_at").is_not_null())
+    really = (seen["provider_at"] - seen["arrival_at"]).dt.total_seconds().mean() / 60
+    assert worked["wait_mean_minutes"] == pytest.approx(really, rel=0.1)
+    assert suggested["wait_mean_minutes"] < worked["wait_mean_minutes"]
+    assert_frame_equal(realised(over, *(read[name].reverse() for name in names)), found, check_exact=True)
+    gone = read | {"shifts": read["shifts"].filter(pl.col("service_date") <= AS_OF)}
+    assert realised(over, *(gone[name] for name in names)).is_empty()
 
 
 # The command --------------------------------------------------------------------------------------

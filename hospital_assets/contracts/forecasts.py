@@ -263,6 +263,23 @@ class KpiStaffingComparison(
     wait_p90_minutes = column("Mean of the simulated weeks.")
 
 
+class KpiStaffingRealised(
+    Forecast,
+    name="kpi_staffing_realised",
+    grain="one last day of a week (Sundays), hospital and roster",
+    key=("service_date", "hospital_id", "roster"),
+    columns="""
+        places_count doctor_hours arrivals_count wait_mean_minutes wait_p90_minutes unseen_pct within_target_pct
+    """,
+    measures=[ROSTER_COMPARED],
+    partitioned=True,
+):
+    """What the suggestion of the Sunday before would have done with the patients who came, beside the roster worked."""
+
+    roster = column("`present`: as it was worked; `suggested`: as it was suggested.", isin=["present", "suggested"])
+    arrivals_count = column("Of the week.")
+
+
 TABLES = (
     ForecastArrivalsHourly,
     ForecastArrivalsDaily,
@@ -272,4 +289,5 @@ TABLES = (
     StaffingNeedHourly,
     StaffingShiftsSuggested,
     KpiStaffingComparison,
+    KpiStaffingRealised,
 )

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hospital_assets.forecasting.counts import Array
-from hospital_assets.forecasting.simulate import LEVELS, Care
+from hospital_assets.forecasting.simulate import LEVELS, Care, Patients
 
 #: So far back: long enough for rare levels, short enough to be like today.
 LEARNED_DAYS = 56
@@ -120,3 +120,38 @@ def stays_by_level(visits: Visits) -> tuple[Array, ...]:
     until = np.where(visits.unseen, visits.departure, visits.decision)
     stays = until - visits.arrival
     return tuple(stays[(visits.level == level) & (stays > 0)] for level in range(1, LEVELS + 1))
+
+
+def came(visits: Visits, care: Care, first: float, last: float, rng: np.random.Generator) -> Patients:
+    """The patients who came within a span of hours, as they were: with other doctors they would be the same.
+
+    What cannot have been seen is drawn: the treatment of who left or is still in it, how much longer those who were
+    seen would have waited, the level of who was not triaged.
+
+    Args:
+        visits: all there are.
+        care: what patients are like.
+        first: arrivals from this hour on; times of the result count from it.
+        last: until this hour.
+        rng: for what is drawn.
+    """
+    rows = np.flatnonzero((visits.arrival >= first) & (visits.arrival < last))
+    arrival, level = visits.arrival[rows], visits.level[rows] - 1
+    level = np.where(level < 0, rng.choice(LEVELS, len(rows), p=care.shares), level)
+    treatment = visits.decision[rows] - visits.provider[rows]
+    seen = [np.sort(of_level) for of_level in care.treatments]
+    drawn = np.array([seen[of][int(u * len(seen[of]))] for of, u in zip(level, rng.random(len(rows)), strict=True)])
+    longer = rng.exponential(1.0, len(rows))
+    with np.errstate(divide="ignore"):
+        longer = longer / care.leaving[level]
+    waited = visits.provider[rows] - arrival
+    left = np.where(visits.unseen[rows], visits.departure[rows] - arrival, np.nan_to_num(waited) + longer)
+    triage = np.where(np.isnan(visits.triage[rows]), arrival, visits.triage[rows])
+    order = np.argsort(triage, kind="stable")
+    return Patients(
+        (arrival - first)[order],
+        (triage - first)[order],
+        level[order],
+        np.where(treatment > 0, treatment, drawn)[order],
+        left[order],
+    )

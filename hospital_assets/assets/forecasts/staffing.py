@@ -1,8 +1,7 @@
 """What each emergency department needs in the coming week, and the roster that is suggested for it; on Sundays."""
 
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -11,7 +10,7 @@ import dagster as dg
 import narwhals as nw
 import polars as pl
 
-from hospital_assets.assets.declare import all_days, several_tables
+from hospital_assets.assets.declare import all_days, several_tables, table
 from hospital_assets.assets.kpis.occupancy import EMERGENCY
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import CONTRACTS
@@ -22,6 +21,7 @@ from hospital_assets.measures.thresholds import IMMEDIATE_MINUTES
 from hospital_assets.measures.triage import SCALE_IN_USE, SCALES
 from hospital_assets.settings import StaffingSettings
 from hospital_assets.warehouse.dialect import Frame
+from hospital_assets.warehouse.io_manager import period_of
 
 if TYPE_CHECKING:
     from hospital_assets.forecasting.counts import Array
@@ -150,8 +150,7 @@ def suggestions(
         rules: of the rosters.
     """
     rows = _Rows()
-    emergency = departments.filter(pl.col("department_name") == EMERGENCY)["department_key"].unique()
-    shifts = shifts.filter(pl.col("department_key").is_in(emergency.implode()))
+    shifts = _in_emergency(shifts, departments)
     members = {member["hospital_id"]: member for member in hospitals.iter_rows(named=True)}
     for (as_of, hospital_id), days in sorted(ahead.partition_by("service_date", "hospital_id", as_dict=True).items()):
         member = members[hospital_id]
@@ -169,16 +168,19 @@ def suggestions(
     return rows.made()
 
 
+def _in_emergency(shifts: pl.DataFrame, departments: pl.DataFrame) -> pl.DataFrame:
+    keys = departments.filter(pl.col("department_name") == EMERGENCY)["department_key"].unique()
+    return shifts.filter(pl.col("department_key").is_in(keys.implode()))
+
+
 def _add(rows: _Rows, known: "Known", rules: StaffingSettings) -> None:
     """One hospital's rows."""
     from hospital_assets.forecasting.learned import care_of, places_per_doctor
     from hospital_assets.forecasting.staffing import plan, spread_over_hours
 
     history, visits, present = known.history(), known.seen(), known.present()
-    targets = [max(target, IMMEDIATE_MINUTES) / 60 for _, target, _ in SCALES[SCALE_IN_USE]]
-    begin, end = known.spans()
-    places = places_per_doctor(visits, begin, end)
-    care = care_of(visits, places or 1, _array(targets))
+    places = places_per_doctor(visits, *known.spans())
+    care = care_of(visits, places or 1, _targets())
     if history is None or care is None:
         rows.comparison.append(known.nothing("too_few_visits"))
         return
@@ -210,6 +212,11 @@ class Known:
     def end(self) -> datetime:
         """The end of the as-of day, on the hospital's clock."""
         return datetime.combine(self.as_of + timedelta(days=1), datetime.min.time())
+
+    @property
+    def seed(self) -> int:
+        """The same day and hospital is always simulated with the same random numbers."""
+        return zlib.crc32(f"{self.as_of.isoformat()} {self.hospital_id}".encode())
 
     @property
     def day_means(self) -> "Array":
@@ -307,8 +314,7 @@ class Known:
             ),
             dict(rules.hours_a_week).get(self.hospital_id, hours_of(present)),
             Target(rules.target_pct / 100, rules.target_minutes / 60),
-            # The same week and hospital is always simulated with the same random numbers.
-            zlib.crc32(f"{self.as_of.isoformat()} {self.hospital_id}".encode()),
+            self.seed,
         )
 
     def row(self, **values: Any) -> dict[str, Any]:
@@ -327,10 +333,11 @@ class Known:
         return pl.col("service_date").is_between(self.as_of - timedelta(days=days), self.as_of, closed="right")
 
 
-def _array(values: Sequence[float]) -> "Array":
+def _targets() -> "Array":
+    """The longest wait for a doctor by triage level, in hours."""
     import numpy as np
 
-    return np.array(values, dtype=np.float64)
+    return np.array([max(target, IMMEDIATE_MINUTES) / 60 for _, target, _ in SCALES[SCALE_IN_USE]])
 
 
 def _nurses(
@@ -428,3 +435,100 @@ def _comparison(known: "Known", department: "Department", made: "Plan") -> list[
             )
         )
     return found
+
+
+@dg.asset(
+    **table("kpi_staffing_realised"),
+    ins=all_days("staffing_shifts_suggested", "fact_emergency_visits", "fact_doctor_shifts"),
+)
+def kpi_staffing_realised(
+    context: dg.AssetExecutionContext,
+    staffing_shifts_suggested: pl.DataFrame,
+    fact_emergency_visits: Frame,
+    fact_doctor_shifts: Frame,
+    dim_department: pl.DataFrame,
+    dim_hospital: pl.DataFrame,
+) -> pl.DataFrame:
+    """What the suggestions of the Sunday before would have done, on each Sunday of the run."""
+    period = period_of(context)
+    assert period is not None  # noqa: S101  (the assets are partitioned)
+    over = staffing_shifts_suggested.with_columns(pl.col("service_date").dt.offset_by(f"{_WEEK}d")).filter(
+        pl.col("service_date").is_between(period.first, period.end, closed="left")
+    )
+    first, last = over["service_date"].min(), over["service_date"].max()
+    if not isinstance(first, date) or not isinstance(last, date):
+        return pl.DataFrame(schema=CONTRACTS["kpi_staffing_realised"].polars_schema)
+    first -= timedelta(days=_DAYS_READ)
+    visits, shifts = (_of_days(frame, first, last) for frame in (fact_emergency_visits, fact_doctor_shifts))
+    return realised(over, visits, shifts, dim_department, dim_hospital)
+
+
+def realised(
+    over: pl.DataFrame, visits: pl.DataFrame, shifts: pl.DataFrame, departments: pl.DataFrame, hospitals: pl.DataFrame
+) -> pl.DataFrame:
+    """The roster that was worked and the one that was suggested, both simulated on the patients who came.
+
+    Args:
+        over: staffing_shifts_suggested, the last day of their week as `service_date`.
+        visits: fact_emergency_visits; of this and the next, what lies after that day is not used.
+        shifts: fact_doctor_shifts.
+        departments: dim_department.
+        hospitals: dim_hospital.
+    """
+    rows: list[dict[str, Any]] = []
+    shifts = _in_emergency(shifts, departments)
+    members = {member["hospital_id"]: member for member in hospitals.iter_rows(named=True)}
+    for (day, hospital_id), suggested in sorted(over.partition_by("service_date", "hospital_id", as_dict=True).items()):
+        of_hospital = pl.col("hospital_key") == members[hospital_id]["hospital_key"]
+        known = Known(
+            day,
+            hospital_id,
+            members[hospital_id]["time_zone"],
+            pl.DataFrame(),
+            pl.DataFrame(),
+            visits.filter(of_hospital, ~pl.col("is_cancelled")),
+            shifts.filter(of_hospital),
+        )
+        rows += _realised(known, suggested)
+    return pl.DataFrame(rows, schema=CONTRACTS["kpi_staffing_realised"].polars_schema)
+
+
+def _realised(known: Known, suggested: pl.DataFrame) -> list[dict[str, Any]]:
+    import numpy as np
+
+    from hospital_assets.forecasting.learned import came, care_of, places_per_doctor
+    from hospital_assets.forecasting.shifts import hours_of
+    from hospital_assets.forecasting.simulate import MEASURES, measured, placed, waits
+
+    visits, worked = known.seen(), known.present()
+    places = places_per_doctor(visits, *known.spans())
+    care = care_of(visits, places or 1, _targets())
+    if places is None or care is None or not worked:
+        return []
+    week = _WEEK * 24
+    monday = known.end.replace(tzinfo=ZoneInfo(known.time_zone)) - timedelta(days=_WEEK)
+    begin = monday.timestamp() / 3600
+    patients = came(visits, care, begin - 24, begin + week, np.random.default_rng(known.seed))
+    planned = {
+        ((day - monday.date()).days * 24 + hour, int(length)): count
+        for day, hour, length, count in suggested.select(
+            "target_date", "hour_of_day", "shift_hours", "suggested_count"
+        ).iter_rows()
+    }
+    last_week = replace(known, as_of=known.as_of - timedelta(days=_WEEK)).present()
+    before = {(start - week, length): count for (start, length), count in last_week.items()}
+    rows = []
+    for name, roster in (("present", worked), ("suggested", planned)):
+        # Hours since the day before Monday: the queue that there was on Monday morning is there.
+        waited = waits(patients, placed({**before, **roster}, 24), places)
+        measures = measured(patients, waited, care, 24, 24 + week)
+        rows.append(
+            known.row(
+                roster=name,
+                places_count=places,
+                doctor_hours=float(hours_of(roster)),
+                arrivals_count=int((patients.arrival >= 24).sum()),
+                **{measure: float(value) for measure, value in zip(MEASURES, measures, strict=True)},
+            )
+        )
+    return [] if any(np.isnan(row["wait_mean_minutes"]) for row in rows) else rows

@@ -90,6 +90,27 @@ def rosters_compared(mart: Mart, where: Slice) -> list[Row]:
     )
 
 
+def rosters_realised(mart: Mart, where: Slice) -> Row | None:
+    """The newest week that is over, its last day: mean wait over hospitals by the roster worked and the suggested one.
+
+    None where no suggestion is of a week that is over.
+    """
+    if not mart.has("kpi_staffing_realised", "roster"):
+        return None
+    (row,) = mart.sliced(
+        """
+        select max(service_date) as last_day,
+               avg(wait_mean_minutes) filter (roster = 'present') as worked,
+               avg(wait_mean_minutes) filter (roster = 'suggested') as suggested
+        from forecasts.kpi_staffing_realised
+        where $hospital in ('all', hospital_id)
+          and service_date = (select max(service_date) from forecasts.kpi_staffing_realised)
+        """,
+        where,
+    )
+    return row if row["last_day"] is not None else None
+
+
 def suggested_shifts(mart: Mart, where: Slice) -> list[Row]:
     """The newest suggested shifts beside the present ones, by hospital, day and hour of start, and length."""
     if not mart.has("staffing_shifts_suggested", "suggested_count"):

@@ -31,7 +31,7 @@ def week_ahead(mart: Mart, where: Slice) -> list[Figure]:
     compared = queries.rosters_compared(mart, where)
     return [
         _need(queries.staff_needed(mart, where, DOCTOR), compared),
-        _compared(compared),
+        _compared(compared, queries.rosters_realised(mart, where)),
         _shifts(queries.suggested_shifts(mart, where), compared),
         _nurses(queries.staff_needed(mart, where, NURSE)),
         _waits(queries.waits_ahead(mart, where), where),
@@ -106,7 +106,7 @@ def _mean_waits(rows: list[Row]) -> list[float]:
     ]
 
 
-def _compared(rows: list[Row]) -> Figure:
+def _compared(rows: list[Row], realised: Row | None) -> Figure:
     title = "How a roster with the same hours would do"
     simulated = [row for row in rows if row["replicates_count"]]
     if not simulated:
@@ -119,7 +119,14 @@ def _compared(rows: list[Row]) -> Figure:
             f"Of the {number(waits[0] - waits[1], 1)} min, {number(without, 1)} are gained without the forecast, by "
             "the shape of the day and week alone."
         )
-    note = " ".join(part for part in (gain, _reasons(rows), _SUGGESTION) if part)
+    came = (
+        f"The patients who came in the week to {realised['last_day'].day} {realised['last_day']:%B} would have waited "
+        f"{number(realised['suggested'], 1)} min by the roster suggested for it, {number(realised['worked'], 1)} by "
+        "the one worked, both simulated."
+        if realised
+        else ""
+    )
+    note = " ".join(part for part in (gain, came, _reasons(rows), _SUGGESTION) if part)
     return figure(
         "rosters",
         title,
