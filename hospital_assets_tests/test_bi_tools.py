@@ -48,7 +48,8 @@ def manifest_of(role: str, policy: Policy = POLICY) -> dict[str, Any]:
         columns = {n: {"mask": str(m)} for n, m in masks.items() if m.kind != "drop" and n not in dropped}
         held[contract.qualified_name] = {"columns": columns}
     audience = f"{role}-H1" if policy.roles[role].rows == "own_hospital" else role
-    return {"audience": audience, "role": role, "tables": held, "small_cells": {"tables": dict.fromkeys(protected)}}
+    how = {name: {"suppressed_rows": 1} if name in cells.suppress else {"rounded_to": 5} for name in protected}
+    return {"audience": audience, "role": role, "tables": held, "small_cells": {"tables": how}}
 
 
 def model_of(role: str) -> Model:
@@ -178,9 +179,11 @@ def test_of_rounded_counts_the_totals_of_each_hospital_are_loaded() -> None:
         "department_name",
         "triage_group",
     }
-    # Without totals nothing is left that adds up.
-    names = {table.contract.name for table in model_of("analyst").tables}
-    assert not {"kpi_pathways_daily", "kpi_triage_mix_daily", "kpi_physician_workload_daily"} & names
+    # Rounded parts add up to what is published; parts of which some are left out do not.
+    manifest = manifest_of("analyst")
+    assert {"kpi_arrivals_hourly", "kpi_pathways_daily"} <= {t.contract.name for t in semantic_model(manifest).tables}
+    manifest["small_cells"]["tables"]["kpi_pathways_daily"] = {"rounded_to": 5, "suppressed_rows": 7}
+    assert "kpi_pathways_daily" not in {t.contract.name for t in semantic_model(manifest).tables}
 
 
 def test_a_figure_counts_rows_that_have_both_parts() -> None:

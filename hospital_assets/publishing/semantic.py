@@ -235,7 +235,6 @@ def semantic_model(manifest: Mapping[str, Any]) -> Model:
     Args:
         manifest: as its `manifest.json` says.
     """
-    # Cells that were rounded or left out do not add up to their totals.
     protected = manifest.get("small_cells", {}).get("tables", {})
     masks = {name.split(".")[1]: columns["columns"] for name, columns in manifest["tables"].items()}
     found = []
@@ -243,7 +242,7 @@ def semantic_model(manifest: Mapping[str, Any]) -> Model:
         contract = CONTRACTS[name]
         if contract.layer in ("dimensions", "facts"):
             found.append(_plain_table(contract, published))
-        elif name in ADDITIVE and (table := _additive_table(contract, published, name in protected)):
+        elif name in ADDITIVE and (table := _additive_table(contract, published, protected.get(name))):
             found.append(table)
     return Model(manifest["audience"], manifest["role"], tuple(found), tuple(_relationships(found, masks)))
 
@@ -259,15 +258,19 @@ def _plain_table(contract: Contract, published: Mapping[str, Any]) -> ModelTable
     return ModelTable(contract, in_words(contract.name), tuple(columns), kept)
 
 
-def _additive_table(contract: Contract, published: Mapping[str, Any], is_protected: bool) -> ModelTable | None:
+def _additive_table(
+    contract: Contract, published: Mapping[str, Any], cells: Mapping[str, int] | None
+) -> ModelTable | None:
     """A KPI table without the rows that pool others; nothing where what is published of it does not add up.
 
-    Of protected counts the totals of each hospital are loaded: rounding changes them least.
+    Where small cells are protected, minutes of few are missing whose counts are there. So the totals of each hospital
+    are loaded, which lack least.
     """
-    how = ADDITIVE[contract.name]
-    if is_protected and ("hospital_id" not in how.pooled or how.pool != ALL):
+    how, is_protected = ADDITIVE[contract.name], cells is not None
+    has_totals = "hospital_id" in how.pooled and how.pool == ALL
+    if cells and "suppressed_rows" in cells and not has_totals:
         return None
-    narrowed = [name for name in how.pooled if is_protected and name != "hospital_id"]
+    narrowed = [name for name in how.pooled if is_protected and has_totals and name != "hospital_id"]
     if not {*contract.key, *how.pooled} <= set(published):
         return None
     figures = tuple(_figures(contract, how, published, is_protected))

@@ -350,7 +350,7 @@ def _suppress_table(
 ) -> None:
     """A copy of the table in which the hidden rows have keys only, and the others rounded counts.
 
-    Two versions of an exact count told those who came between them.
+    Two versions of an exact count showed those who came between them.
     """
     contract, how = table.contract, rules.suppress[table.contract.name]
 
