@@ -12,6 +12,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -22,15 +24,20 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from hospital_assets.access.users import User
 from hospital_assets.automation.build import BuildError, BuildReport
 from hospital_assets.automation.instance import dagster_instance
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.dashboard.serve import dashboard_of
 from hospital_assets.definitions import build_definitions
+from hospital_assets.files import StateError
 from hospital_assets.landing.profile import SUBJECTS
+from hospital_assets.publishing.publications import PublicationError, open_publication
 from hospital_assets.settings import Settings, load_settings, write_settings
 from hospital_assets.simulator.scoring import fates, precision, recall
 from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets_tests.helpers import copy_of, query, run, tables
+from hospital_assets_tests.test_landing_faults import FOLDERS, UNOPENED
 
 
 def test_every_table_is_built_and_no_error_check_fails(built: tuple[Settings, BuildReport]) -> None:
@@ -616,8 +623,13 @@ def test_files_in_any_order_with_kills_give_the_same_warehouse(
 
 @pytest.mark.torture
 def test_ten_thousand_small_files_with_fifty_kills(built: tuple[Settings, BuildReport], tmp_path: Path) -> None:
-    """Shuffled, copied, torn, late and mixed with garbage, runs killed: as built at once, clean."""
+    """Shuffled, copied, torn, late, of any year and mixed with garbage and what is no file, everything killed, and
+    read meanwhile: as built at once, clean.
+
+    `TORTURE_FILES` and `TORTURE_ROUNDS` say how large; the last round of each ten is not killed.
+    """
     settings, _ = built
+    most, rounds = (int(os.environ.get(f"TORTURE_{name}", n)) for name, n in (("FILES", 1_000_000), ("ROUNDS", 60)))
     rng = random.Random(50)
     clean, other = (replace(settings, data_dir=tmp_path / name) for name in ("clean", "other"))
     names = sorted(p.relative_to(settings.landing) for p in settings.landing.rglob("*.*"))
@@ -636,12 +648,18 @@ def test_ten_thousand_small_files_with_fifty_kills(built: tuple[Settings, BuildR
             pieces[small] = b"".join([*head, *lines[first : first + step]])
     # Records that came twice would be copies of files here.
     pieces = {name: body for body, name in {b: n for n, b in reversed(pieces.items())}.items()}
+    chosen = set(rng.sample(sorted(pieces), min(most, len(pieces))))
+    pieces = {name: body for name, body in pieces.items() if name in chosen or name.parts[1] in reference}
 
     def land(where: Settings, name: Path, body: bytes) -> None:
         target = where.landing / name
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.tmp")
         temporary.write_bytes(body)
+        if where is other:
+            # As if the clock had jumped: any second from 1980 to 2038.
+            moment = rng.choice([time.time(), rng.randrange(315_532_800, 2_145_916_800)])
+            os.utime(temporary, (moment, moment))
         temporary.replace(target)
 
     for where in (clean, other):
@@ -649,16 +667,50 @@ def test_ten_thousand_small_files_with_fifty_kills(built: tuple[Settings, BuildR
             if where is clean or name.parts[1] in reference:
                 land(where, name, body)
         shutil.copyfile(settings.settings_file, where.data_dir / "hospital.toml")
-    assert run(clean).succeeded
+    # Of some of the files only, some checks need not pass.
+    assert not run(clean).failures
 
     rest = [name for name in pieces if name.parts[1] not in reference]
     rng.shuffle(rest)
     command = [sys.executable, "-m", "hospital_assets.cli", "refresh"]
-    environment = {**os.environ, "HOSPITAL_DATA_DIR": str(other.data_dir)}
-    rounds, kills, extra = 60, 0, 0
+    environment = {
+        **os.environ,
+        "HOSPITAL_DATA_DIR": str(other.data_dir),
+        "HOSPITAL_PSEUDONYM_KEY": "ab" * 32,
+        "PYTHONUNBUFFERED": "1",
+    }
+
+    def made(where: Settings) -> dict[str, str]:
+        """Its tables, but for the audit: what was done is not the same."""
+        return {name: content for name, content in tables(where) if name != "fact_audit_events"}
+
+    def also_killed(*words: str, lines: int) -> bool:
+        """Kill another command when it has said so much."""
+        with subprocess.Popen(
+            [*command[:-1], *words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as process:
+            assert process.stdout is not None
+            for _, _line in zip(range(lines), process.stdout, strict=False):
+                pass
+            process.kill()
+        return process.returncode == -signal.SIGKILL
+
+    hostile = [
+        (folder, kind, fault)
+        for folder, (_, _, faults) in FOLDERS.items()
+        for kind, fault in faults.items()
+        if kind in UNOPENED and not kind.startswith("name")
+    ]
+    kills, extra = 0, 0
+    readers = Readers(other)
+    readers.start()
     for number in range(rounds):
         batch = rest[number::rounds]
         torn = set(rng.sample(batch, len(batch) // 50))
+        folder, _, fault = hostile[number * 7 % len(hostile)]
+        odd = other.landing / folder / f"odd_{number}{FOLDERS[folder][0]}"
+        odd.parent.mkdir(parents=True, exist_ok=True)
+        fault(odd)
         for name in batch:
             body = pieces[name]
             land(other, name, body[: len(body) // 2] if name in torn else body)
@@ -674,17 +726,69 @@ def test_ten_thousand_small_files_with_fifty_kills(built: tuple[Settings, BuildR
                 )
                 extra += 1
         kills += refresh_killed(command, environment, None if number % 10 == 9 else rng.randrange(8))
+        kills += also_killed(*rng.choice([("watch",), ("publish",), ("snapshot",), ("check",)]), lines=rng.randrange(4))
         for name in torn:
             land(other, name, pieces[name])
-    assert kills >= 50 and len(pieces) + extra >= 10_000
     subprocess.run(command, env=environment, check=True, capture_output=True)
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     assert "no files wait" in done.stdout
-    assert dict(tables(other)) == dict(tables(clean))
+    assert made(other) == made(clean)
     ledger = query(other, "select source_file, state from raw.raw_landed_files")
-    landed = {p.relative_to(other.landing).as_posix() for p in other.landing.rglob("*.*")}
-    assert set(ledger["source_file"]) == landed
+    regular = (p for p in other.landing.rglob("*.*") if p.is_file() and not p.is_symlink())
+    landed = {p.relative_to(other.landing).as_posix() for p in regular if not p.name.startswith("odd_")}
+    assert {name for name in ledger["source_file"] if "/odd_" not in name} == landed
     assert ledger.filter(pl.col("state").is_in(["held", "quarantined"])).is_empty()
+
+    def done_in_the_end(*words: str) -> str:
+        """A command that is killed where it is, and then run to its end."""
+        nonlocal kills
+        for lines in (0, 1, 3):
+            kills += also_killed(*words, lines=lines)
+        ended = subprocess.run([*command[:-1], *words], env=environment, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, (words, ended.stdout[-2000:], ended.stderr[-2000:])
+        return ended.stdout
+
+    done_in_the_end("snapshot")
+    for table in ("kpi_waits", "fact_emergency_visits"):
+        done_in_the_end("restore", "--table", table)
+    done_in_the_end("publish", "--role", "admin")
+    assert made(other) == made(clean)
+    readers.stop()
+    print(f"{len(pieces) + extra} files, {rounds} odd ones, {kills} kills, {readers.looks} looks")  # noqa: T201
+    assert kills >= rounds and readers.looks > rounds and not readers.failures, readers.failures[:3]
+
+
+class Readers(threading.Thread):
+    """Reads the newest publication and the live board again and again, while everything else happens.
+
+    Attributes:
+        looks: how often something was read.
+        failures: what went wrong otherwise than in words.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(daemon=True)
+        self.looks, self.failures = 0, list[str]()
+        self._settings, self._ended = settings, threading.Event()
+
+    def run(self) -> None:
+        """Until `stop`."""
+        board = dashboard_of(self._settings, "admin", lambda _: None).board
+        while not self._ended.wait(0.5):
+            try:
+                board.page(User("root", "admin"))
+                with open_publication(self._settings.data_dir, "admin") as publication:
+                    publication.connection.sql("select count(*) from kpis.kpi_waits").fetchall()
+            except (PublicationError, StateError):
+                pass  # nothing is published yet
+            except Exception as error:
+                self.failures.append(f"{type(error).__name__}: {error}")
+            self.looks += 1
+
+    def stop(self) -> None:
+        """End it."""
+        self._ended.set()
+        self.join()
 
 
 @pytest.mark.parametrize("select", ["group:", "fact_vital", "quality_report"])
