@@ -261,6 +261,18 @@ def test_members_of_archives_are_named_and_torn_files_stop_nothing(tmp_path: Pat
         strip_landing(settings, PERSON)
 
 
+def test_a_file_larger_than_may_be_loaded_is_named_and_stops_nothing(tmp_path: Path) -> None:
+    settings, other = landed(tmp_path, "a.csv", "id,x\nP7,1\n")
+    huge = settings.landing / "native" / "huge.csv"
+    huge.touch()
+    os.truncate(huge, 10_000_000_000_000)  # ten terabytes of nothing
+    assert [stripped.file for stripped in strip_landing(settings, PERSON)] == ["native/a.csv"]
+    assert other.read_text() == "id,x\n"
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        found = find_traces(warehouse, settings, PERSON)
+    assert found.left == () and found.unsearched == ("landing/native/huge.csv",)
+
+
 def test_no_link_is_followed(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -345,7 +357,7 @@ def test_of_every_format_and_a_lake_nothing_is_left_but_what_is_listed(tmp_path:
 def test_every_place_that_a_variable_names_is_listed(tmp_path: Path) -> None:
     """A variable that is new is a place that erasing does not reach, or stands here."""
     no_places = {"HOSPITAL_DATA_DIR", "HOSPITAL_ENGINE", "HOSPITAL_IN_MEMORY_ROWS", "HOSPITAL_AUDIT_KEY"}
-    no_places |= {"HOSPITAL_PSEUDONYM_KEY", "HOSPITAL_PSEUDONYM_KEY_FILE"}
+    no_places |= {"HOSPITAL_PSEUDONYM_KEY", "HOSPITAL_PSEUDONYM_KEY_FILE", "HOSPITAL_CODE_SOCKET"}
     package = Path(erase.__file__).parents[1]
     named = {
         name

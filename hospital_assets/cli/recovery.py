@@ -139,7 +139,9 @@ def _erase(options: argparse.Namespace, settings: Settings) -> int:
     outcome = f"left in {'; '.join(done.left)}" if done.left else "found nowhere any more"
     print(f"{count} records of {len(done.stripped)} landed files and {done.alerts} of alerts removed{when}; {outcome}")
     if done.unsearched:
-        print(f"torn or under a password, so not searched whole: {'; '.join(done.unsearched)}", file=sys.stderr)
+        print(
+            f"torn, too large or under a password, so not searched whole: {'; '.join(done.unsearched)}", file=sys.stderr
+        )
     if not done.is_done:
         print("Not finished: correct what stopped it, then run it again.", file=sys.stderr)
     return 0 if done.is_done else 1

@@ -355,10 +355,17 @@ def _finders(settings: Settings, person: Person) -> Callable[[Path], Finder]:
     return of
 
 
+def _bytes_of(path: Path, settings: Settings) -> bytes | None:
+    """A file's bytes; None where it is larger than a landed one may be, of which nothing was ever loaded."""
+    return path.read_bytes() if path.stat().st_size <= 1_000_000 * settings.limits.megabytes else None
+
+
 def _landed(settings: Settings) -> Iterator[tuple[Path, bytes]]:
     """Every landed file with its text, unpacked and in UTF-8; of a torn one what can be unpacked."""
     for path in _files(settings.landing):
-        data = path.read_bytes()
+        data = _bytes_of(path, settings)
+        if data is None:
+            continue
         unpacked, _ = unpack(data)
         yield path, as_utf8(data if unpacked is None else unpacked)
 
@@ -366,8 +373,8 @@ def _landed(settings: Settings) -> Iterator[tuple[Path, bytes]]:
 def strip_landing(settings: Settings, person: Person) -> list[Stripped]:
     """Take the person's records out of the landed files; every other record stays as it is.
 
-    All files are made ready before the first is replaced. A torn file, of which nothing was ever loaded, is left alone:
-    the search names it.
+    All files are made ready before the first is replaced. A torn file, or one larger than may be loaded, of which nothing
+    ever was, is left alone: the search names it.
 
     Raises:
         EraseError: a file names the person in a way that cannot be taken out record by record.
@@ -382,8 +389,8 @@ def strip_landing(settings: Settings, person: Person) -> list[Stripped]:
         for path in _files(settings.landing):
             below = path.relative_to(settings.landing)
             pattern = finder_of(path)
-            data = path.read_bytes()
-            if not any(pattern.search(piece.data) for piece in pieces(data)):
+            data = _bytes_of(path, settings)
+            if data is None or not any(pattern.search(piece.data) for piece in pieces(data)):
                 continue
             unpacked, is_whole = unpack(data)
             if not is_whole:
@@ -489,7 +496,7 @@ class Search:
 
     Attributes:
         left: where the person still is.
-        unsearched: files that are torn or under a password, so that not all of them could be searched.
+        unsearched: files that are torn, too large or under a password, so that not all of them could be searched.
     """
 
     left: tuple[str, ...]
@@ -511,13 +518,13 @@ def find_traces(warehouse: Warehouse, settings: Settings, person: Person) -> Sea
         below = path.relative_to(settings.data_dir)
         if below.parts[0] in ("audit", _notes_folder(settings).name) or path == settings.warehouse_file:
             continue
-        places, is_whole = _places_in(path, finder_of(path))
+        places, is_whole = _places_in(path, finder_of(path), settings)
         left += [str(below) + (f" ({where})" if where else "") for where in places]
         torn += [] if is_whole else [str(below)]
     return Search(tuple(left), tuple(torn))
 
 
-def _places_in(path: Path, searched: Finder) -> tuple[list[str], bool]:
+def _places_in(path: Path, searched: Finder, settings: Settings) -> tuple[list[str], bool]:
     """Where in a file any of the names is, once each; and whether all of it could be searched."""
     found = ["its name"] if searched.search(str(path.name).encode(errors="replace")) else []
     is_whole = True
@@ -535,8 +542,11 @@ def _places_in(path: Path, searched: Finder) -> tuple[list[str], bool]:
     except duckdb.Error:
         # Torn, or not what it is called: its bytes are searched.
         is_whole = False
+    data = _bytes_of(path, settings)
+    if data is None:
+        return found, False
     inside = set()
-    for piece in pieces(path.read_bytes()):
+    for piece in pieces(data):
         is_whole &= piece.is_whole
         if searched.search(piece.data):
             inside.add(piece.inside)
