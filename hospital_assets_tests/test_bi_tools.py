@@ -189,7 +189,7 @@ def test_of_rounded_counts_the_totals_of_each_hospital_are_loaded() -> None:
 def test_a_figure_counts_rows_that_have_both_parts() -> None:
     found = figure(model_of("analyst"), "Average wait")
     rows = "(values (100.0, 10), (null, 5)) t(wait_sum_minutes, wait_count)"
-    assert duckdb.execute(f"select {superset.sql(found)} from {rows}").fetchone() == (10.0,)
+    assert duckdb.execute(f"select {superset.sql(found)} from {rows}").fetchall() == [(10.0,)]
 
 
 # Joins
