@@ -373,8 +373,8 @@ def _landed(settings: Settings) -> Iterator[tuple[Path, bytes]]:
 def strip_landing(settings: Settings, person: Person) -> list[Stripped]:
     """Take the person's records out of the landed files; every other record stays as it is.
 
-    All files are made ready before the first is replaced. A torn file, or one larger than may be loaded, of which nothing
-    ever was, is left alone: the search names it.
+    All files are made ready before the first is replaced. A torn file, or one larger than may be loaded, is left alone,
+    since nothing of it was ever loaded: the search names it.
 
     Raises:
         EraseError: a file names the person in a way that cannot be taken out record by record.
