@@ -541,19 +541,16 @@ def test_supposed_beds_decide_how_full_the_days_are(shown: Settings, admin: Mart
     beds = figure(forecast(admin, where), "forecast-beds")
     assert beds.title.startswith("With 400 beds")
     assert beds.what_if is not None and beds.what_if.value == 400
-    occupied = dict(
-        query(
-            shown,
-            "select service_date, occupied_bed_minutes / 1440.0 from kpis.kpi_occupancy_daily "
-            "where hospital_id = 'H1' and department_name = 'Surgery'",
-        ).iter_rows()
+    made = query(
+        shown,
+        "select target_date, expected_patients, over_capacity_pct from forecasts.forecast_beds_daily "
+        "where hospital_id = 'H1' and department_name = 'Surgery' "
+        "and service_date = (select max(service_date) from forecasts.forecast_beds_daily) order by 1",
     )
-    until = admin.known.complete_until
-    for row in beds.rows:
-        day = date.fromisoformat(str(row[0]))
-        same = [v for d, v in occupied.items() if d <= until and d.weekday() == day.weekday()]
-        assert row[1] == pytest.approx(pl.Series(same).median())
-        assert row[4] == pytest.approx(100 * row[1] / 400) and row[5] == pytest.approx(400 - row[1])  # type: ignore[operator]
+    assert len(beds.rows) == made.height == 7
+    for row, (day, expected, over) in zip(beds.rows, made.iter_rows(), strict=True):
+        assert row[0] == day.isoformat() and row[1] == pytest.approx(expected) and row[6] == pytest.approx(over)
+        assert row[4] == pytest.approx(100 * expected / 400) and row[5] == pytest.approx(400 - expected)
     plain = figure(
         forecast(admin, read_slice({"hospital": "H1", "department": "Surgery"}, admin.known)), "forecast-beds"
     )

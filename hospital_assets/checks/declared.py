@@ -108,6 +108,7 @@ def _lasts(table: str, column: str, start: str, end: str, unit_minutes: float = 
 
 _FORECASTS = ("forecast_arrivals_hourly", "forecast_arrivals_daily")
 _WAITS, _WAIT_QUANTILES = "forecast_waits_hourly", tuple(f"mean_wait_p{level}_minutes" for level in (10, 50, 90))
+_BEDS, _BED_QUANTILES = "forecast_beds_daily", tuple(f"patients_p{level}_count" for level in (10, 50, 90))
 _NEED, _SHIFTS, _COMPARED = "staffing_need_hourly", "staffing_shifts_suggested", "kpi_staffing_comparison"
 _ACCURACY = "kpi_forecast_accuracy"
 #: 80 % intervals are assessed from so many forecasts on, and may hold this much.
@@ -147,9 +148,10 @@ RULES: tuple[Rule, ...] = (
     ),
     *(
         Rule(kinds.AHEAD, name, "target_date", "after the as-of day", nw.col("target_date") <= nw.col("service_date"))
-        for name in (*_FORECASTS, _WAITS, _NEED, _SHIFTS)
+        for name in (*_FORECASTS, _WAITS, _BEDS, _NEED, _SHIFTS)
     ),
     Rule(kinds.QUANTILES, _WAITS, "mean_wait_p90_minutes", "quantiles rise", _falls(_WAIT_QUANTILES)),
+    Rule(kinds.QUANTILES, _BEDS, "patients_p90_count", "quantiles rise", _falls(_BED_QUANTILES)),
     Rule(
         kinds.ROSTER,
         _NEED,

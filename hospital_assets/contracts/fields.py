@@ -668,6 +668,18 @@ FIELDS: Mapping[str, Field] = {
         )
         for level in (10, 50, 90)
     },
+    "expected_patients": real(
+        "Mean of the forecast of the patients there, over the hours of the day.", unit="patients", ge=0
+    ),
+    "patients_in": real("Of these, those who were there when it was made.", unit="patients", ge=0),
+    "patients_to_come": real("Of these, those who come later.", unit="patients", ge=0),
+    **{
+        f"patients_p{level}_count": count(
+            f"Patients not exceeded with a probability of {level} %: the smallest such number."
+        )
+        for level in (10, 50, 90)
+    },
+    "over_capacity_pct": percent("Chance of more patients than staffed beds.", nullable=True, ge=0, le=100),
     "days_count": count("Days that it is learned from (n)."),
     "over_60_pct": percent("Chance that the mean wait of the hour is over an hour.", ge=0, le=100),
     "staff_role": text("Who is meant.", isin=["doctor", "nurse"]),

@@ -76,6 +76,19 @@ EXPECTED_WAIT = Measure(
     variants="it knows neither tomorrow's roster nor how many will come: with the same roster every day a simulation "
     "of the queue does not do better two days ahead.",
 )
+BEDS_FORECAST = Measure(
+    "Beds needed",
+    "Those who are in by the chance that they still are (Kaplan-Meier survival of the department's stays of 180 days, "
+    "by how long each has been in), and those to come by the mean admissions of the same hour of the week over eight "
+    "weeks and the chance to be there still: mean of the day, the numbers of patients that at a moment of "
+    "the day are not exceeded with a probability of 10 to 90 %, and the chance of more than the staffed beds.",
+    "patients",
+    "inpatient departments with admissions for a week or more, up to the as-of day",
+    "Kaplan and Meier 1958; infinite-server queue",
+    exclusions="stays that nobody ended and that count as over (beds).",
+    variants="demand is not cut at the beds there are. Patients of the emergency department who wait for a bed are not "
+    "distinguished from others to come; admissions do not follow the forecast of arrivals.",
+)
 STAFF_NEEDED = Measure(
     "Staff needed",
     "Doctors: the fewest with whom the share of patients that [staffing] asks for is seen in time (Erlang C), at the "
@@ -200,6 +213,24 @@ class ForecastWaitsHourly(
     method = column("`same_hour`: as in the same hour of the last 28 days.", isin=[SAME_HOUR])
 
 
+class ForecastBedsDaily(
+    Forecast,
+    name="forecast_beds_daily",
+    grain="one as-of day, hospital, inpatient department and local day of the week ahead",
+    key=("service_date", "hospital_id", "department_name", "target_date"),
+    columns="""
+        horizon_days expected_patients patients_in patients_to_come patients_p10_count patients_p50_count
+        patients_p90_count bed_capacity over_capacity_pct
+    """,
+    measures=[BEDS_FORECAST],
+    partitioned=True,
+):
+    """Patients expected in each inpatient department on each of the next seven days."""
+
+    hospital_id = column("`all`: all hospitals.", references="")
+    department_name = column("`all inpatient`: all of the hospital.")
+
+
 class StaffingNeedHourly(
     Forecast,
     name="staffing_need_hourly",
@@ -286,6 +317,7 @@ TABLES = (
     ForecastModels,
     KpiForecastAccuracy,
     ForecastWaitsHourly,
+    ForecastBedsDaily,
     StaffingNeedHourly,
     StaffingShiftsSuggested,
     KpiStaffingComparison,

@@ -1,4 +1,4 @@
-"""The Forecast page: arrivals as forecast and how good that was, beds by the seasonal baseline."""
+"""The Forecast page: arrivals and beds as forecast, and how good the forecasts of arrivals were."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from hospital_assets.charts import number
-from hospital_assets.contracts.forecasts import EXPECTED_ARRIVALS, FORECAST_ACCURACY
+from hospital_assets.contracts.forecasts import BEDS_FORECAST, EXPECTED_ARRIVALS, FORECAST_ACCURACY
 from hospital_assets.contracts.table import Measure
 from hospital_assets.dashboard.figures import Card, Column, Figure, Page, Slicer, WhatIf, empty, figure, line, series
 from hospital_assets.dashboard.mart import Mart, Row
@@ -30,7 +30,7 @@ _METHODS = {
 
 
 def forecast(mart: Mart, where: Slice) -> Page:
-    """Arrivals as they were forecast, how good that was, and beds by the seasonal baseline."""
+    """Arrivals as they were forecast, how good that was, and the beds that will be needed."""
     rows = queries.daily_forecast(mart, where)
     future = [r for r in rows if r["actual"] is None]
     days = _daily(rows, future) if future else empty("forecast", _TITLE, _NONE, 12, EXPECTED_ARRIVALS)
@@ -161,42 +161,44 @@ def _hours(mart: Mart, where: Slice) -> Figure:
 
 
 def _beds(mart: Mart, where: Slice) -> Figure:
-    """Beds that will be needed, against the staffed beds or the number a reader assumes."""
+    """Patients that are expected, against the staffed beds or the number a reader assumes."""
     rows = queries.beds_forecast(mart, where)
-    measure = queries.BEDS_FORECAST
-    title = "Beds needed in the next 14 days"
+    title = "Beds needed in the next 7 days"
     if not rows or not rows[0]["beds"]:
-        return empty("forecast-beds", title, "No department with known beds in this slice", 12, measure)
+        none = "No forecast of departments with known beds in this slice"
+        return empty("forecast-beds", title, none, 12, BEDS_FORECAST)
     staffed = rows[0]["beds"]
     beds = where.beds or staffed
     full = beds * FULL_PCT / 100
-    over = sum(r["baseline"] > full for r in rows)
-    worst = max(rows, key=lambda r: r["baseline"])
-    wanted = math.ceil(worst["baseline"] / (FULL_PCT / 100))
+    over = sum(r["expected"] > full for r in rows)
+    worst = max(rows, key=lambda r: r["expected"])
+    wanted = math.ceil(worst["expected"] / (FULL_PCT / 100))
     labels = [r["day"].isoformat() for r in rows]
     supposed = "" if beds == staffed else f" ({number(staffed)} are staffed)"
+    name = f"{worst['day']:%a} {worst['day'].day} {worst['day']:%b}"
     return Figure(
         "forecast-beds",
-        f"With {number(beds)} beds{supposed}, {over} of {len(rows)} days are over {number(FULL_PCT)} %",
-        f"Beds occupied, mean of the day: median and range of the same weekday, {max(r['n'] for r in rows)} weeks",
+        f"With {number(beds)} beds{supposed}, {over} of {len(rows)} days are expected over {number(FULL_PCT)} %",
+        "Patients, mean of the day: who is in now and still will be, and who comes until then; "
+        "between the numbers that four such days in five hold",
         "series",
         (
             Column("Day"),
-            Column("Forecast", 0),
-            Column("Lowest", 0),
-            Column("Highest", 0),
+            Column("Expected", 1),
+            Column("10 %", 0),
+            Column("90 %", 0),
             Column(f"% of {beds:,} beds", 1),
             Column("Beds free", 0),
-            Column("Weeks (n)", 0),
+            Column(f"Chance of more than {staffed:,} patients, %", 0),
         ),
         [
-            [label, r["baseline"], r["low"], r["high"], 100 * r["baseline"] / beds, beds - r["baseline"], r["n"]]
+            [label, r["expected"], r["low"], r["high"], 100 * r["expected"] / beds, beds - r["expected"], r["over"]]
             for label, r in zip(labels, rows, strict=True)
         ],
         series(
             labels,
-            [line("forecast", [r["baseline"] for r in rows], "forecast")],
-            unit="beds",
+            [line("forecast", [r["expected"] for r in rows], "forecast")],
+            unit="patients",
             digits=0,
             zero=True,
             rules=[
@@ -204,16 +206,15 @@ def _beds(mart: Mart, where: Slice) -> Figure:
                 {"name": f"{number(FULL_PCT)} %", "value": full, "style": "target"},
             ],
             bands=[
-                {"name": "range", "style": "spread", "low": [r["low"] for r in rows], "high": [r["high"] for r in rows]}
+                {"name": "80 %", "style": "spread", "low": [r["low"] for r in rows], "high": [r["high"] for r in rows]}
             ],
         ),
         12,
-        measure,
+        BEDS_FORECAST,
         None,
         ("period", "triage"),
-        f"{number(wanted)} beds would keep the fullest day ({worst['day']:%a} {worst['day'].day} "
-        f"{worst['day']:%b}) at {number(FULL_PCT)} %. "
-        "The emergency department counts only if it is selected.",
+        f"{number(wanted)} beds would keep the fullest day ({name}) at {number(FULL_PCT)} %; the chance of more "
+        f"patients than staffed beds is {number(worst['over'])} % then.",
         250,
         WhatIf("beds", "What if: staffed beds", beds, *_span(staffed, wanted, beds)),
     )

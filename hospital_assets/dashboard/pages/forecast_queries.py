@@ -1,4 +1,4 @@
-"""Queries of the forecast page: forecasts of arrivals and their accuracy, the seasonal baseline of beds."""
+"""Queries of the forecast page: forecasts of arrivals and their accuracy, and of beds."""
 
 from __future__ import annotations
 
@@ -6,22 +6,12 @@ from datetime import date
 from zoneinfo import ZoneInfo
 
 from hospital_assets.contracts.forecasts import EXPECTED_ARRIVALS, QUANTILE_COLUMNS
-from hospital_assets.contracts.table import Measure
 from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.forecasting.slots import SLOT_WEEKS
 
-BEDS_FORECAST = Measure(
-    "Beds by the seasonal baseline",
-    f"Median, lowest and highest of the mean number of occupied beds on the same weekday of the last {SLOT_WEEKS} "
-    "weeks, against the beds staffed or assumed.",
-    "beds",
-    "departments with known beds (kpi_occupancy_daily)",
-    "seasonal naive baseline",
-    variants="it does not know who will be admitted.",
-)
 #: Measure -> the table that its figures show besides those with the definition: what came.
-FORECAST_OF = {BEDS_FORECAST.name: "kpi_occupancy_daily", EXPECTED_ARRIVALS.name: "kpi_arrivals_hourly"}
+FORECAST_OF = {EXPECTED_ARRIVALS.name: "kpi_arrivals_hourly"}
 #: What is read of a forecast distribution.
 _DISTRIBUTION = ", ".join(
     [
@@ -117,33 +107,25 @@ def expected(mart: Mart, where: Slice, days: tuple[date, ...]) -> dict[date, Row
 
 
 def beds_forecast(mart: Mart, where: Slice) -> list[Row]:
-    """Beds occupied on each of the next 14 days, mean of the day: as `daily_forecast` does arrivals.
+    """Patients in inpatient departments on the seven days after the newest forecast.
 
     Returns:
-        rows with day, n (weeks), baseline, low, high (lowest and highest of those weeks), and the beds staffed on
-        the last day that is over.
+        rows with day, expected, low and high (10 and 90 %), over (chance of more than the staffed beds, in percent) and
+        beds staffed (None where the source does not say).
     """
+    if not mart.has("forecast_beds_daily", "expected_patients"):
+        return []
     return mart.sliced(
         """
-        with daily as (
-            select service_date, sum(occupied_bed_minutes) / 1440.0 as occupied,
-                   sum(bed_capacity)::bigint as beds
-            from kpis.kpi_occupancy_daily
-            where $hospital in ('all', hospital_id) and staffed_bed_minutes is not null
-              and (case when $department = 'all' then department_name = 'all inpatient'
-                   else department_name = $department end)
-              and service_date between $until::date - 7 * $weeks::integer + 1 and $until
-            group by 1
-        )
-        select w.day, count(*) as n, median(d.occupied) as baseline, min(d.occupied) as low,
-               max(d.occupied) as high, (select max_by(beds, service_date) from daily) as beds
-        from (select $until::date + 1 + i::integer as day from range(14) r(i)) w
-        join daily d on isodow(d.service_date) = isodow(w.day)
-        group by 1 order by 1
+        select target_date as day, expected_patients as expected, patients_p10_count as low, patients_p90_count as high,
+               over_capacity_pct as over, bed_capacity as beds
+        from forecasts.forecast_beds_daily
+        where hospital_id = $hospital
+          and department_name = case when $department = 'all' then 'all inpatient' else $department end
+          and service_date = (select max(service_date) from forecasts.forecast_beds_daily)
+        order by 1
         """,
         where,
-        until=mart.known.complete_until,
-        weeks=SLOT_WEEKS,
     )
 
 

@@ -1,0 +1,159 @@
+"""Patients in each inpatient department on the seven days after each as-of day of a run, against its beds."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+import narwhals as nw
+import polars as pl
+
+from hospital_assets.assets.declare import table
+from hospital_assets.assets.facts.bed_occupancy import department_stays
+from hospital_assets.assets.kpis.occupancy import ALL_INPATIENT, EMERGENCY
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.contracts.kpis import ALL
+from hospital_assets.warehouse.dialect import Frame
+
+if TYPE_CHECKING:
+    from hospital_assets.forecasting.counts import Array
+
+_DAYS_AHEAD = 7
+#: Days before the as-of day whose stays say how long stays last, and whose admissions how many come.
+_DAYS_OF_STAYS, _DAYS_OF_ADMISSIONS = 180, 56
+_WEEK = 7
+
+
+@dg.asset(
+    **table("forecast_beds_daily"),
+    # Who is in may have come long ago.
+    ins={"fact_patient_flow": dg.AssetIn(partition_mapping=dg.AllPartitionMapping())},
+)
+def forecast_beds_daily(
+    forecast_arrivals_daily: pl.DataFrame, fact_patient_flow: Frame, dim_department: Frame, dim_hospital: pl.DataFrame
+) -> pl.DataFrame:
+    """Patients in inpatient departments, from the end of each day of the run that arrivals are forecast from."""
+    as_of = forecast_arrivals_daily["service_date"].unique().sort().to_list()
+    if not as_of:
+        return pl.DataFrame(schema=CONTRACTS["forecast_beds_daily"].polars_schema)
+    # A day more: hospitals' clocks differ. Older stays that go on are counted as over long before.
+    since = nw.lit(as_of[0] - timedelta(days=_DAYS_OF_STAYS + 1))
+    flow = fact_patient_flow.filter(nw.col("service_date") >= since, nw.col("service_date") <= nw.lit(as_of[-1]))
+    stays = department_stays(flow, dim_department).filter(nw.col("department_name") != EMERGENCY)
+    departments = dim_department.filter(nw.col("is_current")).select("hospital_id", "department_name", "bed_capacity")
+    return beds(as_of, stays.collect("polars").to_native(), departments.collect("polars").to_native(), dim_hospital)
+
+
+def beds(as_of: "list[date]", stays: pl.DataFrame, departments: pl.DataFrame, hospitals: pl.DataFrame) -> pl.DataFrame:
+    """Forecasts of all departments from each of some as-of days.
+
+    Args:
+        as_of: the as-of days.
+        stays: of inpatient departments, as from `department_stays`; what comes after an as-of day is not used for it.
+        departments: hospital_id, department_name and bed_capacity of each as it is now.
+        hospitals: dim_hospital.
+    """
+    contract = CONTRACTS["forecast_beds_daily"]
+    beds_of = {
+        (hospital, name): None if unknown else capacity
+        for hospital, name, capacity, unknown in departments.filter(pl.col("department_name") != EMERGENCY)
+        .group_by("hospital_id", "department_name")
+        .agg(pl.col("bed_capacity").sum(), pl.col("bed_capacity").is_null().any().alias("unknown"))
+        .iter_rows()
+    }
+    members = hospitals.filter(pl.col("hospital_key") > 0, pl.col("time_zone").is_not_null()).sort("hospital_id")
+    rows: list[dict[str, Any]] = []
+    for day in as_of:
+        pooled: dict[tuple[str, str], list[_Department]] = {}
+        for member in members.iter_rows(named=True):
+            hospital = member["hospital_id"]
+            own = stays.filter(pl.col("hospital_key") == member["hospital_key"])
+            for (name,), of_department in sorted(own.partition_by("department_name", as_dict=True).items()):
+                found = _department(of_department, day, member["time_zone"], beds_of.get((hospital, name)))
+                if found is not None:
+                    for key in itertools.product((hospital, ALL), (name, ALL_INPATIENT)):
+                        pooled.setdefault(key, []).append(found)
+        for (hospital_id, department), parts in pooled.items():
+            stated = {"service_date": day, "hospital_id": hospital_id, "department_name": department}
+            rows += [stated | row for row in _days(day, parts)]
+    return pl.DataFrame(rows, schema=contract.polars_schema).sort(contract.key)
+
+
+@dataclass(frozen=True)
+class _Department:
+    """What is expected of a department: of each day, the chances of those who are in, and how many come."""
+
+    chances: "list[Array]"
+    expected: list[float]
+    beds: int | None
+
+
+def _department(stays: pl.DataFrame, day: date, zone: str, beds: int | None) -> _Department | None:
+    """What was known of a department at the end of a day; None where too little was."""
+    import numpy as np
+
+    from hospital_assets.forecasting.survival import come_and_there, kaplan_meier, still_there
+
+    midnight = datetime.combine(day + timedelta(days=1), datetime.min.time(), ZoneInfo(zone))
+    now = midnight.astimezone(UTC)
+    since = now - timedelta(days=_DAYS_OF_STAYS)
+    known = stays.filter(pl.col("segment_start_at") < now, pl.col("segment_start_at") >= since)
+    if known.is_empty() or known["segment_start_at"].min() > now - timedelta(days=_WEEK):  # type: ignore[operator]
+        return None
+    # What ended later had not ended then; who is not counted as there any more has left at some time.
+    has_ended = (pl.col("segment_end_at") <= now).fill_null(False)
+    seen = known.select(
+        has_ended=has_ended.cast(pl.Float64),
+        is_there=~has_ended & (pl.col("_until_at") > now),
+        hours=(pl.min_horizontal("_until_at", pl.lit(now)) - pl.col("segment_start_at")).dt.total_seconds() / 3600,
+    ).sort(pl.all())
+    curve = kaplan_meier(seen["hours"].to_numpy(), seen["has_ended"].to_numpy())
+    if curve is None:
+        return None
+    hours = np.arange(1.0, _DAYS_AHEAD * 24 + 1)
+    rates = _admissions(known, now)
+    those_in = still_there(curve, seen.filter("is_there")["hours"].to_numpy(), hours)
+    coming = come_and_there(curve, rates, hours)
+    days = [slice(24 * n, 24 * n + 24) for n in range(_DAYS_AHEAD)]
+    return _Department([those_in[:, of].mean(axis=1) for of in days], [float(coming[of].mean()) for of in days], beds)
+
+
+def _admissions(known: pl.DataFrame, now: datetime) -> "Array":
+    """Expected to come in each of the hours ahead: the mean of the same hour of whole weeks before."""
+    import numpy as np
+
+    first = known["segment_start_at"].min()
+    assert isinstance(first, datetime)  # noqa: S101  (there are stays)
+    weeks = min(_DAYS_OF_ADMISSIONS, (now - first).days) // _WEEK
+    ago = known.select(hours=(pl.lit(now) - pl.col("segment_start_at")).dt.total_seconds() // 3600)["hours"].to_numpy()
+    recent = ago[ago < weeks * _WEEK * 24].astype(int)
+    # Hour 0 ahead is that of a week ago.
+    ahead = (_WEEK * 24 - 1 - recent) % (_WEEK * 24)
+    counts: Array = np.bincount(ahead, minlength=_WEEK * 24).astype(np.float64)
+    return counts / weeks
+
+
+def _days(day: date, parts: list[_Department]) -> Iterator[dict[str, Any]]:
+    """The rows of some departments together: means and chances of all, which do not depend on each other."""
+    import numpy as np
+
+    from hospital_assets.forecasting.survival import census, quantile
+
+    beds = None if any(part.beds is None for part in parts) else sum(part.beds or 0 for part in parts)
+    for n in range(_DAYS_AHEAD):
+        chances = np.concatenate([part.chances[n] for part in parts])
+        coming = sum(part.expected[n] for part in parts)
+        found = census(chances, coming)
+        yield {
+            "target_date": day + timedelta(days=n + 1),
+            "horizon_days": n + 1,
+            "expected_patients": round(float(chances.sum()) + coming, 9),
+            "patients_in": round(float(chances.sum()), 9),
+            "patients_to_come": round(coming, 9),
+            **{f"patients_p{level}_count": quantile(found, level / 100) for level in (10, 50, 90)},
+            "bed_capacity": beds,
+            "over_capacity_pct": None if not beds else round(100.0 * float(found[beds + 1 :].sum()), 9),
+        }

@@ -1,0 +1,100 @@
+"""How long patients stay, and how many will be there: Kaplan-Meier and the sum of many small chances.
+
+Source: Kaplan and Meier 1958; survivors of those who are in plus those still to come, as an M/G/infinity queue.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hospital_assets.forecasting.counts import ROUNDING, Array, pmf
+
+#: Beyond the longest stay that was seen, stays end at the rate at which all end.
+_LEAST_SURVIVAL = 1e-9
+
+
+@dataclass(frozen=True)
+class Stays:
+    """How long stays last.
+
+    Attributes:
+        survival: share that last longer than 0, 1, 2, ... hours.
+        mean_hours: what a stay lasts on average, of the hours seen per stay that ended.
+    """
+
+    survival: Array
+    mean_hours: float
+
+    def beyond(self, hours: Array) -> Array:
+        """Share of stays that last longer than some hours; between whole hours by interpolation."""
+        last = len(self.survival) - 1
+        found: Array = np.interp(hours, np.arange(last + 1), self.survival)
+        later = np.maximum(hours - last, 0.0)
+        return np.asarray(np.maximum(found, _LEAST_SURVIVAL) * np.exp(-later / self.mean_hours), dtype=np.float64)
+
+
+def kaplan_meier(hours: Array, has_ended: Array) -> Stays | None:
+    """The survival of stays by Kaplan and Meier; None where none has ended.
+
+    Args:
+        hours: how long each has lasted.
+        has_ended: 1 where it has ended then, 0 where it goes on.
+    """
+    ended = has_ended.sum()
+    if ended == 0:
+        return None
+    times = np.unique(hours[has_ended > 0])
+    events = np.searchsorted(np.sort(hours[has_ended > 0]), times, side="right")
+    events = np.diff(events, prepend=0)
+    at_risk = len(hours) - np.searchsorted(np.sort(hours), times, side="left")
+    after = np.cumprod(1 - events / at_risk)
+    whole = np.arange(np.ceil(times[-1]) + 1)
+    survival = np.concatenate([[1.0], after])[np.searchsorted(times, whole, side="right")]
+    return Stays(survival, max(float(hours.sum() / ended), 1.0))
+
+
+def still_there(stays: Stays, ages: Array, ahead: Array) -> Array:
+    """The chance that each of those who are in is there later; patients x times.
+
+    Args:
+        stays: how long stays last.
+        ages: hours that each has been in.
+        ahead: hours from now.
+    """
+    found: Array = stays.beyond(ages[:, None] + ahead[None, :]) / stays.beyond(ages)[:, None]
+    return np.minimum(found, 1.0)
+
+
+def come_and_there(stays: Stays, rates: Array, ahead: Array) -> Array:
+    """How many of those who come from now on are there later.
+
+    Args:
+        stays: how long stays last.
+        rates: expected to come in each hour from now on.
+        ahead: whole hours from now, at most as many as rates.
+    """
+    reached = stays.beyond(np.arange(len(rates), dtype=np.float64) + 0.5)
+    both: Array = np.convolve(rates, reached)[: len(rates)]
+    later: Array = np.concatenate([[0.0], both])[ahead.astype(int)]
+    return later
+
+
+def census(chances: Array, expected: float) -> Array:
+    """Probabilities of 0, 1, 2, ... patients: each of some with its own chance, and a Poisson number of others.
+
+    Args:
+        chances: of each patient who is in.
+        expected: mean of those who are still to come.
+    """
+    some = np.ones(1)
+    for chance in chances:
+        some = np.convolve(some, [1 - chance, chance])
+    found: Array = np.convolve(some, pmf(np.array([max(expected, 0.0)]), 0.0)[0])
+    return found
+
+
+def quantile(probabilities: Array, level: float) -> int:
+    """The smallest number that is not exceeded with a probability."""
+    return int((np.cumsum(probabilities) < level - ROUNDING).sum())
