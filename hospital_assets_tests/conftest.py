@@ -39,7 +39,7 @@ settings.load_profile("any machine")
 
 @pytest.fixture(
     params=[
-        pytest.param(engine, id=name, marks=[pytest.mark.slow] if name == "spark" else [])
+        pytest.param(engine, id=name, marks=[pytest.mark.nightly] if name == "spark" else [])
         for name, engine in ALL_ENGINES.items()
     ]
 )

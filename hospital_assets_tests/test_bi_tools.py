@@ -131,7 +131,7 @@ def test_a_plain_sum_over_all_rows_would_be_eight_times_the_truth(golden: duckdb
     assert golden.execute("select sum(wait_count) from admin.kpi_waits_daily").fetchone() == (8 * 64,)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", [name for name, how in ADDITIVE.items() if how.pooled and how.pool == ALL])
 def test_the_kept_rows_of_a_day_add_up_to_its_total(built: tuple[Settings, BuildReport], name: str) -> None:
     table = model_of("admin").table(name)

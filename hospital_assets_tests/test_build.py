@@ -172,7 +172,7 @@ def test_no_event_tells_about_a_person(built: tuple[Settings, BuildReport]) -> N
     assert {secret for secret in identifiers if secret in words} == set()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_building_again_changes_nothing(built: tuple[Settings, BuildReport]) -> None:
     settings, _ = built
     before = dict(tables(settings))
@@ -180,7 +180,7 @@ def test_building_again_changes_nothing(built: tuple[Settings, BuildReport]) -> 
     assert dict(tables(settings)) == before
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_code_dated_on_another_day_reaches_its_visit(built: tuple[Settings, BuildReport], tmp_path: Path) -> None:
     settings, _ = built
     other = copy_of(settings, tmp_path)
@@ -323,7 +323,7 @@ def test_a_planted_fault_turns_a_check_red(network: Settings, tmp_path: Path) ->
     assert not conservation("cleaned_vitals", lazy(lines), lazy(lines[:1]), lazy(lines[:1])).passed
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_open_ended_directory_goes_up_to_now(tmp_path: Path) -> None:
     native = tmp_path / "landing" / "native"
     zones = {"H1": "Pacific/Auckland", "H2": "Pacific/Honolulu"}

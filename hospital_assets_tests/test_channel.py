@@ -229,7 +229,7 @@ def failures(report: BuildReport) -> list[str]:
     return [failure for failure in report.failures if "is not in the warehouse yet" not in failure]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_directories_in_one_process_do_not_meet(tmp_path: Path) -> None:
     """Built day by day in turns, each is what it is alone."""
     alone = [directory(tmp_path / f"alone{n}", *what) for n, what in enumerate((BERLIN, CHICAGO))]

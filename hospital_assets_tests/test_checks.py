@@ -165,7 +165,7 @@ def test_occupancy_must_reconcile() -> None:
     assert wrong.description == "1 department-days on which bed-minutes by the hour are not those by the stay"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_check_builds_nothing_and_exits_by_severity(clean: tuple[Settings, BuildReport], tmp_path: Path) -> None:
     settings, _ = clean
     shutil.copytree(settings.data_dir, tmp_path, dirs_exist_ok=True)

@@ -151,7 +151,7 @@ def test_a_card_is_validated_over_its_own_days() -> None:
     assert before is not None and before.words == "Usual range on all 28 days"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @given(st.lists(st.floats(0, 100), min_size=20, max_size=90), st.integers(0, 89), st.integers(0, 89))
 def test_no_choice_of_days_changes_limits_or_verdicts(values: list[float], one: int, other: int) -> None:
     whole = chance(values)

@@ -28,7 +28,7 @@ from hospital_assets_tests.test_dashboard import NOW, landed, visit
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [

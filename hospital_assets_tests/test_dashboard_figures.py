@@ -407,7 +407,7 @@ def tables_of(measure: Measure) -> frozenset[str]:
     return frozenset(with_it | ({FORECAST_OF[measure.name]} if measure.name in FORECAST_OF else set()))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_figure_is_computed_from_the_table_whose_definition_it_opens(
     shown: Settings, admin: Mart, tmp_path: Path
 ) -> None:

@@ -68,7 +68,7 @@ def test_a_check_has_the_partitions_of_its_asset() -> None:
         assert GRAPH.get(key).partitions_def == GRAPH.get(key.asset_key).partitions_def, key
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_definitions_are_those_of_their_settings(tmp_path: Path) -> None:
     """Side by side in one process, whatever the environment names."""
     of_2020 = Settings(tmp_path / "a", date(2020, 1, 1), date(2020, 1, 3))

@@ -57,7 +57,7 @@ def verdicts(found: list[Drift]) -> set[tuple[str, str]]:
     return {(drift.column, drift.verdict) for drift in found}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_random_changes_are_read_by_name_and_named(data: st.DataObject) -> None:

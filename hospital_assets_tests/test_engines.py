@@ -122,7 +122,7 @@ def assert_same_tables(one: Settings, other: Settings, *, exactly: bool = False)
     assert compared > 3_000
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("rows", [pytest.param(1_000_000_000, id="all"), pytest.param(400, id="small ones")])
 def test_in_memory_every_figure_is_the_same_to_the_last_digit(
     tiny: Settings, on_duckdb: Settings, tmp_path: Path, rows: int
@@ -237,7 +237,7 @@ TEXTS = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_engine_reads_text_the_same_way() -> None:
     frame = pl.DataFrame({"n": range(len(TEXTS)), "t": TEXTS}, schema={"n": pl.Int64, "t": pl.String})
     found = {}
@@ -249,7 +249,7 @@ def test_every_engine_reads_text_the_same_way() -> None:
     assert_frame_equal(found["polars"], found["duckdb"])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_engine_finds_the_version_that_held() -> None:
     versions = pl.DataFrame({"p": ["P", "P", None], "since": [1, 5, 1], "until": [5, 9, 9], "k": [1, 2, 3]})
     facts = pl.DataFrame({"n": range(7), "p": ["P", "P", "P", "P", "Q", None, "P"], "t": [1, 4, 5, 9, 2, 2, None]})
@@ -283,7 +283,7 @@ SHORT_YEARS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("known", SHORT_YEARS)
 def test_every_engine_reads_years_of_two_digits_the_same_way(known: str) -> None:
     """69 to 99 are of the last century, the others of this one; one digit is no year."""
@@ -312,7 +312,7 @@ def test_every_engine_reads_years_of_two_digits_the_same_way(known: str) -> None
     assert any(year is not None for year in years.values())
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_engine_reads_json_the_same_way() -> None:
     texts = [
         '{"a":{"b":1.5}}',

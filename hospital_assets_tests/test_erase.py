@@ -471,7 +471,7 @@ def erased_in_a_process(data: Path, last: int) -> int | None:
     return process.exitcode
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_erasure_killed_at_any_change_of_a_file_is_run_again_to_its_end(tmp_path: Path) -> None:
     killed_at = 0
     for number in itertools.count(1):

@@ -75,7 +75,7 @@ def _no_key() -> SecretKey:
     raise AssertionError("the admin's copy needs no key")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 class TestOnABuild:
     """A build of the small network."""
 

@@ -121,7 +121,7 @@ def same(native: pl.DataFrame, fhir: pl.DataFrame) -> None:
     assert not differing, (native.height, fhir.height)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("facts", [VISITS, VITALS, SCORES, FLOW, PROCEDURES, PEOPLE, DOCTORS])
 def test_the_same_visits_give_the_same_facts(both: tuple[Settings, Settings], facts: str) -> None:
     native, fhir = (query(directory, facts) for directory in both)
@@ -377,7 +377,7 @@ def landed(tmp_path_factory: pytest.TempPathFactory) -> Read:
     return {**found, "ledger": ledger}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_gathering_some_sets_at_a_time_gives_the_same(
     landed: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

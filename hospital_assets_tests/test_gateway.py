@@ -144,7 +144,7 @@ HARMLESS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_locked_engine_alone_gives_nothing_away(place: Place) -> None:
     """Without validation: whatever gets past it meets this."""
     before = place.files()
@@ -203,7 +203,7 @@ def test_all_attacks_through_the_sandbox(place: Place) -> None:
     assert counts == {group: len(statements) for group, statements in ATTACKS.items()}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_exhausting_queries_end(place: Place) -> None:
     limits = Limits(seconds=3, memory_mb=256, address_space_mb=2048)
     for sql, answer in outcomes(place, EXHAUSTING, limits):

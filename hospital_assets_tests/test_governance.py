@@ -591,7 +591,7 @@ def test_every_identifier_in_a_text_is_looked_for(values: list[str], around: str
     assert inside <= found
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_several_audiences_at_once_and_a_leak_stops_only_its_own(spoilt: tuple[Settings, Warehouse]) -> None:
     settings, warehouse = spoilt
     policy = load_policy(settings)
@@ -685,7 +685,7 @@ def test_a_publication_can_only_be_read(governed: Settings, tmp_path: Path) -> N
     assert not (tmp_path / "x.csv").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_versions_are_kept_and_can_be_asked_for(spoilt: tuple[Settings, Warehouse]) -> None:
     settings, warehouse = spoilt
     first = make(settings, "executive", NOW - timedelta(days=20))
@@ -702,7 +702,7 @@ def test_versions_are_kept_and_can_be_asked_for(spoilt: tuple[Settings, Warehous
         open_publication(settings.data_dir, "executive", NOW - timedelta(days=3))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_open_reader_keeps_its_version_through_a_switch(spoilt: tuple[Settings, Warehouse]) -> None:
     settings, warehouse = spoilt
     make(settings, "executive")
@@ -737,7 +737,7 @@ print(len(seen))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_readers_and_the_writer_never_wait_for_each_other(spoilt: tuple[Settings, Warehouse]) -> None:
     """Two other processes read without pause while this one, with the warehouse open, publishes."""
     settings, _ = spoilt
@@ -760,7 +760,7 @@ def test_readers_and_the_writer_never_wait_for_each_other(spoilt: tuple[Settings
             reader.wait()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_killed_publication_changes_nothing(governed: Settings, tmp_path: Path) -> None:
     settings = warehouse_copy(governed, tmp_path)
     first = make(settings, "executive")
@@ -783,7 +783,7 @@ def test_a_killed_publication_changes_nothing(governed: Settings, tmp_path: Path
     assert publications.current_version(tmp_path, "executive") == again.version
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_published_assets_stop_at_a_leak_and_say_where(
     spoilt: tuple[Settings, Warehouse], monkeypatch: pytest.MonkeyPatch
 ) -> None:

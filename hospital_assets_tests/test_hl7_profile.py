@@ -314,7 +314,7 @@ def _told(found: Read) -> tuple[pl.DataFrame, ...]:
     return visits.sort("visit_id"), flow, people.sort("patient_id")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rng=st.randoms(use_true_random=False))
 def test_the_order_repetition_and_files_of_messages_do_not_matter(
@@ -504,7 +504,7 @@ def test_deliberately_invalid_messages(samples: Path, tmp_path: Path) -> None:  
     assert placed == said.count("MSH|")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_recorded_run_through_the_whole_graph(samples: Path, tmp_path: Path) -> None:  # noqa: F811
     landing = tmp_path / "landing" / "hl7v2-adt"
     landing.mkdir(parents=True)

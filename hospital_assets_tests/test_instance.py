@@ -42,7 +42,7 @@ def has_rows() -> dg.AssetCheckResult:
     return dg.AssetCheckResult(passed=True)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_history_can_be_in_postgresql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     postgres = pytest.importorskip("dagster_postgres", reason="dagster-postgres is not installed (dev extra)")
     days = ("2026-01-01", "2026-01-02")

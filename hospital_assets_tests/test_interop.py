@@ -296,7 +296,7 @@ def test_the_newest_version_of_each_vital_sign_counts(files: int, tmp_path: Path
 _versions = st.tuples(st.sampled_from(list(SIGNS)), st.integers(40, 69), st.sampled_from("FFFPCWDX"))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @settings(max_examples=4)
 @given(told=st.lists(_versions, min_size=2, max_size=8), data=st.data())
 def test_versions_in_any_order_and_any_files_give_the_same_set(

@@ -188,7 +188,7 @@ def twelve_steps() -> dg.JobDefinition:
     ).resolve_job_def("twelve")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_twelve_parallel_steps_all_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "hospital.duckdb"
     monkeypatch.setenv("TWELVE_STEPS_FILE", str(file))

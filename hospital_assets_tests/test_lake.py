@@ -23,7 +23,7 @@ from hospital_assets.warehouse.dialect import Frame, lazy
 from hospital_assets.warehouse.errors import WarehouseError
 from hospital_assets_tests.engines import spark_session
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 FLOW = CONTRACTS["kpi_department_flow_daily"]
 WHOLE = Period(date(2026, 1, 1), date(2026, 1, 4))

@@ -290,7 +290,7 @@ def zone_of(folder: Path, connection: duckdb.DuckDBPyConnection) -> LandingZone:
     )
 
 
-@pytest.fixture(scope="module", params=["few", pytest.param("all", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["few", pytest.param("all", marks=pytest.mark.nightly)])
 def landed(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[LandingZone, pl.DataFrame]]:
@@ -381,7 +381,7 @@ def test_a_reader_that_dies_is_no_end_and_its_errors_quote_nothing() -> None:
     assert "Erika" not in str(error.value) and error.value.__cause__ is None
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_large_files_are_read_by_a_process_of_their_own_with_the_same_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

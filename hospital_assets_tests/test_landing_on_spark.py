@@ -18,7 +18,7 @@ from hospital_assets_tests.engines import spark_session
 from hospital_assets_tests.test_landing import KINDS, TEXT, observation, zone  # noqa: F401
 from hospital_assets_tests.test_transforms import collect
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 HEAD = "visit_id,patient_id,hospital_id,department,arrival_time,chief_complaint\n"
 VISIT = "V{},P1,H1,Emergency,2026-01-15 10:0{}:00,{}\n"

@@ -329,7 +329,7 @@ def tansu_broker(port: int) -> Iterator[Kafka]:
         yield Kafka(bootstrap, kafka.Producer({"bootstrap.servers": bootstrap, "log_level": 0}), "vitals")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_kafka_listener_killed_again_and_again(tmp_path: Path, mock_kafka: Kafka) -> None:
     killed_again_and_again(tmp_path, mock_kafka.produce, 2, mock_kafka.listen)
 
@@ -339,13 +339,13 @@ def test_a_kafka_listener_killed_thirty_times(tmp_path: Path, mock_kafka: Kafka)
     killed_again_and_again(tmp_path, mock_kafka.produce, 30, mock_kafka.listen)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_another_kafka_broker_is_read_alike(tmp_path: Path) -> None:
     with tansu_broker(free_port()) as broker:
         killed_again_and_again(tmp_path, broker.produce, 2, broker.listen)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_topic_that_was_made_anew_is_not_mixed_with_the_old_one(tmp_path: Path) -> None:
     port = free_port()
     with tansu_broker(port) as broker:
@@ -361,7 +361,7 @@ def test_a_topic_that_was_made_anew_is_not_mixed_with_the_old_one(tmp_path: Path
     assert sorted(p.name.split("@")[0] for p in folder.glob("*.jsonl")) == ["vitals", "vitals-2"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_what_the_topic_dropped_before_it_was_read_is_said(tmp_path: Path, mock_kafka: Kafka) -> None:
     mock_kafka.produce(0, [b"{}"] * 50)
     Listener(tmp_path, *mock_kafka.listen, "--until-end").said()
@@ -444,7 +444,7 @@ def jetstream(tmp_path: Path) -> Iterator[Nats]:
         yield server_of_its_own
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_nats_listener_killed_again_and_again(tmp_path: Path, jetstream: Nats) -> None:
     killed_again_and_again(tmp_path, jetstream.produce, 2, jetstream.listen)
 
@@ -477,7 +477,7 @@ def test_a_listener_outlives_its_killed_server(tmp_path: Path) -> None:
         listener.kill()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_what_a_nats_stream_dropped_before_it_was_read_is_said(tmp_path: Path) -> None:
     jetstream = Nats(free_port(), tmp_path / "jetstream")
     with jetstream.up():

@@ -217,7 +217,7 @@ def _free_port() -> str:
         return str(probe.getsockname()[1])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_wheel_holds_the_package_its_licence_and_nothing_else(installed: Installed) -> None:
     names = set(zipfile.ZipFile(installed.wheel).namelist())
     for name in ("automation/dagster.yaml", "publishing/policy.toml", "dashboard/static/tips.js", "py.typed"):

@@ -42,7 +42,7 @@ NOW = datetime(2026, 3, 14, 9, 0, tzinfo=UTC)
 AUDIENCES = ("admin", "analyst", "executive", "doctor-H1", "doctor-H2")
 LOGINS = {"ada": "admin", "bob": "analyst", "eve": "executive", "dora": "doctor-H1", "dan": "doctor-H2"}
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 
 @pytest.fixture(scope="module")

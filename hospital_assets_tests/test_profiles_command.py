@@ -35,7 +35,7 @@ def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_draft_reads_a_file_nobody_has_seen(sample: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["profiles", "new", "klinik", str(sample), "--time-zone", "Europe/Berlin"]) == 0
     profiles = load_profiles(sample.parent / "data" / "klinik" / "profiles")

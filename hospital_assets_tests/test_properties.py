@@ -105,7 +105,7 @@ def test_a_chain_of_merges_in_any_order_is_one_person(on: Engine, order: list[in
     assert is_circle or set(found.values()) == {NUMBERS[-1]}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_merges_on_spark() -> None:
     rng = Random(3)
     merges = [(rng.randrange(6), rng.choice(NUMBERS), rng.choice(NUMBERS)) for _ in range(12)]
@@ -442,7 +442,7 @@ def test_days_of_any_zone_are_as_long_as_they_were(
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_clocks_of_all_odd_zones_on_spark() -> None:
     rng = Random(3)
     # Java's zones are those of its release: America/Coyhaique is of 2025.
@@ -458,7 +458,7 @@ def test_clocks_of_all_odd_zones_on_spark() -> None:
         holds.hypothesis.inner_test(on=SPARK, moments=moments, **minutes)  # type: ignore[attr-defined]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_no_odd_zone_is_forgotten() -> None:
     """Aliases apart: those have the same changes to the same offset."""
 
@@ -684,12 +684,12 @@ SOURCES = {"messages": messages_hold, "resources": resources_hold, "rows": rows_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("source", ["messages", "rows", pytest.param("resources", marks=[pytest.mark.slow])])
+@pytest.mark.parametrize("source", ["messages", "rows", pytest.param("resources", marks=[pytest.mark.nightly])])
 def test_versions_in_any_order_and_any_files_give_the_same(source: str, tmp_path: Path) -> None:
     SOURCES[source](Random(1), tmp_path, [ENGINES["polars"]])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("source", SOURCES)
 @settings(few, max_examples=4, phases=[Phase.generate])  # shrinking would land files for hours
 @given(seed=st.integers(2, 1_000_000))
@@ -699,7 +699,7 @@ def test_versions_of_any_records_give_the_same(
     SOURCES[source](Random(seed), tmp_path_factory.mktemp(source), list(ENGINES.values()))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("source", SOURCES)
 def test_versions_give_the_same_on_spark(source: str, tmp_path: Path) -> None:
     SOURCES[source](Random(1), tmp_path, [SPARK])

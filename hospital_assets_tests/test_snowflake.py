@@ -229,7 +229,7 @@ def test_statements_are_valid_as_far_as_a_parser_knows(rendering: Rendering) -> 
         sqlglot.parse_one(query.split("; --")[0].rstrip(";"), dialect="snowflake")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_snowddl_accepts_it(rendering: Rendering, tmp_path: Path) -> None:
     command = shutil.which("snowddl", path=str(Path(sys.executable).parent)) or shutil.which("snowddl")
     if command is None:
@@ -365,7 +365,7 @@ def _through_policies(rendering: Rendering, place: str, role: str) -> str:
     return f"(select {', '.join(expressions)} from hospital.{place} s{where})"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("audience", ["admin", "analyst", "doctor-H2", "executive"])
 def test_a_role_sees_in_snowflake_what_was_published_to_it(
     account: tuple[Settings, duckdb.DuckDBPyConnection], rendering: Rendering, audience: str
@@ -397,7 +397,7 @@ def test_a_role_sees_in_snowflake_what_was_published_to_it(
     assert compared > 35
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_nobody_else_sees_anything_that_is_masked(
     account: tuple[Settings, duckdb.DuckDBPyConnection], rendering: Rendering
 ) -> None:
@@ -409,7 +409,7 @@ def test_nobody_else_sees_anything_that_is_masked(
     assert rows > 0 and names == 0
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_publication_of_another_policy_is_not_exported(
     account: tuple[Settings, duckdb.DuckDBPyConnection], rendering: Rendering, tmp_path: Path
 ) -> None:

@@ -381,7 +381,7 @@ def test_a_rule_that_cannot_be_used_is_named(tmp_path: Path, line: str, said: st
 # The simulator ------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_suggested_rosters_do_better_on_the_patients_that_came() -> None:
     """With the same doctors' hours; `python benchmarks/staffing.py` measures nine weeks."""
     path = Path(__file__).parents[1] / "benchmarks" / "staffing.py"

@@ -94,7 +94,7 @@ def arrives(found: Mapping[str, Any], value: float) -> None:
             assert goes_by == value, place
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", CHANGED)
 def test_a_threshold_arrives_everywhere(
     unchanged: dict[str, dict[str, Any]], changed: dict[str, dict[str, Any]], name: str

@@ -468,7 +468,7 @@ def test_an_address_answers_to_its_own_names(monkeypatch: pytest.MonkeyPatch) ->
     assert Address(EVERYWHERE, names=("ED.example.org",)).hosts() == (*loopback, "ward7", "ed.example.org")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("command", ["dashboard", "serve"])
 def test_both_applications_follow_the_rule(command: str, tmp_path: Path, certificate: tuple[Path, Path]) -> None:
     hospital = [str(Path(sys.executable).with_name("hospital")), "--data-dir", str(tmp_path), command]

@@ -26,7 +26,7 @@ from hospital_assets.warehouse.dialect import lazy
 from hospital_assets_tests.engines import spark_session
 from hospital_assets_tests.test_transforms import collect
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 HOSPITALS = pl.DataFrame({"hospital_id": ["H1"], "time_zone": ["America/Chicago"]})
 START = datetime(2026, 3, 8, 5, tzinfo=UTC)

@@ -298,7 +298,7 @@ def _write_one(file: str, number: int) -> None:
         warehouse.replace(SHIFTS, lazy(shifts(day, 10)), Period(day, date(2026, 1, 2 + number)))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_twelve_processes_at_once_all_write(tmp_path: Path) -> None:
     file = tmp_path / "hospital.duckdb"
     spawn = multiprocessing.get_context("spawn")

@@ -290,7 +290,7 @@ def test_sensors_leave_fresh_files_to_the_watcher(copied: Settings) -> None:
     assert len(asked(29)) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_reference_data_is_loaded_once_by_sensor_and_by_watcher(copied: Settings, monitor: Monitor) -> None:
     definitions = build_definitions(copied)
     folder = copied.landing / "native" / "doctors"
@@ -338,7 +338,7 @@ def break_runs_with(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LandingZone, "read", broken)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_file_that_always_fails_is_quarantined_by_the_watcher_and_the_rest_goes_on(
     copied: Settings, monitor: Monitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -291,7 +291,7 @@ def test_a_publication_of_one_hospital_holds_nothing_of_another(attacked: Attack
     assert sum(bool(signs) for signs in found("admin").values()) > 40
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("group", REQUESTS)
 def test_attacks_get_nothing(attacked: Attacked, group: str) -> None:
     (alert,) = [a["alert_id"] for a in attacked.served.dashboard.board.alerts() if a["hospital_id"] == "H2"]

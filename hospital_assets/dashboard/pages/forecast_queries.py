@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import date
 from zoneinfo import ZoneInfo
 
-from hospital_assets.contracts.forecasts import EXPECTED_ARRIVALS, QUANTILE_COLUMNS
+from hospital_assets.contracts.forecasts import EXPECTED_ARRIVALS, QUANTILE_COLUMNS, STAFF_NEEDED
 from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.forecasting.slots import SLOT_WEEKS
 
-#: Measure -> the table that its figures show besides those with the definition: what came.
-FORECAST_OF = {EXPECTED_ARRIVALS.name: "kpi_arrivals_hourly"}
+#: Measure -> the table that its figures show besides those with the definition: what came, why there is no suggestion.
+FORECAST_OF = {EXPECTED_ARRIVALS.name: "kpi_arrivals_hourly", STAFF_NEEDED.name: "kpi_staffing_comparison"}
 #: What is read of a forecast distribution.
 _DISTRIBUTION = ", ".join(
     [
