@@ -18,8 +18,9 @@ import numpy as np
 import polars as pl
 from faker import Faker
 
+from hospital_assets.assets.forecasts.staffing import DAYS_READ
 from hospital_assets.forecasting.calendar import HOURS_PER_DAY
-from hospital_assets.forecasting.learned import LEARNED_DAYS, Visits, care_of, places_per_doctor
+from hospital_assets.forecasting.learned import Visits, care_of, places_per_doctor
 from hospital_assets.forecasting.series import series_of
 from hospital_assets.forecasting.shifts import Rules, hours_moved, hours_of
 from hospital_assets.forecasting.simulate import MEASURES, Patients, measured, placed, waits
@@ -53,7 +54,7 @@ def weeks(number: int, scale: float, seed: int, *, forecast: bool = True) -> lis
         seed: of the simulator.
         forecast: whether the suggestion is made from the forecast, or from the means of the last weeks.
     """
-    days = LEARNED_DAYS + number * WEEK_DAYS
+    days = DAYS_READ + number * WEEK_DAYS
     rng = np.random.default_rng(seed)
     network = build_network(rng, Faker("en_US"), START, days, scale)
     visits = arrivals(rng, START, days, scale)
@@ -69,7 +70,7 @@ def weeks(number: int, scale: float, seed: int, *, forecast: bool = True) -> lis
         shift_at = [_hours(shifts[name], begin) for name in ("start", "end")]
         level = own["level"].to_numpy().astype(int)
         for week in range(number):
-            now = float((LEARNED_DAYS + week * WEEK_DAYS) * HOURS_PER_DAY)
+            now = float((DAYS_READ + week * WEEK_DAYS) * HOURS_PER_DAY)
             found.append(_week(hospital, zone, now, at, level, own, shift_at, forecast))
     return found
 
@@ -89,7 +90,7 @@ def _week(
     shift_at: list[np.ndarray],
     forecast: bool,
 ) -> Week:
-    known = (at["arrival"] >= now - LEARNED_DAYS * HOURS_PER_DAY) & (at["arrival"] < now)
+    known = (at["arrival"] >= now - DAYS_READ * HOURS_PER_DAY) & (at["arrival"] < now)
     past = {name: np.where(values[known] < now, values[known], np.nan) for name, values in at.items()}
     unseen = np.isnan(past["provider"]) & ~np.isnan(past["departure"])
     seen = Visits(**past, level=level[known], unseen=unseen)
@@ -98,13 +99,13 @@ def _week(
     assert places is not None
     care = care_of(seen, places, TARGETS)
     assert care is not None
-    first = now - LEARNED_DAYS * HOURS_PER_DAY
-    history = np.bincount((past["arrival"] - first).astype(int), minlength=LEARNED_DAYS * HOURS_PER_DAY)
+    first = now - DAYS_READ * HOURS_PER_DAY
+    history = np.bincount((past["arrival"] - first).astype(int), minlength=DAYS_READ * HOURS_PER_DAY)
     history = history.reshape(-1, HOURS_PER_DAY).astype(float)
     day = START + timedelta(days=int(now // HOURS_PER_DAY))
     series = series_of(
         hospital,
-        {day + timedelta(days=n - LEARNED_DAYS): row for n, row in enumerate(history)},
+        {day + timedelta(days=n - DAYS_READ): row for n, row in enumerate(history)},
         zone,
         day - timedelta(days=1),
         "none",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
 
 from hospital_assets.files import StateError, read_state, replace_text
 from hospital_assets.settings import Settings
@@ -59,6 +60,11 @@ def hospital_now(settings: Settings, wall: datetime | None = None) -> datetime:
         return now
     is_shifted = settings.first_service_date > now.date() + timedelta(days=1)
     return end if is_shifted else min(now, end)
+
+
+def end_of_day(day: date, time_zone: str) -> datetime:
+    """When a local day is over, in UTC."""
+    return datetime.combine(day + timedelta(days=1), time(), ZoneInfo(time_zone)).astimezone(UTC)
 
 
 def last_whole_day(now: datetime) -> date:

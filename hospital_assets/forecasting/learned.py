@@ -13,8 +13,6 @@ import numpy.typing as npt
 from hospital_assets.forecasting.counts import Array
 from hospital_assets.forecasting.simulate import LEVELS, Care, Patients
 
-#: So far back: long enough for rare levels, short enough to be like today.
-LEARNED_DAYS = 56
 #: A queue shows how many patients a doctor takes: moments with so many who have waited so long (hours) ...
 _QUEUE, _QUEUE_HOURS = 2, 1 / 6
 #: ... of which there have to be so many, ...

@@ -43,6 +43,11 @@ SCALES: dict[str, list[tuple[str, float, float | None]]] = {
 }
 #: The scale that the landed triage levels are on.
 SCALE_IN_USE = "ESI"
+#: Its levels -> the longest wait that meets their targets; see `wait_target`.
+WAIT_TARGETS_MINUTES = {
+    level: float(max(minutes, thresholds.IMMEDIATE_MINUTES))
+    for level, (_, minutes, _) in enumerate(SCALES[SCALE_IN_USE], start=1)
+}
 #: Levels of critical patients, next to each other.
 CRITICAL_LEVELS = (1, 2)
 #: The same in words and in a range, for texts.

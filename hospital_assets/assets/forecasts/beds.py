@@ -3,9 +3,8 @@
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
-from zoneinfo import ZoneInfo
 
 import dagster as dg
 import narwhals as nw
@@ -14,6 +13,7 @@ import polars as pl
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.facts.bed_occupancy import department_stays
 from hospital_assets.assets.kpis.occupancy import ALL_INPATIENT, EMERGENCY
+from hospital_assets.clock import end_of_day
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.warehouse.dialect import Frame
@@ -25,6 +25,7 @@ _DAYS_AHEAD = 7
 #: Days before the as-of day whose stays say how long stays last, and whose admissions how many come.
 _DAYS_OF_STAYS, _DAYS_OF_ADMISSIONS = 180, 56
 _WEEK = 7
+_HOUR, _DAY = 3_600, 86_400
 
 
 @dg.asset(
@@ -64,18 +65,19 @@ def beds(as_of: "list[date]", stays: pl.DataFrame, departments: pl.DataFrame, ho
         .agg(pl.col("bed_capacity").sum(), pl.col("bed_capacity").is_null().any().alias("unknown"))
         .iter_rows()
     }
-    members = hospitals.filter(pl.col("hospital_key") > 0, pl.col("time_zone").is_not_null()).sort("hospital_id")
+    places = hospitals.filter(pl.col("time_zone").is_not_null()).select("hospital_key", "hospital_id", "time_zone")
+    by_department = stays.join(places, on="hospital_key").partition_by(
+        "hospital_id", "department_name", "time_zone", as_dict=True
+    )
+    clocks = {place: _Clocks.of(rows) for place, rows in sorted(by_department.items())}
     rows: list[dict[str, Any]] = []
     for day in as_of:
         pooled: dict[tuple[str, str], list[_Department]] = {}
-        for member in members.iter_rows(named=True):
-            hospital = member["hospital_id"]
-            own = stays.filter(pl.col("hospital_key") == member["hospital_key"])
-            for (name,), of_department in sorted(own.partition_by("department_name", as_dict=True).items()):
-                found = _department(of_department, day, member["time_zone"], beds_of.get((hospital, name)))
-                if found is not None:
-                    for key in itertools.product((hospital, ALL), (name, ALL_INPATIENT)):
-                        pooled.setdefault(key, []).append(found)
+        for (hospital, name, zone), of_department in clocks.items():
+            found = _department(of_department, end_of_day(day, zone), beds_of.get((hospital, name)))
+            if found is not None:
+                for key in itertools.product((hospital, ALL), (name, ALL_INPATIENT)):
+                    pooled.setdefault(key, []).append(found)
         for (hospital_id, department), parts in pooled.items():
             stated = {"service_date": day, "hospital_id": hospital_id, "department_name": department}
             rows += [stated | row for row in _days(day, parts)]
@@ -91,47 +93,58 @@ class _Department:
     beds: int | None
 
 
-def _department(stays: pl.DataFrame, day: date, zone: str, beds: int | None) -> _Department | None:
+@dataclass(frozen=True)
+class _Clocks:
+    """The stays of a department: begin, end (NaN: not known) and until when each counts as there, epoch seconds."""
+
+    begin: "Array"
+    end: "Array"
+    until: "Array"
+
+    @classmethod
+    def of(cls, stays: pl.DataFrame) -> "_Clocks":
+        """From rows of `department_stays`."""
+        columns = ("segment_start_at", "segment_end_at", "_until_at")
+        epoch = stays.select(pl.col(*columns).dt.epoch("us").cast(pl.Float64) / 1e6).fill_null(float("nan"))
+        return cls(*(epoch[name].to_numpy() for name in columns))
+
+
+def _department(stays: _Clocks, moment: datetime, beds: int | None) -> _Department | None:
     """What was known of a department at the end of a day; None where too little was."""
     import numpy as np
 
     from hospital_assets.forecasting.survival import come_and_there, kaplan_meier, still_there
 
-    midnight = datetime.combine(day + timedelta(days=1), datetime.min.time(), ZoneInfo(zone))
-    now = midnight.astimezone(UTC)
-    since = now - timedelta(days=_DAYS_OF_STAYS)
-    known = stays.filter(pl.col("segment_start_at") < now, pl.col("segment_start_at") >= since)
-    if known.is_empty() or known["segment_start_at"].min() > now - timedelta(days=_WEEK):  # type: ignore[operator]
+    now = moment.timestamp()
+    known = (stays.begin < now) & (stays.begin >= now - _DAYS_OF_STAYS * _DAY)
+    begin, end, until = stays.begin[known], stays.end[known], stays.until[known]
+    if not len(begin) or begin.min() > now - _WEEK * _DAY:
         return None
     # What ended later had not ended then; who is not counted as there any more has left at some time.
-    has_ended = (pl.col("segment_end_at") <= now).fill_null(False)
-    seen = known.select(
-        has_ended=has_ended.cast(pl.Float64),
-        is_there=~has_ended & (pl.col("_until_at") > now),
-        hours=(pl.min_horizontal("_until_at", pl.lit(now)) - pl.col("segment_start_at")).dt.total_seconds() / 3600,
-    ).sort(pl.all())
-    curve = kaplan_meier(seen["hours"].to_numpy(), seen["has_ended"].to_numpy())
+    has_ended = end <= now
+    hours = np.floor(np.minimum(until, now) - begin) / _HOUR
+    curve = kaplan_meier(hours, has_ended.astype(np.float64))
     if curve is None:
         return None
-    hours = np.arange(1.0, _DAYS_AHEAD * 24 + 1)
-    rates = _admissions(known, now)
-    those_in = still_there(curve, seen.filter("is_there")["hours"].to_numpy(), hours)
-    coming = come_and_there(curve, rates, hours)
+    ahead = np.arange(1.0, _DAYS_AHEAD * 24 + 1)
+    those_in = still_there(curve, np.sort(hours[~has_ended & (until > now)]), ahead)
+    coming = come_and_there(curve, _admissions(now - begin), ahead)
     days = [slice(24 * n, 24 * n + 24) for n in range(_DAYS_AHEAD)]
     return _Department([those_in[:, of].mean(axis=1) for of in days], [float(coming[of].mean()) for of in days], beds)
 
 
-def _admissions(known: pl.DataFrame, now: datetime) -> "Array":
-    """Expected to come in each of the hours ahead: the mean of the same hour of whole weeks before."""
+def _admissions(ago: "Array") -> "Array":
+    """Expected to come in each of the hours ahead: the mean of the same hour of whole weeks before.
+
+    Args:
+        ago: seconds since each came.
+    """
     import numpy as np
 
-    first = known["segment_start_at"].min()
-    assert isinstance(first, datetime)  # noqa: S101  (there are stays)
-    weeks = min(_DAYS_OF_ADMISSIONS, (now - first).days) // _WEEK
-    ago = known.select(hours=(pl.lit(now) - pl.col("segment_start_at")).dt.total_seconds() // 3600)["hours"].to_numpy()
-    recent = ago[ago < weeks * _WEEK * 24].astype(int)
+    weeks = min(_DAYS_OF_ADMISSIONS, int(ago.max() // _DAY)) // _WEEK
+    hours = (np.floor(ago) // _HOUR).astype(int)
     # Hour 0 ahead is that of a week ago.
-    ahead = (_WEEK * 24 - 1 - recent) % (_WEEK * 24)
+    ahead = (_WEEK * 24 - 1 - hours[hours < weeks * _WEEK * 24]) % (_WEEK * 24)
     counts: Array = np.bincount(ahead, minlength=_WEEK * 24).astype(np.float64)
     return counts / weeks
 

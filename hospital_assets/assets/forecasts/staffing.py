@@ -1,10 +1,10 @@
 """What each emergency department needs in the coming week, and the roster that is suggested for it; on Sundays."""
 
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
-from zoneinfo import ZoneInfo
 
 import dagster as dg
 import narwhals as nw
@@ -13,12 +13,12 @@ import polars as pl
 from hospital_assets.assets.declare import all_days, several_tables, table
 from hospital_assets.assets.kpis.occupancy import EMERGENCY
 from hospital_assets.assets.resources import ClockResource
+from hospital_assets.clock import end_of_day
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.dimensions import UNKNOWN_KEY
 from hospital_assets.contracts.forecasts import DOCTOR, NURSE, OUTCOMES
 from hospital_assets.contracts.kpis import ALL
-from hospital_assets.measures.thresholds import IMMEDIATE_MINUTES
-from hospital_assets.measures.triage import SCALE_IN_USE, SCALES
+from hospital_assets.measures.triage import WAIT_TARGETS_MINUTES
 from hospital_assets.settings import StaffingSettings
 from hospital_assets.warehouse.dialect import Frame
 from hospital_assets.warehouse.io_manager import period_of
@@ -34,8 +34,8 @@ _TABLES = ("staffing_need_hourly", "staffing_shifts_suggested", "kpi_staffing_co
 #: Weeks of rosters begin on Monday: suggestions are made from the end of the day before.
 _LAST_WEEKDAY = 7
 _WEEK = 7
-#: Days before the as-of day of which visits, arrivals and doctors are read.
-_DAYS_READ = 56
+#: Days before the as-of day of which visits, arrivals and doctors are read: enough for rare levels, and like today.
+DAYS_READ = 56
 #: Doctors who were on in so many days can be on in the next week.
 _HEADCOUNT_DAYS = 28
 _LEAST_DAYS = 14
@@ -76,7 +76,7 @@ def staffing(
     if not isinstance(first, date) or not isinstance(last, date):
         made = Made.empty()
     else:
-        first -= timedelta(days=_DAYS_READ)
+        first -= timedelta(days=DAYS_READ)
         arrivals, visits, shifts = (
             _of_days(frame, first, last) for frame in (kpi_arrivals_hourly, fact_emergency_visits, fact_doctor_shifts)
         )
@@ -150,27 +150,34 @@ def suggestions(
         rules: of the rosters.
     """
     rows = _Rows()
-    shifts = _in_emergency(shifts, departments)
-    members = {member["hospital_id"]: member for member in hospitals.iter_rows(named=True)}
-    for (as_of, hospital_id), days in sorted(ahead.partition_by("service_date", "hospital_id", as_dict=True).items()):
-        member = members[hospital_id]
-        of_hospital = pl.col("hospital_key") == member["hospital_key"]
-        known = Known(
-            as_of,
-            hospital_id,
-            member["time_zone"],
-            days.sort("target_date"),
-            arrivals.filter(pl.col("hospital_id") == hospital_id),
-            visits.filter(of_hospital, ~pl.col("is_cancelled")),
-            shifts.filter(of_hospital),
-        )
+    for known in _known(ahead, visits, shifts, departments, hospitals, arrivals):
         _add(rows, known, rules)
     return rows.made()
 
 
-def _in_emergency(shifts: pl.DataFrame, departments: pl.DataFrame) -> pl.DataFrame:
-    keys = departments.filter(pl.col("department_name") == EMERGENCY)["department_key"].unique()
-    return shifts.filter(pl.col("department_key").is_in(keys.implode()))
+def _known(
+    ahead: pl.DataFrame,
+    visits: pl.DataFrame,
+    shifts: pl.DataFrame,
+    departments: pl.DataFrame,
+    hospitals: pl.DataFrame,
+    arrivals: pl.DataFrame | None = None,
+) -> "Iterator[Known]":
+    """What is known on each as-of day (`service_date`) at each hospital of some rows."""
+    emergency = departments.filter(pl.col("department_name") == EMERGENCY)["department_key"].unique()
+    shifts = shifts.filter(pl.col("department_key").is_in(emergency.implode()))
+    members = {member["hospital_id"]: member for member in hospitals.iter_rows(named=True)}
+    for (as_of, hospital_id), rows in sorted(ahead.partition_by("service_date", "hospital_id", as_dict=True).items()):
+        of_hospital = pl.col("hospital_key") == members[hospital_id]["hospital_key"]
+        yield Known(
+            as_of,
+            hospital_id,
+            members[hospital_id]["time_zone"],
+            rows.sort("target_date"),
+            pl.DataFrame() if arrivals is None else arrivals.filter(pl.col("hospital_id") == hospital_id),
+            visits.filter(of_hospital, ~pl.col("is_cancelled")),
+            shifts.filter(of_hospital),
+        )
 
 
 def _add(rows: _Rows, known: "Known", rules: StaffingSettings) -> None:
@@ -228,7 +235,7 @@ class Known:
         """Arrivals of the last weeks, days x 24; None where there are too few days."""
         from hospital_assets.forecasting.series import series_of
 
-        rows = self.arrivals.filter(self._within(_DAYS_READ)).sort("service_date", "hour_of_day")
+        rows = self.arrivals.filter(self._within(DAYS_READ)).sort("service_date", "hour_of_day")
         counts = rows["arrivals_count"].cast(pl.Float64).to_numpy().reshape(-1, 24)
         days = rows["service_date"].gather_every(24).to_list()
         made = series_of(self.hospital_id, dict(zip(days, counts, strict=True)), self.time_zone, self.as_of, "none")
@@ -239,8 +246,8 @@ class Known:
         from hospital_assets.forecasting.learned import Visits
 
         # In one order, however they are stored: what is drawn depends on it.
-        rows = self.visits.filter(self._within(_DAYS_READ)).sort(*_CLOCKS.values(), "triage_level")
-        end = pl.lit(self.end.replace(tzinfo=ZoneInfo(self.time_zone)).astimezone(UTC))
+        rows = self.visits.filter(self._within(DAYS_READ)).sort(*_CLOCKS.values(), "triage_level")
+        end = pl.lit(end_of_day(self.as_of, self.time_zone))
         # What happened later was not known then.
         clocks = rows.select(
             **{
@@ -264,7 +271,7 @@ class Known:
 
     def spans(self) -> "tuple[Array, Array]":
         """Begin and end of the shifts of the last weeks, in hours of the same clock."""
-        rows = self.shifts.filter(self._within(_DAYS_READ))
+        rows = self.shifts.filter(self._within(DAYS_READ))
         begin, end = ((rows[name].dt.epoch("us") / 3.6e9).to_numpy() for name in ("shift_start_at", "shift_end_at"))
         return begin, end
 
@@ -337,7 +344,7 @@ def _targets() -> "Array":
     """The longest wait for a doctor by triage level, in hours."""
     import numpy as np
 
-    return np.array([max(target, IMMEDIATE_MINUTES) / 60 for _, target, _ in SCALES[SCALE_IN_USE]])
+    return np.array(list(WAIT_TARGETS_MINUTES.values())) / 60
 
 
 def _nurses(
@@ -458,7 +465,7 @@ def kpi_staffing_realised(
     first, last = over["service_date"].min(), over["service_date"].max()
     if not isinstance(first, date) or not isinstance(last, date):
         return pl.DataFrame(schema=CONTRACTS["kpi_staffing_realised"].polars_schema)
-    first -= timedelta(days=_DAYS_READ)
+    first -= timedelta(days=DAYS_READ)
     visits, shifts = (_of_days(frame, first, last) for frame in (fact_emergency_visits, fact_doctor_shifts))
     return realised(over, visits, shifts, dim_department, dim_hospital)
 
@@ -475,25 +482,11 @@ def realised(
         departments: dim_department.
         hospitals: dim_hospital.
     """
-    rows: list[dict[str, Any]] = []
-    shifts = _in_emergency(shifts, departments)
-    members = {member["hospital_id"]: member for member in hospitals.iter_rows(named=True)}
-    for (day, hospital_id), suggested in sorted(over.partition_by("service_date", "hospital_id", as_dict=True).items()):
-        of_hospital = pl.col("hospital_key") == members[hospital_id]["hospital_key"]
-        known = Known(
-            day,
-            hospital_id,
-            members[hospital_id]["time_zone"],
-            pl.DataFrame(),
-            pl.DataFrame(),
-            visits.filter(of_hospital, ~pl.col("is_cancelled")),
-            shifts.filter(of_hospital),
-        )
-        rows += _realised(known, suggested)
+    rows = [row for known in _known(over, visits, shifts, departments, hospitals) for row in _realised(known)]
     return pl.DataFrame(rows, schema=CONTRACTS["kpi_staffing_realised"].polars_schema)
 
 
-def _realised(known: Known, suggested: pl.DataFrame) -> list[dict[str, Any]]:
+def _realised(known: Known) -> list[dict[str, Any]]:
     import numpy as np
 
     from hospital_assets.forecasting.learned import came, care_of, places_per_doctor
@@ -506,16 +499,16 @@ def _realised(known: Known, suggested: pl.DataFrame) -> list[dict[str, Any]]:
     if places is None or care is None or not worked:
         return []
     week = _WEEK * 24
-    monday = known.end.replace(tzinfo=ZoneInfo(known.time_zone)) - timedelta(days=_WEEK)
-    begin = monday.timestamp() / 3600
+    sunday_before = known.as_of - timedelta(days=_WEEK)
+    begin = end_of_day(sunday_before, known.time_zone).timestamp() / 3600
     patients = came(visits, care, begin - 24, begin + week, np.random.default_rng(known.seed))
     planned = {
-        ((day - monday.date()).days * 24 + hour, int(length)): count
-        for day, hour, length, count in suggested.select(
+        (((day - sunday_before).days - 1) * 24 + hour, int(length)): count
+        for day, hour, length, count in known.ahead.select(
             "target_date", "hour_of_day", "shift_hours", "suggested_count"
         ).iter_rows()
     }
-    last_week = replace(known, as_of=known.as_of - timedelta(days=_WEEK)).present()
+    last_week = replace(known, as_of=sunday_before).present()
     before = {(start - week, length): count for (start, length), count in last_week.items()}
     rows = []
     for name, roster in (("present", worked), ("suggested", planned)):

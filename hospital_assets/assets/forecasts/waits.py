@@ -1,28 +1,23 @@
 """Waits of the two days after each as-of day of a run: those of the same hour over the last four weeks."""
 
-from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
-from zoneinfo import ZoneInfo
+from datetime import date, timedelta
 
 import dagster as dg
 import narwhals as nw
 import polars as pl
 
 from hospital_assets.assets.declare import all_days, table
+from hospital_assets.clock import end_of_day
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.forecasts import LONG_WAIT_MINUTES, SAME_HOUR
 from hospital_assets.contracts.kpis import ALL
-from hospital_assets.measures.thresholds import IMMEDIATE_MINUTES
-from hospital_assets.measures.triage import SCALE_IN_USE, SCALES
+from hospital_assets.measures.triage import WAIT_TARGETS_MINUTES
 from hospital_assets.warehouse.dialect import Frame
 
 _DAYS = 28
 #: Days with a wait in the hour, below which there is no band.
 LEAST_DAYS = 14
 _QUANTILES = {"mean_wait_p10_minutes": 0.1, "mean_wait_p50_minutes": 0.5, "mean_wait_p90_minutes": 0.9}
-_TARGETS = {
-    level: float(max(minutes, IMMEDIATE_MINUTES)) for level, (_, minutes, _) in enumerate(SCALES[SCALE_IN_USE], start=1)
-}
 
 
 @dg.asset(**table("forecast_waits_hourly"), ins=all_days("fact_emergency_visits"))
@@ -62,9 +57,9 @@ def waits(arrivals: pl.DataFrame, visits: pl.DataFrame, hospitals: pl.DataFrame)
         .sort("hospital_key", *order)
         .with_columns(
             hour_of_day=pl.col("arrival_local").dt.hour().cast(pl.Int64),
-            _within=(pl.col("wait_minutes") <= pl.col("triage_level").replace_strict(_TARGETS, default=None)).cast(
-                pl.Float64
-            ),
+            _within=(
+                pl.col("wait_minutes") <= pl.col("triage_level").replace_strict(WAIT_TARGETS_MINUTES, default=None)
+            ).cast(pl.Float64),
         )
     )
     found = [_of_hours(by_visit, places, as_of) for as_of in ahead["service_date"].unique().sort()]
@@ -82,8 +77,8 @@ def waits(arrivals: pl.DataFrame, visits: pl.DataFrame, hospitals: pl.DataFrame)
 
 def _of_hours(visits: pl.DataFrame, places: pl.DataFrame, as_of: date) -> pl.DataFrame:
     """What is known at the end of a day of each hour of the day at each hospital."""
-    zones = places["time_zone"].to_list()
-    ends = places.select("hospital_id", _end=pl.Series(_ends(as_of, zones), dtype=pl.Datetime("us", "UTC")))
+    over = [end_of_day(as_of, zone) for zone in places["time_zone"]]
+    ends = places.select("hospital_id", _end=pl.Series(over, dtype=pl.Datetime("us", "UTC")))
     known = visits.filter(pl.col("service_date").is_between(as_of - timedelta(days=_DAYS), as_of, closed="right")).join(
         ends, on="hospital_id"
     )
@@ -103,9 +98,3 @@ def _of_hours(visits: pl.DataFrame, places: pl.DataFrame, as_of: date) -> pl.Dat
         .filter(pl.col("days_count") >= LEAST_DAYS)
         .with_columns(service_date=pl.lit(as_of))
     )
-
-
-def _ends(as_of: date, zones: Sequence[str]) -> list[datetime]:
-    """The end of a day in each time zone."""
-    midnight = datetime.combine(as_of + timedelta(days=1), datetime.min.time())
-    return [midnight.replace(tzinfo=ZoneInfo(zone)).astimezone(UTC) for zone in zones]
