@@ -17,7 +17,7 @@ from hospital_assets.access.audit import Event
 from hospital_assets.access.serving import PARSING
 from hospital_assets.dashboard.app import Dashboard, create_app
 from hospital_assets.dashboard.serve import dashboard_of
-from hospital_assets.live.copies import publish_copies
+from hospital_assets.live.copies import COPIES, publish_copy
 from hospital_assets.publishing.policy import load_policy
 from hospital_assets.publishing.pseudonyms import SecretKey
 from hospital_assets.publishing.publications import audiences_of, publish
@@ -36,7 +36,8 @@ def published(network: Settings, folder: Path, roles: tuple[str, ...]) -> Settin
     assert last is not None
     at = datetime(last.year, last.month, last.day, 12, tzinfo=UTC) + timedelta(days=1)
     with open_warehouse(settings.warehouse_file) as warehouse:
-        publish_copies(warehouse)
+        for name in COPIES:
+            publish_copy(warehouse, name)
         for role in roles:
             for audience in audiences_of(warehouse, policy, role)[:2]:
                 publish(warehouse, settings, policy, audience, key=lambda: KEY, published_at=at, data_as_of=at)

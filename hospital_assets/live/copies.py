@@ -98,15 +98,20 @@ _COPIES: dict[str, tuple[tuple[str, ...], str]] = {
     ),
 }
 
-COPIED_TABLES = frozenset(table for tables, _ in _COPIES.values() for table in tables)
+COPIES = tuple(_COPIES)
 
 
-def publish_copies(warehouse: Warehouse) -> None:
-    """Write every copy whose tables are there."""
-    for name, (tables, query) in _COPIES.items():
-        if all(warehouse.exists(CONTRACTS[table]) for table in tables):
-            with replacing(_file(warehouse.file, name)) as temporary:
-                warehouse.connection.execute(f"copy ({query}) to {literal(str(temporary))} (format parquet)")
+def copies_of(table: str) -> list[str]:
+    """The copies that a table is in."""
+    return [name for name, (tables, _) in _COPIES.items() if table in tables]
+
+
+def publish_copy(warehouse: Warehouse, name: str) -> None:
+    """Write a copy, if its tables are there."""
+    tables, query = _COPIES[name]
+    if all(warehouse.exists(CONTRACTS[table]) for table in tables):
+        with replacing(_file(warehouse.file, name)) as temporary:
+            warehouse.connection.execute(f"copy ({query}) to {literal(str(temporary))} (format parquet)")
 
 
 def merge_landed(warehouse_file: Path, name: str, found: pl.DataFrame, key: str, order: str, since: datetime) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import dagster as dg
 
 from hospital_assets.assets.kpis.trend import trend
 from hospital_assets.contracts import Contract
-from hospital_assets.live.copies import COPIED_TABLES, publish_copies
+from hospital_assets.live.copies import copies_of, publish_copy
 from hospital_assets.warehouse.database import Warehouse
 from hospital_assets.warehouse.io_manager import WarehouseIOManager
 
@@ -17,7 +18,7 @@ class HospitalIOManager(WarehouseIOManager):
     """Stores tables in the warehouse, renews the live copies made of them and draws a KPI's trend."""
 
     def _stored(self, warehouse: Warehouse, contract: Contract) -> dict[str, Any]:
-        if contract.name in COPIED_TABLES:
-            warehouse.after_commit("copies", lambda: publish_copies(warehouse))
+        for copy in copies_of(contract.name):
+            warehouse.after_commit(f"copy {copy}", partial(publish_copy, warehouse, copy))
         drawn = trend(warehouse, contract)
         return {"trend": dg.MetadataValue.md(drawn)} if drawn else {}
