@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import stat
 import zlib
 from collections.abc import Iterator
@@ -86,6 +87,11 @@ def open_to_others(folder: Path) -> Iterator[Path]:
                 mode = path.lstat().st_mode
                 if not stat.S_ISLNK(mode) and mode & 0o077:
                     yield path
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space where a folder lies, or would."""
+    return shutil.disk_usage(next(place for place in (folder, *folder.resolve().parents) if place.exists())).free
 
 
 class StateError(ValueError):

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
-from dagster._core.instance.ref import InstanceRef
 
 from hospital_assets.files import replace_text
 from hospital_assets.settings import Settings, SettingsError
@@ -36,7 +36,8 @@ def dagster_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-_kept: list[tuple[InstanceRef, dg.DagsterInstance]] = []
+#: What an instance was made from, and it.
+_kept: list[tuple[Any, dg.DagsterInstance]] = []
 
 
 def kept_instance(context: dg.SensorEvaluationContext) -> dg.DagsterInstance:

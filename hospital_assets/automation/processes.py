@@ -18,7 +18,6 @@ from hospital_assets.files import replace_text
 from hospital_assets.settings import Settings, SettingsError
 
 Process = Literal["code", "webserver", "daemon"]
-PROCESSES: tuple[Process, ...] = ("code", "webserver", "daemon")
 #: Where the code server listens; without it, in the Dagster home.
 CODE_SOCKET = "HOSPITAL_CODE_SOCKET"
 #: The longest name that the system gives a socket, less the mark of its kind.

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hospital_assets.operations.services import ENVIRONMENT_FILE, SERVICES, systemd_units, write_units
 from hospital_assets.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -40,7 +41,12 @@ def add_commands(commands: Commands) -> None:
         help="folder of the keys and of the audit log's anchors (default /var/lib/hospital-keys)",
     )
     systemd.add_argument(
-        "--with", dest="also", action="append", default=[], choices=["watch", "gateway", "hl7"], help="also this one"
+        "--with",
+        dest="also",
+        action="append",
+        default=[],
+        choices=[service.name for service in SERVICES if service.is_optional],
+        help="also this one",
     )
     systemd.set_defaults(run=_systemd)
 
@@ -77,8 +83,6 @@ def add_commands(commands: Commands) -> None:
 
 
 def _systemd(options: argparse.Namespace, settings: Settings) -> int:
-    from hospital_assets.operations.services import ENVIRONMENT_FILE, systemd_units, write_units
-
     program = Path(sys.executable).with_name("hospital")
     if not program.exists():
         raise SettingsError(f"{program} is not there: install the package with pip, then run this with its command")

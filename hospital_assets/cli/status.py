@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import shutil
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hospital_assets.cli.console import definitions_of, terminal
+from hospital_assets.files import free_bytes
 from hospital_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -151,8 +151,7 @@ def _disk(settings: Settings) -> list[str]:
         "Dagster's history": settings.dagster_home,
     }
     sizes = [f"{name} {_bytes(folder) / 1e6:,.0f} MB" for name, folder in parts.items() if folder.exists()]
-    existing = next(folder for folder in (settings.data_dir, *settings.data_dir.resolve().parents) if folder.exists())
-    return [*([", ".join(sizes)] if sizes else []), f"{shutil.disk_usage(existing).free / 1e9:,.1f} GB free"]
+    return [*([", ".join(sizes)] if sizes else []), f"{free_bytes(settings.data_dir) / 1e9:,.1f} GB free"]
 
 
 def _permissions(settings: Settings) -> list[str]:

@@ -345,6 +345,16 @@ def line(name: str, values: Sequence[float | None], style: str, marks: Sequence[
     return {"name": name, "values": list(values), "style": style, "marks": list(marks or [])}
 
 
+def band(name: str, rows: Sequence[Row], low: str, high: str, style: str = "spread") -> dict[str, Any]:
+    """A band of a `series` drawing between two figures of each row."""
+    return {"name": name, "style": style, "low": [row[low] for row in rows], "high": [row[high] for row in rows]}
+
+
+def hours(rows: Sequence[Row]) -> list[str]:
+    """The x of a `series` drawing by local hour, from rows with day and hour_of_day."""
+    return [f"{row['day'].isoformat()}T{row['hour_of_day']:02d}:00" for row in rows]
+
+
 def series(
     x: Sequence[str],
     lines: Sequence[dict[str, Any]],

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
-from hospital_assets.files import StateError, open_to_others
+from hospital_assets.files import StateError, free_bytes, open_to_others
 from hospital_assets.settings import EngineSettings, Settings, SettingsError
 from hospital_assets.warehouse.errors import WarehouseError
 
@@ -49,6 +49,10 @@ class Finding:
     remedy: str = ""
 
 
+#: Level, what and remedy of a finding.
+_Found = tuple[Level, str, str]
+
+
 def examine(
     settings: Settings, engine: EngineSettings, wall: datetime, certificates: tuple[Path, ...] = ()
 ) -> Iterator[Finding]:
@@ -60,7 +64,7 @@ def examine(
         wall: what time it is.
         certificates: PEM files that services use.
     """
-    looks: dict[str, Callable[[], Iterator[Finding]]] = {
+    looks: dict[str, Callable[[], Iterator[_Found]]] = {
         "packages": _packages,
         "Java": lambda: _java(engine, settings),
         "user": _user,
@@ -76,12 +80,13 @@ def examine(
     }
     for subject, look in looks.items():
         try:
-            yield from look()
+            for level, what, remedy in look():
+                yield Finding(subject, level, what, remedy)
         except (SettingsError, StateError, WarehouseError, OSError, sqlite3.Error, subprocess.SubprocessError) as error:
             yield Finding(subject, "error", str(error))
 
 
-def _packages() -> Iterator[Finding]:
+def _packages() -> Iterator[_Found]:
     from packaging.requirements import Requirement
     from packaging.version import Version
 
@@ -98,50 +103,48 @@ def _packages() -> Iterator[Finding]:
         if not needed.specifier.contains(Version(version), prereleases=True):
             wrong.append(f"{needed.name} is {version}, not {needed.specifier}")
     if wrong:
-        yield Finding("packages", "error", "; ".join(wrong), "install again: `pip install --upgrade hospital-assets`")
+        yield "error", "; ".join(wrong), "install again: `pip install --upgrade hospital-assets`"
     else:
-        yield Finding(
-            "packages", "ok", f"hospital-assets {importlib.metadata.version('hospital-assets')}, all it needs"
-        )
+        yield "ok", f"hospital-assets {importlib.metadata.version('hospital-assets')}, all it needs", ""
 
 
-def _java(engine: EngineSettings, settings: Settings) -> Iterator[Finding]:
+def _java(engine: EngineSettings, settings: Settings) -> Iterator[_Found]:
     from hospital_assets.spark.session import SparkUnavailableError, java_home
 
     if engine.engine == "duckdb":
-        yield Finding("Java", "ok", "not needed: transforms run on DuckDB")
+        yield "ok", "not needed: transforms run on DuckDB", ""
         return
     try:
-        yield Finding("Java", "ok", str(java_home(settings.data_dir / "java")))
+        yield "ok", str(java_home(settings.data_dir / "java")), ""
     except SparkUnavailableError as error:
-        yield Finding("Java", "error", str(error))
+        yield "error", str(error), ""
 
 
-def _user() -> Iterator[Finding]:
+def _user() -> Iterator[_Found]:
     if os.geteuid() == 0:
-        yield Finding("user", "warning", "this runs as root", "run it as a user of its own: `hospital deploy systemd`")
+        yield "warning", "this runs as root", "run it as a user of its own: `hospital deploy systemd`"
     else:
-        yield Finding("user", "ok", "an ordinary user")
+        yield "ok", "an ordinary user", ""
 
 
-def _directory(settings: Settings) -> Iterator[Finding]:
+def _directory(settings: Settings) -> Iterator[_Found]:
     folder = settings.data_dir
     if not folder.is_dir():
-        yield Finding("directory", "error", f"{folder} is not there", "`hospital simulate`, or make it and land files")
+        yield "error", f"{folder} is not there", "`hospital simulate`, or make it and land files"
         return
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         remedy = f"`chown -R USER {folder}`, or run as its owner"
-        yield Finding("directory", "error", f"{folder} cannot be written by this user", remedy)
+        yield "error", f"{folder} cannot be written by this user", remedy
     kind = _file_system(folder.resolve())
     if kind in _NETWORK_FILE_SYSTEMS:
         what = f"{folder} lies on {kind}, where the locks of databases are not to be relied on"
-        yield Finding("directory", "error", what, "move it to a disk of this machine")
+        yield "error", what, "move it to a disk of this machine"
     found = list(open_to_others(folder))
     if found:
         what = f"{len(found):,} files and folders are open to others than the owner"
-        yield Finding("directory", "warning", what, f"`chmod -R go= {folder}`")
+        yield "warning", what, f"`chmod -R go= {folder}`"
     if kind not in _NETWORK_FILE_SYSTEMS and not found:
-        yield Finding("directory", "ok", f"{folder}, on {kind or 'a local disk'}, only the owner's")
+        yield "ok", f"{folder}, on {kind or 'a local disk'}, only the owner's", ""
 
 
 def _file_system(folder: Path) -> str:
@@ -156,20 +159,19 @@ def _file_system(folder: Path) -> str:
     return next((kinds[place] for place in (folder, *folder.parents) if place in kinds), "")
 
 
-def _disk(settings: Settings) -> Iterator[Finding]:
-    existing = next(place for place in (settings.data_dir, *settings.data_dir.resolve().parents) if place.exists())
-    free = shutil.disk_usage(existing).free
+def _disk(settings: Settings) -> Iterator[_Found]:
+    free = free_bytes(settings.data_dir)
     warehouse = settings.warehouse_file.stat().st_size if settings.warehouse_file.exists() else 0
     wanted = max(_LEAST_FREE_BYTES, _FREE_PER_WAREHOUSE * warehouse)
     text = f"{free / 1e9:,.1f} GB free; the warehouse has {warehouse / 1e9:,.1f} GB"
     if free >= wanted:
-        yield Finding("disk", "ok", text)
+        yield "ok", text, ""
         return
     remedy = f"make room for {wanted / 1e9:,.0f} GB: old snapshots (`hospital snapshots`), publications, runs"
-    yield Finding("disk", "error" if free < _LEAST_FREE_BYTES / 4 else "warning", text, remedy)
+    yield "error" if free < _LEAST_FREE_BYTES / 4 else "warning", text, remedy
 
 
-def _clock(settings: Settings, wall: datetime) -> Iterator[Finding]:
+def _clock(settings: Settings, wall: datetime) -> Iterator[_Found]:
     ahead = 0
     for path in settings.landing.rglob("*") if settings.landing.exists() else ():
         with contextlib.suppress(OSError):
@@ -178,9 +180,7 @@ def _clock(settings: Settings, wall: datetime) -> Iterator[Finding]:
             ahead += stat.S_ISREG(status.st_mode) and modified > wall + _CLOCK_TOLERANCE
     if ahead:
         what = f"{ahead:,} landed files were written later than it is on this machine"
-        yield Finding(
-            "clock", "error", what, "one of the clocks is wrong: set this one by NTP, and compare the senders'"
-        )
+        yield "error", what, "one of the clocks is wrong: set this one by NTP, and compare the senders'"
     control = shutil.which("timedatectl")
     if control is not None:
         asked = subprocess.run(  # noqa: S603  (the system's own)
@@ -188,15 +188,13 @@ def _clock(settings: Settings, wall: datetime) -> Iterator[Finding]:
         )
         if asked.stdout.strip() == "no":
             what = "this machine's clock is not set by NTP"
-            yield Finding(
-                "clock", "warning", what, "`timedatectl set-ntp true`, or chrony: waits are differences of clocks"
-            )
+            yield "warning", what, "`timedatectl set-ntp true`, or chrony: waits are differences of clocks"
             return
     if not ahead:
-        yield Finding("clock", "ok", f"{wall:%Y-%m-%d %H:%M} UTC")
+        yield "ok", f"{wall:%Y-%m-%d %H:%M} UTC", ""
 
 
-def _configuration(settings: Settings) -> Iterator[Finding]:
+def _configuration(settings: Settings) -> Iterator[_Found]:
     from hospital_assets.alerts.settings import load_alert_settings
     from hospital_assets.landing.registry import load_profiles
     from hospital_assets.publishing.policy import load_policy
@@ -211,47 +209,47 @@ def _configuration(settings: Settings) -> Iterator[Finding]:
             load()
             sound.append(name)
         except ValueError as error:
-            yield Finding("configuration", "error", str(error))
+            yield "error", str(error), ""
     if sound:
-        yield Finding("configuration", "ok", f"{', '.join(sound)} can be read")
+        yield "ok", f"{', '.join(sound)} can be read", ""
 
 
-def _keys(settings: Settings) -> Iterator[Finding]:
+def _keys(settings: Settings) -> Iterator[_Found]:
     from hospital_assets.publishing.pseudonyms import has_key, load_key
 
     if not has_key():
         what = "there is no secret key of pseudonyms: what needs one is not published"
-        yield Finding("keys", "warning", what, "`hospital key create`, and keep a copy elsewhere")
+        yield "warning", what, "`hospital key create`, and keep a copy elsewhere"
         return
     load_key(settings)
-    yield Finding("keys", "ok", "the secret key of pseudonyms is there, and only the owner's")
+    yield "ok", "the secret key of pseudonyms is there, and only the owner's", ""
 
 
-def _warehouse(settings: Settings) -> Iterator[Finding]:
+def _warehouse(settings: Settings) -> Iterator[_Found]:
     from hospital_assets.contracts import CONTRACTS
     from hospital_assets.warehouse.database import holder_of, open_warehouse
 
     file = settings.warehouse_file
     if not file.exists():
-        yield Finding("warehouse", "warning", "nothing is built yet", "`hospital build`")
+        yield "warning", "nothing is built yet", "`hospital build`"
     elif holder := holder_of(file):
-        yield Finding("warehouse", "ok", f"in use by {holder}")
+        yield "ok", f"in use by {holder}", ""
     else:
         try:
             with open_warehouse(file) as opened:
                 tables = sum(opened.exists(contract) for contract in CONTRACTS.values())
         except WarehouseError as error:
             remedy = "move it away and `hospital build`, or `hospital restore` from one of the `hospital snapshots`"
-            yield Finding("warehouse", "error", str(error), remedy)
+            yield "error", str(error), remedy
             return
-        yield Finding("warehouse", "ok", f"opens, with {tables} of {len(CONTRACTS)} tables")
+        yield "ok", f"opens, with {tables} of {len(CONTRACTS)} tables", ""
 
 
-def _history(settings: Settings) -> Iterator[Finding]:
+def _history(settings: Settings) -> Iterator[_Found]:
     from hospital_assets.automation.instance import dagster_instance
 
     if not settings.dagster_home.exists():
-        yield Finding("Dagster's history", "ok", "none yet")
+        yield "ok", "none yet", ""
         return
     try:
         with dagster_instance(settings) as instance:
@@ -260,34 +258,34 @@ def _history(settings: Settings) -> Iterator[Finding]:
         raise
     except Exception as error:
         what = f"Dagster's history cannot be read: {type(error).__name__}"
-        yield Finding("Dagster's history", "error", what, "is its database there, and may this user read it?")
+        yield "error", what, "is its database there, and may this user read it?"
         return
-    yield Finding("Dagster's history", "ok", f"{runs:,} runs")
+    yield "ok", f"{runs:,} runs", ""
 
 
-def _at_work(settings: Settings, wall: datetime) -> Iterator[Finding]:
+def _at_work(settings: Settings, wall: datetime) -> Iterator[_Found]:
     from hospital_assets.automation.presence import at_work
 
     found = at_work(settings, wall) if settings.dagster_home.exists() else []
     if found:
-        yield Finding("at work", "ok", ", ".join(found))
+        yield "ok", ", ".join(found), ""
     else:
         what = "nobody loads what lands"
-        yield Finding("at work", "warning", what, "`hospital dev`, or the services of `hospital deploy systemd`")
+        yield "warning", what, "`hospital dev`, or the services of `hospital deploy systemd`"
 
 
-def _certificates(files: tuple[Path, ...]) -> Iterator[Finding]:
+def _certificates(files: tuple[Path, ...]) -> Iterator[_Found]:
     openssl = shutil.which("openssl")
     for file in files:
         if not file.is_file():
-            yield Finding("certificates", "error", f"{file} is not there", "name the PEM file that the service uses")
+            yield "error", f"{file} is not there", "name the PEM file that the service uses"
         elif openssl is None:
-            yield Finding("certificates", "warning", f"{file} was not looked at", "install openssl")
+            yield "warning", f"{file} was not looked at", "install openssl"
         else:
             yield _certificate(file, openssl)
 
 
-def _certificate(file: Path, openssl: str) -> Finding:
+def _certificate(file: Path, openssl: str) -> _Found:
     def ends_within(days: int) -> tuple[bool, str]:
         command = [openssl, "x509", "-in", str(file), "-noout", "-enddate", "-checkend", str(days * 86_400)]
         asked = subprocess.run(command, capture_output=True, text=True, timeout=10)  # noqa: S603  (the system's own)
@@ -295,9 +293,9 @@ def _certificate(file: Path, openssl: str) -> Finding:
 
     has_ended, ends = ends_within(0)
     if not ends:
-        return Finding("certificates", "error", f"{file} is no certificate", "a PEM file with the chain, its own first")
+        return "error", f"{file} is no certificate", "a PEM file with the chain, its own first"
     if has_ended:
-        return Finding("certificates", "error", f"{file} ended {ends}", "renew it, and restart what uses it")
+        return "error", f"{file} ended {ends}", "renew it, and restart what uses it"
     if ends_within(_CERTIFICATE_DAYS)[0]:
-        return Finding("certificates", "warning", f"{file} ends {ends}", "renew it")
-    return Finding("certificates", "ok", f"{file} ends {ends}")
+        return "warning", f"{file} ends {ends}", "renew it"
+    return "ok", f"{file} ends {ends}", ""

@@ -8,7 +8,20 @@ from typing import Any
 from hospital_assets.charts import number
 from hospital_assets.contracts.forecasts import BEDS_FORECAST, EXPECTED_ARRIVALS, FORECAST_ACCURACY
 from hospital_assets.contracts.table import Measure
-from hospital_assets.dashboard.figures import Card, Column, Figure, Page, Slicer, WhatIf, empty, figure, line, series
+from hospital_assets.dashboard.figures import (
+    Card,
+    Column,
+    Figure,
+    Page,
+    Slicer,
+    WhatIf,
+    band,
+    empty,
+    figure,
+    hours,
+    line,
+    series,
+)
 from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.pages import forecast_queries as queries
 from hospital_assets.dashboard.slices import Slice
@@ -94,10 +107,7 @@ def _fan(labels: list[str], rows: list[Row], digits: int) -> dict[str, Any]:
         unit="arrivals",
         digits=digits,
         zero=True,
-        bands=[
-            {"name": name, "style": style, "low": [r[low] for r in rows], "high": [r[high] for r in rows]}
-            for name, low, high, style in _BANDS
-        ],
+        bands=[band(name, rows, low, high, style) for name, low, high, style in _BANDS],
     )
 
 
@@ -143,7 +153,6 @@ def _hours(mart: Mart, where: Slice) -> Figure:
     if len(rows) < 2:
         return empty("forecast-hours", _HOURS, _NONE, 12, EXPECTED_ARRIVALS)
     peak = max(rows, key=lambda r: r["expected"])
-    labels = [f"{r['day'].isoformat()}T{r['hour_of_day']:02d}:00" for r in rows]
     return figure(
         "forecast-hours",
         f"Next 48 hours: peak {peak['day']:%a} {peak['hour_of_day']:02d}:00, {number(peak['expected'], 1)} arrivals",
@@ -152,7 +161,7 @@ def _hours(mart: Mart, where: Slice) -> Figure:
         Column("Hour", of=lambda r: f"{r['day'].isoformat()} {r['hour_of_day']:02d}:00"),
         *_COLUMNS,
         kind="series",
-        spec=_fan(labels, rows, 1),
+        spec=_fan(hours(rows), rows, 1),
         span=12,
         measure=EXPECTED_ARRIVALS,
         ignores=_IGNORES,
@@ -205,9 +214,7 @@ def _beds(mart: Mart, where: Slice) -> Figure:
                 {"name": "beds", "value": beds, "style": "limit"},
                 {"name": f"{number(FULL_PCT)} %", "value": full, "style": "target"},
             ],
-            bands=[
-                {"name": "80 %", "style": "spread", "low": [r["low"] for r in rows], "high": [r["high"] for r in rows]}
-            ],
+            bands=[band("80 %", rows, "low", "high")],
         ),
         12,
         BEDS_FORECAST,

@@ -15,7 +15,7 @@ from hospital_assets.contracts.forecasts import (
     STAFF_NEEDED,
 )
 from hospital_assets.contracts.kpis import ALL
-from hospital_assets.dashboard.figures import Column, Figure, Slicer, empty, figure, line, series
+from hospital_assets.dashboard.figures import Column, Figure, Slicer, band, empty, figure, hours, line, series
 from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.pages import workforce_queries as queries
 from hospital_assets.dashboard.pages.shared import WEEKDAYS
@@ -58,7 +58,6 @@ def _need(rows: list[Row], compared: list[Row]) -> Figure:
         return empty("staff-need", title, _reasons(compared) or _NONE, 12, STAFF_NEEDED)
     short = [row for row in rows if row["needed"] > row["present"]]
     worst = max(rows, key=lambda row: (row["needed"] - row["present"], row["offered_load"]))
-    labels = [f"{row['day'].isoformat()}T{row['hour_of_day']:02d}:00" for row in rows]
     lines = [
         line("present roster", [row["present"] for row in rows], "step"),
         line("needed", [row["needed"] for row in rows], "actual"),
@@ -79,7 +78,7 @@ def _need(rows: list[Row], compared: list[Row]) -> Figure:
         Column("Present", 0, "present"),
         Column("Suggested", 0, "suggested"),
         kind="series",
-        spec=series(labels, lines, unit="doctors", digits=0, zero=True),
+        spec=series(hours(rows), lines, unit="doctors", digits=0, zero=True),
         span=12,
         measure=STAFF_NEEDED,
         ignores=_IGNORES,
@@ -190,7 +189,6 @@ def _nurses(rows: list[Row]) -> Figure:
     if not rows:
         return empty("nurse-need", title, _NONE, 12, STAFF_NEEDED)
     most = max(rows, key=lambda row: row["needed"])
-    labels = [f"{row['day'].isoformat()}T{row['hour_of_day']:02d}:00" for row in rows]
     return figure(
         "nurse-need",
         f"By ratio {number(min(row['needed'] for row in rows))} to {number(most['needed'])} nurses are needed; most "
@@ -202,7 +200,7 @@ def _nurses(rows: list[Row]) -> Figure:
         Column("Nurses needed", 0, "needed"),
         kind="series",
         spec=series(
-            labels,
+            hours(rows),
             [
                 line("patients", [row["offered_load"] for row in rows], "step"),
                 line("nurses needed", [row["needed"] for row in rows], "actual"),
@@ -229,7 +227,6 @@ def _waits(rows: list[Row], where: Slice) -> Figure:
         )
         return empty("waits-ahead", title, why, 12, EXPECTED_WAIT)
     longest = max(rows, key=lambda row: row["high"])
-    labels = [f"{row['day'].isoformat()}T{row['hour_of_day']:02d}:00" for row in rows]
     return figure(
         "waits-ahead",
         f"Longest waits expected {_hour(longest)}: {number(longest['low'])} to {number(longest['high'])} min",
@@ -245,19 +242,12 @@ def _waits(rows: list[Row], where: Slice) -> Figure:
         Column("Days (n)", 0, "days_count"),
         kind="series",
         spec=series(
-            labels,
+            hours(rows),
             [line("same hour, 28 days", [row["middle"] for row in rows], "forecast")],
             unit="min",
             digits=0,
             zero=True,
-            bands=[
-                {
-                    "name": "80 %",
-                    "style": "spread",
-                    "low": [row["low"] for row in rows],
-                    "high": [row["high"] for row in rows],
-                }
-            ],
+            bands=[band("80 %", rows, "low", "high")],
         ),
         span=12,
         measure=EXPECTED_WAIT,

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from uuid import NAMESPACE_URL, uuid5
 
 from hospital_assets.publishing.publications import PublicationError
+
+
+def stable_id(*of: str) -> str:
+    """The identifier of an object of a tool: of the same names the same, so that a tool takes it as an update."""
+    return str(uuid5(NAMESPACE_URL, "/".join(("hospital_assets", *of))))
 
 
 def write_new(files: Mapping[str, str], folder: Path) -> None:

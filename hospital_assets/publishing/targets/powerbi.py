@@ -14,10 +14,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
-from uuid import NAMESPACE_URL, uuid5
 
 from hospital_assets.publishing.publications import PublicationError
 from hospital_assets.publishing.semantic import Figure, Kept, Model, ModelTable, Unit
+from hospital_assets.publishing.targets import stable_id
 
 #: Where Power BI finds the publications unless somebody says otherwise.
 DEFAULT_SOURCE = r"C:\hospital\published"
@@ -88,12 +88,8 @@ def _platform(name: str, kind: str) -> str:
     return _json(
         "gitIntegration/platformProperties/2.1.0",
         metadata={"type": kind, "displayName": name},
-        config={"version": "2.0", "logicalId": _stable_id(name, kind)},
+        config={"version": "2.0", "logicalId": stable_id(name, kind)},
     )
-
-
-def _stable_id(*of: str) -> str:
-    return str(uuid5(NAMESPACE_URL, "/".join(("hospital_assets", *of))))
 
 
 def _named(name: str) -> str:
@@ -219,7 +215,7 @@ def dax(figure: Figure, table: ModelTable) -> str:
 def _relationships(model: Model) -> Iterator[str]:
     for found in model.relationships:
         table, other = model.table(found.table), model.table(found.to_table)
-        yield f"relationship {_stable_id(model.audience, found.table, found.column, found.to_table)}"
+        yield f"relationship {stable_id(model.audience, found.table, found.column, found.to_table)}"
         if not found.is_active:
             yield "\tisActive: false"
         yield f"\tfromColumn: {_named(table.name)}.{_named(table.column(found.column).name)}"

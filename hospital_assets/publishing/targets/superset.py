@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from typing import Any
-from uuid import NAMESPACE_URL, uuid5
 
 from hospital_assets.publishing.semantic import Figure, Model, ModelTable, Unit, rows_of
+from hospital_assets.publishing.targets import stable_id
 from hospital_assets.warehouse.dialect import quoted
 
 #: An address without a user: Superset asks who connects.
@@ -28,7 +28,7 @@ def render(model: Model, source: str = DEFAULT_SOURCE) -> dict[str, str]:
         source: the address of the database.
     """
     name = f"hospital-{model.audience}"
-    database = _stable_id(name)
+    database = stable_id("superset", name)
     files: dict[str, dict[str, Any]] = {
         # A date of its own, so that the same publication gives the same bytes.
         "metadata.yaml": {"type": "SqlaTable", "timestamp": "2026-01-01T00:00:00+00:00"},
@@ -51,7 +51,7 @@ def _dataset(model: Model, table: ModelTable, database: str) -> dict[str, Any]:
         "schema": model.role,
         "sql": rows_of(table, model.role),
         "main_dttm_col": next((day for day in days if day != "service_date"), days[0]),
-        "uuid": _stable_id(model.audience, table.contract.name),
+        "uuid": stable_id("superset", model.audience, table.contract.name),
         "database_uuid": database,
         "columns": [
             {
@@ -89,7 +89,3 @@ def sql(figure: Figure) -> str:
             over += f" filter (where {numerator} is not null)"
         value = f"{value} / nullif({over}, 0)"
     return f"case when count(distinct {quoted(figure.choose)}) = 1 then {value} end" if figure.choose else value
-
-
-def _stable_id(*of: str) -> str:
-    return str(uuid5(NAMESPACE_URL, "/".join(("hospital_assets", "superset", *of))))
