@@ -14,7 +14,7 @@ from __future__ import annotations
 import inspect
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import groupby
@@ -52,7 +52,8 @@ class HospitalEventLogStorage(SqliteEventLogStorage):
         self._under_way: dict[str, db.Connection] = {}
         self._tables: set[str] = set()
         self._migrated: set[str] = set()
-        self._records: dict[AssetKey, AssetRecord | None] = {}
+        #: What is newest of an asset, by what was asked: its record, or tags of its partitions.
+        self._newest: dict[AssetKey, dict[Hashable, Any]] = {}
         self._known_at: tuple[int, int] | None = None
         self._waiting: list[EventLogEntry] = []
         self._rows: dict[int, dict[str, Any]] = {}
@@ -90,18 +91,44 @@ class HospitalEventLogStorage(SqliteEventLogStorage):
         """The newest records of assets: as read before, where nothing was written since."""
         if asset_keys is None:
             return super().get_asset_records()
+        with self._up_to_date(asset_keys):
+            unknown = [key for key in asset_keys if "record" not in self._newest.get(key, {})]
+            if unknown:
+                found = {record.asset_entry.asset_key: record for record in super().get_asset_records(unknown)}
+                for key in unknown:
+                    self._newest.setdefault(key, {})["record"] = found.get(key)
+            known = sorted(set(asset_keys), key=AssetKey.to_string)
+            return [record for key in known if (record := self._newest[key]["record"])]
+
+    def get_latest_tags_by_partition(
+        self,
+        asset_key: AssetKey,
+        event_type: DagsterEventType,
+        tag_keys: Sequence[str],
+        asset_partitions: Sequence[str] | None = None,
+        before_cursor: int | None = None,
+        after_cursor: int | None = None,
+    ) -> Mapping[str, Mapping[str, str]]:
+        """Tags of the newest events of partitions, such as data versions: as read before, where nothing was written."""
+        partitions = None if asset_partitions is None else tuple(asset_partitions)
+        asked = event_type, tuple(tag_keys), partitions, before_cursor, after_cursor
+        with self._up_to_date([asset_key]):
+            if asked not in self._newest.get(asset_key, {}):
+                found = super().get_latest_tags_by_partition(asset_key, event_type, tag_keys, *asked[2:])
+                self._newest.setdefault(asset_key, {})[asked] = found
+            tags: Mapping[str, Mapping[str, str]] = self._newest[asset_key][asked]
+            return tags
+
+    @contextmanager
+    def _up_to_date(self, asset_keys: Sequence[AssetKey]) -> Iterator[None]:
+        """What is remembered of assets holds, and nobody writes."""
         with self._db_lock:
             if any(_asset_key(event) in asset_keys for event in self._waiting):
                 self._store_waiting()
-            if self._known_at != self._writes():
-                self._records.clear()
-            unknown = [key for key in asset_keys if key not in self._records]
-            if unknown:
-                found = {record.asset_entry.asset_key: record for record in super().get_asset_records(unknown)}
-                self._records.update((key, found.get(key)) for key in unknown)
-                self._known_at = self._writes()
-            known = sorted(set(asset_keys), key=AssetKey.to_string)
-            return [record for key in known if (record := self._records[key])]
+            if self._known_at != (now := self._writes()):
+                self._newest.clear()
+                self._known_at = now
+            yield
 
     def _writes(self) -> tuple[int, int] | None:
         """Numbers that change with every write to the index, here or by another process; None where it is closed."""
@@ -133,7 +160,7 @@ class HospitalEventLogStorage(SqliteEventLogStorage):
 
     def _opened(self, shard: str) -> db.Connection:
         if shard == INDEX_SHARD_NAME:
-            self._records.clear()
+            self._newest.clear()
         engine = db.create_engine(
             self.conn_string_for_shard(shard),
             poolclass=db.pool.StaticPool,
@@ -211,7 +238,7 @@ class HospitalEventLogStorage(SqliteEventLogStorage):
                 if event.dagster_event_type in ASSET_CHECK_EVENTS:
                     self.store_asset_check_event(event, number)
             for asset_key, _ in newest:
-                self._records.pop(asset_key, None)
+                self._newest.pop(asset_key, None)
             if known:
                 self._known_at = self._writes()
 

@@ -89,7 +89,7 @@ def results(
         warehouse: open.
         checked_at: the wall clock.
         contract: the table.
-        frames: it and the tables that the check reads, by name, as the warehouse gives them.
+        frames: it and the tables that the check reads, by name.
         check: see `findings.evaluated`.
     """
     period = period_of(context) if contract.partitioned else None

@@ -18,7 +18,7 @@ import polars as pl
 from hospital_assets.checks.kinds import Kind
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.warehouse.database import Period, Warehouse
-from hospital_assets.warehouse.dialect import Frame
+from hospital_assets.warehouse.dialect import Frame, relation_of
 
 Status = Literal["Passed", "Failed", "NotApplicable", "Error"]
 
@@ -96,19 +96,20 @@ def asked_for(context: dg.AssetCheckExecutionContext, kinds: Sequence[Kind]) -> 
 def evaluated(
     warehouse: Warehouse, frames: Mapping[str, Frame], period: Period | None, check: Check
 ) -> list[tuple[Kind, list[Finding]]]:
-    """What a check finds: in memory where its tables are small; by SQL where a rule is broken, to show how to look on.
+    """What a check finds; of tables in memory by SQL where a rule is broken, to show how to look on.
 
     Args:
         warehouse: open.
-        frames: the tables that the check reads, by name, as the warehouse gives them.
+        frames: the tables that the check reads, by name.
         period: the service days it covers of the tables that have them; None for all.
         check: gives findings by kind; may be called twice.
     """
-    if warehouse.fits_in_memory((CONTRACTS[name], period) for name in frames):
-        found = check({name: warehouse.in_memory(CONTRACTS[name], frame) for name, frame in frames.items()})
-        if all(finding.status in ("Passed", "NotApplicable") for _, findings in found for finding in findings):
-            return found
-    return check(frames)
+    found = check(frames)
+    if all(finding.status in ("Passed", "NotApplicable") for _, findings in found for finding in findings):
+        return found
+    if all(relation_of(frame) is not None for frame in frames.values()):
+        return found
+    return check({name: warehouse.read(CONTRACTS[name], period) for name in frames})
 
 
 def result(

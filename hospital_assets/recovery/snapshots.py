@@ -216,7 +216,7 @@ def _restore(warehouse: Warehouse, snapshot: Snapshot, contract: Contract, perio
             before = _content(warehouse, here, columns, where, days)
             wanted = _content(warehouse, there, columns, where, days)
             with warehouse.transaction():
-                warehouse.writes += 1
+                warehouse.wrote(contract)
                 connection.execute(f"delete from {here}{where}", days)
                 connection.execute(f"insert into {here} by name select {names} from {there}{where}", days)
                 after = _content(warehouse, here, columns, where, days)

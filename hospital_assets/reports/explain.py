@@ -228,9 +228,8 @@ class _RowByRow(dg.IOManager):
     def load_input(self, context: dg.InputContext) -> Frame:
         """The upstream table, in which rows and hospitals are what this is about."""
         contract = CONTRACTS[context.asset_key.path[-1]]
-        if MAY_BE_ABSENT in (context.definition_metadata or {}) and not self._warehouse.exists(contract):
-            return lazy(pl.DataFrame(schema=contract.polars_schema))
-        frame = self._warehouse.read(contract, period_of(context))
+        may_be_absent = MAY_BE_ABSENT in (context.definition_metadata or {})
+        frame = self._warehouse.read(contract, period_of(context), may_be_absent=may_be_absent)
         relation = relation_of(frame)
         if relation is None or contract.name not in (self._fact.name, "dim_hospital"):
             return frame

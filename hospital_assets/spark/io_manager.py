@@ -65,14 +65,17 @@ class LakeIOManager(HospitalIOManager):
     lake: str
     tables_on_spark: list[str]
 
-    def _read(self, context: dg.InputContext, contract: Contract, period: Period | None) -> Frame:
+    def _read(
+        self, context: dg.InputContext, contract: Contract, period: Period | None, *, may_be_absent: bool
+    ) -> Frame:
         if not self._is_on_spark(context):
-            return super()._read(context, contract, period)
+            return super()._read(context, contract, period, may_be_absent=may_be_absent)
         on_spark.forget_checkpoints()
         session, lake = self.spark.spark_session, Lake(self.lake)
         if contract.name in self.tables_on_spark:
             return lake.read(session, contract, period)
-        return lake.lend(session, super()._read(context, contract, period), contract.name)
+        stored = self.warehouse.open_for_reading().read(contract, period, may_be_absent=may_be_absent)
+        return lake.lend(session, stored, contract.name)
 
     def _is_on_spark(self, context: dg.InputContext) -> bool:
         """Whether the step that asks makes tables on Spark; checks read through DuckDB."""

@@ -93,6 +93,8 @@ class Warehouse:
     writes: int = 0
     _known_tables: set[str] = field(default_factory=set)
     _kinds: dict[str, str] | None = None
+    _counts: dict[str, dict[Period | None, int]] = field(default_factory=dict)
+    _frames: dict[str, dict[Period | None, pl.DataFrame]] = field(default_factory=dict)
     _is_in_transaction: bool = False
     _after_commit: dict[str, Callable[[], None]] = field(default_factory=dict)
 
@@ -114,6 +116,8 @@ class Warehouse:
             self._after_commit.clear()
             self._known_tables.clear()
             self._kinds = None
+            self._counts.clear()
+            self._frames.clear()
             raise
         finally:
             self._is_in_transaction = False
@@ -168,15 +172,23 @@ class Warehouse:
             )
         return self._kinds
 
-    def read(self, contract: Contract, period: Period | None = None) -> Frame:
+    def read(self, contract: Contract, period: Period | None = None, *, may_be_absent: bool = False) -> Frame:
         """A lazy frame over a table, or over some service days of it.
 
         A nullable column that the contract has gained since the table was last written is null.
+
+        Args:
+            contract: of the table.
+            period: the service days; None for all.
+            may_be_absent: whether a table that was never written has no rows.
 
         Raises:
             WarehouseError: the table was never written.
         """
         if not self.exists(contract):
+            if may_be_absent:
+                columns = ", ".join(f"cast(null as {c.duckdb_type}) as {quoted(c.name)}" for c in contract.columns)
+                return lazy(self.connection.sql(f"select {columns} where false"))
             raise WarehouseError(
                 f"{contract.name} is not in the warehouse yet: materialise the asset '{contract.name}' first"
             )
@@ -195,23 +207,38 @@ class Warehouse:
 
     def fits_in_memory(self, asked: Iterable[tuple[Contract, Period | None]]) -> bool:
         """Whether tables, or some service days of them, are so small together that memory is the quicker place."""
-        return sum(self.count(contract, period) for contract, period in asked if self.exists(contract)) <= (
-            self.in_memory_rows
-        )
+        rows = 0
+        for contract, period in asked:
+            counts = self._counts.setdefault(contract.name, {})
+            if period not in counts:
+                counts[period] = self.count(contract, period) if self.exists(contract) else 0
+            rows += counts[period]
+        return rows <= self.in_memory_rows
 
-    def in_memory(self, contract: Contract, frame: Frame) -> Frame:
-        """The rows of a frame over a table as a Polars frame; JSON is text there.
+    def in_memory(self, contract: Contract, period: Period | None = None, *, may_be_absent: bool = False) -> Frame:
+        """As `read`, as a Polars frame, where JSON is text; read once for all that ask until the table is written."""
+        frames = self._frames.setdefault(contract.name, {})
+        if period not in frames:
+            frame = self.read(contract, period, may_be_absent=may_be_absent)
+            texts = {
+                c.name: f"cast(cast({quoted(c.name)} as json) as varchar)"
+                for c in contract.columns
+                if c.duckdb_type == "VARIANT"
+            }
+            read: pl.DataFrame = (with_sql(frame, texts) if texts else frame).collect("polars").to_native()
+            if sum(known.height for of_table in self._frames.values() for known in of_table.values()) > (
+                _MOST_REMEMBERED * self.in_memory_rows
+            ):
+                self._frames.clear()
+                frames = self._frames.setdefault(contract.name, {})
+            frames[period] = read
+        return lazy(frames[period])
 
-        Args:
-            contract: of the table.
-            frame: a frame that `read` gave, or another over the table.
-        """
-        texts = {
-            c.name: f"cast(cast({quoted(c.name)} as json) as varchar)"
-            for c in contract.columns
-            if c.duckdb_type == "VARIANT" and c.name in frame.columns
-        }
-        return lazy((with_sql(frame, texts) if texts else frame).collect("polars").to_native())
+    def wrote(self, contract: Contract) -> None:
+        """The rows of a table change: what was remembered of it goes."""
+        self.writes += 1
+        self._counts.pop(contract.name, None)
+        self._frames.pop(contract.name, None)
 
     def replace(
         self,
@@ -239,7 +266,7 @@ class Warehouse:
                 be computed (DuckDB's reason is the cause).
         """
         started = time.perf_counter()
-        self.writes += 1
+        self.wrote(contract)
         shown_from_lake = self.is_view(contract)
         if shown_from_lake and period is not None:
             # Its other days would have to be copied, and may be more than this file should hold.
@@ -359,7 +386,7 @@ class Warehouse:
 
     def drop(self, contract: Contract) -> None:
         """Remove a table, so that the next write makes it anew."""
-        self.writes += 1
+        self.wrote(contract)
         kind = "view" if self.is_view(contract) else "table"
         self.connection.execute(f"drop {kind} if exists {_qualified(contract)}")
         self._known_tables.discard(contract.name)
@@ -375,7 +402,7 @@ class Warehouse:
             select: how DuckDB reads them.
             also: bookkeeping that belongs to the same transaction.
         """
-        self.writes += 1
+        self.wrote(contract)
         with without_values(f"{contract.name} cannot be read"), self.transaction() as connection:
             if not self.is_view(contract):
                 self.drop(contract)
@@ -384,6 +411,8 @@ class Warehouse:
             also(connection)
 
 
+#: Rows of tables that stay in memory for the next step, as a multiple of those that one step may read there.
+_MOST_REMEMBERED = 4
 _LAYERS = sorted({contract.layer for contract in CONTRACTS.values()})
 
 

@@ -21,7 +21,7 @@ from pydantic import PrivateAttr
 from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.settings import EngineSettings
 from hospital_assets.warehouse.database import Period, Warehouse, Written, open_warehouse
-from hospital_assets.warehouse.dialect import Frame, lazy, quoted, relation_of
+from hospital_assets.warehouse.dialect import Frame, lazy
 from hospital_assets.warehouse.errors import WarehouseError
 from hospital_assets.warehouse.lineage import lineage_of
 from hospital_assets.warehouse.loads import complete_loads, publish_ledger, record_loads
@@ -156,31 +156,35 @@ class WarehouseIOManager(dg.ConfigurableIOManager):
 
     def load_input(self, context: dg.InputContext) -> Frame | pl.DataFrame:
         """A frame over the upstream table."""
-        contract = contract_of(context.asset_key)
-        frame = self._read(context, contract, period_of(context))
+        frame = self._read(
+            context,
+            contract_of(context.asset_key),
+            period_of(context),
+            may_be_absent=MAY_BE_ABSENT in (context.definition_metadata or {}),
+        )
         if context.dagster_type.typing_type is pl.DataFrame:
             return frame.collect("polars").to_native()  # type: ignore[no-any-return]
-        warehouse = self.warehouse.open()
-        return warehouse.in_memory(contract, frame) if self._is_in_memory(context, warehouse, frame) else frame
+        return frame
 
-    def _is_in_memory(self, context: dg.InputContext, warehouse: Warehouse, frame: Frame) -> bool:
-        """Whether the step that asks is computed in memory; of checks, `checks.findings.evaluated` decides."""
+    def _read(
+        self, context: dg.InputContext, contract: Contract, period: Period | None, *, may_be_absent: bool
+    ) -> Frame:
+        """The upstream table, on the engine that the step runs on."""
+        warehouse = self.warehouse.open_for_reading()
+        if self._is_in_memory(context, warehouse):
+            return warehouse.in_memory(contract, period, may_be_absent=may_be_absent)
+        return warehouse.read(contract, period, may_be_absent=may_be_absent)
+
+    def _is_in_memory(self, context: dg.InputContext, warehouse: Warehouse) -> bool:
+        """Whether all that the asking step reads is so small that it is computed in memory."""
         step = context.step_context
-        if step.assets_def is None or not step.assets_def.keys or relation_of(frame) is None:
+        if step.assets_def is None:
             return False
         if self._decided is None or self._decided[0] != (step.run_id, step.step.key):
             inputs = step.assets_def.keys_by_input_name.items()
             fits = warehouse.fits_in_memory((contract_of(key), _period_read(step, name)) for name, key in inputs)
             self._decided = ((step.run_id, step.step.key), fits)
         return self._decided[1]
-
-    def _read(self, context: dg.InputContext, contract: Contract, period: Period | None) -> Frame:
-        """The upstream table, on the engine that the step's assets run on."""
-        warehouse = self.warehouse.open_for_reading()
-        if MAY_BE_ABSENT in (context.definition_metadata or {}) and not warehouse.exists(contract):
-            columns = ", ".join(f"cast(null as {c.duckdb_type}) as {quoted(c.name)}" for c in contract.columns)
-            return lazy(warehouse.connection.sql(f"select {columns} where false"))
-        return warehouse.read(contract, period)
 
     def _replace(
         self, warehouse: Warehouse, contract: Contract, frame: Frame, period: Period | None, also: Also
