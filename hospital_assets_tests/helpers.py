@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -41,8 +43,7 @@ def warehouse_copy(settings: Settings, target: Path) -> Settings:
 
 def tables(settings: Settings) -> Iterator[tuple[str, str]]:
     """Each table with a hash of its content, whatever the order of its rows."""
-    connection = duckdb.connect(str(settings.warehouse_file), read_only=True)
-    try:
+    with reading(settings) as connection:
         for contract in CONTRACTS.values():
             if contract.name == _LEDGER:
                 continue
@@ -51,13 +52,24 @@ def tables(settings: Settings) -> Iterator[tuple[str, str]]:
                 f"select count(*), sum(hash(concat_ws('|', {columns}))::hugeint) from {contract.qualified_name}"
             ).fetchall()
             yield contract.name, str(row)
-    finally:
-        connection.close()
 
 
 def query(settings: Settings, sql: str) -> pl.DataFrame:
-    connection = duckdb.connect(str(settings.warehouse_file), read_only=True)
-    try:
+    with reading(settings) as connection:
         return connection.sql(sql).pl()
-    finally:
-        connection.close()
+
+
+@contextlib.contextmanager
+def reading(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The warehouse file; another process of the test run that holds it for a moment is waited for."""
+    for waits_again in [*[True] * 300, False]:
+        try:
+            connection = duckdb.connect(str(settings.warehouse_file), read_only=True)
+        except duckdb.IOException:
+            if not waits_again:
+                raise
+            time.sleep(0.1)
+        else:
+            break
+    with contextlib.closing(connection):
+        yield connection
