@@ -419,10 +419,12 @@ def control_figure(
         title = f"{name}: {value}, {'in its usual range' if word == 'usual range' else word}"
         counted = f"{_counted(control)} of {len(control.points)} {each}s" if control.signals else "no signals"
         subtitle = (
-            f"XmR chart by {each}, newest {_day(newest.day)}; "
+            f"XmR chart by {each}, newest {on(newest.day)}; "
             f"{counted}; expected "
-            f"{charts.number(control.lower, digits)} to {charts.number(min(control.upper, top), digits)} {unit}, "
-            f"as from {_day(control.baseline[0])} to {_day(control.baseline[1])} {control.baseline[1].year}"
+            # Limits of whole numbers are not whole: 2 is outside 0 to 1.7.
+            f"{charts.number(control.lower, digits or 1)} to "
+            f"{charts.number(min(control.upper, top), digits or 1)} {unit}, "
+            f"as from {on(control.baseline[0])} to {on(control.baseline[1])} {control.baseline[1].year}"
         )
         met = assurance(target, control.lower, control.upper, control.better)
         icons = charts.variation(newest.verdict, newest.direction) + (charts.assurance(met) if met else "")
@@ -483,8 +485,9 @@ def _counted(control: Control) -> str:
     return " and ".join(f"{count} {WORDS[verdict].lower()}" for verdict, count in control.signals.items())
 
 
-def _day(day: date) -> str:
-    return f"{day.day} {day:%b}"
+def on(day: date, month: str = "%b") -> str:
+    """A day in running text: `3 Jan`; its month in full with `%B`."""
+    return f"{day.day} {day.strftime(month)}"
 
 
 def spark_of(control: Control) -> str:

@@ -254,6 +254,16 @@ def _least(mart: Mart, of: Measured) -> int:
     return mart.few if of.least is None else of.least
 
 
+def average(sums: str, n: str) -> str:
+    """An average as SQL: a sum over the n of the rows that have one; where few patients are protected some have none.
+
+    Args:
+        sums: column of the sums.
+        n: of how many, as SQL.
+    """
+    return f"sum({sums}) / nullif(sum({n}) filter ({sums} is not null), 0)"
+
+
 _VISITS = """
 from facts.fact_emergency_visits f {patients}
 where f.service_date between $since and $last and not f.is_cancelled
@@ -310,3 +320,40 @@ def of_table(
     return mart.sliced(
         f"select {columns} from kpis.{table} where {conditions} and service_date between $first and $last {then}", where
     )
+
+
+def of_months(mart: Mart, where: Slice, table: str, columns: str, then: str = "") -> list[Row]:
+    """A query over the months of a KPI table that a slice touches, of its hospital (or all).
+
+    Args:
+        mart: the publication.
+        where: the slice.
+        table: the KPI table, by month in `period_month`.
+        columns: what is selected.
+        then: further conditions, order.
+    """
+    return mart.sliced(
+        f"select {columns} from kpis.{table} where hospital_id = $hospital "
+        f"and period_month between date_trunc('month', $first) and $last {then}",
+        where,
+    )
+
+
+def of_newest(
+    mart: Mart, where: Slice, table: str, columns: str, then: str = "", *, needs: str = "service_date", **values: Any
+) -> list[Row]:
+    """A query over what a forecast table holds of the newest day it was made for.
+
+    Args:
+        mart: the publication.
+        where: the slice.
+        table: the table, by as-of day in `service_date`.
+        columns: what is selected.
+        then: further conditions, grouping, order.
+        needs: a column without which there is nothing to show: no rows where it is not published.
+        **values: bound, besides the slice.
+    """
+    if not mart.has(table, needs):
+        return []
+    newest = f"(select max(service_date) from forecasts.{table})"
+    return mart.sliced(f"select {columns} from forecasts.{table} where service_date = {newest} {then}", where, **values)

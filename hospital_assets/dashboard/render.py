@@ -25,6 +25,7 @@ from hospital_assets.dashboard.figures import Away, Card, Cell, Column, Drawn, F
 from hospital_assets.dashboard.pages.visits import of_visits
 from hospital_assets.dashboard.slices import Known, Slice, periods
 from hospital_assets.measures.natural_limits import ASSURANCES
+from hospital_assets.measures.words import lasted
 
 FOLDER = Path(__file__).parent
 #: Text of fewer characters is not broken into lines.
@@ -54,6 +55,7 @@ def templates() -> Environment:
         "how_explained": how_explained,
         "Markup": Markup,
         "number": number,
+        "lasted": lasted,
         "pairs": parse_qsl,
     }
     return environment

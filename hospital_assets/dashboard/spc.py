@@ -163,7 +163,8 @@ def end_of(day: date, grain: Grain) -> date:
     return day + timedelta(days=6 if grain == "week" else 0)
 
 
-_RULES = ("is_outside", "is_run", "is_trend", "is_two_of_three")
+#: Rules, those first that decide the direction of a signal.
+_RULES = ("is_outside", "is_run", "is_two_of_three", "is_trend")
 
 
 def _placed(point: Point, row: Mapping[str, object], better: Better) -> Point:

@@ -22,6 +22,14 @@ def in_hours(minutes: float) -> str:
     return f"{in_words(minutes / 60)} hour{'' if minutes == 60 else 's'}"
 
 
+def lasted(minutes: float) -> str:
+    """A length of time as it is read at a glance: `45 min`, `7 h`, `3 days`."""
+    for most, unit, of in ((120, "min", 1), (2 * 1440, "h", 60)):
+        if minutes < most:
+            return f"{minutes / of:,.0f} {unit}"
+    return f"{minutes / 1440:,.0f} days"
+
+
 def span(first: int, last: int) -> str:
     """From one whole number to another: `5-6` with an en dash, `5` where they are the same."""
     return f"{first}" if first == last else f"{first}\N{EN DASH}{last}"

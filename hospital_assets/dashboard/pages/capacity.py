@@ -20,6 +20,7 @@ from hospital_assets.dashboard.figures import (
     figure,
     line,
     measure_of,
+    on,
     series,
 )
 from hospital_assets.dashboard.mart import Mart, OverTime, Row
@@ -62,7 +63,7 @@ def capacity(mart: Mart, where: Slice) -> Page:
             "Occupancy",
             number(newest[0].value, 1) if newest else "\u2013",
             "%" if newest else "",
-            f"{newest[0].day.day} {newest[0].day:%b}, {number(newest[0].n)} beds" if newest else TOO_FEW,
+            f"{on(newest[0].day)}, {number(newest[0].n)} beds" if newest else TOO_FEW,
             against_chance(found["occupancy"], is_newest=True),
             measure_of("kpi_occupancy_daily"),
             ("triage",),
@@ -88,7 +89,7 @@ def capacity(mart: Mart, where: Slice) -> Page:
         Card(
             "net",
             "In minus out",
-            number(beds.total["net"] or 0),
+            number(beds.total["net"]),
             "patients",
             "sum of the days; above 0 beds fill up",
             measure=measure_of("kpi_department_flow_daily"),
@@ -127,7 +128,8 @@ def capacity(mart: Mart, where: Slice) -> Page:
         _overstays(mart, where),
         _blood_mix(mart, where),
     ]
-    return Page(news(found), cards, figures, BASIS)
+    names = {"occupancy": "Occupancy", "boarded": cards[1].label, "before_noon": cards[2].label}
+    return Page(news(found, names), cards, figures, BASIS)
 
 
 def _wards(mart: Mart, where: Slice) -> Figure:
@@ -136,7 +138,7 @@ def _wards(mart: Mart, where: Slice) -> Figure:
     if not rows:
         return empty("wards", "Departments", "No department with known beds in this slice", 12, measure)
     most = max([*(r["peak_pct"] or 0 for r in rows), 100.0])
-    limit = number(thresholds.FULL_PCT)
+    limit, day = number(thresholds.FULL_PCT), rows[0]["service_date"]
     full = [r for r in rows if (r["time_weighted_pct"] or 0) > thresholds.FULL_PCT]
 
     def occupied(row: Row) -> Drawn:
@@ -146,7 +148,7 @@ def _wards(mart: Mart, where: Slice) -> Figure:
 
     return figure(
         "wards",
-        f"{len(full)} of {len(rows)} departments over {limit} % on {where.last.day} {where.last:%b}",
+        f"{len(full)} of {len(rows)} departments over {limit} % on {on(day)}",
         f"Time-weighted occupancy, bar to {number(most)} %; mark: {limit} %",
         sorted(rows, key=lambda r: -(r["time_weighted_pct"] or 0))[:20],
         Column("Hospital", of=lambda r: mart.known.hospitals.get(r["hospital_id"], r["hospital_id"])),
@@ -204,11 +206,12 @@ def _crowding(mart: Mart, where: Slice) -> Figure:
     if not known:
         return empty("crowding", "Crowding", "No NEDOCS in this slice", 4, measure)
     worst = max(known, key=lambda r: r["overcrowded_pct"])
-    name = worst["hospital_id"]
     return figure(
         "crowding",
-        f"Overcrowded most often: {name}, {percentage(worst['overcrowded_pct'], 100)} % of hours",
-        "NEDOCS at the start of each hour: median, worst, share of hours over 100",
+        f"Overcrowded most often: {worst['hospital_id']}, {percentage(worst['overcrowded_pct'], 100)} % of hours"
+        if worst["overcrowded_pct"]
+        else "Crowding: never overcrowded",
+        "NEDOCS at the start of each hour, in whole points: median, worst, share of hours over 100",
         rows,
         Column("Hospital", of="hospital_id"),
         Column("Median", 0, "median"),
@@ -231,9 +234,10 @@ def _in_and_out(beds: OverTime, where: Slice) -> Figure:
         return empty("net-trend", "In and out", "No moves in this slice", 6, measure)
     net = beds.total["net"] or 0
     each = "by day" if where.grain == "day" else f"a day, by {where.grain}"
+    more = f"{number(abs(net))} {'more came than left' if net > 0 else 'more left than came'}"
     return Figure(
         "net-trend",
-        f"In and out: {number(abs(net))} {'more came than left' if net >= 0 else 'more left than came'}",
+        f"In and out: {more if net else 'as many came as left'}",
         f"Patients who entered and left {each}; the emergency department only if it is selected",
         "series",
         (Column(where.grain.capitalize()), Column("In", 0), Column("Out", 0), Column("Net", 0)),

@@ -5,9 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 from hospital_assets.contracts.kpis_emergency import NEDOCS_LEVELS
-from hospital_assets.dashboard.mart import Mart, Measured, OverTime, Row, over_time
+from hospital_assets.dashboard.mart import Mart, Measured, OverTime, Row, average, of_months, over_time
 from hospital_assets.dashboard.slices import Slice
-from hospital_assets.measures.thresholds import CROWDED_RATIO
 from hospital_assets.measures.words import sql_list
 
 #: NEDOCS levels from overcrowded on, as a list of SQL.
@@ -33,7 +32,7 @@ def occupancy(mart: Mart, where: Slice) -> OverTime:
 def occupancy_now(mart: Mart, where: Slice) -> list[Row]:
     """Each department on the last day of the slice: beds, mean, midnight and peak occupancy."""
     return mart.sliced(
-        "select o.hospital_id, o.department_name, o.bed_capacity, o.midnight_patients_count, "
+        "select o.service_date, o.hospital_id, o.department_name, o.bed_capacity, o.midnight_patients_count, "
         "o.midnight_pct, o.time_weighted_pct, o.peak_patients_count, o.peak_pct "
         "from kpis.kpi_occupancy_daily o where o.service_date = (select max(service_date) from "
         "kpis.kpi_occupancy_daily where service_date between $first and $last) "
@@ -75,7 +74,7 @@ def boarding_by_destination(mart: Mart, where: Slice) -> list[Row]:
     """Boarding by the department admitted to: n, average, over four and twelve hours, longest."""
     return mart.sliced(
         "select destination_department, sum(denominator_count)::bigint as denominator_count, "
-        "sum(boarding_sum_minutes) / nullif(sum(denominator_count), 0) as average_minutes, "
+        f"{average('boarding_sum_minutes', 'denominator_count')} as average_minutes, "
         "sum(numerator_count)::bigint as over_4_hours_count, "
         "sum(over_12_hours_count)::bigint as over_12_hours_count "
         "from kpis.kpi_boarding_daily where hospital_id = $hospital "
@@ -91,9 +90,7 @@ def crowding_by_hour(mart: Mart, where: Slice) -> list[Row]:
         "select hospital_id, count(nedocs_score) as hours_count, median(nedocs_score) as median, "
         "max(nedocs_score) as worst, "
         f"100.0 * count(*) filter (where nedocs_level in {_OVERCROWDED}) / nullif(count(nedocs_score), 0) "
-        "as overcrowded_pct, "
-        f"100.0 * count(*) filter (where occupancy_ratio > {CROWDED_RATIO}) "
-        "/ nullif(count(occupancy_ratio), 0) as over_90_pct "
+        "as overcrowded_pct "
         "from kpis.kpi_crowding_hourly where $hospital in ('all', hospital_id) "
         "and service_date between $first and $last group by 1 order by 1",
         where,
@@ -102,13 +99,11 @@ def crowding_by_hour(mart: Mart, where: Slice) -> list[Row]:
 
 def stays_by_month(mart: Mart, where: Slice) -> list[Row]:
     """Length of stay by month of discharge and class."""
-    return mart.sliced(
-        "select period_month, stay_class, denominator_count, los_hours_median, los_hours_average, "
-        "los_hcup_days_average, excluded_open_count from kpis.kpi_length_of_stay "
-        "where hospital_id = $hospital "
-        "and period_month between date_trunc('month', $first) and $last order by 2, 1",
-        where,
+    columns = (
+        "period_month, stay_class, denominator_count, los_hours_median, los_hours_average, los_hcup_days_average, "
+        "excluded_open_count"
     )
+    return of_months(mart, where, "kpi_length_of_stay", columns, "order by 2, 1")
 
 
 def overstays(mart: Mart, where: Slice) -> list[Row]:

@@ -234,7 +234,7 @@ def _equity(mart: Mart, people: list[Row], where: Slice) -> Figure:
 
 
 def _procedures(mart: Mart, where: Slice) -> Figure:
-    rows = [r for r in queries.procedures(mart, where) if r["procedure_count"]]
+    rows = [r for r in queries.procedures(mart, where) if r["procedure_count"]][:12]
     measure = measure_of("kpi_procedures")
     if not rows:
         return empty("procedures", "Procedures", TOO_FEW, 6, measure)
@@ -243,7 +243,7 @@ def _procedures(mart: Mart, where: Slice) -> Figure:
         "procedures",
         f"Most common procedure: {rows[0]['procedure_name'] or rows[0]['procedure_code']}",
         "Procedures by code",
-        rows[:12],
+        rows,
         Column("Procedure", of=lambda r: r["procedure_name"] or r["procedure_code"]),
         bars(lambda r: r["procedure_count"] / most),
         Column("Count", 0, "procedure_count"),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any
 
-from hospital_assets.dashboard.mart import Mart, Measured, OverTime, Row, over_time
+from hospital_assets.dashboard.mart import Mart, Measured, OverTime, Row, of_months, over_time
 from hospital_assets.dashboard.slices import Slice
 
 
@@ -123,21 +123,14 @@ def surveillance(mart: Mart, where: Slice, watched: Mapping[str, tuple[str, ...]
     )
 
 
+_RATE = "period_month, denominator_count, numerator_count, value_pct"
+
+
 def returns_by_month(mart: Mart, where: Slice) -> list[Row]:
     """72-hour returns of discharged visits by month."""
-    return mart.sliced(
-        "select period_month, denominator_count, numerator_count, value_pct from kpis.kpi_returns "
-        "where hospital_id = $hospital and variant = 'discharged' "
-        "and period_month between date_trunc('month', $first) and $last order by 1",
-        where,
-    )
+    return of_months(mart, where, "kpi_returns", _RATE, "and variant = 'discharged' order by 1")
 
 
 def readmissions_by_month(mart: Mart, where: Slice) -> list[Row]:
     """30-day readmissions by month of index discharge."""
-    return mart.sliced(
-        "select period_month, denominator_count, numerator_count, value_pct "
-        "from kpis.kpi_readmissions where hospital_id = $hospital "
-        "and period_month between date_trunc('month', $first) and $last order by 1",
-        where,
-    )
+    return of_months(mart, where, "kpi_readmissions", _RATE, "order by 1")

@@ -71,7 +71,7 @@ def deterioration(mart: Mart, where: Slice) -> Page:
     ]
     trends = share_trends(names, found, _IGNORES)
     figures = [_bands(mart, where), _intervals(mart, where), _first_sets(mart, where), _responses(mart, where), *trends]
-    return Page(news(found), cards, figures, BASIS)
+    return Page(news(found, {name: label for name, (label, _) in names.items()}), cards, figures, BASIS)
 
 
 def _left_out(row: Mapping[str, int]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hospital_assets.dashboard.mart import Mart, Row, of_table
+from hospital_assets.dashboard.mart import Mart, Row, average, of_table
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.measures.observations import MONITORING_MINUTES
 
@@ -46,8 +46,8 @@ def responses(mart: Mart, where: Slice) -> Row | None:
         "coalesce(sum(denominator_count), 0)::bigint as n, sum(numerator_count)::bigint as in_time, "
         "sum(seen_count)::bigint as seen, sum(left_unseen_count)::bigint as left_unseen, "
         "sum(waiting_count)::bigint as waiting, "
-        "sum(response_sum_minutes) / nullif(sum(seen_count) filter (where response_sum_minutes is not null), 0) "
-        "as average, " + _left_out("cancelled", "already_seen", "left_early", "not_due"),
+        f"{average('response_sum_minutes', 'seen_count')} as average, "
+        + _left_out("cancelled", "already_seen", "left_early", "not_due"),
     )
     return rows[0] if rows else None
 
@@ -60,8 +60,7 @@ def intervals(mart: Mart, where: Slice) -> dict[str, Row]:
         "kpi_observation_frequency_daily",
         "news2_band, sum(denominator_count)::bigint as n, sum(numerator_count)::bigint as in_time, "
         "sum(late_count)::bigint as late, sum(missed_count)::bigint as missed, "
-        "sum(interval_sum_minutes) / nullif(sum(numerator_count + late_count) "
-        "filter (where interval_sum_minutes is not null), 0) as average, "
+        f"{average('interval_sum_minutes', 'numerator_count + late_count')} as average, "
         + _left_out("cancelled", "under_16", "unknown_age", "incomplete", "left_early", "not_due"),
         "and denominator_count is not null group by 1",
     )

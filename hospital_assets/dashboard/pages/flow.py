@@ -82,7 +82,7 @@ def flow(mart: Mart, where: Slice) -> Page:
             )
         ),
     ]
-    return Page(news(found), cards, figures, BASIS)
+    return Page(news(found, {name: label for name, (label, _) in names.items()}), cards, figures, BASIS)
 
 
 #: Stage -> what it is called.
@@ -158,7 +158,7 @@ def _histogram(mart: Mart, where: Slice) -> Figure:
     hour = percentage(sum(count for step, count in counts.items() if step < 2), n, 0)
     return Figure(
         "histogram",
-        f"{hour} % are seen within the hour",
+        f"Of those seen, {hour} % are seen within the hour",
         f"Visits by minutes from door to provider, {visit_days(where)}",
         "table",
         (Column("Minutes"), Column("", is_wide=True), Column("Visits", 0), Column("%", 1), Column("Seen by then %", 1)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hospital_assets.dashboard.mart import Mart, Row, of_table, of_visits
+from hospital_assets.dashboard.mart import Mart, Row, average, of_months, of_table, of_visits
 from hospital_assets.dashboard.slices import Slice
 
 
@@ -16,7 +16,7 @@ def stages(mart: Mart, where: Slice) -> dict[str, Row]:
         where,
         "kpi_stages_daily",
         "stage, sum(denominator_count)::bigint as visit_count, sum(numerator_count)::bigint as reached_count, "
-        "sum(stage_sum_minutes) / nullif(sum(timed_count) filter (where stage_sum_minutes is not null), 0) as average, "
+        f"{average('stage_sum_minutes', 'timed_count')} as average, "
         "median(stage_median_minutes) as median, median(stage_p90_minutes) as p90, "
         "sum(timed_count)::bigint as timed_count",
         "group by stage",
@@ -42,7 +42,7 @@ def wait_histogram(mart: Mart, where: Slice) -> list[Row]:
     return of_visits(
         mart,
         where,
-        "least(f.wait_minutes // 30, 8)::bigint as step, count(*) as visit_count",
+        "least(floor(f.wait_minutes / 30), 8)::bigint as step, count(*) as visit_count",
         "and f.wait_minutes is not null group by 1 order by 1",
     )
 
@@ -68,20 +68,15 @@ def handovers(mart: Mart, where: Slice) -> Row | None:
         "coalesce(sum(denominator_count), 0)::bigint as n, sum(numerator_count)::bigint as over, "
         "sum(over_30_minutes_count)::bigint as late, sum(over_60_minutes_count)::bigint as long, "
         "sum(excluded_no_handover_count + excluded_negative_count)::bigint as unknown, "
-        "sum(handover_sum_minutes) / nullif(sum(denominator_count) filter (where handover_sum_minutes is not null), 0) "
-        "as average",
+        f"{average('handover_sum_minutes', 'denominator_count')} as average",
     )
     return rows[0] if rows else None
 
 
 def op18_by_month(mart: Mart, where: Slice) -> list[Row]:
     """OP-18b by month of departure."""
-    return mart.sliced(
-        "select period_month, denominator_count, median_minutes from kpis.kpi_op18 "
-        "where hospital_id = $hospital and stratum = 'reported' "
-        "and period_month between date_trunc('month', $first) and $last order by 1",
-        where,
-    )
+    columns = "period_month, denominator_count, median_minutes"
+    return of_months(mart, where, "kpi_op18", columns, "and stratum = 'reported' order by 1")
 
 
 def units(mart: Mart, metric: str) -> list[Row]:

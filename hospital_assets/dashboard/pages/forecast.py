@@ -20,10 +20,12 @@ from hospital_assets.dashboard.figures import (
     figure,
     hours,
     line,
+    on,
     series,
 )
 from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.pages import forecast_queries as queries
+from hospital_assets.dashboard.pages.shared import hour_of_week
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.measures.thresholds import FULL_PCT
 
@@ -62,7 +64,11 @@ def _cards(future: list[Row], known: Row | None) -> list[Card]:
     skill = known["skill_pct"] if known else None
     error = (
         f"{number(100 * known['mae'] / known['mean'], 1)} % of the mean; {count} forecasts"
-        + (f", {number(skill, 1)} % better than the mean of eight weeks" if skill is not None else "")
+        + (
+            f", {number(abs(skill), 1)} % {'better' if skill >= 0 else 'worse'} than the mean of eight weeks"
+            if skill
+            else ""
+        )
         if known and known["mean"]
         else none
     )
@@ -127,11 +133,11 @@ _COLUMNS = (
 def _daily(rows: list[Row], future: list[Row]) -> Figure:
     """Arrivals per day: observed and forecast."""
     busiest = max(future, key=lambda r: r["expected"])
-    holidays = [f"{r['day'].day} {r['day']:%b} {r['holiday_name']}" for r in future if r["holiday_name"]]
+    holidays = [f"{on(r['day'])} {r['holiday_name']}" for r in future if r["holiday_name"]]
     labels = [r["day"].isoformat() for r in rows]
     return figure(
         "forecast",
-        f"Busiest of the next 14 days: {busiest['day']:%a} {busiest['day'].day} {busiest['day']:%b}, "
+        f"Busiest of the next 14 days: {busiest['day']:%a} {on(busiest['day'])}, "
         f"{number(busiest['expected'])} arrivals",
         f"Arrivals per day: actual solid, {_READ}",
         rows,
@@ -155,7 +161,7 @@ def _hours(mart: Mart, where: Slice) -> Figure:
     peak = max(rows, key=lambda r: r["expected"])
     return figure(
         "forecast-hours",
-        f"Next 48 hours: peak {peak['day']:%a} {peak['hour_of_day']:02d}:00, {number(peak['expected'], 1)} arrivals",
+        f"Next 48 hours: peak {hour_of_week(peak)}, {number(peak['expected'], 1)} arrivals",
         f"Arrivals per hour: {_READ}; local time of each hospital",
         rows,
         Column("Hour", of=lambda r: f"{r['day'].isoformat()} {r['hour_of_day']:02d}:00"),
@@ -184,7 +190,7 @@ def _beds(mart: Mart, where: Slice) -> Figure:
     wanted = math.ceil(worst["expected"] / (FULL_PCT / 100))
     labels = [r["day"].isoformat() for r in rows]
     supposed = "" if beds == staffed else f" ({number(staffed)} are staffed)"
-    name = f"{worst['day']:%a} {worst['day'].day} {worst['day']:%b}"
+    name = f"{worst['day']:%a} {on(worst['day'])}"
     return Figure(
         "forecast-beds",
         f"With {number(beds)} beds{supposed}, {over} of {len(rows)} days are expected over {number(FULL_PCT)} %",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, timedelta
 from zoneinfo import ZoneInfo
 
 from hospital_assets.contracts.forecasts import EXPECTED_ARRIVALS, QUANTILE_COLUMNS, STAFF_NEEDED
-from hospital_assets.dashboard.mart import Mart, Row
+from hospital_assets.dashboard.mart import Mart, Row, of_newest
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.forecasting.slots import SLOT_WEEKS
 
@@ -25,42 +25,35 @@ _DAYS_BEFORE = 56
 
 def daily_forecast(mart: Mart, where: Slice) -> list[Row]:
     """Arrivals of the last eight weeks by day (`actual`), and what the newest forecast expects of the 14 days after."""
-    if not mart.has("forecast_arrivals_daily", "expected_arrivals"):
-        return []
-    return mart.sliced(
-        f"""
-        with made as (
-            select *, max(service_date) over () as as_of from forecasts.forecast_arrivals_daily
-            where is_shipped and hospital_id = $hospital
-        )
-        select target_date as day, null::double as actual, holiday_name, {_DISTRIBUTION}
-        from made where service_date = as_of
-        union all by name
-        select service_date as day, sum(arrivals_count)::double as actual
-        from kpis.kpi_arrivals_hourly, (select max(as_of) as as_of from made)
-        where $hospital in ('all', hospital_id) and service_date between as_of - $days::integer + 1 and as_of
-        group by 1
-        order by day
-        """,
+    ahead = of_newest(
+        mart,
         where,
-        days=_DAYS_BEFORE,
+        "forecast_arrivals_daily",
+        f"target_date as day, null::double as actual, holiday_name, service_date as as_of, {_DISTRIBUTION}",
+        "and is_shipped and hospital_id = $hospital order by day",
+        needs="expected_arrivals",
     )
+    if not ahead:
+        return []
+    before = mart.sliced(
+        "select service_date as day, sum(arrivals_count)::double as actual from kpis.kpi_arrivals_hourly "
+        "where $hospital in ('all', hospital_id) and service_date between $since and $as_of group by 1 order by 1",
+        where,
+        since=ahead[0]["as_of"] - timedelta(days=_DAYS_BEFORE - 1),
+        as_of=ahead[0]["as_of"],
+    )
+    return [dict.fromkeys(ahead[0]) | row for row in before] + ahead
 
 
 def hourly_forecast(mart: Mart, where: Slice) -> list[Row]:
     """What the newest forecast expects of each local hour of the two days after it; hours that exist."""
-    if not mart.has("forecast_arrivals_hourly", "expected_arrivals"):
-        return []
-    return mart.sliced(
-        f"""
-        select target_date as day, hour_of_day, {_DISTRIBUTION} from forecasts.forecast_arrivals_hourly
-        where is_shipped and hospital_id = $hospital and existing_hours > 0 and service_date = (
-            select max(service_date) from forecasts.forecast_arrivals_daily
-            where is_shipped and hospital_id = $hospital
-        )
-        order by 1, 2
-        """,
+    return of_newest(
+        mart,
         where,
+        "forecast_arrivals_hourly",
+        f"target_date as day, hour_of_day, {_DISTRIBUTION}",
+        "and is_shipped and hospital_id = $hospital and existing_hours > 0 order by 1, 2",
+        needs="expected_arrivals",
     )
 
 
@@ -113,19 +106,15 @@ def beds_forecast(mart: Mart, where: Slice) -> list[Row]:
         rows with day, expected, low and high (10 and 90 %), over (chance of more than the staffed beds, in percent) and
         beds staffed (None where the source does not say).
     """
-    if not mart.has("forecast_beds_daily", "expected_patients"):
-        return []
-    return mart.sliced(
-        """
-        select target_date as day, expected_patients as expected, patients_p10_count as low, patients_p90_count as high,
-               over_capacity_pct as over, bed_capacity as beds
-        from forecasts.forecast_beds_daily
-        where hospital_id = $hospital
-          and department_name = case when $department = 'all' then 'all inpatient' else $department end
-          and service_date = (select max(service_date) from forecasts.forecast_beds_daily)
-        order by 1
-        """,
+    return of_newest(
+        mart,
         where,
+        "forecast_beds_daily",
+        "target_date as day, expected_patients as expected, patients_p10_count as low, patients_p90_count as high, "
+        "over_capacity_pct as over, bed_capacity as beds",
+        "and hospital_id = $hospital "
+        "and department_name = case when $department = 'all' then 'all inpatient' else $department end order by 1",
+        needs="expected_patients",
     )
 
 

@@ -34,6 +34,7 @@ from hospital_assets.dashboard.pages.shared import (
     blood_group,
     doctors,
     doctors_card,
+    hour_of_week,
     news,
     pyramid,
     why_none,
@@ -63,7 +64,7 @@ def overview(mart: Mart, where: Slice) -> Page:
     )
     total = waits.total
     before = _before(mart, where)
-    triage = queries.waits_by_triage(mart, where)
+    triage = queries.visits_by_triage(mart, where)
     measure = measure_of("kpi_waits")
     cards = [
         Card(
@@ -102,7 +103,14 @@ def overview(mart: Mart, where: Slice) -> Page:
         pyramid(mart, people.result(), where),
         doctors(mart, where),
     ]
-    return Page(news(found), cards, figures, BASIS, today(mart, where))
+    names = {
+        "median": "Median wait",
+        "on_time": "Seen within target",
+        "visits": "ED visits",
+        "critical": f"Critical (level {CRITICAL_IN_SHORT})",
+        "average": "Average wait",
+    }
+    return Page(news(found, names), cards, figures, BASIS, today(mart, where))
 
 
 def _before(mart: Mart, where: Slice) -> Row | None:
@@ -141,12 +149,13 @@ def _longest_card(mart: Mart, total: Row) -> Card:
     if (total["wait_count"] or 0) < mart.few or total["wait_max_minutes"] is None:
         return Card("longest-wait", "Longest wait", "\u2013", "", TOO_FEW, measure=measure)
     kind = "90 % waited at most" if total["is_exact"] else "on a typical day 90 % waited at most"
+    among = "one patient" if total["has_all_days"] else "one patient, on days with enough of them"
     return Card(
         "longest-wait",
         "Longest wait",
         number(total["wait_max_minutes"]),
         "min",
-        f"one patient; {kind} {number(total['wait_p90_minutes'])} min",
+        f"{among}; {kind} {number(total['wait_p90_minutes'])} min",
         # One patient's wait has no usual range.
         measure=measure,
     )
@@ -288,8 +297,7 @@ def _hours(mart: Mart, where: Slice) -> Figure:
     per = "hospital and hour" if where.hospital == ALL else "hour"
     return figure(
         "hours",
-        f"Peak hours: {WEEKDAYS[peak['iso_weekday_number'] - 1]} {peak['hour_of_day']:02d}:00, "
-        f"{number(peak['arrivals_per_hour'], 1)} an hour",
+        f"Peak hours: {hour_of_week(peak)}, {number(peak['arrivals_per_hour'], 1)} an hour",
         f"Mean arrivals per {per}, by weekday and local hour",
         rows,
         Column("Weekday", of=lambda r: WEEKDAYS[r["iso_weekday_number"] - 1]),

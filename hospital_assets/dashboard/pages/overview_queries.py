@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hospital_assets.dashboard.mart import Mart, Measured, OverTime, Row, over_time
+from hospital_assets.dashboard.mart import Mart, Measured, OverTime, Row, average, over_time
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.measures.triage import CRITICAL_LEVELS
 from hospital_assets.measures.words import sql_list
@@ -13,15 +13,14 @@ where hospital_id = $hospital and department_name = $department and triage_group
   and service_date between $first and $last
 """
 
-#: Sums and typical values of waits over days.
-_WAIT_TOTALS = """
+#: Sums and typical values of waits over days; `wait_count` is the n of the average.
+_WAIT_TOTALS = f"""
 coalesce(sum(visit_count), 0)::bigint as visit_count,
-coalesce(sum(wait_count), 0)::bigint as wait_count,
-coalesce(sum(excluded_no_provider_count), 0)::bigint as excluded_no_provider_count,
-sum(wait_sum_minutes) as wait_sum_minutes,
-sum(wait_sum_minutes) / nullif(sum(wait_count), 0) as wait_average_minutes,
+coalesce(sum(wait_count) filter (wait_sum_minutes is not null), 0)::bigint as wait_count,
+{average("wait_sum_minutes", "wait_count")} as wait_average_minutes,
 median(wait_median_minutes) as wait_median_minutes, median(wait_p90_minutes) as wait_p90_minutes,
-max(wait_max_minutes) as wait_max_minutes, false as is_exact
+max(wait_max_minutes) as wait_max_minutes,
+coalesce(bool_and(wait_count = 0 or wait_max_minutes is not null), true) as has_all_days, false as is_exact
 """
 
 #: The critical levels as a list of SQL; KPIs have levels as text.
@@ -51,10 +50,9 @@ def waits_in_total(mart: Mart, where: Slice) -> Row:
     """
     if where.is_whole:
         found = mart.sliced(
-            "select visit_count, wait_count, excluded_no_provider_count, wait_sum_minutes, "
-            "wait_average_minutes, wait_median_minutes, wait_p90_minutes, wait_max_minutes, "
-            "true as is_exact from kpis.kpi_waits where hospital_id = $hospital "
-            "and department_name = $department and triage_group = $triage",
+            "select visit_count, wait_count, wait_average_minutes, wait_median_minutes, wait_p90_minutes, "
+            "wait_max_minutes, true as has_all_days, true as is_exact from kpis.kpi_waits "
+            "where hospital_id = $hospital and department_name = $department and triage_group = $triage",
             where,
         )
         if found:
@@ -63,12 +61,10 @@ def waits_in_total(mart: Mart, where: Slice) -> Row:
     return row
 
 
-def waits_by_triage(mart: Mart, where: Slice) -> list[Row]:
-    """Visits and waits of each triage level of the slice, the untriaged last."""
+def visits_by_triage(mart: Mart, where: Slice) -> list[Row]:
+    """Visits of each triage level of the slice, the untriaged last."""
     return mart.sliced(
-        "select triage_group, sum(visit_count)::bigint as visit_count, "
-        "sum(wait_count)::bigint as wait_count, "
-        "sum(wait_sum_minutes) / nullif(sum(wait_count), 0) as wait_average_minutes "
+        "select triage_group, sum(visit_count)::bigint as visit_count "
         "from kpis.kpi_waits_daily where hospital_id = $hospital "
         "and department_name = $department and triage_group <> 'all' "
         "and service_date between $first and $last group by 1 order by 1",
@@ -90,7 +86,7 @@ def waits_by_department(mart: Mart, where: Slice) -> list[Row]:
         "select department_name, sum(visit_count)::bigint as visit_count, "
         "sum(wait_count)::bigint as wait_count, "
         "sum(excluded_no_provider_count)::bigint as excluded_no_provider_count, "
-        f"sum(wait_sum_minutes) / nullif(sum(wait_count), 0) as wait_average_minutes, {columns} "
+        f"{columns} "
         f"from {source} where hospital_id = $hospital and triage_group = $triage "
         "and department_name <> 'all' "
         + (

@@ -22,7 +22,7 @@ from hospital_assets.publishing.policy import Policy
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.loads import read_ledger_copy
 
-_RUN = "Run the job `quality_page` (or `hospital report quality`) to gather it"
+_RUN = "Run the job quality_page (or hospital report quality) to gather it"
 
 
 @dataclass(frozen=True)
@@ -309,7 +309,7 @@ def _files(states: list[dict[str, Any]]) -> Figure:
     return plain_table(
         "states",
         "Landed files by state",
-        "From the ledger; `docs/from-file-to-kpi.md` says what each means",
+        "From the ledger; docs/from-file-to-kpi.md says what each means",
         states,
         {"state": None, "count": 0},
         span=6,

@@ -22,16 +22,21 @@ from hospital_assets.dashboard.figures import (
     empty,
     figure,
     measure_of,
+    on,
 )
 from hospital_assets.dashboard.mart import Mart, Row, visits_since
 from hospital_assets.dashboard.pages import shared_queries as queries
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.spc import Control, end_of
-from hospital_assets.measures import thresholds
 from hospital_assets.measures.natural_limits import BASELINE_POINTS, LEAST_POINTS, RUN_LENGTH, WORDS
-from hospital_assets.measures.words import in_hours
 
 WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+
+
+def hour_of_week(row: Row) -> str:
+    """A local hour of the week, such as `Mon 07:00`, of a row with its number or its day."""
+    weekday = row["day"].weekday() if "day" in row else row["iso_weekday_number"] - 1
+    return f"{WEEKDAYS[weekday]} {row['hour_of_day']:02d}:00"
 
 
 NOT_PUBLISHED = "The publication of this role holds figures only, no single visits"
@@ -42,40 +47,33 @@ def no_visits(mart: Mart, figure_id: str, title: str, measure: Measure, span: in
     return empty(figure_id, title, TOO_FEW if mart.has_visits else NOT_PUBLISHED, span, measure)
 
 
-def news(found: Mapping[str, Control]) -> list[str]:
-    """At most three sentences about signals at the newest point."""
-    names = {
-        "median": "The median wait",
-        "on_time": "The share seen within target",
-        "visits": "The number of visits",
-        "critical": "The number of critical patients",
-        "four_hour": f"The share of departures within {in_hours(thresholds.FOUR_HOUR_MINUTES)}",
-        "lwbs": "The share who left without being seen",
-        "occupancy": "Occupancy",
-        "first_15": "The share with a full set of observations within 15 minutes",
-        "response": "The share seen in time after an emergency score",
-        "frequency": "The share of observations repeated on time",
-    }
+def news(found: Mapping[str, Control], names: Mapping[str, str]) -> list[str]:
+    """At most three sentences about signals at the newest point, or that there is none.
+
+    Args:
+        found: every series of the page.
+        names: what each is called, the most important first.
+    """
     sentences = []
-    for name, text in names.items():
-        control = found.get(name)
-        if control is None or control.latest in (None, "usual") or control.centre is None:
+    for name, label in names.items():
+        control = found[name]
+        if control.latest in (None, "usual"):
             continue
-        newest = control.points[-1]
+        newest, each = control.points[-1], control.grain
         up = newest.direction > 0
         happened = {
-            "is_outside": f"is {'above' if up else 'below'} what chance would explain",
-            "is_run": f"has been {'above' if up else 'below'} its usual mean for {RUN_LENGTH} {control.grain}s or more",
-            "is_trend": f"has been {'rising' if up else 'falling'} for {RUN_LENGTH} {control.grain}s or more",
-            "is_two_of_three": f"was near its {'upper' if up else 'lower'} limit on two of three {control.grain}s",
+            "is_outside": f"{'above' if up else 'below'} what chance would explain",
+            "is_run": f"{'above' if up else 'below'} its usual mean for {RUN_LENGTH} {each}s or more",
+            "is_trend": f"{'rising' if up else 'falling'} for {RUN_LENGTH} {each}s or more",
+            "is_two_of_three": f"near its {'upper' if up else 'lower'} limit on two of three {each}s",
         }[newest.rule]
-        sentences.append(f"{text} {happened} ({WORDS[newest.verdict].lower()}, {newest.day.day} {newest.day:%b}).")
-    if sentences:
-        return sentences[:3]
-    if all(control.latest is None for control in found.values()):
+        sentences.append(f"{label}: {happened} ({WORDS[newest.verdict].lower()}, {on(newest.day)}).")
+    unknown = sum(control.latest is None for control in found.values())
+    if unknown == len(found):
         return ["Too few days or patients to tell signals from noise."]
-    newest_of = next(iter(found.values())).grain
-    return [f"On the newest {newest_of} nothing here is outside its usual range."]
+    each = next(iter(found.values())).grain
+    besides = f"; {unknown} of {len(found)} series cannot be assessed" if unknown else ""
+    return sentences[:3] or [f"Nothing here is outside its usual range on its newest {each}{besides}."]
 
 
 #: Where limits come from, said once on each page that has them.

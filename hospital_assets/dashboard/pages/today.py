@@ -7,12 +7,12 @@ from datetime import date, timedelta
 from hospital_assets.charts import number
 from hospital_assets.contracts.forecasts import EXPECTED_ARRIVALS
 from hospital_assets.contracts.table import Measure
-from hospital_assets.dashboard.figures import Card, Slicer, measure_of
+from hospital_assets.dashboard.figures import Card, Slicer, measure_of, on
 from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.pages import forecast_queries as queries
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.live.board import Board
-from hospital_assets.measures.words import in_words
+from hospital_assets.measures.words import in_words, lasted
 
 _IGNORES: tuple[Slicer, ...] = ("department", "triage")
 #: Fewer weeks are not compared.
@@ -58,9 +58,9 @@ def now(board: Board, is_stale: bool) -> list[Card]:
     if age is None:
         detail = "no record has landed"
     elif is_stale:
-        detail = f"unknown: the newest record is {number(age)} minutes old"
+        detail = f"unknown: the newest record is {lasted(age)} old"
     else:
-        detail = f"{longest}{others}; newest record {number(age)} min old"
+        detail = f"{longest}{others}; newest record {lasted(age)} old"
     unattended = sum(not alert.acknowledged_by for alert in board.alerts)
     first = f"; {board.alerts[0].severity}: {board.alerts[0].summary}" if board.alerts else ""
     return [
@@ -70,7 +70,7 @@ def now(board: Board, is_stale: bool) -> list[Card]:
             "Open alerts",
             number(len(board.alerts)),
             "",
-            f"{number(unattended)} of them nobody takes care of{first}" if board.alerts else "nothing is open",
+            f"{number(unattended)} not taken care of{first}" if board.alerts else "nothing is open",
             ignores=_IGNORES,
         ),
     ]
@@ -81,7 +81,7 @@ def _card(card_id: str, label: str, value: str, detail: str, measure: Measure) -
 
 
 def _name(day: date) -> str:
-    return f"{day:%A} {day.day} {day:%b}"
+    return f"{day:%A} {on(day)}"
 
 
 def _usual(found: Row, day: date) -> str:

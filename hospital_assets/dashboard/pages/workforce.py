@@ -16,12 +16,13 @@ from hospital_assets.dashboard.figures import (
     empty,
     line,
     measure_of,
+    on,
     series,
 )
 from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.pages import shared_queries
 from hospital_assets.dashboard.pages import workforce_queries as queries
-from hospital_assets.dashboard.pages.shared import BASIS, WEEKDAYS, doctors, doctors_card, news
+from hospital_assets.dashboard.pages.shared import BASIS, WEEKDAYS, doctors, doctors_card, hour_of_week, news
 from hospital_assets.dashboard.pages.workforce_rosters import week_ahead
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.measures.thresholds import LONG_SHIFT_HOURS, NIGHT_STARTS_HOUR, SHORTEST_REST_HOURS
@@ -43,7 +44,7 @@ def workforce(mart: Mart, where: Slice) -> Page:
             "New patients per shift hour",
             number(newest[0].value, 2) if newest else "\u2013",
             "/h" if newest else "",
-            f"{newest[0].day.day} {newest[0].day:%b}" if newest else TOO_FEW,
+            on(newest[0].day) if newest else TOO_FEW,
             against_chance(found["load"], is_newest=True),
             measure,
             ignores,
@@ -61,7 +62,7 @@ def workforce(mart: Mart, where: Slice) -> Page:
     if shifts:
         cards += _shift_cards(shifts, ignores)
     return Page(
-        news(found),
+        news(found, {"load": "New patients per shift hour"}),
         cards,
         [
             control_figure(
@@ -123,10 +124,10 @@ def _staffing(rows: list[Row], where: Slice) -> Figure:
     if len(known) < 24:
         return empty("staffing", "Staff against arrivals", "No staffing in this slice", 12, measure)
     hardest = max(known, key=lambda r: r["arrivals_per_hour"] / max(r["doctors"], 0.1))
-    labels = [f"{WEEKDAYS[r['iso_weekday_number'] - 1]} {r['hour_of_day']:02d}:00" for r in known]
+    labels = [hour_of_week(r) for r in known]
     return Figure(
         "staffing",
-        f"Thinnest cover: {WEEKDAYS[hardest['iso_weekday_number'] - 1]} {hardest['hour_of_day']:02d}:00, "
+        f"Thinnest cover: {hour_of_week(hardest)}, "
         f"{number(hardest['arrivals_per_hour'] / max(hardest['doctors'], 0.1), 1)} arrivals per doctor",
         "Mean arrivals and attendings in each local hour of the week, per hospital",
         "series",
@@ -169,7 +170,7 @@ def _pressure(rows: list[Row], where: Slice) -> Figure:
     if not worst:
         return empty("pressure", "Where one more doctor would help", "No staffing in this slice", 12, measure)
     worst.sort(key=lambda found: -found[0])
-    best = ", ".join(f"{WEEKDAYS[r['iso_weekday_number'] - 1]} {r['hour_of_day']:02d}:00" for _, r in worst[:3])
+    best = ", ".join(hour_of_week(r) for _, r in worst[:3])
     return Figure(
         "pressure",
         f"One more doctor would help most at {best}",

@@ -6,8 +6,11 @@ from dataclasses import replace
 
 from hospital_assets.contracts.forecasts import ROSTERS
 from hospital_assets.contracts.kpis import ALL
-from hospital_assets.dashboard.mart import Mart, Measured, OverTime, Row, of_table, over_time
+from hospital_assets.dashboard.mart import Mart, Measured, OverTime, Row, of_newest, of_table, over_time
 from hospital_assets.dashboard.slices import Slice
+
+#: Rows of the chosen hospital, or of each.
+_OWN = "$hospital in ('all', hospital_id)"
 
 
 def workload(mart: Mart, where: Slice) -> OverTime:
@@ -57,36 +60,25 @@ def staff_needed(mart: Mart, where: Slice, role: str) -> list[Row]:
     Returns:
         day, hour_of_day, offered_load, needed; of doctors present and suggested, null where a hospital has none.
     """
-    if not mart.has("staffing_need_hourly", "needed_count"):
-        return []
-    return mart.sliced(
-        """
-        select target_date as day, hour_of_day, sum(offered_load) as offered_load,
-               sum(needed_count)::bigint as needed, sum(present_count)::bigint as present,
-               case when count(*) = count(suggested_count) then sum(suggested_count)::bigint end as suggested
-        from forecasts.staffing_need_hourly
-        where staff_role = $role and $hospital in ('all', hospital_id)
-          and service_date = (select max(service_date) from forecasts.staffing_need_hourly)
-        group by all order by 1, 2
-        """,
+    return of_newest(
+        mart,
         where,
+        "staffing_need_hourly",
+        "target_date as day, hour_of_day, sum(offered_load) as offered_load, sum(needed_count)::bigint as needed, "
+        "sum(present_count)::bigint as present, "
+        "case when count(*) = count(suggested_count) then sum(suggested_count)::bigint end as suggested",
+        f"and {_OWN} and staff_role = $role group by all order by 1, 2",
+        needs="needed_count",
         role=role,
     )
 
 
 def rosters_compared(mart: Mart, where: Slice) -> list[Row]:
     """The newest comparison of rosters, by hospital and roster, the present one first."""
-    if not mart.has("kpi_staffing_comparison", "roster"):
-        return []
-    return mart.sliced(
-        """
-        select * from forecasts.kpi_staffing_comparison
-        where $hospital in ('all', hospital_id)
-          and service_date = (select max(service_date) from forecasts.kpi_staffing_comparison)
-        order by hospital_id, list_position($rosters, roster)
-        """,
-        where,
-        rosters=list(ROSTERS),
+    order = "order by hospital_id, list_position($rosters, roster)"
+    rosters = list(ROSTERS)
+    return of_newest(
+        mart, where, "kpi_staffing_comparison", "*", f"and {_OWN} {order}", needs="roster", rosters=rosters
     )
 
 
@@ -95,50 +87,38 @@ def rosters_realised(mart: Mart, where: Slice) -> Row | None:
 
     None where no suggestion is of a week that is over.
     """
-    if not mart.has("kpi_staffing_realised", "roster"):
-        return None
-    (row,) = mart.sliced(
-        """
-        select max(service_date) as last_day,
-               avg(wait_mean_minutes) filter (roster = 'present') as worked,
-               avg(wait_mean_minutes) filter (roster = 'suggested') as suggested
-        from forecasts.kpi_staffing_realised
-        where $hospital in ('all', hospital_id)
-          and service_date = (select max(service_date) from forecasts.kpi_staffing_realised)
-        """,
+    rows = of_newest(
+        mart,
         where,
+        "kpi_staffing_realised",
+        "service_date as last_day, avg(wait_mean_minutes) filter (roster = 'present') as worked, "
+        "avg(wait_mean_minutes) filter (roster = 'suggested') as suggested",
+        f"and {_OWN} group by 1",
+        needs="roster",
     )
-    return row if row["last_day"] is not None else None
+    return rows[0] if rows else None
 
 
 def suggested_shifts(mart: Mart, where: Slice) -> list[Row]:
     """The newest suggested shifts beside the present ones, by hospital, day and hour of start, and length."""
-    if not mart.has("staffing_shifts_suggested", "suggested_count"):
-        return []
-    return mart.sliced(
-        """
-        select hospital_id, target_date as day, hour_of_day, shift_hours, present_count, suggested_count
-        from forecasts.staffing_shifts_suggested
-        where $hospital in ('all', hospital_id)
-          and service_date = (select max(service_date) from forecasts.staffing_shifts_suggested)
-        order by 1, 3, 4, 2
-        """,
+    return of_newest(
+        mart,
         where,
+        "staffing_shifts_suggested",
+        "hospital_id, target_date as day, hour_of_day, shift_hours, present_count, suggested_count",
+        f"and {_OWN} order by 1, 3, 4, 2",
+        needs="suggested_count",
     )
 
 
 def waits_ahead(mart: Mart, where: Slice) -> list[Row]:
     """The newest band of waits by local hour of the two days ahead, of one hospital."""
-    if not mart.has("forecast_waits_hourly", "mean_wait_p50_minutes"):
-        return []
-    return mart.sliced(
-        """
-        select target_date as day, hour_of_day, mean_wait_p10_minutes as low, mean_wait_p50_minutes as middle,
-               mean_wait_p90_minutes as high, over_60_pct, within_target_pct, days_count
-        from forecasts.forecast_waits_hourly
-        where hospital_id = $hospital
-        qualify service_date = max(service_date) over ()
-        order by 1, 2
-        """,
+    return of_newest(
+        mart,
         where,
+        "forecast_waits_hourly",
+        "target_date as day, hour_of_day, mean_wait_p10_minutes as low, mean_wait_p50_minutes as middle, "
+        "mean_wait_p90_minutes as high, over_60_pct, within_target_pct, days_count",
+        "and hospital_id = $hospital order by 1, 2",
+        needs="mean_wait_p50_minutes",
     )

@@ -15,10 +15,10 @@ from hospital_assets.contracts.forecasts import (
     STAFF_NEEDED,
 )
 from hospital_assets.contracts.kpis import ALL
-from hospital_assets.dashboard.figures import Column, Figure, Slicer, band, empty, figure, hours, line, series
+from hospital_assets.dashboard.figures import Column, Figure, Slicer, band, empty, figure, hours, line, on, series
 from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.pages import workforce_queries as queries
-from hospital_assets.dashboard.pages.shared import WEEKDAYS
+from hospital_assets.dashboard.pages.shared import WEEKDAYS, hour_of_week
 from hospital_assets.dashboard.slices import Slice
 
 _IGNORES: tuple[Slicer, ...] = ("period", "department", "triage")
@@ -28,13 +28,16 @@ _SUGGESTION = "A suggestion: it changes nothing, and a person decides."
 
 def week_ahead(mart: Mart, where: Slice) -> list[Figure]:
     """Need against roster by hour, how rosters compare, suggested shifts beside present ones, nurses by ratio."""
-    compared = queries.rosters_compared(mart, where)
+    compared, doctors = queries.rosters_compared(mart, where), queries.staff_needed(mart, where, DOCTOR)
+    waits = _waits(queries.waits_ahead(mart, where), where)
+    if not compared and not doctors:
+        return [empty("week-ahead", "Who is needed in the week ahead", _NONE, 12, STAFF_NEEDED), waits]
     return [
-        _need(queries.staff_needed(mart, where, DOCTOR), compared),
+        _need(doctors, compared),
         _compared(compared, queries.rosters_realised(mart, where)),
         _shifts(queries.suggested_shifts(mart, where), compared),
         _nurses(queries.staff_needed(mart, where, NURSE)),
-        _waits(queries.waits_ahead(mart, where), where),
+        waits,
     ]
 
 
@@ -46,10 +49,6 @@ def _reasons(compared: list[Row]) -> str:
         if row["hospital_id"] not in suggested:
             without.setdefault(row["suggestion_outcome"], []).append(row["hospital_id"])
     return "; ".join(f"{', '.join(hospitals)}: {OUTCOMES[outcome]}" for outcome, hospitals in without.items())
-
-
-def _hour(row: Row) -> str:
-    return f"{WEEKDAYS[row['day'].weekday()]} {row['hour_of_day']:02d}:00"
 
 
 def _need(rows: list[Row], compared: list[Row]) -> Figure:
@@ -66,13 +65,14 @@ def _need(rows: list[Row], compared: list[Row]) -> Figure:
         lines.append(line("suggested", [row["suggested"] for row in rows], "forecast"))
     return figure(
         "staff-need",
-        f"Fewer doctors than needed in {number(len(short))} of {number(len(rows))} hours; most short {_hour(worst)}"
+        f"Fewer doctors than needed in {number(len(short))} of {number(len(rows))} hours; most short "
+        f"{hour_of_week(worst)}"
         if short
         else "The present roster has the doctors needed in every hour",
-        f"Doctors by local hour of the week from {rows[0]['day'].day} {rows[0]['day']:%B}: those on by the "
+        f"Doctors by local hour of the week from {on(rows[0]['day'], '%B')}: those on by the "
         " roster of the last seven days, and those needed for the target on a day that one in ten exceeds",
         rows,
-        Column("Hour", of=_hour),
+        Column("Hour", of=hour_of_week),
         Column("Patients in treatment", 1, "offered_load"),
         Column("Needed", 0, "needed"),
         Column("Present", 0, "present"),
@@ -119,7 +119,7 @@ def _compared(rows: list[Row], realised: Row | None) -> Figure:
             "the shape of the day and week alone."
         )
     came = (
-        f"The patients who came in the week to {realised['last_day'].day} {realised['last_day']:%B} would have waited "
+        f"The patients who came in the week to {on(realised['last_day'], '%B')} would have waited "
         f"{number(realised['suggested'], 1)} min by the roster suggested for it, {number(realised['worked'], 1)} by "
         "the one worked, both simulated."
         if realised
@@ -130,7 +130,7 @@ def _compared(rows: list[Row], realised: Row | None) -> Figure:
         "rosters",
         title,
         f"Mean of {number(simulated[0]['replicates_count'])} simulated weeks after "
-        f"{simulated[0]['service_date'].day} {simulated[0]['service_date']:%B}, and the middle 80 % of them; every "
+        f"{on(simulated[0]['service_date'], '%B')}, and the middle 80 % of them; every "
         "roster on the same patients",
         simulated,
         Column("Hospital", of="hospital_id"),
@@ -172,7 +172,7 @@ def _shifts(rows: list[Row], compared: list[Row]) -> Figure:
     return figure(
         "shifts-suggested",
         f"{number(changed)} shifts would be added or dropped",
-        f"Doctors' shifts of the week from {days[0].day} {days[0]:%B} by start and length: present \u2192 suggested",
+        f"Doctors' shifts of the week from {on(days[0], '%B')} by start and length: present \u2192 suggested",
         shown,
         Column("Hospital", of="hospital"),
         Column("Shift", of="shift"),
@@ -192,10 +192,10 @@ def _nurses(rows: list[Row]) -> Figure:
     return figure(
         "nurse-need",
         f"By ratio {number(min(row['needed'] for row in rows))} to {number(most['needed'])} nurses are needed; most "
-        f"{_hour(most)}",
+        f"{hour_of_week(most)}",
         "Nurses by hour for the patients expected in the department by triage level, and the fixed posts",
         rows,
-        Column("Hour", of=_hour),
+        Column("Hour", of=hour_of_week),
         Column("Patients there", 1, "offered_load"),
         Column("Nurses needed", 0, "needed"),
         kind="series",
@@ -229,11 +229,11 @@ def _waits(rows: list[Row], where: Slice) -> Figure:
     longest = max(rows, key=lambda row: row["high"])
     return figure(
         "waits-ahead",
-        f"Longest waits expected {_hour(longest)}: {number(longest['low'])} to {number(longest['high'])} min",
+        f"Longest waits expected {hour_of_week(longest)}: {number(longest['low'])} to {number(longest['high'])} min",
         "Mean wait for a doctor of those who come in the hour: median, and the band that holds 80 % of the same hours "
         "of the last 28 days",
         rows,
-        Column("Hour", of=_hour),
+        Column("Hour", of=hour_of_week),
         Column("10 %", 0, "low"),
         Column("Median, min", 0, "middle"),
         Column("90 %", 0, "high"),
