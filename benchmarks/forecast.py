@@ -23,6 +23,7 @@ import polars as pl
 
 from hospital_assets.forecasting.backtest import Backtest, rolling_origin
 from hospital_assets.forecasting.series import DAYS_AHEAD, GRAINS, RIVALS, Grain, Method, Series, series_of
+from hospital_assets.simulator.demand import expected_arrivals
 from hospital_assets.simulator.flow import arrivals
 from hospital_assets.simulator.network import HOSPITALS
 
@@ -50,24 +51,25 @@ def read_series(path: Path, time_zone: str, calendar: str, moment: str, count: s
 
 def simulated(days: int, scale: float, seed: int) -> list[Series]:
     """The simulator's hospitals."""
-    visits = arrivals(np.random.default_rng(seed), date(2026, 1, 1), days, scale)
+    rates = expected_arrivals(seed, date(2026, 1, 1), days, scale)
+    visits = arrivals(np.random.default_rng(seed), rates)
     found = []
-    for number, (name, (*_, zone, _, _)) in enumerate(HOSPITALS.items()):
+    for number, (name, (_, _, state, zone, _, _)) in enumerate(HOSPITALS.items()):
         local = pl.from_epoch("arrival").dt.replace_time_zone("UTC").dt.convert_time_zone(zone)
         rows = visits.filter(pl.col("hospital") == number).select(
             day=local.dt.date(), hour=local.dt.hour().cast(pl.Int64), arrivals=pl.lit(1.0)
         )
-        found.append(_series(name, rows, zone, "none"))
+        found.append(_series(name, rows, zone, "", state))
     return found
 
 
-def _series(name: str, rows: pl.DataFrame, time_zone: str, calendar: str) -> Series:
+def _series(name: str, rows: pl.DataFrame, time_zone: str, calendar: str, state: str = "") -> Series:
     first, last = rows["day"].min(), rows["day"].max()
     assert isinstance(first, date) and isinstance(last, date)
     by_day = {first + timedelta(days=n): np.zeros(24) for n in range((last - first).days + 1)}
     for day, hour, count in rows.group_by("day", "hour").agg(pl.col("arrivals").sum()).iter_rows():
         by_day[day][hour] = count
-    found = series_of(name, by_day, time_zone, last, calendar)
+    found = series_of(name, by_day, time_zone, last, calendar, state)
     assert found is not None
     return found
 

@@ -25,6 +25,7 @@ from hospital_assets.forecasting.series import series_of
 from hospital_assets.forecasting.shifts import Rules, hours_moved, hours_of
 from hospital_assets.forecasting.simulate import MEASURES, Patients, measured, placed, waits
 from hospital_assets.forecasting.staffing import WEEK_DAYS, WEEK_HOURS, Department, Target, weekday_means
+from hospital_assets.simulator.demand import expected_arrivals
 from hospital_assets.simulator.flow import arrivals, draw_urgency, queue
 from hospital_assets.simulator.network import HOSPITALS, build_network, midnight_utc
 
@@ -57,7 +58,7 @@ def weeks(number: int, scale: float, seed: int, *, forecast: bool = True) -> lis
     days = DAYS_READ + number * WEEK_DAYS
     rng = np.random.default_rng(seed)
     network = build_network(rng, Faker("en_US"), START, days, scale)
-    visits = arrivals(rng, START, days, scale)
+    visits = arrivals(rng, expected_arrivals(seed, START, days, scale))
     visits = visits.with_columns(age_years=pl.Series(rng.integers(0, 95, len(visits))))
     visits = queue(rng, draw_urgency(rng, visits), network)
     found = []

@@ -9,6 +9,7 @@ from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import numpy as np
+import polars as pl
 import pytest
 
 from hospital_assets.forecasting import calendar, counts, gate, regression, scores, slots
@@ -16,6 +17,7 @@ from hospital_assets.forecasting.backtest import Backtest, rolling_origin
 from hospital_assets.forecasting.counts import Array
 from hospital_assets.forecasting.network import Network
 from hospital_assets.forecasting.series import DAYS_AHEAD, Forecast, Method, Series, series_of, visits_of_band
+from hospital_assets.simulator.demand import expected_arrivals
 from hospital_assets.simulator.flow import arrivals
 from hospital_assets.simulator.network import HOSPITALS
 
@@ -403,19 +405,41 @@ def test_the_slot_mean_ships_where_the_regression_is_worse() -> None:
 # Skill --------------------------------------------------------------------------------------------
 
 
+ORIGINS = range(231, 351, 3)
+
+
 @pytest.fixture(scope="module")
-def backtests() -> dict[tuple[Method, str], Backtest]:
-    """40 origins, three days apart, of one hospital of the simulator."""
-    first, days = date(2026, 1, 1), 365
-    visits = arrivals(np.random.default_rng(7), first, days, 0.3)
-    zone = next(iter(HOSPITALS.values()))[3]
+def rates() -> pl.DataFrame:
+    """The true rates of one hospital of the simulator: H1, a year, a third of its size."""
+    return expected_arrivals(7, date(2026, 1, 1), 365, 0.3).filter(pl.col("hospital_id") == "H1")
+
+
+@pytest.fixture(scope="module")
+def true_means(rates: pl.DataFrame) -> Array:
+    """The same by local day and hour; days x 24."""
+    hours = rates.group_by("service_date", "hour_of_day").agg(pl.col("expected_arrivals").sum())
+    by_hour = hours.pivot("hour_of_day", index="service_date", values="expected_arrivals").sort("service_date")
+    return by_hour.select(map(str, range(24))).fill_null(0.0).to_numpy()
+
+
+@pytest.fixture(scope="module")
+def simulated(rates: pl.DataFrame) -> Series:
+    """What came of these rates."""
+    name, first, days = "H1", date(2026, 1, 1), 365
+    (_, _, state, zone, _, _) = HOSPITALS[name]
     by_day: dict[date, Array] = {first + timedelta(days=n): np.zeros(24) for n in range(days)}
-    for second in visits.filter(visits["hospital"] == 0)["arrival"]:
+    for second in arrivals(np.random.default_rng(7), rates)["arrival"]:
         moment = datetime.fromtimestamp(second, ZoneInfo(zone))
         by_day[moment.date()][moment.hour] += 1
-    series = series_of("H1", by_day, zone, max(by_day))
+    series = series_of(name, by_day, zone, max(by_day), state=state)
     assert series is not None
-    return dict(rolling_origin(series, range(231, 351, 3)).items())
+    return series
+
+
+@pytest.fixture(scope="module")
+def backtests(simulated: Series) -> dict[tuple[Method, str], Backtest]:
+    """40 origins, three days apart, of one hospital of the simulator."""
+    return dict(rolling_origin(simulated, ORIGINS).items())
 
 
 def test_the_regression_beats_the_slot_mean_by_hours_and_by_days(backtests: dict[tuple[Method, str], Backtest]) -> None:
@@ -435,6 +459,34 @@ def test_bands_hold_what_they_promise(backtests: dict[tuple[Method, str], Backte
     assert hours.coverage(0.1, 0.9) == pytest.approx(0.8, abs=0.03)
     assert hours.coverage(0.25, 0.75) == pytest.approx(0.5, abs=0.04)
     assert abs(hours.bias) < 0.05 * hours.actual.mean()
+
+
+def test_the_regression_is_near_the_floor_of_the_true_rates(
+    backtests: dict[tuple[Method, str], Backtest], simulated: Series, true_means: Array
+) -> None:
+    """Who knows all rates, the factor of each day and the epidemics included, is hardly better."""
+    known = np.concatenate([true_means[n + 1 : n + 3][simulated.hours[n + 1 : n + 3] > 0] for n in ORIGINS])
+    model, rule = (backtests[method, "hour"].outcomes for method in ("regression", "slot_mean"))
+    truth = scores.outcomes(model.actual, known, 0.0)
+    assert truth.coverage(0.1, 0.9) == pytest.approx(0.8, abs=0.03)
+    # What can be learned from the past at all lies between the rule and the truth: most of it is.
+    assert truth.crps.mean() < model.crps.mean() < 1.03 * truth.crps.mean()
+    assert model.crps.mean() - truth.crps.mean() < 0.5 * (rule.crps.mean() - truth.crps.mean())
+    assert truth.mae < model.mae < 1.03 * truth.mae
+
+
+def test_what_is_forecast_of_rates_without_chance_is_what_is_known_of_them(true_means: Array) -> None:
+    """Fed with the true rates instead of counts, what is missed is the days' own factors and the change of the wave."""
+    series = Series("H1", date(2026, 1, 1), true_means, "America/Chicago", "US-IL")
+    missed = {}
+    for method in ("regression", "slot_mean"):
+        misses = []
+        for origin in range(250, 350, 3):
+            means = series.rival(method, origin).means[:2].sum(axis=1)
+            misses.append(np.log(means / true_means[origin + 1 : origin + 3].sum(axis=1)))
+        missed[method] = float(np.std(misses))
+    # The days' own factors have a standard deviation of 5 %.
+    assert 0.02 < missed["regression"] < 0.05 and missed["regression"] < 0.95 * missed["slot_mean"]
 
 
 def test_a_peek_at_the_future_is_below_the_floor(backtests: dict[tuple[Method, str], Backtest]) -> None:

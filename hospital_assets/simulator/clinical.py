@@ -11,6 +11,8 @@ from hospital_assets.simulator.people import CHILD, FERTILE
 
 _INTERVAL_SECONDS = np.array([900, 1400, 2200, 2600, 2900])
 _MOST_SETS = 12
+#: Conditions (ICD-10-CM) that people have in respiratory epidemics.
+_OF_EPIDEMICS = r"^(J|U07\.1|B34\.9|R50\.9)"
 
 
 def _reference(name: str) -> pl.DataFrame:
@@ -21,8 +23,8 @@ def _reference(name: str) -> pl.DataFrame:
 def draw_conditions(rng: np.random.Generator, visits: pl.DataFrame, parent: np.ndarray) -> pl.DataFrame:
     """The principal condition of each visit: index into the reference table.
 
-    Fits the person's group, the urgency and, for admitted patients, the ward. A return has the
-    condition it returns with.
+    Fits the person's group, the urgency, the epidemic (if the visit is of one) and, for admitted patients, the ward.
+    A return has the condition it returns with.
     """
     table = _reference("conditions.csv").with_row_index("condition")
     weights = table.select("urgent_weight", "middle_weight", "minor_weight").to_numpy().T
@@ -30,7 +32,9 @@ def draw_conditions(rng: np.random.Generator, visits: pl.DataFrame, parent: np.n
     kind = table["group"].to_numpy()
     band = np.array([0, 0, 1, 2, 2])[visits["level"].to_numpy() - 1]
     group = visits["group"].to_numpy()
+    epidemic = visits["epidemic"].to_numpy()
     ward = visits["ward"].to_numpy()
+    of_epidemics = table["icd10_code"].str.contains(_OF_EPIDEMICS).to_numpy()
     chosen = np.zeros(visits.height, dtype=np.int64)
     draws = rng.random(visits.height)
     for value, names in ((CHILD, ("child",)), (FERTILE, ("adult", "fertile")), (2, ("adult",))):
@@ -45,9 +49,12 @@ def draw_conditions(rng: np.random.Generator, visits: pl.DataFrame, parent: np.n
                     fits = fits * np.where(department == where, 1.0, 0.12)
                     if where == "Maternity":
                         fits = fits * (kind == "fertile")
-                if mask.any():
-                    edges = np.cumsum(fits / fits.sum())
-                    chosen[mask] = np.minimum(np.searchsorted(edges, draws[mask]), len(edges) - 1)
+                for mine, weight in ((mask & ~epidemic, fits), (mask & epidemic, fits * of_epidemics)):
+                    if mine.any():
+                        # Nobody comes to a maternity ward with one.
+                        weight = weight if weight.any() else fits
+                        edges = np.cumsum(weight / weight.sum())
+                        chosen[mine] = np.minimum(np.searchsorted(edges, draws[mine]), len(edges) - 1)
     for visit in np.flatnonzero(parent >= 0):
         chosen[visit] = chosen[parent[visit]]
     return visits.with_columns(condition=pl.Series(chosen)).join(

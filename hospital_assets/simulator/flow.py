@@ -7,22 +7,11 @@ the doctors on shift; boarding follows from the ward beds that are free.
 from __future__ import annotations
 
 import heapq
-from datetime import date, timedelta
 
 import numpy as np
 import polars as pl
 
-from hospital_assets.simulator.network import (
-    DEPARTMENTS,
-    HOSPITALS,
-    HOUR_SHARE,
-    PATIENTS_PER_DOCTOR,
-    VISITS_PER_DAY,
-    WEEKDAY_FACTOR,
-    Network,
-    midnight_utc,
-    seasonal_factor,
-)
+from hospital_assets.simulator.network import DEPARTMENTS, HOSPITALS, PATIENTS_PER_DOCTOR, Network
 from hospital_assets.simulator.people import ADULT, CHILD, FERTILE
 
 NEVER = np.iinfo(np.int64).max
@@ -36,41 +25,28 @@ _WARDS = {
 }
 
 
-def arrivals(rng: np.random.Generator, start: date, days: int, scale: float) -> pl.DataFrame:
-    """Arrivals at each hospital: hospital, arrival; sorted by arrival.
+def arrivals(rng: np.random.Generator, rates: pl.DataFrame) -> pl.DataFrame:
+    """Arrivals at each hospital: hospital, arrival, epidemic (came of one); sorted by arrival.
 
-    Poisson per UTC hour, with the rate of the local hour and weekday, the season, and a little
-    day-to-day variation.
+    Args:
+        rng: what chance does: Poisson counts of every hour.
+        rates: see `demand.expected_arrivals`.
     """
-    frames = []
-    for number, (_, _, _, zone, _, share) in enumerate(HOSPITALS.values()):
-        first = midnight_utc(start, zone)
-        last = midnight_utc(start + timedelta(days=days), zone)
-        hours = np.arange(first, last, 3600)
-        local = (
-            pl.Series(hours * 1_000_000).cast(pl.Datetime("us")).dt.replace_time_zone("UTC").dt.convert_time_zone(zone)
+    expected = rates["expected_arrivals"].to_numpy()
+    counts = rng.poisson(expected)
+    n = int(counts.sum())
+    share = np.repeat(rates["epidemic_arrivals"].to_numpy() / expected, counts)
+    return (
+        pl.DataFrame(
+            {
+                "hospital": np.repeat(rates["hospital"].to_numpy(), counts),
+                "arrival": np.repeat(rates["hour_at"].to_numpy(), counts) + rng.integers(0, 3600, n),
+                "epidemic": rng.random(n) < share,
+            }
         )
-        hour = local.dt.hour().to_numpy().astype(int)
-        weekday = local.dt.weekday().to_numpy().astype(int) - 1
-        ordinal = local.dt.date().cast(pl.Int32).to_numpy()
-        season = {o: seasonal_factor(date(1970, 1, 1) + timedelta(days=int(o))) for o in set(ordinal)}
-        mood = {o: rng.normal(1.0, 0.05) for o in sorted(set(ordinal))}
-        # Friday to Sunday evenings are busier.
-        evening = np.where((weekday >= 4) & (hour >= 18), 1.15, 1.0)
-        rate = (
-            VISITS_PER_DAY
-            * scale
-            * share
-            * HOUR_SHARE[hour]
-            / HOUR_SHARE.sum()
-            * WEEKDAY_FACTOR[weekday]
-            * evening
-            * np.array([season[o] * mood[o] for o in ordinal])
-        )
-        counts = rng.poisson(rate)
-        at = np.repeat(hours, counts) + rng.integers(0, 3600, counts.sum())
-        frames.append(pl.DataFrame({"hospital": np.full(len(at), number), "arrival": at}))
-    return pl.concat(frames).sort("arrival", "hospital").with_row_index("visit")
+        .sort("arrival", "hospital")
+        .with_row_index("visit")
+    )
 
 
 def draw_urgency(rng: np.random.Generator, visits: pl.DataFrame) -> pl.DataFrame:

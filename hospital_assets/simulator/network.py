@@ -1,4 +1,4 @@
-"""The network itself: hospitals, departments and their capacity over time, doctors and shifts."""
+"""The network itself: hospitals, departments and their capacity over time, doctors."""
 
 from __future__ import annotations
 
@@ -35,42 +35,19 @@ DEPARTMENTS = {
 VISITS_PER_DAY = 1370.0
 #: Patients one doctor treats at the same time.
 PATIENTS_PER_DOCTOR = 5
-#: Share of the network's daily arrivals in each local hour; peaks about noon and 17 to 18 h.
-HOUR_SHARE = (
-    np.array(
-        [
-            2.4,
-            1.9,
-            1.6,
-            1.5,
-            1.5,
-            1.8,
-            2.4,
-            3.3,
-            4.3,
-            5.2,
-            5.7,
-            6.0,
-            6.2,
-            6.0,
-            5.6,
-            5.5,
-            5.7,
-            6.1,
-            6.0,
-            5.4,
-            4.9,
-            4.4,
-            3.7,
-            2.9,
-        ]
-    )
-    / 100.0
-)
-WEEKDAY_FACTOR = np.array([1.06, 0.99, 0.97, 0.97, 1.00, 1.02, 0.99])
+#: Hour of start and length of the shifts of a day, how many of a hospital's doctors work each, and with how few at
+#: least there is always somebody.
 _SHIFTS = ((7, 8), (11, 10), (15, 8), (19, 10), (23, 8))
-#: How many of a hospital's doctors work each of the shifts above.
 _SHIFT_SHARE = (0.26, 0.24, 0.24, 0.16, 0.13)
+_SHIFT_LEAST = (1, 0, 1, 0, 1)
+#: Planned above or below the usual number of a day, as a share of it: by weekday, and by week (leave, courses) and day.
+_WEEKDAY_PLANNED = (0.10, 0.04, 0.0, 0.0, 0.0, -0.06, -0.06)
+_WEEK_DIFFERS, _DAY_DIFFERS = 0.07, 0.08
+#: Of planned shifts, doctors who are ill; for how many of these the bank finds somebody, who comes so many hours late.
+_ILL, _COVERED, _MOST_LATE = 0.03, 0.75, 3
+#: The roster is known a week ahead; who comes from the bank, on the day.
+_KNOWN_AHEAD = 7 * 86_400
+PLANNED, ILL, BANK = "planned", "ill", "bank"
 
 
 @dataclass(frozen=True)
@@ -81,15 +58,21 @@ class Network:
         hospitals: feed columns.
         departments: feed columns, one row per effective date.
         doctors: feed columns.
-        shifts: shift_id, doctor_id, hospital_id, department_id, start and end (UTC seconds).
+        roster: shift_id, doctor_id, hospital_id, department_id, start, end and recorded (UTC seconds), and
+            roster_state: `planned`, `ill` (planned, but not worked) or `bank` (in the place of one who was ill).
         beds: (hospital, department) -> list of (from UTC second, beds), rising.
     """
 
     hospitals: pl.DataFrame
     departments: pl.DataFrame
     doctors: pl.DataFrame
-    shifts: pl.DataFrame
+    roster: pl.DataFrame
     beds: dict[tuple[str, str], list[tuple[int, int]]]
+
+    @property
+    def shifts(self) -> pl.DataFrame:
+        """The shifts that were worked."""
+        return self.roster.filter(pl.col("roster_state") != ILL)
 
 
 def zone_of(hospital_id: str) -> str:
@@ -110,11 +93,6 @@ def midnight_utc(day: date, zone: str) -> int:
     return int(local_to_utc(clock, zone)[0])
 
 
-def seasonal_factor(day: date) -> float:
-    """Winter surge: about 12 % above the mean in late January, as much below in late July."""
-    return float(1.0 + 0.12 * np.cos(2 * np.pi * (day.timetuple().tm_yday - 25) / 365.25))
-
-
 def build_network(rng: np.random.Generator, faker: Faker, start: date, days: int, scale: float) -> Network:
     """Everything about the network that does not depend on visits."""
     hospitals = pl.DataFrame(
@@ -127,7 +105,7 @@ def build_network(rng: np.random.Generator, faker: Faker, start: date, days: int
     )
     departments, beds = _departments(rng, start, days, scale)
     doctors = _doctors(rng, faker, scale)
-    return Network(hospitals, departments, doctors, _shifts(rng, doctors, start, days), beds)
+    return Network(hospitals, departments, doctors, draw_roster(rng, doctors, start, days), beds)
 
 
 def _band(visits: float) -> str:
@@ -204,29 +182,60 @@ def doctors_needed(share: float, scale: float) -> int:
     return max(5, round(visits * 1.9 / PATIENTS_PER_DOCTOR / 8.6 * 1.05))
 
 
-def _shifts(rng: np.random.Generator, doctors: pl.DataFrame, start: date, days: int) -> pl.DataFrame:
-    rows: list[tuple[str, str, str, str, int, int]] = []
-    for hospital, zone in ((h, zone_of(h)) for h in HOSPITALS):
+def draw_roster(rng: np.random.Generator, doctors: pl.DataFrame, start: date, days: int) -> pl.DataFrame:
+    """The shifts of the day before the first one and of all days, as planned and as it came (`Network.roster`)."""
+    rows: list[tuple[str, str, str, str, int, int, int, str]] = []
+    for hospital in HOSPITALS:
         own = doctors.filter(pl.col("hospital_id") == hospital)["doctor_id"].to_list()
-        a_day = len(own) // 2
-        places = np.repeat(np.arange(len(_SHIFTS)), np.maximum(1, np.round(np.array(_SHIFT_SHARE) * a_day)).astype(int))
+        of_week = 0.0
         for offset in range(-1, days):
             day = start + timedelta(days=offset)
-            today = rng.permutation(len(own))[: len(places)]
-            for place, index in zip(places, today, strict=False):
-                hour, length = _SHIFTS[place]
-                clock = pl.Series([day]).cast(pl.Datetime("us")) + timedelta(hours=hour)
-                begin = int(local_to_utc(clock, zone)[0])
-                rows.append(
-                    (
-                        f"S{day:%y%m%d}{own[index]}",
-                        own[index],
-                        hospital,
-                        f"{hospital}-EMER",
-                        begin,
-                        begin + length * 3600,
-                    )
-                )
-    return pl.DataFrame(
-        rows, schema=["shift_id", "doctor_id", "hospital_id", "department_id", "start", "end"], orient="row"
-    ).sort("start", "shift_id")
+            if offset < 0 or day.weekday() == 0:
+                of_week = rng.normal(0.0, _WEEK_DIFFERS)
+            planned = planned_doctors(rng, len(own) // 2, day.weekday(), of_week)
+            free = iter(rng.permutation(len(own)))
+            for place, count in enumerate(planned):
+                begin, end = _span_of(day, place, hospital)
+                may_be_missing = int(count) - _SHIFT_LEAST[place]
+                ill = min(int(rng.binomial(count, _ILL)), may_be_missing)
+                for number in range(count):
+                    state = ILL if number < ill else PLANNED
+                    rows.append(_shift(own[next(free)], hospital, day, begin, end, begin - _KNOWN_AHEAD, state))
+                for late in rng.integers(1, _MOST_LATE + 1, int(rng.binomial(ill, _COVERED))):
+                    other = next(free, None)
+                    if other is not None:
+                        since = begin + int(late) * 3600
+                        rows.append(_shift(own[other], hospital, day, since, end, begin, BANK))
+    schema = ["shift_id", "doctor_id", "hospital_id", "department_id", "start", "end", "recorded", "roster_state"]
+    return pl.DataFrame(rows, schema=schema, orient="row").sort("start", "shift_id")
+
+
+def planned_doctors(rng: np.random.Generator, usual: int, weekday: int, of_week: float) -> np.ndarray:
+    """How many doctors are planned for each of a day's shifts.
+
+    Args:
+        rng: what differs from day to day.
+        usual: doctors of a day.
+        weekday: 0 is Monday.
+        of_week: how many more or fewer there are in the week, as a share.
+    """
+    planned = np.maximum(1, np.round(np.array(_SHIFT_SHARE) * usual)).astype(int)
+    change = usual * (_WEEKDAY_PLANNED[weekday] + of_week + rng.normal(0.0, _DAY_DIFFERS))
+    # Rounded by chance, so that small hospitals differ as often as large ones differ much.
+    for _ in range(abs(int(np.floor(change + rng.random())))):
+        may = np.flatnonzero(planned > _SHIFT_LEAST) if change < 0 else np.arange(len(planned) - 1)
+        if len(may):
+            planned[rng.choice(may)] += 1 if change > 0 else -1
+    return planned
+
+
+def _span_of(day: date, place: int, hospital: str) -> tuple[int, int]:
+    hour, length = _SHIFTS[place]
+    begin = int(local_to_utc(pl.Series([day]).cast(pl.Datetime("us")) + timedelta(hours=hour), zone_of(hospital))[0])
+    return begin, begin + length * 3600
+
+
+def _shift(
+    doctor: str, hospital: str, day: date, begin: int, end: int, recorded: int, state: str
+) -> tuple[str, str, str, str, int, int, int, str]:
+    return f"S{day:%y%m%d}{doctor}", doctor, hospital, f"{hospital}-EMER", begin, end, recorded, state

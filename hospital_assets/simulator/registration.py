@@ -53,14 +53,13 @@ _VISIT_COLUMNS = (
 
 
 def write_reference_data(landed: feeds.Landed, network: Network, window: range, end: int) -> None:
-    """Hospitals, departments, doctors, and the shifts doctors are planned for."""
+    """Hospitals, departments, doctors, and the roster: who is ill stays in it, who comes from the bank is added."""
     landed.write("hospitals/hospitals.csv", feeds.csv_bytes(network.hospitals))
     landed.write("departments/departments.csv", feeds.csv_bytes(network.departments))
     landed.write("doctors/doctors.csv", feeds.csv_bytes(network.doctors))
     numbers = {name: number for number, name in enumerate(HOSPITALS)}
-    shifts = network.shifts.with_columns(
-        hospital=pl.col("hospital_id").replace_strict(numbers, return_dtype=pl.Int64),
-        recorded=pl.col("start") - 7 * 86_400,
+    shifts = network.roster.with_columns(
+        hospital=pl.col("hospital_id").replace_strict(numbers, return_dtype=pl.Int64)
     ).with_columns(_day=feeds.local_day("start", "hospital"))
     shifts = shifts.filter(pl.col("_day").is_in(list(window))).with_columns(
         shift_start=clock_text("start", "hospital", CSV_CLOCK),

@@ -13,11 +13,27 @@ from faker import Faker
 
 from hospital_assets.simulator import clinical, feeds
 from hospital_assets.simulator.coding import write_diagnoses_and_procedures
+from hospital_assets.simulator.demand import expected_arrivals
 from hospital_assets.simulator.messages import write_events
 from hospital_assets.simulator.monitors import write_vitals
 from hospital_assets.simulator.network import EPOCH, build_network, midnight_utc
 from hospital_assets.simulator.registration import write_patients, write_reference_data, write_visits
 from hospital_assets.simulator.truth import true_visits
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What really is, behind the feeds.
+
+    Attributes:
+        visits: see `truth.true_visits`.
+        expected_arrivals: see `demand.expected_arrivals`.
+        roster: see `network.Network`.
+    """
+
+    visits: pl.DataFrame
+    expected_arrivals: pl.DataFrame
+    roster: pl.DataFrame
 
 
 @dataclass(frozen=True)
@@ -49,7 +65,8 @@ def simulate(
 
     Args:
         landing: landing folder; `native/` below it is replaced.
-        ground_truth: folder for `dirt.parquet` and `visits.parquet`.
+        ground_truth: folder for `dirt.parquet`, `visits.parquet`, `expected_arrivals.parquet` (of every hospital and
+            hour) and `roster.parquet` (shifts as planned and as worked).
         start: first local service day.
         days: how many.
         scale: multiplies visits, staff and beds; 1 is about 1,370 visits a day.
@@ -59,16 +76,18 @@ def simulate(
     if (landing / "native").exists():
         shutil.rmtree(landing / "native")
     landed = feeds.Landed(landing)
-    counts, visits = feed_network(landed, start, days, scale, seed, clean)
+    counts, true = feed_network(landed, start, days, scale, seed, clean)
 
     ground_truth.mkdir(parents=True, exist_ok=True)
     truth = pl.concat([feeds.truth_frame([]), *landed.truth]).sort("subject", "kind", "file", "line", "record_id")
     truth.write_parquet(ground_truth / "dirt.parquet")
-    visits.drop("weight", strict=False).write_parquet(ground_truth / "visits.parquet")
+    true.visits.drop("weight", strict=False).write_parquet(ground_truth / "visits.parquet")
+    true.expected_arrivals.drop("hospital").write_parquet(ground_truth / "expected_arrivals.parquet")
+    true.roster.write_parquet(ground_truth / "roster.parquet")
     return SimulationSummary(
         first=start,
         last=start + timedelta(days=days - 1),
-        visits=visits.height,
+        visits=true.visits.height,
         **counts,
         files=landed.files,
         bytes=landed.size,
@@ -78,8 +97,8 @@ def simulate(
 
 def feed_network(
     landed: feeds.Landed, start: date, days: int, scale: float, seed: int, clean: bool, live_from: int | None = None
-) -> tuple[dict[str, int], pl.DataFrame]:
-    """Give every record of a network to `landed`; returns counts, and the true visits.
+) -> tuple[dict[str, int], Truth]:
+    """Give every record of a network to `landed`; returns counts, and the truth.
 
     Args:
         landed: takes the feeds.
@@ -102,7 +121,8 @@ def feed_network(
     begin = midnight_utc(start, "America/New_York")
     # Nothing is known after the last day ended everywhere.
     end = midnight_utc(start + timedelta(days=days), "America/Los_Angeles")
-    visits, pool = true_visits(rng, faker, network, start, days, scale, begin, end)
+    rates = expected_arrivals(seed, start, days, scale)
+    visits, pool = true_visits(rng, faker, network, rates, start, begin, end)
     vitals = clinical.vitals(rng(), visits, end)
     window = range((start - EPOCH).days, (start - EPOCH).days + days)
     write_reference_data(landed, network, window, end)
@@ -111,4 +131,4 @@ def feed_network(
     vital_lines = write_vitals(landed, rng(), visits, vitals, window, clean)
     events = write_events(landed, rng(), visits, window, end, clean)
     write_diagnoses_and_procedures(landed, rng, visits, window, end, clean)
-    return {"vitals": vital_lines, "patients": versions, "adt_events": events}, visits
+    return {"vitals": vital_lines, "patients": versions, "adt_events": events}, Truth(visits, rates, network.roster)

@@ -18,14 +18,13 @@ def true_visits(
     rng: Callable[[], np.random.Generator],
     faker: Faker,
     network: Network,
+    rates: pl.DataFrame,
     start: date,
-    days: int,
-    scale: float,
     begin: int,
     end: int,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The true visits: who, when, why, and everything that happened; and the pool of patients."""
-    visits = flow.arrivals(rng(), start, days, scale)
+    visits = flow.arrivals(rng(), rates)
     by_hospital = {name: int((visits["hospital"] == number).sum()) for number, name in enumerate(HOSPITALS)}
     pool = people.build_pool(rng(), faker, by_hospital, (start - EPOCH).days)
     person = _base_persons(rng(), visits, pool)
