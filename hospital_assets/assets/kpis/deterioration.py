@@ -322,7 +322,7 @@ def news2_response(sets: Frame) -> Frame:
         excluded={
             "cancelled": nw.col("is_cancelled"),
             "undelivered": lacks("kpi_news2_response_daily"),
-            "already_seen": nw.col("_minutes") <= 0,
+            "already_seen": nw.col("_minutes") < 0,
             "left_early": ~is_seen & nw.col("_has_left") & (nw.col("_left_at") < nw.col("_due_at")),
             "not_due": ~is_seen & ~nw.col("_has_left") & (nw.col("as_of_at") < nw.col("_due_at")),
         },
