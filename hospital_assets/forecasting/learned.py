@@ -17,8 +17,9 @@ from hospital_assets.forecasting.simulate import LEVELS, Care, Patients
 _QUEUE, _QUEUE_HOURS = 2, 1 / 6
 #: ... of which there have to be so many, ...
 LEAST_MOMENTS = 20
-#: ... and of which the lowest tenth counts: doctors who have gone home finish with their patients.
-_LOWEST = 0.1
+#: ... and of which the lower quartile counts: doctors who have gone home finish with their patients, which makes more of
+#: most moments; who is ill is in the roster all the same, which makes less of some.
+_LOWEST = 0.25
 #: Moments that are looked at, in hours.
 _STEP = 0.25
 #: Visits from which on anything is learned.
@@ -67,7 +68,7 @@ def there_at(moments: Array, begin: Array, end: Array) -> npt.NDArray[np.int64]:
 def places_per_doctor(visits: Visits, shift_begin: Array, shift_end: Array) -> int | None:
     """Patients whom a doctor treats at a time; None where there hardly ever was a queue that would show it.
 
-    The 10th percentile, over moments at which at least two have waited for ten minutes since triage, of the patients
+    The lower quartile, over moments at which at least two have waited for ten minutes since triage, of the patients
     in treatment for each doctor on shift.
     """
     if not len(visits.arrival) or not len(shift_begin):
