@@ -40,14 +40,32 @@ PATIENTS_PER_DOCTOR = 5
 _SHIFTS = ((7, 8), (11, 10), (15, 8), (19, 10), (23, 8))
 _SHIFT_SHARE = (0.26, 0.24, 0.24, 0.16, 0.13)
 _SHIFT_LEAST = (1, 0, 1, 0, 1)
-#: Planned above or below the usual number of a day, as a share of it: by weekday, and by week (leave, courses) and day.
-_WEEKDAY_PLANNED = (0.10, 0.04, 0.0, 0.0, 0.0, -0.06, -0.06)
-_WEEK_DIFFERS, _DAY_DIFFERS = 0.07, 0.08
-#: Of planned shifts, doctors who are ill; for how many of these the bank finds somebody, who comes so many hours late.
-_ILL, _COVERED, _MOST_LATE = 0.03, 0.75, 3
+#: For how many doctors who are ill the bank finds somebody, who comes so many hours late.
+_COVERED, _MOST_LATE = 0.75, 3
 #: The roster is known a week ahead; who comes from the bank, on the day.
 _KNOWN_AHEAD = 7 * 86_400
 PLANNED, ILL, BANK = "planned", "ill", "bank"
+
+
+@dataclass(frozen=True)
+class Variation:
+    """How rosters differ.
+
+    Attributes:
+        weekdays: planned above or below the usual number of doctors of a day, as a share of it.
+        week: likewise, standard deviation of weeks (leave, courses).
+        day: likewise, of days.
+        ill: share of planned shifts whose doctors do not come.
+    """
+
+    weekdays: tuple[float, ...] = (0.10, 0.04, 0.0, 0.0, 0.0, -0.06, -0.06)
+    week: float = 0.07
+    day: float = 0.08
+    ill: float = 0.03
+
+
+#: The same roster every day.
+STEADY = Variation((0.0,) * 7, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -93,7 +111,9 @@ def midnight_utc(day: date, zone: str) -> int:
     return int(local_to_utc(clock, zone)[0])
 
 
-def build_network(rng: np.random.Generator, faker: Faker, start: date, days: int, scale: float) -> Network:
+def build_network(
+    rng: np.random.Generator, faker: Faker, start: date, days: int, scale: float, variation: Variation | None = None
+) -> Network:
     """Everything about the network that does not depend on visits."""
     hospitals = pl.DataFrame(
         [
@@ -105,7 +125,9 @@ def build_network(rng: np.random.Generator, faker: Faker, start: date, days: int
     )
     departments, beds = _departments(rng, start, days, scale)
     doctors = _doctors(rng, faker, scale)
-    return Network(hospitals, departments, doctors, draw_roster(rng, doctors, start, days), beds)
+    return Network(
+        hospitals, departments, doctors, draw_roster(rng, doctors, start, days, variation or Variation()), beds
+    )
 
 
 def _band(visits: float) -> str:
@@ -182,7 +204,9 @@ def doctors_needed(share: float, scale: float) -> int:
     return max(5, round(visits * 1.9 / PATIENTS_PER_DOCTOR / 8.6 * 1.05))
 
 
-def draw_roster(rng: np.random.Generator, doctors: pl.DataFrame, start: date, days: int) -> pl.DataFrame:
+def draw_roster(
+    rng: np.random.Generator, doctors: pl.DataFrame, start: date, days: int, variation: Variation
+) -> pl.DataFrame:
     """The shifts of the day before the first one and of all days, as planned and as it came (`Network.roster`)."""
     rows: list[tuple[str, str, str, str, int, int, int, str]] = []
     for hospital in HOSPITALS:
@@ -191,13 +215,14 @@ def draw_roster(rng: np.random.Generator, doctors: pl.DataFrame, start: date, da
         for offset in range(-1, days):
             day = start + timedelta(days=offset)
             if offset < 0 or day.weekday() == 0:
-                of_week = rng.normal(0.0, _WEEK_DIFFERS)
-            planned = planned_doctors(rng, len(own) // 2, day.weekday(), of_week)
+                of_week = rng.normal(0.0, variation.week)
+            share = variation.weekdays[day.weekday()] + of_week + rng.normal(0.0, variation.day)
+            planned = planned_doctors(rng, len(own) // 2, share)
             free = iter(rng.permutation(len(own)))
             for place, count in enumerate(planned):
                 begin, end = _span_of(day, place, hospital)
                 may_be_missing = int(count) - _SHIFT_LEAST[place]
-                ill = min(int(rng.binomial(count, _ILL)), may_be_missing)
+                ill = min(int(rng.binomial(count, variation.ill)), may_be_missing)
                 for number in range(count):
                     state = ILL if number < ill else PLANNED
                     rows.append(_shift(own[next(free)], hospital, day, begin, end, begin - _KNOWN_AHEAD, state))
@@ -210,19 +235,19 @@ def draw_roster(rng: np.random.Generator, doctors: pl.DataFrame, start: date, da
     return pl.DataFrame(rows, schema=schema, orient="row").sort("start", "shift_id")
 
 
-def planned_doctors(rng: np.random.Generator, usual: int, weekday: int, of_week: float) -> np.ndarray:
+def planned_doctors(rng: np.random.Generator, usual: int, share: float) -> np.ndarray:
     """How many doctors are planned for each of a day's shifts.
 
     Args:
-        rng: what differs from day to day.
+        rng: what is left to chance.
         usual: doctors of a day.
-        weekday: 0 is Monday.
-        of_week: how many more or fewer there are in the week, as a share.
+        share: of them, so many more (or fewer).
     """
     planned = np.maximum(1, np.round(np.array(_SHIFT_SHARE) * usual)).astype(int)
-    change = usual * (_WEEKDAY_PLANNED[weekday] + of_week + rng.normal(0.0, _DAY_DIFFERS))
     # Rounded by chance, so that small hospitals differ as often as large ones differ much.
-    for _ in range(abs(int(np.floor(change + rng.random())))):
+    change = int(np.floor(usual * share + rng.random())) if share else 0
+    for _ in range(abs(change)):
+        # One who comes additionally does not come for the night.
         may = np.flatnonzero(planned > _SHIFT_LEAST) if change < 0 else np.arange(len(planned) - 1)
         if len(may):
             planned[rng.choice(may)] += 1 if change > 0 else -1
