@@ -29,13 +29,13 @@ CONFIDENCE = 0.9
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a backtest shows of one grain.
+    """What a backtest shows of a model and the rule it would replace.
 
     Attributes:
         origins: how many were scored.
-        skill: 1 - CRPS of the regression / CRPS of the slot mean; None without origins.
-        upper: upper end of the interval of the difference in CRPS; None without.
-        is_passed: the regression may ship.
+        skill: 1 - score of the model / score of the rule it would replace; None without origins.
+        upper: upper end of the interval of the difference of the scores; None without.
+        is_passed: the model may ship.
     """
 
     origins: int
@@ -45,11 +45,11 @@ class Verdict:
 
 
 def verdict(model: Array, rule: Array) -> Verdict:
-    """Compare mean scores of the same origins, in the order of time.
+    """Compare mean scores of the same origins, in the order of time; the lower is the better.
 
     Args:
-        model: CRPS of the regression, by origin.
-        rule: CRPS of the slot mean, by origin.
+        model: by origin: of arrivals, the CRPS of the regression.
+        rule: by origin: of arrivals, the CRPS of the slot mean.
     """
     n = len(model)
     if n < _LEAST_ORIGINS:

@@ -17,8 +17,8 @@ from hospital_assets.forecasting.simulate import LEVELS, Care, Patients
 _QUEUE, _QUEUE_HOURS = 2, 1 / 6
 #: ... of which there have to be so many, ...
 LEAST_MOMENTS = 20
-#: ... and of which the lower quartile counts: doctors who have gone home finish with their patients, which makes more of
-#: most moments; who is ill is in the roster all the same, which makes less of some.
+#: ... and of which the lower quartile counts: doctors who have gone home finish with their patients (too many for each
+#: at most moments), and who is ill is in the roster all the same (too few at some).
 _LOWEST = 0.25
 #: Moments that are looked at, in hours.
 _STEP = 0.25
