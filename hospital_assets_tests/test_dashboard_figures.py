@@ -537,22 +537,29 @@ def test_diagnoses_of_audiences_without_days_have_no_trend(admin: Mart) -> None:
 
 
 def test_supposed_beds_decide_how_full_the_days_are(shown: Settings, admin: Mart) -> None:
-    where = read_slice({"beds": "400", "hospital": "H1", "department": "Surgery"}, admin.known)
+    # Not every ward of such a small network has had somebody in it for a week.
+    newest = "service_date = (select max(service_date) from forecasts.forecast_beds_daily)"
+    wards = query(
+        shown,
+        "select hospital_id, department_name from forecasts.forecast_beds_daily "
+        f"where {newest} and hospital_id <> 'all' and department_name <> 'all inpatient' order by all",
+    )
+    hospital, ward = wards.row(0)
+    where = read_slice({"beds": "400", "hospital": hospital, "department": ward}, admin.known)
     beds = figure(forecast(admin, where), "forecast-beds")
     assert beds.title.startswith("With 400 beds")
     assert beds.what_if is not None and beds.what_if.value == 400
     made = query(
         shown,
         "select target_date, expected_patients, over_capacity_pct from forecasts.forecast_beds_daily "
-        "where hospital_id = 'H1' and department_name = 'Surgery' "
-        "and service_date = (select max(service_date) from forecasts.forecast_beds_daily) order by 1",
+        f"where hospital_id = '{hospital}' and department_name = '{ward}' and {newest} order by 1",
     )
     assert len(beds.rows) == made.height == 7
     for row, (day, expected, over) in zip(beds.rows, made.iter_rows(), strict=True):
         assert row[0] == day.isoformat() and row[1] == pytest.approx(expected) and row[6] == pytest.approx(over)
         assert row[4] == pytest.approx(100 * expected / 400) and row[5] == pytest.approx(400 - expected)
     plain = figure(
-        forecast(admin, read_slice({"hospital": "H1", "department": "Surgery"}, admin.known)), "forecast-beds"
+        forecast(admin, read_slice({"hospital": hospital, "department": ward}, admin.known)), "forecast-beds"
     )
     assert plain.what_if is not None and plain.what_if.value != 400
 
