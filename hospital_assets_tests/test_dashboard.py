@@ -1234,6 +1234,19 @@ def test_the_overview_says_who_waits_now_and_what_is_open(tmp_path: Path) -> Non
     assert stale.value == "\u2013" and stale.detail == "unknown: the newest record is 4 min old"
 
 
+def test_who_waits_now_changes_on_a_page_that_is_remembered(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = served.dashboard.store._pages
+    shown = {}
+    for waiting in ("77", "78"):
+        card_of_now = figures.Card("waiting-now", "Waiting now", waiting)
+        monkeypatch.setattr(LiveBoard, "today", lambda board, viewer, hospital, now=card_of_now: (now,))
+        shown[waiting] = get(served, "/overview?hospital=H1")
+        assert card(shown[waiting], "waiting-now") == waiting
+    assert shown["77"].replace("<strong>77<", "<strong>78<") == shown["78"]
+    # The slice was made once.
+    assert sum(key[2] == "overview" and key[3].hospital == "H1" for key in pages) == 1
+
+
 def test_newer_records_replace_older_ones_and_old_open_records_are_counted_apart(tmp_path: Path) -> None:
     landed(tmp_path, [visit("a", 30), visit("old", 25 * 60, recorded_at=NOW)])
     warehouse = landed(tmp_path, [visit("a", 30, triage_level=1, recorded_at=NOW)])

@@ -479,6 +479,48 @@ def test_axe_finds_nothing_on_a_full_board(browser: Browser, served: Served, sch
     opened.context.close()
 
 
+def test_a_telephone_shows_every_patient_of_the_board_whole(browser: Browser, served: Served) -> None:
+    fill_board(served)
+    page = (opened := open_page(browser, f"{served.address}/live", width=390, height=844)).page
+    page.get_by_text("live, ").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    patients = page.locator("tr[data-visit]")
+    # What to do and of whom stand within the card of the most urgent, which is one of few rows on the screen.
+    for part in ("th", ".chip", ".score", ".action"):
+        box = patients.first.locator(part).first.bounding_box()
+        assert box and box["x"] >= 0 and box["x"] + box["width"] <= 390
+    assert all(table.evaluate("t => t.scrollWidth <= t.clientWidth") for table in page.locator(".as-cards").all())
+    page.locator("#only").select_option("Cardiology")
+    assert {row.get_attribute("data-department") for row in patients.filter(visible=True).all()} == {"Cardiology"}
+    assert opened.problems == []
+    opened.context.close()
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_the_visits_behind_a_figure_are_one_step_away(
+    browser: Browser, served: Served, weeks: Settings, width: int
+) -> None:
+    page = (opened := open_page(browser, f"{served.address}/overview?hospital=H2&triage=2", width=width)).page
+    definition = page.locator("#visits details.definition")
+    definition.locator("summary").click()
+    definition.get_by_role("link", name="The visits behind it").click()
+    page.wait_for_url(re.compile(r"/visits\?hospital=H2&triage=2$"))
+    wanted = query(
+        weeks,
+        "select visit_id from facts.fact_emergency_visits join dimensions.dim_hospital using (hospital_key) "
+        "where hospital_id = 'H2' and triage_level = 2 order by arrival_local desc, visit_id",
+    )["visit_id"].to_list()
+    assert page.locator("#visits-title").inner_text() == f"{len(wanted)} visits"
+    assert page.locator("#visits tbody th").all_inner_texts() == wanted
+    with page.expect_download() as found:
+        page.locator("#visits .export").click()
+    assert found.value.suggested_filename.startswith("visits") and "H2" in found.value.suggested_filename
+    assert len(found.value.path().read_text(encoding="utf-8-sig").strip().splitlines()) == len(wanted) + 2
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert opened.problems == []
+    opened.context.close()
+
+
 def test_screenshots_for_the_documentation(browser: Browser, served: Served) -> None:
     """Writes docs/dashboard/*.png, so that people look at them.
 

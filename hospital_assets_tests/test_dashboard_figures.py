@@ -575,6 +575,7 @@ def test_without_scripts_what_is_supposed_is_a_form_with_the_slice(admin: Mart) 
     html = render(
         "body.html",
         page=forecast(admin, where),
+        has_now=False,
         title="x",
         current="forecast",
         where=where,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
 from urllib.parse import parse_qs
@@ -42,7 +42,7 @@ from hospital_assets.dashboard.figures import Card, Page
 from hospital_assets.dashboard.live import LiveBoard
 from hospital_assets.dashboard.mart import Mart
 from hospital_assets.dashboard.pages.menu import MENU, Entry, pages_of
-from hospital_assets.dashboard.render import FOLDER, as_csv, choices, file_name, query, render, sentence
+from hospital_assets.dashboard.render import FOLDER, NOW, as_csv, choices, file_name, query, render, sentence
 from hospital_assets.dashboard.slices import Slice, not_found, read_slice
 from hospital_assets.dashboard.store import NothingPublishedError, Store
 from hospital_assets.files import StateError
@@ -264,7 +264,8 @@ def _body(dashboard: Dashboard, mart: Mart, entry: Entry, where: Slice, today: t
         page = _made(dashboard, mart, entry, where)
         return render(
             "body.html",
-            page=replace(page, today=(*page.today, *today)),
+            page=page,
+            has_now=bool(today),
             title=entry.title,
             current=entry.name,
             where=where,
@@ -281,7 +282,12 @@ def _body(dashboard: Dashboard, mart: Mart, entry: Entry, where: Slice, today: t
 
     if entry.build is None:
         return make()
-    return dashboard.store.remembered((mart.audience, mart.version, entry.name, where, stale, today), make)
+    # What waits now changes all the time, and nothing else of the page with it.
+    made = dashboard.store.remembered((mart.audience, mart.version, entry.name, where, stale, bool(today)), make)
+    if not today:
+        return made
+    shown = render("now.html", cards=today, where=where)
+    return made.replace(NOW, shown, 1)
 
 
 def _stale(dashboard: Dashboard, mart: Mart) -> str:

@@ -322,21 +322,23 @@ def of_table(
     )
 
 
-def of_months(mart: Mart, where: Slice, table: str, columns: str, then: str = "") -> list[Row]:
-    """A query over the months of a KPI table that a slice touches, of its hospital (or all).
+def of_hospital(mart: Mart, where: Slice, table: str, columns: str, then: str = "") -> list[Row]:
+    """A query over the rows of a KPI table of the whole period that are about the slice's hospital (or all).
 
     Args:
         mart: the publication.
         where: the slice.
-        table: the KPI table, by month in `period_month`.
+        table: the KPI table.
         columns: what is selected.
         then: further conditions, order.
     """
-    return mart.sliced(
-        f"select {columns} from kpis.{table} where hospital_id = $hospital "
-        f"and period_month between date_trunc('month', $first) and $last {then}",
-        where,
-    )
+    return mart.sliced(f"select {columns} from kpis.{table} where hospital_id = $hospital {then}", where)
+
+
+def of_months(mart: Mart, where: Slice, table: str, columns: str, then: str = "") -> list[Row]:
+    """As `of_hospital`, of the months that the slice touches (`period_month`)."""
+    months = "and period_month between date_trunc('month', $first) and $last"
+    return of_hospital(mart, where, table, columns, f"{months} {then}")
 
 
 def of_newest(

@@ -30,6 +30,8 @@ from hospital_assets.measures.words import lasted
 FOLDER = Path(__file__).parent
 #: Text of fewer characters is not broken into lines.
 _SHORT = 16
+#: Where the cards of this moment stand in a page that is remembered.
+NOW = Markup("<!-- now -->")
 #: Keys of KPIs that a day leads to.
 _BY_TIME = {"service_date", "period_month", "period_year"}
 _NAMES = {"period": "period", "hospital": "hospital", "department": "department", "triage": "triage"}
@@ -54,6 +56,7 @@ def templates() -> Environment:
         "of_visits": of_visits(),
         "how_explained": how_explained,
         "Markup": Markup,
+        "NOW": NOW,
         "number": number,
         "lasted": lasted,
         "pairs": parse_qsl,

@@ -24,6 +24,7 @@ def in_hours(minutes: float) -> str:
 
 def lasted(minutes: float) -> str:
     """A length of time as it is read at a glance: `45 min`, `7 h`, `3 days`."""
+    minutes = max(minutes, 0)  # clocks differ
     for most, unit, of in ((120, "min", 1), (2 * 1440, "h", 60)):
         if minutes < most:
             return f"{minutes / of:,.0f} {unit}"

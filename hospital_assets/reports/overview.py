@@ -14,6 +14,7 @@ from pathlib import Path
 import dagster as dg
 
 from hospital_assets.assets.resources import ClockResource
+from hospital_assets.measures import natural_limits
 from hospital_assets.publishing.policy import Policy, RoleName, load_policy
 from hospital_assets.reports.folder import ReportsResource
 
@@ -74,6 +75,7 @@ def as_page(data_dir: Path, role: RoleName, baselines_from: tuple[date, ...] = (
         body = render(
             "body.html",
             page=shown,
+            has_now=False,
             title="Emergency department: overview",
             current="overview",
             where=where,
@@ -86,7 +88,13 @@ def as_page(data_dir: Path, role: RoleName, baselines_from: tuple[date, ...] = (
             "patients are not shown; counts of few patients are protected as the publication's policy says.",
         )
     return mart.version, render(
-        "report.html", style=_style(FOLDER), body=_still(body), measures=list(filter(None, measures))
+        "report.html",
+        style=_style(FOLDER),
+        body=_still(body),
+        measures=list(filter(None, measures)),
+        factor=natural_limits.XMR_FACTOR,
+        baseline=natural_limits.BASELINE_POINTS,
+        run=natural_limits.RUN_LENGTH,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from hospital_assets.contracts.kpis_emergency import NEDOCS_LEVELS
-from hospital_assets.dashboard.mart import Mart, Measured, OverTime, Row, average, of_months, over_time
+from hospital_assets.dashboard.mart import Mart, Measured, OverTime, Row, average, of_hospital, of_months, over_time
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.measures.words import sql_list
 
@@ -108,9 +108,11 @@ def stays_by_month(mart: Mart, where: Slice) -> list[Row]:
 
 def overstays(mart: Mart, where: Slice) -> list[Row]:
     """Overstays by department, whole period."""
-    return mart.sliced(
-        "select department_name, denominator_count, numerator_count, value_pct, "
-        "open_numerator_count from kpis.kpi_overstays where hospital_id = $hospital "
-        "and department_name <> 'all' order by numerator_count desc nulls last, 1",
+    columns = "department_name, denominator_count, numerator_count, value_pct, open_numerator_count"
+    return of_hospital(
+        mart,
         where,
+        "kpi_overstays",
+        columns,
+        "and department_name <> 'all' order by numerator_count desc nulls last, 1",
     )

@@ -6,17 +6,19 @@ from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any
 
-from hospital_assets.dashboard.mart import Mart, Measured, OverTime, Row, of_months, over_time
+from hospital_assets.dashboard.mart import Mart, Measured, OverTime, Row, of_hospital, of_months, over_time
 from hospital_assets.dashboard.slices import Slice
 
 
 def conditions(mart: Mart, where: Slice) -> list[Row]:
     """The commonest principal diagnoses, whole period."""
-    return mart.sliced(
-        "select condition_name, icd_code, visit_count, share_pct, coded_visit_count "
-        "from kpis.kpi_conditions where hospital_id = $hospital and icd_code <> 'not_coded' "
-        "and visit_count is not null order by visit_count desc, icd_code limit 15",
+    columns = "condition_name, icd_code, visit_count, share_pct, coded_visit_count"
+    return of_hospital(
+        mart,
         where,
+        "kpi_conditions",
+        columns,
+        "and icd_code <> 'not_coded' and visit_count is not null order by visit_count desc, icd_code limit 15",
     )
 
 
@@ -73,21 +75,21 @@ def _months_before(day: date, months: int) -> date:
 
 def condition_groups(mart: Mart, where: Slice) -> list[Row]:
     """Visits by clinical group, whole period."""
-    return mart.sliced(
-        "select condition_group, visit_count, share_pct, coded_visit_count "
-        "from kpis.kpi_condition_groups where hospital_id = $hospital "
-        "and condition_group not in ('not_coded') order by visit_count desc nulls last limit 15",
+    columns = "condition_group, visit_count, share_pct, coded_visit_count"
+    return of_hospital(
+        mart,
         where,
+        "kpi_condition_groups",
+        columns,
+        "and condition_group not in ('not_coded') order by visit_count desc nulls last limit 15",
     )
 
 
 def procedures(mart: Mart, where: Slice) -> list[Row]:
     """The commonest procedures, whole period."""
-    return mart.sliced(
-        "select procedure_name, procedure_code, procedure_count, visit_count, share_pct "
-        "from kpis.kpi_procedures where hospital_id = $hospital "
-        "order by procedure_count desc nulls last, procedure_code limit 15",
-        where,
+    columns = "procedure_name, procedure_code, procedure_count, visit_count, share_pct"
+    return of_hospital(
+        mart, where, "kpi_procedures", columns, "order by procedure_count desc nulls last, procedure_code limit 15"
     )
 
 

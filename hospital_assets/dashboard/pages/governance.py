@@ -118,7 +118,7 @@ def governance(settings: Settings, mart: Mart, now: datetime) -> Page:
             _looked(looks),
             plain_table(
                 "publications",
-                f"{len(audiences)} publications count",
+                f"{len(audiences)} current publications",
                 "Newest version of each audience; hashes are the first twelve digits",
                 audiences,
                 {

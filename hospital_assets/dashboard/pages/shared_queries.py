@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from hospital_assets.dashboard.mart import Mart, Measured, OverTime, Row, of_visits, over_time
+from hospital_assets.dashboard.mart import Mart, Measured, OverTime, Row, of_hospital, of_visits, over_time
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.measures.observations import FIRST_SET_LIMITS
 
@@ -100,20 +100,14 @@ def active_doctors(mart: Mart, where: Slice) -> Row:
 
 def blood_groups(mart: Mart, where: Slice) -> list[Row]:
     """Patients by blood group, with the reference mix, whole period."""
-    return mart.sliced(
-        "select blood_group, patient_count, share_pct, reference_share_pct, known_patient_count "
-        "from kpis.kpi_blood_groups where hospital_id = $hospital order by patient_count desc nulls last",
-        where,
-    )
+    columns = "blood_group, patient_count, share_pct, reference_share_pct, known_patient_count"
+    return of_hospital(mart, where, "kpi_blood_groups", columns, "order by patient_count desc nulls last")
 
 
 def demographics(mart: Mart, where: Slice) -> list[Row]:
     """Visits and patients by characteristic and category, whole period."""
-    return mart.sliced(
-        "select characteristic, category, patient_count, visit_count, share_of_visits_pct "
-        "from kpis.kpi_demographics where hospital_id = $hospital order by 1, 2",
-        where,
-    )
+    columns = "characteristic, category, patient_count, visit_count, share_of_visits_pct"
+    return of_hospital(mart, where, "kpi_demographics", columns, "order by 1, 2")
 
 
 #: Patients are many: who they are is looked up while a page's other queries run.
