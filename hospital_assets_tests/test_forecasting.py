@@ -193,7 +193,7 @@ def test_medians_do_not_add_up_and_means_do() -> None:
 
 def test_without_a_prior_the_rates_are_the_means_of_the_slots() -> None:
     design = regression.Design(
-        np.array([0, 0, 1, 1]), np.empty((2, 0)), np.empty((4, 0)), slot_precision=0.0, precision=np.empty(0)
+        np.array([0, 0, 1, 1]), np.empty((2, 0)), np.empty((4, 0)), (), slot_precision=0.0, precision=np.empty(0)
     )
     found = regression.fit_poisson(design, means(2, 4, 8, 10), np.ones(4), np.ones(4))
     assert np.exp(found) == pytest.approx([3, 9])
@@ -509,5 +509,5 @@ def test_quantiles_rise() -> None:
 
 
 def test_forecasts_know_their_dispersions() -> None:
-    made = Forecast("prior", np.zeros((1, 24)), 0.1, 0.2, 1.0, 1, AS_OF)
+    made = Forecast(np.zeros((1, 24)), 0.1, 0.2, "prior", 1.0, 1, AS_OF)
     assert (made.dispersion("hour"), made.dispersion("day")) == (0.1, 0.2)

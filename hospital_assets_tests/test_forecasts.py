@@ -10,17 +10,22 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from hospital_assets.assets.forecasts.accuracy import accuracy
-from hospital_assets.assets.forecasts.arrivals import Made, forecasts
+from hospital_assets.assets.forecasts.accuracy import accuracy, drift
+from hospital_assets.assets.forecasts.arrivals import forecasts
 from hospital_assets.checks.quality import check_quality
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.forecasts import SUM_OF_HOSPITALS
 from hospital_assets.contracts.kpis import ALL
+from hospital_assets.forecasting import acuity
 from hospital_assets.settings import Settings, SettingsError, load_settings, write_settings
 from hospital_assets.warehouse.dialect import lazy
 
 FIRST, DAYS = date(2026, 8, 1), 90
 LATER = datetime(2027, 6, 1, tzinfo=UTC)
+HOURLY, DAILY, DRIVERS = "forecast_arrivals_hourly", "forecast_arrivals_daily", "forecast_drivers"
+BY_TRIAGE = ("forecast_triage_hourly", "forecast_triage_daily")
+#: Tables by name.
+Made = dict[str, pl.DataFrame]
 AS_OF = [FIRST + timedelta(days=n) for n in range(66, 76)]
 
 
@@ -49,6 +54,22 @@ def arrivals_of(days: int, hospitals: int = 2, seed: int = 1, first: date = FIRS
     return pl.DataFrame(rows, schema=CONTRACTS["kpi_arrivals_hourly"].polars_schema, orient="row")
 
 
+def triaged_of(arrivals: pl.DataFrame) -> pl.DataFrame:
+    """Of those who arrive in an hour, the first has level 2, the second has none, the others have level 3."""
+    rows = [
+        (day, int(hospital[1:]), hour, group, count)
+        for day, hospital, hour, arrived in arrivals.select(
+            "service_date", "hospital_id", "hour_of_day", "arrivals_count"
+        ).iter_rows()
+        for group, count in (("2", min(arrived, 1)), ("untriaged", min(max(arrived - 1, 0), 1)), ("3", arrived - 2))
+        if count > 0
+    ]
+    names = ("service_date", "hospital_key", "hour_of_day", "triage_group", "arrivals")
+    return pl.DataFrame(
+        rows, schema=dict(zip(names, (pl.Date, pl.Int64, pl.Int64, pl.String, pl.Int64), strict=True)), orient="row"
+    )
+
+
 @pytest.fixture(scope="module")
 def arrived() -> pl.DataFrame:
     return arrivals_of(DAYS)
@@ -56,34 +77,35 @@ def arrived() -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def made(arrived: pl.DataFrame) -> Made:
-    return forecasts(arrived, hospitals("America/Chicago", "America/Phoenix"), AS_OF, LATER, {"H2": "none"})
+    return forecasts(
+        arrived, triaged_of(arrived), hospitals("America/Chicago", "America/Phoenix"), AS_OF, LATER, {"H2": "none"}
+    )
 
 
 def test_rows_are_as_the_contracts_have_them(made: Made, arrived: pl.DataFrame) -> None:
-    scored = accuracy(made.hourly, made.daily, arrived)
-    names = ("forecast_arrivals_hourly", "forecast_arrivals_daily", "forecast_models", "kpi_forecast_accuracy")
-    for name, frame in zip(names, (made.hourly, made.daily, made.models, scored), strict=True):
+    scored = accuracy(made[HOURLY], made[DAILY], arrived)
+    for name, frame in {**made, "kpi_forecast_accuracy": scored}.items():
         contract = CONTRACTS[name]
         contract.schema.validate(frame)
         assert frame.columns == contract.column_names and not frame.select(contract.key).is_duplicated().any()
     # Two methods at two hospitals, one of all; 48 hours and 14 days.
-    assert len(made.hourly) == len(AS_OF) * 5 * 48 and len(made.daily) == len(AS_OF) * 5 * 14
-    assert made.models["holiday_calendar"].unique().sort().to_list() == ["", "US-TX"]
+    assert len(made[HOURLY]) == len(AS_OF) * 5 * 48 and len(made[DAILY]) == len(AS_OF) * 5 * 14
+    assert made["forecast_models"]["holiday_calendar"].unique().sort().to_list() == ["", "US-TX"]
 
 
 def test_nothing_to_forecast_gives_empty_tables() -> None:
     nobody = arrivals_of(0)
-    found = forecasts(nobody, hospitals("America/Chicago"), [], LATER, {})
-    assert found.hourly.is_empty() and found.daily.schema == CONTRACTS["forecast_arrivals_daily"].polars_schema
-    assert accuracy(found.hourly, found.daily, nobody).schema == CONTRACTS["kpi_forecast_accuracy"].polars_schema
+    found = forecasts(nobody, triaged_of(nobody), hospitals("America/Chicago"), [], LATER, {})
+    assert found[HOURLY].is_empty() and found[DAILY].schema == CONTRACTS["forecast_arrivals_daily"].polars_schema
+    assert accuracy(found[HOURLY], found[DAILY], nobody).schema == CONTRACTS["kpi_forecast_accuracy"].polars_schema
 
 
 def test_a_day_that_is_not_over_is_no_as_of_day(arrived: pl.DataFrame) -> None:
     """At 06:30 UTC it is still the day before in Phoenix, and no longer in Chicago."""
     day = AS_OF[0]
     now = datetime(day.year, day.month, day.day, 6, 30, tzinfo=UTC) + timedelta(days=1)
-    found = forecasts(arrived, hospitals("America/Chicago", "America/Phoenix"), [day], now, {})
-    assert found.models["hospital_id"].to_list() == ["H1"]
+    found = forecasts(arrived, triaged_of(arrived), hospitals("America/Chicago", "America/Phoenix"), [day], now, {})
+    assert found["forecast_models"]["hospital_id"].to_list() == ["H1"]
 
 
 def test_later_records_change_no_forecast(made: Made, arrived: pl.DataFrame) -> None:
@@ -96,32 +118,31 @@ def test_later_records_change_no_forecast(made: Made, arrived: pl.DataFrame) -> 
     )
     places = hospitals("America/Chicago", "America/Phoenix")
     for rest in (altered, arrived.filter(pl.col("service_date") <= as_of)):
-        again = forecasts(rest, places, [as_of], LATER, {"H2": "none"})
-        for before, after in zip(vars(made).values(), vars(again).values(), strict=True):
+        again = forecasts(rest, triaged_of(rest), places, [as_of], LATER, {"H2": "none"})
+        for before, after in ((made[name], again[name]) for name in made):
             assert_frame_equal(before.filter(of_day), after, check_exact=True)
     changed = altered.with_columns(arrivals_count=pl.col("arrivals_count") + of_day.cast(pl.Int64))
-    assert not forecasts(changed, places, [as_of], LATER, {"H2": "none"}).daily.equals(made.daily.filter(of_day))
+    assert not forecasts(changed, triaged_of(changed), places, [as_of], LATER, {"H2": "none"})[DAILY].equals(
+        made[DAILY].filter(of_day)
+    )
 
 
 def test_christmas_is_named_where_it_is_kept() -> None:
     first = date(2026, 12, 1)
     found = forecasts(
         arrivals_of(20, first=first),
+        triaged_of(arrivals_of(20, first=first)),
         hospitals("America/Chicago", "America/Phoenix"),
         [date(2026, 12, 20)],
         LATER,
         {"H2": "none"},
-    ).daily.filter(pl.col("holiday_name").is_not_null())
+    )[DAILY].filter(pl.col("holiday_name").is_not_null())
     named = found.filter(pl.col("target_date") == date(2026, 12, 25))
     assert named["hospital_id"].unique().to_list() == ["H1"] and named["holiday_name"][0] == "Christmas Day"
 
 
 def _statuses(made: Made, scored: pl.DataFrame) -> dict[tuple[str, str], set[str]]:
-    frames = {
-        "forecast_arrivals_hourly": lazy(made.hourly),
-        "forecast_arrivals_daily": lazy(made.daily),
-        "kpi_forecast_accuracy": lazy(scored),
-    }
+    frames = {name: lazy(frame) for name, frame in made.items()} | {"kpi_forecast_accuracy": lazy(scored)}
     return {
         (table, kind.name): {finding.status for finding in findings}
         for table in frames
@@ -130,29 +151,31 @@ def _statuses(made: Made, scored: pl.DataFrame) -> dict[tuple[str, str], set[str
 
 
 def test_checks_pass_and_each_planted_fault_turns_one_red(made: Made, arrived: pl.DataFrame) -> None:
-    scored = accuracy(made.hourly, made.daily, arrived)
+    scored = accuracy(made[HOURLY], made[DAILY], arrived)
     assert not {"Failed", "Error"} & set().union(*_statuses(made, scored).values())
-    hourly, daily = "forecast_arrivals_hourly", "forecast_arrivals_daily"
     total, first = pl.col("hospital_id") == ALL, pl.col("horizon_days") == 1
     more = pl.col("expected_arrivals") + 1e-3
 
-    def with_daily(**columns: pl.Expr) -> Made:
-        return Made(made.hourly, made.daily.with_columns(**columns), made.models)
+    def having(table: str, **columns: pl.Expr | str) -> Made:
+        return made | {table: made[table].with_columns(**columns)}
 
     faults = {
-        (daily, "quantiles"): with_daily(p10_count=pl.col("p90_count") + 1),
-        (daily, "coherent"): with_daily(expected_arrivals=pl.when(first).then(more).otherwise("expected_arrivals")),
-        (daily, "ahead"): with_daily(is_shipped=pl.lit(True)),
-        (hourly, "coherent"): Made(
-            made.hourly.with_columns(expected_arrivals=pl.when(total).then(more).otherwise("expected_arrivals")),
-            made.daily,
-            made.models,
-        ),
-        (hourly, "ahead"): Made(made.hourly.with_columns(target_date="service_date"), made.daily, made.models),
-        (hourly, "quantiles"): Made(made.hourly.with_columns(existing_hours=pl.lit(0.0)), made.daily, made.models),
+        (DAILY, "quantiles"): {"p10_count": pl.col("p90_count") + 1},
+        (DAILY, "coherent"): {"expected_arrivals": pl.when(first).then(more).otherwise("expected_arrivals")},
+        (DAILY, "ahead"): {"is_shipped": pl.lit(True)},
+        (HOURLY, "coherent"): {"expected_arrivals": pl.when(total).then(more).otherwise("expected_arrivals")},
+        (HOURLY, "ahead"): {"target_date": "service_date"},
+        (HOURLY, "quantiles"): {"existing_hours": pl.lit(0.0)},
+        **{
+            (name, "coherent"): {"expected_arrivals": pl.when(total).then(more).otherwise("expected_arrivals")}
+            for name in BY_TRIAGE
+        },
+        (BY_TRIAGE[1], "quantiles"): {"p10_count": pl.col("p90_count") + 1},
+        (DRIVERS, "coherent"): {"added_arrivals": pl.col("added_arrivals") * 1.001},
+        (DRIVERS, "ahead"): {"target_date": "service_date"},
     }
-    for at, faulty in faults.items():
-        assert "Failed" in _statuses(faulty, scored)[at], at
+    for at, columns in faults.items():
+        assert "Failed" in _statuses(having(at[0], **columns), scored)[at], at
     many = scored.with_columns(forecasts_count=pl.lit(2_000), shipped_count=pl.lit(2_000))
     for kind, columns in (
         ("calibrated", {"pit_80_pct": pl.lit(70.0)}),
@@ -160,6 +183,76 @@ def test_checks_pass_and_each_planted_fault_turns_one_red(made: Made, arrived: p
         ("skill", {"skill_pct": pl.lit(-1.0)}),
     ):
         assert "Failed" in _statuses(made, many.with_columns(**columns))["kpi_forecast_accuracy", kind], kind
+
+
+def test_levels_and_drivers_are_parts_of_what_ships(made: Made) -> None:
+    """Levels sum to the hours and days, factors multiply to the days; of all hospitals, too."""
+    key = ["service_date", "hospital_id", "target_date"]
+    for name, whole, by in ((BY_TRIAGE[0], HOURLY, [*key, "hour_of_day"]), (BY_TRIAGE[1], DAILY, key)):
+        shipped = made[whole].filter("is_shipped").select(*by, "expected_arrivals").sort(by)
+        assert_frame_equal(made[name].group_by(by).agg(pl.col("expected_arrivals").sum()).sort(by), shipped)
+    drivers = made[DRIVERS].with_columns(
+        _of=pl.when(pl.col("driver_rank") == 1).then("added_arrivals").otherwise("factor")
+    )
+    shipped = made[DAILY].filter("is_shipped").select(*key, "expected_arrivals").sort(key)
+    product = drivers.group_by(key).agg(expected_arrivals=pl.col("_of").product()).sort(key)
+    assert_frame_equal(product, shipped)
+    assert set(drivers["driver"]) >= {"usual_day", "weekday"} and drivers["factor"].min() > 0
+    # Shares by the hour: at night nobody may come, so that level 2 is more of those who do.
+    by_hour = made[BY_TRIAGE[0]].filter(pl.col("hospital_id") == "H2", pl.col("expected_arrivals") > 0)
+    shares = (
+        by_hour.group_by("hour_of_day", "triage_group")
+        .agg(pl.col("expected_arrivals").sum())
+        .with_columns(share=pl.col("expected_arrivals") / pl.col("expected_arrivals").sum().over("hour_of_day"))
+        .filter(pl.col("triage_group") == "2")
+        .sort("hour_of_day")["share"]
+    )
+    assert shares[3] > 1.5 * shares[15]
+    assert made[BY_TRIAGE[1]].filter(pl.col("triage_group").is_in(["1", "4", "5"]))["expected_arrivals"].max() == 0
+
+
+def test_a_share_of_a_count_is_a_count() -> None:
+    """Hours without arrivals have the shares of the day; without any at all nobody is known to have a level."""
+    counts = np.zeros((10, 24, 3))
+    counts[:, 8] = [6, 3, 1]
+    found = acuity.shares(counts)
+    assert found[3] == pytest.approx([0.6, 0.3, 0.1]) and found.sum(axis=1) == pytest.approx(np.ones(24))
+    assert acuity.shares(np.zeros((0, 24, 3)))[0].tolist() == [0, 0, 1]
+
+
+def test_forecasts_that_have_become_worse_are_seen() -> None:
+    """20 weeks as forecast, then four in which half as many again come; seen in the fourth week at the latest."""
+    rng, first = np.random.default_rng(3), date(2026, 3, 2)
+    days = [first + timedelta(days=n) for n in range(24 * 7)]
+    came = pl.DataFrame(
+        {
+            "service_date": days,
+            "hospital_id": "H1",
+            "hour_of_day": 12,
+            "iso_weekday_number": 1,
+            "existing_hours_count": 1,
+            "arrivals_count": [int(rng.poisson(90 if n >= 20 * 7 else 60)) for n in range(len(days))],
+        }
+    ).cast(CONTRACTS["kpi_arrivals_hourly"].polars_schema)
+    daily = pl.DataFrame(
+        [
+            {"service_date": day - timedelta(days=ahead), "target_date": day, "horizon_days": ahead}
+            for day in [*days, *(days[-1] + timedelta(days=n) for n in (1, 2))]
+            for ahead in (1, 2)
+        ]
+    ).with_columns(
+        hospital_id=pl.lit("H1"), expected_arrivals=pl.lit(60.0), count_dispersion=pl.lit(0.0), is_shipped=True
+    )
+    quantiles = {name: pl.lit(0) for name in CONTRACTS[DAILY].column_names if name.endswith("_count")}
+    daily = daily.with_columns(**quantiles)
+    found = drift(daily, came)
+    CONTRACTS["kpi_forecast_drift"].schema.validate(found)
+    of_one = found.filter(pl.col("hospital_id") == "H1")
+    assert of_one["week_end_date"][-1] == days[-1] and of_one.height == 24
+    assert of_one["crps_ratio"].head(20).mean() == pytest.approx(1.0, abs=0.1)
+    assert not of_one["is_drifting"].head(20).any() and of_one["is_drifting"][-1]
+    assert of_one["baseline_weeks_count"].to_list()[:13] == [0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert of_one["limit_ratio"].is_null().to_list()[:13] == [True] * 11 + [False] * 2
 
 
 def test_accuracy_by_hand() -> None:
@@ -210,14 +303,14 @@ def test_accuracy_by_hand() -> None:
 
 
 def test_accuracy_does_not_depend_on_the_order_of_rows(made: Made, arrived: pl.DataFrame) -> None:
-    scored = accuracy(made.hourly, made.daily, arrived)
+    scored = accuracy(made[HOURLY], made[DAILY], arrived)
     for seed in range(3):
-        shuffled = [frame.sample(fraction=1, shuffle=True, seed=seed) for frame in (made.hourly, made.daily, arrived)]
+        shuffled = [frame.sample(fraction=1, shuffle=True, seed=seed) for frame in (made[HOURLY], made[DAILY], arrived)]
         assert accuracy(*shuffled).equals(scored)
 
 
 def test_only_the_sum_of_what_ships_is_forecast_for_all(made: Made) -> None:
-    assert made.daily.filter(pl.col("hospital_id") == ALL)["method"].unique().to_list() == [SUM_OF_HOSPITALS]
+    assert made[DAILY].filter(pl.col("hospital_id") == ALL)["method"].unique().to_list() == [SUM_OF_HOSPITALS]
 
 
 def test_holiday_calendars_are_settings(tmp_path: Path) -> None:

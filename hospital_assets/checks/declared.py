@@ -107,6 +107,7 @@ def _lasts(table: str, column: str, start: str, end: str, unit_minutes: float = 
 
 
 _FORECASTS = ("forecast_arrivals_hourly", "forecast_arrivals_daily")
+_BY_TRIAGE = ("forecast_triage_hourly", "forecast_triage_daily")
 _WAITS, _WAIT_QUANTILES = "forecast_waits_hourly", tuple(f"mean_wait_p{level}_minutes" for level in (10, 50, 90))
 _BEDS, _BED_QUANTILES = "forecast_beds_daily", tuple(f"patients_p{level}_count" for level in (10, 50, 90))
 _NEED, _SHIFTS, _COMPARED = "staffing_need_hourly", "staffing_shifts_suggested", "kpi_staffing_comparison"
@@ -134,7 +135,10 @@ SERVICE_CLOCKS = {_VISITS: "arrival_local", "cleaned_er_visits": "arrival_local"
 _OUTSIDE_PCT = 2.0
 
 RULES: tuple[Rule, ...] = (
-    *(Rule(kinds.QUANTILES, name, "p975_count", "quantiles rise", _falls(QUANTILE_COLUMNS)) for name in _FORECASTS),
+    *(
+        Rule(kinds.QUANTILES, name, "p975_count", "quantiles rise", _falls(QUANTILE_COLUMNS))
+        for name in (*_FORECASTS, *_BY_TRIAGE)
+    ),
     *(
         Rule(
             kinds.QUANTILES,
@@ -148,7 +152,7 @@ RULES: tuple[Rule, ...] = (
     ),
     *(
         Rule(kinds.AHEAD, name, "target_date", "after the as-of day", nw.col("target_date") <= nw.col("service_date"))
-        for name in (*_FORECASTS, _WAITS, _BEDS, _NEED, _SHIFTS)
+        for name in (*_FORECASTS, *_BY_TRIAGE, "forecast_drivers", _WAITS, _BEDS, _NEED, _SHIFTS)
     ),
     Rule(kinds.QUANTILES, _WAITS, "mean_wait_p90_minutes", "quantiles rise", _falls(_WAIT_QUANTILES)),
     Rule(kinds.QUANTILES, _BEDS, "patients_p90_count", "quantiles rise", _falls(_BED_QUANTILES)),
@@ -621,6 +625,24 @@ def _total_forecast(*at: str) -> Callable[[Frames], Frame]:
     return rows
 
 
+def _parts_of_forecast(whole: str, value: str, *at: str) -> Callable[[Frames], Frame]:
+    """What ships of arrivals, against the sum of its parts."""
+
+    def rows(frames: Frames) -> Frame:
+        key = ["service_date", "hospital_id", *at]
+        parts = frames["_own"].group_by(key).agg(_sum=nw.col(value).sum())
+        shipped = frames[whole].filter(nw.col("is_shipped")).join(parts, on=key, how="left")
+        return shipped.with_columns(_broken=nw.coalesce(_differ("expected_arrivals", "_sum"), nw.lit(True)))
+
+    return rows
+
+
+def _drifting(frames: Frames) -> Frame:
+    """The newest week of each hospital."""
+    newest = nw.col("week_end_date") == nw.col("week_end_date").max().over("hospital_id")
+    return frames["_own"].filter(newest, ~nw.col("is_drifting").is_null()).with_columns(_broken=nw.col("is_drifting"))
+
+
 def _shipped_once(frames: Frames) -> Frame:
     """As-of days, hospitals and days ahead, each with what ships."""
     shipped = (
@@ -657,6 +679,19 @@ RELATIONS: tuple[Relation, ...] = (
             ("forecast_arrivals_hourly", "target_date", "hour_of_day"),
             ("forecast_arrivals_daily", "target_date"),
         )
+    ),
+    *(
+        Relation(
+            kinds.COHERENT, name, value, "parts sum to what ships", (whole,), _parts_of_forecast(whole, value, *by)
+        )
+        for name, value, whole, *by in (
+            (_BY_TRIAGE[0], "expected_arrivals", _FORECASTS[0], "target_date", "hour_of_day"),
+            (_BY_TRIAGE[1], "expected_arrivals", _FORECASTS[1], "target_date"),
+            ("forecast_drivers", "added_arrivals", _FORECASTS[1], "target_date"),
+        )
+    ),
+    Relation(
+        kinds.DRIFT, "kpi_forecast_drift", "is_drifting", "within its limit in the last four weeks", (), _drifting
     ),
     Relation(kinds.AHEAD, "forecast_arrivals_daily", "is_shipped", "one ships per hospital and day", (), _shipped_once),
     Relation(

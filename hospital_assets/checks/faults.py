@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 
 import polars as pl
 
@@ -20,6 +20,7 @@ from hospital_assets.checks.kinds import CONTRACT_KINDS, Kind
 from hospital_assets.checks.quality import check_quality
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.dimensions import UNKNOWN_KEY
+from hospital_assets.contracts.kpis import ALL
 from hospital_assets.warehouse.database import Warehouse
 from hospital_assets.warehouse.dialect import Frame, lazy
 
@@ -64,7 +65,7 @@ def _twice(table: str) -> Callable[[Tables], dict[str, pl.DataFrame]]:
     return lambda tables: {table: pl.concat([tables[table], tables[table].head(1)])}
 
 
-def _row(table: str, **values: float) -> Callable[[Tables], dict[str, pl.DataFrame]]:
+def _row(table: str, **values: float | str | date) -> Callable[[Tables], dict[str, pl.DataFrame]]:
     """A row more; a table may be empty in few days."""
     return lambda tables: {table: pl.concat([tables[table], pl.DataFrame([values], schema=tables[table].schema)])}
 
@@ -302,6 +303,12 @@ FAULTS: tuple[Fault, ...] = (
         "kpi_forecast_accuracy",
         "intervals that are much too narrow",
         _with("kpi_forecast_accuracy", pit_80_pct=pl.lit(50.0), forecasts_count=pl.lit(10_000, dtype=pl.Int64)),
+    ),
+    Fault(
+        kinds.DRIFT,
+        "kpi_forecast_drift",
+        "four weeks over their limit",
+        _row("kpi_forecast_drift", week_end_date=date(2099, 1, 4), hospital_id=ALL, is_drifting=True),
     ),
     Fault(
         kinds.SKILL,

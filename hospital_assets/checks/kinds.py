@@ -73,6 +73,7 @@ QUANTILES = Kind("quantiles", "conformance", "Quantiles of a forecast rise, and 
 COHERENT = Kind("coherent", "conformance", "Means add up: hours to days, hospitals to all of them.")
 AHEAD = Kind("ahead", "conformance", "A forecast is of days after the one it was made at, once per day.")
 CALIBRATED = Kind("calibrated", "plausibility", "Intervals hold as much as they promise, and nothing leans.", _WARN)
+DRIFT = Kind("drift", "plausibility", "Forecasts have not become worse than they were.", _WARN)
 SKILL = Kind("skill", "plausibility", "What ships is not worse than the slot mean it replaces.", _WARN)
 ROSTER = Kind(
     "roster", "conformance", "A suggested roster keeps to its hours and the least staff; the need covers the load."
@@ -123,6 +124,7 @@ QUALITY_KINDS = (
     AHEAD,
     CALIBRATED,
     SKILL,
+    DRIFT,
     ROSTER,
     ENDS,
     CLOCK_ORDER,

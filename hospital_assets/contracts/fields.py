@@ -625,6 +625,21 @@ FIELDS: Mapping[str, Field] = {
     },
     "training_days_count": count("Days of history it was learned from."),
     "training_to_date": day("The last day that the fit has seen.", nullable=True),
+    "week_end_date": day("Last day of an ISO week (Sunday)."),
+    "expected_crps": real("CRPS in the mean where the forecasts are the truth.", unit="arrivals", ge=0),
+    "crps_ratio": real("CRPS over the expected: 1 in the mean where the forecasts are the truth.", unit="1", ge=0),
+    "recent_ratio": real("Mean ratio of the four weeks up to this one.", unit="1", nullable=True, ge=0),
+    "baseline_weeks_count": count("Weeks before those four, up to 26, that set the limit.", nullable=True),
+    "limit_ratio": real(
+        "Their mean and three standard deviations (by moving ranges) of a mean of four weeks; null below 8 weeks.",
+        unit="1",
+        nullable=True,
+    ),
+    "is_drifting": flag("Whether the four weeks are above the limit; null without one.", nullable=True),
+    "driver": text("What moves the forecast away from the usual day; `usual_day` itself."),
+    "driver_rank": whole("In which order it is taken into account; 1 is the usual day.", ge=1),
+    "factor": real("What it multiplies the arrivals by; those of a day are the product.", unit="1", ge=0),
+    "added_arrivals": real("Arrivals that it adds or takes away; those of a day are the sum.", unit="arrivals"),
     "level_factor": real(
         "Arrivals of the last ten weeks over what the calendar explains.", unit="1", ge=0, plausible=(0.85, 1.15)
     ),

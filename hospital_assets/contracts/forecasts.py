@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.contracts.table import Measure, Table, column
+from hospital_assets.measures.triage import TRIAGE_GROUPS
 
 #: How a hospital was forecast; the last two where it has less than 14, and less than 3, days of history.
 METHODS = ("regression", "slot_mean", "network_profile", "prior")
@@ -42,6 +43,48 @@ FORECAST_ACCURACY = Measure(
     "Gneiting and Raftery 2007; Czado, Gneiting and Held 2009; Hyndman and Koehler 2006",
     variants="coverage is that of the randomised PIT, which is the nominal one for a perfect forecast; the share of "
     "counts within closed intervals is larger. The floor of MASE is what is left where all rates are known.",
+)
+
+EXPECTED_BY_TRIAGE = Measure(
+    "Expected arrivals by triage level",
+    "The forecast of arrivals, times the share of the level among those who came in the same local hour in the last "
+    "year; hours with few arrivals lean to the share of the whole day.",
+    "arrivals",
+    "arrivals that were not cancelled, by local day, hour and triage level, up to the as-of day",
+    "thinning of a mixed Poisson count",
+    exclusions="as those of the forecast of arrivals.",
+    variants="means add up over the levels to the forecast that ships; a level's quantiles are those of a count with "
+    "the same dispersion.",
+)
+#: Driver -> the same in words, in the order in which it is taken into account.
+DRIVERS = {
+    "usual_day": "usual day",
+    "weekday": "weekday",
+    "season": "season",
+    "trend": "trend",
+    "holiday": "public holidays",
+    "level": "level of the last ten weeks",
+}
+FORECAST_DRIVERS = Measure(
+    "Drivers of the forecast",
+    "The arrivals of a usual day, and what weekday, season, trend, public holidays and the level of the last ten weeks "
+    "multiply them by, one after the other.",
+    "factor",
+    "the forecast that ships; the mean of eight weeks knows the weekday only",
+    "terms of the regression (log-linear)",
+    variants="the factors of a day multiply to its forecast, what they add sums to it; what a driver adds depends on "
+    "those before it.",
+)
+
+FORECAST_DRIFT = Measure(
+    "Forecast drift",
+    "CRPS of the forecasts that shipped over what it is in the mean where they are the truth, by week; the mean of "
+    "four weeks against the mean and three standard deviations of up to 26 weeks before them.",
+    "1",
+    "totals of days, one and two days ahead, of weeks that are over",
+    "Gneiting and Raftery 2007 (CRPS); Shewhart limits by moving ranges",
+    exclusions="weeks of which a day was not forecast, or nothing was delivered.",
+    variants="no limit with less than 8 weeks before; looks for worse, not for better.",
 )
 
 #: How waits are forecast.
@@ -160,6 +203,61 @@ class ForecastArrivalsDaily(
     existing_hours = column("Of all hospitals, where it is their sum.")
 
 
+class TriageDistribution(
+    Forecast,
+    partitioned=True,
+    columns=f"""
+        hospital_id triage_group existing_hours expected_arrivals count_dispersion {" ".join(QUANTILE_COLUMNS)}
+    """,
+    measures=[EXPECTED_BY_TRIAGE],
+):
+    """A forecast distribution of the arrivals of a triage level."""
+
+    service_date = column("The as-of day: nothing after it was used.")
+    hospital_id = column("`all`: the sum of the hospitals.", references="")
+    triage_group = column("Triage level, or `untriaged`.", isin=TRIAGE_GROUPS)
+
+
+class ForecastTriageHourly(
+    TriageDistribution,
+    name="forecast_triage_hourly",
+    grain="one as-of day, hospital, local hour of the two days ahead, and triage level",
+    key=("service_date", "hospital_id", "target_date", "hour_of_day", "triage_group"),
+    columns="horizon_hours",
+):
+    """Arrivals of each triage level expected in each local hour of the next two days."""
+
+    hour_of_day = column(ge=0, le=23)
+    existing_hours = column("0 when clocks go forward, 2 when they go back.", ge=0, le=2)
+
+
+class ForecastTriageDaily(
+    TriageDistribution,
+    name="forecast_triage_daily",
+    grain="one as-of day, hospital, local day of the two weeks ahead, and triage level",
+    key=("service_date", "hospital_id", "target_date", "triage_group"),
+    columns="horizon_days",
+):
+    """Arrivals of each triage level expected on each local day of the next two weeks."""
+
+    existing_hours = column("Of all hospitals, where it is their sum.")
+
+
+class ForecastDrivers(
+    Forecast,
+    name="forecast_drivers",
+    grain="one as-of day, hospital, local day of the two weeks ahead, and driver",
+    key=("service_date", "hospital_id", "target_date", "driver"),
+    columns="driver_rank factor added_arrivals",
+    measures=[FORECAST_DRIVERS],
+    partitioned=True,
+):
+    """What moves the forecast of each day away from the usual day; drivers that move nothing have no row."""
+
+    hospital_id = column("`all`: all hospitals.", references="")
+    driver = column(isin=[*DRIVERS])
+
+
 class ForecastModels(
     Forecast,
     name="forecast_models",
@@ -193,6 +291,21 @@ class KpiForecastAccuracy(
     horizon_band = column("`all`: pooled.", isin=[ALL, *(name for bands in BANDS.values() for name, _ in bands)])
     method = column(isin=[*METHODS, SUM_OF_HOSPITALS])
     arrivals_count = column("That came in the hours or days forecast, each counted once per forecast.")
+
+
+class KpiForecastDrift(
+    Forecast,
+    name="kpi_forecast_drift",
+    grain="one week and hospital",
+    key=("week_end_date", "hospital_id"),
+    columns="""
+        forecasts_count crps expected_crps crps_ratio recent_ratio baseline_weeks_count limit_ratio is_drifting
+    """,
+    measures=[FORECAST_DRIFT],
+):
+    """Whether forecasts have become worse than they were."""
+
+    hospital_id = column("`all`: the sum of what shipped.", references="")
 
 
 class ForecastWaitsHourly(
@@ -314,8 +427,12 @@ class KpiStaffingRealised(
 TABLES = (
     ForecastArrivalsHourly,
     ForecastArrivalsDaily,
+    ForecastTriageHourly,
+    ForecastTriageDaily,
+    ForecastDrivers,
     ForecastModels,
     KpiForecastAccuracy,
+    KpiForecastDrift,
     ForecastWaitsHourly,
     ForecastBedsDaily,
     StaffingNeedHourly,

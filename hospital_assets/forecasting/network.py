@@ -24,6 +24,7 @@ from hospital_assets.forecasting.series import (
     PROFILE_DAYS,
     RIVALS,
     SHORT_DAYS,
+    Distribution,
     Forecast,
     Grain,
     Method,
@@ -55,15 +56,6 @@ class HospitalForecast:
     def shipped(self) -> Forecast:
         """The forecast that readers get."""
         return next(made for made in self.rivals if made.method == self.method)
-
-
-@dataclass(frozen=True)
-class Total:
-    """The sum of what ships at the hospitals."""
-
-    means: Array
-    hour_dispersion: float
-    day_dispersion: float
 
 
 class Network:
@@ -115,7 +107,7 @@ class Network:
         start = one.start(origin)
         return fit.rates(one.day(start), origin + 1 - start + DAYS_AHEAD, {})
 
-    def total(self, hospitals: Sequence[HospitalForecast], as_of: date) -> Total | None:
+    def total(self, hospitals: Sequence[HospitalForecast], as_of: date) -> Distribution | None:
         """The sum over hospitals; None without any.
 
         Its dispersions are those of the summed residuals: hospitals have weather and epidemics in common.
@@ -134,7 +126,7 @@ class Network:
         by_hour, by_day = dispersions(*summed) if past else (0.0, 0.0)
         least = min(hospitals, key=lambda one: one.shipped.hour_dispersion).shipped
         # Without residuals of the sum, that of the steadiest hospital.
-        return Total(means, by_hour if past else least.hour_dispersion, by_day if past else least.day_dispersion)
+        return Distribution(means, by_hour if past else least.hour_dispersion, by_day if past else least.day_dispersion)
 
 
 def _padded(values: Array) -> Array:

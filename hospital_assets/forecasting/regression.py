@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +39,9 @@ _MOST_STEPS = 60
 _TOLERANCE = 1e-7
 #: Rows of a product that stays on one thread.
 _CHUNK = 256
+#: What moves a forecast away from the usual day, in the order in which it is taken into account.
+Driver = Literal["usual_day", "weekday", "season", "trend", "holiday", "level"]
+DRIVERS: tuple[Driver, ...] = get_args(Driver)
 
 #: The level: weights halve every so many days, over so many, with so many days' arrivals of "nothing has changed".
 LEVEL_HALF_LIFE_DAYS, LEVEL_DAYS, LEVEL_PRIOR_DAYS = 14, 70, 1.25
@@ -55,6 +59,7 @@ class Design:
         slot: of each row, which slot it is; each slot has a coefficient of its own.
         by_slot: slots x p columns that depend on the slot only.
         dense: rows x q columns.
+        dense_drivers: what each of these stands for.
         slot_precision: of the prior of each slot's own coefficient.
         precision: p + q, of the prior of the other coefficients.
     """
@@ -62,6 +67,7 @@ class Design:
     slot: npt.NDArray[np.int64]
     by_slot: Array
     dense: Array
+    dense_drivers: tuple[Driver, ...]
     slot_precision: float
     precision: Array
 
@@ -193,6 +199,7 @@ def calendar_design(first: date, days: int, holidays: Mapping[date, str], featur
     columns = [each_hour(is_holiday), each_hour(after), each_hour(feast)]
     columns += [np.outer(is_holiday, part == n).ravel() for n in range(len(_PARTS))]
     sds = [HOLIDAY_SD] * 3 + [HOLIDAY_PART_SD] * len(_PARTS)
+    drivers: list[Driver] = ["holiday"] * len(columns)
     if features.has_season:
         turn = 2 * np.pi * np.array([day.timetuple().tm_yday for day in dates]) / _YEAR
         for n in range(1, _HARMONICS + 1):
@@ -203,12 +210,14 @@ def calendar_design(first: date, days: int, holidays: Mapping[date, str], featur
             shapes = [(season, daily) for season in (np.sin(turn), np.cos(turn)) for daily in (np.sin, np.cos)]
             columns += [np.outer(season, daily(clock)).ravel() for season, daily in shapes]
             sds += [SHAPE_SD] * len(shapes)
+        drivers += ["season"] * (len(columns) - len(drivers))
     if features.has_trend:
         columns.append(each_hour(np.array([(day - features.trend_from).days for day in dates]) / _YEAR))
         sds.append(TREND_SD)
+        drivers.append("trend")
     by_slot, precision = slot_columns()
     dense = np.column_stack(columns)
-    return Design(slot, by_slot, dense, 1 / SLOT_SD**2, np.concatenate([precision, 1 / np.square(sds)]))
+    return Design(slot, by_slot, dense, tuple(drivers), 1 / SLOT_SD**2, np.concatenate([precision, 1 / np.square(sds)]))
 
 
 @dataclass(frozen=True)
@@ -224,6 +233,22 @@ class Fit:
         """Arrivals an existing hour; days x 24."""
         design = calendar_design(first, days, holidays, self.features)
         return np.exp(design.predictor(self.coefficients)).reshape(days, HOURS_PER_DAY)
+
+    def rates_by_driver(self, first: date, days: int, holidays: Mapping[date, str]) -> dict[Driver, Array]:
+        """Rates with one driver after the other taken into account, days x 24 each; the last ones are `rates`."""
+        design = calendar_design(first, days, holidays, self.features)
+        slots, p = design.by_slot.shape
+        own, by_slot, dense = np.split(self.coefficients, [slots, slots + p])
+        # The last columns by slot are the weekdays.
+        usual, weekday = design.by_slot[:, :-7] @ by_slot[:-7], own + design.by_slot[:, -7:] @ by_slot[-7:]
+        added: dict[Driver, Array] = {"usual_day": usual[design.slot], "weekday": weekday[design.slot]}
+        for driver in DRIVERS:
+            chosen = [place for place, name in enumerate(design.dense_drivers) if name == driver]
+            if chosen:
+                added[driver] = np.einsum("ij,j->i", design.dense[:, chosen], dense[chosen])
+        logs = np.cumsum([added[driver] for driver in DRIVERS if driver in added], axis=0)
+        rates = np.exp(logs).reshape(-1, days, HOURS_PER_DAY)
+        return dict(zip((driver for driver in DRIVERS if driver in added), rates, strict=True))
 
 
 def fit_calendar(first: date, counts: Array, hours: Array, holidays: Mapping[date, str]) -> Fit:

@@ -24,6 +24,7 @@ class Outcomes:
         mean: forecast means.
         median: forecast medians.
         crps: continuous ranked probability score, in counts.
+        expected_crps: what it is in the mean where the forecast is the truth.
         pit_low: CDF(y - 1).
         pit_high: CDF(y).
         floor: the absolute error to be expected if the mean were known and counts were Poisson.
@@ -33,6 +34,7 @@ class Outcomes:
     mean: Array
     median: Array
     crps: Array
+    expected_crps: Array
     pit_low: Array
     pit_high: Array
     floor: Array
@@ -66,7 +68,9 @@ def outcomes(actual: Array, means: Array, dispersion: float | Array) -> Outcomes
     high = below[rows, at]
     low = np.where(at > 0, below[rows, np.maximum(at - 1, 0)], 0.0)
     median = (below < 0.5 - ROUNDING).sum(axis=1).astype(np.float64)
-    return Outcomes(actual, means, median, crps(actual, below), low, high, poisson_floor(means))
+    # The mean of the CRPS over counts of the distribution itself: the sum of F (1 - F).
+    expected = (below * (1 - below)).sum(axis=1)
+    return Outcomes(actual, means, median, crps(actual, below), expected, low, high, poisson_floor(means))
 
 
 def cdf_up_to(actual: Array, means: Array, dispersion: float | Array) -> Array:

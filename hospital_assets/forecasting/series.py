@@ -14,7 +14,7 @@ import numpy as np
 
 from hospital_assets.forecasting.calendar import HOURS_PER_DAY, existing_hours, holiday_calendar, public_holidays
 from hospital_assets.forecasting.counts import Array, estimated_dispersion
-from hospital_assets.forecasting.regression import Fit, fit_calendar, level_factors
+from hospital_assets.forecasting.regression import Driver, Fit, fit_calendar, level_factors
 from hospital_assets.forecasting.slots import slot_rates, slot_rates_a_week_ahead
 
 #: `regression` and `slot_mean` are rivals; the other two are for hospitals without enough history for either.
@@ -50,30 +50,39 @@ _EMPTY_DAY_MEAN = 10
 
 
 @dataclass(frozen=True)
-class Forecast:
+class Distribution:
+    """Counts that are expected of the hours and days ahead.
+
+    Attributes:
+        means: days ahead x 24; the day's mean is their sum.
+        hour_dispersion: of each hour.
+        day_dispersion: of the day's total: hours of a day move together, so it is not theirs.
+    """
+
+    means: Array
+    hour_dispersion: float
+    day_dispersion: float
+
+    def dispersion(self, grain: Grain) -> float:
+        """Of an hour, or of a day's total."""
+        return self.hour_dispersion if grain == "hour" else self.day_dispersion
+
+
+@dataclass(frozen=True)
+class Forecast(Distribution):
     """What one method forecasts from one origin.
 
     Attributes:
         method: which.
-        means: days ahead x 24; the day's mean is their sum.
-        hour_dispersion: of each hour.
-        day_dispersion: of the day's total: hours of a day move together, so it is not theirs.
         level: the factor of lately over the calendar; 1 where the method has none.
         training_days: days of history that were used.
         training_to: the last day the fit has seen.
     """
 
     method: Method
-    means: Array
-    hour_dispersion: float
-    day_dispersion: float
     level: float
     training_days: int
     training_to: date
-
-    def dispersion(self, grain: Grain) -> float:
-        """Of an hour, or of a day's total."""
-        return self.hour_dispersion if grain == "hour" else self.day_dispersion
 
 
 @dataclass(frozen=True)
@@ -164,6 +173,24 @@ class Series:
     def _recent(self, origin: int, means: Array) -> tuple[Array, Array]:
         return self.counts[self.start(origin) : origin + 1][-DISPERSION_DAYS:], means[-DISPERSION_DAYS:]
 
+    def drivers(self, made: Forecast, origin: int) -> dict[Driver, Array]:
+        """What a forecast expects of each day ahead, with one driver after the other taken into account.
+
+        Args:
+            made: from this origin.
+            origin: the row.
+
+        Returns:
+            driver -> arrivals of the 14 days; the last ones are the forecast's.
+        """
+        hours = self.hours[origin + 1 : origin + 1 + DAYS_AHEAD]
+        expected = made.means.sum(axis=1)
+        if made.method != "regression":
+            return {"usual_day": expected.sum() / hours.sum() * hours.sum(axis=1), "weekday": expected}
+        fit, _ = self._fitted(self.start(origin), origin)
+        rates = fit.rates_by_driver(self.day(origin + 1), DAYS_AHEAD, self.holidays)
+        return {driver: (found * hours).sum(axis=1) for driver, found in rates.items()} | {"level": expected}
+
     def rival(self, method: Method, origin: int) -> Forecast:
         """What one of the two rivals forecasts."""
         return self.regression(origin) if method == "regression" else self.slot_mean(origin)
@@ -205,7 +232,7 @@ class Series:
     ) -> Forecast:
         days = self.known_days(origin)
         least = next(((hour, day) for below, hour, day in DISPERSION_FLOORS if days < below), (0.0, 0.0))
-        return Forecast(method, means, max(by_hour, least[0]), max(by_day, least[1]), level, days, trained_to)
+        return Forecast(means, max(by_hour, least[0]), max(by_day, least[1]), method, level, days, trained_to)
 
     def _fitted(self, start: int, origin: int) -> tuple[Fit, Array]:
         """The fit in force at an origin, and its rates from `start` until two weeks after the next fit."""

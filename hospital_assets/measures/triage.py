@@ -48,6 +48,9 @@ WAIT_TARGETS_MINUTES = {
     level: float(max(minutes, thresholds.IMMEDIATE_MINUTES))
     for level, (_, minutes, _) in enumerate(SCALES[SCALE_IN_USE], start=1)
 }
+#: Labels of the levels, and of those without one.
+UNTRIAGED = "untriaged"
+TRIAGE_GROUPS = (*map(str, WAIT_TARGETS_MINUTES), UNTRIAGED)
 #: Levels of critical patients, next to each other.
 CRITICAL_LEVELS = (1, 2)
 #: The same in words and in a range, for texts.
@@ -64,6 +67,11 @@ def wait_target() -> nw.Expr:
     """The longest wait that meets `target_minutes` of a level; null where it has none."""
     target = nw.col("target_minutes")
     return nw.when(~target.is_null()).then(nw.max_horizontal(target, nw.lit(float(thresholds.IMMEDIATE_MINUTES))))
+
+
+def triage_group() -> nw.Expr:
+    """The triage level as one of `TRIAGE_GROUPS`."""
+    return nw.coalesce(nw.col("triage_level").cast(nw.String), nw.lit(UNTRIAGED))
 
 
 def is_critical() -> nw.Expr:

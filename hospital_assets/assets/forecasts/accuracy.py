@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import polars as pl
 
-from hospital_assets.assets.declare import all_days, table
+from hospital_assets.assets.declare import all_days, several_tables
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.forecasts import BANDS
 from hospital_assets.contracts.kpis import ALL
@@ -27,15 +27,78 @@ _SEASONS = {"hour": 7 * 24, "day": 7}
 _GROUP = ["period_month", "hospital_id", "grain", "horizon_band", "method"]
 
 
-@dg.asset(
-    **table("kpi_forecast_accuracy"),
+#: Drift is looked for in the totals of days so far ahead, over so many weeks together, against as many as there are of
+#: the weeks before them; with fewer than the least there is no limit.
+_DRIFT_DAYS, _RECENT_WEEKS, _BASELINE_WEEKS, _LEAST_BASELINE_WEEKS = 2, 4, 26, 8
+#: Of a moving range of two, over the standard deviation of what moves.
+_RANGE_PER_DEVIATION = 1.128
+
+
+@dg.multi_asset(
+    **several_tables("forecast_accuracy", "kpi_forecast_accuracy", "kpi_forecast_drift"),
     ins=all_days("forecast_arrivals_hourly", "forecast_arrivals_daily", "kpi_arrivals_hourly"),
 )
-def kpi_forecast_accuracy(
+def forecast_accuracy(
     forecast_arrivals_hourly: pl.DataFrame, forecast_arrivals_daily: pl.DataFrame, kpi_arrivals_hourly: pl.DataFrame
-) -> pl.DataFrame:
-    """Scores by month, hospital, grain, horizon band and method."""
-    return accuracy(forecast_arrivals_hourly, forecast_arrivals_daily, kpi_arrivals_hourly)
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Scores by month, hospital, grain, horizon band and method; and by week, whether they have become worse."""
+    return (
+        accuracy(forecast_arrivals_hourly, forecast_arrivals_daily, kpi_arrivals_hourly),
+        drift(forecast_arrivals_daily, kpi_arrivals_hourly),
+    )
+
+
+def drift(daily: pl.DataFrame, arrivals: pl.DataFrame) -> pl.DataFrame:
+    """Weeks that are over, and whether the last four to each are forecast worse than the weeks before them were.
+
+    The measure is CRPS over what it would be if the forecasts were the truth: 1 in the mean, however many come. The
+    limit is three standard deviations (by moving ranges) over the mean of the weeks before.
+
+    Args:
+        daily: forecast_arrivals_daily.
+        arrivals: kpi_arrivals_hourly.
+    """
+    contract = CONTRACTS["kpi_forecast_drift"]
+    over = daily["service_date"].max()
+    rows = pl.DataFrame()
+    if isinstance(over, date):
+        # Weeks end on Sundays.
+        last = over - timedelta(days=over.isoweekday() % 7)
+        first = last - timedelta(weeks=_BASELINE_WEEKS + 2 * _RECENT_WEEKS) + timedelta(days=1)
+        came = _came(arrivals.filter(pl.col("service_date").is_between(first, last)))
+        actual = came.group_by("hospital_id", "target_date").agg(pl.col("arrivals").sum())
+        rows = daily.filter(pl.col("is_shipped"), pl.col("horizon_days") <= _DRIFT_DAYS).join(
+            actual, on=["hospital_id", "target_date"]
+        )
+    if rows.is_empty():
+        return pl.DataFrame(schema=contract.polars_schema)
+    by_week = (
+        _with_outcomes(rows)
+        .group_by("hospital_id", week_end_date=pl.col("target_date").dt.truncate("1w").dt.offset_by("6d"))
+        .agg(forecasts_count=pl.len(), crps=pl.col("crps").mean(), expected_crps=pl.col("expected_crps").mean())
+        .filter(pl.col("forecasts_count") == 7 * _DRIFT_DAYS)
+        .sort("hospital_id", "week_end_date")
+        .with_columns(crps_ratio=pl.col("crps") / pl.col("expected_crps"))
+    )
+    by_week = by_week.with_columns(pl.selectors.float().round(9))
+    found = [_limited(weeks) for weeks in by_week.partition_by("hospital_id", maintain_order=True)]
+    return pl.concat(found).select(contract.column_names).cast(contract.polars_schema).sort(contract.key)
+
+
+def _limited(weeks: pl.DataFrame) -> pl.DataFrame:
+    """Weeks of one hospital, in order, with the limit of each four that the weeks before them set."""
+    before = pl.col("crps_ratio").shift(_RECENT_WEEKS)
+    usual = before.rolling_mean(window_size=_BASELINE_WEEKS, min_samples=_LEAST_BASELINE_WEEKS)
+    moved = (pl.col("crps_ratio") - pl.col("crps_ratio").shift(1)).abs().shift(_RECENT_WEEKS)
+    ranges = moved.rolling_mean(window_size=_BASELINE_WEEKS - 1, min_samples=_LEAST_BASELINE_WEEKS - 1)
+    # Of the mean of some weeks.
+    deviation = ranges / _RANGE_PER_DEVIATION / _RECENT_WEEKS**0.5
+    known = before.is_not_null().cast(pl.Int64).rolling_sum(window_size=_BASELINE_WEEKS, min_samples=1)
+    return weeks.with_columns(
+        recent_ratio=pl.col("crps_ratio").rolling_mean(window_size=_RECENT_WEEKS),
+        baseline_weeks_count=known,
+        limit_ratio=usual + 3 * deviation,
+    ).with_columns(is_drifting=pl.col("recent_ratio") > pl.col("limit_ratio"))
 
 
 def accuracy(hourly: pl.DataFrame, daily: pl.DataFrame, arrivals: pl.DataFrame) -> pl.DataFrame:
@@ -87,12 +150,7 @@ def _came(arrivals: pl.DataFrame) -> pl.DataFrame:
 
 def _scored(joined: pl.DataFrame, came: pl.DataFrame) -> pl.DataFrame:
     """Group by group, the means of the scores."""
-    # By size, so that no chunk holds distributions much wider than most of its own.
-    joined = joined.sort("expected_arrivals", "count_dispersion")
-    scores = pl.concat([_outcomes(chunk) for chunk in joined.iter_slices(_CHUNK)])
-    rows = pl.concat([joined, scores], how="horizontal").with_columns(
-        period_month=pl.col("target_date").dt.month_start()
-    )
+    rows = _with_outcomes(joined).with_columns(period_month=pl.col("target_date").dt.month_start())
     rows = pl.concat([rows, rows.with_columns(horizon_band=pl.lit(ALL))])
     grain = rows["grain"][0]
     mean_error = (pl.col("expected_arrivals") - pl.col("arrivals")).mean()
@@ -137,6 +195,13 @@ def _scored(joined: pl.DataFrame, came: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def _with_outcomes(rows: pl.DataFrame) -> pl.DataFrame:
+    """Forecasts with their scores, in another order."""
+    # By size, so that no chunk holds distributions much wider than most of its own.
+    rows = rows.sort("expected_arrivals", "count_dispersion")
+    return pl.concat([rows, pl.concat([_outcomes(chunk) for chunk in rows.iter_slices(_CHUNK)])], how="horizontal")
+
+
 def _outcomes(rows: pl.DataFrame) -> pl.DataFrame:
     """CRPS, the Poisson floor, pinball losses, and the share of each PIT interval within the middle 50, 80 and 95 %."""
     from hospital_assets.forecasting.scores import outcomes, pinball, pit_share
@@ -150,7 +215,8 @@ def _outcomes(rows: pl.DataFrame) -> pl.DataFrame:
         f"pit_{q}": pit_share(scored.pit_low, scored.pit_high, 0.5 - q / 200, 0.5 + q / 200) for q in (50, 80, 95)
     }
     losses = {f"pinball_{q}": pinball(scored.actual, values(f"p{q}_count"), q / 100) for q in (10, 50, 90)}
-    return pl.DataFrame({"crps": scored.crps, "floor": scored.floor, **losses, **shares})
+    found = {"crps": scored.crps, "expected_crps": scored.expected_crps}
+    return pl.DataFrame({**found, "floor": scored.floor, **losses, **shares})
 
 
 def _scale(came: pl.DataFrame, grain: str, hospital: str, month: date) -> float | None:

@@ -1,12 +1,13 @@
-"""Arrivals of the two days (by hour) and two weeks (by day) after each as-of day of a run."""
+"""Arrivals of the two days (by hour) and two weeks (by day) after each as-of day of a run, and what moves them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import dagster as dg
+import narwhals as nw
 import polars as pl
 
 from hospital_assets.assets.declare import all_days, several_tables
@@ -14,48 +15,90 @@ from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.forecasts import QUANTILE_COLUMNS, SUM_OF_HOSPITALS
 from hospital_assets.contracts.kpis import ALL
+from hospital_assets.measures.triage import TRIAGE_GROUPS, triage_group
+from hospital_assets.warehouse.dialect import Frame
 from hospital_assets.warehouse.io_manager import period_of
 
 if TYPE_CHECKING:
     from hospital_assets.forecasting.counts import Array
-    from hospital_assets.forecasting.network import HospitalForecast, Network, Total
-    from hospital_assets.forecasting.series import Forecast, Series
+    from hospital_assets.forecasting.network import HospitalForecast, Network
+    from hospital_assets.forecasting.regression import Driver
+    from hospital_assets.forecasting.series import Distribution, Grain, Series
 
-_TABLES = ("forecast_arrivals_hourly", "forecast_arrivals_daily", "forecast_models")
+_TABLES = (
+    "forecast_arrivals_hourly",
+    "forecast_arrivals_daily",
+    "forecast_triage_hourly",
+    "forecast_triage_daily",
+    "forecast_drivers",
+    "forecast_models",
+)
 
 
-@dg.multi_asset(**several_tables("forecast_arrivals", *_TABLES), ins=all_days("kpi_arrivals_hourly"))
+@dg.multi_asset(
+    **several_tables("forecast_arrivals", *_TABLES), ins=all_days("kpi_arrivals_hourly", "fact_emergency_visits")
+)
 def forecast_arrivals(
     context: dg.AssetExecutionContext,
     kpi_arrivals_hourly: pl.DataFrame,
+    fact_emergency_visits: Frame,
     dim_hospital: pl.DataFrame,
     clock: ClockResource,
-) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Forecasts from the end of each of the run's days that are over at the hospital."""
     period = period_of(context)
     assert period is not None  # noqa: S101  (the assets are partitioned)
     days = kpi_arrivals_hourly.filter(pl.col("service_date").is_between(period.first, period.end, closed="left"))
     as_of = sorted(days["service_date"].unique().to_list())
-    made = forecasts(kpi_arrivals_hourly, dim_hospital, as_of, clock.now(), clock.holiday_calendars)
-    return made.hourly, made.daily, made.models
+    triaged = triaged_by_hour(fact_emergency_visits, as_of)
+    made = forecasts(kpi_arrivals_hourly, triaged, dim_hospital, as_of, clock.now(), clock.holiday_calendars)
+    hourly, daily, triage_hourly, triage_daily, drivers, models = (made[name] for name in _TABLES)
+    return hourly, daily, triage_hourly, triage_daily, drivers, models
 
 
-@dataclass(frozen=True)
-class Made:
-    """The rows of the three tables."""
+def triaged_by_hour(visits: Frame, as_of: Sequence[date]) -> pl.DataFrame:
+    """Arrivals by day, hospital, hour and triage level that the shares of some as-of days are learned from.
 
-    hourly: pl.DataFrame
-    daily: pl.DataFrame
-    models: pl.DataFrame
+    Args:
+        visits: fact_emergency_visits.
+        as_of: rising.
+
+    Returns:
+        service_date, hospital_key, hour_of_day, triage_group, arrivals.
+    """
+    from hospital_assets.forecasting.acuity import SHARE_DAYS
+
+    day = nw.col("service_date")
+    first, last = (as_of[0] - timedelta(days=SHARE_DAYS), as_of[-1]) if as_of else (date.max, date.min)
+    found: pl.DataFrame = (
+        visits.filter(~nw.col("is_cancelled"), day > nw.lit(first), day <= nw.lit(last))
+        .select(
+            "service_date",
+            "hospital_key",
+            hour_of_day=nw.col("arrival_local").dt.hour().cast(nw.Int64),
+            triage_group=triage_group(),
+        )
+        .group_by("service_date", "hospital_key", "hour_of_day", "triage_group")
+        .agg(arrivals=nw.len())
+        .collect("polars")
+        .to_native()
+    )
+    return found
 
 
 def forecasts(
-    arrivals: pl.DataFrame, hospitals: pl.DataFrame, as_of: Sequence[date], now: datetime, calendars: Mapping[str, str]
-) -> Made:
-    """Forecasts of all hospitals from each of some as-of days.
+    arrivals: pl.DataFrame,
+    triaged: pl.DataFrame,
+    hospitals: pl.DataFrame,
+    as_of: Sequence[date],
+    now: datetime,
+    calendars: Mapping[str, str],
+) -> dict[str, pl.DataFrame]:
+    """Forecasts of all hospitals from each of some as-of days: the tables by name.
 
     Args:
         arrivals: kpi_arrivals_hourly, of any days; what lies after an as-of day is not used for it.
+        triaged: see `triaged_by_hour`.
         hospitals: dim_hospital.
         as_of: the as-of days.
         now: the hospital's time; a day that is not over there is no as-of day.
@@ -66,10 +109,30 @@ def forecasts(
     if known and as_of:
         from hospital_assets.forecasting.network import Network
 
-        network = Network(known)
+        network, by_id = Network(known), {one.hospital_id: one for one in known}
+        by_level = _by_level(triaged, hospitals, by_id)
         for day in as_of:
-            rows.add(day, network, {one.hospital_id: one for one in known})
-    return rows.made()
+            rows.add(day, network, by_id, by_level)
+    return {name: rows.table(name) for name in _TABLES}
+
+
+def _by_level(triaged: pl.DataFrame, hospitals: pl.DataFrame, series: "Mapping[str, Series]") -> "dict[str, Array]":
+    """Hospital -> arrivals by day of its series, hour and triage level."""
+    import numpy as np
+
+    found = {name: np.zeros((*one.counts.shape, len(TRIAGE_GROUPS))) for name, one in series.items()}
+    named = triaged.join(hospitals.select("hospital_key", "hospital_id"), on="hospital_key").with_columns(
+        _level=pl.col("triage_group").replace_strict(
+            {name: place for place, name in enumerate(TRIAGE_GROUPS)}, return_dtype=pl.Int64
+        )
+    )
+    for (name,), rows in named.partition_by("hospital_id", as_dict=True).items():
+        if (one := series.get(str(name))) is not None:
+            here = rows.with_columns(_day=(pl.col("service_date") - one.first).dt.total_days()).filter(
+                pl.col("_day").is_between(0, len(one.counts), closed="left")
+            )
+            found[one.hospital_id][here["_day"], here["hour_of_day"], here["_level"]] = here["arrivals"]
+    return found
 
 
 def _series(
@@ -106,81 +169,155 @@ def _series(
 
 
 @dataclass(frozen=True)
+class _Expected:
+    """What is expected in two weeks, with what its rows have in common.
+
+    Attributes:
+        labels: of the rows.
+        made: the distribution.
+        hours: days x 24, how long each exists.
+        holidays: by day.
+    """
+
+    labels: Mapping[str, Any]
+    made: "Distribution"
+    hours: "Array"
+    holidays: Mapping[date, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class _Rows:
     """Rows that are gathered as-of day by as-of day."""
 
-    hourly: list[dict[str, Any]] = field(default_factory=list)
-    daily: list[dict[str, Any]] = field(default_factory=list)
-    models: list[dict[str, Any]] = field(default_factory=list)
+    parts: dict[str, list[pl.DataFrame]] = field(default_factory=lambda: {name: [] for name in _TABLES})
 
-    def add(self, as_of: date, network: "Network", series: "Mapping[str, Series]") -> None:
+    def add(
+        self, as_of: date, network: "Network", series: "Mapping[str, Series]", by_level: "Mapping[str, Array]"
+    ) -> None:
         """Forecasts from one as-of day."""
+        import numpy as np
+
+        from hospital_assets.forecasting.acuity import shares
         from hospital_assets.forecasting.calendar import calendar_version
         from hospital_assets.forecasting.network import holiday_names
-        from hospital_assets.forecasting.series import DAYS_AHEAD
+        from hospital_assets.forecasting.series import DAYS_AHEAD, Distribution
 
         hospitals = network.hospitals(as_of)
-        existing = {}
-        for one in hospitals:
-            own = series[one.hospital_id]
-            after = own.index(as_of) + 1
-            hours = own.hours[after : after + DAYS_AHEAD]
-            existing[one.hospital_id] = hours
-            names = holiday_names(own, as_of)
-            for made in one.rivals:
-                stated = {"hospital_id": one.hospital_id, "method": made.method, "is_shipped": made is one.shipped}
-                self._distributions(as_of, stated, made, hours, names)
-            self.models.append(_model(as_of, one, own.calendar, calendar_version()))
         total = network.total(hospitals, as_of)
-        if total is not None:
-            self._total(as_of, total, list(existing.values()))
-
-    def _total(self, as_of: date, total: "Total", existing: "Sequence[Array]") -> None:
-        stated = {"hospital_id": ALL, "method": SUM_OF_HOSPITALS, "is_shipped": True}
+        if total is None:
+            return
+        arrivals, triaged, models = [], [], []
+        drivers: dict[str, dict[Driver, Array]] = {}
+        for one in hospitals:
+            own, shipped = series[one.hospital_id], one.shipped
+            origin = own.index(as_of)
+            hours, holidays = own.hours[origin + 1 : origin + 1 + DAYS_AHEAD], holiday_names(own, as_of)
+            for made in one.rivals:
+                labels = {"hospital_id": one.hospital_id, "method": made.method, "is_shipped": made is shipped}
+                arrivals.append(_Expected(labels, made, hours, holidays))
+            by_group = shipped.means[:, :, None] * shares(by_level[one.hospital_id][: origin + 1])
+            for place, group in enumerate(TRIAGE_GROUPS):
+                part = Distribution(by_group[:, :, place], shipped.hour_dispersion, shipped.day_dispersion)
+                triaged.append(_Expected({"hospital_id": one.hospital_id, "triage_group": group}, part, hours))
+            drivers[one.hospital_id] = own.drivers(shipped, origin)
+            models.append(_model(as_of, one, own.calendar, calendar_version()))
         # An hour of all hospitals exists as long as it does where it lasts longest.
-        hours = existing[0].copy()
-        for other in existing[1:]:
-            hours = hours.clip(min=other)
-        self._distributions(as_of, stated, total, hours, {})
+        hours = np.max([of.hours for of in arrivals], axis=0)
+        labels = {"hospital_id": ALL, "method": SUM_OF_HOSPITALS, "is_shipped": True}
+        self._distributions("arrivals", as_of, arrivals, [_Expected(labels, total, hours)])
+        summed = []
+        for group in TRIAGE_GROUPS:
+            means = np.sum([of.made.means for of in triaged if of.labels["triage_group"] == group], axis=0)
+            part = Distribution(means, total.hour_dispersion, total.day_dispersion)
+            summed.append(_Expected({"hospital_id": ALL, "triage_group": group}, part, hours))
+        self._distributions("triage", as_of, triaged, summed)
+        self.parts["forecast_drivers"] += _drivers(as_of, drivers)
+        self.parts["forecast_models"].append(pl.DataFrame(models, schema=CONTRACTS["forecast_models"].polars_schema))
 
-    def _distributions(
-        self,
-        as_of: date,
-        stated: Mapping[str, Any],
-        made: "Forecast | Total",
-        hours: "Array",
-        holidays: Mapping[date, str],
-    ) -> None:
-        """The rows of one method's forecast: of the hours of two days, and of two weeks' days."""
-        from hospital_assets.forecasting.counts import quantiles
-        from hospital_assets.forecasting.series import DAYS_OF
+    def _distributions(self, what: str, as_of: date, *groups: Sequence[_Expected]) -> None:
+        """The rows of forecasts: of the hours of two days, and of two weeks' days; groups are of about one size."""
+        grains: tuple[tuple[Grain, str], ...] = (("hour", "hourly"), ("day", "daily"))
+        for grain, suffix in grains:
+            name = f"forecast_{what}_{suffix}"
+            columns = CONTRACTS[name].column_names
+            self.parts[name] += [_distribution(as_of, group, grain).select(columns) for group in groups]
 
-        stated = {**stated, "service_date": as_of}
-        near = made.means[: DAYS_OF["hour"]].ravel()
-        by_hour = quantiles(near, made.hour_dispersion)
-        for n, mean in enumerate(near):
-            target = as_of + timedelta(days=1 + n // 24)
-            row = {**stated, "target_date": target, "hour_of_day": n % 24, "horizon_hours": n + 1}
-            row |= {"existing_hours": float(hours[n // 24, n % 24]), "expected_arrivals": float(mean)}
-            self.hourly.append(row | {"count_dispersion": made.hour_dispersion} | _of(by_hour[n]))
-        of_days = made.means.sum(axis=1)
-        by_day = quantiles(of_days, made.day_dispersion)
-        for n, mean in enumerate(of_days):
-            target = as_of + timedelta(days=1 + n)
-            row = {**stated, "target_date": target, "horizon_days": n + 1}
-            row |= {"existing_hours": float(hours[n].sum()), "expected_arrivals": float(mean)}
-            row |= {"holiday_name": holidays.get(target), "count_dispersion": made.day_dispersion}
-            self.daily.append(row | _of(by_day[n]))
-
-    def made(self) -> Made:
-        """The rows as tables."""
-        tables = zip(_TABLES, (self.hourly, self.daily, self.models), strict=True)
-        return Made(*(pl.DataFrame(rows, schema=CONTRACTS[name].polars_schema) for name, rows in tables))
+    def table(self, name: str) -> pl.DataFrame:
+        """All rows of a table."""
+        schema = CONTRACTS[name].polars_schema
+        found = [part.cast(schema) for part in self.parts[name]]
+        return pl.concat(found) if found else pl.DataFrame(schema=schema)
 
 
-def _of(levels: Iterable[Any]) -> dict[str, int]:
-    """The quantiles of one row."""
-    return dict(zip(QUANTILE_COLUMNS, map(int, levels), strict=True))
+def _distribution(as_of: date, parts: Sequence[_Expected], grain: "Grain") -> pl.DataFrame:
+    """Means and quantiles of the hours or days ahead, part by part."""
+    import numpy as np
+
+    from hospital_assets.forecasting.counts import quantiles
+    from hospital_assets.forecasting.series import DAYS_OF
+
+    days = DAYS_OF[grain]
+    means, hours = np.stack([(part.made.means[:days], part.hours[:days]) for part in parts], axis=1)
+    if grain == "day":
+        means, hours = means.sum(axis=2), hours.sum(axis=2)
+    steps = means[0].size
+    spread = np.repeat([part.made.dispersion(grain) for part in parts], steps)
+    levels = quantiles(means.ravel(), spread)
+    step = np.tile(np.arange(steps), len(parts))
+    ahead = [as_of + timedelta(days=1 + n * days // steps) for n in range(steps)]
+    rows = pl.DataFrame(
+        {
+            "target_date": ahead * len(parts),
+            "hour_of_day": step % 24,
+            "horizon_hours": step + 1,
+            "horizon_days": step + 1,
+            "existing_hours": hours.ravel(),
+            "expected_arrivals": means.ravel(),
+            "count_dispersion": spread,
+            **dict(zip(QUANTILE_COLUMNS, levels.T, strict=True)),
+            "holiday_name": pl.Series([part.holidays.get(day) for part in parts for day in ahead], dtype=pl.String),
+        }
+    )
+    labels = pl.DataFrame([part.labels for part in parts])[np.repeat(np.arange(len(parts)), steps)]
+    return rows.hstack(labels).with_columns(service_date=pl.lit(as_of))
+
+
+def _drivers(as_of: date, by_hospital: "Mapping[str, Mapping[Driver, Array]]") -> list[pl.DataFrame]:
+    """What moves each day's forecast away from the usual day, at each hospital and all of them."""
+    import numpy as np
+
+    from hospital_assets.forecasting.regression import DRIVERS
+
+    found = []
+    reached: dict[str, Array] = {}
+    before: dict[str, Array] = {}
+    for rank, driver in enumerate(DRIVERS, start=1):
+        # A hospital without a driver is where it was.
+        reached = {name: steps[driver] if driver in steps else reached[name] for name, steps in by_hospital.items()}
+        expected = reached | {ALL: np.sum(list(reached.values()), axis=0)}
+        for name, arrivals in expected.items():
+            usual = before.get(name)
+            factor = np.ones(len(arrivals)) if usual is None else arrivals / np.where(usual > 0, usual, 1.0)
+            added = arrivals if usual is None else arrivals - usual
+            moved = pl.DataFrame(
+                {
+                    "target_date": [as_of + timedelta(days=1 + n) for n in range(len(arrivals))],
+                    "factor": np.where(arrivals > 0, factor, 1.0),
+                    "added_arrivals": added,
+                }
+            )
+            if usual is not None:
+                moved = moved.filter(pl.col("added_arrivals") != 0)
+            found.append(
+                moved.with_columns(
+                    service_date=pl.lit(as_of),
+                    hospital_id=pl.lit(name),
+                    driver=pl.lit(driver),
+                    driver_rank=pl.lit(rank, pl.Int64),
+                ).select(CONTRACTS["forecast_drivers"].column_names)
+            )
+        before = expected
+    return found
 
 
 def _model(as_of: date, one: "HospitalForecast", calendar: str, version: str) -> dict[str, Any]:

@@ -8,9 +8,8 @@ import narwhals as nw
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.dedupe import newest_of_each
 from hospital_assets.assets.kpis.totals import distinct_count, share_pct, with_totals
-from hospital_assets.assets.kpis.waits import triage_label
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.measures.triage import wait_target
+from hospital_assets.measures.triage import UNTRIAGED, triage_group, wait_target
 from hospital_assets.warehouse.dialect import Frame, checkpoint
 
 NOT_CODED = "not_coded"
@@ -118,7 +117,7 @@ def kpi_triage_mix_daily(fact_emergency_visits: Frame, dim_hospital: Frame, dim_
         fact_emergency_visits.filter(~nw.col("is_cancelled"))
         .join(dim_hospital.select("hospital_key", "hospital_id"), on="hospital_key", how="left")
         .join(dim_triage.select("triage_key", "target_minutes"), on="triage_key", how="left")
-        .with_columns(triage_group=triage_label(), _target=wait_target())
+        .with_columns(triage_group=triage_group(), _target=wait_target())
     )
     is_evaluable = ~nw.col("wait_minutes").is_null() & ~nw.col("target_minutes").is_null()
     return (
@@ -149,7 +148,7 @@ def kpi_triage_mix(kpi_triage_mix_daily: Frame) -> Frame:
             kpi_triage_mix_daily, ("triage_group",), ("hospital_id",), {name: nw.col(name).sum() for name in counts}
         )
     )
-    is_triaged = nw.col("triage_group") != "untriaged"
+    is_triaged = nw.col("triage_group") != UNTRIAGED
     return (
         summed.with_columns(_triaged=nw.when(is_triaged).then(nw.col("visit_count")).otherwise(nw.lit(0)))
         .with_columns(triaged_visit_count=nw.col("_triaged").sum().over("hospital_id"))

@@ -10,7 +10,6 @@ import narwhals as nw
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.facts.undelivered import lacks
 from hospital_assets.assets.kpis.totals import month_of, rates
-from hospital_assets.assets.kpis.waits import triage_label
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.kpis import ALL
@@ -18,7 +17,7 @@ from hospital_assets.measures import thresholds
 from hospital_assets.measures.four_hour import is_within_four_hours
 from hospital_assets.measures.lwbs import LEFT, is_known
 from hospital_assets.measures.presence import visit_until
-from hospital_assets.measures.triage import is_critical, wait_target
+from hospital_assets.measures.triage import is_critical, triage_group, wait_target
 from hospital_assets.measures.waits import is_possible, wait_start
 from hospital_assets.warehouse.dialect import (
     Frame,
@@ -161,7 +160,7 @@ def seen_on_time(visits: Frame, scales: Frame) -> Frame:
     assessed = (
         level.join(targets.select("scale").unique(), how="cross")
         .join(targets, on=["scale", "triage_level"], how="left")
-        .with_columns(_limit=wait_target(), _has_level=~nw.col("triage_level").is_null(), triage_group=triage_label())
+        .with_columns(_limit=wait_target(), _has_level=~nw.col("triage_level").is_null(), triage_group=triage_group())
     )
     found = rates(
         assessed,

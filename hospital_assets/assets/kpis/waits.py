@@ -9,6 +9,7 @@ from hospital_assets.assets.declare import table
 from hospital_assets.assets.kpis.totals import with_totals
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.kpis import ALL
+from hospital_assets.measures.triage import triage_group
 from hospital_assets.measures.waits import WAIT_EXCLUSIONS
 from hospital_assets.warehouse.dialect import Frame, checkpoint, exact_median, exact_quantile, exact_sum
 
@@ -77,13 +78,8 @@ def labelled(visits: Frame, hospitals: Frame, departments: Frame) -> Frame:
     return (
         visits.join(hospitals.select("hospital_key", "hospital_id"), on="hospital_key", how="left")
         .join(departments.select("department_key", "department_name"), on="department_key", how="left")
-        .with_columns(triage_group=triage_label())
+        .with_columns(triage_group=triage_group())
     )
-
-
-def triage_label() -> nw.Expr:
-    """The triage level as a label, `untriaged` where there is none."""
-    return nw.coalesce(nw.col("triage_level").cast(nw.String), nw.lit("untriaged"))
 
 
 def wait_figures(visits: Frame, by: tuple[str, ...]) -> Frame:

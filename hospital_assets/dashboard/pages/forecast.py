@@ -6,7 +6,14 @@ import math
 from typing import Any
 
 from hospital_assets.charts import number
-from hospital_assets.contracts.forecasts import BEDS_FORECAST, EXPECTED_ARRIVALS, FORECAST_ACCURACY
+from hospital_assets.contracts.forecasts import (
+    BEDS_FORECAST,
+    DRIVERS,
+    EXPECTED_ARRIVALS,
+    EXPECTED_BY_TRIAGE,
+    FORECAST_ACCURACY,
+    FORECAST_DRIVERS,
+)
 from hospital_assets.contracts.table import Measure
 from hospital_assets.dashboard.figures import (
     Card,
@@ -28,6 +35,7 @@ from hospital_assets.dashboard.pages import forecast_queries as queries
 from hospital_assets.dashboard.pages.shared import hour_of_week
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.measures.thresholds import FULL_PCT
+from hospital_assets.measures.triage import CRITICAL_IN_WORDS, CRITICAL_LEVELS
 
 _IGNORES: tuple[Slicer, ...] = ("period", "department", "triage")
 _TITLE, _HOURS = "Arrivals of the next 14 days", "Arrivals of the next 48 hours"
@@ -50,7 +58,8 @@ def forecast(mart: Mart, where: Slice) -> Page:
     future = [r for r in rows if r["actual"] is None]
     days = _daily(rows, future) if future else empty("forecast", _TITLE, _NONE, 12, EXPECTED_ARRIVALS)
     cards = _cards(future, queries.accuracy(mart, where))
-    return Page((), cards, [days, _hours(mart, where), _beds(mart, where)])
+    parts = [_drivers(mart, where), _by_triage(mart, where)] if future else []
+    return Page((), cards, [days, *parts, _hours(mart, where), _beds(mart, where)])
 
 
 def _cards(future: list[Row], known: Row | None) -> list[Card]:
@@ -151,6 +160,49 @@ def _daily(rows: list[Row], future: list[Row]) -> Figure:
         ignores=_IGNORES,
         note=f"Public holidays: {', '.join(holidays)}." if holidays else "",
         height=280,
+    )
+
+
+def _drivers(mart: Mart, where: Slice) -> Figure:
+    """What moves the forecast of the first day away from the usual day."""
+    rows = queries.drivers(mart, where)
+    if not rows:
+        return empty("forecast-drivers", "What moves the forecast", _NONE, 6, FORECAST_DRIVERS)
+    usual, *moving = rows
+    most = max(moving, key=lambda r: abs(r["added"]), default=None)
+    day = f"{usual['day']:%a} {usual['day'].day} {usual['day']:%b}"
+    moved = f"{DRIVERS[most['driver']]}, {'+' if most['added'] > 0 else ''}{number(most['added'])}" if most else ""
+    return figure(
+        "forecast-drivers",
+        f"{day} is moved most by {moved}" if most else f"{day} is a usual day",
+        "Arrivals of a usual day, and what is multiplied with it; factors multiply, arrivals add up to the forecast",
+        rows,
+        Column("Driver", of=lambda r: DRIVERS[r["driver"]]),
+        Column("Factor", 2, "factor"),
+        Column("Arrivals", 1, "added"),
+        measure=FORECAST_DRIVERS,
+        ignores=_IGNORES,
+    )
+
+
+def _by_triage(mart: Mart, where: Slice) -> Figure:
+    rows = queries.triage_forecast(mart, where)
+    if not rows:
+        return empty("forecast-triage", "Arrivals by triage level", _NONE, 6, EXPECTED_BY_TRIAGE)
+    day = rows[0]["day"]
+    critical = sum(r["expected"] for r in rows if r["triage_group"] in map(str, CRITICAL_LEVELS))
+    return figure(
+        "forecast-triage",
+        f"{day:%a} {day.day} {day:%b}: {number(critical, 1)} arrivals of level {CRITICAL_IN_WORDS}",
+        "Mean of the day ahead, between the numbers that four such days in five hold; and of seven days",
+        rows,
+        Column("Level", of="triage_group"),
+        Column("Forecast", 1, "expected"),
+        Column("10 %", 0, "p10"),
+        Column("90 %", 0, "p90"),
+        Column("Next 7 days", 1, "week"),
+        measure=EXPECTED_BY_TRIAGE,
+        ignores=_IGNORES,
     )
 
 

@@ -45,6 +45,40 @@ def daily_forecast(mart: Mart, where: Slice) -> list[Row]:
     return [dict.fromkeys(ahead[0]) | row for row in before] + ahead
 
 
+def drivers(mart: Mart, where: Slice) -> list[Row]:
+    """What moves the newest forecast of the first day after it: day, driver, factor, added."""
+    if not mart.has("forecast_drivers", "factor"):
+        return []
+    return mart.sliced(
+        """
+        select target_date as day, driver, factor, added_arrivals as added from forecasts.forecast_drivers
+        where hospital_id = $hospital
+        qualify target_date = min(target_date) over (partition by service_date)
+            and service_date = max(service_date) over ()
+        order by driver_rank
+        """,
+        where,
+    )
+
+
+def triage_forecast(mart: Mart, where: Slice) -> list[Row]:
+    """What the newest forecast expects by triage level: of the first day after it, and of seven days (`week`)."""
+    if not mart.has("forecast_triage_daily", "expected_arrivals"):
+        return []
+    return mart.sliced(
+        """
+        select triage_group, min(target_date) as day, sum(expected_arrivals) as week,
+               min_by(expected_arrivals, target_date) as expected,
+               min_by(p10_count, target_date) as p10, min_by(p90_count, target_date) as p90
+        from forecasts.forecast_triage_daily
+        where hospital_id = $hospital and horizon_days <= 7
+          and service_date = (select max(service_date) from forecasts.forecast_triage_daily)
+        group by 1 order by 1
+        """,
+        where,
+    )
+
+
 def hourly_forecast(mart: Mart, where: Slice) -> list[Row]:
     """What the newest forecast expects of each local hour of the two days after it; hours that exist."""
     return of_newest(
