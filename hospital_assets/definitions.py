@@ -98,6 +98,7 @@ def build_definitions(settings: Settings, engine: EngineSettings | None = None) 
                 data_dir=str(settings.data_dir),
                 baselines_from=[day.isoformat() for day in settings.baselines_from],
                 holiday_calendars=dict(settings.holiday_calendars),
+                forecast_challengers=list(settings.forecast_challengers),
                 **_service_days(settings),
             ),
             "profiles": profiles_resource(settings.profiles_folder),

@@ -9,17 +9,21 @@ Belongs here: paths and the period. Does not: anything about a table, a file for
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tomllib
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from hospital_assets.files import replace_text
 
 PartitionGrain = Literal["daily", "monthly", "yearly"]
+#: Methods that forecast arrivals only where they are asked for.
+Challenger = Literal["boosted_trees"]
+CHALLENGERS: tuple[Challenger, ...] = get_args(Challenger)
 DEFAULT_FIRST_SERVICE_DATE = date(2026, 1, 1)
 
 
@@ -117,6 +121,7 @@ class Settings:
             understood; otherwise they are those of a series' first days for ever.
         holiday_calendars: hospital and whose public holidays it keeps for forecasts (`US-WI`, `GB-SCT`, `none`); others
             keep those of their time zone's country and their state.
+        forecast_challengers: methods that may forecast arrivals where they beat the others (`CHALLENGERS`).
         staffing: rules of rosters.
     """
 
@@ -130,6 +135,7 @@ class Settings:
     limits: FileLimits = DEFAULT_LIMITS
     baselines_from: tuple[date, ...] = ()
     holiday_calendars: tuple[tuple[str, str], ...] = ()
+    forecast_challengers: tuple[Challenger, ...] = ()
     staffing: StaffingSettings = StaffingSettings()
 
     @property
@@ -285,6 +291,7 @@ def load_settings(data_dir: Path) -> Settings:
         "dagster_url": str,
         "baselines_from": list,
         "holidays": dict,
+        "forecast_challengers": list,
         "staffing": dict,
         **dict.fromkeys(_LIMITS, int),
     }
@@ -297,7 +304,7 @@ def load_settings(data_dir: Path) -> Settings:
                 date: "2026-01-01",
                 str: as_text,
                 int: str(_LIMITS.get(key, 5)),
-                list: "[2026-03-01]",
+                list: "[2026-03-01]" if key == "baselines_from" else f'["{CHALLENGERS[0]}"]',
                 dict: "{ shift_hours = [8, 10] }" if key == "staffing" else '{ H1 = "US-WI" }',
             }
             example, name = examples[known[key]], "table" if known[key] is dict else known[key].__name__
@@ -327,6 +334,11 @@ def load_settings(data_dir: Path) -> Settings:
             f"{settings.settings_file}: 'holidays' must name a country, or country and region, of each hospital, "
             'as in holidays = { H1 = "US-WI", H2 = "none" }'
         )
+    challengers = values.get("forecast_challengers", [])
+    if unknown := [name for name in challengers if name not in CHALLENGERS]:
+        raise SettingsError(
+            f"{settings.settings_file}: 'forecast_challengers' knows {', '.join(CHALLENGERS)}, not {unknown[0]!r}"
+        )
     of_files = FileLimits(**{key.removeprefix(_LIMIT): value for key, value in limits.items()})
     return Settings(
         settings.data_dir,
@@ -338,6 +350,7 @@ def load_settings(data_dir: Path) -> Settings:
         limits=of_files,
         baselines_from=tuple(sorted(baselines)),
         holiday_calendars=tuple(sorted(calendars.items())),
+        forecast_challengers=tuple(challengers),
         staffing=_staffing(settings.settings_file, values.get("staffing", {})),
     )
 
@@ -404,6 +417,9 @@ def write_settings(settings: Settings) -> None:
         lines.append("# Whose public holidays hospitals keep, for forecasts.")
         named = ", ".join(f'"{hospital}" = "{of}"' for hospital, of in settings.holiday_calendars)
         lines.append(f"holidays = {{ {named} }}")
+    if settings.forecast_challengers:
+        lines.append("# Methods that may forecast arrivals where they beat the others.")
+        lines.append(f"forecast_challengers = {json.dumps(list(settings.forecast_challengers))}")
     if settings.staffing != StaffingSettings():
         lines += ["", "# Rules of the rosters that are suggested.", "[staffing]"]
         for key, value in asdict(settings.staffing).items():

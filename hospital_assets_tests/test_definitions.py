@@ -207,6 +207,8 @@ def test_a_wrong_profile_says_where(text: str, says: str) -> None:
     [
         ("first_service_date = 'x'", "must be a date"),
         ("colour = 1", "unknown key 'colour'"),
+        ('forecast_challengers = ["crystal_ball"]', "knows boosted_trees, not 'crystal_ball'"),
+        ("forecast_challengers = 1", r'as in forecast_challengers = \["boosted_trees"\]'),
         ("baselines_from = 2026-03-01", "must be a list"),
         ("baselines_from = ['2026-03-01']", "must be days"),
         ("partitions = 'hourly'", "daily, monthly or yearly"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from itertools import pairwise
 from zoneinfo import ZoneInfo
@@ -15,6 +16,7 @@ import pytest
 from hospital_assets.forecasting import calendar, counts, gate, regression, scores, slots
 from hospital_assets.forecasting.backtest import Backtest, rolling_origin
 from hospital_assets.forecasting.counts import Array
+from hospital_assets.forecasting.gate import Gate
 from hospital_assets.forecasting.network import Network
 from hospital_assets.forecasting.series import DAYS_AHEAD, Forecast, Method, Series, series_of, visits_of_band
 from hospital_assets.simulator.demand import expected_arrivals
@@ -260,7 +262,7 @@ def test_a_holiday_is_learned_and_shrunk() -> None:
         if first + timedelta(days=n) in holidays:
             values[n] = np.floor(values[n] / 2)
     (series,) = network_of({"H1": values}, date(2026, 12, 24), stated_calendar="US-TX")
-    made = series.regression(179).means.sum(axis=1)
+    made = series.rival("regression", 179).means.sum(axis=1)
     # Friday 25 December and 1 January are holidays; Friday the 8th does not lie ahead, Thursday the 7th does.
     christmas, new_year, ordinary = made[0], made[7], made[13]
     assert 0.4 < christmas / ordinary < 0.9 and 0.4 < new_year / ordinary < 0.9
@@ -311,7 +313,7 @@ def test_a_day_is_wider_than_independent_hours_would_make_it() -> None:
     """Hours of one day move together: here every day has a mood of its own."""
     values = np.random.default_rng(5).poisson(drawn(200) * np.repeat([0.7, 1.3], 100)[np.arange(200) * 37 % 200, None])
     (series,) = network_of({"H1": values.astype(float)})
-    made = series.regression(199)
+    made = series.rival("regression", 199)
     of_hours = (made.means + made.hour_dispersion * made.means**2).sum(axis=1)
     day = made.means.sum(axis=1)
     assert np.all(day + made.day_dispersion * day**2 > 2 * of_hours)
@@ -320,7 +322,7 @@ def test_a_day_is_wider_than_independent_hours_would_make_it() -> None:
 def test_the_skipped_hour_is_expected_to_bring_nobody_and_the_repeated_one_twice_as_many() -> None:
     for last, hour, times in ((date(2026, 3, 7), 2, 0.0), (date(2026, 10, 31), 1, 2.0)):
         (series,) = network_of({"H1": drawn(60, last=last)}, last)
-        for made in (series.regression(59), series.slot_mean(59)):
+        for made in (series.rival("regression", 59), series.slot_mean(59)):
             assert made.means[0, hour] == pytest.approx(times * made.means[7, hour], rel=1e-9)
 
 
@@ -362,8 +364,8 @@ def test_a_day_that_was_not_delivered_is_no_empty_day() -> None:
     missing[50:53] = 0
     (series,) = network_of({"H1": missing})
     assert np.isnan(series.counts[50:53]).all() and series.known_days(59) == 57
-    whole = network_of({"H1": values})[0].regression(59).means.sum()
-    assert series.regression(59).means.sum() == pytest.approx(whole, rel=0.02)
+    whole = network_of({"H1": values})[0].rival("regression", 59).means.sum()
+    assert series.rival("regression", 59).means.sum() == pytest.approx(whole, rel=0.02)
     # Where a handful come, a day without any is one.
     few = np.zeros((60, 24))
     few[::2, 12] = 2
@@ -400,6 +402,53 @@ def test_the_slot_mean_ships_where_the_regression_is_worse() -> None:
         "regression" if all(v.is_passed for v in verdicts.values()) else "slot_mean"
     )
     assert made.method == "slot_mean" and not verdicts["day"].is_passed
+
+
+class Foreseen(Series):
+    """A hospital whose challenger knows what will come, more or less."""
+
+    blur: float = 0.0
+
+    def rival(self, method: Method, origin: int) -> Forecast:
+        made = super().rival("slot_mean" if method == "boosted_trees" else method, origin)
+        if method != "boosted_trees":
+            return made
+        ahead = self.counts[origin + 1 : origin + 1 + len(made.means)]
+        means = np.vstack([ahead, made.means[len(ahead) :]])
+        return replace(made, method=method, means=self.blur * made.means.mean() + (1 - self.blur) * means)
+
+
+def test_a_challenger_ships_where_it_beats_what_would_ship_without_it() -> None:
+    (series,) = network_of({"H1": drawn(100)})
+    foreseen = Foreseen(series.hospital_id, series.first, series.counts, series.time_zone)
+    usual = Gate(foreseen).shipping(99)
+    method, verdicts = Gate(foreseen, ["boosted_trees"]).shipping(99)
+    assert method == "boosted_trees" and verdicts is not None and verdicts["day"].skill > 0.3
+    (made,) = Network([foreseen], ["boosted_trees"]).hospitals(AS_OF)
+    assert [one.method for one in made.rivals] == ["regression", "slot_mean", "boosted_trees"]
+    assert made.shipped.method == "boosted_trees"
+    # One that knows the hour's usual arrivals only is no better, and one without a backtest does not take part.
+    object.__setattr__(foreseen, "blur", 1.0)
+    assert Gate(foreseen, ["boosted_trees"]).shipping(99) == usual and usual[0] != "boosted_trees"
+    (young,) = Network(network_of({"H1": drawn(40)}), ["boosted_trees"]).hospitals(AS_OF)
+    assert [one.method for one in young.rivals] == ["regression", "slot_mean"]
+
+
+def test_trees_learn_the_calendar_alike_in_every_fit() -> None:
+    pytest.importorskip("xgboost")
+    values = drawn(140)
+    values[5::7] *= 2
+    (series,) = network_of({"H1": values})
+    made = series.rival("boosted_trees", 139)
+    again = network_of({"H1": values})[0].rival("boosted_trees", 139)
+    assert np.array_equal(made.means, again.means)
+    other = series.rival("regression", 139)
+    assert made.means.sum(axis=1) == pytest.approx(other.means.sum(axis=1), rel=0.12)
+    assert made.means.sum(axis=0) == pytest.approx(other.means.sum(axis=0), rel=0.35)
+    busy = made.means.sum(axis=1)
+    assert busy.max() > 1.6 * np.median(busy) and made.level == pytest.approx(1.0, abs=0.1)
+    drivers = series.drivers(made, 139)
+    assert np.array_equal(drivers["weekday"], made.means.sum(axis=1)) and set(drivers) == {"usual_day", "weekday"}
 
 
 # Skill --------------------------------------------------------------------------------------------

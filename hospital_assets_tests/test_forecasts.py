@@ -16,7 +16,7 @@ from hospital_assets.checks.quality import check_quality
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.forecasts import SUM_OF_HOSPITALS
 from hospital_assets.contracts.kpis import ALL
-from hospital_assets.forecasting import acuity
+from hospital_assets.forecasting import acuity, trees
 from hospital_assets.settings import Settings, SettingsError, load_settings, write_settings
 from hospital_assets.warehouse.dialect import lazy
 
@@ -311,6 +311,17 @@ def test_accuracy_does_not_depend_on_the_order_of_rows(made: Made, arrived: pl.D
 
 def test_only_the_sum_of_what_ships_is_forecast_for_all(made: Made) -> None:
     assert made[DAILY].filter(pl.col("hospital_id") == ALL)["method"].unique().to_list() == [SUM_OF_HOSPITALS]
+
+
+def test_a_challenger_is_a_setting_and_says_what_to_install(
+    arrived: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_settings(Settings(tmp_path, FIRST, forecast_challengers=("boosted_trees",)))
+    chosen = load_settings(tmp_path).forecast_challengers
+    assert chosen == ("boosted_trees",)
+    monkeypatch.setattr(trees, "is_installed", lambda: False)
+    with pytest.raises(SettingsError, match=r"hospital-assets\[trees\]"):
+        forecasts(arrived, triaged_of(arrived), hospitals("America/Chicago"), AS_OF[:1], LATER, {}, chosen)
 
 
 def test_holiday_calendars_are_settings(tmp_path: Path) -> None:

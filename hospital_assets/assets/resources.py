@@ -15,7 +15,7 @@ from hospital_assets.alerts.outbox import Outbox
 from hospital_assets.clock import hospital_now
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.partitions import latest_day
-from hospital_assets.settings import Settings
+from hospital_assets.settings import CHALLENGERS, Challenger, Settings
 from hospital_assets.warehouse.database import Period
 
 
@@ -27,11 +27,17 @@ class ClockResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     last_service_date: str | None = None
     baselines_from: list[str] = []
     holiday_calendars: dict[str, str] = {}
+    forecast_challengers: list[str] = []
 
     @property
     def baselines(self) -> tuple[date, ...]:
         """Days from which limits of chance are computed anew."""
         return tuple(map(date.fromisoformat, self.baselines_from))
+
+    @property
+    def challengers(self) -> tuple[Challenger, ...]:
+        """Methods that forecast arrivals only where they are asked for."""
+        return tuple(method for method in CHALLENGERS if method in self.forecast_challengers)
 
     @property
     def settings(self) -> Settings:

@@ -11,7 +11,7 @@ from hospital_assets.contracts.table import Measure, Table, column
 from hospital_assets.measures.triage import TRIAGE_GROUPS
 
 #: How a hospital was forecast; the last two where it has less than 14, and less than 3, days of history.
-METHODS = ("regression", "slot_mean", "network_profile", "prior")
+METHODS = ("regression", "boosted_trees", "slot_mean", "network_profile", "prior")
 #: How `all` was.
 SUM_OF_HOSPITALS = "sum_of_hospitals"
 #: Numbers that are not exceeded with a probability of 2.5 to 97.5 %, rising.
@@ -33,7 +33,8 @@ EXPECTED_ARRIVALS = Measure(
     "Rostami-Tabar, Browell and Svetunkov 2023 (count regression on the calendar); Hyndman and Athanasopoulos 2021",
     exclusions="days on which nothing was delivered; as-of days that are not over.",
     variants="the regression ships where it beat the slot mean in the last 28 forecasts that are over, by hours and by "
-    "days, or where there are less than eight weeks of history. It knows no event that is not in the calendar.",
+    "days, or where there are less than eight weeks of history; boosted trees, where a hospital asks for them, if they "
+    "beat what would ship without them likewise. It knows no event that is not in the calendar.",
 )
 FORECAST_ACCURACY = Measure(
     "Forecast accuracy",

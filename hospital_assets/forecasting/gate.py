@@ -4,11 +4,13 @@ Over the last 28 origins whose days are over, the two are scored by CRPS on the 
 its score is lower and the upper end of a one-sided 90 % interval of the difference (block bootstrap over origins) is
 below 0, for hours and for days: one method ships for both, so that hours still add up to days. With less than eight
 weeks of history there is nothing to compare; there the regression was better on every series measured, and ships.
+A challenger has to beat what would ship without it in the same way.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +18,7 @@ import numpy.typing as npt
 
 from hospital_assets.forecasting.counts import Array
 from hospital_assets.forecasting.scores import cdf_up_to, crps
-from hospital_assets.forecasting.series import DAYS_OF, GRAINS, PROFILE_DAYS, RIVALS, SHORT_DAYS, Grain, Series
+from hospital_assets.forecasting.series import DAYS_OF, GRAINS, PROFILE_DAYS, RIVALS, SHORT_DAYS, Grain, Method, Series
 
 #: Origins the gate looks at; fewer than half of them decide nothing.
 ORIGINS = 28
@@ -48,8 +50,8 @@ def verdict(model: Array, rule: Array) -> Verdict:
     """Compare mean scores of the same origins, in the order of time; the lower is the better.
 
     Args:
-        model: by origin: of arrivals, the CRPS of the regression.
-        rule: by origin: of arrivals, the CRPS of the slot mean.
+        model: of the one that may ship, by origin; of arrivals, the CRPS.
+        rule: of the one that ships otherwise, by origin.
     """
     n = len(model)
     if n < _LEAST_ORIGINS:
@@ -71,11 +73,25 @@ def _resampled(n: int) -> npt.NDArray[np.int64]:
 class Gate:
     """Backtests of one hospital; scores of an origin are computed once."""
 
-    def __init__(self, series: Series) -> None:
-        self._series = series
-        self._scores: dict[tuple[int, Grain], tuple[float, float]] = {}
+    def __init__(self, series: Series, challengers: Sequence[Method] = ()) -> None:
+        self._series, self._challengers = series, challengers
+        self._scores: dict[tuple[Method, int, Grain], float] = {}
 
-    def verdicts(self, origin: int) -> dict[Grain, Verdict] | None:
+    def shipping(self, origin: int) -> tuple[Method, dict[Grain, Verdict] | None]:
+        """The method that ships, and what decided: its verdicts, or those of the regression where that did not pass."""
+        method, rule = RIVALS
+        verdicts = self.verdicts(origin)
+        if verdicts is None:
+            return method, None
+        if not all(found.is_passed for found in verdicts.values()):
+            method = rule
+        for challenger in self._challengers:
+            found = self.verdicts(origin, challenger, method)
+            if found is not None and all(of_grain.is_passed for of_grain in found.values()):
+                method, verdicts = challenger, found
+        return method, verdicts
+
+    def verdicts(self, origin: int, model: Method = RIVALS[0], rule: Method = RIVALS[1]) -> dict[Grain, Verdict] | None:
         """What the last 28 origins show that were over at `origin`; None where the history is too short to ask."""
         if self._series.known_days(origin) < SHORT_DAYS:
             return None
@@ -87,19 +103,16 @@ class Gate:
                 for n in range(max(0, last - ORIGINS + 1), last + 1)
                 if self._series.known_days(n) >= PROFILE_DAYS and not np.isnan(self._series.counts[n, 0])
             ]
-            scores = np.array([self._scored(n, grain) for n in origins]).reshape(-1, 2)
+            scores = np.array([[self._scored(of, n, grain) for of in (model, rule)] for n in origins]).reshape(-1, 2)
             scores = scores[~np.isnan(scores).any(axis=1)]
             found[grain] = verdict(scores[:, 0], scores[:, 1])
         return found
 
-    def _scored(self, origin: int, grain: Grain) -> tuple[float, float]:
-        """Mean CRPS of the regression and of the slot mean from one origin; NaN where nothing came to be compared."""
-        if (origin, grain) not in self._scores:
-            scored = []
-            for method in RIVALS:
-                made = self._series.rival(method, origin)
-                actual, means = self._series.compared(made, origin, grain)
-                found = crps(actual, cdf_up_to(actual, means, made.dispersion(grain)))
-                scored.append(float(found.mean()) if len(actual) else float("nan"))
-            self._scores[origin, grain] = scored[0], scored[1]
-        return self._scores[origin, grain]
+    def _scored(self, method: Method, origin: int, grain: Grain) -> float:
+        """Mean CRPS of a method from one origin; NaN where nothing came to be compared."""
+        if (method, origin, grain) not in self._scores:
+            made = self._series.rival(method, origin)
+            actual, means = self._series.compared(made, origin, grain)
+            scored = crps(actual, cdf_up_to(actual, means, made.dispersion(grain)))
+            self._scores[method, origin, grain] = float(scored.mean()) if len(actual) else float("nan")
+        return self._scores[method, origin, grain]

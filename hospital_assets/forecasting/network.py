@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Literal
 
 import numpy as np
 
@@ -61,9 +60,9 @@ class HospitalForecast:
 class Network:
     """The hospitals' series; backtests and fits are shared by all origins asked for."""
 
-    def __init__(self, series: Sequence[Series]) -> None:
-        self._series = series
-        self._gates = {one.hospital_id: Gate(one) for one in series}
+    def __init__(self, series: Sequence[Series], challengers: Sequence[Method] = ()) -> None:
+        self._series, self._challengers = series, challengers
+        self._gates = {one.hospital_id: Gate(one, challengers) for one in series}
 
     def hospitals(self, as_of: date) -> list[HospitalForecast]:
         """Forecasts of the hospitals whose day `as_of` is known, from the end of that day."""
@@ -81,10 +80,10 @@ class Network:
         if days < PROFILE_DAYS:
             made = one.network_profile(origin, self._profile(one, origin, as_of))
             return HospitalForecast(one.hospital_id, (made,), "network_profile", None)
-        verdicts = self._gates[one.hospital_id].verdicts(origin)
-        is_passed = verdicts is None or all(found.is_passed for found in verdicts.values())
-        method: Literal["regression", "slot_mean"] = "regression" if is_passed else "slot_mean"
-        return HospitalForecast(one.hospital_id, tuple(one.rival(rival, origin) for rival in RIVALS), method, verdicts)
+        method, verdicts = self._gates[one.hospital_id].shipping(origin)
+        # Without a backtest a challenger has nothing to show.
+        tried = RIVALS if verdicts is None else (*RIVALS, *self._challengers)
+        return HospitalForecast(one.hospital_id, tuple(one.rival(rival, origin) for rival in tried), method, verdicts)
 
     def _profile(self, one: Series, origin: int, as_of: date) -> Array:
         """Relative rates of the network's hours and weekdays, on the days of `one` and those ahead.
@@ -119,7 +118,7 @@ class Network:
         past = [
             by_id[one.hospital_id].one_step(one.method, by_id[one.hospital_id].index(as_of))
             for one in hospitals
-            if one.method in RIVALS
+            if one.method not in ("prior", "network_profile")
         ]
         # A hospital that joined later added nothing before.
         summed = [np.sum([_padded(values[part]) for values in past], axis=0) for part in (0, 1)] if past else []

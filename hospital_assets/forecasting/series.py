@@ -6,9 +6,10 @@ anew every Sunday (every day while the history is short); its level follows ever
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, timedelta
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -16,9 +17,11 @@ from hospital_assets.forecasting.calendar import HOURS_PER_DAY, existing_hours, 
 from hospital_assets.forecasting.counts import Array, estimated_dispersion
 from hospital_assets.forecasting.regression import Driver, Fit, fit_calendar, level_factors
 from hospital_assets.forecasting.slots import slot_rates, slot_rates_a_week_ahead
+from hospital_assets.forecasting.trees import fit_trees
 
-#: `regression` and `slot_mean` are rivals; the other two are for hospitals without enough history for either.
-Method = Literal["regression", "slot_mean", "network_profile", "prior"]
+#: `regression` and `slot_mean` are rivals, `boosted_trees` a challenger where it is asked for; the other two are for
+#: hospitals without enough history for any.
+Method = Literal["regression", "boosted_trees", "slot_mean", "network_profile", "prior"]
 RIVALS: tuple[Method, Method] = ("regression", "slot_mean")
 
 #: Hours are forecast, and scored, for two days; days for two weeks.
@@ -85,6 +88,17 @@ class Forecast(Distribution):
     training_to: date
 
 
+class Rates(Protocol):
+    """What was learned from a history: rates an hour for any days."""
+
+    @property
+    def training_to(self) -> date:
+        """The last day it has seen."""
+
+    def rates(self, first: date, days: int, holidays: Mapping[date, str]) -> Array:
+        """Arrivals an existing hour; days x 24."""
+
+
 @dataclass(frozen=True)
 class Series:
     """A hospital's arrivals on consecutive local days.
@@ -105,7 +119,9 @@ class Series:
     calendar: str = ""
     yearly_visits: float | None = None
     hours: Array = field(init=False, repr=False)
-    _fits: dict[tuple[int, int], tuple[Fit, Array]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _fits: dict[tuple[Method, int, int], tuple[Rates, Array]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         hours = existing_hours(self.first, len(self.counts) + DAYS_AHEAD, self.time_zone)
@@ -133,12 +149,12 @@ class Series:
         """Days of history at an origin, missing ones left out."""
         return int((~np.isnan(self.counts[self.start(origin) : origin + 1, 0])).sum())
 
-    def regression(self, origin: int) -> Forecast:
-        """The calendar's rates times the level of the last ten weeks."""
-        past, rates, level, trained_to = self._regressed(origin)
+    def by_calendar(self, method: Method, origin: int) -> Forecast:
+        """The rates that a method has learned of the calendar, times the level of the last ten weeks."""
+        past, rates, level, trained_to = self._learned(method, origin)
         hours = self.hours[origin + 1 : origin + 1 + DAYS_AHEAD]
         by_hour, by_day = dispersions(*self._recent(origin, past))
-        return self._forecast("regression", origin, rates * hours * level, by_hour, by_day, level, trained_to)
+        return self._forecast(method, origin, rates * hours * level, by_hour, by_day, level, trained_to)
 
     def slot_mean(self, origin: int) -> Forecast:
         """The mean of the same hour of the week over the last weeks there are, up to eight."""
@@ -155,16 +171,16 @@ class Series:
 
     def one_step(self, method: Method, origin: int) -> tuple[Array, Array]:
         """Counts of the last year, and what the method had for each day before it; days x 24, NaN where unknown."""
-        if method == "regression":
-            return self._recent(origin, self._regressed(origin)[0])
+        if method != "slot_mean":
+            return self._recent(origin, self._learned(method, origin)[0])
         start = self.start(origin)
         counts, hours = self.counts[start : origin + 1], self.hours[start : origin + 1]
         return self._recent(origin, slot_rates_a_week_ahead(counts, hours) * hours)
 
-    def _regressed(self, origin: int) -> tuple[Array, Array, float, date]:
+    def _learned(self, method: Method, origin: int) -> tuple[Array, Array, float, date]:
         """Means of the past, each at the level known the day before; rates ahead; the level; the last day fitted."""
         start = self.start(origin)
-        fit, rates = self._fitted(start, origin)
+        fit, rates = self._fitted(method, start, origin)
         days = origin + 1 - start
         means = rates[:days] * self.hours[start : origin + 1]
         levels = level_factors(self.counts[start : origin + 1].sum(axis=1), means.sum(axis=1))
@@ -187,13 +203,14 @@ class Series:
         expected = made.means.sum(axis=1)
         if made.method != "regression":
             return {"usual_day": expected.sum() / hours.sum() * hours.sum(axis=1), "weekday": expected}
-        fit, _ = self._fitted(self.start(origin), origin)
+        fit, _ = self._fitted("regression", self.start(origin), origin)
+        assert isinstance(fit, Fit)  # noqa: S101  (that of the regression)
         rates = fit.rates_by_driver(self.day(origin + 1), DAYS_AHEAD, self.holidays)
         return {driver: (found * hours).sum(axis=1) for driver, found in rates.items()} | {"level": expected}
 
     def rival(self, method: Method, origin: int) -> Forecast:
-        """What one of the two rivals forecasts."""
-        return self.regression(origin) if method == "regression" else self.slot_mean(origin)
+        """What a rival or a challenger forecasts."""
+        return self.slot_mean(origin) if method == "slot_mean" else self.by_calendar(method, origin)
 
     def compared(self, made: Forecast, origin: int, grain: Grain) -> tuple[Array, Array]:
         """What came and what was expected, of the hours or days a forecast is scored on, as far as they are known."""
@@ -234,14 +251,15 @@ class Series:
         least = next(((hour, day) for below, hour, day in DISPERSION_FLOORS if days < below), (0.0, 0.0))
         return Forecast(means, max(by_hour, least[0]), max(by_day, least[1]), method, level, days, trained_to)
 
-    def _fitted(self, start: int, origin: int) -> tuple[Fit, Array]:
+    def _fitted(self, method: Method, start: int, origin: int) -> tuple[Rates, Array]:
         """The fit in force at an origin, and its rates from `start` until two weeks after the next fit."""
         fitted = origin if self.known_days(origin) < _DAILY_FIT_DAYS else origin - self.day(origin).isoweekday() % 7
         start_of_fit = self.start(fitted)
-        if (key := (start_of_fit, fitted)) not in self._fits:
+        if (key := (method, start_of_fit, fitted)) not in self._fits:
             rows = slice(start_of_fit, fitted + 1)
             holidays = self.holidays
-            fit = fit_calendar(self.day(start_of_fit), self.counts[rows], self.hours[rows], holidays)
+            learn = fit_trees if method == "boosted_trees" else fit_calendar
+            fit: Rates = learn(self.day(start_of_fit), self.counts[rows], self.hours[rows], holidays)
             until = fitted + 7 + DAYS_AHEAD
             self._fits[key] = fit, fit.rates(self.day(start_of_fit), until - start_of_fit, holidays)
         fit, rates = self._fits[key]

@@ -16,6 +16,7 @@ from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.forecasts import QUANTILE_COLUMNS, SUM_OF_HOSPITALS
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.measures.triage import TRIAGE_GROUPS, triage_group
+from hospital_assets.settings import Challenger, SettingsError
 from hospital_assets.warehouse.dialect import Frame
 from hospital_assets.warehouse.io_manager import period_of
 
@@ -51,7 +52,9 @@ def forecast_arrivals(
     days = kpi_arrivals_hourly.filter(pl.col("service_date").is_between(period.first, period.end, closed="left"))
     as_of = sorted(days["service_date"].unique().to_list())
     triaged = triaged_by_hour(fact_emergency_visits, as_of)
-    made = forecasts(kpi_arrivals_hourly, triaged, dim_hospital, as_of, clock.now(), clock.holiday_calendars)
+    made = forecasts(
+        kpi_arrivals_hourly, triaged, dim_hospital, as_of, clock.now(), clock.holiday_calendars, clock.challengers
+    )
     hourly, daily, triage_hourly, triage_daily, drivers, models = (made[name] for name in _TABLES)
     return hourly, daily, triage_hourly, triage_daily, drivers, models
 
@@ -93,6 +96,7 @@ def forecasts(
     as_of: Sequence[date],
     now: datetime,
     calendars: Mapping[str, str],
+    challengers: Sequence[Challenger] = (),
 ) -> dict[str, pl.DataFrame]:
     """Forecasts of all hospitals from each of some as-of days: the tables by name.
 
@@ -103,13 +107,24 @@ def forecasts(
         as_of: the as-of days.
         now: the hospital's time; a day that is not over there is no as-of day.
         calendars: hospital -> whose holidays it keeps, where the settings name them.
+        challengers: methods besides the two rivals.
+
+    Raises:
+        SettingsError: a challenger is not installed.
     """
     rows = _Rows()
     known = _series(arrivals, hospitals, now, calendars)
     if known and as_of:
+        from hospital_assets.forecasting import trees
         from hospital_assets.forecasting.network import Network
 
-        network, by_id = Network(known), {one.hospital_id: one for one in known}
+        if challengers and not trees.is_installed():
+            raise SettingsError(
+                "hospital.toml asks for forecast_challengers, which are not installed: pip install "
+                "'hospital-assets[trees]'"
+            )
+        network = Network(known, challengers)
+        by_id = {one.hospital_id: one for one in known}
         by_level = _by_level(triaged, hospitals, by_id)
         for day in as_of:
             rows.add(day, network, by_id, by_level)

@@ -45,6 +45,7 @@ _READ = "mean of the forecast dashed, within bands that hold 50, 80 and 95 % of 
 _BANDS = (("95 %", "p025", "p975", "wide"), ("80 %", "p10", "p90", "spread"), ("50 %", "p25", "p75", "core"))
 _METHODS = {
     "regression": "regression on the calendar",
+    "boosted_trees": "boosted trees on the calendar",
     "slot_mean": "mean of the same hours of eight weeks",
     "network_profile": "the network's profile",
     "prior": "its yearly volume",
