@@ -242,11 +242,13 @@ def resources(on: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield found
 
 
+@pytest.mark.fast_as("polars")
 @pytest.mark.parametrize("name", OF_HL7)
 def test_a_case_of_messages(name: str, messages: Case) -> None:
     OF_HL7[name](messages)
 
 
+@pytest.mark.fast_as("polars")
 @pytest.mark.parametrize("name", OF_FHIR)
 def test_a_case_of_resources(name: str, resources: Case) -> None:
     OF_FHIR[name](resources)
@@ -288,6 +290,7 @@ OF_LANDING = {
 }
 
 
+@pytest.mark.fast_as("polars")
 def test_a_file_that_cannot_be_read_stops_no_other(on: Engine, tmp_path: Path) -> None:
     read = {name: path.read_bytes() for name in OF_LANDING if (path := shared("../cases/landing") / name).exists()}
     files = {f"{OF_LANDING[name][0]}/{name}": content for name, content in read.items()}

@@ -261,6 +261,7 @@ def test_a_departure_by_day_ends_the_emergency_part_at_an_unknown_time(on: Engin
         assert frame["segment_hours"].to_list() == frame["length_of_stay_hours"].to_list() == [None]
 
 
+@pytest.mark.fast_as("polars")
 def test_the_registers_departure_ends_a_stay_that_messages_forgot(on: Engine) -> None:
     def ends(messages: list[tuple[str, str, str]], departure: str | None, disposition: str | None) -> list[Any]:
         register = on(registered("V", departure, disposition))

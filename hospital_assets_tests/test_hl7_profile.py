@@ -256,6 +256,7 @@ def test_a_visit_is_what_its_messages_say_together(visit_in_order: Read) -> None
     assert cancelled["visit_id"].to_list() == ["V2"]
 
 
+@pytest.mark.slow
 def test_duckdb_completes_visits_as_polars_does(visit_in_order: Read, tmp_path: Path) -> None:
     names = ["visit_id", "arrival_at", "departure_at", "disposition", "chief_complaint", "rule"]
     by = ["visit_id", "departure_at", "rule", "disposition"]
@@ -406,6 +407,7 @@ def test_diagnoses_and_procedures(tmp_path: Path) -> None:
 # --- the samples ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_recorded_run_has_its_golden_numbers(samples: Path, tmp_path: Path) -> None:  # noqa: F811
     content = (samples / "simhospital" / "messages.out").read_bytes()
     found = read(tmp_path, {"run.hl7": content}, "SFAC")
@@ -439,6 +441,7 @@ def test_the_recorded_run_has_its_golden_numbers(samples: Path, tmp_path: Path) 
     assert vitals["quality_codes"].str.contains("pain_not_numeric").sum() == 60
 
 
+@pytest.mark.slow
 def test_the_sample_messages_are_all_accounted_for(samples: Path, tmp_path: Path) -> None:  # noqa: F811
     folder = samples / "fhir_converter"
     files = {path.name: path.read_bytes() for path in folder.glob("*.hl7")}
@@ -526,6 +529,7 @@ def test_the_recorded_run_through_the_whole_graph(samples: Path, tmp_path: Path)
     assert query(settings, merged).item() == 1
 
 
+@pytest.mark.slow
 def test_awkward_contents_stop_nothing(tmp_path: Path) -> None:
     document = "OBX|1|ED|PDF^Report^L||^application^pdf^Base64^" + "QUJD" * 700_000
     awkward = [

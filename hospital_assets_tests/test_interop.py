@@ -122,6 +122,7 @@ def test_one_visit_number_goes_through_the_classes(case: str, classes: Read) -> 
     assert left(classes, case) == [ended]
 
 
+@pytest.mark.fast_as("polars")
 def test_a_message_of_another_day_closes_the_stay_that_is_stored(tmp_path: Path, on: Engine) -> None:
     late = adt("A03", "20260502100000", start="", end="20260502100000")
     found = hl7(tmp_path, adt("A01", FIRST, cls="I"), late, only=("adt_events", "er_visits"))
@@ -315,6 +316,7 @@ def test_versions_in_any_order_and_any_files_give_the_same_set(
     assert sets(found) == expected
 
 
+@pytest.mark.fast_as("polars")
 def test_sets_are_made_alike_on_every_engine(tmp_path: Path, on: Engine) -> None:
     told = [of_patient(text, n) for n, (messages, _) in enumerate(VERSIONS.values()) for text in messages]
     found = read(tmp_path, {f"{n % 3}.hl7": text.encode() for n, text in enumerate(told)}, only=("vitals",))

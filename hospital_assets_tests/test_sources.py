@@ -331,6 +331,7 @@ def test_the_tutorials_dirt_is_quarantined_and_not_clamped(network: Network) -> 
     assert stays.row(0) == (1000 - planted["future"], 100)
 
 
+@pytest.mark.slow
 def test_the_same_numbers_of_two_sources_are_two_people(network: Network) -> None:
     settings, _ = network
     ours = query(

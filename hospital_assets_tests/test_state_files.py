@@ -245,6 +245,7 @@ OPENING = (
 )
 
 
+@pytest.mark.fast_as("half", "foreign")
 @pytest.mark.parametrize("cut", [*CUTS, "foreign"])
 def test_a_cut_or_foreign_warehouse_file_is_said_in_words_with_a_remedy(
     opened: Settings, cut: str, capsys: pytest.CaptureFixture[str]
