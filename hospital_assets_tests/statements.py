@@ -803,8 +803,8 @@ def deterioration(o: Oracle, where: Slice) -> Told:
 
 def capacity(o: Oracle, where: Slice) -> Told:
     """Capacity."""
-    told: Told = {"boarded": told_of_rate(o, where, "boarded"), "before-noon": told_of_rate(o, where, "before_noon")}
-    told["noon-trend"] = said_by_chart(rate(o, where, "before_noon")[1], "%", 1) or None
+    told: Told = {"boarded": told_of_rate(o, where, "boarded"), "before_noon": told_of_rate(o, where, "before_noon")}
+    told["before_noon-trend"] = said_by_chart(rate(o, where, "before_noon")[1], "%", 1) or None
     rows = o.table("kpi_occupancy_daily").filter(col("staffed_bed_minutes").is_not_null())
     rows = rows if where.hospital == "all" else rows.filter(col("hospital_id") == where.hospital)
     department = "all inpatient" if where.department == "all" else where.department
@@ -1001,9 +1001,12 @@ def _cover(o: Oracle, where: Slice) -> Told:
     )
     named = lambda row: f"{WEEKDAYS[row['iso_weekday_number'] - 1]} {row['hour_of_day']:02d}:00"  # noqa: E731
     if by.height >= 24:
-        thin = by.with_columns(per=col("came") / pl.max_horizontal("there", pl.lit(0.1)))
+        alone = by.filter(col("there") == 0)
+        thin = by.with_columns(per=col("came") / col("there"))
         top = thin.filter(col("per") == thin["per"].max()).row(0, named=True)
-        told["staffing"] = [named(top), number(top["per"], 1)]
+        told["staffing"] = (
+            ["no doctor", named(alone.row(0, named=True))] if alone.height else [named(top), number(top["per"], 1)]
+        )
     there = by.filter(col("there") > 0).with_columns(per=col("came") / col("there"))
     if there.height:
         worst = sorted(there.iter_rows(named=True), key=lambda row: -row["per"])[:3]

@@ -34,10 +34,12 @@ from hospital_assets.dashboard.pages.shared import (
     newest_complete,
     news,
     rate_card,
+    share_trends,
 )
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.dashboard.spc import gapless, shown
 from hospital_assets.measures import thresholds
+from hospital_assets.measures.natural_limits import Better
 from hospital_assets.measures.words import in_hours
 
 
@@ -45,16 +47,15 @@ def capacity(mart: Mart, where: Slice) -> Page:
     """Beds: occupancy, turnover, boarding and stays."""
     occupied = queries.occupancy(mart, where)
     beds = queries.bed_flow(mart, where)
-    noon, boarded = shared_queries.rate(mart, where, "before_noon"), shared_queries.rate(mart, where, "boarded")
-    found = control_charts(
-        mart,
-        where,
-        {
-            "occupancy": (occupied.points["occupancy"], "neither"),
-            "before_noon": (noon.points["before_noon"], "higher"),
-            "boarded": (boarded.points["boarded"], "lower"),
-        },
-    )
+    boarded = f"Boarded over {in_hours(thresholds.LONG_BOARDING_MINUTES)}"
+    names = {
+        "boarded": (boarded, measure_of("kpi_boarding_daily", boarded)),
+        "before_noon": ("Discharged before noon", measure_of("kpi_discharge_before_noon_daily")),
+    }
+    better: dict[str, Better] = {"boarded": "lower", "before_noon": "higher"}
+    rates = {name: shared_queries.rate(mart, where, name) for name in names}
+    of_rates = {name: (rates[name].points[name], better[name]) for name in names}
+    found = control_charts(mart, where, {"occupancy": (occupied.points["occupancy"], "neither"), **of_rates})
     ignores: tuple[Slicer, ...] = ("department", "triage")
     newest = found["occupancy"].points[-1:] or None
     cards = [
@@ -68,23 +69,9 @@ def capacity(mart: Mart, where: Slice) -> Page:
             measure_of("kpi_occupancy_daily"),
             ("triage",),
         ),
-        rate_card(
-            mart,
-            "boarded",
-            f"Boarded over {in_hours(thresholds.LONG_BOARDING_MINUTES)}",
-            boarded.total,
-            found["boarded"],
-            measure_of("kpi_boarding_daily", f"Boarded over {in_hours(thresholds.LONG_BOARDING_MINUTES)}"),
-            ignores,
-        ),
-        rate_card(
-            mart,
-            "before-noon",
-            "Discharged before noon",
-            noon.total,
-            found["before_noon"],
-            measure_of("kpi_discharge_before_noon_daily"),
-            ignores,
+        *(
+            rate_card(mart, name, label, rates[name].total, found[name], measure, ignores)
+            for name, (label, measure) in names.items()
         ),
         Card(
             "net",
@@ -112,24 +99,14 @@ def capacity(mart: Mart, where: Slice) -> Page:
         _wards(mart, where),
         _census(mart, where),
         _in_and_out(beds, where),
-        control_figure(
-            "noon-trend",
-            "Discharged before noon",
-            found["before_noon"],
-            unit="%",
-            span=6,
-            measure=measure_of("kpi_discharge_before_noon_daily"),
-            ignores=ignores,
-            height=210,
-            is_share=True,
-        ),
+        *share_trends({"before_noon": names["before_noon"]}, found, ignores),
         _boarding(mart, where),
         _stays(mart, where),
         _overstays(mart, where),
         _blood_mix(mart, where),
     ]
-    names = {"occupancy": "Occupancy", "boarded": cards[1].label, "before_noon": cards[2].label}
-    return Page(news(found, names), cards, figures, BASIS)
+    told = {"occupancy": "Occupancy"} | {name: label for name, (label, _) in names.items()}
+    return Page(news(found, told), cards, figures, BASIS)
 
 
 def _wards(mart: Mart, where: Slice) -> Figure:

@@ -14,6 +14,7 @@ from hospital_assets.dashboard.figures import (
     control_charts,
     control_figure,
     empty,
+    figure,
     line,
     measure_of,
     on,
@@ -78,8 +79,8 @@ def workforce(mart: Mart, where: Slice) -> Page:
                 noun="new patients",
             ),
             doctors(mart, where, span=4),
-            _staffing(staff, where),
-            _pressure(staff, where),
+            _staffing(staff),
+            _pressure(staff),
             *week_ahead(mart, where),
         ],
         BASIS,
@@ -118,31 +119,30 @@ def _shift_cards(shifts: Row, ignores: tuple[Slicer, ...]) -> list[Card]:
     ]
 
 
-def _staffing(rows: list[Row], where: Slice) -> Figure:
+def _staffing(rows: list[Row]) -> Figure:
     measure = measure_of("kpi_staffing_hourly")
     known = [r for r in rows if r["arrivals_per_hour"] is not None and r["doctors"] is not None]
     if len(known) < 24:
         return empty("staffing", "Staff against arrivals", "No staffing in this slice", 12, measure)
-    hardest = max(known, key=lambda r: r["arrivals_per_hour"] / max(r["doctors"], 0.1))
-    labels = [hour_of_week(r) for r in known]
-    return Figure(
+    alone = next((r for r in known if not r["doctors"]), None)
+    hardest = max(known, key=lambda r: r["per_doctor"] or 0)
+    thinnest = (
+        f"no doctor {hour_of_week(alone)}"
+        if alone
+        else f"{hour_of_week(hardest)}, {number(hardest['per_doctor'], 1)} arrivals per doctor"
+    )
+    return figure(
         "staffing",
-        f"Thinnest cover: {hour_of_week(hardest)}, "
-        f"{number(hardest['arrivals_per_hour'] / max(hardest['doctors'], 0.1), 1)} arrivals per doctor",
+        f"Thinnest cover: {thinnest}",
         "Mean arrivals and attendings in each local hour of the week, per hospital",
-        "series",
-        (
-            Column("Hour"),
-            Column("Arrivals per hour", 2),
-            Column("Doctors on shift", 2),
-            Column("Arrivals per doctor", 2),
-        ),
-        [
-            [label, r["arrivals_per_hour"], r["doctors"], r["arrivals_per_hour"] / max(r["doctors"], 0.1)]
-            for label, r in zip(labels, known, strict=True)
-        ],
-        series(
-            labels,
+        known,
+        Column("Hour", of=hour_of_week),
+        Column("Arrivals per hour", 2, "arrivals_per_hour"),
+        Column("Doctors on shift", 2, "doctors"),
+        Column("Arrivals per doctor", 2, "per_doctor"),
+        kind="series",
+        spec=series(
+            [hour_of_week(r) for r in known],
             [
                 line("doctors", [r["doctors"] for r in known], "step"),
                 line("arrivals", [r["arrivals_per_hour"] for r in known], "actual"),
@@ -150,39 +150,34 @@ def _staffing(rows: list[Row], where: Slice) -> Figure:
             unit="/h",
             zero=True,
         ),
-        12,
-        measure,
-        None,
-        ("department", "triage"),
+        span=12,
+        measure=measure,
+        ignores=("department", "triage"),
         height=240,
     )
 
 
-def _pressure(rows: list[Row], where: Slice) -> Figure:
+def _pressure(rows: list[Row]) -> Figure:
     measure = measure_of("kpi_staffing_hourly")
-    cells: list[list[float | None]] = [[None] * 24 for _ in range(7)]
-    worst: list[tuple[float, Row]] = []
-    for r in rows:
-        if r["arrivals_per_hour"] is not None and r["doctors"]:
-            value = r["arrivals_per_hour"] / r["doctors"]
-            cells[r["iso_weekday_number"] - 1][r["hour_of_day"]] = value
-            worst.append((value, r))
+    worst = sorted((r for r in rows if r["per_doctor"] is not None), key=lambda r: -r["per_doctor"])
     if not worst:
         return empty("pressure", "Where one more doctor would help", "No staffing in this slice", 12, measure)
-    worst.sort(key=lambda found: -found[0])
-    best = ", ".join(hour_of_week(r) for _, r in worst[:3])
-    return Figure(
+    cells: list[list[float | None]] = [[None] * 24 for _ in range(7)]
+    for r in worst:
+        cells[r["iso_weekday_number"] - 1][r["hour_of_day"]] = r["per_doctor"]
+    return figure(
         "pressure",
-        f"One more doctor would help most at {best}",
+        f"One more doctor would help most at {', '.join(hour_of_week(r) for r in worst[:3])}",
         "Arrivals per doctor on shift, by weekday and local hour; stronger colour is more",
-        "heatmap",
-        (Column("Weekday"), Column("Hour"), Column("Arrivals per doctor", 2)),
-        [[WEEKDAYS[r["iso_weekday_number"] - 1], f"{r['hour_of_day']:02d}:00", value] for value, r in worst],
-        {"cells": cells, "rows": list(WEEKDAYS), "columns": [f"{h:02d}" for h in range(24)], "unit": "per doctor"},
-        12,
-        measure,
-        None,
-        ("department", "triage"),
-        "A suggestion from means of the period, not a roster.",
-        260,
+        worst,
+        Column("Weekday", of=lambda r: WEEKDAYS[r["iso_weekday_number"] - 1]),
+        Column("Hour", of=lambda r: f"{r['hour_of_day']:02d}:00"),
+        Column("Arrivals per doctor", 2, "per_doctor"),
+        kind="heatmap",
+        spec={"cells": cells, "rows": list(WEEKDAYS), "columns": [f"{h:02d}" for h in range(24)], "unit": "per doctor"},
+        span=12,
+        measure=measure,
+        ignores=("department", "triage"),
+        note="A suggestion from means of the period, not a roster.",
+        height=260,
     )

@@ -28,14 +28,15 @@ def workload(mart: Mart, where: Slice) -> OverTime:
 
 
 def staff_by_hour(mart: Mart, where: Slice) -> list[Row]:
-    """Doctors on shift and arrivals in each local hour of the week, means per hospital."""
+    """Doctors on shift and arrivals in each local hour of the week, means per hospital; arrivals per doctor if any."""
     return of_table(
         mart,
         where,
         "kpi_staffing_hourly",
         "iso_weekday_number, hour_of_day, "
         "sum(arrivals_count) / nullif(sum(existing_hours_count), 0) as arrivals_per_hour, "
-        "sum(attendings_sum_count) / nullif(sum(staffed_hours_count), 0) as doctors",
+        "sum(attendings_sum_count) / nullif(sum(staffed_hours_count), 0) as doctors, "
+        "arrivals_per_hour / nullif(doctors, 0) as per_doctor",
         "group by 1, 2 order by 1, 2",
         is_pooled=False,
     )
