@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -14,9 +15,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -24,6 +27,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from hospital_assets.access.sandbox import run_query
 from hospital_assets.access.users import User
 from hospital_assets.automation.build import BuildError, BuildReport
 from hospital_assets.automation.instance import dagster_instance
@@ -32,7 +36,7 @@ from hospital_assets.dashboard.serve import dashboard_of
 from hospital_assets.definitions import build_definitions
 from hospital_assets.files import StateError
 from hospital_assets.landing.profile import SUBJECTS
-from hospital_assets.publishing.publications import PublicationError, open_publication
+from hospital_assets.publishing.publications import DATABASE, PublicationError, open_publication
 from hospital_assets.settings import Settings, load_settings, write_settings
 from hospital_assets.simulator.scoring import fates, precision, recall
 from hospital_assets.warehouse.database import open_warehouse
@@ -265,7 +269,7 @@ def test_bad_files_are_named_and_stop_nothing(network: Settings, tmp_path: Path)
     (native / "er_visits" / "half.csv.tmp").write_text("still being written")
     (settings.landing / "stray.csv").write_text("a,b\n1,2\n")
     report = run(settings, select="*cleaned_er_visits")
-    assert report.failures == []
+    assert report.failures == [] and report.not_loaded == {"unreadable": 2, "missing_column": 1, "unrecognised": 1}
     ledger = query(settings, "select source_file, state, problem from raw.raw_landed_files")
     state = dict(ledger.select("source_file", "state").iter_rows())
     assert state["native/vitals/cut.json.gz"] == "unreadable"
@@ -622,9 +626,11 @@ def test_files_in_any_order_with_kills_give_the_same_warehouse(
 
 
 @pytest.mark.torture
-def test_ten_thousand_small_files_with_fifty_kills(built: tuple[Settings, BuildReport], tmp_path: Path) -> None:
+def test_ten_thousand_small_files_with_fifty_kills(
+    built: tuple[Settings, BuildReport], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """Shuffled, copied, torn, late, of any year and mixed with garbage and what is no file, everything killed, and
-    read meanwhile: as built at once, clean.
+    read meanwhile: as built at once, clean. So it is after runs that were cancelled, and after a person was erased.
 
     `TORTURE_FILES` and `TORTURE_ROUNDS` say how large; the last round of each ten is not killed.
     """
@@ -695,6 +701,24 @@ def test_ten_thousand_small_files_with_fifty_kills(built: tuple[Settings, BuildR
             process.kill()
         return process.returncode == -signal.SIGKILL
 
+    def cancelled(lines: int) -> None:
+        """Interrupt a refresh, as whoever cancels its Dagster run does, and let it end in words."""
+        with subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # A shell that started the tests in the background has it ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
+        ) as process:
+            assert process.stdout is not None
+            output = [line for _, line in zip(range(lines), process.stdout, strict=False)]
+            process.send_signal(signal.SIGINT)
+            output.append(process.stdout.read())
+        assert process.returncode in (0, 1, 2, 130, -signal.SIGINT), output[-2000:]
+        assert "Traceback" not in "".join(output), output[-2000:]
+
     hostile = [
         (folder, kind, fault)
         for folder, (_, _, faults) in FOLDERS.items()
@@ -704,6 +728,7 @@ def test_ten_thousand_small_files_with_fifty_kills(built: tuple[Settings, BuildR
     kills, extra = 0, 0
     readers = Readers(other)
     readers.start()
+    request.addfinalizer(readers.stop)
     for number in range(rounds):
         batch = rest[number::rounds]
         torn = set(rng.sample(batch, len(batch) // 50))
@@ -726,6 +751,7 @@ def test_ten_thousand_small_files_with_fifty_kills(built: tuple[Settings, BuildR
                 )
                 extra += 1
         kills += refresh_killed(command, environment, None if number % 10 == 9 else rng.randrange(8))
+        cancelled(2 + rng.randrange(6))
         kills += also_killed(*rng.choice([("watch",), ("publish",), ("snapshot",), ("check",)]), lines=rng.randrange(4))
         for name in torn:
             land(other, name, pieces[name])
@@ -753,13 +779,77 @@ def test_ten_thousand_small_files_with_fifty_kills(built: tuple[Settings, BuildR
         done_in_the_end("restore", "--table", table)
     done_in_the_end("publish", "--role", "admin")
     assert made(other) == made(clean)
+    with dagster_instance(other) as instance:
+        status = [run.status for run in instance.get_runs()]
+    assert dg.DagsterRunStatus.CANCELED in status
+
+    # A link of folders stops an erasure.
+    for odd in [path for folder in FOLDERS for path in (other.landing / folder).glob("odd_*")]:
+        shutil.rmtree(odd) if odd.is_dir() and not odd.is_symlink() else odd.unlink()
+    (person,) = query(clean, "select min(patient_id) from cleaned.cleaned_er_visits").row(0)
+    done_in_the_end("erase", person, "--yes")
+    subprocess.run(
+        [*command[:-1], "erase", person, "--yes"],
+        env={**environment, "HOSPITAL_DATA_DIR": str(clean.data_dir)},
+        check=True,
+        capture_output=True,
+    )
+    assert made(other) == made(clean)
+    assert person not in str(query(other, "select record from raw.raw_er_visits")["record"].to_list())
     readers.stop()
-    print(f"{len(pieces) + extra} files, {rounds} odd ones, {kills} kills, {readers.looks} looks")  # noqa: T201
+    print(  # noqa: T201
+        f"{len(pieces) + extra} files, {rounds} odd ones, {kills} kills, "
+        f"{status.count(dg.DagsterRunStatus.CANCELED)} cancelled runs, {readers.looks} reads"
+    )
     assert kills >= rounds and readers.looks > rounds and not readers.failures, readers.failures[:3]
 
 
-class Readers(threading.Thread):
-    """Reads the newest publication and the live board again and again, while everything else happens.
+#: Whatever is built meanwhile, a table that can be read is whole: all hospitals are the sum of the hospitals.
+WHOLE = (
+    "select sum(visit_count) filter (where hospital_id = 'all') is not distinct from "
+    "sum(visit_count) filter (where hospital_id <> 'all') from kpis.kpi_waits "
+    "where department_name = 'all' and triage_group = 'all'"
+)
+
+
+def read_the_board(settings: Settings) -> None:
+    """As the dashboard does."""
+    dashboard_of(settings, "admin", lambda _: None).board.page(User("root", "admin"))
+
+
+def read_a_publication(settings: Settings) -> None:
+    """As a page of the dashboard does."""
+    with open_publication(settings.data_dir, "admin") as publication:
+        assert publication.connection.sql(WHOLE).fetchall() == [(True,)]
+
+
+def ask_the_gateway(settings: Settings) -> None:
+    """As the gateway does: in a process of its own."""
+    with open_publication(settings.data_dir, "admin") as publication:
+        file = publication.path / DATABASE
+    answer = run_query(file, WHOLE, "json")
+    if answer.outcome == "allowed":
+        assert json.loads(answer.body)["rows"] == [[True]]
+    else:
+        # Old versions are deleted, and erasing deletes all.
+        assert not file.exists(), answer.reason
+
+
+def keep_reading(settings: Settings, read: Callable[[Settings], None], ended: Event, looks: Queue[str]) -> None:
+    """In a process of its own; tells of each read, and of what went wrong otherwise than in words."""
+    while not ended.wait(0.5):
+        failure = ""
+        try:
+            read(settings)
+        except (PublicationError, StateError):
+            pass  # nothing is published yet
+        except Exception as error:
+            failure = f"{read.__name__}: {type(error).__name__}: {error}"
+        looks.put(failure)
+
+
+class Readers:
+    """Processes that read the newest publication and the live board again and again, while everything else happens.
 
     Attributes:
         looks: how often something was read.
@@ -767,28 +857,33 @@ class Readers(threading.Thread):
     """
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(daemon=True)
+        context = multiprocessing.get_context("spawn")
         self.looks, self.failures = 0, list[str]()
-        self._settings, self._ended = settings, threading.Event()
+        self._ended, self._looks = context.Event(), context.Queue()
+        self._processes = [
+            context.Process(target=keep_reading, args=(settings, read, self._ended, self._looks))
+            for read in (read_the_board, read_a_publication, ask_the_gateway)
+        ]
+        self._collector = threading.Thread(target=self._collect, daemon=True)
 
-    def run(self) -> None:
-        """Until `stop`."""
-        board = dashboard_of(self._settings, "admin", lambda _: None).board
-        while not self._ended.wait(0.5):
-            try:
-                board.page(User("root", "admin"))
-                with open_publication(self._settings.data_dir, "admin") as publication:
-                    publication.connection.sql("select count(*) from kpis.kpi_waits").fetchall()
-            except (PublicationError, StateError):
-                pass  # nothing is published yet
-            except Exception as error:
-                self.failures.append(f"{type(error).__name__}: {error}")
+    def start(self) -> None:
+        """Begin reading."""
+        for process in self._processes:
+            process.start()
+        self._collector.start()
+
+    def _collect(self) -> None:
+        while (failure := self._looks.get()) is not None:
             self.looks += 1
+            self.failures += [failure] if failure else []
 
     def stop(self) -> None:
         """End it."""
         self._ended.set()
-        self.join()
+        for process in self._processes:
+            process.join()
+        self._looks.put(None)
+        self._collector.join()
 
 
 @pytest.mark.parametrize("select", ["group:", "fact_vital", "quality_report"])

@@ -186,6 +186,7 @@ def catalog_of(connection: duckdb.DuckDBPyConnection) -> Catalog:
     return found
 
 
+_OPERATORS = frozenset("!%&()*+,-./:;<=>[]^{|}~")
 #: What a read consists of; any other kind of statement or clause is refused.
 _FORBIDDEN: tuple[type[Any], ...] = (
     exp.Command,
@@ -283,7 +284,8 @@ def _validate_calls(tokens: list[Any], aliases: set[str]) -> None:
         if following.token_type != sqlglot.TokenType.L_PAREN:
             continue
         text = str(token.text).lower()
-        is_name = token.token_type == sqlglot.TokenType.IDENTIFIER or text.replace("_", "").isalnum()
+        # Whatever has more than operators in it: the engine may take for a name what the parser does not.
+        is_name = token.token_type == sqlglot.TokenType.IDENTIFIER or not set(text) <= _OPERATORS
         if not is_name or text in ALLOWED_FUNCTIONS:
             continue
         if token.token_type != sqlglot.TokenType.IDENTIFIER and (text in WORDS or text.isdigit()):

@@ -22,6 +22,7 @@ from hospital_assets.automation.instance import dagster_instance
 from hospital_assets.automation.jobs import TABLES
 from hospital_assets.automation.loading import Loading, Span, execute, failure_of, outcome_of, refresh_stale, wall_clock
 from hospital_assets.automation.refresh import Outcome, Request
+from hospital_assets.checks.accounting import NOT_LOADED
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.table import Layer
 from hospital_assets.landing.profile import LANDED, UNRECOGNISED
@@ -35,7 +36,7 @@ from hospital_assets.warehouse.database import Period, open_warehouse
 CHECKS = "checks"
 
 
-class BuildError(Exception):
+class BuildError(ValueError):
     """The build cannot start; the message says what to do."""
 
 
@@ -61,7 +62,11 @@ class CheckOutcome:
 
 @dataclass
 class BuildReport:
-    """What a build did; `outside` counts, by subject, the records left out because their day is no service day."""
+    """What a build did.
+
+    `outside` counts, by subject, the records left out because their day is no service day; `not_loaded`, by state, the
+    landed files that nothing was loaded of, whatever was selected and checked.
+    """
 
     first: date
     last: date
@@ -72,6 +77,7 @@ class BuildReport:
     quarantined: list[str] = field(default_factory=list)
     suspects: list[str] = field(default_factory=list)
     outside: dict[str, int] = field(default_factory=dict)
+    not_loaded: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
@@ -123,6 +129,7 @@ def build(
         if select is None:
             runs.refresh_stale()
     runs.report.outside = _outside_period(settings, days)
+    runs.report.not_loaded = _not_loaded(settings)
     return runs.report
 
 
@@ -138,6 +145,16 @@ def _outside_period(settings: Settings, days: Span) -> dict[str, int]:
                 left_out = rows.filter(nw.col("rule") == OUTSIDE_PERIOD.name).select(nw.len())
                 found[subject] = int(left_out.collect("polars").item())
     return {subject: count for subject, count in found.items() if count}
+
+
+def _not_loaded(settings: Settings) -> dict[str, int]:
+    """State -> how many landed files nothing is loaded of until somebody does something."""
+    contract = CONTRACTS["raw_landed_files"]
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        if not warehouse.exists(contract):
+            return {}
+        states = warehouse.read(contract).select("state").collect("polars").to_native()["state"]
+    return {state: count for state in NOT_LOADED if (count := int((states == state).sum()))}
 
 
 def check(
@@ -227,6 +244,8 @@ def refresh(
             runs.report.quarantined += step.quarantined
             runs.report.suspects += step.suspects
         runs.refresh_stale()
+    if runs.report.steps:
+        runs.report.not_loaded = _not_loaded(settings)
     return runs.report if runs.report.steps or runs.report.quarantined else None
 
 

@@ -82,6 +82,10 @@ def _count(frame: Frame) -> int:
     return int(frame.select(nw.len()).collect("polars").item())
 
 
+#: States of landed files that nothing is loaded of until somebody does something.
+NOT_LOADED = ("unreadable", "missing_column", "unrecognised", "empty")
+
+
 @dg.multi_asset_check(
     specs=[
         dg.AssetCheckSpec(
@@ -114,7 +118,7 @@ def landed_files(
 
 def files_checked(ledger: pl.DataFrame, profiles: Profiles) -> Iterator[dg.AssetCheckResult]:
     """The outcomes of all checks of landed files."""
-    not_loaded = ledger.filter(pl.col("state").is_in(["unreadable", "missing_column", "unrecognised", "empty"]))
+    not_loaded = ledger.filter(pl.col("state").is_in(NOT_LOADED))
     yield dg.AssetCheckResult(
         asset_key="raw_landed_files",
         check_name="files_readable",

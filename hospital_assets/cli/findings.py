@@ -171,15 +171,12 @@ def _print_alerts(alerts: list[dict[str, Any]]) -> None:
 def _checks(options: argparse.Namespace, settings: Settings) -> int:
     if options.last or options.failed or options.prove:
         return _last_checks(options, settings)
-    from hospital_assets.automation.build import BuildError, check
+    from hospital_assets.automation.build import check
     from hospital_assets.cli.outcome import as_json, as_junit
 
     with StepProgress() as progress:
-        try:
-            graph, day = definitions_of(settings), options.day
-            report = check(graph, settings, first=day, last=day, table=options.table, progress=progress)
-        except BuildError as error:
-            raise ValueError(str(error)) from error
+        graph, day = definitions_of(settings), options.day
+        report = check(graph, settings, first=day, last=day, table=options.table, progress=progress)
     for path, written in ((options.json, as_json), (options.junit, as_junit)):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)

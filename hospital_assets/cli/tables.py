@@ -44,7 +44,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def _build(options: argparse.Namespace, settings: Settings) -> int:
-    from hospital_assets.automation.build import BuildError, build
+    from hospital_assets.automation.build import build
     from hospital_assets.contracts import CONTRACTS
     from hospital_assets.warehouse.database import open_warehouse
 
@@ -58,10 +58,7 @@ def _build(options: argparse.Namespace, settings: Settings) -> int:
             warehouse.drop(CONTRACTS[name])
     definitions = definitions_of(settings)
     with StepProgress() as progress:
-        try:
-            report = build(definitions, settings, first=first, last=last, select=options.select, progress=progress)
-        except BuildError as error:
-            raise ValueError(str(error)) from error
+        report = build(definitions, settings, first=first, last=last, select=options.select, progress=progress)
     _print_report(report, definitions, settings)
     return 0 if report.succeeded else 1
 
@@ -153,6 +150,13 @@ def _print_report(report: BuildReport, definitions: dg.Definitions, settings: Se
             f"change {settings.settings_file} and build again",
             style="yellow",
             markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+    for state, count in report.not_loaded.items():
+        console.print(
+            f"not loaded  {count:,} landed files: {state.replace('_', ' ')}. `hospital status` names them",
+            style="red",
             highlight=False,
             soft_wrap=True,
         )

@@ -173,6 +173,7 @@ class Rounded(_Strict):
         pooled: share in percent of all hospitals together -> (numerator, denominator), computed anew.
         decimals: of averages.
         only_totals: whether only rows of all hospitals together are shown.
+        limits: which limits of chance the table has; they are computed anew from what is shown.
     """
 
     n: str = ""
@@ -189,6 +190,7 @@ class Rounded(_Strict):
     pooled: dict[str, tuple[str, str]] = Field(default_factory=dict)
     decimals: int = Field(default=1, ge=0, le=3)
     only_totals: bool = False
+    limits: Literal["", "natural", "funnel", "poisson", "z_scores"] = ""
 
 
 class SmallCells(_Strict):
@@ -199,7 +201,8 @@ class SmallCells(_Strict):
         base: counts are rounded to multiples of this.
         suppress: tables with complementary suppression.
         rounded: tables with rounding.
-        metrics: metric of kpi_trends and kpi_units -> the table of its rate, and the column of the day it counts for.
+        metrics: metric of kpi_trends and kpi_units -> the table of its rate, and the column of the day it counts for;
+            of an average also the count behind it.
         exempt: tables that count beds, hours or staff rather than a characteristic of patients,
             with the reason.
     """
@@ -208,7 +211,7 @@ class SmallCells(_Strict):
     base: int = Field(default=5, ge=3)
     suppress: dict[str, Suppressed] = Field(default_factory=dict)
     rounded: dict[str, Rounded] = Field(default_factory=dict)
-    metrics: dict[str, tuple[str, str]] = Field(default_factory=dict)
+    metrics: dict[str, tuple[str, str] | tuple[str, str, str]] = Field(default_factory=dict)
     exempt: dict[str, str] = Field(default_factory=dict)
 
 

@@ -21,6 +21,7 @@ from hospital_assets.contracts import CONTRACTS, Column, Contract
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.publishing.audience import PublishedTable
 from hospital_assets.publishing.policy import Policy, Rounded, SmallCells, Suppressed
+from hospital_assets.publishing.shown_limits import recompute_limits
 from hospital_assets.warehouse.dialect import literal, quoted
 
 #: Larger systems of connected cells are checked by their sums alone, not solved as a whole.
@@ -445,6 +446,8 @@ def _round_table(
         f"select {', '.join(_made(table, rules, counts, source))} from {joined}{only}",
         {"secret": secret},
     )
+    if how.limits:
+        recompute_limits(connection, contract.name, how.limits)
 
 
 def _made(table: PublishedTable, rules: SmallCells, counts: Sequence[str], source: _Source | None) -> Iterator[str]:
@@ -479,7 +482,9 @@ def _made(table: PublishedTable, rules: SmallCells, counts: Sequence[str], sourc
                 f"case when {is_enough(whole)} and {name} is not null then 100.0 * {shown(part)} / {shown(whole)} end"
             )
             if column.name in how.averages:
-                made = f"case when {shown(whole)} is null then round({name}, {how.decimals}) else {made} end"
+                # An average has an n, but nothing that it is a share of.
+                is_average = f"{is_enough(whole)} and {shown(part)} is null"
+                made = f"case when {is_average} then round({name}, {how.decimals}) else {made} end"
         elif column.name in how.ratios:
             part, hours = how.ratios[column.name]
             made = f"case when {enough} and {name} is not null then {shown(part)} / {quoted(hours)} end"
@@ -608,10 +613,15 @@ def _make_rates(connection: duckdb.DuckDBPyConnection, rules: SmallCells, there:
     """The rates of the metrics by hospital and day, as their tables show them; False where there are none."""
     parts = [
         f"select {literal(metric)} as metric, hospital_id, {quoted(day)} as period_date, "
-        + ", ".join(f"sum({count}) as {count}" for count in _COUNTS_OF_RATES[:3])
-        + ", sum(population_count) - sum(denominator_count) as excluded_count "
-        f"from temp.protected_{name}{_where_total(CONTRACTS[name].key, ())} group by all"
-        for metric, (name, day) in rules.metrics.items()
+        + (
+            f"null as numerator_count, sum({quoted(n[0])}) as denominator_count, null as population_count, "
+            "null as excluded_count "
+            if n
+            else ", ".join(f"sum({count}) as {count}" for count in _COUNTS_OF_RATES[:3])
+            + ", sum(population_count) - sum(denominator_count) as excluded_count "
+        )
+        + f"from temp.protected_{name}{_where_total(CONTRACTS[name].key, ())} group by all"
+        for metric, (name, day, *n) in rules.metrics.items()
         if name in there
     ]
     if parts:
