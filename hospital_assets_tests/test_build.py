@@ -701,8 +701,8 @@ def test_ten_thousand_small_files_with_fifty_kills(
             process.kill()
         return process.returncode == -signal.SIGKILL
 
-    def cancelled(lines: int) -> None:
-        """Interrupt a refresh, as whoever cancels its Dagster run does, and let it end in words."""
+    def cancelled(lines: int) -> bool:
+        """Interrupt a refresh, as whoever cancels its Dagster run does; whether it came to that, and said so."""
         with subprocess.Popen(
             command,
             env=environment,
@@ -718,6 +718,7 @@ def test_ten_thousand_small_files_with_fifty_kills(
             output.append(process.stdout.read())
         assert process.returncode in (0, 1, 2, 130, -signal.SIGINT), output[-2000:]
         assert "Traceback" not in "".join(output), output[-2000:]
+        return "interrupted: " in "".join(output)
 
     hostile = [
         (folder, kind, fault)
@@ -725,7 +726,7 @@ def test_ten_thousand_small_files_with_fifty_kills(
         for kind, fault in faults.items()
         if kind in UNOPENED and not kind.startswith("name")
     ]
-    kills, extra = 0, 0
+    kills, cancels, extra = 0, 0, 0
     readers = Readers(other)
     readers.start()
     request.addfinalizer(readers.stop)
@@ -751,7 +752,7 @@ def test_ten_thousand_small_files_with_fifty_kills(
                 )
                 extra += 1
         kills += refresh_killed(command, environment, None if number % 10 == 9 else rng.randrange(8))
-        cancelled(2 + rng.randrange(6))
+        cancels += cancelled(2 + rng.randrange(6))
         kills += also_killed(*rng.choice([("watch",), ("publish",), ("snapshot",), ("check",)]), lines=rng.randrange(4))
         for name in torn:
             land(other, name, pieces[name])
@@ -779,10 +780,6 @@ def test_ten_thousand_small_files_with_fifty_kills(
         done_in_the_end("restore", "--table", table)
     done_in_the_end("publish", "--role", "admin")
     assert made(other) == made(clean)
-    with dagster_instance(other) as instance:
-        status = [run.status for run in instance.get_runs()]
-    assert dg.DagsterRunStatus.CANCELED in status
-
     # A link of folders stops an erasure.
     for odd in [path for folder in FOLDERS for path in (other.landing / folder).glob("odd_*")]:
         shutil.rmtree(odd) if odd.is_dir() and not odd.is_symlink() else odd.unlink()
@@ -799,9 +796,9 @@ def test_ten_thousand_small_files_with_fifty_kills(
     readers.stop()
     print(  # noqa: T201
         f"{len(pieces) + extra} files, {rounds} odd ones, {kills} kills, "
-        f"{status.count(dg.DagsterRunStatus.CANCELED)} cancelled runs, {readers.looks} reads"
+        f"{cancels} cancelled runs, {readers.looks} reads"
     )
-    assert kills >= rounds and readers.looks > rounds and not readers.failures, readers.failures[:3]
+    assert kills >= rounds and cancels and readers.looks > rounds and not readers.failures, readers.failures[:3]
 
 
 #: Whatever is built meanwhile, a table that can be read is whole: all hospitals are the sum of the hospitals.
