@@ -673,7 +673,7 @@ REQUESTS: dict[str, list[WebAttack]] = {
         WebAttack("/overview.csv/x.css?figure=triage", (404,)),
         WebAttack("/logout", (403,), "POST", (*_FORM, ("origin", "https://evil.example")), b"x=1"),
         WebAttack("/logout", (404,), "GET"),
-        WebAttack("/login", (403,), "POST", (*_FORM, ("origin", "https://evil.example")), b"name=root&password=x", ""),
+        WebAttack("/login", (401,), "POST", (*_FORM, ("origin", "https://evil.example")), b"name=root&password=x", ""),
         WebAttack("/live/events", (403, 405), "POST", _FORM, b"x=1"),
         WebAttack("/live/events", (303, 401), headers=(("last-event-id", "0"),), user=""),
         WebAttack("/live/events?token={root}", (303, 401), user=""),

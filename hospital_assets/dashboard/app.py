@@ -364,9 +364,6 @@ def _sign_in_form(request: Request) -> Response:
 
 
 async def _sign_in(request: Request) -> Response:
-    if not _is_from_here(request):
-        # Or another page could sign somebody in under a name of its own.
-        return PlainTextResponse("Sign in on the page of this server.", 403)
     form = await _form(request)
     following = _known_page(form.get("next", ""))
     session = await run_in_threadpool(
