@@ -309,6 +309,14 @@ def test_hours_add_up_to_days_and_hospitals_to_the_network() -> None:
     assert total.day_dispersion < max(made.shipped.day_dispersion for made in hospitals)
 
 
+def test_a_hospital_where_nobody_came_lately_stops_no_forecast_of_another() -> None:
+    """Its series ends before; what it had is on its own days of the network's profile."""
+    (ended,) = network_of({"H2": drawn(30, seed=3, last=AS_OF - timedelta(days=20))}, AS_OF - timedelta(days=20))
+    (goes_on,) = network_of({"H1": drawn(5, rate=2.0)})
+    (made,) = Network([goes_on, ended]).hospitals(AS_OF)
+    assert made.method == "network_profile" and np.isfinite(made.shipped.means).all()
+
+
 def test_a_day_is_wider_than_independent_hours_would_make_it() -> None:
     """Hours of one day move together: here every day has a mood of its own."""
     values = np.random.default_rng(5).poisson(drawn(200) * np.repeat([0.7, 1.3], 100)[np.arange(200) * 37 % 200, None])

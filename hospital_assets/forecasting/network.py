@@ -96,12 +96,17 @@ class Network:
         counts, exposure = (np.zeros((_PROFILE_WINDOW, HOURS_PER_DAY)) for _ in range(2))
         for other in long or [other for other in self._series if known[other.hospital_id] > 0]:
             last = other.index(as_of) + 1
-            rows = slice(max(0, last - _PROFILE_WINDOW), last)
-            came, hours = other.counts[rows], other.hours[rows]
+            begin = max(0, last - _PROFILE_WINDOW)
+            came = other.counts[begin:last]
+            hours = other.hours[begin : begin + len(came)]
             is_known = ~np.isnan(came)
+            if not is_known.any():
+                continue
             rate = float(came[is_known].sum() / hours[is_known].sum())
-            counts[-len(came) :] += np.nan_to_num(came)
-            exposure[-len(came) :] += np.where(is_known, rate * hours, 0.0)
+            # A hospital where nobody came lately has a series that ends before.
+            until = _PROFILE_WINDOW - (last - begin - len(came))
+            counts[until - len(came) : until] += np.nan_to_num(came)
+            exposure[until - len(came) : until] += np.where(is_known, rate * hours, 0.0)
         fit = fit_calendar(first, counts, exposure, {})
         start = one.start(origin)
         return fit.rates(one.day(start), origin + 1 - start + DAYS_AHEAD, {})
