@@ -194,7 +194,7 @@ def _by_triage(mart: Mart, where: Slice) -> Figure:
     critical = sum(r["expected"] for r in rows if r["triage_group"] in map(str, CRITICAL_LEVELS))
     return figure(
         "forecast-triage",
-        f"{day:%a} {day.day} {day:%b}: {number(critical, 1)} arrivals of level {CRITICAL_IN_WORDS}",
+        f"{day:%a} {day.day} {day:%b}: {number(critical, 1)} arrivals of levels {CRITICAL_IN_WORDS}",
         "Mean of the day ahead, between the numbers that four such days in five hold; and of seven days",
         rows,
         Column("Level", of="triage_group"),
