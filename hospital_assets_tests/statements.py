@@ -35,7 +35,8 @@ WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 #: Numbers that a text has as part of a name or of how it is read: none of them is a figure.
 NAMES = re.compile(
     r"NEWS2 (?:≥ 7|3.4, one parameter 3|1.4|5.6|7 and more|0)(?=, |\b)|NEWS2|OP-18b?|95 % interval|3\u03c3|COVID-19|"
-    r"90th(?: percentile)?|\b10th\b|level 1.2\b|within (?:15|30|60) min(?:utes)?|over 15 minutes|at (?:15|60) min|"
+    r"90th(?: percentile)?|\b10th\b|level 1.2\b|levels 1 and 2\b|within (?:15|30|60) min(?:utes)?|over 15 minutes|"
+    r"at (?:15|60) min|"
     r"hours over 100\b|under (?:11 h|16 years)|of 12 h|start 21:00|score 7 or more|\(7 or more\)|\(5 to 6\)|"
     r"below 5\b|parameter of 3|At 7 and more|every 30 minutes|within 72 hours|within 30 days|above 0\b|from 0\b|"
     r"1:[124]\b|RCEM 2020|draft of 2015|band that holds 80 % of the same hours of the last 28 days|"
@@ -1190,6 +1191,7 @@ def forecast(o: Oracle, where: Slice) -> Told:
             *holidays,
         ]
         told["next-7"] = [float(future["expected_arrivals"].head(7).sum())]
+        told |= _parts(o, where, newest, future["target_date"][0])
         hours = o.table("forecast_arrivals_hourly").filter(
             col("is_shipped")
             & (col("hospital_id") == where.hospital)
@@ -1230,6 +1232,24 @@ def forecast(o: Oracle, where: Slice) -> Told:
     told["bias"] = [number(weighed("bias"), 1)]
     told["coverage"] = [weighed("pit_80_pct"), 80, n]
     return told
+
+
+def _parts(o: Oracle, where: Slice, newest: Any, day: date) -> Told:
+    """What moves the forecast of the first day, and its critical arrivals."""
+    name = f"{day:%a} {day_of(day)}"
+    of_day = (col("hospital_id") == where.hospital) & (col("service_date") == newest) & (col("target_date") == day)
+    moving = o.table("forecast_drivers").filter(of_day & (col("driver") != "usual_day")).sort("driver_rank")
+    most = max(moving.to_dicts(), key=lambda row: abs(row["added_arrivals"]), default=None)
+    moved: list[Fact] = ["usual"] if most is None else []
+    if most is not None:
+        words = {"holiday": "public holidays", "level": "level of the last ten weeks"}
+        sign = "+" if most["added_arrivals"] > 0 else ""
+        moved = [words.get(most["driver"], most["driver"]), f"{sign}{number(most['added_arrivals'])}"]
+    critical = o.table("forecast_triage_daily").filter(of_day & col("triage_group").is_in(["1", "2"]))
+    return {
+        "forecast-drivers": [name, *moved],
+        "forecast-triage": [name, number(critical["expected_arrivals"].sum(), 1)],
+    }
 
 
 def _beds(o: Oracle, where: Slice) -> Facts | None:
