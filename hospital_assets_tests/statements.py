@@ -39,7 +39,7 @@ NAMES = re.compile(
     r"at (?:15|60) min|"
     r"hours over 100\b|under (?:11 h|16 years)|of 12 h|start 21:00|score 7 or more|\(7 or more\)|\(5 to 6\)|"
     r"below 5\b|parameter of 3|At 7 and more|every 30 minutes|within 72 hours|within 30 days|above 0\b|from 0\b|"
-    r"1:[124]\b|RCEM 2020|draft of 2015|band that holds 80 % of the same hours of the last 28 days|"
+    r"1:[124]\b|RCEM 2020|draft of 2015|band that holds 80 % of them|same hour of the last 28 days|"
     r"hold 50, 80 and 95 %|next (?:14|7) days|next 48 hours|80 % intervals|(?:over|at|:) 92 %",
     re.IGNORECASE,
 )
@@ -1060,6 +1060,8 @@ def _week_ahead(o: Oracle, where: Slice) -> Told:
     waits = waits.filter(col("hospital_id") == where.hospital) if waits.height else waits
     if waits.height:
         waits = waits.filter(col("service_date") == waits["service_date"].max()).sort("target_date", "hour_of_day")
+        ships = o.table("forecast_wait_methods").select("service_date", "hospital_id", "method")
+        waits = waits.join(ships, on=ships.columns, how="semi")
     if waits.height > 1:
         top = waits.filter(col("mean_wait_p90_minutes") == waits["mean_wait_p90_minutes"].max()).row(0, named=True)
         when = f"{top['target_date']:%a} {top['hour_of_day']:02d}:00"
@@ -1177,7 +1179,10 @@ def _equity(o: Oracle, where: Slice) -> Facts | None:
 
 def forecast(o: Oracle, where: Slice) -> Told:
     """Forecast: arrivals, and how good it was."""
-    told: Told = {"forecast": None, "forecast-hours": None, "forecast-beds": _beds(o, where)}
+    told: Told = {"forecast": None, "forecast-hours": None, "forecast-beds": _beds(o, where), "wait-methods": None}
+    ships = _newest(o, where, "forecast_wait_methods")
+    if ships.height:
+        told["wait-methods"] = [ships.filter(col("method") == "queue_simulation").height, ships.height]
     days = o.table("forecast_arrivals_daily")
     mine = days.filter(col("is_shipped") & (col("hospital_id") == where.hospital)) if days.columns else days
     newest = mine["service_date"].max() if mine.height else None

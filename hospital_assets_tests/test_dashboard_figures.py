@@ -199,9 +199,20 @@ def test_the_week_ahead_is_the_newest_suggestion() -> None:
         create table forecasts.forecast_waits_hourly as
         select made::date as service_date, 'H1' as hospital_id, date '2026-03-09' as target_date, hour as hour_of_day,
                low as mean_wait_p10_minutes, 9.0 as mean_wait_p50_minutes, high as mean_wait_p90_minutes,
-               0.0 as over_60_pct, 90.0 as within_target_pct, 28 as days_count
-        from (values ('2026-03-07', 8, 5.0, 99.0), ('2026-03-08', 7, 5.0, 30.0), ('2026-03-08', 8, 5.0, 40.0))
-             t(made, hour, low, high);
+               0.0 as over_60_pct, 90.0 as within_target_pct, 28 as days_count, method
+        from (values ('2026-03-07', 8, 5.0, 99.0, 'same_hour'), ('2026-03-08', 7, 5.0, 30.0, 'queue_simulation'),
+                     ('2026-03-08', 8, 5.0, 40.0, 'queue_simulation'), ('2026-03-08', 8, 5.0, 90.0, 'same_hour'))
+             t(made, hour, low, high, method);
+        create table forecasts.forecast_wait_methods as
+        select made::date as service_date, hospital as hospital_id, method, reason as method_reason,
+               28 as origins_count, 12.0 as median_skill_pct, 20.0 as high_skill_pct
+        from (values ('2026-03-07', 'H1', 'same_hour', 'not_better'),
+                     ('2026-03-08', 'H2', 'same_hour', 'not_simulated'),
+                     ('2026-03-08', 'H1', 'queue_simulation', 'better')) t(made, hospital, method, reason);
+        create table forecasts.kpi_wait_forecast_accuracy as
+        select 'H1' as hospital_id, 'all' as horizon_band, method, n as forecasts_count, mae as wait_mae_minutes
+        from (values ('queue_simulation', 100, 6.0), ('queue_simulation', 300, 10.0), ('same_hour', 400, 10.5))
+             t(method, n, mae);
         create table forecasts.kpi_staffing_realised as
         select made::date as service_date, 'H1' as hospital_id, roster, wait as wait_mean_minutes
         from (values ('2026-03-01', 'present', 90.0), ('2026-03-08', 'present', 21.0),
@@ -237,6 +248,11 @@ def test_the_week_ahead_is_the_newest_suggestion() -> None:
     ]
     assert nurses.rows[0][-1] == 5 and "RCN" in nurses.note
     assert waits.title == "Longest waits expected Mon 08:00: 5 to 40 min" and len(waits.spec["bands"]) == 1
+    assert "simulated with the known roster" in waits.subtitle and "was better" in waits.note and len(waits.rows) == 2
+    made = figure(forecast(mart, both), "wait-methods")
+    assert made.title == "Waits are simulated at 1 of 2 hospitals"
+    assert made.rows[0][0] == "H1" and made.rows[0][3:] == [28, 12.0, 20.0, 9.0, 10.5]
+    assert made.rows[1][0] == "H2" and "was not known" in str(made.rows[1][2]) and made.rows[1][6:] == [None, None]
     need, compared, *_, waits = week_ahead(mart, both)
     assert waits.kind == "empty" and "Choose a hospital" in waits.subtitle
     # One of two hospitals has no suggestion: no roster of both is drawn, and the reason is there.

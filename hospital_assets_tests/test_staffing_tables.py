@@ -12,7 +12,6 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from hospital_assets.assets.forecasts.staffing import Made, realised, suggestions
-from hospital_assets.assets.forecasts.waits import waits
 from hospital_assets.checks.quality import check_quality
 from hospital_assets.cli import main, rosters
 from hospital_assets.contracts import CONTRACTS
@@ -336,75 +335,3 @@ def test_long_lines_are_folded_between_characters() -> None:
     assert [len(part.encode()) <= 75 for part in parts] == [True] * len(parts) and len(parts) == 3
     assert parts[0] + "".join(part[1:] for part in parts[1:]) == line
     assert rosters.escaped("a;b\\c\nd") == "a\\;b\\\\c\\nd"
-
-
-# Waits ahead --------------------------------------------------------------------------------------
-
-
-def waited(days: int = 40) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """Arrivals ahead of AS_OF, visits of the days up to it and after, and hospitals.
-
-    On day n of the 28 before, those who came at 10 waited n minutes (level 3, target 30) on average; at 11 some came on
-    every other day only, at 12 on every third.
-    """
-    rows = []
-    for back in range(-2, days):
-        day = AS_OF - timedelta(days=back)
-        for hour, every in ((10, 1), (11, 2), (12, 3)):
-            if back % every:
-                continue
-            for wait in (28.0 - back - 1, 28.0 - back + 1) if 0 <= back < 28 else (500.0,):
-                at = datetime(day.year, day.month, day.day, hour, 30)
-                rows.append((day, 1, at, at.replace(tzinfo=UTC) + timedelta(hours=5, minutes=wait), wait, 3))
-    columns = ("service_date", "hospital_key", "arrival_local", "provider_at", "wait_minutes", "triage_level")
-    ahead = [
-        (AS_OF, hospital, AS_OF + timedelta(days=1), hour, hour + 1, 5.0, 0.0 if hour == 2 else 1.0, shipped)
-        for hospital in ("H1", "all")
-        for hour in range(24)
-        for shipped in (True, False)
-    ]
-    names = ("service_date", "hospital_id", "target_date", "hour_of_day", "horizon_hours", "expected_arrivals")
-    return (
-        pl.DataFrame(ahead, schema=[*names, "existing_hours", "is_shipped"], orient="row"),
-        pl.DataFrame(rows, schema=list(columns), orient="row"),
-        pl.DataFrame({"hospital_id": ["H1"], "hospital_key": [1], "time_zone": [ZONE]}),
-    )
-
-
-def test_waits_ahead_are_those_of_the_same_hour() -> None:
-    arrivals, visits, places = waited()
-    found = waits(arrivals, visits, places)
-    CONTRACTS["forecast_waits_hourly"].schema.validate(found)
-    # Each third day is fewer than 14 of 28: no band of so few; hours without any have none.
-    assert found["hour_of_day"].to_list() == [10, 11] and found["days_count"].to_list() == [28, 14]
-    first = found.row(0, named=True)
-    # Means of 1 to 28 minutes; neither earlier days nor those to come, on which all waited 500.
-    assert (
-        first["mean_wait_p10_minutes"],
-        first["mean_wait_p50_minutes"],
-        first["mean_wait_p90_minutes"],
-    ) == pytest.approx((3.7, 14.5, 25.3))
-    assert first["over_60_pct"] == 0 and first["within_target_pct"] == 100 and first["method"] == "same_hour"
-    assert_frame_equal(waits(arrivals, visits.reverse(), places), found, check_exact=True)
-    assert waits(arrivals.clear(), visits, places).is_empty()
-
-
-def test_a_wait_that_had_not_ended_is_not_known() -> None:
-    arrivals, visits, places = waited()
-    midnight = datetime(2026, 6, 29, 5, tzinfo=UTC)
-    of_day = (pl.col("service_date") == AS_OF) & (pl.col("arrival_local").dt.hour() == 10)
-    later = visits.with_columns(provider_at=pl.when(of_day).then(midnight).otherwise("provider_at"))
-    assert waits(arrivals, later, places)["days_count"].to_list() == [27, 14]
-
-
-def test_a_band_of_waits_that_falls_is_noticed() -> None:
-    found = waits(*waited())
-    name = "forecast_waits_hourly"
-
-    def statuses(frame: pl.DataFrame) -> dict[str, set[str]]:
-        checked = check_quality(name, {name: lazy(frame)}, datetime(2026, 7, 1, tzinfo=UTC))
-        return {kind.name: {finding.status for finding in findings} for kind, findings in checked}
-
-    assert statuses(found) == {"quantiles": {"Passed"}, "ahead": {"Passed"}}
-    assert "Failed" in statuses(found.with_columns(mean_wait_p10_minutes=pl.lit(99.0)))["quantiles"]
-    assert "Failed" in statuses(found.with_columns(target_date="service_date"))["ahead"]

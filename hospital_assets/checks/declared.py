@@ -111,7 +111,7 @@ _BY_TRIAGE = ("forecast_triage_hourly", "forecast_triage_daily")
 _WAITS, _WAIT_QUANTILES = "forecast_waits_hourly", tuple(f"mean_wait_p{level}_minutes" for level in (10, 50, 90))
 _BEDS, _BED_QUANTILES = "forecast_beds_daily", tuple(f"patients_p{level}_count" for level in (10, 50, 90))
 _NEED, _SHIFTS, _COMPARED = "staffing_need_hourly", "staffing_shifts_suggested", "kpi_staffing_comparison"
-_ACCURACY = "kpi_forecast_accuracy"
+_ACCURACY, _WAIT_ACCURACY = "kpi_forecast_accuracy", "kpi_wait_forecast_accuracy"
 #: 80 % intervals are assessed from so many forecasts on, and may hold this much.
 LEAST_FORECASTS, PIT_80_PCT = 1_000, (76.0, 84.0)
 #: Three weeks of forecasts by the day.
@@ -209,6 +209,16 @@ RULES: tuple[Rule, ...] = (
         nw.col("skill_pct") < 0,
         _has("skill_pct")
         & (nw.col("method") == "regression")
+        & (nw.col("shipped_count") * 2 > nw.col("forecasts_count"))
+        & (nw.col("forecasts_count") >= LEAST_FORECASTS),
+    ),
+    Rule(
+        kinds.SKILL,
+        _WAIT_ACCURACY,
+        "wait_skill_pct",
+        "not below 0 where the simulation shipped",
+        nw.col("wait_skill_pct") < 0,
+        _has("wait_skill_pct")
         & (nw.col("shipped_count") * 2 > nw.col("forecasts_count"))
         & (nw.col("forecasts_count") >= LEAST_FORECASTS),
     ),

@@ -323,6 +323,17 @@ FAULTS: tuple[Fault, ...] = (
         ),
     ),
     Fault(
+        kinds.SKILL,
+        "kpi_wait_forecast_accuracy",
+        "a simulation shipped that the same hour beats",
+        _with(
+            "kpi_wait_forecast_accuracy",
+            wait_skill_pct=pl.lit(-5.0),
+            forecasts_count=pl.lit(10_000, dtype=pl.Int64),
+            shipped_count=pl.lit(10_000, dtype=pl.Int64),
+        ),
+    ),
+    Fault(
         kinds.ROSTER,
         "staffing_need_hourly",
         "less staff is needed than there is work for",

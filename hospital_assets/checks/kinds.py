@@ -74,7 +74,7 @@ COHERENT = Kind("coherent", "conformance", "Means add up: hours to days, hospita
 AHEAD = Kind("ahead", "conformance", "A forecast is of days after the one it was made at, once per day.")
 CALIBRATED = Kind("calibrated", "plausibility", "Intervals hold as much as they promise, and nothing leans.", _WARN)
 DRIFT = Kind("drift", "plausibility", "Forecasts have not become worse than they were.", _WARN)
-SKILL = Kind("skill", "plausibility", "What ships is not worse than the slot mean it replaces.", _WARN)
+SKILL = Kind("skill", "plausibility", "What ships is not worse than the rule it replaces.", _WARN)
 ROSTER = Kind(
     "roster", "conformance", "A suggested roster keeps to its hours and the least staff; the need covers the load."
 )

@@ -697,6 +697,28 @@ FIELDS: Mapping[str, Field] = {
     "over_capacity_pct": percent("Chance of more patients than staffed beds.", nullable=True, ge=0, le=100),
     "days_count": count("Days that it is learned from (n)."),
     "over_60_pct": percent("Chance that the mean wait of the hour is over an hour.", ge=0, le=100),
+    "method_reason": text("Why by this method."),
+    "origins_count": count("Past forecasts that the gate compared."),
+    **{
+        f"{name}_skill_pct": percent(
+            f"{what} of the simulation below that of the same hour; null where the gate had too few to compare.",
+            nullable=True,
+        )
+        for name, what in (("median", "Mean absolute error of medians"), ("high", "Pinball loss of 90th percentiles"))
+    },
+    "is_median_gate_passed": flag("Whether the simulation's medians beat those of the same hour.", nullable=True),
+    "is_high_gate_passed": flag(
+        "Whether the simulation's 90th percentiles beat those of the same hour.", nullable=True
+    ),
+    "wait_mae_minutes": minutes("Mean absolute error of the medians."),
+    "wait_bias_minutes": real("Mean of the medians minus mean of what came.", unit="min"),
+    **{f"wait_pinball_{q}_minutes": minutes(f"Pinball loss of the {q} % percentile.") for q in (10, 50, 90)},
+    "inside_80_pct": percent("Hours whose mean wait lay between the 10th and the 90th percentile.", ge=0, le=100),
+    "compared_count": count("Of these, hours that both methods forecast."),
+    "wait_skill_pct": percent(
+        "Mean absolute error of the medians below that of the same hour, over the hours that both forecast.",
+        nullable=True,
+    ),
     "staff_role": text("Who is meant.", isin=["doctor", "nurse"]),
     "offered_load": real(
         "Patients in treatment (doctors) or there (nurses) at a time, if a place were always free; mean of the hour; "

@@ -88,8 +88,16 @@ FORECAST_DRIFT = Measure(
     variants="no limit with less than 8 weeks before; looks for worse, not for better.",
 )
 
-#: How waits are forecast.
-SAME_HOUR = "same_hour"
+#: How waits are forecast, and what pages call it.
+SAME_HOUR, QUEUE = "same_hour", "queue_simulation"
+WAIT_METHODS = {SAME_HOUR: "the same hour of the last 28 days", QUEUE: "the queue, simulated with the known roster"}
+#: Why waits are forecast by the method that ships -> the same in words.
+WAIT_REASONS = {
+    "better": "in the last 28 forecasts that are over the simulation was better",
+    "not_better": "in the last 28 forecasts that are over the simulation was not clearly better",
+    "too_few_forecasts": "fewer than 14 past forecasts can be compared",
+    "not_simulated": "the roster of the two days was not known, or too little of the queue to simulate it",
+}
 #: A mean wait of an hour over this is long (local).
 LONG_WAIT_MINUTES = 60
 DOCTOR, NURSE = "doctor", "nurse"
@@ -110,15 +118,30 @@ OUTCOMES = {
 
 EXPECTED_WAIT = Measure(
     "Expected wait",
-    "Median, 10th and 90th percentile of the mean door-to-provider wait of those who came in the same local hour of "
-    "the last 28 days, and how often it was over an hour.",
+    "Median, 10th and 90th percentile of the mean door-to-provider wait of those who come in a local hour, and how "
+    "often it is over an hour. Same hour: of the last 28 days. Queue simulation: of two days simulated event by event "
+    "from the forecast arrivals, the roster that was known, and treatment, patience, triage mix and patients per "
+    "doctor of eight weeks.",
     "min",
     "visits with a valid wait, by local hour of arrival, up to the as-of day",
     "local",
     clock="as door-to-provider wait.",
-    exclusions="hours with a wait on fewer than 14 of the days; who left unseen.",
-    variants="it knows neither tomorrow's roster nor how many will come: with the same roster every day a simulation "
-    "of the queue does not do better two days ahead.",
+    exclusions="hours with a wait on fewer than half of the days, or in fewer than half of the simulations; who left "
+    "unseen.",
+    variants="the simulation ships where it beat the same hour in the last 28 forecasts that are over, by the errors "
+    "of medians and by the pinball loss of 90th percentiles (forecast_wait_methods). It needs a roster that differs "
+    "from day to day; with the same one every day it does not do better two days ahead.",
+)
+WAIT_ACCURACY = Measure(
+    "Accuracy of expected waits",
+    "Errors of the medians, pinball losses of the percentiles, and the share of hours whose mean wait lay between the "
+    "10th and the 90th.",
+    "min",
+    "stored forecasts of hours that are over and in which somebody was seen, of this month and the two or three before",
+    "Koenker and Bassett 1978 (pinball loss)",
+    clock="as door-to-provider wait.",
+    exclusions="waits that had not ended at the end of the day after.",
+    variants="the skill compares the hours that both methods forecast; negative where the same hour was better.",
 )
 BEDS_FORECAST = Measure(
     "Beds needed",
@@ -312,19 +335,62 @@ class KpiForecastDrift(
 class ForecastWaitsHourly(
     Forecast,
     name="forecast_waits_hourly",
-    grain="one as-of day, hospital and local hour of the two days ahead",
-    key=("service_date", "hospital_id", "target_date", "hour_of_day"),
+    grain="one as-of day, hospital, local hour of the two days ahead, and method",
+    key=("service_date", "hospital_id", "target_date", "hour_of_day", "method"),
     columns="""
-        horizon_hours method days_count expected_arrivals
+        horizon_hours days_count expected_arrivals
         mean_wait_p10_minutes mean_wait_p50_minutes mean_wait_p90_minutes over_60_pct within_target_pct
     """,
     measures=[EXPECTED_WAIT],
     partitioned=True,
 ):
-    """Waits of those who come in each local hour of the next two days, as a band."""
+    """Waits of those who come in each local hour of the next two days, as a band, by each method.
+
+    Join `forecast_wait_methods` on as-of day, hospital and method for the one that readers get.
+    """
 
     hour_of_day = column(ge=0, le=23)
-    method = column("`same_hour`: as in the same hour of the last 28 days.", isin=[SAME_HOUR])
+    method = column(
+        "`same_hour`: as in the same hour of the last 28 days; `queue_simulation`: from forecast arrivals and the "
+        "known roster.",
+        isin=[*WAIT_METHODS],
+    )
+
+
+class ForecastWaitMethods(
+    Forecast,
+    name="forecast_wait_methods",
+    grain="one as-of day and hospital",
+    key=("service_date", "hospital_id"),
+    columns="""
+        method method_reason origins_count median_skill_pct high_skill_pct is_median_gate_passed is_high_gate_passed
+    """,
+    measures=[EXPECTED_WAIT],
+    partitioned=True,
+):
+    """By which method waits are forecast at each hospital, and why."""
+
+    method = column("The one that ships.", isin=[*WAIT_METHODS])
+    method_reason = column(isin=[*WAIT_REASONS])
+
+
+class KpiWaitForecastAccuracy(
+    Forecast,
+    name="kpi_wait_forecast_accuracy",
+    grain="one month of forecast days, hospital, horizon band and method",
+    key=("period_month", "hospital_id", "horizon_band", "method"),
+    columns="""
+        forecasts_count shipped_count wait_mean_minutes wait_mae_minutes wait_bias_minutes
+        wait_pinball_10_minutes wait_pinball_50_minutes wait_pinball_90_minutes inside_80_pct
+        compared_count wait_skill_pct
+    """,
+    measures=[WAIT_ACCURACY],
+):
+    """How good the stored forecasts of waits were."""
+
+    horizon_band = column("`all`: pooled.", isin=[ALL, *(name for name, _ in BANDS["hour"])])
+    method = column(isin=[*WAIT_METHODS])
+    wait_mean_minutes = column("Mean of the hours' mean waits that came.")
 
 
 class ForecastBedsDaily(
@@ -435,6 +501,8 @@ TABLES = (
     KpiForecastAccuracy,
     KpiForecastDrift,
     ForecastWaitsHourly,
+    ForecastWaitMethods,
+    KpiWaitForecastAccuracy,
     ForecastBedsDaily,
     StaffingNeedHourly,
     StaffingShiftsSuggested,

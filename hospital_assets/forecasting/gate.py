@@ -27,6 +27,7 @@ _LEAST_ORIGINS = ORIGINS // 2
 _BLOCK = 7
 _DRAWS = 1_000
 CONFIDENCE = 0.9
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ def verdict(model: Array, rule: Array) -> Verdict:
     difference = model - rule
     upper = float(np.quantile(difference[_resampled(n)].mean(axis=1), CONFIDENCE))
     skill = 1 - float(model.mean()) / float(rule.mean()) if rule.mean() > 0 else 0.0
-    return Verdict(n, skill, upper, bool(difference.mean() < 0 and upper < 0))
+    # What only rounding makes better is no better.
+    return Verdict(n, skill, upper, bool(difference.mean() < 0 and upper < -_ROUNDING * float(rule.mean())))
 
 
 @functools.lru_cache(maxsize=32)

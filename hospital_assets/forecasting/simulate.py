@@ -13,7 +13,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -83,6 +83,10 @@ class Patients:
     def __len__(self) -> int:
         return len(self.arrival)
 
+    def moved(self, hours: float) -> Patients:
+        """The same patients, so many hours later."""
+        return replace(self, arrival=self.arrival + hours, triage=self.triage + hours)
+
 
 def drawn(rng: np.random.Generator, rates: Array, care: Care, day_dispersion: float = 0.0) -> Patients:
     """Patients who could come.
@@ -121,36 +125,46 @@ def waits(patients: Patients, shifts: Sequence[Shift], places: int) -> Array:
         places: patients whom a doctor treats at a time; level 1 is seen beyond that.
     """
     found = np.full(len(patients), math.nan)
-    triage, level, treatment = patients.triage.tolist(), patients.level.tolist(), patients.treatment.tolist()
-    gives_up = (patients.arrival + patients.patience).tolist()
-    arrival = patients.arrival.tolist()
+    # Each list ends with what never comes, so that no end has to be looked for.
+    triage, level, treatment = (
+        [*patients.triage.tolist(), math.inf],
+        patients.level.tolist(),
+        patients.treatment.tolist(),
+    )
+    arrival, gives_up = patients.arrival.tolist(), (patients.arrival + patients.patience).tolist()
+    starts = [*(begin for begin, _ in shifts), math.inf]
     waiting: list[tuple[int, float, int]] = []
-    busy: list[tuple[float, int]] = []
+    busy: list[tuple[float, int]] = [(math.inf, -1)]
     load = [0] * len(shifts)
     on: list[int] = []
+    first_end = math.inf
     begun = come = 0
-    while come < len(triage) or waiting:
-        now = min(
-            triage[come] if come < len(triage) else math.inf,
-            busy[0][0] if busy else math.inf,
-            shifts[begun][0] if begun < len(shifts) else math.inf,
-        )
+    is_full = False
+    while come < len(arrival) or waiting:
+        now = min(triage[come], busy[0][0], starts[begun])
         if now == math.inf:
             break
-        while begun < len(shifts) and shifts[begun][0] <= now:
+        while starts[begun] <= now:
             on.append(begun)
+            first_end = min(first_end, shifts[begun][1])
             begun += 1
-        while busy and busy[0][0] <= now:
+            is_full = False
+        while busy[0][0] <= now:
             load[heapq.heappop(busy)[1]] -= 1
-        while come < len(triage) and triage[come] <= now:
+            is_full = False
+        while triage[come] <= now:
             heapq.heappush(waiting, (level[come], triage[come], come))
             come += 1
-        if not waiting:
+        # Who comes to doctors who all have their places taken waits, but for the most urgent.
+        if not waiting or (is_full and waiting[0][0] > 0):
             continue
-        on = [doctor for doctor in on if shifts[doctor][1] > now]
+        if first_end <= now:
+            on = [doctor for doctor in on if shifts[doctor][1] > now]
+            first_end = min((shifts[doctor][1] for doctor in on), default=math.inf)
         while waiting and on:
             free = min(on, key=load.__getitem__)
             if load[free] >= places and waiting[0][0] > 0:
+                is_full = True
                 break
             patient = heapq.heappop(waiting)[2]
             if gives_up[patient] < now:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 #: Days before the newest whose months are scored, from their first day on: scoring a year at every run would cost more
 #: than the forecasts. Older forecasts stay stored.
-_SCORED_DAYS = 62
+SCORED_DAYS = 62
 #: So many distributions of counts are in memory at a time.
 _CHUNK = 4_000
 _SEASONS = {"hour": 7 * 24, "day": 7}
@@ -124,7 +124,7 @@ def accuracy(hourly: pl.DataFrame, daily: pl.DataFrame, arrivals: pl.DataFrame) 
         )
         actual = came.group_by(key).agg(pl.col("arrivals").sum())
         joined = made.filter(
-            pl.col("target_date") >= (over - timedelta(days=_SCORED_DAYS)).replace(day=1), pl.col("existing_hours") > 0
+            pl.col("target_date") >= (over - timedelta(days=SCORED_DAYS)).replace(day=1), pl.col("existing_hours") > 0
         ).join(actual, on=key, how="inner")
         if not joined.is_empty():
             frames.append(_scored(joined.with_columns(grain=pl.lit(grain), horizon_band=band), came))

@@ -78,7 +78,7 @@ def staffing(
     else:
         first -= timedelta(days=DAYS_READ)
         arrivals, visits, shifts = (
-            _of_days(frame, first, last) for frame in (kpi_arrivals_hourly, fact_emergency_visits, fact_doctor_shifts)
+            of_days(frame, first, last) for frame in (kpi_arrivals_hourly, fact_emergency_visits, fact_doctor_shifts)
         )
         made = suggestions(ahead, arrivals, visits, shifts, dim_department, dim_hospital, rostering)
     for name in _TABLES:
@@ -86,7 +86,8 @@ def staffing(
     return made.need, made.shifts, made.comparison
 
 
-def _of_days(frame: Frame, first: date, last: date) -> pl.DataFrame:
+def of_days(frame: Frame, first: date, last: date) -> pl.DataFrame:
+    """The rows of some days (inclusive)."""
     day = nw.col("service_date")
     found: pl.DataFrame = frame.filter(day >= nw.lit(first), day <= nw.lit(last)).collect("polars").to_native()
     return found
@@ -150,12 +151,12 @@ def suggestions(
         rules: of the rosters.
     """
     rows = _Rows()
-    for known in _known(ahead, visits, shifts, departments, hospitals, arrivals):
+    for known in departments_known(ahead, visits, shifts, departments, hospitals, arrivals):
         _add(rows, known, rules)
     return rows.made()
 
 
-def _known(
+def departments_known(
     ahead: pl.DataFrame,
     visits: pl.DataFrame,
     shifts: pl.DataFrame,
@@ -167,16 +168,19 @@ def _known(
     emergency = departments.filter(pl.col("department_name") == EMERGENCY)["department_key"].unique()
     shifts = shifts.filter(pl.col("department_key").is_in(emergency.implode()))
     members = {member["hospital_id"]: member for member in hospitals.iter_rows(named=True)}
+    own = {
+        name: (visits.filter(of_hospital, ~pl.col("is_cancelled")), shifts.filter(of_hospital))
+        for name in ahead["hospital_id"].unique()
+        for of_hospital in (pl.col("hospital_key") == members[name]["hospital_key"],)
+    }
     for (as_of, hospital_id), rows in sorted(ahead.partition_by("service_date", "hospital_id", as_dict=True).items()):
-        of_hospital = pl.col("hospital_key") == members[hospital_id]["hospital_key"]
         yield Known(
             as_of,
             hospital_id,
             members[hospital_id]["time_zone"],
             rows.sort("target_date"),
             pl.DataFrame() if arrivals is None else arrivals.filter(pl.col("hospital_id") == hospital_id),
-            visits.filter(of_hospital, ~pl.col("is_cancelled")),
-            shifts.filter(of_hospital),
+            *own[hospital_id],
         )
 
 
@@ -187,7 +191,7 @@ def _add(rows: _Rows, known: "Known", rules: StaffingSettings) -> None:
 
     history, visits, present = known.history(), known.seen(), known.present()
     places = places_per_doctor(visits, *known.spans())
-    care = care_of(visits, places or 1, _targets())
+    care = care_of(visits, places or 1, targets())
     if history is None or care is None:
         rows.comparison.append(known.nothing("too_few_visits"))
         return
@@ -241,12 +245,12 @@ class Known:
         made = series_of(self.hospital_id, dict(zip(days, counts, strict=True)), self.time_zone, self.as_of, "none")
         return made.counts if made is not None and len(made.counts) >= _LEAST_DAYS else None
 
-    def seen(self) -> "Visits":
-        """Visits of the last weeks, as they were known at the end of the as-of day; times in hours."""
+    def seen(self, days: int = DAYS_READ) -> "Visits":
+        """Visits of the last days, as they were known at the end of the as-of day; times in hours."""
         from hospital_assets.forecasting.learned import Visits
 
         # In one order, however they are stored: what is drawn depends on it.
-        rows = self.visits.filter(self._within(DAYS_READ)).sort(*_CLOCKS.values(), "triage_level")
+        rows = self.visits.filter(self._within(days)).sort(*_CLOCKS.values(), "triage_level")
         end = pl.lit(end_of_day(self.as_of, self.time_zone))
         # What happened later was not known then.
         clocks = rows.select(
@@ -340,7 +344,7 @@ class Known:
         return pl.col("service_date").is_between(self.as_of - timedelta(days=days), self.as_of, closed="right")
 
 
-def _targets() -> "Array":
+def targets() -> "Array":
     """The longest wait for a doctor by triage level, in hours."""
     import numpy as np
 
@@ -466,7 +470,7 @@ def kpi_staffing_realised(
     if not isinstance(first, date) or not isinstance(last, date):
         return pl.DataFrame(schema=CONTRACTS["kpi_staffing_realised"].polars_schema)
     first -= timedelta(days=DAYS_READ)
-    visits, shifts = (_of_days(frame, first, last) for frame in (fact_emergency_visits, fact_doctor_shifts))
+    visits, shifts = (of_days(frame, first, last) for frame in (fact_emergency_visits, fact_doctor_shifts))
     return realised(over, visits, shifts, dim_department, dim_hospital)
 
 
@@ -482,7 +486,8 @@ def realised(
         departments: dim_department.
         hospitals: dim_hospital.
     """
-    rows = [row for known in _known(over, visits, shifts, departments, hospitals) for row in _realised(known)]
+    found = departments_known(over, visits, shifts, departments, hospitals)
+    rows = [row for known in found for row in _realised(known)]
     return pl.DataFrame(rows, schema=CONTRACTS["kpi_staffing_realised"].polars_schema)
 
 
@@ -495,7 +500,7 @@ def _realised(known: Known) -> list[dict[str, Any]]:
 
     visits, worked = known.seen(), known.present()
     places = places_per_doctor(visits, *known.spans())
-    care = care_of(visits, places or 1, _targets())
+    care = care_of(visits, places or 1, targets())
     if places is None or care is None or not worked:
         return []
     week = _WEEK * 24

@@ -1,49 +1,74 @@
-"""Waits of the two days after each as-of day of a run: those of the same hour over the last four weeks."""
+"""Waits of the two days after each as-of day of a run: as in the same hour of four weeks, and as simulated."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date, timedelta
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import narwhals as nw
 import polars as pl
 
 from hospital_assets.assets.declare import all_days, table
+from hospital_assets.assets.forecasts.staffing import DAYS_READ, Known, departments_known, of_days, targets
 from hospital_assets.clock import end_of_day
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.contracts.forecasts import LONG_WAIT_MINUTES, SAME_HOUR
+from hospital_assets.contracts.forecasts import LONG_WAIT_MINUTES, QUEUE, SAME_HOUR
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.measures.triage import WAIT_TARGETS_MINUTES
 from hospital_assets.warehouse.dialect import Frame
+
+if TYPE_CHECKING:
+    from hospital_assets.forecasting.simulate import Care, Shift
 
 _DAYS = 28
 #: Days with a wait in the hour, below which there is no band.
 LEAST_DAYS = 14
 _QUANTILES = {"mean_wait_p10_minutes": 0.1, "mean_wait_p50_minutes": 0.5, "mean_wait_p90_minutes": 0.9}
+#: What is learned of a department is learned anew on Sundays.
+_WEEK = 7
+_DAYS_AHEAD = 2
 
 
-@dg.asset(**table("forecast_waits_hourly"), ins=all_days("fact_emergency_visits"))
+@dg.asset(
+    **table("forecast_waits_hourly"),
+    ins=all_days("fact_emergency_visits", "fact_doctor_shifts", "cleaned_doctor_shifts"),
+)
 def forecast_waits_hourly(
-    forecast_arrivals_hourly: pl.DataFrame, fact_emergency_visits: Frame, dim_hospital: pl.DataFrame
+    forecast_arrivals_hourly: pl.DataFrame,
+    forecast_arrivals_daily: pl.DataFrame,
+    fact_emergency_visits: Frame,
+    fact_doctor_shifts: Frame,
+    cleaned_doctor_shifts: Frame,
+    dim_department: pl.DataFrame,
+    dim_hospital: pl.DataFrame,
 ) -> pl.DataFrame:
-    """Waits by the hour of the days that arrivals are forecast of."""
+    """Waits by the hour of the days that arrivals are forecast of, by each method."""
     made = forecast_arrivals_hourly["service_date"].unique().sort().to_list()
     if not made:
         return pl.DataFrame(schema=CONTRACTS["forecast_waits_hourly"].polars_schema)
-    day = nw.col("service_date")
-    visits = fact_emergency_visits.filter(
-        day > nw.lit(made[0] - timedelta(days=_DAYS)),
-        day <= nw.lit(made[-1]),
-        ~nw.col("is_cancelled"),
-        ~nw.col("wait_minutes").is_null(),
-    ).select("service_date", "hospital_key", "arrival_local", "provider_at", "wait_minutes", "triage_level")
-    return waits(forecast_arrivals_hourly, visits.collect("polars").to_native(), dim_hospital)
+    # What is learned on a Sunday holds for the six days after it.
+    first, last = made[0] - timedelta(days=DAYS_READ + _WEEK), made[-1]
+    visits = of_days(fact_emergency_visits, first, last)
+    planned = fact_doctor_shifts.join(
+        cleaned_doctor_shifts.select("service_date", "shift_id", "recorded_at"),
+        on=["service_date", "shift_id"],
+        how="left",
+    )
+    shifts = of_days(planned, first, last + timedelta(days=_DAYS_AHEAD))
+    rows = simulated_waits(
+        forecast_arrivals_hourly, forecast_arrivals_daily, visits, shifts, dim_department, dim_hospital
+    )
+    return pl.concat([waits(forecast_arrivals_hourly, visits, dim_hospital), rows]).sort(
+        CONTRACTS["forecast_waits_hourly"].key
+    )
 
 
 def waits(arrivals: pl.DataFrame, visits: pl.DataFrame, hospitals: pl.DataFrame) -> pl.DataFrame:
-    """Bands of the mean wait of an hour, by as-of day, hospital and hour ahead.
+    """Bands of the mean wait of an hour, by as-of day, hospital and hour ahead: as in the same hour of four weeks.
 
     Args:
         arrivals: forecast_arrivals_hourly.
-        visits: of fact_emergency_visits those with a valid wait; what was not known on an as-of day is not used for it.
+        visits: fact_emergency_visits; what was not known on an as-of day is not used for it.
         hospitals: dim_hospital.
     """
     ahead = arrivals.filter(pl.col("is_shipped"), pl.col("hospital_id") != ALL, pl.col("existing_hours") > 0).select(
@@ -53,7 +78,9 @@ def waits(arrivals: pl.DataFrame, visits: pl.DataFrame, hospitals: pl.DataFrame)
     # In one order, however they are stored: sums of floats differ in their last digits.
     order = ["arrival_local", "provider_at", "wait_minutes", "triage_level"]
     by_visit = (
-        visits.join(places, on="hospital_key")
+        visits.filter(~pl.col("is_cancelled"), pl.col("wait_minutes").is_not_null())
+        .select("service_date", "hospital_key", *order)
+        .join(places, on="hospital_key")
         .sort("hospital_key", *order)
         .with_columns(
             hour_of_day=pl.col("arrival_local").dt.hour().cast(pl.Int64),
@@ -98,3 +125,119 @@ def _of_hours(visits: pl.DataFrame, places: pl.DataFrame, as_of: date) -> pl.Dat
         .filter(pl.col("days_count") >= LEAST_DAYS)
         .with_columns(service_date=pl.lit(as_of))
     )
+
+
+def simulated_waits(
+    hourly: pl.DataFrame,
+    daily: pl.DataFrame,
+    visits: pl.DataFrame,
+    shifts: pl.DataFrame,
+    departments: pl.DataFrame,
+    hospitals: pl.DataFrame,
+) -> pl.DataFrame:
+    """The same bands from simulations of the queue, where the roster of both days was known on the as-of day.
+
+    Args:
+        hourly: forecast_arrivals_hourly.
+        daily: forecast_arrivals_daily, of the same as-of days.
+        visits: fact_emergency_visits; of this and the next, what was not known on an as-of day is not used for it.
+        shifts: fact_doctor_shifts, with `recorded_at`: since when each is known.
+        departments: dim_department.
+        hospitals: dim_hospital.
+    """
+    ships = pl.col("is_shipped") & (pl.col("hospital_id") != ALL)
+    of_day = daily.filter(ships, pl.col("horizon_days") == 1)
+    dispersion = {(day, name): a for day, name, a in of_day["service_date", "hospital_id", "count_dispersion"].rows()}
+    learned: dict[tuple[str, date], tuple[Care, int] | None] = {}
+    rows = [
+        row
+        for known in departments_known(hourly.filter(ships), visits, shifts, departments, hospitals)
+        if (known.as_of, known.hospital_id) in dispersion
+        for row in _simulated(known, dispersion[known.as_of, known.hospital_id], learned)
+    ]
+    contract = CONTRACTS["forecast_waits_hourly"]
+    return pl.DataFrame(rows, schema=contract.polars_schema)
+
+
+def _simulated(
+    known: Known, day_dispersion: float, learned: "dict[tuple[str, date], tuple[Care, int] | None]"
+) -> Iterator[dict[str, Any]]:
+    """The rows of one hospital and as-of day; none where it cannot be simulated."""
+    import numpy as np
+
+    from hospital_assets.forecasting.learned import came
+    from hospital_assets.forecasting.waits import HOURS_AHEAD, HOURS_BEFORE, Ahead, simulated
+
+    ahead = known.ahead.sort("target_date", "hour_of_day")
+    planned = _planned(known)
+    if planned is None or len(ahead) != HOURS_AHEAD:
+        return
+    sunday = known.as_of - timedelta(days=known.as_of.isoweekday() % _WEEK)
+    if (known.hospital_id, sunday) not in learned:
+        learned[known.hospital_id, sunday] = _learned(known, sunday)
+    found = learned[known.hospital_id, sunday]
+    if found is None:
+        return
+    care, days = found
+    end = end_of_day(known.as_of, known.time_zone).timestamp() / 3600
+    before = came(known.seen(_DAYS_AHEAD), care, end - HOURS_BEFORE, end, np.random.default_rng(known.seed))
+    made = simulated(
+        Ahead(
+            ahead["expected_arrivals"].to_numpy(),
+            day_dispersion,
+            care,
+            before.moved(-HOURS_BEFORE),
+            planned,
+            known.seed,
+        ),
+        LONG_WAIT_MINUTES / 60,
+    )
+    for n, hour in enumerate(ahead.iter_rows(named=True)):
+        if hour["existing_hours"] > 0 and not np.isnan(made.over[n]):
+            yield known.row(
+                target_date=hour["target_date"],
+                hour_of_day=hour["hour_of_day"],
+                horizon_hours=hour["horizon_hours"],
+                method=QUEUE,
+                days_count=days,
+                expected_arrivals=hour["expected_arrivals"],
+                **{name: float(60 * wait) for name, wait in zip(_QUANTILES, made.quantiles[n], strict=True)},
+                over_60_pct=float(100 * made.over[n]),
+                within_target_pct=float(100 * made.within[n]),
+            )
+
+
+def _planned(known: Known) -> "list[Shift] | None":
+    """The roster of the two days, as it was known on the as-of day: hours of the clock from its end; None where not."""
+    from hospital_assets.forecasting.waits import is_rostered
+
+    end = pl.lit(end_of_day(known.as_of, known.time_zone))
+    shifts = known.shifts.filter(pl.col("recorded_at") < end)
+    day = pl.col("service_date")
+    hours_of = dict(shifts.group_by("service_date").agg(pl.col("shift_hours").sum()).iter_rows())
+    past = [hours for when, hours in hours_of.items() if 0 <= (known.as_of - when).days < _DAYS]
+    coming = [hours_of.get(known.as_of + timedelta(days=n), 0.0) for n in range(1, _DAYS_AHEAD + 1)]
+    if not past or not is_rostered(coming, sum(past) / len(past)):
+        return None
+    near = shifts.filter(
+        day.is_between(known.as_of - timedelta(days=1), known.as_of + timedelta(days=_DAYS_AHEAD))
+    ).select(
+        (pl.col(name).dt.convert_time_zone(known.time_zone).dt.replace_time_zone(None) - known.end).dt.total_minutes()
+        / 60
+        for name in ("shift_start_at", "shift_end_at")
+    )
+    return sorted(near.rows())
+
+
+def _learned(known: Known, day: date) -> "tuple[Care, int] | None":
+    """What patients were like up to a day, and of how many days; None where there is too little to say."""
+    from hospital_assets.forecasting.learned import care_of, places_per_doctor
+
+    then = replace(known, as_of=day)
+    seen = then.seen()
+    places = places_per_doctor(seen, *then.spans())
+    care = None if places is None else care_of(seen, places, targets())
+    if care is None:
+        return None
+    of_days_read = pl.col("service_date").is_between(day - timedelta(days=DAYS_READ), day, closed="right")
+    return care, known.visits.filter(of_days_read)["service_date"].n_unique()

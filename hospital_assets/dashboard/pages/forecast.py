@@ -1,4 +1,4 @@
-"""The Forecast page: arrivals and beds as forecast, and how good the forecasts of arrivals were."""
+"""The Forecast page: arrivals and beds as forecast, how good the forecasts of arrivals were, and how waits are made."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from hospital_assets.contracts.forecasts import (
     DRIVERS,
     EXPECTED_ARRIVALS,
     EXPECTED_BY_TRIAGE,
+    EXPECTED_WAIT,
     FORECAST_ACCURACY,
     FORECAST_DRIVERS,
+    QUEUE,
+    WAIT_METHODS,
+    WAIT_REASONS,
 )
 from hospital_assets.contracts.table import Measure
 from hospital_assets.dashboard.figures import (
@@ -60,7 +64,8 @@ def forecast(mart: Mart, where: Slice) -> Page:
     days = _daily(rows, future) if future else empty("forecast", _TITLE, _NONE, 12, EXPECTED_ARRIVALS)
     cards = _cards(future, queries.accuracy(mart, where))
     parts = [_drivers(mart, where), _by_triage(mart, where)] if future else []
-    return Page((), cards, [days, *parts, _hours(mart, where), _beds(mart, where)])
+    waits = _waits(queries.wait_methods(mart, where))
+    return Page((), cards, [days, *parts, _hours(mart, where), _beds(mart, where), waits])
 
 
 def _cards(future: list[Row], known: Row | None) -> list[Card]:
@@ -283,6 +288,34 @@ def _beds(mart: Mart, where: Slice) -> Figure:
         f"patients than staffed beds is {number(worst['over'])} % then.",
         250,
         WhatIf("beds", "What if: staffed beds", beds, *_span(staffed, wanted, beds)),
+    )
+
+
+def _waits(rows: list[Row]) -> Figure:
+    """By which method each hospital's waits are forecast, and why; the waits are on the page of the workforce."""
+    title = "How waits of the next 48 hours are forecast"
+    if not rows:
+        return empty("wait-methods", title, _NONE, 12, EXPECTED_WAIT)
+    count = sum(row["method"] == QUEUE for row in rows)
+    return figure(
+        "wait-methods",
+        f"Waits are simulated at {count} of {len(rows)} hospitals",
+        "Simulated from forecast arrivals and the known roster where that was clearly better lately, else as in the "
+        "same hour of four weeks; the bands are on the Workforce page",
+        rows,
+        Column("Hospital", of="hospital_id"),
+        Column("By", of=lambda row: WAIT_METHODS[row["method"]], is_wide=True),
+        Column("Why", of=lambda row: WAIT_REASONS[row["method_reason"]], is_wide=True),
+        Column("Forecasts compared", 0, "origins_count"),
+        Column("Medians better, %", 1, "median_skill_pct"),
+        Column("90th percentiles better, %", 1, "high_skill_pct"),
+        Column("Error simulated, min", 1, "simulation_error"),
+        Column("Error same hour, min", 1, "same_hour_error"),
+        span=12,
+        measure=EXPECTED_WAIT,
+        ignores=_IGNORES,
+        note="Errors: usual distance of the median from the mean wait of an hour. A roster that is the same every day "
+        "tells nothing about tomorrow: then the same hour is as good.",
     )
 
 

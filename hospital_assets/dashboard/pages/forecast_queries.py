@@ -1,11 +1,12 @@
-"""Queries of the forecast page: forecasts of arrivals and their accuracy, and of beds."""
+"""Queries of the forecast page: forecasts of arrivals and their accuracy, of beds, and how waits are."""
 
 from __future__ import annotations
 
 from datetime import date, timedelta
 from zoneinfo import ZoneInfo
 
-from hospital_assets.contracts.forecasts import EXPECTED_ARRIVALS, QUANTILE_COLUMNS, STAFF_NEEDED
+from hospital_assets.contracts.forecasts import EXPECTED_ARRIVALS, QUANTILE_COLUMNS, QUEUE, SAME_HOUR, STAFF_NEEDED
+from hospital_assets.contracts.kpis import ALL
 from hospital_assets.dashboard.mart import Mart, Row, of_newest
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.forecasting.slots import SLOT_WEEKS
@@ -88,6 +89,34 @@ def hourly_forecast(mart: Mart, where: Slice) -> list[Row]:
         f"target_date as day, hour_of_day, {_DISTRIBUTION}",
         "and is_shipped and hospital_id = $hospital and existing_hours > 0 order by 1, 2",
         needs="expected_arrivals",
+    )
+
+
+def wait_methods(mart: Mart, where: Slice) -> list[Row]:
+    """By which method waits are forecast at each hospital on the newest day, why, and how far off both methods were.
+
+    Returns:
+        hospital_id, method, method_reason, origins_count, median_skill_pct, high_skill_pct; simulation_error and
+        same_hour_error, in minutes over the months there are: None where nothing is over.
+    """
+    if not mart.has("forecast_wait_methods", "method_reason") or not mart.has("kpi_wait_forecast_accuracy", "method"):
+        return []
+    return mart.sliced(
+        f"""
+        with scored as (
+            select hospital_id, method, sum(wait_mae_minutes * forecasts_count) / sum(forecasts_count) as error
+            from forecasts.kpi_wait_forecast_accuracy where horizon_band = '{ALL}' group by all
+        )
+        select hospital_id, made.method, method_reason, origins_count, median_skill_pct, high_skill_pct,
+               max(error) filter (scored.method = '{QUEUE}') as simulation_error,
+               max(error) filter (scored.method = '{SAME_HOUR}') as same_hour_error
+        from forecasts.forecast_wait_methods made left join scored using (hospital_id)
+        where $hospital in ('all', hospital_id)
+          and service_date = (select max(service_date) from forecasts.forecast_wait_methods)
+        group by all
+        order by 1
+        """,
+        where,
     )
 
 

@@ -113,13 +113,17 @@ def suggested_shifts(mart: Mart, where: Slice) -> list[Row]:
 
 
 def waits_ahead(mart: Mart, where: Slice) -> list[Row]:
-    """The newest band of waits by local hour of the two days ahead, of one hospital."""
-    return of_newest(
-        mart,
+    """The newest band of waits by local hour of the two days ahead, of one hospital, by the method that ships there."""
+    if not mart.has("forecast_wait_methods", "method_reason"):
+        return []
+    return mart.sliced(
+        """
+        select target_date as day, hour_of_day, mean_wait_p10_minutes as low, mean_wait_p50_minutes as middle,
+               mean_wait_p90_minutes as high, over_60_pct, within_target_pct, days_count, method, method_reason
+        from forecasts.forecast_waits_hourly
+        join forecasts.forecast_wait_methods using (service_date, hospital_id, method)
+        where hospital_id = $hospital and service_date = (select max(service_date) from forecasts.forecast_waits_hourly)
+        order by 1, 2
+        """,
         where,
-        "forecast_waits_hourly",
-        "target_date as day, hour_of_day, mean_wait_p10_minutes as low, mean_wait_p50_minutes as middle, "
-        "mean_wait_p90_minutes as high, over_60_pct, within_target_pct, days_count",
-        "and hospital_id = $hospital order by 1, 2",
-        needs="mean_wait_p50_minutes",
     )

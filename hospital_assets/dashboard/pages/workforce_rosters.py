@@ -10,9 +10,13 @@ from hospital_assets.contracts.forecasts import (
     EXPECTED_WAIT,
     NURSE,
     OUTCOMES,
+    QUEUE,
     ROSTER_COMPARED,
     ROSTERS,
+    SAME_HOUR,
     STAFF_NEEDED,
+    WAIT_METHODS,
+    WAIT_REASONS,
 )
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.dashboard.figures import Column, Figure, Slicer, band, empty, figure, hours, line, on, series
@@ -23,6 +27,12 @@ from hospital_assets.dashboard.slices import Slice
 
 _IGNORES: tuple[Slicer, ...] = ("period", "department", "triage")
 _NONE = "Nothing has been published: needs and rosters of the week ahead are made on Sundays, from two weeks of data on"
+#: What a band of waits rests on.
+_KNOWS = {
+    SAME_HOUR: "Not a forecast of the queue: what the same hour was like. It knows neither tomorrow's roster nor who "
+    "comes.",
+    QUEUE: "It knows the roster as it was planned, not who will be ill, and nothing of beds that are missing.",
+}
 _SUGGESTION = "A suggestion: it changes nothing, and a person decides."
 
 
@@ -227,11 +237,12 @@ def _waits(rows: list[Row], where: Slice) -> Figure:
         )
         return empty("waits-ahead", title, why, 12, EXPECTED_WAIT)
     longest = max(rows, key=lambda row: row["high"])
+    method = rows[0]["method"]
     return figure(
         "waits-ahead",
         f"Longest waits expected {hour_of_week(longest)}: {number(longest['low'])} to {number(longest['high'])} min",
-        "Mean wait for a doctor of those who come in the hour: median, and the band that holds 80 % of the same hours "
-        "of the last 28 days",
+        f"Mean wait for a doctor of those who come in the hour, by {WAIT_METHODS[method]}: median, and the band that "
+        "holds 80 % of them",
         rows,
         Column("Hour", of=hour_of_week),
         Column("10 %", 0, "low"),
@@ -243,7 +254,7 @@ def _waits(rows: list[Row], where: Slice) -> Figure:
         kind="series",
         spec=series(
             hours(rows),
-            [line("same hour, 28 days", [row["middle"] for row in rows], "forecast")],
+            [line("median", [row["middle"] for row in rows], "forecast")],
             unit="min",
             digits=0,
             zero=True,
@@ -252,6 +263,6 @@ def _waits(rows: list[Row], where: Slice) -> Figure:
         span=12,
         measure=EXPECTED_WAIT,
         ignores=_IGNORES,
-        note="Not a forecast of the queue: what the same hour was like. It knows no roster of tomorrow, nor who comes.",
+        note=f"Why so: {WAIT_REASONS[rows[0]['method_reason']]}. {_KNOWS[method]}",
         height=220,
     )
