@@ -55,6 +55,7 @@ def test_every_table_is_built_and_no_error_check_fails(built: tuple[Settings, Bu
         "fact_audit_events",
         "raw_other_records",
         "forecast_wait_methods",
+        "kpi_forecast_drift",
         "forecast_waits_hourly",
         "kpi_staffing_realised",
         "kpi_wait_forecast_accuracy",

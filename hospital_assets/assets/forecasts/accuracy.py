@@ -80,6 +80,8 @@ def drift(daily: pl.DataFrame, arrivals: pl.DataFrame) -> pl.DataFrame:
         .sort("hospital_id", "week_end_date")
         .with_columns(crps_ratio=pl.col("crps") / pl.col("expected_crps"))
     )
+    if by_week.is_empty():
+        return pl.DataFrame(schema=contract.polars_schema)
     by_week = by_week.with_columns(pl.selectors.float().round(9))
     found = [_limited(weeks) for weeks in by_week.partition_by("hospital_id", maintain_order=True)]
     return pl.concat(found).select(contract.column_names).cast(contract.polars_schema).sort(contract.key)
