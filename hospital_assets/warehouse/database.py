@@ -155,14 +155,14 @@ class Warehouse:
         if qualified_name not in self._stored_kinds():
             self.connection.execute(f"create schema if not exists {qualified_name.partition('.')[0]}")
             self.connection.execute(f"create table {qualified_name} ({columns})")
-            self._kinds = None
+            self._stored_kinds()[qualified_name] = "BASE TABLE"
 
     def is_view(self, contract: Contract) -> bool:
         """Whether the rows are stored elsewhere, and the table only shows them."""
         return self._stored_kinds().get(contract.qualified_name) == "VIEW"
 
     def _stored_kinds(self) -> dict[str, str]:
-        """Qualified name -> `BASE TABLE` or `VIEW`, remembered until one is made, dropped or rolled back."""
+        """Qualified name -> `BASE TABLE` or `VIEW`, remembered until a transaction is rolled back."""
         if self._kinds is None:
             self._kinds = dict(
                 self.connection.execute(
@@ -288,7 +288,7 @@ class Warehouse:
                     if shown_from_lake:
                         connection.execute(f"drop view {_qualified(contract)}")
                     connection.execute(f"create or replace table {_definition(contract)}")
-                    self._kinds = None
+                    self._stored_kinds()[contract.qualified_name] = "BASE TABLE"
                 else:
                     self._prepare_partitioned(contract)
                     _delete(connection, contract, period)
@@ -351,7 +351,7 @@ class Warehouse:
             return
         if not self.exists(contract):
             self.connection.execute(f"create table {_definition(contract)}")
-            self._kinds = None
+            self._stored_kinds()[contract.qualified_name] = "BASE TABLE"
         stored = dict(
             self.connection.execute(
                 "select column_name, data_type from duckdb_columns() where schema_name = ? and table_name = ?",
@@ -390,7 +390,7 @@ class Warehouse:
         kind = "view" if self.is_view(contract) else "table"
         self.connection.execute(f"drop {kind} if exists {_qualified(contract)}")
         self._known_tables.discard(contract.name)
-        self._kinds = None
+        self._stored_kinds().pop(contract.qualified_name, None)
 
     def show(
         self, contract: Contract, select: str, *, also: Callable[[duckdb.DuckDBPyConnection], None] = lambda _: None
@@ -407,7 +407,7 @@ class Warehouse:
             if not self.is_view(contract):
                 self.drop(contract)
             connection.execute(f"create or replace view {_qualified(contract)} as {select}")
-            self._kinds = None
+            self._stored_kinds()[contract.qualified_name] = "VIEW"
             also(connection)
 
 
