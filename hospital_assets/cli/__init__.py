@@ -55,20 +55,18 @@ def main(arguments: list[str] | None = None) -> int:
 _OF_TABLES = ("explain", "staffing", "report", "publish", "snapshot")
 #: Commands that open the warehouse and wait while another process has it.
 _WAITING = (
-    *(
-        "build",
-        "refresh",
-        "watch",
-        "check",
-        "publish",
-        "snapshot",
-        "restore",
-        "erase",
-        "score",
-        "report",
-        "explain",
-        "import",
-    ),
+    "build",
+    "refresh",
+    "watch",
+    "check",
+    "publish",
+    "snapshot",
+    "restore",
+    "erase",
+    "score",
+    "report",
+    "explain",
+    "import",
 )
 
 
