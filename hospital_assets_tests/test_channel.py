@@ -93,6 +93,7 @@ def call(asset: dg.AssetsDefinition, tables: dict[str, pl.DataFrame], now: datet
             settings=SimpleNamespace(last_service_date=period[1]),
             baselines=(),
             holiday_calendars={},
+            challengers=(),
         ),
         "profiles": PROFILES,
         "rostering": StaffingSettings(),

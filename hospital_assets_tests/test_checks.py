@@ -65,7 +65,7 @@ def test_clean_data_raises_nothing(clean: tuple[Settings, BuildReport]) -> None:
     assert set(results["family"]) == {"conformance", "completeness", "plausibility"}
     # All apply, but those that need more patients, deaths, forecasts or weeks than four days have.
     applied = set(results.filter(pl.col("status") != "NotApplicable")["kind"])
-    assert kinds - applied <= {"blood_mix", "triage_mix", "before_death", "calibrated", "skill", "roster"}
+    assert kinds - applied <= {"blood_mix", "triage_mix", "before_death", "calibrated", "skill", "drift", "roster"}
 
 
 def test_every_fault_is_noticed(clean: tuple[Settings, BuildReport]) -> None:

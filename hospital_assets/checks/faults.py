@@ -326,12 +326,7 @@ FAULTS: tuple[Fault, ...] = (
         kinds.SKILL,
         "kpi_wait_forecast_accuracy",
         "a simulation shipped that the same hour beats",
-        _with(
-            "kpi_wait_forecast_accuracy",
-            wait_skill_pct=pl.lit(-5.0),
-            forecasts_count=pl.lit(10_000, dtype=pl.Int64),
-            shipped_count=pl.lit(10_000, dtype=pl.Int64),
-        ),
+        _row("kpi_wait_forecast_accuracy", wait_skill_pct=-5.0, forecasts_count=10_000, shipped_count=10_000),
     ),
     Fault(
         kinds.ROSTER,
