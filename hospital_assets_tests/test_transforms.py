@@ -6,6 +6,7 @@ import math
 import random
 import statistics
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import narwhals as nw
 import polars as pl
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from hospital_assets.assets.dedupe import newest_of_each
+from hospital_assets.assets.dimensions.patients import dim_patient
 from hospital_assets.assets.dimensions.scd2 import changes_only, key_at, versions
 from hospital_assets.assets.facts import doctor_shifts
 from hospital_assets.assets.facts.emergency_visits import measured, other_ends
@@ -668,3 +670,18 @@ def test_arrivals_are_divided_by_hours_that_existed(on: Engine) -> None:
     assert hour[days[1], 2]["existing_hours_count"] == 0
     by_day = out.group_by("service_date").agg(pl.col("existing_hours_count").sum())
     assert dict(by_day.iter_rows()) == {days[0]: 25, days[1]: 23}
+
+
+def test_a_version_of_a_patient_that_landed_on_two_days_is_one(on: Engine) -> None:
+    """Outside the covered days a record stands on a day of its file; of two at one moment the later day's counts."""
+    written = datetime(2026, 2, 28, 20, 41, tzinfo=UTC)
+    rows = [
+        {"patient_id": "P1", "recorded_at": written, "service_date": date(2026, 3, day), "insurer": insurer}
+        for day, insurer in ((1, "old"), (2, "new"))
+    ] + [{"patient_id": "P1", "recorded_at": written + timedelta(days=9), "service_date": date(2026, 3, 9)}]
+    place = {"source_file": "f", "source_line": 1, "source_part": 1, "sex": "female"}
+    landed = pl.DataFrame([row | place for row in rows], schema=CONTRACTS["cleaned_patients"].polars_schema)
+    transform: Any = dim_patient.op.compute_fn.decorated_fn  # type: ignore[union-attr]
+    found = collect(transform(on(landed))).filter(pl.col("patient_id") == "P1").sort("version_number")
+    assert found["insurer"].to_list() == ["new", None]
+    assert found["patient_key"].n_unique() == 2 and found["valid_from_at"].n_unique() == 2

@@ -65,7 +65,7 @@ def places() -> dict[str, dict[str, Any]]:
     from hospital_assets.contracts import CONTRACTS
     from hospital_assets.contracts.fields import FIELDS
     from hospital_assets.dashboard import mart
-    from hospital_assets.dashboard.pages import capacity_queries, forecast, overview_queries
+    from hospital_assets.dashboard.pages import forecast, overview_queries
     from hospital_assets.live.alert_rules import visit_states, vital_signals
     from hospital_assets.live.board import read_board
     from hospital_assets.measures import news2 as score
@@ -271,7 +271,7 @@ def places() -> dict[str, dict[str, Any]]:
             "kpi": first(lambda h: returned(h) == 0, range(60, 90)) - 1,
             "measure": measure("kpi_returns"),
         },
-        "CROWDED_RATIO": {"column": FIELDS["occupancy_ratio"].description, "query": capacity_queries.CROWDED_RATIO},
+        "CROWDED_RATIO": {"column": FIELDS["occupancy_ratio"].description},
         "NEWS2_MINIMUM_AGE_YEARS": {
             "fact": first(lambda age: scored(age, 0)["news2_score"] is not None, range(30)),
             "board": first(lambda age: board([boards.visit("a", 5, age_years=age)]).waiting[0].is_adult, range(10, 30)),

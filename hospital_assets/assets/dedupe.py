@@ -73,6 +73,18 @@ def newest_of_each(records: Frame, key: Sequence[str], period: Period | None = N
     return inside.join(older, on=_PLACE, how="anti")
 
 
+def newest_over_days(records: Frame, key: Sequence[str], written: str) -> Frame:
+    """Of the records of each key the newest, on whichever service day it stands.
+
+    Args:
+        records: cleaned records of all days.
+        key: columns that identify the thing.
+        written: column that says when the record was written; what was written at one moment goes by day and file.
+    """
+    ranked = _ranked(records, key, written, "service_date")
+    return ranked.filter(nw.col("_newer_count") == 1).drop("_newer_count")
+
+
 def _ranked(records: Frame, key: Sequence[str], written: str, *then: str) -> Frame:
     """Add `_newer_count`: how many records of the same key are as new or newer, 1 for the newest.
 

@@ -120,8 +120,8 @@ class CleanedDoctorShifts(
 class CleanedPatients(
     DatedCleanedRecord,
     name="cleaned_patients",
-    grain="one version of a patient record",
-    key=("patient_id", "recorded_at"),
+    grain="one version of a patient record, by service day",
+    key=("service_date", "patient_id", "recorded_at"),
     columns="""
         first_name last_name birth_date age_at_extract_years sex race ethnicity blood_group street city state
         zip_code phone insurer pre_existing_condition
