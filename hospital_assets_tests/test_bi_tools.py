@@ -31,10 +31,24 @@ ROLES = tuple(POLICY.roles)
 #: KPI tables that no tool may add up: figures of a whole period or of a moment, ranks, limits, medians, and arrivals
 #: once more.
 NOT_ADDITIVE = {
-    "kpi_waits", "kpi_waits_rolling", "kpi_peak_hours", "kpi_conditions", "kpi_condition_groups", "kpi_procedures",
-    "kpi_trends", "kpi_units", "kpi_triage_mix", "kpi_physician_workload", "kpi_blood_groups", "kpi_demographics",
-    "kpi_op18", "kpi_ecat", "kpi_crowding_hourly", "kpi_overstays", "kpi_staffing_hourly",
-}  # fmt: skip
+    "kpi_waits",
+    "kpi_waits_rolling",
+    "kpi_peak_hours",
+    "kpi_conditions",
+    "kpi_condition_groups",
+    "kpi_procedures",
+    "kpi_trends",
+    "kpi_units",
+    "kpi_triage_mix",
+    "kpi_physician_workload",
+    "kpi_blood_groups",
+    "kpi_demographics",
+    "kpi_op18",
+    "kpi_ecat",
+    "kpi_crowding_hourly",
+    "kpi_overstays",
+    "kpi_staffing_hourly",
+}
 
 
 def manifest_of(role: str, policy: Policy = POLICY) -> dict[str, Any]:

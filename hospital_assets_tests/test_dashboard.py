@@ -1174,10 +1174,15 @@ def test_the_trend_of_news2_is_against_the_score_before(tmp_path: Path) -> None:
 def test_open_alerts_are_on_the_board_of_their_hospital_and_name_the_row(tmp_path: Path) -> None:
     def alert(number: str, subject: str, hospital: str | None, severity: str, by: str = "") -> dict[str, object]:
         return {
-            "alert_id": number, "subject": subject, "hospital_id": hospital, "department_name": "Emergency",
-            "severity": severity, "summary": f"summary {number}", "acknowledged_by": by,
+            "alert_id": number,
+            "subject": subject,
+            "hospital_id": hospital,
+            "department_name": "Emergency",
+            "severity": severity,
+            "summary": f"summary {number}",
+            "acknowledged_by": by,
             "opened_at": (NOW - timedelta(minutes=7)).isoformat(),
-        }  # fmt: skip
+        }
 
     alerts = [
         alert("a1", "secret", "H1", "warning"),

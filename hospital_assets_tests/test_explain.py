@@ -159,8 +159,14 @@ class TestOnABuild:
         file, line = visits.select("source_file", "source_line").row(0)
         assert twice[0] in (settings.landing / file).read_text(encoding="utf-8").splitlines()[line - 1]
         assert set(found.columns) == {
-            "key", "subject", "source_file", "source_line", "source_part", "first_seen_at", "fate",
-        }  # fmt: skip
+            "key",
+            "subject",
+            "source_file",
+            "source_line",
+            "source_part",
+            "first_seen_at",
+            "fate",
+        }
 
     def test_what_changed_since_a_version_is_found(self, built: tuple[Settings, BuildReport], tmp_path: Path) -> None:
         settings = warehouse_copy(built[0], tmp_path)

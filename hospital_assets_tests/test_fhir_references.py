@@ -63,22 +63,41 @@ def rate(identity: str, value: int, **values: Any) -> dict[str, Any]:
 
 LANDED = [
     resource("Organization", "h", name="H", type=[PROVIDER], **identified("urn:sites", "7")),
-    resource("Location", "er", name="Emergency", managingOrganization=queried("Organization", "urn:sites|7"),
-             physicalType={"coding": [{"code": "x"}, {"code": "wa"}]}, **identified("urn:rooms", "E")),
+    resource(
+        "Location",
+        "er",
+        name="Emergency",
+        managingOrganization=queried("Organization", "urn:sites|7"),
+        physicalType={"coding": [{"code": "x"}, {"code": "wa"}]},
+        **identified("urn:rooms", "E"),
+    ),
     resource("Location", "room", name="Room 1", physicalType={"coding": [{"code": "x"}, {"code": "ro"}]}),
     resource("Practitioner", "dr", name=[{"family": "Low"}], **identified("urn:npi", "99")),
-    resource("PractitionerRole", "role", practitioner=of("Practitioner", "urn:npi", "99"),
-             organization=of("Organization", None, "7")),
+    resource(
+        "PractitionerRole",
+        "role",
+        practitioner=of("Practitioner", "urn:npi", "99"),
+        organization=of("Organization", None, "7"),
+    ),
     resource("Patient", "p", birthDate="1980-01-02", **identified("urn:mrn", "15")),
     # All by identifier: to what has landed, and to two persons of one number who have not.
-    encounter("e1", "10:00", "12:00", subject=of("Patient", "urn:mrn", "15"),
-              serviceProvider=of("Organization", "urn:sites", "7"),
-              location=[{"location": queried("Location", "urn:rooms|E")}],
-              participant=[{"type": [{"coding": [{"code": "REF"}]}], "individual": queried("Practitioner", "1")},
-                           {"type": [{"coding": [{"code": "y"}, {"code": "ATND"}]}],
-                            "individual": of("Practitioner", "urn:npi", "99")}],
-              hospitalization={"dischargeDisposition": {"coding": [{"system": "urn:x", "code": "?"}, {"code": "01"}]}},
-              **identified("urn:visits", "V")),
+    encounter(
+        "e1",
+        "10:00",
+        "12:00",
+        subject=of("Patient", "urn:mrn", "15"),
+        serviceProvider=of("Organization", "urn:sites", "7"),
+        location=[{"location": queried("Location", "urn:rooms|E")}],
+        participant=[
+            {"type": [{"coding": [{"code": "REF"}]}], "individual": queried("Practitioner", "1")},
+            {
+                "type": [{"coding": [{"code": "y"}, {"code": "ATND"}]}],
+                "individual": of("Practitioner", "urn:npi", "99"),
+            },
+        ],
+        hospitalization={"dischargeDisposition": {"coding": [{"system": "urn:x", "code": "?"}, {"code": "01"}]}},
+        **identified("urn:visits", "V"),
+    ),
     encounter("e2", "10:00", "11:00", subject=of("Patient", "urn:north", "15")),
     encounter("e3", "10:00", "11:00", subject=queried("Patient", "urn:south|15")),
     rate("o1", 80, subject=queried("Patient", "urn:mrn|15"), encounter=of("Encounter", "urn:visits", "V")),
@@ -96,11 +115,17 @@ LANDED = [
     encounter("inside", "12:00", "13:00", partOf={"reference": "Encounter/stay"}),
     rate("o3", 70, encounter={"reference": "Encounter/part"}, effectiveDateTime="2026-05-01T09:30:00-04:00"),
     rate("Hz", 0, encounter=E1, valueQuantity={"value": 1.5, "code": "Hz"}, **ELEVEN),
-    rate("kPa", 0, encounter=E1, valueQuantity={"value": 16.0, "code": "kPa"}, **ELEVEN,
-         code={"coding": [{"system": LOINC, "code": "8480-6"}]}),
+    rate(
+        "kPa",
+        0,
+        encounter=E1,
+        valueQuantity={"value": 16.0, "code": "kPa"},
+        **ELEVEN,
+        code={"coding": [{"system": LOINC, "code": "8480-6"}]},
+    ),
     rate("o4", 71, encounter={"reference": "Encounter/part of part"}, effectiveDateTime="2026-05-01T09:45:00-04:00"),
     rate("o5", 72, encounter={"reference": "Encounter/ward"}, effectiveDateTime="2026-05-01T19:00:00-04:00"),
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module", params=DUCKDB_SLOW)

@@ -148,8 +148,11 @@ def of_facility(message: str, facility: str) -> str:
 
 
 def test_the_same_numbers_of_two_facilities_are_two_persons_and_two_visits(tmp_path: Path) -> None:
-    both = [of_facility(adt(kind, at, end=end), name) for name in ("GENERAL", "NORTH") for kind, at, end in
-            (("A04", FIRST, ""), ("A03", "20260501120000", "20260501120000"))]  # fmt: skip
+    both = [
+        of_facility(adt(kind, at, end=end), name)
+        for name in ("GENERAL", "NORTH")
+        for kind, at, end in (("A04", FIRST, ""), ("A03", "20260501120000", "20260501120000"))
+    ]
     found = hl7(tmp_path, *both, facilities="GENERAL,NORTH")
     for subject in ("er_visits", "adt_events"):
         raw = found.raw[subject]

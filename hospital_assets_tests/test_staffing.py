@@ -289,10 +289,16 @@ def department(**stated: object) -> staffing.Department:
     present = {(24 * day + clock, 8): 2 for day in range(7) for clock in (7, 15, 23)}
     rules = shifts.Rules(starts=tuple(range(24)), lengths=(8,), least=1, most=5)
     values = {
-        "history": history, "day_means": day_means, "day_dispersion": 0.01, "care": care(5, 0.05, (1.5, 2.0, 2.5)),
-        "present": present, "rules": rules, "budget": shifts.hours_of(present), "target": staffing.Target(0.8, 0.5),
+        "history": history,
+        "day_means": day_means,
+        "day_dispersion": 0.01,
+        "care": care(5, 0.05, (1.5, 2.0, 2.5)),
+        "present": present,
+        "rules": rules,
+        "budget": shifts.hours_of(present),
+        "target": staffing.Target(0.8, 0.5),
         "seed": 3,
-    }  # fmt: skip
+    }
     return staffing.Department(**(values | stated))  # type: ignore[arg-type]
 
 
