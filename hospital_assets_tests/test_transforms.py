@@ -679,8 +679,9 @@ def test_a_version_of_a_patient_that_landed_on_two_days_is_one(on: Engine) -> No
         {"patient_id": "P1", "recorded_at": written, "service_date": date(2026, 3, day), "insurer": insurer}
         for day, insurer in ((1, "old"), (2, "new"))
     ] + [{"patient_id": "P1", "recorded_at": written + timedelta(days=9), "service_date": date(2026, 3, 9)}]
-    place = {"source_file": "f", "source_line": 1, "source_part": 1, "sex": "female"}
-    landed = pl.DataFrame([row | place for row in rows], schema=CONTRACTS["cleaned_patients"].polars_schema)
+    place = {"source_file": "f", "source_part": 1, "sex": "female"}
+    lines = [row | place | {"source_line": line} for line, row in enumerate(rows)]
+    landed = pl.DataFrame(lines, schema=CONTRACTS["cleaned_patients"].polars_schema)
     transform: Any = dim_patient.op.compute_fn.decorated_fn  # type: ignore[union-attr]
     found = collect(transform(on(landed))).filter(pl.col("patient_id") == "P1").sort("version_number")
     assert found["insurer"].to_list() == ["new", None]

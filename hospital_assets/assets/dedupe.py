@@ -62,7 +62,7 @@ def newest_of_each(records: Frame, key: Sequence[str], period: Period | None = N
         )
         contested = records.join(inside.select(*keys), on=keys, how="semi")
     # Few things have more than one record, so only those are ranked.
-    contested = contested.select(*keys, "recorded_at", "service_date", *_PLACE)
+    contested = contested.select(*dict.fromkeys([*keys, "recorded_at", "service_date", *_PLACE]))
     # Evaluated one after the other: together their hash tables would not fit beside a year's facts.
     repeated = checkpoint(contested.group_by(*keys).agg(_count=nw.len()).filter(nw.col("_count") > 1))
     older = checkpoint(
@@ -71,18 +71,6 @@ def newest_of_each(records: Frame, key: Sequence[str], period: Period | None = N
         )
     )
     return inside.join(older, on=_PLACE, how="anti")
-
-
-def newest_over_days(records: Frame, key: Sequence[str], written: str) -> Frame:
-    """Of the records of each key the newest, on whichever service day it stands.
-
-    Args:
-        records: cleaned records of all days.
-        key: columns that identify the thing.
-        written: column that says when the record was written; what was written at one moment goes by day and file.
-    """
-    ranked = _ranked(records, key, written, "service_date")
-    return ranked.filter(nw.col("_newer_count") == 1).drop("_newer_count")
 
 
 def _ranked(records: Frame, key: Sequence[str], written: str, *then: str) -> Frame:

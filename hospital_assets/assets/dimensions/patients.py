@@ -6,7 +6,7 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import table
-from hospital_assets.assets.dedupe import newest_over_days
+from hospital_assets.assets.dedupe import newest_of_each
 from hospital_assets.assets.dimensions.members import with_special_members
 from hospital_assets.assets.dimensions.scd2 import BEGINNING, END_OF_TIME, changes_only, versions
 from hospital_assets.contracts.dimensions import UNKNOWN_KEY
@@ -49,7 +49,7 @@ UNKNOWN_PATIENT = {
 def dim_patient(cleaned_patients: Frame) -> Frame:
     """Patients as of each change of their record."""
     # What lies outside the covered days stands on a day of its file, so that a version may have landed on two.
-    landed = newest_over_days(cleaned_patients, ["patient_id", "recorded_at"], "recorded_at")
+    landed = newest_of_each(cleaned_patients, ["patient_id", "recorded_at"])
     changed = changes_only(landed, "patient_id", "recorded_at", ATTRIBUTES)
     dated = versions(changed, "patient_id", "recorded_at").with_columns(
         _version=nw.concat_str(
