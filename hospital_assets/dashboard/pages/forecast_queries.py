@@ -48,35 +48,27 @@ def daily_forecast(mart: Mart, where: Slice) -> list[Row]:
 
 def drivers(mart: Mart, where: Slice) -> list[Row]:
     """What moves the newest forecast of the first day after it: day, driver, factor, added."""
-    if not mart.has("forecast_drivers", "factor"):
-        return []
-    return mart.sliced(
-        """
-        select target_date as day, driver, factor, added_arrivals as added from forecasts.forecast_drivers
-        where hospital_id = $hospital
-        qualify target_date = min(target_date) over (partition by service_date)
-            and service_date = max(service_date) over ()
-        order by driver_rank
-        """,
+    return of_newest(
+        mart,
         where,
+        "forecast_drivers",
+        "target_date as day, driver, factor, added_arrivals as added",
+        "and hospital_id = $hospital qualify target_date = min(target_date) over () order by driver_rank",
+        needs="factor",
     )
 
 
 def triage_forecast(mart: Mart, where: Slice) -> list[Row]:
     """What the newest forecast expects by triage level: of the first day after it, and of seven days (`week`)."""
-    if not mart.has("forecast_triage_daily", "expected_arrivals"):
-        return []
-    return mart.sliced(
-        """
-        select triage_group, min(target_date) as day, sum(expected_arrivals) as week,
-               min_by(expected_arrivals, target_date) as expected,
-               min_by(p10_count, target_date) as p10, min_by(p90_count, target_date) as p90
-        from forecasts.forecast_triage_daily
-        where hospital_id = $hospital and horizon_days <= 7
-          and service_date = (select max(service_date) from forecasts.forecast_triage_daily)
-        group by 1 order by 1
-        """,
+    return of_newest(
+        mart,
         where,
+        "forecast_triage_daily",
+        "triage_group, min(target_date) as day, sum(expected_arrivals) as week, "
+        "min_by(expected_arrivals, target_date) as expected, "
+        "min_by(p10_count, target_date) as p10, min_by(p90_count, target_date) as p90",
+        "and hospital_id = $hospital and horizon_days <= 7 group by 1 order by 1",
+        needs="expected_arrivals",
     )
 
 
@@ -99,24 +91,24 @@ def wait_methods(mart: Mart, where: Slice) -> list[Row]:
         hospital_id, method, method_reason, origins_count, median_skill_pct, high_skill_pct; simulation_error and
         same_hour_error, in minutes over the months there are: None where nothing is over.
     """
-    if not mart.has("forecast_wait_methods", "method_reason") or not mart.has("kpi_wait_forecast_accuracy", "method"):
+    if not mart.has("kpi_wait_forecast_accuracy", "method"):
         return []
-    return mart.sliced(
-        f"""
-        with scored as (
-            select hospital_id, method, sum(wait_mae_minutes * forecasts_count) / sum(forecasts_count) as error
-            from forecasts.kpi_wait_forecast_accuracy where horizon_band = '{ALL}' group by all
+
+    def error(method: str) -> str:
+        return (
+            "(select sum(wait_mae_minutes * forecasts_count) / sum(forecasts_count) "
+            "from forecasts.kpi_wait_forecast_accuracy scored where scored.hospital_id = "
+            f"forecast_wait_methods.hospital_id and method = '{method}' and horizon_band = '{ALL}')"
         )
-        select hospital_id, made.method, method_reason, origins_count, median_skill_pct, high_skill_pct,
-               max(error) filter (scored.method = '{QUEUE}') as simulation_error,
-               max(error) filter (scored.method = '{SAME_HOUR}') as same_hour_error
-        from forecasts.forecast_wait_methods made left join scored using (hospital_id)
-        where $hospital in ('all', hospital_id)
-          and service_date = (select max(service_date) from forecasts.forecast_wait_methods)
-        group by all
-        order by 1
-        """,
+
+    return of_newest(
+        mart,
         where,
+        "forecast_wait_methods",
+        "hospital_id, method, method_reason, origins_count, median_skill_pct, high_skill_pct, "
+        f"{error(QUEUE)} as simulation_error, {error(SAME_HOUR)} as same_hour_error",
+        "and $hospital in ('all', hospital_id) order by 1",
+        needs="method_reason",
     )
 
 
