@@ -5,7 +5,7 @@
 - `waits`: the start of a wait, and which visits have none. `four_hour`: the start of its clock. `lwbs`: who left.
 - `triage`: scales, the one in use, critical levels, targets. `news2`: points, score, response.
 - `observations`: full sets, repeat intervals. `age`, `condition_groups`: how people and conditions are grouped.
-- `natural_limits`: limits within which variation is chance.
+- `natural_limits`, `funnel_limits`, `poisson_limits`: limits within which variation is chance.
 - `words`: how texts and queries write these numbers.
 
 Functions take and return Narwhals expressions or frames. Other rules are in the module that applies them, which

@@ -14,6 +14,7 @@ import polars as pl
 
 from hospital_assets.measures.funnel_limits import with_funnel_limits
 from hospital_assets.measures.natural_limits import with_natural_limits
+from hospital_assets.measures.poisson_limits import with_poisson_limits
 from hospital_assets.warehouse.dialect import lazy, quoted
 
 if TYPE_CHECKING:
@@ -86,12 +87,10 @@ def _poisson(rows: pl.DataFrame) -> pl.DataFrame:
     doctors = compared.sum().over("hospital_key")
     share = pl.when(of_compared("shift_hours") > 0).then(pl.col("shift_hours") / of_compared("shift_hours"))
     expected = pl.when(compared).then(of_compared("visit_count") * share.otherwise(1.0 / doctors))
-    reach = 3.0 * expected.sqrt()
-    return rows.with_columns(
-        expected_visit_count=expected,
-        lower_limit_count=pl.max_horizontal(expected - reach, pl.when(expected.is_not_null()).then(0.0)),
-        upper_limit_count=expected + reach,
-    ).with_columns(is_outside=~pl.col("visit_count").is_between("lower_limit_count", "upper_limit_count"))
+    limited: pl.DataFrame = (
+        with_poisson_limits(lazy(rows.with_columns(expected_visit_count=expected))).collect("polars").to_native()
+    )
+    return limited
 
 
 def _z_scores(rows: pl.DataFrame) -> pl.DataFrame:

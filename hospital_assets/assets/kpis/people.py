@@ -11,6 +11,7 @@ from hospital_assets.assets.declare import table
 from hospital_assets.assets.kpis.totals import distinct_count, share_pct, with_totals
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.dimensions import NOT_YET_KEY
+from hospital_assets.measures.poisson_limits import with_poisson_limits
 from hospital_assets.warehouse.dialect import Frame, checkpoint, exact_sum
 
 #: Share of the US population in percent (American Red Cross).
@@ -87,16 +88,8 @@ def with_chance_limits(doctors: Frame) -> Frame:
     frame = doctors.join(totals, on="hospital_key", how="left").with_columns(
         _expected=nw.when(compared).then(nw.col("_visits") * share)
     )
-    frame = frame.with_columns(
-        expected_visit_count=nw.when(nw.col("_expected") > 0).then(nw.col("_expected"))
-    ).with_columns(_three_sigma=3.0 * nw.col("expected_visit_count").sqrt())
-    lower = nw.col("expected_visit_count") - nw.col("_three_sigma")
-    return frame.with_columns(
-        lower_limit_count=nw.when(lower > 0).then(lower).otherwise(nw.when(~lower.is_null()).then(nw.lit(0.0))),
-        upper_limit_count=nw.col("expected_visit_count") + nw.col("_three_sigma"),
-    ).with_columns(
-        is_outside=(nw.col("visit_count") < nw.col("lower_limit_count"))
-        | (nw.col("visit_count") > nw.col("upper_limit_count"))
+    return with_poisson_limits(
+        frame.with_columns(expected_visit_count=nw.when(nw.col("_expected") > 0).then(nw.col("_expected")))
     )
 
 
