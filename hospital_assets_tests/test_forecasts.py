@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import polars as pl
@@ -14,10 +15,12 @@ from hospital_assets.assets.forecasts.accuracy import accuracy, drift
 from hospital_assets.assets.forecasts.arrivals import forecasts
 from hospital_assets.checks.quality import check_quality
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.contracts.forecasts import SUM_OF_HOSPITALS
+from hospital_assets.contracts.forecasts import DRIVERS as DRIVER_NAMES
+from hospital_assets.contracts.forecasts import METHODS, SUM_OF_HOSPITALS
 from hospital_assets.contracts.kpis import ALL
-from hospital_assets.forecasting import acuity, trees
-from hospital_assets.settings import Settings, SettingsError, load_settings, write_settings
+from hospital_assets.forecasting import acuity, regression, trees
+from hospital_assets.forecasting.series import Method
+from hospital_assets.settings import CHALLENGERS, Settings, SettingsError, load_settings, write_settings
 from hospital_assets.warehouse.dialect import lazy
 
 FIRST, DAYS = date(2026, 8, 1), 90
@@ -307,6 +310,11 @@ def test_accuracy_does_not_depend_on_the_order_of_rows(made: Made, arrived: pl.D
     for seed in range(3):
         shuffled = [frame.sample(fraction=1, shuffle=True, seed=seed) for frame in (made[HOURLY], made[DAILY], arrived)]
         assert accuracy(*shuffled).equals(scored)
+
+
+def test_contracts_name_every_method_and_driver() -> None:
+    assert set(METHODS) == set(get_args(Method)) and set(CHALLENGERS) <= set(METHODS)
+    assert tuple(DRIVER_NAMES) == regression.DRIVERS
 
 
 def test_only_the_sum_of_what_ships_is_forecast_for_all(made: Made) -> None:

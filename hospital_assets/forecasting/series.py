@@ -145,6 +145,10 @@ class Series:
         """The first row that is used at an origin."""
         return max(0, origin + 1 - MOST_DAYS)
 
+    def hours_ahead(self, origin: int) -> Array:
+        """How long each hour of the days ahead exists."""
+        return self.hours[origin + 1 : origin + 1 + DAYS_AHEAD]
+
     def known_days(self, origin: int) -> int:
         """Days of history at an origin, missing ones left out."""
         return int((~np.isnan(self.counts[self.start(origin) : origin + 1, 0])).sum())
@@ -152,7 +156,7 @@ class Series:
     def by_calendar(self, method: Method, origin: int) -> Forecast:
         """The rates that a method has learned of the calendar, times the level of the last ten weeks."""
         past, rates, level, trained_to = self._learned(method, origin)
-        hours = self.hours[origin + 1 : origin + 1 + DAYS_AHEAD]
+        hours = self.hours_ahead(origin)
         by_hour, by_day = dispersions(*self._recent(origin, past))
         return self._forecast(method, origin, rates * hours * level, by_hour, by_day, level, trained_to)
 
@@ -166,7 +170,7 @@ class Series:
         usual = float(np.nansum(counts) / hours[~np.isnan(counts)].sum())
         by_clock = np.nan_to_num(np.ma.masked_invalid(rates).mean(axis=0).filled(usual), nan=usual)
         rates = np.where(np.isnan(rates), by_clock[None, :], rates)
-        means = rates * self.hours[origin + 1 : origin + 1 + DAYS_AHEAD]
+        means = rates * self.hours_ahead(origin)
         return self._forecast("slot_mean", origin, means, by_hour, by_day, 1.0, self.day(origin))
 
     def one_step(self, method: Method, origin: int) -> tuple[Array, Array]:
@@ -199,7 +203,7 @@ class Series:
         Returns:
             driver -> arrivals of the 14 days; the last ones are the forecast's.
         """
-        hours = self.hours[origin + 1 : origin + 1 + DAYS_AHEAD]
+        hours = self.hours_ahead(origin)
         expected = made.means.sum(axis=1)
         if made.method != "regression":
             return {"usual_day": expected.sum() / hours.sum() * hours.sum(axis=1), "weekday": expected}
@@ -224,7 +228,7 @@ class Series:
 
     def prior(self, origin: int) -> Forecast:
         """The visits a year of the hospital's volume band, spread evenly; only for a hospital that begins."""
-        ahead = self.hours[origin + 1 : origin + 1 + DAYS_AHEAD]
+        ahead = self.hours_ahead(origin)
         rate = (self.yearly_visits or 0.0) / 365 / HOURS_PER_DAY
         return self._forecast("prior", origin, rate * ahead, 0.0, 0.0, 1.0, self.day(origin))
 
@@ -241,7 +245,7 @@ class Series:
         known = ~np.isnan(counts)
         own = counts[known].sum() / max(expected[known].sum(), 1e-9)
         by_hour, by_day = dispersions(counts, own * expected)
-        ahead = own * profile[len(counts) :] * self.hours[origin + 1 : origin + 1 + DAYS_AHEAD]
+        ahead = own * profile[len(counts) :] * self.hours_ahead(origin)
         return self._forecast("network_profile", origin, ahead, by_hour, by_day, 1.0, self.day(origin))
 
     def _forecast(

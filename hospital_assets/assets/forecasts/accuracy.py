@@ -121,15 +121,13 @@ def accuracy(hourly: pl.DataFrame, daily: pl.DataFrame, arrivals: pl.DataFrame) 
     frames = []
     for grain, made, horizon in (("hour", hourly, "horizon_hours"), ("day", daily, "horizon_days")):
         key = ["hospital_id", "target_date", *(["hour_of_day"] if grain == "hour" else [])]
-        band = pl.col(horizon).replace_strict(
-            {n: _band(grain, n) for n in range(1, BANDS[grain][-1][1] + 1)}, return_dtype=pl.String
-        )
         actual = came.group_by(key).agg(pl.col("arrivals").sum())
         joined = made.filter(
             pl.col("target_date") >= (over - timedelta(days=SCORED_DAYS)).replace(day=1), pl.col("existing_hours") > 0
         ).join(actual, on=key, how="inner")
         if not joined.is_empty():
-            frames.append(_scored(joined.with_columns(grain=pl.lit(grain), horizon_band=band), came))
+            joined = joined.with_columns(grain=pl.lit(grain), horizon_band=horizon_band(grain, horizon))
+            frames.append(_scored(joined, came))
     if not frames:
         return pl.DataFrame(schema=contract.polars_schema)
     # Rounded, because sums of fractions depend on their order.
@@ -137,8 +135,14 @@ def accuracy(hourly: pl.DataFrame, daily: pl.DataFrame, arrivals: pl.DataFrame) 
     return scores.select(contract.column_names).cast(contract.polars_schema).sort(contract.key)
 
 
-def _band(grain: str, horizon: int) -> str:
-    return next(name for name, last in BANDS[grain] if horizon <= last)
+def horizon_band(grain: str, horizon: str) -> pl.Expr:
+    """The band of `BANDS` that a column of hours or days ahead lies in."""
+    bands: dict[int, str] = {}
+    first = 1
+    for name, last in BANDS[grain]:
+        bands |= dict.fromkeys(range(first, last + 1), name)
+        first = last + 1
+    return pl.col(horizon).replace_strict(bands, return_dtype=pl.String)
 
 
 def _came(arrivals: pl.DataFrame) -> pl.DataFrame:

@@ -215,7 +215,7 @@ class _Rows:
         from hospital_assets.forecasting.acuity import shares
         from hospital_assets.forecasting.calendar import calendar_version
         from hospital_assets.forecasting.network import holiday_names
-        from hospital_assets.forecasting.series import DAYS_AHEAD, Distribution
+        from hospital_assets.forecasting.series import Distribution
 
         hospitals = network.hospitals(as_of)
         total = network.total(hospitals, as_of)
@@ -226,7 +226,7 @@ class _Rows:
         for one in hospitals:
             own, shipped = series[one.hospital_id], one.shipped
             origin = own.index(as_of)
-            hours, holidays = own.hours[origin + 1 : origin + 1 + DAYS_AHEAD], holiday_names(own, as_of)
+            hours, holidays = own.hours_ahead(origin), holiday_names(own, as_of)
             for made in one.rivals:
                 labels = {"hospital_id": one.hospital_id, "method": made.method, "is_shipped": made is shipped}
                 arrivals.append(_Expected(labels, made, hours, holidays))

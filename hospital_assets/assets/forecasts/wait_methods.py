@@ -5,13 +5,13 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import narwhals as nw
 import polars as pl
 
 from hospital_assets.assets.declare import all_days, table
-from hospital_assets.assets.forecasts.accuracy import SCORED_DAYS
+from hospital_assets.assets.forecasts.accuracy import SCORED_DAYS, horizon_band
+from hospital_assets.assets.forecasts.staffing import of_days
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.contracts.forecasts import BANDS, QUEUE, SAME_HOUR
+from hospital_assets.contracts.forecasts import QUEUE, SAME_HOUR
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.warehouse.dialect import Frame
 from hospital_assets.warehouse.io_manager import period_of
@@ -39,16 +39,10 @@ def forecast_wait_methods(
 
     period = period_of(context)
     assert period is not None  # noqa: S101  (the assets are partitioned)
-    first = period.first - timedelta(days=ORIGINS + _UNTIL_KNOWN)
-    made = _between(forecast_waits_hourly, first, period.end)
+    first, last = period.first - timedelta(days=ORIGINS + _UNTIL_KNOWN), period.end - timedelta(days=1)
+    made = of_days(forecast_waits_hourly, first, last)
     as_of = sorted(day for day in made["service_date"].unique() if day >= period.first)
-    return methods(made, came(_between(fact_emergency_visits, first, period.end), dim_hospital), as_of)
-
-
-def _between(frame: Frame, first: date, end: date) -> pl.DataFrame:
-    day = nw.col("service_date")
-    found: pl.DataFrame = frame.filter(day >= nw.lit(first), day < nw.lit(end)).collect("polars").to_native()
-    return found
+    return methods(made, came(of_days(fact_emergency_visits, first, last), dim_hospital), as_of)
 
 
 def came(visits: pl.DataFrame, hospitals: pl.DataFrame) -> pl.DataFrame:
@@ -174,9 +168,8 @@ def kpi_wait_forecast_accuracy(
     if not isinstance(newest, date):
         return pl.DataFrame(schema=CONTRACTS["kpi_wait_forecast_accuracy"].polars_schema)
     first = (newest - timedelta(days=SCORED_DAYS)).replace(day=1)
-    end = newest + timedelta(days=1)
-    made = _between(forecast_waits_hourly, first - timedelta(days=_UNTIL_KNOWN), end)
-    waited = came(_between(fact_emergency_visits, first, end), dim_hospital)
+    made = of_days(forecast_waits_hourly, first - timedelta(days=_UNTIL_KNOWN), newest)
+    waited = came(of_days(fact_emergency_visits, first, newest), dim_hospital)
     return accuracy(made.filter(pl.col("target_date") >= first), forecast_wait_methods, waited)
 
 
@@ -209,10 +202,7 @@ def accuracy(made: pl.DataFrame, shipped: pl.DataFrame, waited: pl.DataFrame) ->
     )
     rows = rows.with_columns(
         period_month=pl.col("target_date").dt.month_start(),
-        horizon_band=pl.col("horizon_hours").replace_strict(
-            {n: next(name for name, last in BANDS["hour"] if n <= last) for n in range(1, BANDS["hour"][-1][1] + 1)},
-            return_dtype=pl.String,
-        ),
+        horizon_band=horizon_band("hour", "horizon_hours"),
         _rule=pl.col("_median").filter(pl.col("method") == SAME_HOUR).first().over(_FORECAST),
         _is_both=pl.len().over(_FORECAST) > 1,
     )
