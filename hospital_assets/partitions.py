@@ -17,7 +17,7 @@ from hospital_assets.settings import Settings
 _CRON = {"daily": "0 0 * * *", "monthly": "0 0 1 * *", "yearly": "0 0 1 1 *"}
 
 #: Where a day begins first: UTC+14 (the sign is POSIX's).
-_FIRST_ZONE = "Etc/GMT-14"
+FIRST_ZONE = "Etc/GMT-14"
 
 
 def service_periods(settings: Settings) -> dg.TimeWindowPartitionsDefinition:
@@ -31,7 +31,7 @@ def service_periods(settings: Settings) -> dg.TimeWindowPartitionsDefinition:
     last = settings.last_service_date
     return dg.TimeWindowPartitionsDefinition(
         start=first.isoformat(),
-        timezone=_FIRST_ZONE if last is None else None,
+        timezone=FIRST_ZONE if last is None else None,
         end=None if last is None else period_end(last, settings).isoformat(),
         end_offset=1 if last is None else _periods_ahead(last, settings),
         fmt="%Y-%m-%d",
@@ -41,7 +41,7 @@ def service_periods(settings: Settings) -> dg.TimeWindowPartitionsDefinition:
 
 def latest_day(now: datetime) -> date:
     """The latest day that it is anywhere: the last one of an open-ended directory."""
-    return now.astimezone(ZoneInfo(_FIRST_ZONE)).date()
+    return now.astimezone(ZoneInfo(FIRST_ZONE)).date()
 
 
 def period_start(day: date, settings: Settings) -> date:

@@ -172,7 +172,7 @@ def test_only_assets_that_bring_something_name_what_it_is() -> None:
         name = next(iter(asset.keys)).path[-1]
         resources = asset.required_resource_keys - {"io_manager", "clock", "profiles"}
         if CONTRACTS[name].layer == "raw":
-            assert resources == {"landing"}
+            assert resources == {"landing"}, name
         else:
             assert resources == brought.get(name, set()), name
 

@@ -16,6 +16,7 @@ import pytest
 from hospital_assets.assets.facts.other_days import REFERENCE_DATA, OtherDays
 from hospital_assets.assets.facts.stale_partitions import DECLARED
 from hospital_assets.automation.build import layers_of
+from hospital_assets.automation.loading import without_days
 from hospital_assets.automation.schedules import daily_batch_schedule
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.definitions import build_definitions
@@ -244,6 +245,13 @@ def test_an_open_ended_directory_has_the_day_that_it_is_anywhere(tmp_path: Path)
     zone = landing.without_warehouse()
     zone.connection.close()
     assert before <= zone.last <= latest_day(datetime.now(UTC))
+
+
+def test_files_of_days_to_come_change_the_roster_ahead() -> None:
+    assert without_days(GRAPH, ["vitals"]) == [dg.AssetKey("raw_landed_files")]
+    found = {key.to_user_string() for key in without_days(GRAPH, ["doctor_shifts"])}
+    assert found == {"raw_landed_files", "raw_doctor_shifts_ahead", "fact_doctor_shifts_ahead"}
+    assert {"raw_doctors", "dim_doctor"} < {key.to_user_string() for key in without_days(GRAPH, ["doctors"])}
 
 
 def test_the_daily_batch_takes_the_day_that_is_over_everywhere() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -17,6 +17,7 @@ from hospital_assets.assets.cleaned.subjects import VALIDATORS
 from hospital_assets.assets.cleaned.vitals import validate_vitals
 from hospital_assets.assets.dimensions.calendar import calendar_days
 from hospital_assets.assets.facts.bed_occupancy import department_hours, occupied
+from hospital_assets.assets.facts.doctor_shifts import planned
 from hospital_assets.assets.facts.patient_flow import ended_by_register, folded
 from hospital_assets.assets.kpis.arrivals import arrivals_by_hour, peak_hours
 from hospital_assets.assets.kpis.occupancy import department_flow, labelled_hours, occupancy, on_days
@@ -546,6 +547,31 @@ def test_a_record_outside_the_service_days_counts_on_no_other_day(on: Engine) ->
         assert out["rule"].to_list() == [None if good else "outside_service_period" for good in inside]
         # Where nobody says which the service days are, as for live alerts, none lies outside.
         assert collect(validate(on(raw), hospitals, profiles))["rule"].null_count() == len(clocks)
+
+
+def test_a_roster_ahead_holds_sound_shifts_that_nobody_moved(on: Engine) -> None:
+    hospitals = on(pl.DataFrame({"hospital_id": ["H1"], "time_zone": ["America/Chicago"]}))
+    day, none = {"shift_start": "2026-01-11 07:00", "shift_end": "2026-01-11 15:00"}, {"doctor_id": None}
+    day_after = {name: clock.replace("-11", "-12") for name, clock in day.items()}
+    written = {name: f"2026-01-0{n} 08:00" for name, n in (("old", 3), ("new", 5))}
+    told = [
+        ("planned", day),
+        ("moved", day),
+        ("kept", day | {"recorded_at": written["new"]}),
+        ("changed", day),
+        ("changed", day_after | {"recorded_at": written["new"]}),
+        ("nobody", day | none),
+        ("backwards", day | {"shift_end": "2026-01-11 06:00"}),
+    ]
+    raw = raw_rows(
+        "doctor_shifts",
+        [{"shift_id": name, "doctor_id": "D", "recorded_at": written["old"]} | row for name, row in told],
+    )
+    at = [datetime(2026, 1, 4, 14, tzinfo=UTC), datetime(2026, 1, 4, 14, tzinfo=UTC), None]
+    loaded = on(pl.DataFrame({"shift_id": ["moved", "kept", "planned"], "recorded_at": at}))
+    found = collect(planned(on(raw), loaded, hospitals, load_profiles(None)))
+    starts = dict(found.select("shift_id", pl.col("shift_start_at").dt.day()).iter_rows())
+    assert starts == {"planned": 11, "kept": 11, "changed": 12}
 
 
 def test_hours_in_which_nobody_came_count(on: Engine) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import duckdb
@@ -22,13 +23,16 @@ from hospital_assets.automation.refresh import MOST_IN_A_ROW, MOST_TRIES, Outcom
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.quarantine import change_quarantine, read_quarantine
 from hospital_assets.landing.registry import load_profiles
-from hospital_assets.landing.waiting import Waiting, is_due, spans, waiting_files
+from hospital_assets.landing.service_day import days_ahead
+from hospital_assets.landing.waiting import Waiting, is_due, spans
 from hospital_assets.landing.zone import LandingZone
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import Period, Warehouse
 from hospital_assets.warehouse.loads import complete_loads, publish_ledger, read_ledger_copy, record_loads
 
 DAY = date(2026, 1, 15)
+#: A modification time before it.
+DAY_BEFORE_NS = int(datetime(2026, 1, 14, tzinfo=UTC).timestamp() * 1e9)
 HOSPITALS = (
     "hospital_id,hospital_name,city,state,time_zone,trauma_level,annual_ed_visits_band\n"
     "H1,One,Chicago,IL,America/Chicago,1,\nH2,Two,Phoenix,AZ,America/Phoenix,1,\n"
@@ -187,17 +191,24 @@ def test_a_file_set_aside_is_left_out_until_it_is_let_in(zone: LandingZone) -> N
 # What waits ---------------------------------------------------------------------------------------
 
 
-def load(warehouse: Warehouse, zone: LandingZone, period: Period, run_id: str = "run", is_done: bool = True) -> None:
-    """What a run does for vitals: the ledger, then the days."""
+def load(
+    warehouse: Warehouse,
+    zone: LandingZone,
+    period: Period,
+    run_id: str = "run",
+    is_done: bool = True,
+    subject: str = "vitals",
+) -> None:
+    """What a run does for a subject: the ledger, then the days."""
     stored = CONTRACTS["raw_landed_files"]
     ledger = zone.discover()
     from hospital_assets.warehouse.dialect import lazy
 
     warehouse.replace(stored, lazy(ledger))
-    contract = CONTRACTS["raw_vitals"]
+    contract = CONTRACTS[f"raw_{subject}"]
     warehouse.replace(
         contract,
-        zone.read("vitals", ledger, period),
+        zone.read(subject, ledger, period),
         period,
         also=lambda _: record_loads(warehouse, contract, period, run_id),
     )
@@ -208,7 +219,7 @@ def load(warehouse: Warehouse, zone: LandingZone, period: Period, run_id: str = 
 
 def waiting(warehouse: Warehouse, zone: LandingZone) -> dict[str, tuple[date, ...]]:
     published = read_ledger_copy(warehouse.file)
-    found = waiting_files(zone.discover(published), published, ["vitals"])
+    found = zone.waiting(zone.discover(published), published, ["vitals"])
     return {file.source_file.rpartition("/")[2]: file.days for file in found}
 
 
@@ -220,6 +231,57 @@ def test_a_file_waits_until_all_its_days_are_loaded(zone: LandingZone, warehouse
     assert waiting(warehouse, zone) == {"file.json": (second,)}
     load(warehouse, zone, Period(second, date(2026, 1, 17)))
     assert waiting(warehouse, zone) == {}
+
+
+SHIFTS = ("shift_id", "doctor_id", "hospital_id", "department_id", "shift_start", "shift_end", "recorded_at")
+
+
+def shifts_file(zone: LandingZone, *days: date) -> Path:
+    """A roster that was written on `DAY`."""
+    path = zone.landing / "native" / "doctor_shifts" / "roster.csv"
+    path.parent.mkdir(exist_ok=True)
+    rows = [f"S{d:%m%d},D1,H1,H1-EMER,{d} 07:00:00,{d} 15:00:00,{DAY} 06:00:00" for d in days]
+    path.write_text("\n".join([",".join(SHIFTS), *rows, ""]))
+    return path
+
+
+@pytest.mark.parametrize("is_open_ended", [True, False])
+def test_a_roster_waits_for_its_days_to_come(zone: LandingZone, warehouse: Warehouse, is_open_ended: bool) -> None:
+    """It was landed before its days: each is loaded once it is a service day, and only then has the file waited."""
+    first, second, third = (DAY + timedelta(days=n) for n in (0, 1, 40))
+    landed = shifts_file(zone, first, second, third)
+    zone = replace(zone, last=first, is_open_ended=is_open_ended)
+
+    def waits(zone: LandingZone) -> list[Waiting]:
+        published = read_ledger_copy(warehouse.file)
+        return zone.waiting(zone.discover(published), published, ["doctor_shifts"])
+
+    assert [file.days for file in waits(zone)] == [(first,)]
+    assert entry(zone.discover(), "native/doctor_shifts/roster.csv")["service_dates"] == [first, second, third]
+    ahead = zone.read("doctor_shifts", zone.discover(), days_ahead("doctor_shifts", Period(zone.first, second)))
+    assert sorted(ahead.collect("polars").to_native()["shift_id"]) == ["S0116", "S0224"]
+    load(warehouse, zone, Period(first, second), subject="doctor_shifts")
+    assert waits(zone) == []
+    assert warehouse.connection.sql("select shift_id from raw.raw_doctor_shifts").fetchall() == [("S0115",)]
+    # The day after; had the file landed at midnight, the day would have begun first where it does so first.
+    os.utime(landed, ns=(DAY_BEFORE_NS, DAY_BEFORE_NS))
+    load(warehouse, zone, Period(first, second), subject="doctor_shifts")
+    (waiting,) = waits(replace(zone, last=second))
+    assert waiting.days == (second,)
+    began = int(datetime(2026, 1, 15, 10, tzinfo=UTC).timestamp() * 1e9)
+    assert waiting.since_ns == (began if is_open_ended else DAY_BEFORE_NS)
+    tomorrow = replace(zone, last=second)
+    load(warehouse, tomorrow, Period(second, second + timedelta(days=1)), subject="doctor_shifts")
+    assert waits(tomorrow) == []
+
+
+def test_what_is_planned_for_after_a_year_is_not_read_as_a_roster(zone: LandingZone) -> None:
+    shifts_file(zone, DAY, DAY + timedelta(days=400))
+    row = entry(replace(zone, last=DAY).discover(), "native/doctor_shifts/roster.csv")
+    assert row["service_dates"] == [DAY]
+    assert days_ahead("doctor_shifts", Period(zone.first, DAY)) == Period(DAY, date(2027, 1, 16))
+    assert days_ahead("vitals", Period(zone.first, DAY)) == Period(DAY, DAY)
+    assert entry(replace(zone, last=date.max).discover(), "native/doctor_shifts/roster.csv")["row_count"] == 2
 
 
 def test_a_changed_file_refreshes_the_days_it_left(zone: LandingZone, warehouse: Warehouse) -> None:

@@ -14,7 +14,6 @@ from hospital_assets.assets.cleaned.vitals import validate_vitals
 from hospital_assets.checks.accounting import unknown_kinds
 from hospital_assets.landing.profile import ProfileError, parse_profile
 from hospital_assets.landing.registry import load_profiles
-from hospital_assets.landing.waiting import waiting_files
 from hospital_assets.landing.zone import LandingZone
 from hospital_assets.sources.draft import draft_profile
 from hospital_assets.warehouse.database import scratch_connection
@@ -484,7 +483,7 @@ def test_what_is_looked_up_may_come_later(zone: LandingZone, own: Own, first: st
     assert dates == [date(2026, 1, 15), date(2026, 1, 16)]
     none = pl.lit([], dtype=pl.List(pl.Date))
     published = before.with_columns(is_loaded=pl.lit(True), loaded_dates="service_dates", outdated_dates=none)
-    waits = {f.source_file: f.days for f in waiting_files(ledger, published, ["diagnoses"])}
+    waits = {f.source_file: f.days for f in zone.waiting(ledger, published, ["diagnoses"])}
     assert waits["mine/codes.csv"][-2:] == (date(2026, 1, 15), date(2026, 1, 16))
 
 

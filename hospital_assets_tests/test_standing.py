@@ -60,25 +60,37 @@ def places(result: dg.AssetCheckResult) -> dict[str, object]:
 
 def test_landed_is_loaded_and_duplicate_and_not_loaded_and_waiting() -> None:
     files = ledger(a="ready", b="duplicate", c="unreadable", d="quarantined", e="ready")
-    found = accounted(files, files, loads("a"), NOW)
+    found = accounted(files, files, loads("a"), NOW, DAY)
     assert found.passed
     assert places(found) == {"landed": 5, "loaded": 1, "duplicate": 1, "not_loaded": 2, "waiting": 1}
 
 
 def test_a_file_of_which_a_day_is_missing_waits() -> None:
     files = ledger(a="ready")
-    assert places(accounted(files, files, loads("a", day=date(2026, 3, 1)), NOW))["waiting"] == 1
+    assert places(accounted(files, files, loads("a", day=date(2026, 3, 1)), NOW, DAY))["waiting"] == 1
 
 
 def test_what_is_left_behind_is_found() -> None:
     good = ledger(a="ready")
     left = ledger(a="ready", b="ready:30")
-    assert not accounted(left, left, loads("a"), NOW).passed
-    unseen = accounted(ledger(a="ready", z="ready:30"), good, loads("a"), NOW)
+    assert not accounted(left, left, loads("a"), NOW, DAY).passed
+    unseen = accounted(ledger(a="ready", z="ready:30"), good, loads("a"), NOW, DAY)
     assert not unseen.passed and places(unseen)["waiting"] == 1
-    assert accounted(ledger(a="ready", z="ready:1"), good, loads("a"), NOW).passed
-    gone = accounted(good, good, loads("a", "deleted"), NOW)
+    assert accounted(ledger(a="ready", z="ready:1"), good, loads("a"), NOW, DAY).passed
+    gone = accounted(good, good, loads("a", "deleted"), NOW, DAY)
     assert not gone.passed and "1 files that are no longer" in (gone.description or "")
+
+
+def test_a_roster_does_not_wait_before_its_days_have_come() -> None:
+    """A file with a day that came and one that did not; one that is all planned."""
+    later = DAY + timedelta(days=3)
+    files = ledger(a="ready:30", b="ready:30").with_columns(
+        service_dates=pl.Series([[DAY, later], [later]], dtype=pl.List(pl.Date))
+    )
+    assert places(accounted(files, files, loads("a"), NOW, DAY)) | {"loaded": 2, "waiting": 0} == places(
+        accounted(files, files, loads("a"), NOW, DAY)
+    )
+    assert places(accounted(files, files, loads("a"), NOW, later))["waiting"] == 2
 
 
 def test_freshness() -> None:

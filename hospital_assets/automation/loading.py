@@ -22,6 +22,7 @@ from hospital_assets.clock import hospital_now
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.profile import LANDED
 from hospital_assets.landing.quarantine import change_quarantine
+from hospital_assets.landing.service_day import DAYS_AHEAD
 from hospital_assets.landing.waiting import Waiting, spans
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.live.alert_rules import loading_stopped, quarantined_file
@@ -141,7 +142,7 @@ def over(days: Span | None, settings: Settings) -> dict[str, Any]:
 
 
 def without_days(graph: Any, subjects: Collection[str]) -> list[dg.AssetKey]:
-    """What files without service days change: the ledger, and reference data up to its dimensions.
+    """What files without service days change: the ledger, reference data up to its dimensions, and the roster ahead.
 
     Args:
         graph: the asset graph (Dagster's type for it is not public).
@@ -151,7 +152,10 @@ def without_days(graph: Any, subjects: Collection[str]) -> list[dg.AssetKey]:
     selection = dg.AssetSelection.assets(*raw).downstream() & dg.AssetSelection.groups("raw", "cleaned", "dimensions")
     found = selection.resolve(graph) if raw else set()
     undated = {key for key in found if not CONTRACTS[key.path[-1]].partitioned}
-    return sorted({dg.AssetKey("raw_landed_files"), *undated})
+    ahead = {
+        dg.AssetKey(f"{layer}_{name}_ahead") for name in subjects if name in DAYS_AHEAD for layer in ("raw", "fact")
+    }
+    return sorted({dg.AssetKey("raw_landed_files"), *undated, *ahead})
 
 
 def execute(

@@ -17,6 +17,7 @@ from hospital_assets.assets.resources import ClockResource
 from hospital_assets.checks.findings import names_asked_for
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.streams import faults, ranges
+from hospital_assets.landing.waiting import until
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.warehouse.io_manager import WarehouseResource
 from hospital_assets.warehouse.loads import read_loads
@@ -84,9 +85,9 @@ def standing_check(periods: dg.TimeWindowPartitionsDefinition) -> dg.AssetChecks
         landing: LandingResource,
         clock: ClockResource,
     ) -> Iterator[dg.AssetCheckResult]:
-        loads = read_loads(warehouse.open())
+        loads, zone = read_loads(warehouse.open()), landing.open()
         outcomes: dict[str, Callable[[], dg.AssetCheckResult]] = {
-            ACCOUNTED.name: lambda: accounted(landing.open().listed(), ledger, loads, clock.wall()),
+            ACCOUNTED.name: lambda: accounted(zone.listed(), ledger, loads, clock.wall(), zone.last),
             FRESH.name: lambda: fresh(ledger, clock.now().date()),
             VOLUME.name: lambda: usual(loads, clock.now().date()),
             NOT_FAILED.name: lambda: not_failed(context.instance, periods, _days_of_run(context, periods)),
@@ -98,7 +99,9 @@ def standing_check(periods: dg.TimeWindowPartitionsDefinition) -> dg.AssetChecks
     return standing
 
 
-def accounted(on_disk: pl.DataFrame, ledger: pl.DataFrame, loads: pl.DataFrame, wall: datetime) -> dg.AssetCheckResult:
+def accounted(
+    on_disk: pl.DataFrame, ledger: pl.DataFrame, loads: pl.DataFrame, wall: datetime, last: date
+) -> dg.AssetCheckResult:
     """Every file on disk is loaded, a copy, not to be loaded or waiting; every load has its file.
 
     Args:
@@ -106,21 +109,19 @@ def accounted(on_disk: pl.DataFrame, ledger: pl.DataFrame, loads: pl.DataFrame, 
         ledger: raw_landed_files.
         loads: subject, source_file, file_sha256, service_date of stored rows.
         wall: the wall clock.
+        last: the last service day; what is planned for days after it does not wait.
     """
     identity = ["subject", "source_file", "file_sha256"]
     stored = loads.group_by(identity).agg(pl.col("service_date").drop_nulls().alias("_stored"))
+    is_planned = pl.col("service_dates").list.min() > last
+    left_to_load = until(last).list.set_difference(pl.col("_stored").fill_null(pl.lit([], dtype=pl.List(pl.Date))))
+    is_loaded = (pl.col("_stored").is_not_null() | is_planned) & (left_to_load.list.len() == 0)
     files = ledger.join(stored, on=identity, how="left").with_columns(
         place=pl.when(pl.col("state") == "duplicate")
         .then(pl.lit("duplicate"))
         .when(~pl.col("state").is_in(["ready", "companion"]))
         .then(pl.lit("not_loaded"))
-        .when(
-            (pl.col("state") == "companion")
-            | (
-                pl.col("_stored").is_not_null()
-                & (pl.col("service_dates").list.set_difference("_stored").list.len() == 0)
-            )
-        )
+        .when((pl.col("state") == "companion") | is_loaded)
         .then(pl.lit("loaded"))
         .otherwise(pl.lit("waiting"))
     )

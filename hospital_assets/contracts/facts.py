@@ -175,15 +175,36 @@ class FactBedOccupancy(
     arrivals_count = column("Patients who came within the hour; moves from bed to bed are none.")
 
 
+_SHIFT = """
+    doctor_key hospital_key department_key start_date_key shift_start_at shift_end_at shift_hours recorded_at
+"""
+
+
 class FactDoctorShifts(
     DatedFact,
     name="fact_doctor_shifts",
     grain="one doctor shift",
     key=("shift_id",),
-    columns="doctor_key hospital_key department_key start_date_key shift_start_at shift_end_at shift_hours",
+    columns=_SHIFT,
     order_by=("service_date", "hospital_key", "shift_id"),
 ):
     """Hours doctors were on shift."""
+
+    department_key = column("Where the shift is worked; the doctor's own department where that is not given.")
+    start_date_key = column("Of the shift.")
+    shift_hours = column(plausible=(1, 24), gt=0)
+
+
+class FactDoctorShiftsAhead(
+    Table,
+    name="fact_doctor_shifts_ahead",
+    layer="facts",
+    grain="one doctor shift of a day that has not come",
+    key=("shift_id",),
+    columns=f"service_date {_SHIFT}",
+    order_by=("service_date", "hospital_key", "shift_id"),
+):
+    """Shifts planned for the days after the last service day, by which waits ahead are simulated."""
 
     department_key = column("Where the shift is worked; the doctor's own department where that is not given.")
     start_date_key = column("Of the shift.")
@@ -253,4 +274,5 @@ TABLES = (
     FactBedOccupancy,
     StalePartitions,
     FactDoctorShifts,
+    FactDoctorShiftsAhead,
 )

@@ -103,13 +103,23 @@ class RawDoctors(
     department_id = column("The home department.")
 
 
-class RawDoctorShifts(
-    DatedRecord,
-    name="raw_doctor_shifts",
-    grain="one landed shift record",
-    landed="shift_id doctor_id hospital_id department_id shift_start shift_end recorded_at",
-):
+_SHIFT = "shift_id doctor_id hospital_id department_id shift_start shift_end recorded_at"
+
+
+class RawDoctorShifts(DatedRecord, name="raw_doctor_shifts", grain="one landed shift record", landed=_SHIFT):
     """Doctor shifts as landed."""
+
+    department_id = column("Where the shift is worked.")
+
+
+class RawDoctorShiftsAhead(
+    LandedRecord,
+    name="raw_doctor_shifts_ahead",
+    grain="one landed record of a shift whose day has not come",
+    columns="service_date",
+    landed=_SHIFT,
+):
+    """Shifts planned for days after the last service day, as landed; each is loaded when its day has come."""
 
     department_id = column("Where the shift is worked.")
 
@@ -218,4 +228,6 @@ FEED_OF: dict[type[Table], str] = {
     RawProcedures: "visits",
     RawOtherRecords: "adt",
 }
-TABLES = (RawLandedFiles, *FEED_OF)
+TABLES = (RawLandedFiles, *FEED_OF, RawDoctorShiftsAhead)
+#: Those whose rows say which files are loaded.
+LOADS = frozenset(table.contract().name for table in FEED_OF)

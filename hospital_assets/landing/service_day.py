@@ -2,13 +2,14 @@
 
 It is the local day of the record's own clock, in its hospital's zone. Where that clock is missing, unreadable or
 outside the data directory's period, it is the day of `recorded_at`; else the commonest day of the record's file;
-else the first service day. Never the file's name, never today. Which days there are: `partitions`.
+else the first service day. Never the file's name, never today. Which days there are: `partitions`. What is planned has
+days after the period as well: it waits for them to come.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date
+from datetime import date, timedelta
 
 import narwhals as nw
 import polars as pl
@@ -16,7 +17,22 @@ import polars as pl
 from hospital_assets.contracts import PARTITION_COLUMN
 from hospital_assets.landing.clocks import split_sums, with_point, without_sum_is_zero
 from hospital_assets.landing.profile import Profile, Subject, Sum
+from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import Frame, local_clocks, parse_numbers, parse_wall_clocks, resolve_instants
+
+#: Subject -> of how many days after the last service day its records may tell: a year's roster may be planned.
+DAYS_AHEAD = {"doctor_shifts": 366}
+
+
+def last_day_of(subject: str, last: date) -> date:
+    """The last day that a record of a subject may have where `last` is the last service day."""
+    return last + min(timedelta(days=DAYS_AHEAD.get(subject, 0)), date.max - last)
+
+
+def days_ahead(subject: str, service_days: Period) -> Period:
+    """The days after the service days of which records of a subject may tell."""
+    end = last_day_of(subject, service_days.end - timedelta(days=1))
+    return Period(service_days.end, end + min(timedelta(days=1), date.max - end))
 
 
 def with_service_day(
@@ -30,7 +46,7 @@ def with_service_day(
         profile: for its formats and its zone where the hospital has none.
         zones: IANA zone by hospital_id.
         first: first service day.
-        last: last service day, inclusive.
+        last: last day that a record may have, inclusive (`last_day_of`).
     """
     names = set(frame.columns)
     clocks = {}

@@ -12,6 +12,9 @@ from datetime import date, timedelta
 
 import polars as pl
 
+from hospital_assets.landing.service_day import DAYS_AHEAD
+from hospital_assets.partitions import FIRST_ZONE
+
 #: States of files that hold records to load.
 LOADABLE = ("ready", "companion")
 
@@ -23,7 +26,7 @@ class Waiting:
     Attributes:
         source_file: its path below the landing folder.
         file_sha256: its content.
-        since_ns: when it was last modified.
+        since_ns: when it was last modified, or when the first of its days came that had been planned.
         days: service days to refresh; empty for undated subjects and files that cannot be read.
         subjects: what it feeds.
     """
@@ -35,13 +38,17 @@ class Waiting:
     subjects: tuple[str, ...] = ()
 
 
-def waiting_files(ledger: pl.DataFrame, published: pl.DataFrame, subjects: Collection[str]) -> list[Waiting]:
+def waiting_files(
+    ledger: pl.DataFrame, published: pl.DataFrame, subjects: Collection[str], last: date, *, is_open_ended: bool
+) -> list[Waiting]:
     """Files of some subjects that are not loaded, or not even in the stored ledger.
 
     Args:
         ledger: the landing folder as it is now.
         published: the stored ledger with `is_loaded`, `loaded_dates`, `outdated_dates`.
         subjects: the subjects asked for.
+        last: the last service day; for days after it a file waits only once they are service days.
+        is_open_ended: whether `last` is only the latest one so far.
     """
     identity = ["source_file", "subject", "file_sha256"]
     stored = published.select(*identity, pl.col("state").alias("_stored_state"), "is_loaded", "loaded_dates")
@@ -63,6 +70,7 @@ def waiting_files(ledger: pl.DataFrame, published: pl.DataFrame, subjects: Colle
             .then(pl.col("_dates_before").fill_null(none))
             .otherwise(pl.col("outdated_dates").fill_null(none)),
             _loaded=pl.col("loaded_dates").fill_null(none),
+            _due=until(last),
             _is_loadable=pl.col("state").is_in(list(LOADABLE)),
             # A companion that has come completes what is loaded already.
             _is_completed=((pl.col("state") == "companion") & pl.col("_stored_state").is_null())
@@ -72,9 +80,9 @@ def waiting_files(ledger: pl.DataFrame, published: pl.DataFrame, subjects: Colle
         .with_columns(
             _missing=pl.when(pl.col("_is_loadable") & pl.col("_is_completed"))
             # Also the days on which its records stood without the companion.
-            .then(pl.col("service_dates").list.set_union(pl.col("_loaded")))
+            .then(pl.col("_due").list.set_union(pl.col("_loaded")))
             .when(pl.col("_is_loadable"))
-            .then(pl.col("service_dates").list.set_difference(pl.col("_loaded")))
+            .then(pl.col("_due").list.set_difference(pl.col("_loaded")))
             .otherwise(none)
         )
         .with_columns(_days=pl.col("_missing").list.set_union(pl.col("_outdated")))
@@ -87,20 +95,34 @@ def waiting_files(ledger: pl.DataFrame, published: pl.DataFrame, subjects: Colle
         | pl.col("_stored_state").is_null()
         | (pl.col("_stored_state") != pl.col("state"))
     )
+    since = pl.col("file_modified_ns")
+    if is_open_ended:
+        # A planned day has not waited before it came.
+        since = (
+            pl.when(pl.col("subject").is_in(list(DAYS_AHEAD)))
+            .then(pl.max_horizontal(since, _begin_ns(pl.col("_days").list.min())))
+            .otherwise(since)
+        )
     by_file = (
         joined.filter(waits)
         .group_by("source_file", "file_sha256")
-        .agg(
-            pl.col("file_modified_ns").max(),
-            pl.col("_days").explode().drop_nulls().unique(),
-            pl.col("subject").unique().sort(),
-        )
+        .agg(since.max(), pl.col("_days").explode().drop_nulls().unique(), pl.col("subject").unique().sort())
         .sort("source_file")
     )
     return [
         Waiting(name, digest, since, tuple(sorted(days)), tuple(subjects))
         for name, digest, since, days, subjects in by_file.iter_rows()
     ]
+
+
+def until(last: date) -> pl.Expr:
+    """The service days of ledger rows up to one; days that are only planned are left out."""
+    return pl.col("service_dates").list.eval(pl.element().filter(pl.element() <= last))
+
+
+def _begin_ns(day: pl.Expr) -> pl.Expr:
+    """When a day begins, wherever it does so first."""
+    return day.cast(pl.Datetime("ns")).dt.replace_time_zone(FIRST_ZONE).dt.epoch("ns")
 
 
 def is_due(files: Sequence[Waiting], now_ns: int, after_files: int, after_seconds: float) -> bool:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -54,7 +54,7 @@ from hospital_assets.landing.profile import (
 from hospital_assets.landing.quarantine import HELD_BACK, read_quarantine
 from hospital_assets.landing.records import LandedFile, declared_rows
 from hospital_assets.landing.registry import Profiles, load_profiles
-from hospital_assets.landing.service_day import days_of_files, with_service_day
+from hospital_assets.landing.service_day import DAYS_AHEAD, days_of_files, last_day_of, with_service_day
 from hospital_assets.landing.verify import Verified, verified
 from hospital_assets.landing.waiting import Waiting, waiting_files
 from hospital_assets.landing.worker import Worker, most_bytes_here
@@ -230,7 +230,7 @@ class LandingZone:
             if CONTRACTS[f"raw_{subject}"].partitioned:
                 has_hospital = "hospital_id" in canonical_columns(subject)
                 zones = self.zones(ledger, profile) if has_hospital else {}
-                frame = with_service_day(frame, spec, profile, zones, self.first, self.last)
+                frame = with_service_day(frame, spec, profile, zones, self.first, last_day_of(subject, self.last))
             frames.append(frame)
         return [f.with_columns(source_profile=nw.lit(profile.name)) for f in frames]
 
@@ -351,6 +351,10 @@ class LandingZone:
             )
             for row in files.sort("source_file").iter_rows(named=True)
         ]
+
+    def waiting(self, ledger: pl.DataFrame, published: pl.DataFrame, subjects: Collection[str]) -> list[Waiting]:
+        """Files of some subjects that are not loaded yet; see `waiting_files`."""
+        return waiting_files(ledger, published, subjects, self.last, is_open_ended=self.is_open_ended)
 
     def listed(self) -> pl.DataFrame:
         """What stands in the landing folder; see `listing.listed`."""
@@ -611,7 +615,7 @@ class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         zone = self.without_warehouse()
         with contextlib.closing(zone.connection):
             ledger = zone.discover(published, held_back, quiet_since_ns, subjects)
-        return waiting_files(ledger, published, subjects)
+            return zone.waiting(ledger, published, subjects)
 
     def held_back(self) -> dict[str, str]:
         """Content hashes that runs must leave out now, with their state."""
@@ -659,7 +663,7 @@ def import_files(profile: Profile, source: Path, landing: Path) -> tuple[list[st
 
 def observed_period(zone: LandingZone, ledger: pl.DataFrame) -> tuple[date, date] | None:
     """First and last service day found in the landed files, or None where there are none."""
-    days = ledger["service_dates"].explode().drop_nulls()
+    days = ledger.filter(~pl.col("subject").is_in(list(DAYS_AHEAD)))["service_dates"].explode().drop_nulls()
     # Records without any clock stand on the zone's first day, which is not a day of theirs.
     days = days.filter(days > zone.first)
     return None if days.is_empty() else (days.min(), days.max())  # type: ignore[return-value]

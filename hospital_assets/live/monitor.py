@@ -21,7 +21,7 @@ from hospital_assets.alerts.settings import AlertSettings, load_alert_settings
 from hospital_assets.clock import hospital_now, is_live
 from hospital_assets.landing.content import FAILURES
 from hospital_assets.landing.quarantine import label_of
-from hospital_assets.landing.waiting import Waiting, waiting_files
+from hospital_assets.landing.waiting import Waiting
 from hospital_assets.landing.zone import LandingResource, LandingZone
 from hospital_assets.live.alert_rules import (
     CRITICAL_VITALS,
@@ -95,7 +95,7 @@ class Monitor:
         zone = self.landing.without_warehouse()
         with contextlib.closing(zone.connection):
             ledger = zone.discover(published, self.landing.held_back(), quiet_since_ns)
-            waiting = {feed: waiting_files(ledger, published, subjects) for feed, subjects in self.feeds.items()}
+            waiting = {feed: zone.waiting(ledger, published, subjects) for feed, subjects in self.feeds.items()}
             if not is_live(self.settings, wall):
                 return Look(waiting, 0)
             signals, visits, assessed = self._assess(zone, ledger, now)

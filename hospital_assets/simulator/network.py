@@ -235,6 +235,13 @@ def draw_roster(
     return pl.DataFrame(rows, schema=schema, orient="row").sort("start", "shift_id")
 
 
+def roster_ahead(rng: np.random.Generator, doctors: pl.DataFrame, start: date) -> pl.DataFrame:
+    """What is planned, before `start`, for the days from it on; columns of `Network.roster`."""
+    roster = draw_roster(rng, doctors, start, _KNOWN_AHEAD // 86_400, Variation())
+    since = pl.col("hospital_id").replace_strict({name: midnight_utc(start, zone_of(name)) for name in HOSPITALS})
+    return roster.filter(pl.col("roster_state") != BANK, pl.col("start") >= since)
+
+
 def planned_doctors(rng: np.random.Generator, usual: int, share: float) -> np.ndarray:
     """How many doctors are planned for each of a day's shifts.
 

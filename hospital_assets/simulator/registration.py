@@ -52,16 +52,26 @@ _VISIT_COLUMNS = (
 )
 
 
-def write_reference_data(landed: feeds.Landed, network: Network, window: range, end: int) -> None:
-    """Hospitals, departments, doctors, and the roster: who is ill stays in it, who comes from the bank is added."""
+def write_reference_data(landed: feeds.Landed, network: Network, ahead: pl.DataFrame, window: range, end: int) -> None:
+    """Hospitals, departments, doctors, and the roster: who is ill stays in it, who comes from the bank is added.
+
+    Args:
+        landed: takes the feeds.
+        network: what there is.
+        ahead: the roster of the days after the window, as far as it is known by `end`.
+        window: the days (since 1970).
+        end: nothing is known after it (UTC seconds).
+    """
     landed.write("hospitals/hospitals.csv", feeds.csv_bytes(network.hospitals))
     landed.write("departments/departments.csv", feeds.csv_bytes(network.departments))
     landed.write("doctors/doctors.csv", feeds.csv_bytes(network.doctors))
     numbers = {name: number for number, name in enumerate(HOSPITALS)}
-    shifts = network.roster.with_columns(
-        hospital=pl.col("hospital_id").replace_strict(numbers, return_dtype=pl.Int64)
-    ).with_columns(_day=feeds.local_day("start", "hospital"))
-    shifts = shifts.filter(pl.col("_day").is_in(list(window))).with_columns(
+    shifts = (
+        pl.concat([network.roster, ahead])
+        .with_columns(hospital=pl.col("hospital_id").replace_strict(numbers, return_dtype=pl.Int64))
+        .with_columns(_day=feeds.local_day("start", "hospital"))
+    )
+    shifts = shifts.filter(pl.col("_day") >= window.start, pl.col("recorded") < end).with_columns(
         shift_start=clock_text("start", "hospital", CSV_CLOCK),
         shift_end=clock_text("end", "hospital", CSV_CLOCK),
         recorded_at=clock_text("recorded", "hospital", CSV_CLOCK),

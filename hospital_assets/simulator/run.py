@@ -16,7 +16,7 @@ from hospital_assets.simulator.coding import write_diagnoses_and_procedures
 from hospital_assets.simulator.demand import expected_arrivals
 from hospital_assets.simulator.messages import write_events
 from hospital_assets.simulator.monitors import write_vitals
-from hospital_assets.simulator.network import EPOCH, build_network, midnight_utc
+from hospital_assets.simulator.network import EPOCH, build_network, midnight_utc, roster_ahead
 from hospital_assets.simulator.registration import write_patients, write_reference_data, write_visits
 from hospital_assets.simulator.truth import true_visits
 
@@ -110,7 +110,8 @@ def feed_network(
         live_from: from this moment (UTC seconds), visits are recorded at each of their stages and
             not only when they are over.
     """
-    seeds = iter(np.random.SeedSequence(seed).spawn(32))
+    *streams, of_roster = np.random.SeedSequence(seed).spawn(33)
+    seeds = iter(streams)
     faker = Faker("en_US")
     faker.seed_instance(seed)
 
@@ -125,7 +126,8 @@ def feed_network(
     visits, pool = true_visits(rng, faker, network, rates, start, begin, end)
     vitals = clinical.vitals(rng(), visits, end)
     window = range((start - EPOCH).days, (start - EPOCH).days + days)
-    write_reference_data(landed, network, window, end)
+    ahead = roster_ahead(np.random.default_rng(of_roster), network.doctors, start + timedelta(days=days))
+    write_reference_data(landed, network, ahead, window, end)
     versions = write_patients(landed, rng(), faker, visits, pool, window, end, clean)
     write_visits(landed, rng(), visits, window, end, clean, live_from)
     vital_lines = write_vitals(landed, rng(), visits, vitals, window, clean)

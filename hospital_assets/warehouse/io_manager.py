@@ -19,6 +19,7 @@ from dagster_duckdb import DuckDBResource
 from pydantic import PrivateAttr
 
 from hospital_assets.contracts import CONTRACTS, Contract
+from hospital_assets.contracts.raw import LOADS
 from hospital_assets.settings import EngineSettings
 from hospital_assets.warehouse.database import Period, Warehouse, Written, open_warehouse
 from hospital_assets.warehouse.dialect import Frame, lazy
@@ -210,7 +211,7 @@ class WarehouseIOManager(dg.ConfigurableIOManager):
         period = period_of(context)
         if (period is not None) != contract.partitioned:
             raise WarehouseError(f"{contract.name}: the contract and the asset disagree on being partitioned")
-        is_landed = contract.layer == "raw" and contract.name != "raw_landed_files"
+        is_landed = contract.name in LOADS
         written = self._replace(
             warehouse,
             contract,

@@ -29,16 +29,13 @@ _WEEK = 7
 _DAYS_AHEAD = 2
 
 
-@dg.asset(
-    **table("forecast_waits_hourly"),
-    ins=all_days("fact_emergency_visits", "fact_doctor_shifts", "cleaned_doctor_shifts"),
-)
+@dg.asset(**table("forecast_waits_hourly"), ins=all_days("fact_emergency_visits", "fact_doctor_shifts"))
 def forecast_waits_hourly(
     forecast_arrivals_hourly: pl.DataFrame,
     forecast_arrivals_daily: pl.DataFrame,
     fact_emergency_visits: Frame,
     fact_doctor_shifts: Frame,
-    cleaned_doctor_shifts: Frame,
+    fact_doctor_shifts_ahead: Frame,
     dim_department: pl.DataFrame,
     dim_hospital: pl.DataFrame,
 ) -> pl.DataFrame:
@@ -49,12 +46,11 @@ def forecast_waits_hourly(
     # What is learned on a Sunday holds for the six days after it.
     first, last = made[0] - timedelta(days=DAYS_READ + _WEEK), made[-1]
     visits = of_days(fact_emergency_visits, first, last)
-    planned = fact_doctor_shifts.join(
-        cleaned_doctor_shifts.select("service_date", "shift_id", "recorded_at"),
-        on=["service_date", "shift_id"],
-        how="left",
+    until = last + timedelta(days=_DAYS_AHEAD)
+    shifts = pl.concat(
+        of_days(frame.select(*CONTRACTS["fact_doctor_shifts"].column_names), first, until)
+        for frame in (fact_doctor_shifts, fact_doctor_shifts_ahead)
     )
-    shifts = of_days(planned, first, last + timedelta(days=_DAYS_AHEAD))
     rows = simulated_waits(
         forecast_arrivals_hourly, forecast_arrivals_daily, visits, shifts, dim_department, dim_hospital
     )
@@ -141,7 +137,7 @@ def simulated_waits(
         hourly: forecast_arrivals_hourly.
         daily: forecast_arrivals_daily, of the same as-of days.
         visits: fact_emergency_visits; of this and the next, what was not known on an as-of day is not used for it.
-        shifts: fact_doctor_shifts, with `recorded_at`: since when each is known.
+        shifts: fact_doctor_shifts and fact_doctor_shifts_ahead; `recorded_at` is since when each is known.
         departments: dim_department.
         hospitals: dim_hospital.
     """

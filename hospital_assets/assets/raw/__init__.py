@@ -8,8 +8,10 @@ import dagster as dg
 import polars as pl
 
 from hospital_assets.assets.declare import table
+from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.profile import LANDED
+from hospital_assets.landing.service_day import days_ahead
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.warehouse.dialect import Frame
 from hospital_assets.warehouse.errors import without_values
@@ -37,6 +39,14 @@ def raw_subject(subject: str) -> dg.AssetsDefinition:
 
     asset: dg.AssetsDefinition = raw
     return asset
+
+
+@dg.asset(**table("raw_doctor_shifts_ahead"))
+def raw_doctor_shifts_ahead(raw_landed_files: pl.DataFrame, landing: LandingResource, clock: ClockResource) -> Frame:
+    """The records of shifts whose days come after the service days."""
+    with without_values("the landed doctor_shifts could not be read"):
+        zone = landing.open("raw_doctor_shifts_ahead")
+        return zone.read("doctor_shifts", raw_landed_files, days_ahead("doctor_shifts", clock.service_days))
 
 
 RAW_SUBJECTS = [raw_subject(subject) for subject in LANDED]
