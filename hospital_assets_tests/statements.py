@@ -1041,7 +1041,8 @@ def _week_ahead(o: Oracle, where: Slice) -> Told:
         )
         if not by.height:
             continue
-        by = by.with_columns(lack=col("needed_count") - col("present_count")).sort("target_date", "hour_of_day")
+        on = (col("present_count") + where.doctors).clip(0)
+        by = by.with_columns(lack=col("needed_count") - on).sort("target_date", "hour_of_day")
         by = (
             by.sort("lack", "offered_load", descending=True, maintain_order=True)
             if role == "doctor"
@@ -1055,7 +1056,9 @@ def _week_ahead(o: Oracle, where: Slice) -> Told:
         first = by["target_date"].min()
         short = by.filter(col("lack") > 0).height
         assert isinstance(first, date)
-        told[place] = [*([short, by.height, when] if short else ["every hour"]), f"{first.day} {first:%B}"]
+        supposed = [f"{abs(where.doctors)} {'more' if where.doctors > 0 else 'fewer'}"] if where.doctors else []
+        counted = [short, by.height, *supposed, when] if short else ["every hour", *supposed]
+        told[place] = [*counted, f"{first.day} {first:%B}"]
     waits = o.table("forecast_waits_hourly")
     waits = waits.filter(col("hospital_id") == where.hospital) if waits.height else waits
     if waits.height:

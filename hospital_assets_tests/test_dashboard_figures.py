@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Collection, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -236,6 +236,12 @@ def test_the_week_ahead_is_the_newest_suggestion() -> None:
     need, compared, shifts, nurses, waits = week_ahead(mart, one)
     assert need.title == "Fewer doctors than needed in 1 of 2 hours; most short Mon 07:00" and len(need.rows) == 2
     assert [shown["name"] for shown in need.spec["lines"]] == ["present roster", "needed", "suggested"]
+    more, fewer = (week_ahead(mart, replace(one, doctors=n))[0] for n in (2, -9))
+    assert more.title == "The present roster has the doctors needed in every hour, with 2 more in each"
+    assert fewer.title.startswith("Fewer doctors than needed in 2 of 2 hours, with 9 fewer in each; most short")
+    assert fewer.spec["lines"][0]["values"] == [0, 0] and fewer.what_if is not None and fewer.what_if.value == -9
+    asked = [read_slice({"doctors": value}, mart.known).doctors for value in ("3", "-2", "-99", "--1", "many", "")]
+    assert asked == [3, -2, -9, 0, 0, 0]
     assert compared.title == "Same hours, other shifts: mean wait 20.0 to 16.0 min, simulated"
     assert [row[1] for row in compared.rows] == ["present", "suggested", "without the forecast"]
     assert compared.rows[1][5] == "14.0 to 18.0" and compared.note.startswith("Of the 4.0 min, 3.0 are gained without")

@@ -87,6 +87,7 @@ def asked_at_random(known: Known, chance: random.Random) -> dict[str, str]:
         "department": chance.choice([*["all"] * 4, *known.departments]),
         "triage": chance.choice([*["all"] * 5, *known.triage]),
         "beds": chance.choice(["", "12", "40"]),
+        "doctors": chance.choice(["", "-2", "1", "9"]),
     }
 
 

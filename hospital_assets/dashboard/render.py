@@ -77,7 +77,7 @@ def query(where: Slice, **changes: str) -> str:
         "hospital": where.hospital,
         "department": where.department,
         "triage": where.triage,
-        **({"beds": str(where.beds)} if where.beds else {}),
+        **{name: str(value) for name in ("beds", "doctors") if (value := getattr(where, name))},
     } | changes
     return urlencode({name: value for name, value in values.items() if value != ALL})
 

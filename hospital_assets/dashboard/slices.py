@@ -17,8 +17,8 @@ Grain = Literal["day", "week", "month"]
 
 #: A series of more days is shown by week, of more weeks by month.
 MOST_POINTS = 130
-#: Nobody supposes more beds.
-MOST_BEDS = 9999
+#: Nobody supposes more beds, nor so many doctors more or fewer.
+MOST_BEDS, MOST_DOCTORS = 9999, 9
 _PRESETS = {"last-7": 7, "last-28": 28, "last-90": 90}
 
 
@@ -59,6 +59,7 @@ class Slice:
         department: name or `all`.
         triage: level or `all`.
         beds: staffed beds to suppose (Forecast); 0 for those there are.
+        doctors: so many more (or, below zero, fewer) in every hour to suppose (Workforce).
         is_whole: whether the days are all there are.
     """
 
@@ -69,6 +70,7 @@ class Slice:
     department: str = ALL
     triage: str = ALL
     beds: int = 0
+    doctors: int = 0
     is_whole: bool = False
 
     @property
@@ -110,7 +112,8 @@ def read_slice(asked: Mapping[str, str], known: Known) -> Slice:
         own or _among(asked.get("hospital"), known.hospitals),
         _among(asked.get("department"), known.departments),
         _among(asked.get("triage"), known.triage),
-        beds=_beds(asked.get("beds", "")),
+        beds=_supposed(asked.get("beds", ""), 0, MOST_BEDS),
+        doctors=_supposed(asked.get("doctors", ""), -MOST_DOCTORS, MOST_DOCTORS),
         is_whole=(first, last) == (known.first, known.last),
     )
 
@@ -150,8 +153,10 @@ def _calendar(period: str) -> tuple[date, date]:
     return start, after - timedelta(days=1)
 
 
-def _beds(value: str) -> int:
-    return min(int(value), MOST_BEDS) if value.isascii() and value.isdigit() else 0
+def _supposed(value: str, least: int, most: int) -> int:
+    """A whole number within limits; 0 for what is none."""
+    digits = value.removeprefix("-")
+    return min(max(int(value), least), most) if digits.isascii() and digits.isdigit() else 0
 
 
 def _among(value: str | None, known: Any) -> str:

@@ -15,8 +15,10 @@ from typing import Any, Literal
 
 import narwhals as nw
 
-#: From moving ranges of two to three standard deviations (Wheeler): 3 / 1.128.
-XMR_FACTOR = 2.66
+#: Mean moving range of two, over the standard deviation of what moves.
+RANGE_PER_DEVIATION = 1.128
+#: From moving ranges of two to three standard deviations, as Wheeler rounds it.
+XMR_FACTOR = round(3 / RANGE_PER_DEVIATION, 2)
 #: Two thirds of the way to a limit.
 NEAR_FACTOR = 1.773
 #: Moving ranges of so many times their mean are no chance (upper limit of a moving range); dropped once.

@@ -12,6 +12,7 @@ from hospital_assets.assets.declare import all_days, several_tables
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.forecasts import BANDS
 from hospital_assets.contracts.kpis import ALL
+from hospital_assets.measures.natural_limits import RANGE_PER_DEVIATION
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,8 +31,6 @@ _GROUP = ["period_month", "hospital_id", "grain", "horizon_band", "method"]
 #: Drift is looked for in the totals of days so far ahead, over so many weeks together, against as many as there are of
 #: the weeks before them; with fewer than the least there is no limit.
 _DRIFT_DAYS, _RECENT_WEEKS, _BASELINE_WEEKS, _LEAST_BASELINE_WEEKS = 2, 4, 26, 8
-#: Of a moving range of two, over the standard deviation of what moves.
-_RANGE_PER_DEVIATION = 1.128
 
 
 @dg.multi_asset(
@@ -94,7 +93,7 @@ def _limited(weeks: pl.DataFrame) -> pl.DataFrame:
     moved = (pl.col("crps_ratio") - pl.col("crps_ratio").shift(1)).abs().shift(_RECENT_WEEKS)
     ranges = moved.rolling_mean(window_size=_BASELINE_WEEKS - 1, min_samples=_LEAST_BASELINE_WEEKS - 1)
     # Of the mean of some weeks.
-    deviation = ranges / _RANGE_PER_DEVIATION / _RECENT_WEEKS**0.5
+    deviation = ranges / RANGE_PER_DEVIATION / _RECENT_WEEKS**0.5
     known = before.is_not_null().cast(pl.Int64).rolling_sum(window_size=_BASELINE_WEEKS, min_samples=1)
     return weeks.with_columns(
         recent_ratio=pl.col("crps_ratio").rolling_mean(window_size=_RECENT_WEEKS),

@@ -19,11 +19,23 @@ from hospital_assets.contracts.forecasts import (
     WAIT_REASONS,
 )
 from hospital_assets.contracts.kpis import ALL
-from hospital_assets.dashboard.figures import Column, Figure, Slicer, band, empty, figure, hours, line, on, series
+from hospital_assets.dashboard.figures import (
+    Column,
+    Figure,
+    Slicer,
+    WhatIf,
+    band,
+    empty,
+    figure,
+    hours,
+    line,
+    on,
+    series,
+)
 from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.pages import workforce_queries as queries
 from hospital_assets.dashboard.pages.shared import WEEKDAYS, hour_of_week
-from hospital_assets.dashboard.slices import Slice
+from hospital_assets.dashboard.slices import MOST_DOCTORS, Slice
 
 _IGNORES: tuple[Slicer, ...] = ("period", "department", "triage")
 _NONE = "Nothing has been published: needs and rosters of the week ahead are made on Sundays, from two weeks of data on"
@@ -43,7 +55,7 @@ def week_ahead(mart: Mart, where: Slice) -> list[Figure]:
     if not compared and not doctors:
         return [empty("week-ahead", "Who is needed in the week ahead", _NONE, 12, STAFF_NEEDED), waits]
     return [
-        _need(doctors, compared),
+        _need(doctors, compared, where.doctors),
         _compared(compared, queries.rosters_realised(mart, where)),
         _shifts(queries.suggested_shifts(mart, where), compared),
         _nurses(queries.staff_needed(mart, where, NURSE)),
@@ -61,12 +73,15 @@ def _reasons(compared: list[Row]) -> str:
     return "; ".join(f"{', '.join(hospitals)}: {OUTCOMES[outcome]}" for outcome, hospitals in without.items())
 
 
-def _need(rows: list[Row], compared: list[Row]) -> Figure:
+def _need(rows: list[Row], compared: list[Row], more: int) -> Figure:
+    """Need against the roster, or against it with so many more (or fewer) doctors in every hour."""
     title = "Doctors needed in the week ahead"
     if not rows:
         return empty("staff-need", title, _reasons(compared) or _NONE, 12, STAFF_NEEDED)
+    rows = [row | {"present": max(0, row["present"] + more)} for row in rows]
     short = [row for row in rows if row["needed"] > row["present"]]
     worst = max(rows, key=lambda row: (row["needed"] - row["present"], row["offered_load"]))
+    supposed = f", with {number(abs(more))} {'more' if more > 0 else 'fewer'} in each" if more else ""
     lines = [
         line("present roster", [row["present"] for row in rows], "step"),
         line("needed", [row["needed"] for row in rows], "actual"),
@@ -75,10 +90,10 @@ def _need(rows: list[Row], compared: list[Row]) -> Figure:
         lines.append(line("suggested", [row["suggested"] for row in rows], "forecast"))
     return figure(
         "staff-need",
-        f"Fewer doctors than needed in {number(len(short))} of {number(len(rows))} hours; most short "
+        f"Fewer doctors than needed in {number(len(short))} of {number(len(rows))} hours{supposed}; most short "
         f"{hour_of_week(worst)}"
         if short
-        else "The present roster has the doctors needed in every hour",
+        else f"The present roster has the doctors needed in every hour{supposed}",
         f"Doctors by local hour of the week from {on(rows[0]['day'], '%B')}: those on by the "
         " roster of the last seven days, and those needed for the target on a day that one in ten exceeds",
         rows,
@@ -93,6 +108,7 @@ def _need(rows: list[Row], compared: list[Row]) -> Figure:
         measure=STAFF_NEEDED,
         ignores=_IGNORES,
         height=260,
+        what_if=WhatIf("doctors", "What if: doctors more or fewer in every hour", more, -MOST_DOCTORS, MOST_DOCTORS),
     )
 
 
