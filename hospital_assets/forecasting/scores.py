@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hospital_assets.forecasting.counts import ROUNDING, Array, cdf, pmf, quantiles, support_of
+from hospital_assets.forecasting.counts import ROUNDING, Array, cdf, pmf, support_of
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def pit_share(low: Array, high: Array, least: float, most: float) -> Array:
 def poisson_floor(means: Array) -> Array:
     """Mean absolute error of the median of a Poisson count whose mean is known: what no forecast can beat."""
     probabilities = pmf(means, 0.0)
-    median = quantiles(means, 0.0, (0.5,)).astype(np.float64)
+    median = (np.cumsum(probabilities, axis=1) < 0.5 - ROUNDING).sum(axis=1, keepdims=True)
     k = np.arange(probabilities.shape[1], dtype=np.float64)
     return np.asarray((probabilities * np.abs(k[None, :] - median)).sum(axis=1), dtype=np.float64)
 

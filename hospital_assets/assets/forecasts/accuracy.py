@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 #: Days before the newest whose months are scored, from their first day on: scoring a year at every run would cost more
 #: than the forecasts. Older forecasts stay stored.
 SCORED_DAYS = 62
-#: So many distributions of counts are in memory at a time.
-_CHUNK = 4_000
+#: So many distributions of counts are in memory at a time: more are slower, they leave the processor's cache.
+_CHUNK = 250
 _SEASONS = {"hour": 7 * 24, "day": 7}
 _GROUP = ["period_month", "hospital_id", "grain", "horizon_band", "method"]
 
