@@ -116,9 +116,10 @@ def plus_minutes(frame: Frame, clocks: Mapping[str, str]) -> Frame:
 
 def json_fields(frame: Frame, column: str, fields: Mapping[str, str]) -> Frame:
     strict = pl.col(column).map_batches(_strict_json, return_dtype=pl.String)
-    return lazy(
-        polars_of(frame).with_columns(**{out: strict.str.json_path_match(path) for out, path in fields.items()})
-    )
+    # By itself, or every field would make it anew.
+    read = polars_of(frame).with_columns(_strict=strict)
+    found = {out: pl.col("_strict").str.json_path_match(path) for out, path in fields.items()}
+    return lazy(read.with_columns(**found).drop("_strict"))
 
 
 #: A string, which is left alone, or a number that is none.
@@ -127,13 +128,15 @@ _NO_NUMBER = re.compile(r'"(?:\\.|[^"\\])*"|(-?(?:NaN|Infinity))\b')
 
 def _strict_json(texts: pl.Series) -> pl.Series:
     """JSON as Polars reads it: the NaN that many writers produce is text, as DuckDB gives it."""
-    if not texts.str.contains("NaN|Infinity").any():
+    holds_none = texts.str.contains("NaN|Infinity").fill_null(False)
+    if not holds_none.any():
         return texts
 
-    def strict(text: str | None) -> str | None:
-        return text and _NO_NUMBER.sub(lambda found: f'"{found[1]}"' if found[1] else found[0], text)
+    def strict(text: str) -> str:
+        return _NO_NUMBER.sub(lambda found: f'"{found[1]}"' if found[1] else found[0], text)
 
-    return pl.Series(texts.name, map(strict, texts), dtype=pl.String)
+    made = texts.filter(holds_none).map_elements(strict, return_dtype=pl.String)
+    return texts.scatter(holds_none.arg_true(), made)
 
 
 def json_rows(frame: Frame, column: str, items: str, fields: Sequence[str]) -> Frame:
