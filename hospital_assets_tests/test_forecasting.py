@@ -12,6 +12,8 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hospital_assets.forecasting import calendar, counts, gate, regression, scores, slots
 from hospital_assets.forecasting.backtest import Backtest, rolling_origin
@@ -315,6 +317,31 @@ def test_a_hospital_where_nobody_came_lately_stops_no_forecast_of_another() -> N
     (goes_on,) = network_of({"H1": drawn(5, rate=2.0)})
     (made,) = Network([goes_on, ended]).hospitals(AS_OF)
     assert made.method == "network_profile" and np.isfinite(made.shipped.means).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 20), st.integers(-12, 40)), min_size=1, max_size=4), st.integers(0, 30))
+def test_hospitals_that_begin_and_end_when_they_like_stop_no_forecast(spans: list[tuple[int, int]], back: int) -> None:
+    """Each has some days, and ended some days ago; what has not come at an origin is not used at it."""
+    as_of = AS_OF - timedelta(days=back)
+    ends = {f"H{n}": (days, min(AS_OF, AS_OF - timedelta(days=ago))) for n, (days, ago) in enumerate(spans)}
+
+    def made(factor: float) -> list[Array]:
+        hospitals = []
+        for name, (days, last) in ends.items():
+            values = drawn(days, last=last)
+            later = np.array([last - timedelta(days=days - 1 - n) > as_of for n in range(days)])
+            values[later] *= factor
+            hospitals += network_of({name: values}, last)
+        network = Network(hospitals)
+        found = network.hospitals(as_of)
+        total = network.total(found, as_of)
+        return [one.shipped.means for one in found] + ([total.means] if total else [])
+
+    known, changed = made(1.0), made(7.0)
+    assert all(np.isfinite(one).all() for one in known)
+    assert len(known) == len(changed)
+    assert all(np.array_equal(one, other) for one, other in zip(known, changed, strict=True))
 
 
 def test_a_day_is_wider_than_independent_hours_would_make_it() -> None:

@@ -150,7 +150,9 @@ class Series:
         return self.hours[origin + 1 : origin + 1 + DAYS_AHEAD]
 
     def known_days(self, origin: int) -> int:
-        """Days of history at an origin, missing ones left out."""
+        """Days of history at an origin, missing ones left out; none at an origin before the first day."""
+        if origin < 0:
+            return 0
         return int((~np.isnan(self.counts[self.start(origin) : origin + 1, 0])).sum())
 
     def by_calendar(self, method: Method, origin: int) -> Forecast:
