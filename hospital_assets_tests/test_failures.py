@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import sqlite3
 import types
+from datetime import date
 from pathlib import Path
 
 import duckdb
@@ -15,12 +17,14 @@ import pytest
 
 from hospital_assets.automation.failures import FULL_DISK, in_words
 from hospital_assets.cli import main
+from hospital_assets.cli.console import StepProgress
 from hospital_assets.files import replace_text
 from hospital_assets.publishing.publications import PublicationError, current_version
-from hospital_assets.settings import Settings
+from hospital_assets.settings import Settings, write_settings
 from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets.warehouse.loads import ledger_copy, read_ledger_copy
 
+DAY = date(2026, 3, 1)
 FULL = [
     OSError(errno.ENOSPC, "No space left on device"),
     OSError(errno.EDQUOT, "Disk quota exceeded"),
@@ -117,6 +121,31 @@ def test_an_interrupted_build_says_what_did_not_run(
     shown = capsys.readouterr()
     assert "interrupted: 0 of " in shown.err and "kpi_waits" in shown.err
     assert "errors" not in shown.out
+
+
+def test_a_refresh_that_is_cancelled_says_so_and_its_files_go_on_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The signal comes in the middle of a run, as from who cancels it."""
+    landed = tmp_path / "landing" / "native" / "hospitals" / "hospitals.csv"
+    landed.parent.mkdir(parents=True)
+    landed.write_text("hospital_id,hospital_name,time_zone\nH1,One,America/Chicago\n")
+    write_settings(Settings(tmp_path, first_service_date=DAY, last_service_date=DAY))
+    done: list[str] = []
+
+    def cancelled(_: StepProgress, name: str, _done: int, _total: int) -> None:
+        done.append(name)
+        if name == "raw_landed_files":
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(StepProgress, "__call__", cancelled)
+    assert main(["--data-dir", str(tmp_path), "refresh"]) == 2
+    shown = capsys.readouterr()
+    assert "interrupted: " in shown.err and "Run it again" in shown.err
+    assert "Traceback" not in shown.err and "raw_hospitals" not in done
+    ledger = read_ledger_copy(Settings(tmp_path).warehouse_file)
+    assert ledger["source_file"].to_list() == ["native/hospitals/hospitals.csv"]
+    assert ledger["is_loaded"].to_list() == [False]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"speed": "fast"}', "\0", "[" * 100_000])
