@@ -100,7 +100,7 @@ def gather(warehouse: Warehouse, profiles: Profiles, as_of: datetime) -> Quality
     quarantined_sql = " union all ".join(
         f"select '{subject}' as subject, source_file, source_line, rule, {_hospital(subject)} as hospital "
         f"from cleaned.quarantine_{subject} q "
-        f"join raw.raw_{subject} r using (source_file, source_line) where not is_duplicate"
+        f"join raw.raw_{subject} r using (source_file, source_line, source_part) where not is_duplicate"
         for subject in SUBJECTS
     )
     landed = " union all ".join(
