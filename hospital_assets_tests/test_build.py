@@ -699,8 +699,12 @@ def test_ten_thousand_small_files_with_fifty_kills(
             [*command[:-1], *words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         ) as process:
             assert process.stdout is not None
+            # A watcher with nothing to do says nothing more.
+            at_last = threading.Timer(60, process.kill)
+            at_last.start()
             for _, _line in zip(range(lines), process.stdout, strict=False):
                 pass
+            at_last.cancel()
             process.kill()
         return process.returncode == -signal.SIGKILL
 
