@@ -30,6 +30,7 @@ from hospital_assets.automation.sensors import (
     landing_sensor,
     publications_sensor,
     run_outcome_sensors,
+    sources_sensor,
     stale_partitions_sensor,
 )
 from hospital_assets.checks.accounting import accounting_checks
@@ -86,6 +87,7 @@ def build_definitions(settings: Settings, engine: EngineSettings | None = None) 
         ],
         sensors=[
             *(landing_sensor(feed, settings, landing) for feed in FEEDS),
+            sources_sensor(settings),
             stale_partitions_sensor(settings),
             publications_sensor(settings),
             alerts_sensor(settings, landing),

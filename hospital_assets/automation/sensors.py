@@ -28,6 +28,7 @@ from hospital_assets.automation.presence import is_watched
 from hospital_assets.automation.refresh import Outcome, Pending, Request, State, decide
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.profile import FEEDS
+from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.waiting import spans
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.live.alert_rules import check_signals, run_signal
@@ -35,9 +36,12 @@ from hospital_assets.live.monitor import open_monitor
 from hospital_assets.publishing.policy import usable_policy
 from hospital_assets.publishing.pseudonyms import KeyMissingError, load_key
 from hospital_assets.settings import Settings
+from hospital_assets.sources.pull import pull
 
 #: A file modified this recently may still be growing.
 QUIET_SECONDS = 1.0
+#: Between two looks at the sources elsewhere; one look may take half of it, the next goes on.
+PULL_SECONDS = 60
 #: Files younger than this are left to `hospital watch`, while it runs.
 WATCHER_SECONDS = 30.0
 
@@ -96,6 +100,30 @@ def landing_sensor(
             cursor=decision.state.model_dump_json(),
             skip_reason=None if decision.requests else "no files wait, or their run is under way",
         )
+
+    return sensor
+
+
+def sources_sensor(settings: Settings, clock: Callable[[], datetime] = wall_clock) -> dg.SensorDefinition:
+    """The sensor that brings new files from the addresses that profiles name; their feeds' sensors do the rest."""
+
+    @dg.sensor(
+        name="sources",
+        minimum_interval_seconds=PULL_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Brings new files from the addresses that source profiles name into the landing folder.",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        ends = time.monotonic() + PULL_SECONDS / 2
+        said = []
+        for name, profile in load_profiles(settings.profiles_folder).items():
+            if profile.source is None:
+                continue
+            done = pull(settings, profile, clock, time.sleep, lambda: time.monotonic() > ends)
+            said.append(f"{name}: {done.brought} brought, {done.changed} changed, {done.waiting} still being written")
+            if not done.succeeded:
+                context.log.error(f"{name}: {done.reason or f'{len(done.failed)} files failed'}; see hospital sources")
+        return dg.SkipReason("; ".join(said) or "no profile names an address")
 
     return sensor
 

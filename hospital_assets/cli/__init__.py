@@ -14,6 +14,7 @@ from hospital_assets.cli import (
     operations,
     pages,
     recovery,
+    sources,
     staffing,
     status,
     tables,
@@ -83,7 +84,7 @@ def _say_who_holds_it(command: str, settings: Settings) -> None:
 GROUPS: dict[str, tuple[tuple[str, ...], str]] = {
     "daily work": (("status", "build", "refresh", "watch", "check", "publish"), "hospital build --select group:kpis"),
     "bring data": (
-        ("simulate", "import", "profiles", "listen", "retry", "drift", "score"),
+        ("simulate", "import", "profiles", "pull", "sources", "listen", "retry", "drift", "score"),
         "hospital profiles new mine export.csv",
     ),
     "look": (("dev", "dashboard", "explain", "staffing", "report", "alerts"), "hospital dev"),
@@ -109,7 +110,19 @@ def _parser() -> argparse.ArgumentParser:
     commands = Commands(
         parser.add_subparsers(prog="hospital", required=True, metavar="COMMAND", dest="command", help=argparse.SUPPRESS)
     )
-    for group in (landing, tables, findings, explain, staffing, status, pages, governance, operations, recovery):
+    for group in (
+        landing,
+        sources,
+        tables,
+        findings,
+        explain,
+        staffing,
+        status,
+        pages,
+        governance,
+        operations,
+        recovery,
+    ):
         group.add_commands(commands)
     parser.epilog = "\n\n".join(
         "\n".join([f"{heading}, as in: {example}", *(f"  {name:<14} {commands.described[name]}" for name in names)])

@@ -19,11 +19,11 @@ from hospital_assets.landing.content import LINK, SPECIAL
 from hospital_assets.settings import FileLimits
 
 #: What programs call a file that they are still writing.
-_UNFINISHED = (".tmp", ".part", ".crdownload")
+UNFINISHED = (".tmp", ".part", ".crdownload")
 _FOLDER = "it is a folder with a file's name; what is in it is looked at, name it otherwise"
 _NAME = "its name holds control characters or is not UTF-8 (they are shown as escapes); rename it"
 #: Control characters, halves of surrogate pairs (bytes that are not UTF-8), and what turns the direction of writing.
-_NOT_IN_NAMES = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+ODD_IN_NAMES = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _SCHEMA = {"source_file": pl.String, "file_bytes": pl.Int64, "file_modified_ns": pl.Int64, "obstacle": pl.String}
 
 _Found = tuple[str, int, int, str | None]
@@ -75,7 +75,7 @@ def _found(landing: Path, limits: FileLimits, is_fed: Callable[[str], bool]) -> 
                 is_folder = entry.is_dir(follow_symlinks=False)
                 if is_folder:
                     waiting.append(f"{name}/")
-                elif entry.name.startswith(".") or entry.name.endswith(_UNFINISHED):
+                elif entry.name.startswith(".") or entry.name.endswith(UNFINISHED):
                     continue
                 if not is_folder or ("." in entry.name and is_fed(_shown(name))):
                     yield _examined(entry, name, limits)
@@ -94,7 +94,7 @@ def _examined(entry: os.DirEntry[str], name: str, limits: FileLimits) -> _Found:
         obstacle = _FOLDER
     elif not stat.S_ISREG(found.st_mode):
         obstacle = SPECIAL
-    elif _NOT_IN_NAMES.search(name):
+    elif ODD_IN_NAMES.search(name):
         obstacle = _NAME
     elif found.st_size > limits.megabytes * 1_000_000:
         obstacle = (
@@ -109,7 +109,7 @@ def _examined(entry: os.DirEntry[str], name: str, limits: FileLimits) -> _Found:
 
 def _shown(name: str) -> str:
     """A name as data: characters that have no place in one as escapes."""
-    return _NOT_IN_NAMES.sub(lambda odd: _escape(odd.group()), name)
+    return ODD_IN_NAMES.sub(lambda odd: _escape(odd.group()), name)
 
 
 def _escape(character: str) -> str:

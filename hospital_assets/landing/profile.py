@@ -22,6 +22,7 @@ import tomllib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Literal
+from urllib.parse import urlsplit
 from zoneinfo import available_timezones
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -546,6 +547,34 @@ class Feed(BaseModel):
     is_main: bool
 
 
+#: What addresses begin with: object stores, SFTP servers, folders of this machine or a mounted share.
+ADDRESSES = ("s3", "az", "abfss", "gs", "sftp", "file")
+
+
+class Source(_Declaration):
+    """A folder elsewhere from which `hospital pull` brings new files.
+
+    Attributes:
+        address: as in `s3://bucket/prefix`, `az://container/prefix`, `gs://bucket/prefix`,
+            `sftp://user@host:22/folder`, `file:///mnt/share`. Below it, paths are those below the profile's landing
+            folder: what `files` of a subject takes is brought. Never a password: credentials come from the environment.
+    """
+
+    address: str
+
+    @field_validator("address")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ADDRESSES or not (parts.path if parts.scheme == "file" else parts.netloc):
+            raise ValueError(
+                f"an address begins with {', '.join(f'{scheme}://' for scheme in ADDRESSES)}, as in s3://bucket/prefix"
+            )
+        if parts.password or parts.query or parts.fragment:
+            raise ValueError("an address holds no password and no options: credentials come from the environment")
+        return value
+
+
 class Profile(_Declaration):
     """One source: its files, codes, formats and time zone.
 
@@ -570,6 +599,7 @@ class Profile(_Declaration):
             case and blanks around do not matter.
         ignored: kinds of records (as in `raw_other_records`, `*` for any text) that no subject
             needs: they are stored without a warning.
+        source: where new files are brought from; default: they are put into the landing folder.
         subjects: what it delivers.
         code_maps: our column -> landed code -> our code; case and blanks do not matter. Or our column -> another one
             whose codes it shares, as in `discharge_disposition = "disposition"`.
@@ -586,6 +616,7 @@ class Profile(_Declaration):
     timestamp_formats: tuple[str, ...] = ()
     placeholders: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    source: Source | None = None
     subjects: dict[str, Subject]
     code_maps: dict[str, dict[str, str]] = {}
     expressions: dict[str, str] = {}

@@ -738,7 +738,7 @@ def _version(profile: Profile, zone: LandingZone) -> str:
     """A hash of all that decides how a file is read and dated: where it changes, files are looked at anew."""
     limits = "" if zone.limits == DEFAULT_LIMITS else json.dumps(asdict(zone.limits))
     days = f"{zone.first} {'' if zone.is_open_ended else zone.last}"
-    return hashlib.sha256(f"{profile.model_dump_json()}{limits}{days}".encode()).hexdigest()
+    return hashlib.sha256(f"{profile.model_dump_json(exclude={'source'})}{limits}{days}".encode()).hexdigest()
 
 
 def _why_unknown(folder: str, profiles: Profiles) -> str:

@@ -243,6 +243,7 @@ def profile_reference() -> str:
 #: Model of the vocabulary -> where it stands in a profile.
 _DECLARATIONS = {
     "Profile": "The profile",
+    "Source": "`[source]`",
     "Subject": "`[subjects.<subject>]`",
     "Join": "`[subjects.<subject>.join]`",
     "Lookup": "`[lookups.<name>]` and `[[subjects.<subject>.lookups]]`",

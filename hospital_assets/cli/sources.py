@@ -1,0 +1,100 @@
+"""The commands about sources elsewhere: bring what is new, and show how each source stands."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from hospital_assets.cli.console import terminal
+from hospital_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from hospital_assets.cli.console import Commands
+
+#: Of failed and refused files of a source, so many are named.
+_MOST_NAMED = 10
+
+
+def add_commands(commands: Commands) -> None:
+    """Add these commands to the parser."""
+    pulled = commands.add_parser("pull", help="bring new files from the addresses that profiles name")
+    pulled.add_argument("profile", nargs="*", help="source profiles; default all with an address")
+    pulled.set_defaults(run=_pull)
+    sources = commands.add_parser("sources", help="every source: where from, last success, what failed, what to do")
+    sources.set_defaults(run=_sources)
+
+
+def _pull(options: argparse.Namespace, settings: Settings) -> int:
+    import time
+
+    from hospital_assets.landing.registry import load_profiles
+    from hospital_assets.sources.pull import pull
+
+    profiles = load_profiles(settings.profiles_folder)
+    chosen = [profiles.named(name) for name in options.profile] or [
+        p for p in profiles.values() if p.source is not None
+    ]
+    if not chosen:
+        raise ValueError("no profile names an address: add [source] with an address to one, as docs/sources.md shows")
+    is_sound = True
+    for profile in chosen:
+        done = pull(settings, profile, lambda: datetime.now(UTC), time.sleep)
+        is_sound &= done.succeeded
+        counts = {"brought": done.brought, "changed": done.changed, "still being written": done.waiting}
+        counts |= {"not read by the profile": done.other}
+        print(f"{profile.name}: " + ", ".join(f"{count:,} {what}" for what, count in counts.items()))
+        for what, found in (("failed", done.failed), ("refused", done.refused)):
+            for key, why in list(found.items())[:_MOST_NAMED]:
+                print(f"  {what}  {key!r}: {why}")
+            if len(found) > _MOST_NAMED:
+                print(f"  {what}  {len(found) - _MOST_NAMED:,} more")
+        if done.reason:
+            print(f"  stopped  {done.reason}")
+    return 0 if is_sound else 1
+
+
+def _sources(options: argparse.Namespace, settings: Settings) -> int:
+    import polars as pl
+    from rich.table import Table
+
+    from hospital_assets.landing.registry import load_profiles
+    from hospital_assets.sources.pull import open_memory
+    from hospital_assets.warehouse.loads import read_ledger_copy
+
+    wall = datetime.now(UTC)
+    ledger = read_ledger_copy(settings.warehouse_file)
+    newest = dict(ledger.group_by("source_profile").agg(pl.col("file_modified_ns").max()).iter_rows())
+    table = Table("profile", "from", "newest file", "last success", "brought", "waiting", "refused", "what to do")
+    profiles = load_profiles(settings.profiles_folder)
+    with open_memory(settings) as memory:
+        for name, profile in sorted(profiles.items()):
+            if profile.source is None:
+                if name in newest:
+                    landed = datetime.fromtimestamp(newest[name] / 1e9, UTC)
+                    table.add_row(name, f"landing/{name}/", _ago(landed, wall), "", "", "", "", "")
+                continue
+            look = memory.look(name)
+            if look is None:
+                table.add_row(name, profile.source.address, "", "never", "", "", "", f"hospital pull {name}")
+                continue
+            counts = (f"{count:,}" for count in (look.brought, look.waiting, look.refused))
+            times = (_ago(at, wall) if at else "never" for at in (look.brought_at, look.succeeded_at))
+            todo = look.reason or ("hospital pull names them: rename or split" if look.refused else "")
+            table.add_row(name, profile.source.address, *times, *counts, todo)
+    for name, problem in sorted(profiles.unusable.items()):
+        table.add_row(name, "", "", "", "", "", "", f"correct the profile: {problem}")
+    if table.row_count:
+        terminal(highlight=False).print(table)
+    else:
+        print("nothing has landed yet, and no profile names an address")
+    return 0
+
+
+def _ago(at: datetime, wall: datetime) -> str:
+    """How long ago, in the largest unit that is not zero."""
+    seconds = max(0, int((wall - at).total_seconds()))
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"

@@ -1,0 +1,313 @@
+"""Bring new files of a folder elsewhere into the landing folder: each version once, whole or not at all.
+
+What was brought is remembered beside the landing folder, by name and version. It is noted after the file has landed:
+who dies in between brings the same bytes to the same place once more, and nothing is lost. The landing folder is a
+border: names are data, and what could lead out of it is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from hospital_assets.files import locked, make_folder, replacing
+from hospital_assets.landing.listing import ODD_IN_NAMES, UNFINISHED
+from hospital_assets.landing.profile import Profile
+from hospital_assets.settings import Settings
+from hospital_assets.sources.remote import ChangedError, Entry, Remote, RemoteError, open_remote
+
+#: What sorts before what is known already (a late or changed object) is found when everything is listed: so often.
+_LIST_ALL = timedelta(hours=1)
+#: Between two looks at a file that may still be written.
+SETTLE_SECONDS = 2.0
+_LONGEST_NAME = 200
+_WILD = {"*", "?", "["}
+
+_SCHEMA = """
+create table if not exists entries (
+    source text not null, key text not null, version text not null, size integer not null,
+    state text not null check (state in ('seen', 'brought', 'refused')), reason text not null default '',
+    sha256 text, changed_at text not null, primary key (source, key));
+create table if not exists looks (
+    source text primary key, tried_at text not null, succeeded_at text, listed_all_at text, brought_at text,
+    reason text not null default '');
+"""
+
+
+@dataclass
+class Pulled:
+    """What one look at a source came to.
+
+    Attributes:
+        brought: files that are new in the landing folder.
+        changed: files that have taken the place of an older version of theirs.
+        waiting: files that may still be written: the next look brings them.
+        other: files that the profile does not read.
+        failed: key -> why it could not be brought; it is tried again.
+        refused: key -> why it never will be as it is.
+        reason: why the source could not be looked at to the end.
+    """
+
+    brought: int = 0
+    changed: int = 0
+    waiting: int = 0
+    other: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    reason: str = ""
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether all that could be brought was."""
+        return not self.reason and not self.failed
+
+
+@dataclass(frozen=True)
+class Look:
+    """The newest look at a source."""
+
+    tried_at: datetime
+    succeeded_at: datetime | None
+    brought_at: datetime | None
+    reason: str
+    brought: int
+    waiting: int
+    refused: int
+
+
+class Memory:
+    """What was brought of which source; one file of a data directory."""
+
+    def __init__(self, file: Path) -> None:
+        make_folder(file.parent)
+        self._connection = sqlite3.connect(file, timeout=30, isolation_level=None)
+        self._connection.execute("pragma journal_mode = wal")
+        self._connection.execute("pragma synchronous = full")
+        self._connection.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._connection.close()
+
+    def known(self, source: str) -> dict[str, tuple[str, str]]:
+        """Key -> version and state."""
+        rows = self._connection.execute("select key, version, state from entries where source = ?", [source])
+        return {key: (version, state) for key, version, state in rows}
+
+    def note(self, source: str, entry: Entry, state: str, at: datetime, reason: str = "", sha256: str = "") -> None:
+        """An entry's version is now in a state."""
+        self._connection.execute(
+            "insert or replace into entries values (?, ?, ?, ?, ?, ?, ?, ?)",
+            [source, entry.key, entry.version, entry.size, state, reason, sha256, at.isoformat()],
+        )
+
+    def lists_all(self, source: str, now: datetime) -> bool:
+        """Whether everything is to be listed: what changed, or came late, may stand before what is known."""
+        row = self._connection.execute("select listed_all_at from looks where source = ?", [source]).fetchone()
+        return row is None or row[0] is None or now - datetime.fromisoformat(row[0]) >= _LIST_ALL
+
+    def looked(self, source: str, pulled: Pulled, at: datetime, *, at_all: bool) -> None:
+        """A look has ended; `at_all` when all was listed and nothing is left to do of it."""
+        self._connection.execute(
+            """
+            insert into looks (source, tried_at, succeeded_at, listed_all_at, brought_at, reason)
+            values (:source, :now, iif(:succeeded, :now, null), iif(:at_all, :now, null), iif(:brought, :now, null),
+                    :reason)
+            on conflict (source) do update set
+                tried_at = :now, reason = :reason,
+                succeeded_at = coalesce(excluded.succeeded_at, succeeded_at),
+                listed_all_at = coalesce(excluded.listed_all_at, listed_all_at),
+                brought_at = coalesce(excluded.brought_at, brought_at)
+            """,
+            {
+                "source": source,
+                "now": at.isoformat(),
+                "succeeded": pulled.succeeded,
+                "at_all": at_all,
+                "brought": bool(pulled.brought or pulled.changed),
+                "reason": pulled.reason or (f"{len(pulled.failed)} files failed" if pulled.failed else ""),
+            },
+        )
+
+    def look(self, source: str) -> Look | None:
+        """The newest look at a source, and how many entries are in which state; None before the first."""
+        row = self._connection.execute(
+            "select tried_at, succeeded_at, brought_at, reason from looks where source = ?", [source]
+        ).fetchone()
+        if row is None:
+            return None
+        tried, succeeded, brought = (None if at is None else datetime.fromisoformat(at) for at in row[:3])
+        states = dict(
+            self._connection.execute("select state, count(*) from entries where source = ? group by 1", [source])
+        )
+        assert tried is not None  # noqa: S101  (the column is not null)
+        counts = (states.get(state, 0) for state in ("brought", "seen", "refused"))
+        return Look(tried, succeeded, brought, row[3], *counts)
+
+
+def memory_file(settings: Settings) -> Path:
+    """Where a data directory remembers what was brought."""
+    return settings.data_dir / "sources" / "pulled.sqlite"
+
+
+@contextlib.contextmanager
+def open_memory(settings: Settings) -> Iterator[Memory]:
+    """What was brought of which source."""
+    with contextlib.closing(Memory(memory_file(settings))) as memory:
+        yield memory
+
+
+def pull(
+    settings: Settings,
+    profile: Profile,
+    clock: Callable[[], datetime],
+    sleep: Callable[[float], object],
+    until: Callable[[], bool] = lambda: False,
+    remote: Callable[[str], contextlib.AbstractContextManager[Remote]] = open_remote,
+) -> Pulled:
+    """Look at a profile's source and bring what is new; one program at a time does, the next one waits.
+
+    Args:
+        settings: the data directory.
+        profile: with a source.
+        clock: the wall clock.
+        sleep: waits for some seconds, where files may still be written.
+        until: whether to stop before the next file; the next look goes on.
+        remote: reaches an address.
+    """
+    source = profile.source
+    if source is None:
+        raise ValueError(f"profile '{profile.name}' names no source: add [source] with an address")
+    pulled = Pulled()
+    with locked(memory_file(settings).with_suffix(".lock")), open_memory(settings) as memory:
+        is_all = memory.lists_all(profile.name, clock())
+        try:
+            with remote(source.address) as there:
+                look = _Look(settings, profile, there, memory, pulled, clock, until)
+                look.over(is_all=is_all or not there.is_ordered)
+                if pulled.waiting and not until():
+                    sleep(SETTLE_SECONDS)
+                    look.over(is_all=is_all or not there.is_ordered)
+        except RemoteError as error:
+            pulled.reason = str(error)
+        is_over = pulled.succeeded and not pulled.waiting and not until()
+        memory.looked(profile.name, pulled, clock(), at_all=is_all and is_over)
+    return pulled
+
+
+@dataclass(frozen=True)
+class _Look:
+    """One look at a source; what it comes to is in `pulled`."""
+
+    settings: Settings
+    profile: Profile
+    there: Remote
+    memory: Memory
+    pulled: Pulled
+    clock: Callable[[], datetime]
+    until: Callable[[], bool]
+
+    def over(self, *, is_all: bool) -> None:
+        """Go over what is listed: everything, or what comes after what is known."""
+        known = self.memory.known(self.profile.name)
+        self.pulled.waiting = self.pulled.other = 0
+        for prefix, after in [("", "")] if is_all else _ends(self.profile, known):
+            for entry in self.there.entries(prefix, after):
+                if self.until():
+                    return
+                if known.get(entry.key) not in ((entry.version, "brought"), (entry.version, "refused")):
+                    known[entry.key] = (entry.version, self._found(entry, known.get(entry.key)))
+
+    def _found(self, entry: Entry, known: tuple[str, str] | None) -> str:
+        """The state of an entry that is new or has changed."""
+        pulled, name = self.pulled, self.profile.name
+        if entry.key.endswith(("/", *UNFINISHED)) or not self.profile.feeds(entry.key):
+            pulled.other += 1
+            return "other"
+        if obstacle := _obstacle(entry, self.settings, name):
+            self.memory.note(name, entry, "refused", self.clock(), obstacle)
+            pulled.refused[entry.key] = obstacle
+            return "refused"
+        if not self.there.is_atomic and known != (entry.version, "seen"):
+            # Whether it is whole, the next look tells.
+            self.memory.note(name, entry, "seen", self.clock())
+            pulled.waiting += 1
+            return "seen"
+        target = self.settings.landing / name / entry.key
+        is_new = not target.exists()
+        try:
+            sha256 = _bring(self.there, entry, target)
+        except ChangedError:
+            pulled.waiting += 1
+            return "changing"
+        except (RemoteError, OSError) as error:
+            pulled.failed[entry.key] = str(error) if isinstance(error, RemoteError) else f"{error.strerror}"
+            return "failed"
+        self.memory.note(name, entry, "brought", self.clock(), sha256=sha256)
+        pulled.brought += is_new
+        pulled.changed += not is_new
+        return "brought"
+
+
+def _ends(profile: Profile, known: Mapping[str, object]) -> list[tuple[str, str]]:
+    """Where each pattern of a profile's files begins, and the last known key of it: new files come after.
+
+    Names of files mostly rise with time within what one pattern takes; not from pattern to pattern.
+    """
+    found: dict[tuple[str, bool], str] = {}
+    for subject in profile.subjects.values():
+        for pattern in subject.files:
+            folders, _, name = pattern.rpartition("/")
+            parts = folders.split("/") if folders else []
+            fixed = list(itertools.takewhile(lambda part: not _WILD & {*part}, parts))
+            prefix = "".join(f"{part}/" for part in fixed)
+            is_flat = len(fixed) == len(parts) and "**" not in name
+            found[prefix, is_flat] = max(
+                (k for k in known if k.startswith(prefix) and not (is_flat and "/" in k[len(prefix) :])), default=""
+            )
+    return sorted((prefix, after) for (prefix, _), after in found.items())
+
+
+def _obstacle(entry: Entry, settings: Settings, profile_name: str) -> str:
+    """Why an entry must not land, in words; empty where it may."""
+    parts = entry.key.split("/")
+    if any(part in ("", ".", "..") or part.startswith(".") for part in parts):
+        return "its name could lead out of the landing folder or hides it; rename it"
+    if ODD_IN_NAMES.search(entry.key):
+        return "its name holds control characters or is not UTF-8; rename it"
+    if any(len(part.encode()) > _LONGEST_NAME for part in parts):
+        return f"its name is longer than {_LONGEST_NAME} bytes; rename it"
+    if entry.size > settings.limits.megabytes * 1_000_000:
+        return (
+            f"it is over the limit of {settings.limits.megabytes:,} MB; deliver it in parts, or raise "
+            "most_file_megabytes in hospital.toml"
+        )
+    folder = settings.landing / profile_name
+    within = [folder, *(folder.joinpath(*parts[:n]) for n in range(1, len(parts) + 1))]
+    if any(place.is_symlink() for place in within) or any(
+        place.exists() and not place.is_dir() for place in within[:-1]
+    ):
+        return "a link or a file stands in the landing folder where its folder would; remove it"
+    return ""
+
+
+def _bring(there: Remote, entry: Entry, target: Path) -> str:
+    """Download an entry to its place in one step; its SHA-256."""
+    digest, size = hashlib.sha256(), 0
+    with replacing(target, is_durable=True) as temporary:
+        with temporary.open("wb") as file:
+            for chunk in there.chunks(entry):
+                size += len(chunk)
+                if size > entry.size:
+                    break
+                digest.update(chunk)
+                file.write(chunk)
+        if size != entry.size:
+            raise ChangedError("it has another size than was listed")
+    return digest.hexdigest()

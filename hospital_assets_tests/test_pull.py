@@ -1,0 +1,460 @@
+"""Sources elsewhere: every version of every object lands once and whole, whatever happens; names lead nowhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import requests
+
+from hospital_assets.cli import main
+from hospital_assets.landing.profile import Profile, ProfileError, parse_profile
+from hospital_assets.landing.registry import load_profiles
+from hospital_assets.landing.zone import _version
+from hospital_assets.settings import FileLimits, Settings
+from hospital_assets.sources.pull import Pulled, open_memory, pull
+from hospital_assets.sources.remote import SFTP_HOSTS, SFTP_KEY, ChangedError, Entry, Remote, RemoteError, open_remote
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+PROFILE = """
+name = "there"
+description = "A hospital elsewhere."
+time_zone = "America/Chicago"
+{source}
+[subjects.hospitals]
+files = ["hospitals/*.csv", "*.csv"]
+columns = {{ hospital_id = "id", hospital_name = "name", time_zone = "zone" }}
+"""
+
+
+def profile_at(address: str) -> Profile:
+    return parse_profile(PROFILE.format(source=f'[source]\naddress = "{address}"'), "there.toml")
+
+
+@dataclass
+class Shelf:
+    """A source in memory."""
+
+    is_atomic: bool = True
+    is_ordered: bool = True
+    files: dict[str, bytes] = field(default_factory=dict)
+    broken: dict[str, Exception] = field(default_factory=dict)
+    listed: int = 0
+    read: list[str] = field(default_factory=list)
+
+    def entries(self, prefix: str = "", after: str = "") -> Iterator[Entry]:
+        for key in sorted(self.files):
+            if not self.is_ordered or (key > after and key.startswith(prefix)):
+                self.listed += 1
+                yield Entry(key, len(self.files[key]), str(hash(self.files[key])))
+
+    def chunks(self, entry: Entry) -> Iterator[bytes]:
+        self.read.append(entry.key)
+        body = self.files[entry.key]
+        yield body[: len(body) // 2]
+        if entry.key in self.broken:
+            raise self.broken[entry.key]
+        yield body[len(body) // 2 :]
+
+    @contextlib.contextmanager
+    def __call__(self, _: str) -> Iterator[Remote]:
+        yield self
+
+
+def brought(
+    settings: Settings, shelf: Callable[[str], contextlib.AbstractContextManager[Remote]], at: datetime = NOW
+) -> Pulled:
+    return pull(settings, profile_at("s3://bucket"), lambda: at, lambda _: None, remote=shelf)
+
+
+def landed(settings: Settings) -> dict[str, bytes]:
+    folder = settings.landing / "there"
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_each_version_lands_once_and_whole(tmp_path: Path) -> None:
+    settings, shelf = Settings(tmp_path), Shelf(files={"a.csv": b"id\n1\n", "hospitals/b.csv": b"id\n2\n"})
+    done = brought(settings, shelf)
+    assert (done.brought, done.changed, done.succeeded) == (2, 0, True)
+    assert landed(settings) == shelf.files
+    assert brought(settings, shelf) == Pulled()
+    shelf.files |= {"c.csv": b"id\n3\n"}
+    assert brought(settings, shelf).brought == 1 and shelf.read == ["a.csv", "hospitals/b.csv", "c.csv"]
+    # One that changed sorts before what is known: it is found when all is listed, an hour later at most.
+    shelf.files["a.csv"] = b"id\n1\n9\n"
+    assert brought(settings, shelf) == Pulled()
+    later = brought(settings, shelf, NOW + timedelta(hours=1))
+    assert (later.brought, later.changed) == (0, 1) and landed(settings) == shelf.files
+
+
+def test_what_is_old_is_not_listed_again(tmp_path: Path) -> None:
+    settings, shelf = Settings(tmp_path), Shelf(files={f"{n:03}.csv": b"id\n" for n in range(200)})
+    assert brought(settings, shelf).brought == 200
+    shelf.listed = 0
+    shelf.files["200.csv"] = b"id\n"
+    assert brought(settings, shelf).brought == 1 and shelf.listed == 1
+
+
+def test_a_file_that_fails_stops_no_other_and_is_tried_again(tmp_path: Path) -> None:
+    settings, shelf = Settings(tmp_path), Shelf(files=dict.fromkeys(("a.csv", "b.csv", "c.csv", "d.csv"), b"id\n1\n"))
+    shelf.broken = {
+        "a.csv": RemoteError("no"),
+        "b.csv": OSError(28, "No space left on device"),
+        "c.csv": ChangedError(),
+    }
+    done = brought(settings, shelf)
+    assert (done.brought, done.waiting, sorted(done.failed)) == (1, 1, ["a.csv", "b.csv"]) and not done.succeeded
+    assert set(landed(settings)) == {"d.csv"} and not list(settings.landing.rglob(".*"))
+    shelf.broken = {}
+    assert brought(settings, shelf).brought == 3 and landed(settings) == shelf.files
+
+
+def test_what_may_still_be_written_is_brought_when_two_looks_agree(tmp_path: Path) -> None:
+    settings, shelf = (
+        Settings(tmp_path),
+        Shelf(is_atomic=False, is_ordered=False, files={"a.csv": b"id\n", "b.csv": b"id\n"}),
+    )
+
+    def goes_on(_: float) -> None:
+        shelf.files["b.csv"] += b"1\n"
+
+    done = pull(settings, profile_at("file:///there"), lambda: NOW, goes_on, remote=shelf)
+    assert (done.brought, done.waiting) == (1, 1) and set(landed(settings)) == {"a.csv"}
+    done = brought(settings, shelf)
+    assert (done.brought, done.waiting) == (1, 0) and landed(settings) == shelf.files
+
+
+HOSTILE = [
+    "../out.csv",
+    "a/../../out.csv",
+    "/etc/out.csv",
+    "a//b.csv",
+    "./a.csv",
+    ".hidden.csv",
+    ".git/config.csv",
+    "a\nb.csv",
+    "a\x00b.csv",
+    "a\u202eb.csv",
+    f"{'x' * 300}.csv",
+    f"{'ä' * 120}.csv",
+    "link/a.csv",
+    "file.csv/a.csv",
+]
+
+
+@pytest.mark.parametrize("key", HOSTILE, ids=range(len(HOSTILE)))
+def test_no_name_leads_out_of_the_landing_folder(tmp_path: Path, key: str) -> None:
+    settings = Settings(tmp_path / "data")
+    folder, outside = settings.landing / "there", tmp_path / "outside"
+    folder.mkdir(parents=True)
+    outside.mkdir()
+    (folder / "link").symlink_to(outside)
+    (folder / "file.csv").write_text("id\n")
+    shelf = Shelf(files={key: b"id\n1\n", "good.csv": b"id\n2\n"})
+    narrow = profile_at("s3://bucket")
+    of_all = narrow.subjects["hospitals"].model_copy(update={"files": ("**",)})
+    wide = narrow.model_copy(update={"subjects": {"hospitals": of_all}})
+    done = pull(settings, wide, lambda: NOW, lambda _: None, remote=shelf)
+    assert set(done.refused) == {key} and done.brought == 1 and done.succeeded
+    assert {p.name for p in tmp_path.rglob("*") if p.is_file()} >= {"good.csv"} and not list(outside.iterdir())
+    assert not [p for p in tmp_path.rglob("*out.csv") if p.is_file()]
+    # It is told once, and shown for as long as it is there.
+    assert not pull(settings, wide, lambda: NOW, lambda _: None, remote=shelf).refused
+    with open_memory(settings) as memory:
+        look = memory.look("there")
+    assert look is not None and look.refused == 1
+
+
+def test_what_no_subject_reads_and_what_is_too_large_stays_where_it_is(tmp_path: Path) -> None:
+    settings = replace(Settings(tmp_path), limits=FileLimits(megabytes=1))
+    shelf = Shelf(
+        files={"big.csv": bytes(1_000_001), "a.pdf": b"", "b.csv.part": b"", "folder/": b"", "ok.csv": b"id\n"}
+    )
+    done = brought(settings, shelf)
+    assert (done.brought, done.other, list(done.refused)) == (1, 3, ["big.csv"]) and set(landed(settings)) == {"ok.csv"}
+    assert "most_file_megabytes" in done.refused["big.csv"]
+
+
+def test_a_look_that_has_to_end_goes_on_the_next_time(tmp_path: Path) -> None:
+    settings, shelf = Settings(tmp_path), Shelf(files={f"{n}.csv": b"id\n" for n in range(9)})
+    asked = iter([False, False, False, *[True] * 99])
+    first = pull(settings, profile_at("s3://b"), lambda: NOW, lambda _: None, lambda: next(asked), shelf)
+    assert 0 < first.brought < 9
+    assert brought(settings, shelf).brought == 9 - first.brought and landed(settings) == shelf.files
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("s3://key:secret@bucket", "no password"),
+        ("sftp://u:secret@host/x", "no password"),
+        ("az://c?sig=secret", "no password and no options"),
+        ("ftp://host/x", "an address begins with"),
+        ("s3://", "an address begins with"),
+        ("folder", "an address begins with"),
+    ],
+)
+def test_an_address_says_where_and_never_who(address: str, said: str) -> None:
+    with pytest.raises(ProfileError, match=said):
+        profile_at(address)
+
+
+def test_another_address_reads_no_file_anew(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    zone = SimpleNamespace(limits=FileLimits(), first=NOW.date(), last=NOW.date(), is_open_ended=False)
+    versions = {_version(profile_at(address), zone) for address in ("s3://a", "s3://b")}  # type: ignore[arg-type]
+    assert len(versions) == 1
+
+
+def folder_of(there: Path, data: Path) -> Settings:
+    settings = Settings(data)
+    settings.profiles_folder.mkdir(parents=True)
+    text = PROFILE.format(source=f'[source]\naddress = "file://{there}"')
+    (settings.profiles_folder / "there.toml").write_text(text)
+    return settings
+
+
+def test_the_commands_bring_a_folder_and_show_how_it_stands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    there = tmp_path / "there"
+    settings = folder_of(there, tmp_path / "data")
+    command = ["--data-dir", str(settings.data_dir)]
+    assert main([*command, "pull"]) == 1
+    assert "the folder is not there" in capsys.readouterr().out
+    (there / "hospitals").mkdir(parents=True)
+    (there / "hospitals" / "a.csv").write_text("id,name,zone\nH1,One,America/Chicago\n")
+    (there / "secret").symlink_to("/etc/passwd")
+    assert main([*command, "sources"]) == 0
+    assert "never" in capsys.readouterr().out
+    assert main([*command, "pull", "there"]) == 0
+    assert "there: 1 brought, 0 changed, 0 still being written, 0 not read" in capsys.readouterr().out
+    assert main([*command, "sources"]) == 0
+    shown = capsys.readouterr().out
+    assert "there" in shown and "0 s ago" in shown
+    assert main([*command, "pull", "nowhere"]) == 2
+    assert "no profile 'nowhere'" in capsys.readouterr().err
+
+
+def test_without_an_address_the_command_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--data-dir", str(tmp_path), "pull"]) == 2
+    assert "no profile names an address" in capsys.readouterr().err
+    assert main(["--data-dir", str(tmp_path), "sources"]) == 0
+    assert "nothing has landed yet" in capsys.readouterr().out
+
+
+def test_the_sensor_brings_what_is_new_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dagster as dg
+
+    from hospital_assets.automation.sensors import sources_sensor
+
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    there = tmp_path / "there"
+    there.mkdir()
+    settings = folder_of(there, tmp_path / "data")
+    (there / "a.csv").write_text("id\n")
+    sensor = sources_sensor(settings)
+    context = dg.build_sensor_context()
+    assert sensor(context).skip_message == "there: 1 brought, 0 changed, 0 still being written"  # type: ignore[union-attr]
+    assert set(landed(settings)) == {"a.csv"}
+    (settings.profiles_folder / "there.toml").unlink()
+    assert sensor(context).skip_message == "no profile names an address"  # type: ignore[union-attr]
+
+
+@pytest.mark.nightly
+def test_pulls_that_are_killed_bring_everything_once(tmp_path: Path) -> None:
+    """`kill -9` at random moments, files that change and are added meanwhile: in the end, all of them, whole."""
+    rng, there = random.Random(1), tmp_path / "there"
+    there.mkdir()
+    settings = folder_of(there, tmp_path / "data")
+    command = [sys.executable, "-m", "hospital_assets.cli", "--data-dir", str(settings.data_dir), "pull"]
+    for n in range(20):
+        for m in range(20):
+            (there / f"{n}_{m}.csv").write_bytes(rng.randbytes(rng.randrange(200_000)))
+        if n:
+            (there / f"{n - 1}_0.csv").write_bytes(rng.randbytes(99))
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1.0 + 3.0 * rng.random())
+        process.kill()
+        process.wait()
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 0
+    assert landed(settings) == {p.name: p.read_bytes() for p in there.iterdir()}
+    assert process.returncode in (0, -signal.SIGKILL)
+
+
+# Object stores and servers ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, bytes], None]]:
+    """An S3 server of this machine; gives a function that puts an object."""
+    pytest.importorskip("obstore", reason="obstore is not installed (extra object-store)")
+    moto = pytest.importorskip("moto.server", reason="moto is not installed (dev extra)")
+    import obstore
+    import obstore.store
+
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "planted-key-id",
+        "AWS_SECRET_ACCESS_KEY": "planted-secret",
+        "AWS_REGION": "us-east-1",
+        "AWS_ALLOW_HTTP": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    requests.put(f"http://{host}:{port}/bucket", timeout=30).raise_for_status()
+    store = obstore.store.from_url("s3://bucket/in", client_options={"allow_http": True})
+    yield lambda key, body: obstore.put(store, key, body) and None
+    server.stop()
+
+
+@pytest.mark.slow
+def test_a_bucket_is_brought(
+    bucket: Callable[[str, bytes], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings, profile = Settings(tmp_path), profile_at("s3://bucket/in")
+
+    def look(at: datetime = NOW) -> Pulled:
+        return pull(settings, profile, lambda: at, lambda _: None)
+
+    bodies = {f"hospitals/{n:03}.csv": os.urandom(3 * n) for n in range(60)} | {"large.csv": os.urandom(9_000_000)}
+    for key, body in bodies.items():
+        bucket(key, body)
+    bucket("notes.txt", b"not ours")
+    done = look()
+    assert (done.brought, done.other, done.succeeded) == (61, 1, True) and landed(settings) == bodies
+    bucket("hospitals/000.csv", b"corrected")
+    bucket("zz.csv", b"new")
+    assert look().brought == 1
+    assert look(NOW + timedelta(hours=2)).changed == 1
+    assert landed(settings) == bodies | {"hospitals/000.csv": b"corrected", "zz.csv": b"new"}
+    # Nothing that is kept holds who asked.
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or b"planted-" not in path.read_bytes(), path
+    assert "planted-" not in caplog.text
+
+
+@pytest.mark.slow
+def test_a_bucket_that_is_not_there_is_said_in_words(bucket: object, tmp_path: Path) -> None:
+    done = pull(Settings(tmp_path), profile_at("s3://elsewhere/in"), lambda: NOW, lambda _: None)
+    assert done.reason and "planted-" not in done.reason and "\n" not in done.reason and not done.succeeded
+
+
+@pytest.mark.nightly
+def test_ten_thousand_objects(bucket: Callable[[str, bytes], None], tmp_path: Path) -> None:
+    for n in range(10_000):
+        bucket(f"{n:05}.csv", b"id\n%d\n" % n)
+    settings, profile = Settings(tmp_path), profile_at("s3://bucket/in")
+    assert pull(settings, profile, lambda: NOW, lambda _: None).brought == 10_000
+    bucket("zz.csv", b"id\n")
+    begun = time.process_time()
+    assert pull(settings, profile, lambda: NOW, lambda _: None).brought == 1
+    print(f"10,001 objects, one new: {time.process_time() - begun:.2f} CPU s")  # noqa: T201
+    assert len(landed(settings)) == 10_001
+
+
+SSHD = shutil.which("sshd") or ("/usr/sbin/sshd" if Path("/usr/sbin/sshd").exists() else None)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[str, Path, dict[str, str]]]:
+    """An OpenSSH server of this machine: its address, its folder and an environment that may enter."""
+    paramiko = pytest.importorskip("paramiko", reason="paramiko is not installed (extra sftp)")
+    if SSHD is None:
+        pytest.skip("sshd is not installed (apt install openssh-server)")
+    Path("/run/sshd").mkdir(exist_ok=True) if os.geteuid() == 0 else None
+    keys = {name: paramiko.ECDSAKey.generate() for name in ("host", "user")}
+    for name, key in keys.items():
+        key.write_private_key_file(str(tmp_path / name))
+    (tmp_path / "authorized").write_text(f"{keys['user'].get_name()} {keys['user'].get_base64()}\n")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    lines = [
+        f"HostKey {tmp_path / 'host'}",
+        "ListenAddress 127.0.0.1",
+        f"Port {port}",
+        f"AuthorizedKeysFile {tmp_path / 'authorized'}",
+        f"PidFile {tmp_path / 'pid'}",
+        "StrictModes no",
+        "UsePAM no",
+        "PasswordAuthentication no",
+        "Subsystem sftp internal-sftp",
+    ]
+    (tmp_path / "sshd_config").write_text("\n".join(lines) + "\n")
+    (tmp_path / "known").write_text(f"[127.0.0.1]:{port} {keys['host'].get_name()} {keys['host'].get_base64()}\n")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    import getpass
+
+    process = subprocess.Popen(
+        [SSHD, "-D", "-e", "-f", str(tmp_path / "sshd_config")], stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    said = process.stderr.readline()
+    assert "listening" in said, said
+    threading.Thread(target=process.stderr.read, daemon=True).start()
+    try:
+        environment = {SFTP_HOSTS: str(tmp_path / "known"), SFTP_KEY: str(tmp_path / "user")}
+        yield f"sftp://{getpass.getuser()}@127.0.0.1:{port}{folder}", folder, environment
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.mark.slow
+def test_a_server_is_brought_and_must_be_known(server: tuple[str, Path, dict[str, str]], tmp_path: Path) -> None:
+    address, folder, environment = server
+    settings = Settings(tmp_path / "data")
+
+    def look(**changed: str) -> Pulled:
+        return pull(
+            settings,
+            profile_at(address),
+            lambda: NOW,
+            lambda _: None,
+            remote=lambda where: open_remote(where, environment | changed),
+        )
+
+    bodies = {"a.csv": b"id\n1\n", "hospitals/b.csv": os.urandom(3_000_000)}
+    for key, body in bodies.items():
+        (folder / key).parent.mkdir(exist_ok=True)
+        (folder / key).write_bytes(body)
+    (folder / "passwd.csv").symlink_to("/etc/passwd")
+    done = look()
+    assert (done.brought, done.reason) == (2, "") and landed(settings) == bodies
+    (folder / "a.csv").write_bytes(b"id\n1\n2\n")
+    assert look().changed == 1 and landed(settings)["a.csv"] == b"id\n1\n2\n"
+    (tmp_path / "nobody").write_text("")
+    assert "the server's key is not known: ssh-keyscan" in look(**{SFTP_HOSTS: str(tmp_path / "nobody")}).reason
+    other = (tmp_path / "known").read_text().split()[0]
+    import paramiko
+
+    stranger = paramiko.ECDSAKey.generate()
+    (tmp_path / "other").write_text(f"{other} {stranger.get_name()} {stranger.get_base64()}\n")
+    assert "has another key" in look(**{SFTP_HOSTS: str(tmp_path / "other")}).reason
+    stranger.write_private_key_file(str(tmp_path / "stranger"))
+    assert "does not let this user in" in look(**{SFTP_KEY: str(tmp_path / "stranger")}).reason
+    assert "is not there" in look(**{SFTP_KEY: str(tmp_path / "missing")}).reason
+
+
+def test_shipped_profiles_name_no_address() -> None:
+    assert not [name for name, profile in load_profiles(None).items() if profile.source is not None]
