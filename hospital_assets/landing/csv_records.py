@@ -18,7 +18,7 @@ import polars as pl
 
 from hospital_assets.files import replacing
 from hospital_assets.landing.clocks import MIDNIGHT, MINUTES, NO_DAY, SUM
-from hospital_assets.landing.content import UnreadableError, read_content
+from hospital_assets.landing.content import UnreadableError
 from hospital_assets.landing.profile import (
     MEASURED,
     DateAndTime,
@@ -30,6 +30,7 @@ from hospital_assets.landing.profile import (
     canonical_columns,
 )
 from hospital_assets.landing.records import LandedFile, is_landed_at, map_table, mapped, problem_sql
+from hospital_assets.landing.workbooks import csv_content
 from hospital_assets.warehouse.dialect import literal, quoted
 
 #: A field may be as long as its file; what that may be is a limit of its own.
@@ -382,7 +383,7 @@ def csv_copy(file: LandedFile, subject: str, spec: Subject, spool: Path) -> Path
     """The Parquet copy of a file's records, made where absent."""
     copy = spool / f"{file.sha256[:32]}.{subject}.{_version(spec)}.parquet"
     if not copy.exists():
-        parsed = records_of(read_content(file.path, spec.encoding, file.limits).text, spec)
+        parsed = records_of(csv_content(file.path, spec, file.limits).text, spec)
         _write(to_canonical(parsed, subject, spec, file.sha256), copy)
     return copy
 
@@ -436,7 +437,7 @@ def _joined(spec: Subject, files: Sequence[LandedFile], companions: Sequence[Lan
     def read(landed: Sequence[LandedFile]) -> pl.DataFrame:
         return pl.concat(
             [
-                records_of(read_content(file.path, spec.encoding, file.limits).text, spec).with_columns(
+                records_of(csv_content(file.path, spec, file.limits).text, spec).with_columns(
                     pl.lit(file.sha256).alias("@sha")
                 )
                 for file in landed

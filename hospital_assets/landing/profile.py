@@ -362,6 +362,7 @@ class Subject(_Declaration):
         format: `csv`, `jsonl` (one JSON object a line, or one JSON text), `hl7v2`, or `fhir`.
         delimiter: of CSV.
         header_line: of CSV, the line with the column names; titles above it are not read.
+        sheet: of a workbook that is delivered instead of CSV, the sheet; default the first that is shown and not empty.
         decimal: the decimal mark of its numbers. Thousands must not be grouped.
         encoding: of the files, where the bytes do not tell: UTF-8 and UTF-16 are recognised,
             anything else is read as Latin-1 unless this names the encoding, as in cp1252.
@@ -400,6 +401,7 @@ class Subject(_Declaration):
     files: tuple[str, ...] = ()
     format: Literal["csv", "jsonl", "hl7v2", "fhir"] = "csv"
     delimiter: str = Field(default=",", min_length=1, max_length=1)
+    sheet: str | None = None
     header_line: int = Field(default=1, ge=1)
     decimal: Literal[".", ","] = "."
     encoding: str | None = None

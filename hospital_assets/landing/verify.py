@@ -14,6 +14,7 @@ from hospital_assets.landing.content import as_json_lines, read_content, shape_o
 from hospital_assets.landing.csv_records import below_titles, csv_columns, with_line_feeds
 from hospital_assets.landing.formats import normaliser
 from hospital_assets.landing.profile import Subject
+from hospital_assets.landing.workbooks import csv_content
 from hospital_assets.settings import FileLimits
 
 #: What is looked at of each end of a file, to see what its columns hold.
@@ -47,9 +48,10 @@ def verified(path: Path, spec: Subject, limits: FileLimits) -> Verified:
     if normaliser(spec.format) is not None:
         shape = shape_of(path, spec.encoding, limits)
         return Verified(f"{shape.encoding}, {spec.format}", shape.compression, shape.is_blank)
-    content = read_content(path, spec.encoding, limits)
+    is_csv = spec.format == "csv"
+    content = csv_content(path, spec, limits) if is_csv else read_content(path, spec.encoding, limits)
     encoding, is_blank = content.encoding, not content.text.strip()
-    if spec.format == "csv":
+    if is_csv:
         return Verified(encoding, content.compression, is_blank, _csv_sample(content.text, spec))
     laid_out = as_json_lines(content.text)
     if laid_out != content.text:

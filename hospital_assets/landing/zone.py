@@ -57,6 +57,7 @@ from hospital_assets.landing.registry import Profiles, load_profiles
 from hospital_assets.landing.service_day import DAYS_AHEAD, days_of_files, last_day_of, with_service_day
 from hospital_assets.landing.verify import Verified, verified
 from hospital_assets.landing.waiting import Waiting, waiting_files
+from hospital_assets.landing.workbooks import table_kind
 from hospital_assets.landing.worker import Worker, most_bytes_here
 from hospital_assets.partitions import latest_day
 from hospital_assets.settings import DEFAULT_LIMITS, FileLimits
@@ -443,8 +444,9 @@ class LandingZone:
         spec, found = feed.spec, {**row, "subject": feed.subject}
         most = most_bytes_here(spec.format)
         here = replace(self.limits, megabytes=min(self.limits.megabytes, most // 1_000_000))
-        is_large = row["file_bytes"] > most
         try:
+            # A crafted workbook ends whoever reads it.
+            is_large = row["file_bytes"] > most or (spec.format == "csv" and table_kind(path) is not None)
             try:
                 file = None if is_large else verified(path, spec, here)
             except TooLargeError:

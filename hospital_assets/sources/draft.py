@@ -23,8 +23,9 @@ from importlib import resources
 from pathlib import Path
 
 from hospital_assets.landing.clocks import MIDNIGHT, NO_DAY
-from hospital_assets.landing.content import as_json_lines, read_content
-from hospital_assets.landing.profile import Profile, parse_profile
+from hospital_assets.landing.content import as_json_lines
+from hospital_assets.landing.profile import Profile, Subject, parse_profile
+from hospital_assets.landing.workbooks import csv_content
 from hospital_assets.sources.readings import Reading, has_no_time, reading_of, readings
 from hospital_assets.warehouse.dialect import NUMBER_FORMATS
 
@@ -170,7 +171,7 @@ def draft_profile(name: str, path: Path, time_zone: str = "America/New_York") ->
 
 
 def _sampled(path: Path) -> _Sample:
-    content = read_content(path.resolve())
+    content = csv_content(path.resolve(), Subject(files=(path.name,), columns={}))
     if content.text.lstrip()[:1] in ("{", "["):
         lines = as_json_lines(content.text).splitlines()[:_SAMPLE]
         values: dict[str, list[str]] = {}

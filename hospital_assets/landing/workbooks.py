@@ -1,0 +1,176 @@
+"""Workbooks (Excel, OpenDocument) and Parquet files where a subject reads CSV: their table as CSV text.
+
+From there on they are CSV: titles above the header, names of columns, formats of clocks are as a profile has them.
+Nothing in a workbook is executed or looked up elsewhere; one that holds macros or links to other files is refused. A
+crafted cell can end the process that reads it: these files are always read by the worker first.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+from collections.abc import Callable, Sequence
+from datetime import date, datetime, time, timedelta
+from pathlib import Path
+
+import polars as pl
+
+from hospital_assets.landing.content import Content, UnreadableError, open_landed, read_content
+from hospital_assets.landing.foreign import HEAD_BYTES
+from hospital_assets.landing.profile import Subject
+from hospital_assets.settings import DEFAULT_LIMITS, FileLimits
+
+_EXTRA = "pip install 'hospital-assets[spreadsheets]', or save it as CSV (UTF-8) and deliver that"
+_DAMAGED = "the workbook is cut off or damaged; deliver it again, or save it as CSV (UTF-8) and deliver that"
+#: What must not be in a workbook, by the names of its parts.
+_NOT_READ = {
+    "vbaProject": "it holds macros, which are never run; save it without them (.xlsx)",
+    "externalLinks/": "it links to other files, which are not looked at; save it with values only",
+}
+#: Whole numbers up to here are exact in a workbook.
+_EXACT = 1e15
+
+
+def table_kind(path: Path) -> str | None:
+    """Which kind of table a file is, by its first bytes: `workbook` or `parquet`; None for text."""
+    with open_landed(path) as file:
+        head = file.read(8)
+        if head.startswith(b"PAR1"):
+            return "parquet"
+        if head == b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1":
+            return "workbook"
+        if head.startswith(b"PK\x03\x04"):
+            try:
+                names = zipfile.ZipFile(file).namelist()
+            except (zipfile.BadZipFile, OSError, ValueError):
+                file.seek(0)
+                return "workbook" if b"xl/" in file.read(HEAD_BYTES) else None
+            return "workbook" if any(n.startswith("xl/workbook.") or n == "content.xml" for n in names) else None
+    return None
+
+
+def csv_content(path: Path, spec: Subject, limits: FileLimits = DEFAULT_LIMITS) -> Content:
+    """A file that a subject reads as CSV, as text; see `read_content`.
+
+    Raises:
+        UnreadableError: as `read_content`; or a workbook is protected, damaged, too large, holds macros or links, has
+            no such sheet, or the extra that reads it is not installed.
+    """
+    read = _READERS.get(table_kind(path) or "")
+    if read is None:
+        return read_content(path, spec.encoding, limits)
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=spec.delimiter, lineterminator="\n")
+    for row in read(path, spec, limits):
+        # An empty row stays a line, so that lines are the rows of the sheet.
+        writer.writerow(row) if any(row) else text.write("\n")
+    return Content(text.getvalue(), table_kind(path) or "", "none")
+
+
+def _workbook(path: Path, spec: Subject, limits: FileLimits) -> list[list[str]]:
+    try:
+        import python_calamine
+    except ImportError:
+        raise UnreadableError(f"this is a workbook: {_EXTRA}") from None
+    with open_landed(path) as file:
+        data = io.BytesIO(file.read())
+    if zipfile.is_zipfile(data):
+        with zipfile.ZipFile(data) as parts:
+            _check_parts(parts, limits)
+    data.seek(0)
+    try:
+        workbook = python_calamine.CalamineWorkbook.from_filelike(data)
+        sheets = [s.name for s in workbook.sheets_metadata if s.typ == python_calamine.SheetTypeEnum.WorkSheet]
+        shown = [
+            s.name
+            for s in workbook.sheets_metadata
+            if s.name in sheets and s.visible == python_calamine.SheetVisibleEnum.Visible
+        ]
+        if spec.sheet is not None and spec.sheet not in sheets:
+            raise UnreadableError(
+                f"none of its {len(sheets)} sheets is called '{spec.sheet}', as its profile says; deliver that sheet"
+            )
+        for name in [spec.sheet] if spec.sheet is not None else shown:
+            rows = workbook.get_sheet_by_name(name).to_python(skip_empty_area=False)
+            if any(map(any, rows)):
+                return _shown(rows)
+    except python_calamine.PasswordError:
+        raise UnreadableError("the workbook is protected by a password; deliver it without one") from None
+    except python_calamine.CalamineError:
+        raise UnreadableError(_DAMAGED) from None
+    return []
+
+
+def _check_parts(parts: zipfile.ZipFile, limits: FileLimits) -> None:
+    """Refuse what is too large unpacked, and what is more than values."""
+    names = parts.namelist()
+    if len(names) != len(set(names)):
+        raise UnreadableError(_DAMAGED)
+    if sum(part.file_size for part in parts.infolist()) > limits.megabytes * 1_000_000:
+        raise UnreadableError(
+            f"unpacked, the workbook is over {limits.megabytes:,} MB; deliver it in parts, or raise "
+            "most_file_megabytes in hospital.toml"
+        )
+    for mark, why in _NOT_READ.items():
+        if any(mark in name for name in names):
+            raise UnreadableError(why)
+
+
+def _shown(rows: Sequence[Sequence[object]]) -> list[list[str]]:
+    """Cells as they would be exported."""
+    # Midnight comes as a date: in a column that has times it is one.
+    clocks = {place for row in rows for place, cell in enumerate(row) if isinstance(cell, datetime)}
+    return [
+        [
+            _text(datetime.combine(cell, time()) if place in clocks and type(cell) is date else cell)
+            for place, cell in enumerate(row)
+        ]
+        for row in rows
+    ]
+
+
+def _text(cell: object) -> str:
+    match cell:
+        case bool():
+            return "true" if cell else "false"
+        case float() if cell.is_integer() and abs(cell) < _EXACT:
+            return f"{cell:.0f}"
+        case datetime():
+            return cell.isoformat(" ")
+        case timedelta():
+            seconds = round(cell.total_seconds())
+            return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+        case _:
+            return str(cell)
+
+
+def _parquet(path: Path, spec: Subject, limits: FileLimits) -> list[Sequence[str]]:
+    try:
+        with open_landed(path) as file:
+            table = pl.read_parquet(io.BytesIO(file.read()), hive_partitioning=False)
+    except pl.exceptions.PolarsError:
+        raise UnreadableError("the Parquet file is cut off or damaged; deliver it again") from None
+    nested = [name for name, kind in table.schema.items() if kind.is_nested() or kind == pl.Binary]
+    if nested:
+        raise UnreadableError(
+            f"{len(nested)} of its columns hold lists, structures or bytes; deliver plain columns, or JSON lines"
+        )
+    if table.estimated_size() > limits.megabytes * 1_000_000:
+        raise UnreadableError(
+            f"unpacked, it is over {limits.megabytes:,} MB; deliver it in parts, or raise most_file_megabytes in "
+            "hospital.toml"
+        )
+    texts = table.select(
+        (pl.col(name).dt.to_string("iso") if kind.is_temporal() else pl.col(name).cast(pl.String))
+        .fill_null("")
+        .alias(name)
+        for name, kind in table.schema.items()
+    )
+    return [table.columns, *texts.rows()]
+
+
+_READERS: dict[str, Callable[[Path, Subject, FileLimits], Sequence[Sequence[str]]]] = {
+    "workbook": _workbook,
+    "parquet": _parquet,
+}
