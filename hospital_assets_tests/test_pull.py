@@ -122,6 +122,16 @@ def test_a_file_that_fails_stops_no_other_and_is_tried_again(tmp_path: Path) -> 
     assert brought(settings, shelf).brought == 3 and landed(settings) == shelf.files
 
 
+def test_a_file_that_fails_at_a_short_look_is_tried_at_the_next(tmp_path: Path) -> None:
+    settings, shelf = Settings(tmp_path), Shelf(files={"a.csv": b"id\n"})
+    assert brought(settings, shelf).brought == 1
+    shelf.files |= {"b.csv": b"id\n", "c.csv": b"id\n"}
+    shelf.broken = {"b.csv": RemoteError("no")}
+    assert brought(settings, shelf).brought == 1 and "b.csv" not in landed(settings)
+    shelf.broken = {}
+    assert brought(settings, shelf).brought == 1 and landed(settings) == shelf.files
+
+
 def test_what_may_still_be_written_is_brought_when_two_looks_agree(tmp_path: Path) -> None:
     settings, shelf = (
         Settings(tmp_path),
@@ -240,6 +250,7 @@ def test_the_commands_bring_a_folder_and_show_how_it_stands(
     (there / "hospitals").mkdir(parents=True)
     (there / "hospitals" / "a.csv").write_text("id,name,zone\nH1,One,America/Chicago\n")
     (there / "secret").symlink_to("/etc/passwd")
+    (there / "hospitals" / ("x" * 210 + ".csv")).write_text("id\n")
     assert main([*command, "sources"]) == 0
     assert "never" in capsys.readouterr().out
     assert main([*command, "pull", "there"]) == 0
@@ -247,6 +258,7 @@ def test_the_commands_bring_a_folder_and_show_how_it_stands(
     assert main([*command, "sources"]) == 0
     shown = capsys.readouterr().out
     assert "there" in shown and "0 s ago" in shown
+    assert "refused  there: 'hospitals/xxx" in shown and "is longer than 200 bytes; rename it" in shown
     assert main([*command, "pull", "nowhere"]) == 2
     assert "no profile 'nowhere'" in capsys.readouterr().err
 

@@ -67,6 +67,7 @@ def _sources(options: argparse.Namespace, settings: Settings) -> int:
     newest = dict(ledger.group_by("source_profile").agg(pl.col("file_modified_ns").max()).iter_rows())
     table = Table("profile", "from", "newest file", "last success", "brought", "waiting", "refused", "what to do")
     profiles = load_profiles(settings.profiles_folder)
+    refused: list[str] = []
     with open_memory(settings) as memory:
         for name, profile in sorted(profiles.items()):
             if profile.source is None:
@@ -80,14 +81,18 @@ def _sources(options: argparse.Namespace, settings: Settings) -> int:
                 continue
             counts = (f"{count:,}" for count in (look.brought, look.waiting, look.refused))
             times = (_ago(at, wall) if at else "never" for at in (look.brought_at, look.succeeded_at))
-            todo = look.reason or ("hospital pull names them: rename or split" if look.refused else "")
-            table.add_row(name, profile.source.address, *times, *counts, todo)
+            table.add_row(name, profile.source.address, *times, *counts, look.reason)
+            refused += [f"{name}: {key!r}: {why}" for key, why in memory.refused(name)]
     for name, problem in sorted(profiles.unusable.items()):
         table.add_row(name, "", "", "", "", "", "", f"correct the profile: {problem}")
     if table.row_count:
         terminal(highlight=False).print(table)
     else:
         print("nothing has landed yet, and no profile names an address")
+    for line in refused[:_MOST_NAMED]:
+        print(f"refused  {line}")
+    if len(refused) > _MOST_NAMED:
+        print(f"refused  {len(refused) - _MOST_NAMED:,} more")
     return 0
 
 

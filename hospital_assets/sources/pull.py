@@ -112,24 +112,38 @@ class Memory:
         row = self._connection.execute("select listed_all_at from looks where source = ?", [source]).fetchone()
         return row is None or row[0] is None or now - datetime.fromisoformat(row[0]) >= _LIST_ALL
 
-    def looked(self, source: str, pulled: Pulled, at: datetime, *, at_all: bool) -> None:
-        """A look has ended; `at_all` when all was listed and nothing is left to do of it."""
+    def refused(self, source: str) -> list[tuple[str, str]]:
+        """The entries that never will be brought as they are, and why."""
+        asked = "select key, reason from entries where source = ? and state = 'refused' order by key"
+        return self._connection.execute(asked, [source]).fetchall()
+
+    def looked(self, source: str, pulled: Pulled, at: datetime, *, is_all: bool, is_over: bool) -> None:
+        """A look has ended.
+
+        Args:
+            source: the profile.
+            pulled: what it came to.
+            at: when.
+            is_all: whether everything was listed.
+            is_over: whether nothing is left to do of what was listed; else the next look lists everything.
+        """
         self._connection.execute(
             """
             insert into looks (source, tried_at, succeeded_at, listed_all_at, brought_at, reason)
-            values (:source, :now, iif(:succeeded, :now, null), iif(:at_all, :now, null), iif(:brought, :now, null),
-                    :reason)
+            values (:source, :now, iif(:succeeded, :now, null), iif(:is_over and :is_all, :now, null),
+                    iif(:brought, :now, null), :reason)
             on conflict (source) do update set
                 tried_at = :now, reason = :reason,
                 succeeded_at = coalesce(excluded.succeeded_at, succeeded_at),
-                listed_all_at = coalesce(excluded.listed_all_at, listed_all_at),
+                listed_all_at = iif(:is_over, coalesce(excluded.listed_all_at, listed_all_at), null),
                 brought_at = coalesce(excluded.brought_at, brought_at)
             """,
             {
                 "source": source,
                 "now": at.isoformat(),
                 "succeeded": pulled.succeeded,
-                "at_all": at_all,
+                "is_all": is_all,
+                "is_over": is_over,
                 "brought": bool(pulled.brought or pulled.changed),
                 "reason": pulled.reason or (f"{len(pulled.failed)} files failed" if pulled.failed else ""),
             },
@@ -197,7 +211,7 @@ def pull(
         except RemoteError as error:
             pulled.reason = str(error)
         is_over = pulled.succeeded and not pulled.waiting and not until()
-        memory.looked(profile.name, pulled, clock(), at_all=is_all and is_over)
+        memory.looked(profile.name, pulled, clock(), is_all=is_all, is_over=is_over)
     return pulled
 
 

@@ -119,11 +119,20 @@ class _Folder:
         if not self._folder.is_dir():
             raise RemoteError("the folder is not there; mount it, or correct the address in the profile")
         for folder in folders(self._folder):
-            for path in sorted(folder.iterdir()):
-                found = path.lstat()
-                if stat.S_ISREG(found.st_mode):
-                    key = path.relative_to(self._folder).as_posix()
-                    yield Entry(key, found.st_size, f"{found.st_size}:{found.st_mtime_ns}")
+            try:
+                paths = sorted(folder.iterdir())
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise RemoteError(
+                    f"a folder in it cannot be read ({error.strerror}); let this program read it"
+                ) from None
+            for path in paths:
+                with contextlib.suppress(FileNotFoundError):
+                    found = path.lstat()
+                    if stat.S_ISREG(found.st_mode):
+                        key = path.relative_to(self._folder).as_posix()
+                        yield Entry(key, found.st_size, f"{found.st_size}:{found.st_mtime_ns}")
 
     def chunks(self, entry: Entry) -> Iterator[bytes]:
         """See `Remote`."""
