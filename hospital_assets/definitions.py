@@ -40,6 +40,7 @@ from hospital_assets.checks.standing import standing_check
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.files import keep_private
 from hospital_assets.landing.profile import FEEDS
+from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.live.io_manager import HospitalIOManager
 from hospital_assets.partitions import service_periods
@@ -53,6 +54,7 @@ from hospital_assets.settings import (
     engine_from_environment,
     load_settings,
 )
+from hospital_assets.sources.upstream import below_sources, source_assets
 from hospital_assets.warehouse.io_manager import WarehouseResource
 
 
@@ -66,12 +68,16 @@ def build_definitions(settings: Settings, engine: EngineSettings | None = None) 
     periods = service_periods(settings)
     tables = table_assets(periods)
     policy = usable_policy(settings)
+    sources = source_assets(load_profiles(settings.profiles_folder).values())
     engine_resources = _engine_resources(settings, engine or EngineSettings(), tables)
     landing = engine_resources["landing"]
     pages = [*dg.load_assets_from_package_module(reports), overview_report(policy)]
     return dg.Definitions(
         # Each with the file and line of its code, for the link in the UI.
-        assets=dg.with_source_code_references([*tables, *pages, *publication_assets(policy)]),
+        assets=[
+            *dg.with_source_code_references([*below_sources(tables, sources), *pages, *publication_assets(policy)]),
+            *sources,
+        ],
         asset_checks=[
             *contract_checks(periods),
             *quality_checks(periods),

@@ -270,22 +270,38 @@ def test_without_an_address_the_command_says_what_to_do(tmp_path: Path, capsys: 
     assert "nothing has landed yet" in capsys.readouterr().out
 
 
-def test_the_sensor_brings_what_is_new_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sensor_brings_what_is_new_and_lineage_begins_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import dagster as dg
 
-    from hospital_assets.automation.sensors import sources_sensor
+    from hospital_assets.automation import sensors
+    from hospital_assets.definitions import build_definitions
 
     monkeypatch.setattr(time, "sleep", lambda _: None)
     there = tmp_path / "there"
     there.mkdir()
     settings = folder_of(there, tmp_path / "data")
     (there / "a.csv").write_text("id\n")
-    sensor = sources_sensor(settings)
-    context = dg.build_sensor_context()
-    assert sensor(context).skip_message == "there: 1 brought, 0 changed, 0 still being written"  # type: ignore[union-attr]
-    assert set(landed(settings)) == {"a.csv"}
-    (settings.profiles_folder / "there.toml").unlink()
-    assert sensor(context).skip_message == "no profile names an address"  # type: ignore[union-attr]
+    graph = build_definitions(settings).resolve_asset_graph()
+    key = dg.AssetKey(["sources", "there"])
+    assert graph.get(key).child_keys == {dg.AssetKey("raw_landed_files")} and not graph.get(key).is_executable
+    with dg.DagsterInstance.ephemeral() as instance:
+        monkeypatch.setattr(sensors, "kept_instance", lambda _: instance)
+
+        def tick() -> str:
+            ended = sensors.sources_sensor(settings)(dg.build_sensor_context(instance))
+            assert isinstance(ended, dg.SkipReason)
+            return str(ended.skip_message)
+
+        assert tick() == "there: 1 brought, 0 changed, 0 still being written"
+        assert set(landed(settings)) == {"a.csv"}
+        event = instance.get_latest_materialization_event(key)
+        assert event is not None and event.asset_materialization is not None
+        assert event.asset_materialization.metadata["files_brought"].value == 1
+        assert tick() == "there: 0 brought, 0 changed, 0 still being written"
+        (settings.profiles_folder / "there.toml").unlink()
+        assert tick() == "no profile names an address"
 
 
 @pytest.mark.nightly

@@ -37,6 +37,7 @@ from hospital_assets.publishing.policy import usable_policy
 from hospital_assets.publishing.pseudonyms import KeyMissingError, load_key
 from hospital_assets.settings import Settings
 from hospital_assets.sources.pull import pull
+from hospital_assets.sources.upstream import brought
 
 #: A file modified this recently may still be growing.
 QUIET_SECONDS = 1.0
@@ -119,7 +120,14 @@ def sources_sensor(settings: Settings, clock: Callable[[], datetime] = wall_cloc
         for name, profile in load_profiles(settings.profiles_folder).items():
             if profile.source is None:
                 continue
-            done = pull(settings, profile, clock, time.sleep, lambda: time.monotonic() > ends)
+            try:
+                done = pull(settings, profile, clock, time.sleep, lambda: time.monotonic() > ends)
+            except Exception as error:
+                # One source must not stop the others; what it is about is not ours to log.
+                context.log.error(f"{name}: {type(error).__name__}; hospital pull {name} says more")
+                continue
+            if done.brought or done.changed:
+                kept_instance(context).report_runless_asset_event(brought(name, done))
             said.append(f"{name}: {done.brought} brought, {done.changed} changed, {done.waiting} still being written")
             if not done.succeeded:
                 context.log.error(f"{name}: {done.reason or f'{len(done.failed)} files failed'}; see hospital sources")
