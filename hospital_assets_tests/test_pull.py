@@ -25,7 +25,8 @@ from hospital_assets.landing.profile import Profile, ProfileError, parse_profile
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.zone import _version
 from hospital_assets.settings import FileLimits, Settings
-from hospital_assets.sources.pull import Pulled, open_memory, pull
+from hospital_assets.sources.memory import Pulled, open_memory
+from hospital_assets.sources.pull import pull
 from hospital_assets.sources.remote import SFTP_HOSTS, SFTP_KEY, ChangedError, Entry, Remote, RemoteError, open_remote
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -36,7 +36,7 @@ def _pull(options: argparse.Namespace, settings: Settings) -> int:
         p for p in profiles.values() if p.source is not None
     ]
     if not chosen:
-        raise ValueError("no profile names an address: add [source] with an address to one, as docs/sources.md shows")
+        raise ValueError("no profile names an address: add [source] to one, as docs/sources.md shows")
     is_sound = True
     for profile in chosen:
         done = pull(settings, profile, lambda: datetime.now(UTC), time.sleep)
@@ -59,7 +59,7 @@ def _sources(options: argparse.Namespace, settings: Settings) -> int:
     from rich.table import Table
 
     from hospital_assets.landing.registry import load_profiles
-    from hospital_assets.sources.pull import open_memory
+    from hospital_assets.sources.memory import open_memory
     from hospital_assets.warehouse.loads import read_ledger_copy
 
     wall = datetime.now(UTC)
@@ -77,11 +77,11 @@ def _sources(options: argparse.Namespace, settings: Settings) -> int:
                 continue
             look = memory.look(name)
             if look is None:
-                table.add_row(name, profile.source.address, "", "never", "", "", "", f"hospital pull {name}")
+                table.add_row(name, profile.source.place, "", "never", "", "", "", f"hospital pull {name}")
                 continue
             counts = (f"{count:,}" for count in (look.brought, look.waiting, look.refused))
             times = (_ago(at, wall) if at else "never" for at in (look.brought_at, look.succeeded_at))
-            table.add_row(name, profile.source.address, *times, *counts, look.reason)
+            table.add_row(name, profile.source.place, *times, *counts, look.reason)
             refused += [f"{name}: {key!r}: {why}" for key, why in memory.refused(name)]
     for name, problem in sorted(profiles.unusable.items()):
         table.add_row(name, "", "", "", "", "", "", f"correct the profile: {problem}")

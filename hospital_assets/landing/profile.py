@@ -20,12 +20,13 @@ import functools
 import re
 import tomllib
 from collections.abc import Collection, Iterator, Sequence
+from datetime import date
 from pathlib import PurePosixPath
 from typing import Any, Literal
 from urllib.parse import urlsplit
 from zoneinfo import available_timezones
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.raw import FEED_OF, DatedRecord, LandedRecord
@@ -553,16 +554,53 @@ class Feed(BaseModel):
 ADDRESSES = ("s3", "az", "abfss", "gs", "sftp", "file")
 
 
-class Source(_Declaration):
-    """A folder elsewhere from which `hospital pull` brings new files.
+class Query(_Declaration):
+    """What a database is asked for a subject. Its rows land as Parquet files, where `files` of the subject takes them.
 
     Attributes:
-        address: as in `s3://bucket/prefix`, `az://container/prefix`, `gs://bucket/prefix`,
-            `sftp://user@host:22/folder`, `file:///mnt/share`. Below it, paths are those below the profile's landing
-            folder: what `files` of a subject takes is brought. Never a password: credentials come from the environment.
+        sql: a select. `:since` and `:until` are moments: of its last look (less the overlap), and of the database's
+            clock now, as in `where updated_at >= :since and updated_at < :until`. Its columns are named by the
+            subject's `columns`, as those of a file.
+        first: the day from which the first look asks.
+        overlap_minutes: how much earlier each look begins again: longer than any transaction that writes stays open.
+            Repeated records count once.
+        is_full: everything at each look, for reference data; there is no `:since`. It lands only where it has changed.
+        most_rows: more are refused.
+        seconds: how long the database may take.
     """
 
-    address: str
+    sql: str
+    first: date = date(2000, 1, 1)
+    overlap_minutes: int = Field(default=60, ge=0)
+    is_full: bool = False
+    most_rows: int = Field(default=5_000_000, gt=0)
+    seconds: int = Field(default=600, gt=0)
+
+
+class Source(_Declaration):
+    """A folder or a database elsewhere from which `hospital pull` brings what is new.
+
+    Attributes:
+        address: of a folder, as in `s3://bucket/prefix`, `az://container/prefix`, `gs://bucket/prefix`,
+            `sftp://user@host:22/folder`, `file:///mnt/share`. Below it, paths are those below the profile's landing
+            folder: what `files` of a subject takes is brought. Never a password: credentials come from the environment.
+        database: the environment variable that holds a database's URL, as in `CLARITY_URL`.
+        queries: of a database: subject -> what is asked.
+    """
+
+    address: str | None = None
+    database: str | None = None
+    queries: dict[str, Query] = {}
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        return self.address or f"database in {self.database}"
+
+    @property
+    def kind(self) -> str:
+        """What kind of source it is."""
+        return "postgres" if self.address is None else urlsplit(self.address).scheme
 
     @field_validator("address")
     @classmethod
@@ -575,6 +613,19 @@ class Source(_Declaration):
         if parts.password or parts.query or parts.fragment:
             raise ValueError("an address holds no password and no options: credentials come from the environment")
         return value
+
+    @field_validator("database")
+    @classmethod
+    def _is_a_variable(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+            raise ValueError("name the environment variable that holds the URL, as in CLARITY_URL; never a URL")
+        return value
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> Source:
+        if (self.address is None) == (self.database is None) or (self.database is None) == bool(self.queries):
+            raise ValueError("name an address, or a database and its queries")
+        return self
 
 
 class Profile(_Declaration):

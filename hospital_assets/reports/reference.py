@@ -244,6 +244,7 @@ def profile_reference() -> str:
 _DECLARATIONS = {
     "Profile": "The profile",
     "Source": "`[source]`",
+    "Query": "`[source.queries.<subject>]`",
     "Subject": "`[subjects.<subject>]`",
     "Join": "`[subjects.<subject>.join]`",
     "Lookup": "`[lookups.<name>]` and `[[subjects.<subject>.lookups]]`",

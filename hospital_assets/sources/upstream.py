@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import timedelta
-from urllib.parse import urlsplit
 
 import dagster as dg
 
 from hospital_assets.landing.profile import Profile
-from hospital_assets.sources.pull import Pulled
+from hospital_assets.sources.memory import Pulled
 
 #: The ledger is what first knows of a file.
 _LEDGER = dg.AssetKey("raw_landed_files")
@@ -29,8 +28,8 @@ def source_assets(profiles: Iterable[Profile]) -> list[dg.AssetSpec]:
             source_key(profile.name),
             group_name="sources",
             description=f"{profile.description} `hospital pull {profile.name}` brings its new files.",
-            kinds={urlsplit(profile.source.address).scheme},
-            metadata={"address": profile.source.address},
+            kinds={profile.source.kind},
+            metadata={"from": profile.source.place},
             freshness_policy=dg.FreshnessPolicy.time_window(fail_window=_FRESH_FOR),
         )
         for profile in profiles

@@ -1,0 +1,190 @@
+"""What was brought of which source, and until when each was asked; one file of a data directory.
+
+It is noted after a file has landed. Does not belong here: bringing anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from hospital_assets.files import make_folder
+from hospital_assets.settings import Settings
+from hospital_assets.sources.remote import Entry
+
+#: What sorts before what is known already (a late or changed object) is found when everything is listed: so often.
+_LIST_ALL = timedelta(hours=1)
+
+_SCHEMA = """
+create table if not exists entries (
+    source text not null, key text not null, version text not null, size integer not null,
+    state text not null check (state in ('seen', 'brought', 'refused')), reason text not null default '',
+    sha256 text, changed_at text not null, primary key (source, key));
+create table if not exists looks (
+    source text primary key, tried_at text not null, succeeded_at text, listed_all_at text, brought_at text,
+    reason text not null default '');
+create table if not exists spans (
+    source text not null, subject text not null, since text, until text, primary key (source, subject));
+"""
+
+
+@dataclass
+class Pulled:
+    """What one look at a source came to.
+
+    Attributes:
+        brought: files that are new in the landing folder.
+        changed: files that have taken the place of an older version of theirs.
+        waiting: files that may still be written: the next look brings them.
+        other: files that the profile does not read.
+        failed: key -> why it could not be brought; it is tried again.
+        refused: key -> why it never will be as it is.
+        reason: why the source could not be looked at to the end.
+    """
+
+    brought: int = 0
+    changed: int = 0
+    waiting: int = 0
+    other: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    reason: str = ""
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether all that could be brought was."""
+        return not self.reason and not self.failed
+
+
+@dataclass(frozen=True)
+class Look:
+    """The newest look at a source."""
+
+    tried_at: datetime
+    succeeded_at: datetime | None
+    brought_at: datetime | None
+    reason: str
+    brought: int
+    waiting: int
+    refused: int
+
+
+class Memory:
+    """What was brought of which source; one file of a data directory."""
+
+    def __init__(self, file: Path) -> None:
+        make_folder(file.parent)
+        self._connection = sqlite3.connect(file, timeout=30, isolation_level=None)
+        self._connection.execute("pragma journal_mode = wal")
+        self._connection.execute("pragma synchronous = full")
+        self._connection.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._connection.close()
+
+    def known(self, source: str) -> dict[str, tuple[str, str]]:
+        """Key -> version and state."""
+        rows = self._connection.execute("select key, version, state from entries where source = ?", [source])
+        return {key: (version, state) for key, version, state in rows}
+
+    def note(self, source: str, entry: Entry, state: str, at: datetime, reason: str = "", sha256: str = "") -> None:
+        """An entry's version is now in a state."""
+        self._connection.execute(
+            "insert or replace into entries values (?, ?, ?, ?, ?, ?, ?, ?)",
+            [source, entry.key, entry.version, entry.size, state, reason, sha256, at.isoformat()],
+        )
+
+    def sha256(self, source: str, key: str) -> str | None:
+        """What a file held when it was landed; None where it was not."""
+        asked = "select sha256 from entries where source = ? and key = ? and state = 'brought'"
+        row = self._connection.execute(asked, [source, key]).fetchone()
+        return None if row is None else str(row[0])
+
+    def span(self, source: str, subject: str) -> tuple[datetime, datetime | None] | None:
+        """From when a query is to ask next, and until when where the look before has not ended; None: never asked."""
+        asked = "select since, until from spans where source = ? and subject = ?"
+        row = self._connection.execute(asked, [source, subject]).fetchone()
+        if row is None:
+            return None
+        return datetime.fromisoformat(row[0]), None if row[1] is None else datetime.fromisoformat(row[1])
+
+    def note_span(self, source: str, subject: str, since: datetime, until: datetime | None) -> None:
+        """A look at a subject's query begins (it is repeated over the same span until it has ended), or has ended."""
+        self._connection.execute(
+            "insert or replace into spans values (?, ?, ?, ?)",
+            [source, subject, since.isoformat(), None if until is None else until.isoformat()],
+        )
+
+    def lists_all(self, source: str, now: datetime) -> bool:
+        """Whether everything is to be listed: what changed, or came late, may stand before what is known."""
+        row = self._connection.execute("select listed_all_at from looks where source = ?", [source]).fetchone()
+        return row is None or row[0] is None or now - datetime.fromisoformat(row[0]) >= _LIST_ALL
+
+    def refused(self, source: str) -> list[tuple[str, str]]:
+        """The entries that never will be brought as they are, and why."""
+        asked = "select key, reason from entries where source = ? and state = 'refused' order by key"
+        return self._connection.execute(asked, [source]).fetchall()
+
+    def looked(self, source: str, pulled: Pulled, at: datetime, *, is_all: bool, is_over: bool) -> None:
+        """A look has ended.
+
+        Args:
+            source: the profile.
+            pulled: what it came to.
+            at: when.
+            is_all: whether everything was listed.
+            is_over: whether nothing is left to do of what was listed; else the next look lists everything.
+        """
+        self._connection.execute(
+            """
+            insert into looks (source, tried_at, succeeded_at, listed_all_at, brought_at, reason)
+            values (:source, :now, iif(:succeeded, :now, null), iif(:is_over and :is_all, :now, null),
+                    iif(:brought, :now, null), :reason)
+            on conflict (source) do update set
+                tried_at = :now, reason = :reason,
+                succeeded_at = coalesce(excluded.succeeded_at, succeeded_at),
+                listed_all_at = iif(:is_over, coalesce(excluded.listed_all_at, listed_all_at), null),
+                brought_at = coalesce(excluded.brought_at, brought_at)
+            """,
+            {
+                "source": source,
+                "now": at.isoformat(),
+                "succeeded": pulled.succeeded,
+                "is_all": is_all,
+                "is_over": is_over,
+                "brought": bool(pulled.brought or pulled.changed),
+                "reason": pulled.reason or (f"{len(pulled.failed)} files failed" if pulled.failed else ""),
+            },
+        )
+
+    def look(self, source: str) -> Look | None:
+        """The newest look at a source, and how many entries are in which state; None before the first."""
+        row = self._connection.execute(
+            "select tried_at, succeeded_at, brought_at, reason from looks where source = ?", [source]
+        ).fetchone()
+        if row is None:
+            return None
+        tried, succeeded, brought = (None if at is None else datetime.fromisoformat(at) for at in row[:3])
+        states = dict(
+            self._connection.execute("select state, count(*) from entries where source = ? group by 1", [source])
+        )
+        assert tried is not None  # noqa: S101  (the column is not null)
+        counts = (states.get(state, 0) for state in ("brought", "seen", "refused"))
+        return Look(tried, succeeded, brought, row[3], *counts)
+
+
+def memory_file(settings: Settings) -> Path:
+    """Where a data directory remembers what was brought."""
+    return settings.data_dir / "sources" / "pulled.sqlite"
+
+
+@contextlib.contextmanager
+def open_memory(settings: Settings) -> Iterator[Memory]:
+    """What was brought of which source."""
+    with contextlib.closing(Memory(memory_file(settings))) as memory:
+        yield memory

@@ -1,0 +1,250 @@
+"""Queries of a real PostgreSQL: every committed row lands, also of open transactions, and nothing is told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from hospital_assets.landing.profile import Profile, ProfileError, parse_profile
+from hospital_assets.settings import Settings
+from hospital_assets.sources import queries
+from hospital_assets.sources.memory import Pulled
+from hospital_assets.sources.pull import pull
+from hospital_assets_tests.postgresql import postgresql_server
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+PROFILE = """
+name = "clarity"
+description = "A reporting database."
+time_zone = "America/Chicago"
+[source]
+database = "CLARITY_URL"
+[source.queries.er_visits]
+sql = "select * from visits where updated_at >= :since and updated_at < :until{more}"
+{options}
+[source.queries.hospitals]
+sql = "select * from hospitals order by id"
+is_full = true
+[subjects.er_visits]
+files = ["visits/*.parquet"]
+date = "arrival_time"
+columns = {{ visit_id = "id", arrival_time = "arrived", triage_level = "level", chief_complaint = "note" }}
+[subjects.hospitals]
+files = ["hospitals/*.parquet"]
+columns = {{ hospital_id = "id", hospital_name = "name", time_zone = "zone" }}
+"""
+TABLES = """
+create table visits (id bigint primary key, arrived timestamp, level numeric(3,1), note text, facts jsonb,
+                     updated_at timestamptz not null default clock_timestamp());
+create table hospitals (id text, name text, zone text);
+insert into hospitals values ('H1', 'One', 'America/Chicago');
+"""
+
+
+def profile(options: str = "overlap_minutes = 60", more: str = "") -> Profile:
+    return parse_profile(PROFILE.format(options=options, more=more), "clarity.toml")
+
+
+@dataclass
+class Database:
+    url: str
+    connection: Any
+
+    def run(self, statement: str) -> None:
+        with self.connection.cursor() as cursor:
+            cursor.execute(statement)
+        self.connection.commit()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Any]:
+    pytest.importorskip("adbc_driver_postgresql", reason="adbc-driver-postgresql is not installed (extra postgres)")
+    with postgresql_server() as found:
+        yield found
+
+
+@pytest.fixture
+def database(server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+    from adbc_driver_postgresql import dbapi
+
+    monkeypatch.setenv("CLARITY_URL", server.dsn())
+    with dbapi.connect(server.dsn()) as connection:
+        found = Database(server.dsn(), connection)
+        for statement in ("drop table if exists visits, hospitals", *TABLES.strip().split(";")[:-1]):
+            found.run(statement)
+        yield found
+
+
+def look(settings: Settings, of: Profile | None = None) -> Pulled:
+    return pull(settings, of or profile(), lambda: NOW, lambda _: None)
+
+
+def rows(settings: Settings, folder: str = "visits") -> list[Any]:
+    files = sorted((settings.landing / "clarity" / folder).glob("*.parquet"))
+    return pl.concat([pl.read_parquet(file) for file in files])["id"].to_list() if files else []
+
+
+@pytest.mark.slow
+def test_what_was_written_since_the_last_look_lands(database: Database, tmp_path: Path) -> None:
+    settings = Settings(tmp_path)
+    database.run(
+        "insert into visits values (1, '2026-03-01 09:30', 2.5, 'a', '{\"x\": 1}'), (2, null, null, null, null)"
+    )
+    done = look(settings)
+    assert (done.brought, done.failed, done.reason) == (2, {}, "")
+    (file,) = (settings.landing / "clarity" / "visits").iterdir()
+    found = pl.read_parquet(file).sort("id")
+    assert found.drop("updated_at").rows() == [
+        (1, datetime(2026, 3, 1, 9, 30), "2.5", "a", '{"x": 1}'),
+        (2, None, None, None, None),
+    ]
+    assert rows(settings, "hospitals") == ["H1"]
+    # Reference data lands again only where it has changed.
+    database.run("insert into visits values (3)")
+    assert look(settings, profile("overlap_minutes = 0")).brought == 1 and sorted(rows(settings)) == [1, 2, 3]
+    database.run("insert into hospitals values ('H2', 'Two', 'America/Denver')")
+    done = look(settings, profile("overlap_minutes = 0"))
+    assert (done.brought, done.changed) == (0, 1) and rows(settings, "hospitals") == ["H1", "H2"]
+
+
+@pytest.mark.slow
+def test_a_transaction_that_stayed_open_is_not_lost(database: Database, tmp_path: Path) -> None:
+    """It wrote before the look, and committed after it: only the overlap finds its row."""
+    from adbc_driver_postgresql import dbapi
+
+    settings = Settings(tmp_path)
+    with dbapi.connect(database.url) as other, other.cursor() as cursor:
+        cursor.execute("insert into visits values (1)")
+        database.run("insert into visits values (2)")
+        assert look(settings).brought == 2 and rows(settings) == [2]
+        other.commit()
+    assert look(settings, profile("overlap_minutes = 0")).brought == 0 and set(rows(settings)) == {2}
+    assert look(settings).brought == 1 and set(rows(settings)) == {1, 2}
+
+
+@pytest.mark.slow
+def test_a_look_that_was_killed_is_repeated_over_the_same_span(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(tmp_path)
+    monkeypatch.setattr(queries, "ROWS_OF_A_FILE", 10)
+    database.run("insert into visits select n from generate_series(1, 35) n")
+    land, landed = queries._land, []
+
+    def killed(*arguments: Any) -> str:
+        if len(landed) == 1:
+            raise KeyboardInterrupt
+        landed.append(arguments[1])
+        return land(*arguments)
+
+    def in_tens(batches: Any) -> Iterator[list[Any]]:
+        return ([one.slice(n, 10)] for one in batches for n in range(0, one.num_rows, 10))
+
+    monkeypatch.setattr(queries, "_files", in_tens)
+    monkeypatch.setattr(queries, "_land", killed)
+    with pytest.raises(KeyboardInterrupt):
+        look(settings)
+    monkeypatch.setattr(queries, "_land", land)
+    database.run("insert into visits values (99)")
+    look(settings)
+    # The one after the kill comes with the next look, not into a span that had begun before it.
+    assert sorted(rows(settings)) == list(range(1, 36))
+    look(settings, profile("overlap_minutes = 0"))
+    assert sorted(rows(settings)) == [*range(1, 36), 99]
+
+
+FAULTS = {
+    "it took longer than its `seconds`": ("seconds = 1", " and pg_sleep(9) is not null"),
+    "it gives over 5 rows": ("most_rows = 5", ""),
+    "the database does not understand it": ("", " and nonsense = 1"),
+    "it writes, and the session is read-only": ("", "; insert into visits values (77)"),
+    "a value may not be read as its type": ("", " and (note || 'Erika Mustermann')::int = 1"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("said", FAULTS)
+def test_a_query_that_fails_stops_no_other_and_quotes_nothing(database: Database, tmp_path: Path, said: str) -> None:
+    settings, (options, more) = Settings(tmp_path), FAULTS[said]
+    database.run("insert into visits select n, null, null, 'Mustermann' from generate_series(1, 9) n")
+    if "writes" in said:
+        query = "with w as (insert into visits values (77) returning id) select * from w"
+        of = profile().model_copy(deep=True)
+        assert of.source is not None
+        er_visits = of.source.queries["er_visits"].model_copy(update={"sql": query})
+        of = of.model_copy(
+            update={"source": of.source.model_copy(update={"queries": of.source.queries | {"er_visits": er_visits}})}
+        )
+    else:
+        of = profile(options, more)
+    done = look(settings, of)
+    assert said in done.failed["er_visits"] and "Mustermann" not in str(done)
+    assert done.brought == 1, done
+    assert rows(settings) == [] and rows(settings, "hospitals") == ["H1"]
+
+
+@pytest.mark.slow
+def test_who_asks_is_not_kept(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLARITY_URL", f"{database.url}&password=planted-secret&application_name=planted-secret")
+    settings = Settings(tmp_path)
+    assert look(settings).reason == ""
+    monkeypatch.setenv("CLARITY_URL", "postgresql://planted-secret@127.0.0.1:1/x")
+    refused = look(settings)
+    assert "cannot be reached" in refused.reason and "planted" not in refused.reason
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or b"planted-" not in path.read_bytes(), path
+    monkeypatch.delenv("CLARITY_URL")
+    assert look(settings).reason.startswith("set CLARITY_URL to the database's URL")
+    monkeypatch.setenv("CLARITY_URL", "oracle://x")
+    assert "only PostgreSQL is read" in look(settings).reason
+
+
+@pytest.mark.nightly
+def test_a_million_rows_in_bounded_memory(database: Database, tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    database.run(
+        "insert into visits select n, timestamp '2026-01-01' + n * interval '1 s', n % 5, repeat('x', n % 100) "
+        "from generate_series(1, 1000000) n"
+    )
+    settings = Settings(tmp_path)
+    settings.profiles_folder.mkdir(parents=True)
+    (settings.profiles_folder / "clarity.toml").write_text(PROFILE.format(options="", more=""))
+    script = (
+        "import resource, sys, time; from hospital_assets.cli import main; begun = time.monotonic(); "
+        f"code = main(['--data-dir', {str(tmp_path)!r}, 'pull']); print(time.monotonic() - begun); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    begun = time.monotonic()
+    with database.connection.cursor() as cursor:
+        cursor.execute("select * from visits")
+        assert sum(batch.num_rows for batch in cursor.fetch_record_batch()) == 1_000_000
+    *_, seconds, megabytes = done.stdout.split()
+    print(f"1,000,000 rows: {float(seconds):.1f} s, {megabytes} MB; COPY alone {time.monotonic() - begun:.1f} s")  # noqa: T201
+    assert len(rows(settings)) == 1_000_000 and int(done.stdout.split()[-1]) < 1_000
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ('database = "postgresql://u:secret@host/db"\n[source.queries.hospitals]\nsql = "select 1"', "never a URL"),
+        ('database = "URL"', "name an address, or a database and its queries"),
+        ('address = "s3://b"\ndatabase = "URL"\n[source.queries.hospitals]\nsql = "select 1"', "name an address, or"),
+        ('address = "s3://b"\n[source.queries.hospitals]\nsql = "select 1"', "name an address, or"),
+    ],
+)
+def test_a_source_is_a_folder_or_a_database(source: str, said: str) -> None:
+    text = (
+        f'name = "x"\ndescription = "x"\ntime_zone = "UTC"\n[source]\n{source}\n[subjects.hospitals]\nfiles = ["*"]\n'
+    )
+    with pytest.raises(ProfileError, match=said):
+        parse_profile(text, "x.toml")
