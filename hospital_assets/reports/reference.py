@@ -273,4 +273,4 @@ def _attributes(section: str) -> dict[str, str]:
 
 
 def _default(value: object) -> str:
-    return "" if value in (None, "", (), {}) else f"`{json.dumps(value)}`"
+    return "" if value in (None, "", (), {}) else f"`{json.dumps(value, default=str)}`"
