@@ -6,6 +6,9 @@ starts on its last evening covers its first morning.
 
 from __future__ import annotations
 
+import functools
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -157,11 +160,28 @@ def _limit_starts(model: _Model, shifts: _Shifts, most: int, budget: int) -> Non
     model.row(dict.fromkeys(used.values(), 1.0), most=float(most))
 
 
+@functools.cache
+def _greeted() -> None:
+    """Let HiGHS print its greeting, which no option keeps back, once and to nobody."""
+    import highspy
+
+    sys.stdout.flush()
+    kept, nobody = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nobody, 1)
+        highspy.Highs()  # type: ignore[no-untyped-call]
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nobody)
+
+
 class _Model:
     """Columns and rows of an integer programme that is maximised, for HiGHS."""
 
     def __init__(self, highspy: Any) -> None:
         self._highspy = highspy
+        _greeted()
         self._highs = highs = highspy.Highs()
         options = {"output_flag": False, "threads": 1, "random_seed": 0, "mip_rel_gap": _GAP, "time_limit": _SECONDS}
         for name, value in options.items():
