@@ -112,7 +112,7 @@ def _week(
         "none",
     )
     assert series is not None
-    made = series.regression(len(history) - 1)
+    made = series.rival("regression", len(history) - 1)
     of_days = made.means.sum(axis=1)[:WEEK_DAYS] if forecast else weekday_means(history)
     last = (begin >= now - WEEK_HOURS) & (begin < now)
     present: dict[tuple[int, int], int] = {}

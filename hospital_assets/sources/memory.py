@@ -99,6 +99,10 @@ class Memory:
             [source, entry.key, entry.version, entry.size, state, reason, sha256, at.isoformat()],
         )
 
+    def forget(self, source: str, key: str) -> None:
+        """An entry is not there any more."""
+        self._connection.execute("delete from entries where source = ? and key = ?", [source, key])
+
     def sha256(self, source: str, key: str) -> str | None:
         """What a file held when it was landed; None where it was not."""
         asked = "select sha256 from entries where source = ? and key = ? and state = 'brought'"

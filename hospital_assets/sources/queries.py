@@ -19,14 +19,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
-from hospital_assets.files import make_folder, replacing
+from hospital_assets.files import replacing
 from hospital_assets.landing.profile import Profile, Query
 from hospital_assets.settings import Settings
-from hospital_assets.sources.memory import Memory, Pulled
+from hospital_assets.sources.memory import Memory, Pulled, memory_file
 from hospital_assets.sources.remote import Entry, RemoteError
 
 #: Rows of one landed file: each is read whole when it is loaded.
 ROWS_OF_A_FILE = 250_000
+_ENDING = ".parquet"
 _BOUND = re.compile(r"(?<!:):(since|until)\b")
 #: SQLSTATE, or its class, -> what to do.
 _WORDS = {
@@ -88,37 +89,37 @@ def _pull_one(
     pulled: Pulled,
     at: datetime,
 ) -> None:
-    folder, ending = _place(profile, subject)
-    landing = settings.landing / profile.name
+    folder = _place(profile, subject)
+    # Another query begins anew.
+    asked = f"{subject}_{hashlib.sha256(query.sql.encode()).hexdigest()[:8]}"
+    until = None
     with _in_words(), session.cursor() as cursor:
         cursor.execute(f"set statement_timeout = '{query.seconds}s'")
-        if query.is_full:
-            since = until = None
-        else:
-            since, until = memory.span(profile.name, subject) or (_begins(query), None)
+        stem = "all"
+        if not query.is_full:
+            since, until = memory.span(profile.name, asked) or (_begins(query), None)
             until = until or _now(cursor)
-            memory.note_span(profile.name, subject, since, until)
+            memory.note_span(profile.name, asked, since, until)
             since -= timedelta(minutes=query.overlap_minutes)
             for name, value in (("since", since), ("until", until)):
                 cursor.execute("select set_config('hospital.' || $1, $2, false)", (name, value.isoformat()))
                 cursor.fetchall()
+            stem = f"{since:%Y%m%dT%H%M%SZ}_{until:%Y%m%dT%H%M%SZ}"
         cursor.execute(_BOUND.sub(r"current_setting('hospital.\1')::timestamptz", query.sql))
-        stem = "all" if until is None else f"{since:%Y%m%dT%H%M%SZ}_{until:%Y%m%dT%H%M%SZ}"
-        rows = 0
-        for number, batches in enumerate(_files(cursor.fetch_record_batch())):
-            target = landing / folder / f"{stem}_{number:04}{ending}"
-            rows += sum(batch.num_rows for batch in batches)
-            if rows > query.most_rows:
-                raise RemoteError(f"it gives over {query.most_rows:,} rows; ask for less, or raise its `most_rows`")
-            entry = Entry(target.relative_to(landing).as_posix(), sum(b.nbytes for b in batches), stem)
-            known = memory.sha256(profile.name, entry.key)
-            sha256 = _land(batches, target, known)
-            if sha256 != known or not target.exists():
-                memory.note(profile.name, entry, "brought", at, sha256=sha256)
-                pulled.brought += known is None
-                pulled.changed += known is not None
+        # Nothing lands before the last row has come.
+        with tempfile.TemporaryDirectory(dir=memory_file(settings).parent, prefix=".query-") as made:
+            pieces = _written(cursor.fetch_record_batch(), Path(made), query.most_rows)
+            keys = [f"{folder}/{asked}_{stem}_{number:04}{_ENDING}".removeprefix("./") for number in range(len(pieces))]
+            for piece, key in zip(pieces, keys, strict=True):
+                _land(piece, key, settings.landing / profile.name / key, profile.name, memory, pulled, at)
     if until is not None:
-        memory.note_span(profile.name, subject, until, None)
+        memory.note_span(profile.name, asked, until, None)
+        return
+    # What there is less of than before has no further files.
+    for key in set(memory.known(profile.name)) - {*keys}:
+        if key.removeprefix(f"{folder}/").startswith(f"{asked}_all_"):
+            (settings.landing / profile.name / key).unlink(missing_ok=True)
+            memory.forget(profile.name, key)
 
 
 def _begins(query: Query) -> datetime:
@@ -132,8 +133,8 @@ def _now(cursor: Any) -> datetime:
     return found.astimezone(UTC)
 
 
-def _place(profile: Profile, subject: str) -> tuple[PurePosixPath, str]:
-    """The folder below the landing folder, and the ending of names, that a subject takes.
+def _place(profile: Profile, subject: str) -> PurePosixPath:
+    """The folder below the landing folder in which a subject takes Parquet files.
 
     Raises:
         RemoteError: none of its patterns takes Parquet files of any name.
@@ -141,43 +142,59 @@ def _place(profile: Profile, subject: str) -> tuple[PurePosixPath, str]:
     for pattern in profile.subjects[subject].files:
         *folders, name = PurePosixPath(pattern).parts
         fixed = not any(set("*?[") & {*part} for part in folders)
-        if fixed and PurePosixPath("any.parquet").match(name):
-            return PurePosixPath(*folders), ".parquet"
+        if fixed and PurePosixPath(f"any{_ENDING}").match(name):
+            return PurePosixPath(*folders)
     raise RemoteError("`files` of its subject takes no Parquet file of any name; add one, as in 'visits/*.parquet'")
 
 
-def _files(batches: Any) -> Iterator[list[Any]]:
-    """Batches by the file they go into; none where there are no rows."""
+def _written(batches: Any, folder: Path, most_rows: int) -> list[Path]:
+    """Files of so many rows each, as they come; none where there are no rows.
+
+    Raises:
+        RemoteError: there are too many rows.
+    """
     import pyarrow as pa
-
-    waiting: list[Any] = []
-    for batch in batches:
-        # Types that Arrow does not know (numeric, json) come as their text.
-        plain = [c.storage if isinstance(c, pa.ExtensionArray) else c for c in batch.columns]
-        waiting.append(pa.RecordBatch.from_arrays(plain, names=batch.schema.names))
-        if sum(one.num_rows for one in waiting) >= ROWS_OF_A_FILE:
-            yield waiting
-            waiting = []
-    if sum(one.num_rows for one in waiting):
-        yield waiting
-
-
-def _land(batches: list[Any], target: Path, known: str | None) -> str:
-    """Write a file in one step, unless it holds what it held before; the SHA-256 of what it holds."""
     import pyarrow.parquet as pq
 
-    make_folder(target.parent)
-    with tempfile.TemporaryFile(dir=target.parent) as made:
-        with pq.ParquetWriter(made, batches[0].schema, compression="zstd") as writer:
-            for batch in batches:
-                writer.write_batch(batch)
-        made.seek(0)
-        sha256 = hashlib.file_digest(made, "sha256").hexdigest()
-        if sha256 != known or not target.exists():
-            made.seek(0)
-            with replacing(target, is_durable=True) as temporary, temporary.open("wb") as file:
-                shutil.copyfileobj(made, file)
-    return sha256
+    files: list[Path] = []
+    total = of_file = 0
+    writer = None
+    try:
+        for batch in batches:
+            if not batch.num_rows:
+                continue
+            total += batch.num_rows
+            if total > most_rows:
+                raise RemoteError(f"it gives over {most_rows:,} rows; ask for less, or raise its `most_rows`")
+            # Types that Arrow does not know (numeric, json) come as their text.
+            plain = [one.storage if isinstance(one, pa.ExtensionArray) else one for one in batch.columns]
+            plainly = pa.RecordBatch.from_arrays(plain, names=batch.schema.names)
+            if writer is None or of_file >= ROWS_OF_A_FILE:
+                if writer is not None:
+                    writer.close()
+                files.append(folder / f"{len(files)}")
+                writer, of_file = pq.ParquetWriter(files[-1], plainly.schema, compression="zstd"), 0
+            writer.write_batch(plainly)
+            of_file += batch.num_rows
+    finally:
+        if writer is not None:
+            writer.close()
+    return files
+
+
+def _land(piece: Path, key: str, target: Path, source: str, memory: Memory, pulled: Pulled, at: datetime) -> None:
+    """Land a file in one step, unless it is there already with what it holds."""
+    with piece.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        known = memory.sha256(source, key)
+        if sha256 == known and target.exists():
+            return
+        file.seek(0)
+        with replacing(target, is_durable=True) as temporary, temporary.open("wb") as landed:
+            shutil.copyfileobj(file, landed)
+    memory.note(source, Entry(key, piece.stat().st_size, sha256), "brought", at, sha256=sha256)
+    pulled.brought += known is None
+    pulled.changed += known is not None
 
 
 @contextlib.contextmanager
@@ -203,7 +220,7 @@ def _session(url: str) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _in_words() -> Iterator[None]:
-    """What a database says may quote values of records: its code is told, not its text."""
+    """What a database says may quote values of records: errors have its code, not its text."""
     import pyarrow as pa
     from adbc_driver_manager import Error
 

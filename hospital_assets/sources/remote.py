@@ -182,8 +182,8 @@ class _Objects:
             raise RemoteError(f"access is denied; set {self._who}, and let them list and read") from None
         except (BaseError, OSError, ValueError) as error:
             # What follows the first line tells of addresses and headers.
-            told = str(error).partition("\n")[0][:200]
-            raise RemoteError(f"the store cannot be read: {told}; who asks is said by {self._who}") from None
+            first_line = str(error).partition("\n")[0][:200]
+            raise RemoteError(f"the store cannot be read: {first_line}; who asks is said by {self._who}") from None
 
     def entries(self, prefix: str = "", after: str = "") -> Iterator[Entry]:
         """See `Remote`."""
