@@ -6,7 +6,7 @@ commands and tests call `build_definitions` for a directory of theirs. Nothing e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -69,7 +69,8 @@ def build_definitions(settings: Settings, engine: EngineSettings | None = None) 
     tables = table_assets(periods)
     policy = usable_policy(settings)
     sources = source_assets(load_profiles(settings.profiles_folder).values())
-    engine_resources = _engine_resources(settings, engine or EngineSettings(), tables)
+    engine = engine or EngineSettings()
+    engine_resources = _engine_resources(settings, engine, tables)
     landing = engine_resources["landing"]
     pages = [*dg.load_assets_from_package_module(reports), overview_report(policy)]
     return dg.Definitions(
@@ -90,6 +91,7 @@ def build_definitions(settings: Settings, engine: EngineSettings | None = None) 
             standing_checks_schedule,
             quality_page_schedule,
             overview_page_schedule(settings),
+            *_lake_schedules(settings, engine, engine_resources),
         ],
         sensors=[
             *(landing_sensor(feed, settings, landing) for feed in FEEDS),
@@ -157,6 +159,17 @@ def _engine_resources(
         "io_manager": LakeIOManager(warehouse=warehouse, **on_spark),
         "landing": SparkLandingResource(**landing, **on_spark),
     }
+
+
+def _lake_schedules(
+    settings: Settings, engine: EngineSettings, resources: Mapping[str, Any]
+) -> list[dg.ScheduleDefinition]:
+    """What maintains the lake, where there is one."""
+    if engine.engine == "duckdb":
+        return []
+    from hospital_assets.automation.lake import lake_schedule
+
+    return [lake_schedule(settings, engine.lake_of(settings), resources["io_manager"].tables_on_spark)]
 
 
 def _service_days(settings: Settings) -> dict[str, Any]:

@@ -26,6 +26,7 @@ AuditAction = Literal[
     "export",
     "acknowledge",
     "snapshot",
+    "lake",
     "audit",
 ]
 AuditOutcome = Literal["allowed", "refused", "failed"]

@@ -1,4 +1,4 @@
-"""The IO manager for assets that run on Spark: their tables are Parquet in the lake.
+"""The IO manager for assets that run on Spark: their tables are Delta in the lake.
 
 Imported only where Spark is the engine. The warehouse file keeps the bookkeeping, and a view of every
 table in the lake, so that checks, reports and people read all tables in one place; a table of
@@ -8,6 +8,7 @@ an asset that runs on DuckDB is stored in the file as ever, whichever engine its
 from __future__ import annotations
 
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pyspark.sql import SparkSession
 
 from hospital_assets.contracts import Contract
 from hospital_assets.live.io_manager import HospitalIOManager
+from hospital_assets.settings import SettingsError
 from hospital_assets.spark import dialect as on_spark
 from hospital_assets.spark.lake import Lake
 from hospital_assets.spark.session import configuration, prepare_java, stated_defaults
@@ -52,7 +54,13 @@ class SparkResource(LazyPySparkResource):
 
 
 def spark_resource(master: str, data_dir: Path) -> SparkResource:
-    """The session on a master, for a data directory."""
+    """The session on a master, for a data directory.
+
+    Raises:
+        SettingsError: the package that the lake is written with is not installed.
+    """
+    if find_spec("deltalake") is None:
+        raise SettingsError("HOSPITAL_ENGINE needs deltalake: pip install 'hospital-assets[delta]'")
     return SparkResource(
         spark_config=configuration(master, stated=stated_defaults()), wrapped_java=str(data_dir / "warehouse" / "java")
     )
@@ -90,7 +98,10 @@ class LakeIOManager(HospitalIOManager):
         started = time.perf_counter()
         lake = Lake(self.lake)
         try:
-            rows = lake.replace(self.spark.spark_session, contract, frame, period)
+            # `--rebuild` drops the view: then a table of other columns may be begun anew.
+            rows = lake.replace(
+                self.spark.spark_session, contract, frame, period, start_over=not warehouse.is_view(contract)
+            )
         except PySparkException as error:
             raise WarehouseError(
                 f"{contract.name}: the rows could not be computed or stored ({redacted(error)}); the table is unchanged"

@@ -1,0 +1,559 @@
+"""Tables in the open format Delta Lake: engines write Parquet files, one function commits them.
+
+Belongs here: the schema a contract gives, which files are a version of a table, and the commit that
+exchanges files of some service days for others. Knows contracts; does not know Spark or Dagster.
+
+Only `_commit` writes to the log, one strict step from the version it read: delta-rs' own retries,
+overwriting by filter and `optimize` were seen to commit mixtures of two writers' rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import re
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, Any
+
+from hospital_assets.contracts import PARTITION_COLUMN, Column, Contract
+from hospital_assets.warehouse.database import PartitionMismatchError, Period, SchemaMismatchError
+from hospital_assets.warehouse.dialect import literal, quoted
+from hospital_assets.warehouse.errors import WarehouseError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.fs as arrow_fs
+    from deltalake import DeltaTable, Schema
+    from deltalake.transaction import AddAction
+
+#: How long replaced files stay, so that readers and questions about the past find them.
+KEPT_DAYS = 90
+#: Files below are put together, up to the size of one file.
+SMALL_FILE_BYTES, FILE_BYTES = 128 * 2**20, 2**30
+#: Another writer was first: how often the commit is tried on what it left.
+_TRIES = 50
+_READER_FEATURES = frozenset({"timestampNtz"})
+#: The highest reader version without features; the next one brings column mapping.
+_PLAIN_READER = 1
+_DAY = re.compile(rf"{PARTITION_COLUMN}=([0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}})/")
+_TYPES = {
+    "VARCHAR": "string",
+    "VARIANT": "string",
+    "BOOLEAN": "boolean",
+    "SMALLINT": "short",
+    "INTEGER": "integer",
+    "BIGINT": "long",
+    "DOUBLE": "double",
+    "DATE": "date",
+    "TIMESTAMP": "timestamp_ntz",
+    "TIMESTAMPTZ": "timestamp",
+}
+
+
+def delta_schema(contract: Contract) -> Schema:
+    """A contract as a Delta schema; JSON is text."""
+    from deltalake import Field, Schema
+    from deltalake.schema import ArrayType, PrimitiveType
+
+    def kind(name: str) -> Any:
+        if name.endswith("[]"):
+            return ArrayType(kind(name[:-2]), contains_null=True)
+        return PrimitiveType(_TYPES.get(name) or name.lower())
+
+    return Schema(
+        [
+            Field(
+                c.name,
+                kind(c.duckdb_type),
+                nullable=c.nullable and c.name != PARTITION_COLUMN,
+                metadata={"comment": c.description},
+            )
+            for c in contract.columns
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class DeltaTables:
+    """The folder (or object store address) that all tables are below.
+
+    Attributes:
+        root: a path, or an address such as `s3://bucket/folder`. On a cluster every executor must
+            see it under the same name. Keys and endpoint of a store come from its usual environment.
+    """
+
+    root: str
+
+    def files(self) -> tuple[arrow_fs.FileSystem, str]:
+        """Arrow's file system, and the root as it calls it."""
+        import pyarrow.fs as arrow_fs
+
+        if "://" in self.root:
+            system, path = arrow_fs.FileSystem.from_uri(self.root)
+            return system, path
+        return arrow_fs.LocalFileSystem(), self.root
+
+    def address(self, contract: Contract) -> str:
+        """Where a table is."""
+        return f"{self.root.rstrip('/')}/{contract.layer}/{contract.name}"
+
+    def open(self, contract: Contract, version: int | None = None) -> DeltaTable | None:
+        """A version of a table, the newest unless one is named, or None where it was never written.
+
+        Raises:
+            WarehouseError: the table uses what we do not read, such as deletion vectors.
+        """
+        from deltalake import DeltaTable
+        from deltalake.exceptions import TableNotFoundError
+
+        try:
+            table = DeltaTable(self.address(contract), version=version)
+        except TableNotFoundError:
+            return None
+        protocol = table.protocol()
+        unknown = sorted(set(protocol.reader_features or ()) - _READER_FEATURES)
+        if protocol.reader_features is None and protocol.min_reader_version > _PLAIN_READER:
+            unknown = ["columnMapping"]
+        if unknown:
+            raise WarehouseError(
+                f"{contract.name}: the Delta table uses {', '.join(unknown)}, which this platform does not read; "
+                "rewrite it without, or build it anew in another folder (HOSPITAL_LAKE)"
+            )
+        return table
+
+    def live(self, contract: Contract, table: DeltaTable, period: Period | None = None) -> list[str]:
+        """The files of a version, or of some service days of it, below the table's folder.
+
+        Raises:
+            WarehouseError: a file does not lie in the folder of its service day.
+        """
+        where = (
+            f"{PARTITION_COLUMN} >= '{period.first}' and {PARTITION_COLUMN} < '{period.end}'"
+            if period is not None and contract.partitioned
+            else None
+        )
+        found = sorted(uri.rsplit(f"/{contract.name}/", 1)[-1] for uri in table.file_uris(file_pruning_predicate=where))
+        for path in found if contract.partitioned else ():
+            _day_of(contract, path)
+        return found
+
+    def new_folder(self) -> str:
+        """Where a write goes, below the table's folder; nothing in it counts before it is committed."""
+        return f"w-{uuid.uuid4().hex}"
+
+    def replace_files(
+        self,
+        contract: Contract,
+        folder: str,
+        period: Period | None,
+        *,
+        start_over: bool = False,
+        batch: tuple[str, int] | None = None,
+    ) -> int:
+        """Make the files of a folder the rows of a table, or of some service days; returns their rows.
+
+        Whatever fails, also when the process is killed, the old rows stay. Of two writers one is first, and
+        the other replaces what that one left.
+
+        Args:
+            contract: what the table is.
+            folder: from `new_folder`, with Parquet files, in `service_date=` folders where it is partitioned.
+            period: the service days to replace; None replaces all.
+            start_over: a table with other columns is replaced whole, instead of refused.
+            batch: of a stream, as its name and number; one that was committed before changes nothing.
+
+        Raises:
+            SchemaMismatchError: a file, or the stored table, differs from the contract.
+            PartitionMismatchError: rows lie outside `period`.
+            WarehouseError: others wrote to the table all the time.
+        """
+        from deltalake import DeltaTable
+
+        schema = delta_schema(contract)
+        adds, rows, outside = [], 0, 0
+        for path, size in self._written(contract, folder):
+            count, stats = self._footer(contract, schema, path)
+            day = _DAY.search(path)
+            values = {PARTITION_COLUMN: day.group(1)} if day else {}
+            if contract.partitioned and not (day and _is_inside(day.group(1), period)):
+                outside += count
+            rows += count
+            if count:
+                adds.append(_add(path, size, values, stats, changes=True))
+        if outside:
+            raise PartitionMismatchError(
+                f"{contract.name}: {outside:,} of {rows:,} rows have a "
+                f"{PARTITION_COLUMN} outside {period or 'the calendar'} or none; nothing was written"
+            )
+        partition_by = [PARTITION_COLUMN] if contract.partitioned else []
+
+        def attempt() -> bool:
+            table = self.open(contract)
+            if table is None:
+                table = DeltaTable.create(
+                    self.address(contract),
+                    schema,
+                    mode="ignore",
+                    partition_by=partition_by,
+                    name=contract.name,
+                    description=contract.summary,
+                    configuration=_properties(contract),
+                )
+            done = None if batch is None else table.transaction_version(batch[0])
+            if batch is not None and done is not None and done >= batch[1]:
+                return True
+            if start_over or not partition_by:
+                if table.schema() != schema:
+                    return _commit(contract, table, {}, adds, schema=schema, batch=batch)
+            elif _evolve(contract, table, schema):
+                return False
+            replaced = self._sizes(contract, self.live(contract, table, period))
+            return _commit(contract, table, replaced, adds, batch=batch)
+
+        _until_first(contract, attempt)
+        return rows
+
+    def compact(self, contract: Contract) -> int:
+        """Put the small files of each service day together; returns how many there are fewer. No row changes."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        table = self.open(contract)
+        if table is None:
+            return 0
+        system, root = self.files()
+        base = f"{root}/{contract.layer}/{contract.name}"
+        groups: dict[str, list[tuple[str, int]]] = {}
+        for path, size in self._sizes(contract, self.live(contract, table)).items():
+            if size < SMALL_FILE_BYTES:
+                groups.setdefault(_day_of(contract, path) if contract.partitioned else "", []).append((path, size))
+        schema, spared = delta_schema(contract), 0
+        for day, members in groups.items():
+            taken, total = [], 0
+            for path, size in members:
+                if total + size <= FILE_BYTES:
+                    taken.append(path)
+                    total += size
+            if len(taken) < 2:
+                continue
+            read = [pq.read_table(system.open_input_file(f"{base}/{path}"), partitioning=None) for path in taken]
+            rows = pa.concat_tables(read, promote_options="default")
+            order = [(name, "ascending") for name in contract.order_by if name in rows.column_names]
+            values = {PARTITION_COLUMN: day} if day else {}
+            target = "/".join([self.new_folder(), *(f"{name}={value}" for name, value in values.items())])
+            system.create_dir(f"{base}/{target}", recursive=True)
+            path = f"{target}/compacted.parquet"
+            pq.write_table(
+                rows.sort_by(order) if order else rows, f"{base}/{path}", filesystem=system, compression="zstd"
+            )
+            _, stats = self._footer(contract, schema, path)
+            add = _add(path, system.get_file_info(f"{base}/{path}").size, values, stats, changes=False)
+            if self._exchange(contract, taken, add):
+                spared += len(taken) - 1
+        return spared
+
+    def _exchange(self, contract: Contract, taken: Sequence[str], add: AddAction) -> bool:
+        """Commit a compaction, unless one of its files was replaced meanwhile."""
+        done: list[str] = []
+
+        def attempt() -> bool:
+            table = self.open(contract)
+            if table is None or not set(taken) <= set(self.live(contract, table)):
+                return True
+            if not _commit(contract, table, self._sizes(contract, taken), [add], changes=False):
+                return False
+            done.append(add.path)
+            return True
+
+        _until_first(contract, attempt)
+        return bool(done)
+
+    def vacuum(self, contract: Contract, kept_days: int = KEPT_DAYS, *, dry_run: bool = False) -> list[str]:
+        """Delete files that no version of the last days has, those of killed writers too; returns them.
+
+        Args:
+            contract: what the table is.
+            kept_days: must exceed the longest build, whose files are not committed yet.
+            dry_run: only name them.
+        """
+        table = self.open(contract)
+        if table is None:
+            return []
+        return table.vacuum(
+            retention_hours=24 * kept_days, dry_run=dry_run, enforce_retention_duration=False, full=True
+        )
+
+    def bytes_on_disk(self, contract: Contract) -> int:
+        """Size of a table's files, those of versions before included."""
+        import pyarrow.fs as arrow_fs
+
+        system, root = self.files()
+        selector = arrow_fs.FileSelector(
+            f"{root}/{contract.layer}/{contract.name}", recursive=True, allow_not_found=True
+        )
+        return sum(info.size or 0 for info in system.get_file_info(selector))
+
+    def select_statement(self, contract: Contract, version: int | None = None) -> str:
+        """What DuckDB reads a version with: types, names and order as in the contract.
+
+        It goes on reading this version, whatever is committed later.
+        """
+        # The empty relation gives columns that no file has yet, and their types.
+        nothing = ", ".join(
+            f"cast(null as {'VARCHAR' if c.duckdb_type == 'VARIANT' else c.duckdb_type}) as {quoted(c.name)}"
+            for c in contract.columns
+        )
+        source = f"(select {nothing} where false)"
+        table = self.open(contract, version)
+        if table is not None and (found := self.live(contract, table)):
+            listed = ", ".join(literal(f"{self.address(contract)}/{path}") for path in found)
+            days = (
+                f"hive_partitioning = true, hive_types = {{'{PARTITION_COLUMN}': DATE}}"
+                if contract.partitioned
+                else "hive_partitioning = false"
+            )
+            source = (
+                f"({source} union all by name select * from read_parquet([{listed}], {days}, union_by_name = true))"
+            )
+        selected = ", ".join(
+            f"cast({quoted(c.name)} as json)::variant as {quoted(c.name)}"
+            if c.duckdb_type == "VARIANT"
+            else quoted(c.name)
+            for c in contract.columns
+        )
+        return f"select {selected} from {source}"
+
+    def _written(self, contract: Contract, folder: str) -> list[tuple[str, int]]:
+        """The Parquet files below a folder of a table, and their sizes."""
+        import pyarrow.fs as arrow_fs
+
+        system, root = self.files()
+        base = f"{root}/{contract.layer}/{contract.name}/"
+        selector = arrow_fs.FileSelector(f"{base}{folder}", recursive=True, allow_not_found=True)
+        return sorted(
+            (info.path.removeprefix(base), info.size)
+            for info in system.get_file_info(selector)
+            if info.path.endswith(".parquet")
+        )
+
+    def _sizes(self, contract: Contract, paths: Sequence[str]) -> dict[str, int]:
+        """Bytes of some files of a table."""
+        system, root = self.files()
+        found = system.get_file_info([f"{root}/{contract.layer}/{contract.name}/{path}" for path in paths])
+        return {path: info.size or 0 for path, info in zip(paths, found, strict=True)}
+
+    def _footer(self, contract: Contract, schema: Schema, path: str) -> tuple[int, str]:
+        """Rows of a file, and its statistics for the log.
+
+        Raises:
+            SchemaMismatchError: its columns are not the contract's, or one that is required has gaps.
+        """
+        import pyarrow.parquet as pq
+        from deltalake import Schema as DeltaSchema
+
+        system, root = self.files()
+        with pq.ParquetFile(system.open_input_file(f"{root}/{contract.layer}/{contract.name}/{path}")) as file:
+            footer, delivered = file.metadata, file.schema_arrow
+        wanted = {f.name: f for f in schema.fields if not contract.partitioned or f.name != PARTITION_COLUMN}
+        found = {f.name: f.type for f in DeltaSchema.from_arrow(_plain(delivered)).fields}
+        problems = [
+            f"column {name} is {found.get(name, 'missing')} but the contract says {field.type}"
+            for name, field in wanted.items()
+            if found.get(name) != field.type and (name in found or not field.nullable)
+        ]
+        problems += [f"unknown column {name}" for name in found if name not in wanted]
+        nulls, least, greatest = _bounds(footer)
+        problems += [
+            f"column {name} is null in {nulls[name]:,} rows"
+            for name, f in wanted.items()
+            if not f.nullable and nulls.get(name)
+        ]
+        if problems:
+            raise SchemaMismatchError(f"{contract.name}: {'; '.join(problems)}; nothing was written")
+        open_columns = {c.name for c in contract.columns if _may_be_bounded(c)}
+        stats = {
+            "numRecords": footer.num_rows,
+            "minValues": {name: _spelled(value) for name, value in least.items() if name in open_columns},
+            "maxValues": {name: _spelled(value) for name, value in greatest.items() if name in open_columns},
+            "nullCount": {name: count for name, count in nulls.items() if name in open_columns},
+        }
+        return footer.num_rows, json.dumps(stats, allow_nan=False)
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+    """Without what writers note about columns, which would count as a difference."""
+    import pyarrow as pa
+
+    return pa.schema([pa.field(f.name, f.type) for f in schema])
+
+
+def _may_be_bounded(column: Column) -> bool:
+    """Whether the log may hold a column's smallest and largest value: it is in clear, and stays after a deletion.
+
+    Figures that can be NaN are left out: one such bound, and nobody can open the table any more.
+    """
+    return (
+        column.privacy == "operational"
+        and column.name != PARTITION_COLUMN
+        and column.duckdb_type in ("BIGINT", "INTEGER", "SMALLINT", "DATE", "TIMESTAMP", "TIMESTAMPTZ")
+    )
+
+
+def _bounds(footer: Any) -> tuple[dict[str, int], dict[str, Any], dict[str, Any]]:
+    """Nulls, smallest and largest value of each column that has statistics in every row group."""
+    nulls: dict[str, int] = {}
+    least: dict[str, Any] = {}
+    greatest: dict[str, Any] = {}
+    for place in range(footer.num_columns):
+        chunks = [footer.row_group(group).column(place) for group in range(footer.num_row_groups)]
+        name = footer.schema.column(place).path
+        statistics = [chunk.statistics for chunk in chunks]
+        if "." in name or not statistics or any(s is None or s.null_count is None for s in statistics):
+            continue
+        nulls[name] = sum(s.null_count for s in statistics)
+        filled = [s for s, chunk in zip(statistics, chunks, strict=True) if s.null_count < chunk.num_values]
+        if filled and all(s.has_min_max for s in filled):
+            least[name], greatest[name] = min(s.min for s in filled), max(s.max for s in filled)
+    return nulls, least, greatest
+
+
+def _spelled(value: Any) -> int | str:
+    """A bound as the log has it."""
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            return value.isoformat(timespec="microseconds")
+        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return value.isoformat() if isinstance(value, date) else int(value)
+
+
+def _properties(contract: Contract) -> dict[str, str | None]:
+    bounded = [c.name for c in contract.columns if _may_be_bounded(c)]
+    return {
+        "delta.deletedFileRetentionDuration": f"interval {KEPT_DAYS} days",
+        "delta.logRetentionDuration": f"interval {KEPT_DAYS} days",
+        "delta.checkpointInterval": "100",
+        # Other writers, too, must put no identifier into the log.
+        **(
+            {"delta.dataSkippingStatsColumns": ",".join(bounded)}
+            if bounded
+            else {"delta.dataSkippingNumIndexedCols": "0"}
+        ),
+        **({"delta.enableChangeDataFeed": "true"} if contract.layer == "facts" else {}),
+    }
+
+
+def _day_of(contract: Contract, path: str) -> str:
+    found = _DAY.search(path)
+    if found is None:
+        raise WarehouseError(
+            f"{contract.name}: a file of the Delta table is in no {PARTITION_COLUMN}= folder, so another program wrote "
+            f"it. Build the table anew: hospital build --rebuild {contract.name}"
+        )
+    return found.group(1)
+
+
+def _is_inside(day: str, period: Period | None) -> bool:
+    return period is None or period.first <= date.fromisoformat(day) < period.end
+
+
+def _add(path: str, size: int, values: Mapping[str, str | None], stats: str, *, changes: bool) -> AddAction:
+    from deltalake.transaction import AddAction
+
+    return AddAction(path, size, values, int(time.time() * 1000), changes, stats)
+
+
+def _evolve(contract: Contract, table: DeltaTable, schema: Schema) -> bool:
+    """Add new nullable columns to a table; whether there were any.
+
+    Raises:
+        SchemaMismatchError: it differs in another way.
+    """
+    stored, wanted = {f.name: f for f in table.schema().fields}, {f.name: f for f in schema.fields}
+    problems = [
+        *(f"{name} is stored but not in the contract" for name in stored if name not in wanted),
+        *(
+            f"{name} is required by the contract but not stored"
+            for name, f in wanted.items()
+            if name not in stored and not f.nullable
+        ),
+        *(
+            f"{name} is stored as {stored[name].type} but the contract says {f.type}"
+            for name, f in wanted.items()
+            if name in stored and stored[name].type != f.type
+        ),
+        *(
+            f"{name} may be null as stored but not by the contract"
+            for name, f in wanted.items()
+            if name in stored and stored[name].nullable and not f.nullable
+        ),
+    ]
+    if problems:
+        raise SchemaMismatchError(
+            f"{contract.name}: the stored table differs from the contract ({'; '.join(problems)}). "
+            f"Rebuild it: hospital build --rebuild {contract.name}"
+        )
+    new = [f for name, f in wanted.items() if name not in stored]
+    if new:
+        table.alter.add_columns(new)
+    return bool(new)
+
+
+def _commit(
+    contract: Contract,
+    table: DeltaTable,
+    removed: Mapping[str, int],
+    adds: Sequence[AddAction],
+    *,
+    changes: bool = True,
+    schema: Schema | None = None,
+    batch: tuple[str, int] | None = None,
+) -> bool:
+    """Exchange files in the version after the one that `table` is; False where somebody else made that version.
+
+    With a schema, all files are replaced and the table has these columns from then on.
+    """
+    from deltalake.exceptions import CommitFailedError
+    from deltalake.transaction import CommitProperties, RemoveAction, Transaction
+
+    now = int(time.time() * 1000)
+    old = [
+        RemoveAction(
+            path, changes, now, size, {PARTITION_COLUMN: _day_of(contract, path)} if contract.partitioned else {}
+        )
+        for path, size in removed.items()
+    ]
+    if not old and not adds and schema is None and batch is None:
+        return True
+    try:
+        table.create_write_transaction(
+            [*old, *adds],
+            "append" if schema is None else "overwrite",
+            schema or table.schema(),
+            [PARTITION_COLUMN] if contract.partitioned else [],
+            commit_properties=CommitProperties(
+                max_commit_retries=0, app_transactions=[Transaction(*batch)] if batch else None
+            ),
+        )
+    except CommitFailedError:
+        return False
+    return True
+
+
+def _until_first(contract: Contract, attempt: Callable[[], bool]) -> None:
+    from deltalake.exceptions import CommitFailedError
+
+    for number in range(_TRIES):
+        # Whoever made or changed the table meanwhile was first, too.
+        with contextlib.suppress(CommitFailedError):
+            if attempt():
+                return
+        time.sleep(random.uniform(0, min(1.0, 0.02 * 2**number)))  # noqa: S311  (so that writers part)
+    raise WarehouseError(
+        f"{contract.name}: others wrote to the table all the time, {_TRIES} tries were overtaken; it is "
+        "unchanged. Run this again when they are done"
+    )

@@ -1,0 +1,73 @@
+"""The upkeep of the lake: fewer files, the same rows, an audit, and views that follow."""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+from polars.testing import assert_frame_equal
+
+from hospital_assets.access.audit import read_entries
+from hospital_assets.automation.lake import lake_schedule, maintain
+from hospital_assets.settings import Settings
+from hospital_assets.warehouse.database import open_warehouse
+from hospital_assets.warehouse.delta import KEPT_DAYS, DeltaTables
+from hospital_assets_tests.test_delta import FLOW, WHOLE, live, put, rows_of, stored
+
+
+def two_files_a_day(lake: DeltaTables) -> None:
+    folder = lake.new_folder()
+    for part in (1, 2):
+        path = Path(lake.address(FLOW), folder, "service_date=2026-01-02", f"{part}.parquet")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows_of(FLOW, 2, number=part).drop("service_date").write_parquet(path)
+    lake.replace_files(FLOW, folder, WHOLE)
+
+
+def test_small_files_go_and_old_ones_after_the_kept_days(tmp_path: Path) -> None:
+    settings = Settings(tmp_path, first_service_date=date(2026, 1, 1))
+    lake = DeltaTables(str(tmp_path / "lake"))
+    two_files_a_day(lake)
+    old = live(lake)
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        warehouse.show(FLOW, lake.select_statement(FLOW))
+    assert maintain(settings, lake, [FLOW.name, "kpi_waits_daily"]) == {"spared_files": 1, "deleted_files": 0}
+    assert all(Path(lake.address(FLOW), path).exists() for path in old)
+    # Replaced long ago: age the files and what the log says of them.
+    for entry in Path(lake.address(FLOW), "_delta_log").glob("*.json"):
+        lines = [json.loads(line) for line in entry.read_text().splitlines()]
+        for line in lines:
+            if "remove" in line:
+                line["remove"]["deletionTimestamp"] -= (KEPT_DAYS + 1) * 86_400_000
+        entry.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    assert maintain(settings, lake, [FLOW.name]) == {"spared_files": 0, "deleted_files": 2}
+    assert not any(Path(lake.address(FLOW), path).exists() for path in old)
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        assert warehouse.count(FLOW) == 2
+    assert stored(lake, FLOW)["patients_count"].sort().to_list() == [1, 2]
+    audited = read_entries(settings).filter(pl.col("action") == "lake")
+    assert audited.height == 4 and set(audited["outcome"]) == {"allowed"}
+
+
+def test_the_schedule_runs_it(tmp_path: Path) -> None:
+    settings = Settings(tmp_path, first_service_date=date(2026, 1, 1))
+    lake = DeltaTables(str(tmp_path / "lake"))
+    two_files_a_day(lake)
+    before = stored(lake, FLOW)
+    job = lake_schedule(settings, lake.root, [FLOW.name]).job
+    assert isinstance(job, dg.JobDefinition)
+    assert job.execute_in_process().success
+    assert len(live(lake)) == 1
+    assert_frame_equal(stored(lake, FLOW), before, check_row_order=False)
+
+
+def test_writing_goes_on_after_it(tmp_path: Path) -> None:
+    settings = Settings(tmp_path, first_service_date=date(2026, 1, 1))
+    lake = DeltaTables(str(tmp_path / "lake"))
+    two_files_a_day(lake)
+    maintain(settings, lake, [FLOW.name])
+    put(lake, FLOW, rows_of(FLOW, 1, 3))
+    assert_frame_equal(stored(lake, FLOW), rows_of(FLOW, 1, 3))
