@@ -158,7 +158,7 @@ def test_heavy_assets_on_spark_and_the_rest_on_duckdb(tiny: Settings, on_duckdb:
         for key, tags in asset.tags_by_key.items()
         if tags.get(ENGINE_TAG) == "spark"
     }
-    in_lake = {path.parent.name for path in (settings.data_dir / "lake").rglob("manifest.json")}
+    in_lake = {path.parent.name for path in (settings.data_dir / "lake").rglob("_delta_log")}
     assert in_lake == tagged and "fact_vitals" in tagged
 
 
