@@ -12,32 +12,16 @@ import pytest
 
 from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.delta import DeltaTables
+from hospital_assets_tests.s3 import s3_server
 from hospital_assets_tests.test_delta import FLOW, WHOLE, live, rows_of
 
-moto_server = pytest.importorskip("moto.server")
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
 def lake(monkeypatch: pytest.MonkeyPatch) -> Iterator[DeltaTables]:
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ALLOW_HTTP": "true",
-    }.items():
-        monkeypatch.setenv(name, value)
-    lake = DeltaTables("s3://lake/tables")
-    import boto3
-
-    boto3.client("s3", endpoint_url=f"http://{host}:{port}").create_bucket(Bucket="lake")
-    yield lake
-    server.stop()
+    with s3_server(monkeypatch, "lake"):
+        yield DeltaTables("s3://lake/tables")
 
 
 def put(lake: DeltaTables, frame: pl.DataFrame, period: Period = WHOLE) -> None:

@@ -18,7 +18,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-import requests
 
 from hospital_assets.cli import main
 from hospital_assets.landing.profile import Profile, ProfileError, parse_profile
@@ -28,6 +27,7 @@ from hospital_assets.settings import FileLimits, Settings
 from hospital_assets.sources.memory import Pulled, open_memory
 from hospital_assets.sources.pull import pull
 from hospital_assets.sources.remote import SFTP_HOSTS, SFTP_KEY, ChangedError, Entry, Remote, RemoteError, open_remote
+from hospital_assets_tests.s3 import s3_server
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PROFILE = """
@@ -334,25 +334,12 @@ def test_pulls_that_are_killed_bring_everything_once(tmp_path: Path) -> None:
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, bytes], None]]:
     """An S3 server of this machine; gives a function that puts an object."""
     pytest.importorskip("obstore", reason="obstore is not installed (extra object-store)")
-    moto = pytest.importorskip("moto.server", reason="moto is not installed (dev extra)")
     import obstore
     import obstore.store
 
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "planted-key-id",
-        "AWS_SECRET_ACCESS_KEY": "planted-secret",
-        "AWS_REGION": "us-east-1",
-        "AWS_ALLOW_HTTP": "true",
-    }.items():
-        monkeypatch.setenv(name, value)
-    requests.put(f"http://{host}:{port}/bucket", timeout=30).raise_for_status()
-    store = obstore.store.from_url("s3://bucket/in", client_options={"allow_http": True})
-    yield lambda key, body: obstore.put(store, key, body) and None
-    server.stop()
+    with s3_server(monkeypatch, "bucket"):
+        store = obstore.store.from_url("s3://bucket/in", client_options={"allow_http": True})
+        yield lambda key, body: obstore.put(store, key, body) and None
 
 
 @pytest.mark.slow
