@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 
@@ -84,7 +85,7 @@ def child(kind: str, data: str, file: str) -> None:
     print(json.dumps(said))
 
 
-def measured(kind: str, data: Path, file: Path) -> dict[str, float]:
+def measured(kind: str, data: Path, file: Path) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, __file__, "--child", kind, str(data), str(file)], capture_output=True, text=True, check=False
     )
@@ -108,7 +109,7 @@ def main() -> None:
             env={**os.environ, "HOSPITAL_DATA_DIR": str(data)},
         )
         warehouse = data / "warehouse" / "hospital.duckdb"
-        results: dict[str, list[dict[str, float]]] = {"hand": [], "platform": []}
+        results: dict[str, list[dict[str, Any]]] = {"hand": [], "platform": []}
         found: dict[str, dict[str, float]] = {}
         for run in range(options.runs):
             script_file = Path(folder) / f"by_hand_{run}.duckdb"

@@ -98,15 +98,16 @@ def work(read: Callable[[str], Any], store: Callable[[str, Any], Any]) -> dict[s
     from hospital_assets.assets.cleaned.rules import split
     from hospital_assets.assets.cleaned.vitals import RULES, validate_vitals
     from hospital_assets.assets.facts.vitals import scored
+    from hospital_assets.landing.registry import load_profiles
     from hospital_assets.warehouse.dialect import minutes_between
 
-    hospitals = read("cleaned_hospitals")
+    hospitals, profiles = read("cleaned_hospitals"), load_profiles(None)
     raw = read("raw_vitals")
-    sound, aside = split(validate_vitals(raw, hospitals), raw, "vitals", RULES)
+    sound, aside = split(validate_vitals(raw, hospitals, profiles), raw, "vitals", RULES)
     vitals = store("vitals", sound)
     vitals_aside = store("vitals_aside", aside)
     raw = read("raw_er_visits")
-    sound, aside = split(validate_er_visits(raw, hospitals), raw, "er_visits", VISIT_RULES)
+    sound, aside = split(validate_er_visits(raw, hospitals, profiles), raw, "er_visits", VISIT_RULES)
     visits = store("visits", sound)
     visits_aside = store("visits_aside", aside)
     facts = store("facts", scored(vitals, read("dim_patient")))
