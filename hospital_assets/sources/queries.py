@@ -222,7 +222,7 @@ def _session(url: str) -> Iterator[Any]:
 def _in_words() -> Iterator[None]:
     """What a database says may quote values of records: errors have its code, not its text."""
     import pyarrow as pa
-    from adbc_driver_manager import Error
+    from adbc_driver_postgresql.dbapi import Error
 
     try:
         yield
