@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 
 from hospital_assets.files import locked, replacing
-from hospital_assets.landing.listing import ODD_IN_NAMES, UNFINISHED
+from hospital_assets.landing.listing import ODD_IN_NAMES, UNFINISHED, over_limit
 from hospital_assets.landing.profile import Profile
 from hospital_assets.settings import Settings
 from hospital_assets.sources.memory import Memory, Pulled, memory_file, open_memory
@@ -153,10 +153,7 @@ def _obstacle(entry: Entry, settings: Settings, profile_name: str) -> str:
     if any(len(part.encode()) > _LONGEST_NAME for part in parts):
         return f"its name is longer than {_LONGEST_NAME} bytes; rename it"
     if entry.size > settings.limits.megabytes * 1_000_000:
-        return (
-            f"it is over the limit of {settings.limits.megabytes:,} MB; deliver it in parts, or raise "
-            "most_file_megabytes in hospital.toml"
-        )
+        return over_limit(settings.limits)
     folder = settings.landing / profile_name
     within = [folder, *(folder.joinpath(*parts[:n]) for n in range(1, len(parts) + 1))]
     if any(place.is_symlink() for place in within) or any(

@@ -35,7 +35,7 @@ class Lake(DeltaTables):
         return f"{'s3a' if scheme == 's3' else scheme}://{path}"
 
     def _folder(self, contract: Contract) -> str:
-        return self._address(f"{self.files()[1]}/{contract.layer}/{contract.name}")
+        return self._address(self.folder(contract))
 
     def read(self, session: SparkSession, contract: Contract, period: Period | None) -> Frame:
         """A lazy Spark frame over a table, or over some service days of it; its plan names the table.

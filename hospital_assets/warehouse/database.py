@@ -46,7 +46,7 @@ _LOSSLESS: dict[str, frozenset[str]] = {
 
 
 class SchemaMismatchError(WarehouseError):
-    """A frame does not have exactly the columns and types of its contract."""
+    """A frame, or a stored table, does not have exactly the columns and types of its contract."""
 
 
 class PartitionMismatchError(WarehouseError):
@@ -358,30 +358,16 @@ class Warehouse:
                 [contract.layer, contract.name],
             ).fetchall()
         )
-        wanted = {c.name: c for c in contract.columns}
-        for name, column in wanted.items():
-            if name not in stored and column.nullable:
+        for column in contract.columns:
+            if column.name not in stored and column.nullable:
                 self.connection.execute(
-                    f"alter table {_qualified(contract)} add column {quoted(name)} {column.duckdb_type}"
+                    f"alter table {_qualified(contract)} add column {quoted(column.name)} {column.duckdb_type}"
                 )
-        differing = [
-            *(f"{n} is stored but not in the contract" for n in sorted(set(stored) - set(wanted))),
-            *(
-                f"{n} is required by the contract but not stored"
-                for n, c in wanted.items()
-                if n not in stored and not c.nullable
-            ),
-            *(
-                f"{n} is stored as {stored[n]} but the contract says {c.duckdb_type}"
-                for n, c in wanted.items()
-                if n in stored and stored[n] != _spelled(c.duckdb_type)
-            ),
-        ]
-        if differing:
-            raise WarehouseError(
-                f"{contract.name}: the stored table differs from the contract "
-                f"({'; '.join(differing)}). Rebuild it: hospital build --rebuild {contract.name}"
-            )
+        assert_stored(
+            contract,
+            {name: _as_contracts_say(kind) for name, kind in stored.items()},
+            {c.name: (c.duckdb_type, c.nullable) for c in contract.columns},
+        )
         self._known_tables.add(contract.name)
 
     def drop(self, contract: Contract) -> None:
@@ -416,9 +402,44 @@ _MOST_REMEMBERED = 4
 _LAYERS = sorted({contract.layer for contract in CONTRACTS.values()})
 
 
-def _spelled(duckdb_type: str) -> str:
-    """A type as DuckDB's catalog spells it."""
-    return re.sub(r"\bTIMESTAMPTZ\b", "TIMESTAMP WITH TIME ZONE", duckdb_type)
+def assert_stored(
+    contract: Contract, stored: Mapping[str, object], wanted: Mapping[str, tuple[object, bool]], *others: str
+) -> None:
+    """Refuse a stored table that is not as its contract has it, but for nullable columns that it lacks.
+
+    Args:
+        contract: names the table.
+        stored: column -> type.
+        wanted: column -> type, and whether it may be null.
+        others: other differences, in words.
+
+    Raises:
+        SchemaMismatchError: it differs; says how, and the remedy.
+    """
+    differing = [
+        *(f"{name} is stored but not in the contract" for name in sorted(set(stored) - set(wanted))),
+        *(
+            f"{name} is required by the contract but not stored"
+            for name, (_, is_nullable) in wanted.items()
+            if name not in stored and not is_nullable
+        ),
+        *(
+            f"{name} is stored as {stored[name]} but the contract says {kind}"
+            for name, (kind, _) in wanted.items()
+            if name in stored and stored[name] != kind
+        ),
+        *others,
+    ]
+    if differing:
+        raise SchemaMismatchError(
+            f"{contract.name}: the stored table differs from the contract ({'; '.join(differing)}). "
+            f"Rebuild it: hospital build --rebuild {contract.name}"
+        )
+
+
+def _as_contracts_say(catalog_type: str) -> str:
+    """A type of DuckDB's catalog as contracts spell it."""
+    return catalog_type.replace("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ")
 
 
 def _stored(column: Column) -> str:
@@ -490,7 +511,7 @@ def assert_columns(contract: Contract, delivered: Mapping[str, str]) -> None:
 
 
 def _storable(delivered: str, wanted: str) -> bool:
-    if _spelled(delivered) == _spelled(wanted) or delivered == '"NULL"':
+    if _as_contracts_say(delivered) == _as_contracts_say(wanted) or delivered == '"NULL"':
         return True
     return delivered in _LOSSLESS.get(wanted, frozenset())
 

@@ -21,7 +21,7 @@ from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
 from hospital_assets.contracts import PARTITION_COLUMN, Column, Contract
-from hospital_assets.warehouse.database import PartitionMismatchError, Period, SchemaMismatchError
+from hospital_assets.warehouse.database import PartitionMismatchError, Period, SchemaMismatchError, assert_stored
 from hospital_assets.warehouse.dialect import literal, quoted
 from hospital_assets.warehouse.errors import WarehouseError
 
@@ -101,6 +101,10 @@ class DeltaTables:
     def address(self, contract: Contract) -> str:
         """Where a table is."""
         return f"{self.root.rstrip('/')}/{contract.layer}/{contract.name}"
+
+    def folder(self, contract: Contract) -> str:
+        """Where a table is, as Arrow's file system calls it."""
+        return f"{self.files()[1]}/{contract.layer}/{contract.name}"
 
     def open(self, contract: Contract, version: int | None = None) -> DeltaTable | None:
         """A version of a table, the newest unless one is named, or None where it was never written.
@@ -226,8 +230,7 @@ class DeltaTables:
         table = self.open(contract)
         if table is None:
             return 0
-        system, root = self.files()
-        base = f"{root}/{contract.layer}/{contract.name}"
+        system, base = self.files()[0], self.folder(contract)
         groups: dict[str, list[tuple[str, int]]] = {}
         for path, size in self._sizes(contract, self.live(contract, table)).items():
             if size < SMALL_FILE_BYTES:
@@ -292,11 +295,8 @@ class DeltaTables:
         """Size of a table's files, those of versions before included."""
         import pyarrow.fs as arrow_fs
 
-        system, root = self.files()
-        selector = arrow_fs.FileSelector(
-            f"{root}/{contract.layer}/{contract.name}", recursive=True, allow_not_found=True
-        )
-        return sum(info.size or 0 for info in system.get_file_info(selector))
+        selector = arrow_fs.FileSelector(self.folder(contract), recursive=True, allow_not_found=True)
+        return sum(info.size or 0 for info in self.files()[0].get_file_info(selector))
 
     def select_statement(self, contract: Contract, version: int | None = None) -> str:
         """What DuckDB reads a version with: types, names and order as in the contract.
@@ -332,8 +332,7 @@ class DeltaTables:
         """The Parquet files below a folder of a table, and their sizes."""
         import pyarrow.fs as arrow_fs
 
-        system, root = self.files()
-        base = f"{root}/{contract.layer}/{contract.name}/"
+        system, base = self.files()[0], f"{self.folder(contract)}/"
         selector = arrow_fs.FileSelector(f"{base}{folder}", recursive=True, allow_not_found=True)
         return sorted(
             (info.path.removeprefix(base), info.size)
@@ -343,8 +342,8 @@ class DeltaTables:
 
     def _sizes(self, contract: Contract, paths: Sequence[str]) -> dict[str, int]:
         """Bytes of some files of a table."""
-        system, root = self.files()
-        found = system.get_file_info([f"{root}/{contract.layer}/{contract.name}/{path}" for path in paths])
+        base = self.folder(contract)
+        found = self.files()[0].get_file_info([f"{base}/{path}" for path in paths])
         return {path: info.size or 0 for path, info in zip(paths, found, strict=True)}
 
     def _footer(self, contract: Contract, schema: Schema, path: str) -> tuple[int, str]:
@@ -356,8 +355,8 @@ class DeltaTables:
         import pyarrow.parquet as pq
         from deltalake import Schema as DeltaSchema
 
-        system, root = self.files()
-        with pq.ParquetFile(system.open_input_file(f"{root}/{contract.layer}/{contract.name}/{path}")) as file:
+        system, base = self.files()[0], self.folder(contract)
+        with pq.ParquetFile(system.open_input_file(f"{base}/{path}")) as file:
             footer, delivered = file.metadata, file.schema_arrow
         wanted = {f.name: f for f in schema.fields if not contract.partitioned or f.name != PARTITION_COLUMN}
         found = {f.name: f.type for f in DeltaSchema.from_arrow(_plain(delivered)).fields}
@@ -474,29 +473,16 @@ def _evolve(contract: Contract, table: DeltaTable, schema: Schema) -> bool:
         SchemaMismatchError: it differs in another way.
     """
     stored, wanted = {f.name: f for f in table.schema().fields}, {f.name: f for f in schema.fields}
-    problems = [
-        *(f"{name} is stored but not in the contract" for name in stored if name not in wanted),
-        *(
-            f"{name} is required by the contract but not stored"
-            for name, f in wanted.items()
-            if name not in stored and not f.nullable
-        ),
-        *(
-            f"{name} is stored as {stored[name].type} but the contract says {f.type}"
-            for name, f in wanted.items()
-            if name in stored and stored[name].type != f.type
-        ),
+    assert_stored(
+        contract,
+        {name: f.type for name, f in stored.items()},
+        {name: (f.type, f.nullable) for name, f in wanted.items()},
         *(
             f"{name} may be null as stored but not by the contract"
             for name, f in wanted.items()
             if name in stored and stored[name].nullable and not f.nullable
         ),
-    ]
-    if problems:
-        raise SchemaMismatchError(
-            f"{contract.name}: the stored table differs from the contract ({'; '.join(problems)}). "
-            f"Rebuild it: hospital build --rebuild {contract.name}"
-        )
+    )
     new = [f for name, f in wanted.items() if name not in stored]
     if new:
         table.alter.add_columns(new)
