@@ -33,10 +33,8 @@ from hospital_assets.automation.sensors import (
     sources_sensor,
     stale_partitions_sensor,
 )
-from hospital_assets.checks.accounting import accounting_checks
-from hospital_assets.checks.contract_checks import contract_checks
-from hospital_assets.checks.quality import quality_checks
 from hospital_assets.checks.standing import standing_check
+from hospital_assets.checks.table_checks import table_checks
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.files import keep_private
 from hospital_assets.landing.profile import FEEDS
@@ -79,12 +77,7 @@ def build_definitions(settings: Settings, engine: EngineSettings | None = None) 
             *dg.with_source_code_references([*below_sources(tables, sources), *pages, *publication_assets(policy)]),
             *sources,
         ],
-        asset_checks=[
-            *contract_checks(periods),
-            *quality_checks(periods),
-            *accounting_checks(periods),
-            standing_check(periods),
-        ],
+        asset_checks=[*table_checks(periods), standing_check(periods)],
         jobs=JOBS,
         schedules=[
             daily_batch_schedule(settings),

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import pandera.polars as pa
 import polars as pl
@@ -30,6 +30,8 @@ import polars as pl
 from hospital_assets.contracts.fields import FIELDS, Field, Privacy, as_landed
 
 Layer = Literal["raw", "cleaned", "dimensions", "facts", "kpis", "forecasts"]
+#: In the order data passes through them.
+LAYERS: tuple[Layer, ...] = get_args(Layer)
 
 _DUCKDB_TYPES: Mapping[type[pl.DataType], str] = {
     pl.String: "VARCHAR",

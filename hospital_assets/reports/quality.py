@@ -16,7 +16,7 @@ from hospital_assets.assets.cleaned.subjects import RULES
 from hospital_assets.assets.declare import WAREHOUSE_POOL
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.checks.findings import newest_results, results_by_day, scores_by_day
-from hospital_assets.checks.kinds import CONTRACT_KINDS, QUALITY_KINDS
+from hospital_assets.checks.kinds import KINDS
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.drift import ADVICE, drifts
 from hospital_assets.landing.profile import SUBJECTS, canonical_columns
@@ -257,7 +257,7 @@ def _scores(quality: Quality) -> pl.DataFrame:
 
 def _failed(quality: Quality) -> pl.DataFrame:
     """Single checks that failed, the gravest first."""
-    severities = {kind.name: kind.severity.value for kind in (*CONTRACT_KINDS, *QUALITY_KINDS)}
+    severities = {kind.name: kind.severity.value for kind in KINDS}
     return (
         quality.results.filter(pl.col("status").is_in(["Failed", "Error"]))
         .with_columns(severity=pl.col("kind").replace_strict(severities, default="WARN"))

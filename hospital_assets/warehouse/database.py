@@ -28,7 +28,7 @@ import duckdb
 import narwhals as nw
 import polars as pl
 
-from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN, Column, Contract
+from hospital_assets.contracts import LAYERS, PARTITION_COLUMN, Column, Contract
 from hospital_assets.settings import EngineSettings
 from hospital_assets.warehouse.dialect import Frame, lazy, polars_of, quoted, relation_of, with_sql
 from hospital_assets.warehouse.errors import WarehouseError, redacted, without_values
@@ -399,7 +399,6 @@ class Warehouse:
 
 #: Rows of tables that stay in memory for the next step, as a multiple of those that one step may read there.
 _MOST_REMEMBERED = 4
-_LAYERS = sorted({contract.layer for contract in CONTRACTS.values()})
 
 
 def assert_stored(
@@ -683,7 +682,7 @@ def _connect(file: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
             **_PLANNING,
         },
     )
-    for layer in _LAYERS:
+    for layer in LAYERS:
         connection.execute(f"create schema if not exists {quoted(layer)}")
     _set_session(connection)
     return connection
@@ -693,4 +692,4 @@ def _set_session(connection: duckdb.DuckDBPyConnection) -> None:
     """Settings that every connection needs."""
     # Instants are UTC everywhere; local time is resolved once, by zone, as data.
     connection.execute("set TimeZone = 'UTC'")
-    connection.execute(f"set search_path = '{','.join(['main', *_LAYERS])}'")
+    connection.execute(f"set search_path = '{','.join(['main', *LAYERS])}'")
