@@ -15,11 +15,10 @@ from typing import Any
 
 import dagster as dg
 
+from hospital_assets.automation.history import POSTGRES_URL
 from hospital_assets.files import replace_text
 from hospital_assets.settings import Settings, SettingsError
 
-#: Names a PostgreSQL database for runs, events and schedules; without it they are SQLite files in the home.
-POSTGRES_URL = "HOSPITAL_DAGSTER_POSTGRES_URL"
 #: SQLAlchemy takes `postgresql://` for psycopg 3; dagster-postgres is made for psycopg 2.
 _SCHEME = "postgresql+psycopg2://"
 

@@ -93,7 +93,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], str]] = {
         "hospital users add ann analyst",
     ),
     "operate": (
-        ("doctor", "dagster", "snapshot", "snapshots", "restore", "as-of", "docs"),
+        ("doctor", "metrics", "dagster", "snapshot", "snapshots", "restore", "as-of", "docs"),
         "hospital as-of 2026-03-01T12:00 --into then",
     ),
 }

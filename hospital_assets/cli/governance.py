@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hospital_assets.cli import deploy
 from hospital_assets.cli.console import definitions_of, terminal
-from hospital_assets.cli.serving import add_address, address_of
+from hospital_assets.cli.serving import add_address, address_of, metrics_of
 from hospital_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.access.serving import run
 
     address = address_of(options)
-    app = app_at(settings, address)
+    app = app_at(settings, address, metrics_of(settings, address))
     print(f"answering on {address}", flush=True)
     # A query that runs is answered; idle connections are not waited for longer than one may take.
     run(app, address, graceful_seconds=int(Limits().seconds) + 2)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hospital_assets.cli.console import stopped_by_signals
-from hospital_assets.cli.serving import add_address, address_of
+from hospital_assets.cli.serving import add_address, address_of, metrics_of
 from hospital_assets.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _dashboard(options: argparse.Namespace, settings: Settings) -> int:
         dashboard = dashboard_of(settings, audience, log.append, address)
         publish_first(settings, audience, lambda text: print(f"hospital: {text}", file=sys.stderr))
         print(address, flush=True)
-        run(create_app(dashboard), address, graceful_seconds=2)
+        run(create_app(dashboard, metrics_of(settings, address)), address, graceful_seconds=2)
     return 0
 
 

@@ -35,6 +35,7 @@ from starlette.staticfiles import StaticFiles
 
 from hospital_assets.access.audit import Audit, Event
 from hospital_assets.access.authentication import COOKIE, SIGNED_IN, SessionBackend, client_address
+from hospital_assets.access.monitoring import Metrics, Monitored
 from hospital_assets.access.serving import trusted_hosts
 from hospital_assets.access.users import DASHBOARD, NOT_LET_IN, SESSION_LIFETIME, User, Users
 from hospital_assets.contracts.facts import AuditAction, AuditOutcome
@@ -69,6 +70,8 @@ _NOT_FOR_ROLE = "This page is not for your role."
 _THREADS = 4
 _ENTRIES = {entry.name: entry for entry in MENU}
 _LIVE = "live"
+#: What is asked for besides pages, as durations tell it apart.
+_OTHER_PATHS = ("login", "logout", "live/events", "live/acknowledge", "publication")
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class Dashboard:
         users: who may sign in.
         local: who looks as long as there are no users; None where others can reach the server.
         hosts: names the server answers to.
+        is_ready: whether a page could be shown to somebody.
     """
 
     store: Store
@@ -98,15 +102,20 @@ class Dashboard:
     users: Users
     local: User | None
     hosts: tuple[str, ...]
+    is_ready: Callable[[], bool]
 
 
-def create_app(dashboard: Dashboard) -> Starlette:
-    """The ASGI application."""
+def create_app(dashboard: Dashboard, metrics: Metrics | None = None) -> Starlette:
+    """The ASGI application.
+
+    Args:
+        dashboard: its parts.
+        metrics: what is read at `/metrics`; None where there are none.
+    """
     app = Starlette(
         lifespan=_lifespan,
         routes=[
             Route("/", _home),
-            Route("/healthz", _healthy),
             Route("/login", _sign_in_form, methods=["GET"]),
             Route("/login", _sign_in, methods=["POST"]),
             Route("/logout", _sign_out, methods=["POST"]),
@@ -120,6 +129,7 @@ def create_app(dashboard: Dashboard) -> Starlette:
         middleware=[
             trusted_hosts(dashboard.hosts),
             Middleware(_Headers),
+            Middleware(Monitored, is_ready=dashboard.is_ready, pages=(*_ENTRIES, *_OTHER_PATHS), metrics=metrics),
             Middleware(GZipMiddleware, minimum_size=1000, compresslevel=5),
             Middleware(AuthenticationMiddleware, backend=_backend(dashboard)),
         ],
@@ -156,10 +166,6 @@ async def _lifespan(_: Starlette) -> AsyncIterator[None]:
 
 async def _home(_: Request) -> Response:
     return RedirectResponse("/overview", 307)
-
-
-async def _healthy(_: Request) -> Response:
-    return PlainTextResponse("ok")
 
 
 # --- pages

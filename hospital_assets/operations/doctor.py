@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import shutil
 import sqlite3
+import ssl
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ _NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.ssh
 #: Files from so far ahead of this machine's clock: one of the two clocks is wrong.
 _CLOCK_TOLERANCE = timedelta(minutes=5)
 #: A certificate is renewed before it has only so long to live.
-_CERTIFICATE_DAYS = 21
+CERTIFICATE_DAYS = 21
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def examine(
         "warehouse": lambda: _warehouse(settings),
         "Dagster's history": lambda: _history(settings),
         "at work": lambda: _at_work(settings, wall),
-        "certificates": lambda: _certificates(certificates),
+        "certificates": lambda: _certificates(certificates, wall),
     }
     for subject, look in looks.items():
         try:
@@ -274,28 +275,38 @@ def _at_work(settings: Settings, wall: datetime) -> Iterator[_Found]:
         yield "warning", what, "`hospital dev`, or the services of `hospital deploy systemd`"
 
 
-def _certificates(files: tuple[Path, ...]) -> Iterator[_Found]:
-    openssl = shutil.which("openssl")
+def _certificates(files: tuple[Path, ...], wall: datetime) -> Iterator[_Found]:
     for file in files:
-        if not file.is_file():
-            yield "error", f"{file} is not there", "name the PEM file that the service uses"
-        elif openssl is None:
-            yield "warning", f"{file} was not looked at", "install openssl"
+        try:
+            ends = certificate_end(file)
+        except FileNotFoundError as error:
+            yield "error", str(error), "name the PEM file that the service uses"
+        except SettingsError as error:
+            yield "error", str(error), "a PEM file with the chain, its own first"
         else:
-            yield _certificate(file, openssl)
+            said = f"{ends:%Y-%m-%d %H:%M} UTC"
+            if ends <= wall:
+                yield "error", f"{file} ended {said}", "renew it, and restart what uses it"
+            elif ends <= wall + timedelta(days=CERTIFICATE_DAYS):
+                yield "warning", f"{file} ends {said}", "renew it"
+            else:
+                yield "ok", f"{file} ends {said}", ""
 
 
-def _certificate(file: Path, openssl: str) -> _Found:
-    def ends_within(days: int) -> tuple[bool, str]:
-        command = [openssl, "x509", "-in", str(file), "-noout", "-enddate", "-checkend", str(days * 86_400)]
-        asked = subprocess.run(command, capture_output=True, text=True, timeout=10)  # noqa: S603  (the system's own)
-        return asked.returncode != 0, asked.stdout.partition("notAfter=")[2].partition("\n")[0]
+def certificate_end(file: Path) -> datetime:
+    """Until when the first certificate of a PEM file is valid.
 
-    has_ended, ends = ends_within(0)
-    if not ends:
-        return "error", f"{file} is no certificate", "a PEM file with the chain, its own first"
-    if has_ended:
-        return "error", f"{file} ended {ends}", "renew it, and restart what uses it"
-    if ends_within(_CERTIFICATE_DAYS)[0]:
-        return "warning", f"{file} ends {ends}", "renew it"
-    return "ok", f"{file} ends {ends}", ""
+    Raises:
+        FileNotFoundError: there is no such file, or no openssl.
+        SettingsError: it is no certificate.
+    """
+    openssl = shutil.which("openssl")
+    if openssl is None or not file.is_file():
+        raise FileNotFoundError(
+            f"{file} was not looked at: install openssl" if file.is_file() else f"{file} is not there"
+        )
+    command = [openssl, "x509", "-in", str(file), "-noout", "-enddate"]
+    asked = subprocess.run(command, capture_output=True, text=True, timeout=10)  # noqa: S603  (the system's own)
+    if asked.returncode:
+        raise SettingsError(f"{file} is no certificate")
+    return datetime.fromtimestamp(ssl.cert_time_to_seconds(asked.stdout.strip().removeprefix("notAfter=")), UTC)

@@ -20,15 +20,16 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import IO, ClassVar
+from typing import IO, Any, ClassVar
 
 import duckdb
 import narwhals as nw
 import polars as pl
 
 from hospital_assets.contracts import LAYERS, PARTITION_COLUMN, Column, Contract
+from hospital_assets.files import StateError, is_locked, read_state
 from hospital_assets.settings import EngineSettings
 from hospital_assets.warehouse.dialect import Frame, lazy, polars_of, quoted, relation_of, with_sql
 from hospital_assets.warehouse.errors import WarehouseError, redacted, without_values
@@ -539,11 +540,15 @@ class _FileLock:
         return True
 
     def holder(self) -> str:
+        said = self.said()
+        return f"process {said['pid']} since {said['since']}" if said else "another process"
+
+    def said(self) -> dict[str, Any]:
+        """What the holder has written; empty where it is just being written."""
         try:
-            holder = json.loads(self.path.read_text(encoding="utf-8"))
-            return f"process {holder['pid']} since {holder['since']}"
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            return "another process"
+            return read_state(self.path, "remove it", "pid", "since")
+        except (OSError, StateError):
+            return {}
 
     def release(self) -> None:
         if self._file is not None:
@@ -555,16 +560,30 @@ class _FileLock:
 def holder_of(file: Path) -> str:
     """Which process has the warehouse file open for writing; empty where none has."""
     lock = _FileLock(_lock_file(file))
-    if not lock.path.exists():
-        return ""
-    if lock.try_acquire():
-        lock.release()
-        return ""
-    return lock.holder()
+    return lock.holder() if is_locked(lock.path) else ""
+
+
+def held_since(file: Path) -> tuple[int, datetime] | None:
+    """The process that has the warehouse file open for writing (0: not known), and since when; None where none has."""
+    lock = _FileLock(_lock_file(file))
+    if not is_locked(lock.path):
+        return None
+    process = lock.said().get("pid")
+    since = datetime.fromtimestamp(lock.path.stat().st_mtime, UTC)
+    return process if isinstance(process, int) else 0, since
+
+
+def is_waited_for(file: Path) -> bool:
+    """Whether a process waits for the warehouse file, which another has open."""
+    return is_locked(_waiting_file(file), exclusive=True)
 
 
 def _lock_file(file: Path) -> Path:
     return file.with_name(file.name + ".lock")
+
+
+def _waiting_file(file: Path) -> Path:
+    return file.with_name(file.name + ".waiting")
 
 
 @dataclass
@@ -622,6 +641,7 @@ def _open(
     file.parent.mkdir(parents=True, exist_ok=True)
     lock = _FileLock(_lock_file(file))
     deadline = time.monotonic() + wait_seconds
+    waiting = contextlib.ExitStack()
     is_announced = False
 
     def wait(holder: str) -> None:
@@ -633,26 +653,29 @@ def _open(
             )
         if not is_announced:
             say(f"waiting for {file.name}, in use by {holder}")
+            # Whoever looks sees by this lock that somebody waits.
+            fcntl.flock(waiting.enter_context(_waiting_file(file).open("a")), fcntl.LOCK_SH)
             is_announced = True
         # Without jitter, waiters would wake together and collide again.
         time.sleep(random.uniform(0.05, 0.15))  # noqa: S311
 
-    while not lock.try_acquire():
-        wait(lock.holder())
-    try:
-        while True:
-            try:
-                connection = _connect(file, memory_limit)
-                break
-            except duckdb.IOException as error:
-                # A program that does not know our lock (a DuckDB shell, a BI tool) has the file.
-                holder = re.search(r"PID (\d+)", str(error))
-                if "lock" not in str(error).lower():
-                    raise WarehouseError(f"{file} cannot be opened: {error}") from error
-                wait(f"process {holder.group(1)}" if holder else "another process")
-    except BaseException:
-        lock.release()
-        raise
+    with waiting:
+        while not lock.try_acquire():
+            wait(lock.holder())
+        try:
+            while True:
+                try:
+                    connection = _connect(file, memory_limit)
+                    break
+                except duckdb.IOException as error:
+                    # A program that does not know our lock (a DuckDB shell, a BI tool) has the file.
+                    holder = re.search(r"PID (\d+)", str(error))
+                    if "lock" not in str(error).lower():
+                        raise WarehouseError(f"{file} cannot be opened: {error}") from error
+                    wait(f"process {holder.group(1)}" if holder else "another process")
+        except BaseException:
+            lock.release()
+            raise
     return _Opened(Warehouse(file, connection, in_memory_rows), lock)
 
 
