@@ -41,6 +41,7 @@ from hospital_assets.landing.profile import FEEDS
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.live.io_manager import HospitalIOManager
+from hospital_assets.logs import start_logging
 from hospital_assets.partitions import service_periods
 from hospital_assets.publishing.policy import usable_policy
 from hospital_assets.reports.folder import ReportsResource
@@ -178,4 +179,5 @@ def _service_days(settings: Settings) -> dict[str, Any]:
 def definitions() -> dg.Definitions:
     """What Dagster loads: the data directory and the engine that the environment names."""
     keep_private()
+    start_logging("hospital", "hospital_assets")
     return build_definitions(load_settings(data_dir_from_environment()), engine_from_environment())

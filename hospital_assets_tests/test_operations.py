@@ -227,7 +227,8 @@ def test_certificates_are_looked_at_before_they_end(sound: Settings, tmp_path: P
         file = tmp_path / f"{days}.pem"
         made = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x", "-days", str(days)]
         subprocess.run([*made, "-out", str(file), "-keyout", str(tmp_path / "k")], check=True, capture_output=True)
-        levels[days] = found(sound, file)["certificates"][0].level
+        findings = doctor.examine(sound, EngineSettings(), datetime.now(UTC), (file,))
+        levels[days] = next(finding.level for finding in findings if finding.subject == "certificates")
     assert levels == {5: "warning", 100: "ok"}
     (tmp_path / "none.pem").write_text("none")
     assert [f.level for f in found(sound, tmp_path / "none.pem", tmp_path / "absent")["certificates"]] == ["error"] * 2

@@ -4,10 +4,10 @@
     GET /readyz    200 where it could answer a user: a publication opens, and who may sign in is known; otherwise 503
     GET /metrics   figures for Prometheus
 
-The first two need no sign-in and say nothing. Metrics name no person, but how a hospital's systems stand is not
-everybody's: without a token they are read on this machine alone, and only from an application that others cannot reach.
-As soon as they can, directly or through a proxy, a token is needed: HOSPITAL_METRICS_TOKEN_FILE names its file. Whatever
-else is asked passes through, and how long its answer took is noted.
+The first two need no sign-in and say nothing. Metrics name no person, but how a hospital's systems stand is not for
+everybody: without a token they are read on this machine alone, and only from an application that others cannot
+reach. As soon as they can, directly or through a proxy, a token is needed: HOSPITAL_METRICS_TOKEN_FILE names its
+file. Whatever else is asked passes through, and how long its answer took is noted.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def any_opens(audiences: Iterable[str], open_one: Callable[[str], object]) -> bo
     for audience in audiences:
         try:
             open_one(audience)
-        except Exception:  # noqa: S112, PERF203  (whatever is wrong, it cannot answer)
+        except Exception:  # noqa: S112  (whatever is wrong, it cannot answer)
             continue
         return True
     return False

@@ -21,6 +21,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from hospital_assets.logs import is_json
 from hospital_assets.settings import SettingsError
 
 #: How requests are read: by a parser that limits the size of headers and takes one Host; nothing is said of it.
@@ -132,6 +133,8 @@ def run(app: Starlette, address: Address, *, graceful_seconds: int) -> None:
     """
     import uvicorn
 
+    # Without a configuration of its own, its loggers are those of the process.
+    as_it_has_it: dict[str, Any] = {"log_config": None} if is_json() else {}
     uvicorn.run(
         app,
         host=address.host,
@@ -142,6 +145,7 @@ def run(app: Starlette, address: Address, *, graceful_seconds: int) -> None:
         proxy_headers=bool(address.names),
         log_level="warning",
         **PARSING,
+        **as_it_has_it,
         timeout_graceful_shutdown=graceful_seconds,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from hospital_assets.cli import (
 )
 from hospital_assets.cli.console import Commands
 from hospital_assets.files import keep_private
+from hospital_assets.logs import start_logging
 from hospital_assets.settings import Settings, SettingsError, data_dir_from_environment, load_settings
 
 _USAGE_ERROR = 2
@@ -31,14 +33,17 @@ def main(arguments: list[str] | None = None) -> int:
     keep_private()
     parser = _parser()
     options = parser.parse_args(arguments)
+    as_json = False
     try:
+        as_json = start_logging()
         settings = load_settings(Path(options.data_dir) if options.data_dir else data_dir_from_environment())
         if options.command in _OF_TABLES and not settings.warehouse_file.exists():
             raise FileNotFoundError(f"there are no tables in {settings.data_dir} yet: run `hospital build`")
-        _say_who_holds_it(options.command, settings)
+        if holder := _holder(options.command, settings):
+            _complain(f"{settings.warehouse_file.name} is in use by {holder}: waiting for it", as_json=as_json)
         return int(options.run(options, settings))
     except (SettingsError, ValueError, FileNotFoundError) as error:
-        print(f"hospital: {error}", file=sys.stderr)
+        _complain(str(error), as_json=as_json)
         return _USAGE_ERROR
     except KeyboardInterrupt:
         return 130
@@ -48,8 +53,15 @@ def main(arguments: list[str] | None = None) -> int:
         words = in_words(error)
         if words is None:
             raise
-        print(f"hospital: {words}", file=sys.stderr)
+        _complain(words, as_json=as_json)
         return 1
+
+
+def _complain(text: str, *, as_json: bool) -> None:
+    if as_json:
+        logging.getLogger("hospital").error("%s", text)
+    else:
+        print(f"hospital: {text}", file=sys.stderr)
 
 
 #: Commands about tables that are there; they make no directory.
@@ -71,13 +83,13 @@ _WAITING = (
 )
 
 
-def _say_who_holds_it(command: str, settings: Settings) -> None:
-    """Say at once why a command waits, not when it gives up."""
-    if command in _WAITING and settings.warehouse_file.exists():
-        from hospital_assets.warehouse.database import holder_of
+def _holder(command: str, settings: Settings) -> str:
+    """Who has the warehouse that a command needs: why it waits is said at once, not when it gives up."""
+    if command not in _WAITING or not settings.warehouse_file.exists():
+        return ""
+    from hospital_assets.warehouse.database import holder_of
 
-        if holder := holder_of(settings.warehouse_file):
-            print(f"hospital: {settings.warehouse_file.name} is in use by {holder}: waiting for it", file=sys.stderr)
+    return holder_of(settings.warehouse_file)
 
 
 #: What `hospital --help` lists: heading -> commands, and an example.

@@ -194,12 +194,7 @@ def _simulate_live(options: argparse.Namespace, settings: Settings) -> int:
 
     with stopped_by_signals(stop):
         go_live(
-            land,
-            network,
-            now,
-            lambda reached: write_network(kept, reached),
-            stop.wait,
-            say=lambda text: print(text, flush=True),
+            land, network, now, lambda reached: write_network(kept, reached), stop.wait, say=teller("hospital.listen")
         )
     # The hospital's time stands still until the simulation goes on.
     write_simulated_clock(settings, SimulatedClock(started.wall_epoch_seconds, now(), 0.0))
@@ -333,6 +328,7 @@ def _listen_to_stream(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.listeners.nats import listen_nats
     from hospital_assets.listeners.pace import Pace
     from hospital_assets.listeners.properties import read_properties
+    from hospital_assets.logs import teller
 
     needed = {"kafka": "confluent_kafka", "nats": "nats"}[options.source]
     if importlib.util.find_spec(needed) is None:
@@ -350,7 +346,7 @@ def _listen_to_stream(options: argparse.Namespace, settings: Settings) -> int:
             pace=Pace(options.seconds, int(options.max_mb * 1e6)),
             options=read_properties(options.config) if options.config else {},
             until_end=options.until_end,
-            say=lambda text: print(text, flush=True),
+            say=teller("hospital.listen"),
         )
     return 0
 
@@ -361,6 +357,7 @@ def _listen_to_mllp(options: argparse.Namespace, settings: Settings) -> int:
 
     from hospital_assets.landing.registry import load_profiles
     from hospital_assets.listeners.mllp import ListenerOptions, listen, server_tls
+    from hospital_assets.logs import teller
 
     if bool(options.tls_cert) != bool(options.tls_key):
         raise ValueError("--tls-cert and --tls-key belong together")
@@ -368,6 +365,7 @@ def _listen_to_mllp(options: argparse.Namespace, settings: Settings) -> int:
     if options.tls_cert:
         tls = server_tls(options.tls_cert, options.tls_key, options.tls_client_ca)
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+    say = teller("hospital.listen")
     counts = listen(
         ListenerOptions(
             folder=settings.landing / load_profiles(settings.profiles_folder).named(options.profile).name / "mllp",
@@ -382,7 +380,7 @@ def _listen_to_mllp(options: argparse.Namespace, settings: Settings) -> int:
             is_open=options.insecure_network,
         ),
         lambda loop, stop: [loop.add_signal_handler(number, stop.set) for number in (signal.SIGINT, signal.SIGTERM)],
-        lambda host, port: print(f"listening on {host} port {port}", flush=True),
+        lambda host, port: say(f"listening on {host} port {port}"),
     )
-    print(f"{counts.accepted:,} messages landed, {counts.rejected:,} rejected, {counts.failed:,} could not be stored")
+    say(f"{counts.accepted:,} messages landed, {counts.rejected:,} rejected, {counts.failed:,} could not be stored")
     return 0

@@ -139,14 +139,16 @@ def _dashboard(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.access.serving import run
     from hospital_assets.dashboard.app import create_app
     from hospital_assets.dashboard.serve import dashboard_of, publish_first
+    from hospital_assets.logs import teller
     from hospital_assets.publishing.policy import load_policy
 
     address = address_of(options)
     audience = options.audience or next(iter(load_policy(settings).roles))
     with closing(AuditLog(settings)) as log:
         dashboard = dashboard_of(settings, audience, log.append, address)
-        publish_first(settings, audience, lambda text: print(f"hospital: {text}", file=sys.stderr))
-        print(address, flush=True)
+        say = teller("hospital.dashboard")
+        publish_first(settings, audience, say)
+        say(str(address))
         run(create_app(dashboard, metrics_of(settings, address)), address, graceful_seconds=2)
     return 0
 

@@ -1,8 +1,9 @@
 """Small copies of tables that have to be read while a run has the warehouse locked.
 
 Belongs here: what live alerts and the live board need to know about patients, hospitals, beds, who waits
-and who is expected, and what monitoring counts, as Parquet next to the warehouse. Written when a run has committed one of their tables, or when
-landed records were assessed that no run has loaded yet; replaced in one step.
+and who is expected, and what monitoring counts, as Parquet next to the warehouse. Written when a run has
+committed one of their tables, or when landed records were assessed that no run has loaded yet; replaced in
+one step.
 """
 
 from __future__ import annotations

@@ -297,14 +297,14 @@ def certificate_end(file: Path) -> datetime:
     """Until when the first certificate of a PEM file is valid.
 
     Raises:
-        FileNotFoundError: there is no such file, or no openssl.
-        SettingsError: it is no certificate.
+        FileNotFoundError: there is no such file.
+        SettingsError: it is no certificate, or openssl is not installed.
     """
     openssl = shutil.which("openssl")
-    if openssl is None or not file.is_file():
-        raise FileNotFoundError(
-            f"{file} was not looked at: install openssl" if file.is_file() else f"{file} is not there"
-        )
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is not there")
+    if openssl is None:
+        raise SettingsError(f"{file} was not looked at: install openssl")
     command = [openssl, "x509", "-in", str(file), "-noout", "-enddate"]
     asked = subprocess.run(command, capture_output=True, text=True, timeout=10)  # noqa: S603  (the system's own)
     if asked.returncode:

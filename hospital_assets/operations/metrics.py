@@ -1,8 +1,8 @@
 """How an installation stands, as Prometheus metrics: the one list of them, and how each is read.
 
 Read without the warehouse: from the ledger's copy, the live copies, the gathered quality, Dagster's database and the
-outbox, all of which can be read while a run writes. So nobody waits for a scrape, and a scrape for nobody. What cannot be
-read is missing and said (`hospital_part_readable`); the rest is there.
+outbox, all of which can be read while a run writes. So nobody waits for a scrape, and a scrape for nobody. What cannot
+be read is missing and said (`hospital_part_readable`); the rest is there.
 
 Belongs here: what is measured. Does not: who may read it (`access.monitoring`), what to alert on (`monitoring`).
 """
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
-from hospital_assets.files import StateError, free_bytes, read_state
+from hospital_assets.files import free_bytes, read_state
 from hospital_assets.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -75,14 +75,9 @@ METRICS = (
     Metric("hospital_run_failure_timestamp_seconds", "runs", "When a job's newest failure ended.", ("job",)),
     Metric("hospital_daemon_heartbeat_timestamp_seconds", "runs", "The newest sign of life of Dagster's daemon."),
     Metric("hospital_watching", "presence", "Whether `hospital watch` is at work."),
+    Metric("hospital_feed_landed_timestamp_seconds", "files", "When a subject's newest file landed.", ("subject",)),
     Metric(
-        "hospital_feed_landed_timestamp_seconds", "files", "When the newest file of a subject landed.", ("subject",)
-    ),
-    Metric(
-        "hospital_feed_loaded_timestamp_seconds",
-        "files",
-        "When the newest loaded file of a subject landed.",
-        ("subject",),
+        "hospital_feed_loaded_timestamp_seconds", "files", "When a subject's newest loaded file landed.", ("subject",)
     ),
     Metric(
         "hospital_feed_waiting_timestamp_seconds",
@@ -112,22 +107,20 @@ METRICS = (
     Metric(
         "hospital_forecast_mase_ratio",
         "forecasts",
-        "Mean absolute scaled error of the forecasts of the newest month; below 1 is better than the same slot a week before.",
+        "Mean absolute scaled error of the newest month; below 1 is better than the same slot a week before.",
         ("target", "hospital"),
     ),
     Metric(
         "hospital_forecast_coverage_ratio",
         "forecasts",
-        "Share within the middle 80 % of the forecasts of the newest month; 0.8 is right.",
+        "Share of the newest month within the middle 80 % of the forecasts; 0.8 is right.",
         ("target", "hospital"),
     ),
     Metric("hospital_publications", "publications", "Audiences that have a publication."),
     Metric("hospital_publication_timestamp_seconds", "publications", "When the oldest of their publications was made."),
     Metric("hospital_disk_free_bytes", "storage", "Free space where the data directory lies."),
     Metric("hospital_warehouse_size_bytes", "storage", "Size of the warehouse with its log of the last writes."),
-    Metric(
-        "hospital_warehouse_held", "storage", "Which command writes the warehouse; missing where none does.", ("by",)
-    ),
+    Metric("hospital_warehouse_held", "storage", "Which command has the warehouse; missing where none has.", ("by",)),
     Metric(
         "hospital_warehouse_held_timestamp_seconds",
         "storage",
