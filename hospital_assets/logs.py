@@ -1,7 +1,7 @@
 """What our processes write about their work: lines for people, or one JSON object a line for programs.
 
-`HOSPITAL_LOG_FORMAT=json` asks for the latter. An object holds `time` (UTC), `level`, `logger`, `message` and `process`;
-of an exception its kinds and where it was raised, not its text, which could hold a value of what was read.
+`HOSPITAL_LOG_FORMAT=json` asks for the latter. An object holds `time` (UTC), `level`, `logger`, `message` and
+`process`; of an exception its kinds and where it was raised, not its text, which could hold a value of what was read.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
 from types import TracebackType
+from typing import TextIO
 
 LOG_FORMAT = "HOSPITAL_LOG_FORMAT"
 #: Our loggers are below it.
@@ -104,13 +105,14 @@ def _ended(kind: type[BaseException], error: BaseException | None, trace: Traceb
         logging.getLogger(_OURS).critical("ended by an error", exc_info=error)
 
 
-def teller(name: str, text: Callable[[str], str] = str) -> Callable[[str], None]:
-    """How a process that goes on says what it does: a line on standard output, or a record of a logger.
+def teller(name: str, text: Callable[[str], str] = str, *, to: TextIO | None = None) -> Callable[[str], None]:
+    """How a process that goes on says what it does: a line for people, or a record of a logger.
 
     Args:
         name: of the logger.
         text: what people see of a line.
+        to: where they see it; None for standard output.
     """
     if is_json():
         return logging.getLogger(name).info
-    return lambda line: print(text(line), flush=True)  # noqa: T201
+    return lambda line: print(text(line), file=to, flush=True)  # noqa: T201

@@ -194,7 +194,12 @@ def _simulate_live(options: argparse.Namespace, settings: Settings) -> int:
 
     with stopped_by_signals(stop):
         go_live(
-            land, network, now, lambda reached: write_network(kept, reached), stop.wait, say=teller("hospital.listen")
+            land,
+            network,
+            now,
+            lambda reached: write_network(kept, reached),
+            stop.wait,
+            say=lambda text: print(text, flush=True),
         )
     # The hospital's time stands still until the simulation goes on.
     write_simulated_clock(settings, SimulatedClock(started.wall_epoch_seconds, now(), 0.0))

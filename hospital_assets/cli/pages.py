@@ -146,9 +146,9 @@ def _dashboard(options: argparse.Namespace, settings: Settings) -> int:
     audience = options.audience or next(iter(load_policy(settings).roles))
     with closing(AuditLog(settings)) as log:
         dashboard = dashboard_of(settings, audience, log.append, address)
-        say = teller("hospital.dashboard")
-        publish_first(settings, audience, say)
-        say(str(address))
+        name = "hospital.dashboard"
+        publish_first(settings, audience, teller(name, lambda line: f"hospital: {line}", to=sys.stderr))
+        teller(name)(str(address))
         run(create_app(dashboard, metrics_of(settings, address)), address, graceful_seconds=2)
     return 0
 

@@ -265,13 +265,11 @@ def _checks(settings: Settings) -> Iterator[Value]:
 
 
 def _alerts(settings: Settings) -> Iterator[Value]:
-    from typing import get_args
-
     from hospital_assets.alerts.outbox import standing
-    from hospital_assets.alerts.settings import Severity
+    from hospital_assets.alerts.settings import SEVERITIES
 
     found = standing(settings)
-    for severity in get_args(Severity):
+    for severity in SEVERITIES:
         yield Value("hospital_alerts_open", _in_tens(found.open.get(severity, 0)), (severity,))
     for state in ("sent", "waiting", "given_up"):
         yield Value("hospital_alert_messages", _in_tens(found.messages.get(state, 0)), (state,))
