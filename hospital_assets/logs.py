@@ -115,4 +115,4 @@ def teller(name: str, text: Callable[[str], str] = str, *, to: TextIO | None = N
     """
     if is_json():
         return logging.getLogger(name).info
-    return lambda line: print(text(line), file=to, flush=True)  # noqa: T201
+    return lambda line: print(text(line), file=to, flush=True)

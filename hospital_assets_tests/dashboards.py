@@ -14,7 +14,8 @@ from pathlib import Path
 import uvicorn
 
 from hospital_assets.access.audit import Event
-from hospital_assets.access.serving import PARSING
+from hospital_assets.access.monitoring import Metrics
+from hospital_assets.access.serving import PARSING, Address
 from hospital_assets.dashboard.app import Dashboard, create_app
 from hospital_assets.dashboard.serve import dashboard_of
 from hospital_assets.live.copies import COPIES, publish_copy
@@ -60,13 +61,15 @@ class Served:
 
 
 @contextmanager
-def serve(settings: Settings, audience: str = "admin") -> Iterator[Served]:
+def serve(
+    settings: Settings, audience: str = "admin", address: Address | None = None, metrics: Metrics | None = None
+) -> Iterator[Served]:
     """Serve a data directory until the block ends."""
     seen: list[Event] = []
-    dashboard = dashboard_of(settings, audience, seen.append)
+    dashboard = dashboard_of(settings, audience, seen.append, address)
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(
-        uvicorn.Config(create_app(dashboard), log_level="error", timeout_graceful_shutdown=1, **PARSING)
+        uvicorn.Config(create_app(dashboard, metrics), log_level="error", timeout_graceful_shutdown=1, **PARSING)
     )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

@@ -33,6 +33,7 @@ RUN_STATUSES = (
     "failure",
     "canceling",
     "canceled",
+    "suspended",
 )
 #: Who looks does not wait for longer.
 _SECONDS = 3

@@ -1,4 +1,4 @@
-"""`hospital deploy`: publications for PostgreSQL, Snowflake and BI tools; thin."""
+"""`hospital deploy`: publications for PostgreSQL, Snowflake and BI tools; services and their monitoring; thin."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def add_commands(commands: Commands) -> None:
     """Add `deploy` to the parser."""
     deployed = commands.add_parser(
-        "deploy", help="load publications into PostgreSQL, or render them for Snowflake and BI tools"
+        "deploy",
+        help="load publications into PostgreSQL, or write what Snowflake, BI tools, systemd or Prometheus need",
     )
     targets = deployed.add_subparsers(required=True, metavar="TARGET")
 
@@ -49,6 +50,10 @@ def add_commands(commands: Commands) -> None:
         help="also this one",
     )
     systemd.set_defaults(run=_systemd)
+
+    monitoring = targets.add_parser("monitoring", help="write alert rules for Prometheus and a dashboard for Grafana")
+    monitoring.add_argument("--into", type=Path, required=True, help="folder to write to")
+    monitoring.set_defaults(run=_monitoring)
 
     postgres = targets.add_parser("postgres", help="load the publications and give logins an audience")
     postgres.add_argument(
@@ -95,6 +100,17 @@ def _systemd(options: argparse.Namespace, settings: Settings) -> int:
         f"hospital: secrets and settings of the environment go into {ENVIRONMENT_FILE}; then `systemctl daemon-reload` "
         "and `systemctl enable --now hospital.target`"
     )
+    return 0
+
+
+def _monitoring(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.files import replace_text
+    from hospital_assets.operations.monitoring import files
+
+    for name, text in files():
+        # Prometheus and Grafana run as other users.
+        replace_text(options.into / name, text, mode=0o644)
+        print(options.into / name)
     return 0
 
 

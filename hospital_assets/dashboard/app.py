@@ -128,8 +128,8 @@ def create_app(dashboard: Dashboard, metrics: Metrics | None = None) -> Starlett
         ],
         middleware=[
             trusted_hosts(dashboard.hosts),
-            Middleware(_Headers),
             Middleware(Monitored, is_ready=dashboard.is_ready, pages=(*_ENTRIES, *_OTHER_PATHS), metrics=metrics),
+            Middleware(_Headers),
             Middleware(GZipMiddleware, minimum_size=1000, compresslevel=5),
             Middleware(AuthenticationMiddleware, backend=_backend(dashboard)),
         ],

@@ -23,8 +23,8 @@ from hospital_assets.warehouse.errors import WarehouseError
 Level = Literal["ok", "warning", "error"]
 
 #: Below, runs will fail soon; and below so many times the warehouse, a rebuild or snapshot may.
-_LEAST_FREE_BYTES = 2_000_000_000
-_FREE_PER_WAREHOUSE = 2
+LEAST_FREE_BYTES = 2_000_000_000
+FREE_PER_WAREHOUSE = 2
 #: Locks of DuckDB and SQLite are not to be relied on there.
 _NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "ceph", "glusterfs")
 #: Files from so far ahead of this machine's clock: one of the two clocks is wrong.
@@ -163,13 +163,13 @@ def _file_system(folder: Path) -> str:
 def _disk(settings: Settings) -> Iterator[_Found]:
     free = free_bytes(settings.data_dir)
     warehouse = settings.warehouse_file.stat().st_size if settings.warehouse_file.exists() else 0
-    wanted = max(_LEAST_FREE_BYTES, _FREE_PER_WAREHOUSE * warehouse)
+    wanted = max(LEAST_FREE_BYTES, FREE_PER_WAREHOUSE * warehouse)
     text = f"{free / 1e9:,.1f} GB free; the warehouse has {warehouse / 1e9:,.1f} GB"
     if free >= wanted:
         yield "ok", text, ""
         return
     remedy = f"make room for {wanted / 1e9:,.0f} GB: old snapshots (`hospital snapshots`), publications, runs"
-    yield "error" if free < _LEAST_FREE_BYTES / 4 else "warning", text, remedy
+    yield "error" if free < LEAST_FREE_BYTES / 4 else "warning", text, remedy
 
 
 def _clock(settings: Settings, wall: datetime) -> Iterator[_Found]:

@@ -68,11 +68,11 @@ METRICS = (
     Metric("hospital_collected_timestamp_seconds", "program", "When these figures were collected."),
     Metric("hospital_collect_duration_seconds", "program", "How long collecting them took."),
     Metric(
-        "hospital_part_readable", "program", "Whether a part could be read; its metrics are missing at 0.", ("part",)
+        "hospital_part_readable", "program", "Whether a part could be read; at 0 its metrics are missing.", ("part",)
     ),
     Metric("hospital_runs", "runs", "Dagster's runs in its history.", ("status",)),
-    Metric("hospital_run_success_timestamp_seconds", "runs", "When a job's newest success ended.", ("job",)),
-    Metric("hospital_run_failure_timestamp_seconds", "runs", "When a job's newest failure ended.", ("job",)),
+    Metric("hospital_run_success_timestamp_seconds", "runs", "When a job's newest success ended.", ("dagster_job",)),
+    Metric("hospital_run_failure_timestamp_seconds", "runs", "When a job's newest failure ended.", ("dagster_job",)),
     Metric("hospital_daemon_heartbeat_timestamp_seconds", "runs", "The newest sign of life of Dagster's daemon."),
     Metric("hospital_watching", "presence", "Whether `hospital watch` is at work."),
     Metric("hospital_feed_landed_timestamp_seconds", "files", "When a subject's newest file landed.", ("subject",)),
@@ -107,13 +107,13 @@ METRICS = (
     Metric(
         "hospital_forecast_mase_ratio",
         "forecasts",
-        "Mean absolute scaled error of the newest month; below 1 is better than the same slot a week before.",
+        "Error over that of the same slot a week before, in the newest month, by the method that shipped most.",
         ("target", "hospital"),
     ),
     Metric(
         "hospital_forecast_coverage_ratio",
         "forecasts",
-        "Share of the newest month within the middle 80 % of the forecasts; 0.8 is right.",
+        "Share within the middle 80 % of the forecasts, in the newest month, by the method that shipped most.",
         ("target", "hospital"),
     ),
     Metric("hospital_publications", "publications", "Audiences that have a publication."),
