@@ -523,7 +523,6 @@ def test_this_machine_reads_what_only_this_machine_reaches(shown: Settings) -> N
         head = get(running.address, "/metrics", "HEAD")
         assert (head.status_code, head.content) == (200, b"")
         assert get(running.address, "/metrics", "POST").status_code == 405
-        assert get(running.address, "/metrics/").status_code == 404
         # Somebody asks through a proxy that nobody announced, or a page through a name of its own.
         for forwarded in ("forwarded", "via", "x_forwarded_for", "x_forwarded_host", "x_real_ip"):
             assert get(running.address, "/metrics", **{forwarded: "for=1.2.3.4"}).status_code == 401
@@ -687,7 +686,7 @@ def test_rules_and_dashboard_name_only_what_is_measured() -> None:
             )
 
 
-#: Rule -> series (a value every 5 minutes for over a day) in which it fires, and in which it does not. Time begins at 0.
+#: Rule -> series in which it fires, and in which it does not: a value every 5 minutes, for over a day, from 0 on.
 _OFTEN = "x400"
 FIRES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "HospitalNotMeasured": ({}, {"hospital_collected_timestamp_seconds": f"0+300{_OFTEN}"}),

@@ -130,7 +130,7 @@ class Monitored:
         Args:
             app: what answers all else.
             is_ready: whether it could answer a user.
-            pages: paths that are told apart, without slashes at the ends; all others are `other`.
+            pages: paths that are counted apart, without slashes at the ends; all others are `other`.
             metrics: what is read at `/metrics`; None where there are none.
         """
         self._app, self._is_ready, self._pages, self._metrics = app, is_ready, frozenset(pages), metrics

@@ -70,7 +70,7 @@ _NOT_FOR_ROLE = "This page is not for your role."
 _THREADS = 4
 _ENTRIES = {entry.name: entry for entry in MENU}
 _LIVE = "live"
-#: What is asked for besides pages, as durations tell it apart.
+#: What is asked for besides pages, as durations keep it apart.
 _OTHER_PATHS = ("login", "logout", "live/events", "live/acknowledge", "publication")
 
 
