@@ -114,5 +114,5 @@ def teller(name: str, text: Callable[[str], str] = str, *, to: TextIO | None = N
         to: where they see it; None for standard output.
     """
     if is_json():
-        return logging.getLogger(name).info
+        return lambda line: logging.getLogger(name).info("%s", line)
     return lambda line: print(text(line), file=to, flush=True)

@@ -14,6 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hospital_assets.automation import watch
+from hospital_assets.automation.loading import Step
 from hospital_assets.automation.processes import command_of
 from hospital_assets.cli import main
 from hospital_assets.logs import LOG_FORMAT, JsonFormatter, LogFormatError, is_json, start_logging, teller
@@ -101,6 +103,18 @@ def test_people_get_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     teller("hospital.watch", lambda line: f"12:00 {line}")("loaded")
     teller("hospital.watch", to=sys.stderr)("aside")
     assert capsys.readouterr() == ("12:00 loaded\n", "aside\n")
+
+
+@pytest.mark.parametrize(("form", "is_shown"), [("json", False), ("text", True)])
+def test_a_landed_file_s_name_is_for_people_only(form: str, is_shown: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Intake:
+        def step(self, *_: object) -> Step:
+            return Step(False, [f"native/vitals/{SECRET}.json"], [])
+
+    monkeypatch.setenv(LOG_FORMAT, form)
+    said: list[str] = []
+    watch._step(Intake(), [], said.append)  # type: ignore[arg-type]
+    assert "quarantined" in said[0] and "native" in said[0] and (SECRET in said[0]) is is_shown
 
 
 def test_why_a_command_failed_is_a_record(tmp_path: Path) -> None:

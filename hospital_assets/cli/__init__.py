@@ -40,7 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command in _OF_TABLES and not settings.warehouse_file.exists():
             raise FileNotFoundError(f"there are no tables in {settings.data_dir} yet: run `hospital build`")
         if holder := _holder(options.command, settings):
-            _complain(f"{settings.warehouse_file.name} is in use by {holder}: waiting for it", as_json=as_json)
+            waits = f"{settings.warehouse_file.name} is in use by {holder}: waiting for it"
+            _complain(waits, as_json=as_json, level=logging.INFO)
         return int(options.run(options, settings))
     except (SettingsError, ValueError, FileNotFoundError) as error:
         _complain(str(error), as_json=as_json)
@@ -57,9 +58,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def _complain(text: str, *, as_json: bool) -> None:
+def _complain(text: str, *, as_json: bool, level: int = logging.ERROR) -> None:
     if as_json:
-        logging.getLogger("hospital").error("%s", text)
+        logging.getLogger("hospital").log(level, "%s", text)
     else:
         print(f"hospital: {text}", file=sys.stderr)
 
