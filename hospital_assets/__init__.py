@@ -27,5 +27,7 @@ The packages, from the top; each imports only from those below it (`make floors`
 - `forecasting`: forecasts of arrivals and their scores: pure functions, without Dagster.
 - `measures`: clinical and statistical definitions, without Dagster.
 - `settings`: where things are, and what `hospital.toml` sets.
+- `directory`: the version of a data directory, and who must not work on which.
+- `certificates`: TLS of servers, whose certificates are renewed while they serve.
 - `files`, `toml_text`: atomic replacement of files; the line of a mistake in a TOML text.
 """

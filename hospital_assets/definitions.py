@@ -36,6 +36,7 @@ from hospital_assets.automation.sensors import (
 from hospital_assets.checks.standing import standing_check
 from hospital_assets.checks.table_checks import table_checks
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.directory import require_current
 from hospital_assets.files import keep_private
 from hospital_assets.landing.profile import FEEDS
 from hospital_assets.landing.registry import load_profiles
@@ -180,4 +181,6 @@ def definitions() -> dg.Definitions:
     """What Dagster loads: the data directory and the engine that the environment names."""
     keep_private()
     start_logging("hospital", "hospital_assets")
-    return build_definitions(load_settings(data_dir_from_environment()), engine_from_environment())
+    settings = load_settings(data_dir_from_environment())
+    require_current(settings.warehouse_file.parent)
+    return build_definitions(settings, engine_from_environment())

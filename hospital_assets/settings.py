@@ -18,6 +18,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from hospital_assets.directory import refuse_newer
 from hospital_assets.files import replace_text
 
 PartitionGrain = Literal["daily", "monthly", "yearly"]
@@ -273,8 +274,10 @@ def load_settings(data_dir: Path) -> Settings:
 
     Raises:
         SettingsError: the file is not TOML, or a key is unknown or has an unusable value.
+        DirectoryVersionError: a newer program has written the directory.
     """
     settings = Settings(data_dir=data_dir.resolve())
+    refuse_newer(settings.warehouse_file.parent)
     if not settings.settings_file.exists():
         return settings
     try:

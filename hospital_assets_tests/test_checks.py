@@ -30,7 +30,7 @@ from hospital_assets.checks.faults import FAULTS, prove, sound_tables
 from hospital_assets.checks.findings import Finding, newest_results
 from hospital_assets.checks.kinds import KINDS, NOT_IN_FUTURE, VALUES
 from hospital_assets.checks.rules import _by_pandera, of_pandera, run_rules
-from hospital_assets.checks.table_checks import kinds_of
+from hospital_assets.checks.table_checks import every_kind, kinds_of
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.definitions import build_definitions
 from hospital_assets.landing.registry import load_profiles
@@ -57,7 +57,7 @@ def test_clean_data_raises_nothing(clean: tuple[Settings, BuildReport]) -> None:
     settings, report = clean
     assert report.failures == [] and report.failed_checks == [] and report.warnings == []
     with open_warehouse(settings.warehouse_file) as warehouse:
-        results = newest_results(warehouse)
+        results = newest_results(warehouse, every_kind())
     assert results.filter(pl.col("status").is_in(["Failed", "Error"])).is_empty()
     # The figures that the suite is to reach.
     assert results.height >= 1_500

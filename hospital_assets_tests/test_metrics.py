@@ -38,6 +38,7 @@ from hospital_assets.alerts.settings import NotifierSettings
 from hospital_assets.automation.build import BuildReport
 from hospital_assets.automation.presence import watch_lock
 from hospital_assets.checks.findings import newest_results
+from hospital_assets.checks.table_checks import every_kind
 from hospital_assets.cli import main
 from hospital_assets.landing.profile import SUBJECTS, UNRECOGNISED
 from hospital_assets.landing.registry import load_profiles
@@ -131,7 +132,7 @@ def test_checks_are_those_last_evaluated(built: tuple[Settings, BuildReport], tm
     settings = warehouse_copy(built[0], tmp_path / "data")
     assert not of(values(settings), "hospital_checks")
     with open_warehouse(settings.warehouse_file) as warehouse:
-        results = newest_results(warehouse)
+        results = newest_results(warehouse, every_kind())
         settings.reports.mkdir()
         settings.gathered_quality.write_text(as_json(gather(warehouse, load_profiles(None), NOW)))
     found = values(settings)

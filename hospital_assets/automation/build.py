@@ -102,7 +102,7 @@ def build(
     *,
     first: date | None = None,
     last: date | None = None,
-    select: str | None = None,
+    select: str | Collection[str] | None = None,
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> BuildReport:
     """Materialise and check tables for the service days from `first` to `last`.
@@ -112,7 +112,7 @@ def build(
         settings: the data directory.
         first: first service day; default the directory's first.
         last: last service day, inclusive; default the directory's last.
-        select: a Dagster asset selection such as `group:kpis` or `+key:fact_vitals`; default all.
+        select: a Dagster asset selection such as `group:kpis` or `+key:fact_vitals`, or names of tables; default all.
         progress: is given the name of each finished step, how many are done and how many there are.
 
     Raises:
@@ -361,9 +361,11 @@ def _days(settings: Settings, first: date | None, last: date | None) -> Span:
     return date.fromisoformat(keys[0]), date.fromisoformat(keys[-1])
 
 
-def _selection(definitions: dg.Definitions, select: str | None) -> set[dg.AssetKey]:
+def _selection(definitions: dg.Definitions, select: str | Collection[str] | None) -> set[dg.AssetKey]:
     if select is None:
         return set()
+    if not isinstance(select, str):
+        return {dg.AssetKey(name) for name in select}
     graph = definitions.resolve_asset_graph()
     try:
         # A cleaned table and its quarantine come from one step.

@@ -6,7 +6,7 @@ that keeps every single one with its history.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from types import MappingProxyType
@@ -22,7 +22,8 @@ from hospital_assets.warehouse.dialect import Frame, relation_of
 
 Status = Literal["Passed", "Failed", "NotApplicable", "Error"]
 
-_RESULTS = (
+#: The table, as `Warehouse.make_once` takes it.
+RESULTS = (
     "quality.dq_results",
     """
     run_id varchar not null, checked_at timestamptz not null, table_name varchar not null,
@@ -204,19 +205,33 @@ def store(
         orient="row",
     )
     with warehouse.transaction() as connection:
-        warehouse.make_once(*_RESULTS)
+        warehouse.make_once(*RESULTS)
         source = connection.from_arrow(rows.to_arrow())
         connection.execute("insert into quality.dq_results by name from source")
         del source
 
 
-def newest_results(warehouse: Warehouse) -> pl.DataFrame:
-    """Every single check as it was last evaluated; empty before the first build."""
-    return _results(
+def newest_results(warehouse: Warehouse, kinds: Mapping[str, Collection[Kind]]) -> pl.DataFrame:
+    """Every single check as it was last evaluated; empty before the first build.
+
+    A rule that the newest evaluation of its kind did not ask any more, and a kind that its table has no more, do not
+    count: nobody would ever evaluate them again.
+
+    Args:
+        warehouse: open.
+        kinds: table -> the kinds of checks that it has.
+    """
+    newest = _results(
         warehouse,
-        "from quality.dq_results qualify checked_at = max(checked_at) over "
-        "(partition by table_name, kind, column_name, rule) order by family, kind, table_name",
+        "from quality.dq_results qualify checked_at = max(checked_at) over (partition by table_name, kind) "
+        "order by family, kind, table_name",
     )
+    asked = pl.DataFrame(
+        [(table, kind.name) for table, of_table in kinds.items() for kind in of_table],
+        schema={"table_name": pl.String, "kind": pl.String},
+        orient="row",
+    )
+    return newest.join(asked, on=["table_name", "kind"], how="semi", maintain_order="left")
 
 
 def results_by_day(warehouse: Warehouse) -> pl.DataFrame:
@@ -239,6 +254,6 @@ def scores_by_day(warehouse: Warehouse) -> pl.DataFrame:
 
 
 def _results(warehouse: Warehouse, query: str) -> pl.DataFrame:
-    warehouse.make_once(*_RESULTS)
+    warehouse.make_once(*RESULTS)
     found: pl.DataFrame = warehouse.connection.sql(query).pl()
     return found

@@ -44,6 +44,11 @@ def kinds_of(contract: Contract) -> list[Kind]:
     return [kind for kind in KINDS if kind in found]
 
 
+def every_kind() -> dict[str, list[Kind]]:
+    """Table -> the kinds of checks that it has."""
+    return {contract.name: kinds_of(contract) for contract in CONTRACTS.values()}
+
+
 def check_table(
     contract: Contract,
     frames: Mapping[str, Frame],

@@ -21,6 +21,7 @@ from hospital_assets.cli import (
     tables,
 )
 from hospital_assets.cli.console import Commands
+from hospital_assets.directory import require_current
 from hospital_assets.files import keep_private
 from hospital_assets.logs import start_logging
 from hospital_assets.settings import Settings, SettingsError, data_dir_from_environment, load_settings
@@ -37,6 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         as_json = start_logging()
         settings = load_settings(Path(options.data_dir) if options.data_dir else data_dir_from_environment())
+        if options.command not in _OF_ANY_VERSION:
+            require_current(settings.warehouse_file.parent)
         if options.command in _OF_TABLES and not settings.warehouse_file.exists():
             raise FileNotFoundError(f"there are no tables in {settings.data_dir} yet: run `hospital build`")
         if holder := _holder(options.command, settings):
@@ -67,6 +70,8 @@ def _complain(text: str, *, as_json: bool, level: int = logging.ERROR) -> None:
 
 #: Commands about tables that are there; they make no directory.
 _OF_TABLES = ("explain", "staffing", "report", "publish", "snapshot")
+#: Commands that do nothing that an upgrade would have to come before; what lands is of no version.
+_OF_ANY_VERSION = ("upgrade", "doctor", "docs", "listen", "metrics", "audit", "snapshots")
 #: Commands that open the warehouse and wait while another process has it.
 _WAITING = (
     "build",
@@ -106,7 +111,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], str]] = {
         "hospital users add ann analyst",
     ),
     "operate": (
-        ("doctor", "metrics", "dagster", "snapshot", "snapshots", "restore", "as-of", "docs"),
+        ("doctor", "metrics", "dagster", "upgrade", "snapshot", "snapshots", "restore", "as-of", "docs"),
         "hospital as-of 2026-03-01T12:00 --into then",
     ),
 }

@@ -192,13 +192,14 @@ def _last_checks(options: argparse.Namespace, settings: Settings) -> int:
     from rich.table import Table
 
     from hospital_assets.checks.findings import newest_results
+    from hospital_assets.checks.table_checks import every_kind
     from hospital_assets.warehouse.database import open_warehouse
 
     console = terminal()
     with open_warehouse(settings.warehouse_file) as warehouse:
         if options.prove:
             return _prove(settings, warehouse, console)
-        results = newest_results(warehouse)
+        results = newest_results(warehouse, every_kind())
     if results.is_empty():
         print("nothing was ever checked here: run `hospital check`, or `hospital build`", file=sys.stderr)
         return 1

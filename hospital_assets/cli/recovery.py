@@ -37,6 +37,22 @@ def add_commands(commands: Commands) -> None:
     then.add_argument("--into", type=Path, required=True, help="a new data directory")
     then.set_defaults(run=_as_of)
 
+    upgraded = commands.add_parser(
+        "upgrade", help="bring a data directory of an older release up to this one, or say what that would do"
+    )
+    upgraded.add_argument("--yes", action="store_true", help="do it; without this, only show what it involves")
+    upgraded.add_argument("--no-snapshot", action="store_true", help="take no snapshot first: it cannot be undone then")
+    upgraded.add_argument(
+        "--fill", action="store_true", help="also build tables anew that only gain columns, which are empty otherwise"
+    )
+    upgraded.add_argument(
+        "--accept-loss", action="store_true", help="also build anew where landed files are gone, without their rows"
+    )
+    upgraded.add_argument(
+        "--undo", action="store_true", help="put the warehouse back to what it was before the last one"
+    )
+    upgraded.set_defaults(run=_upgrade)
+
     erased = commands.add_parser(
         "erase", help="remove a person from landed files and everything made from them, and verify it"
     )
@@ -145,6 +161,67 @@ def _erase(options: argparse.Namespace, settings: Settings) -> int:
     if not done.is_done:
         print("Not finished: correct what stopped it, then run it again.", file=sys.stderr)
     return 0 if done.is_done else 1
+
+
+def _upgrade(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.automation.presence import at_work
+    from hospital_assets.automation.upgrade import in_words, plan_upgrade, undo, upgrade
+    from hospital_assets.cli.console import StepProgress
+    from hospital_assets.publishing.policy import load_policy
+
+    now = datetime.now(UTC)
+    if (options.yes or options.undo) and settings.dagster_home.exists() and (others := at_work(settings, now)):
+        raise ValueError(
+            f"{' and '.join(others)} at work on this data directory. Stop it, wait two minutes, and run this again; "
+            "nothing was changed"
+        )
+    if options.undo:
+        before = undo(settings)
+        print(
+            f"the warehouse is what it was before the upgrade, version {before.number}: install hospital-assets "
+            f"{before.program or 'of before'}, then `hospital publish`"
+        )
+        return 0
+    definitions = definitions_of(settings)
+    plan = plan_upgrade(definitions, settings, fill=options.fill)
+    if plan.is_empty:
+        print(f"{settings.data_dir} is up to date: version {plan.version.number} of a data directory")
+        return 0
+    if not plan.version.is_finished:
+        print("This upgrade was begun before but not finished; it goes on.")
+    for change in plan.changes:
+        print(f"{change.action:<9} {change.table}: {change.why}")
+    if plan.built:
+        print(f"{len(plan.built)} tables are built, what is made of those included: {', '.join(plan.built)}")
+        about = "" if plan.seconds is None else f", about {timedelta(seconds=round(plan.seconds))} (h:mm:ss)"
+        about += f"; of {plan.unknown} of their steps that is not known" if plan.seconds and plan.unknown else ""
+        print(f"service days {plan.days[0]} to {plan.days[-1]}{about or '; how long it takes is not known'}")
+    if plan.lost and not options.accept_loss:
+        print(in_words(plan.lost))
+    if not options.yes:
+        print("Nothing was changed; add --yes to do it.")
+        return 0
+    with StepProgress() as progress:
+        done = upgrade(
+            definitions,
+            settings,
+            now,
+            keep=None if options.no_snapshot else load_policy(settings).retention.keep_snapshots,
+            fill=options.fill,
+            accept_loss=options.accept_loss,
+            say=lambda text: print(text, flush=True),
+            progress=progress,
+        )
+    for failure in done.failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    checks = done.report.failed_checks if done.report else []
+    for check in checks:
+        print(f"check failed: {check.table}.{check.name}", file=sys.stderr)
+    if done.failures:
+        print("hospital: not finished; mend what failed and run it again, or go back with --undo", file=sys.stderr)
+    else:
+        print(f"{settings.data_dir} is upgraded")
+    return 1 if done.failures or checks else 0
 
 
 def _refuse_lake(why: str) -> None:

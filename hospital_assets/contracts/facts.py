@@ -28,6 +28,7 @@ AuditAction = Literal[
     "snapshot",
     "lake",
     "audit",
+    "upgrade",
 ]
 AuditOutcome = Literal["allowed", "refused", "failed"]
 

@@ -70,6 +70,7 @@ def examine(
         "Java": lambda: _java(engine, settings),
         "user": _user,
         "directory": lambda: _directory(settings),
+        "version": lambda: _version(settings),
         "disk": lambda: _disk(settings),
         "clock": lambda: _clock(settings, wall),
         "configuration": lambda: _configuration(settings),
@@ -146,6 +147,17 @@ def _directory(settings: Settings) -> Iterator[_Found]:
         yield "warning", what, f"`chmod -R go= {folder}`"
     if kind not in _NETWORK_FILE_SYSTEMS and not found:
         yield "ok", f"{folder}, on {kind or 'a local disk'}, only the owner's", ""
+
+
+def _version(settings: Settings) -> Iterator[_Found]:
+    from hospital_assets.directory import DirectoryVersionError, require_current, version_of
+
+    try:
+        require_current(settings.warehouse_file.parent)
+    except DirectoryVersionError as error:
+        yield "error", str(error), ""
+        return
+    yield "ok", f"version {version_of(settings.warehouse_file.parent).number} of a data directory", ""
 
 
 def _file_system(folder: Path) -> str:

@@ -20,9 +20,10 @@ from hospital_assets.access.audit import Event, audited, system_actor
 from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN, Contract
 from hospital_assets.files import replacing
 from hospital_assets.settings import Settings
-from hospital_assets.warehouse.database import Period, Warehouse, open_warehouse
+from hospital_assets.warehouse.database import Period, Warehouse, open_warehouse, replacing_warehouse
 from hospital_assets.warehouse.dialect import literal, quoted
 from hospital_assets.warehouse.errors import redacted, without_values
+from hospital_assets.warehouse.loads import publish_ledger
 
 _NAME = re.compile(r"\d{8}T\d{12}Z")
 
@@ -165,6 +166,18 @@ def _read_whole(connection: duckdb.DuckDBPyConnection, copy: Path) -> None:
                 ) from None
     finally:
         connection.execute("detach copied")
+
+
+def put_back(settings: Settings, snapshot: Snapshot) -> None:
+    """Make the whole warehouse what it was at a snapshot; what it is now is gone.
+
+    Raises:
+        WarehouseLockedError: another process has it.
+    """
+    with replacing_warehouse(settings.warehouse_file) as temporary:
+        shutil.copyfile(snapshot.file, temporary)
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        publish_ledger(warehouse)
 
 
 def restore_table(settings: Settings, snapshot: Snapshot, contract: Contract, period: Period | None = None) -> Restored:

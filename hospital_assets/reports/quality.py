@@ -17,6 +17,7 @@ from hospital_assets.assets.declare import WAREHOUSE_POOL
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.checks.findings import newest_results, results_by_day, scores_by_day
 from hospital_assets.checks.kinds import KINDS
+from hospital_assets.checks.table_checks import every_kind
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.drift import ADVICE, drifts
 from hospital_assets.landing.profile import SUBJECTS, canonical_columns
@@ -122,7 +123,7 @@ def gather(warehouse: Warehouse, profiles: Profiles, as_of: datetime) -> Quality
     )
     found = drifts(ledger, profiles)
     return Quality(
-        results=newest_results(warehouse),
+        results=newest_results(warehouse, every_kind()),
         history=results_by_day(warehouse),
         scores=_with_layer(scores_by_day(warehouse))
         .group_by("day", "layer")

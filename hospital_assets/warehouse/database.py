@@ -18,7 +18,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -29,7 +29,8 @@ import narwhals as nw
 import polars as pl
 
 from hospital_assets.contracts import LAYERS, PARTITION_COLUMN, Column, Contract
-from hospital_assets.files import StateError, is_locked, read_state
+from hospital_assets.directory import refuse_newer, stamp_new
+from hospital_assets.files import StateError, is_locked, read_state, replacing
 from hospital_assets.settings import EngineSettings
 from hospital_assets.warehouse.dialect import Frame, lazy, polars_of, quoted, relation_of, with_sql
 from hospital_assets.warehouse.errors import WarehouseError, redacted, without_values
@@ -353,23 +354,18 @@ class Warehouse:
         if not self.exists(contract):
             self.connection.execute(f"create table {_definition(contract)}")
             self._stored_kinds()[contract.qualified_name] = "BASE TABLE"
-        stored = dict(
-            self.connection.execute(
-                "select column_name, data_type from duckdb_columns() where schema_name = ? and table_name = ?",
-                [contract.layer, contract.name],
-            ).fetchall()
-        )
+        stored = stored_columns(self.connection, contract)[contract.qualified_name]
+        self.add_gained(contract, stored)
+        assert_stored(contract, stored, wanted_columns(contract))
+        self._known_tables.add(contract.name)
+
+    def add_gained(self, contract: Contract, stored: Collection[str]) -> None:
+        """Add the nullable columns that a stored table, whose columns are given, lacks; no row is written anew."""
         for column in contract.columns:
             if column.name not in stored and column.nullable:
                 self.connection.execute(
                     f"alter table {_qualified(contract)} add column {quoted(column.name)} {column.duckdb_type}"
                 )
-        assert_stored(
-            contract,
-            {name: _as_contracts_say(kind) for name, kind in stored.items()},
-            {c.name: (c.duckdb_type, c.nullable) for c in contract.columns},
-        )
-        self._known_tables.add(contract.name)
 
     def drop(self, contract: Contract) -> None:
         """Remove a table, so that the next write makes it anew."""
@@ -402,6 +398,49 @@ class Warehouse:
 _MOST_REMEMBERED = 4
 
 
+def stored_columns(
+    connection: duckdb.DuckDBPyConnection, contract: Contract | None = None
+) -> dict[str, dict[str, str]]:
+    """Stored table, as `schema.table`, -> its columns and their types as contracts spell them; views are left out.
+
+    Args:
+        connection: to the file.
+        contract: only of this table.
+    """
+    of_one = "and schema_name = ? and table_name = ?" if contract else ""
+    found: dict[str, dict[str, str]] = {}
+    for table, column, kind in connection.execute(
+        "select schema_name || '.' || table_name, column_name, data_type "
+        "from duckdb_columns() join duckdb_tables() using (database_name, schema_name, table_name) "
+        f"where database_name = current_database() {of_one} order by all",
+        [contract.layer, contract.name] if contract else [],
+    ).fetchall():
+        found.setdefault(table, {})[column] = kind.replace("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ")
+    return found
+
+
+def wanted_columns(contract: Contract) -> dict[str, tuple[str, bool]]:
+    """Column -> type, and whether it may be null, as `assert_stored` takes them."""
+    return {c.name: (c.duckdb_type, c.nullable) for c in contract.columns}
+
+
+def differences(stored: Mapping[str, object], wanted: Mapping[str, tuple[object, bool]]) -> list[str]:
+    """How a stored table, as column -> type, is not as its contract has it, but for nullable columns that it lacks."""
+    return [
+        *(f"{name} is stored but not in the contract" for name in sorted(set(stored) - set(wanted))),
+        *(
+            f"{name} is required by the contract but not stored"
+            for name, (_, is_nullable) in wanted.items()
+            if name not in stored and not is_nullable
+        ),
+        *(
+            f"{name} is stored as {stored[name]} but the contract says {kind}"
+            for name, (kind, _) in wanted.items()
+            if name in stored and stored[name] != kind
+        ),
+    ]
+
+
 def assert_stored(
     contract: Contract, stored: Mapping[str, object], wanted: Mapping[str, tuple[object, bool]], *others: str
 ) -> None:
@@ -416,24 +455,11 @@ def assert_stored(
     Raises:
         SchemaMismatchError: it differs; says how, and the remedy.
     """
-    differing = [
-        *(f"{name} is stored but not in the contract" for name in sorted(set(stored) - set(wanted))),
-        *(
-            f"{name} is required by the contract but not stored"
-            for name, (_, is_nullable) in wanted.items()
-            if name not in stored and not is_nullable
-        ),
-        *(
-            f"{name} is stored as {stored[name]} but the contract says {kind}"
-            for name, (kind, _) in wanted.items()
-            if name in stored and stored[name] != kind
-        ),
-        *others,
-    ]
-    if differing:
+    if differing := [*differences(stored, wanted), *others]:
         raise SchemaMismatchError(
             f"{contract.name}: the stored table differs from the contract ({'; '.join(differing)}). "
-            f"Rebuild it: hospital build --rebuild {contract.name}"
+            f"Rebuild it: hospital build --rebuild {contract.name}, or after an "
+            "upgrade of the program all that changed: hospital upgrade"
         )
 
 
@@ -463,11 +489,15 @@ def _qualified(contract: Contract) -> str:
 
 
 def _definition(contract: Contract) -> str:
-    columns = ", ".join(
+    return f"{_qualified(contract)} ({definition_of(contract)})"
+
+
+def definition_of(contract: Contract) -> str:
+    """The columns of a table as `create table` takes them."""
+    return ", ".join(
         f"{quoted(c.name)} {c.duckdb_type}" + (f" using compression {c.compression}" if c.compression else "")
         for c in contract.columns
     )
-    return f"{_qualified(contract)} ({columns})"
 
 
 def _delete(connection: duckdb.DuckDBPyConnection, contract: Contract, period: Period) -> None:
@@ -616,6 +646,7 @@ def open_warehouse(
 
     Raises:
         WarehouseLockedError: still locked after `wait_seconds`; names the holder.
+        DirectoryVersionError: a newer program has written the directory.
     """
     file = file.resolve()
     opened = _Opened.by_file.get(file)
@@ -663,6 +694,10 @@ def _open(
         while not lock.try_acquire():
             wait(lock.holder())
         try:
+            # Who waited may have waited for an upgrade.
+            refuse_newer(file.parent)
+            if not file.exists():
+                stamp_new(file.parent)
             while True:
                 try:
                     connection = _connect(file, memory_limit)
@@ -677,6 +712,25 @@ def _open(
             lock.release()
             raise
     return _Opened(Warehouse(file, connection, in_memory_rows), lock)
+
+
+@contextlib.contextmanager
+def replacing_warehouse(file: Path) -> Iterator[Path]:
+    """A file to write instead of the warehouse, which nobody has open; see `files.replacing`.
+
+    Raises:
+        WarehouseLockedError: a process has it.
+    """
+    lock = _FileLock(_lock_file(file))
+    if file.resolve() in _Opened.by_file or not lock.try_acquire():
+        raise WarehouseLockedError(f"{file.name} is in use by {lock.holder()}: let it finish, then run this again")
+    try:
+        with replacing(file, is_durable=True, mode=0o600) as temporary:
+            yield temporary
+            # The last writes of what is replaced are not for what replaces it.
+            file.with_name(file.name + ".wal").unlink(missing_ok=True)
+    finally:
+        lock.release()
 
 
 #: It multiplies expressions out along our chains of steps: seconds of planning for ten rows.

@@ -21,7 +21,8 @@ from hospital_assets.warehouse.dialect import literal, quoted
 
 _LOG = logging.getLogger("hospital.warehouse")
 
-_LOADS = (
+#: The table, as `Warehouse.make_once` takes it.
+LOADED_FILES = (
     "raw.loaded_files",
     """
     subject varchar not null, source_file varchar not null, file_sha256 varchar,
@@ -46,7 +47,7 @@ def record_loads(warehouse: Warehouse, contract: Contract, period: Period | None
     if period is not None:
         days = "and service_date >= ? and service_date < ?"
         bound = [period.first, period.end]
-    warehouse.make_once(*_LOADS)
+    warehouse.make_once(*LOADED_FILES)
     connection = warehouse.connection
     connection.execute(f"delete from raw.loaded_files where subject = ? {days}", [subject, *bound])
     connection.execute(
@@ -73,7 +74,7 @@ def complete_loads(warehouse: Warehouse, run_id: str) -> None:
 
 def read_loads(warehouse: Warehouse) -> pl.DataFrame:
     """Which file's rows are stored for which day: the table `raw.loaded_files`."""
-    warehouse.make_once(*_LOADS)
+    warehouse.make_once(*LOADED_FILES)
     loads: pl.DataFrame = warehouse.connection.sql("from raw.loaded_files").pl()
     return loads
 
@@ -99,7 +100,7 @@ _LEDGER_COPY = """
 
 def publish_ledger(warehouse: Warehouse) -> None:
     """Copy the ledger, with what is loaded of each file, to where it can be read at any time."""
-    warehouse.make_once(*_LOADS)
+    warehouse.make_once(*LOADED_FILES)
     with replacing(ledger_copy(warehouse.file)) as temporary:
         warehouse.connection.execute(f"copy ({_LEDGER_COPY}) to {literal(str(temporary))} (format parquet)")
 
