@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import duckdb
 import polars as pl
+import pytest
 
 from hospital_assets.assets.dimensions.scd2 import END_OF_TIME
 from hospital_assets.automation.build import BuildReport, build
@@ -65,6 +67,18 @@ def tables(settings: Settings) -> Iterator[tuple[str, str]]:
                 f"select count(*), sum(hash(concat_ws('|', {columns}))::hugeint) from {contract.qualified_name}"
             ).fetchall()
             yield contract.name, str(row)
+
+
+def self_signed(certificate: Path, key: Path, name: str = "localhost") -> None:
+    """Make a certificate and its key, as PEM files, with openssl; skips where that is not installed."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed; it makes the certificate")
+    kind = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
+    # An address stands in it, too: a client that names none is told by it.
+    names = ("-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name},IP:127.0.0.1")
+    command = [openssl, "req", "-x509", *kind, *names, "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def query(settings: Settings, sql: str) -> pl.DataFrame:

@@ -8,7 +8,6 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import socket
 import ssl
@@ -25,6 +24,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hospital_assets.certificates import ServerTls
 from hospital_assets.landing.hl7v2 import normalised
 from hospital_assets.listeners import mllp
 from hospital_assets.listeners.mllp import (
@@ -37,8 +37,8 @@ from hospital_assets.listeners.mllp import (
     answer,
     refuse_open_network,
     rejection,
-    server_tls,
 )
+from hospital_assets_tests.helpers import self_signed
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
@@ -364,34 +364,8 @@ def test_nothing_logged_names_a_patient(options: ListenerOptions, caplog: pytest
 
 
 def test_tls(options: ListenerOptions, tmp_path: Path) -> None:
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl is not installed; it makes the certificate")
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    subprocess.run(
-        [
-            openssl,
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-keyout",
-            key,
-            "-out",
-            certificate,
-            "-days",
-            "2",
-            "-subj",
-            "/CN=localhost",
-            "-addext",
-            "subjectAltName=DNS:localhost",
-        ],
-        check=True,
-        capture_output=True,
-    )
+    self_signed(certificate, key)
     trusting = ssl.create_default_context(cafile=str(certificate))
     showing = ssl.create_default_context(cafile=str(certificate))
     showing.load_cert_chain(certificate, key)
@@ -407,9 +381,29 @@ def test_tls(options: ListenerOptions, tmp_path: Path) -> None:
             if not await exchange(port, sent):
                 raise ConnectionError
 
-    with_listener(replace(options, tls=server_tls(certificate, key, certificate)), client)
-    with pytest.raises(ListenerError, match="cannot be used"):
-        server_tls(tmp_path / "no.pem", key)
+    with_listener(replace(options, tls=ServerTls(certificate, key, certificate).context), client)
+
+
+def test_a_renewed_certificate_is_taken_while_messages_come(options: ListenerOptions, tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    self_signed(certificate, key)
+    tls = ServerTls(certificate, key)
+
+    async def client(port: int, _: Listener) -> None:
+        before = ssl.create_default_context(cafile=str(certificate))
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=before, server_hostname="localhost")
+        self_signed(certificate, key)
+        assert tls.look()
+        after = ssl.create_default_context(cafile=str(certificate))
+        assert answers(await exchange(port, framed(message(1)), ssl=after, server_hostname="localhost"))
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await exchange(port, framed(message(2)), ssl=before, server_hostname="localhost")
+        # The connection of before goes on.
+        writer.write(framed(message(3)))
+        assert answers(await reader.readuntil(b"\x1c\r")) == [("AA", "3")]
+        writer.close()
+
+    with_listener(replace(options, tls=tls.context), client)
 
 
 # --- real processes, killed ---------------------------------------------------------------------------------

@@ -8,10 +8,10 @@ of its own (DNS rebinding).
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
 import socket
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from hospital_assets.certificates import CertificateError, ServerTls
 from hospital_assets.logs import is_json
 from hospital_assets.settings import SettingsError
 
@@ -98,11 +99,9 @@ def check(address: Address, *, has_users: bool) -> None:
         raise ServingError("a certificate and its key belong together: give --certificate and --certificate-key")
     if address.certificate and address.certificate_key:
         try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(address.certificate, address.certificate_key)
-        except OSError as error:
-            raise ServingError(
-                f"{address.certificate} and {address.certificate_key} are no PEM certificate and its key: {error}"
-            ) from None
+            ServerTls(address.certificate, address.certificate_key)
+        except CertificateError as error:
+            raise ServingError(str(error)) from None
     reached = ", ".join(address.names) if address.is_loopback else address.host
     if address.is_reachable and not has_users:
         raise ServingError(
@@ -124,7 +123,7 @@ def trusted_hosts(hosts: tuple[str, ...]) -> Middleware:
 
 
 def run(app: Starlette, address: Address, *, graceful_seconds: int) -> None:
-    """Answer until ended.
+    """Answer until ended; a certificate that is renewed meanwhile is taken for new connections.
 
     Args:
         app: what answers.
@@ -134,20 +133,23 @@ def run(app: Starlette, address: Address, *, graceful_seconds: int) -> None:
     import uvicorn
 
     # Without a configuration of its own, its loggers are those of the process.
-    as_it_has_it: dict[str, Any] = {"log_config": None} if is_json() else {}
-    uvicorn.run(
-        app,
-        host=address.host,
-        port=address.port,
-        ssl_certfile=address.certificate,
-        ssl_keyfile=None if address.certificate_key is None else str(address.certificate_key),
-        # Who asks and by which scheme is taken from headers only where a proxy was announced.
-        proxy_headers=bool(address.names),
-        log_level="warning",
-        **PARSING,
-        **as_it_has_it,
-        timeout_graceful_shutdown=graceful_seconds,
-    )
+    extra: dict[str, Any] = {"log_config": None} if is_json() else {}
+    with contextlib.ExitStack() as stack:
+        if address.certificate and address.certificate_key:
+            tls = ServerTls(address.certificate, address.certificate_key)
+            stack.enter_context(tls.renewed())
+            extra["ssl_context_factory"] = lambda *_: tls.context
+        uvicorn.run(
+            app,
+            host=address.host,
+            port=address.port,
+            # Who asks and by which scheme is taken from headers only where a proxy was announced.
+            proxy_headers=bool(address.names),
+            log_level="warning",
+            **PARSING,
+            **extra,
+            timeout_graceful_shutdown=graceful_seconds,
+        )
 
 
 def _is_every_address(host: str) -> bool:

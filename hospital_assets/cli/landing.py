@@ -357,35 +357,40 @@ def _listen_to_stream(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _listen_to_mllp(options: argparse.Namespace, settings: Settings) -> int:
+    import contextlib
     import logging
     import signal
 
+    from hospital_assets.certificates import ServerTls
     from hospital_assets.landing.registry import load_profiles
-    from hospital_assets.listeners.mllp import ListenerOptions, listen, server_tls
+    from hospital_assets.listeners.mllp import ListenerOptions, listen
     from hospital_assets.logs import teller
 
     if bool(options.tls_cert) != bool(options.tls_key):
         raise ValueError("--tls-cert and --tls-key belong together")
     tls = None
     if options.tls_cert:
-        tls = server_tls(options.tls_cert, options.tls_key, options.tls_client_ca)
+        tls = ServerTls(options.tls_cert, options.tls_key, options.tls_client_ca)
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
     say = teller("hospital.listen")
-    counts = listen(
-        ListenerOptions(
-            folder=settings.landing / load_profiles(settings.profiles_folder).named(options.profile).name / "mllp",
-            host=options.host,
-            port=options.port,
-            processing_ids=tuple(options.processing_id or ("P", "D", "T")),
-            max_connections=options.max_connections,
-            max_message_bytes=options.max_message_bytes,
-            file_seconds=options.file_seconds,
-            quiet_seconds=min(2.0, options.file_seconds),
-            tls=tls,
-            is_open=options.insecure_network,
-        ),
-        lambda loop, stop: [loop.add_signal_handler(number, stop.set) for number in (signal.SIGINT, signal.SIGTERM)],
-        lambda host, port: say(f"listening on {host} port {port}"),
-    )
+    with tls.renewed() if tls else contextlib.nullcontext():
+        counts = listen(
+            ListenerOptions(
+                folder=settings.landing / load_profiles(settings.profiles_folder).named(options.profile).name / "mllp",
+                host=options.host,
+                port=options.port,
+                processing_ids=tuple(options.processing_id or ("P", "D", "T")),
+                max_connections=options.max_connections,
+                max_message_bytes=options.max_message_bytes,
+                file_seconds=options.file_seconds,
+                quiet_seconds=min(2.0, options.file_seconds),
+                tls=tls.context if tls else None,
+                is_open=options.insecure_network,
+            ),
+            lambda loop, stop: [
+                loop.add_signal_handler(number, stop.set) for number in (signal.SIGINT, signal.SIGTERM)
+            ],
+            lambda host, port: say(f"listening on {host} port {port}"),
+        )
     say(f"{counts.accepted:,} messages landed, {counts.rejected:,} rejected, {counts.failed:,} could not be stored")
     return 0

@@ -100,23 +100,6 @@ def refuse_open_network(options: ListenerOptions) -> None:
         )
 
 
-def server_tls(certificate: Path, key: Path, client_ca: Path | None = None) -> ssl.SSLContext:
-    """TLS for the listener; with `client_ca`, only for clients that show a certificate of it.
-
-    Raises:
-        ListenerError: a file is missing or is no certificate or key.
-    """
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(certificate, key)
-        if client_ca is not None:
-            context.load_verify_locations(client_ca)
-            context.verify_mode = ssl.CERT_REQUIRED
-    except (OSError, ssl.SSLError) as error:
-        raise ListenerError(f"the TLS files cannot be used: {error}") from error
-    return context
-
-
 # Acknowledgements ---------------------------------------------------------------------------------
 
 
