@@ -7,22 +7,27 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import yaml
 
 from hospital_assets.automation.processes import CODE_SOCKET, code_socket
 from hospital_assets.cli import _parser, main
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.operations import doctor
-from hospital_assets.operations.services import SERVICES, systemd_units, write_units
+from hospital_assets.operations.services import SERVICES, container_files, health_of, systemd_units, write_units
 from hospital_assets.settings import EngineSettings, Settings, SettingsError, write_settings
 from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets_tests.test_readme import free_port, until
@@ -76,6 +81,78 @@ def test_a_path_that_systemd_takes_for_something_else_is_refused(name: str, tmp_
         systemd_units(PROGRAM, tmp_path / name, "daemon", tmp_path)
 
 
+# Containers --------------------------------------------------------------------------------------------
+
+
+def test_containers_run_what_units_run_and_nothing_more_than_they_need(tmp_path: Path) -> None:
+    files = container_files(tmp_path, 10_001, tmp_path / "keys", OPTIONAL)
+    compose = yaml.safe_load(files["compose.yaml"])
+    assert list(compose["services"]) == [service.name for service in SERVICES]
+    for service in SERVICES:
+        made = compose["services"][service.name]
+        assert made["command"] == service.command.split()
+        assert made["read_only"] and made["cap_drop"] == ["ALL"] and made["user"] == "10001:10001"
+        assert made["security_opt"] == ["no-new-privileges:true"]
+        assert made["mem_limit"] == f"{service.memory_megabytes}m"
+        assert f"{tmp_path}:/data" in made["volumes"] and f"{tmp_path / 'keys'}:/keys" in made["volumes"]
+        assert ("healthcheck" in made) == bool(service.answers)
+        # Whoever waits for another to be healthy would wait for ever for one without a check.
+        assert all("healthcheck" in compose["services"][name] for name in made.get("depends_on", ()))
+    assert "USER 10001:10001" in files["Containerfile"] and 'ENTRYPOINT ["hospital"]' in files["Containerfile"]
+    with pytest.raises(SettingsError, match="do not run as root"):
+        container_files(tmp_path, 0, tmp_path)
+
+
+def test_services_are_asked_where_they_listen_by_default() -> None:
+    for service in SERVICES:
+        options = _parser().parse_args(service.command.split())
+        if service.answers.startswith(("http", "tcp")):
+            assert (
+                f"127.0.0.1:{options.port}" in service.answers and getattr(options, "host", "127.0.0.1") == "127.0.0.1"
+            )
+
+
+def test_a_health_check_fails_exactly_where_nothing_answers(tmp_path: Path) -> None:
+    class Healthy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/healthz" else 503)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with tempfile.TemporaryDirectory(prefix="hospital-") as folder, HTTPServer(("127.0.0.1", 0), Healthy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        path, port, unused = Path(folder) / "code.sock", server.server_address[1], free_port()
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(path))
+            listening.listen()
+            expected = {
+                f"http://127.0.0.1:{port}/healthz": True,
+                f"http://127.0.0.1:{port}/readyz": False,
+                f"http://127.0.0.1:{unused}/healthz": False,
+                f"tcp:127.0.0.1:{port}": True,
+                f"tcp:127.0.0.1:{unused}": False,
+                f"unix:{path}": True,
+                f"unix:{path}.not": False,
+            }
+            for answers, is_well in expected.items():
+                line = health_of(replace(SERVICES[0], answers=answers))
+                asked = subprocess.run([sys.executable, "-c", line], capture_output=True)
+                assert (asked.returncode == 0) is is_well, answers
+        server.shutdown()
+
+
+def test_deploy_containers_writes_both_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--data-dir", str(tmp_path / "data"), "deploy", "containers", "--into", str(tmp_path / "built")]
+    assert main([*command, "--with", "watch"]) == 0
+    assert {path.name for path in (tmp_path / "built").iterdir()} == {"Containerfile", "compose.yaml"}
+    services = yaml.safe_load((tmp_path / "built" / "compose.yaml").read_text())["services"]
+    assert "watch" in services and "hl7" not in services
+    assert "belong to user 10001 alone" in capsys.readouterr().out
+    assert main([*command, "--user", "0"]) == 2
+
+
 # Dagster's processes -----------------------------------------------------------------------------------
 
 
@@ -91,8 +168,8 @@ def test_each_process_may_be_killed_and_started_again(tmp_path: Path) -> None:
     settings = Settings(tmp_path / "data")
     write_settings(settings)
     folder = tempfile.TemporaryDirectory(prefix="hospital-")  # short, as the name of a socket must be
-    socket = Path(folder.name) / "code.sock"
-    environment = {**os.environ, "HOSPITAL_DATA_DIR": str(settings.data_dir), CODE_SOCKET: str(socket)}
+    at = Path(folder.name) / "code.sock"
+    environment = {**os.environ, "HOSPITAL_DATA_DIR": str(settings.data_dir), CODE_SOCKET: str(at)}
     port = free_port()
 
     @contextmanager

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hospital_assets.operations.services import ENVIRONMENT_FILE, SERVICES, systemd_units, write_units
+from hospital_assets.operations.services import ENVIRONMENT_FILE, SERVICES, container_files, systemd_units, write_units
 from hospital_assets.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def add_commands(commands: Commands) -> None:
     """Add `deploy` to the parser."""
     deployed = commands.add_parser(
         "deploy",
-        help="load publications into PostgreSQL, or write what Snowflake, BI tools, systemd or Prometheus need",
+        help="load publications into PostgreSQL, or write what Snowflake, BI tools, services or Prometheus need",
     )
     targets = deployed.add_subparsers(required=True, metavar="TARGET")
 
@@ -35,21 +35,30 @@ def add_commands(commands: Commands) -> None:
     systemd = targets.add_parser("systemd", help="write the units of the services, for a machine that systemd runs")
     systemd.add_argument("--into", type=Path, required=True, help="folder to write to, as in /etc/systemd/system")
     systemd.add_argument("--user", default="hospital", help="who the services run as (default hospital)")
-    systemd.add_argument(
-        "--keys",
-        type=Path,
-        default=Path("/var/lib/hospital-keys"),
-        help="folder of the keys and of the audit log's anchors (default /var/lib/hospital-keys)",
-    )
-    systemd.add_argument(
-        "--with",
-        dest="also",
-        action="append",
-        default=[],
-        choices=[service.name for service in SERVICES if service.is_optional],
-        help="also this one",
-    )
     systemd.set_defaults(run=_systemd)
+
+    containers = targets.add_parser("containers", help="write a Containerfile, and a compose.yaml of the services")
+    containers.add_argument("--into", type=Path, required=True, help="folder to write to; the wheel goes there, too")
+    containers.add_argument(
+        "--user", type=int, default=10_001, metavar="NUMBER", help="user and group that they run as (default 10001)"
+    )
+    containers.set_defaults(run=_containers)
+
+    for services in (systemd, containers):
+        services.add_argument(
+            "--keys",
+            type=Path,
+            default=Path("/var/lib/hospital-keys"),
+            help="folder of the keys and of the audit log's anchors (default /var/lib/hospital-keys)",
+        )
+        services.add_argument(
+            "--with",
+            dest="also",
+            action="append",
+            default=[],
+            choices=[service.name for service in SERVICES if service.is_optional],
+            help="also this one",
+        )
 
     monitoring = targets.add_parser("monitoring", help="write alert rules for Prometheus and a dashboard for Grafana")
     monitoring.add_argument("--into", type=Path, required=True, help="folder to write to")
@@ -99,6 +108,17 @@ def _systemd(options: argparse.Namespace, settings: Settings) -> int:
     print(
         f"hospital: secrets and settings of the environment go into {ENVIRONMENT_FILE}; then `systemctl daemon-reload` "
         "and `systemctl enable --now hospital.target`"
+    )
+    return 0
+
+
+def _containers(options: argparse.Namespace, settings: Settings) -> int:
+    data_dir, keys = settings.data_dir.resolve(), options.keys.resolve()
+    for path in write_units(container_files(data_dir, options.user, keys, tuple(options.also)), options.into):
+        print(path)
+    print(
+        f"hospital: put the wheel into {options.into}, make {data_dir} and {keys} belong to user {options.user} alone, "
+        "then `docker compose up --build --detach` there"
     )
     return 0
 

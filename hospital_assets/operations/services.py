@@ -1,6 +1,6 @@
-"""The services of an installation, each a process with its own restart, and their systemd units.
+"""The services of an installation, each a process with its own restart: as units of systemd, or as containers.
 
-The units state the same commands that `hospital dev` starts together, hardened: a user of their own, a file system that
+Both state the same commands that `hospital dev` starts together, hardened: a user of their own, a file system that
 is read-only but for the data directory, no new privileges, limited memory.
 """
 
@@ -16,6 +16,7 @@ from hospital_assets.settings import SettingsError
 #: Settings of the environment, secrets among them: read by systemd before it gives up its rights.
 ENVIRONMENT_FILE = Path("/etc/hospital/environment")
 _TARGET = "hospital.target"
+_CODE_SOCKET = Path("/run/hospital-code/code.sock")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Service:
         memory_megabytes: beyond, the system ends it, and it is started again.
         after: services that it looks for at its start.
         is_optional: whether it is installed only where asked for.
+        answers: where it answers while it lives; empty where it listens nowhere.
     """
 
     name: str
@@ -37,16 +39,44 @@ class Service:
     memory_megabytes: int
     after: tuple[str, ...] = ()
     is_optional: bool = False
+    answers: str = ""
 
 
 SERVICES = (
-    Service("code", "Dagster's code server: the definitions, and the runs it starts", "dagster code", 8_000),
+    Service(
+        "code",
+        "Dagster's code server: the definitions, and the runs it starts",
+        "dagster code",
+        8_000,
+        answers=f"unix:{_CODE_SOCKET}",
+    ),
     Service("daemon", "Dagster's daemon: sensors, schedules, the queue of runs", "dagster daemon", 1_500, ("code",)),
-    Service("webserver", "Dagster's UI, on this machine only", "dagster webserver", 1_500, ("code",)),
-    Service("dashboard", "The dashboard", "dashboard", 1_500),
+    Service(
+        "webserver",
+        "Dagster's UI, on this machine only",
+        "dagster webserver",
+        1_500,
+        ("code",),
+        answers="http://127.0.0.1:3000/server_info",
+    ),
+    Service("dashboard", "The dashboard", "dashboard", 1_500, answers="http://127.0.0.1:8000/healthz"),
     Service("watch", "Loads what lands within seconds, and raises alerts", "watch", 4_000, is_optional=True),
-    Service("gateway", "Answers users' SQL from their role's publication", "serve", 4_000, is_optional=True),
-    Service("hl7", "Lands HL7 v2 messages that arrive by MLLP", "listen hl7", 500, is_optional=True),
+    Service(
+        "gateway",
+        "Answers users' SQL from their role's publication",
+        "serve",
+        4_000,
+        is_optional=True,
+        answers="http://127.0.0.1:8321/healthz",
+    ),
+    Service(
+        "hl7",
+        "Lands HL7 v2 messages that arrive by MLLP",
+        "listen hl7",
+        500,
+        is_optional=True,
+        answers="tcp:127.0.0.1:2575",
+    ),
 )
 
 _UNIT = """\
@@ -58,7 +88,7 @@ PartOf={target}
 [Service]
 User={user}
 Group={user}
-Environment=HOSPITAL_DATA_DIR={data_dir} HOSPITAL_CODE_SOCKET=/run/hospital-code/code.sock
+Environment=HOSPITAL_DATA_DIR={data_dir} HOSPITAL_CODE_SOCKET={code_socket}
 Environment=XDG_CONFIG_HOME={keys}
 EnvironmentFile=-{environment_file}
 WorkingDirectory={data_dir}
@@ -125,9 +155,8 @@ def systemd_units(
     for text in (str(program), str(data_dir), user, str(keys)):
         if not re.fullmatch(r"[\w./@+-]+", text, re.ASCII):
             raise SettingsError(f"'{text}' cannot stand in a unit: letters, digits and ./@+-_ only")
-    chosen = [service for service in SERVICES if not service.is_optional or service.name in optional]
     units = {}
-    for service in chosen:
+    for service in _chosen(optional):
         others = " ".join(f"hospital-{name}.service" for name in service.after)
         units[f"hospital-{service.name}.service"] = _UNIT.format(
             description=service.description,
@@ -137,6 +166,7 @@ def systemd_units(
             data_dir=data_dir,
             keys=keys,
             environment_file=ENVIRONMENT_FILE,
+            code_socket=_CODE_SOCKET,
             program=program,
             command=service.command,
             runtime="RuntimeDirectory=hospital-code\nRuntimeDirectoryMode=0700\n" if service.name == "code" else "",
@@ -146,8 +176,104 @@ def systemd_units(
     return units
 
 
+def _chosen(optional: tuple[str, ...]) -> list[Service]:
+    return [service for service in SERVICES if not service.is_optional or service.name in optional]
+
+
+_CONTAINERFILE = """\
+# Written by `hospital deploy containers`. Beside it lies the wheel: pip wheel . --no-deps
+FROM docker.io/library/python:3.11-slim-bookworm
+RUN groupadd --gid {user} hospital && useradd --uid {user} --gid {user} --home-dir /data --no-create-home \\
+    --shell /usr/sbin/nologin hospital && install -d -o {user} -g {user} -m 700 /data /keys {code_folder}
+COPY hospital_assets-*.whl /tmp/
+# Compiled here: nothing can be written at run time.
+RUN for wheel in /tmp/hospital_assets-*.whl; do pip install --no-cache-dir --compile "$wheel[metrics]"; done \\
+    && rm /tmp/hospital_assets-*.whl
+ENV HOSPITAL_DATA_DIR=/data XDG_CONFIG_HOME=/keys HOSPITAL_CODE_SOCKET={code_socket} PYTHONDONTWRITEBYTECODE=1
+USER {user}:{user}
+WORKDIR /data
+ENTRYPOINT ["hospital"]
+"""
+
+_COMPOSE = """\
+# Written by `hospital deploy containers`. Change it in a compose.override.yaml, which an upgrade leaves alone.
+# The network is the machine's: each listens where its unit of systemd would, at loopback unless its command says otherwise.
+"""
+
+#: Run by Python in the container, which has no curl; the address follows.
+_HEALTH = {
+    "http": "import urllib.request as r; r.urlopen({!r}, timeout=5)",
+    "tcp": "import socket as s; s.create_connection({!r}, timeout=5)",
+    "unix": "import socket as s; s.socket(s.AF_UNIX).connect({!r})",
+}
+
+
+def container_files(data_dir: Path, user: int, keys: Path, optional: tuple[str, ...] = ()) -> dict[str, str]:
+    """A Containerfile, and a compose.yaml of the same services, by name.
+
+    Args:
+        data_dir: of the machine, writable by the user.
+        user: number of the user and the group that they run as.
+        keys: folder of the keys and of the anchors of the audit log, outside the data directory, writable by the user.
+        optional: names of optional services that are wanted, too.
+
+    Raises:
+        SettingsError: they would run as root.
+    """
+    import yaml
+
+    if user == 0:
+        raise SettingsError("services do not run as root: name another --user")
+    services = {}
+    for service in _chosen(optional):
+        said = {
+            "image": "hospital-assets",
+            "build": {"context": ".", "dockerfile": "Containerfile"},
+            "command": service.command.split(),
+            "user": f"{user}:{user}",
+            "network_mode": "host",
+            "read_only": True,
+            "tmpfs": ["/tmp"],  # noqa: S108  (of the container)
+            "cap_drop": ["ALL"],
+            "security_opt": ["no-new-privileges:true"],
+            "env_file": [{"path": str(ENVIRONMENT_FILE), "required": False}],
+            "volumes": [f"{data_dir}:/data", f"{keys}:/keys", f"code:{_CODE_SOCKET.parent}"],
+            "mem_limit": f"{service.memory_megabytes}m",
+            # Runs and transactions end by themselves; what is cut off is made again.
+            "stop_grace_period": "60s",
+            "restart": "unless-stopped",
+            # Ends what a killed run has left.
+            "init": True,
+        }
+        if service.answers:
+            said["healthcheck"] = {
+                "test": ["CMD", "python", "-c", health_of(service)],
+                "interval": "30s",
+                "timeout": "10s",
+                "retries": 3,
+                "start_period": "2m",
+            }
+        if service.after:
+            said["depends_on"] = {name: {"condition": "service_healthy"} for name in service.after}
+        services[service.name] = said
+    compose = yaml.safe_dump({"name": "hospital", "services": services, "volumes": {"code": {}}}, sort_keys=False)
+    return {
+        "Containerfile": _CONTAINERFILE.format(user=user, code_folder=_CODE_SOCKET.parent, code_socket=_CODE_SOCKET),
+        "compose.yaml": _COMPOSE + compose,
+    }
+
+
+def health_of(service: Service) -> str:
+    """A line of Python that fails where a service does not answer."""
+    kind, _, where = service.answers.partition(":")
+    if kind == "tcp":
+        host, _, port = where.partition(":")
+        return _HEALTH[kind].format((host, int(port)))
+    return _HEALTH[kind].format(service.answers if kind == "http" else where)
+
+
 def write_units(units: dict[str, str], into: Path) -> list[Path]:
-    """Write unit files into a folder."""
+    """Write files into a folder, which others may read."""
     make_folder(into)
     for name, text in units.items():
         # systemd reads them as root, and complains of those that only the owner may read.
