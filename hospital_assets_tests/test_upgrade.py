@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,11 +18,15 @@ from pathlib import Path
 import dagster as dg
 import duckdb
 import pytest
+from alembic.script import ScriptDirectory
+from dagster._core.storage.runs import sqlite
+from dagster._core.storage.sql import get_alembic_config
 
 from hospital_assets import directory
 from hospital_assets.access.audit import read_entries
 from hospital_assets.automation.build import BuildReport, publish
-from hospital_assets.automation.upgrade import Plan, UpgradeError, plan_upgrade, undo, upgrade
+from hospital_assets.automation.instance import dagster_instance
+from hospital_assets.automation.upgrade import Plan, UpgradeError, _upgrade_history, plan_upgrade, undo, upgrade
 from hospital_assets.checks.findings import newest_results
 from hospital_assets.checks.table_checks import every_kind
 from hospital_assets.cli import _OF_ANY_VERSION, main
@@ -160,6 +166,7 @@ def test_rows_that_cannot_be_taken_over_stop_it_before_anything_is_changed(
     with pytest.raises(UpgradeError, match="raw_landed_files cannot be taken over") as raised:
         upgrade(graph(), settings, NOW, keep=None)
     assert "much" not in str(raised.value)
+    assert version_of(settings.warehouse_file.parent).is_finished
     with duckdb.connect(str(settings.warehouse_file)) as connection:
         assert stored_columns(connection) == stored
 
@@ -283,6 +290,8 @@ def test_an_older_directory_waits_for_its_upgrade(
     assert main([*here, "build"]) == 2 and main([*here, "dashboard"]) == 2
     assert "has version 1 of a data directory, and this program works on 2" in capsys.readouterr().err
     assert main([*here, "snapshots"]) == 0
+    main([*here, "doctor"])
+    assert f"ERROR    version: {tmp_path} has version 1" in capsys.readouterr().out
     assert not plan(settings).is_empty
     assert main([*here, "upgrade", "--yes"]) == 0
     assert version_of(settings.warehouse_file.parent).number == 2
@@ -306,6 +315,41 @@ def test_tables_that_are_computed_otherwise_since_a_version_are_built_anew(
     assert plan(settings).built == ("kpi_units",)
     write_version(settings.warehouse_file.parent, DirectoryVersion(3, "", is_finished=False, before=1))
     assert "kpi_trends" in plan(settings).built
+
+
+def test_the_log_of_a_killed_writer_is_read_and_left_alone(built: tuple[Settings, BuildReport], tmp_path: Path) -> None:
+    settings = warehouse_copy(built[0], tmp_path)
+    change = (
+        "import duckdb, os, sys; writer = duckdb.connect(sys.argv[1]); "
+        "writer.execute('alter table kpis.kpi_waits drop column wait_median_minutes'); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", change, str(settings.warehouse_file)])
+    wal = settings.warehouse_file.with_name("hospital.duckdb.wal")
+    before = state(tmp_path), wal.read_bytes()
+    assert [change.table for change in plan(settings).changes] == ["kpis.kpi_waits"]
+    assert before == (state(tmp_path), wal.read_bytes()) and before[1]
+
+
+def test_the_history_of_an_older_dagster_is_brought_up(tmp_path: Path) -> None:
+    settings = Settings(tmp_path)
+    with dagster_instance(settings) as instance:
+        version = instance.run_storage.alembic_version()
+    assert version is not None and version[0] == version[1]
+    with contextlib.closing(sqlite3.connect(settings.dagster_home / "history" / "runs.db")) as history:
+        # What that revision brings is there already, which Dagster looks for.
+        history.execute("update alembic_version set version_num = ?", [older_revision(str(version[1]))])
+        history.commit()
+    with dagster_instance(settings) as instance:
+        assert instance.run_storage.alembic_version() != version
+    _upgrade_history(settings)
+    with dagster_instance(settings) as instance:
+        assert instance.run_storage.alembic_version() == version
+
+
+def older_revision(head: str) -> str:
+    """The revision of Dagster's runs before the newest."""
+    scripts = ScriptDirectory.from_config(get_alembic_config(sqlite.__file__))
+    return str(scripts.get_revision(head).down_revision)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"number": "2"}', '{"number": 1, "snapshot": 3}'])

@@ -99,9 +99,14 @@ class Plan:
     lost: Mapping[str, int] = field(default_factory=dict)
 
     @property
+    def is_stamp(self) -> bool:
+        """Whether at most the version is to be written down."""
+        return not self.changes and self.version.is_finished
+
+    @property
     def is_empty(self) -> bool:
         """Whether there is nothing to do."""
-        return not self.changes and self.version.is_finished and self.version.number == directory.VERSION
+        return self.is_stamp and self.version.number == directory.VERSION
 
 
 def plan_upgrade(definitions: dg.Definitions, settings: Settings, *, fill: bool = False) -> Plan:
@@ -297,11 +302,15 @@ def upgrade(
                 say(f"took the snapshot {snapshot.file.name}")
         write_version(folder, began)
         connection = warehouse.connection
-        with without_values("the tables could not be changed; none was"), warehouse.transaction():
-            for change in plan.changes:
-                _change(warehouse, change)
-            for name in plan.built:
-                warehouse.drop(CONTRACTS[name])
+        try:
+            with without_values("the tables could not be changed; none was"), warehouse.transaction():
+                for change in plan.changes:
+                    _change(warehouse, change)
+                for name in plan.built:
+                    warehouse.drop(CONTRACTS[name])
+        except Exception:
+            write_version(folder, found)
+            raise
         report, failures = None, list[str]()
         if plan.built:
             report = build(definitions, settings, select=plan.built, progress=progress)
@@ -310,7 +319,8 @@ def upgrade(
         failures += [f"{change.table} {change.why}" for change in left]
         if not failures:
             publish_ledger(warehouse)
-        if not failures and plan.changes and published_audiences(settings.data_dir):
+        # One that was cut off may have been so while it published.
+        if not failures and not plan.is_stamp and published_audiences(settings.data_dir):
             say("publishing")
             failures += publish(definitions, settings, progress=progress).failures
         if not failures:

@@ -197,7 +197,7 @@ ENTRYPOINT ["hospital"]
 
 _COMPOSE = """\
 # Written by `hospital deploy containers`. Change it in a compose.override.yaml, which an upgrade leaves alone.
-# The network is the machine's: each listens where its unit of systemd would, at loopback unless its command says otherwise.
+# The network is the machine's: each listens where its unit would, at loopback unless its command says otherwise.
 """
 
 #: Run by Python in the container, which has no curl; the address follows.
