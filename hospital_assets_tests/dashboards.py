@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import uvicorn
+from starlette.applications import Starlette
 
 from hospital_assets.access.audit import Event
 from hospital_assets.access.serving import PARSING
@@ -60,22 +62,30 @@ class Served:
 
 
 @contextmanager
-def serve(settings: Settings, audience: str = "admin") -> Iterator[Served]:
+def serve(settings: Settings, audience: str = "admin", port: int = 0) -> Iterator[Served]:
     """Serve a data directory until the block ends."""
     seen: list[Event] = []
     dashboard = dashboard_of(settings, audience, seen.append)
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(
-        uvicorn.Config(create_app(dashboard), log_level="error", timeout_graceful_shutdown=1, **PARSING)
-    )
+    try:
+        with running(create_app(dashboard), port) as address:
+            yield Served(address, dashboard, seen)
+    finally:
+        dashboard.users.close()
+
+
+@contextmanager
+def running(app: Starlette, port: int = 0, **options: Any) -> Iterator[str]:
+    """An application, served until the block ends; its address."""
+    listener = socket.create_server(("127.0.0.1", port))
+    options = {"log_level": "error", "timeout_graceful_shutdown": 1, **PARSING, **options}
+    server = uvicorn.Server(uvicorn.Config(app, **options))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     while not server.started:
         assert thread.is_alive()
         time.sleep(0.02)
     try:
-        yield Served(f"http://127.0.0.1:{listener.getsockname()[1]}", dashboard, seen)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(timeout=60)
-        dashboard.users.close()

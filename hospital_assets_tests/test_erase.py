@@ -359,6 +359,7 @@ def test_every_place_that_a_variable_names_is_listed(tmp_path: Path) -> None:
     no_places = {"HOSPITAL_DATA_DIR", "HOSPITAL_ENGINE", "HOSPITAL_IN_MEMORY_ROWS", "HOSPITAL_AUDIT_KEY"}
     no_places |= {f"HOSPITAL_SFTP_{name}" for name in ("KEY", "KNOWN_HOSTS", "PASSWORD")}
     no_places |= {"HOSPITAL_PSEUDONYM_KEY", "HOSPITAL_PSEUDONYM_KEY_FILE", "HOSPITAL_CODE_SOCKET"}
+    no_places |= {"HOSPITAL_OIDC_CLIENT_SECRET", "HOSPITAL_OIDC_CLIENT_SECRET_FILE"}
     package = Path(erase.__file__).parents[1]
     named = {
         name

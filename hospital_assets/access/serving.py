@@ -42,6 +42,7 @@ class Address:
         certificate: PEM file.
         certificate_key: PEM file with its key.
         names: host names it is reached by through a reverse proxy or a name server, without port.
+        proxies: addresses or networks of reverse proxies: whom they say they ask for, and by which scheme, is believed.
     """
 
     host: str = "127.0.0.1"
@@ -49,6 +50,7 @@ class Address:
     certificate: Path | None = None
     certificate_key: Path | None = None
     names: tuple[str, ...] = ()
+    proxies: tuple[str, ...] = ()
 
     @property
     def is_loopback(self) -> bool:
@@ -93,6 +95,14 @@ def check(address: Address, *, has_users: bool) -> None:
     for name in address.names:
         if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\]", name):
             raise ServingError(f"'{name}' is no host name: say it as in ed.example.org, without https://, port or *")
+    for proxy in address.proxies:
+        try:
+            ipaddress.ip_network(proxy)
+        except ValueError:
+            raise ServingError(
+                f"'{proxy}' is no address of a proxy: say --proxy as in 127.0.0.1 or 10.1.2.0/28; a name or * would "
+                "let others say that they are somebody else"
+            ) from None
     if (address.certificate is None) != (address.certificate_key is None):
         raise ServingError("a certificate and its key belong together: give --certificate and --certificate-key")
     if address.certificate and address.certificate_key:
@@ -132,18 +142,22 @@ def run(app: Starlette, address: Address, *, graceful_seconds: int) -> None:
     """
     import uvicorn
 
-    uvicorn.run(
-        app,
-        host=address.host,
-        port=address.port,
-        ssl_certfile=address.certificate,
-        ssl_keyfile=None if address.certificate_key is None else str(address.certificate_key),
-        # Who asks and by which scheme is taken from headers only where a proxy was announced.
-        proxy_headers=bool(address.names),
-        log_level="warning",
+    uvicorn.run(app, **options_of(address), timeout_graceful_shutdown=graceful_seconds)
+
+
+def options_of(address: Address) -> dict[str, Any]:
+    """What uvicorn is told about an address."""
+    return {
+        "host": address.host,
+        "port": address.port,
+        "ssl_certfile": address.certificate,
+        "ssl_keyfile": None if address.certificate_key is None else str(address.certificate_key),
+        # Who asks and by which scheme is taken from headers of these only; never from the environment's list.
+        "proxy_headers": bool(address.proxies),
+        "forwarded_allow_ips": list(address.proxies),
+        "log_level": "warning",
         **PARSING,
-        timeout_graceful_shutdown=graceful_seconds,
-    )
+    }
 
 
 def _is_every_address(host: str) -> bool:
