@@ -146,7 +146,7 @@ def run(app: Starlette, address: Address, *, graceful_seconds: int) -> None:
 
 
 def options_of(address: Address) -> dict[str, Any]:
-    """What uvicorn is told about an address."""
+    """What uvicorn has to know about an address."""
     return {
         "host": address.host,
         "port": address.port,

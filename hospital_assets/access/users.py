@@ -458,7 +458,7 @@ class Users:
         return stated, bool(found and found[0][3])
 
     def _free_name(self, person: Person) -> str:
-        """The name of somebody new: one that another subject had first is told apart by the subject's hash."""
+        """The name of somebody new: a name that another subject had first gets a hash of the subject."""
         is_taken = self._connection.execute("select 1 from users where name = ?", [person.called]).fetchall()
         return f"{person.called}~{_digest(f'{person.issuer} {person.subject}')[:12]}" if is_taken else person.called
 
