@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from joserfc import jwt
 from joserfc.jwk import RSAKey
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from hospital_assets_tests.dashboards import running
@@ -92,6 +93,10 @@ class Provider:
             back = urlencode({"code": code, "state": asked["state"]})
             return RedirectResponse(f"{asked['redirect_uri']}?{back}", 302)
 
+        async def page(request: Request) -> Response:
+            """For a browser: what leads to `authorize` at a click; and whatever else is asked for."""
+            return HTMLResponse(f'<a href="/authorization?{html.escape(request.url.query)}">Go on</a>')
+
         async def token(request: Request) -> Response:
             form = {name: values[0] for name, values in parse_qs((await request.body()).decode()).items()}
             basic = base64.b64encode(f"{CLIENT}:{SECRET}".encode()).decode()
@@ -126,6 +131,8 @@ class Provider:
                 counted("/authorization", authorize),
                 counted("/token", token),
                 counted("/jwks", jwks),
+                counted("/page", page),
+                counted("/end_session", page),
             ]
         )
 

@@ -42,6 +42,7 @@ from hospital_assets.publishing.policy import shipped_policy
 from hospital_assets.settings import IdentitySettings, Settings, SettingsError, load_settings, write_settings
 from hospital_assets_tests.dashboards import Served, running, serve
 from hospital_assets_tests.providers import API, CLIENT, SECRET, Provider, new_key, provider_running
+from hospital_assets_tests.test_dashboard_browser import CHROMIUM, FLAGS
 
 PASSWORD = "correct horse battery"  # noqa: S105
 ROLES = (("admins", "admin"), ("doctors of mercy", "doctor-H1"), ("analysts", "analyst"))
@@ -158,6 +159,35 @@ def test_with_a_provider_by_others(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("oidc:ada.l", "logout", "allowed"),
         ("oidc:bob", "login", "refused"),
     ]
+
+
+@pytest.mark.nightly
+def test_in_a_browser_that_keeps_strict_cookies_to_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The provider is at another site, so a redirect from there would arrive without the session's cookie."""
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed (apt install chromium)")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (dev extra)")
+    monkeypatch.setenv(SECRET_VARIABLE, SECRET)
+    port = free_port()
+    with provider_running() as provider:
+        provider.issuer = provider.issuer.replace("127.0.0.1", "localhost")
+        provider.metadata = {"authorization_endpoint": f"{provider.issuer}/page"}
+        identity = identity_at(provider.issuer, f"http://127.0.0.1:{port}")
+        with (
+            serve(Settings(tmp_path, identity=identity), port=port) as served,
+            sync_api.sync_playwright() as playwright,
+            playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS[:-1]) as chromium,
+        ):
+            page = chromium.new_page()
+            page.goto(f"{served.address}/flow")
+            page.get_by_text("Sign in with identity provider").click()
+            page.get_by_text("Go on").click()
+            page.wait_for_url(f"{served.address}/flow")
+            assert page.get_by_text("Role: analyst").is_visible()
+            page.get_by_text("Sign out").click()
+            page.wait_for_url(f"{provider.issuer}/end_session?**")
+            page.goto(f"{served.address}/flow")
+            assert page.url == f"{served.address}/login?next=flow"
 
 
 # What a provider's answer must be
@@ -331,7 +361,7 @@ def test_cookies_say_nothing_and_are_out_of_reach(place: Place) -> None:
     assert pending.startswith(f"{PENDING_COOKIE}=") and "httponly" in pending and "samesite=lax" in pending
     session = browser.sign_in().headers["set-cookie"].lower()
     assert session.startswith(f"{COOKIE}=") and "httponly" in session and "samesite=strict" in session
-    assert {len(cookie.value or "") for cookie in browser.cookies} == {43}
+    assert {cookie.name: len(cookie.value or "") for cookie in browser.cookies} == {COOKIE: 43}
     assert "secure" not in session  # a trial at loopback
 
 

@@ -139,8 +139,16 @@ def test_a_file_of_before_is_used(tmp_path: Path, users: Users) -> None:
             "expires_at text)"
         )
         connection.execute("insert into sessions values ('a', 'dashboard', 'ann', '2026', '2099')")
+        connection.execute(
+            "create table users (name text primary key, role text not null, hospital_id text, salt blob not null, "
+            "password blob not null, created_at text not null, is_disabled integer not null default 0, "
+            "failure_count integer not null default 0, failed_at text)"
+        )
+        connection.execute(
+            "insert into users (name, role, salt, password, created_at) values ('a', 'analyst', '', '', '')"
+        )
     with contextlib.closing(Users(file, users._policy, lambda _: None)) as old:
-        assert old.sessions(NOW) == []
+        assert old.sessions(NOW) == [] and old.active("a") == User("a", "analyst")
 
 
 ENDINGS: dict[str, Callable[[Users, str], object]] = {

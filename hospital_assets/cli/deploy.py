@@ -120,8 +120,8 @@ def _nginx(options: argparse.Namespace, settings: Settings) -> int:
     print(write_configuration(text, options.into))
     proxied = f"--allowed-host {options.name} --proxy 127.0.0.1"
     print(
-        f"hospital: start `hospital dashboard` and `hospital serve` with {proxied}, and `hospital dagster webserver` with "
-        f"--path-prefix {PREFIX}; then `nginx -t` and `systemctl reload nginx`"
+        f"hospital: start `hospital dashboard` and `hospital serve` with {proxied}, and `hospital dagster webserver` "
+        f"with --path-prefix {PREFIX}; then `nginx -t` and `systemctl reload nginx`"
     )
     return 0
 

@@ -436,8 +436,10 @@ async def _back_from_provider(request: Request) -> Response:
         person, following = await provider.finish(request)
         session = await run_in_threadpool(users.sign_in_person, person, DASHBOARD, client=client)
         if session is not None:
-            return _with_session(request, _onward(request, f"/{following}", "You are signed in."), session)
-        failure = "your account is disabled here: ask who runs this dashboard"
+            answer = _with_session(request, _onward(request, f"/{following}", "You are signed in."), session)
+            answer.delete_cookie(PENDING_COOKIE, path="/login")
+            return answer
+        failure = "your account is disabled here, or its role is gone: ask who runs this dashboard"
     except NotLetInError as error:
         failure, who = str(error), error.person
         if who is not None:

@@ -195,16 +195,20 @@ def _clock(settings: Settings, wall: datetime) -> Iterator[_Found]:
 
 
 def _configuration(settings: Settings) -> Iterator[_Found]:
+    from hospital_assets.access.authentication import open_provider
     from hospital_assets.alerts.settings import load_alert_settings
     from hospital_assets.landing.registry import load_profiles
     from hospital_assets.publishing.policy import load_policy
 
     sound = []
-    for name, load in (
+    looks: list[tuple[str, Callable[[], object]]] = [
         ("policy", lambda: load_policy(settings)),
         ("alerts", lambda: load_alert_settings(settings)),
         ("profiles", lambda: load_profiles(settings.profiles_folder)),
-    ):
+    ]
+    if settings.identity is not None:
+        looks.append(("identity provider", lambda: open_provider(settings, load_policy(settings))))
+    for name, load in looks:
         try:
             load()
             sound.append(name)
