@@ -62,21 +62,21 @@ class Served:
 
 
 @contextmanager
-def serve(settings: Settings, audience: str = "admin", port: int = 0) -> Iterator[Served]:
-    """Serve a data directory until the block ends."""
+def serve(settings: Settings, audience: str = "admin", listener: socket.socket | None = None) -> Iterator[Served]:
+    """Serve a data directory until the block ends, at a socket that listens already or a free port."""
     seen: list[Event] = []
     dashboard = dashboard_of(settings, audience, seen.append)
     try:
-        with running(create_app(dashboard), port) as address:
+        with running(create_app(dashboard), listener) as address:
             yield Served(address, dashboard, seen)
     finally:
         dashboard.users.close()
 
 
 @contextmanager
-def running(app: Starlette, port: int = 0, **options: Any) -> Iterator[str]:
+def running(app: Starlette, listener: socket.socket | None = None, **options: Any) -> Iterator[str]:
     """An application, served until the block ends; its address."""
-    listener = socket.create_server(("127.0.0.1", port))
+    listener = listener or socket.create_server(("127.0.0.1", options.get("port", 0)))
     options = {"log_level": "error", "timeout_graceful_shutdown": 1, **PARSING, **options}
     server = uvicorn.Server(uvicorn.Config(app, **options))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -138,8 +138,8 @@ class Provider:
 
 
 @contextmanager
-def provider_running(port: int = 0) -> Iterator[Provider]:
+def provider_running() -> Iterator[Provider]:
     provider = Provider()
-    with running(provider.app(), port) as address:
+    with running(provider.app()) as address:
         provider.issuer = address
         yield provider

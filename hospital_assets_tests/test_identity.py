@@ -52,6 +52,12 @@ def identity_at(issuer: str, url: str = "http://127.0.0.1:1", **changed: Any) ->
     return IdentitySettings(issuer, CLIENT, url, ROLES, **{"api_audience": API, **changed})
 
 
+def listening() -> tuple[socket.socket, str]:
+    """Where a dashboard will be: settings name its address before it is there."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    return listener, f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
@@ -107,10 +113,10 @@ class Browser(requests.Session):
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     monkeypatch.setenv(SECRET_VARIABLE, SECRET)
-    port = free_port()
+    listener, here = listening()
     with provider_running() as provider:
-        settings = Settings(tmp_path, identity=identity_at(provider.issuer, f"http://127.0.0.1:{port}"))
-        with serve(settings, port=port) as served:
+        settings = Settings(tmp_path, identity=identity_at(provider.issuer, here))
+        with serve(settings, listener=listener) as served:
             yield Place(served, provider, settings)
 
 
@@ -127,12 +133,12 @@ def leads_to(answer: requests.Response) -> str:
 def test_with_a_provider_by_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SECRET_VARIABLE, SECRET)
     mock = pytest.importorskip("oidc_provider_mock")
-    port = free_port()
+    listener, here = listening()
     ada = mock.User(sub="ada", claims={"preferred_username": "ada.l", "groups": ["nothing of ours", "admins"]})
     bob = mock.User(sub="bob", claims={"preferred_username": "bob", "groups": ["cleaners"]})
     with mock.run_server_in_thread(require_nonce=True, user_claims=[ada, bob]) as server:
-        issuer, here = f"http://localhost:{server.server_port}", f"http://127.0.0.1:{port}"
-        with serve(Settings(tmp_path, identity=identity_at(issuer, here)), port=port) as served:
+        issuer = f"http://localhost:{server.server_port}"
+        with serve(Settings(tmp_path, identity=identity_at(issuer, here)), listener=listener) as served:
             browser = Browser(served.address)
             assert browser.get(f"{here}/overview", allow_redirects=False, timeout=30).status_code == 303
 
@@ -168,13 +174,13 @@ def test_in_a_browser_that_keeps_strict_cookies_to_itself(tmp_path: Path, monkey
         pytest.skip("Chromium is not installed (apt install chromium)")
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (dev extra)")
     monkeypatch.setenv(SECRET_VARIABLE, SECRET)
-    port = free_port()
+    listener, here = listening()
     with provider_running() as provider:
         provider.issuer = provider.issuer.replace("127.0.0.1", "localhost")
         provider.metadata = {"authorization_endpoint": f"{provider.issuer}/page"}
-        identity = identity_at(provider.issuer, f"http://127.0.0.1:{port}")
+        identity = identity_at(provider.issuer, here)
         with (
-            serve(Settings(tmp_path, identity=identity), port=port) as served,
+            serve(Settings(tmp_path, identity=identity), listener=listener) as served,
             sync_api.sync_playwright() as playwright,
             playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS[:-1]) as chromium,
         ):
@@ -286,6 +292,15 @@ def test_a_key_that_was_withdrawn_counts_no_longer_than_an_hour(place: Place) ->
     assert place.browser().sign_in().status_code == 401
 
 
+def test_old_keys_do_not_count_while_there_are_no_new_ones(place: Place) -> None:
+    assert place.browser().sign_in().status_code == 200
+    place.provider.published = []
+    place.wait(KEYS_AT_MOST_SECONDS)
+    for _ in range(2):
+        answer = place.browser().sign_in()
+        assert answer.status_code == 503 and "keys" in answer.text
+
+
 @pytest.mark.parametrize(
     ("metadata", "says"),
     [
@@ -304,11 +319,11 @@ def test_a_provider_that_says_it_is_another_is_none(place: Place, metadata: dict
 
 
 def test_a_client_without_a_secret_is_known_by_its_challenge_alone(tmp_path: Path) -> None:
-    port = free_port()
+    listener, here = listening()
     with provider_running() as provider:
         provider.is_public = True
-        identity = identity_at(provider.issuer, f"http://127.0.0.1:{port}")
-        with serve(Settings(tmp_path, identity=identity), port=port) as served:
+        identity = identity_at(provider.issuer, here)
+        with serve(Settings(tmp_path, identity=identity), listener=listener) as served:
             assert Browser(served.address).sign_in().status_code == 200
 
 
@@ -586,6 +601,7 @@ def test_a_program_asks_with_a_token_of_the_provider(gateway: Gateway) -> None:
         (lambda p: p.access_token(scope="openid"), "lacks the scope 'hospital.query'"),
         (lambda p: p.access_token(scope=None), "lacks the scope"),
         (lambda p: p.access_token(exp=1), "ExpiredToken exp"),
+        (lambda p: p.access_token(exp=None), "MissingClaim exp"),
         (lambda p: p.access_token(iss="https://login.example.org"), "InvalidClaim iss"),
         (lambda p: p.access_token(groups=["cleaners"]), "none of your groups"),
         (lambda p: p.signed(p.about(aud=API, scope="hospital.query"), new_key()), "BadSignature"),

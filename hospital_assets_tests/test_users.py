@@ -147,6 +147,7 @@ def test_a_file_of_before_is_used(tmp_path: Path, users: Users) -> None:
         connection.execute(
             "insert into users (name, role, salt, password, created_at) values ('a', 'analyst', '', '', '')"
         )
+        connection.commit()
     with contextlib.closing(Users(file, users._policy, lambda _: None)) as old:
         assert old.sessions(NOW) == [] and old.active("a") == User("a", "analyst")
 
