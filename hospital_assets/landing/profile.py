@@ -566,6 +566,7 @@ class Query(_Declaration):
             Repeated records count once.
         is_full: everything at each look, for reference data; there is no `:since`. It lands only where it has changed.
         most_rows: more are refused.
+        most_megabytes: as they come from the database, before they are written; more are refused.
         seconds: how long the database may take.
     """
 
@@ -574,6 +575,7 @@ class Query(_Declaration):
     overlap_minutes: int = Field(default=60, ge=0)
     is_full: bool = False
     most_rows: int = Field(default=5_000_000, gt=0)
+    most_megabytes: int = Field(default=4_000, gt=0)
     seconds: int = Field(default=600, gt=0)
 
 
@@ -584,7 +586,7 @@ class Source(_Declaration):
         address: of a folder, as in `s3://bucket/prefix`, `az://container/prefix`, `gs://bucket/prefix`,
             `sftp://user@host:22/folder`, `file:///mnt/share`. Below it, paths are those below the profile's landing
             folder: what `files` of a subject takes is brought. Never a password: credentials come from the environment.
-        database: the environment variable that holds a database's URL, as in `CLARITY_URL`.
+        database: the environment variable that holds a database's URL or ODBC connection string, as in `CLARITY_URL`.
         queries: of a database: subject -> what is asked.
     """
 
