@@ -13,7 +13,7 @@ import json
 import os
 import re
 import tomllib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -86,6 +86,20 @@ class StaffingSettings:
     fixed_nurses: int = 2
 
 
+@dataclass(frozen=True)
+class MirrorSettings:
+    """The mirror of the tables for other engines: the table `[mirror]` of `hospital.toml`.
+
+    Attributes:
+        address: a folder, below the data directory unless it is absolute, or an object store's, as in
+            `s3://bucket/folder`; empty: there is no mirror.
+        kept_days: how long its versions stay.
+    """
+
+    address: str = ""
+    kept_days: int = 90
+
+
 #: Key of `[staffing]` -> least and most that its numbers may be.
 _STAFFING_RANGES = {
     "shift_starts": (0, 23),
@@ -123,6 +137,7 @@ class Settings:
             keep those of their time zone's country and their state.
         forecast_challengers: methods that may forecast arrivals where they beat the others (`CHALLENGERS`).
         staffing: rules of rosters.
+        mirror: where the tables are mirrored for other engines.
     """
 
     data_dir: Path
@@ -137,6 +152,13 @@ class Settings:
     holiday_calendars: tuple[tuple[str, str], ...] = ()
     forecast_challengers: tuple[Challenger, ...] = ()
     staffing: StaffingSettings = StaffingSettings()
+    mirror: MirrorSettings = MirrorSettings()
+
+    @property
+    def mirror_root(self) -> str:
+        """Where the mirror is: a path, or the address of an object store; empty where there is none."""
+        address = self.mirror.address
+        return address if not address or "://" in address else str((self.data_dir / address).resolve())
 
     @property
     def landing(self) -> Path:
@@ -293,6 +315,7 @@ def load_settings(data_dir: Path) -> Settings:
         "holidays": dict,
         "forecast_challengers": list,
         "staffing": dict,
+        "mirror": dict,
         **dict.fromkeys(_LIMITS, int),
     }
     for key, value in values.items():
@@ -305,7 +328,9 @@ def load_settings(data_dir: Path) -> Settings:
                 str: as_text,
                 int: str(_LIMITS.get(key, 5)),
                 list: "[2026-03-01]" if key == "baselines_from" else f'["{CHALLENGERS[0]}"]',
-                dict: "{ shift_hours = [8, 10] }" if key == "staffing" else '{ H1 = "US-WI" }',
+                dict: {"staffing": "{ shift_hours = [8, 10] }", "mirror": '{ address = "mirror" }'}.get(
+                    key, '{ H1 = "US-WI" }'
+                ),
             }
             example, name = examples[known[key]], "table" if known[key] is dict else known[key].__name__
             raise SettingsError(f"{settings.settings_file}: '{key}' must be a {name}, as in {key} = {example}")
@@ -352,7 +377,35 @@ def load_settings(data_dir: Path) -> Settings:
         holiday_calendars=tuple(sorted(calendars.items())),
         forecast_challengers=tuple(challengers),
         staffing=_staffing(settings.settings_file, values.get("staffing", {})),
+        mirror=_mirror(settings, values.get("mirror", {})),
     )
+
+
+def _mirror(settings: Settings, values: dict[str, Any]) -> MirrorSettings:
+    """The table `[mirror]`.
+
+    Raises:
+        SettingsError: a key is unknown, or has an unusable value.
+    """
+    file, known = settings.settings_file, asdict(MirrorSettings())
+    for key, value in values.items():
+        if key not in known:
+            raise SettingsError(f"{file}: unknown key 'mirror.{key}'; known keys: {', '.join(known)}")
+        if type(value) is not type(known[key]):
+            raise SettingsError(f"{file}: 'mirror.{key}' must be a {type(known[key]).__name__}")
+    found = MirrorSettings(**values)
+    scheme, is_store, rest = found.address.partition("://")
+    if found.address and ("@" in rest or "?" in rest or (is_store and not (scheme and rest))):
+        raise SettingsError(
+            f"{file}: 'mirror.address' must be a folder, or a bucket and folder as in s3://bucket/folder; keys and "
+            "endpoint come from the environment"
+        )
+    if found.kept_days < 1:
+        raise SettingsError(f"{file}: 'mirror.kept_days' must be at least 1")
+    root = Path(replace(settings, mirror=found).mirror_root)
+    if found.address and not is_store and (root == settings.data_dir or root.is_relative_to(settings.landing)):
+        raise SettingsError(f"{file}: 'mirror.address' must name a folder of its own, as in address = \"mirror\"")
+    return found
 
 
 def _staffing(file: Path, values: dict[str, object]) -> StaffingSettings:
@@ -427,4 +480,7 @@ def write_settings(settings: Settings) -> None:
                 named = ", ".join(f'"{hospital}" = {number}' for hospital, number in settings.staffing.hours_a_week)
                 as_list = list(value) if isinstance(value, tuple) else value
                 lines.append(f"{key} = " + (f"{{ {named} }}" if key == "hours_a_week" else str(as_list)))
+    if settings.mirror != MirrorSettings():
+        lines += ["", "# Where the tables are mirrored for other engines.", "[mirror]"]
+        lines += [f"{key} = {json.dumps(value)}" for key, value in asdict(settings.mirror).items()]
     replace_text(settings.settings_file, "\n".join(lines) + "\n")

@@ -11,6 +11,7 @@ from hospital_assets.cli import (
     explain,
     findings,
     governance,
+    history,
     landing,
     operations,
     pages,
@@ -66,7 +67,7 @@ def _complain(text: str, *, as_json: bool, level: int = logging.ERROR) -> None:
 
 
 #: Commands about tables that are there; they make no directory.
-_OF_TABLES = ("explain", "staffing", "report", "publish", "snapshot")
+_OF_TABLES = ("explain", "staffing", "report", "publish", "snapshot", "mirror")
 #: Commands that open the warehouse and wait while another process has it.
 _WAITING = (
     "build",
@@ -75,7 +76,8 @@ _WAITING = (
     "check",
     "publish",
     "snapshot",
-    "restore",
+    "mirror",
+    "history",
     "erase",
     "score",
     "report",
@@ -106,7 +108,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], str]] = {
         "hospital users add ann analyst",
     ),
     "operate": (
-        ("doctor", "metrics", "dagster", "snapshot", "snapshots", "restore", "as-of", "docs"),
+        ("doctor", "metrics", "dagster", "mirror", "history", "snapshot", "snapshots", "as-of", "docs"),
         "hospital as-of 2026-03-01T12:00 --into then",
     ),
 }
@@ -135,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
         governance,
         operations,
         recovery,
+        history,
     ):
         group.add_commands(commands)
     parser.epilog = "\n\n".join(
