@@ -138,7 +138,7 @@ def test_nobody_is_notified_of_the_past(own: Settings, tmp_path: Path) -> None:
     then = load_alert_settings(prepare_as_of(own, datetime.now(UTC), tmp_path / "then").settings)
     assert then.notify == [] and then.vitals["spo2_pct"].low == 80 and then.waiting_minutes == 7
     own.alerts_file.write_text('notify = [{ name = "ward", kind = "log" }]\n')
-    with pytest.raises(AsOfError, match=r"alerts\.toml: write every notifier as a table"):
+    with pytest.raises(AsOfError, match=r"alerts\.toml: write \[\[notify\]\] as a table"):
         prepare_as_of(own, datetime.now(UTC), tmp_path / "other")
 
 

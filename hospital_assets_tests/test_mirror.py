@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
+import pyarrow.fs as arrow_fs
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -17,17 +20,19 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from hospital_assets.contracts import CONTRACTS, Contract
+from hospital_assets.publishing.pseudonyms import SecretKey
 from hospital_assets.recovery import mirror as module
+from hospital_assets.recovery.erase import Erasure, Person, erase_person, find_traces, plan_erasure
 from hospital_assets.recovery.mirror import Mirroring, mirror, mirror_of
 from hospital_assets.settings import MirrorSettings, Settings, SettingsError, load_settings, write_settings
 from hospital_assets.warehouse.database import Period, Warehouse, open_warehouse
 from hospital_assets.warehouse.delta import DeltaTables
 from hospital_assets.warehouse.dialect import lazy
 from hospital_assets.warehouse.errors import WarehouseError
+from hospital_assets_tests.s3 import s3_server
 from hospital_assets_tests.test_delta import FLOW, live, older, rows_of, stored
 
-HOSPITALS = CONTRACTS["dim_hospital"]
-VITALS = CONTRACTS["fact_vitals"]
+HOSPITALS, PEOPLE = CONTRACTS["dim_hospital"], CONTRACTS["dim_patient"]
 ALL = Period(date(2026, 1, 1), date(2026, 1, 11))
 
 
@@ -179,7 +184,9 @@ def test_day_by_day_is_the_same_as_all_at_once(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from hospital_assets.publishing.pseudonyms import SecretKey
 from hospital_assets.recovery import mirror as module
+from hospital_assets.recovery.erase import Erasure, Person, erase_person, find_traces, plan_erasure
 from hospital_assets.warehouse import delta
 from hospital_assets_tests.test_mirror import MirrorSettings, Settings, once
 settings, moment = Settings(Path(sys.argv[1]), mirror=MirrorSettings("mirror")), sys.argv[2]
@@ -242,6 +249,45 @@ def test_another_contract_replaces_the_table_once_it_was_rebuilt(opened: Setting
     same(opened, FLOW)
 
 
+@pytest.mark.slow
+def test_a_mirror_in_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same, and its history; by the command, because delta-rs lets no thread of this process answer meanwhile."""
+    opened = Settings(tmp_path / "data", mirror=MirrorSettings("s3://lake/tables", 30))
+    write_settings(opened)
+
+    def hospital(*words: str) -> str:
+        command = [sys.executable, "-m", "hospital_assets.cli", "--data-dir", str(opened.data_dir), *words]
+        done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    with s3_server(monkeypatch, "lake"):
+        with open_warehouse(opened.warehouse_file) as warehouse:
+            write(warehouse, FLOW, 1, 2, 3)
+            write(warehouse, HOSPITALS, 1)
+            assert mirror(opened, warehouse).written == {FLOW.name: 3, HOSPITALS.name: 1}
+            between = datetime.now(UTC)
+            write(warehouse, FLOW, 2, number=7, period=days(2))
+            assert mirror(opened, warehouse).written == {FLOW.name: 1}
+            assert mirror(opened, warehouse).unchanged == 2
+        assert not opened.warehouse_file.with_name("mirroring").exists()
+        scanned = pl.scan_delta(f"s3://lake/tables/kpis/{FLOW.name}").collect().sort("service_date")
+        assert scanned["patients_count"].to_list() == [1, 7, 1]
+        assert "run 7" in hospital("history", "list", FLOW.name)
+        at = ["--as-of", between.isoformat()]
+        hospital("history", "as-of", FLOW.name, *at, "--out", str(tmp_path / "then.parquet"))
+        assert pl.read_parquet(tmp_path / "then.parquet")["patients_count"].to_list() == [1, 1, 1]
+        assert "3 rows became the 3" in hospital("history", "restore", FLOW.name, *at)
+        assert in_warehouse(opened, FLOW)["patients_count"].to_list() == [1, 1, 1]
+        assert "1 tables written" in hospital("mirror")
+    # The server is gone.
+    with (
+        open_warehouse(opened.warehouse_file) as warehouse,
+        pytest.raises(WarehouseError, match="could not be mirrored"),
+    ):
+        mirror(opened, warehouse)
+
+
 def test_what_the_contract_forbids_is_named_and_the_rest_is_mirrored(opened: Settings) -> None:
     with open_warehouse(opened.warehouse_file) as warehouse:
         write(warehouse, FLOW, 1)
@@ -290,3 +336,81 @@ def test_settings_name_the_mirror(tmp_path: Path) -> None:
             load_settings(tmp_path)
     with pytest.raises(SettingsError, match="there is no mirror"):
         mirror_of(Settings(tmp_path))
+
+
+class TestErasing:
+    """The person is in no byte of the mirror any more, nor of its log, wherever it is."""
+
+    PERSON = "P-4711"
+
+    @pytest.fixture(params=["inside", "outside", pytest.param("bucket", marks=pytest.mark.slow)])
+    def mirrored(
+        self, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> Iterator[Settings]:
+        addresses = {"inside": "mirror", "outside": str(tmp_path / "outside"), "bucket": "s3://lake/tables"}
+        settings = Settings(tmp_path / "data", mirror=MirrorSettings(addresses[request.param]))
+        server = s3_server(monkeypatch, "lake") if request.param == "bucket" else contextlib.nullcontext()
+        with server:
+            with open_warehouse(settings.warehouse_file) as warehouse:
+                warehouse.replace(PEOPLE, lazy(rows_of(PEOPLE, 1, 2, text=self.PERSON)))
+                write(warehouse, FLOW, 1, 2)
+                mirror(settings, warehouse)
+                # Gone from the newest version, not from the history.
+                write(warehouse, PEOPLE, 1)
+                mirror(settings, warehouse)
+            settings.landing.mkdir(parents=True)
+            yield settings
+
+    def everything(self, settings: Settings) -> dict[str, bytes]:
+        system, root = DeltaTables(settings.mirror_root).files()
+        found = system.get_file_info(arrow_fs.FileSelector(root, recursive=True, allow_not_found=True))
+        return {i.path: system.open_input_file(i.path).read() for i in found if i.type == arrow_fs.FileType.File}
+
+    def holding(self, settings: Settings) -> list[str]:
+        """Files with the number: in their bytes, or in a Parquet file's values."""
+        found = []
+        for path, data in self.everything(settings).items():
+            text = data + (pl.read_parquet(data).write_json().encode() if path.endswith(".parquet") else b"")
+            found += [path] if self.PERSON.encode() in text else []
+        return found
+
+    def test_nothing_of_the_person_is_left(self, mirrored: Settings) -> None:
+        settings = mirrored
+        assert any(path.endswith(".parquet") for path in self.holding(settings))
+        assert not any("_delta_log" in path for path in self.holding(settings))
+        system, root = DeltaTables(settings.mirror_root).files()
+        with system.open_output_stream(f"{root}/somebody-elses.txt") as other:
+            other.write(b"kept")
+        person = Person((self.PERSON,), ())
+        with open_warehouse(settings.warehouse_file) as warehouse:
+            traces = find_traces(warehouse, settings, person)
+        assert [place for place in traces.left if "dim_patient" in place]
+
+        def rebuild(publishing: bool) -> list[str]:
+            with open_warehouse(settings.warehouse_file) as anew:
+                write(anew, PEOPLE, 1)
+                write(anew, FLOW, 1, 2)
+                mirror(settings, anew)
+            return []
+
+        erased = erase_person(settings, Erasure(person, "abc", was_published=False), rebuild)
+        assert erased.is_done and self.holding(settings) == []
+        assert [p for p in self.everything(settings) if not p.endswith((".parquet", ".json"))] == [
+            f"{root}/somebody-elses.txt"
+        ]
+        anew = mirror_of(settings).open(PEOPLE)
+        assert anew is not None and anew.version() == 1
+
+    @pytest.mark.slow
+    def test_a_mirror_that_cannot_be_reached_stops_it_before_anything_changes(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings = Settings(tmp_path / "data", mirror=MirrorSettings("s3://lake/tables"))
+        with s3_server(monkeypatch, "lake"), open_warehouse(settings.warehouse_file) as warehouse:
+            write(warehouse, PEOPLE, 1)
+        landed = settings.landing / "native" / "a.csv"
+        landed.parent.mkdir(parents=True)
+        landed.write_text("id\nP-4711\n")
+        with pytest.raises(WarehouseError, match="cannot be reached"):
+            plan_erasure(settings, self.PERSON, SecretKey(b"0123456789abcdef" * 2))
+        assert landed.read_text() == "id\nP-4711\n"

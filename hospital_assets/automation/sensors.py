@@ -13,6 +13,7 @@ from typing import Any
 import dagster as dg
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
+from hospital_assets.assets.mirror import MIRROR
 from hospital_assets.automation.instance import kept_instance
 from hospital_assets.automation.loading import (
     days_named,
@@ -204,6 +205,29 @@ def publications_sensor(settings: Settings, clock: Callable[[], datetime] = wall
             return dg.SkipReason(f"held until it passes: {held}")
         request = dg.RunRequest(run_key=run_key, asset_selection=[dg.AssetKey(f"publication_{role}") for role in roles])
         return dg.SensorResult(run_requests=[request], cursor=run_key)
+
+    return sensor
+
+
+def mirror_sensor() -> dg.SensorDefinition:
+    """The sensor that mirrors what a build or refresh has changed, once it has ended; one try for each change."""
+
+    @dg.sensor(
+        name="mirror",
+        target=dg.AssetSelection.assets(MIRROR),
+        minimum_interval_seconds=30,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Writes what was built to the mirror, Delta tables for other engines.",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        instance = kept_instance(context)
+        made = _last_made(instance, [*_LAST_TABLES, MIRROR])
+        built = max((made[name] for name in _LAST_TABLES if name in made), default=0.0)
+        if made.get(MIRROR, 0.0) >= built:
+            return dg.SkipReason("nothing was built since the last mirroring")
+        if instance.get_runs_count(dg.RunsFilter(statuses=_UNFINISHED)):
+            return dg.SkipReason("waiting for the end of what is running")
+        return dg.RunRequest(run_key=f"mirror what was built at {built}")
 
     return sensor
 

@@ -96,8 +96,8 @@ def _erase(options: argparse.Namespace, settings: Settings) -> int:
         print("This erasure was started before but not finished; it starts again from the beginning.")
     print(
         f"{len(erasure.person.record_numbers)} record numbers, {len(erasure.person.visit_numbers)} visits. Erasing "
-        "removes their records from the landed files, deletes the warehouse, snapshots and publications, and builds "
-        "and publishes anew."
+        "removes their records from the landed files, deletes the warehouse, snapshots, publications"
+        f"{' and the mirror with its history' if settings.mirror.address else ''}, and builds and publishes anew."
     )
     print("It does not reach:")
     for place in not_reached(settings):
@@ -130,6 +130,8 @@ def _refuse_lake(why: str) -> None:
 def _rebuild(settings: Settings) -> Callable[[bool], list[str]]:
     """Builds everything in a data directory by its own settings, says what went wrong, and returns what failed."""
     from hospital_assets.automation.build import BuildError, build, publish
+    from hospital_assets.recovery.mirror import mirror
+    from hospital_assets.warehouse.database import open_warehouse
 
     def rebuild(publishing: bool) -> list[str]:
         definitions = definitions_of(settings)
@@ -148,6 +150,11 @@ def _rebuild(settings: Settings) -> Callable[[bool], list[str]]:
             failures += report.failures
             if failures:
                 break
+        if settings.mirror.address and not failures:
+            with open_warehouse(settings.warehouse_file) as warehouse:
+                failures += [
+                    f"{table} was not mirrored: {why}" for table, why in mirror(settings, warehouse).failed.items()
+                ]
         return failures
 
     return rebuild

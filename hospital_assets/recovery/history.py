@@ -187,7 +187,9 @@ def export_version(
         if into is not None:
             with replacing(into, mode=0o600) as temporary:
                 found.create_view("found")
-                connection.execute(f"copy found to {literal(str(temporary))} ({formats[into.suffix]})")
+                connection.execute(
+                    f"copy found to {literal(str(temporary))} ({formats[into.suffix]}, use_tmp_file false)"
+                )
         outcome.row_count = int(count)
     return int(count)
 

@@ -10,7 +10,8 @@ Belongs here: what has to be mirrored, and mirroring it. How files become a vers
 
 from __future__ import annotations
 
-import tempfile
+import contextlib
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -177,8 +178,8 @@ def _copy(warehouse: Warehouse, tables: DeltaTables, contract: Contract, days: D
     folder = tables.new_folder()
     target = f"{root}/{contract.layer}/{contract.name}/{folder}"
     is_local = isinstance(system, arrow_fs.LocalFileSystem)
-    with tempfile.TemporaryDirectory(dir=warehouse.file.parent) as temporary:
-        written = Path(target if is_local else temporary) / ("" if contract.partitioned else "data_0.parquet")
+    with _room(warehouse.file) as temporary:
+        written = (Path(target) if is_local else temporary) / ("" if contract.partitioned else "data_0.parquet")
         if is_local:
             Path(target).mkdir(parents=True)
         how = "partition_by (service_date), overwrite_or_ignore" if contract.partitioned else ""
@@ -188,8 +189,72 @@ def _copy(warehouse: Warehouse, tables: DeltaTables, contract: Contract, days: D
             )
         if not is_local:
             # DuckDB reaches no object store without an extension.
-            arrow_fs.copy_files(temporary, target, destination_filesystem=system)
+            arrow_fs.copy_files(str(temporary), target, destination_filesystem=system)
     return folder
+
+
+@contextlib.contextmanager
+def _room(warehouse_file: Path) -> Iterator[Path]:
+    """An empty folder next to the warehouse, for whoever has it open; what a killed process left in it goes."""
+    room = warehouse_file.with_name("mirroring")
+    shutil.rmtree(room, ignore_errors=True)
+    room.mkdir(parents=True)
+    try:
+        yield room
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
+
+
+def assert_deletable(settings: Settings) -> None:
+    """See to it that the mirror, if there is one, can be reached and made anew.
+
+    Raises:
+        SettingsError: the package that writes it is not installed.
+        WarehouseError: what holds it cannot be reached.
+    """
+    if settings.mirror.address:
+        tables = mirror_of(settings)
+        try:
+            _folders(tables)
+        except OSError as error:
+            raise WarehouseError(f"the mirror {tables.root} cannot be reached: {str(error).splitlines()[0]}") from error
+
+
+def delete_mirror(settings: Settings) -> None:
+    """Delete every table of the mirror with its history; what else lies at its address stays."""
+    if settings.mirror.address:
+        tables = mirror_of(settings)
+        system, _ = tables.files()
+        for folder in _folders(tables):
+            system.delete_dir(folder)
+
+
+def _folders(tables: DeltaTables) -> list[str]:
+    """Those of its tables that are there."""
+    import pyarrow.fs as arrow_fs
+
+    system, root = tables.files()
+    found = system.get_file_info([f"{root}/{contract.layer}/{contract.name}" for contract in mirrored_tables()])
+    return [info.path for info in found if info.type != arrow_fs.FileType.NotFound]
+
+
+@contextlib.contextmanager
+def mirror_to_search(settings: Settings) -> Iterator[Path | None]:
+    """A folder with the files of a mirror that lies outside the data directory; None where there is none."""
+    import pyarrow.fs as arrow_fs
+
+    root = settings.mirror_root
+    if not root or ("://" not in root and Path(root).is_relative_to(settings.data_dir.resolve())):
+        yield None
+    elif "://" not in root:
+        yield Path(root)
+    else:
+        tables = mirror_of(settings)
+        system, _ = tables.files()
+        with _room(settings.warehouse_file) as temporary:
+            for folder in _folders(tables):
+                arrow_fs.copy_files(folder, str(temporary / folder.rpartition("/")[2]), source_filesystem=system)
+            yield temporary
 
 
 def digest_of(rows: duckdb.DuckDBPyRelation, contract: Contract) -> str:

@@ -311,6 +311,9 @@ class DeltaTables:
         table = self.open(contract)
         if table is None:
             return []
+        stated = _kept(self.kept_days)
+        if not dry_run and not stated.items() <= table.metadata().configuration.items():
+            table.alter.set_table_properties(stated)
         days = self.kept_days if kept_days is None else kept_days
         return table.vacuum(retention_hours=24 * days, dry_run=dry_run, enforce_retention_duration=False, full=True)
 
@@ -499,11 +502,14 @@ def _spelled(value: Any) -> int | str:
     return value.isoformat() if isinstance(value, date) else int(value)
 
 
+def _kept(days: int) -> dict[str, str]:
+    return dict.fromkeys(("delta.deletedFileRetentionDuration", "delta.logRetentionDuration"), f"interval {days} days")
+
+
 def _properties(contract: Contract, kept_days: int) -> dict[str, str | None]:
     bounded = [c.name for c in contract.columns if _may_be_bounded(c)]
     return {
-        "delta.deletedFileRetentionDuration": f"interval {kept_days} days",
-        "delta.logRetentionDuration": f"interval {kept_days} days",
+        **_kept(kept_days),
         "delta.checkpointInterval": "100",
         # Other writers, too, must put no identifier into the log.
         **(
