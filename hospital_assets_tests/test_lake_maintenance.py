@@ -12,13 +12,17 @@ from deltalake import DeltaTable
 from polars.testing import assert_frame_equal
 
 from hospital_assets.access.audit import read_entries
+from hospital_assets.assets.mirror import mirror_assets
+from hospital_assets.automation.instance import dagster_instance
 from hospital_assets.automation.lake import lake_schedule, maintain
+from hospital_assets.automation.sensors import mirror_sensor
 from hospital_assets.definitions import build_definitions
 from hospital_assets.recovery.mirror import mirror, mirror_of
 from hospital_assets.settings import MirrorSettings, Settings
 from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets.warehouse.delta import KEPT_DAYS, DeltaTables
 from hospital_assets.warehouse.dialect import lazy
+from hospital_assets.warehouse.io_manager import WarehouseResource
 from hospital_assets_tests.test_delta import FLOW, WHOLE, live, put, rows_of, stored
 
 
@@ -71,6 +75,42 @@ def test_the_schedule_runs_it(tmp_path: Path) -> None:
     assert job.execute_in_process().success
     assert len(live(lake)) == 1
     assert_frame_equal(stored(lake, FLOW), before, check_row_order=False)
+
+
+def test_what_was_built_is_mirrored_once_it_has_ended(tmp_path: Path) -> None:
+    sensor = mirror_sensor()
+    with dagster_instance(Settings(tmp_path)) as instance:
+
+        def asked() -> str:
+            answer = sensor(dg.build_sensor_context(instance))
+            if isinstance(answer, dg.SkipReason):
+                return str(answer.skip_message)
+            assert isinstance(answer, dg.RunRequest) and answer.run_key
+            return answer.run_key
+
+        assert "nothing was built" in asked()
+        instance.report_runless_asset_event(dg.AssetMaterialization("kpi_waits_rolling"))
+        first = asked()
+        assert first.startswith("mirror what was built at") and asked() == first
+        instance.report_runless_asset_event(dg.AssetMaterialization("delta_mirror"))
+        assert "nothing was built" in asked()
+        instance.report_runless_asset_event(dg.AssetMaterialization("kpi_conditions"))
+        assert asked() not in (first, "")
+
+
+def test_the_asset_mirrors_and_says_what_it_wrote(tmp_path: Path) -> None:
+    settings = Settings(tmp_path, mirror=MirrorSettings("mirror"))
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        warehouse.replace(FLOW, lazy(rows_of(FLOW, 1, 2)), WHOLE)
+    (asset,) = mirror_assets(settings)
+    resources = {"warehouse": WarehouseResource(database=str(settings.warehouse_file))}
+    done = dg.materialize([asset], resources=resources)
+    (event,) = done.asset_materializations_for_node("delta_mirror")
+    assert event.metadata["rows"].value == 2
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        warehouse.replace(FLOW, lazy(rows_of(FLOW, 1)), WHOLE)
+        warehouse.connection.execute(f"update {FLOW.qualified_name} set patients_count = null")
+    assert not dg.materialize([asset], resources=resources, raise_on_error=False).success
 
 
 def test_writing_goes_on_after_it(tmp_path: Path) -> None:

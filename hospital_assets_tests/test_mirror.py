@@ -14,23 +14,26 @@ from pathlib import Path
 import polars as pl
 import pyarrow.fs as arrow_fs
 import pytest
+from deltalake import DeltaTable
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
+from hospital_assets.cli import main
 from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.publishing.pseudonyms import SecretKey
 from hospital_assets.recovery import mirror as module
 from hospital_assets.recovery.erase import Erasure, Person, erase_person, find_traces, plan_erasure
-from hospital_assets.recovery.mirror import Mirroring, mirror, mirror_of
+from hospital_assets.recovery.mirror import Mirroring, mirror, mirror_of, mirrored_tables
 from hospital_assets.settings import MirrorSettings, Settings, SettingsError, load_settings, write_settings
 from hospital_assets.warehouse.database import Period, Warehouse, open_warehouse
 from hospital_assets.warehouse.delta import DeltaTables
 from hospital_assets.warehouse.dialect import lazy
 from hospital_assets.warehouse.errors import WarehouseError
+from hospital_assets_tests.helpers import copy_of, run
 from hospital_assets_tests.s3 import s3_server
-from hospital_assets_tests.test_delta import FLOW, live, older, rows_of, stored
+from hospital_assets_tests.test_delta import FLOW, live, odd_rows_of, older, rows_of, same_bits, stored
 
 HOSPITALS, PEOPLE = CONTRACTS["dim_hospital"], CONTRACTS["dim_patient"]
 ALL = Period(date(2026, 1, 1), date(2026, 1, 11))
@@ -116,6 +119,20 @@ def test_a_day_costs_what_the_day_holds(opened: Settings, monkeypatch: pytest.Mo
     same(opened, FLOW)
 
 
+@pytest.mark.slow
+def test_every_table_is_in_the_mirror_to_the_last_bit(opened: Settings) -> None:
+    with open_warehouse(opened.warehouse_file) as warehouse:
+        for contract in mirrored_tables():
+            warehouse.replace(contract, lazy(odd_rows_of(contract)), ALL if contract.partitioned else None)
+        assert mirror(opened, warehouse).written.keys() == {contract.name for contract in mirrored_tables()}
+    for contract in mirrored_tables():
+        frame, tables = odd_rows_of(contract), mirror_of(opened)
+        same_bits(stored(tables, contract), frame)
+        same_bits(pl.scan_delta(tables.address(contract)).select(contract.column_names).collect(), frame)
+        foreign = DeltaTable(tables.address(contract)).to_pyarrow_table(columns=list(contract.column_names))
+        same_bits(pl.DataFrame(foreign), frame)
+
+
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("days"), st.integers(1, 10), st.integers(0, 3), st.lists(st.integers(0, 3), max_size=3)),
@@ -179,6 +196,31 @@ def test_day_by_day_is_the_same_as_all_at_once(
     for contract in (FLOW, HOSPITALS):
         same(opened, contract)
         same(anew, contract)
+
+
+@pytest.mark.slow
+def test_files_that_come_late_are_mirrored_by_their_days(network: Settings, tmp_path: Path) -> None:
+    """Refreshes of a real network, each mirrored: as if all had been mirrored at the end."""
+    opened = replace(copy_of(network, tmp_path / "data"), mirror=MirrorSettings("mirror"))
+    write_settings(opened)
+    late = [path for path in sorted(opened.landing.rglob("*.*")) if "vitals" in path.parts and path.is_file()][3:6]
+    late += [path for path in sorted(opened.landing.rglob("*.*")) if "er_visits" in path.parts and path.is_file()][4:5]
+    for path in late:
+        path.rename(tmp_path / path.name)
+    assert run(opened).succeeded
+    assert once(opened).failed == {}
+    for number, path in enumerate(late):
+        (tmp_path / path.name).rename(path)
+        assert main(["--data-dir", str(opened.data_dir), "refresh"]) == 0
+        done = once(opened)
+        assert done.written and not done.whole and not done.failed
+        versions = mirror_of(opened).versions(CONTRACTS["fact_vitals"])
+        assert versions[-1].cause.startswith("run ") and versions[-1].days, number
+    anew = replace(opened, mirror=MirrorSettings("anew"))
+    once(anew)
+    for contract in mirrored_tables():
+        same_bits(stored(mirror_of(opened), contract), stored(mirror_of(anew), contract))
+        same_bits(stored(mirror_of(opened), contract), in_warehouse(opened, contract))
 
 
 KILLED = """

@@ -240,7 +240,7 @@ def _warehouse(settings: Settings) -> Iterator[_Found]:
             with open_warehouse(file) as opened:
                 tables = sum(opened.exists(contract) for contract in CONTRACTS.values())
         except WarehouseError as error:
-            remedy = "move it away and `hospital build`, or `hospital restore` from one of the `hospital snapshots`"
+            remedy = "move it away and `hospital build`, or copy the newest of the `hospital snapshots` to its place"
             yield "error", str(error), remedy
             return
         yield "ok", f"opens, with {tables} of {len(CONTRACTS)} tables", ""

@@ -119,8 +119,7 @@ def _mirror(warehouse: Warehouse, tables: DeltaTables, contract: Contract, done:
         f"select first_day, end_day, cause from {CHANGES[0]} where table_name = ? order by first_day", [name]
     ).fetchall()
     mark = connection.execute(f"select number, digest from {_MARKS[0]} where table_name = ?", [name]).fetchall()
-    stored = tables.open(contract)
-    committed = None if stored is None else stored.transaction_version(_WRITER)
+    committed = tables.last_batch(contract, _WRITER)
     is_known = bool(mark) and mark[0][0] == committed
     if is_known and not noted:
         return False

@@ -75,10 +75,12 @@ class Lake(DeltaTables):
         *,
         start_over: bool = False,
         cause: str = "",
+        batch: tuple[str, int] | None = None,
     ) -> int:
         """Replace a table, or some service days of it; returns the rows now in it.
 
-        Raises and promises what `replace_files` does, which commits what Spark has written.
+        Raises and promises what `replace_files` does, which commits what Spark has written. A batch of a stream is
+        added, once.
         """
         from hospital_assets.spark.dialect import duckdb_types, from_polars, schema_of
 
@@ -99,7 +101,9 @@ class Lake(DeltaTables):
         writer = rows.write.option("compression", "zstd").partitionBy(*days)
         writer.parquet(f"{self._folder(contract)}/{folder}")
         note = {"days": in_words(period), "cause": cause}
-        return self.replace_files(contract, folder, period, start_over=start_over, note=note)
+        return self.replace_files(
+            contract, folder, period, start_over=start_over, append=batch is not None, batch=batch, note=note
+        )
 
     def lend(self, session: SparkSession, frame: Frame, name: str) -> Frame:
         """Bring a DuckDB frame to Spark, through a file in the lake that the next loan replaces."""

@@ -179,6 +179,7 @@ class DeltaTables:
         days: Days,
         *,
         start_over: bool = False,
+        append: bool = False,
         batch: tuple[str, int] | None = None,
         note: Mapping[str, str] | None = None,
     ) -> int:
@@ -192,6 +193,7 @@ class DeltaTables:
             folder: from `new_folder`, with Parquet files, in `service_date=` folders where it is partitioned.
             days: the service days to replace; None replaces all.
             start_over: a table with other columns is replaced whole, instead of refused.
+            append: the rows that are there stay, too.
             batch: of a stream, as its name and number; one that was committed before changes nothing.
             note: what the log says of this version, for `history`.
 
@@ -240,11 +242,16 @@ class DeltaTables:
                     return _commit(contract, table, {}, adds, schema=schema, batch=batch, note=note)
             elif _evolve(contract, table, schema):
                 return False
-            replaced = self._sizes(contract, self.live(contract, table, days))
+            replaced = {} if append else self._sizes(contract, self.live(contract, table, days))
             return _commit(contract, table, replaced, adds, batch=batch, note=note)
 
         _until_first(contract, attempt)
         return rows
+
+    def last_batch(self, contract: Contract, writer: str) -> int | None:
+        """The highest number that a writer committed; None before its first."""
+        table = self.open(contract)
+        return None if table is None else table.transaction_version(writer)
 
     def compact(self, contract: Contract) -> int:
         """Put the small files of each service day together; returns how many there are fewer. No row changes."""
