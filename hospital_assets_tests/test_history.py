@@ -102,6 +102,9 @@ def test_days_are_put_back_and_then_mirrored(opened: tuple[Settings, Warehouse, 
     assert_frame_equal(in_warehouse(settings, HOSPITALS), rows_of(HOSPITALS, 1))
     with pytest.raises(HistoryError, match="has no service days"):
         restore(settings, HOSPITALS, version_at(settings, HOSPITALS, times[2], now()), days(2))
+    warehouse.show(HOSPITALS, mirror_of(settings).select_statement(HOSPITALS))
+    with pytest.raises(HistoryError, match="stored in the lake"):
+        restore(settings, HOSPITALS, version_at(settings, HOSPITALS, times[2], now()))
 
 
 def test_the_newest_of_mirror_and_snapshots_counts(opened: tuple[Settings, Warehouse, list[datetime]]) -> None:

@@ -275,11 +275,9 @@ def test_another_contract_replaces_the_table_once_it_was_rebuilt(opened: Setting
     before = older(FLOW, "turnover_per_bed")
     with open_warehouse(opened.warehouse_file) as warehouse:
         warehouse.replace(before, lazy(rows_of(FLOW, 1, 2).drop("turnover_per_bed")), ALL)
-        module.CONTRACTS, kept = {FLOW.name: before}, module.CONTRACTS  # type: ignore[attr-defined,misc]
-        try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "CONTRACTS", {FLOW.name: before})
             mirror(opened, warehouse)
-        finally:
-            module.CONTRACTS = kept  # type: ignore[attr-defined,misc]
         warehouse._known_tables.clear()
         # Old days have no value in the new column.
         write(warehouse, FLOW, 3, period=days(3))
@@ -330,7 +328,26 @@ def test_a_mirror_in_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         mirror(opened, warehouse)
 
 
-def test_what_the_contract_forbids_is_named_and_the_rest_is_mirrored(opened: Settings) -> None:
+def test_a_column_of_another_name_is_mirrored_though_no_value_changed(opened: Settings) -> None:
+    renamed = replace(HOSPITALS)
+    last = HOSPITALS.columns[-1]
+    renamed.__dict__["columns"] = (*HOSPITALS.columns[:-1], replace(last, name="renamed"))
+    with open_warehouse(opened.warehouse_file) as warehouse:
+        write(warehouse, HOSPITALS, 1, 2)
+        mirror(opened, warehouse)
+        warehouse.replace(renamed, lazy(rows_of(HOSPITALS, 1, 2).rename({last.name: "renamed"})))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "CONTRACTS", {HOSPITALS.name: renamed})
+            assert mirror(opened, warehouse).written == {HOSPITALS.name: 2}
+    assert "renamed" in pl.scan_delta(mirror_of(opened).address(HOSPITALS)).collect_schema()
+
+
+def test_what_the_contract_forbids_is_named_and_the_rest_is_mirrored(
+    opened: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_settings(opened)
+    command = ["--data-dir", str(opened.data_dir), "mirror"]
+    assert main(command) == 2 and "hospital build" in capsys.readouterr().err
     with open_warehouse(opened.warehouse_file) as warehouse:
         write(warehouse, FLOW, 1)
         write(warehouse, HOSPITALS, 1)
@@ -338,6 +355,9 @@ def test_what_the_contract_forbids_is_named_and_the_rest_is_mirrored(opened: Set
         done = mirror(opened, warehouse)
         assert done.written == {HOSPITALS.name: 1}
         assert "patients_count is null in 1 rows" in done.failed[FLOW.name]
+        assert main(command) == 1
+        said = capsys.readouterr()
+        assert f"{FLOW.name} was not mirrored" in said.err and "0 rows of 0 tables written; 1 tables unch" in said.out
         write(warehouse, FLOW, 1, 2)
         assert mirror(opened, warehouse).written == {FLOW.name: 2}
     same(opened, FLOW)
@@ -360,7 +380,7 @@ def test_nothing_is_noted_before_there_is_a_mirror(opened: Settings) -> None:
         assert len(warehouse.connection.sql("from main.unmirrored").fetchall()) == 1
 
 
-def test_settings_name_the_mirror(tmp_path: Path) -> None:
+def test_settings_name_the_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = Settings(tmp_path, mirror=MirrorSettings("s3://bucket/folder", 30))
     write_settings(opened)
     assert load_settings(tmp_path).mirror == opened.mirror
@@ -378,6 +398,9 @@ def test_settings_name_the_mirror(tmp_path: Path) -> None:
             load_settings(tmp_path)
     with pytest.raises(SettingsError, match="there is no mirror"):
         mirror_of(Settings(tmp_path))
+    monkeypatch.setattr(module, "find_spec", lambda _: None)
+    with pytest.raises(SettingsError, match=r"hospital-assets\[delta\]"):
+        mirror_of(opened)
 
 
 class TestErasing:

@@ -204,9 +204,10 @@ def restore(settings: Settings, contract: Contract, version: TableVersion, perio
         period: the service days; None for the whole table.
 
     Raises:
-        HistoryError: the table has no days, was not there then or is not now, or the rows are not those of the version.
+        HistoryError: the table has no days, was not there then, is not now or lies in the lake, or the rows are not
+            those of the version.
         SchemaMismatchError: the version is not what the contract says now.
-        WarehouseError: the version is not kept any more, or the table is stored in the lake.
+        WarehouseError: the version is not kept any more.
         AuditError: it cannot be audited; then nothing is restored.
     """
     asked = f"{contract.name} {period or 'all'} as of {version.at:%Y-%m-%d %H:%M:%S} UTC"
@@ -217,6 +218,8 @@ def restore(settings: Settings, contract: Contract, version: TableVersion, perio
     ):
         if not warehouse.exists(contract):
             raise HistoryError(f"{contract.name} is not in the warehouse now: `hospital build` makes it")
+        if warehouse.is_view(contract):
+            raise HistoryError(f"{contract.name} is stored in the lake, where Spark wrote it, and is not restored here")
         before = digest_of(warehouse.rows_of(contract, period), contract)
         with warehouse.transaction():
             warehouse.replace(contract, lazy(found), period, cause=f"restored as of {version.at:%Y-%m-%d %H:%M:%S} UTC")

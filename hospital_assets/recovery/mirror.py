@@ -33,7 +33,7 @@ from hospital_assets.warehouse.errors import WarehouseError, without_values
 LAYERS = ("dimensions", "facts", "kpis")
 #: Who commits, as the log of a table has it.
 _WRITER = "hospital mirror"
-#: What was mirrored last: the number of the commit, and rows and a hash of a table that has no service days.
+#: What was mirrored last: the number of the commit, and rows, a hash and columns of a table that has no service days.
 _MARKS = ("main.mirrored", "table_name varchar not null, number bigint not null, digest varchar not null")
 
 
@@ -126,7 +126,10 @@ def _mirror(warehouse: Warehouse, tables: DeltaTables, contract: Contract, done:
     days: Days = None
     if is_known and contract.partitioned and all(first is not None for first, _, _ in noted):
         days = _joined([(first, end) for first, end, _ in noted])
-    digest = "" if contract.partitioned else digest_of(warehouse.rows_of(contract), contract)
+    digest = ""
+    if not contract.partitioned:
+        columns = ", ".join(f"{c.name} {c.duckdb_type} {c.nullable}" for c in contract.columns)
+        digest = f"{digest_of(warehouse.rows_of(contract), contract)} {columns}"
     is_same = is_known and digest != "" and mark[0][1] == digest
     number = committed
     if not is_same:
