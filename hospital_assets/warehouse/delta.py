@@ -322,7 +322,10 @@ class DeltaTables:
         if not dry_run and not stated.items() <= table.metadata().configuration.items():
             table.alter.set_table_properties(stated)
         days = self.kept_days if kept_days is None else kept_days
-        return table.vacuum(retention_hours=24 * days, dry_run=dry_run, enforce_retention_duration=False, full=True)
+        # A list of a store that was asked for again names files twice.
+        return sorted(
+            set(table.vacuum(retention_hours=24 * days, dry_run=dry_run, enforce_retention_duration=False, full=True))
+        )
 
     def versions(self, contract: Contract) -> list[Version]:
         """The versions of a table that the log knows, oldest first; the first of all, which is empty, is none."""
