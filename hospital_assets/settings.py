@@ -100,6 +100,21 @@ class MirrorSettings:
     kept_days: int = 90
 
 
+@dataclass(frozen=True)
+class BackupSettings:
+    """Where backups go, who can open them and how many are kept: the table `[backup]` of `hospital.toml`.
+
+    Attributes:
+        folder: where they are, an absolute path outside the data directory; empty: named with each command.
+        recipients: public keys of those who can open them, of age or SSH; none: they are not encrypted.
+        keep: how many there are at most.
+    """
+
+    folder: str = ""
+    recipients: tuple[str, ...] = ()
+    keep: int = 14
+
+
 #: Key of `[staffing]` -> least and most that its numbers may be.
 _STAFFING_RANGES = {
     "shift_starts": (0, 23),
@@ -138,6 +153,7 @@ class Settings:
         forecast_challengers: methods that may forecast arrivals where they beat the others (`CHALLENGERS`).
         staffing: rules of rosters.
         mirror: where the tables are mirrored for other engines.
+        backup: where backups go.
     """
 
     data_dir: Path
@@ -153,6 +169,7 @@ class Settings:
     forecast_challengers: tuple[Challenger, ...] = ()
     staffing: StaffingSettings = StaffingSettings()
     mirror: MirrorSettings = MirrorSettings()
+    backup: BackupSettings = BackupSettings()
 
     @property
     def mirror_root(self) -> str:
@@ -288,6 +305,12 @@ def data_dir_from_environment() -> Path:
 _HOLIDAY_CALENDAR = re.compile("[A-Z]{2}(-[A-Z0-9]{1,4})?|none")
 _LIMIT = "most_file_"
 _LIMITS = {f"{_LIMIT}{key}": value for key, value in asdict(DEFAULT_LIMITS).items()}
+#: Tables of `hospital.toml` -> an example of each.
+_TABLES = {
+    "staffing": "{ shift_hours = [8, 10] }",
+    "mirror": '{ address = "mirror" }',
+    "backup": '{ folder = "/mnt/backup" }',
+}
 
 
 def load_settings(data_dir: Path) -> Settings:
@@ -316,6 +339,7 @@ def load_settings(data_dir: Path) -> Settings:
         "forecast_challengers": list,
         "staffing": dict,
         "mirror": dict,
+        "backup": dict,
         **dict.fromkeys(_LIMITS, int),
     }
     for key, value in values.items():
@@ -328,9 +352,7 @@ def load_settings(data_dir: Path) -> Settings:
                 str: as_text,
                 int: str(_LIMITS.get(key, 5)),
                 list: "[2026-03-01]" if key == "baselines_from" else f'["{CHALLENGERS[0]}"]',
-                dict: {"staffing": "{ shift_hours = [8, 10] }", "mirror": '{ address = "mirror" }'}.get(
-                    key, '{ H1 = "US-WI" }'
-                ),
+                dict: _TABLES.get(key, '{ H1 = "US-WI" }'),
             }
             example, name = examples[known[key]], "table" if known[key] is dict else known[key].__name__
             raise SettingsError(f"{settings.settings_file}: '{key}' must be a {name}, as in {key} = {example}")
@@ -378,6 +400,7 @@ def load_settings(data_dir: Path) -> Settings:
         forecast_challengers=tuple(challengers),
         staffing=_staffing(settings.settings_file, values.get("staffing", {})),
         mirror=_mirror(settings, values.get("mirror", {})),
+        backup=_backup(settings.settings_file, values.get("backup", {})),
     )
 
 
@@ -406,6 +429,26 @@ def _mirror(settings: Settings, values: dict[str, Any]) -> MirrorSettings:
     if found.address and not is_store and (root == settings.data_dir or root.is_relative_to(settings.landing)):
         raise SettingsError(f"{file}: 'mirror.address' must name a folder of its own, as in address = \"mirror\"")
     return found
+
+
+def _backup(file: Path, values: dict[str, object]) -> BackupSettings:
+    """The table `[backup]`.
+
+    Raises:
+        SettingsError: a key is unknown or has an unusable value.
+    """
+    known = asdict(BackupSettings())
+    if unknown := values.keys() - known.keys():
+        raise SettingsError(f"{file}: unknown key 'backup.{min(unknown)}'; known keys: {', '.join(known)}")
+    folder, recipients = values.get("folder", ""), values.get("recipients", [])
+    keep = values.get("keep", BackupSettings.keep)
+    if not isinstance(folder, str) or (folder and not Path(folder).is_absolute()):
+        raise SettingsError(f"{file}: 'backup.folder' must be an absolute path, as in folder = \"/mnt/backup\"")
+    if not isinstance(recipients, list) or not all(isinstance(one, str) for one in recipients):
+        raise SettingsError(f"{file}: 'backup.recipients' must be public keys, as in recipients = [\"age1...\"]")
+    if type(keep) is not int or keep < 1:
+        raise SettingsError(f"{file}: 'backup.keep' must be a whole number from 1, as in keep = {BackupSettings.keep}")
+    return BackupSettings(folder, tuple(recipients), keep)
 
 
 def _staffing(file: Path, values: dict[str, object]) -> StaffingSettings:
@@ -483,4 +526,11 @@ def write_settings(settings: Settings) -> None:
     if settings.mirror != MirrorSettings():
         lines += ["", "# Where the tables are mirrored for other engines.", "[mirror]"]
         lines += [f"{key} = {json.dumps(value)}" for key, value in asdict(settings.mirror).items()]
+    if settings.backup != BackupSettings():
+        lines += ["", "# Where backups go, who can open them, and how many are kept.", "[backup]"]
+        lines += [
+            f"{key} = {json.dumps(value)}"
+            for key, value in asdict(settings.backup).items()
+            if value != getattr(BackupSettings, key)
+        ]
     replace_text(settings.settings_file, "\n".join(lines) + "\n")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from hospital_assets.cli import (
+    backup,
     explain,
     findings,
     governance,
@@ -108,7 +109,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], str]] = {
         "hospital users add ann analyst",
     ),
     "operate": (
-        ("doctor", "metrics", "dagster", "mirror", "history", "snapshot", "snapshots", "as-of", "docs"),
+        ("doctor", "metrics", "dagster", "backup", "mirror", "history", "snapshot", "snapshots", "as-of", "docs"),
         "hospital as-of 2026-03-01T12:00 --into then",
     ),
 }
@@ -138,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         operations,
         recovery,
         history,
+        backup,
     ):
         group.add_commands(commands)
     parser.epilog = "\n\n".join(

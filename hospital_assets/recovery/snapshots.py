@@ -87,8 +87,7 @@ def _copy(warehouse: Warehouse, settings: Settings, taken_at: datetime) -> None:
     """Copy the warehouse file: a snapshot is whole or not there."""
     folder = snapshots_folder(settings)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    warehouse.connection.execute("force checkpoint")
-    size = warehouse.file.stat().st_size
+    size = settled_size(warehouse)
     if shutil.disk_usage(folder).free < 2 * size:
         raise SnapshotError(
             f"a snapshot needs {size / 1e6:,.0f} MB and the disk is nearly full: lower "
@@ -97,10 +96,16 @@ def _copy(warehouse: Warehouse, settings: Settings, taken_at: datetime) -> None:
     file = folder / f"{taken_at.astimezone(UTC):%Y%m%dT%H%M%S%f}Z.duckdb"
     with replacing(file, is_durable=True, mode=0o600) as temporary:
         shutil.copyfile(warehouse.file, temporary)
-        _read_whole(warehouse.connection, temporary)
+        read_whole(warehouse.connection, temporary)
 
 
-def _read_whole(connection: duckdb.DuckDBPyConnection, copy: Path) -> None:
+def settled_size(warehouse: Warehouse) -> int:
+    """Have all that was committed in the file itself, and say how large it is: from now on it can be copied."""
+    warehouse.connection.execute("force checkpoint")
+    return warehouse.file.stat().st_size
+
+
+def read_whole(connection: duckdb.DuckDBPyConnection, copy: Path) -> None:
     """Read every value of a copy once: DuckDB compares the checksums of the blocks it reads, and of those only.
 
     Raises:
@@ -121,7 +126,7 @@ def _read_whole(connection: duckdb.DuckDBPyConnection, copy: Path) -> None:
             except duckdb.Error as error:
                 raise SnapshotError(
                     f"the warehouse file is damaged: {name.removeprefix('copied.')} cannot be read whole "
-                    f"({redacted(error)}). No snapshot was taken: restore an earlier one (`hospital snapshots`), "
+                    f"({redacted(error)}). No copy was kept: restore an earlier snapshot (`hospital snapshots`), "
                     "or move the file away and run `hospital build`, made anew from the landed files"
                 ) from None
     finally:
