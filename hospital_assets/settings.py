@@ -218,6 +218,11 @@ class Settings:
         return self.data_dir / "hospital.toml"
 
     @property
+    def restoring_note(self) -> Path:
+        """There while a backup is being restored into the directory: not everything is in it yet."""
+        return self.data_dir / ".restoring.json"
+
+    @property
     def policy_file(self) -> Path:
         """Who may see what, where the hospital has a policy of its own."""
         return self.data_dir / "policy.toml"

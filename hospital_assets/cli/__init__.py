@@ -41,6 +41,11 @@ def main(arguments: list[str] | None = None) -> int:
         settings = load_settings(Path(options.data_dir) if options.data_dir else data_dir_from_environment())
         if options.command in _OF_TABLES and not settings.warehouse_file.exists():
             raise FileNotFoundError(f"there are no tables in {settings.data_dir} yet: run `hospital build`")
+        if options.command != "backup" and settings.restoring_note.exists():
+            raise ValueError(
+                f"a backup is being restored into {settings.data_dir}, and not everything is there: run "
+                "`hospital backup restore` again to its end"
+            )
         if holder := _holder(options.command, settings):
             waits = f"{settings.warehouse_file.name} is in use by {holder}: waiting for it"
             _complain(waits, as_json=as_json, level=logging.INFO)

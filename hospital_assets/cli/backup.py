@@ -135,9 +135,14 @@ def _restore(options: argparse.Namespace, settings: Settings) -> int:
     ended = end_unfinished_runs(load_settings(into), "its process ended before the directory was restored")
     print(
         f"{into}: {done.files:,} files as they were at {backup.taken_at:%Y-%m-%d %H:%M:%S} UTC, {done.rows:,} rows of "
-        f"databases counted, in {time.perf_counter() - started:.1f} s. What landed since is not in it: land it again. "
-        "Who was erased since is back: erase them again"
+        f"databases counted, in {time.perf_counter() - started:.1f} s. What landed since is not in it: land it again."
     )
+    if done.erased_since:
+        print(
+            f"{len(done.erased_since)} people were erased after this backup was made, and are back: "
+            f"{', '.join(done.erased_since)}. Erase them again before anybody works with it: `hospital erase NUMBER` "
+            "shows what the audit calls a person"
+        )
     if ended:
         print(f"{ended} runs that were under way are ended")
     if not done.is_accepted:

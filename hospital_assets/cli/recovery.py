@@ -97,7 +97,8 @@ def _erase(options: argparse.Namespace, settings: Settings) -> int:
     print(
         f"{len(erasure.person.record_numbers)} record numbers, {len(erasure.person.visit_numbers)} visits. Erasing "
         "removes their records from the landed files, deletes the warehouse, snapshots, publications"
-        f"{' and the mirror with its history' if settings.mirror.address else ''}, and builds and publishes anew."
+        f"{' and the mirror with its history' if settings.mirror.address else ''}, and builds and publishes anew. "
+        f"The audit, and the note beside the backups, call them {erasure.hashed}."
     )
     print("It does not reach:")
     for place in not_reached(settings):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from hospital_assets.files import StateError, free_bytes, open_to_others
+from hospital_assets.recovery.objects import BackupError
 from hospital_assets.settings import EngineSettings, Settings, SettingsError
 from hospital_assets.warehouse.errors import WarehouseError
 
@@ -31,6 +32,8 @@ _NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.ssh
 _CLOCK_TOLERANCE = timedelta(minutes=5)
 #: A certificate is renewed before it has only so long to live.
 CERTIFICATE_DAYS = 21
+#: A daily backup that failed once.
+_BACKUP_AGE = timedelta(hours=48)
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ def examine(
         "keys": lambda: _keys(settings),
         "warehouse": lambda: _warehouse(settings),
         "Dagster's history": lambda: _history(settings),
+        "backups": lambda: _backups(settings, wall),
         "at work": lambda: _at_work(settings, wall),
         "certificates": lambda: _certificates(certificates, wall),
     }
@@ -83,7 +87,15 @@ def examine(
         try:
             for level, what, remedy in look():
                 yield Finding(subject, level, what, remedy)
-        except (SettingsError, StateError, WarehouseError, OSError, sqlite3.Error, subprocess.SubprocessError) as error:
+        except (
+            SettingsError,
+            StateError,
+            WarehouseError,
+            BackupError,
+            OSError,
+            sqlite3.Error,
+            subprocess.SubprocessError,
+        ) as error:
             yield Finding(subject, "error", str(error))
 
 
@@ -262,6 +274,30 @@ def _history(settings: Settings) -> Iterator[_Found]:
         yield "error", what, "is its database there, and may this user read it?"
         return
     yield "ok", f"{runs:,} runs", ""
+
+
+def _backups(settings: Settings, wall: datetime) -> Iterator[_Found]:
+    from hospital_assets.recovery.backup import backups
+
+    folder = settings.backup.folder
+    if not folder:
+        yield (
+            "warning",
+            "no folder of backups is named",
+            "[backup] in hospital.toml, and `hospital backup create` daily",
+        )
+        return
+    found = backups(Path(folder))
+    if not found:
+        yield "warning", f"there is no backup in {folder}", "`hospital backup create`"
+        return
+    text = f"{len(found)} in {folder}, the newest of {found[-1].taken_at:%Y-%m-%d %H:%M} UTC"
+    if wall - found[-1].taken_at > _BACKUP_AGE:
+        yield "warning", text, "`hospital backup create` daily, by a timer"
+    elif not found[-1].is_encrypted:
+        yield "warning", f"{text}, not encrypted", "`recipients` in [backup], unless the disk is encrypted"
+    else:
+        yield "ok", text, ""
 
 
 def _at_work(settings: Settings, wall: datetime) -> Iterator[_Found]:

@@ -33,7 +33,7 @@ from typing import Any
 import duckdb
 
 from hospital_assets.access.audit import AuditLog, Event, audited, derived_key, log_file, record, system_actor
-from hospital_assets.files import StateError, free_bytes, locked, make_folder, read_state, replace_text
+from hospital_assets.files import StateError, append_text, free_bytes, locked, make_folder, read_state, replace_text
 from hospital_assets.publishing.publications import published_folder
 from hospital_assets.recovery.objects import OBJECT_NAME, BackupError, ChangedError, Content, Objects, content_of, sweep
 from hospital_assets.recovery.snapshots import read_whole, settled_size
@@ -43,6 +43,8 @@ from hospital_assets.warehouse.dialect import quoted
 from hospital_assets.warehouse.loads import read_ledger_copy
 
 _FORMAT = 1
+#: Beside the backups: who was erased, and when, a line each.
+_ERASED = "erased.txt"
 #: What the key that stamps headers is for.
 STAMP = "backup stamp"
 _NAME = "%Y%m%dT%H%M%SZ"
@@ -215,6 +217,32 @@ def backup_named(folder: Path, name: str | None) -> Backup:
     return found[-1]
 
 
+def note_erasure(settings: Settings, person: str, at: datetime) -> None:
+    """Write down beside the backups that somebody was erased: those made before still hold them.
+
+    Args:
+        settings: the data directory; nothing is done where it names no folder of backups.
+        person: a keyed hash, as the audit has it.
+        at: the wall clock.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    if settings.backup.folder:
+        append_text(Path(settings.backup.folder) / _ERASED, f"{at.astimezone(UTC).strftime(_NAME)} {person}\n")
+
+
+def erased_since(folder: Path, backup: Backup) -> list[str]:
+    """Who was erased after a backup was begun, by the hashes of the audit; a restore of it brings them back."""
+    try:
+        noted = (line.split(" ") for line in (folder / _ERASED).read_text("ascii").splitlines())
+        return sorted({person for at, person in noted if at >= backup.name})
+    except FileNotFoundError:
+        return []
+    except ValueError:
+        raise BackupError(f"{folder / _ERASED} is not what was written there: see who was erased lately") from None
+
+
 def _header(file: Path) -> Backup:
     remedy = "take another copy of this file, or delete it to do without this backup"
     try:
@@ -305,6 +333,8 @@ def _check_apart(settings: Settings, folder: Path) -> None:
         raise BackupError(f"{folder} and the data directory lie in each other: name a folder on another disk")
     if not settings.data_dir.is_dir():
         raise BackupError(f"{settings.data_dir} is not there")
+    if settings.restoring_note.exists():
+        raise BackupError(f"a backup is being restored into {settings.data_dir}: finish that first")
 
 
 def _key(settings: Settings, purpose: str) -> bytes:

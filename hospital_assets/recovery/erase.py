@@ -23,6 +23,7 @@ import sqlite3
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
@@ -36,7 +37,9 @@ from hospital_assets.landing.registry import load_profiles
 from hospital_assets.publishing.pseudonyms import SecretKey
 from hospital_assets.publishing.publications import published_audiences, published_folder
 from hospital_assets.publishing.targets.postgres import DSN_VARIABLE
+from hospital_assets.recovery.backup import backups, note_erasure, staging_folder
 from hospital_assets.recovery.mirror import assert_deletable, delete_mirror, mirror_to_search
+from hospital_assets.recovery.objects import BackupError
 from hospital_assets.recovery.records import entries_of, lines_of, without_records
 from hospital_assets.recovery.snapshots import snapshots_folder
 from hospital_assets.recovery.spellings import GZIP, Finder, as_utf8, like, pieces, unpack
@@ -218,13 +221,17 @@ def erase_person(settings: Settings, erasure: Erasure, rebuild: Callable[[bool],
         alerts = delete_alerts(settings, person)
         delete_derived_files(settings)
         failures = tuple(rebuild(erasure.was_published))
+        reasons = ["the build failed"][: len(failures)]
         with open_warehouse(settings.warehouse_file) as warehouse:
             search = find_traces(warehouse, settings, person)
+        try:
+            note_erasure(settings, erasure.hashed, datetime.now(UTC))
+        except OSError as error:
+            reasons.append("it could not be noted beside the backups")
+            failures = (*failures, f"{reasons[-1]}: {error.strerror}")
         erased = Erased(tuple(stripped), alerts, failures, search.left, search.unsearched)
         ending.row_count = sum(file.records for file in stripped)
-        ending.failure = "; ".join(
-            [*(f"left in {place}" for place in search.left), *["the build failed"][: len(failures)]]
-        )
+        ending.failure = "; ".join([*(f"left in {place}" for place in search.left), *reasons])
         if erased.is_done:
             note.unlink()
     return erased
@@ -429,6 +436,7 @@ def _derived(settings: Settings) -> tuple[Path, ...]:
     return (
         settings.warehouse_file.parent,
         snapshots_folder(settings),
+        staging_folder(settings),
         published_folder(settings.data_dir),
         settings.reports,
         Path(EngineSettings().lake_of(settings)),
@@ -444,6 +452,7 @@ def not_reached(settings: Settings, environment: Mapping[str, str] = os.environ)
     except SettingsError:
         notifiers = ["of alerts.toml, which cannot be read"]
     named += [f"messages sent to the notifier {name} (alerts.toml)" for name in notifiers]
+    named += _backups_that_hold(settings)
     linked = [
         str(Path(root, name))
         for root, folders, names in os.walk(settings.data_dir)
@@ -454,10 +463,29 @@ def not_reached(settings: Settings, environment: Mapping[str, str] = os.environ)
         *named,
         *(f"what the link {path} leads to" for path in linked[:10]),
         "the audit, which is append-only: it holds who asked for whom before, and a keyed hash of the number",
-        "backups, `as-of` folders, publications that were handed out or deployed elsewhere (Snowflake), messages that "
-        "were sent, and what a broker (Kafka, NATS), a database or an object store still holds for sources",
+        "copies of backups, `as-of` folders, publications that were handed out or deployed elsewhere (Snowflake), "
+        "messages that were sent, and what a broker (Kafka, NATS), a database or an object store still holds for "
+        "sources",
         *(["old versions of objects that the mirror's bucket keeps"] if "://" in settings.mirror_root else []),
         "the simulator's ground truth, outside the directory, and a mirror that the settings named before",
+    ]
+
+
+def _backups_that_hold(settings: Settings) -> list[str]:
+    """The backups made so far, which hold whoever is erased now until they are deleted."""
+    folder = settings.backup.folder
+    if not folder:
+        return ["backups: hospital.toml names no folder of them ([backup])"]
+    try:
+        names = [backup.name for backup in backups(Path(folder))]
+    except (BackupError, OSError):
+        return [f"backups in {folder}, which cannot be listed now"]
+    if not names:
+        return []
+    return [
+        f"the backups {', '.join(names)} in {folder}: they hold the person until newer ones take their place (of "
+        f"{settings.backup.keep} that are kept; after this, `hospital backup create --keep 1` leaves none of them). "
+        "Whoever restores one of them erases the person again"
     ]
 
 

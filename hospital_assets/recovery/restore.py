@@ -13,11 +13,10 @@ from typing import Any
 
 from hospital_assets.access.audit import AuditLog, Event, audit_key_file, audited, derived_key, log_file, system_actor
 from hospital_assets.files import StateError, flush, free_bytes, make_folder, read_state, replace_text
-from hospital_assets.recovery.backup import STAMP, Backup, Entry, Manifest, emptied_staging, rows_in
+from hospital_assets.recovery.backup import STAMP, Backup, Entry, Manifest, emptied_staging, erased_since, rows_in
 from hospital_assets.recovery.objects import BackupError, check, content_of, fetch, identities_of
 from hospital_assets.settings import Settings
 
-_RESTORING = ".restoring.json"
 #: What a new file system may hold.
 _NOTHING = {"lost+found"}
 
@@ -125,12 +124,14 @@ class Restored:
         backup: from which backup.
         files: how many files it has.
         rows: how many rows its databases hold, in all.
+        erased_since: who was erased after the backup was made, and is back, by the hashes of the audit.
         is_accepted: whether the audit goes on from the backup's; not where it was broken when it was copied.
     """
 
     backup: Backup
     files: int
     rows: int
+    erased_since: tuple[str, ...]
     is_accepted: bool
 
 
@@ -159,8 +160,8 @@ def restore_backup(
             "it --unstamped: the audit will count as broken from then on"
         )
     here = settings.data_dir
-    note = here / _RESTORING
-    identities = identities_of(identity)
+    note = settings.restoring_note
+    identities, erased = identities_of(identity), tuple(erased_since(folder, backup))
     begun = _begun(note)
     if begun not in (None, backup.stamp):
         raise BackupError(f"another backup was being restored into {here}: go on with that one, or empty the folder")
@@ -218,7 +219,7 @@ def restore_backup(
             log.accept(f"restored from the backup {asked}; what was audited later is lost", system_actor())
     note.unlink()
     rows = sum(sum(tables.values()) for tables in manifest.rows.values())
-    return Restored(backup, len(manifest.files), rows, is_accepted)
+    return Restored(backup, len(manifest.files), rows, erased, is_accepted)
 
 
 def _begun(note: Path) -> str | None:
@@ -229,8 +230,3 @@ def _begun(note: Path) -> str | None:
         return None
     except StateError as error:
         raise BackupError(str(error)) from None
-
-
-def is_being_restored(settings: Settings) -> bool:
-    """Whether a restore into the data directory was begun and is not finished."""
-    return (settings.data_dir / _RESTORING).exists()

@@ -114,12 +114,13 @@ def read_whole(connection: duckdb.DuckDBPyConnection, copy: Path) -> None:
     connection.execute(f"attach {literal(str(copy))} as copied (read_only)")
     try:
         columns: dict[str, list[str]] = {}
-        for schema, table, column, kind in connection.execute(
-            "select schema_name, table_name, column_name, data_type from duckdb_columns() c "
+        for schema, table, column in connection.execute(
+            "select schema_name, table_name, column_name from duckdb_columns() "
             "join duckdb_tables() using (database_name, schema_name, table_name) where database_name = 'copied'"
         ).fetchall():
-            value = f"{quoted(column)}::varchar" if kind == "VARIANT" else quoted(column)
-            columns.setdefault(f"copied.{quoted(schema)}.{quoted(table)}", []).append(f"bit_xor(hash({value}))")
+            columns.setdefault(f"copied.{quoted(schema)}.{quoted(table)}", []).append(
+                f"bit_xor(hash({quoted(column)}))"
+            )
         for name, values in columns.items():
             try:
                 connection.execute(f"select {', '.join(values)} from {name}").fetchall()
