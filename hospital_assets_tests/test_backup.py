@@ -32,7 +32,7 @@ from hospital_assets.cli import main
 from hospital_assets.definitions import build_definitions
 from hospital_assets.files import replace_bytes, replace_text
 from hospital_assets.landing.zone import LandingResource
-from hospital_assets.operations.doctor import examine
+from hospital_assets.operations import doctor
 from hospital_assets.publishing.pseudonyms import KEY_FILE_VARIABLE, SecretKey, create_key, key_file
 from hospital_assets.publishing.publications import open_publication
 from hospital_assets.recovery import backup as module
@@ -193,7 +193,7 @@ def test_everything_comes_back_on_another_path(
     assert "landing/native/x-wal" in as_before and len(as_before) >= 14
     assert {name: after.get(name) for name in as_before} == as_before
     # What is left out is not there, but for what this wrote.
-    assert set(after) - set(as_before) - databases <= {"access/audit-anchor.json", "audit/append.lock"}
+    assert set(after) - set(as_before) - databases <= {"access/audit-anchor.json", "audit/append.lock", ".backup.lock"}
     for name in databases - {"audit/audit.db", "warehouse/hospital.duckdb"}:
         with contextlib.closing(sqlite3.connect(there.data_dir / name)) as connection:
             assert connection.execute("select count(*), min(name) from t").fetchall() == [(50, PLAIN.decode())]
@@ -212,6 +212,16 @@ def test_everything_comes_back_on_another_path(
         ("restore", "allowed"),
         ("audit", "allowed"),
     ]
+
+
+def test_a_folder_on_another_disk_comes_along(home: Settings, folder: Path, tmp_path: Path) -> None:
+    shutil.move(home.landing, tmp_path / "other disk")
+    home.landing.symlink_to(tmp_path / "other disk")
+    done = made(home)
+    there = lost(home)
+    restore_backup(there, folder, done.backup)
+    assert not there.landing.is_symlink()
+    assert (there.landing / "native" / "visits" / "again.csv").read_bytes() == b"id,name\n1," + PLAIN + b"\n"
 
 
 def test_only_what_is_new_is_stored_again(home: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -776,11 +786,7 @@ def test_erasing_names_the_backups_that_hold_the_person(home: Settings, folder: 
 
 def test_the_doctor_looks_at_backups(home: Settings, folder: Path, identity: tuple[str, Path]) -> None:
     def level(settings: Settings, now: datetime) -> tuple[str, str]:
-        ((_, level, what, _),) = [
-            (f.subject, f.level, f.what, f.remedy)
-            for f in examine(settings, EngineSettings(), now)
-            if f.subject == "backups"
-        ]
+        ((level, what, _),) = doctor._backups(settings, now)
         return level, what
 
     assert level(Settings(home.data_dir), NOW)[0] == "warning"
@@ -790,7 +796,7 @@ def test_the_doctor_looks_at_backups(home: Settings, folder: Path, identity: tup
     last = made(home, 1, recipients=[identity[0]])
     assert level(home, NOW + timedelta(hours=48))[0] == "ok" and level(home, NOW + timedelta(hours=50))[0] == "warning"
     (folder / f"{last.backup.name}.json").write_text("{")
-    assert level(home, NOW)[0] == "error"
+    assert [f.level for f in doctor.examine(home, EngineSettings(), NOW) if f.subject == "backups"] == ["error"]
 
 
 def test_an_erasure_is_noted_where_backups_are(home: Settings, folder: Path) -> None:

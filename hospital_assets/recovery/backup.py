@@ -49,7 +49,9 @@ _ERASED = "erased.txt"
 STAMP = "backup stamp"
 _NAME = "%Y%m%dT%H%M%SZ"
 #: Where copies are until they are stored, below the data directory; nobody else reads it.
-_STAGING = "backup-staging"
+STAGING = "backup-staging"
+#: And who works there.
+LOCK = ".backup.lock"
 #: What is in no backup, because it is made again when it is needed: path below the data directory -> what it is.
 LEFT_OUT: Mapping[str, str] = {
     "warehouse/spool": "copies of landed files in another form, made when they are read",
@@ -62,7 +64,7 @@ LEFT_OUT: Mapping[str, str] = {
     "dagster/.logs_queue": "Dagster's telemetry, which is off",
     "dagster/.telemetry": "Dagster's telemetry, which is off",
     "access/audit-anchor.json": "where the audit ended, written with each entry",
-    _STAGING: "copies on their way into a backup",
+    STAGING: "copies on their way into a backup",
 }
 #: Folders of files that others made: they are copied as they are, whatever they hold.
 _AS_THEY_ARE = ("landing", "published", "snapshots", "lake", "ground_truth")
@@ -193,7 +195,7 @@ class Made:
 
 def staging_folder(settings: Settings) -> Path:
     """Where a backup keeps copies while it is made; left only by one that was killed."""
-    return settings.data_dir / _STAGING
+    return settings.data_dir / STAGING
 
 
 def backups(folder: Path) -> list[Backup]:
@@ -349,14 +351,15 @@ def _known(of: Sequence[Backup]) -> dict[str, Content]:
 
 @contextlib.contextmanager
 def emptied_staging(settings: Settings) -> Iterator[Path]:
-    """The folder of copies, without what a killed process left there; gone afterwards."""
+    """The folder of copies, without what a killed process left there; one process at a time, and gone afterwards."""
     staging = staging_folder(settings)
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True, mode=0o700)
-    try:
-        yield staging
-    finally:
+    with locked(settings.data_dir / LOCK):
         shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(mode=0o700)
+        try:
+            yield staging
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def _stage(
@@ -375,21 +378,21 @@ def _stage(
             warehouse = stack.enter_context(open_warehouse(warehouse_file, wait_seconds=_WAIT_SECONDS, say=say))
         since = datetime.now(UTC)
         size = settled_size(warehouse) if warehouse else 0
-        databases = [below for below, path in _walk(settings)[0] if _is_database(below, path)]
-        needed = size + sum((settings.data_dir / below).stat().st_size for below in databases)
+        ours = _walk(settings, without=_AS_THEY_ARE)[0]
+        databases = {below: path for below, path in ours if _is_database(path)}
+        needed = size + sum(path.stat().st_size for path in databases.values() if path.exists())
         if free_bytes(settings.data_dir) < 1.1 * needed:
             raise BackupError(
                 f"copies of the databases need {needed / 1e6:,.0f} MB in {settings.data_dir}, and the disk is nearly "
                 "full: make room"
             )
-        for below in databases:
-            target = _made(staging, below)
-            if settings.data_dir / below == log_file(settings):
-                problems = log.copy_to(target).problems
-            else:
-                _copy_database(settings.data_dir / below, target)
+        for below, path in databases.items():
+            if path == log_file(settings):
+                problems = log.copy_to(_made(staging, below)).problems
+            elif path.exists():
+                _copy_database(path, _made(staging, below))
         if warehouse is not None:
-            for below, path in _walk(settings)[0]:
+            for below, path in ours:
                 if path.is_relative_to(folder) and path != warehouse_file:
                     with contextlib.suppress(FileNotFoundError):
                         shutil.copy2(path, _made(staging, below))
@@ -404,10 +407,8 @@ def _made(staging: Path, below: str) -> Path:
     return target
 
 
-def _is_database(below: str, path: Path) -> bool:
-    """Whether a file is a SQLite database of this program's; landed files are never opened as one."""
-    if below.startswith(tuple(f"{folder}/" for folder in _AS_THEY_ARE)):
-        return False
+def _is_database(path: Path) -> bool:
+    """Whether a file of this program's is a SQLite database; what others landed is never opened as one."""
     with contextlib.suppress(OSError), path.open("rb") as file:
         return file.read(len(_SQLITE)) == _SQLITE
     return False
@@ -437,7 +438,7 @@ def _rows_of(staging: Path) -> dict[str, Rows]:
         if (rows := rows_in(path)) is not None:
             found[below] = rows
             if path.suffix == ".duckdb":
-                with contextlib.closing(scratch_connection()) as connection:
+                with contextlib.closing(scratch_connection(memory_limit="1GB")) as connection:
                     read_whole(connection, path)
     return found
 
@@ -473,14 +474,15 @@ def _count(connection: duckdb.DuckDBPyConnection | sqlite3.Connection, table: st
     return int(count)
 
 
-def _walk(settings: Settings) -> tuple[list[tuple[str, Path]], list[tuple[str, int]]]:
+def _walk(settings: Settings, without: Sequence[str] = ()) -> tuple[list[tuple[str, Path]], list[tuple[str, int]]]:
     """Every file that belongs into a backup, by its path below the data directory, and every folder with its mode.
 
-    A folder directly below the data directory may be a link, to another disk; no other link is followed.
+    Some folders may be left out. One directly below the data directory may be a link to another disk; no other link is
+    followed.
     """
     files: list[tuple[str, Path]] = []
     folders: list[tuple[str, int]] = []
-    for top in sorted(settings.data_dir.iterdir()):
+    for top in sorted(path for path in settings.data_dir.iterdir() if path.name not in without):
         for root, inside, names in os.walk(top) if top.is_dir() else [(str(settings.data_dir), [], [top.name])]:
             base = PurePosixPath(root).relative_to(settings.data_dir)
             if top.is_dir():
@@ -527,7 +529,9 @@ def _store(settings: Settings, staging: Path, objects: Objects) -> tuple[list[En
         found: dict[str, Entry] = {}
         for below, path in files:
             # What was beside the warehouse when it was copied fits it; a database that is new belongs to later.
-            if below in staged or below.startswith(beside) or _is_database(below, path):
+            if below in staged or below.startswith(beside):
+                continue
+            if below.partition("/")[0] not in _AS_THEY_ARE and _is_database(path):
                 continue
             with contextlib.suppress(FileNotFoundError):
                 status = path.stat()

@@ -13,12 +13,22 @@ from typing import Any
 
 from hospital_assets.access.audit import AuditLog, Event, audit_key_file, audited, derived_key, log_file, system_actor
 from hospital_assets.files import StateError, flush, free_bytes, make_folder, read_state, replace_text
-from hospital_assets.recovery.backup import STAMP, Backup, Entry, Manifest, emptied_staging, erased_since, rows_in
+from hospital_assets.recovery.backup import (
+    LOCK,
+    STAGING,
+    STAMP,
+    Backup,
+    Entry,
+    Manifest,
+    emptied_staging,
+    erased_since,
+    rows_in,
+)
 from hospital_assets.recovery.objects import BackupError, check, content_of, fetch, identities_of
 from hospital_assets.settings import Settings
 
-#: What a new file system may hold.
-_NOTHING = {"lost+found"}
+#: What an empty folder may hold: of a new file system, and of verifying a backup.
+_NOTHING = {"lost+found", LOCK, STAGING}
 
 
 @dataclass(frozen=True)
