@@ -720,6 +720,38 @@ def test_what_was_killed_in_the_middle_leaves_earlier_ones_whole(home: Settings,
         assert verify_backup(home, folder, backup).problems == ()
 
 
+def test_what_a_killed_writer_had_committed_is_in_it(home: Settings, folder: Path) -> None:
+    """It is still in the log beside the warehouse, which a copy of the file alone is without."""
+    write = (
+        "import duckdb,os,sys; c=duckdb.connect(sys.argv[1]); c.execute('insert into facts.a select 7'); os._exit(0)"
+    )
+    with process("-c", write, str(home.warehouse_file)) as writer:
+        writer.wait()
+    assert home.warehouse_file.with_name("hospital.duckdb.wal").stat().st_size
+    done = made(home)
+    there = lost(home)
+    restore_backup(there, folder, done.backup)
+    assert query(there, "select count(*) from facts.a").item() == 1001
+
+
+def test_attempts_that_fail_do_not_pile_up(home: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = made(home)
+
+    def full(_: objects.Objects) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(objects.Objects, "flush", full)
+    left = []
+    for number in range(1, 4):
+        replace_bytes(home.landing / "native" / "changes.bin", bytes([number]) * 1000)
+        with pytest.raises(OSError, match="No space"):
+            made(home, number)
+        left.append({path.name for path in folder.glob("objects/*/*")} - {*first.backup.objects})
+    assert left[0] and len({len(names) for names in left}) == 1 and left[0] != left[-1]
+    monkeypatch.undo()
+    assert [backup.name for backup in backups(folder)] == [first.backup.name]
+
+
 def test_publications_that_are_switched_meanwhile_are_whole(home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     published, switched = home.data_dir / "published" / "analyst", []
     real = module._put
