@@ -80,7 +80,9 @@ def add_commands(commands: Commands) -> None:
         source.add_argument(f"--{stream}", dest="stream", required=True)
         source.add_argument(f"--{where}", dest="where", required=True, help=f"as in {example}")
         source.add_argument("--profile", required=True, help="source profile that reads the messages")
-        source.add_argument("--subject", required=True, help="the subject they feed, as in vitals")
+        source.add_argument(
+            "--subject", help="the subject they feed, as in vitals; of HL7 v2 and FHIR the messages themselves say it"
+        )
         source.add_argument(
             "--as", dest="landed_as", metavar="NAME", help=f"name in the files' names (default: the {stream}'s)"
         )
@@ -90,7 +92,7 @@ def add_commands(commands: Commands) -> None:
             "--config",
             type=Path,
             metavar="FILE",
-            help="the client's own settings, one key=value per line (TLS, credentials)",
+            help="the client's own settings, one key=value per line (TLS, credentials); ${NAME} is of the environment",
         )
         source.add_argument("--until-end", action="store_true", help=f"stop at the end of the {stream}")
         source.set_defaults(run=_listen_to_stream, source=name)
