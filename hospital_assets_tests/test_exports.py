@@ -27,12 +27,14 @@ from hospital_assets.cli import main
 from hospital_assets.landing.profile import SUBJECTS, Profile, ProfileError, parse_profile
 from hospital_assets.landing.registry import load_profiles, profile_text
 from hospital_assets.landing.zone import LandingZone
+from hospital_assets.recovery.erase import Person, strip_landing
 from hospital_assets.settings import FileLimits, Settings
 from hospital_assets.sources.exports import _Manifest
 from hospital_assets.sources.memory import Pulled, open_memory
 from hospital_assets.sources.pull import pull
 from hospital_assets.sources.remote import RemoteError
 from hospital_assets.sources.smart import waiting_time
+from hospital_assets.sources.upstream import source_assets
 from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets_tests.certificates import Authority, pem_of
 from hospital_assets_tests.fhir_server import CLIENT, KEY_ID, PLANTED, Fault, FhirFake, fhir_server, outcome
@@ -275,8 +277,9 @@ def test_a_file_that_is_not_what_was_announced_holds_its_export_back(tmp_path: P
 
 def test_a_file_that_never_comes_whole_ends_its_export(tmp_path: Path) -> None:
     with ehr(tmp_path, faults={"file": [Fault(500)] * 1000}) as (fake, look):
-        done = [look(later=300) for _ in range(6)]
-        assert all(one.reason for one in done[:5]) and fake.count("DELETE", "/status/") == 1
+        done = [look(later=600) for _ in range(8)]
+        assert all(one.reason for one in done) and fake.count("DELETE", "/status/") == 1
+        assert fake.count("GET", "$export") == 1 and not list(tmp_path.rglob("*.ndjson"))
         fake.faults.clear()
         assert look(later=900).brought == 3
 
@@ -463,6 +466,28 @@ def test_a_server_that_is_away_is_said_in_words(tmp_path: Path) -> None:
     with ehr(tmp_path) as (fake, look):
         pass
     assert "the server cannot be reached" in look().reason and fake.url not in look().reason
+
+
+def test_proxies_are_those_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ehr(tmp_path) as (fake, look):
+        proxy, fake.url = fake.url, "http://localhost:1"
+        monkeypatch.setenv("HTTP_PROXY", proxy)
+        assert look().brought == 3 and all(path.startswith("/") for _, path, _ in fake.asked)
+        monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+        assert "the proxy does not let it through" in look(later=3600).reason
+
+
+def test_an_export_is_an_asset_and_its_half_is_erased_like_any_file(tmp_path: Path) -> None:
+    (spec,) = source_assets([profile_of("https://ehr.example.org/fhir")])
+    assert spec.kinds == {"fhir"} and spec.metadata["from"] == "https://ehr.example.org/fhir"
+    stops = iter([*[False] * 5, *[True] * 99])
+    with ehr(tmp_path) as (_, look):
+        assert look(until=lambda: next(stops)).waiting == 1
+        person = Person(("p3",), ())
+        stripped = strip_landing(Settings(tmp_path), person)
+        assert sum(one.records for one in stripped) == 1
+        assert look().brought == 3
+    assert not [body for body in landed(tmp_path).values() if b'"p3"' in body and b"Encounter" not in body]
 
 
 # Rules --------------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ _CHUNK = 1_048_576
 #: What a look waits in all for a server that will be ready soon; what takes longer is for the next look.
 PATIENCE_SECONDS = 20.0
 #: How many looks may fail before an export is given up, and how often a look tries a file.
-_MOST_FAILURES, _MOST_TRIES = 5, 3
+_MOST_FAILURES, _MOST_TRIES = 8, 3
 #: So long after an export was given up the next one is begun, if it is not due sooner.
 _PAUSE_SECONDS = 600
 _FILE_SECONDS = 7200
