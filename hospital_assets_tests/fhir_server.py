@@ -49,6 +49,8 @@ class FhirFake:
         files_at: where files are said to be; default here.
         manifest: changes what is said when an export is ready.
         token_requests: how many requests a token is good for.
+        token_seconds: how long.
+        refused: requests without a good token.
         chunk_seconds: between two pieces of a file.
         clock: seconds since 1970.
     """
@@ -62,6 +64,7 @@ class FhirFake:
     files_at: str = ""
     manifest: Callable[[dict[str, Any]], Any] = lambda stated: stated
     token_requests: int = 1_000_000
+    token_seconds: int = 300
     chunk_seconds: float = 0.0
     clock: Callable[[], float] = time.time
     url: str = ""
@@ -70,6 +73,8 @@ class FhirFake:
     jobs: dict[str, int] = field(default_factory=dict)
     tokens: Counter[str] = field(default_factory=Counter)
     jtis: set[str] = field(default_factory=set)
+    ends: dict[str, float] = field(default_factory=dict)
+    refused: int = 0
     served: Counter[str] = field(default_factory=Counter)
 
     def count(self, method: str, part: str) -> int:
@@ -139,7 +144,8 @@ class _Handler(BaseHTTPRequestHandler):
         needs_token = fake.public_key is not None and (step != "file" or fake.needs_token)
         if needs_token:
             token = self.headers.get("authorization", "").removeprefix("Bearer ")
-            if fake.tokens[token] <= 0:
+            if fake.tokens[token] <= 0 or fake.clock() > fake.ends[token]:
+                fake.refused += 1
                 return self._json(401, outcome("login"))
             fake.tokens[token] -= 1
         if step == "export":
@@ -197,7 +203,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.fake.jtis.add(said["jti"])
         token = f"planted-token-{secrets.token_hex(8)}"
         self.fake.tokens[token] = self.fake.token_requests
-        return self._json(200, {"access_token": token, "token_type": "bearer", "expires_in": 300})
+        self.fake.ends[token] = self.fake.clock() + self.fake.token_seconds
+        said = {"access_token": token, "token_type": "bearer", "expires_in": self.fake.token_seconds}
+        return self._json(200, said)
 
 
 def outcome(code: str) -> dict[str, Any]:

@@ -361,6 +361,9 @@ def test_a_token_that_ends_in_the_middle_is_renewed(tmp_path: Path, monkeypatch:
         assert look(more).brought == 3
         assert len(fake.jtis) >= 3 and sum(fake.served.values()) == 4
     clock = Clock()
+    # One that ends while the server prepares is renewed before it is refused.
+    with ehr(tmp_path / "c", clock, polls=9, token_seconds=5, **knows) as (fake, look):
+        assert look(more).brought == 3 and len(fake.jtis) >= 4 and not fake.refused
     with ehr(tmp_path / "b", clock, polls=3, faults={"status": [Fault(202, {"Retry-After": "19"})]}, **knows) as (
         fake,
         look,
@@ -451,8 +454,9 @@ def test_a_key_that_is_none_is_said_in_words(
         (Fault(500, body=json.dumps(outcome("exception")).encode()), "HTTP 500, exception"),
         (Fault(200, body=b"{}"), "no export was begun"),
         (Fault(202), "is not on this server"),
+        (Fault(202, {"Content-Location": "https://127.0.0.1:1/status/1"}), "is not on this server"),
     ],
-    ids=range(6),
+    ids=range(7),
 )
 def test_refusals_are_said_in_words_without_what_the_server_writes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, fault: Fault, said: str
