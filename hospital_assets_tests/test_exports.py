@@ -160,7 +160,7 @@ def test_an_export_lands_whole_and_the_next_one_asks_for_what_came_since(tmp_pat
         ("file", [Fault(0), Fault(500), Fault(0)]),
         ("file", [Fault(429, {"Retry-After": "9"}), Fault(503, {"Retry-After": "nonsense"})]),
         ("delete", [Fault(500)]),
-        ("file", [Fault(307, {"Location": "/file/elsewhere/0"})]),
+        ("export", [Fault(307, {"Location": "/moved/$export"})]),
     ],
     ids=str,
 )
@@ -197,7 +197,7 @@ def test_a_forgotten_export_begins_anew(tmp_path: Path) -> None:
         fake.jobs.clear()
         fake.polls = 0
         assert "forgotten the export" in look().reason
-        assert look(later=600).brought == 3
+        assert look(later=3600).brought == 3
     assert sorted(landed(tmp_path).values()) == bodies()
 
 
@@ -208,8 +208,15 @@ def test_files_that_go_before_all_are_here_begin_anew_and_nothing_comes_twice(tm
         assert fake.served and not {name for name in landed(tmp_path) if not name.startswith(".")}
         fake.jobs.clear()
         assert "forgotten" in look().reason or look().reason
-        assert look(later=900).brought == 3
+        assert look(later=3600).brought == 3
     assert sorted(landed(tmp_path).values()) == bodies()
+
+
+def test_files_that_have_gone_for_good_end_their_export(tmp_path: Path) -> None:
+    with ehr(tmp_path, faults={"file": [Fault(404)]}) as (fake, look):
+        assert "gone before all were here" in look().reason
+        assert fake.count("DELETE", "/status/") == 1 and look(later=60).note.startswith("the next export is due in 5")
+        assert look(later=3600).brought == 3
 
 
 def test_new_addresses_of_the_same_files_go_on_with_what_is_here(tmp_path: Path) -> None:
@@ -254,7 +261,7 @@ def test_a_wrong_list_of_files_is_refused(tmp_path: Path, manifest: Callable[[di
         # Not again at every look.
         assert look(later=60).reason == "" and fake.count("GET", "$export") == 1 and not fake.served
         fake.manifest = lambda stated: stated
-        assert look(later=900).brought == 3
+        assert look(later=3600).brought == 3
 
 
 @pytest.mark.parametrize(
@@ -281,7 +288,17 @@ def test_a_file_that_never_comes_whole_ends_its_export(tmp_path: Path) -> None:
         assert all(one.reason for one in done) and fake.count("DELETE", "/status/") == 1
         assert fake.count("GET", "$export") == 1 and not list(tmp_path.rglob("*.ndjson"))
         fake.faults.clear()
-        assert look(later=900).brought == 3
+        assert look(later=3600).brought == 3
+
+
+def test_a_link_in_the_landing_folder_is_not_followed(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    with ehr(tmp_path / "data") as (fake, look):
+        (tmp_path / "data" / "landing").mkdir(parents=True)
+        (tmp_path / "data" / "landing" / "ehr").symlink_to(outside)
+        assert "a link stands in the landing folder" in look().reason and not list(outside.iterdir())
+        assert not fake.served
 
 
 def test_limits(tmp_path: Path) -> None:
@@ -289,7 +306,7 @@ def test_limits(tmp_path: Path) -> None:
     with ehr(tmp_path, files=large) as (fake, look):
         assert "over a limit" in look(megabytes=1).reason
         asked = len(fake.asked)
-        assert not look(megabytes=1).reason and len(fake.asked) == asked
+        assert not look(megabytes=1, later=1800).reason and len(fake.asked) == asked
         assert "over a limit" in look("most_megabytes = 1", later=3600).reason
         assert look(later=3600).brought == 2
 

@@ -106,7 +106,7 @@ def listen_kafka(
     ended: set[int] = set()
 
     def assign() -> None:
-        for partition in sorted(_partitions(consumer, topic, trouble) - assigned):
+        for partition in sorted(_partitions(consumer, topic) - assigned):
             start = _start(consumer, topic, partition, landing, say)
             consumer.incremental_assign([TopicPartition(topic, partition, start)])
             assigned.add(partition)
@@ -118,6 +118,7 @@ def listen_kafka(
                 consumer.commit(offsets=reached, asynchronous=True)
 
     try:
+        _reach(consumer, trouble)
         assign()
         looked = held_since = time.monotonic()
         while not stop.is_set() and not (until_end and ended >= assigned):
@@ -152,22 +153,29 @@ def listen_kafka(
         consumer.close()
 
 
-def _partitions(consumer: Consumer, topic: str, trouble: _Trouble) -> set[int]:
+def _reach(consumer: Consumer, trouble: _Trouble) -> None:
+    """Wait until a broker answers, or what the client reports meanwhile says why none will.
+
+    It must not have partitions yet: polling for reports would take their messages, too.
+    """
     from confluent_kafka import KafkaException
 
     ends = time.monotonic() + _BROKER_SECONDS
     trouble.is_silent = True
     while True:
         try:
-            found = consumer.list_topics(topic, timeout=_BROKER_SECONDS / 10).topics[topic]
+            consumer.list_topics(timeout=_BROKER_SECONDS / 10)
             break
         except KafkaException as error:
-            # Only what the client has reported meanwhile says why.
             consumer.poll(0)
             if trouble.cause or time.monotonic() > ends:
                 why = trouble.cause or trouble.hint or trouble.in_words(error.args[0])
                 raise StreamError(f"no broker answers: {why}") from None
     trouble.is_silent = False
+
+
+def _partitions(consumer: Consumer, topic: str) -> set[int]:
+    found = consumer.list_topics(topic, timeout=_BROKER_SECONDS).topics[topic]
     if found.error is not None or not found.partitions:
         raise StreamError(f"topic '{topic}': {found.error.str() if found.error else 'is empty'}")
     return set(found.partitions)

@@ -45,7 +45,7 @@ PATIENCE_SECONDS = 20.0
 #: How many looks may fail before an export is given up, and how often a look tries a file.
 _MOST_FAILURES, _MOST_TRIES = 8, 3
 #: So long after an export was given up the next one is begun, if it is not due sooner.
-_PAUSE_SECONDS = 600
+_PAUSE_SECONDS = 3600
 _FILE_SECONDS = 7200
 #: A resource is on one line; no sound one is longer.
 _LONGEST_LINE = 64_000_000
@@ -407,7 +407,10 @@ class _Look:
 
     def _places(self, key: str) -> tuple[Path, Path]:
         """Where a file lands, and where it is kept until all are here."""
-        target = self.settings.landing / self.profile.name / key
+        folder = self.settings.landing / self.profile.name
+        target = folder / key
+        if any(place.is_symlink() for place in (target, *target.parents) if place.is_relative_to(folder)):
+            raise RemoteError("a link stands in the landing folder where a file or its folder would; remove it")
         return target, target.with_name(f".{target.name}{_KEPT}")
 
     def _bring(self, file: _File, kept: Path, manifest: _Manifest, budget: int) -> None:
