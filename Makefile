@@ -7,13 +7,14 @@ HOSPITAL_DATA_DIR ?= data
 PARALLEL ?= -n auto --dist loadfile --no-loadscope-reorder
 export HOSPITAL_DATA_DIR
 
-.PHONY: help install demo dev spark-cluster test test-slow test-nightly test-all torture lint types floors check docs requirements audit sbom clean
+.PHONY: help install demo dev spark-cluster bench test test-slow test-nightly test-all torture lint types floors check docs requirements audit sbom clean
 
 help:
 	@echo "make demo      generate a hospital network, build every table, run every check"
 	@echo "make dev       open the Dagster UI over the same data"
 	@echo "make spark-cluster  a Spark master and two workers on this machine, until Ctrl-C"
 	@echo "make test      fast tests; make test-slow the slow ones; make test-all both; .ci/run what CI runs"
+	@echo "make bench     how fast it is beside a hand-written script, written to docs/performance.md"
 	@echo "make check     lint, types, import rules (make floors), and whether generated docs are up to date"
 	@echo "make audit     known vulnerabilities of the pinned packages; make sbom writes build/sbom.json"
 	@echo "make docs      write the generated docs"
@@ -35,6 +36,10 @@ demo: install
 
 dev: install
 	$(BIN)/hospital dev
+
+# What it costs beside a hand-written script, on an idle machine; a quarter of an hour.
+bench: install
+	$(BIN)/python benchmarks/bench.py --into docs/performance.md
 
 # Java 17 or newer has to be there.
 spark-cluster: install

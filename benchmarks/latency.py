@@ -53,7 +53,9 @@ def main() -> None:
         dev = subprocess.Popen([hospital, *command], start_new_session=True, **quiet)
         try:
             if options.watch:
-                report_watched(data, options.files, options.pause)
+                alerts, loads = watched(data, options.files, options.pause)
+                for what, found in (("alert raised", alerts), ("KPIs committed", loads)):
+                    print(f"{what:15} median {statistics.median(found):.2f} s, most {max(found):.2f} s")
                 return
             started = time.monotonic()
             wait_until_up()
@@ -94,7 +96,12 @@ def stand_still(data: Path) -> None:
     write_simulated_clock(settings, SimulatedClock(0.0, evening.timestamp(), 0.0))
 
 
-def report_watched(data: Path, files: int, pause: float) -> None:
+def watched(data: Path, files: int, pause: float) -> tuple[list[float], list[float]]:
+    """Rename files into the landing folder while `hospital watch` runs.
+
+    Returns:
+        seconds until the alert of each stood in the outbox, and until each was loaded and its KPIs committed.
+    """
     import sqlite3
 
     import polars as pl
@@ -135,8 +142,7 @@ def report_watched(data: Path, files: int, pause: float) -> None:
         alerts.append(alert)
         loads.append(load)
         time.sleep(pause)
-    for what, found in (("alert raised", alerts), ("KPIs committed", loads)):
-        print(f"{what:15} median {statistics.median(found):.2f} s, most {max(found):.2f} s")
+    return alerts, loads
 
 
 def land(data: Path, files: int, pause: float) -> list[tuple[str, float, list[str]]]:

@@ -47,7 +47,10 @@ def replacing(path: Path, *, is_durable: bool = False, mode: int | None = None) 
     temporary = path.with_name(f".{stem}.{_machine()}-{os.getpid()}-{next(_NUMBERS)}.tmp")
     try:
         if mode is not None:
-            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            # The mask of a process that keeps its files private is for those that say nothing.
+            os.fchmod(handle, mode)
+            os.close(handle)
         yield temporary
         if is_durable:
             flush(temporary)
@@ -65,9 +68,9 @@ def replace_text(path: Path, text: str, *, is_durable: bool = False, mode: int |
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
-def replace_bytes(path: Path, data: bytes, *, is_durable: bool = False) -> None:
+def replace_bytes(path: Path, data: bytes, *, is_durable: bool = False, mode: int | None = None) -> None:
     """Write a small file in one step; see `replacing`."""
-    with replacing(path, is_durable=is_durable) as temporary:
+    with replacing(path, is_durable=is_durable, mode=mode) as temporary:
         temporary.write_bytes(data)
 
 
@@ -147,6 +150,24 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def is_locked(path: Path, *, exclusive: bool = False) -> bool:
+    """Whether a process holds the lock of a side file; asked without waiting, and without writing into it.
+
+    Args:
+        path: the side file; where it is not there, nobody holds it.
+        exclusive: whether holders that share the lock count, too.
+    """
+    kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _machine() -> str:

@@ -8,11 +8,13 @@ A record's service day comes from its content, in its hospital's time zone, neve
 from __future__ import annotations
 
 from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-import dagster as dg
-
 from hospital_assets.settings import Settings
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 _CRON = {"daily": "0 0 * * *", "monthly": "0 0 1 * *", "yearly": "0 0 1 1 *"}
 
@@ -29,6 +31,8 @@ def service_periods(settings: Settings) -> dg.TimeWindowPartitionsDefinition:
     """
     first = period_start(settings.first_service_date, settings)
     last = settings.last_service_date
+    import dagster as dg
+
     return dg.TimeWindowPartitionsDefinition(
         start=first.isoformat(),
         timezone=FIRST_ZONE if last is None else None,

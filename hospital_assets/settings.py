@@ -87,6 +87,35 @@ class StaffingSettings:
     fixed_nurses: int = 2
 
 
+@dataclass(frozen=True)
+class MirrorSettings:
+    """The mirror of the tables for other engines: the table `[mirror]` of `hospital.toml`.
+
+    Attributes:
+        address: a folder, below the data directory unless it is absolute, or an object store's, as in
+            `s3://bucket/folder`; empty: there is no mirror.
+        kept_days: how long its versions stay.
+    """
+
+    address: str = ""
+    kept_days: int = 90
+
+
+@dataclass(frozen=True)
+class BackupSettings:
+    """Where backups go, who can open them and how many are kept: the table `[backup]` of `hospital.toml`.
+
+    Attributes:
+        folder: where they are, an absolute path outside the data directory; empty: named with each command.
+        recipients: public keys of those who can open them, of age or SSH; none: they are not encrypted.
+        keep: how many there are at most.
+    """
+
+    folder: str = ""
+    recipients: tuple[str, ...] = ()
+    keep: int = 14
+
+
 #: Key of `[staffing]` -> least and most that its numbers may be.
 _STAFFING_RANGES = {
     "shift_starts": (0, 23),
@@ -158,6 +187,8 @@ class Settings:
             keep those of their time zone's country and their state.
         forecast_challengers: methods that may forecast arrivals where they beat the others (`CHALLENGERS`).
         staffing: rules of rosters.
+        mirror: where the tables are mirrored for other engines.
+        backup: where backups go.
         identity: the provider that people may sign in at; None for local accounts only.
     """
 
@@ -173,7 +204,15 @@ class Settings:
     holiday_calendars: tuple[tuple[str, str], ...] = ()
     forecast_challengers: tuple[Challenger, ...] = ()
     staffing: StaffingSettings = StaffingSettings()
+    mirror: MirrorSettings = MirrorSettings()
+    backup: BackupSettings = BackupSettings()
     identity: IdentitySettings | None = None
+
+    @property
+    def mirror_root(self) -> str:
+        """Where the mirror is: a path, or the address of an object store; empty where there is none."""
+        address = self.mirror.address
+        return address if not address or "://" in address else str((self.data_dir / address).resolve())
 
     @property
     def landing(self) -> Path:
@@ -214,6 +253,11 @@ class Settings:
     def settings_file(self) -> Path:
         """The TOML file these settings come from."""
         return self.data_dir / "hospital.toml"
+
+    @property
+    def restoring_note(self) -> Path:
+        """There while a backup is being restored into the directory: not everything is in it yet."""
+        return self.data_dir / ".restoring.json"
 
     @property
     def policy_file(self) -> Path:
@@ -303,6 +347,13 @@ def data_dir_from_environment() -> Path:
 _HOLIDAY_CALENDAR = re.compile("[A-Z]{2}(-[A-Z0-9]{1,4})?|none")
 _LIMIT = "most_file_"
 _LIMITS = {f"{_LIMIT}{key}": value for key, value in asdict(DEFAULT_LIMITS).items()}
+#: Tables of `hospital.toml` -> an example of each.
+_TABLES = {
+    "staffing": "{ shift_hours = [8, 10] }",
+    "mirror": '{ address = "mirror" }',
+    "backup": '{ folder = "/mnt/backup" }',
+    "identity": '{ issuer = "https://..." }',
+}
 
 
 def load_settings(data_dir: Path) -> Settings:
@@ -330,6 +381,8 @@ def load_settings(data_dir: Path) -> Settings:
         "holidays": dict,
         "forecast_challengers": list,
         "staffing": dict,
+        "mirror": dict,
+        "backup": dict,
         "identity": dict,
         **dict.fromkeys(_LIMITS, int),
     }
@@ -343,9 +396,7 @@ def load_settings(data_dir: Path) -> Settings:
                 str: as_text,
                 int: str(_LIMITS.get(key, 5)),
                 list: "[2026-03-01]" if key == "baselines_from" else f'["{CHALLENGERS[0]}"]',
-                dict: {"staffing": "{ shift_hours = [8, 10] }", "identity": '{ issuer = "https://..." }'}.get(
-                    key, '{ H1 = "US-WI" }'
-                ),
+                dict: _TABLES.get(key, '{ H1 = "US-WI" }'),
             }
             example, name = examples[known[key]], "table" if known[key] is dict else known[key].__name__
             raise SettingsError(f"{settings.settings_file}: '{key}' must be a {name}, as in {key} = {example}")
@@ -392,8 +443,57 @@ def load_settings(data_dir: Path) -> Settings:
         holiday_calendars=tuple(sorted(calendars.items())),
         forecast_challengers=tuple(challengers),
         staffing=_staffing(settings.settings_file, values.get("staffing", {})),
+        mirror=_mirror(settings, values.get("mirror", {})),
+        backup=_backup(settings.settings_file, values.get("backup", {})),
         identity=_identity(settings.settings_file, values["identity"]) if "identity" in values else None,
     )
+
+
+def _mirror(settings: Settings, values: dict[str, Any]) -> MirrorSettings:
+    """The table `[mirror]`.
+
+    Raises:
+        SettingsError: a key is unknown, or has an unusable value.
+    """
+    file, known = settings.settings_file, asdict(MirrorSettings())
+    for key, value in values.items():
+        if key not in known:
+            raise SettingsError(f"{file}: unknown key 'mirror.{key}'; known keys: {', '.join(known)}")
+        if type(value) is not type(known[key]):
+            raise SettingsError(f"{file}: 'mirror.{key}' must be a {type(known[key]).__name__}")
+    found = MirrorSettings(**values)
+    scheme, is_store, rest = found.address.partition("://")
+    if found.address and ("@" in rest or "?" in rest or (is_store and not (scheme and rest))):
+        raise SettingsError(
+            f"{file}: 'mirror.address' must be a folder, or a bucket and folder as in s3://bucket/folder; keys and "
+            "endpoint come from the environment"
+        )
+    if found.kept_days < 1:
+        raise SettingsError(f"{file}: 'mirror.kept_days' must be at least 1")
+    root = Path(replace(settings, mirror=found).mirror_root)
+    if found.address and not is_store and (root == settings.data_dir or root.is_relative_to(settings.landing)):
+        raise SettingsError(f"{file}: 'mirror.address' must name a folder of its own, as in address = \"mirror\"")
+    return found
+
+
+def _backup(file: Path, values: dict[str, object]) -> BackupSettings:
+    """The table `[backup]`.
+
+    Raises:
+        SettingsError: a key is unknown or has an unusable value.
+    """
+    known = asdict(BackupSettings())
+    if unknown := values.keys() - known.keys():
+        raise SettingsError(f"{file}: unknown key 'backup.{min(unknown)}'; known keys: {', '.join(known)}")
+    folder, recipients = values.get("folder", ""), values.get("recipients", [])
+    keep = values.get("keep", BackupSettings.keep)
+    if not isinstance(folder, str) or (folder and not Path(folder).is_absolute()):
+        raise SettingsError(f"{file}: 'backup.folder' must be an absolute path, as in folder = \"/mnt/backup\"")
+    if not isinstance(recipients, list) or not all(isinstance(one, str) for one in recipients):
+        raise SettingsError(f"{file}: 'backup.recipients' must be public keys, as in recipients = [\"age1...\"]")
+    if type(keep) is not int or keep < 1:
+        raise SettingsError(f"{file}: 'backup.keep' must be a whole number from 1, as in keep = {BackupSettings.keep}")
+    return BackupSettings(folder, tuple(recipients), keep)
 
 
 def _staffing(file: Path, values: dict[str, object]) -> StaffingSettings:
@@ -516,6 +616,16 @@ def write_settings(settings: Settings) -> None:
                 named = ", ".join(f'"{hospital}" = {number}' for hospital, number in settings.staffing.hours_a_week)
                 as_list = list(value) if isinstance(value, tuple) else value
                 lines.append(f"{key} = " + (f"{{ {named} }}" if key == "hours_a_week" else str(as_list)))
+    if settings.mirror != MirrorSettings():
+        lines += ["", "# Where the tables are mirrored for other engines.", "[mirror]"]
+        lines += [f"{key} = {json.dumps(value)}" for key, value in asdict(settings.mirror).items()]
+    if settings.backup != BackupSettings():
+        lines += ["", "# Where backups go, who can open them, and how many are kept.", "[backup]"]
+        lines += [
+            f"{key} = {json.dumps(value)}"
+            for key, value in asdict(settings.backup).items()
+            if value != getattr(BackupSettings, key)
+        ]
     if settings.identity is not None:
         lines += ["", "# Where people sign in, besides local accounts.", "[identity]"]
         stated = {field.name: getattr(settings.identity, field.name) for field in fields(settings.identity)}

@@ -16,7 +16,8 @@ import uvicorn
 from starlette.applications import Starlette
 
 from hospital_assets.access.audit import Event
-from hospital_assets.access.serving import PARSING
+from hospital_assets.access.monitoring import Metrics
+from hospital_assets.access.serving import PARSING, Address
 from hospital_assets.dashboard.app import Dashboard, create_app
 from hospital_assets.dashboard.serve import dashboard_of
 from hospital_assets.live.copies import COPIES, publish_copy
@@ -62,13 +63,19 @@ class Served:
 
 
 @contextmanager
-def serve(settings: Settings, audience: str = "admin", listener: socket.socket | None = None) -> Iterator[Served]:
+def serve(
+    settings: Settings,
+    audience: str = "admin",
+    address: Address | None = None,
+    metrics: Metrics | None = None,
+    listener: socket.socket | None = None,
+) -> Iterator[Served]:
     """Serve a data directory until the block ends, at a socket that listens already or a free port."""
     seen: list[Event] = []
-    dashboard = dashboard_of(settings, audience, seen.append)
+    dashboard = dashboard_of(settings, audience, seen.append, address)
     try:
-        with running(create_app(dashboard), listener) as address:
-            yield Served(address, dashboard, seen)
+        with running(create_app(dashboard, metrics), listener) as url:
+            yield Served(url, dashboard, seen)
     finally:
         dashboard.users.close()
 

@@ -12,10 +12,18 @@ from pathlib import Path
 import duckdb
 import polars as pl
 
+from hospital_assets.assets.dimensions.scd2 import END_OF_TIME
 from hospital_assets.automation.build import BuildReport, build
-from hospital_assets.contracts import CONTRACTS
+from hospital_assets.checks.findings import Finding
+from hospital_assets.checks.kinds import CONTRACT_KINDS, KINDS, Kind
+from hospital_assets.checks.table_checks import check_table
+from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.definitions import build_definitions
 from hospital_assets.settings import Settings
+from hospital_assets.warehouse.dialect import Frame
+
+#: The kinds of checks that no contract states by itself.
+DECLARED_KINDS = [kind for kind in KINDS if kind not in CONTRACT_KINDS]
 
 #: Tables whose rows depend on when files were looked at, not on what they hold.
 _LEDGER = "raw_landed_files"
@@ -23,6 +31,11 @@ _LEDGER = "raw_landed_files"
 
 def run(settings: Settings, **options: object) -> BuildReport:
     return build(build_definitions(settings), settings, **options)  # type: ignore[arg-type]
+
+
+def checked(contract: Contract, frame: Frame, *kinds: Kind, **others: Frame) -> dict[Kind, list[Finding]]:
+    """What some kinds of checks find in a frame of a table; `others` are the tables it refers to."""
+    return dict(check_table(contract, {contract.name: frame, **others}, END_OF_TIME, kinds=kinds))
 
 
 def copy_of(settings: Settings, target: Path) -> Settings:

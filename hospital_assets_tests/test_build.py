@@ -40,7 +40,7 @@ from hospital_assets.publishing.publications import DATABASE, Publication, Publi
 from hospital_assets.settings import Settings, load_settings, write_settings
 from hospital_assets.simulator.scoring import fates, precision, recall
 from hospital_assets.warehouse.database import open_warehouse
-from hospital_assets_tests.helpers import copy_of, query, run, tables
+from hospital_assets_tests.helpers import checked, copy_of, query, run, tables
 from hospital_assets_tests.test_landing_faults import FOLDERS, UNOPENED
 
 
@@ -293,7 +293,7 @@ def test_bad_files_are_named_and_stop_nothing(network: Settings, tmp_path: Path)
 
 def test_a_planted_fault_turns_a_check_red(network: Settings, tmp_path: Path) -> None:
     from hospital_assets.checks.accounting import conservation
-    from hospital_assets.checks.contract_checks import check_table
+    from hospital_assets.checks.kinds import CONTRACT_KINDS
     from hospital_assets.warehouse.dialect import lazy
 
     contract = CONTRACTS["fact_doctor_shifts"]
@@ -319,7 +319,7 @@ def test_a_planted_fault_turns_a_check_red(network: Settings, tmp_path: Path) ->
     known = {t: lazy(pl.DataFrame({key: [1 if t != "dim_date" else 2]})) for t, key in dimension.items()}
     broken = {
         group.name: sum(finding.broken for finding in findings)
-        for group, findings in check_table(contract, frame, known)
+        for group, findings in checked(contract, frame, *CONTRACT_KINDS, **known).items()
     }
     assert broken == {"columns": 0, "key": 2, "required": 6, "values": 1, "plausible": 2, "references": 3}
     lines = pl.DataFrame(
@@ -784,7 +784,7 @@ def test_ten_thousand_small_files_with_fifty_kills(
 
     done_in_the_end("snapshot")
     for table in ("kpi_waits", "fact_emergency_visits"):
-        done_in_the_end("restore", "--table", table)
+        done_in_the_end("history", "restore", table, "--as-of", f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}")
     done_in_the_end("publish", "--role", "admin")
     assert made(other) == made(clean)
     # A link of folders stops an erasure.

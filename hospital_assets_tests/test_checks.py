@@ -24,12 +24,13 @@ import pytest
 from hospital_assets.automation.build import BuildError, BuildReport, check
 from hospital_assets.automation.instance import dagster_instance
 from hospital_assets.checks.accounting import conservation, landed_count, population_count, reconciled
-from hospital_assets.checks.contract_checks import _by_pandera, _counted, _finding, _of_pandera, _values, kinds_of
+from hospital_assets.checks.contract_checks import contract_rules
 from hospital_assets.checks.declared import resolved_rules
 from hospital_assets.checks.faults import FAULTS, prove, sound_tables
 from hospital_assets.checks.findings import Finding, newest_results
-from hospital_assets.checks.kinds import CONTRACT_KINDS, NOT_IN_FUTURE, QUALITY_KINDS, VALUES
-from hospital_assets.checks.quality import run_rules
+from hospital_assets.checks.kinds import KINDS, NOT_IN_FUTURE, VALUES
+from hospital_assets.checks.rules import _by_pandera, of_pandera, run_rules
+from hospital_assets.checks.table_checks import kinds_of
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.definitions import build_definitions
 from hospital_assets.landing.registry import load_profiles
@@ -60,7 +61,7 @@ def test_clean_data_raises_nothing(clean: tuple[Settings, BuildReport]) -> None:
     assert results.filter(pl.col("status").is_in(["Failed", "Error"])).is_empty()
     # The figures that the suite is to reach.
     assert results.height >= 1_500
-    kinds = {kind.name for kind in (*CONTRACT_KINDS, *QUALITY_KINDS)}
+    kinds = {kind.name for kind in KINDS}
     assert set(results["kind"]) == kinds and len(kinds) >= 32
     assert set(results["family"]) == {"conformance", "completeness", "plausibility"}
     # All apply, but those that need more patients, deaths, forecasts or weeks than four days have.
@@ -70,7 +71,7 @@ def test_clean_data_raises_nothing(clean: tuple[Settings, BuildReport]) -> None:
 
 def test_every_fault_is_noticed(clean: tuple[Settings, BuildReport]) -> None:
     settings, _ = clean
-    assert {fault.kind for fault in FAULTS} == {*CONTRACT_KINDS, *QUALITY_KINDS}
+    assert {fault.kind for fault in FAULTS} == set(KINDS)
     with open_warehouse(settings.warehouse_file) as warehouse:
         matrix = prove(sound_tables(warehouse), datetime(2026, 3, 10, 12, tzinfo=UTC))
     missed = matrix.filter(~pl.col("is_caught")).select("kind", "fault").rows()
@@ -95,8 +96,8 @@ def test_alerts_of_the_platform_go_by_the_wall_clock() -> None:
         for rule in resolved_rules(CONTRACTS["fact_alerts"], datetime(2026, 3, 1, tzinfo=UTC))
         if (rule.kind, rule.column) == (NOT_IN_FUTURE, "observed_at")
     )
-    ((_, platform),) = run_rules([rule], lazy(alerts.head(1)))
-    ((_, hospital),) = run_rules([rule], lazy(alerts.tail(1)))
+    _, (platform,) = run_rules([rule], lazy(alerts.head(1)))
+    _, (hospital,) = run_rules([rule], lazy(alerts.tail(1)))
     assert (platform.status, hospital.status) == ("NotApplicable", "Failed")
 
 
@@ -108,8 +109,9 @@ def test_no_table_may_hold_nan() -> None:
             checked += 1
     assert checked > 20
     spoiled = pl.DataFrame({"arrivals_per_hour": [1.0, None, float("nan"), float("inf")]})
-    rule = _values(CONTRACTS["kpi_peak_hours"])[0]
-    assert _counted(lazy(spoiled), [rule]) == (4, [2])
+    rule = next(rule for rule in contract_rules(CONTRACTS["kpi_peak_hours"]) if rule.kind is VALUES)
+    rows, (found,) = run_rules([rule], lazy(spoiled))
+    assert (rows, found.broken) == (4, 2)
 
 
 def test_accounting_notices_its_faults() -> None:
@@ -273,9 +275,11 @@ def test_the_engine_counts_what_pandera_finds(name: str, engine: str) -> None:
     frame = pl.DataFrame({"value": values})
     column = replace(CONTRACTS["cleaned_vitals"].columns[0], name="value", dtype=frame["value"].dtype, duckdb_type="")
     native = duckdb.connect().from_arrow(frame.to_arrow()) if engine == "duckdb" else frame
-    rule = _of_pandera(VALUES, column, check)
+    rule = of_pandera(VALUES, "", column, check)
     assert rule.broken is not None
-    assert _counted(lazy(native), [rule]) == (len(values), [_by_pandera(column, check, lazy(native))])
+    # Without Pandera's word.
+    rows, (found,) = run_rules([replace(rule, check=None)], lazy(native))
+    assert (rows, found.broken) == (len(values), _by_pandera(column, check, lazy(native)))
 
 
 def test_every_constraint_of_the_contracts_is_counted_by_the_engine() -> None:
@@ -288,10 +292,10 @@ def test_every_constraint_of_the_contracts_is_counted_by_the_engine() -> None:
 def test_a_constraint_the_engine_does_not_know_is_put_to_pandera() -> None:
     column = replace(CONTRACTS["cleaned_vitals"].columns[0], name="value", dtype=pl.String(), duckdb_type="VARCHAR")
     check = pa.Check.str_endswith("!")
-    rule, frame = _of_pandera(VALUES, column, check), lazy(pl.DataFrame({"value": ["a!", "b", None]}))
-    rows, counts = _counted(frame, [rule])
-    assert (rows, counts) == (3, [None])
-    assert _finding(rule, frame, rows, None).broken == 1
+    rule, frame = of_pandera(VALUES, "", column, check), lazy(pl.DataFrame({"value": ["a!", "b", None]}))
+    assert rule.broken is None
+    rows, (found,) = run_rules([rule], frame)
+    assert (rows, found.rows, found.broken) == (3, 3, 1)
 
 
 def test_one_table_is_checked_for_one_day(clean: tuple[Settings, BuildReport]) -> None:

@@ -9,14 +9,13 @@ import polars as pl
 import pytest
 
 from hospital_assets.checks import kinds
-from hospital_assets.checks.contract_checks import check_table
-from hospital_assets.checks.declared import Rule
 from hospital_assets.checks.evidence import MOST_RECORDS, evidence
 from hospital_assets.checks.findings import result
-from hospital_assets.checks.quality import run_rules
+from hospital_assets.checks.rules import Rule, run_rules
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.warehouse.database import Warehouse
 from hospital_assets.warehouse.dialect import lazy
+from hospital_assets_tests.helpers import checked
 
 DAY = date(2026, 3, 5)
 
@@ -63,20 +62,20 @@ def vitals(warehouse: Warehouse) -> Warehouse:
 @pytest.mark.parametrize(("table", "count"), [("cleaned_vitals", MOST_RECORDS), ("fact_vitals", 3)])
 def test_records_are_named_by_their_landed_line(vitals: Warehouse, table: str, count: int) -> None:
     contract = CONTRACTS[table]
-    (found,) = (finding for _, finding in run_rules([RULE], vitals.read(contract)))
+    _, (found,) = run_rules([RULE], vitals.read(contract))
     shown = evidence(vitals, contract, [found])
     places = [record.data["record"] for record in shown["records"].records]
     assert places == [f"a.json:{n}" for n in range(count)]
     assert "hospital check --day DAY --table " + table in shown["what_to_do"].value
     assert not any("secret" in str(value.value) or "41.5" in str(value.value) for value in shown.values())
-    checked = result(table, RULE.kind, [found], shown)
-    assert not checked.passed
-    assert {"records", "sql", "what_to_do"} <= set(checked.metadata)
+    seen = result(table, RULE.kind, [found], shown)
+    assert not seen.passed
+    assert {"records", "sql", "what_to_do"} <= set(seen.metadata)
 
 
 def test_the_sql_finds_the_rows_again(vitals: Warehouse) -> None:
     contract = CONTRACTS["fact_vitals"]
-    found = run_rules([RULE], vitals.read(contract))[0][1]
+    _, (found,) = run_rules([RULE], vitals.read(contract))
     sql = evidence(vitals, contract, [found])["sql"].value.removeprefix("```sql\n").removesuffix("\n```")
     assert vitals.connection.execute(sql).fetchall().__len__() == 3
 
@@ -94,8 +93,8 @@ def test_a_kpi_is_named_by_its_day_and_hospital(warehouse: Warehouse) -> None:
         excluded_cancelled_count=[0, 0],
         excluded_unknown_count=[0, 0],
     )
-    checked = dict(check_table(contract, warehouse.read(contract), {}, [kinds.ADDS_UP]))
-    shown = evidence(warehouse, contract, checked[kinds.ADDS_UP])
+    found = checked(contract, warehouse.read(contract), kinds.ADDS_UP)[kinds.ADDS_UP]
+    shown = evidence(warehouse, contract, found)
     assert [record.data["record"] for record in shown["records"].records] == [f"service_date {DAY}, hospital_id all"]
     assert "hospital explain" in shown["what_to_do"].value
 
@@ -103,11 +102,11 @@ def test_a_kpi_is_named_by_its_day_and_hospital(warehouse: Warehouse) -> None:
 def test_the_lines_that_share_a_key_are_named(vitals: Warehouse) -> None:
     contract = CONTRACTS["cleaned_vitals"]
     vitals.connection.execute("update cleaned.cleaned_vitals set observation_id = 'secret-0' where source_line = 7")
-    found = dict(check_table(contract, vitals.read(contract), {}, [kinds.KEY]))[kinds.KEY]
+    found = checked(contract, vitals.read(contract), kinds.KEY)[kinds.KEY]
     shown = evidence(vitals, contract, found)
     assert [record.data["record"] for record in shown["records"].records] == ["a.json:0", "a.json:7"]
 
 
 def test_what_passed_shows_nothing_more(vitals: Warehouse) -> None:
     frame = lazy(pl.DataFrame({"temperature_c": [36.5]}))
-    assert evidence(vitals, CONTRACTS["fact_vitals"], [run_rules([RULE], frame)[0][1]]) == {}
+    assert evidence(vitals, CONTRACTS["fact_vitals"], [*run_rules([RULE], frame)[1]]) == {}

@@ -13,7 +13,7 @@ from polars.testing import assert_frame_equal
 
 from hospital_assets.assets.forecasts.accuracy import accuracy, drift
 from hospital_assets.assets.forecasts.arrivals import forecasts
-from hospital_assets.checks.quality import check_quality
+from hospital_assets.checks.table_checks import check_table
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.forecasts import DRIVERS as DRIVER_NAMES
 from hospital_assets.contracts.forecasts import METHODS, SUM_OF_HOSPITALS
@@ -22,6 +22,7 @@ from hospital_assets.forecasting import acuity, regression, trees
 from hospital_assets.forecasting.series import Method
 from hospital_assets.settings import CHALLENGERS, Settings, SettingsError, load_settings, write_settings
 from hospital_assets.warehouse.dialect import lazy
+from hospital_assets_tests.helpers import DECLARED_KINDS
 
 FIRST, DAYS = date(2026, 8, 1), 90
 LATER = datetime(2027, 6, 1, tzinfo=UTC)
@@ -149,7 +150,7 @@ def _statuses(made: Made, scored: pl.DataFrame) -> dict[tuple[str, str], set[str
     return {
         (table, kind.name): {finding.status for finding in findings}
         for table in frames
-        for kind, findings in check_quality(table, frames, LATER)
+        for kind, findings in check_table(CONTRACTS[table], frames, LATER, kinds=DECLARED_KINDS)
     }
 
 

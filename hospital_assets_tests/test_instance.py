@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from hospital_assets.automation.event_log import HospitalEventLogStorage
+from hospital_assets.automation.history import RUN_STATUSES, HistoryError, read_history
 from hospital_assets.automation.instance import POSTGRES_URL, dagster_instance, prepare_dagster_home
 from hospital_assets.settings import Settings, SettingsError
 from hospital_assets_tests.postgresql import postgresql_server
@@ -42,6 +44,28 @@ def has_rows() -> dg.AssetCheckResult:
     return dg.AssetCheckResult(passed=True)
 
 
+def test_history_is_read_as_dagster_tells_it(tmp_path: Path) -> None:
+    assert {status.value.lower() for status in dg.DagsterRunStatus} == set(RUN_STATUSES)
+    settings = Settings(tmp_path)
+    assert read_history(settings).runs == {}
+    with dagster_instance(settings) as instance:
+        assert dg.materialize([some_table], instance=instance, partition_key="2026-01-01").success
+        assert not dg.materialize([fails], instance=instance, raise_on_error=False).success
+        found = read_history(settings)
+        for status in dg.DagsterRunStatus:
+            assert found.runs[status.value.lower()] == instance.get_runs_count(dg.RunsFilter(statuses=[status]))
+        ended = {status: at.timestamp() for (_, status), at in found.ended.items()}
+        assert ended == {
+            record.dagster_run.status.value.lower(): pytest.approx(record.end_time, abs=1e-3)
+            for record in instance.get_run_records()
+        }
+
+
+@dg.asset
+def fails() -> None:
+    raise RuntimeError
+
+
 @pytest.mark.nightly
 def test_history_can_be_in_postgresql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     postgres = pytest.importorskip("dagster_postgres", reason="dagster-postgres is not installed (dev extra)")
@@ -62,6 +86,14 @@ def test_history_can_be_in_postgresql(tmp_path: Path, monkeypatch: pytest.Monkey
             checks = instance.event_log_storage.get_asset_check_execution_history(has_rows.check_key, limit=9)
             # The stock event log leaves a line of each day as planned beside its outcome.
             assert [record.status.value for record in checks].count("SUCCEEDED") == 2
+        history = read_history(Settings(tmp_path / "other"))
+        assert history.runs["success"] == 2 and history.heartbeat is None
+        ((job, status), at), *more = history.ended.items()
+        assert (job, status, more) == ("__ephemeral_asset_job__", "success", [])
+        assert timedelta(0) <= datetime.now(UTC) - at < timedelta(minutes=30)
         assert not (tmp_path / "dagster" / "history").exists()
         # The address, which may hold a password, is written nowhere.
         assert not [path for path in tmp_path.rglob("*") if path.is_file() and url.encode() in path.read_bytes()]
+    with pytest.raises(HistoryError) as gone:
+        read_history(Settings(tmp_path))
+    assert str(server.folder) not in str(gone.value)

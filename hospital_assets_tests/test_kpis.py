@@ -38,7 +38,6 @@ from hospital_assets.assets.kpis.people import with_chance_limits
 from hospital_assets.assets.kpis.readmissions import inpatient_stays, readmissions
 from hospital_assets.assets.kpis.returns import returns
 from hospital_assets.assets.kpis.stays import before_noon, length_of_stay, overstays
-from hospital_assets.checks.contract_checks import check_table
 from hospital_assets.checks.kinds import ADDS_UP
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.profile import canonical_columns
@@ -47,6 +46,7 @@ from hospital_assets.measures.condition_groups import GROUPS
 from hospital_assets.measures.natural_limits import BASELINE_POINTS, Assurance, Better, assurance, with_natural_limits
 from hospital_assets.warehouse.dialect import Frame, checkpoint, explode_days, hash_keys, lazy
 from hospital_assets_tests.engines import Engine
+from hospital_assets_tests.helpers import checked
 from hospital_assets_tests.test_transforms import VISIT_TYPES, at, collect, events
 
 DAY = date(2026, 1, 1)
@@ -112,12 +112,7 @@ def adds_up(name: str, frame: Frame) -> None:
         (frame, False),
         (frame.with_columns(population_count=nw.col("population_count") + 1), True),
     ):
-        findings = dict(check_table_groups(contract, spoiled))
-        assert any(found.broken for found in findings["adds_up"]) is broken
-
-
-def check_table_groups(contract: Any, frame: Frame) -> list[tuple[str, Any]]:
-    return [(group.name, found) for group, found in check_table(contract, frame, {}) if group is ADDS_UP]
+        assert any(found.broken for found in checked(contract, spoiled, ADDS_UP)[ADDS_UP]) is broken
 
 
 # G3 LWBS ------------------------------------------------------------------------------------------

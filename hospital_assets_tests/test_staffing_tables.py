@@ -12,7 +12,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from hospital_assets.assets.forecasts.staffing import Made, realised, suggestions
-from hospital_assets.checks.quality import check_quality
+from hospital_assets.checks.table_checks import check_table
 from hospital_assets.cli import main, rosters
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.forecasts import OUTCOMES
@@ -20,6 +20,7 @@ from hospital_assets.forecasting import simulate
 from hospital_assets.settings import Settings, StaffingSettings
 from hospital_assets.warehouse.database import Period, open_warehouse
 from hospital_assets.warehouse.dialect import lazy
+from hospital_assets_tests.helpers import DECLARED_KINDS
 
 #: A Sunday, eight weeks of history before it and a week after it.
 AS_OF = date(2026, 6, 28)
@@ -208,10 +209,11 @@ def test_checks_pass_and_each_planted_fault_turns_one_red(made: Made) -> None:
 
     def statuses(tables: dict[str, pl.DataFrame]) -> dict[tuple[str, str], set[str]]:
         frames = {name: lazy(frame) for name, frame in tables.items()}
+        now = datetime(2026, 7, 1, tzinfo=UTC)
         return {
             (table, kind.name): {finding.status for finding in findings}
             for table in frames
-            for kind, findings in check_quality(table, frames, datetime(2026, 7, 1, tzinfo=UTC))
+            for kind, findings in check_table(CONTRACTS[table], frames, now, kinds=DECLARED_KINDS)
         }
 
     assert {"Passed"} == set().union(*statuses(sound).values())

@@ -16,12 +16,13 @@ from polars.testing import assert_frame_equal
 
 from hospital_assets.assets.forecasts.wait_methods import accuracy, came, methods
 from hospital_assets.assets.forecasts.waits import simulated_waits, waits
-from hospital_assets.checks.quality import check_quality
+from hospital_assets.checks.table_checks import check_table
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.forecasts import QUEUE, SAME_HOUR
 from hospital_assets.forecasting import simulate
 from hospital_assets.forecasting import waits as ahead
 from hospital_assets.warehouse.dialect import lazy
+from hospital_assets_tests.helpers import DECLARED_KINDS
 from hospital_assets_tests.test_staffing_tables import AS_OF, ZONE, tables
 
 NOBODY = simulate.Patients(*(np.empty(0) for _ in range(2)), np.empty(0, dtype=np.int64), np.empty(0), np.empty(0))
@@ -318,7 +319,9 @@ def test_a_simulation_that_ships_though_it_is_worse_is_noticed() -> None:
     name = "kpi_wait_forecast_accuracy"
 
     def status(frame: pl.DataFrame) -> set[str]:
-        checked = check_quality(name, {name: lazy(frame)}, datetime(2026, 7, 1, tzinfo=UTC))
+        checked = check_table(
+            CONTRACTS[name], {name: lazy(frame)}, datetime(2026, 7, 1, tzinfo=UTC), kinds=DECLARED_KINDS
+        )
         return {finding.status for kind, findings in checked if kind.name == "skill" for finding in findings}
 
     many = found.with_columns(forecasts_count=pl.lit(5_000), shipped_count=pl.lit(5_000))
@@ -390,7 +393,9 @@ def test_a_band_of_waits_that_falls_is_noticed() -> None:
     name = "forecast_waits_hourly"
 
     def statuses(frame: pl.DataFrame) -> dict[str, set[str]]:
-        checked = check_quality(name, {name: lazy(frame)}, datetime(2026, 7, 1, tzinfo=UTC))
+        checked = check_table(
+            CONTRACTS[name], {name: lazy(frame)}, datetime(2026, 7, 1, tzinfo=UTC), kinds=DECLARED_KINDS
+        )
         return {kind.name: {finding.status for finding in findings} for kind, findings in checked}
 
     assert statuses(found) == {"quantiles": {"Passed"}, "ahead": {"Passed"}}

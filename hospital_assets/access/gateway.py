@@ -33,12 +33,20 @@ from starlette.routing import Route
 from hospital_assets.access.audit import AuditError, AuditLog, Event
 from hospital_assets.access.authentication import SIGNED_IN, TokenBackend, bearer_token, client_address, open_provider
 from hospital_assets.access.fairness import TooManyWaitingError, Turns
+from hospital_assets.access.monitoring import Metrics, Monitored, any_opens
 from hospital_assets.access.sandbox import Format, Limits, run_query
 from hospital_assets.access.serving import LOOPBACK_NAMES, Address, check, trusted_hosts
 from hospital_assets.access.users import GATEWAY, NOT_LET_IN, Users, open_users
 from hospital_assets.files import StateError
 from hospital_assets.publishing.policy import load_policy
-from hospital_assets.publishing.publications import DATABASE, PublicationError, read_manifest, version_folder
+from hospital_assets.publishing.publications import (
+    DATABASE,
+    PublicationError,
+    open_publication,
+    published_audiences,
+    read_manifest,
+    version_folder,
+)
 from hospital_assets.settings import Settings
 
 MOST_BODY_BYTES = 64_000
@@ -71,7 +79,12 @@ class Gate:
 
 
 def build_app(
-    settings: Settings, *, limits: Limits | None = None, hosts: tuple[str, ...] = LOOPBACK_NAMES, at_once: int = 2
+    settings: Settings,
+    *,
+    limits: Limits | None = None,
+    hosts: tuple[str, ...] = LOOPBACK_NAMES,
+    at_once: int = 2,
+    metrics: Metrics | None = None,
 ) -> Starlette:
     """The gateway as an ASGI application.
 
@@ -80,19 +93,32 @@ def build_app(
         limits: of one query.
         hosts: names it answers to; a page of another site that points its name here is refused.
         at_once: how many queries run at a time, of one user one fewer; others wait, users in turn.
+        metrics: what is read at `/metrics`; None where there are none.
     """
     audit = AuditLog(settings)
     users = open_users(settings, audit.append)
     provider = open_provider(settings, load_policy(settings))
+    routes = [
+        Route("/v1/login", _login, methods=["POST"]),
+        Route("/v1/logout", _logout, methods=["POST"]),
+        Route("/v1/tables", _tables, methods=["GET"]),
+        Route("/v1/query", _query, methods=["POST"]),
+    ]
+
+    def is_ready() -> bool:
+        users.has_any()
+        return any_opens(
+            published_audiences(settings.data_dir),
+            lambda audience: open_publication(settings.data_dir, audience).close(),
+        )
+
     app = Starlette(
-        routes=[
-            Route("/v1/login", _login, methods=["POST"]),
-            Route("/v1/logout", _logout, methods=["POST"]),
-            Route("/v1/tables", _tables, methods=["GET"]),
-            Route("/v1/query", _query, methods=["POST"]),
-        ],
+        routes=routes,
         middleware=[
             trusted_hosts(hosts),
+            Middleware(
+                Monitored, is_ready=is_ready, pages=[route.path.strip("/") for route in routes], metrics=metrics
+            ),
             Middleware(AuthenticationMiddleware, backend=TokenBackend(users, provider), on_error=_not_verified),
         ],
         exception_handlers={HTTPException: _refused, AuditError: _not_audited},
@@ -268,12 +294,12 @@ async def _query(request: Request) -> Response:
     )
 
 
-def app_at(settings: Settings, address: Address) -> Starlette:
-    """The gateway as it may be served at an address.
+def app_at(settings: Settings, address: Address, metrics: Metrics | None = None) -> Starlette:
+    """The gateway as it may be served at an address, with what is read there at `/metrics`.
 
     Raises:
         ServingError: the address can be reached by others and something for that is missing.
     """
     with contextlib.closing(open_users(settings)) as users:
         check(address, has_users=users.has_active() or settings.identity is not None)
-    return build_app(settings, hosts=address.hosts())
+    return build_app(settings, hosts=address.hosts(), metrics=metrics)

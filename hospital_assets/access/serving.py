@@ -21,6 +21,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from hospital_assets.logs import is_json
 from hospital_assets.settings import SettingsError
 
 #: How requests are read: by a parser that limits the size of headers and takes one Host; nothing is said of it.
@@ -147,6 +148,8 @@ def run(app: Starlette, address: Address, *, graceful_seconds: int) -> None:
 
 def options_of(address: Address) -> dict[str, Any]:
     """What uvicorn has to know about an address."""
+    # Without a configuration of its own, its loggers are those of the process.
+    as_it_has_it: dict[str, Any] = {"log_config": None} if is_json() else {}
     return {
         "host": address.host,
         "port": address.port,
@@ -157,6 +160,7 @@ def options_of(address: Address) -> dict[str, Any]:
         "forwarded_allow_ips": list(address.proxies),
         "log_level": "warning",
         **PARSING,
+        **as_it_has_it,
     }
 
 

@@ -13,10 +13,11 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from hospital_assets.alerts.settings import AlertSettings, NotifierSettings, Severity, load_alert_settings
 from hospital_assets.settings import Settings
@@ -522,6 +523,48 @@ class Outbox:
             self._connection.execute("rollback")
             raise
         self._connection.execute("commit")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How alerts and messages stand.
+
+    Attributes:
+        open: severity -> alerts that are not resolved.
+        messages: `sent`, `waiting` or `given_up` -> messages; those silenced for a time wait.
+        waits_since: when the oldest message that is due, and was not silenced, was queued; None where none is.
+    """
+
+    open: Mapping[str, int] = field(default_factory=dict)
+    messages: Mapping[str, int] = field(default_factory=dict)
+    waits_since: datetime | None = None
+
+
+def standing(settings: Settings) -> Standing:
+    """How alerts and messages stand, read without taking part: nobody waits for it, and it makes no outbox.
+
+    Raises:
+        sqlite3.Error: the outbox cannot be read.
+    """
+    file = outbox_file(settings)
+    if not file.exists():
+        return Standing()
+    with contextlib.closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True, timeout=3)) as connection:
+        is_open = "select severity, count(*) from alerts where state <> 'resolved' group by severity order by severity"
+        state = (
+            "case when delivered_at is not null then 'sent' when given_up_at is not null then 'given_up' "
+            "else 'waiting' end"
+        )
+        since = (
+            "select min(created_at) from deliveries "
+            "where delivered_at is null and given_up_at is null and silence_id is null"
+        )
+        ((oldest,),) = connection.execute(since).fetchall()
+        return Standing(
+            dict(connection.execute(is_open).fetchall()),
+            dict(connection.execute(f"select {state} as state, count(*) from deliveries group by 1").fetchall()),
+            None if oldest is None else _instant(oldest),
+        )
 
 
 def outbox_file(settings: Settings) -> Path:

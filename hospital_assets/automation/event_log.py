@@ -43,6 +43,43 @@ _FIELDS = tuple(inspect.signature(AssetCheckEvaluation).parameters)
 #: The index of all runs and a few runs: each is a file.
 _MOST_CONNECTIONS = 4
 
+_CHECKS, _EVENTS = AssetCheckExecutionsTable.c, SqlEventLogStorageTable.c
+#: The days of a check that a run planned. Statements are made once: making them costs more than running them.
+_OF_RANGE = db.and_(
+    _CHECKS.asset_key == db.bindparam("of_asset"),
+    _CHECKS.check_name == db.bindparam("of_check"),
+    _CHECKS.run_id == db.bindparam("of_run"),
+    _CHECKS.partition.is_not(None),
+)
+_LAST_OF_RANGE = db.select(db.func.max(_CHECKS.id)).where(_OF_RANGE)
+_ALL_OF_RANGE = (
+    AssetCheckExecutionsTable.update()
+    .where(_OF_RANGE)
+    .values(
+        **{
+            name: db.bindparam(name)
+            for name in (
+                "execution_status",
+                "evaluation_event",
+                "evaluation_event_timestamp",
+                "evaluation_event_storage_id",
+            )
+        },
+        materialization_event_storage_id=db.select(db.func.max(_EVENTS.id))
+        .where(
+            _EVENTS.asset_key == db.bindparam("of_asset"),
+            _EVENTS.dagster_event_type == DagsterEventType.ASSET_MATERIALIZATION.value,
+            _EVENTS.partition == _CHECKS.partition,
+        )
+        .scalar_subquery(),
+    )
+)
+_FINDINGS = (
+    AssetCheckExecutionsTable.update()
+    .where(_CHECKS.id == db.bindparam("of_id"))
+    .values(evaluation_event=db.bindparam("evaluation_event"))
+)
+
 
 class HospitalEventLogStorage(SqliteEventLogStorage):
     """As Dagster's own, with kept connections, events stored together, and checks that cover their range."""
@@ -52,6 +89,7 @@ class HospitalEventLogStorage(SqliteEventLogStorage):
         self._under_way: dict[str, db.Connection] = {}
         self._tables: set[str] = set()
         self._migrated: set[str] = set()
+        self._columns: set[str] = set()
         #: What is newest of an asset, by what was asked: its record, or tags of its partitions.
         self._newest: dict[AssetKey, dict[Hashable, Any]] = {}
         self._known_at: tuple[int, int] | None = None
@@ -86,6 +124,12 @@ class HospitalEventLogStorage(SqliteEventLogStorage):
         if name not in self._migrated and super().has_secondary_index(name):
             self._migrated.add(name)
         return name in self._migrated
+
+    def has_asset_key_col(self, column_name: str) -> bool:
+        """Whether the table of assets has a column; Dagster looks at each record that it reads, and none ever goes."""
+        if column_name not in self._columns and super().has_asset_key_col(column_name):
+            self._columns.add(column_name)
+        return column_name in self._columns
 
     def get_asset_records(self, asset_keys: Sequence[AssetKey] | None = None) -> Sequence[AssetRecord]:
         """The newest records of assets: as read before, where nothing was written since."""
@@ -282,46 +326,25 @@ class HospitalEventLogStorage(SqliteEventLogStorage):
     def _store_for_range(self, event: EventLogEntry, event_id: int | None) -> bool:
         """Give every planned day of the run the outcome; False where none was planned."""
         evaluation = event.get_dagster_event().asset_check_evaluation_data
-        checks, events = AssetCheckExecutionsTable.c, SqlEventLogStorageTable.c
-        asset_key = evaluation.asset_key.to_string()
-        of_this_run = db.and_(
-            checks.asset_key == asset_key,
-            checks.check_name == evaluation.check_name,
-            checks.run_id == event.run_id,
-            checks.partition.is_not(None),
-        )
-        newest_materialization = (
-            db.select(db.func.max(events.id))
-            .where(
-                events.asset_key == asset_key,
-                events.dagster_event_type == DagsterEventType.ASSET_MATERIALIZATION.value,
-                events.partition == checks.partition,
-            )
-            .scalar_subquery()
-        )
-        passed = AssetCheckExecutionRecordStatus.SUCCEEDED.value
-        failed = AssetCheckExecutionRecordStatus.FAILED.value
+        of_range = {
+            "of_asset": evaluation.asset_key.to_string(),
+            "of_check": evaluation.check_name,
+            "of_run": event.run_id,
+        }
+        status = AssetCheckExecutionRecordStatus
         with self.index_connection() as connection:
-            last = connection.execute(db.select(db.func.max(checks.id)).where(of_this_run)).scalar()
+            last = connection.execute(_LAST_OF_RANGE, of_range).scalar()
             if last is None:
                 return False
             # Every day of the range has the outcome; the findings stand once, on the last one.
-            connection.execute(
-                AssetCheckExecutionsTable.update()
-                .where(of_this_run)
-                .values(
-                    execution_status=passed if evaluation.passed else failed,
-                    evaluation_event=serialize_value(_without_findings(event)),
-                    evaluation_event_timestamp=_written_at(event),
-                    evaluation_event_storage_id=event_id,
-                    materialization_event_storage_id=newest_materialization,
-                )
-            )
-            connection.execute(
-                AssetCheckExecutionsTable.update()
-                .where(checks.id == last)
-                .values(evaluation_event=self._rows[id(event)]["event"])
-            )
+            outcome = {
+                "execution_status": (status.SUCCEEDED if evaluation.passed else status.FAILED).value,
+                "evaluation_event": serialize_value(_without_findings(event)),
+                "evaluation_event_timestamp": _written_at(event),
+                "evaluation_event_storage_id": event_id,
+            }
+            connection.execute(_ALL_OF_RANGE, of_range | outcome)
+            connection.execute(_FINDINGS, {"of_id": last, "evaluation_event": self._rows[id(event)]["event"]})
         return True
 
 

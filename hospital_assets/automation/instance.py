@@ -15,11 +15,10 @@ from typing import Any
 
 import dagster as dg
 
+from hospital_assets.automation.history import POSTGRES_URL
 from hospital_assets.files import replace_text
 from hospital_assets.settings import Settings, SettingsError
 
-#: Names a PostgreSQL database for runs, events and schedules; without it they are SQLite files in the home.
-POSTGRES_URL = "HOSPITAL_DAGSTER_POSTGRES_URL"
 #: SQLAlchemy takes `postgresql://` for psycopg 3; dagster-postgres is made for psycopg 2.
 _SCHEME = "postgresql+psycopg2://"
 
@@ -36,6 +35,22 @@ def dagster_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
+def end_unfinished_runs(settings: Settings, why: str) -> int:
+    """Have Dagster know that no run of a data directory is at work any more; returns how many it thought were.
+
+    Raises:
+        SettingsError: see `prepare_dagster_home`.
+    """
+    with dagster_instance(settings) as instance:
+        runs = instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
+        for run in runs:
+            instance.report_run_failed(run, why)
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+    return len(runs)
+
+
+#: States of runs that have not ended.
+UNFINISHED = [dg.DagsterRunStatus[name] for name in ("QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING")]
 #: What an instance was made from, and it.
 _kept: list[tuple[Any, dg.DagsterInstance]] = []
 

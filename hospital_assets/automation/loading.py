@@ -55,10 +55,14 @@ class Step:
     quarantined: list[str]
     suspects: list[str]
 
-    def in_words(self) -> list[str]:
-        """What a person should know of it."""
+    def in_words(self, name: Callable[[str], str] = str) -> list[str]:
+        """What a person should know of it.
+
+        Args:
+            name: what a file is called.
+        """
         lines = [
-            f"quarantined  {path}: every run with it failed; deliver a corrected file, or `hospital retry`"
+            f"quarantined  {name(path)}: every run with it failed; deliver a corrected file, or `hospital retry`"
             for path in self.quarantined
         ]
         return [*lines, stopped_in_words(self.suspects)] if self.suspects else lines

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from hospital_assets.automation.instance import dagster_instance
+from hospital_assets.files import is_locked
 from hospital_assets.settings import Settings
 
 #: A daemon that lives has left a heartbeat within this time: Dagster writes one every 30 seconds.
@@ -33,33 +34,28 @@ def dev_lock(settings: Settings) -> contextlib.AbstractContextManager[bool]:
 def _held(path: Path) -> Iterator[bool]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
+        for pause in (*[0.02] * 5, None):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if pause is None:
+                    yield False
+                    return
+                # Somebody who only looks has it for less than that.
+                time.sleep(pause)
+            else:
+                break
         yield True
 
 
 def is_watched(settings: Settings) -> bool:
     """Whether a watcher is at work on the data directory."""
-    return _is_held(_lock_file(settings))
+    return is_locked(_lock_file(settings))
 
 
 def is_served(settings: Settings) -> bool:
     """Whether `hospital dev` is at work on the data directory."""
-    return _is_held(_dev_file(settings))
-
-
-def _is_held(path: Path) -> bool:
-    try:
-        with path.open("r") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
+    return is_locked(_dev_file(settings))
 
 
 def at_work(settings: Settings, now: datetime) -> list[str]:
@@ -72,6 +68,8 @@ def at_work(settings: Settings, now: datetime) -> list[str]:
     Returns:
         Each as a person knows it.
     """
+    from hospital_assets.automation.instance import dagster_instance
+
     found = ["the watcher (`hospital watch`)"] if is_watched(settings) else []
     if is_served(settings):
         return [*found, "`hospital dev`"]

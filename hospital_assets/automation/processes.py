@@ -15,6 +15,7 @@ from typing import Literal
 
 from hospital_assets.automation.instance import dagster_environment
 from hospital_assets.files import replace_text
+from hospital_assets.logs import is_json
 from hospital_assets.settings import Settings, SettingsError
 
 Process = Literal["code", "webserver", "daemon"]
@@ -54,18 +55,20 @@ def command_of(process: Process, settings: Settings, socket: Path, port: int = 3
         prefix: path under which a proxy shows the webserver, as in /dagster.
     """
     module = [sys.executable, "-m"]
+    # In Dagster's own words: `event`, `level`, `timestamp`.
+    as_json = ["--log-format", "json"] if is_json() else []
     if process == "code":
         definitions = ["-m", "hospital_assets.definitions", "--location-name", "hospital_assets"]
         return [
             *(*module, "dagster", "code-server", "start", "--socket", str(socket), *definitions),
-            *("--use-python-environment-entry-point", "--log-level", "warning"),
+            *("--use-python-environment-entry-point", "--log-level", "warning", *as_json),
         ]
     workspace = settings.dagster_home / "workspace.yaml"
     replace_text(workspace, _WORKSPACE.format(socket=socket))
     if process == "daemon":
-        return [*module, "dagster._daemon", "run", "-w", str(workspace), "--log-level", "warning"]
+        return [*module, "dagster._daemon", "run", "-w", str(workspace), "--log-level", "warning", *as_json]
     at = ["-h", "127.0.0.1", "-p", str(port), *(["--path-prefix", prefix] if prefix else [])]
-    quiet = ["--uvicorn-log-level", "warning", "--dagster-log-level", "warning"]
+    quiet = ["--uvicorn-log-level", "warning", "--dagster-log-level", "warning", *as_json]
     return [*module, "dagster_webserver", "-w", str(workspace), *at, *quiet]
 
 

@@ -42,10 +42,12 @@ from hospital_assets.automation.sensors import quiet_since_ns
 from hospital_assets.landing.content import FAILURES
 from hospital_assets.landing.listing import folders
 from hospital_assets.landing.profile import FEEDS
+from hospital_assets.landing.quarantine import label_of
 from hospital_assets.landing.waiting import Waiting
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.live.alert_rules import check_signals
 from hospital_assets.live.monitor import Monitor, open_monitor
+from hospital_assets.logs import is_json
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import WarehouseLockedError, open_warehouse
 
@@ -143,7 +145,10 @@ def watch(
                         done_sending.result()
             except FAILURES as error:
                 # Whatever it is: people rely on the next look.
-                say(f"failed   {in_words(error) or f'a look ended in {type(error).__name__}'}; it goes on")
+                words = in_words(error) or ""
+                if not words or (is_json() and str(settings.landing) in words):
+                    words = f"a look ended in {type(error).__name__}"
+                say(f"failed   {words}; it goes on")
                 _LOG.debug("a look failed", exc_info=error)
                 has_news = True
                 stop.wait(_PAUSE_SECONDS)
@@ -186,7 +191,8 @@ def _changes(landing: Path, stop: threading.Event) -> Iterator[bool]:
 def _step(intake: Loading, waiting: Sequence[Waiting], say: Callable[[str], None]) -> bool:
     """Load what waits; returns whether there is more to do."""
     step = intake.step(waiting, wall_clock())
-    for words in step.in_words():
+    # A file's name may hold a patient's: people at a terminal may see it, programs that gather logs may not.
+    for words in step.in_words(label_of if is_json() else str):
         say(words)
     return step.is_unfinished
 

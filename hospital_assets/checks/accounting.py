@@ -1,15 +1,15 @@
 """Checks that nothing is lost: landed = raw, and raw = cleaned + quarantined + duplicates."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatch
-from typing import Any
 
 import dagster as dg
 import narwhals as nw
 import polars as pl
 
-from hospital_assets.assets.declare import WAREHOUSE_POOL, partitions_of
-from hospital_assets.checks.findings import names_asked_for
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.kpis import ALL, POOLED
 from hospital_assets.landing.drift import ADVICE, NOTEWORTHY, drifts
@@ -17,29 +17,41 @@ from hospital_assets.landing.profile import LANDED, SUBJECTS
 from hospital_assets.landing.registry import Profiles
 from hospital_assets.warehouse.dialect import Frame
 
+Frames = Mapping[str, Frame]
 
-def conserved(subject: str, periods: dg.TimeWindowPartitionsDefinition) -> dg.AssetChecksDefinition:
+
+@dataclass(frozen=True)
+class Account:
+    """A check of a table that compares sums with other tables, or looks at it as a whole.
+
+    Attributes:
+        table: whose check it is.
+        name: of the asset check.
+        description: what it asks.
+        check: gives its outcome, from the table and those it needs, by name, and the profiles.
+        needs: other tables that it reads.
+        blocking: whether a failure stops what depends on the table, in that run.
+    """
+
+    table: str
+    name: str
+    description: str
+    check: Callable[[Frames, Profiles], dg.AssetCheckResult]
+    needs: tuple[str, ...] = ()
+    blocking: bool = False
+
+
+def _conserved(subject: str) -> Account:
     """Every raw record of a subject is cleaned, quarantined, or a counted duplicate."""
     raw, cleaned, quarantine = f"raw_{subject}", f"cleaned_{subject}", f"quarantine_{subject}"
-    spec = dg.AssetCheckSpec(
+    return Account(
+        cleaned,
         "conserved",
-        asset=cleaned,
-        description="raw = cleaned + quarantined + duplicates: no landed record disappears.",
-        additional_deps=[raw, quarantine],
+        "raw = cleaned + quarantined + duplicates: no landed record disappears.",
+        lambda frames, _: conservation(cleaned, frames[raw], frames[cleaned], frames[quarantine]),
+        (raw, quarantine),
         blocking=True,
-        partitions_def=partitions_of(cleaned, periods),
     )
-
-    @dg.multi_asset_check(
-        name=f"{cleaned}_conserved",
-        specs=[spec],
-        ins={name: dg.AssetIn(name) for name in (raw, cleaned, quarantine)},
-        pool=WAREHOUSE_POOL,
-    )
-    def check(**frames: Any) -> Iterator[dg.AssetCheckResult]:
-        yield conservation(cleaned, frames[raw], frames[cleaned], frames[quarantine])
-
-    return check
 
 
 def conservation(name: str, raw: Frame, cleaned: Frame, quarantine: Frame) -> dg.AssetCheckResult:
@@ -86,40 +98,10 @@ def _count(frame: Frame) -> int:
 NOT_LOADED = ("unreadable", "missing_column", "unrecognised", "empty")
 
 
-@dg.multi_asset_check(
-    specs=[
-        dg.AssetCheckSpec(
-            "files_readable",
-            asset="raw_landed_files",
-            description="Every landed file that a profile takes could be read.",
-        ),
-        dg.AssetCheckSpec(
-            "columns_known",
-            asset="raw_landed_files",
-            description="Landed files have no columns that their profile does not name.",
-        ),
-        dg.AssetCheckSpec(
-            "columns_present",
-            asset="raw_landed_files",
-            description="Landed files have every column that files of their feed used to have.",
-        ),
-    ],
-    ins={"ledger": dg.AssetIn("raw_landed_files")},
-    can_subset=True,
-    pool=WAREHOUSE_POOL,
-)
-def landed_files(
-    context: dg.AssetCheckExecutionContext, ledger: pl.DataFrame, profiles: dg.ResourceParam[Profiles]
-) -> Iterator[dg.AssetCheckResult]:
-    """Name the files that were not loaded, and the columns that no profile names."""
-    asked = names_asked_for(context)
-    yield from (found for found in files_checked(ledger, profiles) if found.check_name in asked)
-
-
-def files_checked(ledger: pl.DataFrame, profiles: Profiles) -> Iterator[dg.AssetCheckResult]:
-    """The outcomes of all checks of landed files."""
+def files_readable(ledger: pl.DataFrame) -> dg.AssetCheckResult:
+    """Name the landed files that were not loaded."""
     not_loaded = ledger.filter(pl.col("state").is_in(NOT_LOADED))
-    yield dg.AssetCheckResult(
+    return dg.AssetCheckResult(
         asset_key="raw_landed_files",
         check_name="files_readable",
         passed=not_loaded.is_empty(),
@@ -136,73 +118,76 @@ def files_checked(ledger: pl.DataFrame, profiles: Profiles) -> Iterator[dg.Asset
             ),
         },
     )
-    found = [drift for drift in drifts(ledger, profiles) if drift.verdict in NOTEWORTHY]
-    for name, verdicts, description in (
-        ("columns_known", ("new",), "columns without a place in their profile"),
-        ("columns_present", ("missing", "blocked"), "columns that files of a feed lack"),
-    ):
-        these = [drift for drift in found if drift.verdict in verdicts]
-        yield dg.AssetCheckResult(
-            asset_key="raw_landed_files",
-            check_name=name,
-            passed=not these,
-            severity=dg.AssetCheckSeverity.WARN,
-            description=f"{description}: " + (", ".join(sorted({f"{d.subject}.{d.column}" for d in these})) or "none"),
-            metadata={
-                "drift": dg.MetadataValue.table(
-                    [
-                        dg.TableRecord(
-                            {
-                                "subject": d.subject,
-                                "column": d.column,
-                                "verdict": d.verdict,
-                                "files": d.files,
-                                "first_file": d.first_file,
-                                "what_to_do": ADVICE[d.verdict],
-                            }
-                        )
-                        for d in these
-                    ]
-                    or [
-                        dg.TableRecord(
-                            {
-                                "subject": "",
-                                "column": "none",
-                                "verdict": "",
-                                "files": 0,
-                                "first_file": "",
-                                "what_to_do": "",
-                            }
-                        )
-                    ]
-                )
-            },
-        )
 
 
-def landed_is_raw(subject: str, periods: dg.TimeWindowPartitionsDefinition) -> dg.AssetChecksDefinition:
+def columns_drifted(
+    name: str, verdicts: Collection[str], what: str, ledger: pl.DataFrame, profiles: Profiles
+) -> dg.AssetCheckResult:
+    """Name the columns of landed files that have changed.
+
+    Args:
+        name: of the check.
+        verdicts: the changes it is about, see `drift`.
+        what: it finds, in words.
+        ledger: raw_landed_files.
+        profiles: of the directory.
+    """
+    found = [drift for drift in drifts(ledger, profiles) if drift.verdict in NOTEWORTHY and drift.verdict in verdicts]
+    none = dg.TableRecord(
+        {"subject": "", "column": "none", "verdict": "", "files": 0, "first_file": "", "what_to_do": ""}
+    )
+    return dg.AssetCheckResult(
+        asset_key="raw_landed_files",
+        check_name=name,
+        passed=not found,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{what}: " + (", ".join(sorted({f"{d.subject}.{d.column}" for d in found})) or "none"),
+        metadata={
+            "drift": dg.MetadataValue.table(
+                [
+                    dg.TableRecord(
+                        {
+                            "subject": d.subject,
+                            "column": d.column,
+                            "verdict": d.verdict,
+                            "files": d.files,
+                            "first_file": d.first_file,
+                            "what_to_do": ADVICE[d.verdict],
+                        }
+                    )
+                    for d in found
+                ]
+                or [none]
+            )
+        },
+    )
+
+
+def _of_columns(name: str, description: str, verdicts: Collection[str], what: str) -> Account:
+    return Account(
+        "raw_landed_files",
+        name,
+        description,
+        lambda frames, profiles: columns_drifted(name, verdicts, what, _native(frames["raw_landed_files"]), profiles),
+    )
+
+
+def _native(frame: Frame) -> pl.DataFrame:
+    rows: pl.DataFrame = frame.collect("polars").to_native()
+    return rows
+
+
+def _landed_is_raw(subject: str) -> Account:
     """Every record the ledger counted in a subject's files is in the raw table."""
     raw = f"raw_{subject}"
-    spec = dg.AssetCheckSpec(
+    return Account(
+        raw,
         "landed_is_raw",
-        asset=raw,
-        description="Files wholly within the run's days have as many raw records as the ledger says.",
-        additional_deps=["raw_landed_files"],
+        "Files wholly within the run's days have as many raw records as the ledger says.",
+        lambda frames, _: landed_count(raw, subject, frames[raw], _native(frames["raw_landed_files"])),
+        ("raw_landed_files",),
         blocking=True,
-        partitions_def=partitions_of(raw, periods),
     )
-
-    @dg.multi_asset_check(
-        name=f"{raw}_landed",
-        specs=[spec],
-        ins={raw: dg.AssetIn(raw), "ledger": dg.AssetIn("raw_landed_files")},
-        pool=WAREHOUSE_POOL,
-    )
-    def check(**frames: Any) -> Iterator[dg.AssetCheckResult]:
-        ledger: pl.DataFrame = frames["ledger"].collect("polars").to_native()
-        yield landed_count(raw, subject, frames[raw], ledger)
-
-    return check
 
 
 def landed_count(raw: str, subject: str, frame: Frame, ledger: pl.DataFrame) -> dg.AssetCheckResult:
@@ -229,28 +214,6 @@ def landed_count(raw: str, subject: str, frame: Frame, ledger: pl.DataFrame) -> 
         or None,
         metadata={"files": compared.height, "files_that_differ": wrong.height},
     )
-
-
-def other_records(periods: dg.TimeWindowPartitionsDefinition) -> dg.AssetChecksDefinition:
-    """Name the kinds of records that their profile does not expect."""
-    spec = dg.AssetCheckSpec(
-        "kinds_known",
-        asset="raw_other_records",
-        description="Records that no subject takes can be read, and are of kinds that their "
-        "profile says nobody needs (`ignored`).",
-        partitions_def=partitions_of("raw_other_records", periods),
-    )
-
-    @dg.multi_asset_check(
-        name="raw_other_records_kinds",
-        specs=[spec],
-        ins={"records": dg.AssetIn("raw_other_records")},
-        pool=WAREHOUSE_POOL,
-    )
-    def check(records: Frame, profiles: dg.ResourceParam[Profiles]) -> Iterator[dg.AssetCheckResult]:
-        yield unknown_kinds(records, {name: profile.ignored for name, profile in profiles.items()})
-
-    return check
 
 
 def unknown_kinds(records: Frame, ignored: Mapping[str, Sequence[str]]) -> dg.AssetCheckResult:
@@ -288,27 +251,16 @@ def unknown_kinds(records: Frame, ignored: Mapping[str, Sequence[str]]) -> dg.As
     )
 
 
-def population(kpi: str, periods: dg.TimeWindowPartitionsDefinition) -> dg.AssetChecksDefinition:
+def _population(kpi: str) -> Account:
     """Every row of the fact a rate is about counts once in its population."""
     fact = CONTRACTS[kpi].population_of
-    spec = dg.AssetCheckSpec(
+    return Account(
+        kpi,
         "population_is_whole",
-        asset=kpi,
-        description=f"Each row of {fact} counts once in the population of the pooled rows.",
-        additional_deps=[fact],
-        partitions_def=partitions_of(kpi, periods),
+        f"Each row of {fact} counts once in the population of the pooled rows.",
+        lambda frames, _: population_count(kpi, frames[kpi], frames[fact]),
+        (fact,),
     )
-
-    @dg.multi_asset_check(
-        name=f"{kpi}_population",
-        specs=[spec],
-        ins={name: dg.AssetIn(name) for name in (kpi, fact)},
-        pool=WAREHOUSE_POOL,
-    )
-    def check(**frames: Any) -> Iterator[dg.AssetCheckResult]:
-        yield population_count(kpi, frames[kpi], frames[fact])
-
-    return check
 
 
 def population_count(kpi: str, rates: Frame, facts: Frame) -> dg.AssetCheckResult:
@@ -330,26 +282,6 @@ def population_count(kpi: str, rates: Frame, facts: Frame) -> dg.AssetCheckResul
         ),
         metadata={"population": next((n for n in sorted(populations) if n != rows), rows), "fact_rows": rows},
     )
-
-
-def occupancy_reconciles(periods: dg.TimeWindowPartitionsDefinition) -> dg.AssetChecksDefinition:
-    """Occupancy from hours and from stays agree, day by day."""
-    spec = dg.AssetCheckSpec(
-        "reconciles",
-        asset="kpi_occupancy_daily",
-        description=(
-            "Bed-minutes counted by the hour are the patient-hours counted by the stay, and the "
-            "census at midnight is that of the day before, plus who came, minus who left."
-        ),
-        additional_deps=["kpi_department_flow_daily"],
-        partitions_def=partitions_of("kpi_occupancy_daily", periods),
-    )
-
-    @dg.multi_asset_check(name="occupancy_reconciles", specs=[spec], pool=WAREHOUSE_POOL)
-    def check(kpi_occupancy_daily: Frame, kpi_department_flow_daily: Frame) -> Iterator[dg.AssetCheckResult]:
-        yield reconciled(kpi_occupancy_daily, kpi_department_flow_daily)
-
-    return check
 
 
 def reconciled(occupancy: Frame, flow: Frame) -> dg.AssetCheckResult:
@@ -386,13 +318,43 @@ def reconciled(occupancy: Frame, flow: Frame) -> dg.AssetCheckResult:
     )
 
 
-def accounting_checks(periods: dg.TimeWindowPartitionsDefinition) -> list[dg.AssetChecksDefinition]:
-    """All checks of this module."""
-    return [
-        landed_files,
-        other_records(periods),
-        *(landed_is_raw(subject, periods) for subject in LANDED),
-        *(conserved(subject, periods) for subject in SUBJECTS),
-        *(population(name, periods) for name, contract in CONTRACTS.items() if contract.population_of),
-        occupancy_reconciles(periods),
-    ]
+#: All of them.
+ACCOUNTS: tuple[Account, ...] = (
+    Account(
+        "raw_landed_files",
+        "files_readable",
+        "Every landed file that a profile takes could be read.",
+        lambda frames, _: files_readable(_native(frames["raw_landed_files"])),
+    ),
+    _of_columns(
+        "columns_known",
+        "Landed files have no columns that their profile does not name.",
+        ("new",),
+        "columns without a place in their profile",
+    ),
+    _of_columns(
+        "columns_present",
+        "Landed files have every column that files of their feed used to have.",
+        ("missing", "blocked"),
+        "columns that files of a feed lack",
+    ),
+    Account(
+        "raw_other_records",
+        "kinds_known",
+        "Records that no subject takes can be read, and are of kinds that their profile says nobody needs (`ignored`).",
+        lambda frames, profiles: unknown_kinds(
+            frames["raw_other_records"], {name: profile.ignored for name, profile in profiles.items()}
+        ),
+    ),
+    *(_landed_is_raw(subject) for subject in LANDED),
+    *(_conserved(subject) for subject in SUBJECTS),
+    *(_population(name) for name, contract in CONTRACTS.items() if contract.population_of),
+    Account(
+        "kpi_occupancy_daily",
+        "reconciles",
+        "Bed-minutes counted by the hour are the patient-hours counted by the stay, and the census at midnight is that "
+        "of the day before, plus who came, minus who left.",
+        lambda frames, _: reconciled(frames["kpi_occupancy_daily"], frames["kpi_department_flow_daily"]),
+        ("kpi_department_flow_daily",),
+    ),
+)

@@ -20,7 +20,8 @@ from hospital_assets.assets.dimensions.calendar import date_key
 from hospital_assets.assets.dimensions.scd2 import END_OF_TIME
 from hospital_assets.checks import kinds
 from hospital_assets.checks.kinds import Kind
-from hospital_assets.contracts import CONTRACTS, Contract
+from hospital_assets.checks.rules import Rule
+from hospital_assets.contracts import Contract
 from hospital_assets.contracts.dimensions import UNKNOWN_KEY
 from hospital_assets.contracts.forecasts import QUANTILE_COLUMNS
 from hospital_assets.contracts.kpis import ALL
@@ -34,29 +35,6 @@ Frames = Mapping[str, Frame]
 
 
 @dataclass(frozen=True)
-class Rule:
-    """A single check over the rows of a table.
-
-    Attributes:
-        kind: its kind.
-        table: whose rows.
-        column: what it is about.
-        says: the rule in words.
-        broken: whether a row breaks it; null counts as no.
-        applies: to which rows; None for all.
-        threshold_pct: how many percent may break it.
-    """
-
-    kind: Kind
-    table: str
-    column: str
-    description: str
-    broken: nw.Expr
-    applies: nw.Expr | None = None
-    threshold_pct: float = 0.0
-
-
-@dataclass(frozen=True)
 class Relation:
     """A single check that compares tables.
 
@@ -64,7 +42,7 @@ class Relation:
         kind: its kind.
         table: whose check it is.
         column: what it is about.
-        says: the rule in words.
+        description: the rule in words.
         needs: other tables it reads.
         rows: from all these tables (by name) to the rows it applies to, with a column `_broken`.
         threshold_pct: how many percent may break it.
@@ -922,7 +900,7 @@ def resolved_rules(contract: Contract, as_of: datetime, undeliverable: Collectio
                     _has(column.name),
                 )
             )
-        asked = nw.lit(False) if f"{contract.name}.{column.name}" in undeliverable else None
+        is_asked = f"{contract.name}.{column.name}" not in undeliverable
         if column.nullable and column.name not in MAY_BE_EMPTY:
             # Only all of them is too many.
             rules.append(
@@ -932,14 +910,20 @@ def resolved_rules(contract: Contract, as_of: datetime, undeliverable: Collectio
                     column.name,
                     "not always missing",
                     value.is_null(),
-                    asked,
-                    100.0 - 1e-6,
+                    threshold_pct=100.0 - 1e-6,
+                    is_asked=is_asked,
                 )
             )
         if column.references and contract.layer == "facts":
             rules.append(
                 Rule(
-                    kinds.KNOWN_MEMBER, contract.name, column.name, "a known member", value == UNKNOWN_KEY, asked, 10.0
+                    kinds.KNOWN_MEMBER,
+                    contract.name,
+                    column.name,
+                    "a known member",
+                    value == UNKNOWN_KEY,
+                    threshold_pct=10.0,
+                    is_asked=is_asked,
                 )
             )
         is_instant = column.duckdb_type == "TIMESTAMPTZ" and column.name not in _AHEAD
@@ -965,9 +949,3 @@ def _by_hospital_time(contract: Contract) -> nw.Expr:
 def relations_of(table: str) -> list[Relation]:
     """The relations of a table."""
     return [relation for relation in RELATIONS if relation.table == table]
-
-
-def checked_tables() -> list[str]:
-    """Tables that have declared or resolved rules, or relations."""
-    moment = END_OF_TIME
-    return [name for name, contract in CONTRACTS.items() if resolved_rules(contract, moment) or relations_of(name)]

@@ -6,18 +6,16 @@ green with its fault in the table proves nothing. Nothing is ever written to the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 
 import polars as pl
 
 from hospital_assets.checks import kinds
-from hospital_assets.checks.contract_checks import check_table
-from hospital_assets.checks.declared import checked_tables, relations_of
-from hospital_assets.checks.findings import Finding
-from hospital_assets.checks.kinds import CONTRACT_KINDS, Kind
-from hospital_assets.checks.quality import check_quality
+from hospital_assets.checks.declared import relations_of
+from hospital_assets.checks.kinds import COLUMNS, KINDS, Kind
+from hospital_assets.checks.table_checks import check_table
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.dimensions import UNKNOWN_KEY
 from hospital_assets.contracts.kpis import ALL
@@ -423,32 +421,18 @@ def sound_tables(warehouse: Warehouse) -> dict[str, pl.DataFrame]:
     return tables
 
 
-def findings(table: str, tables: Tables, as_of: datetime) -> list[tuple[Kind, Finding]]:
-    """Every single check of a table over frames of it and what it is compared with."""
-    frames: dict[str, Frame] = {name: lazy(frame) for name, frame in tables.items()}
-    contract = CONTRACTS[table]
-    found = list(check_table(contract, frames[table], frames))
-    if table in checked_tables():
-        found += check_quality(table, frames, as_of)
-    return [(kind, finding) for kind, of_kind in found for finding in of_kind]
-
-
-def failed_kinds(table: str, tables: Tables, as_of: datetime, *, only: Kind | None = None) -> set[str]:
+def failed_kinds(table: str, tables: Tables, as_of: datetime, kinds: Collection[Kind] = KINDS) -> set[str]:
     """Names of the kinds that fail on a table.
 
     Args:
         table: which.
         tables: it and what it is compared with.
         as_of: the hospital's time.
-        only: evaluate no more than this kind needs; a missing column would stop the others.
+        kinds: those to evaluate; a missing column would stop the others.
     """
-    if only in CONTRACT_KINDS:
-        frames: dict[str, Frame] = {name: lazy(frame) for name, frame in tables.items()}
-        for kind, found in check_table(CONTRACTS[table], frames[table], frames):
-            if kind is only:
-                return {kind.name} if any(f.status == "Failed" for f in found) else set()
-        return set()
-    return {kind.name for kind, f in findings(table, tables, as_of) if f.status == "Failed"}
+    frames: dict[str, Frame] = {name: lazy(frame) for name, frame in tables.items()}
+    found = check_table(CONTRACTS[table], frames, as_of, kinds=kinds)
+    return {kind.name for kind, findings in found if any(finding.status == "Failed" for finding in findings)}
 
 
 def prove(tables: Tables, as_of: datetime) -> pl.DataFrame:
@@ -465,8 +449,8 @@ def prove(tables: Tables, as_of: datetime) -> pl.DataFrame:
     before = {fault.table: failed_kinds(fault.table, tables, as_of) for fault in FAULTS}
     for fault in FAULTS:
         spoiled = {**tables, **fault.inject(tables)}
-        only = fault.kind if fault.kind in CONTRACT_KINDS else None
-        noticed = failed_kinds(fault.table, spoiled, as_of, only=only) - before[fault.table]
+        kinds = [COLUMNS] if fault.kind is COLUMNS else KINDS
+        noticed = failed_kinds(fault.table, spoiled, as_of, kinds) - before[fault.table]
         rows.append(
             {
                 "kind": fault.kind.name,

@@ -82,17 +82,6 @@ def described(kind: Kind, *, is_partitioned: bool) -> str:
     return f"{kind.description} To run it again for a day: `hospital check --day DAY --table TABLE`."
 
 
-def names_asked_for(context: dg.AssetCheckExecutionContext) -> set[str]:
-    """The checks that a step is to evaluate; a person may ask for a single one."""
-    return {key.name for key in context.selected_asset_check_keys}
-
-
-def asked_for(context: dg.AssetCheckExecutionContext, kinds: Sequence[Kind]) -> list[Kind]:
-    """Of some kinds those that a step is to evaluate."""
-    names = names_asked_for(context)
-    return [kind for kind in kinds if kind.name in names]
-
-
 def evaluated(
     warehouse: Warehouse, frames: Mapping[str, Frame], period: Period | None, check: Check
 ) -> list[tuple[Kind, list[Finding]]]:

@@ -96,9 +96,10 @@ BLOOD_MIX = Kind("blood_mix", "plausibility", "Blood groups are about as frequen
 TRIAGE_MIX = Kind("triage_mix", "plausibility", "Triage levels are about as frequent as published.", _WARN)
 DAYLIGHT = Kind("daylight", "plausibility", "Few clocks lie in an hour that daylight saving skips or repeats.", _WARN)
 
-#: Kinds of the contracts themselves, and those resolved from the declared rules.
+#: What contracts ask, and all of them.
 CONTRACT_KINDS = (COLUMNS, KEY, REQUIRED, VALUES, PLAUSIBLE, ADDS_UP, REFERENCES)
-QUALITY_KINDS = (
+KINDS = (
+    *CONTRACT_KINDS,
     TEXT_TRIMMED,
     SERVICE_DAY,
     DATE_KEY,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
 from hospital_assets.cli import (
+    backup,
     explain,
     findings,
     governance,
+    history,
     landing,
     operations,
     pages,
@@ -21,6 +24,7 @@ from hospital_assets.cli import (
 )
 from hospital_assets.cli.console import Commands
 from hospital_assets.files import keep_private
+from hospital_assets.logs import start_logging
 from hospital_assets.settings import Settings, SettingsError, data_dir_from_environment, load_settings
 
 _USAGE_ERROR = 2
@@ -31,14 +35,23 @@ def main(arguments: list[str] | None = None) -> int:
     keep_private()
     parser = _parser()
     options = parser.parse_args(arguments)
+    as_json = False
     try:
+        as_json = start_logging()
         settings = load_settings(Path(options.data_dir) if options.data_dir else data_dir_from_environment())
         if options.command in _OF_TABLES and not settings.warehouse_file.exists():
             raise FileNotFoundError(f"there are no tables in {settings.data_dir} yet: run `hospital build`")
-        _say_who_holds_it(options.command, settings)
+        if options.command != "backup" and settings.restoring_note.exists():
+            raise ValueError(
+                f"a backup is being restored into {settings.data_dir}, and not everything is there: run "
+                "`hospital backup restore` again to its end"
+            )
+        if holder := _holder(options.command, settings):
+            waits = f"{settings.warehouse_file.name} is in use by {holder}: waiting for it"
+            _complain(waits, as_json=as_json, level=logging.INFO)
         return int(options.run(options, settings))
     except (SettingsError, ValueError, FileNotFoundError) as error:
-        print(f"hospital: {error}", file=sys.stderr)
+        _complain(str(error), as_json=as_json)
         return _USAGE_ERROR
     except KeyboardInterrupt:
         return 130
@@ -48,12 +61,19 @@ def main(arguments: list[str] | None = None) -> int:
         words = in_words(error)
         if words is None:
             raise
-        print(f"hospital: {words}", file=sys.stderr)
+        _complain(words, as_json=as_json)
         return 1
 
 
+def _complain(text: str, *, as_json: bool, level: int = logging.ERROR) -> None:
+    if as_json:
+        logging.getLogger("hospital").log(level, "%s", text)
+    else:
+        print(f"hospital: {text}", file=sys.stderr)
+
+
 #: Commands about tables that are there; they make no directory.
-_OF_TABLES = ("explain", "staffing", "report", "publish", "snapshot")
+_OF_TABLES = ("explain", "staffing", "report", "publish", "snapshot", "mirror")
 #: Commands that open the warehouse and wait while another process has it.
 _WAITING = (
     "build",
@@ -62,7 +82,8 @@ _WAITING = (
     "check",
     "publish",
     "snapshot",
-    "restore",
+    "mirror",
+    "history",
     "erase",
     "score",
     "report",
@@ -71,13 +92,13 @@ _WAITING = (
 )
 
 
-def _say_who_holds_it(command: str, settings: Settings) -> None:
-    """Say at once why a command waits, not when it gives up."""
-    if command in _WAITING and settings.warehouse_file.exists():
-        from hospital_assets.warehouse.database import holder_of
+def _holder(command: str, settings: Settings) -> str:
+    """Who has the warehouse that a command needs: why it waits is said at once, not when it gives up."""
+    if command not in _WAITING or not settings.warehouse_file.exists():
+        return ""
+    from hospital_assets.warehouse.database import holder_of
 
-        if holder := holder_of(settings.warehouse_file):
-            print(f"hospital: {settings.warehouse_file.name} is in use by {holder}: waiting for it", file=sys.stderr)
+    return holder_of(settings.warehouse_file)
 
 
 #: What `hospital --help` lists: heading -> commands, and an example.
@@ -93,7 +114,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], str]] = {
         "hospital users add ann analyst",
     ),
     "operate": (
-        ("doctor", "dagster", "snapshot", "snapshots", "restore", "as-of", "docs"),
+        ("doctor", "metrics", "dagster", "backup", "mirror", "history", "snapshot", "snapshots", "as-of", "docs"),
         "hospital as-of 2026-03-01T12:00 --into then",
     ),
 }
@@ -122,6 +143,8 @@ def _parser() -> argparse.ArgumentParser:
         governance,
         operations,
         recovery,
+        history,
+        backup,
     ):
         group.add_commands(commands)
     parser.epilog = "\n\n".join(

@@ -1,4 +1,4 @@
-"""`hospital deploy`: publications for PostgreSQL, Snowflake and BI tools; services and their proxy; thin."""
+"""`hospital deploy`: publications for PostgreSQL, Snowflake and BI tools; services, proxy, monitoring; thin."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 def add_commands(commands: Commands) -> None:
     """Add `deploy` to the parser."""
     deployed = commands.add_parser(
-        "deploy", help="load publications into PostgreSQL, render them for Snowflake and BI tools, install services"
+        "deploy",
+        help="load publications into PostgreSQL, or write what Snowflake, BI tools, systemd, nginx or Prometheus need",
     )
     targets = deployed.add_subparsers(required=True, metavar="TARGET")
 
@@ -59,6 +60,10 @@ def add_commands(commands: Commands) -> None:
     for service, port in (("dashboard", 8000), ("dagster", 3000), ("gateway", 8321)):
         nginx.add_argument(f"--{service}-port", type=int, default=port, help=f"default {port}")
     nginx.set_defaults(run=_nginx)
+
+    monitoring = targets.add_parser("monitoring", help="write alert rules for Prometheus and a dashboard for Grafana")
+    monitoring.add_argument("--into", type=Path, required=True, help="folder to write to")
+    monitoring.set_defaults(run=_monitoring)
 
     postgres = targets.add_parser("postgres", help="load the publications and give logins an audience")
     postgres.add_argument(
@@ -123,6 +128,17 @@ def _nginx(options: argparse.Namespace, settings: Settings) -> int:
         f"hospital: start `hospital dashboard` and `hospital serve` with {proxied}, and `hospital dagster webserver` "
         f"with --path-prefix {PREFIX}; then `nginx -t` and `systemctl reload nginx`"
     )
+    return 0
+
+
+def _monitoring(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.files import replace_text
+    from hospital_assets.operations.monitoring import files
+
+    for name, text in files():
+        # Prometheus and Grafana run as other users.
+        replace_text(options.into / name, text, mode=0o644)
+        print(options.into / name)
     return 0
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hospital_assets.cli import deploy
 from hospital_assets.cli.console import definitions_of, terminal
-from hospital_assets.cli.serving import add_address, address_of
+from hospital_assets.cli.serving import add_address, address_of, metrics_of
 from hospital_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -218,10 +218,11 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.access.gateway import app_at
     from hospital_assets.access.sandbox import Limits
     from hospital_assets.access.serving import run
+    from hospital_assets.logs import teller
 
     address = address_of(options)
-    app = app_at(settings, address)
-    print(f"answering on {address}", flush=True)
+    app = app_at(settings, address, metrics_of(settings, address))
+    teller("hospital.gateway")(f"answering on {address}")
     # A query that runs is answered; idle connections are not waited for longer than one may take.
     run(app, address, graceful_seconds=int(Limits().seconds) + 2)
     return 0

@@ -1,4 +1,4 @@
-"""The commands of who runs an installation: doctor, and Dagster's processes one by one."""
+"""The commands of who runs an installation: doctor, metrics, and Dagster's processes one by one."""
 
 from __future__ import annotations
 
@@ -22,6 +22,15 @@ def add_commands(commands: Commands) -> None:
     )
     doctor.set_defaults(run=_doctor)
 
+    metrics = commands.add_parser("metrics", help="say how things stand as Prometheus metrics")
+    metrics.add_argument(
+        "--textfile", type=Path, metavar="FILE", help="replace this file of node_exporter's, which ends in .prom"
+    )
+    metrics.add_argument(
+        "--certificate", type=Path, action="append", default=[], help="PEM file of a service whose end to state"
+    )
+    metrics.set_defaults(run=_metrics)
+
     dagster = commands.add_parser("dagster", help="run one of Dagster's processes alone, as a service does")
     dagster.add_argument("process", choices=["code", "webserver", "daemon"])
     dagster.add_argument("--port", type=int, default=3000, help="of the webserver, on this machine only (default 3000)")
@@ -42,6 +51,21 @@ def _doctor(options: argparse.Namespace, settings: Settings) -> int:
         if finding.remedy:
             print(f"         {finding.remedy}")
     return int("error" in levels)
+
+
+def _metrics(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.files import replace_bytes
+    from hospital_assets.operations.metrics import Exposition
+
+    if options.textfile and options.textfile.suffix != ".prom":
+        raise ValueError(f"{options.textfile}: node_exporter reads files that end in .prom only")
+    text = Exposition(settings, tuple(options.certificate)).text()
+    if options.textfile is None:
+        print(text.decode(), end="")
+    else:
+        # It runs as another user.
+        replace_bytes(options.textfile, text, mode=0o644)
+    return 0
 
 
 def _dagster(options: argparse.Namespace, settings: Settings) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hospital_assets.cli.console import stopped_by_signals
-from hospital_assets.cli.serving import add_address, address_of
+from hospital_assets.cli.serving import add_address, address_of, metrics_of
 from hospital_assets.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -139,15 +139,17 @@ def _dashboard(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.access.serving import run
     from hospital_assets.dashboard.app import create_app
     from hospital_assets.dashboard.serve import dashboard_of, publish_first
+    from hospital_assets.logs import teller
     from hospital_assets.publishing.policy import load_policy
 
     address = address_of(options)
     audience = options.audience or next(iter(load_policy(settings).roles))
     with closing(AuditLog(settings)) as log:
         dashboard = dashboard_of(settings, audience, log.append, address)
-        publish_first(settings, audience, lambda text: print(f"hospital: {text}", file=sys.stderr))
-        print(address, flush=True)
-        run(create_app(dashboard), address, graceful_seconds=2)
+        name = "hospital.dashboard"
+        publish_first(settings, audience, teller(name, lambda line: f"hospital: {line}", to=sys.stderr))
+        teller(name)(str(address))
+        run(create_app(dashboard, metrics_of(settings, address)), address, graceful_seconds=2)
     return 0
 
 

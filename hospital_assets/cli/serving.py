@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hospital_assets.access.monitoring import Metrics
     from hospital_assets.access.serving import Address
+    from hospital_assets.settings import Settings
 
 
 def add_address(parser: argparse.ArgumentParser, port: int) -> None:
@@ -46,3 +48,14 @@ def address_of(options: argparse.Namespace) -> Address:
         tuple(options.allowed_host),
         tuple(options.proxy),
     )
+
+
+def metrics_of(settings: Settings, address: Address) -> Metrics | None:
+    """What an application shows at `/metrics`; None where the extra `metrics` is not installed."""
+    from hospital_assets.access.monitoring import metrics_at
+    from hospital_assets.operations.metrics import Exposition, is_installed
+
+    if not is_installed():
+        return None
+    certificates = (address.certificate,) if address.certificate else ()
+    return metrics_at(address, Exposition(settings, certificates))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -45,12 +46,10 @@ def _pull(options: argparse.Namespace, settings: Settings) -> int:
         counts |= {"not read by the profile": done.other}
         print(f"{profile.name}: " + ", ".join(f"{count:,} {what}" for what, count in counts.items()))
         for what, found in (("failed", done.failed), ("refused", done.refused)):
-            for key, why in list(found.items())[:_MOST_NAMED]:
-                print(f"  {what}  {key!r}: {why}")
-            if len(found) > _MOST_NAMED:
-                print(f"  {what}  {len(found) - _MOST_NAMED:,} more")
-        if done.reason:
-            print(f"  stopped  {done.reason}")
+            _print_named(f"  {what}", [f"{key!r}: {why}" for key, why in found.items()])
+        for what, said in (("stopped", done.reason), ("note", done.note)):
+            if said:
+                print(f"  {what}  {said}")
     return 0 if is_sound else 1
 
 
@@ -89,11 +88,16 @@ def _sources(options: argparse.Namespace, settings: Settings) -> int:
         terminal(highlight=False).print(table)
     else:
         print("nothing has landed yet, and no profile names an address")
-    for line in refused[:_MOST_NAMED]:
-        print(f"refused  {line}")
-    if len(refused) > _MOST_NAMED:
-        print(f"refused  {len(refused) - _MOST_NAMED:,} more")
+    _print_named("refused", refused)
     return 0
+
+
+def _print_named(what: str, lines: Sequence[str]) -> None:
+    """The first of some files, and how many more there are."""
+    for line in lines[:_MOST_NAMED]:
+        print(f"{what}  {line}")
+    if len(lines) > _MOST_NAMED:
+        print(f"{what}  {len(lines) - _MOST_NAMED:,} more")
 
 
 def _ago(at: datetime, wall: datetime) -> str:

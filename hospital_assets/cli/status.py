@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -117,22 +116,18 @@ def _runs(settings: Settings) -> list[str]:
 
 
 def _alerts(settings: Settings) -> list[str]:
-    from hospital_assets.alerts.outbox import open_outbox, outbox_file
-    from hospital_assets.alerts.settings import load_alert_settings
+    from hospital_assets.alerts.outbox import standing
 
-    if not outbox_file(settings).exists():
-        return ["none open"]
-    with contextlib.closing(open_outbox(settings, load_alert_settings(settings))) as outbox:
-        counts = Counter(row["severity"] for row in outbox.alerts())
-    stated = ", ".join(f"{count:,} {severity}" for severity, count in sorted(counts.items()))
+    counts = standing(settings).open
+    stated = ", ".join(f"{count:,} {severity}" for severity, count in counts.items())
     return [f"{stated} open: `hospital alerts`" if counts else "none open"]
 
 
 def _publications(settings: Settings, wall: datetime) -> list[str]:
-    from hospital_assets.publishing.publications import current_version, moment_of, published_audiences
+    from hospital_assets.publishing.publications import publication_moments
     from hospital_assets.warehouse.loads import last_loaded_at
 
-    moments = [moment_of(current_version(settings.data_dir, name)) for name in published_audiences(settings.data_dir)]
+    moments = publication_moments(settings.data_dir)
     if not moments:
         return ["none yet: `hospital publish`"]
     oldest = min(moments)

@@ -85,6 +85,7 @@ def _watch(options: argparse.Namespace, settings: Settings) -> int:
     import time
 
     from hospital_assets.automation.watch import BatchError, watch
+    from hospital_assets.logs import teller
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     stop = threading.Event()
@@ -94,7 +95,7 @@ def _watch(options: argparse.Namespace, settings: Settings) -> int:
                 definitions_of(settings),
                 settings,
                 stop,
-                lambda text: print(f"{time.strftime('%H:%M:%S')} {text}", flush=True),
+                teller("hospital.watch", lambda text: f"{time.strftime('%H:%M:%S')} {text}"),
             )
         except BatchError as error:
             raise ValueError(str(error)) from error

@@ -22,6 +22,7 @@ AuditAction = Literal[
     "user",
     "key",
     "restore",
+    "backup",
     "erase",
     "export",
     "acknowledge",
@@ -176,40 +177,31 @@ class FactBedOccupancy(
     arrivals_count = column("Patients who came within the hour; moves from bed to bed are none.")
 
 
-_SHIFT = """
-    doctor_key hospital_key department_key start_date_key shift_start_at shift_end_at shift_hours recorded_at
-"""
-
-
-class FactDoctorShifts(
-    DatedFact,
-    name="fact_doctor_shifts",
-    grain="one doctor shift",
+class _DoctorShift(
+    Table,
+    layer="facts",
     key=("shift_id",),
-    columns=_SHIFT,
+    columns="""
+        service_date doctor_key hospital_key department_key start_date_key shift_start_at shift_end_at shift_hours
+        recorded_at
+    """,
     order_by=("service_date", "hospital_key", "shift_id"),
 ):
-    """Hours doctors were on shift."""
+    """Where and when a doctor works."""
 
     department_key = column("Where the shift is worked; the doctor's own department where that is not given.")
     start_date_key = column("Of the shift.")
     shift_hours = column(plausible=(1, 24), gt=0)
+
+
+class FactDoctorShifts(_DoctorShift, name="fact_doctor_shifts", grain="one doctor shift", partitioned=True):
+    """Hours doctors were on shift."""
 
 
 class FactDoctorShiftsAhead(
-    Table,
-    name="fact_doctor_shifts_ahead",
-    layer="facts",
-    grain="one doctor shift of a day that has not come",
-    key=("shift_id",),
-    columns=f"service_date {_SHIFT}",
-    order_by=("service_date", "hospital_key", "shift_id"),
+    _DoctorShift, name="fact_doctor_shifts_ahead", grain="one doctor shift of a day that has not come"
 ):
     """Shifts planned for the days after the last service day, by which waits ahead are simulated."""
-
-    department_key = column("Where the shift is worked; the doctor's own department where that is not given.")
-    start_date_key = column("Of the shift.")
-    shift_hours = column(plausible=(1, 24), gt=0)
 
 
 class StalePartitions(

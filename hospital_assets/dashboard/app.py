@@ -38,6 +38,7 @@ from starlette.staticfiles import StaticFiles
 from hospital_assets.access.audit import Audit, Event
 from hospital_assets.access.authentication import COOKIE, SIGNED_IN, SessionBackend, client_address
 from hospital_assets.access.identity import CALLBACK, PENDING_COOKIE, NotLetInError, UnreachableError
+from hospital_assets.access.monitoring import Metrics, Monitored
 from hospital_assets.access.serving import is_loopback, trusted_hosts
 from hospital_assets.access.users import DASHBOARD, NOT_LET_IN, SESSION_LIFETIME, Session, User, Users
 from hospital_assets.contracts.facts import AuditAction, AuditOutcome
@@ -76,6 +77,17 @@ _THREADS = 4
 _ENTRIES = {entry.name: entry for entry in MENU}
 _LIVE = "live"
 _DAGSTER = "dagster"
+#: What is asked for besides pages, as durations keep it apart.
+_OTHER_PATHS = (
+    "login",
+    "login/provider",
+    "logout",
+    "logout/backchannel",
+    "may/dagster",
+    "live/events",
+    "live/acknowledge",
+    "publication",
+)
 
 
 @dataclass(frozen=True)
@@ -93,6 +105,7 @@ class Dashboard:
         users: who may sign in.
         local: who looks as long as there are no users; None where others can reach the server.
         hosts: names the server answers to.
+        is_ready: whether a page could be shown to somebody.
         provider: where people may sign in, too; None for local accounts only.
     """
 
@@ -106,16 +119,21 @@ class Dashboard:
     users: Users
     local: User | None
     hosts: tuple[str, ...]
+    is_ready: Callable[[], bool]
     provider: Provider | None = None
 
 
-def create_app(dashboard: Dashboard) -> Starlette:
-    """The ASGI application."""
+def create_app(dashboard: Dashboard, metrics: Metrics | None = None) -> Starlette:
+    """The ASGI application.
+
+    Args:
+        dashboard: its parts.
+        metrics: what is read at `/metrics`; None where there are none.
+    """
     app = Starlette(
         lifespan=_lifespan,
         routes=[
             Route("/", _home),
-            Route("/healthz", _healthy),
             Route("/login", _sign_in_form, methods=["GET"]),
             Route("/login", _sign_in, methods=["POST"]),
             Route("/login/provider", _begin_at_provider),
@@ -132,6 +150,7 @@ def create_app(dashboard: Dashboard) -> Starlette:
         ],
         middleware=[
             trusted_hosts(dashboard.hosts),
+            Middleware(Monitored, is_ready=dashboard.is_ready, pages=(*_ENTRIES, *_OTHER_PATHS), metrics=metrics),
             Middleware(_Headers),
             Middleware(GZipMiddleware, minimum_size=1000, compresslevel=5),
             Middleware(AuthenticationMiddleware, backend=_backend(dashboard)),
@@ -170,10 +189,6 @@ async def _lifespan(_: Starlette) -> AsyncIterator[None]:
 
 async def _home(_: Request) -> Response:
     return RedirectResponse("/overview", 307)
-
-
-async def _healthy(_: Request) -> Response:
-    return PlainTextResponse("ok")
 
 
 # --- pages

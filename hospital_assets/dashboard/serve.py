@@ -15,6 +15,7 @@ from typing import Any
 
 from hospital_assets.access.audit import Audit
 from hospital_assets.access.authentication import open_provider
+from hospital_assets.access.monitoring import any_opens
 from hospital_assets.access.serving import Address, check
 from hospital_assets.access.users import User, open_users
 from hospital_assets.alerts.outbox import Outbox, outbox_file
@@ -98,8 +99,14 @@ def dashboard_of(settings: Settings, audience: str, audit: Audit, address: Addre
     from hospital_assets.dashboard.pages.governance import governance
     from hospital_assets.dashboard.pages.quality import quality, sight_of
 
+    store = Store(current, partial(open_mart, settings.data_dir, baselines_from=settings.baselines_from))
+
+    def is_ready() -> bool:
+        users.has_any()
+        return any_opens(published_audiences(settings.data_dir), store.mart)
+
     return Dashboard(
-        store=Store(current, partial(open_mart, settings.data_dir, baselines_from=settings.baselines_from)),
+        store=store,
         board=LiveBoard(
             settings.warehouse_file,
             lambda: hospital_now(settings),
@@ -119,6 +126,7 @@ def dashboard_of(settings: Settings, audience: str, audit: Audit, address: Addre
         local=None if address.is_reachable or provider else User("local", role, hospital),
         hosts=address.hosts(),
         provider=provider,
+        is_ready=is_ready,
     )
 
 

@@ -87,6 +87,8 @@ def why_unreadable(error: BaseException) -> str:
             )
 
 
+#: What to do about what is over a size.
+IN_PARTS = "deliver it in parts, or raise most_file_megabytes in hospital.toml"
 LINK = "it is a link, and links are not followed; put the file itself here"
 SPECIAL = "it is a pipe, a socket, a device or a folder, not a file, and was not opened; put a file here"
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import polars as pl
 
-from hospital_assets.landing.content import LINK, SPECIAL
+from hospital_assets.landing.content import IN_PARTS, LINK, SPECIAL
 from hospital_assets.settings import FileLimits
 
 #: What programs call a file that they are still writing.
@@ -97,14 +97,16 @@ def _examined(entry: os.DirEntry[str], name: str, limits: FileLimits) -> _Found:
     elif ODD_IN_NAMES.search(name):
         obstacle = _NAME
     elif found.st_size > limits.megabytes * 1_000_000:
-        obstacle = (
-            f"it is over the limit of {limits.megabytes:,} MB; deliver it in parts, or raise most_file_megabytes "
-            "in hospital.toml"
-        )
+        obstacle = over_limit(limits)
     if obstacle in (SPECIAL, _FOLDER):
         # Their sizes and times say nothing about them.
         return _shown(name), 0, 0, obstacle
     return _shown(name), found.st_size, found.st_mtime_ns, obstacle
+
+
+def over_limit(limits: FileLimits) -> str:
+    """Why a file that is too large is not taken, in words."""
+    return f"it is over the limit of {limits.megabytes:,} MB; {IN_PARTS}"
 
 
 def _shown(name: str) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import polars as pl
 
-from hospital_assets.landing.content import Content, UnreadableError, open_landed, read_content
+from hospital_assets.landing.content import IN_PARTS, Content, UnreadableError, open_landed, read_content
 from hospital_assets.landing.foreign import HEAD_BYTES
 from hospital_assets.landing.profile import Subject
 from hospital_assets.settings import DEFAULT_LIMITS, FileLimits
@@ -57,15 +57,15 @@ def csv_content(path: Path, spec: Subject, limits: FileLimits = DEFAULT_LIMITS) 
         UnreadableError: as `read_content`; or a workbook is protected, damaged, too large, holds macros or links, has
             no such sheet, or the extra that reads it is not installed.
     """
-    read = _READERS.get(table_kind(path) or "")
-    if read is None:
+    kind = table_kind(path)
+    if kind is None:
         return read_content(path, spec.encoding, limits)
     text = io.StringIO()
     writer = csv.writer(text, delimiter=spec.delimiter, lineterminator="\n")
-    for row in read(path, spec, limits):
+    for row in _READERS[kind](path, spec, limits):
         # An empty row stays a line, so that lines are the rows of the sheet.
         writer.writerow(row) if any(row) else text.write("\n")
-    return Content(text.getvalue(), table_kind(path) or "", "none")
+    return Content(text.getvalue(), kind, "none")
 
 
 def _workbook(path: Path, spec: Subject, limits: FileLimits) -> list[list[str]]:
@@ -108,10 +108,7 @@ def _check_parts(parts: zipfile.ZipFile, limits: FileLimits) -> None:
     if len(names) != len(set(names)):
         raise UnreadableError(_DAMAGED)
     if sum(part.file_size for part in parts.infolist()) > limits.megabytes * 1_000_000:
-        raise UnreadableError(
-            f"unpacked, the workbook is over {limits.megabytes:,} MB; deliver it in parts, or raise "
-            "most_file_megabytes in hospital.toml"
-        )
+        raise UnreadableError(f"unpacked, the workbook is over {limits.megabytes:,} MB; {IN_PARTS}")
     for mark, why in _NOT_READ.items():
         if any(mark in name for name in names):
             raise UnreadableError(why)
@@ -157,10 +154,7 @@ def _parquet(path: Path, spec: Subject, limits: FileLimits) -> list[Sequence[str
             f"{len(nested)} of its columns hold lists, structures or bytes; deliver plain columns, or JSON lines"
         )
     if table.estimated_size() > limits.megabytes * 1_000_000:
-        raise UnreadableError(
-            f"unpacked, it is over {limits.megabytes:,} MB; deliver it in parts, or raise most_file_megabytes in "
-            "hospital.toml"
-        )
+        raise UnreadableError(f"unpacked, it is over {limits.megabytes:,} MB; {IN_PARTS}")
     texts = table.select(
         (pl.col(name).dt.to_string("iso") if kind.is_temporal() else pl.col(name).cast(pl.String))
         .fill_null("")

@@ -1,8 +1,9 @@
 """Small copies of tables that have to be read while a run has the warehouse locked.
 
 Belongs here: what live alerts and the live board need to know about patients, hospitals, beds, who waits
-and who is expected, as Parquet next to the warehouse. Written when a run has committed one of their tables, or when
-landed records were assessed that no run has loaded yet; replaced in one step.
+and who is expected, and what monitoring counts, as Parquet next to the warehouse. Written when a run has
+committed one of their tables, or when landed records were assessed that no run has loaded yet; replaced in
+one step.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from pathlib import Path
 import polars as pl
 
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.contracts.kpis import ALL
 from hospital_assets.files import replacing
+from hospital_assets.landing.profile import SUBJECTS
 from hospital_assets.warehouse.database import Warehouse
 from hospital_assets.warehouse.dialect import literal
 from hospital_assets.warehouse.loads import read_whole
@@ -96,6 +99,30 @@ _COPIES: dict[str, tuple[tuple[str, ...], str]] = {
         ("dim_triage",),
         "select scale, level, level_name, target_minutes from dimensions.dim_triage where level is not null",
     ),
+    # Records in quarantine, and which of them are copies of others.
+    "quarantined": (
+        tuple(f"quarantine_{subject}" for subject in SUBJECTS),
+        " union all ".join(
+            f"select '{subject}' as subject, count(*) filter (not is_duplicate) as records, "
+            f"count(*) filter (is_duplicate) as duplicates from cleaned.quarantine_{subject}"
+            for subject in SUBJECTS
+        ),
+    ),
+    # How good the forecasts of the newest month were that readers got.
+    "forecast_accuracy": (
+        ("kpi_forecast_accuracy", "kpi_wait_forecast_accuracy"),
+        f"""
+        select 'arrivals_' || grain as target, hospital_id, mase, pit_80_pct as inside_80_pct
+        from forecasts.kpi_forecast_accuracy where horizon_band = '{ALL}' and shipped_count > 0
+        qualify row_number() over (
+            partition by grain, hospital_id order by period_month desc, shipped_count desc, method) = 1
+        union all
+        select 'waits', hospital_id, null, inside_80_pct
+        from forecasts.kpi_wait_forecast_accuracy where horizon_band = '{ALL}' and shipped_count > 0
+        qualify row_number() over (
+            partition by hospital_id order by period_month desc, shipped_count desc, method) = 1
+        """,
+    ),
 }
 
 COPIES = tuple(_COPIES)
@@ -110,7 +137,7 @@ def publish_copy(warehouse: Warehouse, name: str) -> None:
     """Write a copy, if its tables are there."""
     tables, query = _COPIES[name]
     if all(warehouse.exists(CONTRACTS[table]) for table in tables):
-        with replacing(_file(warehouse.file, name)) as temporary:
+        with replacing(copy_file(warehouse.file, name)) as temporary:
             warehouse.connection.execute(f"copy ({query}) to {literal(str(temporary))} (format parquet)")
 
 
@@ -123,13 +150,13 @@ def merge_landed(warehouse_file: Path, name: str, found: pl.DataFrame, key: str,
         .sort(order, maintain_order=True)
         .unique(key, keep="last", maintain_order=True)
     )
-    with replacing(_file(warehouse_file, name)) as temporary:
+    with replacing(copy_file(warehouse_file, name)) as temporary:
         newest.write_parquet(temporary)
 
 
 def read_copy(warehouse_file: Path, name: str) -> pl.DataFrame | None:
     """A copy as last written, or None before the first time and where it is damaged."""
-    return read_whole(_file(warehouse_file, name))
+    return read_whole(copy_file(warehouse_file, name))
 
 
 def copies_changed(warehouse_file: Path) -> tuple[tuple[str, int], ...]:
@@ -137,7 +164,8 @@ def copies_changed(warehouse_file: Path) -> tuple[tuple[str, int], ...]:
     return tuple(sorted((path.name, path.stat().st_mtime_ns) for path in _folder(warehouse_file).glob("*.parquet")))
 
 
-def _file(warehouse_file: Path, name: str) -> Path:
+def copy_file(warehouse_file: Path, name: str) -> Path:
+    """Where a copy is, once it was written."""
     return _folder(warehouse_file) / f"{name}.parquet"
 
 

@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import shutil
 import sqlite3
+import ssl
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
@@ -16,20 +17,23 @@ from pathlib import Path
 from typing import Literal
 
 from hospital_assets.files import StateError, free_bytes, open_to_others
+from hospital_assets.recovery.objects import BackupError
 from hospital_assets.settings import EngineSettings, Settings, SettingsError
 from hospital_assets.warehouse.errors import WarehouseError
 
 Level = Literal["ok", "warning", "error"]
 
 #: Below, runs will fail soon; and below so many times the warehouse, a rebuild or snapshot may.
-_LEAST_FREE_BYTES = 2_000_000_000
-_FREE_PER_WAREHOUSE = 2
+LEAST_FREE_BYTES = 2_000_000_000
+FREE_PER_WAREHOUSE = 2
 #: Locks of DuckDB and SQLite are not to be relied on there.
 _NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "ceph", "glusterfs")
 #: Files from so far ahead of this machine's clock: one of the two clocks is wrong.
 _CLOCK_TOLERANCE = timedelta(minutes=5)
 #: A certificate is renewed before it has only so long to live.
-_CERTIFICATE_DAYS = 21
+CERTIFICATE_DAYS = 21
+#: A daily backup that failed once.
+_BACKUP_AGE = timedelta(hours=48)
 
 
 @dataclass(frozen=True)
@@ -75,14 +79,23 @@ def examine(
         "keys": lambda: _keys(settings),
         "warehouse": lambda: _warehouse(settings),
         "Dagster's history": lambda: _history(settings),
+        "backups": lambda: _backups(settings, wall),
         "at work": lambda: _at_work(settings, wall),
-        "certificates": lambda: _certificates(certificates),
+        "certificates": lambda: _certificates(certificates, wall),
     }
     for subject, look in looks.items():
         try:
             for level, what, remedy in look():
                 yield Finding(subject, level, what, remedy)
-        except (SettingsError, StateError, WarehouseError, OSError, sqlite3.Error, subprocess.SubprocessError) as error:
+        except (
+            SettingsError,
+            StateError,
+            WarehouseError,
+            BackupError,
+            OSError,
+            sqlite3.Error,
+            subprocess.SubprocessError,
+        ) as error:
             yield Finding(subject, "error", str(error))
 
 
@@ -162,13 +175,13 @@ def _file_system(folder: Path) -> str:
 def _disk(settings: Settings) -> Iterator[_Found]:
     free = free_bytes(settings.data_dir)
     warehouse = settings.warehouse_file.stat().st_size if settings.warehouse_file.exists() else 0
-    wanted = max(_LEAST_FREE_BYTES, _FREE_PER_WAREHOUSE * warehouse)
+    wanted = max(LEAST_FREE_BYTES, FREE_PER_WAREHOUSE * warehouse)
     text = f"{free / 1e9:,.1f} GB free; the warehouse has {warehouse / 1e9:,.1f} GB"
     if free >= wanted:
         yield "ok", text, ""
         return
     remedy = f"make room for {wanted / 1e9:,.0f} GB: old snapshots (`hospital snapshots`), publications, runs"
-    yield "error" if free < _LEAST_FREE_BYTES / 4 else "warning", text, remedy
+    yield "error" if free < LEAST_FREE_BYTES / 4 else "warning", text, remedy
 
 
 def _clock(settings: Settings, wall: datetime) -> Iterator[_Found]:
@@ -243,7 +256,7 @@ def _warehouse(settings: Settings) -> Iterator[_Found]:
             with open_warehouse(file) as opened:
                 tables = sum(opened.exists(contract) for contract in CONTRACTS.values())
         except WarehouseError as error:
-            remedy = "move it away and `hospital build`, or `hospital restore` from one of the `hospital snapshots`"
+            remedy = "move it away and `hospital build`, or copy the newest of the `hospital snapshots` to its place"
             yield "error", str(error), remedy
             return
         yield "ok", f"opens, with {tables} of {len(CONTRACTS)} tables", ""
@@ -267,6 +280,30 @@ def _history(settings: Settings) -> Iterator[_Found]:
     yield "ok", f"{runs:,} runs", ""
 
 
+def _backups(settings: Settings, wall: datetime) -> Iterator[_Found]:
+    from hospital_assets.recovery.backup import backups
+
+    folder = settings.backup.folder
+    if not folder:
+        yield (
+            "warning",
+            "no folder of backups is named",
+            "[backup] in hospital.toml, and `hospital backup create` daily",
+        )
+        return
+    found = backups(Path(folder))
+    if not found:
+        yield "warning", f"there is no backup in {folder}", "`hospital backup create`"
+        return
+    text = f"{len(found)} in {folder}, the newest of {found[-1].taken_at:%Y-%m-%d %H:%M} UTC"
+    if wall - found[-1].taken_at > _BACKUP_AGE:
+        yield "warning", text, "`hospital backup create` daily, by a timer"
+    elif not found[-1].is_encrypted:
+        yield "warning", f"{text}, not encrypted", "`recipients` in [backup], unless the disk is encrypted"
+    else:
+        yield "ok", text, ""
+
+
 def _at_work(settings: Settings, wall: datetime) -> Iterator[_Found]:
     from hospital_assets.automation.presence import at_work
 
@@ -278,28 +315,38 @@ def _at_work(settings: Settings, wall: datetime) -> Iterator[_Found]:
         yield "warning", what, "`hospital dev`, or the services of `hospital deploy systemd`"
 
 
-def _certificates(files: tuple[Path, ...]) -> Iterator[_Found]:
-    openssl = shutil.which("openssl")
+def _certificates(files: tuple[Path, ...], wall: datetime) -> Iterator[_Found]:
     for file in files:
-        if not file.is_file():
-            yield "error", f"{file} is not there", "name the PEM file that the service uses"
-        elif openssl is None:
-            yield "warning", f"{file} was not looked at", "install openssl"
+        try:
+            ends = certificate_end(file)
+        except FileNotFoundError as error:
+            yield "error", str(error), "name the PEM file that the service uses"
+        except SettingsError as error:
+            yield "error", str(error), "a PEM file with the chain, its own first"
         else:
-            yield _certificate(file, openssl)
+            said = f"{ends:%Y-%m-%d %H:%M} UTC"
+            if ends <= wall:
+                yield "error", f"{file} ended {said}", "renew it, and restart what uses it"
+            elif ends <= wall + timedelta(days=CERTIFICATE_DAYS):
+                yield "warning", f"{file} ends {said}", "renew it"
+            else:
+                yield "ok", f"{file} ends {said}", ""
 
 
-def _certificate(file: Path, openssl: str) -> _Found:
-    def ends_within(days: int) -> tuple[bool, str]:
-        command = [openssl, "x509", "-in", str(file), "-noout", "-enddate", "-checkend", str(days * 86_400)]
-        asked = subprocess.run(command, capture_output=True, text=True, timeout=10)  # noqa: S603  (the system's own)
-        return asked.returncode != 0, asked.stdout.partition("notAfter=")[2].partition("\n")[0]
+def certificate_end(file: Path) -> datetime:
+    """Until when the first certificate of a PEM file is valid.
 
-    has_ended, ends = ends_within(0)
-    if not ends:
-        return "error", f"{file} is no certificate", "a PEM file with the chain, its own first"
-    if has_ended:
-        return "error", f"{file} ended {ends}", "renew it, and restart what uses it"
-    if ends_within(_CERTIFICATE_DAYS)[0]:
-        return "warning", f"{file} ends {ends}", "renew it"
-    return "ok", f"{file} ends {ends}", ""
+    Raises:
+        FileNotFoundError: there is no such file.
+        SettingsError: it is no certificate, or openssl is not installed.
+    """
+    openssl = shutil.which("openssl")
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is not there")
+    if openssl is None:
+        raise SettingsError(f"{file} was not looked at: install openssl")
+    command = [openssl, "x509", "-in", str(file), "-noout", "-enddate"]
+    asked = subprocess.run(command, capture_output=True, text=True, timeout=10)  # noqa: S603  (the system's own)
+    if asked.returncode:
+        raise SettingsError(f"{file} is no certificate")
+    return datetime.fromtimestamp(ssl.cert_time_to_seconds(asked.stdout.strip().removeprefix("notAfter=")), UTC)

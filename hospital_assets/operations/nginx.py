@@ -72,6 +72,11 @@ server {
         proxy_read_timeout 60s;
     }
 
+    # How the systems stand is for the monitoring, which asks the dashboard itself.
+    location = /metrics {
+        return 404;
+    }
+
     # The address holds a code of the identity provider.
     location = /login/callback {
         access_log off;

@@ -19,9 +19,8 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from hospital_assets.contracts import CONTRACTS, Column, Contract
+from hospital_assets.contracts import CONTRACTS, LAYERS, Column, Contract
 from hospital_assets.contracts.fields import Privacy
-from hospital_assets.contracts.table import Layer
 from hospital_assets.settings import Settings, SettingsError
 from hospital_assets.toml_text import line_of
 
@@ -32,7 +31,6 @@ MaskKind = Literal[
 ]
 POLICY_FILE = Path(__file__).with_name("policy.toml")
 CLASSES: tuple[Privacy, ...] = get_args(Privacy)
-_LAYERS: tuple[Layer, ...] = get_args(Layer)
 
 #: Mask -> DuckDB types it makes sense for; the others take any.
 _TYPES: Mapping[MaskKind, tuple[str, ...]] = {
@@ -469,7 +467,7 @@ class _Mistake:
 
 def _mistakes(policy: Policy) -> Iterator[_Mistake]:
     """Mistakes that the file's structure does not show: names that do not exist, masks that do not fit."""
-    known = {*_LAYERS, *CONTRACTS}
+    known = {*LAYERS, *CONTRACTS}
     columns = {column.name for contract in CONTRACTS.values() for column in contract.columns}
     if policy.overview not in policy.roles:
         yield _Mistake(("overview",), f"there is no role '{policy.overview}'; name one of [roles]")

@@ -234,6 +234,15 @@ def moment_of(version: str) -> datetime:
     return datetime.strptime(version, "%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC)
 
 
+def publication_moments(data_dir: Path) -> list[datetime]:
+    """When the publications that count were made, one of each audience that has one.
+
+    Raises:
+        PublicationError: what says which one counts is damaged.
+    """
+    return [moment_of(current_version(data_dir, audience)) for audience in published_audiences(data_dir)]
+
+
 def audiences_of(warehouse: Warehouse, policy: Policy, role: RoleName) -> list[Audience]:
     """The audiences of a role: one, or one for each hospital.
 

@@ -16,7 +16,7 @@ from hospital_assets.assets.cleaned.subjects import RULES
 from hospital_assets.assets.declare import WAREHOUSE_POOL
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.checks.findings import newest_results, results_by_day, scores_by_day
-from hospital_assets.checks.kinds import CONTRACT_KINDS, QUALITY_KINDS
+from hospital_assets.checks.kinds import KINDS
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.drift import ADVICE, drifts
 from hospital_assets.landing.profile import SUBJECTS, canonical_columns
@@ -218,6 +218,7 @@ def as_json(quality: Quality) -> str:
     """The same figures for the dashboard."""
     frames = {
         "scores": _scores(quality),
+        "checks": _with_severity(quality.results).group_by("severity", "status").agg(checks=pl.len()),
         "failed": _failed(quality),
         "quarantine": quality.quarantine,
         "quarantine_by_hospital": quality.quarantine_by_hospital,
@@ -242,6 +243,11 @@ def _with_layer(frame: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def _with_severity(results: pl.DataFrame) -> pl.DataFrame:
+    severities = {kind.name: kind.severity.value for kind in KINDS}
+    return results.with_columns(severity=pl.col("kind").replace_strict(severities, default="WARN"))
+
+
 def _scores(quality: Quality) -> pl.DataFrame:
     """Share of the single checks that passed, by layer and family."""
     evaluated = _evaluated(quality)
@@ -257,10 +263,8 @@ def _scores(quality: Quality) -> pl.DataFrame:
 
 def _failed(quality: Quality) -> pl.DataFrame:
     """Single checks that failed, the gravest first."""
-    severities = {kind.name: kind.severity.value for kind in (*CONTRACT_KINDS, *QUALITY_KINDS)}
     return (
-        quality.results.filter(pl.col("status").is_in(["Failed", "Error"]))
-        .with_columns(severity=pl.col("kind").replace_strict(severities, default="WARN"))
+        _with_severity(quality.results.filter(pl.col("status").is_in(["Failed", "Error"])))
         .sort("severity", "family", "kind", "table_name", descending=[False, True, False, False])
         .select(
             "severity",

@@ -15,7 +15,7 @@ from typing import get_args
 
 from hospital_assets.assets.cleaned.subjects import RULES
 from hospital_assets.checks.faults import FAULTS
-from hospital_assets.checks.kinds import CONTRACT_KINDS, QUALITY_KINDS
+from hospital_assets.checks.kinds import KINDS
 from hospital_assets.contracts import CONTRACTS, Column, Contract, Layer
 from hospital_assets.publishing.matrix import who_sees_what
 from hospital_assets.publishing.policy import shipped_policy
@@ -52,7 +52,7 @@ def check_kinds() -> str:
         "| kind | family | asks | severity | faults it must notice |",
         "|---|---|---|---|---|",
     ]
-    for kind in (*CONTRACT_KINDS, *QUALITY_KINDS):
+    for kind in KINDS:
         faults = "; ".join(f"{f.description} (`{f.table}`)" for f in FAULTS if f.kind is kind)
         grave = f"{kind.severity.value}{', blocking' if kind.blocking else ''}"
         parts.append(f"| `{kind.name}` | {kind.family} | {kind.description} | {grave} | {faults} |")
@@ -245,6 +245,7 @@ _DECLARATIONS = {
     "Profile": "The profile",
     "Source": "`[source]`",
     "Query": "`[source.queries.<subject>]`",
+    "Export": "`[source.fhir]`",
     "Subject": "`[subjects.<subject>]`",
     "Join": "`[subjects.<subject>.join]`",
     "Lookup": "`[lookups.<name>]` and `[[subjects.<subject>.lookups]]`",

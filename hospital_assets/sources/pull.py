@@ -16,9 +16,10 @@ from datetime import datetime
 from pathlib import Path
 
 from hospital_assets.files import locked, replacing
-from hospital_assets.landing.listing import ODD_IN_NAMES, UNFINISHED
+from hospital_assets.landing.listing import ODD_IN_NAMES, UNFINISHED, over_limit
 from hospital_assets.landing.profile import Profile
 from hospital_assets.settings import Settings
+from hospital_assets.sources.exports import pull_export
 from hospital_assets.sources.memory import Memory, Pulled, memory_file, open_memory
 from hospital_assets.sources.queries import pull_queries
 from hospital_assets.sources.remote import ChangedError, Entry, Remote, RemoteError, open_remote
@@ -54,7 +55,9 @@ def pull(
     with locked(memory_file(settings).with_suffix(".lock")), open_memory(settings) as memory:
         is_all = memory.lists_all(profile.name, clock())
         try:
-            if source.address is None:
+            if source.fhir is not None:
+                pull_export(settings, profile, memory, pulled, clock, sleep, until)
+            elif source.address is None:
                 pull_queries(settings, profile, memory, pulled, clock())
             else:
                 with remote(source.address) as there:
@@ -153,10 +156,7 @@ def _obstacle(entry: Entry, settings: Settings, profile_name: str) -> str:
     if any(len(part.encode()) > _LONGEST_NAME for part in parts):
         return f"its name is longer than {_LONGEST_NAME} bytes; rename it"
     if entry.size > settings.limits.megabytes * 1_000_000:
-        return (
-            f"it is over the limit of {settings.limits.megabytes:,} MB; deliver it in parts, or raise "
-            "most_file_megabytes in hospital.toml"
-        )
+        return over_limit(settings.limits)
     folder = settings.landing / profile_name
     within = [folder, *(folder.joinpath(*parts[:n]) for n in range(1, len(parts) + 1))]
     if any(place.is_symlink() for place in within) or any(

@@ -20,15 +20,16 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import IO, ClassVar
+from typing import IO, Any, ClassVar
 
 import duckdb
 import narwhals as nw
 import polars as pl
 
-from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN, Column, Contract
+from hospital_assets.contracts import LAYERS, PARTITION_COLUMN, Column, Contract
+from hospital_assets.files import StateError, is_locked, read_state
 from hospital_assets.settings import EngineSettings
 from hospital_assets.warehouse.dialect import Frame, lazy, polars_of, quoted, relation_of, with_sql
 from hospital_assets.warehouse.errors import WarehouseError, redacted, without_values
@@ -46,7 +47,7 @@ _LOSSLESS: dict[str, frozenset[str]] = {
 
 
 class SchemaMismatchError(WarehouseError):
-    """A frame does not have exactly the columns and types of its contract."""
+    """A frame, or a stored table, does not have exactly the columns and types of its contract."""
 
 
 class PartitionMismatchError(WarehouseError):
@@ -247,6 +248,7 @@ class Warehouse:
         period: Period | None = None,
         *,
         also: Callable[[duckdb.DuckDBPyConnection], None] = lambda _: None,
+        cause: str = "",
     ) -> Written:
         """Replace a table, or some service days of it, by the rows of a frame.
 
@@ -258,6 +260,7 @@ class Warehouse:
             frame: exactly the contract's columns, in any order.
             period: the service days to replace; None replaces the whole table.
             also: bookkeeping that belongs to the same transaction.
+            cause: why, as in the id of a run; for the history of a mirror.
 
         Raises:
             SchemaMismatchError: columns are missing, extra, or would change their values.
@@ -300,6 +303,7 @@ class Warehouse:
                             f"{contract.name}: {rows - inside:,} of {rows:,} rows have a "
                             f"{PARTITION_COLUMN} outside {period} or none; nothing was written"
                         )
+                self._note_change(contract, period, cause)
                 also(connection)
         except duckdb.Error as error:
             raise WarehouseError(
@@ -311,6 +315,10 @@ class Warehouse:
         """Rows of a table, or of some service days of it."""
         ((rows,),) = self.connection.execute(f"select count(*) from {_rows_of(contract, period)}").fetchall()
         return int(rows)
+
+    def rows_of(self, contract: Contract, period: Period | None = None) -> duckdb.DuckDBPyRelation:
+        """The rows of a table, or of some service days of it, as they are stored."""
+        return self.connection.sql(f"from {_rows_of(contract, period)}")
 
     def head(self, contract: Contract, period: Period | None, columns: Sequence[str], rows: int) -> pl.DataFrame:
         """Some rows of a table, or of some service days of it."""
@@ -358,30 +366,16 @@ class Warehouse:
                 [contract.layer, contract.name],
             ).fetchall()
         )
-        wanted = {c.name: c for c in contract.columns}
-        for name, column in wanted.items():
-            if name not in stored and column.nullable:
+        for column in contract.columns:
+            if column.name not in stored and column.nullable:
                 self.connection.execute(
-                    f"alter table {_qualified(contract)} add column {quoted(name)} {column.duckdb_type}"
+                    f"alter table {_qualified(contract)} add column {quoted(column.name)} {column.duckdb_type}"
                 )
-        differing = [
-            *(f"{n} is stored but not in the contract" for n in sorted(set(stored) - set(wanted))),
-            *(
-                f"{n} is required by the contract but not stored"
-                for n, c in wanted.items()
-                if n not in stored and not c.nullable
-            ),
-            *(
-                f"{n} is stored as {stored[n]} but the contract says {c.duckdb_type}"
-                for n, c in wanted.items()
-                if n in stored and stored[n] != _spelled(c.duckdb_type)
-            ),
-        ]
-        if differing:
-            raise WarehouseError(
-                f"{contract.name}: the stored table differs from the contract "
-                f"({'; '.join(differing)}). Rebuild it: hospital build --rebuild {contract.name}"
-            )
+        assert_stored(
+            contract,
+            {name: _as_contracts_say(kind) for name, kind in stored.items()},
+            {c.name: (c.duckdb_type, c.nullable) for c in contract.columns},
+        )
         self._known_tables.add(contract.name)
 
     def drop(self, contract: Contract) -> None:
@@ -389,8 +383,22 @@ class Warehouse:
         self.wrote(contract)
         kind = "view" if self.is_view(contract) else "table"
         self.connection.execute(f"drop {kind} if exists {_qualified(contract)}")
+        self._note_change(contract, None, "rebuilt")
         self._known_tables.discard(contract.name)
         self._stored_kinds().pop(contract.qualified_name, None)
+
+    def _note_change(self, contract: Contract, period: Period | None, cause: str) -> None:
+        """Note what has to be mirrored, from the first mirroring on; belongs to the transaction of the change."""
+        if CHANGES[0] not in self._stored_kinds():
+            return
+        days = [None, None] if period is None else [period.first, period.end]
+        # Who wrote them last made them what they are; a note of each would grow for as long as nothing is mirrored.
+        self.connection.execute(
+            f"delete from {CHANGES[0]} where table_name = ? "
+            "and (?::date is null or (first_day >= ?::date and end_day <= ?::date))",
+            [contract.name, days[0], *days],
+        )
+        self.connection.execute(f"insert into {CHANGES[0]} values (?, ?, ?, ?)", [contract.name, *days, cause])
 
     def show(
         self, contract: Contract, select: str, *, also: Callable[[duckdb.DuckDBPyConnection], None] = lambda _: None
@@ -411,14 +419,50 @@ class Warehouse:
             also(connection)
 
 
+#: What changed since it was mirrored: a table and service days of it, null for all.
+CHANGES = ("main.unmirrored", "table_name varchar not null, first_day date, end_day date, cause varchar not null")
 #: Rows of tables that stay in memory for the next step, as a multiple of those that one step may read there.
 _MOST_REMEMBERED = 4
-_LAYERS = sorted({contract.layer for contract in CONTRACTS.values()})
 
 
-def _spelled(duckdb_type: str) -> str:
-    """A type as DuckDB's catalog spells it."""
-    return re.sub(r"\bTIMESTAMPTZ\b", "TIMESTAMP WITH TIME ZONE", duckdb_type)
+def assert_stored(
+    contract: Contract, stored: Mapping[str, object], wanted: Mapping[str, tuple[object, bool]], *others: str
+) -> None:
+    """Refuse a stored table that is not as its contract has it, but for nullable columns that it lacks.
+
+    Args:
+        contract: names the table.
+        stored: column -> type.
+        wanted: column -> type, and whether it may be null.
+        others: other differences, in words.
+
+    Raises:
+        SchemaMismatchError: it differs; says how, and the remedy.
+    """
+    differing = [
+        *(f"{name} is stored but not in the contract" for name in sorted(set(stored) - set(wanted))),
+        *(
+            f"{name} is required by the contract but not stored"
+            for name, (_, is_nullable) in wanted.items()
+            if name not in stored and not is_nullable
+        ),
+        *(
+            f"{name} is stored as {stored[name]} but the contract says {kind}"
+            for name, (kind, _) in wanted.items()
+            if name in stored and stored[name] != kind
+        ),
+        *others,
+    ]
+    if differing:
+        raise SchemaMismatchError(
+            f"{contract.name}: the stored table differs from the contract ({'; '.join(differing)}). "
+            f"Rebuild it: hospital build --rebuild {contract.name}"
+        )
+
+
+def _as_contracts_say(catalog_type: str) -> str:
+    """A type of DuckDB's catalog as contracts spell it."""
+    return catalog_type.replace("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ")
 
 
 def _stored(column: Column) -> str:
@@ -490,7 +534,7 @@ def assert_columns(contract: Contract, delivered: Mapping[str, str]) -> None:
 
 
 def _storable(delivered: str, wanted: str) -> bool:
-    if _spelled(delivered) == _spelled(wanted) or delivered == '"NULL"':
+    if _as_contracts_say(delivered) == _as_contracts_say(wanted) or delivered == '"NULL"':
         return True
     return delivered in _LOSSLESS.get(wanted, frozenset())
 
@@ -519,11 +563,15 @@ class _FileLock:
         return True
 
     def holder(self) -> str:
+        said = self.said()
+        return f"process {said['pid']} since {said['since']}" if said else "another process"
+
+    def said(self) -> dict[str, Any]:
+        """What the holder has written; empty where it is just being written."""
         try:
-            holder = json.loads(self.path.read_text(encoding="utf-8"))
-            return f"process {holder['pid']} since {holder['since']}"
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            return "another process"
+            return read_state(self.path, "remove it", "pid", "since")
+        except (OSError, StateError):
+            return {}
 
     def release(self) -> None:
         if self._file is not None:
@@ -535,16 +583,30 @@ class _FileLock:
 def holder_of(file: Path) -> str:
     """Which process has the warehouse file open for writing; empty where none has."""
     lock = _FileLock(_lock_file(file))
-    if not lock.path.exists():
-        return ""
-    if lock.try_acquire():
-        lock.release()
-        return ""
-    return lock.holder()
+    return lock.holder() if is_locked(lock.path) else ""
+
+
+def held_since(file: Path) -> tuple[int, datetime] | None:
+    """The process that has the warehouse file open for writing (0: not known), and since when; None where none has."""
+    lock = _FileLock(_lock_file(file))
+    if not is_locked(lock.path):
+        return None
+    process = lock.said().get("pid")
+    since = datetime.fromtimestamp(lock.path.stat().st_mtime, UTC)
+    return process if isinstance(process, int) else 0, since
+
+
+def is_waited_for(file: Path) -> bool:
+    """Whether a process waits for the warehouse file, which another has open."""
+    return is_locked(_waiting_file(file), exclusive=True)
 
 
 def _lock_file(file: Path) -> Path:
     return file.with_name(file.name + ".lock")
+
+
+def _waiting_file(file: Path) -> Path:
+    return file.with_name(file.name + ".waiting")
 
 
 @dataclass
@@ -602,6 +664,7 @@ def _open(
     file.parent.mkdir(parents=True, exist_ok=True)
     lock = _FileLock(_lock_file(file))
     deadline = time.monotonic() + wait_seconds
+    waiting = contextlib.ExitStack()
     is_announced = False
 
     def wait(holder: str) -> None:
@@ -613,26 +676,29 @@ def _open(
             )
         if not is_announced:
             say(f"waiting for {file.name}, in use by {holder}")
+            # Whoever looks sees by this lock that somebody waits.
+            fcntl.flock(waiting.enter_context(_waiting_file(file).open("a")), fcntl.LOCK_SH)
             is_announced = True
         # Without jitter, waiters would wake together and collide again.
         time.sleep(random.uniform(0.05, 0.15))  # noqa: S311
 
-    while not lock.try_acquire():
-        wait(lock.holder())
-    try:
-        while True:
-            try:
-                connection = _connect(file, memory_limit)
-                break
-            except duckdb.IOException as error:
-                # A program that does not know our lock (a DuckDB shell, a BI tool) has the file.
-                holder = re.search(r"PID (\d+)", str(error))
-                if "lock" not in str(error).lower():
-                    raise WarehouseError(f"{file} cannot be opened: {error}") from error
-                wait(f"process {holder.group(1)}" if holder else "another process")
-    except BaseException:
-        lock.release()
-        raise
+    with waiting:
+        while not lock.try_acquire():
+            wait(lock.holder())
+        try:
+            while True:
+                try:
+                    connection = _connect(file, memory_limit)
+                    break
+                except duckdb.IOException as error:
+                    # A program that does not know our lock (a DuckDB shell, a BI tool) has the file.
+                    holder = re.search(r"PID (\d+)", str(error))
+                    if "lock" not in str(error).lower():
+                        raise WarehouseError(f"{file} cannot be opened: {error}") from error
+                    wait(f"process {holder.group(1)}" if holder else "another process")
+        except BaseException:
+            lock.release()
+            raise
     return _Opened(Warehouse(file, connection, in_memory_rows), lock)
 
 
@@ -662,7 +728,7 @@ def _connect(file: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
             **_PLANNING,
         },
     )
-    for layer in _LAYERS:
+    for layer in LAYERS:
         connection.execute(f"create schema if not exists {quoted(layer)}")
     _set_session(connection)
     return connection
@@ -672,4 +738,4 @@ def _set_session(connection: duckdb.DuckDBPyConnection) -> None:
     """Settings that every connection needs."""
     # Instants are UTC everywhere; local time is resolved once, by zone, as data.
     connection.execute("set TimeZone = 'UTC'")
-    connection.execute(f"set search_path = '{','.join(['main', *_LAYERS])}'")
+    connection.execute(f"set search_path = '{','.join(['main', *LAYERS])}'")

@@ -1,0 +1,198 @@
+"""What the platform costs where users feel it, in one table beside the hand-written script.
+
+    python benchmarks/bench.py [--runs 3] [--year] [--into docs/performance.md]
+
+Each line is the median of several runs, each in processes of their own, alternately with the others; processor seconds
+are those of the process and its children. The script (`by_hand.sql`) does the work of a build of the same network, and
+its median in the same run is the measure of the other lines. `--year` measures refreshes over 365 days of history, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import build
+import latency
+
+HOSPITAL = str(Path(sys.executable).with_name("hospital"))
+#: Days of history over which refreshes are measured.
+HISTORIES = (8, 90)
+
+
+@dataclass
+class Line:
+    """A line of the table: what was measured, and each run's wall and processor seconds."""
+
+    what: str
+    seconds: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
+
+    def add(self, measured: Callable[[], object]) -> None:
+        """Measure once more."""
+        began, used = time.perf_counter(), _processor()
+        measured()
+        self.seconds.append(time.perf_counter() - began)
+        self.processor.append(_processor() - used)
+
+
+def _processor() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def command(data: Path, *words: str) -> None:
+    """Run a command of the platform; what it says is shown where it fails."""
+    done = subprocess.run([HOSPITAL, "--data-dir", str(data), *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (words, done.stdout[-2000:], done.stderr[-2000:])
+
+
+def simulated(data: Path, days: int, scale: float) -> Path:
+    """A network of so many days, landed and not built."""
+    command(data, "simulate", "--clean", "--days", str(days), "--scale", str(scale))
+    return data
+
+
+def unbuilt(data: Path) -> None:
+    """The directory as before its first build."""
+    for made in ("warehouse", "dagster", "reports", "alerts"):
+        shutil.rmtree(data / made, ignore_errors=True)
+
+
+def fixed_costs(folder: Path, runs: int) -> list[Line]:
+    """What everybody pays, however little data there is."""
+    data = simulated(folder / "small", 2, 0.05)
+    helped, defined, built = Line("`hospital --help`"), Line("definitions made"), Line("build of 2 days, 140 visits")
+    code = "import sys; from pathlib import Path; from hospital_assets.settings import load_settings; "
+    code += (
+        "from hospital_assets.definitions import build_definitions; build_definitions(load_settings(Path(sys.argv[1])))"
+    )
+    for _ in range(runs):
+        helped.add(lambda: command(data, "--help"))
+        defined.add(lambda: subprocess.run([sys.executable, "-c", code, str(data)], check=True))
+        unbuilt(data)
+        built.add(lambda: command(data, "build"))
+    return [helped, defined, built]
+
+
+def builds(data: Path, runs: int) -> tuple[Line, Line]:
+    """The script and a build of the same landed files."""
+    by_hand, built = Line("the hand-written script, 90 days"), Line("build of 90 days")
+    for run in range(runs):
+        file = data.with_name(f"by_hand_{run}.duckdb")
+        by_hand.add(lambda file=file: build.measured("hand", data, file))
+        file.unlink()
+        unbuilt(data)
+        built.add(lambda: command(data, "build"))
+    return by_hand, built
+
+
+def refreshes(data: Path, days: int, runs: int) -> list[Line]:
+    """A landed vitals file, and the last day wholly built again, over a history."""
+    file, day = (
+        Line(f"refresh of a vitals file, {days} days of history"),
+        Line(f"refresh of a day, {days} days of history"),
+    )
+    last = date.fromordinal(date(2026, 1, 1).toordinal() + days - 1)
+    command(data, "refresh")
+    for _ in range(runs):
+        latency.land(data, 1, 0)
+        file.add(lambda: command(data, "refresh"))
+        day.add(lambda: command(data, "build", "--partition", last.isoformat()))
+    return [file, day]
+
+
+def watched(data: Path, days: int) -> list[Line]:
+    """A landed vitals file until its alert and its KPIs stand there, by `hospital watch`."""
+    latency.stand_still(data)
+    watch = subprocess.Popen(
+        [HOSPITAL, "--data-dir", str(data), "watch"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        alerts, loads = latency.watched(data, 10, 3.0)
+    finally:
+        watch.terminate()
+        watch.wait(60)
+    return [
+        Line(f"watcher: file to alert, {days} days of history", alerts),
+        Line(f"watcher: file to KPIs, {days} days of history", loads),
+    ]
+
+
+def table(lines: list[Line], measure: Line) -> str:
+    """The table in Markdown."""
+    unit = statistics.median(measure.processor)
+    rows = ["| | seconds | processor seconds | of the script |", "|---|---:|---:|---:|"]
+    for line in lines:
+        seconds = f"{statistics.median(line.seconds):.2f}"
+        processor = statistics.median(line.processor) if line.processor else None
+        rows.append(
+            f"| {line.what} | {seconds} | "
+            + (f"{processor:.2f} | {processor / unit:.2f} |" if processor is not None else " | |")
+        )
+    return "\n".join(rows)
+
+
+PAGE = """# How fast it is
+
+Written by `make bench` on {when} ({machine}, {cores} cores, load {load:.1f} when it ended). Medians of {runs} runs,
+each in processes of their own; the script is [`by_hand.sql`](../benchmarks/by_hand.sql), which does a build's work
+without checks, history, alerts or forecasts. Processor seconds say most: seconds depend on what else the machine does.
+What a million visits cost stands in [scale.md](scale.md), the dashboard's pages in [dashboard.md](dashboard.md),
+publications in [governance.md](governance.md).
+
+{table}
+"""
+
+
+def main() -> None:
+    """Measure, print the table, and write it down where asked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--year", action="store_true", help="refreshes over 365 days, too")
+    parser.add_argument("--into", type=Path, help="a Markdown page to write")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        lines = fixed_costs(folder, options.runs)
+        demo = simulated(folder / "demo", 90, 1.0)
+        by_hand, built = builds(demo, options.runs)
+        lines += [by_hand, built]
+        published = Line("publish to every role, 90 days")
+        command(demo, "key", "create")
+        published.add(lambda: command(demo, "publish"))
+        lines.append(published)
+        for days in (*HISTORIES, 365) if options.year else HISTORIES:
+            data = demo if days == 90 else simulated(folder / f"history-{days}", days, 1.0)
+            if days != 90:
+                command(data, "build")
+            lines += refreshes(data, days, options.runs)
+            lines += watched(data, days)
+    found = table(lines, by_hand)
+    print(found)
+    if options.into:
+        page = PAGE.format(
+            when=datetime.now(UTC).date(),
+            machine=platform.machine(),
+            cores=os.cpu_count(),
+            load=os.getloadavg()[0],
+            runs=options.runs,
+            table=found,
+        )
+        options.into.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
