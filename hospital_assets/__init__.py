@@ -14,7 +14,7 @@ The packages, from the top; each imports only from those below it (`make floors`
 - `live`: assesses records as they land: alert rules, the monitor, the board's data.
 - `sources`: tools for adding a source: drafts of profiles, dry runs.
 - `assets`: one function per table, by layer: raw, cleaned, dimensions, facts, kpis.
-- `recovery`: snapshots, rebuilds as of a moment, erasing a person.
+- `recovery`: snapshots, the mirror, the history of tables, rebuilds as of a moment, erasing a person.
 - `access`: users and sign-in, the SQL gateway and its sandbox, the audit log.
 - `publishing`: policy, masks, pseudonyms, small cells, the leak check, publications.
 - `alerts`: the outbox of alerts and the notifiers.

@@ -16,9 +16,11 @@ from hospital_assets import reports
 from hospital_assets.alerts.outbox import outbox_file
 from hospital_assets.assets.declare import ENGINE_TAG
 from hospital_assets.assets.layers import table_assets
+from hospital_assets.assets.mirror import mirror_assets
 from hospital_assets.assets.publications import publication_assets
 from hospital_assets.assets.resources import AuditResource, ClockResource, OutboxResource, profiles_resource
 from hospital_assets.automation.jobs import JOBS
+from hospital_assets.automation.lake import lake_schedule
 from hospital_assets.automation.schedules import (
     daily_batch_schedule,
     overview_page_schedule,
@@ -28,6 +30,7 @@ from hospital_assets.automation.schedules import (
 from hospital_assets.automation.sensors import (
     alerts_sensor,
     landing_sensor,
+    mirror_sensor,
     publications_sensor,
     run_outcome_sensors,
     sources_sensor,
@@ -45,6 +48,7 @@ from hospital_assets.live.io_manager import HospitalIOManager
 from hospital_assets.logs import start_logging
 from hospital_assets.partitions import service_periods
 from hospital_assets.publishing.policy import usable_policy
+from hospital_assets.recovery.mirror import mirror_of, mirrored_tables
 from hospital_assets.reports.folder import ReportsResource
 from hospital_assets.reports.overview import overview_report
 from hospital_assets.settings import (
@@ -55,6 +59,7 @@ from hospital_assets.settings import (
     load_settings,
 )
 from hospital_assets.sources.upstream import below_sources, source_assets
+from hospital_assets.warehouse.delta import DeltaTables
 from hospital_assets.warehouse.io_manager import WarehouseResource
 
 
@@ -76,7 +81,9 @@ def build_definitions(settings: Settings, engine: EngineSettings | None = None) 
     return dg.Definitions(
         # Each with the file and line of its code, for the link in the UI.
         assets=[
-            *dg.with_source_code_references([*below_sources(tables, sources), *pages, *publication_assets(policy)]),
+            *dg.with_source_code_references(
+                [*below_sources(tables, sources), *pages, *publication_assets(policy), *mirror_assets(settings)]
+            ),
             *sources,
         ],
         asset_checks=[*table_checks(periods), standing_check(periods)],
@@ -93,6 +100,7 @@ def build_definitions(settings: Settings, engine: EngineSettings | None = None) 
             sources_sensor(settings),
             stale_partitions_sensor(settings),
             publications_sensor(settings),
+            *([mirror_sensor()] if settings.mirror.address else []),
             alerts_sensor(settings, landing),
             *run_outcome_sensors(settings),
         ],
@@ -159,12 +167,13 @@ def _engine_resources(
 def _lake_schedules(
     settings: Settings, engine: EngineSettings, resources: Mapping[str, Any]
 ) -> list[dg.ScheduleDefinition]:
-    """What maintains the lake, where there is one."""
-    if engine.engine == "duckdb":
-        return []
-    from hospital_assets.automation.lake import lake_schedule
-
-    return [lake_schedule(settings, engine.lake_of(settings), resources["io_manager"].tables_on_spark)]
+    """What maintains the lake and the mirror, where there is one."""
+    kept: list[tuple[DeltaTables, list[str]]] = []
+    if engine.engine != "duckdb":
+        kept.append((DeltaTables(engine.lake_of(settings)), resources["io_manager"].tables_on_spark))
+    if settings.mirror.address:
+        kept.append((mirror_of(settings), [contract.name for contract in mirrored_tables()]))
+    return [lake_schedule(settings, kept)] if kept else []
 
 
 def _service_days(settings: Settings) -> dict[str, Any]:

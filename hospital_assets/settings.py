@@ -13,10 +13,11 @@ import json
 import os
 import re
 import tomllib
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from hospital_assets.directory import refuse_newer
 from hospital_assets.files import replace_text
@@ -87,6 +88,35 @@ class StaffingSettings:
     fixed_nurses: int = 2
 
 
+@dataclass(frozen=True)
+class MirrorSettings:
+    """The mirror of the tables for other engines: the table `[mirror]` of `hospital.toml`.
+
+    Attributes:
+        address: a folder, below the data directory unless it is absolute, or an object store's, as in
+            `s3://bucket/folder`; empty: there is no mirror.
+        kept_days: how long its versions stay.
+    """
+
+    address: str = ""
+    kept_days: int = 90
+
+
+@dataclass(frozen=True)
+class BackupSettings:
+    """Where backups go, who can open them and how many are kept: the table `[backup]` of `hospital.toml`.
+
+    Attributes:
+        folder: where they are, an absolute path outside the data directory; empty: named with each command.
+        recipients: public keys of those who can open them, of age or SSH; none: they are not encrypted.
+        keep: how many there are at most.
+    """
+
+    folder: str = ""
+    recipients: tuple[str, ...] = ()
+    keep: int = 14
+
+
 #: Key of `[staffing]` -> least and most that its numbers may be.
 _STAFFING_RANGES = {
     "shift_starts": (0, 23),
@@ -102,6 +132,40 @@ _STAFFING_RANGES = {
     "fixed_nurses": (0, 100),
 }
 _TRIAGE_LEVELS = 5
+
+
+@dataclass(frozen=True)
+class IdentitySettings:
+    """Sign-in at an identity provider by OpenID Connect: the table `[identity]` of `hospital.toml`.
+
+    The client's secret is not among them: it comes from the environment or a file (`access.identity`).
+
+    Attributes:
+        issuer: the provider, letter by letter as its tokens name it.
+        client_id: what the dashboard is called there.
+        url: where browsers reach the dashboard; people are sent back there.
+        roles: value of the claim -> audience (`analyst`, `doctor-H1`); of several that somebody has the first counts.
+        claim: where tokens state groups; dots lead into objects, as in `realm_access.roles`.
+        name_claim: what people are called in the audit; the subject where a token lacks it.
+        scopes: what the provider is asked for.
+        label: what the button of the sign-in page calls the provider.
+        api_audience: what the gateway is called in access tokens of programs; empty: it takes none.
+        api_scope: the scope that such a token must have.
+    """
+
+    issuer: str
+    client_id: str
+    url: str
+    roles: tuple[tuple[str, str], ...]
+    claim: str = "groups"
+    name_claim: str = "preferred_username"
+    scopes: tuple[str, ...] = ("openid", "profile")
+    label: str = "identity provider"
+    api_audience: str = ""
+    api_scope: str = "hospital.query"
+
+
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
@@ -124,6 +188,9 @@ class Settings:
             keep those of their time zone's country and their state.
         forecast_challengers: methods that may forecast arrivals where they beat the others (`CHALLENGERS`).
         staffing: rules of rosters.
+        mirror: where the tables are mirrored for other engines.
+        backup: where backups go.
+        identity: the provider that people may sign in at; None for local accounts only.
     """
 
     data_dir: Path
@@ -138,6 +205,15 @@ class Settings:
     holiday_calendars: tuple[tuple[str, str], ...] = ()
     forecast_challengers: tuple[Challenger, ...] = ()
     staffing: StaffingSettings = StaffingSettings()
+    mirror: MirrorSettings = MirrorSettings()
+    backup: BackupSettings = BackupSettings()
+    identity: IdentitySettings | None = None
+
+    @property
+    def mirror_root(self) -> str:
+        """Where the mirror is: a path, or the address of an object store; empty where there is none."""
+        address = self.mirror.address
+        return address if not address or "://" in address else str((self.data_dir / address).resolve())
 
     @property
     def landing(self) -> Path:
@@ -178,6 +254,11 @@ class Settings:
     def settings_file(self) -> Path:
         """The TOML file these settings come from."""
         return self.data_dir / "hospital.toml"
+
+    @property
+    def restoring_note(self) -> Path:
+        """There while a backup is being restored into the directory: not everything is in it yet."""
+        return self.data_dir / ".restoring.json"
 
     @property
     def policy_file(self) -> Path:
@@ -267,6 +348,13 @@ def data_dir_from_environment() -> Path:
 _HOLIDAY_CALENDAR = re.compile("[A-Z]{2}(-[A-Z0-9]{1,4})?|none")
 _LIMIT = "most_file_"
 _LIMITS = {f"{_LIMIT}{key}": value for key, value in asdict(DEFAULT_LIMITS).items()}
+#: Tables of `hospital.toml` -> an example of each.
+_TABLES = {
+    "staffing": "{ shift_hours = [8, 10] }",
+    "mirror": '{ address = "mirror" }',
+    "backup": '{ folder = "/mnt/backup" }',
+    "identity": '{ issuer = "https://..." }',
+}
 
 
 def load_settings(data_dir: Path) -> Settings:
@@ -296,6 +384,9 @@ def load_settings(data_dir: Path) -> Settings:
         "holidays": dict,
         "forecast_challengers": list,
         "staffing": dict,
+        "mirror": dict,
+        "backup": dict,
+        "identity": dict,
         **dict.fromkeys(_LIMITS, int),
     }
     for key, value in values.items():
@@ -308,7 +399,7 @@ def load_settings(data_dir: Path) -> Settings:
                 str: as_text,
                 int: str(_LIMITS.get(key, 5)),
                 list: "[2026-03-01]" if key == "baselines_from" else f'["{CHALLENGERS[0]}"]',
-                dict: "{ shift_hours = [8, 10] }" if key == "staffing" else '{ H1 = "US-WI" }',
+                dict: _TABLES.get(key, '{ H1 = "US-WI" }'),
             }
             example, name = examples[known[key]], "table" if known[key] is dict else known[key].__name__
             raise SettingsError(f"{settings.settings_file}: '{key}' must be a {name}, as in {key} = {example}")
@@ -355,7 +446,57 @@ def load_settings(data_dir: Path) -> Settings:
         holiday_calendars=tuple(sorted(calendars.items())),
         forecast_challengers=tuple(challengers),
         staffing=_staffing(settings.settings_file, values.get("staffing", {})),
+        mirror=_mirror(settings, values.get("mirror", {})),
+        backup=_backup(settings.settings_file, values.get("backup", {})),
+        identity=_identity(settings.settings_file, values["identity"]) if "identity" in values else None,
     )
+
+
+def _mirror(settings: Settings, values: dict[str, Any]) -> MirrorSettings:
+    """The table `[mirror]`.
+
+    Raises:
+        SettingsError: a key is unknown, or has an unusable value.
+    """
+    file, known = settings.settings_file, asdict(MirrorSettings())
+    for key, value in values.items():
+        if key not in known:
+            raise SettingsError(f"{file}: unknown key 'mirror.{key}'; known keys: {', '.join(known)}")
+        if type(value) is not type(known[key]):
+            raise SettingsError(f"{file}: 'mirror.{key}' must be a {type(known[key]).__name__}")
+    found = MirrorSettings(**values)
+    scheme, is_store, rest = found.address.partition("://")
+    if found.address and ("@" in rest or "?" in rest or (is_store and not (scheme and rest))):
+        raise SettingsError(
+            f"{file}: 'mirror.address' must be a folder, or a bucket and folder as in s3://bucket/folder; keys and "
+            "endpoint come from the environment"
+        )
+    if found.kept_days < 1:
+        raise SettingsError(f"{file}: 'mirror.kept_days' must be at least 1")
+    root = Path(replace(settings, mirror=found).mirror_root)
+    if found.address and not is_store and (root == settings.data_dir or root.is_relative_to(settings.landing)):
+        raise SettingsError(f"{file}: 'mirror.address' must name a folder of its own, as in address = \"mirror\"")
+    return found
+
+
+def _backup(file: Path, values: dict[str, object]) -> BackupSettings:
+    """The table `[backup]`.
+
+    Raises:
+        SettingsError: a key is unknown or has an unusable value.
+    """
+    known = asdict(BackupSettings())
+    if unknown := values.keys() - known.keys():
+        raise SettingsError(f"{file}: unknown key 'backup.{min(unknown)}'; known keys: {', '.join(known)}")
+    folder, recipients = values.get("folder", ""), values.get("recipients", [])
+    keep = values.get("keep", BackupSettings.keep)
+    if not isinstance(folder, str) or (folder and not Path(folder).is_absolute()):
+        raise SettingsError(f"{file}: 'backup.folder' must be an absolute path, as in folder = \"/mnt/backup\"")
+    if not isinstance(recipients, list) or not all(isinstance(one, str) for one in recipients):
+        raise SettingsError(f"{file}: 'backup.recipients' must be public keys, as in recipients = [\"age1...\"]")
+    if type(keep) is not int or keep < 1:
+        raise SettingsError(f"{file}: 'backup.keep' must be a whole number from 1, as in keep = {BackupSettings.keep}")
+    return BackupSettings(folder, tuple(recipients), keep)
 
 
 def _staffing(file: Path, values: dict[str, object]) -> StaffingSettings:
@@ -396,6 +537,54 @@ def _staffing_value(file: Path, key: str, value: object) -> object:
     return tuple(numbers) if isinstance(default, tuple) else value
 
 
+def _identity(file: Path, values: dict[str, object]) -> IdentitySettings:
+    """The table `[identity]`; whether the policy has its roles is for whoever has the policy to say.
+
+    Raises:
+        SettingsError: a key is unknown, missing, or has an unusable value.
+    """
+    known = {field.name: field for field in fields(IdentitySettings)}
+    stated: dict[str, Any] = {}
+    for key, value in values.items():
+        if "secret" in key:
+            raise SettingsError(
+                f"{file}: the secret of 'identity' does not belong here: set HOSPITAL_OIDC_CLIENT_SECRET"
+            )
+        if key not in known:
+            raise SettingsError(f"{file}: unknown key 'identity.{key}'; known keys: {', '.join(known)}")
+        if key == "roles":
+            is_right = isinstance(value, dict) and all(isinstance(one, str) and one for one in value.values())
+            shape = 'a table, as in roles = { "ED Analysts" = "analyst" }'
+        elif key == "scopes":
+            is_right = isinstance(value, list) and "openid" in value and all(isinstance(one, str) for one in value)
+            shape = 'a list of texts with "openid"'
+        else:
+            is_right, shape = isinstance(value, str) and bool(value.strip()), "a text"
+        if not is_right:
+            raise SettingsError(f"{file}: 'identity.{key}' must be {shape}")
+        stated[key] = tuple(value.items()) if isinstance(value, dict) else value
+    stated["scopes"] = tuple(stated.get("scopes", IdentitySettings.scopes))
+    for key in (name for name, field in known.items() if field.default is MISSING):
+        if not stated.get(key):
+            raise SettingsError(f"{file}: 'identity.{key}' is missing")
+    found = IdentitySettings(**stated)
+    for key in ("issuer", "url"):
+        address = urlsplit(getattr(found, key))
+        is_safe = address.scheme == "https" or (address.scheme == "http" and address.hostname in _LOOPBACK_NAMES)
+        if not is_safe or not address.hostname or address.query or address.fragment:
+            raise SettingsError(
+                f"{file}: 'identity.{key}' must be an address that begins with https://, without ? and #"
+            )
+    if urlsplit(found.url).path not in ("", "/"):
+        raise SettingsError(f"{file}: 'identity.url' has no path, as in https://ed.example.org")
+    if found.api_audience == found.client_id:
+        raise SettingsError(
+            f"{file}: 'identity.api_audience' must differ from 'identity.client_id': what was made out for a browser's "
+            "sign-in is no pass for programs; register the gateway on its own"
+        )
+    return replace(found, url=found.url.rstrip("/"))
+
+
 def write_settings(settings: Settings) -> None:
     """Write `hospital.toml` for a data directory (by rename, so that readers see all or nothing)."""
     lines = [
@@ -430,4 +619,29 @@ def write_settings(settings: Settings) -> None:
                 named = ", ".join(f'"{hospital}" = {number}' for hospital, number in settings.staffing.hours_a_week)
                 as_list = list(value) if isinstance(value, tuple) else value
                 lines.append(f"{key} = " + (f"{{ {named} }}" if key == "hours_a_week" else str(as_list)))
+    if settings.mirror != MirrorSettings():
+        lines += ["", "# Where the tables are mirrored for other engines.", "[mirror]"]
+        lines += [f"{key} = {json.dumps(value)}" for key, value in asdict(settings.mirror).items()]
+    if settings.backup != BackupSettings():
+        lines += ["", "# Where backups go, who can open them, and how many are kept.", "[backup]"]
+        lines += [
+            f"{key} = {json.dumps(value)}"
+            for key, value in asdict(settings.backup).items()
+            if value != getattr(BackupSettings, key)
+        ]
+    if settings.identity is not None:
+        lines += ["", "# Where people sign in, besides local accounts.", "[identity]"]
+        stated = {field.name: getattr(settings.identity, field.name) for field in fields(settings.identity)}
+        lines += [
+            f"{key} = {_toml(list(value) if isinstance(value, tuple) else value)}"
+            for key, value in stated.items()
+            if key != "roles" and value != getattr(IdentitySettings, key, None)
+        ]
+        lines += ["", "[identity.roles]"]
+        lines += [f"{_toml(value)} = {_toml(audience)}" for value, audience in settings.identity.roles]
     replace_text(settings.settings_file, "\n".join(lines) + "\n")
+
+
+def _toml(value: str | list[str]) -> str:
+    """A text or list of texts; JSON writes them as TOML does."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

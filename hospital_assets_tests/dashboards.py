@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import uvicorn
+from starlette.applications import Starlette
 
 from hospital_assets.access.audit import Event
 from hospital_assets.access.monitoring import Metrics
@@ -62,23 +64,35 @@ class Served:
 
 @contextmanager
 def serve(
-    settings: Settings, audience: str = "admin", address: Address | None = None, metrics: Metrics | None = None
+    settings: Settings,
+    audience: str = "admin",
+    address: Address | None = None,
+    metrics: Metrics | None = None,
+    listener: socket.socket | None = None,
 ) -> Iterator[Served]:
-    """Serve a data directory until the block ends."""
+    """Serve a data directory until the block ends, at a socket that listens already or a free port."""
     seen: list[Event] = []
     dashboard = dashboard_of(settings, audience, seen.append, address)
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(
-        uvicorn.Config(create_app(dashboard, metrics), log_level="error", timeout_graceful_shutdown=1, **PARSING)
-    )
+    try:
+        with running(create_app(dashboard, metrics), listener) as url:
+            yield Served(url, dashboard, seen)
+    finally:
+        dashboard.users.close()
+
+
+@contextmanager
+def running(app: Starlette, listener: socket.socket | None = None, **options: Any) -> Iterator[str]:
+    """An application, served until the block ends; its address."""
+    listener = listener or socket.create_server(("127.0.0.1", options.get("port", 0)))
+    options = {"log_level": "error", "timeout_graceful_shutdown": 1, **PARSING, **options}
+    server = uvicorn.Server(uvicorn.Config(app, **options))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     while not server.started:
         assert thread.is_alive()
         time.sleep(0.02)
     try:
-        yield Served(f"http://127.0.0.1:{listener.getsockname()[1]}", dashboard, seen)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(timeout=60)
-        dashboard.users.close()

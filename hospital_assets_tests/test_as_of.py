@@ -21,7 +21,7 @@ from hospital_assets.clock import hospital_now
 from hospital_assets.definitions import build_definitions
 from hospital_assets.publishing.policy import POLICY_FILE, load_policy
 from hospital_assets.recovery.as_of import AsOfError, build_as_of, prepare_as_of
-from hospital_assets.settings import Settings, load_settings
+from hospital_assets.settings import MirrorSettings, Settings, load_settings
 from hospital_assets.warehouse.loads import ledger_copy
 from hospital_assets_tests.helpers import copy_of, query, run, tables
 
@@ -138,8 +138,22 @@ def test_nobody_is_notified_of_the_past(own: Settings, tmp_path: Path) -> None:
     then = load_alert_settings(prepare_as_of(own, datetime.now(UTC), tmp_path / "then").settings)
     assert then.notify == [] and then.vitals["spo2_pct"].low == 80 and then.waiting_minutes == 7
     own.alerts_file.write_text('notify = [{ name = "ward", kind = "log" }]\n')
-    with pytest.raises(AsOfError, match=r"alerts\.toml: write every notifier as a table"):
+    with pytest.raises(AsOfError, match=r"alerts\.toml: write \[\[notify\]\] as a table"):
         prepare_as_of(own, datetime.now(UTC), tmp_path / "other")
+
+
+def test_the_mirror_of_today_is_not_written_to(own: Settings, tmp_path: Path) -> None:
+    """Neither when it is built, nor by what is run in the directory later."""
+    own.settings_file.write_text(
+        'first_service_date = 2026-03-06\n[mirror]\naddress = "s3://b/f"\nkept_days = 3\n[staffing]\nrest_hours = 12\n'
+    )
+    then = prepare_as_of(load_settings(own.data_dir), datetime.now(UTC), tmp_path / "then").settings
+    assert then.mirror == MirrorSettings()
+    read = load_settings(then.data_dir)
+    assert read.mirror == MirrorSettings() and read.staffing.rest_hours == 12
+    own.settings_file.write_text('mirror = { address = "s3://b/f" }\n')
+    with pytest.raises(AsOfError, match=r"hospital\.toml: write \[mirror\] as a table"):
+        prepare_as_of(load_settings(own.data_dir), datetime.now(UTC), tmp_path / "other")
 
 
 def test_the_lake_of_today_is_not_written_to(

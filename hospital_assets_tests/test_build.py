@@ -784,7 +784,7 @@ def test_ten_thousand_small_files_with_fifty_kills(
 
     done_in_the_end("snapshot")
     for table in ("kpi_waits", "fact_emergency_visits"):
-        done_in_the_end("restore", "--table", table)
+        done_in_the_end("history", "restore", table, "--as-of", f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}")
     done_in_the_end("publish", "--role", "admin")
     assert made(other) == made(clean)
     # A link of folders stops an erasure.

@@ -16,7 +16,7 @@ from pathlib import Path
 import duckdb
 import polars as pl
 import pytest
-from deltalake import DeltaTable, Field, Schema
+from deltalake import DeltaTable, Field, Schema, write_deltalake
 from deltalake.schema import PrimitiveType
 from deltalake.transaction import CommitProperties
 from polars.testing import assert_frame_equal
@@ -35,6 +35,21 @@ SECOND = Period(date(2026, 1, 2), date(2026, 1, 3))
 @pytest.fixture
 def lake(tmp_path: Path) -> DeltaTables:
     return DeltaTables(str(tmp_path / "lake"))
+
+
+#: Numbers that are none, or have no equal.
+ODD = (float("nan"), float("inf"), float("-inf"), -0.0, 5e-324, 1.7976931348623157e308, 0.1)
+
+
+def odd_rows_of(contract: Contract) -> pl.DataFrame:
+    """Rows of nine days, with every odd number in every column that may hold it, and nulls."""
+    days = range(1, len(ODD) + 3)
+    odd = pl.Series([1.0, None, *ODD], dtype=pl.Float64)
+    return rows_of(contract, *days).with_columns(
+        odd.fill_null(2.0).alias(c.name) if not c.nullable else odd.alias(c.name)
+        for c in contract.columns
+        if c.dtype == pl.Float64
+    )
 
 
 def rows_of(contract: Contract, *days: int, number: int = 1, text: str = "é") -> pl.DataFrame:
@@ -106,11 +121,23 @@ def version(lake: DeltaTables) -> int:
     return table.version()
 
 
+def same_bits(found: pl.DataFrame, expected: pl.DataFrame) -> None:
+    """The same rows, in any order, to the last bit: 0.0 is not -0.0, and only NaN is NaN."""
+    texts = [
+        frame.with_columns(pl.col(pl.Float64).map_elements(float.hex, pl.String)).select(
+            pl.struct(pl.all()).map_elements(str, pl.String).sort().alias("row")
+        )
+        for frame in (found, expected)
+    ]
+    assert found.schema == expected.schema
+    assert_frame_equal(*texts)
+
+
 @pytest.mark.parametrize("name", sorted(CONTRACTS))
 def test_every_contract_comes_back_as_it_went_in(lake: DeltaTables, name: str) -> None:
     contract = CONTRACTS[name]
-    frame = rows_of(contract, 1, 2)
-    assert put(lake, contract, frame) == 2
+    frame = odd_rows_of(contract)
+    assert put(lake, contract, frame, Period(date(2026, 1, 1), date(2026, 1, 10))) == len(frame)
     expected = frame.with_columns(
         pl.col(c.name).map_elements(
             lambda text: json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":")), pl.String
@@ -118,16 +145,14 @@ def test_every_contract_comes_back_as_it_went_in(lake: DeltaTables, name: str) -
         for c in contract.columns
         if c.duckdb_type == "VARIANT"
     )
-    assert_frame_equal(stored(lake, contract), expected)
+    same_bits(stored(lake, contract), expected)
     # Polars, and delta-rs in a script of somebody else.
     scanned = pl.scan_delta(lake.address(contract)).select(contract.column_names).collect()
-    assert_frame_equal(scanned, frame, check_row_order=False)
+    same_bits(scanned, frame)
     table = DeltaTable(lake.address(contract))
     foreign = pl.from_arrow(table.to_pyarrow_table(columns=list(contract.column_names)))
     assert isinstance(foreign, pl.DataFrame)
-    assert_frame_equal(
-        foreign.sort(contract.column_names[0]), frame.sort(contract.column_names[0]), check_row_order=False
-    )
+    same_bits(foreign, frame)
     stated = {f.name: (f.nullable, f.metadata["comment"]) for f in table.schema().fields}
     assert stated == {c.name: (c.nullable and c.name != "service_date", c.description) for c in contract.columns}
 
@@ -147,7 +172,7 @@ def test_days_are_replaced_and_others_are_not_touched(lake: DeltaTables) -> None
     assert stored(lake, FLOW, 2)["patients_count"].to_list() == [1, 7, 1]
 
 
-@pytest.mark.parametrize("first", ["replace", "compact"])
+@pytest.mark.parametrize("first", ["replace", "compact", "append"])
 @pytest.mark.parametrize("second", ["replace", "compact"])
 @pytest.mark.parametrize("was_empty", [False, True])
 def test_a_commit_on_an_old_version_is_refused_and_then_right(
@@ -166,6 +191,9 @@ def test_a_commit_on_an_old_version_is_refused_and_then_right(
     def do(what: str, number: int) -> None:
         if what == "replace":
             put(lake, FLOW, rows_of(FLOW, 2, number=number), SECOND)
+        elif what == "append":
+            # By another program.
+            write_deltalake(lake.address(FLOW), rows_of(FLOW, 2, number=number), mode="append")
         else:
             lake.compact(FLOW)
 
@@ -185,8 +213,11 @@ def test_a_commit_on_an_old_version_is_refused_and_then_right(
     found = stored(lake, FLOW).filter(pl.col("service_date") == date(2026, 1, 2))["patients_count"].to_list()
     start = [] if was_empty else [1, 1]
     expected = [9] if second == "replace" else [7] if first == "replace" and not was_empty else start
-    assert found == expected
-    if second == "replace" and (first == "replace" or not was_empty):
+    if second == "compact" and first == "append":
+        # A day without files is not compacted, so nobody was first.
+        expected = [] if was_empty else [1, 1, 7]
+    assert sorted(found) == expected
+    if second == "replace" and (first in ("replace", "append") or not was_empty):
         assert len(refused) == 2
 
 
@@ -341,6 +372,65 @@ def test_a_killed_writer_leaves_a_whole_version_and_orphans_are_vacuumed(
         live(lake)
     )
     assert stored(lake, FLOW)["patients_count"].to_list() == [number] * 3
+
+
+DIES_IN_THE_LOG = """
+import resource, signal, sys
+from hospital_assets_tests import test_delta as t
+lake, commit = t.DeltaTables(sys.argv[1]), t.delta._commit
+def dies(*args, **options):
+    # The system ends a process that writes a longer file, in the middle of that write.
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
+    return commit(*args, **options)
+t.delta._commit = dies
+t.put(lake, t.FLOW, t.rows_of(t.FLOW, 1, 2, 3, number=9))
+"""
+
+
+@pytest.mark.parametrize("bytes_written", [1, 700])
+def test_a_writer_that_dies_in_the_middle_of_the_log_leaves_the_version_before(
+    lake: DeltaTables, bytes_written: int
+) -> None:
+    put(lake, FLOW, rows_of(FLOW, 1, 2, 3))
+    kept = live(lake)
+    log = Path(lake.address(FLOW), "_delta_log")
+    before = set(log.iterdir())
+    died = subprocess.run(
+        [sys.executable, "-c", DIES_IN_THE_LOG, lake.root, str(bytes_written)],
+        cwd=Path(__file__).parents[1],
+        check=False,
+    )
+    assert died.returncode == -signal.SIGXFSZ
+    # It had begun to write it.
+    (torn,) = set(log.iterdir()) - before
+    assert torn.stat().st_size == bytes_written and torn.suffix != ".json"
+    assert version(lake) == 1 and live(lake) == kept
+    assert pl.scan_delta(lake.address(FLOW)).collect()["patients_count"].to_list() == [1, 1, 1]
+    put(lake, FLOW, rows_of(FLOW, 1, 2, 3, number=4))
+    lake.compact(FLOW)
+    lake.vacuum(FLOW, kept_days=0)
+    assert stored(lake, FLOW)["patients_count"].to_list() == [4, 4, 4]
+
+
+def test_readers_of_others_read_the_newest_and_past_versions(lake: DeltaTables) -> None:
+    """Not through us: deltalake as in anybody's script, and Polars."""
+    expected = []
+    frame = rows_of(FLOW, 1, 2, 3)
+    put(lake, FLOW, frame)
+    for number in (5, 6):
+        expected.append(frame)
+        frame = pl.concat([frame[:1], rows_of(FLOW, 2, number=number), frame[2:]])
+        put(lake, FLOW, rows_of(FLOW, 2, number=number), SECOND)
+    expected.append(frame)
+    for number, then in enumerate(expected, start=1):
+        table = DeltaTable(lake.address(FLOW), version=number)
+        foreign = pl.from_arrow(table.to_pyarrow_table(columns=FLOW.column_names))
+        assert isinstance(foreign, pl.DataFrame)
+        same_bits(foreign, then)
+        same_bits(pl.scan_delta(lake.address(FLOW), version=number).select(FLOW.column_names).collect(), then)
+        same_bits(stored(lake, FLOW, number), then)
 
 
 @pytest.mark.nightly

@@ -49,7 +49,7 @@ from hospital_assets.recovery.erase import (
     strip_landing,
     with_references,
 )
-from hospital_assets.settings import Settings, write_settings
+from hospital_assets.settings import MirrorSettings, Settings, write_settings
 from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets_tests.helpers import query, run
 
@@ -359,6 +359,7 @@ def test_every_place_that_a_variable_names_is_listed(tmp_path: Path) -> None:
     no_places = {"HOSPITAL_DATA_DIR", "HOSPITAL_ENGINE", "HOSPITAL_IN_MEMORY_ROWS", "HOSPITAL_AUDIT_KEY"}
     no_places |= {f"HOSPITAL_SFTP_{name}" for name in ("KEY", "KNOWN_HOSTS", "PASSWORD")}
     no_places |= {"HOSPITAL_PSEUDONYM_KEY", "HOSPITAL_PSEUDONYM_KEY_FILE", "HOSPITAL_CODE_SOCKET"}
+    no_places |= {"HOSPITAL_OIDC_CLIENT_SECRET", "HOSPITAL_OIDC_CLIENT_SECRET_FILE"}
     no_places |= {"HOSPITAL_METRICS_TOKEN_FILE", "HOSPITAL_LOG_FORMAT"}
     package = Path(erase.__file__).parents[1]
     named = {
@@ -560,13 +561,14 @@ def test_a_person_is_gone_from_everything(
     from hospital_assets.simulator import simulate
 
     first, last = date(2026, 3, 5), date(2026, 3, 6)
-    settings = Settings(tmp_path / "data", first_service_date=first, last_service_date=last)
+    mirrored = MirrorSettings(str(tmp_path / "mirror"))
+    settings = Settings(tmp_path / "data", first_service_date=first, last_service_date=last, mirror=mirrored)
     simulate(settings.landing, tmp_path / "truth", start=first, days=2, scale=0.03, seed=7)
     write_settings(settings)
     monkeypatch.setenv("HOSPITAL_DATA_DIR", str(settings.data_dir))
     monkeypatch.setenv("HOSPITAL_PSEUDONYM_KEY", "ab" * 32)
     assert run(settings).succeeded
-    assert main(["publish"]) == 0 and main(["snapshot"]) == 0
+    assert main(["publish"]) == 0 and main(["snapshot"]) == 0 and main(["mirror"]) == 0
     (patient,) = query(
         settings,
         "select patient_id from facts.fact_emergency_visits join dimensions.dim_patient using "
@@ -574,7 +576,8 @@ def test_a_person_is_gone_from_everything(
     )["patient_id"]
     with open_warehouse(settings.warehouse_file) as warehouse:
         person = find_person(warehouse, patient)
-        assert find_traces(warehouse, settings, person).left  # they are everywhere
+        left = find_traces(warehouse, settings, person).left  # they are everywhere
+        assert any(place.startswith("mirror/dimensions/dim_patient/") for place in left)
         visits = warehouse.connection.execute("select count(*) from facts.fact_emergency_visits")
         ((before,),) = visits.fetchall()
     assert main(["erase", "P-NOBODY"]) == 2
@@ -587,6 +590,9 @@ def test_a_person_is_gone_from_everything(
         ((after,),) = warehouse.connection.execute("select count(*) from facts.fact_emergency_visits").fetchall()
     assert 0 < before - after <= len(person.visit_numbers)
     assert not (settings.data_dir / "snapshots").exists()
+    # Mirrored anew, with no version of before.
+    assert main(["history", "list", "dim_patient"]) == 0
+    assert capsys.readouterr().out.count("mirrored whole") == 1
     with contextlib.closing(AuditLog(settings)) as log:
         entries = log.entries("action = 'erase'")
         assert entries["outcome"].to_list() == ["allowed"] * 2 and log.verify().problems == ()

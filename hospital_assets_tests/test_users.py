@@ -18,11 +18,15 @@ from typing import Any
 
 import pytest
 import requests
+from starlette.applications import Starlette
 from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 from urllib3 import Retry
 
 from hospital_assets.access.audit import AuditError, AuditLog, Event
-from hospital_assets.access.serving import Address, ServingError, check, is_loopback
+from hospital_assets.access.authentication import client_address
+from hospital_assets.access.serving import Address, ServingError, check, is_loopback, options_of
 from hospital_assets.access.users import (
     DASHBOARD,
     GATEWAY,
@@ -40,6 +44,7 @@ from hospital_assets.cli import main
 from hospital_assets.publishing.policy import POLICY_FILE, CurrentPolicy, parse_policy, shipped_policy
 from hospital_assets.publishing.targets import postgres
 from hospital_assets.settings import Settings, load_settings
+from hospital_assets_tests.dashboards import running
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104
 PASSWORD = "correct horse battery"  # noqa: S105
@@ -134,8 +139,17 @@ def test_a_file_of_before_is_used(tmp_path: Path, users: Users) -> None:
             "expires_at text)"
         )
         connection.execute("insert into sessions values ('a', 'dashboard', 'ann', '2026', '2099')")
+        connection.execute(
+            "create table users (name text primary key, role text not null, hospital_id text, salt blob not null, "
+            "password blob not null, created_at text not null, is_disabled integer not null default 0, "
+            "failure_count integer not null default 0, failed_at text)"
+        )
+        connection.execute(
+            "insert into users (name, role, salt, password, created_at) values ('a', 'analyst', '', '', '')"
+        )
+        connection.commit()
     with contextlib.closing(Users(file, users._policy, lambda _: None)) as old:
-        assert old.sessions(NOW) == []
+        assert old.sessions(NOW) == [] and old.active("a") == User("a", "analyst")
 
 
 ENDINGS: dict[str, Callable[[Users, str], object]] = {
@@ -484,6 +498,67 @@ def test_both_applications_follow_the_rule(command: str, tmp_path: Path, certifi
     assert "must be encrypted" in refused("--host", EVERYWHERE)
     assert "belong together" in refused("--host", EVERYWHERE, "--certificate", str(certificate[0]))
     assert "no host name" in refused("--allowed-host", "*")
+
+
+@pytest.mark.parametrize("proxy", ["*", "proxy.example.org", "10.1.2.3/8", ""])
+def test_proxies_are_addresses(proxy: str) -> None:
+    with pytest.raises(ServingError, match="no address of a proxy"):
+        check(Address(proxies=(proxy,)), has_users=True)
+    check(Address(proxies=("127.0.0.1", "10.1.2.0/28", "fd00::/64")), has_users=True)
+
+
+class From(requests.adapters.HTTPAdapter):
+    """Requests from an address of this machine."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        super().__init__()
+
+    def init_poolmanager(self, *sizes: Any, **options: Any) -> None:
+        super().init_poolmanager(*sizes, source_address=(self.source, 0), **options)
+
+
+@pytest.mark.parametrize(
+    ("proxies", "source", "seen"),
+    [
+        ((), "127.0.0.1", "http 127.0.0.1"),
+        (("127.0.0.2",), "127.0.0.1", "http 127.0.0.1"),
+        (("127.0.0.2",), "127.0.0.2", "https 192.0.2.7"),
+        (("127.0.0.0/30",), "127.0.0.2", "https 192.0.2.7"),
+        (("127.0.0.0/30",), "127.0.0.9", "http 127.0.0.9"),
+    ],
+)
+def test_headers_of_a_proxy_count_from_named_ones_only(
+    monkeypatch: pytest.MonkeyPatch, proxies: tuple[str, ...], source: str, seen: str
+) -> None:
+    # Which uvicorn would take for itself.
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
+
+    def echo(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(f"{request.url.scheme} {client_address(request)}")
+
+    options = options_of(Address(names=("ed.example.org",), proxies=proxies))
+    with running(Starlette(routes=[Route("/", echo)]), **options) as address, requests.Session() as session:
+        session.mount("http://", From(source))
+        session.trust_env = False
+        forged = {"x-forwarded-for": "198.51.100.1, 192.0.2.7", "x-forwarded-proto": "https"}
+        assert session.get(address, headers=forged, timeout=30).text == seen
+
+
+@pytest.mark.parametrize("host", ["localhost", "ed.example.org"])
+def test_a_session_goes_over_encrypted_lines_only_where_others_reach_the_server(tmp_path: Path, host: str) -> None:
+    """Also where the proxy does not say by which scheme it was asked."""
+    from hospital_assets.dashboard.app import create_app
+    from hospital_assets.dashboard.serve import dashboard_of
+
+    settings = Settings(tmp_path)
+    with contextlib.closing(open_users(settings)) as users:
+        users.add(User("ann", "analyst"), PASSWORD, by=BY)
+    dashboard = dashboard_of(settings, "admin", lambda _: None, Address(names=("ed.example.org",)))
+    with contextlib.closing(dashboard.users), running(create_app(dashboard)) as address:
+        form = {"name": "ann", "password": PASSWORD}
+        answer = requests.post(f"{address}/login", data=form, headers={"host": host}, allow_redirects=False, timeout=30)
+        assert ("; secure" in answer.headers["set-cookie"].lower()) == (host != "localhost")
 
 
 def free_port() -> int:

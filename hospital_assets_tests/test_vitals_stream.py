@@ -12,16 +12,16 @@ import time
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
-import duckdb
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
 from hospital_assets.assets.cleaned.vitals import validate_vitals
 from hospital_assets.assets.facts.vitals import scored
-from hospital_assets.contracts import CONTRACTS
+from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.spark import vitals_stream as stream
+from hospital_assets.warehouse.delta import DeltaTables
 from hospital_assets.warehouse.dialect import lazy
 from hospital_assets_tests.engines import spark_session
 from hospital_assets_tests.test_transforms import collect
@@ -79,12 +79,17 @@ def land(folder: Path, name: str, lines: list[str]) -> None:
     temporary.rename(folder / name)
 
 
-def written(sink: Path, table: str = "vitals") -> pl.DataFrame:
-    said = stream.statement(sink, table)
-    assert said is not None
-    connection = duckdb.connect()
-    connection.execute("set TimeZone = 'UTC'")
-    return connection.sql(said).pl()
+def written(sink: Path, contract: Contract = stream.VITALS) -> pl.DataFrame:
+    """As any reader of Delta finds it."""
+    return pl.scan_delta(DeltaTables(str(sink)).address(contract)).collect()
+
+
+def batches(sink: Path) -> int:
+    """How many are in both tables."""
+    last = [
+        DeltaTables(str(sink)).last_batch(contract, "vitals stream") for contract in (stream.VITALS, stream.QUARANTINE)
+    ]
+    return min(-1 if number is None else number for number in last) + 1
 
 
 def drain(landing: Path, sink: Path) -> None:
@@ -128,8 +133,8 @@ def test_repetitions_are_one_and_bad_lines_are_kept(tmp_path: Path) -> None:
     drain(landing, sink)
     out = written(sink)
     assert sorted(out["observation_id"]) == [f"O{n}" for n in range(5)]
-    quarantined = written(sink, "quarantine")
-    assert quarantined.rows() == [('{"torn": ', "unreadable_line", "a.json")]
+    quarantined = written(sink, stream.QUARANTINE)
+    assert quarantined.select("record", "rule", "source_file").rows() == [('{"torn": ', "unreadable_line", "a.json")]
     # In another run, too, and what is finished by then is read.
     land(landing, "c.json", [lines[1], lines[5]])
     drain(landing, sink)
@@ -202,7 +207,7 @@ def test_killed_at_random_it_loses_and_repeats_nothing(tmp_path: Path) -> None:
             deadline = time.monotonic() + 600
             # So many, however long a slow machine takes.
             meanwhile = 5
-            while len(list(sink.glob("batches/*.json"))) <= notes:
+            while batches(sink) <= notes:
                 assert time.monotonic() < deadline and runs.poll() is None, errors_in(log)
                 time.sleep(0.02)
                 if meanwhile and chance.random() < 0.02:
@@ -212,13 +217,19 @@ def test_killed_at_random_it_loses_and_repeats_nothing(tmp_path: Path) -> None:
         finally:
             os.killpg(runs.pid, signal.SIGKILL)
             runs.wait()
-        notes = len(list(sink.glob("batches/*.json")))
+        notes = batches(sink)
     land_some(2)
     drain(landing, sink)
     found = written(sink)["observation_id"].to_list()
     assert len(found) == len(set(found)) == number
     assert set(found) == {f"O{n}" for n in range(number)}
-    assert len(list(sink.glob("v-*"))) == len(list(sink.glob("batches/*.json")))
+    # A stream that starts deletes what no batch has.
+    drain(landing, sink)
+    for contract in (stream.VITALS, stream.QUARANTINE):
+        table = DeltaTables(str(sink)).open(contract)
+        assert table is not None
+        files = {p.name for p in Path(DeltaTables(str(sink)).address(contract)).rglob("*.parquet")}
+        assert files == {Path(path).name for path in table.file_uris()}
 
 
 def test_without_its_package_kafka_says_what_to_configure() -> None:

@@ -213,7 +213,7 @@ class Anchors:
         if anchor is None:
             yield f"{file} is not what was written"
             return
-        if anchor.directory != str(self._data_dir) and _log_id_in(Path(anchor.directory)) == end.log_ids[0]:
+        if self._is_copy(anchor, end):
             yield f"this log is a copy of the one in {anchor.directory}"
             return
         number, mac = anchor.sequence_number, anchor.mac
@@ -226,6 +226,15 @@ class Anchors:
             yield _cut(anchor, end)
         elif end.mac_of(number) != mac:
             yield f"entry {number} is not the one that was written down outside"
+
+    def original(self, end: End) -> str | None:
+        """The data directory whose log this one is a copy of, where it still is: only one of them can go on."""
+        found = (self._read(file) for file in self._own_files(end.log_ids[-1]))
+        return next((anchor.directory for anchor in found if anchor and self._is_copy(anchor, end)), None)
+
+    def _is_copy(self, anchor: Anchor, end: End) -> bool:
+        """Whether an anchor next to the keys is of another directory that is still there."""
+        return anchor.directory != str(self._data_dir) and _log_id_in(Path(anchor.directory)) == end.log_ids[0]
 
     def _is_led_elsewhere(self, end: End, anchor: Anchor | None) -> bool:
         """Whether who has another folder of keys wrote the newest entry, as the anchor in `access/` says."""

@@ -278,6 +278,19 @@ class AuditLog:
         problems += [*self.anchors.compare(end).problems, *found]
         return Verification(count, tuple(problems), previous)
 
+    def copy_to(self, target: Path) -> Verification:
+        """Copy the log while nobody appends; returns what verifying it found at that moment."""
+        with self._lock, self.anchors.alone():
+            found = self.verify()
+            with contextlib.closing(sqlite3.connect(target)) as copy:
+                self._connection.backup(copy)
+        return found
+
+    @property
+    def original(self) -> str | None:
+        """The data directory whose log this one is a copy of, where it still is."""
+        return self.anchors.original(self._end())
+
     def _mac(self, previous: str, entry: Mapping[str, Any]) -> str:
         text = json.dumps([previous, *(entry[name] for name in _COLUMNS)], ensure_ascii=True)
         return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()
@@ -422,9 +435,26 @@ def system_actor() -> str:
         return f"os:{os.getuid()}"
 
 
+def derived_key(settings: Settings, purpose: str, environment: Mapping[str, str] = os.environ) -> bytes | None:
+    """A key for another purpose, from which the audit's cannot be found; None where there is no audit's key.
+
+    Raises:
+        AuditError: the audit's key is unusable.
+    """
+    if not environment.get(KEY_VARIABLE, "").strip() and not audit_key_file(environment).exists():
+        return None
+    key = _load_or_create_key(settings, environment)
+    return hmac.new(key, purpose.encode(), hashlib.sha256).digest()
+
+
+def audit_key_file(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where the audit's key is looked for when it is not in the environment."""
+    return key_file(environment).with_name("audit.key")
+
+
 def _load_or_create_key(settings: Settings, environment: Mapping[str, str]) -> bytes:
     text = environment.get(KEY_VARIABLE, "").strip()
-    path = key_file(environment).with_name("audit.key")
+    path = audit_key_file(environment)
     if not text:
         if path.resolve().is_relative_to(settings.data_dir):
             raise AuditError(f"{path} lies in the data directory, whose log it is to protect")

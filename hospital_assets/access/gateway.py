@@ -5,8 +5,9 @@
     POST /v1/query   {"sql": "select ...", "format": "json"}   -> rows as json, csv or arrow
     POST /v1/logout
 
-A token goes into the header `Authorization: Bearer ...`. `as_of` in a query asks an older version. It opens
-publications and nothing else: it holds neither the warehouse nor the pseudonym key. Whatever is asked is
+A token goes into the header `Authorization: Bearer ...`; an access token of the identity provider that `hospital.toml`
+names does, too, if it was made out for the gateway (`identity.api_audience`). `as_of` in a query asks an older version.
+It opens publications and nothing else: it holds neither the warehouse nor the pseudonym key. Whatever is asked is
 in the audit before anything is answered; what cannot be audited is not answered.
 """
 
@@ -25,18 +26,19 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.authentication import AuthenticationMiddleware
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from hospital_assets.access.audit import AuditError, AuditLog, Event
-from hospital_assets.access.authentication import SIGNED_IN, TokenBackend, bearer_token, client_address
+from hospital_assets.access.authentication import SIGNED_IN, TokenBackend, bearer_token, client_address, open_provider
 from hospital_assets.access.fairness import TooManyWaitingError, Turns
 from hospital_assets.access.monitoring import Metrics, Monitored, any_opens
 from hospital_assets.access.sandbox import Format, Limits, run_query
 from hospital_assets.access.serving import LOOPBACK_NAMES, Address, check, trusted_hosts
 from hospital_assets.access.users import GATEWAY, NOT_LET_IN, Users, open_users
 from hospital_assets.files import StateError
+from hospital_assets.publishing.policy import load_policy
 from hospital_assets.publishing.publications import (
     DATABASE,
     PublicationError,
@@ -95,6 +97,7 @@ def build_app(
     """
     audit = AuditLog(settings)
     users = open_users(settings, audit.append)
+    provider = open_provider(settings, load_policy(settings))
     routes = [
         Route("/v1/login", _login, methods=["POST"]),
         Route("/v1/logout", _logout, methods=["POST"]),
@@ -116,7 +119,7 @@ def build_app(
             Middleware(
                 Monitored, is_ready=is_ready, pages=[route.path.strip("/") for route in routes], metrics=metrics
             ),
-            Middleware(AuthenticationMiddleware, backend=TokenBackend(users)),
+            Middleware(AuthenticationMiddleware, backend=TokenBackend(users, provider), on_error=_not_verified),
         ],
         exception_handlers={HTTPException: _refused, AuditError: _not_audited},
     )
@@ -129,7 +132,8 @@ def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101  (Starlette's handlers take any exception)
     message = error.detail
     if error.status_code == 401:
-        message = "log in first: POST /v1/login"
+        refusal = getattr(request.state, "refusal", "no token that is good")
+        message = "log in first: POST /v1/login" if refusal == "no token that is good" else refusal
         _gate(request).audit.append(
             Event(
                 "",
@@ -137,10 +141,15 @@ def _refused(request: Request, error: Exception) -> Response:
                 outcome="refused",
                 client=client_address(request),
                 statement=request.url.path.rpartition("/")[2],
-                reason="no token that is good",
+                reason=refusal,
             )
         )
+        return JSONResponse({"error": message}, 401, {"www-authenticate": "Bearer"})
     return JSONResponse({"error": message}, error.status_code, error.headers)
+
+
+def _not_verified(_: HTTPConnection, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, 503)
 
 
 def _not_audited(_: Request, __: Exception) -> Response:
@@ -204,8 +213,9 @@ async def _login(request: Request) -> Response:
 
 @requires(SIGNED_IN, status_code=401)
 def _logout(request: Request) -> Response:
-    _gate(request).users.sign_out(bearer_token(request), client=client_address(request))
-    return JSONResponse({"revoked": True})
+    ended = _gate(request).users.sign_out(bearer_token(request), client=client_address(request))
+    # An access token of the identity provider ends there.
+    return JSONResponse({"revoked": ended is not None})
 
 
 @requires(SIGNED_IN, status_code=401)
@@ -291,5 +301,5 @@ def app_at(settings: Settings, address: Address, metrics: Metrics | None = None)
         ServingError: the address can be reached by others and something for that is missing.
     """
     with contextlib.closing(open_users(settings)) as users:
-        check(address, has_users=users.has_active())
+        check(address, has_users=users.has_active() or settings.identity is not None)
     return build_app(settings, hosts=address.hosts(), metrics=metrics)

@@ -44,6 +44,7 @@ class Address:
         certificate: PEM file.
         certificate_key: PEM file with its key.
         names: host names it is reached by through a reverse proxy or a name server, without port.
+        proxies: addresses or networks of reverse proxies: whom they say they ask for, and by which scheme, is believed.
     """
 
     host: str = "127.0.0.1"
@@ -51,6 +52,7 @@ class Address:
     certificate: Path | None = None
     certificate_key: Path | None = None
     names: tuple[str, ...] = ()
+    proxies: tuple[str, ...] = ()
 
     @property
     def is_loopback(self) -> bool:
@@ -95,6 +97,14 @@ def check(address: Address, *, has_users: bool) -> None:
     for name in address.names:
         if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\]", name):
             raise ServingError(f"'{name}' is no host name: say it as in ed.example.org, without https://, port or *")
+    for proxy in address.proxies:
+        try:
+            ipaddress.ip_network(proxy)
+        except ValueError:
+            raise ServingError(
+                f"'{proxy}' is no address of a proxy: say --proxy as in 127.0.0.1 or 10.1.2.0/28; a name or * would "
+                "let others say that they are somebody else"
+            ) from None
     if (address.certificate is None) != (address.certificate_key is None):
         raise ServingError("a certificate and its key belong together: give --certificate and --certificate-key")
     if address.certificate and address.certificate_key:
@@ -132,24 +142,29 @@ def run(app: Starlette, address: Address, *, graceful_seconds: int) -> None:
     """
     import uvicorn
 
-    # Without a configuration of its own, its loggers are those of the process.
-    extra: dict[str, Any] = {"log_config": None} if is_json() else {}
     with contextlib.ExitStack() as stack:
+        tls: dict[str, Any] = {}
         if address.certificate and address.certificate_key:
-            tls = ServerTls(address.certificate, address.certificate_key)
-            stack.enter_context(tls.renewed())
-            extra["ssl_context_factory"] = lambda *_: tls.context
-        uvicorn.run(
-            app,
-            host=address.host,
-            port=address.port,
-            # Who asks and by which scheme is taken from headers only where a proxy was announced.
-            proxy_headers=bool(address.names),
-            log_level="warning",
-            **PARSING,
-            **extra,
-            timeout_graceful_shutdown=graceful_seconds,
-        )
+            pair = ServerTls(address.certificate, address.certificate_key)
+            stack.enter_context(pair.renewed())
+            tls["ssl_context_factory"] = lambda *_: pair.context
+        uvicorn.run(app, **options_of(address), **tls, timeout_graceful_shutdown=graceful_seconds)
+
+
+def options_of(address: Address) -> dict[str, Any]:
+    """What uvicorn has to know about an address, its certificate aside."""
+    # Without a configuration of its own, its loggers are those of the process.
+    as_it_has_it: dict[str, Any] = {"log_config": None} if is_json() else {}
+    return {
+        "host": address.host,
+        "port": address.port,
+        # Who asks and by which scheme is taken from headers of these only; never from the environment's list.
+        "proxy_headers": bool(address.proxies),
+        "forwarded_allow_ips": list(address.proxies),
+        "log_level": "warning",
+        **PARSING,
+        **as_it_has_it,
+    }
 
 
 def _is_every_address(host: str) -> bool:

@@ -4,6 +4,9 @@ One SQLite file, `access/users.db`, for both web applications; logins of Postgre
 (`access.logins`). Of passwords it holds scrypt hashes, of session tokens SHA-256 hashes: who reads the file
 can be nobody. A user has one role of the policy, for doctors at one hospital. Every act is audited inside
 the act: what cannot be audited does not happen, and what is refused is in the audit, too.
+
+People of an identity provider are users, too, from their first sign-in on: they have no password here, their role is
+what the provider last said, and their names (`oidc:ann`) are none that a local account can have.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -56,14 +59,18 @@ _SCHEMA = """
 create table if not exists users (
     name text primary key, role text not null, hospital_id text, salt blob not null,
     password blob not null, created_at text not null, is_disabled integer not null default 0,
-    failure_count integer not null default 0, failed_at text);
+    failure_count integer not null default 0, failed_at text, issuer text not null default '', subject text not null
+    default '');
 create table if not exists sessions (
     token_sha256 text primary key, kind text not null, name text not null references users,
     created_at text not null, expires_at text not null, used_at text not null default '', client text not null
-    default '');
+    default '', provider_session text not null default '', id_token text not null default '');
 """
 #: Columns that files of before do not have.
-_ADDED = ("used_at text not null default ''", "client text not null default ''")
+_ADDED = {"users": ("issuer", "subject"), "sessions": ("used_at", "client", "provider_session", "id_token")}
+_ONE_EACH = "create unique index if not exists one_each on users (issuer, subject) where issuer != ''"
+#: What names of people of an identity provider begin with, and who makes and changes them in the audit.
+PROVIDER = "oidc"
 
 
 class UserError(ValueError):
@@ -106,6 +113,34 @@ class User(BaseUser):
 
 
 @dataclass(frozen=True)
+class Person:
+    """Somebody as an identity provider names them; its tokens were verified.
+
+    Attributes:
+        issuer: the provider.
+        subject: who, for ever; given to nobody else there.
+        name: what they are called there; may change, and may be somebody else's tomorrow.
+        role: a role of the policy.
+        hospital_id: the hospital of a role that has one.
+        session_id: the provider's session; empty where it names none.
+        id_token: what shows the provider who signs out; empty for programs.
+    """
+
+    issuer: str
+    subject: str
+    name: str
+    role: str
+    hospital_id: str | None = None
+    session_id: str = ""
+    id_token: str = field(default="", repr=False)
+
+    @property
+    def called(self) -> str:
+        """The name here: short, of plain characters, and none that a local account can have."""
+        return f"{PROVIDER}:{re.sub(r'[^a-zA-Z0-9@._-]', '_', self.name)[:64]}"
+
+
+@dataclass(frozen=True)
 class Account:
     """A user as the administrator sees them.
 
@@ -114,12 +149,14 @@ class Account:
         is_disabled: whether they are let in no more.
         locked_until: when wrong passwords are forgiven; None when nobody has to wait.
         sessions: how many of theirs go on.
+        issuer: the identity provider they sign in at; empty for a local account.
     """
 
     user: User
     is_disabled: bool
     locked_until: datetime | None
     sessions: int
+    issuer: str = ""
 
 
 @dataclass(frozen=True)
@@ -163,8 +200,7 @@ class OpenSession:
 class Users:
     """The users of a data directory. Safe to use from several processes and threads at once.
 
-    Administrative acts name who does them (`by`). A name of another kind of sign-in (an identity provider) would
-    come in where `sign_in` has checked the password, and open its session in the same way.
+    Administrative acts name who does them (`by`).
     """
 
     def __init__(self, file: Path, policy: Callable[[], Policy], audit: Audit) -> None:
@@ -181,10 +217,12 @@ class Users:
         self._connection = sqlite3.connect(file, timeout=30, isolation_level=None, check_same_thread=False)
         file.chmod(0o600)
         self._connection.executescript(_SCHEMA)
-        known = {row[1] for row in self._connection.execute("pragma table_info(sessions)")}
-        for column in _ADDED:
-            if column.split()[0] not in known:
-                self._connection.execute(f"alter table sessions add column {column}")
+        for table, columns in _ADDED.items():
+            known = {row[1] for row in self._connection.execute(f"pragma table_info({table})")}
+            for column in columns:
+                if column not in known:
+                    self._connection.execute(f"alter table {table} add column {column} text not null default ''")
+        self._connection.execute(_ONE_EACH)
 
     def close(self) -> None:
         """Close the file."""
@@ -217,9 +255,11 @@ class Users:
         """Change a password; all sessions of the user end.
 
         Raises:
-            UserError: nobody is called so, or the password is short.
+            UserError: nobody is called so, they sign in elsewhere, or the password is short.
         """
         with self._act(f"password {name[:64]}", by):
+            if self._known(name):
+                raise UserError(f"'{name[:64]}' signs in at the identity provider, which has their password")
             self._change(name, "salt = ?, password = ?, failure_count = 0", *_protected(password))
             self._end_sessions(name)
 
@@ -324,7 +364,7 @@ class Users:
         with self._lock:
             found = self._connection.execute(
                 "update users set failure_count = failure_count + 1, failed_at = ? "
-                "where name = ? and not (failure_count >= ? and failed_at > ?) "
+                "where name = ? and issuer = '' and not (failure_count >= ? and failed_at > ?) "
                 "returning role, hospital_id, salt, password, is_disabled",
                 [_text(now), name, MOST_FAILURES, _text(now - LOCKED_FOR)],
             ).fetchall()
@@ -335,7 +375,6 @@ class Users:
 
     def _open_session(self, user: User, stored: bytes, kind: Kind, now: datetime, event: Event) -> Session | None:
         """A session, audited, unless the user was disabled, removed or given another password during the check."""
-        token, expires_at = secrets.token_urlsafe(32), now + SESSION_LIFETIME
         with self._transaction():
             unchanged = self._connection.execute(
                 "update users set failure_count = 0 where name = ? and password = ? and not is_disabled",
@@ -343,33 +382,140 @@ class Users:
             )
             if not unchanged.rowcount:
                 return None
-            self._connection.execute(
-                "delete from sessions where not (expires_at > ? and used_at > ?)", self._still_open(now)
-            )
-            self._connection.execute(
-                "insert into sessions (token_sha256, kind, name, created_at, expires_at, used_at, client) "
-                "values (?, ?, ?, ?, ?, ?, ?)",
-                [_digest(token), kind, user.name, _text(now), _text(expires_at), _text(now), event.client],
-            )
-            self._audit(event)
+            return self._new_session(user, kind, now, event)
+
+    def _new_session(
+        self, user: User, kind: Kind, now: datetime, event: Event, provider_session: str = "", id_token: str = ""
+    ) -> Session:
+        """A session under a new token, whatever the browser had before; audited. Within a transaction."""
+        token, expires_at = secrets.token_urlsafe(32), now + SESSION_LIFETIME
+        self._connection.execute(
+            "delete from sessions where not (expires_at > ? and used_at > ?)", self._still_open(now)
+        )
+        moments = [_text(now), _text(expires_at), _text(now)]
+        self._connection.execute(
+            "insert into sessions (token_sha256, kind, name, created_at, expires_at, used_at, client, "
+            "provider_session, id_token) values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [_digest(token), kind, user.name, *moments, event.client, provider_session, id_token],
+        )
+        self._audit(event)
         return Session(user, token, expires_at)
 
-    def sign_out(self, token: str, *, client: str) -> None:
+    # --- people of an identity provider
+
+    def sign_in_person(self, person: Person, kind: Kind, *, client: str, now: datetime | None = None) -> Session | None:
+        """Begin a session for somebody whom the provider has vouched for; None when they are disabled here.
+
+        Args:
+            person: who, in which role.
+            kind: of which application.
+            client: where from, for the audit.
+            now: an instant; None for the wall clock's.
+
+        Raises:
+            AuditError: it cannot be audited; then nobody is let in.
+        """
+        now = now or datetime.now(UTC)
+        with self._transaction():
+            user, is_disabled = self._known_person(person)
+            event = Event(user.name, "login", user.role, audience=user.audience, client=client)
+            if is_disabled or user.role not in self._policy().roles:
+                reason = "disabled here" if is_disabled else "the policy has no such role"
+                self._audit(replace(event, outcome="refused", reason=reason))
+                return None
+            return self._new_session(user, kind, now, event, person.session_id, person.id_token)
+
+    def person(self, person: Person) -> User | None:
+        """The user of somebody whose token a program has shown; None when they are disabled here.
+
+        Raises:
+            AuditError: they or their role are new, and that cannot be audited.
+        """
+        with self._transaction():
+            user, is_disabled = self._known_person(person)
+        return None if is_disabled or user.role not in self._policy().roles else user
+
+    def _known_person(self, person: Person) -> tuple[User, bool]:
+        """The user of a person, made or changed as the provider says, and whether they are disabled here."""
+        is_theirs = "issuer = ? and subject = ?"
+        found = self._connection.execute(
+            f"select name, role, hospital_id, is_disabled from users where {is_theirs}", [person.issuer, person.subject]
+        ).fetchall()
+        stated = User(found[0][0] if found else self._free_name(person), person.role, person.hospital_id)
+        if not found:
+            self._connection.execute(
+                "insert into users (name, role, hospital_id, salt, password, created_at, issuer, subject) "
+                "values (?, ?, ?, x'', x'', ?, ?, ?)",
+                [stated.name, stated.role, stated.hospital_id, _text(None), person.issuer, person.subject],
+            )
+            self._audit(_of_provider(stated, f"add {stated.name} as {stated.audience}, subject {person.subject[:255]}"))
+        elif User(*found[0][:3]) != stated:
+            self._connection.execute(
+                f"update users set role = ?, hospital_id = ? where {is_theirs}",
+                [stated.role, stated.hospital_id, person.issuer, person.subject],
+            )
+            self._audit(_of_provider(stated, f"change {stated.name} to {stated.audience}"))
+        return stated, bool(found and found[0][3])
+
+    def _free_name(self, person: Person) -> str:
+        """The name of somebody new: a name that another subject had first gets a hash of the subject."""
+        is_taken = self._connection.execute("select 1 from users where name = ?", [person.called]).fetchall()
+        return f"{person.called}~{_digest(f'{person.issuer} {person.subject}')[:12]}" if is_taken else person.called
+
+    def refuse_person(self, issuer: str, subject: str, called: str, reason: str, *, client: str) -> None:
+        """Somebody has signed in at the provider and has no role here, any more: their sessions end, too; audited.
+
+        Raises:
+            AuditError: it cannot be audited.
+        """
+        with self._transaction():
+            found = self._connection.execute(
+                "select name from users where issuer = ? and subject = ?", [issuer, subject]
+            ).fetchall()
+            for (name,) in found:
+                self._end_sessions(name)
+            actor = found[0][0] if found else called
+            self._audit(Event(actor, "login", outcome="refused", reason=reason, client=client))
+
+    def end_at_provider(self, issuer: str, subject: str, session_id: str, *, client: str) -> int:
+        """The provider has ended a session, or all of a subject where it names none; ours that began with it end, too.
+
+        Returns:
+            how many ended.
+
+        Raises:
+            AuditError: it cannot be audited; then none ends.
+        """
+        with self._transaction():
+            ended = self._connection.execute(
+                "delete from sessions where name in (select name from users where issuer = ? and (? = '' or "
+                "subject = ?)) and (? = '' or provider_session = ?) returning name",
+                [issuer, subject, subject, session_id, session_id],
+            ).fetchall()
+            for (name,) in ended:
+                self._audit(Event(name, "logout", statement="ended at the identity provider", client=client))
+        return len(ended)
+
+    def sign_out(self, token: str, *, client: str) -> str | None:
         """End one session; a token that opens none ends nothing.
 
         Args:
             token: of the session.
             client: where from, for the audit.
 
+        Returns:
+            the provider's ID token, empty for a local account's session; None where nothing ended.
+
         Raises:
             AuditError: it cannot be audited; then the session goes on.
         """
         with self._transaction():
             ended = self._connection.execute(
-                "delete from sessions where token_sha256 = ? returning name", [_digest(token)]
+                "delete from sessions where token_sha256 = ? returning name, id_token", [_digest(token)]
             ).fetchall()
-            for (name,) in ended:
+            for name, _ in ended:
                 self._audit(Event(name, "logout", client=client))
+        return str(ended[0][1]) if ended else None
 
     def user_of(self, token: str, kind: Kind, now: datetime | None = None) -> User | None:
         """The user of a session token, which this uses; None if it is unknown, over, or of the other application."""
@@ -393,12 +539,13 @@ class Users:
         with self._lock:
             rows = self._connection.execute(
                 "select name, role, hospital_id, is_disabled, failure_count, failed_at, (select count(*) from "
-                "sessions s where s.name = u.name and expires_at > ? and used_at > ?) from users u order by name",
+                "sessions s where s.name = u.name and expires_at > ? and used_at > ?), issuer from users u "
+                "order by name",
                 self._still_open(now),
             ).fetchall()
         return [
-            Account(User(name, role, hospital), bool(is_disabled), _locked_until(failures, failed_at, now), sessions)
-            for name, role, hospital, is_disabled, failures, failed_at, sessions in rows
+            Account(User(*who), bool(is_disabled), _locked_until(failures, failed_at, now), sessions, issuer)
+            for *who, is_disabled, failures, failed_at, sessions, issuer in rows
         ]
 
     def has_any(self) -> bool:
@@ -412,9 +559,13 @@ class Users:
             not account.is_disabled and account.user.role in self._policy().roles for account in self.everybody()
         )
 
+    def has_local(self) -> bool:
+        """Whether there is anybody with a password here."""
+        return any(not account.issuer for account in self.everybody())
+
     def active(self, name: str) -> User | None:
-        """The user of a name, when they may sign in."""
-        found = {account.user.name: account for account in self.everybody()}.get(name)
+        """The user of a name, when they may sign in; nobody of a provider, who may have lost the role there since."""
+        found = {account.user.name: account for account in self.everybody() if not account.issuer}.get(name)
         return None if found is None or found.is_disabled or found.user.role not in self._policy().roles else found.user
 
     @contextmanager
@@ -444,9 +595,12 @@ class Users:
         self._known(name)
         self._connection.execute(f"update users set {what} where name = ?", [*values, name])
 
-    def _known(self, name: str) -> None:
-        if not self._connection.execute("select 1 from users where name = ?", [name]).fetchall():
+    def _known(self, name: str) -> str:
+        """The provider of a user, empty for a local account; raises where nobody is called so."""
+        found = self._connection.execute("select issuer from users where name = ?", [name]).fetchall()
+        if not found:
             raise UserError(f"there is no user '{name}'")
+        return str(found[0][0])
 
     @staticmethod
     def _still_open(now: datetime | None) -> list[str]:
@@ -474,6 +628,10 @@ def open_users(settings: Settings, audit: Audit | None = None) -> Users:
 def users_file(settings: Settings) -> Path:
     """Where the users are."""
     return settings.data_dir / "access" / "users.db"
+
+
+def _of_provider(user: User, what: str) -> Event:
+    return Event(PROVIDER, "user", audience=user.audience, statement=what)
 
 
 def _locked_until(failures: int, failed_at: str | None, now: datetime) -> datetime | None:

@@ -35,6 +35,22 @@ def dagster_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
+def end_unfinished_runs(settings: Settings, why: str) -> int:
+    """Have Dagster know that no run of a data directory is at work any more; returns how many it thought were.
+
+    Raises:
+        SettingsError: see `prepare_dagster_home`.
+    """
+    with dagster_instance(settings) as instance:
+        runs = instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
+        for run in runs:
+            instance.report_run_failed(run, why)
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+    return len(runs)
+
+
+#: States of runs that have not ended.
+UNFINISHED = [dg.DagsterRunStatus[name] for name in ("QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING")]
 #: What an instance was made from, and it.
 _kept: list[tuple[Any, dg.DagsterInstance]] = []
 

@@ -13,7 +13,8 @@ from typing import Any
 import dagster as dg
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
-from hospital_assets.automation.instance import kept_instance
+from hospital_assets.assets.mirror import MIRROR
+from hospital_assets.automation.instance import UNFINISHED, kept_instance
 from hospital_assets.automation.loading import (
     days_named,
     note,
@@ -194,7 +195,7 @@ def publications_sensor(settings: Settings, clock: Callable[[], datetime] = wall
         run_key = f"built at {built} for {', '.join(roles)}"
         if context.cursor == run_key:
             return dg.SkipReason("what was built was tried to publish; the next build is tried again")
-        if instance.get_runs_count(dg.RunsFilter(statuses=_UNFINISHED)):
+        if instance.get_runs_count(dg.RunsFilter(statuses=UNFINISHED)):
             return dg.SkipReason("waiting for the end of what is running")
         last = instance.get_run_records(dg.RunsFilter(job_name="publish"), limit=1)
         if last and _rests(last[0], clock().timestamp()):
@@ -208,9 +209,31 @@ def publications_sensor(settings: Settings, clock: Callable[[], datetime] = wall
     return sensor
 
 
+def mirror_sensor() -> dg.SensorDefinition:
+    """The sensor that mirrors what a build or refresh has changed, once it has ended; one try for each change."""
+
+    @dg.sensor(
+        name="mirror",
+        target=dg.AssetSelection.assets(MIRROR),
+        minimum_interval_seconds=30,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Writes what was built to the mirror, Delta tables for other engines.",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        instance = kept_instance(context)
+        made = _last_made(instance, [*_LAST_TABLES, MIRROR])
+        built = max((made[name] for name in _LAST_TABLES if name in made), default=0.0)
+        if made.get(MIRROR, 0.0) >= built:
+            return dg.SkipReason("nothing was built since the last mirroring")
+        if instance.get_runs_count(dg.RunsFilter(statuses=UNFINISHED)):
+            return dg.SkipReason("waiting for the end of what is running")
+        return dg.RunRequest(run_key=f"mirror what was built at {built}")
+
+    return sensor
+
+
 #: What builds and refreshes end with.
 _LAST_TABLES = tuple(name for name, contract in CONTRACTS.items() if contract.layer in ("kpis", "forecasts"))
-_UNFINISHED = [dg.DagsterRunStatus[name] for name in ("QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING")]
 
 
 def _rests(publication: dg.RunRecord, now: float) -> bool:

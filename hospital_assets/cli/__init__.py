@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 from hospital_assets.cli import (
+    backup,
     explain,
     findings,
     governance,
+    history,
     landing,
     operations,
     pages,
@@ -42,6 +44,11 @@ def main(arguments: list[str] | None = None) -> int:
             require_current(settings.warehouse_file.parent)
         if options.command in _OF_TABLES and not settings.warehouse_file.exists():
             raise FileNotFoundError(f"there are no tables in {settings.data_dir} yet: run `hospital build`")
+        if options.command != "backup" and settings.restoring_note.exists():
+            raise ValueError(
+                f"a backup is being restored into {settings.data_dir}, and not everything is there: run "
+                "`hospital backup restore` again to its end"
+            )
         if holder := _holder(options.command, settings):
             waits = f"{settings.warehouse_file.name} is in use by {holder}: waiting for it"
             _complain(waits, as_json=as_json, level=logging.INFO)
@@ -69,9 +76,9 @@ def _complain(text: str, *, as_json: bool, level: int = logging.ERROR) -> None:
 
 
 #: Commands about tables that are there; they make no directory.
-_OF_TABLES = ("explain", "staffing", "report", "publish", "snapshot")
+_OF_TABLES = ("explain", "staffing", "report", "publish", "snapshot", "mirror")
 #: Commands that do nothing that an upgrade would have to come before; what lands is of no version.
-_OF_ANY_VERSION = ("upgrade", "doctor", "docs", "listen", "metrics", "audit", "snapshots")
+_OF_ANY_VERSION = ("upgrade", "doctor", "docs", "listen", "metrics", "audit", "snapshots", "backup")
 #: Commands that open the warehouse and wait while another process has it.
 _WAITING = (
     "build",
@@ -80,7 +87,8 @@ _WAITING = (
     "check",
     "publish",
     "snapshot",
-    "restore",
+    "mirror",
+    "history",
     "erase",
     "score",
     "report",
@@ -111,7 +119,10 @@ GROUPS: dict[str, tuple[tuple[str, ...], str]] = {
         "hospital users add ann analyst",
     ),
     "operate": (
-        ("doctor", "metrics", "dagster", "upgrade", "snapshot", "snapshots", "restore", "as-of", "docs"),
+        (
+            *("doctor", "metrics", "dagster", "upgrade", "backup"),
+            *("mirror", "history", "snapshot", "snapshots", "as-of", "docs"),
+        ),
         "hospital as-of 2026-03-01T12:00 --into then",
     ),
 }
@@ -140,6 +151,8 @@ def _parser() -> argparse.ArgumentParser:
         governance,
         operations,
         recovery,
+        history,
+        backup,
     ):
         group.add_commands(commands)
     parser.epilog = "\n\n".join(

@@ -1,4 +1,4 @@
-"""`hospital deploy`: publications for PostgreSQL, Snowflake and BI tools; services and their monitoring; thin."""
+"""`hospital deploy`: publications for PostgreSQL, Snowflake and BI tools; services, proxy, monitoring; thin."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hospital_assets.operations.nginx import PREFIX, nginx_configuration, write_configuration
 from hospital_assets.operations.services import ENVIRONMENT_FILE, SERVICES, container_files, systemd_units, write_units
 from hospital_assets.settings import Settings, SettingsError
 
@@ -19,7 +20,7 @@ def add_commands(commands: Commands) -> None:
     """Add `deploy` to the parser."""
     deployed = commands.add_parser(
         "deploy",
-        help="load publications into PostgreSQL, or write what Snowflake, BI tools, services or Prometheus need",
+        help="load publications into PostgreSQL, or write what Snowflake, BI tools, services, nginx or Prometheus need",
     )
     targets = deployed.add_subparsers(required=True, metavar="TARGET")
 
@@ -59,6 +60,15 @@ def add_commands(commands: Commands) -> None:
             choices=[service.name for service in SERVICES if service.is_optional],
             help="also this one",
         )
+
+    nginx = targets.add_parser("nginx", help="write the configuration of nginx as the proxy of it all")
+    nginx.add_argument("--into", type=Path, required=True, help="folder to write to, as in /etc/nginx/conf.d")
+    nginx.add_argument("--name", required=True, help="host name that people use, as in ed.example.org")
+    nginx.add_argument("--certificate", type=Path, required=True, help="PEM file with the chain")
+    nginx.add_argument("--certificate-key", type=Path, required=True, help="its key")
+    for service, port in (("dashboard", 8000), ("dagster", 3000), ("gateway", 8321)):
+        nginx.add_argument(f"--{service}-port", type=int, default=port, help=f"default {port}")
+    nginx.set_defaults(run=_nginx)
 
     monitoring = targets.add_parser("monitoring", help="write alert rules for Prometheus and a dashboard for Grafana")
     monitoring.add_argument("--into", type=Path, required=True, help="folder to write to")
@@ -119,6 +129,24 @@ def _containers(options: argparse.Namespace, settings: Settings) -> int:
     print(
         f"hospital: put the wheel into {options.into}, make {data_dir} and {keys} belong to user {options.user} alone, "
         "then `docker compose up --build --detach` there"
+    )
+    return 0
+
+
+def _nginx(options: argparse.Namespace, settings: Settings) -> int:
+    text = nginx_configuration(
+        options.name,
+        options.certificate,
+        options.certificate_key,
+        dashboard_port=options.dashboard_port,
+        dagster_port=options.dagster_port,
+        gateway_port=options.gateway_port,
+    )
+    print(write_configuration(text, options.into))
+    proxied = f"--allowed-host {options.name} --proxy 127.0.0.1"
+    print(
+        f"hospital: start `hospital dashboard` and `hospital serve` with {proxied}, and `hospital dagster webserver` "
+        f"with --path-prefix {PREFIX}; then `nginx -t` and `systemctl reload nginx`"
     )
     return 0
 

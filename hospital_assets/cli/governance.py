@@ -264,13 +264,14 @@ def _users(options: argparse.Namespace, settings: Settings) -> int:
 def _print_users(accounts: list[Account]) -> None:
     from rich.table import Table
 
-    shown = Table("name", "role", "hospital", "state", "sessions")
+    shown = Table("name", "role", "hospital", "signs in", "state", "sessions")
     for account in accounts:
         state = "disabled" if account.is_disabled else "active"
         if account.locked_until and not account.is_disabled:
             state = f"waits until {account.locked_until:%H:%M} UTC"
         user = account.user
-        shown.add_row(user.name, user.role, user.hospital_id or "", state, str(account.sessions))
+        where = account.issuer or "here"
+        shown.add_row(user.name, user.role, user.hospital_id or "", where, state, str(account.sessions))
     terminal().print(shown if shown.row_count else "no users: hospital users add NAME ROLE")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 #: Dagster looks at every partition of every table, so daily ones are for some years at most.
 _MOST_DAILY_DAYS = 5 * 366
 
+#: Of a query that a profile is drafted from, about so many rows are looked at.
+_DRAFTED_ROWS = 10_000
 #: States of files of which nothing is loaded until somebody does something.
 _NOT_LOADED = ("unreadable", "missing_column", "empty")
 
@@ -51,9 +54,13 @@ def add_commands(commands: Commands) -> None:
     shown = actions.add_parser("show", help="print a profile's TOML")
     shown.add_argument("profile")
     shown.set_defaults(run=_profiles_show)
-    drafted = actions.add_parser("new", help="draft a profile from a sample file")
+    drafted = actions.add_parser("new", help="draft a profile from a sample file, or from a database's query")
     drafted.add_argument("profile", help="its name, and that of its landing folder")
-    drafted.add_argument("file", type=Path, help="a file as the source sends it: CSV or JSON")
+    drafted.add_argument("file", type=Path, nargs="?", help="a file as the source sends it: CSV or JSON")
+    drafted.add_argument(
+        "--from-query", metavar="VARIABLE", help="of the environment, with a database's URL or ODBC connection string"
+    )
+    drafted.add_argument("--sql", metavar="SELECT", help="what is asked of it, or @FILE; see docs/sources.md")
     drafted.add_argument("--time-zone", default="America/New_York", help="IANA zone of its clocks")
     drafted.set_defaults(run=_profiles_new)
     tried = actions.add_parser(
@@ -73,7 +80,9 @@ def add_commands(commands: Commands) -> None:
         source.add_argument(f"--{stream}", dest="stream", required=True)
         source.add_argument(f"--{where}", dest="where", required=True, help=f"as in {example}")
         source.add_argument("--profile", required=True, help="source profile that reads the messages")
-        source.add_argument("--subject", required=True, help="the subject they feed, as in vitals")
+        source.add_argument(
+            "--subject", help="the subject they feed, as in vitals; of HL7 v2 and FHIR the messages themselves say it"
+        )
         source.add_argument(
             "--as", dest="landed_as", metavar="NAME", help=f"name in the files' names (default: the {stream}'s)"
         )
@@ -83,7 +92,7 @@ def add_commands(commands: Commands) -> None:
             "--config",
             type=Path,
             metavar="FILE",
-            help="the client's own settings, one key=value per line (TLS, credentials)",
+            help="the client's own settings, one key=value per line (TLS, credentials); ${NAME} is of the environment",
         )
         source.add_argument("--until-end", action="store_true", help=f"stop at the end of the {stream}")
         source.set_defaults(run=_listen_to_stream, source=name)
@@ -274,17 +283,32 @@ def _profiles_show(options: argparse.Namespace, settings: Settings) -> int:
 def _profiles_new(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.landing.registry import load_profiles
     from hospital_assets.sources.draft import draft_profile
+    from hospital_assets.sources.queries import sample_of
+    from hospital_assets.sources.remote import RemoteError
 
     known = load_profiles(settings.profiles_folder)
     if options.profile in {*known, *known.unusable}:
         raise ValueError(f"there is a profile '{options.profile}' already; choose another name")
-    draft = draft_profile(options.profile, options.file, options.time_zone)
+    if bool(options.file) == bool(options.from_query) or bool(options.from_query) != bool(options.sql):
+        raise ValueError("name a FILE, or --from-query VARIABLE and --sql SELECT")
+    if options.file:
+        what, then = options.file.name, f"profiles test {options.profile} {options.file}"
+        draft = draft_profile(options.profile, options.file, options.time_zone)
+    else:
+        what, then = "the query", f"pull {options.profile}"
+        sql = Path(options.sql[1:]).read_text(encoding="utf-8") if options.sql.startswith("@") else options.sql
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                sample = sample_of(options.from_query, sql, Path(folder), _DRAFTED_ROWS)
+            except RemoteError as error:
+                raise ValueError(str(error)) from None
+            draft = draft_profile(options.profile, sample, options.time_zone, options.from_query, sql)
     target = settings.profiles_folder / f"{options.profile}.toml"
     replace_text(target, draft.text)
-    print(f"wrote {target}: {options.file.name} as {', '.join(draft.subjects)}")
+    print(f"wrote {target}: {what} as {', '.join(draft.subjects)}")
     for doubt in draft.doubts:
         print(f"look:  {doubt}")
-    print(f"next:  hospital profiles test {options.profile} {options.file}")
+    print(f"next:  hospital {then}")
     return 0
 
 

@@ -1,11 +1,11 @@
-"""The commands for snapshots, restores, as-of rebuilds and erasure; thin, over functions of `recovery`."""
+"""The commands for snapshots, as-of rebuilds and erasure; thin, over functions of `recovery`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,16 +24,8 @@ def add_commands(commands: Commands) -> None:
     listed = commands.add_parser("snapshots", help="list the snapshots")
     listed.set_defaults(run=_snapshots)
 
-    restored = commands.add_parser("restore", help="restore a table, or a day of it, from a snapshot")
-    restored.add_argument("--table", required=True, help="as in fact_emergency_visits")
-    restored.add_argument("--partition", type=date.fromisoformat, help="one service day")
-    restored.add_argument(
-        "--as-of", type=_moment, help="use the newest snapshot taken by this time, as in 2026-03-01T12:00 (UTC)"
-    )
-    restored.set_defaults(run=_restore)
-
     then = commands.add_parser("as-of", help="rebuild every table as it was known at a moment, in another directory")
-    then.add_argument("moment", type=_moment, help="a time, as in 2026-03-01T12:00 (UTC)")
+    then.add_argument("moment", type=moment, help="a time, as in 2026-03-01T12:00 (UTC)")
     then.add_argument("--into", type=Path, required=True, help="a new data directory")
     then.set_defaults(run=_as_of)
 
@@ -61,10 +53,10 @@ def add_commands(commands: Commands) -> None:
     erased.set_defaults(run=_erase)
 
 
-def _moment(text: str) -> datetime:
+def moment(text: str) -> datetime:
     """A time; UTC where it names no zone."""
-    moment = datetime.fromisoformat(text)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    found = datetime.fromisoformat(text)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _snapshot(options: argparse.Namespace, settings: Settings) -> int:
@@ -85,26 +77,6 @@ def _snapshots(options: argparse.Namespace, settings: Settings) -> int:
         print(f"{snapshot.taken_at:%Y-%m-%d %H:%M:%S} UTC  {snapshot.bytes / 1e6:,.1f} MB  {snapshot.file.name}")
     if not found:
         print("there is no snapshot: `hospital snapshot` takes one")
-    return 0
-
-
-def _restore(options: argparse.Namespace, settings: Settings) -> int:
-    from hospital_assets.recovery.snapshots import contract_named, restore_table, snapshot_of
-    from hospital_assets.warehouse.database import Period
-
-    day = options.partition
-    done = restore_table(
-        settings,
-        snapshot_of(settings, options.as_of),
-        contract_named(options.table),
-        Period(day, day + timedelta(days=1)) if day else None,
-    )
-    print(
-        f"{done.table}: {done.rows_before:,} rows became the {done.rows_after:,} of "
-        f"{done.snapshot.taken_at:%Y-%m-%d %H:%M:%S} UTC"
-        + ("" if done.was_different else "; they were the same")
-        + f". What is made of it is unchanged until you build it: hospital build --select '{done.table}+'"
-    )
     return 0
 
 
@@ -140,8 +112,9 @@ def _erase(options: argparse.Namespace, settings: Settings) -> int:
         print("This erasure was started before but not finished; it starts again from the beginning.")
     print(
         f"{len(erasure.person.record_numbers)} record numbers, {len(erasure.person.visit_numbers)} visits. Erasing "
-        "removes their records from the landed files, deletes the warehouse, snapshots and publications, and builds "
-        "and publishes anew."
+        "removes their records from the landed files, deletes the warehouse, snapshots, publications"
+        f"{' and the mirror with its history' if settings.mirror.address else ''}, and builds and publishes anew. "
+        f"The audit, and the note beside the backups, call them {erasure.hashed}."
     )
     print("It does not reach:")
     for place in not_reached(settings):
@@ -235,6 +208,8 @@ def _refuse_lake(why: str) -> None:
 def _rebuild(settings: Settings) -> Callable[[bool], list[str]]:
     """Builds everything in a data directory by its own settings, says what went wrong, and returns what failed."""
     from hospital_assets.automation.build import BuildError, build, publish
+    from hospital_assets.recovery.mirror import mirror
+    from hospital_assets.warehouse.database import open_warehouse
 
     def rebuild(publishing: bool) -> list[str]:
         definitions = definitions_of(settings)
@@ -253,6 +228,11 @@ def _rebuild(settings: Settings) -> Callable[[bool], list[str]]:
             failures += report.failures
             if failures:
                 break
+        if settings.mirror.address and not failures:
+            with open_warehouse(settings.warehouse_file) as warehouse:
+                failures += [
+                    f"{table} was not mirrored: {why}" for table, why in mirror(settings, warehouse).failed.items()
+                ]
         return failures
 
     return rebuild

@@ -27,6 +27,13 @@ def add_address(parser: argparse.ArgumentParser, port: int) -> None:
         metavar="NAME",
         help="another host name it is reached by, for instance through a reverse proxy",
     )
+    parser.add_argument(
+        "--proxy",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="address or network of a reverse proxy, as in 127.0.0.1: only its X-Forwarded-For and -Proto are believed",
+    )
 
 
 def address_of(options: argparse.Namespace) -> Address:
@@ -34,7 +41,12 @@ def address_of(options: argparse.Namespace) -> Address:
     from hospital_assets.access.serving import Address
 
     return Address(
-        options.host, options.port, options.certificate, options.certificate_key, tuple(options.allowed_host)
+        options.host,
+        options.port,
+        options.certificate,
+        options.certificate_key,
+        tuple(options.allowed_host),
+        tuple(options.proxy),
     )
 
 

@@ -47,8 +47,9 @@ def _pull(options: argparse.Namespace, settings: Settings) -> int:
         print(f"{profile.name}: " + ", ".join(f"{count:,} {what}" for what, count in counts.items()))
         for what, found in (("failed", done.failed), ("refused", done.refused)):
             _print_named(f"  {what}", [f"{key!r}: {why}" for key, why in found.items()])
-        if done.reason:
-            print(f"  stopped  {done.reason}")
+        for what, said in (("stopped", done.reason), ("note", done.note)):
+            if said:
+                print(f"  {what}  {said}")
     return 0 if is_sound else 1
 
 

@@ -22,6 +22,7 @@ AuditAction = Literal[
     "user",
     "key",
     "restore",
+    "backup",
     "erase",
     "export",
     "acknowledge",

@@ -18,8 +18,8 @@ Belongs here: the base model, the column helper, and what every contract can say
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, get_args
@@ -279,6 +279,13 @@ class Contract:
             )
         first = (PARTITION_COLUMN, *self.key)
         return tuple(sorted(columns, key=lambda c: first.index(c.name) if c.name in first else len(first)))
+
+    def part(self, name: str, columns: Collection[str]) -> Contract:
+        """Some columns of the table, as a table of its own without partitions."""
+        found = replace(self, name=name, partitioned=False)
+        # Where a cached property keeps its value.
+        found.__dict__["columns"] = tuple(c for c in self.columns if c.name in columns)
+        return found
 
     @property
     def column_names(self) -> list[str]:

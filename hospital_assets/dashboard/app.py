@@ -9,7 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from hashlib import sha256
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
 import duckdb
@@ -35,9 +37,10 @@ from starlette.staticfiles import StaticFiles
 
 from hospital_assets.access.audit import Audit, Event
 from hospital_assets.access.authentication import COOKIE, SIGNED_IN, SessionBackend, client_address
+from hospital_assets.access.identity import CALLBACK, PENDING_COOKIE, NotLetInError, UnreachableError
 from hospital_assets.access.monitoring import Metrics, Monitored
-from hospital_assets.access.serving import trusted_hosts
-from hospital_assets.access.users import DASHBOARD, NOT_LET_IN, SESSION_LIFETIME, User, Users
+from hospital_assets.access.serving import is_loopback, trusted_hosts
+from hospital_assets.access.users import DASHBOARD, NOT_LET_IN, SESSION_LIFETIME, Session, User, Users
 from hospital_assets.contracts.facts import AuditAction, AuditOutcome
 from hospital_assets.dashboard.figures import Card, Page
 from hospital_assets.dashboard.live import LiveBoard
@@ -49,6 +52,9 @@ from hospital_assets.dashboard.store import NothingPublishedError, Store
 from hospital_assets.files import StateError
 from hospital_assets.publishing.policy import Policy
 from hospital_assets.publishing.publications import FRESH_FOR, PublicationError
+
+if TYPE_CHECKING:
+    from hospital_assets.access.openid import Provider
 
 #: Nothing from elsewhere, no inline script, no inline style.
 _POLICY = (
@@ -70,8 +76,18 @@ _NOT_FOR_ROLE = "This page is not for your role."
 _THREADS = 4
 _ENTRIES = {entry.name: entry for entry in MENU}
 _LIVE = "live"
+_DAGSTER = "dagster"
 #: What is asked for besides pages, as durations keep it apart.
-_OTHER_PATHS = ("login", "logout", "live/events", "live/acknowledge", "publication")
+_OTHER_PATHS = (
+    "login",
+    "login/provider",
+    "logout",
+    "logout/backchannel",
+    "may/dagster",
+    "live/events",
+    "live/acknowledge",
+    "publication",
+)
 
 
 @dataclass(frozen=True)
@@ -90,6 +106,7 @@ class Dashboard:
         local: who looks as long as there are no users; None where others can reach the server.
         hosts: names the server answers to.
         is_ready: whether a page could be shown to somebody.
+        provider: where people may sign in, too; None for local accounts only.
     """
 
     store: Store
@@ -103,6 +120,7 @@ class Dashboard:
     local: User | None
     hosts: tuple[str, ...]
     is_ready: Callable[[], bool]
+    provider: Provider | None = None
 
 
 def create_app(dashboard: Dashboard, metrics: Metrics | None = None) -> Starlette:
@@ -118,7 +136,11 @@ def create_app(dashboard: Dashboard, metrics: Metrics | None = None) -> Starlett
             Route("/", _home),
             Route("/login", _sign_in_form, methods=["GET"]),
             Route("/login", _sign_in, methods=["POST"]),
+            Route("/login/provider", _begin_at_provider),
+            Route(CALLBACK, _back_from_provider),
             Route("/logout", _sign_out, methods=["POST"]),
+            Route("/logout/backchannel", _ended_at_provider, methods=["POST"]),
+            Route("/may/dagster", _may_see_dagster),
             Route("/live/events", _events),
             Route("/live/acknowledge", _acknowledge, methods=["POST"]),
             Mount("/static", StaticFiles(directory=FOLDER / "static")),
@@ -152,7 +174,8 @@ def _backend(dashboard: Dashboard) -> SessionBackend:
     """Authenticate a request; the scopes are the names of the role's pages."""
 
     def scopes(user: User) -> list[str]:
-        return [entry.name for entry in pages_of(dashboard.policy(), user.role)]
+        role = dashboard.policy().roles.get(user.role)
+        return [*(entry.name for entry in pages_of(dashboard.policy(), user.role)), *(role.pages if role else ())]
 
     return SessionBackend(dashboard.users, scopes, dashboard.local)
 
@@ -380,38 +403,138 @@ async def _sign_in(request: Request) -> Response:
         client=client_address(request),
     )
     if session is None:
-        return _sign_in_page(request, following, f"{NOT_LET_IN[0].upper()}{NOT_LET_IN[1:]}.")
-    answer = RedirectResponse(f"/{following}", 303)
+        return _sign_in_page(request, following, _as_sentence(NOT_LET_IN))
+    return _with_session(request, RedirectResponse(f"/{following}", 303), session)
+
+
+def _with_session(request: Request, answer: Response, session: Session) -> Response:
+    """An answer that gives the browser its session."""
     answer.set_cookie(
         COOKIE,
         session.token,
         max_age=int(SESSION_LIFETIME.total_seconds()),
         httponly=True,
         samesite="strict",
-        secure=request.url.scheme == "https",
+        # Where others reach the server, the line is encrypted, be it by a proxy.
+        secure=request.url.scheme == "https" or not is_loopback((request.url.hostname or "").strip("[]")),
     )
     return answer
 
 
-def _sign_in_page(request: Request, following: str, failure: str = "") -> Response:
+def _sign_in_page(request: Request, following: str, failure: str = "", status: int = 401) -> Response:
+    dashboard = _dashboard(request)
     text = render(
-        "login.html", title="Sign in", failure=failure, release=request.app.state.release, next=_known_page(following)
+        "login.html",
+        title="Sign in",
+        failure=failure,
+        release=request.app.state.release,
+        next=_known_page(following),
+        provider=dashboard.provider.identity.label if dashboard.provider else "",
+        has_local=dashboard.provider is None or dashboard.users.has_local(),
     )
-    return HTMLResponse(text, 401 if failure else 200)
+    return HTMLResponse(text, status if failure else 200)
 
 
-def _sign_out(request: Request) -> Response:
+async def _begin_at_provider(request: Request) -> Response:
+    following = _known_page(request.query_params.get("next", ""))
+    try:
+        return await _provider(request).begin(request, following)
+    except UnreachableError as error:
+        return await run_in_threadpool(_sign_in_page, request, following, _as_sentence(str(error)), 503)
+
+
+async def _back_from_provider(request: Request) -> Response:
+    """Somebody comes back from the identity provider: a session, or the sign-in page with the reason why not."""
+    provider, users, client = _provider(request), _dashboard(request).users, client_address(request)
+    following, status = "", 401
+    try:
+        person, following = await provider.finish(request)
+        session = await run_in_threadpool(users.sign_in_person, person, DASHBOARD, client=client)
+        if session is not None:
+            answer = _with_session(request, _onward(request, f"/{following}", "You are signed in."), session)
+            answer.delete_cookie(PENDING_COOKIE, path="/login")
+            return answer
+        failure = "your account is disabled here, or its role is gone: ask who runs this dashboard"
+    except NotLetInError as error:
+        failure, who = str(error), error.person
+        if who is not None:
+            status = 403
+            refuse = partial(users.refuse_person, who.issuer, who.subject, who.called, failure, client=client)
+            await run_in_threadpool(refuse)
+        else:
+            refused = Event("", "login", outcome="refused", reason=failure, client=client)
+            await run_in_threadpool(_dashboard(request).audit, refused)
+    except UnreachableError as error:
+        failure, status = str(error), 503
+    answer = await run_in_threadpool(_sign_in_page, request, following, _as_sentence(failure), status)
+    answer.delete_cookie(PENDING_COOKIE, path="/login")
+    return answer
+
+
+async def _sign_out(request: Request) -> Response:
     if not _is_from_here(request):
         return PlainTextResponse("Sign out from the page of this server.", 403)
-    _dashboard(request).users.sign_out(request.cookies.get(COOKIE, ""), client=client_address(request))
-    answer = RedirectResponse("/login", 303)
+    sign_out = partial(_dashboard(request).users.sign_out, client=client_address(request))
+    id_token = await run_in_threadpool(sign_out, request.cookies.get(COOKIE, ""))
+    provider = _dashboard(request).provider
+    elsewhere = await provider.sign_out_address(id_token) if provider is not None and id_token else ""
+    answer = _onward(request, elsewhere, "You are signed out here.") if elsewhere else RedirectResponse("/login", 303)
     answer.delete_cookie(COOKIE)
     return answer
 
 
+async def _ended_at_provider(request: Request) -> Response:
+    """Back-channel logout: the identity provider says that a session of its own has ended."""
+    client = client_address(request)
+    try:
+        subject, session_id = await _provider(request).ended((await _form(request)).get("logout_token", ""))
+    except NotLetInError as error:
+        refused = Event("", "logout", outcome="refused", reason=str(error), client=client)
+        await run_in_threadpool(_dashboard(request).audit, refused)
+        return PlainTextResponse("This is no logout token for this server.", 400)
+    except UnreachableError as error:
+        return PlainTextResponse(_as_sentence(str(error)), 503)
+    issuer = _provider(request).identity.issuer
+    end = partial(_dashboard(request).users.end_at_provider, issuer, subject, session_id, client=client)
+    await run_in_threadpool(end)
+    return Response(status_code=200)
+
+
+def _onward(request: Request, address: str, text: str) -> Response:
+    """A page that leads on by itself.
+
+    A redirect would not do: after one from elsewhere browsers keep the session's cookie (`strict`) to themselves, and
+    ours may lead a form nowhere else (`form-action`).
+    """
+    return HTMLResponse(
+        render("onward.html", title="One moment", text=text, address=address, release=request.app.state.release)
+    )
+
+
+def _provider(request: Request) -> Provider:
+    provider = _dashboard(request).provider
+    if provider is None:
+        raise HTTPException(404, "There is no identity provider here.")
+    return provider
+
+
+@requires(SIGNED_IN, status_code=401)
+@requires(_DAGSTER, status_code=403)
+def _may_see_dagster(request: Request) -> Response:
+    """What a proxy asks before it shows Dagster's UI, which has no users (nginx: auth_request)."""
+    # Not what a page loads after itself; who leaves that unsaid is no browser, and noted each time.
+    if request.headers.get("sec-fetch-dest", "document") == "document":
+        _note(request, "view", _DAGSTER)
+    return Response(status_code=204)
+
+
 def _known_page(name: str) -> str:
     """Where to go after signing in; nothing but a page of ours."""
-    return name if name in _ENTRIES else "overview"
+    return name if name in _ENTRIES or name == _DAGSTER else "overview"
+
+
+def _as_sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
 
 
 # --- what goes otherwise

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from hospital_assets.access.audit import Audit
+from hospital_assets.access.authentication import open_provider
 from hospital_assets.access.monitoring import any_opens
 from hospital_assets.access.serving import Address, check
 from hospital_assets.access.users import User, open_users
@@ -82,12 +83,14 @@ def dashboard_of(settings: Settings, audience: str, audit: Audit, address: Addre
     Raises:
         ServingError: others could reach it, and there is nobody who could sign in, or no certificate.
         PolicyError: the policy names no such audience.
+        IdentityError: sign-in at the identity provider cannot be set up.
     """
     address = address or Address()
     policy = CurrentPolicy(settings)
     role, hospital = parse_audience(policy(), audience)
+    provider = open_provider(settings, policy())
     users = open_users(settings, audit)
-    check(address, has_users=users.has_active())
+    check(address, has_users=users.has_active() or provider is not None)
 
     def current(name: str) -> str | None:
         # A pointer that is damaged is said, not taken for none.
@@ -120,8 +123,9 @@ def dashboard_of(settings: Settings, audience: str, audit: Audit, address: Addre
         now=lambda: hospital_now(settings),
         not_shown_since=partial(loaded_after, settings),
         users=users,
-        local=None if address.is_reachable else User("local", role, hospital),
+        local=None if address.is_reachable or provider else User("local", role, hospital),
         hosts=address.hosts(),
+        provider=provider,
         is_ready=is_ready,
     )
 

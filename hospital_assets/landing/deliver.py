@@ -31,27 +31,45 @@ def land(folder: Path, name: str, data: bytes) -> Path:
     return target
 
 
-def destination(landing: Path, profile: Profile, subject: str) -> tuple[Path, str]:
-    """Where one JSON object a line must land to feed a subject: the folder, and how a name must end.
+#: Format of a subject -> how names of files of messages may end.
+_JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
+ENDINGS = {"jsonl": _JSON_ENDINGS, "fhir": _JSON_ENDINGS, "hl7v2": (".hl7", ".er7")}
+
+
+def destination(landing: Path, profile: Profile, subject: str | None = None) -> tuple[Path, str]:
+    """Where messages must land to feed a subject: the folder, and how a name must end.
+
+    Args:
+        landing: the folder of all profiles.
+        profile: whose subject's `format` says what the messages are.
+        subject: the subject; None for a profile of HL7 v2 or FHIR, whose messages are of any subject.
 
     Raises:
-        ProfileError: the profile has no such subject, or its files are not JSON lines.
+        ProfileError: the profile has no such subject, or its files hold no messages.
     """
+    if subject is None:
+        subject = next((name for name, spec in profile.subjects.items() if spec.format in ("fhir", "hl7v2")), None)
+        if subject is None:
+            raise ProfileError(
+                f"profile '{profile.name}' reads neither HL7 v2 nor FHIR: name the subject that messages feed"
+            )
     spec = profile.subjects.get(subject)
     if spec is None:
         raise ProfileError(
             f"profile '{profile.name}' has no subject '{subject}'; it has {', '.join(sorted(profile.subjects))}"
         )
     if spec.format == "csv":
-        raise ProfileError(f"subject '{subject}' of profile '{profile.name}' reads CSV; messages land as JSON lines")
+        raise ProfileError(
+            f"subject '{subject}' of profile '{profile.name}' reads CSV; messages are JSON, HL7 v2 or FHIR"
+        )
     for pattern in spec.files:
         *folders, name = Path(pattern).parts
         if any("*" in part or "?" in part for part in folders):
             continue
-        for ending in (".jsonl", ".ndjson", ".json"):
+        for ending in ENDINGS[spec.format]:
             if Path(f"messages{ending}").match(name):
                 return landing.joinpath(profile.name, *folders), ending
     raise ProfileError(
         f"no pattern of subject '{subject}' of profile '{profile.name}' takes a file of any name that ends "
-        f"in .jsonl, .ndjson or .json: {', '.join(spec.files)}"
+        f"in {' or '.join(ENDINGS[spec.format])}: {', '.join(spec.files)}"
     )

@@ -79,6 +79,13 @@ _CODECS = {
 NULL = '""'
 #: MLLP's frame bytes, which captured traffic and the listener's files keep.
 FRAME_START, FRAME_END = "\x0b", "\x1c"
+
+
+def framed(message: bytes) -> bytes:
+    """A message in MLLP's frame, as the files of listeners keep it: one that was cut off is known by it."""
+    return FRAME_START.encode() + message.rstrip(b"\r\n") + b"\r" + FRAME_END.encode() + b"\r"
+
+
 _FRAMED = re.compile("([\x0b\x1c])")
 _SEGMENT_ID = re.compile(r"[A-Z][A-Z0-9]{2}")
 _TIMESTAMP = re.compile(r"(\d{4})(\d\d)(\d\d)(?:(\d\d)(?:(\d\d)(?:(\d\d)(\.\d{1,9})?)?)?)?([+-]\d{4})?")

@@ -566,6 +566,7 @@ class Query(_Declaration):
             Repeated records count once.
         is_full: everything at each look, for reference data; there is no `:since`. It lands only where it has changed.
         most_rows: more are refused.
+        most_megabytes: as they come from the database, before they are written; more are refused.
         seconds: how long the database may take.
     """
 
@@ -574,32 +575,103 @@ class Query(_Declaration):
     overlap_minutes: int = Field(default=60, ge=0)
     is_full: bool = False
     most_rows: int = Field(default=5_000_000, gt=0)
+    most_megabytes: int = Field(default=4_000, gt=0)
     seconds: int = Field(default=600, gt=0)
 
 
+class Export(_Declaration):
+    """A FHIR server that is asked for bulk exports (`$export`). Its NDJSON files land where `files` takes them.
+
+    Attributes:
+        url: the server's base address, as in `https://ehr.example.org/fhir`. Never a password: who asks is said below.
+        group: id of the Group whose patients are exported; default all that the server has.
+        types: types of resources, as in `["Patient", "Encounter"]`; default all that the server exports.
+        client_id: as the server's owner has registered this client (SMART backend services); without one, no token is
+            asked for.
+        key: the environment variable that names the file with the client's private key, as in `EHR_KEY_FILE`: PEM or a
+            JSON Web Key, RSA (RS384) or EC on P-384 (ES384).
+        key_id: the key's `kid`, as the server's owner knows it; a JSON Web Key may say it itself.
+        scope: what the token is asked for.
+        every_minutes: from one export to the next.
+        hours: how long the server may prepare an export; then it is called off.
+        most_megabytes: of all files of an export; more are not brought.
+    """
+
+    url: str
+    group: str | None = Field(default=None, pattern=r"^[A-Za-z0-9.-]{1,64}$")
+    types: tuple[str, ...] = ()
+    client_id: str | None = None
+    key: str | None = None
+    key_id: str | None = None
+    scope: str = "system/*.rs"
+    every_minutes: int = Field(default=60, gt=0)
+    hours: int = Field(default=24, gt=0)
+    most_megabytes: int = Field(default=20_000, gt=0)
+
+    @field_validator("url")
+    @classmethod
+    def _is_safe(cls, value: str) -> str:
+        parts = urlsplit(value)
+        # Only what does not leave this machine may be in the clear.
+        is_local = parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")
+        if not parts.hostname or not (parts.scheme == "https" or is_local):
+            raise ValueError("an address begins with https://, as in https://ehr.example.org/fhir")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("an address holds no login and no options")
+        return value.rstrip("/")
+
+    @field_validator("types")
+    @classmethod
+    def _are_types(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := [name for name in value if not re.fullmatch("[A-Z][A-Za-z]+", name)]:
+            raise ValueError(f"'{wrong[0]}' is no type of resource, as in Patient")
+        return value
+
+    @field_validator("key")
+    @classmethod
+    def _is_a_variable(cls, value: str) -> str:
+        return _variable(value, "the file with the private key, as in EHR_KEY_FILE; never a key")
+
+    @model_validator(mode="after")
+    def _has_both(self) -> Export:
+        if (self.client_id is None) != (self.key is None):
+            raise ValueError("client_id and key belong together")
+        return self
+
+
+def _variable(value: str, what: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        raise ValueError(f"name the environment variable that holds {what}")
+    return value
+
+
 class Source(_Declaration):
-    """A folder or a database elsewhere from which `hospital pull` brings what is new.
+    """A folder, a database or a FHIR server elsewhere from which `hospital pull` brings what is new.
 
     Attributes:
         address: of a folder, as in `s3://bucket/prefix`, `az://container/prefix`, `gs://bucket/prefix`,
             `sftp://user@host:22/folder`, `file:///mnt/share`. Below it, paths are those below the profile's landing
             folder: what `files` of a subject takes is brought. Never a password: credentials come from the environment.
-        database: the environment variable that holds a database's URL, as in `CLARITY_URL`.
+        database: the environment variable that holds a database's URL or ODBC connection string, as in `CLARITY_URL`.
         queries: of a database: subject -> what is asked.
+        fhir: a FHIR server, and what it is asked for.
     """
 
     address: str | None = None
     database: str | None = None
     queries: dict[str, Query] = {}
+    fhir: Export | None = None
 
     @property
     def place(self) -> str:
         """Where it is, for people."""
-        return self.address or f"database in {self.database}"
+        return self.address or (f"database in {self.database}" if self.fhir is None else self.fhir.url)
 
     @property
     def kind(self) -> str:
         """What kind of source it is."""
+        if self.fhir is not None:
+            return "fhir"
         return "postgres" if self.address is None else urlsplit(self.address).scheme
 
     @field_validator("address")
@@ -617,14 +689,13 @@ class Source(_Declaration):
     @field_validator("database")
     @classmethod
     def _is_a_variable(cls, value: str) -> str:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
-            raise ValueError("name the environment variable that holds the URL, as in CLARITY_URL; never a URL")
-        return value
+        return _variable(value, "the URL, as in CLARITY_URL; never a URL")
 
     @model_validator(mode="after")
-    def _is_one_of_both(self) -> Source:
-        if (self.address is None) == (self.database is None) or (self.database is None) == bool(self.queries):
-            raise ValueError("name an address, or a database and its queries")
+    def _is_one_of_all(self) -> Source:
+        named = [place for place in (self.address, self.database, self.fhir) if place is not None]
+        if len(named) != 1 or (self.database is None) == bool(self.queries):
+            raise ValueError("name an address, or a database and its queries, or a FHIR server")
         return self
 
 

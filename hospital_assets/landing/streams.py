@@ -1,7 +1,7 @@
 """Messages of a stream as landed files: which offsets a file holds stands in its name.
 
-A batch of polled messages becomes one immutable file of one message a line, named by stream,
-partition and offsets. **The rename that makes the file appear is the commit**: before it nothing
+A batch of polled messages becomes one immutable file (of JSON one message a line, of HL7 v2 one a frame), named by
+stream, partition and offsets. **The rename that makes the file appear is the commit**: before it nothing
 happened, after it the messages are landed and the next listener goes on behind them, because the
 names are where it looks. So a listener can be killed at any instant and neither loses nor repeats a
 message, and there is no second place that could say otherwise.
@@ -23,7 +23,8 @@ from pathlib import Path
 
 import polars as pl
 
-from hospital_assets.landing.deliver import land
+from hospital_assets.landing.deliver import ENDINGS, land
+from hospital_assets.landing.hl7v2 import FRAME_END, FRAME_START, framed
 
 #: `<stream>@<partition>.<first offset>-<last offset>.<ending>`; numbers padded, so names sort.
 _NAME = re.compile(r"^(?P<stream>.+)@(?P<partition>\d+)\.(?P<first>\d+)-(?P<last>\d+)\.\w+$")
@@ -75,15 +76,43 @@ def as_line(message: bytes | None) -> bytes:
     """
     if message is None or not message.strip():
         return b"null"
+    if not _is_utf8(message) or _is_no_text(message):
+        return b'"base64:' + base64.b64encode(message) + b'"'
+    return message.replace(b"\r\n", b" ").replace(b"\n", b" ").replace(b"\r", b" ")
+
+
+def as_frame(message: bytes | None) -> bytes:
+    """An HL7 v2 message in its MLLP frame, word for word, as `hospital listen hl7` lands it; one in a frame keeps that.
+
+    What cannot stand in a frame or in a text (the frame's own bytes, NUL) becomes `base64:` and its bytes, a message
+    without content `null`: neither has a header, so raw shows both as unreadable.
+    """
+    content = message or b""
+    inside = content.strip(b"\r\n")
+    if inside.startswith(_START) and inside.endswith(_END):
+        content = inside[len(_START) : -len(_END)]
+    if not content.strip():
+        content = b"null"
+    elif _START in content or _END in content or _is_no_text(content):
+        content = b"base64:" + base64.b64encode(content)
+    return framed(content)
+
+
+def _is_utf8(message: bytes) -> bool:
     try:
         message.decode()
     except UnicodeDecodeError:
-        is_text = False
-    else:
-        is_text = b"\0" not in message
-    if not is_text:
-        return b'"base64:' + base64.b64encode(message) + b'"'
-    return message.replace(b"\r\n", b" ").replace(b"\n", b" ").replace(b"\r", b" ")
+        return False
+    return True
+
+
+def _is_no_text(message: bytes) -> bool:
+    """Whether a file that begins with it could be taken for no text: one bad message must not take others along."""
+    return b"\0" in message or len(_CONTROL.findall(message)) > len(message) // 20
+
+
+_START, _END = FRAME_START.encode(), FRAME_END.encode()
+_CONTROL = re.compile(rb"[\0-\x08\x0b\x0c\x0e-\x1f]")
 
 
 @dataclass
@@ -93,7 +122,7 @@ class StreamLanding:
     Attributes:
         folder: where the files land.
         stream: the stream's name in their names.
-        ending: how their names end.
+        ending: how their names end; it says whether they are HL7 v2 or JSON.
         positions: partition -> the next offset that is not landed; absent before the first.
     """
 
@@ -103,6 +132,9 @@ class StreamLanding:
     positions: dict[int, int]
     _lines: dict[int, list[bytes]] = field(default_factory=dict)
     _reached: dict[int, int] = field(default_factory=dict)
+    #: Partition -> whether its held messages are UTF-8; absent while they are ASCII, which is both.
+    _utf8: dict[int, bool] = field(default_factory=dict)
+    _landed: list[Range] = field(default_factory=list)
     pending_bytes: int = 0
 
     def reached(self, partition: int) -> int:
@@ -113,24 +145,33 @@ class StreamLanding:
         """Hold a message until `commit`; False for one that was taken before."""
         if offset < self.reached(partition):
             return False
-        line = as_line(message)
+        line = as_frame(message) if self.ending in ENDINGS["hl7v2"] else as_line(message) + b"\n"
+        if not line.isascii():
+            # A file is read in one encoding.
+            if self._utf8.get(partition, is_utf8 := _is_utf8(line)) != is_utf8:
+                self._land(partition)
+            self._utf8[partition] = is_utf8
         self._lines.setdefault(partition, []).append(line)
         self._reached[partition] = offset + 1
-        self.pending_bytes += len(line) + 1
+        self.pending_bytes += len(line)
         return True
 
     def commit(self) -> list[Range]:
         """Land what is held, a file for each partition; returns the ranges, now durable."""
-        landed = []
-        for partition, lines in sorted(self._lines.items()):
-            batch = Range(self.stream, partition, self.positions.get(partition, 0), self._reached[partition] - 1)
-            land(self.folder, batch.file_name(self.ending), b"\n".join(lines) + b"\n")
-            self.positions[partition] = batch.last + 1
-            landed.append(batch)
-        self._lines.clear()
-        self._reached.clear()
-        self.pending_bytes = 0
+        for partition in sorted(self._lines):
+            self._land(partition)
+        landed, self._landed = self._landed, []
         return landed
+
+    def _land(self, partition: int) -> None:
+        lines, reached = self._lines[partition], self._reached[partition]
+        batch = Range(self.stream, partition, self.positions.get(partition, 0), reached - 1)
+        land(self.folder, batch.file_name(self.ending), b"".join(lines))
+        self.positions[partition] = reached
+        self._landed.append(batch)
+        self.pending_bytes -= sum(map(len, lines))
+        del self._lines[partition], self._reached[partition]
+        self._utf8.pop(partition, None)
 
     def begin_at(self, partition: int, offset: int) -> int:
         """Go on at an offset because those before it are gone from the stream.

@@ -29,7 +29,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from hospital_assets.files import flush, make_folder
-from hospital_assets.landing.hl7v2 import Delimiters
+from hospital_assets.landing.hl7v2 import Delimiters, framed
 
 START, END = b"\x0b", b"\x1c"
 _READ_BYTES = 65_536
@@ -237,7 +237,7 @@ class LandedMessages:
             apart.setdefault("" if _is_utf8(message) else ".8bit", []).append(message)
         for kind, of_kind in apart.items():
             file = self._files.get(kind) or self._created(kind, clock)
-            data = b"".join(START + m.rstrip(b"\r\n") + b"\r" + END + b"\r" for m in of_kind)
+            data = b"".join(map(framed, of_kind))
             try:
                 _write_all(file.handle, data)
                 os.fdatasync(file.handle)

@@ -79,13 +79,15 @@ async def _listen(
             _SERVER_SECONDS,
         )
     except (TimeoutError, NatsError, OSError) as error:
-        raise StreamError(f"no server answers at {servers}") from error
+        raise StreamError(
+            f"no server answers at {_hosts(servers)}, or it lets nobody in with these settings"
+        ) from error
     try:
         context = connection.jetstream(timeout=_SERVER_SECONDS)
         try:
             end = (await _state(context, stream, landing, say)).last_seq
         except NotFoundError as error:
-            raise StreamError(f"there is no stream '{stream}' on {servers}") from error
+            raise StreamError(f"there is no stream '{stream}' on {_hosts(servers)}") from error
         reader = _Reader(context, stream, landing, say)
         held_since = time.monotonic()
         while not stop.is_set() and not (until_end and landing.reached(_PARTITION) > end):
@@ -104,6 +106,11 @@ async def _listen(
         commit(landing, say)
     finally:
         await connection.close()
+
+
+def _hosts(servers: str) -> str:
+    """Addresses without the logins that may stand in them."""
+    return ", ".join(server.rpartition("@")[2].removeprefix("nats://") for server in servers.split(","))
 
 
 class _Reader:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from hospital_assets.files import StateError, free_bytes, open_to_others
+from hospital_assets.recovery.objects import BackupError
 from hospital_assets.settings import EngineSettings, Settings, SettingsError
 from hospital_assets.warehouse.errors import WarehouseError
 
@@ -31,6 +32,8 @@ _NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.ssh
 _CLOCK_TOLERANCE = timedelta(minutes=5)
 #: A certificate is renewed before it has only so long to live.
 CERTIFICATE_DAYS = 21
+#: A daily backup that failed once.
+_BACKUP_AGE = timedelta(hours=48)
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ def examine(
         "keys": lambda: _keys(settings),
         "warehouse": lambda: _warehouse(settings),
         "Dagster's history": lambda: _history(settings),
+        "backups": lambda: _backups(settings, wall),
         "at work": lambda: _at_work(settings, wall),
         "certificates": lambda: _certificates(certificates, wall),
     }
@@ -84,7 +88,15 @@ def examine(
         try:
             for level, what, remedy in look():
                 yield Finding(subject, level, what, remedy)
-        except (SettingsError, StateError, WarehouseError, OSError, sqlite3.Error, subprocess.SubprocessError) as error:
+        except (
+            SettingsError,
+            StateError,
+            WarehouseError,
+            BackupError,
+            OSError,
+            sqlite3.Error,
+            subprocess.SubprocessError,
+        ) as error:
             yield Finding(subject, "error", str(error))
 
 
@@ -208,16 +220,20 @@ def _clock(settings: Settings, wall: datetime) -> Iterator[_Found]:
 
 
 def _configuration(settings: Settings) -> Iterator[_Found]:
+    from hospital_assets.access.authentication import open_provider
     from hospital_assets.alerts.settings import load_alert_settings
     from hospital_assets.landing.registry import load_profiles
     from hospital_assets.publishing.policy import load_policy
 
     sound = []
-    for name, load in (
+    looks: list[tuple[str, Callable[[], object]]] = [
         ("policy", lambda: load_policy(settings)),
         ("alerts", lambda: load_alert_settings(settings)),
         ("profiles", lambda: load_profiles(settings.profiles_folder)),
-    ):
+    ]
+    if settings.identity is not None:
+        looks.append(("identity provider", lambda: open_provider(settings, load_policy(settings))))
+    for name, load in looks:
         try:
             load()
             sound.append(name)
@@ -252,7 +268,7 @@ def _warehouse(settings: Settings) -> Iterator[_Found]:
             with open_warehouse(file) as opened:
                 tables = sum(opened.exists(contract) for contract in CONTRACTS.values())
         except WarehouseError as error:
-            remedy = "move it away and `hospital build`, or `hospital restore` from one of the `hospital snapshots`"
+            remedy = "move it away and `hospital build`, or copy the newest of the `hospital snapshots` to its place"
             yield "error", str(error), remedy
             return
         yield "ok", f"opens, with {tables} of {len(CONTRACTS)} tables", ""
@@ -274,6 +290,30 @@ def _history(settings: Settings) -> Iterator[_Found]:
         yield "error", what, "is its database there, and may this user read it?"
         return
     yield "ok", f"{runs:,} runs", ""
+
+
+def _backups(settings: Settings, wall: datetime) -> Iterator[_Found]:
+    from hospital_assets.recovery.backup import backups
+
+    folder = settings.backup.folder
+    if not folder:
+        yield (
+            "warning",
+            "no folder of backups is named",
+            "[backup] in hospital.toml, and `hospital backup create` daily",
+        )
+        return
+    found = backups(Path(folder))
+    if not found:
+        yield "warning", f"there is no backup in {folder}", "`hospital backup create`"
+        return
+    text = f"{len(found)} in {folder}, the newest of {found[-1].taken_at:%Y-%m-%d %H:%M} UTC"
+    if wall - found[-1].taken_at > _BACKUP_AGE:
+        yield "warning", text, "`hospital backup create` daily, by a timer"
+    elif not found[-1].is_encrypted:
+        yield "warning", f"{text}, not encrypted", "`recipients` in [backup], unless the disk is encrypted"
+    else:
+        yield "ok", text, ""
 
 
 def _at_work(settings: Settings, wall: datetime) -> Iterator[_Found]:

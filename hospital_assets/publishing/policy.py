@@ -100,7 +100,8 @@ class Role(_Strict):
         surrogates: how tokens are made: a keyed hash that stays the same from version to version,
             or numbers drawn by lot for each version, which tell nothing about anybody.
         small_cells: whether small cells of KPI tables are shown or protected.
-        pages: pages of the dashboard it may open that are not for everybody: `live`, `governance`.
+        pages: pages that are not for everybody and that it may open: `live` and `governance` of the dashboard, and
+            `dagster`, Dagster's own UI behind a proxy that asks the dashboard. Who sees that can run anything.
         classes: the mask of each class of columns; a class not named is dropped.
         columns: masks of single columns, as `column` or `table.column`.
     """
@@ -111,7 +112,7 @@ class Role(_Strict):
     rows: Literal["all", "own_hospital"] = "all"
     surrogates: Literal["hmac", "random"] = "hmac"
     small_cells: Literal["show", "protect"] = "protect"
-    pages: tuple[Literal["live", "governance"], ...] = ()
+    pages: tuple[Literal["live", "governance", "dagster"], ...] = ()
     classes: dict[Privacy, _Mask]
     columns: dict[str, _Mask] = Field(default_factory=dict)
 

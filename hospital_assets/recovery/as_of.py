@@ -19,11 +19,12 @@ import polars as pl
 
 from hospital_assets.access.audit import Event, audited, system_actor
 from hospital_assets.clock import SimulatedClock, hospital_now, write_simulated_clock
-from hospital_assets.settings import Settings
+from hospital_assets.settings import MirrorSettings, Settings
 from hospital_assets.warehouse.loads import read_ledger_copy
 
-#: A notifier of an alerts.toml: from its header to the next one.
+#: A notifier of an alerts.toml, and the mirror of a hospital.toml: from the header to the next one.
 _NOTIFIER = re.compile(r"^[ \t]*\[\[notify\]\].*?(?=^[ \t]*\[|\Z)", re.MULTILINE | re.DOTALL)
+_MIRROR = re.compile(r"^[ \t]*\[mirror\].*?(?=^[ \t]*\[|\Z)", re.MULTILINE | re.DOTALL)
 #: How many files a message names.
 _MOST_NAMED = 5
 
@@ -102,7 +103,8 @@ def prepare_as_of(settings: Settings, moment: datetime, into: Path) -> AsOf:
             f"then cannot be made again: {', '.join(sorted(changed)[:_MOST_NAMED])}{more}. Put back what they were, or "
             "name a moment after they were overwritten"
         )
-    then = replace(settings, data_dir=into.resolve())
+    # The mirror is of today's tables.
+    then = replace(settings, data_dir=into.resolve(), mirror=MirrorSettings())
     then.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     for name in seen["source_file"]:
         target = then.landing / name
@@ -117,31 +119,36 @@ def prepare_as_of(settings: Settings, moment: datetime, into: Path) -> AsOf:
 
 
 def copy_configuration(settings: Settings, target: Settings) -> None:
-    """Copy the configuration that tables depend on to another data directory, but not whom alerts are sent to."""
+    """Copy the configuration that tables depend on to another data directory, but not what it tells others.
+
+    Whom alerts are sent to stays behind, and where the tables are mirrored.
+
+    Raises:
+        AsOfError: either is written otherwise than in a table of its own.
+    """
     for source, copy in zip(settings.configuration, target.configuration, strict=True):
         if source.is_dir():
             shutil.copytree(source, copy, dirs_exist_ok=True)
         elif source.exists():
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, copy)
-    target.alerts_file.write_text(_without_notifiers(settings.alerts_file), encoding="utf-8")
-
-
-def _without_notifiers(alerts_file: Path) -> str:
-    """What an alerts.toml says, with nobody to notify: nothing that is found in the past is news.
-
-    Raises:
-        AsOfError: it names notifiers otherwise than in tables of their own.
-    """
-    text = alerts_file.read_text(encoding="utf-8") if alerts_file.exists() else ""
-    rest = "notify = []\n" + _NOTIFIER.sub("", text)
-    try:
-        is_same = tomllib.loads(rest) == tomllib.loads(text) | {"notify": []}
-    except tomllib.TOMLDecodeError:
-        is_same = False
-    if not is_same:
-        raise AsOfError(f"{alerts_file}: write every notifier as a table [[notify]], so that it can be left out")
-    return rest
+    # Nothing that is found in the past is news, and what others read is of today.
+    for file, copy, table, pattern, instead in (
+        (settings.alerts_file, target.alerts_file, "[[notify]]", _NOTIFIER, {"notify": []}),
+        (settings.settings_file, target.settings_file, "[mirror]", _MIRROR, dict[str, object]()),
+    ):
+        if not file.exists() and not instead:
+            continue
+        text = file.read_text(encoding="utf-8") if file.exists() else ""
+        rest = "".join(f"{key} = {value}\n" for key, value in instead.items()) + pattern.sub("", text)
+        try:
+            wanted = {key: value for key, value in tomllib.loads(text).items() if key != table.strip("[]")} | instead
+            is_same = tomllib.loads(rest) == wanted
+        except tomllib.TOMLDecodeError:
+            is_same = False
+        if not is_same:
+            raise AsOfError(f"{file}: write {table} as a table of its own, so that it can be left out")
+        copy.write_text(rest, encoding="utf-8")
 
 
 def _is_as_seen(path: Path, row: dict[str, object]) -> bool:

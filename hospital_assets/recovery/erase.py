@@ -1,8 +1,8 @@
 """Removing a person from a data directory, and proving it.
 
 The records are taken out of the landed files, because whatever is built comes from them; what was derived from them
-(the warehouse, snapshots, publications, the lake, pages) is thrown away as files, so that nothing stays in free
-blocks, and built anew. Then everything is searched for the person's numbers.
+(the warehouse, snapshots, publications, the lake, the mirror, pages) is thrown away as files, so that nothing stays in
+free blocks, and built anew. Then everything is searched for the person's numbers.
 
 A person is every record number that merges made one, and every visit under any of them. Once records are gone,
 nothing but a note knows whose they were: it is written before the first file changes, and deleted when nothing of
@@ -23,6 +23,7 @@ import sqlite3
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
@@ -36,6 +37,9 @@ from hospital_assets.landing.registry import load_profiles
 from hospital_assets.publishing.pseudonyms import SecretKey
 from hospital_assets.publishing.publications import published_audiences, published_folder
 from hospital_assets.publishing.targets.postgres import DSN_VARIABLE
+from hospital_assets.recovery.backup import backups, note_erasure, staging_folder
+from hospital_assets.recovery.mirror import assert_deletable, delete_mirror, mirror_to_search
+from hospital_assets.recovery.objects import BackupError
 from hospital_assets.recovery.records import entries_of, lines_of, without_records
 from hospital_assets.recovery.snapshots import snapshots_folder
 from hospital_assets.recovery.spellings import GZIP, Finder, as_utf8, like, pieces, unpack
@@ -164,7 +168,9 @@ def plan_erasure(settings: Settings, record_number: str, key: SecretKey) -> Eras
 
     Raises:
         EraseError: nobody has the number, or nothing was ever built.
+        WarehouseError: the mirror cannot be reached.
     """
+    assert_deletable(settings)
     begun = next((e for e in _begun(settings) if record_number in e.person.record_numbers), None)
     if linked := [folder for folder in (*_derived(settings), settings.landing) if folder.is_symlink()]:
         raise EraseError(f"{linked[0]} is a link, which erasing does not follow; nothing was changed")
@@ -215,13 +221,17 @@ def erase_person(settings: Settings, erasure: Erasure, rebuild: Callable[[bool],
         alerts = delete_alerts(settings, person)
         delete_derived_files(settings)
         failures = tuple(rebuild(erasure.was_published))
+        reasons = ["the build failed"][: len(failures)]
         with open_warehouse(settings.warehouse_file) as warehouse:
             search = find_traces(warehouse, settings, person)
+        try:
+            note_erasure(settings, erasure.hashed, datetime.now(UTC))
+        except OSError as error:
+            reasons.append("it could not be noted beside the backups")
+            failures = (*failures, f"{reasons[-1]}: {error.strerror}")
         erased = Erased(tuple(stripped), alerts, failures, search.left, search.unsearched)
         ending.row_count = sum(file.records for file in stripped)
-        ending.failure = "; ".join(
-            [*(f"left in {place}" for place in search.left), *["the build failed"][: len(failures)]]
-        )
+        ending.failure = "; ".join([*(f"left in {place}" for place in search.left), *reasons])
         if erased.is_done:
             note.unlink()
     return erased
@@ -426,6 +436,7 @@ def _derived(settings: Settings) -> tuple[Path, ...]:
     return (
         settings.warehouse_file.parent,
         snapshots_folder(settings),
+        staging_folder(settings),
         published_folder(settings.data_dir),
         settings.reports,
         Path(EngineSettings().lake_of(settings)),
@@ -441,6 +452,7 @@ def not_reached(settings: Settings, environment: Mapping[str, str] = os.environ)
     except SettingsError:
         notifiers = ["of alerts.toml, which cannot be read"]
     named += [f"messages sent to the notifier {name} (alerts.toml)" for name in notifiers]
+    named += _backups_that_hold(settings)
     linked = [
         str(Path(root, name))
         for root, folders, names in os.walk(settings.data_dir)
@@ -451,9 +463,29 @@ def not_reached(settings: Settings, environment: Mapping[str, str] = os.environ)
         *named,
         *(f"what the link {path} leads to" for path in linked[:10]),
         "the audit, which is append-only: it holds who asked for whom before, and a keyed hash of the number",
-        "backups, `as-of` folders, publications that were handed out or deployed elsewhere (Snowflake), messages that "
-        "were sent, and what a broker (Kafka, NATS), a database or an object store still holds for sources",
-        "the simulator's ground truth, outside the directory",
+        "copies of backups, `as-of` folders, publications that were handed out or deployed elsewhere (Snowflake), "
+        "messages that were sent, and what a broker (Kafka, NATS), a database or an object store still holds for "
+        "sources",
+        *(["old versions of objects that the mirror's bucket keeps"] if "://" in settings.mirror_root else []),
+        "the simulator's ground truth, outside the directory, and a mirror that the settings named before",
+    ]
+
+
+def _backups_that_hold(settings: Settings) -> list[str]:
+    """The backups made so far, which hold whoever is erased now until they are deleted."""
+    folder = settings.backup.folder
+    if not folder:
+        return ["backups: hospital.toml names no folder of them ([backup])"]
+    try:
+        names = [backup.name for backup in backups(Path(folder))]
+    except (BackupError, OSError):
+        return [f"backups in {folder}, which cannot be listed now"]
+    if not names:
+        return []
+    return [
+        f"the backups {', '.join(names)} in {folder}: they hold the person until newer ones take their place (of "
+        f"{settings.backup.keep} that are kept; after this, `hospital backup create --keep 1` leaves none of them). "
+        "Whoever restores one of them erases the person again"
     ]
 
 
@@ -464,6 +496,7 @@ def delete_derived_files(settings: Settings) -> list[str]:
         if folder.exists():
             gone.append(folder.name)
             shutil.rmtree(folder)
+    delete_mirror(settings)
     return gone
 
 
@@ -514,13 +547,16 @@ def find_traces(warehouse: Warehouse, settings: Settings, person: Person) -> Sea
     ]
     torn = []
     finder_of = _finders(settings, person)
-    for path in _files(settings.data_dir):
-        below = path.relative_to(settings.data_dir)
-        if below.parts[0] in ("audit", _notes_folder(settings).name) or path == settings.warehouse_file:
-            continue
-        places, is_whole = _places_in(path, finder_of(path), settings)
-        left += [str(below) + (f" ({where})" if where else "") for where in places]
-        torn += [] if is_whole else [str(below)]
+    searched = [(path, path.relative_to(settings.data_dir)) for path in _files(settings.data_dir)]
+    with mirror_to_search(settings) as outside:
+        if outside is not None:
+            searched += [(path, Path("mirror", path.relative_to(outside))) for path in _files(outside)]
+        for path, below in searched:
+            if below.parts[0] in ("audit", _notes_folder(settings).name) or path == settings.warehouse_file:
+                continue
+            places, is_whole = _places_in(path, finder_of(path), settings)
+            left += [str(below) + (f" ({where})" if where else "") for where in places]
+            torn += [] if is_whole else [str(below)]
     return Search(tuple(left), tuple(torn))
 
 

@@ -245,6 +245,7 @@ _DECLARATIONS = {
     "Profile": "The profile",
     "Source": "`[source]`",
     "Query": "`[source.queries.<subject>]`",
+    "Export": "`[source.fhir]`",
     "Subject": "`[subjects.<subject>]`",
     "Join": "`[subjects.<subject>.join]`",
     "Lookup": "`[lookups.<name>]` and `[[subjects.<subject>.lookups]]`",

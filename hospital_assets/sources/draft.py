@@ -114,13 +114,17 @@ class _Sample:
     header_line: int = 1
 
 
-def draft_profile(name: str, path: Path, time_zone: str = "America/New_York") -> Draft:
-    """Infer a profile from a sample file.
+def draft_profile(
+    name: str, path: Path, time_zone: str = "America/New_York", database: str = "", sql: str = ""
+) -> Draft:
+    """Infer a profile from a sample file, or from the first rows of a query that were made one.
 
     Args:
         name: of the profile, and of its landing folder.
         path: a CSV file with a header, or JSON objects.
         time_zone: IANA zone of the hospital's clocks; nothing in a file tells it.
+        database: of a query: the environment variable that has the database's URL.
+        sql: of a query.
 
     Raises:
         DraftError: the file has no header or no columns that look like anything we know.
@@ -152,14 +156,16 @@ def draft_profile(name: str, path: Path, time_zone: str = "America/New_York") ->
     doctors = matched["er_visits"].get("doctor_id") if "er_visits" in subjects else None
     coded = {c: n for s in subjects for c, n in matched[s].items()}
     maps = _code_maps(sample, coded | (_vital_columns(sample) if "vitals" in subjects else {}), doubts)
+    origin = "a query" if database else path.name
     head = [
-        f"# Drafted from {path.name}; read it, correct it, and try it: hospital profiles test {name} FILE",
+        f"# Drafted from {origin}; read it, correct it, and try it: hospital profiles test {name} FILE",
         *(f"# LOOK: {doubt}" for doubt in doubts),
         f'name = "{name}"',
-        f'description = "Drafted from {path.name}."',
+        f'description = "Drafted from {origin}."',
         f'time_zone = "{time_zone}"  # of the clocks in the files',
         *([f"timestamp_formats = {_toml(formats)}"] if formats else []),
         "",
+        *(_query(subjects[-1], database, sql) if database else []),
         *_hospitals(sample, matched[subjects[0]], path, time_zone, "er_visits" in subjects),
         *(_doctors(doctors, matched["er_visits"].get("hospital_id"), sample, path) if doctors else []),
     ]
@@ -492,6 +498,19 @@ def _vital_columns(sample: _Sample) -> dict[str, str]:
 def _toml(value: object) -> str:
     """A string or a list of strings as TOML; JSON is TOML there."""
     return json.dumps(value, ensure_ascii=False)
+
+
+def _query(subject: str, database: str, sql: str) -> list[str]:
+    since = [] if ":since" in sql else ["is_full = true  # all rows at each look; with `:since`, those that are new"]
+    return [
+        "[source]",
+        f"database = {_toml(database)}",
+        "",
+        f"[source.queries.{subject}]",
+        f"sql = {_toml(sql)}",
+        *since,
+        "",
+    ]
 
 
 def _files(path: Path) -> str:

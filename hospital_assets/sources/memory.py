@@ -6,11 +6,13 @@ It is noted after a file has landed. Does not belong here: bringing anything.
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from hospital_assets.files import make_folder
 from hospital_assets.settings import Settings
@@ -29,6 +31,7 @@ create table if not exists looks (
     reason text not null default '');
 create table if not exists spans (
     source text not null, subject text not null, since text, until text, primary key (source, subject));
+create table if not exists states (source text primary key, state text not null);
 """
 
 
@@ -44,6 +47,7 @@ class Pulled:
         failed: key -> why it could not be brought; it is tried again.
         refused: key -> why it never will be as it is.
         reason: why the source could not be looked at to the end.
+        note: what else is to be known of it.
     """
 
     brought: int = 0
@@ -53,6 +57,7 @@ class Pulled:
     failed: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     reason: str = ""
+    note: str = ""
 
     @property
     def succeeded(self) -> bool:
@@ -124,6 +129,15 @@ class Memory:
             [source, subject, since.isoformat(), None if until is None else until.isoformat()],
         )
 
+    def state(self, source: str) -> dict[str, Any] | None:
+        """How far a source's export is; None before the first."""
+        row = self._connection.execute("select state from states where source = ?", [source]).fetchone()
+        return None if row is None else dict(json.loads(row[0]))
+
+    def note_state(self, source: str, state: Mapping[str, object]) -> None:
+        """A source's export is so far."""
+        self._connection.execute("insert or replace into states values (?, ?)", [source, json.dumps(state)])
+
     def lists_all(self, source: str, now: datetime) -> bool:
         """Whether everything is to be listed: what changed, or came late, may stand before what is known."""
         row = self._connection.execute("select listed_all_at from looks where source = ?", [source]).fetchone()
@@ -162,7 +176,7 @@ class Memory:
                 "is_all": is_all,
                 "is_over": is_over,
                 "brought": bool(pulled.brought or pulled.changed),
-                "reason": pulled.reason or (f"{len(pulled.failed)} files failed" if pulled.failed else ""),
+                "reason": pulled.reason or (f"{len(pulled.failed)} files failed" if pulled.failed else pulled.note),
             },
         )
 

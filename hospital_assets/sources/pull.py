@@ -19,6 +19,7 @@ from hospital_assets.files import locked, replacing
 from hospital_assets.landing.listing import ODD_IN_NAMES, UNFINISHED, over_limit
 from hospital_assets.landing.profile import Profile
 from hospital_assets.settings import Settings
+from hospital_assets.sources.exports import pull_export
 from hospital_assets.sources.memory import Memory, Pulled, memory_file, open_memory
 from hospital_assets.sources.queries import pull_queries
 from hospital_assets.sources.remote import ChangedError, Entry, Remote, RemoteError, open_remote
@@ -54,7 +55,9 @@ def pull(
     with locked(memory_file(settings).with_suffix(".lock")), open_memory(settings) as memory:
         is_all = memory.lists_all(profile.name, clock())
         try:
-            if source.address is None:
+            if source.fhir is not None:
+                pull_export(settings, profile, memory, pulled, clock, sleep, until)
+            elif source.address is None:
                 pull_queries(settings, profile, memory, pulled, clock())
             else:
                 with remote(source.address) as there:

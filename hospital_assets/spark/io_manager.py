@@ -91,16 +91,21 @@ class LakeIOManager(HospitalIOManager):
         return any(key.path[-1] in self.tables_on_spark for key in made)
 
     def _replace(
-        self, warehouse: Warehouse, contract: Contract, frame: Frame, period: Period | None, also: Also
+        self, warehouse: Warehouse, contract: Contract, frame: Frame, period: Period | None, also: Also, cause: str
     ) -> Written:
         if contract.name not in self.tables_on_spark:
-            return super()._replace(warehouse, contract, frame, period, also)
+            return super()._replace(warehouse, contract, frame, period, also, cause)
         started = time.perf_counter()
         lake = Lake(self.lake)
         try:
             # `--rebuild` drops the view: then a table of other columns may be begun anew.
             rows = lake.replace(
-                self.spark.spark_session, contract, frame, period, start_over=not warehouse.is_view(contract)
+                self.spark.spark_session,
+                contract,
+                frame,
+                period,
+                start_over=not warehouse.is_view(contract),
+                cause=cause,
             )
         except PySparkException as error:
             raise WarehouseError(

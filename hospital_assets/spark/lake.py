@@ -14,7 +14,7 @@ import narwhals as nw
 
 from hospital_assets.contracts import PARTITION_COLUMN, Contract
 from hospital_assets.warehouse.database import Period, assert_columns
-from hospital_assets.warehouse.delta import DeltaTables
+from hospital_assets.warehouse.delta import DeltaTables, in_words
 from hospital_assets.warehouse.dialect import Frame, lazy, polars_of, quoted, with_sql
 from hospital_assets.warehouse.dialect.frames import is_on_spark, relation_of
 from hospital_assets.warehouse.errors import WarehouseError, without_values
@@ -74,10 +74,13 @@ class Lake(DeltaTables):
         period: Period | None,
         *,
         start_over: bool = False,
+        cause: str = "",
+        batch: tuple[str, int] | None = None,
     ) -> int:
         """Replace a table, or some service days of it; returns the rows now in it.
 
-        Raises and promises what `replace_files` does, which commits what Spark has written.
+        Raises and promises what `replace_files` does, which commits what Spark has written. A batch of a stream is
+        added, once.
         """
         from hospital_assets.spark.dialect import duckdb_types, from_polars, schema_of
 
@@ -97,7 +100,10 @@ class Lake(DeltaTables):
         folder = self.new_folder()
         writer = rows.write.option("compression", "zstd").partitionBy(*days)
         writer.parquet(f"{self._folder(contract)}/{folder}")
-        return self.replace_files(contract, folder, period, start_over=start_over)
+        note = {"days": in_words(period), "cause": cause}
+        return self.replace_files(
+            contract, folder, period, start_over=start_over, append=batch is not None, batch=batch, note=note
+        )
 
     def lend(self, session: SparkSession, frame: Frame, name: str) -> Frame:
         """Bring a DuckDB frame to Spark, through a file in the lake that the next loan replaces."""

@@ -2,16 +2,13 @@
 
 For feeds too fast for `hospital watch`. Files (or Kafka messages) are read as they come; an
 observation that comes again within a day is the same one; what the stream has written survives any
-crash and is never written twice: Spark repeats an unfinished batch with the same records, and a
-batch counts only when its small note is renamed into place. Run it with
+crash and is never written twice: Spark repeats an unfinished batch with the same records, and each of its
+two Delta tables takes a batch of a number once. Run it with
 `python -m hospital_assets.spark.vitals_stream`; it needs a built warehouse.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
-import uuid
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,12 +19,13 @@ import polars as pl
 from hospital_assets.assets.cleaned.vitals import validate_vitals
 from hospital_assets.assets.facts.vitals import scored
 from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN
-from hospital_assets.files import keep_private, replace_text
+from hospital_assets.files import keep_private
 from hospital_assets.landing.registry import Profiles, load_profiles
 from hospital_assets.live.copies import read_copy
 from hospital_assets.settings import data_dir_from_environment, engine_from_environment, load_settings
+from hospital_assets.spark.lake import Lake
 from hospital_assets.spark.session import start_session
-from hospital_assets.warehouse.dialect import lazy, literal
+from hospital_assets.warehouse.dialect import lazy
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -37,13 +35,13 @@ if TYPE_CHECKING:
 #: clock says: one monitor that is a year ahead would make everybody else's records too late.
 WATERMARK = "1 day"
 _FINISHED_FILES = "*.{json,jsonl,json.gz,jsonl.gz}"
-_NOTES = "batches"
+_STREAM = "vitals stream"
+_BY_THE_BATCH = ("service_date", "hospital_key", "measured_date_key", "measured_time_key")
 #: fact_vitals without the keys that only the batch gives.
-COLUMNS = [
-    name
-    for name in CONTRACTS["fact_vitals"].column_names
-    if name not in ("service_date", "hospital_key", "measured_date_key", "measured_time_key")
-]
+VITALS = CONTRACTS["fact_vitals"].part(
+    "live_vitals", [name for name in CONTRACTS["fact_vitals"].column_names if name not in _BY_THE_BATCH]
+)
+QUARANTINE = CONTRACTS["quarantine_vitals"].part("live_quarantine", ["record", "rule", "source_file"])
 
 
 def from_files(session: SparkSession, folder: Path, files_per_batch: int = 1_000) -> DataFrame:
@@ -140,8 +138,7 @@ def start(
         lines: from `from_files` or `from_kafka`.
         hospitals: hospital_id, time_zone.
         patients: dim_patient, or the copy of it.
-        sink: folder for what it writes (scored observations and quarantined records, see
-            `statement`) and for its checkpoint.
+        sink: folder for the Delta tables it writes, `VITALS` and `QUARANTINE`, and for its checkpoint.
         profiles: the source profiles.
         profile: the source the lines come from.
         until_done: end when everything that is there has been read, instead of waiting for more.
@@ -153,27 +150,29 @@ def start(
     places = lazy(from_polars(session, hospitals))
     people = lazy(from_polars(session, patients))
 
+    lake = Lake(str(sink))
+    for contract in (VITALS, QUARANTINE):
+        # What a killed stream had begun to write.
+        lake.vacuum(contract, kept_days=0)
+
     def write(batch: DataFrame, number: int) -> None:
-        note = sink / _NOTES / f"{number:012d}.json"
-        if note.exists():
+        last = [lake.last_batch(contract, _STREAM) for contract in (VITALS, QUARANTINE)]
+        if all(known is not None and known >= number for known in last):
             # Written, but killed before Spark knew: what it remembers of the batch comes only from running it.
             batch.write.format("noop").mode("overwrite").save()
             return
-        folder = f"v-{number:012d}-{uuid.uuid4().hex}"
         # Nothing is stored by day here, so that the parts of a set are looked for in the whole batch.
         on_a_day = batch.withColumn(PARTITION_COLUMN, F.lit(date(1970, 1, 1)))
         validated = validate_vitals(lazy(on_a_day), places, profiles)
         kept: DataFrame = validated.to_native().persist()
         once = lazy(kept)
-        sound = scored(once.filter(nw.col("rule").is_null()), people).select(*COLUMNS)
-        quarantined = once.filter(~nw.col("rule").is_null()).select("record", "rule", "source_file")
-        for name, rows in (("vitals", sound), ("quarantine", quarantined)):
-            rows.to_native().write.parquet((sink / folder / name).as_uri())
+        sound = scored(once.filter(nw.col("rule").is_null()), people).select(*VITALS.column_names)
+        quarantined = once.filter(~nw.col("rule").is_null()).select(*QUARANTINE.column_names)
+        for contract, rows in ((VITALS, sound), (QUARANTINE, quarantined)):
+            lake.replace(session, contract, rows, None, batch=(_STREAM, number))
         kept.unpersist()
         forget_checkpoints()
-        replace_text(note, json.dumps({"folder": folder}))
 
-    _forget_unfinished(sink)
     return (
         observations(lines, profiles, profile)
         .writeStream.foreachBatch(write)
@@ -181,31 +180,6 @@ def start(
         .trigger(**({"availableNow": True} if until_done else {"processingTime": "1 second"}))
         .start()
     )
-
-
-def _forget_unfinished(sink: Path) -> None:
-    """Delete what a killed stream had begun to write."""
-    finished = set(_folders(sink))
-    for folder in sink.glob("v-*"):
-        if folder not in finished:
-            shutil.rmtree(folder)
-
-
-def _folders(sink: Path) -> list[Path]:
-    return [
-        sink / json.loads(note.read_text(encoding="utf-8"))["folder"] for note in sorted((sink / _NOTES).glob("*.json"))
-    ]
-
-
-def statement(sink: Path, table: str = "vitals") -> str | None:
-    """What DuckDB reads the stream's output with, or None before the first batch.
-
-    Args:
-        sink: the folder given to `start`.
-        table: vitals (scored) or quarantine.
-    """
-    files = ", ".join(literal(f"{folder}/{table}/*.parquet") for folder in _folders(sink))
-    return f"select * from read_parquet([{files}], hive_partitioning = false)" if files else None
 
 
 def main() -> None:

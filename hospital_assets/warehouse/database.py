@@ -249,6 +249,7 @@ class Warehouse:
         period: Period | None = None,
         *,
         also: Callable[[duckdb.DuckDBPyConnection], None] = lambda _: None,
+        cause: str = "",
     ) -> Written:
         """Replace a table, or some service days of it, by the rows of a frame.
 
@@ -260,6 +261,7 @@ class Warehouse:
             frame: exactly the contract's columns, in any order.
             period: the service days to replace; None replaces the whole table.
             also: bookkeeping that belongs to the same transaction.
+            cause: why, as in the id of a run; for the history of a mirror.
 
         Raises:
             SchemaMismatchError: columns are missing, extra, or would change their values.
@@ -302,6 +304,7 @@ class Warehouse:
                             f"{contract.name}: {rows - inside:,} of {rows:,} rows have a "
                             f"{PARTITION_COLUMN} outside {period} or none; nothing was written"
                         )
+                self._note_change(contract, period, cause)
                 also(connection)
         except duckdb.Error as error:
             raise WarehouseError(
@@ -313,6 +316,10 @@ class Warehouse:
         """Rows of a table, or of some service days of it."""
         ((rows,),) = self.connection.execute(f"select count(*) from {_rows_of(contract, period)}").fetchall()
         return int(rows)
+
+    def rows_of(self, contract: Contract, period: Period | None = None) -> duckdb.DuckDBPyRelation:
+        """The rows of a table, or of some service days of it, as they are stored."""
+        return self.connection.sql(f"from {_rows_of(contract, period)}")
 
     def head(self, contract: Contract, period: Period | None, columns: Sequence[str], rows: int) -> pl.DataFrame:
         """Some rows of a table, or of some service days of it."""
@@ -372,8 +379,22 @@ class Warehouse:
         self.wrote(contract)
         kind = "view" if self.is_view(contract) else "table"
         self.connection.execute(f"drop {kind} if exists {_qualified(contract)}")
+        self._note_change(contract, None, "rebuilt")
         self._known_tables.discard(contract.name)
         self._stored_kinds().pop(contract.qualified_name, None)
+
+    def _note_change(self, contract: Contract, period: Period | None, cause: str) -> None:
+        """Note what has to be mirrored, from the first mirroring on; belongs to the transaction of the change."""
+        if CHANGES[0] not in self._stored_kinds():
+            return
+        days = [None, None] if period is None else [period.first, period.end]
+        # Who wrote them last made them what they are; a note of each would grow for as long as nothing is mirrored.
+        self.connection.execute(
+            f"delete from {CHANGES[0]} where table_name = ? "
+            "and (?::date is null or (first_day >= ?::date and end_day <= ?::date))",
+            [contract.name, days[0], *days],
+        )
+        self.connection.execute(f"insert into {CHANGES[0]} values (?, ?, ?, ?)", [contract.name, *days, cause])
 
     def show(
         self, contract: Contract, select: str, *, also: Callable[[duckdb.DuckDBPyConnection], None] = lambda _: None
@@ -394,6 +415,8 @@ class Warehouse:
             also(connection)
 
 
+#: What changed since it was mirrored: a table and service days of it, null for all.
+CHANGES = ("main.unmirrored", "table_name varchar not null, first_day date, end_day date, cause varchar not null")
 #: Rows of tables that stay in memory for the next step, as a multiple of those that one step may read there.
 _MOST_REMEMBERED = 4
 

@@ -17,7 +17,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from hospital_assets.contracts import PARTITION_COLUMN, Column, Contract
@@ -27,10 +27,13 @@ from hospital_assets.warehouse.errors import WarehouseError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.dataset as arrow_dataset
     import pyarrow.fs as arrow_fs
     from deltalake import DeltaTable, Schema
     from deltalake.transaction import AddAction
 
+#: Service days of a table; None for all.
+Days = Period | tuple[Period, ...] | None
 #: How long replaced files stay, so that readers and questions about the past find them.
 KEPT_DAYS = 90
 #: Files below are put together, up to the size of one file.
@@ -41,6 +44,8 @@ _READER_FEATURES = frozenset({"timestampNtz"})
 #: The highest reader version without features; the next one brings column mapping.
 _PLAIN_READER = 1
 _DAY = re.compile(rf"{PARTITION_COLUMN}=([0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}})/")
+#: What the log says of a version that holds the same rows in fewer files.
+COMPACTED = {"cause": "small files put together"}
 _TYPES = {
     "VARCHAR": "string",
     "VARIANT": "string",
@@ -79,15 +84,36 @@ def delta_schema(contract: Contract) -> Schema:
 
 
 @dataclass(frozen=True)
+class Version:
+    """A version of a table.
+
+    Attributes:
+        number: of the log.
+        at: when it was committed.
+        rows: of the whole table; None where the writer did not say.
+        days: the service days that were replaced, in words; empty for all.
+        cause: what changed them, as in the id of a run.
+    """
+
+    number: int
+    at: datetime
+    rows: int | None
+    days: str
+    cause: str
+
+
+@dataclass(frozen=True)
 class DeltaTables:
     """The folder (or object store address) that all tables are below.
 
     Attributes:
         root: a path, or an address such as `s3://bucket/folder`. On a cluster every executor must
             see it under the same name. Keys and endpoint of a store come from its usual environment.
+        kept_days: how long versions stay.
     """
 
     root: str
+    kept_days: int = KEPT_DAYS
 
     def files(self) -> tuple[arrow_fs.FileSystem, str]:
         """Arrow's file system, and the root as it calls it."""
@@ -130,17 +156,13 @@ class DeltaTables:
             )
         return table
 
-    def live(self, contract: Contract, table: DeltaTable, period: Period | None = None) -> list[str]:
+    def live(self, contract: Contract, table: DeltaTable, days: Days = None) -> list[str]:
         """The files of a version, or of some service days of it, below the table's folder.
 
         Raises:
             WarehouseError: a file does not lie in the folder of its service day.
         """
-        where = (
-            f"{PARTITION_COLUMN} >= '{period.first}' and {PARTITION_COLUMN} < '{period.end}'"
-            if period is not None and contract.partitioned
-            else None
-        )
+        where = where_days(days, quote="'") if contract.partitioned else None
         found = sorted(uri.rsplit(f"/{contract.name}/", 1)[-1] for uri in table.file_uris(file_pruning_predicate=where))
         for path in found if contract.partitioned else ():
             _day_of(contract, path)
@@ -154,10 +176,12 @@ class DeltaTables:
         self,
         contract: Contract,
         folder: str,
-        period: Period | None,
+        days: Days,
         *,
         start_over: bool = False,
+        append: bool = False,
         batch: tuple[str, int] | None = None,
+        note: Mapping[str, str] | None = None,
     ) -> int:
         """Make the files of a folder the rows of a table, or of some service days; returns their rows.
 
@@ -167,13 +191,15 @@ class DeltaTables:
         Args:
             contract: what the table is.
             folder: from `new_folder`, with Parquet files, in `service_date=` folders where it is partitioned.
-            period: the service days to replace; None replaces all.
+            days: the service days to replace; None replaces all.
             start_over: a table with other columns is replaced whole, instead of refused.
+            append: the rows that are there stay, too.
             batch: of a stream, as its name and number; one that was committed before changes nothing.
+            note: what the log says of this version, for `history`.
 
         Raises:
             SchemaMismatchError: a file, or the stored table, differs from the contract.
-            PartitionMismatchError: rows lie outside `period`.
+            PartitionMismatchError: rows lie outside `days`.
             WarehouseError: others wrote to the table all the time.
         """
         from deltalake import DeltaTable
@@ -184,7 +210,7 @@ class DeltaTables:
             count, stats = self._footer(contract, schema, path)
             day = _DAY.search(path)
             values = {PARTITION_COLUMN: day.group(1)} if day else {}
-            if contract.partitioned and not (day and _is_inside(day.group(1), period)):
+            if contract.partitioned and not (day and _is_inside(day.group(1), days)):
                 outside += count
             rows += count
             if count:
@@ -192,7 +218,7 @@ class DeltaTables:
         if outside:
             raise PartitionMismatchError(
                 f"{contract.name}: {outside:,} of {rows:,} rows have a "
-                f"{PARTITION_COLUMN} outside {period or 'the calendar'} or none; nothing was written"
+                f"{PARTITION_COLUMN} outside {in_words(days) or 'the calendar'} or none; nothing was written"
             )
         partition_by = [PARTITION_COLUMN] if contract.partitioned else []
 
@@ -206,21 +232,26 @@ class DeltaTables:
                     partition_by=partition_by,
                     name=contract.name,
                     description=contract.summary,
-                    configuration=_properties(contract),
+                    configuration=_properties(contract, self.kept_days),
                 )
             done = None if batch is None else table.transaction_version(batch[0])
             if batch is not None and done is not None and done >= batch[1]:
                 return True
             if start_over or not partition_by:
                 if table.schema() != schema:
-                    return _commit(contract, table, {}, adds, schema=schema, batch=batch)
+                    return _commit(contract, table, {}, adds, schema=schema, batch=batch, note=note)
             elif _evolve(contract, table, schema):
                 return False
-            replaced = self._sizes(contract, self.live(contract, table, period))
-            return _commit(contract, table, replaced, adds, batch=batch)
+            replaced = {} if append else self._sizes(contract, self.live(contract, table, days))
+            return _commit(contract, table, replaced, adds, batch=batch, note=note)
 
         _until_first(contract, attempt)
         return rows
+
+    def last_batch(self, contract: Contract, writer: str) -> int | None:
+        """The highest number that a writer committed; None before its first."""
+        table = self.open(contract)
+        return None if table is None else table.transaction_version(writer)
 
     def compact(self, contract: Contract) -> int:
         """Put the small files of each service day together; returns how many there are fewer. No row changes."""
@@ -268,7 +299,7 @@ class DeltaTables:
             table = self.open(contract)
             if table is None or not set(taken) <= set(self.live(contract, table)):
                 return True
-            if not _commit(contract, table, self._sizes(contract, taken), [add], changes=False):
+            if not _commit(contract, table, self._sizes(contract, taken), [add], changes=False, note=COMPACTED):
                 return False
             done.append(add.path)
             return True
@@ -276,19 +307,70 @@ class DeltaTables:
         _until_first(contract, attempt)
         return bool(done)
 
-    def vacuum(self, contract: Contract, kept_days: int = KEPT_DAYS, *, dry_run: bool = False) -> list[str]:
+    def vacuum(self, contract: Contract, kept_days: int | None = None, *, dry_run: bool = False) -> list[str]:
         """Delete files that no version of the last days has, those of killed writers too; returns them.
 
         Args:
             contract: what the table is.
-            kept_days: must exceed the longest build, whose files are not committed yet.
+            kept_days: must exceed the longest build, whose files are not committed yet; None for the table's.
             dry_run: only name them.
         """
         table = self.open(contract)
         if table is None:
             return []
-        return table.vacuum(
-            retention_hours=24 * kept_days, dry_run=dry_run, enforce_retention_duration=False, full=True
+        stated = _kept(self.kept_days)
+        if not dry_run and not stated.items() <= table.metadata().configuration.items():
+            table.alter.set_table_properties(stated)
+        days = self.kept_days if kept_days is None else kept_days
+        # A list of a store that was asked for again names files twice.
+        return sorted(
+            set(table.vacuum(retention_hours=24 * days, dry_run=dry_run, enforce_retention_duration=False, full=True))
+        )
+
+    def versions(self, contract: Contract) -> list[Version]:
+        """The versions of a table that the log knows, oldest first; the first of all, which is empty, is none."""
+        table = self.open(contract)
+        if table is None:
+            return []
+        found = []
+        for entry in reversed(table.history()):
+            if entry["version"] > 0:
+                at = datetime.fromtimestamp(entry["timestamp"] / 1000, UTC)
+                rows = entry.get("rows")
+                noted = (str(entry.get("days", "")), str(entry.get("cause", "")))
+                found.append(Version(entry["version"], at, None if rows is None else int(rows), *noted))
+        return found
+
+    def rows(self, contract: Contract, version: int, days: Days = None) -> arrow_dataset.Dataset:
+        """The rows of a version, or of some service days of it, as Arrow reads them: nothing is read yet.
+
+        Raises:
+            WarehouseError: its files were deleted, because they were older than is kept.
+        """
+        import pyarrow as pa
+        import pyarrow.dataset as arrow_dataset
+        import pyarrow.fs as arrow_fs
+
+        table = self.open(contract, version)
+        if table is None:
+            raise WarehouseError(f"{contract.name} is not in {self.root}")
+        system, root = self.files()
+        paths = [f"{root}/{contract.layer}/{contract.name}/{path}" for path in self.live(contract, table, days)]
+        if any(info.type == arrow_fs.FileType.NotFound for info in system.get_file_info(paths)):
+            raise WarehouseError(
+                f"version {version} of {contract.name} is not kept any more: its files were deleted after "
+                f"{self.kept_days} days"
+            )
+        schema = pa.schema(table.schema().to_arrow())
+        if not paths:
+            return arrow_dataset.dataset(schema.empty_table())
+        hive = pa.schema([schema.field(PARTITION_COLUMN)]) if contract.partitioned else None
+        return arrow_dataset.dataset(
+            paths,
+            schema=schema,
+            filesystem=system,
+            format="parquet",
+            partitioning=arrow_dataset.partitioning(hive, flavor="hive") if hive else None,
         )
 
     def bytes_on_disk(self, contract: Contract) -> int:
@@ -430,11 +512,14 @@ def _spelled(value: Any) -> int | str:
     return value.isoformat() if isinstance(value, date) else int(value)
 
 
-def _properties(contract: Contract) -> dict[str, str | None]:
+def _kept(days: int) -> dict[str, str]:
+    return dict.fromkeys(("delta.deletedFileRetentionDuration", "delta.logRetentionDuration"), f"interval {days} days")
+
+
+def _properties(contract: Contract, kept_days: int) -> dict[str, str | None]:
     bounded = [c.name for c in contract.columns if _may_be_bounded(c)]
     return {
-        "delta.deletedFileRetentionDuration": f"interval {KEPT_DAYS} days",
-        "delta.logRetentionDuration": f"interval {KEPT_DAYS} days",
+        **_kept(kept_days),
         "delta.checkpointInterval": "100",
         # Other writers, too, must put no identifier into the log.
         **(
@@ -456,8 +541,27 @@ def _day_of(contract: Contract, path: str) -> str:
     return found.group(1)
 
 
-def _is_inside(day: str, period: Period | None) -> bool:
-    return period is None or period.first <= date.fromisoformat(day) < period.end
+def _is_inside(day: str, days: Days) -> bool:
+    return days is None or any(p.first <= date.fromisoformat(day) < p.end for p in _periods(days))
+
+
+def _periods(days: Period | tuple[Period, ...]) -> tuple[Period, ...]:
+    return (days,) if isinstance(days, Period) else days
+
+
+def where_days(days: Days, *, quote: str = "date '") -> str | None:
+    """The condition that a row is of some service days, as SQL; None for all."""
+    if days is None:
+        return None
+    return " or ".join(
+        f"({PARTITION_COLUMN} >= {quote}{p.first}' and {PARTITION_COLUMN} < {quote}{p.end}')" for p in _periods(days)
+    )
+
+
+def in_words(days: Days) -> str:
+    """Service days as people write them; empty for all."""
+    found = [(p.first, p.end - timedelta(days=1)) for p in _periods(days)] if days else []
+    return ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in found)
 
 
 def _add(path: str, size: int, values: Mapping[str, str | None], stats: str, *, changes: bool) -> AddAction:
@@ -498,6 +602,7 @@ def _commit(
     changes: bool = True,
     schema: Schema | None = None,
     batch: tuple[str, int] | None = None,
+    note: Mapping[str, str] | None = None,
 ) -> bool:
     """Exchange files in the version after the one that `table` is; False where somebody else made that version.
 
@@ -522,7 +627,7 @@ def _commit(
             schema or table.schema(),
             [PARTITION_COLUMN] if contract.partitioned else [],
             commit_properties=CommitProperties(
-                max_commit_retries=0, app_transactions=[Transaction(*batch)] if batch else None
+                dict(note or {}), max_commit_retries=0, app_transactions=[Transaction(*batch)] if batch else None
             ),
         )
     except CommitFailedError:

@@ -188,10 +188,10 @@ class WarehouseIOManager(dg.ConfigurableIOManager):
         return self._decided[1]
 
     def _replace(
-        self, warehouse: Warehouse, contract: Contract, frame: Frame, period: Period | None, also: Also
+        self, warehouse: Warehouse, contract: Contract, frame: Frame, period: Period | None, also: Also, cause: str
     ) -> Written:
-        """Store the rows where the table lives; `also` belongs to it."""
-        return warehouse.replace(contract, frame, period, also=also)
+        """Store the rows where the table lives; `also` belongs to it, `cause` is the run."""
+        return warehouse.replace(contract, frame, period, also=also, cause=cause)
 
     def _bytes_on_disk(self, warehouse: Warehouse, contract: Contract) -> int:
         """Size of what holds the table."""
@@ -218,6 +218,7 @@ class WarehouseIOManager(dg.ConfigurableIOManager):
             frame,
             period,
             lambda _: record_loads(warehouse, contract, period, context.run_id) if is_landed else None,
+            f"run {context.run_id}",
         )
         if contract.layer == "raw":
             warehouse.after_commit("ledger", lambda: publish_ledger(warehouse))

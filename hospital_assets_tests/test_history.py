@@ -1,0 +1,186 @@
+"""The history of tables: the version of a time, as it was, and put back; nothing that the contract forbids."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from hospital_assets.access.audit import read_entries
+from hospital_assets.cli import main
+from hospital_assets.contracts import CONTRACTS
+from hospital_assets.recovery.history import HistoryError, export_version, restore, version_at, versions_of
+from hospital_assets.recovery.mirror import mirror, mirror_of
+from hospital_assets.recovery.snapshots import take_snapshot
+from hospital_assets.settings import MirrorSettings, Settings, write_settings
+from hospital_assets.warehouse.database import SchemaMismatchError, Warehouse, open_warehouse
+from hospital_assets.warehouse.dialect import lazy
+from hospital_assets.warehouse.errors import WarehouseError
+from hospital_assets_tests.test_delta import FLOW, older, rows_of
+from hospital_assets_tests.test_mirror import ALL, HOSPITALS, days, in_warehouse, write
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[tuple[Settings, Warehouse, list[datetime]]]:
+    """Three versions of a table: days 1 to 3, day 2 changed, day 3 changed; and times after each."""
+    settings = Settings(tmp_path / "data", mirror=MirrorSettings("mirror"))
+    write_settings(settings)
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        times = []
+        write(warehouse, HOSPITALS, 1)
+        for number, (found, period) in enumerate([((1, 2, 3), ALL), ((2,), days(2)), ((3,), days(3))], start=1):
+            write(warehouse, FLOW, *found, number=number, period=period)
+            mirror(settings, warehouse)
+            times.append(now())
+            time.sleep(0.01)
+        yield settings, warehouse, times
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def counts(settings: Settings) -> list[int]:
+    return in_warehouse(settings, FLOW).sort("service_date")["patients_count"].to_list()
+
+
+def test_a_version_is_chosen_by_time(opened: tuple[Settings, Warehouse, list[datetime]]) -> None:
+    settings, _, times = opened
+    assert [version_at(settings, FLOW, at, now()).number for at in times] == [1, 2, 3]
+    assert version_at(settings, FLOW, times[0] + (times[1] - times[0]) / 1000, now()).number == 1
+    # Delta itself would give an empty table before the first commit, and the newest for ever.
+    with pytest.raises(HistoryError, match="the oldest is of"):
+        version_at(settings, FLOW, times[0] - HOUR, now())
+    with pytest.raises(HistoryError, match="still to come"):
+        version_at(settings, FLOW, now() + HOUR, now())
+    with pytest.raises(HistoryError, match="no version of raw_vitals is kept"):
+        version_at(settings, CONTRACTS["raw_vitals"], times[0], now())
+    assert [(v.rows, v.days, v.cause) for v in versions_of(settings, FLOW)] == [
+        (3, "", "mirrored whole"),
+        (3, "2026-01-02", "run 2"),
+        (3, "2026-01-03", "run 3"),
+    ]
+
+
+def test_a_table_as_it_was(opened: tuple[Settings, Warehouse, list[datetime]], tmp_path: Path) -> None:
+    settings, _, times = opened
+    second = version_at(settings, FLOW, times[1], now())
+    assert export_version(settings, FLOW, second, None) == 3
+    assert export_version(settings, FLOW, second, tmp_path / "then.parquet") == 3
+    expected = pl.concat([rows_of(FLOW, 1, 2, 3)[[0]], rows_of(FLOW, 2, number=2), rows_of(FLOW, 1, 2, 3)[[2]]])
+    found = pl.read_parquet(tmp_path / "then.parquet").sort("service_date").select(FLOW.column_names)
+    assert_frame_equal(found, expected)
+    assert (tmp_path / "then.parquet").stat().st_mode & 0o077 == 0
+    assert export_version(settings, FLOW, second, tmp_path / "then.csv", days(2)) == 1
+    assert pl.read_csv(tmp_path / "then.csv")["patients_count"].to_list() == [2]
+    with pytest.raises(HistoryError, match="must end in"):
+        export_version(settings, FLOW, second, tmp_path / "then.xlsx")
+    audited = read_entries(settings).filter(pl.col("action") == "export", pl.col("statement").str.contains("counted"))
+    assert audited["row_count"].to_list() == [None, 3]
+
+
+def test_days_are_put_back_and_then_mirrored(opened: tuple[Settings, Warehouse, list[datetime]]) -> None:
+    settings, warehouse, times = opened
+    write(warehouse, FLOW, 1, 2, 3, number=9)
+    done = restore(settings, FLOW, version_at(settings, FLOW, times[1], now()), days(2, 3))
+    assert (done.rows_before, done.rows_after, done.was_different) == (2, 2, True)
+    assert counts(settings) == [9, 2, 1]
+    assert not restore(settings, FLOW, version_at(settings, FLOW, times[1], now()), days(2)).was_different
+    assert mirror(settings, warehouse).written == {FLOW.name: 3}
+    assert versions_of(settings, FLOW)[-1].cause.startswith("restored as of")
+    restore(settings, FLOW, version_at(settings, FLOW, times[0], now()))
+    assert counts(settings) == [1, 1, 1]
+    write(warehouse, HOSPITALS, 1, number=8)
+    restore(settings, HOSPITALS, version_at(settings, HOSPITALS, times[2], now()))
+    assert_frame_equal(in_warehouse(settings, HOSPITALS), rows_of(HOSPITALS, 1))
+    with pytest.raises(HistoryError, match="has no service days"):
+        restore(settings, HOSPITALS, version_at(settings, HOSPITALS, times[2], now()), days(2))
+    warehouse.show(HOSPITALS, mirror_of(settings).select_statement(HOSPITALS))
+    with pytest.raises(HistoryError, match="stored in the lake"):
+        restore(settings, HOSPITALS, version_at(settings, HOSPITALS, times[2], now()))
+
+
+def test_the_newest_of_mirror_and_snapshots_counts(opened: tuple[Settings, Warehouse, list[datetime]]) -> None:
+    settings, warehouse, _ = opened
+    write(warehouse, FLOW, 1, 2, number=6)
+    take_snapshot(settings, now(), 3)
+    write(warehouse, FLOW, 1, number=7)
+    then = version_at(settings, FLOW, now(), now())
+    assert then.file is not None and versions_of(settings, FLOW)[-1] == then
+    restore(settings, FLOW, then)
+    assert counts(settings) == [6, 6]
+    # What no mirror holds.
+    cleaned = CONTRACTS["cleaned_hospitals"]
+    write(warehouse, cleaned, 1)
+    take_snapshot(settings, now(), 3)
+    write(warehouse, cleaned, 1, number=2)
+    restore(settings, cleaned, version_at(settings, cleaned, now(), now()))
+    assert_frame_equal(in_warehouse(settings, cleaned), rows_of(cleaned, 1))
+
+
+def test_a_version_of_another_contract_is_refused_by_name(tmp_path: Path) -> None:
+    settings = Settings(tmp_path, mirror=MirrorSettings("mirror"))
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        for without, words in {"turnover_per_bed": "", "lapsed_count": "missing column lapsed_count"}.items():
+            before = older(FLOW, without)
+            warehouse.drop(FLOW)
+            warehouse._known_tables.clear()
+            warehouse.replace(before, lazy(rows_of(FLOW, 1, 2).drop(without)), ALL)
+            tables = mirror_of(settings)
+            from hospital_assets.recovery.mirror import _copy
+
+            warehouse.make_once("main.mirrored", "table_name varchar, number bigint, digest varchar")
+            tables.replace_files(before, _copy(warehouse, tables, before, None), None, start_over=True)
+            then = version_at(settings, FLOW, now(), now())
+            warehouse.drop(FLOW)
+            warehouse._known_tables.clear()
+            write(warehouse, FLOW, 1, number=5)
+            if words:
+                with pytest.raises(SchemaMismatchError, match=words):
+                    restore(settings, FLOW, then)
+                assert counts(settings) == [5]
+            else:
+                restore(settings, FLOW, then)
+                assert in_warehouse(settings, FLOW)["turnover_per_bed"].to_list() == [None, None]
+        take_snapshot(settings, now(), 3)
+        warehouse.connection.execute(f"update {FLOW.qualified_name} set patients_count = null")
+        take_snapshot(settings, now(), 3)
+        with pytest.raises(SchemaMismatchError, match="patients_count is null in 1 rows"):
+            restore(settings, FLOW, version_at(settings, FLOW, now(), now()))
+
+
+def test_a_version_whose_files_are_gone_says_so(opened: tuple[Settings, Warehouse, list[datetime]]) -> None:
+    settings, _, times = opened
+    mirror_of(settings).vacuum(FLOW, kept_days=0)
+    for act in (export_version, restore):
+        with pytest.raises(WarehouseError, match="not kept any more"):
+            act(settings, FLOW, version_at(settings, FLOW, times[0], now()), None)
+    assert export_version(settings, FLOW, version_at(settings, FLOW, times[2], now()), None) == 3
+
+
+def test_the_commands(
+    opened: tuple[Settings, Warehouse, list[datetime]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings, warehouse, times = opened
+    of = ["--data-dir", str(settings.data_dir)]
+    assert main([*of, "mirror"]) == 0
+    assert "0 rows of 0 tables written; 2 tables unchanged" in capsys.readouterr().out
+    assert main([*of, "history", "list", FLOW.name]) == 0
+    said = capsys.readouterr().out
+    assert "run 3" in said and "2026-01-02" in said and "all" in said
+    at = ["--as-of", times[1].isoformat()]
+    assert main([*of, "history", "as-of", FLOW.name, *at, "--out", str(tmp_path / "a.csv")]) == 0
+    assert "3 rows of kpi_department_flow_daily" in capsys.readouterr().out
+    write(warehouse, FLOW, 3, number=9, period=days(3))
+    assert main([*of, "history", "restore", FLOW.name, *at, "--days", "2026-01-03"]) == 0
+    assert "1 rows became the 1 of" in capsys.readouterr().out
+    assert counts(settings) == [1, 2, 1]
+    assert main([*of, "history", "as-of", FLOW.name, "--as-of", "2020-01-01"]) == 2
+    assert main([*of, "history", "as-of", "no_such_table", *at]) == 2

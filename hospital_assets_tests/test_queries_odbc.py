@@ -1,0 +1,153 @@
+"""Queries of a real MariaDB by ODBC: as those of PostgreSQL, in test_queries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from hospital_assets.cli import main
+from hospital_assets.settings import Settings
+from hospital_assets.sources.databases import open_database
+from hospital_assets.sources.remote import RemoteError
+from hospital_assets_tests.mariadb import mariadb_server
+from hospital_assets_tests.test_queries import look, profile, rows
+
+TABLES = (
+    "create or replace table visits (id bigint primary key, arrived datetime(6), level decimal(3,1), note text, "
+    "updated_at timestamp(6) not null default current_timestamp(6)) character set utf8mb4",
+    "create or replace table hospitals (id varchar(99), name varchar(4000), zone varchar(99)) character set utf8mb4",
+    "insert into hospitals values ('H1', 'One', 'America/Chicago')",
+)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    pytest.importorskip("arrow_odbc", reason="arrow-odbc is not installed (extra odbc)")
+    with mariadb_server() as found:
+        yield found
+
+
+@pytest.fixture
+def connection(server: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    from arrow_odbc import connect
+
+    monkeypatch.setenv("CLARITY_URL", server)
+    found = connect(server)
+    for statement in TABLES:
+        found.execute(statement)
+    return found
+
+
+@pytest.mark.slow
+def test_what_was_written_since_the_last_look_lands(connection: Any, tmp_path: Path) -> None:
+    settings = Settings(tmp_path)
+    connection.execute("insert into visits (id, arrived, level, note) values (1, '2026-03-01 09:30', 2.5, 'Zoë 🤒')")
+    connection.execute("insert into visits (id) values (2)")
+    done = look(settings)
+    assert (done.brought, done.failed, done.reason) == (2, {}, "")
+    (file,) = (settings.landing / "clarity" / "visits").iterdir()
+    assert pl.read_parquet(file).sort("id").drop("updated_at").rows() == [
+        (1, datetime(2026, 3, 1, 9, 30), Decimal("2.5"), "Zoë 🤒"),
+        (2, None, None, None),
+    ]
+    connection.execute("insert into visits (id) values (3)")
+    assert look(settings, profile("overlap_minutes = 0")).brought == 1 and sorted(rows(settings)) == [1, 2, 3]
+    connection.execute("insert into hospitals values ('H2', 'Two', 'America/Denver')")
+    done = look(settings, profile("overlap_minutes = 0"))
+    assert (done.brought, done.changed) == (0, 1) and rows(settings, "hospitals") == ["H1", "H2"]
+
+
+@pytest.mark.slow
+def test_a_transaction_that_stayed_open_is_not_lost(connection: Any, server: str, tmp_path: Path) -> None:
+    from arrow_odbc import connect
+
+    settings, other = Settings(tmp_path), connect(server)
+    other.execute("set autocommit = 0")
+    other.execute("insert into visits (id) values (1)")
+    connection.execute("insert into visits (id) values (2)")
+    assert look(settings).brought == 2 and rows(settings) == [2]
+    other.execute("commit")
+    assert look(settings, profile("overlap_minutes = 0")).brought == 0 and set(rows(settings)) == {2}
+    assert look(settings).brought == 1 and set(rows(settings)) == {1, 2}
+
+
+LONG = " union all select id, null, null, repeat('Mustermann', 9000), null from visits"
+MANY = " union all select id, arrived, level, repeat('x', 60000), updated_at from visits, seq_1_to_99"
+FAULTS = {
+    "it took longer than its `seconds`": ("seconds = 1", " and sleep(9) = 0"),
+    "it gives over 5 rows": ("most_rows = 5", ""),
+    "it gives over 1 MB": ("most_megabytes = 1", MANY),
+    "the database does not understand it": ("", " and nonsense = 1"),
+    "a text of its column note is longer than": ("", LONG),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("said", FAULTS)
+def test_a_query_that_fails_stops_no_other_and_quotes_nothing(connection: Any, tmp_path: Path, said: str) -> None:
+    settings, (options, more) = Settings(tmp_path), FAULTS[said]
+    connection.execute("insert into visits (id, note) select seq, 'Mustermann' from seq_1_to_9")
+    done = look(settings, profile(options, more))
+    assert said in done.failed["er_visits"] and "Mustermann" not in str(done)
+    assert done.brought == 1, done
+    assert rows(settings) == [] and rows(settings, "hospitals") == ["H1"]
+
+
+@pytest.mark.slow
+def test_a_session_does_not_write(connection: Any, server: str) -> None:
+    with open_database(server) as database, pytest.raises(RemoteError, match="read-only"):
+        list(database.batches("insert into visits (id) values (77)", {}, 9))
+    with open_database(server) as database:
+        assert [batch.to_pydict() for batch in database.batches("select count(*) as n from visits", {}, 9)] == [
+            {"n": [0]}
+        ]
+
+
+@pytest.mark.slow
+def test_a_profile_is_drafted_from_a_query(
+    connection: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection.execute(
+        "insert into visits (id, arrived, level, note) "
+        "select seq, '2026-03-01 09:30', 1 + seq % 5, concat('P', seq) from seq_1_to_30"
+    )
+    sql = (
+        "select id as visit_id, note as patient_id, arrived as arrival_time, cast(level as int) as triage_level "
+        "from visits where updated_at >= :since and updated_at < :until"
+    )
+    command = ["--data-dir", str(tmp_path), "profiles", "new", "clarity2", "--from-query", "CLARITY_URL"]
+    assert main([*command, "--sql", sql]) == 0
+    assert "the query as er_visits" in capsys.readouterr().out
+    assert main(["--data-dir", str(tmp_path), "pull"]) == 0
+    (file,) = (tmp_path / "landing" / "clarity2").glob("*.parquet")
+    assert pl.read_parquet(file).height == 30
+    assert main([*command, "--sql", "select 1 as x from visits where id < 0"]) != 0
+    assert main(["--data-dir", str(tmp_path), "profiles", "new", "another"]) == 2
+    monkeypatch.delenv("CLARITY_URL")
+    assert main([*command[:4], "another", *command[5:], "--sql", sql]) == 2
+    assert "set CLARITY_URL" in capsys.readouterr().err
+
+
+def test_what_is_no_database_we_read_is_said() -> None:
+    for url, said in (
+        ("oracle://x", "must be a URL"),
+        ("Driver={IBM DB2};PWD=planted-secret", "this is another"),
+        ("mysql://u:planted-secret@h/x", "must be a URL"),
+    ):
+        with pytest.raises(RemoteError, match=said) as raised, open_database(url):
+            pass
+        assert "planted" not in str(raised.value)
+
+
+def test_a_driver_that_is_not_installed_is_said() -> None:
+    pytest.importorskip("arrow_odbc", reason="arrow-odbc is not installed (extra odbc)")
+    url = "Driver={ODBC Driver 99 for SQL Server};Server=127.0.0.1,9;UID=u;PWD=planted-secret"
+    with pytest.raises(RemoteError, match="driver is not installed") as raised, open_database(url):
+        pass
+    assert "planted" not in str(raised.value)
