@@ -257,6 +257,23 @@ class _Sftp:
             raise ChangedError("it changed while it was read")
 
 
+def _private_key(file: str) -> Any:
+    """The key in a file.
+
+    Raises:
+        RemoteError: it is none that can be used; what the library says of it may quote it.
+        FileNotFoundError: it is not there.
+    """
+    import paramiko
+
+    try:
+        return paramiko.PKey.from_path(file)
+    except OSError:
+        raise
+    except Exception:
+        raise RemoteError(f"{SFTP_KEY} names a file that is no private key, or one with a passphrase") from None
+
+
 @contextlib.contextmanager
 def _sftp(address: str, environment: Mapping[str, str]) -> Iterator[_Sftp]:
     try:
@@ -276,7 +293,7 @@ def _sftp(address: str, environment: Mapping[str, str]) -> Iterator[_Sftp]:
             port,
             username=parts.username,
             password=environment.get(SFTP_PASSWORD),
-            pkey=paramiko.PKey.from_path(key) if key else None,
+            pkey=_private_key(key) if key else None,
             allow_agent=False,
             look_for_keys=False,
             timeout=_SECONDS,
