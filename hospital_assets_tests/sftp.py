@@ -66,3 +66,66 @@ def sftp_server(folder: Path) -> Iterator[tuple[str, Path, dict[str, str]]]:
     finally:
         process.terminate()
         process.wait()
+
+
+@contextmanager
+def password_server(password: str, folder: Path, known: Path) -> Iterator[str]:
+    """The address of a server that lets in whoever knows a password, which OpenSSH does for users of the machine only.
+
+    Args:
+        password: lets in.
+        folder: what it gives.
+        known: a file of known hosts, to which its key is added.
+    """
+    import paramiko
+
+    class Door(paramiko.ServerInterface):
+        def get_allowed_auths(self, username: str) -> str:
+            return "password"
+
+        def check_auth_password(self, username: str, given: str) -> int:
+            return paramiko.AUTH_SUCCESSFUL if given == password else paramiko.AUTH_FAILED
+
+        def check_channel_request(self, kind: str, number: int) -> int:
+            return paramiko.OPEN_SUCCEEDED
+
+    class Files(paramiko.SFTPServerInterface):
+        def list_folder(self, path: str) -> list[paramiko.SFTPAttributes]:
+            return [paramiko.SFTPAttributes.from_stat(p.stat(), p.name) for p in (folder / path.lstrip("/")).iterdir()]
+
+        def lstat(self, path: str) -> paramiko.SFTPAttributes:
+            return paramiko.SFTPAttributes.from_stat((folder / path.lstrip("/")).lstat())
+
+        stat = lstat
+
+        def open(self, path: str, flags: int, attributes: object) -> paramiko.SFTPHandle:
+            handle = paramiko.SFTPHandle(flags)
+            handle.readfile = (folder / path.lstrip("/")).open("rb")
+            handle.stat = lambda: self.lstat(path)
+            return handle
+
+    key, transports = paramiko.ECDSAKey.generate(), []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        with known.open("a") as file:
+            file.write(f"[127.0.0.1]:{port} {key.get_name()} {key.get_base64()}\n")
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listening.accept()
+                except OSError:
+                    return
+                transport = paramiko.Transport(connection)
+                transport.add_server_key(key)
+                transport.set_subsystem_handler("sftp", paramiko.SFTPServer, Files)
+                transports.append(transport)
+                transport.start_server(event=threading.Event(), server=Door())
+
+        threading.Thread(target=serve, daemon=True).start()
+        try:
+            yield f"sftp://asker@127.0.0.1:{port}/"
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            for transport in transports:
+                transport.close()

@@ -398,7 +398,7 @@ def assert_each_is_loaded_once(settings: Settings, visits: dict[str, set[str]]) 
     assert set(counts["loaded"]) == {1} and set(ledger["state"]) <= {"ready", "duplicate"}
     found = query(settings, "select source_profile, visit_id from cleaned.cleaned_er_visits")
     ids = {name: sorted(v for n, v in found.iter_rows() if n == name) for name in visits}
-    assert ids == {name: sorted(each) for name, each in visits.items()}
+    assert ids == {name: sorted(f"{name}:{visit}" for visit in each) for name, each in visits.items()}
 
 
 def differing(one: Settings, other: Settings) -> list[str]:
