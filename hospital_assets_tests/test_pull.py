@@ -325,6 +325,19 @@ def test_the_commands_bring_a_folder_and_show_how_it_stands(
     shown = capsys.readouterr().out
     assert "there" in shown and " s ago" in shown and "hospital pull" in shown
     assert "refused  there: 'hospitals/xxx" in shown and "is longer than 200 bytes; rename it" in shown
+    # Dagster knows what came, as from its sensor; while its daemon lives, nobody has to run the command.
+    import dagster as dg
+    from dagster._daemon.types import DaemonHeartbeat
+
+    from hospital_assets.automation.instance import dagster_instance
+
+    with dagster_instance(settings) as instance:
+        event = instance.get_latest_materialization_event(dg.AssetKey(["sources", "there"]))
+        assert event is not None and event.asset_materialization is not None
+        assert event.asset_materialization.metadata["files_brought"].value == 1
+        instance.add_daemon_heartbeat(DaemonHeartbeat(time.time(), "SENSOR", "one", []))
+    assert main([*command, "sources"]) == 0
+    assert re.search(r"│ (now|in \d+ s) ", capsys.readouterr().out)
     assert main([*command, "pull", "nowhere"]) == 2
     assert "no profile 'nowhere'" in capsys.readouterr().err
 

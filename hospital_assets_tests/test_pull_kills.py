@@ -352,7 +352,8 @@ def test_kills_lose_nothing_and_bring_nothing_twice(
         places = {"bucket": 'address = "s3://bucket/in"', "server": f'address = "{address}"', "database": QUERY}
         settings = directory(tmp_path / "data", places)
         done = 0
-        with going_on(sources, 0.2):
+        # However long it takes, there are some hundred files in the end.
+        with going_on(sources, kills / 80):
             while done < kills:
                 done += kill_one(settings, rng, rng.sample(sorted(places), len(places)))
         print(said(settings, "pull", "--all"))  # noqa: T201
@@ -382,8 +383,8 @@ def assert_all_is_accounted_for(settings: Settings, final: dict[str, bytes], eve
     with open_memory(settings) as memory:
         noted = {f"{name}/{key}" for name in ("bucket", "server", "database") for key in memory.known(name)}
         looks = [memory.look(name) for name in ("bucket", "server", "database")]
-    # A span that was begun by one who was killed has been ended by the next.
-    assert noted - set(landed) == set() and set(landed) - noted == set()
+    # One that was killed before it could note what had landed is caught up with, unless the file has another name since.
+    assert noted <= set(landed) and not (set(landed) - noted) & set(final)
     assert all(look is not None and not (look.waiting or look.refused or look.reason) for look in looks), looks
     assert not list(memory_file(settings).parent.glob(".query-*"))
 

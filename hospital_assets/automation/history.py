@@ -70,7 +70,10 @@ def read_history(settings: Settings) -> History:
     file = settings.dagster_home / "history" / "runs.db"
     if not url and not file.exists():
         return History()
-    engine = _postgres(url) if url else db.create_engine("sqlite://", creator=lambda: _read_only(file))
+    try:
+        engine = _postgres(url) if url else db.create_engine("sqlite://", creator=lambda: _read_only(file))
+    except (ValueError, db.exc.ArgumentError):  # its text quotes the URL
+        raise HistoryError(f"Dagster's history cannot be read: {POSTGRES_URL} is no URL") from None
     # The newest of each by its number: `id` and `status` are looked up in indices, whatever a run's own text holds.
     newest = (
         "select pipeline_name, status, end_time from runs where id in "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -53,8 +54,12 @@ def _pull(options: argparse.Namespace, settings: Settings) -> int:
         if done.reason:
             print(f"  stopped  {done.reason}")
         if done.brought or done.changed:
-            with dagster_instance(settings) as instance:
-                report_brought(instance, profile.name, done)
+            try:
+                with dagster_instance(settings) as instance:
+                    report_brought(instance, profile.name, done)
+            except Exception as error:
+                # The files are here, and the other sources wait; what its database says may tell where it is.
+                print(f"  Dagster's history does not know of it ({type(error).__name__}); see hospital doctor")
     return 0 if is_sound else 1
 
 
@@ -62,7 +67,7 @@ def _sources(options: argparse.Namespace, settings: Settings) -> int:
     import polars as pl
     from rich.table import Table
 
-    from hospital_assets.automation.history import read_history
+    from hospital_assets.automation.history import HistoryError, read_history
     from hospital_assets.automation.presence import HEARTBEAT_SECONDS
     from hospital_assets.landing.registry import load_profiles
     from hospital_assets.sources.memory import open_memory
@@ -72,7 +77,9 @@ def _sources(options: argparse.Namespace, settings: Settings) -> int:
     wall = datetime.now(UTC)
     ledger = read_ledger_copy(settings.warehouse_file)
     newest_landed = dict(ledger.group_by("source_profile").agg(pl.col("file_modified_ns").max()).iter_rows())
-    beat = read_history(settings).heartbeat
+    beat = None
+    with contextlib.suppress(HistoryError):
+        beat = read_history(settings).heartbeat
     looks_itself = beat is not None and (wall - beat).total_seconds() < HEARTBEAT_SECONDS
     table = Table("profile", "from", "newest file", "lag", "next try", "brought", "waiting", "refused", "what to do")
     profiles = load_profiles(settings.profiles_folder)
