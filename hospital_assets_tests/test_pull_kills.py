@@ -383,7 +383,7 @@ def assert_all_is_accounted_for(settings: Settings, final: dict[str, bytes], eve
     with open_memory(settings) as memory:
         noted = {f"{name}/{key}" for name in ("bucket", "server", "database") for key in memory.known(name)}
         looks = [memory.look(name) for name in ("bucket", "server", "database")]
-    # One that was killed before it could note what had landed is caught up with, unless the file has another name since.
+    # What had landed, and one who was killed could not note, is noted by the next, unless it has another name since.
     assert noted <= set(landed) and not (set(landed) - noted) & set(final)
     assert all(look is not None and not (look.waiting or look.refused or look.reason) for look in looks), looks
     assert not list(memory_file(settings).parent.glob(".query-*"))

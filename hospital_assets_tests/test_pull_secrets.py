@@ -361,10 +361,10 @@ def _has_looked(settings: Settings) -> bool:
 
 
 def _has_loaded(settings: Settings) -> bool:
-    """Whether a run has ended."""
+    """Whether a run has ended, however."""
     (file,) = settings.dagster_home.rglob("runs.db")
     with closing(sqlite3.connect(file, timeout=30)) as connection:
-        return bool(connection.execute("select 1 from runs where status = 'SUCCESS'").fetchone())
+        return bool(connection.execute("select 1 from runs where status in ('SUCCESS', 'FAILURE')").fetchone())
 
 
 def _free_port() -> int:
