@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import shutil
+import re
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -28,6 +26,7 @@ from hospital_assets.sources.memory import Pulled, open_memory
 from hospital_assets.sources.pull import pull
 from hospital_assets.sources.remote import SFTP_HOSTS, SFTP_KEY, ChangedError, Entry, Remote, RemoteError, open_remote
 from hospital_assets_tests.s3 import s3_server
+from hospital_assets_tests.sftp import sftp_server
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PROFILE = """
@@ -52,7 +51,7 @@ class Shelf:
     is_atomic: bool = True
     is_ordered: bool = True
     files: dict[str, bytes] = field(default_factory=dict)
-    broken: dict[str, Exception] = field(default_factory=dict)
+    broken: dict[str, BaseException] = field(default_factory=dict)
     listed: int = 0
     read: list[str] = field(default_factory=list)
 
@@ -123,6 +122,58 @@ def test_a_file_that_fails_stops_no_other_and_is_tried_again(tmp_path: Path) -> 
     assert brought(settings, shelf).brought == 3 and landed(settings) == shelf.files
 
 
+def test_a_file_that_failed_in_a_look_that_was_killed_is_tried_at_the_next(tmp_path: Path) -> None:
+    """Those after it were brought: what comes after what is known would pass it by."""
+    settings, shelf = Settings(tmp_path), Shelf(files={"a.csv": b"id\n"})
+    brought(settings, shelf)
+    shelf.files |= {"b.csv": b"id\n", "c.csv": b"id\n", "d.csv": b"id\n"}
+    shelf.broken = {"b.csv": RemoteError("no"), "d.csv": KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt):
+        brought(settings, shelf)
+    shelf.broken = {}
+    assert brought(settings, shelf).brought == 2 and landed(settings) == shelf.files
+
+
+def test_a_changed_object_is_found_when_all_is_listed(tmp_path: Path) -> None:
+    settings, shelf = Settings(tmp_path), Shelf(files={"a.csv": b"id\n", "b.csv": b"id\n"})
+    brought(settings, shelf)
+    shelf.files["a.csv"] = b"id\n1\n"
+    assert brought(settings, shelf) == Pulled()
+    done = pull(settings, profile_at("s3://bucket"), lambda: NOW, lambda _: None, remote=shelf, lists_all=True)
+    assert done.changed == 1 and landed(settings) == shelf.files
+
+
+def test_what_one_who_was_killed_has_only_just_seen_is_not_whole_yet(tmp_path: Path) -> None:
+    settings, shelf = Settings(tmp_path), Shelf(is_atomic=False, is_ordered=False, files={"a.csv": b"id\n"})
+
+    def killed(_: float) -> None:
+        raise KeyboardInterrupt
+
+    def look(at: datetime, sleep: Callable[[float], None]) -> Pulled:
+        return pull(settings, profile_at("file:///there"), lambda: at, sleep, remote=shelf)
+
+    with pytest.raises(KeyboardInterrupt):
+        look(NOW, killed)
+    with pytest.raises(KeyboardInterrupt):
+        look(NOW + timedelta(seconds=1), killed)
+    assert not landed(settings)
+    assert look(NOW + timedelta(seconds=3), killed).brought == 1
+    # How far behind it is, is told from the beginning of a look that left nothing.
+    with open_memory(settings) as memory:
+        found = memory.look("there")
+    assert found is not None and found.complete_at == NOW + timedelta(seconds=3)
+
+
+def test_what_failed_is_said_with_what_to_do(tmp_path: Path) -> None:
+    settings, shelf = Settings(tmp_path), Shelf(files=dict.fromkeys(("a.csv", "b.csv", "c.csv"), b"id\n"))
+    shelf.broken = {"a.csv": RemoteError("let this program read it"), "b.csv": RemoteError("no")}
+    brought(settings, shelf)
+    with open_memory(settings) as memory:
+        found = memory.look("there")
+    assert found is not None and found.reason == "'a.csv': let this program read it (1 more failed)"
+    assert found.complete_at is None and found.brought == 1
+
+
 def test_a_file_that_fails_at_a_short_look_is_tried_at_the_next(tmp_path: Path) -> None:
     settings, shelf = Settings(tmp_path), Shelf(files={"a.csv": b"id\n"})
     assert brought(settings, shelf).brought == 1
@@ -187,6 +238,10 @@ def test_no_name_leads_out_of_the_landing_folder(tmp_path: Path, key: str) -> No
     with open_memory(settings) as memory:
         look = memory.look("there")
     assert look is not None and look.refused == 1
+    del shelf.files[key]
+    pull(settings, wide, lambda: NOW, lambda _: None, remote=shelf, lists_all=True)
+    with open_memory(settings) as memory:
+        assert not memory.refused("there")
 
 
 def test_what_no_subject_reads_and_what_is_too_large_stays_where_it_is(tmp_path: Path) -> None:
@@ -212,6 +267,11 @@ def test_a_look_that_has_to_end_goes_on_the_next_time(tmp_path: Path) -> None:
     [
         ("s3://key:secret@bucket", "no password"),
         ("sftp://u:secret@host/x", "no password"),
+        ("sftp://u:se/cret@host/x", "no password"),
+        ("sftp://u:12/secret@host/x", "no password"),
+        ("sftp://u:[se/cret@host/x", "no password"),
+        ("s3://key:sec/ret@bucket", "no password"),
+        ("s3://key:12/secret@bucket", "no password"),
         ("az://c?sig=secret", "no password and no options"),
         ("ftp://host/x", "an address begins with"),
         ("s3://", "an address begins with"),
@@ -219,8 +279,9 @@ def test_a_look_that_has_to_end_goes_on_the_next_time(tmp_path: Path) -> None:
     ],
 )
 def test_an_address_says_where_and_never_who(address: str, said: str) -> None:
-    with pytest.raises(ProfileError, match=said):
+    with pytest.raises(ProfileError, match=said) as raised:
         profile_at(address)
+    assert not re.search("secret|se/cret|sec/ret|cret@|key:", str(raised.value))
 
 
 def test_another_address_reads_no_file_anew(tmp_path: Path) -> None:
@@ -232,9 +293,13 @@ def test_another_address_reads_no_file_anew(tmp_path: Path) -> None:
 
 
 def folder_of(there: Path, data: Path) -> Settings:
+    return folder_at(f"file://{there}", data)
+
+
+def folder_at(address: str, data: Path) -> Settings:
     settings = Settings(data)
     settings.profiles_folder.mkdir(parents=True)
-    text = PROFILE.format(source=f'[source]\naddress = "file://{there}"')
+    text = PROFILE.format(source=f'[source]\naddress = "{address}"')
     (settings.profiles_folder / "there.toml").write_text(text)
     return settings
 
@@ -258,8 +323,21 @@ def test_the_commands_bring_a_folder_and_show_how_it_stands(
     assert "there: 1 brought, 0 changed, 0 still being written, 0 not read" in capsys.readouterr().out
     assert main([*command, "sources"]) == 0
     shown = capsys.readouterr().out
-    assert "there" in shown and "0 s ago" in shown
+    assert "there" in shown and " s ago" in shown and "hospital pull" in shown
     assert "refused  there: 'hospitals/xxx" in shown and "is longer than 200 bytes; rename it" in shown
+    # Dagster knows what came, as from its sensor; while its daemon lives, nobody has to run the command.
+    import dagster as dg
+    from dagster._daemon.types import DaemonHeartbeat
+
+    from hospital_assets.automation.instance import dagster_instance
+
+    with dagster_instance(settings) as instance:
+        event = instance.get_latest_materialization_event(dg.AssetKey(["sources", "there"]))
+        assert event is not None and event.asset_materialization is not None
+        assert event.asset_materialization.metadata["files_brought"].value == 1
+        instance.add_daemon_heartbeat(DaemonHeartbeat(time.time(), "SENSOR", "one", []))
+    assert main([*command, "sources"]) == 0
+    assert re.search(r"│ (now|in \d+ s) ", capsys.readouterr().out)
     assert main([*command, "pull", "nowhere"]) == 2
     assert "no profile 'nowhere'" in capsys.readouterr().err
 
@@ -374,66 +452,51 @@ def test_a_bucket_that_is_not_there_is_said_in_words(bucket: object, tmp_path: P
     assert done.reason and "planted-" not in done.reason and "\n" not in done.reason and not done.succeeded
 
 
-@pytest.mark.nightly
-def test_ten_thousand_objects(bucket: Callable[[str, bytes], None], tmp_path: Path) -> None:
-    for n in range(10_000):
-        bucket(f"{n:05}.csv", b"id\n%d\n" % n)
-    settings, profile = Settings(tmp_path), profile_at("s3://bucket/in")
-    assert pull(settings, profile, lambda: NOW, lambda _: None).brought == 10_000
-    bucket("zz.csv", b"id\n")
-    begun = time.process_time()
-    assert pull(settings, profile, lambda: NOW, lambda _: None).brought == 1
-    print(f"10,001 objects, one new: {time.process_time() - begun:.2f} CPU s")  # noqa: T201
-    assert len(landed(settings)) == 10_001
-
-
-SSHD = shutil.which("sshd") or ("/usr/sbin/sshd" if Path("/usr/sbin/sshd").exists() else None)
-
-
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[str, Path, dict[str, str]]]:
-    """An OpenSSH server of this machine: its address, its folder and an environment that may enter."""
-    paramiko = pytest.importorskip("paramiko", reason="paramiko is not installed (extra sftp)")
-    if SSHD is None:
-        pytest.skip("sshd is not installed (apt install openssh-server)")
-    Path("/run/sshd").mkdir(exist_ok=True) if os.geteuid() == 0 else None
-    keys = {name: paramiko.ECDSAKey.generate() for name in ("host", "user")}
-    for name, key in keys.items():
-        key.write_private_key_file(str(tmp_path / name))
-    (tmp_path / "authorized").write_text(f"{keys['user'].get_name()} {keys['user'].get_base64()}\n")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    lines = [
-        f"HostKey {tmp_path / 'host'}",
-        "ListenAddress 127.0.0.1",
-        f"Port {port}",
-        f"AuthorizedKeysFile {tmp_path / 'authorized'}",
-        f"PidFile {tmp_path / 'pid'}",
-        "StrictModes no",
-        "UsePAM no",
-        "PasswordAuthentication no",
-        "Subsystem sftp internal-sftp",
-    ]
-    (tmp_path / "sshd_config").write_text("\n".join(lines) + "\n")
-    (tmp_path / "known").write_text(f"[127.0.0.1]:{port} {keys['host'].get_name()} {keys['host'].get_base64()}\n")
-    folder = tmp_path / "in"
-    folder.mkdir()
-    import getpass
+    with sftp_server(tmp_path) as found:
+        yield found
 
-    process = subprocess.Popen(
-        [SSHD, "-D", "-e", "-f", str(tmp_path / "sshd_config")], stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
-    said = process.stderr.readline()
-    assert "listening" in said, said
-    threading.Thread(target=process.stderr.read, daemon=True).start()
-    try:
-        environment = {SFTP_HOSTS: str(tmp_path / "known"), SFTP_KEY: str(tmp_path / "user")}
-        yield f"sftp://{getpass.getuser()}@127.0.0.1:{port}{folder}", folder, environment
-    finally:
-        process.terminate()
-        process.wait()
+
+#: Looks at a source; says how many files came, seconds and CPU seconds, without the start of Python.
+MEASURED = """
+import sys, time
+from datetime import UTC, datetime
+from pathlib import Path
+import obstore.store, paramiko
+from hospital_assets.landing.registry import load_profiles
+from hospital_assets.settings import Settings
+from hospital_assets.sources.pull import pull
+settings = Settings(Path(sys.argv[1]))
+profile = load_profiles(settings.profiles_folder)["there"]
+begun, cpu = time.monotonic(), time.process_time()
+done = pull(settings, profile, lambda: datetime.now(UTC), time.sleep, lists_all=sys.argv[2] == "all")
+print(done.brought, time.monotonic() - begun, time.process_time() - cpu)
+"""
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("kind", ["bucket", "server"])
+def test_ten_thousand_objects(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """All come, and looks that find nothing new are told with what they cost; in a process without the server."""
+    found = request.getfixturevalue(kind)
+    environment, address = dict(os.environ), "s3://bucket/in"
+    if kind == "server":
+        address, folder, entry = found
+        environment |= entry
+    for n in range(10_000):
+        body = b"id\n%d\n" % n
+        found(f"{n:05}.csv", body) if kind == "bucket" else (folder / f"{n:05}.csv").write_bytes(body)
+    settings = folder_at(address, tmp_path / "data")
+    looks = {"the first look": ("all", 10_000), "nothing new": ("", 0), "nothing new, all listed": ("all", 0)}
+    for what, (listed, count) in looks.items():
+        command = [sys.executable, "-c", MEASURED, str(settings.data_dir), listed]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        brought_count, seconds, cpu = done.stdout.split()
+        load = os.getloadavg()[0]
+        print(f"{kind}, {what}: {float(seconds):.1f} s, {float(cpu):.2f} CPU s, load {load:.1f}")  # noqa: T201
+        assert int(brought_count) == count
+    assert len(landed(settings)) == 10_000
 
 
 @pytest.mark.slow

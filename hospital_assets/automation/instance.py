@@ -88,12 +88,23 @@ def prepare_dagster_home(settings: Settings) -> Path:
     return home
 
 
+def _is_url(url: str) -> bool:
+    """Whether it can be read as one; what is wrong with one is told with its password."""
+    from sqlalchemy import exc, make_url
+
+    try:
+        make_url(url)
+    except (ValueError, exc.ArgumentError):
+        return False
+    return True
+
+
 def _storage() -> str:
     """The part of dagster.yaml that says where the history is stored."""
     url = os.environ.get(POSTGRES_URL)
     if not url:
         return "storage-sqlite.yaml"
-    if not url.startswith(_SCHEME):
+    if not (url.startswith(_SCHEME) and _is_url(url)):
         raise SettingsError(f"{POSTGRES_URL} must begin with {_SCHEME}, as in {_SCHEME}USER:PASSWORD@HOST/DATABASE")
     if find_spec("dagster_postgres") is None:
         raise SettingsError(f"{POSTGRES_URL} needs dagster-postgres: pip install 'hospital-assets[dagster-postgres]'")

@@ -17,7 +17,7 @@ from hospital_assets.files import is_locked
 from hospital_assets.settings import Settings
 
 #: A daemon that lives has left a heartbeat within this time: Dagster writes one every 30 seconds.
-_HEARTBEAT_SECONDS = 90
+HEARTBEAT_SECONDS = 90
 
 
 def watch_lock(settings: Settings) -> contextlib.AbstractContextManager[bool]:
@@ -74,7 +74,7 @@ def at_work(settings: Settings, now: datetime) -> list[str]:
     if is_served(settings):
         return [*found, "`hospital dev`"]
     with dagster_instance(settings) as instance:
-        since = now.timestamp() - _HEARTBEAT_SECONDS
+        since = now.timestamp() - HEARTBEAT_SECONDS
         has_daemon = any(beat.timestamp >= since for beat in instance.get_daemon_heartbeats().values())
     return [*found, "Dagster's daemon"] if has_daemon else found
 

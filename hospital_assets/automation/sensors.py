@@ -37,13 +37,11 @@ from hospital_assets.live.monitor import open_monitor
 from hospital_assets.publishing.policy import usable_policy
 from hospital_assets.publishing.pseudonyms import KeyMissingError, load_key
 from hospital_assets.settings import Settings
-from hospital_assets.sources.pull import pull
-from hospital_assets.sources.upstream import brought
+from hospital_assets.sources.pull import PULL_SECONDS, pull
+from hospital_assets.sources.upstream import report_brought
 
 #: A file modified this recently may still be growing.
 QUIET_SECONDS = 1.0
-#: Between two looks at the sources elsewhere; one look may take half of it, the next goes on.
-PULL_SECONDS = 60
 #: Files younger than this are left to `hospital watch`, while it runs.
 WATCHER_SECONDS = 30.0
 
@@ -127,8 +125,7 @@ def sources_sensor(settings: Settings, clock: Callable[[], datetime] = wall_cloc
                 # One source must not stop the others; what it is about is not ours to log.
                 context.log.error(f"{name}: {type(error).__name__}; hospital pull {name} says more")
                 continue
-            if done.brought or done.changed:
-                kept_instance(context).report_runless_asset_event(brought(name, done))
+            report_brought(kept_instance(context), name, done)
             said.append(f"{name}: {done.brought} brought, {done.changed} changed, {done.waiting} still being written")
             if not done.succeeded:
                 context.log.error(f"{name}: {done.reason or f'{len(done.failed)} files failed'}; see hospital sources")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from hospital_assets.cli.console import terminal
@@ -21,16 +22,19 @@ def add_commands(commands: Commands) -> None:
     """Add these commands to the parser."""
     pulled = commands.add_parser("pull", help="bring new files from the addresses that profiles name")
     pulled.add_argument("profile", nargs="*", help="source profiles; default all with an address")
+    pulled.add_argument("--all", action="store_true", help="list all of a bucket, also where it was within the hour")
     pulled.set_defaults(run=_pull)
-    sources = commands.add_parser("sources", help="every source: where from, last success, what failed, what to do")
+    sources = commands.add_parser("sources", help="every source: where from, how far behind, next try, what to do")
     sources.set_defaults(run=_sources)
 
 
 def _pull(options: argparse.Namespace, settings: Settings) -> int:
     import time
 
+    from hospital_assets.automation.instance import dagster_instance
     from hospital_assets.landing.registry import load_profiles
     from hospital_assets.sources.pull import pull
+    from hospital_assets.sources.upstream import report_brought
 
     profiles = load_profiles(settings.profiles_folder)
     chosen = [profiles.named(name) for name in options.profile] or [
@@ -40,7 +44,7 @@ def _pull(options: argparse.Namespace, settings: Settings) -> int:
         raise ValueError("no profile names an address: add [source] to one, as docs/sources.md shows")
     is_sound = True
     for profile in chosen:
-        done = pull(settings, profile, lambda: datetime.now(UTC), time.sleep)
+        done = pull(settings, profile, lambda: datetime.now(UTC), time.sleep, lists_all=options.all)
         is_sound &= done.succeeded
         counts = {"brought": done.brought, "changed": done.changed, "still being written": done.waiting}
         counts |= {"not read by the profile": done.other}
@@ -50,6 +54,13 @@ def _pull(options: argparse.Namespace, settings: Settings) -> int:
         for what, said in (("stopped", done.reason), ("note", done.note)):
             if said:
                 print(f"  {what}  {said}")
+        if done.brought or done.changed:
+            try:
+                with dagster_instance(settings) as instance:
+                    report_brought(instance, profile.name, done)
+            except Exception as error:
+                # The files are here, and the other sources wait; what its database says may tell where it is.
+                print(f"  Dagster's history does not know of it ({type(error).__name__}); see hospital doctor")
     return 0 if is_sound else 1
 
 
@@ -57,30 +68,41 @@ def _sources(options: argparse.Namespace, settings: Settings) -> int:
     import polars as pl
     from rich.table import Table
 
+    from hospital_assets.automation.history import HistoryError, read_history
+    from hospital_assets.automation.presence import HEARTBEAT_SECONDS
     from hospital_assets.landing.registry import load_profiles
     from hospital_assets.sources.memory import open_memory
+    from hospital_assets.sources.pull import PULL_SECONDS
     from hospital_assets.warehouse.loads import read_ledger_copy
 
     wall = datetime.now(UTC)
     ledger = read_ledger_copy(settings.warehouse_file)
-    newest = dict(ledger.group_by("source_profile").agg(pl.col("file_modified_ns").max()).iter_rows())
-    table = Table("profile", "from", "newest file", "last success", "brought", "waiting", "refused", "what to do")
+    newest_landed = dict(ledger.group_by("source_profile").agg(pl.col("file_modified_ns").max()).iter_rows())
+    beat = None
+    with contextlib.suppress(HistoryError):
+        beat = read_history(settings).heartbeat
+    looks_itself = beat is not None and (wall - beat).total_seconds() < HEARTBEAT_SECONDS
+    table = Table("profile", "from", "newest file", "lag", "next try", "brought", "waiting", "refused", "what to do")
     profiles = load_profiles(settings.profiles_folder)
     refused: list[str] = []
     with open_memory(settings) as memory:
         for name, profile in sorted(profiles.items()):
             if profile.source is None:
-                if name in newest:
-                    landed = datetime.fromtimestamp(newest[name] / 1e9, UTC)
-                    table.add_row(name, f"landing/{name}/", _ago(landed, wall), "", "", "", "", "")
+                if name in newest_landed:
+                    landed = datetime.fromtimestamp(newest_landed[name] / 1e9, UTC)
+                    table.add_row(name, f"landing/{name}/", f"{_age(landed, wall)} ago")
                 continue
             look = memory.look(name)
             if look is None:
-                table.add_row(name, profile.source.place, "", "never", "", "", "", f"hospital pull {name}")
+                again = "within a minute" if looks_itself else "hospital pull"
+                table.add_row(name, profile.source.place, "never", "all", again)
                 continue
+            newest = f"{_age(look.brought_at, wall)} ago" if look.brought_at else "never"
+            lag = _age(look.complete_at, wall) if look.complete_at else "all"
+            due = look.tried_at + timedelta(seconds=PULL_SECONDS)
+            again = ("now" if due <= wall else f"in {_age(wall, due)}") if looks_itself else "hospital pull"
             counts = (f"{count:,}" for count in (look.brought, look.waiting, look.refused))
-            times = (_ago(at, wall) if at else "never" for at in (look.brought_at, look.succeeded_at))
-            table.add_row(name, profile.source.place, *times, *counts, look.reason)
+            table.add_row(name, profile.source.place, newest, lag, again, *counts, look.reason)
             refused += [f"{name}: {key!r}: {why}" for key, why in memory.refused(name)]
     for name, problem in sorted(profiles.unusable.items()):
         table.add_row(name, "", "", "", "", "", "", f"correct the profile: {problem}")
@@ -100,10 +122,10 @@ def _print_named(what: str, lines: Sequence[str]) -> None:
         print(f"{what}  {len(lines) - _MOST_NAMED:,} more")
 
 
-def _ago(at: datetime, wall: datetime) -> str:
-    """How long ago, in the largest unit that is not zero."""
+def _age(at: datetime, wall: datetime) -> str:
+    """How long before, in the largest unit that is not zero."""
     seconds = max(0, int((wall - at).total_seconds()))
     for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
-            return f"{seconds // size} {unit} ago"
-    return f"{seconds} s ago"
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"

@@ -677,12 +677,16 @@ class Source(_Declaration):
     @field_validator("address")
     @classmethod
     def _is_an_address(cls, value: str) -> str:
-        parts = urlsplit(value)
+        begins = f"an address begins with {', '.join(f'{scheme}://' for scheme in ADDRESSES)}, as in s3://bucket/prefix"
+        try:
+            parts = urlsplit(value)
+            # A password with a slash ends what comes before the path, and what is left of it looks like a port.
+            is_cut = parts.port is not None and (parts.scheme != "sftp" or ("@" in parts.path and not parts.username))
+        except ValueError:  # its text quotes the address
+            raise ValueError(f"{begins}, and holds no password") from None
         if parts.scheme not in ADDRESSES or not (parts.path if parts.scheme == "file" else parts.netloc):
-            raise ValueError(
-                f"an address begins with {', '.join(f'{scheme}://' for scheme in ADDRESSES)}, as in s3://bucket/prefix"
-            )
-        if parts.password or parts.query or parts.fragment:
+            raise ValueError(begins)
+        if is_cut or parts.password or parts.query or parts.fragment:
             raise ValueError("an address holds no password and no options: credentials come from the environment")
         return value
 

@@ -126,6 +126,9 @@ def _postgres(url: str) -> Iterator[_Postgres]:
         from adbc_driver_postgresql import dbapi
     except ImportError:
         raise RemoteError("install the extra: pip install 'hospital-assets[postgres]'") from None
+    if "connect_timeout" not in url:
+        # Else a server that never answers is waited for without end, and every other source with it.
+        url += f"{'&' if '?' in url else '?'}connect_timeout={_LOGIN_SECONDS}"
     with _in_words():
         connection = dbapi.connect(url)
     try:

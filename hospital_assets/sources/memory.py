@@ -10,16 +10,13 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from hospital_assets.files import make_folder
 from hospital_assets.settings import Settings
 from hospital_assets.sources.remote import Entry
-
-#: What sorts before what is known already (a late or changed object) is found when everything is listed: so often.
-_LIST_ALL = timedelta(hours=1)
 
 _SCHEMA = """
 create table if not exists entries (
@@ -64,14 +61,34 @@ class Pulled:
         """Whether all that could be brought was."""
         return not self.reason and not self.failed
 
+    @property
+    def what_to_do(self) -> str:
+        """What failed and what to do about it, of several files the first; empty where nothing failed."""
+        if self.reason or not self.failed:
+            return self.reason
+        (key, why), *others = self.failed.items()
+        return f"{key!r}: {why}" + (f" ({len(others):,} more failed)" if others else "")
+
 
 @dataclass(frozen=True)
 class Look:
-    """The newest look at a source."""
+    """The newest look at a source.
+
+    Attributes:
+        tried_at: when.
+        succeeded_at: when one last brought all that it could.
+        brought_at: when one last brought something.
+        complete_at: all that was at the source by then is here, so far as listing it tells.
+        reason: what failed and what to do; empty where nothing did.
+        brought: entries that are here.
+        waiting: entries that may still be written.
+        refused: entries that never will be brought as they are.
+    """
 
     tried_at: datetime
     succeeded_at: datetime | None
     brought_at: datetime | None
+    complete_at: datetime | None
     reason: str
     brought: int
     waiting: int
@@ -87,14 +104,19 @@ class Memory:
         self._connection.execute("pragma journal_mode = wal")
         self._connection.execute("pragma synchronous = full")
         self._connection.executescript(_SCHEMA)
+        with contextlib.suppress(sqlite3.OperationalError):  # a file of this version has the column
+            self._connection.execute("alter table looks add column complete_at text")
 
     def close(self) -> None:
         """Let go of the file."""
         self._connection.close()
 
-    def known(self, source: str) -> dict[str, tuple[str, str]]:
-        """Key -> version and state."""
-        rows = self._connection.execute("select key, version, state from entries where source = ?", [source])
+    def known(self, source: str, seen_until: datetime | None = None) -> dict[str, tuple[str, str]]:
+        """Key -> version and state; without what was first seen after a moment, and not brought since."""
+        rows = self._connection.execute(
+            "select key, version, state from entries where source = ? and (state != 'seen' or changed_at <= ?)",
+            [source, "9999" if seen_until is None else seen_until.isoformat()],
+        )
         return {key: (version, state) for key, version, state in rows}
 
     def note(self, source: str, entry: Entry, state: str, at: datetime, reason: str = "", sha256: str = "") -> None:
@@ -138,62 +160,77 @@ class Memory:
         """A source's export is so far."""
         self._connection.execute("insert or replace into states values (?, ?)", [source, json.dumps(state)])
 
-    def lists_all(self, source: str, now: datetime) -> bool:
-        """Whether everything is to be listed: what changed, or came late, may stand before what is known."""
+    def begins(self, source: str) -> datetime | None:
+        """A look begins: when everything was listed last. Until it has ended (`looked`), nobody knows any more.
+
+        Who is killed may have passed a file that failed: the next look lists everything.
+        """
         row = self._connection.execute("select listed_all_at from looks where source = ?", [source]).fetchone()
-        return row is None or row[0] is None or now - datetime.fromisoformat(row[0]) >= _LIST_ALL
+        if row is None or row[0] is None:
+            return None
+        self._connection.execute("update looks set listed_all_at = null where source = ?", [source])
+        return datetime.fromisoformat(row[0])
 
     def refused(self, source: str) -> list[tuple[str, str]]:
         """The entries that never will be brought as they are, and why."""
         asked = "select key, reason from entries where source = ? and state = 'refused' order by key"
         return self._connection.execute(asked, [source]).fetchall()
 
-    def looked(self, source: str, pulled: Pulled, at: datetime, *, is_all: bool, is_over: bool) -> None:
+    def looked(
+        self,
+        source: str,
+        pulled: Pulled,
+        at: datetime,
+        *,
+        complete_at: datetime | None = None,
+        listed_all_at: datetime | None = None,
+    ) -> None:
         """A look has ended.
 
         Args:
             source: the profile.
             pulled: what it came to.
             at: when.
-            is_all: whether everything was listed.
-            is_over: whether nothing is left to do of what was listed; else the next look lists everything.
+            complete_at: when it began, where nothing is left to do of what it found.
+            listed_all_at: when everything was listed last; without it, the next look lists everything.
         """
         self._connection.execute(
             """
-            insert into looks (source, tried_at, succeeded_at, listed_all_at, brought_at, reason)
-            values (:source, :now, iif(:succeeded, :now, null), iif(:is_over and :is_all, :now, null),
-                    iif(:brought, :now, null), :reason)
+            insert into looks (source, tried_at, succeeded_at, listed_all_at, brought_at, complete_at, reason)
+            values (:source, :now, iif(:succeeded, :now, null), :listed_all_at, iif(:brought, :now, null),
+                    :complete_at, :reason)
             on conflict (source) do update set
                 tried_at = :now, reason = :reason,
                 succeeded_at = coalesce(excluded.succeeded_at, succeeded_at),
-                listed_all_at = iif(:is_over, coalesce(excluded.listed_all_at, listed_all_at), null),
-                brought_at = coalesce(excluded.brought_at, brought_at)
+                listed_all_at = excluded.listed_all_at,
+                brought_at = coalesce(excluded.brought_at, brought_at),
+                complete_at = coalesce(excluded.complete_at, complete_at)
             """,
             {
                 "source": source,
                 "now": at.isoformat(),
                 "succeeded": pulled.succeeded,
-                "is_all": is_all,
-                "is_over": is_over,
+                "listed_all_at": None if listed_all_at is None else listed_all_at.isoformat(),
+                "complete_at": None if complete_at is None else complete_at.isoformat(),
                 "brought": bool(pulled.brought or pulled.changed),
-                "reason": pulled.reason or (f"{len(pulled.failed)} files failed" if pulled.failed else pulled.note),
+                "reason": pulled.what_to_do or pulled.note,
             },
         )
 
     def look(self, source: str) -> Look | None:
         """The newest look at a source, and how many entries are in which state; None before the first."""
         row = self._connection.execute(
-            "select tried_at, succeeded_at, brought_at, reason from looks where source = ?", [source]
+            "select tried_at, succeeded_at, brought_at, complete_at, reason from looks where source = ?", [source]
         ).fetchone()
         if row is None:
             return None
-        tried, succeeded, brought = (None if at is None else datetime.fromisoformat(at) for at in row[:3])
+        tried, succeeded, brought, complete = (None if at is None else datetime.fromisoformat(at) for at in row[:4])
         states = dict(
             self._connection.execute("select state, count(*) from entries where source = ? group by 1", [source])
         )
         assert tried is not None  # noqa: S101  (the column is not null)
         counts = (states.get(state, 0) for state in ("brought", "seen", "refused"))
-        return Look(tried, succeeded, brought, row[3], *counts)
+        return Look(tried, succeeded, brought, complete, row[4], *counts)
 
 
 def memory_file(settings: Settings) -> Path:

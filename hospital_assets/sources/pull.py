@@ -12,7 +12,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from hospital_assets.files import locked, replacing
@@ -24,8 +24,12 @@ from hospital_assets.sources.memory import Memory, Pulled, memory_file, open_mem
 from hospital_assets.sources.queries import pull_queries
 from hospital_assets.sources.remote import ChangedError, Entry, Remote, RemoteError, open_remote
 
+#: Between two looks of Dagster's sensor at the sources; one look may take half of it, the next goes on.
+PULL_SECONDS = 60
 #: Between two looks at a file that may still be written.
 SETTLE_SECONDS = 2.0
+#: What sorts before what is known already (a late or changed object) is found when everything is listed: so often.
+_LIST_ALL = timedelta(hours=1)
 _LONGEST_NAME = 200
 _WILD = {"*", "?", "["}
 
@@ -37,6 +41,8 @@ def pull(
     sleep: Callable[[float], object],
     until: Callable[[], bool] = lambda: False,
     remote: Callable[[str], contextlib.AbstractContextManager[Remote]] = open_remote,
+    *,
+    lists_all: bool = False,
 ) -> Pulled:
     """Look at a profile's source and bring what is new; one program at a time does, the next one waits.
 
@@ -47,13 +53,15 @@ def pull(
         sleep: waits for some seconds, where files may still be written.
         until: whether to stop before the next file; the next look goes on.
         remote: reaches an address.
+        lists_all: list everything, also where it was within the hour.
     """
     source = profile.source
     if source is None:
         raise ValueError(f"profile '{profile.name}' names no source: add [source] with an address")
     pulled = Pulled()
     with locked(memory_file(settings).with_suffix(".lock")), open_memory(settings) as memory:
-        is_all = memory.lists_all(profile.name, clock())
+        listed, begun = memory.begins(profile.name), clock()
+        is_all = lists_all or listed is None or begun - listed >= _LIST_ALL
         try:
             if source.fhir is not None:
                 pull_export(settings, profile, memory, pulled, clock, sleep, until)
@@ -62,14 +70,17 @@ def pull(
             else:
                 with remote(source.address) as there:
                     look = _Look(settings, profile, there, memory, pulled, clock, until)
-                    look.over(is_all=is_all or not there.is_ordered)
+                    is_all |= not there.is_ordered
+                    # One that was killed may have seen a file only just now.
+                    look.over(memory.known(profile.name, clock() - timedelta(seconds=SETTLE_SECONDS)), is_all=is_all)
                     if pulled.waiting and not until():
                         sleep(SETTLE_SECONDS)
-                        look.over(is_all=is_all or not there.is_ordered)
+                        look.over(memory.known(profile.name), is_all=is_all)
         except RemoteError as error:
             pulled.reason = str(error)
         is_over = pulled.succeeded and not pulled.waiting and not until()
-        memory.looked(profile.name, pulled, clock(), is_all=is_all, is_over=is_over)
+        complete = {"complete_at": begun, "listed_all_at": begun if is_all else listed} if is_over else {}
+        memory.looked(profile.name, pulled, clock(), **complete)
     return pulled
 
 
@@ -85,16 +96,20 @@ class _Look:
     clock: Callable[[], datetime]
     until: Callable[[], bool]
 
-    def over(self, *, is_all: bool) -> None:
+    def over(self, known: dict[str, tuple[str, str]], *, is_all: bool) -> None:
         """Go over what is listed: everything, or what comes after what is known."""
-        known = self.memory.known(self.profile.name)
         self.pulled.waiting = self.pulled.other = 0
+        # Those that are not here: what is not there any more, neither waits nor has to be renamed.
+        gone = {key for key, (_, state) in known.items() if state != "brought"} if is_all else set()
         for prefix, after in [("", "")] if is_all else _ends(self.profile, known):
             for entry in self.there.entries(prefix, after):
                 if self.until():
                     return
+                gone.discard(entry.key)
                 if known.get(entry.key) not in ((entry.version, "brought"), (entry.version, "refused")):
                     known[entry.key] = (entry.version, self._found(entry, known.get(entry.key)))
+        for key in gone:
+            self.memory.forget(self.profile.name, key)
 
     def _found(self, entry: Entry, known: tuple[str, str] | None) -> str:
         """The state of an entry that is new or has changed."""

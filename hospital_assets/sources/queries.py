@@ -26,6 +26,8 @@ from hospital_assets.sources.remote import Entry, RemoteError
 #: Rows of one landed file: each is read whole when it is loaded.
 ROWS_OF_A_FILE = 250_000
 _ENDING = ".parquet"
+#: What the folder of rows that have not landed yet begins with.
+_UNLANDED = ".query-"
 #: How long a query that a profile is drafted from may take.
 _SAMPLE_SECONDS = 60
 
@@ -53,6 +55,9 @@ def pull_queries(
     """
     source = profile.source
     assert source is not None and source.database is not None  # noqa: S101  (the caller has looked)
+    # Rows that one who was killed had asked for; the caller holds the lock.
+    for left in memory_file(settings).parent.glob(f"{_UNLANDED}*"):
+        shutil.rmtree(left)
     with open_database(url_of(source.database, environment)) as database:
         for subject, query in source.queries.items():
             try:
@@ -98,9 +103,10 @@ def _pull_one(
         memory.note_span(profile.name, asked, since, until)
         since -= timedelta(minutes=query.overlap_minutes)
         moments = {"since": since, "until": until}
-        stem = f"{since:%Y%m%dT%H%M%SZ}_{until:%Y%m%dT%H%M%SZ}"
+        # Two looks within a second are two.
+        stem = f"{since:%Y%m%dT%H%M%SZ}_{until:%Y%m%dT%H%M%S.%fZ}"
     # Nothing lands before the last row has come.
-    with tempfile.TemporaryDirectory(dir=memory_file(settings).parent, prefix=".query-") as made:
+    with tempfile.TemporaryDirectory(dir=memory_file(settings).parent, prefix=_UNLANDED) as made:
         pieces = _written(database.batches(query.sql, moments, query.seconds), Path(made), query)
         keys = [f"{folder}/{asked}_{stem}_{number:04}{_ENDING}".removeprefix("./") for number in range(len(pieces))]
         for piece, key in zip(pieces, keys, strict=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from hospital_assets.landing.listing import folders
 
 _CHUNK = 1_048_576
 _SECONDS = 30
+#: Of a URL, who asks, and what follows its path.
+_TOLD = re.compile(r"(?<=://)\S*@|\?\S+")
 #: Schemes of object stores -> what to set where nothing says who asks.
 OBJECT_STORES = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role of the machine",
@@ -181,8 +184,8 @@ class _Objects:
         except (PermissionDeniedError, UnauthenticatedError):
             raise RemoteError(f"access is denied; set {self._who}, and let them list and read") from None
         except (BaseError, OSError, ValueError) as error:
-            # What follows the first line tells of addresses and headers.
-            first_line = str(error).partition("\n")[0][:200]
+            # What follows the first line tells of addresses and headers; a URL in it may say who asks.
+            first_line = _TOLD.sub("…", str(error).partition("\n")[0])[:200]
             raise RemoteError(f"the store cannot be read: {first_line}; who asks is said by {self._who}") from None
 
     def entries(self, prefix: str = "", after: str = "") -> Iterator[Entry]:
@@ -257,6 +260,23 @@ class _Sftp:
             raise ChangedError("it changed while it was read")
 
 
+def _private_key(file: str) -> Any:
+    """The key in a file.
+
+    Raises:
+        RemoteError: it is none that can be used; what the library says of it may quote it.
+        FileNotFoundError: it is not there.
+    """
+    import paramiko
+
+    try:
+        return paramiko.PKey.from_path(file)
+    except OSError:
+        raise
+    except Exception:
+        raise RemoteError(f"{SFTP_KEY} names a file that is no private key, or one with a passphrase") from None
+
+
 @contextlib.contextmanager
 def _sftp(address: str, environment: Mapping[str, str]) -> Iterator[_Sftp]:
     try:
@@ -276,7 +296,7 @@ def _sftp(address: str, environment: Mapping[str, str]) -> Iterator[_Sftp]:
             port,
             username=parts.username,
             password=environment.get(SFTP_PASSWORD),
-            pkey=paramiko.PKey.from_path(key) if key else None,
+            pkey=_private_key(key) if key else None,
             allow_agent=False,
             look_for_keys=False,
             timeout=_SECONDS,

@@ -47,8 +47,8 @@ def below_sources(assets: Iterable[dg.AssetsDefinition], sources: Iterable[dg.As
     return [asset.map_asset_specs(below) if deps and _LEDGER in asset.keys else asset for asset in assets]
 
 
-def brought(profile_name: str, pulled: Pulled) -> dg.AssetMaterialization:
-    """That files of a source were brought, for the UI."""
-    return dg.AssetMaterialization(
-        source_key(profile_name), metadata={"files_brought": pulled.brought, "files_changed": pulled.changed}
-    )
+def report_brought(instance: dg.DagsterInstance, profile_name: str, pulled: Pulled) -> None:
+    """Tell Dagster that files of a source were brought, whoever brought them; where none were, nothing."""
+    if pulled.brought or pulled.changed:
+        counts = {"files_brought": pulled.brought, "files_changed": pulled.changed}
+        instance.report_runless_asset_event(dg.AssetMaterialization(source_key(profile_name), metadata=counts))
