@@ -25,13 +25,24 @@ def test_a_home_has_the_package_s_settings_and_its_history_in_files(tmp_path: Pa
     assert "run_storage" not in written
 
 
-@pytest.mark.parametrize("url", ["postgresql://ada@db/dagster", "mysql://ada@db/dagster"])
+@pytest.mark.parametrize(
+    "url", ["postgresql://ada@db/dagster", "mysql://ada@db/dagster", "postgresql+psycopg2://u@db:ada/dagster"]
+)
 def test_an_address_that_sqlalchemy_would_misread_is_refused_without_being_repeated(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(POSTGRES_URL, url)
     with pytest.raises(SettingsError, match=r"must begin with postgresql\+psycopg2://") as refused:
         prepare_dagster_home(Settings(tmp_path))
+    assert "ada" not in str(refused.value)
+
+
+def test_a_history_whose_address_is_none_is_not_read_and_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(POSTGRES_URL, "postgresql+psycopg2://u@db:ada/dagster")
+    with pytest.raises(HistoryError, match="is no URL") as refused:
+        read_history(Settings(tmp_path))
     assert "ada" not in str(refused.value)
 
 

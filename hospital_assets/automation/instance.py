@@ -89,7 +89,7 @@ def prepare_dagster_home(settings: Settings) -> Path:
 
 
 def _is_url(url: str) -> bool:
-    """Whether it can be read as one; what is wrong with one is told with its password."""
+    """Whether it can be read as one; errors about one quote its password."""
     from sqlalchemy import exc, make_url
 
     try:
