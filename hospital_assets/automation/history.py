@@ -81,7 +81,7 @@ def read_history(settings: Settings) -> History:
             counts = connection.execute(db.text("select status, count(*) from runs group by status")).all()
             ended = connection.execute(db.text(newest)).all()
             heartbeat = connection.execute(db.text("select max(timestamp) from daemon_heartbeats")).scalar()
-    # What is wrong with a URL is told with the URL.
+    # What is wrong with a URL quotes it.
     except (ValueError, db.exc.SQLAlchemyError) as error:
         raise HistoryError(f"Dagster's history cannot be read: {type(error).__name__}") from None
     return History(
