@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from datetime import datetime
 from decimal import Decimal
@@ -13,9 +14,10 @@ import pytest
 
 from hospital_assets.cli import main
 from hospital_assets.settings import Settings
+from hospital_assets.sources import databases
 from hospital_assets.sources.databases import open_database
 from hospital_assets.sources.remote import RemoteError
-from hospital_assets_tests.mariadb import mariadb_server
+from hospital_assets_tests.mariadb import DRIVER, mariadb_server
 from hospital_assets_tests.test_queries import look, profile, rows
 
 TABLES = (
@@ -100,6 +102,16 @@ def test_a_query_that_fails_stops_no_other_and_quotes_nothing(connection: Any, t
 
 
 @pytest.mark.slow
+def test_patience_with_a_server_is_for_its_first_answer_only(
+    connection: Any, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(databases, "_LOGIN_SECONDS", 1)
+    with open_database(server) as database:
+        (batch,) = database.batches("select sleep(3) as woken", {}, 30)
+    assert batch.to_pydict() == {"woken": [0]}
+
+
+@pytest.mark.slow
 def test_a_session_does_not_write(connection: Any, server: str) -> None:
     with open_database(server) as database, pytest.raises(RemoteError, match="read-only"):
         list(database.batches("insert into visits (id) values (77)", {}, 9))
@@ -143,6 +155,23 @@ def test_what_is_no_database_we_read_is_said() -> None:
         with pytest.raises(RemoteError, match=said) as raised, open_database(url):
             pass
         assert "planted" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://u:planted-secret@{}/x", f"Driver={DRIVER};Server={{}};UID=u;PWD=planted-x"]
+)
+def test_a_server_that_never_answers_is_given_up(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("arrow_odbc", reason="arrow-odbc is not installed (extra odbc)")
+    pytest.importorskip("adbc_driver_postgresql", reason="adbc-driver-postgresql is not installed (extra postgres)")
+    if not DRIVER.exists():
+        pytest.skip("MariaDB's driver is not installed (Debian: apt-get install odbc-mariadb)")
+    monkeypatch.setattr(databases, "_LOGIN_SECONDS", 2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        where = f"127.0.0.1:{port}" if "://" in url else f"127.0.0.1;Port={port}"
+        with pytest.raises(RemoteError, match="cannot be reached") as raised, open_database(url.format(where)):
+            pass
+    assert "planted" not in str(raised.value)
 
 
 def test_a_driver_that_is_not_installed_is_said() -> None:

@@ -178,12 +178,14 @@ class _Product:
         now: asks for its time, in UTC.
         session: what makes a session read-only and in UTC.
         limit: what limits how long a query takes.
+        patience: the keyword for seconds until a server has to have answered, of a driver that minds no other limit.
     """
 
     drivers: re.Pattern[str]
     now: str
     session: tuple[str, ...] = ()
     limit: str = ""
+    patience: str = ""
 
 
 _PRODUCTS = (
@@ -192,6 +194,7 @@ _PRODUCTS = (
         "select utc_timestamp(6) as now",
         ("set session time_zone = '+00:00'", "set session tx_read_only = 1"),
         "set session max_statement_time = {seconds}",
+        "CONN_TIMEOUT",
     ),
     _Product(re.compile(r"sql server|msodbcsql|tdsodbc|freetds", re.IGNORECASE), "select sysutcdatetime() as now"),
 )
@@ -255,6 +258,8 @@ def _odbc(connection_string: str) -> _Odbc:
         raise RemoteError("install the extra: pip install 'hospital-assets[odbc]'") from None
     except OSError:
         raise RemoteError("ODBC itself is not installed (Debian: apt-get install unixodbc)") from None
+    if product.patience and product.patience not in connection_string.upper():
+        connection_string = f"{product.patience}={_LOGIN_SECONDS};{connection_string}"
     with _odbc_in_words():
         connection = connect(connection_string, login_timeout_sec=_LOGIN_SECONDS)
         for statement in product.session:
