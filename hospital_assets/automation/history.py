@@ -81,8 +81,7 @@ def read_history(settings: Settings) -> History:
             counts = connection.execute(db.text("select status, count(*) from runs group by status")).all()
             ended = connection.execute(db.text(newest)).all()
             heartbeat = connection.execute(db.text("select max(timestamp) from daemon_heartbeats")).scalar()
-    # What is wrong with a URL quotes it.
-    except (ValueError, db.exc.SQLAlchemyError) as error:
+    except db.exc.SQLAlchemyError as error:
         raise HistoryError(f"Dagster's history cannot be read: {type(error).__name__}") from None
     return History(
         dict.fromkeys(RUN_STATUSES, 0) | {status.lower(): count for status, count in counts},
@@ -133,9 +132,17 @@ def step_seconds(settings: Settings, job: str) -> tuple[int, dict[str, float]]:
 
 @contextmanager
 def _connected(url: str | None, file: Path) -> Iterator[Connection]:
+    """A connection that reads.
+
+    Raises:
+        HistoryError: the address is none.
+    """
     import sqlalchemy as db
 
-    engine = _postgres(url) if url else db.create_engine("sqlite://", creator=lambda: _read_only(file))
+    try:
+        engine = _postgres(url) if url else db.create_engine("sqlite://", creator=lambda: _read_only(file))
+    except (ValueError, db.exc.ArgumentError):  # its text quotes the URL
+        raise HistoryError(f"Dagster's history cannot be read: {POSTGRES_URL} is no URL") from None
     try:
         with engine.connect() as connection:
             yield connection
