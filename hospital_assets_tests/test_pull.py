@@ -7,6 +7,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from hospital_assets.landing.profile import Profile, ProfileError, parse_profile
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.zone import _version
 from hospital_assets.settings import FileLimits, Settings
+from hospital_assets.sources import remote
 from hospital_assets.sources.memory import Pulled, open_memory
 from hospital_assets.sources.pull import pull
 from hospital_assets.sources.remote import SFTP_HOSTS, SFTP_KEY, ChangedError, Entry, Remote, RemoteError, open_remote
@@ -533,6 +535,22 @@ def test_a_server_is_brought_and_must_be_known(server: tuple[str, Path, dict[str
     stranger.write_private_key_file(str(tmp_path / "stranger"))
     assert "does not let this user in" in look(**{SFTP_KEY: str(tmp_path / "stranger")}).reason
     assert "is not there" in look(**{SFTP_KEY: str(tmp_path / "missing")}).reason
+
+
+def test_a_server_that_never_answers_is_given_up_in_a_few_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("paramiko", reason="paramiko is not installed (extra sftp)")
+    monkeypatch.setattr(remote, "_SECONDS", 1)
+    (tmp_path / "known").write_text("")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"sftp://asker@127.0.0.1:{silent.getsockname()[1]}/in"
+        with (
+            pytest.raises(RemoteError, match="cannot be reached"),
+            open_remote(address, {SFTP_HOSTS: str(tmp_path / "known")}),
+        ):
+            pass
+    assert not caplog.text
 
 
 def test_shipped_profiles_name_no_address() -> None:

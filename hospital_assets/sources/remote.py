@@ -8,6 +8,7 @@ Credentials come from the environment or the platform's own chain; none is kept,
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import stat
@@ -287,6 +288,8 @@ def _sftp(address: str, environment: Mapping[str, str]) -> Iterator[_Sftp]:
     host, port = parts.hostname or "", parts.port or 22
     known = environment.get(SFTP_HOSTS) or str(Path.home() / ".ssh" / "known_hosts")
     key = environment.get(SFTP_KEY)
+    # It writes tracebacks of what our errors say in words.
+    logging.getLogger("paramiko.transport").setLevel(logging.CRITICAL)
     client = paramiko.SSHClient()
     client.set_missing_host_key_policy(paramiko.RejectPolicy())
     try:
