@@ -26,6 +26,8 @@ def s3_server(monkeypatch: pytest.MonkeyPatch, bucket: str) -> Iterator[None]:
     }.items():
         monkeypatch.setenv(name, value)
     try:
+        # Buckets belong to the process, not to a server in it.
+        requests.post(f"http://{host}:{port}/moto-api/reset", timeout=30).raise_for_status()
         requests.put(f"http://{host}:{port}/{bucket}", timeout=30).raise_for_status()
         yield
     finally:
