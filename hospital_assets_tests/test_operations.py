@@ -317,3 +317,15 @@ def test_certificates_are_looked_at_before_they_end(sound: Settings, tmp_path: P
     assert levels == {5: "warning", 100: "ok"}
     (tmp_path / "none.pem").write_text("none")
     assert [f.level for f in found(sound, tmp_path / "none.pem", tmp_path / "absent")["certificates"]] == ["error"] * 2
+
+
+def test_the_doctor_goes_on_where_a_look_breaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("postgresql://ada:planted-secret@db/dagster")
+
+    monkeypatch.setattr(doctor, "_at_work", broken)
+    found = {
+        finding.subject: finding for finding in doctor.examine(Settings(tmp_path), EngineSettings(), datetime.now(UTC))
+    }
+    assert found["at work"].level == "error" and "RuntimeError" in found["at work"].what
+    assert "planted" not in str(found.values()) and len(found) > 5

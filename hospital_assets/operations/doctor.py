@@ -98,6 +98,9 @@ def examine(
             subprocess.SubprocessError,
         ) as error:
             yield Finding(subject, "error", str(error))
+        # Its text could hold an address with its password; the other looks go on.
+        except Exception as error:
+            yield Finding(subject, "error", f"cannot be examined: {type(error).__name__}")
 
 
 def _packages() -> Iterator[_Found]:
