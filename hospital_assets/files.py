@@ -93,6 +93,11 @@ def open_to_others(folder: Path) -> Iterator[Path]:
                     yield path
 
 
+def why_not_secret(path: Path) -> str:
+    """What to do about a secret file that others can read; empty where only its owner can."""
+    return f"others can read {path}: chmod 600 {path}" if path.stat().st_mode & 0o077 else ""
+
+
 def free_bytes(folder: Path) -> int:
     """Free space where a folder lies, or would."""
     return shutil.disk_usage(next(place for place in (folder, *folder.resolve().parents) if place.exists())).free

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import tomllib
+from collections.abc import Iterable
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from datetime import date
 from pathlib import Path
@@ -452,6 +453,18 @@ def load_settings(data_dir: Path) -> Settings:
     )
 
 
+def _check_keys(file: Path, table: str, values: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse a table with a key that it does not have.
+
+    Raises:
+        SettingsError: names the first.
+    """
+    known = tuple(known)
+    for key in values:
+        if key not in known:
+            raise SettingsError(f"{file}: unknown key '{table}.{key}'; known keys: {', '.join(known)}")
+
+
 def _mirror(settings: Settings, values: dict[str, Any]) -> MirrorSettings:
     """The table `[mirror]`.
 
@@ -459,9 +472,8 @@ def _mirror(settings: Settings, values: dict[str, Any]) -> MirrorSettings:
         SettingsError: a key is unknown, or has an unusable value.
     """
     file, known = settings.settings_file, asdict(MirrorSettings())
+    _check_keys(file, "mirror", values, known)
     for key, value in values.items():
-        if key not in known:
-            raise SettingsError(f"{file}: unknown key 'mirror.{key}'; known keys: {', '.join(known)}")
         if type(value) is not type(known[key]):
             raise SettingsError(f"{file}: 'mirror.{key}' must be a {type(known[key]).__name__}")
     found = MirrorSettings(**values)
@@ -485,9 +497,7 @@ def _backup(file: Path, values: dict[str, object]) -> BackupSettings:
     Raises:
         SettingsError: a key is unknown or has an unusable value.
     """
-    known = asdict(BackupSettings())
-    if unknown := values.keys() - known.keys():
-        raise SettingsError(f"{file}: unknown key 'backup.{min(unknown)}'; known keys: {', '.join(known)}")
+    _check_keys(file, "backup", values, asdict(BackupSettings()))
     folder, recipients = values.get("folder", ""), values.get("recipients", [])
     keep = values.get("keep", BackupSettings.keep)
     if not isinstance(folder, str) or (folder and not Path(folder).is_absolute()):
@@ -505,12 +515,8 @@ def _staffing(file: Path, values: dict[str, object]) -> StaffingSettings:
     Raises:
         SettingsError: a key is unknown, has an unusable value, or contradicts another.
     """
-    stated: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in _STAFFING_RANGES:
-            known = ", ".join(_STAFFING_RANGES)
-            raise SettingsError(f"{file}: unknown key 'staffing.{key}'; known keys: {known}")
-        stated[key] = _staffing_value(file, key, value)
+    _check_keys(file, "staffing", values, _STAFFING_RANGES)
+    stated: dict[str, Any] = {key: _staffing_value(file, key, value) for key, value in values.items()}
     found = StaffingSettings(**stated)
     if found.least_doctors > found.most_doctors:
         raise SettingsError(f"{file}: 'staffing.least_doctors' is more than 'staffing.most_doctors'")
@@ -545,13 +551,10 @@ def _identity(file: Path, values: dict[str, object]) -> IdentitySettings:
     """
     known = {field.name: field for field in fields(IdentitySettings)}
     stated: dict[str, Any] = {}
+    if any("secret" in key for key in values):
+        raise SettingsError(f"{file}: the secret of 'identity' does not belong here: set HOSPITAL_OIDC_CLIENT_SECRET")
+    _check_keys(file, "identity", values, known)
     for key, value in values.items():
-        if "secret" in key:
-            raise SettingsError(
-                f"{file}: the secret of 'identity' does not belong here: set HOSPITAL_OIDC_CLIENT_SECRET"
-            )
-        if key not in known:
-            raise SettingsError(f"{file}: unknown key 'identity.{key}'; known keys: {', '.join(known)}")
         if key == "roles":
             is_right = isinstance(value, dict) and all(isinstance(one, str) and one for one in value.values())
             shape = 'a table, as in roles = { "ED Analysts" = "analyst" }'

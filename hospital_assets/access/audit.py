@@ -18,7 +18,6 @@ import json
 import os
 import secrets
 import sqlite3
-import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +30,7 @@ import polars as pl
 
 from hospital_assets.access.anchors import PLACES_VARIABLE, Anchor, Anchors, End, log_file_in
 from hospital_assets.contracts.facts import AuditAction, AuditOutcome
+from hospital_assets.files import why_not_secret
 from hospital_assets.publishing.pseudonyms import KeyMissingError, create_key, key_file, load_key
 from hospital_assets.settings import Settings, SettingsError
 
@@ -468,8 +468,8 @@ def _load_or_create_key(settings: Settings, environment: Mapping[str, str]) -> b
             with contextlib.suppress(FileExistsError):
                 path.hardlink_to(temporary)
             temporary.unlink()
-        if stat.S_IMODE(path.stat().st_mode) & 0o077:
-            raise AuditError(f"others can read {path}: chmod 600 {path}")
+        if problem := why_not_secret(path):
+            raise AuditError(problem)
         text = path.read_text(encoding="ascii").strip()
     try:
         value = bytes.fromhex(text)

@@ -7,12 +7,12 @@ imported only where `hospital.toml` has a table `[identity]`.
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hospital_assets.access.users import Person
+from hospital_assets.files import why_not_secret
 from hospital_assets.publishing.audience import parse_audience
 from hospital_assets.publishing.policy import Policy, PolicyError
 from hospital_assets.settings import IdentitySettings, Settings, SettingsError
@@ -71,15 +71,15 @@ def client_secret(settings: Settings, environment: Mapping[str, str] = os.enviro
         return None
     path = Path(named)
     try:
-        mode, text = path.stat().st_mode, path.read_text(encoding="utf-8").strip()
+        text, problem = path.read_text(encoding="utf-8").strip(), why_not_secret(path)
     except (OSError, UnicodeDecodeError) as error:
         raise IdentityError(f"{SECRET_FILE_VARIABLE}: {path} cannot be read: {type(error).__name__}") from None
     if path.resolve().is_relative_to(settings.data_dir):
         raise IdentityError(
             f"{path} lies in the data directory: whoever copies the data would have the secret; move it"
         )
-    if stat.S_IMODE(mode) & 0o077:
-        raise IdentityError(f"others can read {path}: chmod 600 {path}")
+    if problem:
+        raise IdentityError(problem)
     if not text:
         raise IdentityError(f"{path} is empty: it holds the secret that the identity provider gave the client")
     return text

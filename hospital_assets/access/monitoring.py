@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hmac
 import os
-import stat
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hospital_assets.access.authentication import bearer_token, client_address
 from hospital_assets.access.serving import Address, ServingError, is_loopback
+from hospital_assets.files import why_not_secret
 
 _T = TypeVar("_T")
 
@@ -93,11 +93,11 @@ def metrics_at(address: Address, figures: Figures, environment: Mapping[str, str
 
 def _token(file: Path) -> str:
     try:
-        mode, token = file.stat().st_mode, file.read_text(encoding="ascii").strip()
+        token, problem = file.read_text(encoding="ascii").strip(), why_not_secret(file)
     except (OSError, ValueError) as error:
         raise ServingError(f"{file}, which {TOKEN_FILE} names, cannot be read: {type(error).__name__}") from None
-    if stat.S_IMODE(mode) & 0o077:
-        raise ServingError(f"others can read {file}: chmod 600 {file}")
+    if problem:
+        raise ServingError(problem)
     if len(token) < _SHORTEST_TOKEN:
         raise ServingError(f"{file} must hold at least {_SHORTEST_TOKEN} characters: openssl rand -hex 32 > {file}")
     return token

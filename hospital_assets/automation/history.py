@@ -76,13 +76,10 @@ def read_history(settings: Settings) -> History:
         "select pipeline_name, status, end_time from runs where id in "
         "(select max(id) from runs where status in ('SUCCESS', 'FAILURE') group by pipeline_name, status)"
     )
-    try:
-        with _connected(url, file) as connection:
-            counts = connection.execute(db.text("select status, count(*) from runs group by status")).all()
-            ended = connection.execute(db.text(newest)).all()
-            heartbeat = connection.execute(db.text("select max(timestamp) from daemon_heartbeats")).scalar()
-    except db.exc.SQLAlchemyError as error:
-        raise HistoryError(f"Dagster's history cannot be read: {type(error).__name__}") from None
+    with _connected(url, file) as connection:
+        counts = connection.execute(db.text("select status, count(*) from runs group by status")).all()
+        ended = connection.execute(db.text(newest)).all()
+        heartbeat = connection.execute(db.text("select max(timestamp) from daemon_heartbeats")).scalar()
     return History(
         dict.fromkeys(RUN_STATUSES, 0) | {status.lower(): count for status, count in counts},
         {(job, status.lower()): datetime.fromtimestamp(at, UTC) for job, status, at in ended if at is not None},
@@ -114,18 +111,15 @@ def step_seconds(settings: Settings, job: str) -> tuple[int, dict[str, float]]:
         "select step_key, min(timestamp), max(timestamp) from event_logs where run_id = :run "
         "and dagster_event_type in ('STEP_START', 'STEP_SUCCESS') group by step_key having count(*) = 2"
     )
-    try:
-        with _connected(url, folder / "runs.db") as connection:
-            found = connection.execute(db.text(runs), {"job": job}).all()
-        days = {run: (date.fromisoformat(last) - date.fromisoformat(first)).days + 1 for run, first, last in found}
-        if not days:
-            raise HistoryError(f"{job} never ran to its end")
-        # The first of those with most is the newest.
-        run = max(days, key=lambda each: days[each])
-        with _connected(url, folder / "runs" / f"{run}.db") as connection:
-            timed = connection.execute(db.text(steps), {"run": run}).all()
-    except db.exc.SQLAlchemyError as error:
-        raise HistoryError(f"Dagster's history cannot be read: {type(error).__name__}") from None
+    with _connected(url, folder / "runs.db") as connection:
+        found = connection.execute(db.text(runs), {"job": job}).all()
+    days = {run: (date.fromisoformat(last) - date.fromisoformat(first)).days + 1 for run, first, last in found}
+    if not days:
+        raise HistoryError(f"{job} never ran to its end")
+    # The first of those with most is the newest.
+    run = max(days, key=lambda each: days[each])
+    with _connected(url, folder / "runs" / f"{run}.db") as connection:
+        timed = connection.execute(db.text(steps), {"run": run}).all()
     moments = [(step, *(datetime.fromisoformat(str(at)) for at in between)) for step, *between in timed]
     return days[run], {step: (ended - started).total_seconds() for step, started, ended in moments}
 
@@ -135,7 +129,7 @@ def _connected(url: str | None, file: Path) -> Iterator[Connection]:
     """A connection that reads.
 
     Raises:
-        HistoryError: the address is none.
+        HistoryError: the address is none, or what is asked within the block cannot be read.
     """
     import sqlalchemy as db
 
@@ -146,6 +140,8 @@ def _connected(url: str | None, file: Path) -> Iterator[Connection]:
     try:
         with engine.connect() as connection:
             yield connection
+    except db.exc.SQLAlchemyError as error:
+        raise HistoryError(f"Dagster's history cannot be read: {type(error).__name__}") from None
     finally:
         engine.dispose()
 

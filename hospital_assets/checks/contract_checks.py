@@ -13,6 +13,7 @@ from hospital_assets.checks.findings import Finding
 from hospital_assets.checks.kinds import ADDS_UP, PLAUSIBLE, REQUIRED, VALUES
 from hospital_assets.checks.rules import Rule, of_pandera
 from hospital_assets.contracts import Column, Contract
+from hospital_assets.warehouse.database import as_contracts_say
 from hospital_assets.warehouse.dialect import Frame, relation_of
 
 
@@ -25,13 +26,13 @@ def columns_found(contract: Contract, frame: Frame) -> list[Finding]:
     """Compare stored names and types; one finding per contract column and per unknown column."""
     relation = relation_of(frame)
     if relation is not None:
-        stored = dict(zip(relation.columns, (str(t) for t in relation.types), strict=True))
+        stored = {n: as_contracts_say(str(kind)) for n, kind in zip(relation.columns, relation.types, strict=True)}
     else:
         stored = {name: str(dtype) for name, dtype in frame.collect_schema().items()}
     findings = []
     for column in contract.columns:
         if relation is not None:
-            wanted = column.duckdb_type.replace("TIMESTAMPTZ", "TIMESTAMP WITH TIME ZONE")
+            wanted = column.duckdb_type
         else:
             wanted = str(nw.from_native(pl.DataFrame(schema={"c": column.dtype})).schema["c"])
         matches = stored.get(column.name) == wanted

@@ -23,7 +23,7 @@ from hospital_assets.checks.declared import Relation, relations_of, resolved_rul
 from hospital_assets.checks.delivery import in_use, undeliverable
 from hospital_assets.checks.evidence import results
 from hospital_assets.checks.findings import Finding, described
-from hospital_assets.checks.kinds import COLUMNS, KEY, KINDS, REFERENCES, Kind
+from hospital_assets.checks.kinds import COLUMNS, CONTRACT_KINDS, KEY, KINDS, REFERENCES, Kind
 from hospital_assets.checks.rules import run_rules
 from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.landing.registry import Profiles
@@ -192,8 +192,9 @@ def _step(
             asked = {key.name for key in context.selected_asset_check_keys}
             opened, as_of = warehouse.open(), clock.now()
             kinds = [kind for kind in needs if kind.name in asked]
-            cannot = _undeliverable(opened, profiles)
             if kinds:
+                # Contracts ask the same of every source.
+                cannot = _undeliverable(opened, profiles) if set(kinds) - set(CONTRACT_KINDS) else frozenset[str]()
                 yield from results(
                     context,
                     opened,

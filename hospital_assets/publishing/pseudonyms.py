@@ -12,7 +12,6 @@ import hashlib
 import hmac
 import os
 import secrets
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Literal
 
 import duckdb
 
+from hospital_assets.files import why_not_secret
 from hospital_assets.settings import Settings, SettingsError
 from hospital_assets.warehouse.dialect import literal, quoted
 
@@ -81,8 +81,7 @@ def load_key(settings: Settings, environment: Mapping[str, str] = os.environ) ->
         return _parse(text, KEY_VARIABLE, remedy)
     path = key_file(environment)
     try:
-        mode = path.stat().st_mode
-        text = path.read_text(encoding="ascii").strip()
+        text, problem = path.read_text(encoding="ascii").strip(), why_not_secret(path)
     except FileNotFoundError:
         raise KeyMissingError(f"no pseudonym key: {path} is not there; {remedy}") from None
     if path.resolve().is_relative_to(settings.data_dir):
@@ -90,8 +89,8 @@ def load_key(settings: Settings, environment: Mapping[str, str] = os.environ) ->
             f"{path} lies in the data directory: anyone who copies the data would have the key; "
             f"move it elsewhere and set {KEY_FILE_VARIABLE}"
         )
-    if stat.S_IMODE(mode) & 0o077:
-        raise KeyMissingError(f"others can read {path}: chmod 600 {path}")
+    if problem:
+        raise KeyMissingError(problem)
     return _parse(text, str(path), remedy)
 
 

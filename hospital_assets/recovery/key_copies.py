@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hospital_assets.access.audit import Event, audit_key_file, audited, system_actor
-from hospital_assets.files import replacing
+from hospital_assets.files import replace_bytes
 from hospital_assets.publishing.pseudonyms import key_file
 from hospital_assets.recovery.objects import BackupError, identities_of, open_small, seal_small
 from hospital_assets.settings import Settings
@@ -37,8 +37,7 @@ def copy_keys(
     with audited(settings, Event(system_actor(), "key", statement=f"copy the keys into {into}")) as ending:
         for file in (file for file in _keys() if file.exists()):
             target = into / (file.name + (".age" if recipients else ""))
-            with replacing(target, is_durable=True, mode=0o600) as temporary:
-                temporary.write_bytes(seal_small(file.read_bytes(), recipients))
+            replace_bytes(target, seal_small(file.read_bytes(), recipients), is_durable=True, mode=0o600)
             made.append(target)
         ending.row_count = len(made)
     return made
@@ -59,7 +58,6 @@ def put_keys(source: Path, identity: Path | None = None) -> list[Path]:
             if target.exists() and target.read_bytes() != data:
                 raise BackupError(f"{target} is another key than the one in {source}: move it away first")
             if not target.exists():
-                with replacing(target, is_durable=True, mode=0o600) as temporary:
-                    temporary.write_bytes(data)
+                replace_bytes(target, data, is_durable=True, mode=0o600)
                 put.append(target)
     return put

@@ -14,7 +14,7 @@ import contextlib
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
@@ -109,7 +109,7 @@ def mirror(settings: Settings, warehouse: Warehouse) -> Mirroring:
                 ) from error
         ending.row_count = sum(done.written.values())
         ending.failure = f"{len(done.failed)} tables failed" if done.failed else ""
-    return Mirroring(done.written, done.whole, unchanged, done.failed)
+    return replace(done, unchanged=unchanged)
 
 
 def _mirror(warehouse: Warehouse, tables: DeltaTables, contract: Contract, done: Mirroring) -> bool:

@@ -13,7 +13,6 @@ import hashlib
 import hmac
 import io
 import re
-import stat
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from hospital_assets.files import flush, make_folder, replacing
+from hospital_assets.files import flush, make_folder, replacing, why_not_secret
 
 #: What is packed at once, as a frame of its own.
 _FRAME_BYTES = 4_000_000
@@ -71,11 +70,11 @@ def identities_of(file: Path | None) -> list[Any]:
     if file is None:
         return []
     try:
-        data, mode = file.read_bytes(), file.stat().st_mode
+        data, problem = file.read_bytes(), why_not_secret(file)
     except OSError as error:
         raise BackupError(f"the identity file {file} cannot be read: {error.strerror}") from None
-    if stat.S_IMODE(mode) & 0o077:
-        raise BackupError(f"others can read {file}: chmod 600 {file}")
+    if problem:
+        raise BackupError(problem)
     if b"PRIVATE KEY" in data:
         pyrage = _pyrage()
         try:

@@ -16,7 +16,7 @@ from pathlib import Path
 import duckdb
 
 from hospital_assets.access.audit import Event, audited, system_actor
-from hospital_assets.files import replacing
+from hospital_assets.files import free_bytes, replacing
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import Warehouse, open_warehouse, replacing_warehouse
 from hospital_assets.warehouse.dialect import literal, quoted
@@ -89,7 +89,7 @@ def _copy(warehouse: Warehouse, settings: Settings, taken_at: datetime) -> None:
     folder = snapshots_folder(settings)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     size = settled_size(warehouse)
-    if shutil.disk_usage(folder).free < 2 * size:
+    if free_bytes(folder) < 2 * size:
         raise SnapshotError(
             f"a snapshot needs {size / 1e6:,.0f} MB and the disk is nearly full: lower "
             "retention.keep_snapshots in the policy, or make room"

@@ -438,7 +438,7 @@ def stored_columns(
         f"where database_name = current_database() {of_one} order by all",
         [contract.layer, contract.name] if contract else [],
     ).fetchall():
-        found.setdefault(table, {})[column] = kind.replace("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ")
+        found.setdefault(table, {})[column] = as_contracts_say(kind)
     return found
 
 
@@ -486,7 +486,7 @@ def assert_stored(
         )
 
 
-def _as_contracts_say(catalog_type: str) -> str:
+def as_contracts_say(catalog_type: str) -> str:
     """A type of DuckDB's catalog as contracts spell it."""
     return catalog_type.replace("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ")
 
@@ -564,7 +564,7 @@ def assert_columns(contract: Contract, delivered: Mapping[str, str]) -> None:
 
 
 def _storable(delivered: str, wanted: str) -> bool:
-    if _as_contracts_say(delivered) == _as_contracts_say(wanted) or delivered == '"NULL"':
+    if as_contracts_say(delivered) == as_contracts_say(wanted) or delivered == '"NULL"':
         return True
     return delivered in _LOSSLESS.get(wanted, frozenset())
 
