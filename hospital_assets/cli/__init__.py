@@ -26,6 +26,7 @@ from hospital_assets.cli.console import Commands
 from hospital_assets.directory import require_current
 from hospital_assets.files import keep_private
 from hospital_assets.logs import start_logging
+from hospital_assets.operations import WAREHOUSE_COMMANDS
 from hospital_assets.settings import Settings, SettingsError, data_dir_from_environment, load_settings
 
 _USAGE_ERROR = 2
@@ -79,27 +80,11 @@ def _complain(text: str, *, as_json: bool, level: int = logging.ERROR) -> None:
 _OF_TABLES = ("explain", "staffing", "report", "publish", "snapshot", "mirror")
 #: Commands that do nothing that an upgrade would have to come before; what lands is of no version.
 _OF_ANY_VERSION = ("upgrade", "doctor", "docs", "listen", "metrics", "audit", "snapshots", "backup")
-#: Commands that open the warehouse and wait while another process has it.
-_WAITING = (
-    "build",
-    "refresh",
-    "watch",
-    "check",
-    "publish",
-    "snapshot",
-    "mirror",
-    "history",
-    "erase",
-    "score",
-    "report",
-    "explain",
-    "import",
-)
 
 
 def _holder(command: str, settings: Settings) -> str:
     """Who has the warehouse that a command needs: why it waits is said at once, not when it gives up."""
-    if command not in _WAITING or not settings.warehouse_file.exists():
+    if command not in WAREHOUSE_COMMANDS or not settings.warehouse_file.exists():
         return ""
     from hospital_assets.warehouse.database import holder_of
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Literal
 import polars as pl
 
 from hospital_assets.files import free_bytes, read_state
+from hospital_assets.operations import WAREHOUSE_COMMANDS
 from hospital_assets.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -313,20 +314,8 @@ def _storage(settings: Settings) -> Iterator[Value]:
     yield Value("hospital_warehouse_waited_for", is_waited_for(file))
 
 
-#: Commands that write the warehouse, and Dagster's runs; others are `other`.
-HOLDERS = (
-    "build",
-    "refresh",
-    "watch",
-    "check",
-    "publish",
-    "snapshot",
-    "restore",
-    "erase",
-    "score",
-    "report",
-    "explain",
-)
+#: Commands that may have the warehouse, besides Dagster's runs; others are `other`.
+_HOLDERS = (*WAREHOUSE_COMMANDS, "backup", "upgrade")
 
 
 def _command_of(process: int) -> str:
@@ -337,7 +326,7 @@ def _command_of(process: int) -> str:
         return "other"
     if "dagster" in words or any(word.rpartition("/")[2].startswith("dagster") for word in words[:2]):
         return "dagster"
-    return next((word for word in words[1:] if word in HOLDERS), "other")
+    return next((word for word in words[1:] if word in _HOLDERS), "other")
 
 
 def _snapshots(settings: Settings) -> Iterator[Value]:
