@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import dagster as dg
 
-from hospital_assets.automation.event_log import evaluation_with
 from hospital_assets.automation.failures import in_words
-from hospital_assets.automation.instance import dagster_instance
+from hospital_assets.automation.instance import dagster_instance, scratch_instance
 from hospital_assets.automation.jobs import refreshed_by
 from hospital_assets.automation.loading import (
     Loading,
@@ -61,8 +61,6 @@ _TICK_MS = 1000
 _WAIT_SECONDS = 0.2
 #: After a failure: what was wrong for a moment must not condemn a file.
 _PAUSE_SECONDS = 10.0
-#: Dagster's scratch instance keeps all events in memory, so it is made anew now and then.
-_BATCHES_PER_INSTANCE = 50
 
 
 class BatchError(Exception):
@@ -226,8 +224,8 @@ class Loader:
         self._settings = settings
         self._instance = instance
         self._graph = definitions.resolve_asset_graph()
-        self._scratch = dg.DagsterInstance.ephemeral()
-        self._batches = 0
+        self._home = TemporaryDirectory(prefix="hospital-watch-")
+        self._scratch = scratch_instance(Path(self._home.name))
 
     def load(self, requests: Sequence[Request]) -> Batch:
         """Load some files and refresh what depends on them.
@@ -240,10 +238,6 @@ class Loader:
             BatchError: a step failed; nothing was stored.
         """
         started = time.perf_counter()
-        self._batches += 1
-        if self._batches % _BATCHES_PER_INSTANCE == 0:
-            self._scratch.dispose()
-            self._scratch = dg.DagsterInstance.ephemeral()
         days = sorted({day for request in requests for day in request.days or ()})
         batch = Batch(days, len({sha for request in requests for sha in request.files}))
         events: Sequence[dg.DagsterEvent] = ()
@@ -275,6 +269,7 @@ class Loader:
         """A job over some days, as part of the transaction that is open; its events."""
         job = self._definitions.resolve_job_def(job_name)
         result = execute(job, self._scratch, over(span, self._settings), selection)
+        self._scratch.delete_run(result.run_id)
         failed = [event for event in result.all_events if event.is_step_failure]
         if failed:
             raise BatchError(failure_of(failed[0]), outcome_of(failed))
@@ -282,8 +277,5 @@ class Loader:
             if event.is_step_materialization:
                 batch.materializations.append(event.step_materialization_data.materialization)
             elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
-                # What it names as its target stands in the scratch instance only.
-                batch.checks.append(
-                    evaluation_with(event.asset_check_evaluation_data, target_materialization_data=None)
-                )
+                batch.checks.append(event.asset_check_evaluation_data)
         return result.all_events
