@@ -26,6 +26,7 @@ import pytest
 from hospital_assets.access.users import User
 from hospital_assets.alerts.outbox import Outbox, open_outbox, outbox_file
 from hospital_assets.assets.facts import vitals as vitals_module
+from hospital_assets.automation import watch as watch_module
 from hospital_assets.automation.build import BuildReport, refresh
 from hospital_assets.automation.instance import dagster_instance
 from hospital_assets.automation.loading import Loading
@@ -44,7 +45,7 @@ from hospital_assets.landing.waiting import Waiting
 from hospital_assets.landing.zone import LandingResource, LandingZone
 from hospital_assets.live.alert_rules import FILE_QUARANTINED
 from hospital_assets.live.board import Patient, read_board
-from hospital_assets.live.monitor import Monitor, open_monitor
+from hospital_assets.live.monitor import Look, Monitor, open_monitor
 from hospital_assets.settings import Settings
 from hospital_assets.simulator.live import LiveNetwork, go_live, land_history, prepare, read_network, write_network
 from hospital_assets_tests.helpers import query, run, tables
@@ -288,6 +289,33 @@ def test_sensors_leave_fresh_files_to_the_watcher(copied: Settings) -> None:
         assert len(asked(31)) == 1  # the watcher did not manage
     assert not is_watched(copied)
     assert len(asked(29)) == 1
+
+
+@pytest.mark.parametrize(("has_changed", "waits"), [(True, "QUIET_SECONDS"), (False, "_LOOK_SECONDS")])
+def test_a_watcher_looks_again_where_the_system_tells_of_nothing(
+    has_changed: bool, waits: str, copied: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once a changed file has been quiet, and now and then."""
+    stop, looks = threading.Event(), []
+    monkeypatch.setattr(watch_module, "_LOOK_SECONDS", 3600.0)
+    monkeypatch.setattr(watch_module, waits, 0.3)
+
+    def changes(*_: object) -> Iterator[bool]:
+        for tick in range(200):
+            if stop.wait(0.05):
+                return
+            yield has_changed and tick == 0
+
+    def look(self: Monitor, quiet_since_ns: int | None = None) -> Look:
+        looks.append(time.monotonic())
+        if looks[-1] - looks[0] >= 0.3:
+            stop.set()
+        return Look({}, 0)
+
+    monkeypatch.setattr(watch_module, "_changes", changes)
+    monkeypatch.setattr(Monitor, "look", look)
+    watch_module.watch(build_definitions(copied), copied, stop)
+    assert stop.is_set()
 
 
 @pytest.mark.nightly

@@ -38,7 +38,7 @@ from hospital_assets.automation.loading import (
 )
 from hospital_assets.automation.presence import watch_lock
 from hospital_assets.automation.refresh import Outcome, Request
-from hospital_assets.automation.sensors import quiet_since_ns
+from hospital_assets.automation.sensors import QUIET_SECONDS, quiet_since_ns
 from hospital_assets.landing.content import FAILURES
 from hospital_assets.landing.listing import folders
 from hospital_assets.landing.profile import FEEDS
@@ -57,6 +57,8 @@ _LOG = logging.getLogger("hospital.watch")
 _DEBOUNCE_MS = 50
 #: How often to see who waits, when nothing lands.
 _TICK_MS = 1000
+#: How often to look although the system tells of no change: it tells nothing of what other machines write to a share.
+_LOOK_SECONDS = 30.0
 #: A run may have the warehouse; then the batch is tried again at the next tick.
 _WAIT_SECONDS = 0.2
 #: After a failure: what was wrong for a moment must not condemn a file.
@@ -119,13 +121,17 @@ def watch(
         load: Future[bool] | None = None
         sent: Future[int] | None = None
         has_news = True
+        look_at = time.monotonic()
         say(f"watching {settings.landing}")
         for has_changed in _changes(settings.landing, stop):
-            has_news = has_news or has_changed or load is not None or intake.resumes(wall_clock())
+            is_due = time.monotonic() >= look_at
+            has_news = has_news or has_changed or is_due or load is not None or intake.resumes(wall_clock())
+            if has_changed or is_due:
+                # A file that somebody may be writing waits for a quiet second, whose end nothing tells of.
+                look_at = time.monotonic() + (QUIET_SECONDS if has_changed else _LOOK_SECONDS)
             opened = 0
             try:
                 if has_news:
-                    # A file whose writing the system cannot tell of waits for a quiet second.
                     look = monitor.look(quiet_since_ns=quiet_since_ns())
                     opened = look.opened
                     waiting = [file for files in look.waiting.values() for file in files]
