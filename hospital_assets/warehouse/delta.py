@@ -341,8 +341,13 @@ class DeltaTables:
                 found.append(Version(entry["version"], at, None if rows is None else int(rows), *noted))
         return found
 
-    def rows(self, contract: Contract, version: int, days: Days = None) -> arrow_dataset.Dataset:
+    def rows(self, contract: Contract, source: int | str, days: Days = None) -> arrow_dataset.Dataset:
         """The rows of a version, or of some service days of it, as Arrow reads them: nothing is read yet.
+
+        Args:
+            contract: what the table is.
+            source: the version; or a folder from `new_folder`, whose files no version has yet.
+            days: of a version.
 
         Raises:
             WarehouseError: its files were deleted, because they were older than is kept.
@@ -351,17 +356,21 @@ class DeltaTables:
         import pyarrow.dataset as arrow_dataset
         import pyarrow.fs as arrow_fs
 
-        table = self.open(contract, version)
+        table = self.open(contract, source if isinstance(source, int) else None)
         if table is None:
             raise WarehouseError(f"{contract.name} is not in {self.root}")
-        system, root = self.files()
-        paths = [f"{root}/{contract.layer}/{contract.name}/{path}" for path in self.live(contract, table, days)]
+        if isinstance(source, int):
+            schema, found = table.schema(), self.live(contract, table, days)
+        else:
+            schema, found = delta_schema(contract), [path for path, _ in self._written(contract, source)]
+        system, base = self.files()[0], self.folder(contract)
+        paths = [f"{base}/{path}" for path in found]
         if any(info.type == arrow_fs.FileType.NotFound for info in system.get_file_info(paths)):
             raise WarehouseError(
-                f"version {version} of {contract.name} is not kept any more: its files were deleted after "
+                f"version {source} of {contract.name} is not kept any more: its files were deleted after "
                 f"{self.kept_days} days"
             )
-        schema = pa.schema(table.schema().to_arrow())
+        schema = pa.schema(schema.to_arrow())
         if not paths:
             return arrow_dataset.dataset(schema.empty_table())
         hive = pa.schema([schema.field(PARTITION_COLUMN)]) if contract.partitioned else None
