@@ -182,7 +182,7 @@ def write_rows(warehouse: Warehouse, tables: DeltaTables, contract: Contract, ro
         else f"cast({quoted(c.name)} as {c.duckdb_type}) as {quoted(c.name)}"
         for c in contract.columns
     )
-    system, folder = tables.files()[0], tables.new_folder()
+    system, folder = tables.files()[0], tables.new_folder(contract.column_names)
     target = f"{tables.folder(contract)}/{folder}"
     is_local = isinstance(system, arrow_fs.LocalFileSystem)
     with _room(warehouse.file) as temporary:

@@ -10,14 +10,16 @@ overwriting by filter and `optimize` were seen to commit mixtures of two writers
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import random
 import re
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hospital_assets.contracts import PARTITION_COLUMN, Column, Contract
@@ -44,6 +46,8 @@ _READER_FEATURES = frozenset({"timestampNtz"})
 #: The highest reader version without features; the next one brings column mapping.
 _PLAIN_READER = 1
 _DAY = re.compile(rf"{PARTITION_COLUMN}=([0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}})/")
+#: The folder of a write says which columns its files have: whoever reads many need not open each to see.
+_COLUMNS = re.compile(r"w-([0-9a-f]{8})-")
 #: What the log says of a version that holds the same rows in fewer files.
 COMPACTED = {"cause": "small files put together"}
 _TYPES = {
@@ -168,9 +172,13 @@ class DeltaTables:
             _day_of(contract, path)
         return found
 
-    def new_folder(self) -> str:
-        """Where a write goes, below the table's folder; nothing in it counts before it is committed."""
-        return f"w-{uuid.uuid4().hex}"
+    def new_folder(self, columns: Iterable[str] = ()) -> str:
+        """Where a write goes, below the table's folder; nothing in it counts before it is committed.
+
+        Args:
+            columns: what every file in it will have; none: readers open each file to see.
+        """
+        return f"w-{_named(columns)}{uuid.uuid4().hex}"
 
     def replace_files(
         self,
@@ -266,7 +274,8 @@ class DeltaTables:
         for path, size in self._sizes(contract, self.live(contract, table)).items():
             if size < SMALL_FILE_BYTES:
                 groups.setdefault(_day_of(contract, path) if contract.partitioned else "", []).append((path, size))
-        schema, spared = delta_schema(contract), 0
+        schema, stored = delta_schema(contract), pa.schema(table.schema().to_arrow())
+        merged: list[tuple[list[str], AddAction]] = []
         for day, members in groups.items():
             taken, total = [], 0
             for path, size in members:
@@ -277,9 +286,14 @@ class DeltaTables:
                 continue
             read = [pq.read_table(system.open_input_file(f"{base}/{path}"), partitioning=None) for path in taken]
             rows = pa.concat_tables(read, promote_options="default")
+            for gained in stored:
+                if gained.name not in (*rows.column_names, PARTITION_COLUMN):
+                    rows = rows.append_column(gained, pa.nulls(rows.num_rows, gained.type))
             order = [(name, "ascending") for name in contract.order_by if name in rows.column_names]
             values = {PARTITION_COLUMN: day} if day else {}
-            target = "/".join([self.new_folder(), *(f"{name}={value}" for name, value in values.items())])
+            target = "/".join(
+                [self.new_folder(rows.column_names), *(f"{name}={value}" for name, value in values.items())]
+            )
             system.create_dir(f"{base}/{target}", recursive=True)
             path = f"{target}/compacted.parquet"
             pq.write_table(
@@ -287,25 +301,25 @@ class DeltaTables:
             )
             _, stats = self._footer(contract, schema, path)
             add = _add(path, system.get_file_info(f"{base}/{path}").size, values, stats, changes=False)
-            if self._exchange(contract, taken, add):
-                spared += len(taken) - 1
-        return spared
-
-    def _exchange(self, contract: Contract, taken: Sequence[str], add: AddAction) -> bool:
-        """Commit a compaction, unless one of its files was replaced meanwhile."""
-        done: list[str] = []
+            merged.append((taken, add))
+        spared = 0
 
         def attempt() -> bool:
+            nonlocal spared
             table = self.open(contract)
-            if table is None or not set(taken) <= set(self.live(contract, table)):
+            live = set(self.live(contract, table)) if table else set()
+            # Files that were replaced meanwhile stay replaced.
+            usable = [(taken, add) for taken, add in merged if live.issuperset(taken)]
+            old = [path for taken, _ in usable for path in taken]
+            spared = len(old) - len(usable)
+            if table is None or not usable:
                 return True
-            if not _commit(contract, table, self._sizes(contract, taken), [add], changes=False, note=COMPACTED):
-                return False
-            done.append(add.path)
-            return True
+            sizes = self._sizes(contract, old)
+            return _commit(contract, table, sizes, [add for _, add in usable], changes=False, note=COMPACTED)
 
-        _until_first(contract, attempt)
-        return bool(done)
+        if merged:
+            _until_first(contract, attempt)
+        return spared
 
     def vacuum(self, contract: Contract, kept_days: int | None = None, *, dry_run: bool = False) -> list[str]:
         """Delete files that no version of the last days has, those of killed writers too; returns them.
@@ -322,10 +336,15 @@ class DeltaTables:
         if not dry_run and not stated.items() <= table.metadata().configuration.items():
             table.alter.set_table_properties(stated)
         days = self.kept_days if kept_days is None else kept_days
+        found = table.vacuum(retention_hours=24 * days, dry_run=dry_run, enforce_retention_duration=False, full=True)
+        if not dry_run and "://" not in self.root:
+            # Only a disk has folders of their own: empty ones would stay for ever.
+            for path in found:
+                for folder in Path(path).parents[:-1]:
+                    with contextlib.suppress(OSError):
+                        Path(self.folder(contract), folder).rmdir()
         # A list of a store that was asked for again names files twice.
-        return sorted(
-            set(table.vacuum(retention_hours=24 * days, dry_run=dry_run, enforce_retention_duration=False, full=True))
-        )
+        return sorted(set(found))
 
     def versions(self, contract: Contract) -> list[Version]:
         """The versions of a table that the log knows, oldest first; the first of all, which is empty, is none."""
@@ -399,25 +418,28 @@ class DeltaTables:
             f"cast(null as {'VARCHAR' if c.duckdb_type == 'VARIANT' else c.duckdb_type}) as {quoted(c.name)}"
             for c in contract.columns
         )
-        source = f"(select {nothing} where false)"
+        sources = [f"select {nothing} where false"]
         table = self.open(contract, version)
-        if table is not None and (found := self.live(contract, table)):
-            listed = ", ".join(literal(f"{self.address(contract)}/{path}") for path in found)
-            days = (
-                f"hive_partitioning = true, hive_types = {{'{PARTITION_COLUMN}': DATE}}"
-                if contract.partitioned
-                else "hive_partitioning = false"
-            )
-            source = (
-                f"({source} union all by name select * from read_parquet([{listed}], {days}, union_by_name = true))"
-            )
+        alike: dict[str, list[str]] = {}
+        for path in self.live(contract, table) if table is not None else ():
+            known = _COLUMNS.match(path)
+            alike.setdefault(known.group(1) if known else "", []).append(path)
+        days = (
+            f"hive_partitioning = true, hive_types = {{'{PARTITION_COLUMN}': DATE}}"
+            if contract.partitioned
+            else "hive_partitioning = false"
+        )
+        for known_columns, paths in alike.items():
+            listed = ", ".join(literal(f"{self.address(contract)}/{path}") for path in paths)
+            # By name, DuckDB opens every file at every query.
+            sources.append(f"select * from read_parquet([{listed}], {days}, union_by_name = {not known_columns})")
         selected = ", ".join(
             f"cast({quoted(c.name)} as json)::variant as {quoted(c.name)}"
             if c.duckdb_type == "VARIANT"
             else quoted(c.name)
             for c in contract.columns
         )
-        return f"select {selected} from {source}"
+        return f"select {selected} from ({' union all by name '.join(sources)})"
 
     def _written(self, contract: Contract, folder: str) -> list[tuple[str, int]]:
         """The Parquet files below a folder of a table, and their sizes."""
@@ -457,6 +479,8 @@ class DeltaTables:
             if found.get(name) != field.type and (name in found or not field.nullable)
         ]
         problems += [f"unknown column {name}" for name in found if name not in wanted]
+        if _COLUMNS.match(path) and not path.startswith(f"w-{_named(found)}"):
+            problems.append("a file has not the columns that its folder says")
         nulls, least, greatest = _bounds(footer)
         problems += [
             f"column {name} is null in {nulls[name]:,} rows"
@@ -473,6 +497,12 @@ class DeltaTables:
             "nullCount": {name: count for name, count in nulls.items() if name in open_columns},
         }
         return footer.num_rows, json.dumps(stats, allow_nan=False)
+
+
+def _named(columns: Iterable[str]) -> str:
+    """Columns as the name of a folder has them; nothing for none."""
+    names = sorted(set(columns) - {PARTITION_COLUMN})
+    return f"{hashlib.sha256(','.join(names).encode()).hexdigest()[:8]}-" if names else ""
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:
