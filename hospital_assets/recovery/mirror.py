@@ -242,8 +242,7 @@ def _folders(tables: DeltaTables) -> list[str]:
     """Those of its tables that are there."""
     import pyarrow.fs as arrow_fs
 
-    system, root = tables.files()
-    found = system.get_file_info([f"{root}/{contract.layer}/{contract.name}" for contract in mirrored_tables()])
+    found = tables.files()[0].get_file_info([tables.folder(contract) for contract in mirrored_tables()])
     return [info.path for info in found if info.type != arrow_fs.FileType.NotFound]
 
 
