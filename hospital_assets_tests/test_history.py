@@ -17,7 +17,15 @@ from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.recovery.history import HistoryError, export_version, restore, version_at, versions_of
 from hospital_assets.recovery.mirror import mirror, mirror_of, write_rows
 from hospital_assets.recovery.snapshots import take_snapshot
-from hospital_assets.settings import EngineSettings, MirrorSettings, Settings, engine_from_environment, write_settings
+from hospital_assets.settings import (
+    EngineSettings,
+    MirrorSettings,
+    Settings,
+    SettingsError,
+    engine_from_environment,
+    write_settings,
+)
+from hospital_assets.warehouse import delta
 from hospital_assets.warehouse.database import SchemaMismatchError, Warehouse, open_warehouse
 from hospital_assets.warehouse.delta import DeltaTables, in_words
 from hospital_assets.warehouse.dialect import lazy
@@ -204,6 +212,15 @@ def test_a_table_is_restored_where_it_is_stored_now(
     warehouse.replace(FLOW, lazy(rows_of(FLOW, 1)))
     restore(settings, FLOW, version_at(settings, FLOW, spark, now(), engine), days(3), engine)
     assert not warehouse.is_view(FLOW) and counts(settings) == [1, 7]
+
+
+def test_without_a_lake_nothing_of_delta_need_be_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(tmp_path / "data")
+    monkeypatch.setattr(delta, "find_spec", lambda _: None)
+    assert versions_of(settings, FLOW) == []
+    Path(EngineSettings().lake_of(settings)).mkdir(parents=True)
+    with pytest.raises(SettingsError, match=r"the lake needs deltalake: pip install 'hospital-assets\[delta\]'"):
+        versions_of(settings, FLOW)
 
 
 def test_rows_that_are_not_those_of_the_version_are_not_committed(

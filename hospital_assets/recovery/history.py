@@ -27,7 +27,7 @@ from hospital_assets.warehouse.database import (
     open_warehouse,
     scratch_connection,
 )
-from hospital_assets.warehouse.delta import DeltaTables, Version, in_words, where_days
+from hospital_assets.warehouse.delta import DeltaTables, Version, assert_installed, in_words, where_days
 from hospital_assets.warehouse.dialect import lazy, literal, quoted
 from hospital_assets.warehouse.errors import without_values
 
@@ -83,11 +83,15 @@ def versions_of(settings: Settings, contract: Contract, engine: EngineSettings |
         settings: the data directory.
         contract: the table.
         engine: names the lake; default `lake/` in the data directory.
+
+    Raises:
+        SettingsError: there is a mirror or a lake, but not the package that reads it.
     """
     logs = [mirror_of(settings)] if settings.mirror.address else []
     lake = _lake_of(settings, engine)
     # Without a lake, nothing of Delta need be installed.
     if "://" in lake.root or Path(lake.root).is_dir():
+        assert_installed("the lake")
         logs.append(lake)
     found = [TableVersion(0, s.taken_at, None, "", f"snapshot {s.file.name}", s.file) for s in snapshots(settings)]
     found += [TableVersion(**vars(version), source=log) for log in logs for version in log.versions(contract)]

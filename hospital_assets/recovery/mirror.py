@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import date
-from importlib.util import find_spec
 from pathlib import Path
 
 import duckdb
@@ -25,7 +24,7 @@ from hospital_assets.access.audit import Event, audited, system_actor
 from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.settings import Settings, SettingsError
 from hospital_assets.warehouse.database import CHANGES, Period, Warehouse
-from hospital_assets.warehouse.delta import Days, DeltaTables, in_words, where_days
+from hospital_assets.warehouse.delta import Days, DeltaTables, assert_installed, in_words, where_days
 from hospital_assets.warehouse.dialect import literal, quoted
 from hospital_assets.warehouse.errors import WarehouseError, without_values
 
@@ -65,8 +64,7 @@ def mirror_of(settings: Settings) -> DeltaTables:
             f"there is no mirror: name its folder or bucket in {settings.settings_file}, in a table [mirror] with "
             'address = "mirror" or address = "s3://bucket/folder"'
         )
-    if find_spec("deltalake") is None:
-        raise SettingsError("the mirror needs deltalake: pip install 'hospital-assets[delta]'")
+    assert_installed("the mirror")
     return DeltaTables(settings.mirror_root, settings.mirror.kept_days)
 
 

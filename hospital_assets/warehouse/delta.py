@@ -19,10 +19,12 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hospital_assets.contracts import PARTITION_COLUMN, Column, Contract
+from hospital_assets.settings import SettingsError
 from hospital_assets.warehouse.database import PartitionMismatchError, Period, SchemaMismatchError, assert_stored
 from hospital_assets.warehouse.dialect import literal, quoted
 from hospital_assets.warehouse.errors import WarehouseError
@@ -62,6 +64,16 @@ _TYPES = {
     "TIMESTAMP": "timestamp_ntz",
     "TIMESTAMPTZ": "timestamp",
 }
+
+
+def assert_installed(what: str) -> None:
+    """See to it that the package is there that reads and writes Delta.
+
+    Raises:
+        SettingsError: it is not; says how to get it.
+    """
+    if find_spec("deltalake") is None:
+        raise SettingsError(f"{what} needs deltalake: pip install 'hospital-assets[delta]'")
 
 
 def delta_schema(contract: Contract) -> Schema:
@@ -291,9 +303,7 @@ class DeltaTables:
                     rows = rows.append_column(gained, pa.nulls(rows.num_rows, gained.type))
             order = [(name, "ascending") for name in contract.order_by if name in rows.column_names]
             values = {PARTITION_COLUMN: day} if day else {}
-            target = "/".join(
-                [self.new_folder(rows.column_names), *(f"{name}={value}" for name, value in values.items())]
-            )
+            target = self.new_folder(rows.column_names) + (f"/{PARTITION_COLUMN}={day}" if day else "")
             system.create_dir(f"{base}/{target}", recursive=True)
             path = f"{target}/compacted.parquet"
             pq.write_table(
