@@ -12,6 +12,7 @@ import polars as pl
 from hospital_assets.landing.headers import with_line_feeds
 from hospital_assets.landing.profile import FixedWidth
 
+#: What is nothing; old systems end a file with a control character.
 _BLANKS = " \t\x1a"
 
 
@@ -37,12 +38,12 @@ def fixed_records(text: str, spec: FixedWidth) -> pl.DataFrame:
     pieces |= {name: piece for name, piece in stretches.items() if found[name].any()}
     is_short = pl.lit(False) if spec.is_stripped else line.str.len_chars() < spec.end
     values = {
-        name: piece.str.strip_chars() if name not in spec.columns or spec.columns[name].trim else piece
+        name: piece.str.strip_chars(_BLANKS) if name not in spec.columns or spec.columns[name].trim else piece
         for name, piece in pieces.items()
     }
     return frame.select(
         *(
-            pl.when(~is_short, piece.str.strip_chars() != "").then(values[name]).alias(name)
+            pl.when(~is_short, piece.str.strip_chars(_BLANKS) != "").then(values[name]).alias(name)
             for name, piece in pieces.items()
         ),
         "@line",
