@@ -21,6 +21,7 @@ from hospital_assets.landing.headers import filled_to_the_right, joined_names
 from hospital_assets.landing.profile import FixedWidth, Place, ProfileError, parse_profile
 from hospital_assets.landing.registry import Profiles
 from hospital_assets.landing.zone import LandingZone
+from hospital_assets.sources.draft import DraftError, draft_profile
 from hospital_assets.sources.dry_run import try_profile
 from hospital_assets.warehouse.database import Warehouse
 
@@ -121,7 +122,7 @@ def test_columns_at_fixed_places_land_as_from_csv(tmp_path: Path, warehouse: War
     ledger = zone.discover()
     assert set(ledger["state"]) == {"ready"} and set(ledger["unreadable_count"]) == {1}
     # The line that cannot be read stands on the day its file came.
-    assert [days[:2] for days in ledger["service_dates"]] == [[date(2026, 3, 2), date(2026, 3, 3)]] * len(files)
+    assert ledger["service_dates"].list.head(2).to_list() == [[date(2026, 3, 2), date(2026, 3, 3)]] * len(files)
     # What stands where no column is declared is a column that nobody reads.
     assert set(ledger["unknown_columns"]) == {"11-14,41-"}
 
@@ -298,6 +299,33 @@ def test_a_profile_is_tried_on_them_as_on_any_file(tmp_path: Path) -> None:
     for profile, name, count in ((TWO_ROWS, "a.csv", 2), (fixed(), "b.txt", 6)):
         trials = try_profile(Profiles({"mine": parse_profile(profile, "mine.toml")}), "mine", tmp_path / name)
         assert [trial.records for trial in trials if trial.subject == "er_visits"] == [count]
+
+
+DRAFTED = {
+    "empty below": (["Visit ID", "Patient", "", "Arrival"], ["", "ID", "Sex", "Time"], 2),
+    "empty above": (["Visit ID", "Patient", "", ""], ["", "ID", "Sex", "Arrival Time"], 2),
+    "repeated below": (["Visit", "Patient", "Arrival", "Exit"], ["ID", "ID", "Time", "Time"], 2),
+    "one row": (["Visit ID", "Patient ID", "Sex", "Arrival Time"], None, 1),
+    "an index": (["", "Visit ID", "Patient ID", "Arrival Time"], None, 1),
+}
+
+
+@pytest.mark.parametrize("kind", DRAFTED)
+def test_a_draft_finds_a_header_over_two_rows(kind: str, tmp_path: Path) -> None:
+    upper, lower, header_rows = DRAFTED[kind]
+    rows = [[str(n), f"P{n}", "M", f"2026-03-0{n} 08:00"] for n in range(1, 6)]
+    header = [row for row in (upper, lower) if row]
+    (tmp_path / "visits.csv").write_text("Emergency department\n" + as_csv([*header, *rows]))
+    draft = draft_profile("mine", tmp_path / "visits.csv")
+    spec = draft.profile.subjects["er_visits"]
+    assert (spec.header_line, spec.header_rows) == (2, header_rows)
+    assert {"er_visits"} <= set(draft.subjects), draft.text
+
+
+def test_a_draft_of_lines_without_delimiters_says_what_to_write(tmp_path: Path) -> None:
+    (tmp_path / "visits.txt").write_text(LINES)
+    with pytest.raises(DraftError, match="fixed_width"):
+        draft_profile("mine", tmp_path / "visits.txt")
 
 
 @pytest.mark.nightly

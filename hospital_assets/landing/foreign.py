@@ -9,8 +9,8 @@ import re
 
 _AS_CSV = "save or export it as CSV (UTF-8) and deliver that"
 _UNPACK = (
-    "move it out of the landing folder and bring it with `hospital import`, which lands the files in it; "
-    "`hospital pull` does where the profile names it in `archives`"
+    "from outside of the landing folder, `hospital import` lands the files in it, and `hospital pull` does where the "
+    "profile names it in `archives`; a profile is drafted from a file in it"
 )
 #: What is said of an archive that stands in the landing folder itself.
 ARCHIVE_HERE = f"this is an archive, and is not opened here; {_UNPACK}"
