@@ -82,8 +82,8 @@ def land_archive(
             raise UnreadableError(
                 obstacle or "a folder stands in the landing folder where a file of it would; remove it"
             )
-    flush_all(room)
     if contents.files and not known and not folder.exists():
+        flush_all(room)
         room.rename(folder)
         flush(folder.parent)
         landed.new = sorted(contents.files)
@@ -97,6 +97,7 @@ def land_archive(
                 landed.same.append(name)
                 continue
             make_folder(target.parent, is_durable=True)
+            flush(room / name)
             (room / name).replace(target)
             flush(target.parent)
             (landed.changed if is_there else landed.new).append(name)
