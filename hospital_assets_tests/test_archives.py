@@ -441,6 +441,8 @@ def test_import_unpacks_archives_and_says_what_it_left(tmp_path: Path, capsys: p
     shown = capsys.readouterr().out
     assert "landed   march.zip/a.csv" in shown and "landed   march.zip/more/b.csv" in shown
     assert "not used march.zip/README.txt: no subject" in shown and "not used march.zip/inner.zip: an archive" in shown
+    assert main(["--data-dir", str(settings.data_dir), "sources"]) == 0
+    assert "left in its archive  there: 'march.zip/README.txt': no subject" in capsys.readouterr().out
     # Again, after somebody took a file away: by hand it comes back; what the archive lost goes.
     (settings.landing / "there" / "march.zip" / "a.csv").unlink()
     (given_folder / "march.zip").write_bytes(zipped({"a.csv": FILES["a.csv"]}))

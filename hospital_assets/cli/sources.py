@@ -89,6 +89,7 @@ def _sources(options: argparse.Namespace, settings: Settings) -> int:
     left: list[str] = []
     with open_memory(settings) as memory:
         for name, profile in sorted(profiles.items()):
+            left += [f"{name}: {f'{archive}/{inside}'!r}: {why}" for archive, inside, why in memory.left(name)]
             if profile.source is None:
                 if name in newest_landed:
                     landed = datetime.fromtimestamp(newest_landed[name] / 1e9, UTC)
@@ -106,7 +107,6 @@ def _sources(options: argparse.Namespace, settings: Settings) -> int:
             counts = (f"{count:,}" for count in (look.brought, look.waiting, look.refused))
             table.add_row(name, profile.source.place, newest, lag, again, *counts, look.reason)
             refused += [f"{name}: {key!r}: {why}" for key, why in memory.refused(name)]
-            left += [f"{name}: {f'{archive}/{inside}'!r}: {why}" for archive, inside, why in memory.left(name)]
     for name, problem in sorted(profiles.unusable.items()):
         table.add_row(name, "", "", "", "", "", "", f"correct the profile: {problem}")
     if table.row_count:
