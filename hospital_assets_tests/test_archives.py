@@ -109,6 +109,11 @@ def test_every_kind_is_unpacked_and_what_is_left_is_named(kind: str, tmp_path: P
     assert set(contents.left) == set(BESIDE)
 
 
+def test_folders_are_none_of_the_files_as_windows_has_them(tmp_path: Path) -> None:
+    contents = unpacked(zipped({"march\\": b"", "march\\a.csv": HEAD, "empty/": b""}), tmp_path)
+    assert set(contents.files) == {"march/a.csv"} and not contents.left
+
+
 # What is refused before a byte is written ---------------------------------------------------------------
 
 
@@ -173,6 +178,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "up": (zipped({"../a.csv": b"", "b.csv": b""}), "lead out"),
     "up inside": (tarred({"x/../../a.csv": b""}), "lead out"),
     "up with their separator": (zipped({"..\\a.csv": b""}), "lead out"),
+    "endless": (tarred({"a/" * 500_000 + "b.csv": b""}), "a path of over 1,000 characters"),
     "absolute": (tarred({"/etc/a.csv": b""}), "lead out"),
     "a drive": (zipped({"C:\\a.csv": b""}), "lead out"),
     "symbolic link": (tarred({"": link(tarfile.SYMTYPE)}), "a link, a device"),

@@ -155,8 +155,6 @@ def why_left(name: str, profile: Profile, inside: str) -> str:
         return unfit
     if name.endswith(UNFINISHED):
         return "it is called as a file that is still being written; rename it"
-    if len(name.encode()) > _LONGEST_PATH:
-        return f"its path is longer than {_LONGEST_PATH:,} bytes; rename its folders"
     if name.lower().endswith((*ENDINGS, *_NOT_READ)):
         return "an archive in an archive is not opened; deliver it by itself"
     return "" if profile.feeds(f"{inside}/{name}") else f"no subject of the profile '{profile.name}' takes it"
@@ -176,8 +174,10 @@ def _inner(name: str) -> str:
     """A path from the archive's folder; what stands for that folder itself is left out.
 
     Raises:
-        UnreadableError: it leads elsewhere.
+        UnreadableError: it leads elsewhere, or is endless.
     """
+    if len(name) > _LONGEST_PATH:
+        raise UnreadableError(f"it holds a path of over {_LONGEST_PATH:,} characters; pack it with shorter names")
     parts = name.split("/")
     if ".." in parts or name.startswith("/") or re.match("[A-Za-z]:", name):
         raise UnreadableError(_OUTSIDE)
@@ -222,7 +222,7 @@ def _zipped(archive: zipfile.ZipFile) -> Iterator[_Member]:
             raise UnreadableError(_NO_FILE)
         if entry.flag_bits & _ENCRYPTED:
             raise UnreadableError("the archive is protected by a password; deliver it without one")
-        if entry.is_dir() or mode == stat.S_IFDIR:
+        if entry.filename.endswith(("/", "\\")) or mode == stat.S_IFDIR:
             continue
         if not name:
             raise UnreadableError(_OUTSIDE)
@@ -249,9 +249,8 @@ def _in_tar(file: BinaryIO) -> list[_Member]:
     bytes_of = _Headers(io.FileIO(file.fileno(), closefd=False))
     bytes_of.seek(0)
     archive = tarfile.TarFile(fileobj=bytes_of)
-    while (entry := archive.next()) is not None:
-        _check_count(len(members))
-        # They are kept to be extracted later, all of them.
+    for count, entry in enumerate(iter(archive.next, None)):
+        _check_count(count)
         name = _inner(entry.name)
         if entry.isdir():
             continue
