@@ -42,10 +42,7 @@ def replacing(path: Path, *, is_durable: bool = False, mode: int | None = None) 
         is_durable: whether it must survive a crash of the machine from then on: flushed to disk, its name, too.
         mode: permissions of the file from its first byte on; None for the usual ones.
     """
-    make_folder(path.parent, is_durable=is_durable)
-    _sweep(path.parent)
-    stem = path.name.encode("utf-8", "surrogateescape")[:_LONGEST_STEM].decode("utf-8", "ignore")
-    temporary = path.with_name(f".{stem}.{_machine()}-{os.getpid()}-{next(_NUMBERS)}.tmp")
+    temporary = _temporary(path, is_durable=is_durable)
     try:
         if mode is not None:
             handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
@@ -61,6 +58,33 @@ def replacing(path: Path, *, is_durable: bool = False, mode: int | None = None) 
         raise
     if is_durable:
         flush(path.parent)
+
+
+@contextlib.contextmanager
+def room_beside(path: Path) -> Iterator[Path]:
+    """A folder beside `path` to make ready in what is to stand there; afterwards it is gone, with what is left in it.
+
+    It is called as what `replacing` writes is: readers pass it by, and the next process removes what a killed one left.
+    """
+    room = _temporary(path)
+    room.mkdir()
+    try:
+        yield room
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether a file or folder of this name is one that `replacing` or `room_beside` is making."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def _temporary(path: Path, *, is_durable: bool = False) -> Path:
+    """A name beside `path` that nobody else uses, in a folder without what killed processes left."""
+    make_folder(path.parent, is_durable=is_durable)
+    _sweep(path.parent)
+    stem = path.name.encode("utf-8", "surrogateescape")[:_LONGEST_STEM].decode("utf-8", "ignore")
+    return path.with_name(f".{stem}.{_machine()}-{os.getpid()}-{next(_NUMBERS)}.tmp")
 
 
 def replace_text(path: Path, text: str, *, is_durable: bool = False, mode: int | None = None) -> None:
@@ -194,6 +218,9 @@ def _sweep(folder: Path) -> None:
     for entry in os.scandir(folder):
         found = _TEMPORARY.fullmatch(entry.name)
         if found and found["machine"] == _machine() and not _is_alive(int(found["process"])):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+                continue
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(entry.path)  # noqa: PTH108  (a hundred thousand entries are normal)
 

@@ -81,6 +81,42 @@ def test_records_are_taken_out_and_others_stay(tmp_path: Path, name: str, text: 
     assert strip_landing(settings, PERSON) == []
 
 
+FIXED = """
+name = "old"
+description = "x"
+time_zone = "Europe/Berlin"
+namespace = ""
+[subjects.er_visits]
+files = ["*.txt"]
+date = "arrival_time"
+[subjects.er_visits.fixed_width.columns]
+who = { start = 1, width = 4 }
+came = { start = 5, width = 16 }
+case = { start = 21, width = 4 }
+[subjects.er_visits.columns]
+patient_id = "who"
+arrival_time = "came"
+visit_id = "case"
+"""
+
+
+@pytest.mark.parametrize("codec", ["utf-8", "utf-16", "cp1252"])
+def test_lines_of_fixed_width_are_taken_out_by_their_columns(tmp_path: Path, codec: str) -> None:
+    """A number that fills its column ends without a mark; one that goes over an edge is none."""
+    settings = Settings(tmp_path)
+    settings.profiles_folder.mkdir()
+    (settings.profiles_folder / "old.toml").write_text(FIXED)
+    people = {"1234": 1, "5123": 2, "  45": 3, "9999": 4}
+    lines = [f"{who}2026-03-01 08:0{n}{n}234\u00e4\n" for who, n in people.items()]
+    path = settings.landing / "old" / "a.txt"
+    path.parent.mkdir(parents=True)
+    path.write_bytes("".join(lines).encode(codec))
+    (stripped,) = strip_landing(settings, Person(("1234",), ("4234",)))
+    # 1234 is a patient, and the visit of line 1; 4234 is the visit of line 4.
+    assert stripped.records == 2 and path.read_bytes() == "".join(lines[1:3]).encode(codec)
+    assert strip_landing(settings, Person(("1234",), ("4234",))) == []
+
+
 HEAD = "MSH|^~\\&|A|B"
 
 

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from hospital_assets.cli import main
-from hospital_assets.files import make_folder, open_to_others, replace_bytes, replace_text, replacing
+from hospital_assets.files import (
+    is_unfinished,
+    make_folder,
+    open_to_others,
+    replace_bytes,
+    replace_text,
+    replacing,
+    room_beside,
+)
 from hospital_assets.toml_text import line_of
 
 
@@ -52,6 +60,21 @@ def test_a_file_is_replaced_in_one_step(tmp_path: Path) -> None:
         assert path.read_text(encoding="utf-8") == "before\n"
         assert temporary.name.startswith(".") and temporary.name.endswith(".tmp")
     assert path.read_bytes() == b"after\n" and list(path.parent.iterdir()) == [path]
+
+
+def test_a_room_is_gone_afterwards_and_that_of_a_killed_process_with_the_next(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys; from pathlib import Path; from hospital_assets.files import room_beside\n"
+        "with room_beside(Path(sys.argv[1])) as room:\n"
+        "    (room / 'half').write_bytes(b'x'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path / "folder")], check=False)
+    assert killed.returncode < 0 and len(list(tmp_path.rglob("half"))) == 1
+    with pytest.raises(OSError, match="full"), room_beside(tmp_path / "folder") as room:
+        assert not list(tmp_path.rglob("half")) and is_unfinished(room.name)
+        (room / "half").touch()
+        raise OSError("full")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path: Path) -> None:

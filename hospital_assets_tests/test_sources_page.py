@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,6 +26,8 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "sources.md").read_text(encoding="utf-8")
 (WALKS,) = re.findall(r"^## In ten minutes$(.*?)^## ", PAGE, re.MULTILINE | re.DOTALL)
 (SAMPLE,) = re.findall(r"```csv\n(.*?)```", WALKS, re.DOTALL)
+#: Files of other shapes, as they stand above the commands that read them.
+TEXTS = dict(re.findall(r"^### ([^\n]+)\n(?:(?!^###).)*?```text\n(.*?)```", WALKS, re.MULTILINE | re.DOTALL))
 COMMANDS = dict(re.findall(r"^### (.+?)$.*?```sh\n(.*?)```", WALKS, re.MULTILINE | re.DOTALL))
 TABLE = (
     "create table ed_visits (visit_id varchar(9), patient_id varchar(9), hospital_id varchar(9), "
@@ -47,6 +50,23 @@ def share(folder: Path, _: ExitStack, __: pytest.MonkeyPatch) -> tuple[str, str]
     (folder / "share").mkdir()
     (folder / "share" / "visits.csv").write_text(SAMPLE)
     return "/mnt/eastside", f"{folder}/share"
+
+
+def archive(folder: Path, _: ExitStack, __: pytest.MonkeyPatch) -> tuple[str, str]:
+    (folder / "share").mkdir()
+    with zipfile.ZipFile(folder / "share" / "march.zip", "w") as packed:
+        packed.writestr("visits.csv", SAMPLE)
+    return "/mnt/eastside", f"{folder}/share"
+
+
+def fixed_width(folder: Path, _: ExitStack, __: pytest.MonkeyPatch) -> tuple[str, str]:
+    (folder / "visits.txt").write_text(TEXTS["A file of fixed width"])
+    return "visits.txt", "visits.txt"
+
+
+def two_rows(folder: Path, _: ExitStack, __: pytest.MonkeyPatch) -> tuple[str, str]:
+    (folder / "visits.csv").write_text(TEXTS["A header over two rows"])
+    return "visits.csv", "visits.csv"
 
 
 def bucket(_: Path, stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
@@ -104,6 +124,9 @@ GIVEN: dict[str, Callable[[Path, ExitStack, pytest.MonkeyPatch], tuple[str, str]
     "A PostgreSQL database": postgres,
     "A MariaDB database": mariadb,
     "A workbook": workbook,
+    "A zip archive": archive,
+    "A file of fixed width": fixed_width,
+    "A header over two rows": two_rows,
 }
 
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 import tempfile
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +44,7 @@ def add_commands(commands: Commands) -> None:
 
     imported = commands.add_parser("import", help="land the files of a known source")
     imported.add_argument("profile", help="source profile, as in mimic-iv-ed")
-    imported.add_argument("path", type=Path, help="folder with its files, or one file")
+    imported.add_argument("path", type=Path, help="folder with its files, or one file; archives are unpacked")
     imported.set_defaults(run=_import)
 
     profiles = commands.add_parser("profiles", help="source profiles: list them, show one, draft one, try one on files")
@@ -217,11 +217,12 @@ def _simulate_live(options: argparse.Namespace, settings: Settings) -> int:
 
 def _import(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.landing.registry import load_profiles
-    from hospital_assets.landing.zone import LandingZone, import_files, observed_period
+    from hospital_assets.landing.zone import LandingZone, observed_period
+    from hospital_assets.sources.by_hand import import_files
     from hospital_assets.warehouse.database import open_warehouse
 
     profiles = load_profiles(settings.profiles_folder)
-    used, unused = import_files(profiles.named(options.profile), options.path, settings.landing)
+    imported = import_files(settings, profiles.named(options.profile), options.path, datetime.now(UTC))
     with open_warehouse(settings.warehouse_file) as warehouse:
         zone = LandingZone(
             settings.landing,
@@ -238,14 +239,16 @@ def _import(options: argparse.Namespace, settings: Settings) -> int:
         for name, state, problem in ledger.select("source_file", "state", "problem").iter_rows()
         if name.partition("/")[0] == options.profile and state in _NOT_LOADED
     }
-    for name in used:
+    for name in imported.used:
         if name not in problems:
             print(f"landed   {name}")
-    for name in unused:
-        print(f"not used {name}")
-    failed = [name for name in used if name in problems]
-    for name in failed:
-        print(f"not loaded {name}: {problems[name]}", file=sys.stderr)
+    for name in imported.removed:
+        print(f"removed  {name}: its archive does not hold it any more")
+    for name, why in imported.unused.items():
+        print(f"not used {name}" + (f": {why}" if why else ""))
+    failed = {**imported.refused, **{name: problems[name] for name in imported.used if name in problems}}
+    for name, why in failed.items():
+        print(f"not loaded {name}: {why}", file=sys.stderr)
     if observed is not None:
         first, last = observed
         # A century of days would be 30,000 partitions: what spans decades is partitioned by year.

@@ -48,13 +48,14 @@ def _pull(options: argparse.Namespace, settings: Settings) -> int:
         is_sound &= done.succeeded
         counts = {"brought": done.brought, "changed": done.changed, "still being written": done.waiting}
         counts |= {"not read by the profile": done.other}
+        counts |= {"removed with a changed archive": done.removed} if done.removed else {}
         print(f"{profile.name}: " + ", ".join(f"{count:,} {what}" for what, count in counts.items()))
         for what, found in (("failed", done.failed), ("refused", done.refused)):
             _print_named(f"  {what}", [f"{key!r}: {why}" for key, why in found.items()])
         for what, said in (("stopped", done.reason), ("note", done.note)):
             if said:
                 print(f"  {what}  {said}")
-        if done.brought or done.changed:
+        if done.has_news:
             try:
                 with dagster_instance(settings) as instance:
                     report_brought(instance, profile.name, done)
@@ -85,8 +86,10 @@ def _sources(options: argparse.Namespace, settings: Settings) -> int:
     table = Table("profile", "from", "newest file", "lag", "next try", "brought", "waiting", "refused", "what to do")
     profiles = load_profiles(settings.profiles_folder)
     refused: list[str] = []
+    left: list[str] = []
     with open_memory(settings) as memory:
         for name, profile in sorted(profiles.items()):
+            left += [f"{name}: {f'{archive}/{inside}'!r}: {why}" for archive, inside, why in memory.left(name)]
             if profile.source is None:
                 if name in newest_landed:
                     landed = datetime.fromtimestamp(newest_landed[name] / 1e9, UTC)
@@ -111,6 +114,7 @@ def _sources(options: argparse.Namespace, settings: Settings) -> int:
     else:
         print("nothing has landed yet, and no profile names an address")
     _print_named("refused", refused)
+    _print_named("left in its archive", left)
     return 0
 
 

@@ -18,10 +18,10 @@ import re
 import signal
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import duckdb
 import polars as pl
@@ -159,16 +159,28 @@ _PIECE = 1 << 20
 _HARMLESS = 64_000_000
 
 
-class _Unpacked(io.RawIOBase):
-    """A gzip file's content, as far as the limits go: neither memory nor time are a bomb's to take."""
+def most_unpacked(size: int, limits: FileLimits) -> int:
+    """How many bytes a file of some bytes may become when it is unpacked."""
+    return min(limits.megabytes * 1_000_000, max(_HARMLESS, limits.ratio * size))
 
-    def __init__(self, path: Path, limits: FileLimits) -> None:
+
+def too_large_unpacked(size: int, limits: FileLimits) -> TooLargeError:
+    """The error of what a file of some bytes becomes when it is unpacked, in words."""
+    return TooLargeError(
+        f"unpacked, it is over {most_unpacked(size, limits) // 1_000_000:,} MB; the limits are {limits.megabytes:,} MB "
+        f"and {limits.ratio} times its own size. Deliver it in parts, or raise most_file_megabytes or most_file_ratio "
+        "in hospital.toml"
+    )
+
+
+class _Unpacked(io.RawIOBase):
+    """A packed file's content, as far as the limits go: neither memory nor time are a bomb's to take."""
+
+    def __init__(self, path: Path, limits: FileLimits, opened: Callable[[BinaryIO], IO[bytes]]) -> None:
         self._file = open_landed(path)
-        self._packed = gzip.GzipFile(fileobj=self._file)
-        size = os.fstat(self._file.fileno()).st_size
-        self._ratio = limits.ratio
-        self._most = min(limits.megabytes * 1_000_000, max(_HARMLESS, limits.ratio * size))
-        self._megabytes = limits.megabytes
+        self._packed = opened(self._file)
+        self._size, self._limits = os.fstat(self._file.fileno()).st_size, limits
+        self._most = most_unpacked(self._size, limits)
         self._found = 0
 
     def readable(self) -> bool:
@@ -178,11 +190,7 @@ class _Unpacked(io.RawIOBase):
         data = self._packed.read(len(buffer))
         self._found += len(data)
         if self._found > self._most:
-            raise TooLargeError(
-                f"unpacked, it is over {self._most // 1_000_000:,} MB; the limits are {self._megabytes:,} MB and "
-                f"{self._ratio} times its own size. Deliver it in parts, or raise most_file_megabytes or "
-                "most_file_ratio in hospital.toml"
-            )
+            raise too_large_unpacked(self._size, self._limits)
         buffer[: len(data)] = data
         return len(data)
 
@@ -190,6 +198,22 @@ class _Unpacked(io.RawIOBase):
         self._packed.close()
         self._file.close()
         super().close()
+
+
+def gunzipped(file: BinaryIO) -> IO[bytes]:
+    """What a gzip file holds."""
+    return gzip.GzipFile(fileobj=file)  # type: ignore[return-value]
+
+
+def unpacked(path: Path, limits: FileLimits, opened: Callable[[BinaryIO], IO[bytes]] = gunzipped) -> BinaryIO:
+    """A packed file's content.
+
+    Args:
+        path: the file.
+        limits: of what it may become; reading beyond raises `TooLargeError`.
+        opened: what unpacks it.
+    """
+    return io.BufferedReader(_Unpacked(path, limits, opened), _PIECE)
 
 
 def read_content(path: Path, encoding: str | None = None, limits: FileLimits = DEFAULT_LIMITS) -> Content:
@@ -305,7 +329,7 @@ def _compression(path: Path) -> str:
 
 
 def _bytes_of(path: Path, compression: str, limits: FileLimits) -> BinaryIO:
-    return io.BufferedReader(_Unpacked(path, limits), _PIECE) if compression == "gzip" else open_landed(path)
+    return unpacked(path, limits) if compression == "gzip" else open_landed(path)
 
 
 def _text_of(path: Path, encoding: str, compression: str, limits: FileLimits) -> io.TextIOWrapper:

@@ -18,7 +18,8 @@ import polars as pl
 
 from hospital_assets.files import replacing
 from hospital_assets.landing.clocks import MIDNIGHT, MINUTES, NO_DAY, SUM
-from hospital_assets.landing.content import UnreadableError
+from hospital_assets.landing.fixed_width import fixed_records
+from hospital_assets.landing.headers import below_titles, csv_columns, with_line_feeds
 from hospital_assets.landing.profile import (
     MEASURED,
     DateAndTime,
@@ -35,40 +36,16 @@ from hospital_assets.warehouse.dialect import literal, quoted
 
 #: A field may be as long as its file; what that may be is a limit of its own.
 csv.field_size_limit(sys.maxsize)
-#: More columns than this no table has.
-_MOST_COLUMNS = 5_000
-
-
-def with_line_feeds(text: str) -> str:
-    """Any of the three line ends as a line feed."""
-    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
-
-
-def csv_columns(text: str, delimiter: str) -> list[str]:
-    """The header of a CSV text whose lines end with a line feed.
-
-    Raises:
-        UnreadableError: it has thousands of columns.
-    """
-    header = next(csv.reader(io.StringIO(text.split("\n", 1)[0]), delimiter=delimiter), [])
-    if len(header) > _MOST_COLUMNS:
-        raise UnreadableError(
-            f"line 1 has over {_MOST_COLUMNS:,} columns, so it is no header; check what was delivered"
-        )
-    return header
-
-
-def below_titles(text: str, spec: Subject) -> str:
-    """A CSV text from its header on; titles may stand above it."""
-    return text.split("\n", spec.header_line - 1)[-1] if text.count("\n") >= spec.header_line - 1 else ""
 
 
 def records_of(text: str, spec: Subject) -> pl.DataFrame:
-    """All records of a CSV text as a profile says where they begin; see `parse_csv`."""
-    if spec.header_line == 1:
+    """All records of a table's text as a profile says where they begin; see `parse_csv`, `fixed_records`."""
+    if spec.fixed_width is not None:
+        return fixed_records(text, spec.fixed_width)
+    if spec.names_line == 1:
         return parse_csv(text, spec.delimiter)
     return parse_csv(below_titles(with_line_feeds(text), spec), spec.delimiter).with_columns(
-        pl.col("@line") + spec.header_line - 1
+        pl.col("@line") + spec.names_line - 1
     )
 
 

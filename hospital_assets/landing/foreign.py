@@ -8,9 +8,15 @@ from __future__ import annotations
 import re
 
 _AS_CSV = "save or export it as CSV (UTF-8) and deliver that"
+_UNPACK = (
+    "from outside of the landing folder, `hospital import` lands the files in it, and `hospital pull` does where the "
+    "profile names it in `archives`; a profile is drafted from a file in it"
+)
+#: What is said of an archive that stands in the landing folder itself.
+ARCHIVE_HERE = f"this is an archive, and is not opened here; {_UNPACK}"
 #: First bytes of a file -> its kind and the remedy.
 _KINDS: tuple[tuple[bytes, str, str], ...] = (
-    (b"PK\x03\x04", "a zip archive", "unpack it and deliver the files in it"),
+    (b"PK\x03\x04", "a zip archive", _UNPACK),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Excel workbook (.xls)", _AS_CSV),
     (b"PAR1", "a Parquet file", _AS_CSV),
     (b"ORC", "an ORC file", _AS_CSV),
@@ -41,6 +47,8 @@ def foreign_kind(head: bytes) -> str | None:
     """
     if head.startswith(b"PK\x03\x04") and (b"xl/" in head or b"[Content_Types].xml" in head):
         return f"this is an Excel workbook (.xlsx) or another office document, not CSV; {_AS_CSV}"
+    if head[257:262] == b"ustar":
+        return f"this is a tar archive, not CSV, JSON or HL7; {_UNPACK}"
     for beginning, kind, remedy in _KINDS:
         if head.startswith(beginning):
             return f"this is {kind}, not CSV, JSON or HL7; {remedy}"

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import polars as pl
 
+from hospital_assets.files import is_unfinished
 from hospital_assets.landing.content import IN_PARTS, LINK, SPECIAL
 from hospital_assets.settings import FileLimits
 
@@ -24,6 +25,7 @@ _FOLDER = "it is a folder with a file's name; what is in it is looked at, name i
 _NAME = "its name holds control characters or is not UTF-8 (they are shown as escapes); rename it"
 #: Control characters, halves of surrogate pairs (bytes that are not UTF-8), and what turns the direction of writing.
 ODD_IN_NAMES = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_LONGEST_NAME = 200
 _SCHEMA = {"source_file": pl.String, "file_bytes": pl.Int64, "file_modified_ns": pl.Int64, "obstacle": pl.String}
 
 _Found = tuple[str, int, int, str | None]
@@ -67,22 +69,24 @@ def _found(landing: Path, limits: FileLimits, is_fed: Callable[[str], bool]) -> 
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            yield _shown(inside.rstrip("/") or "."), 0, 0, _refused("the folder", error)
+            yield shown(inside.rstrip("/") or "."), 0, 0, _refused("the folder", error)
             continue
         for entry in entries:
             name = f"{inside}{entry.name}"
             try:
                 is_folder = entry.is_dir(follow_symlinks=False)
+                if is_folder and is_unfinished(entry.name):
+                    continue
                 if is_folder:
                     waiting.append(f"{name}/")
                 elif entry.name.startswith(".") or entry.name.endswith(UNFINISHED):
                     continue
-                if not is_folder or ("." in entry.name and is_fed(_shown(name))):
+                if not is_folder or ("." in entry.name and is_fed(shown(name))):
                     yield _examined(entry, name, limits)
             except FileNotFoundError:
                 continue
             except OSError as error:
-                yield _shown(name), 0, 0, _refused("it", error)
+                yield shown(name), 0, 0, _refused("it", error)
 
 
 def _examined(entry: os.DirEntry[str], name: str, limits: FileLimits) -> _Found:
@@ -100,8 +104,8 @@ def _examined(entry: os.DirEntry[str], name: str, limits: FileLimits) -> _Found:
         obstacle = over_limit(limits)
     if obstacle in (SPECIAL, _FOLDER):
         # Their sizes and times say nothing about them.
-        return _shown(name), 0, 0, obstacle
-    return _shown(name), found.st_size, found.st_mtime_ns, obstacle
+        return shown(name), 0, 0, obstacle
+    return shown(name), found.st_size, found.st_mtime_ns, obstacle
 
 
 def over_limit(limits: FileLimits) -> str:
@@ -109,7 +113,35 @@ def over_limit(limits: FileLimits) -> str:
     return f"it is over the limit of {limits.megabytes:,} MB; {IN_PARTS}"
 
 
-def _shown(name: str) -> str:
+def unfit_name(name: str) -> str:
+    """Why a path below the landing folder cannot be a file's there, in words; empty where it can."""
+    parts = name.split("/")
+    if any(part in ("", ".", "..") or part.startswith(".") for part in parts):
+        return "its name could lead out of the landing folder or hides it; rename it"
+    if ODD_IN_NAMES.search(name):
+        return "its name holds control characters or is not UTF-8; rename it"
+    if any(len(part.encode()) > _LONGEST_NAME for part in parts):
+        return f"its name is longer than {_LONGEST_NAME} bytes; rename it"
+    return ""
+
+
+def in_the_way(folder: Path, name: str) -> str:
+    """What stands where a file's folders would, in words; empty where nothing does.
+
+    Args:
+        folder: the folder that it is to land in.
+        name: its path from there.
+    """
+    parts = name.split("/")
+    within = [folder, *(folder.joinpath(*parts[:n]) for n in range(1, len(parts) + 1))]
+    if any(place.is_symlink() for place in within) or any(
+        place.exists() and not place.is_dir() for place in within[:-1]
+    ):
+        return "a link or a file stands in the landing folder where its folder would; remove it"
+    return ""
+
+
+def shown(name: str) -> str:
     """A name as data: characters that have no place in one as escapes."""
     return ODD_IN_NAMES.sub(lambda odd: _escape(odd.group()), name)
 

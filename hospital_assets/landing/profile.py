@@ -355,6 +355,43 @@ class Observations(_Declaration):
         return (self.value,) if isinstance(self.value, str) else self.value
 
 
+class Place(_Declaration):
+    """Where a column stands in lines of fixed width.
+
+    Attributes:
+        start: its first character; a line begins with 1. Characters count, whatever the encoding; not bytes.
+        width: how many characters it has.
+        trim: whether blanks around a value are not part of it.
+    """
+
+    start: int = Field(ge=1)
+    width: int = Field(ge=1)
+    trim: bool = True
+
+
+class FixedWidth(_Declaration):
+    """Lines whose columns stand at fixed places, instead of CSV.
+
+    What stands where no column is declared is kept in the record, under its place, as in `9-12`. Lines of blanks are
+    no records.
+
+    Attributes:
+        columns: source name -> its place.
+        first_line: the line of the first record; titles above it are not read.
+        is_stripped: blanks at the ends of lines were left out, so that a line may end early. Else one that ends before
+            the last column does is quarantined.
+    """
+
+    columns: dict[str, Place] = Field(min_length=1)
+    first_line: int = Field(default=1, ge=1)
+    is_stripped: bool = False
+
+    @property
+    def end(self) -> int:
+        """The last character of the last column."""
+        return max(column.start + column.width - 1 for column in self.columns.values())
+
+
 class Subject(_Declaration):
     """How the files of one subject are found and read.
 
@@ -362,7 +399,11 @@ class Subject(_Declaration):
         files: glob patterns below `landing/<profile>/`.
         format: `csv`, `jsonl` (one JSON object a line, or one JSON text), `hl7v2`, or `fhir`.
         delimiter: of CSV.
-        header_line: of CSV, the line with the column names; titles above it are not read.
+        header_line: of CSV, the (first) line with the column names; titles above it are not read.
+        header_rows: of CSV, over how many rows the names stand: `Vital signs` over `HR` is the column
+            `Vital signs HR`. In all but the lowest, an empty cell belongs to the name on its left; of a workbook,
+            merged cells say what does.
+        fixed_width: where the columns stand in files that have no delimiter.
         sheet: of a workbook that is delivered instead of CSV, the sheet; default the first that is shown and not empty.
         decimal: the decimal mark of its numbers. Thousands must not be grouped.
         encoding: of the files, where the bytes do not tell: UTF-8 and UTF-16 are recognised,
@@ -404,6 +445,8 @@ class Subject(_Declaration):
     delimiter: str = Field(default=",", min_length=1, max_length=1)
     sheet: str | None = None
     header_line: int = Field(default=1, ge=1)
+    header_rows: int = Field(default=1, ge=1, le=5)
+    fixed_width: FixedWidth | None = None
     decimal: Literal[".", ","] = "."
     encoding: str | None = None
     where: dict[str, tuple[str, ...]] = {}
@@ -430,6 +473,11 @@ class Subject(_Declaration):
     join: Join | None = None
     rows: tuple[dict[str, str], ...] = ()
     also: tuple[Subject, ...] = ()
+
+    @property
+    def names_line(self) -> int:
+        """The last line of the header; below are records."""
+        return self.header_line + self.header_rows - 1
 
     @property
     def layouts(self) -> tuple[Subject, ...]:
@@ -522,6 +570,10 @@ def lacking_of(spec: Subject, column: str, header: Collection[str]) -> list[str]
 def _telling(where: dict[str, tuple[str, ...]]) -> list[str]:
     """Source names that say what kind a record is: those compared with codes, not with any text."""
     return [name for name, values in where.items() if any(value[:1] not in ("!", "*") for value in values)]
+
+
+#: How the files of a declaration are taken apart, whoever takes what of their records.
+_LAYOUT = ("files", "format", "delimiter", "sheet", "header_line", "header_rows", "fixed_width", "encoding")
 
 
 class Rest(Subject):
@@ -652,12 +704,15 @@ class Source(_Declaration):
         address: of a folder, as in `s3://bucket/prefix`, `az://container/prefix`, `gs://bucket/prefix`,
             `sftp://user@host:22/folder`, `file:///mnt/share`. Below it, paths are those below the profile's landing
             folder: what `files` of a subject takes is brought. Never a password: credentials come from the environment.
+        archives: below an address: glob patterns of archives (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz), as in `*.zip`.
+            The files in them land in a folder that is called as the archive, where `files` takes them.
         database: the environment variable that holds a database's URL or ODBC connection string, as in `CLARITY_URL`.
         queries: of a database: subject -> what is asked.
         fhir: a FHIR server, and what it is asked for.
     """
 
     address: str | None = None
+    archives: tuple[str, ...] = ()
     database: str | None = None
     queries: dict[str, Query] = {}
     fhir: Export | None = None
@@ -700,7 +755,13 @@ class Source(_Declaration):
         named = [place for place in (self.address, self.database, self.fhir) if place is not None]
         if len(named) != 1 or (self.database is None) == bool(self.queries):
             raise ValueError("name an address, or a database and its queries, or a FHIR server")
+        if self.archives and self.address is None:
+            raise ValueError("archives lie at an address")
         return self
+
+    def takes_archive(self, inside: str) -> bool:
+        """Whether a path below the address is one of its archives."""
+        return any(PurePosixPath(inside).match(pattern) for pattern in self.archives)
 
 
 class Profile(_Declaration):
@@ -818,11 +879,7 @@ class Profile(_Declaration):
             names += tuple(event.event_at for event in spec.events if event.each is None)
             clocks |= dict.fromkeys(name for name in names if not name.startswith(ELEMENT))
         return Rest(
-            files=takers[0].files,
-            format=takers[0].format,
-            delimiter=takers[0].delimiter,
-            header_line=takers[0].header_line,
-            encoding=takers[0].encoding,
+            **{name: getattr(takers[0], name) for name in _LAYOUT},
             columns={"occurred_at": tuple(clocks)},
             date="occurred_at",
             takers=tuple(takers),
@@ -949,6 +1006,9 @@ def _mistakes_of(subject: str, spec: Subject) -> _Mistakes:
     yield from _wrong_patterns(spec)
     yield from _unfit_for_format(spec)
     yield from _misplaced_observations(subject, spec)
+    for name in spec.fixed_width.columns if spec.fixed_width else ():
+        if name.startswith(("@", "$", "=")) or re.fullmatch(r"\d+-\d*", name):
+            yield ("fixed_width", "columns", name), "a column's name begins with no @, $ or =, and is no place as 9-12"
     if spec.events and (subject != "adt_events" or not spec.columns):
         yield ("events",), "they belong to adt_events, and need its `columns`"
     if spec.events and not {"message_id"} & {*spec.columns, *spec.derived}:
@@ -994,7 +1054,10 @@ def _misplaced_names(spec: Subject) -> _Mistakes:
         is_path = name.startswith("$")
         if unknown := _CODES.search(name):
             yield _place_of(spec, name), f"'{unknown[1]}' is no code map of this profile"
-        if spec.format == "csv" and is_path:
+        if spec.fixed_width is not None and name not in spec.fixed_width.columns:
+            known = ", ".join(spec.fixed_width.columns)
+            yield _place_of(spec, name), f"'{name}' has no place in `fixed_width`; it has {known}"
+        elif spec.format == "csv" and is_path:
             yield _place_of(spec, name), f"'{name}' is a JSON path; CSV files have column names"
         if spec.format != "csv" and not is_path:
             yield _place_of(spec, name), f"'{name}' must be a JSON path, as in $.{name}"
@@ -1049,6 +1112,13 @@ def _unfit_for_format(spec: Subject) -> _Mistakes:
             any(name.startswith(ELEMENT) for name in spec.where),
             ("where",),
             "whole records are taken or left; `each` takes all elements of its list",
+        ),
+        (spec.fixed_width is not None and not is_csv, ("fixed_width",), "only files in the place of CSV have it"),
+        (spec.fixed_width is not None and spec.join is not None, ("join",), "files of fixed width are not joined"),
+        (
+            spec.fixed_width is not None and (spec.names_line > 1 or spec.delimiter != "," or spec.sheet is not None),
+            ("fixed_width",),
+            "it has no header, delimiter or sheet; `fixed_width.first_line` says where the records begin",
         ),
         (
             spec.encoding is not None and not _is_encoding(spec.encoding),

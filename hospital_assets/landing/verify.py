@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hospital_assets.landing.content import as_json_lines, read_content, shape_of
-from hospital_assets.landing.csv_records import below_titles, csv_columns, with_line_feeds
+from hospital_assets.landing.fixed_width import fixed_records
 from hospital_assets.landing.formats import normaliser
+from hospital_assets.landing.headers import below_titles, csv_columns, with_line_feeds
 from hospital_assets.landing.profile import Subject
 from hospital_assets.landing.workbooks import csv_content
 from hospital_assets.settings import FileLimits
@@ -60,6 +61,10 @@ def verified(path: Path, spec: Subject, limits: FileLimits) -> Verified:
 
 
 def _csv_sample(text: str, spec: Subject) -> dict[str, list[str]]:
+    if (fixed := spec.fixed_width) is not None:
+        lines = _sampled(text.split("\n", fixed.first_line - 1)[-1])
+        found = fixed_records("\n".join(lines), fixed.model_copy(update={"first_line": 1}))
+        return {n: found[n].drop_nulls().to_list() for n in found.columns if not n.startswith("@")}
     text = below_titles(with_line_feeds(text), spec)
     header = csv_columns(text, spec.delimiter)
     rows = csv.reader(io.StringIO("\n".join(_sampled(text)[1:])), delimiter=spec.delimiter)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import polars as pl
 
 from hospital_assets.landing.content import IN_PARTS, Content, UnreadableError, open_landed, read_content
 from hospital_assets.landing.foreign import HEAD_BYTES
+from hospital_assets.landing.headers import filled_to_the_right, joined_names, with_one_header
 from hospital_assets.landing.profile import Subject
 from hospital_assets.settings import DEFAULT_LIMITS, FileLimits
 
@@ -28,6 +31,9 @@ _NOT_READ = {
     "vbaProject": "it holds macros, which are never run; save it without them (.xlsx)",
     "externalLinks/": "it links to other files, which are not looked at; save it with values only",
 }
+_BREAKS = re.compile(r"\s*[\r\n]+\s*")
+#: First and last cell, each as row and column.
+Range = tuple[tuple[int, int], tuple[int, int]]
 #: Whole numbers up to here are exact in a workbook.
 _EXACT = 1e15
 
@@ -57,12 +63,16 @@ def csv_content(path: Path, spec: Subject, limits: FileLimits = DEFAULT_LIMITS) 
         UnreadableError: as `read_content`; or a workbook is protected, damaged, too large, holds macros or links, has
             no such sheet, or the extra that reads it is not installed.
     """
-    kind = table_kind(path)
+    kind = None if spec.fixed_width is not None else table_kind(path)
     if kind is None:
-        return read_content(path, spec.encoding, limits)
+        content = read_content(path, spec.encoding, limits)
+        return replace(content, text=with_one_header(content.text, spec)) if spec.header_rows > 1 else content
     text = io.StringIO()
     writer = csv.writer(text, delimiter=spec.delimiter, lineterminator="\n")
-    for row in _READERS[kind](path, spec, limits):
+    for number, row in enumerate(_READERS[kind](path, spec, limits), start=1):
+        if number <= spec.names_line:
+            # A name that is broken into lines is one name, on one line.
+            row = [_BREAKS.sub(" ", cell) for cell in row]
         # An empty row stays a line, so that lines are the rows of the sheet.
         writer.writerow(row) if any(row) else text.write("\n")
     return Content(text.getvalue(), kind, "none")
@@ -92,14 +102,39 @@ def _workbook(path: Path, spec: Subject, limits: FileLimits) -> list[list[str]]:
                 f"none of its {len(sheets)} sheets is called '{spec.sheet}', as its profile says; deliver that sheet"
             )
         for name in [spec.sheet] if spec.sheet is not None else shown:
-            rows = workbook.get_sheet_by_name(name).to_python(skip_empty_area=False)
+            sheet = workbook.get_sheet_by_name(name)
+            rows = sheet.to_python(skip_empty_area=False)
             if any(map(any, rows)):
-                return _shown(rows)
+                cells = _shown(rows)
+                return _with_one_header(cells, sheet.merged_cell_ranges, spec) if spec.header_rows > 1 else cells
     except python_calamine.PasswordError:
         raise UnreadableError("the workbook is protected by a password; deliver it without one") from None
     except python_calamine.CalamineError:
         raise UnreadableError(_DAMAGED) from None
     return []
+
+
+def _with_one_header(rows: list[list[str]], merged: Sequence[Range] | None, spec: Subject) -> list[list[str]]:
+    """Rows with the names of a header over several joined on the last of them.
+
+    Args:
+        rows: of the sheet.
+        merged: first and last cell of each range of merged cells, as (row, column) from 0.
+        spec: says where the header is.
+    """
+    first, end = spec.header_line - 1, spec.names_line
+    header = [list(row) for row in rows[first:end]]
+    if len(header) < spec.header_rows:
+        return rows
+    is_merged = False
+    for (top, left), (bottom, right) in merged or ():
+        if first <= top < end and (top, left) != (bottom, right):
+            is_merged = True
+            for row in header[top - first : bottom - first + 1]:
+                row[left : right + 1] = [header[top - first][left]] * len(row[left : right + 1])
+    # Without any merged cell, names span what is empty beside them, as in CSV.
+    names = joined_names(header if is_merged else filled_to_the_right(header))
+    return [*rows[: end - 1], names, *rows[end:]]
 
 
 def _check_parts(parts: zipfile.ZipFile, limits: FileLimits) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import shutil
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -28,7 +27,7 @@ import narwhals as nw
 import polars as pl
 
 from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN
-from hospital_assets.files import replacing
+from hospital_assets.landing.archives import is_archive_name
 from hospital_assets.landing.content import (
     FAILURES,
     TooLargeError,
@@ -39,6 +38,7 @@ from hospital_assets.landing.content import (
 )
 from hospital_assets.landing.csv_records import csv_copy, csv_relation
 from hospital_assets.landing.drift import kinds_of
+from hospital_assets.landing.foreign import ARCHIVE_HERE
 from hospital_assets.landing.json_records import json_relation, pieces_of
 from hospital_assets.landing.listing import listed
 from hospital_assets.landing.profile import (
@@ -359,7 +359,10 @@ class LandingZone:
 
     def listed(self) -> pl.DataFrame:
         """What stands in the landing folder; see `listing.listed`."""
-        return listed(self.landing, self.limits, lambda name: bool(_fed_by(name, self.profiles)))
+        # A folder that is called as an archive holds what was in it.
+        return listed(
+            self.landing, self.limits, lambda name: not is_archive_name(name) and bool(_fed_by(name, self.profiles))
+        )
 
     def _hashed(self, entry: Mapping[str, Any]) -> dict[str, object] | None:
         """An entry of `listed` with its content's hash, or that of why it has none; None when it is gone."""
@@ -414,6 +417,9 @@ class LandingZone:
             return [{**row, "subject": feed.subject} for feed in feeds] or [row]
         if profile is None:
             row["problem"] = _why_unknown(folder, profiles)
+            return [row]
+        if not feeds and is_archive_name(source_file):
+            row |= {"state": "unreadable", "problem": ARCHIVE_HERE}
             return [row]
         if not feeds:
             row["problem"] = f"no subject of the profile '{folder}' takes a file of this name; it is not used"
@@ -631,36 +637,6 @@ class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         known: pl.DataFrame = warehouse.read(_LEDGER).collect("polars").to_native()
         # One that an older version wrote may lack a column; then every file is looked at anew.
         return known if set(_LEDGER.column_names) <= set(known.columns) else None
-
-
-def import_files(profile: Profile, source: Path, landing: Path) -> tuple[list[str], list[str]]:
-    """Copy a source's files into the landing folder, bytes untouched, each appearing whole.
-
-    Returns:
-        names of the files that the profile uses, and of those it does not.
-
-    Raises:
-        FileNotFoundError: there is no such file or folder, or nothing the profile takes in it.
-    """
-    if not source.exists():
-        raise FileNotFoundError(f"there is no file or folder {source}")
-    found = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
-    used, unused = [], []
-    for path in found:
-        inside = path.relative_to(source).as_posix() if source.is_dir() else path.name
-        if not profile.feeds(inside):
-            unused.append(inside)
-            continue
-        target = landing / profile.name / inside
-        with replacing(target) as temporary:
-            shutil.copyfile(path, temporary)
-        used.append(inside)
-    if not used:
-        raise FileNotFoundError(
-            f"{source} holds no file that the profile '{profile.name}' takes: "
-            + ", ".join(p for spec in profile.subjects.values() for p in spec.files)
-        )
-    return used, unused
 
 
 def observed_period(zone: LandingZone, ledger: pl.DataFrame) -> tuple[date, date] | None:

@@ -360,7 +360,12 @@ def _finders(settings: Settings, person: Person) -> Callable[[Path], Finder]:
     def of(path: Path) -> Finder:
         if not path.is_relative_to(settings.landing):
             return anywhere
-        return by_source.get(path.relative_to(settings.landing).parts[0], anywhere)
+        source, *inside = path.relative_to(settings.landing).parts
+        if source not in profiles:
+            return anywhere
+        feeds = profiles[source].feeds("/".join(inside)) if inside else []
+        fixed_width = next((feed.spec.fixed_width for feed in feeds if feed.spec.fixed_width), None)
+        return replace(by_source[source], fixed_width=fixed_width) if fixed_width else by_source[source]
 
     return of
 

@@ -6,6 +6,7 @@ Belongs here: bytes and patterns. Which files, and whose numbers, is `erase`.
 from __future__ import annotations
 
 import bz2
+import contextlib
 import io
 import lzma
 import re
@@ -14,6 +15,10 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+
+from hospital_assets.landing.fixed_width import with_gaps
+from hospital_assets.landing.headers import with_line_feeds
+from hospital_assets.landing.profile import FixedWidth
 
 GZIP = b"\x1f\x8b"
 _UNPACKERS: dict[bytes, Callable[[], bz2.BZ2Decompressor | lzma.LZMADecompressor]] = {
@@ -38,10 +43,12 @@ class Finder:
         numbers: in capitals or small letters, with JSON escapes, and with dashes where they have letters: a number of
             digits alone with dashes could be a date.
         references: exactly, as FHIR has them, or with JSON escapes.
+        fixed_width: of a file without delimiters, where its columns stand: what fills its column ends without a mark.
     """
 
     numbers: tuple[str, ...]
     references: tuple[str, ...] = ()
+    fixed_width: FixedWidth | None = None
 
     @cached_property
     def _plain(self) -> tuple[bytes, ...]:
@@ -67,7 +74,20 @@ class Finder:
         piece = text if start == 0 and end is None else text[start:end]
         folded = _folded(piece)
         # Most pieces hold none of them: looking for plain bytes is much faster than for a pattern.
-        return any(name in folded for name in self._plain) and self._pattern.search(piece) is not None
+        if not any(name in folded for name in self._plain):
+            return False
+        return any(self._pattern.search(part) is not None for part in self._parts(piece))
+
+    def _parts(self, piece: bytes) -> Iterator[bytes]:
+        """A piece of text as it is, and of one without delimiters its columns, one a line."""
+        yield piece
+        if self.fixed_width is not None:
+            # What is no UTF-8 has a character for each byte.
+            for codec in ("utf-8-sig", "latin-1"):
+                with contextlib.suppress(UnicodeDecodeError):
+                    lines = with_line_feeds(piece.decode(codec)).split("\n")
+                    yield "\n".join(with_gaps(line, self.fixed_width) for line in lines).encode()
+                    return
 
 
 def _folded(text: bytes) -> bytes:

@@ -247,6 +247,8 @@ _DECLARATIONS = {
     "Query": "`[source.queries.<subject>]`",
     "Export": "`[source.fhir]`",
     "Subject": "`[subjects.<subject>]`",
+    "FixedWidth": "`[subjects.<subject>.fixed_width]`",
+    "Place": "`[subjects.<subject>.fixed_width.columns]`: a column",
     "Join": "`[subjects.<subject>.join]`",
     "Lookup": "`[lookups.<name>]` and `[[subjects.<subject>.lookups]]`",
     "DateLookup": "`date_from`",

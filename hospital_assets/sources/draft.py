@@ -24,6 +24,7 @@ from pathlib import Path
 
 from hospital_assets.landing.clocks import MIDNIGHT, NO_DAY
 from hospital_assets.landing.content import as_json_lines
+from hospital_assets.landing.headers import filled_to_the_right, joined_names, with_line_feeds
 from hospital_assets.landing.profile import Profile, Subject, parse_profile
 from hospital_assets.landing.workbooks import csv_content
 from hospital_assets.sources.readings import Reading, has_no_time, reading_of, readings
@@ -112,6 +113,7 @@ class _Sample:
     delimiter: str
     encoding: str
     header_line: int = 1
+    header_rows: int = 1
 
 
 def draft_profile(
@@ -189,24 +191,52 @@ def _sampled(path: Path) -> _Sample:
             for inside, value in _flat(record, "$"):
                 values.setdefault(inside, []).append(value)
         return _Sample(values, "jsonl", ",", content.encoding)
-    lines = content.text.replace("\r\n", "\n").replace("\r", "\n").split("\n")[: _SAMPLE + _MOST_TITLES]
+    lines = with_line_feeds(content.text).split("\n")[: _SAMPLE + _MOST_TITLES]
     if not any(line.strip() for line in lines):
         raise DraftError(f"{path.name} is empty")
-    delimiter, place = max(
-        ((mark, *_header_of(lines, mark)) for mark in ",;\t|"), key=lambda found: found[2], default=(",", 0, 0)
-    )[:2]
-    rows = list(csv.reader(io.StringIO("\n".join(lines[place:])), delimiter=delimiter))
+    delimiter, place, width = max(((mark, *_header_of(lines, mark)) for mark in ",;\t|"), key=lambda found: found[2])
+    if not width:
+        delimiter = max(",;\t|", key=lambda mark: _header_of(lines, mark, header_rows=2)[1])
+    rows, header_rows = _rows(lines, delimiter), 1
+    of_two = _header_of(lines, delimiter, header_rows=2)
+    place_of_two = _half_of(rows, place) if width else (of_two[0] if of_two[1] else None)
+    if place_of_two is not None:
+        place, header_rows = place_of_two, 2
+        # What its names span, merged cells of a workbook say.
+        spec = Subject(files=(path.name,), columns={}, delimiter=delimiter, header_line=place + 1, header_rows=2)
+        lines = with_line_feeds(csv_content(path.resolve(), spec).text).split("\n")[: _SAMPLE + _MOST_TITLES]
+        rows = _rows(lines, delimiter)
+    rows = rows[place + header_rows - 1 :]
     header = rows[0] if rows else []
     if len(header) < 2 or _is_data(header):
         raise DraftError(
             f"{path.name}: no line among the first {_MOST_TITLES} is a header (column names, and below it as many "
-            "values); deliver the file with column names"
+            "values); deliver the file with column names, or write a profile with fixed_width where columns stand at "
+            "fixed places (docs/sources.md)"
         )
     columns = {
         name: [row[n].strip() for row in rows[1:] if len(row) == len(header) and row[n].strip()]
         for n, name in enumerate(header)
     }
-    return _Sample(columns, "csv", delimiter, content.encoding, place + 1)
+    return _Sample(columns, "csv", delimiter, content.encoding, place + 1, header_rows)
+
+
+def _rows(lines: Sequence[str], delimiter: str) -> list[list[str]]:
+    return list(csv.reader(io.StringIO("\n".join(lines)), delimiter=delimiter))
+
+
+def _half_of(rows: Sequence[Sequence[str]], place: int) -> int | None:
+    """Where the header begins that a row is one of two rows of; None where it is all of it."""
+    header, below, next_row = (*rows[place : place + 3], [], [], [])[:3]
+    above = rows[place - 1] if place else []
+    names = [cell.strip() for cell in header if cell.strip()]
+    fills = any(not cell.strip() and other.strip() for cell, other in zip(header, above, strict=False))
+    is_repeated = len(set(names)) < len(names)
+    if (fills or is_repeated) and len(above) == len(header) and sum(bool(cell.strip()) for cell in above) > 1:
+        return place - 1
+    # Records have figures; names have none.
+    is_name = len(below) == len(header) and any(cell.strip() for cell in below) and not _is_data(below)
+    return place if is_name and _is_data(next_row) else None
 
 
 def _is_data(row: Sequence[str]) -> bool:
@@ -214,17 +244,23 @@ def _is_data(row: Sequence[str]) -> bool:
     return any(re.fullmatch(r"\s*[\d.,:/ +-]*\d[\d.,:/ +-]*\s*", cell) for cell in row)
 
 
-def _header_of(lines: Sequence[str], delimiter: str) -> tuple[int, int]:
+def _header_of(lines: Sequence[str], delimiter: str, header_rows: int = 1) -> tuple[int, int]:
     """Where the header stands, as titles may be above it, and how sure that is.
 
     Returns:
-        the place of its line, and the number of its columns; 0 where there is no header.
+        the place of its (first) line, and the number of its columns; 0 where there is no header.
     """
     rows = list(csv.reader(lines[: 2 * _MOST_TITLES], delimiter=delimiter))
     best = (0, 0)
-    for place, row in enumerate(rows[:_MOST_TITLES]):
+    for place in range(min(len(rows), _MOST_TITLES)):
+        header = rows[place : place + header_rows]
+        if header_rows > 1 and (
+            len({*map(len, header)}) > 1 or any(_is_data(part) or not any(part) for part in header)
+        ):
+            continue
+        row = header[0] if header_rows == 1 else joined_names(filled_to_the_right(header))
         named = [cell for cell in row if cell.strip()]
-        below = [other for other in rows[place + 1 : place + 11] if any(cell.strip() for cell in other)]
+        below = [o for o in rows[place + header_rows : place + header_rows + 10] if any(cell.strip() for cell in o)]
         fitting = sum(len(other) == len(row) for other in below)
         is_header = len(named) >= max(2, len(row) - 1) and not _is_data(row)
         if is_header and len(row) > best[1] and 2 * fitting >= len(below):
@@ -523,6 +559,8 @@ def _reading(sample: _Sample) -> list[str]:
     lines = [] if sample.format == "csv" else [f'format = "{sample.format}"']
     if sample.header_line > 1:
         lines.append(f"header_line = {sample.header_line}")
+    if sample.header_rows > 1:
+        lines.append(f"header_rows = {sample.header_rows}")
     if sample.delimiter != ",":
         lines.append(f"delimiter = {_toml(sample.delimiter)}")
     if _has_decimal_commas(sample):

@@ -41,6 +41,7 @@ class Pulled:
         changed: files that have taken the place of an older version of theirs.
         waiting: files that may still be written: the next look brings them.
         other: files that the profile does not read.
+        removed: files that went with a changed archive that does not hold them any more.
         failed: key -> why it could not be brought; it is tried again.
         refused: key -> why it never will be as it is.
         reason: why the source could not be looked at to the end.
@@ -51,6 +52,7 @@ class Pulled:
     changed: int = 0
     waiting: int = 0
     other: int = 0
+    removed: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     reason: str = ""
@@ -60,6 +62,11 @@ class Pulled:
     def succeeded(self) -> bool:
         """Whether all that could be brought was."""
         return not self.reason and not self.failed
+
+    @property
+    def has_news(self) -> bool:
+        """Whether anything is other in the landing folder than before."""
+        return bool(self.brought or self.changed or self.removed)
 
     @property
     def what_to_do(self) -> str:
@@ -126,6 +133,17 @@ class Memory:
             [source, entry.key, entry.version, entry.size, state, reason, sha256, at.isoformat()],
         )
 
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """What is noted in the block is noted together, or none of it."""
+        self._connection.execute("begin immediate")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("rollback")
+            raise
+        self._connection.execute("commit")
+
     def forget(self, source: str, key: str) -> None:
         """An entry is not there any more."""
         self._connection.execute("delete from entries where source = ? and key = ?", [source, key])
@@ -176,6 +194,15 @@ class Memory:
         asked = "select key, reason from entries where source = ? and state = 'refused' order by key"
         return self._connection.execute(asked, [source]).fetchall()
 
+    def left(self, source: str) -> list[tuple[str, str, str]]:
+        """Files of archives that did not land: the archive's key, the path in it, and why."""
+        start = of_archive(source, "")
+        asked = """
+            select substr(source, ?), key, reason from entries where source >= ? and source < ? and state = 'refused'
+            order by source, key
+        """
+        return self._connection.execute(asked, [len(start) + 1, start, f"{start[:-1]};"]).fetchall()
+
     def looked(
         self,
         source: str,
@@ -212,7 +239,7 @@ class Memory:
                 "succeeded": pulled.succeeded,
                 "listed_all_at": None if listed_all_at is None else listed_all_at.isoformat(),
                 "complete_at": None if complete_at is None else complete_at.isoformat(),
-                "brought": bool(pulled.brought or pulled.changed),
+                "brought": pulled.has_news,
                 "reason": pulled.what_to_do or pulled.note,
             },
         )
@@ -231,6 +258,16 @@ class Memory:
         assert tried is not None  # noqa: S101  (the column is not null)
         counts = (states.get(state, 0) for state in ("brought", "seen", "refused"))
         return Look(tried, succeeded, brought, complete, row[4], *counts)
+
+
+def of_archive(source: str, key: str) -> str:
+    """What the files of an archive are noted under as a source of their own.
+
+    Args:
+        source: the profile.
+        key: the archive's path below its address.
+    """
+    return f"{source}:{key}"
 
 
 def memory_file(settings: Settings) -> Path:

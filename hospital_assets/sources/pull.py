@@ -15,10 +15,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from hospital_assets.files import locked, replacing
-from hospital_assets.landing.listing import ODD_IN_NAMES, UNFINISHED, over_limit
+from hospital_assets.files import locked, replacing, room_beside
+from hospital_assets.landing.archives import why_left
+from hospital_assets.landing.content import UnreadableError
+from hospital_assets.landing.listing import UNFINISHED, in_the_way, over_limit, unfit_name
 from hospital_assets.landing.profile import Profile
+from hospital_assets.landing.worker import Worker
 from hospital_assets.settings import Settings
+from hospital_assets.sources.archives import land_archive
 from hospital_assets.sources.exports import pull_export
 from hospital_assets.sources.memory import Memory, Pulled, memory_file, open_memory
 from hospital_assets.sources.queries import pull_queries
@@ -30,7 +34,6 @@ PULL_SECONDS = 60
 SETTLE_SECONDS = 2.0
 #: What sorts before what is known already (a late or changed object) is found when everything is listed: so often.
 _LIST_ALL = timedelta(hours=1)
-_LONGEST_NAME = 200
 _WILD = {"*", "?", "["}
 
 
@@ -68,8 +71,8 @@ def pull(
             elif source.address is None:
                 pull_queries(settings, profile, memory, pulled, clock())
             else:
-                with remote(source.address) as there:
-                    look = _Look(settings, profile, there, memory, pulled, clock, until)
+                with remote(source.address) as there, Worker(settings.limits) as worker:
+                    look = _Look(settings, profile, there, memory, worker, pulled, clock, until)
                     is_all |= not there.is_ordered
                     # One that was killed may have seen a file only just now.
                     look.over(memory.known(profile.name, clock() - timedelta(seconds=SETTLE_SECONDS)), is_all=is_all)
@@ -92,6 +95,7 @@ class _Look:
     profile: Profile
     there: Remote
     memory: Memory
+    worker: Worker
     pulled: Pulled
     clock: Callable[[], datetime]
     until: Callable[[], bool]
@@ -101,6 +105,10 @@ class _Look:
         self.pulled.waiting = self.pulled.other = 0
         # Those that are not here: what is not there any more, neither waits nor has to be renamed.
         gone = {key for key, (_, state) in known.items() if state != "brought"} if is_all else set()
+        # Archives in which something was left that the profile takes by now.
+        for archive, name, _ in self.memory.left(self.profile.name):
+            if not why_left(name, self.profile, archive):
+                known.pop(archive, None)
         for prefix, after in [("", "")] if is_all else _ends(self.profile, known):
             for entry in self.there.entries(prefix, after):
                 if self.until():
@@ -114,7 +122,8 @@ class _Look:
     def _found(self, entry: Entry, known: tuple[str, str] | None) -> str:
         """The state of an entry that is new or has changed."""
         pulled, name = self.pulled, self.profile.name
-        if entry.key.endswith(("/", *UNFINISHED)) or not self.profile.feeds(entry.key):
+        is_archive = self.profile.source is not None and self.profile.source.takes_archive(entry.key)
+        if entry.key.endswith(("/", *UNFINISHED)) or not (is_archive or self.profile.feeds(entry.key)):
             pulled.other += 1
             return "other"
         if obstacle := _obstacle(entry, self.settings, name):
@@ -129,17 +138,45 @@ class _Look:
         target = self.settings.landing / name / entry.key
         is_new = not target.exists()
         try:
-            sha256 = _bring(self.there, entry, target)
+            if is_archive:
+                sha256 = self._unpacked(entry, target)
+            else:
+                with replacing(target, is_durable=True) as temporary:
+                    sha256 = _copied(self.there, entry, temporary)
+                pulled.brought += is_new
+                pulled.changed += not is_new
         except ChangedError:
             pulled.waiting += 1
             return "changing"
+        except UnreadableError as error:
+            self.memory.note(name, entry, "refused", self.clock(), str(error))
+            pulled.refused[entry.key] = str(error)
+            return "refused"
         except (RemoteError, OSError) as error:
             pulled.failed[entry.key] = str(error) if isinstance(error, RemoteError) else f"{error.strerror}"
             return "failed"
         self.memory.note(name, entry, "brought", self.clock(), sha256=sha256)
-        pulled.brought += is_new
-        pulled.changed += not is_new
         return "brought"
+
+    def _unpacked(self, entry: Entry, target: Path) -> str:
+        """Bring an archive's files into a folder that is called as it; its own SHA-256."""
+        with room_beside(target) as room:
+            sha256 = _copied(self.there, entry, room / "archive")
+            landed = land_archive(
+                self.settings,
+                self.profile,
+                self.memory,
+                self.worker,
+                entry.key,
+                room / "archive",
+                room / "files",
+                self.clock(),
+            )
+        self.pulled.brought += len(landed.new)
+        self.pulled.changed += len(landed.changed)
+        self.pulled.removed += len(landed.removed)
+        self.pulled.other += len(landed.left)
+        return sha256
 
 
 def _ends(profile: Profile, known: Mapping[str, object]) -> list[tuple[str, str]]:
@@ -148,50 +185,38 @@ def _ends(profile: Profile, known: Mapping[str, object]) -> list[tuple[str, str]
     Names of files mostly rise with time within what one pattern takes; not from pattern to pattern.
     """
     found: dict[tuple[str, bool], str] = {}
-    for subject in profile.subjects.values():
-        for pattern in subject.files:
-            folders, _, name = pattern.rpartition("/")
-            parts = folders.split("/") if folders else []
-            fixed = list(itertools.takewhile(lambda part: not _WILD & {*part}, parts))
-            prefix = "".join(f"{part}/" for part in fixed)
-            is_flat = len(fixed) == len(parts) and "**" not in name
-            found[prefix, is_flat] = max(
-                (k for k in known if k.startswith(prefix) and not (is_flat and "/" in k[len(prefix) :])), default=""
-            )
+    archives = profile.source.archives if profile.source is not None else ()
+    for pattern in itertools.chain(archives, *(subject.files for subject in profile.subjects.values())):
+        folders, _, name = pattern.rpartition("/")
+        parts = folders.split("/") if folders else []
+        fixed = list(itertools.takewhile(lambda part: not _WILD & {*part}, parts))
+        prefix = "".join(f"{part}/" for part in fixed)
+        is_flat = len(fixed) == len(parts) and "**" not in name
+        found[prefix, is_flat] = max(
+            (k for k in known if k.startswith(prefix) and not (is_flat and "/" in k[len(prefix) :])), default=""
+        )
     return sorted((prefix, after) for (prefix, _), after in found.items())
 
 
 def _obstacle(entry: Entry, settings: Settings, profile_name: str) -> str:
     """Why an entry must not land, in words; empty where it may."""
-    parts = entry.key.split("/")
-    if any(part in ("", ".", "..") or part.startswith(".") for part in parts):
-        return "its name could lead out of the landing folder or hides it; rename it"
-    if ODD_IN_NAMES.search(entry.key):
-        return "its name holds control characters or is not UTF-8; rename it"
-    if any(len(part.encode()) > _LONGEST_NAME for part in parts):
-        return f"its name is longer than {_LONGEST_NAME} bytes; rename it"
+    if unfit := unfit_name(entry.key):
+        return unfit
     if entry.size > settings.limits.megabytes * 1_000_000:
         return over_limit(settings.limits)
-    folder = settings.landing / profile_name
-    within = [folder, *(folder.joinpath(*parts[:n]) for n in range(1, len(parts) + 1))]
-    if any(place.is_symlink() for place in within) or any(
-        place.exists() and not place.is_dir() for place in within[:-1]
-    ):
-        return "a link or a file stands in the landing folder where its folder would; remove it"
-    return ""
+    return in_the_way(settings.landing / profile_name, entry.key)
 
 
-def _bring(there: Remote, entry: Entry, target: Path) -> str:
-    """Download an entry to its place in one step; its SHA-256."""
+def _copied(there: Remote, entry: Entry, path: Path) -> str:
+    """Download an entry into a file; its SHA-256."""
     digest, size = hashlib.sha256(), 0
-    with replacing(target, is_durable=True) as temporary:
-        with temporary.open("wb") as file:
-            for chunk in there.chunks(entry):
-                size += len(chunk)
-                if size > entry.size:
-                    break
-                digest.update(chunk)
-                file.write(chunk)
-        if size != entry.size:
-            raise ChangedError("it has another size than was listed")
+    with path.open("wb") as file:
+        for chunk in there.chunks(entry):
+            size += len(chunk)
+            if size > entry.size:
+                break
+            digest.update(chunk)
+            file.write(chunk)
+    if size != entry.size:
+        raise ChangedError("it has another size than was listed")
     return digest.hexdigest()

@@ -49,6 +49,6 @@ def below_sources(assets: Iterable[dg.AssetsDefinition], sources: Iterable[dg.As
 
 def report_brought(instance: dg.DagsterInstance, profile_name: str, pulled: Pulled) -> None:
     """Tell Dagster that files of a source were brought, whoever brought them; where none were, nothing."""
-    if pulled.brought or pulled.changed:
+    if pulled.has_news:
         counts = {"files_brought": pulled.brought, "files_changed": pulled.changed}
         instance.report_runless_asset_event(dg.AssetMaterialization(source_key(profile_name), metadata=counts))

@@ -23,7 +23,7 @@ from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F  # noqa: N812
 
 from hospital_assets.landing.content import read_content
-from hospital_assets.landing.csv_records import csv_columns
+from hospital_assets.landing.headers import csv_columns
 from hospital_assets.landing.profile import Profile, Subject, canonical_columns
 from hospital_assets.landing.records import LandedFile
 from hospital_assets.landing.zone import LandingResource, LandingZone
