@@ -11,7 +11,8 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -39,7 +40,18 @@ from hospital_assets.access.serving import Address
 from hospital_assets.access.users import DASHBOARD, User, UserError, open_users
 from hospital_assets.dashboard.serve import dashboard_of
 from hospital_assets.publishing.policy import shipped_policy
-from hospital_assets.settings import IdentitySettings, Settings, SettingsError, load_settings, write_settings
+from hospital_assets.settings import (
+    CHALLENGERS,
+    BackupSettings,
+    FileLimits,
+    IdentitySettings,
+    MirrorSettings,
+    Settings,
+    SettingsError,
+    StaffingSettings,
+    load_settings,
+    write_settings,
+)
 from hospital_assets_tests.dashboards import Served, running, serve
 from hospital_assets_tests.providers import API, CLIENT, SECRET, Provider, new_key, provider_running
 from hospital_assets_tests.test_dashboard_browser import CHROMIUM, FLAGS
@@ -674,6 +686,33 @@ def test_any_words_survive_the_file(
     write_settings(settings)
     assert load_settings(settings.data_dir).identity == identity
     settings.settings_file.unlink()
+
+
+def test_all_that_settings_say_survives_the_file(tmp_path: Path) -> None:
+    stated = Settings(
+        tmp_path,
+        date(2026, 2, 1),
+        date(2026, 3, 1),
+        "monthly",
+        refresh_after_files=7,
+        refresh_after_seconds=0,
+        dagster_url="https://ed.example.org/dagster",
+        limits=FileLimits(seconds=9),
+        baselines_from=(date(2026, 2, 3), date(2026, 2, 10)),
+        holiday_calendars=(("H 1", "US-WI"), ("H2", "none")),
+        forecast_challengers=CHALLENGERS,
+        staffing=StaffingSettings(rest_hours=12, patients_per_nurse=(1, 1, 2, 3, 4), hours_a_week=(("H1", 560),)),
+        mirror=MirrorSettings("s3://bucket/folder", 30),
+        backup=BackupSettings("/mnt/backup", ("age1abc", "ssh-ed25519 AAAA"), 3),
+        identity=replace(identity_at("https://x.example"), scopes=("openid", "email")),
+    )
+    # Whatever is added to the settings belongs here, too.
+    assert not [f.name for f in fields(stated) if getattr(stated, f.name) == f.default]
+    write_settings(stated)
+    assert load_settings(tmp_path) == stated
+    write_settings(Settings(tmp_path))
+    assert load_settings(tmp_path) == Settings(tmp_path)
+    assert "[" not in stated.settings_file.read_text()
 
 
 @pytest.mark.parametrize(

@@ -39,8 +39,9 @@ from hospital_assets.access.audit import Audit, Event
 from hospital_assets.access.authentication import COOKIE, SIGNED_IN, SessionBackend, client_address
 from hospital_assets.access.identity import CALLBACK, PENDING_COOKIE, NotLetInError, UnreachableError
 from hospital_assets.access.monitoring import Metrics, Monitored
-from hospital_assets.access.serving import is_loopback, trusted_hosts
+from hospital_assets.access.serving import trusted_hosts
 from hospital_assets.access.users import DASHBOARD, NOT_LET_IN, SESSION_LIFETIME, Session, User, Users
+from hospital_assets.addresses import is_loopback
 from hospital_assets.contracts.facts import AuditAction, AuditOutcome
 from hospital_assets.dashboard.figures import Card, Page
 from hospital_assets.dashboard.live import LiveBoard
