@@ -26,6 +26,7 @@ import polars as pl
 
 from hospital_assets.files import free_bytes, read_state
 from hospital_assets.operations import WAREHOUSE_COMMANDS
+from hospital_assets.operations.ports import command_line
 from hospital_assets.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -320,10 +321,7 @@ _HOLDERS = (*WAREHOUSE_COMMANDS, "backup", "upgrade")
 
 def _command_of(process: int) -> str:
     """What a process is, of the commands that are known; its arguments are looked at, not shown."""
-    try:
-        words = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").split("\0")
-    except OSError:
-        return "other"
+    words = command_line(process)
     if "dagster" in words or any(word.rpartition("/")[2].startswith("dagster") for word in words[:2]):
         return "dagster"
     return next((word for word in words[1:] if word in _HOLDERS), "other")

@@ -41,6 +41,12 @@ class Service:
     is_optional: bool = False
     answers: str = ""
 
+    @property
+    def port(self) -> int | None:
+        """Where it listens on this machine; None for a socket, or nowhere."""
+        found = re.search(r":(\d+)(?:/|$)", self.answers)
+        return int(found[1]) if found else None
+
 
 SERVICES = (
     Service(
@@ -267,8 +273,7 @@ def health_of(service: Service) -> str:
     """A line of Python that fails where a service does not answer."""
     kind, _, where = service.answers.partition(":")
     if kind == "tcp":
-        host, _, port = where.partition(":")
-        return _HEALTH[kind].format((host, int(port)))
+        return _HEALTH[kind].format((where.partition(":")[0], service.port))
     return _HEALTH[kind].format(service.answers if kind == "http" else where)
 
 
