@@ -118,7 +118,7 @@ def main() -> None:
     names = [*NAMES.values(), "other"]
     print("variant".ljust(18), *(name.rjust(12) for name in names), "share".rjust(8), "lines/s".rjust(8), sep="")
     for variant, with_sensors in (("with sensors", True), ("without", False)):
-        with tempfile.TemporaryDirectory(prefix="idle-") as folder:
+        with tempfile.TemporaryDirectory(prefix="idle-", ignore_cleanup_errors=True) as folder:
             data = Path(folder) / "data"
             shutil.copytree(options.data, data, ignore=shutil.ignore_patterns("*.lock"))
             found, lines = measure(data, options.seconds, options.warm_up, with_sensors=with_sensors)

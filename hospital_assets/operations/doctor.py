@@ -46,7 +46,9 @@ _HELD_FOR = timedelta(hours=1)
 #: A certificate is renewed before it has only so long to live.
 CERTIFICATE_DAYS = 21
 #: A daily backup that failed once.
-_BACKUP_AGE = timedelta(hours=48)
+BACKUP_AGE = timedelta(hours=48)
+#: How a backup is verified -> how often: each night where it lies, now and then where the secret key is.
+VERIFIED_AGE = {"digests": timedelta(days=8), "content": timedelta(days=35)}
 
 
 @dataclass(frozen=True)
@@ -458,7 +460,7 @@ def _sources(settings: Settings, clock: Callable[[], datetime], *, asks: bool) -
 
 
 def _backups(settings: Settings, wall: datetime) -> Iterator[_Found]:
-    from hospital_assets.recovery.backup import backups
+    from hospital_assets.recovery.backup import standing
 
     folder = settings.backup.folder
     if not folder:
@@ -468,17 +470,27 @@ def _backups(settings: Settings, wall: datetime) -> Iterator[_Found]:
             "[backup] in hospital.toml, and `hospital backup create` daily",
         )
         return
-    found = backups(Path(folder))
-    if not found:
+    found = standing(Path(folder))
+    if found.newest is None:
         yield "warning", f"there is no backup in {folder}", "`hospital backup create`"
         return
-    text = f"{len(found)} in {folder}, the newest of {found[-1].taken_at:%Y-%m-%d %H:%M} UTC"
-    if wall - found[-1].taken_at > _BACKUP_AGE:
+    newest = found.newest
+    text = f"{found.count} in {folder}, the newest of {newest.taken_at:%Y-%m-%d %H:%M} UTC"
+    if wall - newest.taken_at > BACKUP_AGE:
         yield "warning", text, "`hospital backup create` daily, by a timer"
-    elif not found[-1].is_encrypted:
+    elif not newest.is_encrypted:
         yield "warning", f"{text}, not encrypted", "`recipients` in [backup], unless the disk is encrypted"
     else:
         yield "ok", text, ""
+    if found.damaged:
+        what = f"{found.damaged} were not whole when they were last verified"
+        yield "error", what, "`hospital backup verify NAME` says what is wrong; make another elsewhere"
+    for depth, at in found.verified.items():
+        if at is None or wall - at > VERIFIED_AGE[depth]:
+            how = {"digests": "verified", "content": "verified by opening it"}[depth]
+            what = f"none was {how}" + ("" if at is None else f" since {at:%Y-%m-%d}")
+            with_key = " --identity FILE" if depth == "content" and newest.is_encrypted else ""
+            yield "warning", what, f"`hospital backup verify{with_key}`"
 
 
 def _at_work(settings: Settings, wall: datetime) -> Iterator[_Found]:
