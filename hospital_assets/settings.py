@@ -146,7 +146,8 @@ class IdentitySettings:
         issuer: the provider, letter by letter as its tokens name it.
         client_id: what the dashboard is called there.
         url: where browsers reach the dashboard; people are sent back there.
-        roles: value of the claim -> audience (`analyst`, `doctor-H1`); of several that somebody has the first counts.
+        roles: value of the claim -> audience (`analyst`, `doctor-H1`); of several that somebody has they begin in the
+            first and may choose another.
         claim: where tokens state groups; dots lead into objects, as in `realm_access.roles`.
         name_claim: what people are called in the audit; the subject where a token lacks it.
         scopes: what the provider is asked for.
