@@ -40,6 +40,7 @@ from hospital_assets.clock import SimulatedClock, hospital_now, is_live, write_s
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.dashboard.live import LiveBoard
 from hospital_assets.definitions import build_definitions
+from hospital_assets.landing import zone as zone_module
 from hospital_assets.landing.profile import FEEDS
 from hospital_assets.landing.waiting import Waiting
 from hospital_assets.landing.zone import LandingResource, LandingZone
@@ -571,3 +572,72 @@ def test_a_watcher_killed_again_and_again_neither_loses_nor_repeats(
     assert raised(quiet) and raised(killed) == raised(quiet)
     waiting: list[Waiting] = zone(build_definitions(killed)).waiting(["vitals"], {})
     assert waiting == []
+
+
+def test_a_sensor_looks_into_files_again_only_where_something_has_changed(
+    copied: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    landing, looked = zone(build_definitions(copied)), []
+    real = LandingZone.discover
+
+    def discover(self: LandingZone, *arguments: Any) -> pl.DataFrame:
+        looked.append(1)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(LandingZone, "discover", discover)
+
+    def waits(held_back: Mapping[str, str] = {}, quiet: int | None = None) -> tuple[list[str], bool]:
+        """Which files wait, and whether files were looked into for that."""
+        looked.clear()
+        found = landing.waiting(["vitals"], held_back, time.time_ns() if quiet is None else quiet)
+        return [file.source_file for file in found], bool(looked)
+
+    assert waits() == ([], True)
+    assert waits() == ([], False)
+    # Who asks about others is answered by a look of its own.
+    assert landing.waiting(["er_visits"], {}, time.time_ns()) == [] and looked
+    # A file that may be growing is seen again, although nothing about it changes.
+    a_while_ago = time.time_ns()
+    path = land(copied, "b.json", observation("B1", an_adult(copied), 1))
+    monkeypatch.setattr("hospital_assets.landing.zone.is_finished", lambda _: False)
+    assert waits(quiet=a_while_ago) == ([], True)
+    assert waits() == (["native/vitals/b.json"], True)
+    # As long as it waits, it is looked at.
+    assert waits() == (["native/vitals/b.json"], True)
+    path.unlink()
+    assert waits() == ([], True) and waits() == ([], False)
+    # Held back; the ledger published anew; a profile; another day.
+    held = query(copied, "select file_sha256 from raw.raw_landed_files where subject = 'vitals' limit 1").item()
+    assert waits({held: "held"}) == (waits({held: "held"})[0], True)
+    assert waits()[1] and not waits()[1]
+    ledger = copied.warehouse_file.with_name("landed_files.parquet")
+    shutil.copyfile(ledger, ledger.with_suffix(".new"))
+    ledger.with_suffix(".new").replace(ledger)
+    assert waits()[1] and not waits()[1]
+    copied.profiles_folder.mkdir(exist_ok=True)
+    (copied.profiles_folder / "broken.toml").write_text("x")
+    assert waits()[1] and not waits()[1]
+    monkeypatch.setattr(LandingResource, "_last_day", lambda _: copied.last_service_date or NOW.date())
+    assert not waits()[1]
+    monkeypatch.setattr(LandingResource, "_last_day", lambda _: NOW.date().replace(day=1))
+    assert waits()[1]
+
+
+def test_a_file_that_could_not_be_opened_is_tried_again(copied: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    landing = zone(build_definitions(copied))
+    real = zone_module.sha256
+
+    def refused(path: Path, *size: int) -> str:
+        if path.name == "c.json":
+            raise PermissionError(13, "Permission denied")
+        return real(path, *size)
+
+    land(copied, "c.json", observation("C1", an_adult(copied), 1))
+    with monkeypatch.context() as patched:
+        patched.setattr(zone_module, "sha256", refused)
+        # Somebody has loaded it as what it is then: unreadable.
+        run(copied)
+        assert landing.waiting(["unknown", "vitals"], {}, time.time_ns()) == []
+    # Neither its size nor its time changes when it can be read at last.
+    found = landing.waiting(["unknown", "vitals"], {}, time.time_ns())
+    assert [file.source_file for file in found] == ["native/vitals/c.json"]
