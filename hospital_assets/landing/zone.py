@@ -179,7 +179,7 @@ class LandingZone:
             files = ready.filter(pl.col("source_profile") == name)
             frames.extend(self._frames(profile, subject, files, ledger))
         if not frames:
-            return lazy(pl.DataFrame(schema=contract.polars_schema))
+            return lazy(self.connection.from_arrow(pl.DataFrame(schema=contract.polars_schema).to_arrow()))
         frame = nw.concat([f.select(nw.col(*contract.column_names)) for f in frames], how="vertical")
         if period is not None:
             frame = frame.filter(
