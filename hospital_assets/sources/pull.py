@@ -56,7 +56,7 @@ def pull(
         sleep: waits for some seconds, where files may still be written.
         until: whether to stop before the next file; the next look goes on.
         remote: reaches an address.
-        lists_all: list everything, also where it was within the hour.
+        lists_all: list everything, or look for deleted rows, also where it was within the hour.
     """
     source = profile.source
     if source is None:
@@ -69,7 +69,7 @@ def pull(
             if source.fhir is not None:
                 pull_export(settings, profile, memory, pulled, clock, sleep, until)
             elif source.address is None:
-                pull_queries(settings, profile, memory, pulled, clock())
+                pull_queries(settings, profile, memory, pulled, clock(), compares_all=lists_all)
             else:
                 with remote(source.address) as there, Worker(settings.limits) as worker:
                     look = _Look(settings, profile, there, memory, worker, pulled, clock, until)
