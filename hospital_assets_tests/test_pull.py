@@ -27,6 +27,7 @@ from hospital_assets.sources import remote
 from hospital_assets.sources.memory import Pulled, open_memory
 from hospital_assets.sources.pull import pull
 from hospital_assets.sources.remote import SFTP_HOSTS, SFTP_KEY, ChangedError, Entry, Remote, RemoteError, open_remote
+from hospital_assets_tests.buckets import azure_server, google_server
 from hospital_assets_tests.s3 import s3_server
 from hospital_assets_tests.sftp import sftp_server
 
@@ -422,11 +423,40 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, bytes], N
         yield lambda key, body: obstore.put(store, key, body) and None
 
 
+@pytest.fixture(params=["s3", "az", "abfss", "gs"])
+def store(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, Callable[[str, bytes], object]]]:
+    """A folder of an object store of this machine, of each kind, and a function that puts an object there."""
+    pytest.importorskip("obstore", reason="obstore is not installed (extra object-store)")
+    import obstore
+    import obstore.store
+    import requests
+
+    kind, folder = request.param, tmp_path_factory.mktemp("store")
+    address = f"{kind}://bucket/in"
+    if kind == "s3":
+        yield address, request.getfixturevalue("bucket")
+    elif kind == "gs":
+        with google_server(monkeypatch, "bucket", folder) as where:
+
+            def put(key: str, body: bytes) -> None:
+                named = f"{where}/upload/storage/v1/b/bucket/o?uploadType=media&name=in/{key}"
+                requests.post(named, data=body, timeout=60).raise_for_status()
+
+            yield address, put
+    else:
+        with azure_server(monkeypatch, "bucket", folder):
+            there = obstore.store.from_url(address, client_options={"allow_http": True})
+            yield address, lambda key, body: obstore.put(there, key, body)
+
+
 @pytest.mark.slow
 def test_a_bucket_is_brought(
-    bucket: Callable[[str, bytes], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    store: tuple[str, Callable[[str, bytes], object]], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings, profile = Settings(tmp_path), profile_at("s3://bucket/in")
+    address, bucket = store
+    settings, profile = Settings(tmp_path), profile_at(address)
 
     def look(at: datetime = NOW) -> Pulled:
         return pull(settings, profile, lambda: at, lambda _: None)
@@ -446,6 +476,8 @@ def test_a_bucket_is_brought(
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or b"planted-" not in path.read_bytes(), path
     assert "planted-" not in caplog.text
+    elsewhere = pull(settings, profile_at(address.replace("bucket", "elsewhere")), lambda: NOW, lambda _: None)
+    assert elsewhere.reason and "planted-" not in elsewhere.reason and not elsewhere.succeeded
 
 
 @pytest.mark.slow
