@@ -23,7 +23,7 @@ from hospital_assets.landing.profile import Profile, ProfileError, parse_profile
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.zone import _version
 from hospital_assets.settings import FileLimits, Settings
-from hospital_assets.sources import remote
+from hospital_assets.sources import memory, remote
 from hospital_assets.sources.memory import Pulled, open_memory
 from hospital_assets.sources.pull import pull
 from hospital_assets.sources.remote import SFTP_HOSTS, SFTP_KEY, ChangedError, Entry, Remote, RemoteError, open_remote
@@ -200,6 +200,33 @@ def test_what_may_still_be_written_is_brought_when_two_looks_agree(tmp_path: Pat
     assert (done.brought, done.waiting) == (1, 1) and set(landed(settings)) == {"a.csv"}
     done = brought(settings, shelf)
     assert (done.brought, done.waiting) == (1, 0) and landed(settings) == shelf.files
+
+
+def test_what_was_seen_is_noted_at_once_also_where_listing_breaks_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, shelf = Settings(tmp_path), Shelf(is_atomic=False, is_ordered=False)
+    shelf.files = {f"{n:03}.csv": b"id\n" for n in range(200)}
+    commits: list[str] = []
+
+    class Counted(memory.Memory):
+        def __init__(self, file: Path) -> None:
+            super().__init__(file)
+            self._connection.set_trace_callback(commits.append)
+
+    monkeypatch.setattr(memory, "Memory", Counted)
+    entries = Shelf.entries
+
+    def broken(self: Shelf, prefix: str = "", after: str = "") -> Iterator[Entry]:
+        yield from entries(self, prefix, after)
+        raise RemoteError("it broke off")
+
+    monkeypatch.setattr(Shelf, "entries", broken)
+    assert brought(settings, shelf).reason == "it broke off"
+    with open_memory(settings) as known:
+        assert len(known.known("there")) == 200
+    written = [one for one in commits if one.lstrip().lower().startswith(("insert", "begin"))]
+    assert sum(one.startswith("begin") for one in written) == 1 and written.count("begin immediate") == 1
 
 
 HOSTILE = [
