@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hospital_assets.cli import main
 from hospital_assets.landing.profile import ProfileError, Query
-from hospital_assets.settings import Settings
+from hospital_assets.settings import Settings, write_settings
 from hospital_assets.sources import queries
 from hospital_assets.sources.deletions import compared, write_rows
 from hospital_assets.sources.memory import Pulled
 from hospital_assets.sources.remote import RemoteError
+from hospital_assets_tests.helpers import query
 from hospital_assets_tests.reporting_databases import (
     Database,
     look,
@@ -225,6 +227,55 @@ def test_files_of_another_query_of_before_are_compared_too(database: Database, s
     compare(settings, more=" order by id")
     database.run("delete from visits where id = 2")
     assert compare(settings, more=" order by id;").deleted == 1 and set(rows(settings)) == {1}
+
+
+BUILT = """
+name = "clarity"
+description = "A reporting database."
+time_zone = "UTC"
+[source]
+database = "CLARITY_URL"
+[source.queries.er_visits]
+sql = "select id, note, arrived, updated_at from visits where updated_at >= :since and updated_at < :until"
+deleted_days = 30
+key = ["id"]
+written = "updated_at"
+[source.queries.hospitals]
+sql = "select * from hospitals"
+is_full = true
+[subjects.er_visits]
+files = ["visits/*.parquet"]
+date = "arrival_time"
+columns = { visit_id = "id", patient_id = "note", arrival_time = "arrived" }
+constants = { hospital_id = "H1" }
+[subjects.hospitals]
+files = ["hospitals/*.parquet"]
+columns = { hospital_id = "id", hospital_name = "name", time_zone = "zone" }
+"""
+
+
+@pytest.mark.nightly
+def test_deleted_visits_are_gone_from_the_tables(database: Database, tmp_path: Path) -> None:
+    settings = Settings(tmp_path, date(2026, 3, 1), date(2026, 3, 2))
+    write_settings(settings)
+    settings.profiles_folder.mkdir(parents=True)
+    (settings.profiles_folder / "clarity.toml").write_text(BUILT)
+
+    def run(*command: str) -> list[Any]:
+        for one in (("pull", "--all"), command):
+            assert main(["--data-dir", str(tmp_path), *one]) == 0
+        found = query(settings, "select visit_id, service_date from facts.fact_emergency_visits order by 1")
+        return [(visit.rpartition("/")[2], day.day) for visit, day in found.rows()]
+
+    database.run(
+        "insert into visits (id, note, arrived) values (1, 'P1', '2026-03-01 09:30'), (2, 'P2', '2026-03-01 10:30'), "
+        "(3, 'P3', '2026-03-01 11:30')"
+    )
+    assert run("build") == [("1", 1), ("2", 1), ("3", 1)]
+    database.run("update visits set arrived = '2026-03-02 00:10', updated_at = current_timestamp where id = 2")
+    assert run("refresh") == [("1", 1), ("2", 2), ("3", 1)]
+    database.run("delete from visits where id <> 3")
+    assert run("refresh") == [("3", 1)]
 
 
 PARTS = st.one_of(st.none(), st.sampled_from(["a", "b", "a\x1f", ""]))
