@@ -261,21 +261,22 @@ def test_deleted_visits_are_gone_from_the_tables(database: Database, tmp_path: P
     settings.profiles_folder.mkdir(parents=True)
     (settings.profiles_folder / "clarity.toml").write_text(BUILT)
 
-    def run(*command: str) -> list[Any]:
-        for one in (("pull", "--all"), command):
-            assert main(["--data-dir", str(tmp_path), *one]) == 0
+    def built() -> list[Any]:
+        assert main(["--data-dir", str(tmp_path), "pull", "--all"]) == 0
+        # Checks that want tables which are not selected fail.
+        main(["--data-dir", str(tmp_path), "build", "--select", "+key:fact_emergency_visits"])
         found = query(settings, "select visit_id, service_date from facts.fact_emergency_visits order by 1")
-        return [(visit.rpartition("/")[2], day.day) for visit, day in found.rows()]
+        return [(visit.rpartition(":")[2], day.day) for visit, day in found.rows()]
 
     database.run(
         "insert into visits (id, note, arrived) values (1, 'P1', '2026-03-01 09:30'), (2, 'P2', '2026-03-01 10:30'), "
         "(3, 'P3', '2026-03-01 11:30')"
     )
-    assert run("build") == [("1", 1), ("2", 1), ("3", 1)]
+    assert built() == [("1", 1), ("2", 1), ("3", 1)]
     database.run("update visits set arrived = '2026-03-02 00:10', updated_at = current_timestamp where id = 2")
-    assert run("refresh") == [("1", 1), ("2", 2), ("3", 1)]
+    assert built() == [("1", 1), ("2", 2), ("3", 1)]
     database.run("delete from visits where id <> 3")
-    assert run("refresh") == [("3", 1)]
+    assert built() == [("3", 1)]
 
 
 PARTS = st.one_of(st.none(), st.sampled_from(["a", "b", "a\x1f", ""]))
