@@ -23,10 +23,11 @@ from hospital_assets.landing.profile import Profile, ProfileError, parse_profile
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.zone import _version
 from hospital_assets.settings import FileLimits, Settings
-from hospital_assets.sources import remote
+from hospital_assets.sources import memory, remote
 from hospital_assets.sources.memory import Pulled, open_memory
 from hospital_assets.sources.pull import pull
 from hospital_assets.sources.remote import SFTP_HOSTS, SFTP_KEY, ChangedError, Entry, Remote, RemoteError, open_remote
+from hospital_assets_tests.buckets import azure_server, google_server
 from hospital_assets_tests.s3 import s3_server
 from hospital_assets_tests.sftp import sftp_server
 
@@ -199,6 +200,33 @@ def test_what_may_still_be_written_is_brought_when_two_looks_agree(tmp_path: Pat
     assert (done.brought, done.waiting) == (1, 1) and set(landed(settings)) == {"a.csv"}
     done = brought(settings, shelf)
     assert (done.brought, done.waiting) == (1, 0) and landed(settings) == shelf.files
+
+
+def test_what_was_seen_is_noted_at_once_also_where_listing_breaks_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, shelf = Settings(tmp_path), Shelf(is_atomic=False, is_ordered=False)
+    shelf.files = {f"{n:03}.csv": b"id\n" for n in range(200)}
+    commits: list[str] = []
+
+    class Counted(memory.Memory):
+        def __init__(self, file: Path) -> None:
+            super().__init__(file)
+            self._connection.set_trace_callback(commits.append)
+
+    monkeypatch.setattr(memory, "Memory", Counted)
+    entries = Shelf.entries
+
+    def broken(self: Shelf, prefix: str = "", after: str = "") -> Iterator[Entry]:
+        yield from entries(self, prefix, after)
+        raise RemoteError("it broke off")
+
+    monkeypatch.setattr(Shelf, "entries", broken)
+    assert brought(settings, shelf).reason == "it broke off"
+    with open_memory(settings) as known:
+        assert len(known.known("there")) == 200
+    written = [one for one in commits if one.lstrip().lower().startswith(("insert", "begin"))]
+    assert sum(one.startswith("begin") for one in written) == 1 and written.count("begin immediate") == 1
 
 
 HOSTILE = [
@@ -422,11 +450,40 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, bytes], N
         yield lambda key, body: obstore.put(store, key, body) and None
 
 
+@pytest.fixture(params=["s3", "az", "abfss", "gs"])
+def store(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, Callable[[str, bytes], object]]]:
+    """A folder of an object store of this machine, of each kind, and a function that puts an object there."""
+    pytest.importorskip("obstore", reason="obstore is not installed (extra object-store)")
+    import obstore
+    import obstore.store
+    import requests
+
+    kind, folder = request.param, tmp_path_factory.mktemp("store")
+    address = f"{kind}://bucket/in"
+    if kind == "s3":
+        yield address, request.getfixturevalue("bucket")
+    elif kind == "gs":
+        with google_server(monkeypatch, "bucket", folder) as where:
+
+            def put(key: str, body: bytes) -> None:
+                named = f"{where}/upload/storage/v1/b/bucket/o?uploadType=media&name=in/{key}"
+                requests.post(named, data=body, timeout=60).raise_for_status()
+
+            yield address, put
+    else:
+        with azure_server(monkeypatch, "bucket", folder):
+            there = obstore.store.from_url(address, client_options={"allow_http": True})
+            yield address, lambda key, body: obstore.put(there, key, body)
+
+
 @pytest.mark.slow
 def test_a_bucket_is_brought(
-    bucket: Callable[[str, bytes], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    store: tuple[str, Callable[[str, bytes], object]], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings, profile = Settings(tmp_path), profile_at("s3://bucket/in")
+    address, bucket = store
+    settings, profile = Settings(tmp_path), profile_at(address)
 
     def look(at: datetime = NOW) -> Pulled:
         return pull(settings, profile, lambda: at, lambda _: None)
@@ -446,6 +503,8 @@ def test_a_bucket_is_brought(
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or b"planted-" not in path.read_bytes(), path
     assert "planted-" not in caplog.text
+    elsewhere = pull(settings, profile_at(address.replace("bucket", "elsewhere")), lambda: NOW, lambda _: None)
+    assert elsewhere.reason and "planted-" not in elsewhere.reason and not elsewhere.succeeded
 
 
 @pytest.mark.slow

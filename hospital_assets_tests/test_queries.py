@@ -3,92 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 
-from hospital_assets.landing.profile import Profile, ProfileError, parse_profile
+from hospital_assets.landing.profile import ProfileError, parse_profile
 from hospital_assets.settings import Settings
 from hospital_assets.sources import queries
-from hospital_assets.sources.memory import Pulled
-from hospital_assets.sources.pull import pull
-from hospital_assets_tests.postgresql import postgresql_server
-
-NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-PROFILE = """
-name = "clarity"
-description = "A reporting database."
-time_zone = "America/Chicago"
-[source]
-database = "CLARITY_URL"
-[source.queries.er_visits]
-sql = "select * from visits where updated_at >= :since and updated_at < :until{more}"
-{options}
-[source.queries.hospitals]
-sql = "select * from hospitals order by id"
-is_full = true
-[subjects.er_visits]
-files = ["visits/*.parquet"]
-date = "arrival_time"
-columns = {{ visit_id = "id", arrival_time = "arrived", triage_level = "level", chief_complaint = "note" }}
-[subjects.hospitals]
-files = ["hospitals/*.parquet"]
-columns = {{ hospital_id = "id", hospital_name = "name", time_zone = "zone" }}
-"""
-TABLES = """
-create table visits (id bigint primary key, arrived timestamp, level numeric(3,1), note text, facts jsonb,
-                     updated_at timestamptz not null default clock_timestamp());
-create table hospitals (id text, name text, zone text);
-insert into hospitals values ('H1', 'One', 'America/Chicago');
-"""
-
-
-def profile(options: str = "overlap_minutes = 60", more: str = "") -> Profile:
-    return parse_profile(PROFILE.format(options=options, more=more), "clarity.toml")
-
-
-@dataclass
-class Database:
-    url: str
-    connection: Any
-
-    def run(self, statement: str) -> None:
-        with self.connection.cursor() as cursor:
-            cursor.execute(statement)
-        self.connection.commit()
+from hospital_assets_tests.reporting_databases import PROFILE, Database, look, postgresql_database, profile, rows
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Any]:
-    pytest.importorskip("adbc_driver_postgresql", reason="adbc-driver-postgresql is not installed (extra postgres)")
-    with postgresql_server() as found:
+def server() -> Iterator[Callable[[], Database]]:
+    with postgresql_database() as found:
         yield found
 
 
 @pytest.fixture
-def database(server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
-    from adbc_driver_postgresql import dbapi
-
-    monkeypatch.setenv("CLARITY_URL", server.dsn())
-    with dbapi.connect(server.dsn()) as connection:
-        found = Database(server.dsn(), connection)
-        for statement in ("drop table if exists visits, hospitals", *TABLES.strip().split(";")[:-1]):
-            found.run(statement)
-        yield found
-
-
-def look(settings: Settings, of: Profile | None = None) -> Pulled:
-    return pull(settings, of or profile(), lambda: NOW, lambda _: None)
-
-
-def rows(settings: Settings, folder: str = "visits") -> list[Any]:
-    files = sorted((settings.landing / "clarity" / folder).glob("*.parquet"))
-    return pl.concat([pl.read_parquet(file) for file in files])["id"].to_list() if files else []
+def database(server: Callable[[], Database], monkeypatch: pytest.MonkeyPatch) -> Database:
+    found = server()
+    monkeypatch.setenv("CLARITY_URL", found.url)
+    return found
 
 
 @pytest.mark.slow
@@ -226,7 +165,7 @@ def test_who_asks_is_not_kept(database: Database, tmp_path: Path, monkeypatch: p
         assert not path.is_file() or b"planted-" not in path.read_bytes(), path
     monkeypatch.delenv("CLARITY_URL")
     assert look(settings).reason.startswith("set CLARITY_URL to the database's URL")
-    monkeypatch.setenv("CLARITY_URL", "oracle://x")
+    monkeypatch.setenv("CLARITY_URL", "db2://x")
     assert "it must be a URL that begins with postgresql" in look(settings).reason
 
 

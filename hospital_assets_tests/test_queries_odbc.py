@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -17,33 +17,31 @@ from hospital_assets.settings import Settings
 from hospital_assets.sources import databases
 from hospital_assets.sources.databases import open_database
 from hospital_assets.sources.remote import RemoteError
-from hospital_assets_tests.mariadb import DRIVER, mariadb_server
-from hospital_assets_tests.test_queries import look, profile, rows
-
-TABLES = (
-    "create or replace table visits (id bigint primary key, arrived datetime(6), level decimal(3,1), note text, "
-    "updated_at timestamp(6) not null default current_timestamp(6)) character set utf8mb4",
-    "create or replace table hospitals (id varchar(99), name varchar(4000), zone varchar(99)) character set utf8mb4",
-    "insert into hospitals values ('H1', 'One', 'America/Chicago')",
-)
+from hospital_assets_tests.mariadb import DRIVER
+from hospital_assets_tests.reporting_databases import Database, look, mariadb_database, profile, rows
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    pytest.importorskip("arrow_odbc", reason="arrow-odbc is not installed (extra odbc)")
-    with mariadb_server() as found:
+def mariadb() -> Iterator[Callable[[], Database]]:
+    with mariadb_database() as found:
         yield found
 
 
 @pytest.fixture
-def connection(server: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    from arrow_odbc import connect
-
-    monkeypatch.setenv("CLARITY_URL", server)
-    found = connect(server)
-    for statement in TABLES:
-        found.execute(statement)
+def database(mariadb: Callable[[], Database], monkeypatch: pytest.MonkeyPatch) -> Database:
+    found = mariadb()
+    monkeypatch.setenv("CLARITY_URL", found.url)
     return found
+
+
+@pytest.fixture
+def connection(database: Database) -> Any:
+    return database.connection
+
+
+@pytest.fixture
+def server(database: Database) -> str:
+    return database.url
 
 
 @pytest.mark.slow
@@ -148,7 +146,7 @@ def test_a_profile_is_drafted_from_a_query(
 
 def test_what_is_no_database_we_read_is_said() -> None:
     for url, said in (
-        ("oracle://x", "must be a URL"),
+        ("db2://x", "must be a URL"),
         ("Driver={IBM DB2};PWD=planted-secret", "this is another"),
         ("mysql://u:planted-secret@h/x", "must be a URL"),
     ):

@@ -16,7 +16,7 @@ from hospital_assets.listeners import kafka
 from hospital_assets.listeners.properties import read_properties, redacted
 from hospital_assets.settings import SettingsError
 from hospital_assets_tests.certificates import Authority
-from hospital_assets_tests.kafka_proxy import secured
+from hospital_assets_tests.kafka_proxy import Login, secured
 from hospital_assets_tests.test_listeners import Kafka, Listener, free_port, lines_of, tansu_broker
 
 #: As Azure Event Hubs has them.
@@ -41,13 +41,13 @@ class Secured:
 
 
 @contextmanager
-def behind_tls(folder: Path, *, has_login: bool) -> Iterator[Secured]:
+def behind_tls(folder: Path, mechanism: str | None) -> Iterator[Secured]:
     authority = Authority(folder, "authority")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(*authority.issue("server"))
     options = {"security.protocol": "SSL", "ssl.ca.location": str(authority.file)}
-    if has_login:
-        options |= {"security.protocol": "SASL_SSL", "sasl.mechanism": "PLAIN"}
+    if mechanism is not None:
+        options |= {"security.protocol": "SASL_SSL", "sasl.mechanism": mechanism}
         options |= {"sasl.username": USER, "sasl.password": PASSWORD}
     else:
         context.verify_mode = ssl.CERT_REQUIRED
@@ -56,14 +56,18 @@ def behind_tls(folder: Path, *, has_login: bool) -> Iterator[Secured]:
         options |= {"ssl.certificate.location": str(certificate), "ssl.key.location": str(key)}
     port, outside = free_port(), free_port()
     with ExitStack() as stack:
-        stack.enter_context(secured(outside, port, context, (USER, PASSWORD) if has_login else None))
+        stack.enter_context(secured(outside, port, context, Login(mechanism, USER, PASSWORD) if mechanism else None))
         broker = stack.enter_context(tansu_broker(port, outside, **options))
         yield Secured(broker, authority, folder, options)
 
 
-@pytest.fixture(scope="module", params=["SASL_SSL with PLAIN", "TLS with a certificate of the client"])
+@pytest.fixture(
+    scope="module",
+    params=["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", None],
+    ids=["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "a certificate of the client"],
+)
 def there(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Secured]:
-    with behind_tls(tmp_path_factory.mktemp("tls"), has_login="PLAIN" in request.param) as found:
+    with behind_tls(tmp_path_factory.mktemp("tls"), request.param) as found:
         found.broker.produce(0, [b'{"n": %d}' % n for n in range(20)])
         yield found
 
@@ -91,6 +95,8 @@ def test_who_is_not_let_in_is_told_why(there: Secured, tmp_path: Path, debug: st
     }
     if "sasl.password" in there.options:
         wrong["the login is refused; check sasl.mechanism"] = {"sasl_password": "planted, too"}
+        other = "PLAIN" if there.options["sasl.mechanism"] != "PLAIN" else "SCRAM-SHA-256"
+        wrong["check sasl.mechanism, sasl.username and sasl.password"] = {"sasl_mechanism": other}
     else:
         wrong["whether it wants a certificate"] = {"ssl_certificate_location": None, "ssl_key_location": None}
         strange = {"ssl_certificate_location": str(certificate), "ssl_key_location": str(key)}
@@ -112,8 +118,14 @@ def test_who_is_not_let_in_is_told_why(there: Secured, tmp_path: Path, debug: st
         ({"sasl.jaas.config": 'PlainLoginModule required password="planted";'}, "JAAS configuration is not supported"),
         ({"security.protocol": "SASL_SSL", "sasl.mechanism": "PLAIN"}, "sasl.username and sasl.password must be set"),
         ({"security.protocol": "SASL_SSL", "sasl.mechanism": "GSSAPI"}, "No provider for SASL mechanism GSSAPI"),
+        ({"security.protocol": "SASL_SSL", "sasl.mechanism": "SCRAM-SHA-512"}, "sasl.username and sasl.password"),
+        (
+            {"security.protocol": "SASL_SSL", "sasl.mechanism": "SCRAM-SHA-1024"}
+            | {"sasl.username": "u", "sasl.password": "planted"},
+            "SCRAM-SHA-1024",
+        ),
     ],
-    ids=range(5),
+    ids=range(7),
 )
 def test_settings_that_cannot_be_used_are_said_in_words(tmp_path: Path, options: dict[str, str], said: str) -> None:
     import threading

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ from hospital_assets.landing.zone import LandingResource, LandingZone
 from hospital_assets.live.alert_rules import FILE_QUARANTINED
 from hospital_assets.live.board import Patient, read_board
 from hospital_assets.live.monitor import Look, Monitor, open_monitor
-from hospital_assets.settings import Settings
+from hospital_assets.settings import Settings, write_settings
 from hospital_assets.simulator.live import LiveNetwork, go_live, land_history, prepare, read_network, write_network
 from hospital_assets_tests.helpers import query, run, tables
 
@@ -352,6 +352,38 @@ def test_reference_data_is_loaded_once_by_sensor_and_by_watcher(copied: Settings
         Loader(definitions, copied, instance).load(planned(monitor.look().waiting))
         assert is_known("D-WATCH") and not any(monitor.look().waiting.values())
     assert {name: rows for name, rows in tables(copied) if name in others} == before
+
+
+@pytest.mark.slow
+def test_reference_data_alone_in_a_new_directory_is_loaded(tmp_path: Path) -> None:
+    """What its tables are made of besides was never made: the first load makes all tables, also that of a sensor."""
+    settings = Settings(tmp_path, date(2026, 3, 1), date(2026, 3, 2))
+    write_settings(settings)
+    (settings.landing / "native" / "hospitals").mkdir(parents=True)
+    definitions = build_definitions(settings)
+
+    def lands(number: int) -> float:
+        row = f"H{number},One,America/Chicago"
+        header = "hospital_id,hospital_name,time_zone"
+        return land(settings, f"{number}.csv", header, row, folder="hospitals").stat().st_mtime
+
+    def asked(now: float, instance: dg.DagsterInstance) -> dg.RunRequest:
+        sensor = landing_sensor("extracts", settings, zone(definitions), lambda: datetime.fromtimestamp(now, UTC))
+        with dg.build_sensor_context(instance=instance, definitions=definitions) as context:
+            (request,) = sensor.evaluate_tick(context).run_requests or []
+        return request
+
+    with dagster_instance(settings) as instance:
+        first = asked(lands(1) + 60, instance)
+        assert (first.job_name, first.asset_selection) == ("full_refresh", None)
+        assert first.tags["dagster/asset_partition_range_end"] == "2026-03-02"
+        monitor = open_monitor(settings, zone(definitions), FEEDS)
+        Loader(definitions, settings, instance).load(planned(monitor.look().waiting))
+        assert query(settings, "select hospital_id from dimensions.dim_hospital where hospital_id = 'H1'").height == 1
+        assert not any(monitor.look().waiting.values())
+        monitor.outbox.close()
+        then = asked(lands(2) + 60, instance)
+        assert then.job_name == "refresh_extracts" and then.asset_selection is not None
 
 
 def break_runs_with(name: str, monkeypatch: pytest.MonkeyPatch) -> None:

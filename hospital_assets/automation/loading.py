@@ -26,7 +26,7 @@ from hospital_assets.landing.service_day import DAYS_AHEAD
 from hospital_assets.landing.waiting import Waiting, spans
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.live.alert_rules import loading_stopped, quarantined_file
-from hospital_assets.partitions import period_start, range_tags
+from hospital_assets.partitions import period_start, range_tags, service_periods
 from hospital_assets.settings import Settings
 
 #: First and last service day.
@@ -160,6 +160,24 @@ def without_days(graph: Any, subjects: Collection[str]) -> list[dg.AssetKey]:
         dg.AssetKey(f"{layer}_{name}_ahead") for name in subjects if name in DAYS_AHEAD for layer in ("raw", "fact")
     }
     return sorted({dg.AssetKey("raw_landed_files"), *undated, *ahead})
+
+
+def lacks_inputs(graph: Any, selection: Collection[dg.AssetKey], is_made: Callable[[dg.AssetKey], bool]) -> bool:
+    """Whether some tables read others that were never made, as in a new data directory: then all have to be made.
+
+    Args:
+        graph: the asset graph.
+        selection: the tables.
+        is_made: whether a table was made before.
+    """
+    parents = {parent for key in selection for parent in graph.get(key).parent_keys} - set(selection)
+    return any(parent.path[-1] in CONTRACTS and not is_made(parent) for parent in parents)
+
+
+def all_days(settings: Settings) -> Span:
+    """The service days of a data directory."""
+    keys = service_periods(settings).get_partition_keys()
+    return date.fromisoformat(keys[0]), date.fromisoformat(keys[-1])
 
 
 def execute(

@@ -15,8 +15,11 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 
 from hospital_assets.assets.mirror import MIRROR
 from hospital_assets.automation.instance import UNFINISHED, kept_instance
+from hospital_assets.automation.jobs import JOBS, full_refresh, refreshed_by
 from hospital_assets.automation.loading import (
+    all_days,
     days_named,
+    lacks_inputs,
     note,
     outcome_of,
     over,
@@ -42,7 +45,7 @@ from hospital_assets.sources.upstream import report_brought
 
 #: Between two looks at what landed; who wants files within seconds has `hospital watch`. A tick that finds nothing
 #: costs Dagster's daemon more than it costs us.
-LOOK_SECONDS = 10
+LOOK_SECONDS = 5
 #: Between two looks at what a run has left to do.
 FOLLOW_SECONDS = 15
 #: A file modified this recently may still be growing.
@@ -70,7 +73,7 @@ def landing_sensor(
 
     @dg.sensor(
         name=f"{feed}_files",
-        job_name=f"refresh_{feed}",
+        jobs=[job for job in JOBS if job.name in (f"refresh_{feed}", full_refresh.name)],
         minimum_interval_seconds=LOOK_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
@@ -101,7 +104,9 @@ def landing_sensor(
         if decision.has_stopped:
             context.log.error(stopped_in_words(list(decision.state.suspects)))
         return dg.SensorResult(
-            run_requests=[_run_request(request, settings, graph) for request in decision.requests],
+            run_requests=[
+                _run_request(feed, request, settings, graph, kept_instance(context)) for request in decision.requests
+            ],
             cursor=decision.state.model_dump_json(),
             skip_reason=None if decision.requests else "no files wait, or their run is under way",
         )
@@ -329,12 +334,18 @@ def _outcomes(context: dg.SensorEvaluationContext, state: State) -> dict[str, Ou
     return {run_key: outcome for run_key, outcome in found.items() if outcome is not None}
 
 
-def _run_request(request: Request, settings: Settings, graph: Any) -> dg.RunRequest:
-    arguments = over(request.days, settings)
+def _run_request(
+    feed: str, request: Request, settings: Settings, graph: Any, instance: dg.DagsterInstance
+) -> dg.RunRequest:
+    job, days, selection = f"refresh_{feed}", request.days, None
+    if days is None:
+        selection = without_days(graph, request.subjects)
+    read = refreshed_by(FEEDS[feed]).resolve(graph) if selection is None else selection
+    if lacks_inputs(graph, read, lambda key: instance.get_latest_materialization_event(key) is not None):
+        job, days, selection = full_refresh.name, days or all_days(settings), None
+    arguments = over(days, settings)
     tags = {"hospital/files": str(len(request.files)), **arguments.pop("tags", {})}
-    if request.days is None:
-        arguments["asset_selection"] = without_days(graph, request.subjects)
-    return dg.RunRequest(run_key=request.run_key, tags=tags, **arguments)
+    return dg.RunRequest(run_key=request.run_key, job_name=job, tags=tags, asset_selection=selection, **arguments)
 
 
 def _outcome(context: dg.SensorEvaluationContext, pending: Pending) -> Outcome | None:

@@ -28,8 +28,10 @@ from hospital_assets.automation.jobs import refreshed_by
 from hospital_assets.automation.loading import (
     Loading,
     Span,
+    all_days,
     execute,
     failure_of,
+    lacks_inputs,
     outcome_of,
     over,
     refresh_stale,
@@ -39,6 +41,7 @@ from hospital_assets.automation.loading import (
 from hospital_assets.automation.presence import watch_lock
 from hospital_assets.automation.refresh import Outcome, Request
 from hospital_assets.automation.sensors import QUIET_SECONDS, quiet_since_ns
+from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.content import FAILURES
 from hospital_assets.landing.listing import folders
 from hospital_assets.landing.profile import FEEDS
@@ -254,10 +257,13 @@ class Loader:
             subjects = {name for request in requests for name in request.subjects}
             for request in requests:
                 selection: Collection[dg.AssetKey] = refreshed_by(subjects).resolve(self._graph)
-                if request.days is None:
+                span = request.days
+                if span is None:
                     selection = without_days(self._graph, subjects)
+                if lacks_inputs(self._graph, selection, lambda key: warehouse.exists(CONTRACTS[key.path[-1]])):
+                    selection, span = (), span or all_days(self._settings)
                 try:
-                    events = self._run("full_refresh", request.days, batch, selection)
+                    events = self._run("full_refresh", span, batch, selection)
                 except BatchError as error:
                     error.run_key = request.run_key
                     raise

@@ -22,7 +22,11 @@ def add_commands(commands: Commands) -> None:
     """Add these commands to the parser."""
     pulled = commands.add_parser("pull", help="bring new files from the addresses that profiles name")
     pulled.add_argument("profile", nargs="*", help="source profiles; default all with an address")
-    pulled.add_argument("--all", action="store_true", help="list all of a bucket, also where it was within the hour")
+    pulled.add_argument(
+        "--all",
+        action="store_true",
+        help="list all of a bucket and compare a database's keys, also where it was within the hour",
+    )
     pulled.set_defaults(run=_pull)
     sources = commands.add_parser("sources", help="every source: where from, how far behind, next try, what to do")
     sources.set_defaults(run=_sources)
@@ -48,7 +52,8 @@ def _pull(options: argparse.Namespace, settings: Settings) -> int:
         is_sound &= done.succeeded
         counts = {"brought": done.brought, "changed": done.changed, "still being written": done.waiting}
         counts |= {"not read by the profile": done.other}
-        counts |= {"removed with a changed archive": done.removed} if done.removed else {}
+        counts |= {"removed, not at the source any more": done.removed} if done.removed else {}
+        counts |= {"rows deleted": done.deleted} if done.deleted else {}
         print(f"{profile.name}: " + ", ".join(f"{count:,} {what}" for what, count in counts.items()))
         for what, found in (("failed", done.failed), ("refused", done.refused)):
             _print_named(f"  {what}", [f"{key!r}: {why}" for key, why in found.items()])

@@ -22,7 +22,7 @@ import tomllib
 from collections.abc import Collection, Iterator, Sequence
 from datetime import date
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 from zoneinfo import available_timezones
 
@@ -607,6 +607,10 @@ class Feed(BaseModel):
 ADDRESSES = ("s3", "az", "abfss", "gs", "sftp", "file")
 
 
+#: A column's name that is put into a statement.
+_Column = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_$#]*$")]
+
+
 class Query(_Declaration):
     """What a database is asked for a subject. Its rows land as Parquet files, where `files` of the subject takes them.
 
@@ -617,7 +621,14 @@ class Query(_Declaration):
         first: the day from which the first look asks.
         overlap_minutes: how much earlier each look begins again: longer than any transaction that writes stays open.
             Repeated records count once.
-        is_full: everything at each look, for reference data; there is no `:since`. It lands only where it has changed.
+        is_full: everything at each look, for reference data; there is no `:since`. It lands only where it has changed,
+            and what has vanished goes.
+        deleted_days: a row that was written within so many days and is not in the database any more counts as deleted;
+            default: no row does. Asks hourly for the keys of these days.
+        key: columns that identify a row, as the query names them, for `deleted_days`.
+        written: the column that `:since` is compared with, as the query names it, for `deleted_days`. It only grows.
+        most_deleted_percent: of these rows; more are not believed to be deleted at once, nor, below 100, is it believed
+            that an `is_full` query that had rows has none.
         most_rows: more are refused.
         most_megabytes: as they come from the database, before they are written; more are refused.
         seconds: how long the database may take.
@@ -627,9 +638,23 @@ class Query(_Declaration):
     first: date = date(2000, 1, 1)
     overlap_minutes: int = Field(default=60, ge=0)
     is_full: bool = False
+    deleted_days: int | None = Field(default=None, gt=0)
+    key: tuple[_Column, ...] = ()
+    written: _Column | None = None
+    most_deleted_percent: int = Field(default=10, ge=0, le=100)
     most_rows: int = Field(default=5_000_000, gt=0)
     most_megabytes: int = Field(default=4_000, gt=0)
     seconds: int = Field(default=600, gt=0)
+
+    @model_validator(mode="after")
+    def _knows_what_is_deleted(self) -> Query:
+        if self.deleted_days is None and (self.key or self.written):
+            raise ValueError("`key` and `written` are for deleted rows: say of how many `deleted_days`")
+        if self.deleted_days is not None and self.is_full:
+            raise ValueError("what vanishes from an `is_full` query goes anyway: leave `deleted_days` out")
+        if self.deleted_days is not None and not (self.key and self.written):
+            raise ValueError("`deleted_days` wants the `key` of a row, and when it was `written`")
+        return self
 
 
 class Export(_Declaration):

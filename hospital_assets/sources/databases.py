@@ -1,18 +1,23 @@
 """Reporting databases: a read-only session that gives the rows of a select as Arrow batches, in bounded memory.
 
-PostgreSQL by ADBC (extra `postgres`), of a URL; MariaDB, MySQL and SQL Server by ODBC (extra `odbc`), of a connection
-string. The session is read-only where the database knows such a thing, and has a time limit; the real fence is a login
-that may only select. What a database says may quote values of records: errors here have its code, never its text.
+PostgreSQL by ADBC (extra `postgres`) and Oracle (extra `oracle`), of a URL; MariaDB, MySQL and SQL Server by ODBC
+(extra `odbc`), of a connection string. The session is read-only where the database knows such a thing, and has a time
+limit; the real fence is a login that may only select. What a database says may quote values of records: errors here
+have its code, never its text.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Any, NoReturn, Protocol
+from urllib.parse import unquote, urlsplit
 
 from hospital_assets.sources.remote import RemoteError
 
@@ -21,6 +26,7 @@ _BOUND = re.compile(r"(?<!:):(since|until)\b")
 _LOGIN_SECONDS = 30
 #: Of one batch by ODBC, which makes room for the longest text in each row.
 _BATCH_BYTES, _LONGEST_TEXT = 64_000_000, 65_536
+_ORACLE_ROWS = 50_000
 _IN_MIDSTREAM = "it gave up while it sent rows; a value may not be read as its type: try it there"
 _TOO_SLOW = "it took longer than its `seconds`; ask for less at a time, or raise them"
 #: SQLSTATE, or its class, -> what to do.
@@ -72,7 +78,7 @@ def open_database(url: str, seconds: int = _LOGIN_SECONDS) -> Iterator[Database]
     """A session with a database.
 
     Args:
-        url: `postgresql://…`, or a connection string of ODBC: `Driver={…};Server=…;…`.
+        url: `postgresql://…`, `oracle://…`, or a connection string of ODBC: `Driver={…};Server=…;…`.
         seconds: how long it may take to be let in.
 
     Raises:
@@ -81,17 +87,26 @@ def open_database(url: str, seconds: int = _LOGIN_SECONDS) -> Iterator[Database]
     if url.startswith(("postgresql://", "postgres://")):
         with _postgres(url, seconds) as found:
             yield found
+    elif url.startswith(("oracle://", "oracle+tcps://")):
+        with _oracle(url, seconds) as session:
+            yield session
     elif "driver=" in url.lower():
         yield _odbc(url, seconds)
     else:
         raise RemoteError(
-            "it must be a URL that begins with postgresql://, or a connection string of ODBC: Driver={…};Server=…"
+            "it must be a URL that begins with postgresql:// or oracle://, or a connection string of ODBC: "
+            "Driver={…};Server=…"
         )
 
 
-def _refused(sqlstate: str) -> RemoteError:
+def _refused(sqlstate: str, code: str = "") -> RemoteError:
     words = next((_WORDS[part] for part in (sqlstate, sqlstate[:2]) if part in _WORDS), "the database gives it up")
-    return RemoteError(f"{words} (SQLSTATE {sqlstate})")
+    return RemoteError(f"{words} ({code or f'SQLSTATE {sqlstate}'})")
+
+
+def _as_text(moment: datetime) -> str:
+    """A moment as it is bound where a database is given no type: in UTC."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}"
 
 
 # PostgreSQL -------------------------------------------------------------------------------------------
@@ -167,6 +182,117 @@ def _in_midstream(error: Exception) -> NoReturn:
     raise RemoteError(_IN_MIDSTREAM) from None
 
 
+# Oracle -----------------------------------------------------------------------------------------------
+
+#: Oracle's codes, or how they begin -> SQLSTATE, or its class.
+_SQLSTATES = {
+    **dict.fromkeys(("ORA-01013", "DPY-4024"), "57014"),
+    **dict.fromkeys(("ORA-01005", "ORA-01017", "ORA-01045", "ORA-2800"), "28"),
+    **dict.fromkeys(("ORA-12505", "ORA-12514", "DPY-6001"), "3D"),
+    **dict.fromkeys(("ORA-00942", "ORA-01031", "ORA-41900"), "42501"),
+    **dict.fromkeys(("ORA-00018", "ORA-00020", "ORA-01555", "ORA-04031"), "53"),
+    **dict.fromkeys(("ORA-01722", "ORA-018", "ORA-06502"), "22"),
+    **dict.fromkeys(("ORA-125", "DPY-4011", "DPY-60"), "08"),
+    "ORA-01456": "25006",
+    "ORA-009": "42",
+}
+
+
+@dataclass(frozen=True)
+class _Oracle:
+    connection: Any
+    runner: asyncio.Runner
+
+    def now(self) -> datetime:
+        (batch,) = self.batches("select sys_extract_utc(systimestamp) from dual", {}, _LOGIN_SECONDS)
+        found: datetime = batch.column(0)[0].as_py()
+        return found.replace(tzinfo=UTC)
+
+    def batches(self, sql: str, moments: Mapping[str, datetime], seconds: int) -> Iterator[Any]:
+        import pyarrow as pa
+
+        self.end()
+        ends = monotonic() + seconds
+        with _oracle_in_words():
+            self.connection.call_timeout = seconds * 1000
+            self._run(lambda: self.connection.execute("set transaction read only"))
+            frames = self.connection.fetch_df_batches(
+                _BOUND.sub(r"to_timestamp(:\1, 'YYYY-MM-DD HH24:MI:SS.FF6')", sql),
+                {name: _as_text(moments[name]) for name in _BOUND.findall(sql)} or None,
+                size=_ORACLE_ROWS,
+                fetch_decimals=True,
+            )
+            while (frame := self._run(lambda: anext(frames, None))) is not None:
+                # The driver's limit is of each call.
+                if monotonic() > ends:
+                    raise RemoteError(_TOO_SLOW)
+                yield from pa.table(frame).to_batches()
+
+    def end(self) -> None:
+        with _oracle_in_words():
+            self._run(self.connection.rollback)
+
+    def _run(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        return _awaited(self.runner, call, None)
+
+
+@contextlib.contextmanager
+def _oracle(url: str, seconds: int) -> Iterator[_Oracle]:
+    try:
+        import oracledb
+    except ImportError:
+        raise RemoteError("install the extra: pip install 'hospital-assets[oracle]'") from None
+    try:
+        parts = urlsplit(url)
+        host, port, service = parts.hostname, parts.port or 1521, parts.path.strip("/")
+    except ValueError:  # its text quotes the address
+        host, port, service = None, 0, ""
+    if not (host and service and parts.username and parts.password) or parts.query or parts.fragment:
+        raise RemoteError("an address of Oracle is oracle://login:password@host:1521/service (or oracle+tcps://…)")
+    # Without a loop, the driver waits for ever for a server that never answers.
+    with asyncio.Runner() as runner:
+        with _oracle_in_words():
+            connect = functools.partial(
+                oracledb.connect_async,
+                user=unquote(parts.username),
+                password=unquote(parts.password),
+                host=host,
+                port=port,
+                service_name=unquote(service),
+                protocol="tcps" if parts.scheme.endswith("tcps") else "tcp",
+            )
+            connection = _awaited(runner, connect, seconds)
+        try:
+            with _oracle_in_words():
+                session = functools.partial(connection.execute, "alter session set time_zone = 'UTC'")
+                _awaited(runner, session, seconds)
+            yield _Oracle(connection, runner)
+        finally:
+            with contextlib.suppress(Exception):
+                _awaited(runner, connection.close, seconds)
+
+
+def _awaited(runner: asyncio.Runner, call: Callable[[], Awaitable[Any]], seconds: float | None) -> Any:
+    async def waiting() -> Any:
+        return await asyncio.wait_for(call(), seconds)
+
+    return runner.run(waiting())
+
+
+@contextlib.contextmanager
+def _oracle_in_words() -> Iterator[None]:
+    import oracledb
+
+    try:
+        yield
+    except oracledb.Error as error:
+        code = str(getattr(error.args[0], "full_code", "")) if error.args else ""
+        sqlstate = next((found for begins, found in _SQLSTATES.items() if code.startswith(begins)), "")
+        raise _refused(sqlstate, code or "no code") from None
+    except OSError as error:  # TimeoutError, too
+        raise _refused("08", type(error).__name__) from None
+
+
 # ODBC -------------------------------------------------------------------------------------------------
 
 
@@ -213,7 +339,7 @@ class _Odbc:
         return found.replace(tzinfo=UTC)
 
     def batches(self, sql: str, moments: Mapping[str, datetime], seconds: int) -> Iterator[Any]:
-        bound = [f"{moments[name].astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}" for name in _BOUND.findall(sql)]
+        bound = [_as_text(moments[name]) for name in _BOUND.findall(sql)]
         with _odbc_in_words():
             if self.product.limit:
                 self.connection.execute(self.product.limit.format(seconds=seconds))

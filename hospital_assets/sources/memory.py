@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +28,9 @@ create table if not exists looks (
     reason text not null default '');
 create table if not exists spans (
     source text not null, subject text not null, since text, until text, primary key (source, subject));
+create table if not exists gone (
+    source text not null, subject text not null, key text not null, gone_at text not null,
+    primary key (source, subject, key));
 create table if not exists states (source text primary key, state text not null);
 """
 
@@ -41,7 +44,8 @@ class Pulled:
         changed: files that have taken the place of an older version of theirs.
         waiting: files that may still be written: the next look brings them.
         other: files that the profile does not read.
-        removed: files that went with a changed archive that does not hold them any more.
+        removed: files that went: a changed archive does not hold them any more, or the last of their rows was deleted.
+        deleted: rows that were not in their database any more.
         failed: key -> why it could not be brought; it is tried again.
         refused: key -> why it never will be as it is.
         reason: why the source could not be looked at to the end.
@@ -53,6 +57,7 @@ class Pulled:
     waiting: int = 0
     other: int = 0
     removed: int = 0
+    deleted: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     reason: str = ""
@@ -168,6 +173,27 @@ class Memory:
             "insert or replace into spans values (?, ?, ?, ?)",
             [source, subject, since.isoformat(), None if until is None else until.isoformat()],
         )
+
+    def gone(self, source: str, subject: str) -> set[str]:
+        """Keys (as digests) of rows that had vanished from what a query gives."""
+        asked = "select key from gone where source = ? and subject = ?"
+        return {key for (key,) in self._connection.execute(asked, [source, subject])}
+
+    def note_gone(self, source: str, subject: str, keys: Iterable[str], at: datetime) -> None:
+        """Rows with these keys (as digests) have vanished from what a query gives."""
+        with self.at_once():
+            self._connection.executemany(
+                "insert or replace into gone values (?, ?, ?, ?)",
+                [(source, subject, key, at.isoformat()) for key in keys],
+            )
+
+    def forget_gone(self, source: str, subject: str, before: datetime | None = None, keys: Iterable[str] = ()) -> None:
+        """Rows that had vanished before a moment, or with some keys, do not matter any more."""
+        with self.at_once():
+            which = "delete from gone where source = ? and subject = ?"
+            if before is not None:
+                self._connection.execute(f"{which} and gone_at < ?", [source, subject, before.isoformat()])
+            self._connection.executemany(f"{which} and key = ?", [(source, subject, key) for key in keys])
 
     def state(self, source: str) -> dict[str, Any] | None:
         """How far a source's export is; None before the first."""

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def pull(
         sleep: waits for some seconds, where files may still be written.
         until: whether to stop before the next file; the next look goes on.
         remote: reaches an address.
-        lists_all: list everything, also where it was within the hour.
+        lists_all: list everything, or look for deleted rows, also where it was within the hour.
     """
     source = profile.source
     if source is None:
@@ -69,7 +69,7 @@ def pull(
             if source.fhir is not None:
                 pull_export(settings, profile, memory, pulled, clock, sleep, until)
             elif source.address is None:
-                pull_queries(settings, profile, memory, pulled, clock())
+                pull_queries(settings, profile, memory, pulled, clock(), compares_all=lists_all)
             else:
                 with remote(source.address) as there, Worker(settings.limits) as worker:
                     look = _Look(settings, profile, there, memory, worker, pulled, clock, until)
@@ -99,9 +99,20 @@ class _Look:
     pulled: Pulled
     clock: Callable[[], datetime]
     until: Callable[[], bool]
+    seen: list[Entry] = field(default_factory=list)
 
     def over(self, known: dict[str, tuple[str, str]], *, is_all: bool) -> None:
         """Go over what is listed: everything, or what comes after what is known."""
+        try:
+            self._over(known, is_all=is_all)
+        finally:
+            # At once: a commit for each would cost most of a look. Who is killed before has not seen them.
+            with self.memory.at_once():
+                for entry in self.seen:
+                    self.memory.note(self.profile.name, entry, "seen", self.clock())
+            self.seen.clear()
+
+    def _over(self, known: dict[str, tuple[str, str]], *, is_all: bool) -> None:
         self.pulled.waiting = self.pulled.other = 0
         # Those that are not here: what is not there any more, neither waits nor has to be renamed.
         gone = {key for key, (_, state) in known.items() if state != "brought"} if is_all else set()
@@ -132,7 +143,7 @@ class _Look:
             return "refused"
         if not self.there.is_atomic and known != (entry.version, "seen"):
             # Whether it is whole, the next look tells.
-            self.memory.note(name, entry, "seen", self.clock())
+            self.seen.append(entry)
             pulled.waiting += 1
             return "seen"
         target = self.settings.landing / name / entry.key

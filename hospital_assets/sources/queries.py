@@ -2,24 +2,30 @@
 
 The database's own clock says until when a look goes; the next begins so much earlier as a transaction may stay open,
 and cleaning knows repeated records. A look that was killed is repeated over the same span, into files of the same
-names. How a database is asked stands in `databases`.
+names. Rows that are not in the database any more go from the files where a profile asks for it. How a database is asked
+stands in `databases`, how rows are compared in `deletions`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hospital_assets.files import replacing
+from hospital_assets.landing.content import sha256
 from hospital_assets.landing.profile import Profile, Query
 from hospital_assets.settings import Settings
 from hospital_assets.sources.databases import Database, open_database
+from hospital_assets.sources.deletions import Comparison, compared, write_rows
 from hospital_assets.sources.memory import Memory, Pulled, memory_file
 from hospital_assets.sources.remote import Entry, RemoteError
 
@@ -30,6 +36,10 @@ _ENDING = ".parquet"
 _UNLANDED = ".query-"
 #: How long a query that a profile is drafted from may take.
 _SAMPLE_SECONDS = 60
+#: Between two looks for deleted rows.
+_COMPARE = timedelta(hours=1)
+#: No two clocks differ by more.
+_ZONES = timedelta(days=1)
 
 
 def pull_queries(
@@ -39,6 +49,8 @@ def pull_queries(
     pulled: Pulled,
     at: datetime,
     environment: Mapping[str, str] = os.environ,
+    *,
+    compares_all: bool = False,
 ) -> None:
     """Run a profile's queries and land what they give.
 
@@ -49,6 +61,7 @@ def pull_queries(
         pulled: what it comes to: files brought; a query that fails is in `failed` and stops no other.
         at: the wall clock.
         environment: has the database's URL.
+        compares_all: look for deleted rows, also where it was done within the hour.
 
     Raises:
         RemoteError: the database cannot be reached.
@@ -61,7 +74,10 @@ def pull_queries(
     with open_database(url_of(source.database, environment)) as database:
         for subject, query in source.queries.items():
             try:
-                _pull_one(database, settings, profile, subject, query, memory, pulled, at)
+                one = _Question(database, settings, profile, subject, query, memory, pulled, at)
+                one.pull()
+                if query.deleted_days is not None:
+                    one.drop_vanished(query.deleted_days, is_due=compares_all)
             except RemoteError as error:
                 pulled.failed[subject] = str(error)
             finally:
@@ -81,44 +97,145 @@ def url_of(variable: str, environment: Mapping[str, str] = os.environ) -> str:
     )
 
 
-def _pull_one(
-    database: Database,
-    settings: Settings,
-    profile: Profile,
-    subject: str,
-    query: Query,
-    memory: Memory,
-    pulled: Pulled,
-    at: datetime,
-) -> None:
-    folder = _place(profile, subject)
-    # Another query begins anew.
-    asked = f"{subject}_{hashlib.sha256(query.sql.encode()).hexdigest()[:8]}"
-    until, stem = None, "all"
-    moments: dict[str, datetime] = {}
-    if not query.is_full:
-        since, until = memory.span(profile.name, asked) or (_begins(query), None)
-        # What is committed later is asked for the next time.
-        until = until or database.now()
-        memory.note_span(profile.name, asked, since, until)
-        since -= timedelta(minutes=query.overlap_minutes)
-        moments = {"since": since, "until": until}
-        # Two looks within a second are two.
-        stem = f"{since:%Y%m%dT%H%M%SZ}_{until:%Y%m%dT%H%M%S.%fZ}"
-    # Nothing lands before the last row has come.
-    with tempfile.TemporaryDirectory(dir=memory_file(settings).parent, prefix=_UNLANDED) as made:
-        pieces = _written(database.batches(query.sql, moments, query.seconds), Path(made), query)
-        keys = [f"{folder}/{asked}_{stem}_{number:04}{_ENDING}".removeprefix("./") for number in range(len(pieces))]
-        for piece, key in zip(pieces, keys, strict=True):
-            _land(piece, key, settings.landing / profile.name / key, profile.name, memory, pulled, at)
-    if until is not None:
-        memory.note_span(profile.name, asked, until, None)
-        return
-    # What there is less of than before has no further files.
-    for key in set(memory.known(profile.name)) - {*keys}:
-        if key.removeprefix(f"{folder}/").startswith(f"{asked}_all_"):
-            (settings.landing / profile.name / key).unlink(missing_ok=True)
-            memory.forget(profile.name, key)
+@dataclass(frozen=True)
+class _Question:
+    """One query of a look; what it comes to is in `pulled`."""
+
+    database: Database
+    settings: Settings
+    profile: Profile
+    subject: str
+    query: Query
+    memory: Memory
+    pulled: Pulled
+    at: datetime
+
+    @functools.cached_property
+    def asked(self) -> str:
+        """What its files and spans are called: another query begins anew."""
+        return f"{self.subject}_{hashlib.sha256(self.query.sql.encode()).hexdigest()[:8]}"
+
+    @functools.cached_property
+    def folder(self) -> PurePosixPath:
+        """Where its files land, below the profile's landing folder."""
+        return _place(self.profile, self.subject)
+
+    def pull(self) -> None:
+        """Land what was written since the last look, or everything."""
+        name, query, memory = self.profile.name, self.query, self.memory
+        folder = self.folder
+        until, stem = None, "all"
+        moments: dict[str, datetime] = {}
+        if not query.is_full:
+            since, until = memory.span(name, self.asked) or (_begins(query), None)
+            # What is committed later is asked for the next time.
+            until = until or self.database.now()
+            memory.note_span(name, self.asked, since, until)
+            since -= timedelta(minutes=query.overlap_minutes)
+            moments = {"since": since, "until": until}
+            # Two looks within a second are two.
+            stem = f"{since:%Y%m%dT%H%M%SZ}_{until:%Y%m%dT%H%M%S.%fZ}"
+        # Nothing lands before the last row has come.
+        with self._room() as room:
+            keys = self._land_all(_written(self.database.batches(query.sql, moments, query.seconds), room, query), stem)
+        if until is not None:
+            memory.note_span(name, self.asked, until, None)
+            return
+        # What there is less of than before has no further files.
+        before = [key for key in memory.known(name) if key.removeprefix(f"{folder}/").startswith(f"{self.asked}_all_")]
+        if before and not keys and query.most_deleted_percent < 100:
+            raise RemoteError(
+                "it gives no row, and gave some before: nothing was deleted; look whether the table is whole, or say "
+                "`most_deleted_percent = 100`"
+            )
+        for key in set(before) - {*keys}:
+            (self.settings.landing / name / key).unlink(missing_ok=True)
+            memory.forget(name, key)
+
+    def drop_vanished(self, days: int, *, is_due: bool) -> None:
+        """Take rows that are not in the database any more out of the landed files, and bring back those that are again.
+
+        What was taken out is noted before. A row is taken out of the newest file last: who is killed before finds it
+        once more.
+
+        Args:
+            days: how long ago rows may have been written that are looked for, before the last time that this was done.
+            is_due: do it, also where it was done within the hour.
+
+        Raises:
+            RemoteError: more than is believed to be deleted has vanished; or it fails. Nothing was deleted.
+        """
+        query, memory, name, done = self.query, self.memory, self.profile.name, f"{self.asked}_keys"
+        now = self.database.now()
+        last, _ = memory.span(name, done) or (None, None)
+        if last is not None and now - last < _COMPARE and not is_due:
+            return
+        since = (last or now) - timedelta(days=days)
+        # Clocks of landed rows may have no zone. What is written during the query is there, too.
+        moments = {"since": since - _ZONES, "until": now + _ZONES}
+        # Of a query that was written otherwise, too.
+        landed = sorted(
+            (self.settings.landing / name / self.folder).glob(f"{self.subject}_????????_*{_ENDING}"), key=_until
+        )
+        if landed:
+            with self._room() as room:
+                sql = f"select {', '.join(query.key)} from (\n{query.sql.strip().rstrip(';')}\n) asked"
+                there = _written(self.database.batches(sql, moments, query.seconds), room, query)
+                with compared(query, landed, there, since, room) as comparison:
+                    comparison.assert_few()
+                    self._bring_back(comparison, {**moments, "until": now}, room / "again")
+                    memory.note_gone(name, self.asked, comparison.vanished, self.at)
+                    for file, rows in comparison.rows(landed, comparison.vanished):
+                        self._drop(file, rows)
+                    self.pulled.deleted += len(comparison.vanished)
+        memory.forget_gone(name, self.asked, self.at - timedelta(days=days) - (now - (last or now)))
+        memory.note_span(name, done, now, None)
+
+    def _drop(self, file: Path, rows: Sequence[int]) -> None:
+        """Write a landed file anew without some rows; one without rows is none."""
+        key = file.relative_to(self.settings.landing / self.profile.name).as_posix()
+        with replacing(file, is_durable=True) as temporary:
+            count = write_rows(file, temporary, rows, is_kept=False)
+            size, digest = temporary.stat().st_size, sha256(temporary, temporary.stat().st_size)
+        if count:
+            self.memory.note(self.profile.name, Entry(key, size, digest), "brought", self.at, sha256=digest)
+            self.pulled.changed += 1
+        else:
+            file.unlink()
+            self.memory.forget(self.profile.name, key)
+            self.pulled.removed += 1
+
+    def _bring_back(self, comparison: Comparison, moments: Mapping[str, datetime], room: Path) -> None:
+        """Land rows that had vanished and are there again, also where they say that they were written long ago."""
+        again = comparison.there(self.memory.gone(self.profile.name, self.asked))
+        if missing := again - comparison.here(again):
+            room.mkdir()
+            asked = _written(self.database.batches(self.query.sql, moments, self.query.seconds), room, self.query)
+            found = [room / f"again_{number}" for number in range(len(asked))]
+            for target, (file, rows) in zip(found, comparison.rows(asked, missing), strict=False):
+                write_rows(file, target, rows, is_kept=True)
+            stem = "{since:%Y%m%dT%H%M%SZ}_{until:%Y%m%dT%H%M%S.%fZ}_again".format(**moments)
+            self._land_all([file for file in found if file.exists()], stem)
+        self.memory.forget_gone(self.profile.name, self.asked, keys=again)
+
+    @contextlib.contextmanager
+    def _room(self) -> Iterator[Path]:
+        """A folder for rows that have not landed yet."""
+        with tempfile.TemporaryDirectory(dir=memory_file(self.settings).parent, prefix=_UNLANDED) as made:
+            yield Path(made)
+
+    def _land_all(self, pieces: Sequence[Path], stem: str) -> list[str]:
+        """Land files of rows; their paths below the profile's folder."""
+        name, keys = self.profile.name, []
+        for number, piece in enumerate(pieces):
+            keys.append(f"{self.folder}/{self.asked}_{stem}_{number:04}{_ENDING}".removeprefix("./"))
+            _land(piece, keys[-1], self.settings.landing / name / keys[-1], name, self.memory, self.pulled, self.at)
+        return keys
+
+
+def _until(file: Path) -> str:
+    """Until when the rows of a landed file were asked for, in order of time."""
+    return file.name.rsplit("Z_", 1)[0].rpartition("_")[2]
 
 
 def _begins(query: Query) -> datetime:

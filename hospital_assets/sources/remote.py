@@ -31,6 +31,8 @@ OBJECT_STORES = {
     "abfss": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or a managed identity",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS, or a service account of the machine",
 }
+#: What names of their settings begin with.
+_CLOUDS = {"s3": "AWS", "az": "AZURE", "abfss": "AZURE", "gs": "GOOGLE"}
 #: Of SFTP: files with the private key and with the known hosts, and the password where there is no key.
 SFTP_KEY, SFTP_HOSTS, SFTP_PASSWORD = "HOSPITAL_SFTP_KEY", "HOSPITAL_SFTP_KNOWN_HOSTS", "HOSPITAL_SFTP_PASSWORD"
 
@@ -169,7 +171,7 @@ class _Objects:
         self._who = OBJECT_STORES[scheme]
         # These options replace what the environment says of them.
         options: obstore.store.ClientConfig = {"timeout": f"{seconds}s", "connect_timeout": f"{min(10, seconds)}s"}
-        if environment.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true"):
+        if environment.get(f"{_CLOUDS[scheme]}_ALLOW_HTTP", "").lower() in ("1", "true"):
             options["allow_http"] = True
         retry: obstore.store.RetryConfig = {"max_retries": 2}
         with self._in_words():
@@ -209,7 +211,8 @@ class _Objects:
         with self._in_words():
             found = obstore.get(self._store, entry.key)
             now = found.meta["e_tag"] or found.meta["version"] or found.meta["last_modified"].isoformat()
-            if now != entry.version:
+            # Azure's lists have ETags without quotation marks.
+            if now.strip('"') != entry.version.strip('"'):
                 raise ChangedError("it has changed since it was listed")
             for chunk in found.stream(min_chunk_size=_CHUNK):
                 yield bytes(chunk)
