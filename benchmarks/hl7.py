@@ -52,12 +52,16 @@ START = datetime(2026, 1, 1)
 NOTE = "Calcification former position frazzle"
 
 
-def message(number: int, rng: random.Random) -> str:
+#: Between the messages of a visit.
+STEP = timedelta(minutes=20)
+
+
+def message(number: int, rng: random.Random, arrived: datetime | None = None) -> str:
     """One message; four of ten tell of a visit's way, the others of what was measured meanwhile."""
     visit = number // 10
     step = number % 10
-    arrived = START + timedelta(seconds=visit * 60 % (89 * 86_400))
-    at = arrived + timedelta(minutes=step * 20)
+    arrived = arrived or START + timedelta(seconds=visit * 60 % (89 * 86_400))
+    at = arrived + step * STEP
     clock, began = at.strftime("%Y%m%d%H%M%S"), arrived.strftime("%Y%m%d%H%M%S")
     is_adt = step in (0, 2, 5, 9)
     event = {0: "A04", 2: "A08", 5: "A02", 9: "A03"}.get(step, "R01")
