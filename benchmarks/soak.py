@@ -32,7 +32,7 @@ import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,12 @@ HOSPITAL = str(Path(sys.executable).with_name("hospital"))
 EVERY_SECONDS = 30
 PAGES = ("overview", "flow", "capacity", "workforce", "conditions", "forecast", "live")
 #: Job -> minute and hours (UTC) at which its schedule is due.
-DUE = {"standing_checks": (7, range(24)), "quality_page": (0, [6]), "overview_page": (10, [6]), "daily_batch": (30, [12])}
+DUE = {
+    "standing_checks": (7, range(24)),
+    "quality_page": (0, [6]),
+    "overview_page": (10, [6]),
+    "daily_batch": (30, [12]),
+}
 #: A visit in as many simulated minutes comes by HL7, ten messages each.
 VISIT_EVERY = timedelta(minutes=4)
 PASSWORD = secrets.token_urlsafe(16)
@@ -62,6 +67,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=20)
     parser.add_argument("--keep", type=Path, help="where data, logs and samples stay; otherwise they are removed")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         soak = Soak(options.keep or Path(folder))
         soak.prepare(options.scale, options.speed, options.users)
@@ -94,12 +100,14 @@ class Soak:
         self.waits: list[float] = []
 
     def hospital(self, *command: str, text: str = "") -> None:
+        """A command that ends."""
         with (self.logs / "prepare.log").open("ab") as log:
             given = {"env": self.environment, "stdout": log, "stderr": log, "input": text.encode()}
             # 1: a check failed, as it should of dirty data.
             assert subprocess.run([HOSPITAL, *command], **given).returncode in (0, 1), command
 
     def launch(self, name: str, *command: str) -> None:
+        """A command that lasts."""
         log = (self.logs / f"{name}.log").open("ab")
         self.running[name] = subprocess.Popen(
             [HOSPITAL, *command], env=self.environment, stdout=log, stderr=log, start_new_session=True
@@ -120,6 +128,7 @@ class Soak:
         self.end()
         self.hospital("key", "create", "--if-missing")
         self.hospital("build")
+        self.hospital("publish")
         for number in range(users):
             self.hospital("users", "add", f"user{number}", ("admin", "analyst")[number % 2], text=PASSWORD + "\n")
 
@@ -134,8 +143,8 @@ class Soak:
             assert self.running["dashboard"].poll() is None, "the dashboard has ended"
             time.sleep(0.5)
         for target, *arguments in (
-            (self.send, ),
-            (self.ask_for_jobs, ),
+            (self.send,),
+            (self.ask_for_jobs,),
             *((self.look_at_pages, number) for number in range(users)),
         ):
             threading.Thread(target=self.kept_going, args=(target, *arguments), daemon=True).start()
@@ -150,6 +159,7 @@ class Soak:
                     self.answers[f"{work.__name__}: {type(error).__name__}"] += 1
 
     def now(self) -> datetime:
+        """What the simulated clock shows."""
         return hospital_now(load_settings(self.data))
 
     def send(self) -> None:
@@ -170,7 +180,7 @@ class Soak:
                         received = connection.recv(65_536)
                         assert received, "the listener hung up"
                         answer += received
-                    self.answers["HL7 taken" if b"MSA|AA|" in answer else "HL7 REFUSED"] += 1
+                    self.answers["HL7 taken" if re.search(rb"MSA\|[AC]A\|", answer) else "HL7 REFUSED"] += 1
                 due = [one for one in due if one[0] > self.now()]
 
     def ask_for_jobs(self) -> None:
@@ -187,14 +197,11 @@ class Soak:
             last = now
 
     def ask_for(self, job: str, at: datetime) -> None:
+        """Have Dagster run a job."""
         tags = []
         if job == "daily_batch":
             tags = [{"key": "dagster/partition", "value": f"{at - timedelta(days=1):%Y-%m-%d}"}]
-        selector = {
-            "repositoryLocationName": "hospital_assets",
-            "repositoryName": "__repository__",
-            "jobName": job,
-        }
+        selector = {"repositoryLocationName": "hospital_assets", "repositoryName": "__repository__", "jobName": job}
         given = {"selector": selector, "executionMetadata": {"tags": tags}}
         query = "mutation ($given: ExecutionParams!) { launchRun(executionParams: $given) { __typename } }"
         answer = requests.post(
@@ -212,6 +219,7 @@ class Soak:
         with requests.Session() as session:
             form = {"name": f"user{number}", "password": PASSWORD, "next": "overview"}
             overview = session.post(f"{address}/login", data=form, timeout=120)
+            self.answers[f"sign-in: {overview.status_code}"] += 1
             assert overview.status_code == 200, overview.status_code
             board = None
             if number % 5 == 0:
@@ -222,8 +230,9 @@ class Soak:
                 ask = rng.choice(["", *slices])
                 begun = time.perf_counter()
                 page = session.get(f"{address}/{rng.choice(PAGES)}?{ask}", timeout=120)
-                self.waits.append(time.perf_counter() - begun)
-                self.answers[f"page: {page.status_code}"] += 1
+                if not self.is_over.is_set():
+                    self.waits.append(time.perf_counter() - begun)
+                    self.answers[f"page: {page.status_code}"] += 1
             if board is not None:
                 board.close()
 
@@ -251,6 +260,7 @@ class Soak:
                 return
 
     def sample(self) -> dict[str, float]:
+        """How everything stands now."""
         found: dict[str, float] = {"load": os.getloadavg()[0]}
         tree = children()
         for name, process in self.running.items():
@@ -282,8 +292,10 @@ class Soak:
         }
 
     def end(self) -> None:
-        """The senders first, then every service as the system would end it."""
-        self.is_over.set() if len(self.running) > 1 else None
+        """The senders and users first, then every service as the system would end it."""
+        if len(self.running) > 1:
+            self.is_over.set()
+            time.sleep(10)
         for process in self.running.values():
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
@@ -296,6 +308,7 @@ class Soak:
         self.running.clear()
 
     def report(self) -> None:
+        """The first third beside the last, and what failed."""
         third = max(1, len(self.samples) // 3)
         first, last = self.samples[:third], self.samples[-third:]
         print(f"\n{len(self.samples)} samples; mean of the first {third} and of the last {third}")
@@ -314,6 +327,7 @@ class Soak:
             print(f"{count:>5} x {line}")
 
     def failed_runs(self) -> None:
+        """Runs by how they ended; of those that failed the step and the kind of error."""
         from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus, RunsFilter
 
         os.environ.update(self.environment, DAGSTER_HOME=str(self.data / "dagster"))
@@ -395,7 +409,7 @@ def memory(pid: int) -> float:
 
 def open_files(pid: int) -> int:
     with contextlib.suppress(OSError):
-        return len(os.listdir(f"/proc/{pid}/fd"))
+        return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
     return 0
 
 

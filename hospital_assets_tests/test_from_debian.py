@@ -93,10 +93,12 @@ def started_by_hand(root: Path) -> str:
         command = re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE)[-1]
         (user,) = re.findall(r"^User=(.*)$", text, re.MULTILINE)
         variables = " ".join(re.findall(r"^Environment=(.*)$", text, re.MULTILINE))
-        for folder in re.findall(r"^RuntimeDirectory=(.*)$", text, re.MULTILINE):
-            lines.append(f"install -d -o {user} -g {user} -m 700 /run/{folder}")
+        folders = re.findall(r"^RuntimeDirectory=(.*)$", text, re.MULTILINE)
+        lines += [f"install -d -o {user} -g {user} -m 700 /run/{folder}" for folder in folders]
         (where,) = re.findall(r"^WorkingDirectory=(.*)$", text, re.MULTILINE)
-        lines.append(f"(umask 077; cd {where}; exec runuser -u {user} -- env {variables} {command}) > /tmp/{name}.log 2>&1 &")
+        lines.append(
+            f"(umask 077; cd {where}; exec runuser -u {user} -- env {variables} {command}) > /tmp/{name}.log 2>&1 &"
+        )
     return "\n".join(lines)
 
 
