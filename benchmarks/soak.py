@@ -334,7 +334,7 @@ class Soak:
         with DagsterInstance.from_config(str(self.data / "dagster")) as instance:
             print("runs:", dict(Counter(f"{run.job_name} {run.status.value}" for run in instance.get_runs())))
             for run in instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.FAILURE])):
-                steps = instance.all_logs(run.run_id, of_type=DagsterEventType.STEP_FAILURE)
+                steps = instance.all_logs(run.run_id, of_type={DagsterEventType.STEP_FAILURE})
                 for entry in steps or [None]:
                     error = entry and entry.dagster_event.step_failure_data.error
                     kinds = [] if not error else [error.cls_name, error.cause and error.cause.cls_name]
