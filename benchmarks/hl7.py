@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import resource
 import signal
 import socket
@@ -52,12 +53,16 @@ START = datetime(2026, 1, 1)
 NOTE = "Calcification former position frazzle"
 
 
-def message(number: int, rng: random.Random) -> str:
+#: Between the messages of a visit.
+STEP = timedelta(minutes=20)
+
+
+def message(number: int, rng: random.Random, arrived: datetime | None = None) -> str:
     """One message; four of ten tell of a visit's way, the others of what was measured meanwhile."""
     visit = number // 10
     step = number % 10
-    arrived = START + timedelta(seconds=visit * 60 % (89 * 86_400))
-    at = arrived + timedelta(minutes=step * 20)
+    arrived = arrived or START + timedelta(seconds=visit * 60 % (89 * 86_400))
+    at = arrived + step * STEP
     clock, began = at.strftime("%Y%m%d%H%M%S"), arrived.strftime("%Y%m%d%H%M%S")
     is_adt = step in (0, 2, 5, 9)
     event = {0: "A04", 2: "A08", 5: "A02", 9: "A03"}.get(step, "R01")
@@ -190,7 +195,7 @@ def converse(port: int, own: list[bytes], at_once: int) -> None:
             data = b""
             while data.count(b"\x1c\r") < len(sent):
                 data += connection.recv(65_536)
-            assert data.count(b"MSA|AA|") == len(sent)
+            assert len(re.findall(rb"MSA\|[AC]A\|", data)) == len(sent)
 
 
 def listen(folder: Path, count: int) -> None:

@@ -636,6 +636,20 @@ def test_a_doctor_may_see_identifiers_of_the_own_hospital(spoilt: tuple[Settings
     assert make(settings, "doctor-H2").report.findings == ()
 
 
+def test_a_hospital_of_another_source_has_doctors_too(spoilt: tuple[Settings, Warehouse]) -> None:
+    settings, warehouse = spoilt
+    warehouse.connection.execute(
+        "update dimensions.dim_hospital set hospital_id = 'hl7v2-adt:SFAC' where hospital_id = 'H2'"
+    )
+    name = "doctor-hl7v2-adt:SFAC"
+    assert make(settings, name).report.findings == ()
+    assert name in publications.published_audiences(settings.data_dir)
+    assert rows(settings, name, "select count(*) > 0 from facts.fact_emergency_visits") == [(True,)]
+    for nowhere in ("doctor-..", "doctor-a/b", "..", "doctor-:", ""):
+        with pytest.raises(publications.PublicationError):
+            publications.current_version(settings.data_dir, nowhere)
+
+
 def test_a_mask_that_failed_stops_the_publication(
     spoilt: tuple[Settings, Warehouse], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,7 +32,7 @@ from hospital_assets.automation.instance import dagster_instance
 from hospital_assets.automation.loading import Loading
 from hospital_assets.automation.presence import is_watched, watch_lock
 from hospital_assets.automation.refresh import MOST_TRIES, Request, State, decide
-from hospital_assets.automation.sensors import landing_sensor
+from hospital_assets.automation.sensors import WATCHER_SECONDS, landing_sensor
 from hospital_assets.automation.watch import BatchError, Loader
 from hospital_assets.automation.watch import _carry_out as carry_out
 from hospital_assets.automation.watch import _step as step
@@ -286,10 +286,10 @@ def test_sensors_leave_fresh_files_to_the_watcher(copied: Settings) -> None:
         assert is_mine and is_watched(copied)
         with watch_lock(copied) as second:
             assert not second
-        assert asked(29) == []
-        assert len(asked(31)) == 1  # the watcher did not manage
+        assert asked(WATCHER_SECONDS - 1) == []
+        assert len(asked(WATCHER_SECONDS + 1)) == 1  # the watcher did not manage
     assert not is_watched(copied)
-    assert len(asked(29)) == 1
+    assert len(asked(WATCHER_SECONDS - 1)) == 1
 
 
 @pytest.mark.parametrize(("has_changed", "waits"), [(True, "QUIET_SECONDS"), (False, "_LOOK_SECONDS")])

@@ -51,7 +51,7 @@ FOLLOW_SECONDS = 15
 #: A file modified this recently may still be growing.
 QUIET_SECONDS = 1.0
 #: Files younger than this are left to `hospital watch`, while it runs.
-WATCHER_SECONDS = 30.0
+WATCHER_SECONDS = 300.0
 
 
 def quiet_since_ns() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,9 @@ from hospital_assets.settings import Settings, engine_from_environment
 
 if TYPE_CHECKING:
     from hospital_assets.cli.console import Commands
+
+#: How long Dagster's other processes wait for the code server before they start without it.
+_CODE_SECONDS = 60
 
 
 def add_commands(commands: Commands) -> None:
@@ -84,7 +88,12 @@ def _metrics(options: argparse.Namespace, settings: Settings) -> int:
 def _dagster(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.automation.processes import code_socket, command_of, environment_of
 
-    environment = environment_of(settings)
-    command = command_of(options.process, settings, code_socket(settings), options.port, options.path_prefix)
+    environment, socket = environment_of(settings), code_socket(settings)
+    if options.process != "code":
+        # What starts with it, as units do, would log that it cannot be reached.
+        ends = time.monotonic() + _CODE_SECONDS
+        while not socket.exists() and time.monotonic() < ends:
+            time.sleep(0.2)
+    command = command_of(options.process, settings, socket, options.port, options.path_prefix)
     # In its place, so that signals and the exit code are its own.
     os.execve(command[0], command, environment)  # noqa: S606

@@ -56,6 +56,8 @@ _MOST_DIFFERENT = 1_000
 _POINTER = "current.json"
 _BUILDING = ".building-"
 _VERSION = re.compile(r"\d{8}T\d{12}Z")
+#: A hospital's identifier in the name of a folder; of another source with its namespace, as in `hl7v2-adt:SFAC`.
+_HOSPITAL = r"\w[\w.:-]*"
 
 #: What is older than this against the hospital's clock is stale: on the pages, and in Dagster.
 FRESH_FOR = timedelta(hours=36)
@@ -196,8 +198,8 @@ def current_version(data_dir: Path, audience: str) -> str:
 
 
 def _audience_folder(data_dir: Path, audience: str) -> Path:
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", audience):
-        raise PublicationError("an audience is letters, digits, - and _, as in doctor-H1")
+    if not re.fullmatch(rf"\w+(-{_HOSPITAL})?", audience, re.ASCII):
+        raise PublicationError("an audience is a role, or a role and a hospital, as in doctor-H1")
     return published_folder(data_dir) / audience
 
 
@@ -255,7 +257,7 @@ def audiences_of(warehouse: Warehouse, policy: Policy, role: RoleName) -> list[A
         "select hospital_id, hospital_key from dimensions.dim_hospital where hospital_key > 0 order by hospital_id"
     ).fetchall()
     for hospital, _ in found:
-        if not re.fullmatch(r"[A-Za-z0-9_]+", hospital):
+        if not re.fullmatch(_HOSPITAL, hospital, re.ASCII):
             raise PublicationError(
                 f"hospital '{hospital}' has an identifier that no folder can have; use letters and "
                 "digits in the hospital reference data"

@@ -45,7 +45,8 @@ class WarehouseResource(DuckDBResource):
     file lock, names the holder, and keeps one connection for as long as lazy frames live.
     """
 
-    wait_seconds: float = 60.0
+    #: Longer than a batch of the watcher takes on a busy machine: a run that gives up has to be asked for again.
+    wait_seconds: float = 600.0
     memory_limit: str = "1GB"
     in_memory_rows: int = EngineSettings.in_memory_rows
 
