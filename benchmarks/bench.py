@@ -131,6 +131,32 @@ def watched(data: Path, days: int) -> list[Line]:
     ]
 
 
+def of_checks(data: Path) -> str:
+    """What each kind of check costs on all tables of a built directory, as a table in Markdown."""
+    from hospital_assets.checks.kinds import KINDS
+    from hospital_assets.checks.table_checks import check_table, every_kind
+    from hospital_assets.clock import hospital_now
+    from hospital_assets.contracts import CONTRACTS
+    from hospital_assets.settings import load_settings
+    from hospital_assets.warehouse.database import open_warehouse
+
+    settings = load_settings(data)
+    kinds_of = every_kind()
+    costs: list[tuple[float, str]] = []
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        frames = {name: warehouse.read(contract) for name, contract in CONTRACTS.items() if warehouse.exists(contract)}
+        as_of = hospital_now(settings)
+        for kinds in (*((kind,) for kind in KINDS), KINDS):
+            tables = [name for name in frames if set(kinds_of[name]) & set(kinds)]
+            began = time.process_time()
+            for name in tables:
+                check_table(CONTRACTS[name], frames, as_of, kinds=kinds)
+            name = f"`{kinds[0].name}`" if len(kinds) == 1 else "**all of them together, in one pass a table**"
+            costs.append((time.process_time() - began, f"{name} | {len(tables)}"))
+    rows = [f"| {what} | {seconds:.2f} |" for seconds, what in sorted(costs, reverse=True)]
+    return "\n".join(["| kind of check | tables | processor seconds |", "|---|---:|---:|", *rows])
+
+
 def table(lines: list[Line], measure: Line) -> str:
     """The table in Markdown."""
     unit = statistics.median(measure.processor)
@@ -154,6 +180,10 @@ What a million visits cost stands in [scale.md](scale.md), the dashboard's pages
 publications in [governance.md](governance.md).
 
 {table}
+
+What each [kind of check](checks.md) costs by itself on all tables of the 90 days, measured once:
+
+{checks}
 """
 
 
@@ -170,6 +200,7 @@ def main() -> None:
         demo = simulated(folder / "demo", 90, 1.0)
         by_hand, built = builds(demo, options.runs)
         lines += [by_hand, built]
+        checks = of_checks(demo)
         published = Line("publish to every role, 90 days")
         command(demo, "key", "create")
         published.add(lambda: command(demo, "publish"))
@@ -181,7 +212,7 @@ def main() -> None:
             lines += refreshes(data, days, options.runs)
             lines += watched(data, days)
     found = table(lines, by_hand)
-    print(found)
+    print(found, checks, sep="\n\n")
     if options.into:
         page = PAGE.format(
             when=datetime.now(UTC).date(),
@@ -190,6 +221,7 @@ def main() -> None:
             load=os.getloadavg()[0],
             runs=options.runs,
             table=found,
+            checks=checks,
         )
         options.into.write_text(page, encoding="utf-8")
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
+from hospital_assets.addresses import is_protected
 from hospital_assets.directory import refuse_newer
 from hospital_assets.files import replace_text
 
@@ -145,7 +146,8 @@ class IdentitySettings:
         issuer: the provider, letter by letter as its tokens name it.
         client_id: what the dashboard is called there.
         url: where browsers reach the dashboard; people are sent back there.
-        roles: value of the claim -> audience (`analyst`, `doctor-H1`); of several that somebody has the first counts.
+        roles: value of the claim -> audience (`analyst`, `doctor-H1`); of several that somebody has they begin in the
+            first and may choose another.
         claim: where tokens state groups; dots lead into objects, as in `realm_access.roles`.
         name_claim: what people are called in the audit; the subject where a token lacks it.
         scopes: what the provider is asked for.
@@ -164,9 +166,6 @@ class IdentitySettings:
     label: str = "identity provider"
     api_audience: str = ""
     api_scope: str = "hospital.query"
-
-
-_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
@@ -349,12 +348,12 @@ def data_dir_from_environment() -> Path:
 _HOLIDAY_CALENDAR = re.compile("[A-Z]{2}(-[A-Z0-9]{1,4})?|none")
 _LIMIT = "most_file_"
 _LIMITS = {f"{_LIMIT}{key}": value for key, value in asdict(DEFAULT_LIMITS).items()}
-#: Tables of `hospital.toml` -> an example of each.
+#: Tables of `hospital.toml`, alike called in the settings -> an example of each, and what is written above it.
 _TABLES = {
-    "staffing": "{ shift_hours = [8, 10] }",
-    "mirror": '{ address = "mirror" }',
-    "backup": '{ folder = "/mnt/backup" }',
-    "identity": '{ issuer = "https://..." }',
+    "staffing": ("{ shift_hours = [8, 10] }", "Rules of the rosters that are suggested."),
+    "mirror": ('{ address = "mirror" }', "Where the tables are mirrored for other engines."),
+    "backup": ('{ folder = "/mnt/backup" }', "Where backups go, who can open them, and how many are kept."),
+    "identity": ('{ issuer = "https://..." }', "Where people sign in, besides local accounts."),
 }
 
 
@@ -384,10 +383,7 @@ def load_settings(data_dir: Path) -> Settings:
         "baselines_from": list,
         "holidays": dict,
         "forecast_challengers": list,
-        "staffing": dict,
-        "mirror": dict,
-        "backup": dict,
-        "identity": dict,
+        **dict.fromkeys(_TABLES, dict),
         **dict.fromkeys(_LIMITS, int),
     }
     for key, value in values.items():
@@ -400,7 +396,7 @@ def load_settings(data_dir: Path) -> Settings:
                 str: as_text,
                 int: str(_LIMITS.get(key, 5)),
                 list: "[2026-03-01]" if key == "baselines_from" else f'["{CHALLENGERS[0]}"]',
-                dict: _TABLES.get(key, '{ H1 = "US-WI" }'),
+                dict: _TABLES.get(key, ('{ H1 = "US-WI" }',))[0],
             }
             example, name = examples[known[key]], "table" if known[key] is dict else known[key].__name__
             raise SettingsError(f"{settings.settings_file}: '{key}' must be a {name}, as in {key} = {example}")
@@ -572,9 +568,8 @@ def _identity(file: Path, values: dict[str, object]) -> IdentitySettings:
             raise SettingsError(f"{file}: 'identity.{key}' is missing")
     found = IdentitySettings(**stated)
     for key in ("issuer", "url"):
-        address = urlsplit(getattr(found, key))
-        is_safe = address.scheme == "https" or (address.scheme == "http" and address.hostname in _LOOPBACK_NAMES)
-        if not is_safe or not address.hostname or address.query or address.fragment:
+        address = getattr(found, key)
+        if not is_protected(address) or "?" in address or "#" in address:
             raise SettingsError(
                 f"{file}: 'identity.{key}' must be an address that begins with https://, without ? and #"
             )
@@ -590,61 +585,52 @@ def _identity(file: Path, values: dict[str, object]) -> IdentitySettings:
 
 def write_settings(settings: Settings) -> None:
     """Write `hospital.toml` for a data directory (by rename, so that readers see all or nothing)."""
-    lines = [
-        "# Which local service days this data directory covers, and how they are partitioned.",
-        f"first_service_date = {settings.first_service_date.isoformat()}",
-    ]
-    if settings.last_service_date is not None:
-        lines.append(f"last_service_date = {settings.last_service_date.isoformat()}")
-    lines.append(f'partitions = "{settings.partitions}"')
+    lines = ["# Which local service days this data directory covers, and how they are partitioned."]
+    stated = {"first_service_date": settings.first_service_date, "last_service_date": settings.last_service_date}
+    lines += [f"{key} = {_toml(day)}" for key, day in stated.items() if day is not None]
+    lines.append(f"partitions = {_toml(settings.partitions)}")
     lines.append("# A sensor asks for a run when this many files wait, or one has waited this long.")
-    lines.append(f"refresh_after_files = {settings.refresh_after_files}")
-    lines.append(f"refresh_after_seconds = {settings.refresh_after_seconds}")
+    lines += [f"{key} = {getattr(settings, key)}" for key in ("refresh_after_files", "refresh_after_seconds")]
     if settings.dagster_url != Settings.dagster_url:
-        lines.append(f'dagster_url = "{settings.dagster_url}"')
+        lines.append(f"dagster_url = {_toml(settings.dagster_url)}")
     if settings.limits != DEFAULT_LIMITS:
         lines.append("# What one landed file may cost; beyond, it is `unreadable` and the rest goes on.")
         lines += [f"{_LIMIT}{key} = {value}" for key, value in asdict(settings.limits).items()]
     if settings.baselines_from:
         lines.append("# Limits of chance are computed anew from these days on.")
-        lines.append(f"baselines_from = [{', '.join(day.isoformat() for day in settings.baselines_from)}]")
-    if settings.holiday_calendars:
-        lines.append("# Whose public holidays hospitals keep, for forecasts.")
-        named = ", ".join(f'"{hospital}" = "{of}"' for hospital, of in settings.holiday_calendars)
-        lines.append(f"holidays = {{ {named} }}")
+        lines.append(f"baselines_from = {_toml(settings.baselines_from)}")
     if settings.forecast_challengers:
         lines.append("# Methods that may forecast arrivals where they beat the others.")
-        lines.append(f"forecast_challengers = {json.dumps(list(settings.forecast_challengers))}")
-    if settings.staffing != StaffingSettings():
-        lines += ["", "# Rules of the rosters that are suggested.", "[staffing]"]
-        for key, value in asdict(settings.staffing).items():
-            if value != getattr(StaffingSettings, key):
-                named = ", ".join(f'"{hospital}" = {number}' for hospital, number in settings.staffing.hours_a_week)
-                as_list = list(value) if isinstance(value, tuple) else value
-                lines.append(f"{key} = " + (f"{{ {named} }}" if key == "hours_a_week" else str(as_list)))
-    if settings.mirror != MirrorSettings():
-        lines += ["", "# Where the tables are mirrored for other engines.", "[mirror]"]
-        lines += [f"{key} = {json.dumps(value)}" for key, value in asdict(settings.mirror).items()]
-    if settings.backup != BackupSettings():
-        lines += ["", "# Where backups go, who can open them, and how many are kept.", "[backup]"]
-        lines += [
-            f"{key} = {json.dumps(value)}"
-            for key, value in asdict(settings.backup).items()
-            if value != getattr(BackupSettings, key)
-        ]
-    if settings.identity is not None:
-        lines += ["", "# Where people sign in, besides local accounts.", "[identity]"]
-        stated = {field.name: getattr(settings.identity, field.name) for field in fields(settings.identity)}
-        lines += [
-            f"{key} = {_toml(list(value) if isinstance(value, tuple) else value)}"
-            for key, value in stated.items()
-            if key != "roles" and value != getattr(IdentitySettings, key, None)
-        ]
-        lines += ["", "[identity.roles]"]
-        lines += [f"{_toml(value)} = {_toml(audience)}" for value, audience in settings.identity.roles]
+        lines.append(f"forecast_challengers = {_toml(settings.forecast_challengers)}")
+    if settings.holiday_calendars:
+        lines += ["", "# Whose public holidays hospitals keep, for forecasts.", "[holidays]"]
+        lines += _pairs(settings.holiday_calendars)
+    for name, (_, about) in _TABLES.items():
+        if (table := getattr(settings, name)) is not None:
+            lines += _table(name, about, table)
     replace_text(settings.settings_file, "\n".join(lines) + "\n")
 
 
-def _toml(value: str | list[str]) -> str:
-    """A text or list of texts; JSON writes them as TOML does."""
+def _table(name: str, about: str, stated: Any) -> list[str]:
+    """The lines of a table: what is not as by default, pairs as a table within it; none where all is."""
+    values = {field.name: getattr(stated, field.name) for field in fields(stated)}
+    changed = {field.name: values[field.name] for field in fields(stated) if values[field.name] != field.default}
+    within = {k: v for k, v in changed.items() if isinstance(v, tuple) and v and isinstance(v[0], tuple)}
+    lines = ["", f"# {about}", f"[{name}]"] if changed else []
+    lines += [f"{key} = {_toml(value)}" for key, value in changed.items() if key not in within]
+    for key, value in within.items():
+        lines += ["", f"[{name}.{key}]", *_pairs(value)]
+    return lines
+
+
+def _pairs(values: Iterable[tuple[str, object]]) -> list[str]:
+    return [f"{_toml(key)} = {_toml(value)}" for key, value in values]
+
+
+def _toml(value: object) -> str:
+    """A day, text, number, or a list of such; texts and numbers JSON writes as TOML does."""
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -32,7 +33,7 @@ from hospital_assets.cli import main
 from hospital_assets.definitions import build_definitions
 from hospital_assets.files import replace_bytes, replace_text
 from hospital_assets.landing.zone import LandingResource
-from hospital_assets.operations import doctor
+from hospital_assets.operations import doctor, metrics
 from hospital_assets.publishing.pseudonyms import KEY_FILE_VARIABLE, SecretKey, create_key, key_file
 from hospital_assets.publishing.publications import open_publication
 from hospital_assets.recovery import backup as module
@@ -818,7 +819,7 @@ def test_erasing_names_the_backups_that_hold_the_person(home: Settings, folder: 
 
 def test_the_doctor_looks_at_backups(home: Settings, folder: Path, identity: tuple[str, Path]) -> None:
     def level(settings: Settings, now: datetime) -> tuple[str, str]:
-        ((level, what, _),) = doctor._backups(settings, now)
+        (level, what, _), *_ = doctor._backups(settings, now)
         return level, what
 
     assert level(Settings(home.data_dir), NOW)[0] == "warning"
@@ -828,7 +829,7 @@ def test_the_doctor_looks_at_backups(home: Settings, folder: Path, identity: tup
     last = made(home, 1, recipients=[identity[0]])
     assert level(home, NOW + timedelta(hours=48))[0] == "ok" and level(home, NOW + timedelta(hours=50))[0] == "warning"
     (folder / f"{last.backup.name}.json").write_text("{")
-    assert [f.level for f in doctor.examine(home, EngineSettings(), NOW) if f.subject == "backups"] == ["error"]
+    assert [f.level for f in doctor.examine(home, EngineSettings(), lambda: NOW) if f.subject == "backups"] == ["error"]
 
 
 def test_an_erasure_is_noted_where_backups_are(home: Settings, folder: Path) -> None:
@@ -898,6 +899,113 @@ def test_the_commands(
     path_of(folder, backup.manifest).unlink()
     assert main(["--data-dir", str(there), "backup", "verify"]) == 1 and "missing" in capsys.readouterr().err
     assert main(["--data-dir", str(tmp_path / "none"), "backup", "create"]) == 2
+
+
+def measured(settings: Settings) -> dict[tuple[str, ...], float]:
+    """Metrics of backups, and whether they could be read."""
+    found = {(value.metric, *value.labels): float(value.value) for value in metrics.collect(settings)}
+    return {key: value for key, value in found.items() if "_backup" in key[0] or key[1:] == ("backups",)}
+
+
+def examined(settings: Settings, hours: int) -> list[str]:
+    findings = doctor.examine(settings, EngineSettings(), lambda: NOW + timedelta(hours=hours))
+    return [f"{finding.level}: {finding.what}" for finding in findings if finding.subject == "backups"]
+
+
+def test_metrics_and_the_doctor_know_how_backups_stand(
+    home: Settings, folder: Path, identity: tuple[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    verified, damaged = "hospital_backup_verified_timestamp_seconds", ("hospital_backups_damaged",)
+    assert measured(replace(home, backup=BackupSettings())) == {("hospital_part_readable", "backups"): 1}
+    assert measured(home)["hospital_backups",] == 0
+    made(home, recipients=[identity[0]])
+    newest = made(home, hours=1, recipients=[identity[0]]).backup
+    assert measured(home) == {
+        ("hospital_part_readable", "backups"): 1,
+        ("hospital_backups",): 2,
+        ("hospital_backup_timestamp_seconds",): newest.taken_at.timestamp(),
+        ("hospital_backup_size_bytes",): newest.size,
+        ("hospital_backup_encrypted",): 1,
+        (verified, "digests"): 0,
+        (verified, "content"): 0,
+        damaged: 0,
+    }
+    unverified = ["warning: none was verified", "warning: none was verified by opening it"]
+    assert examined(home, 2)[1:] == unverified
+    verify = ["--data-dir", str(home.data_dir), "backup", "verify"]
+    before = datetime.now(UTC).timestamp() - 1
+    assert main(verify) == 0
+    found = measured(home)
+    assert before <= found[verified, "digests"] <= datetime.now(UTC).timestamp() and found[verified, "content"] == 0
+    assert examined(home, 2)[1:] == unverified[1:]
+    assert main([*verify, "--identity", str(identity[1])]) == 0
+    assert measured(home)[verified, "content"] > 0 and len(examined(home, 2)) == 1
+    # Those of the wall clock's today are too old in a year.
+    late = examined(home, 24 * 800)
+    assert any(line.startswith("warning: none was verified since ") for line in late)
+    assert any(line.startswith("warning: 2 in ") for line in late)
+    # One that lost an object counts as damaged until it is found whole, or has gone.
+    lost_one = path_of(folder, newest.manifest)
+    content = lost_one.read_bytes()
+    lost_one.unlink()
+    assert main(verify) == 1
+    assert measured(home)[damaged] == 1 and measured(home)[verified, "content"] == 0
+    assert "error: 1 were not whole when they were last verified" in examined(home, 2)
+    replace_bytes(lost_one, content)
+    assert main([*verify, "--identity", str(identity[1])]) == 0
+    assert measured(home)[damaged] == 0 and measured(home)[verified, "content"] > 0
+    made(home, hours=2, recipients=[identity[0]], keep=1)
+    assert measured(home)["hospital_backups",] == 1 and measured(home)[verified, "digests"] == 0
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    "content", ["", "x", "[]", "{}x", '{"a": 1}', '{"a": {"digests": ["x", true]}}', '{"a": {"digests": 1}}']
+)
+def test_what_was_noted_and_is_damaged_stops_nothing_else(home: Settings, folder: Path, content: str) -> None:
+    made(home)
+    (folder / "verified.json").write_text(content)
+    assert measured(home) == {("hospital_part_readable", "backups"): 0}
+    assert examined(home, 1)[0].startswith("error: ") and "verified.json" in examined(home, 1)[0]
+    assert len([value for value in metrics.collect(home) if value.metric == "hospital_disk_free_bytes"]) == 1
+
+
+def test_who_cannot_write_beside_the_backups_says_so(
+    home: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made(home)
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(module, "replace_text", refused)
+    assert main(["--data-dir", str(home.data_dir), "backup", "verify"]) == 0
+    said = capsys.readouterr()
+    assert "Read-only file system" in said.err and "came out as they went in" in said.out
+
+
+def test_a_folder_that_hangs_keeps_nobody_waiting(home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(home)
+    goes_on = threading.Event()
+    real = Path.glob
+
+    def hanging(self: Path, pattern: str) -> Iterator[Path]:
+        if pattern == "*Z.json":
+            goes_on.wait(60)
+        return iter(list(real(self, pattern)))
+
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(Path, "glob", hanging)
+    before = threading.active_count()
+    for words in ("does not answer", "has not answered since"):
+        assert words in examined(home, 1)[0] and measured(home) == {("hospital_part_readable", "backups"): 0}
+    # However often it is asked, one thread hangs.
+    assert threading.active_count() == before + 1
+    goes_on.set()
+    while module._looking.locked():
+        time.sleep(0.01)
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 10.0)
+    assert measured(home)["hospital_backups",] == 1
 
 
 @pytest.mark.slow

@@ -78,9 +78,9 @@ def rows_of(contract: Contract, *days: int, number: int = 1, text: str = "é") -
     )
 
 
-def written(lake: DeltaTables, contract: Contract, frame: pl.DataFrame) -> str:
-    """As an engine does it: files in a fresh folder."""
-    folder = lake.new_folder()
+def written(lake: DeltaTables, contract: Contract, frame: pl.DataFrame, *, says_columns: bool = False) -> str:
+    """As an engine does it: files in a fresh folder, which may say their columns."""
+    folder = lake.new_folder(frame.columns if says_columns else ())
     target = Path(lake.address(contract), folder)
     if not contract.partitioned:
         target.mkdir(parents=True)
@@ -275,6 +275,49 @@ def test_a_new_column_may_be_null_in_old_files_and_anything_else_is_refused_by_n
         put(lake, older(FLOW, "turnover_per_bed"), rows_of(FLOW, 1).drop("turnover_per_bed"))
 
 
+def test_a_day_is_read_without_opening_files_of_others(lake: DeltaTables) -> None:
+    """Where folders say which columns their files have: before a column was added, afterwards, and put together."""
+    before = older(FLOW, "turnover_per_bed")
+    frame = rows_of(FLOW, 1, 2).drop("turnover_per_bed")
+    lake.replace_files(before, written(lake, before, frame, says_columns=True), WHOLE)
+    for day in (3, 4):
+        period = Period(date(2026, 1, day), date(2026, 1, day + 1))
+        lake.replace_files(FLOW, written(lake, FLOW, rows_of(FLOW, day), says_columns=True), period)
+    # A file that says nothing, as tables of before have them.
+    put(lake, FLOW, rows_of(FLOW, 5), Period(date(2026, 1, 5), date(2026, 1, 6)))
+    assert stored(lake, FLOW)["turnover_per_bed"].to_list() == [None, None, 1.0, 1.0, 1.0]
+    statement = lake.select_statement(FLOW)
+    for path in live(lake):
+        if "service_date=2026-01-04" in path or "service_date=2026-01-02" in path:
+            Path(lake.address(FLOW), path).write_bytes(b"not opened")
+    for day, turnover in ((1, None), (3, 1.0)):
+        where = f"service_date = date '2026-01-0{day}'"
+        assert duckdb.sql(f"select turnover_per_bed from ({statement}) where {where}").fetchall() == [(turnover,)]
+    with pytest.raises(duckdb.Error):
+        duckdb.sql(f"select turnover_per_bed from ({statement}) where service_date = date '2026-01-04'").fetchall()
+
+
+def test_files_put_together_have_every_column(lake: DeltaTables) -> None:
+    before = older(FLOW, "turnover_per_bed")
+    for number in (1, 2):
+        frame = rows_of(FLOW, 1, number=number).drop("turnover_per_bed")
+        lake.replace_files(before, written(lake, before, frame, says_columns=True), WHOLE, append=True)
+    put(lake, FLOW, rows_of(FLOW, 2), SECOND)
+    assert lake.compact(FLOW) == 1
+    (file,) = (path for path in live(lake) if path.endswith("compacted.parquet"))
+    assert "turnover_per_bed" in pl.read_parquet_schema(Path(lake.address(FLOW), file))
+    assert stored(lake, FLOW).sort("patients_count", "service_date")["turnover_per_bed"].to_list() == [None, 1.0, None]
+
+
+def test_a_folder_that_says_other_columns_is_refused(lake: DeltaTables) -> None:
+    folder = lake.new_folder(FLOW.column_names)
+    path = Path(lake.address(FLOW), folder, "service_date=2026-01-01", "1.parquet")
+    path.parent.mkdir(parents=True)
+    rows_of(FLOW, 1).drop("service_date", "turnover_per_bed").write_parquet(path)
+    with pytest.raises(SchemaMismatchError, match="not the columns that its folder says"):
+        lake.replace_files(FLOW, folder, WHOLE)
+
+
 def test_a_required_column_is_not_added_to_old_rows_but_a_table_may_start_over(lake: DeltaTables) -> None:
     put(lake, older(FLOW, "lapsed_count"), rows_of(FLOW, 1, 2).drop("lapsed_count"))
     with pytest.raises(SchemaMismatchError, match="lapsed_count is required by the contract"):
@@ -336,6 +379,9 @@ def test_small_files_are_put_together_and_nothing_changes(lake: DeltaTables) -> 
     log = Path(lake.address(FLOW), "_delta_log", f"{2:020}.json").read_text()
     actions = [json.loads(line) for line in log.splitlines()]
     assert {a[k]["dataChange"] for a in actions for k in a if k in ("add", "remove")} == {False}
+    # Of what they replaced, neither files nor folders stay.
+    assert len(lake.vacuum(FLOW, kept_days=0)) == 10
+    assert len([path for path in Path(lake.address(FLOW)).iterdir() if path.name != "_delta_log"]) == 2
 
 
 KILLED = """
@@ -483,6 +529,12 @@ def test_changes_of_a_fact_can_be_followed(lake: DeltaTables) -> None:
     changes = pl.DataFrame(DeltaTable(lake.address(fact)).load_cdf(starting_version=2).read_all())
     counted = dict(changes.group_by("_change_type").len().iter_rows())
     assert counted == {"insert": 1, "delete": 1}
+    # It is made of the files that came and went: no others were written. Files put together are no change.
+    assert not Path(lake.address(fact), "_change_data").exists()
+    lake.replace_files(fact, written(lake, fact, rows_of(fact, 2, number=8)), SECOND, append=True)
+    since = DeltaTable(lake.address(fact)).version() + 1
+    assert lake.compact(fact) == 1
+    assert DeltaTable(lake.address(fact)).load_cdf(starting_version=since).read_all().num_rows == 0
 
 
 def test_a_file_of_somebody_else_without_a_day_is_refused(lake: DeltaTables) -> None:

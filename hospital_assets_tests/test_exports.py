@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import random
+import re
 import ssl
 import subprocess
 import sys
@@ -629,7 +630,8 @@ def test_the_commands_show_how_an_export_stands(tmp_path: Path, capsys: pytest.C
         assert main(["--data-dir", str(tmp_path), "pull"]) == 0
         assert "note  the next export is due in 60 min" in capsys.readouterr().out
         assert main(["--data-dir", str(tmp_path), "sources"]) == 0
-        assert "0 s ago" in capsys.readouterr().out
+        # How many it took depends on what else the machine does.
+        assert re.search(r"\b\d s ago", capsys.readouterr().out)
 
 
 @pytest.mark.nightly

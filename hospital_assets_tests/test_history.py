@@ -13,15 +13,24 @@ from polars.testing import assert_frame_equal
 
 from hospital_assets.access.audit import read_entries
 from hospital_assets.cli import main
-from hospital_assets.contracts import CONTRACTS
+from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.recovery.history import HistoryError, export_version, restore, version_at, versions_of
-from hospital_assets.recovery.mirror import mirror, mirror_of
+from hospital_assets.recovery.mirror import mirror, mirror_of, write_rows
 from hospital_assets.recovery.snapshots import take_snapshot
-from hospital_assets.settings import MirrorSettings, Settings, write_settings
+from hospital_assets.settings import (
+    EngineSettings,
+    MirrorSettings,
+    Settings,
+    SettingsError,
+    engine_from_environment,
+    write_settings,
+)
+from hospital_assets.warehouse import delta
 from hospital_assets.warehouse.database import SchemaMismatchError, Warehouse, open_warehouse
+from hospital_assets.warehouse.delta import DeltaTables, in_words
 from hospital_assets.warehouse.dialect import lazy
 from hospital_assets.warehouse.errors import WarehouseError
-from hospital_assets_tests.test_delta import FLOW, older, rows_of
+from hospital_assets_tests.test_delta import FLOW, live, older, rows_of, same_bits, stored, written
 from hospital_assets_tests.test_mirror import ALL, HOSPITALS, days, in_warehouse, write
 
 HOUR = timedelta(hours=1)
@@ -102,9 +111,6 @@ def test_days_are_put_back_and_then_mirrored(opened: tuple[Settings, Warehouse, 
     assert_frame_equal(in_warehouse(settings, HOSPITALS), rows_of(HOSPITALS, 1))
     with pytest.raises(HistoryError, match="has no service days"):
         restore(settings, HOSPITALS, version_at(settings, HOSPITALS, times[2], now()), days(2))
-    warehouse.show(HOSPITALS, mirror_of(settings).select_statement(HOSPITALS))
-    with pytest.raises(HistoryError, match="stored in the lake"):
-        restore(settings, HOSPITALS, version_at(settings, HOSPITALS, times[2], now()))
 
 
 def test_the_newest_of_mirror_and_snapshots_counts(opened: tuple[Settings, Warehouse, list[datetime]]) -> None:
@@ -113,7 +119,7 @@ def test_the_newest_of_mirror_and_snapshots_counts(opened: tuple[Settings, Wareh
     take_snapshot(settings, now(), 3)
     write(warehouse, FLOW, 1, number=7)
     then = version_at(settings, FLOW, now(), now())
-    assert then.file is not None and versions_of(settings, FLOW)[-1] == then
+    assert isinstance(then.source, Path) and versions_of(settings, FLOW)[-1] == then
     restore(settings, FLOW, then)
     assert counts(settings) == [6, 6]
     # What no mirror holds.
@@ -125,6 +131,115 @@ def test_the_newest_of_mirror_and_snapshots_counts(opened: tuple[Settings, Wareh
     assert_frame_equal(in_warehouse(settings, cleaned), rows_of(cleaned, 1))
 
 
+def in_lake(settings: Settings, lake: DeltaTables, contract: Contract, *of: int, number: int = 1) -> datetime:
+    """Write a table as Spark does: in the lake, with a view in the warehouse; the time afterwards."""
+    period = days(min(of), max(of)) if contract.partitioned else None
+    folder = written(lake, contract, rows_of(contract, *of, number=number))
+    note = {"days": in_words(period), "cause": f"run {number}"}
+    lake.replace_files(contract, folder, period, note=note)
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        warehouse.show(contract, lake.select_statement(contract))
+    time.sleep(0.01)
+    return now()
+
+
+def in_files(lake: DeltaTables, contract: Contract) -> pl.DataFrame:
+    """The rows to the last letter: JSON is text."""
+    frame: pl.DataFrame = pl.scan_delta(lake.address(contract)).select(contract.column_names).collect()
+    return frame
+
+
+@pytest.mark.parametrize("name", ["kpi_department_flow_daily", "raw_vitals", "fact_vitals"])
+def test_what_spark_wrote_has_its_history_in_the_lake(tmp_path: Path, name: str) -> None:
+    """With what only some tables have: service days, JSON, local times; raw tables are in no mirror."""
+    contract, settings = CONTRACTS[name], Settings(tmp_path / "data")
+    lake = DeltaTables(EngineSettings().lake_of(settings))
+    first = in_lake(settings, lake, contract, 1, 2, 3)
+    second = in_lake(settings, lake, contract, 2, number=2)
+    in_lake(settings, lake, contract, 3, number=3)
+    before = live(lake, contract)
+    assert [(v.days, v.cause) for v in versions_of(settings, contract)] == [
+        ("2026-01-01 to 2026-01-03", "run 1"),
+        ("2026-01-02", "run 2"),
+        ("2026-01-03", "run 3"),
+    ]
+    then = version_at(settings, contract, second, now())
+    assert export_version(settings, contract, then, tmp_path / "then.parquet") == 3
+    done = restore(settings, contract, then, days(3))
+    assert (done.rows_before, done.rows_after, done.was_different) == (1, 1, True)
+    # One day was written, one commit made, and the view follows.
+    assert len(set(before) & set(live(lake, contract))) == 2
+    newest = versions_of(settings, contract)[-1]
+    assert newest.days == "2026-01-03" and newest.cause.startswith("restored as of")
+    expected = [rows_of(contract, 1, 2, 3)[[0]], rows_of(contract, 2, number=2), rows_of(contract, 1, 2, 3)[[2]]]
+    same_bits(in_files(lake, contract), pl.concat(expected))
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        assert warehouse.is_view(contract) and warehouse.count(contract) == 3
+    assert not restore(settings, contract, then).was_different
+    restore(settings, contract, version_at(settings, contract, first, now()))
+    same_bits(in_files(lake, contract), rows_of(contract, 1, 2, 3))
+    restored = read_entries(settings).filter(pl.col("action") == "restore")
+    assert set(restored["row_count"].drop_nulls()) == {1, 3}
+
+
+def test_a_table_is_restored_where_it_is_stored_now(
+    opened: tuple[Settings, Warehouse, list[datetime]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """From the mirror or a snapshot into the lake, and from the lake into the file; its versions are one list."""
+    settings, warehouse, times = opened
+    take_snapshot(settings, now(), 3)
+    snapshot = now()
+    elsewhere = settings.data_dir.parent / "elsewhere"
+    lake = DeltaTables(str(elsewhere))
+    monkeypatch.setenv("HOSPITAL_LAKE", lake.root)
+    engine = engine_from_environment()
+    spark = in_lake(settings, lake, FLOW, 1, 2, 3, number=7)
+    assert [v.number for v in versions_of(settings, FLOW, engine)] == [1, 2, 3, 0, 1]
+    for moment, found in ((times[0], [1, 1, 1]), (snapshot, [1, 2, 3]), (spark, [7, 7, 7])):
+        restore(settings, FLOW, version_at(settings, FLOW, moment, now(), engine), engine=engine)
+        assert counts(settings) == stored(lake, FLOW)["patients_count"].to_list() == found
+    command = ["--data-dir", str(settings.data_dir), "history", "restore", FLOW.name, "--as-of", times[1].isoformat()]
+    assert main([*command, "--days", "2026-01-02"]) == 0
+    assert "1 rows became the 1 of" in capsys.readouterr().out
+    assert counts(settings) == [7, 2, 7]
+    # The lake of the settings is not the one the view is of.
+    with pytest.raises(HistoryError, match="HOSPITAL_LAKE"):
+        restore(settings, FLOW, version_at(settings, FLOW, times[0], now()))
+    assert counts(settings) == [7, 2, 7]
+    # DuckDB goes on with the table, and takes from the lake what Spark had made.
+    warehouse.replace(FLOW, lazy(rows_of(FLOW, 1)))
+    restore(settings, FLOW, version_at(settings, FLOW, spark, now(), engine), days(3), engine)
+    assert not warehouse.is_view(FLOW) and counts(settings) == [1, 7]
+
+
+def test_without_a_lake_nothing_of_delta_need_be_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(tmp_path / "data")
+    monkeypatch.setattr(delta, "find_spec", lambda _: None)
+    assert versions_of(settings, FLOW) == []
+    Path(EngineSettings().lake_of(settings)).mkdir(parents=True)
+    with pytest.raises(SettingsError, match=r"the lake needs deltalake: pip install 'hospital-assets\[delta\]'"):
+        versions_of(settings, FLOW)
+
+
+def test_rows_that_are_not_those_of_the_version_are_not_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(tmp_path / "data")
+    lake = DeltaTables(EngineSettings().lake_of(settings))
+    first = in_lake(settings, lake, FLOW, 1, 2)
+    in_lake(settings, lake, FLOW, 2, number=2)
+
+    def lost(*of: object) -> str:
+        return written(lake, FLOW, rows_of(FLOW, 1))
+
+    monkeypatch.setattr("hospital_assets.recovery.history.write_rows", lost)
+    with pytest.raises(HistoryError, match="nothing was changed"):
+        restore(settings, FLOW, version_at(settings, FLOW, first, now()))
+    assert counts(settings) == [1, 2] and len(versions_of(settings, FLOW)) == 2
+
+
 def test_a_version_of_another_contract_is_refused_by_name(tmp_path: Path) -> None:
     settings = Settings(tmp_path, mirror=MirrorSettings("mirror"))
     with open_warehouse(settings.warehouse_file) as warehouse:
@@ -134,10 +249,9 @@ def test_a_version_of_another_contract_is_refused_by_name(tmp_path: Path) -> Non
             warehouse._known_tables.clear()
             warehouse.replace(before, lazy(rows_of(FLOW, 1, 2).drop(without)), ALL)
             tables = mirror_of(settings)
-            from hospital_assets.recovery.mirror import _copy
-
             warehouse.make_once("main.mirrored", "table_name varchar, number bigint, digest varchar")
-            tables.replace_files(before, _copy(warehouse, tables, before, None), None, start_over=True)
+            folder = write_rows(warehouse, tables, before, warehouse.rows_of(before))
+            tables.replace_files(before, folder, None, start_over=True)
             then = version_at(settings, FLOW, now(), now())
             warehouse.drop(FLOW)
             warehouse._known_tables.clear()

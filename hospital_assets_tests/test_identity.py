@@ -11,7 +11,8 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -22,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from joserfc import jws, jwt
 
-from hospital_assets.access.audit import AuditLog
+from hospital_assets.access.audit import AuditError, AuditLog
 from hospital_assets.access.authentication import COOKIE, open_provider
 from hospital_assets.access.gateway import app_at, build_app
 from hospital_assets.access.identity import (
@@ -39,7 +40,18 @@ from hospital_assets.access.serving import Address
 from hospital_assets.access.users import DASHBOARD, User, UserError, open_users
 from hospital_assets.dashboard.serve import dashboard_of
 from hospital_assets.publishing.policy import shipped_policy
-from hospital_assets.settings import IdentitySettings, Settings, SettingsError, load_settings, write_settings
+from hospital_assets.settings import (
+    CHALLENGERS,
+    BackupSettings,
+    FileLimits,
+    IdentitySettings,
+    MirrorSettings,
+    Settings,
+    SettingsError,
+    StaffingSettings,
+    load_settings,
+    write_settings,
+)
 from hospital_assets_tests.dashboards import Served, running, serve
 from hospital_assets_tests.providers import API, CLIENT, SECRET, Provider, new_key, provider_running
 from hospital_assets_tests.test_dashboard_browser import CHROMIUM, FLAGS
@@ -477,7 +489,122 @@ def test_the_role_is_what_the_provider_said_last(place: Place) -> None:
     assert place.browser().sign_in().status_code == 403
     assert (first.may(), second.may()) == (401, 401)
     acts = [(e.actor, e.statement) for e in place.served.seen if e.action == "user"]
-    assert acts == [("oidc", "add oidc:ann as admin, subject 1"), ("oidc", "change oidc:ann to analyst")]
+    assert acts == [("oidc", "add oidc:ann as admin or analyst, subject 1"), ("oidc", "change oidc:ann to analyst")]
+
+
+BOTH = ["doctors of mercy", "analysts", "admins", "doctors of mercy"]
+
+
+def acting(browser: Browser, audience: str, following: str = "overview", **headers: str) -> requests.Response:
+    form = {"audience": audience, "next": following}
+    return browser.post(f"{browser.address}/role", data=form, headers=headers, allow_redirects=False, timeout=30)
+
+
+def test_who_has_several_roles_begins_in_the_first_and_chooses_another(place: Place) -> None:
+    place.provider.claims["groups"] = BOTH
+    browser = place.browser()
+    browser.sign_in()
+    users, first = place.served.dashboard.users, browser.cookies[COOKIE]
+    user = users.user_of(first, DASHBOARD)
+    assert user is not None and (user.audience, user.audiences) == ("admin", ("admin", "doctor-H1", "analyst"))
+    assert browser.may() == 204
+    answer = acting(browser, "doctor-H1", "live")
+    # A cookie that somebody has copied before opens nothing any more.
+    second = browser.cookies[COOKIE]
+    assert (answer.status_code, answer.headers["location"]) == (303, "/live") and second != first
+    assert users.user_of(first, DASHBOARD) is None and users.user_of(second, DASHBOARD) == User(
+        "oidc:ann", "doctor", "H1"
+    )
+    assert all(word in answer.headers["set-cookie"].lower() for word in ("httponly", "samesite=strict"))
+    assert browser.may() == 403
+    page = browser.get(f"{browser.address}/live", timeout=30)
+    assert page.status_code == 200 and "<option selected>doctor-H1</option>" in page.text
+    assert "<option>analyst</option>" in page.text and 'action="/role"' in page.text
+    # A page that the new role does not have is left.
+    assert acting(browser, "analyst", "live").headers["location"] == "/overview"
+    # Another sign-in begins in the first again, and this one goes on in its own.
+    again = place.browser()
+    again.sign_in()
+    assert again.may() == 204 and browser.may() == 403
+    assert [user.audience for account in users.everybody() for user in [account.user]] == ["admin"]
+    said = [(e.audience, e.outcome, e.statement) for e in place.served.seen if e.action == "login" and e.statement]
+    assert said == [
+        ("doctor-H1", "allowed", "act as doctor-H1 instead of admin"),
+        ("analyst", "allowed", "act as analyst instead of doctor-H1"),
+    ]
+
+
+@pytest.mark.parametrize("audience", ["doctor-H2", "doctor", "executive", "", "Admin", "admin' or '1", "x" * 900])
+def test_a_role_that_is_not_theirs_is_refused_and_written_down(place: Place, audience: str) -> None:
+    place.provider.claims["groups"] = BOTH[:2]
+    browser = place.browser()
+    browser.sign_in()
+    token = browser.cookies[COOKIE]
+    assert acting(browser, audience).status_code == 403 and browser.cookies[COOKIE] == token
+    assert place.served.dashboard.users.user_of(token, DASHBOARD) == User("oidc:ann", "doctor", "H1")
+    event = place.served.seen[-1]
+    assert (event.actor, event.action, event.outcome) == ("oidc:ann", "login", "refused") and len(event.reason) < 100
+
+
+def test_nobody_else_chooses_a_role(place: Place) -> None:
+    place.provider.claims["groups"] = BOTH
+    browser = place.browser()
+    assert acting(browser, "admin").status_code == 403
+    browser.sign_in()
+    for headers in ({"origin": "https://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}):
+        assert acting(browser, "analyst", **headers).status_code == 403
+    assert browser.get(f"{browser.address}/role?audience=analyst", timeout=30).status_code in (404, 405)
+    assert browser.may() == 204
+    assert not [e for e in place.served.seen if e.statement.startswith("act as")]
+
+
+def test_a_role_that_the_provider_takes_away_ends_where_it_was_chosen(place: Place) -> None:
+    place.provider.claims["groups"] = BOTH
+    browser = place.browser()
+    browser.sign_in()
+    acting(browser, "doctor-H1")
+    users, token = place.served.dashboard.users, browser.cookies[COOKIE]
+    place.provider.claims["groups"] = ["analysts", "doctors of mercy"]
+    place.browser().sign_in()
+    assert users.user_of(token, DASHBOARD) == User("oidc:ann", "doctor", "H1")
+    assert place.served.seen[-2].statement == "change oidc:ann to doctor-H1 or analyst"
+    place.provider.claims["groups"] = ["analysts"]
+    place.browser().sign_in()
+    assert users.user_of(token, DASHBOARD) == User("oidc:ann", "analyst")
+    assert acting(browser, "doctor-H1").status_code == 403
+    page = browser.get(f"{browser.address}/flow", timeout=30)
+    assert 'action="/role"' not in page.text and "Role: analyst" in page.text
+
+
+def test_what_cannot_be_audited_is_not_chosen(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.provider.claims["groups"] = BOTH
+    browser = place.browser()
+    browser.sign_in()
+    users, token = place.served.dashboard.users, browser.cookies[COOKIE]
+
+    def full(_: object) -> None:
+        raise AuditError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(users, "_audit", full)
+        with pytest.raises(AuditError):
+            users.act_as(token, DASHBOARD, "analyst", client="")
+    assert users.user_of(token, DASHBOARD) == User("oidc:ann", "admin") and browser.may() == 204
+
+
+def test_a_local_account_has_one_role(place: Place) -> None:
+    users = place.served.dashboard.users
+    users.add(User("ann", "analyst"), "correct horse battery", by="os:test")
+    session = users.sign_in("ann", "correct horse battery", DASHBOARD, client="")
+    assert session is not None and users.user_of(session.token, DASHBOARD) == User("ann", "analyst")
+    for audience in ("analyst", "admin"):
+        assert users.act_as(session.token, DASHBOARD, audience, client="") is None
+
+
+def test_a_program_asks_in_the_first_role(place: Place) -> None:
+    person = person_of({"sub": "1", "groups": BOTH}, identity_at(place.provider.issuer))
+    user = place.served.dashboard.users.person(person)
+    assert user is not None and user.audience == "admin"
 
 
 def test_who_is_disabled_here_stays_out_whatever_the_provider_says(place: Place) -> None:
@@ -674,6 +801,33 @@ def test_any_words_survive_the_file(
     write_settings(settings)
     assert load_settings(settings.data_dir).identity == identity
     settings.settings_file.unlink()
+
+
+def test_all_that_settings_say_survives_the_file(tmp_path: Path) -> None:
+    stated = Settings(
+        tmp_path,
+        date(2026, 2, 1),
+        date(2026, 3, 1),
+        "monthly",
+        refresh_after_files=7,
+        refresh_after_seconds=0,
+        dagster_url="https://ed.example.org/dagster",
+        limits=FileLimits(seconds=9),
+        baselines_from=(date(2026, 2, 3), date(2026, 2, 10)),
+        holiday_calendars=(("H 1", "US-WI"), ("H2", "none")),
+        forecast_challengers=CHALLENGERS,
+        staffing=StaffingSettings(rest_hours=12, patients_per_nurse=(1, 1, 2, 3, 4), hours_a_week=(("H1", 560),)),
+        mirror=MirrorSettings("s3://bucket/folder", 30),
+        backup=BackupSettings("/mnt/backup", ("age1abc", "ssh-ed25519 AAAA"), 3),
+        identity=replace(identity_at("https://x.example"), scopes=("openid", "email")),
+    )
+    # Whatever is added to the settings belongs here, too.
+    assert not [f.name for f in fields(stated) if getattr(stated, f.name) == f.default]
+    write_settings(stated)
+    assert load_settings(tmp_path) == stated
+    write_settings(Settings(tmp_path))
+    assert load_settings(tmp_path) == Settings(tmp_path)
+    assert "[" not in stated.settings_file.read_text()
 
 
 @pytest.mark.parametrize(

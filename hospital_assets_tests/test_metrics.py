@@ -754,6 +754,18 @@ FIRES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         {"hospital_snapshot_timestamp_seconds": f"-700000{_OFTEN}"},
         {"hospital_snapshot_timestamp_seconds": f"0{_OFTEN}"},
     ),
+    "HospitalBackupOld": (
+        {"hospital_backup_timestamp_seconds": f"-100000{_OFTEN}"},
+        {"hospital_backups": f"2{_OFTEN}", "hospital_backup_timestamp_seconds": f"0{_OFTEN}"},
+    ),
+    "HospitalBackupUnverified": (
+        {'hospital_backup_verified_timestamp_seconds{depth="content"}': f"-3000000{_OFTEN}"},
+        {
+            'hospital_backup_verified_timestamp_seconds{depth="content"}': f"-2000000{_OFTEN}",
+            'hospital_backup_verified_timestamp_seconds{depth="digests"}': f"0{_OFTEN}",
+        },
+    ),
+    "HospitalBackupDamaged": ({"hospital_backups_damaged": f"1{_OFTEN}"}, {"hospital_backups_damaged": f"0{_OFTEN}"}),
     "HospitalCertificateEnds": (
         {"hospital_certificate_expiry_timestamp_seconds": f"1000000{_OFTEN}"},
         {"hospital_certificate_expiry_timestamp_seconds": f"9000000{_OFTEN}"},

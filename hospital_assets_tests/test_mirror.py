@@ -27,6 +27,7 @@ from hospital_assets.recovery import mirror as module
 from hospital_assets.recovery.erase import Erasure, Person, erase_person, find_traces, plan_erasure
 from hospital_assets.recovery.mirror import Mirroring, mirror, mirror_of, mirrored_tables
 from hospital_assets.settings import MirrorSettings, Settings, SettingsError, load_settings, write_settings
+from hospital_assets.warehouse import delta
 from hospital_assets.warehouse.database import Period, Warehouse, open_warehouse
 from hospital_assets.warehouse.delta import DeltaTables
 from hospital_assets.warehouse.dialect import lazy
@@ -398,7 +399,7 @@ def test_settings_name_the_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             load_settings(tmp_path)
     with pytest.raises(SettingsError, match="there is no mirror"):
         mirror_of(Settings(tmp_path))
-    monkeypatch.setattr(module, "find_spec", lambda _: None)
+    monkeypatch.setattr(delta, "find_spec", lambda _: None)
     with pytest.raises(SettingsError, match=r"hospital-assets\[delta\]"):
         mirror_of(opened)
 

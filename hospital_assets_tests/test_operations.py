@@ -231,7 +231,7 @@ def sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 def found(settings: Settings, *certificates: Path) -> dict[str, list[doctor.Finding]]:
     by_subject: dict[str, list[doctor.Finding]] = {}
-    for finding in doctor.examine(settings, EngineSettings(), NOW, certificates):
+    for finding in doctor.examine(settings, EngineSettings(), lambda: NOW, certificates):
         by_subject.setdefault(finding.subject, []).append(finding)
     return by_subject
 
@@ -312,7 +312,7 @@ def test_certificates_are_looked_at_before_they_end(sound: Settings, tmp_path: P
         file = tmp_path / f"{days}.pem"
         made = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x", "-days", str(days)]
         subprocess.run([*made, "-out", str(file), "-keyout", str(tmp_path / "k")], check=True, capture_output=True)
-        findings = doctor.examine(sound, EngineSettings(), datetime.now(UTC), (file,))
+        findings = doctor.examine(sound, EngineSettings(), lambda: datetime.now(UTC), (file,))
         levels[days] = next(finding.level for finding in findings if finding.subject == "certificates")
     assert levels == {5: "warning", 100: "ok"}
     (tmp_path / "none.pem").write_text("none")
@@ -324,8 +324,6 @@ def test_the_doctor_goes_on_where_a_look_breaks(tmp_path: Path, monkeypatch: pyt
         raise RuntimeError("postgresql://ada:planted-secret@db/dagster")
 
     monkeypatch.setattr(doctor, "_at_work", broken)
-    found = {
-        finding.subject: finding for finding in doctor.examine(Settings(tmp_path), EngineSettings(), datetime.now(UTC))
-    }
+    found = {finding.subject: finding for finding in doctor.examine(Settings(tmp_path), EngineSettings(), lambda: NOW)}
     assert found["at work"].level == "error" and "RuntimeError" in found["at work"].what
     assert "planted" not in str(found.values()) and len(found) > 5

@@ -67,6 +67,29 @@ def test_the_tutorials_mistake_is_named_as_it_says(sample: Path) -> None:
     assert f"`{said}`" in " ".join(TUTORIAL.read_text(encoding="utf-8").split())
 
 
+def test_a_profile_without_hospitals_is_tried_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles" / "tiny.toml").write_text(
+        """
+name = "tiny"
+description = "one file, one subject"
+time_zone = "UTC"
+[subjects.er_visits]
+files = ["*.csv"]
+date = "arrival_time"
+[subjects.er_visits.columns]
+visit_id = "visit"
+patient_id = "patient"
+hospital_id = "hospital"
+arrival_time = "at"
+"""
+    )
+    file = tmp_path / "a.csv"
+    file.write_text("visit,patient,hospital,at\nV1,P1,H1,2026-01-01 10:00:00\n")
+    (trial,) = try_profile(load_profiles(tmp_path / "profiles"), "tiny", file)
+    assert (trial.records, trial.quarantined) == (1, {"hospital_unknown": 1})
+
+
 def test_a_draft_of_other_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOSPITAL_DATA_DIR", str(tmp_path / "data"))
     waits = tmp_path / "er_visits_data.csv"

@@ -26,7 +26,7 @@ from urllib3 import Retry
 
 from hospital_assets.access.audit import AuditError, AuditLog, Event
 from hospital_assets.access.authentication import client_address
-from hospital_assets.access.serving import Address, ServingError, check, is_loopback, options_of
+from hospital_assets.access.serving import Address, ServingError, check, options_of
 from hospital_assets.access.users import (
     DASHBOARD,
     GATEWAY,
@@ -40,6 +40,7 @@ from hospital_assets.access.users import (
     open_users,
     users_file,
 )
+from hospital_assets.addresses import is_loopback, is_protected
 from hospital_assets.cli import main
 from hospital_assets.publishing.policy import POLICY_FILE, CurrentPolicy, parse_policy, shipped_policy
 from hospital_assets.publishing.targets import postgres
@@ -448,6 +449,28 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_loopback_is_what_the_system_calls_so() -> None:
     hosts = ("127.0.0.1", "127.8.8.8", "localhost", "::1", EVERYWHERE, "::", "10.1.2.3", "hospital", "127.evil")
     assert [is_loopback(host) for host in hosts] == [True] * 4 + [False] * 5
+
+
+@pytest.mark.parametrize(
+    ("url", "is_so"),
+    [
+        ("https://ed.example.org/a?b", True),
+        ("http://localhost:8000", True),
+        ("http://127.8.8.8", True),
+        ("http://[::1]:8000/", True),
+        ("http://ed.example.org", False),
+        ("http://127.0.0.1.example.org", False),
+        ("http://127.0.0.1@example.org", False),
+        ("http://0.0.0.0", False),
+        ("ftp://localhost", False),
+        ("https://", False),
+        ("https:///a", False),
+        ("https://[::1", False),
+        ("", False),
+    ],
+)
+def test_what_crosses_a_network_is_encrypted(url: str, is_so: bool) -> None:
+    assert is_protected(url) is is_so
 
 
 def test_addresses_that_others_reach_need_users_and_a_certificate(certificate: tuple[Path, Path]) -> None:

@@ -26,6 +26,7 @@ import pytest
 from hospital_assets.access.users import User
 from hospital_assets.alerts.outbox import Outbox, open_outbox, outbox_file
 from hospital_assets.assets.facts import vitals as vitals_module
+from hospital_assets.automation import watch as watch_module
 from hospital_assets.automation.build import BuildReport, refresh
 from hospital_assets.automation.instance import dagster_instance
 from hospital_assets.automation.loading import Loading
@@ -39,12 +40,13 @@ from hospital_assets.clock import SimulatedClock, hospital_now, is_live, write_s
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.dashboard.live import LiveBoard
 from hospital_assets.definitions import build_definitions
+from hospital_assets.landing import zone as zone_module
 from hospital_assets.landing.profile import FEEDS
 from hospital_assets.landing.waiting import Waiting
 from hospital_assets.landing.zone import LandingResource, LandingZone
 from hospital_assets.live.alert_rules import FILE_QUARANTINED
 from hospital_assets.live.board import Patient, read_board
-from hospital_assets.live.monitor import Monitor, open_monitor
+from hospital_assets.live.monitor import Look, Monitor, open_monitor
 from hospital_assets.settings import Settings, write_settings
 from hospital_assets.simulator.live import LiveNetwork, go_live, land_history, prepare, read_network, write_network
 from hospital_assets_tests.helpers import query, run, tables
@@ -288,6 +290,33 @@ def test_sensors_leave_fresh_files_to_the_watcher(copied: Settings) -> None:
         assert len(asked(31)) == 1  # the watcher did not manage
     assert not is_watched(copied)
     assert len(asked(29)) == 1
+
+
+@pytest.mark.parametrize(("has_changed", "waits"), [(True, "QUIET_SECONDS"), (False, "_LOOK_SECONDS")])
+def test_a_watcher_looks_again_where_the_system_tells_of_nothing(
+    has_changed: bool, waits: str, copied: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once a changed file has been quiet, and now and then."""
+    stop, looks = threading.Event(), []
+    monkeypatch.setattr(watch_module, "_LOOK_SECONDS", 3600.0)
+    monkeypatch.setattr(watch_module, waits, 0.3)
+
+    def changes(*_: object) -> Iterator[bool]:
+        for tick in range(200):
+            if stop.wait(0.05):
+                return
+            yield has_changed and tick == 0
+
+    def look(self: Monitor, quiet_since_ns: int | None = None) -> Look:
+        looks.append(time.monotonic())
+        if looks[-1] - looks[0] >= 0.3:
+            stop.set()
+        return Look({}, 0)
+
+    monkeypatch.setattr(watch_module, "_changes", changes)
+    monkeypatch.setattr(Monitor, "look", look)
+    watch_module.watch(build_definitions(copied), copied, stop)
+    assert stop.is_set()
 
 
 @pytest.mark.nightly
@@ -575,3 +604,72 @@ def test_a_watcher_killed_again_and_again_neither_loses_nor_repeats(
     assert raised(quiet) and raised(killed) == raised(quiet)
     waiting: list[Waiting] = zone(build_definitions(killed)).waiting(["vitals"], {})
     assert waiting == []
+
+
+def test_a_sensor_looks_into_files_again_only_where_something_has_changed(
+    copied: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    landing, looked = zone(build_definitions(copied)), []
+    real = LandingZone.discover
+
+    def discover(self: LandingZone, *arguments: Any) -> pl.DataFrame:
+        looked.append(1)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(LandingZone, "discover", discover)
+
+    def waits(held_back: Mapping[str, str] = {}, quiet: int | None = None) -> tuple[list[str], bool]:
+        """Which files wait, and whether files were looked into for that."""
+        looked.clear()
+        found = landing.waiting(["vitals"], held_back, time.time_ns() if quiet is None else quiet)
+        return [file.source_file for file in found], bool(looked)
+
+    assert waits() == ([], True)
+    assert waits() == ([], False)
+    # Who asks about others is answered by a look of its own.
+    assert landing.waiting(["er_visits"], {}, time.time_ns()) == [] and looked
+    # A file that may be growing is seen again, although nothing about it changes.
+    a_while_ago = time.time_ns()
+    path = land(copied, "b.json", observation("B1", an_adult(copied), 1))
+    monkeypatch.setattr("hospital_assets.landing.zone.is_finished", lambda _: False)
+    assert waits(quiet=a_while_ago) == ([], True)
+    assert waits() == (["native/vitals/b.json"], True)
+    # As long as it waits, it is looked at.
+    assert waits() == (["native/vitals/b.json"], True)
+    path.unlink()
+    assert waits() == ([], True) and waits() == ([], False)
+    # Held back; the ledger published anew; a profile; another day.
+    held = query(copied, "select file_sha256 from raw.raw_landed_files where subject = 'vitals' limit 1").item()
+    assert waits({held: "held"}) == (waits({held: "held"})[0], True)
+    assert waits()[1] and not waits()[1]
+    ledger = copied.warehouse_file.with_name("landed_files.parquet")
+    shutil.copyfile(ledger, ledger.with_suffix(".new"))
+    ledger.with_suffix(".new").replace(ledger)
+    assert waits()[1] and not waits()[1]
+    copied.profiles_folder.mkdir(exist_ok=True)
+    (copied.profiles_folder / "broken.toml").write_text("x")
+    assert waits()[1] and not waits()[1]
+    monkeypatch.setattr(LandingResource, "_last_day", lambda _: copied.last_service_date or NOW.date())
+    assert not waits()[1]
+    monkeypatch.setattr(LandingResource, "_last_day", lambda _: NOW.date().replace(day=1))
+    assert waits()[1]
+
+
+def test_a_file_that_could_not_be_opened_is_tried_again(copied: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    landing = zone(build_definitions(copied))
+    real = zone_module.sha256
+
+    def refused(path: Path, *size: int) -> str:
+        if path.name == "c.json":
+            raise PermissionError(13, "Permission denied")
+        return real(path, *size)
+
+    land(copied, "c.json", observation("C1", an_adult(copied), 1))
+    with monkeypatch.context() as patched:
+        patched.setattr(zone_module, "sha256", refused)
+        # Somebody has loaded it as what it is then: unreadable.
+        run(copied)
+        assert landing.waiting(["unknown", "vitals"], {}, time.time_ns()) == []
+    # Neither its size nor its time changes when it can be read at last.
+    found = landing.waiting(["unknown", "vitals"], {}, time.time_ns())
+    assert [file.source_file for file in found] == ["native/vitals/c.json"]

@@ -88,7 +88,7 @@ def client_secret(settings: Settings, environment: Mapping[str, str] = os.enviro
 def person_of(
     claims: Mapping[str, Any], identity: IdentitySettings, session_id: str = "", id_token: str = ""
 ) -> Person:
-    """Who claims are about, in the role that their groups have here.
+    """Who claims are about, in the roles that their groups have here: the first to begin with.
 
     Args:
         claims: of a token that was verified.
@@ -102,11 +102,11 @@ def person_of(
     stated = claims.get(identity.name_claim)
     name = stated if isinstance(stated, str) and stated.strip() else claims["sub"]
     groups = _values(claims, identity.claim)
-    # The first in the order of the file, not of the token: that has none.
-    audience = next((audience for group, audience in identity.roles if group in groups), "")
-    role, _, hospital = audience.partition("-")
-    person = Person(identity.issuer, claims["sub"], name, role, hospital or None, session_id, id_token)
-    if not audience:
+    # In the order of the file, not of the token: that has none.
+    audiences = tuple(dict.fromkeys(audience for group, audience in identity.roles if group in groups))
+    role, _, hospital = audiences[0].partition("-") if audiences else ("", "", "")
+    person = Person(identity.issuer, claims["sub"], name, role, hospital or None, session_id, id_token, audiences)
+    if not audiences:
         raise NotLetInError(
             f"you are known to your {identity.label}, but none of your groups has a role here: ask who runs this "
             "dashboard, or whoever looks after your account",

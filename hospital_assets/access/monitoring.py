@@ -27,7 +27,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hospital_assets.access.authentication import bearer_token, client_address
-from hospital_assets.access.serving import Address, ServingError, is_loopback
+from hospital_assets.access.serving import Address, ServingError
+from hospital_assets.addresses import is_loopback
 from hospital_assets.files import why_not_secret
 
 _T = TypeVar("_T")

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx2
 from authlib.integrations.base_client.errors import MismatchingStateError
@@ -27,8 +26,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from hospital_assets.access.identity import CALLBACK, PENDING_COOKIE, NotLetInError, UnreachableError, person_of
-from hospital_assets.access.serving import is_loopback
 from hospital_assets.access.users import Person
+from hospital_assets.addresses import is_protected
 from hospital_assets.settings import IdentitySettings
 
 #: No shared secrets (HS...) and no `none`, whatever the provider's metadata or a token's header say.
@@ -290,9 +289,9 @@ class Provider:
                     "the identity provider calls itself otherwise than identity.issuer of hospital.toml"
                 )
             for key in _METADATA[1:4]:
-                if not _is_safe(found.get(key, "")):
+                if not is_protected(found.get(key, "")):
                     raise UnreachableError(f"the identity provider names no {key} that begins with https://")
-            if not _is_safe(found.get("end_session_endpoint", "")):
+            if not is_protected(found.get("end_session_endpoint", "")):
                 found.pop("end_session_endpoint", None)
             self._metadata = found
         return self._metadata
@@ -343,10 +342,3 @@ def _reason(error: Exception) -> str:
     """What is wrong with a token, by the name of the error and the claim; never a value."""
     claim = f" {error.claim}" if isinstance(error, ClaimError) else ""
     return f"{type(error).__name__.removesuffix('Error')}{claim}"
-
-
-def _is_safe(address: str) -> bool:
-    found = urlsplit(address)
-    return bool(found.hostname) and (
-        found.scheme == "https" or (found.scheme == "http" and is_loopback(found.hostname or ""))
-    )

@@ -21,6 +21,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from hospital_assets.addresses import is_loopback
 from hospital_assets.certificates import CertificateError, ServerTls
 from hospital_assets.logs import is_json
 from hospital_assets.settings import SettingsError
@@ -76,16 +77,6 @@ class Address:
         """Host names it answers to, stated one by one: loopback, what it is bound to, the names given."""
         bound = socket.gethostname() if _is_every_address(self.host) else _bracketed(self.host)
         return tuple(dict.fromkeys(name.lower() for name in (*LOOPBACK_NAMES, bound, *self.names)))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def check(address: Address, *, has_users: bool) -> None:

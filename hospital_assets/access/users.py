@@ -2,17 +2,19 @@
 
 One SQLite file, `access/users.db`, for both web applications; logins of PostgreSQL are given to its users, too
 (`access.logins`). Of passwords it holds scrypt hashes, of session tokens SHA-256 hashes: who reads the file
-can be nobody. A user has one role of the policy, for doctors at one hospital. Every act is audited inside
+can be nobody. A user acts in one role of the policy, for doctors at one hospital. Every act is audited inside
 the act: what cannot be audited does not happen, and what is refused is in the audit, too.
 
-People of an identity provider are users, too, from their first sign-in on: they have no password here, their role is
-what the provider last said, and their names (`oidc:ann`) are none that a local account can have.
+People of an identity provider are users, too, from their first sign-in on: they have no password here, their roles are
+what the provider last said, and their names (`oidc:ann`) are none that a local account can have. Of several roles a
+session acts in one at a time: the first to begin with, another once it was chosen.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import re
 import secrets
 import sqlite3
@@ -60,14 +62,18 @@ create table if not exists users (
     name text primary key, role text not null, hospital_id text, salt blob not null,
     password blob not null, created_at text not null, is_disabled integer not null default 0,
     failure_count integer not null default 0, failed_at text, issuer text not null default '', subject text not null
-    default '');
+    default '', audiences text not null default '');
 create table if not exists sessions (
     token_sha256 text primary key, kind text not null, name text not null references users,
     created_at text not null, expires_at text not null, used_at text not null default '', client text not null
-    default '', provider_session text not null default '', id_token text not null default '');
+    default '', provider_session text not null default '', id_token text not null default '', audience text not null
+    default '');
 """
 #: Columns that files of before do not have.
-_ADDED = {"users": ("issuer", "subject"), "sessions": ("used_at", "client", "provider_session", "id_token")}
+_ADDED = {
+    "users": ("issuer", "subject", "audiences"),
+    "sessions": ("used_at", "client", "provider_session", "id_token", "audience"),
+}
 _ONE_EACH = "create unique index if not exists one_each on users (issuer, subject) where issuer != ''"
 #: What names of people of an identity provider begin with, and who makes and changes them in the audit.
 PROVIDER = "oidc"
@@ -83,13 +89,15 @@ class User(BaseUser):
 
     Attributes:
         name: who.
-        role: the one role.
+        role: the one they act in.
         hospital_id: the hospital of a role that has one.
+        audiences: those they may act as, the first to begin with; empty for a local account, which has one role.
     """
 
     name: str
     role: str
     hospital_id: str | None = None
+    audiences: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def audience(self) -> str:
@@ -124,6 +132,7 @@ class Person:
         hospital_id: the hospital of a role that has one.
         session_id: the provider's session; empty where it names none.
         id_token: what shows the provider who signs out; empty for programs.
+        audiences: all that their groups give them, that of the role first.
     """
 
     issuer: str
@@ -133,6 +142,7 @@ class Person:
     hospital_id: str | None = None
     session_id: str = ""
     id_token: str = field(default="", repr=False)
+    audiences: tuple[str, ...] = ()
 
     @property
     def called(self) -> str:
@@ -437,24 +447,26 @@ class Users:
 
     def _known_person(self, person: Person) -> tuple[User, bool]:
         """The user of a person, made or changed as the provider says, and whether they are disabled here."""
-        is_theirs = "issuer = ? and subject = ?"
+        is_theirs, audiences = "issuer = ? and subject = ?", json.dumps(person.audiences)
         found = self._connection.execute(
-            f"select name, role, hospital_id, is_disabled from users where {is_theirs}", [person.issuer, person.subject]
+            f"select name, role, hospital_id, is_disabled, audiences from users where {is_theirs}",
+            [person.issuer, person.subject],
         ).fetchall()
         stated = User(found[0][0] if found else self._free_name(person), person.role, person.hospital_id)
+        roles = " or ".join([stated.audience, *person.audiences[1:]])
         if not found:
             self._connection.execute(
-                "insert into users (name, role, hospital_id, salt, password, created_at, issuer, subject) "
-                "values (?, ?, ?, x'', x'', ?, ?, ?)",
-                [stated.name, stated.role, stated.hospital_id, _text(None), person.issuer, person.subject],
+                "insert into users (name, role, hospital_id, salt, password, created_at, issuer, subject, audiences) "
+                "values (?, ?, ?, x'', x'', ?, ?, ?, ?)",
+                [stated.name, stated.role, stated.hospital_id, _text(None), person.issuer, person.subject, audiences],
             )
-            self._audit(_of_provider(stated, f"add {stated.name} as {stated.audience}, subject {person.subject[:255]}"))
-        elif User(*found[0][:3]) != stated:
+            self._audit(_of_provider(stated, f"add {stated.name} as {roles}, subject {person.subject[:255]}"))
+        elif User(*found[0][:3]) != stated or found[0][4] != audiences:
             self._connection.execute(
-                f"update users set role = ?, hospital_id = ? where {is_theirs}",
-                [stated.role, stated.hospital_id, person.issuer, person.subject],
+                f"update users set role = ?, hospital_id = ?, audiences = ? where {is_theirs}",
+                [stated.role, stated.hospital_id, audiences, person.issuer, person.subject],
             )
-            self._audit(_of_provider(stated, f"change {stated.name} to {stated.audience}"))
+            self._audit(_of_provider(stated, f"change {stated.name} to {roles}"))
         return stated, bool(found and found[0][3])
 
     def _free_name(self, person: Person) -> str:
@@ -522,29 +534,75 @@ class Users:
         now = now or datetime.now(UTC)
         with self._lock:
             found = self._connection.execute(
-                "select u.name, u.role, u.hospital_id, s.used_at from sessions s join users u using (name) "
+                "select u.name, u.role, u.hospital_id, u.audiences, s.audience, s.used_at "
+                "from sessions s join users u using (name) "
                 "where token_sha256 = ? and kind = ? and expires_at > ? and used_at > ? and not is_disabled",
                 [_digest(token), kind, *self._still_open(now)],
             ).fetchall()
-            if found and found[0][3] <= _text(now - _USE_NOTED_EVERY):
+            if found and found[0][5] <= _text(now - _USE_NOTED_EVERY):
                 self._connection.execute(
                     "update sessions set used_at = ? where token_sha256 = ?", [_text(now), _digest(token)]
                 )
-        user = User(*found[0][:3]) if found else None
+        user = self._acting(*found[0][:5]) if found else None
         return user if user is not None and user.role in self._policy().roles else None
+
+    def _acting(self, name: str, role: str, hospital_id: str | None, audiences: str, chosen: str = "") -> User:
+        """A user in the role that a session has chosen, as long as it is theirs; else in the first."""
+        known = self._policy().roles
+        theirs = tuple(one for one in json.loads(audiences or "[]") if one.partition("-")[0] in known)
+        if chosen in theirs:
+            role, _, hospital = chosen.partition("-")
+            hospital_id = hospital or None
+        return User(name, role, hospital_id, theirs)
+
+    def act_as(
+        self, token: str, kind: Kind, audience: str, *, client: str, now: datetime | None = None
+    ) -> Session | None:
+        """Have a session act in another role of its user from now on, under a new token; audited.
+
+        Args:
+            token: of the session; it opens nothing afterwards.
+            kind: of which application.
+            audience: as in `doctor-H1`.
+            client: where from, for the audit.
+            now: an instant; None for the wall clock's.
+
+        Returns:
+            None where there is no such session, or that is none of their roles: then nothing changes.
+
+        Raises:
+            AuditError: it cannot be audited; then nothing changes.
+        """
+        with self._transaction():
+            user = self.user_of(token, kind, now)
+            if user is None:
+                return None
+            event = Event(user.name, "login", user.role, audience=user.audience, client=client)
+            if audience not in user.audiences:
+                self._audit(replace(event, outcome="refused", reason=f"'{audience[:64]}' is none of their roles"))
+                return None
+            fresh, (role, _, hospital) = secrets.token_urlsafe(32), audience.partition("-")
+            ((expires_at,),) = self._connection.execute(
+                "update sessions set token_sha256 = ?, audience = ? where token_sha256 = ? returning expires_at",
+                [_digest(fresh), audience, _digest(token)],
+            ).fetchall()
+            acting = User(user.name, role, hospital or None, user.audiences)
+            said = f"act as {acting.audience} instead of {user.audience}"
+            self._audit(replace(event, role=acting.role, audience=acting.audience, statement=said))
+        return Session(acting, fresh, datetime.fromisoformat(expires_at))
 
     def everybody(self, now: datetime | None = None) -> list[Account]:
         """All users, by name."""
         now = now or datetime.now(UTC)
         with self._lock:
             rows = self._connection.execute(
-                "select name, role, hospital_id, is_disabled, failure_count, failed_at, (select count(*) from "
-                "sessions s where s.name = u.name and expires_at > ? and used_at > ?), issuer from users u "
-                "order by name",
+                "select name, role, hospital_id, audiences, is_disabled, failure_count, failed_at, "
+                "(select count(*) from sessions s where s.name = u.name and expires_at > ? and used_at > ?), issuer "
+                "from users u order by name",
                 self._still_open(now),
             ).fetchall()
         return [
-            Account(User(*who), bool(is_disabled), _locked_until(failures, failed_at, now), sessions, issuer)
+            Account(self._acting(*who), bool(is_disabled), _locked_until(failures, failed_at, now), sessions, issuer)
             for *who, is_disabled, failures, failed_at, sessions, issuer in rows
         ]
 

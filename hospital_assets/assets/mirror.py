@@ -21,7 +21,7 @@ def mirror_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     @dg.asset(
         name=MIRROR,
         group_name="mirror",
-        description=f"Facts, dimensions and KPIs as Delta tables in {settings.mirror_root}, with their history.",
+        description=f"Facts, dimensions, KPIs and forecasts as Delta tables in {settings.mirror_root}, with history.",
         owners=["team:data-engineering"],
         kinds={"deltalake", "parquet"},
         deps=[contract.name for contract in mirrored_tables()],

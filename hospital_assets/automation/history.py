@@ -124,6 +124,22 @@ def step_seconds(settings: Settings, job: str) -> tuple[int, dict[str, float]]:
     return days[run], {step: (ended - started).total_seconds() for step, started, ended in moments}
 
 
+def database_time() -> datetime | None:
+    """What time it is where the history is stored; None where that is on this machine.
+
+    Raises:
+        HistoryError: it cannot be asked.
+    """
+    import sqlalchemy as db
+
+    url = os.environ.get(POSTGRES_URL)
+    if not url:
+        return None
+    with _connected(url, Path()) as connection:
+        found: datetime = connection.execute(db.text("select now()")).scalar_one()
+    return found.astimezone(UTC)
+
+
 @contextmanager
 def _connected(url: str | None, file: Path) -> Iterator[Connection]:
     """A connection that reads.

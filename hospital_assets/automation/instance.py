@@ -23,6 +23,16 @@ from hospital_assets.settings import Settings, SettingsError
 _SCHEME = "postgresql+psycopg2://"
 
 
+def scratch_instance(home: Path) -> dg.DagsterInstance:
+    """An instance in a folder of its own, for runs whose events are read from their results.
+
+    Args:
+        home: the folder; the caller removes it.
+    """
+    _configure(home, "storage-scratch.yaml")
+    return dg.DagsterInstance.from_config(str(home))
+
+
 @contextmanager
 def dagster_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
     """The Dagster instance of a data directory.
@@ -83,9 +93,13 @@ def prepare_dagster_home(settings: Settings) -> Path:
         SettingsError: PostgreSQL is asked for with an address or an installation that cannot work.
     """
     home = settings.dagster_home
-    texts = [(files(__package__) / name).read_text(encoding="utf-8") for name in ("dagster.yaml", _storage())]
-    replace_text(home / "dagster.yaml", "\n".join(texts))
+    _configure(home, _storage())
     return home
+
+
+def _configure(home: Path, storage: str) -> None:
+    texts = [(files(__package__) / name).read_text(encoding="utf-8") for name in ("dagster.yaml", storage)]
+    replace_text(home / "dagster.yaml", "\n".join(texts))
 
 
 def _is_url(url: str) -> bool:

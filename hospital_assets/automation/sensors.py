@@ -43,6 +43,11 @@ from hospital_assets.settings import Settings
 from hospital_assets.sources.pull import PULL_SECONDS, pull
 from hospital_assets.sources.upstream import report_brought
 
+#: Between two looks at what landed; who wants files within seconds has `hospital watch`. A tick that finds nothing
+#: costs Dagster's daemon more than it costs us.
+LOOK_SECONDS = 10
+#: Between two looks at what a run has left to do.
+FOLLOW_SECONDS = 15
 #: A file modified this recently may still be growing.
 QUIET_SECONDS = 1.0
 #: Files younger than this are left to `hospital watch`, while it runs.
@@ -69,7 +74,7 @@ def landing_sensor(
     @dg.sensor(
         name=f"{feed}_files",
         jobs=[job for job in JOBS if job.name in (f"refresh_{feed}", full_refresh.name)],
-        minimum_interval_seconds=1,
+        minimum_interval_seconds=LOOK_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             f"Asks for a refresh of the days of new {feed} files, when {settings.refresh_after_files}"
@@ -145,7 +150,7 @@ def stale_partitions_sensor(settings: Settings) -> dg.SensorDefinition:
     @dg.sensor(
         name="stale_partitions",
         job_name="refresh_stale_partitions",
-        minimum_interval_seconds=1,
+        minimum_interval_seconds=FOLLOW_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Asks for the days that the table stale_partitions names.",
     )
@@ -176,7 +181,7 @@ def publications_sensor(settings: Settings, clock: Callable[[], datetime] = wall
     @dg.sensor(
         name="publications",
         job_name="publish",
-        minimum_interval_seconds=5,
+        minimum_interval_seconds=FOLLOW_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Publishes what was built, unless a blocking check has failed for a day of it.",
     )

@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import dagster as dg
 
-from hospital_assets.automation.event_log import evaluation_with
 from hospital_assets.automation.failures import in_words
-from hospital_assets.automation.instance import dagster_instance
+from hospital_assets.automation.instance import dagster_instance, scratch_instance
 from hospital_assets.automation.jobs import refreshed_by
 from hospital_assets.automation.loading import (
     Loading,
@@ -40,7 +40,7 @@ from hospital_assets.automation.loading import (
 )
 from hospital_assets.automation.presence import watch_lock
 from hospital_assets.automation.refresh import Outcome, Request
-from hospital_assets.automation.sensors import quiet_since_ns
+from hospital_assets.automation.sensors import QUIET_SECONDS, quiet_since_ns
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.content import FAILURES
 from hospital_assets.landing.listing import folders
@@ -60,12 +60,12 @@ _LOG = logging.getLogger("hospital.watch")
 _DEBOUNCE_MS = 50
 #: How often to see who waits, when nothing lands.
 _TICK_MS = 1000
+#: How often to look although the system tells of no change: it tells nothing of what other machines write to a share.
+_LOOK_SECONDS = 30.0
 #: A run may have the warehouse; then the batch is tried again at the next tick.
 _WAIT_SECONDS = 0.2
 #: After a failure: what was wrong for a moment must not condemn a file.
 _PAUSE_SECONDS = 10.0
-#: Dagster's scratch instance keeps all events in memory, so it is made anew now and then.
-_BATCHES_PER_INSTANCE = 50
 
 
 class BatchError(Exception):
@@ -124,13 +124,17 @@ def watch(
         load: Future[bool] | None = None
         sent: Future[int] | None = None
         has_news = True
+        look_at = time.monotonic()
         say(f"watching {settings.landing}")
         for has_changed in _changes(settings.landing, stop):
-            has_news = has_news or has_changed or load is not None or intake.resumes(wall_clock())
+            is_due = time.monotonic() >= look_at
+            has_news = has_news or has_changed or is_due or load is not None or intake.resumes(wall_clock())
+            if has_changed or is_due:
+                # A file that somebody may be writing waits for a quiet second, whose end nothing tells of.
+                look_at = time.monotonic() + (QUIET_SECONDS if has_changed else _LOOK_SECONDS)
             opened = 0
             try:
                 if has_news:
-                    # A file whose writing the system cannot tell of waits for a quiet second.
                     look = monitor.look(quiet_since_ns=quiet_since_ns())
                     opened = look.opened
                     waiting = [file for files in look.waiting.values() for file in files]
@@ -229,8 +233,8 @@ class Loader:
         self._settings = settings
         self._instance = instance
         self._graph = definitions.resolve_asset_graph()
-        self._scratch = dg.DagsterInstance.ephemeral()
-        self._batches = 0
+        self._home = TemporaryDirectory(prefix="hospital-watch-")
+        self._scratch = scratch_instance(Path(self._home.name))
 
     def load(self, requests: Sequence[Request]) -> Batch:
         """Load some files and refresh what depends on them.
@@ -243,10 +247,6 @@ class Loader:
             BatchError: a step failed; nothing was stored.
         """
         started = time.perf_counter()
-        self._batches += 1
-        if self._batches % _BATCHES_PER_INSTANCE == 0:
-            self._scratch.dispose()
-            self._scratch = dg.DagsterInstance.ephemeral()
         days = sorted({day for request in requests for day in request.days or ()})
         batch = Batch(days, len({sha for request in requests for sha in request.files}))
         events: Sequence[dg.DagsterEvent] = ()
@@ -281,6 +281,7 @@ class Loader:
         """A job over some days, as part of the transaction that is open; its events."""
         job = self._definitions.resolve_job_def(job_name)
         result = execute(job, self._scratch, over(span, self._settings), selection)
+        self._scratch.delete_run(result.run_id)
         failed = [event for event in result.all_events if event.is_step_failure]
         if failed:
             raise BatchError(failure_of(failed[0]), outcome_of(failed))
@@ -288,8 +289,5 @@ class Loader:
             if event.is_step_materialization:
                 batch.materializations.append(event.step_materialization_data.materialization)
             elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
-                # What it names as its target stands in the scratch instance only.
-                batch.checks.append(
-                    evaluation_with(event.asset_check_evaluation_data, target_materialization_data=None)
-                )
+                batch.checks.append(event.asset_check_evaluation_data)
         return result.all_events

@@ -98,7 +98,7 @@ def _list(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _verify(options: argparse.Namespace, settings: Settings) -> int:
-    from hospital_assets.recovery.backup import backup_named
+    from hospital_assets.recovery.backup import Depth, backup_named, note_verification
     from hospital_assets.recovery.restore import verify_backup
 
     folder = _folder(options, settings)
@@ -114,6 +114,11 @@ def _verify(options: argparse.Namespace, settings: Settings) -> int:
         )
         stamped = "" if found.is_stamped else "; its stamp was not looked at: the audit's key is not here"
         print(f"{backup.name}: {found.objects:,} objects are whole; {opened}{stamped}")
+    depth: Depth = "digests" if found.files is None else "content"
+    try:
+        note_verification(folder, backup, datetime.now(UTC), depth, is_whole=not found.problems)
+    except OSError as error:
+        print(f"hospital: that cannot be noted in {folder} ({error.strerror}): metrics do not know", file=sys.stderr)
     return 1 if found.problems else 0
 
 

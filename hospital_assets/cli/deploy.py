@@ -124,7 +124,8 @@ def _systemd(options: argparse.Namespace, settings: Settings) -> int:
 
 def _containers(options: argparse.Namespace, settings: Settings) -> int:
     data_dir, keys = settings.data_dir.resolve(), options.keys.resolve()
-    for path in write_units(container_files(data_dir, options.user, keys, tuple(options.also)), options.into):
+    files = container_files(data_dir, options.user, keys, tuple(options.also), settings.backup.folder)
+    for path in write_units(files, options.into):
         print(path)
     print(
         f"hospital: put the wheel into {options.into}, make {data_dir} and {keys} belong to user {options.user} alone, "

@@ -271,7 +271,9 @@ def _print_users(accounts: list[Account]) -> None:
             state = f"waits until {account.locked_until:%H:%M} UTC"
         user = account.user
         where = account.issuer or "here"
-        shown.add_row(user.name, user.role, user.hospital_id or "", where, state, str(account.sessions))
+        others = [audience for audience in user.audiences if audience != user.audience]
+        role = " or ".join([user.role, *others])
+        shown.add_row(user.name, role, user.hospital_id or "", where, state, str(account.sessions))
     terminal().print(shown if shown.row_count else "no users: hospital users add NAME ROLE")
 
 

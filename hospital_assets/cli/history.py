@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hospital_assets.cli.recovery import moment
-from hospital_assets.settings import Settings
+from hospital_assets.settings import Settings, engine_from_environment
 
 if TYPE_CHECKING:
     from hospital_assets.cli.console import Commands
@@ -23,7 +23,7 @@ def add_commands(commands: Commands) -> None:
 
     history = commands.add_parser("history", help="list versions of a table, look into one, or restore it")
     acts = history.add_subparsers(dest="act", required=True, metavar="ACT")
-    listed = acts.add_parser("list", help="the versions that the mirror and the snapshots have of a table")
+    listed = acts.add_parser("list", help="the versions that the mirror, the lake and the snapshots have")
     listed.set_defaults(run=_list)
     looked = acts.add_parser("as-of", help="write a table as it was to a file, or count its rows")
     looked.add_argument("--out", type=Path, help="a .parquet or .csv file; without it, rows are counted")
@@ -65,7 +65,7 @@ def _list(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.recovery.history import contract_named, versions_of
 
     contract = contract_named(options.table)
-    found = versions_of(settings, contract)
+    found = versions_of(settings, contract, engine_from_environment())
     if not found:
         print(f"no version of {contract.name} is kept")
         return 0
@@ -73,7 +73,7 @@ def _list(options: argparse.Namespace, settings: Settings) -> int:
     shown.columns[1].justify = "right"
     for version in found:
         rows = "" if version.rows is None else f"{version.rows:,}"
-        days = version.days or ("all" if version.file is None and contract.partitioned else "")
+        days = version.days or ("all" if version.number and contract.partitioned else "")
         shown.add_row(f"{version.at:%Y-%m-%d %H:%M:%S.%f}"[:-3], rows, days, version.cause)
     terminal(highlight=False).print(shown)
     return 0
@@ -83,7 +83,7 @@ def _as_of(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.recovery.history import contract_named, export_version, version_at
 
     contract = contract_named(options.table)
-    version = version_at(settings, contract, options.as_of, datetime.now(UTC))
+    version = version_at(settings, contract, options.as_of, datetime.now(UTC), engine_from_environment())
     rows = export_version(settings, contract, version, options.out, _period(options.days))
     place = f"{options.out}: " if options.out else ""
     print(f"{place}{rows:,} rows of {contract.name}, as of {version.at:%Y-%m-%d %H:%M:%S} UTC ({version.cause})")
@@ -94,8 +94,9 @@ def _restore(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.recovery.history import contract_named, restore, version_at
 
     contract = contract_named(options.table)
-    version = version_at(settings, contract, options.as_of, datetime.now(UTC))
-    done = restore(settings, contract, version, _period(options.days))
+    engine = engine_from_environment()
+    version = version_at(settings, contract, options.as_of, datetime.now(UTC), engine)
+    done = restore(settings, contract, version, _period(options.days), engine)
     print(
         f"{contract.name}: {done.rows_before:,} rows became the {done.rows_after:,} of "
         f"{version.at:%Y-%m-%d %H:%M:%S} UTC"

@@ -20,6 +20,12 @@ def add_commands(commands: Commands) -> None:
     doctor.add_argument(
         "--certificate", type=Path, action="append", default=[], help="PEM file of a service whose end to look at"
     )
+    doctor.add_argument(
+        "--port", type=int, action="append", default=[], help="where a service will listen, besides the usual"
+    )
+    doctor.add_argument(
+        "--sources", action="store_true", help="ask each source elsewhere whether it answers, and what time it is there"
+    )
     doctor.set_defaults(run=_doctor)
 
     metrics = commands.add_parser("metrics", help="say how things stand as Prometheus metrics")
@@ -45,7 +51,14 @@ def _doctor(options: argparse.Namespace, settings: Settings) -> int:
 
     marks = {"ok": "ok     ", "warning": "WARNING", "error": "ERROR  "}
     levels = []
-    for finding in examine(settings, engine_from_environment(), datetime.now(UTC), tuple(options.certificate)):
+    for finding in examine(
+        settings,
+        engine_from_environment(),
+        lambda: datetime.now(UTC),
+        tuple(options.certificate),
+        tuple(options.port),
+        asks_sources=options.sources,
+    ):
         levels.append(finding.level)
         print(f"{marks[finding.level]}  {finding.subject}: {finding.what}", flush=True)
         if finding.remedy:

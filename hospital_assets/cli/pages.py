@@ -49,15 +49,17 @@ def _dev(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.access.audit import make_key, system_actor
     from hospital_assets.automation.presence import dev_lock
     from hospital_assets.automation.processes import command_of, environment_of
+    from hospital_assets.operations.ports import listener_at
     from hospital_assets.publishing.pseudonyms import KEEP_KEY, has_key
 
     ports = {"Dagster": int(options.port), "the dashboard": int(options.dashboard_port)}
     ports = {name: port for name, port in ports.items() if port}
     for name, port in ports.items():
         if _answers(port):
+            by = listener_at(port)
             raise SettingsError(
-                f"port {port}, where {name} would be, is in use: end what uses it, or choose another with --port "
-                "or --dashboard-port"
+                f"port {port}, where {name} would be, is in use by {by or 'another program'}: end it, or choose "
+                "another with --port or --dashboard-port"
             )
     stop = threading.Event()
     with (

@@ -39,8 +39,9 @@ from hospital_assets.access.audit import Audit, Event
 from hospital_assets.access.authentication import COOKIE, SIGNED_IN, SessionBackend, client_address
 from hospital_assets.access.identity import CALLBACK, PENDING_COOKIE, NotLetInError, UnreachableError
 from hospital_assets.access.monitoring import Metrics, Monitored
-from hospital_assets.access.serving import is_loopback, trusted_hosts
+from hospital_assets.access.serving import trusted_hosts
 from hospital_assets.access.users import DASHBOARD, NOT_LET_IN, SESSION_LIFETIME, Session, User, Users
+from hospital_assets.addresses import is_loopback
 from hospital_assets.contracts.facts import AuditAction, AuditOutcome
 from hospital_assets.dashboard.figures import Card, Page
 from hospital_assets.dashboard.live import LiveBoard
@@ -81,6 +82,7 @@ _DAGSTER = "dagster"
 _OTHER_PATHS = (
     "login",
     "login/provider",
+    "role",
     "logout",
     "logout/backchannel",
     "may/dagster",
@@ -138,6 +140,7 @@ def create_app(dashboard: Dashboard, metrics: Metrics | None = None) -> Starlett
             Route("/login", _sign_in, methods=["POST"]),
             Route("/login/provider", _begin_at_provider),
             Route(CALLBACK, _back_from_provider),
+            Route("/role", _act_as, methods=["POST"]),
             Route("/logout", _sign_out, methods=["POST"]),
             Route("/logout/backchannel", _ended_at_provider, methods=["POST"]),
             Route("/may/dagster", _may_see_dagster),
@@ -469,6 +472,21 @@ async def _back_from_provider(request: Request) -> Response:
     answer = await run_in_threadpool(_sign_in_page, request, following, _as_sentence(failure), status)
     answer.delete_cookie(PENDING_COOKIE, path="/login")
     return answer
+
+
+async def _act_as(request: Request) -> Response:
+    """Somebody with several roles goes on in another, on the page they are on where that role has it."""
+    form = await _form(request)
+    act_as = partial(_dashboard(request).users.act_as, client=client_address(request))
+    token = request.cookies.get(COOKIE, "")
+    session = await run_in_threadpool(act_as, token, DASHBOARD, form.get("audience", ""))
+    if session is None:
+        return PlainTextResponse("That is no role of yours here: choose one on the page of this server.", 403)
+    following = _known_page(form.get("next", ""))
+    theirs = [page.name for page in pages_of(_dashboard(request).policy(), session.user.role)]
+    return _with_session(
+        request, RedirectResponse(f"/{following if following in theirs else 'overview'}", 303), session
+    )
 
 
 async def _sign_out(request: Request) -> Response:

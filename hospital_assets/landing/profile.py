@@ -28,6 +28,7 @@ from zoneinfo import available_timezones
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from hospital_assets.addresses import is_protected
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.raw import FEED_OF, DatedRecord, LandedRecord
 from hospital_assets.toml_text import line_of
@@ -688,11 +689,9 @@ class Export(_Declaration):
     @field_validator("url")
     @classmethod
     def _is_safe(cls, value: str) -> str:
-        parts = urlsplit(value)
-        # Only what does not leave this machine may be in the clear.
-        is_local = parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")
-        if not parts.hostname or not (parts.scheme == "https" or is_local):
+        if not is_protected(value):
             raise ValueError("an address begins with https://, as in https://ehr.example.org/fhir")
+        parts = urlsplit(value)
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError("an address holds no login and no options")
         return value.rstrip("/")

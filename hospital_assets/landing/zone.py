@@ -64,7 +64,7 @@ from hospital_assets.settings import DEFAULT_LIMITS, FileLimits
 from hospital_assets.warehouse.database import Period, scratch_connection
 from hospital_assets.warehouse.dialect import Frame, checkpoint, lazy, quoted
 from hospital_assets.warehouse.io_manager import WarehouseResource
-from hospital_assets.warehouse.loads import read_ledger_copy
+from hospital_assets.warehouse.loads import ledger_version, read_ledger_copy
 
 _LEDGER = CONTRACTS["raw_landed_files"]
 #: Instead of an encoding: nobody has looked into the file.
@@ -179,7 +179,7 @@ class LandingZone:
             files = ready.filter(pl.col("source_profile") == name)
             frames.extend(self._frames(profile, subject, files, ledger))
         if not frames:
-            return lazy(pl.DataFrame(schema=contract.polars_schema))
+            return lazy(self.connection.from_arrow(pl.DataFrame(schema=contract.polars_schema).to_arrow()))
         frame = nw.concat([f.select(nw.col(*contract.column_names)) for f in frames], how="vertical")
         if period is not None:
             frame = frame.filter(
@@ -570,6 +570,38 @@ class LandingZone:
         return ledger
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """All that decides which files wait, as a look found it.
+
+    Attributes:
+        listed: what stands in the landing folder.
+        ledger: the version of the published ledger.
+        held_back: content hashes that must not be loaded, with their state.
+        last: the last service day.
+        profiles: the source profiles.
+    """
+
+    listed: pl.DataFrame
+    ledger: tuple[int, ...]
+    held_back: Mapping[str, str]
+    last: date
+    profiles: Profiles
+
+    def is_like(self, other: _Seen) -> bool:
+        """Whether a look at the other finds the same."""
+        return (self.ledger, self.held_back, self.last, self.profiles) == (
+            other.ledger,
+            other.held_back,
+            other.last,
+            other.profiles,
+        ) and self.listed.equals(other.listed)
+
+
+#: Landing folder, warehouse and subjects -> what the newest look saw, where nothing waited.
+_NOTHING_WAITS: dict[tuple[str, str, tuple[str, ...]], _Seen] = {}
+
+
 class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """Brings the landing zone to the assets that read files.
 
@@ -592,17 +624,20 @@ class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """
         return self._zone(self.warehouse.open().connection)
 
-    def _zone(self, connection: duckdb.DuckDBPyConnection) -> LandingZone:
+    def _last_day(self) -> date:
         last = self.last_service_date
+        return latest_day(datetime.now(UTC)) if last is None else date.fromisoformat(last)
+
+    def _zone(self, connection: duckdb.DuckDBPyConnection) -> LandingZone:
         return LandingZone(
             landing=Path(self.landing),
             spool=Path(self.warehouse.database).parent / "spool",
             first=date.fromisoformat(self.first_service_date),
-            last=latest_day(datetime.now(UTC)) if last is None else date.fromisoformat(last),
+            last=self._last_day(),
             connection=connection,
             profiles=load_profiles(Path(self.profiles)),
             limits=FileLimits(**self.limits),
-            is_open_ended=last is None,
+            is_open_ended=self.last_service_date is None,
         )
 
     def without_warehouse(self) -> LandingZone:
@@ -619,11 +654,30 @@ class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             held_back: as for `LandingZone.discover`.
             quiet_since_ns: as for `LandingZone.discover`.
         """
-        published = read_ledger_copy(Path(self.warehouse.database))
+        database, profiles = Path(self.warehouse.database), load_profiles(Path(self.profiles))
+        asked = self.landing, self.warehouse.database, tuple(subjects)
+        seen = _Seen(
+            listed(Path(self.landing), FileLimits(**self.limits), lambda name: bool(_fed_by(name, profiles))),
+            ledger_version(database),
+            dict(held_back),
+            self._last_day(),
+            profiles,
+        )
+        # Sensors look every few seconds, and mostly at what they have looked at before.
+        if quiet_since_ns is not None and asked in _NOTHING_WAITS and _NOTHING_WAITS[asked].is_like(seen):
+            return []
+        published = read_ledger_copy(database)
         zone = self.without_warehouse()
         with contextlib.closing(zone.connection):
             ledger = zone.discover(published, held_back, quiet_since_ns, subjects)
-            return zone.waiting(ledger, published, subjects)
+            found = zone.waiting(ledger, published, subjects)
+        # A file that may be growing was left out, and one that could not be opened may be opened next time.
+        is_settled = seen.listed.filter(pl.col("file_modified_ns") > (quiet_since_ns or 0)).is_empty()
+        if not found and is_settled and not (ledger["encoding"] == _NOT_OPENED).any():
+            _NOTHING_WAITS[asked] = seen
+        else:
+            _NOTHING_WAITS.pop(asked, None)
+        return found
 
     def held_back(self) -> dict[str, str]:
         """Content hashes that runs must leave out now, with their state."""

@@ -25,9 +25,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from ipaddress import ip_address
 from pathlib import Path
 
+from hospital_assets.addresses import is_loopback
 from hospital_assets.files import flush, make_folder
 from hospital_assets.landing.hl7v2 import Delimiters, framed
 
@@ -89,11 +89,7 @@ def refuse_open_network(options: ListenerOptions) -> None:
     Raises:
         ListenerError: the address is not this machine's own, and neither TLS nor `is_open` is given.
     """
-    try:
-        is_loopback = options.host == "localhost" or ip_address(options.host).is_loopback
-    except ValueError:
-        is_loopback = False
-    if not is_loopback and options.tls is None and not options.is_open:
+    if not is_loopback(options.host) and options.tls is None and not options.is_open:
         raise ListenerError(
             f"{options.host} can be reached from other machines, and messages hold patient data: give "
             "--tls-cert and --tls-key, or --insecure-network where the network itself is protected"

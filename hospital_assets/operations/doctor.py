@@ -5,20 +5,29 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import os
+import platform
 import shutil
 import sqlite3
 import ssl
 import stat
 import subprocess
+import zoneinfo
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
+from hospital_assets.access.monitoring import TOKEN_FILE
+from hospital_assets.addresses import is_loopback
 from hospital_assets.files import StateError, free_bytes, open_to_others
+from hospital_assets.operations import ports
 from hospital_assets.recovery.objects import BackupError
 from hospital_assets.settings import EngineSettings, Settings, SettingsError
+from hospital_assets.sources.reach import apart
+from hospital_assets.sources.remote import OBJECT_STORES
 from hospital_assets.warehouse.errors import WarehouseError
 
 Level = Literal["ok", "warning", "error"]
@@ -30,10 +39,16 @@ FREE_PER_WAREHOUSE = 2
 _NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "ceph", "glusterfs")
 #: Files from so far ahead of this machine's clock: one of the two clocks is wrong.
 _CLOCK_TOLERANCE = timedelta(minutes=5)
+#: Clocks that differ by more than this are not both set by NTP.
+_CLOCK_DIFFERENCE = timedelta(seconds=5)
+#: A build may have the warehouse for long; who waits for longer has a reason to look.
+_HELD_FOR = timedelta(hours=1)
 #: A certificate is renewed before it has only so long to live.
 CERTIFICATE_DAYS = 21
 #: A daily backup that failed once.
-_BACKUP_AGE = timedelta(hours=48)
+BACKUP_AGE = timedelta(hours=48)
+#: How a backup is verified -> how often: each night where it lies, now and then where the secret key is.
+VERIFIED_AGE = {"digests": timedelta(days=8), "content": timedelta(days=35)}
 
 
 @dataclass(frozen=True)
@@ -58,16 +73,25 @@ _Found = tuple[Level, str, str]
 
 
 def examine(
-    settings: Settings, engine: EngineSettings, wall: datetime, certificates: tuple[Path, ...] = ()
+    settings: Settings,
+    engine: EngineSettings,
+    clock: Callable[[], datetime],
+    certificates: tuple[Path, ...] = (),
+    also_ports: tuple[int, ...] = (),
+    *,
+    asks_sources: bool = False,
 ) -> Iterator[Finding]:
     """Look at everything, one after the other; what cannot be looked at is an error of its own.
 
     Args:
         settings: of the data directory.
         engine: what transforms run on.
-        wall: what time it is.
+        clock: the wall clock.
         certificates: PEM files that services use.
+        also_ports: where services will listen, besides where they do by default.
+        asks_sources: whether sources elsewhere are asked, which takes as long as the slowest, 20 seconds at most.
     """
+    wall = clock()
     looks: dict[str, Callable[[], Iterator[_Found]]] = {
         "packages": _packages,
         "Java": lambda: _java(engine, settings),
@@ -76,10 +100,14 @@ def examine(
         "version": lambda: _version(settings),
         "disk": lambda: _disk(settings),
         "clock": lambda: _clock(settings, wall),
+        "time zones": lambda: _time_zones(wall),
         "configuration": lambda: _configuration(settings),
+        "extras": lambda: _extras(settings),
         "keys": lambda: _keys(settings),
-        "warehouse": lambda: _warehouse(settings),
-        "Dagster's history": lambda: _history(settings),
+        "warehouse": lambda: _warehouse(settings, wall),
+        "Dagster's history": lambda: _history(settings, clock),
+        "ports": lambda: _ports(settings, also_ports),
+        "sources": lambda: _sources(settings, clock, asks=asks_sources),
         "backups": lambda: _backups(settings, wall),
         "at work": lambda: _at_work(settings, wall),
         "certificates": lambda: _certificates(certificates, wall),
@@ -105,24 +133,32 @@ def examine(
 
 def _packages() -> Iterator[_Found]:
     from packaging.requirements import Requirement
+    from packaging.specifiers import SpecifierSet
     from packaging.version import Version
 
-    wrong = []
+    stated = importlib.metadata.metadata("hospital-assets")
+    python, wrong = platform.python_version(), []
+    if not SpecifierSet(stated["Requires-Python"]).contains(Version(python), prereleases=True):
+        wrong.append(f"Python is {python}, not {stated['Requires-Python']}")
+    extras = [extra for extra in stated.get_all("Provides-Extra") or () if extra != "dev"]
     for line in importlib.metadata.requires("hospital-assets") or ():
         needed = Requirement(line)
-        if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
+        is_needed = needed.marker is None or needed.marker.evaluate({"extra": ""})
+        if not is_needed and not any(needed.marker and needed.marker.evaluate({"extra": extra}) for extra in extras):
             continue
         try:
             version = importlib.metadata.version(needed.name)
         except importlib.metadata.PackageNotFoundError:
-            wrong.append(f"{needed.name} is missing")
+            # An extra's is missed where something needs it: see `_extras`.
+            wrong += [f"{needed.name} is missing"] if is_needed else []
             continue
         if not needed.specifier.contains(Version(version), prereleases=True):
             wrong.append(f"{needed.name} is {version}, not {needed.specifier}")
     if wrong:
-        yield "error", "; ".join(wrong), "install again: `pip install --upgrade hospital-assets`"
+        yield "error", "; ".join(dict.fromkeys(wrong)), "install again: `pip install --upgrade hospital-assets`"
     else:
-        yield "ok", f"hospital-assets {importlib.metadata.version('hospital-assets')}, all it needs", ""
+        version = importlib.metadata.version("hospital-assets")
+        yield "ok", f"hospital-assets {version} on Python {python}, all it needs", ""
 
 
 def _java(engine: EngineSettings, settings: Settings) -> Iterator[_Found]:
@@ -222,18 +258,48 @@ def _clock(settings: Settings, wall: datetime) -> Iterator[_Found]:
         yield "ok", f"{wall:%Y-%m-%d %H:%M} UTC", ""
 
 
+def _time_zones(wall: datetime) -> Iterator[_Found]:
+    """Clocks of hospitals are read by Python, by this machine's data where it has any, and by DuckDB, by its own."""
+    import duckdb
+
+    moments = [wall - timedelta(days=days) for days in (365, 182, 0)]
+    with contextlib.closing(duckdb.connect()) as connection:
+        asked = (
+            "select name, moment, timezone(name, moment) from (select name from pg_timezone_names() "
+            "where name like '%/%'), (select unnest($1::timestamptz[]) as moment)"
+        )
+        rows = connection.execute(asked, [moments]).fetchall()
+    missing, other = set(), set()
+    for name, moment, local in rows:
+        try:
+            if moment.astimezone(zoneinfo.ZoneInfo(name)).replace(tzinfo=None) != local:
+                other.add(name)
+        except zoneinfo.ZoneInfoNotFoundError:
+            missing.add(name)
+    remedy = "`apt-get install --only-upgrade tzdata`, or `pip install --upgrade tzdata`"
+    if len(missing) > len(rows) / len(moments) / 2:
+        yield "error", "there are no time zones", remedy
+    elif other:
+        named = ", ".join(sorted(other)[:3]) + (", ..." if len(other) > 3 else "")
+        yield "warning", f"this machine knows {len(other)} otherwise than DuckDB: {named}", remedy
+    else:
+        yield "ok", "this machine and DuckDB agree on all", ""
+
+
 def _configuration(settings: Settings) -> Iterator[_Found]:
     from hospital_assets.access.authentication import open_provider
     from hospital_assets.alerts.settings import load_alert_settings
     from hospital_assets.landing.registry import load_profiles
     from hospital_assets.publishing.policy import load_policy
 
-    sound = []
+    sound = ["profiles"]
     looks: list[tuple[str, Callable[[], object]]] = [
         ("policy", lambda: load_policy(settings)),
         ("alerts", lambda: load_alert_settings(settings)),
-        ("profiles", lambda: load_profiles(settings.profiles_folder)),
     ]
+    profiles = load_profiles(settings.profiles_folder)
+    for problem in profiles.unusable.values():
+        yield "error", problem, "correct it; `hospital profiles list` names all"
     if settings.identity is not None:
         looks.append(("identity provider", lambda: open_provider(settings, load_policy(settings))))
     for name, load in looks:
@@ -242,8 +308,31 @@ def _configuration(settings: Settings) -> Iterator[_Found]:
             sound.append(name)
         except ValueError as error:
             yield "error", str(error), ""
-    if sound:
-        yield "ok", f"{', '.join(sound)} can be read", ""
+    yield "ok", f"{', '.join(sound)} can be read", ""
+
+
+def _extras(settings: Settings) -> Iterator[_Found]:
+    from hospital_assets.landing.registry import load_profiles
+
+    sources = [profile.source for profile in load_profiles(settings.profiles_folder).values() if profile.source]
+    kinds = {source.kind for source in sources}
+    databases = [os.environ.get(source.database, "") for source in sources if source.database]
+    needs = {
+        ("backup", "pyrage"): bool(settings.backup.recipients),
+        ("delta", "deltalake"): bool(settings.mirror.address),
+        ("metrics", "prometheus_client"): TOKEN_FILE in os.environ,
+        ("object-store", "obstore"): bool(kinds & OBJECT_STORES.keys()),
+        ("sftp", "paramiko"): "sftp" in kinds,
+        ("postgres", "adbc_driver_postgresql"): any(url.startswith("postgres") for url in databases),
+        ("odbc", "arrow_odbc"): any("driver=" in url.lower() for url in databases),
+        ("fhir-bulk", "jwt"): any(source.fhir and source.fhir.client_id for source in sources),
+    }
+    missing = [extra for (extra, module), is_needed in needs.items() if is_needed and find_spec(module) is None]
+    if missing:
+        names = ",".join(missing)
+        yield "error", f"what is configured needs {names}", f"pip install 'hospital-assets[{names}]'"
+    else:
+        yield "ok", "what is configured has those it needs", ""
 
 
 def _keys(settings: Settings) -> Iterator[_Found]:
@@ -257,15 +346,19 @@ def _keys(settings: Settings) -> Iterator[_Found]:
     yield "ok", "the secret key of pseudonyms is there, and only the owner's", ""
 
 
-def _warehouse(settings: Settings) -> Iterator[_Found]:
+def _warehouse(settings: Settings, wall: datetime) -> Iterator[_Found]:
     from hospital_assets.contracts import CONTRACTS
-    from hospital_assets.warehouse.database import holder_of, open_warehouse
+    from hospital_assets.warehouse.database import held_since, holder_of, is_waited_for, open_warehouse
 
     file = settings.warehouse_file
     if not file.exists():
         yield "warning", "nothing is built yet", "`hospital build`"
     elif holder := holder_of(file):
-        yield "ok", f"in use by {holder}", ""
+        held = held_since(file)
+        if is_waited_for(file) and held is not None and wall - held[1] > _HELD_FOR:
+            yield "warning", f"in use by {holder}, and another process waits for it", "let it finish, or end it"
+        else:
+            yield "ok", f"in use by {holder}", ""
     else:
         try:
             with open_warehouse(file) as opened:
@@ -277,7 +370,8 @@ def _warehouse(settings: Settings) -> Iterator[_Found]:
         yield "ok", f"opens, with {tables} of {len(CONTRACTS)} tables", ""
 
 
-def _history(settings: Settings) -> Iterator[_Found]:
+def _history(settings: Settings, clock: Callable[[], datetime]) -> Iterator[_Found]:
+    from hospital_assets.automation.history import database_time
     from hospital_assets.automation.instance import dagster_instance
 
     if not settings.dagster_home.exists():
@@ -292,11 +386,81 @@ def _history(settings: Settings) -> Iterator[_Found]:
         what = f"Dagster's history cannot be read: {type(error).__name__}"
         yield "error", what, "is its database there, and may this user read it?"
         return
-    yield "ok", f"{runs:,} runs", ""
+    before = clock()
+    told = database_time()
+    yield from _apart("its database's", None if told is None else apart(told, before, clock()), f"{runs:,} runs")
+
+
+def _apart(whose: str, ahead: timedelta | None, otherwise: str) -> Iterator[_Found]:
+    """What to say of something whose clock is so far ahead of ours; what it is otherwise."""
+    if ahead is None or abs(ahead) <= _CLOCK_DIFFERENCE:
+        yield "ok", otherwise + ("" if ahead is None else "; the clocks agree"), ""
+        return
+    seconds = abs(ahead).total_seconds()
+    said = f"{seconds:,.0f} s" if seconds < 120 else f"{seconds / 60:,.0f} min"
+    what = f"{otherwise}; {whose} clock is {said} {'ahead of' if ahead > timedelta(0) else 'behind'} this machine's"
+    level: Level = "error" if abs(ahead) > _CLOCK_TOLERANCE else "warning"
+    yield level, what, "set both by NTP: waits are differences of clocks"
+
+
+def _ports(settings: Settings, more: tuple[int, ...]) -> Iterator[_Found]:
+    from hospital_assets.operations.services import SERVICES
+
+    wanted = {service.port: f"hospital-{service.name}" for service in SERVICES if service.port}
+    dagster = urlsplit(settings.dagster_url)
+    if is_loopback(dagster.hostname or "") and dagster.port:
+        wanted = {dagster.port if name == "hospital-webserver" else port: name for port, name in wanted.items()}
+    sound = []
+    for port, name in {**dict.fromkeys(more, "--port"), **wanted}.items():
+        state = ports.state_of(port)
+        if state == "free":
+            sound.append(f"{port} ({name}) is free")
+            continue
+        if state == "forbidden":
+            what = f"this user may not listen at {port} ({name})"
+            yield "warning", what, "name one from 1024 on, behind a proxy: `hospital deploy nginx`"
+            continue
+        by = ports.listener_at(port)
+        if by is not None and by.command and by.data_dir == settings.data_dir:
+            sound.append(f"{port} ({name}): {by.command} is at work")
+            continue
+        remedy = "end it, or start ours with another --port; `ss -ltnp` as root shows all of it"
+        yield "warning", f"{port} ({name}) is taken by {by or 'somebody'}", remedy
+    if sound:
+        yield "ok", ", ".join(sound), ""
+
+
+def _sources(settings: Settings, clock: Callable[[], datetime], *, asks: bool) -> Iterator[_Found]:
+    from hospital_assets.landing.registry import load_profiles
+    from hospital_assets.sources.memory import memory_file, open_memory
+    from hospital_assets.sources.reach import reach
+
+    profiles = load_profiles(settings.profiles_folder)
+    sources = {name: profile.source for name, profile in sorted(profiles.items()) if profile.source is not None}
+    if not sources:
+        yield "ok", "no profile names an address", ""
+        return
+    if not asks:
+        failed = {}
+        if memory_file(settings).exists():
+            with open_memory(settings) as memory:
+                looks = {name: memory.look(name) for name in sources}
+            failed = {name: look.reason for name, look in looks.items() if look is not None and look.reason}
+        for name, reason in failed.items():
+            yield "warning", f"{name}: {reason}", "`hospital sources` says since when"
+        others = len(sources) - len(failed)
+        if others:
+            yield "ok", f"{others} had no failure when last looked at; `hospital doctor --sources` asks each now", ""
+        return
+    for name, found in reach(sources, clock).items():
+        if found.problem:
+            yield "error", f"{name}: {found.problem}", f"`hospital pull {name}` tries again"
+        else:
+            yield from _apart("its", found.ahead, f"{name} answers")
 
 
 def _backups(settings: Settings, wall: datetime) -> Iterator[_Found]:
-    from hospital_assets.recovery.backup import backups
+    from hospital_assets.recovery.backup import standing
 
     folder = settings.backup.folder
     if not folder:
@@ -306,17 +470,27 @@ def _backups(settings: Settings, wall: datetime) -> Iterator[_Found]:
             "[backup] in hospital.toml, and `hospital backup create` daily",
         )
         return
-    found = backups(Path(folder))
-    if not found:
+    found = standing(Path(folder))
+    if found.newest is None:
         yield "warning", f"there is no backup in {folder}", "`hospital backup create`"
         return
-    text = f"{len(found)} in {folder}, the newest of {found[-1].taken_at:%Y-%m-%d %H:%M} UTC"
-    if wall - found[-1].taken_at > _BACKUP_AGE:
+    newest = found.newest
+    text = f"{found.count} in {folder}, the newest of {newest.taken_at:%Y-%m-%d %H:%M} UTC"
+    if wall - newest.taken_at > BACKUP_AGE:
         yield "warning", text, "`hospital backup create` daily, by a timer"
-    elif not found[-1].is_encrypted:
+    elif not newest.is_encrypted:
         yield "warning", f"{text}, not encrypted", "`recipients` in [backup], unless the disk is encrypted"
     else:
         yield "ok", text, ""
+    if found.damaged:
+        what = f"{found.damaged} were not whole when they were last verified"
+        yield "error", what, "`hospital backup verify NAME` says what is wrong; make another elsewhere"
+    for depth, at in found.verified.items():
+        if at is None or wall - at > VERIFIED_AGE[depth]:
+            how = {"digests": "verified", "content": "verified by opening it"}[depth]
+            what = f"none was {how}" + ("" if at is None else f" since {at:%Y-%m-%d}")
+            with_key = " --identity FILE" if depth == "content" and newest.is_encrypted else ""
+            yield "warning", what, f"`hospital backup verify{with_key}`"
 
 
 def _at_work(settings: Settings, wall: datetime) -> Iterator[_Found]:

@@ -26,6 +26,7 @@ import polars as pl
 
 from hospital_assets.files import free_bytes, read_state
 from hospital_assets.operations import WAREHOUSE_COMMANDS
+from hospital_assets.operations.ports import command_line
 from hospital_assets.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -129,6 +130,17 @@ METRICS = (
     ),
     Metric("hospital_warehouse_waited_for", "storage", "Whether a process waits for another to leave the warehouse."),
     Metric("hospital_snapshot_timestamp_seconds", "snapshots", "When the newest snapshot of the warehouse was taken."),
+    Metric("hospital_backups", "backups", "Backups in the folder that the settings name."),
+    Metric("hospital_backup_timestamp_seconds", "backups", "When the newest backup was begun."),
+    Metric("hospital_backup_size_bytes", "backups", "Size of the newest backup with all that it shares with others."),
+    Metric("hospital_backup_encrypted", "backups", "Whether a secret key is needed to read the newest backup."),
+    Metric(
+        "hospital_backup_verified_timestamp_seconds",
+        "backups",
+        "When a backup was last found whole, by its digests or by opening it; 0: never.",
+        ("depth",),
+    ),
+    Metric("hospital_backups_damaged", "backups", "Backups that were not whole when they were last verified."),
     Metric("hospital_certificate_expiry_timestamp_seconds", "certificates", "When the first of the certificates ends."),
     Metric(
         "hospital_request_duration_seconds",
@@ -320,10 +332,7 @@ _HOLDERS = (*WAREHOUSE_COMMANDS, "backup", "upgrade")
 
 def _command_of(process: int) -> str:
     """What a process is, of the commands that are known; its arguments are looked at, not shown."""
-    try:
-        words = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").split("\0")
-    except OSError:
-        return "other"
+    words = command_line(process)
     if "dagster" in words or any(word.rpartition("/")[2].startswith("dagster") for word in words[:2]):
         return "dagster"
     return next((word for word in words[1:] if word in _HOLDERS), "other")
@@ -334,6 +343,22 @@ def _snapshots(settings: Settings) -> Iterator[Value]:
 
     if kept := snapshots(settings):
         yield Value("hospital_snapshot_timestamp_seconds", kept[-1].taken_at.timestamp())
+
+
+def _backups(settings: Settings) -> Iterator[Value]:
+    from hospital_assets.recovery.backup import standing
+
+    if not settings.backup.folder:
+        return
+    found = standing(Path(settings.backup.folder))
+    yield Value("hospital_backups", found.count)
+    yield Value("hospital_backups_damaged", found.damaged)
+    if found.newest is not None:
+        yield Value("hospital_backup_timestamp_seconds", found.newest.taken_at.timestamp())
+        yield Value("hospital_backup_size_bytes", found.newest.size)
+        yield Value("hospital_backup_encrypted", found.newest.is_encrypted)
+        for depth, at in found.verified.items():
+            yield Value("hospital_backup_verified_timestamp_seconds", at.timestamp() if at else 0, (depth,))
 
 
 def _copy(settings: Settings, name: str, *columns: str) -> pl.DataFrame | None:
@@ -361,6 +386,7 @@ _PARTS: Mapping[str, Callable[[Settings], Iterator[Value]]] = {
     "publications": _publications,
     "storage": _storage,
     "snapshots": _snapshots,
+    "backups": _backups,
 }
 
 

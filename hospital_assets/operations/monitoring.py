@@ -8,11 +8,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Literal
 
 import yaml
 
-from hospital_assets.operations.doctor import CERTIFICATE_DAYS, FREE_PER_WAREHOUSE, LEAST_FREE_BYTES
+from hospital_assets.operations.doctor import (
+    BACKUP_AGE,
+    CERTIFICATE_DAYS,
+    FREE_PER_WAREHOUSE,
+    LEAST_FREE_BYTES,
+    VERIFIED_AGE,
+)
 from hospital_assets.operations.metrics import METRICS, Metric
 
 _HOUR, _DAY = 3_600, 86_400
@@ -175,6 +182,33 @@ RULES = (
         "warning",
         "The newest snapshot is over a week old.",
         "`hospital snapshot`; does its timer run?",
+    ),
+    Rule(
+        "HospitalBackupOld",
+        f"hospital_backups == 0 or {_age('hospital_backup_timestamp_seconds', int(BACKUP_AGE.total_seconds()))}",
+        60,
+        "critical",
+        f"The newest backup is over {BACKUP_AGE // timedelta(hours=1)} hours old, or there is none.",
+        "`hospital backup create` says what stops it; does its timer run, is its disk there?",
+    ),
+    Rule(
+        "HospitalBackupUnverified",
+        " or ".join(
+            _age(f'hospital_backup_verified_timestamp_seconds{{depth="{depth}"}}', int(age.total_seconds()))
+            for depth, age in VERIFIED_AGE.items()
+        ),
+        60,
+        "warning",
+        "No backup was verified ({{ $labels.depth }}) for too long, or ever.",
+        "`hospital backup verify`; with `--identity`, where the secret key is, for its content.",
+    ),
+    Rule(
+        "HospitalBackupDamaged",
+        "hospital_backups_damaged > 0",
+        0,
+        "critical",
+        "A backup is not whole.",
+        "`hospital backup verify NAME` says what is wrong; make another on another disk.",
     ),
     Rule(
         "HospitalCertificateEnds",

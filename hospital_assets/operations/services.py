@@ -41,6 +41,12 @@ class Service:
     is_optional: bool = False
     answers: str = ""
 
+    @property
+    def port(self) -> int | None:
+        """Where it listens on this machine; None for a socket, or nowhere."""
+        found = re.search(r":(\d+)(?:/|$)", self.answers)
+        return int(found[1]) if found else None
+
 
 SERVICES = (
     Service(
@@ -208,7 +214,9 @@ _HEALTH = {
 }
 
 
-def container_files(data_dir: Path, user: int, keys: Path, optional: tuple[str, ...] = ()) -> dict[str, str]:
+def container_files(
+    data_dir: Path, user: int, keys: Path, optional: tuple[str, ...] = (), backups: str = ""
+) -> dict[str, str]:
     """A Containerfile, and a compose.yaml of the same services, by name.
 
     Args:
@@ -216,6 +224,7 @@ def container_files(data_dir: Path, user: int, keys: Path, optional: tuple[str, 
         user: number of the user and the group that they run as.
         keys: folder of the keys and of the anchors of the audit log, outside the data directory, writable by the user.
         optional: names of optional services that are wanted, too.
+        backups: folder of backups, to say how they stand; empty where there is none.
 
     Raises:
         SettingsError: they would run as root.
@@ -237,7 +246,10 @@ def container_files(data_dir: Path, user: int, keys: Path, optional: tuple[str, 
             "cap_drop": ["ALL"],
             "security_opt": ["no-new-privileges:true"],
             "env_file": [{"path": str(ENVIRONMENT_FILE), "required": False}],
-            "volumes": [f"{data_dir}:/data", f"{keys}:/keys", f"code:{_CODE_SOCKET.parent}"],
+            "volumes": [
+                *(f"{data_dir}:/data", f"{keys}:/keys", f"code:{_CODE_SOCKET.parent}"),
+                *([f"{backups}:{backups}:ro"] if backups else []),
+            ],
             "mem_limit": f"{service.memory_megabytes}m",
             # Runs and transactions end by themselves; what is cut off is made again.
             "stop_grace_period": "60s",
@@ -267,8 +279,7 @@ def health_of(service: Service) -> str:
     """A line of Python that fails where a service does not answer."""
     kind, _, where = service.answers.partition(":")
     if kind == "tcp":
-        host, _, port = where.partition(":")
-        return _HEALTH[kind].format((host, int(port)))
+        return _HEALTH[kind].format((where.partition(":")[0], service.port))
     return _HEALTH[kind].format(service.answers if kind == "http" else where)
 
 

@@ -22,13 +22,14 @@ import os
 import shutil
 import sqlite3
 import stat
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal, get_args
 
 import duckdb
 
@@ -45,6 +46,10 @@ from hospital_assets.warehouse.loads import read_ledger_copy
 _FORMAT = 1
 #: Beside the backups: who was erased, and when, a line each.
 _ERASED = "erased.txt"
+#: And how verifying them went.
+_VERIFIED = "verified.json"
+#: Who looks how they stand does not wait for longer.
+_LOOK_SECONDS = 3.0
 #: What the key that stamps headers is for.
 STAMP = "backup stamp"
 _NAME = "%Y%m%dT%H%M%SZ"
@@ -144,7 +149,7 @@ class Backup:
     @property
     def taken_at(self) -> datetime:
         """When it was begun."""
-        return datetime.strptime(self.name, _NAME).replace(tzinfo=UTC)
+        return moment(self.name)
 
     @property
     def is_encrypted(self) -> bool:
@@ -168,6 +173,28 @@ class Backup:
     def text(self) -> str:
         """The header."""
         return json.dumps({**self._stated(), "stamp": self.stamp}) + "\n"
+
+
+Depth = Literal["digests", "content"]
+#: How a backup may be verified, from shallow to deep: as it lies there, and opened and counted.
+DEPTHS: tuple[Depth, ...] = get_args(Depth)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How the backups of a folder stand.
+
+    Attributes:
+        count: how many there are.
+        newest: the newest; None where there is none.
+        verified: depth -> when one of them was last verified so and found whole; None: never.
+        damaged: how many were not whole when they were last verified.
+    """
+
+    count: int
+    newest: Backup | None
+    verified: Mapping[Depth, datetime | None]
+    damaged: int
 
 
 @dataclass(frozen=True)
@@ -205,6 +232,95 @@ def backups(folder: Path) -> list[Backup]:
         BackupError: a header is not what was written.
     """
     return [_header(file) for file in sorted(folder.glob("*Z.json"))]
+
+
+def standing(folder: Path) -> Standing:
+    """How the backups of a folder stand; reads one header and what was noted of verifying them.
+
+    Raises:
+        BackupError: the newest header, or what was noted, is not what was written.
+        TimeoutError: the folder does not answer; a share whose server is away hangs without end.
+    """
+    if not _looking.acquire(blocking=False):
+        raise TimeoutError(f"{folder} has not answered since it was last looked at")
+    found: list[Standing | Exception] = []
+
+    def look() -> None:
+        try:
+            headers = sorted(folder.glob("*Z.json"))
+            noted = _noted(folder) if headers else {}
+            kept = [noted[file.stem] for file in headers if file.stem in noted]
+            verified = {
+                depth: max((moment(one[depth][0]) for one in kept if depth in one and one[depth][1]), default=None)
+                for depth in DEPTHS
+            }
+            damaged = sum(any(not is_whole for _, is_whole in one.values()) for one in kept)
+            found.append(Standing(len(headers), _header(headers[-1]) if headers else None, verified, damaged))
+        except Exception as error:
+            found.append(error)
+        finally:
+            _looking.release()
+
+    # Nothing interrupts a look at such a share; while one hangs, there is no other.
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    thread.join(_LOOK_SECONDS)
+    if not found:
+        raise TimeoutError(f"{folder} does not answer: is what it lies on mounted, and its server up?")
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return found[0]
+
+
+_looking = threading.Lock()
+
+
+def note_verification(folder: Path, backup: Backup, at: datetime, depth: Depth, *, is_whole: bool) -> None:
+    """Write down beside the backups that one was verified, for who looks how they stand.
+
+    Args:
+        folder: of the backups.
+        backup: which.
+        at: the wall clock.
+        depth: how; whose content came out whole has the right digests, too.
+        is_whole: whether it was as it was made.
+
+    Raises:
+        BackupError: what was noted before is not what was written.
+        OSError: the folder cannot be written.
+    """
+    noted = _noted(folder)
+    place, when = DEPTHS.index(depth), at.astimezone(UTC).strftime(_NAME)
+    # What is whole in depth is so above it; of what is not whole, nothing is known below.
+    earlier = noted.get(backup.name, {})
+    of_it: dict[str, tuple[str, bool]] = {
+        each: earlier[each] for each in DEPTHS[place:] if is_whole and each in earlier
+    }
+    of_it |= dict.fromkeys(DEPTHS[:place], (when, True))
+    noted[backup.name] = {**of_it, depth: (when, is_whole)}
+    kept = {file.stem for file in folder.glob("*Z.json")}
+    replace_text(folder / _VERIFIED, json.dumps({n: of for n, of in noted.items() if n in kept}) + "\n", mode=0o600)
+
+
+def _noted(folder: Path) -> dict[str, dict[str, tuple[str, bool]]]:
+    """Backup -> depth -> when it was last verified so, and whether it was whole."""
+    try:
+        stated = read_state(folder / _VERIFIED, "delete it, and verify the backups again")
+        return {
+            str(name): {depth: (moment(at).strftime(_NAME), is_whole is True) for depth, (at, is_whole) in of.items()}
+            for name, of in stated.items()
+        }
+    except FileNotFoundError:
+        return {}
+    except StateError as error:
+        raise BackupError(str(error)) from None
+    except (ValueError, TypeError, AttributeError):
+        raise BackupError(f"{folder / _VERIFIED} is not what was written there: delete it") from None
+
+
+def moment(name: str) -> datetime:
+    """The moment that a name is."""
+    return datetime.strptime(name, _NAME).replace(tzinfo=UTC)
 
 
 def backup_named(folder: Path, name: str | None) -> Backup:

@@ -1,7 +1,7 @@
 """The history of a table: its versions, one of them as it was, and days of it put back.
 
-Versions are those of the mirror, and what the snapshots hold of the table. One way to choose a version, one to look
-into it and one to put it back, wherever it lies; what was known at a moment is `as_of`.
+Versions are those of the mirror, of the lake that Spark writes, and what the snapshots hold of the table. One way to
+choose a version, one to look into it and one to put it back, wherever it lies; what was known at a moment is `as_of`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,17 @@ import duckdb
 from hospital_assets.access.audit import Event, audited, system_actor
 from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.files import replacing
-from hospital_assets.recovery.mirror import digest_of, mirror_of
+from hospital_assets.recovery.mirror import digest_of, mirror_of, write_rows
 from hospital_assets.recovery.snapshots import snapshots
-from hospital_assets.settings import Settings
-from hospital_assets.warehouse.database import Period, SchemaMismatchError, open_warehouse, scratch_connection
-from hospital_assets.warehouse.delta import in_words, where_days
+from hospital_assets.settings import EngineSettings, Settings
+from hospital_assets.warehouse.database import (
+    Period,
+    SchemaMismatchError,
+    assert_columns,
+    open_warehouse,
+    scratch_connection,
+)
+from hospital_assets.warehouse.delta import DeltaTables, Version, assert_installed, in_words, where_days
 from hospital_assets.warehouse.dialect import lazy, literal, quoted
 from hospital_assets.warehouse.errors import without_values
 
@@ -31,24 +37,14 @@ class HistoryError(ValueError):
 
 
 @dataclass(frozen=True)
-class TableVersion:
-    """A table as it was.
+class TableVersion(Version):
+    """A table as it was: a version of a log, or a snapshot, whose number is 0.
 
     Attributes:
-        at: since when it was so in the mirror, or when the snapshot was taken.
-        rows: of the whole table; None where nobody counted.
-        days: the service days that had changed, in words; empty for all.
-        cause: what had changed them.
-        number: of the mirror's log; None for a snapshot.
-        file: the snapshot; None for a version of the mirror.
+        source: the mirror or the lake, whose log has it; or the snapshot's file.
     """
 
-    at: datetime
-    rows: int | None
-    days: str
-    cause: str
-    number: int | None = None
-    file: Path | None = None
+    source: DeltaTables | Path
 
 
 @dataclass(frozen=True)
@@ -80,28 +76,47 @@ def contract_named(name: str) -> Contract:
     return found
 
 
-def versions_of(settings: Settings, contract: Contract) -> list[TableVersion]:
-    """Every version that is kept, oldest first; a snapshot is listed whatever is in it."""
-    found = [TableVersion(s.taken_at, None, "", f"snapshot {s.file.name}", file=s.file) for s in snapshots(settings)]
-    if settings.mirror.address:
-        logged = mirror_of(settings).versions(contract)
-        found += [TableVersion(v.at, v.rows, v.days, v.cause, number=v.number) for v in logged]
-    return sorted(found, key=lambda version: (version.at, version.number or 0))
+def versions_of(settings: Settings, contract: Contract, engine: EngineSettings | None = None) -> list[TableVersion]:
+    """Every version that is kept, oldest first; a snapshot is listed whatever is in it.
+
+    Args:
+        settings: the data directory.
+        contract: the table.
+        engine: names the lake; default `lake/` in the data directory.
+
+    Raises:
+        SettingsError: there is a mirror or a lake, but not the package that reads it.
+    """
+    logs = [mirror_of(settings)] if settings.mirror.address else []
+    lake = _lake_of(settings, engine)
+    # Without a lake, nothing of Delta need be installed.
+    if "://" in lake.root or Path(lake.root).is_dir():
+        assert_installed("the lake")
+        logs.append(lake)
+    found = [TableVersion(0, s.taken_at, None, "", f"snapshot {s.file.name}", s.file) for s in snapshots(settings)]
+    found += [TableVersion(**vars(version), source=log) for log in logs for version in log.versions(contract)]
+    return sorted(found, key=lambda version: (version.at, version.number))
 
 
-def version_at(settings: Settings, contract: Contract, moment: datetime, now: datetime) -> TableVersion:
-    """The version that was the newest at a moment.
+def _lake_of(settings: Settings, engine: EngineSettings | None) -> DeltaTables:
+    return DeltaTables((engine or EngineSettings()).lake_of(settings))
+
+
+def version_at(
+    settings: Settings, contract: Contract, moment: datetime, now: datetime, engine: EngineSettings | None = None
+) -> TableVersion:
+    """The version that was the newest at a moment; arguments as of `versions_of`.
 
     Raises:
         HistoryError: the moment is still to come, or nothing as old is kept.
     """
     if moment > now:
         raise HistoryError(f"{moment:%Y-%m-%d %H:%M:%S} UTC is still to come; name a time before now")
-    every = versions_of(settings, contract)
+    every = versions_of(settings, contract, engine)
     if not every:
         raise HistoryError(
             f"no version of {contract.name} is kept: `hospital snapshot` copies every table, and `hospital mirror` "
-            "keeps the versions of facts, dimensions and KPIs"
+            "keeps the versions of facts, dimensions, KPIs and forecasts"
         )
     found = [version for version in every if version.at <= moment]
     if not found:
@@ -114,11 +129,7 @@ def version_at(settings: Settings, contract: Contract, moment: datetime, now: da
 
 @contextlib.contextmanager
 def _rows(
-    settings: Settings,
-    connection: duckdb.DuckDBPyConnection,
-    contract: Contract,
-    version: TableVersion,
-    period: Period | None,
+    connection: duckdb.DuckDBPyConnection, contract: Contract, version: TableVersion, period: Period | None
 ) -> Iterator[duckdb.DuckDBPyRelation]:
     """The rows of a version in the contract's columns, as a relation that lives as long as the block.
 
@@ -129,10 +140,10 @@ def _rows(
     if period is not None and not contract.partitioned:
         raise HistoryError(f"{contract.name} has no service days; leave out --days for all of it")
     with contextlib.ExitStack() as stack, without_values(f"{contract.name} as it was"):
-        if version.number is not None:
-            found = connection.from_arrow(mirror_of(settings).rows(contract, version.number, period))
+        if isinstance(version.source, DeltaTables):
+            found = connection.from_arrow(version.source.rows(contract, version.number, period))
         else:
-            connection.execute(f"attach {literal(str(version.file))} as snapshot (read_only)")
+            connection.execute(f"attach {literal(str(version.source))} as snapshot (read_only)")
             stack.callback(connection.execute, "detach snapshot")
             try:
                 found = connection.table(f"snapshot.{contract.qualified_name}")
@@ -181,7 +192,7 @@ def export_version(
     with (
         audited(settings, Event(system_actor(), "export", statement=asked)) as outcome,
         contextlib.closing(scratch_connection()) as connection,
-        _rows(settings, connection, contract, version, period) as found,
+        _rows(connection, contract, version, period) as found,
     ):
         ((count,),) = found.aggregate("count(*)").fetchall()
         if into is not None:
@@ -194,18 +205,25 @@ def export_version(
     return int(count)
 
 
-def restore(settings: Settings, contract: Contract, version: TableVersion, period: Period | None = None) -> Restored:
-    """Make a table, or some days of it, what it was; all or nothing, compared afterwards, audited.
+def restore(
+    settings: Settings,
+    contract: Contract,
+    version: TableVersion,
+    period: Period | None = None,
+    engine: EngineSettings | None = None,
+) -> Restored:
+    """Make a table, or some days of it, what it was, where it is stored now; all or nothing, compared, audited.
 
     Args:
         settings: the data directory.
         contract: the table.
         version: from `version_at`.
         period: the service days; None for the whole table.
+        engine: as of `versions_of`.
 
     Raises:
-        HistoryError: the table has no days, was not there then, is not now or lies in the lake, or the rows are not
-            those of the version.
+        HistoryError: the table has no days, was not there then, is not now or lies in another lake, or the rows are
+            not those of the version.
         SchemaMismatchError: the version is not what the contract says now.
         WarehouseError: the version is not kept any more.
         AuditError: it cannot be audited; then nothing is restored.
@@ -214,19 +232,30 @@ def restore(settings: Settings, contract: Contract, version: TableVersion, perio
     with (
         audited(settings, Event(system_actor(), "restore", statement=asked)) as outcome,
         open_warehouse(settings.warehouse_file) as warehouse,
-        _rows(settings, warehouse.connection, contract, version, period) as found,
+        _rows(warehouse.connection, contract, version, period) as found,
     ):
         if not warehouse.exists(contract):
             raise HistoryError(f"{contract.name} is not in the warehouse now: `hospital build` makes it")
-        if warehouse.is_view(contract):
-            raise HistoryError(f"{contract.name} is stored in the lake, where Spark wrote it, and is not restored here")
-        before = digest_of(warehouse.rows_of(contract, period), contract)
-        with warehouse.transaction():
-            warehouse.replace(contract, lazy(found), period, cause=f"restored as of {version.at:%Y-%m-%d %H:%M:%S} UTC")
-            wanted = digest_of(found, contract)
-            after = digest_of(warehouse.rows_of(contract, period), contract)
-            if after != wanted:
+        lake, cause = _lake_of(settings, engine), f"restored as of {version.at:%Y-%m-%d %H:%M:%S} UTC"
+        assert_columns(contract, dict(zip(found.columns, map(str, found.types), strict=True)))
+        before, wanted = (digest_of(rows, contract) for rows in (warehouse.rows_of(contract, period), found))
+
+        def compare(rows: duckdb.DuckDBPyRelation) -> None:
+            if digest_of(rows, contract) != wanted:
                 raise HistoryError(f"{contract.name}: the rows are not those of the version; nothing was changed")
-        rows = [int(digest.partition("-")[0]) for digest in (before, after)]
+
+        if not warehouse.is_view(contract):
+            with warehouse.transaction():
+                warehouse.replace(contract, lazy(found), period, cause=cause)
+                compare(warehouse.rows_of(contract, period))
+        elif lake.open(contract) is None:
+            raise HistoryError(f"{contract.name} is not in {lake.root}: name the lake it is in, in HOSPITAL_LAKE")
+        else:
+            folder = write_rows(warehouse, lake, contract, found)
+            compare(warehouse.connection.from_arrow(lake.rows(contract, folder)))
+            note = {"days": in_words(period), "cause": cause}
+            lake.replace_files(contract, folder, period, start_over=period is None, note=note)
+            warehouse.show(contract, lake.select_statement(contract))
+        rows = [int(digest.partition("-")[0]) for digest in (before, wanted)]
         outcome.row_count = rows[1]
-    return Restored(version, rows[0], rows[1], before != after)
+    return Restored(version, rows[0], rows[1], before != wanted)

@@ -1,4 +1,4 @@
-"""The mirror: facts, dimensions and KPIs of the DuckDB engine as Delta tables, for other engines and for their history.
+"""The mirror: facts, dimensions, KPIs and forecasts of the DuckDB engine as Delta tables, for others and for history.
 
 The warehouse file stays what counts. From the first mirroring on it notes, in the transaction of each write, which
 service days of which table changed; mirroring writes those days and nothing else, one commit for each table. A commit
@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import date
-from importlib.util import find_spec
 from pathlib import Path
 
 import duckdb
@@ -25,12 +24,12 @@ from hospital_assets.access.audit import Event, audited, system_actor
 from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.settings import Settings, SettingsError
 from hospital_assets.warehouse.database import CHANGES, Period, Warehouse
-from hospital_assets.warehouse.delta import Days, DeltaTables, in_words, where_days
+from hospital_assets.warehouse.delta import Days, DeltaTables, assert_installed, in_words, where_days
 from hospital_assets.warehouse.dialect import literal, quoted
 from hospital_assets.warehouse.errors import WarehouseError, without_values
 
 #: What is mirrored; records as they were landed, and their cleaned form, are for nobody else.
-LAYERS = ("dimensions", "facts", "kpis")
+LAYERS = ("dimensions", "facts", "kpis", "forecasts")
 #: Who commits, as the log of a table has it.
 _WRITER = "hospital mirror"
 #: What was mirrored last: the number of the commit, and rows, a hash and columns of a table that has no service days.
@@ -65,8 +64,7 @@ def mirror_of(settings: Settings) -> DeltaTables:
             f"there is no mirror: name its folder or bucket in {settings.settings_file}, in a table [mirror] with "
             'address = "mirror" or address = "s3://bucket/folder"'
         )
-    if find_spec("deltalake") is None:
-        raise SettingsError("the mirror needs deltalake: pip install 'hospital-assets[delta]'")
+    assert_installed("the mirror")
     return DeltaTables(settings.mirror_root, settings.mirror.kept_days)
 
 
@@ -140,7 +138,8 @@ def _mirror(warehouse: Warehouse, tables: DeltaTables, contract: Contract, done:
             "days": in_words(days),
             "cause": ", ".join(sorted({cause for _, _, cause in noted if cause})) or "mirrored whole",
         }
-        folder = _copy(warehouse, tables, contract, days)
+        where, rows = where_days(days), warehouse.rows_of(contract)
+        folder = write_rows(warehouse, tables, contract, rows.filter(where) if where else rows)
         done.written[name] = tables.replace_files(
             contract, folder, days, start_over=days is None, batch=(_WRITER, number), note=note
         )
@@ -164,30 +163,36 @@ def _joined(spans: list[tuple[date, date]]) -> tuple[Period, ...]:
     return tuple(found)
 
 
-def _copy(warehouse: Warehouse, tables: DeltaTables, contract: Contract, days: Days) -> str:
-    """Write rows of the warehouse as Parquet into a fresh folder of the mirror's table, and name it."""
+def write_rows(warehouse: Warehouse, tables: DeltaTables, contract: Contract, rows: duckdb.DuckDBPyRelation) -> str:
+    """Write rows as Parquet into a fresh folder of a Delta table, and name it.
+
+    Args:
+        warehouse: open; the rows are of its connection.
+        tables: what the table is in.
+        contract: what the table is.
+        rows: with at least its columns.
+    """
     import pyarrow.fs as arrow_fs
 
     columns = ", ".join(
         f"cast(cast({quoted(c.name)} as json) as varchar) as {quoted(c.name)}"
         if c.duckdb_type == "VARIANT"
-        else quoted(c.name)
+        else f"cast({quoted(c.name)} as {c.duckdb_type}) as {quoted(c.name)}"
         for c in contract.columns
     )
-    where = where_days(days)
-    select = f"select {columns} from {contract.qualified_name}" + (f" where {where}" if where else "")
-    system, root = tables.files()
-    folder = tables.new_folder()
-    target = f"{root}/{contract.layer}/{contract.name}/{folder}"
+    system, folder = tables.files()[0], tables.new_folder(contract.column_names)
+    target = f"{tables.folder(contract)}/{folder}"
     is_local = isinstance(system, arrow_fs.LocalFileSystem)
     with _room(warehouse.file) as temporary:
         written = (Path(target) if is_local else temporary) / ("" if contract.partitioned else "data_0.parquet")
         if is_local:
             Path(target).mkdir(parents=True)
         how = "partition_by (service_date), overwrite_or_ignore" if contract.partitioned else ""
-        with without_values(f"{contract.name} could not be mirrored"):
-            warehouse.connection.execute(
-                f"copy ({select}) to {literal(str(written))} (format parquet, compression zstd{how and ', '}{how})"
+        with without_values(f"{contract.name} could not be written"):
+            rows.query(
+                "found",
+                f"copy (select {columns} from found) to {literal(str(written))} "
+                f"(format parquet, compression zstd{how and ', '}{how})",
             )
         if not is_local:
             # DuckDB reaches no object store without an extension.
@@ -235,8 +240,7 @@ def _folders(tables: DeltaTables) -> list[str]:
     """Those of its tables that are there."""
     import pyarrow.fs as arrow_fs
 
-    system, root = tables.files()
-    found = system.get_file_info([f"{root}/{contract.layer}/{contract.name}" for contract in mirrored_tables()])
+    found = tables.files()[0].get_file_info([tables.folder(contract) for contract in mirrored_tables()])
     return [info.path for info in found if info.type != arrow_fs.FileType.NotFound]
 
 
@@ -263,11 +267,12 @@ def digest_of(rows: duckdb.DuckDBPyRelation, contract: Contract) -> str:
     """How many rows there are and a hash of all their values, whatever their order.
 
     Args:
-        rows: with at least the contract's columns.
+        rows: with at least the contract's columns; JSON may be text.
         contract: names them.
     """
     values = ", ".join(
-        f"cast({quoted(c.name)} as varchar)" if c.duckdb_type == "VARIANT" else quoted(c.name) for c in contract.columns
+        f"cast(cast({quoted(c.name)} as json)::variant as varchar)" if c.duckdb_type == "VARIANT" else quoted(c.name)
+        for c in contract.columns
     )
     ((count, digest),) = rows.aggregate(f"count(*), sum(hash({values})::hugeint)").fetchall()
     return f"{count}-{digest}"

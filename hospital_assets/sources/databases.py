@@ -74,23 +74,24 @@ class Database(Protocol):
 
 
 @contextlib.contextmanager
-def open_database(url: str) -> Iterator[Database]:
+def open_database(url: str, seconds: int = _LOGIN_SECONDS) -> Iterator[Database]:
     """A session with a database.
 
     Args:
         url: `postgresql://…`, `oracle://…`, or a connection string of ODBC: `Driver={…};Server=…;…`.
+        seconds: how long it may take to be let in.
 
     Raises:
         RemoteError: it is none that we read, the extra is not installed, or it cannot be reached.
     """
     if url.startswith(("postgresql://", "postgres://")):
-        with _postgres(url) as found:
+        with _postgres(url, seconds) as found:
             yield found
     elif url.startswith(("oracle://", "oracle+tcps://")):
-        with _oracle(url) as session:
+        with _oracle(url, seconds) as session:
             yield session
     elif "driver=" in url.lower():
-        yield _odbc(url)
+        yield _odbc(url, seconds)
     else:
         raise RemoteError(
             "it must be a URL that begins with postgresql:// or oracle://, or a connection string of ODBC: "
@@ -136,14 +137,14 @@ class _Postgres:
 
 
 @contextlib.contextmanager
-def _postgres(url: str) -> Iterator[_Postgres]:
+def _postgres(url: str, seconds: int) -> Iterator[_Postgres]:
     try:
         from adbc_driver_postgresql import dbapi
     except ImportError:
         raise RemoteError("install the extra: pip install 'hospital-assets[postgres]'") from None
     if "connect_timeout" not in url:
         # Else a server that never answers is waited for without end, and every other source with it.
-        url += f"{'&' if '?' in url else '?'}connect_timeout={_LOGIN_SECONDS}"
+        url += f"{'&' if '?' in url else '?'}connect_timeout={seconds}"
     with _in_words():
         connection = dbapi.connect(url)
     try:
@@ -236,7 +237,7 @@ class _Oracle:
 
 
 @contextlib.contextmanager
-def _oracle(url: str) -> Iterator[_Oracle]:
+def _oracle(url: str, seconds: int) -> Iterator[_Oracle]:
     try:
         import oracledb
     except ImportError:
@@ -260,11 +261,11 @@ def _oracle(url: str) -> Iterator[_Oracle]:
                 service_name=unquote(service),
                 protocol="tcps" if parts.scheme.endswith("tcps") else "tcp",
             )
-            connection = _awaited(runner, connect, _LOGIN_SECONDS)
+            connection = _awaited(runner, connect, seconds)
         try:
             with _oracle_in_words():
                 session = functools.partial(connection.execute, "alter session set time_zone = 'UTC'")
-                _awaited(runner, session, _LOGIN_SECONDS)
+                _awaited(runner, session, seconds)
             yield _Oracle(connection, runner)
         finally:
             with contextlib.suppress(Exception):
@@ -373,7 +374,7 @@ def _assert_whole(batch: Any) -> None:
             raise RemoteError(f"a text of its column {name} is longer than {_LONGEST_TEXT:,} bytes; leave it out")
 
 
-def _odbc(connection_string: str) -> _Odbc:
+def _odbc(connection_string: str, seconds: int) -> _Odbc:
     driver = _DRIVER.search(connection_string)
     product = next((one for one in _PRODUCTS if driver and one.drivers.search(driver.group(1))), None)
     if product is None:
@@ -385,9 +386,9 @@ def _odbc(connection_string: str) -> _Odbc:
     except OSError:
         raise RemoteError("ODBC itself is not installed (Debian: apt-get install unixodbc)") from None
     if product.patience and product.patience not in connection_string.upper():
-        connection_string = f"{product.patience}={_LOGIN_SECONDS};{connection_string}"
+        connection_string = f"{product.patience}={seconds};{connection_string}"
     with _odbc_in_words():
-        connection = connect(connection_string, login_timeout_sec=_LOGIN_SECONDS)
+        connection = connect(connection_string, login_timeout_sec=seconds)
         for statement in product.session:
             connection.execute(statement)
     return _Odbc(connection, product)

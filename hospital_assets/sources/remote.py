@@ -91,13 +91,14 @@ class Remote(Protocol):
 
 
 @contextlib.contextmanager
-def open_remote(address: str, environment: Mapping[str, str] = os.environ) -> Iterator[Remote]:
+def open_remote(address: str, environment: Mapping[str, str] = os.environ, seconds: int = _SECONDS) -> Iterator[Remote]:
     """Reach a folder elsewhere.
 
     Args:
         address: `s3://bucket/prefix`, `az://container/prefix`, `abfss://...`, `gs://...`, `sftp://user@host:port/folder`,
             or `file:///folder`.
         environment: says who asks.
+        seconds: how long each answer may take.
 
     Raises:
         RemoteError: the extra is not installed, or it cannot be reached.
@@ -106,10 +107,10 @@ def open_remote(address: str, environment: Mapping[str, str] = os.environ) -> It
     if scheme == "file":
         yield _Folder(Path(unquote(urlsplit(address).path)))
     elif scheme == "sftp":
-        with _sftp(address, environment) as remote:
+        with _sftp(address, environment, seconds) as remote:
             yield remote
     else:
-        yield _Objects(address, environment)
+        yield _Objects(address, environment, seconds)
 
 
 class _Folder:
@@ -161,7 +162,7 @@ class _Objects:
 
     is_atomic, is_ordered = True, True
 
-    def __init__(self, address: str, environment: Mapping[str, str]) -> None:
+    def __init__(self, address: str, environment: Mapping[str, str], seconds: int) -> None:
         try:
             import obstore.store
         except ImportError:
@@ -169,7 +170,7 @@ class _Objects:
         scheme = urlsplit(address).scheme
         self._who = OBJECT_STORES[scheme]
         # These options replace what the environment says of them.
-        options: obstore.store.ClientConfig = {"timeout": f"{_SECONDS}s", "connect_timeout": "10s"}
+        options: obstore.store.ClientConfig = {"timeout": f"{seconds}s", "connect_timeout": f"{min(10, seconds)}s"}
         if environment.get(f"{_CLOUDS[scheme]}_ALLOW_HTTP", "").lower() in ("1", "true"):
             options["allow_http"] = True
         retry: obstore.store.RetryConfig = {"max_retries": 2}
@@ -282,7 +283,7 @@ def _private_key(file: str) -> Any:
 
 
 @contextlib.contextmanager
-def _sftp(address: str, environment: Mapping[str, str]) -> Iterator[_Sftp]:
+def _sftp(address: str, environment: Mapping[str, str], seconds: int) -> Iterator[_Sftp]:
     try:
         import paramiko
     except ImportError:
@@ -305,12 +306,12 @@ def _sftp(address: str, environment: Mapping[str, str]) -> Iterator[_Sftp]:
             pkey=_private_key(key) if key else None,
             allow_agent=False,
             look_for_keys=False,
-            timeout=_SECONDS,
-            banner_timeout=_SECONDS,
-            auth_timeout=_SECONDS,
+            timeout=seconds,
+            banner_timeout=seconds,
+            auth_timeout=seconds,
         )
         with client.open_sftp() as session:
-            session.get_channel().settimeout(_SECONDS)
+            session.get_channel().settimeout(seconds)
             yield _Sftp(session, parts.path)
     except FileNotFoundError:
         raise RemoteError(f"{SFTP_HOSTS} or {SFTP_KEY} names a file that is not there") from None

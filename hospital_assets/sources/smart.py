@@ -81,9 +81,16 @@ def origin(url: str) -> tuple[str, str, int | None]:
 class FhirServer:
     """A server and who asks it; close it by `with`."""
 
-    def __init__(self, export: Export, environment: Mapping[str, str], clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        export: Export,
+        environment: Mapping[str, str],
+        clock: Callable[[], datetime],
+        seconds: tuple[int, int] = (_CONNECT_SECONDS, _READ_SECONDS),
+    ) -> None:
         import requests
 
+        self._seconds = seconds
         self._export, self._environment, self._clock = export, environment, clock
         self._session = requests.Session()
         # Else ~/.netrc takes the place of the token.
@@ -141,7 +148,7 @@ class FhirServer:
                     headers={**headers, **bearer},
                     stream=True,
                     allow_redirects=False,
-                    timeout=(_CONNECT_SECONDS, _READ_SECONDS),
+                    timeout=self._seconds,
                     **more,
                 )
             if not answer.is_redirect or method != "GET":

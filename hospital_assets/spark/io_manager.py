@@ -8,7 +8,6 @@ an asset that runs on DuckDB is stored in the file as ever, whichever engine its
 from __future__ import annotations
 
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,11 @@ from pyspark.sql import SparkSession
 
 from hospital_assets.contracts import Contract
 from hospital_assets.live.io_manager import HospitalIOManager
-from hospital_assets.settings import SettingsError
 from hospital_assets.spark import dialect as on_spark
 from hospital_assets.spark.lake import Lake
 from hospital_assets.spark.session import configuration, prepare_java, stated_defaults
 from hospital_assets.warehouse.database import Period, Warehouse, Written
+from hospital_assets.warehouse.delta import assert_installed
 from hospital_assets.warehouse.dialect import Frame
 from hospital_assets.warehouse.errors import WarehouseError
 from hospital_assets.warehouse.io_manager import Also
@@ -59,8 +58,7 @@ def spark_resource(master: str, data_dir: Path) -> SparkResource:
     Raises:
         SettingsError: the package that the lake is written with is not installed.
     """
-    if find_spec("deltalake") is None:
-        raise SettingsError("HOSPITAL_ENGINE needs deltalake: pip install 'hospital-assets[delta]'")
+    assert_installed("HOSPITAL_ENGINE")
     return SparkResource(
         spark_config=configuration(master, stated=stated_defaults()), wrapped_java=str(data_dir / "warehouse" / "java")
     )

@@ -97,7 +97,7 @@ class Lake(DeltaTables):
         if order:
             rows = rows.sortWithinPartitions(*order)
         # A folder of its own: two jobs that write into one share Spark's temporary files.
-        folder = self.new_folder()
+        folder = self.new_folder(contract.column_names)
         writer = rows.write.option("compression", "zstd").partitionBy(*days)
         writer.parquet(f"{self._folder(contract)}/{folder}")
         note = {"days": in_words(period), "cause": cause}

@@ -10,17 +10,21 @@ overwriting by filter and `optimize` were seen to commit mixtures of two writers
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import random
 import re
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hospital_assets.contracts import PARTITION_COLUMN, Column, Contract
+from hospital_assets.settings import SettingsError
 from hospital_assets.warehouse.database import PartitionMismatchError, Period, SchemaMismatchError, assert_stored
 from hospital_assets.warehouse.dialect import literal, quoted
 from hospital_assets.warehouse.errors import WarehouseError
@@ -44,6 +48,8 @@ _READER_FEATURES = frozenset({"timestampNtz"})
 #: The highest reader version without features; the next one brings column mapping.
 _PLAIN_READER = 1
 _DAY = re.compile(rf"{PARTITION_COLUMN}=([0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}})/")
+#: The folder of a write says which columns its files have: whoever reads many need not open each to see.
+_COLUMNS = re.compile(r"w-([0-9a-f]{8})-")
 #: What the log says of a version that holds the same rows in fewer files.
 COMPACTED = {"cause": "small files put together"}
 _TYPES = {
@@ -58,6 +64,16 @@ _TYPES = {
     "TIMESTAMP": "timestamp_ntz",
     "TIMESTAMPTZ": "timestamp",
 }
+
+
+def assert_installed(what: str) -> None:
+    """See to it that the package is there that reads and writes Delta.
+
+    Raises:
+        SettingsError: it is not; says how to get it.
+    """
+    if find_spec("deltalake") is None:
+        raise SettingsError(f"{what} needs deltalake: pip install 'hospital-assets[delta]'")
 
 
 def delta_schema(contract: Contract) -> Schema:
@@ -168,9 +184,13 @@ class DeltaTables:
             _day_of(contract, path)
         return found
 
-    def new_folder(self) -> str:
-        """Where a write goes, below the table's folder; nothing in it counts before it is committed."""
-        return f"w-{uuid.uuid4().hex}"
+    def new_folder(self, columns: Iterable[str] = ()) -> str:
+        """Where a write goes, below the table's folder; nothing in it counts before it is committed.
+
+        Args:
+            columns: what every file in it will have; none: readers open each file to see.
+        """
+        return f"w-{_named(columns)}{uuid.uuid4().hex}"
 
     def replace_files(
         self,
@@ -266,7 +286,8 @@ class DeltaTables:
         for path, size in self._sizes(contract, self.live(contract, table)).items():
             if size < SMALL_FILE_BYTES:
                 groups.setdefault(_day_of(contract, path) if contract.partitioned else "", []).append((path, size))
-        schema, spared = delta_schema(contract), 0
+        schema, stored = delta_schema(contract), pa.schema(table.schema().to_arrow())
+        merged: list[tuple[list[str], AddAction]] = []
         for day, members in groups.items():
             taken, total = [], 0
             for path, size in members:
@@ -277,9 +298,12 @@ class DeltaTables:
                 continue
             read = [pq.read_table(system.open_input_file(f"{base}/{path}"), partitioning=None) for path in taken]
             rows = pa.concat_tables(read, promote_options="default")
+            for gained in stored:
+                if gained.name not in (*rows.column_names, PARTITION_COLUMN):
+                    rows = rows.append_column(gained, pa.nulls(rows.num_rows, gained.type))
             order = [(name, "ascending") for name in contract.order_by if name in rows.column_names]
             values = {PARTITION_COLUMN: day} if day else {}
-            target = "/".join([self.new_folder(), *(f"{name}={value}" for name, value in values.items())])
+            target = self.new_folder(rows.column_names) + (f"/{PARTITION_COLUMN}={day}" if day else "")
             system.create_dir(f"{base}/{target}", recursive=True)
             path = f"{target}/compacted.parquet"
             pq.write_table(
@@ -287,25 +311,25 @@ class DeltaTables:
             )
             _, stats = self._footer(contract, schema, path)
             add = _add(path, system.get_file_info(f"{base}/{path}").size, values, stats, changes=False)
-            if self._exchange(contract, taken, add):
-                spared += len(taken) - 1
-        return spared
-
-    def _exchange(self, contract: Contract, taken: Sequence[str], add: AddAction) -> bool:
-        """Commit a compaction, unless one of its files was replaced meanwhile."""
-        done: list[str] = []
+            merged.append((taken, add))
+        spared = 0
 
         def attempt() -> bool:
+            nonlocal spared
             table = self.open(contract)
-            if table is None or not set(taken) <= set(self.live(contract, table)):
+            live = set(self.live(contract, table)) if table else set()
+            # Files that were replaced meanwhile stay replaced.
+            usable = [(taken, add) for taken, add in merged if live.issuperset(taken)]
+            old = [path for taken, _ in usable for path in taken]
+            spared = len(old) - len(usable)
+            if table is None or not usable:
                 return True
-            if not _commit(contract, table, self._sizes(contract, taken), [add], changes=False, note=COMPACTED):
-                return False
-            done.append(add.path)
-            return True
+            sizes = self._sizes(contract, old)
+            return _commit(contract, table, sizes, [add for _, add in usable], changes=False, note=COMPACTED)
 
-        _until_first(contract, attempt)
-        return bool(done)
+        if merged:
+            _until_first(contract, attempt)
+        return spared
 
     def vacuum(self, contract: Contract, kept_days: int | None = None, *, dry_run: bool = False) -> list[str]:
         """Delete files that no version of the last days has, those of killed writers too; returns them.
@@ -322,10 +346,15 @@ class DeltaTables:
         if not dry_run and not stated.items() <= table.metadata().configuration.items():
             table.alter.set_table_properties(stated)
         days = self.kept_days if kept_days is None else kept_days
+        found = table.vacuum(retention_hours=24 * days, dry_run=dry_run, enforce_retention_duration=False, full=True)
+        if not dry_run and "://" not in self.root:
+            # Only a disk has folders of their own: empty ones would stay for ever.
+            for path in found:
+                for folder in Path(path).parents[:-1]:
+                    with contextlib.suppress(OSError):
+                        Path(self.folder(contract), folder).rmdir()
         # A list of a store that was asked for again names files twice.
-        return sorted(
-            set(table.vacuum(retention_hours=24 * days, dry_run=dry_run, enforce_retention_duration=False, full=True))
-        )
+        return sorted(set(found))
 
     def versions(self, contract: Contract) -> list[Version]:
         """The versions of a table that the log knows, oldest first; the first of all, which is empty, is none."""
@@ -341,8 +370,13 @@ class DeltaTables:
                 found.append(Version(entry["version"], at, None if rows is None else int(rows), *noted))
         return found
 
-    def rows(self, contract: Contract, version: int, days: Days = None) -> arrow_dataset.Dataset:
+    def rows(self, contract: Contract, source: int | str, days: Days = None) -> arrow_dataset.Dataset:
         """The rows of a version, or of some service days of it, as Arrow reads them: nothing is read yet.
+
+        Args:
+            contract: what the table is.
+            source: the version; or a folder from `new_folder`, whose files no version has yet.
+            days: of a version.
 
         Raises:
             WarehouseError: its files were deleted, because they were older than is kept.
@@ -351,17 +385,21 @@ class DeltaTables:
         import pyarrow.dataset as arrow_dataset
         import pyarrow.fs as arrow_fs
 
-        table = self.open(contract, version)
+        table = self.open(contract, source if isinstance(source, int) else None)
         if table is None:
             raise WarehouseError(f"{contract.name} is not in {self.root}")
-        system, root = self.files()
-        paths = [f"{root}/{contract.layer}/{contract.name}/{path}" for path in self.live(contract, table, days)]
+        if isinstance(source, int):
+            schema, found = table.schema(), self.live(contract, table, days)
+        else:
+            schema, found = delta_schema(contract), [path for path, _ in self._written(contract, source)]
+        system, base = self.files()[0], self.folder(contract)
+        paths = [f"{base}/{path}" for path in found]
         if any(info.type == arrow_fs.FileType.NotFound for info in system.get_file_info(paths)):
             raise WarehouseError(
-                f"version {version} of {contract.name} is not kept any more: its files were deleted after "
+                f"version {source} of {contract.name} is not kept any more: its files were deleted after "
                 f"{self.kept_days} days"
             )
-        schema = pa.schema(table.schema().to_arrow())
+        schema = pa.schema(schema.to_arrow())
         if not paths:
             return arrow_dataset.dataset(schema.empty_table())
         hive = pa.schema([schema.field(PARTITION_COLUMN)]) if contract.partitioned else None
@@ -390,25 +428,28 @@ class DeltaTables:
             f"cast(null as {'VARCHAR' if c.duckdb_type == 'VARIANT' else c.duckdb_type}) as {quoted(c.name)}"
             for c in contract.columns
         )
-        source = f"(select {nothing} where false)"
+        sources = [f"select {nothing} where false"]
         table = self.open(contract, version)
-        if table is not None and (found := self.live(contract, table)):
-            listed = ", ".join(literal(f"{self.address(contract)}/{path}") for path in found)
-            days = (
-                f"hive_partitioning = true, hive_types = {{'{PARTITION_COLUMN}': DATE}}"
-                if contract.partitioned
-                else "hive_partitioning = false"
-            )
-            source = (
-                f"({source} union all by name select * from read_parquet([{listed}], {days}, union_by_name = true))"
-            )
+        alike: dict[str, list[str]] = {}
+        for path in self.live(contract, table) if table is not None else ():
+            known = _COLUMNS.match(path)
+            alike.setdefault(known.group(1) if known else "", []).append(path)
+        days = (
+            f"hive_partitioning = true, hive_types = {{'{PARTITION_COLUMN}': DATE}}"
+            if contract.partitioned
+            else "hive_partitioning = false"
+        )
+        for known_columns, paths in alike.items():
+            listed = ", ".join(literal(f"{self.address(contract)}/{path}") for path in paths)
+            # By name, DuckDB opens every file at every query.
+            sources.append(f"select * from read_parquet([{listed}], {days}, union_by_name = {not known_columns})")
         selected = ", ".join(
             f"cast({quoted(c.name)} as json)::variant as {quoted(c.name)}"
             if c.duckdb_type == "VARIANT"
             else quoted(c.name)
             for c in contract.columns
         )
-        return f"select {selected} from {source}"
+        return f"select {selected} from ({' union all by name '.join(sources)})"
 
     def _written(self, contract: Contract, folder: str) -> list[tuple[str, int]]:
         """The Parquet files below a folder of a table, and their sizes."""
@@ -448,6 +489,8 @@ class DeltaTables:
             if found.get(name) != field.type and (name in found or not field.nullable)
         ]
         problems += [f"unknown column {name}" for name in found if name not in wanted]
+        if _COLUMNS.match(path) and not path.startswith(f"w-{_named(found)}"):
+            problems.append("a file has not the columns that its folder says")
         nulls, least, greatest = _bounds(footer)
         problems += [
             f"column {name} is null in {nulls[name]:,} rows"
@@ -464,6 +507,12 @@ class DeltaTables:
             "nullCount": {name: count for name, count in nulls.items() if name in open_columns},
         }
         return footer.num_rows, json.dumps(stats, allow_nan=False)
+
+
+def _named(columns: Iterable[str]) -> str:
+    """Columns as the name of a folder has them; nothing for none."""
+    names = sorted(set(columns) - {PARTITION_COLUMN})
+    return f"{hashlib.sha256(','.join(names).encode()).hexdigest()[:8]}-" if names else ""
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:

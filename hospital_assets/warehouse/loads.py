@@ -110,6 +110,15 @@ def ledger_copy(warehouse_file: Path) -> Path:
     return warehouse_file.with_name("landed_files.parquet")
 
 
+def ledger_version(warehouse_file: Path) -> tuple[int, ...]:
+    """What changes whenever the copy is published anew; empty before the first time."""
+    try:
+        found = ledger_copy(warehouse_file).stat()
+    except FileNotFoundError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def last_loaded_at(warehouse_file: Path) -> datetime | None:
     """When files were last loaded; None before the first time. The warehouse may be in use meanwhile."""
     try:
