@@ -149,8 +149,7 @@ def test_what_is_no_address_is_said(url: str) -> None:
     assert "planted" not in str(raised.value)
 
 
-def test_a_server_that_refuses_never_answers_or_speaks_otherwise_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(databases, "_LOGIN_SECONDS", 1)
+def test_a_server_that_refuses_never_answers_or_speaks_otherwise_is_given_up() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
 
@@ -166,7 +165,7 @@ def test_a_server_that_refuses_never_answers_or_speaks_otherwise_is_given_up(mon
         for where in (f"127.0.0.1:{port}", f"127.0.0.1:{port}", "127.0.0.1:1", "no-such-host.invalid"):
             with (
                 pytest.raises(RemoteError, match="cannot be reached") as raised,
-                open_database(f"oracle://u:planted@{where}/x"),
+                open_database(f"oracle://u:planted@{where}/x", 1),
             ):
                 pass
             assert "planted" not in str(raised.value) and where not in str(raised.value)
