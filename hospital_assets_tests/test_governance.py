@@ -638,9 +638,13 @@ def test_a_doctor_may_see_identifiers_of_the_own_hospital(spoilt: tuple[Settings
 
 def test_a_hospital_of_another_source_has_doctors_too(spoilt: tuple[Settings, Warehouse]) -> None:
     settings, warehouse = spoilt
-    warehouse.connection.execute(
-        "update dimensions.dim_hospital set hospital_id = 'hl7v2-adt:SFAC' where hospital_id = 'H2'"
-    )
+    for schema, table in warehouse.connection.execute(
+        "select distinct schema_name, table_name from duckdb_columns() join duckdb_tables() "
+        "using (database_name, schema_name, table_name) where column_name = 'hospital_id' and not internal"
+    ).fetchall():
+        warehouse.connection.execute(
+            f"update {schema}.{table} set hospital_id = 'hl7v2-adt:SFAC' where hospital_id = 'H2'"
+        )
     name = "doctor-hl7v2-adt:SFAC"
     assert make(settings, name).report.findings == ()
     assert name in publications.published_audiences(settings.data_dir)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -108,3 +110,24 @@ def test_history_can_be_in_postgresql(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(HistoryError) as gone:
         read_history(Settings(tmp_path))
     assert str(server.folder) not in str(gone.value)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="NOT TESTED: no list of open files here")
+def test_files_of_runs_that_were_looked_at_are_closed(tmp_path: Path) -> None:
+    """A webserver that was up for a day had three open for each run that it had shown."""
+    storage = HospitalEventLogStorage(str(tmp_path))
+
+    def open_files() -> int:
+        links = (Path(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd"))  # noqa: PTH208
+        return sum(str(tmp_path) in os.readlink(link) for link in links if link.is_symlink())  # noqa: PTH115
+
+    gc.disable()
+    try:
+        found = []
+        for number in range(12):
+            storage.get_logs_for_run(f"run-{number}")
+            found.append(open_files())
+    finally:
+        gc.enable()
+        storage.dispose()
+    assert found[-1] == found[5] > 0 and open_files() == 0

@@ -194,7 +194,7 @@ class HospitalEventLogStorage(SqliteEventLogStorage):
             # Put back last, so that the first is the one unused for longest.
             self._kept[shard] = connection
             if len(self._kept) > _MOST_CONNECTIONS:
-                self._kept.pop(next(name for name in self._kept if name not in self._under_way)).close()
+                _close(self._kept.pop(next(name for name in self._kept if name not in self._under_way)))
             self._under_way[shard] = connection
             try:
                 with connection.begin():
@@ -225,8 +225,7 @@ class HospitalEventLogStorage(SqliteEventLogStorage):
             super().dispose()
             while self._kept:
                 _, connection = self._kept.popitem()
-                connection.close()
-                connection.engine.dispose()
+                _close(connection)
 
     def store_event(self, event: EventLogEntry) -> None:
         """Store an event soon: at once where it ends or begins a run, else together with the next ones."""
@@ -368,6 +367,12 @@ class ScratchEventLogStorage(InMemoryEventLogStorage):
     def get_asset_records(self, asset_keys: Sequence[AssetKey] | None = None) -> Sequence[AssetRecord]:
         """None of any asset."""
         return []
+
+
+def _close(connection: db.Connection) -> None:
+    """Close the file, too: a pool of one connection keeps it open otherwise."""
+    connection.close()
+    connection.engine.dispose()
 
 
 def _asset_key(event: EventLogEntry) -> AssetKey:

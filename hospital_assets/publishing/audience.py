@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from hospital_assets.contracts import Column, Contract
@@ -31,7 +32,7 @@ class Audience:
     @property
     def database(self) -> str:
         """The name under which the publication is attached to the warehouse's connection."""
-        return f"publication_{self.name}".replace("-", "_").lower()
+        return re.sub(r"\W", "_", f"publication_{self.name}", flags=re.ASCII).lower()
 
 
 def check_audience(policy: Policy, role: str, hospital_id: str | None) -> None:
