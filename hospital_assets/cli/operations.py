@@ -82,8 +82,10 @@ def _metrics(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _dagster(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.automation.instance import make_history
     from hospital_assets.automation.processes import code_socket, command_of, environment_of
 
+    make_history(settings)
     environment = environment_of(settings)
     command = command_of(options.process, settings, code_socket(settings), options.port, options.path_prefix)
     # In its place, so that signals and the exit code are its own.
