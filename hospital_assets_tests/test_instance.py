@@ -119,7 +119,8 @@ def test_services_that_start_together_make_one_history(tmp_path: Path) -> None:
     # Whoever comes between the tables and the note of their version takes them for some of an older version.
     make = (
         "import sys, time; from pathlib import Path; from hospital_assets.automation.instance import make_history; "
-        "from hospital_assets.settings import Settings; import dagster._core.storage.runs.sqlite.sqlite_run_storage as s; "
+        "from hospital_assets.settings import Settings; "
+        "import dagster._core.storage.runs.sqlite.sqlite_run_storage as s; "
         "real = s.stamp_alembic_rev; s.stamp_alembic_rev = lambda *a, **k: (time.sleep(3), real(*a, **k)); "
         "print('ready', flush=True); sys.stdin.read(1); time.sleep(float(sys.argv[2])); "
         "make_history(Settings(Path(sys.argv[1])))"

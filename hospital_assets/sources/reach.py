@@ -135,15 +135,15 @@ def _apart_by(header: str, before: datetime, after: datetime) -> timedelta | Non
         return None
 
 
-def apart(told: datetime, before: datetime, after: datetime, width: timedelta = timedelta(0)) -> timedelta:
+def apart(stated: datetime, before: datetime, after: datetime, width: timedelta = timedelta(0)) -> timedelta:
     """How far another clock is ahead of ours at least, when it was asked between two moments; negative: behind.
 
     Args:
-        told: what it said; it was that or up to `width` later.
+        stated: what it said; it was that or up to `width` later.
         before: when it was asked, by our clock.
         after: when it had answered.
         width: how coarse it tells.
     """
-    if told > after:
-        return told - after
-    return min(told + width - before, timedelta(0))
+    if stated > after:
+        return stated - after
+    return min(stated + width - before, timedelta(0))
