@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
+import sqlite3
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -131,3 +135,33 @@ def test_files_of_runs_that_were_looked_at_are_closed(tmp_path: Path) -> None:
         gc.enable()
         storage.dispose()
     assert found[-1] == found[5] > 0 and open_files() == 0
+
+
+@pytest.mark.slow
+def test_services_that_start_together_make_one_history(tmp_path: Path) -> None:
+    # Whoever comes between the tables and the note of their version takes them for some of an older version.
+    make = (
+        "import sys, time; from pathlib import Path; from hospital_assets.automation.instance import make_history; "
+        "from hospital_assets.settings import Settings; "
+        "import dagster._core.storage.runs.sqlite.sqlite_run_storage as s; "
+        "real = s.stamp_alembic_rev; s.stamp_alembic_rev = lambda *a, **k: (time.sleep(3), real(*a, **k)); "
+        "print('ready', flush=True); sys.stdin.read(1); time.sleep(float(sys.argv[2])); "
+        "make_history(Settings(Path(sys.argv[1])))"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command = [sys.executable, "-c", make, str(tmp_path)]
+    started = [subprocess.Popen([*command, f"{n * 0.7}"], **pipes) for n in range(4)]  # type: ignore[call-overload]
+    for process in started:
+        assert process.stdout.readline() == b"ready\n"
+    for process in started:
+        process.stdin.write(b"x")
+        process.stdin.flush()
+    said = [process.communicate(timeout=300)[1].decode() for process in started]
+    assert [process.returncode for process in started] == [0] * 4, said
+    databases = list((tmp_path / "dagster").rglob("*.db"))
+    assert {"runs.db", "schedules.db"} <= {path.name for path in databases}
+    for path in databases:
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            assert connection.execute("select count(*) from alembic_version").fetchall() == [(1,)], path
+    with dagster_instance(Settings(tmp_path)) as instance:
+        assert instance.get_runs_count() == 0

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import socket
@@ -23,12 +26,22 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hospital_assets.automation.build import BuildReport
 from hospital_assets.automation.processes import CODE_SOCKET, code_socket
 from hospital_assets.cli import _parser, main
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.definitions import build_definitions
 from hospital_assets.operations import doctor
 from hospital_assets.operations.services import SERVICES, container_files, health_of, systemd_units, write_units
-from hospital_assets.settings import EngineSettings, IdentitySettings, Settings, SettingsError, write_settings
+from hospital_assets.settings import (
+    BackupSettings,
+    EngineSettings,
+    IdentitySettings,
+    MirrorSettings,
+    Settings,
+    SettingsError,
+    write_settings,
+)
 from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets_tests.test_readme import free_port, until
 
@@ -327,3 +340,83 @@ def test_the_doctor_goes_on_where_a_look_breaks(tmp_path: Path, monkeypatch: pyt
     found = {finding.subject: finding for finding in doctor.examine(Settings(tmp_path), EngineSettings(), lambda: NOW)}
     assert found["at work"].level == "error" and "RuntimeError" in found["at work"].what
     assert "planted" not in str(found.values()) and len(found) > 5
+
+
+# The document ------------------------------------------------------------------------------------------
+
+DOCS = Path(__file__).parents[1] / "docs"
+DAY = (DOCS / "operations.md").read_text("utf-8").partition("## A day in operation")[2].partition("\n## ")[0]
+
+
+def test_the_day_is_that_of_the_definitions(tmp_path: Path) -> None:
+    settings = Settings(tmp_path, mirror=MirrorSettings("mirror"))
+    definitions = build_definitions(settings)
+    rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|", DAY, re.MULTILINE))
+    for schedule in definitions.schedules or ():
+        minute, hour, *_ = schedule.cron_schedule.split()
+        when = f"minute {minute} of each hour" if hour == "*" else f"{hour}:{int(minute):02d}"
+        assert f"`{schedule.job_name}`" in rows[when], schedule.name
+    intervals = {sensor.name: sensor.minimum_interval_seconds for sensor in definitions.sensors or ()}
+    stated = {
+        "vitals_files": "every {} s, at once",
+        "publications": "every {} s after a build",
+        "sources": "every {} s",
+    }
+    for name, words in stated.items():
+        assert any(when.startswith(words.format(intervals[name])) for when in rows), name
+
+
+@pytest.mark.slow
+def test_what_a_person_looks_at_in_the_morning_runs_and_changes_nothing(
+    built: tuple[Settings, BuildReport],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    settings = replace(built[0], data_dir=tmp_path / "data", backup=BackupSettings(str(tmp_path / "backups")))
+    shutil.copytree(built[0].data_dir, settings.data_dir, copy_function=shutil.copy2)
+    write_settings(settings)
+    assert main(["--data-dir", str(settings.data_dir), "backup", "create"]) == 0
+    (block,) = re.findall("```sh\n(.*?)```", DAY, re.DOTALL)
+    before = settings.warehouse_file.read_bytes()
+    said = {}
+    for line in block.splitlines():
+        command = shlex.split(line, comments=True)
+        capfd.readouterr()
+        code = main(["--data-dir", str(settings.data_dir), *command[1:]])
+        said[" ".join(command[1:])] = capfd.readouterr().out
+        # The doctor and the checks say by it that something is wrong, which it may be on this machine.
+        assert code in ((0, 1) if command[1] in ("doctor", "check") else (0,)), line
+    assert settings.warehouse_file.read_bytes() == before
+    assert "at work" in said["status"] and "warehouse" in said["doctor"] and "MB" in said["backup list"]
+    assert len(said) == 7 and all(said.values())
+
+
+def options_of(words: list[str]) -> tuple[list[str], set[str]]:
+    """Of a command line, the commands that there are, and the options of the last."""
+    parser, found = _parser(), []
+    while words:
+        choices = [a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+        if not choices or words[0] not in choices[0]:
+            break
+        parser = choices[0][words[0]]
+        found.append(words.pop(0))
+    return found, {option for action in parser._actions for option in action.option_strings}
+
+
+@pytest.mark.parametrize("name", ["operations.md", "incidents.md", "identity.md"])
+def test_every_command_and_option_of_the_document_is_one_that_there_is(name: str) -> None:
+    text = (DOCS / name).read_text("utf-8")
+    blocks = re.findall("```.*?\n(.*?)```", text, re.DOTALL)
+    inline = re.findall("`([^`]+)`", re.sub("```.*?```", "", text, flags=re.DOTALL))
+    lines = [line for block in blocks for line in block.splitlines()] + [code.replace("\n", " ") for code in inline]
+    commands = [found[1] for line in lines if (found := re.search(r"(?:^|bin/)hospital ([^#;&|]+)", line))]
+    for command in commands:
+        words = re.sub(r"^--data-dir \S+ ", "", command).split()
+        if "/" in words[0]:  # several, as in `backup create|verify`
+            continue
+        found, options = options_of(words)
+        assert found, f"{name}: hospital {command}"
+        assert {word for word in words if word.startswith("--")} <= options, f"{name}: hospital {command}"
+    assert len(commands) > 5

@@ -16,7 +16,7 @@ from typing import Any
 import dagster as dg
 
 from hospital_assets.automation.history import POSTGRES_URL
-from hospital_assets.files import replace_text
+from hospital_assets.files import locked, replace_text
 from hospital_assets.settings import Settings, SettingsError
 
 #: SQLAlchemy takes `postgresql://` for psycopg 3; dagster-postgres is made for psycopg 2.
@@ -43,6 +43,24 @@ def dagster_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
     os.environ.update(dagster_environment(settings))
     with dg.DagsterInstance.from_config(os.environ["DAGSTER_HOME"]) as instance:
         yield instance
+
+
+def make_history(settings: Settings) -> None:
+    """Make the files of Dagster's history where there are none yet, by one process at a time.
+
+    Services start together, and two that make them at once leave a history that none of them can open. A server of
+    PostgreSQL sees to that itself.
+
+    Raises:
+        SettingsError: see `prepare_dagster_home`.
+    """
+    home = prepare_dagster_home(settings)
+    if os.environ.get(POSTGRES_URL):
+        return
+    with locked(home / ".history.lock"):
+        if not (home / "history" / "runs.db").exists():
+            with dagster_instance(settings):
+                pass
 
 
 def end_unfinished_runs(settings: Settings, why: str) -> int:

@@ -86,8 +86,10 @@ def _metrics(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _dagster(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.automation.instance import make_history
     from hospital_assets.automation.processes import code_socket, command_of, environment_of
 
+    make_history(settings)
     environment, socket = environment_of(settings), code_socket(settings)
     if options.process != "code":
         # What starts with it, as units do, would log that it cannot be reached.

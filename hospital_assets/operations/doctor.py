@@ -387,8 +387,8 @@ def _history(settings: Settings, clock: Callable[[], datetime]) -> Iterator[_Fou
         yield "error", what, "is its database there, and may this user read it?"
         return
     before = clock()
-    told = database_time()
-    yield from _apart("its database's", None if told is None else apart(told, before, clock()), f"{runs:,} runs")
+    stated = database_time()
+    yield from _apart("its database's", None if stated is None else apart(stated, before, clock()), f"{runs:,} runs")
 
 
 def _apart(whose: str, ahead: timedelta | None, otherwise: str) -> Iterator[_Found]:
