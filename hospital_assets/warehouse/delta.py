@@ -431,7 +431,9 @@ class DeltaTables:
         sources = [f"select {nothing} where false"]
         table = self.open(contract, version)
         alike: dict[str, list[str]] = {}
-        for path in self.live(contract, table) if table is not None else ():
+        # By day, so that the one file that DuckDB opens to see the columns is always the same.
+        order = (lambda path: (_day_of(contract, path), path)) if contract.partitioned else None
+        for path in sorted(self.live(contract, table), key=order) if table is not None else ():
             known = _COLUMNS.match(path)
             alike.setdefault(known.group(1) if known else "", []).append(path)
         days = (
