@@ -411,7 +411,7 @@ def test_every_command_and_option_of_the_document_is_one_that_there_is(name: str
     blocks = re.findall("```.*?\n(.*?)```", text, re.DOTALL)
     inline = re.findall("`([^`]+)`", re.sub("```.*?```", "", text, flags=re.DOTALL))
     lines = [line for block in blocks for line in block.splitlines()] + [code.replace("\n", " ") for code in inline]
-    commands = [found[1] for line in lines if (found := re.search(r"(?:^|bin/)hospital ([^#;&|]+)", line))]
+    commands = [found for line in lines for found in re.findall(r"(?:^|bin/|as_)hospital ([^#;&|\"]+)", line)]
     for command in commands:
         words = re.sub(r"^--data-dir \S+ ", "", command).split()
         if "/" in words[0]:  # several, as in `backup create|verify`
