@@ -640,7 +640,7 @@ def test_a_hospital_of_another_source_has_doctors_too(spoilt: tuple[Settings, Wa
     settings, warehouse = spoilt
     for schema, table in warehouse.connection.execute(
         "select distinct schema_name, table_name from duckdb_columns() join duckdb_tables() "
-        "using (database_name, schema_name, table_name) where column_name = 'hospital_id' and not internal"
+        "using (database_name, schema_name, table_name) where column_name = 'hospital_id' and not duckdb_tables.internal"
     ).fetchall():
         warehouse.connection.execute(
             f"update {schema}.{table} set hospital_id = 'hl7v2-adt:SFAC' where hospital_id = 'H2'"
