@@ -639,8 +639,8 @@ def test_a_doctor_may_see_identifiers_of_the_own_hospital(spoilt: tuple[Settings
 def test_a_hospital_of_another_source_has_doctors_too(spoilt: tuple[Settings, Warehouse]) -> None:
     settings, warehouse = spoilt
     for schema, table in warehouse.connection.execute(
-        "select distinct schema_name, table_name from duckdb_columns() join duckdb_tables() "
-        "using (database_name, schema_name, table_name) where column_name = 'hospital_id' and not duckdb_tables.internal"
+        "select distinct schema_name, table_name from duckdb_columns() join duckdb_tables() using "
+        "(database_name, schema_name, table_name) where column_name = 'hospital_id' and not duckdb_tables.internal"
     ).fetchall():
         warehouse.connection.execute(
             f"update {schema}.{table} set hospital_id = 'hl7v2-adt:SFAC' where hospital_id = 'H2'"
