@@ -202,7 +202,7 @@ class Soak:
         if job == "daily_batch":
             tags = [{"key": "dagster/partition", "value": f"{at - timedelta(days=1):%Y-%m-%d}"}]
         selector = {"repositoryLocationName": "hospital_assets", "repositoryName": "__repository__", "jobName": job}
-        given = {"selector": selector, "executionMetadata": {"tags": tags}}
+        given: Any = {"selector": selector, "executionMetadata": {"tags": tags}}
         query = "mutation ($given: ExecutionParams!) { launchRun(executionParams: $given) { __typename } }"
         answer = requests.post(
             f"http://127.0.0.1:{self.ports['webserver']}/graphql",
