@@ -20,6 +20,7 @@ import threading
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from hospital_assets_tests.test_readme import free_port
 
@@ -62,7 +63,7 @@ def cpu_seconds(root: int) -> dict[str, float]:
     return found
 
 
-def ask(port: int, query: str) -> dict[str, object]:
+def ask(port: int, query: str) -> dict[str, Any]:
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
     )
@@ -85,7 +86,8 @@ def stop_all(port: int) -> int:
 
 def measure(data: Path, seconds: int, warm_up: int, *, with_sensors: bool) -> tuple[dict[str, float], int]:
     """CPU seconds of each process, and lines printed, in a span of `hospital dev` while nothing happens."""
-    port, dashboard, lines = free_port(), free_port(), []
+    port, dashboard = free_port(), free_port()
+    lines: list[str] = []
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "hospital_assets.cli", "--data-dir", str(data), "dev"),
