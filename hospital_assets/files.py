@@ -14,6 +14,7 @@ import os
 import platform
 import re
 import shutil
+import sqlite3
 import stat
 import zlib
 from collections.abc import Iterator
@@ -115,6 +116,22 @@ def open_to_others(folder: Path) -> Iterator[Path]:
                 mode = path.lstat().st_mode
                 if not stat.S_ISLNK(mode) and mode & 0o077:
                     yield path
+
+
+@contextlib.contextmanager
+def in_transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All that the block does in a SQLite file of our own, or nothing of it; nobody else writes meanwhile.
+
+    Args:
+        connection: one that begins no transaction by itself (`isolation_level=None`).
+    """
+    connection.execute("begin immediate")
+    try:
+        yield
+    except BaseException:
+        connection.execute("rollback")
+        raise
+    connection.execute("commit")
 
 
 def why_not_secret(path: Path) -> str:

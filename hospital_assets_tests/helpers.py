@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import duckdb
@@ -21,7 +22,11 @@ from hospital_assets.checks.kinds import CONTRACT_KINDS, KINDS, Kind
 from hospital_assets.checks.table_checks import check_table
 from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.definitions import build_definitions
+from hospital_assets.landing.profile import parse_profile
+from hospital_assets.landing.registry import Profiles
+from hospital_assets.landing.zone import LandingZone
 from hospital_assets.settings import Settings
+from hospital_assets.warehouse.database import Warehouse
 from hospital_assets.warehouse.dialect import Frame
 
 #: The kinds of checks that no contract states by itself.
@@ -38,6 +43,22 @@ def run(settings: Settings, **options: object) -> BuildReport:
 def checked(contract: Contract, frame: Frame, *kinds: Kind, **others: Frame) -> dict[Kind, list[Finding]]:
     """What some kinds of checks find in a frame of a table; `others` are the tables it refers to."""
     return dict(check_table(contract, {contract.name: frame, **others}, END_OF_TIME, kinds=kinds))
+
+
+def zone_of(tmp_path: Path, warehouse: Warehouse, profile: str, **files: bytes) -> LandingZone:
+    """A landing zone with files of one source, called `mine`; `a_csv` is `a.csv`."""
+    folder = tmp_path / "landing" / "mine"
+    folder.mkdir(parents=True)
+    for name, data in files.items():
+        (folder / name.replace("_", ".")).write_bytes(data)
+    return LandingZone(
+        landing=tmp_path / "landing",
+        spool=tmp_path / "spool",
+        first=date(2026, 1, 1),
+        last=date(2026, 12, 31),
+        connection=warehouse.connection,
+        profiles=Profiles({"mine": parse_profile(profile, "mine.toml")}),
+    )
 
 
 def copy_of(settings: Settings, target: Path) -> Settings:

@@ -24,6 +24,7 @@ from hospital_assets.landing.zone import LandingZone
 from hospital_assets.sources.draft import DraftError, draft_profile
 from hospital_assets.sources.dry_run import try_profile
 from hospital_assets.warehouse.database import Warehouse
+from hospital_assets_tests.helpers import zone_of
 
 PROFILE = """
 name = "mine"
@@ -75,21 +76,6 @@ ROWS = [
     (7, "F006", "770006", "03.03.2026 11:10", "Prellung"),
 ]
 SHOWN = ("source_line", "visit_id", "patient_id", "arrival_time", "chief_complaint")
-
-
-def zone_of(tmp_path: Path, warehouse: Warehouse, profile: str, **files: bytes) -> LandingZone:
-    folder = tmp_path / "landing" / "mine"
-    folder.mkdir(parents=True)
-    for name, data in files.items():
-        (folder / name.replace("_", ".")).write_bytes(data)
-    return LandingZone(
-        landing=tmp_path / "landing",
-        spool=tmp_path / "spool",
-        first=date(2026, 1, 1),
-        last=date(2026, 12, 31),
-        connection=warehouse.connection,
-        profiles=Profiles({"mine": parse_profile(profile, "mine.toml")}),
-    )
 
 
 def read(zone: LandingZone) -> pl.DataFrame:

@@ -15,11 +15,11 @@ import pytest
 
 from hospital_assets.landing.content import UnreadableError
 from hospital_assets.landing.profile import parse_profile
-from hospital_assets.landing.registry import Profiles
 from hospital_assets.landing.workbooks import csv_content
 from hospital_assets.landing.zone import LandingZone
 from hospital_assets.settings import FileLimits
 from hospital_assets.warehouse.database import Warehouse
+from hospital_assets_tests.helpers import zone_of as landing_zone_of
 
 openpyxl = pytest.importorskip("openpyxl", reason="openpyxl is not installed (dev extra)")
 pytest.importorskip("python_calamine", reason="python-calamine is not installed (extra spreadsheets)")
@@ -75,18 +75,7 @@ def with_part(data: bytes, name: str, content: bytes = b"x") -> bytes:
 
 
 def zone_of(tmp_path: Path, warehouse: Warehouse, more: str = "", **files: bytes) -> LandingZone:
-    folder = tmp_path / "landing" / "mine"
-    folder.mkdir(parents=True)
-    for name, data in files.items():
-        (folder / name.replace("_", ".")).write_bytes(data)
-    return LandingZone(
-        landing=tmp_path / "landing",
-        spool=tmp_path / "spool",
-        first=date(2026, 1, 1),
-        last=date(2026, 12, 31),
-        connection=warehouse.connection,
-        profiles=Profiles({"mine": parse_profile(PROFILE.format(more=more), "mine.toml")}),
-    )
+    return landing_zone_of(tmp_path, warehouse, PROFILE.format(more=more), **files)
 
 
 def rows_of(zone: LandingZone) -> list[tuple[Any, ...]]:

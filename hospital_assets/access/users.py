@@ -30,6 +30,7 @@ from typing import Literal
 from starlette.authentication import BaseUser
 
 from hospital_assets.access.audit import Audit, Event, record
+from hospital_assets.files import in_transaction
 from hospital_assets.publishing.audience import check_audience
 from hospital_assets.publishing.policy import CurrentPolicy, Policy, PolicyError
 from hospital_assets.settings import Settings
@@ -640,14 +641,8 @@ class Users:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._lock:
-            self._connection.execute("begin immediate")
-            try:
-                yield
-            except BaseException:
-                self._connection.execute("rollback")
-                raise
-            self._connection.execute("commit")
+        with self._lock, in_transaction(self._connection):
+            yield
 
     def _change(self, name: str, what: str, *values: object) -> None:
         self._known(name)

@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import json
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import quote
 
 from hospital_assets.alerts.settings import AlertSettings, NotifierSettings, Severity, load_alert_settings
+from hospital_assets.files import in_transaction
 from hospital_assets.settings import Settings
 
 _SCHEMA = """
@@ -174,7 +175,7 @@ class Outbox:
             visits: visits as just recorded.
         """
         opened = 0
-        with self._transaction():
+        with in_transaction(self._connection):
             for visit in visits:
                 self._put_visit(visit)
             ordered = sorted(signals, key=lambda signal: signal.observed_at)
@@ -355,7 +356,7 @@ class Outbox:
 
     def acknowledge(self, alert_id: str, by: str, now: datetime) -> bool:
         """Somebody takes care of an open alert; False when there is no such open alert."""
-        with self._transaction():
+        with in_transaction(self._connection):
             changed = self._connection.execute(
                 "update alerts set state = 'acknowledged', acknowledged_at = ?, acknowledged_by = ? "
                 "where alert_id = ? and state = 'open'",
@@ -365,7 +366,7 @@ class Outbox:
 
     def resolve(self, alert_id: str, now: datetime) -> bool:
         """Close an alert by hand; False when there is no such open alert."""
-        with self._transaction():
+        with in_transaction(self._connection):
             found = self._rows("select * from alerts where alert_id = ? and state <> 'resolved'", alert_id)
             if found:
                 self._resolve(found[0], now)
@@ -405,7 +406,7 @@ class Outbox:
             raise ValueError(f"a silence lasts up to {LONGEST_SILENCE // timedelta(hours=1)} hours")
         if not reason.strip() or not (alert_id or rule):
             raise ValueError("say what is to be silent (an alert or a rule), and why")
-        with self._transaction():
+        with in_transaction(self._connection):
             found = self._rows("select alert_key from alerts where alert_id = ?", alert_id)
             if alert_id and not found:
                 raise ValueError(f"there is no alert {alert_id}")
@@ -428,7 +429,7 @@ class Outbox:
 
     def end_silence(self, silence_id: str, wall: datetime) -> bool:
         """Let messages through again at once; False when there is no such silence any more."""
-        with self._transaction():
+        with in_transaction(self._connection):
             ended = self._connection.execute(
                 "update silences set until_at = ? where silence_id = ? and until_at > ?",
                 (_text(wall), silence_id, _text(wall)),
@@ -469,7 +470,7 @@ class Outbox:
 
     def due(self, wall: datetime, most: int = 50) -> list[Delivery]:
         """Messages to send now; for a while no other process gets the same ones."""
-        with self._transaction():
+        with in_transaction(self._connection):
             rows = self._rows(
                 "select * from deliveries where delivered_at is null and given_up_at is null "
                 "and next_attempt_at <= ? order by created_at, delivery_id limit ?",
@@ -487,7 +488,7 @@ class Outbox:
 
     def delivered(self, delivery: Delivery, wall: datetime) -> None:
         """A message has arrived."""
-        with self._transaction():
+        with in_transaction(self._connection):
             self._connection.execute(
                 "update deliveries set delivered_at = ?, attempt_count = attempt_count + 1, "
                 "last_error = null where delivery_id = ?",
@@ -498,7 +499,7 @@ class Outbox:
         """A message has not arrived: try again later, each time after a longer pause."""
         attempts = delivery.attempt_count + 1
         pause = min(_FIRST_PAUSE * 2 ** (attempts - 1), _LONGEST_PAUSE)
-        with self._transaction():
+        with in_transaction(self._connection):
             self._connection.execute(
                 "update deliveries set attempt_count = ?, next_attempt_at = ?, last_error = ?, "
                 "given_up_at = ? where delivery_id = ?",
@@ -513,16 +514,6 @@ class Outbox:
 
     def _rows(self, statement: str, *values: object) -> list[sqlite3.Row]:
         return self._connection.execute(statement, values).fetchall()
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._connection.execute("begin immediate")
-        try:
-            yield
-        except BaseException:
-            self._connection.execute("rollback")
-            raise
-        self._connection.execute("commit")
 
 
 @dataclass(frozen=True)

@@ -162,16 +162,15 @@ def without_days(graph: Any, subjects: Collection[str]) -> list[dg.AssetKey]:
     return sorted({dg.AssetKey("raw_landed_files"), *undated, *ahead})
 
 
-def lacks_inputs(graph: Any, selection: Collection[dg.AssetKey], is_made: Callable[[dg.AssetKey], bool]) -> bool:
-    """Whether some tables read others that were never made, as in a new data directory: then all have to be made.
+def inputs_of(graph: Any, selection: Collection[dg.AssetKey]) -> set[dg.AssetKey]:
+    """The other tables that some tables read. Where one was never made, as in a new data directory, all have to be.
 
     Args:
         graph: the asset graph.
         selection: the tables.
-        is_made: whether a table was made before.
     """
     parents = {parent for key in selection for parent in graph.get(key).parent_keys} - set(selection)
-    return any(parent.path[-1] in CONTRACTS and not is_made(parent) for parent in parents)
+    return {parent for parent in parents if parent.path[-1] in CONTRACTS}
 
 
 def all_days(settings: Settings) -> Span:

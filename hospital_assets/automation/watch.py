@@ -31,7 +31,7 @@ from hospital_assets.automation.loading import (
     all_days,
     execute,
     failure_of,
-    lacks_inputs,
+    inputs_of,
     outcome_of,
     over,
     refresh_stale,
@@ -260,7 +260,7 @@ class Loader:
                 span = request.days
                 if span is None:
                     selection = without_days(self._graph, subjects)
-                if lacks_inputs(self._graph, selection, lambda key: warehouse.exists(CONTRACTS[key.path[-1]])):
+                if not all(warehouse.exists(CONTRACTS[key.path[-1]]) for key in inputs_of(self._graph, selection)):
                     selection, span = (), span or all_days(self._settings)
                 try:
                     events = self._run("full_refresh", span, batch, selection)

@@ -117,6 +117,7 @@ class LandingZone:
         held_back: Mapping[str, str] = MappingProxyType({}),
         quiet_since_ns: int | None = None,
         subjects: Sequence[str] = (),
+        found: pl.DataFrame | None = None,
     ) -> pl.DataFrame:
         """The ledger: every landed file with what it is, what it holds, and whether it can be read.
 
@@ -130,9 +131,11 @@ class LandingZone:
             quiet_since_ns: leave out new files modified after this time, unless the system says
                 that nobody is writing them: they may be growing.
             subjects: leave out new files of other subjects; default none.
+            found: what stands in the landing folder, where that was just listed.
         """
-        found = self.listed()
         profiles = self.profiles
+        if found is None:
+            found = self.listed()
         unchanged = _unchanged(known, found, held_back, self)
         if quiet_since_ns is not None:
             is_quiet = pl.col("file_modified_ns") <= quiet_since_ns
@@ -359,10 +362,7 @@ class LandingZone:
 
     def listed(self) -> pl.DataFrame:
         """What stands in the landing folder; see `listing.listed`."""
-        # A folder that is called as an archive holds what was in it.
-        return listed(
-            self.landing, self.limits, lambda name: not is_archive_name(name) and bool(_fed_by(name, self.profiles))
-        )
+        return _standing(self.landing, self.limits, self.profiles)
 
     def _hashed(self, entry: Mapping[str, Any]) -> dict[str, object] | None:
         """An entry of `listed` with its content's hash, or that of why it has none; None when it is gone."""
@@ -570,19 +570,25 @@ class LandingZone:
         return ledger
 
 
+def _standing(landing: Path, limits: FileLimits, profiles: Profiles) -> pl.DataFrame:
+    """What stands in the landing folder; see `listing.listed`."""
+    # A folder that is called as an archive holds what was in it.
+    return listed(landing, limits, lambda name: not is_archive_name(name) and bool(_fed_by(name, profiles)))
+
+
 @dataclass(frozen=True)
 class _Seen:
     """All that decides which files wait, as a look found it.
 
     Attributes:
-        listed: what stands in the landing folder.
+        listed: what stands in the landing folder; what is equal otherwise may differ in that.
         ledger: the version of the published ledger.
         held_back: content hashes that must not be loaded, with their state.
         last: the last service day.
         profiles: the source profiles.
     """
 
-    listed: pl.DataFrame
+    listed: pl.DataFrame = field(compare=False)
     ledger: tuple[int, ...]
     held_back: Mapping[str, str]
     last: date
@@ -590,12 +596,7 @@ class _Seen:
 
     def is_like(self, other: _Seen) -> bool:
         """Whether a look at the other finds the same."""
-        return (self.ledger, self.held_back, self.last, self.profiles) == (
-            other.ledger,
-            other.held_back,
-            other.last,
-            other.profiles,
-        ) and self.listed.equals(other.listed)
+        return self == other and self.listed.equals(other.listed)
 
 
 #: Landing folder, warehouse and subjects -> what the newest look saw, where nothing waited.
@@ -657,7 +658,7 @@ class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         database, profiles = Path(self.warehouse.database), load_profiles(Path(self.profiles))
         asked = self.landing, self.warehouse.database, tuple(subjects)
         seen = _Seen(
-            listed(Path(self.landing), FileLimits(**self.limits), lambda name: bool(_fed_by(name, profiles))),
+            _standing(Path(self.landing), FileLimits(**self.limits), profiles),
             ledger_version(database),
             dict(held_back),
             self._last_day(),
@@ -669,7 +670,7 @@ class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         published = read_ledger_copy(database)
         zone = self.without_warehouse()
         with contextlib.closing(zone.connection):
-            ledger = zone.discover(published, held_back, quiet_since_ns, subjects)
+            ledger = zone.discover(published, held_back, quiet_since_ns, subjects, seen.listed)
             found = zone.waiting(ledger, published, subjects)
         # A file that may be growing was left out, and one that could not be opened may be opened next time.
         is_settled = seen.listed.filter(pl.col("file_modified_ns") > (quiet_since_ns or 0)).is_empty()

@@ -313,18 +313,18 @@ def _configuration(settings: Settings) -> Iterator[_Found]:
 
 def _extras(settings: Settings) -> Iterator[_Found]:
     from hospital_assets.landing.registry import load_profiles
+    from hospital_assets.sources.databases import extra_of
 
     sources = [profile.source for profile in load_profiles(settings.profiles_folder).values() if profile.source]
     kinds = {source.kind for source in sources}
-    databases = [os.environ.get(source.database, "") for source in sources if source.database]
+    databases = [extra_of(os.environ.get(source.database, "")) for source in sources if source.database]
     needs = {
+        **dict.fromkeys(filter(None, databases), True),
         ("backup", "pyrage"): bool(settings.backup.recipients),
         ("delta", "deltalake"): bool(settings.mirror.address),
         ("metrics", "prometheus_client"): TOKEN_FILE in os.environ,
         ("object-store", "obstore"): bool(kinds & OBJECT_STORES.keys()),
         ("sftp", "paramiko"): "sftp" in kinds,
-        ("postgres", "adbc_driver_postgresql"): any(url.startswith("postgres") for url in databases),
-        ("odbc", "arrow_odbc"): any("driver=" in url.lower() for url in databases),
         ("fhir-bulk", "jwt"): any(source.fhir and source.fhir.client_id for source in sources),
     }
     missing = [extra for (extra, module), is_needed in needs.items() if is_needed and find_spec(module) is None]

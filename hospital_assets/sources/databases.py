@@ -73,6 +73,15 @@ class Database(Protocol):
         ...
 
 
+def extra_of(url: str) -> tuple[str, str] | None:
+    """The extra that reads a database of this address, and the package in it; None where we read no such."""
+    if url.startswith(("postgresql://", "postgres://")):
+        return "postgres", "adbc_driver_postgresql"
+    if url.startswith(("oracle://", "oracle+tcps://")):
+        return "oracle", "oracledb"
+    return ("odbc", "arrow_odbc") if "driver=" in url.lower() else None
+
+
 @contextlib.contextmanager
 def open_database(url: str, seconds: int = _LOGIN_SECONDS) -> Iterator[Database]:
     """A session with a database.
@@ -84,13 +93,14 @@ def open_database(url: str, seconds: int = _LOGIN_SECONDS) -> Iterator[Database]
     Raises:
         RemoteError: it is none that we read, the extra is not installed, or it cannot be reached.
     """
-    if url.startswith(("postgresql://", "postgres://")):
+    extra, _ = extra_of(url) or ("", "")
+    if extra == "postgres":
         with _postgres(url, seconds) as found:
             yield found
-    elif url.startswith(("oracle://", "oracle+tcps://")):
+    elif extra == "oracle":
         with _oracle(url, seconds) as session:
             yield session
-    elif "driver=" in url.lower():
+    elif extra == "odbc":
         yield _odbc(url, seconds)
     else:
         raise RemoteError(

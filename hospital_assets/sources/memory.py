@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from hospital_assets.files import make_folder
+from hospital_assets.files import in_transaction, make_folder
 from hospital_assets.settings import Settings
 from hospital_assets.sources.remote import Entry
 
@@ -138,16 +138,9 @@ class Memory:
             [source, entry.key, entry.version, entry.size, state, reason, sha256, at.isoformat()],
         )
 
-    @contextlib.contextmanager
-    def at_once(self) -> Iterator[None]:
+    def at_once(self) -> contextlib.AbstractContextManager[None]:
         """What is noted in the block is noted together, or none of it."""
-        self._connection.execute("begin immediate")
-        try:
-            yield
-        except BaseException:
-            self._connection.execute("rollback")
-            raise
-        self._connection.execute("commit")
+        return in_transaction(self._connection)
 
     def forget(self, source: str, key: str) -> None:
         """An entry is not there any more."""
