@@ -341,7 +341,7 @@ def measured(command: list[str], most_mb: float, most_seconds: float, out: Path)
             why = f"took more than {most_mb:,.0f} MB"
         elif time.perf_counter() - started > most_seconds:
             why = f"took more than {most_seconds:,.0f} s"
-        time.sleep(0.2)
+        time.sleep(0.5)
     if why:
         os.killpg(process.pid, signal.SIGKILL)
     said = process.communicate()[0]
@@ -352,22 +352,20 @@ def measured(command: list[str], most_mb: float, most_seconds: float, out: Path)
 
 
 def resident_mb(root: int) -> float:
-    """Resident memory of a process and all below it."""
+    """Memory of a process and all below it; what processes share, as after a fork, is counted once."""
     children: dict[int, list[int]] = {}
-    pages: dict[int, int] = {}
     for folder in Path("/proc").glob("[0-9]*"):
-        try:
+        with contextlib.suppress(OSError):
             stat = (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        children.setdefault(int(stat[1]), []).append(int(folder.name))
-        pages[int(folder.name)] = int(stat[21])
+            children.setdefault(int(stat[1]), []).append(int(folder.name))
     below, total = [root], 0
     while below:
         one = below.pop()
-        total += pages.get(one, 0)
         below.extend(children.get(one, ()))
-    return total * os.sysconf("SC_PAGE_SIZE") / 1e6
+        with contextlib.suppress(OSError):
+            found = Path(f"/proc/{one}/smaps_rollup").read_text()
+            total += next((int(line.split()[1]) for line in found.splitlines() if line.startswith("Pss:")), 0)
+    return total * 1024 / 1e6
 
 
 def bytes_below(folder: Path) -> int:

@@ -10,7 +10,15 @@ import pytest
 
 from hospital_assets.assets.forecasts.beds import beds
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.forecasting.survival import Stays, census, come_and_there, kaplan_meier, quantile, still_there
+from hospital_assets.forecasting.survival import (
+    Stays,
+    census,
+    come_and_there,
+    count_of,
+    kaplan_meier,
+    quantile,
+    still_there,
+)
 
 FIRST = datetime(2026, 1, 5, tzinfo=UTC)  # a Monday
 AS_OF = date(2026, 3, 29)
@@ -40,15 +48,15 @@ def test_who_has_stayed_longer_than_anybody_leaves_by_and_by() -> None:
 
 
 def test_those_in_and_those_to_come() -> None:
-    """F24: four patients with a chance of 1/2 each, and a Poisson number with mean 1.5."""
-    found = census(np.full(4, 0.5), 1.5)
+    """F24: four patients with a chance of 1/2 each, and a Poisson number with mean 1.5; in two departments."""
+    found = census([count_of(np.full(3, 0.5)), count_of(np.full(1, 0.5))], 1.5)
     counts = np.arange(len(found))
     mean = float((found * counts).sum())
     assert found.sum() == pytest.approx(1) and mean == pytest.approx(3.5)
     # A Poisson number with that mean would vary more: 3.5.
     assert float((found * (counts - mean) ** 2).sum()) == pytest.approx(2.5)
     assert found[0] == pytest.approx(np.exp(-1.5) / 16)
-    assert (quantile(census(np.zeros(0), 2.0), 0.1), quantile(census(np.zeros(0), 2.0), 0.9)) == (0, 4)
+    assert (quantile(census([], 2.0), 0.1), quantile(census([], 2.0), 0.9)) == (0, 4)
 
 
 def test_a_constant_stream_fills_up_to_rate_times_stay() -> None:

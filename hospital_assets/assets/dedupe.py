@@ -35,15 +35,15 @@ def newest_only(frame: Frame, key: Sequence[str], written: str, *then: str) -> F
     day = [PARTITION_COLUMN] if PARTITION_COLUMN in frame.columns else []
     per_thing = [*day, *key, "_is_sound"]
     sound = frame.with_columns(_is_sound=nw.col("rule").is_null())
-    ranked = _ranked(sound, per_thing, written, *then).with_columns(
-        _newest_written=nw.col(written).max().over(*per_thing)
-    )
-    repeats = (nw.col("_newest_written") == nw.col(written)) | nw.col("_newest_written").is_null()
+    # From the newest on, so that the rows, wide as they are, are sorted once.
+    ranked = _ranked(sound, per_thing, written, *then, _newest_written=written, _newest_has_written="_has_written")
+    # Where even the newest has no such moment, none has.
+    repeats = (nw.col("_newest_written") == nw.col(written)) | (nw.col("_newest_has_written") == 0)
     return ranked.with_columns(
         rule=nw.when(nw.col("_is_sound") & (nw.col("_newer_count") > 1))
         .then(nw.when(repeats).then(nw.lit(DUPLICATE)).otherwise(nw.lit(SUPERSEDED)))
         .otherwise(nw.col("rule"))
-    ).drop("_is_sound", "_newer_count", "_newest_written")
+    ).drop("_is_sound", "_newer_count", "_newest_written", "_newest_has_written")
 
 
 def newest_of_each(records: Frame, key: Sequence[str], period: Period | None = None) -> Frame:
@@ -73,17 +73,18 @@ def newest_of_each(records: Frame, key: Sequence[str], period: Period | None = N
     return inside.join(older, on=_PLACE, how="anti")
 
 
-def _ranked(records: Frame, key: Sequence[str], written: str, *then: str) -> Frame:
+def _ranked(records: Frame, key: Sequence[str], written: str, *then: str, **most: str) -> Frame:
     """Add `_newer_count`: how many records of the same key are as new or newer, 1 for the newest.
 
-    Newest is the last by `written` (null counts as oldest), then by what follows it, by file and by line.
+    Newest is the last by `written` (null counts as oldest), then by what follows it, by file and by line. `most` are
+    further columns to add: the largest value of one in the same records.
     """
+    order = ["_has_written", written, *then, *_PLACE]
     return (
         records.with_columns(_has_written=(~nw.col(written).is_null()).cast(nw.Int32))
         .with_columns(
-            _newer_count=nw.col("source_line")
-            .cum_count(reverse=True)
-            .over(*key, order_by=["_has_written", written, *then, *_PLACE])
+            _newer_count=nw.col("source_line").cum_count(reverse=True).over(*key, order_by=order),
+            **{name: nw.col(of).cum_max(reverse=True).over(*key, order_by=order) for name, of in most.items()},
         )
         .drop("_has_written")
     )

@@ -5,7 +5,9 @@ Source: Kaplan and Meier 1958; survivors of those who are in plus those still to
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 
@@ -81,18 +83,22 @@ def come_and_there(stays: Stays, rates: Array, ahead: Array) -> Array:
     return later
 
 
-def census(chances: Array, expected: float) -> Array:
-    """Probabilities of 0, 1, 2, ... patients: each of some with its own chance, and a Poisson number of others.
+def count_of(chances: Array) -> Array:
+    """Probabilities of 0, 1, 2, ... patients who are there, each with a chance that does not depend on the others."""
+    found = np.ones(1)
+    for chance in chances:
+        found = np.convolve(found, [1 - chance, chance])
+    return found
+
+
+def census(those_in: Sequence[Array], expected: float) -> Array:
+    """Probabilities of 0, 1, 2, ... patients in some departments together.
 
     Args:
-        chances: of each patient who is in.
-        expected: mean of those who are still to come.
+        those_in: of each department, as from `count_of`.
+        expected: mean of those who are still to come, a Poisson number.
     """
-    some = np.ones(1)
-    for chance in chances:
-        some = np.convolve(some, [1 - chance, chance])
-    found: Array = np.convolve(some, pmf(np.array([max(expected, 0.0)]), 0.0)[0])
-    return found
+    return reduce(np.convolve, those_in, pmf(np.array([max(expected, 0.0)]), 0.0)[0])
 
 
 def quantile(probabilities: Array, level: float) -> int:

@@ -21,6 +21,7 @@ from typing import IO, Any, TypeVar
 
 from hospital_assets.landing.content import FAILURES, UnreadableError, why_unreadable
 from hospital_assets.settings import FileLimits
+from hospital_assets.workers import end_with_parent
 
 #: Up to this many bytes files are read in this process. Readers in Python (HL7 v2, FHIR) hold it up, so they get less.
 _HERE = {"csv": 64_000_000, "jsonl": 64_000_000}
@@ -135,7 +136,7 @@ def _serve() -> None:
     asked, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     # Whatever a library prints must not stand among the answers.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    end_with_parent()
     with contextlib.suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
         answers.write(_READY)
         answers.flush()
@@ -146,12 +147,6 @@ def _serve() -> None:
             except FAILURES as error:
                 answer = (False, why_unreadable(error))
             _send(answers, answer)
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -86,10 +86,18 @@ def beds(as_of: "list[date]", stays: pl.DataFrame, departments: pl.DataFrame, ho
 
 @dataclass(frozen=True)
 class _Department:
-    """What is expected of a department: of each day, the chances of those who are in, and how many come."""
+    """What is expected of a department.
 
-    chances: "list[Array]"
-    expected: list[float]
+    Attributes:
+        patients_in: of each day, the mean number of those who are in now.
+        counts_in: of each day, the probabilities of their number.
+        patients_to_come: of each day, the mean number of those who are not.
+        beds: that it has; None where that is not known.
+    """
+
+    patients_in: list[float]
+    counts_in: "list[Array]"
+    patients_to_come: list[float]
     beds: int | None
 
 
@@ -113,7 +121,7 @@ def _department(stays: _Clocks, moment: datetime, beds: int | None) -> _Departme
     """What was known of a department at the end of a day; None where too little was."""
     import numpy as np
 
-    from hospital_assets.forecasting.survival import come_and_there, kaplan_meier, still_there
+    from hospital_assets.forecasting.survival import come_and_there, count_of, kaplan_meier, still_there
 
     now = moment.timestamp()
     known = (stays.begin < now) & (stays.begin >= now - _DAYS_OF_STAYS * _DAY)
@@ -130,7 +138,13 @@ def _department(stays: _Clocks, moment: datetime, beds: int | None) -> _Departme
     those_in = still_there(curve, np.sort(hours[~has_ended & (until > now)]), ahead)
     coming = come_and_there(curve, _admissions(now - begin), ahead)
     days = [slice(24 * n, 24 * n + 24) for n in range(_DAYS_AHEAD)]
-    return _Department([those_in[:, of].mean(axis=1) for of in days], [float(coming[of].mean()) for of in days], beds)
+    chances = [those_in[:, of].mean(axis=1) for of in days]
+    return _Department(
+        [float(of_day.sum()) for of_day in chances],
+        [count_of(of_day) for of_day in chances],
+        [float(coming[of].mean()) for of in days],
+        beds,
+    )
 
 
 def _admissions(ago: "Array") -> "Array":
@@ -151,20 +165,18 @@ def _admissions(ago: "Array") -> "Array":
 
 def _days(day: date, parts: list[_Department]) -> Iterator[dict[str, Any]]:
     """The rows of some departments together: means and chances of all, which do not depend on each other."""
-    import numpy as np
-
     from hospital_assets.forecasting.survival import census, quantile
 
     beds = None if any(part.beds is None for part in parts) else sum(part.beds or 0 for part in parts)
     for n in range(_DAYS_AHEAD):
-        chances = np.concatenate([part.chances[n] for part in parts])
-        coming = sum(part.expected[n] for part in parts)
-        found = census(chances, coming)
+        those_in = sum(part.patients_in[n] for part in parts)
+        coming = sum(part.patients_to_come[n] for part in parts)
+        found = census([part.counts_in[n] for part in parts], coming)
         yield {
             "target_date": day + timedelta(days=n + 1),
             "horizon_days": n + 1,
-            "expected_patients": round(float(chances.sum()) + coming, 9),
-            "patients_in": round(float(chances.sum()), 9),
+            "expected_patients": round(those_in + coming, 9),
+            "patients_in": round(those_in, 9),
             "patients_to_come": round(coming, 9),
             **{f"patients_p{level}_count": quantile(found, level / 100) for level in (10, 50, 90)},
             "bed_capacity": beds,

@@ -1,7 +1,7 @@
 """What each emergency department needs in the coming week, and the roster that is suggested for it; on Sundays."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from hospital_assets.measures.triage import WAIT_TARGETS_MINUTES
 from hospital_assets.settings import StaffingSettings
 from hospital_assets.warehouse.dialect import Frame
 from hospital_assets.warehouse.io_manager import period_of
+from hospital_assets.workers import spread
 
 if TYPE_CHECKING:
     from hospital_assets.forecasting.counts import Array
@@ -80,7 +81,7 @@ def staffing(
         arrivals, visits, shifts = (
             of_days(frame, first, last) for frame in (kpi_arrivals_hourly, fact_emergency_visits, fact_doctor_shifts)
         )
-        made = suggestions(ahead, arrivals, visits, shifts, dim_department, dim_hospital, rostering)
+        made = suggestions(ahead, arrivals, visits, shifts, dim_department, dim_hospital, rostering, spread)
     for name in _TABLES:
         context.add_output_metadata({"outcomes": made.outcomes}, output_name=name)
     return made.need, made.shifts, made.comparison
@@ -138,6 +139,7 @@ def suggestions(
     departments: pl.DataFrame,
     hospitals: pl.DataFrame,
     rules: StaffingSettings,
+    mapped: "Callable[[Callable[[Department], Plan], list[Department]], Iterable[Plan]]" = map,
 ) -> "Made":
     """Needs, suggested shifts and their comparison, of each as-of day and hospital that was forecast.
 
@@ -149,10 +151,24 @@ def suggestions(
         departments: dim_department.
         hospitals: dim_hospital.
         rules: of the rosters.
+        mapped: how the departments are planned, one by one or at the same time.
     """
+    from hospital_assets.forecasting.staffing import plan
+
+    asked = [
+        _asked(known, rules) for known in departments_known(ahead, visits, shifts, departments, hospitals, arrivals)
+    ]
+    plans = iter(mapped(plan, [one.department for one in asked if one.department is not None]))
     rows = _Rows()
-    for known in departments_known(ahead, visits, shifts, departments, hospitals, arrivals):
-        _add(rows, known, rules)
+    for one in asked:
+        rows.need.extend(one.nurses)
+        if one.department is None:
+            rows.comparison.append(one.known.nothing(one.outcome))
+            continue
+        made = next(plans)
+        rows.need.extend(_doctors(one.known, one.department, made))
+        rows.shifts.extend(_shifts(one.known, made))
+        rows.comparison.extend(_comparison(one.known, one.department, made))
     return rows.made()
 
 
@@ -184,27 +200,29 @@ def departments_known(
         )
 
 
-def _add(rows: _Rows, known: "Known", rules: StaffingSettings) -> None:
-    """One hospital's rows."""
+@dataclass(frozen=True)
+class _Asked:
+    """A hospital on an as-of day: what nurses it needs, and the department to plan or why there is none."""
+
+    known: "Known"
+    nurses: list[dict[str, Any]]
+    department: "Department | None"
+    outcome: str = ""
+
+
+def _asked(known: "Known", rules: StaffingSettings) -> _Asked:
     from hospital_assets.forecasting.learned import care_of, places_per_doctor
-    from hospital_assets.forecasting.staffing import plan, spread_over_hours
+    from hospital_assets.forecasting.staffing import spread_over_hours
 
     history, visits, present = known.history(), known.seen(), known.present()
     places = places_per_doctor(visits, *known.spans())
     care = care_of(visits, places or 1, targets())
     if history is None or care is None:
-        rows.comparison.append(known.nothing("too_few_visits"))
-        return
-    rates = spread_over_hours(known.day_means, history).ravel()
-    rows.need.extend(_nurses(known, rates, care, visits, rules))
+        return _Asked(known, [], None, "too_few_visits")
+    nurses = _nurses(known, spread_over_hours(known.day_means, history).ravel(), care, visits, rules)
     if not present or places is None:
-        rows.comparison.append(known.nothing("no_queue" if present else "no_roster"))
-        return
-    department = known.department(history, care, present, rules)
-    made = plan(department)
-    rows.need.extend(_doctors(known, department, made))
-    rows.shifts.extend(_shifts(known, made))
-    rows.comparison.extend(_comparison(known, department, made))
+        return _Asked(known, nurses, None, "no_queue" if present else "no_roster")
+    return _Asked(known, nurses, known.department(history, care, present, rules))
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Waits of the two days after each as-of day of a run: as in the same hour of four weeks, and as simulated."""
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -16,9 +17,11 @@ from hospital_assets.contracts.forecasts import LONG_WAIT_MINUTES, QUEUE, SAME_H
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.measures.triage import WAIT_TARGETS_MINUTES
 from hospital_assets.warehouse.dialect import Frame
+from hospital_assets.workers import spread
 
 if TYPE_CHECKING:
     from hospital_assets.forecasting.simulate import Care, Shift
+    from hospital_assets.forecasting.waits import Ahead, Bands
 
 _DAYS = 28
 #: Days with a wait in the hour, below which there is no band.
@@ -52,7 +55,7 @@ def forecast_waits_hourly(
         for frame in (fact_doctor_shifts, fact_doctor_shifts_ahead)
     )
     rows = simulated_waits(
-        forecast_arrivals_hourly, forecast_arrivals_daily, visits, shifts, dim_department, dim_hospital
+        forecast_arrivals_hourly, forecast_arrivals_daily, visits, shifts, dim_department, dim_hospital, spread
     )
     return pl.concat([waits(forecast_arrivals_hourly, visits, dim_hospital), rows]).sort(
         CONTRACTS["forecast_waits_hourly"].key
@@ -130,6 +133,7 @@ def simulated_waits(
     shifts: pl.DataFrame,
     departments: pl.DataFrame,
     hospitals: pl.DataFrame,
+    mapped: "Callable[[Callable[[Ahead], Bands], list[Ahead]], Iterable[Bands]]" = map,
 ) -> pl.DataFrame:
     """The same bands from simulations of the queue, where the roster of both days was known on the as-of day.
 
@@ -140,62 +144,73 @@ def simulated_waits(
         shifts: fact_doctor_shifts and fact_doctor_shifts_ahead; `recorded_at` is since when each is known.
         departments: dim_department.
         hospitals: dim_hospital.
+        mapped: how days are simulated, one by one or at the same time.
     """
+    from hospital_assets.forecasting.waits import simulated
+
     ships = pl.col("is_shipped") & (pl.col("hospital_id") != ALL)
     of_day = daily.filter(ships, pl.col("horizon_days") == 1)
     dispersion = {(day, name): a for day, name, a in of_day["service_date", "hospital_id", "count_dispersion"].rows()}
     learned: dict[tuple[str, date], tuple[Care, int] | None] = {}
-    rows = [
-        row
+    asked = [
+        found
         for known in departments_known(hourly.filter(ships), visits, shifts, departments, hospitals)
         if (known.as_of, known.hospital_id) in dispersion
-        for row in _simulated(known, dispersion[known.as_of, known.hospital_id], learned)
+        and (found := _asked(known, dispersion[known.as_of, known.hospital_id], learned)) is not None
     ]
+    made = mapped(partial(simulated, limit=LONG_WAIT_MINUTES / 60), [one.ahead for one in asked])
+    rows = [row for one, bands in zip(asked, made, strict=True) for row in _rows(one, bands)]
     contract = CONTRACTS["forecast_waits_hourly"]
     return pl.DataFrame(rows, schema=contract.polars_schema)
 
 
-def _simulated(
+@dataclass(frozen=True)
+class _Asked:
+    """A hospital on an as-of day, what is to be simulated, and of how many days its patients are known."""
+
+    known: Known
+    ahead: "Ahead"
+    days: int
+
+
+def _asked(
     known: Known, day_dispersion: float, learned: "dict[tuple[str, date], tuple[Care, int] | None]"
-) -> Iterator[dict[str, Any]]:
-    """The rows of one hospital and as-of day; none where it cannot be simulated."""
+) -> _Asked | None:
+    """What is to be simulated for one hospital and as-of day; None where it cannot be."""
     import numpy as np
 
     from hospital_assets.forecasting.learned import came
-    from hospital_assets.forecasting.waits import HOURS_AHEAD, HOURS_BEFORE, Ahead, simulated
+    from hospital_assets.forecasting.waits import HOURS_AHEAD, HOURS_BEFORE, Ahead
 
-    ahead = known.ahead.sort("target_date", "hour_of_day")
+    rates = known.ahead.sort("target_date", "hour_of_day")["expected_arrivals"].to_numpy()
     planned = _planned(known)
-    if planned is None or len(ahead) != HOURS_AHEAD:
-        return
+    if planned is None or len(rates) != HOURS_AHEAD:
+        return None
     sunday = known.as_of - timedelta(days=known.as_of.isoweekday() % _WEEK)
     if (known.hospital_id, sunday) not in learned:
         learned[known.hospital_id, sunday] = _learned(known, sunday)
     found = learned[known.hospital_id, sunday]
     if found is None:
-        return
+        return None
     care, days = found
     end = end_of_day(known.as_of, known.time_zone).timestamp() / 3600
     before = came(known.seen(_DAYS_AHEAD), care, end - HOURS_BEFORE, end, np.random.default_rng(known.seed))
-    made = simulated(
-        Ahead(
-            ahead["expected_arrivals"].to_numpy(),
-            day_dispersion,
-            care,
-            before.moved(-HOURS_BEFORE),
-            planned,
-            known.seed,
-        ),
-        LONG_WAIT_MINUTES / 60,
-    )
-    for n, hour in enumerate(ahead.iter_rows(named=True)):
+    return _Asked(known, Ahead(rates, day_dispersion, care, before.moved(-HOURS_BEFORE), planned, known.seed), days)
+
+
+def _rows(asked: _Asked, made: "Bands") -> Iterator[dict[str, Any]]:
+    """The hours that there are, and in which somebody comes."""
+    import numpy as np
+
+    hours = asked.known.ahead.sort("target_date", "hour_of_day")
+    for n, hour in enumerate(hours.iter_rows(named=True)):
         if hour["existing_hours"] > 0 and not np.isnan(made.over[n]):
-            yield known.row(
+            yield asked.known.row(
                 target_date=hour["target_date"],
                 hour_of_day=hour["hour_of_day"],
                 horizon_hours=hour["horizon_hours"],
                 method=QUEUE,
-                days_count=days,
+                days_count=asked.days,
                 expected_arrivals=hour["expected_arrivals"],
                 **{name: float(60 * wait) for name, wait in zip(_QUANTILES, made.quantiles[n], strict=True)},
                 over_60_pct=float(100 * made.over[n]),
