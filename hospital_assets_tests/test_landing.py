@@ -323,9 +323,27 @@ def test_a_run_that_dies_after_its_raw_rows_leaves_its_files_waiting(zone: Landi
     assert waiting(warehouse, zone) == {"file.json": (DAY,)}
     load(warehouse, zone, period, "whole")
     assert waiting(warehouse, zone) == {}
-    # A later run over the day that dies takes the day back.
+    # Nothing is new to a later run over the day, whether it dies or is still at work.
     load(warehouse, zone, period, "killed again", is_done=False)
-    assert waiting(warehouse, zone) == {"file.json": (DAY,)}
+    assert waiting(warehouse, zone) == {}
+
+
+def test_a_run_that_dies_takes_back_the_days_that_lack_something(zone: LandingZone, warehouse: Warehouse) -> None:
+    path, other = vitals_file(zone, TEXT.encode()), vitals_file(zone, TEN[1].encode(), "other.json")
+    second, period = date(2026, 1, 16), Period(DAY, date(2026, 1, 17))
+    later = vitals_file(zone, observation(1, "2026-01-16T10:00:00-06:00").encode(), "later.json")
+    load(warehouse, zone, period)
+    vitals_file(zone, TEN[2].encode(), "new.json")
+    load(warehouse, zone, period, "killed", is_done=False)
+    assert waiting(warehouse, zone) == {"new.json": (DAY,)}
+    load(warehouse, zone, period, "whole")
+    other.unlink()
+    load(warehouse, zone, period, "killed", is_done=False)
+    assert waiting(warehouse, zone) == {path.name: (DAY,), "new.json": (DAY,)}
+    load(warehouse, zone, period, "whole")
+    later.write_text(observation(2, "2026-01-16T11:00:00-06:00"))
+    load(warehouse, zone, period, "killed", is_done=False)
+    assert waiting(warehouse, zone) == {"later.json": (second,)}
 
 
 def test_files_without_records_wait_only_to_be_recorded(zone: LandingZone, warehouse: Warehouse) -> None:

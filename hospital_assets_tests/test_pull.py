@@ -23,7 +23,7 @@ from hospital_assets.landing.profile import Profile, ProfileError, parse_profile
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.zone import _version
 from hospital_assets.settings import FileLimits, Settings
-from hospital_assets.sources import memory, remote
+from hospital_assets.sources import memory
 from hospital_assets.sources.memory import Pulled, open_memory
 from hospital_assets.sources.pull import pull
 from hospital_assets.sources.remote import SFTP_HOSTS, SFTP_KEY, ChangedError, Entry, Remote, RemoteError, open_remote
@@ -597,16 +597,15 @@ def test_a_server_is_brought_and_must_be_known(server: tuple[str, Path, dict[str
 
 
 def test_a_server_that_never_answers_is_given_up_in_a_few_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("paramiko", reason="paramiko is not installed (extra sftp)")
-    monkeypatch.setattr(remote, "_SECONDS", 1)
     (tmp_path / "known").write_text("")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"sftp://asker@127.0.0.1:{silent.getsockname()[1]}/in"
         with (
             pytest.raises(RemoteError, match="cannot be reached"),
-            open_remote(address, {SFTP_HOSTS: str(tmp_path / "known")}),
+            open_remote(address, {SFTP_HOSTS: str(tmp_path / "known")}, 1),
         ):
             pass
     assert not caplog.text

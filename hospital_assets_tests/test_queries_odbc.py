@@ -158,16 +158,15 @@ def test_what_is_no_database_we_read_is_said() -> None:
 @pytest.mark.parametrize(
     "url", ["postgresql://u:planted-secret@{}/x", f"Driver={DRIVER};Server={{}};UID=u;PWD=planted-x"]
 )
-def test_a_server_that_never_answers_is_given_up(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_never_answers_is_given_up(url: str) -> None:
     pytest.importorskip("arrow_odbc", reason="arrow-odbc is not installed (extra odbc)")
     pytest.importorskip("adbc_driver_postgresql", reason="adbc-driver-postgresql is not installed (extra postgres)")
     if not DRIVER.exists():
         pytest.skip("MariaDB's driver is not installed (Debian: apt-get install odbc-mariadb)")
-    monkeypatch.setattr(databases, "_LOGIN_SECONDS", 2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         where = f"127.0.0.1:{port}" if "://" in url else f"127.0.0.1;Port={port}"
-        with pytest.raises(RemoteError, match="cannot be reached") as raised, open_database(url.format(where)):
+        with pytest.raises(RemoteError, match="cannot be reached") as raised, open_database(url.format(where), 2):
             pass
     assert "planted" not in str(raised.value)
 

@@ -606,6 +606,41 @@ def test_a_watcher_killed_again_and_again_neither_loses_nor_repeats(
     assert waiting == []
 
 
+def test_a_file_that_waits_is_read_by_the_first_look_alone(
+    copied: Settings, monitor: Monitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    landing, read = zone(build_definitions(copied)), []
+    real = LandingZone._count
+
+    def count(self: LandingZone, profile: str, subject: str, ledger: pl.DataFrame, is_todo: pl.Expr) -> pl.DataFrame:
+        read.extend(ledger.filter(is_todo)["source_file"])
+        return real(self, profile, subject, ledger, is_todo)
+
+    monkeypatch.setattr(LandingZone, "_count", count)
+
+    def look(by: str) -> tuple[list[str], list[str]]:
+        """Which files wait, and which of them were read to know."""
+        read.clear()
+        is_watcher = by == "watcher"
+        files = monitor.look().waiting["vitals"] if is_watcher else landing.waiting(["vitals"], {}, time.time_ns())
+        assert all(file.days == (NOW.date(),) for file in files)
+        return sorted(file.source_file.rpartition("/")[2] for file in files), [*dict.fromkeys(read)]
+
+    patient = an_adult(copied)
+    for by in ("watcher", "sensor"):
+        land(copied, "d.json", observation("D1", patient, 1))
+        assert look(by) == (["d.json"], ["native/vitals/d.json"])
+        assert look(by) == (["d.json"], [])
+        land(copied, "e.json", observation("E1", patient, 1))
+        assert look(by) == (["d.json", "e.json"], ["native/vitals/e.json"])
+        path = land(copied, "d.json", observation("D1", patient, 2), observation("D2", patient, 2))
+        assert look(by) == (["d.json", "e.json"], ["native/vitals/d.json"])
+        path.unlink()
+        assert look(by) == (["e.json"], [])
+        (copied.landing / "native" / "vitals" / "e.json").unlink()
+        assert look(by) == ([], [])
+
+
 def test_a_sensor_looks_into_files_again_only_where_something_has_changed(
     copied: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -655,6 +690,7 @@ def test_a_sensor_looks_into_files_again_only_where_something_has_changed(
     assert waits()[1]
 
 
+@pytest.mark.slow
 def test_a_file_that_could_not_be_opened_is_tried_again(copied: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     landing = zone(build_definitions(copied))
     real = zone_module.sha256

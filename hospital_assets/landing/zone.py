@@ -601,6 +601,44 @@ class _Seen:
 
 #: Landing folder, warehouse and subjects -> what the newest look saw, where nothing waited.
 _NOTHING_WAITS: dict[tuple[str, str, tuple[str, ...]], _Seen] = {}
+#: Landing folder and subjects -> the ledger as the newest look found it.
+_LAST_LOOKS: dict[tuple[Path, tuple[str, ...]], pl.DataFrame] = {}
+
+
+def look_again(
+    zone: LandingZone,
+    published: pl.DataFrame,
+    held_back: Mapping[str, str],
+    quiet_since_ns: int | None = None,
+    subjects: Sequence[str] = (),
+    found: pl.DataFrame | None = None,
+) -> pl.DataFrame:
+    """As `LandingZone.discover`, for who looks every few seconds: what waits was read by an earlier look already.
+
+    Args:
+        zone: where to look.
+        published: the ledger as it was last published.
+        held_back: as for `discover`.
+        quiet_since_ns: as for `discover`.
+        subjects: as for `discover`.
+        found: as for `discover`.
+    """
+    asked = zone.landing, tuple(subjects)
+    stored, last = published.select(_LEDGER.column_names), _LAST_LOOKS.get(asked)
+    known = stored
+    if last is not None:
+        known = pl.concat([stored, last.join(stored, on=["source_file", "file_bytes", "file_modified_ns"], how="anti")])
+    ledger = zone.discover(known, held_back, quiet_since_ns, subjects, found)
+    # Another list of hospitals, with their time zones, may date what has landed otherwise.
+    if last is None or _hospital_files(last) == _hospital_files(ledger):
+        _LAST_LOOKS[asked] = ledger
+    else:
+        del _LAST_LOOKS[asked]
+    return ledger
+
+
+def _hospital_files(ledger: pl.DataFrame) -> set[str]:
+    return set(ledger.filter(pl.col("subject") == "hospitals")["file_sha256"])
 
 
 class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -670,7 +708,7 @@ class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         published = read_ledger_copy(database)
         zone = self.without_warehouse()
         with contextlib.closing(zone.connection):
-            ledger = zone.discover(published, held_back, quiet_since_ns, subjects, seen.listed)
+            ledger = look_again(zone, published, held_back, quiet_since_ns, subjects, seen.listed)
             found = zone.waiting(ledger, published, subjects)
         # A file that may be growing was left out, and one that could not be opened may be opened next time.
         is_settled = seen.listed.filter(pl.col("file_modified_ns") > (quiet_since_ns or 0)).is_empty()

@@ -22,7 +22,7 @@ from hospital_assets.clock import hospital_now, is_live
 from hospital_assets.landing.content import FAILURES
 from hospital_assets.landing.quarantine import label_of
 from hospital_assets.landing.waiting import Waiting
-from hospital_assets.landing.zone import LandingResource, LandingZone
+from hospital_assets.landing.zone import LandingResource, LandingZone, look_again
 from hospital_assets.live.alert_rules import (
     CRITICAL_VITALS,
     CRITICAL_WAIT,
@@ -94,7 +94,7 @@ class Monitor:
         published = read_ledger_copy(warehouse_file)
         zone = self.landing.without_warehouse()
         with contextlib.closing(zone.connection):
-            ledger = zone.discover(published, self.landing.held_back(), quiet_since_ns)
+            ledger = look_again(zone, published, self.landing.held_back(), quiet_since_ns)
             waiting = {feed: zone.waiting(ledger, published, subjects) for feed, subjects in self.feeds.items()}
             if not is_live(self.settings, wall):
                 return Look(waiting, 0)

@@ -2,7 +2,8 @@
 
 `raw.loaded_files` changes in the transaction that replaces the raw rows, so it never says other than
 what is stored. A file counts as loaded when the run that stored its rows has also done everything
-that depends on them: a run that dies half-way leaves its files waiting. Sensors need the answer while
+that depends on them: a run that dies half-way leaves its files waiting. A day that is written again
+from the files it had, and perhaps more, leaves those loaded. Sensors need the answer while
 a run has the warehouse locked, so the ledger is also copied to a Parquet file next to it.
 """
 
@@ -31,6 +32,9 @@ LOADED_FILES = (
     """,
 )
 
+#: Of these, what was read of a file, by its content, for a day.
+_WRITTEN = ("source_file", "file_sha256", "service_date", "row_count", "unreadable_count")
+
 
 def record_loads(warehouse: Warehouse, contract: Contract, period: Period | None, run_id: str) -> None:
     """Note which files the rows of a raw table came from; call it in their transaction.
@@ -49,6 +53,8 @@ def record_loads(warehouse: Warehouse, contract: Contract, period: Period | None
         bound = [period.first, period.end]
     warehouse.make_once(*LOADED_FILES)
     connection = warehouse.connection
+    written = f"select {', '.join(_WRITTEN)} from raw.loaded_files where subject = ? {days}"
+    before = connection.sql(f"{written} and is_complete", params=[subject, *bound]).pl()
     connection.execute(f"delete from raw.loaded_files where subject = ? {days}", [subject, *bound])
     connection.execute(
         f"""
@@ -62,6 +68,22 @@ def record_loads(warehouse: Warehouse, contract: Contract, period: Period | None
         """,
         [subject, run_id, subject, *bound],
     )
+    still = before if before.is_empty() else _still(before, connection.sql(written, params=[subject, *bound]).pl())
+    if not still.is_empty():
+        connection.execute(
+            """
+            update raw.loaded_files l set is_complete = true from still s
+            where l.subject = ? and l.source_file = s.source_file
+                and l.service_date is not distinct from s.service_date
+            """,
+            [subject],
+        )
+
+
+def _still(before: pl.DataFrame, now: pl.DataFrame) -> pl.DataFrame:
+    """Of what was complete, what still is: days that lack something of it are to be made again from the beginning."""
+    gone = before.join(now, on=_WRITTEN, how="anti", nulls_equal=True)
+    return before.join(gone, on="service_date", how="anti", nulls_equal=True)
 
 
 def complete_loads(warehouse: Warehouse, run_id: str) -> None:
