@@ -53,7 +53,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of a test with `fast_as("polars")`, the parameters with that in their names run fast; the others are slow."""
     for item in items:
         marker = item.get_closest_marker("fast_as")
-        if marker is not None and not any(name in item.name for name in marker.args):
+        if marker is not None and not any(name in item.callspec.id for name in marker.args):
             item.add_marker(pytest.mark.slow)
 
 

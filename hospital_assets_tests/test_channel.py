@@ -126,6 +126,7 @@ def collected(frame: Any) -> pl.DataFrame:
 PROFILES = load_profiles(None)
 
 
+@pytest.mark.slow
 def test_every_transform_is_a_function_of_its_frames(built: tuple[Settings, BuildReport]) -> None:
     """With files and environment denied, on Polars, each makes as many rows as the build has stored."""
     settings, _ = built

@@ -562,6 +562,7 @@ def test_a_planted_identifier_stops_the_publication(
     assert len(list((settings.data_dir / "published" / audience).iterdir())) == 2
 
 
+@pytest.mark.slow
 @settings_of_hypothesis(max_examples=60, deadline=None)
 @given(
     st.lists(st.text("aB1-. é한ßﬁI\u0301\u1112\u1161\u11ab0", min_size=1, max_size=9), min_size=1, max_size=8),
@@ -654,6 +655,7 @@ def test_a_hospital_of_another_source_has_doctors_too(spoilt: tuple[Settings, Wa
             publications.current_version(settings.data_dir, nowhere)
 
 
+@pytest.mark.slow
 def test_a_mask_that_failed_stops_the_publication(
     spoilt: tuple[Settings, Warehouse], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1152,6 +1154,7 @@ def lot_of(secret: bytes, day: date, hospital: str) -> float:
     return int(hashlib.sha256(secret + whom.encode()).hexdigest()[:8], 16) / 2**32
 
 
+@pytest.mark.slow
 def test_what_is_shown_can_come_from_every_number_within_the_bound() -> None:
     """The stated bound as a witness: for each number there are visits and lots that make all the same tables.
 

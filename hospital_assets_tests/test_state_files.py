@@ -95,6 +95,7 @@ def looked_at(data: Path) -> list[Callable[[], object]]:
     ]
 
 
+@pytest.mark.fast_as("access", "policy", "landed_files")
 @pytest.mark.parametrize("name", READ_BY)
 def test_a_state_file_of_another_shape_is_said_in_words(
     kept: Settings, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -237,6 +237,7 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
         yield Attacked(served, users, tokens)
 
 
+@pytest.mark.slow
 def test_no_text_of_the_data_is_markup(attacked: Attacked) -> None:
     shown = 0
     for entry in MENU:

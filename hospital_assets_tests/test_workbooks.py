@@ -106,6 +106,7 @@ def test_a_workbook_lands_as_csv_would(tmp_path: Path, warehouse: Warehouse) -> 
     assert rows_of(zone) == WANTED * 3
 
 
+@pytest.mark.slow
 def test_lines_are_the_rows_of_the_sheet_and_titles_are_not_read(tmp_path: Path, warehouse: Warehouse) -> None:
     title = [["Emergency visits"], [], HEAD]
     zone = zone_of(tmp_path, warehouse, "header_line = 3", v_xlsx=workbook(("a", [*title, ROWS[0], [], *ROWS[1:]])))
@@ -137,6 +138,7 @@ ODS = """<?xml version="1.0"?><office:document-content
  <table:table table:name="visits">{rows}</table:table></office:spreadsheet></office:body></office:document-content>"""
 
 
+@pytest.mark.slow
 def test_an_open_document_lands_likewise(tmp_path: Path, warehouse: Warehouse) -> None:
     rows = "".join(
         "<table:table-row>"
@@ -161,6 +163,7 @@ def parquet(frame: pl.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.slow
 def test_a_parquet_file_lands_likewise(tmp_path: Path, warehouse: Warehouse) -> None:
     at = [datetime(2026, 3, 1, 9, 30, tzinfo=UTC), None]
     frame = pl.DataFrame(

@@ -86,9 +86,8 @@ def landing_sensor(
         held_back = landing.held_back()
         graph = context.repository_def.asset_graph if context.repository_def else None
         now_ns = int(clock().timestamp() * 1e9)
-        waiting = landing.waiting(FEEDS[feed], held_back, now_ns - int(QUIET_SECONDS * 1e9))
-        if is_watched(settings):
-            waiting = [file for file in waiting if file.since_ns < now_ns - int(WATCHER_SECONDS * 1e9)]
+        before_ns = now_ns - int(WATCHER_SECONDS * 1e9) if is_watched(settings) else None
+        waiting = landing.waiting(FEEDS[feed], held_back, now_ns - int(QUIET_SECONDS * 1e9), before_ns)
         decision = decide(
             state,
             waiting,

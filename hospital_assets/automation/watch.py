@@ -62,6 +62,8 @@ _DEBOUNCE_MS = 50
 _TICK_MS = 1000
 #: How often to look although the system tells of no change: it tells nothing of what other machines write to a share.
 _LOOK_SECONDS = 30.0
+#: Between two looks, however long one takes: alerts come with them.
+_MOST_REST_SECONDS = 1.0
 #: A run may have the warehouse; then the batch is tried again at the next tick.
 _WAIT_SECONDS = 0.2
 #: After a failure: what was wrong for a moment must not condemn a file.
@@ -128,13 +130,15 @@ def watch(
         say(f"watching {settings.landing}")
         for has_changed in _changes(settings.landing, stop):
             is_due = time.monotonic() >= look_at
-            has_news = has_news or has_changed or is_due or load is not None or intake.resumes(wall_clock())
+            # What is being loaded is no news until that has ended.
+            looks = has_changed or is_due or (has_news and load is None) or intake.resumes(wall_clock())
+            began = time.monotonic()
             if has_changed or is_due:
                 # A file that somebody may be writing waits for a quiet second, whose end nothing tells of.
                 look_at = time.monotonic() + (QUIET_SECONDS if has_changed else _LOOK_SECONDS)
             opened = 0
             try:
-                if has_news:
+                if looks:
                     look = monitor.look(quiet_since_ns=quiet_since_ns())
                     opened = look.opened
                     waiting = [file for files in look.waiting.values() for file in files]
@@ -157,10 +161,12 @@ def watch(
                     words = f"a look ended in {type(error).__name__}"
                 say(f"failed   {words}; it goes on")
                 _LOG.debug("a look failed", exc_info=error)
-                has_news = True
+                has_news, look_at = True, time.monotonic()
                 stop.wait(_PAUSE_SECONDS)
             if opened:
                 say(f"{opened} alerts opened")
+            # Who loads what was found has the processor for as long as the look took.
+            stop.wait(min(time.monotonic() - began, _MOST_REST_SECONDS))
 
 
 def _changes(landing: Path, stop: threading.Event) -> Iterator[bool]:

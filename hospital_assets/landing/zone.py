@@ -684,7 +684,11 @@ class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         return self._zone(scratch_connection(memory_limit="500MB"))
 
     def waiting(
-        self, subjects: Sequence[str], held_back: Mapping[str, str], quiet_since_ns: int | None = None
+        self,
+        subjects: Sequence[str],
+        held_back: Mapping[str, str],
+        quiet_since_ns: int | None = None,
+        before_ns: int | None = None,
     ) -> list[Waiting]:
         """Files of some subjects that wait to be loaded; the warehouse may be in use meanwhile.
 
@@ -692,16 +696,15 @@ class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             subjects: the subjects asked for.
             held_back: as for `LandingZone.discover`.
             quiet_since_ns: as for `LandingZone.discover`.
+            before_ns: only files that wait since before this time.
         """
         database, profiles = Path(self.warehouse.database), load_profiles(Path(self.profiles))
         asked = self.landing, self.warehouse.database, tuple(subjects)
-        seen = _Seen(
-            _standing(Path(self.landing), FileLimits(**self.limits), profiles),
-            ledger_version(database),
-            dict(held_back),
-            self._last_day(),
-            profiles,
-        )
+        listed = _standing(Path(self.landing), FileLimits(**self.limits), profiles)
+        if before_ns is not None:
+            # None waits for longer than it has been as it is; the others need not be read.
+            listed = listed.filter(pl.col("file_modified_ns") < before_ns)
+        seen = _Seen(listed, ledger_version(database), dict(held_back), self._last_day(), profiles)
         # Sensors look every few seconds, and mostly at what they have looked at before.
         if quiet_since_ns is not None and asked in _NOTHING_WAITS and _NOTHING_WAITS[asked].is_like(seen):
             return []
@@ -716,7 +719,7 @@ class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             _NOTHING_WAITS[asked] = seen
         else:
             _NOTHING_WAITS.pop(asked, None)
-        return found
+        return [file for file in found if before_ns is None or file.since_ns < before_ns]
 
     def held_back(self) -> dict[str, str]:
         """Content hashes that runs must leave out now, with their state."""
