@@ -30,4 +30,5 @@ The packages, from the top; each imports only from those below it (`make floors`
 - `directory`: the version of a data directory, and who must not work on which.
 - `certificates`: TLS of servers, whose certificates are renewed while they serve.
 - `files`, `toml_text`: atomic replacement of files; the line of a mistake in a TOML text.
+- `workers`: processes that work for this one, and end with it.
 """

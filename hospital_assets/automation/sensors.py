@@ -5,6 +5,7 @@ the warehouse, so it neither waits for a run nor stops one. What it decides is i
 """
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -86,7 +87,7 @@ def landing_sensor(
         held_back = landing.held_back()
         graph = context.repository_def.asset_graph if context.repository_def else None
         now_ns = int(clock().timestamp() * 1e9)
-        before_ns = now_ns - int(WATCHER_SECONDS * 1e9) if is_watched(settings) else None
+        before_ns = now_ns - int(WATCHER_SECONDS * 1e9) if is_watched(settings) else sys.maxsize
         waiting = landing.waiting(FEEDS[feed], held_back, now_ns - int(QUIET_SECONDS * 1e9), before_ns)
         decision = decide(
             state,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import sys
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -688,7 +689,7 @@ class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         subjects: Sequence[str],
         held_back: Mapping[str, str],
         quiet_since_ns: int | None = None,
-        before_ns: int | None = None,
+        before_ns: int = sys.maxsize,
     ) -> list[Waiting]:
         """Files of some subjects that wait to be loaded; the warehouse may be in use meanwhile.
 
@@ -700,18 +701,20 @@ class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """
         database, profiles = Path(self.warehouse.database), load_profiles(Path(self.profiles))
         asked = self.landing, self.warehouse.database, tuple(subjects)
-        listed = _standing(Path(self.landing), FileLimits(**self.limits), profiles)
-        if before_ns is not None:
-            # None waits for longer than it has been as it is; the others need not be read.
-            listed = listed.filter(pl.col("file_modified_ns") < before_ns)
-        seen = _Seen(listed, ledger_version(database), dict(held_back), self._last_day(), profiles)
+        standing = _standing(Path(self.landing), FileLimits(**self.limits), profiles)
+        # None waits for longer than it has been as it is.
+        is_older = pl.col("file_modified_ns") < before_ns
+        seen = _Seen(standing.filter(is_older), ledger_version(database), dict(held_back), self._last_day(), profiles)
         # Sensors look every few seconds, and mostly at what they have looked at before.
         if quiet_since_ns is not None and asked in _NOTHING_WAITS and _NOTHING_WAITS[asked].is_like(seen):
             return []
         published = read_ledger_copy(database)
+        # Of newer ones only what is known is looked up in.
+        is_known = pl.col("source_file").is_in(published["source_file"].implode())
         zone = self.without_warehouse()
         with contextlib.closing(zone.connection):
-            ledger = look_again(zone, published, held_back, quiet_since_ns, subjects, seen.listed)
+            listed = standing.filter(is_older | is_known)
+            ledger = look_again(zone, published, held_back, quiet_since_ns, subjects, listed)
             found = zone.waiting(ledger, published, subjects)
         # A file that may be growing was left out, and one that could not be opened may be opened next time.
         is_settled = seen.listed.filter(pl.col("file_modified_ns") > (quiet_since_ns or 0)).is_empty()
@@ -719,7 +722,7 @@ class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             _NOTHING_WAITS[asked] = seen
         else:
             _NOTHING_WAITS.pop(asked, None)
-        return [file for file in found if before_ns is None or file.since_ns < before_ns]
+        return [file for file in found if file.since_ns < before_ns]
 
     def held_back(self) -> dict[str, str]:
         """Content hashes that runs must leave out now, with their state."""

@@ -70,6 +70,7 @@ def record_loads(warehouse: Warehouse, contract: Contract, period: Period | None
     )
     still = before if before.is_empty() else _still(before, connection.sql(written, params=[subject, *bound]).pl())
     if not still.is_empty():
+        # DuckDB finds the frame by its name.
         connection.execute(
             """
             update raw.loaded_files l set is_complete = true from still s
