@@ -37,13 +37,17 @@ def spread(function: Callable[[_Piece], _Result], pieces: Iterable[_Piece]) -> l
     processes = min(os.cpu_count() or 1, _MOST_PROCESSES)
     if processes < 2 or len(todo) < _LEAST_PIECES:
         return list(map(function, todo))
-    with ProcessPoolExecutor(processes, get_context("spawn"), end_with_parent) as pool:
+    with ProcessPoolExecutor(processes, get_context("spawn"), end_with, (os.getpid(),)) as pool:
         return list(pool.map(function, todo))
 
 
-def end_with_parent() -> None:
-    """End this process when the one that started it has gone: nobody else would."""
-    threading.Thread(target=_wait_for, args=(os.getppid(),), daemon=True).start()
+def end_with(parent: int) -> None:
+    """End this process when the one that started it has gone: nobody else would.
+
+    Args:
+        parent: that process.
+    """
+    threading.Thread(target=_wait_for, args=(parent,), daemon=True).start()
 
 
 def _wait_for(parent: int) -> None:

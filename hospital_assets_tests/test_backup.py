@@ -959,6 +959,7 @@ def test_metrics_and_the_doctor_know_how_backups_stand(
     capsys.readouterr()
 
 
+@pytest.mark.fast_as("digests")
 @pytest.mark.parametrize(
     "content", ["", "x", "[]", "{}x", '{"a": 1}', '{"a": {"digests": ["x", true]}}', '{"a": {"digests": 1}}']
 )

@@ -21,6 +21,9 @@ from hospital_assets.warehouse.dialect import hash_keys, lazy
 from hospital_assets_tests.engines import Engine
 from hospital_assets_tests.test_hl7_profile import Read, adt, collected, read
 
+#: Whole deliveries, read to the stays they make; messages by themselves are in test_hl7v2 and test_hl7_profile.
+pytestmark = pytest.mark.slow
+
 FIRST = "20260501100000"
 
 

@@ -318,6 +318,7 @@ def test_every_case_is_here() -> None:
     assert there == set(CASES)
 
 
+@pytest.mark.fast_as("urgences", "epoch_s")
 @pytest.mark.parametrize("name", CASES)
 def test_a_case_is_drafted_and_read(name: str, landed: Landed, on: Engine) -> None:
     path = shared("../cases/files") / name

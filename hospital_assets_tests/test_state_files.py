@@ -204,6 +204,7 @@ def opened(kept: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S
     return settings
 
 
+@pytest.mark.fast_as("build")
 @pytest.mark.parametrize("command", WAITING)
 def test_a_command_says_at_once_who_has_the_warehouse_and_fails_in_words(
     opened: Settings, mimic: Path, command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -271,6 +272,7 @@ def test_a_cut_or_foreign_warehouse_file_is_said_in_words_with_a_remedy(
     ]
 
 
+@pytest.mark.fast_as("0", "5")
 @pytest.mark.parametrize("page", range(8))
 def test_a_snapshot_of_a_damaged_warehouse_is_never_taken_for_good(
     opened: Settings, page: int, capsys: pytest.CaptureFixture[str]

@@ -21,7 +21,7 @@ from typing import IO, Any, TypeVar
 
 from hospital_assets.landing.content import FAILURES, UnreadableError, why_unreadable
 from hospital_assets.settings import FileLimits
-from hospital_assets.workers import end_with_parent
+from hospital_assets.workers import end_with
 
 #: Up to this many bytes files are read in this process. Readers in Python (HL7 v2, FHIR) hold it up, so they get less.
 _HERE = {"csv": 64_000_000, "jsonl": 64_000_000}
@@ -136,7 +136,7 @@ def _serve() -> None:
     asked, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     # Whatever a library prints must not stand among the answers.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    end_with_parent()
+    end_with(os.getppid())
     with contextlib.suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
         answers.write(_READY)
         answers.flush()
