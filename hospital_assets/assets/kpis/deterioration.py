@@ -8,7 +8,7 @@ from datetime import timedelta
 import dagster as dg
 import narwhals as nw
 
-from hospital_assets.assets.declare import all_days, table
+from hospital_assets.assets.declare import all_days, several_tables
 from hospital_assets.assets.facts.undelivered import lacks
 from hospital_assets.assets.kpis.totals import distinct_count, rates
 from hospital_assets.assets.resources import ClockResource
@@ -33,73 +33,31 @@ from hospital_assets.warehouse.io_manager import period_of
 _PLACES = ("hospital_id", "department_name")
 
 
-@dg.asset(**table("kpi_news2_daily"), ins=all_days("fact_vitals"))
-def kpi_news2_daily(
+_TABLES = (
+    "kpi_news2_daily",
+    "kpi_first_observations_daily",
+    "kpi_news2_response_daily",
+    "kpi_observation_frequency_daily",
+)
+
+
+@dg.multi_asset(**several_tables("deterioration", *_TABLES), ins=all_days("fact_vitals"))
+def deterioration(
     context: dg.AssetExecutionContext,
     fact_emergency_visits: Frame,
     fact_vitals: Frame,
     dim_hospital: Frame,
     dim_department: Frame,
     clock: ClockResource,
-) -> Frame:
-    """Observation sets by NEWS2 band and hour since arrival."""
-    sets = observed(context, fact_emergency_visits, fact_vitals, dim_hospital, dim_department, clock)[1]
-    return news2_by_hour(sets).select(nw.col(*CONTRACTS["kpi_news2_daily"].column_names))
-
-
-@dg.asset(**table("kpi_first_observations_daily"), ins=all_days("fact_vitals"))
-def kpi_first_observations_daily(
-    context: dg.AssetExecutionContext,
-    fact_emergency_visits: Frame,
-    fact_vitals: Frame,
-    dim_hospital: Frame,
-    dim_department: Frame,
-    clock: ClockResource,
-) -> Frame:
-    """Who had a full set of observations soon after arrival."""
-    visits, sets = observed(context, fact_emergency_visits, fact_vitals, dim_hospital, dim_department, clock)
-    return first_observations(visits, sets).select(nw.col(*CONTRACTS["kpi_first_observations_daily"].column_names))
-
-
-@dg.asset(**table("kpi_news2_response_daily"), ins=all_days("fact_vitals"))
-def kpi_news2_response_daily(
-    context: dg.AssetExecutionContext,
-    fact_emergency_visits: Frame,
-    fact_vitals: Frame,
-    dim_hospital: Frame,
-    dim_department: Frame,
-    clock: ClockResource,
-) -> Frame:
-    """How soon a provider came after the first emergency score."""
-    sets = observed(context, fact_emergency_visits, fact_vitals, dim_hospital, dim_department, clock)[1]
-    return news2_response(sets).select(nw.col(*CONTRACTS["kpi_news2_response_daily"].column_names))
-
-
-@dg.asset(**table("kpi_observation_frequency_daily"), ins=all_days("fact_vitals"))
-def kpi_observation_frequency_daily(
-    context: dg.AssetExecutionContext,
-    fact_emergency_visits: Frame,
-    fact_vitals: Frame,
-    dim_hospital: Frame,
-    dim_department: Frame,
-    clock: ClockResource,
-) -> Frame:
-    """Whether observations were repeated as often as their score asks for."""
-    sets = observed(context, fact_emergency_visits, fact_vitals, dim_hospital, dim_department, clock)[1]
-    return observation_frequency(sets).select(nw.col(*CONTRACTS["kpi_observation_frequency_daily"].column_names))
-
-
-def observed(
-    context: dg.AssetExecutionContext,
-    visits: Frame,
-    observations: Frame,
-    hospitals: Frame,
-    departments: Frame,
-    clock: ClockResource,
-) -> tuple[Frame, Frame]:
-    """What each of these KPIs is made of: the visits of a run (see `present`), and their sets (see `sets_of`)."""
-    here = present(visits, hospitals, departments, as_of(clock))
-    return here, sets_of(here, around(observations, period_of(context)))
+) -> tuple[Frame, Frame, Frame, Frame]:
+    """What observation sets of the visits of a run say: all are made of the same visits and sets."""
+    visits = present(fact_emergency_visits, dim_hospital, dim_department, as_of(clock))
+    sets = sets_of(visits, around(fact_vitals, period_of(context)))
+    made = news2_by_hour(sets), first_observations(visits, sets), news2_response(sets), observation_frequency(sets)
+    news2, first, response, frequency = (
+        frame.select(nw.col(*CONTRACTS[name].column_names)) for name, frame in zip(_TABLES, made, strict=True)
+    )
+    return news2, first, response, frequency
 
 
 def as_of(clock: ClockResource) -> nw.Expr:

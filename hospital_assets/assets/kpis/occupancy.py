@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 import dagster as dg
 import narwhals as nw
 
-from hospital_assets.assets.declare import table
+from hospital_assets.assets.declare import several_tables
 from hospital_assets.assets.facts.bed_occupancy import department_stays
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.measures.thresholds import BOTTLENECK_PCT
@@ -27,44 +27,28 @@ EMERGENCY = "Emergency"
 ALL_INPATIENT = "all inpatient"
 
 
-@dg.asset(
-    **table("kpi_occupancy_daily"),
+@dg.multi_asset(
+    **several_tables("bed_use", "kpi_occupancy_daily", "kpi_department_flow_daily"),
     # A stay of any earlier day may still occupy a bed.
     ins={"fact_patient_flow": dg.AssetIn(partition_mapping=dg.AllPartitionMapping())},
 )
-def kpi_occupancy_daily(
+def bed_use(
     context: dg.AssetExecutionContext,
     fact_bed_occupancy: Frame,
     fact_patient_flow: Frame,
     dim_department: Frame,
     dim_hospital: Frame,
-) -> Frame:
-    """Occupancy of every department and day, and of all inpatient departments of a hospital."""
-    hours = labelled_hours(fact_bed_occupancy, dim_department)
+) -> tuple[Frame, Frame]:
+    """How full every department was on each day, also all inpatient departments together, and who went through it."""
     until = end_of(fact_bed_occupancy)
-    segments = on_days(fact_patient_flow, dim_department, dim_hospital, period_of(context), until)
-    hours = checkpoint(nw.concat([hours, pooled(hours)], how="vertical"))
-    segments = checkpoint(nw.concat([segments, pooled(segments)], how="vertical"))
-    return occupancy(hours, segments).select(nw.col(*CONTRACTS["kpi_occupancy_daily"].column_names))
-
-
-@dg.asset(
-    **table("kpi_department_flow_daily"),
-    ins={"fact_patient_flow": dg.AssetIn(partition_mapping=dg.AllPartitionMapping())},
-)
-def kpi_department_flow_daily(
-    context: dg.AssetExecutionContext,
-    fact_bed_occupancy: Frame,
-    fact_patient_flow: Frame,
-    dim_department: Frame,
-    dim_hospital: Frame,
-) -> Frame:
-    """Patients through each department and day, Little's law, and the turnover of beds."""
-    hours = labelled_hours(fact_bed_occupancy, dim_department)
-    until = end_of(fact_bed_occupancy)
-    segments = on_days(fact_patient_flow, dim_department, dim_hospital, period_of(context), until)
-    return department_flow(checkpoint(hours), checkpoint(segments)).select(
-        nw.col(*CONTRACTS["kpi_department_flow_daily"].column_names)
+    hours = checkpoint(labelled_hours(fact_bed_occupancy, dim_department))
+    segments = checkpoint(on_days(fact_patient_flow, dim_department, dim_hospital, period_of(context), until))
+    all_hours, all_segments = (
+        checkpoint(nw.concat([frame, pooled(frame)], how="vertical")) for frame in (hours, segments)
+    )
+    return (
+        occupancy(all_hours, all_segments).select(nw.col(*CONTRACTS["kpi_occupancy_daily"].column_names)),
+        department_flow(hours, segments).select(nw.col(*CONTRACTS["kpi_department_flow_daily"].column_names)),
     )
 
 
