@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from functools import partial
 from typing import get_args
 
 import dagster as dg
@@ -20,7 +21,17 @@ from hospital_assets.assets.cleaned.rules import OUTSIDE_PERIOD
 from hospital_assets.assets.cleaned.subjects import RULES
 from hospital_assets.automation.instance import dagster_instance
 from hospital_assets.automation.jobs import TABLES
-from hospital_assets.automation.loading import Loading, Span, execute, failure_of, outcome_of, refresh_stale, wall_clock
+from hospital_assets.automation.loading import (
+    Loading,
+    Span,
+    are_made,
+    execute,
+    failure_of,
+    outcome_of,
+    refresh_stale,
+    scope_of,
+    wall_clock,
+)
 from hospital_assets.automation.refresh import Outcome, Request
 from hospital_assets.checks.accounting import NOT_LOADED
 from hospital_assets.contracts import CONTRACTS
@@ -306,13 +317,17 @@ class _Runs:
     def load(self, requests: Sequence[Request]) -> dict[str, Outcome]:
         """The runs of a look at the landing folder."""
         outcomes: dict[str, Outcome] = {}
+        graph = self._definitions.resolve_asset_graph()
         for request in requests:
-            # Without days there is reference data, which concerns every day, or files to write down.
-            days = _days(self._settings, *(request.days or (None, None)))
+            selection, span = scope_of(request, graph, self._settings, partial(are_made, self._instance))
+            if request.days is None:
+                # Who asks by hand has reference data count for every day.
+                selection, span = [], None
+            days = _days(self._settings, *(span or (None, None)))
             self._loaded.append(days)
             self.report.first = min(first for first, _ in self._loaded)
             self.report.last = max(last for _, last in self._loaded)
-            outcomes[request.run_key] = self.run("full_refresh", days)
+            outcomes[request.run_key] = self.run("full_refresh", days, selection)
         return outcomes
 
     def refresh_stale(self) -> None:

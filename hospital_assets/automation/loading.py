@@ -17,6 +17,7 @@ import dagster as dg
 
 from hospital_assets.alerts.outbox import Signal, open_outbox
 from hospital_assets.automation.failures import FULL_DISK, with_remedy
+from hospital_assets.automation.jobs import refreshed_by
 from hospital_assets.automation.refresh import Decision, Outcome, Request, State, decide
 from hospital_assets.clock import hospital_now
 from hospital_assets.contracts import CONTRACTS
@@ -171,6 +172,34 @@ def inputs_of(graph: Any, selection: Collection[dg.AssetKey]) -> set[dg.AssetKey
     """
     parents = {parent for key in selection for parent in graph.get(key).parent_keys} - set(selection)
     return {parent for parent in parents if parent.path[-1] in CONTRACTS}
+
+
+def are_made(instance: dg.DagsterInstance, tables: Collection[dg.AssetKey]) -> bool:
+    """Whether Dagster knows that each of some tables was made."""
+    entries = [record.asset_entry for record in instance.get_asset_records(sorted(tables, key=dg.AssetKey.to_string))]
+    return set(tables) <= {entry.asset_key for entry in entries if entry.last_materialization}
+
+
+def scope_of(
+    request: Request, graph: Any, settings: Settings, is_made: Callable[[Collection[dg.AssetKey]], bool]
+) -> tuple[list[dg.AssetKey], Span | None]:
+    """The tables that a request refreshes, and over which service days; None of tables that have none.
+
+    No tables are all of them: one that they read was never made.
+
+    Args:
+        request: the request.
+        graph: the asset graph.
+        settings: the data directory.
+        is_made: whether all of some tables were made.
+    """
+    if request.days is None:
+        selection = without_days(graph, request.subjects)
+    else:
+        selection = sorted(refreshed_by(request.subjects).resolve(graph))
+    if is_made(inputs_of(graph, selection)):
+        return selection, request.days
+    return [], request.days or all_days(settings)
 
 
 def all_days(settings: Settings) -> Span:

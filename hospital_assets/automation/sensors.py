@@ -19,6 +19,7 @@ from hospital_assets.automation.instance import UNFINISHED, kept_instance
 from hospital_assets.automation.jobs import JOBS, full_refresh, refreshed_by
 from hospital_assets.automation.loading import (
     all_days,
+    are_made,
     days_named,
     inputs_of,
     note,
@@ -341,10 +342,7 @@ def _run_request(
     if days is None:
         selection = without_days(graph, request.subjects)
     read = refreshed_by(FEEDS[feed]).resolve(graph) if selection is None else selection
-    inputs = inputs_of(graph, read)
-    records = instance.get_asset_records(sorted(inputs, key=dg.AssetKey.to_string))
-    made = {record.asset_entry.asset_key for record in records if record.asset_entry.last_materialization}
-    if not inputs <= made:
+    if not are_made(instance, inputs_of(graph, read)):
         job, days, selection = full_refresh.name, days or all_days(settings), None
     arguments = over(days, settings)
     tags = {"hospital/files": str(len(request.files)), **arguments.pop("tags", {})}

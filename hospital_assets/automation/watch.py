@@ -24,19 +24,16 @@ import dagster as dg
 
 from hospital_assets.automation.failures import in_words
 from hospital_assets.automation.instance import dagster_instance, scratch_instance
-from hospital_assets.automation.jobs import refreshed_by
 from hospital_assets.automation.loading import (
     Loading,
     Span,
-    all_days,
     execute,
     failure_of,
-    inputs_of,
     outcome_of,
     over,
     refresh_stale,
+    scope_of,
     wall_clock,
-    without_days,
 )
 from hospital_assets.automation.presence import watch_lock
 from hospital_assets.automation.refresh import Outcome, Request
@@ -260,14 +257,13 @@ class Loader:
             open_warehouse(self._settings.warehouse_file, wait_seconds=_WAIT_SECONDS) as warehouse,
             warehouse.transaction(),
         ):
-            subjects = {name for request in requests for name in request.subjects}
             for request in requests:
-                selection: Collection[dg.AssetKey] = refreshed_by(subjects).resolve(self._graph)
-                span = request.days
-                if span is None:
-                    selection = without_days(self._graph, subjects)
-                if not all(warehouse.exists(CONTRACTS[key.path[-1]]) for key in inputs_of(self._graph, selection)):
-                    selection, span = (), span or all_days(self._settings)
+                selection, span = scope_of(
+                    request,
+                    self._graph,
+                    self._settings,
+                    lambda tables: all(warehouse.exists(CONTRACTS[key.path[-1]]) for key in tables),
+                )
                 try:
                     events = self._run("full_refresh", span, batch, selection)
                 except BatchError as error:

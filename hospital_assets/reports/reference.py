@@ -61,6 +61,8 @@ def check_kinds() -> str:
         "In addition: `landed_is_raw` and `conserved` (no record disappears), `files_readable`, "
         "`columns_known`, `columns_present`, `population_is_whole`, `reconciles`, and the standing checks "
         "`files_accounted`, `feeds_fresh`, `volume_usual` and `no_day_left_failed`.",
+        "",
+        "What each kind costs is measured in [performance.md](performance.md).",
     ]
     return "\n".join(parts) + "\n"
 
