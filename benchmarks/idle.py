@@ -22,7 +22,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from hospital_assets_tests.test_readme import free_port
+from soak import free_port
 
 #: What a process is, by a word of its command line.
 NAMES = {
