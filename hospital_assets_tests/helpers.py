@@ -51,13 +51,18 @@ def zone_of(tmp_path: Path, warehouse: Warehouse, profile: str, **files: bytes) 
     folder.mkdir(parents=True)
     for name, data in files.items():
         (folder / name.replace("_", ".")).write_bytes(data)
+    return zone_in(tmp_path, warehouse, Profiles({"mine": parse_profile(profile, "mine.toml")}))
+
+
+def zone_in(tmp_path: Path, warehouse: Warehouse, profiles: Profiles) -> LandingZone:
+    """The landing zone of a folder, for 2026."""
     return LandingZone(
         landing=tmp_path / "landing",
         spool=tmp_path / "spool",
         first=date(2026, 1, 1),
         last=date(2026, 12, 31),
         connection=warehouse.connection,
-        profiles=Profiles({"mine": parse_profile(profile, "mine.toml")}),
+        profiles=profiles,
     )
 
 

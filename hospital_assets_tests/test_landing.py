@@ -29,6 +29,7 @@ from hospital_assets.landing.zone import LandingZone
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import Period, Warehouse
 from hospital_assets.warehouse.loads import complete_loads, publish_ledger, read_ledger_copy, record_loads
+from hospital_assets_tests.helpers import zone_in
 
 DAY = date(2026, 1, 15)
 #: A modification time before it.
@@ -64,14 +65,7 @@ def zone(tmp_path: Path, warehouse: Warehouse) -> LandingZone:
     for folder in ("vitals", "hospitals", "er_visits", "diagnoses"):
         (native / folder).mkdir(parents=True)
     (native / "hospitals" / "hospitals.csv").write_text(HOSPITALS)
-    return LandingZone(
-        landing=tmp_path / "landing",
-        spool=tmp_path / "spool",
-        first=date(2026, 1, 1),
-        last=date(2026, 12, 31),
-        connection=warehouse.connection,
-        profiles=load_profiles(None),
-    )
+    return zone_in(tmp_path, warehouse, load_profiles(None))
 
 
 def vitals_file(zone: LandingZone, content: bytes, name: str = "file.json") -> Path:

@@ -319,10 +319,11 @@ class _Runs:
         outcomes: dict[str, Outcome] = {}
         graph = self._definitions.resolve_asset_graph()
         for request in requests:
-            selection, span = scope_of(request, graph, self._settings, partial(are_made, self._instance))
-            if request.days is None:
-                # Who asks by hand has reference data count for every day.
-                selection, span = [], None
+            # Who asks by hand has reference data count for every day.
+            selection: list[dg.AssetKey] = []
+            span: Span | None = None
+            if request.days is not None:
+                selection, span = scope_of(request, graph, self._settings, partial(are_made, self._instance))
             days = _days(self._settings, *(span or (None, None)))
             self._loaded.append(days)
             self.report.first = min(first for first, _ in self._loaded)

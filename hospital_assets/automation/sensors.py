@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -16,19 +17,17 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 
 from hospital_assets.assets.mirror import MIRROR
 from hospital_assets.automation.instance import UNFINISHED, kept_instance
-from hospital_assets.automation.jobs import JOBS, full_refresh, refreshed_by
+from hospital_assets.automation.jobs import JOBS, full_refresh
 from hospital_assets.automation.loading import (
-    all_days,
     are_made,
     days_named,
-    inputs_of,
     note,
     outcome_of,
     over,
     remember,
+    scope_of,
     stopped_in_words,
     wall_clock,
-    without_days,
 )
 from hospital_assets.automation.presence import is_watched
 from hospital_assets.automation.refresh import Outcome, Pending, Request, State, decide
@@ -338,12 +337,11 @@ def _outcomes(context: dg.SensorEvaluationContext, state: State) -> dict[str, Ou
 def _run_request(
     feed: str, request: Request, settings: Settings, graph: Any, instance: dg.DagsterInstance
 ) -> dg.RunRequest:
-    job, days, selection = f"refresh_{feed}", request.days, None
-    if days is None:
-        selection = without_days(graph, request.subjects)
-    read = refreshed_by(FEEDS[feed]).resolve(graph) if selection is None else selection
-    if not are_made(instance, inputs_of(graph, read)):
-        job, days, selection = full_refresh.name, days or all_days(settings), None
+    # The job of a feed refreshes what any of its files changes.
+    asked = request if request.days is None else request.model_copy(update={"subjects": frozenset(FEEDS[feed])})
+    tables, days = scope_of(asked, graph, settings, partial(are_made, instance))
+    job = f"refresh_{feed}" if tables else full_refresh.name
+    selection = tables if days is None else None
     arguments = over(days, settings)
     tags = {"hospital/files": str(len(request.files)), **arguments.pop("tags", {})}
     return dg.RunRequest(run_key=request.run_key, job_name=job, tags=tags, asset_selection=selection, **arguments)

@@ -182,7 +182,8 @@ def _asked(
     from hospital_assets.forecasting.learned import came
     from hospital_assets.forecasting.waits import HOURS_AHEAD, HOURS_BEFORE, Ahead
 
-    rates = known.ahead.sort("target_date", "hour_of_day")["expected_arrivals"].to_numpy()
+    known = replace(known, ahead=known.ahead.sort("target_date", "hour_of_day"))
+    rates = known.ahead["expected_arrivals"].to_numpy()
     planned = _planned(known)
     if planned is None or len(rates) != HOURS_AHEAD:
         return None
@@ -202,8 +203,7 @@ def _rows(asked: _Asked, made: "Bands") -> Iterator[dict[str, Any]]:
     """The hours that there are, and in which somebody comes."""
     import numpy as np
 
-    hours = asked.known.ahead.sort("target_date", "hour_of_day")
-    for n, hour in enumerate(hours.iter_rows(named=True)):
+    for n, hour in enumerate(asked.known.ahead.iter_rows(named=True)):
         if hour["existing_hours"] > 0 and not np.isnan(made.over[n]):
             yield asked.known.row(
                 target_date=hour["target_date"],
