@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import polars as pl
@@ -623,3 +624,48 @@ def test_other_service_days_date_files_anew(zone: LandingZone) -> None:
         replace(open_ended, last=last).discover()["profile_sha256"].to_list() for last in (zone.last, zone.first)
     ]
     assert versions[0] == versions[1]
+
+
+def test_files_that_were_only_copied_are_hashed_and_no_more(zone: LandingZone, monkeypatch: pytest.MonkeyPatch) -> None:
+    vitals_file(zone, TEXT.encode(), "a.json")
+    vitals_file(zone, TEXT.encode(), "a copy of it.json")
+    vitals_file(zone, b"", "empty.json")
+    vitals_file(zone, b"\x00" * 100, "broken.json")
+    before = zone.discover()
+    files = [zone.landing / name for name in before["source_file"]]
+    for path in files:
+        os.utime(path, ns=(DAY_BEFORE_NS, DAY_BEFORE_NS))
+    looked: list[str] = []
+    real = LandingZone._examined
+
+    def examined(self: LandingZone, entry: Mapping[str, object], *others: Any) -> list[dict[str, object]]:
+        looked.append(str(entry["source_file"]))
+        return real(self, entry, *others)
+
+    monkeypatch.setattr(LandingZone, "_examined", examined)
+    after = zone.discover(before)
+    assert set(after["file_modified_ns"]) == {DAY_BEFORE_NS}
+    assert after.drop("file_modified_ns").equals(before.drop("file_modified_ns"))
+    # Who sends once more what could not be read wants it read once more.
+    assert looked == ["native/vitals/broken.json"]
+    assert zone.discover(after).equals(after) and len(looked) == 1
+    # Other content is read, whatever its time.
+    path = vitals_file(zone, "\n".join(TEN[:3]).encode(), "a.json")
+    os.utime(path, ns=(DAY_BEFORE_NS, DAY_BEFORE_NS))
+    assert entry(zone.discover(after), "native/vitals/a.json")["row_count"] == 3
+
+
+def test_who_asks_for_one_feed_dates_its_files_as_who_asks_for_all(zone: LandingZone) -> None:
+    # Still the evening before in Phoenix.
+    vitals_file(zone, observation(1, "2026-01-16T06:30:00+00:00", "H2").encode())
+    (zone.landing / "native" / "er_visits" / "er_visits.csv").write_text("visit_id\nV1\n")
+    found = zone.discover(subjects=["vitals"])
+    assert entry(found, "native/vitals/file.json")["service_dates"] == [DAY]
+    assert "native/er_visits/er_visits.csv" not in found["source_file"]
+    # Diagnoses of this source are dated by their visits, of another feed's kind of file.
+    source = zone.landing / "mimic-iv-ed"
+    source.mkdir()
+    for name in ("edstays.csv", "diagnosis.csv", "vitalsign.csv"):
+        (source / name).write_text("subject_id,stay_id\n1,2\n")
+    asked = {name.split("/")[-1] for name in zone.discover(subjects=["diagnoses"])["source_file"]}
+    assert asked == {"hospitals.csv", "edstays.csv", "diagnosis.csv"}

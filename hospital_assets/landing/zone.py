@@ -126,12 +126,13 @@ class LandingZone:
         the reason, is `unreadable` with what to do, and stops no other file.
 
         Args:
-            known: an earlier ledger; files it knows unchanged (path, size, time) are not read.
+            known: an earlier ledger; files it knows unchanged (path, size, time) are not read, and of those whose time
+                alone has changed, as by a copy of the folder, the content is hashed and no more.
             held_back: content hashes that must not be loaded now, with the state to give them
                 (`held`, `quarantined`).
             quiet_since_ns: leave out new files modified after this time, unless the system says
                 that nobody is writing them: they may be growing.
-            subjects: leave out new files of other subjects; default none.
+            subjects: leave out new files of other subjects, but for those that date their records; default none.
             found: what stands in the landing folder, where that was just listed.
         """
         profiles = self.profiles
@@ -146,24 +147,25 @@ class LandingZone:
         unchanged = _without_completed(unchanged, found, profiles)
         fresh = found.join(unchanged.select("source_file").unique(), on="source_file", how="anti")
         if subjects and not fresh.is_empty():
-            fed = [
-                bool({feed.subject for feed in _fed_by(name, profiles)} & set(subjects))
-                or ("unknown" in subjects and not _fed_by(name, profiles))
-                for name in fresh["source_file"]
-            ]
+            fed = [_concerns(name, subjects, profiles) for name in fresh["source_file"]]
             fresh = fresh.filter(pl.Series(fed))
         with ThreadPoolExecutor() as pool:
             hashed = pl.DataFrame(
                 [row for row in pool.map(self._hashed, fresh.rows(named=True)) if row is not None],
                 schema={**fresh.schema, "file_sha256": pl.String},
             )
+            touched = _unchanged(known, hashed, held_back, self, by=("source_file", "file_sha256"))
+            # What could not be read is tried again when it is delivered again.
+            touched = touched.filter((pl.col("state") != "unreadable").all().over("source_file"))
+            unchanged = pl.concat([unchanged, touched])
+            hashed = hashed.join(touched, on="source_file", how="anti")
             originals = _originals(unchanged, hashed, profiles)
             with Worker(self.limits) as worker:
                 entries = hashed.rows(named=True)
                 examined = pool.map(lambda row: self._examined(row, originals, held_back, profiles, worker), entries)
                 rows = _as_first_seen([row for rows in examined for row in rows], known)
         ledger = pl.concat([unchanged, pl.DataFrame(rows, schema=_LEDGER.polars_schema)], how="vertical")
-        return self._counted(ledger, fresh["source_file"].to_list(), profiles).sort("source_file", "subject")
+        return self._counted(ledger, hashed["source_file"].to_list(), profiles).sort("source_file", "subject")
 
     def read(self, subject: str, ledger: pl.DataFrame, period: Period | None = None) -> Frame:
         """Raw records of a subject, of the given service days or (undated subjects) all.
@@ -834,6 +836,20 @@ def _fed_by(source_file: str, profiles: Mapping[str, Profile]) -> list[Feed]:
     return profiles[folder].feeds(inside) if folder in profiles else []
 
 
+def _concerns(source_file: str, subjects: Collection[str], profiles: Mapping[str, Profile]) -> bool:
+    """Whether a file feeds one of some subjects, or says when their records were."""
+    feeds = _fed_by(source_file, profiles)
+    if not feeds:
+        return "unknown" in subjects
+    fed = {feed.subject for feed in feeds}
+    folder, _, inside = source_file.partition("/")
+    asked = [profiles[folder].subjects[name] for name in subjects if name in profiles[folder].subjects]
+    layouts = [layout for subject in asked for layout in subject.layouts]
+    dating = {"hospitals", *(layout.date_from.subject for layout in layouts if layout.date_from)}
+    looked_up = [pattern for layout in layouts for lookup in layout.lookups for pattern in lookup.files]
+    return bool(fed & {*subjects, *dating}) or any(PurePosixPath(inside).match(pattern) for pattern in looked_up)
+
+
 def _originals(unchanged: pl.DataFrame, fresh: pl.DataFrame, profiles: Mapping[str, Profile]) -> dict[str, str]:
     """Content hash -> the file that is loaded for it: the one known longest, else first by name."""
     originals = dict(unchanged.filter(pl.col("state") != "duplicate").select("file_sha256", "source_file").iter_rows())
@@ -844,14 +860,21 @@ def _originals(unchanged: pl.DataFrame, fresh: pl.DataFrame, profiles: Mapping[s
 
 
 def _unchanged(
-    known: pl.DataFrame | None, listed: pl.DataFrame, held_back: Mapping[str, str], zone: LandingZone
+    known: pl.DataFrame | None,
+    listed: pl.DataFrame,
+    held_back: Mapping[str, str],
+    zone: LandingZone,
+    by: Sequence[str] = ("source_file", "file_bytes", "file_modified_ns"),
 ) -> pl.DataFrame:
+    """The rows of an earlier ledger that hold for what is listed, which is the same file by some columns."""
     if known is None:
         return pl.DataFrame(schema=_LEDGER.polars_schema)
     # What was not opened is as it was for as long as the reason is the same.
     reason = pl.when(pl.col("encoding") == _NOT_OPENED).then("problem")
     still = (
-        known.join(listed, on=["source_file", "file_bytes", "file_modified_ns"], how="inner")
+        known.unique([*by, "subject"], keep="last", maintain_order=True)
+        .drop(set(listed.columns) - set(by), strict=False)
+        .join(listed, on=by, how="inner")
         .filter(pl.col("obstacle").eq_missing(reason))
         .select(_LEDGER.column_names)
     )
@@ -864,10 +887,10 @@ def _unchanged(
     has_original = pl.col("file_sha256").is_in(originals.implode())
     wanted = pl.col("file_sha256").replace_strict(dict(held_back), default=None, return_dtype=pl.String)
     is_held_back = pl.when(pl.col("state").is_in(list(HELD_BACK))).then("state")
-    return still.filter(
-        (pl.col("state") != "duplicate") | has_original,
-        wanted.eq_missing(is_held_back) | ~pl.col("state").is_in(["ready", "companion", *HELD_BACK]),
-    )
+    is_original = (pl.col("state") != "duplicate") | has_original
+    is_let = wanted.eq_missing(is_held_back) | ~pl.col("state").is_in(["ready", "companion", *HELD_BACK])
+    # A file that is looked at anew is so for all that it feeds.
+    return still.filter((is_original & is_let).all().over("source_file"))
 
 
 def _as_first_seen(rows: Sequence[dict[str, object]], known: pl.DataFrame | None) -> list[dict[str, object]]:
