@@ -94,8 +94,9 @@ def undeclared(declared: Collection[OtherDays]) -> set[tuple[str, str]]:
         fact = dg.AssetKey(name)
         said = {table for other in declared if other.fact == name for table in other.inputs} | REFERENCE_DATA
         for parent in GRAPH.get(fact).parent_keys:
-            is_of_its_day = GRAPH.get(parent).is_partitioned and not isinstance(
-                GRAPH.get_partition_mapping(fact, parent), dg.AllPartitionMapping
+            is_of_its_day = (
+                GRAPH.get(parent).is_partitioned
+                and GRAPH.get_partition_mapping(fact, parent) == dg.TimeWindowPartitionMapping()
             )
             if not is_of_its_day and parent.path[-1] not in said:
                 found.add((name, parent.path[-1]))

@@ -8,16 +8,20 @@ import os
 import sqlite3
 import subprocess
 import sys
+import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
 import pytest
 import yaml
+from dagster._core.storage.runs.sqlite import SqliteRunStorage
 
 from hospital_assets.automation.event_log import HospitalEventLogStorage
 from hospital_assets.automation.history import RUN_STATUSES, HistoryError, read_history
 from hospital_assets.automation.instance import POSTGRES_URL, dagster_instance, prepare_dagster_home
+from hospital_assets.automation.storages import HospitalRunStorage, HospitalScheduleStorage
 from hospital_assets.settings import Settings, SettingsError
 from hospital_assets_tests.postgresql import postgresql_server
 
@@ -25,10 +29,14 @@ from hospital_assets_tests.postgresql import postgresql_server
 def test_a_home_has_the_package_s_settings_and_its_history_in_files(tmp_path: Path) -> None:
     with dagster_instance(Settings(tmp_path)) as instance:
         assert isinstance(instance.event_log_storage, HospitalEventLogStorage)
+        assert isinstance(instance.run_storage, HospitalRunStorage)
+        assert isinstance(instance.schedule_storage, HospitalScheduleStorage)
         assert not instance.telemetry_enabled
+    # Where Dagster's own would put them: a directory of an older release keeps its history.
+    files = {str(path.relative_to(tmp_path / "dagster")) for path in tmp_path.rglob("*.db")}
+    assert {"history/runs.db", "history/runs/index.db", "schedules/schedules.db"} <= files
     written = yaml.safe_load((tmp_path / "dagster" / "dagster.yaml").read_text())
     assert written["concurrency"]["pools"]["default_limit"] == 1
-    assert "run_storage" not in written
 
 
 @pytest.mark.parametrize(
@@ -165,3 +173,25 @@ def test_services_that_start_together_make_one_history(tmp_path: Path) -> None:
             assert connection.execute("select count(*) from alembic_version").fetchall() == [(1,)], path
     with dagster_instance(Settings(tmp_path)) as instance:
         assert instance.get_runs_count() == 0
+
+
+def test_runs_and_ticks_are_seen_by_all_who_look(tmp_path: Path) -> None:
+    def run(name: str) -> dg.DagsterRun:
+        return dg.DagsterRun("job", run_id=str(uuid.uuid5(uuid.NAMESPACE_OID, name)))
+
+    with dagster_instance(Settings(tmp_path)) as ours, dagster_instance(Settings(tmp_path)) as others:
+        stock = SqliteRunStorage.from_local(str(tmp_path / "dagster" / "history"))
+        assert not ours.get_runs() and not others.get_runs() and not stock.get_runs()
+        for number, writer in enumerate([ours.run_storage, others.run_storage, stock]):
+            writer.add_run(run(str(number)))
+            found = [{r.run_id for r in reader.get_runs()} for reader in (ours, others, stock)]
+            assert found == [{run(str(n)).run_id for n in range(number + 1)}] * 3
+        # What failed in a transaction is not there.
+        with pytest.raises(ZeroDivisionError), ours.run_storage.connect() as connection:
+            connection.exec_driver_sql("delete from runs")
+            _ = 1 / 0
+        assert ours.get_runs_count() == others.get_runs_count() == 3
+        # Threads wait for each other, and none is refused.
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(lambda n: (ours.run_storage.add_run(run(f"t{n}")), others.get_runs_count()), range(64)))
+        assert stock.get_runs_count() == 67

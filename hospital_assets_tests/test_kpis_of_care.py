@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+import dagster as dg
 import narwhals as nw
 import polars as pl
 import pytest
@@ -17,7 +18,6 @@ from hospital_assets.checks.accounting import population_count
 from hospital_assets.checks.kinds import ADDS_UP, COLUMNS, CONTRACT_KINDS, REFERENCES
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.measures.observations import MONITORING_MINUTES
-from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import Frame
 from hospital_assets_tests.engines import Engine
 from hospital_assets_tests.helpers import checked
@@ -467,7 +467,11 @@ def test_a_day_whose_sets_of_other_days_have_changed_is_stale(on: Engine) -> Non
     assert stale(after, sets[:1]) == [DAY]
 
 
-def test_sets_are_looked_for_on_the_days_around(on: Engine) -> None:
-    days = on(pl.DataFrame({"service_date": [date(2026, 1, day) for day in range(1, 11)]}))
-    found = collect(deterioration.around(days, Period(date(2026, 1, 4), date(2026, 1, 5))))
-    assert sorted(found["service_date"]) == [date(2026, 1, day) for day in range(2, 9)]
+@pytest.mark.parametrize(("day", "first", "last"), [("06", 4, 10), ("03", 3, 7), ("12", 10, 12)])
+def test_sets_are_looked_for_on_the_days_around(day: str, first: int, last: int) -> None:
+    days = dg.DailyPartitionsDefinition("2026-01-03", end_date="2026-01-13")
+    mapping = deterioration.deterioration.get_partition_mapping(dg.AssetKey("fact_vitals"))
+    assert mapping is not None
+    asked = days.empty_subset().with_partition_keys([f"2026-01-{day}"])
+    found = mapping.get_upstream_mapped_partitions_result_for_partitions(asked, days, days)
+    assert list(found.partitions_subset.get_partition_keys()) == [f"2026-01-{n:02}" for n in range(first, last + 1)]

@@ -24,6 +24,8 @@ from hospital_assets.automation.event_log import HospitalEventLogStorage
 EVENT_LOG = "dagster._core.storage.event_log"
 STOCK = f"{EVENT_LOG}.sqlite.sqlite_event_log:SqliteEventLogStorage"
 SQL = f"{EVENT_LOG}.sql_event_log:SqlEventLogStorage"
+RUNS = "dagster._core.storage.runs"
+SCHEDULES = "dagster._core.storage.schedules"
 EXPRESSIONS = "narwhals._spark_like.expr:SparkLikeExpr"
 INTERVALS = "narwhals._spark_like.expr_dt:SparkLikeExprDateTimeNamespace"
 
@@ -50,6 +52,16 @@ FUNCTIONS = {
         "self, event, event_id",
         "`hospital watch` fails at the 2nd check",
     ),
+    f"{RUNS}.sqlite:SqliteRunStorage.__init__": ("self, conn_string, inst_data", "dagster.yaml cannot make it"),
+    f"{RUNS}.sqlite:SqliteRunStorage.connect": ("self", "each look at runs opens their file"),
+    f"{RUNS}.sqlite:SqliteRunStorage.from_local": ("base_dir, inst_data", "dagster.yaml cannot make it"),
+    f"{RUNS}:SqlRunStorage.has_built_index": ("self, migration_name", "each look at runs asks for migrations"),
+    f"{RUNS}:SqlRunStorage.has_run_stats_index_cols": ("self", "each look at runs asks for columns"),
+    f"{SCHEDULES}.sqlite:SqliteScheduleStorage.__init__": ("self, conn_string, inst_data", "as for runs"),
+    f"{SCHEDULES}.sqlite:SqliteScheduleStorage.connect": ("self", "each tick opens the file five times"),
+    f"{SCHEDULES}.sqlite:SqliteScheduleStorage.from_local": ("base_dir, inst_data", "as for runs"),
+    f"{SCHEDULES}:SqlScheduleStorage.has_built_index": ("self, migration_name", "each tick asks for migrations"),
+    f"{SCHEDULES}:SqlScheduleStorage._has_instigators_table": ("self, conn", "each tick asks for tables"),
     "dagster._serdes:serialize_value": ("val, whitelist_map, json_kwargs", "checks over a range are not stored"),
     f"{EXPRESSIONS}.__init__": (
         "self, call, window_function, evaluate_output_names, alias_output_names, version, implementation",

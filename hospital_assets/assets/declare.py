@@ -87,6 +87,12 @@ def all_days(*tables: str) -> dict[str, dg.AssetIn]:
     return {table: dg.AssetIn(partition_mapping=dg.AllPartitionMapping()) for table in tables}
 
 
+def days_around(table: str, *, before: int, after: int) -> dict[str, dg.AssetIn]:
+    """The `ins` of an asset that reads a partitioned table from some periods before its own until some after."""
+    mapping = dg.TimeWindowPartitionMapping(-before, after, allow_nonexistent_upstream_partitions=True)
+    return {table: dg.AssetIn(partition_mapping=mapping)}
+
+
 def _tags(name: str) -> dict[str, str]:
     return {ENGINE_TAG: "spark"} if name in _HEAVY else {}
 

@@ -34,7 +34,8 @@ from hospital_assets.settings import data_dir_from_environment, load_settings
 
 #: What Dagster looks for across runs: stored in the index of all runs, too.
 _INDEXED = {*ASSET_EVENTS, *ASSET_CHECK_EVENTS, *EVENT_TYPE_TO_PIPELINE_RUN_STATUS}
-_BUSY_TIMEOUT_SECONDS = 300
+#: SQLite waits so long for another process that writes.
+BUSY_TIMEOUT_SECONDS = 300
 #: Events wait for others this long, and no longer than until there are so many.
 _WAIT_SECONDS = 1.0
 _MOST_WAITING = 1000
@@ -81,6 +82,11 @@ _FINDINGS = (
 )
 
 
+def history_home() -> Path:
+    """Where Dagster's history lies: `$DAGSTER_HOME`; without it, in the data directory."""
+    return Path(os.environ.get("DAGSTER_HOME") or load_settings(data_dir_from_environment()).dagster_home)
+
+
 class HospitalEventLogStorage(SqliteEventLogStorage):
     """As Dagster's own, with kept connections, events stored together, and checks that cover their range."""
 
@@ -110,8 +116,7 @@ class HospitalEventLogStorage(SqliteEventLogStorage):
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> HospitalEventLogStorage:
         """Make the storage in `$DAGSTER_HOME/history/runs`; without it, in the data directory."""
-        home = Path(os.environ.get("DAGSTER_HOME") or load_settings(data_dir_from_environment()).dagster_home)
-        return cls(str(home / "history" / "runs"), inst_data)
+        return cls(str(history_home() / "history" / "runs"), inst_data)
 
     def has_table(self, table_name: str) -> bool:
         """Whether the index has a table; Dagster asks at each event of a check, and none ever goes."""
@@ -209,7 +214,7 @@ class HospitalEventLogStorage(SqliteEventLogStorage):
             self.conn_string_for_shard(shard),
             poolclass=db.pool.StaticPool,
             # `_db_lock` lets one thread in at a time.
-            connect_args={"timeout": _BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
+            connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
         )
         # With a write-ahead log a power cut can lose the last events, never damage the file.
         db.event.listen(engine, "connect", lambda raw, _: raw.execute("pragma synchronous = normal"))

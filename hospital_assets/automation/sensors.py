@@ -47,7 +47,7 @@ from hospital_assets.sources.upstream import report_brought
 #: Between two looks at what landed; who wants files within seconds has `hospital watch`. A tick that finds nothing
 #: costs Dagster's daemon more than it costs us.
 LOOK_SECONDS = 5
-#: Between two looks at what a run has left to do.
+#: Between two looks at what can wait: what a run has left to do, and files that come once a day.
 FOLLOW_SECONDS = 15
 #: A file modified this recently may still be growing.
 QUIET_SECONDS = 1.0
@@ -75,7 +75,7 @@ def landing_sensor(
     @dg.sensor(
         name=f"{feed}_files",
         jobs=[job for job in JOBS if job.name in (f"refresh_{feed}", full_refresh.name)],
-        minimum_interval_seconds=LOOK_SECONDS,
+        minimum_interval_seconds=FOLLOW_SECONDS if feed == "extracts" else LOOK_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             f"Asks for a refresh of the days of new {feed} files, when {settings.refresh_after_files}"

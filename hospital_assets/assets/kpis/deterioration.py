@@ -3,12 +3,10 @@
 All count for the day of arrival, whenever a set was recorded: an evening's observations lie partly on the next day.
 """
 
-from datetime import timedelta
-
 import dagster as dg
 import narwhals as nw
 
-from hospital_assets.assets.declare import all_days, several_tables
+from hospital_assets.assets.declare import days_around, several_tables
 from hospital_assets.assets.facts.undelivered import lacks
 from hospital_assets.assets.kpis.totals import distinct_count, rates
 from hospital_assets.assets.resources import ClockResource
@@ -26,9 +24,7 @@ from hospital_assets.measures.observations import (
     news2_band,
 )
 from hospital_assets.measures.waits import wait_start
-from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import Frame, checkpoint, divided, exact_sum, minutes_between
-from hospital_assets.warehouse.io_manager import period_of
 
 _PLACES = ("hospital_id", "department_name")
 
@@ -41,18 +37,17 @@ _TABLES = (
 )
 
 
-@dg.multi_asset(**several_tables("deterioration", *_TABLES), ins=all_days("fact_vitals"))
+@dg.multi_asset(
+    **several_tables("deterioration", *_TABLES),
+    # A day more on either side: days have 23 to 25 hours.
+    ins=days_around("fact_vitals", before=BEFORE_DAYS + 1, after=AFTER_DAYS + 1),
+)
 def deterioration(
-    context: dg.AssetExecutionContext,
-    fact_emergency_visits: Frame,
-    fact_vitals: Frame,
-    dim_hospital: Frame,
-    dim_department: Frame,
-    clock: ClockResource,
+    fact_emergency_visits: Frame, fact_vitals: Frame, dim_hospital: Frame, dim_department: Frame, clock: ClockResource
 ) -> tuple[Frame, Frame, Frame, Frame]:
     """What observation sets of the visits of a run say: all are made of the same visits and sets."""
     visits = present(fact_emergency_visits, dim_hospital, dim_department, as_of(clock))
-    sets = sets_of(visits, around(fact_vitals, period_of(context)))
+    sets = sets_of(visits, fact_vitals)
     made = news2_by_hour(sets), first_observations(visits, sets), news2_response(sets), observation_frequency(sets)
     news2, first, response, frequency = (
         frame.select(nw.col(*CONTRACTS[name].column_names)) for name, frame in zip(_TABLES, made, strict=True)
@@ -63,16 +58,6 @@ def deterioration(
 def as_of(clock: ClockResource) -> nw.Expr:
     """The hospital's time now: until when who is still there has been there."""
     return nw.lit(clock.now()).cast(nw.Datetime("us", "UTC"))
-
-
-def around(observations: Frame, period: Period | None) -> Frame:
-    """Observation sets of the days on which visits that arrived in a period may have any."""
-    if period is None:
-        return observations
-    # A day more on either side: days have 23 to 25 hours.
-    first = period.first - timedelta(days=BEFORE_DAYS + 1)
-    end = period.end + timedelta(days=AFTER_DAYS + 1)
-    return observations.filter(nw.col("service_date") >= nw.lit(first), nw.col("service_date") < nw.lit(end))
 
 
 def present(visits: Frame, hospitals: Frame, departments: Frame, now: nw.Expr) -> Frame:
