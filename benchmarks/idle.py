@@ -2,13 +2,14 @@
 
     python benchmarks/idle.py --data DIR --seconds 180
 
-CPU of each process with all its children, as the system counts it, over the same span after the start; and the lines
-that it prints. DIR is copied, so that stopping sensors does not reach it.
+CPU of each process with all its children, as the system counts it, over the same span of both at once; and the lines
+that they print. DIR is copied, so that stopping sensors does not reach it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ import tempfile
 import threading
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,37 +86,33 @@ def stop_all(port: int) -> int:
     return stopped
 
 
-def measure(data: Path, seconds: int, warm_up: int, *, with_sensors: bool) -> tuple[dict[str, float], int]:
-    """CPU seconds of each process, and lines printed, in a span of `hospital dev` while nothing happens."""
-    port, dashboard = free_port(), free_port()
-    lines: list[str] = []
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "hospital_assets.cli", "--data-dir", str(data), "dev"),
-            *("--port", str(port), "--dashboard-port", str(dashboard)),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    threading.Thread(target=lambda: lines.extend(process.stdout), daemon=True).start()
-    try:
-        while not any("ready:" in line for line in lines):
-            assert process.poll() is None, "".join(lines)
-            time.sleep(0.5)
-        if not with_sensors:
-            assert stop_all(port)
-        time.sleep(warm_up)
-        # What a directory has left to do, such as publishing, is no idleness.
-        while ask(port, UNFINISHED)["runsOrError"]["results"]:
-            time.sleep(warm_up)
-        before, said = cpu_seconds(process.pid), len(lines)
-        time.sleep(seconds)
-        after = cpu_seconds(process.pid)
-        return {name: after[name] - before.get(name, 0.0) for name in after}, len(lines) - said
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
+@contextlib.contextmanager
+def at_work(data: Path, *, with_sensors: bool) -> Iterator[tuple[int, int, list[str]]]:
+    """`hospital dev` on a copy of a directory: its process, its port, and the lines that it prints."""
+    port, lines = free_port(), list[str]()
+    with tempfile.TemporaryDirectory(prefix="idle-", ignore_cleanup_errors=True) as folder:
+        copied = Path(folder) / "data"
+        shutil.copytree(data, copied, ignore=shutil.ignore_patterns("*.lock"))
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "hospital_assets.cli", "--data-dir", str(copied), "dev"),
+                *("--port", str(port), "--dashboard-port", str(free_port())),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        threading.Thread(target=lambda: lines.extend(process.stdout), daemon=True).start()
+        try:
+            while not any("ready:" in line for line in lines):
+                assert process.poll() is None, "".join(lines)
+                time.sleep(0.5)
+            if not with_sensors:
+                assert stop_all(port)
+            yield process.pid, port, lines
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
 
 
 def main() -> None:
@@ -123,16 +121,25 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=180)
     parser.add_argument("--warm-up", type=int, default=60)
     options = parser.parse_args()
+    with at_work(options.data, with_sensors=True) as sensing, at_work(options.data, with_sensors=False) as still:
+        variants = {"with sensors": sensing, "without": still}
+        time.sleep(options.warm_up)
+        for _, port, _ in variants.values():
+            # What a directory has left to do, such as publishing, is no idleness.
+            while ask(port, UNFINISHED)["runsOrError"]["results"]:
+                time.sleep(options.warm_up)
+        # What machines do beside, or how fast they are just now, is the same for both.
+        before = {name: (cpu_seconds(process), len(lines)) for name, (process, _, lines) in variants.items()}
+        time.sleep(options.seconds)
+        after = {name: (cpu_seconds(process), len(lines)) for name, (process, _, lines) in variants.items()}
     names = [*NAMES.values(), "other"]
-    print("variant".ljust(18), *(name.rjust(12) for name in names), "share".rjust(8), "lines/s".rjust(8), sep="")
-    for variant, with_sensors in (("with sensors", True), ("without", False)):
-        with tempfile.TemporaryDirectory(prefix="idle-", ignore_cleanup_errors=True) as folder:
-            data = Path(folder) / "data"
-            shutil.copytree(options.data, data, ignore=shutil.ignore_patterns("*.lock"))
-            found, lines = measure(data, options.seconds, options.warm_up, with_sensors=with_sensors)
-        shares = "".join(f"{found.get(name, 0.0) / options.seconds:12.1%}" for name in names)
-        total = sum(found.values()) / options.seconds
-        print(variant.ljust(18), shares, f"{total:8.1%}{lines / options.seconds:8.2f}", sep="", flush=True)
+    print("variant".ljust(18), *(name.rjust(14) for name in names), "all".rjust(8), "lines/s".rjust(9), sep="")
+    for variant in variants:
+        (cpu, said), (cpu_now, said_now) = before[variant], after[variant]
+        used = {name: (cpu_now[name] - cpu.get(name, 0.0)) / options.seconds for name in cpu_now}
+        shares = "".join(f"{used.get(name, 0.0):14.1%}" for name in names)
+        rate = (said_now - said) / options.seconds
+        print(variant.ljust(18), shares, f"{sum(used.values()):8.1%}{rate:9.2f}", sep="")
 
 
 if __name__ == "__main__":
