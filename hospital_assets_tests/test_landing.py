@@ -26,7 +26,7 @@ from hospital_assets.landing.quarantine import change_quarantine, read_quarantin
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.service_day import days_ahead
 from hospital_assets.landing.waiting import Waiting, is_due, spans
-from hospital_assets.landing.zone import LandingZone
+from hospital_assets.landing.zone import LandingZone, look_again
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import Period, Warehouse
 from hospital_assets.warehouse.loads import complete_loads, publish_ledger, read_ledger_copy, record_loads
@@ -669,3 +669,67 @@ def test_who_asks_for_one_feed_dates_its_files_as_who_asks_for_all(zone: Landing
         (source / name).write_text("subject_id,stay_id\n1,2\n")
     asked = {name.split("/")[-1] for name in zone.discover(subjects=["diagnoses"])["source_file"]}
     assert asked == {"hospitals.csv", "edstays.csv", "diagnosis.csv"}
+
+
+def test_records_are_dated_anew_when_their_hospital_s_zone_is_corrected(
+    zone: LandingZone, warehouse: Warehouse
+) -> None:
+    next_day = DAY + timedelta(days=1)
+    # The evening before in Phoenix, the morning in Berlin; the others are of the day in both.
+    both = [observation(1, "2026-01-16T06:30:00+00:00", "H2"), observation(2, hospital="H2"), observation(3)]
+    vitals_file(zone, "\n".join(both).encode())
+    vitals_file(zone, observation(4, f"{next_day}T12:00:00+00:00").encode(), "of_the_next_day.json")
+    load(warehouse, zone, Period(DAY, next_day + timedelta(days=1)))
+    assert waiting(warehouse, zone) == {}
+    hospitals = zone.landing / "native" / "hospitals" / "hospitals.csv"
+    hospitals.write_text(HOSPITALS.replace("America/Phoenix", "Europe/Berlin"))
+    # Looks come to the same while nothing is stored, whoever looks again.
+    for _ in range(2):
+        published = read_ledger_copy(warehouse.file)
+        ledger = look_again(zone, published, {}, subjects=["vitals"])
+        assert entry(ledger, "native/vitals/file.json")["service_dates"] == [DAY, next_day]
+        (waits,) = zone.waiting(ledger, published, ["vitals"])
+        assert waits.days == (DAY, next_day)
+    # A run over one of the days leaves no record behind, and none twice for long.
+    for day, left in ((next_day, {"file.json": (DAY, next_day)}), (DAY, {})):
+        load(warehouse, zone, Period(day, day + timedelta(days=1)))
+        assert waiting(warehouse, zone) == left
+    rows = "select observation_id, service_date from raw.raw_vitals order by all"
+    assert warehouse.connection.sql(rows).fetchall() == [("O1", next_day), ("O2", DAY), ("O3", DAY), ("O4", next_day)]
+
+
+def test_a_record_that_left_a_day_for_one_its_file_had_already_is_not_lost(
+    zone: LandingZone, warehouse: Warehouse
+) -> None:
+    next_day = DAY + timedelta(days=1)
+    three = [observation(n, f"{day}:30:00+00:00", "H2") for n, day in enumerate(("2026-01-15T10", "2026-01-16T06"))]
+    vitals_file(zone, "\n".join([*three, observation(2, "2026-01-16T20:00:00+00:00", "H2")]).encode())
+    load(warehouse, zone, Period(DAY, next_day + timedelta(days=1)))
+    hospitals = zone.landing / "native" / "hospitals" / "hospitals.csv"
+    hospitals.write_text(HOSPITALS.replace("America/Phoenix", "Europe/Berlin"))
+    load(warehouse, zone, Period(DAY, next_day))
+    assert warehouse.connection.sql("select count(*) from raw.raw_vitals").fetchall() == [(2,)]
+    assert waiting(warehouse, zone) == {"file.json": (DAY, next_day)}
+    load(warehouse, zone, Period(DAY, next_day + timedelta(days=1)))
+    assert waiting(warehouse, zone) == {}
+    assert warehouse.connection.sql("select count(*) from raw.raw_vitals").fetchall() == [(3,)]
+
+
+def test_a_diagnosis_moves_to_the_day_of_its_visit_when_that_lands(zone: LandingZone, warehouse: Warehouse) -> None:
+    source = zone.landing / "mimic-iv-ed"
+    source.mkdir()
+    head = "subject_id,hadm_id,stay_id,intime,outtime,gender,race,arrival_transport,disposition\n"
+    (source / "edstays.csv").write_text(f"{head}1,,7,2026-01-20 10:00:00,2026-01-20 12:00:00,F,WHITE,WALK IN,HOME\n")
+    codes = "subject_id,stay_id,seq_num,icd_code,icd_version,icd_title\n1,7,1,I10,10,x\n2,8,1,J18,10,y\n"
+    (source / "diagnosis.csv").write_text(codes)
+    before = zone.discover()
+    name = "mimic-iv-ed/diagnosis.csv"
+    # One whose visit is not known stands with the others of its file.
+    assert entry(before, name)["service_dates"] == [date(2026, 1, 20)]
+    (source / "edstays.csv").write_text(
+        f"{head}1,,7,2026-01-20 10:00:00,2026-01-20 12:00:00,F,WHITE,WALK IN,HOME\n"
+        "2,,8,2026-01-22 10:00:00,2026-01-22 12:00:00,F,WHITE,WALK IN,HOME\n"
+    )
+    after = zone.discover(before)
+    assert entry(after, name)["service_dates"] == [date(2026, 1, 20), date(2026, 1, 22)]
+    assert after.equals(zone.discover(after))

@@ -482,7 +482,8 @@ def test_what_is_looked_up_may_come_later(zone: LandingZone, own: Own, first: st
     (dates,) = ledger.filter(pl.col("state") == "ready")["service_dates"].to_list()
     assert dates == [date(2026, 1, 15), date(2026, 1, 16)]
     none = pl.lit([], dtype=pl.List(pl.Date))
-    published = before.with_columns(is_loaded=pl.lit(True), loaded_dates="service_dates", outdated_dates=none)
+    loaded = {"loaded_dates": "service_dates", "loaded_row_count": "row_count"}
+    published = before.with_columns(is_loaded=pl.lit(True), outdated_dates=none, **loaded)
     waits = {f.source_file: f.days for f in zone.waiting(ledger, published, ["diagnoses"])}
     assert waits["mine/codes.csv"][-2:] == (date(2026, 1, 15), date(2026, 1, 16))
 

@@ -37,6 +37,7 @@ from hospital_assets.checks.accounting import NOT_LOADED
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.table import Layer
 from hospital_assets.landing.profile import LANDED, UNRECOGNISED
+from hospital_assets.landing.waiting import Waiting
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.partitions import period_start, range_tags, service_periods
 from hospital_assets.publishing.policy import RoleName
@@ -247,11 +248,14 @@ def refresh(
     """
     with _Runs(definitions, settings, _days(settings, None, None), progress) as runs:
         loading = Loading(settings, landing, runs.load)
-        is_unfinished = True
+        is_unfinished, tried = True, list[Waiting]()
         while is_unfinished:
+            steps = len(runs.report.steps)
             waiting = landing.waiting([*LANDED, UNRECOGNISED], landing.held_back())
             step = loading.step(waiting, clock())
-            is_unfinished = step.is_unfinished
+            # What was loaded may have given other records other days.
+            is_unfinished = step.is_unfinished or (len(runs.report.steps) > steps and waiting != tried)
+            tried = waiting
             runs.report.quarantined += step.quarantined
             runs.report.suspects += step.suspects
         runs.refresh_stale()
@@ -319,10 +323,10 @@ class _Runs:
         outcomes: dict[str, Outcome] = {}
         graph = self._definitions.resolve_asset_graph()
         for request in requests:
-            # Who asks by hand has reference data count for every day.
+            # Who asks by hand has reference data count for every day, and hospitals have every day's time zones.
             selection: list[dg.AssetKey] = []
             span: Span | None = None
-            if request.days is not None:
+            if request.days is not None and "hospitals" not in request.subjects:
                 selection, span = scope_of(request, graph, self._settings, partial(are_made, self._instance))
             days = _days(self._settings, *(span or (None, None)))
             self._loaded.append(days)

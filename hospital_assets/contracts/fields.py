@@ -133,6 +133,10 @@ FIELDS: Mapping[str, Field] = {
     "unreadable_count": count("Records that could not be read."),
     "service_dates": days("Local service days of the records inside."),
     "fallback_date": day("Commonest service day of the file; taken by records that state none.", nullable=True),
+    "dated_by_sha256": text(
+        "Hash of the hospitals' time zones by which the records were dated; they are dated again when those change.",
+        nullable=True,
+    ),
     "problem": text("What is wrong; null when nothing is.", nullable=True),
     "source_line": whole("Physical line in the file; the header is line 1.", ge=0),
     "source_part": whole("Which of the rows made from one record: a stay is an admission and a discharge.", ge=1),

@@ -55,7 +55,7 @@ class RawLandedFiles(
     columns="""
         source_profile profile_sha256 file_sha256 file_bytes file_modified_ns first_seen_at name_first_seen_at
         encoding compression columns column_kinds unknown_columns row_count unreadable_count
-        service_dates fallback_date state problem
+        service_dates fallback_date dated_by_sha256 state problem
     """,
 ):
     """Ledger of every file found in the landing folder: what it is, what it holds, its state."""

@@ -45,13 +45,20 @@ def waiting_files(
 
     Args:
         ledger: the landing folder as it is now.
-        published: the stored ledger with `is_loaded`, `loaded_dates`, `outdated_dates`.
+        published: the stored ledger as `loads.read_ledger_copy` gives it.
         subjects: the subjects asked for.
         last: the last service day; for days after it a file waits only once they are service days.
         is_open_ended: whether `last` is only the latest one so far.
     """
     identity = ["source_file", "subject", "file_sha256"]
-    stored = published.select(*identity, pl.col("state").alias("_stored_state"), "is_loaded", "loaded_dates")
+    stored = published.select(
+        *identity,
+        pl.col("state").alias("_stored_state"),
+        pl.col("service_dates").list.sort().alias("_stored_dates"),
+        "is_loaded",
+        "loaded_dates",
+        "loaded_row_count",
+    )
     # What the same path held before: those days lose rows.
     before = published.select(
         "source_file",
@@ -76,10 +83,20 @@ def waiting_files(
             _is_completed=((pl.col("state") == "companion") & pl.col("_stored_state").is_null())
             .any()
             .over("source_profile", "subject"),
+            # Its records have other days than when they were loaded, or have left a day for one that was not.
+            _is_moved=(
+                (pl.col("_stored_dates") != pl.col("service_dates").list.sort())
+                | (
+                    (pl.col("state") == "ready")
+                    & (pl.col("service_dates").list.max() <= last)
+                    & (pl.col("service_dates").list.set_difference("loaded_dates").list.len() == 0)
+                    & (pl.col("loaded_row_count") != pl.col("row_count"))
+                )
+            ).fill_null(False),
         )
         .with_columns(
-            _missing=pl.when(pl.col("_is_loadable") & pl.col("_is_completed"))
-            # Also the days on which its records stood without the companion.
+            _missing=pl.when(pl.col("_is_loadable") & (pl.col("_is_completed") | pl.col("_is_moved")))
+            # Also the days on which its records stood without the companion, or stand now.
             .then(pl.col("_due").list.set_union(pl.col("_loaded")))
             .when(pl.col("_is_loadable"))
             .then(pl.col("_due").list.set_difference(pl.col("_loaded")))

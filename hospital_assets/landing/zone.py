@@ -43,6 +43,7 @@ from hospital_assets.landing.foreign import ARCHIVE_HERE
 from hospital_assets.landing.json_records import json_relation, pieces_of
 from hospital_assets.landing.listing import listed
 from hospital_assets.landing.profile import (
+    LANDED,
     OTHER_RECORDS,
     Feed,
     Lookup,
@@ -111,6 +112,10 @@ class LandingZone:
     is_open_ended: bool = field(default=False, kw_only=True)
     #: What was looked up in which files: subjects share it, and plans stay small.
     _found: dict[tuple[object, ...], Frame] = field(default_factory=dict, init=False, repr=False, compare=False)
+    #: Landed lists of hospitals -> the zones they state.
+    _zones: dict[frozenset[tuple[str, ...]], dict[str, str]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def discover(
         self,
@@ -144,7 +149,6 @@ class LandingZone:
             loud = found.filter(~is_quiet, pl.col("obstacle").is_null())["source_file"]
             finished = [name for name in loud if is_finished(self.landing / name)]
             found = found.filter(is_quiet | pl.col("source_file").is_in(finished))
-        unchanged = _without_completed(unchanged, found, profiles)
         fresh = found.join(unchanged.select("source_file").unique(), on="source_file", how="anti")
         if subjects and not fresh.is_empty():
             fed = [_concerns(name, subjects, profiles) for name in fresh["source_file"]]
@@ -158,14 +162,19 @@ class LandingZone:
             # What could not be read is tried again when it is delivered again.
             touched = touched.filter((pl.col("state") != "unreadable").all().over("source_file"))
             unchanged = pl.concat([unchanged, touched])
-            hashed = hashed.join(touched, on="source_file", how="anti")
+            again = found.join(_completed(unchanged, found, profiles), on="source_file", how="inner")
+            unchanged = unchanged.join(again, on="source_file", how="anti")
+            hashed = pl.concat([hashed.join(touched, on="source_file", how="anti"), again.select(hashed.columns)])
             originals = _originals(unchanged, hashed, profiles)
             with Worker(self.limits) as worker:
                 entries = hashed.rows(named=True)
                 examined = pool.map(lambda row: self._examined(row, originals, held_back, profiles, worker), entries)
                 rows = _as_first_seen([row for rows in examined for row in rows], known)
         ledger = pl.concat([unchanged, pl.DataFrame(rows, schema=_LEDGER.polars_schema)], how="vertical")
-        return self._counted(ledger, hashed["source_file"].to_list(), profiles).sort("source_file", "subject")
+        if rows:
+            ledger = self._counted(ledger, hashed["source_file"].to_list(), profiles)
+            ledger = self._dated_anew(ledger, hashed["source_file"].to_list())
+        return ledger.sort("source_file", "subject")
 
     def read(self, subject: str, ledger: pl.DataFrame, period: Period | None = None) -> Frame:
         """Raw records of a subject, of the given service days or (undated subjects) all.
@@ -188,21 +197,23 @@ class LandingZone:
             return lazy(self.connection.from_arrow(pl.DataFrame(schema=contract.polars_schema).to_arrow()))
         frame = nw.concat([f.select(nw.col(*contract.column_names)) for f in frames], how="vertical")
         if period is not None:
-            frame = frame.filter(
-                nw.col(PARTITION_COLUMN) >= nw.lit(period.first), nw.col(PARTITION_COLUMN) < nw.lit(period.end)
-            )
+            frame = frame.filter(period.holds())
         return frame
 
     def zones(self, ledger: pl.DataFrame, profile: Profile) -> dict[str, str]:
         """IANA zone by hospital, from the landed reference data and the profiles of its namespace."""
-        hospitals = self.read("hospitals", ledger).collect("polars").to_native()
         namespace = profile.identity_namespace
         sharing = [name for name, other in self.profiles.items() if other.identity_namespace == namespace]
-        return {
-            row["hospital_id"].strip(): row["time_zone"].strip()
-            for row in hospitals.filter(pl.col("source_profile").is_in(sharing)).rows(named=True)
-            if row["hospital_id"] and row["time_zone"] in time_zones()
-        }
+        files = ledger.filter(pl.col("subject") == "hospitals", pl.col("source_profile").is_in(sharing))
+        of = frozenset(files.select("source_file", "file_sha256", "state").rows())
+        if of not in self._zones:
+            hospitals = self.read("hospitals", files).collect("polars").to_native()
+            self._zones[of] = {
+                row["hospital_id"].strip(): row["time_zone"].strip()
+                for row in hospitals.rows(named=True)
+                if row["hospital_id"] and row["time_zone"] in time_zones()
+            }
+        return self._zones[of]
 
     def _frames(
         self, profile: Profile, subject: str, files: pl.DataFrame, ledger: pl.DataFrame, *, for_dates: bool = False
@@ -408,6 +419,7 @@ class LandingZone:
             "unreadable_count": 0,
             "service_dates": [],
             "fallback_date": None,
+            "dated_by_sha256": None,
             "state": "unrecognised",
             "problem": None,
         }
@@ -520,6 +532,35 @@ class LandingZone:
             .select(_LEDGER.column_names)
         )
 
+    def _dated_anew(self, ledger: pl.DataFrame, fresh: Sequence[str]) -> pl.DataFrame:
+        """The ledger with the service days that records have by the zones and visits which are known now.
+
+        Args:
+            ledger: of all files.
+            fresh: those that were just counted.
+        """
+        sources = set(ledger["source_profile"]) & set(self.profiles)
+        zones = {name: _digest(self.zones(ledger, self.profiles[name])) for name in sources}
+        is_fresh = pl.col("source_file").is_in(list(fresh))
+        is_dated = pl.col("subject").is_in([name for name in LANDED if CONTRACTS[f"raw_{name}"].partitioned])
+        is_loadable = pl.col("state").is_in(["ready", "companion"])
+        now = pl.col("source_profile").replace_strict(zones, default=None, return_dtype=pl.String)
+        came = set(ledger.filter(is_fresh, is_loadable).select("source_profile", "subject").iter_rows())
+        depending = [
+            _of_group(name, subject)
+            for name in zones
+            for subject, spec in self.profiles[name].subjects.items()
+            if any(one.date_from and (name, one.date_from.subject) in came for one in spec.layouts)
+        ]
+        is_outdated = pl.any_horizontal(pl.col("dated_by_sha256") != now, *depending)
+        outdated = ledger.filter(is_dated & is_loadable & ~is_fresh & is_outdated)["source_file"].unique().to_list()
+        if outdated:
+            ledger = self._counted(ledger, outdated, self.profiles)
+        is_new = is_fresh | pl.col("source_file").is_in(outdated)
+        return ledger.with_columns(
+            dated_by_sha256=pl.when(is_dated & is_loadable & is_new).then(now).otherwise("dated_by_sha256")
+        )
+
     def _count(self, profile_name: str, subject: str, ledger: pl.DataFrame, is_todo: pl.Expr) -> pl.DataFrame:
         """Rows, unreadable rows and service days of a subject's files; see `days_of_files`."""
         profile = self.profiles[profile_name]
@@ -604,8 +645,8 @@ class _Seen:
 
 #: Landing folder, warehouse and subjects -> what the newest look saw, where nothing waited.
 _NOTHING_WAITS: dict[tuple[str, str, tuple[str, ...]], _Seen] = {}
-#: Landing folder and subjects -> the ledger as the newest look found it.
-_LAST_LOOKS: dict[tuple[Path, tuple[str, ...]], pl.DataFrame] = {}
+#: Landing folder and subjects -> the stored ledger that the newest look knew, and the ledger as it found it.
+_LAST_LOOKS: dict[tuple[Path, tuple[str, ...]], tuple[pl.DataFrame, pl.DataFrame]] = {}
 
 
 def look_again(
@@ -627,21 +668,19 @@ def look_again(
         found: as for `discover`.
     """
     asked = zone.landing, tuple(subjects)
-    stored, last = published.select(_LEDGER.column_names), _LAST_LOOKS.get(asked)
-    known = stored
-    if last is not None:
-        known = pl.concat([stored, last.join(stored, on=["source_file", "file_bytes", "file_modified_ns"], how="anti")])
+    known = stored = published.select(_LEDGER.column_names)
+    if asked in _LAST_LOOKS:
+        seen, last = _LAST_LOOKS[asked]
+        # What was stored since is newer than the last look.
+        newer, older = (last, stored) if seen.equals(stored) else (stored, last)
+        known = pl.concat([newer, older.join(newer, on=["source_file", "file_bytes", "file_modified_ns"], how="anti")])
     ledger = zone.discover(known, held_back, quiet_since_ns, subjects, found)
-    # Another list of hospitals, with their time zones, may date what has landed otherwise.
-    if last is None or _hospital_files(last) == _hospital_files(ledger):
-        _LAST_LOOKS[asked] = ledger
-    else:
-        del _LAST_LOOKS[asked]
+    _LAST_LOOKS[asked] = stored, ledger
     return ledger
 
 
-def _hospital_files(ledger: pl.DataFrame) -> set[str]:
-    return set(ledger.filter(pl.col("subject") == "hospitals")["file_sha256"])
+def _digest(zones: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(sorted(zones.items())).encode()).hexdigest()
 
 
 class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -922,19 +961,19 @@ def _is_unreadable() -> nw.Expr:
     return problem != "outside_limits"
 
 
-def _without_completed(unchanged: pl.DataFrame, listed: pl.DataFrame, profiles: Mapping[str, Profile]) -> pl.DataFrame:
-    """Known files less those that a companion has come to since: they are looked at anew."""
+def _completed(unchanged: pl.DataFrame, listed: pl.DataFrame, profiles: Mapping[str, Profile]) -> pl.DataFrame:
+    """Known files, with their hashes, that a companion has come to since: they are looked at anew."""
     fresh = listed.join(unchanged.select("source_file").unique(), on="source_file", how="anti")
-    completed = {
+    pairs = {
         (name.partition("/")[0], feed.subject)
         for name in fresh["source_file"]
         for feed in _fed_by(name, profiles)
         if not feed.is_main
     }
-    if not completed:
-        return unchanged
-    pairs = pl.DataFrame(sorted(completed), schema={"source_profile": pl.String, "subject": pl.String}, orient="row")
-    again = unchanged.filter(pl.col("state") == "ready").join(pairs, on=["source_profile", "subject"], how="semi")[
-        "source_file"
-    ]
-    return unchanged.filter(~pl.col("source_file").is_in(again.implode()))
+    completed = pl.DataFrame(sorted(pairs), schema={"source_profile": pl.String, "subject": pl.String}, orient="row")
+    return (
+        unchanged.filter(pl.col("state") == "ready")
+        .join(completed, on=["source_profile", "subject"], how="semi")
+        .select("source_file", "file_sha256")
+        .unique()
+    )

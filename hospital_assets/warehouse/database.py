@@ -69,6 +69,11 @@ class Period:
     def __str__(self) -> str:
         return f"[{self.first}, {self.end})"
 
+    def holds(self) -> nw.Expr:
+        """Whether a row's service day is one of these."""
+        day = nw.col(PARTITION_COLUMN)
+        return (day >= nw.lit(self.first)) & (day < nw.lit(self.end))
+
 
 @dataclass(frozen=True)
 class Written:
@@ -202,9 +207,7 @@ class Warehouse:
         }
         frame = with_sql(lazy(table), gained) if gained else lazy(table)
         if period is not None and contract.partitioned:
-            frame = frame.filter(
-                nw.col(PARTITION_COLUMN) >= nw.lit(period.first), nw.col(PARTITION_COLUMN) < nw.lit(period.end)
-            )
+            frame = frame.filter(period.holds())
         return frame
 
     def fits_in_memory(self, asked: Iterable[tuple[Contract, Period | None]]) -> bool:

@@ -104,11 +104,12 @@ def read_loads(warehouse: Warehouse) -> pl.DataFrame:
 
 _LEDGER_COPY = """
     select l.*, coalesce(n.dates, []) as loaded_dates, n.source_file is not null as is_loaded,
-           coalesce(o.dates, []) as outdated_dates
+           coalesce(n.row_count, 0) as loaded_row_count, coalesce(o.dates, []) as outdated_dates
     from raw.raw_landed_files l
     left join (
         select subject, source_file, file_sha256,
-               list(distinct service_date) filter (service_date is not null) as dates
+               list(distinct service_date) filter (service_date is not null) as dates,
+               sum(row_count)::bigint as row_count
         from raw.loaded_files where is_complete group by all
     ) n using (subject, source_file, file_sha256)
     left join (
@@ -151,12 +152,13 @@ def last_loaded_at(warehouse_file: Path) -> datetime | None:
 
 
 def read_ledger_copy(warehouse_file: Path) -> pl.DataFrame:
-    """The ledger as last published: its columns, `is_loaded`, `loaded_dates`, `outdated_dates`.
+    """The ledger as last published: its columns, `is_loaded`, `loaded_dates`, `loaded_row_count`, `outdated_dates`.
 
     Empty before the first run.
     """
     schema = CONTRACTS["raw_landed_files"].polars_schema
     schema["is_loaded"] = pl.Boolean()
+    schema["loaded_row_count"] = pl.Int64()
     schema["loaded_dates"] = schema["outdated_dates"] = pl.List(pl.Date)
     published = read_whole(ledger_copy(warehouse_file))
     try:
